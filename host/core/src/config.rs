@@ -19,10 +19,13 @@ pub struct RunConfig {
     /// Bytes of the program's stack.
     #[n(3)]
     pub stack_bytes: u64,
+    /// Where the rules of the provider `scripted` stand, so that a resume finds them.
+    #[n(4)]
+    pub script: Option<String>,
 }
 
 impl Default for RunConfig {
     fn default() -> Self {
-        Self { agent: None, memory_bytes: 512 << 20, fuel: 20_000_000_000, stack_bytes: 1 << 20 }
+        Self { agent: None, memory_bytes: 512 << 20, fuel: 20_000_000_000, stack_bytes: 1 << 20, script: None }
     }
 }

@@ -51,7 +51,11 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Extends the leases of these runs to `until`. Gives those whose epoch is
     /// not the current one any more: they are lost.
-    fn renew<'a>(&'a self, leases: &'a [(RunId, Epoch)], until: Timestamp) -> BoxFuture<'a, Result<Vec<RunId>>>;
+    fn renew<'a>(
+        &'a self,
+        leases: &'a [(RunId, Epoch)],
+        until: Timestamp,
+    ) -> BoxFuture<'a, Result<Vec<RunId>>>;
 
     /// Gives a lease up without another change. Nothing happens if it is lost already.
     fn release<'a>(&'a self, run: &'a RunId, epoch: Epoch) -> BoxFuture<'a, Result<()>>;
@@ -163,9 +167,15 @@ pub struct Claim<'a> {
 #[derive(Clone, PartialEq, Debug)]
 pub enum Claimed {
     /// The run is the caller's. `emissions`: how many are stored.
-    Yes { epoch: Epoch, emissions: u64 },
+    Yes {
+        epoch: Epoch,
+        emissions: u64,
+    },
     /// Somebody else's lease is running.
-    Held { owner: Owner, until: Timestamp },
+    Held {
+        owner: Owner,
+        until: Timestamp,
+    },
     /// The run has ended.
     Ended,
     NoSuchRun,
@@ -216,6 +226,8 @@ impl RunState {
 pub struct Append {
     pub run: RunId,
     pub epoch: Epoch,
+    /// The time of the last entry.
+    pub at: Timestamp,
     /// None if only the rest changes.
     pub row: Option<Row>,
     /// Messages of the run's inbox that these entries record.
@@ -385,7 +397,7 @@ impl Default for RunFilter {
 }
 
 /// Why the store could not do what it was asked for. Nothing was changed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("another process advances {run} by now")]
     Fenced { run: RunId },

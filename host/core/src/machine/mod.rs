@@ -555,6 +555,11 @@ impl Machine {
         self.started_at
     }
 
+    /// The time of the last entry.
+    pub fn last_at(&self) -> Timestamp {
+        self.last_at
+    }
+
     /// The number of entries.
     pub fn entries(&self) -> u64 {
         self.next.0

@@ -6,11 +6,11 @@ use crate::{Position, Step};
 
 /// A set of one execution; its number means nothing outside.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct SetId(u64);
+pub struct SetId(pub u32);
 
 #[derive(Debug, Default)]
 pub(super) struct WaitSets {
-    created: u64,
+    created: u32,
     sets: HashMap<SetId, WaitSet>,
 }
 
