@@ -34,7 +34,7 @@ pub use self::steps::OpenStep;
 use self::steps::{Done, Steps};
 pub use self::waitset::SetId;
 use self::waitset::WaitSets;
-use crate::entry::{Entry, Event, Recorded, Started, decode_op, encode_op};
+use crate::entry::{Entry, EntryError, Event, Recorded, Started, decode_op, encode_op};
 use crate::journal::{GENESIS, Journal, JournalError, extend_chain};
 use crate::limits::{self, TooLarge};
 use crate::{Digest, Failure, FailureKind, Json, Op, Outcome, Position, Step, Timestamp};
@@ -94,6 +94,25 @@ enum ScriptedEvent {
     Cancelled { step: Step },
     Patched { id: String },
     Finished { outcome: Outcome, stopped: bool },
+}
+
+/// Why an entry cannot be applied.
+#[derive(Debug)]
+enum Refusal {
+    Illegal(String),
+    Unreadable(EntryError),
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Self {
+        Self::Illegal(reason)
+    }
+}
+
+impl From<&str> for Refusal {
+    fn from(reason: &str) -> Self {
+        Self::Illegal(reason.to_owned())
+    }
 }
 
 #[derive(Debug)]
@@ -158,9 +177,10 @@ impl Machine {
         for entry in std::iter::once(first).chain(entries) {
             let position = machine.next;
             machine.next.0 += 1;
-            machine
-                .apply(position, entry, true)
-                .map_err(|reason| JournalError::Illegal { position, reason })?;
+            machine.apply(position, entry, true).map_err(|refusal| match refusal {
+                Refusal::Illegal(reason) => JournalError::Illegal { position, reason },
+                Refusal::Unreadable(error) => JournalError::Entry(error),
+            })?;
         }
         machine.head = journal.head;
         machine.unsaved.first = machine.next;
@@ -243,7 +263,7 @@ impl Machine {
             Ok(Some(done)) => {
                 let (position, at) = (done.position, done.at);
                 let outcome = done.outcome.clone();
-                self.observe(position, at);
+                self.observe_done(position, at)?;
                 Ok(Some(outcome))
             }
             Ok(None) => self.must_wait(),
@@ -268,7 +288,7 @@ impl Machine {
         }
         match first {
             Some((position, at, index)) => {
-                self.observe(position, at);
+                self.observe_done(position, at)?;
                 Ok(Some(index))
             }
             None => self.must_wait(),
@@ -281,7 +301,7 @@ impl Machine {
         let Some(cancelled) = self.steps.cancelled(step) else {
             return Err(self.fail(Stop::NoSuchStep(step)));
         };
-        let done = matches!(self.steps.done(step), Ok(Some(_)));
+        let done = matches!(self.steps.done(step), Ok(Some(done)) if !self.is_ahead(done.position));
         match self.script.front().map(|front| &front.event) {
             Some(ScriptedEvent::Cancelled { step: recorded }) if *recorded == step => {
                 self.match_front();
@@ -296,7 +316,7 @@ impl Machine {
             _ => return Err(self.refuse(mismatch::Asked::Drop(step))),
         }
         for (set, tag) in self.steps.release(step) {
-            self.sets.remove(set, tag);
+            self.sets.remove_step(set, tag, step);
         }
         Ok(())
     }
@@ -336,7 +356,7 @@ impl Machine {
                 Ok(Some(done)) => done.at,
                 _ => self.now,
             };
-            self.observe(position, at);
+            self.observe_done(position, at)?;
             return Ok(Some(tag));
         }
         if self.sets.is_empty(set) {
@@ -401,6 +421,8 @@ impl Machine {
             None => {
                 self.append(clock, Event::Finished { outcome: outcome.into(), stopped: false });
             }
+            // The program was computing when it was ended.
+            Some(ScriptedEvent::Finished { stopped: true, .. }) => return Err(self.fail(Stop::Ended)),
             Some(ScriptedEvent::Finished { outcome: recorded, .. })
                 if mismatch::same_outcome(recorded, &outcome) =>
             {
@@ -465,10 +487,8 @@ impl Machine {
     /// What has to be done now. Empty while the program is replaying, for what
     /// it will ask for is not known yet.
     pub fn take_work(&mut self, clock: Timestamp) -> Vec<Work> {
-        if !self.is_live() || self.stop.is_some() {
-            return Vec::new();
-        }
-        if self.outcome().is_some() {
+        if !self.is_live() || self.stop.is_some() || self.outcome().is_some() {
+            // Nothing begins any more, or not yet; what had begun may have to be stopped.
             return self.steps.take_aborts().map(|step| Work::Abort { step }).collect();
         }
         if !self.resumed {
@@ -614,6 +634,22 @@ impl Machine {
         self.now = self.now.max(at);
     }
 
+    /// Whether the entry comes after the next one that the program originated
+    /// the last time, so that the program cannot have seen it here.
+    fn is_ahead(&self, position: Position) -> bool {
+        self.script.front().is_some_and(|front| front.position < position)
+    }
+
+    /// The program is shown that a step is done. If that stands after the next
+    /// entry that it originated, it waits now where it went on the last time.
+    fn observe_done(&mut self, position: Position, at: Timestamp) -> Result<(), Stop> {
+        if self.is_ahead(position) {
+            return Err(self.refuse(mismatch::Asked::Wait));
+        }
+        self.observe(position, at);
+        Ok(())
+    }
+
     fn match_front(&mut self) {
         if let Some(front) = self.script.pop_front() {
             self.observe(front.position, front.at);
@@ -631,16 +667,16 @@ impl Machine {
         self.next.0 += 1;
         // The callers have made sure that the entry may stand here.
         self.apply(position, entry, false)
-            .unwrap_or_else(|reason| unreachable!("appending entry {position}: {reason}"));
+            .unwrap_or_else(|refusal| unreachable!("appending entry {position}: {refusal:?}"));
         position
     }
 
     /// The one place where an entry changes the state: when it is read as when
     /// it is new. Says why if it cannot stand here.
-    fn apply(&mut self, position: Position, entry: Entry, recorded: bool) -> Result<(), String> {
+    fn apply(&mut self, position: Position, entry: Entry, recorded: bool) -> Result<(), Refusal> {
         let Entry { at, event } = entry;
         if at < self.last_at {
-            return Err("it is older than the entry before".to_owned());
+            return Err("it is older than the entry before".into());
         }
         self.last_at = at;
         let scripted = |event| Scripted { position, at, event };
@@ -650,12 +686,12 @@ impl Machine {
                 self.started_at = at;
                 self.observe(position, at);
             }
-            (Status::New, _) => return Err("a journal begins with `started`".to_owned()),
+            (Status::New, _) => return Err("a journal begins with `started`".into()),
             (Status::Ended(_), event) => {
-                return Err(format!("the run had ended before this `{}`", event.kind()));
+                return Err(format!("the run had ended before this `{}`", event.kind()).into());
             }
             (Status::Running, Event::Started(_)) => {
-                return Err("only the first entry is `started`".to_owned());
+                return Err("only the first entry is `started`".into());
             }
             (Status::Running, Event::Scheduled { step, op }) => {
                 if recorded {
@@ -685,7 +721,7 @@ impl Machine {
             }
             (Status::Running, Event::CancelRequested { reason }) => {
                 if self.cancel_requested.is_some() {
-                    return Err("the run was asked to stop before".to_owned());
+                    return Err("the run was asked to stop before".into());
                 }
                 self.cancel_requested = Some(position);
                 let message = match reason {
