@@ -301,14 +301,19 @@ impl Machine {
         let Some(cancelled) = self.steps.cancelled(step) else {
             return Err(self.fail(Stop::NoSuchStep(step)));
         };
-        let done = matches!(self.steps.done(step), Ok(Some(done)) if !self.is_ahead(done.position));
+        let done = match self.steps.done(step) {
+            Ok(Some(done)) if !self.is_ahead(done.position) => Some((done.position, done.at)),
+            _ => None,
+        };
         match self.script.front().map(|front| &front.event) {
             Some(ScriptedEvent::Cancelled { step: recorded }) if *recorded == step => {
                 self.match_front();
             }
-            _ if done => {}
+            // That there is nothing to cancel depends on this entry.
+            _ if let Some((position, at)) = done => self.observe(position, at),
             None if !cancelled => {
-                self.append(clock, Event::Cancelled { step });
+                let position = self.append(clock, Event::Cancelled { step });
+                self.observe(position, self.last_at);
             }
             Some(ScriptedEvent::Finished { stopped: true, .. }) => {
                 return Err(self.fail(Stop::Ended));

@@ -119,6 +119,33 @@ fn now_is_the_time_of_what_the_program_has_seen() {
 }
 
 #[test]
+fn a_drop_that_is_journaled_moves_time_also_on_replay() {
+    let mut t = Talk::start();
+    let step = t.agent("x");
+    t.clock = DAWN.after(30);
+    t.drop(step);
+    assert_eq!(t.m.now(), DAWN.after(30));
+    t.reopen();
+    t.agent("x");
+    t.drop(step);
+    assert_eq!(t.m.now(), DAWN.after(30));
+}
+
+#[test]
+fn a_drop_that_finds_the_step_done_has_seen_that() {
+    let mut t = Talk::start();
+    let step = t.agent("x");
+    t.clock = DAWN.after(30);
+    t.answer(step, "x");
+    t.drop(step);
+    assert_eq!(t.m.now(), DAWN.after(30));
+    t.reopen();
+    t.agent("x");
+    t.drop(step);
+    assert_eq!(t.m.now(), DAWN.after(30));
+}
+
+#[test]
 fn time_does_not_go_back_when_the_clock_does() {
     let mut t = Talk::start();
     t.clock = DAWN.after(1_000);
