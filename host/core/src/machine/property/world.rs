@@ -36,7 +36,7 @@ impl World {
 
     /// Something may happen while the program computes.
     pub(super) fn something(&mut self, machine: &mut Machine) {
-        if !self.still && self.choose() % 3 == 0 {
+        if !self.still && self.choose().is_multiple_of(3) {
             self.happen(machine);
         }
     }
@@ -90,7 +90,7 @@ impl World {
                 }
             }
             _ => {
-                if self.choose() % 8 == 0 {
+                if self.choose().is_multiple_of(8) {
                     machine.request_cancel(None, clock);
                 }
             }
