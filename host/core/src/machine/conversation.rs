@@ -12,6 +12,7 @@ mod time;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::journal::extend_chain;
 use crate::{AgentRequest, Row, RunConfig, decode_op};
 
 /// When the runs of these tests begin.

@@ -12,8 +12,13 @@
 //! * of several steps that are done, the one done first in the journal counts,
 //! * time is that of the latest entry that the program has observed.
 //!
+//! So a program that waits for a step, or drops it, before an entry that it
+//! originated earlier the last time is refused, however soon the step is done
+//! this time.
+//!
 //! The first error, and the end, are final: every later call answers the same.
 
+mod apply;
 mod mismatch;
 mod random;
 mod steps;
@@ -28,14 +33,15 @@ use std::collections::{HashMap, VecDeque};
 
 use minicbor::bytes::ByteVec;
 
+use self::apply::Refusal;
 pub use self::mismatch::Mismatch;
 use self::random::Random;
 pub use self::steps::OpenStep;
-use self::steps::{Done, Steps};
+use self::steps::Steps;
 pub use self::waitset::SetId;
 use self::waitset::WaitSets;
-use crate::entry::{Entry, EntryError, Event, Recorded, Started, decode_op, encode_op};
-use crate::journal::{GENESIS, Journal, JournalError, extend_chain};
+use crate::entry::{Entry, Event, Recorded, Started, decode_op, encode_op};
+use crate::journal::{GENESIS, Journal, JournalError};
 use crate::limits::{self, TooLarge};
 use crate::{Digest, Failure, FailureKind, Json, Op, Outcome, Position, Step, Timestamp};
 
@@ -94,25 +100,6 @@ enum ScriptedEvent {
     Cancelled { step: Step },
     Patched { id: String },
     Finished { outcome: Outcome, stopped: bool },
-}
-
-/// Why an entry cannot be applied.
-#[derive(Debug)]
-enum Refusal {
-    Illegal(String),
-    Unreadable(EntryError),
-}
-
-impl From<String> for Refusal {
-    fn from(reason: String) -> Self {
-        Self::Illegal(reason)
-    }
-}
-
-impl From<&str> for Refusal {
-    fn from(reason: &str) -> Self {
-        Self::Illegal(reason.to_owned())
-    }
 }
 
 #[derive(Debug)]
@@ -477,7 +464,8 @@ impl Machine {
     }
 
     /// Completes every timer whose deadline is not after `clock`, in the order
-    /// of the deadlines.
+    /// of the deadlines. Deadlines count from the times of entries, which never
+    /// go back: a clock that does holds them up until it has caught up.
     pub fn fire_timers(&mut self, clock: Timestamp) {
         if self.outcome().is_some() {
             return;
@@ -659,99 +647,5 @@ impl Machine {
         if let Some(front) = self.script.pop_front() {
             self.observe(front.position, front.at);
         }
-    }
-
-    fn append(&mut self, clock: Timestamp, event: Event) -> Position {
-        let entry = Entry { at: clock.max(self.last_at), event };
-        let start = self.unsaved.bytes.len();
-        entry.encode_to(&mut self.unsaved.bytes);
-        self.head = extend_chain(&self.head, &self.unsaved.bytes[start..]);
-        self.unsaved.head = self.head;
-        self.unsaved.count += 1;
-        let position = self.next;
-        self.next.0 += 1;
-        // The callers have made sure that the entry may stand here.
-        self.apply(position, entry, false)
-            .unwrap_or_else(|refusal| unreachable!("appending entry {position}: {refusal:?}"));
-        position
-    }
-
-    /// The one place where an entry changes the state: when it is read as when
-    /// it is new. Says why if it cannot stand here.
-    fn apply(&mut self, position: Position, entry: Entry, recorded: bool) -> Result<(), Refusal> {
-        let Entry { at, event } = entry;
-        if at < self.last_at {
-            return Err("it is older than the entry before".into());
-        }
-        self.last_at = at;
-        let scripted = |event| Scripted { position, at, event };
-        match (&self.status, event) {
-            (Status::New, Event::Started(_)) => {
-                self.status = Status::Running;
-                self.started_at = at;
-                self.observe(position, at);
-            }
-            (Status::New, _) => return Err("a journal begins with `started`".into()),
-            (Status::Ended(_), event) => {
-                return Err(format!("the run had ended before this `{}`", event.kind()).into());
-            }
-            (Status::Running, Event::Started(_)) => {
-                return Err("only the first entry is `started`".into());
-            }
-            (Status::Running, Event::Scheduled { step, op }) => {
-                if recorded {
-                    let op = op.clone();
-                    self.script.push_back(scripted(ScriptedEvent::Scheduled { step, op }));
-                }
-                self.steps.schedule(step, op, position, at, recorded)?;
-            }
-            (Status::Running, Event::Attempted { step, attempt, .. }) => {
-                self.steps.attempt(step, attempt)?;
-            }
-            (Status::Running, Event::Completed { step, outcome }) => {
-                let done = Done { position, at, outcome: outcome.into() };
-                let watchers = self.steps.complete(step, done)?;
-                self.sets.ready(step, position, &watchers);
-            }
-            (Status::Running, Event::Cancelled { step }) => {
-                self.steps.cancel(step)?;
-                if recorded {
-                    self.script.push_back(scripted(ScriptedEvent::Cancelled { step }));
-                }
-            }
-            (Status::Running, Event::Received { name, payload, .. }) => {
-                if let Some((step, watchers)) = self.steps.receive(name, payload, position, at) {
-                    self.sets.ready(step, position, &watchers);
-                }
-            }
-            (Status::Running, Event::CancelRequested { reason }) => {
-                if self.cancel_requested.is_some() {
-                    return Err("the run was asked to stop before".into());
-                }
-                self.cancel_requested = Some(position);
-                let message = match reason {
-                    Some(reason) => format!("the run was asked to stop: {reason}"),
-                    None => "the run was asked to stop".to_owned(),
-                };
-                let failure = Failure::new(FailureKind::Cancelled, message);
-                for (step, watchers) in self.steps.cancel_all(&failure, position, at) {
-                    self.sets.ready(step, position, &watchers);
-                }
-            }
-            (Status::Running, Event::Patched { id }) => {
-                if recorded {
-                    self.script.push_back(scripted(ScriptedEvent::Patched { id }));
-                }
-            }
-            (Status::Running, Event::Finished { outcome, stopped }) => {
-                let outcome = Outcome::from(outcome);
-                self.status = Status::Ended(outcome.clone());
-                self.steps.abort_all();
-                if recorded {
-                    self.script.push_back(scripted(ScriptedEvent::Finished { outcome, stopped }));
-                }
-            }
-        }
-        Ok(())
     }
 }

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use self::program::{Act, Execution, Seen, program};
 use self::world::World;
 use super::*;
+use crate::journal::extend_chain;
 use crate::{Row, RunConfig};
 
 const DAWN: Timestamp = Timestamp(1_000_000);
