@@ -3,14 +3,21 @@
 use std::fmt;
 use std::str::FromStr;
 
-use minicbor::{Decode, Encode};
+use minicbor::{Decode, Decoder, Encode};
 use serde::{Deserialize, Serialize};
 
 /// The id of a run: letters, digits, `_`, `-` and `.`, 1 to 128 bytes.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode, Serialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Serialize)]
 #[cbor(transparent)]
 #[serde(transparent)]
 pub struct RunId(#[n(0)] String);
+
+/// Also a journal from elsewhere cannot bring an id that is none.
+impl<'b, C> Decode<'b, C> for RunId {
+    fn decode(decoder: &mut Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
+        decoder.str()?.parse().map_err(minicbor::decode::Error::custom)
+    }
+}
 
 impl RunId {
     /// The greatest length of an id in bytes.

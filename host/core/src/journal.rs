@@ -1,5 +1,7 @@
 //! Journals as they are stored: rows of entries, and the chain through them.
 
+use std::cmp::Ordering;
+
 use crate::entry::{Entry, EntryError};
 use crate::{Digest, Position};
 
@@ -30,6 +32,8 @@ pub struct Row {
 pub enum JournalError {
     #[error("entries {expected} to {found} are missing", found = .found.0.saturating_sub(1))]
     Gap { expected: Position, found: Position },
+    #[error("the row at entry {found} follows entry {last}", last = .expected.0.saturating_sub(1))]
+    Repeated { expected: Position, found: Position },
     #[error("entries {first} to {last} are not those that were written: their digest differs")]
     Chain { first: Position, last: Position },
     #[error("the row at entry {first} holds another number of entries than it says")]
@@ -55,8 +59,10 @@ impl Journal {
         let mut head = GENESIS;
         for row in rows {
             let expected = Position(entries.len() as u64);
-            if row.first != expected {
-                return Err(JournalError::Gap { expected, found: row.first });
+            match row.first.cmp(&expected) {
+                Ordering::Equal => {}
+                Ordering::Greater => return Err(JournalError::Gap { expected, found: row.first }),
+                Ordering::Less => return Err(JournalError::Repeated { expected, found: row.first }),
             }
             let before = head;
             let mut rest = row.bytes.as_slice();

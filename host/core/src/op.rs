@@ -115,7 +115,13 @@ impl Op {
                 limits::check("a signal's payload", payload.as_str().len(), limits::SIGNAL_BYTES)
             }
             Self::Ask { question, .. } => limits::check("a question", question.bytes(), limits::CALL_BYTES),
-            Self::Child { input, .. } | Self::ContinueAsNew { input } => {
+            Self::Child { module, input, options } => {
+                limits::check("the name of a module", module.len(), limits::CALL_BYTES)?;
+                let options = options.as_ref().map_or(0, ChildOptions::bytes);
+                limits::check("the options of a child", options, limits::CALL_BYTES)?;
+                limits::check("an input", input.as_str().len(), limits::INPUT_BYTES)
+            }
+            Self::ContinueAsNew { input } => {
                 limits::check("an input", input.as_str().len(), limits::INPUT_BYTES)
             }
         }
@@ -145,6 +151,11 @@ impl Op {
             _ => Ok(()),
         }
     }
+}
+
+/// The size of a list; also empty texts take up room.
+fn list_bytes(list: &[String]) -> usize {
+    list.iter().map(|text| 1 + text.len()).sum()
 }
 
 /// The first line, cut to 60 characters.
@@ -222,7 +233,9 @@ impl AgentRequest {
                 .map(text)
                 .iter()
                 .sum::<usize>()
-            + self.providers.iter().map(String::len).sum::<usize>()
+            + self.retry.as_ref().map_or(0, |retry| list_bytes(&retry.fatal))
+            + self.cache.as_ref().map_or(0, |cache| cache.version.len())
+            + list_bytes(&self.providers)
     }
 }
 
@@ -279,10 +292,7 @@ pub struct Question {
 impl Question {
     fn bytes(&self) -> usize {
         let json = |text: &Option<Json>| text.as_ref().map_or(0, |json| json.as_str().len());
-        self.prompt.len()
-            + json(&self.schema)
-            + json(&self.details)
-            + self.choices.iter().map(String::len).sum::<usize>()
+        self.prompt.len() + json(&self.schema) + json(&self.details) + list_bytes(&self.choices)
     }
 }
 
@@ -306,6 +316,13 @@ pub struct ChildOptions {
     pub on_close: OnParentClose,
     #[n(2)]
     pub labels: Vec<(String, String)>,
+}
+
+impl ChildOptions {
+    fn bytes(&self) -> usize {
+        let labels = self.labels.iter().map(|(key, value)| 1 + key.len() + value.len());
+        self.id.as_ref().map_or(0, String::len) + labels.sum::<usize>()
+    }
 }
 
 /// What an agent answered: the record `reply` of `wfhost:workflow/agent`, and

@@ -18,8 +18,8 @@ pub struct Mismatch {
     pub recorded: String,
     /// What the program asks for now.
     pub asked: String,
-    /// The first field that differs, like `options.tools[0]`; none if the
-    /// kinds differ.
+    /// The first field that differs, like `options.tools[0]`; none if they are
+    /// of different kinds, or if one is a result and the other a failure.
     pub field: Option<String>,
     /// That field's values, or what there is to say about the two.
     pub recorded_value: Value,
@@ -54,6 +54,14 @@ pub(super) enum Asked<'a> {
 
 impl Mismatch {
     pub(super) fn between(recorded: &Scripted, asked: Asked<'_>) -> Self {
+        let alike = match (&recorded.event, &asked) {
+            (ScriptedEvent::Scheduled { op, .. }, Asked::Op(asked)) => decode_op(op, recorded.position)
+                .is_ok_and(|op| std::mem::discriminant(&op) == std::mem::discriminant(*asked)),
+            (ScriptedEvent::Finished { outcome, .. }, Asked::Finish(asked)) => {
+                outcome.is_ok() == asked.is_ok()
+            }
+            _ => false,
+        };
         let (recorded_kind, recorded_value, fields) = match &recorded.event {
             ScriptedEvent::Scheduled { op, .. } => match decode_op(op, recorded.position) {
                 Ok(op) => (op.kind().to_owned(), Value::from(op.label()), value_of(&op)),
@@ -64,17 +72,16 @@ impl Mismatch {
             }
             ScriptedEvent::Patched { id } => ("patch".to_owned(), Value::from(id.as_str()), Value::Null),
             ScriptedEvent::Finished { outcome, .. } => {
-                ("return".to_owned(), Value::Null, outcome_value(outcome))
+                ("return".to_owned(), outcome_label(outcome), outcome_value(outcome))
             }
         };
         let (asked_kind, asked_value, asked_fields) = match asked {
             Asked::Op(op) => (op.kind(), Value::from(op.label()), value_of(op)),
             Asked::Drop(step) => ("cancel", Value::from(format!("of step {step}")), Value::Null),
-            Asked::Finish(outcome) => ("return", Value::Null, outcome_value(outcome)),
+            Asked::Finish(outcome) => ("return", outcome_label(outcome), outcome_value(outcome)),
             Asked::Wait => ("wait", Value::from("for a step that was not done then"), Value::Null),
         };
-        let difference =
-            (recorded_kind == asked_kind).then(|| first_difference(&fields, &asked_fields)).flatten();
+        let difference = alike.then(|| first_difference(&fields, &asked_fields)).flatten();
         let (field, recorded_value, asked_value) = match difference {
             Some(found) => (Some(found.path), found.left, found.right),
             None => (None, recorded_value, asked_value),
@@ -93,6 +100,13 @@ impl Mismatch {
 /// The fields of an operation, JSON texts among them by what they say.
 fn value_of(op: &Op) -> Value {
     serde_json::to_value(op).unwrap_or(Value::Null)
+}
+
+fn outcome_label(outcome: &Outcome) -> Value {
+    match outcome {
+        Ok(_) => Value::from("of a result"),
+        Err(failure) => Value::from(format!("of a failure ({failure})")),
+    }
 }
 
 fn outcome_value(outcome: &Outcome) -> Value {

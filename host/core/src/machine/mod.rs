@@ -12,8 +12,13 @@
 //! * of several steps that are done, the one done first in the journal counts,
 //! * time is that of the latest entry that the program has observed.
 //!
+//! So a program that waits for a step, or drops it, before an entry that it
+//! originated earlier the last time is refused, however soon the step is done
+//! this time.
+//!
 //! The first error, and the end, are final: every later call answers the same.
 
+mod apply;
 mod mismatch;
 mod random;
 mod steps;
@@ -28,14 +33,15 @@ use std::collections::{HashMap, VecDeque};
 
 use minicbor::bytes::ByteVec;
 
+use self::apply::Refusal;
 pub use self::mismatch::Mismatch;
 use self::random::Random;
 pub use self::steps::OpenStep;
-use self::steps::{Done, Steps};
+use self::steps::Steps;
 pub use self::waitset::SetId;
 use self::waitset::WaitSets;
 use crate::entry::{Entry, Event, Recorded, Started, decode_op, encode_op};
-use crate::journal::{GENESIS, Journal, JournalError, extend_chain};
+use crate::journal::{GENESIS, Journal, JournalError};
 use crate::limits::{self, TooLarge};
 use crate::{Digest, Failure, FailureKind, Json, Op, Outcome, Position, Step, Timestamp};
 
@@ -158,9 +164,10 @@ impl Machine {
         for entry in std::iter::once(first).chain(entries) {
             let position = machine.next;
             machine.next.0 += 1;
-            machine
-                .apply(position, entry, true)
-                .map_err(|reason| JournalError::Illegal { position, reason })?;
+            machine.apply(position, entry, true).map_err(|refusal| match refusal {
+                Refusal::Illegal(reason) => JournalError::Illegal { position, reason },
+                Refusal::Unreadable(error) => JournalError::Entry(error),
+            })?;
         }
         machine.head = journal.head;
         machine.unsaved.first = machine.next;
@@ -243,7 +250,7 @@ impl Machine {
             Ok(Some(done)) => {
                 let (position, at) = (done.position, done.at);
                 let outcome = done.outcome.clone();
-                self.observe(position, at);
+                self.observe_done(position, at)?;
                 Ok(Some(outcome))
             }
             Ok(None) => self.must_wait(),
@@ -268,7 +275,7 @@ impl Machine {
         }
         match first {
             Some((position, at, index)) => {
-                self.observe(position, at);
+                self.observe_done(position, at)?;
                 Ok(Some(index))
             }
             None => self.must_wait(),
@@ -281,14 +288,19 @@ impl Machine {
         let Some(cancelled) = self.steps.cancelled(step) else {
             return Err(self.fail(Stop::NoSuchStep(step)));
         };
-        let done = matches!(self.steps.done(step), Ok(Some(_)));
+        let done = match self.steps.done(step) {
+            Ok(Some(done)) if !self.is_ahead(done.position) => Some((done.position, done.at)),
+            _ => None,
+        };
         match self.script.front().map(|front| &front.event) {
             Some(ScriptedEvent::Cancelled { step: recorded }) if *recorded == step => {
                 self.match_front();
             }
-            _ if done => {}
+            // That there is nothing to cancel depends on this entry.
+            _ if let Some((position, at)) = done => self.observe(position, at),
             None if !cancelled => {
-                self.append(clock, Event::Cancelled { step });
+                let position = self.append(clock, Event::Cancelled { step });
+                self.observe(position, self.last_at);
             }
             Some(ScriptedEvent::Finished { stopped: true, .. }) => {
                 return Err(self.fail(Stop::Ended));
@@ -296,7 +308,7 @@ impl Machine {
             _ => return Err(self.refuse(mismatch::Asked::Drop(step))),
         }
         for (set, tag) in self.steps.release(step) {
-            self.sets.remove(set, tag);
+            self.sets.remove_step(set, tag, step);
         }
         Ok(())
     }
@@ -336,7 +348,7 @@ impl Machine {
                 Ok(Some(done)) => done.at,
                 _ => self.now,
             };
-            self.observe(position, at);
+            self.observe_done(position, at)?;
             return Ok(Some(tag));
         }
         if self.sets.is_empty(set) {
@@ -401,6 +413,8 @@ impl Machine {
             None => {
                 self.append(clock, Event::Finished { outcome: outcome.into(), stopped: false });
             }
+            // The program was computing when it was ended.
+            Some(ScriptedEvent::Finished { stopped: true, .. }) => return Err(self.fail(Stop::Ended)),
             Some(ScriptedEvent::Finished { outcome: recorded, .. })
                 if mismatch::same_outcome(recorded, &outcome) =>
             {
@@ -450,7 +464,8 @@ impl Machine {
     }
 
     /// Completes every timer whose deadline is not after `clock`, in the order
-    /// of the deadlines.
+    /// of the deadlines. Deadlines count from the times of entries, which never
+    /// go back: a clock that does holds them up until it has caught up.
     pub fn fire_timers(&mut self, clock: Timestamp) {
         if self.outcome().is_some() {
             return;
@@ -465,10 +480,8 @@ impl Machine {
     /// What has to be done now. Empty while the program is replaying, for what
     /// it will ask for is not known yet.
     pub fn take_work(&mut self, clock: Timestamp) -> Vec<Work> {
-        if !self.is_live() || self.stop.is_some() {
-            return Vec::new();
-        }
-        if self.outcome().is_some() {
+        if !self.is_live() || self.stop.is_some() || self.outcome().is_some() {
+            // Nothing begins any more, or not yet; what had begun may have to be stopped.
             return self.steps.take_aborts().map(|step| Work::Abort { step }).collect();
         }
         if !self.resumed {
@@ -619,103 +632,25 @@ impl Machine {
         self.now = self.now.max(at);
     }
 
+    /// Whether the entry comes after the next one that the program originated
+    /// the last time, so that the program cannot have seen it here.
+    fn is_ahead(&self, position: Position) -> bool {
+        self.script.front().is_some_and(|front| front.position < position)
+    }
+
+    /// The program is shown that a step is done. If that stands after the next
+    /// entry that it originated, it waits now where it went on the last time.
+    fn observe_done(&mut self, position: Position, at: Timestamp) -> Result<(), Stop> {
+        if self.is_ahead(position) {
+            return Err(self.refuse(mismatch::Asked::Wait));
+        }
+        self.observe(position, at);
+        Ok(())
+    }
+
     fn match_front(&mut self) {
         if let Some(front) = self.script.pop_front() {
             self.observe(front.position, front.at);
         }
-    }
-
-    fn append(&mut self, clock: Timestamp, event: Event) -> Position {
-        let entry = Entry { at: clock.max(self.last_at), event };
-        let start = self.unsaved.bytes.len();
-        entry.encode_to(&mut self.unsaved.bytes);
-        self.head = extend_chain(&self.head, &self.unsaved.bytes[start..]);
-        self.unsaved.head = self.head;
-        self.unsaved.count += 1;
-        let position = self.next;
-        self.next.0 += 1;
-        // The callers have made sure that the entry may stand here.
-        self.apply(position, entry, false)
-            .unwrap_or_else(|reason| unreachable!("appending entry {position}: {reason}"));
-        position
-    }
-
-    /// The one place where an entry changes the state: when it is read as when
-    /// it is new. Says why if it cannot stand here.
-    fn apply(&mut self, position: Position, entry: Entry, recorded: bool) -> Result<(), String> {
-        let Entry { at, event } = entry;
-        if at < self.last_at {
-            return Err("it is older than the entry before".to_owned());
-        }
-        self.last_at = at;
-        let scripted = |event| Scripted { position, at, event };
-        match (&self.status, event) {
-            (Status::New, Event::Started(_)) => {
-                self.status = Status::Running;
-                self.started_at = at;
-                self.observe(position, at);
-            }
-            (Status::New, _) => return Err("a journal begins with `started`".to_owned()),
-            (Status::Ended(_), event) => {
-                return Err(format!("the run had ended before this `{}`", event.kind()));
-            }
-            (Status::Running, Event::Started(_)) => {
-                return Err("only the first entry is `started`".to_owned());
-            }
-            (Status::Running, Event::Scheduled { step, op }) => {
-                if recorded {
-                    let op = op.clone();
-                    self.script.push_back(scripted(ScriptedEvent::Scheduled { step, op }));
-                }
-                self.steps.schedule(step, op, position, at, recorded)?;
-            }
-            (Status::Running, Event::Attempted { step, attempt, .. }) => {
-                self.steps.attempt(step, attempt)?;
-            }
-            (Status::Running, Event::Completed { step, outcome }) => {
-                let done = Done { position, at, outcome: outcome.into() };
-                let watchers = self.steps.complete(step, done)?;
-                self.sets.ready(step, position, &watchers);
-            }
-            (Status::Running, Event::Cancelled { step }) => {
-                self.steps.cancel(step)?;
-                if recorded {
-                    self.script.push_back(scripted(ScriptedEvent::Cancelled { step }));
-                }
-            }
-            (Status::Running, Event::Received { name, payload, .. }) => {
-                if let Some((step, watchers)) = self.steps.receive(name, payload, position, at) {
-                    self.sets.ready(step, position, &watchers);
-                }
-            }
-            (Status::Running, Event::CancelRequested { reason }) => {
-                if self.cancel_requested.is_some() {
-                    return Err("the run was asked to stop before".to_owned());
-                }
-                self.cancel_requested = Some(position);
-                let message = match reason {
-                    Some(reason) => format!("the run was asked to stop: {reason}"),
-                    None => "the run was asked to stop".to_owned(),
-                };
-                let failure = Failure::new(FailureKind::Cancelled, message);
-                for (step, watchers) in self.steps.cancel_all(&failure, position, at) {
-                    self.sets.ready(step, position, &watchers);
-                }
-            }
-            (Status::Running, Event::Patched { id }) => {
-                if recorded {
-                    self.script.push_back(scripted(ScriptedEvent::Patched { id }));
-                }
-            }
-            (Status::Running, Event::Finished { outcome, stopped }) => {
-                let outcome = Outcome::from(outcome);
-                self.status = Status::Ended(outcome.clone());
-                self.steps.abort_all();
-                if recorded {
-                    self.script.push_back(scripted(ScriptedEvent::Finished { outcome, stopped }));
-                }
-            }
-        }
-        Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use minicbor::Decoder;
 use minicbor::bytes::ByteVec;
 
-use super::SetId;
+use super::{Refusal, SetId};
 use crate::entry::decode_op;
 use crate::{Failure, FailureKind, Json, Op, Outcome, Position, Step, Timestamp, spell_millis};
 
@@ -107,9 +107,9 @@ impl Steps {
         position: Position,
         at: Timestamp,
         recorded: bool,
-    ) -> Result<(), String> {
+    ) -> Result<(), Refusal> {
         if step != self.next_step() {
-            return Err(format!("step {step} follows step {}", self.last));
+            return Err(format!("step {step} follows step {}", self.last).into());
         }
         self.last = step;
         let mut done = None;
@@ -135,7 +135,7 @@ impl Steps {
                 }
                 Kind::Signal { name, deadline }
             }
-            Peeked::Timer(other) => return Err(format!("`{}` is no timer", other.kind())),
+            Peeked::Timer(other) => return Err(format!("`{}` is no timer", other.kind()).into()),
         };
         let attempts = u32::from(matches!(kind, Kind::Work { .. }));
         let state = State {
@@ -161,6 +161,9 @@ impl Steps {
 
     pub(super) fn attempt(&mut self, step: Step, attempt: u32) -> Result<(), String> {
         match self.states.get_mut(&step) {
+            Some(State { kind: Kind::Timer { .. } | Kind::Signal { .. }, .. }) => {
+                Err(format!("it is an attempt at step {step}, which is waited for and not tried"))
+            }
             Some(state) if state.is_open() && attempt == state.attempts + 1 => {
                 state.attempts = attempt;
                 Ok(())
@@ -303,7 +306,9 @@ impl Steps {
     pub(super) fn watch(&mut self, step: Step, set: SetId, tag: u64) -> Result<Option<Position>, ()> {
         match self.states.get_mut(&step) {
             Some(state) if state.held => {
-                state.watchers.push((set, tag));
+                if !state.watchers.contains(&(set, tag)) {
+                    state.watchers.push((set, tag));
+                }
                 Ok(state.done.as_ref().map(|done| done.position))
             }
             _ => Err(()),
@@ -403,14 +408,14 @@ enum Peeked {
 }
 
 /// What kind of operation `bytes` are. Calls, by far the largest, are not decoded.
-fn kind_of(bytes: &[u8], position: Position) -> Result<Peeked, String> {
+fn kind_of(bytes: &[u8], position: Position) -> Result<Peeked, Refusal> {
     const AGENT: u32 = 0;
     let mut decoder = Decoder::new(bytes);
     let number = decoder.array().and_then(|_| decoder.u32());
     if number.is_ok_and(|number| number == AGENT) {
         return Ok(Peeked::Work { repeat: true });
     }
-    Ok(match decode_op(bytes, position).map_err(|e| e.to_string())? {
+    Ok(match decode_op(bytes, position).map_err(Refusal::Unreadable)? {
         op @ (Op::Sleep { .. } | Op::SleepUntil { .. } | Op::Signal { .. }) => Peeked::Timer(op),
         Op::Agent(_) => Peeked::Work { repeat: true },
         Op::Send { .. } | Op::Ask { .. } | Op::Child { .. } | Op::ContinueAsNew { .. } => {

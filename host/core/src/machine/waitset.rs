@@ -56,6 +56,14 @@ impl WaitSets {
         }
     }
 
+    /// The step is gone. The tag stays if it stands for another one by now.
+    pub(super) fn remove_step(&mut self, set: SetId, tag: u64, step: Step) {
+        let member = self.sets.get(&set).and_then(|set| set.members.get(&tag));
+        if member.is_some_and(|member| member.step == step) {
+            self.remove(set, tag);
+        }
+    }
+
     /// A step was done; `watchers` are the sets and tags that it was added under.
     pub(super) fn ready(&mut self, step: Step, position: Position, watchers: &[(SetId, u64)]) {
         for &(set, tag) in watchers {
