@@ -1,13 +1,23 @@
 //! The system clock, read in one place.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use wfhost_core::Timestamp;
 
-/// The present time. Before 1970 it is 1970.
+/// The present time. It never goes back within a process: if the system clock
+/// is set back, time goes on from where it was, so that deadlines, which count
+/// from earlier entries, are not put off. Before 1970 it is 1970.
 pub fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    static BEGINNING: OnceLock<(Instant, Duration)> = OnceLock::new();
+    static LATEST_MS: AtomicU64 = AtomicU64::new(0);
+    let wall = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (began, at) = BEGINNING.get_or_init(|| (Instant::now(), wall()));
+    // The wall clock leads when it was set forward or the machine slept.
+    let now = wall().max(*at + began.elapsed());
+    let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    Timestamp(LATEST_MS.fetch_max(millis, Ordering::Relaxed).max(millis))
 }
 
 /// A time as people and other programs read it: RFC 3339 in UTC, with milliseconds.

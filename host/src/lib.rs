@@ -1,6 +1,7 @@
 //! wfhost as a library: a [`Host`] runs workflows that cannot be lost.
 
 pub mod agents;
+pub mod build;
 pub mod cli;
 pub mod clock;
 pub mod engine;

@@ -26,6 +26,12 @@ pub struct RunConfig {
 
 impl Default for RunConfig {
     fn default() -> Self {
-        Self { agent: None, memory_bytes: 512 << 20, fuel: 20_000_000_000, stack_bytes: 1 << 20, script: None }
+        Self {
+            agent: None,
+            memory_bytes: 512 << 20,
+            fuel: 20_000_000_000,
+            stack_bytes: 1 << 20,
+            script: None,
+        }
     }
 }

@@ -105,6 +105,19 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ),
     ("WF0504", "the beginning of an id fits several runs"),
     ("WF0505", "a signal needs a name"),
+    ("WF0601", "the directory holds no Rust crate"),
+    ("WF0602", "cargo cannot be run"),
+    ("WF0603", "cargo did not build the crate"),
+    ("WF0604", "the crate builds no workflow\n\nA workflow is a library of the type `cdylib`."),
+    (
+        "WF0605",
+        "there is no Rust toolchain for WebAssembly\n\n`rustup target add wasm32-unknown-unknown` installs one.",
+    ),
+    ("WF0606", "the standard library for WebAssembly cannot be prepared"),
+    ("WF0607", "a core module cannot be wrapped into a component"),
+    ("WF0608", "a file cannot be read or written"),
+    ("WF0609", "the directory has several workflows"),
+    ("WF0610", "the name is none for a project"),
 ];
 
 #[cfg(test)]
@@ -123,6 +136,9 @@ mod tests {
             include_str!("mod.rs"),
             include_str!("../store/mod.rs"),
             include_str!("../engine/module.rs"),
+            include_str!("../build/mod.rs"),
+            include_str!("build.rs"),
+            include_str!("new.rs"),
             "\"WF0005\"",
         ]
         .concat();

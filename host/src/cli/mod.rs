@@ -1,5 +1,6 @@
 //! The command line: one file for each verb.
 
+mod build;
 mod cancel;
 mod check;
 mod completions;
@@ -10,6 +11,7 @@ mod inspect;
 mod journal;
 mod logs;
 mod module_arg;
+mod new;
 mod place;
 mod ps;
 mod resume;
@@ -91,6 +93,10 @@ enum Verb {
     Inspect(inspect::Inspect),
     /// Check that a module can be run as a workflow
     Check(check::Check),
+    /// Build a Rust workflow crate to a component
+    Build(build::Build),
+    /// Make a new workflow project
+    New(new::New),
     /// Explain the code of an error
     Explain(explain::Explain),
     /// Print a completion script for a shell
@@ -145,6 +151,8 @@ async fn execute(cli: &Cli) -> Result<Exit, Trouble> {
         Verb::Cancel(verb) => verb.execute(common).await,
         Verb::Inspect(verb) => verb.execute(common).await,
         Verb::Check(verb) => verb.execute(common).await,
+        Verb::Build(verb) => verb.execute(common),
+        Verb::New(verb) => verb.execute(common),
         Verb::Explain(verb) => verb.execute(),
         Verb::Completions(verb) => verb.execute(),
     }

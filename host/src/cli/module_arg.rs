@@ -7,20 +7,16 @@ use wfhost_core::Digest;
 use super::diagnostic::Trouble;
 use crate::store::Store;
 
-/// Finds the bytes and the name of a module: a file, or a digest or a name in
-/// the store.
+/// Finds the bytes and the name of a module: a file, a directory
+/// (which is built), or a digest or a name in the store.
 pub(crate) async fn load(store: Option<&dyn Store>, arg: &str) -> Result<(String, Vec<u8>), Trouble> {
-    let path = Path::new(arg);
+    let built = if Path::new(arg).is_dir() { Some(super::build::only(Path::new(arg))?) } else { None };
+    let path = built.as_deref().unwrap_or(Path::new(arg));
     if path.is_file() {
         let bytes = std::fs::read(path)
             .map_err(|error| Trouble::usage("WF0110", format!("{arg} cannot be read: {error}")))?;
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
         return Ok((stem.unwrap_or_else(|| arg.to_owned()), bytes));
-    }
-    if path.is_dir() {
-        return Err(
-            Trouble::usage("WF0110", format!("{arg} is a directory")).hint("name the component's file")
-        );
     }
     if let Some(store) = store {
         let modules = store.modules().await?;

@@ -18,7 +18,9 @@ use crate::{Evict, StartOptions};
   wfhost run research.wasm -i @input.json --agents answers.json
   wfhost run hello.wasm --key order-17      the same key never runs twice")]
 pub(crate) struct Run {
-    /// A component's file, or the name or digest of a module that was run before
+    /// A component's file, a directory with a workflow crate, or the name or
+    /// digest of a module that was run before
+    #[arg(default_value = ".")]
     module: String,
     /// The input: JSON, @FILE, or - for stdin
     #[arg(short, long, default_value = "null", value_name = "JSON")]
