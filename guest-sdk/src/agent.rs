@@ -195,8 +195,8 @@ impl Agent {
     ///
     /// What the host says when there is no answer: [`Error::kind`].
     pub fn text(self) -> Step<String> {
-        self.ask(|reply| {
-            Ok(match reply.output {
+        self.ask(|json| {
+            Ok(match parse(&json)?.output {
                 Value::String(text) => text,
                 other => other.to_string(),
             })

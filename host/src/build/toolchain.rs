@@ -30,10 +30,10 @@ impl Toolchain {
         {
             return Ok(Self { rustc: None });
         }
-        let Some(source) = debian_sources() else {
+        if !has_debian_sources() {
             return Err(BuildError::NoTarget);
-        };
-        let rustc = sysroot(&source).map_err(BuildError::Sysroot)?;
+        }
+        let rustc = sysroot().map_err(BuildError::Sysroot)?;
         Ok(Self { rustc: Some(rustc) })
     }
 
@@ -60,16 +60,14 @@ fn run(command: &mut Command) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Debian's compiler with the sources of its library, if both are there.
-fn debian_sources() -> Option<PathBuf> {
-    let version = run(Command::new(DEBIAN_RUSTC).arg("--version")).ok()?;
-    let number = version.split_whitespace().nth(1)?;
-    let source = PathBuf::from(format!("/usr/src/rustc-{number}"));
-    source.join("library/std").is_dir().then_some(source)
+/// Whether Debian's compiler is there with the sources of its library.
+fn has_debian_sources() -> bool {
+    let sysroot = print(OsStr::new(DEBIAN_RUSTC), "sysroot");
+    sysroot.is_ok_and(|sysroot| Path::new(&sysroot).join("lib/rustlib/src/rust/library/std").is_dir())
 }
 
 /// The compiler of a sysroot that has the library, made if it is not there.
-fn sysroot(source: &Path) -> Result<PathBuf, String> {
+fn sysroot() -> Result<PathBuf, String> {
     let version = run(Command::new(DEBIAN_RUSTC).arg("-vV"))?;
     let key = blake3::hash(format!("1 {TARGET} {version}").as_bytes()).to_hex();
     let cache = std::env::var_os("XDG_CACHE_HOME")
@@ -94,12 +92,12 @@ fn sysroot(source: &Path) -> Result<PathBuf, String> {
     anstream::eprintln!("Preparing the standard library for {TARGET}, once; this takes a minute");
     let partial = cache.join(format!("sysroot-{}.partial", &key[..16]));
     let _ = std::fs::remove_dir_all(&partial);
-    make(source, &partial, &finished)?;
+    make(&partial, &finished)?;
     std::fs::rename(&partial, &finished).map_err(io)?;
     Ok(rustc)
 }
 
-fn make(source: &Path, partial: &Path, finished: &Path) -> Result<(), String> {
+fn make(partial: &Path, finished: &Path) -> Result<(), String> {
     let io = |error: std::io::Error| format!("{}: {error}", partial.display());
     let host = run(Command::new(DEBIAN_RUSTC).arg("-vV"))?;
     let host =
@@ -124,7 +122,6 @@ fn make(source: &Path, partial: &Path, finished: &Path) -> Result<(), String> {
         .env("RUSTC_BOOTSTRAP", "1")
         .env("RUSTC", DEBIAN_RUSTC)
         .env("RUSTFLAGS", "-Cembed-bitcode=yes")
-        .env("__CARGO_TESTS_ONLY_SRC_ROOT", source)
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env_remove("CARGO_TARGET_DIR")
         .env_remove("CARGO_BUILD_TARGET"))?;
