@@ -135,7 +135,7 @@ impl Writer {
     }
 
     pub(super) fn commits(&self) -> u64 {
-        self.shared.commits.load(Ordering::Relaxed)
+        self.shared.commits()
     }
 
     /// `PRAGMA data_version` as the writing connection sees it, so that the
@@ -219,13 +219,19 @@ impl Shared {
             self.roll_back(&connection);
             return Ok(());
         }
+        abort_at("before", self.commits() + 1);
         run("COMMIT").inspect_err(|_| self.roll_back(&connection))?;
         let commits = self.commits.fetch_add(1, Ordering::Relaxed) + 1;
+        abort_at("after", commits);
         if commits.is_multiple_of(CHECKPOINT_COMMITS) {
             lock(&self.checkpoint).due = true;
             self.checkpoint_due.notify_one();
         }
         Ok(())
+    }
+
+    fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
     }
 
     fn roll_back(&self, connection: &Connection) {
@@ -249,6 +255,19 @@ impl Shared {
         }
     }
 }
+
+/// Lets a test kill the process at a chosen commit: `WFHOST_ABORT_AT=after-commit:7`.
+#[cfg(debug_assertions)]
+fn abort_at(point: &str, commit: u64) {
+    static WANTED: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    let wanted = WANTED.get_or_init(|| std::env::var("WFHOST_ABORT_AT").ok());
+    if wanted.as_ref().is_some_and(|wanted| *wanted == format!("{point}-commit:{commit}")) {
+        std::process::abort();
+    }
+}
+
+#[cfg(not(debug_assertions))]
+fn abort_at(_point: &str, _commit: u64) {}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
