@@ -251,10 +251,7 @@ fn a_changed_byte_in_a_journal_is_noticed() {
     place.run(["run", &module("counter"), "-i", r#"{"steps":3}"#, "--agent", "echo", "--id", "r"]).ok_json();
     let database = rusqlite::Connection::open(place.db()).unwrap();
     database
-        .execute(
-            "UPDATE journal SET body = replace(body, CAST('tick 2' AS BLOB), CAST('tick 9' AS BLOB))",
-            [],
-        )
+        .execute("UPDATE journal SET body = CAST(replace(body, 'tick 2', 'tick 9') AS BLOB)", [])
         .unwrap();
     let error = place.run(["journal", "r"]).error(4, &place);
     assert!(error.contains("error[WF0202]: the journal of r cannot be used"), "{error}");
