@@ -289,3 +289,17 @@ fn every_help_fits_on_a_screen_and_shows_examples() {
     assert!(place.run(["explain", "wf0201"]).stdout().starts_with("WF0201: the program departs"));
     assert!(place.run(["completions", "bash"]).stdout().contains("_wfhost"));
 }
+
+#[test]
+fn a_new_project_builds_and_runs() {
+    let place = Place::new();
+    let made = place.path("greeter").display().to_string();
+    assert_eq!(place.run(["new", &made]).stdout().trim(), made);
+    let again = place.run(["new", &made]).error(2, &place);
+    assert!(again.starts_with("error[WF0610]: DIR/greeter is there already"), "{again}");
+    let agents = format!("{made}/agents.json");
+    let ran = place.run(["run", &made, "-i", r#"{"name":"Ada"}"#, "--agents", &agents]);
+    assert_eq!(ran.ok_json(), json!({ "greeting": "Hello, Ada!" }));
+    let error = place.run(["build", &place.path("").display().to_string()]).error(2, &place);
+    assert!(error.starts_with("error[WF0601]: DIR/ has no Cargo.toml"), "{error}");
+}

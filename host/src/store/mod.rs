@@ -7,6 +7,8 @@
 //!
 //! Everything but journals and inboxes is a projection of journals.
 
+#[cfg(test)]
+mod conformance;
 mod mem;
 mod sqlite;
 
