@@ -4,6 +4,7 @@ mod build;
 mod cancel;
 mod check;
 mod completions;
+mod demo;
 mod diagnostic;
 mod explain;
 mod follow;
@@ -73,6 +74,8 @@ enum Format {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// See a run being killed and going on, without a compiler
+    Demo(demo::Demo),
     /// Run a workflow
     Run(run::Run),
     /// Go on with a run
@@ -141,6 +144,7 @@ fn workers() -> usize {
 async fn execute(cli: &Cli) -> Result<Exit, Trouble> {
     let common = &cli.common;
     match &cli.verb {
+        Verb::Demo(verb) => verb.execute(common).await,
         Verb::Run(verb) => verb.execute(common).await,
         Verb::Resume(verb) => verb.execute(common).await,
         Verb::Ps(verb) => verb.execute(common).await,
