@@ -51,6 +51,17 @@ pub(crate) struct Common {
     /// The database [default: wfhost/wfhost.db in the user's data directory]
     #[arg(long, global = true, env = "WFHOST_DB", value_name = "FILE")]
     db: Option<std::path::PathBuf>,
+    /// What a commit survives: `full` also the loss of power, `normal` only the
+    /// death of the process, at several times the speed
+    #[arg(
+        long,
+        global = true,
+        env = "WFHOST_SYNCHRONOUS",
+        value_enum,
+        default_value = "full",
+        value_name = "MODE"
+    )]
+    synchronous: Synchronous,
     /// What stdout carries
     #[arg(short, long, global = true, value_enum, default_value = "text", value_name = "FORMAT")]
     output: Format,
@@ -60,6 +71,12 @@ pub(crate) struct Common {
     /// More: the log of the program, the causes of errors
     #[arg(short, long, global = true)]
     verbose: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Synchronous {
+    Full,
+    Normal,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
