@@ -128,6 +128,10 @@ impl Drive<'_> {
             commit_by: None,
             cancel_by: None,
         };
+        // A request that an earlier execution recorded; its grace begins anew.
+        if driver.shared.lock().machine.cancel_requested() {
+            driver.cancel_by = Some(Instant::now() + CANCEL_GRACE);
+        }
         match driver.drive().await {
             Err(DriveError::Store(StoreError::Fenced { .. })) => Ok(Driven::Lost),
             other => other,
@@ -192,7 +196,7 @@ impl Driver<'_> {
             if !idle {
                 only_waits_since = None;
             }
-            match self.turn(blocked, park_at).await {
+            match self.turn(blocked, live, park_at).await {
                 Turn::Call(step, outcome) => self.complete(step, outcome),
                 Turn::Time => {
                     // What came in before the deadline counts before it.
@@ -223,9 +227,11 @@ impl Driver<'_> {
     }
 
     /// Waits for the next thing that happens.
-    async fn turn(&mut self, blocked: bool, park_at: Option<Instant>) -> Turn {
+    async fn turn(&mut self, blocked: bool, live: bool, park_at: Option<Instant>) -> Turn {
         let now = Instant::now();
-        let deadline = self.shared.lock().machine.next_deadline().map(|at| {
+        // While the program is replaying nothing is appended: it may yet turn out to depart
+        // from its journal, which then has to be as it was.
+        let deadline = self.shared.lock().machine.next_deadline().filter(|_| live).map(|at| {
             let millis = at.since(clock::now());
             now + Duration::from_millis(millis).min(CLOCK_CHECK)
         });
