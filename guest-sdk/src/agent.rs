@@ -1,0 +1,328 @@
+//! Asking agents.
+
+use std::time::Duration;
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{
+    bindings::wfhost::workflow::agent as host,
+    error::{Error, Result},
+    failure::FailureKind,
+    policy::{Limits, Retry},
+    reply::Reply,
+    step::Step,
+    time::millis,
+};
+
+/// Asks an agent: a model, a coding agent, a service, a person, whatever the host was given.
+///
+/// What is not said is left to the host's configuration. The call ends with
+/// [`text`](Agent::text), [`json`](Agent::json) or [`reply`](Agent::reply).
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use wfhost::{Limits, Result, Retry, agent};
+///
+/// # async fn example() -> Result<()> {
+/// let titles: Vec<String> = agent("Five titles for this text, as a JSON array of strings")
+///     .input(wfhost::json!({"text": "..."}))
+///     .label("titles")
+///     .retry(Retry::attempts(5))
+///     .limits(Limits::new().total(Duration::from_secs(300)))
+///     .json()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+pub fn agent(prompt: impl Into<String>) -> Agent {
+    Agent {
+        request: Request {
+            prompt: prompt.into(),
+            ..Request::default()
+        },
+    }
+}
+
+/// A call of an agent that is being put together: see [`agent()`].
+#[derive(Clone, Debug)]
+#[must_use = "an agent is asked by `.text()`, `.json()` or `.reply()`"]
+pub struct Agent {
+    request: Request,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Request {
+    prompt: String,
+    input: Option<String>,
+    providers: Vec<String>,
+    model: Option<String>,
+    schema: Option<String>,
+    session: Option<String>,
+    workspace: Option<String>,
+    label: Option<String>,
+    group: Option<String>,
+    retry: Option<Retry>,
+    limits: Option<Limits>,
+    cache: Option<(String, Option<Duration>)>,
+    options: Option<String>,
+    /// What could not be written as JSON, and why. The call fails with it.
+    problem: Option<String>,
+}
+
+impl Agent {
+    /// Structured data beside the prompt.
+    pub fn input(mut self, input: impl Serialize) -> Self {
+        self.request.input = self.write("input", input);
+        self
+    }
+
+    /// The model. Without it the provider's own default.
+    pub fn model(mut self, model: impl Into<String>) -> Self {
+        self.request.model = Some(model.into());
+        self
+    }
+
+    /// Who shall answer. Without it the run's default.
+    pub fn provider(self, provider: impl Into<String>) -> Self {
+        self.providers([provider])
+    }
+
+    /// Who shall answer, in this order: attempt n goes to the n-th, the last one gets the rest.
+    pub fn providers(mut self, providers: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.request.providers = providers.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// A JSON Schema that the answer has to fit. The host sees to it.
+    ///
+    /// ```no_run
+    /// # use wfhost::{Result, agent, json};
+    /// # async fn example() -> Result<()> {
+    /// let sure: f64 = agent("How sure are you, from 0 to 1?")
+    ///     .schema(json!({"type": "number", "minimum": 0, "maximum": 1}))
+    ///     .json()
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn schema(mut self, schema: Value) -> Self {
+        self.request.schema = Some(schema.to_string());
+        self
+    }
+
+    /// The answer has to fit this type: its JSON Schema.
+    ///
+    /// ```no_run
+    /// # use wfhost::{Result, agent};
+    /// #[derive(serde::Deserialize, schemars::JsonSchema)]
+    /// struct Review {
+    ///     accepted: bool,
+    ///     /// What has to be changed.
+    ///     notes: Vec<String>,
+    /// }
+    ///
+    /// # async fn example() -> Result<()> {
+    /// let review: Review = agent("Review it").schema_of::<Review>().json().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "schemars")]
+    pub fn schema_of<T: schemars::JsonSchema>(self) -> Self {
+        self.schema(schemars::schema_for!(T).into())
+    }
+
+    /// Goes on with an earlier conversation: [`Reply::session`] of its last answer.
+    pub fn session(mut self, session: impl Into<String>) -> Self {
+        self.request.session = Some(session.into());
+        self
+    }
+
+    /// Where the agent works: the name of a workspace that the host was configured with.
+    pub fn workspace(mut self, workspace: impl Into<String>) -> Self {
+        self.request.workspace = Some(workspace.into());
+        self
+    }
+
+    /// What people see. Without it the beginning of the prompt.
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.request.label = Some(label.into());
+        self
+    }
+
+    /// Calls of the same group share a limit of concurrency.
+    pub fn group(mut self, group: impl Into<String>) -> Self {
+        self.request.group = Some(group.into());
+        self
+    }
+
+    /// When and how often a failed attempt is repeated. Without it the host decides.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.request.retry = Some(retry);
+        self
+    }
+
+    /// How long it may take. Without it the host decides.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.request.limits = Some(limits);
+        self
+    }
+
+    /// The answer may be taken from an earlier run that asked the same under the same version, if
+    /// it is not older than this.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use wfhost::{Result, agent};
+    /// # async fn example() -> Result<()> {
+    /// let summary = agent("Summarise RFC 8259")
+    ///     .cache("v1", Duration::from_secs(30 * 24 * 3600))
+    ///     .text()
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cache(mut self, version: impl Into<String>, age: impl Into<Option<Duration>>) -> Self {
+        self.request.cache = Some((version.into(), age.into()));
+        self
+    }
+
+    /// An object that is passed to the provider as it is.
+    pub fn options(mut self, options: impl Serialize) -> Self {
+        self.request.options = self.write("options", options);
+        self
+    }
+
+    /// Asks. The answer is text: a JSON string as it is, other JSON as it is written.
+    ///
+    /// # Errors
+    ///
+    /// What the host says when there is no answer: [`Error::kind`].
+    pub fn text(self) -> Step<String> {
+        self.ask(|json| {
+            Ok(match parse(&json)?.output {
+                Value::String(text) => text,
+                other => other.to_string(),
+            })
+        })
+    }
+
+    /// Asks. The answer is data: if the agent answers with text, the text is read as JSON.
+    ///
+    /// # Errors
+    ///
+    /// What the host says when there is no answer, and [`FailureKind::InvalidOutput`] if it does
+    /// not fit the type.
+    pub fn json<T: DeserializeOwned>(self) -> Step<T> {
+        self.ask(|json| parse(&json)?.json())
+    }
+
+    /// Asks. The answer comes with all that is known about it.
+    ///
+    /// # Errors
+    ///
+    /// What the host says when there is no answer: [`Error::kind`].
+    pub fn reply(self) -> Step<Reply> {
+        self.ask(|json| parse(&json))
+    }
+
+    fn ask<T>(self, read: fn(String) -> Result<T>) -> Step<T> {
+        Step::new(move || Ok(host::start(&self.request.into_host()?)), read)
+    }
+
+    fn write(&mut self, what: &str, value: impl Serialize) -> Option<String> {
+        match serde_json::to_string(&value) {
+            Ok(json) => Some(json),
+            Err(error) => {
+                self.request.problem = Some(format!("the {what} cannot be written: {error}"));
+                None
+            }
+        }
+    }
+}
+
+fn parse(json: &str) -> Result<Reply> {
+    serde_json::from_str(json).map_err(|error| {
+        Error::new(
+            FailureKind::InvalidOutput,
+            format!("the host's reply cannot be read: {error}"),
+        )
+    })
+}
+
+impl Request {
+    fn into_host(self) -> Result<host::Request> {
+        if let Some(problem) = self.problem {
+            return Err(Error::rejected(problem));
+        }
+        Ok(host::Request {
+            prompt: self.prompt,
+            input: self.input,
+            providers: self.providers,
+            model: self.model,
+            schema: self.schema,
+            session: self.session,
+            workspace: self.workspace,
+            label: self.label,
+            group: self.group,
+            retry: self.retry.map(Into::into),
+            limits: self.limits.map(Into::into),
+            cache: self.cache.map(|(version, age)| host::Caching {
+                version,
+                ttl: age.map(millis),
+            }),
+            options: self.options,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_was_said_reaches_the_host() {
+        let request = agent("p")
+            .input(serde_json::json!({"a": 1}))
+            .providers(["x", "y"])
+            .model("m")
+            .schema(serde_json::json!({"type": "string"}))
+            .session("s")
+            .workspace("w")
+            .label("l")
+            .group("g")
+            .retry(Retry::attempts(3))
+            .limits(Limits::new().total(Duration::from_secs(2)))
+            .cache("v", Duration::from_secs(1))
+            .options(serde_json::json!({"t": 0}))
+            .request
+            .into_host()
+            .unwrap();
+        assert_eq!(request.prompt, "p");
+        assert_eq!(request.input.as_deref(), Some(r#"{"a":1}"#));
+        assert_eq!(request.providers, ["x", "y"]);
+        assert_eq!(request.model.as_deref(), Some("m"));
+        assert_eq!(request.schema.as_deref(), Some(r#"{"type":"string"}"#));
+        assert_eq!(request.session.as_deref(), Some("s"));
+        assert_eq!(request.workspace.as_deref(), Some("w"));
+        assert_eq!(request.label.as_deref(), Some("l"));
+        assert_eq!(request.group.as_deref(), Some("g"));
+        assert_eq!(request.retry.unwrap().max_attempts, 3);
+        assert_eq!(request.limits.unwrap().total, Some(2000));
+        let cache = request.cache.unwrap();
+        assert_eq!((cache.version.as_str(), cache.ttl), ("v", Some(1000)));
+        assert_eq!(request.options.as_deref(), Some(r#"{"t":0}"#));
+    }
+
+    #[test]
+    fn what_cannot_be_json_fails_the_call_and_names_the_part() {
+        let keys = std::collections::BTreeMap::from([((1, 2), 3)]);
+        let error = agent("p").input(keys).request.into_host().unwrap_err();
+        assert_eq!(error.kind(), FailureKind::Rejected);
+        assert_eq!(
+            error.to_string(),
+            "the input cannot be written: key must be a string"
+        );
+    }
+}

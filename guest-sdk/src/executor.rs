@@ -1,0 +1,366 @@
+//! Runs the workflow's future on the host's `wait-set`.
+//!
+//! There is one thread and one future. A step that is polled for the first time is put into the
+//! set under a tag; when the future can do nothing more, the set is asked for the next tag, and
+//! exactly the waker that belongs to it is woken. So the order in which a program sees its steps
+//! finish is the order of the journal, and an event costs O(log n) however many steps are open.
+
+use std::{
+    cell::RefCell,
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+};
+
+/// The set of open steps: the host's, or one that a test made up.
+pub(crate) trait Steps {
+    /// What is put into it.
+    type Step;
+    fn add(&self, step: &Self::Step, tag: u64);
+    fn remove(&self, tag: u64);
+    /// Waits for a member, removes it and gives its tag.
+    fn next(&self) -> u64;
+}
+
+/// The open steps and who waits for them.
+pub(crate) struct Executor<S> {
+    steps: S,
+    slots: RefCell<Slots>,
+}
+
+/// The wakers, by tag. Tags of steps that are over are used again.
+#[derive(Default)]
+struct Slots {
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+}
+
+enum Slot {
+    Free,
+    Waiting(Waker),
+    Done,
+}
+
+impl<S: Steps> Executor<S> {
+    pub(crate) fn new(steps: S) -> Self {
+        Self {
+            steps,
+            slots: RefCell::default(),
+        }
+    }
+
+    /// Runs a future to its end.
+    pub(crate) fn run<F: Future>(&self, future: F) -> F::Output {
+        let woken = Arc::new(Woken(AtomicBool::new(true)));
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut context = Context::from_waker(&waker);
+        let mut future = pin!(future);
+        loop {
+            while woken.take() {
+                if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+                    return output;
+                }
+            }
+            // Without a member in the set the host ends the run as deadlocked.
+            let tag = self.steps.next();
+            // Waking runs foreign code, which may come back here: nothing is borrowed.
+            let waker = self.slots.borrow_mut().done(tag);
+            waker.wake();
+        }
+    }
+
+    /// Puts a step into the set and gives its tag.
+    pub(crate) fn add(&self, step: &S::Step, waker: &Waker) -> u64 {
+        let tag = self.slots.borrow_mut().insert(waker.clone());
+        self.steps.add(step, tag);
+        tag
+    }
+
+    /// Whether the step is done. If it is, its tag is free from now on; if not, this waker will
+    /// be woken.
+    pub(crate) fn poll(&self, tag: u64, waker: &Waker) -> bool {
+        self.slots.borrow_mut().poll(tag, waker)
+    }
+
+    /// Nobody waits for the step any more.
+    pub(crate) fn remove(&self, tag: u64) {
+        let slot = self.slots.borrow_mut().free(tag);
+        if let Slot::Waiting(_) = slot {
+            self.steps.remove(tag);
+        }
+    }
+}
+
+impl Slots {
+    fn insert(&mut self, waker: Waker) -> u64 {
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.slots[index] = Slot::Waiting(waker);
+                index
+            }
+            None => {
+                self.slots.push(Slot::Waiting(waker));
+                self.slots.len() - 1
+            }
+        };
+        index as u64
+    }
+
+    fn poll(&mut self, tag: u64, waker: &Waker) -> bool {
+        match &mut self.slots[position(tag)] {
+            Slot::Waiting(kept) => {
+                kept.clone_from(waker);
+                false
+            }
+            Slot::Done => {
+                self.free(tag);
+                true
+            }
+            Slot::Free => unreachable!("step {tag} is polled after its end"),
+        }
+    }
+
+    fn done(&mut self, tag: u64) -> Waker {
+        match std::mem::replace(&mut self.slots[position(tag)], Slot::Done) {
+            Slot::Waiting(waker) => waker,
+            Slot::Free | Slot::Done => panic!("the host says that step {tag} is done twice"),
+        }
+    }
+
+    fn free(&mut self, tag: u64) -> Slot {
+        self.free.push(position(tag));
+        std::mem::replace(&mut self.slots[position(tag)], Slot::Free)
+    }
+}
+
+fn position(tag: u64) -> usize {
+    usize::try_from(tag).expect("a tag is a position")
+}
+
+/// Whether the workflow's future is to be polled.
+struct Woken(AtomicBool);
+
+impl Woken {
+    fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::Cell,
+        collections::{BTreeMap, VecDeque},
+        pin::Pin,
+        rc::Rc,
+    };
+
+    use futures::{
+        FutureExt, StreamExt,
+        future::{join_all, select},
+        stream::FuturesUnordered,
+    };
+
+    use super::*;
+
+    /// A made-up host: steps are numbers, and finish in an order that the test says.
+    #[derive(Default)]
+    struct Script {
+        open: RefCell<BTreeMap<u64, u32>>,
+        order: RefCell<VecDeque<u32>>,
+        started: RefCell<Vec<u32>>,
+        removed: RefCell<Vec<u32>>,
+        waits: Cell<u32>,
+    }
+
+    impl Steps for Rc<Script> {
+        type Step = u32;
+
+        fn add(&self, step: &u32, tag: u64) {
+            self.started.borrow_mut().push(*step);
+            assert!(self.open.borrow_mut().insert(tag, *step).is_none());
+        }
+
+        fn remove(&self, tag: u64) {
+            let step = self.open.borrow_mut().remove(&tag).unwrap();
+            self.removed.borrow_mut().push(step);
+        }
+
+        fn next(&self) -> u64 {
+            self.waits.set(self.waits.get() + 1);
+            let mut open = self.open.borrow_mut();
+            assert!(!open.is_empty(), "deadlock");
+            let step = self.order.borrow_mut().pop_front().expect("a next step");
+            let tag = *open.iter().find(|(_, open)| **open == step).unwrap().0;
+            open.remove(&tag);
+            tag
+        }
+    }
+
+    struct World {
+        script: Rc<Script>,
+        executor: Executor<Rc<Script>>,
+    }
+
+    fn world(order: &[u32]) -> World {
+        let script = Rc::new(Script::default());
+        script.order.borrow_mut().extend(order);
+        World {
+            script: Rc::clone(&script),
+            executor: Executor::new(script),
+        }
+    }
+
+    struct Leaf<'a> {
+        executor: &'a Executor<Rc<Script>>,
+        step: u32,
+        tag: Option<u64>,
+        polls: u32,
+    }
+
+    impl World {
+        fn step(&self, step: u32) -> Leaf<'_> {
+            Leaf {
+                executor: &self.executor,
+                step,
+                tag: None,
+                polls: 0,
+            }
+        }
+    }
+
+    impl Future for Leaf<'_> {
+        /// The step, and how often it was polled.
+        type Output = (u32, u32);
+
+        fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+            self.polls += 1;
+            match self.tag {
+                None => self.tag = Some(self.executor.add(&self.step, context.waker())),
+                Some(tag) => {
+                    if self.executor.poll(tag, context.waker()) {
+                        self.tag = None;
+                        return Poll::Ready((self.step, self.polls));
+                    }
+                }
+            }
+            Poll::Pending
+        }
+    }
+
+    impl Drop for Leaf<'_> {
+        fn drop(&mut self) {
+            if let Some(tag) = self.tag {
+                self.executor.remove(tag);
+            }
+        }
+    }
+
+    #[test]
+    fn join_starts_in_the_order_of_the_arguments_and_gives_results_in_it() {
+        let world = world(&[3, 1, 2]);
+        let (a, b, c) = world
+            .executor
+            .run(async { futures::join!(world.step(1), world.step(2), world.step(3)) });
+        assert_eq!((a.0, b.0, c.0), (1, 2, 3));
+        assert_eq!(*world.script.started.borrow(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn many_steps_are_each_polled_twice_only() {
+        let order: Vec<u32> = (0..1000).rev().collect();
+        let world = world(&order);
+        let results = world
+            .executor
+            .run(join_all((0..1000).map(|step| world.step(step))));
+        assert!(results.iter().all(|(_, polls)| *polls == 2));
+        assert_eq!(world.script.waits.get(), 1000);
+    }
+
+    #[test]
+    fn results_come_in_the_order_that_the_host_says() {
+        let world = world(&[2, 0, 1]);
+        let seen = world.executor.run(async {
+            let steps: FuturesUnordered<_> = (0..3).map(|step| world.step(step)).collect();
+            steps.map(|(step, _)| step).collect::<Vec<_>>().await
+        });
+        assert_eq!(seen, [2, 0, 1]);
+    }
+
+    #[test]
+    fn the_loser_of_a_race_is_removed() {
+        let world = world(&[2, 3]);
+        let last = world.executor.run(async {
+            let (winner, loser) = select(world.step(1), world.step(2)).await.factor_first();
+            assert_eq!(winner.0, 2);
+            drop(loser);
+            world.step(3).await.0
+        });
+        assert_eq!(last, 3);
+        assert_eq!(*world.script.removed.borrow(), [1]);
+        assert!(world.script.open.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_step_that_is_done_but_was_not_looked_at_can_be_dropped() {
+        let world = world(&[1, 2]);
+        world.executor.run(async {
+            let mut first = Box::pin(world.step(1));
+            assert!(first.as_mut().now_or_never().is_none());
+            world.step(2).await;
+            drop(first);
+        });
+        assert!(world.script.removed.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_future_that_wakes_itself_is_polled_again_without_waiting() {
+        let world = world(&[]);
+        world.executor.run(async {
+            let mut turns = 0;
+            std::future::poll_fn(|context| {
+                turns += 1;
+                if turns == 5 {
+                    return Poll::Ready(());
+                }
+                context.waker().wake_by_ref();
+                Poll::Pending
+            })
+            .await;
+        });
+        assert_eq!(world.script.waits.get(), 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "deadlock")]
+    fn waiting_for_nothing_asks_the_host_which_ends_the_run() {
+        let world = world(&[]);
+        world.executor.run(std::future::pending::<()>());
+    }
+
+    #[test]
+    fn tags_are_used_again() {
+        let order: Vec<u32> = (0..100).collect();
+        let world = world(&order);
+        world.executor.run(async {
+            for step in 0..100 {
+                world.step(step).await;
+            }
+        });
+        assert_eq!(world.executor.slots.borrow().slots.len(), 1);
+    }
+}

@@ -1,0 +1,163 @@
+//! Durable workflows in ordinary async Rust, for the host `wfhost`.
+//!
+//! A workflow is an `async fn` that is compiled to a WebAssembly component. The host journals
+//! everything it asks of the world, so a run can be killed at any instant and goes on where it
+//! was: a finished step is never executed again, a sleep keeps its deadline, a signal is not
+//! lost. Nothing has to be done for that but to use this crate for what is outside.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use serde::{Deserialize, Serialize};
+//! use wfhost::{Result, agent, sleep};
+//!
+//! #[derive(Deserialize)]
+//! struct Input {
+//!     topic: String,
+//! }
+//!
+//! #[derive(Serialize)]
+//! struct Report {
+//!     text: String,
+//! }
+//!
+//! #[wfhost::workflow]
+//! async fn report(input: Input) -> Result<Report> {
+//!     let draft = agent(format!("Write about {}", input.topic)).text().await?;
+//!     sleep(Duration::from_secs(3600)).await?;
+//!     let text = agent("Improve this text").input(&draft).text().await?;
+//!     Ok(Report { text })
+//! }
+//! # fn main() {}
+//! ```
+//!
+//! # Concurrency
+//!
+//! Whatever takes time is a [`Step`], a future. It starts when it is first polled and is
+//! cancelled when it is dropped, so the combinators of the `futures` crate do what they say:
+//! `join!` and `join_all` run steps beside each other and start them in the order of their
+//! arguments, `select!` cancels what lost, `FuturesUnordered` gives results as they come.
+//! Which step finishes first is recorded, and the same in every replay.
+//!
+//! ```no_run
+//! # use wfhost::{Result, agent};
+//! # async fn example() -> Result<()> {
+//! let (pro, con) = futures::join!(agent("Argue for it").text(), agent("Argue against it").text());
+//! wfhost::info!("{} / {}", pro?, con?);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What a workflow must not do
+//!
+//! Nothing in particular. The sandbox has no clock, no random numbers, no files and no network
+//! but those of the host, and they are the same in every replay. Use [`now`] and [`random`] where
+//! the standard library has nothing on `wasm32-unknown-unknown`.
+//!
+//! # Where things are
+//!
+//! | to | use |
+//! | --- | --- |
+//! | ask an agent | [`agent()`] |
+//! | wait for a time | [`sleep()`], [`sleep_until`], [`timeout`] |
+//! | wait for somebody | [`signal()`], [`ask()`] |
+//! | tell somebody | [`send`], [`post`], [`publish`], [`phase`], [`info!`] |
+//! | start other runs | [`child()`], [`continue_as_new`] |
+//! | know about the run | [`info()`], [`now`], [`random`], [`budget`], [`cancelled`], [`patched`] |
+//! | fail | [`Error`], [`bail!`], [`Failure`] |
+
+#![warn(missing_docs)]
+
+mod agent;
+mod ask;
+#[rustfmt::skip]
+#[allow(clippy::all, clippy::pedantic, missing_docs, dead_code, unused, reason = "generated")]
+#[doc(hidden)]
+pub mod bindings;
+mod child;
+mod context;
+mod entry;
+mod error;
+mod executor;
+mod failure;
+mod logging;
+mod panics;
+mod policy;
+mod reply;
+mod signal;
+mod sleep;
+mod step;
+mod time;
+
+pub use agent::{Agent, agent};
+pub use ask::{Ask, ask};
+pub use child::{Child, OnParentClose, child};
+pub use context::{
+    Budget, RunInfo, budget, cancelled, continue_as_new, info, patched, phase, publish, random,
+};
+pub use error::{Context, Error, Result};
+pub use failure::{Failure, FailureKind};
+pub use policy::{Limits, Retry};
+pub use reply::{Reply, Usage};
+pub use signal::{Signal, post, send, signal};
+pub use sleep::{Timeout, sleep, sleep_until, timeout};
+pub use step::Step;
+pub use time::{Timestamp, now};
+
+/// The `log` crate, whose records become the log of the run.
+pub use log;
+pub use log::{debug, error, info, trace, warn};
+/// The JSON library that inputs, answers and results go through.
+pub use serde_json;
+pub use serde_json::{Value, json};
+/// Makes an `async fn` the workflow of this crate.
+///
+/// The function takes the run's input, any `serde::Deserialize` type (or nothing), and returns
+/// [`Result`] of any `serde::Serialize` type. There is one workflow in a crate.
+///
+/// Input that does not fit fails the run as [`FailureKind::Rejected`] before the function is
+/// called. A run without input has the input `null`; a struct whose fields all have defaults takes
+/// that as `{}`.
+///
+/// ```no_run
+/// # use wfhost::Result;
+/// #[derive(serde::Deserialize)]
+/// struct Input {
+///     #[serde(default)]
+///     name: Option<String>,
+/// }
+///
+/// #[wfhost::workflow]
+/// async fn hello(input: Input) -> Result<String> {
+///     Ok(format!("Hello {}", input.name.as_deref().unwrap_or("world")))
+/// }
+/// # fn main() {}
+/// ```
+///
+/// A workflow waits for things, so it has to be `async`:
+///
+/// ```compile_fail
+/// #[wfhost::workflow]
+/// fn hello() -> wfhost::Result<()> {
+///     Ok(())
+/// }
+/// ```
+///
+/// and it can fail, so it returns a `Result`:
+///
+/// ```compile_fail
+/// #[wfhost::workflow]
+/// async fn hello() -> String {
+///     String::new()
+/// }
+/// ```
+pub use wfhost_sdk_macros::workflow;
+
+/// For the code that the macros write; not part of the interface.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::{
+        bindings,
+        entry::{run, run_without_input},
+    };
+}

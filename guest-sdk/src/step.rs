@@ -1,0 +1,259 @@
+//! A step as a future.
+
+use std::{
+    cell::RefCell,
+    fmt,
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use futures_core::FusedFuture;
+use serde::de::DeserializeOwned;
+
+use crate::{
+    bindings::wfhost::workflow::types as host,
+    error::{Error, Result},
+    executor::{Executor, Steps},
+    failure::{Failure, FailureKind},
+};
+
+/// One operation that the workflow asked for, as a future: an agent call, a sleep, a wait.
+///
+/// It starts when it is polled for the first time (or by [`start`](Step::start)) and is cancelled
+/// when it is dropped before it is done. Its result is in the journal from then on, so that a
+/// replay gives it without doing anything.
+///
+/// It can be used in `select!` as it is, without `fuse` and `pin!`:
+///
+/// ```no_run
+/// # use std::time::Duration;
+/// # use wfhost::{Result, agent, sleep};
+/// # async fn example() -> Result<String> {
+/// let mut answer = agent("Take your time").text();
+/// let mut patience = sleep(Duration::from_secs(60));
+/// futures::select! {
+///     answer = answer => answer,
+///     _ = patience => Ok("no answer within a minute".to_owned()),
+/// }
+/// # }
+/// ```
+#[must_use = "a step does nothing until it is awaited"]
+pub struct Step<T> {
+    state: State,
+    decode: fn(String) -> Result<T>,
+    /// A time limit that the host does not keep itself.
+    limit: Option<Box<Step<()>>>,
+}
+
+type Begin = Box<dyn FnOnce() -> Result<host::Step>>;
+
+enum State {
+    New(Begin),
+    /// Started, not yet polled.
+    Started(host::Step),
+    Waiting(Waiting),
+    /// It could not even be started.
+    Failed(Error),
+    Over,
+}
+
+impl<T> Step<T> {
+    /// A step that is started by the one function, and whose JSON is read by the other.
+    pub(crate) fn new(
+        begin: impl FnOnce() -> Result<host::Step> + 'static,
+        decode: fn(String) -> Result<T>,
+    ) -> Self {
+        Self {
+            state: State::New(Box::new(begin)),
+            decode,
+            limit: None,
+        }
+    }
+
+    /// Gives up when this is done first.
+    pub(crate) fn limited_by(mut self, limit: Option<Step<()>>) -> Self {
+        self.limit = limit.map(Box::new);
+        self
+    }
+
+    /// Starts it now and not when it is first polled.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use wfhost::{Result, agent, sleep};
+    /// # async fn example() -> Result<()> {
+    /// let hour = sleep(Duration::from_secs(3600)).start();
+    /// let answer = agent("Write the minutes").text().await?;
+    /// hour.await?; // an hour after the beginning, not after the answer
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn start(mut self) -> Self {
+        if let Some(limit) = self.limit.take() {
+            self.limit = Some(Box::new(limit.start()));
+        }
+        self.state = match self.state {
+            State::New(begin) => match begin() {
+                Ok(step) => State::Started(step),
+                Err(error) => State::Failed(error),
+            },
+            other => other,
+        };
+        self
+    }
+
+    fn finish(&self, outcome: Result<String, host::Failure>) -> Result<T> {
+        (self.decode)(outcome.map_err(Failure::from)?)
+    }
+}
+
+impl<T> Future for Step<T> {
+    type Output = Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let step = match std::mem::replace(&mut self.state, State::Over) {
+            State::New(begin) => begin()?,
+            State::Started(step) => step,
+            State::Waiting(waiting) => match waiting.poll(context) {
+                Ok(outcome) => return Poll::Ready(self.finish(outcome)),
+                Err(waiting) => {
+                    self.state = State::Waiting(waiting);
+                    return self.poll_limit(context);
+                }
+            },
+            State::Failed(error) => return Poll::Ready(Err(error)),
+            State::Over => panic!("a step was polled after its end"),
+        };
+        self.state = State::Waiting(Waiting::new(step, context));
+        self.poll_limit(context)
+    }
+}
+
+impl<T> Step<T> {
+    fn poll_limit(&mut self, context: &mut Context<'_>) -> Poll<Result<T>> {
+        let Some(limit) = &mut self.limit else {
+            return Poll::Pending;
+        };
+        match Pin::new(limit.as_mut()).poll(context) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(ended) => {
+                self.state = State::Over;
+                self.limit = None;
+                Poll::Ready(Err(ended.err().unwrap_or_else(|| {
+                    Error::new(FailureKind::TimedOut, "nothing came within the time limit")
+                })))
+            }
+        }
+    }
+}
+
+impl<T> FusedFuture for Step<T> {
+    fn is_terminated(&self) -> bool {
+        matches!(self.state, State::Over)
+    }
+}
+
+impl<T> fmt::Debug for Step<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.state {
+            State::New(_) => "Step(new)",
+            State::Started(_) | State::Waiting(_) => "Step(started)",
+            State::Failed(_) => "Step(failed)",
+            State::Over => "Step(over)",
+        })
+    }
+}
+
+/// Reads the JSON of a step as it is.
+pub(crate) fn decode<T: DeserializeOwned>(json: String) -> Result<T> {
+    serde_json::from_str(&json).map_err(|error| {
+        Error::new(
+            FailureKind::InvalidOutput,
+            format!("what came does not fit: {error}"),
+        )
+    })
+}
+
+/// For steps whose JSON says nothing.
+pub(crate) fn decode_nothing(_: String) -> Result<()> {
+    Ok(())
+}
+
+/// A started step that is in the wait set.
+struct Waiting {
+    executor: Rc<Executor<host::WaitSet>>,
+    step: host::Step,
+    /// None once the set has given it.
+    tag: Option<u64>,
+}
+
+impl Waiting {
+    fn new(step: host::Step, context: &Context<'_>) -> Self {
+        let executor = current();
+        let tag = executor.add(&step, context.waker());
+        Self {
+            executor,
+            step,
+            tag: Some(tag),
+        }
+    }
+
+    /// Its outcome, or itself if it is not done.
+    fn poll(mut self, context: &Context<'_>) -> Result<Result<String, host::Failure>, Self> {
+        match self.tag {
+            Some(tag) if !self.executor.poll(tag, context.waker()) => Err(self),
+            _ => {
+                self.tag = None;
+                Ok(self.step.get())
+            }
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(tag) = self.tag {
+            self.executor.remove(tag);
+        }
+        // The step itself is dropped after this, which cancels it if it is not done.
+    }
+}
+
+impl Steps for host::WaitSet {
+    type Step = host::Step;
+
+    fn add(&self, step: &host::Step, tag: u64) {
+        host::WaitSet::add(self, step, tag);
+    }
+
+    fn remove(&self, tag: u64) {
+        host::WaitSet::remove(self, tag);
+    }
+
+    fn next(&self) -> u64 {
+        host::WaitSet::next(self)
+    }
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Executor<host::WaitSet>>>> = const { RefCell::new(None) };
+}
+
+fn current() -> Rc<Executor<host::WaitSet>> {
+    CURRENT.with_borrow(|executor| {
+        executor
+            .clone()
+            .expect("steps are awaited within a workflow (`#[wfhost::workflow]`)")
+    })
+}
+
+/// Runs the workflow's future to its end.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    let executor = Rc::new(Executor::new(host::WaitSet::new()));
+    CURRENT.set(Some(Rc::clone(&executor)));
+    let output = executor.run(future);
+    CURRENT.set(None);
+    output
+}
