@@ -37,12 +37,7 @@ use crate::{
 /// # }
 /// ```
 pub fn agent(prompt: impl Into<String>) -> Agent {
-    Agent {
-        request: Request {
-            prompt: prompt.into(),
-            ..Request::default()
-        },
-    }
+    Agent { request: Request { prompt: prompt.into(), ..Request::default() } }
 }
 
 /// A call of an agent that is being put together: see [`agent()`].
@@ -244,10 +239,7 @@ impl Agent {
 
 fn parse(json: &str) -> Result<Reply> {
     serde_json::from_str(json).map_err(|error| {
-        Error::new(
-            FailureKind::InvalidOutput,
-            format!("the host's reply cannot be read: {error}"),
-        )
+        Error::new(FailureKind::InvalidOutput, format!("the host's reply cannot be read: {error}"))
     })
 }
 
@@ -268,10 +260,7 @@ impl Request {
             group: self.group,
             retry: self.retry.map(Into::into),
             limits: self.limits.map(Into::into),
-            cache: self.cache.map(|(version, age)| host::Caching {
-                version,
-                ttl: age.map(millis),
-            }),
+            cache: self.cache.map(|(version, age)| host::Caching { version, ttl: age.map(millis) }),
             options: self.options,
         })
     }
@@ -320,9 +309,6 @@ mod tests {
         let keys = std::collections::BTreeMap::from([((1, 2), 3)]);
         let error = agent("p").input(keys).request.into_host().unwrap_err();
         assert_eq!(error.kind(), FailureKind::Rejected);
-        assert_eq!(
-            error.to_string(),
-            "the input cannot be written: key must be a string"
-        );
+        assert_eq!(error.to_string(), "the input cannot be written: key must be a string");
     }
 }

@@ -37,12 +37,7 @@ use crate::{
 /// ```
 pub fn ask(prompt: impl Into<String>) -> Ask {
     Ask {
-        question: host::Question {
-            prompt: prompt.into(),
-            schema: None,
-            choices: Vec::new(),
-            details: None,
-        },
+        question: host::Question { prompt: prompt.into(), schema: None, choices: Vec::new(), details: None },
         timeout: None,
         problem: None,
     }

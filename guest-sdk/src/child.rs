@@ -29,11 +29,7 @@ pub fn child(module: impl Into<String>) -> Child {
     Child {
         module: module.into(),
         input: Ok("null".to_owned()),
-        options: host::Options {
-            id: None,
-            on_close: OnParentClose::Cancel.into(),
-            labels: Vec::new(),
-        },
+        options: host::Options { id: None, on_close: OnParentClose::Cancel.into(), labels: Vec::new() },
     }
 }
 

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::{
-    bindings::wfhost::workflow::context as host, error::Result, signal::write, time::Timestamp,
-};
+use crate::{bindings::wfhost::workflow::context as host, error::Result, signal::write, time::Timestamp};
 
 /// What is known about this run.
 #[derive(Clone, PartialEq, Eq, Debug)]

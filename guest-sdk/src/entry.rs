@@ -74,10 +74,7 @@ fn parse<T: DeserializeOwned>(input: &str) -> Result<T, Failure> {
         },
         _ => error,
     };
-    Err(Failure::new(
-        FailureKind::Rejected,
-        format!("the input does not fit: {error}"),
-    ))
+    Err(Failure::new(FailureKind::Rejected, format!("the input does not fit: {error}")))
 }
 
 #[cfg(test)]

@@ -117,8 +117,7 @@ impl Error {
     /// # }
     /// ```
     pub fn kind(&self) -> FailureKind {
-        self.failure()
-            .map_or(FailureKind::Failed, |failure| failure.kind)
+        self.failure().map_or(FailureKind::Failed, |failure| failure.kind)
     }
 
     /// The failure, if it came from the host or was made by this type.
@@ -160,10 +159,7 @@ impl<E: StdError + 'static> From<E> for Error {
                 None => unreachable!("it is taken only if it is a failure"),
             },
         };
-        Self(Box::new(Inner {
-            contexts: Vec::new(),
-            cause,
-        }))
+        Self(Box::new(Inner { contexts: Vec::new(), cause }))
     }
 }
 
@@ -306,10 +302,7 @@ mod tests {
     #[test]
     fn a_failure_stays_a_failure_through_the_question_mark() {
         fn inner() -> Result<(), Failure> {
-            Err(Failure {
-                attempts: 2,
-                ..Failure::new(FailureKind::TimedOut, "too slow")
-            })
+            Err(Failure { attempts: 2, ..Failure::new(FailureKind::TimedOut, "too slow") })
         }
         fn outer() -> Result<()> {
             inner()?;
@@ -340,10 +333,7 @@ mod tests {
         assert_eq!(error.to_string(), "line 3");
         let failure = error.into_failure();
         assert_eq!(failure.kind, FailureKind::Failed);
-        assert_eq!(
-            failure.message,
-            "line 3: no number: invalid digit found in string"
-        );
+        assert_eq!(failure.message, "line 3: no number: invalid digit found in string");
     }
 
     #[test]

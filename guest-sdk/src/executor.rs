@@ -47,10 +47,7 @@ enum Slot {
 
 impl<S: Steps> Executor<S> {
     pub(crate) fn new(steps: S) -> Self {
-        Self {
-            steps,
-            slots: RefCell::default(),
-        }
+        Self { steps, slots: RefCell::default() }
     }
 
     /// Runs a future to its end.
@@ -219,10 +216,7 @@ mod tests {
     fn world(order: &[u32]) -> World {
         let script = Rc::new(Script::default());
         script.order.borrow_mut().extend(order);
-        World {
-            script: Rc::clone(&script),
-            executor: Executor::new(script),
-        }
+        World { script: Rc::clone(&script), executor: Executor::new(script) }
     }
 
     struct Leaf<'a> {
@@ -234,12 +228,7 @@ mod tests {
 
     impl World {
         fn step(&self, step: u32) -> Leaf<'_> {
-            Leaf {
-                executor: &self.executor,
-                step,
-                tag: None,
-                polls: 0,
-            }
+            Leaf { executor: &self.executor, step, tag: None, polls: 0 }
         }
     }
 
@@ -273,9 +262,8 @@ mod tests {
     #[test]
     fn join_starts_in_the_order_of_the_arguments_and_gives_results_in_it() {
         let world = world(&[3, 1, 2]);
-        let (a, b, c) = world
-            .executor
-            .run(async { futures::join!(world.step(1), world.step(2), world.step(3)) });
+        let (a, b, c) =
+            world.executor.run(async { futures::join!(world.step(1), world.step(2), world.step(3)) });
         assert_eq!((a.0, b.0, c.0), (1, 2, 3));
         assert_eq!(*world.script.started.borrow(), [1, 2, 3]);
     }
@@ -284,9 +272,7 @@ mod tests {
     fn many_steps_are_each_polled_twice_only() {
         let order: Vec<u32> = (0..1000).rev().collect();
         let world = world(&order);
-        let results = world
-            .executor
-            .run(join_all((0..1000).map(|step| world.step(step))));
+        let results = world.executor.run(join_all((0..1000).map(|step| world.step(step))));
         assert!(results.iter().all(|(_, polls)| *polls == 2));
         assert_eq!(world.script.waits.get(), 1000);
     }

@@ -79,22 +79,13 @@ impl Failure {
     /// assert_eq!(failure.to_string(), "the order is closed");
     /// ```
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            details: None,
-            attempts: 0,
-        }
+        Self { kind, message: message.into(), details: None, attempts: 0 }
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.message.is_empty() {
-            f.write_str(self.kind.as_str())
-        } else {
-            f.write_str(&self.message)
-        }
+        if self.message.is_empty() { f.write_str(self.kind.as_str()) } else { f.write_str(&self.message) }
     }
 }
 
@@ -134,9 +125,7 @@ impl From<host::Failure> for Failure {
             kind: failure.kind.into(),
             message: failure.message,
             // The host sends JSON; should it ever not, the text is better than nothing.
-            details: failure
-                .details
-                .map(|text| serde_json::from_str(&text).unwrap_or(Value::String(text))),
+            details: failure.details.map(|text| serde_json::from_str(&text).unwrap_or(Value::String(text))),
             attempts: failure.attempts,
         }
     }

@@ -19,9 +19,7 @@ impl Log for RunLog {
         let mut fields = Fields::default();
         // A target that is only the place in the source says nothing new.
         if record.module_path() != Some(record.target()) {
-            fields
-                .0
-                .push(("target".to_owned(), record.target().to_owned()));
+            fields.0.push(("target".to_owned(), record.target().to_owned()));
         }
         // A field that cannot be read is left out; the message is what counts.
         let _ = record.key_values().visit(&mut fields);

@@ -7,9 +7,7 @@ use crate::bindings::wfhost::workflow::log as host;
 /// Without it a panic on `wasm32-unknown-unknown` is a trap that says nothing.
 pub(crate) fn install() {
     std::panic::set_hook(Box::new(|info| {
-        let place = info
-            .location()
-            .map(|at| format!("{}:{}:{}", at.file(), at.line(), at.column()));
+        let place = info.location().map(|at| format!("{}:{}:{}", at.file(), at.line(), at.column()));
         host::panicked(message(info), place.as_deref());
     }));
 }

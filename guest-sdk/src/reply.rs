@@ -72,10 +72,7 @@ impl Reply {
         };
         Err(Error::new(
             FailureKind::InvalidOutput,
-            format!(
-                "the answer does not fit: {mismatch}; it was: {}",
-                excerpt(&self.text())
-            ),
+            format!("the answer does not fit: {mismatch}; it was: {}", excerpt(&self.text())),
         ))
     }
 }
@@ -125,10 +122,7 @@ mod tests {
         assert_eq!(reply(json!([1, 2])).json::<Vec<u8>>().unwrap(), [1, 2]);
         assert_eq!(reply(json!(" [1, 2] ")).json::<Vec<u8>>().unwrap(), [1, 2]);
         assert_eq!(reply(json!("plain")).json::<String>().unwrap(), "plain");
-        assert_eq!(
-            reply(json!("plain")).json::<Value>().unwrap(),
-            json!("plain")
-        );
+        assert_eq!(reply(json!("plain")).json::<Value>().unwrap(), json!("plain"));
     }
 
     #[test]

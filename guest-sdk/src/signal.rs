@@ -36,10 +36,7 @@ use crate::{
 /// # }
 /// ```
 pub fn signal(name: impl Into<String>) -> Signal {
-    Signal {
-        name: name.into(),
-        timeout: None,
-    }
+    Signal { name: name.into(), timeout: None }
 }
 
 /// A wait for a signal that is being put together: see [`signal()`].
@@ -66,10 +63,7 @@ impl Signal {
     /// when the run is asked to stop, and [`InvalidOutput`](crate::FailureKind::InvalidOutput) if
     /// the payload does not fit the type. The signal is consumed then: wait again for a better one.
     pub fn json<T: DeserializeOwned>(self) -> Step<T> {
-        Step::new(
-            move || Ok(host::start(&self.name, self.timeout.map(millis))),
-            decode,
-        )
+        Step::new(move || Ok(host::start(&self.name, self.timeout.map(millis))), decode)
     }
 }
 

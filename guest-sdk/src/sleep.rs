@@ -76,10 +76,7 @@ pub fn sleep_until(at: Timestamp) -> Step<()> {
 ///
 /// [`FailureKind::TimedOut`] if the time is over first.
 pub fn timeout<F: Future>(length: Duration, future: F) -> Timeout<F> {
-    Timeout {
-        future: Some(Box::pin(future)),
-        limit: sleep(length),
-    }
+    Timeout { future: Some(Box::pin(future)), limit: sleep(length) }
 }
 
 /// The future that [`timeout`] makes.
@@ -94,10 +91,7 @@ impl<F: Future> Future for Timeout<F> {
     type Output = Result<F::Output>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let future = self
-            .future
-            .as_mut()
-            .expect("it is not polled after its end");
+        let future = self.future.as_mut().expect("it is not polled after its end");
         // The future first: what is there already needs no timer.
         if let Poll::Ready(output) = future.as_mut().poll(context) {
             self.future = None;
@@ -107,9 +101,9 @@ impl<F: Future> Future for Timeout<F> {
             Poll::Pending => Poll::Pending,
             Poll::Ready(ended) => {
                 self.future = None;
-                Poll::Ready(Err(ended.err().unwrap_or_else(|| {
-                    Error::new(FailureKind::TimedOut, "the time limit passed")
-                })))
+                Poll::Ready(Err(ended
+                    .err()
+                    .unwrap_or_else(|| Error::new(FailureKind::TimedOut, "the time limit passed"))))
             }
         }
     }

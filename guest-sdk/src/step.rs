@@ -65,11 +65,7 @@ impl<T> Step<T> {
         begin: impl FnOnce() -> Result<host::Step> + 'static,
         decode: fn(String) -> Result<T>,
     ) -> Self {
-        Self {
-            state: State::New(Box::new(begin)),
-            decode,
-            limit: None,
-        }
+        Self { state: State::New(Box::new(begin)), decode, limit: None }
     }
 
     /// Gives up when this is done first.
@@ -168,12 +164,8 @@ impl<T> fmt::Debug for Step<T> {
 
 /// Reads the JSON of a step as it is.
 pub(crate) fn decode<T: DeserializeOwned>(json: String) -> Result<T> {
-    serde_json::from_str(&json).map_err(|error| {
-        Error::new(
-            FailureKind::InvalidOutput,
-            format!("what came does not fit: {error}"),
-        )
-    })
+    serde_json::from_str(&json)
+        .map_err(|error| Error::new(FailureKind::InvalidOutput, format!("what came does not fit: {error}")))
 }
 
 /// For steps whose JSON says nothing.
@@ -193,11 +185,7 @@ impl Waiting {
     fn new(step: host::Step, context: &Context<'_>) -> Self {
         let executor = current();
         let tag = executor.add(&step, context.waker());
-        Self {
-            executor,
-            step,
-            tag: Some(tag),
-        }
+        Self { executor, step, tag: Some(tag) }
     }
 
     /// Its outcome, or itself if it is not done.
@@ -243,9 +231,7 @@ thread_local! {
 
 fn current() -> Rc<Executor<host::WaitSet>> {
     CURRENT.with_borrow(|executor| {
-        executor
-            .clone()
-            .expect("steps are awaited within a workflow (`#[wfhost::workflow]`)")
+        executor.clone().expect("steps are awaited within a workflow (`#[wfhost::workflow]`)")
     })
 }
 

@@ -17,9 +17,8 @@ fn here() -> PathBuf {
 fn generate(wit: &Path) -> String {
     let mut resolve = Resolve::default();
     let (package, _) = resolve.push_path(wit).expect("the WIT package parses");
-    let world = resolve
-        .select_world(&[package], Some("workflow"))
-        .expect("the package has a world `workflow`");
+    let world =
+        resolve.select_world(&[package], Some("workflow")).expect("the package has a world `workflow`");
     let options = Opts {
         format: true,
         pub_export_macro: true,
@@ -28,10 +27,7 @@ fn generate(wit: &Path) -> String {
         ..Opts::default()
     };
     let mut files = Files::default();
-    options
-        .build()
-        .generate(&mut resolve, world, &mut files)
-        .expect("bindings can be generated");
+    options.build().generate(&mut resolve, world, &mut files).expect("bindings can be generated");
     let (_, code) = files.iter().next().expect("one file is generated");
     format!(
         "// From wit/workflow.wit, rewritten by\n// {COMMAND}\n{}",

@@ -1,1 +1,5 @@
-fn main(){}
+//! The program `wfhost`.
+
+fn main() -> std::process::ExitCode {
+    wfhost_host::cli::main()
+}

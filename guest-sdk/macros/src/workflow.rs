@@ -18,16 +18,10 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> TokenStream {
 
 fn checked(attribute: &TokenStream, item: &TokenStream) -> Result<TokenStream> {
     if !attribute.is_empty() {
-        return Err(Error::new_spanned(
-            attribute,
-            "`#[wfhost::workflow]` takes no arguments",
-        ));
+        return Err(Error::new_spanned(attribute, "`#[wfhost::workflow]` takes no arguments"));
     }
     let function: ItemFn = syn::parse2(item.clone()).map_err(|error| {
-        Error::new(
-            error.span(),
-            format!("`#[wfhost::workflow]` belongs on an `async fn`: {error}"),
-        )
+        Error::new(error.span(), format!("`#[wfhost::workflow]` belongs on an `async fn`: {error}"))
     })?;
     check(&function)?;
     Ok(export(&function))
@@ -64,10 +58,7 @@ fn check(function: &ItemFn) -> Result<()> {
         ));
     }
     if let Some(FnArg::Receiver(receiver)) = signature.inputs.first() {
-        return Err(Error::new_spanned(
-            receiver,
-            "a workflow is a free function, without `self`",
-        ));
+        return Err(Error::new_spanned(receiver, "a workflow is a free function, without `self`"));
     }
     if let ReturnType::Default = signature.output {
         return Err(Error::new(

@@ -1,1 +1,28 @@
+//! The replay machine of wfhost: what a workflow may ask for, the journal of
+//! what happened, and the rules by which a program and its journal agree.
+//!
+//! Nothing here does I/O, reads a clock or draws a random number. The host
+//! drives a [`Machine`] with calls of the program and events of the world,
+//! and commits the bytes it is given.
 
+mod config;
+mod entry;
+mod failure;
+mod ids;
+pub mod journal;
+mod json;
+pub mod limits;
+mod machine;
+mod op;
+
+pub use config::RunConfig;
+pub use entry::{Entry, EntryError, Event, Recorded, Started, decode_op, encode_op};
+pub use failure::{Failure, FailureKind, Outcome};
+pub use ids::{BadRunId, Digest, Epoch, Position, RunId, Step, Timestamp};
+pub use journal::{Journal, JournalError, Row};
+pub use json::{Difference, Json, first_difference};
+pub use machine::{Machine, Mismatch, OpenStep, SetId, Stop, Unsaved, Work};
+pub use op::{
+    AgentRequest, Caching, CallLimits, ChildOptions, OnParentClose, Op, Question, Reply, Retry, Usage,
+    spell_millis,
+};

@@ -1,0 +1,28 @@
+//! One agent call and a sleep: the smallest workflow.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use wfhost::{Result, agent, sleep};
+
+#[derive(Deserialize)]
+struct Input {
+    #[serde(default = "world")]
+    name: String,
+}
+
+fn world() -> String {
+    "world".to_owned()
+}
+
+#[derive(Serialize)]
+struct Output {
+    greeting: String,
+}
+
+#[wfhost::workflow]
+async fn hello(input: Input) -> Result<Output> {
+    let greeting = agent(format!("greet {}", input.name)).text().await?;
+    sleep(Duration::from_secs(1)).await?;
+    Ok(Output { greeting })
+}

@@ -1,0 +1,241 @@
+//! Journal format 1: what an entry is, and its bytes.
+//!
+//! An entry is a CBOR array (RFC 8949) `[at, [kind, [field, ...]]]`, its kind
+//! a number that never changes its meaning. New fields are only ever added
+//! at the end of an array and are optional, so both older and newer readers
+//! agree about those they know; a kind that a reader does not know is an
+//! error, because it could not replay the run. `docs/journal-format.md`
+//! describes the layout for people.
+
+use minicbor::bytes::ByteVec;
+use minicbor::data::Type;
+use minicbor::{Decode, Decoder, Encode};
+use serde::Serialize;
+
+use crate::{Digest, Failure, Json, Op, Outcome, Position, RunConfig, RunId, Step, Timestamp};
+
+/// One record of a journal.
+#[derive(Clone, PartialEq, Debug, Encode, Decode)]
+pub struct Entry {
+    /// When it was appended; never earlier than the entry before.
+    #[n(0)]
+    pub at: Timestamp,
+    #[n(1)]
+    pub event: Event,
+}
+
+/// What happened.
+#[derive(Clone, PartialEq, Debug, Encode, Decode)]
+pub enum Event {
+    /// The run began. Always the first entry, and only that.
+    #[n(0)]
+    Started(#[n(0)] Box<Started>),
+    /// The program asked for something.
+    #[n(1)]
+    Scheduled {
+        #[n(0)]
+        step: Step,
+        /// The CBOR of the [`Op`]: kept as bytes so that a replay compares
+        /// without decoding.
+        #[n(1)]
+        op: ByteVec,
+    },
+    /// A further attempt at an agent call is about to be made. The first one
+    /// has no entry of its own: it follows from `Scheduled`.
+    #[n(2)]
+    Attempted {
+        #[n(0)]
+        step: Step,
+        /// Counted from 1; here at least 2.
+        #[n(1)]
+        attempt: u32,
+        /// How the attempt before ended; none if its host died.
+        #[n(2)]
+        after: Option<Failure>,
+    },
+    /// A step is done.
+    #[n(3)]
+    Completed {
+        #[n(0)]
+        step: Step,
+        #[n(1)]
+        outcome: Recorded,
+    },
+    /// The program dropped a step that was not done.
+    #[n(4)]
+    Cancelled {
+        #[n(0)]
+        step: Step,
+    },
+    /// A signal came in.
+    #[n(5)]
+    Received {
+        #[n(0)]
+        name: String,
+        #[n(1)]
+        payload: Json,
+        /// What it was deduplicated by.
+        #[n(2)]
+        id: Option<String>,
+    },
+    /// Somebody asked the run to stop. All open steps end as cancelled.
+    #[n(6)]
+    CancelRequested {
+        #[n(0)]
+        reason: Option<String>,
+    },
+    /// The program reached `context.patched` for the first time under code that has it.
+    #[n(7)]
+    Patched {
+        #[n(0)]
+        id: String,
+    },
+    /// The run ended. Always the last entry.
+    #[n(8)]
+    Finished {
+        #[n(0)]
+        outcome: Recorded,
+        /// The host ended it where it stood; the program would have gone on.
+        #[n(1)]
+        stopped: bool,
+    },
+}
+
+/// The number of kinds that this version knows.
+const KINDS: u32 = 9;
+
+impl Event {
+    /// The word that people see for this kind.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Started(_) => "started",
+            Self::Scheduled { .. } => "scheduled",
+            Self::Attempted { .. } => "attempted",
+            Self::Completed { .. } => "completed",
+            Self::Cancelled { .. } => "cancelled",
+            Self::Received { .. } => "received",
+            Self::CancelRequested { .. } => "cancel-requested",
+            Self::Patched { .. } => "patched",
+            Self::Finished { .. } => "finished",
+        }
+    }
+}
+
+/// An [`Outcome`] in the journal: `[0, [json]]` or `[1, [failure]]`.
+#[derive(Clone, PartialEq, Debug, Encode, Decode)]
+pub enum Recorded {
+    #[n(0)]
+    Ok(#[n(0)] Json),
+    #[n(1)]
+    Err(#[n(0)] Failure),
+}
+
+impl From<Outcome> for Recorded {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Ok(json) => Self::Ok(json),
+            Err(failure) => Self::Err(failure),
+        }
+    }
+}
+
+impl From<Recorded> for Outcome {
+    fn from(recorded: Recorded) -> Self {
+        match recorded {
+            Recorded::Ok(json) => Ok(json),
+            Recorded::Err(failure) => Err(failure),
+        }
+    }
+}
+
+/// Everything that shapes a run from outside.
+#[derive(Clone, PartialEq, Debug, Encode, Decode, Serialize)]
+pub struct Started {
+    #[n(0)]
+    pub run: RunId,
+    /// The name of the workflow.
+    #[n(1)]
+    pub workflow: String,
+    #[n(2)]
+    pub module: Digest,
+    #[n(3)]
+    pub input: Json,
+    /// Of everything random in this run.
+    #[cbor(n(4), with = "minicbor::bytes")]
+    #[serde(skip)]
+    pub seed: [u8; 32],
+    #[n(5)]
+    pub config: RunConfig,
+    #[n(6)]
+    pub labels: Vec<(String, String)>,
+    #[n(7)]
+    pub parent: Option<RunId>,
+}
+
+/// Bytes that are no entry of format 1.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum EntryError {
+    #[error("entry {position} is of kind {kind}, which this version does not know: a newer wfhost wrote it")]
+    UnknownKind { position: Position, kind: u32 },
+    #[error(
+        "entry {position} holds an operation of kind {kind}, which this version does not know: a newer wfhost wrote it"
+    )]
+    UnknownOp { position: Position, kind: u32 },
+    #[error("entry {position} is damaged: {reason}")]
+    Damaged { position: Position, reason: String },
+}
+
+impl Entry {
+    /// Appends the bytes of the entry to `bytes`.
+    pub fn encode_to(&self, bytes: &mut Vec<u8>) {
+        // Writing to memory cannot fail, and no encoder of ours reports errors of its own.
+        minicbor::encode(self, bytes).unwrap_or_else(|e| unreachable!("encoding an entry: {e}"));
+    }
+
+    /// Reads the entry at the start of `bytes` and tells how long it was.
+    /// `position` is for the error.
+    pub fn decode(bytes: &[u8], position: Position) -> Result<(Self, usize), EntryError> {
+        let mut decoder = Decoder::new(bytes);
+        match decoder.decode() {
+            Ok(entry) => Ok((entry, decoder.position())),
+            Err(error) => Err(match unknown_kind(bytes) {
+                Some(kind) => EntryError::UnknownKind { position, kind },
+                None => EntryError::Damaged { position, reason: error.to_string() },
+            }),
+        }
+    }
+}
+
+/// The kind of the entry at the start of `bytes` if it is none that is known.
+fn unknown_kind(bytes: &[u8]) -> Option<u32> {
+    let mut decoder = Decoder::new(bytes);
+    decoder.array().ok()?;
+    decoder.u64().ok()?;
+    leading_number(&mut decoder).filter(|&kind| kind >= KINDS)
+}
+
+fn leading_number(decoder: &mut Decoder<'_>) -> Option<u32> {
+    if decoder.datatype().ok()? != Type::Array {
+        return None;
+    }
+    decoder.array().ok()?;
+    decoder.u32().ok()
+}
+
+/// The bytes of an operation, as `Scheduled` keeps them.
+pub fn encode_op(op: &Op) -> Vec<u8> {
+    // As above: memory does not fail.
+    minicbor::to_vec(op).unwrap_or_else(|e| unreachable!("encoding an operation to memory: {e}"))
+}
+
+/// Reads the bytes of an operation; `position` is that of its entry.
+pub fn decode_op(bytes: &[u8], position: Position) -> Result<Op, EntryError> {
+    /// The number of operations that this version knows.
+    const OPS: u32 = 8;
+    minicbor::decode(bytes).map_err(|error| {
+        match leading_number(&mut Decoder::new(bytes)).filter(|&kind| kind >= OPS) {
+            Some(kind) => EntryError::UnknownOp { position, kind },
+            None => EntryError::Damaged { position, reason: error.to_string() },
+        }
+    })
+}

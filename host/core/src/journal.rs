@@ -1,0 +1,105 @@
+//! Journals as they are stored: rows of entries, and the chain through them.
+
+use std::cmp::Ordering;
+
+use crate::entry::{Entry, EntryError};
+use crate::{Digest, Position};
+
+/// The head of the chain before the first entry.
+pub const GENESIS: Digest = Digest([0; 32]);
+
+/// The head of the chain after an entry: BLAKE3 of the entry's bytes, keyed
+/// with the head before it. So a head stands for all entries up to it.
+pub fn extend_chain(head: &Digest, entry: &[u8]) -> Digest {
+    Digest(*blake3::keyed_hash(&head.0, entry).as_bytes())
+}
+
+/// What one commit appended to a journal.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Row {
+    /// The position of its first entry.
+    pub first: Position,
+    /// How many entries there are.
+    pub count: u32,
+    /// Their bytes, one after the other.
+    pub bytes: Vec<u8>,
+    /// The head of the chain after the last of them.
+    pub head: Digest,
+}
+
+/// A journal that cannot be used.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum JournalError {
+    #[error("entries {expected} to {found} are missing", found = .found.0.saturating_sub(1))]
+    Gap { expected: Position, found: Position },
+    #[error("the row at entry {found} follows entry {last}", last = .expected.0.saturating_sub(1))]
+    Repeated { expected: Position, found: Position },
+    #[error("entries {first} to {last} are not those that were written: their digest differs")]
+    Chain { first: Position, last: Position },
+    #[error("the row at entry {first} holds another number of entries than it says")]
+    Count { first: Position },
+    #[error(transparent)]
+    Entry(#[from] EntryError),
+    #[error("entry {position} cannot stand there: {reason}")]
+    Illegal { position: Position, reason: String },
+}
+
+/// A journal that was read and checked.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Journal {
+    pub entries: Vec<Entry>,
+    /// The head of the chain after the last entry.
+    pub head: Digest,
+}
+
+impl Journal {
+    /// Reads rows in their order, and checks that nothing is missing, added or altered.
+    pub fn read(rows: impl IntoIterator<Item = Row>) -> Result<Self, JournalError> {
+        let mut entries = Vec::new();
+        let mut head = GENESIS;
+        for row in rows {
+            let expected = Position(entries.len() as u64);
+            match row.first.cmp(&expected) {
+                Ordering::Equal => {}
+                Ordering::Greater => return Err(JournalError::Gap { expected, found: row.first }),
+                Ordering::Less => return Err(JournalError::Repeated { expected, found: row.first }),
+            }
+            let before = head;
+            let mut rest = row.bytes.as_slice();
+            while !rest.is_empty() {
+                let position = Position(entries.len() as u64);
+                let (entry, length) = Entry::decode(rest, position).map_err(|error| {
+                    // Bytes that were altered need no further explanation.
+                    match chain_of(before, &row.bytes) == Some(row.head) {
+                        true => JournalError::Entry(error),
+                        false => JournalError::Chain { first: row.first, last: position },
+                    }
+                })?;
+                let (bytes, after) = rest.split_at(length);
+                head = extend_chain(&head, bytes);
+                entries.push(entry);
+                rest = after;
+            }
+            let last = Position((entries.len() as u64).saturating_sub(1));
+            if head != row.head {
+                return Err(JournalError::Chain { first: row.first, last });
+            }
+            if entries.len() as u64 != row.first.0 + u64::from(row.count) {
+                return Err(JournalError::Count { first: row.first });
+            }
+        }
+        Ok(Self { entries, head })
+    }
+}
+
+/// The head after the entries in `bytes`, whatever their kinds; none if they are no CBOR.
+fn chain_of(mut head: Digest, mut bytes: &[u8]) -> Option<Digest> {
+    while !bytes.is_empty() {
+        let mut decoder = minicbor::Decoder::new(bytes);
+        decoder.skip().ok()?;
+        let (entry, rest) = bytes.split_at(decoder.position());
+        head = extend_chain(&head, entry);
+        bytes = rest;
+    }
+    Some(head)
+}

@@ -1,0 +1,166 @@
+//! JSON text that is kept as it was written.
+
+use std::fmt;
+
+use minicbor::{Decode, Encode};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+/// Valid JSON text. It is kept byte for byte, so that no number loses digits
+/// on its way; what it means is looked at only where that matters.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Json(#[n(0)] String);
+
+impl Json {
+    /// Takes `text` if it is valid JSON.
+    pub fn parse(text: String) -> Result<Self, serde_json::Error> {
+        serde_json::from_str::<IgnoredAny>(&text)?;
+        Ok(Self(text))
+    }
+
+    /// The text `null`.
+    pub fn null() -> Self {
+        Self("null".to_owned())
+    }
+
+    /// The JSON string whose content is `text`.
+    pub fn string(text: &str) -> Self {
+        Self(Value::from(text).to_string())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub fn into_string(self) -> String {
+        self.0
+    }
+
+    /// What it says. Numbers outside the range of `u64`, `i64` and `f64` are rounded.
+    pub fn value(&self) -> Value {
+        // The text was checked when it came in; a damaged journal shows as null here.
+        serde_json::from_str(&self.0).unwrap_or(Value::Null)
+    }
+
+    /// Whether both say the same: order of keys and white space do not matter,
+    /// nor does a member that is null against one that is not there.
+    pub fn means(&self, other: &Self) -> bool {
+        self.0 == other.0 || first_difference(&self.value(), &other.value()).is_none()
+    }
+}
+
+impl From<Value> for Json {
+    fn from(value: Value) -> Self {
+        Self(value.to_string())
+    }
+}
+
+impl fmt::Display for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for Json {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let raw: &RawValue = serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
+        raw.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        Ok(Self(String::from(Box::<str>::from(raw))))
+    }
+}
+
+/// Where two JSON values differ first.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Difference {
+    /// Like `options.tools[2].name`; empty if the values differ as a whole.
+    pub path: String,
+    /// Null where the value has nothing at that place.
+    pub left: Value,
+    pub right: Value,
+}
+
+/// The first difference of two values in the order of their keys, a null
+/// member being the same as none.
+pub fn first_difference(left: &Value, right: &Value) -> Option<Difference> {
+    let mut path = String::new();
+    differ(&mut path, left, right)
+}
+
+fn differ(path: &mut String, left: &Value, right: &Value) -> Option<Difference> {
+    let inside = |path: &mut String, part: &str, left: &Value, right: &Value| {
+        let length = path.len();
+        if !path.is_empty() && !part.starts_with('[') {
+            path.push('.');
+        }
+        path.push_str(part);
+        let found = differ(path, left, right);
+        path.truncate(length);
+        found
+    };
+    match (left, right) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
+            for key in keys {
+                let (left, right) = (a.get(key), b.get(key));
+                let null = &Value::Null;
+                let (left, right) = (left.unwrap_or(null), right.unwrap_or(null));
+                if let Some(found) = inside(path, key, left, right) {
+                    return Some(found);
+                }
+            }
+            None
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => a
+            .iter()
+            .zip(b)
+            .enumerate()
+            .find_map(|(i, (left, right))| inside(path, &format!("[{i}]"), left, right)),
+        _ if left == right => None,
+        _ => Some(Difference { path: path.clone(), left: left.clone(), right: right.clone() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn json(text: &str) -> Json {
+        Json::parse(text.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn meaning_ignores_order_space_and_null_members() {
+        assert!(json(r#"{"a":1,"b":[2]}"#).means(&json(r#"{ "b": [2], "a": 1, "c": null }"#)));
+        assert!(!json(r#"{"a":1}"#).means(&json(r#"{"a":2}"#)));
+        assert!(!json("[1,2]").means(&json("[2,1]")));
+    }
+
+    #[test]
+    fn text_is_kept_byte_for_byte() {
+        let text = r#"{ "n": 12345678901234567890123.50, "s": "\u00e4" }"#;
+        assert_eq!(json(text).as_str(), text);
+        assert!(Json::parse("{".to_owned()).is_err());
+        assert!(Json::parse("1 2".to_owned()).is_err());
+    }
+
+    #[test]
+    fn the_first_difference_is_named() {
+        let found = first_difference(
+            &json!({"options": {"tools": [1, {"name": "a"}]}}),
+            &json!({"options": {"tools": [1, {"name": "b"}]}}),
+        )
+        .unwrap();
+        assert_eq!(found.path, "options.tools[1].name");
+        assert_eq!((found.left, found.right), (json!("a"), json!("b")));
+    }
+}

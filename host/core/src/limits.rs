@@ -1,0 +1,46 @@
+//! The limits of everything that a program or its users hand in.
+//!
+//! What a program consumes (memory, fuel) is part of [`crate::RunConfig`]; the
+//! sizes here are the same for all runs, so that a journal can always be read
+//! within bounds.
+
+/// Bytes of a run's input and of its result.
+pub const INPUT_BYTES: usize = 10 << 20;
+/// Bytes of everything that one call hands over: a prompt with its data, a schema, ...
+pub const CALL_BYTES: usize = 10 << 20;
+/// Bytes of an agent's answer.
+pub const ANSWER_BYTES: usize = 16 << 20;
+/// Bytes of a signal's payload.
+pub const SIGNAL_BYTES: usize = 1 << 20;
+/// Bytes of a value that a run publishes.
+pub const STATE_BYTES: usize = 1 << 20;
+/// Bytes of one line of the log with its fields; longer ones are cut.
+pub const LOG_LINE_BYTES: usize = 64 << 10;
+/// Bytes of names: signals, published keys, phases, patches, labels.
+pub const NAME_BYTES: usize = 256;
+/// Bytes of an id that deduplicates signals or starts.
+pub const KEY_BYTES: usize = 256;
+/// The longest sleep or timeout: 100 years of 365.25 days, in milliseconds.
+pub const SLEEP_MS: u64 = 100 * 31_557_600_000;
+/// Steps of one run that are open at the same time.
+pub const OPEN_STEPS: usize = 100_000;
+/// Bytes of one row of the journal: what one commit appends for one run. Larger
+/// than any entry; rows are closed well below it.
+pub const ROW_BYTES: usize = 64 << 20;
+
+/// Something is larger than it may be.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{what} has {size} bytes, more than the {limit} that are allowed")]
+pub struct TooLarge {
+    pub what: &'static str,
+    pub size: usize,
+    pub limit: usize,
+}
+
+/// Refuses what is larger than `limit` bytes.
+pub fn check(what: &'static str, size: usize, limit: usize) -> Result<(), TooLarge> {
+    if size > limit {
+        return Err(TooLarge { what, size, limit });
+    }
+    Ok(())
+}

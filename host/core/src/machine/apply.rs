@@ -1,0 +1,122 @@
+//! What an entry does to the state of a run.
+
+use super::steps::Done;
+use super::{Machine, Scripted, ScriptedEvent, Status};
+use crate::entry::{Entry, EntryError, Event};
+use crate::journal::extend_chain;
+use crate::{Failure, FailureKind, Outcome, Position, Timestamp};
+
+/// Why an entry cannot be applied.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    Illegal(String),
+    Unreadable(EntryError),
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Self {
+        Self::Illegal(reason)
+    }
+}
+
+impl From<&str> for Refusal {
+    fn from(reason: &str) -> Self {
+        Self::Illegal(reason.to_owned())
+    }
+}
+
+impl Machine {
+    pub(super) fn append(&mut self, clock: Timestamp, event: Event) -> Position {
+        let entry = Entry { at: clock.max(self.last_at), event };
+        let start = self.unsaved.bytes.len();
+        entry.encode_to(&mut self.unsaved.bytes);
+        self.head = extend_chain(&self.head, &self.unsaved.bytes[start..]);
+        self.unsaved.head = self.head;
+        self.unsaved.count += 1;
+        let position = self.next;
+        self.next.0 += 1;
+        // The callers have made sure that the entry may stand here.
+        self.apply(position, entry, false)
+            .unwrap_or_else(|refusal| unreachable!("appending entry {position}: {refusal:?}"));
+        position
+    }
+
+    /// The one place where an entry changes the state: when it is read as when
+    /// it is new. Says why if it cannot stand here.
+    pub(super) fn apply(&mut self, position: Position, entry: Entry, recorded: bool) -> Result<(), Refusal> {
+        let Entry { at, event } = entry;
+        if at < self.last_at {
+            return Err("it is older than the entry before".into());
+        }
+        self.last_at = at;
+        let scripted = |event| Scripted { position, at, event };
+        match (&self.status, event) {
+            (Status::New, Event::Started(_)) => {
+                self.status = Status::Running;
+                self.started_at = at;
+                self.observe(position, at);
+            }
+            (Status::New, _) => return Err("a journal begins with `started`".into()),
+            (Status::Ended(_), event) => {
+                return Err(format!("the run had ended before this `{}`", event.kind()).into());
+            }
+            (Status::Running, Event::Started(_)) => {
+                return Err("only the first entry is `started`".into());
+            }
+            (Status::Running, Event::Scheduled { step, op }) => {
+                if recorded {
+                    let op = op.clone();
+                    self.script.push_back(scripted(ScriptedEvent::Scheduled { step, op }));
+                }
+                self.steps.schedule(step, op, position, at, recorded)?;
+            }
+            (Status::Running, Event::Attempted { step, attempt, .. }) => {
+                self.steps.attempt(step, attempt)?;
+            }
+            (Status::Running, Event::Completed { step, outcome }) => {
+                let done = Done { position, at, outcome: outcome.into() };
+                let watchers = self.steps.complete(step, done)?;
+                self.sets.ready(step, position, &watchers);
+            }
+            (Status::Running, Event::Cancelled { step }) => {
+                self.steps.cancel(step)?;
+                if recorded {
+                    self.script.push_back(scripted(ScriptedEvent::Cancelled { step }));
+                }
+            }
+            (Status::Running, Event::Received { name, payload, .. }) => {
+                if let Some((step, watchers)) = self.steps.receive(name, payload, position, at) {
+                    self.sets.ready(step, position, &watchers);
+                }
+            }
+            (Status::Running, Event::CancelRequested { reason }) => {
+                if self.cancel_requested.is_some() {
+                    return Err("the run was asked to stop before".into());
+                }
+                self.cancel_requested = Some(position);
+                let message = match reason {
+                    Some(reason) => format!("the run was asked to stop: {reason}"),
+                    None => "the run was asked to stop".to_owned(),
+                };
+                let failure = Failure::new(FailureKind::Cancelled, message);
+                for (step, watchers) in self.steps.cancel_all(&failure, position, at) {
+                    self.sets.ready(step, position, &watchers);
+                }
+            }
+            (Status::Running, Event::Patched { id }) => {
+                if recorded {
+                    self.script.push_back(scripted(ScriptedEvent::Patched { id }));
+                }
+            }
+            (Status::Running, Event::Finished { outcome, stopped }) => {
+                let outcome = Outcome::from(outcome);
+                self.status = Status::Ended(outcome.clone());
+                self.steps.abort_all();
+                if recorded {
+                    self.script.push_back(scripted(ScriptedEvent::Finished { outcome, stopped }));
+                }
+            }
+        }
+        Ok(())
+    }
+}

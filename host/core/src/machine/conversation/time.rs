@@ -1,0 +1,166 @@
+//! Timers and virtual time.
+
+use super::*;
+
+#[test]
+fn timers_end_in_the_order_of_their_deadlines() {
+    let mut t = Talk::start();
+    let (long, short) = (t.ask(sleep(50)), t.ask(sleep(20)));
+    assert_eq!(t.m.next_deadline(), Some(DAWN.after(20)));
+    assert!(t.m.only_waits());
+    t.pass(19);
+    assert_eq!(t.any(&[long, short]), None);
+    // Both are due when the host looks again.
+    t.pass(100);
+    assert_eq!(t.any(&[long, short]), Some(1));
+    assert_eq!(t.any(&[long]), Some(0));
+    assert_eq!(t.got(long), Ok(Json::null()));
+    assert_eq!(t.told(), ["scheduled 1", "scheduled 2", "completed 2", "completed 1"]);
+    assert_eq!(t.m.next_deadline(), None);
+}
+
+#[test]
+fn a_deadline_is_fixed_when_the_sleep_begins() {
+    let mut t = Talk::start();
+    t.clock = DAWN.after(7);
+    let step = t.ask(sleep(1_000));
+    t.waits(step);
+    t.clock = t.clock.after(400);
+    t.reopen();
+    assert_eq!(t.m.next_deadline(), Some(DAWN.after(1_007)), "known before the program runs");
+    let step = t.ask(sleep(1_000));
+    t.waits(step);
+    t.pass(599);
+    t.waits(step);
+    t.pass(1);
+    assert_eq!(t.got(step), Ok(Json::null()));
+}
+
+#[test]
+fn a_timer_that_falls_due_while_nobody_looks_ends_at_once() {
+    let mut t = Talk::start();
+    t.ask(sleep(1_000));
+    t.clock = DAWN.after(86_400_000);
+    t.reopen();
+    t.m.fire_timers(t.clock);
+    let step = t.ask(sleep(1_000));
+    assert_eq!(t.got(step), Ok(Json::null()));
+    assert_eq!(t.m.now(), t.clock);
+}
+
+#[test]
+fn zero_and_past_deadlines_are_met_at_once() {
+    let mut t = Talk::start();
+    for op in [sleep(0), Op::SleepUntil { at: 0 }, Op::SleepUntil { at: DAWN.0 }] {
+        let step = t.ask(op);
+        assert_eq!(t.got(step), Ok(Json::null()));
+    }
+    let future = t.ask(Op::SleepUntil { at: DAWN.0 + 1 });
+    t.waits(future);
+}
+
+#[test]
+fn a_dropped_timer_wakes_nobody() {
+    let mut t = Talk::start();
+    let (soon, later) = (t.ask(sleep(10)), t.ask(sleep(20)));
+    t.drop(soon);
+    assert_eq!(t.m.next_deadline(), Some(DAWN.after(20)));
+    t.pass(15);
+    t.waits(later);
+    assert_eq!(t.told(), ["scheduled 1", "scheduled 2", "cancelled 1"]);
+}
+
+#[test]
+fn absurd_lengths_are_rejected_with_the_limit() {
+    let mut t = Talk::start();
+    let absurd = u64::MAX - 5;
+    let message = |what: &str, millis: u64| {
+        format!(
+            "{what} of {millis} ms is longer than the 100 years that are allowed \
+             (a negative length turns into such a number)"
+        )
+    };
+    let step = t.ask(sleep(absurd));
+    assert_eq!(t.got(step), failed(FailureKind::Rejected, &message("a sleep", absurd)));
+    let step = t.ask(Op::SleepUntil { at: absurd });
+    assert_eq!(t.got(step), failed(FailureKind::Rejected, &message("a sleep", absurd - DAWN.0)));
+    let step = t.ask(signal_within("go", absurd));
+    assert_eq!(t.got(step), failed(FailureKind::Rejected, &message("a timeout", absurd)));
+    assert_eq!(t.m.next_deadline(), None);
+    assert_eq!(t.m.wanted_signals(), [""; 0]);
+    let longest = t.ask(sleep(limits::SLEEP_MS));
+    t.waits(longest);
+    t.reopen();
+    let step = t.ask(sleep(absurd));
+    assert!(t.got(step).is_err(), "the same on replay");
+}
+
+#[test]
+fn now_is_the_time_of_what_the_program_has_seen() {
+    let mut t = Talk::start();
+    assert_eq!(t.m.now(), DAWN);
+    t.clock = DAWN.after(5);
+    let step = t.agent("x");
+    assert_eq!(t.m.now(), DAWN.after(5));
+    t.clock = DAWN.after(9);
+    t.answer(step, "x");
+    t.clock = DAWN.after(20);
+    t.signal("later", 1);
+    assert_eq!(t.m.now(), DAWN.after(5), "the answer is not seen yet");
+    t.see(step);
+    assert_eq!(t.m.now(), DAWN.after(9));
+    t.clock = DAWN.after(1_000);
+    t.reopen();
+    assert_eq!(t.m.now(), DAWN);
+    let step = t.agent("x");
+    assert_eq!(t.m.now(), DAWN.after(5));
+    t.see(step);
+    assert_eq!(t.m.now(), DAWN.after(9));
+}
+
+#[test]
+fn a_drop_that_is_journaled_moves_time_also_on_replay() {
+    let mut t = Talk::start();
+    let step = t.agent("x");
+    t.clock = DAWN.after(30);
+    t.drop(step);
+    assert_eq!(t.m.now(), DAWN.after(30));
+    t.reopen();
+    t.agent("x");
+    t.drop(step);
+    assert_eq!(t.m.now(), DAWN.after(30));
+}
+
+#[test]
+fn a_drop_that_finds_the_step_done_has_seen_that() {
+    let mut t = Talk::start();
+    let step = t.agent("x");
+    t.clock = DAWN.after(30);
+    t.answer(step, "x");
+    t.drop(step);
+    assert_eq!(t.m.now(), DAWN.after(30));
+    t.reopen();
+    t.agent("x");
+    t.drop(step);
+    assert_eq!(t.m.now(), DAWN.after(30));
+}
+
+#[test]
+fn time_does_not_go_back_when_the_clock_does() {
+    let mut t = Talk::start();
+    t.clock = DAWN.after(1_000);
+    let one = t.agent("one");
+    t.clock = Timestamp(5);
+    t.answer(one, "x");
+    t.see(one);
+    assert_eq!(t.m.now(), DAWN.after(1_000));
+    let nap = t.ask(sleep(10));
+    assert_eq!(t.m.next_deadline(), Some(DAWN.after(1_010)), "counted from the time of the entry");
+    t.m.fire_timers(t.clock);
+    t.waits(nap);
+    t.clock = DAWN.after(1_010);
+    t.m.fire_timers(t.clock);
+    t.see(nap);
+    let times: Vec<_> = t.journal().entries.iter().map(|entry| entry.at).collect();
+    assert!(times.is_sorted(), "{times:?}");
+}

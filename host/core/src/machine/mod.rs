@@ -1,0 +1,656 @@
+//! The replay machine of one run.
+//!
+//! [`Machine::open`] takes the journal so far. The program's calls are then
+//! matched with the entries that it originated the last time, in order; once
+//! these are used up the machine is live and the calls append new entries.
+//! What the world does (answers, timers, signals, requests to stop) is
+//! appended whenever it happens. What the program observes depends on the
+//! order of the entries and on nothing else:
+//!
+//! * a step is done at the position of the entry that completed it; a wait for
+//!   a signal at the later of the signal's arrival and the wait itself,
+//! * of several steps that are done, the one done first in the journal counts,
+//! * time is that of the latest entry that the program has observed.
+//!
+//! So a program that waits for a step, or drops it, before an entry that it
+//! originated earlier the last time is refused, however soon the step is done
+//! this time.
+//!
+//! The first error, and the end, are final: every later call answers the same.
+
+mod apply;
+mod mismatch;
+mod random;
+mod steps;
+mod waitset;
+
+#[cfg(test)]
+mod conversation;
+#[cfg(test)]
+mod property;
+
+use std::collections::{HashMap, VecDeque};
+
+use minicbor::bytes::ByteVec;
+
+use self::apply::Refusal;
+pub use self::mismatch::Mismatch;
+use self::random::Random;
+pub use self::steps::OpenStep;
+use self::steps::Steps;
+pub use self::waitset::SetId;
+use self::waitset::WaitSets;
+use crate::entry::{Entry, Event, Recorded, Started, decode_op, encode_op};
+use crate::journal::{GENESIS, Journal, JournalError};
+use crate::limits::{self, TooLarge};
+use crate::{Digest, Failure, FailureKind, Json, Op, Outcome, Position, Step, Timestamp};
+
+/// Why the program cannot go on.
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+pub enum Stop {
+    /// The program asks for something else than it did the last time.
+    #[error("{0}")]
+    Mismatch(Box<Mismatch>),
+    /// The program waits for nothing.
+    #[error("the program waits for nothing that could ever happen")]
+    Deadlock,
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+    #[error("the program has {limit} steps open at the same time, as many as are allowed", limit = limits::OPEN_STEPS)]
+    TooManySteps,
+    /// A step that the program does not hold: only a broken host asks for one.
+    #[error("the program does not hold step {0}")]
+    NoSuchStep(Step),
+    /// The run is over.
+    #[error("the run has ended")]
+    Ended,
+}
+
+/// Something that the driver has to do for the program, once what was
+/// appended until now is committed.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Work {
+    /// Carry out a step whose outcome is not an entry yet.
+    Execute { step: Step, attempt: u32, op: Op },
+    /// Stop what carries out this step: nobody waits for it any more.
+    Abort { step: Step },
+}
+
+/// Entries that were appended and not yet handed out for a commit.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Unsaved {
+    pub first: Position,
+    pub count: u32,
+    pub bytes: Vec<u8>,
+    /// The head of the chain after them.
+    pub head: Digest,
+}
+
+/// An entry that the program originated and has not come to again.
+#[derive(Debug)]
+struct Scripted {
+    position: Position,
+    at: Timestamp,
+    event: ScriptedEvent,
+}
+
+#[derive(Debug)]
+enum ScriptedEvent {
+    Scheduled { step: Step, op: ByteVec },
+    Cancelled { step: Step },
+    Patched { id: String },
+    Finished { outcome: Outcome, stopped: bool },
+}
+
+#[derive(Debug)]
+enum Status {
+    /// Before the first entry.
+    New,
+    Running,
+    Ended(Outcome),
+}
+
+/// The state of one run, from its journal and its program's calls.
+#[derive(Debug)]
+pub struct Machine {
+    started: Started,
+    started_at: Timestamp,
+    status: Status,
+    /// The first error of the program, which is final.
+    stop: Option<Stop>,
+    script: VecDeque<Scripted>,
+    steps: Steps,
+    sets: WaitSets,
+    patches: HashMap<String, bool>,
+    random: Random,
+    cancel_requested: Option<Position>,
+
+    next: Position,
+    last_at: Timestamp,
+    head: Digest,
+    unsaved: Unsaved,
+
+    observed: Position,
+    now: Timestamp,
+    /// Whether the open calls of the last execution were taken up again.
+    resumed: bool,
+    emitted: u64,
+    emissions_saved: u64,
+}
+
+impl Machine {
+    /// The machine of a run that begins now.
+    pub fn start(started: Started, clock: Timestamp) -> Self {
+        let mut machine = Self::empty(started.clone());
+        machine.append(clock, Event::Started(Box::new(started)));
+        machine
+    }
+
+    /// The machine of a run that has a journal. `emissions_saved` is the
+    /// number of its emissions (see [`Machine::emit`]) that are stored.
+    pub fn open(journal: Journal, emissions_saved: u64) -> Result<Self, JournalError> {
+        let mut entries = journal.entries.into_iter();
+        let (first_at, started) = match entries.next() {
+            Some(Entry { at, event: Event::Started(started) }) => (at, started),
+            _ => {
+                let position = Position(0);
+                let reason = "a journal begins with `started`".to_owned();
+                return Err(JournalError::Illegal { position, reason });
+            }
+        };
+        let mut machine = Self::empty(started.as_ref().clone());
+        machine.emissions_saved = emissions_saved;
+        let first = Entry { at: first_at, event: Event::Started(started) };
+        for entry in std::iter::once(first).chain(entries) {
+            let position = machine.next;
+            machine.next.0 += 1;
+            machine.apply(position, entry, true).map_err(|refusal| match refusal {
+                Refusal::Illegal(reason) => JournalError::Illegal { position, reason },
+                Refusal::Unreadable(error) => JournalError::Entry(error),
+            })?;
+        }
+        machine.head = journal.head;
+        machine.unsaved.first = machine.next;
+        machine.unsaved.head = journal.head;
+        Ok(machine)
+    }
+
+    fn empty(started: Started) -> Self {
+        Self {
+            random: Random::new(&started.seed),
+            started,
+            started_at: Timestamp(0),
+            status: Status::New,
+            stop: None,
+            script: VecDeque::new(),
+            steps: Steps::default(),
+            sets: WaitSets::default(),
+            patches: HashMap::new(),
+            cancel_requested: None,
+            next: Position(0),
+            last_at: Timestamp(0),
+            head: GENESIS,
+            unsaved: Unsaved { first: Position(0), count: 0, bytes: Vec::new(), head: GENESIS },
+            observed: Position(0),
+            now: Timestamp(0),
+            resumed: false,
+            emitted: 0,
+            emissions_saved: 0,
+        }
+    }
+
+    // What the program calls.
+
+    /// The program asks for an operation. Gives the step, which may be done already.
+    pub fn schedule(&mut self, op: &Op, clock: Timestamp) -> Result<Step, Stop> {
+        self.check()?;
+        let bytes = encode_op(op);
+        let Some(front) = self.script.front() else {
+            return self.schedule_live(op, bytes, clock);
+        };
+        let step = match &front.event {
+            ScriptedEvent::Scheduled { step, op: recorded }
+                if **recorded == bytes || mismatch::same_op(recorded, op, front.position) =>
+            {
+                *step
+            }
+            ScriptedEvent::Finished { stopped: true, .. } => return Err(self.fail(Stop::Ended)),
+            _ => return Err(self.refuse(mismatch::Asked::Op(op))),
+        };
+        self.match_front();
+        self.steps.claim(step);
+        Ok(step)
+    }
+
+    fn schedule_live(&mut self, op: &Op, bytes: Vec<u8>, clock: Timestamp) -> Result<Step, Stop> {
+        if let Err(error) = op.check_size() {
+            return Err(self.fail(error.into()));
+        }
+        if self.steps.held() >= limits::OPEN_STEPS {
+            return Err(self.fail(Stop::TooManySteps));
+        }
+        let step = self.steps.next_step();
+        let position = self.append(clock, Event::Scheduled { step, op: bytes.into() });
+        self.observe(position, self.last_at);
+        self.steps.claim(step);
+        if let Err(reason) = op.check_sense(self.last_at) {
+            self.complete(step, Err(Failure::new(FailureKind::Rejected, reason)), clock);
+        } else {
+            // A deadline that has passed is met at once.
+            self.fire_timers(self.last_at);
+        }
+        Ok(step)
+    }
+
+    /// What the step ended with, if it has. `None`: the program has to wait.
+    pub fn poll_step(&mut self, step: Step) -> Result<Option<Outcome>, Stop> {
+        self.check()?;
+        match self.steps.done(step) {
+            Err(()) => Err(self.fail(Stop::NoSuchStep(step))),
+            Ok(Some(done)) => {
+                let (position, at) = (done.position, done.at);
+                let outcome = done.outcome.clone();
+                self.observe_done(position, at)?;
+                Ok(Some(outcome))
+            }
+            Ok(None) => self.must_wait(),
+        }
+    }
+
+    /// The index of the step that was done first, if one is.
+    pub fn poll_any(&mut self, steps: &[Step]) -> Result<Option<usize>, Stop> {
+        self.check()?;
+        if steps.is_empty() {
+            return Err(self.fail(Stop::Deadlock));
+        }
+        let mut first: Option<(Position, Timestamp, usize)> = None;
+        for (index, &step) in steps.iter().enumerate() {
+            match self.steps.done(step) {
+                Err(()) => return Err(self.fail(Stop::NoSuchStep(step))),
+                Ok(Some(done)) if first.is_none_or(|(position, ..)| done.position < position) => {
+                    first = Some((done.position, done.at, index));
+                }
+                Ok(_) => {}
+            }
+        }
+        match first {
+            Some((position, at, index)) => {
+                self.observe_done(position, at)?;
+                Ok(Some(index))
+            }
+            None => self.must_wait(),
+        }
+    }
+
+    /// The program lets go of a step. One that is not done is cancelled.
+    pub fn drop_step(&mut self, step: Step, clock: Timestamp) -> Result<(), Stop> {
+        self.check()?;
+        let Some(cancelled) = self.steps.cancelled(step) else {
+            return Err(self.fail(Stop::NoSuchStep(step)));
+        };
+        let done = match self.steps.done(step) {
+            Ok(Some(done)) if !self.is_ahead(done.position) => Some((done.position, done.at)),
+            _ => None,
+        };
+        match self.script.front().map(|front| &front.event) {
+            Some(ScriptedEvent::Cancelled { step: recorded }) if *recorded == step => {
+                self.match_front();
+            }
+            // That there is nothing to cancel depends on this entry.
+            _ if let Some((position, at)) = done => self.observe(position, at),
+            None if !cancelled => {
+                let position = self.append(clock, Event::Cancelled { step });
+                self.observe(position, self.last_at);
+            }
+            Some(ScriptedEvent::Finished { stopped: true, .. }) => {
+                return Err(self.fail(Stop::Ended));
+            }
+            _ => return Err(self.refuse(mismatch::Asked::Drop(step))),
+        }
+        for (set, tag) in self.steps.release(step) {
+            self.sets.remove_step(set, tag, step);
+        }
+        Ok(())
+    }
+
+    /// A new, empty set of steps to wait for.
+    pub fn set_new(&mut self) -> SetId {
+        self.sets.create()
+    }
+
+    /// Adds a step to a set.
+    pub fn set_add(&mut self, set: SetId, step: Step, tag: u64) -> Result<(), Stop> {
+        self.check()?;
+        match self.steps.watch(step, set, tag) {
+            Err(()) => Err(self.fail(Stop::NoSuchStep(step))),
+            Ok(done) => {
+                self.sets.add(set, tag, step, done);
+                Ok(())
+            }
+        }
+    }
+
+    /// Removes a tag from a set.
+    pub fn set_remove(&mut self, set: SetId, tag: u64) {
+        self.sets.remove(set, tag);
+    }
+
+    /// The program lets go of a set.
+    pub fn set_drop(&mut self, set: SetId) {
+        self.sets.delete(set);
+    }
+
+    /// Takes the member that was done first out of a set, if one is done.
+    pub fn poll_set(&mut self, set: SetId) -> Result<Option<u64>, Stop> {
+        self.check()?;
+        if let Some((tag, position, step)) = self.sets.pop(set) {
+            let at = match self.steps.done(step) {
+                Ok(Some(done)) => done.at,
+                _ => self.now,
+            };
+            self.observe_done(position, at)?;
+            return Ok(Some(tag));
+        }
+        if self.sets.is_empty(set) {
+            return Err(self.fail(Stop::Deadlock));
+        }
+        self.must_wait()
+    }
+
+    /// Whether the run takes the new way at the place `id`.
+    pub fn patched(&mut self, id: &str, clock: Timestamp) -> Result<bool, Stop> {
+        self.check()?;
+        if let Some(&known) = self.patches.get(id) {
+            return Ok(known);
+        }
+        if let Err(error) = limits::check("the id of a patch", id.len(), limits::NAME_BYTES) {
+            return Err(self.fail(error.into()));
+        }
+        let new_way = match self.script.front().map(|front| &front.event) {
+            Some(ScriptedEvent::Patched { id: recorded }) if recorded == id => {
+                self.match_front();
+                true
+            }
+            Some(_) => false,
+            None => {
+                let position = self.append(clock, Event::Patched { id: id.to_owned() });
+                self.observe(position, self.last_at);
+                true
+            }
+        };
+        self.patches.insert(id.to_owned(), new_way);
+        Ok(new_way)
+    }
+
+    /// Whether the program has seen that it is asked to stop.
+    pub fn cancelled(&self) -> bool {
+        self.cancel_requested.is_some_and(|position| position <= self.observed)
+    }
+
+    /// Virtual time: when the latest thing happened that the program has observed.
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// The next bytes of the run's random stream.
+    pub fn random(&mut self, bytes: &mut [u8]) {
+        self.random.fill(bytes);
+    }
+
+    /// Numbers what the program gives out without an entry of its own: lines
+    /// of the log, published state, messages. Gives the number, counted from
+    /// 0, or none if it was stored in an earlier execution.
+    pub fn emit(&mut self) -> Option<u64> {
+        let number = self.emitted;
+        self.emitted += 1;
+        (number >= self.emissions_saved).then_some(number)
+    }
+
+    /// The program returned.
+    pub fn finish(&mut self, outcome: Outcome, clock: Timestamp) -> Result<(), Stop> {
+        self.check()?;
+        match self.script.front().map(|front| &front.event) {
+            None => {
+                self.append(clock, Event::Finished { outcome: outcome.into(), stopped: false });
+            }
+            // The program was computing when it was ended.
+            Some(ScriptedEvent::Finished { stopped: true, .. }) => return Err(self.fail(Stop::Ended)),
+            Some(ScriptedEvent::Finished { outcome: recorded, .. })
+                if mismatch::same_outcome(recorded, &outcome) =>
+            {
+                self.match_front();
+            }
+            Some(_) => return Err(self.refuse(mismatch::Asked::Finish(&outcome))),
+        }
+        Ok(())
+    }
+
+    // What the world does.
+
+    /// A step was carried out. False if nobody waits for it any more.
+    pub fn complete(&mut self, step: Step, outcome: Outcome, clock: Timestamp) -> bool {
+        if self.outcome().is_some() || !self.steps.is_open(step) {
+            return false;
+        }
+        self.append(clock, Event::Completed { step, outcome: outcome.into() });
+        true
+    }
+
+    /// A signal came in. False if the run has ended.
+    pub fn receive(&mut self, name: String, payload: Json, id: Option<String>, clock: Timestamp) -> bool {
+        if self.outcome().is_some() {
+            return false;
+        }
+        self.append(clock, Event::Received { name, payload, id });
+        true
+    }
+
+    /// Somebody wants the run to stop. False if that is known or the run has ended.
+    pub fn request_cancel(&mut self, reason: Option<String>, clock: Timestamp) -> bool {
+        if self.outcome().is_some() || self.cancel_requested.is_some() {
+            return false;
+        }
+        self.append(clock, Event::CancelRequested { reason });
+        true
+    }
+
+    /// Ends the run where it stands. False if it has ended already.
+    pub fn terminate(&mut self, failure: Failure, clock: Timestamp) -> bool {
+        if self.outcome().is_some() {
+            return false;
+        }
+        self.append(clock, Event::Finished { outcome: Recorded::Err(failure), stopped: true });
+        true
+    }
+
+    /// Completes every timer whose deadline is not after `clock`, in the order
+    /// of the deadlines. Deadlines count from the times of entries, which never
+    /// go back: a clock that does holds them up until it has caught up.
+    pub fn fire_timers(&mut self, clock: Timestamp) {
+        if self.outcome().is_some() {
+            return;
+        }
+        while let Some((step, outcome)) = self.steps.due(clock) {
+            self.append(clock, Event::Completed { step, outcome: outcome.into() });
+        }
+    }
+
+    // What the driver asks.
+
+    /// What has to be done now. Empty while the program is replaying, for what
+    /// it will ask for is not known yet.
+    pub fn take_work(&mut self, clock: Timestamp) -> Vec<Work> {
+        if !self.is_live() || self.stop.is_some() || self.outcome().is_some() {
+            // Nothing begins any more, or not yet; what had begun may have to be stopped.
+            return self.steps.take_aborts().map(|step| Work::Abort { step }).collect();
+        }
+        if !self.resumed {
+            self.resumed = true;
+            for (step, attempt) in self.steps.take_interrupted() {
+                self.append(clock, Event::Attempted { step, attempt, after: None });
+            }
+        }
+        let mut work: Vec<_> = self.steps.take_aborts().map(|step| Work::Abort { step }).collect();
+        for (step, attempt, position, bytes) in self.steps.take_starts() {
+            // The bytes are our own encoding, checked by the chain; a journal that was
+            // forged on purpose shows up as a step that fails.
+            match decode_op(&bytes, position) {
+                Ok(op) => work.push(Work::Execute { step, attempt, op }),
+                Err(error) => {
+                    let failure = Failure::new(FailureKind::Rejected, error.to_string());
+                    self.complete(step, Err(failure), clock);
+                }
+            }
+        }
+        work
+    }
+
+    /// Takes what has been appended since the last time, if anything was.
+    pub fn take_unsaved(&mut self) -> Option<Unsaved> {
+        if self.unsaved.count == 0 {
+            return None;
+        }
+        let empty = Unsaved { first: self.next, count: 0, bytes: Vec::new(), head: self.head };
+        Some(std::mem::replace(&mut self.unsaved, empty))
+    }
+
+    /// Whether something was appended that was not taken yet.
+    pub fn has_unsaved(&self) -> bool {
+        self.unsaved.count > 0
+    }
+
+    /// Whether the program has come to the end of what it did the last time.
+    pub fn is_live(&self) -> bool {
+        self.script.is_empty()
+    }
+
+    /// How the run ended, if it has.
+    pub fn outcome(&self) -> Option<&Outcome> {
+        match &self.status {
+            Status::Ended(outcome) => Some(outcome),
+            Status::New | Status::Running => None,
+        }
+    }
+
+    /// The steps that are not done, in their order.
+    pub fn open_steps(&self) -> impl Iterator<Item = OpenStep<'_>> {
+        self.steps.open()
+    }
+
+    /// The names that the program waits for signals of.
+    pub fn wanted_signals(&self) -> Vec<String> {
+        self.steps.wanted_signals()
+    }
+
+    /// The earliest deadline of a timer or a time limit.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.steps.next_deadline()
+    }
+
+    /// Whether all that is open waits for time or signals, so that the program
+    /// need not be kept in memory.
+    pub fn only_waits(&self) -> bool {
+        self.is_live() && self.steps.only_waits()
+    }
+
+    /// Whether somebody asked the run to stop, be it seen by the program or not.
+    pub fn cancel_requested(&self) -> bool {
+        self.cancel_requested.is_some()
+    }
+
+    /// What shaped the run when it began.
+    pub fn started(&self) -> &Started {
+        &self.started
+    }
+
+    /// When the run began.
+    pub fn started_at(&self) -> Timestamp {
+        self.started_at
+    }
+
+    /// The time of the last entry.
+    pub fn last_at(&self) -> Timestamp {
+        self.last_at
+    }
+
+    /// The number of entries.
+    pub fn entries(&self) -> u64 {
+        self.next.0
+    }
+
+    /// The head of the chain after the last entry.
+    pub fn head(&self) -> Digest {
+        self.head
+    }
+
+    /// The number of emissions so far, those of earlier executions included.
+    pub fn emissions(&self) -> u64 {
+        self.emitted.max(self.emissions_saved)
+    }
+
+    /// The key by which a provider recognises a step that it was asked for
+    /// before: the same for each attempt, different for every step of every run.
+    pub fn idempotency_key(&self, step: Step) -> String {
+        let hash = blake3::keyed_hash(&self.started.seed, &step.0.to_be_bytes());
+        format!("wf-{}", &hash.to_hex()[..32])
+    }
+
+    // Within.
+
+    fn check(&self) -> Result<(), Stop> {
+        match (&self.stop, &self.status) {
+            (Some(stop), _) => Err(stop.clone()),
+            (None, Status::Ended(_)) if self.is_live() => Err(Stop::Ended),
+            _ => Ok(()),
+        }
+    }
+
+    fn fail(&mut self, stop: Stop) -> Stop {
+        self.stop.get_or_insert(stop).clone()
+    }
+
+    fn refuse(&mut self, asked: mismatch::Asked<'_>) -> Stop {
+        let Some(front) = self.script.front() else {
+            return self.fail(Stop::Ended);
+        };
+        let mismatch = Mismatch::between(front, asked);
+        self.fail(Stop::Mismatch(Box::new(mismatch)))
+    }
+
+    /// The program would have to wait. While it is replaying that is a
+    /// mismatch: the last time it went on from here.
+    fn must_wait<T>(&mut self) -> Result<Option<T>, Stop> {
+        match self.script.front().map(|front| &front.event) {
+            None => Ok(None),
+            Some(ScriptedEvent::Finished { stopped: true, .. }) => Err(self.fail(Stop::Ended)),
+            Some(_) => Err(self.refuse(mismatch::Asked::Wait)),
+        }
+    }
+
+    fn observe(&mut self, position: Position, at: Timestamp) {
+        self.observed = self.observed.max(position);
+        self.now = self.now.max(at);
+    }
+
+    /// Whether the entry comes after the next one that the program originated
+    /// the last time, so that the program cannot have seen it here.
+    fn is_ahead(&self, position: Position) -> bool {
+        self.script.front().is_some_and(|front| front.position < position)
+    }
+
+    /// The program is shown that a step is done. If that stands after the next
+    /// entry that it originated, it waits now where it went on the last time.
+    fn observe_done(&mut self, position: Position, at: Timestamp) -> Result<(), Stop> {
+        if self.is_ahead(position) {
+            return Err(self.refuse(mismatch::Asked::Wait));
+        }
+        self.observe(position, at);
+        Ok(())
+    }
+
+    fn match_front(&mut self) {
+        if let Some(front) = self.script.pop_front() {
+            self.observe(front.position, front.at);
+        }
+    }
+}

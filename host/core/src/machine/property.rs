@@ -1,0 +1,151 @@
+//! Random programs in a random world: whatever happens, another execution
+//! over the same journal, or over any beginning of it, observes the same.
+
+mod program;
+mod world;
+
+use proptest::prelude::*;
+
+use self::program::{Act, Execution, Seen, program};
+use self::world::World;
+use super::*;
+use crate::journal::extend_chain;
+use crate::{Row, RunConfig};
+
+const DAWN: Timestamp = Timestamp(1_000_000);
+
+fn start() -> Machine {
+    let started = Started {
+        run: "property".parse().unwrap(),
+        workflow: "property".to_owned(),
+        module: Digest::of(b""),
+        input: Json::null(),
+        seed: [3; 32],
+        config: RunConfig::default(),
+        labels: vec![],
+        parent: None,
+    };
+    Machine::start(started, DAWN)
+}
+
+/// One execution after the other over the same rows.
+#[derive(Clone, Default)]
+struct Rows(Vec<Row>);
+
+impl Rows {
+    fn save(&mut self, machine: &mut Machine) {
+        if let Some(Unsaved { first, count, bytes, head }) = machine.take_unsaved() {
+            self.0.push(Row { first, count, bytes, head });
+        }
+    }
+
+    fn read(&self) -> Journal {
+        Journal::read(self.0.clone()).unwrap()
+    }
+
+    /// The rows of the first `length` entries, one commit for each.
+    fn cut(&self, length: usize) -> Self {
+        let mut head = GENESIS;
+        let entries = self.read().entries.into_iter().zip(0..).take(length);
+        let row = |(entry, position): (Entry, u64)| {
+            let mut bytes = Vec::new();
+            entry.encode_to(&mut bytes);
+            head = extend_chain(&head, &bytes);
+            Row { first: Position(position), count: 1, bytes, head }
+        };
+        Self(entries.map(row).collect())
+    }
+}
+
+/// Executes the program from the journal to its end, and gives what it observed.
+fn execute(acts: &[Act], with_patches: bool, rows: &mut Rows, choices: &[u8]) -> Vec<Seen> {
+    let machine = match rows.0.is_empty() {
+        true => start(),
+        false => Machine::open(rows.read(), 0).unwrap(),
+    };
+    let mut execution = Execution::new(machine, World::new(choices), with_patches);
+    execution.run(acts).unwrap();
+    rows.save(&mut execution.machine);
+    assert!(execution.machine.outcome().is_some() && execution.machine.is_live());
+    execution.seen
+}
+
+/// Executes the program from a whole journal, in a world that stands still.
+fn replay(acts: &[Act], with_patches: bool, rows: &Rows) -> Vec<Seen> {
+    let machine = Machine::open(rows.read(), 0).unwrap();
+    let mut execution = Execution::new(machine, World::still(), with_patches);
+    execution.run(acts).unwrap();
+    assert!(!execution.machine.has_unsaved(), "nothing is appended");
+    assert_eq!(execution.machine.take_work(Timestamp(u64::MAX)), []);
+    assert_eq!(execution.machine.head(), rows.read().head);
+    execution.seen
+}
+
+/// What was observed and depends on the first `length` entries only.
+fn within(seen: &[Seen], length: usize) -> &[Seen] {
+    let end = seen.partition_point(|seen| seen.observed.0 < length as u64);
+    &seen[..end]
+}
+
+fn choices() -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(any::<u8>(), 1..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_whole_journal_replays_to_the_same_and_nothing_new(acts in program(), choices in choices()) {
+        let mut rows = Rows::default();
+        let seen = execute(&acts, true, &mut rows, &choices);
+        prop_assert_eq!(replay(&acts, true, &rows), seen);
+    }
+
+    #[test]
+    fn every_beginning_of_a_journal_recovers(
+        acts in program(),
+        choices in choices(),
+        others in choices(),
+    ) {
+        let mut rows = Rows::default();
+        let seen = execute(&acts, true, &mut rows, &choices);
+        for length in 1..=rows.read().entries.len() {
+            let mut cut = rows.cut(length);
+            let again = execute(&acts, true, &mut cut, &others);
+            let (before, after) = (within(&seen, length), within(&again, length));
+            prop_assert_eq!(before, after, "cut to {} entries", length);
+            prop_assert_eq!(replay(&acts, true, &cut), again, "recovered from {} entries", length);
+        }
+    }
+
+    #[test]
+    fn code_with_patched_places_takes_over_at_any_point(
+        acts in program(),
+        choices in choices(),
+        others in choices(),
+    ) {
+        let mut rows = Rows::default();
+        execute(&acts, false, &mut rows, &choices);
+        let length = rows.read().entries.len();
+        for length in 1..length {
+            let mut cut = rows.cut(length);
+            let moved = execute(&acts, true, &mut cut, &others);
+            prop_assert_eq!(replay(&acts, true, &cut), moved, "moved after {} entries", length);
+        }
+    }
+
+    #[test]
+    fn another_program_is_refused_or_agrees_but_never_writes_into_the_past(
+        acts in program(),
+        other in program(),
+        choices in choices(),
+    ) {
+        let mut rows = Rows::default();
+        execute(&acts, true, &mut rows, &choices);
+        let machine = Machine::open(rows.read(), 0).unwrap();
+        let mut execution = Execution::new(machine, World::still(), true);
+        let refused = matches!(execution.run(&other), Err(Stop::Mismatch(_)));
+        prop_assert!(refused || execution.machine.is_live());
+        prop_assert!(!execution.machine.has_unsaved());
+    }
+}

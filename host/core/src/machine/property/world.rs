@@ -1,0 +1,116 @@
+//! The world of a random program: it answers the same to the same step, but
+//! when, and what else happens, are choices.
+
+use std::collections::BTreeMap;
+
+use crate::machine::*;
+
+/// What is under way outside, and a clock that does not only go forward.
+pub(super) struct World {
+    pub clock: Timestamp,
+    choices: Vec<u8>,
+    next: usize,
+    /// Calls that were begun, with the attempt.
+    running: BTreeMap<Step, u32>,
+    /// Nothing happens by itself.
+    still: bool,
+}
+
+impl World {
+    pub(super) fn new(choices: &[u8]) -> Self {
+        let choices = choices.to_vec();
+        Self { clock: super::DAWN, choices, next: 0, running: BTreeMap::new(), still: false }
+    }
+
+    /// One in which nothing happens.
+    pub(super) fn still() -> Self {
+        Self { still: true, ..Self::new(&[0]) }
+    }
+
+    fn choose(&mut self) -> u8 {
+        let choice = self.choices.get(self.next).copied();
+        self.next += 1;
+        // When they are used up, a fixed sequence in which everything comes up.
+        choice.unwrap_or_else(|| ((self.next as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8)
+    }
+
+    /// Something may happen while the program computes.
+    pub(super) fn something(&mut self, machine: &mut Machine) {
+        if !self.still && self.choose().is_multiple_of(3) {
+            self.happen(machine);
+        }
+    }
+
+    /// The program waits, so something has to happen at last.
+    pub(super) fn go_on(&mut self, machine: &mut Machine) {
+        assert!(!self.still, "a program that waits has something to come");
+        self.begin(machine);
+        self.happen(machine);
+    }
+
+    /// Takes up what is to be done, and checks that it may be.
+    fn begin(&mut self, machine: &mut Machine) {
+        for work in machine.take_work(self.clock) {
+            match work {
+                Work::Execute { step, attempt, .. } => {
+                    assert!(machine.open_steps().any(|open| open.step == step), "only open steps are begun");
+                    assert_eq!(self.running.insert(step, attempt), None, "a step is begun once");
+                }
+                Work::Abort { step } => {
+                    assert!(self.running.remove(&step).is_some(), "only what was begun is stopped");
+                }
+            }
+        }
+        let open: Vec<_> = machine.open_steps().map(|open| open.step).collect();
+        assert!(self.running.keys().all(|step| open.contains(step)), "what is no longer wanted was stopped");
+    }
+
+    fn happen(&mut self, machine: &mut Machine) {
+        let clock = self.clock;
+        match self.choose() % 16 {
+            0..6 => self.answer(machine),
+            6..8 => {
+                self.clock = clock.after(u64::from(self.choose()));
+                machine.fire_timers(self.clock);
+            }
+            8 => self.clock = Timestamp(clock.0.saturating_sub(u64::from(self.choose()))),
+            // To the very deadline.
+            9..11 => {
+                self.clock = machine.next_deadline().unwrap_or(clock).max(clock);
+                machine.fire_timers(self.clock);
+            }
+            11 => {
+                let name = format!("signal-{}", self.choose() % 3);
+                self.signal(machine, name);
+            }
+            // One that is waited for, so that every wait ends.
+            12..15 => {
+                if let Some(name) = machine.wanted_signals().into_iter().next() {
+                    self.signal(machine, name);
+                }
+            }
+            _ => {
+                if self.choose().is_multiple_of(8) {
+                    machine.request_cancel(None, clock);
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, machine: &mut Machine) {
+        self.begin(machine);
+        let nth = usize::from(self.choose()) % self.running.len().max(1);
+        let Some(step) = self.running.keys().copied().nth(nth) else { return };
+        self.running.remove(&step);
+        let outcome = match step.0 % 5 {
+            0 => Err(Failure::new(FailureKind::Failed, format!("no answer to {step}"))),
+            _ => Ok(Json::from(serde_json::json!({ "answer": step }))),
+        };
+        assert!(machine.complete(step, outcome, self.clock), "what is under way is open");
+    }
+
+    fn signal(&mut self, machine: &mut Machine, name: String) {
+        let payload = Json::from(serde_json::Value::from(self.choose()));
+        machine.receive(name, payload, None, self.clock);
+    }
+}

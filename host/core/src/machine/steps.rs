@@ -1,0 +1,425 @@
+//! The table of steps: which are open, what they wait for, how they ended.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use minicbor::Decoder;
+use minicbor::bytes::ByteVec;
+
+use super::{Refusal, SetId};
+use crate::entry::decode_op;
+use crate::{Failure, FailureKind, Json, Op, Outcome, Position, Step, Timestamp, spell_millis};
+
+/// How a step ended, and where in the journal that stands.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub position: Position,
+    pub at: Timestamp,
+    pub outcome: Outcome,
+}
+
+/// A step that is not done, for those who look at a run.
+#[derive(Clone, PartialEq, Debug)]
+pub struct OpenStep<'a> {
+    pub step: Step,
+    /// When it is done at the latest, if it has a deadline.
+    pub deadline: Option<Timestamp>,
+    /// The name of the signal that it waits for, if it does.
+    pub signal: Option<&'a str>,
+    /// How often it was tried; 0 for what is not tried but waited for.
+    pub attempts: u32,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// Something that the host carries out: a call, a message to another run, ...
+    /// `repeat`: whether it counts attempts.
+    Work {
+        repeat: bool,
+    },
+    Timer {
+        deadline: Timestamp,
+    },
+    Signal {
+        name: String,
+        deadline: Option<(Timestamp, u64)>,
+    },
+}
+
+#[derive(Debug)]
+struct State {
+    kind: Kind,
+    scheduled: Position,
+    attempts: u32,
+    done: Option<Done>,
+    cancelled: bool,
+    /// Whether the program of this execution holds it.
+    held: bool,
+    /// Whether an earlier execution asked for it.
+    recorded: bool,
+    /// Whether the driver was told to carry it out.
+    begun: bool,
+    op: ByteVec,
+    watchers: Vec<(SetId, u64)>,
+}
+
+impl State {
+    fn is_open(&self) -> bool {
+        self.done.is_none() && !self.cancelled
+    }
+}
+
+/// Signals and waits of one name that have not met. One of the two is empty.
+#[derive(Debug, Default)]
+struct Queue {
+    early: VecDeque<Json>,
+    waits: BTreeSet<Step>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Steps {
+    last: Step,
+    states: BTreeMap<Step, State>,
+    held: usize,
+    /// Open steps that the host carries out.
+    working: BTreeSet<Step>,
+    timers: BTreeSet<(Timestamp, Step)>,
+    signals: HashMap<String, Queue>,
+    starts: Vec<Step>,
+    aborts: Vec<Step>,
+}
+
+impl Steps {
+    pub(super) fn next_step(&self) -> Step {
+        Step(self.last.0 + 1)
+    }
+
+    /// The number of steps that the program holds.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
+    // Entries.
+
+    pub(super) fn schedule(
+        &mut self,
+        step: Step,
+        op: ByteVec,
+        position: Position,
+        at: Timestamp,
+        recorded: bool,
+    ) -> Result<(), Refusal> {
+        if step != self.next_step() {
+            return Err(format!("step {step} follows step {}", self.last).into());
+        }
+        self.last = step;
+        let mut done = None;
+        let kind = match kind_of(&op, position)? {
+            Peeked::Work { repeat } => {
+                self.working.insert(step);
+                if !recorded {
+                    self.starts.push(step);
+                }
+                Kind::Work { repeat }
+            }
+            Peeked::Timer(Op::SleepUntil { at }) => self.timer(step, Timestamp(at)),
+            Peeked::Timer(Op::Sleep { length_ms }) => self.timer(step, at.after(length_ms)),
+            Peeked::Timer(Op::Signal { name, timeout_ms }) => {
+                let queue = self.signals.entry(name.clone()).or_default();
+                let deadline = timeout_ms.map(|millis| (at.after(millis), millis));
+                match queue.early.pop_front() {
+                    Some(payload) => done = Some(Done { position, at, outcome: Ok(payload) }),
+                    None => {
+                        queue.waits.insert(step);
+                        self.timers.extend(deadline.map(|(deadline, _)| (deadline, step)));
+                    }
+                }
+                Kind::Signal { name, deadline }
+            }
+            Peeked::Timer(other) => return Err(format!("`{}` is no timer", other.kind()).into()),
+        };
+        let attempts = u32::from(matches!(kind, Kind::Work { .. }));
+        let state = State {
+            kind,
+            scheduled: position,
+            attempts,
+            done,
+            cancelled: false,
+            held: false,
+            recorded,
+            begun: false,
+            op,
+            watchers: Vec::new(),
+        };
+        self.states.insert(step, state);
+        Ok(())
+    }
+
+    fn timer(&mut self, step: Step, deadline: Timestamp) -> Kind {
+        self.timers.insert((deadline, step));
+        Kind::Timer { deadline }
+    }
+
+    pub(super) fn attempt(&mut self, step: Step, attempt: u32) -> Result<(), String> {
+        match self.states.get_mut(&step) {
+            Some(State { kind: Kind::Timer { .. } | Kind::Signal { .. }, .. }) => {
+                Err(format!("it is an attempt at step {step}, which is waited for and not tried"))
+            }
+            Some(state) if state.is_open() && attempt == state.attempts + 1 => {
+                state.attempts = attempt;
+                Ok(())
+            }
+            Some(state) if state.is_open() => {
+                Err(format!("attempt {attempt} of step {step} follows attempt {}", state.attempts))
+            }
+            _ => Err(format!("it is an attempt at step {step}, which is not open")),
+        }
+    }
+
+    pub(super) fn complete(&mut self, step: Step, done: Done) -> Result<Vec<(SetId, u64)>, String> {
+        if !self.is_open(step) {
+            return Err(format!("it completes step {step}, which is not open"));
+        }
+        Ok(self.close(step, Some(done)))
+    }
+
+    pub(super) fn cancel(&mut self, step: Step) -> Result<(), String> {
+        if !self.is_open(step) {
+            return Err(format!("it cancels step {step}, which is not open"));
+        }
+        self.close(step, None);
+        Ok(())
+    }
+
+    /// Gives the signal to the wait that came first, or keeps it.
+    pub(super) fn receive(
+        &mut self,
+        name: String,
+        payload: Json,
+        position: Position,
+        at: Timestamp,
+    ) -> Option<(Step, Vec<(SetId, u64)>)> {
+        let queue = self.signals.entry(name).or_default();
+        match queue.waits.first().copied() {
+            Some(step) => {
+                let done = Done { position, at, outcome: Ok(payload) };
+                Some((step, self.close(step, Some(done))))
+            }
+            None => {
+                queue.early.push_back(payload);
+                None
+            }
+        }
+    }
+
+    /// Ends all open steps with the same failure.
+    pub(super) fn cancel_all(
+        &mut self,
+        failure: &Failure,
+        position: Position,
+        at: Timestamp,
+    ) -> Vec<(Step, Vec<(SetId, u64)>)> {
+        let open: Vec<_> = self.open().map(|open| open.step).collect();
+        open.into_iter()
+            .map(|step| {
+                let done = Done { position, at, outcome: Err(failure.clone()) };
+                (step, self.close(step, Some(done)))
+            })
+            .collect()
+    }
+
+    /// The run has ended: nothing is waited for any more.
+    pub(super) fn abort_all(&mut self) {
+        for step in std::mem::take(&mut self.working) {
+            if self.states.get(&step).is_some_and(|state| state.begun) {
+                self.aborts.push(step);
+            }
+        }
+        self.starts.clear();
+        self.timers.clear();
+        self.signals.clear();
+    }
+
+    /// The step is not open any more: done, or without `done` cancelled.
+    fn close(&mut self, step: Step, done: Option<Done>) -> Vec<(SetId, u64)> {
+        let Some(state) = self.states.get_mut(&step) else {
+            return Vec::new();
+        };
+        match &state.kind {
+            Kind::Work { .. } => {
+                self.working.remove(&step);
+                let by_itself = done.as_ref().is_some_and(
+                    |done| !matches!(&done.outcome, Err(failure) if failure.kind == FailureKind::Cancelled),
+                );
+                if state.begun && !by_itself {
+                    self.aborts.push(step);
+                }
+            }
+            Kind::Timer { deadline } => {
+                self.timers.remove(&(*deadline, step));
+            }
+            Kind::Signal { name, deadline } => {
+                if let Some((deadline, _)) = deadline {
+                    self.timers.remove(&(*deadline, step));
+                }
+                if let Some(queue) = self.signals.get_mut(name) {
+                    queue.waits.remove(&step);
+                }
+            }
+        }
+        state.cancelled = done.is_none();
+        state.done = done;
+        state.op = ByteVec::from(Vec::new());
+        state.watchers.clone()
+    }
+
+    // The program.
+
+    /// The program of this execution has asked for the step.
+    pub(super) fn claim(&mut self, step: Step) {
+        if let Some(state) = self.states.get_mut(&step) {
+            state.held = true;
+            self.held += 1;
+        }
+    }
+
+    /// How the step ended, if it has; an error if the program does not hold it.
+    pub(super) fn done(&self, step: Step) -> Result<Option<&Done>, ()> {
+        match self.states.get(&step) {
+            Some(state) if state.held => Ok(state.done.as_ref()),
+            _ => Err(()),
+        }
+    }
+
+    /// Whether the journal says that the program dropped the step before it was
+    /// done; none if the program does not hold it.
+    pub(super) fn cancelled(&self, step: Step) -> Option<bool> {
+        self.states.get(&step).filter(|state| state.held).map(|state| state.cancelled)
+    }
+
+    /// The program lets go of the step. Gives the sets that it is in.
+    pub(super) fn release(&mut self, step: Step) -> Vec<(SetId, u64)> {
+        self.held -= 1;
+        self.states.remove(&step).map(|state| state.watchers).unwrap_or_default()
+    }
+
+    /// The step was added to a set. Gives where it was done, if it was.
+    pub(super) fn watch(&mut self, step: Step, set: SetId, tag: u64) -> Result<Option<Position>, ()> {
+        match self.states.get_mut(&step) {
+            Some(state) if state.held => {
+                if !state.watchers.contains(&(set, tag)) {
+                    state.watchers.push((set, tag));
+                }
+                Ok(state.done.as_ref().map(|done| done.position))
+            }
+            _ => Err(()),
+        }
+    }
+
+    // The driver.
+
+    pub(super) fn is_open(&self, step: Step) -> bool {
+        self.states.get(&step).is_some_and(State::is_open)
+    }
+
+    /// The timer with the earliest deadline, if that is not after `clock`, and
+    /// how it ends.
+    pub(super) fn due(&self, clock: Timestamp) -> Option<(Step, Outcome)> {
+        let &(_, step) = self.timers.first().filter(|(deadline, _)| *deadline <= clock)?;
+        let outcome = match self.states.get(&step).map(|state| &state.kind) {
+            Some(Kind::Signal { name, deadline: Some((_, millis)) }) => {
+                let message = format!("no signal `{name}` came within {}", spell_millis(*millis));
+                Err(Failure::new(FailureKind::TimedOut, message))
+            }
+            _ => Ok(Json::null()),
+        };
+        Some((step, outcome))
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Timestamp> {
+        self.timers.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// Takes up the work that was under way when the last execution ended. Gives
+    /// the calls among it with the number of the attempt that is due.
+    pub(super) fn take_interrupted(&mut self) -> Vec<(Step, u32)> {
+        let mut calls = Vec::new();
+        for &step in &self.working {
+            if let Some(state) = self.states.get(&step).filter(|state| state.recorded) {
+                self.starts.push(step);
+                if matches!(state.kind, Kind::Work { repeat: true }) {
+                    calls.push((step, state.attempts + 1));
+                }
+            }
+        }
+        calls
+    }
+
+    /// What is to be carried out and has not begun, with its attempt and operation.
+    pub(super) fn take_starts(&mut self) -> Vec<(Step, u32, Position, ByteVec)> {
+        let starts = std::mem::take(&mut self.starts);
+        let begin = |step| {
+            let state = self.states.get_mut(&step).filter(|state| state.is_open() && !state.begun)?;
+            state.begun = true;
+            Some((step, state.attempts, state.scheduled, state.op.clone()))
+        };
+        starts.into_iter().filter_map(begin).collect()
+    }
+
+    /// What is to be stopped.
+    pub(super) fn take_aborts(&mut self) -> std::vec::IntoIter<Step> {
+        std::mem::take(&mut self.aborts).into_iter()
+    }
+
+    pub(super) fn only_waits(&self) -> bool {
+        self.working.is_empty() && self.aborts.is_empty()
+    }
+
+    pub(super) fn open(&self) -> impl Iterator<Item = OpenStep<'_>> {
+        let waits = self.signals.values().flat_map(|queue| &queue.waits);
+        let timers = self.timers.iter().map(|(_, step)| step);
+        let open: BTreeSet<_> = self.working.iter().chain(waits).chain(timers).collect();
+        open.into_iter().filter_map(|step| {
+            let state = self.states.get(step)?;
+            let (deadline, signal) = match &state.kind {
+                Kind::Work { .. } => (None, None),
+                Kind::Timer { deadline } => (Some(*deadline), None),
+                Kind::Signal { name, deadline } => {
+                    (deadline.map(|(deadline, _)| deadline), Some(name.as_str()))
+                }
+            };
+            Some(OpenStep { step: *step, deadline, signal, attempts: state.attempts })
+        })
+    }
+
+    pub(super) fn wanted_signals(&self) -> Vec<String> {
+        let wanted = self.signals.iter().filter(|(_, queue)| !queue.waits.is_empty());
+        let mut names: Vec<_> = wanted.map(|(name, _)| name.clone()).collect();
+        names.sort();
+        names
+    }
+}
+
+enum Peeked {
+    Work {
+        repeat: bool,
+    },
+    /// Something that time or a signal ends.
+    Timer(Op),
+}
+
+/// What kind of operation `bytes` are. Calls, by far the largest, are not decoded.
+fn kind_of(bytes: &[u8], position: Position) -> Result<Peeked, Refusal> {
+    const AGENT: u32 = 0;
+    let mut decoder = Decoder::new(bytes);
+    let number = decoder.array().and_then(|_| decoder.u32());
+    if number.is_ok_and(|number| number == AGENT) {
+        return Ok(Peeked::Work { repeat: true });
+    }
+    Ok(match decode_op(bytes, position).map_err(Refusal::Unreadable)? {
+        op @ (Op::Sleep { .. } | Op::SleepUntil { .. } | Op::Signal { .. }) => Peeked::Timer(op),
+        Op::Agent(_) => Peeked::Work { repeat: true },
+        Op::Send { .. } | Op::Ask { .. } | Op::Child { .. } | Op::ContinueAsNew { .. } => {
+            Peeked::Work { repeat: false }
+        }
+    })
+}

@@ -1,0 +1,28 @@
+//! The provider `echo`: answers with the prompt.
+
+use futures_util::future::BoxFuture;
+use wfhost_core::{Failure, Json, Reply};
+
+use super::{Call, Provider};
+
+/// Answers with the prompt, or with the input if the prompt is empty. For
+/// trying a workflow out: it costs nothing and needs nobody.
+#[derive(Debug)]
+pub struct Echo;
+
+impl Provider for Echo {
+    fn name(&self) -> &str {
+        "echo"
+    }
+
+    fn call(&self, call: Call) -> BoxFuture<'_, Result<Reply, Failure>> {
+        let request = call.request;
+        let output = match request.input {
+            Some(input) if request.prompt.is_empty() => input,
+            _ => Json::string(&request.prompt),
+        };
+        let reply =
+            Reply { output, session: None, model: request.model, usage: None, provider: "echo".to_owned() };
+        Box::pin(std::future::ready(Ok(reply)))
+    }
+}

@@ -1,0 +1,75 @@
+//! Agents: the providers that answer calls.
+
+mod echo;
+mod scripted;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use wfhost_core::{AgentRequest, Failure, Reply, RunId, Step};
+
+pub use self::echo::Echo;
+pub use self::scripted::{ScriptError, Scripted};
+
+/// One attempt at a call.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub run: RunId,
+    pub step: Step,
+    /// Counted from 1; greater if the host died during the attempts before.
+    pub attempt: u32,
+    /// The same for every attempt at this step, and for no other step.
+    pub key: String,
+    pub request: AgentRequest,
+}
+
+/// An adapter for one kind of agent. Dropping the future of a call stops it.
+pub trait Provider: Send + Sync + fmt::Debug {
+    /// What requests and users call it.
+    fn name(&self) -> &str;
+
+    /// Carries out one attempt.
+    fn call(&self, call: Call) -> BoxFuture<'_, Result<Reply, Failure>>;
+}
+
+/// The providers that a host was given, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Providers {
+    named: BTreeMap<String, Arc<dyn Provider>>,
+    default: Option<Arc<dyn Provider>>,
+}
+
+impl Providers {
+    /// `echo`, which needs no configuration.
+    pub fn builtin() -> Self {
+        let mut providers = Self::default();
+        providers.add(Arc::new(Echo));
+        providers
+    }
+
+    /// Adds a provider; one of the same name is replaced.
+    pub fn add(&mut self, provider: Arc<dyn Provider>) {
+        self.named.insert(provider.name().to_owned(), provider);
+    }
+
+    pub fn get(&self, name: &str) -> Option<Arc<dyn Provider>> {
+        self.named.get(name).cloned()
+    }
+
+    /// Has `provider` answer the calls that name none, whatever the run was
+    /// begun with.
+    pub fn set_default(&mut self, provider: Arc<dyn Provider>) {
+        self.default = Some(provider);
+    }
+
+    /// The provider for calls that name none, if this host sets one.
+    pub fn default_provider(&self) -> Option<Arc<dyn Provider>> {
+        self.default.clone()
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.named.keys().map(String::as_str)
+    }
+}

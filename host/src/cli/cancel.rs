@@ -1,0 +1,60 @@
+//! `wfhost cancel`
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::{AgentArgs, find_run};
+use super::resume::Providers;
+use super::{Common, follow};
+use crate::clock;
+use crate::store::{MessageBody, NewMessage, Posted};
+use crate::{Ending, HostError, is_held};
+
+/// Ask a run to stop
+///
+/// Its open steps end as cancelled; the program sees it and has ten seconds to
+/// clean up. If no process advances the run, this one does for that time.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost cancel @last
+  wfhost cancel run_01k9 --reason 'no longer needed'")]
+pub(crate) struct Cancel {
+    /// An id, the beginning of one, @last, @last:2
+    run: String,
+    /// Why, for the record
+    #[arg(long)]
+    reason: Option<String>,
+    #[command(flatten)]
+    agents: AgentArgs,
+}
+
+impl Cancel {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let store = common.store()?;
+        let info = find_run(store.as_ref(), &self.run).await?;
+        let run = info.id.clone();
+        let body = MessageBody::Cancel { reason: self.reason.clone() };
+        match store.post(NewMessage { run: run.clone(), at: clock::now(), body }).await? {
+            Posted::Added | Posted::Duplicate => {}
+            Posted::Ended => return Err(HostError::Ended { run }.into()),
+            Posted::NoSuchRun => return Err(HostError::NoSuchRun(run).into()),
+        }
+        if is_held(&info) {
+            follow::say(common, "Asked", &format!("{run} to stop; the process that advances it sees to it"));
+            return Ok(Exit::Done);
+        }
+        let providers = Providers::of(&self.agents, store.as_ref(), &info).await?;
+        let host = common.host(store, providers.0, self.agents.evict.into())?;
+        let mut handle = match host.resume(&run).await {
+            Ok(handle) => handle,
+            // Somebody took it up just now: then he sees to it.
+            Err(HostError::Held { .. }) => return Ok(Exit::Done),
+            Err(error) => return Err(error.into()),
+        };
+        match handle.ending().await? {
+            Ending::Finished(Ok(_)) => follow::say(common, "Done", &format!("{run} completed all the same")),
+            Ending::Finished(Err(failure)) => follow::say(common, "Stopped", &format!("{run}  {failure}")),
+            Ending::Refused(mismatch) => return Err(Trouble::mismatch(&run, &mismatch)),
+            Ending::Stopped => {}
+        }
+        Ok(Exit::Done)
+    }
+}

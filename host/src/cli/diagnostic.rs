@@ -1,0 +1,234 @@
+//! Errors as people read them: what, where, why, and what mends it.
+
+use std::process::ExitCode;
+
+use anstream::eprintln;
+use anstyle::{AnsiColor, Style};
+use wfhost_core::{Mismatch, RunId};
+
+use crate::HostError;
+use crate::agents::ScriptError;
+use crate::engine::{DriveError, ModuleError};
+use crate::store::StoreError;
+
+/// The exit codes of the program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Exit {
+    Done,
+    /// The run failed or was cancelled.
+    RunFailed,
+    /// Bad arguments or bad input.
+    Usage,
+    /// The run waits (only with `--no-wait`).
+    Waits,
+    /// Database, disk, provider.
+    Host,
+    /// The module departs from the journal.
+    Mismatch,
+    /// A living process has the run.
+    Held,
+    /// Ended by a signal of the operating system.
+    Signalled(u8),
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::RunFailed => 1,
+            Exit::Usage => 2,
+            Exit::Waits => 3,
+            Exit::Host => 4,
+            Exit::Mismatch => 5,
+            Exit::Held => 6,
+            Exit::Signalled(number) => 128 + number,
+        })
+    }
+}
+
+/// An error with all that a user needs.
+#[derive(Debug)]
+pub(crate) struct Trouble {
+    pub code: &'static str,
+    pub message: String,
+    /// Lines below the message, indented.
+    pub details: Vec<String>,
+    pub hints: Vec<String>,
+    pub exit: Exit,
+}
+
+pub(crate) const ERROR: Style = AnsiColor::Red.on_default().bold();
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
+pub(crate) const DIM: Style = Style::new().dimmed();
+
+impl Trouble {
+    pub fn usage(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), details: Vec::new(), hints: Vec::new(), exit: Exit::Usage }
+    }
+
+    pub fn host(code: &'static str, message: impl Into<String>) -> Self {
+        Self { exit: Exit::Host, ..Self::usage(code, message) }
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    pub fn print(&self, verbose: bool) {
+        eprintln!("{ERROR}error[{}]{ERROR:#}: {}", self.code, self.message);
+        for detail in &self.details {
+            eprintln!("  {detail}");
+        }
+        for hint in &self.hints {
+            eprintln!("   {DIM}hint:{DIM:#} {hint}");
+        }
+        if verbose {
+            eprintln!("   {DIM}more:{DIM:#} wfhost explain {}", self.code);
+        }
+    }
+
+    /// A program that departs from its journal.
+    pub fn mismatch(run: &RunId, mismatch: &Mismatch) -> Self {
+        let word = |value: &serde_json::Value| match value {
+            serde_json::Value::Null if mismatch.field.is_none() => String::new(),
+            serde_json::Value::String(text) if mismatch.field.is_none() => text.clone(),
+            other => other.to_string(),
+        };
+        let field = mismatch.field.as_deref().map(|field| format!("{field} ")).unwrap_or_default();
+        let width = mismatch.recorded.len().max(mismatch.asked.len());
+        let line = |who: &str, kind: &str, value: String| {
+            let field = if value.is_empty() { "" } else { &field };
+            format!("{who}  {kind:width$}  {field}{value}").trim_end().to_owned()
+        };
+        let mut details = vec![
+            line("recorded", &mismatch.recorded, word(&mismatch.recorded_value)),
+            line("now asks", &mismatch.asked, word(&mismatch.asked_value)),
+        ];
+        if let Some(name) = mismatch.field.as_deref().filter(|name| !name.is_empty()) {
+            details.push(format!("          {:width$}  ^ field `{name}`", ""));
+        }
+        Self {
+            code: "WF0201",
+            message: format!("{run} is non-deterministic at entry {}", mismatch.position),
+            details,
+            hints: vec!["nothing was executed, and the journal is as it was".to_owned()],
+            exit: Exit::Mismatch,
+        }
+    }
+
+    /// Text that is no JSON, with the place underlined.
+    pub fn bad_json(what: &str, text: &str, error: &serde_json::Error) -> Self {
+        let line = text.lines().nth(error.line().saturating_sub(1)).unwrap_or_default();
+        let column = error.column().max(1);
+        // A long line is shown around the place.
+        let from = line.floor_char_boundary(column.saturating_sub(41));
+        let to = line.ceil_char_boundary((column + 30).min(line.len()));
+        let before = line.get(from..(column - 1).clamp(from, line.len())).unwrap_or_default();
+        let details = vec![
+            format!("{:>4} | {}", error.line(), &line[from..to.max(from)]),
+            format!("     | {}^ {}", " ".repeat(before.chars().count()), plain(error)),
+        ];
+        Self { details, ..Self::usage("WF0002", format!("{what} is not valid JSON")) }
+    }
+}
+
+/// serde's message without the place, which is shown.
+fn plain(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.split(" at line ").next().unwrap_or(&text).to_owned()
+}
+
+impl From<ModuleError> for Trouble {
+    fn from(error: ModuleError) -> Self {
+        Self::usage(error.code(), error.to_string()).hint(error.hint())
+    }
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        let hint = match &error {
+            StoreError::Fenced { .. } => "`wfhost show` tells who has it".to_owned(),
+            StoreError::IdTaken { id } => {
+                format!("choose another --id, or go on with it: `wfhost resume {id}`")
+            }
+            StoreError::NoSuchModule(_) => "run the module's file once: `wfhost run FILE.wasm`".to_owned(),
+            StoreError::CannotOpen { .. } => "name another place with --db FILE or WFHOST_DB".to_owned(),
+            StoreError::ReadOnly { path } => {
+                format!("make it writable, `chmod u+w {path}`, or name another with --db")
+            }
+            StoreError::Full { .. } => {
+                "make room; nothing that was committed is lost, `wfhost resume` goes on".to_owned()
+            }
+            StoreError::Locked { .. } => "end the program that keeps it locked, and try again".to_owned(),
+            StoreError::Newer { .. } => "update wfhost, or name another database with --db".to_owned(),
+            StoreError::Damaged { .. } => "keep a copy of the file, and restore it from a backup".to_owned(),
+            StoreError::Foreign { .. } => "name another file with --db".to_owned(),
+            StoreError::Failed { .. } => "try again; if it stays, look at the disk".to_owned(),
+        };
+        let exit = match error {
+            StoreError::IdTaken { .. } => Exit::Usage,
+            _ => Exit::Host,
+        };
+        Self { exit, ..Self::usage(error.code(), error.to_string()) }.hint(hint)
+    }
+}
+
+impl From<ScriptError> for Trouble {
+    fn from(error: ScriptError) -> Self {
+        match &error {
+            ScriptError::Syntax { path, text, source } => {
+                let trouble = Self::bad_json(&format!("the script {}", path.display()), text, source);
+                Self { code: "WF0402", ..trouble }
+            }
+            _ => Self::usage("WF0402", error.to_string()),
+        }
+        .hint("`wfhost explain WF0402` shows the form of a script")
+    }
+}
+
+impl From<DriveError> for Trouble {
+    fn from(error: DriveError) -> Self {
+        match error {
+            DriveError::Store(error) => error.into(),
+            DriveError::NoProvider { ref run, ref provider } => {
+                let hint = match provider.as_str() {
+                    "scripted" => format!("give its rules: `wfhost resume {run} --agents FILE`"),
+                    _ => format!(
+                        "there are `echo` and `scripted`; go on with `wfhost resume {run}` once it is there"
+                    ),
+                };
+                Self::host("WF0401", error.to_string()).hint(hint)
+            }
+            DriveError::NoDefaultProvider { ref run } => Self::host("WF0403", error.to_string())
+                .hint(format!("to try it out: `wfhost resume {run} --agent echo`"))
+                .hint(format!("with answers from a file: `wfhost resume {run} --agents FILE`")),
+            DriveError::Instance(_) => Self::host("WF0404", error.to_string()),
+        }
+    }
+}
+
+impl From<HostError> for Trouble {
+    fn from(error: HostError) -> Self {
+        match error {
+            HostError::Store(error) => error.into(),
+            HostError::Module(error) => error.into(),
+            HostError::Drive(error) => error.into(),
+            HostError::Journal { .. } => Self::host("WF0202", error.to_string()).hint(
+                "nothing was executed; if a newer wfhost wrote it, use that one, else restore a backup",
+            ),
+            HostError::NoSuchRun(_) => {
+                Self::usage("WF0501", error.to_string()).hint("`wfhost ps` lists them")
+            }
+            HostError::Ended { ref run } => {
+                Self::usage("WF0502", error.to_string()).hint(format!("how it ended: `wfhost show {run}`"))
+            }
+            HostError::Held { .. } => Self { exit: Exit::Held, ..Self::usage("WF0503", error.to_string()) }
+                .hint("it goes on there; end that process to take the run over"),
+            HostError::NoModule { .. } => Self::host("WF0303", error.to_string())
+                .hint("run the module's file once: `wfhost run FILE.wasm`"),
+            HostError::TooLarge(_) => Self::usage("WF0003", error.to_string()),
+            HostError::Random(_) => Self::host("WF0001", error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! `wfhost explain`
+
+use super::diagnostic::{Exit, Trouble};
+use super::print_line;
+
+/// Explain the code of an error
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost explain WF0201
+  wfhost explain      all codes")]
+pub(crate) struct Explain {
+    /// Like WF0201
+    code: Option<String>,
+}
+
+impl Explain {
+    pub fn execute(&self) -> Result<Exit, Trouble> {
+        let Some(code) = &self.code else {
+            for (code, text) in CODES {
+                print_line(&format!("{code}  {}", text.lines().next().unwrap_or_default()));
+            }
+            return Ok(Exit::Done);
+        };
+        let wanted = code.to_uppercase();
+        match CODES.iter().find(|(code, _)| *code == wanted) {
+            Some((code, text)) => {
+                print_line(&format!("{code}: {text}"));
+                Ok(Exit::Done)
+            }
+            None => Err(Trouble::usage("WF0005", format!("there is no code `{code}`"))
+                .hint("`wfhost explain` lists all of them")),
+        }
+    }
+}
+
+/// Every code that an error can have.
+pub(super) const CODES: &[(&str, &str)] = &[
+    (
+        "WF0001",
+        "the machine refused something that wfhost needs\n\nThreads, signals or random numbers could not be had. Look at the limits of the process.",
+    ),
+    ("WF0002", "text is not valid JSON\n\nThe place is underlined. A text is a JSON string: -i '\"hello\"'."),
+    (
+        "WF0003",
+        "something is larger than it may be\n\nThe message names the limit. Keep large data outside and hand a reference to it.",
+    ),
+    ("WF0004", "a file with input cannot be read"),
+    ("WF0005", "there is no such code"),
+    ("WF0101", "the module's file is empty"),
+    (
+        "WF0102",
+        "the module is not WebAssembly\n\nA workflow is a WebAssembly component. The message says what the file is instead.",
+    ),
+    (
+        "WF0103",
+        "the module is a core module, not a component\n\nCompilers emit core modules; a component wraps one and describes its interface.",
+    ),
+    (
+        "WF0104",
+        "the module imports something that a workflow may not use\n\nWhatever a workflow learns about the world has to be journaled, or a replay would differ. So sockets, HTTP and files are not to be had; ask an agent instead.",
+    ),
+    ("WF0105", "the component does not export `run`"),
+    ("WF0106", "the component imports an interface that wfhost does not know"),
+    (
+        "WF0107",
+        "the component does not fit the world of workflows\n\n`wfhost inspect --wit` prints the world to build against.",
+    ),
+    ("WF0108", "the component is damaged or not valid"),
+    ("WF0109", "the WebAssembly engine cannot be set up"),
+    ("WF0110", "there is no such module"),
+    (
+        "WF0201",
+        "the program departs from its journal\n\nOn replay a program has to ask for the same things in the same order. It does as long as its code is the same. Nothing was executed, and the journal is as it was.",
+    ),
+    (
+        "WF0202",
+        "a journal is damaged, or a newer wfhost wrote it\n\nEvery entry is part of a chain of digests, so a single changed byte is noticed.",
+    ),
+    ("WF0301", "another process has taken the run over"),
+    ("WF0302", "there is a run with this id already"),
+    ("WF0303", "a module is not in the database"),
+    ("WF0310", "the database cannot be opened"),
+    ("WF0311", "the database cannot be written to"),
+    ("WF0312", "the disk is full\n\nNothing that was committed is lost. Make room and resume."),
+    ("WF0313", "the database is locked by another program for more than 30 seconds"),
+    ("WF0314", "the database was written by a newer wfhost"),
+    ("WF0315", "the database is damaged"),
+    ("WF0316", "the file is no database of wfhost"),
+    ("WF0317", "the database failed"),
+    (
+        "WF0401",
+        "there is no such provider\n\nA run that asks for it stays where it is until a host with that provider goes on with it.",
+    ),
+    (
+        "WF0402",
+        "a script of answers is not as it should be\n\n{ \"rules\": [ { \"match\": \"regex on the prompt\", \"reply\": any JSON, or \"replies\": [...] in turn,\n               \"delay_ms\": 20, \"fail\": { \"times\": 1, \"kind\": \"unavailable\", \"message\": \"...\" },\n               \"usage\": { \"input_tokens\": 10, \"output_tokens\": 5 } } ],\n  \"default\": { \"reply\": \"...\" },\n  \"calls\": \"calls.jsonl\" }\n\nTexts may use $1 and ${prompt}. Without a match and a default a call fails.",
+    ),
+    ("WF0403", "a run asks an agent, and there is no default provider"),
+    ("WF0404", "the program cannot be started"),
+    ("WF0501", "there is no such run"),
+    ("WF0502", "the run has ended"),
+    (
+        "WF0503",
+        "a living process advances the run\n\nOne process at a time advances a run. It is taken over at once when that process dies.",
+    ),
+    ("WF0504", "the beginning of an id fits several runs"),
+    ("WF0505", "a signal needs a name"),
+    ("WF0601", "the directory holds no Rust crate"),
+    ("WF0602", "cargo cannot be run"),
+    ("WF0603", "cargo did not build the crate"),
+    ("WF0604", "the crate builds no workflow\n\nA workflow is a library of the type `cdylib`."),
+    (
+        "WF0605",
+        "there is no Rust toolchain for WebAssembly\n\n`rustup target add wasm32-unknown-unknown` installs one.",
+    ),
+    ("WF0606", "the standard library for WebAssembly cannot be prepared"),
+    ("WF0607", "a core module cannot be wrapped into a component"),
+    ("WF0608", "a file cannot be read or written"),
+    ("WF0609", "the directory has several workflows"),
+    ("WF0610", "the name is none for a project"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Codes in the sources, told by their form.
+    #[test]
+    fn every_code_in_the_sources_is_explained_and_every_explained_code_is_used() {
+        let sources = [
+            include_str!("diagnostic.rs"),
+            include_str!("place.rs"),
+            include_str!("module_arg.rs"),
+            include_str!("signal.rs"),
+            include_str!("follow.rs"),
+            include_str!("mod.rs"),
+            include_str!("../store/mod.rs"),
+            include_str!("../engine/module.rs"),
+            include_str!("../build/mod.rs"),
+            include_str!("build.rs"),
+            include_str!("new.rs"),
+            "\"WF0005\"",
+        ]
+        .concat();
+        let used: std::collections::BTreeSet<_> =
+            sources.match_indices("\"WF0").filter_map(|(at, _)| sources.get(at + 1..at + 7)).collect();
+        let explained: std::collections::BTreeSet<_> = CODES.iter().map(|(code, _)| *code).collect();
+        assert_eq!(used, explained);
+    }
+}

@@ -1,0 +1,75 @@
+//! `wfhost logs`
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::find_run;
+use super::{Common, Format, print_line};
+use crate::clock::rfc3339;
+use crate::store::{LogLevel, LogLine};
+
+/// Show what a run logged
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost logs @last
+  wfhost logs @last -f --level warn")]
+pub(crate) struct Logs {
+    /// An id, the beginning of one, @last, @last:2
+    #[arg(default_value = "@last")]
+    run: String,
+    /// Go on until the run ends
+    #[arg(short, long)]
+    follow: bool,
+    /// Only lines that matter at least so much: trace, debug, info, warn, error
+    #[arg(long, value_name = "LEVEL", default_value = "trace", value_parser = level_arg)]
+    level: LogLevel,
+}
+
+fn level_arg(text: &str) -> Result<LogLevel, String> {
+    LogLevel::ALL
+        .into_iter()
+        .find(|level| level.as_str() == text)
+        .ok_or_else(|| "the levels are trace, debug, info, warn, error".to_owned())
+}
+
+/// Lines that are read at once.
+const PAGE: usize = 1_000;
+
+impl Logs {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let store = common.store()?;
+        let run = find_run(store.as_ref(), &self.run).await?.id;
+        let mut next = 0;
+        loop {
+            // Looked at before the lines are read, so that none is missed at the end.
+            let ended = store.run(&run).await?.is_none_or(|info| info.state.is_final());
+            let lines = store.logs(&run, next, PAGE).await?;
+            for line in lines.iter().filter(|line| line.level >= self.level) {
+                print(common.output, line);
+            }
+            match lines.last() {
+                Some(last) => next = last.number + 1,
+                None if ended || !self.follow => return Ok(Exit::Done),
+                None => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+}
+
+fn print(format: Format, line: &LogLine) {
+    let LogLine { number, at, level, message, fields } = line;
+    let at = rfc3339(*at);
+    let level = level.as_str();
+    if format == Format::Text {
+        let fields: Vec<_> = fields.iter().map(|(key, value)| format!(" {key}={value}")).collect();
+        print_line(&format!("{at}  {level:<5}  {message}{}", fields.concat()));
+    } else {
+        let fields: serde_json::Map<_, _> =
+            fields.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
+        let view =
+            json!({ "number": number, "at": at, "level": level, "message": message, "fields": fields });
+        print_line(&view.to_string());
+    }
+}

@@ -1,0 +1,165 @@
+//! The command line: one file for each verb.
+
+mod build;
+mod cancel;
+mod check;
+mod completions;
+mod diagnostic;
+mod explain;
+mod follow;
+mod inspect;
+mod journal;
+mod logs;
+mod module_arg;
+mod new;
+mod place;
+mod ps;
+mod resume;
+mod run;
+mod show;
+mod signal;
+mod view;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use self::diagnostic::{Exit, Trouble};
+
+/// Runs workflows that cannot be lost.
+#[derive(Parser)]
+#[command(
+    name = "wfhost",
+    version,
+    max_term_width = 100,
+    after_help = "Examples:
+  wfhost run hello.wasm -i '{\"name\":\"Ada\"}' --agent echo
+  wfhost ps
+  wfhost resume @last"
+)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// What all verbs understand.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Common {
+    /// The database [default: wfhost/wfhost.db in the user's data directory]
+    #[arg(long, global = true, env = "WFHOST_DB", value_name = "FILE")]
+    db: Option<std::path::PathBuf>,
+    /// What stdout carries
+    #[arg(short, long, global = true, value_enum, default_value = "text", value_name = "FORMAT")]
+    output: Format,
+    /// No progress
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// More: the log of the program, the causes of errors
+    #[arg(short, long, global = true)]
+    verbose: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// One JSON document
+    Json,
+    /// One JSON document a line
+    Jsonl,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run a workflow
+    Run(run::Run),
+    /// Go on with a run
+    Resume(resume::Resume),
+    /// List runs
+    Ps(ps::Ps),
+    /// Show one run and its steps
+    Show(show::Show),
+    /// Show the journal of a run
+    Journal(journal::Journal),
+    /// Show what a run logged
+    Logs(logs::Logs),
+    /// Send a signal to a run
+    Signal(signal::Signal),
+    /// Ask a run to stop
+    Cancel(cancel::Cancel),
+    /// Show what a module imports and exports
+    Inspect(inspect::Inspect),
+    /// Check that a module can be run as a workflow
+    Check(check::Check),
+    /// Build a Rust workflow crate to a component
+    Build(build::Build),
+    /// Make a new workflow project
+    New(new::New),
+    /// Explain the code of an error
+    Explain(explain::Explain),
+    /// Print a completion script for a shell
+    Completions(completions::Completions),
+}
+
+/// The program: reads the arguments, does what they say, and gives the exit code.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            // Nothing can be done about a closed terminal.
+            let _ = error.print();
+            return code.into();
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => {
+            let result = runtime.block_on(execute(&cli));
+            // Reads of blocking threads must not hold the exit up.
+            runtime.shutdown_background();
+            result
+        }
+        Err(error) => Err(Trouble::host("WF0001", format!("no threads can be started: {error}"))),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(trouble) => {
+            trouble.print(cli.common.verbose);
+            trouble.exit.into()
+        }
+    }
+}
+
+/// At least two, so that one can commit while the other goes on.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(2, |n| n.get().max(2))
+}
+
+async fn execute(cli: &Cli) -> Result<Exit, Trouble> {
+    let common = &cli.common;
+    match &cli.verb {
+        Verb::Run(verb) => verb.execute(common).await,
+        Verb::Resume(verb) => verb.execute(common).await,
+        Verb::Ps(verb) => verb.execute(common).await,
+        Verb::Show(verb) => verb.execute(common).await,
+        Verb::Journal(verb) => verb.execute(common).await,
+        Verb::Logs(verb) => verb.execute(common).await,
+        Verb::Signal(verb) => verb.execute(common).await,
+        Verb::Cancel(verb) => verb.execute(common).await,
+        Verb::Inspect(verb) => verb.execute(common).await,
+        Verb::Check(verb) => verb.execute(common).await,
+        Verb::Build(verb) => verb.execute(common),
+        Verb::New(verb) => verb.execute(common),
+        Verb::Explain(verb) => verb.execute(),
+        Verb::Completions(verb) => verb.execute(),
+    }
+}
+
+/// Writes a line of results to stdout. A reader that has seen enough is no error.
+pub(crate) fn print_line(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(anstream::stdout(), "{line}");
+}

@@ -1,0 +1,177 @@
+//! Where things are: the database, the cache, and which run is meant.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use wfhost_core::{Json, RunId};
+
+use super::Common;
+use super::diagnostic::Trouble;
+use crate::agents::{Providers, Scripted};
+use crate::store::{RunFilter, RunInfo, SharedStore, SqliteOptions, SqliteStore, Store};
+use crate::{Evict, Host, HostOptions};
+
+/// A directory of the user: `$VARIABLE/wfhost`, else `~/FALLBACK/wfhost`.
+fn user_dir(variable: &str, fallback: &str) -> Option<PathBuf> {
+    let absolute = |value: std::ffi::OsString| Some(PathBuf::from(value)).filter(|path| path.is_absolute());
+    let base = std::env::var_os(variable)
+        .and_then(absolute)
+        .or_else(|| std::env::var_os("HOME").and_then(absolute).map(|home| home.join(fallback)))?;
+    Some(base.join("wfhost"))
+}
+
+impl Common {
+    /// The database that the flags, the environment or the defaults name.
+    pub fn store(&self) -> Result<SharedStore, Trouble> {
+        let path = match &self.db {
+            Some(path) => path.clone(),
+            None => user_dir("XDG_DATA_HOME", ".local/share").map(|dir| dir.join("wfhost.db")).ok_or_else(
+                || {
+                    Trouble::host("WF0310", "there is no place for the database: HOME is not set")
+                        .hint("name one with --db FILE or WFHOST_DB")
+                },
+            )?,
+        };
+        Ok(Arc::new(SqliteStore::open(&path, &SqliteOptions::default())?))
+    }
+
+    /// A host over `store`.
+    pub fn host(&self, store: SharedStore, providers: Providers, evict: Evict) -> Result<Host, Trouble> {
+        let cache = std::env::var_os("WFHOST_CACHE")
+            .map(PathBuf::from)
+            .or_else(|| user_dir("XDG_CACHE_HOME", ".cache"));
+        Ok(Host::new(HostOptions { store, cache, providers, evict, events: !self.quiet })?)
+    }
+}
+
+/// Who answers the agent calls of a run.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct AgentArgs {
+    /// The provider of agent calls that name none: echo, scripted
+    #[arg(long, value_name = "PROVIDER")]
+    pub agent: Option<String>,
+    /// Answers from a file of rules (provider `scripted`)
+    #[arg(long, value_name = "FILE")]
+    pub agents: Option<PathBuf>,
+    /// When a waiting program is dropped from memory
+    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN", hide = true)]
+    pub evict: EvictArg,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum EvictArg {
+    Auto,
+    Always,
+}
+
+impl From<EvictArg> for Evict {
+    fn from(arg: EvictArg) -> Self {
+        match arg {
+            EvictArg::Auto => Self::AfterGrace,
+            EvictArg::Always => Self::Always,
+        }
+    }
+}
+
+impl AgentArgs {
+    /// The providers there are: the built-in ones and the script's, which may
+    /// also be the one that a run was begun with.
+    pub fn providers(&self, recorded: Option<&str>) -> Result<Providers, Trouble> {
+        let mut providers = Providers::builtin();
+        let script = self.agents.clone().or_else(|| recorded.map(PathBuf::from).filter(|path| path.exists()));
+        if let Some(path) = script {
+            providers.add(Arc::new(Scripted::read(&path)?));
+        }
+        if let Some(name) = &self.agent
+            && providers.get(name).is_none()
+        {
+            let known: Vec<_> = providers.names().collect();
+            return Err(Trouble::usage("WF0401", format!("there is no provider `{name}`"))
+                .hint(format!("there are: {}; `scripted` needs --agents FILE", known.join(", "))));
+        }
+        Ok(providers)
+    }
+
+    /// The provider that a new run is given.
+    pub fn default_provider(&self) -> Option<String> {
+        self.agent.clone().or_else(|| self.agents.is_some().then(|| "scripted".to_owned()))
+    }
+}
+
+/// The run that `text` means: an id, the beginning of one, `@last`, `@last:2`.
+pub(crate) async fn find_run(store: &dyn Store, text: &str) -> Result<RunInfo, Trouble> {
+    if let Some(rest) = text.strip_prefix("@last") {
+        let back = match rest.strip_prefix(':') {
+            None if rest.is_empty() => Some(1),
+            None => None,
+            Some(number) => number.parse::<usize>().ok().filter(|&n| n > 0 && n <= 10_000),
+        };
+        let Some(back) = back else {
+            return Err(Trouble::usage("WF0501", format!("`{text}` names no run"))
+                .hint("`@last` is the newest, `@last:2` the one before"));
+        };
+        let runs = store.runs(RunFilter { limit: back, ..RunFilter::default() }).await?;
+        let count = runs.len();
+        return runs.into_iter().nth(back - 1).ok_or_else(|| {
+            Trouble::usage("WF0501", format!("there are {count} runs, so none is `{text}`"))
+                .hint("begin one with `wfhost run FILE.wasm`")
+        });
+    }
+    if let Ok(id) = text.parse::<RunId>()
+        && let Some(info) = store.run(&id).await?
+    {
+        return Ok(info);
+    }
+    let filter = RunFilter { prefix: Some(text.to_owned()), limit: 3, ..RunFilter::default() };
+    let mut found = if text.is_empty() { Vec::new() } else { store.runs(filter).await? };
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        0 => {
+            let known = store.runs(RunFilter { limit: 200, ..RunFilter::default() }).await?;
+            let nearest = known
+                .iter()
+                .map(|info| info.id.as_str())
+                .max_by(|a, b| strsim::jaro_winkler(a, text).total_cmp(&strsim::jaro_winkler(b, text)));
+            let trouble = Trouble::usage("WF0501", format!("there is no run `{text}`"));
+            Err(match nearest {
+                Some(nearest) => trouble.hint(format!("the nearest is `{nearest}`; `wfhost ps` lists them")),
+                None => trouble.hint("there are none yet: begin one with `wfhost run FILE.wasm`"),
+            })
+        }
+        _ => {
+            let names: Vec<_> = found.iter().map(|info| format!("`{}`", info.id)).collect();
+            Err(Trouble::usage("WF0504", format!("`{text}` is the beginning of several ids"))
+                .hint(format!("for example {}", names.join(", "))))
+        }
+    }
+}
+
+/// JSON from an argument: the text itself, `@FILE`, or `-` for stdin.
+pub(crate) fn json_arg(what: &str, arg: &str) -> Result<Json, Trouble> {
+    let unreadable = |error: std::io::Error| {
+        Trouble::usage("WF0004", format!("{what} cannot be read from `{arg}`: {error}"))
+    };
+    let text = match arg.strip_prefix('@') {
+        Some(file) => std::fs::read_to_string(file).map_err(unreadable)?,
+        None if arg == "-" => std::io::read_to_string(std::io::stdin()).map_err(unreadable)?,
+        None => arg.to_owned(),
+    };
+    Json::parse(text.clone()).map_err(|error| {
+        let trouble = Trouble::bad_json(what, &text, &error);
+        match arg {
+            // A word without quotes is the most frequent mistake.
+            _ if !text.trim_start().starts_with(['{', '[', '"']) && !text.trim().is_empty() => {
+                trouble.hint(format!("a text is a JSON string: '{}'", serde_json::Value::from(text.trim())))
+            }
+            _ => trouble.hint("JSON is given as '{\"key\":\"value\"}', as @FILE, or as - for stdin"),
+        }
+    })
+}
+
+/// `key=value` of `--label`.
+pub(crate) fn label_arg(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("a label is given as key=value".to_owned()),
+    }
+}

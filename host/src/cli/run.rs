@@ -1,0 +1,76 @@
+//! `wfhost run`
+
+use wfhost_core::{RunConfig, RunId};
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::{AgentArgs, json_arg, label_arg};
+use super::{Common, follow, module_arg};
+use crate::engine::MAX_STACK_BYTES;
+use crate::{Evict, StartOptions};
+
+/// Run a workflow
+///
+/// The run goes on until it ends; its result is printed. Ctrl-C leaves it as it
+/// is: `wfhost resume` goes on from there.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost run hello.wasm -i '{\"name\":\"Ada\"}' --agent echo
+  wfhost run research.wasm -i @input.json --agents answers.json
+  wfhost run hello.wasm --key order-17      the same key never runs twice")]
+pub(crate) struct Run {
+    /// A component's file, a directory with a workflow crate, or the name or
+    /// digest of a module that was run before
+    #[arg(default_value = ".")]
+    module: String,
+    /// The input: JSON, @FILE, or - for stdin
+    #[arg(short, long, default_value = "null", value_name = "JSON")]
+    input: String,
+    /// The id of the run [default: a fresh one]
+    #[arg(long)]
+    id: Option<RunId>,
+    /// The same key gives the same run
+    #[arg(long)]
+    key: Option<String>,
+    /// A label, for `ps`
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label_arg)]
+    labels: Vec<(String, String)>,
+    #[command(flatten)]
+    agents: AgentArgs,
+    /// Stop when the run only waits, with exit code 3
+    #[arg(long)]
+    no_wait: bool,
+    /// The program's memory in MiB
+    #[arg(long, value_name = "MIB", default_value_t = RunConfig::default().memory_bytes >> 20, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    memory: u64,
+    /// Instructions that the program may execute between two steps
+    #[arg(long, value_name = "N", default_value_t = RunConfig::default().fuel, value_parser = clap::value_parser!(u64).range(1..))]
+    fuel: u64,
+}
+
+impl Run {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let input = json_arg("the input", &self.input)?;
+        let providers = self.agents.providers(None)?;
+        let store = common.store()?;
+        let (name, bytes) = module_arg::load(Some(store.as_ref()), &self.module).await?;
+        let evict = if self.no_wait { Evict::Always } else { self.agents.evict.into() };
+        let host = common.host(store, providers, evict)?;
+        let module = host.add_module(&name, &bytes).await?;
+        let script = self.agents.agents.as_ref().and_then(|path| path.canonicalize().ok());
+        let options = StartOptions {
+            input,
+            id: self.id.clone(),
+            key: self.key.clone(),
+            labels: self.labels.clone(),
+            config: RunConfig {
+                agent: self.agents.default_provider(),
+                memory_bytes: self.memory << 20,
+                fuel: self.fuel,
+                stack_bytes: MAX_STACK_BYTES,
+                script: script.map(|path| path.to_string_lossy().into_owned()),
+            },
+        };
+        let handle = host.start(&module, options).await?;
+        follow::follow(common, &host, handle, follow::Beginning::Started, self.no_wait).await
+    }
+}

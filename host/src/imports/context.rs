@@ -1,0 +1,69 @@
+//! `wfhost:workflow/context`
+
+use wfhost_core::{Op, limits};
+
+use super::wit::context::{Host, RunInfo, Spending};
+use super::{Misuse, json};
+use crate::engine::RunCtx;
+use crate::store::Emission;
+
+impl Host for RunCtx {
+    async fn info(&mut self) -> wasmtime::Result<RunInfo> {
+        let inner = self.shared.lock();
+        let started = inner.machine.started();
+        Ok(RunInfo {
+            run: started.run.to_string(),
+            workflow: started.workflow.clone(),
+            digest: started.module.to_string(),
+            parent: started.parent.as_ref().map(ToString::to_string),
+            started: inner.machine.started_at().0,
+            attempt: 1,
+            labels: started.labels.clone(),
+        })
+    }
+
+    async fn now(&mut self) -> wasmtime::Result<u64> {
+        Ok(self.shared.lock().machine.now().0)
+    }
+
+    async fn random(&mut self) -> wasmtime::Result<u64> {
+        let mut bytes = [0; 8];
+        self.shared.lock().machine.random(&mut bytes);
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    async fn budget(&mut self) -> wasmtime::Result<Spending> {
+        Ok(Spending { total: None, spent: 0 })
+    }
+
+    async fn patched(&mut self, id: String) -> wasmtime::Result<bool> {
+        let clock = self.clock();
+        Ok(self.shared.lock().machine.patched(&id, clock)?)
+    }
+
+    async fn cancelled(&mut self) -> wasmtime::Result<bool> {
+        Ok(self.shared.lock().machine.cancelled())
+    }
+
+    async fn phase(&mut self, mut title: String) -> wasmtime::Result<()> {
+        title.truncate(title.floor_char_boundary(limits::NAME_BYTES));
+        self.shared.lock().emit(|_, at| Emission::Phase { title, at });
+        Ok(())
+    }
+
+    async fn publish(&mut self, key: String, value: String) -> wasmtime::Result<()> {
+        limits::check("a published key", key.len(), limits::NAME_BYTES)?;
+        limits::check("a published value", value.len(), limits::STATE_BYTES)?;
+        let value = json("a published value", value)?;
+        self.shared.lock().emit(|_, _| Emission::State { key, value });
+        Ok(())
+    }
+
+    async fn continue_as_new(&mut self, input: String) -> wasmtime::Result<()> {
+        let op = Op::ContinueAsNew { input: json("an input", input)? };
+        match self.perform(&op).await? {
+            Ok(_) => Ok(()),
+            Err(failure) => Err(Misuse(failure).into()),
+        }
+    }
+}

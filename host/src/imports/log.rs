@@ -1,0 +1,29 @@
+//! `wfhost:workflow/log`
+
+use super::wit::log::{Host, Level};
+use crate::engine::RunCtx;
+use crate::store::LogLevel;
+
+impl Host for RunCtx {
+    async fn write(
+        &mut self,
+        level: Level,
+        message: String,
+        fields: Vec<(String, String)>,
+    ) -> wasmtime::Result<()> {
+        let level = match level {
+            Level::Trace => LogLevel::Trace,
+            Level::Debug => LogLevel::Debug,
+            Level::Info => LogLevel::Info,
+            Level::Warn => LogLevel::Warn,
+            Level::Error => LogLevel::Error,
+        };
+        self.shared.lock().log(level, message, fields);
+        Ok(())
+    }
+
+    async fn panicked(&mut self, message: String, place: Option<String>) -> wasmtime::Result<()> {
+        self.shared.lock().panic = Some((message, place));
+        Ok(())
+    }
+}

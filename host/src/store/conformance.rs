@@ -1,0 +1,386 @@
+//! The store's contract as tests, run over every implementation.
+
+use std::sync::Arc;
+
+use wfhost_core::{
+    Digest, Epoch, Event, Failure, FailureKind, Json, Machine, Outcome, Position, Row, RunConfig, RunId,
+    Started, Timestamp,
+};
+
+use super::*;
+
+const LEASE: u64 = 1_000;
+
+fn stores() -> Vec<(SharedStore, Option<tempfile::TempDir>)> {
+    let dir = tempfile::TempDir::new().unwrap();
+    let sqlite = SqliteStore::open(&dir.path().join("w.db"), &SqliteOptions::default()).unwrap();
+    vec![(Arc::new(MemStore::default()), None), (Arc::new(sqlite), Some(dir))]
+}
+
+fn id(text: &str) -> RunId {
+    text.parse().unwrap()
+}
+
+fn owner(pid: u32) -> Owner {
+    Owner { host: "here/1".to_owned(), pid, started: 1 }
+}
+
+fn machine(run: &str, module: Digest) -> Machine {
+    let started = Started {
+        run: id(run),
+        workflow: "w".to_owned(),
+        module,
+        input: Json::null(),
+        seed: [7; 32],
+        config: RunConfig::default(),
+        labels: Vec::new(),
+        parent: None,
+    };
+    Machine::start(started, Timestamp(10))
+}
+
+fn row(machine: &mut Machine) -> Row {
+    let wfhost_core::Unsaved { first, count, bytes, head } = machine.take_unsaved().unwrap();
+    Row { first, count, bytes, head }
+}
+
+async fn create(store: &SharedStore, run: &str, key: Option<&str>) -> (Machine, Result<Created>) {
+    let module = store.put_module("w", b"module").await.unwrap();
+    let mut machine = machine(run, module);
+    let new = NewRun {
+        id: id(run),
+        key: key.map(str::to_owned),
+        workflow: "w".to_owned(),
+        module,
+        labels: vec![("run".to_owned(), run.to_owned())],
+        parent: None,
+        created_at: Timestamp(10),
+        owner: owner(1),
+        lease_until: Timestamp(10 + LEASE),
+        row: row(&mut machine),
+    };
+    (machine, store.create(new).await)
+}
+
+fn append(run: &str, row: Option<Row>) -> Append {
+    Append {
+        run: id(run),
+        epoch: Epoch(1),
+        at: Timestamp(20),
+        row,
+        consumed: Vec::new(),
+        first_emission: 0,
+        emissions: Vec::new(),
+        next: Next::Go,
+    }
+}
+
+fn claim<'a>(run: &'a RunId, owner: &'a Owner, now: u64, dead: Option<&'a Owner>) -> Claim<'a> {
+    Claim { run, owner, now: Timestamp(now), until: Timestamp(now + LEASE), dead }
+}
+
+fn signal(name: &str, id: Option<&str>) -> MessageBody {
+    MessageBody::Signal { name: name.to_owned(), payload: Json::null(), id: id.map(str::to_owned) }
+}
+
+async fn post(store: &SharedStore, run: &str, body: MessageBody) -> Posted {
+    store.post(NewMessage { run: id(run), at: Timestamp(30), body }).await.unwrap()
+}
+
+#[tokio::test]
+async fn modules_are_kept_by_digest() {
+    for (store, _dir) in stores() {
+        let digest = store.put_module("a", b"one").await.unwrap();
+        assert_eq!(digest, Digest::of(b"one"));
+        assert_eq!(store.put_module("b", b"one").await.unwrap(), digest);
+        store.put_module("a", b"two").await.unwrap();
+        assert_eq!(store.module(digest).await.unwrap().as_deref(), Some(&b"one"[..]));
+        assert_eq!(store.module(Digest::of(b"none")).await.unwrap(), None);
+        let names: Vec<_> = store.modules().await.unwrap().into_iter().map(|m| (m.name, m.bytes)).collect();
+        assert_eq!(names, [("a".to_owned(), 3), ("a".to_owned(), 3)]);
+    }
+}
+
+#[tokio::test]
+async fn a_key_gives_the_same_run_and_an_id_is_taken_once() {
+    for (store, _dir) in stores() {
+        assert_eq!(create(&store, "a", Some("k")).await.1.unwrap(), Created::New);
+        assert_eq!(create(&store, "b", Some("k")).await.1.unwrap(), Created::Known(id("a")));
+        assert_eq!(create(&store, "a", None).await.1, Err(StoreError::IdTaken { id: id("a") }));
+        assert_eq!(store.runs(RunFilter::default()).await.unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_journal_comes_back_as_it_was_appended() {
+    for (store, _dir) in stores() {
+        let (mut machine, _) = create(&store, "r", None).await;
+        assert!(machine.receive("s".to_owned(), Json::null(), None, Timestamp(20)));
+        store.append(append("r", Some(row(&mut machine)))).await.unwrap();
+        let journal = wfhost_core::Journal::read(store.journal(&id("r")).await.unwrap()).unwrap();
+        assert_eq!(journal.head, machine.head());
+        assert!(matches!(journal.entries[1].event, Event::Received { .. }));
+        let info = store.run(&id("r")).await.unwrap().unwrap();
+        assert_eq!((info.entries, info.updated_at), (Position(2), Timestamp(20)));
+    }
+}
+
+#[tokio::test]
+async fn a_stale_epoch_or_position_appends_nothing() {
+    for (store, _dir) in stores() {
+        let (mut machine, _) = create(&store, "r", None).await;
+        machine.receive("s".to_owned(), Json::null(), None, Timestamp(20));
+        let row = row(&mut machine);
+        let fenced = Err(StoreError::Fenced { run: id("r") });
+        let stale = Append { epoch: Epoch(2), ..append("r", Some(row.clone())) };
+        assert_eq!(store.append(stale).await, fenced);
+        let gap = Row { first: Position(5), ..row.clone() };
+        assert_eq!(store.append(append("r", Some(gap))).await, fenced);
+        store.append(append("r", Some(row.clone()))).await.unwrap();
+        // The same once more: the position has passed.
+        assert_eq!(store.append(append("r", Some(row))).await, fenced);
+        assert_eq!(store.journal(&id("r")).await.unwrap().len(), 2);
+        store.release(&id("r"), Epoch(1)).await.unwrap();
+        assert_eq!(store.append(append("r", None)).await, fenced);
+    }
+}
+
+#[tokio::test]
+async fn a_run_has_one_owner_at_a_time() {
+    for (store, _dir) in stores() {
+        create(&store, "r", None).await.1.unwrap();
+        let run = id("r");
+        let (first, second) = (owner(1), owner(2));
+        let held = Claimed::Held { owner: first.clone(), until: Timestamp(10 + LEASE) };
+        assert_eq!(store.claim(claim(&run, &second, 500, None)).await.unwrap(), held);
+        // Another dead process is no reason.
+        assert_eq!(store.claim(claim(&run, &second, 500, Some(&owner(3)))).await.unwrap(), held);
+        let taken = |epoch| Claimed::Yes { epoch: Epoch(epoch), emissions: 0 };
+        assert_eq!(store.claim(claim(&run, &second, 500, Some(&first))).await.unwrap(), taken(2));
+        assert_eq!(store.renew(&[(run.clone(), Epoch(1))], Timestamp(9_000)).await.unwrap(), vec![run.clone()]);
+        assert!(store.renew(&[(run.clone(), Epoch(2))], Timestamp(9_000)).await.unwrap().is_empty());
+        // The lease runs out.
+        assert!(matches!(store.claim(claim(&run, &first, 8_999, None)).await.unwrap(), Claimed::Held { .. }));
+        assert_eq!(store.claim(claim(&run, &first, 9_000, None)).await.unwrap(), taken(3));
+        assert_eq!(store.claim(claim(&id("x"), &first, 0, None)).await.unwrap(), Claimed::NoSuchRun);
+    }
+}
+
+#[tokio::test]
+async fn parking_looks_for_what_came_in() {
+    for (store, _dir) in stores() {
+        create(&store, "r", None).await.1.unwrap();
+        let waiting = Waiting { until: Some(Timestamp(99)), signals: vec!["go".to_owned()] };
+        let park = || Append { next: Next::Park(waiting.clone()), ..append("r", None) };
+        assert_eq!(post(&store, "r", signal("go", None)).await, Posted::Added);
+        assert!(store.append(park()).await.unwrap().due);
+        assert_eq!(store.run(&id("r")).await.unwrap().unwrap().state, RunState::Running);
+        let message = store.inbox(&id("r")).await.unwrap()[0].id;
+        store.append(Append { consumed: vec![message], ..append("r", None) }).await.unwrap();
+        // A signal that it does not wait for.
+        assert_eq!(post(&store, "r", signal("other", None)).await, Posted::Added);
+        assert!(!store.append(park()).await.unwrap().due);
+        let info = store.run(&id("r")).await.unwrap().unwrap();
+        assert_eq!((info.state, info.waiting, info.lease), (RunState::Waiting, Some(waiting.clone()), None));
+        assert_eq!(store.inbox(&id("r")).await.unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_request_to_stop_always_wakes() {
+    for (store, _dir) in stores() {
+        create(&store, "r", None).await.1.unwrap();
+        assert_eq!(post(&store, "r", MessageBody::Cancel { reason: None }).await, Posted::Added);
+        let park = Append { next: Next::Park(Waiting::default()), ..append("r", None) };
+        assert!(store.append(park).await.unwrap().due);
+    }
+}
+
+#[tokio::test]
+async fn a_signal_with_an_id_is_delivered_once_for_the_life_of_the_run() {
+    for (store, _dir) in stores() {
+        create(&store, "r", None).await.1.unwrap();
+        assert_eq!(post(&store, "r", signal("s", Some("1"))).await, Posted::Added);
+        assert_eq!(post(&store, "r", signal("s", Some("1"))).await, Posted::Duplicate);
+        let message = store.inbox(&id("r")).await.unwrap()[0].id;
+        store.append(Append { consumed: vec![message], ..append("r", None) }).await.unwrap();
+        assert!(store.inbox(&id("r")).await.unwrap().is_empty());
+        assert_eq!(post(&store, "r", signal("s", Some("1"))).await, Posted::Duplicate);
+        let end = Next::End { outcome: Ok(Json::null()) };
+        store.append(Append { next: end, ..append("r", None) }).await.unwrap();
+        assert_eq!(post(&store, "r", signal("s", Some("1"))).await, Posted::Duplicate);
+        assert_eq!(post(&store, "r", signal("s", Some("2"))).await, Posted::Ended);
+        assert_eq!(post(&store, "x", signal("s", None)).await, Posted::NoSuchRun);
+    }
+}
+
+#[tokio::test]
+async fn what_a_program_gives_out_is_stored_once() {
+    for (store, _dir) in stores() {
+        create(&store, "r", None).await.1.unwrap();
+        let log = |number, message: &str| {
+            Emission::Log(LogLine {
+                number,
+                at: Timestamp(1),
+                level: LogLevel::Info,
+                message: message.to_owned(),
+                fields: vec![("k".to_owned(), "v".to_owned())],
+            })
+        };
+        let state = |value: &str| Emission::State { key: "k".to_owned(), value: Json::string(value) };
+        let phase = Emission::Phase { title: "p".to_owned(), at: Timestamp(1) };
+        let first = vec![log(0, "a"), state("one"), phase];
+        store.append(Append { emissions: first.clone(), ..append("r", None) }).await.unwrap();
+        // Numbers 1 to 3, of which 1 and 2 are there.
+        let again = vec![state("old"), log(2, "twice"), log(3, "b")];
+        store.append(Append { first_emission: 1, emissions: again, ..append("r", None) }).await.unwrap();
+        let lines = store.logs(&id("r"), 0, 10).await.unwrap();
+        let lines: Vec<_> = lines.into_iter().map(|line| (line.number, line.message)).collect();
+        assert_eq!(lines, [(0, "a".to_owned()), (3, "b".to_owned())]);
+        assert_eq!(store.state(&id("r")).await.unwrap(), [("k".to_owned(), Json::string("one"))]);
+        assert_eq!(store.run(&id("r")).await.unwrap().unwrap().phase.as_deref(), Some("p"));
+    }
+}
+
+#[tokio::test]
+async fn an_ended_run_stays_ended() {
+    let failure = |kind| Err::<Json, _>(Failure::new(kind, "m"));
+    let cases: [(Outcome, RunState); 3] = [
+        (Ok(Json::null()), RunState::Completed),
+        (failure(FailureKind::Failed), RunState::Failed),
+        (failure(FailureKind::Cancelled), RunState::Cancelled),
+    ];
+    for (outcome, state) in cases {
+        for (store, _dir) in stores() {
+            create(&store, "r", None).await.1.unwrap();
+            let end = Next::End { outcome: outcome.clone() };
+            store.append(Append { next: end, ..append("r", None) }).await.unwrap();
+            let info = store.run(&id("r")).await.unwrap().unwrap();
+            assert_eq!((info.state, info.outcome, info.lease), (state, Some(outcome.clone()), None));
+            let claimed = store.claim(claim(&id("r"), &owner(2), 99_999, None)).await.unwrap();
+            assert_eq!(claimed, Claimed::Ended);
+        }
+    }
+}
+
+#[tokio::test]
+async fn runs_are_listed_newest_first_by_filters_and_pages() {
+    for (store, _dir) in stores() {
+        for run in ["a1", "a2", "b1"] {
+            create(&store, run, None).await.1.unwrap();
+        }
+        let list = async |filter| {
+            let runs = store.runs(filter).await.unwrap();
+            runs.into_iter().map(|info| info.id.to_string()).collect::<Vec<_>>()
+        };
+        let all = RunFilter::default;
+        assert_eq!(list(all()).await, ["b1", "a2", "a1"]);
+        assert_eq!(list(RunFilter { before: Some(id("a2")), ..all() }).await, ["a1"]);
+        assert_eq!(list(RunFilter { prefix: Some("a".to_owned()), limit: 1, ..all() }).await, ["a2"]);
+        assert_eq!(
+            list(RunFilter { labels: vec![("run".to_owned(), "a1".to_owned())], ..all() }).await,
+            ["a1"]
+        );
+        assert!(list(RunFilter { states: vec![RunState::Waiting], ..all() }).await.is_empty());
+        assert!(list(RunFilter { workflow: Some("x".to_owned()), ..all() }).await.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_runs_share_commits_and_a_lone_one_makes_one_each() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let store = SqliteStore::open(&dir.path().join("w.db"), &SqliteOptions::default()).unwrap();
+    let store: SharedStore = Arc::new(store);
+    let mut machines = Vec::new();
+    for n in 0..100 {
+        machines.push((format!("r{n}"), create(&store, &format!("r{n}"), None).await.0));
+    }
+    let before = store.commits();
+    let receive = |machine: &mut Machine| {
+        machine.receive("s".to_owned(), Json::null(), None, Timestamp(20));
+        row(machine)
+    };
+    for _ in 0..10 {
+        let row = receive(&mut machines[0].1);
+        store.append(append("r0", Some(row))).await.unwrap();
+    }
+    assert_eq!(store.commits() - before, 10);
+    let before = store.commits();
+    let tasks: Vec<_> = machines
+        .into_iter()
+        .map(|(run, mut machine)| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                for _ in 0..20 {
+                    let row = {
+                        machine.receive("s".to_owned(), Json::null(), None, Timestamp(20));
+                        row(&mut machine)
+                    };
+                    store.append(append(&run, Some(row))).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let commits = store.commits() - before;
+    assert!(commits < 1_000, "2,000 appends took {commits} commits");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_handles_write_side_by_side_and_notice_each_other() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let open = || -> SharedStore {
+        Arc::new(SqliteStore::open(&dir.path().join("w.db"), &SqliteOptions::default()).unwrap())
+    };
+    let handles = [open(), open()];
+    let seen = handles[0].version().unwrap();
+    assert_eq!(create(&handles[0], "own", None).await.1.unwrap(), Created::New);
+    assert_eq!(handles[0].version().unwrap(), seen, "one's own commits do not count");
+    let tasks = [0, 1].map(|n| {
+        let store = Arc::clone(&handles[n]);
+        tokio::spawn(async move {
+            for number in 0..200 {
+                create(&store, &format!("r{n}-{number}"), None).await.1.unwrap();
+            }
+        })
+    });
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_ne!(handles[0].version().unwrap(), seen);
+    let all = RunFilter { limit: 1_000, ..RunFilter::default() };
+    assert_eq!(handles[1].runs(all).await.unwrap().len(), 401);
+}
+
+#[tokio::test]
+async fn a_full_database_takes_nothing_and_goes_on_when_there_is_room() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("w.db");
+    let limited = SqliteOptions { max_pages: Some(40), ..SqliteOptions::default() };
+    let store: SharedStore = Arc::new(SqliteStore::open(&path, &limited).unwrap());
+    let (mut machine, _) = create(&store, "r", None).await;
+    let big = Json::string(&"x".repeat(300_000));
+    machine.receive("s".to_owned(), big, None, Timestamp(20));
+    let row = row(&mut machine);
+    let refused = store.append(append("r", Some(row.clone()))).await;
+    assert!(matches!(refused, Err(StoreError::Full { .. })), "{refused:?}");
+    assert_eq!(post(&store, "r", signal("s", None)).await, Posted::Added);
+    drop(store);
+    let store: SharedStore = Arc::new(SqliteStore::open(&path, &SqliteOptions::default()).unwrap());
+    store.append(append("r", Some(row))).await.unwrap();
+    assert_eq!(store.run(&id("r")).await.unwrap().unwrap().entries, Position(2));
+}
+
+#[test]
+fn the_files_are_readable_for_their_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("sub/w.db");
+    let _store = SqliteStore::open(&path, &SqliteOptions::default()).unwrap();
+    for name in ["sub/w.db", "sub/w.db-wal", "sub/w.db-shm"] {
+        let mode = std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}

@@ -1,0 +1,152 @@
+//! What the tests of the built product share: a place of their own for each,
+//! and the real binary.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The directory that cargo builds into.
+pub fn target() -> PathBuf {
+    // target/debug/deps/TEST
+    let test = std::env::current_exe().expect("a test knows its own file");
+    test.ancestors().nth(3).expect("cargo's layout").to_owned()
+}
+
+/// A component that `examples/build` or `tests/guests/build` made.
+pub fn module(name: &str) -> String {
+    let dir = if name == "probe" { "guests" } else { "examples" };
+    let path = target().join(dir).join(format!("{name}.wasm"));
+    assert!(path.is_file(), "{} is missing: run examples/build", path.display());
+    path.display().to_string()
+}
+
+/// A database and a script of its own for one test.
+pub struct Place {
+    dir: TempDir,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { dir: TempDir::new().expect("a temporary directory") }
+    }
+}
+
+impl Place {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn db(&self) -> PathBuf {
+        self.path("wfhost.db")
+    }
+
+    /// Writes a file and gives its path.
+    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        let path = self.path(name);
+        std::fs::write(&path, content).expect("a test writes its files");
+        path.display().to_string()
+    }
+
+    /// Writes a script that records its calls.
+    pub fn script(&self, mut script: Value) -> String {
+        script["calls"] = "calls.jsonl".into();
+        self.file("agents.json", script.to_string())
+    }
+
+    /// The calls that the script recorded.
+    pub fn calls(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.path("calls.jsonl")).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).expect("a recorded call")).collect()
+    }
+
+    /// `wfhost ARGS`, with this place's database and a compilation cache that all tests share.
+    pub fn wfhost<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(target().join("debug/wfhost"));
+        command.args(args).env("WFHOST_DB", self.db()).env("NO_COLOR", "1").stdin(Stdio::null());
+        command.env("WFHOST_CACHE", target().join("test-cache"));
+        command
+    }
+
+    /// Runs it to its end.
+    pub fn run<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Ran {
+        Ran(self.wfhost(args).output().expect("the binary starts"))
+    }
+
+    /// Runs it in the background.
+    pub fn spawn<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Child {
+        let mut command = self.wfhost(args);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts")
+    }
+
+    /// `show RUN -o json`
+    pub fn show(&self, run: &str) -> Value {
+        self.run(["show", run, "-o", "json"]).ok_json()
+    }
+
+    /// The journal as JSON lines.
+    pub fn journal(&self, run: &str) -> Vec<Value> {
+        let ran = self.run(["journal", run, "-o", "jsonl"]);
+        ran.stdout().lines().map(|line| serde_json::from_str(line).expect("an entry")).collect()
+    }
+}
+
+/// A finished process.
+pub struct Ran(pub Output);
+
+impl Ran {
+    pub fn code(&self) -> Option<i32> {
+        self.0.status.code()
+    }
+
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.0.stdout).into_owned()
+    }
+
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.0.stderr).into_owned()
+    }
+
+    /// The result, which has to be there.
+    #[track_caller]
+    pub fn ok_json(&self) -> Value {
+        assert_eq!(self.code(), Some(0), "{}", self.stderr());
+        serde_json::from_str(&self.stdout()).expect("stdout is JSON")
+    }
+
+    /// The error, which has to have this exit code. Ids of runs and paths are replaced.
+    #[track_caller]
+    pub fn error(&self, code: i32, place: &Place) -> String {
+        assert_eq!(self.code(), Some(code), "{}{}", self.stdout(), self.stderr());
+        self.stderr().replace(&place.path("").display().to_string(), "DIR/")
+    }
+}
+
+/// Waits until `condition` gives something; half a minute at most.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(30), "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Waits until a process ends.
+pub fn finish(child: Child) -> Ran {
+    Ran(child.wait_with_output().expect("a child can be waited for"))
+}
+
+/// The number of lines of a file.
+pub fn lines(path: &Path) -> usize {
+    std::fs::read_to_string(path).unwrap_or_default().lines().count()
+}
