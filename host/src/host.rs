@@ -206,7 +206,7 @@ impl Host {
         getrandom::fill(&mut seed).map_err(|error| HostError::Random(error.to_string()))?;
         let id = match options.id {
             Some(id) => id,
-            None => fresh_id(now)?,
+            None => fresh_id()?,
         };
         let started = Started {
             run: id.clone(),
@@ -502,10 +502,10 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// `run_` and a ULID in lower case.
-fn fresh_id(now: Timestamp) -> Result<RunId, HostError> {
+pub(crate) fn fresh_id() -> Result<RunId, HostError> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(|error| HostError::Random(error.to_string()))?;
-    let ulid = ulid::Ulid::from_parts(now.0, u128::from_le_bytes(random));
+    let ulid = ulid::Ulid::from_parts(clock::now().0, u128::from_le_bytes(random));
     let text = format!("run_{}", ulid.to_string().to_lowercase());
     text.parse().map_err(|error: wfhost_core::BadRunId| HostError::Random(error.to_string()))
 }

@@ -11,6 +11,7 @@ pub mod owner;
 mod sandbox;
 pub mod store;
 
+pub(crate) use host::fresh_id;
 pub use host::{
     Ending, Evict, Host, HostError, HostOptions, RunHandle, StartOptions, StepInfo, is_held, steps,
 };

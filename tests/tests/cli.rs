@@ -55,6 +55,43 @@ fn files_that_are_no_workflow_are_named() {
 }
 
 #[test]
+fn h02_what_reaches_outside_is_denied_before_anything_runs() {
+    let place = Place::new();
+    let cases = [
+        ("wasi:sockets/tcp@0.2.0", "what comes from the network differs each time"),
+        ("wasi:http/outgoing-handler@0.2.3", "what a server answers differs each time"),
+        ("wasi:cli/environment@0.3.0", "wfhost provides WASI 0.2"),
+    ];
+    for (import, reason) in cases {
+        let text = format!("(component (import \"{import}\" (instance)))");
+        let file = place.file("module.wasm", wat::parse_str(text).unwrap());
+        let error = place.run(["run", &file]).error(2, &place);
+        let expected = format!(
+            "error[WF0104]: the component imports `{import}`, which a workflow may not use: {reason}"
+        );
+        assert_eq!(error.lines().next(), Some(expected.as_str()));
+        assert!(error.contains("hint: "), "{error}");
+    }
+    let file =
+        place.file("module.wasm", wat::parse_str("(component (import \"acme:db/sql\" (instance)))").unwrap());
+    let error = place.run(["check", &file]).error(2, &place);
+    assert!(
+        error.starts_with("error[WF0106]: the component imports `acme:db/sql`, which wfhost does not know"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_demo_kills_its_worker_and_goes_on() {
+    let place = Place::new();
+    let ran = place.run(["demo"]);
+    assert_eq!(ran.ok_json(), "nothing was lost");
+    assert!(ran.stderr().contains("with SIGKILL, in the middle of run_"), "{}", ran.stderr());
+    let steps = place.show("@last")["steps"].as_array().unwrap().len();
+    assert_eq!(steps, 5);
+}
+
+#[test]
 fn bad_json_is_underlined() {
     let place = Place::new();
     let error = place.run(["run", &module("hello"), "-i", r#"{"name":Ada}"#]).error(2, &place);

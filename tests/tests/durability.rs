@@ -327,3 +327,41 @@ fn patched_is_remembered() {
     place.run(["signal", "r", "go"]);
     assert_eq!(place.run(["resume", "r"]).ok_json(), json!([true, null, true, true]));
 }
+
+#[test]
+fn c04_a_parked_sleep_is_ended_by_a_later_process() {
+    let place = Place::new();
+    let child =
+        begin(&place, "r", &json!([{ "sleep": 1_000 }, { "agent": "x" }]), &["--no-wait", "--agent", "echo"]);
+    // No process is left; the row says until when it waits.
+    assert_eq!(finish(child).code(), Some(3));
+    assert_eq!(place.show("r")["state"], "waiting");
+    assert_eq!(place.show("r")["waiting_for"][0]["kind"], "time");
+    assert_eq!(place.run(["resume", "r"]).ok_json(), json!([null, "x"]));
+}
+
+#[test]
+fn a_damaged_or_foreign_artifact_in_the_cache_is_compiled_anew() {
+    let place = Place::new();
+    let cache = place.path("cache");
+    let run = || {
+        let args = ["run", &module("hello"), "--agent", "echo", "--synchronous", "normal"];
+        let output = place.wfhost(args).env("WFHOST_CACHE", &cache).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    run();
+    let artifact = || {
+        let entries = std::fs::read_dir(cache.join("components")).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.extension().is_some_and(|ext| ext == "bin")).collect::<Vec<_>>()
+    };
+    let [path] = &artifact()[..] else { panic!("one artifact") };
+    let mut bytes = std::fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(path, &bytes).unwrap();
+    run();
+    // It was replaced by a sound one.
+    assert_ne!(std::fs::read(path).unwrap()[middle], bytes[middle]);
+    std::fs::write(path, b"short").unwrap();
+    run();
+}

@@ -4,6 +4,7 @@ mod build;
 mod cancel;
 mod check;
 mod completions;
+mod demo;
 mod diagnostic;
 mod explain;
 mod follow;
@@ -50,6 +51,17 @@ pub(crate) struct Common {
     /// The database [default: wfhost/wfhost.db in the user's data directory]
     #[arg(long, global = true, env = "WFHOST_DB", value_name = "FILE")]
     db: Option<std::path::PathBuf>,
+    /// What a commit survives: `full` also the loss of power, `normal` only the
+    /// death of the process, at several times the speed
+    #[arg(
+        long,
+        global = true,
+        env = "WFHOST_SYNCHRONOUS",
+        value_enum,
+        default_value = "full",
+        value_name = "MODE"
+    )]
+    synchronous: Synchronous,
     /// What stdout carries
     #[arg(short, long, global = true, value_enum, default_value = "text", value_name = "FORMAT")]
     output: Format,
@@ -59,6 +71,12 @@ pub(crate) struct Common {
     /// More: the log of the program, the causes of errors
     #[arg(short, long, global = true)]
     verbose: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Synchronous {
+    Full,
+    Normal,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -73,6 +91,8 @@ enum Format {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// See a run being killed and going on, without a compiler
+    Demo(demo::Demo),
     /// Run a workflow
     Run(run::Run),
     /// Go on with a run
@@ -141,6 +161,7 @@ fn workers() -> usize {
 async fn execute(cli: &Cli) -> Result<Exit, Trouble> {
     let common = &cli.common;
     match &cli.verb {
+        Verb::Demo(verb) => verb.execute(common).await,
         Verb::Run(verb) => verb.execute(common).await,
         Verb::Resume(verb) => verb.execute(common).await,
         Verb::Ps(verb) => verb.execute(common).await,

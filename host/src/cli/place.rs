@@ -8,7 +8,7 @@ use wfhost_core::{Json, RunId};
 use super::Common;
 use super::diagnostic::Trouble;
 use crate::agents::{Providers, Scripted};
-use crate::store::{RunFilter, RunInfo, SharedStore, SqliteOptions, SqliteStore, Store};
+use crate::store::{RunFilter, RunInfo, SharedStore, SqliteOptions, SqliteStore, Store, Synchronous};
 use crate::{Evict, Host, HostOptions};
 
 /// A directory of the user: `$VARIABLE/wfhost`, else `~/FALLBACK/wfhost`.
@@ -32,7 +32,11 @@ impl Common {
                 },
             )?,
         };
-        Ok(Arc::new(SqliteStore::open(&path, &SqliteOptions::default())?))
+        let synchronous = match self.synchronous {
+            super::Synchronous::Full => Synchronous::Full,
+            super::Synchronous::Normal => Synchronous::Normal,
+        };
+        Ok(Arc::new(SqliteStore::open(&path, &SqliteOptions { synchronous, ..SqliteOptions::default() })?))
     }
 
     /// A host over `store`.

@@ -360,16 +360,17 @@ impl Driver<'_> {
     }
 
     fn show(&self, row: Option<Unsaved>, emissions: Vec<Emission>) {
+        if let Some(row) = row {
+            let mut position = row.first;
+            let mut bytes = row.bytes.as_slice();
+            while let Ok((entry, length)) = Entry::decode(bytes, position) {
+                let _ = self.drive.events.send(RunEvent::Entry { position, entry: Arc::new(entry) });
+                position.0 += 1;
+                bytes = &bytes[length..];
+            }
+        }
         for emission in emissions {
             let _ = self.drive.events.send(RunEvent::Emission(emission));
-        }
-        let Some(row) = row else { return };
-        let mut position = row.first;
-        let mut bytes = row.bytes.as_slice();
-        while let Ok((entry, length)) = Entry::decode(bytes, position) {
-            let _ = self.drive.events.send(RunEvent::Entry { position, entry: Arc::new(entry) });
-            position.0 += 1;
-            bytes = &bytes[length..];
         }
     }
 

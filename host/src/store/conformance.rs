@@ -157,7 +157,10 @@ async fn a_run_has_one_owner_at_a_time() {
         assert_eq!(store.claim(claim(&run, &second, 500, Some(&owner(3)))).await.unwrap(), held);
         let taken = |epoch| Claimed::Yes { epoch: Epoch(epoch), emissions: 0 };
         assert_eq!(store.claim(claim(&run, &second, 500, Some(&first))).await.unwrap(), taken(2));
-        assert_eq!(store.renew(&[(run.clone(), Epoch(1))], Timestamp(9_000)).await.unwrap(), vec![run.clone()]);
+        assert_eq!(
+            store.renew(&[(run.clone(), Epoch(1))], Timestamp(9_000)).await.unwrap(),
+            vec![run.clone()]
+        );
         assert!(store.renew(&[(run.clone(), Epoch(2))], Timestamp(9_000)).await.unwrap().is_empty());
         // The lease runs out.
         assert!(matches!(store.claim(claim(&run, &first, 8_999, None)).await.unwrap(), Claimed::Held { .. }));
