@@ -253,7 +253,7 @@ fn d01_early_signals_are_kept_in_order_and_delivered_once() {
 fn d05_several_waits_for_one_name_are_served_in_their_order() {
     let place = Place::new();
     let program = json!([{ "wait_many": { "name": "n", "count": 3 } }]);
-    assert_eq!(finish(begin(&place, "r", &program, &["--no-wait"])).code(), Some(3));
+    assert_eq!(finish(begin(&place, "r", &program, &["--no-wait", "-q"])).code(), Some(3));
     for value in ["1", "2", "3"] {
         place.run(["signal", "r", "n", "-i", value]);
     }

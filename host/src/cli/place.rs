@@ -44,7 +44,7 @@ impl Common {
         let cache = std::env::var_os("WFHOST_CACHE")
             .map(PathBuf::from)
             .or_else(|| user_dir("XDG_CACHE_HOME", ".cache"));
-        Ok(Host::new(HostOptions { store, cache, providers, evict, events: !self.quiet })?)
+        Ok(Host::new(HostOptions { store, cache, providers, evict, events: true })?)
     }
 }
 
