@@ -1,11 +1,12 @@
 //! From a core module to a component.
 
+use wasmparser::{Parser, Payload};
 use wit_component::ComponentEncoder;
 
 /// Wraps a core module into a component. One that is a component already is
 /// given back as it is. Modules for WASI preview 1 get its adapter.
 pub fn componentize(bytes: &[u8]) -> Result<Vec<u8>, String> {
-    if wasmparser::Parser::is_component(bytes) {
+    if Parser::is_component(bytes) {
         return Ok(bytes.to_vec());
     }
     let chain = |error: anyhow::Error| format!("{error:#}");
@@ -19,6 +20,30 @@ pub fn componentize(bytes: &[u8]) -> Result<Vec<u8>, String> {
         })
         .and_then(|encoder| encoder.validate(true).encode())
         .map_err(chain)
+}
+
+/// Whether a core module or a component exports `run`. What cannot be read has
+/// other faults, which are found by others.
+pub(super) fn exports_run(bytes: &[u8]) -> bool {
+    // Parts of a component have exports of their own, which do not count.
+    let mut depth = 0u32;
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload {
+            Ok(Payload::ModuleSection { .. } | Payload::ComponentSection { .. }) => depth += 1,
+            Ok(Payload::End(_)) => depth = depth.saturating_sub(1),
+            Ok(Payload::ExportSection(exports)) if depth == 0 => {
+                return exports.into_iter().flatten().any(|export| export.name == "run");
+            }
+            Ok(Payload::ComponentExportSection(exports)) if depth == 0 => {
+                if exports.into_iter().flatten().any(|export| export.name.name == "run") {
+                    return true;
+                }
+            }
+            Ok(_) => {}
+            Err(_) => return true,
+        }
+    }
+    false
 }
 
 #[cfg(test)]
@@ -35,5 +60,20 @@ mod tests {
     fn a_component_stays_as_it_is() {
         let empty = b"\0asm\x0d\0\x01\0";
         assert_eq!(componentize(empty).unwrap(), empty);
+    }
+
+    #[test]
+    fn a_module_is_a_workflow_if_it_exports_run() {
+        // One function type, one function, one export, one empty body.
+        let module = |name: &[u8; 3]| {
+            let mut bytes = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x07\x07\x01\x03".to_vec();
+            bytes.extend(name);
+            bytes.extend(b"\0\0\x0a\x04\x01\x02\0\x0b");
+            bytes
+        };
+        assert!(exports_run(&module(b"run")));
+        assert!(!exports_run(&module(b"ran")));
+        assert!(!exports_run(b"\0asm\x01\0\0\0"));
+        assert!(!exports_run(b"\0asm\x0d\0\x01\0"));
     }
 }

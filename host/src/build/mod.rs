@@ -1,131 +1,184 @@
 //! `wfhost build`: from a Rust crate to a component, with whatever toolchain
 //! the machine has.
+//!
+//! ```text
+//! project     which workflows the directory has
+//! toolchain   which compiler builds for WebAssembly here
+//! sysroot     ... made of Debian's, if there is no other
+//! cargo       compiles them
+//! componentize wraps the core modules
+//! ```
 
+mod cargo;
 mod componentize;
+mod error;
+mod project;
+mod sysroot;
 mod toolchain;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-
-use serde_json::Value;
+use std::str::FromStr;
 
 pub use self::componentize::componentize;
+pub use self::error::BuildError;
+use self::project::Project;
 use self::toolchain::Toolchain;
 
-/// Why nothing was built.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    #[error("{0} has no Cargo.toml")]
-    NoCrate(PathBuf),
-    #[error("`{command}` cannot be run: {source}")]
-    NoTool { command: String, source: std::io::Error },
-    #[error("cargo did not build {0}")]
-    Cargo(PathBuf),
-    #[error("{0} builds no `cdylib`, so there is nothing to run")]
-    NoWorkflow(PathBuf),
-    #[error("this machine has no Rust toolchain for WebAssembly")]
-    NoTarget,
-    #[error("the standard library for WebAssembly cannot be prepared: {0}")]
-    Sysroot(String),
-    #[error("{path} cannot be wrapped into a component: {reason}")]
-    Componentize { path: PathBuf, reason: String },
-    #[error("{path}: {source}")]
-    File { path: PathBuf, source: std::io::Error },
+/// A kind of WebAssembly that Rust compiles to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Target {
+    /// Nothing but the imports of the workflow: the one to take.
+    #[default]
+    Unknown,
+    /// With the standard library's clock, output and random numbers.
+    Wasip2,
+    /// The same through an adapter.
+    Wasip1,
 }
 
-impl BuildError {
-    /// The stable code of the error.
-    pub fn code(&self) -> &'static str {
+impl Target {
+    /// Its name for the compiler.
+    pub fn triple(self) -> &'static str {
         match self {
-            Self::NoCrate(_) => "WF0601",
-            Self::NoTool { .. } => "WF0602",
-            Self::Cargo(_) => "WF0603",
-            Self::NoWorkflow(_) => "WF0604",
-            Self::NoTarget => "WF0605",
-            Self::Sysroot(_) => "WF0606",
-            Self::Componentize { .. } => "WF0607",
-            Self::File { .. } => "WF0608",
+            Self::Unknown => "wasm32-unknown-unknown",
+            Self::Wasip2 => "wasm32-wasip2",
+            Self::Wasip1 => "wasm32-wasip1",
         }
     }
 
-    /// What mends it.
-    pub fn hint(&self) -> &'static str {
-        match self {
-            Self::NoCrate(_) => "`wfhost new NAME` makes one",
-            Self::NoTool { .. } => "install Rust with cargo, see rustup.rs",
-            Self::Cargo(_) => "its messages are above",
-            Self::NoWorkflow(_) => "put `[lib] crate-type = [\"cdylib\"]` into Cargo.toml",
-            Self::NoTarget | Self::Sysroot(_) => {
-                "`rustup target add wasm32-unknown-unknown`, or on Debian `apt-get install rustc-web rust-web-src`"
-            }
-            Self::Componentize { .. } => {
-                "build against the WIT package of this wfhost: `wfhost inspect --wit`"
-            }
-            Self::File { .. } => "look at the directory's permissions and space",
-        }
+    /// Whether its standard library stands on a C library.
+    pub(self) fn has_libc(self) -> bool {
+        self != Self::Unknown
     }
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let all = [Self::Unknown, Self::Wasip2, Self::Wasip1];
+        all.into_iter()
+            .find(|target| target.triple() == name)
+            .ok_or_else(|| format!("it is one of {}", all.map(Self::triple).join(", ")))
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.triple())
+    }
+}
+
+/// What is built, and where it goes.
+#[derive(Clone, Debug, Default)]
+pub struct BuildOptions {
+    /// The file of the only workflow if it ends in `.wasm`, else the directory
+    /// of all. `wfhost/` in cargo's target directory if none.
+    pub out: Option<PathBuf>,
+    /// The one package to build. If none, the crate in the directory, or all
+    /// workflows of the workspace whose root it is.
+    pub package: Option<String>,
+    /// If none, the first of `wasm32-unknown-unknown` and `wasm32-wasip2` that
+    /// the machine can build for.
+    pub target: Option<Target>,
+    /// Cargo's target directory, instead of the project's own.
+    pub target_dir: Option<PathBuf>,
+    /// Cargo shall not use the network.
+    pub offline: bool,
+}
+
+/// What is being done, for people who wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress<'a> {
+    /// The standard library is compiled, which takes a minute and is done once.
+    Preparing(Target),
+    /// A core module is wrapped.
+    Wrapping(&'a str),
 }
 
 /// A workflow that was built.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Built {
+    /// The name of its package.
     pub name: String,
+    /// The component.
     pub path: PathBuf,
+    /// Its size.
     pub bytes: u64,
 }
 
-/// The target that needs no WASI at all.
-const TARGET: &str = "wasm32-unknown-unknown";
-
-/// Builds the workflows of the crate or workspace in `dir`. `out` is the file
-/// of the only one, or the directory of all; `target/wfhost` if none.
-pub fn build(dir: &Path, out: Option<&Path>) -> Result<Vec<Built>, BuildError> {
+/// Builds the workflows of the crate or workspace in a directory.
+pub fn build(
+    dir: &Path,
+    options: &BuildOptions,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Vec<Built>, BuildError> {
     if !dir.join("Cargo.toml").is_file() {
         return Err(BuildError::NoCrate(dir.to_owned()));
     }
-    let toolchain = Toolchain::find()?;
-    let mut cargo = Command::new(env_or("CARGO", "cargo"));
-    cargo.current_dir(dir).args(["build", "--release", "--target", TARGET]);
-    cargo.args(["--message-format", "json-render-diagnostics"]).stdout(Stdio::piped());
-    // The flags of a surrounding build are meant for the host.
-    for name in
-        ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET", "CARGO_TARGET_DIR", "RUSTC_WRAPPER"]
-    {
-        cargo.env_remove(name);
-    }
-    toolchain.apply(&mut cargo);
-    let no_tool = |source| BuildError::NoTool { command: "cargo build".to_owned(), source };
-    let output = cargo.stderr(Stdio::inherit()).output().map_err(no_tool)?;
-    if !output.status.success() {
-        return Err(BuildError::Cargo(dir.to_owned()));
-    }
-    let cores = artifacts(&output.stdout);
-    if cores.is_empty() {
-        return Err(BuildError::NoWorkflow(dir.to_owned()));
-    }
-    let many = cores.len() > 1 || out.is_some_and(Path::is_dir);
-    let default = dir.join("target/wfhost");
-    cores
+    let project = Project::read(dir, &mut cargo::cargo())?;
+    let packages = project.workflows(dir, options.package.as_deref())?;
+    let toolchain = Toolchain::find(dir, options.target, progress)?;
+    let cores = cargo::compile(dir, &packages, &toolchain, options)?;
+    let out = Out::new(options.out.as_deref(), &project.target_directory, packages.len());
+    packages
         .into_iter()
-        .map(|(name, core)| {
-            let path = match out {
-                Some(file) if !many => file.to_owned(),
-                out => out.unwrap_or(&default).join(format!("{name}.wasm")),
-            };
-            wrap(&core, &path).map(|bytes| Built { name, path, bytes })
+        .zip(cores)
+        .map(|(package, core)| {
+            progress(Progress::Wrapping(&package.name));
+            let path = out.path(&package.name);
+            let bytes = read(&core)?;
+            if !componentize::exports_run(&bytes) {
+                return Err(BuildError::NoExport { package: package.name.clone() });
+            }
+            let bytes = write_component(&core, &bytes, &path)?;
+            Ok(Built { name: package.name.clone(), path, bytes })
         })
         .collect()
 }
 
-/// Wraps the core module in a file into a component in another.
+/// Wraps the core module in a file into a component in another. Gives its size.
 pub fn wrap(core: &Path, path: &Path) -> Result<u64, BuildError> {
+    write_component(core, &read(core)?, path)
+}
+
+/// Where components go.
+enum Out {
+    File(PathBuf),
+    Dir(PathBuf),
+}
+
+impl Out {
+    fn new(asked: Option<&Path>, target_directory: &Path, count: usize) -> Self {
+        match asked {
+            None => Self::Dir(target_directory.join("wfhost")),
+            Some(path) if count == 1 && path.extension().is_some_and(|ext| ext == "wasm") => {
+                Self::File(path.to_owned())
+            }
+            Some(path) => Self::Dir(path.to_owned()),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        match self {
+            Self::File(path) => path.clone(),
+            Self::Dir(dir) => dir.join(format!("{name}.wasm")),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, BuildError> {
+    std::fs::read(path).map_err(|source| BuildError::File { path: path.to_owned(), source })
+}
+
+fn write_component(core: &Path, bytes: &[u8], path: &Path) -> Result<u64, BuildError> {
+    let component =
+        componentize(bytes).map_err(|reason| BuildError::Componentize { path: core.to_owned(), reason })?;
     let file = |path: &Path| {
         let path = path.to_owned();
         move |source| BuildError::File { path, source }
     };
-    let bytes = std::fs::read(core).map_err(file(core))?;
-    let component =
-        componentize(&bytes).map_err(|reason| BuildError::Componentize { path: core.to_owned(), reason })?;
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         std::fs::create_dir_all(parent).map_err(file(parent))?;
     }
@@ -136,47 +189,40 @@ pub fn wrap(core: &Path, path: &Path) -> Result<u64, BuildError> {
     Ok(component.len() as u64)
 }
 
-/// The name and file of each `cdylib` that cargo reports.
-fn artifacts(stdout: &[u8]) -> Vec<(String, PathBuf)> {
-    let messages =
-        stdout.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice::<Value>(line).ok());
-    let mut found: Vec<_> = messages
-        .filter(|message| message["reason"] == "compiler-artifact")
-        .filter(|message| {
-            message["target"]["crate_types"]
-                .as_array()
-                .is_some_and(|types| types.iter().any(|ty| ty == "cdylib"))
-        })
-        .filter_map(|message| {
-            let files = message["filenames"].as_array()?;
-            let file = files.iter().filter_map(Value::as_str).find(|file| file.ends_with(".wasm"))?;
-            Some((message["target"]["name"].as_str()?.to_owned(), PathBuf::from(file)))
-        })
-        .collect();
-    found.sort();
-    found
-}
-
-fn env_or(name: &str, fallback: &str) -> std::ffi::OsString {
-    std::env::var_os(name).unwrap_or_else(|| fallback.into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn only_cdylibs_are_taken_from_what_cargo_says() {
-        let stdout = br#"{"reason":"compiler-artifact","target":{"name":"serde","crate_types":["lib"]},"filenames":["/x/libserde.rlib"]}
-not json
-{"reason":"compiler-artifact","target":{"name":"hello","crate_types":["cdylib"]},"filenames":["/x/hello.wasm"]}
-{"reason":"build-finished","success":true}"#;
-        assert_eq!(artifacts(stdout), [("hello".to_owned(), PathBuf::from("/x/hello.wasm"))]);
+    fn a_directory_without_a_crate_is_refused() {
+        let error = build(Path::new("/"), &BuildOptions::default(), &mut |_| ()).unwrap_err();
+        assert_eq!((error.code(), error.to_string().as_str()), ("WF0601", "/ has no Cargo.toml"));
     }
 
     #[test]
-    fn a_directory_without_a_crate_is_refused() {
-        let error = build(Path::new("/"), None).unwrap_err();
-        assert_eq!((error.code(), error.to_string().as_str()), ("WF0601", "/ has no Cargo.toml"));
+    fn targets_have_the_names_that_the_compiler_gives_them() {
+        assert_eq!("wasm32-wasip2".parse(), Ok(Target::Wasip2));
+        assert!("wasm64".parse::<Target>().unwrap_err().contains("wasm32-unknown-unknown, wasm32-wasip2"));
+    }
+
+    #[test]
+    fn components_go_where_they_were_asked_for() {
+        let path = |asked: Option<&str>, count| {
+            Out::new(asked.map(Path::new), Path::new("/p/target"), count).path("hello")
+        };
+        assert_eq!(path(None, 1), Path::new("/p/target/wfhost/hello.wasm"));
+        assert_eq!(path(Some("x.wasm"), 1), Path::new("x.wasm"));
+        assert_eq!(path(Some("x"), 1), Path::new("x/hello.wasm"));
+        assert_eq!(path(Some("x"), 2), Path::new("x/hello.wasm"));
+    }
+
+    #[test]
+    fn a_component_is_written_whole_into_a_new_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let (core, path) = (dir.path().join("core.wasm"), dir.path().join("a/b.wasm"));
+        std::fs::write(&core, b"\0asm\x0d\0\x01\0").unwrap();
+        assert_eq!(wrap(&core, &path).unwrap(), 8);
+        let names: Vec<_> = std::fs::read_dir(dir.path().join("a")).unwrap().collect();
+        assert_eq!(names.len(), 1);
     }
 }

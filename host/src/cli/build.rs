@@ -15,7 +15,8 @@ use crate::build;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost build
-  wfhost build my-workflow -o my-workflow.wasm")]
+  wfhost build my-workflow --out my-workflow.wasm
+  wfhost build workspace -p one-of-it")]
 pub(crate) struct Build {
     /// The directory of the crate or workspace, or the file of a core module
     #[arg(default_value = ".")]
@@ -24,6 +25,16 @@ pub(crate) struct Build {
     /// [default: target/wfhost/NAME.wasm]
     #[arg(short = 'O', long, value_name = "PATH")]
     out: Option<PathBuf>,
+    /// Only this package of the workspace
+    #[arg(short, long, value_name = "NAME")]
+    package: Option<String>,
+    /// What to compile to: wasm32-unknown-unknown, wasm32-wasip2 or
+    /// wasm32-wasip1 [default: the first that the machine can]
+    #[arg(long, value_name = "TARGET")]
+    target: Option<build::Target>,
+    /// Do not let cargo use the network
+    #[arg(long)]
+    offline: bool,
 }
 
 impl Build {
@@ -34,7 +45,14 @@ impl Build {
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             vec![build::Built { name, path, bytes }]
         } else {
-            build::build(&self.dir, self.out.as_deref())?
+            let options = build::BuildOptions {
+                out: self.out.clone(),
+                package: self.package.clone(),
+                target: self.target,
+                offline: self.offline,
+                ..build::BuildOptions::default()
+            };
+            build::build(&self.dir, &options, &mut tell)?
         };
         for build::Built { name, path, bytes } in &built {
             follow::say(common, "Built", &format!("{name}  {} kB", bytes / 1_000));
@@ -50,9 +68,16 @@ impl Build {
     }
 }
 
+/// Says what takes long.
+fn tell(progress: build::Progress<'_>) {
+    if let build::Progress::Preparing(target) = progress {
+        anstream::eprintln!("Preparing the standard library for {target}, once; this takes a minute");
+    }
+}
+
 /// Builds the only workflow of a directory, for verbs that take a module.
 pub(super) fn only(dir: &Path) -> Result<PathBuf, Trouble> {
-    let mut built = build::build(dir, None)?;
+    let mut built = build::build(dir, &build::BuildOptions::default(), &mut tell)?;
     if built.len() > 1 {
         let names: Vec<_> = built.iter().map(|built| built.path.display().to_string()).collect();
         return Err(Trouble::usage("WF0609", format!("{} has several workflows", dir.display()))

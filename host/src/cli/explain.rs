@@ -118,6 +118,12 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ("WF0608", "a file cannot be read or written"),
     ("WF0609", "the directory has several workflows"),
     ("WF0610", "the name is none for a project"),
+    ("WF0611", "the workspace has no such package"),
+    (
+        "WF0612",
+        "the crate exports no workflow\n\nThe attribute `#[wfhost::workflow]` on an `async fn` makes it the workflow of its crate.",
+    ),
+    ("WF0613", "there is no linker for WebAssembly"),
 ];
 
 #[cfg(test)]
@@ -136,7 +142,7 @@ mod tests {
             include_str!("mod.rs"),
             include_str!("../store/mod.rs"),
             include_str!("../engine/module.rs"),
-            include_str!("../build/mod.rs"),
+            include_str!("../build/error.rs"),
             include_str!("build.rs"),
             include_str!("new.rs"),
             "\"WF0005\"",

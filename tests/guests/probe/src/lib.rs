@@ -1,109 +1,37 @@
 //! An interpreter of small programs, so that the tests need one module only.
 //!
-//! The input is `{"do": [operation, ...]}`, each operation an object with one
-//! member, see [`Operation`]. The result is the list of what each gave; a
-//! failure of a step gives `{"failure": kind}` and the program goes on.
+//! The input is `{"do": [operation, ...]}`, see [`operation::Operation`]. The
+//! result is the list of what each gave. The failure of a step is a value as
+//! well, `{"failure": kind, "message", "details"?, "attempts"?}`, and the
+//! program goes on; `fail`, `fail_with` and the other bad ends end it.
 
-use std::collections::HashMap;
-use std::time::Duration;
+mod observe;
+mod operation;
+mod request;
 
-use futures::FutureExt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use futures::future::{LocalBoxFuture, join_all, select_all};
-use serde::{Deserialize, Serialize};
-use wfhost::{Error, Result, Value, agent, json, signal, sleep};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use serde::Serialize;
+use wfhost::{Error, Result, Timestamp, Value, agent, json, signal, sleep};
 
-#[derive(Deserialize)]
-struct Program {
-    r#do: Vec<Operation>,
-}
-
-#[derive(Deserialize, Clone)]
-#[serde(rename_all = "snake_case")]
-enum Operation {
-    /// Asks the default agent.
-    Agent(String),
-    /// Asks a named provider.
-    AgentOf {
-        provider: String,
-        prompt: String,
-    },
-    /// Sleeps for so many milliseconds.
-    Sleep(u64),
-    /// Waits for a signal, at most so long.
-    Wait {
-        name: String,
-        timeout_ms: Option<u64>,
-    },
-    /// Waits for so many signals of one name side by side.
-    WaitMany {
-        name: String,
-        count: usize,
-    },
-    /// Sends a signal to another run.
-    Send {
-        run: String,
-        name: String,
-        payload: Value,
-    },
-    /// Runs operations side by side; gives all results.
-    Parallel(Vec<Operation>),
-    /// Runs operations side by side; gives the index and the result of the
-    /// first, the others are dropped.
-    Race(Vec<Operation>),
-    /// Does it so many times; gives the last result.
-    Repeat {
-        times: u64,
-        operation: Box<Operation>,
-    },
-    /// Asks the agent about everything that could differ between executions:
-    /// a replay that saw anything else would be a mismatch.
-    Observe,
-    Log(String),
-    Print(String),
-    Publish {
-        key: String,
-        value: Value,
-    },
-    Patched(String),
-    Cancelled,
-    Now,
-    Info,
-    /// Features that come later.
-    Child,
-    Ask,
-    Fail(String),
-    Panic(String),
-    Spin,
-    /// Allocates so many bytes and touches them.
-    Allocate(usize),
-    Recurse,
-    /// Waits for nothing.
-    Deadlock,
-}
-
-#[derive(Serialize)]
-struct Failed {
-    failure: String,
-    message: String,
-}
+use operation::{Operation, Program};
 
 #[wfhost::workflow]
 async fn probe(program: Program) -> Result<Vec<Value>> {
     let mut results = Vec::new();
     for operation in program.r#do {
-        if let Operation::Fail(message) = operation {
-            return Err(Error::failed(message));
+        match operation {
+            Operation::Fail(message) => return Err(Error::failed(message)),
+            Operation::FailWith { kind, message, details } => {
+                return Err(Error::new(kind, message).with_details(details));
+            }
+            operation => results.push(perform(operation).await),
         }
-        results.push(perform(operation).await);
     }
     Ok(results)
-}
-
-fn value<T: Serialize>(result: Result<T>) -> Value {
-    match result {
-        Ok(value) => json!(value),
-        Err(error) => json!(Failed { failure: error.kind().to_string(), message: error.to_string() }),
-    }
 }
 
 fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
@@ -111,17 +39,44 @@ fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
         match operation {
             Operation::Agent(prompt) => value(agent(prompt).text().await),
             Operation::AgentOf { provider, prompt } => value(agent(prompt).provider(provider).text().await),
-            Operation::Sleep(millis) => value(sleep(Duration::from_millis(millis)).await),
+            Operation::AgentWith(request) => value(request::ask(*request).reply().await),
+            Operation::Sleep(length) => value(sleep(millis(length)).await),
+            Operation::SleepUntil(at) => value(wfhost::sleep_until(Timestamp::from_millis(at)).await),
             Operation::Wait { name, timeout_ms } => value(wait(&name, timeout_ms).await),
             Operation::WaitMany { name, count } => {
                 let waits = (0..count).map(|_| wait(&name, None));
                 json!(join_all(waits).await.into_iter().map(value).collect::<Vec<_>>())
             }
+            Operation::Child => value(wfhost::child("hello").await),
+            Operation::Ask => value(wfhost::ask("may I?").await),
             Operation::Send { run, name, payload } => value(wfhost::send(&run, &name, payload)),
+
             Operation::Parallel(operations) => json!(join_all(operations.into_iter().map(perform)).await),
+            Operation::Unordered(operations) => {
+                let numbered = operations.into_iter().enumerate();
+                let running: FuturesUnordered<_> = numbered
+                    .map(|(index, operation)| perform(operation).map(move |result| (index, result)))
+                    .collect();
+                json!(running.collect::<Vec<_>>().await)
+            }
             Operation::Race(operations) => {
                 let (result, index, _losers) = select_all(operations.into_iter().map(perform)).await;
                 json!([index, result])
+            }
+            Operation::Timeout { millis: length, operation } => {
+                wfhost::timeout(millis(length), perform(*operation)).await.unwrap_or_else(failed)
+            }
+            Operation::StartThenDrop(operation) => {
+                // One poll, which is what starts it.
+                perform(*operation).now_or_never().unwrap_or_default()
+            }
+            Operation::Meanwhile { sleep: length, operation } => {
+                let sleeping = sleep(millis(length)).start();
+                let result = perform(*operation).await;
+                match sleeping.await {
+                    Ok(()) => result,
+                    Err(error) => failed(error),
+                }
             }
             Operation::Repeat { times, operation } => {
                 let mut last = Value::Null;
@@ -130,31 +85,78 @@ fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
                 }
                 last
             }
-            Operation::Observe => value(agent(observe()).text().await),
+            Operation::Each(operations) => {
+                let mut results = Vec::new();
+                for operation in operations {
+                    results.push(perform(operation).await);
+                }
+                json!(results)
+            }
+            Operation::AgentAbout(operation) => {
+                let prompt = match perform(*operation).await {
+                    Value::String(text) => text,
+                    other => other.to_string(),
+                };
+                value(agent(prompt).text().await)
+            }
+
+            Operation::Now => json!(wfhost::now()),
+            Operation::Random => json!(format!("{:016x}", wfhost::random())),
+            Operation::Info => json!(wfhost::info().run),
+            Operation::InfoAll => info(),
+            Operation::Budget => {
+                let budget = wfhost::budget();
+                json!({ "total": budget.total, "spent": budget.spent })
+            }
+            Operation::Patched(id) => json!(wfhost::patched(&id)),
+            Operation::Cancelled => json!(wfhost::cancelled()),
+            Operation::Phase(title) => {
+                wfhost::phase(title);
+                Value::Null
+            }
+            Operation::Publish { key, value: published } => value(wfhost::publish(&key, published)),
+            Operation::Post { name, payload } => value(wfhost::post(&name, payload)),
+            Operation::ContinueAsNew(input) => wfhost::continue_as_new(input),
+
             Operation::Log(line) => {
                 wfhost::info!("{line}");
+                Value::Null
+            }
+            Operation::LogWith { level, message, note } => {
+                let level = level.parse().unwrap_or(wfhost::log::Level::Info);
+                wfhost::log::log!(level, note = note.as_str(); "{message}");
                 Value::Null
             }
             Operation::Print(line) => {
                 println!("{line}");
                 Value::Null
             }
-            Operation::Publish { key, value: published } => value(wfhost::publish(&key, published)),
-            Operation::Patched(id) => json!(wfhost::patched(&id)),
-            Operation::Cancelled => json!(wfhost::cancelled()),
-            Operation::Now => json!(wfhost::now()),
-            Operation::Info => json!(wfhost::info().run),
-            Operation::Child => value(wfhost::child("hello").await),
-            Operation::Ask => value(wfhost::ask("may I?").await),
-            Operation::Fail(_) => Value::Null,
+            Operation::PrintError(line) => {
+                eprintln!("{line}");
+                Value::Null
+            }
+
+            Operation::Observe => value(agent(observe::all()).text().await),
+            Operation::HashOrder => json!(observe::hash_order()),
+            Operation::NanBits => json!(observe::nan_bits()),
+            Operation::Addresses => json!(observe::addresses()),
+            Operation::StdTime => {
+                let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                json!(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+            }
+            Operation::StdSleep(length) => {
+                std::thread::sleep(millis(length));
+                Value::Null
+            }
+
+            // They end the program, not an operation within another one.
+            Operation::Fail(_) | Operation::FailWith { .. } => Value::Null,
             Operation::Panic(message) => panic!("{message}"),
+            Operation::Trap => trap(),
             Operation::Spin => loop {
                 std::hint::black_box(0);
             },
-            Operation::Allocate(bytes) => {
-                let block = std::hint::black_box(vec![1u8; bytes]);
-                json!(block.len())
-            }
+            Operation::Allocate(bytes) => json!(std::hint::black_box(vec![1u8; bytes]).len()),
             Operation::Recurse => json!(recurse(1)),
             Operation::Deadlock => std::future::pending().await,
         }
@@ -162,26 +164,57 @@ fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
     .boxed_local()
 }
 
+#[derive(Serialize)]
+struct Failed {
+    failure: String,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts: Option<u32>,
+}
+
+fn value<T: Serialize>(result: Result<T>) -> Value {
+    match result {
+        Ok(value) => json!(value),
+        Err(error) => failed(error),
+    }
+}
+
+fn failed(error: Error) -> Value {
+    let failure = error.into_failure();
+    json!(Failed {
+        failure: failure.kind.to_string(),
+        message: failure.message,
+        details: failure.details,
+        attempts: Some(failure.attempts).filter(|&attempts| attempts > 0),
+    })
+}
+
+fn info() -> Value {
+    let info = wfhost::info();
+    json!({
+        "run": info.run, "workflow": info.workflow, "digest": info.digest, "parent": info.parent,
+        "started": info.started, "attempt": info.attempt, "labels": info.labels,
+    })
+}
+
 async fn wait(name: &str, timeout_ms: Option<u64>) -> Result<Value> {
     match timeout_ms {
-        Some(millis) => signal(name).timeout(Duration::from_millis(millis)).await,
+        Some(length) => signal(name).timeout(millis(length)).await,
         None => signal(name).await,
     }
 }
 
-fn observe() -> String {
-    let map: HashMap<u32, u32> = (0..20).map(|n| (n, n)).collect();
-    let order: Vec<_> = map.keys().collect();
-    let nan = std::hint::black_box(f64::NAN) * std::hint::black_box(-1.0);
-    let local = 0u8;
-    format!(
-        "{order:?} {:x} {} {:?} {:p} {:?}",
-        nan.to_bits(),
-        wfhost::random(),
-        wfhost::now(),
-        &local,
-        std::thread::current().id()
-    )
+fn millis(length: u64) -> Duration {
+    Duration::from_millis(length)
+}
+
+fn trap() -> Value {
+    #[cfg(target_arch = "wasm32")]
+    core::arch::wasm32::unreachable();
+    #[cfg(not(target_arch = "wasm32"))]
+    unreachable!("only WebAssembly traps without a word");
 }
 
 #[allow(unconditional_recursion, reason = "that is the point")]

@@ -1,0 +1,106 @@
+//! Why nothing was built.
+
+use std::path::PathBuf;
+
+use super::Target;
+
+/// Why nothing was built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("{0} has no Cargo.toml")]
+    NoCrate(PathBuf),
+    #[error("`{command}` cannot be run: {source}")]
+    NoTool { command: String, source: std::io::Error },
+    #[error("cargo did not build {0}")]
+    Cargo(PathBuf),
+    #[error("{0} builds no `cdylib`, so there is nothing to run")]
+    NoWorkflow(PathBuf),
+    #[error("this machine has no Rust toolchain for WebAssembly")]
+    NoTarget(Option<Target>),
+    #[error("the standard library for {target} cannot be prepared: {reason}")]
+    Sysroot { target: Target, reason: String },
+    #[error("{path} cannot be wrapped into a component: {reason}")]
+    Componentize { path: PathBuf, reason: String },
+    #[error("{path}: {source}")]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("{dir} has no package `{package}`, but {}", listed(.known))]
+    NoPackage { dir: PathBuf, package: String, known: Vec<String> },
+    #[error("{package} exports no workflow")]
+    NoExport { package: String },
+    #[error("this machine has no `{0}`, which links WebAssembly")]
+    NoLinker(&'static str),
+}
+
+fn listed(names: &[String]) -> String {
+    match names {
+        [] => "it has none that builds a workflow".to_owned(),
+        names => format!("`{}`", names.join("`, `")),
+    }
+}
+
+impl BuildError {
+    /// The stable code of the error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoCrate(_) => "WF0601",
+            Self::NoTool { .. } => "WF0602",
+            Self::Cargo(_) => "WF0603",
+            Self::NoWorkflow(_) => "WF0604",
+            Self::NoTarget(_) => "WF0605",
+            Self::Sysroot { .. } => "WF0606",
+            Self::Componentize { .. } => "WF0607",
+            Self::File { .. } => "WF0608",
+            Self::NoPackage { .. } => "WF0611",
+            Self::NoExport { .. } => "WF0612",
+            Self::NoLinker(_) => "WF0613",
+        }
+    }
+
+    /// What mends it.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::NoCrate(_) => "`wfhost new NAME` makes one".to_owned(),
+            Self::NoTool { .. } => "install Rust with cargo, see rustup.rs".to_owned(),
+            Self::Cargo(_) => "its messages are above".to_owned(),
+            Self::NoWorkflow(_) => "put `[lib] crate-type = [\"cdylib\"]` into Cargo.toml".to_owned(),
+            Self::NoTarget(target) => {
+                let target = target.unwrap_or_default();
+                let libc = if target.has_libc() { " wasi-libc" } else { "" };
+                format!(
+                    "`rustup target add {target}`, or on Debian `apt-get install rustc-web rust-web-src{libc}`"
+                )
+            }
+            Self::Sysroot { target, .. } => format!("`rustup target add {target}` does without"),
+            Self::Componentize { .. } => {
+                "build against the WIT package of this wfhost: `wfhost inspect --wit`".to_owned()
+            }
+            Self::File { .. } => "look at the directory's permissions and space".to_owned(),
+            Self::NoPackage { .. } => "name one of its packages by `-p`, or none for all".to_owned(),
+            Self::NoExport { .. } => {
+                "put `#[wfhost::workflow]` on the `async fn` that is the workflow".to_owned()
+            }
+            Self::NoLinker(_) => "install Rust by rustup, see rustup.rs, or `apt-get install lld`".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_install_depends_on_the_target() {
+        assert_eq!(
+            BuildError::NoTarget(None).hint(),
+            "`rustup target add wasm32-unknown-unknown`, or on Debian `apt-get install rustc-web rust-web-src`"
+        );
+        assert!(BuildError::NoTarget(Some(Target::Wasip2)).hint().contains("rust-web-src wasi-libc"));
+    }
+
+    #[test]
+    fn an_unknown_package_names_the_known_ones() {
+        let known = vec!["hello".to_owned(), "counter".to_owned()];
+        let error = BuildError::NoPackage { dir: "x".into(), package: "helo".to_owned(), known };
+        assert_eq!(error.to_string(), "x has no package `helo`, but `hello`, `counter`");
+    }
+}

@@ -1,0 +1,211 @@
+//! The language of the probe.
+
+use serde::Deserialize;
+use wfhost::{FailureKind, Value};
+
+/// The input.
+#[derive(Deserialize)]
+pub struct Program {
+    pub r#do: Vec<Operation>,
+}
+
+/// An operation: an object with one member, or a string if it has no operand.
+///
+/// ```json
+/// {"do": [{"agent": "hello"}, "now", {"race": [{"sleep": 5}, {"wait": {"name": "go"}}]}]}
+/// ```
+#[derive(Deserialize, Clone)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Operation {
+    // Steps.
+    /// Asks the default agent. Gives its text.
+    Agent(String),
+    /// Asks a named provider. Gives its text.
+    AgentOf {
+        provider: String,
+        prompt: String,
+    },
+    /// Asks with any field of a request. Gives the whole reply.
+    AgentWith(Box<Request>),
+    /// Sleeps for so many milliseconds. Gives null.
+    Sleep(u64),
+    /// Sleeps until a time, in milliseconds since 1970. Gives null.
+    SleepUntil(u64),
+    /// Waits for a signal, at most so long. Gives its payload.
+    Wait {
+        name: String,
+        timeout_ms: Option<u64>,
+    },
+    /// Waits for so many signals of one name side by side. Gives all payloads.
+    WaitMany {
+        name: String,
+        count: usize,
+    },
+    /// Runs a child of that module; see `Ask`.
+    Child,
+    /// Asks a person; hosts that cannot do that give the failure `unavailable`.
+    Ask,
+    /// Sends a signal to another run. Gives null.
+    Send {
+        run: String,
+        name: String,
+        payload: Value,
+    },
+
+    // Steps in relation to each other.
+    /// Runs operations side by side. Gives all results.
+    Parallel(Vec<Operation>),
+    /// The same. Gives `[index, result]` of each, in the order in which they ended.
+    Unordered(Vec<Operation>),
+    /// Runs operations side by side. Gives `[index, result]` of the first; the
+    /// others are dropped.
+    Race(Vec<Operation>),
+    /// Gives an operation so many milliseconds. Gives its result, or the
+    /// failure `timed-out`.
+    Timeout {
+        millis: u64,
+        operation: Box<Operation>,
+    },
+    /// Starts an operation (whatever it does up to its first wait) and drops it.
+    StartThenDrop(Box<Operation>),
+    /// Starts a sleep, does the operation, then waits for the sleep. Gives the
+    /// operation's result.
+    Meanwhile {
+        sleep: u64,
+        operation: Box<Operation>,
+    },
+    /// Does it so many times. Gives the last result.
+    Repeat {
+        times: u64,
+        operation: Box<Operation>,
+    },
+    /// Does operations one after the other. Gives all results.
+    Each(Vec<Operation>),
+    /// Asks the default agent about the text of what the operation gave.
+    AgentAbout(Box<Operation>),
+
+    // The run.
+    /// Virtual time in milliseconds since 1970.
+    Now,
+    /// The next random number, as a string of hexadecimal digits.
+    Random,
+    /// The id of the run.
+    Info,
+    /// All that is known about the run.
+    InfoAll,
+    /// `{"total", "spent"}`.
+    Budget,
+    /// True or false.
+    Patched(String),
+    /// True or false.
+    Cancelled,
+    Phase(String),
+    Publish {
+        key: String,
+        value: Value,
+    },
+    Post {
+        name: String,
+        payload: Value,
+    },
+    /// Ends the run and begins the next one with this input.
+    ContinueAsNew(Value),
+
+    // What the program writes.
+    Log(String),
+    /// With a level (`info` if it is none) and a field `note`.
+    LogWith {
+        level: String,
+        message: String,
+        note: String,
+    },
+    /// To the standard output of the language; on wasm32-unknown-unknown it
+    /// goes nowhere.
+    Print(String),
+    /// The same to the standard error.
+    PrintError(String),
+
+    // What could differ between two executions.
+    /// Asks the agent about everything of the kind: a replay that saw anything
+    /// else would be a mismatch.
+    Observe,
+    /// Keys of a `HashMap` in its order.
+    HashOrder,
+    /// Bits of not-a-numbers that were computed, as hexadecimal digits.
+    NanBits,
+    /// Where something lies on the stack and on the heap.
+    Addresses,
+    /// The standard library's clock, in milliseconds since 1970. It traps on
+    /// wasm32-unknown-unknown, which has none.
+    StdTime,
+    /// The standard library's sleep, which traps there as well.
+    StdSleep(u64),
+
+    // Bad ends.
+    /// Fails the run. Only at the top.
+    Fail(String),
+    /// The same with everything that a failure has.
+    FailWith {
+        kind: FailureKind,
+        message: String,
+        details: Value,
+    },
+    Panic(String),
+    /// Executes `unreachable`.
+    Trap,
+    /// Computes for ever.
+    Spin,
+    /// Allocates so many bytes and touches them. Gives their number.
+    Allocate(usize),
+    /// Calls itself for ever.
+    Recurse,
+    /// Waits for nothing.
+    Deadlock,
+}
+
+/// All fields of an agent call. Times are milliseconds.
+#[derive(Deserialize, Clone)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    pub prompt: String,
+    pub input: Option<Value>,
+    #[serde(default)]
+    pub providers: Vec<String>,
+    pub model: Option<String>,
+    pub schema: Option<Value>,
+    pub session: Option<String>,
+    pub workspace: Option<String>,
+    pub label: Option<String>,
+    pub group: Option<String>,
+    pub retry: Option<Retry>,
+    pub limits: Option<Limits>,
+    pub cache: Option<Cache>,
+    pub options: Option<Value>,
+}
+
+#[derive(Deserialize, Clone)]
+#[serde(deny_unknown_fields)]
+pub struct Retry {
+    pub max_attempts: u32,
+    pub initial: Option<u64>,
+    pub factor: Option<f32>,
+    pub max: Option<u64>,
+    pub jitter: Option<f32>,
+    #[serde(default)]
+    pub fatal: Vec<String>,
+}
+
+#[derive(Deserialize, Clone)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    pub attempt: Option<u64>,
+    pub total: Option<u64>,
+    pub heartbeat: Option<u64>,
+}
+
+#[derive(Deserialize, Clone)]
+#[serde(deny_unknown_fields)]
+pub struct Cache {
+    pub version: String,
+    pub ttl: Option<u64>,
+}
