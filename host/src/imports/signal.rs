@@ -1,11 +1,12 @@
 //! `wfhost:workflow/signal`
 
 use wasmtime::component::Resource;
-use wfhost_core::{Failure, FailureKind, Op};
+use wfhost_core::{Op, limits};
 
 use super::wit::signal::{Failure as WitFailure, Host, Question};
-use super::{Misuse, StepHandle, failure_to_wit, json, optional_json, outcome_to_wit};
+use super::{StepHandle, failure_to_wit, json, optional_json, outcome_to_wit};
 use crate::engine::RunCtx;
+use crate::store::Emission;
 
 impl Host for RunCtx {
     async fn wait(
@@ -40,14 +41,21 @@ impl Host for RunCtx {
         Ok(outcome_to_wit(self.perform(&op).await?))
     }
 
-    async fn start_ask(&mut self, question: Question) -> wasmtime::Result<Resource<StepHandle>> {
-        let op = Op::Ask { question: question_to_core(question)?, timeout_ms: None };
+    async fn start_ask(
+        &mut self,
+        question: Question,
+        timeout: Option<u64>,
+    ) -> wasmtime::Result<Resource<StepHandle>> {
+        let op = Op::Ask { question: question_to_core(question)?, timeout_ms: timeout };
         RunCtx::start(self, &op)
     }
 
-    async fn post(&mut self, name: String, _payload: String) -> wasmtime::Result<()> {
-        let message = format!("`signal.post` ({name}) is unavailable in this version of wfhost");
-        Err(Misuse(Failure::new(FailureKind::Unavailable, message)).into())
+    async fn post(&mut self, name: String, payload: String) -> wasmtime::Result<()> {
+        limits::check("the name of a message", name.len(), limits::NAME_BYTES)?;
+        limits::check("a message", payload.len(), limits::SIGNAL_BYTES)?;
+        let payload = json("a message", payload)?;
+        self.shared.lock().emit(|_, at| Emission::Message { name, payload, at });
+        Ok(())
     }
 }
 
