@@ -22,7 +22,8 @@ pub use ids::{BadRunId, Digest, Epoch, Position, RunId, Step, Timestamp};
 pub use journal::{Journal, JournalError, Row};
 pub use json::{Difference, Json, first_difference};
 pub use machine::{
-    CannotRetry, Machine, Mismatch, OpenStep, QuestionChange, RetryPlan, SetId, Stop, Unsaved, Work, plan_retry,
+    CannotRetry, Machine, Mismatch, OpenStep, QuestionChange, RetryPlan, SetId, Stop, Unsaved, Work,
+    plan_retry,
 };
 pub use op::{
     AgentRequest, Caching, CallLimits, ChildOptions, OnParentClose, Op, Question, Reply, Retry, Usage,

@@ -1,11 +1,12 @@
 //! `wfhost:workflow/signal`
 
 use wasmtime::component::Resource;
-use wfhost_core::{Op, limits};
+use wfhost_core::{Failure as CoreFailure, FailureKind, Op, limits};
 
 use super::wit::signal::{Failure as WitFailure, Host, Question};
-use super::{StepHandle, failure_to_wit, json, optional_json, outcome_to_wit};
+use super::{Misuse, StepHandle, failure_to_wit, json, optional_json, outcome_to_wit};
 use crate::engine::RunCtx;
+use crate::schema;
 use crate::store::Emission;
 
 impl Host for RunCtx {
@@ -60,9 +61,14 @@ impl Host for RunCtx {
 }
 
 fn question_to_core(question: Question) -> wasmtime::Result<wfhost_core::Question> {
+    let schema = optional_json("a schema", question.schema)?;
+    if let Some(Err(error)) = schema.as_ref().map(schema::compile) {
+        let message = format!("the program asks with a JSON Schema that cannot be used: {error}");
+        return Err(Misuse(CoreFailure::new(FailureKind::Rejected, message)).into());
+    }
     Ok(wfhost_core::Question {
         prompt: question.prompt,
-        schema: optional_json("a schema", question.schema)?,
+        schema,
         choices: question.choices,
         details: optional_json("details of a question", question.details)?,
     })

@@ -87,7 +87,10 @@ impl Machine {
                 let watchers = self.steps.answer(step, done)?;
                 self.sets.ready(step, position, &watchers);
             }
-            (Status::Running, Event::Moved { module }) => self.module = module,
+            (Status::Running, Event::Moved { module }) => {
+                self.module = module;
+                self.moved = !recorded;
+            }
             (Status::Running, Event::Retried { from, emissions, .. }) => {
                 // What is void was left out before; see `retry`.
                 self.restarts.push_back((from, emissions));

@@ -38,14 +38,14 @@ use self::apply::Refusal;
 pub use self::mismatch::Mismatch;
 use self::random::Random;
 pub use self::retry::{CannotRetry, Retry as RetryPlan, plan_retry};
-pub use self::steps::{OpenStep, QuestionChange};
 use self::steps::Steps;
+pub use self::steps::{OpenStep, QuestionChange};
 pub use self::waitset::SetId;
 use self::waitset::WaitSets;
 use crate::entry::{Entry, Event, Recorded, Started, decode_op, encode_op};
 use crate::journal::{GENESIS, Journal, JournalError};
 use crate::limits::{self, TooLarge};
-use crate::{Digest, Failure, FailureKind, Json, Op, Outcome, Position, Step, Timestamp};
+use crate::{Digest, Failure, FailureKind, Json, Op, Outcome, Position, Row, Step, Timestamp};
 
 /// Why the program cannot go on.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
@@ -86,6 +86,13 @@ pub struct Unsaved {
     pub bytes: Vec<u8>,
     /// The head of the chain after them.
     pub head: Digest,
+}
+
+impl From<Unsaved> for Row {
+    fn from(unsaved: Unsaved) -> Self {
+        let Unsaved { first, count, bytes, head } = unsaved;
+        Self { first, count, bytes, head }
+    }
 }
 
 /// An entry that the program originated and has not come to again.
@@ -144,6 +151,8 @@ pub struct Machine {
     module: Digest,
     /// The module that it is to be executed with from the next entry on.
     moving: Option<Digest>,
+    /// It was moved, and the driver does not know yet.
+    moved: bool,
 }
 
 impl Machine {
@@ -205,6 +214,7 @@ impl Machine {
             random: Random::new(&started.seed),
             module: started.module,
             moving: None,
+            moved: false,
             restarts: VecDeque::new(),
             started,
             started_at: Timestamp(0),
@@ -595,6 +605,16 @@ impl Machine {
             Status::Ended(outcome) => Some(outcome),
             Status::New | Status::Running => None,
         }
+    }
+
+    /// The module that the run was moved to since the last time, if it was.
+    pub fn take_moved(&mut self) -> Option<Digest> {
+        std::mem::take(&mut self.moved).then_some(self.module)
+    }
+
+    /// Whether a question is open.
+    pub fn asks_people(&self) -> bool {
+        self.steps.asks_people()
     }
 
     /// The module that the run is executed with.

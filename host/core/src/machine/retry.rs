@@ -121,8 +121,7 @@ pub fn plan_retry(journal: &Journal, step: Option<Step>, end_only: bool) -> Resu
         return Ok(Retry { from: end, step: None });
     }
     if failure.kind == FailureKind::Cancelled {
-        let cancelled =
-            standing().find(|(_, event)| matches!(event, Event::CancelRequested { .. }));
+        let cancelled = standing().find(|(_, event)| matches!(event, Event::CancelRequested { .. }));
         return Ok(Retry { from: cancelled.map_or(end, |(position, _)| position), step: None });
     }
     let same = |own: &crate::Failure| own.kind == failure.kind && failure.message.contains(&own.message);

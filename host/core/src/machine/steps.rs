@@ -162,7 +162,9 @@ impl Steps {
                 }
                 Kind::Signal { name, deadline }
             }
-            Peeked::Waits(other) => return Err(format!("`{}` is nothing that is waited for", other.kind()).into()),
+            Peeked::Waits(other) => {
+                return Err(format!("`{}` is nothing that is waited for", other.kind()).into());
+            }
         };
         let attempts = u32::from(matches!(kind, Kind::Work { .. }));
         let state = State {
@@ -194,9 +196,9 @@ impl Steps {
 
     pub(super) fn attempt(&mut self, step: Step, attempt: u32) -> Result<(), String> {
         match self.states.get_mut(&step) {
-            Some(State { kind: Kind::Timer { .. } | Kind::Signal { .. } | Kind::Question { .. }, .. }) => {
-                Err(format!("it is an attempt at step {step}, which is waited for and not tried"))
-            }
+            Some(State {
+                kind: Kind::Timer { .. } | Kind::Signal { .. } | Kind::Question { .. }, ..
+            }) => Err(format!("it is an attempt at step {step}, which is waited for and not tried")),
             Some(state) if state.is_open() && attempt == state.attempts + 1 => {
                 state.attempts = attempt;
                 Ok(())
@@ -221,6 +223,10 @@ impl Steps {
             return Err(format!("it answers step {step}, which is no open question"));
         }
         Ok(self.close(step, Some(done)))
+    }
+
+    pub(super) fn asks_people(&self) -> bool {
+        !self.questions.is_empty()
     }
 
     pub(super) fn is_question(&self, step: Step) -> bool {
@@ -504,7 +510,9 @@ fn kind_of(bytes: &[u8], position: Position) -> Result<Peeked, Refusal> {
         return Ok(Peeked::Work { repeat: true });
     }
     Ok(match decode_op(bytes, position).map_err(Refusal::Unreadable)? {
-        op @ (Op::Sleep { .. } | Op::SleepUntil { .. } | Op::Signal { .. } | Op::Ask { .. }) => Peeked::Waits(op),
+        op @ (Op::Sleep { .. } | Op::SleepUntil { .. } | Op::Signal { .. } | Op::Ask { .. }) => {
+            Peeked::Waits(op)
+        }
         Op::Agent(_) => Peeked::Work { repeat: true },
         Op::Send { .. } | Op::Child { .. } | Op::ContinueAsNew { .. } => Peeked::Work { repeat: false },
     })

@@ -246,7 +246,9 @@ fn second_life() -> Vec<Row> {
 #[test]
 fn golden_files_are_written_only_on_request() {
     let every_kind = rows::rows(&every_kind(), &[1, 13, 7, 14, 2]);
-    for (name, rows) in [(EVERY_KIND, every_kind), (CONVERSATION, conversation()), (SECOND_LIFE, second_life())] {
+    for (name, rows) in
+        [(EVERY_KIND, every_kind), (CONVERSATION, conversation()), (SECOND_LIFE, second_life())]
+    {
         let path = rows::path(name);
         if std::env::var_os("WFHOST_WRITE_GOLDEN").is_some() && !path.exists() {
             fs::write(path, rows::write(&rows)).unwrap();

@@ -3,7 +3,8 @@
 use super::*;
 
 fn ask(prompt: &str, timeout_ms: Option<u64>) -> Op {
-    let question = crate::Question { prompt: prompt.to_owned(), schema: None, choices: vec![], details: None };
+    let question =
+        crate::Question { prompt: prompt.to_owned(), schema: None, choices: vec![], details: None };
     Op::Ask { question, timeout_ms }
 }
 
@@ -11,7 +12,9 @@ fn ask(prompt: &str, timeout_ms: Option<u64>) -> Op {
 fn changes(t: &mut Talk) -> Vec<String> {
     let tell = |change| match change {
         QuestionChange::Asked { step, deadline: None, .. } => format!("asked {step}"),
-        QuestionChange::Asked { step, deadline: Some(at), .. } => format!("asked {step} until +{}", at.since(DAWN)),
+        QuestionChange::Asked { step, deadline: Some(at), .. } => {
+            format!("asked {step} until +{}", at.since(DAWN))
+        }
         QuestionChange::Closed { step } => format!("closed {step}"),
     };
     t.m.take_questions().into_iter().map(tell).collect()
