@@ -14,6 +14,7 @@ mod json;
 pub mod limits;
 mod machine;
 mod op;
+pub mod policy;
 
 pub use config::RunConfig;
 pub use entry::{Entry, EntryError, Event, Recorded, Started, decode_op, encode_op};

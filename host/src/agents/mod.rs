@@ -1,37 +1,37 @@
-//! Agents: the providers that answer calls.
+//! Agents: the providers that answer calls, and the policy around a call.
+//!
+//! A [`Provider`] makes one attempt. It knows nothing of retries, limits of
+//! time, budgets and schemas: these are the same for all of them, decided by
+//! [`wfhost_core::policy`].
 
+mod call;
 mod echo;
+mod guarded;
+mod output;
 mod scripted;
+mod secret;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use wfhost_core::{AgentRequest, Failure, Reply, RunId, Step};
+use wfhost_core::Reply;
 
+pub use self::call::{Call, CallFailure, Turn};
 pub use self::echo::Echo;
+pub use self::guarded::Guarded;
+pub use self::output::{CallEvent, CallOutput, Lines, Stream};
 pub use self::scripted::{ScriptError, Scripted};
-
-/// One attempt at a call.
-#[derive(Clone, Debug)]
-pub struct Call {
-    pub run: RunId,
-    pub step: Step,
-    /// Counted from 1; greater if the host died during the attempts before.
-    pub attempt: u32,
-    /// The same for every attempt at this step, and for no other step.
-    pub key: String,
-    pub request: AgentRequest,
-}
+pub use self::secret::{Redactor, Secret, SecretError, SecretSource, is_secret_name};
 
 /// An adapter for one kind of agent. Dropping the future of a call stops it.
 pub trait Provider: Send + Sync + fmt::Debug {
     /// What requests and users call it.
     fn name(&self) -> &str;
 
-    /// Carries out one attempt.
-    fn call(&self, call: Call) -> BoxFuture<'_, Result<Reply, Failure>>;
+    /// Carries out one attempt. What happens on the way goes to `out`.
+    fn call(&self, call: Call, out: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>>;
 }
 
 /// The providers that a host was given, by name.

@@ -38,7 +38,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use wfhost_core::{Failure, FailureKind, Json, Reply, Usage};
 
-use super::{Call, Provider};
+use super::{Call, CallFailure, CallOutput, Provider};
 use crate::clock;
 
 /// A script that cannot be used.
@@ -205,8 +205,8 @@ impl Provider for Scripted {
         "scripted"
     }
 
-    fn call(&self, call: Call) -> BoxFuture<'_, Result<Reply, Failure>> {
-        Box::pin(self.answer(call))
+    fn call(&self, call: Call, _: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>> {
+        Box::pin(async move { self.answer(call).await.map_err(CallFailure::from) })
     }
 }
 

@@ -17,7 +17,7 @@ use wfhost_core::{
 
 use super::instance::{OutOfMemory, Shared};
 use super::{Engine, Module, instance};
-use crate::agents::{Call, Providers};
+use crate::agents::{Call, CallOutput, Providers};
 use crate::clock;
 use crate::imports::{Misuse, returned};
 use crate::store::{
@@ -404,9 +404,10 @@ impl Driver<'_> {
                     },
                     (None, None, None) => return Err(DriveError::NoDefaultProvider { run }),
                 };
-                let call = Call { run, step, attempt, key, request: *request };
+                let call = Call::new(run, step, attempt, key, *request);
                 self.begin(step, async move {
-                    let reply = provider.call(call).await;
+                    let reply =
+                        provider.call(call, CallOutput::none()).await.map_err(|failed| failed.failure);
                     let outcome = reply
                         .and_then(|reply| answer(&reply))
                         .map_err(|failure| Failure { attempts: failure.attempts.max(attempt), ..failure });
