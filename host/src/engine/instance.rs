@@ -8,15 +8,18 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wfhost_core::{Machine, RunConfig, Stop, Timestamp, limits};
 
 use super::Engine;
-use crate::clock;
 use crate::store::{Emission, LogLevel, LogLine};
+use crate::world::World;
 
 /// Between pre-emptions a program executes about so many instructions.
 const YIELD_INTERVAL: u64 = 100_000;
 
 /// The part of an execution that the driver and the program's calls share.
 #[derive(Clone, Debug)]
-pub(crate) struct Shared(Arc<Mutex<Inner>>);
+pub(crate) struct Shared {
+    inner: Arc<Mutex<Inner>>,
+    world: Arc<dyn World>,
+}
 
 #[derive(Debug)]
 pub(crate) struct Inner {
@@ -35,9 +38,9 @@ pub(crate) struct Inner {
 }
 
 impl Shared {
-    pub fn new(machine: Machine) -> Self {
+    pub fn new(machine: Machine, world: Arc<dyn World>) -> Self {
         let first_emission = machine.emissions();
-        Self(Arc::new(Mutex::new(Inner {
+        let inner = Arc::new(Mutex::new(Inner {
             machine,
             blocked: false,
             refuel: false,
@@ -45,12 +48,18 @@ impl Shared {
             first_emission,
             panic: None,
             partial_lines: [Vec::new(), Vec::new()],
-        })))
+        }));
+        Self { inner, world }
+    }
+
+    /// The present time, for entries.
+    pub fn clock(&self) -> Timestamp {
+        self.world.now()
     }
 
     pub fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing panics while it is held; if something did, the machine is still whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until `poll` has an answer. The driver polls the program again
@@ -105,7 +114,7 @@ pub(crate) struct RunCtx {
 impl RunCtx {
     /// The present time, for entries.
     pub fn clock(&self) -> Timestamp {
-        clock::now()
+        self.shared.clock()
     }
 }
 

@@ -6,7 +6,6 @@ use wasmtime_wasi::p2::bindings::clocks::{monotonic_clock, wall_clock};
 use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
 use wfhost_core::{Op, Step};
 
-use crate::clock;
 use crate::engine::{RunCtx, Shared};
 
 const NANOS_PER_MILLI: u64 = 1_000_000;
@@ -44,10 +43,11 @@ impl monotonic_clock::Host for RunCtx {
 
     fn subscribe_duration(&mut self, nanos: u64) -> wasmtime::Result<Resource<DynPollable>> {
         let op = Op::Sleep { length_ms: nanos.div_ceil(NANOS_PER_MILLI) };
+        let now = self.clock();
         let step = {
             let mut inner = self.shared.lock();
             inner.refuel = true;
-            inner.machine.schedule(&op, clock::now())?
+            inner.machine.schedule(&op, now)?
         };
         let timer = Timer { step, shared: self.shared.clone() };
         let table = WasiView::ctx(self).table;
@@ -74,6 +74,7 @@ impl Pollable for Timer {
 impl Drop for Timer {
     fn drop(&mut self) {
         // Also when the whole execution is dropped: then the machine is not used any more.
-        let _ = self.shared.lock().machine.drop_step(self.step, clock::now());
+        let now = self.shared.clock();
+        let _ = self.shared.lock().machine.drop_step(self.step, now);
     }
 }
