@@ -158,6 +158,7 @@ impl Host {
             owner: options.world.owner(),
             world: options.world,
             providers: options.providers,
+            gate: Arc::default(),
             evict: options.evict,
             adopt: options.adopt,
             lease_ms: options.lease_ms,

@@ -17,13 +17,13 @@ mod op;
 pub mod policy;
 
 pub use config::RunConfig;
-pub use entry::{Entry, EntryError, Event, Recorded, Started, decode_op, encode_op};
+pub use entry::{Entry, EntryError, Event, FailedCall, Recorded, Started, decode_op, encode_op};
 pub use failure::{Failure, FailureKind, Outcome};
 pub use ids::{BadRunId, Digest, Epoch, Position, RunId, Step, Timestamp};
 pub use journal::{Journal, JournalError, Row};
 pub use json::{Difference, Json, first_difference};
 pub use machine::{
-    CannotRetry, Machine, Mismatch, OpenStep, QuestionChange, RetryPlan, SetId, Stop, Unsaved, Work,
+    CallState, CannotRetry, Machine, Mismatch, OpenStep, QuestionChange, RetryPlan, SetId, Stop, Unsaved, Work,
     plan_retry,
 };
 pub use op::{

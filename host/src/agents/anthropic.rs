@@ -14,7 +14,7 @@
 //! ```
 //!
 //! A call's `options` are members of the body too. The API keeps no
-//! conversations. Tools are off.
+//! conversations; the host does. Tools are off.
 
 use std::collections::BTreeMap;
 
@@ -90,17 +90,22 @@ impl Anthropic {
 
     fn body(&self, call: &Call) -> Result<Value, CallFailure> {
         let rejected = |message: &str| CallFailure::new(FailureKind::Rejected, message);
-        if call.request.session.is_some() {
-            return Err(rejected("the messages API keeps no conversations, so none can be gone on with"));
-        }
         let model = call.request.model.as_deref().or(self.config.model.as_deref()).ok_or_else(|| {
             rejected("the call names no model, and the configuration of its provider has none")
         })?;
-        let mut messages = vec![json!({ "role": "user", "content": call.opening() })];
+        // The API takes no empty messages.
+        let said = |text: &str| match text.trim_end() {
+            "" => "(nothing)".to_owned(),
+            text => text.to_owned(),
+        };
+        let mut messages = Vec::new();
+        for (asked, answered) in &call.history {
+            messages.push(json!({ "role": "user", "content": said(asked) }));
+            messages.push(json!({ "role": "assistant", "content": said(answered) }));
+        }
+        messages.push(json!({ "role": "user", "content": call.opening() }));
         for turn in &call.turns {
-            // The API takes no empty messages.
-            let answer = if turn.answer.trim().is_empty() { "(nothing)" } else { turn.answer.trim_end() };
-            messages.push(json!({ "role": "assistant", "content": answer }));
+            messages.push(json!({ "role": "assistant", "content": said(&turn.answer) }));
             messages.push(json!({ "role": "user", "content": turn.correction }));
         }
         let mut body = json!({ "model": model, "max_tokens": self.config.max_tokens, "messages": messages });
@@ -158,11 +163,9 @@ impl Anthropic {
             return Err(failure.with_usage(answer.usage));
         }
         Ok(Reply {
-            output: Json::string(&answer.text),
-            session: None,
             model: answer.model.or(call.request.model),
             usage: answer.usage,
-            provider: self.name.clone(),
+            ..Reply::new(&self.name, Json::string(&answer.text))
         })
     }
 }
@@ -170,6 +173,10 @@ impl Anthropic {
 impl Provider for Anthropic {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn keeps_conversations(&self) -> bool {
+        false
     }
 
     fn call(&self, call: Call, out: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>> {

@@ -1,8 +1,11 @@
 //! One attempt at an agent call, and how it fails.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use wfhost_core::{AgentRequest, Failure, FailureKind, Json, RunId, Step, Usage, policy};
+
+use super::workspace::Workspace;
 
 /// One attempt at a call.
 #[derive(Clone, Debug)]
@@ -22,6 +25,10 @@ pub struct Call {
     pub heartbeat: Option<Json>,
     /// Where a program works. The host's own directory if none.
     pub directory: Option<PathBuf>,
+    /// What was asked and answered before in the conversation of the request's
+    /// session, for providers that keep no conversations.
+    pub history: Vec<(String, String)>,
+    pub(crate) workspace: Option<Arc<Workspace>>,
 }
 
 /// An answer that did not do, and what was said to it.
@@ -36,23 +43,24 @@ pub struct Turn {
 impl Call {
     /// A call without anything before it.
     pub fn new(run: RunId, step: Step, attempt: u32, key: String, request: AgentRequest) -> Self {
-        Self { run, step, attempt, key, request, turns: Vec::new(), heartbeat: None, directory: None }
+        Self {
+            run,
+            step,
+            attempt,
+            key,
+            request,
+            turns: Vec::new(),
+            heartbeat: None,
+            directory: None,
+            history: Vec::new(),
+            workspace: None,
+        }
     }
 
     /// The first message of the conversation for agents that read text: the
     /// prompt, the input, and what form the answer has to have.
     pub fn opening(&self) -> String {
-        let mut text = self.request.prompt.clone();
-        if let Some(input) = &self.request.input {
-            text.push_str("\n\nInput:\n```json\n");
-            text.push_str(input.as_str());
-            text.push_str("\n```");
-        }
-        if let Some(schema) = &self.request.schema {
-            text.push_str("\n\n");
-            text.push_str(&policy::structured::instruction(schema));
-        }
-        text
+        opening(&self.request)
     }
 
     /// The conversation to go on with: the one of the last turn, else the one
@@ -82,6 +90,21 @@ impl Call {
     }
 }
 
+/// The first message for a request: see [`Call::opening`].
+pub(super) fn opening(request: &AgentRequest) -> String {
+    let mut text = request.prompt.clone();
+    if let Some(input) = &request.input {
+        text.push_str("\n\nInput:\n```json\n");
+        text.push_str(input.as_str());
+        text.push_str("\n```");
+    }
+    if let Some(schema) = &request.schema {
+        text.push_str("\n\n");
+        text.push_str(&policy::structured::instruction(schema));
+    }
+    text
+}
+
 /// An attempt that failed, with what decides about the next one.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{failure}")]
@@ -92,6 +115,8 @@ pub struct CallFailure {
     pub auth: bool,
     /// The provider asks not to be called again before that much time is over.
     pub retry_after_ms: Option<u64>,
+    /// The same provider would do no better another time.
+    pub exhausted: bool,
     /// What the attempt consumed all the same.
     pub usage: Option<Usage>,
 }
@@ -114,6 +139,6 @@ impl CallFailure {
 
 impl From<Failure> for CallFailure {
     fn from(failure: Failure) -> Self {
-        Self { failure, auth: false, retry_after_ms: None, usage: None }
+        Self { failure, auth: false, retry_after_ms: None, exhausted: false, usage: None }
     }
 }

@@ -21,8 +21,7 @@ impl Provider for Echo {
             Some(input) if request.prompt.is_empty() => input,
             _ => Json::string(&request.prompt),
         };
-        let reply =
-            Reply { output, session: None, model: request.model, usage: None, provider: "echo".to_owned() };
+        let reply = Reply { model: request.model, ..Reply::new("echo", output) };
         Box::pin(std::future::ready(Ok(reply)))
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use wfhost_core::{Failure, Json, Reply};
 
 use super::secret::{Redactor, SecretSource};
-use super::{Call, CallEvent, CallFailure, CallOutput, Provider};
+use super::{Call, CallEvent, CallFailure, CallOutput, Check, Provider};
 
 /// Wraps a provider: its secrets are taken out of its answers, failures, lines
 /// and transcript, whatever the other side echoes.
@@ -26,6 +26,18 @@ impl Guarded {
 impl Provider for Guarded {
     fn name(&self) -> &str {
         self.inner.name()
+    }
+
+    fn keeps_conversations(&self) -> bool {
+        self.inner.keeps_conversations()
+    }
+
+    fn asks_people(&self) -> bool {
+        self.inner.asks_people()
+    }
+
+    fn check(&self) -> Vec<Check> {
+        self.inner.check()
     }
 
     fn call(&self, call: Call, out: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>> {
@@ -59,8 +71,8 @@ fn clean_reply(redactor: &Redactor, reply: Reply) -> Reply {
         output: clean_json(redactor, reply.output),
         session: reply.session.map(|text| redactor.clean(text)),
         model: reply.model.map(|text| redactor.clean(text)),
-        usage: reply.usage,
-        provider: reply.provider,
+        changes: reply.changes.map(|json| clean_json(redactor, json)),
+        ..reply
     }
 }
 

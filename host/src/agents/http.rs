@@ -145,13 +145,7 @@ impl Http {
     }
 
     fn bare(&self, call: &Call, output: Json) -> Reply {
-        Reply {
-            output,
-            session: None,
-            model: call.request.model.clone(),
-            usage: None,
-            provider: self.name.clone(),
-        }
+        Reply { model: call.request.model.clone(), ..Reply::new(&self.name, output) }
     }
 }
 

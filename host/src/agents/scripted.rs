@@ -191,11 +191,10 @@ impl Scripted {
             tokio::time::sleep(rule.delay).await;
         }
         Ok(Reply {
-            output: Json::from(answer?),
             session: call.request.session.clone(),
             model: call.request.model.clone(),
             usage: rule.usage,
-            provider: "scripted".to_owned(),
+            ..Reply::new("scripted", Json::from(answer?))
         })
     }
 }

@@ -73,6 +73,8 @@ impl Run {
                 fuel: self.fuel,
                 stack_bytes: MAX_STACK_BYTES,
                 script: script.map(|path| path.to_string_lossy().into_owned()),
+                budget: None,
+                max_parallel: None,
             },
             seed: None,
         };

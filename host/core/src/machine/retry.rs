@@ -43,10 +43,15 @@ impl Void {
                 Event::Completed { step, .. } | Event::Answered { step, .. } => {
                     begun.contains(step) || retried == Some(*step)
                 }
-                Event::Attempted { step, .. } => begun.contains(step),
-                Event::Started(_) | Event::Received { .. } | Event::Retried { .. } | Event::Moved { .. } => {
-                    false
-                }
+                Event::Attempted { step, .. }
+                | Event::Postponed { step, .. }
+                | Event::Delegated { step, .. } => begun.contains(step),
+                Event::AttemptFailed(failed) => begun.contains(&failed.step),
+                Event::Started(_)
+                | Event::Received { .. }
+                | Event::Retried { .. }
+                | Event::Moved { .. }
+                | Event::BudgetChanged { .. } => false,
             };
             if void {
                 self.entries.insert(Position(from.0 + offset as u64));

@@ -2,17 +2,23 @@
 
 use std::collections::BTreeMap;
 
+use minicbor::{Decode, Encode};
 use serde::Serialize;
 
-use crate::{Failure, FailureKind, RunId, Step, Usage};
+use crate::{Failure, FailureKind, Json, Usage};
 
 /// What a run and its children may spend together. None means no limit.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode, Serialize)]
 pub struct Budget {
     /// Input and output tokens.
+    #[n(0)]
     pub tokens: Option<u64>,
     /// Millionths of a US dollar.
+    #[n(1)]
     pub micros: Option<u64>,
+    /// Milliseconds since the run began.
+    #[n(2)]
+    pub time_ms: Option<u64>,
 }
 
 /// What was spent.
@@ -20,12 +26,18 @@ pub struct Budget {
 pub struct Spent {
     pub tokens: u64,
     pub micros: u64,
+    /// Milliseconds since the run began; not added up.
+    pub time_ms: u64,
 }
 
 impl Spent {
     /// What one attempt consumed. Cached tokens are among the input tokens.
     pub fn of(usage: &Usage) -> Self {
-        Self { tokens: usage.input_tokens.saturating_add(usage.output_tokens), micros: usage.cost_micros }
+        Self {
+            tokens: usage.input_tokens.saturating_add(usage.output_tokens),
+            micros: usage.cost_micros,
+            time_ms: 0,
+        }
     }
 
     #[must_use]
@@ -33,6 +45,7 @@ impl Spent {
         Self {
             tokens: self.tokens.saturating_add(other.tokens),
             micros: self.micros.saturating_add(other.micros),
+            time_ms: self.time_ms.max(other.time_ms),
         }
     }
 }
@@ -47,17 +60,18 @@ impl Budget {
             _ => Ok(()),
         };
         short(Unit::Tokens, self.tokens, spent.tokens)?;
-        short(Unit::Micros, self.micros, spent.micros)
+        short(Unit::Micros, self.micros, spent.micros)?;
+        short(Unit::Time, self.time_ms, spent.time_ms)
     }
 
-    /// The smaller of both in each unit.
+    /// This budget where it says something, `other` for the rest.
     #[must_use]
-    pub fn within(self, other: Self) -> Self {
-        let least = |a: Option<u64>, b: Option<u64>| match (a, b) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
-        Self { tokens: least(self.tokens, other.tokens), micros: least(self.micros, other.micros) }
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            tokens: self.tokens.or(other.tokens),
+            micros: self.micros.or(other.micros),
+            time_ms: self.time_ms.or(other.time_ms),
+        }
     }
 }
 
@@ -66,6 +80,7 @@ impl Budget {
 pub enum Unit {
     Tokens,
     Micros,
+    Time,
 }
 
 /// A call that cannot be afforded.
@@ -79,7 +94,17 @@ pub struct Short {
 
 impl From<Short> for Failure {
     fn from(short: Short) -> Self {
-        Self::new(FailureKind::BudgetExceeded, short.to_string())
+        let unit = match short.what {
+            Unit::Tokens => "tokens",
+            Unit::Micros => "cost_micros",
+            Unit::Time => "time_ms",
+        };
+        let details =
+            serde_json::json!({ "unit": unit, "total": short.total, "spent": short.spent });
+        Self {
+            details: Some(Json::from(details)),
+            ..Self::new(FailureKind::BudgetExceeded, short.to_string())
+        }
     }
 }
 
@@ -87,24 +112,7 @@ fn spell(unit: Unit, amount: u64) -> String {
     match unit {
         Unit::Tokens => format!("{amount} tokens"),
         Unit::Micros => format!("{}.{:06} dollars", amount / 1_000_000, amount % 1_000_000),
-    }
-}
-
-/// What each attempt of a run and of its children consumed. An attempt stands
-/// in it once, however often it is reported.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Ledger {
-    attempts: BTreeMap<(String, Step, u32), Usage>,
-}
-
-impl Ledger {
-    /// Notes what an attempt consumed. A second report replaces the first.
-    pub fn note(&mut self, run: &RunId, step: Step, attempt: u32, usage: Usage) {
-        self.attempts.insert((run.as_str().to_owned(), step, attempt), usage);
-    }
-
-    pub fn spent(&self) -> Spent {
-        self.attempts.values().map(Spent::of).fold(Spent::default(), Spent::plus)
+        Unit::Time => crate::spell_millis(amount),
     }
 }
 
@@ -184,37 +192,35 @@ mod tests {
 
     #[test]
     fn a_call_is_made_while_anything_is_left() {
-        let budget = Budget { tokens: Some(100), micros: None };
-        assert!(budget.can_afford(Spent { tokens: 99, micros: 1 << 40 }).is_ok());
-        let short = budget.can_afford(Spent { tokens: 100, micros: 0 }).unwrap_err();
+        let budget = Budget { tokens: Some(100), micros: None, time_ms: None };
+        assert!(budget.can_afford(Spent { tokens: 99, micros: 1 << 40, time_ms: 0 }).is_ok());
+        let short = budget.can_afford(Spent { tokens: 100, micros: 0, time_ms: 0 }).unwrap_err();
         assert_eq!(short.to_string(), "the budget of 100 tokens is used up (100 tokens are spent)");
         assert_eq!(Failure::from(short).kind, FailureKind::BudgetExceeded);
-        let money = Budget { tokens: None, micros: Some(500_000) };
-        let short = money.can_afford(Spent { tokens: 0, micros: 512_345 }).unwrap_err();
+        let money = Budget { tokens: None, micros: Some(500_000), time_ms: None };
+        let short = money.can_afford(Spent { tokens: 0, micros: 512_345, time_ms: 0 }).unwrap_err();
         assert_eq!(
             short.to_string(),
             "the budget of 0.500000 dollars is used up (0.512345 dollars are spent)"
         );
-        assert!(Budget::default().can_afford(Spent { tokens: u64::MAX, micros: u64::MAX }).is_ok());
+        assert!(Budget::default().can_afford(Spent { tokens: u64::MAX, micros: u64::MAX, time_ms: 0 }).is_ok());
     }
 
     #[test]
     fn raising_the_budget_lets_calls_go_on() {
-        let spent = Spent { tokens: 100, micros: 0 };
-        assert!(Budget { tokens: Some(50), micros: None }.can_afford(spent).is_err());
-        assert!(Budget { tokens: Some(101), micros: None }.can_afford(spent).is_ok());
+        let spent = Spent { tokens: 100, micros: 0, time_ms: 0 };
+        assert!(Budget { tokens: Some(50), micros: None, time_ms: None }.can_afford(spent).is_err());
+        assert!(Budget { tokens: Some(101), micros: None, time_ms: None }.can_afford(spent).is_ok());
     }
 
     #[test]
-    fn an_attempt_stands_in_the_ledger_once() {
-        let mut ledger = Ledger::default();
-        let run: RunId = "run_1".parse().unwrap();
-        let child: RunId = "run_2".parse().unwrap();
-        ledger.note(&run, Step(1), 1, usage(10, 5, 0));
-        ledger.note(&run, Step(1), 1, usage(10, 5, 0));
-        ledger.note(&run, Step(1), 2, usage(1, 1, 0));
-        ledger.note(&child, Step(1), 1, usage(3, 0, 0));
-        assert_eq!(ledger.spent().tokens, 20);
+    fn time_is_a_budget_too() {
+        let budget = Budget { time_ms: Some(60_000), ..Budget::default() };
+        assert!(budget.can_afford(Spent { time_ms: 59_999, ..Spent::default() }).is_ok());
+        let short = budget.can_afford(Spent { time_ms: 61_000, ..Spent::default() }).unwrap_err();
+        assert_eq!(short.to_string(), "the budget of 1m is used up (1m 1s are spent)");
+        let raised = Budget { tokens: Some(1), ..Budget::default() }.or(budget);
+        assert_eq!(raised, Budget { tokens: Some(1), micros: None, time_ms: Some(60_000) });
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Whether and when a failed attempt is repeated.
 
-use crate::{Failure, FailureKind, Retry, Timestamp};
+use crate::{AgentRequest, Failure, FailureKind, Json, Retry, Timestamp};
 
 /// No delay is longer than this, whatever a program or a provider asks for: 30 days in milliseconds.
 const LONGEST_MS: u64 = 30 * 86_400_000;
@@ -29,9 +29,10 @@ pub struct FailedAttempt {
 pub struct Situation {
     /// When the attempt failed.
     pub now: Timestamp,
-    /// How many attempts at this step failed for authentication, the latest
-    /// one included. They do not count: their provider was of no use.
-    pub auth_failures: u32,
+    /// How many attempts at this step failed, the latest one included, but
+    /// without those that failed for authentication: their provider was of no
+    /// use. Attempts that a dying host took along do not count either.
+    pub failures: u32,
     /// Whether a provider is left that does accept who is asking.
     pub provider_left: bool,
     /// When the step as a whole has to be done.
@@ -64,21 +65,20 @@ pub enum Why {
 
 /// Decides what comes after a failed attempt.
 pub fn after_failure(retry: &Retry, failed: &FailedAttempt, situation: Situation) -> Next {
-    let Situation { now, auth_failures, provider_left, deadline, random } = situation;
+    let Situation { now, failures, provider_left, deadline, random } = situation;
     if !provider_left {
         return Next::GiveUp(Why::NoProvider);
     }
     if is_fatal(retry, failed) {
         return Next::GiveUp(Why::Fatal);
     }
-    let counted = failed.attempt.saturating_sub(auth_failures);
-    if !failed.auth && counted >= retry.max_attempts.max(1) {
+    if !failed.auth && failures >= retry.max_attempts.max(1) {
         return Next::GiveUp(Why::Exhausted);
     }
     // The next provider has nothing to do with what the one before refused.
     let delay = match failed.auth {
         true => 0,
-        false => delay_ms(retry, counted, failed.retry_after_ms, random),
+        false => delay_ms(retry, failures, failed.retry_after_ms, random),
     };
     let at = Timestamp(now.0.saturating_add(delay));
     if deadline.is_some_and(|deadline| at >= deadline) {
@@ -118,6 +118,24 @@ pub fn delay_ms(retry: &Retry, failures: u32, retry_after_ms: Option<u64>, rando
     delay.max(retry_after_ms.unwrap_or(0).min(LONGEST_MS))
 }
 
+/// The kind that a request names among its fatal ones so that a call is made
+/// at most once: the outcome of a call in flight when its host dies is unknown.
+pub const UNKNOWN_OUTCOME: &str = "unknown-outcome";
+
+/// Whether the call may be made at most once.
+pub fn is_once(request: &AgentRequest) -> bool {
+    let fatal = request.retry.as_ref().map(|retry| retry.fatal.as_slice()).unwrap_or_default();
+    fatal.iter().any(|kind| kind.eq_ignore_ascii_case(UNKNOWN_OUTCOME))
+}
+
+/// How a call ends that may be made once and was in flight when its host died.
+/// Its `details` have the reason `unknown-outcome`.
+pub fn unknown_outcome(attempts: u32) -> Failure {
+    let message = "unknown-outcome: the host died while the call was under way, and it may not be made twice";
+    let details = Some(Json::from(serde_json::json!({ "reason": UNKNOWN_OUTCOME })));
+    Failure { details, attempts, ..Failure::new(FailureKind::Failed, message) }
+}
+
 /// A step's failure after its last attempt, as the program sees it.
 pub fn final_failure(last: Failure, attempts: u32, why: Why) -> Failure {
     let note = match why {
@@ -144,7 +162,7 @@ mod tests {
     fn situation(now: u64) -> Situation {
         Situation {
             now: Timestamp(now),
-            auth_failures: 0,
+            failures: 1,
             provider_left: true,
             deadline: None,
             // The middle: no variation.
@@ -172,10 +190,19 @@ mod tests {
     #[test]
     fn the_last_attempt_is_the_last() {
         let retry = default_retry();
-        let next = |attempt| after_failure(&retry, &failed(attempt, FailureKind::Failed), situation(5));
+        let next = |attempt| {
+            let situation = Situation { failures: attempt, ..situation(5) };
+            after_failure(&retry, &failed(attempt, FailureKind::Failed), situation)
+        };
         assert_eq!(next(1), Next::Retry { attempt: 2, at: Timestamp(1_005) });
         assert_eq!(next(2), Next::Retry { attempt: 3, at: Timestamp(2_005) });
         assert_eq!(next(3), Next::GiveUp(Why::Exhausted));
+    }
+
+    #[test]
+    fn an_attempt_that_a_dying_host_took_along_does_not_count() {
+        let next = after_failure(&default_retry(), &failed(7, FailureKind::Failed), situation(5));
+        assert_eq!(next, Next::Retry { attempt: 8, at: Timestamp(1_005) });
     }
 
     #[test]
@@ -196,9 +223,10 @@ mod tests {
     fn an_authentication_failure_passes_to_the_next_provider_at_once_and_does_not_count() {
         let retry = Retry { max_attempts: 1, ..default_retry() };
         let refused = FailedAttempt { auth: true, ..failed(1, FailureKind::Rejected) };
-        let after = Situation { auth_failures: 1, ..situation(7) };
+        let after = Situation { failures: 0, ..situation(7) };
         assert_eq!(after_failure(&retry, &refused, after), Next::Retry { attempt: 2, at: Timestamp(7) });
-        let next = after_failure(&retry, &failed(2, FailureKind::Failed), after);
+        let one = Situation { failures: 1, ..after };
+        let next = after_failure(&retry, &failed(2, FailureKind::Failed), one);
         assert_eq!(next, Next::GiveUp(Why::Exhausted));
         let alone = Situation { provider_left: false, ..after };
         assert_eq!(after_failure(&retry, &refused, alone), Next::GiveUp(Why::NoProvider));
@@ -248,7 +276,7 @@ mod tests {
                 let refused = attempt <= auth;
                 let failed = FailedAttempt { auth: refused, ..failed(attempt, FailureKind::Failed) };
                 let situation = Situation {
-                    now, auth_failures: attempt.min(auth), provider_left: true, deadline: None, random,
+                    now, failures: attempt.saturating_sub(auth), provider_left: true, deadline: None, random,
                 };
                 match after_failure(&retry, &failed, situation) {
                     Next::Retry { attempt: next, at } => {

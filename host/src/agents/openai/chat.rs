@@ -9,13 +9,13 @@ use crate::agents::web::{self, Progress};
 use crate::agents::{Call, CallFailure, CallOutput, Lines, Stream};
 
 pub(super) fn body(config: &OpenAiConfig, call: &Call) -> Result<Value, CallFailure> {
-    if call.request.session.is_some() {
-        let message = "the chat completions API keeps no conversations, so none can be gone on with";
-        return Err(CallFailure::new(FailureKind::Rejected, message));
-    }
     let mut messages = Vec::new();
     if let Some(system) = &config.system {
         messages.push(json!({ "role": "system", "content": system }));
+    }
+    for (asked, answered) in &call.history {
+        messages.push(json!({ "role": "user", "content": asked }));
+        messages.push(json!({ "role": "assistant", "content": answered }));
     }
     messages.push(json!({ "role": "user", "content": call.opening() }));
     for turn in &call.turns {

@@ -17,7 +17,7 @@
 //! ```
 //!
 //! A call's `options` are members of the body too. Sessions: the responses API
-//! keeps conversations (`previous_response_id`), the chat API does not.
+//! keeps conversations (`previous_response_id`); for the chat API the host does.
 //! Tools are off. The step's idempotency key goes along as `Idempotency-Key`.
 
 mod chat;
@@ -113,7 +113,7 @@ impl OpenAi {
             .get(&url)?
             .post(&url)
             .header("content-type", "application/json")
-            .header("idempotency-key", format!("{}-{}-{}", call.key, call.attempt, call.turns.len()));
+            .header("idempotency-key", format!("{}-{}", call.key, call.turns.len()));
         if let Some(source) = &self.config.key {
             let key = source.read().map_err(|error| CallFailure::auth(error.to_string()))?;
             request = request.bearer_auth(key.expose());
@@ -136,11 +136,10 @@ impl OpenAi {
             }
         };
         Ok(Reply {
-            output: Json::string(&answer.text),
             session: answer.session,
             model: answer.model.or(call.request.model),
             usage: answer.usage,
-            provider: self.name.clone(),
+            ..Reply::new(&self.name, Json::string(&answer.text))
         })
     }
 }
@@ -148,6 +147,10 @@ impl OpenAi {
 impl Provider for OpenAi {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn keeps_conversations(&self) -> bool {
+        self.config.api == OpenAiApi::Responses
     }
 
     fn call(&self, call: Call, out: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>> {
