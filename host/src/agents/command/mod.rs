@@ -38,7 +38,7 @@ mod presets;
 mod process;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
@@ -303,7 +303,3 @@ impl Provider for Command {
     }
 }
 
-/// Where a directory of the configuration is, if it is relative: beside the file.
-pub(crate) fn beside(file: &Path, path: &Path) -> PathBuf {
-    file.parent().unwrap_or(Path::new(".")).join(path)
-}
