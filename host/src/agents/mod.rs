@@ -21,6 +21,7 @@ mod recorder;
 mod scripted;
 mod secret;
 mod session;
+mod suggested;
 mod web;
 mod workspace;
 
@@ -48,6 +49,7 @@ pub use self::policy::{Concurrency, Policy, ProviderPolicy};
 pub(crate) use self::recorder::{Recorder, Writers};
 pub use self::scripted::{ScriptError, Scripted};
 pub use self::secret::{Redactor, Secret, SecretError, SecretSource, is_secret_name};
+pub use self::suggested::{Suggested, suggested};
 pub use self::workspace::WorkspaceConfig;
 
 /// An adapter for one kind of agent. Dropping the future of a call stops it.

@@ -35,7 +35,7 @@ pub(crate) struct Serve {
 impl Serve {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let store = common.store()?;
-        let mut providers = self.agents.providers()?;
+        let mut providers = self.agents.providers(common)?;
         if let Some(provider) = self.agents.default_provider().and_then(|name| providers.get(&name)) {
             providers.set_fallback(provider);
         }
@@ -44,6 +44,7 @@ impl Serve {
         let host = crate::Host::new(options)?;
         // Errors of the database show here and not as silence.
         host.store().runs(RunFilter { limit: 1, ..RunFilter::default() }).await?;
+        host.serve();
         follow::say(common, "Serving", &format!("{}; Ctrl-C stops", common.place()?.display()));
         let mut signals = follow::Signals::new()?;
         let number = tokio::select! {
