@@ -28,6 +28,7 @@ async fn probe(program: Program) -> Result<Vec<Value>> {
             Operation::FailWith { kind, message, details } => {
                 return Err(Error::new(kind, message).with_details(details));
             }
+            Operation::AgentOrFail(asked) => results.push(json!(request::ask(*asked).reply().await?)),
             operation => results.push(perform(operation).await),
         }
     }
@@ -162,7 +163,7 @@ fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
             }
 
             // They end the program, not an operation within another one.
-            Operation::Fail(_) | Operation::FailWith { .. } => Value::Null,
+            Operation::Fail(_) | Operation::FailWith { .. } | Operation::AgentOrFail(_) => Value::Null,
             Operation::Panic(message) => panic!("{message}"),
             Operation::Trap => trap(),
             Operation::Spin => loop {
