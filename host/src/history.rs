@@ -71,9 +71,7 @@ pub fn steps(journal: &Journal) -> Vec<StepInfo> {
             Event::AttemptFailed(failed) => {
                 if let Some(info) = steps.get_mut(index(&failed.step)) {
                     info.failed.push(failed.as_ref().clone());
-                    info.waits = failed
-                        .again_at
-                        .map(|at| (at, format!("retries after: {}", failed.failure)));
+                    info.waits = failed.again_at.map(|at| (at, format!("retries after: {}", failed.failure)));
                 }
             }
             Event::Postponed { step, until, reason } => {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use wfhost_core::policy::budget::Budget;
 use wfhost_core::{
-    CannotRetry, Digest, Epoch, FailureKind, Journal, JournalError, Json, Machine, Mismatch, Row, RunConfig, RunId,
-    Started, Step, Timestamp, limits, plan_retry,
+    CannotRetry, Digest, Epoch, FailureKind, Journal, JournalError, Json, Machine, Mismatch, Row, RunConfig,
+    RunId, Started, Step, Timestamp, limits, plan_retry,
 };
 
 use crate::agents::Providers;

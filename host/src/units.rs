@@ -21,7 +21,9 @@ pub fn count(text: &str) -> Result<u64, String> {
         Some(number) => (number, 1_000.0),
         None => match text.strip_suffix('M') {
             Some(number) => (number, 1_000_000.0),
-            None => return text.parse().map_err(|_| format!("`{text}` is not a count, like 500, 20k or 1.5M")),
+            None => {
+                return text.parse().map_err(|_| format!("`{text}` is not a count, like 500, 20k or 1.5M"));
+            }
         },
     };
     let wrong = || format!("`{text}` is not a count, like 500, 20k or 1.5M");

@@ -25,7 +25,7 @@ use wfhost_core::{FailureKind, Json, Reply, Usage};
 
 use super::openai::call_options;
 use super::web::{self, LazyClient, Progress};
-use super::{Call, CallFailure, CallOutput, Lines, Provider, SecretSource, Stream};
+use super::{Call, CallFailure, CallOutput, Check, Lines, Provider, SecretSource, Stream};
 
 /// The version of the API that this was written for.
 const VERSION: &str = "2023-06-01";
@@ -154,9 +154,7 @@ impl Anthropic {
                 FailureKind::InvalidOutput,
                 "the answer was cut off at the greatest number of tokens",
             )),
-            Some("refusal") => {
-                Some(CallFailure::new(FailureKind::Rejected, "the model refused to answer"))
-            }
+            Some("refusal") => Some(CallFailure::new(FailureKind::Rejected, "the model refused to answer")),
             _ => None,
         };
         if let Some(failure) = failure {
@@ -173,6 +171,14 @@ impl Anthropic {
 impl Provider for Anthropic {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn model(&self) -> Option<&str> {
+        self.config.model.as_deref()
+    }
+
+    fn check(&self) -> Vec<Check> {
+        self.config.key.iter().map(Check::secret).collect()
     }
 
     fn keeps_conversations(&self) -> bool {

@@ -32,9 +32,15 @@ pub(crate) enum AttemptEnd {
         heartbeat: Option<Json>,
     },
     /// It was not made.
-    Postponed { until: Timestamp, reason: String },
+    Postponed {
+        until: Timestamp,
+        reason: String,
+    },
     /// A person is to answer.
-    Delegated { question: Question, deadline: Option<Timestamp> },
+    Delegated {
+        question: Question,
+        deadline: Option<Timestamp>,
+    },
 }
 
 /// An attempt that is to be made.
@@ -228,7 +234,7 @@ impl Attempt {
                 })
             }
             Err(failure) => {
-                let model = self.call.request.model.as_deref();
+                let model = self.call.request.model.as_deref().or(self.provider.model());
                 let usage = failure.usage.map(|usage| self.policy.prices.priced(name, model, usage));
                 Err(failure.with_usage(usage))
             }
@@ -308,16 +314,12 @@ impl Attempt {
 
 /// The JSON of an answer that fits the schema; else the answer as text and
 /// what is wrong with it.
-fn fit(
-    validator: &jsonschema::Validator,
-    output: &Json,
-) -> Result<Json, (String, Vec<SchemaError>)> {
+fn fit(validator: &jsonschema::Validator, output: &Json) -> Result<Json, (String, Vec<SchemaError>)> {
     let errors = |json: &Json| {
         let value = json.value();
-        let errors = validator.iter_errors(&value).map(|error| SchemaError {
-            path: error.instance_path().to_string(),
-            message: error.to_string(),
-        });
+        let errors = validator
+            .iter_errors(&value)
+            .map(|error| SchemaError { path: error.instance_path().to_string(), message: error.to_string() });
         errors.take(100).collect::<Vec<_>>()
     };
     let serde_json::Value::String(text) = output.value() else {

@@ -28,6 +28,10 @@ impl Provider for Guarded {
         self.inner.name()
     }
 
+    fn model(&self) -> Option<&str> {
+        self.inner.model()
+    }
+
     fn keeps_conversations(&self) -> bool {
         self.inner.keeps_conversations()
     }

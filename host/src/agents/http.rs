@@ -32,7 +32,7 @@ use serde_json::{Map, Value, json};
 use wfhost_core::{FailureKind, Json, Reply, Usage};
 
 use super::web::{self, LazyClient};
-use super::{Call, CallFailure, CallOutput, Provider, SecretSource};
+use super::{Call, CallFailure, CallOutput, Check, Provider, SecretSource};
 
 /// How the service is asked. See the module for the form in a file.
 #[derive(Clone, Debug)]
@@ -126,7 +126,8 @@ impl Http {
         let at = |pointer: &Option<String>| pointer.as_deref().and_then(|pointer| body.pointer(pointer));
         let Some(output) = at(&config.output) else {
             let pointer = config.output.as_deref().unwrap_or_default();
-            let message = format!("the answer of the service has nothing at `{pointer}`: {}", web::shorten(&text));
+            let message =
+                format!("the answer of the service has nothing at `{pointer}`: {}", web::shorten(&text));
             return Err(CallFailure::new(FailureKind::InvalidOutput, message));
         };
         let string = |pointer| at(pointer).and_then(Value::as_str).map(str::to_owned);
@@ -152,6 +153,10 @@ impl Http {
 impl Provider for Http {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn check(&self) -> Vec<Check> {
+        self.config.key.iter().map(Check::secret).collect()
     }
 
     fn call(&self, call: Call, out: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>> {
@@ -232,7 +237,8 @@ mod tests {
     fn templates_are_filled_in_one_pass() {
         let values = json!({"prompt": "say ${input}", "input": {"a": 1}, "model": null});
         let Value::Object(values) = values else { unreachable!() };
-        let filled = fill(&json!({"q": "Q: ${prompt} ${model}!", "d": ["${input}"], "x": "${y} $", "n": 1}), &values);
+        let filled =
+            fill(&json!({"q": "Q: ${prompt} ${model}!", "d": ["${input}"], "x": "${y} $", "n": 1}), &values);
         assert_eq!(filled, json!({"q": "Q: say ${input} !", "d": [{"a": 1}], "x": "${y} $", "n": 1}));
     }
 }

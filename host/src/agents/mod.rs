@@ -57,6 +57,11 @@ pub trait Provider: Send + Sync + fmt::Debug {
     /// What requests and users call it.
     fn name(&self) -> &str;
 
+    /// The model of calls that name none, as far as that is configured here.
+    fn model(&self) -> Option<&str> {
+        None
+    }
+
     /// Whether it can go on with a conversation by an id of its own. For the
     /// others the host keeps what was said: [`Call::history`].
     fn keeps_conversations(&self) -> bool {

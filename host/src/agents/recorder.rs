@@ -20,7 +20,9 @@ const GATHER: Duration = Duration::from_millis(40);
 /// Lines that are stored together at most.
 const BATCH: usize = 1_000;
 /// Bytes of one attempt's transcript; what goes beyond is left out.
-const ATTEMPT_BYTES: usize = 64 << 20;
+const ATTEMPT_BYTES: usize = 32 << 20;
+/// What a line takes besides its text, about: millions of empty ones are many bytes, too.
+const LINE_BYTES: usize = 128;
 
 /// The tasks of a driver that write transcripts.
 pub(crate) type Writers = Arc<Mutex<Vec<JoinHandle<()>>>>;
@@ -68,8 +70,7 @@ impl Recorder {
         stored: Arc<dyn Fn() + Send + Sync>,
         writers: Writers,
     ) -> Self {
-        let heard =
-            Mutex::new(Heard { last: Instant::now(), heartbeat: None, bytes: 0, cut: false });
+        let heard = Mutex::new(Heard { last: Instant::now(), heartbeat: None, bytes: 0, cut: false });
         let lines = OnceLock::new();
         Self(Arc::new(Inner { run, step, attempt, store, world, stored, writers, lines, heard }))
     }
@@ -150,7 +151,7 @@ impl Inner {
     fn keep(&self, kind: TranscriptKind, mut text: String) {
         {
             let mut heard = self.heard();
-            heard.bytes = heard.bytes.saturating_add(text.len());
+            heard.bytes = heard.bytes.saturating_add(text.len() + LINE_BYTES);
             if heard.bytes > ATTEMPT_BYTES {
                 if std::mem::replace(&mut heard.cut, true) {
                     return;
@@ -162,12 +163,7 @@ impl Inner {
         let line = NewTranscript { step: self.step, attempt: self.attempt, at, kind, text };
         let lines = self.lines.get_or_init(|| {
             let (sender, receiver) = mpsc::unbounded_channel();
-            let writer = write(
-                Arc::clone(&self.store),
-                self.run.clone(),
-                Arc::clone(&self.stored),
-                receiver,
-            );
+            let writer = write(Arc::clone(&self.store), self.run.clone(), Arc::clone(&self.stored), receiver);
             let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
             writers.retain(|writer| !writer.is_finished());
             writers.push(tokio::spawn(writer));

@@ -35,8 +35,7 @@ pub(super) async fn history(store: &SharedStore, id: &str) -> Result<Vec<(String
         let step = Step(step.parse().map_err(|_| gone(&id))?);
         if !journals.contains_key(&run) {
             let rows = store.journal(&run, Position(0)).await;
-            let rows =
-                rows.map_err(|error| CallFailure::new(FailureKind::Unavailable, error.to_string()))?;
+            let rows = rows.map_err(|error| CallFailure::new(FailureKind::Unavailable, error.to_string()))?;
             journals.insert(run.clone(), spoken(rows));
         }
         let spoken = journals.get_mut(&run).and_then(|steps| steps.remove(&step));

@@ -35,13 +35,15 @@ impl Cancel {
             return Ok(Exit::Done);
         }
         let providers = self.agents.other_providers(common)?;
-        let host = common.host(store, self.agents.providers(common)?, self.agents.evict.into(), Adopt::Own)?;
-        let mut handle = match host.resume(&run, ResumeOptions { providers, ..ResumeOptions::default() }).await {
-            Ok(handle) => handle,
-            // Somebody took it up just now: then he sees to it.
-            Err(HostError::Held { .. }) => host.watch(&run),
-            Err(error) => return Err(error.into()),
-        };
+        let host =
+            common.host(store, self.agents.providers(common)?, self.agents.evict.into(), Adopt::Own)?;
+        let mut handle =
+            match host.resume(&run, ResumeOptions { providers, ..ResumeOptions::default() }).await {
+                Ok(handle) => handle,
+                // Somebody took it up just now: then he sees to it.
+                Err(HostError::Held { .. }) => host.watch(&run),
+                Err(error) => return Err(error.into()),
+            };
         match handle.ending().await? {
             Ending::Finished(Ok(_)) => follow::say(common, "Done", &format!("{run} completed all the same")),
             Ending::Finished(Err(failure)) => follow::say(common, "Stopped", &format!("{run}  {failure}")),

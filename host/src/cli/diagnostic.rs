@@ -241,9 +241,9 @@ impl From<DriveError> for Trouble {
             DriveError::NoProvider { ref run, ref provider } => {
                 let hint = match provider.as_str() {
                     "scripted" => format!("give its rules: `wfhost resume {run} --agents FILE`"),
-                    _ => format!(
-                        "configure [providers.{provider}] in wfhost.toml, then `wfhost resume {run}`"
-                    ),
+                    _ => {
+                        format!("configure [providers.{provider}] in wfhost.toml, then `wfhost resume {run}`")
+                    }
                 };
                 Self::host("WF0401", error.to_string()).hint(hint)
             }

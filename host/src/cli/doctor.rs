@@ -53,7 +53,9 @@ impl Doctor {
         };
         findings.push(match default {
             Ok(text) => Finding { what: format!("default provider {text}"), problem: None, wanted: false },
-            Err(problem) => Finding { what: "default provider".to_owned(), problem: Some(problem), wanted: true },
+            Err(problem) => {
+                Finding { what: "default provider".to_owned(), problem: Some(problem), wanted: true }
+            }
         });
         let missing = findings.iter().any(|finding| finding.wanted && finding.problem.is_some());
         report(common.output, &findings);
@@ -75,9 +77,9 @@ async fn store(common: &Common) -> Finding {
 
 fn report(format: Format, findings: &[Finding]) {
     if format != Format::Text {
-        let findings = findings.iter().map(|Finding { what, problem, wanted }| {
-            json!({ "what": what, "problem": problem, "wanted": wanted })
-        });
+        let findings = findings.iter().map(
+            |Finding { what, problem, wanted }| json!({ "what": what, "problem": problem, "wanted": wanted }),
+        );
         let findings: Vec<_> = findings.collect();
         print_line(&json!({ "schema": "wfhost/doctor/1", "findings": findings }).to_string());
         return;

@@ -12,9 +12,7 @@ use wfhost_core::{
 
 use super::diagnostic::{DIM, ERROR, Exit, GOOD, Trouble};
 use super::{Common, Format, print_line, view};
-use crate::store::{
-    LogLevel, LogLine, RunInfo, RunState, TranscriptFilter, TranscriptKind, TranscriptLine,
-};
+use crate::store::{LogLevel, LogLine, RunInfo, RunState, TranscriptFilter, TranscriptKind, TranscriptLine};
 use crate::{Ending, Host, RunHandle};
 
 /// Lines of agents that are read at once.
@@ -336,7 +334,8 @@ impl Progress {
                 }
             }
             Event::AttemptFailed(failed) if !self.quiet => {
-                let again = failed.again_at.map(|at| format!("; again in {}", spell_millis(at.since(entry.at))));
+                let again =
+                    failed.again_at.map(|at| format!("; again in {}", spell_millis(at.since(entry.at))));
                 eprintln!(
                     "      {DIM}!{DIM:#} {:>2}  attempt {} ({})  {}{}",
                     failed.step,

@@ -1,7 +1,7 @@
 //! `wfhost journal`
 
 use serde_json::{Value, json};
-use wfhost_core::{FailedCall, Event, Outcome, Position, decode_op};
+use wfhost_core::{Event, FailedCall, Outcome, Position, decode_op};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;

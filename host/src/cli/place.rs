@@ -9,8 +9,8 @@ use wfhost_core::{Json, RunId, Timestamp};
 use super::diagnostic::Trouble;
 use super::{Common, follow};
 use crate::agents::{Providers, Scripted, Suggested, suggested};
-use crate::store::{RunFilter, RunInfo, SharedStore, SqliteOptions, SqliteStore, Store, Synchronous};
 use crate::config::{Config, Places};
+use crate::store::{RunFilter, RunInfo, SharedStore, SqliteOptions, SqliteStore, Store, Synchronous};
 use crate::{Adopt, Evict, Host, HostOptions, units};
 
 /// A directory of the user: `$VARIABLE/wfhost`, else `~/FALLBACK/wfhost`.
@@ -164,7 +164,11 @@ impl AgentArgs {
 
     /// The provider that a new run is begun with: what a flag, the environment
     /// or the configuration names, else what the environment suggests.
-    pub fn new_run_provider(&self, common: &Common, providers: &Providers) -> Result<Option<String>, Trouble> {
+    pub fn new_run_provider(
+        &self,
+        common: &Common,
+        providers: &Providers,
+    ) -> Result<Option<String>, Trouble> {
         if let Some(name) = self.default_provider() {
             return Ok(Some(name));
         }

@@ -45,7 +45,8 @@ impl Resume {
         let info = find_run(store.as_ref(), &self.run).await?;
         let can_pay = self.budget.is_some()
             && matches!(&info.outcome, Some(Err(failure)) if failure.kind == FailureKind::BudgetExceeded);
-        if let (true, None, Some(outcome)) = (info.state.is_final() && !can_pay, &self.module, &info.outcome) {
+        if let (true, None, Some(outcome)) = (info.state.is_final() && !can_pay, &self.module, &info.outcome)
+        {
             follow::say(common, "Ended", &format!("{}  {}; nothing to do", info.id, info.state.as_str()));
             return Ok(follow::result(common, &info, outcome));
         }

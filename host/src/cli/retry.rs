@@ -30,7 +30,8 @@ impl Retry {
         let store = common.store()?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let providers = self.agents.other_providers(common)?;
-        let host = common.host(store, self.agents.providers(common)?, self.agents.evict.into(), Adopt::Due)?;
+        let host =
+            common.host(store, self.agents.providers(common)?, self.agents.evict.into(), Adopt::Due)?;
         let options = ResumeOptions { providers, ..ResumeOptions::default() };
         let handle = host.retry(&info.id, self.step.map(Step), options).await?;
         follow::follow(common, &host, handle, follow::Beginning::Resumed(info.entries), false).await

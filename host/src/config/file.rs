@@ -183,9 +183,9 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<(Table, FileConfig), Conf
         value: Option<Value>,
     ) -> Result<T, ConfigError> {
         match value {
-            Some(value) => {
-                value.try_into().map_err(|error: toml::de::Error| ConfigError::of(path, name, error.message()))
-            }
+            Some(value) => value
+                .try_into()
+                .map_err(|error: toml::de::Error| ConfigError::of(path, name, error.message())),
             None => Ok(T::default()),
         }
     }
@@ -201,11 +201,8 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<(Table, FileConfig), Conf
     } else if let Some(other) = section("agents") {
         agents = read(path, "agents", Some(other))?;
     }
-    let mut config = FileConfig {
-        store: store.url.map(|url| beside(path, &url)),
-        agents,
-        ..FileConfig::default()
-    };
+    let mut config =
+        FileConfig { store: store.url.map(|url| beside(path, &url)), agents, ..FileConfig::default() };
     let tables: BTreeMap<String, Table> = read(path, "providers", section("providers"))?;
     for (name, table) in tables {
         let provider = provider(path, &name, table)?;
@@ -214,7 +211,8 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<(Table, FileConfig), Conf
     let prices: BTreeMap<String, Value> = read(path, "prices", section("prices"))?;
     for (pattern, price) in prices {
         let place = format!("prices.{pattern:?}");
-        let price = price.try_into().map_err(|error: toml::de::Error| ConfigError::of(path, &place, error.message()));
+        let price =
+            price.try_into().map_err(|error: toml::de::Error| ConfigError::of(path, &place, error.message()));
         let PriceFile { input, output, cached } = price?;
         config.prices.insert(pattern, Price { input, output, cached });
     }
@@ -250,7 +248,11 @@ fn provider(path: &Path, name: &str, mut rest: Table) -> Result<ProviderFile, Co
         None => None,
         Some(value) => {
             let number = value.as_integer().and_then(|number| u32::try_from(number).ok());
-            Some(number.filter(|number| *number > 0).ok_or_else(|| wrong("max_parallel", "it is a number from 1"))?)
+            Some(
+                number
+                    .filter(|number| *number > 0)
+                    .ok_or_else(|| wrong("max_parallel", "it is a number from 1"))?,
+            )
         }
     };
     let rate = match rest.remove("rate") {

@@ -199,8 +199,17 @@ impl One<'_> {
         match file.kind.as_str() {
             "openai" => {
                 let default = OpenAiConfig::default();
-                let OpenAiFile { api, base_url, model, system, max_tokens, stream, native_schema, headers, options } =
-                    self.read(rest)?;
+                let OpenAiFile {
+                    api,
+                    base_url,
+                    model,
+                    system,
+                    max_tokens,
+                    stream,
+                    native_schema,
+                    headers,
+                    options,
+                } = self.read(rest)?;
                 let key = self.source(key, default.key)?;
                 let config = OpenAiConfig {
                     api,
@@ -310,7 +319,11 @@ impl One<'_> {
         self.read(taken.collect())
     }
 
-    fn source(&self, key: KeyFile, default: Option<SecretSource>) -> Result<Option<SecretSource>, ConfigError> {
+    fn source(
+        &self,
+        key: KeyFile,
+        default: Option<SecretSource>,
+    ) -> Result<Option<SecretSource>, ConfigError> {
         const INSTEAD: &str =
             "name the variable or the file that has it: api_key_env = \"NAME\" or api_key_file = \"PATH\"";
         match key {
@@ -319,9 +332,15 @@ impl One<'_> {
             KeyFile { api_key_env: Some(name), .. } => {
                 let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
                 // A key in the place of the name of one.
-                if !is_name { Err(self.secret("api_key_env", INSTEAD)) } else { Ok(Some(SecretSource::Env(name))) }
+                if !is_name {
+                    Err(self.secret("api_key_env", INSTEAD))
+                } else {
+                    Ok(Some(SecretSource::Env(name)))
+                }
             }
-            KeyFile { api_key_file: Some(file), .. } => Ok(Some(SecretSource::File(beside(self.path, &file)))),
+            KeyFile { api_key_file: Some(file), .. } => {
+                Ok(Some(SecretSource::File(beside(self.path, &file))))
+            }
             KeyFile { .. } => Ok(default),
         }
     }

@@ -60,7 +60,9 @@ pub(super) fn settings(sources: &[Source]) -> Vec<Setting> {
     for Source { origin, table } in sources {
         // A provider, a price or a workspace is taken as a whole.
         for section in ["providers", "prices", "workspaces"] {
-            for name in table.get(section).and_then(|value| value.as_table()).into_iter().flat_map(|t| t.keys()) {
+            for name in
+                table.get(section).and_then(|value| value.as_table()).into_iter().flat_map(|t| t.keys())
+            {
                 let mut prefix = String::new();
                 let mut one = toml::Table::new();
                 one.insert(name.clone(), toml::Value::Boolean(true));

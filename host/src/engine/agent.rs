@@ -72,10 +72,8 @@ impl Driver<'_> {
                 None => return Err(DriveError::NoProvider { run, provider: name }),
             },
         };
-        let cache = request
-            .cache
-            .clone()
-            .map(|caching| (policy::cache::key(&request, &caching, &listed), caching));
+        let cache =
+            request.cache.clone().map(|caching| (policy::cache::key(&request, &caching, &listed), caching));
         let slots = policy.slots(&run, config.max_parallel, request.group.as_deref(), &name);
         let recorder = Recorder::new(
             (run.clone(), step, attempt),

@@ -366,6 +366,9 @@ impl Driver<'_> {
         for work in work {
             match work {
                 Work::Execute { step, attempt, op } => self.execute(step, attempt, op)?,
+                Work::Fail { step, failure } => {
+                    self.begin(step, std::future::ready((step, Done::Step(Err(failure)))));
+                }
                 Work::Abort { step } => {
                     if let Some(handle) = self.aborts.remove(&step) {
                         handle.abort();

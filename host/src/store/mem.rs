@@ -206,7 +206,7 @@ impl Store for MemStore {
                 state: BTreeMap::new(),
                 inbox: Vec::new(),
                 seen: Vec::new(),
-            transcript: Vec::new(),
+                transcript: Vec::new(),
             });
             Ok(Created::New)
         })
@@ -377,7 +377,7 @@ impl Store for MemStore {
                 logs: run.logs,
                 state: run.state.into_iter().collect(),
                 seen: Vec::new(),
-            transcript: Vec::new(),
+                transcript: Vec::new(),
                 inbox: Vec::new(),
             };
             for message in run.inbox {

@@ -502,8 +502,7 @@ pub enum TranscriptKind {
 }
 
 impl TranscriptKind {
-    pub const ALL: [Self; 5] =
-        [Self::Answer, Self::Progress, Self::Event, Self::Heartbeat, Self::Diff];
+    pub const ALL: [Self; 5] = [Self::Answer, Self::Progress, Self::Event, Self::Heartbeat, Self::Diff];
 
     /// The word that people see.
     pub fn as_str(self) -> &'static str {

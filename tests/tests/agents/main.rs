@@ -61,7 +61,10 @@ fn program(place: &Place, name: &str, text: &str) -> String {
 /// A provider `agent` that is a shell script. It appends a line to `calls` for each call.
 fn shell(place: &Place, format: &str, script: &str) {
     let calls = place.path("calls");
-    let text = format!("#!/bin/sh\necho \"$WFHOST_STEP $WFHOST_ATTEMPT $WFHOST_KEY\" >> {}\n{script}\n", calls.display());
+    let text = format!(
+        "#!/bin/sh\necho \"$WFHOST_STEP $WFHOST_ATTEMPT $WFHOST_KEY\" >> {}\n{script}\n",
+        calls.display()
+    );
     let path = program(place, "agent.sh", &text);
     place.file(
         "wfhost.toml",

@@ -1,8 +1,8 @@
 //! What holds for all providers: E1 to E10, A11, B6.
 
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -35,7 +35,8 @@ fn e01_after_the_last_attempt_the_step_fails_with_their_number() {
     let script = place.script(json!({
         "rules": [{"match": "hi", "reply": "", "fail": {"times": 9, "kind": "unavailable", "message": "busy"}}]
     }));
-    let failure = gave(&run(&place, &ask(json!({"prompt": "hi", "retry": quick(3)})), &["--agents", &script]));
+    let failure =
+        gave(&run(&place, &ask(json!({"prompt": "hi", "retry": quick(3)})), &["--agents", &script]));
     assert_eq!(failure, json!({"failure": "unavailable", "message": "busy", "attempts": 3}));
     assert_eq!(place.calls().len(), 3);
 }
@@ -49,7 +50,8 @@ fn e03_fatal_kinds_are_not_retried() {
         }));
         let mut retry = quick(5);
         retry["fatal"] = fatal;
-        let failure = gave(&run(&place, &ask(json!({"prompt": "hi", "retry": retry})), &["--agents", &script]));
+        let failure =
+            gave(&run(&place, &ask(json!({"prompt": "hi", "retry": retry})), &["--agents", &script]));
         assert_eq!(failure["failure"], kind);
         assert_eq!(place.calls().len(), 1, "{kind}");
     }
@@ -61,7 +63,10 @@ fn e03_a_provider_that_refuses_who_asks_is_out_for_the_run() {
     let refusing = program(
         &place,
         "refusing.sh",
-        &format!("#!/bin/sh\necho x >> {}\necho '{{\"error\":\"bad key\",\"auth\":true}}'\n", place.path("asked").display()),
+        &format!(
+            "#!/bin/sh\necho x >> {}\necho '{{\"error\":\"bad key\",\"auth\":true}}'\n",
+            place.path("asked").display()
+        ),
     );
     let other = program(&place, "other.sh", "#!/bin/sh\necho fine\n");
     place.file(
@@ -180,7 +185,9 @@ fn answers(place: &Place, parts: &[&str]) {
     shell(
         place,
         "text",
-        &format!("cat > {dir}/prompt; n=$(grep -c . {dir}/calls); cp {dir}/prompt {dir}/prompt$n; cat {dir}/answer$n"),
+        &format!(
+            "cat > {dir}/prompt; n=$(grep -c . {dir}/calls); cp {dir}/prompt {dir}/prompt$n; cat {dir}/answer$n"
+        ),
     );
 }
 
@@ -224,7 +231,10 @@ fn e06_after_three_corrections_the_output_is_invalid() {
     answers(&place, &["1", "2", "3", "4", "{\"ok\": true}"]);
     let input = ask(json!({"prompt": "p", "providers": ["agent"], "schema": verdict(), "retry": quick(4)}));
     let failure = gave(&run(&place, &input, &[]));
-    assert_eq!((failure["failure"].as_str(), failure["attempts"].as_u64()), (Some("invalid-output"), Some(1)));
+    assert_eq!(
+        (failure["failure"].as_str(), failure["attempts"].as_u64()),
+        (Some("invalid-output"), Some(1))
+    );
     assert_eq!(failure["details"]["answer"], "4");
     assert_eq!(calls(&place).len(), 4);
 }
@@ -233,7 +243,8 @@ fn e06_after_three_corrections_the_output_is_invalid() {
 fn e06_a_bad_schema_is_the_program_s_error_and_nobody_is_asked() {
     let place = Place::new();
     answers(&place, &["{}"]);
-    let failure = gave(&run(&place, &ask(json!({"prompt": "p", "providers": ["agent"], "schema": {"type": 7}})), &[]));
+    let failure =
+        gave(&run(&place, &ask(json!({"prompt": "p", "providers": ["agent"], "schema": {"type": 7}})), &[]));
     assert_eq!(failure["failure"], "rejected");
     assert!(failure["message"].as_str().unwrap().starts_with("the schema of the call cannot be used"));
     assert_eq!(calls(&place).len(), 0);
@@ -249,7 +260,11 @@ fn e07_a_call_that_cannot_be_afforded_is_not_made_until_the_budget_is_raised() {
     let input = json!({"do": [call, "budget", call, call, "budget"]});
     let ran = run(&place, &input, &["--agents", &script, "--budget", "tokens=100"]);
     assert_eq!(ran.code(), Some(7), "{}", ran.stderr());
-    assert!(ran.stderr().contains("the budget of 100 tokens is used up (120 tokens are spent)"), "{}", ran.stderr());
+    assert!(
+        ran.stderr().contains("the budget of 100 tokens is used up (120 tokens are spent)"),
+        "{}",
+        ran.stderr()
+    );
     assert_eq!(place.calls().len(), 2);
     // Too little, then enough.
     assert_eq!(place.run(["resume", "r", "--budget", "tokens=110"]).code(), Some(7));
@@ -325,9 +340,8 @@ fn counting() -> (Server, Arc<(AtomicUsize, AtomicUsize)>) {
 }
 
 fn two_hundred(group: Option<&str>) -> Value {
-    let call = |i: u32| {
-        json!({"agent_with": {"prompt": format!("{i}"), "providers": ["service"], "group": group}})
-    };
+    let call =
+        |i: u32| json!({"agent_with": {"prompt": format!("{i}"), "providers": ["service"], "group": group}});
     json!({"do": [{"parallel": (0..200).map(call).collect::<Vec<_>>()}]})
 }
 
@@ -343,7 +357,8 @@ fn e08_two_hundred_calls_with_a_limit_of_eight() {
         let place = Place::new();
         let (server, seen) = counting();
         let of_provider = if what == "provider" { "max_parallel = 8\n" } else { "" };
-        let config = format!("[providers.service]\nkind = \"http\"\nurl = {:?}\n{of_provider}{config}", server.url);
+        let config =
+            format!("[providers.service]\nkind = \"http\"\nurl = {:?}\n{of_provider}{config}", server.url);
         place.file("wfhost.toml", config);
         let group = (what == "group").then_some("g");
         let results = gave(&run(&place, &two_hundred(group), args));
@@ -374,7 +389,10 @@ fn e08_a_rate_limit_makes_later_calls_wait() {
     let (server, _) = counting();
     place.file(
         "wfhost.toml",
-        format!("[providers.service]\nkind = \"http\"\nurl = {:?}\nrate = {{ per_minute = 120, burst = 2 }}\n", server.url),
+        format!(
+            "[providers.service]\nkind = \"http\"\nurl = {:?}\nrate = {{ per_minute = 120, burst = 2 }}\n",
+            server.url
+        ),
     );
     let call = json!({"agent_with": {"prompt": "p", "providers": ["service"]}});
     run(&place, &json!({"do": [{"parallel": vec![call; 5]}]}), &[]).ok_json();
@@ -390,7 +408,10 @@ fn e08_a_long_wait_for_quota_is_recorded_and_the_run_is_parked() {
     let (server, _) = counting();
     place.file(
         "wfhost.toml",
-        format!("[providers.service]\nkind = \"http\"\nurl = {:?}\nrate = {{ per_minute = 1 }}\n", server.url),
+        format!(
+            "[providers.service]\nkind = \"http\"\nurl = {:?}\nrate = {{ per_minute = 1 }}\n",
+            server.url
+        ),
     );
     let call = json!({"agent_with": {"prompt": "p", "providers": ["service"]}});
     let ran = run(&place, &json!({"do": [{"parallel": [call, call]}]}), &["--no-wait"]);
@@ -420,7 +441,11 @@ fn e09_the_same_request_hits_across_runs_until_its_version_changes() {
     let first = of("a", "p", json!({"version": "1"}));
     assert_eq!((first["output"].as_str(), first["usage"]["input_tokens"].as_u64()), (Some("one"), Some(5)));
     let hit = of("b", "p", json!({"version": "1"}));
-    assert_eq!((hit["output"].as_str(), hit.get("usage")), (Some("one"), Some(&Value::Null)), "a hit costs nothing");
+    assert_eq!(
+        (hit["output"].as_str(), hit.get("usage")),
+        (Some("one"), Some(&Value::Null)),
+        "a hit costs nothing"
+    );
     assert_eq!(place.calls().len(), 1);
     assert_eq!(place.show("b")["steps"][0]["output"]["cached"], true);
     // The script is read anew by each process, so its replies begin anew.
@@ -493,13 +518,15 @@ fn a11_the_transcript_of_what_fails_is_there_before_the_run_ends() {
 fn b06_a_call_longer_than_the_lease_is_not_taken_over() {
     let place = Place::new();
     shell(&place, "text", "sleep 2; echo done");
-    let mut command = place.wfhost(run_args(&place, &ask(json!({"prompt": "p", "providers": ["agent"]})), &[]));
+    let mut command =
+        place.wfhost(run_args(&place, &ask(json!({"prompt": "p", "providers": ["agent"]})), &[]));
     command.env("WFHOST_LEASE_MS", "400").stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().unwrap();
     eventually("the call", || (calls(&place).len() == 1).then_some(()));
     // Another host looks for work all the while.
     let mut other = place.wfhost(["serve", "--idle", "1s"]);
-    let other = other.env("WFHOST_LEASE_MS", "400").stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let other =
+        other.env("WFHOST_LEASE_MS", "400").stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
     let refused = place.run(["resume", "r"]);
     assert_eq!(refused.code(), Some(6), "{}", refused.stderr());
     let ran = finish(child);
@@ -513,9 +540,15 @@ fn b06_a_call_longer_than_the_lease_is_not_taken_over() {
 fn what_agents_write_shows_while_they_work_and_not_on_replay() {
     let place = Place::new();
     let go = place.path("go");
-    shell(&place, "text", &format!("echo line one; while [ ! -e {} ]; do sleep 0.05; done; echo line two", go.display()));
+    shell(
+        &place,
+        "text",
+        &format!("echo line one; while [ ! -e {} ]; do sleep 0.05; done; echo line two", go.display()),
+    );
     let child = place.spawn(run_args(&place, &ask(json!({"prompt": "p", "providers": ["agent"]})), &[]));
-    eventually("the run", || place.run(["show", "r"]).code().filter(|code| *code == 0));
+    eventually("the run", || {
+        place.db().exists().then(|| place.run(["show", "r"])).filter(|ran| ran.code() == Some(0))
+    });
     // Somebody else follows, too.
     let follow = place.spawn(["logs", "r", "-f"]);
     let events = place.spawn(["events", "r", "-f", "-o", "jsonl"]);
@@ -531,7 +564,10 @@ fn what_agents_write_shows_while_they_work_and_not_on_replay() {
     assert!(one.is_some() && one < two, "{shown}");
     assert!(finish(follow).stdout().contains("line two"));
     let events = finish(events).stdout();
-    assert!(events.lines().any(|line| line.contains("\"kind\":\"live\"") && line.contains("line two")), "{events}");
+    assert!(
+        events.lines().any(|line| line.contains("\"kind\":\"live\"") && line.contains("line two")),
+        "{events}"
+    );
     let again = place.run(["resume", "r", "-v"]);
     assert!(!again.stderr().contains("line one"), "{}", again.stderr());
     assert_eq!(gave(&ran)["output"], "line one\nline two", "and the program sees the answer only");
@@ -552,7 +588,11 @@ fn a_person_answers_a_call() {
     assert_eq!((&reply["output"], reply["provider"].as_str()), (&json!({"ok": true}), Some("human")));
     assert_eq!(place.run(["verify", "r"]).code(), Some(0));
 
-    let ran = run(&place, &ask(json!({"prompt": "and this?", "providers": ["human"]})), &["--no-wait", "--id", "s"]);
+    let ran = run(
+        &place,
+        &ask(json!({"prompt": "and this?", "providers": ["human"]})),
+        &["--no-wait", "--id", "s"],
+    );
     assert_eq!(ran.code(), Some(3), "{}", ran.stderr());
     assert_eq!(place.run(["deny", "s"]).code(), Some(0));
     assert_eq!(gave(&place.run(["resume", "s"]))["failure"], "rejected");
@@ -579,7 +619,10 @@ fn what_an_agent_changed_in_its_workspace_is_recorded() {
 fn two_runs_of_one_host_share_the_limit_of_a_provider() {
     let place = Place::new();
     let (server, seen) = counting();
-    place.file("wfhost.toml", format!("[providers.service]\nkind = \"http\"\nurl = {:?}\nmax_parallel = 3\n", server.url));
+    place.file(
+        "wfhost.toml",
+        format!("[providers.service]\nkind = \"http\"\nurl = {:?}\nmax_parallel = 3\n", server.url),
+    );
     let call = json!({"agent_with": {"prompt": "p", "providers": ["service"]}});
     let input = json!({"do": [{"parallel": vec![call; 20]}]});
     for id in ["a", "b", "c"] {
@@ -596,7 +639,8 @@ fn a_host_that_is_told_to_stop_stops_its_programs() {
     let pid = place.path("pid");
     shell(&place, "text", &format!("echo $$ > {}; sleep 600", pid.display()));
     let child = place.spawn(run_args(&place, &ask(json!({"prompt": "p", "providers": ["agent"]})), &[]));
-    let pid = eventually("the program", || std::fs::read_to_string(&pid).ok().filter(|pid| pid.ends_with('\n')));
+    let pid =
+        eventually("the program", || std::fs::read_to_string(&pid).ok().filter(|pid| pid.ends_with('\n')));
     let told = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     assert!(told.success());
     assert_eq!(finish(child).code(), Some(143));

@@ -80,6 +80,8 @@ pub enum Stop {
 pub enum Work {
     /// Carry out a step whose outcome is not an entry yet.
     Execute { step: Step, attempt: u32, op: Op },
+    /// End a step that cannot be carried out.
+    Fail { step: Step, failure: Failure },
     /// Stop what carries out this step: nobody waits for it any more.
     Abort { step: Step },
 }
@@ -652,13 +654,15 @@ impl Machine {
             // Nothing begins any more, or not yet; what had begun may have to be stopped.
             return self.steps.take_aborts().map(|step| Work::Abort { step }).collect();
         }
+        let mut work = Vec::new();
         if !self.resumed {
             self.resumed = true;
             for (step, attempt, position, op) in self.steps.take_interrupted() {
                 match decode_op(&op, position) {
                     // Whether it was carried out is not known, and it must not be so twice.
                     Ok(Op::Agent(request)) if policy::is_once(&request) => {
-                        self.complete(step, Err(policy::unknown_outcome(attempt - 1)), clock);
+                        self.steps.leave_unstarted(step);
+                        work.push(Work::Fail { step, failure: policy::unknown_outcome(attempt - 1) });
                     }
                     _ => {
                         self.append(clock, Event::Attempted { step, attempt, after: None });
@@ -666,7 +670,7 @@ impl Machine {
                 }
             }
         }
-        let mut work: Vec<_> = self.steps.take_aborts().map(|step| Work::Abort { step }).collect();
+        work.extend(self.steps.take_aborts().map(|step| Work::Abort { step }));
         for (step, attempt, position, bytes) in self.steps.take_starts() {
             // The bytes are our own encoding, checked by the chain; a journal that was
             // forged on purpose shows up as a step that fails.
@@ -674,7 +678,7 @@ impl Machine {
                 Ok(op) => work.push(Work::Execute { step, attempt, op }),
                 Err(error) => {
                     let failure = Failure::new(FailureKind::Rejected, error.to_string());
-                    self.complete(step, Err(failure), clock);
+                    work.push(Work::Fail { step, failure });
                 }
             }
         }

@@ -286,10 +286,8 @@ impl Steps {
         }
         let limit = deadline.map(|deadline| (deadline, deadline.since(state.call.since)));
         state.begun = false;
-        state.kind = Kind::Question {
-            deadline: limit,
-            delegated: Some(Box::new((provider, question.clone()))),
-        };
+        state.kind =
+            Kind::Question { deadline: limit, delegated: Some(Box::new((provider, question.clone()))) };
         self.working.remove(&step);
         self.timers.extend(deadline.map(|deadline| (deadline, step)));
         self.questions.insert(step);
@@ -321,6 +319,11 @@ impl Steps {
     /// The agent call whose next attempt is to begin, if that is not after `clock`.
     pub(super) fn delay_over(&self, clock: Timestamp) -> Option<Step> {
         self.delayed.first().filter(|(at, _)| *at <= clock).map(|(_, step)| *step)
+    }
+
+    /// The step is not to be carried out.
+    pub(super) fn leave_unstarted(&mut self, step: Step) {
+        self.starts.retain(|start| *start != step);
     }
 
     /// The next attempt of the step begins.

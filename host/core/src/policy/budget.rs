@@ -99,8 +99,7 @@ impl From<Short> for Failure {
             Unit::Micros => "cost_micros",
             Unit::Time => "time_ms",
         };
-        let details =
-            serde_json::json!({ "unit": unit, "total": short.total, "spent": short.spent });
+        let details = serde_json::json!({ "unit": unit, "total": short.total, "spent": short.spent });
         Self {
             details: Some(Json::from(details)),
             ..Self::new(FailureKind::BudgetExceeded, short.to_string())
@@ -203,7 +202,9 @@ mod tests {
             short.to_string(),
             "the budget of 0.500000 dollars is used up (0.512345 dollars are spent)"
         );
-        assert!(Budget::default().can_afford(Spent { tokens: u64::MAX, micros: u64::MAX, time_ms: 0 }).is_ok());
+        assert!(
+            Budget::default().can_afford(Spent { tokens: u64::MAX, micros: u64::MAX, time_ms: 0 }).is_ok()
+        );
     }
 
     #[test]

@@ -75,7 +75,10 @@ pub(super) fn own(said: &mut Said, event: &Value, out: &CallOutput) -> Result<()
     said.model = text(&event["model"]).or(said.model.take());
     if let Some(usage) = event.get("usage") {
         let usage = serde_json::from_value::<Usage>(usage.clone()).map_err(|error| {
-            CallFailure::new(FailureKind::InvalidOutput, format!("the program's usage cannot be read: {error}"))
+            CallFailure::new(
+                FailureKind::InvalidOutput,
+                format!("the program's usage cannot be read: {error}"),
+            )
         })?;
         said.usage = Some(usage);
     }
@@ -85,11 +88,8 @@ pub(super) fn own(said: &mut Said, event: &Value, out: &CallOutput) -> Result<()
         let details = event.get("details").cloned().map(Json::from);
         let failure = Failure { details, ..Failure::new(kind, message) };
         let auth = event["auth"].as_bool().unwrap_or(false);
-        said.failure = Some(CallFailure {
-            auth,
-            retry_after_ms: event["retry_after_ms"].as_u64(),
-            ..failure.into()
-        });
+        said.failure =
+            Some(CallFailure { auth, retry_after_ms: event["retry_after_ms"].as_u64(), ..failure.into() });
     }
     Ok(())
 }
@@ -166,7 +166,9 @@ pub(super) fn codex(said: &mut Said, event: &Value, out: &CallOutput) {
             // An error before it was overcome.
             said.failure = None;
         }
-        "turn.failed" => said.failure = Some(failed(event["error"]["message"].as_str().unwrap_or("the turn failed"))),
+        "turn.failed" => {
+            said.failure = Some(failed(event["error"]["message"].as_str().unwrap_or("the turn failed")))
+        }
         "error" => said.failure = Some(failed(event["message"].as_str().unwrap_or("an error"))),
         _ => {}
     }
@@ -208,7 +210,8 @@ pub(super) fn gemini(said: &mut Said, event: &Value, out: &CallOutput) {
                 });
             }
             if event["status"].as_str().is_some_and(|status| status != "success") {
-                said.failure = Some(failed(event["error"]["message"].as_str().unwrap_or("it did not succeed")));
+                said.failure =
+                    Some(failed(event["error"]["message"].as_str().unwrap_or("it did not succeed")));
             }
         }
         _ => {}

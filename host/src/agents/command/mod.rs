@@ -44,11 +44,11 @@ use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
 use wfhost_core::{FailureKind, Json, Reply, limits};
 
+use self::events::Said;
 pub use self::presets::{PRESETS, Preset};
 pub(crate) use self::process::find_program;
-pub(super) use self::process::{Running, Spawn};
 use self::process::{Ended, Line};
-use self::events::Said;
+pub(super) use self::process::{Running, Spawn};
 use super::http::{fill, values};
 use super::{Call, CallFailure, CallOutput, Check, Provider, SecretSource, Stream};
 
@@ -93,8 +93,20 @@ pub struct CommandConfig {
 
 /// Variables that every program gets.
 const USUAL: [&str; 14] = [
-    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TERM", "TMPDIR", "TZ",
-    "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME",
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TERM",
+    "TMPDIR",
+    "TZ",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "XDG_CACHE_HOME",
 ];
 
 /// Asks a program.
@@ -269,7 +281,8 @@ async fn text(running: &mut Running, out: &CallOutput) -> Result<Said, CallFailu
         answer.push_str(&line.text);
         answer.push('\n');
         if answer.len() > limits::ANSWER_BYTES {
-            let message = format!("the answer is longer than the {} MiB that are allowed", limits::ANSWER_BYTES >> 20);
+            let message =
+                format!("the answer is longer than the {} MiB that are allowed", limits::ANSWER_BYTES >> 20);
             return Err(CallFailure::new(FailureKind::InvalidOutput, message));
         }
         out.line(Stream::Answer, line.text);
@@ -293,6 +306,10 @@ impl Provider for Command {
         &self.name
     }
 
+    fn model(&self) -> Option<&str> {
+        self.config.model.as_deref()
+    }
+
     fn check(&self) -> Vec<Check> {
         let secrets = self.config.secrets.values().map(Check::secret);
         std::iter::once(Check::program(self.program())).chain(secrets).collect()
@@ -302,4 +319,3 @@ impl Provider for Command {
         Box::pin(self.answer(call, out))
     }
 }
-

@@ -3,8 +3,8 @@
 use serde_json::Value;
 use wfhost_core::AgentRequest;
 
-use super::events::{self, Said};
 use super::PromptBy;
+use super::events::{self, Said};
 use crate::agents::CallOutput;
 
 /// How the program of a coding agent is asked, and what it writes.

@@ -46,7 +46,11 @@ pub struct McpConfig {
 pub enum McpServer {
     /// A program; of its settings `argv`, `env`, `set`, `secrets` and `directory` count.
     Stdio(CommandConfig),
-    Http { url: String, key: Option<SecretSource>, headers: BTreeMap<String, String> },
+    Http {
+        url: String,
+        key: Option<SecretSource>,
+        headers: BTreeMap<String, String>,
+    },
 }
 
 /// Asks a tool of a server.
@@ -63,11 +67,14 @@ impl Mcp {
     }
 
     fn tool(&self, call: &Call) -> Result<String, CallFailure> {
-        let option = call.request.options.as_ref().and_then(|options| {
-            options.value()["tool"].as_str().map(str::to_owned)
-        });
+        let option = call
+            .request
+            .options
+            .as_ref()
+            .and_then(|options| options.value()["tool"].as_str().map(str::to_owned));
         option.or_else(|| self.config.tool.clone()).ok_or_else(|| {
-            let message = "the call names no tool (option `tool`), and the configuration of its provider has none";
+            let message =
+                "the call names no tool (option `tool`), and the configuration of its provider has none";
             CallFailure::new(FailureKind::Rejected, message)
         })
     }

@@ -31,11 +31,7 @@ async fn send(server: &mut Running, message: &Value) -> Result<(), CallFailure> 
 }
 
 /// Reads until the answer to request `id` comes.
-async fn receive(
-    mut server: Running,
-    id: u32,
-    out: &CallOutput,
-) -> Result<(Running, Value), CallFailure> {
+async fn receive(mut server: Running, id: u32, out: &CallOutput) -> Result<(Running, Value), CallFailure> {
     loop {
         let Some(line) = server.line().await? else {
             let ended = server.wait().await?;

@@ -30,7 +30,7 @@ use serde_json::{Map, Value, json};
 use wfhost_core::{FailureKind, Json, Reply, Usage};
 
 use super::web::{self, LazyClient};
-use super::{Call, CallFailure, CallOutput, Provider, SecretSource};
+use super::{Call, CallFailure, CallOutput, Check, Provider, SecretSource};
 
 /// Which of the two APIs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Deserialize)]
@@ -147,6 +147,14 @@ impl OpenAi {
 impl Provider for OpenAi {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn model(&self) -> Option<&str> {
+        self.config.model.as_deref()
+    }
+
+    fn check(&self) -> Vec<Check> {
+        self.config.key.iter().map(Check::secret).collect()
     }
 
     fn keeps_conversations(&self) -> bool {

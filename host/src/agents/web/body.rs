@@ -56,7 +56,11 @@ pub(crate) async fn events(
             }
         }
     }
-    let how = if parser.is_complete() { "ended before the answer was complete" } else { "ended in the middle of an event" };
+    let how = if parser.is_complete() {
+        "ended before the answer was complete"
+    } else {
+        "ended in the middle of an event"
+    };
     Err(unavailable(format!("the stream {how}, after {read} bytes")))
 }
 

@@ -92,7 +92,8 @@ fn invalid(what: String) -> CallFailure {
 mod tests {
     use super::*;
 
-    const STREAM: &str = "\u{feff}: hello\r\nevent: delta\r\ndata: {\"a\":\r\ndata: 1}\r\n\r\ndata:ä\n\nid: 7\rdata\r\r";
+    const STREAM: &str =
+        "\u{feff}: hello\r\nevent: delta\r\ndata: {\"a\":\r\ndata: 1}\r\n\r\ndata:ä\n\nid: 7\rdata\r\r";
 
     fn event(name: &str, data: &str) -> SseEvent {
         SseEvent { name: name.to_owned(), data: data.to_owned() }

@@ -174,9 +174,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("w");
         let config = WorkspaceConfig::Scratch { root: root.clone() };
-        assert!(open(&config, "../x", &id("r1"), Step(1)).await.is_ok_and(|w| {
-            w.directory().unwrap().starts_with(root.canonicalize().unwrap())
-        }));
+        assert!(
+            open(&config, "../x", &id("r1"), Step(1))
+                .await
+                .is_ok_and(|w| { w.directory().unwrap().starts_with(root.canonicalize().unwrap()) })
+        );
         assert!(open(&config, "s", &id(".."), Step(1)).await.is_err());
         std::os::unix::fs::symlink(dir.path(), root.join("r9")).unwrap();
         assert!(open(&config, "s", &id("r9"), Step(1)).await.is_err());

@@ -28,7 +28,10 @@ pub(super) struct Snapshot {
 enum Content {
     Text(String),
     /// Neither text nor small: how large, and when it was changed in nanoseconds.
-    Other { bytes: u64, changed: u128 },
+    Other {
+        bytes: u64,
+        changed: u128,
+    },
     Link(PathBuf),
 }
 

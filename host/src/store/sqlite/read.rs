@@ -6,8 +6,9 @@ use wfhost_core::{Digest, Epoch, Json, Outcome, Position, Recorded, Row, RunId, 
 
 use super::write::{AnswerBody, lease};
 use crate::store::{
-    Change, LogLevel, LogLine, Message, MessageBody, MessageId, ModuleInfo, OpenQuestion, OutMessage, Owner,
-    NewTranscript, RunFilter, RunInfo, RunState, TranscriptFilter, TranscriptKind, TranscriptLine, Waiting,
+    Change, LogLevel, LogLine, Message, MessageBody, MessageId, ModuleInfo, NewTranscript, OpenQuestion,
+    OutMessage, Owner, RunFilter, RunInfo, RunState, TranscriptFilter, TranscriptKind, TranscriptLine,
+    Waiting,
 };
 
 type Result<T> = rusqlite::Result<T>;

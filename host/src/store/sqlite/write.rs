@@ -1,7 +1,9 @@
 //! What is done inside a transaction. Each function checks before it changes.
 
 use rusqlite::{Connection, OptionalExtension, named_params, params};
-use wfhost_core::{Digest, Epoch, FailureKind, Json, Outcome, QuestionChange, Recorded, RunId, Step, Timestamp};
+use wfhost_core::{
+    Digest, Epoch, FailureKind, Json, Outcome, QuestionChange, Recorded, RunId, Step, Timestamp,
+};
 
 use crate::store::{
     Append, Appended, ClaimHow, Claimed, Created, Deleted, Emission, ImportedRun, LogLevel, MessageBody,
