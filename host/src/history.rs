@@ -82,7 +82,7 @@ pub fn steps(journal: &Journal) -> Vec<StepInfo> {
             }
             Event::Delegated { step, question, .. } => {
                 if let Some(info) = steps.get_mut(index(step)) {
-                    info.delegated = Some(question.clone());
+                    info.delegated = Some(question.as_ref().clone());
                 }
             }
             Event::Completed { step, outcome } | Event::Answered { step, outcome, .. } => {

@@ -161,7 +161,7 @@ pub enum Event {
         #[n(1)]
         provider: String,
         #[n(2)]
-        question: Question,
+        question: Box<Question>,
         #[n(3)]
         deadline: Option<Timestamp>,
     },

@@ -110,7 +110,7 @@ impl Machine {
             }
             (Status::Running, Event::Postponed { step, until, .. }) => self.steps.postpone(step, until)?,
             (Status::Running, Event::Delegated { step, provider, question, deadline }) => {
-                self.steps.delegate(step, provider, question, deadline, at)?;
+                self.steps.delegate(step, provider, *question, deadline, at)?;
             }
             (Status::Running, Event::BudgetChanged { .. }) => {}
             (Status::Running, Event::Cancelled { step }) => {

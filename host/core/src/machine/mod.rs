@@ -572,7 +572,7 @@ impl Machine {
         if self.outcome().is_some() || !self.steps.is_open(step) {
             return false;
         }
-        self.append(clock, Event::Delegated { step, provider, question, deadline });
+        self.append(clock, Event::Delegated { step, provider, question: Box::new(question), deadline });
         true
     }
 
