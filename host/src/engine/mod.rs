@@ -24,6 +24,7 @@ pub use self::drive::DriveError;
 pub(crate) use self::drive::{Drive, Driven, Pace};
 pub(crate) use self::instance::{RunCtx, Shared};
 pub use self::module::{Import, ImportClass, ModuleError, ModuleSummary, inspect, summarize};
+pub use self::replay::Replayed;
 pub(crate) use self::replay::replay;
 
 /// The native stack of one execution; the wasm stack is bounded well below it,

@@ -7,17 +7,26 @@ use wfhost_core::{Machine, Mismatch, Stop};
 use super::instance::Shared;
 use super::{DriveError, Engine, Module, instance};
 use crate::imports::returned;
+use crate::store::Emission;
 use crate::world::World;
 
-/// Lets the module repeat a journal. Nothing is carried out and nothing
-/// stored. `Ok(Ok)`: the module agrees with all of it and would go on from
-/// there, or has come to the same end.
+/// What came of repeating a journal.
+#[derive(Debug)]
+pub struct Replayed {
+    /// None: the module agrees with all of it and would go on from there, or has come to the same
+    /// end.
+    pub departs: Option<Box<Mismatch>>,
+    /// What the program gave out, from the number on that the machine was opened with.
+    pub emissions: Vec<Emission>,
+}
+
+/// Lets the module repeat a journal. Nothing is carried out and nothing stored.
 pub(crate) async fn replay(
     engine: &Engine,
     module: &Module,
     machine: Machine,
     world: &Arc<dyn World>,
-) -> Result<Result<(), Box<Mismatch>>, DriveError> {
+) -> Result<Replayed, DriveError> {
     let shared = Shared::new(machine, Arc::clone(world));
     let (config, input) = {
         let inner = shared.lock();
@@ -36,11 +45,14 @@ pub(crate) async fn replay(
         if let std::task::Poll::Ready(ended) = futures_util::poll!(&mut program) {
             break ended;
         }
-        let inner = shared.lock();
-        if inner.machine.has_unsaved() || inner.blocked && inner.machine.is_live() {
-            return Ok(Ok(()));
+        let came_through = {
+            let inner = shared.lock();
+            inner.machine.has_unsaved() || inner.blocked && inner.machine.is_live()
+        };
+        if came_through {
+            let emissions = std::mem::take(&mut shared.lock().emissions);
+            return Ok(Replayed { departs: None, emissions });
         }
-        drop(inner);
         // Pre-empted in the middle of a computation.
         tokio::task::yield_now().await;
     };
@@ -48,8 +60,10 @@ pub(crate) async fn replay(
         Ok(outcome) => shared.lock().machine.finish(outcome, world.now()).err(),
         Err(error) => error.downcast_ref::<Stop>().cloned(),
     };
-    Ok(match stop {
-        Some(Stop::Mismatch(mismatch)) => Err(mismatch),
-        _ => Ok(()),
-    })
+    let departs = match stop {
+        Some(Stop::Mismatch(mismatch)) => Some(mismatch),
+        _ => None,
+    };
+    let emissions = std::mem::take(&mut shared.lock().emissions);
+    Ok(Replayed { departs, emissions })
 }

@@ -24,6 +24,7 @@ async fn probe(program: Program) -> Result<Vec<Value>> {
     let mut results = Vec::new();
     for operation in program.r#do {
         match operation {
+            Operation::MustAgent(prompt) => results.push(json!(agent(prompt).text().await?)),
             Operation::Fail(message) => return Err(Error::failed(message)),
             Operation::FailWith { kind, message, details } => {
                 return Err(Error::new(kind, message).with_details(details));
@@ -163,7 +164,10 @@ fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
             }
 
             // They end the program, not an operation within another one.
-            Operation::Fail(_) | Operation::FailWith { .. } | Operation::AgentOrFail(_) => Value::Null,
+            Operation::MustAgent(_)
+            | Operation::AgentOrFail(_)
+            | Operation::Fail(_)
+            | Operation::FailWith { .. } => Value::Null,
             Operation::Panic(message) => panic!("{message}"),
             Operation::Trap => trap(),
             Operation::Spin => loop {

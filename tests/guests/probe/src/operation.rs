@@ -151,6 +151,8 @@ pub enum Operation {
     StdSleep(u64),
 
     // Bad ends.
+    /// Asks the default agent; its failure fails the run. Only at the top.
+    MustAgent(String),
     /// Fails the run. Only at the top.
     Fail(String),
     /// The same with everything that a failure has.
