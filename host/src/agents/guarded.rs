@@ -101,7 +101,10 @@ fn clean_value(redactor: &Redactor, value: &mut Value) -> bool {
             *text = redactor.clean(std::mem::take(text));
             true
         }
-        Value::Array(items) => items.iter_mut().fold(false, |any, item| clean_value(redactor, item) || any),
+        // All of them, also behind one that had a secret.
+        Value::Array(items) => {
+            items.iter_mut().filter_map(|item| clean_value(redactor, item).then_some(())).count() > 0
+        }
         Value::Object(members) => {
             let mut any = false;
             if members.keys().any(|key| redactor.finds(key)) {

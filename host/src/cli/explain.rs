@@ -155,8 +155,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "WF0704",
         "a value of a configuration file cannot be used\n\nLengths of time are texts like \"90s\", \"15m\", \"2h\"; prices are US dollars for a million tokens; a rate is { per_minute = 60, burst = 5 }.",
     ),
-    ("WF0705", "something that is needed is missing\n\n`wfhost doctor` names it."),
-    ("WF0706", "the run has no such step, or no transcript of it"),
+    ("WF0705", "the run has no such step, or no transcript of it"),
 ];
 
 #[cfg(test)]
@@ -179,6 +178,8 @@ mod tests {
             include_str!("mod.rs"),
             include_str!("../store/mod.rs"),
             include_str!("../engine/module.rs"),
+            include_str!("transcript.rs"),
+            include_str!("../config/error.rs"),
             include_str!("../build/error.rs"),
             include_str!("build.rs"),
             include_str!("new.rs"),

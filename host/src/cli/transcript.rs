@@ -61,7 +61,7 @@ impl Transcript {
         }
         match (any, self.step) {
             (false, Some(step)) if common.output == Format::Text => {
-                Err(Trouble::usage("WF0706", format!("there is no such transcript of step {step} of {run}"))
+                Err(Trouble::usage("WF0705", format!("there is no such transcript of step {step} of {run}"))
                     .hint(format!(
                         "its steps: `wfhost show {run}`; all transcripts: `wfhost transcript {run} -o jsonl`"
                     )))

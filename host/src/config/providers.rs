@@ -77,6 +77,9 @@ fn passed_secrets(config: &CommandConfig) -> Vec<SecretSource> {
     passed.chain(config.secrets.values().cloned()).collect()
 }
 
+/// Variables of a program with their values, and those that are secrets.
+type Variables = (BTreeMap<String, String>, BTreeMap<String, SecretSource>);
+
 /// Where a provider stands.
 struct One<'a> {
     path: &'a Path,
@@ -375,7 +378,7 @@ impl One<'_> {
         &self,
         set: BTreeMap<String, String>,
         secrets: BTreeMap<String, SecretFile>,
-    ) -> Result<(BTreeMap<String, String>, BTreeMap<String, SecretSource>), ConfigError> {
+    ) -> Result<Variables, ConfigError> {
         if let Some(name) = set.keys().find(|name| is_secret_name(name)) {
             let instead = format!("name where it is: secrets = {{ {name} = {{ env = \"NAME\" }} }}");
             return Err(self.secret(&format!("set.{name}"), &instead));

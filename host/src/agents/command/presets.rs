@@ -7,6 +7,9 @@ use super::PromptBy;
 use super::events::{self, Said};
 use crate::agents::CallOutput;
 
+/// The arguments for a session, a model, what was configured, and a request.
+pub(super) type Arguments = fn(Option<&str>, Option<&str>, &[String], &AgentRequest) -> Vec<String>;
+
 /// How the program of a coding agent is asked, and what it writes.
 pub struct Preset {
     pub name: &'static str,
@@ -15,8 +18,7 @@ pub struct Preset {
     /// Variables of the host that it gets besides the usual ones.
     pub env: &'static [&'static str],
     pub prompt: PromptBy,
-    /// The arguments for a session, a model, what was configured, and a request.
-    pub(super) args: fn(Option<&str>, Option<&str>, &[String], &AgentRequest) -> Vec<String>,
+    pub(super) args: Arguments,
     pub(super) take: fn(&mut Said, &Value, &CallOutput),
 }
 

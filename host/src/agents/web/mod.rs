@@ -118,7 +118,7 @@ fn by_status(status: StatusCode, retry_after_ms: Option<u64>, text: &str) -> Cal
     };
     let kind = match status.as_u16() {
         // An account without money is of no use until somebody pays.
-        401 | 402 | 403 => return CallFailure::auth(message),
+        401..=403 => return CallFailure::auth(message),
         429 if text.contains("insufficient_quota") => return CallFailure::auth(message),
         408 => FailureKind::TimedOut,
         409 | 423 | 425 | 429 => FailureKind::Unavailable,
