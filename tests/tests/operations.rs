@@ -88,7 +88,8 @@ fn a_parked_run_can_be_paused_resumed_and_cancelled_while_it_is() {
 #[test]
 fn a_failed_run_is_retried_at_the_step_it_failed_of() {
     let place = Place::new();
-    let bad = json!({ "match": "pay", "reply": "paid", "fail": { "message": "declined" } });
+    let bad =
+        json!({ "match": "pay", "reply": "paid", "fail": { "kind": "rejected", "message": "declined" } });
     let script = place.script(json!({ "rules": [bad], "default": { "reply": "${prompt}" } }));
     let program = json!([{ "must_agent": "book" }, { "must_agent": "pay" }, { "must_agent": "ship" }]);
     let ran = run(&place, "r", &program, &["--agents", &script]);

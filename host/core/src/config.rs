@@ -4,6 +4,8 @@
 use minicbor::{Decode, Encode};
 use serde::Serialize;
 
+use crate::policy::budget::Budget;
+
 /// The configuration of one run.
 #[derive(Clone, PartialEq, Debug, Encode, Decode, Serialize)]
 pub struct RunConfig {
@@ -22,6 +24,12 @@ pub struct RunConfig {
     /// Where the rules of the provider `scripted` stand, so that a resume finds them.
     #[n(4)]
     pub script: Option<String>,
+    /// What the run may spend; no limit if none.
+    #[n(5)]
+    pub budget: Option<Budget>,
+    /// Agent calls of the run that are under way at the same time; no limit if none.
+    #[n(6)]
+    pub max_parallel: Option<u32>,
 }
 
 impl Default for RunConfig {
@@ -32,6 +40,8 @@ impl Default for RunConfig {
             fuel: 20_000_000_000,
             stack_bytes: 1 << 20,
             script: None,
+            budget: None,
+            max_parallel: None,
         }
     }
 }

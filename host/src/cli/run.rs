@@ -1,11 +1,11 @@
 //! `wfhost run`
 
+use wfhost_core::policy::budget::Budget;
 use wfhost_core::{RunConfig, RunId};
 
 use super::diagnostic::{Exit, Trouble};
-use super::place::{AgentArgs, json_arg, label_arg};
+use super::place::{AgentArgs, budget_arg, json_arg, label_arg};
 use super::{Common, Format, follow, module_arg, print_line, view};
-use crate::agents::Providers;
 use crate::engine::MAX_STACK_BYTES;
 use crate::{Adopt, Evict, HostError, StartOptions};
 
@@ -37,6 +37,12 @@ pub(crate) struct Run {
     labels: Vec<(String, String)>,
     #[command(flatten)]
     agents: AgentArgs,
+    /// What the run may spend, like tokens=20k,usd=0.50,time=5m
+    #[arg(long, value_name = "BUDGET", value_parser = budget_arg)]
+    budget: Option<Budget>,
+    /// Agent calls of the run that are under way at the same time
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_parallel: Option<u32>,
     /// Stop when the run only waits, with exit code 3
     #[arg(long, conflicts_with = "detach")]
     no_wait: bool,
@@ -54,12 +60,17 @@ pub(crate) struct Run {
 impl Run {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let input = json_arg("the input", &self.input)?;
-        let providers = self.agents.providers()?;
+        let providers = self.agents.providers(common)?;
+        let agent = self.agents.new_run_provider(common, &providers)?;
+        let budget = match (self.budget, common.config()?.budget()) {
+            (Some(given), Some(configured)) => Some(given.or(configured)),
+            (given, configured) => given.or(configured),
+        };
         let store = common.store()?;
         let (name, bytes) = module_arg::load(Some(store.as_ref()), &self.module).await?;
         let evict = if self.no_wait { Evict::Always } else { self.agents.evict.into() };
         let adopt = if self.no_wait || self.detach { Adopt::Own } else { Adopt::Due };
-        let host = common.host(store, Providers::builtin(), evict, adopt)?;
+        let host = common.host(store, providers.clone(), evict, adopt)?;
         let module = host.add_module(&name, &bytes).await?;
         let script = self.agents.agents.as_ref().and_then(|path| path.canonicalize().ok());
         let options = StartOptions {
@@ -68,11 +79,13 @@ impl Run {
             key: self.key.clone(),
             labels: self.labels.clone(),
             config: RunConfig {
-                agent: self.agents.default_provider(),
+                agent,
                 memory_bytes: self.memory << 20,
                 fuel: self.fuel,
                 stack_bytes: MAX_STACK_BYTES,
                 script: script.map(|path| path.to_string_lossy().into_owned()),
+                budget,
+                max_parallel: self.max_parallel,
             },
             seed: None,
         };
