@@ -19,7 +19,7 @@ use wasmtime::{Config, Engine as Wasmtime, InstanceAllocationStrategy, RegallocA
 use wfhost_core::Digest;
 
 pub use self::cache::Cache;
-pub(crate) use self::control::{Control, Leave};
+pub(crate) use self::control::{Control, Lease, Leave};
 pub use self::drive::DriveError;
 pub(crate) use self::drive::{Drive, Driven, Pace};
 pub(crate) use self::instance::{RunCtx, Shared};
