@@ -532,6 +532,7 @@ async fn find_work(inner: Weak<Inner>) {
         let wait = strong.adopt_due().await.unwrap_or(LOOK_EVERY);
         drop(strong);
         tokio::select! {
+            biased;
             () = work.notified() => {}
             () = tokio::time::sleep(wait) => {}
         }
