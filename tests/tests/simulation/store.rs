@@ -81,10 +81,20 @@ impl Store for Faulty {
         questions(run: Option<&'a RunId>, limit: usize) -> Vec<OpenQuestion>;
         state(run: &'a RunId) -> Vec<(String, Json)>;
         owned(owner: &'a Owner) -> Vec<RunId>;
+        transcribe(run: &'a RunId, lines: Vec<NewTranscript>) -> ();
+        transcript(run: &'a RunId, filter: TranscriptFilter, limit: usize) -> Vec<TranscriptLine>;
     }
 
     fn module(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Vec<u8>>>> {
         self.with(self.universe.memory.module(digest))
+    }
+
+    fn keep_answer(&self, key: Digest, at: Timestamp, reply: Json) -> BoxFuture<'_, Result<()>> {
+        self.with(async move { self.universe.memory.keep_answer(key, at, reply).await }.boxed())
+    }
+
+    fn kept_answer(&self, key: Digest) -> BoxFuture<'_, Result<Option<(Timestamp, Json)>>> {
+        self.with(async move { self.universe.memory.kept_answer(key).await }.boxed())
     }
 
     fn create(&self, run: NewRun) -> BoxFuture<'_, Result<Created>> {

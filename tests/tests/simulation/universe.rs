@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
-use wfhost_core::{Digest, Failure, Json, Reply, RunId, Step, Timestamp};
-use wfhost_host::agents::{Call, Provider};
+use wfhost_core::{Digest, Json, Reply, RunId, Step, Timestamp};
+use wfhost_host::agents::{Call, CallFailure, CallOutput, Provider};
 use wfhost_host::store::{MemStore, Owner};
 use wfhost_host::world::World;
 
@@ -219,7 +219,7 @@ impl Provider for Agent {
         "sim"
     }
 
-    fn call(&self, call: Call) -> BoxFuture<'_, Result<Reply, Failure>> {
+    fn call(&self, call: Call, _: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>> {
         async move {
             let universe = &self.universe;
             universe.run_on(self.pid).await;
@@ -228,13 +228,7 @@ impl Provider for Agent {
             universe.calls.lock().unwrap().push(Made { place, run, step, attempt, key });
             tokio::time::sleep(Duration::from_millis(universe.roll(2_500))).await;
             universe.run_on(self.pid).await;
-            Ok(Reply {
-                output: Json::string(&call.request.prompt),
-                session: None,
-                model: None,
-                usage: None,
-                provider: "sim".to_owned(),
-            })
+            Ok(Reply::new("sim", Json::string(&call.request.prompt)))
         }
         .boxed()
     }
