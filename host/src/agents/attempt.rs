@@ -1,15 +1,18 @@
 //! One attempt at an agent call with everything around it: the cache, the
 //! budget, waiting for a turn, time limits, correction turns, the transcript.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use tokio::time::Instant;
 use wfhost_core::policy::limits::{Bound, TimeLimits};
 use wfhost_core::policy::structured::{self, CORRECTIONS, SchemaError};
 use wfhost_core::policy::{cache, structured::candidates};
 use wfhost_core::{
-    Caching, Digest, Failure, FailureKind, Json, Question, Reply, Timestamp, Usage, limits, spell_millis,
+    Caching, Digest, Epoch, Failure, FailureKind, Json, Question, Reply, Timestamp, Usage, limits,
+    spell_millis,
 };
 
 use super::gate::{Gate, Slot};
@@ -21,6 +24,9 @@ use crate::world::World;
 
 /// A longer wait for a quota is recorded, so that the run need not be kept in memory.
 const POSTPONE_FROM_MS: u64 = 5_000;
+
+/// After a longer wait for a slot is looked whether the run is still advanced here.
+const CHECK_AFTER: Duration = Duration::from_secs(1);
 
 /// How an attempt ended.
 #[derive(Debug)]
@@ -52,6 +58,8 @@ pub(crate) struct Attempt {
     pub store: SharedStore,
     pub world: Arc<dyn World>,
     pub recorder: Recorder,
+    /// Under which the run is advanced here.
+    pub epoch: Epoch,
     pub slots: Vec<(Slot, u32)>,
     pub limits: TimeLimits,
     /// When the step began.
@@ -82,11 +90,17 @@ impl Attempt {
         if let Err(end) = self.wait_for_quota(deadline).await {
             return end;
         }
+        let queued = Instant::now();
         let permit = self.gate.enter(std::mem::take(&mut self.slots));
         let permit = match within(deadline, &self.world, permit).await {
             Some(permit) => permit,
             None => return self.failed(self.out_of_time(Bound::Total)),
         };
+        // After a long wait the run may be somebody else's, who makes the call himself.
+        if queued.elapsed() >= CHECK_AFTER && !self.is_ours().await {
+            let reason = "the run is advanced elsewhere".to_owned();
+            return AttemptEnd::Postponed { until: self.world.now(), reason };
+        }
         // What the calls before it consumed is known only now.
         if let Err(failure) = (self.afford)() {
             return self.failed(failure.into());
@@ -110,6 +124,15 @@ impl Attempt {
         };
         self.recorder.flush().await;
         end
+    }
+
+    /// Whether nobody else has taken the run over.
+    async fn is_ours(&self) -> bool {
+        match self.store.run(&self.call.run).await {
+            Ok(info) => info.is_some_and(|info| info.epoch == self.epoch),
+            // The next append says what is wrong with the store.
+            Err(_) => true,
+        }
     }
 
     fn failed(&self, failure: CallFailure) -> AttemptEnd {
@@ -180,7 +203,7 @@ impl Attempt {
         {
             self.call.history = session::history(&self.store, &id).await?;
         }
-        if self.call.attempt > 1 && self.call.heartbeat.is_none() {
+        if self.provider.takes_heartbeats() && self.call.attempt > 1 && self.call.heartbeat.is_none() {
             // The host died before the attempt ended.
             let filter = TranscriptFilter {
                 step: Some(self.call.step),
@@ -198,11 +221,16 @@ impl Attempt {
     async fn answer(&self, validator: Option<&jsonschema::Validator>) -> Result<Reply, CallFailure> {
         self.recorder.begin();
         let (millis, bound) = self.limits.attempt_at(self.since, self.world.now());
-        let turns = self.turns(validator);
-        let reply = tokio::select! {
-            reply = turns => reply,
-            () = tokio::time::sleep(Duration::from_millis(millis)) => Err(self.out_of_time(bound)),
-            () = self.silence() => Err(self.out_of_time(Bound::Heartbeat)),
+        let too_late = async {
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(millis)) => bound,
+                () = self.silence() => Bound::Heartbeat,
+            }
+        };
+        // The call is made before anything else can happen: the run is ours at this moment.
+        let reply = match select(pin!(self.turns(validator)), pin!(too_late)).await {
+            Either::Left((reply, _)) => reply,
+            Either::Right((bound, _)) => Err(self.out_of_time(bound)),
         };
         let changes = match &self.call.workspace {
             Some(workspace) => workspace.changes().await,

@@ -93,6 +93,7 @@ impl Driver<'_> {
             store: Arc::clone(self.drive.store),
             world: Arc::clone(self.drive.world),
             recorder,
+            epoch: self.drive.epoch,
             slots,
             limits,
             since: state.since,
