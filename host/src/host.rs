@@ -14,7 +14,7 @@ use wfhost_core::{
 
 use crate::agents::Providers;
 use crate::clock;
-use crate::engine::{Drive, DriveError, Driven, Engine, Module, ModuleError, Pace, RunEvent};
+use crate::engine::{Denied, Drive, DriveError, Driven, Engine, Module, ModuleError, Pace, RunEvent};
 use crate::owner;
 use crate::store::{
     Claim, Claimed, Created, MessageBody, NewMessage, NewRun, Owner, Posted, RunInfo, SharedStore,
@@ -63,11 +63,13 @@ pub struct StartOptions {
     pub key: Option<String>,
     pub labels: Vec<(String, String)>,
     pub config: RunConfig,
+    /// What the run's random numbers are made of; drawn from the system if none.
+    pub seed: Option<[u8; 32]>,
 }
 
 impl Default for StartOptions {
     fn default() -> Self {
-        Self { input: Json::null(), id: None, key: None, labels: Vec::new(), config: RunConfig::default() }
+        Self { input: Json::null(), id: None, key: None, labels: Vec::new(), config: RunConfig::default(), seed: None }
     }
 }
 
@@ -188,8 +190,18 @@ impl Host {
 
     /// Checks and compiles a module, and keeps its bytes in the store.
     pub async fn add_module(&self, name: &str, bytes: &[u8]) -> Result<Module, HostError> {
+        self.add_module_with(name, bytes, Denied::Refuse).await
+    }
+
+    /// The same, with a choice of what becomes of imports that are denied.
+    pub async fn add_module_with(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        denied: Denied,
+    ) -> Result<Module, HostError> {
         let digest = Digest::of(bytes);
-        let module = self.inner.engine.module(name, digest, bytes)?;
+        let module = self.inner.engine.module(name, digest, bytes, denied)?;
         self.inner.store.put_module(name, bytes).await?;
         lock(&self.inner.modules).insert(digest, module.clone());
         Ok(module)
@@ -202,8 +214,14 @@ impl Host {
             limits::check("the key", key.len(), limits::KEY_BYTES)?;
         }
         let now = clock::now();
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(|error| HostError::Random(error.to_string()))?;
+        let seed = match options.seed {
+            Some(seed) => seed,
+            None => {
+                let mut seed = [0; 32];
+                getrandom::fill(&mut seed).map_err(|error| HostError::Random(error.to_string()))?;
+                seed
+            }
+        };
         let id = match options.id {
             Some(id) => id,
             None => fresh_id()?,
@@ -447,7 +465,8 @@ impl Inner {
             None => {
                 let bytes = self.store.module(digest).await?;
                 let bytes = bytes.ok_or_else(|| HostError::NoModule { run: run.clone(), digest })?;
-                self.engine.module(name, digest, &bytes)?
+                // It was accepted when the run began.
+                self.engine.module(name, digest, &bytes, Denied::Trap)?
             }
         };
         lock(&self.modules).insert(digest, module.clone());

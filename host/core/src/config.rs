@@ -4,6 +4,8 @@
 use minicbor::{Decode, Encode};
 use serde::Serialize;
 
+use crate::limits;
+
 /// The configuration of one run.
 #[derive(Clone, PartialEq, Debug, Encode, Decode, Serialize)]
 pub struct RunConfig {
@@ -16,12 +18,16 @@ pub struct RunConfig {
     /// Wasm instructions, about, that the program may execute between two steps.
     #[n(2)]
     pub fuel: u64,
-    /// Bytes of the program's stack.
+    /// Bytes of the program's stack. One setting for the whole process:
+    /// [`limits::STACK_BYTES`].
     #[n(3)]
     pub stack_bytes: u64,
     /// Where the rules of the provider `scripted` stand, so that a resume finds them.
     #[n(4)]
     pub script: Option<String>,
+    /// Journals of the first versions have none: then the defaults hold.
+    #[n(5)]
+    pub sandbox: Option<Sandbox>,
 }
 
 impl Default for RunConfig {
@@ -30,8 +36,55 @@ impl Default for RunConfig {
             agent: None,
             memory_bytes: 512 << 20,
             fuel: 20_000_000_000,
-            stack_bytes: 1 << 20,
+            stack_bytes: limits::STACK_BYTES,
             script: None,
+            sandbox: Some(Sandbox::default()),
+        }
+    }
+}
+
+/// What a program may use up in its whole life, and what it is given besides
+/// its input. Memory and the fuel of one slice are older and stand beside it.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode, Serialize)]
+pub struct Sandbox {
+    /// Wasm instructions, about, in the whole run. A replay has to execute them
+    /// again, so this bounds how long a replay computes.
+    #[n(0)]
+    pub total_fuel: u64,
+    /// Entries of the journal, after which the program gets no further step.
+    #[n(1)]
+    pub entries: u64,
+    /// Bytes of everything that the program's steps ask for, together.
+    #[n(2)]
+    pub call_bytes: u64,
+    /// Bytes of what the program logs, prints and publishes, together.
+    #[n(3)]
+    pub output_bytes: u64,
+    /// Handles that are open at the same time: steps, wait sets, files, streams.
+    #[n(4)]
+    pub handles: u32,
+    /// Bytes in the program's private files.
+    #[n(5)]
+    pub file_bytes: u64,
+    /// Private files, directories and links.
+    #[n(6)]
+    pub files: u32,
+    /// Variables of the program's environment.
+    #[n(7)]
+    pub env: Vec<(String, String)>,
+}
+
+impl Default for Sandbox {
+    fn default() -> Self {
+        Self {
+            total_fuel: 1_000_000_000_000,
+            entries: 1_000_000,
+            call_bytes: 256 << 20,
+            output_bytes: 64 << 20,
+            handles: 131_072,
+            file_bytes: 64 << 20,
+            files: 10_000,
+            env: Vec::new(),
         }
     }
 }

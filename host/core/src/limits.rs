@@ -24,6 +24,15 @@ pub const KEY_BYTES: usize = 256;
 pub const SLEEP_MS: u64 = 100 * 31_557_600_000;
 /// Steps of one run that are open at the same time.
 pub const OPEN_STEPS: usize = 100_000;
+/// Bytes of a program's stack: WebAssembly frames, as the compiler of this
+/// version lays them out. One setting for all programs of a process.
+pub const STACK_BYTES: u64 = 2 << 20;
+/// Bytes that a program hands to the host in one call, of whatever form.
+pub const TRANSFER_BYTES: usize = 64 << 20;
+/// Random bytes that a program may ask for at once.
+pub const RANDOM_BYTES: u64 = 1 << 20;
+/// Bytes of a run's environment, names and values together.
+pub const ENV_BYTES: usize = 64 << 10;
 /// Bytes of one row of the journal: what one commit appends for one run. Larger
 /// than any entry; rows are closed well below it.
 pub const ROW_BYTES: usize = 64 << 20;

@@ -19,7 +19,7 @@ impl Check {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let (name, bytes) = module_arg::load(None, &self.module).await?;
         let digest = Digest::of(&bytes);
-        Engine::new(None)?.module(&name, digest, &bytes)?;
+        Engine::new(None)?.module(&name, digest, &bytes, crate::engine::Denied::Refuse)?;
         follow::say(common, "Fits", &format!("{name}  {digest}"));
         Ok(Exit::Done)
     }

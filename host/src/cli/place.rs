@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use wfhost_core::{Json, RunId};
+use wfhost_core::{Digest, Json, RunId, limits};
 
 use super::Common;
 use super::diagnostic::Trouble;
@@ -178,4 +178,25 @@ pub(crate) fn label_arg(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("a label is given as key=value".to_owned()),
     }
+}
+
+/// `NAME=VALUE` of `--env`.
+pub(crate) fn env_arg(text: &str) -> Result<(String, String), String> {
+    let (name, value) =
+        text.split_once('=').ok_or_else(|| "a variable is given as NAME=VALUE".to_owned())?;
+    if name.is_empty() || text.contains('\0') {
+        return Err("a variable has a name, and no zero bytes".to_owned());
+    }
+    limits::check("a variable", text.len(), limits::ENV_BYTES).map_err(|error| error.to_string())?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// The seed of a run's random numbers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seed(pub [u8; 32]);
+
+/// 64 hexadecimal digits of `--seed`.
+pub(crate) fn seed_arg(text: &str) -> Result<Seed, String> {
+    let digest = Digest::parse(text).ok_or_else(|| "a seed has 64 hexadecimal digits".to_owned())?;
+    Ok(Seed(digest.0))
 }

@@ -1,11 +1,11 @@
 //! `wfhost run`
 
-use wfhost_core::{RunConfig, RunId};
+use wfhost_core::{RunConfig, RunId, Sandbox};
 
 use super::diagnostic::{Exit, Trouble};
-use super::place::{AgentArgs, json_arg, label_arg};
+use super::place::{AgentArgs, Seed, env_arg, json_arg, label_arg, seed_arg};
 use super::{Common, follow, module_arg};
-use crate::engine::MAX_STACK_BYTES;
+use crate::engine::Denied;
 use crate::{Evict, StartOptions};
 
 /// Run a workflow
@@ -45,6 +45,21 @@ pub(crate) struct Run {
     /// Instructions that the program may execute between two steps
     #[arg(long, value_name = "N", default_value_t = RunConfig::default().fuel, value_parser = clap::value_parser!(u64).range(1..))]
     fuel: u64,
+    /// Instructions that the program may execute in its whole life
+    #[arg(long, value_name = "N", hide_short_help = true, default_value_t = Sandbox::default().total_fuel, value_parser = clap::value_parser!(u64).range(1..))]
+    total_fuel: u64,
+    /// Entries that the journal may have before the program gets no further step
+    #[arg(long, value_name = "N", hide_short_help = true, default_value_t = Sandbox::default().entries, value_parser = clap::value_parser!(u64).range(1..))]
+    max_entries: u64,
+    /// A variable of the program's environment
+    #[arg(long, value_name = "NAME=VALUE", value_parser = env_arg)]
+    env: Vec<(String, String)>,
+    /// Accept a module that imports sockets or HTTP; a call to them fails the run
+    #[arg(long)]
+    trap_denied: bool,
+    /// The seed of the random numbers, as 64 hexadecimal digits
+    #[arg(long, value_name = "HEX", hide = true, value_parser = seed_arg)]
+    seed: Option<Seed>,
 }
 
 impl Run {
@@ -55,7 +70,8 @@ impl Run {
         let (name, bytes) = module_arg::load(Some(store.as_ref()), &self.module).await?;
         let evict = if self.no_wait { Evict::Always } else { self.agents.evict.into() };
         let host = common.host(store, providers, evict)?;
-        let module = host.add_module(&name, &bytes).await?;
+        let denied = if self.trap_denied { Denied::Trap } else { Denied::Refuse };
+        let module = host.add_module_with(&name, &bytes, denied).await?;
         let script = self.agents.agents.as_ref().and_then(|path| path.canonicalize().ok());
         let options = StartOptions {
             input,
@@ -66,9 +82,16 @@ impl Run {
                 agent: self.agents.default_provider(),
                 memory_bytes: self.memory << 20,
                 fuel: self.fuel,
-                stack_bytes: MAX_STACK_BYTES,
                 script: script.map(|path| path.to_string_lossy().into_owned()),
+                sandbox: Some(Sandbox {
+                    total_fuel: self.total_fuel,
+                    entries: self.max_entries,
+                    env: self.env.clone(),
+                    ..Sandbox::default()
+                }),
+                ..RunConfig::default()
             },
+            seed: self.seed.map(|Seed(seed)| seed),
         };
         let handle = host.start(&module, options).await?;
         follow::follow(common, &host, handle, follow::Beginning::Started, self.no_wait).await

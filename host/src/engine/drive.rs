@@ -454,6 +454,7 @@ impl Driver<'_> {
 
     /// The program returned, trapped, or was stopped by the core.
     async fn end(&mut self, ended: wasmtime::Result<Outcome>) -> Result<Driven, DriveError> {
+        crate::sandbox::end_lines(&mut self.shared.lock());
         let finished = match ended {
             Ok(outcome) => self.shared.lock().machine.finish(outcome, clock::now()).err(),
             Err(error) => match error.downcast_ref::<Stop>() {
@@ -520,12 +521,18 @@ impl Driver<'_> {
         let place = place_of(error).map(|place| format!(" at {place}")).unwrap_or_default();
         let message = match error.downcast_ref::<wasmtime::Trap>() {
             Some(wasmtime::Trap::OutOfFuel) => {
+                if let Some(failure) = self.shared.lock().last_fuel.take() {
+                    return failure;
+                }
                 let fuel = self.shared.lock().machine.started().config.fuel;
                 format!("the program used up its {fuel} units of fuel between two steps{place}")
             }
             Some(wasmtime::Trap::StackOverflow) => format!("the program ran out of stack{place}"),
             Some(trap) => format!("the program trapped{place}: {trap}"),
-            None => format!("the program was stopped{place}: {root}"),
+            None => match instance::limit_message(&root.to_string(), &self.shared.lock().machine.started().config) {
+                Some(limit) => limit,
+                None => format!("the program was stopped{place}: {root}"),
+            },
         };
         Failure::new(FailureKind::Failed, message)
     }

@@ -4,6 +4,7 @@
 mod cache;
 mod drive;
 mod instance;
+mod meter;
 mod module;
 
 use std::path::PathBuf;
@@ -11,19 +12,18 @@ use std::sync::Arc;
 
 use wasmtime::component::{Component, InstancePre, Linker};
 use wasmtime::{Config, Engine as Wasmtime, InstanceAllocationStrategy, RegallocAlgorithm};
-use wfhost_core::Digest;
+use wfhost_core::{Digest, limits};
 
 pub use self::cache::Cache;
 pub(crate) use self::drive::{Drive, Driven, Pace};
 pub use self::drive::{DriveError, RunEvent};
-pub(crate) use self::instance::{RunCtx, Shared};
-pub use self::module::{Import, ImportClass, ModuleError, ModuleSummary, inspect, summarize};
+pub(crate) use self::instance::{Inner, RunCtx};
+pub use self::module::{Denied, Import, ImportClass, ModuleError, ModuleSummary, inspect, summarize};
+pub(crate) use self::module::{classify, denial};
 
 /// The native stack of one execution; the wasm stack is bounded well below it,
 /// so that running out of stack is a trap and never an abort.
 const FIBER_STACK_BYTES: usize = 4 << 20;
-/// The greatest wasm stack that a run may be given, in bytes.
-pub const MAX_STACK_BYTES: u64 = 2 << 20;
 /// Address space that is reserved for a linear memory. Small, because thousands
 /// of programs are alive at once; a memory that grows beyond it is moved.
 const MEMORY_RESERVATION_BYTES: u64 = 16 << 20;
@@ -63,11 +63,17 @@ impl Engine {
 
     /// Makes a module of a component's bytes. What cannot be a workflow is
     /// recognised and explained before anything is compiled.
-    pub fn module(&self, name: &str, digest: Digest, bytes: &[u8]) -> Result<Module, ModuleError> {
+    pub fn module(
+        &self,
+        name: &str,
+        digest: Digest,
+        bytes: &[u8],
+        denied: Denied,
+    ) -> Result<Module, ModuleError> {
+        inspect(bytes, denied)?;
         let component = match self.cache.load(&self.wasmtime, digest) {
             Some(component) => component,
             None => {
-                inspect(bytes)?;
                 let component = Component::new(&self.wasmtime, bytes)
                     .map_err(|error| ModuleError::Invalid(format!("{error:#}")))?;
                 self.cache.keep(digest, &component);
@@ -86,7 +92,9 @@ impl Engine {
 
     fn prepare(&self, name: &str, digest: Digest, component: &Component) -> Result<Module, ModuleError> {
         let unfit = |error: wasmtime::Error| ModuleError::Unfit(format!("{error:#}"));
-        let pre: InstancePre<RunCtx> = self.linker.instantiate_pre(component).map_err(unfit)?;
+        let mut linker = self.linker.clone();
+        crate::sandbox::link_denied(&mut linker, &self.wasmtime, component).map_err(unfit)?;
+        let pre: InstancePre<RunCtx> = linker.instantiate_pre(component).map_err(unfit)?;
         let pre = crate::imports::WorkflowPre::new(pre).map_err(unfit)?;
         Ok(Module { digest, name: name.into(), pre })
     }
@@ -113,7 +121,7 @@ fn config() -> Config {
     config.shared_memory(false);
     config.concurrency_support(false);
     config.consume_fuel(true);
-    config.max_wasm_stack(MAX_STACK_BYTES as usize);
+    config.max_wasm_stack(limits::STACK_BYTES as usize);
     config.async_stack_size(FIBER_STACK_BYTES);
     // Thousands of instances side by side.
     config.allocation_strategy(InstanceAllocationStrategy::OnDemand);

@@ -1,10 +1,11 @@
 //! `wfhost:workflow/context`
 
-use wfhost_core::{Op, limits};
+use wfhost_core::{Failure, FailureKind, Op, limits};
 
 use super::wit::context::{Host, RunInfo, Spending};
 use super::{Misuse, json};
 use crate::engine::RunCtx;
+use crate::sandbox::cost;
 use crate::store::Emission;
 
 impl Host for RunCtx {
@@ -27,6 +28,7 @@ impl Host for RunCtx {
     }
 
     async fn random(&mut self) -> wasmtime::Result<u64> {
+        self.charge(cost::CALL).await;
         let mut bytes = [0; 8];
         self.shared.lock().machine.random(&mut bytes);
         Ok(u64::from_le_bytes(bytes))
@@ -37,6 +39,8 @@ impl Host for RunCtx {
     }
 
     async fn patched(&mut self, id: String) -> wasmtime::Result<bool> {
+        // A first time is an entry.
+        self.charge(cost::STEP).await;
         let clock = self.clock();
         Ok(self.shared.lock().machine.patched(&id, clock)?)
     }
@@ -47,15 +51,26 @@ impl Host for RunCtx {
 
     async fn phase(&mut self, mut title: String) -> wasmtime::Result<()> {
         title.truncate(title.floor_char_boundary(limits::NAME_BYTES));
-        self.shared.lock().emit(|_, at| Emission::Phase { title, at });
+        self.charge(cost::CALL + title.len() as u64).await;
+        // Whoever watches can do without one when the run has said too much.
+        self.shared.lock().emit(title.len(), |_, at| Emission::Phase { title, at });
         Ok(())
     }
 
     async fn publish(&mut self, key: String, value: String) -> wasmtime::Result<()> {
         limits::check("a published key", key.len(), limits::NAME_BYTES)?;
         limits::check("a published value", value.len(), limits::STATE_BYTES)?;
+        let bytes = key.len() + value.len();
+        self.charge(cost::CALL + bytes as u64).await;
         let value = json("a published value", value)?;
-        self.shared.lock().emit(|_, _| Emission::State { key, value });
+        if !self.shared.lock().emit(bytes, |_, _| Emission::State { key, value }) {
+            let message = format!(
+                "the run has published and written {} bytes, as many as are allowed; \
+                 a long-lived workflow goes on as a fresh run with `continue-as-new`",
+                self.sandbox.output_bytes
+            );
+            return Err(Misuse(Failure::new(FailureKind::Failed, message)).into());
+        }
         Ok(())
     }
 

@@ -48,24 +48,23 @@ pub(crate) struct Misuse(pub Failure);
 
 impl RunCtx {
     /// Asks the core for an operation.
-    fn schedule(&mut self, op: &Op) -> wasmtime::Result<Step> {
+    async fn schedule(&mut self, op: &Op) -> wasmtime::Result<Step> {
+        self.charge_step(op).await?;
         let clock = self.clock();
-        let mut inner = self.shared.lock();
-        inner.refuel = true;
-        Ok(inner.machine.schedule(op, clock)?)
+        Ok(self.shared.lock().machine.schedule(op, clock)?)
     }
 
     /// Asks the core for an operation and gives its handle to the program.
-    fn start(&mut self, op: &Op) -> wasmtime::Result<Resource<StepHandle>> {
-        let step = self.schedule(op)?;
+    async fn start(&mut self, op: &Op) -> wasmtime::Result<Resource<StepHandle>> {
+        let step = self.schedule(op).await?;
         let number = u32::try_from(step.0)
             .map_err(|_| wasmtime::format_err!("a run has at most {} steps", u32::MAX))?;
         Ok(Resource::new_own(number))
     }
 
     /// Asks the core for an operation and waits until it is done.
-    async fn perform(&mut self, op: &Op) -> wasmtime::Result<Outcome> {
-        let step = self.schedule(op)?;
+    pub(crate) async fn perform(&mut self, op: &Op) -> wasmtime::Result<Outcome> {
+        let step = self.schedule(op).await?;
         let shared = self.shared.clone();
         let outcome = shared.wait(|machine| machine.poll_step(step)).await?;
         let clock = self.clock();

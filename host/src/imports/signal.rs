@@ -17,7 +17,7 @@ impl Host for RunCtx {
     }
 
     async fn start(&mut self, name: String, timeout: Option<u64>) -> wasmtime::Result<Resource<StepHandle>> {
-        RunCtx::start(self, &Op::Signal { name, timeout_ms: timeout })
+        RunCtx::start(self, &Op::Signal { name, timeout_ms: timeout }).await
     }
 
     async fn send(
@@ -42,7 +42,7 @@ impl Host for RunCtx {
 
     async fn start_ask(&mut self, question: Question) -> wasmtime::Result<Resource<StepHandle>> {
         let op = Op::Ask { question: question_to_core(question)?, timeout_ms: None };
-        RunCtx::start(self, &op)
+        RunCtx::start(self, &op).await
     }
 
     async fn post(&mut self, name: String, _payload: String) -> wasmtime::Result<()> {

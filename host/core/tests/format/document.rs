@@ -33,6 +33,7 @@ fn example() -> Vec<Entry> {
             fuel: 20_000_000_000,
             stack_bytes: 1 << 20,
             script: None,
+            sandbox: None,
         },
         labels: vec![],
         parent: None,

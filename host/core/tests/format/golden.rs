@@ -33,6 +33,7 @@ fn started() -> Started {
             fuel: 20_000_000_000,
             stack_bytes: 1 << 20,
             script: None,
+            sandbox: None,
         },
         labels: vec![("team".to_owned(), "docs".to_owned())],
         parent: Some("run-parent".parse().unwrap()),
