@@ -9,13 +9,13 @@ use crate::{
     bindings::wfhost::workflow::signal as host,
     error::{Error, Result},
     signal::write,
-    sleep::sleep,
     step::{Step, decode},
+    time::millis,
 };
 
 /// Asks a person and waits for the answer: an approval, a choice, any input.
 ///
-/// A host that cannot ask anybody answers with [`Unavailable`](crate::FailureKind::Unavailable).
+/// Open questions are listed by `wfhost inbox`; `wfhost answer`, `approve` and `deny` end them.
 ///
 /// ```no_run
 /// # use std::time::Duration;
@@ -95,15 +95,13 @@ impl Ask {
     /// [`TimedOut`](crate::FailureKind::TimedOut), and
     /// [`InvalidOutput`](crate::FailureKind::InvalidOutput) if the answer does not fit the type.
     pub fn json<T: DeserializeOwned>(self) -> Step<T> {
-        let limit = self.timeout.map(sleep);
         Step::new(
             move || match self.problem {
-                None => Ok(host::start_ask(&self.question)),
+                None => Ok(host::start_ask(&self.question, self.timeout.map(millis))),
                 Some(problem) => Err(Error::rejected(problem)),
             },
             decode,
         )
-        .limited_by(limit)
     }
 }
 

@@ -43,8 +43,6 @@ use crate::{
 pub struct Step<T> {
     state: State,
     decode: fn(String) -> Result<T>,
-    /// A time limit that the host does not keep itself.
-    limit: Option<Box<Step<()>>>,
 }
 
 type Begin = Box<dyn FnOnce() -> Result<host::Step>>;
@@ -65,13 +63,7 @@ impl<T> Step<T> {
         begin: impl FnOnce() -> Result<host::Step> + 'static,
         decode: fn(String) -> Result<T>,
     ) -> Self {
-        Self { state: State::New(Box::new(begin)), decode, limit: None }
-    }
-
-    /// Gives up when this is done first.
-    pub(crate) fn limited_by(mut self, limit: Option<Step<()>>) -> Self {
-        self.limit = limit.map(Box::new);
-        self
+        Self { state: State::New(Box::new(begin)), decode }
     }
 
     /// Starts it now and not when it is first polled.
@@ -87,9 +79,6 @@ impl<T> Step<T> {
     /// # }
     /// ```
     pub fn start(mut self) -> Self {
-        if let Some(limit) = self.limit.take() {
-            self.limit = Some(Box::new(limit.start()));
-        }
         self.state = match self.state {
             State::New(begin) => match begin() {
                 Ok(step) => State::Started(step),
@@ -116,32 +105,14 @@ impl<T> Future for Step<T> {
                 Ok(outcome) => return Poll::Ready(self.finish(outcome)),
                 Err(waiting) => {
                     self.state = State::Waiting(waiting);
-                    return self.poll_limit(context);
+                    return Poll::Pending;
                 }
             },
             State::Failed(error) => return Poll::Ready(Err(error)),
             State::Over => panic!("a step was polled after its end"),
         };
         self.state = State::Waiting(Waiting::new(step, context));
-        self.poll_limit(context)
-    }
-}
-
-impl<T> Step<T> {
-    fn poll_limit(&mut self, context: &mut Context<'_>) -> Poll<Result<T>> {
-        let Some(limit) = &mut self.limit else {
-            return Poll::Pending;
-        };
-        match Pin::new(limit.as_mut()).poll(context) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(ended) => {
-                self.state = State::Over;
-                self.limit = None;
-                Poll::Ready(Err(ended.err().unwrap_or_else(|| {
-                    Error::new(FailureKind::TimedOut, "nothing came within the time limit")
-                })))
-            }
-        }
+        Poll::Pending
     }
 }
 

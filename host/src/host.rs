@@ -1,35 +1,26 @@
 //! The embedding API: a host advances runs and keeps them in a store.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{Notify, broadcast};
-use tokio::task::JoinHandle;
+use tokio::sync::Notify;
 use wfhost_core::{
-    Digest, Entry, Event, Journal, JournalError, Json, Machine, Mismatch, Outcome, Row, RunConfig, RunId,
-    Started, Timestamp, limits,
+    CannotRetry, Digest, Epoch, Journal, JournalError, Json, Machine, Mismatch, Row, RunConfig, RunId,
+    Started, Step, Timestamp, limits, plan_retry,
 };
 
 use crate::agents::Providers;
-use crate::clock;
-use crate::engine::{Denied, Drive, DriveError, Driven, Engine, Module, ModuleError, Pace, RunEvent};
-use crate::owner;
+use crate::engine::{self, Denied, DriveError, Engine, Leave, Module, ModuleError};
+use crate::handle::RunHandle;
+use crate::schema::{self, BadAnswer};
 use crate::store::{
-    Claim, Claimed, Created, MessageBody, NewMessage, NewRun, Owner, Posted, RunInfo, SharedStore,
-    StoreError, Waiting,
+    ClaimHow, Claimed, Created, MessageBody, NewMessage, NewRun, Owner, Posted, RunInfo, SharedStore,
+    StoreError,
 };
-
-/// How long a lease runs, in milliseconds, and how often it is renewed.
-const LEASE_MS: u64 = 30_000;
-const RENEW_EVERY: Duration = Duration::from_secs(10);
-/// How often the store is asked whether another process wrote something.
-const WATCH_EVERY: Duration = Duration::from_millis(10);
-/// How long a run may only wait before its program is dropped from memory.
-const PARK_GRACE: Duration = Duration::from_secs(2);
-/// Events that a slow watcher may be behind before it misses some.
-const EVENT_BUFFER: usize = 4096;
+use crate::worker::{Inner, Ready, State, lock};
+use crate::world::{System, World};
+use crate::{clock, owner};
 
 /// When the program of a waiting run is dropped from memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -41,6 +32,16 @@ pub enum Evict {
     Always,
 }
 
+/// Which runs a host takes up by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Adopt {
+    /// All that are due, whoever began them.
+    #[default]
+    Due,
+    /// Only those that are followed through a [`RunHandle`].
+    Own,
+}
+
 /// How a host is set up.
 #[derive(Clone, Debug)]
 pub struct HostOptions {
@@ -49,8 +50,28 @@ pub struct HostOptions {
     pub cache: Option<PathBuf>,
     pub providers: Providers,
     pub evict: Evict,
-    /// Whether [`RunHandle::events`] will be asked for.
-    pub events: bool,
+    pub adopt: Adopt,
+    /// Runs that are driven at the same time. The others wait in the store.
+    pub max_live: usize,
+    /// How long a lease runs, in milliseconds.
+    pub lease_ms: u64,
+    pub world: Arc<dyn World>,
+}
+
+impl HostOptions {
+    /// The defaults over a store.
+    pub fn new(store: SharedStore) -> Self {
+        Self {
+            store,
+            cache: None,
+            providers: Providers::builtin(),
+            evict: Evict::default(),
+            adopt: Adopt::default(),
+            max_live: 2_000,
+            lease_ms: 30_000,
+            world: Arc::new(System),
+        }
+    }
 }
 
 /// What a new run is given.
@@ -63,14 +84,30 @@ pub struct StartOptions {
     pub key: Option<String>,
     pub labels: Vec<(String, String)>,
     pub config: RunConfig,
-    /// What the run's random numbers are made of; drawn from the system if none.
+    /// Of everything random; drawn if none.
     pub seed: Option<[u8; 32]>,
 }
 
 impl Default for StartOptions {
     fn default() -> Self {
-        Self { input: Json::null(), id: None, key: None, labels: Vec::new(), config: RunConfig::default(), seed: None }
+        Self {
+            input: Json::null(),
+            id: None,
+            key: None,
+            labels: Vec::new(),
+            config: RunConfig::default(),
+            seed: None,
+        }
     }
+}
+
+/// How a run is taken up.
+#[derive(Clone, Debug, Default)]
+pub struct ResumeOptions {
+    /// Who answers its calls here, if not those that the host was given.
+    pub providers: Option<Providers>,
+    /// The module that it goes on with. Its journal has to agree.
+    pub module: Option<Module>,
 }
 
 /// Why the host did not do what it was asked for.
@@ -92,20 +129,18 @@ pub enum HostError {
     Held { run: RunId, owner: Owner, until: Timestamp },
     #[error("the module of {run} ({digest}) is not in the store")]
     NoModule { run: RunId, digest: Digest },
+    #[error("{run} does not fit the module {new}: {mismatch}")]
+    Departs { run: RunId, old: Digest, new: Digest, mismatch: Box<Mismatch> },
+    #[error("{run} cannot be tried again: {reason}")]
+    CannotRetry { run: RunId, reason: CannotRetry },
+    #[error("{run} has no open question{}", .step.map(|step| format!(" at step {step}")).unwrap_or_default())]
+    NoQuestion { run: RunId, step: Option<Step> },
+    #[error("the answer does not fit: {0}")]
+    BadAnswer(#[from] BadAnswer),
     #[error(transparent)]
     TooLarge(#[from] limits::TooLarge),
     #[error("no random numbers can be had from the system: {0}")]
     Random(String),
-}
-
-/// How following a run came to an end.
-#[derive(Debug)]
-pub enum Ending {
-    Finished(Outcome),
-    /// Its module departs from its journal. Nothing was executed.
-    Refused(Box<Mismatch>),
-    /// It was left where it is, by [`RunHandle::stop`].
-    Stopped,
 }
 
 /// Advances runs. Cheap to clone.
@@ -114,78 +149,35 @@ pub struct Host {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
-struct Inner {
-    engine: Engine,
-    store: SharedStore,
-    providers: Providers,
-    evict: Evict,
-    events: bool,
-    owner: Owner,
-    live: Mutex<HashMap<RunId, Arc<Live>>>,
-    modules: Mutex<HashMap<Digest, Module>>,
-}
-
-/// A run that this host advances or watches.
-#[derive(Debug)]
-struct Live {
-    inbox: Notify,
-    stop: Notify,
-    events: broadcast::Sender<RunEvent>,
-    lease: Mutex<Option<wfhost_core::Epoch>>,
-}
-
-/// A run that this host advances.
-#[derive(Debug)]
-pub struct RunHandle {
-    pub id: RunId,
-    live: Arc<Live>,
-    events: Option<broadcast::Receiver<RunEvent>>,
-    task: JoinHandle<Result<Ending, HostError>>,
-}
-
-impl RunHandle {
-    /// What happens from the beginning of this execution on, if the host was
-    /// set up with events; the first time only.
-    pub fn events(&mut self) -> Option<broadcast::Receiver<RunEvent>> {
-        self.events.take()
-    }
-
-    /// Leaves the run as soon as what it has is committed; calls under way are
-    /// dropped. It can be resumed at any time.
-    pub fn stop(&self) {
-        self.live.stop.notify_one();
-    }
-
-    /// Waits for the end.
-    pub async fn ending(&mut self) -> Result<Ending, HostError> {
-        match (&mut self.task).await {
-            Ok(ending) => ending,
-            Err(error) => Err(DriveError::Instance(error.to_string()).into()),
-        }
-    }
-}
-
 impl Host {
     /// A host over a store. Has to be called within a tokio runtime.
     pub fn new(options: HostOptions) -> Result<Self, HostError> {
         let inner = Arc::new(Inner {
             engine: Engine::new(options.cache)?,
             store: options.store,
+            owner: options.world.owner(),
+            world: options.world,
             providers: options.providers,
             evict: options.evict,
-            events: options.events,
-            owner: owner::this_process(),
-            live: Mutex::default(),
+            adopt: options.adopt,
+            lease_ms: options.lease_ms,
+            max_live: options.max_live,
+            state: Mutex::new(State::default()),
             modules: Mutex::default(),
+            work: Arc::new(Notify::new()),
+            left: Notify::new(),
         });
-        tokio::spawn(watch(Arc::downgrade(&inner)));
-        tokio::spawn(renew(Arc::downgrade(&inner)));
+        inner.set_going();
         Ok(Self { inner })
     }
 
     pub fn store(&self) -> &SharedStore {
         &self.inner.store
+    }
+
+    /// The number of runs that are driven at this moment.
+    pub fn live(&self) -> usize {
+        self.inner.live()
     }
 
     /// Checks and compiles a module, and keeps its bytes in the store.
@@ -207,21 +199,49 @@ impl Host {
         Ok(module)
     }
 
-    /// Begins a run, or finds the one that has the key.
-    pub async fn start(&self, module: &Module, options: StartOptions) -> Result<RunHandle, HostError> {
+    /// Begins a run and advances it here, or finds the one that has the key.
+    /// `providers` answer its calls as long as it is followed, if not those of the host.
+    pub async fn start(
+        &self,
+        module: &Module,
+        options: StartOptions,
+        providers: Option<Providers>,
+    ) -> Result<RunHandle, HostError> {
+        let (id, machine) = self.create(module, options, true).await?;
+        let watched = self.inner.watch(&id, providers);
+        let ready =
+            machine.map(|machine| Ready { epoch: Epoch(1), starts: 1, machine, module: module.clone() });
+        self.inner.begin(&id, ready, ClaimHow::Due);
+        Ok(RunHandle::new(id, Arc::clone(&self.inner), watched))
+    }
+
+    /// Begins a run that whichever host finds it first advances.
+    pub async fn enqueue(&self, module: &Module, options: StartOptions) -> Result<RunId, HostError> {
+        let (id, _) = self.create(module, options, false).await?;
+        self.inner.work.notify_one();
+        Ok(id)
+    }
+
+    /// Creates a run. Without a machine if the key was known.
+    async fn create(
+        &self,
+        module: &Module,
+        options: StartOptions,
+        owned: bool,
+    ) -> Result<(RunId, Option<Machine>), HostError> {
         limits::check("the input", options.input.as_str().len(), limits::INPUT_BYTES)?;
         if let Some(key) = &options.key {
             limits::check("the key", key.len(), limits::KEY_BYTES)?;
         }
-        let now = clock::now();
-        let seed = match options.seed {
-            Some(seed) => seed,
-            None => {
-                let mut seed = [0; 32];
-                getrandom::fill(&mut seed).map_err(|error| HostError::Random(error.to_string()))?;
-                seed
-            }
-        };
+        for (name, value) in &options.labels {
+            limits::check("the name of a label", name.len(), limits::NAME_BYTES)?;
+            limits::check("a label", value.len(), limits::NAME_BYTES)?;
+        }
+        let now = self.inner.world.now();
+        let mut seed = options.seed.unwrap_or_default();
+        if options.seed.is_none() {
+            getrandom::fill(&mut seed).map_err(|error| HostError::Random(error.to_string()))?;
+        }
         let id = match options.id {
             Some(id) => id,
             None => fresh_id()?,
@@ -240,51 +260,121 @@ impl Host {
         let Some(first) = machine.take_unsaved() else {
             return Err(DriveError::Instance("a run without a first entry".to_owned()).into());
         };
-        let created = self
-            .inner
-            .store
-            .create(NewRun {
-                id: id.clone(),
-                key: options.key,
-                workflow: module.name.to_string(),
-                module: module.digest,
-                labels: options.labels,
-                parent: None,
-                created_at: now,
-                owner: self.inner.owner.clone(),
-                lease_until: now.after(LEASE_MS),
-                row: Row { first: first.first, count: first.count, bytes: first.bytes, head: first.head },
-            })
-            .await?;
-        match created {
-            Created::New => Ok(self.spawn(id, Some((wfhost_core::Epoch(1), machine, module.clone())))),
-            Created::Known(id) => Ok(self.spawn(id, None)),
+        let run = NewRun {
+            id: id.clone(),
+            key: options.key,
+            workflow: module.name.to_string(),
+            module: module.digest,
+            labels: options.labels,
+            parent: None,
+            created_at: now,
+            lease: owned.then(|| (self.inner.owner.clone(), now.after(self.inner.lease_ms))),
+            row: Row::from(first),
+        };
+        match self.inner.store.create(run).await? {
+            Created::New => Ok((id, Some(machine))),
+            Created::Known(id) => Ok((id, None)),
         }
     }
 
-    /// Goes on with a run. One that has ended, or that a living process
-    /// advances, is an error.
-    pub async fn resume(&self, id: &RunId) -> Result<RunHandle, HostError> {
-        match self.inner.claim(id).await? {
-            Claimed::Yes { epoch, emissions } => {
-                let (machine, module) = self.inner.open(id, emissions).await?;
-                Ok(self.spawn(id.clone(), Some((epoch, machine, module))))
-            }
-            Claimed::Held { owner, until } => Err(HostError::Held { run: id.clone(), owner, until }),
-            Claimed::Ended => Err(HostError::Ended { run: id.clone() }),
-            Claimed::NoSuchRun => Err(HostError::NoSuchRun(id.clone())),
+    /// Goes on with a run, also one that is paused or refused. One that has
+    /// ended, or that a living process advances, is an error; but a run that
+    /// failed goes on where it failed if it is given a mended module.
+    pub async fn resume(&self, id: &RunId, options: ResumeOptions) -> Result<RunHandle, HostError> {
+        let how = match &options.module {
+            Some(module) => self.check_move(id, module).await?,
+            None => ClaimHow::Asked,
+        };
+        let claimed = self.inner.claim_and_open(id, how, options.module.as_ref()).await?;
+        let ready = self.claimed(id, claimed)?;
+        Ok(self.follow(id, ready, options))
+    }
+
+    /// Follows a run to its end without claiming it.
+    pub fn watch(&self, id: &RunId) -> RunHandle {
+        let watched = self.inner.watch(id, None);
+        self.inner.work.notify_one();
+        RunHandle::new(id.clone(), Arc::clone(&self.inner), watched)
+    }
+
+    /// Tries a run that failed again: at the step, else at the one that it failed of.
+    pub async fn retry(
+        &self,
+        id: &RunId,
+        step: Option<Step>,
+        options: ResumeOptions,
+    ) -> Result<RunHandle, HostError> {
+        let cannot = |reason| HostError::CannotRetry { run: id.clone(), reason };
+        let plan = plan_retry(&self.inner.journal(id).await?, step, false).map_err(cannot)?;
+        let (epoch, emissions, digest) = match self.inner.claim(id, ClaimHow::Reopen).await? {
+            Claimed::Yes { epoch, emissions, module, .. } => (epoch, emissions, module),
+            other => return Err(self.refused(id, other)),
+        };
+        // Nobody else can have changed it since.
+        let mut journal = self.inner.journal(id).await?;
+        let row = plan.append(&mut journal, emissions, self.inner.world.now());
+        let unusable = |source| HostError::Journal { run: id.clone(), source };
+        let machine = Machine::open(journal, emissions).map_err(unusable)?;
+        self.inner.append_retry(id, epoch, row, &machine).await?;
+        let module = self.inner.module(id, digest, &machine.started().workflow).await?;
+        Ok(self.follow(id, Ready { epoch, starts: 1, machine, module }, options))
+    }
+
+    fn follow(&self, id: &RunId, ready: Ready, options: ResumeOptions) -> RunHandle {
+        let watched = self.inner.watch(id, options.providers);
+        self.inner.begin(id, Some(ready), ClaimHow::Asked);
+        RunHandle::new(id.clone(), Arc::clone(&self.inner), watched)
+    }
+
+    fn claimed(&self, id: &RunId, claimed: Result<Ready, Claimed>) -> Result<Ready, HostError> {
+        claimed.map_err(|refused| self.refused(id, refused))
+    }
+
+    fn refused(&self, id: &RunId, claimed: Claimed) -> HostError {
+        let run = id.clone();
+        match claimed {
+            Claimed::Held { owner, until } => HostError::Held { run, owner, until },
+            Claimed::NoSuchRun => HostError::NoSuchRun(run),
+            Claimed::Ended | Claimed::NotDue | Claimed::Yes { .. } => HostError::Ended { run },
         }
+    }
+
+    /// Whether a run can be moved to a module, and how it has to be claimed then.
+    async fn check_move(&self, id: &RunId, module: &Module) -> Result<ClaimHow, HostError> {
+        let info = self.inner.store.run(id).await?.ok_or_else(|| HostError::NoSuchRun(id.clone()))?;
+        let mut journal = self.inner.journal(id).await?;
+        let how = if info.state.is_final() {
+            // A program that was mended goes on where the old one failed.
+            let retry = plan_retry(&journal, None, true)
+                .map_err(|reason| HostError::CannotRetry { run: id.clone(), reason })?;
+            retry.append(&mut journal, info.emissions, self.inner.world.now());
+            ClaimHow::Reopen
+        } else {
+            ClaimHow::Asked
+        };
+        match self.replay(id, journal, module).await? {
+            Ok(()) => Ok(how),
+            Err(mismatch) => {
+                Err(HostError::Departs { run: id.clone(), old: info.module, new: module.digest, mismatch })
+            }
+        }
+    }
+
+    /// Lets a module repeat a journal, without any effect.
+    pub async fn replay(
+        &self,
+        id: &RunId,
+        journal: Journal,
+        module: &Module,
+    ) -> Result<Result<(), Box<Mismatch>>, HostError> {
+        let unusable = |source| HostError::Journal { run: id.clone(), source };
+        let machine = Machine::open(journal, u64::MAX).map_err(unusable)?;
+        Ok(engine::replay(&self.inner.engine, module, machine, &self.inner.world).await?)
     }
 
     /// Sends a message to a run of this store, whoever advances it.
     pub async fn post(&self, run: &RunId, body: MessageBody) -> Result<Posted, HostError> {
-        if let MessageBody::Signal { name, payload, id } = &body {
-            limits::check("the name of a signal", name.len(), limits::NAME_BYTES)?;
-            limits::check("a signal's payload", payload.as_str().len(), limits::SIGNAL_BYTES)?;
-            limits::check("the id of a signal", id.as_ref().map_or(0, String::len), limits::KEY_BYTES)?;
-        }
-        let message = NewMessage { run: run.clone(), at: clock::now(), body };
-        let posted = self.inner.store.post(message).await?;
+        let posted = post(self.store(), run, body, self.inner.world.now()).await?;
         self.inner.wake(run);
         Ok(posted)
     }
@@ -294,230 +384,67 @@ impl Host {
         self.inner.journal(run).await
     }
 
-    fn spawn(&self, id: RunId, ready: Option<(wfhost_core::Epoch, Machine, Module)>) -> RunHandle {
-        let live = Arc::new(Live {
-            inbox: Notify::new(),
-            stop: Notify::new(),
-            events: broadcast::Sender::new(EVENT_BUFFER),
-            lease: Mutex::new(ready.as_ref().map(|(epoch, ..)| *epoch)),
-        });
-        let events = self.inner.events.then(|| live.events.subscribe());
-        lock(&self.inner.live).insert(id.clone(), Arc::clone(&live));
-        let (inner, run, mine) = (Arc::clone(&self.inner), id.clone(), Arc::clone(&live));
-        let task = tokio::spawn(async move {
-            let ending = inner.follow(&run, &mine, ready).await;
-            lock(&inner.live).remove(&run);
-            ending
-        });
-        RunHandle { id, live, events, task }
+    /// Takes up nothing new and leaves all runs. With a grace, calls under way
+    /// are waited for so long; what is left then is dropped, and made again by
+    /// whoever goes on. Gives the number of runs that had to be left so.
+    pub async fn close(&self, grace: Option<Duration>) -> usize {
+        self.inner.close(if grace.is_some() { Leave::Gently } else { Leave::Now });
+        if let Some(grace) = grace {
+            let _ = tokio::time::timeout(grace, self.empty()).await;
+        }
+        let dropped = self.live();
+        self.inner.close(Leave::Now);
+        self.empty().await;
+        dropped
     }
-}
 
-impl Inner {
-    /// Advances a run, parks it and takes it up again, until it ends.
-    async fn follow(
-        self: &Arc<Self>,
-        run: &RunId,
-        live: &Live,
-        mut ready: Option<(wfhost_core::Epoch, Machine, Module)>,
-    ) -> Result<Ending, HostError> {
+    /// Waits until no run is driven.
+    async fn empty(&self) {
         loop {
-            let (epoch, machine, module) = match ready.take() {
-                Some(ready) => ready,
-                None => match self.claim(run).await? {
-                    Claimed::Yes { epoch, emissions } => {
-                        let opened = self.open(run, emissions).await;
-                        if opened.is_err() {
-                            self.store.release(run, epoch).await?;
-                        }
-                        let (machine, module) = opened?;
-                        (epoch, machine, module)
-                    }
-                    // Somebody else is at it: look again when something was written.
-                    Claimed::Held { .. } => {
-                        if self.pause(live, None).await {
-                            return Ok(Ending::Stopped);
-                        }
-                        continue;
-                    }
-                    Claimed::Ended => return self.recorded_end(run).await,
-                    Claimed::NoSuchRun => return Err(HostError::NoSuchRun(run.clone())),
-                },
-            };
-            *lock(&live.lease) = Some(epoch);
-            let weak = Arc::downgrade(self);
-            let driven = Drive {
-                engine: &self.engine,
-                store: &self.store,
-                providers: &self.providers,
-                run,
-                epoch,
-                module: &module,
-                pace: match self.evict {
-                    Evict::AfterGrace => Pace::ParkAfter(PARK_GRACE),
-                    Evict::Always => Pace::ParkAtOnce,
-                },
-                events: &live.events,
-                inbox: &live.inbox,
-                stop: &live.stop,
-                wake: Arc::new(move |run| {
-                    if let Some(inner) = Weak::upgrade(&weak) {
-                        inner.wake(run);
-                    }
-                }),
+            let left = self.inner.left.notified();
+            if self.live() == 0 {
+                return;
             }
-            .run(machine)
-            .await;
-            *lock(&live.lease) = None;
-            let waiting = match driven {
-                Ok(Driven::Ended(outcome)) => return Ok(Ending::Finished(outcome)),
-                Ok(Driven::Refused(mismatch)) => return Ok(Ending::Refused(mismatch)),
-                Ok(Driven::Stopped) => return Ok(Ending::Stopped),
-                Ok(Driven::Lost) => continue,
-                Ok(Driven::Parked(waiting)) => waiting,
-                Err(error) => {
-                    // The run stays as it was committed; somebody may take it up at once.
-                    let _ = self.store.release(run, epoch).await;
-                    return Err(error.into());
-                }
-            };
-            let _ = live.events.send(RunEvent::Waiting(waiting.clone()));
-            loop {
-                if waiting.until.is_some_and(|until| until <= clock::now())
-                    || self.is_due(run, &waiting).await?
-                {
-                    break;
-                }
-                if self.pause(live, waiting.until).await {
-                    return Ok(Ending::Stopped);
-                }
-            }
-        }
-    }
-
-    /// Whether a parked run has something to go on with, or is parked no more.
-    async fn is_due(&self, run: &RunId, waiting: &Waiting) -> Result<bool, HostError> {
-        let messages = self.store.inbox(run).await?;
-        let wakes = |body: &MessageBody| match body {
-            MessageBody::Signal { name, .. } => waiting.signals.contains(name),
-            MessageBody::Cancel { .. } => true,
-        };
-        if messages.iter().any(|message| wakes(&message.body)) {
-            return Ok(true);
-        }
-        let info = self.store.run(run).await?;
-        Ok(info.is_none_or(|info| info.state != crate::store::RunState::Waiting))
-    }
-
-    /// Waits until something may have happened. True if the run is to be left.
-    async fn pause(&self, live: &Live, until: Option<Timestamp>) -> bool {
-        // Looked at again now and then: the clock may be set, an owner may die silently.
-        let longest = Duration::from_secs(1);
-        let length =
-            until.map_or(longest, |until| Duration::from_millis(until.since(clock::now())).min(longest));
-        tokio::select! {
-            () = live.stop.notified() => true,
-            () = live.inbox.notified() => false,
-            () = tokio::time::sleep(length) => false,
-        }
-    }
-
-    async fn recorded_end(&self, run: &RunId) -> Result<Ending, HostError> {
-        let info = self.store.run(run).await?.ok_or_else(|| HostError::NoSuchRun(run.clone()))?;
-        info.outcome.map(Ending::Finished).ok_or(HostError::Ended { run: run.clone() })
-    }
-
-    /// Takes a run over if nobody living has it.
-    async fn claim(&self, run: &RunId) -> Result<Claimed, HostError> {
-        let mut dead: Option<Owner> = None;
-        loop {
-            let now = clock::now();
-            let claim =
-                Claim { run, owner: &self.owner, now, until: now.after(LEASE_MS), dead: dead.as_ref() };
-            let claimed = self.store.claim(claim).await?;
-            match &claimed {
-                Claimed::Held { owner, .. } if dead.as_ref() != Some(owner) && owner::is_dead(owner) => {
-                    dead = Some(owner.clone());
-                }
-                _ => return Ok(claimed),
-            }
-        }
-    }
-
-    async fn journal(&self, run: &RunId) -> Result<Journal, HostError> {
-        let rows = self.store.journal(run).await?;
-        Journal::read(rows).map_err(|source| HostError::Journal { run: run.clone(), source })
-    }
-
-    async fn open(&self, run: &RunId, emissions: u64) -> Result<(Machine, Module), HostError> {
-        let journal = self.journal(run).await?;
-        let machine = Machine::open(journal, emissions)
-            .map_err(|source| HostError::Journal { run: run.clone(), source })?;
-        let started = machine.started();
-        let module = self.module(run, started.module, &started.workflow).await?;
-        Ok((machine, module))
-    }
-
-    async fn module(&self, run: &RunId, digest: Digest, name: &str) -> Result<Module, HostError> {
-        let known = lock(&self.modules).get(&digest).cloned().or_else(|| self.engine.cached(name, digest));
-        let module = match known {
-            Some(module) => module,
-            None => {
-                let bytes = self.store.module(digest).await?;
-                let bytes = bytes.ok_or_else(|| HostError::NoModule { run: run.clone(), digest })?;
-                // It was accepted when the run began.
-                self.engine.module(name, digest, &bytes, Denied::Trap)?
-            }
-        };
-        lock(&self.modules).insert(digest, module.clone());
-        Ok(module)
-    }
-
-    fn wake(&self, run: &RunId) {
-        if let Some(live) = lock(&self.live).get(run) {
-            live.inbox.notify_one();
+            left.await;
         }
     }
 }
 
-/// Notices what other processes write, and has the runs of this host look.
-async fn watch(inner: Weak<Inner>) {
-    let mut seen = None;
-    let mut ticks = tokio::time::interval(WATCH_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let Some(inner) = inner.upgrade() else { return };
-        // A store that fails shows it where it is used.
-        let Ok(version) = inner.store.version() else { continue };
-        if seen.replace(version).is_some_and(|seen| seen != version) {
-            for live in lock(&inner.live).values() {
-                live.inbox.notify_one();
+/// Sends a message to a run of a store.
+pub async fn post(
+    store: &SharedStore,
+    run: &RunId,
+    body: MessageBody,
+    at: Timestamp,
+) -> Result<Posted, HostError> {
+    match &body {
+        MessageBody::Signal { name, payload, id } => {
+            limits::check("the name of a signal", name.len(), limits::NAME_BYTES)?;
+            limits::check("a signal's payload", payload.as_str().len(), limits::SIGNAL_BYTES)?;
+            limits::check("the id of a signal", id.as_ref().map_or(0, String::len), limits::KEY_BYTES)?;
+        }
+        MessageBody::Answer { step, outcome, .. } => {
+            let questions = store.questions(Some(run), usize::MAX >> 1).await?;
+            let question = questions.iter().find(|question| question.step == *step);
+            let missing = || HostError::NoQuestion { run: run.clone(), step: Some(*step) };
+            let question = question.ok_or_else(missing)?;
+            if let Ok(answer) = outcome {
+                limits::check("an answer", answer.as_str().len(), limits::SIGNAL_BYTES)?;
+                schema::check(&question.question, answer)?;
             }
         }
+        MessageBody::Cancel { .. } | MessageBody::Pause => {}
     }
-}
-
-/// Keeps the leases of the runs of this host.
-async fn renew(inner: Weak<Inner>) {
-    let mut ticks = tokio::time::interval(RENEW_EVERY);
-    ticks.tick().await;
-    loop {
-        ticks.tick().await;
-        let Some(inner) = inner.upgrade() else { return };
-        let leases: Vec<_> = lock(&inner.live)
-            .iter()
-            .filter_map(|(run, live)| Some((run.clone(), (*lock(&live.lease))?)))
-            .collect();
-        if !leases.is_empty() {
-            // A lease that is lost shows at the next append.
-            let _ = inner.store.renew(&leases, clock::now().after(LEASE_MS)).await;
-        }
+    let step = match &body {
+        MessageBody::Answer { step, .. } => Some(*step),
+        _ => None,
+    };
+    match store.post(NewMessage { run: run.clone(), at, body }).await? {
+        Posted::Ended => Err(HostError::Ended { run: run.clone() }),
+        Posted::NoSuchRun => Err(HostError::NoSuchRun(run.clone())),
+        Posted::NoQuestion => Err(HostError::NoQuestion { run: run.clone(), step }),
+        posted @ (Posted::Added | Posted::Duplicate) => Ok(posted),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// `run_` and a ULID in lower case.
@@ -527,74 +454,6 @@ pub(crate) fn fresh_id() -> Result<RunId, HostError> {
     let ulid = ulid::Ulid::from_parts(clock::now().0, u128::from_le_bytes(random));
     let text = format!("run_{}", ulid.to_string().to_lowercase());
     text.parse().map_err(|error: wfhost_core::BadRunId| HostError::Random(error.to_string()))
-}
-
-/// The entries of a journal that tell how each step went; for `show`.
-#[derive(Clone, Debug)]
-pub struct StepInfo {
-    pub step: wfhost_core::Step,
-    pub op: wfhost_core::Op,
-    pub attempts: u32,
-    pub started_at: Timestamp,
-    pub ended: Option<(Timestamp, Option<Outcome>)>,
-}
-
-/// What a journal says of each step, in order.
-pub fn steps(journal: &Journal) -> Vec<StepInfo> {
-    let mut steps: Vec<StepInfo> = Vec::new();
-    let mut waits: Vec<(String, usize)> = Vec::new();
-    let mut early: Vec<(String, Json)> = Vec::new();
-    for (position, Entry { at, event }) in journal.entries.iter().enumerate() {
-        let index = |step: &wfhost_core::Step| (step.0 as usize).wrapping_sub(1);
-        match event {
-            Event::Scheduled { step, op } => {
-                let Ok(op) = wfhost_core::decode_op(op, wfhost_core::Position(position as u64)) else {
-                    continue;
-                };
-                let mut ended = None;
-                if let wfhost_core::Op::Signal { name, .. } = &op {
-                    match early.iter().position(|(early, _)| early == name) {
-                        Some(first) => ended = Some((*at, Some(Ok(early.remove(first).1)))),
-                        None => waits.push((name.clone(), steps.len())),
-                    }
-                }
-                let attempts = u32::from(matches!(op, wfhost_core::Op::Agent(_)));
-                steps.push(StepInfo { step: *step, op, attempts, started_at: *at, ended });
-            }
-            Event::Attempted { step, attempt, .. } => {
-                if let Some(info) = steps.get_mut(index(step)) {
-                    info.attempts = *attempt;
-                }
-            }
-            Event::Completed { step, outcome } => {
-                if let Some(info) = steps.get_mut(index(step)) {
-                    info.ended = Some((*at, Some(outcome.clone().into())));
-                }
-                waits.retain(|(_, wait)| *wait != index(step));
-            }
-            Event::Cancelled { step } => {
-                if let Some(info) = steps.get_mut(index(step)) {
-                    info.ended = Some((*at, None));
-                }
-                waits.retain(|(_, wait)| *wait != index(step));
-            }
-            Event::Received { name, payload, .. } => match waits.iter().position(|(wait, _)| wait == name) {
-                Some(first) => {
-                    let (_, step) = waits.remove(first);
-                    steps[step].ended = Some((*at, Some(Ok(payload.clone()))));
-                }
-                None => early.push((name.clone(), payload.clone())),
-            },
-            Event::CancelRequested { .. } => {
-                for info in steps.iter_mut().filter(|info| info.ended.is_none()) {
-                    info.ended = Some((*at, None));
-                }
-                waits.clear();
-            }
-            Event::Started(_) | Event::Patched { .. } | Event::Finished { .. } => {}
-        }
-    }
-    steps
 }
 
 /// Whether somebody living advances the run.

@@ -99,10 +99,43 @@ pub enum Event {
         #[n(1)]
         stopped: bool,
     },
+    /// Somebody answered a question: the step is done.
+    #[n(9)]
+    Answered {
+        #[n(0)]
+        step: Step,
+        #[n(1)]
+        outcome: Recorded,
+        /// Who, as far as he said so.
+        #[n(2)]
+        by: Option<String>,
+        #[n(3)]
+        note: Option<String>,
+    },
+    /// The run had ended and goes on. What the program did from `from` on is
+    /// void: its own entries, and what became of the steps that it began
+    /// there. What came from outside stays.
+    #[n(10)]
+    Retried {
+        #[n(0)]
+        from: Position,
+        /// The step that is tried again; its outcome is void too.
+        #[n(1)]
+        step: Option<Step>,
+        /// The number that the next emission of the program gets.
+        #[n(2)]
+        emissions: u64,
+    },
+    /// From here on the run is executed with another module.
+    #[n(11)]
+    Moved {
+        #[n(0)]
+        module: Digest,
+    },
 }
 
 /// The number of kinds that this version knows.
-const KINDS: u32 = 9;
+const KINDS: u32 = 12;
 
 impl Event {
     /// The word that people see for this kind.
@@ -117,6 +150,9 @@ impl Event {
             Self::CancelRequested { .. } => "cancel-requested",
             Self::Patched { .. } => "patched",
             Self::Finished { .. } => "finished",
+            Self::Answered { .. } => "answered",
+            Self::Retried { .. } => "retried",
+            Self::Moved { .. } => "moved",
         }
     }
 }

@@ -21,7 +21,10 @@ pub use failure::{Failure, FailureKind, Outcome};
 pub use ids::{BadRunId, Digest, Epoch, Position, RunId, Step, Timestamp};
 pub use journal::{Journal, JournalError, Row};
 pub use json::{Difference, Json, first_difference};
-pub use machine::{Machine, Mismatch, OpenStep, SetId, Stop, Unsaved, Work};
+pub use machine::{
+    CannotRetry, Machine, Mismatch, OpenStep, QuestionChange, RetryPlan, SetId, Stop, Unsaved, Work,
+    plan_retry,
+};
 pub use op::{
     AgentRequest, Caching, CallLimits, ChildOptions, OnParentClose, Op, Question, Reply, Retry, Usage,
     spell_millis,

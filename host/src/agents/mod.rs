@@ -5,10 +5,11 @@ mod scripted;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
-use wfhost_core::{AgentRequest, Failure, Reply, RunId, Step};
+use wfhost_core::{AgentRequest, Failure, Reply, RunConfig, RunId, Step};
 
 pub use self::echo::Echo;
 pub use self::scripted::{ScriptError, Scripted};
@@ -39,6 +40,9 @@ pub trait Provider: Send + Sync + fmt::Debug {
 pub struct Providers {
     named: BTreeMap<String, Arc<dyn Provider>>,
     default: Option<Arc<dyn Provider>>,
+    fallback: Option<Arc<dyn Provider>>,
+    /// The scripts that runs were begun with, read once: their replies go on in turn.
+    scripts: Arc<Mutex<BTreeMap<String, Arc<Scripted>>>>,
 }
 
 impl Providers {
@@ -64,9 +68,43 @@ impl Providers {
         self.default = Some(provider);
     }
 
-    /// The provider for calls that name none, if this host sets one.
-    pub fn default_provider(&self) -> Option<Arc<dyn Provider>> {
-        self.default.clone()
+    /// Has `provider` answer the calls that name none, in runs that were begun
+    /// without a provider.
+    pub fn set_fallback(&mut self, provider: Arc<dyn Provider>) {
+        self.fallback = Some(provider);
+    }
+
+    /// The provider for a call that names none, in a run that was begun with
+    /// `recorded`; as an error the name of one that is not there, if one is named.
+    pub fn choose(&self, recorded: Option<&str>) -> Result<Arc<dyn Provider>, Option<String>> {
+        match (&self.default, recorded) {
+            (Some(provider), _) => Ok(Arc::clone(provider)),
+            (None, Some(name)) => self.get(name).ok_or_else(|| Some(name.to_owned())),
+            (None, None) => self.fallback.clone().ok_or(None),
+        }
+    }
+
+    /// The same with the script that a run was begun with, unless there is
+    /// another one. A script that cannot be read is none.
+    pub fn for_run(&self, config: &RunConfig) -> Self {
+        let mut providers = self.clone();
+        if let Some(path) = &config.script
+            && !self.named.contains_key("scripted")
+            && let Some(script) = self.script(path)
+        {
+            providers.add(script);
+        }
+        providers
+    }
+
+    fn script(&self, path: &str) -> Option<Arc<Scripted>> {
+        let mut scripts = self.scripts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(script) = scripts.get(path) {
+            return Some(Arc::clone(script));
+        }
+        let script = Arc::new(Scripted::read(Path::new(path)).ok()?);
+        scripts.insert(path.to_owned(), Arc::clone(&script));
+        Some(script)
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {

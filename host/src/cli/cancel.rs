@@ -2,11 +2,10 @@
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{AgentArgs, find_run};
-use super::resume::Providers;
 use super::{Common, follow};
-use crate::clock;
-use crate::store::{MessageBody, NewMessage, Posted};
-use crate::{Ending, HostError, is_held};
+use crate::agents::Providers;
+use crate::store::MessageBody;
+use crate::{Adopt, Ending, HostError, ResumeOptions, clock, is_held};
 
 /// Ask a run to stop
 ///
@@ -31,29 +30,26 @@ impl Cancel {
         let store = common.store()?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let run = info.id.clone();
-        let body = MessageBody::Cancel { reason: self.reason.clone() };
-        match store.post(NewMessage { run: run.clone(), at: clock::now(), body }).await? {
-            Posted::Added | Posted::Duplicate => {}
-            Posted::Ended => return Err(HostError::Ended { run }.into()),
-            Posted::NoSuchRun => return Err(HostError::NoSuchRun(run).into()),
-        }
+        crate::post(&store, &run, MessageBody::Cancel { reason: self.reason.clone() }, clock::now()).await?;
         if is_held(&info) {
             follow::say(common, "Asked", &format!("{run} to stop; the process that advances it sees to it"));
             return Ok(Exit::Done);
         }
-        let providers = Providers::of(&self.agents, store.as_ref(), &info).await?;
-        let host = common.host(store, providers.0, self.agents.evict.into())?;
-        let mut handle = match host.resume(&run).await {
+        let providers = self.agents.other_providers()?;
+        let host = common.host(store, Providers::builtin(), self.agents.evict.into(), Adopt::Own)?;
+        let mut handle = match host.resume(&run, ResumeOptions { providers, module: None }).await {
             Ok(handle) => handle,
             // Somebody took it up just now: then he sees to it.
-            Err(HostError::Held { .. }) => return Ok(Exit::Done),
+            Err(HostError::Held { .. }) => host.watch(&run),
             Err(error) => return Err(error.into()),
         };
         match handle.ending().await? {
             Ending::Finished(Ok(_)) => follow::say(common, "Done", &format!("{run} completed all the same")),
             Ending::Finished(Err(failure)) => follow::say(common, "Stopped", &format!("{run}  {failure}")),
-            Ending::Refused(mismatch) => return Err(Trouble::mismatch(&run, &mismatch)),
-            Ending::Stopped => {}
+            Ending::Refused { mismatch: Some(mismatch), .. } => {
+                return Err(Trouble::mismatch(&run, &mismatch, None));
+            }
+            Ending::Refused { .. } | Ending::Paused | Ending::Stopped => {}
         }
         Ok(Exit::Done)
     }

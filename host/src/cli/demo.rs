@@ -10,7 +10,7 @@ use wit_parser::Resolve;
 use super::diagnostic::{Exit, Trouble};
 use super::place::{AgentArgs, EvictArg};
 use super::{Common, follow};
-use crate::HostError;
+use crate::{Adopt, HostError, ResumeOptions};
 
 /// See a run being killed and going on, without a compiler
 ///
@@ -33,7 +33,7 @@ impl Demo {
         let component = component().map_err(broken)?;
         let store = common.store()?;
         let agents = AgentArgs { agent: Some("echo".to_owned()), agents: None, evict: EvictArg::Auto };
-        let host = common.host(store, agents.providers(None)?, agents.evict.into())?;
+        let host = common.host(store, agents.providers()?, agents.evict.into(), Adopt::Own)?;
         let module = host.add_module("demo", &component).await?;
         // The module is in the store now, so that the worker finds it by its digest.
         let id = crate::fresh_id()?;
@@ -62,7 +62,7 @@ impl Demo {
         killed.map_err(|error| broken(error.to_string()))?;
         follow::say(common, "Killed", &format!("process {pid} with SIGKILL, in the middle of {id}"));
         let info = host.store().run(&id).await?.ok_or_else(|| HostError::NoSuchRun(id.clone()))?;
-        let handle = host.resume(&id).await?;
+        let handle = host.resume(&id, ResumeOptions::default()).await?;
         let exit =
             follow::follow(common, &host, handle, follow::Beginning::Resumed(info.entries), false).await?;
         follow::say(common, "next", &format!("wfhost journal {id}"));
@@ -101,6 +101,6 @@ mod tests {
     #[test]
     fn the_embedded_workflow_is_one() {
         let component = super::component().unwrap();
-        crate::engine::inspect(&component).unwrap();
+        crate::engine::inspect(&component, crate::engine::Denied::Refuse).unwrap();
     }
 }

@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use anstream::eprintln;
 use anstyle::{AnsiColor, Style};
-use wfhost_core::{Mismatch, RunId};
+use wfhost_core::{CannotRetry, Digest, Mismatch, RunId};
 
 use crate::HostError;
 use crate::agents::ScriptError;
+use crate::archive::ArchiveError;
 use crate::engine::{DriveError, ModuleError};
 use crate::store::StoreError;
 
@@ -88,31 +89,44 @@ impl Trouble {
         }
     }
 
-    /// A program that departs from its journal.
-    pub fn mismatch(run: &RunId, mismatch: &Mismatch) -> Self {
+    /// A program that departs from its journal. `moved`: the modules, if the
+    /// one now is another one than the recorded one.
+    pub fn mismatch(run: &RunId, mismatch: &Mismatch, moved: Option<(Digest, Digest)>) -> Self {
         let word = |value: &serde_json::Value| match value {
             serde_json::Value::Null if mismatch.field.is_none() => String::new(),
             serde_json::Value::String(text) if mismatch.field.is_none() => text.clone(),
             other => other.to_string(),
         };
-        let field = mismatch.field.as_deref().map(|field| format!("{field} ")).unwrap_or_default();
+        let (recorded, asked) = (word(&mismatch.recorded_value), word(&mismatch.asked_value));
+        let (recorded, asked, marked) = around_difference(&recorded, &asked);
+        let field = mismatch.field.as_deref().filter(|name| !name.is_empty());
+        let shown = field.map(|field| format!("{field} ")).unwrap_or_default();
         let width = mismatch.recorded.len().max(mismatch.asked.len());
-        let line = |who: &str, kind: &str, value: String| {
-            let field = if value.is_empty() { "" } else { &field };
-            format!("{who}  {kind:width$}  {field}{value}").trim_end().to_owned()
+        let line = |who: &str, kind: &str, value: &str| {
+            format!("{who}  {kind:width$}  {shown}{value}").trim_end().to_owned()
         };
-        let mut details = vec![
-            line("recorded", &mismatch.recorded, word(&mismatch.recorded_value)),
-            line("now asks", &mismatch.asked, word(&mismatch.asked_value)),
-        ];
-        if let Some(name) = mismatch.field.as_deref().filter(|name| !name.is_empty()) {
-            details.push(format!("          {:width$}  ^ field `{name}`", ""));
+        let mut details =
+            vec![line("recorded", &mismatch.recorded, &recorded), line("now asks", &mismatch.asked, &asked)];
+        if let Some(name) = field {
+            let (from, length) = marked;
+            let indent = 8 + 2 + width + 2 + shown.chars().count() + from;
+            details.push(format!("{}{} field `{name}`", " ".repeat(indent), "^".repeat(length.max(1))));
+        }
+        let mut hints = vec!["nothing was executed, and the journal is as it was".to_owned()];
+        if let Some((old, new)) = moved {
+            let short = |digest: Digest| digest.to_string()[..13].to_owned();
+            details.push(format!(
+                "cause: the module changed (recorded {}…, now {}…)",
+                short(old),
+                short(new)
+            ));
+            hints.push(format!("keep the old code: `wfhost resume {run}`"));
         }
         Self {
             code: "WF0201",
             message: format!("{run} is non-deterministic at entry {}", mismatch.position),
             details,
-            hints: vec!["nothing was executed, and the journal is as it was".to_owned()],
+            hints,
             exit: Exit::Mismatch,
         }
     }
@@ -131,6 +145,25 @@ impl Trouble {
         ];
         Self { details, ..Self::usage("WF0002", format!("{what} is not valid JSON")) }
     }
+}
+
+/// Two texts cut to the place where they differ, and where the second one
+/// differs: its first character there and how many.
+fn around_difference(recorded: &str, asked: &str) -> (String, String, (usize, usize)) {
+    /// Characters that are shown before and from the difference on.
+    const BEFORE: usize = 30;
+    const FROM: usize = 60;
+    let (a, b): (Vec<char>, Vec<char>) = (recorded.chars().collect(), asked.chars().collect());
+    let same = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
+    let rest = a[same..].iter().rev().zip(b[same..].iter().rev()).take_while(|(a, b)| a == b).count();
+    let start = same.saturating_sub(BEFORE);
+    let cut = |text: &[char]| {
+        let end = text.len().min(same + FROM);
+        let (before, behind) = (if start > 0 { "…" } else { "" }, if end < text.len() { "…" } else { "" });
+        format!("{before}{}{behind}", text[start.min(end)..end].iter().collect::<String>())
+    };
+    let length = (b.len() - rest).saturating_sub(same).min(FROM);
+    (cut(&a), cut(&b), (same - start + usize::from(start > 0), length))
 }
 
 /// serde's message without the place, which is shown.
@@ -227,8 +260,38 @@ impl From<HostError> for Trouble {
                 .hint("it goes on there; end that process to take the run over"),
             HostError::NoModule { .. } => Self::host("WF0303", error.to_string())
                 .hint("run the module's file once: `wfhost run FILE.wasm`"),
+            HostError::Departs { ref run, old, new, ref mismatch } => {
+                Self::mismatch(run, mismatch, Some((old, new)))
+            }
+            HostError::CannotRetry { ref run, ref reason } => {
+                let hint = match reason {
+                    CannotRetry::OwnFault => format!(
+                        "name a step that failed: `wfhost retry {run} STEP`; or mend the program: \
+                         `wfhost resume {run} --module FILE`"
+                    ),
+                    CannotRetry::NotEnded => format!("what it waits for: `wfhost why {run}`"),
+                    _ => format!("its steps: `wfhost show {run}`"),
+                };
+                Self::usage("WF0506", error.to_string()).hint(hint)
+            }
+            HostError::NoQuestion { .. } => {
+                Self::usage("WF0507", error.to_string()).hint("`wfhost inbox` lists the open ones")
+            }
+            HostError::BadAnswer(_) => Self::usage("WF0508", error.to_string())
+                .hint("the question stays open; `wfhost inbox -o json` shows its schema"),
             HostError::TooLarge(_) => Self::usage("WF0003", error.to_string()),
             HostError::Random(_) => Self::host("WF0001", error.to_string()),
+        }
+    }
+}
+
+impl From<ArchiveError> for Trouble {
+    fn from(error: ArchiveError) -> Self {
+        match error {
+            ArchiveError::Host(error) => error.into(),
+            ArchiveError::Line { .. } | ArchiveError::Damaged(_) => {
+                Self::usage("WF0510", error.to_string()).hint("export the run again; nothing was taken in")
+            }
         }
     }
 }

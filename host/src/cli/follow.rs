@@ -2,18 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::time::Duration;
 
 use anstream::eprintln;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::broadcast::error::RecvError;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use wfhost_core::{
-    Entry, Event, FailureKind, Op, Outcome, Position, RunId, Step, Timestamp, decode_op, spell_millis,
+    Entry, Event, FailureKind, Op, Outcome, Position, Row, RunId, Step, Timestamp, decode_op, spell_millis,
 };
 
 use super::diagnostic::{DIM, ERROR, Exit, GOOD, Trouble};
 use super::{Common, Format, print_line, view};
-use crate::engine::RunEvent;
-use crate::store::{Emission, LogLevel, RunInfo};
+use crate::store::{LogLevel, LogLine, RunInfo, RunState};
 use crate::{Ending, Host, RunHandle};
 
 /// How it began.
@@ -38,11 +37,13 @@ pub(super) async fn follow(
     no_wait: bool,
 ) -> Result<Exit, Trouble> {
     let id = handle.id.clone();
+    let mut progress = Progress::new(common, &id);
     if let Some(info) = host.store().run(&id).await? {
         let module = &info.module.to_string()[..13];
         match beginning {
             Beginning::Started => say(common, "Started", &format!("{id}  {}  {module}…", info.workflow)),
             Beginning::Resumed(entries) => {
+                progress.absorb(host, entries).await?;
                 say(
                     common,
                     "Resumed",
@@ -51,50 +52,35 @@ pub(super) async fn follow(
             }
         }
     }
-    let mut progress = Progress::new(common, &id, host).await?;
-    let mut events = handle.events();
-    let no_signals =
-        |error: std::io::Error| Trouble::host("WF0001", format!("signals cannot be caught: {error}"));
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+    let mut signals = Signals::new()?;
     let mut signalled = None;
     let mut waits = false;
     let ending = loop {
-        let next = async {
-            match &mut events {
-                Some(events) => events.recv().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            event = next => match event {
-                Ok(event) => {
-                    if no_wait && matches!(event, RunEvent::Waiting(_)) {
-                        waits = true;
-                        handle.stop();
-                    }
-                    progress.show(event);
-                }
-                Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => events = None,
-            },
-            ending = handle.ending() => break ending?,
-            _ = interrupt.recv() => {
-                signalled = Some(2);
+        let news = progress.catch_up(host).await?;
+        if let Some(ending) = handle.ended().await? {
+            progress.catch_up(host).await?;
+            break ending;
+        }
+        if (no_wait && !waits || !news)
+            && let Some(info) = host.store().run(&id).await?
+            && info.state == RunState::Waiting
+        {
+            progress.announce();
+            if no_wait && !waits {
+                waits = true;
                 handle.stop();
+                continue;
             }
-            _ = terminate.recv() => {
-                signalled = Some(15);
+        }
+        tokio::select! {
+            () = handle.changed() => {}
+            number = signals.next() => {
+                signalled = Some(number);
                 handle.stop();
             }
         }
     };
-    if let Some(events) = &mut events {
-        while let Ok(event) = events.try_recv() {
-            progress.show(event);
-        }
-    }
+    leave_others(common, host, &mut signals, signalled).await;
     match ending {
         Ending::Finished(outcome) => {
             let info = host.store().run(&id).await?;
@@ -110,12 +96,18 @@ pub(super) async fn follow(
             }
             Ok(result(common, &info, &outcome))
         }
-        Ending::Refused(mismatch) => Err(Trouble::mismatch(&id, &mismatch)),
-        Ending::Stopped => {
-            let (word, exit) = match signalled {
-                Some(number) => ("Stopped", Exit::Signalled(number)),
-                None if waits => ("Waits", Exit::Waits),
-                None => ("Stopped", Exit::Waits),
+        Ending::Refused { mismatch: Some(mismatch), .. } => Err(Trouble::mismatch(&id, &mismatch, None)),
+        Ending::Refused { reason, mismatch: None } => Err(Trouble {
+            exit: Exit::Mismatch,
+            ..Trouble::usage("WF0201", format!("{id} is refused: {reason}"))
+        }
+        .hint("nothing was executed, and the journal is as it was")),
+        ending @ (Ending::Stopped | Ending::Paused) => {
+            let (word, exit) = match (signalled, ending) {
+                (Some(number), _) => ("Stopped", Exit::Signalled(number)),
+                (None, Ending::Paused) => ("Paused", Exit::Waits),
+                (None, _) if waits => ("Waits", Exit::Waits),
+                (None, _) => ("Stopped", Exit::Waits),
             };
             say(common, word, &format!("{id}; nothing is lost"));
             say(common, "next", &format!("wfhost resume {id}"));
@@ -126,6 +118,55 @@ pub(super) async fn follow(
             }
             Ok(exit)
         }
+    }
+}
+
+/// What the system tells a process that is to end.
+pub(super) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    pub fn new() -> Result<Self, Trouble> {
+        let catch = |kind| {
+            signal(kind).map_err(|error| {
+                Trouble::host("WF0001", format!("signals of the system cannot be caught: {error}"))
+            })
+        };
+        Ok(Self { interrupt: catch(SignalKind::interrupt())?, terminate: catch(SignalKind::terminate())? })
+    }
+
+    /// Waits for the next one and gives its number.
+    pub async fn next(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.interrupt.recv() => 2,
+            _ = self.terminate.recv() => 15,
+        }
+    }
+}
+
+/// How long the calls of other runs are waited for when this process is done.
+const OTHERS: Duration = Duration::from_secs(3600);
+
+/// Leaves the runs that this process took up besides its own.
+async fn leave_others(common: &Common, host: &Host, signals: &mut Signals, signalled: Option<u8>) {
+    if signalled.is_some() {
+        host.close(None).await;
+        return;
+    }
+    let patient = host.close(Some(OTHERS));
+    tokio::pin!(patient);
+    tokio::select! {
+        _ = &mut patient => return,
+        () = tokio::time::sleep(Duration::from_millis(300)) => {
+            let text = format!("calls of {} other runs; Ctrl-C leaves them to be made again", host.live());
+            say(common, "Finish", &text);
+        }
+    }
+    tokio::select! {
+        _ = patient => {}
+        _ = signals.next() => drop(host.close(None).await),
     }
 }
 
@@ -143,11 +184,14 @@ pub(super) fn result(common: &Common, info: &RunInfo, outcome: &Outcome) -> Exit
     }
 }
 
-/// What is shown of a run while it goes on.
-struct Progress {
+/// What is shown of a run while it goes on: what was committed, whoever did.
+pub(super) struct Progress {
     quiet: bool,
     verbose: bool,
     run: RunId,
+    /// The next entry and the next line of the log.
+    position: Position,
+    line: u64,
     steps: BTreeMap<Step, (Op, Timestamp)>,
     waits: BTreeMap<String, Vec<Step>>,
     early: BTreeMap<String, usize>,
@@ -155,41 +199,80 @@ struct Progress {
 }
 
 impl Progress {
-    /// What is open at the beginning is known from the journal.
-    async fn new(common: &Common, run: &RunId, host: &Host) -> Result<Self, Trouble> {
-        let mut progress = Self {
-            quiet: true,
+    pub fn new(common: &Common, run: &RunId) -> Self {
+        Self {
+            quiet: common.quiet,
             verbose: common.verbose,
             run: run.clone(),
+            position: Position(0),
+            line: 0,
             steps: BTreeMap::new(),
             waits: BTreeMap::new(),
             early: BTreeMap::new(),
             announced: None,
-        };
-        if !common.quiet
-            && let Ok(journal) = host.journal(run).await
-        {
-            for (position, entry) in journal.entries.iter().enumerate() {
-                progress.entry(Position(position as u64), entry);
-            }
         }
-        progress.quiet = common.quiet;
-        Ok(progress)
     }
 
-    fn show(&mut self, event: RunEvent) {
-        match event {
-            RunEvent::Entry { position, entry } => self.entry(position, &entry),
-            RunEvent::Emission(Emission::Phase { title, .. }) if !self.quiet => {
-                eprintln!("{GOOD}{:>8}{GOOD:#}  {title}", "Phase");
+    /// Takes in what was there before, without showing it.
+    async fn absorb(&mut self, host: &Host, entries: Position) -> Result<(), Trouble> {
+        if self.quiet {
+            return Ok(());
+        }
+        self.quiet = true;
+        let rows = host.store().journal(&self.run, Position(0)).await?;
+        for row in rows.iter().take_while(|row| row.first < entries) {
+            self.row(row);
+        }
+        self.line = host.store().run(&self.run).await?.map_or(0, |info| info.emissions);
+        self.quiet = false;
+        Ok(())
+    }
+
+    /// Shows what is new. False if nothing is.
+    async fn catch_up(&mut self, host: &Host) -> Result<bool, Trouble> {
+        if self.quiet {
+            return Ok(false);
+        }
+        let rows = host.store().journal(&self.run, self.position).await?;
+        let lines = host.store().logs(&self.run, self.line, usize::MAX >> 1).await?;
+        let mut lines = lines.into_iter().peekable();
+        for row in &rows {
+            let mut position = row.first;
+            let mut bytes = row.bytes.as_slice();
+            while let Ok((entry, length)) = Entry::decode(bytes, position) {
+                while let Some(line) = lines.next_if(|line| line.at < entry.at) {
+                    self.log(&line);
+                }
+                self.entry(position, &entry);
+                position.0 += 1;
+                bytes = &bytes[length..];
             }
-            RunEvent::Emission(Emission::Log(line))
-                if !self.quiet && (self.verbose || line.level >= LogLevel::Info) =>
-            {
-                eprintln!("      {DIM}·  {:<5}{DIM:#}  {}", line.level.as_str(), line.message);
-            }
-            RunEvent::Emission(_) => {}
-            RunEvent::Waiting(_) => self.announce(),
+            self.position = position;
+        }
+        let news = !rows.is_empty() || lines.peek().is_some();
+        for line in lines {
+            self.log(&line);
+        }
+        Ok(news)
+    }
+
+    fn row(&mut self, row: &Row) {
+        let mut position = row.first;
+        let mut bytes = row.bytes.as_slice();
+        while let Ok((entry, length)) = Entry::decode(bytes, position) {
+            self.entry(position, &entry);
+            position.0 += 1;
+            bytes = &bytes[length..];
+        }
+        self.position = position;
+    }
+
+    fn log(&mut self, line: &LogLine) {
+        self.line = line.number + 1;
+        if let Some((_, title)) = line.fields.iter().find(|(name, _)| name == "phase") {
+            eprintln!("{GOOD}{:>8}{GOOD:#}  {title}", "Phase");
+        } else if self.verbose || line.level >= LogLevel::Info {
+            eprintln!("      {DIM}·  {:<5}{DIM:#}  {}", line.level.as_str(), line.message);
         }
     }
 
@@ -197,7 +280,7 @@ impl Progress {
         match &entry.event {
             Event::Scheduled { step, op } => {
                 let Ok(op) = decode_op(op, position) else { return };
-                let waits = matches!(op, Op::Signal { .. });
+                let waits = matches!(op, Op::Signal { .. } | Op::Ask { .. });
                 if let Op::Signal { name, .. } = &op {
                     match self.early.get_mut(name).filter(|count| **count > 0) {
                         Some(count) => {
@@ -218,10 +301,12 @@ impl Progress {
                 let label = self.steps.get(step).map(|(op, _)| op.label()).unwrap_or_default();
                 eprintln!("      {DIM}↻{DIM:#} {step:>2}  attempt {attempt}  {label}");
             }
-            Event::Completed { step, outcome } => match Outcome::from(outcome.clone()) {
-                Ok(_) => self.line(*step, "✓", entry.at, ""),
-                Err(failure) => self.line(*step, "✗", entry.at, &failure.to_string()),
-            },
+            Event::Completed { step, outcome } | Event::Answered { step, outcome, .. } => {
+                match Outcome::from(outcome.clone()) {
+                    Ok(_) => self.line(*step, "✓", entry.at, ""),
+                    Err(failure) => self.line(*step, "✗", entry.at, &failure.to_string()),
+                }
+            }
             Event::Cancelled { step } => self.line(*step, "–", entry.at, "dropped"),
             Event::Received { name, .. } => {
                 let waits = self.waits.entry(name.clone()).or_default();
@@ -261,7 +346,7 @@ impl Progress {
 
     /// Says once what the run waits for, and what one can do about it.
     fn announce(&mut self) {
-        let waiting = self.steps.iter().find(|(_, (op, _))| matches!(op, Op::Signal { .. }));
+        let waiting = self.steps.iter().find(|(_, (op, _))| matches!(op, Op::Signal { .. } | Op::Ask { .. }));
         let waiting = waiting.or_else(|| self.steps.iter().next());
         let Some((&step, (op, _))) = waiting else { return };
         if self.quiet || self.announced == Some(step) {
@@ -270,6 +355,7 @@ impl Progress {
         self.announced = Some(step);
         let remedy = match op {
             Op::Signal { name, .. } => format!("do  wfhost signal {} {name} -i '{{\"ok\":true}}'", self.run),
+            Op::Ask { .. } => format!("do  wfhost answer {} {step} -i JSON", self.run),
             _ => String::new(),
         };
         let mark = if std::io::stderr().is_terminal() { "▸" } else { ">" };

@@ -23,7 +23,7 @@ impl Journal {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let store = common.store()?;
         let info = find_run(store.as_ref(), &self.run).await?;
-        let rows = store.journal(&info.id).await?;
+        let rows = store.journal(&info.id, wfhost_core::Position(0)).await?;
         let journal = wfhost_core::Journal::read(rows)
             .map_err(|source| crate::HostError::Journal { run: info.id.clone(), source })?;
         let entries = journal.entries.iter().enumerate().map(|(position, entry)| {
@@ -61,7 +61,7 @@ impl Journal {
 }
 
 /// The fields of an entry.
-fn describe(position: Position, event: &Event) -> Value {
+pub(super) fn describe(position: Position, event: &Event) -> Value {
     match event {
         Event::Started(started) => json!(started),
         Event::Scheduled { step, op } => match decode_op(op, position) {
@@ -75,6 +75,12 @@ fn describe(position: Position, event: &Event) -> Value {
             Ok(output) => json!({ "step": step, "output": output }),
             Err(failure) => json!({ "step": step, "failure": failure }),
         },
+        Event::Answered { step, outcome, by, note } => match Outcome::from(outcome.clone()) {
+            Ok(output) => json!({ "step": step, "output": output, "by": by, "note": note }),
+            Err(failure) => json!({ "step": step, "failure": failure, "by": by, "note": note }),
+        },
+        Event::Retried { from, step, .. } => json!({ "from": from, "step": step }),
+        Event::Moved { module } => json!({ "module": module }),
         Event::Cancelled { step } => json!({ "step": step }),
         Event::Received { name, payload, id } => json!({ "signal": name, "payload": payload, "id": id }),
         Event::CancelRequested { reason } => json!({ "reason": reason }),

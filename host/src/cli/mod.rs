@@ -4,22 +4,32 @@ mod build;
 mod cancel;
 mod check;
 mod completions;
+mod db;
+mod delete;
 mod demo;
 mod diagnostic;
+mod events;
 mod explain;
 mod follow;
 mod inspect;
 mod journal;
 mod logs;
+mod messages;
 mod module_arg;
 mod new;
+mod pause;
+mod people;
 mod place;
 mod ps;
 mod resume;
+mod retry;
 mod run;
+mod serve;
 mod show;
 mod signal;
+mod verify;
 mod view;
+mod why;
 
 use std::process::ExitCode;
 
@@ -109,6 +119,32 @@ enum Verb {
     Signal(signal::Signal),
     /// Ask a run to stop
     Cancel(cancel::Cancel),
+    /// Leave a run alone until it is resumed
+    Pause(pause::Pause),
+    /// Try a run that failed again
+    Retry(retry::Retry),
+    /// Say what keeps a run, and what would move it
+    Why(why::Why),
+    /// List the questions that runs ask people
+    Inbox(people::Inbox),
+    /// Answer a question of a run
+    Answer(people::Answer),
+    /// Answer a question with true
+    Approve(people::Approve),
+    /// Refuse a question
+    Deny(people::Deny),
+    /// Show what a run posted for outsiders
+    Messages(messages::Messages),
+    /// Show what happens, as it is committed
+    Events(events::Events),
+    /// Advance whatever is due
+    Serve(serve::Serve),
+    /// Prove that the journal of a run is complete and unaltered
+    Verify(verify::Verify),
+    /// Delete a run
+    Delete(delete::Delete),
+    /// Check, copy, clean up the database; export and import runs
+    Db(db::Db),
     /// Show what a module imports and exports
     Inspect(inspect::Inspect),
     /// Check that a module can be run as a workflow
@@ -170,6 +206,19 @@ async fn execute(cli: &Cli) -> Result<Exit, Trouble> {
         Verb::Logs(verb) => verb.execute(common).await,
         Verb::Signal(verb) => verb.execute(common).await,
         Verb::Cancel(verb) => verb.execute(common).await,
+        Verb::Pause(verb) => verb.execute(common).await,
+        Verb::Retry(verb) => verb.execute(common).await,
+        Verb::Why(verb) => verb.execute(common).await,
+        Verb::Inbox(verb) => verb.execute(common).await,
+        Verb::Answer(verb) => verb.execute(common).await,
+        Verb::Approve(verb) => verb.execute(common).await,
+        Verb::Deny(verb) => verb.execute(common).await,
+        Verb::Messages(verb) => verb.execute(common).await,
+        Verb::Events(verb) => verb.execute(common).await,
+        Verb::Serve(verb) => verb.execute(common).await,
+        Verb::Verify(verb) => verb.execute(common).await,
+        Verb::Delete(verb) => verb.execute(common).await,
+        Verb::Db(verb) => verb.execute(common).await,
         Verb::Inspect(verb) => verb.execute(common).await,
         Verb::Check(verb) => verb.execute(common).await,
         Verb::Build(verb) => verb.execute(common),

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use wfhost_core::{Digest, Json, RunId, limits};
+use wfhost_core::{Digest, Json, RunId, Timestamp, limits};
 
 use super::Common;
 use super::diagnostic::Trouble;
 use crate::agents::{Providers, Scripted};
 use crate::store::{RunFilter, RunInfo, SharedStore, SqliteOptions, SqliteStore, Store, Synchronous};
-use crate::{Evict, Host, HostOptions};
+use crate::{Adopt, Evict, Host, HostOptions};
 
 /// A directory of the user: `$VARIABLE/wfhost`, else `~/FALLBACK/wfhost`.
 fn user_dir(variable: &str, fallback: &str) -> Option<PathBuf> {
@@ -23,28 +23,56 @@ fn user_dir(variable: &str, fallback: &str) -> Option<PathBuf> {
 impl Common {
     /// The database that the flags, the environment or the defaults name.
     pub fn store(&self) -> Result<SharedStore, Trouble> {
-        let path = match &self.db {
-            Some(path) => path.clone(),
-            None => user_dir("XDG_DATA_HOME", ".local/share").map(|dir| dir.join("wfhost.db")).ok_or_else(
-                || {
-                    Trouble::host("WF0310", "there is no place for the database: HOME is not set")
-                        .hint("name one with --db FILE or WFHOST_DB")
-                },
-            )?,
-        };
+        Ok(Arc::new(self.sqlite()?))
+    }
+
+    /// Where the database is.
+    pub fn place(&self) -> Result<PathBuf, Trouble> {
+        if let Some(path) = &self.db {
+            return Ok(path.clone());
+        }
+        user_dir("XDG_DATA_HOME", ".local/share").map(|dir| dir.join("wfhost.db")).ok_or_else(|| {
+            Trouble::host("WF0310", "there is no place for the database: HOME is not set")
+                .hint("name one with --db FILE or WFHOST_DB")
+        })
+    }
+
+    pub fn sqlite(&self) -> Result<SqliteStore, Trouble> {
         let synchronous = match self.synchronous {
             super::Synchronous::Full => Synchronous::Full,
             super::Synchronous::Normal => Synchronous::Normal,
         };
-        Ok(Arc::new(SqliteStore::open(&path, &SqliteOptions { synchronous, ..SqliteOptions::default() })?))
+        let options = SqliteOptions { synchronous, ..SqliteOptions::default() };
+        Ok(SqliteStore::open(&self.place()?, &options)?)
     }
 
     /// A host over `store`.
-    pub fn host(&self, store: SharedStore, providers: Providers, evict: Evict) -> Result<Host, Trouble> {
+    pub fn host(
+        &self,
+        store: SharedStore,
+        providers: Providers,
+        evict: Evict,
+        adopt: Adopt,
+    ) -> Result<Host, Trouble> {
+        Ok(Host::new(self.host_options(store, providers, evict, adopt))?)
+    }
+
+    /// How such a host is set up.
+    pub fn host_options(
+        &self,
+        store: SharedStore,
+        providers: Providers,
+        evict: Evict,
+        adopt: Adopt,
+    ) -> HostOptions {
         let cache = std::env::var_os("WFHOST_CACHE")
             .map(PathBuf::from)
             .or_else(|| user_dir("XDG_CACHE_HOME", ".cache"));
-        Ok(Host::new(HostOptions { store, cache, providers, evict, events: true })?)
+        let mut options = HostOptions { cache, providers, evict, adopt, ..HostOptions::new(store) };
+        if let Some(lease) = std::env::var("WFHOST_LEASE_MS").ok().and_then(|text| text.parse().ok()) {
+            options.lease_ms = lease;
+        }
+        options
     }
 }
 
@@ -78,13 +106,11 @@ impl From<EvictArg> for Evict {
 }
 
 impl AgentArgs {
-    /// The providers there are: the built-in ones and the script's, which may
-    /// also be the one that a run was begun with.
-    pub fn providers(&self, recorded: Option<&str>) -> Result<Providers, Trouble> {
+    /// The providers there are: the built-in ones and the script's.
+    pub fn providers(&self) -> Result<Providers, Trouble> {
         let mut providers = Providers::builtin();
-        let script = self.agents.clone().or_else(|| recorded.map(PathBuf::from).filter(|path| path.exists()));
-        if let Some(path) = script {
-            providers.add(Arc::new(Scripted::read(&path)?));
+        if let Some(path) = &self.agents {
+            providers.add(Arc::new(Scripted::read(path)?));
         }
         if let Some(name) = &self.agent
             && providers.get(name).is_none()
@@ -94,6 +120,17 @@ impl AgentArgs {
                 .hint(format!("there are: {}; `scripted` needs --agents FILE", known.join(", "))));
         }
         Ok(providers)
+    }
+
+    /// The providers of one run that is taken up again, if others are named
+    /// than those that it was begun with.
+    pub fn other_providers(&self) -> Result<Option<Providers>, Trouble> {
+        let Some(name) = self.default_provider() else { return Ok(None) };
+        let mut providers = self.providers()?;
+        if let Some(provider) = providers.get(&name) {
+            providers.set_default(provider);
+        }
+        Ok(Some(providers))
     }
 
     /// The provider that a new run is given.
@@ -182,8 +219,7 @@ pub(crate) fn label_arg(text: &str) -> Result<(String, String), String> {
 
 /// `NAME=VALUE` of `--env`.
 pub(crate) fn env_arg(text: &str) -> Result<(String, String), String> {
-    let (name, value) =
-        text.split_once('=').ok_or_else(|| "a variable is given as NAME=VALUE".to_owned())?;
+    let (name, value) = text.split_once('=').ok_or_else(|| "a variable is given as NAME=VALUE".to_owned())?;
     if name.is_empty() || text.contains('\0') {
         return Err("a variable has a name, and no zero bytes".to_owned());
     }
@@ -199,4 +235,30 @@ pub(crate) struct Seed(pub [u8; 32]);
 pub(crate) fn seed_arg(text: &str) -> Result<Seed, String> {
     let digest = Digest::parse(text).ok_or_else(|| "a seed has 64 hexadecimal digits".to_owned())?;
     Ok(Seed(digest.0))
+}
+
+/// A length of time like `90s`, `15m`, `2h`, `7d`, in milliseconds.
+pub(crate) fn length_arg(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err("a length of time is a number with ms, s, m, h or d, like 90s or 7d".to_owned()),
+    };
+    let number: u64 = digits.parse().map_err(|_| format!("`{digits}` is not a whole number"))?;
+    number.checked_mul(unit).ok_or_else(|| "that is too long".to_owned())
+}
+
+/// A point in time: RFC 3339, or a length of time before now.
+pub(crate) fn since_arg(text: &str) -> Result<Timestamp, String> {
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return Ok(Timestamp(u64::try_from(time.as_millisecond()).unwrap_or(0)));
+    }
+    let now = crate::clock::now();
+    length_arg(text)
+        .map(|millis| Timestamp(now.0.saturating_sub(millis)))
+        .map_err(|error| format!("neither a time like 2026-01-31T12:00:00Z, nor a length of time: {error}"))
 }

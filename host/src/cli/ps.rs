@@ -1,9 +1,10 @@
 //! `wfhost ps`
 
 use serde_json::json;
+use wfhost_core::Timestamp;
 
 use super::diagnostic::{Exit, Trouble};
-use super::place::{find_run, label_arg};
+use super::place::{find_run, label_arg, since_arg};
 use super::{Common, Format, print_line, view};
 use crate::clock;
 use crate::store::{RunFilter, RunState};
@@ -27,6 +28,9 @@ pub(crate) struct Ps {
     /// Only runs older than this one
     #[arg(long, value_name = "RUN")]
     before: Option<String>,
+    /// Only runs begun since then: a time, or a length of time like 2h or 7d
+    #[arg(long, value_name = "WHEN", value_parser = since_arg)]
+    since: Option<Timestamp>,
     /// At most so many
     #[arg(short = 'n', long, default_value_t = 50)]
     limit: usize,
@@ -52,6 +56,8 @@ impl Ps {
             labels: self.labels.clone(),
             prefix: None,
             before,
+            since: self.since,
+            idle_since: None,
             limit: self.limit,
         };
         let runs = store.runs(filter).await?;

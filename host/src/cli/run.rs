@@ -4,9 +4,10 @@ use wfhost_core::{RunConfig, RunId, Sandbox};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{AgentArgs, Seed, env_arg, json_arg, label_arg, seed_arg};
-use super::{Common, follow, module_arg};
+use super::{Common, Format, follow, module_arg, print_line, view};
+use crate::agents::Providers;
 use crate::engine::Denied;
-use crate::{Evict, StartOptions};
+use crate::{Adopt, Evict, HostError, StartOptions};
 
 /// Run a workflow
 ///
@@ -37,8 +38,11 @@ pub(crate) struct Run {
     #[command(flatten)]
     agents: AgentArgs,
     /// Stop when the run only waits, with exit code 3
-    #[arg(long)]
+    #[arg(long, conflicts_with = "detach")]
     no_wait: bool,
+    /// Leave the run to `wfhost serve`, and print its id
+    #[arg(short, long)]
+    detach: bool,
     /// The program's memory in MiB
     #[arg(long, value_name = "MIB", default_value_t = RunConfig::default().memory_bytes >> 20, value_parser = clap::value_parser!(u64).range(1..=4096))]
     memory: u64,
@@ -65,11 +69,12 @@ pub(crate) struct Run {
 impl Run {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let input = json_arg("the input", &self.input)?;
-        let providers = self.agents.providers(None)?;
+        let providers = self.agents.providers()?;
         let store = common.store()?;
         let (name, bytes) = module_arg::load(Some(store.as_ref()), &self.module).await?;
         let evict = if self.no_wait { Evict::Always } else { self.agents.evict.into() };
-        let host = common.host(store, providers, evict)?;
+        let adopt = if self.no_wait || self.detach { Adopt::Own } else { Adopt::Due };
+        let host = common.host(store, Providers::builtin(), evict, adopt)?;
         let denied = if self.trap_denied { Denied::Trap } else { Denied::Refuse };
         let module = host.add_module_with(&name, &bytes, denied).await?;
         let script = self.agents.agents.as_ref().and_then(|path| path.canonicalize().ok());
@@ -93,7 +98,19 @@ impl Run {
             },
             seed: self.seed.map(|Seed(seed)| seed),
         };
-        let handle = host.start(&module, options).await?;
+        if self.detach {
+            let id = host.enqueue(&module, options).await?;
+            follow::say(common, "Queued", &format!("{id}; `wfhost serve` advances it"));
+            match common.output {
+                Format::Text => print_line(id.as_str()),
+                _ => {
+                    let info = host.store().run(&id).await?.ok_or(HostError::NoSuchRun(id))?;
+                    print_line(&view::run(&info, None).to_string());
+                }
+            }
+            return Ok(Exit::Done);
+        }
+        let handle = host.start(&module, options, Some(providers)).await?;
         follow::follow(common, &host, handle, follow::Beginning::Started, self.no_wait).await
     }
 }

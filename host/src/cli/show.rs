@@ -25,7 +25,7 @@ impl Show {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let store = common.store()?;
         let info = find_run(store.as_ref(), &self.run).await?;
-        let rows = store.journal(&info.id).await?;
+        let rows = store.journal(&info.id, wfhost_core::Position(0)).await?;
         let journal = Journal::read(rows)
             .map_err(|source| crate::HostError::Journal { run: info.id.clone(), source })?;
         let steps = crate::steps(&journal);

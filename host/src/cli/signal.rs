@@ -3,9 +3,8 @@
 use super::diagnostic::{Exit, Trouble};
 use super::place::{find_run, json_arg};
 use super::{Common, follow};
-use crate::clock;
-use crate::store::{MessageBody, NewMessage, Posted};
-use crate::{HostError, is_held};
+use crate::store::{MessageBody, Posted, RunInfo};
+use crate::{clock, is_held};
 
 /// Send a signal to a run
 ///
@@ -29,35 +28,30 @@ pub(crate) struct Signal {
 
 impl Signal {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        use wfhost_core::limits;
         let payload = json_arg("the payload", &self.input)?;
-        limits::check("the name of a signal", self.name.len(), limits::NAME_BYTES)
-            .map_err(HostError::from)?;
-        limits::check("a signal's payload", payload.as_str().len(), limits::SIGNAL_BYTES)
-            .map_err(HostError::from)?;
-        let id = self.id.as_ref();
-        limits::check("the id of a signal", id.map_or(0, String::len), limits::KEY_BYTES)
-            .map_err(HostError::from)?;
         if self.name.is_empty() {
             return Err(Trouble::usage("WF0505", "the name of a signal is empty"));
         }
         let store = common.store()?;
         let info = find_run(store.as_ref(), &self.run).await?;
+        let run = &info.id;
         let body = MessageBody::Signal { name: self.name.clone(), payload, id: self.id.clone() };
-        let run = info.id.clone();
-        match store.post(NewMessage { run: run.clone(), at: clock::now(), body }).await? {
-            Posted::Added => {
-                follow::say(common, "Sent", &format!("{} to {run}", self.name));
-                if !is_held(&info) {
-                    follow::say(common, "next", &format!("wfhost resume {run}"));
-                }
-            }
+        match crate::post(&store, run, body, clock::now()).await? {
             Posted::Duplicate => {
                 follow::say(common, "Known", &format!("{run} has a signal with this id already"));
             }
-            Posted::Ended => return Err(HostError::Ended { run }.into()),
-            Posted::NoSuchRun => return Err(HostError::NoSuchRun(run).into()),
+            _ => {
+                follow::say(common, "Sent", &format!("{} to {run}", self.name));
+                say_next(common, &info);
+            }
         }
         Ok(Exit::Done)
+    }
+}
+
+/// How a run that was sent something goes on, if nobody advances it.
+pub(super) fn say_next(common: &Common, info: &RunInfo) {
+    if !is_held(info) {
+        follow::say(common, "next", &format!("wfhost resume {}, unless `wfhost serve` is on", info.id));
     }
 }

@@ -8,14 +8,17 @@ use wfhost_core::{Failure, FailureKind, Machine, Op, RunConfig, Sandbox, Stop, T
 
 use super::Engine;
 use super::meter::{Meter, YIELD_INTERVAL};
-use crate::clock;
 use crate::imports::Misuse;
 use crate::sandbox::{Files, cost};
 use crate::store::{Emission, LogLevel, LogLine};
+use crate::world::World;
 
 /// The part of an execution that the driver and the program's calls share.
 #[derive(Clone, Debug)]
-pub(crate) struct Shared(Arc<Mutex<Inner>>);
+pub(crate) struct Shared {
+    inner: Arc<Mutex<Inner>>,
+    world: Arc<dyn World>,
+}
 
 #[derive(Debug)]
 pub(crate) struct Inner {
@@ -36,10 +39,10 @@ pub(crate) struct Inner {
 }
 
 impl Shared {
-    pub fn new(machine: Machine) -> Self {
+    pub fn new(machine: Machine, world: Arc<dyn World>) -> Self {
         let first_emission = machine.emissions();
         let output_left = sandbox(&machine.started().config).output_bytes;
-        Self(Arc::new(Mutex::new(Inner {
+        let inner = Arc::new(Mutex::new(Inner {
             machine,
             blocked: false,
             emissions: Vec::new(),
@@ -48,12 +51,18 @@ impl Shared {
             partial_lines: [Vec::new(), Vec::new()],
             output_left,
             last_fuel: None,
-        })))
+        }));
+        Self { inner, world }
+    }
+
+    /// The present time, for entries.
+    pub fn clock(&self) -> Timestamp {
+        self.world.now()
     }
 
     pub fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing panics while it is held; if something did, the machine is still whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until `poll` has an answer. The driver polls the program again
@@ -139,7 +148,7 @@ pub(crate) struct RunCtx {
 impl RunCtx {
     /// The present time, for entries.
     pub fn clock(&self) -> Timestamp {
-        clock::now()
+        self.shared.clock()
     }
 
     /// Has the program pay for what a call makes the host do, and lets other

@@ -2,10 +2,14 @@
 //! components and their cache, and the loop that drives one run.
 
 mod cache;
+mod control;
 mod drive;
+mod execute;
 mod instance;
 mod meter;
 mod module;
+mod replay;
+mod trap;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,11 +19,13 @@ use wasmtime::{Config, Engine as Wasmtime, InstanceAllocationStrategy, RegallocA
 use wfhost_core::{Digest, limits};
 
 pub use self::cache::Cache;
+pub(crate) use self::control::{Control, Leave};
+pub use self::drive::DriveError;
 pub(crate) use self::drive::{Drive, Driven, Pace};
-pub use self::drive::{DriveError, RunEvent};
 pub(crate) use self::instance::{Inner, RunCtx};
 pub use self::module::{Denied, Import, ImportClass, ModuleError, ModuleSummary, inspect, summarize};
 pub(crate) use self::module::{classify, denial};
+pub(crate) use self::replay::replay;
 
 /// The native stack of one execution; the wasm stack is bounded well below it,
 /// so that running out of stack is a trap and never an abort.

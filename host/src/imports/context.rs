@@ -1,6 +1,6 @@
 //! `wfhost:workflow/context`
 
-use wfhost_core::{Failure, FailureKind, Op, limits};
+use wfhost_core::{Op, limits};
 
 use super::wit::context::{Host, RunInfo, Spending};
 use super::{Misuse, json};
@@ -63,15 +63,7 @@ impl Host for RunCtx {
         let bytes = key.len() + value.len();
         self.charge(cost::CALL + bytes as u64).await;
         let value = json("a published value", value)?;
-        if !self.shared.lock().emit(bytes, |_, _| Emission::State { key, value }) {
-            let message = format!(
-                "the run has published and written {} bytes, as many as are allowed; \
-                 a long-lived workflow goes on as a fresh run with `continue-as-new`",
-                self.sandbox.output_bytes
-            );
-            return Err(Misuse(Failure::new(FailureKind::Failed, message)).into());
-        }
-        Ok(())
+        self.give_out(bytes, |_, _| Emission::State { key, value })
     }
 
     async fn continue_as_new(&mut self, input: String) -> wasmtime::Result<()> {

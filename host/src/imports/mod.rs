@@ -11,9 +11,10 @@ mod sleep;
 mod types;
 
 use wasmtime::component::{HasSelf, Linker, Resource};
-use wfhost_core::{Failure, Json, Op, Outcome, Step};
+use wfhost_core::{Failure, FailureKind, Json, Op, Outcome, Step, Timestamp};
 
 use crate::engine::RunCtx;
+use crate::store::Emission;
 
 mod bindings {
     wasmtime::component::bindgen!({
@@ -52,6 +53,24 @@ impl RunCtx {
         self.charge_step(op).await?;
         let clock = self.clock();
         Ok(self.shared.lock().machine.schedule(op, clock)?)
+    }
+
+    /// Gives something out that nobody could do without: a run that has given
+    /// out as much as it may is stopped.
+    fn give_out(
+        &mut self,
+        bytes: usize,
+        emission: impl FnOnce(u64, Timestamp) -> Emission,
+    ) -> wasmtime::Result<()> {
+        if self.shared.lock().emit(bytes, emission) {
+            return Ok(());
+        }
+        let message = format!(
+            "the run has published and written {} bytes, as many as are allowed; \
+             a long-lived workflow goes on as a fresh run with `continue-as-new`",
+            self.sandbox.output_bytes
+        );
+        Err(Misuse(Failure::new(FailureKind::Failed, message)).into())
     }
 
     /// Asks the core for an operation and gives its handle to the program.

@@ -1,11 +1,14 @@
 //! `wfhost:workflow/signal`
 
 use wasmtime::component::Resource;
-use wfhost_core::{Failure, FailureKind, Op};
+use wfhost_core::{Failure as CoreFailure, FailureKind, Op, limits};
 
 use super::wit::signal::{Failure as WitFailure, Host, Question};
 use super::{Misuse, StepHandle, failure_to_wit, json, optional_json, outcome_to_wit};
 use crate::engine::RunCtx;
+use crate::sandbox::cost;
+use crate::schema;
+use crate::store::Emission;
 
 impl Host for RunCtx {
     async fn wait(
@@ -40,21 +43,34 @@ impl Host for RunCtx {
         Ok(outcome_to_wit(self.perform(&op).await?))
     }
 
-    async fn start_ask(&mut self, question: Question) -> wasmtime::Result<Resource<StepHandle>> {
-        let op = Op::Ask { question: question_to_core(question)?, timeout_ms: None };
+    async fn start_ask(
+        &mut self,
+        question: Question,
+        timeout: Option<u64>,
+    ) -> wasmtime::Result<Resource<StepHandle>> {
+        let op = Op::Ask { question: question_to_core(question)?, timeout_ms: timeout };
         RunCtx::start(self, &op).await
     }
 
-    async fn post(&mut self, name: String, _payload: String) -> wasmtime::Result<()> {
-        let message = format!("`signal.post` ({name}) is unavailable in this version of wfhost");
-        Err(Misuse(Failure::new(FailureKind::Unavailable, message)).into())
+    async fn post(&mut self, name: String, payload: String) -> wasmtime::Result<()> {
+        limits::check("the name of a message", name.len(), limits::NAME_BYTES)?;
+        limits::check("a message", payload.len(), limits::SIGNAL_BYTES)?;
+        let bytes = name.len() + payload.len();
+        self.charge(cost::CALL + bytes as u64).await;
+        let payload = json("a message", payload)?;
+        self.give_out(bytes, |_, at| Emission::Message { name, payload, at })
     }
 }
 
 fn question_to_core(question: Question) -> wasmtime::Result<wfhost_core::Question> {
+    let schema = optional_json("a schema", question.schema)?;
+    if let Some(Err(error)) = schema.as_ref().map(schema::compile) {
+        let message = format!("the program asks with a JSON Schema that cannot be used: {error}");
+        return Err(Misuse(CoreFailure::new(FailureKind::Rejected, message)).into());
+    }
     Ok(wfhost_core::Question {
         prompt: question.prompt,
-        schema: optional_json("a schema", question.schema)?,
+        schema,
         choices: question.choices,
         details: optional_json("details of a question", question.details)?,
     })

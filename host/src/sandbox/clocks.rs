@@ -10,10 +10,7 @@ use crate::engine::RunCtx;
 pub(super) const NANOS_PER_MILLI: u64 = 1_000_000;
 
 pub(super) fn datetime(at: Timestamp) -> wall_clock::Datetime {
-    wall_clock::Datetime {
-        seconds: at.0 / 1_000,
-        nanoseconds: (at.0 % 1_000 * NANOS_PER_MILLI) as u32,
-    }
+    wall_clock::Datetime { seconds: at.0 / 1_000, nanoseconds: (at.0 % 1_000 * NANOS_PER_MILLI) as u32 }
 }
 
 impl RunCtx {

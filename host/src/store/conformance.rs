@@ -55,8 +55,7 @@ async fn create(store: &SharedStore, run: &str, key: Option<&str>) -> (Machine, 
         labels: vec![("run".to_owned(), run.to_owned())],
         parent: None,
         created_at: Timestamp(10),
-        owner: owner(1),
-        lease_until: Timestamp(10 + LEASE),
+        lease: Some((owner(1), Timestamp(10 + LEASE))),
         row: row(&mut machine),
     };
     (machine, store.create(new).await)
@@ -71,12 +70,14 @@ fn append(run: &str, row: Option<Row>) -> Append {
         consumed: Vec::new(),
         first_emission: 0,
         emissions: Vec::new(),
+        questions: Vec::new(),
+        module: None,
         next: Next::Go,
     }
 }
 
 fn claim<'a>(run: &'a RunId, owner: &'a Owner, now: u64, dead: Option<&'a Owner>) -> Claim<'a> {
-    Claim { run, owner, now: Timestamp(now), until: Timestamp(now + LEASE), dead }
+    Claim { run, owner, now: Timestamp(now), until: Timestamp(now + LEASE), dead, how: ClaimHow::Asked }
 }
 
 fn signal(name: &str, id: Option<&str>) -> MessageBody {
@@ -117,7 +118,8 @@ async fn a_journal_comes_back_as_it_was_appended() {
         let (mut machine, _) = create(&store, "r", None).await;
         assert!(machine.receive("s".to_owned(), Json::null(), None, Timestamp(20)));
         store.append(append("r", Some(row(&mut machine)))).await.unwrap();
-        let journal = wfhost_core::Journal::read(store.journal(&id("r")).await.unwrap()).unwrap();
+        let journal =
+            wfhost_core::Journal::read(store.journal(&id("r"), Position(0)).await.unwrap()).unwrap();
         assert_eq!(journal.head, machine.head());
         assert!(matches!(journal.entries[1].event, Event::Received { .. }));
         let info = store.run(&id("r")).await.unwrap().unwrap();
@@ -139,7 +141,7 @@ async fn a_stale_epoch_or_position_appends_nothing() {
         store.append(append("r", Some(row.clone()))).await.unwrap();
         // The same once more: the position has passed.
         assert_eq!(store.append(append("r", Some(row))).await, fenced);
-        assert_eq!(store.journal(&id("r")).await.unwrap().len(), 2);
+        assert_eq!(store.journal(&id("r"), Position(0)).await.unwrap().len(), 2);
         store.release(&id("r"), Epoch(1)).await.unwrap();
         assert_eq!(store.append(append("r", None)).await, fenced);
     }

@@ -7,8 +7,11 @@ use std::sync::{Mutex, PoisonError};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use wfhost_core::{Digest, Epoch, Failure, FailureKind, Json, Position, Row, RunId, Timestamp};
+use wfhost_core::{
+    Digest, Epoch, Failure, FailureKind, Json, Position, QuestionChange, Row, RunId, Step, Timestamp,
+};
 
+use super::sqlite::phase_line;
 use super::*;
 use crate::clock;
 
@@ -24,14 +27,19 @@ struct Data {
     modules: HashMap<Digest, (ModuleInfo, Vec<u8>)>,
     /// In the order of their creation.
     runs: Vec<Run>,
-    messages: i64,
+    inbox: i64,
+    /// What was committed, in order: the run and the index of its row.
+    commits: Vec<(RunId, usize)>,
+    deleted: Vec<RunId>,
 }
 
 #[derive(Debug)]
 struct Run {
     info: RunInfo,
     rows: Vec<Row>,
-    emissions: u64,
+    starts: u32,
+    messages: Vec<OutMessage>,
+    questions: BTreeMap<Step, (OpenQuestion, bool)>,
     logs: Vec<LogLine>,
     state: BTreeMap<String, Json>,
     inbox: Vec<Message>,
@@ -45,6 +53,69 @@ impl Data {
 
     fn run_mut(&mut self, id: &RunId) -> Option<&mut Run> {
         self.runs.iter_mut().find(|run| run.info.id == *id)
+    }
+}
+
+impl Data {
+    /// Refuses an id that is or was somebody's, and a module that is not there.
+    fn check_new(&self, id: &RunId, module: Digest) -> Result<()> {
+        if self.run(id).is_some() || self.deleted.contains(id) {
+            return Err(StoreError::IdTaken { id: id.clone() });
+        }
+        if !self.modules.contains_key(&module) {
+            return Err(StoreError::NoSuchModule(module));
+        }
+        Ok(())
+    }
+}
+
+impl Run {
+    fn change_questions(&mut self, changes: Vec<QuestionChange>) {
+        for change in changes {
+            match change {
+                QuestionChange::Asked { step, at, deadline, question } => {
+                    let question = OpenQuestion {
+                        run: self.info.id.clone(),
+                        workflow: self.info.workflow.clone(),
+                        step,
+                        asked_at: at,
+                        deadline,
+                        question,
+                    };
+                    self.questions.insert(step, (question, false));
+                }
+                QuestionChange::Closed { step } => drop(self.questions.remove(&step)),
+            }
+        }
+    }
+
+    fn settle(&mut self, next: Next) -> Appended {
+        let (state, outcome, waiting) = match next {
+            Next::Go => return Appended { due: false },
+            Next::Park(waiting) => {
+                if self.inbox.iter().any(|message| waiting.is_for(&message.body)) {
+                    return Appended { due: true };
+                }
+                (RunState::Waiting, None, Some(waiting))
+            }
+            Next::Pause => (RunState::Paused, None, None),
+            Next::Refuse { reason } => {
+                (RunState::Refused, Some(Err(Failure::new(FailureKind::Rejected, reason))), None)
+            }
+            Next::End { outcome } => {
+                self.questions.clear();
+                let state = RunState::of(Some(&outcome));
+                (state, Some(outcome), None)
+            }
+        };
+        self.starts = 0;
+        self.info.state = state;
+        self.info.outcome = outcome;
+        self.info.due_at = waiting.as_ref().and_then(|waiting| waiting.until);
+        self.info.waiting = waiting;
+        self.info.lease = None;
+        self.info.head = self.rows.last().map(|row| row.head);
+        Appended { due: false }
     }
 }
 
@@ -100,19 +171,15 @@ impl Store for MemStore {
             if let Some(known) = known {
                 return Ok(Created::Known(known.info.id.clone()));
             }
-            if data.run(&run.id).is_some() {
-                return Err(StoreError::IdTaken { id: run.id });
-            }
-            if !data.modules.contains_key(&run.module) {
-                return Err(StoreError::NoSuchModule(run.module));
-            }
+            data.check_new(&run.id, run.module)?;
+            data.commits.push((run.id.clone(), 0));
             data.runs.push(Run {
                 info: RunInfo {
                     id: run.id,
                     key: run.key,
                     workflow: run.workflow,
                     module: run.module,
-                    state: RunState::Running,
+                    state: if run.lease.is_some() { RunState::Running } else { RunState::Queued },
                     labels: run.labels,
                     parent: run.parent,
                     created_at: run.created_at,
@@ -122,10 +189,16 @@ impl Store for MemStore {
                     outcome: None,
                     waiting: None,
                     epoch: Epoch(1),
-                    lease: Some((run.owner, run.lease_until)),
+                    due_at: Some(run.lease.as_ref().map_or(run.created_at, |(_, until)| *until)),
+                    lease: run.lease,
+                    trouble: None,
+                    emissions: 0,
+                    head: None,
                 },
                 rows: vec![run.row],
-                emissions: 0,
+                starts: 0,
+                messages: Vec::new(),
+                questions: BTreeMap::new(),
                 logs: Vec::new(),
                 state: BTreeMap::new(),
                 inbox: Vec::new(),
@@ -138,21 +211,35 @@ impl Store for MemStore {
     fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Result<Claimed>> {
         self.change(|data| {
             let Some(run) = data.run_mut(claim.run) else { return Ok(Claimed::NoSuchRun) };
-            if run.info.state.is_final() {
+            let info = &mut run.info;
+            let reopens =
+                claim.how == ClaimHow::Reopen && matches!(info.state, RunState::Failed | RunState::Cancelled);
+            if info.state.is_final() && !reopens {
                 return Ok(Claimed::Ended);
             }
-            if let Some((owner, until)) = &run.info.lease
-                && *until > claim.now
-                && claim.dead != Some(owner)
-            {
-                return Ok(Claimed::Held { owner: owner.clone(), until: *until });
+            match &info.lease {
+                Some((owner, until)) if *until > claim.now && claim.dead != Some(owner) => {
+                    return Ok(Claimed::Held { owner: owner.clone(), until: *until });
+                }
+                None if claim.how == ClaimHow::Due && info.due_at.is_none_or(|due| due > claim.now) => {
+                    return Ok(Claimed::NotDue);
+                }
+                _ => {}
             }
-            run.info.epoch.0 += 1;
-            run.info.state = RunState::Running;
-            run.info.waiting = None;
-            run.info.outcome = None;
-            run.info.lease = Some((claim.owner.clone(), claim.until));
-            Ok(Claimed::Yes { epoch: run.info.epoch, emissions: run.emissions })
+            run.starts += 1;
+            info.epoch.0 += 1;
+            info.state = RunState::Running;
+            info.waiting = None;
+            info.outcome = None;
+            info.trouble = None;
+            info.due_at = Some(claim.until);
+            info.lease = Some((claim.owner.clone(), claim.until));
+            Ok(Claimed::Yes {
+                epoch: info.epoch,
+                emissions: info.emissions,
+                starts: run.starts,
+                module: info.module,
+            })
         })
     }
 
@@ -165,8 +252,11 @@ impl Store for MemStore {
             let mut lost = Vec::new();
             for (id, epoch) in leases {
                 let run = data.run_mut(id).filter(|run| run.info.epoch == *epoch);
-                match run.and_then(|run| run.info.lease.as_mut()) {
-                    Some(lease) => lease.1 = until,
+                match run.and_then(|run| Some((run.info.lease.as_mut()?, &mut run.info.due_at))) {
+                    Some((lease, due_at)) => {
+                        lease.1 = until;
+                        *due_at = Some(until);
+                    }
                     None => lost.push(id.clone()),
                 }
             }
@@ -174,12 +264,34 @@ impl Store for MemStore {
         })
     }
 
-    fn release<'a>(&'a self, run: &'a RunId, epoch: Epoch) -> BoxFuture<'a, Result<()>> {
+    fn release<'a>(
+        &'a self,
+        run: &'a RunId,
+        epoch: Epoch,
+        trouble: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<()>> {
         self.change(|data| {
-            if let Some(run) = data.run_mut(run).filter(|run| run.info.epoch == epoch) {
+            let run = data.run_mut(run).filter(|run| run.info.epoch == epoch && run.info.lease.is_some());
+            if let Some(run) = run {
+                run.starts = 0;
                 run.info.lease = None;
+                run.info.due_at = Some(Timestamp(0));
+                run.info.trouble = trouble.map(str::to_owned);
             }
             Ok(())
+        })
+    }
+
+    fn unpause<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<bool>> {
+        self.change(|data| {
+            let run = data.run_mut(run);
+            let run = run.filter(|run| matches!(run.info.state, RunState::Paused | RunState::Refused));
+            Ok(run.is_some_and(|run| {
+                run.info.state = RunState::Running;
+                run.info.outcome = None;
+                run.info.due_at = Some(Timestamp(0));
+                true
+            }))
         })
     }
 
@@ -193,74 +305,176 @@ impl Store for MemStore {
             if append.row.as_ref().is_some_and(|row| row.first != run.info.entries) {
                 return Err(fenced());
             }
+            let mut committed = None;
             if let Some(row) = append.row {
+                run.starts = 0;
                 run.info.entries.0 += u64::from(row.count);
                 run.info.updated_at = append.at;
+                committed = Some((append.run.clone(), run.rows.len()));
                 run.rows.push(row);
             }
+            run.info.module = append.module.unwrap_or(run.info.module);
             run.inbox.retain(|message| !append.consumed.contains(&message.id));
+            run.change_questions(append.questions);
             for (number, emission) in (append.first_emission..).zip(append.emissions) {
-                if number < run.emissions {
+                if number < run.info.emissions {
                     continue;
                 }
-                run.emissions = number + 1;
+                run.info.emissions = number + 1;
                 match emission {
                     Emission::Log(line) => run.logs.push(LogLine { number, ..line }),
                     Emission::State { key, value } => drop(run.state.insert(key, value)),
-                    Emission::Phase { title, .. } => run.info.phase = Some(title),
+                    Emission::Phase { title, at } => {
+                        run.logs.push(phase_line(number, at, &title));
+                        run.info.phase = Some(title);
+                    }
+                    Emission::Message { name, payload, at } => {
+                        run.messages.push(OutMessage { number, at, name, payload });
+                    }
                 }
             }
-            let (state, outcome, waiting) = match append.next {
-                Next::Go => return Ok(Appended { due: false }),
-                Next::Park(waiting) => {
-                    let wakes = |message: &Message| match &message.body {
-                        MessageBody::Signal { name, .. } => waiting.signals.contains(name),
-                        MessageBody::Cancel { .. } => true,
-                    };
-                    if run.inbox.iter().any(wakes) {
-                        return Ok(Appended { due: true });
-                    }
-                    (RunState::Waiting, None, Some(waiting))
-                }
-                Next::Refuse { reason } => {
-                    (RunState::Refused, Some(Err(Failure::new(FailureKind::Rejected, reason))), None)
-                }
-                Next::End { outcome } => {
-                    let state = match &outcome {
-                        Ok(_) => RunState::Completed,
-                        Err(failure) if failure.kind == FailureKind::Cancelled => RunState::Cancelled,
-                        Err(_) => RunState::Failed,
-                    };
-                    (state, Some(outcome), None)
-                }
-            };
-            run.info.state = state;
-            run.info.outcome = outcome;
-            run.info.waiting = waiting;
-            run.info.lease = None;
-            Ok(Appended { due: false })
+            let appended = run.settle(append.next);
+            data.commits.extend(committed);
+            Ok(appended)
         })
     }
 
-    fn journal<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<Row>>> {
-        self.look(|data| data.run(run).map(|run| run.rows.clone()).unwrap_or_default())
+    fn journal<'a>(&'a self, run: &'a RunId, from: Position) -> BoxFuture<'a, Result<Vec<Row>>> {
+        self.look(|data| {
+            let rows = data.run(run).into_iter().flat_map(|run| &run.rows);
+            rows.filter(|row| row.first >= from).cloned().collect()
+        })
+    }
+
+    fn import(&self, run: ImportedRun) -> BoxFuture<'_, Result<()>> {
+        self.change(|data| {
+            data.check_new(&run.info.id, run.info.module)?;
+            let key = run.info.key.clone();
+            let taken = data.runs.iter().any(|known| key.is_some() && known.info.key == key);
+            let ended = run.info.state.is_final();
+            data.commits.extend((0..run.rows.len()).map(|index| (run.info.id.clone(), index)));
+            let mut imported = Run {
+                info: RunInfo {
+                    key: key.filter(|_| !taken),
+                    state: if ended { run.info.state } else { RunState::Paused },
+                    outcome: run.info.outcome.clone().filter(|_| ended),
+                    waiting: None,
+                    lease: None,
+                    due_at: None,
+                    trouble: None,
+                    emissions: run.emissions,
+                    head: run.rows.last().map(|row| row.head),
+                    ..run.info
+                },
+                rows: run.rows,
+                starts: 0,
+                messages: run.messages,
+                questions: BTreeMap::new(),
+                logs: run.logs,
+                state: run.state.into_iter().collect(),
+                seen: Vec::new(),
+                inbox: Vec::new(),
+            };
+            for message in run.inbox {
+                data.inbox += 1;
+                imported.inbox.push(Message { id: MessageId(data.inbox), ..message });
+            }
+            imported.change_questions(run.questions);
+            data.runs.push(imported);
+            Ok(())
+        })
+    }
+
+    fn delete<'a>(&'a self, run: &'a RunId, now: Timestamp) -> BoxFuture<'a, Result<Deleted>> {
+        self.change(|data| {
+            let Some(index) = data.runs.iter().position(|known| known.info.id == *run) else {
+                return Ok(Deleted::NoSuchRun);
+            };
+            if let Some((owner, until)) = &data.runs[index].info.lease
+                && *until > now
+            {
+                return Ok(Deleted::Held { owner: owner.clone(), until: *until });
+            }
+            data.runs.remove(index);
+            data.deleted.push(run.clone());
+            Ok(Deleted::Yes)
+        })
+    }
+
+    fn delete_unused_modules(&self, before: Timestamp) -> BoxFuture<'_, Result<usize>> {
+        self.change(|data| {
+            let used: Vec<_> = data.runs.iter().map(|run| run.info.module).collect();
+            let all = data.modules.len();
+            data.modules.retain(|digest, (info, _)| info.added_at >= before || used.contains(digest));
+            Ok(all - data.modules.len())
+        })
+    }
+
+    fn due(&self, now: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<RunId>>> {
+        self.look(|data| {
+            let mut due: Vec<_> =
+                data.runs.iter().filter(|run| run.info.due_at.is_some_and(|due| due <= now)).collect();
+            due.sort_by_key(|run| run.info.due_at);
+            due.into_iter().take(limit).map(|run| run.info.id.clone()).collect()
+        })
+    }
+
+    fn next_due(&self, now: Timestamp) -> BoxFuture<'_, Result<Option<Timestamp>>> {
+        self.look(|data| data.runs.iter().filter_map(|run| run.info.due_at).filter(|due| *due > now).min())
+    }
+
+    fn owners(&self) -> BoxFuture<'_, Result<Vec<Owner>>> {
+        self.look(|data| {
+            let mut owners: Vec<Owner> = Vec::new();
+            for (owner, _) in data.runs.iter().filter_map(|run| run.info.lease.as_ref()) {
+                if !owners.contains(owner) {
+                    owners.push(owner.clone());
+                }
+            }
+            owners
+        })
+    }
+
+    fn owned<'a>(&'a self, owner: &'a Owner) -> BoxFuture<'a, Result<Vec<RunId>>> {
+        self.look(|data| {
+            let owned =
+                data.runs.iter().filter(|run| run.info.lease.as_ref().is_some_and(|(own, _)| own == owner));
+            owned.map(|run| run.info.id.clone()).collect()
+        })
     }
 
     fn post(&self, message: NewMessage) -> BoxFuture<'_, Result<Posted>> {
         self.change(|data| {
-            data.messages += 1;
-            let id = MessageId(data.messages);
+            data.inbox += 1;
+            let id = MessageId(data.inbox);
             let Some(run) = data.run_mut(&message.run) else { return Ok(Posted::NoSuchRun) };
-            if let MessageBody::Signal { id: Some(dedupe), .. } = &message.body {
-                if run.seen.contains(dedupe) {
-                    return Ok(Posted::Duplicate);
-                }
-                if !run.info.state.is_final() {
-                    run.seen.push(dedupe.clone());
-                }
+            let dedupe = match &message.body {
+                MessageBody::Signal { id, .. } => id.clone(),
+                _ => None,
+            };
+            if dedupe.as_ref().is_some_and(|dedupe| run.seen.contains(dedupe)) {
+                return Ok(Posted::Duplicate);
             }
             if run.info.state.is_final() {
                 return Ok(Posted::Ended);
+            }
+            match &message.body {
+                MessageBody::Pause if run.info.lease.is_none() => {
+                    run.info.state = RunState::Paused;
+                    run.info.due_at = None;
+                    return Ok(Posted::Added);
+                }
+                MessageBody::Answer { step, .. } => match run.questions.get_mut(step) {
+                    Some((_, answered)) if !*answered => *answered = true,
+                    _ => return Ok(Posted::NoQuestion),
+                },
+                _ => {}
+            }
+            run.seen.extend(dedupe);
+            if run.info.waiting.as_ref().is_some_and(|waiting| waiting.is_for(&message.body))
+                && run.info.state == RunState::Waiting
+            {
+                run.info.due_at = Some(Timestamp(0));
             }
             run.inbox.push(Message { id, at: message.at, body: message.body });
             Ok(Posted::Added)
@@ -285,6 +499,8 @@ impl Store for MemStore {
                 (filter.states.is_empty() || filter.states.contains(&info.state))
                     && filter.workflow.as_ref().is_none_or(|workflow| info.workflow == *workflow)
                     && filter.labels.iter().all(|label| info.labels.contains(label))
+                    && filter.since.is_none_or(|since| info.created_at >= since)
+                    && filter.idle_since.is_none_or(|since| info.updated_at < since)
                     && filter.prefix.as_ref().is_none_or(|prefix| info.id.as_str().starts_with(prefix))
             };
             let newest_first = data.runs[..end].iter().rev().map(|run| &run.info);
@@ -296,6 +512,45 @@ impl Store for MemStore {
         self.look(|data| {
             let lines = data.run(run).into_iter().flat_map(|run| &run.logs);
             lines.filter(|line| line.number >= from).take(limit).cloned().collect()
+        })
+    }
+
+    fn messages<'a>(
+        &'a self,
+        run: &'a RunId,
+        after: Option<u64>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<OutMessage>>> {
+        self.look(|data| {
+            let messages = data.run(run).into_iter().flat_map(|run| &run.messages);
+            let wanted = messages.filter(|message| after.is_none_or(|after| message.number > after));
+            wanted.take(limit).cloned().collect()
+        })
+    }
+
+    fn questions<'a>(
+        &'a self,
+        run: Option<&'a RunId>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<OpenQuestion>>> {
+        self.look(|data| {
+            let runs = data.runs.iter().filter(|known| run.is_none_or(|run| known.info.id == *run));
+            let open = runs.flat_map(|run| run.questions.values()).filter(|(_, answered)| !answered);
+            let mut open: Vec<_> = open.map(|(question, _)| question.clone()).collect();
+            open.sort_by_key(|question| question.asked_at);
+            open.truncate(limit);
+            open
+        })
+    }
+
+    fn changes(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Change>>> {
+        self.look(|data| {
+            let places = data.commits.iter().zip(1..).filter(|(_, place)| *place > after);
+            let changes = places.filter_map(|((run, index), place)| {
+                let row = data.run(run)?.rows.get(*index)?.clone();
+                Some(Change { place, run: run.clone(), row })
+            });
+            changes.take(limit).collect()
         })
     }
 

@@ -16,7 +16,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use wfhost_core::{Digest, Epoch, Json, Outcome, Position, Row, RunId, Timestamp};
+use wfhost_core::{
+    Digest, Epoch, FailureKind, Json, Outcome, Position, Question, QuestionChange, Row, RunId, Step,
+    Timestamp,
+};
 
 pub use self::mem::MemStore;
 pub use self::sqlite::{SqliteOptions, SqliteStore, Synchronous};
@@ -46,9 +49,10 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn create(&self, run: NewRun) -> BoxFuture<'_, Result<Created>>;
 
     /// Makes `owner` the one that advances the run until `until`, under a new
-    /// epoch, unless the run has ended or somebody else's lease is running at
-    /// `now`. `dead`: an owner that the caller knows to have died; its lease
-    /// counts as over.
+    /// epoch, unless [`Claim::how`] forbids it or somebody else's lease is
+    /// running at `now`. `dead`: an owner that the caller knows to have died;
+    /// its lease counts as over. The claim is counted until it brings forth an
+    /// entry or ends in order.
     fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Result<Claimed>>;
 
     /// Extends the leases of these runs to `until`. Gives those whose epoch is
@@ -59,8 +63,19 @@ pub trait Store: Send + Sync + fmt::Debug {
         until: Timestamp,
     ) -> BoxFuture<'a, Result<Vec<RunId>>>;
 
-    /// Gives a lease up without another change. Nothing happens if it is lost already.
-    fn release<'a>(&'a self, run: &'a RunId, epoch: Epoch) -> BoxFuture<'a, Result<()>>;
+    /// Gives a lease up: the run is due at once, for whoever can advance it.
+    /// `trouble` is why the caller could not. Nothing happens if the lease is
+    /// lost already.
+    fn release<'a>(
+        &'a self,
+        run: &'a RunId,
+        epoch: Epoch,
+        trouble: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<()>>;
+
+    /// A run that nobody advances because it is paused or refused is due again. False if it is not
+    /// in such a state.
+    fn unpause<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<bool>>;
 
     /// Appends to a journal, in one transaction with everything that goes with
     /// it. [`StoreError::Fenced`], and nothing changed, if the epoch is not the
@@ -70,14 +85,44 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// the next one.
     fn append(&self, append: Append) -> BoxFuture<'_, Result<Appended>>;
 
-    /// The rows of a journal in their order.
-    fn journal<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<Row>>>;
+    /// The rows of a journal in their order, from the one that begins at or
+    /// behind `from`.
+    fn journal<'a>(&'a self, run: &'a RunId, from: Position) -> BoxFuture<'a, Result<Vec<Row>>>;
+
+    /// Puts a run with all that belongs to it into the store, as it was taken
+    /// out of another one. A run that has not ended is paused.
+    fn import(&self, run: ImportedRun) -> BoxFuture<'_, Result<()>>;
+
+    /// Removes a run with everything that belongs to it. Its id is not given
+    /// to another one.
+    fn delete<'a>(&'a self, run: &'a RunId, now: Timestamp) -> BoxFuture<'a, Result<Deleted>>;
+
+    /// Removes modules that no run is executed with and that were added before
+    /// `before`. Gives how many.
+    fn delete_unused_modules(&self, before: Timestamp) -> BoxFuture<'_, Result<usize>>;
+
+    // Work.
+
+    /// Runs that can be advanced at `now`: they wait for nobody, their deadline
+    /// has come, something was sent to them, or their lease is over. Those that
+    /// were due first come first.
+    fn due(&self, now: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<RunId>>>;
+
+    /// When the next run will be due that is not so at `now`.
+    fn next_due(&self, now: Timestamp) -> BoxFuture<'_, Result<Option<Timestamp>>>;
+
+    /// The processes that have leases.
+    fn owners(&self) -> BoxFuture<'_, Result<Vec<Owner>>>;
+
+    /// The runs that a process has leases of.
+    fn owned<'a>(&'a self, owner: &'a Owner) -> BoxFuture<'a, Result<Vec<RunId>>>;
 
     // What comes from outside.
 
     /// Puts a message into the inbox of a run, where the next host that
-    /// advances it will find it. With a signal's id that was used before for
-    /// this run nothing is added.
+    /// advances it will find it, and makes the run due if it waits for that.
+    /// With a signal's id that was used before for this run nothing is added.
+    /// A run that nobody advances is paused at once, without a message.
     fn post(&self, message: NewMessage) -> BoxFuture<'_, Result<Posted>>;
 
     /// The messages that a run has not taken yet, oldest first.
@@ -93,6 +138,24 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Lines of a run's log with a number of at least `from`, in order.
     fn logs<'a>(&'a self, run: &'a RunId, from: u64, limit: usize) -> BoxFuture<'a, Result<Vec<LogLine>>>;
+
+    /// What a run has posted for outsiders, with a number greater than `after`, in order.
+    fn messages<'a>(
+        &'a self,
+        run: &'a RunId,
+        after: Option<u64>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<OutMessage>>>;
+
+    /// Questions that nobody has answered, oldest first; of one run or of all.
+    fn questions<'a>(
+        &'a self,
+        run: Option<&'a RunId>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<OpenQuestion>>>;
+
+    /// What was committed behind the place `after`, of all runs, in order.
+    fn changes(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Change>>>;
 
     /// What a run has published, by key.
     fn state<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<(String, Json)>>>;
@@ -143,8 +206,8 @@ pub struct NewRun {
     pub labels: Vec<(String, String)>,
     pub parent: Option<RunId>,
     pub created_at: Timestamp,
-    pub owner: Owner,
-    pub lease_until: Timestamp,
+    /// Who advances it, until when; if nobody does, it is due at once.
+    pub lease: Option<(Owner, Timestamp)>,
     /// The first entries of the journal, at position 0.
     pub row: Row,
 }
@@ -164,15 +227,34 @@ pub struct Claim<'a> {
     pub now: Timestamp,
     pub until: Timestamp,
     pub dead: Option<&'a Owner>,
+    pub how: ClaimHow,
+}
+
+/// Which runs a claim is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClaimHow {
+    /// Those that are due.
+    Due,
+    /// Any that has not ended: somebody asked for it.
+    Asked,
+    /// Also those that failed or were cancelled.
+    Reopen,
 }
 
 #[derive(Clone, PartialEq, Debug)]
 pub enum Claimed {
-    /// The run is the caller's. `emissions`: how many are stored.
+    /// The run is the caller's.
     Yes {
         epoch: Epoch,
+        /// How many are stored.
         emissions: u64,
+        /// Claims since the last entry that did not end in order, this one included.
+        starts: u32,
+        /// The module that it is executed with.
+        module: Digest,
     },
+    /// It is paused, refused, or waits for something that has not happened.
+    NotDue,
     /// Somebody else's lease is running.
     Held {
         owner: Owner,
@@ -186,10 +268,14 @@ pub enum Claimed {
 /// The states of a run that are stored.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum RunState {
+    /// Nobody has advanced it yet.
+    Queued,
     /// Somebody advances it, or did when he died.
     Running,
     /// It waits for time or signals only.
     Waiting,
+    /// Somebody asked for it to be left alone.
+    Paused,
     /// Its module departs from its journal; nothing is lost.
     Refused,
     Completed,
@@ -198,14 +284,24 @@ pub enum RunState {
 }
 
 impl RunState {
-    pub const ALL: [Self; 6] =
-        [Self::Running, Self::Waiting, Self::Refused, Self::Completed, Self::Failed, Self::Cancelled];
+    pub const ALL: [Self; 8] = [
+        Self::Queued,
+        Self::Running,
+        Self::Waiting,
+        Self::Paused,
+        Self::Refused,
+        Self::Completed,
+        Self::Failed,
+        Self::Cancelled,
+    ];
 
     /// The word that is stored and shown.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Queued => "queued",
             Self::Running => "running",
             Self::Waiting => "waiting",
+            Self::Paused => "paused",
             Self::Refused => "refused",
             Self::Completed => "completed",
             Self::Failed => "failed",
@@ -215,6 +311,16 @@ impl RunState {
 
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+
+    /// The state of a run that ended so; `Running` if it has not.
+    pub fn of(outcome: Option<&Outcome>) -> Self {
+        match outcome {
+            None => Self::Running,
+            Some(Ok(_)) => Self::Completed,
+            Some(Err(failure)) if failure.kind == FailureKind::Cancelled => Self::Cancelled,
+            Some(Err(_)) => Self::Failed,
+        }
     }
 
     /// Whether nothing can change any more.
@@ -237,6 +343,10 @@ pub struct Append {
     /// What the program gave out, in order; `first_emission` numbers the first.
     pub first_emission: u64,
     pub emissions: Vec<Emission>,
+    /// Questions that these entries ask or close.
+    pub questions: Vec<QuestionChange>,
+    /// The module that the run is executed with from now on.
+    pub module: Option<Digest>,
     /// What becomes of the run.
     pub next: Next,
 }
@@ -245,8 +355,76 @@ pub struct Append {
 #[derive(Clone, PartialEq, Debug)]
 pub enum Emission {
     Log(LogLine),
-    State { key: String, value: Json },
-    Phase { title: String, at: Timestamp },
+    State {
+        key: String,
+        value: Json,
+    },
+    /// Also a line of the log, with the field `phase`.
+    Phase {
+        title: String,
+        at: Timestamp,
+    },
+    Message {
+        name: String,
+        payload: Json,
+        at: Timestamp,
+    },
+}
+
+/// What a run posted for outsiders.
+#[derive(Clone, PartialEq, Debug)]
+pub struct OutMessage {
+    /// Its number among the run's emissions: greater for later ones.
+    pub number: u64,
+    /// Virtual time.
+    pub at: Timestamp,
+    pub name: String,
+    pub payload: Json,
+}
+
+/// A question that waits for an answer.
+#[derive(Clone, PartialEq, Debug)]
+pub struct OpenQuestion {
+    pub run: RunId,
+    pub workflow: String,
+    pub step: Step,
+    pub asked_at: Timestamp,
+    pub deadline: Option<Timestamp>,
+    pub question: Question,
+}
+
+/// What one commit appended to one run.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Change {
+    /// The place among all commits: later ones are greater.
+    pub place: u64,
+    pub run: RunId,
+    pub row: Row,
+}
+
+/// A run as it is taken from one store to another.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ImportedRun {
+    /// The lease is not taken along.
+    pub info: RunInfo,
+    pub rows: Vec<Row>,
+    pub emissions: u64,
+    pub logs: Vec<LogLine>,
+    pub messages: Vec<OutMessage>,
+    pub state: Vec<(String, Json)>,
+    pub inbox: Vec<Message>,
+    pub questions: Vec<QuestionChange>,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum Deleted {
+    Yes,
+    /// Somebody advances it.
+    Held {
+        owner: Owner,
+        until: Timestamp,
+    },
+    NoSuchRun,
 }
 
 /// A line of a run's log.
@@ -295,6 +473,8 @@ pub enum Next {
     /// it is in its inbox: then it goes on as with `Go`, and
     /// [`Appended::due`] says so.
     Park(Waiting),
+    /// It is left alone until somebody asks for it; the lease is given up.
+    Pause,
     /// The module departs from the journal; the lease is given up.
     Refuse { reason: String },
     /// It has ended; the lease is given up.
@@ -306,8 +486,20 @@ pub enum Next {
 pub struct Waiting {
     /// The earliest deadline.
     pub until: Option<Timestamp>,
-    /// The names of signals, sorted. Requests to stop always wake a run.
+    /// The names of signals, sorted. Requests to stop and answers always wake a run.
     pub signals: Vec<String>,
+    /// Whether it waits for answers of people.
+    pub people: bool,
+}
+
+impl Waiting {
+    /// Whether this wakes the run.
+    pub fn is_for(&self, body: &MessageBody) -> bool {
+        match body {
+            MessageBody::Signal { name, .. } => self.signals.contains(name),
+            MessageBody::Cancel { .. } | MessageBody::Pause | MessageBody::Answer { .. } => true,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -330,8 +522,23 @@ pub struct NewMessage {
 /// Something from outside to a run.
 #[derive(Clone, PartialEq, Debug)]
 pub enum MessageBody {
-    Signal { name: String, payload: Json, id: Option<String> },
-    Cancel { reason: Option<String> },
+    Signal {
+        name: String,
+        payload: Json,
+        id: Option<String>,
+    },
+    Cancel {
+        reason: Option<String>,
+    },
+    /// Begins nothing new.
+    Pause,
+    /// Ends a question.
+    Answer {
+        step: Step,
+        outcome: Outcome,
+        by: Option<String>,
+        note: Option<String>,
+    },
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -349,6 +556,8 @@ pub enum Posted {
     Duplicate,
     /// The run has ended.
     Ended,
+    /// The run does not ask that, or it was answered.
+    NoQuestion,
     NoSuchRun,
 }
 
@@ -358,6 +567,7 @@ pub struct RunInfo {
     pub id: RunId,
     pub key: Option<String>,
     pub workflow: String,
+    /// What it is executed with.
     pub module: Digest,
     pub state: RunState,
     pub labels: Vec<(String, String)>,
@@ -376,6 +586,14 @@ pub struct RunInfo {
     pub epoch: Epoch,
     /// Who advances it, and until when the lease runs.
     pub lease: Option<(Owner, Timestamp)>,
+    /// When it can be advanced by whoever is there.
+    pub due_at: Option<Timestamp>,
+    /// Why the host that tried last could not advance it.
+    pub trouble: Option<String>,
+    /// The number of its emissions.
+    pub emissions: u64,
+    /// The head of the chain when the run was left the last time.
+    pub head: Option<Digest>,
 }
 
 /// Which runs to list.
@@ -389,12 +607,25 @@ pub struct RunFilter {
     pub prefix: Option<String>,
     /// Only runs created before this one.
     pub before: Option<RunId>,
+    /// Only runs created at this time or later.
+    pub since: Option<Timestamp>,
+    /// Only runs whose latest entry is older.
+    pub idle_since: Option<Timestamp>,
     pub limit: usize,
 }
 
 impl Default for RunFilter {
     fn default() -> Self {
-        Self { states: Vec::new(), workflow: None, labels: Vec::new(), prefix: None, before: None, limit: 50 }
+        Self {
+            states: Vec::new(),
+            workflow: None,
+            labels: Vec::new(),
+            prefix: None,
+            before: None,
+            since: None,
+            idle_since: None,
+            limit: 50,
+        }
     }
 }
 

@@ -27,6 +27,9 @@ impl From<&str> for Refusal {
 
 impl Machine {
     pub(super) fn append(&mut self, clock: Timestamp, event: Event) -> Position {
+        if let Some(module) = self.moving.take() {
+            self.append(clock, Event::Moved { module });
+        }
         let entry = Entry { at: clock.max(self.last_at), event };
         let start = self.unsaved.bytes.len();
         entry.encode_to(&mut self.unsaved.bytes);
@@ -54,6 +57,7 @@ impl Machine {
             (Status::New, Event::Started(_)) => {
                 self.status = Status::Running;
                 self.started_at = at;
+                self.module = self.started.module;
                 self.observe(position, at);
             }
             (Status::New, _) => return Err("a journal begins with `started`".into()),
@@ -77,6 +81,19 @@ impl Machine {
                 let done = Done { position, at, outcome: outcome.into() };
                 let watchers = self.steps.complete(step, done)?;
                 self.sets.ready(step, position, &watchers);
+            }
+            (Status::Running, Event::Answered { step, outcome, .. }) => {
+                let done = Done { position, at, outcome: outcome.into() };
+                let watchers = self.steps.answer(step, done)?;
+                self.sets.ready(step, position, &watchers);
+            }
+            (Status::Running, Event::Moved { module }) => {
+                self.module = module;
+                self.moved = !recorded;
+            }
+            (Status::Running, Event::Retried { from, emissions, .. }) => {
+                // What is void was left out before; see `retry`.
+                self.restarts.push_back((from, emissions));
             }
             (Status::Running, Event::Cancelled { step }) => {
                 self.steps.cancel(step)?;

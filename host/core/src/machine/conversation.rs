@@ -4,7 +4,9 @@
 mod calls;
 mod ends;
 mod mismatches;
+mod people;
 mod resuming;
+mod retries;
 mod sets;
 mod signals;
 mod time;

@@ -21,6 +21,7 @@
 mod apply;
 mod mismatch;
 mod random;
+mod retry;
 mod steps;
 mod waitset;
 
@@ -36,14 +37,15 @@ use minicbor::bytes::ByteVec;
 use self::apply::Refusal;
 pub use self::mismatch::Mismatch;
 use self::random::Random;
-pub use self::steps::OpenStep;
+pub use self::retry::{CannotRetry, Retry as RetryPlan, plan_retry};
 use self::steps::Steps;
+pub use self::steps::{OpenStep, QuestionChange};
 pub use self::waitset::SetId;
 use self::waitset::WaitSets;
 use crate::entry::{Entry, Event, Recorded, Started, decode_op, encode_op};
 use crate::journal::{GENESIS, Journal, JournalError};
 use crate::limits::{self, TooLarge};
-use crate::{Digest, Failure, FailureKind, Json, Op, Outcome, Position, Step, Timestamp};
+use crate::{Digest, Failure, FailureKind, Json, Op, Outcome, Position, Row, Step, Timestamp};
 
 /// Why the program cannot go on.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
@@ -84,6 +86,13 @@ pub struct Unsaved {
     pub bytes: Vec<u8>,
     /// The head of the chain after them.
     pub head: Digest,
+}
+
+impl From<Unsaved> for Row {
+    fn from(unsaved: Unsaved) -> Self {
+        let Unsaved { first, count, bytes, head } = unsaved;
+        Self { first, count, bytes, head }
+    }
 }
 
 /// An entry that the program originated and has not come to again.
@@ -136,6 +145,14 @@ pub struct Machine {
     resumed: bool,
     emitted: u64,
     emissions_saved: u64,
+    /// Where the program was begun again, and the number of its next emission there.
+    restarts: VecDeque<(Position, u64)>,
+    /// The module that the run is executed with.
+    module: Digest,
+    /// The module that it is to be executed with from the next entry on.
+    moving: Option<Digest>,
+    /// It was moved, and the driver does not know yet.
+    moved: bool,
 }
 
 impl Machine {
@@ -149,6 +166,7 @@ impl Machine {
     /// The machine of a run that has a journal. `emissions_saved` is the
     /// number of its emissions (see [`Machine::emit`]) that are stored.
     pub fn open(journal: Journal, emissions_saved: u64) -> Result<Self, JournalError> {
+        let void = retry::Void::of(&journal.entries);
         let mut entries = journal.entries.into_iter();
         let (first_at, started) = match entries.next() {
             Some(Entry { at, event: Event::Started(started) }) => (at, started),
@@ -164,11 +182,27 @@ impl Machine {
         for entry in std::iter::once(first).chain(entries) {
             let position = machine.next;
             machine.next.0 += 1;
+            let entry = match void.of_entry(position, entry) {
+                Ok(entry) => entry,
+                Err(void) => {
+                    machine.last_at = machine.last_at.max(void.at);
+                    // Its number, and so its idempotency key, is never given to another one.
+                    if let Event::Scheduled { step, .. } = void.event {
+                        machine.steps.skip(step);
+                    }
+                    continue;
+                }
+            };
             machine.apply(position, entry, true).map_err(|refusal| match refusal {
                 Refusal::Illegal(reason) => JournalError::Illegal { position, reason },
                 Refusal::Unreadable(error) => JournalError::Entry(error),
             })?;
         }
+        for (&step, &at) in &void.reopened {
+            machine.steps.reopen(step, at);
+        }
+        // What changed when the journal was written is known already.
+        machine.steps.take_questions();
         machine.head = journal.head;
         machine.unsaved.first = machine.next;
         machine.unsaved.head = journal.head;
@@ -178,6 +212,10 @@ impl Machine {
     fn empty(started: Started) -> Self {
         Self {
             random: Random::new(&started.seed),
+            module: started.module,
+            moving: None,
+            moved: false,
+            restarts: VecDeque::new(),
             started,
             started_at: Timestamp(0),
             status: Status::New,
@@ -401,6 +439,12 @@ impl Machine {
     /// of the log, published state, messages. Gives the number, counted from
     /// 0, or none if it was stored in an earlier execution.
     pub fn emit(&mut self) -> Option<u64> {
+        while let Some(&(from, next)) = self.restarts.front()
+            && self.observed >= from
+        {
+            self.emitted = next;
+            self.restarts.pop_front();
+        }
         let number = self.emitted;
         self.emitted += 1;
         (number >= self.emissions_saved).then_some(number)
@@ -434,6 +478,37 @@ impl Machine {
         }
         self.append(clock, Event::Completed { step, outcome: outcome.into() });
         true
+    }
+
+    /// Somebody answered a question. False if nobody waits for it any more.
+    pub fn answer(
+        &mut self,
+        step: Step,
+        outcome: Outcome,
+        by: Option<String>,
+        note: Option<String>,
+        clock: Timestamp,
+    ) -> bool {
+        if self.outcome().is_some() || !self.steps.is_question(step) {
+            return false;
+        }
+        self.append(clock, Event::Answered { step, outcome: outcome.into(), by, note });
+        true
+    }
+
+    /// From the next entry on the run is executed with another module.
+    pub fn move_to(&mut self, module: Digest) {
+        self.moving = (module != self.module).then_some(module);
+    }
+
+    /// Records that the run was moved, if that is not done yet. Only for a
+    /// program that has come through its journal.
+    pub fn settle_move(&mut self, clock: Timestamp) {
+        if self.outcome().is_none()
+            && let Some(module) = self.moving.take()
+        {
+            self.append(clock, Event::Moved { module });
+        }
     }
 
     /// A signal came in. False if the run has ended.
@@ -530,6 +605,32 @@ impl Machine {
             Status::Ended(outcome) => Some(outcome),
             Status::New | Status::Running => None,
         }
+    }
+
+    /// The module that the run was moved to since the last time, if it was.
+    pub fn take_moved(&mut self) -> Option<Digest> {
+        std::mem::take(&mut self.moved).then_some(self.module)
+    }
+
+    /// Whether a question is open.
+    pub fn asks_people(&self) -> bool {
+        self.steps.asks_people()
+    }
+
+    /// The module that the run is executed with.
+    pub fn module(&self) -> Digest {
+        self.module
+    }
+
+    /// Questions that were asked, and those that are not open any more, since
+    /// the last time, in order.
+    pub fn take_questions(&mut self) -> Vec<QuestionChange> {
+        self.steps.take_questions()
+    }
+
+    /// The questions that are open, as if they had just been asked.
+    pub fn open_questions(&self) -> Vec<QuestionChange> {
+        self.steps.open_questions()
     }
 
     /// The steps that are not done, in their order.

@@ -7,7 +7,16 @@ use minicbor::bytes::ByteVec;
 
 use super::{Refusal, SetId};
 use crate::entry::decode_op;
-use crate::{Failure, FailureKind, Json, Op, Outcome, Position, Step, Timestamp, spell_millis};
+use crate::{Failure, FailureKind, Json, Op, Outcome, Position, Question, Step, Timestamp, spell_millis};
+
+/// What changes in the list of open questions.
+#[derive(Clone, PartialEq, Debug)]
+pub enum QuestionChange {
+    /// The program asks; nobody may answer before that is committed.
+    Asked { step: Step, at: Timestamp, deadline: Option<Timestamp>, question: Question },
+    /// It was answered, timed out, or is not asked any more.
+    Closed { step: Step },
+}
 
 /// How a step ended, and where in the journal that stands.
 #[derive(Debug)]
@@ -43,12 +52,17 @@ enum Kind {
         name: String,
         deadline: Option<(Timestamp, u64)>,
     },
+    /// A person answers it.
+    Question {
+        deadline: Option<(Timestamp, u64)>,
+    },
 }
 
 #[derive(Debug)]
 struct State {
     kind: Kind,
     scheduled: Position,
+    at: Timestamp,
     attempts: u32,
     done: Option<Done>,
     cancelled: bool,
@@ -84,6 +98,9 @@ pub(super) struct Steps {
     working: BTreeSet<Step>,
     timers: BTreeSet<(Timestamp, Step)>,
     signals: HashMap<String, Queue>,
+    /// Open steps that a person ends.
+    questions: BTreeSet<Step>,
+    question_changes: Vec<QuestionChange>,
     starts: Vec<Step>,
     aborts: Vec<Step>,
 }
@@ -121,9 +138,19 @@ impl Steps {
                 }
                 Kind::Work { repeat }
             }
-            Peeked::Timer(Op::SleepUntil { at }) => self.timer(step, Timestamp(at)),
-            Peeked::Timer(Op::Sleep { length_ms }) => self.timer(step, at.after(length_ms)),
-            Peeked::Timer(Op::Signal { name, timeout_ms }) => {
+            Peeked::Waits(Op::Ask { question, timeout_ms }) => {
+                let deadline = timeout_ms.map(|millis| (at.after(millis), millis));
+                self.timers.extend(deadline.map(|(deadline, _)| (deadline, step)));
+                self.questions.insert(step);
+                if !recorded {
+                    let deadline = deadline.map(|(deadline, _)| deadline);
+                    self.question_changes.push(QuestionChange::Asked { step, at, deadline, question });
+                }
+                Kind::Question { deadline }
+            }
+            Peeked::Waits(Op::SleepUntil { at }) => self.timer(step, Timestamp(at)),
+            Peeked::Waits(Op::Sleep { length_ms }) => self.timer(step, at.after(length_ms)),
+            Peeked::Waits(Op::Signal { name, timeout_ms }) => {
                 let queue = self.signals.entry(name.clone()).or_default();
                 let deadline = timeout_ms.map(|millis| (at.after(millis), millis));
                 match queue.early.pop_front() {
@@ -135,12 +162,15 @@ impl Steps {
                 }
                 Kind::Signal { name, deadline }
             }
-            Peeked::Timer(other) => return Err(format!("`{}` is no timer", other.kind()).into()),
+            Peeked::Waits(other) => {
+                return Err(format!("`{}` is nothing that is waited for", other.kind()).into());
+            }
         };
         let attempts = u32::from(matches!(kind, Kind::Work { .. }));
         let state = State {
             kind,
             scheduled: position,
+            at,
             attempts,
             done,
             cancelled: false,
@@ -159,11 +189,16 @@ impl Steps {
         Kind::Timer { deadline }
     }
 
+    /// The number of a step that is void.
+    pub(super) fn skip(&mut self, step: Step) {
+        self.last = self.last.max(step);
+    }
+
     pub(super) fn attempt(&mut self, step: Step, attempt: u32) -> Result<(), String> {
         match self.states.get_mut(&step) {
-            Some(State { kind: Kind::Timer { .. } | Kind::Signal { .. }, .. }) => {
-                Err(format!("it is an attempt at step {step}, which is waited for and not tried"))
-            }
+            Some(State {
+                kind: Kind::Timer { .. } | Kind::Signal { .. } | Kind::Question { .. }, ..
+            }) => Err(format!("it is an attempt at step {step}, which is waited for and not tried")),
             Some(state) if state.is_open() && attempt == state.attempts + 1 => {
                 state.attempts = attempt;
                 Ok(())
@@ -180,6 +215,34 @@ impl Steps {
             return Err(format!("it completes step {step}, which is not open"));
         }
         Ok(self.close(step, Some(done)))
+    }
+
+    /// A person ended it.
+    pub(super) fn answer(&mut self, step: Step, done: Done) -> Result<Vec<(SetId, u64)>, String> {
+        if !self.is_question(step) {
+            return Err(format!("it answers step {step}, which is no open question"));
+        }
+        Ok(self.close(step, Some(done)))
+    }
+
+    pub(super) fn asks_people(&self) -> bool {
+        !self.questions.is_empty()
+    }
+
+    pub(super) fn is_question(&self, step: Step) -> bool {
+        self.questions.contains(&step)
+    }
+
+    /// The step is tried again: time limits count from `at`.
+    pub(super) fn reopen(&mut self, step: Step, at: Timestamp) {
+        let Some(state) = self.states.get_mut(&step).filter(|state| state.is_open()) else { return };
+        if let Kind::Signal { deadline: Some(deadline), .. } | Kind::Question { deadline: Some(deadline) } =
+            &mut state.kind
+        {
+            self.timers.remove(&(deadline.0, step));
+            deadline.0 = at.after(deadline.1);
+            self.timers.insert((deadline.0, step));
+        }
     }
 
     pub(super) fn cancel(&mut self, step: Step) -> Result<(), String> {
@@ -229,6 +292,9 @@ impl Steps {
 
     /// The run has ended: nothing is waited for any more.
     pub(super) fn abort_all(&mut self) {
+        for step in std::mem::take(&mut self.questions) {
+            self.question_changes.push(QuestionChange::Closed { step });
+        }
         for step in std::mem::take(&mut self.working) {
             if self.states.get(&step).is_some_and(|state| state.begun) {
                 self.aborts.push(step);
@@ -264,6 +330,13 @@ impl Steps {
                 if let Some(queue) = self.signals.get_mut(name) {
                     queue.waits.remove(&step);
                 }
+            }
+            Kind::Question { deadline } => {
+                if let Some((deadline, _)) = deadline {
+                    self.timers.remove(&(*deadline, step));
+                }
+                self.questions.remove(&step);
+                self.question_changes.push(QuestionChange::Closed { step });
             }
         }
         state.cancelled = done.is_none();
@@ -330,6 +403,10 @@ impl Steps {
                 let message = format!("no signal `{name}` came within {}", spell_millis(*millis));
                 Err(Failure::new(FailureKind::TimedOut, message))
             }
+            Some(Kind::Question { deadline: Some((_, millis)) }) => {
+                let message = format!("nobody answered within {}", spell_millis(*millis));
+                Err(Failure::new(FailureKind::TimedOut, message))
+            }
             _ => Ok(Json::null()),
         };
         Some((step, outcome))
@@ -377,7 +454,8 @@ impl Steps {
     pub(super) fn open(&self) -> impl Iterator<Item = OpenStep<'_>> {
         let waits = self.signals.values().flat_map(|queue| &queue.waits);
         let timers = self.timers.iter().map(|(_, step)| step);
-        let open: BTreeSet<_> = self.working.iter().chain(waits).chain(timers).collect();
+        let open: BTreeSet<_> =
+            self.working.iter().chain(waits).chain(timers).chain(&self.questions).collect();
         open.into_iter().filter_map(|step| {
             let state = self.states.get(step)?;
             let (deadline, signal) = match &state.kind {
@@ -386,9 +464,25 @@ impl Steps {
                 Kind::Signal { name, deadline } => {
                     (deadline.map(|(deadline, _)| deadline), Some(name.as_str()))
                 }
+                Kind::Question { deadline } => (deadline.map(|(deadline, _)| deadline), None),
             };
             Some(OpenStep { step: *step, deadline, signal, attempts: state.attempts })
         })
+    }
+
+    pub(super) fn take_questions(&mut self) -> Vec<QuestionChange> {
+        std::mem::take(&mut self.question_changes)
+    }
+
+    pub(super) fn open_questions(&self) -> Vec<QuestionChange> {
+        let open = self.questions.iter().filter_map(|&step| {
+            let state = self.states.get(&step)?;
+            let Ok(Op::Ask { question, .. }) = decode_op(&state.op, state.scheduled) else { return None };
+            let Kind::Question { deadline } = state.kind else { return None };
+            let (deadline, at) = (deadline.map(|(deadline, _)| deadline), state.at);
+            Some(QuestionChange::Asked { step, at, deadline, question })
+        });
+        open.collect()
     }
 
     pub(super) fn wanted_signals(&self) -> Vec<String> {
@@ -403,8 +497,8 @@ enum Peeked {
     Work {
         repeat: bool,
     },
-    /// Something that time or a signal ends.
-    Timer(Op),
+    /// Something that time, a signal or a person ends.
+    Waits(Op),
 }
 
 /// What kind of operation `bytes` are. Calls, by far the largest, are not decoded.
@@ -416,10 +510,10 @@ fn kind_of(bytes: &[u8], position: Position) -> Result<Peeked, Refusal> {
         return Ok(Peeked::Work { repeat: true });
     }
     Ok(match decode_op(bytes, position).map_err(Refusal::Unreadable)? {
-        op @ (Op::Sleep { .. } | Op::SleepUntil { .. } | Op::Signal { .. }) => Peeked::Timer(op),
-        Op::Agent(_) => Peeked::Work { repeat: true },
-        Op::Send { .. } | Op::Ask { .. } | Op::Child { .. } | Op::ContinueAsNew { .. } => {
-            Peeked::Work { repeat: false }
+        op @ (Op::Sleep { .. } | Op::SleepUntil { .. } | Op::Signal { .. } | Op::Ask { .. }) => {
+            Peeked::Waits(op)
         }
+        Op::Agent(_) => Peeked::Work { repeat: true },
+        Op::Send { .. } | Op::Child { .. } | Op::ContinueAsNew { .. } => Peeked::Work { repeat: false },
     })
 }

@@ -141,15 +141,15 @@ fn an_entry_of_a_future_kind_says_so() {
 
 #[test]
 fn the_first_unknown_kind_is_the_next_number() {
-    for (kind, known) in [(8, true), (9, false)] {
+    for (kind, op, known) in [(11, 7, true), (12, 8, false)] {
         let entry = [0x82, 0x00, 0x82, kind, 0x80];
         let unknown = EntryError::UnknownKind { position: Position(7), kind: u32::from(kind) };
         let error = Entry::decode(&entry, Position(7)).unwrap_err();
         assert_eq!(error == unknown, !known, "{error}");
-        let op = [0x82, kind - 1, 0x80];
-        let unknown = EntryError::UnknownOp { position: Position(7), kind: u32::from(kind) - 1 };
+        let unknown_op = EntryError::UnknownOp { position: Position(7), kind: u32::from(op) };
+        let op = [0x82, op, 0x80];
         let error = decode_op(&op, Position(7)).unwrap_err();
-        assert_eq!(error == unknown, !known, "{error}");
+        assert_eq!(error == unknown_op, !known, "{error}");
     }
 }
 

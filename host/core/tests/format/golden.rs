@@ -14,6 +14,7 @@ use wfhost_core::{
 
 const EVERY_KIND: &str = "every-kind.journal";
 const CONVERSATION: &str = "conversation.journal";
+const SECOND_LIFE: &str = "second-life.journal";
 const START: Timestamp = Timestamp(1_750_000_000_000);
 
 fn json(text: &str) -> Json {
@@ -207,10 +208,48 @@ fn conversation() -> Vec<Row> {
     save(&mut m)
 }
 
+/// A run that asked a person, failed, was taken up again and moved.
+fn second_life() -> Vec<Row> {
+    let at = |millis| START.after(millis);
+    let row = |m: &mut Machine| {
+        let Unsaved { first, count, bytes, head } = m.take_unsaved().unwrap();
+        Row { first, count, bytes, head }
+    };
+    let ask = Op::Ask {
+        question: Question { prompt: "Ship it?".to_owned(), schema: None, choices: vec![], details: None },
+        timeout_ms: None,
+    };
+    let mut m = Machine::start(started(), START);
+    let question = m.schedule(&ask, at(1)).unwrap();
+    let by = Some("ada".to_owned());
+    assert!(m.answer(question, Ok(json("true")), by, Some("looks good".to_owned()), at(2)));
+    let call = m.schedule(&small_request(), at(3)).unwrap();
+    let busy = Failure::new(FailureKind::Unavailable, "busy");
+    m.complete(call, Err(busy.clone()), at(4));
+    m.poll_step(call).unwrap();
+    m.finish(Err(busy), at(5)).unwrap();
+    let mut rows = vec![row(&mut m)];
+    let mut journal = Journal::read(rows.clone()).unwrap();
+    let retry = wfhost_core::plan_retry(&journal, None, false).unwrap();
+    rows.push(retry.append(&mut journal, 7, at(6)));
+    let mut m = Machine::open(journal, 7).unwrap();
+    m.move_to(Digest::of(b"another module"));
+    m.schedule(&ask, at(7)).unwrap();
+    let call = m.schedule(&small_request(), at(7)).unwrap();
+    m.take_work(at(8));
+    m.complete(call, Ok(json("1")), at(9));
+    m.poll_step(call).unwrap();
+    m.finish(Ok(json("1")), at(10)).unwrap();
+    rows.push(row(&mut m));
+    rows
+}
+
 #[test]
 fn golden_files_are_written_only_on_request() {
     let every_kind = rows::rows(&every_kind(), &[1, 13, 7, 14, 2]);
-    for (name, rows) in [(EVERY_KIND, every_kind), (CONVERSATION, conversation())] {
+    for (name, rows) in
+        [(EVERY_KIND, every_kind), (CONVERSATION, conversation()), (SECOND_LIFE, second_life())]
+    {
         let path = rows::path(name);
         if std::env::var_os("WFHOST_WRITE_GOLDEN").is_some() && !path.exists() {
             fs::write(path, rows::write(&rows)).unwrap();
@@ -233,7 +272,7 @@ fn a_golden_journal_reads_as_what_it_meant() {
 
 #[test]
 fn a_golden_journal_is_written_again_byte_for_byte() {
-    for name in [EVERY_KIND, CONVERSATION] {
+    for name in [EVERY_KIND, CONVERSATION, SECOND_LIFE] {
         let rows = rows::read(name);
         let journal = Journal::read(rows.clone()).unwrap();
         let counts: Vec<_> = rows.iter().map(|row| row.count as usize).collect();
@@ -255,6 +294,23 @@ fn a_golden_journal_replays() {
 #[test]
 fn a_machine_writes_the_bytes_of_the_golden_conversation() {
     assert_eq!(conversation(), rows::read(CONVERSATION));
+}
+
+#[test]
+fn a_golden_second_life_replays() {
+    let mut m = Machine::open(Journal::read(rows::read(SECOND_LIFE)).unwrap(), 0).unwrap();
+    let op = |position: usize| {
+        let rows = Journal::read(rows::read(SECOND_LIFE)).unwrap();
+        let Event::Scheduled { op, .. } = &rows.entries[position].event else { panic!("an operation") };
+        decode_op(op, Position(position as u64)).unwrap()
+    };
+    let question = m.schedule(&op(1), START).unwrap();
+    assert_eq!(m.poll_step(question), Ok(Some(Ok(json("true")))));
+    let call = m.schedule(&op(3), START).unwrap();
+    assert_eq!(m.poll_step(call), Ok(Some(Ok(json("1")))));
+    m.finish(Ok(json("1")), START).unwrap();
+    assert!(m.is_live() && !m.has_unsaved());
+    assert_eq!(m.module(), Digest::of(b"another module"));
 }
 
 /// Seeds and keys are derived so for ever, too: a run goes on under a later version.

@@ -12,11 +12,11 @@ use wfhost_core::Timestamp;
 
 use self::tree::{Kind, NodeId, Open, ROOT, Stat, Tree};
 use super::bindings::wasi::clocks::wall_clock::Datetime;
+use super::bindings::wasi::filesystem::preopens;
 use super::bindings::wasi::filesystem::types::{
     Advice, DescriptorFlags, DescriptorStat, DescriptorType, DirectoryEntry, ErrorCode, Host, HostDescriptor,
     HostDirectoryEntryStream, MetadataHashValue, NewTimestamp, OpenFlags, PathFlags,
 };
-use super::bindings::wasi::filesystem::preopens;
 use super::streams::{InputStream, OutputStream, StreamFault};
 use super::{clocks, cost};
 use crate::engine::RunCtx;
@@ -263,7 +263,10 @@ impl HostDescriptor for RunCtx {
         Ok(tree.write(node, offset, &data, now).map(|()| data.len() as u64))
     }
 
-    async fn read_directory(&mut self, descriptor: Resource<Descriptor>) -> Answer<Resource<DirectoryListing>> {
+    async fn read_directory(
+        &mut self,
+        descriptor: Resource<Descriptor>,
+    ) -> Answer<Resource<DirectoryListing>> {
         let node = self.node(&descriptor)?;
         let tree = self.tree(0).await?;
         let names = match tree.names(node) {
@@ -349,7 +352,8 @@ impl HostDescriptor for RunCtx {
     ) -> Answer<Resource<Descriptor>> {
         let Descriptor { node: Held(base), flags: base_flags } = *self.table.get(&descriptor)?;
         let changes = DescriptorFlags::WRITE | DescriptorFlags::MUTATE_DIRECTORY;
-        let alters = open_flags.intersects(OpenFlags::CREATE | OpenFlags::TRUNCATE) || flags.intersects(changes);
+        let alters =
+            open_flags.intersects(OpenFlags::CREATE | OpenFlags::TRUNCATE) || flags.intersects(changes);
         if alters && !base_flags.contains(DescriptorFlags::MUTATE_DIRECTORY) {
             return Ok(Err(ErrorCode::ReadOnly));
         }

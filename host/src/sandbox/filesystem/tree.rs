@@ -483,7 +483,8 @@ mod tests {
         for name in ["b", "a", "c"] {
             tree.open(ROOT, name, CREATE, NOW).unwrap();
         }
-        let names: Vec<_> = tree.names(ROOT).unwrap().iter().map(|(name, id)| (name.as_str(), id.0)).collect();
+        let names: Vec<_> =
+            tree.names(ROOT).unwrap().iter().map(|(name, id)| (name.as_str(), id.0)).collect();
         assert_eq!(names, [("a", 4), ("b", 3), ("c", 5), ("tmp", 2)]);
     }
 

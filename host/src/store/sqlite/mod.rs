@@ -17,6 +17,7 @@ use rusqlite::{Connection, OpenFlags};
 use wfhost_core::{Digest, Epoch, Json, Row, RunId, Timestamp};
 
 use self::errors::classify;
+pub(super) use self::write::phase_line;
 use self::writer::Writer;
 use super::*;
 use crate::clock;
@@ -24,7 +25,7 @@ use crate::clock;
 /// `wfho`, which tells our files from other programs'.
 const APPLICATION_ID: i32 = 0x7766_686f;
 /// Numbered migrations: the n-th makes format n of format n - 1.
-const MIGRATIONS: [&str; 1] = [include_str!("schema.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("schema.sql"), include_str!("schema-2.sql")];
 
 /// What a commit survives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -94,6 +95,32 @@ impl SqliteStore {
             readers: Mutex::default(),
             version: AtomicU64::new(0),
         })
+    }
+
+    /// Copies the database, as it is at one moment, into a new file while it
+    /// is in use. Gives the size of the copy in bytes.
+    pub fn backup(&self, file: &Path) -> Result<u64> {
+        let text = file.display().to_string();
+        let refused =
+            |error: std::io::Error| StoreError::CannotOpen { path: text.clone(), reason: error.to_string() };
+        // SQLite fills an empty file that is there, and so keeps its mode.
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(refused)?;
+        let copied = self.read(|c| c.execute("VACUUM INTO ?1", [&text]));
+        if let Err(error) = copied {
+            let _ = std::fs::remove_file(file);
+            return Err(error);
+        }
+        let copy = std::fs::File::open(file).map_err(refused)?;
+        copy.sync_all().and_then(|()| copy.metadata()).map(|data| data.len()).map_err(refused)
+    }
+
+    /// What SQLite finds wrong with the file; empty if nothing is.
+    pub fn check(&self) -> Result<Vec<String>> {
+        let found = self.read(|c| {
+            let mut statement = c.prepare("PRAGMA integrity_check")?;
+            statement.query_map([], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()
+        })?;
+        Ok(found.into_iter().filter(|line| line != "ok").collect())
     }
 
     /// Reads with a connection of the pool: never waits for the writer.
@@ -217,9 +244,9 @@ impl Store for SqliteStore {
     }
 
     fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Result<Claimed>> {
-        let Claim { run, owner, now, until, dead } = claim;
+        let Claim { run, owner, now, until, dead, how } = claim;
         let (run, owner, dead) = (run.clone(), owner.clone(), dead.cloned());
-        self.write(move |c| write::claim(c, &run, &owner, now, until, dead.as_ref())).boxed()
+        self.write(move |c| write::claim(c, &run, &owner, now, until, dead.as_ref(), how)).boxed()
     }
 
     fn renew<'a>(
@@ -231,17 +258,56 @@ impl Store for SqliteStore {
         self.write(move |c| write::renew(c, &leases, until)).boxed()
     }
 
-    fn release<'a>(&'a self, run: &'a RunId, epoch: Epoch) -> BoxFuture<'a, Result<()>> {
+    fn release<'a>(
+        &'a self,
+        run: &'a RunId,
+        epoch: Epoch,
+        trouble: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<()>> {
+        let (run, trouble) = (run.clone(), trouble.map(str::to_owned));
+        self.write(move |c| write::release(c, &run, epoch, trouble.as_deref())).boxed()
+    }
+
+    fn unpause<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<bool>> {
         let run = run.clone();
-        self.write(move |c| write::release(c, &run, epoch)).boxed()
+        self.write(move |c| write::unpause(c, &run)).boxed()
     }
 
     fn append(&self, append: Append) -> BoxFuture<'_, Result<Appended>> {
         self.write(move |c| write::append(c, &append)).boxed()
     }
 
-    fn journal<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<Row>>> {
-        async move { self.read(|c| read::journal(c, run)) }.boxed()
+    fn journal<'a>(&'a self, run: &'a RunId, from: Position) -> BoxFuture<'a, Result<Vec<Row>>> {
+        async move { self.read(|c| read::journal(c, run, from)) }.boxed()
+    }
+
+    fn import(&self, run: ImportedRun) -> BoxFuture<'_, Result<()>> {
+        self.write(move |c| write::import(c, &run)).boxed()
+    }
+
+    fn delete<'a>(&'a self, run: &'a RunId, now: Timestamp) -> BoxFuture<'a, Result<Deleted>> {
+        let run = run.clone();
+        self.write(move |c| write::delete(c, &run, now)).boxed()
+    }
+
+    fn delete_unused_modules(&self, before: Timestamp) -> BoxFuture<'_, Result<usize>> {
+        self.write(move |c| write::delete_unused_modules(c, before)).boxed()
+    }
+
+    fn due(&self, now: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<RunId>>> {
+        async move { self.read(|c| read::due(c, now, limit)) }.boxed()
+    }
+
+    fn next_due(&self, now: Timestamp) -> BoxFuture<'_, Result<Option<Timestamp>>> {
+        async move { self.read(|c| read::next_due(c, now)) }.boxed()
+    }
+
+    fn owners(&self) -> BoxFuture<'_, Result<Vec<Owner>>> {
+        async move { self.read(read::owners) }.boxed()
+    }
+
+    fn owned<'a>(&'a self, owner: &'a Owner) -> BoxFuture<'a, Result<Vec<RunId>>> {
+        async move { self.read(|c| read::owned(c, owner)) }.boxed()
     }
 
     fn post(&self, message: NewMessage) -> BoxFuture<'_, Result<Posted>> {
@@ -262,6 +328,27 @@ impl Store for SqliteStore {
 
     fn logs<'a>(&'a self, run: &'a RunId, from: u64, limit: usize) -> BoxFuture<'a, Result<Vec<LogLine>>> {
         async move { self.read(|c| read::logs(c, run, from, limit)) }.boxed()
+    }
+
+    fn messages<'a>(
+        &'a self,
+        run: &'a RunId,
+        after: Option<u64>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<OutMessage>>> {
+        async move { self.read(|c| read::messages(c, run, after, limit)) }.boxed()
+    }
+
+    fn questions<'a>(
+        &'a self,
+        run: Option<&'a RunId>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<OpenQuestion>>> {
+        async move { self.read(|c| read::questions(c, run, limit)) }.boxed()
+    }
+
+    fn changes(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Change>>> {
+        async move { self.read(|c| read::changes(c, after, limit)) }.boxed()
     }
 
     fn state<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<(String, Json)>>> {

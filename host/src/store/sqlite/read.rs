@@ -2,11 +2,12 @@
 
 use rusqlite::types::Type;
 use rusqlite::{Connection, Error, OptionalExtension, Row as SqlRow, params};
-use wfhost_core::{Digest, Epoch, Json, Outcome, Position, Recorded, Row, RunId, Timestamp};
+use wfhost_core::{Digest, Epoch, Json, Outcome, Position, Recorded, Row, RunId, Step, Timestamp};
 
-use super::write::lease;
+use super::write::{AnswerBody, lease};
 use crate::store::{
-    LogLevel, LogLine, Message, MessageBody, MessageId, ModuleInfo, RunFilter, RunInfo, RunState, Waiting,
+    Change, LogLevel, LogLine, Message, MessageBody, MessageId, ModuleInfo, OpenQuestion, OutMessage, Owner,
+    RunFilter, RunInfo, RunState, Waiting,
 };
 
 type Result<T> = rusqlite::Result<T>;
@@ -15,6 +16,18 @@ type Result<T> = rusqlite::Result<T>;
 fn strange(column: usize, what: &str) -> Error {
     let reason = format!("{what} cannot be read");
     Error::FromSqlConversionFailure(column, Type::Text, reason.into())
+}
+
+fn id(row: &SqlRow<'_>, column: usize) -> Result<RunId> {
+    row.get::<_, String>(column)?.parse().map_err(|_| strange(column, "an id"))
+}
+
+pub(super) fn state_word(row: &SqlRow<'_>, column: usize) -> Result<RunState> {
+    RunState::parse(row.get_ref(column)?.as_str()?).ok_or_else(|| strange(column, "a state"))
+}
+
+fn cbor<T: for<'b> minicbor::Decode<'b, ()>>(row: &SqlRow<'_>, column: usize) -> Result<T> {
+    minicbor::decode(&row.get::<_, Vec<u8>>(column)?).map_err(|_| strange(column, "CBOR"))
 }
 
 fn time(row: &SqlRow<'_>, column: usize) -> Result<Timestamp> {
@@ -60,17 +73,102 @@ pub(super) fn modules(c: &Connection) -> Result<Vec<ModuleInfo>> {
         .collect()
 }
 
-pub(super) fn journal(c: &Connection, run: &RunId) -> Result<Vec<Row>> {
+pub(super) fn journal(c: &Connection, run: &RunId, from: Position) -> Result<Vec<Row>> {
     c.prepare_cached(
         "SELECT j.seq, j.count, j.body, j.head FROM runs r JOIN journal j ON j.run = r.id
-         WHERE r.name = ?1 ORDER BY j.seq",
+         WHERE r.name = ?1 AND j.seq >= ?2 ORDER BY j.seq",
     )?
-    .query_map([run.as_str()], |row| {
-        Ok(Row {
-            first: Position(row.get::<_, i64>(0)? as u64),
-            count: row.get(1)?,
-            bytes: row.get(2)?,
-            head: digest(row, 3)?,
+    .query_map(params![run.as_str(), from.0 as i64], |row| journal_row(row, 0))?
+    .collect()
+}
+
+/// Four columns of the journal, from `first` on.
+fn journal_row(row: &SqlRow<'_>, first: usize) -> Result<Row> {
+    Ok(Row {
+        first: Position(row.get::<_, i64>(first)? as u64),
+        count: row.get(first + 1)?,
+        bytes: row.get(first + 2)?,
+        head: digest(row, first + 3)?,
+    })
+}
+
+pub(super) fn changes(c: &Connection, after: u64, limit: usize) -> Result<Vec<Change>> {
+    c.prepare_cached(
+        "SELECT j.id, r.name, j.seq, j.count, j.body, j.head FROM journal j JOIN runs r ON r.id = j.run
+         WHERE j.id > ?1 ORDER BY j.id LIMIT ?2",
+    )?
+    .query_map(params![after as i64, limit as i64], |row| {
+        Ok(Change { place: row.get::<_, i64>(0)? as u64, run: id(row, 1)?, row: journal_row(row, 2)? })
+    })?
+    .collect()
+}
+
+pub(super) fn due(c: &Connection, now: Timestamp, limit: usize) -> Result<Vec<RunId>> {
+    c.prepare_cached("SELECT name FROM runs WHERE due_at <= ?1 ORDER BY due_at LIMIT ?2")?
+        .query_map(params![now.0 as i64, limit as i64], |row| id(row, 0))?
+        .collect()
+}
+
+pub(super) fn next_due(c: &Connection, now: Timestamp) -> Result<Option<Timestamp>> {
+    let next: Option<i64> = c
+        .prepare_cached("SELECT min(due_at) FROM runs WHERE due_at > ?1")?
+        .query_row([now.0 as i64], |row| row.get(0))?;
+    Ok(next.map(|at| Timestamp(at as u64)))
+}
+
+pub(super) fn owners(c: &Connection) -> Result<Vec<Owner>> {
+    c.prepare_cached(
+        "SELECT DISTINCT owner_host, owner_pid, owner_start FROM runs WHERE owner_host NOT NULL",
+    )?
+    .query_map([], |row| {
+        Ok(Owner { host: row.get(0)?, pid: row.get(1)?, started: row.get::<_, i64>(2)? as u64 })
+    })?
+    .collect()
+}
+
+pub(super) fn owned(c: &Connection, owner: &Owner) -> Result<Vec<RunId>> {
+    c.prepare_cached(
+        "SELECT name FROM runs WHERE owner_host = ?1 AND owner_pid = ?2 AND owner_start = ?3 ORDER BY id",
+    )?
+    .query_map(params![owner.host, owner.pid, owner.started as i64], |row| id(row, 0))?
+    .collect()
+}
+
+pub(super) fn questions(c: &Connection, run: Option<&RunId>, limit: usize) -> Result<Vec<OpenQuestion>> {
+    c.prepare_cached(
+        "SELECT r.name, r.workflow, q.step, q.at, q.deadline, q.body
+         FROM questions q JOIN runs r ON r.id = q.run
+         WHERE q.answered = 0 AND (?1 IS NULL OR r.name = ?1) ORDER BY q.at, q.run, q.step LIMIT ?2",
+    )?
+    .query_map(params![run.map(RunId::as_str), limit as i64], |row| {
+        Ok(OpenQuestion {
+            run: id(row, 0)?,
+            workflow: row.get(1)?,
+            step: Step(row.get::<_, i64>(2)? as u64),
+            asked_at: time(row, 3)?,
+            deadline: row.get::<_, Option<i64>>(4)?.map(|at| Timestamp(at as u64)),
+            question: cbor(row, 5)?,
+        })
+    })?
+    .collect()
+}
+
+pub(super) fn messages(
+    c: &Connection,
+    run: &RunId,
+    after: Option<u64>,
+    limit: usize,
+) -> Result<Vec<OutMessage>> {
+    c.prepare_cached(
+        "SELECT m.number, m.at, m.name, m.payload FROM runs r JOIN messages m ON m.run = r.id
+         WHERE r.name = ?1 AND m.number > ?2 ORDER BY m.number LIMIT ?3",
+    )?
+    .query_map(params![run.as_str(), after.map_or(-1, |after| after as i64), limit as i64], |row| {
+        Ok(OutMessage {
+            number: row.get::<_, i64>(0)? as u64,
+            at: time(row, 1)?,
+            name: row.get(2)?,
+            payload: json(row, 3)?,
         })
     })?
     .collect()
@@ -78,13 +176,18 @@ pub(super) fn journal(c: &Connection, run: &RunId) -> Result<Vec<Row>> {
 
 pub(super) fn inbox(c: &Connection, run: &RunId) -> Result<Vec<Message>> {
     c.prepare_cached(
-        "SELECT i.id, i.at, i.kind, i.name, i.text, i.dedupe FROM runs r JOIN inbox i ON i.run = r.id
+        "SELECT i.id, i.at, i.kind, i.name, i.text, i.dedupe, i.body FROM runs r JOIN inbox i ON i.run = r.id
          WHERE r.name = ?1 AND i.taken = 0 ORDER BY i.id",
     )?
     .query_map([run.as_str()], |row| {
         let body = match row.get_ref(2)?.as_str()? {
             "signal" => MessageBody::Signal { name: row.get(3)?, payload: json(row, 4)?, id: row.get(5)? },
             "cancel" => MessageBody::Cancel { reason: row.get(4)? },
+            "pause" => MessageBody::Pause,
+            "answer" => {
+                let (step, outcome, by, note): AnswerBody = cbor(row, 6)?;
+                MessageBody::Answer { step, outcome: outcome.into(), by, note }
+            }
             _ => return Err(strange(2, "a message")),
         };
         Ok(Message { id: MessageId(row.get(0)?), at: time(row, 1)?, body })
@@ -96,15 +199,14 @@ pub(super) fn inbox(c: &Connection, run: &RunId) -> Result<Vec<Message>> {
 const RUN: &str = "SELECT r.name, r.key, r.workflow, r.module, r.state, r.labels, r.parent, r.created_at,
     r.phase, r.outcome, r.wait_until, r.wait_for, r.epoch,
     r.owner_host, r.owner_pid, r.owner_start, r.lease_until,
+    r.people, r.due_at, r.trouble, r.emissions, r.head,
     (SELECT j.at FROM journal j WHERE j.run = r.id ORDER BY j.seq DESC LIMIT 1),
     (SELECT j.seq + j.count FROM journal j WHERE j.run = r.id ORDER BY j.seq DESC LIMIT 1)
     FROM runs r";
 
 fn run_info(row: &SqlRow<'_>) -> Result<RunInfo> {
-    let id = |column| -> Result<Option<RunId>> {
-        let text: Option<String> = row.get(column)?;
-        text.map(|text| text.parse().map_err(|_| strange(column, "an id"))).transpose()
-    };
+    let parent: Option<String> = row.get(6)?;
+    let parent = parent.map(|text| text.parse().map_err(|_| strange(6, "an id"))).transpose()?;
     let outcome: Option<Vec<u8>> = row.get(9)?;
     let outcome = outcome
         .map(|bytes| minicbor::decode::<Recorded>(&bytes).map(Outcome::from))
@@ -114,25 +216,30 @@ fn run_info(row: &SqlRow<'_>) -> Result<RunInfo> {
         Some(_) => Some(Waiting {
             until: row.get::<_, Option<i64>>(10)?.map(|at| Timestamp(at as u64)),
             signals: from_json(row, 11)?,
+            people: row.get(17)?,
         }),
         None => None,
     };
     Ok(RunInfo {
-        id: id(0)?.ok_or_else(|| strange(0, "an id"))?,
+        id: id(row, 0)?,
         key: row.get(1)?,
         workflow: row.get(2)?,
         module: digest(row, 3)?,
-        state: RunState::parse(row.get_ref(4)?.as_str()?).ok_or_else(|| strange(4, "a state"))?,
+        state: state_word(row, 4)?,
         labels: from_json(row, 5)?,
-        parent: id(6)?,
+        parent,
         created_at: time(row, 7)?,
-        updated_at: time(row, 17)?,
-        entries: Position(row.get::<_, i64>(18)? as u64),
+        updated_at: time(row, 22)?,
+        entries: Position(row.get::<_, i64>(23)? as u64),
         phase: row.get(8)?,
         outcome,
         waiting,
         epoch: Epoch(row.get::<_, i64>(12)? as u64),
         lease: lease(row, 13)?,
+        due_at: row.get::<_, Option<i64>>(18)?.map(|at| Timestamp(at as u64)),
+        trouble: row.get(19)?,
+        emissions: row.get::<_, i64>(20)? as u64,
+        head: row.get::<_, Option<[u8; 32]>>(21)?.map(Digest),
     })
 }
 
@@ -150,7 +257,8 @@ pub(super) fn runs(c: &Connection, filter: &RunFilter) -> Result<Vec<RunInfo>> {
                  WHERE label.value ->> 0 = wanted.value ->> 0 AND label.value ->> 1 = wanted.value ->> 1))
            AND (?4 IS NULL OR (r.name >= ?4 AND r.name < ?4 || char(0x10FFFF)))
            AND (?5 IS NULL OR r.id < (SELECT id FROM runs WHERE name = ?5))
-         ORDER BY r.id DESC LIMIT ?6"
+           AND (?6 IS NULL OR r.created_at >= ?6) AND (?7 IS NULL OR r.updated_at < ?7)
+         ORDER BY r.id DESC LIMIT ?8"
     );
     c.prepare_cached(&sql)?
         .query_map(
@@ -160,6 +268,8 @@ pub(super) fn runs(c: &Connection, filter: &RunFilter) -> Result<Vec<RunInfo>> {
                 super::write::to_json(&filter.labels),
                 filter.prefix,
                 filter.before.as_ref().map(RunId::as_str),
+                filter.since.map(|at| at.0 as i64),
+                filter.idle_since.map(|at| at.0 as i64),
                 filter.limit as i64
             ],
             run_info,

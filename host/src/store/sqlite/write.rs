@@ -1,11 +1,11 @@
 //! What is done inside a transaction. Each function checks before it changes.
 
 use rusqlite::{Connection, OptionalExtension, named_params, params};
-use wfhost_core::{Digest, Epoch, FailureKind, Outcome, Recorded, RunId, Timestamp};
+use wfhost_core::{Digest, Epoch, FailureKind, Outcome, QuestionChange, Recorded, RunId, Step, Timestamp};
 
 use crate::store::{
-    Append, Appended, Claimed, Created, Emission, MessageBody, NewMessage, NewRun, Next, Owner, Posted,
-    RunState, StoreError,
+    Append, Appended, ClaimHow, Claimed, Created, Deleted, Emission, ImportedRun, LogLevel, MessageBody,
+    NewMessage, NewRun, Next, Owner, Posted, RunState, StoreError, Waiting,
 };
 
 /// Why a write did nothing.
@@ -56,27 +56,42 @@ pub(super) fn create(c: &Connection, run: &NewRun) -> Result<Created> {
             return Ok(Created::Known(id));
         }
     }
-    if c.prepare_cached("SELECT 1 FROM runs WHERE name = ?1")?.exists([run.id.as_str()])? {
-        return Err(Fault::Refused(StoreError::IdTaken { id: run.id.clone() }));
-    }
-    if !c.prepare_cached("SELECT 1 FROM modules WHERE digest = ?1")?.exists([run.module.0])? {
-        return Err(Fault::Refused(StoreError::NoSuchModule(run.module)));
-    }
+    check_new(c, &run.id, run.module)?;
+    let (state, due) = match run.lease {
+        Some((_, until)) => (RunState::Running, until),
+        None => (RunState::Queued, run.created_at),
+    };
+    let owner = run.lease.as_ref().map(|(owner, _)| owner);
     c.prepare_cached(
-        "INSERT INTO runs (name, key, workflow, module, labels, parent, created_at, state, epoch,
-                           owner_host, owner_pid, owner_start, lease_until)
-         VALUES (:name, :key, :workflow, :module, :labels, :parent, :created_at, :state, 1,
-                 :host, :pid, :start, :until)",
+        "INSERT INTO runs (name, key, workflow, module, labels, parent, created_at, updated_at, state, epoch,
+                           owner_host, owner_pid, owner_start, lease_until, due_at, starts)
+         VALUES (:name, :key, :workflow, :module, :labels, :parent, :created_at, :created_at, :state, 1,
+                 :host, :pid, :start, :until, :due, 0)",
     )?
     .execute(named_params! {
         ":name": run.id.as_str(), ":key": run.key, ":workflow": run.workflow, ":module": run.module.0,
         ":labels": to_json(&run.labels), ":parent": run.parent.as_ref().map(RunId::as_str),
-        ":created_at": run.created_at.0 as i64, ":state": RunState::Running.as_str(),
-        ":host": run.owner.host, ":pid": run.owner.pid, ":start": run.owner.started as i64,
-        ":until": run.lease_until.0 as i64,
+        ":created_at": run.created_at.0 as i64, ":state": state.as_str(),
+        ":host": owner.map(|owner| &owner.host), ":pid": owner.map(|owner| owner.pid),
+        ":start": owner.map(|owner| owner.started as i64),
+        ":until": run.lease.as_ref().map(|(_, until)| until.0 as i64), ":due": due.0 as i64,
     })?;
     insert_row(c, c.last_insert_rowid(), &run.row, run.created_at)?;
     Ok(Created::New)
+}
+
+/// Refuses an id that is or was somebody's, and a module that is not there.
+fn check_new(c: &Connection, id: &RunId, module: Digest) -> Result<()> {
+    let taken = c
+        .prepare_cached("SELECT 1 FROM runs WHERE name = ?1 UNION ALL SELECT 1 FROM deleted WHERE name = ?1")?
+        .exists([id.as_str()])?;
+    if taken {
+        return Err(Fault::Refused(StoreError::IdTaken { id: id.clone() }));
+    }
+    if !c.prepare_cached("SELECT 1 FROM modules WHERE digest = ?1")?.exists([module.0])? {
+        return Err(Fault::Refused(StoreError::NoSuchModule(module)));
+    }
+    Ok(())
 }
 
 fn insert_row(c: &Connection, run: i64, row: &wfhost_core::Row, at: Timestamp) -> Result<()> {
@@ -94,37 +109,54 @@ pub(super) fn claim(
     now: Timestamp,
     until: Timestamp,
     dead: Option<&Owner>,
+    how: ClaimHow,
 ) -> Result<Claimed> {
+    struct Found {
+        id: i64,
+        epoch: i64,
+        emissions: i64,
+        state: RunState,
+        starts: u32,
+        module: Digest,
+        due_at: Option<i64>,
+        lease: Option<(Owner, Timestamp)>,
+    }
     let found = c
         .prepare_cached(
-            "SELECT id, epoch, emissions, state, owner_host, owner_pid, owner_start, lease_until
+            "SELECT id, epoch, emissions, state, starts, module, due_at,
+                    owner_host, owner_pid, owner_start, lease_until
              FROM runs WHERE name = ?1",
         )?
         .query_row([run.as_str()], |row| {
-            let lease = lease(row, 4)?;
-            Ok((
-                row.get::<_, i64>(0)?,
-                row.get::<_, i64>(1)?,
-                row.get::<_, i64>(2)?,
-                row.get::<_, String>(3)?,
-                lease,
-            ))
+            Ok(Found {
+                id: row.get(0)?,
+                epoch: row.get(1)?,
+                emissions: row.get(2)?,
+                state: super::read::state_word(row, 3)?,
+                starts: row.get(4)?,
+                module: Digest(row.get(5)?),
+                due_at: row.get(6)?,
+                lease: lease(row, 7)?,
+            })
         })
         .optional()?;
-    let Some((id, epoch, emissions, state, lease)) = found else {
+    let Some(Found { id, epoch, emissions, state, starts, module, due_at, lease }) = found else {
         return Ok(Claimed::NoSuchRun);
     };
-    if RunState::parse(&state).is_some_and(RunState::is_final) {
+    let reopens = how == ClaimHow::Reopen && matches!(state, RunState::Failed | RunState::Cancelled);
+    if state.is_final() && !reopens {
         return Ok(Claimed::Ended);
     }
-    if let Some((holder, lease_until)) = lease
-        && lease_until > now
-        && dead != Some(&holder)
-    {
-        return Ok(Claimed::Held { owner: holder, until: lease_until });
+    if let Some((holder, lease_until)) = lease {
+        if lease_until > now && dead != Some(&holder) {
+            return Ok(Claimed::Held { owner: holder, until: lease_until });
+        }
+    } else if how == ClaimHow::Due && due_at.is_none_or(|due| due > now.0 as i64) {
+        return Ok(Claimed::NotDue);
     }
     c.prepare_cached(
-        "UPDATE runs SET epoch = epoch + 1, state = ?2, wait_until = NULL, wait_for = NULL, outcome = NULL,
+        "UPDATE runs SET epoch = epoch + 1, state = ?2, wait_until = NULL, wait_for = NULL, people = 0,
+                         outcome = NULL, starts = starts + 1, due_at = ?6, trouble = NULL,
                          owner_host = ?3, owner_pid = ?4, owner_start = ?5, lease_until = ?6
          WHERE id = ?1",
     )?
@@ -136,7 +168,12 @@ pub(super) fn claim(
         owner.started as i64,
         until.0 as i64
     ])?;
-    Ok(Claimed::Yes { epoch: Epoch(epoch as u64 + 1), emissions: emissions as u64 })
+    Ok(Claimed::Yes {
+        epoch: Epoch(epoch as u64 + 1),
+        emissions: emissions as u64,
+        starts: starts + 1,
+        module,
+    })
 }
 
 /// The owner and the end of a lease, from four columns that begin at `first`.
@@ -151,7 +188,7 @@ pub(super) fn lease(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<O
 pub(super) fn renew(c: &Connection, leases: &[(RunId, Epoch)], until: Timestamp) -> Result<Vec<RunId>> {
     let mut lost = Vec::new();
     let mut statement = c.prepare_cached(
-        "UPDATE runs SET lease_until = ?3 WHERE name = ?1 AND epoch = ?2 AND owner_host NOT NULL",
+        "UPDATE runs SET lease_until = ?3, due_at = ?3 WHERE name = ?1 AND epoch = ?2 AND owner_host NOT NULL",
     )?;
     for (run, epoch) in leases {
         if statement.execute(params![run.as_str(), epoch.0 as i64, until.0 as i64])? == 0 {
@@ -161,24 +198,41 @@ pub(super) fn renew(c: &Connection, leases: &[(RunId, Epoch)], until: Timestamp)
     Ok(lost)
 }
 
-pub(super) fn release(c: &Connection, run: &RunId, epoch: Epoch) -> Result<()> {
+pub(super) fn release(c: &Connection, run: &RunId, epoch: Epoch, trouble: Option<&str>) -> Result<()> {
     c.prepare_cached(
-        "UPDATE runs SET owner_host = NULL, owner_pid = NULL, owner_start = NULL, lease_until = NULL
-         WHERE name = ?1 AND epoch = ?2",
+        "UPDATE runs SET owner_host = NULL, owner_pid = NULL, owner_start = NULL, lease_until = NULL,
+                         due_at = 0, starts = 0, trouble = ?3
+         WHERE name = ?1 AND epoch = ?2 AND owner_host NOT NULL",
     )?
-    .execute(params![run.as_str(), epoch.0 as i64])?;
+    .execute(params![run.as_str(), epoch.0 as i64, trouble])?;
     Ok(())
+}
+
+pub(super) fn unpause(c: &Connection, run: &RunId) -> Result<bool> {
+    let changed = c
+        .prepare_cached(
+            "UPDATE runs SET state = 'running', due_at = 0, outcome = NULL
+             WHERE name = ?1 AND state IN ('paused', 'refused')",
+        )?
+        .execute([run.as_str()])?;
+    Ok(changed > 0)
 }
 
 pub(super) fn append(c: &Connection, append: &Append) -> Result<Appended> {
     let fenced = || Fault::Refused(StoreError::Fenced { run: append.run.clone() });
     let found = c
-        .prepare_cached("SELECT id, epoch, emissions, owner_host NOT NULL FROM runs WHERE name = ?1")?
+        .prepare_cached("SELECT id, epoch, emissions, owner_host NOT NULL, starts FROM runs WHERE name = ?1")?
         .query_row([append.run.as_str()], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?, row.get::<_, bool>(3)?))
+            Ok((
+                row.get::<_, i64>(0)?,
+                row.get::<_, i64>(1)?,
+                row.get::<_, i64>(2)?,
+                row.get::<_, bool>(3)?,
+                row.get::<_, i64>(4)?,
+            ))
         })
         .optional()?;
-    let Some((id, epoch, emitted, owned)) = found else { return Err(fenced()) };
+    let Some((id, epoch, emitted, owned, starts)) = found else { return Err(fenced()) };
     if epoch as u64 != append.epoch.0 || !owned {
         return Err(fenced());
     }
@@ -192,15 +246,50 @@ pub(super) fn append(c: &Connection, append: &Append) -> Result<Appended> {
             return Err(fenced());
         }
         insert_row(c, id, row, append.at)?;
+        // There is progress.
+        if starts > 0 {
+            c.prepare_cached("UPDATE runs SET starts = 0 WHERE id = ?1")?.execute([id])?;
+        }
+    }
+    if let Some(module) = append.module {
+        c.prepare_cached("UPDATE runs SET module = ?2 WHERE id = ?1")?.execute(params![id, module.0])?;
     }
     for message in &append.consumed {
-        c.prepare_cached("UPDATE inbox SET taken = 1, text = NULL WHERE id = ?1 AND run = ?2")?
+        c.prepare_cached("UPDATE inbox SET taken = 1, text = NULL, body = NULL WHERE id = ?1 AND run = ?2")?
             .execute(params![message.0, id])?;
         c.prepare_cached("DELETE FROM inbox WHERE id = ?1 AND run = ?2 AND dedupe IS NULL")?
             .execute(params![message.0, id])?;
     }
+    change_questions(c, id, &append.questions)?;
     emit(c, id, emitted as u64, append)?;
     settle(c, id, &append.next)
+}
+
+fn change_questions(c: &Connection, id: i64, changes: &[QuestionChange]) -> Result<()> {
+    for change in changes {
+        match change {
+            QuestionChange::Asked { step, at, deadline, question } => {
+                let body =
+                    minicbor::to_vec(question).unwrap_or_else(|e| unreachable!("encoding to memory: {e}"));
+                c.prepare_cached(
+                    "INSERT OR REPLACE INTO questions (run, step, at, deadline, body)
+                     VALUES (?1, ?2, ?3, ?4, ?5)",
+                )?
+                .execute(params![
+                    id,
+                    step.0 as i64,
+                    at.0 as i64,
+                    deadline.map(|at| at.0 as i64),
+                    body
+                ])?;
+            }
+            QuestionChange::Closed { step } => {
+                c.prepare_cached("DELETE FROM questions WHERE run = ?1 AND step = ?2")?
+                    .execute(params![id, step.0 as i64])?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Stores what the program gave out, once.
@@ -210,27 +299,24 @@ fn emit(c: &Connection, id: i64, stored: u64, append: &Append) -> Result<()> {
     for (number, emission) in numbered {
         next = number + 1;
         match emission {
-            Emission::Log(line) => c
-                .prepare_cached(
-                    "INSERT INTO logs (run, number, at, level, message, fields) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                )?
-                .execute(params![
-                    id,
-                    number as i64,
-                    line.at.0 as i64,
-                    line.level as i64,
-                    line.message,
-                    to_json(&line.fields)
-                ])?,
+            Emission::Log(line) => insert_log(c, id, &crate::store::LogLine { number, ..line.clone() })?,
             Emission::State { key, value } => c
                 .prepare_cached(
                     "INSERT INTO state (run, key, value) VALUES (?1, ?2, ?3)
                      ON CONFLICT DO UPDATE SET value = excluded.value",
                 )?
                 .execute(params![id, key, value.as_str()])?,
-            Emission::Phase { title, .. } => c
-                .prepare_cached("UPDATE runs SET phase = ?2 WHERE id = ?1")?
-                .execute(params![id, title])?,
+            Emission::Phase { title, at } => {
+                insert_log(c, id, &phase_line(number, *at, title))?;
+                c.prepare_cached("UPDATE runs SET phase = ?2 WHERE id = ?1")?.execute(params![id, title])?
+            }
+            Emission::Message { name, payload, at } => {
+                let (at, payload) = (at.0 as i64, payload.as_str());
+                c.prepare_cached(
+                    "INSERT INTO messages (run, number, at, name, payload) VALUES (?1, ?2, ?3, ?4, ?5)",
+                )?
+                .execute(params![id, number as i64, at, name, payload])?
+            }
         };
     }
     if next > stored {
@@ -240,17 +326,36 @@ fn emit(c: &Connection, id: i64, stored: u64, append: &Append) -> Result<()> {
     Ok(())
 }
 
+fn insert_log(c: &Connection, id: i64, line: &crate::store::LogLine) -> Result<usize> {
+    let (number, at, level) = (line.number as i64, line.at.0 as i64, line.level as i64);
+    Ok(c.prepare_cached(
+        "INSERT INTO logs (run, number, at, level, message, fields) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?
+    .execute(params![id, number, at, level, line.message, to_json(&line.fields)])?)
+}
+
+/// The line that a phase leaves in the log.
+pub(in crate::store) fn phase_line(number: u64, at: Timestamp, title: &str) -> crate::store::LogLine {
+    let fields = vec![("phase".to_owned(), title.to_owned())];
+    crate::store::LogLine { number, at, level: LogLevel::Info, message: format!("phase: {title}"), fields }
+}
+
 fn settle(c: &Connection, id: i64, next: &Next) -> Result<Appended> {
-    let end =
-        |state: RunState, outcome: Option<Vec<u8>>, until: Option<Timestamp>, signals: Option<String>| {
-            c.prepare_cached(
-                "UPDATE runs SET state = ?2, outcome = ?3, wait_until = ?4, wait_for = ?5, owner_host = NULL,
-                             owner_pid = NULL, owner_start = NULL, lease_until = NULL
+    let end = |state: RunState, outcome: Option<Vec<u8>>, waiting: Option<&Waiting>| {
+        let until = waiting.and_then(|waiting| waiting.until).map(|at| at.0 as i64);
+        let signals = waiting.map(|waiting| to_json(&waiting.signals));
+        let people = waiting.is_some_and(|waiting| waiting.people);
+        c.prepare_cached(
+            "UPDATE runs SET state = ?2, outcome = ?3, wait_until = ?4, wait_for = ?5, people = ?6, due_at = ?4,
+                             starts = 0, owner_host = NULL, owner_pid = NULL, owner_start = NULL,
+                             lease_until = NULL,
+                             (head, updated_at) = (SELECT head, at FROM journal WHERE run = ?1
+                                                   ORDER BY seq DESC LIMIT 1)
              WHERE id = ?1",
-            )?
-            .execute(params![id, state.as_str(), outcome, until.map(|at| at.0 as i64), signals])
-            .map(drop)
-        };
+        )?
+        .execute(params![id, state.as_str(), outcome, until, signals, people])
+        .map(drop)
+    };
     match next {
         Next::Go => {}
         Next::Park(waiting) => {
@@ -259,25 +364,23 @@ fn settle(c: &Connection, id: i64, next: &Next) -> Result<Appended> {
             let due = c
                 .prepare_cached(
                     "SELECT 1 FROM inbox WHERE run = ?1 AND taken = 0
-                     AND (kind = 'cancel' OR name IN (SELECT value FROM json_each(?2)))",
+                     AND (kind <> 'signal' OR name IN (SELECT value FROM json_each(?2)))",
                 )?
                 .exists(params![id, signals])?;
             if due {
                 return Ok(Appended { due: true });
             }
-            end(RunState::Waiting, None, waiting.until, Some(signals))?;
+            end(RunState::Waiting, None, Some(waiting))?;
         }
+        Next::Pause => end(RunState::Paused, None, None)?,
         Next::Refuse { reason } => {
             let outcome = Err(wfhost_core::Failure::new(FailureKind::Rejected, reason.as_str()));
-            end(RunState::Refused, Some(outcome_bytes(&outcome)), None, None)?;
+            end(RunState::Refused, Some(outcome_bytes(&outcome)), None)?;
         }
         Next::End { outcome } => {
-            let state = match outcome {
-                Ok(_) => RunState::Completed,
-                Err(failure) if failure.kind == FailureKind::Cancelled => RunState::Cancelled,
-                Err(_) => RunState::Failed,
-            };
-            end(state, Some(outcome_bytes(outcome)), None, None)?;
+            let state = RunState::of(Some(outcome));
+            end(state, Some(outcome_bytes(outcome)), None)?;
+            c.prepare_cached("DELETE FROM questions WHERE run = ?1")?.execute([id])?;
         }
     }
     Ok(Appended { due: false })
@@ -285,29 +388,169 @@ fn settle(c: &Connection, id: i64, next: &Next) -> Result<Appended> {
 
 pub(super) fn post(c: &Connection, message: &NewMessage) -> Result<Posted> {
     let found = c
-        .prepare_cached("SELECT id, state FROM runs WHERE name = ?1")?
-        .query_row([message.run.as_str()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))
+        .prepare_cached("SELECT id, state, wait_for, owner_host IS NULL FROM runs WHERE name = ?1")?
+        .query_row([message.run.as_str()], |row| {
+            let waits: Option<String> = row.get(2)?;
+            Ok((row.get::<_, i64>(0)?, super::read::state_word(row, 1)?, waits, row.get::<_, bool>(3)?))
+        })
         .optional()?;
-    let Some((run, state)) = found else { return Ok(Posted::NoSuchRun) };
-    let (kind, name, text, dedupe) = match &message.body {
-        MessageBody::Signal { name, payload, id } => {
-            ("signal", Some(name.as_str()), Some(payload.as_str()), id.as_deref())
-        }
-        MessageBody::Cancel { reason } => ("cancel", None, reason.as_deref(), None),
-    };
+    let Some((run, state, waits, free)) = found else { return Ok(Posted::NoSuchRun) };
     // Before the end is looked at: one that was delivered stays delivered.
-    if let Some(dedupe) = dedupe
-        && c.prepare_cached("SELECT 1 FROM inbox WHERE run = ?1 AND dedupe = ?2")?
-            .exists(params![run, dedupe])?
+    if let MessageBody::Signal { id: Some(id), .. } = &message.body
+        && c.prepare_cached("SELECT 1 FROM inbox WHERE run = ?1 AND dedupe = ?2")?.exists(params![run, id])?
     {
         return Ok(Posted::Duplicate);
     }
-    if RunState::parse(&state).is_some_and(RunState::is_final) {
+    if state.is_final() {
         return Ok(Posted::Ended);
     }
-    c.prepare_cached(
-        "INSERT INTO inbox (run, at, kind, name, text, dedupe) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-    )?
-    .execute(params![run, message.at.0 as i64, kind, name, text, dedupe])?;
+    match &message.body {
+        MessageBody::Pause if free => {
+            c.prepare_cached("UPDATE runs SET state = 'paused', due_at = NULL WHERE id = ?1")?
+                .execute([run])?;
+            return Ok(Posted::Added);
+        }
+        MessageBody::Answer { step, .. } => {
+            let open = c
+                .prepare_cached(
+                    "UPDATE questions SET answered = 1 WHERE run = ?1 AND step = ?2 AND answered = 0",
+                )?
+                .execute(params![run, step.0 as i64])?;
+            if open == 0 {
+                return Ok(Posted::NoQuestion);
+            }
+        }
+        _ => {}
+    }
+    insert_message(c, run, message.at, &message.body)?;
+    // What nobody advances and waits for this is due now.
+    if state == RunState::Waiting {
+        let wanted = match &message.body {
+            MessageBody::Signal { name, .. } => c
+                .prepare_cached("SELECT 1 FROM json_each(?1) WHERE value = ?2")?
+                .exists(params![waits.unwrap_or_else(|| "[]".to_owned()), name])?,
+            _ => true,
+        };
+        if wanted {
+            c.prepare_cached("UPDATE runs SET due_at = 0 WHERE id = ?1")?.execute([run])?;
+        }
+    }
     Ok(Posted::Added)
+}
+
+/// The body of an answer in the inbox.
+pub(super) type AnswerBody = (Step, Recorded, Option<String>, Option<String>);
+
+fn insert_message(c: &Connection, run: i64, at: Timestamp, body: &MessageBody) -> Result<()> {
+    let (kind, name, text, dedupe, answer) = match body {
+        MessageBody::Signal { name, payload, id } => {
+            ("signal", Some(name.as_str()), Some(payload.as_str()), id.as_deref(), None)
+        }
+        MessageBody::Cancel { reason } => ("cancel", None, reason.as_deref(), None, None),
+        MessageBody::Pause => ("pause", None, None, None, None),
+        MessageBody::Answer { step, outcome, by, note } => {
+            let body: AnswerBody = (*step, outcome.clone().into(), by.clone(), note.clone());
+            let bytes = minicbor::to_vec(body).unwrap_or_else(|e| unreachable!("encoding to memory: {e}"));
+            ("answer", None, None, None, Some(bytes))
+        }
+    };
+    c.prepare_cached(
+        "INSERT INTO inbox (run, at, kind, name, text, dedupe, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?
+    .execute(params![run, at.0 as i64, kind, name, text, dedupe, answer])?;
+    Ok(())
+}
+
+pub(super) fn import(c: &Connection, run: &ImportedRun) -> Result<()> {
+    let info = &run.info;
+    check_new(c, &info.id, info.module)?;
+    let ended = info.state.is_final();
+    let state = if ended { info.state } else { RunState::Paused };
+    let outcome = info.outcome.as_ref().filter(|_| ended).map(outcome_bytes);
+    c.prepare_cached(
+        "INSERT INTO runs (name, key, workflow, module, labels, parent, created_at, updated_at, state, outcome,
+                           phase, emissions, epoch, head)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+    )?
+    .execute(params![
+        info.id.as_str(),
+        // A key that is somebody else's here stays his.
+        info.key.as_ref().filter(|key| !key_is_taken(c, key).unwrap_or(true)),
+        info.workflow,
+        info.module.0,
+        to_json(&info.labels),
+        info.parent.as_ref().map(RunId::as_str),
+        info.created_at.0 as i64,
+        info.updated_at.0 as i64,
+        state.as_str(),
+        outcome,
+        info.phase,
+        run.emissions as i64,
+        info.epoch.0 as i64,
+        run.rows.last().map(|row| row.head.0),
+    ])?;
+    let id = c.last_insert_rowid();
+    for row in &run.rows {
+        insert_row(c, id, row, info.updated_at)?;
+    }
+    for line in &run.logs {
+        insert_log(c, id, line)?;
+    }
+    for message in &run.messages {
+        let (at, payload) = (message.at.0 as i64, message.payload.as_str());
+        c.prepare_cached(
+            "INSERT INTO messages (run, number, at, name, payload) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![id, message.number as i64, at, message.name, payload])?;
+    }
+    for (key, value) in &run.state {
+        c.prepare_cached("INSERT INTO state (run, key, value) VALUES (?1, ?2, ?3)")?.execute(params![
+            id,
+            key,
+            value.as_str()
+        ])?;
+    }
+    for message in &run.inbox {
+        insert_message(c, id, message.at, &message.body)?;
+    }
+    change_questions(c, id, &run.questions)
+}
+
+fn key_is_taken(c: &Connection, key: &str) -> rusqlite::Result<bool> {
+    c.prepare_cached("SELECT 1 FROM runs WHERE key = ?1")?.exists([key])
+}
+
+pub(super) fn delete(c: &Connection, run: &RunId, now: Timestamp) -> Result<Deleted> {
+    let found = c
+        .prepare_cached(
+            "SELECT id, owner_host, owner_pid, owner_start, lease_until FROM runs WHERE name = ?1",
+        )?
+        .query_row([run.as_str()], |row| Ok((row.get::<_, i64>(0)?, lease(row, 1)?)))
+        .optional()?;
+    let Some((id, lease)) = found else { return Ok(Deleted::NoSuchRun) };
+    if let Some((owner, until)) = lease
+        && until > now
+    {
+        return Ok(Deleted::Held { owner, until });
+    }
+    // The places of commits are not given out again: the last one stays, empty.
+    c.prepare_cached(
+        "UPDATE journal SET run = 0, seq = id, count = 0, body = x'' WHERE run = ?1
+         AND id = (SELECT max(id) FROM journal)",
+    )?
+    .execute([id])?;
+    for table in ["journal", "inbox", "logs", "state", "questions", "messages"] {
+        c.prepare_cached(&format!("DELETE FROM {table} WHERE run = ?1"))?.execute([id])?;
+    }
+    c.prepare_cached("DELETE FROM runs WHERE id = ?1")?.execute([id])?;
+    c.prepare_cached("INSERT INTO deleted (name, at) VALUES (?1, ?2)")?
+        .execute(params![run.as_str(), now.0 as i64])?;
+    Ok(Deleted::Yes)
+}
+
+pub(super) fn delete_unused_modules(c: &Connection, before: Timestamp) -> Result<usize> {
+    Ok(c.prepare_cached(
+        "DELETE FROM modules WHERE added_at < ?1 AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.module = digest)",
+    )?
+    .execute([before.0 as i64])?)
 }

@@ -1,0 +1,178 @@
+//! Runs that had ended and go on.
+
+use super::*;
+
+/// The run is taken up again as `wfhost retry` does it.
+fn retry(t: &mut Talk, step: Option<Step>, end_only: bool) -> Result<(), CannotRetry> {
+    let mut journal = t.journal();
+    let plan = plan_retry(&journal, step, end_only)?;
+    let row = plan.append(&mut journal, t.m.emissions(), t.clock);
+    t.rows.push(row);
+    t.m = Machine::open(Journal::read(t.rows.clone()).unwrap(), t.m.emissions()).unwrap();
+    Ok(())
+}
+
+fn fails(t: &mut Talk, step: Step) {
+    let outcome = failed(FailureKind::Unavailable, "busy");
+    assert!(t.m.complete(step, outcome.clone(), t.clock));
+    assert_eq!(t.got(step), outcome);
+}
+
+#[test]
+fn the_step_that_the_run_failed_of_is_tried_again_and_nothing_else() {
+    let mut t = Talk::start();
+    let (first, second, bad) = (t.agent("a"), t.agent("b"), t.agent("c"));
+    t.work();
+    t.answer(first, "A");
+    fails(&mut t, bad);
+    t.answer(second, "B");
+    t.m.finish(failed(FailureKind::Unavailable, "busy"), t.clock).unwrap();
+    retry(&mut t, None, false).unwrap();
+    assert_eq!(t.m.outcome(), None);
+    let (first, second, bad) = (t.agent("a"), t.agent("b"), t.agent("c"));
+    t.waits(bad);
+    assert_eq!(t.work(), ["call 3 #2 c"], "with the same key, as the next attempt");
+    assert_eq!((t.got(first), t.got(second)), (said("A"), said("B")));
+    t.answer(bad, "C");
+    assert_eq!(t.got(bad), said("C"));
+    t.finish("done");
+    // And it is replayed so for ever.
+    t.reopen();
+    let (first, second, bad) = (t.agent("a"), t.agent("b"), t.agent("c"));
+    assert_eq!((t.got(first), t.got(second), t.got(bad)), (said("A"), said("B"), said("C")));
+    t.finish("done");
+    t.nothing_left();
+}
+
+#[test]
+fn what_the_program_did_after_the_failure_is_void_and_its_numbers_stay_taken() {
+    let mut t = Talk::start();
+    let bad = t.agent("a");
+    t.work();
+    fails(&mut t, bad);
+    let fallback = t.agent("fallback");
+    let key = t.m.idempotency_key(fallback);
+    t.work();
+    t.answer(fallback, "worse");
+    t.signal("go", 7);
+    t.m.finish(failed(FailureKind::Failed, "of its own"), t.clock).unwrap();
+    assert_eq!(retry(&mut t, None, false), Err(CannotRetry::OwnFault));
+    assert_eq!(retry(&mut t, Some(fallback), false), Err(CannotRetry::NotFailed(fallback)));
+    assert_eq!(retry(&mut t, Some(Step(9)), false), Err(CannotRetry::NoSuchStep(Step(9))));
+    retry(&mut t, Some(bad), false).unwrap();
+    let bad = t.agent("a");
+    t.waits(bad);
+    assert_eq!(t.work(), ["call 1 #2 a"]);
+    t.answer(bad, "A");
+    t.see(bad);
+    let next = t.agent("b");
+    assert_eq!(next, Step(3));
+    assert_ne!(t.m.idempotency_key(next), key);
+    let wait = t.ask(signal("go"));
+    assert_eq!(t.got(wait), said(7), "what came from outside is kept");
+}
+
+#[test]
+fn a_mended_program_goes_on_at_the_end() {
+    let mut t = Talk::start();
+    let step = t.agent("a");
+    t.work();
+    t.answer(step, "A");
+    t.see(step);
+    assert_eq!(t.m.emit(), Some(0));
+    assert!(t.m.terminate(Failure::new(FailureKind::Failed, "it trapped"), t.clock));
+    assert_eq!(retry(&mut t, None, false), Err(CannotRetry::OwnFault));
+    retry(&mut t, None, true).unwrap();
+    let step = t.agent("a");
+    assert_eq!(t.got(step), said("A"));
+    assert_eq!(t.m.emit(), None, "what was given out is not given out again");
+    assert_eq!(t.m.emit(), Some(1));
+    let mended = t.agent("b");
+    t.waits(mended);
+    assert_eq!(t.work(), ["call 2 #1 b"]);
+}
+
+#[test]
+fn emissions_of_the_new_way_are_not_lost() {
+    let mut t = Talk::start();
+    let bad = t.agent("a");
+    assert_eq!(t.m.emit(), Some(0));
+    t.work();
+    fails(&mut t, bad);
+    assert_eq!((t.m.emit(), t.m.emit()), (Some(1), Some(2)));
+    t.m.finish(failed(FailureKind::Unavailable, "busy"), t.clock).unwrap();
+    retry(&mut t, None, false).unwrap();
+    for _ in 0..2 {
+        let bad = t.agent("a");
+        assert_eq!(t.m.emit(), None);
+        t.work();
+        if t.m.poll_step(bad).unwrap().is_none() {
+            t.work();
+            t.answer(bad, "A");
+        }
+        t.see(bad);
+        let number = t.m.emit();
+        assert!(number == Some(3) || number.is_none(), "{number:?}");
+        t.reopen();
+    }
+}
+
+#[test]
+fn a_cancelled_run_is_taken_up_where_it_was_cancelled() {
+    let mut t = Talk::start();
+    let step = t.agent("a");
+    t.work();
+    t.cancel();
+    t.see(step);
+    t.m.finish(failed(FailureKind::Cancelled, "so be it"), t.clock).unwrap();
+    retry(&mut t, None, false).unwrap();
+    assert!(!t.m.cancel_requested());
+    let step = t.agent("a");
+    t.waits(step);
+    assert_eq!(t.work(), ["call 1 #2 a"]);
+}
+
+#[test]
+fn a_wait_that_timed_out_gets_its_time_again() {
+    let mut t = Talk::start();
+    let wait = t.ask(signal_within("go", 50));
+    t.pass(50);
+    let outcome = t.got(wait);
+    t.m.finish(outcome, t.clock).unwrap();
+    t.pass(1_000);
+    retry(&mut t, None, false).unwrap();
+    assert_eq!(t.m.next_deadline(), Some(t.clock.after(50)));
+    let wait = t.ask(signal_within("go", 50));
+    t.waits(wait);
+    t.signal("go", 1);
+    assert_eq!(t.got(wait), said(1));
+}
+
+#[test]
+fn only_what_failed_is_taken_up() {
+    let mut t = Talk::start();
+    assert_eq!(retry(&mut t, None, false), Err(CannotRetry::NotEnded));
+    t.finish(1);
+    assert_eq!(retry(&mut t, None, true), Err(CannotRetry::Completed));
+}
+
+#[test]
+fn a_run_is_moved_before_its_next_entry() {
+    let mut t = Talk::start();
+    let step = t.agent("a");
+    t.work();
+    t.answer(step, "A");
+    t.reopen();
+    let new = Digest::of(b"another module");
+    t.m.move_to(new);
+    t.agent("a");
+    t.silent();
+    t.agent("b");
+    assert_eq!(t.told()[2..], ["moved", "scheduled 2"]);
+    assert_eq!(t.m.module(), new);
+    t.reopen();
+    assert_eq!(t.m.module(), new);
+    t.m.move_to(new);
+    t.m.settle_move(t.clock);
+    t.silent();
+}

@@ -1,0 +1,149 @@
+//! Going on with a run that had ended.
+//!
+//! A journal only grows. To try something again, an entry declares a part of
+//! the journal void: what the program did from some position on. What came
+//! from outside meanwhile (signals, answers to steps that were begun before)
+//! stays where it is, and the program meets it when it gets there.
+
+use std::collections::{BTreeMap, HashSet};
+
+use crate::entry::{Entry, Event};
+use crate::journal::{Journal, extend_chain};
+use crate::{Digest, FailureKind, Outcome, Position, Row, Step, Timestamp};
+
+/// What the entries of a journal say is void.
+#[derive(Debug, Default)]
+pub(super) struct Void {
+    entries: HashSet<Position>,
+    /// Steps that are tried again, and since when.
+    pub reopened: BTreeMap<Step, Timestamp>,
+}
+
+impl Void {
+    pub fn of(entries: &[Entry]) -> Self {
+        let mut void = Self::default();
+        for (index, Entry { at, event }) in entries.iter().enumerate() {
+            let Event::Retried { from, step, .. } = event else { continue };
+            let start = usize::try_from(from.0).unwrap_or(index).min(index);
+            void.range(&entries[start..index], *from, *step);
+            void.reopened.extend(step.map(|step| (step, *at)));
+        }
+        void
+    }
+
+    fn range(&mut self, entries: &[Entry], from: Position, retried: Option<Step>) {
+        let mut begun = HashSet::new();
+        for (offset, entry) in entries.iter().enumerate() {
+            let void = match &entry.event {
+                Event::Scheduled { step, .. } => begun.insert(*step),
+                Event::Cancelled { .. }
+                | Event::Patched { .. }
+                | Event::Finished { .. }
+                | Event::CancelRequested { .. } => true,
+                Event::Completed { step, .. } | Event::Answered { step, .. } => {
+                    begun.contains(step) || retried == Some(*step)
+                }
+                Event::Attempted { step, .. } => begun.contains(step),
+                Event::Started(_) | Event::Received { .. } | Event::Retried { .. } | Event::Moved { .. } => {
+                    false
+                }
+            };
+            if void {
+                self.entries.insert(Position(from.0 + offset as u64));
+            }
+        }
+    }
+
+    /// The entry; as an error if it is void.
+    pub fn of_entry(&self, position: Position, entry: Entry) -> Result<Entry, Entry> {
+        if self.entries.contains(&position) { Err(entry) } else { Ok(entry) }
+    }
+}
+
+/// Where a run that had ended is taken up.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Retry {
+    pub from: Position,
+    pub step: Option<Step>,
+}
+
+/// Why there is nothing to try again.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CannotRetry {
+    #[error("the run has not ended")]
+    NotEnded,
+    #[error("the run completed")]
+    Completed,
+    #[error("step {0} did not fail")]
+    NotFailed(Step),
+    #[error("the run has no step {0}")]
+    NoSuchStep(Step),
+    /// The program failed by itself: it would do so again.
+    #[error("no step failed; the program failed by itself, and would do so again")]
+    OwnFault,
+}
+
+/// Finds where to take up a run that failed: at the step that is named, else
+/// at the one whose failure the run ended with, else, if it was cancelled,
+/// where that happened. With `end_only` nothing but the end is void, which
+/// serves a program that was mended.
+pub fn plan_retry(journal: &Journal, step: Option<Step>, end_only: bool) -> Result<Retry, CannotRetry> {
+    let void = Void::of(&journal.entries);
+    let standing = || {
+        let numbered = journal.entries.iter().enumerate();
+        numbered
+            .map(|(index, entry)| (Position(index as u64), &entry.event))
+            .filter(|(position, _)| !void.entries.contains(position))
+    };
+    let end = standing().find_map(|(position, event)| match event {
+        Event::Finished { outcome, .. } => Some((position, Outcome::from(outcome.clone()))),
+        _ => None,
+    });
+    let Some((end, outcome)) = end else { return Err(CannotRetry::NotEnded) };
+    let Err(failure) = outcome else { return Err(CannotRetry::Completed) };
+    let failed = standing().filter_map(|(position, event)| match event {
+        Event::Completed { step, outcome } | Event::Answered { step, outcome, .. } => {
+            Some((position, *step, Outcome::from(outcome.clone()).err()?))
+        }
+        _ => None,
+    });
+    let failed: Vec<_> = failed.collect();
+    if let Some(wanted) = step {
+        let exists =
+            standing().any(|(_, event)| matches!(event, Event::Scheduled { step, .. } if *step == wanted));
+        return match failed.iter().find(|(_, step, _)| *step == wanted) {
+            Some((from, step, _)) => Ok(Retry { from: *from, step: Some(*step) }),
+            None if exists => Err(CannotRetry::NotFailed(wanted)),
+            None => Err(CannotRetry::NoSuchStep(wanted)),
+        };
+    }
+    if end_only {
+        return Ok(Retry { from: end, step: None });
+    }
+    if failure.kind == FailureKind::Cancelled {
+        let cancelled = standing().find(|(_, event)| matches!(event, Event::CancelRequested { .. }));
+        return Ok(Retry { from: cancelled.map_or(end, |(position, _)| position), step: None });
+    }
+    let same = |own: &crate::Failure| own.kind == failure.kind && failure.message.contains(&own.message);
+    match failed.iter().rev().find(|(_, _, own)| same(own)) {
+        Some((from, step, _)) => Ok(Retry { from: *from, step: Some(*step) }),
+        None => Err(CannotRetry::OwnFault),
+    }
+}
+
+impl Retry {
+    /// Adds the entry to a journal that was read, and gives the row to be stored.
+    /// `emissions` is the number of the run's emissions that are stored.
+    pub fn append(&self, journal: &mut Journal, emissions: u64, clock: Timestamp) -> Row {
+        let last = journal.entries.last().map_or(Timestamp(0), |entry| entry.at);
+        let event = Event::Retried { from: self.from, step: self.step, emissions };
+        let entry = Entry { at: clock.max(last), event };
+        let mut bytes = Vec::new();
+        entry.encode_to(&mut bytes);
+        let head: Digest = extend_chain(&journal.head, &bytes);
+        let first = Position(journal.entries.len() as u64);
+        journal.entries.push(entry);
+        journal.head = head;
+        Row { first, count: 1, bytes, head }
+    }
+}

@@ -1,0 +1,318 @@
+//! Runs as files: one JSON document a line, every byte of a run and its module.
+//!
+//! The first line describes the run, then come its module, the rows of its
+//! journal, what it gave out, and what it has not taken from its inbox. The
+//! last line has the number of lines before it and the BLAKE3 digest of their
+//! bytes. Bytes are in base64.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use wfhost_core::{
+    Digest, Epoch, Journal, Json, Machine, Outcome, Position, Recorded, Row, RunId, Step, Timestamp,
+};
+
+use crate::HostError;
+use crate::store::{
+    ImportedRun, LogLevel, LogLine, Message, MessageBody, MessageId, OutMessage, RunInfo, RunState, Store,
+};
+
+/// A file that is no exported run, or not all of one.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error("line {line} cannot be read: {reason}")]
+    Line { line: usize, reason: String },
+    #[error("the file is not as it was written: {0}")]
+    Damaged(String),
+}
+
+impl From<crate::store::StoreError> for ArchiveError {
+    fn from(error: crate::store::StoreError) -> Self {
+        Self::Host(error.into())
+    }
+}
+
+const SCHEMA: &str = "wfhost/export/1";
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Line {
+    Run {
+        schema: String,
+        id: RunName,
+        key: Option<String>,
+        phase: Option<String>,
+        emissions: u64,
+        epoch: u64,
+    },
+    Module {
+        digest: String,
+        name: String,
+        bytes: String,
+    },
+    Row {
+        first: u64,
+        count: u32,
+        head: String,
+        bytes: String,
+    },
+    Log {
+        number: u64,
+        at: u64,
+        level: usize,
+        message: String,
+        fields: Vec<(String, String)>,
+    },
+    Message {
+        number: u64,
+        at: u64,
+        name: String,
+        payload: Json,
+    },
+    State {
+        key: String,
+        value: Json,
+    },
+    Signal {
+        at: u64,
+        name: String,
+        payload: Json,
+        id: Option<String>,
+    },
+    Cancel {
+        at: u64,
+        reason: Option<String>,
+    },
+    Answer {
+        at: u64,
+        step: u64,
+        outcome: String,
+        by: Option<String>,
+        note: Option<String>,
+    },
+    End {
+        lines: usize,
+        digest: String,
+    },
+}
+
+/// An id, checked when it is read.
+type RunName = String;
+
+/// Writes a run with all that belongs to it.
+pub async fn export(store: &dyn Store, info: &RunInfo) -> Result<String, ArchiveError> {
+    let run = &info.id;
+    let mut lines = vec![Line::Run {
+        schema: SCHEMA.to_owned(),
+        id: run.to_string(),
+        key: info.key.clone(),
+        phase: info.phase.clone(),
+        emissions: info.emissions,
+        epoch: info.epoch.0,
+    }];
+    let rows = store.journal(run, Position(0)).await?;
+    // What is damaged is not spread.
+    let journal =
+        Journal::read(rows.clone()).map_err(|source| HostError::Journal { run: run.clone(), source })?;
+    let machine = Machine::open(journal, info.emissions)
+        .map_err(|source| HostError::Journal { run: run.clone(), source })?;
+    let digest = machine.module();
+    let bytes = store.module(digest).await?;
+    let bytes = bytes.ok_or_else(|| HostError::NoModule { run: run.clone(), digest })?;
+    lines.push(Line::Module {
+        digest: digest.to_string(),
+        name: info.workflow.clone(),
+        bytes: STANDARD.encode(bytes),
+    });
+    lines.extend(rows.into_iter().map(|Row { first, count, bytes, head }| Line::Row {
+        first: first.0,
+        count,
+        head: head.to_string(),
+        bytes: STANDARD.encode(bytes),
+    }));
+    let all = usize::MAX >> 1;
+    lines.extend(store.logs(run, 0, all).await?.into_iter().map(|line| Line::Log {
+        number: line.number,
+        at: line.at.0,
+        level: line.level as usize,
+        message: line.message,
+        fields: line.fields,
+    }));
+    lines.extend(store.messages(run, None, all).await?.into_iter().map(|message| Line::Message {
+        number: message.number,
+        at: message.at.0,
+        name: message.name,
+        payload: message.payload,
+    }));
+    lines.extend(store.state(run).await?.into_iter().map(|(key, value)| Line::State { key, value }));
+    lines.extend(store.inbox(run).await?.into_iter().filter_map(inbox_line));
+    let mut text = String::new();
+    for line in &lines {
+        text.push_str(&to_json(line));
+        text.push('\n');
+    }
+    let end = Line::End { lines: lines.len(), digest: Digest::of(text.as_bytes()).to_string() };
+    text.push_str(&to_json(&end));
+    text.push('\n');
+    Ok(text)
+}
+
+fn to_json(line: &Line) -> String {
+    serde_json::to_string(line).unwrap_or_else(|e| unreachable!("texts and numbers are always JSON: {e}"))
+}
+
+fn inbox_line(message: Message) -> Option<Line> {
+    let at = message.at.0;
+    Some(match message.body {
+        MessageBody::Signal { name, payload, id } => Line::Signal { at, name, payload, id },
+        MessageBody::Cancel { reason } => Line::Cancel { at, reason },
+        MessageBody::Answer { step, outcome, by, note } => {
+            let bytes = minicbor::to_vec(Recorded::from(outcome))
+                .unwrap_or_else(|e| unreachable!("encoding to memory: {e}"));
+            Line::Answer { at, step: step.0, outcome: STANDARD.encode(bytes), by, note }
+        }
+        // An imported run is paused anyway.
+        MessageBody::Pause => return None,
+    })
+}
+
+/// Takes in a run that was exported. Gives its id.
+pub async fn import(store: &dyn Store, text: &str) -> Result<RunId, ArchiveError> {
+    let damaged = |reason: &str| ArchiveError::Damaged(reason.to_owned());
+    let mut lines = Vec::new();
+    let mut offset = 0;
+    let mut end = None;
+    for (index, line) in text.split_inclusive('\n').enumerate() {
+        if end.is_some() {
+            return Err(damaged("something follows its end"));
+        }
+        let parsed: Line = serde_json::from_str(line)
+            .map_err(|error| ArchiveError::Line { line: index + 1, reason: error.to_string() })?;
+        match parsed {
+            Line::End { lines, digest } => end = Some((lines, digest, offset)),
+            other => lines.push(other),
+        }
+        offset += line.len();
+    }
+    let (count, digest, length) = end.ok_or_else(|| damaged("its end is missing"))?;
+    if count != lines.len() || digest != Digest::of(&text.as_bytes()[..length]).to_string() {
+        return Err(damaged("its digest differs"));
+    }
+    let mut lines = lines.into_iter();
+    let (
+        Some(Line::Run { schema, id, key, phase, emissions, epoch }),
+        Some(Line::Module { digest, name, bytes }),
+    ) = (lines.next(), lines.next())
+    else {
+        return Err(damaged("it does not begin with a run and its module"));
+    };
+    if schema != SCHEMA {
+        return Err(damaged("it is of another version"));
+    }
+    let id: RunId = id.parse().map_err(|_| damaged("its id is none"))?;
+    let decode = |text: &str| STANDARD.decode(text).map_err(|_| damaged("bytes are not base64"));
+    let module = decode(&bytes)?;
+    if Digest::of(&module).to_string() != digest {
+        return Err(damaged("the module has other bytes than it had"));
+    }
+    let contents = Contents::read(lines)?;
+    let unusable = |source| HostError::Journal { run: id.clone(), source };
+    let journal = Journal::read(contents.rows.clone()).map_err(unusable)?;
+    let machine = Machine::open(journal, emissions).map_err(unusable)?;
+    let started = machine.started();
+    if started.run != id || machine.module().to_string() != digest {
+        return Err(damaged("its journal is that of another run"));
+    }
+    let outcome: Option<Outcome> = machine.outcome().cloned();
+    let run = ImportedRun {
+        info: RunInfo {
+            id: id.clone(),
+            key,
+            workflow: started.workflow.clone(),
+            module: machine.module(),
+            state: RunState::of(outcome.as_ref()),
+            labels: started.labels.clone(),
+            parent: started.parent.clone(),
+            created_at: machine.started_at(),
+            updated_at: machine.last_at(),
+            entries: Position(machine.entries()),
+            phase,
+            outcome,
+            waiting: None,
+            epoch: Epoch(epoch),
+            lease: None,
+            due_at: None,
+            trouble: None,
+            emissions,
+            head: Some(machine.head()),
+        },
+        rows: contents.rows,
+        emissions,
+        logs: contents.logs,
+        messages: contents.messages,
+        state: contents.state,
+        inbox: contents.inbox,
+        questions: machine.open_questions(),
+    };
+    store.put_module(&name, &module).await?;
+    store.import(run).await?;
+    Ok(id)
+}
+
+/// What a file has behind the run and its module.
+#[derive(Default)]
+struct Contents {
+    rows: Vec<Row>,
+    logs: Vec<LogLine>,
+    messages: Vec<OutMessage>,
+    state: Vec<(String, Json)>,
+    inbox: Vec<Message>,
+}
+
+impl Contents {
+    fn read(lines: impl Iterator<Item = Line>) -> Result<Self, ArchiveError> {
+        let strange = |what: &str| ArchiveError::Damaged(format!("{what} cannot be read"));
+        let decode = |text: &str| STANDARD.decode(text).map_err(|_| strange("base64"));
+        let mut contents = Self::default();
+        let message = |at, body| Message { id: MessageId(0), at: Timestamp(at), body };
+        for line in lines {
+            match line {
+                Line::Row { first, count, head, bytes } => contents.rows.push(Row {
+                    first: Position(first),
+                    count,
+                    bytes: decode(&bytes)?,
+                    head: Digest::parse(&head).ok_or_else(|| strange("a digest"))?,
+                }),
+                Line::Log { number, at, level, message, fields } => contents.logs.push(LogLine {
+                    number,
+                    at: Timestamp(at),
+                    level: *LogLevel::ALL.get(level).ok_or_else(|| strange("a level"))?,
+                    message,
+                    fields,
+                }),
+                Line::Message { number, at, name, payload } => {
+                    contents.messages.push(OutMessage { number, at: Timestamp(at), name, payload });
+                }
+                Line::State { key, value } => contents.state.push((key, value)),
+                Line::Signal { at, name, payload, id } => {
+                    contents.inbox.push(message(at, MessageBody::Signal { name, payload, id }));
+                }
+                Line::Cancel { at, reason } => {
+                    contents.inbox.push(message(at, MessageBody::Cancel { reason }));
+                }
+                Line::Answer { at, step, outcome, by, note } => {
+                    let recorded: Recorded =
+                        minicbor::decode(&decode(&outcome)?).map_err(|_| strange("an answer"))?;
+                    let (step, outcome) = (Step(step), recorded.into());
+                    contents.inbox.push(message(at, MessageBody::Answer { step, outcome, by, note }));
+                }
+                Line::Run { .. } | Line::Module { .. } | Line::End { .. } => {
+                    return Err(strange("a second run"));
+                }
+            }
+        }
+        Ok(contents)
+    }
+}

@@ -1,0 +1,117 @@
+//! `wfhost events`
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use wfhost_core::{Entry, Position};
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::find_run;
+use super::{Common, Format, follow, journal, print_line};
+use crate::clock::rfc3339;
+
+/// Show what happens, as it is committed: of one run or of all
+///
+/// Each event is an entry of a journal. Nothing is left out and nothing comes
+/// twice; `--after` goes on behind any event. For one run `event` is the
+/// position in its journal; for all it is the place of the commit, which
+/// several entries may share.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost events --follow -o jsonl
+  wfhost events run_01k9 --after 12")]
+pub(crate) struct Events {
+    /// An id, the beginning of one, @last, @last:2 [default: all runs]
+    run: Option<String>,
+    /// Go on: of one run until it ends
+    #[arg(short, long)]
+    follow: bool,
+    /// Only what comes behind this event
+    #[arg(long, value_name = "N")]
+    after: Option<u64>,
+}
+
+/// Commits that are read at once.
+const PAGE: usize = 1_000;
+/// How often is looked for more.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+impl Events {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let store = common.store()?;
+        let mut signals = follow::Signals::new()?;
+        let run = match &self.run {
+            Some(run) => Some(find_run(store.as_ref(), run).await?.id),
+            None => None,
+        };
+        let mut next = self.after.map_or(0, |after| after + 1);
+        // Where the next row begins; the first one may hold entries that are not wanted.
+        let mut from = Position(0);
+        loop {
+            let mut news = false;
+            let mut ended = !self.follow;
+            match &run {
+                Some(run) => {
+                    // Looked at before the entries are read, so that none is missed at the end.
+                    let info = store.run(run).await?;
+                    ended |= info.is_none_or(|info| info.state.is_final());
+                    let rows = store.journal(run, from).await?;
+                    for row in &rows {
+                        let mut bytes = row.bytes.as_slice();
+                        let mut position = row.first;
+                        while let Ok((entry, length)) = Entry::decode(bytes, position) {
+                            if position.0 >= next {
+                                show(common.output, position.0, run.as_str(), position, &entry);
+                                next = position.0 + 1;
+                                news = true;
+                            }
+                            position.0 += 1;
+                            bytes = &bytes[length..];
+                        }
+                        from = position;
+                    }
+                }
+                None => {
+                    for change in store.changes(next.saturating_sub(1), PAGE).await? {
+                        let mut bytes = change.row.bytes.as_slice();
+                        let mut position = change.row.first;
+                        while let Ok((entry, length)) = Entry::decode(bytes, position) {
+                            show(common.output, change.place, change.run.as_str(), position, &entry);
+                            position.0 += 1;
+                            bytes = &bytes[length..];
+                        }
+                        next = change.place + 1;
+                        news = true;
+                    }
+                }
+            }
+            if news {
+                continue;
+            }
+            if ended {
+                return Ok(Exit::Done);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                number = signals.next() => return Ok(Exit::Signalled(number)),
+            }
+        }
+    }
+}
+
+fn show(format: Format, event: u64, run: &str, position: Position, entry: &Entry) {
+    let Value::Object(fields) = journal::describe(position, &entry.event) else { return };
+    if format == Format::Text {
+        let fields: Vec<_> = fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let (time, kind) = (rfc3339(entry.at), entry.event.kind());
+        print_line(format!("{event:>6}  {time}  {run}  {kind:<16}  {}", fields.join(" ")).trim_end());
+        return;
+    }
+    let mut view = json!({
+        "event": event, "run": run, "position": position, "at": rfc3339(entry.at), "kind": entry.event.kind(),
+    });
+    if let Some(view) = view.as_object_mut() {
+        view.extend(fields);
+    }
+    print_line(&view.to_string());
+}

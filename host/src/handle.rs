@@ -1,0 +1,89 @@
+//! Following a run to its end, whoever advances it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use wfhost_core::{Mismatch, Outcome, RunId};
+
+use crate::host::HostError;
+use crate::worker::{Inner, Watched, lock};
+
+/// Something may have changed that nobody told of.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How following a run came to an end.
+#[derive(Debug)]
+pub enum Ending {
+    Finished(Outcome),
+    /// Its module departs from its journal. Nothing was executed.
+    Refused {
+        reason: String,
+        /// None if another process found out.
+        mismatch: Option<Box<Mismatch>>,
+    },
+    /// Somebody asked for it to be left alone.
+    Paused,
+    /// It was left where it is, by [`RunHandle::stop`].
+    Stopped,
+}
+
+/// A run that is followed. While this lives, its host takes the run up
+/// whenever it is due.
+#[derive(Debug)]
+pub struct RunHandle {
+    pub id: RunId,
+    inner: Arc<Inner>,
+    watched: Arc<Watched>,
+    changes: watch::Receiver<u64>,
+}
+
+impl RunHandle {
+    pub(crate) fn new(
+        id: RunId,
+        inner: Arc<Inner>,
+        (watched, changes): (Arc<Watched>, watch::Receiver<u64>),
+    ) -> Self {
+        Self { id, inner, watched, changes }
+    }
+
+    /// Waits until something may have been committed.
+    pub async fn changed(&mut self) {
+        // An error means that the sender is gone, which this handle keeps.
+        let _ = tokio::time::timeout(LOOK_EVERY, self.changes.changed()).await;
+    }
+
+    /// How it ended, if it has.
+    pub async fn ended(&mut self) -> Result<Option<Ending>, HostError> {
+        if let Some(ending) = lock(&self.watched.ending).take() {
+            return ending.map(Some);
+        }
+        if self.inner.is_live(&self.id) {
+            return Ok(None);
+        }
+        // What the last driver said may have come in just now.
+        if let Some(ending) = lock(&self.watched.ending).take() {
+            return ending.map(Some);
+        }
+        self.inner.recorded_end(&self.id).await
+    }
+
+    /// Waits for the end.
+    pub async fn ending(&mut self) -> Result<Ending, HostError> {
+        loop {
+            if let Some(ending) = self.ended().await? {
+                return Ok(ending);
+            }
+            self.changed().await;
+        }
+    }
+
+    /// Leaves the run as soon as what it has is committed; calls under way are
+    /// dropped. It can be resumed at any time.
+    pub fn stop(&self) {
+        if !self.inner.leave(&self.id) {
+            *lock(&self.watched.ending) = Some(Ok(Ending::Stopped));
+            self.watched.changed.send_modify(|count| *count += 1);
+        }
+    }
+}
