@@ -1,18 +1,19 @@
 //! The embedding API: a host advances runs and keeps them in a store.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use wfhost_core::{
-    CannotRetry, Digest, Epoch, Journal, JournalError, Json, Machine, Mismatch, Row, RunConfig, RunId,
+    CannotRetry, Digest, Epoch, Grant, Journal, JournalError, Json, Machine, Mismatch, Row, RunConfig, RunId,
     Started, Step, Timestamp, limits, plan_retry,
 };
 
 use crate::agents::Providers;
 use crate::engine::{self, Denied, DriveError, Engine, Leave, Module, ModuleError};
 use crate::handle::RunHandle;
+use crate::sandbox::GrantError;
 use crate::schema::{self, BadAnswer};
 use crate::store::{
     ClaimHow, Claimed, Created, MessageBody, NewMessage, NewRun, Owner, Posted, RunInfo, SharedStore,
@@ -119,6 +120,8 @@ pub enum HostError {
     Module(#[from] ModuleError),
     #[error(transparent)]
     Drive(#[from] DriveError),
+    #[error(transparent)]
+    Grant(#[from] GrantError),
     #[error("the journal of {run} cannot be used: {source}")]
     Journal { run: RunId, source: JournalError },
     #[error("there is no run {0}")]
@@ -199,6 +202,12 @@ impl Host {
         Ok(module)
     }
 
+    /// Reads a directory that new runs are to be granted, to read only. Their
+    /// programs see it at `guest`, an absolute path.
+    pub async fn grant(&self, host: &Path, guest: &str) -> Result<Grant, HostError> {
+        Ok(self.inner.engine.grant(host.to_owned(), guest.to_owned()).await?)
+    }
+
     /// Begins a run and advances it here, or finds the one that has the key.
     /// `providers` answer its calls as long as it is followed, if not those of the host.
     pub async fn start(
@@ -236,6 +245,16 @@ impl Host {
         for (name, value) in &options.labels {
             limits::check("the name of a label", name.len(), limits::NAME_BYTES)?;
             limits::check("a label", value.len(), limits::NAME_BYTES)?;
+        }
+        if let Some(sandbox) = &options.config.sandbox {
+            let env: usize = sandbox.env.iter().map(|(name, value)| name.len() + value.len()).sum();
+            limits::check("the environment", env, limits::ENV_BYTES)?;
+            let mut guests: Vec<_> = sandbox.grants.iter().map(|grant| &grant.guest).collect();
+            guests.sort();
+            if let Some(twice) = guests.windows(2).find(|pair| pair[0] == pair[1]) {
+                let reason = "there is another one";
+                return Err(GrantError::Place { guest: twice[0].clone(), reason }.into());
+            }
         }
         let now = self.inner.world.now();
         let mut seed = options.seed.unwrap_or_default();

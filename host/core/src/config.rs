@@ -4,7 +4,7 @@
 use minicbor::{Decode, Encode};
 use serde::Serialize;
 
-use crate::limits;
+use crate::{Digest, limits};
 
 /// The configuration of one run.
 #[derive(Clone, PartialEq, Debug, Encode, Decode, Serialize)]
@@ -72,6 +72,24 @@ pub struct Sandbox {
     /// Variables of the program's environment.
     #[n(7)]
     pub env: Vec<(String, String)>,
+    /// Directories of the host that the program may read.
+    #[n(8)]
+    pub grants: Vec<Grant>,
+}
+
+/// A directory of the host that a program may read. It has to be the same
+/// whenever the run goes on.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode, Serialize)]
+pub struct Grant {
+    /// Its absolute path on the host.
+    #[n(0)]
+    pub host: String,
+    /// Where the program sees it: an absolute path.
+    #[n(1)]
+    pub guest: String,
+    /// Of all that was in it when the run began.
+    #[n(2)]
+    pub digest: Digest,
 }
 
 impl Default for Sandbox {
@@ -85,6 +103,7 @@ impl Default for Sandbox {
             file_bytes: 64 << 20,
             files: 10_000,
             env: Vec::new(),
+            grants: Vec::new(),
         }
     }
 }

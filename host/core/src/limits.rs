@@ -33,6 +33,10 @@ pub const TRANSFER_BYTES: usize = 64 << 20;
 pub const RANDOM_BYTES: u64 = 1 << 20;
 /// Bytes of a run's environment, names and values together.
 pub const ENV_BYTES: usize = 64 << 10;
+/// Bytes of all files in a directory that a run is granted. It is held in memory.
+pub const GRANT_BYTES: u64 = 256 << 20;
+/// Files, directories and links in a directory that a run is granted.
+pub const GRANT_FILES: u64 = 100_000;
 /// Bytes of one row of the journal: what one commit appends for one run. Larger
 /// than any entry; rows are closed well below it.
 pub const ROW_BYTES: usize = 64 << 20;

@@ -6,11 +6,11 @@ use anstream::eprintln;
 use anstyle::{AnsiColor, Style};
 use wfhost_core::{CannotRetry, Digest, Mismatch, RunId};
 
-use crate::HostError;
 use crate::agents::ScriptError;
 use crate::archive::ArchiveError;
 use crate::engine::{DriveError, ModuleError};
 use crate::store::StoreError;
+use crate::{GrantError, HostError};
 
 /// The exit codes of the program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -236,6 +236,13 @@ impl From<DriveError> for Trouble {
             DriveError::NoDefaultProvider { ref run } => Self::host("WF0403", error.to_string())
                 .hint(format!("to try it out: `wfhost resume {run} --agent echo`"))
                 .hint(format!("with answers from a file: `wfhost resume {run} --agents FILE`")),
+            DriveError::Grant { ref run, source: GrantError::Changed { ref path, .. } } => {
+                Self::host("WF0405", error.to_string())
+                    .hint(format!("bring {path} back as it was, then `wfhost resume {run}`"))
+                    .hint("or begin a new run, which reads what is there now")
+            }
+            DriveError::Grant { ref run, .. } => Self::host("WF0405", error.to_string())
+                .hint(format!("once the directory is there: `wfhost resume {run}`")),
             DriveError::Instance(_) => Self::host("WF0404", error.to_string()),
         }
     }
@@ -247,6 +254,8 @@ impl From<HostError> for Trouble {
             HostError::Store(error) => error.into(),
             HostError::Module(error) => error.into(),
             HostError::Drive(error) => error.into(),
+            HostError::Grant(_) => Self::usage("WF0406", error.to_string())
+                .hint("a directory is granted as `--dir HOST::GUEST`, like `--dir ./data::/data`"),
             HostError::Journal { .. } => Self::host("WF0202", error.to_string()).hint(
                 "nothing was executed; if a newer wfhost wrote it, use that one, else restore a backup",
             ),

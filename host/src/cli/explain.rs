@@ -97,6 +97,14 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ),
     ("WF0403", "a run asks an agent, and there is no default provider"),
     ("WF0404", "the program cannot be started"),
+    (
+        "WF0405",
+        "a directory that a run was granted is not as it was\n\nWhat a program reads is part of its run: a replay that read something else would differ. The digest of the directory was recorded when the run began; bring it back as it was, or begin a new run.",
+    ),
+    (
+        "WF0406",
+        "a directory cannot be granted\n\n`--dir HOST::GUEST` lets the program read the directory HOST at the path GUEST. It is read as a whole before the run begins, and its digest becomes part of the run.",
+    ),
     ("WF0501", "there is no such run"),
     ("WF0502", "the run has ended"),
     (

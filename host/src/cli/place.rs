@@ -227,6 +227,13 @@ pub(crate) fn env_arg(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
+/// `HOST::GUEST` of `--dir`.
+pub(crate) fn dir_arg(text: &str) -> Result<(PathBuf, String), String> {
+    let (host, guest) =
+        text.split_once("::").ok_or_else(|| "a directory is given as HOST::GUEST".to_owned())?;
+    Ok((PathBuf::from(host), guest.to_owned()))
+}
+
 /// The seed of a run's random numbers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seed(pub [u8; 32]);

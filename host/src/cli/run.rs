@@ -1,9 +1,11 @@
 //! `wfhost run`
 
+use std::path::PathBuf;
+
 use wfhost_core::{RunConfig, RunId, Sandbox};
 
 use super::diagnostic::{Exit, Trouble};
-use super::place::{AgentArgs, Seed, env_arg, json_arg, label_arg, seed_arg};
+use super::place::{AgentArgs, Seed, dir_arg, env_arg, json_arg, label_arg, seed_arg};
 use super::{Common, Format, follow, module_arg, print_line, view};
 use crate::agents::Providers;
 use crate::engine::Denied;
@@ -58,6 +60,9 @@ pub(crate) struct Run {
     /// A variable of the program's environment
     #[arg(long, value_name = "NAME=VALUE", value_parser = env_arg)]
     env: Vec<(String, String)>,
+    /// A directory that the program may read, as HOST::GUEST
+    #[arg(long = "dir", value_name = "HOST::GUEST", value_parser = dir_arg)]
+    dirs: Vec<(PathBuf, String)>,
     /// Accept a module that imports sockets or HTTP; a call to them fails the run
     #[arg(long)]
     trap_denied: bool,
@@ -77,6 +82,10 @@ impl Run {
         let host = common.host(store, Providers::builtin(), evict, adopt)?;
         let denied = if self.trap_denied { Denied::Trap } else { Denied::Refuse };
         let module = host.add_module_with(&name, &bytes, denied).await?;
+        let mut grants = Vec::new();
+        for (path, guest) in &self.dirs {
+            grants.push(host.grant(path, guest).await?);
+        }
         let script = self.agents.agents.as_ref().and_then(|path| path.canonicalize().ok());
         let options = StartOptions {
             input,
@@ -92,6 +101,7 @@ impl Run {
                     total_fuel: self.total_fuel,
                     entries: self.max_entries,
                     env: self.env.clone(),
+                    grants,
                     ..Sandbox::default()
                 }),
                 ..RunConfig::default()

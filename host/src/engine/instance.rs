@@ -9,7 +9,7 @@ use wfhost_core::{Failure, FailureKind, Machine, Op, RunConfig, Sandbox, Stop, T
 use super::Engine;
 use super::meter::{Meter, YIELD_INTERVAL};
 use crate::imports::Misuse;
-use crate::sandbox::{Files, cost};
+use crate::sandbox::{Files, Granted, cost};
 use crate::store::{Emission, LogLevel, LogLine};
 use crate::world::World;
 
@@ -139,6 +139,7 @@ pub(crate) struct RunCtx {
     pub sandbox: Sandbox,
     /// Programs that never touch a file have none.
     pub files: Option<Files>,
+    pub grants: Vec<Granted>,
     limiter: Limiter,
     meter: Meter,
     /// Bytes of what the program's steps asked for.
@@ -270,7 +271,12 @@ impl ResourceLimiter for Limiter {
 }
 
 /// A wasmtime store for one execution.
-pub(super) fn store(engine: &Engine, shared: Shared, config: &RunConfig) -> wasmtime::Result<Store<RunCtx>> {
+pub(super) fn store(
+    engine: &Engine,
+    shared: Shared,
+    config: &RunConfig,
+    grants: Vec<Granted>,
+) -> wasmtime::Result<Store<RunCtx>> {
     let sandbox = sandbox(config);
     let handles = sandbox.handles as usize;
     let mut table = ResourceTable::new();
@@ -282,6 +288,7 @@ pub(super) fn store(engine: &Engine, shared: Shared, config: &RunConfig) -> wasm
         table,
         sandbox,
         files: None,
+        grants,
         limiter: Limiter { memory_bytes: config.memory_bytes, used: 0, table_elements: 0 },
         meter,
         asked_bytes: 0,

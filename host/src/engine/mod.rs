@@ -16,7 +16,9 @@ use std::sync::Arc;
 
 use wasmtime::component::{Component, InstancePre, Linker};
 use wasmtime::{Config, Engine as Wasmtime, InstanceAllocationStrategy, RegallocAlgorithm};
-use wfhost_core::{Digest, limits};
+use wfhost_core::{Digest, Grant, RunConfig, limits};
+
+use crate::sandbox::{GrantError, Granted, Snapshots};
 
 pub use self::cache::Cache;
 pub(crate) use self::control::{Control, Leave};
@@ -38,6 +40,7 @@ const MEMORY_RESERVATION_BYTES: u64 = 16 << 20;
 pub struct Engine {
     wasmtime: Wasmtime,
     linker: Linker<RunCtx>,
+    snapshots: Arc<Snapshots>,
     cache: Cache,
 }
 
@@ -64,7 +67,7 @@ impl Engine {
         let mut linker = Linker::new(&wasmtime);
         crate::imports::link(&mut linker).map_err(broken)?;
         crate::sandbox::link(&mut linker).map_err(broken)?;
-        Ok(Self { cache: Cache::new(cache, &wasmtime), wasmtime, linker })
+        Ok(Self { cache: Cache::new(cache, &wasmtime), snapshots: Arc::default(), wasmtime, linker })
     }
 
     /// Makes a module of a component's bytes. What cannot be a workflow is
@@ -105,6 +108,22 @@ impl Engine {
         Ok(Module { digest, name: name.into(), pre })
     }
 
+    /// Reads a directory that a new run is to be granted at `guest`.
+    pub async fn grant(&self, host: PathBuf, guest: String) -> Result<Grant, GrantError> {
+        let snapshots = Arc::clone(&self.snapshots);
+        blocking(move || snapshots.grant(&host, &guest)).await
+    }
+
+    /// What a run was granted.
+    async fn grants(&self, config: &RunConfig) -> Result<Vec<Granted>, GrantError> {
+        let grants = config.sandbox.as_ref().map(|sandbox| sandbox.grants.clone()).unwrap_or_default();
+        if grants.is_empty() {
+            return Ok(Vec::new());
+        }
+        let snapshots = Arc::clone(&self.snapshots);
+        blocking(move || snapshots.open(&grants)).await
+    }
+
     pub(crate) fn wasmtime(&self) -> &Wasmtime {
         &self.wasmtime
     }
@@ -113,6 +132,14 @@ impl Engine {
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine").field("cache", &self.cache).finish_non_exhaustive()
+    }
+}
+
+/// Does what takes its time with files.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
     }
 }
 

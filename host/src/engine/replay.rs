@@ -19,13 +19,14 @@ pub(crate) async fn replay(
     world: &Arc<dyn World>,
 ) -> Result<Result<(), Box<Mismatch>>, DriveError> {
     let shared = Shared::new(machine, Arc::clone(world));
-    let (config, input) = {
+    let (run, config, input) = {
         let inner = shared.lock();
         let started = inner.machine.started();
-        (started.config.clone(), started.input.as_str().to_owned())
+        (started.run.clone(), started.config.clone(), started.input.as_str().to_owned())
     };
     let unfit = |error: wasmtime::Error| DriveError::Instance(format!("{error:#}"));
-    let mut store = instance::store(engine, shared.clone(), &config).map_err(unfit)?;
+    let grants = engine.grants(&config).await.map_err(|source| DriveError::Grant { run, source })?;
+    let mut store = instance::store(engine, shared.clone(), &config, grants).map_err(unfit)?;
     let program = async {
         let workflow = module.pre.instantiate_async(&mut store).await?;
         let result = workflow.call_run(&mut store, &input).await?;

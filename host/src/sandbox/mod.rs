@@ -9,6 +9,7 @@
 //! stdio       no input; what is printed goes to the run's log
 //! cli         the environment that the run was given, no terminal
 //! filesystem  private files in memory
+//! grants      directories of the host, to read only
 //! denied      what is linked only to say that it is not to be had
 //! ```
 //!
@@ -18,6 +19,7 @@ mod cli;
 mod clocks;
 mod denied;
 mod filesystem;
+mod grants;
 mod poll;
 mod random;
 mod stdio;
@@ -27,6 +29,8 @@ use wasmtime::component::{HasSelf, Linker};
 
 pub(crate) use self::denied::link_denied;
 pub(crate) use self::filesystem::Files;
+pub use self::grants::GrantError;
+pub(crate) use self::grants::{Granted, Snapshots};
 pub(crate) use self::stdio::end_lines;
 use crate::engine::RunCtx;
 

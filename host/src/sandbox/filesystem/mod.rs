@@ -1,14 +1,15 @@
 //! `wasi:filesystem`: private files in memory.
 //!
 //! The directory `/` is empty but for `tmp` at the start of every execution,
-//! and gone at its end: a replay makes the files anew. Times are virtual, the
+//! and gone at its end: a replay makes the files anew. Beside it stand the
+//! directories that the run was granted, to read only. Times are virtual, the
 //! order of names and the numbers of nodes are the same in every execution.
 
 mod path;
 mod tree;
 
 use wasmtime::component::Resource;
-use wfhost_core::Timestamp;
+use wfhost_core::{Sandbox, Timestamp};
 
 use self::tree::{Kind, NodeId, Open, ROOT, Stat, Tree};
 use super::bindings::wasi::clocks::wall_clock::Datetime;
@@ -17,6 +18,7 @@ use super::bindings::wasi::filesystem::types::{
     Advice, DescriptorFlags, DescriptorStat, DescriptorType, DirectoryEntry, ErrorCode, Host, HostDescriptor,
     HostDirectoryEntryStream, MetadataHashValue, NewTimestamp, OpenFlags, PathFlags,
 };
+use super::grants::Granted;
 use super::streams::{InputStream, OutputStream, StreamFault};
 use super::{clocks, cost};
 use crate::engine::RunCtx;
@@ -24,13 +26,24 @@ use crate::engine::RunCtx;
 /// Bytes that one call reads at most.
 const READ_BYTES: u64 = 1 << 20;
 
-/// The private files of one execution.
+/// The files of one execution.
 #[derive(Debug)]
-pub(crate) struct Files(Tree);
+pub(crate) struct Files {
+    tree: Tree,
+    /// The roots of granted directories, and where the program sees them.
+    granted: Vec<(NodeId, String)>,
+}
 
 impl Files {
+    fn new(sandbox: &Sandbox, grants: &[Granted], now: Timestamp) -> Self {
+        let mut tree = Tree::new(sandbox.file_bytes, sandbox.files, now);
+        let mut grant = |granted: &Granted| (tree.grant(&granted.snapshot.root, now), granted.guest.clone());
+        let granted = grants.iter().map(&mut grant).collect();
+        Self { tree, granted }
+    }
+
     pub(super) fn read(&self, node: Held, offset: u64, length: u64) -> Result<&[u8], ErrorCode> {
-        let content = self.0.content(node.0)?;
+        let content = self.tree.content(node.0)?;
         let start = usize::try_from(offset).map_or(content.len(), |offset| offset.min(content.len()));
         let length = length.min(READ_BYTES) as usize;
         Ok(&content[start..content.len().min(start + length)])
@@ -43,16 +56,16 @@ impl Files {
         data: &[u8],
         now: Timestamp,
     ) -> Result<(), ErrorCode> {
-        self.0.write(node.0, offset, data, now)
+        self.tree.write(node.0, offset, data, now)
     }
 
     /// Where the file ends.
     pub(super) fn end(&self, node: Held) -> Result<u64, ErrorCode> {
-        self.0.content(node.0).map(|content| content.len() as u64)
+        self.tree.content(node.0).map(|content| content.len() as u64)
     }
 
     pub(super) fn release(&mut self, node: Held) {
-        self.0.release(node.0);
+        self.tree.release(node.0);
     }
 }
 
@@ -76,9 +89,8 @@ type Answer<T> = wasmtime::Result<Result<T, ErrorCode>>;
 impl RunCtx {
     /// The files of this execution, made the first time.
     pub(super) fn files(&mut self) -> &mut Files {
-        let (bytes, nodes) = (self.sandbox.file_bytes, self.sandbox.files);
         let now = self.shared.lock().machine.started_at();
-        self.files.get_or_insert_with(|| Files(Tree::new(bytes, nodes, now)))
+        self.files.get_or_insert_with(|| Files::new(&self.sandbox, &self.grants, now))
     }
 
     fn node(&self, descriptor: &Resource<Descriptor>) -> wasmtime::Result<NodeId> {
@@ -94,16 +106,17 @@ impl RunCtx {
     }
 
     /// A directory in which names may be changed.
-    fn directory(&self, descriptor: &Resource<Descriptor>) -> Answer<NodeId> {
-        let Descriptor { node, flags } = self.table.get(descriptor)?;
-        let may = flags.contains(DescriptorFlags::MUTATE_DIRECTORY);
-        Ok(if may { Ok(node.0) } else { Err(ErrorCode::ReadOnly) })
+    fn directory(&mut self, descriptor: &Resource<Descriptor>) -> Answer<NodeId> {
+        // What the descriptor was opened with does not matter: C libraries open
+        // directories to read only, and then remove what is in them.
+        let node = self.node(descriptor)?;
+        Ok(if self.files().tree.is_read_only(node) { Err(ErrorCode::ReadOnly) } else { Ok(node) })
     }
 
     /// The tree, paid for.
     async fn tree(&mut self, bytes: usize) -> wasmtime::Result<&mut Tree> {
         self.charge(cost::FILE + bytes as u64).await;
-        Ok(&mut self.files().0)
+        Ok(&mut self.files().tree)
     }
 
     fn virtual_now(&self) -> Timestamp {
@@ -148,10 +161,16 @@ fn time(new: NewTimestamp, now: Timestamp) -> Option<Timestamp> {
 
 impl preopens::Host for RunCtx {
     async fn get_directories(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {
-        self.files().0.hold(ROOT);
-        let flags = DescriptorFlags::READ | DescriptorFlags::MUTATE_DIRECTORY;
-        let root = self.table.push(Descriptor { node: Held(ROOT), flags })?;
-        Ok(vec![(root, "/".to_owned())])
+        let writable = DescriptorFlags::READ | DescriptorFlags::MUTATE_DIRECTORY;
+        let mut roots = vec![(ROOT, "/".to_owned(), writable)];
+        let granted = self.files().granted.iter();
+        roots.extend(granted.map(|(root, guest)| (*root, guest.clone(), DescriptorFlags::READ)));
+        let mut directories = Vec::new();
+        for (root, guest, flags) in roots {
+            self.files().tree.hold(root);
+            directories.push((self.table.push(Descriptor { node: Held(root), flags })?, guest));
+        }
+        Ok(directories)
     }
 }
 
@@ -350,11 +369,11 @@ impl HostDescriptor for RunCtx {
         open_flags: OpenFlags,
         flags: DescriptorFlags,
     ) -> Answer<Resource<Descriptor>> {
-        let Descriptor { node: Held(base), flags: base_flags } = *self.table.get(&descriptor)?;
+        let base = self.node(&descriptor)?;
         let changes = DescriptorFlags::WRITE | DescriptorFlags::MUTATE_DIRECTORY;
         let alters =
             open_flags.intersects(OpenFlags::CREATE | OpenFlags::TRUNCATE) || flags.intersects(changes);
-        if alters && !base_flags.contains(DescriptorFlags::MUTATE_DIRECTORY) {
+        if alters && self.files().tree.is_read_only(base) {
             return Ok(Err(ErrorCode::ReadOnly));
         }
         let how = Open {

@@ -84,7 +84,7 @@ pub(super) fn walk(tree: &Tree, base: NodeId, path: &str, follow: bool) -> Resul
                 above.push(id);
                 here = id;
             }
-            Body::File(_) | Body::Link(_) => return Err(ErrorCode::NotDirectory),
+            Body::File(_) | Body::Granted(_) | Body::Link(_) => return Err(ErrorCode::NotDirectory),
         }
     }
     Ok(Place { name: None, node: Some(here), as_directory })

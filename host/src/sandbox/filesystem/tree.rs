@@ -1,15 +1,17 @@
-//! The private files of a program: a tree in memory.
+//! The files of a program: a tree in memory, its own and what it was granted.
 //!
 //! Everything that a program can see of it is a function of what it did before:
 //! names come in their order, nodes are numbered as they are made, times are
 //! given by the caller.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use wfhost_core::Timestamp;
 
 use super::path::{Place, walk};
 use crate::sandbox::bindings::wasi::filesystem::types::ErrorCode;
+use crate::sandbox::grants::Item;
 
 /// The number of a node, which is never used again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -21,6 +23,8 @@ pub(super) const ROOT: NodeId = NodeId(1);
 #[derive(Debug)]
 pub(super) enum Body {
     File(Vec<u8>),
+    /// A file of the host, as it was read.
+    Granted(Arc<[u8]>),
     Directory(BTreeMap<String, NodeId>),
     /// A symbolic link: where it leads to.
     Link(String),
@@ -36,7 +40,7 @@ pub(super) enum Kind {
 impl Body {
     pub(super) fn kind(&self) -> Kind {
         match self {
-            Self::File(_) => Kind::File,
+            Self::File(_) | Self::Granted(_) => Kind::File,
             Self::Directory(_) => Kind::Directory,
             Self::Link(_) => Kind::Link,
         }
@@ -50,6 +54,8 @@ struct Node {
     links: u32,
     /// How many descriptors and streams stand for it.
     opens: u32,
+    /// It belongs to a granted directory.
+    read_only: bool,
     accessed: Timestamp,
     modified: Timestamp,
     changed: Timestamp,
@@ -84,12 +90,14 @@ pub(super) struct Tree {
     /// Bytes of all files together.
     bytes: u64,
     max_bytes: u64,
-    max_nodes: u32,
+    /// Of the program's own.
+    max_nodes: usize,
 }
 
 impl Tree {
     /// An empty root with an empty directory `tmp`.
     pub(super) fn new(max_bytes: u64, max_nodes: u32, now: Timestamp) -> Self {
+        let max_nodes = max_nodes as usize;
         let mut tree = Self { nodes: HashMap::new(), last: 0, bytes: 0, max_bytes, max_nodes };
         tree.add(Body::Directory(BTreeMap::new()), now);
         let tmp = tree.add(Body::Directory(BTreeMap::new()), now);
@@ -102,8 +110,27 @@ impl Tree {
     fn add(&mut self, body: Body, now: Timestamp) -> NodeId {
         self.last += 1;
         let id = NodeId(self.last);
-        let node = Node { body, links: 1, opens: 0, accessed: now, modified: now, changed: now };
+        let node =
+            Node { body, links: 1, opens: 0, read_only: false, accessed: now, modified: now, changed: now };
         self.nodes.insert(id, node);
+        id
+    }
+
+    /// Adds what the program may only read. It counts towards no limit.
+    pub(super) fn grant(&mut self, item: &Item, now: Timestamp) -> NodeId {
+        let body = match item {
+            Item::File(content) => Body::Granted(Arc::clone(content)),
+            Item::Link(target) => Body::Link(target.clone()),
+            Item::Directory(items) => {
+                let names = items.iter().map(|(name, item)| (name.clone(), self.grant(item, now)));
+                Body::Directory(names.collect())
+            }
+        };
+        let id = self.add(body, now);
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.read_only = true;
+        }
+        self.max_nodes += 1;
         id
     }
 
@@ -113,8 +140,17 @@ impl Tree {
         self.nodes.get(&id).ok_or(ErrorCode::BadDescriptor)
     }
 
+    /// A node that is about to change.
     fn node_mut(&mut self, id: NodeId) -> Result<&mut Node, ErrorCode> {
-        self.nodes.get_mut(&id).ok_or(ErrorCode::BadDescriptor)
+        match self.nodes.get_mut(&id) {
+            Some(node) if node.read_only => Err(ErrorCode::ReadOnly),
+            Some(node) => Ok(node),
+            None => Err(ErrorCode::BadDescriptor),
+        }
+    }
+
+    pub(super) fn is_read_only(&self, id: NodeId) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.read_only)
     }
 
     pub(super) fn body(&self, id: NodeId) -> Result<&Body, ErrorCode> {
@@ -149,6 +185,7 @@ impl Tree {
     pub(super) fn content(&self, id: NodeId) -> Result<&[u8], ErrorCode> {
         match self.body(id)? {
             Body::File(content) => Ok(content),
+            Body::Granted(content) => Ok(content),
             Body::Directory(_) => Err(ErrorCode::IsDirectory),
             Body::Link(_) => Err(ErrorCode::Invalid),
         }
@@ -158,6 +195,7 @@ impl Tree {
         let node = self.node(id)?;
         let size = match &node.body {
             Body::File(content) => content.len() as u64,
+            Body::Granted(content) => content.len() as u64,
             Body::Directory(_) => 0,
             Body::Link(target) => target.len() as u64,
         };
@@ -214,6 +252,7 @@ impl Tree {
         now: Timestamp,
     ) -> Result<(), ErrorCode> {
         if data.is_empty() {
+            self.node_mut(id)?;
             return self.content(id).map(drop);
         }
         let end = offset.checked_add(data.len() as u64).ok_or(ErrorCode::FileTooLarge)?;
@@ -233,6 +272,9 @@ impl Tree {
     /// Cuts a file off or lets it grow.
     pub(super) fn set_size(&mut self, id: NodeId, size: u64, now: Timestamp) -> Result<(), ErrorCode> {
         let old = self.content(id)?.len() as u64;
+        if self.is_read_only(id) {
+            return Err(ErrorCode::ReadOnly);
+        }
         let others = self.bytes - old;
         if size > old && size > self.max_bytes.saturating_sub(others) {
             return Err(ErrorCode::InsufficientSpace);
@@ -266,7 +308,7 @@ impl Tree {
         body: Body,
         now: Timestamp,
     ) -> Result<NodeId, ErrorCode> {
-        if self.nodes.len() >= self.max_nodes as usize {
+        if self.nodes.len() >= self.max_nodes {
             return Err(ErrorCode::InsufficientSpace);
         }
         // Only to see that it may be changed.
@@ -364,6 +406,9 @@ impl Tree {
         if self.body(id)?.kind() == Kind::Directory {
             return Err(ErrorCode::NotPermitted);
         }
+        if self.is_read_only(id) {
+            return Err(ErrorCode::CrossDevice);
+        }
         let (directory, name) = self.vacant(new.0, new.1, false)?;
         self.names_mut(directory, now)?.insert(name, id);
         let node = self.node_mut(id)?;
@@ -428,6 +473,7 @@ impl Tree {
             return Err(ErrorCode::Invalid);
         }
         self.names_mut(to_directory, now)?;
+        self.names_mut(from_directory, now)?;
         if let Some(replaced) = to.node {
             if replaced == id {
                 return Ok(());
@@ -531,6 +577,40 @@ mod tests {
         assert_eq!(tree.open(open, "f", CREATE, NOW), Err(ErrorCode::NoEntry));
         tree.release(open);
         assert_eq!(tree.names(open), Err(ErrorCode::BadDescriptor));
+    }
+
+    #[test]
+    fn what_is_granted_can_be_read_and_not_changed() {
+        let mut tree = tree();
+        let inner = [("f".to_owned(), Item::File(b"content".as_slice().into()))];
+        let items = [
+            ("d".to_owned(), Item::Directory(inner.into_iter().collect())),
+            ("l".to_owned(), Item::Link("d/f".to_owned())),
+            ("out".to_owned(), Item::Link("../../etc".to_owned())),
+        ];
+        let root = tree.grant(&Item::Directory(items.into_iter().collect()), NOW);
+        let file = tree.find(root, "l", true).unwrap();
+        assert_eq!(tree.content(file).unwrap(), b"content");
+        assert_eq!(tree.find(root, "out", true), Err(ErrorCode::NotPermitted));
+        assert_eq!(tree.find(root, "..", true), Err(ErrorCode::NotPermitted));
+        let read_only = Err(ErrorCode::ReadOnly);
+        assert_eq!(tree.write(file, 0, b"x", NOW), read_only);
+        assert_eq!(tree.write(file, 0, b"", NOW), read_only);
+        assert_eq!(tree.set_size(file, 0, NOW), read_only);
+        assert_eq!(tree.set_times(file, Some(NOW), None, NOW), read_only);
+        assert_eq!(tree.open(root, "d/f", Open { truncate: true, ..PLAIN }, NOW), Err(ErrorCode::ReadOnly));
+        assert_eq!(tree.open(root, "new", CREATE, NOW), Err(ErrorCode::ReadOnly));
+        assert_eq!(tree.unlink(root, "d/f", NOW), read_only);
+        assert_eq!(tree.remove_directory(root, "d", NOW), Err(ErrorCode::NotEmpty));
+        assert_eq!(tree.create_directory(root, "e", NOW), read_only);
+        assert_eq!(tree.symlink(root, "d", "e", NOW), read_only);
+        assert_eq!(tree.rename((root, "d/f"), (ROOT, "f"), NOW), read_only);
+        assert_eq!(tree.link((root, "d/f"), true, (ROOT, "f"), NOW), Err(ErrorCode::CrossDevice));
+        // It takes nothing from what the program may have itself: `/`, `tmp` and six more.
+        for n in 0..6 {
+            tree.create_directory(ROOT, &format!("d{n}"), NOW).unwrap();
+        }
+        assert_eq!(tree.create_directory(ROOT, "more", NOW), Err(ErrorCode::InsufficientSpace));
     }
 
     #[test]
