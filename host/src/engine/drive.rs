@@ -426,30 +426,58 @@ impl Driver<'_> {
         };
         match finished {
             None | Some(Stop::Ended) => {}
-            Some(Stop::Mismatch(mismatch)) => {
-                // Nothing but the state changes: what the program did since is void.
-                let append = Append {
-                    run: self.drive.run.clone(),
-                    epoch: self.drive.epoch,
-                    at: Timestamp(0),
-                    row: None,
-                    consumed: Vec::new(),
-                    first_emission: 0,
-                    emissions: Vec::new(),
-                    questions: Vec::new(),
-                    module: None,
-                    next: Next::Refuse { reason: mismatch.to_string() },
-                };
-                self.drive.store.append(append).await?;
-                (self.drive.committed)();
-                return Ok(Driven::Refused(mismatch));
-            }
+            Some(Stop::Mismatch(mismatch)) => return self.refuse(mismatch).await,
             Some(stop) => {
                 let failure = Failure::new(FailureKind::Failed, stop.to_string());
                 self.shared.lock().machine.terminate(failure, now);
             }
         }
         self.commit_end().await
+    }
+
+    /// The program departs from its journal: what it did in this execution is void. Only a
+    /// request to stop can be carried out without it.
+    async fn refuse(&mut self, mismatch: Box<Mismatch>) -> Result<Driven, DriveError> {
+        let requests: Vec<_> = self.drive.store.inbox(self.drive.run).await?;
+        let requests = requests.into_iter().filter_map(|message| match message.body {
+            MessageBody::Cancel { reason } => Some((message.id, reason)),
+            _ => None,
+        });
+        let mut consumed = Vec::new();
+        let cancelled = {
+            let mut inner = self.shared.lock();
+            inner.emissions.clear();
+            let now = self.now();
+            for (id, reason) in requests {
+                consumed.push(id);
+                inner.machine.request_cancel(reason, now);
+            }
+            let asked = inner.machine.cancel_requested();
+            if asked {
+                let why = "the run was asked to stop while its module departed from its journal";
+                inner.machine.terminate(Failure::new(FailureKind::Cancelled, why), now);
+            }
+            inner.machine.outcome().cloned().filter(|_| asked)
+        };
+        if let Some(outcome) = cancelled {
+            self.append(Next::End { outcome: outcome.clone() }, consumed).await?;
+            return Ok(Driven::Ended(outcome));
+        }
+        let append = Append {
+            run: self.drive.run.clone(),
+            epoch: self.drive.epoch,
+            at: Timestamp(0),
+            row: None,
+            consumed: Vec::new(),
+            first_emission: 0,
+            emissions: Vec::new(),
+            questions: Vec::new(),
+            module: None,
+            next: Next::Refuse { reason: mismatch.to_string() },
+        };
+        self.drive.store.append(append).await?;
+        (self.drive.committed)();
+        Ok(Driven::Refused(mismatch))
     }
 
     async fn commit_end(&mut self) -> Result<Driven, DriveError> {

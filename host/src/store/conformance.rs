@@ -142,7 +142,7 @@ async fn a_stale_epoch_or_position_appends_nothing() {
         // The same once more: the position has passed.
         assert_eq!(store.append(append("r", Some(row))).await, fenced);
         assert_eq!(store.journal(&id("r"), Position(0)).await.unwrap().len(), 2);
-        store.release(&id("r"), Epoch(1)).await.unwrap();
+        store.release(&id("r"), Epoch(1), None).await.unwrap();
         assert_eq!(store.append(append("r", None)).await, fenced);
     }
 }
@@ -157,8 +157,9 @@ async fn a_run_has_one_owner_at_a_time() {
         assert_eq!(store.claim(claim(&run, &second, 500, None)).await.unwrap(), held);
         // Another dead process is no reason.
         assert_eq!(store.claim(claim(&run, &second, 500, Some(&owner(3)))).await.unwrap(), held);
-        let taken = |epoch| Claimed::Yes { epoch: Epoch(epoch), emissions: 0 };
-        assert_eq!(store.claim(claim(&run, &second, 500, Some(&first))).await.unwrap(), taken(2));
+        let module = Digest::of(b"module");
+        let taken = |epoch, starts| Claimed::Yes { epoch: Epoch(epoch), emissions: 0, starts, module };
+        assert_eq!(store.claim(claim(&run, &second, 500, Some(&first))).await.unwrap(), taken(2, 1));
         assert_eq!(
             store.renew(&[(run.clone(), Epoch(1))], Timestamp(9_000)).await.unwrap(),
             vec![run.clone()]
@@ -166,7 +167,7 @@ async fn a_run_has_one_owner_at_a_time() {
         assert!(store.renew(&[(run.clone(), Epoch(2))], Timestamp(9_000)).await.unwrap().is_empty());
         // The lease runs out.
         assert!(matches!(store.claim(claim(&run, &first, 8_999, None)).await.unwrap(), Claimed::Held { .. }));
-        assert_eq!(store.claim(claim(&run, &first, 9_000, None)).await.unwrap(), taken(3));
+        assert_eq!(store.claim(claim(&run, &first, 9_000, None)).await.unwrap(), taken(3, 2));
         assert_eq!(store.claim(claim(&id("x"), &first, 0, None)).await.unwrap(), Claimed::NoSuchRun);
     }
 }
@@ -175,7 +176,7 @@ async fn a_run_has_one_owner_at_a_time() {
 async fn parking_looks_for_what_came_in() {
     for (store, _dir) in stores() {
         create(&store, "r", None).await.1.unwrap();
-        let waiting = Waiting { until: Some(Timestamp(99)), signals: vec!["go".to_owned()] };
+        let waiting = Waiting { until: Some(Timestamp(99)), signals: vec!["go".to_owned()], people: false };
         let park = || Append { next: Next::Park(waiting.clone()), ..append("r", None) };
         assert_eq!(post(&store, "r", signal("go", None)).await, Posted::Added);
         assert!(store.append(park()).await.unwrap().due);
@@ -241,7 +242,7 @@ async fn what_a_program_gives_out_is_stored_once() {
         store.append(Append { first_emission: 1, emissions: again, ..append("r", None) }).await.unwrap();
         let lines = store.logs(&id("r"), 0, 10).await.unwrap();
         let lines: Vec<_> = lines.into_iter().map(|line| (line.number, line.message)).collect();
-        assert_eq!(lines, [(0, "a".to_owned()), (3, "b".to_owned())]);
+        assert_eq!(lines, [(0, "a".to_owned()), (2, "phase: p".to_owned()), (3, "b".to_owned())]);
         assert_eq!(store.state(&id("r")).await.unwrap(), [("k".to_owned(), Json::string("one"))]);
         assert_eq!(store.run(&id("r")).await.unwrap().unwrap().phase.as_deref(), Some("p"));
     }
@@ -288,6 +289,252 @@ async fn runs_are_listed_newest_first_by_filters_and_pages() {
         );
         assert!(list(RunFilter { states: vec![RunState::Waiting], ..all() }).await.is_empty());
         assert!(list(RunFilter { workflow: Some("x".to_owned()), ..all() }).await.is_empty());
+    }
+}
+
+/// Parks the run that process 1 advances.
+async fn park(store: &SharedStore, run: &str, until: Option<u64>, signals: &[&str]) {
+    let signals = signals.iter().map(|&name| name.to_owned()).collect();
+    let waiting = Waiting { until: until.map(Timestamp), signals, people: false };
+    let park = Append { next: Next::Park(waiting), ..append(run, None) };
+    assert!(!store.append(park).await.unwrap().due);
+}
+
+async fn due(store: &SharedStore, now: u64) -> Vec<String> {
+    store.due(Timestamp(now), 10).await.unwrap().into_iter().map(|run| run.to_string()).collect()
+}
+
+#[tokio::test]
+async fn what_is_due_is_found_in_the_order_of_its_time() {
+    for (store, _dir) in stores() {
+        for (run, until) in [("late", Some(300)), ("soon", Some(200)), ("never", None), ("held", None)] {
+            create(&store, run, None).await.1.unwrap();
+            if run != "held" {
+                park(&store, run, until, &["go"]).await;
+            }
+        }
+        assert!(due(&store, 100).await.is_empty());
+        assert_eq!(store.next_due(Timestamp(100)).await.unwrap(), Some(Timestamp(200)));
+        assert_eq!(due(&store, 200).await, ["soon"]);
+        assert_eq!(due(&store, 300).await, ["soon", "late"]);
+        post(&store, "never", signal("other", None)).await;
+        assert_eq!(due(&store, 300).await, ["soon", "late"]);
+        post(&store, "never", signal("go", None)).await;
+        assert_eq!(due(&store, 300).await, ["never", "soon", "late"]);
+        // A lease that is over is due like everything else.
+        assert_eq!(due(&store, 10 + LEASE).await, ["never", "soon", "late", "held"]);
+        assert_eq!(store.owners().await.unwrap(), [owner(1)]);
+        assert_eq!(store.owned(&owner(1)).await.unwrap(), [id("held")]);
+    }
+}
+
+#[tokio::test]
+async fn a_claim_of_what_is_due_takes_nothing_else() {
+    for (store, _dir) in stores() {
+        create(&store, "r", None).await.1.unwrap();
+        park(&store, "r", Some(500), &[]).await;
+        let run = id("r");
+        let second = owner(2);
+        let at = |now| Claim { how: ClaimHow::Due, ..claim(&run, &second, now, None) };
+        assert_eq!(store.claim(at(499)).await.unwrap(), Claimed::NotDue);
+        assert!(matches!(store.claim(at(500)).await.unwrap(), Claimed::Yes { epoch: Epoch(2), .. }));
+        store.release(&run, Epoch(2), Some("no room")).await.unwrap();
+        let info = store.run(&run).await.unwrap().unwrap();
+        assert_eq!((info.lease, info.trouble.as_deref()), (None, Some("no room")));
+        assert_eq!(due(&store, 500).await, ["r"]);
+        assert!(matches!(store.claim(at(500)).await.unwrap(), Claimed::Yes { epoch: Epoch(3), .. }));
+        let info = store.run(&run).await.unwrap().unwrap();
+        assert_eq!((info.lease, info.trouble), (Some((second.clone(), Timestamp(1_500))), None));
+    }
+}
+
+#[tokio::test]
+async fn only_a_claim_that_reopens_takes_a_run_that_failed() {
+    for (store, _dir) in stores() {
+        for (run, outcome, opens) in [
+            ("failed", Err(Failure::new(FailureKind::Failed, "m")), true),
+            ("stopped", Err(Failure::new(FailureKind::Cancelled, "m")), true),
+            ("done", Ok(Json::null()), false),
+        ] {
+            create(&store, run, None).await.1.unwrap();
+            let end = Next::End { outcome };
+            store.append(Append { next: end, ..append(run, None) }).await.unwrap();
+            let (run, second) = (id(run), owner(2));
+            assert_eq!(store.claim(claim(&run, &second, 50, None)).await.unwrap(), Claimed::Ended);
+            let again = Claim { how: ClaimHow::Reopen, ..claim(&run, &second, 50, None) };
+            let claimed = store.claim(again).await.unwrap();
+            assert_eq!(matches!(claimed, Claimed::Yes { .. }), opens, "{run}: {claimed:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn claims_without_progress_are_counted() {
+    for (store, _dir) in stores() {
+        let (mut machine, _) = create(&store, "r", None).await;
+        let (run, owners) = (id("r"), [owner(1), owner(2)]);
+        for epoch in 2..5 {
+            let dead = &owners[epoch as usize % 2];
+            let next = &owners[(epoch as usize + 1) % 2];
+            store.renew(&[(run.clone(), Epoch(epoch - 1))], Timestamp(5_000)).await.unwrap();
+            let claimed =
+                store.claim(claim(&run, next, 20, Some(if epoch == 2 { &owners[0] } else { dead })));
+            let Claimed::Yes { starts, .. } = claimed.await.unwrap() else { panic!("{epoch}") };
+            assert_eq!(u64::from(starts), epoch - 1);
+        }
+        machine.receive("s".to_owned(), Json::null(), None, Timestamp(20));
+        let row = row(&mut machine);
+        store.append(Append { epoch: Epoch(4), ..append("r", Some(row)) }).await.unwrap();
+        let claimed = store.claim(claim(&run, &owners[0], 9_000, None)).await.unwrap();
+        assert!(matches!(claimed, Claimed::Yes { starts: 1, .. }), "{claimed:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_paused_run_is_nobodys_until_somebody_asks() {
+    for (store, _dir) in stores() {
+        create(&store, "held", None).await.1.unwrap();
+        create(&store, "free", None).await.1.unwrap();
+        park(&store, "free", Some(50), &["go"]).await;
+        // The one that is advanced is told; the other is paused on the spot.
+        for run in ["held", "free"] {
+            assert_eq!(post(&store, run, MessageBody::Pause).await, Posted::Added);
+        }
+        assert_eq!(store.inbox(&id("held")).await.unwrap()[0].body, MessageBody::Pause);
+        assert!(store.inbox(&id("free")).await.unwrap().is_empty());
+        store.append(Append { next: Next::Pause, ..append("held", None) }).await.unwrap();
+        for run in ["held", "free"] {
+            post(&store, run, signal("go", None)).await;
+            assert_eq!(store.run(&id(run)).await.unwrap().unwrap().state, RunState::Paused);
+        }
+        assert!(due(&store, 9_000).await.is_empty());
+        assert!(store.unpause(&id("free")).await.unwrap());
+        assert!(!store.unpause(&id("free")).await.unwrap());
+        assert_eq!(due(&store, 9_000).await, ["free"]);
+    }
+}
+
+#[tokio::test]
+async fn a_request_to_stop_reaches_a_run_that_is_paused() {
+    for (store, _dir) in stores() {
+        create(&store, "r", None).await.1.unwrap();
+        store.append(Append { next: Next::Pause, ..append("r", None) }).await.unwrap();
+        assert_eq!(post(&store, "r", MessageBody::Cancel { reason: None }).await, Posted::Added);
+        assert_eq!(due(&store, 20).await, ["r"]);
+    }
+}
+
+fn question(step: u64) -> QuestionChange {
+    let question = wfhost_core::Question {
+        prompt: "Go on?".to_owned(),
+        schema: None,
+        choices: vec!["yes".to_owned(), "no".to_owned()],
+        details: None,
+    };
+    QuestionChange::Asked { step: Step(step), at: Timestamp(step), deadline: None, question }
+}
+
+#[tokio::test]
+async fn questions_are_listed_oldest_first_and_answered_once() {
+    for (store, _dir) in stores() {
+        for (run, step) in [("b", 7), ("a", 3)] {
+            create(&store, run, None).await.1.unwrap();
+            let questions = vec![question(step)];
+            store.append(Append { questions, ..append(run, None) }).await.unwrap();
+        }
+        let open = async |run: Option<&str>| {
+            let run = run.map(id);
+            let open = store.questions(run.as_ref(), 10).await.unwrap();
+            open.into_iter().map(|open| (open.run.to_string(), open.step.0)).collect::<Vec<_>>()
+        };
+        assert_eq!(open(None).await, [("a".to_owned(), 3), ("b".to_owned(), 7)]);
+        let answer = |step| MessageBody::Answer {
+            step: Step(step),
+            outcome: Ok(Json::null()),
+            by: Some("ann".to_owned()),
+            note: None,
+        };
+        assert_eq!(post(&store, "a", answer(4)).await, Posted::NoQuestion);
+        assert_eq!(post(&store, "a", answer(3)).await, Posted::Added);
+        assert_eq!(post(&store, "a", answer(3)).await, Posted::NoQuestion);
+        assert_eq!(open(None).await, [("b".to_owned(), 7)]);
+        assert!(open(Some("a")).await.is_empty());
+        assert_eq!(store.inbox(&id("a")).await.unwrap()[0].body, answer(3));
+        let closed = vec![QuestionChange::Closed { step: Step(7) }];
+        store.append(Append { questions: closed, ..append("b", None) }).await.unwrap();
+        assert!(open(None).await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn messages_for_outsiders_are_read_behind_a_place() {
+    for (store, _dir) in stores() {
+        create(&store, "r", None).await.1.unwrap();
+        let message = |name: &str| Emission::Message {
+            name: name.to_owned(),
+            payload: Json::string(name),
+            at: Timestamp(5),
+        };
+        let emissions = vec![message("a"), message("b"), message("c")];
+        store.append(Append { emissions, ..append("r", None) }).await.unwrap();
+        let read = async |after, limit| {
+            let found = store.messages(&id("r"), after, limit).await.unwrap();
+            found.into_iter().map(|message| (message.number, message.name)).collect::<Vec<_>>()
+        };
+        let numbered = |number: u64, name: &str| (number, name.to_owned());
+        assert_eq!(read(None, 2).await, [numbered(0, "a"), numbered(1, "b")]);
+        assert_eq!(read(Some(1), 9).await, [numbered(2, "c")]);
+    }
+}
+
+#[tokio::test]
+async fn changes_of_all_runs_come_in_one_order_without_gaps() {
+    for (store, _dir) in stores() {
+        let (mut a, _) = create(&store, "a", None).await;
+        let (mut b, _) = create(&store, "b", None).await;
+        for n in 0..4 {
+            let (run, machine) = if n % 2 == 0 { ("a", &mut a) } else { ("b", &mut b) };
+            machine.receive("s".to_owned(), Json::null(), None, Timestamp(20));
+            let row = row(machine);
+            store.append(append(run, Some(row))).await.unwrap();
+        }
+        let all = store.changes(0, 100).await.unwrap();
+        let seen: Vec<_> = all.iter().map(|change| (change.run.to_string(), change.row.first.0)).collect();
+        let expected = [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("b", 2)];
+        assert_eq!(seen, expected.map(|(run, at)| (run.to_owned(), at)));
+        assert!(all.is_sorted_by(|one, next| one.place < next.place));
+        assert_eq!(store.changes(all[3].place, 1).await.unwrap(), all[4..5]);
+        assert!(store.changes(all[5].place, 1).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_run_leaves_nothing_but_its_id() {
+    for (store, _dir) in stores() {
+        let (_, created) = create(&store, "r", Some("k")).await;
+        created.unwrap();
+        let run = id("r");
+        let held = Deleted::Held { owner: owner(1), until: Timestamp(10 + LEASE) };
+        assert_eq!(store.delete(&run, Timestamp(20)).await.unwrap(), held);
+        store.append(Append { questions: vec![question(1)], ..append("r", None) }).await.unwrap();
+        park(&store, "r", None, &[]).await;
+        post(&store, "r", signal("s", Some("1"))).await;
+        let place = store.changes(0, 10).await.unwrap().last().unwrap().place;
+        assert_eq!(store.delete(&run, Timestamp(20)).await.unwrap(), Deleted::Yes);
+        assert_eq!(store.delete(&run, Timestamp(20)).await.unwrap(), Deleted::NoSuchRun);
+        assert_eq!(store.run(&run).await.unwrap(), None);
+        assert!(store.questions(None, 10).await.unwrap().is_empty());
+        assert_eq!(create(&store, "r", None).await.1, Err(StoreError::IdTaken { id: run }));
+        // Its key is free, and places of commits are not given out twice.
+        assert_eq!(create(&store, "s", Some("k")).await.1.unwrap(), Created::New);
+        let changes = store.changes(0, 10).await.unwrap();
+        assert!(changes.iter().all(|change| change.place > place && change.run == id("s")), "{changes:?}");
+        let module = Digest::of(b"module");
+        assert_eq!(store.delete_unused_modules(Timestamp(u64::MAX >> 1)).await.unwrap(), 0);
+        park(&store, "s", None, &[]).await;
+        store.delete(&id("s"), Timestamp(20)).await.unwrap();
+        assert_eq!(store.delete_unused_modules(Timestamp(u64::MAX >> 1)).await.unwrap(), 1);
+        assert_eq!(store.module(module).await.unwrap(), None);
     }
 }
 

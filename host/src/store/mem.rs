@@ -305,9 +305,9 @@ impl Store for MemStore {
             if append.row.as_ref().is_some_and(|row| row.first != run.info.entries) {
                 return Err(fenced());
             }
+            run.starts = 0;
             let mut committed = None;
             if let Some(row) = append.row {
-                run.starts = 0;
                 run.info.entries.0 += u64::from(row.count);
                 run.info.updated_at = append.at;
                 committed = Some((append.run.clone(), run.rows.len()));
@@ -471,9 +471,14 @@ impl Store for MemStore {
                 _ => {}
             }
             run.seen.extend(dedupe);
-            if run.info.waiting.as_ref().is_some_and(|waiting| waiting.is_for(&message.body))
-                && run.info.state == RunState::Waiting
-            {
+            let wakes = match run.info.state {
+                RunState::Waiting => {
+                    run.info.waiting.as_ref().is_some_and(|waiting| waiting.is_for(&message.body))
+                }
+                RunState::Paused | RunState::Refused => matches!(message.body, MessageBody::Cancel { .. }),
+                _ => false,
+            };
+            if wakes {
                 run.info.due_at = Some(Timestamp(0));
             }
             run.inbox.push(Message { id, at: message.at, body: message.body });

@@ -81,6 +81,9 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// it. [`StoreError::Fenced`], and nothing changed, if the epoch is not the
     /// current one or the journal does not end at `append.row.first`.
     ///
+    /// Whoever appends, if only an empty set, has come forward: claims are
+    /// counted anew ([`Claimed::Yes`]).
+    ///
     /// Appends of several runs that arrive while a commit is under way share
     /// the next one.
     fn append(&self, append: Append) -> BoxFuture<'_, Result<Appended>>;

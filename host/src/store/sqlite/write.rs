@@ -246,10 +246,9 @@ pub(super) fn append(c: &Connection, append: &Append) -> Result<Appended> {
             return Err(fenced());
         }
         insert_row(c, id, row, append.at)?;
-        // There is progress.
-        if starts > 0 {
-            c.prepare_cached("UPDATE runs SET starts = 0 WHERE id = ?1")?.execute([id])?;
-        }
+    }
+    if starts > 0 {
+        c.prepare_cached("UPDATE runs SET starts = 0 WHERE id = ?1")?.execute([id])?;
     }
     if let Some(module) = append.module {
         c.prepare_cached("UPDATE runs SET module = ?2 WHERE id = ?1")?.execute(params![id, module.0])?;
@@ -424,8 +423,10 @@ pub(super) fn post(c: &Connection, message: &NewMessage) -> Result<Posted> {
     }
     insert_message(c, run, message.at, &message.body)?;
     // What nobody advances and waits for this is due now.
-    if state == RunState::Waiting {
+    if matches!(state, RunState::Waiting | RunState::Paused | RunState::Refused) {
         let wanted = match &message.body {
+            MessageBody::Cancel { .. } => true,
+            _ if state != RunState::Waiting => false,
             MessageBody::Signal { name, .. } => c
                 .prepare_cached("SELECT 1 FROM json_each(?1) WHERE value = ?2")?
                 .exists(params![waits.unwrap_or_else(|| "[]".to_owned()), name])?,
