@@ -11,7 +11,7 @@ use wfhost_core::{
 };
 
 use crate::agents::Providers;
-use crate::engine::{self, Denied, DriveError, Engine, Leave, Module, ModuleError};
+use crate::engine::{self, Denied, DriveError, Engine, Leave, Module, ModuleError, Repetition};
 use crate::handle::RunHandle;
 use crate::sandbox::GrantError;
 use crate::schema::{self, BadAnswer};
@@ -388,7 +388,28 @@ impl Host {
     ) -> Result<Result<(), Box<Mismatch>>, HostError> {
         let unusable = |source| HostError::Journal { run: id.clone(), source };
         let machine = Machine::open(journal, u64::MAX).map_err(unusable)?;
-        Ok(engine::replay(&self.inner.engine, module, machine, &self.inner.world).await?)
+        let repetition =
+            engine::replay(&self.inner.engine, module, machine, &self.inner.world, false).await?;
+        Ok(repetition.mismatch.map_or(Ok(()), Err))
+    }
+
+    /// The same, with all that the program gives out on the way, and where in
+    /// its source it asks for each step if `trace`.
+    pub async fn repeat(
+        &self,
+        id: &RunId,
+        journal: Journal,
+        module: &Module,
+        trace: bool,
+    ) -> Result<Repetition, HostError> {
+        let unusable = |source| HostError::Journal { run: id.clone(), source };
+        let machine = Machine::open(journal, 0).map_err(unusable)?;
+        Ok(engine::replay(&self.inner.engine, module, machine, &self.inner.world, trace).await?)
+    }
+
+    /// The module that a run goes on with, compiled.
+    pub async fn module(&self, run: &RunInfo) -> Result<Module, HostError> {
+        self.inner.module(&run.id, run.module, &run.workflow).await
     }
 
     /// Sends a message to a run of this store, whoever advances it.

@@ -43,6 +43,47 @@ impl Default for RunConfig {
     }
 }
 
+/// A limit, as people are told of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Limit {
+    pub name: &'static str,
+    pub value: u64,
+    pub meaning: &'static str,
+}
+
+impl RunConfig {
+    /// Every limit that holds for a run with this configuration.
+    pub fn limits(&self) -> Vec<Limit> {
+        let sandbox = self.sandbox.clone().unwrap_or_default();
+        let limit = |name, value, meaning| Limit { name, value, meaning };
+        vec![
+            limit("memory_bytes", self.memory_bytes, "linear memory"),
+            limit("stack_bytes", limits::STACK_BYTES, "stack"),
+            limit("table_elements", limits::TABLE_ELEMENTS, "elements of all tables"),
+            limit("fuel", self.fuel, "instructions between two steps"),
+            limit("total_fuel", sandbox.total_fuel, "instructions in the whole life"),
+            limit("entries", sandbox.entries, "entries of the journal"),
+            limit("open_steps", limits::OPEN_STEPS as u64, "steps open at the same time"),
+            limit("handles", sandbox.handles.into(), "handles open at the same time"),
+            limit("call_bytes", sandbox.call_bytes, "bytes that all steps ask with"),
+            limit("one_call_bytes", limits::CALL_BYTES as u64, "bytes that one step asks with"),
+            limit("transfer_bytes", limits::TRANSFER_BYTES as u64, "bytes handed over in one call"),
+            limit("output_bytes", sandbox.output_bytes, "bytes logged and published"),
+            limit("log_line_bytes", limits::LOG_LINE_BYTES as u64, "bytes of a line; the rest is cut"),
+            limit("input_bytes", limits::INPUT_BYTES as u64, "bytes of the input, and of the result"),
+            limit("answer_bytes", limits::ANSWER_BYTES as u64, "bytes of an agent's answer"),
+            limit("signal_bytes", limits::SIGNAL_BYTES as u64, "bytes of a signal"),
+            limit("state_bytes", limits::STATE_BYTES as u64, "bytes of a published value"),
+            limit("name_bytes", limits::NAME_BYTES as u64, "bytes of a name"),
+            limit("random_bytes", limits::RANDOM_BYTES, "random bytes at once"),
+            limit("env_bytes", limits::ENV_BYTES as u64, "bytes of the environment"),
+            limit("file_bytes", sandbox.file_bytes, "bytes in private files"),
+            limit("files", sandbox.files.into(), "private files and directories"),
+            limit("grant_bytes", limits::GRANT_BYTES, "bytes in a granted directory"),
+        ]
+    }
+}
+
 /// What a program may use up in its whole life, and what it is given besides
 /// its input. Memory and the fuel of one slice are older and stand beside it.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode, Serialize)]

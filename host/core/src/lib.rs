@@ -15,7 +15,7 @@ pub mod limits;
 mod machine;
 mod op;
 
-pub use config::{Grant, RunConfig, Sandbox};
+pub use config::{Grant, Limit, RunConfig, Sandbox};
 pub use entry::{Entry, EntryError, Event, Recorded, Started, decode_op, encode_op};
 pub use failure::{Failure, FailureKind, Outcome};
 pub use ids::{BadRunId, Digest, Epoch, Position, RunId, Step, Timestamp};

@@ -27,6 +27,14 @@ pub const OPEN_STEPS: usize = 100_000;
 /// Bytes of a program's stack: WebAssembly frames, as the compiler of this
 /// version lays them out. One setting for all programs of a process.
 pub const STACK_BYTES: u64 = 2 << 20;
+/// Elements of all tables of a program together; one built by an ordinary
+/// compiler has some thousands.
+pub const TABLE_ELEMENTS: u64 = 1 << 20;
+/// Core instances, tables and memories of a program; one of a language with
+/// shared libraries has some dozens.
+pub const INSTANCES: usize = 1_000;
+pub const TABLES: usize = 200;
+pub const MEMORIES: usize = 50;
 /// Bytes that a program hands to the host in one call, of whatever form.
 pub const TRANSFER_BYTES: usize = 64 << 20;
 /// Random bytes that a program may ask for at once.

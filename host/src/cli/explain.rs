@@ -76,6 +76,14 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "WF0202",
         "a journal is damaged, or a newer wfhost wrote it\n\nEvery entry is part of a chain of digests, so a single changed byte is noticed.",
     ),
+    (
+        "WF0203",
+        "two executions of one journal differ\n\nThey asked for the same steps, but what they returned, wrote or published is not the same. Please report it with the module: the sandbox is there to make that impossible.",
+    ),
+    (
+        "WF0204",
+        "a module could not be run for a check\n\nWhat went wrong is above: it is what the run itself said.",
+    ),
     ("WF0301", "another process has taken the run over"),
     ("WF0302", "there is a run with this id already"),
     ("WF0303", "a module is not in the database"),

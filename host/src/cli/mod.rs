@@ -21,6 +21,7 @@ mod pause;
 mod people;
 mod place;
 mod ps;
+mod replay;
 mod resume;
 mod retry;
 mod run;
@@ -139,6 +140,8 @@ enum Verb {
     Events(events::Events),
     /// Advance whatever is due
     Serve(serve::Serve),
+    /// Repeat a run without any effect, to look into it
+    Replay(replay::Replay),
     /// Prove that the journal of a run is complete and unaltered
     Verify(verify::Verify),
     /// Delete a run
@@ -216,6 +219,7 @@ async fn execute(cli: &Cli) -> Result<Exit, Trouble> {
         Verb::Messages(verb) => verb.execute(common).await,
         Verb::Events(verb) => verb.execute(common).await,
         Verb::Serve(verb) => verb.execute(common).await,
+        Verb::Replay(verb) => verb.execute(common).await,
         Verb::Verify(verb) => verb.execute(common).await,
         Verb::Delete(verb) => verb.execute(common).await,
         Verb::Db(verb) => verb.execute(common).await,

@@ -3,11 +3,13 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use wasmtime::component::ResourceTable;
-use wasmtime::{CallHook, ResourceLimiter, Store};
-use wfhost_core::{Failure, FailureKind, Machine, Op, RunConfig, Sandbox, Stop, Timestamp, limits};
+use wasmtime::{CallHook, ResourceLimiter, Store, WasmBacktrace};
+use wfhost_core::{Failure, FailureKind, Machine, Op, RunConfig, Sandbox, Step, Stop, Timestamp, limits};
 
 use super::Engine;
 use super::meter::{Meter, YIELD_INTERVAL};
+use super::replay::Asked;
+use super::trap::{self, Frame};
 use crate::imports::Misuse;
 use crate::sandbox::{Files, Granted, cost};
 use crate::store::{Emission, LogLevel, LogLine};
@@ -36,6 +38,8 @@ pub(crate) struct Inner {
     output_left: u64,
     /// Set when the program runs out of the fuel of its whole life next.
     pub last_fuel: Option<Failure>,
+    /// Where the program asked for each of its steps, if anybody wants to know.
+    pub trace: Option<Vec<Asked>>,
 }
 
 impl Shared {
@@ -51,6 +55,7 @@ impl Shared {
             partial_lines: [Vec::new(), Vec::new()],
             output_left,
             last_fuel: None,
+            trace: None,
         }));
         Self { inner, world }
     }
@@ -144,12 +149,24 @@ pub(crate) struct RunCtx {
     meter: Meter,
     /// Bytes of what the program's steps asked for.
     asked_bytes: u64,
+    /// Whether calls are traced, and where the one under way came from.
+    tracing: bool,
+    calling: Vec<Frame>,
 }
 
 impl RunCtx {
     /// The present time, for entries.
     pub fn clock(&self) -> Timestamp {
         self.shared.clock()
+    }
+
+    /// A step was asked for by the call that is under way.
+    pub fn trace(&mut self, step: Step) {
+        if self.tracing
+            && let Some(trace) = &mut self.shared.lock().trace
+        {
+            trace.push(Asked { step, frames: std::mem::take(&mut self.calling) });
+        }
     }
 
     /// Has the program pay for what a call makes the host do, and lets other
@@ -219,15 +236,6 @@ pub(crate) struct OutOfMemory {
     limit: u64,
 }
 
-/// Elements of all tables together; a program built by an ordinary compiler
-/// has some thousands.
-const TABLE_ELEMENTS: u64 = 1 << 20;
-/// Core instances, tables and memories of a component; one of a language with
-/// shared libraries has some dozens.
-const INSTANCES: usize = 1_000;
-const TABLES: usize = 200;
-const MEMORIES: usize = 50;
-
 impl ResourceLimiter for Limiter {
     fn memory_growing(
         &mut self,
@@ -250,7 +258,7 @@ impl ResourceLimiter for Limiter {
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         let elements = self.table_elements - current as u64 + desired as u64;
-        let fits = elements <= TABLE_ELEMENTS;
+        let fits = elements <= limits::TABLE_ELEMENTS;
         if fits {
             self.table_elements = elements;
         }
@@ -258,15 +266,15 @@ impl ResourceLimiter for Limiter {
     }
 
     fn instances(&self) -> usize {
-        INSTANCES
+        limits::INSTANCES
     }
 
     fn tables(&self) -> usize {
-        TABLES
+        limits::TABLES
     }
 
     fn memories(&self) -> usize {
-        MEMORIES
+        limits::MEMORIES
     }
 }
 
@@ -283,6 +291,7 @@ pub(super) fn store(
     table.set_max_capacity(handles);
     let meter = Meter::new(config, &sandbox);
     let fuel = meter.granted();
+    let tracing = shared.lock().trace.is_some();
     let ctx = RunCtx {
         shared,
         table,
@@ -292,6 +301,8 @@ pub(super) fn store(
         limiter: Limiter { memory_bytes: config.memory_bytes, used: 0, table_elements: 0 },
         meter,
         asked_bytes: 0,
+        tracing,
+        calling: Vec::new(),
     };
     let mut store = Store::new(engine.wasmtime(), ctx);
     store.limiter(|ctx| &mut ctx.limiter);
@@ -300,6 +311,10 @@ pub(super) fn store(
     store.set_fuel(fuel)?;
     store.fuel_async_yield_interval(Some(YIELD_INTERVAL))?;
     store.call_hook(|mut ctx, hook| {
+        if matches!(hook, CallHook::CallingHost) && ctx.data().tracing {
+            let frames = trap::frames(&WasmBacktrace::force_capture(&ctx));
+            ctx.data_mut().calling = frames;
+        }
         if matches!(hook, CallHook::ReturningFromHost) && ctx.data().meter.is_due() {
             let remaining = ctx.get_fuel()?;
             let data = ctx.data_mut();

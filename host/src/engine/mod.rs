@@ -28,6 +28,8 @@ pub(crate) use self::instance::{Inner, RunCtx};
 pub use self::module::{Denied, Import, ImportClass, ModuleError, ModuleSummary, inspect, summarize};
 pub(crate) use self::module::{classify, denial};
 pub(crate) use self::replay::replay;
+pub use self::replay::{Asked, Repetition};
+pub use self::trap::Frame;
 
 /// The native stack of one execution; the wasm stack is bounded well below it,
 /// so that running out of stack is a trap and never an abort.

@@ -1,26 +1,51 @@
-//! Replaying without effects: does a module agree with a journal?
+//! Repeating a journal without effects: does a module agree with it, what did
+//! it write, and where does it ask for its steps?
 
 use std::sync::Arc;
 
-use wfhost_core::{Machine, Mismatch, Stop};
+use wfhost_core::{Machine, Mismatch, Outcome, Step, Stop};
 
 use super::instance::Shared;
+use super::trap::{self, Frame};
 use super::{DriveError, Engine, Module, instance};
 use crate::imports::returned;
+use crate::store::Emission;
 use crate::world::World;
 
+/// A step, and where in the program's source it was asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Asked {
+    pub step: Step,
+    /// The innermost first. Empty without debug information.
+    pub frames: Vec<Frame>,
+}
+
+/// What a program did when it repeated a journal.
+#[derive(Debug, Default)]
+pub struct Repetition {
+    /// It departs from the journal.
+    pub mismatch: Option<Box<Mismatch>>,
+    /// How it ended; none if it would go on behind the journal's end.
+    pub outcome: Option<Outcome>,
+    /// What it gave out that the machine took for new, in order.
+    pub emissions: Vec<Emission>,
+    /// Its steps in order, if it was traced.
+    pub trace: Vec<Asked>,
+}
+
 /// Lets the module repeat a journal. Nothing is carried out and nothing
-/// stored. `Ok(Ok)`: the module agrees with all of it and would go on from
-/// there, or has come to the same end.
+/// stored. `trace`: find out where each step is asked for.
 pub(crate) async fn replay(
     engine: &Engine,
     module: &Module,
     machine: Machine,
     world: &Arc<dyn World>,
-) -> Result<Result<(), Box<Mismatch>>, DriveError> {
+    trace: bool,
+) -> Result<Repetition, DriveError> {
     let shared = Shared::new(machine, Arc::clone(world));
     let (run, config, input) = {
-        let inner = shared.lock();
+        let mut inner = shared.lock();
+        inner.trace = trace.then(Vec::new);
         let started = inner.machine.started();
         (started.run.clone(), started.config.clone(), started.input.as_str().to_owned())
     };
@@ -35,22 +60,38 @@ pub(crate) async fn replay(
     let mut program = Box::pin(program);
     let ended = loop {
         if let std::task::Poll::Ready(ended) = futures_util::poll!(&mut program) {
-            break ended;
+            break Some(ended);
         }
         let inner = shared.lock();
         if inner.machine.has_unsaved() || inner.blocked && inner.machine.is_live() {
-            return Ok(Ok(()));
+            break None;
         }
         drop(inner);
         // Pre-empted in the middle of a computation.
         tokio::task::yield_now().await;
     };
+    let mut repetition = Repetition::default();
     let stop = match ended {
-        Ok(outcome) => shared.lock().machine.finish(outcome, world.now()).err(),
-        Err(error) => error.downcast_ref::<Stop>().cloned(),
+        None => None,
+        Some(Ok(outcome)) => {
+            crate::sandbox::end_lines(&mut shared.lock());
+            repetition.outcome = Some(outcome.clone());
+            shared.lock().machine.finish(outcome, world.now()).err()
+        }
+        Some(Err(error)) => match error.downcast_ref::<Stop>() {
+            Some(stop) => Some(stop.clone()),
+            None => {
+                crate::sandbox::end_lines(&mut shared.lock());
+                repetition.outcome = Some(Err(trap::explain(&error, &shared)));
+                None
+            }
+        },
     };
-    Ok(match stop {
-        Some(Stop::Mismatch(mismatch)) => Err(mismatch),
-        _ => Ok(()),
-    })
+    if let Some(Stop::Mismatch(mismatch)) = stop {
+        repetition.mismatch = Some(mismatch);
+    }
+    let mut inner = shared.lock();
+    repetition.emissions = std::mem::take(&mut inner.emissions);
+    repetition.trace = inner.trace.take().unwrap_or_default();
+    Ok(repetition)
 }

@@ -1,5 +1,7 @@
 //! Why a program came to a bad end, as its author wants to read it.
 
+use std::fmt;
+
 use wfhost_core::{Failure, FailureKind};
 
 use super::instance::{OutOfMemory, Shared, limit_message};
@@ -35,15 +37,65 @@ pub(super) fn explain(error: &wasmtime::Error, shared: &Shared) -> Failure {
     Failure::new(FailureKind::Failed, message)
 }
 
-/// `file:line:column` of the innermost frame that has debug information.
-fn place_of(error: &wasmtime::Error) -> Option<String> {
-    let backtrace = error.downcast_ref::<wasmtime::WasmBacktrace>()?;
+/// A place in the source of a program.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Frame {
+    /// The function as its author wrote it, if its name is known.
+    pub function: Option<String>,
+    /// As the compiler was given it.
+    pub file: String,
+    pub line: u32,
+    pub column: u32,
+}
+
+impl fmt::Display for Frame {
+    /// `file:line:column`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+    }
+}
+
+/// The frames that have debug information, the innermost first. The standard
+/// library's own lines help nobody and are left out.
+pub(super) fn frames(backtrace: &wasmtime::WasmBacktrace) -> Vec<Frame> {
     let symbols = backtrace.frames().iter().flat_map(|frame| frame.symbols());
     symbols
-        .filter_map(|symbol| Some((symbol.file()?, symbol.line()?, symbol.column().unwrap_or(1))))
-        .find_map(|(file, line, column)| {
-            // The standard library's own lines help nobody.
+        .filter_map(|symbol| {
+            let (file, line) = (symbol.file()?, symbol.line()?);
             let own = !file.contains("/rustc/") && !file.contains("/library/");
-            own.then(|| format!("{file}:{line}:{column}"))
+            own.then(|| Frame {
+                function: symbol.name().map(|name| rustc_free(name).to_owned()),
+                file: file.to_owned(),
+                line,
+                column: symbol.column().unwrap_or(1),
+            })
         })
+        .collect()
+}
+
+/// A demangled name without the digest that rustc appends.
+fn rustc_free(name: &str) -> &str {
+    match name.rsplit_once("::h") {
+        Some((path, digest)) if digest.len() == 16 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+            path
+        }
+        _ => name,
+    }
+}
+
+/// The innermost frame that has debug information.
+fn place_of(error: &wasmtime::Error) -> Option<Frame> {
+    frames(error.downcast_ref::<wasmtime::WasmBacktrace>()?).into_iter().next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lose_the_digest_that_only_the_linker_needs() {
+        assert_eq!(rustc_free("probe::perform::h0123456789abcdef"), "probe::perform");
+        assert_eq!(rustc_free("probe::hello"), "probe::hello");
+        assert_eq!(rustc_free("main"), "main");
+    }
 }

@@ -52,7 +52,9 @@ impl RunCtx {
     async fn schedule(&mut self, op: &Op) -> wasmtime::Result<Step> {
         self.charge_step(op).await?;
         let clock = self.clock();
-        Ok(self.shared.lock().machine.schedule(op, clock)?)
+        let step = self.shared.lock().machine.schedule(op, clock)?;
+        self.trace(step);
+        Ok(step)
     }
 
     /// Gives something out that nobody could do without: a run that has given

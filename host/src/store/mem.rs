@@ -11,7 +11,7 @@ use wfhost_core::{
     Digest, Epoch, Failure, FailureKind, Json, Position, QuestionChange, Row, RunId, Step, Timestamp,
 };
 
-use super::sqlite::phase_line;
+use super::phase_line;
 use super::*;
 use crate::clock;
 

@@ -22,6 +22,7 @@ use wfhost_core::{
 };
 
 pub use self::mem::MemStore;
+pub(crate) use self::sqlite::phase_line;
 pub use self::sqlite::{SqliteOptions, SqliteStore, Synchronous};
 
 /// A place where runs are kept. Cheap to clone behind an [`Arc`]; one for each

@@ -17,7 +17,7 @@ use rusqlite::{Connection, OpenFlags};
 use wfhost_core::{Digest, Epoch, Json, Row, RunId, Timestamp};
 
 use self::errors::classify;
-pub(super) use self::write::phase_line;
+pub(crate) use self::write::phase_line;
 use self::writer::Writer;
 use super::*;
 use crate::clock;

@@ -334,7 +334,7 @@ fn insert_log(c: &Connection, id: i64, line: &crate::store::LogLine) -> Result<u
 }
 
 /// The line that a phase leaves in the log.
-pub(in crate::store) fn phase_line(number: u64, at: Timestamp, title: &str) -> crate::store::LogLine {
+pub(crate) fn phase_line(number: u64, at: Timestamp, title: &str) -> crate::store::LogLine {
     let fields = vec![("phase".to_owned(), title.to_owned())];
     crate::store::LogLine { number, at, level: LogLevel::Info, message: format!("phase: {title}"), fields }
 }

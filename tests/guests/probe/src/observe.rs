@@ -55,7 +55,7 @@ pub fn floats(rounds: u64) -> String {
         x = (x * 1.000_1 + n as f64).sin() / (x - 0.5);
         y = y.mul_add(3.7, x as f32).sqrt() - y;
         if n % 7 == 0 {
-            x = black_box(f64::NAN) * x;
+            x *= black_box(f64::NAN);
             x = if x.is_nan() { f64::from_bits(x.to_bits() >> 3) } else { x };
         }
     }
