@@ -65,7 +65,8 @@ impl RunHandle {
         if let Some(ending) = lock(&self.watched.ending).take() {
             return ending.map(Some);
         }
-        self.inner.recorded_end(&self.id).await
+        let left = self.inner.is_left(&self.id).then_some(Ending::Stopped);
+        Ok(self.inner.recorded_end(&self.id).await?.or(left))
     }
 
     /// Waits for the end.
@@ -81,9 +82,6 @@ impl RunHandle {
     /// Leaves the run as soon as what it has is committed; calls under way are
     /// dropped. It can be resumed at any time.
     pub fn stop(&self) {
-        if !self.inner.leave(&self.id) {
-            *lock(&self.watched.ending) = Some(Ok(Ending::Stopped));
-            self.watched.changed.send_modify(|count| *count += 1);
-        }
+        self.inner.leave(&self.id);
     }
 }

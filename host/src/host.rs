@@ -1,7 +1,7 @@
 //! The embedding API: a host advances runs and keeps them in a store.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -169,9 +169,15 @@ impl Host {
             modules: Mutex::default(),
             work: Arc::new(Notify::new()),
             left: Notify::new(),
+            going: Once::new(),
         });
-        inner.set_going();
         Ok(Self { inner })
+    }
+
+    /// Takes up what is due from now on, as [`HostOptions::adopt`] says. The first run that is
+    /// started, resumed or watched does so too.
+    pub fn serve(&self) {
+        self.inner.set_going();
     }
 
     pub fn store(&self) -> &SharedStore {
@@ -221,6 +227,7 @@ impl Host {
         let ready =
             machine.map(|machine| Ready { epoch: Epoch(1), starts: 1, machine, module: module.clone() });
         self.inner.begin(&id, ready, ClaimHow::Due);
+        self.serve();
         Ok(RunHandle::new(id, Arc::clone(&self.inner), watched))
     }
 
@@ -304,14 +311,19 @@ impl Host {
             Some(module) => self.check_move(id, module).await?,
             None => ClaimHow::Asked,
         };
-        let claimed = self.inner.claim_and_open(id, how, options.module.as_ref()).await?;
-        let ready = self.claimed(id, claimed)?;
-        Ok(self.follow(id, ready, options))
+        match self.inner.claim_and_open(id, how, options.module.as_ref()).await? {
+            Ok(ready) => Ok(self.follow(id, ready, options)),
+            Err(Claimed::Held { owner, .. }) if owner == self.inner.owner && options.module.is_none() => {
+                Ok(self.watch(id))
+            }
+            Err(refused) => Err(self.refused(id, refused)),
+        }
     }
 
     /// Follows a run to its end without claiming it.
     pub fn watch(&self, id: &RunId) -> RunHandle {
         let watched = self.inner.watch(id, None);
+        self.serve();
         self.inner.work.notify_one();
         RunHandle::new(id.clone(), Arc::clone(&self.inner), watched)
     }
@@ -342,11 +354,8 @@ impl Host {
     fn follow(&self, id: &RunId, ready: Ready, options: ResumeOptions) -> RunHandle {
         let watched = self.inner.watch(id, options.providers);
         self.inner.begin(id, Some(ready), ClaimHow::Asked);
+        self.serve();
         RunHandle::new(id.clone(), Arc::clone(&self.inner), watched)
-    }
-
-    fn claimed(&self, id: &RunId, claimed: Result<Ready, Claimed>) -> Result<Ready, HostError> {
-        claimed.map_err(|refused| self.refused(id, refused))
     }
 
     fn refused(&self, id: &RunId, claimed: Claimed) -> HostError {

@@ -1,7 +1,7 @@
 //! Finds the runs that can be advanced, and advances them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -50,6 +50,7 @@ pub(crate) struct Inner {
     pub work: Arc<Notify>,
     /// A run is driven no more.
     pub left: Notify,
+    pub going: Once,
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +64,15 @@ pub(crate) struct State {
     /// Those that were left on request.
     left: BTreeSet<RunId>,
     closing: bool,
+}
+
+impl State {
+    /// Has those who follow a run look at it.
+    fn tell(&self, run: &RunId) {
+        if let Some(watched) = self.watched.get(run).and_then(Weak::upgrade) {
+            watched.changed.send_modify(|count| *count += 1);
+        }
+    }
 }
 
 /// A run that is driven here.
@@ -97,9 +107,11 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Inner {
     /// Begins the tasks that keep a host going, until it is dropped.
     pub fn set_going(self: &Arc<Self>) {
-        tokio::spawn(find_work(Arc::downgrade(self)));
-        tokio::spawn(watch_others(Arc::downgrade(self)));
-        tokio::spawn(renew(Arc::downgrade(self)));
+        self.going.call_once(|| {
+            tokio::spawn(find_work(Arc::downgrade(self)));
+            tokio::spawn(watch_others(Arc::downgrade(self)));
+            tokio::spawn(renew(Arc::downgrade(self)));
+        });
     }
 
     pub fn watch(&self, run: &RunId, providers: Option<Providers>) -> (Arc<Watched>, watch::Receiver<u64>) {
@@ -159,11 +171,8 @@ impl Inner {
             }
         };
         let watched = lock(&self.state).watched.get(run).and_then(Weak::upgrade);
-        if let Some(watched) = watched {
-            if let Some(ending) = ending {
-                *lock(&watched.ending) = Some(ending);
-            }
-            watched.changed.send_modify(|count| *count += 1);
+        if let (Some(watched), Some(ending)) = (watched, ending) {
+            *lock(&watched.ending) = Some(ending);
         }
     }
 
@@ -388,15 +397,18 @@ impl Inner {
         self.work.notify_one();
     }
 
-    /// Leaves a run, and does not take it up again. False if it is not driven here.
-    pub fn leave(&self, run: &RunId) -> bool {
+    /// Leaves a run, and does not take it up again.
+    pub fn leave(&self, run: &RunId) {
         let mut state = lock(&self.state);
         state.left.insert(run.clone());
         match state.live.get(run) {
             Some(live) => live.control.leave(Leave::Now),
-            None => return false,
+            None => state.tell(run),
         }
-        true
+    }
+
+    pub fn is_left(&self, run: &RunId) -> bool {
+        lock(&self.state).left.contains(run)
     }
 
     /// Takes up nothing new, and leaves all runs.
@@ -497,7 +509,10 @@ struct Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        lock(&self.inner.state).live.remove(&self.run);
+        let mut state = lock(&self.inner.state);
+        state.live.remove(&self.run);
+        state.tell(&self.run);
+        drop(state);
         self.inner.left.notify_waiters();
         self.inner.work.notify_one();
     }

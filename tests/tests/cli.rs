@@ -214,10 +214,8 @@ fn h06_sizes_and_lengths_are_limited_and_the_limit_is_named() {
 #[test]
 fn what_comes_later_is_clearly_unavailable() {
     let place = Place::new();
-    let results = probe(&place, json!(["child", "ask"]), &[]).ok_json();
-    for result in results.as_array().unwrap() {
-        assert_eq!(result["failure"], "unavailable", "{results}");
-    }
+    let results = probe(&place, json!(["child"]), &[]).ok_json();
+    assert_eq!(results[0]["failure"], "unavailable", "{results}");
 }
 
 #[test]
@@ -276,7 +274,7 @@ fn databases_that_cannot_be_used_are_explained() {
     let error = place.run(["ps"]).error(4, &place);
     assert!(
         error.starts_with(
-            "error[WF0314]: the database DIR/wfhost.db has format 99, this wfhost knows formats up to 1"
+            "error[WF0314]: the database DIR/wfhost.db has format 99, this wfhost knows formats up to 2"
         ),
         "{error}"
     );

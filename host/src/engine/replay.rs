@@ -62,11 +62,13 @@ pub(crate) async fn replay(
         if let std::task::Poll::Ready(ended) = futures_util::poll!(&mut program) {
             break Some(ended);
         }
-        let inner = shared.lock();
-        if inner.machine.has_unsaved() || inner.blocked && inner.machine.is_live() {
+        let came_through = {
+            let inner = shared.lock();
+            inner.machine.has_unsaved() || inner.blocked && inner.machine.is_live()
+        };
+        if came_through {
             break None;
         }
-        drop(inner);
         // Pre-empted in the middle of a computation.
         tokio::task::yield_now().await;
     };

@@ -49,7 +49,19 @@ fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
                 json!(join_all(waits).await.into_iter().map(value).collect::<Vec<_>>())
             }
             Operation::Child => value(wfhost::child("hello").await),
-            Operation::Ask => value(wfhost::ask("may I?").await),
+            Operation::Ask { prompt, choices, schema, details, timeout_ms } => {
+                let mut ask = wfhost::ask(prompt).choices(choices);
+                if let Some(schema) = schema {
+                    ask = ask.schema(schema);
+                }
+                if let Some(details) = details {
+                    ask = ask.details(details);
+                }
+                if let Some(length) = timeout_ms {
+                    ask = ask.timeout(millis(length));
+                }
+                value(ask.await)
+            }
             Operation::Send { run, name, payload } => value(wfhost::send(&run, &name, payload)),
 
             Operation::Parallel(operations) => json!(join_all(operations.into_iter().map(perform)).await),

@@ -43,10 +43,17 @@ pub enum Operation {
         name: String,
         count: usize,
     },
-    /// Runs a child of that module; see `Ask`.
+    /// Runs a child of that module; hosts that cannot do that give the failure `unavailable`.
     Child,
-    /// Asks a person; hosts that cannot do that give the failure `unavailable`.
-    Ask,
+    /// Asks a person. Gives the answer.
+    Ask {
+        prompt: String,
+        #[serde(default)]
+        choices: Vec<String>,
+        schema: Option<Value>,
+        details: Option<Value>,
+        timeout_ms: Option<u64>,
+    },
     /// Sends a signal to another run. Gives null.
     Send {
         run: String,
