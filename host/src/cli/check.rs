@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use wfhost_core::Digest;
@@ -9,6 +10,9 @@ use wfhost_core::Digest;
 use super::diagnostic::{Exit, Trouble};
 use super::{Common, Format, follow, module_arg, print_line};
 use crate::engine::{Denied, Engine, summarize};
+
+/// Sleeps up to this length are waited for in a check.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Check that a module can be run as a workflow: its imports, its exports, its code
 ///
@@ -77,21 +81,25 @@ impl Check {
         let module = dir.path().join("checked.wasm");
         std::fs::write(&module, bytes).map_err(failed)?;
         let module = module.to_string_lossy();
-        // Dropped at every wait: what is rebuilt by replay on the way counts as well.
-        let mut args = vec!["run", &module, "--id", "checked", "-i", &self.input, "--evict", "always"];
-        args.push("--no-wait");
+        let mut providers = Vec::new();
         for (option, value) in [("--agent", &self.agent), ("--agents", &self.agents)] {
-            if let Some(value) = value {
-                args.extend([option, value]);
-            }
+            providers.extend(value.iter().flat_map(|value| [option, value.as_str()]));
         }
+        // Dropped at every wait: what is rebuilt by replay on the way counts as well.
+        providers.extend(["--evict", "always", "--no-wait"]);
+        let mut args = vec!["run", &module, "--id", "checked", "-i", &self.input];
         if self.trap_denied {
             args.push("--trap-denied");
         }
-        let ran = wfhost(dir.path(), "first", &args)?;
-        let code = ran.status.code();
+        args.extend(&providers);
+        let mut ran = wfhost(dir.path(), "first", &args)?;
+        let mut resume = vec!["resume", "checked"];
+        resume.extend(&providers);
+        while ran.status.code() == Some(3) && wait_for_timer(dir.path())? {
+            ran = wfhost(dir.path(), "first", &resume)?;
+        }
         // It may have failed, or wait for something that does not come: both can be compared.
-        if ![Some(0), Some(1), Some(3)].contains(&code) {
+        if ![Some(0), Some(1), Some(3)].contains(&ran.status.code()) {
             return Err(passed_on(&ran, "the run"));
         }
         let replayed = wfhost(dir.path(), "second", &["replay", "checked", "-o", "json"])?;
@@ -120,6 +128,22 @@ impl Check {
         }
         Ok(second["entries"].as_u64().unwrap_or_default())
     }
+}
+
+/// Sleeps as long as the run does. False if it waits for something else, or too long.
+fn wait_for_timer(dir: &Path) -> Result<bool, Trouble> {
+    let run = json_of(&wfhost(dir, "first", &["show", "checked", "-o", "json"])?)?;
+    let until = run["waiting_for"].as_array().into_iter().flatten().find(|wait| wait["kind"] == "time");
+    let Some(until) = until.and_then(|wait| wait["at"].as_str()?.parse::<jiff::Timestamp>().ok()) else {
+        return Ok(false);
+    };
+    let left = until.duration_since(jiff::Timestamp::now());
+    let left = Duration::try_from(left).unwrap_or_default();
+    if left > PATIENCE {
+        return Ok(false);
+    }
+    std::thread::sleep(left);
+    Ok(true)
 }
 
 /// Runs this program with a database of its own and with its own cache.

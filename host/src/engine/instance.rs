@@ -335,7 +335,7 @@ pub(super) fn limit_message(error: &str, config: &RunConfig) -> Option<String> {
         let limit = limits::TRANSFER_BYTES;
         return Some(format!("the program hands over more than {limit} bytes in one call"));
     }
-    if error.contains("handles") || error.contains("table has no free keys") {
+    if error.contains("handle limit") || error.contains("table has no free keys") {
         let handles = sandbox(config).handles;
         return Some(format!("the program holds {handles} handles, as many as are allowed"));
     }
