@@ -172,6 +172,8 @@ mod tests {
             include_str!("people.rs"),
             include_str!("delete.rs"),
             include_str!("verify.rs"),
+            include_str!("check.rs"),
+            include_str!("replay.rs"),
             include_str!("db.rs"),
             include_str!("follow.rs"),
             include_str!("mod.rs"),

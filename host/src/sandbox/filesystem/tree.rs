@@ -565,7 +565,7 @@ mod tests {
         tree.rename((ROOT, "a/b"), (ROOT, "c"), NOW).unwrap();
         assert_eq!(tree.remove_directory(ROOT, "a", NOW), Ok(()));
         assert_eq!(tree.remove_directory(ROOT, "a", NOW), Err(ErrorCode::NoEntry));
-        assert_eq!(tree.remove_directory(ROOT, ".", NOW), Err(ErrorCode::Invalid));
+        assert_eq!(tree.remove_directory(ROOT, ".", NOW), Err(ErrorCode::NotEmpty));
     }
 
     #[test]
