@@ -11,7 +11,7 @@ use wfhost_core::{
 };
 
 use crate::agents::Providers;
-use crate::engine::{self, Denied, DriveError, Engine, Leave, Module, ModuleError, Repetition};
+use crate::engine::{self, Denied, DriveError, Engine, Leave, Module, ModuleError, Replayed};
 use crate::handle::RunHandle;
 use crate::sandbox::GrantError;
 use crate::schema::{self, BadAnswer};
@@ -380,45 +380,45 @@ impl Host {
         } else {
             ClaimHow::Asked
         };
-        match self.replay(id, journal, module).await? {
-            Ok(()) => Ok(how),
-            Err(mismatch) => {
+        match self.replay(id, journal, module, u64::MAX).await?.departs {
+            None => Ok(how),
+            Some(mismatch) => {
                 Err(HostError::Departs { run: id.clone(), old: info.module, new: module.digest, mismatch })
             }
         }
     }
 
-    /// Lets a module repeat a journal, without any effect.
+    /// Lets a module repeat a journal, without any effect. Emissions with a number of at least
+    /// `emissions` are given.
     pub async fn replay(
         &self,
         id: &RunId,
         journal: Journal,
         module: &Module,
-    ) -> Result<Result<(), Box<Mismatch>>, HostError> {
+        emissions: u64,
+    ) -> Result<Replayed, HostError> {
         let unusable = |source| HostError::Journal { run: id.clone(), source };
-        let machine = Machine::open(journal, u64::MAX).map_err(unusable)?;
-        let repetition =
-            engine::replay(&self.inner.engine, module, machine, &self.inner.world, false).await?;
-        Ok(repetition.mismatch.map_or(Ok(()), Err))
+        let machine = Machine::open(journal, emissions).map_err(unusable)?;
+        Ok(engine::replay(&self.inner.engine, module, machine, &self.inner.world, false).await?)
     }
 
-    /// The same, with all that the program gives out on the way, and where in
-    /// its source it asks for each step if `trace`.
-    pub async fn repeat(
+    /// The same with all emissions, and where in its source the program asks
+    /// for each step if `trace`.
+    pub async fn trace(
         &self,
         id: &RunId,
         journal: Journal,
         module: &Module,
         trace: bool,
-    ) -> Result<Repetition, HostError> {
+    ) -> Result<Replayed, HostError> {
         let unusable = |source| HostError::Journal { run: id.clone(), source };
         let machine = Machine::open(journal, 0).map_err(unusable)?;
         Ok(engine::replay(&self.inner.engine, module, machine, &self.inner.world, trace).await?)
     }
 
-    /// The module that a run goes on with, compiled.
-    pub async fn module(&self, run: &RunInfo) -> Result<Module, HostError> {
-        self.inner.module(&run.id, run.module, &run.workflow).await
+    /// The module that a run is executed with.
+    pub async fn module_of(&self, info: &RunInfo) -> Result<Module, HostError> {
+        self.inner.module(&info.id, info.module, &info.workflow).await
     }
 
     /// Sends a message to a run of this store, whoever advances it.

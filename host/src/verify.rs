@@ -1,8 +1,11 @@
-//! Whether what is stored of a run is what was written.
+//! Whether what is stored of a run is what was written, and what it would have to be.
 
-use wfhost_core::{Digest, Journal, Machine, Position};
+use wfhost_core::{Digest, Journal, Machine, Position, Timestamp};
 
-use crate::store::{Result, RunInfo, RunState, Store, Waiting};
+use crate::store::{
+    Emission, LogLine, MessageBody, OutMessage, Rebuilt, Result, RunInfo, RunState, Store, Waiting,
+};
+use crate::{Host, HostError};
 
 /// What was found.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -55,8 +58,10 @@ pub async fn verify(store: &dyn Store, info: &RunInfo) -> Result<Report> {
     if info.state == RunState::Waiting {
         let mut asked: Vec<_> = store.questions(Some(&info.id), usize::MAX >> 1).await?;
         asked.sort_by_key(|question| question.step);
-        let open = machine.open_questions().len();
-        if asked.len() > open {
+        let pending = store.inbox(&info.id).await?;
+        let answered = pending.iter().filter(|message| matches!(message.body, MessageBody::Answer { .. }));
+        let open = machine.open_questions().len() - answered.count().min(machine.open_questions().len());
+        if asked.len() != open {
             report.faults.push(format!("{} questions are listed, it asks {open}", asked.len()));
         }
     }
@@ -81,12 +86,101 @@ fn differences(info: &RunInfo, machine: &Machine) -> Vec<String> {
     let stored = info.outcome.as_ref().filter(|_| info.state.is_final());
     compare("outcome", format!("{stored:?}"), format!("{:?}", machine.outcome()));
     if let Some(waiting) = &info.waiting {
-        let expected = Waiting {
-            until: machine.next_deadline(),
-            signals: machine.wanted_signals(),
-            people: machine.asks_people(),
-        };
-        compare("wait", format!("{waiting:?}"), format!("{expected:?}"));
+        compare("wait", format!("{waiting:?}"), format!("{:?}", waits_for(machine)));
+        // Something that came in makes it due earlier.
+        if info.due_at.is_none() != waits_for(machine).until.is_none() && info.due_at != Some(Timestamp(0)) {
+            faults.push(format!("it is due at {:?}, and waits until {:?}", info.due_at, waiting.until));
+        }
     }
     faults
+}
+
+fn waits_for(machine: &Machine) -> Waiting {
+    Waiting {
+        until: machine.next_deadline(),
+        signals: machine.wanted_signals(),
+        people: machine.asks_people(),
+    }
+}
+
+/// What has to be kept of a run besides its journal, according to that and to its module, which
+/// repeats it without any effect.
+pub async fn rebuild(host: &Host, info: &RunInfo) -> Result<Rebuilt, HostError> {
+    let journal = host.journal(&info.id).await?;
+    let unusable = |source| HostError::Journal { run: info.id.clone(), source };
+    let head = journal.head;
+    let machine = Machine::open(journal.clone(), info.emissions).map_err(unusable)?;
+    let started = machine.started();
+    let outcome = machine.outcome().cloned();
+    let waiting = (info.state == RunState::Waiting && outcome.is_none()).then(|| waits_for(&machine));
+    let state = match (&outcome, info.state) {
+        (Some(_), _) => RunState::of(outcome.as_ref()),
+        // Whoever takes it up finds out what it is about.
+        (None, state) if state.is_final() => RunState::Running,
+        (None, state) => state,
+    };
+    let due_at = match state {
+        RunState::Waiting if !host.store().inbox(&info.id).await?.is_empty() => Some(Timestamp(0)),
+        RunState::Waiting => machine.next_deadline(),
+        RunState::Running | RunState::Queued => Some(Timestamp(0)),
+        _ => None,
+    };
+    let questions = match outcome {
+        Some(_) => Vec::new(),
+        None => machine.open_questions(),
+    };
+    let again = outcome.is_some() || state != RunState::Refused;
+    let rebuilt = RunInfo {
+        workflow: started.workflow.clone(),
+        module: machine.module(),
+        labels: started.labels.clone(),
+        parent: started.parent.clone(),
+        created_at: machine.started_at(),
+        updated_at: machine.last_at(),
+        state,
+        outcome: if again { outcome } else { info.outcome.clone() },
+        waiting,
+        due_at,
+        head: Some(head),
+        ..info.clone()
+    };
+    // What a program gave out before it was begun again in its middle cannot be had once more.
+    let mut emissions = None;
+    if !machine.was_retried() {
+        let module = host.module_of(&rebuilt).await?;
+        let replayed = host.replay(&info.id, journal, &module, 0).await?;
+        let all = replayed.emissions.len() as u64 >= info.emissions;
+        emissions = (replayed.departs.is_none() && all).then_some(replayed.emissions);
+    }
+    Ok(Rebuilt { info: rebuilt, emissions, questions })
+}
+
+/// Where what a program gave out departs from what is stored of it.
+pub async fn compare_given_out(store: &dyn Store, rebuilt: &Rebuilt) -> Result<Vec<String>> {
+    let run = &rebuilt.info.id;
+    let Some(emissions) = &rebuilt.emissions else { return Ok(Vec::new()) };
+    let (mut logs, mut messages): (Vec<LogLine>, Vec<OutMessage>) = (Vec::new(), Vec::new());
+    let mut state = std::collections::BTreeMap::new();
+    let stored = usize::try_from(rebuilt.info.emissions).unwrap_or(usize::MAX);
+    for (number, emission) in (0..).zip(emissions).take(stored) {
+        match emission.clone() {
+            Emission::Log(line) => logs.push(LogLine { number, ..line }),
+            Emission::Phase { title, at } => logs.push(LogLine::phase(number, at, &title)),
+            Emission::Message { name, payload, at } => {
+                messages.push(OutMessage { number, at, name, payload });
+            }
+            Emission::State { key, value } => drop(state.insert(key, value)),
+        }
+    }
+    let all = usize::MAX >> 1;
+    let mut faults = Vec::new();
+    let mut compare = |same: bool, what: &str| {
+        if !same {
+            faults.push(format!("{what} are not those that the program gave out"));
+        }
+    };
+    compare(store.logs(run, 0, all).await? == logs, "the lines of its log");
+    compare(store.messages(run, None, all).await? == messages, "its messages");
+    compare(store.state(run).await? == state.into_iter().collect::<Vec<_>>(), "the values that it published");
+    Ok(faults)
 }

@@ -1,6 +1,7 @@
 //! `wfhost db`
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde_json::json;
 
@@ -8,10 +9,12 @@ use super::delete::confirm;
 use super::diagnostic::{Exit, Trouble};
 use super::place::{find_run, length_arg};
 use super::{Common, Format, follow, print_line};
+use crate::agents::Providers;
 use crate::archive;
 use crate::clock;
-use crate::store::{Deleted, RunFilter, RunState, Store};
-use crate::verify::verify;
+use crate::store::{Deleted, RunFilter, RunState, SharedStore, Store};
+use crate::verify::{compare_given_out, rebuild, verify};
+use crate::{Adopt, Evict, HostError};
 
 /// Look after the database
 #[derive(clap::Args)]
@@ -23,7 +26,14 @@ pub(crate) struct Db {
 #[derive(clap::Subcommand)]
 enum Verb {
     /// Check the file and every run in it
-    Check,
+    Check {
+        /// Also replay each run, and compare what its program gave out
+        #[arg(long)]
+        deep: bool,
+        /// Write what is kept besides the journals anew, where it departs from them
+        #[arg(long)]
+        repair: bool,
+    },
     /// Copy the database while it is in use
     Backup {
         /// The new file
@@ -63,8 +73,12 @@ const PAGE: usize = 500;
 impl Db {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         match &self.verb {
-            Verb::Check => check(common).await,
+            Verb::Check { deep, repair } => check(common, *deep, *repair).await,
             Verb::Backup { file } => {
+                if file.exists() {
+                    return Err(Trouble::usage("WF0004", format!("{} is there already", file.display()))
+                        .hint("name a new file: a backup overwrites nothing"));
+                }
                 let bytes = common.sqlite()?.backup(file)?;
                 follow::say(common, "Copied", &format!("{} bytes to {}", bytes, file.display()));
                 Ok(Exit::Done)
@@ -126,18 +140,41 @@ async fn for_each_run(
     }
 }
 
-async fn check(common: &Common) -> Result<Exit, Trouble> {
+async fn check(common: &Common, deep: bool, repair: bool) -> Result<Exit, Trouble> {
     let store = common.sqlite()?;
     let mut faults = store.check()?;
-    let (mut runs, mut entries) = (0_u64, 0_u64);
-    for_each_run(&store, RunFilter::default(), async |info| {
-        let report = verify(&store, &info).await?;
+    let store: SharedStore = Arc::new(store);
+    let host = common.host(Arc::clone(&store), Providers::builtin(), Evict::AfterGrace, Adopt::Own)?;
+    let (mut runs, mut entries, mut repaired) = (0_u64, 0_u64, 0_u64);
+    for_each_run(store.as_ref(), RunFilter::default(), async |info| {
+        let report = verify(store.as_ref(), &info).await?;
         runs += 1;
         entries += report.entries;
-        faults.extend(report.faults.into_iter().map(|fault| format!("{}: {fault}", info.id)));
+        let mut found = report.faults;
+        if deep || repair {
+            match rebuild(&host, &info).await {
+                Ok(rebuilt) => {
+                    found.extend(compare_given_out(store.as_ref(), &rebuilt).await?);
+                    if repair && !found.is_empty() && store.rebuild(rebuilt).await? {
+                        repaired += 1;
+                        found.iter().for_each(|fault| {
+                            follow::say(common, "Mended", &format!("{}: {fault}", info.id))
+                        });
+                        let mended =
+                            store.run(&info.id).await?.ok_or(HostError::NoSuchRun(info.id.clone()))?;
+                        found = verify(store.as_ref(), &mended).await?.faults;
+                    }
+                }
+                Err(error) => found.push(format!("it cannot be replayed: {error}")),
+            }
+        }
+        faults.extend(found.into_iter().map(|fault| format!("{}: {fault}", info.id)));
         Ok(())
     })
     .await?;
+    if repaired > 0 {
+        follow::say(common, "Repaired", &format!("{repaired} runs"));
+    }
     match common.output {
         Format::Text if faults.is_empty() => {
             print_line(&format!("{runs} runs, {entries} entries, no faults"))
@@ -154,7 +191,7 @@ async fn check(common: &Common) -> Result<Exit, Trouble> {
     }
     let trouble = Trouble::host("WF0511", format!("the database has {} faults", faults.len()));
     Err(Trouble { details: faults, ..trouble }
-        .hint("restore it from a backup; runs without faults can be exported"))
+        .hint("`wfhost db check --repair` mends what the journals know; for the rest restore a backup"))
 }
 
 async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Result<Exit, Trouble> {

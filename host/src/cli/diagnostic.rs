@@ -185,6 +185,7 @@ impl From<StoreError> for Trouble {
             StoreError::IdTaken { id } => {
                 format!("choose another --id, or go on with it: `wfhost resume {id}`")
             }
+            StoreError::IdUsed { .. } => "choose another --id: ids are not used again".to_owned(),
             StoreError::NoSuchModule(_) => "run the module's file once: `wfhost run FILE.wasm`".to_owned(),
             StoreError::CannotOpen { .. } => "name another place with --db FILE or WFHOST_DB".to_owned(),
             StoreError::ReadOnly { path } => {
@@ -200,7 +201,7 @@ impl From<StoreError> for Trouble {
             StoreError::Failed { .. } => "try again; if it stays, look at the disk".to_owned(),
         };
         let exit = match error {
-            StoreError::IdTaken { .. } => Exit::Usage,
+            StoreError::IdTaken { .. } | StoreError::IdUsed { .. } => Exit::Usage,
             _ => Exit::Host,
         };
         Self { exit, ..Self::usage(error.code(), error.to_string()) }.hint(hint)

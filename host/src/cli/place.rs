@@ -86,7 +86,7 @@ pub(crate) struct AgentArgs {
     #[arg(long, value_name = "FILE")]
     pub agents: Option<PathBuf>,
     /// When a waiting program is dropped from memory
-    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN", hide = true)]
+    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN", env = "WFHOST_EVICT", hide = true)]
     pub evict: EvictArg,
 }
 

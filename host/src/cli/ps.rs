@@ -16,8 +16,8 @@ use crate::store::{RunFilter, RunState};
   wfhost ps --workflow research --label team=red -o json
   wfhost ps --before run_01k9 -n 20      the next page")]
 pub(crate) struct Ps {
-    /// Only runs in this state (may be repeated)
-    #[arg(long = "state", value_name = "STATE", value_parser = state_arg)]
+    /// Only runs in one of these states, separated by commas
+    #[arg(long = "state", value_name = "STATES", value_parser = state_arg, value_delimiter = ',')]
     states: Vec<RunState>,
     /// Only runs of this workflow
     #[arg(long, value_name = "NAME")]
@@ -64,7 +64,9 @@ impl Ps {
         match common.output {
             Format::Json => {
                 let views: Vec<_> = runs.iter().map(|info| view::run(info, None)).collect();
-                print_line(&json!({ "schema": "wfhost/runs/1", "runs": views }).to_string());
+                // For --before, if there may be more.
+                let next = runs.last().filter(|_| runs.len() == self.limit).map(|info| &info.id);
+                print_line(&json!({ "schema": "wfhost/runs/1", "runs": views, "next": next }).to_string());
             }
             Format::Jsonl => {
                 for info in &runs {

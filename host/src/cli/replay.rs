@@ -7,8 +7,8 @@ use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
 use super::{Common, Format, follow, logs, module_arg, print_line};
 use crate::agents::Providers;
-use crate::engine::{Asked, Denied, Frame, Repetition};
-use crate::store::{Emission, LogLevel, LogLine, phase_line};
+use crate::engine::{Asked, Denied, Frame, Replayed};
+use crate::store::{Emission, LogLevel, LogLine};
 use crate::{Adopt, Evict, StepInfo, steps};
 
 /// Repeat a run without any effect, to look into it
@@ -49,7 +49,7 @@ impl Replay {
                 let (name, bytes) = module_arg::load(Some(host.store().as_ref()), module).await?;
                 host.add_module_with(&name, &bytes, Denied::Trap).await?
             }
-            None => host.module(&info).await?,
+            None => host.module_of(&info).await?,
         };
         let mut journal = host.journal(&info.id).await?;
         let whole = journal.entries.len() as u64;
@@ -59,13 +59,13 @@ impl Replay {
             drop(end);
         }
         let known = steps(&journal);
-        let repetition = host.repeat(&info.id, journal, &module, self.backtrace).await?;
-        if let Some(mismatch) = &repetition.mismatch {
+        let replayed = host.trace(&info.id, journal, &module, self.backtrace).await?;
+        if let Some(mismatch) = &replayed.departs {
             let moved = (module.digest != info.module).then_some((info.module, module.digest));
             return Err(Trouble::mismatch(&info.id, mismatch, moved));
         }
         let recorded = info.outcome.as_ref().filter(|_| entries == whole && info.state.is_final());
-        if let (Some(recorded), Some(found)) = (recorded, &repetition.outcome)
+        if let (Some(recorded), Some(found)) = (recorded, &replayed.outcome)
             && recorded != found
         {
             return Err(Trouble {
@@ -77,10 +77,10 @@ impl Replay {
                 ..Trouble::host("WF0203", format!("{} came to another end than it did before", info.id))
             });
         }
-        let lines = log_lines(&repetition, self.log.unwrap_or(LogLevel::ALL[0]));
+        let lines = log_lines(&replayed, self.log.unwrap_or(LogLevel::ALL[0]));
         match common.output {
             Format::Text => {
-                for asked in &repetition.trace {
+                for asked in &replayed.trace {
                     print_step(asked, &known);
                 }
                 for line in lines.iter().filter(|_| self.log.is_some()) {
@@ -88,7 +88,7 @@ impl Replay {
                 }
             }
             Format::Json | Format::Jsonl => {
-                print_line(&view(&info.id.to_string(), entries, &repetition, &lines, &known).to_string());
+                print_line(&view(&info.id.to_string(), entries, &replayed, &lines, &known).to_string());
             }
         }
         follow::say(common, "Replayed", &format!("{}  {entries} entries, as it was", info.id));
@@ -104,10 +104,10 @@ fn spell(outcome: &Outcome) -> String {
 }
 
 /// What the program wrote, numbered as it was when it was stored.
-fn log_lines(repetition: &Repetition, level: LogLevel) -> Vec<LogLine> {
-    let lines = repetition.emissions.iter().zip(0..).filter_map(|(emission, number)| match emission {
+fn log_lines(replayed: &Replayed, level: LogLevel) -> Vec<LogLine> {
+    let lines = replayed.emissions.iter().zip(0..).filter_map(|(emission, number)| match emission {
         Emission::Log(line) => Some(LogLine { number, ..line.clone() }),
-        Emission::Phase { title, at } => Some(phase_line(number, *at, title)),
+        Emission::Phase { title, at } => Some(LogLine::phase(number, *at, title)),
         Emission::State { .. } | Emission::Message { .. } => None,
     });
     lines.filter(|line| line.level >= level).collect()
@@ -124,7 +124,7 @@ fn print_step(asked: &Asked, known: &[StepInfo]) {
     }
 }
 
-fn view(run: &str, entries: u64, repetition: &Repetition, lines: &[LogLine], known: &[StepInfo]) -> Value {
+fn view(run: &str, entries: u64, replayed: &Replayed, lines: &[LogLine], known: &[StepInfo]) -> Value {
     let frame = |frame: &Frame| json!({ "function": frame.function, "file": frame.file, "line": frame.line, "column": frame.column });
     let step = |asked: &Asked| {
         let what = known.iter().find(|info| info.step == asked.step);
@@ -135,7 +135,7 @@ fn view(run: &str, entries: u64, repetition: &Repetition, lines: &[LogLine], kno
             "frames": asked.frames.iter().map(frame).collect::<Vec<_>>(),
         })
     };
-    let (output, failure) = match &repetition.outcome {
+    let (output, failure) = match &replayed.outcome {
         Some(Ok(json)) => (json.value(), Value::Null),
         Some(Err(failure)) => (Value::Null, json!(failure)),
         None => (Value::Null, Value::Null),
@@ -144,19 +144,19 @@ fn view(run: &str, entries: u64, repetition: &Repetition, lines: &[LogLine], kno
         "schema": "wfhost/replay/1",
         "run": run,
         "entries": Position(entries),
-        "ended": repetition.outcome.is_some(),
+        "ended": replayed.outcome.is_some(),
         "output": output,
         "failure": failure,
-        "steps": repetition.trace.iter().map(step).collect::<Vec<_>>(),
+        "steps": replayed.trace.iter().map(step).collect::<Vec<_>>(),
         "log": lines.iter().map(logs::view).collect::<Vec<_>>(),
-        "published": published(repetition),
+        "published": published(replayed),
     })
 }
 
 /// The latest value of each key.
-fn published(repetition: &Repetition) -> Value {
+fn published(replayed: &Replayed) -> Value {
     let mut values = serde_json::Map::new();
-    for emission in &repetition.emissions {
+    for emission in &replayed.emissions {
         if let Emission::State { key, value } = emission {
             values.insert(key.clone(), value.value());
         }

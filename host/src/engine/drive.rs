@@ -233,8 +233,9 @@ impl Driver<'_> {
         self.drive.world.now()
     }
 
+    /// Whether the run can be left to the store: a grace that runs out is nothing that wakes it.
     fn only_waits(&self) -> bool {
-        self.calls.is_empty() && self.shared.lock().machine.only_waits()
+        self.calls.is_empty() && self.cancel_by.is_none() && self.shared.lock().machine.only_waits()
     }
 
     /// Leaves the run as it is.

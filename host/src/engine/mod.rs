@@ -28,7 +28,7 @@ pub(crate) use self::instance::{Inner, RunCtx};
 pub use self::module::{Denied, Import, ImportClass, ModuleError, ModuleSummary, inspect, summarize};
 pub(crate) use self::module::{classify, denial};
 pub(crate) use self::replay::replay;
-pub use self::replay::{Asked, Repetition};
+pub use self::replay::{Asked, Replayed};
 pub use self::trap::Frame;
 
 /// The native stack of one execution; the wasm stack is bounded well below it,

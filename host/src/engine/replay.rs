@@ -20,14 +20,15 @@ pub struct Asked {
     pub frames: Vec<Frame>,
 }
 
-/// What a program did when it repeated a journal.
+/// What came of repeating a journal.
 #[derive(Debug, Default)]
-pub struct Repetition {
-    /// It departs from the journal.
-    pub mismatch: Option<Box<Mismatch>>,
-    /// How it ended; none if it would go on behind the journal's end.
+pub struct Replayed {
+    /// None: the module agrees with all of it and would go on from there, or has come to the same
+    /// end.
+    pub departs: Option<Box<Mismatch>>,
+    /// How the program ended; none if it would go on behind the journal's end.
     pub outcome: Option<Outcome>,
-    /// What it gave out that the machine took for new, in order.
+    /// What the program gave out, from the number on that the machine was opened with.
     pub emissions: Vec<Emission>,
     /// Its steps in order, if it was traced.
     pub trace: Vec<Asked>,
@@ -41,7 +42,7 @@ pub(crate) async fn replay(
     machine: Machine,
     world: &Arc<dyn World>,
     trace: bool,
-) -> Result<Repetition, DriveError> {
+) -> Result<Replayed, DriveError> {
     let shared = Shared::new(machine, Arc::clone(world));
     let (run, config, input) = {
         let mut inner = shared.lock();
@@ -72,28 +73,28 @@ pub(crate) async fn replay(
         // Pre-empted in the middle of a computation.
         tokio::task::yield_now().await;
     };
-    let mut repetition = Repetition::default();
+    let mut replayed = Replayed::default();
     let stop = match ended {
         None => None,
         Some(Ok(outcome)) => {
             crate::sandbox::end_lines(&mut shared.lock());
-            repetition.outcome = Some(outcome.clone());
+            replayed.outcome = Some(outcome.clone());
             shared.lock().machine.finish(outcome, world.now()).err()
         }
         Some(Err(error)) => match error.downcast_ref::<Stop>() {
             Some(stop) => Some(stop.clone()),
             None => {
                 crate::sandbox::end_lines(&mut shared.lock());
-                repetition.outcome = Some(Err(trap::explain(&error, &shared)));
+                replayed.outcome = Some(Err(trap::explain(&error, &shared)));
                 None
             }
         },
     };
     if let Some(Stop::Mismatch(mismatch)) = stop {
-        repetition.mismatch = Some(mismatch);
+        replayed.departs = Some(mismatch);
     }
     let mut inner = shared.lock();
-    repetition.emissions = std::mem::take(&mut inner.emissions);
-    repetition.trace = inner.trace.take().unwrap_or_default();
-    Ok(repetition)
+    replayed.emissions = std::mem::take(&mut inner.emissions);
+    replayed.trace = inner.trace.take().unwrap_or_default();
+    Ok(replayed)
 }

@@ -509,6 +509,43 @@ async fn changes_of_all_runs_come_in_one_order_without_gaps() {
 }
 
 #[tokio::test]
+async fn what_is_kept_besides_the_journal_can_be_replaced() {
+    for (store, _dir) in stores() {
+        create(&store, "r", None).await.1.unwrap();
+        let log = |message: &str| {
+            let (number, at, level) = (9, Timestamp(1), LogLevel::Info);
+            Emission::Log(LogLine { number, at, level, message: message.to_owned(), fields: Vec::new() })
+        };
+        let emissions =
+            vec![log("old"), log("older"), Emission::State { key: "k".to_owned(), value: Json::null() }];
+        store.append(Append { emissions, ..append("r", None) }).await.unwrap();
+        let info = store.run(&id("r")).await.unwrap().unwrap();
+        let info = RunInfo {
+            workflow: "other".to_owned(),
+            state: RunState::Waiting,
+            waiting: Some(Waiting { people: true, ..Waiting::default() }),
+            labels: Vec::new(),
+            lease: None,
+            due_at: Some(Timestamp(77)),
+            ..info
+        };
+        let rebuilt = Rebuilt { info, emissions: Some(vec![log("new")]), questions: vec![question(4)] };
+        assert!(!store.rebuild(rebuilt.clone()).await.unwrap(), "somebody advances it");
+        park(&store, "r", None, &[]).await;
+        let longer = RunInfo { entries: Position(9), ..rebuilt.info.clone() };
+        assert!(!store.rebuild(Rebuilt { info: longer, ..rebuilt.clone() }).await.unwrap());
+        assert!(store.rebuild(rebuilt.clone()).await.unwrap());
+        let found = store.run(&id("r")).await.unwrap().unwrap();
+        let expected = RunInfo { emissions: 1, head: found.head, ..rebuilt.info };
+        assert_eq!(found, expected);
+        let lines: Vec<_> = store.logs(&id("r"), 0, 10).await.unwrap();
+        assert_eq!((lines.len(), lines[0].number, lines[0].message.as_str()), (1, 0, "new"));
+        assert!(store.state(&id("r")).await.unwrap().is_empty());
+        assert_eq!(store.questions(None, 9).await.unwrap()[0].step, Step(4));
+    }
+}
+
+#[tokio::test]
 async fn a_deleted_run_leaves_nothing_but_its_id() {
     for (store, _dir) in stores() {
         let (_, created) = create(&store, "r", Some("k")).await;
@@ -524,7 +561,7 @@ async fn a_deleted_run_leaves_nothing_but_its_id() {
         assert_eq!(store.delete(&run, Timestamp(20)).await.unwrap(), Deleted::NoSuchRun);
         assert_eq!(store.run(&run).await.unwrap(), None);
         assert!(store.questions(None, 10).await.unwrap().is_empty());
-        assert_eq!(create(&store, "r", None).await.1, Err(StoreError::IdTaken { id: run }));
+        assert_eq!(create(&store, "r", None).await.1, Err(StoreError::IdUsed { id: run }));
         // Its key is free, and places of commits are not given out twice.
         assert_eq!(create(&store, "s", Some("k")).await.1.unwrap(), Created::New);
         let changes = store.changes(0, 10).await.unwrap();
@@ -604,6 +641,19 @@ async fn two_handles_write_side_by_side_and_notice_each_other() {
     assert_ne!(handles[0].version().unwrap(), seen);
     let all = RunFilter { limit: 1_000, ..RunFilter::default() };
     assert_eq!(handles[1].runs(all).await.unwrap().len(), 401);
+}
+
+#[test]
+fn many_can_open_a_database_that_is_not_there_yet() {
+    for _ in 0..20 {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("w.db");
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| SqliteStore::open(&path, &SqliteOptions::default()).map(drop).unwrap());
+            }
+        });
+    }
 }
 
 #[tokio::test]

@@ -11,7 +11,6 @@ use wfhost_core::{
     Digest, Epoch, Failure, FailureKind, Json, Position, QuestionChange, Row, RunId, Step, Timestamp,
 };
 
-use super::phase_line;
 use super::*;
 use crate::clock;
 
@@ -59,8 +58,11 @@ impl Data {
 impl Data {
     /// Refuses an id that is or was somebody's, and a module that is not there.
     fn check_new(&self, id: &RunId, module: Digest) -> Result<()> {
-        if self.run(id).is_some() || self.deleted.contains(id) {
+        if self.run(id).is_some() {
             return Err(StoreError::IdTaken { id: id.clone() });
+        }
+        if self.deleted.contains(id) {
+            return Err(StoreError::IdUsed { id: id.clone() });
         }
         if !self.modules.contains_key(&module) {
             return Err(StoreError::NoSuchModule(module));
@@ -85,6 +87,27 @@ impl Run {
                     self.questions.insert(step, (question, false));
                 }
                 QuestionChange::Closed { step } => drop(self.questions.remove(&step)),
+            }
+        }
+    }
+
+    /// Stores what the program gave out, numbered from `first`, once.
+    fn emit(&mut self, first: u64, emissions: Vec<Emission>) {
+        for (number, emission) in (first..).zip(emissions) {
+            if number < self.info.emissions {
+                continue;
+            }
+            self.info.emissions = number + 1;
+            match emission {
+                Emission::Log(line) => self.logs.push(LogLine { number, ..line }),
+                Emission::State { key, value } => drop(self.state.insert(key, value)),
+                Emission::Phase { title, at } => {
+                    self.logs.push(LogLine::phase(number, at, &title));
+                    self.info.phase = Some(title);
+                }
+                Emission::Message { name, payload, at } => {
+                    self.messages.push(OutMessage { number, at, name, payload });
+                }
             }
         }
     }
@@ -316,23 +339,7 @@ impl Store for MemStore {
             run.info.module = append.module.unwrap_or(run.info.module);
             run.inbox.retain(|message| !append.consumed.contains(&message.id));
             run.change_questions(append.questions);
-            for (number, emission) in (append.first_emission..).zip(append.emissions) {
-                if number < run.info.emissions {
-                    continue;
-                }
-                run.info.emissions = number + 1;
-                match emission {
-                    Emission::Log(line) => run.logs.push(LogLine { number, ..line }),
-                    Emission::State { key, value } => drop(run.state.insert(key, value)),
-                    Emission::Phase { title, at } => {
-                        run.logs.push(phase_line(number, at, &title));
-                        run.info.phase = Some(title);
-                    }
-                    Emission::Message { name, payload, at } => {
-                        run.messages.push(OutMessage { number, at, name, payload });
-                    }
-                }
-            }
+            run.emit(append.first_emission, append.emissions);
             let appended = run.settle(append.next);
             data.commits.extend(committed);
             Ok(appended)
@@ -382,6 +389,35 @@ impl Store for MemStore {
             imported.change_questions(run.questions);
             data.runs.push(imported);
             Ok(())
+        })
+    }
+
+    fn rebuild(&self, rebuilt: Rebuilt) -> BoxFuture<'_, Result<bool>> {
+        self.change(|data| {
+            let known = data.run_mut(&rebuilt.info.id).filter(|run| run.info.lease.is_none());
+            let Some(run) = known.filter(|run| run.info.entries == rebuilt.info.entries) else {
+                return Ok(false);
+            };
+            let old = run.info.clone();
+            run.info = RunInfo {
+                key: old.key,
+                epoch: old.epoch,
+                trouble: old.trouble,
+                emissions: old.emissions,
+                phase: old.phase,
+                ..rebuilt.info
+            };
+            run.questions.clear();
+            run.change_questions(rebuilt.questions);
+            if let Some(emissions) = rebuilt.emissions {
+                run.logs.clear();
+                run.messages.clear();
+                run.state.clear();
+                run.info.emissions = 0;
+                run.info.phase = None;
+                run.emit(0, emissions);
+            }
+            Ok(true)
         })
     }
 

@@ -22,7 +22,6 @@ use wfhost_core::{
 };
 
 pub use self::mem::MemStore;
-pub(crate) use self::sqlite::phase_line;
 pub use self::sqlite::{SqliteOptions, SqliteStore, Synchronous};
 
 /// A place where runs are kept. Cheap to clone behind an [`Arc`]; one for each
@@ -96,6 +95,10 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Puts a run with all that belongs to it into the store, as it was taken
     /// out of another one. A run that has not ended is paused.
     fn import(&self, run: ImportedRun) -> BoxFuture<'_, Result<()>>;
+
+    /// Replaces what is kept of a run besides its journal and its inbox. False, and nothing is
+    /// changed, if somebody advances it or its journal has another end.
+    fn rebuild(&self, run: Rebuilt) -> BoxFuture<'_, Result<bool>>;
 
     /// Removes a run with everything that belongs to it. Its id is not given
     /// to another one.
@@ -420,6 +423,16 @@ pub struct ImportedRun {
     pub questions: Vec<QuestionChange>,
 }
 
+/// What is kept of a run besides its journal, derived from that.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Rebuilt {
+    /// The key, the epoch, the lease and the trouble are not changed.
+    pub info: RunInfo,
+    /// All that the program gave out, from number 0; left as it is if none.
+    pub emissions: Option<Vec<Emission>>,
+    pub questions: Vec<QuestionChange>,
+}
+
 #[derive(Clone, PartialEq, Debug)]
 pub enum Deleted {
     Yes,
@@ -441,6 +454,14 @@ pub struct LogLine {
     pub level: LogLevel,
     pub message: String,
     pub fields: Vec<(String, String)>,
+}
+
+impl LogLine {
+    /// The line that a phase leaves in the log.
+    pub fn phase(number: u64, at: Timestamp, title: &str) -> Self {
+        let fields = vec![("phase".to_owned(), title.to_owned())];
+        Self { number, at, level: LogLevel::Info, message: format!("phase: {title}"), fields }
+    }
 }
 
 /// How much a line of the log matters.
@@ -640,6 +661,8 @@ pub enum StoreError {
     Fenced { run: RunId },
     #[error("there is a run {id} already")]
     IdTaken { id: RunId },
+    #[error("the id {id} belonged to a run that was deleted")]
+    IdUsed { id: RunId },
     #[error("module {0} is not in the store")]
     NoSuchModule(Digest),
     #[error("the database {path} cannot be opened: {reason}")]
@@ -665,7 +688,7 @@ impl StoreError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Fenced { .. } => "WF0301",
-            Self::IdTaken { .. } => "WF0302",
+            Self::IdTaken { .. } | Self::IdUsed { .. } => "WF0302",
             Self::NoSuchModule(_) => "WF0303",
             Self::CannotOpen { .. } => "WF0310",
             Self::ReadOnly { .. } => "WF0311",

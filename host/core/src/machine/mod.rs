@@ -679,6 +679,11 @@ impl Machine {
         self.next.0
     }
 
+    /// Whether the program was ever begun again in its middle.
+    pub fn was_retried(&self) -> bool {
+        !self.restarts.is_empty()
+    }
+
     /// The head of the chain after the last entry.
     pub fn head(&self) -> Digest {
         self.head

@@ -17,7 +17,6 @@ use rusqlite::{Connection, OpenFlags};
 use wfhost_core::{Digest, Epoch, Json, Row, RunId, Timestamp};
 
 use self::errors::classify;
-pub(crate) use self::write::phase_line;
 use self::writer::Writer;
 use super::*;
 use crate::clock;
@@ -158,10 +157,23 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_handler(Some(writer::wait_for_turn))?;
     connection.set_prepared_statement_cache_capacity(64);
-    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+    // SQLite does not ask the busy handler while the mode of a new file changes.
+    let mut tries = 0;
+    loop {
+        let switched = connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()));
+        match switched {
+            Err(error) if is_busy(&error) && writer::wait_for_turn(tries) => tries += 1,
+            other => break other?,
+        }
+    }
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "cache_size", -16_384)?;
     Ok(connection)
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked};
+    matches!(error.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked))
 }
 
 fn check_format(connection: &Connection, path: &str) -> Result<()> {
@@ -283,6 +295,10 @@ impl Store for SqliteStore {
 
     fn import(&self, run: ImportedRun) -> BoxFuture<'_, Result<()>> {
         self.write(move |c| write::import(c, &run)).boxed()
+    }
+
+    fn rebuild(&self, run: Rebuilt) -> BoxFuture<'_, Result<bool>> {
+        self.write(move |c| write::rebuild(c, &run)).boxed()
     }
 
     fn delete<'a>(&'a self, run: &'a RunId, now: Timestamp) -> BoxFuture<'a, Result<Deleted>> {

@@ -4,8 +4,8 @@ use rusqlite::{Connection, OptionalExtension, named_params, params};
 use wfhost_core::{Digest, Epoch, FailureKind, Outcome, QuestionChange, Recorded, RunId, Step, Timestamp};
 
 use crate::store::{
-    Append, Appended, ClaimHow, Claimed, Created, Deleted, Emission, ImportedRun, LogLevel, MessageBody,
-    NewMessage, NewRun, Next, Owner, Posted, RunState, StoreError, Waiting,
+    Append, Appended, ClaimHow, Claimed, Created, Deleted, Emission, ImportedRun, LogLine, MessageBody,
+    NewMessage, NewRun, Next, Owner, Posted, Rebuilt, RunState, StoreError, Waiting,
 };
 
 /// Why a write did nothing.
@@ -82,11 +82,11 @@ pub(super) fn create(c: &Connection, run: &NewRun) -> Result<Created> {
 
 /// Refuses an id that is or was somebody's, and a module that is not there.
 fn check_new(c: &Connection, id: &RunId, module: Digest) -> Result<()> {
-    let taken = c
-        .prepare_cached("SELECT 1 FROM runs WHERE name = ?1 UNION ALL SELECT 1 FROM deleted WHERE name = ?1")?
-        .exists([id.as_str()])?;
-    if taken {
+    if c.prepare_cached("SELECT 1 FROM runs WHERE name = ?1")?.exists([id.as_str()])? {
         return Err(Fault::Refused(StoreError::IdTaken { id: id.clone() }));
+    }
+    if c.prepare_cached("SELECT 1 FROM deleted WHERE name = ?1")?.exists([id.as_str()])? {
+        return Err(Fault::Refused(StoreError::IdUsed { id: id.clone() }));
     }
     if !c.prepare_cached("SELECT 1 FROM modules WHERE digest = ?1")?.exists([module.0])? {
         return Err(Fault::Refused(StoreError::NoSuchModule(module)));
@@ -260,7 +260,7 @@ pub(super) fn append(c: &Connection, append: &Append) -> Result<Appended> {
             .execute(params![message.0, id])?;
     }
     change_questions(c, id, &append.questions)?;
-    emit(c, id, emitted as u64, append)?;
+    emit(c, id, emitted as u64, append.first_emission, &append.emissions)?;
     settle(c, id, &append.next)
 }
 
@@ -291,14 +291,14 @@ fn change_questions(c: &Connection, id: i64, changes: &[QuestionChange]) -> Resu
     Ok(())
 }
 
-/// Stores what the program gave out, once.
-fn emit(c: &Connection, id: i64, stored: u64, append: &Append) -> Result<()> {
-    let numbered = (append.first_emission..).zip(&append.emissions).filter(|(number, _)| *number >= stored);
+/// Stores what the program gave out, numbered from `first`, without what is `stored` already.
+fn emit(c: &Connection, id: i64, stored: u64, first: u64, emissions: &[Emission]) -> Result<()> {
+    let numbered = (first..).zip(emissions).filter(|(number, _)| *number >= stored);
     let mut next = stored;
     for (number, emission) in numbered {
         next = number + 1;
         match emission {
-            Emission::Log(line) => insert_log(c, id, &crate::store::LogLine { number, ..line.clone() })?,
+            Emission::Log(line) => insert_log(c, id, &LogLine { number, ..line.clone() })?,
             Emission::State { key, value } => c
                 .prepare_cached(
                     "INSERT INTO state (run, key, value) VALUES (?1, ?2, ?3)
@@ -306,7 +306,7 @@ fn emit(c: &Connection, id: i64, stored: u64, append: &Append) -> Result<()> {
                 )?
                 .execute(params![id, key, value.as_str()])?,
             Emission::Phase { title, at } => {
-                insert_log(c, id, &phase_line(number, *at, title))?;
+                insert_log(c, id, &LogLine::phase(number, *at, title))?;
                 c.prepare_cached("UPDATE runs SET phase = ?2 WHERE id = ?1")?.execute(params![id, title])?
             }
             Emission::Message { name, payload, at } => {
@@ -325,18 +325,12 @@ fn emit(c: &Connection, id: i64, stored: u64, append: &Append) -> Result<()> {
     Ok(())
 }
 
-fn insert_log(c: &Connection, id: i64, line: &crate::store::LogLine) -> Result<usize> {
+fn insert_log(c: &Connection, id: i64, line: &LogLine) -> Result<usize> {
     let (number, at, level) = (line.number as i64, line.at.0 as i64, line.level as i64);
     Ok(c.prepare_cached(
         "INSERT INTO logs (run, number, at, level, message, fields) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?
     .execute(params![id, number, at, level, line.message, to_json(&line.fields)])?)
-}
-
-/// The line that a phase leaves in the log.
-pub(crate) fn phase_line(number: u64, at: Timestamp, title: &str) -> crate::store::LogLine {
-    let fields = vec![("phase".to_owned(), title.to_owned())];
-    crate::store::LogLine { number, at, level: LogLevel::Info, message: format!("phase: {title}"), fields }
 }
 
 fn settle(c: &Connection, id: i64, next: &Next) -> Result<Appended> {
@@ -515,6 +509,47 @@ pub(super) fn import(c: &Connection, run: &ImportedRun) -> Result<()> {
         insert_message(c, id, message.at, &message.body)?;
     }
     change_questions(c, id, &run.questions)
+}
+
+pub(super) fn rebuild(c: &Connection, run: &Rebuilt) -> Result<bool> {
+    let info = &run.info;
+    let waiting = info.waiting.as_ref();
+    let changed = c
+        .prepare_cached(
+            "UPDATE runs SET workflow = :workflow, module = :module, labels = :labels, parent = :parent,
+                             created_at = :created_at, updated_at = :updated_at, state = :state,
+                             outcome = :outcome, wait_until = :until, wait_for = :signals, people = :people,
+                             due_at = :due, head = :head
+             WHERE name = :name AND owner_host IS NULL
+             AND :entries = (SELECT seq + count FROM journal WHERE run = runs.id ORDER BY seq DESC LIMIT 1)",
+        )?
+        .execute(named_params! {
+            ":name": info.id.as_str(), ":entries": info.entries.0 as i64, ":workflow": info.workflow,
+            ":module": info.module.0, ":labels": to_json(&info.labels),
+            ":parent": info.parent.as_ref().map(RunId::as_str), ":created_at": info.created_at.0 as i64,
+            ":updated_at": info.updated_at.0 as i64, ":state": info.state.as_str(),
+            ":outcome": info.outcome.as_ref().map(outcome_bytes),
+            ":until": waiting.and_then(|waiting| waiting.until).map(|at| at.0 as i64),
+            ":signals": waiting.map(|waiting| to_json(&waiting.signals)),
+            ":people": waiting.is_some_and(|waiting| waiting.people),
+            ":due": info.due_at.map(|at| at.0 as i64), ":head": info.head.map(|head| head.0),
+        })?;
+    if changed == 0 {
+        return Ok(false);
+    }
+    let id = c
+        .prepare_cached("SELECT id FROM runs WHERE name = ?1")?
+        .query_row([info.id.as_str()], |row| row.get::<_, i64>(0))?;
+    c.prepare_cached("DELETE FROM questions WHERE run = ?1")?.execute([id])?;
+    change_questions(c, id, &run.questions)?;
+    if let Some(emissions) = &run.emissions {
+        for table in ["logs", "messages", "state"] {
+            c.prepare_cached(&format!("DELETE FROM {table} WHERE run = ?1"))?.execute([id])?;
+        }
+        c.prepare_cached("UPDATE runs SET emissions = 0, phase = NULL WHERE id = ?1")?.execute([id])?;
+        emit(c, id, 0, 0, emissions)?;
+    }
+    Ok(true)
 }
 
 fn key_is_taken(c: &Connection, key: &str) -> rusqlite::Result<bool> {

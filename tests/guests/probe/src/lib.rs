@@ -25,6 +25,7 @@ async fn probe(program: Program) -> Result<Vec<Value>> {
     let mut results = Vec::new();
     for operation in program.r#do {
         match operation {
+            Operation::MustAgent(prompt) => results.push(json!(agent(prompt).text().await?)),
             Operation::Fail(message) => return Err(Error::failed(message)),
             Operation::FailWith { kind, message, details } => {
                 return Err(Error::new(kind, message).with_details(details));
@@ -182,7 +183,7 @@ fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
             Operation::Floats(rounds) => json!(observe::floats(rounds)),
 
             // They end the program, not an operation within another one.
-            Operation::Fail(_) | Operation::FailWith { .. } => Value::Null,
+            Operation::MustAgent(_) | Operation::Fail(_) | Operation::FailWith { .. } => Value::Null,
             Operation::Panic(message) => panic!("{message}"),
             Operation::Trap => trap(),
             Operation::Spin => loop {

@@ -174,6 +174,8 @@ pub enum Operation {
     Floats(u64),
 
     // Bad ends.
+    /// Asks the default agent; its failure fails the run. Only at the top.
+    MustAgent(String),
     /// Fails the run. Only at the top.
     Fail(String),
     /// The same with everything that a failure has.

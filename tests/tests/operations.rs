@@ -1,0 +1,431 @@
+//! Looking after runs: by the real binary and a real database.
+
+use serde_json::{Value, json};
+use wfhost_tests::{Place, Ran, eventually, finish, module};
+
+fn run(place: &Place, id: &str, program: &Value, more: &[&str]) -> Ran {
+    let (module, input) = (module("probe"), json!({ "do": program }).to_string());
+    let mut args = vec!["run", &module, "-i", &input, "--id", id];
+    args.extend(more);
+    place.run(args)
+}
+
+fn spawn(place: &Place, id: &str, program: &Value, more: &[&str]) -> std::process::Child {
+    let (module, input) = (module("probe"), json!({ "do": program }).to_string());
+    let mut args = vec!["run", &module, "-i", &input, "--id", id];
+    args.extend(more);
+    place.spawn(args)
+}
+
+fn sql(place: &Place, statement: &str) {
+    let database = rusqlite::Connection::open(place.db()).unwrap();
+    assert!(database.execute(statement, []).unwrap() > 0, "{statement}");
+}
+
+#[test]
+fn f07_a_program_that_does_not_end_when_asked_is_stopped_after_its_grace() {
+    let place = Place::new();
+    let program = json!([{ "wait": { "name": "go" } }, { "wait": { "name": "never" } }, { "wait": { "name": "ever" } }]);
+    let child = spawn(&place, "r", &program, &[]);
+    eventually("the wait", || {
+        (place.run(["why", "r"]).stdout().contains("waits for the signal `go`")).then_some(())
+    });
+    place.run(["cancel", "r", "--reason", "enough"]);
+    let ran = finish(child);
+    assert_eq!(ran.code(), Some(1), "{}", ran.stderr());
+    let show = place.show("r");
+    assert_eq!((&show["state"], &show["failure"]["kind"]), (&json!("cancelled"), &json!("cancelled")));
+}
+
+#[test]
+fn f08_a_program_that_waits_for_nothing_fails() {
+    let place = Place::new();
+    let ran = run(&place, "r", &json!(["deadlock"]), &[]);
+    assert_eq!(ran.code(), Some(1));
+    let message = place.show("r")["failure"]["message"].clone();
+    assert_eq!(message, "the program waits for nothing that could ever happen");
+}
+
+#[test]
+fn g03_a_paused_run_finishes_its_calls_and_begins_nothing() {
+    let place = Place::new();
+    let script = place.script(json!({ "default": { "reply": "${prompt}", "delay_ms": 500 } }));
+    let program = json!([{ "agent": "one" }, { "agent": "two" }]);
+    let child = spawn(&place, "r", &program, &["--agents", &script]);
+    eventually("the call", || (place.calls().len() == 1).then_some(()));
+    let ran = place.run(["pause", "r"]);
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    let ran = finish(child);
+    assert_eq!(ran.code(), Some(3), "{}", ran.stderr());
+    assert!(ran.stderr().contains("Paused  r"), "{}", ran.stderr());
+    assert_eq!(place.show("r")["state"], "paused");
+    let completed = place.journal("r").iter().filter(|entry| entry["kind"] == "completed").count();
+    assert_eq!((completed, place.calls().len()), (1, 1));
+    // Nobody takes it up by himself, and signals are kept.
+    assert_eq!(place.run(["serve", "--idle", "300ms", "--agents", &script]).code(), Some(0));
+    assert_eq!(place.calls().len(), 1);
+    assert!(place.run(["why", "r"]).stdout().starts_with("somebody paused it  do  wfhost resume r\n"));
+    assert_eq!(place.run(["resume", "r", "--agents", &script]).ok_json(), json!(["one", "two"]));
+    assert_eq!(place.calls().len(), 2);
+}
+
+#[test]
+fn a_parked_run_can_be_paused_resumed_and_cancelled_while_it_is() {
+    let place = Place::new();
+    for id in ["a", "b"] {
+        assert_eq!(run(&place, id, &json!([{ "wait": { "name": "go" } }]), &["--no-wait"]).code(), Some(3));
+        place.run(["pause", id]);
+    }
+    place.run(["signal", "a", "go", "-i", "5"]);
+    assert_eq!(place.show("a")["state"], "paused");
+    place.run(["resume", "a", "-d"]);
+    assert_eq!(place.run(["serve", "--idle", "300ms"]).code(), Some(0));
+    assert_eq!(place.show("a")["output"], json!([5]));
+    assert_eq!(place.run(["cancel", "b"]).code(), Some(0));
+    assert_eq!(place.show("b")["output"][0]["failure"], "cancelled");
+}
+
+#[test]
+fn a_failed_run_is_retried_at_the_step_it_failed_of() {
+    let place = Place::new();
+    let bad = json!({ "match": "pay", "reply": "paid", "fail": { "message": "declined" } });
+    let script = place.script(json!({ "rules": [bad], "default": { "reply": "${prompt}" } }));
+    let program = json!([{ "must_agent": "book" }, { "must_agent": "pay" }, { "must_agent": "ship" }]);
+    let ran = run(&place, "r", &program, &["--agents", &script]);
+    assert_eq!(ran.code(), Some(1), "{}", ran.stderr());
+    assert!(place.run(["why", "r"]).stdout().contains("do  wfhost retry r"));
+    place.script(json!({ "default": { "reply": "${prompt}" } }));
+    let ran = place.run(["retry", "r", "--agents", &script]);
+    assert_eq!(ran.ok_json(), json!(["book", "pay", "ship"]));
+    let prompts: Vec<_> = place.calls().iter().map(|call| call["prompt"].clone()).collect();
+    assert_eq!(prompts, ["book", "pay", "pay", "ship"]);
+    let error = place.run(["retry", "r"]).error(2, &place);
+    assert!(error.starts_with("error[WF0510]: r cannot be tried again"), "{error}");
+}
+
+#[test]
+fn g04_deleting_leaves_nothing_and_ids_are_not_used_again() {
+    let place = Place::new();
+    let program =
+        json!([{ "log": "x" }, { "post": { "name": "m", "payload": 1 } }, { "wait": { "name": "go" } }]);
+    let child = spawn(&place, "r", &program, &[]);
+    eventually("the wait", || place.run(["why", "r"]).stdout().contains("`go`").then_some(()));
+    let error = place.run(["delete", "r", "--yes"]).error(6, &place);
+    assert!(error.starts_with("error[WF0503]"), "{error}");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    finish(child);
+    let error = place.run(["delete", "r"]).error(2, &place);
+    assert!(error.contains("say --yes: this cannot be undone"), "{error}");
+    assert_eq!(place.run(["delete", "r", "--yes"]).code(), Some(0));
+    assert_eq!(place.run(["show", "r"]).code(), Some(2));
+    let error = run(&place, "r", &program, &["--no-wait"]).error(2, &place);
+    assert!(error.starts_with("error[WF0302]: the id r belonged to a run that was deleted"), "{error}");
+    let database = rusqlite::Connection::open(place.db()).unwrap();
+    for table in ["runs", "logs", "messages", "inbox", "questions", "state"] {
+        let rows: i64 =
+            database.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap();
+        assert_eq!(rows, 0, "{table}");
+    }
+}
+
+#[test]
+fn g04_gc_deletes_what_ended_long_ago() {
+    let place = Place::new();
+    for id in ["old", "new"] {
+        run(&place, id, &json!([{ "sleep": 1 }]), &[]).ok_json();
+    }
+    run(&place, "waits", &json!([{ "wait": { "name": "go" } }]), &["--no-wait"]);
+    sql(&place, "UPDATE runs SET updated_at = updated_at - 3600000 WHERE name IN ('old', 'waits')");
+    assert_eq!(place.run(["db", "gc", "--older-than", "30m", "--dry-run"]).stdout().trim(), "old");
+    assert_eq!(place.run(["db", "gc", "--older-than", "30m"]).code(), Some(2));
+    assert_eq!(place.run(["db", "gc", "--older-than", "30m", "--yes"]).code(), Some(0));
+    let left: Vec<_> = ids(&place, &[]);
+    assert_eq!(left, ["waits", "new"]);
+}
+
+fn ids(place: &Place, args: &[&str]) -> Vec<String> {
+    let page = place.run(["ps", "-o", "json"].iter().chain(args)).ok_json();
+    page["runs"].as_array().unwrap().iter().map(|run| run["id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn g05_export_and_import_keep_every_byte() {
+    let place = Place::new();
+    let program = json!([
+        { "agent": "x" }, { "log": "line" }, { "publish": { "key": "k", "value": [1] } },
+        { "post": { "name": "m", "payload": 2 } }, { "ask": { "prompt": "Go?" } }, { "agent": "y" },
+    ]);
+    assert_eq!(
+        run(&place, "r", &program, &["--no-wait", "--agent", "echo", "--label", "a=b"]).code(),
+        Some(3)
+    );
+    place.run(["signal", "r", "later", "-i", "7", "--id", "once"]);
+    let file = place.path("r.jsonl").display().to_string();
+    assert_eq!(place.run(["db", "export", "r", &file]).code(), Some(0));
+
+    let other = Place::new();
+    let ran = other.run(["db", "import", &file]);
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    assert_eq!(other.journal("r"), place.journal("r"));
+    for verb in ["logs", "messages", "inbox"] {
+        assert_eq!(other.run([verb, "r"]).stdout(), place.run([verb, "r"]).stdout(), "{verb}");
+    }
+    let heads = [&place, &other].map(|place| place.run(["verify", "r"]).stdout());
+    assert_eq!(heads[0], heads[1]);
+    // Out of the other database it comes as it went in, but for its state.
+    let again = other.path("again.jsonl").display().to_string();
+    other.run(["db", "export", "r", &again]);
+    let lines =
+        |path: &str| std::fs::read_to_string(path).unwrap().lines().skip(1).map(str::to_owned).collect();
+    let (first, second): (Vec<_>, Vec<_>) = (lines(&file), lines(&again));
+    assert_eq!(first, second);
+    // It goes on there, with its module, its question and its signal.
+    assert_eq!(other.show("r")["state"], "paused");
+    other.run(["approve", "r"]);
+    assert_eq!(other.run(["resume", "r"]).ok_json()[5], "y");
+    let error = other.run(["db", "import", &file]).error(2, &other);
+    assert!(error.starts_with("error[WF0302]: there is a run r already"), "{error}");
+}
+
+#[test]
+fn g05_a_changed_export_is_refused() {
+    let place = Place::new();
+    run(&place, "r", &json!([{ "agent": "x" }]), &["--agent", "echo"]).ok_json();
+    let file = place.path("r.jsonl").display().to_string();
+    place.run(["db", "export", "r", &file]);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let lines: Vec<_> = text.lines().collect();
+    for (line, content) in lines.iter().enumerate() {
+        // The first letters and digits of each line's longest string.
+        let at = content.len() / 2;
+        let at = (at..content.len()).find(|&at| content.as_bytes()[at].is_ascii_alphanumeric()).unwrap();
+        let old = content.as_bytes()[at] as char;
+        let new = if old == 'A' { 'B' } else { 'A' };
+        let mut changed: Vec<_> = lines.iter().map(|&line| line.to_owned()).collect();
+        changed[line].replace_range(at..=at, &new.to_string());
+        let other = Place::new();
+        let bad = other.file("bad.jsonl", changed.join("\n"));
+        let ran = other.run(["db", "import", &bad]);
+        assert_ne!(ran.code(), Some(0), "line {line}: {content}");
+        assert!(ran.stderr().starts_with("error[WF"), "{}", ran.stderr());
+        assert!(ids(&other, &[]).is_empty());
+    }
+    for garbage in ["", "{}", "[1,2]\n", "\u{0}\u{1}", &text[..text.len() / 2]] {
+        let other = Place::new();
+        let bad = other.file("bad.jsonl", garbage);
+        let ran = other.run(["db", "import", &bad]);
+        assert!(ran.code() == Some(2) && ran.stderr().starts_with("error[WF"), "{}", ran.stderr());
+    }
+}
+
+#[test]
+fn g05_verify_finds_one_changed_byte() {
+    let place = Place::new();
+    run(&place, "r", &json!([{ "agent": "x" }, { "agent": "y" }]), &["--agent", "echo"]).ok_json();
+    assert_eq!(place.run(["verify", "r"]).code(), Some(0));
+    sql(&place, "UPDATE journal SET body = CAST(replace(body, 'x', 'z') AS BLOB)");
+    let error = place.run(["verify", "r"]).error(4, &place);
+    assert!(error.starts_with("error[WF0511]"), "{error}");
+    let error = place.run(["db", "check"]).error(4, &place);
+    assert!(error.contains("r: "), "{error}");
+}
+
+#[test]
+fn verify_finds_entries_that_are_missing_at_the_end() {
+    let place = Place::new();
+    run(
+        &place,
+        "r",
+        &json!([{ "agent": "x" }, { "wait": { "name": "go" } }]),
+        &["--no-wait", "--agent", "echo"],
+    );
+    sql(&place, "DELETE FROM journal WHERE id = (SELECT max(id) FROM journal)");
+    let error = place.run(["verify", "r"]).error(4, &place);
+    assert!(error.contains("its last entries are missing"), "{error}");
+}
+
+#[test]
+fn b10_what_the_database_keeps_besides_the_journal_is_compared_and_rebuilt() {
+    let place = Place::new();
+    run(&place, "done", &json!([{ "log": "x" }, { "publish": { "key": "k", "value": 1 } }]), &[]).ok_json();
+    let asks = json!([{ "post": { "name": "m", "payload": 1 } }, { "ask": { "prompt": "Go?" } }]);
+    run(&place, "asks", &asks, &["--no-wait"]);
+    run(&place, "sleeps", &json!([{ "sleep": 3_600_000 }]), &["--no-wait"]);
+    let views = || {
+        let view = |run: &str| {
+            let mut show = place.show(run);
+            show["state"].take();
+            (place.run(["logs", run]).stdout(), place.run(["messages", run]).stdout(), show)
+        };
+        (["done", "asks", "sleeps"].map(view), place.run(["inbox"]).stdout(), ids(&place, &[]))
+    };
+    let before = views();
+    assert_eq!(place.run(["db", "check", "--deep"]).code(), Some(0));
+    for damage in [
+        "DELETE FROM questions",
+        "DELETE FROM logs",
+        "DELETE FROM messages",
+        "DELETE FROM state",
+        "UPDATE runs SET wait_until = 5, due_at = NULL WHERE name = 'sleeps'",
+        "UPDATE runs SET state = 'failed', outcome = NULL WHERE name = 'done'",
+        "UPDATE runs SET wait_for = '[\"x\"]', labels = '[[\"a\",\"b\"]]' WHERE name = 'asks'",
+        "UPDATE runs SET workflow = 'other', updated_at = 1, created_at = 1",
+    ] {
+        sql(&place, damage);
+        let error = place.run(["db", "check", "--deep"]).error(4, &place);
+        assert!(error.starts_with("error[WF0511]"), "{damage}: {error}");
+        let ran = place.run(["db", "check", "--repair"]);
+        assert_eq!(ran.code(), Some(0), "{damage}: {}", ran.stderr());
+        assert_eq!(views(), before, "{damage}");
+        assert_eq!(place.run(["db", "check", "--deep"]).code(), Some(0), "{damage}");
+    }
+}
+
+#[test]
+fn a_backup_of_a_database_in_use_is_complete() {
+    let place = Place::new();
+    let program: Vec<_> = (0..200).map(|n| json!({ "agent": n.to_string() })).collect();
+    let child = spawn(&place, "busy", &json!(program), &["--agent", "echo"]);
+    eventually("the run", || (place.run(["show", "busy"]).code() == Some(0)).then_some(()));
+    let copy = Place::new();
+    let file = copy.db().display().to_string();
+    assert_eq!(place.run(["db", "backup", &file]).code(), Some(0));
+    assert_eq!(place.run(["db", "backup", &file]).code(), Some(2), "an existing file is kept");
+    finish(child).ok_json();
+    assert_eq!(copy.run(["db", "check"]).code(), Some(0));
+    // The copy's run belongs to a process that does not use the copy, but may be alive still; it
+    // is taken up once that has ended.
+    assert_eq!(copy.run(["resume", "busy"]).ok_json().as_array().unwrap().len(), 200);
+}
+
+#[test]
+fn g06_runs_are_listed_by_state_workflow_label_and_time() {
+    let place = Place::new();
+    for (id, label) in [("a", "team=x"), ("b", "team=y"), ("c", "team=x")] {
+        run(&place, id, &json!([]), &["--label", label]).ok_json();
+    }
+    run(&place, "w", &json!([{ "wait": { "name": "go" } }]), &["--no-wait", "--label", "team=x"]);
+    run(&place, "f", &json!([{ "fail": "no" }]), &[]);
+    place.run(["run", &module("counter"), "-i", r#"{"steps":1}"#, "--agent", "echo", "--id", "n"]).ok_json();
+    assert_eq!(ids(&place, &[]), ["n", "f", "w", "c", "b", "a"]);
+    assert_eq!(ids(&place, &["--label", "team=x"]), ["w", "c", "a"]);
+    assert_eq!(ids(&place, &["--label", "team=x", "--state", "completed"]), ["c", "a"]);
+    assert_eq!(ids(&place, &["--workflow", "counter"]), ["n"]);
+    assert_eq!(ids(&place, &["--state", "failed,waiting"]), ["f", "w"]);
+    assert_eq!(ids(&place, &["--since", "1h"]).len(), 6);
+    sql(&place, "UPDATE runs SET created_at = created_at - 7200000 WHERE name IN ('a', 'b')");
+    assert_eq!(ids(&place, &["--since", "1h"]), ["n", "f", "w", "c"]);
+    // Page by page, while new ones come in.
+    let page = |args: &[&str]| place.run(["ps", "-o", "json", "-n", "2"].iter().chain(args)).ok_json();
+    let first = page(&[]);
+    run(&place, "later", &json!([]), &[]).ok_json();
+    let cursor = first["next"].as_str().unwrap().to_owned();
+    let second = page(&["--before", &cursor]);
+    let seen: Vec<_> = second["runs"].as_array().unwrap().iter().map(|run| run["id"].clone()).collect();
+    assert_eq!(seen, ["w", "c"]);
+}
+
+#[test]
+fn g07_why_names_what_keeps_a_run_and_what_would_move_it() {
+    let place = Place::new();
+    let why = |run: &str| place.run(["why", run]).stdout();
+    let wait = json!({ "wait": { "name": "go" } });
+    run(
+        &place,
+        "two",
+        &json!([{ "parallel": [wait, { "ask": { "prompt": "Go?", "choices": ["yes"] } }] }]),
+        &["--no-wait"],
+    );
+    let text = why("two");
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert!(lines[0].starts_with("step 1 waits for the signal `go` since "), "{text}");
+    assert!(lines[0].ends_with("do  wfhost signal two go -i JSON"), "{text}");
+    assert!(
+        lines[1].contains("asks people") && lines[1].ends_with("do  wfhost answer two 2 -i '\"yes\"'"),
+        "{text}"
+    );
+
+    run(&place, "sleeps", &json!([{ "sleep": 3_600_000 }]), &["--no-wait"]);
+    assert!(why("sleeps").starts_with("step 1 sleeps until "), "{}", why("sleeps"));
+    place.run(["run", &module("probe"), "-i", r#"{"do":[]}"#, "--id", "queued", "-d"]);
+    assert_eq!(why("queued"), "no host has taken it up yet  do  wfhost serve\n");
+    run(&place, "done", &json!([]), &[]).ok_json();
+    assert_eq!(why("done"), "it completed  do  wfhost show done\n");
+    run(&place, "broken", &json!([{ "panic": "oh" }]), &[]);
+    assert!(why("broken").ends_with("do  wfhost resume broken --module MENDED.wasm\n"), "{}", why("broken"));
+    run(&place, "nobody", &json!([{ "agent_of": { "provider": "psychic", "prompt": "?" } }]), &[]);
+    let text = why("nobody");
+    assert!(text.contains("psychic") && text.contains("do  wfhost resume nobody"), "{text}");
+    let script = place.script(json!({ "default": { "reply": "x", "delay_ms": 600_000 } }));
+    let mut child = spawn(&place, "calls", &json!([{ "agent": "think" }]), &["--agents", &script]);
+    eventually("the call", || (place.calls().len() == 1).then_some(()));
+    assert!(why("calls").starts_with("step 1 asks the agent"), "{}", why("calls"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let text = why("calls");
+    assert!(text.starts_with("no process advances it  do  wfhost resume calls\n"), "{text}");
+    // As data, for programs.
+    let view = place.run(["why", "two", "-o", "json"]).ok_json();
+    assert_eq!(view["blockers"].as_array().unwrap().len(), 2);
+    assert_eq!(view["blockers"][0]["do"], "wfhost signal two go -i JSON");
+}
+
+#[test]
+fn g08_events_are_gapless_and_ordered_across_processes() {
+    let place = Place::new();
+    place.run(["ps"]);
+    let mut all = place.spawn(["events", "--follow", "-o", "jsonl"]);
+    let program: Vec<_> = (0..30).map(|n| json!({ "agent": n.to_string() })).collect();
+    let children: Vec<_> = ["a", "b", "c"]
+        .map(|id| spawn(&place, id, &json!(program), &["--agent", "echo"]))
+        .into_iter()
+        .collect();
+    children.into_iter().for_each(|child| drop(finish(child).ok_json()));
+    let wanted: usize = ["a", "b", "c"].map(|id| place.journal(id).len()).iter().sum();
+    // What the follower has printed so far, up to the last end.
+    let reader = all.stdout.take().unwrap();
+    let mut seen = Vec::new();
+    for line in std::io::BufRead::lines(std::io::BufReader::new(reader)).take(wanted) {
+        seen.push(serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    }
+    all.kill().unwrap();
+    all.wait().unwrap();
+    assert!(seen.is_sorted_by_key(|event| event["event"].as_u64()));
+    for id in ["a", "b", "c"] {
+        let own: Vec<_> = seen.iter().filter(|event| event["run"] == id).collect();
+        let positions: Vec<_> = own.iter().map(|event| event["position"].as_u64().unwrap()).collect();
+        assert_eq!(positions, (0..place.journal(id).len() as u64).collect::<Vec<_>>(), "{id}");
+    }
+    // From any point on, and the same each time.
+    let middle = seen[seen.len() / 2]["event"].as_u64().unwrap();
+    let rest = place.run(["events", "--after", &middle.to_string(), "-o", "jsonl"]).stdout();
+    let rest: Vec<Value> = rest.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let behind = seen.iter().position(|event| event["event"].as_u64() > Some(middle)).unwrap();
+    assert_eq!(rest, seen[behind..]);
+    let own = place.run(["events", "a", "--after", "3", "-o", "jsonl"]).stdout();
+    assert_eq!(own.lines().count(), place.journal("a").len() - 4);
+}
+
+#[test]
+fn resuming_with_a_module_that_departs_is_refused_and_changes_nothing() {
+    let place = Place::new();
+    let research = place.script(json!({ "default": { "reply": "x" } }));
+    run(
+        &place,
+        "r",
+        &json!([{ "agent": "x" }, { "wait": { "name": "go" } }]),
+        &["--agents", &research, "--no-wait"],
+    );
+    let before = place.journal("r");
+    let error =
+        place.run(["resume", "r", "--module", &module("counter"), "--agents", &research]).error(5, &place);
+    assert!(error.starts_with("error[WF0201]: r is non-deterministic at entry 1\n"), "{error}");
+    assert!(error.contains("cause: the module changed (recorded blake3:"), "{error}");
+    assert_eq!(place.journal("r"), before);
+    assert_eq!(place.show("r")["state"], "waiting");
+    assert_eq!(place.calls().len(), 1);
+    place.run(["signal", "r", "go"]);
+    assert_eq!(place.run(["resume", "r"]).ok_json(), json!(["x", null]));
+}

@@ -1,0 +1,293 @@
+//! Who advances a run, and what happens when he dies, stops or loses it: by
+//! real processes that share one real database.
+
+use std::process::Child;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use wfhost_tests::{Place, Ran, eventually, finish, module};
+
+fn begin(place: &Place, id: &str, program: &Value, more: &[&str]) -> Child {
+    let (module, input) = (module("probe"), json!({ "do": program }).to_string());
+    let mut args = vec!["run", &module, "-i", &input, "--id", id];
+    args.extend(more);
+    place.spawn(args)
+}
+
+/// A run that nobody advances: it waits for the signal `go`, then does the rest.
+fn parked(place: &Place, id: &str, rest: &[Value], more: &[&str]) {
+    let mut program = vec![json!({ "wait": { "name": "go" } })];
+    program.extend_from_slice(rest);
+    let more: Vec<_> = more.iter().copied().chain(["--no-wait", "-q"]).collect();
+    assert_eq!(finish(begin(place, id, &json!(program), &more)).code(), Some(3));
+}
+
+fn send(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+fn kill(mut child: Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+fn interrupt(child: Child) -> Ran {
+    send(&child, Signal::INT);
+    finish(child)
+}
+
+fn count(place: &Place, run: &str, kind: &str) -> usize {
+    place.journal(run).iter().filter(|entry| entry["kind"] == kind).count()
+}
+
+#[test]
+fn b03_of_eight_processes_that_try_to_advance_a_run_one_does() {
+    let place = Place::new();
+    let script = place.script(json!({ "default": { "reply": "done" } }));
+    let rest = [json!({ "agent": "work" }), json!({ "wait": { "name": "end" } })];
+    parked(&place, "r", &rest, &["--agents", &script]);
+    place.run(["signal", "r", "go"]);
+    let mut racing: Vec<_> = (0..8).map(|_| place.spawn(["resume", "r", "--agents", &script])).collect();
+    // The one that has it stays, for the run now waits.
+    let winner = eventually("seven are refused", || {
+        let ended: Vec<_> = racing.iter_mut().map(|child| child.try_wait().unwrap()).collect();
+        let alive = ended.iter().position(Option::is_none);
+        (ended.iter().filter(|status| status.is_some()).count() == 7).then_some(alive).flatten()
+    });
+    let winner = racing.remove(winner);
+    for refused in racing {
+        let error = finish(refused).error(6, &place);
+        assert!(error.contains(&format!("r is advanced by process {}", winner.id())), "{error}");
+    }
+    place.run(["signal", "r", "end"]);
+    assert_eq!(finish(winner).ok_json(), json!([null, "done", null]));
+    assert_eq!(place.calls().len(), 1);
+}
+
+#[test]
+fn b04_a_process_that_was_stopped_past_its_lease_writes_nothing() {
+    let place = Place::new();
+    let late = place.script(json!({ "default": { "reply": "late", "delay_ms": 1_500 } }));
+    let (module, input) =
+        (module("probe"), json!({ "do": [{ "agent": "x" }, { "agent": "y" }] }).to_string());
+    let first = ["run", &module, "-i", &input, "--id", "r", "--agents", &late];
+    let spawn = |args: &[&str]| {
+        let mut command = place.wfhost(args);
+        command.env("WFHOST_LEASE_MS", "500");
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    let stopped = spawn(&first);
+    eventually("the call", || (place.calls().len() == 1).then_some(()));
+    send(&stopped, Signal::STOP);
+    std::thread::sleep(Duration::from_millis(700));
+    let other = Place::new();
+    let prompt = other.script(json!({ "default": { "reply": "prompt" } }));
+    let ran = finish(spawn(&["resume", "r", "--agents", &prompt]));
+    assert_eq!(ran.ok_json(), json!(["prompt", "prompt"]));
+    let journal = place.journal("r");
+    send(&stopped, Signal::CONT);
+    let ran = finish(stopped);
+    // Its answer is dropped; what it shows is what became of the run.
+    assert_eq!(ran.ok_json(), json!(["prompt", "prompt"]));
+    assert!(!ran.stderr().contains("late"), "{}", ran.stderr());
+    assert_eq!(place.journal("r"), journal);
+    assert_eq!(count(&place, "r", "completed"), 2);
+    assert_eq!(place.run(["verify", "r"]).code(), Some(0));
+}
+
+#[test]
+fn b05_the_runs_of_a_dead_process_are_taken_over_at_once() {
+    let place = Place::new();
+    let script = place.script(json!({ "default": { "reply": "never", "delay_ms": 600_000 } }));
+    let quick = place.file("quick.json", r#"{"default":{"reply":"soon"}}"#);
+    let spawn = |args: &[&str]| {
+        let mut command = place.wfhost(args);
+        // The lease outlives this test by far.
+        command.env("WFHOST_LEASE_MS", "36000000");
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    let server = spawn(&["serve", "--agents", &quick]);
+    let (module, input) = (module("probe"), json!({ "do": [{ "agent": "slow" }] }).to_string());
+    for run in ["a", "b"] {
+        let args = ["run", &module, "-i", &input, "--id", run, "--agents", &script];
+        let mut command = place.wfhost(args);
+        command.env("WFHOST_LEASE_MS", "36000000");
+        let owner = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        let owner = owner.spawn().unwrap();
+        eventually("the call", || (count_if_there(&place, run, "scheduled") == 1).then_some(()));
+        // While it lives nobody gets it.
+        let error = place.run(["resume", run]).error(6, &place);
+        assert!(error.contains(&format!("process {}", owner.id())), "{error}");
+        kill(owner);
+        // Nobody has to ask for it.
+        eventually("the end", || (place.show(run)["state"] == "completed").then_some(()));
+        assert_eq!(count(&place, run, "attempted"), 1);
+    }
+    assert_eq!(interrupt(server).code(), Some(130));
+}
+
+fn count_if_there(place: &Place, run: &str, kind: &str) -> usize {
+    let ran = place.run(["journal", run, "-o", "jsonl"]);
+    let entries = ran.stdout();
+    entries.lines().filter(|line| line.contains(&format!("\"kind\":\"{kind}\""))).count()
+}
+
+#[test]
+fn b06_a_call_that_takes_longer_than_the_lease_is_not_stolen() {
+    let place = Place::new();
+    let script = place.script(json!({ "default": { "reply": "slow", "delay_ms": 1_500 } }));
+    let spawn = |args: &[&str]| {
+        let mut command = place.wfhost(args);
+        command.env("WFHOST_LEASE_MS", "300");
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    let server = spawn(&["serve", "--agents", &script]);
+    let (module, input) = (module("probe"), json!({ "do": [{ "agent": "x" }] }).to_string());
+    let ran = finish(spawn(&["run", &module, "-i", &input, "--id", "r", "--agents", &script]));
+    assert_eq!(ran.ok_json(), json!(["slow"]));
+    assert_eq!(place.calls().len(), 1);
+    interrupt(server);
+}
+
+#[test]
+fn b07_runs_with_different_delays_share_a_database() {
+    let place = Place::new();
+    let children: Vec<_> = (0..6)
+        .map(|n| {
+            let step = json!({ "sleep": 100 + 150 * n });
+            let program = json!([step, { "agent": n.to_string() }, step, { "agent": n.to_string() }]);
+            begin(&place, &format!("r{n}"), &program, &["--agent", "echo"])
+        })
+        .collect();
+    for (n, child) in children.into_iter().enumerate() {
+        let ran = finish(child);
+        let n = n.to_string();
+        assert_eq!(ran.ok_json(), json!([null, n, null, n]));
+        assert!(!ran.stderr().contains("locked") && !ran.stderr().contains("busy"), "{}", ran.stderr());
+    }
+    let spans: Vec<_> = (0..6)
+        .map(|n| {
+            let show = place.show(&format!("r{n}"));
+            ["created_at", "updated_at"].map(|key| show[key].as_str().unwrap().to_owned())
+        })
+        .collect();
+    let last_start = spans.iter().map(|span| &span[0]).max();
+    let last_end = spans.iter().map(|span| &span[1]).max();
+    assert!(last_start < last_end);
+}
+
+#[test]
+fn b08_a_run_that_never_comes_forward_is_given_up() {
+    let place = Place::new();
+    let script = place.script(json!({ "default": { "reply": "ok" } }));
+    let program = json!([{ "agent": "x" }, "spin"]);
+    let fuel = u64::MAX.to_string();
+    let mut child = begin(&place, "r", &program, &["--agents", &script, "--fuel", &fuel]);
+    eventually("the step", || (count_if_there(&place, "r", "completed") == 1).then_some(()));
+    for epoch in 1..=5 {
+        kill(child);
+        child = place.spawn(["resume", "r", "--agents", &script]);
+        eventually("the lease", || {
+            let held = rusqlite::Connection::open(place.db()).unwrap();
+            let (now, pid): (i64, u32) = held
+                .query_row("SELECT epoch, owner_pid FROM runs", [], |row| Ok((row.get(0)?, row.get(1)?)))
+                .unwrap();
+            (now == epoch + 1 && pid == child.id()).then_some(())
+        });
+    }
+    kill(child);
+    let ran = place.run(["resume", "r", "--agents", &script]);
+    assert_eq!(ran.code(), Some(1));
+    assert!(ran.stderr().contains("no-progress: the run was begun 5 times"), "{}", ran.stderr());
+    assert_eq!(place.show("r")["state"], "failed");
+    assert_eq!(place.calls().len(), 1);
+}
+
+#[test]
+fn c04_due_runs_are_advanced_by_whichever_process_is_there() {
+    let place = Place::new();
+    for n in 0..20 {
+        let program = json!([{ "sleep": 300 + 20 * n }, { "agent": "x" }]);
+        let child = begin(&place, &format!("r{n}"), &program, &["--no-wait", "-q", "--agent", "echo"]);
+        assert_eq!(finish(child).code(), Some(3));
+    }
+    let servers: Vec<_> = (0..2).map(|_| place.spawn(["serve", "--idle", "1s", "--agent", "echo"])).collect();
+    for server in servers {
+        let ran = finish(server);
+        assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    }
+    for n in 0..20 {
+        let show = place.show(&format!("r{n}"));
+        assert_eq!((&show["state"], show["steps"].as_array().unwrap().len()), (&json!("completed"), 2));
+    }
+}
+
+#[test]
+fn d04_a_signal_wakes_a_parked_run_while_any_host_serves() {
+    let place = Place::new();
+    parked(&place, "r", &[json!({ "wait": { "name": "then" } })], &[]);
+    let server = place.spawn(["serve"]);
+    for (name, payload) in [("go", "1"), ("then", "2")] {
+        assert_eq!(place.run(["signal", "r", name, "-i", payload]).code(), Some(0));
+    }
+    eventually("the end", || (place.show("r")["state"] == "completed").then_some(()));
+    assert_eq!(place.show("r")["output"], json!([1, 2]));
+    let ran = interrupt(server);
+    assert_eq!(ran.code(), Some(130));
+    assert!(ran.stderr().contains("Stopped  nothing is lost"), "{}", ran.stderr());
+}
+
+#[test]
+fn a_server_that_is_asked_to_end_waits_for_its_calls() {
+    let place = Place::new();
+    let script = place.script(json!({ "default": { "reply": "${prompt}", "delay_ms": 800 } }));
+    let program = json!({ "do": [{ "agent": "a" }, { "agent": "b" }] }).to_string();
+    let args = ["run", &module("probe"), "-i", &program, "--id", "r", "-d", "--agents", &script];
+    assert_eq!(place.run(args).stdout().trim(), "r");
+    assert_eq!(place.show("r")["state"], "queued");
+    let server = place.spawn(["serve", "--agents", &script]);
+    eventually("the first call", || (place.calls().len() == 1).then_some(()));
+    send(&server, Signal::TERM);
+    assert_eq!(finish(server).code(), Some(143));
+    // The answer is kept, and the second call was never made.
+    assert_eq!(count(&place, "r", "completed"), 1);
+    assert_eq!(place.calls().len(), 1);
+    assert_eq!(place.run(["resume", "r", "--agents", &script]).ok_json(), json!(["a", "b"]));
+    assert_eq!(place.calls().len(), 2);
+}
+
+#[test]
+fn a_second_signal_leaves_the_calls_at_once() {
+    let place = Place::new();
+    let script = place.script(json!({ "default": { "reply": "x", "delay_ms": 600_000 } }));
+    let program = json!({ "do": [{ "agent": "a" }] }).to_string();
+    place.run(["run", &module("probe"), "-i", &program, "--id", "r", "-d", "--agents", &script]);
+    let mut server = place.spawn(["serve", "--agents", &script, "--grace", "10m"]);
+    eventually("the call", || (place.calls().len() == 1).then_some(()));
+    eventually("the end", || {
+        send(&server, Signal::INT);
+        std::thread::sleep(Duration::from_millis(100));
+        server.try_wait().unwrap()
+    });
+    let ran = finish(server);
+    assert!(ran.stderr().contains("the calls of 1 runs will be made again"), "{}", ran.stderr());
+    assert_eq!(place.show("r")["state"], "running");
+}
+
+#[test]
+fn a_run_started_in_the_background_is_found_by_its_key() {
+    let place = Place::new();
+    let start = |more: &[&str]| {
+        let (module, program) = (module("hello"), r#"{"name":"Ada"}"#);
+        let mut args = vec!["run", &module, "-i", program, "--key", "order-17", "--agent", "echo"];
+        args.extend(more);
+        place.run(args)
+    };
+    let id = start(&["-d"]).stdout().trim().to_owned();
+    assert_eq!(start(&["-d"]).stdout().trim(), id);
+    // Whoever starts it once more in the foreground advances it.
+    let greeting = start(&[]).ok_json();
+    assert_eq!(start(&[]).ok_json(), greeting);
+    assert_eq!(place.run(["ps", "-o", "json"]).ok_json()["runs"].as_array().unwrap().len(), 1);
+}
