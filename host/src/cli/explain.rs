@@ -136,7 +136,10 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "an exported run cannot be read\n\nThe file was cut short or changed: its digest differs. Export the run again.",
     ),
     ("WF0511", "a database check found faults"),
-    ("WF0601", "the directory holds no Rust crate"),
+    (
+        "WF0601",
+        "the directory holds no project\n\nA Rust crate has a Cargo.toml; a workflow in C has C files.",
+    ),
     ("WF0602", "cargo cannot be run"),
     ("WF0603", "cargo did not build the crate"),
     ("WF0604", "the crate builds no workflow\n\nA workflow is a library of the type `cdylib`."),
@@ -155,6 +158,11 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "the crate exports no workflow\n\nThe attribute `#[wfhost::workflow]` on an `async fn` makes it the workflow of its crate.",
     ),
     ("WF0613", "there is no linker for WebAssembly"),
+    (
+        "WF0614",
+        "there is no C compiler for WebAssembly\n\nThat is clang with its library for wasm32, wasm-ld, and a C library for WASI. The WASI SDK has all of them.",
+    ),
+    ("WF0615", "a compiler did not build the program"),
 ];
 
 #[cfg(test)]

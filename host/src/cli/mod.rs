@@ -152,7 +152,7 @@ enum Verb {
     Inspect(inspect::Inspect),
     /// Check that a module can be run as a workflow
     Check(check::Check),
-    /// Build a Rust workflow crate to a component
+    /// Build a workflow to a component
     Build(build::Build),
     /// Make a new workflow project
     New(new::New),

@@ -8,17 +8,44 @@ use super::{Common, follow, print_line};
 /// Make a new workflow project
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  wfhost new hello && cd hello && wfhost run --agent echo")]
+  wfhost new hello && cd hello && wfhost run --agent echo
+  wfhost new hello -t c")]
 pub(crate) struct New {
     /// The directory to make; its last part names the crate
     dir: PathBuf,
+    /// The language
+    #[arg(short, long, value_enum, default_value = "rust", value_name = "LANGUAGE")]
+    template: Template,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Template {
+    Rust,
+    C,
+}
+
+impl Template {
+    fn files(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Rust => RUST,
+            Self::C => C,
+        }
+    }
 }
 
 /// The files of a project, `{{name}}` standing for its name.
-const TEMPLATE: &[(&str, &str)] = &[
+const RUST: &[(&str, &str)] = &[
     ("Cargo.toml", include_str!("../../templates/rust/Cargo.toml.txt")),
     ("src/lib.rs", include_str!("../../templates/rust/src/lib.rs")),
     ("README.md", include_str!("../../templates/rust/README.md")),
+    ("agents.json", include_str!("../../templates/rust/agents.json")),
+    (".gitignore", "/target\n"),
+];
+
+/// The same in C, whose SDK `wfhost build` brings along.
+const C: &[(&str, &str)] = &[
+    ("workflow.c", include_str!("../../templates/c/workflow.c")),
+    ("README.md", include_str!("../../templates/c/README.md")),
     ("agents.json", include_str!("../../templates/rust/agents.json")),
     (".gitignore", "/target\n"),
 ];
@@ -70,10 +97,10 @@ impl New {
             return Err(Trouble::usage("WF0610", format!("{} is there already", self.dir.display()))
                 .hint("choose another name, or an empty directory"));
         }
-        for (file, text) in TEMPLATE {
+        for (file, text) in self.template.files() {
             write(&self.dir.join(file), &text.replace("{{name}}", &name))?;
         }
-        for (file, text) in SDK {
+        for (file, text) in SDK.iter().filter(|_| self.template == Template::Rust) {
             write(&self.dir.join("wfhost-sdk").join(file), text)?;
         }
         follow::say(common, "Made", &name);
