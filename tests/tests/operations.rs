@@ -100,7 +100,7 @@ fn a_failed_run_is_retried_at_the_step_it_failed_of() {
     let prompts: Vec<_> = place.calls().iter().map(|call| call["prompt"].clone()).collect();
     assert_eq!(prompts, ["book", "pay", "pay", "ship"]);
     let error = place.run(["retry", "r"]).error(2, &place);
-    assert!(error.starts_with("error[WF0510]: r cannot be tried again"), "{error}");
+    assert!(error.starts_with("error[WF0506]: r cannot be tried again"), "{error}");
 }
 
 #[test]
@@ -258,7 +258,7 @@ fn b10_what_the_database_keeps_besides_the_journal_is_compared_and_rebuilt() {
             show["state"].take();
             (place.run(["logs", run]).stdout(), place.run(["messages", run]).stdout(), show)
         };
-        (["done", "asks", "sleeps"].map(view), place.run(["inbox"]).stdout(), ids(&place, &[]))
+        (["done", "asks", "sleeps"].map(view), place.run(["inbox", "-o", "json"]).stdout(), ids(&place, &[]))
     };
     let before = views();
     assert_eq!(place.run(["db", "check", "--deep"]).code(), Some(0));
