@@ -62,8 +62,7 @@ pub(super) fn frames(backtrace: &wasmtime::WasmBacktrace) -> Vec<Frame> {
     symbols
         .filter_map(|symbol| {
             let (file, line) = (symbol.file()?, symbol.line()?);
-            let own = !file.contains("/rustc/") && !file.contains("/library/");
-            own.then(|| Frame {
+            (!is_standard_library(file)).then(|| Frame {
                 function: symbol.name().map(|name| rustc_free(name).to_owned()),
                 file: file.to_owned(),
                 line,
@@ -71,6 +70,12 @@ pub(super) fn frames(backtrace: &wasmtime::WasmBacktrace) -> Vec<Frame> {
             })
         })
         .collect()
+}
+
+/// Rust's, as the different distributions of the compiler spell its place.
+fn is_standard_library(file: &str) -> bool {
+    file.starts_with("library/")
+        || ["/rustc/", "/rust/library/", "/rustc-"].iter().any(|place| file.contains(place))
 }
 
 /// A demangled name without the digest that rustc appends.
@@ -91,6 +96,13 @@ fn place_of(error: &wasmtime::Error) -> Option<Frame> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_standard_library_is_left_out() {
+        assert!(is_standard_library("/rustc/59807616e1/library/std/src/panicking.rs"));
+        assert!(is_standard_library("/usr/lib/rustlib/src/rust/library/core/src/future.rs"));
+        assert!(!is_standard_library("/home/ada/library/src/lib.rs"));
+    }
 
     #[test]
     fn names_lose_the_digest_that_only_the_linker_needs() {

@@ -1,0 +1,148 @@
+//! Workflows in other languages than Rust behave the same.
+
+use serde_json::{Value, json};
+use wfhost_tests::{Place, eventually, module};
+
+/// The agents of the report: the second review accepts it.
+fn agents(place: &Place, slow: bool) -> String {
+    let delay_ms = if slow { 60_000 } else { 3 };
+    place.script(json!({ "rules": [
+        { "match": "^outline", "reply": "an \"outline\"\nof \u{1F408}" },
+        { "match": "^review round 1", "reply": "more cats" },
+        { "match": "^review round 2", "reply": " OK then", "delay_ms": delay_ms },
+        { "match": "section 2", "reply": "second", "delay_ms": 20 },
+    ], "default": { "reply": "text of ${prompt}" } }))
+}
+
+/// What a report in some language gives, and the prompts that it asked in.
+fn report(name: &str) -> (Value, Vec<String>) {
+    let place = Place::new();
+    let script = agents(&place, false);
+    let input = json!({ "topic": "cats", "sections": 2 }).to_string();
+    place.run(["run", &module(name), "-i", &input, "--agents", &script, "--id", "r", "--no-wait"]);
+    let approval = json!({ "ok": true, "note": "fine" }).to_string();
+    assert_eq!(place.run(["signal", "r", "approve", "-i", &approval]).code(), Some(0));
+    let output = place.run(["resume", "r", "--agents", &script]).ok_json();
+    assert_eq!(place.show("r")["published"]["draft"], output["sections"]);
+    assert_eq!(place.run(["replay", "r"]).code(), Some(0));
+    let mut prompts: Vec<_> =
+        place.calls().iter().map(|call| call["prompt"].as_str().unwrap().to_owned()).collect();
+    prompts.sort();
+    (output, prompts)
+}
+
+/// Killed in the middle, it goes on where it was and asks nothing twice that was answered.
+fn survives_a_kill(name: &str) {
+    let place = Place::new();
+    let script = agents(&place, true);
+    let input = json!({ "topic": "cats", "sections": 2, "approval_timeout_s": 0 }).to_string();
+    let mut child = place.spawn(["run", &module(name), "-i", &input, "--agents", &script, "--id", "r"]);
+    let slow = |place: &Place| {
+        let calls = place.calls();
+        calls.iter().filter(|call| call["prompt"].as_str().unwrap().starts_with("review round 2")).count()
+    };
+    eventually("the second review", || (slow(&place) == 1).then_some(()));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let before = place.calls().len();
+    agents(&place, false);
+    let output = place.run(["resume", "r"]).ok_json();
+    assert_eq!((&output["rounds"], &output["approval"]), (&json!(2), &Value::Null));
+    // Only the call that was under way was made again.
+    assert_eq!((place.calls().len(), slow(&place)), (before + 1, 2));
+}
+
+#[test]
+fn h08_a_report_in_c_is_the_same_as_in_rust() {
+    assert_eq!(report("research-c"), report("research"));
+    survives_a_kill("research-c");
+}
+
+#[test]
+fn h08_a_program_in_c_is_checked_twice() {
+    let place = Place::new();
+    let input = json!({ "topic": "cats", "approval_timeout_s": 1 }).to_string();
+    let args = ["check", &module("research-c"), "--twice", "-i", &input, "--agent", "echo", "-o", "json"];
+    let report = place.run(args).ok_json();
+    assert!(report["entries"].as_u64() > Some(10), "{report}");
+}
+
+/// What the C library shows of the machine.
+const LIBRARY: &str = r#"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include <wfhost.h>
+
+wf_result workflow(const char *input) {
+  FILE *file = fopen("/note", "w+");
+  if (!file) return wf_fail(WF_FAILED, "no file: %s", strerror(errno));
+  fprintf(file, "%s", input);
+  rewind(file);
+  char text[100] = "";
+  size_t length = fread(text, 1, sizeof text - 1, file);
+  fclose(file);
+  struct timespec before, after;
+  clock_gettime(CLOCK_REALTIME, &before);
+  struct timespec nap = {.tv_sec = 0, .tv_nsec = 30000000};
+  nanosleep(&nap, NULL);
+  clock_gettime(CLOCK_REALTIME, &after);
+  long slept = (after.tv_sec - before.tv_sec) * 1000 + (after.tv_nsec - before.tv_nsec) / 1000000;
+  unsigned char random[8];
+  getentropy(random, sizeof random);
+  const char *digits = "";
+  for (int i = 0; i < 8; i++) digits = wf_format("%s%02x", digits, random[i]);
+  printf("printed\n");
+  fprintf(stderr, "to stderr\n");
+  wf_result told = wf_agent((wf_request){.prompt = wf_format("%s %ld %s", digits, slept, getenv("HOME") ? "home" : "none")});
+  if (!told.json) return told;
+  const char *words = wf_json_text("\"a\\u00e9\\ud83d\\udc08\\n\\\"\"");
+  return wf_ok(wf_format("{\"note\":%s,\"length\":%zu,\"slept\":%s,\"told\":%s,\"words\":%s}", wf_json_string(text),
+                         length, slept >= 30 ? "true" : "false", told.json, wf_json_string(words)));
+}
+"#;
+
+#[test]
+fn h08_the_c_library_is_virtual() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("library")).unwrap();
+    place.file("library/library.c", LIBRARY);
+    let dir = place.path("library").display().to_string();
+    let built = place.run(["build", &dir]);
+    assert_eq!(built.code(), Some(0), "{}", built.stderr());
+    let module = built.stdout().trim().to_owned();
+    // Dropped at each wait: what the agent is told must not differ.
+    let args = ["run", &module, "-i", "\"in\"", "--agent", "echo", "--evict", "always", "--id", "r"];
+    let output = place.run(args).ok_json();
+    assert_eq!((&output["note"], &output["length"]), (&json!("\"in\""), &json!(4)));
+    assert_eq!((&output["slept"], &output["words"]), (&json!(true), &json!("a\u{e9}\u{1F408}\n\"")));
+    assert!(output["told"].as_str().unwrap().ends_with(" none"), "{output}");
+    let logs = place.run(["logs", "r"]).stdout();
+    assert!(logs.contains("printed stream=stdout") && logs.contains("to stderr stream=stderr"), "{logs}");
+    let trace = place.run(["replay", "r", "--backtrace"]).stdout();
+    assert!(trace.contains("library.c:"), "{trace}");
+}
+
+#[test]
+fn a_new_project_in_c_builds_and_runs() {
+    let place = Place::new();
+    let dir = place.path("hello").display().to_string();
+    assert_eq!(place.run(["new", &dir, "-t", "c"]).code(), Some(0));
+    let agents = place.path("hello/agents.json").display().to_string();
+    let output = place.run(["run", &dir, "-i", "{\"name\":\"Ada\"}", "--agents", &agents]).ok_json();
+    assert_eq!(output, json!({ "greeting": "Hello, Ada!" }));
+}
+
+#[test]
+fn what_does_not_compile_says_so() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("broken")).unwrap();
+    place.file("broken/broken.c", "int workflow(void) { return x; }");
+    let dir = place.path("broken").display().to_string();
+    let error = place.run(["build", &dir]).error(2, &place);
+    assert!(error.contains("error[WF0615]: clang did not build"), "{error}");
+    assert!(error.contains("broken.c:1:"), "{error}");
+}
