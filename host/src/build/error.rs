@@ -7,7 +7,7 @@ use super::Target;
 /// Why nothing was built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    #[error("{0} has neither a Cargo.toml nor C files")]
+    #[error("{0} holds no project: no Cargo.toml, no workflow.ts or workflow.js, no C files")]
     NoCrate(PathBuf),
     #[error("`{command}` cannot be run: {source}")]
     NoTool { command: String, source: std::io::Error },
@@ -29,6 +29,8 @@ pub enum BuildError {
     NoExport { package: String },
     #[error("this machine has no C compiler for WebAssembly")]
     NoClang,
+    #[error("{dir} has no `{name}` in its node_modules")]
+    NoNodeTool { name: &'static str, dir: PathBuf },
     #[error("{what} did not build {dir}")]
     Compiler { what: &'static str, dir: PathBuf },
     #[error("this machine has no `{0}`, which links WebAssembly")]
@@ -59,6 +61,7 @@ impl BuildError {
             Self::NoLinker(_) => "WF0613",
             Self::NoClang => "WF0614",
             Self::Compiler { .. } => "WF0615",
+            Self::NoNodeTool { .. } => "WF0616",
         }
     }
 
@@ -89,6 +92,10 @@ impl BuildError {
                  `apt-get install clang-22 lld-22 wasi-libc libclang-rt-22-dev-wasm32`"
                 .to_owned(),
             Self::Compiler { .. } => "its messages are above".to_owned(),
+            Self::NoNodeTool { dir, .. } => format!(
+                "`cd {} && npm install`; a project needs `npm install --save-dev componentize-qjs@0.4.5 esbuild`",
+                dir.display()
+            ),
             Self::NoLinker(_) => "install Rust by rustup, see rustup.rs, or `apt-get install lld`".to_owned(),
         }
     }

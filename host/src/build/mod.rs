@@ -7,6 +7,7 @@
 //! sysroot     ... made of Debian's, if there is no other
 //! cargo       compiles them
 //! c           compiles workflows in C
+//! js          bundles workflows in JavaScript and TypeScript
 //! componentize wraps the core modules
 //! ```
 
@@ -14,6 +15,7 @@ mod c;
 mod cargo;
 mod componentize;
 mod error;
+mod js;
 mod project;
 mod sysroot;
 mod toolchain;
@@ -111,13 +113,16 @@ pub struct Built {
 }
 
 /// Builds the workflows of the crate or workspace in a directory, or the
-/// workflow in C that is there.
+/// workflow in another language that is there.
 pub fn build(
     dir: &Path,
     options: &BuildOptions,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Vec<Built>, BuildError> {
     if !dir.join("Cargo.toml").is_file() {
+        if let Some(entry) = js::entry(dir) {
+            return Ok(vec![js::build(dir, &entry, options, progress)?]);
+        }
         let sources = c::sources(dir);
         if !sources.is_empty() {
             return Ok(vec![c::build(dir, &sources, options, progress)?]);
@@ -205,7 +210,7 @@ mod tests {
         let error = build(Path::new("/"), &BuildOptions::default(), &mut |_| ()).unwrap_err();
         assert_eq!(
             (error.code(), error.to_string().as_str()),
-            ("WF0601", "/ has neither a Cargo.toml nor C files")
+            ("WF0601", "/ holds no project: no Cargo.toml, no workflow.ts or workflow.js, no C files")
         );
     }
 

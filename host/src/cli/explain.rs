@@ -138,7 +138,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ("WF0511", "a database check found faults"),
     (
         "WF0601",
-        "the directory holds no project\n\nA Rust crate has a Cargo.toml; a workflow in C has C files.",
+        "the directory holds no project\n\nA Rust crate has a Cargo.toml, a workflow in TypeScript or JavaScript a workflow.ts or workflow.js, one in C its C files.",
     ),
     ("WF0602", "cargo cannot be run"),
     ("WF0603", "cargo did not build the crate"),
@@ -163,6 +163,10 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "there is no C compiler for WebAssembly\n\nThat is clang with its library for wasm32, wasm-ld, and a C library for WASI. The WASI SDK has all of them.",
     ),
     ("WF0615", "a compiler did not build the program"),
+    (
+        "WF0616",
+        "a project in JavaScript lacks its tools\n\nesbuild bundles it, componentize-qjs makes a component of it. Both are dependencies of the project.",
+    ),
 ];
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::{Common, follow, print_line};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost new hello && cd hello && wfhost run --agent echo
-  wfhost new hello -t c")]
+  wfhost new hello -t js")]
 pub(crate) struct New {
     /// The directory to make; its last part names the crate
     dir: PathBuf,
@@ -21,6 +21,8 @@ pub(crate) struct New {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 enum Template {
     Rust,
+    /// TypeScript
+    Js,
     C,
 }
 
@@ -28,6 +30,7 @@ impl Template {
     fn files(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Rust => RUST,
+            Self::Js => JS,
             Self::C => C,
         }
     }
@@ -40,6 +43,16 @@ const RUST: &[(&str, &str)] = &[
     ("README.md", include_str!("../../templates/rust/README.md")),
     ("agents.json", include_str!("../../templates/rust/agents.json")),
     (".gitignore", "/target\n"),
+];
+
+/// The same in TypeScript, whose SDK `wfhost build` brings along.
+const JS: &[(&str, &str)] = &[
+    ("workflow.ts", include_str!("../../templates/js/workflow.ts")),
+    ("package.json", include_str!("../../templates/js/package.json")),
+    ("tsconfig.json", include_str!("../../templates/js/tsconfig.json")),
+    ("README.md", include_str!("../../templates/js/README.md")),
+    ("agents.json", include_str!("../../templates/rust/agents.json")),
+    (".gitignore", "/node_modules\n/target\n"),
 ];
 
 /// The same in C, whose SDK `wfhost build` brings along.
