@@ -59,12 +59,76 @@ fn h08_a_report_in_c_is_the_same_as_in_rust() {
 }
 
 #[test]
-fn h08_a_program_in_c_is_checked_twice() {
+fn h08_a_report_in_typescript_is_the_same_as_in_rust() {
+    assert_eq!(report("research-js"), report("research"));
+    survives_a_kill("research-js");
+}
+
+#[test]
+fn h08_programs_in_other_languages_are_checked_twice() {
     let place = Place::new();
     let input = json!({ "topic": "cats", "approval_timeout_s": 1 }).to_string();
-    let args = ["check", &module("research-c"), "--twice", "-i", &input, "--agent", "echo", "-o", "json"];
-    let report = place.run(args).ok_json();
-    assert!(report["entries"].as_u64() > Some(10), "{report}");
+    for name in ["research-c", "research-js"] {
+        let args = ["check", &module(name), "--twice", "-i", &input, "--agent", "echo", "-o", "json"];
+        let report = place.run(args).ok_json();
+        assert!(report["entries"].as_u64() > Some(10), "{name}: {report}");
+    }
+}
+
+/// A program of its own, built beside the tools of the example.
+fn javascript(place: &Place, text: &str) -> String {
+    let dir = place.path("program");
+    std::fs::create_dir(&dir).unwrap();
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    std::os::unix::fs::symlink(root.join("examples/research-js/node_modules"), dir.join("node_modules"))
+        .unwrap();
+    place.file("program/workflow.js", text);
+    let built = place.run(["build", &dir.display().to_string()]);
+    assert_eq!(built.code(), Some(0), "{}", built.stderr());
+    built.stdout().trim().to_owned()
+}
+
+#[test]
+fn h08_what_javascript_shows_of_the_machine_is_virtual() {
+    let place = Place::new();
+    let module = javascript(
+        &place,
+        r#"
+        import { agent, any, info, now, sleep, workflow, Failure } from "wfhost";
+        export const run = workflow((input) => {
+          if (input === "throw") throw new TypeError("not like this");
+          if (input === "fail") throw new Failure("rejected", "no", { details: { why: [1] } });
+          const seen = () => [Date.now(), +now(), Math.random(), Object.keys({ b: 1, a: 2 }), 0 / 0, info().run];
+          console.log("seen", seen());
+          const steps = [sleep.start(60_000), agent.start(JSON.stringify(seen())), sleep.start(60_000)];
+          const first = any(steps);
+          sleep(2);
+          const told = agent(JSON.stringify(seen()));
+          let refused;
+          try {
+            sleep(1e18);
+          } catch (error) {
+            refused = [error instanceof Failure, error.kind];
+          }
+          return { first, told: JSON.parse(told), refused, clocks: Date.now() === +now() };
+        });
+        "#,
+    );
+    // Dropped at each wait: what the agent is told must not differ.
+    let run =
+        |id: &str| place.run(["run", &module, "--agent", "echo", "--evict", "always", "--id", id]).ok_json();
+    let output = run("one");
+    assert_eq!((&output["first"], &output["refused"]), (&json!(1), &json!([true, "rejected"])));
+    assert_eq!((&output["clocks"], &output["told"][5]), (&json!(true), &json!("one")));
+    assert_eq!(place.run(["replay", "one"]).code(), Some(0));
+    assert!(place.run(["logs", "one"]).stdout().contains("seen ["));
+    // Random numbers are of the run, not of the module.
+    assert_ne!(output["told"][2], run("two")["told"][2]);
+    assert_eq!(place.run(["run", &module, "-i", "\"throw\"", "--id", "throw"]).code(), Some(1));
+    assert_eq!(place.show("throw")["failure"]["message"], "TypeError: not like this");
+    assert_eq!(place.run(["run", &module, "-i", "\"fail\"", "--id", "fail"]).code(), Some(1));
+    let failure = place.show("fail")["failure"].clone();
+    assert_eq!((&failure["kind"], &failure["details"]), (&json!("rejected"), &json!({ "why": [1] })));
 }
 
 /// What the C library shows of the machine.
@@ -124,6 +188,21 @@ fn h08_the_c_library_is_virtual() {
     assert!(logs.contains("printed stream=stdout") && logs.contains("to stderr stream=stderr"), "{logs}");
     let trace = place.run(["replay", "r", "--backtrace"]).stdout();
     assert!(trace.contains("library.c:"), "{trace}");
+}
+
+#[test]
+fn a_new_project_in_typescript_builds_and_runs() {
+    let place = Place::new();
+    let dir = place.path("hello").display().to_string();
+    assert_eq!(place.run(["new", &dir, "-t", "js"]).code(), Some(0));
+    let error = place.run(["build", &dir]).error(2, &place);
+    assert!(error.starts_with("error[WF0616]") && error.contains("npm install"), "{error}");
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let tools = root.join("examples/research-js/node_modules");
+    std::os::unix::fs::symlink(tools, place.path("hello/node_modules")).unwrap();
+    let agents = place.path("hello/agents.json").display().to_string();
+    let output = place.run(["run", &dir, "-i", "{\"name\":\"Ada\"}", "--agents", &agents]).ok_json();
+    assert_eq!(output, json!({ "greeting": "Hello, Ada!" }));
 }
 
 #[test]
