@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use wfhost_core::{Entry, Event, Journal, Json, Op, Outcome, Position, Step, Timestamp, decode_op};
+use wfhost_core::{
+    Entry, Event, FailedCall, Journal, Json, Op, Outcome, Position, Question, Step, Timestamp, decode_op,
+};
 
 /// The entries of a journal that tell how each step went; for `show`.
 #[derive(Clone, Debug)]
@@ -12,6 +14,13 @@ pub struct StepInfo {
     pub attempts: u32,
     pub started_at: Timestamp,
     pub ended: Option<(Timestamp, Option<Outcome>)>,
+    /// Attempts at an agent call that failed, as far as another one followed
+    /// or they consumed something.
+    pub failed: Vec<FailedCall>,
+    /// When the next attempt begins, and why not before.
+    pub waits: Option<(Timestamp, String)>,
+    /// What a person is asked, if an agent call is put to one.
+    pub delegated: Option<Question>,
 }
 
 impl StepInfo {
@@ -42,11 +51,38 @@ pub fn steps(journal: &Journal) -> Vec<StepInfo> {
                     }
                 }
                 let attempts = u32::from(matches!(op, Op::Agent(_)));
-                steps.push(StepInfo { step: *step, op, attempts, started_at: *at, ended });
+                steps.push(StepInfo {
+                    step: *step,
+                    op,
+                    attempts,
+                    started_at: *at,
+                    ended,
+                    failed: Vec::new(),
+                    waits: None,
+                    delegated: None,
+                });
             }
             Event::Attempted { step, attempt, .. } => {
                 if let Some(info) = steps.get_mut(index(step)) {
                     info.attempts = *attempt;
+                    info.waits = None;
+                }
+            }
+            Event::AttemptFailed(failed) => {
+                if let Some(info) = steps.get_mut(index(&failed.step)) {
+                    info.failed.push(failed.as_ref().clone());
+                    info.waits = failed.again_at.map(|at| (at, format!("retries after: {}", failed.failure)));
+                }
+            }
+            Event::Postponed { step, until, reason } => {
+                if let Some(info) = steps.get_mut(index(step)) {
+                    info.attempts = info.attempts.saturating_sub(1);
+                    info.waits = Some((*until, reason.clone()));
+                }
+            }
+            Event::Delegated { step, question, .. } => {
+                if let Some(info) = steps.get_mut(index(step)) {
+                    info.delegated = Some(question.as_ref().clone());
                 }
             }
             Event::Completed { step, outcome } | Event::Answered { step, outcome, .. } => {
@@ -92,7 +128,11 @@ pub fn steps(journal: &Journal) -> Vec<StepInfo> {
                     }
                 }
             }
-            Event::Started(_) | Event::Patched { .. } | Event::Finished { .. } | Event::Moved { .. } => {}
+            Event::Started(_)
+            | Event::Patched { .. }
+            | Event::Finished { .. }
+            | Event::Moved { .. }
+            | Event::BudgetChanged { .. } => {}
         }
     }
     steps

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use wfhost_core::policy::budget::Budget;
 use wfhost_core::{
-    CannotRetry, Digest, Epoch, Grant, Journal, JournalError, Json, Machine, Mismatch, Row, RunConfig, RunId,
-    Started, Step, Timestamp, limits, plan_retry,
+    CannotRetry, Digest, Epoch, FailureKind, Grant, Journal, JournalError, Json, Machine, Mismatch, Row,
+    RunConfig, RunId, Started, Step, Timestamp, limits, plan_retry,
 };
 
 use crate::agents::Providers;
@@ -109,6 +110,9 @@ pub struct ResumeOptions {
     pub providers: Option<Providers>,
     /// The module that it goes on with. Its journal has to agree.
     pub module: Option<Module>,
+    /// What it may spend from now on; what is not said stays. A run that failed
+    /// because it had spent its budget goes on with the calls that it could not pay for.
+    pub budget: Option<Budget>,
 }
 
 /// Why the host did not do what it was asked for.
@@ -161,6 +165,7 @@ impl Host {
             owner: options.world.owner(),
             world: options.world,
             providers: options.providers,
+            gate: Arc::default(),
             evict: options.evict,
             adopt: options.adopt,
             lease_ms: options.lease_ms,
@@ -307,16 +312,35 @@ impl Host {
     /// ended, or that a living process advances, is an error; but a run that
     /// failed goes on where it failed if it is given a mended module.
     pub async fn resume(&self, id: &RunId, options: ResumeOptions) -> Result<RunHandle, HostError> {
+        if options.budget.is_some() && options.module.is_none() && self.has_spent_all(id).await? {
+            return self.retry(id, None, options).await;
+        }
         let how = match &options.module {
             Some(module) => self.check_move(id, module).await?,
             None => ClaimHow::Asked,
         };
         match self.inner.claim_and_open(id, how, options.module.as_ref()).await? {
-            Ok(ready) => Ok(self.follow(id, ready, options)),
+            Ok(mut ready) => {
+                self.change_budget(&mut ready.machine, options.budget);
+                Ok(self.follow(id, ready, options))
+            }
             Err(Claimed::Held { owner, .. }) if owner == self.inner.owner && options.module.is_none() => {
                 Ok(self.watch(id))
             }
             Err(refused) => Err(self.refused(id, refused)),
+        }
+    }
+
+    /// Whether the run failed because it had spent its budget.
+    async fn has_spent_all(&self, id: &RunId) -> Result<bool, HostError> {
+        let info = self.inner.store.run(id).await?;
+        let outcome = info.filter(|info| info.state.is_final()).and_then(|info| info.outcome);
+        Ok(matches!(outcome, Some(Err(failure)) if failure.kind == FailureKind::BudgetExceeded))
+    }
+
+    fn change_budget(&self, machine: &mut Machine, budget: Option<Budget>) {
+        if let Some(budget) = budget {
+            machine.change_budget(budget.or(machine.budget()), self.inner.world.now());
         }
     }
 
@@ -345,8 +369,9 @@ impl Host {
         let mut journal = self.inner.journal(id).await?;
         let row = plan.append(&mut journal, emissions, self.inner.world.now());
         let unusable = |source| HostError::Journal { run: id.clone(), source };
-        let machine = Machine::open(journal, emissions).map_err(unusable)?;
+        let mut machine = Machine::open(journal, emissions).map_err(unusable)?;
         self.inner.append_retry(id, epoch, row, &machine).await?;
+        self.change_budget(&mut machine, options.budget);
         let module = self.inner.module(id, digest, &machine.started().workflow).await?;
         Ok(self.follow(id, Ready { epoch, starts: 1, machine, module }, options))
     }

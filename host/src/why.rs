@@ -114,6 +114,13 @@ fn waits_for(info: &RunInfo, open: &StepInfo, now: Timestamp) -> Blocker {
         }
         Op::Sleep { length_ms } => (sleeps(step, open.started_at.after(*length_ms), now), None),
         Op::SleepUntil { at } => (sleeps(step, Timestamp(*at), now), None),
+        Op::Agent(_) if open.delegated.is_some() => (
+            format!("step {step} asks people since {since}: {}", open.op.label()),
+            Some(format!("wfhost answer {run} {step} -i JSON")),
+        ),
+        Op::Agent(_) if let Some((until, reason)) = &open.waits => {
+            (format!("step {step} waits until {}: {reason}", rfc3339(*until)), None)
+        }
         Op::Agent(request) => {
             let who = request.providers.first().map_or(String::new(), |name| format!(" {name}"));
             let again =

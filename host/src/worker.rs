@@ -9,7 +9,7 @@ use wfhost_core::{
     Digest, Epoch, Failure, FailureKind, Journal, Machine, Position, RunId, Timestamp, plan_retry,
 };
 
-use crate::agents::Providers;
+use crate::agents::{Gate, Providers};
 use crate::engine::{Control, Denied, Drive, Driven, Engine, Leave, Module, Pace};
 use crate::handle::Ending;
 use crate::host::{Adopt, Evict, HostError};
@@ -39,6 +39,8 @@ pub(crate) struct Inner {
     pub world: Arc<dyn World>,
     pub owner: Owner,
     pub providers: Providers,
+    /// Where agent calls wait for their turn.
+    pub gate: Arc<Gate>,
     pub evict: Evict,
     pub adopt: Adopt,
     pub lease_ms: u64,
@@ -205,16 +207,20 @@ impl Inner {
             None => self.providers.for_run(&machine.started().config),
         };
         let weak = Arc::downgrade(self);
-        let committed = || {
-            if let Some(watched) = &watched {
-                watched.changed.send_modify(|count| *count += 1);
+        let committed = Arc::new({
+            let watched = watched.clone();
+            move || {
+                if let Some(watched) = &watched {
+                    watched.changed.send_modify(|count| *count += 1);
+                }
             }
-        };
+        });
         let driven = Drive {
             engine: &self.engine,
             store: &self.store,
             world: &self.world,
             providers: &providers,
+            gate: &self.gate,
             run,
             epoch,
             starts,
@@ -224,7 +230,7 @@ impl Inner {
                 Evict::Always => Pace::ParkAtOnce,
             },
             control: &live.control,
-            committed: &committed,
+            committed,
             wake: Arc::new(move |run| {
                 if let Some(inner) = Weak::upgrade(&weak) {
                     inner.wake(run);
@@ -527,6 +533,7 @@ async fn find_work(inner: Weak<Inner>) {
         let wait = strong.adopt_due().await.unwrap_or(LOOK_EVERY);
         drop(strong);
         tokio::select! {
+            biased;
             () = work.notified() => {}
             () = tokio::time::sleep(wait) => {}
         }

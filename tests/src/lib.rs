@@ -79,6 +79,11 @@ impl Place {
         let mut command = Command::new(target().join("debug/wfhost"));
         command.args(args).env("WFHOST_DB", self.db()).env("NO_COLOR", "1").stdin(Stdio::null());
         command.env("WFHOST_CACHE", target().join("test-cache"));
+        // What the user of the machine has configured is none of the tests' business.
+        command.env("XDG_CONFIG_HOME", self.path("config")).env("XDG_DATA_HOME", self.path("data"));
+        for name in ["ANTHROPIC_API_KEY", "OPENAI_API_KEY", "WFHOST_AGENT", "WFHOST_CONFIG"] {
+            command.env_remove(name);
+        }
         command
     }
 

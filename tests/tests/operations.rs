@@ -88,7 +88,8 @@ fn a_parked_run_can_be_paused_resumed_and_cancelled_while_it_is() {
 #[test]
 fn a_failed_run_is_retried_at_the_step_it_failed_of() {
     let place = Place::new();
-    let bad = json!({ "match": "pay", "reply": "paid", "fail": { "message": "declined" } });
+    let bad =
+        json!({ "match": "pay", "reply": "paid", "fail": { "kind": "rejected", "message": "declined" } });
     let script = place.script(json!({ "rules": [bad], "default": { "reply": "${prompt}" } }));
     let program = json!([{ "must_agent": "book" }, { "must_agent": "pay" }, { "must_agent": "ship" }]);
     let ran = run(&place, "r", &program, &["--agents", &script]);
@@ -106,10 +107,10 @@ fn a_failed_run_is_retried_at_the_step_it_failed_of() {
 #[test]
 fn g04_deleting_leaves_nothing_and_ids_are_not_used_again() {
     let place = Place::new();
-    let program =
-        json!([{ "log": "x" }, { "post": { "name": "m", "payload": 1 } }, { "wait": { "name": "go" } }]);
-    let child = spawn(&place, "r", &program, &[]);
-    eventually("the wait", || place.run(["why", "r"]).stdout().contains("`go`").then_some(()));
+    let script = place.script(json!({ "default": { "reply": "x", "delay_ms": 600_000 } }));
+    let program = json!([{ "log": "x" }, { "post": { "name": "m", "payload": 1 } }, { "agent": "slow" }]);
+    let child = spawn(&place, "r", &program, &["--agents", &script]);
+    eventually("the call", || (place.calls().len() == 1).then_some(()));
     let error = place.run(["delete", "r", "--yes"]).error(6, &place);
     assert!(error.starts_with("error[WF0503]"), "{error}");
     let pid = rustix::process::Pid::from_child(&child);

@@ -43,7 +43,8 @@ fn d06_a_question_stays_open_until_a_fitting_answer_comes() {
     assert!(error.starts_with("error[WF0507]: older has no open question"), "{error}");
     assert_eq!(inbox(&place).len(), 1);
     // The command that the inbox shows works as it stands.
-    let shown = text.lines().filter_map(|line| line.trim().strip_prefix("do       wfhost ")).last().unwrap();
+    let shown =
+        text.lines().filter_map(|line| line.trim().strip_prefix("do       wfhost ")).next_back().unwrap();
     let args: Vec<_> = shown.split_whitespace().map(|word| word.trim_matches('\'').to_owned()).collect();
     assert_eq!(place.run(args).code(), Some(0), "{shown}");
     assert_eq!(place.run(["resume", "older"]).ok_json(), json!([{ "n": 3 }]));

@@ -4,6 +4,7 @@
 use minicbor::{Decode, Encode};
 use serde::Serialize;
 
+use crate::policy::budget::Budget;
 use crate::{Digest, limits};
 
 /// The configuration of one run.
@@ -25,8 +26,14 @@ pub struct RunConfig {
     /// Where the rules of the provider `scripted` stand, so that a resume finds them.
     #[n(4)]
     pub script: Option<String>,
-    /// Journals of the first versions have none: then the defaults hold.
+    /// What the run may spend; no limit if none.
     #[n(5)]
+    pub budget: Option<Budget>,
+    /// Agent calls of the run that are under way at the same time; no limit if none.
+    #[n(6)]
+    pub max_parallel: Option<u32>,
+    /// Journals of the first versions have none: then the defaults hold.
+    #[n(7)]
     pub sandbox: Option<Sandbox>,
 }
 
@@ -38,6 +45,8 @@ impl Default for RunConfig {
             fuel: 20_000_000_000,
             stack_bytes: limits::STACK_BYTES,
             script: None,
+            budget: None,
+            max_parallel: None,
             sandbox: Some(Sandbox::default()),
         }
     }

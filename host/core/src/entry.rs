@@ -12,7 +12,10 @@ use minicbor::data::Type;
 use minicbor::{Decode, Decoder, Encode};
 use serde::Serialize;
 
-use crate::{Digest, Failure, Json, Op, Outcome, Position, RunConfig, RunId, Step, Timestamp};
+use crate::policy::budget::Budget;
+use crate::{
+    Digest, Failure, Json, Op, Outcome, Position, Question, RunConfig, RunId, Step, Timestamp, Usage,
+};
 
 /// One record of a journal.
 #[derive(Clone, PartialEq, Debug, Encode, Decode)]
@@ -41,12 +44,12 @@ pub enum Event {
         op: ByteVec,
     },
     /// A further attempt at an agent call is about to be made. The first one
-    /// has no entry of its own: it follows from `Scheduled`.
+    /// has no entry of its own, unless it was postponed: it follows from `Scheduled`.
     #[n(2)]
     Attempted {
         #[n(0)]
         step: Step,
-        /// Counted from 1; here at least 2.
+        /// Counted from 1.
         #[n(1)]
         attempt: u32,
         /// How the attempt before ended; none if its host died.
@@ -132,10 +135,72 @@ pub enum Event {
         #[n(0)]
         module: Digest,
     },
+    /// An attempt at an agent call failed. If another one is to follow, it
+    /// begins at [`FailedCall::again_at`] at the earliest; else the step's
+    /// `Completed` follows.
+    #[n(12)]
+    AttemptFailed(#[n(0)] Box<FailedCall>),
+    /// The attempt at an agent call that was due was not made: it has to wait,
+    /// for a quota or for a provider that asked to be left alone.
+    #[n(13)]
+    Postponed {
+        #[n(0)]
+        step: Step,
+        #[n(1)]
+        until: Timestamp,
+        /// For people.
+        #[n(2)]
+        reason: String,
+    },
+    /// An agent call was put to a person. It is answered like a question.
+    #[n(14)]
+    Delegated {
+        #[n(0)]
+        step: Step,
+        /// Whose name the reply bears.
+        #[n(1)]
+        provider: String,
+        #[n(2)]
+        question: Box<Question>,
+        #[n(3)]
+        deadline: Option<Timestamp>,
+    },
+    /// Somebody changed what the run may spend.
+    #[n(15)]
+    BudgetChanged {
+        #[n(0)]
+        budget: Budget,
+    },
+}
+
+/// How an attempt at an agent call failed.
+#[derive(Clone, PartialEq, Debug, Encode, Decode)]
+pub struct FailedCall {
+    #[n(0)]
+    pub step: Step,
+    /// Counted from 1.
+    #[n(1)]
+    pub attempt: u32,
+    #[n(2)]
+    pub provider: String,
+    #[n(3)]
+    pub failure: Failure,
+    /// The provider did not accept who was asking; the run asks it no more.
+    #[n(4)]
+    pub auth: bool,
+    /// When the next attempt begins; none if there is none.
+    #[n(5)]
+    pub again_at: Option<Timestamp>,
+    /// What the attempt consumed.
+    #[n(6)]
+    pub usage: Option<Usage>,
+    /// What it reported last about its progress, for the next attempt.
+    #[n(7)]
+    pub heartbeat: Option<Json>,
 }
 
 /// The number of kinds that this version knows.
-const KINDS: u32 = 12;
+const KINDS: u32 = 16;
 
 impl Event {
     /// The word that people see for this kind.
@@ -153,6 +218,10 @@ impl Event {
             Self::Answered { .. } => "answered",
             Self::Retried { .. } => "retried",
             Self::Moved { .. } => "moved",
+            Self::AttemptFailed(_) => "attempt-failed",
+            Self::Postponed { .. } => "postponed",
+            Self::Delegated { .. } => "delegated",
+            Self::BudgetChanged { .. } => "budget-changed",
         }
     }
 }

@@ -14,16 +14,17 @@ mod json;
 pub mod limits;
 mod machine;
 mod op;
+pub mod policy;
 
 pub use config::{Grant, Limit, RunConfig, Sandbox};
-pub use entry::{Entry, EntryError, Event, Recorded, Started, decode_op, encode_op};
+pub use entry::{Entry, EntryError, Event, FailedCall, Recorded, Started, decode_op, encode_op};
 pub use failure::{Failure, FailureKind, Outcome};
 pub use ids::{BadRunId, Digest, Epoch, Position, RunId, Step, Timestamp};
 pub use journal::{Journal, JournalError, Row};
 pub use json::{Difference, Json, first_difference};
 pub use machine::{
-    CannotRetry, Machine, Mismatch, OpenStep, QuestionChange, RetryPlan, SetId, Stop, Unsaved, Work,
-    plan_retry,
+    CallState, CannotRetry, Machine, Mismatch, OpenStep, QuestionChange, RetryPlan, SetId, Stop, Unsaved,
+    Work, plan_retry,
 };
 pub use op::{
     AgentRequest, Caching, CallLimits, ChildOptions, OnParentClose, Op, Question, Reply, Retry, Usage,

@@ -352,17 +352,56 @@ pub struct Reply {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
     pub provider: String,
+    /// The answer was taken from an earlier call that asked the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cached: bool,
+    /// What the agent changed in its workspace: `{files, added, removed}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Json>,
+}
+
+impl Reply {
+    /// An answer without anything beside it.
+    pub fn new(provider: impl Into<String>, output: Json) -> Self {
+        Self {
+            output,
+            session: None,
+            model: None,
+            usage: None,
+            provider: provider.into(),
+            cached: false,
+            changes: None,
+        }
+    }
 }
 
 /// What an answer consumed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Usage {
+    #[n(0)]
     pub input_tokens: u64,
+    #[n(1)]
     pub output_tokens: u64,
+    /// Input tokens that the provider had in its cache.
+    #[n(2)]
     pub cached_tokens: u64,
     /// Millionths of a US dollar.
+    #[n(3)]
     pub cost_micros: u64,
+}
+
+impl Usage {
+    /// Both together, for an attempt of several turns.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            input_tokens: self.input_tokens.saturating_add(other.input_tokens),
+            output_tokens: self.output_tokens.saturating_add(other.output_tokens),
+            cached_tokens: self.cached_tokens.saturating_add(other.cached_tokens),
+            cost_micros: self.cost_micros.saturating_add(other.cost_micros),
+        }
+    }
 }
 
 #[cfg(test)]

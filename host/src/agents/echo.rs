@@ -1,9 +1,9 @@
 //! The provider `echo`: answers with the prompt.
 
 use futures_util::future::BoxFuture;
-use wfhost_core::{Failure, Json, Reply};
+use wfhost_core::{Json, Reply};
 
-use super::{Call, Provider};
+use super::{Call, CallFailure, CallOutput, Provider};
 
 /// Answers with the prompt, or with the input if the prompt is empty. For
 /// trying a workflow out: it costs nothing and needs nobody.
@@ -15,14 +15,13 @@ impl Provider for Echo {
         "echo"
     }
 
-    fn call(&self, call: Call) -> BoxFuture<'_, Result<Reply, Failure>> {
+    fn call(&self, call: Call, _: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>> {
         let request = call.request;
         let output = match request.input {
             Some(input) if request.prompt.is_empty() => input,
             _ => Json::string(&request.prompt),
         };
-        let reply =
-            Reply { output, session: None, model: request.model, usage: None, provider: "echo".to_owned() };
+        let reply = Reply { model: request.model, ..Reply::new("echo", output) };
         Box::pin(std::future::ready(Ok(reply)))
     }
 }

@@ -38,7 +38,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use wfhost_core::{Failure, FailureKind, Json, Reply, Usage};
 
-use super::{Call, Provider};
+use super::{Call, CallFailure, CallOutput, Provider};
 use crate::clock;
 
 /// A script that cannot be used.
@@ -191,11 +191,10 @@ impl Scripted {
             tokio::time::sleep(rule.delay).await;
         }
         Ok(Reply {
-            output: Json::from(answer?),
             session: call.request.session.clone(),
             model: call.request.model.clone(),
             usage: rule.usage,
-            provider: "scripted".to_owned(),
+            ..Reply::new("scripted", Json::from(answer?))
         })
     }
 }
@@ -205,8 +204,8 @@ impl Provider for Scripted {
         "scripted"
     }
 
-    fn call(&self, call: Call) -> BoxFuture<'_, Result<Reply, Failure>> {
-        Box::pin(self.answer(call))
+    fn call(&self, call: Call, _: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>> {
+        Box::pin(async move { self.answer(call).await.map_err(CallFailure::from) })
     }
 }
 

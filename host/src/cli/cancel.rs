@@ -3,7 +3,6 @@
 use super::diagnostic::{Exit, Trouble};
 use super::place::{AgentArgs, find_run};
 use super::{Common, follow};
-use crate::agents::Providers;
 use crate::store::MessageBody;
 use crate::{Adopt, Ending, HostError, ResumeOptions, clock, is_held};
 
@@ -35,14 +34,16 @@ impl Cancel {
             follow::say(common, "Asked", &format!("{run} to stop; the process that advances it sees to it"));
             return Ok(Exit::Done);
         }
-        let providers = self.agents.other_providers()?;
-        let host = common.host(store, Providers::builtin(), self.agents.evict.into(), Adopt::Own)?;
-        let mut handle = match host.resume(&run, ResumeOptions { providers, module: None }).await {
-            Ok(handle) => handle,
-            // Somebody took it up just now: then he sees to it.
-            Err(HostError::Held { .. }) => host.watch(&run),
-            Err(error) => return Err(error.into()),
-        };
+        let providers = self.agents.other_providers(common)?;
+        let host =
+            common.host(store, self.agents.providers(common)?, self.agents.evict.into(), Adopt::Own)?;
+        let mut handle =
+            match host.resume(&run, ResumeOptions { providers, ..ResumeOptions::default() }).await {
+                Ok(handle) => handle,
+                // Somebody took it up just now: then he sees to it.
+                Err(HostError::Held { .. }) => host.watch(&run),
+                Err(error) => return Err(error.into()),
+            };
         match handle.ending().await? {
             Ending::Finished(Ok(_)) => follow::say(common, "Done", &format!("{run} completed all the same")),
             Ending::Finished(Err(failure)) => follow::say(common, "Stopped", &format!("{run}  {failure}")),

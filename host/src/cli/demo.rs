@@ -31,7 +31,7 @@ impl Demo {
         let component = component().map_err(broken)?;
         let store = common.store()?;
         let agents = AgentArgs { agent: Some("echo".to_owned()), agents: None, evict: EvictArg::Auto };
-        let host = common.host(store, agents.providers()?, agents.evict.into(), Adopt::Own)?;
+        let host = common.host(store, agents.providers(common)?, agents.evict.into(), Adopt::Own)?;
         let module = host.add_module("demo", &component).await?;
         // The module is in the store now, so that the worker finds it by its digest.
         let id = crate::fresh_id()?;

@@ -8,6 +8,7 @@ use wfhost_core::{CannotRetry, Digest, Mismatch, RunId};
 
 use crate::agents::ScriptError;
 use crate::archive::ArchiveError;
+use crate::config::ConfigError;
 use crate::engine::{DriveError, ModuleError};
 use crate::store::StoreError;
 use crate::{GrantError, HostError};
@@ -28,6 +29,8 @@ pub(crate) enum Exit {
     Mismatch,
     /// A living process has the run.
     Held,
+    /// The run failed because it had spent its budget.
+    Budget,
     /// Ended by a signal of the operating system.
     Signalled(u8),
 }
@@ -42,6 +45,7 @@ impl From<Exit> for ExitCode {
             Exit::Host => 4,
             Exit::Mismatch => 5,
             Exit::Held => 6,
+            Exit::Budget => 7,
             Exit::Signalled(number) => 128 + number,
         })
     }
@@ -208,6 +212,16 @@ impl From<StoreError> for Trouble {
     }
 }
 
+impl From<ConfigError> for Trouble {
+    fn from(error: ConfigError) -> Self {
+        let details = match &error {
+            ConfigError::Syntax { line, text, .. } => vec![format!("{line:>4} | {text}")],
+            _ => Vec::new(),
+        };
+        Self { details, ..Self::usage(error.code(), error.to_string()) }.hint(error.hint())
+    }
+}
+
 impl From<ScriptError> for Trouble {
     fn from(error: ScriptError) -> Self {
         match &error {
@@ -228,15 +242,16 @@ impl From<DriveError> for Trouble {
             DriveError::NoProvider { ref run, ref provider } => {
                 let hint = match provider.as_str() {
                     "scripted" => format!("give its rules: `wfhost resume {run} --agents FILE`"),
-                    _ => format!(
-                        "there are `echo` and `scripted`; go on with `wfhost resume {run}` once it is there"
-                    ),
+                    _ => {
+                        format!("configure [providers.{provider}] in wfhost.toml, then `wfhost resume {run}`")
+                    }
                 };
                 Self::host("WF0401", error.to_string()).hint(hint)
             }
             DriveError::NoDefaultProvider { ref run } => Self::host("WF0403", error.to_string())
-                .hint(format!("to try it out: `wfhost resume {run} --agent echo`"))
-                .hint(format!("with answers from a file: `wfhost resume {run} --agents FILE`")),
+                .hint(format!("with a key: `ANTHROPIC_API_KEY=... wfhost resume {run}`, or OPENAI_API_KEY"))
+                .hint("with a coding agent: put claude, codex, gemini, opencode, cursor-agent or amp on PATH")
+                .hint(format!("to try it out: `wfhost resume {run} --agent echo`, or --agents FILE")),
             DriveError::Grant { ref run, source: GrantError::Changed { ref path, .. } } => {
                 Self::host("WF0405", error.to_string())
                     .hint(format!("bring {path} back as it was, then `wfhost resume {run}`"))

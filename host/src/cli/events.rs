@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use wfhost_core::{Entry, Position};
+use wfhost_core::{Entry, Position, RunId};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
-use super::{Common, Format, follow, journal, print_line};
+use super::{Common, Format, follow, journal, print_line, transcript};
 use crate::clock::rfc3339;
+use crate::store::{Store, TranscriptFilter, TranscriptKind, TranscriptLine};
 
 /// Show what happens, as it is committed: of one run or of all
 ///
@@ -47,6 +48,11 @@ impl Events {
         let mut next = self.after.map_or(0, |after| after + 1);
         // Where the next row begins; the first one may hold entries that are not wanted.
         let mut from = Position(0);
+        // Lines that agents wrote are no entries: only those that come from now on are shown.
+        let mut live = match &run {
+            Some(run) if self.follow => last_live(store.as_ref(), run).await?,
+            _ => 0,
+        };
         loop {
             let mut news = false;
             let mut ended = !self.follow;
@@ -85,6 +91,13 @@ impl Events {
                     }
                 }
             }
+            if let Some(run) = run.as_ref().filter(|_| self.follow) {
+                for line in live_lines(store.as_ref(), run, live).await? {
+                    live = line.number;
+                    news = true;
+                    show_live(common.output, run.as_str(), &line);
+                }
+            }
             if news {
                 continue;
             }
@@ -96,6 +109,29 @@ impl Events {
                 number = signals.next() => return Ok(Exit::Signalled(number)),
             }
         }
+    }
+}
+
+async fn last_live(store: &dyn Store, run: &RunId) -> Result<u64, Trouble> {
+    let mut last = 0;
+    while let Some(line) = live_lines(store, run, last).await?.last() {
+        last = line.number;
+    }
+    Ok(last)
+}
+
+async fn live_lines(store: &dyn Store, run: &RunId, after: u64) -> Result<Vec<TranscriptLine>, Trouble> {
+    let kinds = vec![TranscriptKind::Answer, TranscriptKind::Progress];
+    Ok(store.transcript(run, TranscriptFilter { after, step: None, kinds }, PAGE).await?)
+}
+
+/// A line of an agent: an event without a number.
+fn show_live(format: Format, run: &str, line: &TranscriptLine) {
+    if format == Format::Text {
+        let (time, step) = (rfc3339(line.line.at), line.line.step);
+        print_line(&format!("{:>6}  {time}  {run}  {:<16}  step={step} {}", "", "live", line.line.text));
+    } else {
+        print_line(&json!({ "run": run, "kind": "live", "live": transcript::view(line) }).to_string());
     }
 }
 

@@ -167,6 +167,23 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "WF0616",
         "a project in JavaScript lacks its tools\n\nesbuild bundles it, componentize-qjs makes a component of it. Both are dependencies of the project.",
     ),
+    (
+        "WF0701",
+        "a configuration file cannot be read\n\nwfhost.toml is TOML. Its sections are [store], [agents], [providers.NAME], [prices.\"MODEL\"] and [workspaces.NAME]; docs/agents.md and docs/providers.md have all their keys.",
+    ),
+    (
+        "WF0702",
+        "a configuration file has a key that is not known\n\nUnknown keys are refused, because a misspelt limit would be no limit.",
+    ),
+    (
+        "WF0703",
+        "a configuration file has a secret\n\nFiles name secrets and never hold them: api_key_env = \"NAME\" or api_key_file = \"PATH\" for providers that are asked over HTTP, secrets = { NAME = { env = \"NAME\" } } for programs.",
+    ),
+    (
+        "WF0704",
+        "a value of a configuration file cannot be used\n\nLengths of time are texts like \"90s\", \"15m\", \"2h\"; prices are US dollars for a million tokens; a rate is { per_minute = 60, burst = 5 }.",
+    ),
+    ("WF0705", "the run has no such step, or no transcript of it"),
 ];
 
 #[cfg(test)]
@@ -191,6 +208,8 @@ mod tests {
             include_str!("mod.rs"),
             include_str!("../store/mod.rs"),
             include_str!("../engine/module.rs"),
+            include_str!("transcript.rs"),
+            include_str!("../config/error.rs"),
             include_str!("../build/error.rs"),
             include_str!("build.rs"),
             include_str!("new.rs"),

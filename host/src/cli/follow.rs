@@ -1,6 +1,6 @@
 //! Following a run until it ends: progress on stderr, the result on stdout.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -12,8 +12,16 @@ use wfhost_core::{
 
 use super::diagnostic::{DIM, ERROR, Exit, GOOD, Trouble};
 use super::{Common, Format, print_line, view};
-use crate::store::{LogLevel, LogLine, RunInfo, RunState};
+use crate::store::{LogLevel, LogLine, RunInfo, RunState, TranscriptFilter, TranscriptKind, TranscriptLine};
 use crate::{Ending, Host, RunHandle};
+
+/// Lines of agents that are read at once.
+const LIVE_LINES: usize = 1_000;
+
+/// What an agent wrote, without what would move the cursor or change colours.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| *c == '\t' || !c.is_control()).collect()
+}
 
 /// How it began.
 pub(super) enum Beginning {
@@ -180,6 +188,7 @@ pub(super) fn result(common: &Common, info: &RunInfo, outcome: &Outcome) -> Exit
     }
     match outcome {
         Ok(_) => Exit::Done,
+        Err(failure) if failure.kind == FailureKind::BudgetExceeded => Exit::Budget,
         Err(_) => Exit::RunFailed,
     }
 }
@@ -192,9 +201,13 @@ pub(super) struct Progress {
     /// The next entry and the next line of the log.
     position: Position,
     line: u64,
+    /// The last line that an agent wrote.
+    live: u64,
     steps: BTreeMap<Step, (Op, Timestamp)>,
     waits: BTreeMap<String, Vec<Step>>,
     early: BTreeMap<String, usize>,
+    /// Agent calls that people answer.
+    asked: BTreeSet<Step>,
     announced: Option<Step>,
 }
 
@@ -206,9 +219,11 @@ impl Progress {
             run: run.clone(),
             position: Position(0),
             line: 0,
+            live: 0,
             steps: BTreeMap::new(),
             waits: BTreeMap::new(),
             early: BTreeMap::new(),
+            asked: BTreeSet::new(),
             announced: None,
         }
     }
@@ -224,6 +239,9 @@ impl Progress {
             self.row(row);
         }
         self.line = host.store().run(&self.run).await?.map_or(0, |info| info.emissions);
+        while let Some(last) = self.live_lines(host).await?.last() {
+            self.live = last.number;
+        }
         self.quiet = false;
         Ok(())
     }
@@ -235,6 +253,12 @@ impl Progress {
         }
         let rows = host.store().journal(&self.run, self.position).await?;
         let lines = host.store().logs(&self.run, self.line, usize::MAX >> 1).await?;
+        // Read after the entries, shown before what they say was done.
+        let live = self.live_lines(host).await?;
+        for line in &live {
+            self.live = line.number;
+            self.live(line);
+        }
         let mut lines = lines.into_iter().peekable();
         for row in &rows {
             let mut position = row.first;
@@ -249,11 +273,23 @@ impl Progress {
             }
             self.position = position;
         }
-        let news = !rows.is_empty() || lines.peek().is_some();
+        let news = !rows.is_empty() || !live.is_empty() || lines.peek().is_some();
         for line in lines {
             self.log(&line);
         }
         Ok(news)
+    }
+
+    /// The next lines that agents of the run wrote.
+    async fn live_lines(&self, host: &Host) -> Result<Vec<TranscriptLine>, Trouble> {
+        let kinds = vec![TranscriptKind::Answer, TranscriptKind::Progress];
+        let filter = TranscriptFilter { after: self.live, step: None, kinds };
+        Ok(host.store().transcript(&self.run, filter, LIVE_LINES).await?)
+    }
+
+    fn live(&self, line: &TranscriptLine) {
+        let step = line.line.step;
+        eprintln!("      {DIM}|{DIM:#} {step:>2}  {DIM}{}{DIM:#}", printable(&line.line.text));
     }
 
     fn row(&mut self, row: &Row) {
@@ -296,6 +332,25 @@ impl Progress {
                 if waits {
                     self.announce();
                 }
+            }
+            Event::AttemptFailed(failed) if !self.quiet => {
+                let again =
+                    failed.again_at.map(|at| format!("; again in {}", spell_millis(at.since(entry.at))));
+                eprintln!(
+                    "      {DIM}!{DIM:#} {:>2}  attempt {} ({})  {}{}",
+                    failed.step,
+                    failed.attempt,
+                    failed.provider,
+                    failed.failure,
+                    again.unwrap_or_default()
+                );
+            }
+            Event::Postponed { step, until, reason } if !self.quiet => {
+                eprintln!("      {DIM}…{DIM:#} {step:>2}  {reason} until {}", crate::clock::rfc3339(*until));
+            }
+            Event::Delegated { step, .. } => {
+                self.asked.insert(*step);
+                self.announce();
             }
             Event::Attempted { step, attempt, .. } if !self.quiet => {
                 let label = self.steps.get(step).map(|(op, _)| op.label()).unwrap_or_default();
@@ -346,7 +401,9 @@ impl Progress {
 
     /// Says once what the run waits for, and what one can do about it.
     fn announce(&mut self) {
-        let waiting = self.steps.iter().find(|(_, (op, _))| matches!(op, Op::Signal { .. } | Op::Ask { .. }));
+        let waiting = self.steps.iter().find(|(step, (op, _))| {
+            matches!(op, Op::Signal { .. } | Op::Ask { .. }) || self.asked.contains(step)
+        });
         let waiting = waiting.or_else(|| self.steps.iter().next());
         let Some((&step, (op, _))) = waiting else { return };
         if self.quiet || self.announced == Some(step) {
@@ -356,6 +413,9 @@ impl Progress {
         let remedy = match op {
             Op::Signal { name, .. } => format!("do  wfhost signal {} {name} -i '{{\"ok\":true}}'", self.run),
             Op::Ask { .. } => format!("do  wfhost answer {} {step} -i JSON", self.run),
+            Op::Agent(_) if self.asked.contains(&step) => {
+                format!("do  wfhost answer {} {step} -i JSON", self.run)
+            }
             _ => String::new(),
         };
         let mark = if std::io::stderr().is_terminal() { "▸" } else { ">" };

@@ -1,7 +1,7 @@
 //! `wfhost journal`
 
 use serde_json::{Value, json};
-use wfhost_core::{Event, Outcome, Position, decode_op};
+use wfhost_core::{Event, FailedCall, Outcome, Position, decode_op};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
@@ -80,6 +80,21 @@ pub(super) fn describe(position: Position, event: &Event) -> Value {
             Err(failure) => json!({ "step": step, "failure": failure, "by": by, "note": note }),
         },
         Event::Retried { from, step, .. } => json!({ "from": from, "step": step }),
+        Event::AttemptFailed(failed) => {
+            let FailedCall { step, attempt, provider, failure, auth, again_at, usage, heartbeat } =
+                failed.as_ref();
+            json!({
+                "step": step, "attempt": attempt, "provider": provider, "failure": failure, "auth": auth,
+                "again_at": again_at.map(rfc3339), "usage": usage, "heartbeat": heartbeat,
+            })
+        }
+        Event::Postponed { step, until, reason } => {
+            json!({ "step": step, "until": rfc3339(*until), "reason": reason })
+        }
+        Event::Delegated { step, provider, question, deadline } => {
+            json!({ "step": step, "provider": provider, "question": question, "deadline": deadline.map(rfc3339) })
+        }
+        Event::BudgetChanged { budget } => json!({ "budget": budget }),
         Event::Moved { module } => json!({ "module": module }),
         Event::Cancelled { step } => json!({ "step": step }),
         Event::Received { name, payload, id } => json!({ "signal": name, "payload": payload, "id": id }),

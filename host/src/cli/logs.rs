@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use wfhost_core::RunId;
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
-use super::{Common, Format, print_line};
+use super::{Common, Format, print_line, transcript};
 use crate::clock::rfc3339;
-use crate::store::{LogLevel, LogLine};
+use crate::store::{LogLevel, LogLine, Store, TranscriptFilter, TranscriptKind, TranscriptLine};
 
 /// Show what a run logged
 #[derive(clap::Args)]
@@ -42,6 +43,8 @@ impl Logs {
         let store = common.store()?;
         let run = find_run(store.as_ref(), &self.run).await?.id;
         let mut next = 0;
+        // What was said before is in the transcripts; what is said now shows here.
+        let mut live = self.last_live(store.as_ref(), &run).await?;
         loop {
             // Looked at before the lines are read, so that none is missed at the end.
             let ended = store.run(&run).await?.is_none_or(|info| info.state.is_final());
@@ -49,12 +52,47 @@ impl Logs {
             for line in lines.iter().filter(|line| line.level >= self.level) {
                 print(common.output, line);
             }
+            let said = self.live(store.as_ref(), &run, live).await?;
+            for line in &said {
+                live = line.number;
+                print_live(common.output, line);
+            }
             match lines.last() {
+                None if !said.is_empty() => {}
                 Some(last) => next = last.number + 1,
                 None if ended || !self.follow => return Ok(Exit::Done),
                 None => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }
+    }
+}
+
+impl Logs {
+    /// The number of the last line that an agent of the run wrote until now.
+    async fn last_live(&self, store: &dyn Store, run: &RunId) -> Result<u64, Trouble> {
+        let mut last = 0;
+        while let Some(line) = self.live(store, run, last).await?.last() {
+            last = line.number;
+        }
+        Ok(last)
+    }
+
+    /// The next lines that agents of the run wrote, when somebody follows.
+    async fn live(&self, store: &dyn Store, run: &RunId, after: u64) -> Result<Vec<TranscriptLine>, Trouble> {
+        if !self.follow {
+            return Ok(Vec::new());
+        }
+        let kinds = vec![TranscriptKind::Answer, TranscriptKind::Progress];
+        Ok(store.transcript(run, TranscriptFilter { after, step: None, kinds }, PAGE).await?)
+    }
+}
+
+fn print_live(format: Format, line: &TranscriptLine) {
+    if format == Format::Text {
+        let (at, step) = (rfc3339(line.line.at), line.line.step);
+        print_line(&format!("{at}  agent  {}  step={step}", line.line.text));
+    } else {
+        print_line(&json!({ "live": transcript::view(line) }).to_string());
     }
 }
 

@@ -4,10 +4,12 @@ mod build;
 mod cancel;
 mod check;
 mod completions;
+mod config;
 mod db;
 mod delete;
 mod demo;
 mod diagnostic;
+mod doctor;
 mod events;
 mod explain;
 mod follow;
@@ -28,6 +30,7 @@ mod run;
 mod serve;
 mod show;
 mod signal;
+mod transcript;
 mod verify;
 mod view;
 mod why;
@@ -62,6 +65,9 @@ pub(crate) struct Common {
     /// The database [default: wfhost/wfhost.db in the user's data directory]
     #[arg(long, global = true, env = "WFHOST_DB", value_name = "FILE")]
     db: Option<std::path::PathBuf>,
+    /// The configuration [default: wfhost.toml here or above, then the user's]
+    #[arg(long, global = true, env = "WFHOST_CONFIG", value_name = "FILE")]
+    config: Option<std::path::PathBuf>,
     /// What a commit survives: `full` also the loss of power, `normal` only the
     /// death of the process, at several times the speed
     #[arg(
@@ -116,6 +122,8 @@ enum Verb {
     Journal(journal::Journal),
     /// Show what a run logged
     Logs(logs::Logs),
+    /// Show what an agent said while it worked
+    Transcript(transcript::Transcript),
     /// Send a signal to a run
     Signal(signal::Signal),
     /// Ask a run to stop
@@ -148,6 +156,10 @@ enum Verb {
     Delete(delete::Delete),
     /// Check, copy, clean up the database; export and import runs
     Db(db::Db),
+    /// Show the configuration
+    Config(config::ConfigVerb),
+    /// Look whether everything that is needed is there
+    Doctor(doctor::Doctor),
     /// Show what a module imports and exports
     Inspect(inspect::Inspect),
     /// Check that a module can be run as a workflow
@@ -207,6 +219,9 @@ async fn execute(cli: &Cli) -> Result<Exit, Trouble> {
         Verb::Show(verb) => verb.execute(common).await,
         Verb::Journal(verb) => verb.execute(common).await,
         Verb::Logs(verb) => verb.execute(common).await,
+        Verb::Transcript(verb) => verb.execute(common).await,
+        Verb::Config(verb) => verb.execute(common),
+        Verb::Doctor(verb) => verb.execute(common).await,
         Verb::Signal(verb) => verb.execute(common).await,
         Verb::Cancel(verb) => verb.execute(common).await,
         Verb::Pause(verb) => verb.execute(common).await,

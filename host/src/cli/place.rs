@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use wfhost_core::policy::budget::Budget;
 use wfhost_core::{Digest, Json, RunId, Timestamp, limits};
 
-use super::Common;
 use super::diagnostic::Trouble;
-use crate::agents::{Providers, Scripted};
+use super::{Common, follow};
+use crate::agents::{Providers, Scripted, Suggested, suggested};
+use crate::config::{Config, Places};
 use crate::store::{RunFilter, RunInfo, SharedStore, SqliteOptions, SqliteStore, Store, Synchronous};
-use crate::{Adopt, Evict, Host, HostOptions};
+use crate::{Adopt, Evict, Host, HostOptions, units};
 
 /// A directory of the user: `$VARIABLE/wfhost`, else `~/FALLBACK/wfhost`.
 fn user_dir(variable: &str, fallback: &str) -> Option<PathBuf> {
@@ -21,6 +23,16 @@ fn user_dir(variable: &str, fallback: &str) -> Option<PathBuf> {
 }
 
 impl Common {
+    /// What the files of the project and of the user say.
+    pub fn config(&self) -> Result<Config, Trouble> {
+        Ok(Config::load(&Places {
+            file: self.config.clone(),
+            from: std::env::current_dir().ok(),
+            user: user_dir("XDG_CONFIG_HOME", ".config").map(|dir| dir.join("config.toml")),
+            data: user_dir("XDG_DATA_HOME", ".local/share"),
+        })?)
+    }
+
     /// The database that the flags, the environment or the defaults name.
     pub fn store(&self) -> Result<SharedStore, Trouble> {
         Ok(Arc::new(self.sqlite()?))
@@ -30,6 +42,9 @@ impl Common {
     pub fn place(&self) -> Result<PathBuf, Trouble> {
         if let Some(path) = &self.db {
             return Ok(path.clone());
+        }
+        if let Some(path) = self.config()?.store() {
+            return Ok(path);
         }
         user_dir("XDG_DATA_HOME", ".local/share").map(|dir| dir.join("wfhost.db")).ok_or_else(|| {
             Trouble::host("WF0310", "there is no place for the database: HOME is not set")
@@ -79,7 +94,8 @@ impl Common {
 /// Who answers the agent calls of a run.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct AgentArgs {
-    /// The provider of agent calls that name none: echo, scripted
+    /// The provider of agent calls that name none: a configured one, or echo,
+    /// human, openai, anthropic, claude, codex, ... [env: WFHOST_AGENT]
     #[arg(long, value_name = "PROVIDER")]
     pub agent: Option<String>,
     /// Answers from a file of rules (provider `scripted`)
@@ -106,37 +122,77 @@ impl From<EvictArg> for Evict {
 }
 
 impl AgentArgs {
-    /// The providers there are: the built-in ones and the script's.
-    pub fn providers(&self) -> Result<Providers, Trouble> {
-        let mut providers = Providers::builtin();
+    /// The providers there are: those that need no configuration, the configured
+    /// ones and the script's. Runs that were begun without one are answered by
+    /// the one that the configuration names or the environment suggests.
+    pub fn providers(&self, common: &Common) -> Result<Providers, Trouble> {
+        let config = common.config()?;
+        let mut providers = config.providers()?;
         if let Some(path) = &self.agents {
             providers.add(Arc::new(Scripted::read(path)?));
         }
         if let Some(name) = &self.agent
             && providers.get(name).is_none()
         {
-            let known: Vec<_> = providers.names().collect();
-            return Err(Trouble::usage("WF0401", format!("there is no provider `{name}`"))
-                .hint(format!("there are: {}; `scripted` needs --agents FILE", known.join(", "))));
+            return Err(no_provider(name, &providers));
+        }
+        let fallback = match config.default_agent() {
+            Some(name) => Some(providers.get(name).ok_or_else(|| no_provider(name, &providers))?),
+            None => suggested().and_then(|suggested| providers.get(suggested.provider)),
+        };
+        if let Some(provider) = fallback {
+            providers.set_fallback(provider);
         }
         Ok(providers)
     }
 
     /// The providers of one run that is taken up again, if others are named
     /// than those that it was begun with.
-    pub fn other_providers(&self) -> Result<Option<Providers>, Trouble> {
+    pub fn other_providers(&self, common: &Common) -> Result<Option<Providers>, Trouble> {
         let Some(name) = self.default_provider() else { return Ok(None) };
-        let mut providers = self.providers()?;
+        let mut providers = self.providers(common)?;
         if let Some(provider) = providers.get(&name) {
             providers.set_default(provider);
         }
         Ok(Some(providers))
     }
 
-    /// The provider that a new run is given.
+    /// The provider that flags name.
     pub fn default_provider(&self) -> Option<String> {
         self.agent.clone().or_else(|| self.agents.is_some().then(|| "scripted".to_owned()))
     }
+
+    /// The provider that a new run is begun with: what a flag, the environment
+    /// or the configuration names, else what the environment suggests.
+    pub fn new_run_provider(
+        &self,
+        common: &Common,
+        providers: &Providers,
+    ) -> Result<Option<String>, Trouble> {
+        if let Some(name) = self.default_provider() {
+            return Ok(Some(name));
+        }
+        if let Some(name) = std::env::var("WFHOST_AGENT").ok().filter(|name| !name.is_empty()) {
+            return match providers.get(&name) {
+                Some(_) => Ok(Some(name)),
+                None => Err(no_provider(&name, providers)),
+            };
+        }
+        if let Some(name) = common.config()?.default_agent() {
+            return Ok(Some(name.to_owned()));
+        }
+        Ok(suggested().map(|Suggested { provider, why }| {
+            follow::say(common, "Agent", &format!("{provider}, because {why}"));
+            provider.to_owned()
+        }))
+    }
+}
+
+fn no_provider(name: &str, providers: &Providers) -> Trouble {
+    let known: Vec<_> = providers.names().collect();
+    Trouble::usage("WF0401", format!("there is no provider `{name}`"))
+        .hint(format!("there are: {}; `scripted` needs --agents FILE", known.join(", ")))
+        .hint(format!("configure it: [providers.{name}] in wfhost.toml"))
 }
 
 /// The run that `text` means: an id, the beginning of one, `@last`, `@last:2`.
@@ -246,17 +302,22 @@ pub(crate) fn seed_arg(text: &str) -> Result<Seed, String> {
 
 /// A length of time like `90s`, `15m`, `2h`, `7d`, in milliseconds.
 pub(crate) fn length_arg(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match &text[digits.len()..] {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err("a length of time is a number with ms, s, m, h or d, like 90s or 7d".to_owned()),
-    };
-    let number: u64 = digits.parse().map_err(|_| format!("`{digits}` is not a whole number"))?;
-    number.checked_mul(unit).ok_or_else(|| "that is too long".to_owned())
+    units::millis(text)
+}
+
+/// `tokens=20k,usd=0.50,time=5m` of `--budget`.
+pub(crate) fn budget_arg(text: &str) -> Result<Budget, String> {
+    let mut budget = Budget::default();
+    for part in text.split(',') {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        match name.trim() {
+            "tokens" => budget.tokens = Some(units::count(value)?),
+            "usd" => budget.micros = Some(units::micros(value)?),
+            "time" => budget.time_ms = Some(units::millis(value)?),
+            _ => return Err("a budget is given as tokens=20k,usd=0.50,time=5m, or some of these".to_owned()),
+        }
+    }
+    Ok(budget)
 }
 
 /// A point in time: RFC 3339, or a length of time before now.

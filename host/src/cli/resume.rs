@@ -1,9 +1,11 @@
 //! `wfhost resume`
 
+use wfhost_core::FailureKind;
+use wfhost_core::policy::budget::Budget;
+
 use super::diagnostic::{Exit, Trouble};
-use super::place::{AgentArgs, find_run};
+use super::place::{AgentArgs, budget_arg, find_run};
 use super::{Common, follow, module_arg};
-use crate::agents::Providers;
 use crate::{Adopt, Evict, ResumeOptions};
 
 /// Go on with a run
@@ -25,6 +27,10 @@ pub(crate) struct Resume {
     module: Option<String>,
     #[command(flatten)]
     agents: AgentArgs,
+    /// What the run may spend from now on, like tokens=50k; what is not said
+    /// stays. One that failed because it had spent all goes on
+    #[arg(long, value_name = "BUDGET", value_parser = budget_arg)]
+    budget: Option<Budget>,
     /// Stop when the run only waits, with exit code 3
     #[arg(long, conflicts_with = "detach")]
     no_wait: bool,
@@ -37,7 +43,10 @@ impl Resume {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let store = common.store()?;
         let info = find_run(store.as_ref(), &self.run).await?;
-        if let (true, None, Some(outcome)) = (info.state.is_final(), &self.module, &info.outcome) {
+        let can_pay = self.budget.is_some()
+            && matches!(&info.outcome, Some(Err(failure)) if failure.kind == FailureKind::BudgetExceeded);
+        if let (true, None, Some(outcome)) = (info.state.is_final() && !can_pay, &self.module, &info.outcome)
+        {
             follow::say(common, "Ended", &format!("{}  {}; nothing to do", info.id, info.state.as_str()));
             return Ok(follow::result(common, &info, outcome));
         }
@@ -46,12 +55,12 @@ impl Resume {
             follow::say(common, "Queued", &format!("{}; `wfhost serve` advances it", info.id));
             return Ok(Exit::Done);
         }
-        let providers = self.agents.other_providers()?;
+        let providers = self.agents.other_providers(common)?;
         let (evict, adopt) = match self.no_wait {
             true => (Evict::Always, Adopt::Own),
             false => (self.agents.evict.into(), Adopt::Due),
         };
-        let host = common.host(store, Providers::builtin(), evict, adopt)?;
+        let host = common.host(store, self.agents.providers(common)?, evict, adopt)?;
         let module = match &self.module {
             Some(module) => {
                 let (name, bytes) = module_arg::load(Some(host.store().as_ref()), module).await?;
@@ -59,7 +68,7 @@ impl Resume {
             }
             None => None,
         };
-        let handle = host.resume(&info.id, ResumeOptions { providers, module }).await?;
+        let handle = host.resume(&info.id, ResumeOptions { providers, module, budget: self.budget }).await?;
         follow::follow(common, &host, handle, follow::Beginning::Resumed(info.entries), self.no_wait).await
     }
 }

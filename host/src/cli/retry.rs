@@ -5,7 +5,6 @@ use wfhost_core::Step;
 use super::diagnostic::{Exit, Trouble};
 use super::place::{AgentArgs, find_run};
 use super::{Common, follow};
-use crate::agents::Providers;
 use crate::{Adopt, ResumeOptions};
 
 /// Try a run that failed again
@@ -30,9 +29,10 @@ impl Retry {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let store = common.store()?;
         let info = find_run(store.as_ref(), &self.run).await?;
-        let providers = self.agents.other_providers()?;
-        let host = common.host(store, Providers::builtin(), self.agents.evict.into(), Adopt::Due)?;
-        let options = ResumeOptions { providers, module: None };
+        let providers = self.agents.other_providers(common)?;
+        let host =
+            common.host(store, self.agents.providers(common)?, self.agents.evict.into(), Adopt::Due)?;
+        let options = ResumeOptions { providers, ..ResumeOptions::default() };
         let handle = host.retry(&info.id, self.step.map(Step), options).await?;
         follow::follow(common, &host, handle, follow::Beginning::Resumed(info.entries), false).await
     }

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
+use wfhost_core::policy::budget::Budget;
 use wfhost_core::{RunConfig, RunId, Sandbox};
 
 use super::diagnostic::{Exit, Trouble};
-use super::place::{AgentArgs, Seed, dir_arg, env_arg, json_arg, label_arg, seed_arg};
+use super::place::{AgentArgs, Seed, budget_arg, dir_arg, env_arg, json_arg, label_arg, seed_arg};
 use super::{Common, Format, follow, module_arg, print_line, view};
-use crate::agents::Providers;
 use crate::engine::Denied;
 use crate::{Adopt, Evict, HostError, StartOptions};
 
@@ -39,6 +39,12 @@ pub(crate) struct Run {
     labels: Vec<(String, String)>,
     #[command(flatten)]
     agents: AgentArgs,
+    /// What the run may spend, like tokens=20k,usd=0.50,time=5m
+    #[arg(long, value_name = "BUDGET", value_parser = budget_arg)]
+    budget: Option<Budget>,
+    /// Agent calls of the run that are under way at the same time
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_parallel: Option<u32>,
     /// Stop when the run only waits, with exit code 3
     #[arg(long, conflicts_with = "detach")]
     no_wait: bool,
@@ -74,12 +80,17 @@ pub(crate) struct Run {
 impl Run {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let input = json_arg("the input", &self.input)?;
-        let providers = self.agents.providers()?;
+        let providers = self.agents.providers(common)?;
+        let agent = self.agents.new_run_provider(common, &providers)?;
+        let budget = match (self.budget, common.config()?.budget()) {
+            (Some(given), Some(configured)) => Some(given.or(configured)),
+            (given, configured) => given.or(configured),
+        };
         let store = common.store()?;
         let (name, bytes) = module_arg::load(Some(store.as_ref()), &self.module).await?;
         let evict = if self.no_wait { Evict::Always } else { self.agents.evict.into() };
         let adopt = if self.no_wait || self.detach { Adopt::Own } else { Adopt::Due };
-        let host = common.host(store, Providers::builtin(), evict, adopt)?;
+        let host = common.host(store, providers.clone(), evict, adopt)?;
         let denied = if self.trap_denied { Denied::Trap } else { Denied::Refuse };
         let module = host.add_module_with(&name, &bytes, denied).await?;
         let mut grants = Vec::new();
@@ -93,10 +104,12 @@ impl Run {
             key: self.key.clone(),
             labels: self.labels.clone(),
             config: RunConfig {
-                agent: self.agents.default_provider(),
+                agent,
                 memory_bytes: self.memory << 20,
                 fuel: self.fuel,
                 script: script.map(|path| path.to_string_lossy().into_owned()),
+                budget,
+                max_parallel: self.max_parallel,
                 sandbox: Some(Sandbox {
                     total_fuel: self.total_fuel,
                     entries: self.max_entries,

@@ -35,7 +35,7 @@ pub(crate) struct Serve {
 impl Serve {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let store = common.store()?;
-        let mut providers = self.agents.providers()?;
+        let mut providers = self.agents.providers(common)?;
         if let Some(provider) = self.agents.default_provider().and_then(|name| providers.get(&name)) {
             providers.set_fallback(provider);
         }

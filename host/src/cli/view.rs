@@ -56,12 +56,26 @@ fn step(info: &StepInfo) -> Value {
         "state": state,
         "provider": provider,
         "attempts": info.attempts,
+        "failed_attempts": failed_attempts(info),
+        "waits_until": info.waits.as_ref().map(|(at, _)| rfc3339(*at)),
+        "waits_for": info.waits.as_ref().map(|(_, reason)| reason),
         "started_at": rfc3339(info.started_at),
         "finished_at": finished,
         "input": info.op,
         "output": output,
         "failure": failure,
     })
+}
+
+/// The attempts that failed, as far as the journal has them.
+fn failed_attempts(info: &StepInfo) -> Vec<Value> {
+    let attempts = info.failed.iter().map(|failed| {
+        json!({
+            "attempt": failed.attempt, "provider": failed.provider, "failure": failed.failure,
+            "usage": failed.usage, "again_at": failed.again_at.map(rfc3339),
+        })
+    });
+    attempts.collect()
 }
 
 /// What a run waits for, as far as that is known without its journal.

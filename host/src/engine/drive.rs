@@ -2,7 +2,7 @@
 //! out what it asked for, and tells the machine what the world answered.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{AbortHandle, Abortable, BoxFuture};
@@ -14,10 +14,11 @@ use wfhost_core::{
     Epoch, Failure, FailureKind, Machine, Mismatch, Outcome, Row, RunId, Step, Stop, Timestamp, Work,
 };
 
+use super::agent::Attempted;
 use super::control::{Control, Leave};
 use super::instance::Shared;
 use super::{Engine, Module, instance, trap};
-use crate::agents::Providers;
+use crate::agents::{Gate, Providers, Writers};
 use crate::imports::returned;
 use crate::sandbox::GrantError;
 use crate::store::{Append, MessageBody, MessageId, Next, SharedStore, StoreError, Waiting};
@@ -76,6 +77,8 @@ pub(crate) struct Drive<'a> {
     pub store: &'a SharedStore,
     pub world: &'a Arc<dyn World>,
     pub providers: &'a Providers,
+    /// Where agent calls wait for their turn.
+    pub gate: &'a Arc<Gate>,
     pub run: &'a RunId,
     pub epoch: Epoch,
     /// How often it was claimed since it came forward the last time.
@@ -84,18 +87,26 @@ pub(crate) struct Drive<'a> {
     pub pace: Pace,
     pub control: &'a Control,
     /// Called after each commit.
-    pub committed: &'a (dyn Fn() + Send + Sync),
+    pub committed: Arc<dyn Fn() + Send + Sync>,
     /// Tells other runs of this host that something was sent to them.
     pub wake: Arc<dyn Fn(&RunId) + Send + Sync>,
 }
 
-type Calls = FuturesUnordered<Abortable<BoxFuture<'static, (Step, Outcome)>>>;
+/// How the work on a step ended.
+pub(super) enum Done {
+    Step(Outcome),
+    Attempt(Box<Attempted>),
+}
+
+type Calls = FuturesUnordered<Abortable<BoxFuture<'static, (Step, Done)>>>;
 
 pub(super) struct Driver<'a> {
     pub(super) drive: Drive<'a>,
     pub(super) shared: Shared,
     calls: Calls,
     aborts: HashMap<Step, AbortHandle>,
+    /// Those that write the transcripts of calls.
+    pub(super) writers: Writers,
     commit_by: Option<Instant>,
     cancel_by: Option<Instant>,
     /// Somebody asked for the run to be left alone.
@@ -103,7 +114,7 @@ pub(super) struct Driver<'a> {
 }
 
 enum Turn {
-    Call(Step, Outcome),
+    Call(Step, Done),
     Time,
     Inbox,
     Leave,
@@ -119,6 +130,7 @@ impl Drive<'_> {
             drive: self,
             calls: FuturesUnordered::new(),
             aborts: HashMap::new(),
+            writers: Writers::default(),
             commit_by: None,
             cancel_by: None,
             pausing: false,
@@ -210,7 +222,7 @@ impl Driver<'_> {
                 only_waits_since = None;
             }
             match self.turn(blocked, live, resting, park_at).await {
-                Turn::Call(step, outcome) => self.complete(step, outcome),
+                Turn::Call(step, done) => self.done(step, done),
                 Turn::Time => {
                     // What came in before the deadline counts before it.
                     self.read_inbox().await?;
@@ -229,7 +241,7 @@ impl Driver<'_> {
         }
     }
 
-    fn now(&self) -> Timestamp {
+    pub(super) fn now(&self) -> Timestamp {
         self.drive.world.now()
     }
 
@@ -240,12 +252,14 @@ impl Driver<'_> {
 
     /// Leaves the run as it is.
     async fn leave_off(&mut self) -> Result<Driven, DriveError> {
+        let only_waits = self.only_waits();
+        self.drop_calls().await;
         if self.pausing {
             self.append(Next::Pause, Vec::new()).await?;
             return Ok(Driven::Paused);
         }
         self.append(Next::Go, Vec::new()).await?;
-        if !self.only_waits() || self.append(Next::Park(self.waiting()), Vec::new()).await? {
+        if !only_waits || self.append(Next::Park(self.waiting()), Vec::new()).await? {
             self.drive.store.release(self.drive.run, self.drive.epoch, None).await?;
         }
         Ok(Driven::Left)
@@ -271,7 +285,7 @@ impl Driver<'_> {
         tokio::select! {
             biased;
             Some(done) = self.calls.next(), if !self.calls.is_empty() => match done {
-                Ok((step, outcome)) => Turn::Call(step, outcome),
+                Ok((step, done)) => Turn::Call(step, done),
                 Err(_aborted) => Turn::Yield,
             },
             () = self.drive.control.left() => Turn::Leave,
@@ -286,18 +300,32 @@ impl Driver<'_> {
     fn take_finished_calls(&mut self) -> bool {
         let mut any = false;
         while let Some(Some(done)) = self.calls.next().now_or_never() {
-            if let Ok((step, outcome)) = done {
-                self.complete(step, outcome);
+            if let Ok((step, done)) = done {
+                self.done(step, done);
                 any = true;
             }
         }
         any
     }
 
-    fn complete(&mut self, step: Step, outcome: Outcome) {
+    fn done(&mut self, step: Step, done: Done) {
         self.aborts.remove(&step);
-        self.shared.lock().machine.complete(step, outcome, self.now());
+        match done {
+            Done::Step(outcome) => {
+                self.shared.lock().machine.complete(step, outcome, self.now());
+            }
+            Done::Attempt(ended) => self.attempt_ended(step, *ended),
+        }
         self.commit_soon();
+    }
+
+    /// Drops the calls that are under way, and waits until what they said is stored.
+    async fn drop_calls(&mut self) {
+        self.calls.clear();
+        let writers = std::mem::take(&mut *self.writers.lock().unwrap_or_else(PoisonError::into_inner));
+        for writer in writers {
+            let _ = writer.await;
+        }
     }
 
     fn commit_soon(&mut self) {
@@ -345,6 +373,9 @@ impl Driver<'_> {
         for work in work {
             match work {
                 Work::Execute { step, attempt, op } => self.execute(step, attempt, op)?,
+                Work::Fail { step, failure } => {
+                    self.begin(step, std::future::ready((step, Done::Step(Err(failure)))));
+                }
                 Work::Abort { step } => {
                     if let Some(handle) = self.aborts.remove(&step) {
                         handle.abort();
@@ -395,7 +426,7 @@ impl Driver<'_> {
         Ok(appended.due)
     }
 
-    pub(super) fn begin(&mut self, step: Step, call: impl Future<Output = (Step, Outcome)> + Send + 'static) {
+    pub(super) fn begin(&mut self, step: Step, call: impl Future<Output = (Step, Done)> + Send + 'static) {
         let (handle, registration) = AbortHandle::new_pair();
         self.calls.push(Abortable::new(call.boxed(), registration));
         self.aborts.insert(step, handle);
@@ -482,8 +513,8 @@ impl Driver<'_> {
     }
 
     async fn commit_end(&mut self) -> Result<Driven, DriveError> {
-        // Calls that nobody waits for any more.
-        self.calls.clear();
+        // Nobody waits for them any more.
+        self.drop_calls().await;
         let outcome = self.shared.lock().machine.outcome().cloned();
         let Some(outcome) = outcome else {
             return Err(DriveError::Instance("the program ended without an outcome".to_owned()));

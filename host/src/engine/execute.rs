@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use wfhost_core::{Failure, FailureKind, Json, Op, Outcome, Reply, RunId, Step, Timestamp, limits};
+use wfhost_core::{Failure, FailureKind, Json, Op, Outcome, RunId, Step, Timestamp};
 
 use super::DriveError;
-use super::drive::Driver;
-use crate::agents::Call;
+use super::drive::{Done, Driver};
 use crate::store::{MessageBody, NewMessage, Posted, SharedStore};
 
 impl Driver<'_> {
@@ -17,36 +16,7 @@ impl Driver<'_> {
             Failure::new(FailureKind::Unavailable, message)
         };
         let failure = match op {
-            Op::Agent(request) => {
-                let (key, default) = {
-                    let inner = self.shared.lock();
-                    let config = &inner.machine.started().config;
-                    (inner.machine.idempotency_key(step), config.agent.clone())
-                };
-                let run = self.drive.run.clone();
-                // Attempt n goes to the n-th of the list, the last one to the rest.
-                let listed = request.providers.len().min(attempt as usize).checked_sub(1);
-                let named = listed.map(|index| request.providers[index].clone());
-                let providers = self.drive.providers;
-                let chosen = match named {
-                    Some(name) => providers.get(&name).ok_or(Some(name)),
-                    None => providers.choose(default.as_deref()),
-                };
-                let provider = match chosen {
-                    Ok(provider) => provider,
-                    Err(Some(provider)) => return Err(DriveError::NoProvider { run, provider }),
-                    Err(None) => return Err(DriveError::NoDefaultProvider { run }),
-                };
-                let call = Call { run, step, attempt, key, request: *request };
-                self.begin(step, async move {
-                    let reply = provider.call(call).await;
-                    let outcome = reply
-                        .and_then(|reply| answer(&reply))
-                        .map_err(|failure| Failure { attempts: failure.attempts.max(attempt), ..failure });
-                    (step, outcome)
-                });
-                return Ok(());
-            }
+            Op::Agent(request) => return self.call_agent(step, attempt, *request),
             Op::Send { run, name, payload } => {
                 let store = Arc::clone(self.drive.store);
                 let id = format!("{}/{step}", self.drive.run);
@@ -62,7 +32,7 @@ impl Driver<'_> {
                         }
                         Err(error) => Err(Failure::new(FailureKind::Rejected, error.to_string())),
                     };
-                    (step, outcome)
+                    (step, Done::Step(outcome))
                 });
                 return Ok(());
             }
@@ -70,18 +40,9 @@ impl Driver<'_> {
             Op::ContinueAsNew { .. } => unavailable("context.continue-as-new"),
             Op::Sleep { .. } | Op::SleepUntil { .. } | Op::Signal { .. } | Op::Ask { .. } => return Ok(()),
         };
-        self.begin(step, std::future::ready((step, Err(failure))));
+        self.begin(step, std::future::ready((step, Done::Step(Err(failure)))));
         Ok(())
     }
-}
-
-/// What the journal keeps of an answer.
-fn answer(reply: &Reply) -> Outcome {
-    let invalid = |error: String| Failure::new(FailureKind::InvalidOutput, error);
-    limits::check("an agent's answer", reply.output.as_str().len(), limits::ANSWER_BYTES)
-        .map_err(|error| invalid(error.to_string()))?;
-    let text = serde_json::to_string(reply).map_err(|error| invalid(error.to_string()))?;
-    Json::parse(text).map_err(|error| invalid(error.to_string()))
 }
 
 /// Puts a signal into another run's inbox. The id makes a repetition harmless.

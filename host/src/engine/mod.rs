@@ -1,6 +1,7 @@
 //! WebAssembly: settings that make every execution the same, compiled
 //! components and their cache, and the loop that drives one run.
 
+mod agent;
 mod cache;
 mod control;
 mod drive;

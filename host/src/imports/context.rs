@@ -35,7 +35,8 @@ impl Host for RunCtx {
     }
 
     async fn budget(&mut self) -> wasmtime::Result<Spending> {
-        Ok(Spending { total: None, spent: 0 })
+        let (budget, spent) = self.shared.lock().machine.observed_spending();
+        Ok(Spending { total: budget.tokens, spent: spent.tokens })
     }
 
     async fn patched(&mut self, id: String) -> wasmtime::Result<bool> {

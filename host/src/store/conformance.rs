@@ -660,7 +660,7 @@ fn many_can_open_a_database_that_is_not_there_yet() {
 async fn a_full_database_takes_nothing_and_goes_on_when_there_is_room() {
     let dir = tempfile::TempDir::new().unwrap();
     let path = dir.path().join("w.db");
-    let limited = SqliteOptions { max_pages: Some(40), ..SqliteOptions::default() };
+    let limited = SqliteOptions { max_pages: Some(48), ..SqliteOptions::default() };
     let store: SharedStore = Arc::new(SqliteStore::open(&path, &limited).unwrap());
     let (mut machine, _) = create(&store, "r", None).await;
     let big = Json::string(&"x".repeat(300_000));
@@ -673,6 +673,60 @@ async fn a_full_database_takes_nothing_and_goes_on_when_there_is_room() {
     let store: SharedStore = Arc::new(SqliteStore::open(&path, &SqliteOptions::default()).unwrap());
     store.append(append("r", Some(row))).await.unwrap();
     assert_eq!(store.run(&id("r")).await.unwrap().unwrap().entries, Position(2));
+}
+
+#[tokio::test]
+async fn transcripts_are_kept_in_order_and_go_with_their_run() {
+    for (store, _dir) in stores() {
+        let (_, created) = create(&store, "r", None).await;
+        created.unwrap();
+        create(&store, "other", None).await.1.unwrap();
+        let line = |step, kind, text: &str| NewTranscript {
+            step: Step(step),
+            attempt: 1,
+            at: Timestamp(20),
+            kind,
+            text: text.to_owned(),
+        };
+        let run = id("r");
+        let lines = vec![
+            line(1, TranscriptKind::Answer, "a"),
+            line(2, TranscriptKind::Event, "{}"),
+            line(1, TranscriptKind::Progress, "b"),
+        ];
+        store.transcribe(&run, lines.clone()).await.unwrap();
+        store.transcribe(&id("nobody"), lines.clone()).await.unwrap();
+        store.transcribe(&id("other"), vec![lines[0].clone()]).await.unwrap();
+        let read = async |filter| {
+            let lines = store.transcript(&run, filter, 100).await.unwrap();
+            lines.into_iter().map(|line| line.line.text).collect::<Vec<_>>()
+        };
+        assert_eq!(read(TranscriptFilter::default()).await, ["a", "{}", "b"]);
+        let step = TranscriptFilter { step: Some(Step(1)), ..TranscriptFilter::default() };
+        assert_eq!(read(step).await, ["a", "b"]);
+        let kinds = vec![TranscriptKind::Progress, TranscriptKind::Event];
+        assert_eq!(read(TranscriptFilter { kinds, ..TranscriptFilter::default() }).await, ["{}", "b"]);
+        let first = store.transcript(&run, TranscriptFilter::default(), 1).await.unwrap();
+        assert_eq!(first.len(), 1);
+        let rest = TranscriptFilter { after: first[0].number, ..TranscriptFilter::default() };
+        assert_eq!(read(rest).await, ["{}", "b"]);
+        assert_eq!(store.delete(&run, Timestamp(u64::MAX >> 1)).await.unwrap(), Deleted::Yes);
+        assert_eq!(read(TranscriptFilter::default()).await, [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn the_latest_answer_to_a_question_is_kept() {
+    for (store, _dir) in stores() {
+        let key = Digest::of(b"question");
+        assert_eq!(store.kept_answer(key).await.unwrap(), None);
+        for at in [30, 40] {
+            let reply = Json::from(serde_json::json!({ "at": at }));
+            store.keep_answer(key, Timestamp(at), reply.clone()).await.unwrap();
+            assert_eq!(store.kept_answer(key).await.unwrap(), Some((Timestamp(at), reply)));
+        }
+        assert_eq!(store.kept_answer(Digest::of(b"other")).await.unwrap(), None);
+    }
 }
 
 #[test]

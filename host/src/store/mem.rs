@@ -30,6 +30,8 @@ struct Data {
     /// What was committed, in order: the run and the index of its row.
     commits: Vec<(RunId, usize)>,
     deleted: Vec<RunId>,
+    transcribed: u64,
+    answers: HashMap<Digest, (Timestamp, Json)>,
 }
 
 #[derive(Debug)]
@@ -43,6 +45,7 @@ struct Run {
     state: BTreeMap<String, Json>,
     inbox: Vec<Message>,
     seen: Vec<String>,
+    transcript: Vec<TranscriptLine>,
 }
 
 impl Data {
@@ -226,6 +229,7 @@ impl Store for MemStore {
                 state: BTreeMap::new(),
                 inbox: Vec::new(),
                 seen: Vec::new(),
+                transcript: Vec::new(),
             });
             Ok(Created::New)
         })
@@ -380,6 +384,7 @@ impl Store for MemStore {
                 logs: run.logs,
                 state: run.state.into_iter().collect(),
                 seen: Vec::new(),
+                transcript: Vec::new(),
                 inbox: Vec::new(),
             };
             for message in run.inbox {
@@ -567,6 +572,46 @@ impl Store for MemStore {
             let wanted = messages.filter(|message| after.is_none_or(|after| message.number > after));
             wanted.take(limit).cloned().collect()
         })
+    }
+
+    fn transcribe<'a>(&'a self, run: &'a RunId, lines: Vec<NewTranscript>) -> BoxFuture<'a, Result<()>> {
+        self.change(|data| {
+            let first = data.transcribed + 1;
+            data.transcribed += lines.len() as u64;
+            if let Some(run) = data.run_mut(run) {
+                let numbered = (first..).zip(lines);
+                run.transcript.extend(numbered.map(|(number, line)| TranscriptLine { number, line }));
+            }
+            Ok(())
+        })
+    }
+
+    fn transcript<'a>(
+        &'a self,
+        run: &'a RunId,
+        filter: TranscriptFilter,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<TranscriptLine>>> {
+        self.look(|data| {
+            let lines = data.run(run).into_iter().flat_map(|run| &run.transcript);
+            let wanted = lines.filter(|line| {
+                line.number > filter.after
+                    && filter.step.is_none_or(|step| line.line.step == step)
+                    && (filter.kinds.is_empty() || filter.kinds.contains(&line.line.kind))
+            });
+            wanted.take(limit).cloned().collect()
+        })
+    }
+
+    fn keep_answer(&self, key: Digest, at: Timestamp, reply: Json) -> BoxFuture<'_, Result<()>> {
+        self.change(|data| {
+            data.answers.insert(key, (at, reply));
+            Ok(())
+        })
+    }
+
+    fn kept_answer(&self, key: Digest) -> BoxFuture<'_, Result<Option<(Timestamp, Json)>>> {
+        self.look(|data| data.answers.get(&key).cloned())
     }
 
     fn questions<'a>(

@@ -167,6 +167,24 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// What a run has published, by key.
     fn state<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<(String, Json)>>>;
 
+    /// Adds to the transcripts of a run. Nothing happens if the run is gone.
+    fn transcribe<'a>(&'a self, run: &'a RunId, lines: Vec<NewTranscript>) -> BoxFuture<'a, Result<()>>;
+
+    /// What the agents of a run said while they worked, with a number greater
+    /// than `after`, in order; of one step or of all.
+    fn transcript<'a>(
+        &'a self,
+        run: &'a RunId,
+        filter: TranscriptFilter,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<TranscriptLine>>>;
+
+    /// Keeps an answer for calls that ask the same; one that is there is replaced.
+    fn keep_answer(&self, key: Digest, at: Timestamp, reply: Json) -> BoxFuture<'_, Result<()>>;
+
+    /// The answer that was kept, and when it was given.
+    fn kept_answer(&self, key: Digest) -> BoxFuture<'_, Result<Option<(Timestamp, Json)>>>;
+
     /// A number that changes when something was committed by another process,
     /// or by another handle of this one. Cheap enough to ask for every few
     /// milliseconds.
@@ -487,6 +505,70 @@ impl LogLevel {
             Self::Error => "error",
         }
     }
+}
+
+/// What a line of a transcript is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum TranscriptKind {
+    /// A line of the answer, for people who watch.
+    Answer,
+    /// A line about the work, for people who watch.
+    Progress,
+    /// One event as the provider sent it.
+    Event,
+    /// How far the work was: the payload of a heartbeat.
+    Heartbeat,
+    /// What the attempt changed in its workspace, as a unified diff.
+    Diff,
+}
+
+impl TranscriptKind {
+    pub const ALL: [Self; 5] = [Self::Answer, Self::Progress, Self::Event, Self::Heartbeat, Self::Diff];
+
+    /// The word that people see.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Answer => "answer",
+            Self::Progress => "progress",
+            Self::Event => "event",
+            Self::Heartbeat => "heartbeat",
+            Self::Diff => "diff",
+        }
+    }
+
+    /// Whether it is a line for people who watch.
+    pub fn is_live(self) -> bool {
+        matches!(self, Self::Answer | Self::Progress)
+    }
+}
+
+/// A line of a transcript that is to be kept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewTranscript {
+    pub step: Step,
+    pub attempt: u32,
+    pub at: Timestamp,
+    pub kind: TranscriptKind,
+    pub text: String,
+}
+
+/// A line of a transcript.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TranscriptLine {
+    /// Greater for later ones.
+    pub number: u64,
+    pub line: NewTranscript,
+}
+
+/// Which lines of a run's transcripts.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TranscriptFilter {
+    /// Only with a greater number.
+    pub after: u64,
+    pub step: Option<Step>,
+    /// Only these kinds; all if empty.
+    pub kinds: Vec<TranscriptKind>,
 }
 
 /// What becomes of a run with an append.

@@ -52,6 +52,8 @@ impl Machine {
             return Err("it is older than the entry before".into());
         }
         self.last_at = at;
+        let is_call = matches!(&event, Event::Completed { step, .. } if self.steps.is_call(*step));
+        self.spending.note(position, &event, is_call);
         let scripted = |event| Scripted { position, at, event };
         match (&self.status, event) {
             (Status::New, Event::Started(_)) => {
@@ -91,10 +93,26 @@ impl Machine {
                 self.module = module;
                 self.moved = !recorded;
             }
-            (Status::Running, Event::Retried { from, emissions, .. }) => {
+            (Status::Running, Event::Retried { from, emissions, step }) => {
                 // What is void was left out before; see `retry`.
                 self.restarts.push_back((from, emissions));
+                // Whoever tries again may have mended what a provider refused.
+                self.providers_out.clear();
+                if let Some(step) = step {
+                    self.steps.begin_again(step, at);
+                }
             }
+            (Status::Running, Event::AttemptFailed(failed)) => {
+                if failed.auth {
+                    self.providers_out.insert(failed.provider.clone());
+                }
+                self.steps.attempt_failed(*failed)?;
+            }
+            (Status::Running, Event::Postponed { step, until, .. }) => self.steps.postpone(step, until)?,
+            (Status::Running, Event::Delegated { step, provider, question, deadline }) => {
+                self.steps.delegate(step, provider, *question, deadline, at)?;
+            }
+            (Status::Running, Event::BudgetChanged { .. }) => {}
             (Status::Running, Event::Cancelled { step }) => {
                 self.steps.cancel(step)?;
                 if recorded {

@@ -1,6 +1,7 @@
 //! The rules of the machine, told as conversations between a program, the
 //! machine and the world.
 
+mod attempts;
 mod calls;
 mod ends;
 mod mismatches;
@@ -162,6 +163,7 @@ impl Talk {
                 format!("call {step} #{attempt} {}", request.prompt)
             }
             Work::Execute { step, attempt, op } => format!("do {step} #{attempt} {}", op.kind()),
+            Work::Fail { step, failure } => format!("fail {step} {}", failure.message),
             Work::Abort { step } => format!("stop {step}"),
         };
         self.m.take_work(self.clock).into_iter().map(tell).collect()

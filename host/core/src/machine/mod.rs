@@ -22,6 +22,7 @@ mod apply;
 mod mismatch;
 mod random;
 mod retry;
+mod spending;
 mod steps;
 mod waitset;
 
@@ -30,7 +31,7 @@ mod conversation;
 #[cfg(test)]
 mod property;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use minicbor::bytes::ByteVec;
 
@@ -38,14 +39,19 @@ use self::apply::Refusal;
 pub use self::mismatch::Mismatch;
 use self::random::Random;
 pub use self::retry::{CannotRetry, Retry as RetryPlan, plan_retry};
+use self::spending::Spending;
 use self::steps::Steps;
-pub use self::steps::{OpenStep, QuestionChange};
+pub use self::steps::{CallState, OpenStep, QuestionChange};
 pub use self::waitset::SetId;
 use self::waitset::WaitSets;
-use crate::entry::{Entry, Event, Recorded, Started, decode_op, encode_op};
+use crate::entry::{Entry, Event, FailedCall, Recorded, Started, decode_op, encode_op};
 use crate::journal::{GENESIS, Journal, JournalError};
 use crate::limits::{self, TooLarge};
-use crate::{Digest, Failure, FailureKind, Json, Op, Outcome, Position, Row, Step, Timestamp};
+use crate::policy::budget::{Budget, Spent};
+use crate::policy::retry as policy;
+use crate::{
+    Digest, Failure, FailureKind, Json, Op, Outcome, Position, Question, Reply, Row, Step, Timestamp,
+};
 
 /// Why the program cannot go on.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
@@ -74,6 +80,8 @@ pub enum Stop {
 pub enum Work {
     /// Carry out a step whose outcome is not an entry yet.
     Execute { step: Step, attempt: u32, op: Op },
+    /// End a step that cannot be carried out.
+    Fail { step: Step, failure: Failure },
     /// Stop what carries out this step: nobody waits for it any more.
     Abort { step: Step },
 }
@@ -133,6 +141,9 @@ pub struct Machine {
     patches: HashMap<String, bool>,
     random: Random,
     cancel_requested: Option<Position>,
+    spending: Spending,
+    /// Providers that did not accept who was asking.
+    providers_out: BTreeSet<String>,
 
     next: Position,
     last_at: Timestamp,
@@ -179,6 +190,7 @@ impl Machine {
         let mut machine = Self::empty(started.as_ref().clone());
         machine.emissions_saved = emissions_saved;
         let first = Entry { at: first_at, event: Event::Started(started) };
+        let mut void_calls = HashSet::new();
         for entry in std::iter::once(first).chain(entries) {
             let position = machine.next;
             machine.next.0 += 1;
@@ -186,6 +198,20 @@ impl Machine {
                 Ok(entry) => entry,
                 Err(void) => {
                     machine.last_at = machine.last_at.max(void.at);
+                    // What was paid for stays paid.
+                    let is_call = match &void.event {
+                        Event::Scheduled { step, op } => {
+                            if is_agent(op) {
+                                void_calls.insert(*step);
+                            }
+                            false
+                        }
+                        Event::Completed { step, .. } => {
+                            void_calls.contains(step) || machine.steps.is_call(*step)
+                        }
+                        _ => false,
+                    };
+                    machine.spending.note(position, &void.event, is_call);
                     // Its number, and so its idempotency key, is never given to another one.
                     if let Event::Scheduled { step, .. } = void.event {
                         machine.steps.skip(step);
@@ -212,11 +238,13 @@ impl Machine {
     fn empty(started: Started) -> Self {
         Self {
             random: Random::new(&started.seed),
+            spending: Spending::new(started.config.budget),
             module: started.module,
             moving: None,
             moved: false,
             restarts: VecDeque::new(),
             started,
+            providers_out: BTreeSet::new(),
             started_at: Timestamp(0),
             status: Status::New,
             stop: None,
@@ -492,7 +520,69 @@ impl Machine {
         if self.outcome().is_some() || !self.steps.is_question(step) {
             return false;
         }
+        // A call is answered with a reply, whoever answers it.
+        let outcome = match (outcome, self.steps.delegated_to(step)) {
+            (Ok(output), Some(provider)) => {
+                let reply = Reply::new(provider, output);
+                serde_json::to_string(&reply)
+                    .map_err(|error| error.to_string())
+                    .and_then(|text| Json::parse(text).map_err(|error| error.to_string()))
+                    .map_err(|error| Failure::new(FailureKind::InvalidOutput, error))
+            }
+            (outcome, _) => outcome,
+        };
         self.append(clock, Event::Answered { step, outcome: outcome.into(), by, note });
+        true
+    }
+
+    /// An attempt at an agent call failed, and whether another one follows.
+    /// False if nobody waits for the call any more.
+    pub fn fail_attempt(&mut self, failed: FailedCall, clock: Timestamp) -> bool {
+        let step = failed.step;
+        if self.outcome().is_some()
+            || !self.steps.is_open(step)
+            || failed.attempt != self.steps.attempts(step)
+        {
+            return false;
+        }
+        self.append(clock, Event::AttemptFailed(Box::new(failed)));
+        true
+    }
+
+    /// The attempt at an agent call that was begun was not made: it has to
+    /// wait until then. False if nobody waits for the call any more.
+    pub fn postpone(&mut self, step: Step, until: Timestamp, reason: String, clock: Timestamp) -> bool {
+        if self.outcome().is_some() || !self.steps.is_open(step) {
+            return false;
+        }
+        self.append(clock, Event::Postponed { step, until, reason });
+        true
+    }
+
+    /// A person is to answer an agent call, until `deadline`. False if nobody
+    /// waits for the call any more.
+    pub fn delegate(
+        &mut self,
+        step: Step,
+        provider: String,
+        question: Question,
+        deadline: Option<Timestamp>,
+        clock: Timestamp,
+    ) -> bool {
+        if self.outcome().is_some() || !self.steps.is_open(step) {
+            return false;
+        }
+        self.append(clock, Event::Delegated { step, provider, question: Box::new(question), deadline });
+        true
+    }
+
+    /// Somebody changes what the run may spend. False if that changes nothing
+    /// or the run has ended.
+    pub fn change_budget(&mut self, budget: Budget, clock: Timestamp) -> bool {
+        if self.outcome().is_some() || budget == self.budget() {
+            return false;
+        }
+        self.append(clock, Event::BudgetChanged { budget });
         true
     }
 
@@ -548,6 +638,11 @@ impl Machine {
         while let Some((step, outcome)) = self.steps.due(clock) {
             self.append(clock, Event::Completed { step, outcome: outcome.into() });
         }
+        while let Some(step) = self.steps.delay_over(clock) {
+            let attempt = self.steps.attempts(step) + 1;
+            self.append(clock, Event::Attempted { step, attempt, after: None });
+            self.steps.start(step);
+        }
     }
 
     // What the driver asks.
@@ -559,13 +654,23 @@ impl Machine {
             // Nothing begins any more, or not yet; what had begun may have to be stopped.
             return self.steps.take_aborts().map(|step| Work::Abort { step }).collect();
         }
+        let mut work = Vec::new();
         if !self.resumed {
             self.resumed = true;
-            for (step, attempt) in self.steps.take_interrupted() {
-                self.append(clock, Event::Attempted { step, attempt, after: None });
+            for (step, attempt, position, op) in self.steps.take_interrupted() {
+                match decode_op(&op, position) {
+                    // Whether it was carried out is not known, and it must not be so twice.
+                    Ok(Op::Agent(request)) if policy::is_once(&request) => {
+                        self.steps.leave_unstarted(step);
+                        work.push(Work::Fail { step, failure: policy::unknown_outcome(attempt - 1) });
+                    }
+                    _ => {
+                        self.append(clock, Event::Attempted { step, attempt, after: None });
+                    }
+                }
             }
         }
-        let mut work: Vec<_> = self.steps.take_aborts().map(|step| Work::Abort { step }).collect();
+        work.extend(self.steps.take_aborts().map(|step| Work::Abort { step }));
         for (step, attempt, position, bytes) in self.steps.take_starts() {
             // The bytes are our own encoding, checked by the chain; a journal that was
             // forged on purpose shows up as a step that fails.
@@ -573,7 +678,7 @@ impl Machine {
                 Ok(op) => work.push(Work::Execute { step, attempt, op }),
                 Err(error) => {
                     let failure = Failure::new(FailureKind::Rejected, error.to_string());
-                    self.complete(step, Err(failure), clock);
+                    work.push(Work::Fail { step, failure });
                 }
             }
         }
@@ -659,6 +764,33 @@ impl Machine {
         self.cancel_requested.is_some()
     }
 
+    /// What the run may spend now.
+    pub fn budget(&self) -> Budget {
+        self.spending.budget(Position(u64::MAX))
+    }
+
+    /// What all attempts of the run have consumed, those that are void
+    /// included; and the time since it began.
+    pub fn spent(&self, clock: Timestamp) -> Spent {
+        Spent { time_ms: clock.since(self.started_at), ..self.spending.spent(Position(u64::MAX)) }
+    }
+
+    /// The same two as the program may know them: after the latest entry that it has observed.
+    pub fn observed_spending(&self) -> (Budget, Spent) {
+        let spent = Spent { time_ms: self.now.since(self.started_at), ..self.spending.spent(self.observed) };
+        (self.spending.budget(self.observed), spent)
+    }
+
+    /// What decides about the next attempt at an agent call.
+    pub fn call_state(&self, step: Step) -> Option<&CallState> {
+        self.steps.call(step)
+    }
+
+    /// Providers that did not accept who was asking, so that the run asks them no more.
+    pub fn providers_out(&self) -> &BTreeSet<String> {
+        &self.providers_out
+    }
+
     /// What shaped the run when it began.
     pub fn started(&self) -> &Started {
         &self.started
@@ -699,6 +831,13 @@ impl Machine {
     pub fn idempotency_key(&self, step: Step) -> String {
         let hash = blake3::keyed_hash(&self.started.seed, &step.0.to_be_bytes());
         format!("wf-{}", &hash.to_hex()[..32])
+    }
+
+    /// A number that varies the delay after an attempt.
+    pub fn jitter(&self, step: Step, attempt: u32) -> u64 {
+        let what = [b"delay".as_slice(), &step.0.to_be_bytes(), &attempt.to_be_bytes()].concat();
+        let hash = blake3::keyed_hash(&self.started.seed, &what);
+        u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap_or_default())
     }
 
     // Within.
@@ -759,4 +898,10 @@ impl Machine {
             self.observe(front.position, front.at);
         }
     }
+}
+
+/// Whether the bytes are those of an agent call.
+fn is_agent(op: &[u8]) -> bool {
+    let mut decoder = minicbor::Decoder::new(op);
+    decoder.array().and_then(|_| decoder.u32()).is_ok_and(|kind| kind == 0)
 }

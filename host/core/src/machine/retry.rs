@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::entry::{Entry, Event};
+use crate::entry::{Entry, Event, Recorded};
 use crate::journal::{Journal, extend_chain};
 use crate::{Digest, FailureKind, Outcome, Position, Row, Step, Timestamp};
 
@@ -33,6 +33,11 @@ impl Void {
 
     fn range(&mut self, entries: &[Entry], from: Position, retried: Option<Step>) {
         let mut begun = HashSet::new();
+        // Whoever pays for one call that could not be afforded pays for all of them.
+        let unaffordable = entries.iter().any(|entry| {
+            matches!(&entry.event, Event::Completed { step, outcome }
+                if retried == Some(*step) && is_unaffordable(outcome))
+        });
         for (offset, entry) in entries.iter().enumerate() {
             let void = match &entry.event {
                 Event::Scheduled { step, .. } => begun.insert(*step),
@@ -40,13 +45,20 @@ impl Void {
                 | Event::Patched { .. }
                 | Event::Finished { .. }
                 | Event::CancelRequested { .. } => true,
-                Event::Completed { step, .. } | Event::Answered { step, .. } => {
-                    begun.contains(step) || retried == Some(*step)
+                Event::Completed { step, outcome } => {
+                    let unpaid = unaffordable && is_unaffordable(outcome);
+                    begun.contains(step) || retried == Some(*step) || unpaid
                 }
-                Event::Attempted { step, .. } => begun.contains(step),
-                Event::Started(_) | Event::Received { .. } | Event::Retried { .. } | Event::Moved { .. } => {
-                    false
-                }
+                Event::Answered { step, .. } => begun.contains(step) || retried == Some(*step),
+                Event::Attempted { step, .. }
+                | Event::Postponed { step, .. }
+                | Event::Delegated { step, .. } => begun.contains(step),
+                Event::AttemptFailed(failed) => begun.contains(&failed.step),
+                Event::Started(_)
+                | Event::Received { .. }
+                | Event::Retried { .. }
+                | Event::Moved { .. }
+                | Event::BudgetChanged { .. } => false,
             };
             if void {
                 self.entries.insert(Position(from.0 + offset as u64));
@@ -58,6 +70,10 @@ impl Void {
     pub fn of_entry(&self, position: Position, entry: Entry) -> Result<Entry, Entry> {
         if self.entries.contains(&position) { Err(entry) } else { Ok(entry) }
     }
+}
+
+fn is_unaffordable(outcome: &Recorded) -> bool {
+    matches!(outcome, Recorded::Err(failure) if failure.kind == FailureKind::BudgetExceeded)
 }
 
 /// Where a run that had ended is taken up.
@@ -125,7 +141,10 @@ pub fn plan_retry(journal: &Journal, step: Option<Step>, end_only: bool) -> Resu
         return Ok(Retry { from: cancelled.map_or(end, |(position, _)| position), step: None });
     }
     let same = |own: &crate::Failure| own.kind == failure.kind && failure.message.contains(&own.message);
-    match failed.iter().rev().find(|(_, _, own)| same(own)) {
+    // After the first call that could not be afforded none could.
+    let first = failed.iter().find(|(_, _, own)| own.kind == FailureKind::BudgetExceeded);
+    let first = first.filter(|_| failure.kind == FailureKind::BudgetExceeded);
+    match first.or_else(|| failed.iter().rev().find(|(_, _, own)| same(own))) {
         Some((from, step, _)) => Ok(Retry { from: *from, step: Some(*step) }),
         None => Err(CannotRetry::OwnFault),
     }

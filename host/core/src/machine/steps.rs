@@ -6,7 +6,7 @@ use minicbor::Decoder;
 use minicbor::bytes::ByteVec;
 
 use super::{Refusal, SetId};
-use crate::entry::decode_op;
+use crate::entry::{FailedCall, decode_op};
 use crate::{Failure, FailureKind, Json, Op, Outcome, Position, Question, Step, Timestamp, spell_millis};
 
 /// What changes in the list of open questions.
@@ -55,7 +55,22 @@ enum Kind {
     /// A person answers it.
     Question {
         deadline: Option<(Timestamp, u64)>,
+        /// The question of an agent call, and whose name its reply bears.
+        delegated: Option<Box<(String, Question)>>,
     },
+}
+
+/// What decides about the next attempt at an agent call.
+#[derive(Clone, PartialEq, Debug)]
+pub struct CallState {
+    /// When the step was scheduled, or begun again.
+    pub since: Timestamp,
+    /// Attempts that failed since then.
+    pub failures: u32,
+    /// Those of them that failed for authentication.
+    pub auth_failures: u32,
+    /// What the last attempt that failed reported about its progress.
+    pub heartbeat: Option<Json>,
 }
 
 #[derive(Debug)]
@@ -64,6 +79,9 @@ struct State {
     scheduled: Position,
     at: Timestamp,
     attempts: u32,
+    call: CallState,
+    /// When the next attempt begins.
+    delay: Option<Timestamp>,
     done: Option<Done>,
     cancelled: bool,
     /// Whether the program of this execution holds it.
@@ -97,6 +115,8 @@ pub(super) struct Steps {
     /// Open steps that the host carries out.
     working: BTreeSet<Step>,
     timers: BTreeSet<(Timestamp, Step)>,
+    /// Agent calls whose next attempt begins at a time; they are among `working`.
+    delayed: BTreeSet<(Timestamp, Step)>,
     signals: HashMap<String, Queue>,
     /// Open steps that a person ends.
     questions: BTreeSet<Step>,
@@ -146,7 +166,7 @@ impl Steps {
                     let deadline = deadline.map(|(deadline, _)| deadline);
                     self.question_changes.push(QuestionChange::Asked { step, at, deadline, question });
                 }
-                Kind::Question { deadline }
+                Kind::Question { deadline, delegated: None }
             }
             Peeked::Waits(Op::SleepUntil { at }) => self.timer(step, Timestamp(at)),
             Peeked::Waits(Op::Sleep { length_ms }) => self.timer(step, at.after(length_ms)),
@@ -172,6 +192,8 @@ impl Steps {
             scheduled: position,
             at,
             attempts,
+            call: CallState { since: at, failures: 0, auth_failures: 0, heartbeat: None },
+            delay: None,
             done,
             cancelled: false,
             held: false,
@@ -201,6 +223,9 @@ impl Steps {
             }) => Err(format!("it is an attempt at step {step}, which is waited for and not tried")),
             Some(state) if state.is_open() && attempt == state.attempts + 1 => {
                 state.attempts = attempt;
+                if let Some(at) = state.delay.take() {
+                    self.delayed.remove(&(at, step));
+                }
                 Ok(())
             }
             Some(state) if state.is_open() => {
@@ -208,6 +233,102 @@ impl Steps {
             }
             _ => Err(format!("it is an attempt at step {step}, which is not open")),
         }
+    }
+
+    /// The open agent call that is carried out, or is to be.
+    fn open_call(&mut self, step: Step) -> Result<&mut State, String> {
+        match self.states.get_mut(&step) {
+            Some(state) if state.is_open() && matches!(state.kind, Kind::Work { repeat: true }) => Ok(state),
+            _ => Err(format!("step {step} is no open agent call")),
+        }
+    }
+
+    pub(super) fn attempt_failed(&mut self, failed: FailedCall) -> Result<(), String> {
+        let FailedCall { step, attempt, auth, again_at, heartbeat, .. } = failed;
+        let state = self.open_call(step)?;
+        if attempt != state.attempts || state.delay.is_some() {
+            return Err(format!("attempt {attempt} of step {step} was not under way"));
+        }
+        state.call.failures += 1;
+        state.call.auth_failures += u32::from(auth);
+        state.call.heartbeat = heartbeat.or_else(|| state.call.heartbeat.take());
+        state.begun = false;
+        state.delay = again_at;
+        self.delayed.extend(again_at.map(|at| (at, step)));
+        Ok(())
+    }
+
+    /// The attempt that was to begin is put off, as if it had not been meant to.
+    pub(super) fn postpone(&mut self, step: Step, until: Timestamp) -> Result<(), String> {
+        let state = self.open_call(step)?;
+        if state.attempts == 0 || state.delay.is_some() {
+            return Err(format!("step {step} was to begin no attempt"));
+        }
+        state.attempts -= 1;
+        state.begun = false;
+        state.delay = Some(until);
+        self.delayed.insert((until, step));
+        Ok(())
+    }
+
+    /// A person is to answer the call.
+    pub(super) fn delegate(
+        &mut self,
+        step: Step,
+        provider: String,
+        question: Question,
+        deadline: Option<Timestamp>,
+        at: Timestamp,
+    ) -> Result<(), String> {
+        let state = self.open_call(step)?;
+        if state.delay.is_some() {
+            return Err(format!("step {step} was to begin no attempt"));
+        }
+        let limit = deadline.map(|deadline| (deadline, deadline.since(state.call.since)));
+        state.begun = false;
+        state.kind =
+            Kind::Question { deadline: limit, delegated: Some(Box::new((provider, question.clone()))) };
+        self.working.remove(&step);
+        self.timers.extend(deadline.map(|deadline| (deadline, step)));
+        self.questions.insert(step);
+        self.question_changes.push(QuestionChange::Asked { step, at, deadline, question });
+        Ok(())
+    }
+
+    /// Whose name the reply of a call bears that a person answers.
+    pub(super) fn delegated_to(&self, step: Step) -> Option<&str> {
+        match &self.states.get(&step)?.kind {
+            Kind::Question { delegated: Some(delegated), .. } => Some(&delegated.0),
+            _ => None,
+        }
+    }
+
+    pub(super) fn call(&self, step: Step) -> Option<&CallState> {
+        self.states.get(&step).map(|state| &state.call)
+    }
+
+    pub(super) fn attempts(&self, step: Step) -> u32 {
+        self.states.get(&step).map_or(0, |state| state.attempts)
+    }
+
+    /// Whether the step is an agent call that the host carries out.
+    pub(super) fn is_call(&self, step: Step) -> bool {
+        self.states.get(&step).is_some_and(|state| matches!(state.kind, Kind::Work { repeat: true }))
+    }
+
+    /// The agent call whose next attempt is to begin, if that is not after `clock`.
+    pub(super) fn delay_over(&self, clock: Timestamp) -> Option<Step> {
+        self.delayed.first().filter(|(at, _)| *at <= clock).map(|(_, step)| *step)
+    }
+
+    /// The step is not to be carried out.
+    pub(super) fn leave_unstarted(&mut self, step: Step) {
+        self.starts.retain(|start| *start != step);
+    }
+
+    /// The next attempt of the step begins.
+    pub(super) fn start(&mut self, step: Step) {
+        self.starts.push(step);
     }
 
     pub(super) fn complete(&mut self, step: Step, done: Done) -> Result<Vec<(SetId, u64)>, String> {
@@ -236,12 +357,19 @@ impl Steps {
     /// The step is tried again: time limits count from `at`.
     pub(super) fn reopen(&mut self, step: Step, at: Timestamp) {
         let Some(state) = self.states.get_mut(&step).filter(|state| state.is_open()) else { return };
-        if let Kind::Signal { deadline: Some(deadline), .. } | Kind::Question { deadline: Some(deadline) } =
-            &mut state.kind
+        if let Kind::Signal { deadline: Some(deadline), .. }
+        | Kind::Question { deadline: Some(deadline), .. } = &mut state.kind
         {
             self.timers.remove(&(deadline.0, step));
             deadline.0 = at.after(deadline.1);
             self.timers.insert((deadline.0, step));
+        }
+    }
+
+    /// The same for the attempts at an agent call: what failed before does not count.
+    pub(super) fn begin_again(&mut self, step: Step, at: Timestamp) {
+        if let Some(state) = self.states.get_mut(&step) {
+            state.call = CallState { since: at, failures: 0, auth_failures: 0, heartbeat: None };
         }
     }
 
@@ -302,6 +430,7 @@ impl Steps {
         }
         self.starts.clear();
         self.timers.clear();
+        self.delayed.clear();
         self.signals.clear();
     }
 
@@ -310,6 +439,9 @@ impl Steps {
         let Some(state) = self.states.get_mut(&step) else {
             return Vec::new();
         };
+        if let Some(at) = state.delay.take() {
+            self.delayed.remove(&(at, step));
+        }
         match &state.kind {
             Kind::Work { .. } => {
                 self.working.remove(&step);
@@ -331,7 +463,7 @@ impl Steps {
                     queue.waits.remove(&step);
                 }
             }
-            Kind::Question { deadline } => {
+            Kind::Question { deadline, .. } => {
                 if let Some((deadline, _)) = deadline {
                     self.timers.remove(&(*deadline, step));
                 }
@@ -403,7 +535,7 @@ impl Steps {
                 let message = format!("no signal `{name}` came within {}", spell_millis(*millis));
                 Err(Failure::new(FailureKind::TimedOut, message))
             }
-            Some(Kind::Question { deadline: Some((_, millis)) }) => {
+            Some(Kind::Question { deadline: Some((_, millis)), .. }) => {
                 let message = format!("nobody answered within {}", spell_millis(*millis));
                 Err(Failure::new(FailureKind::TimedOut, message))
             }
@@ -413,18 +545,22 @@ impl Steps {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Timestamp> {
-        self.timers.first().map(|(deadline, _)| *deadline)
+        let delayed = self.delayed.first();
+        self.timers.first().into_iter().chain(delayed).map(|(deadline, _)| *deadline).min()
     }
 
     /// Takes up the work that was under way when the last execution ended. Gives
-    /// the calls among it with the number of the attempt that is due.
-    pub(super) fn take_interrupted(&mut self) -> Vec<(Step, u32)> {
+    /// the calls among it with the number of the attempt that is due, and their operations.
+    pub(super) fn take_interrupted(&mut self) -> Vec<(Step, u32, Position, ByteVec)> {
         let mut calls = Vec::new();
-        for &step in &self.working {
-            if let Some(state) = self.states.get(&step).filter(|state| state.recorded) {
+        // Their delay ended in this execution.
+        let begun: BTreeSet<_> = self.starts.iter().copied().collect();
+        for &step in self.working.difference(&begun) {
+            let interrupted = |state: &&State| state.recorded && state.delay.is_none();
+            if let Some(state) = self.states.get(&step).filter(interrupted) {
                 self.starts.push(step);
                 if matches!(state.kind, Kind::Work { repeat: true }) {
-                    calls.push((step, state.attempts + 1));
+                    calls.push((step, state.attempts + 1, state.scheduled, state.op.clone()));
                 }
             }
         }
@@ -448,7 +584,7 @@ impl Steps {
     }
 
     pub(super) fn only_waits(&self) -> bool {
-        self.working.is_empty() && self.aborts.is_empty()
+        self.working.len() == self.delayed.len() && self.aborts.is_empty()
     }
 
     pub(super) fn open(&self) -> impl Iterator<Item = OpenStep<'_>> {
@@ -464,7 +600,7 @@ impl Steps {
                 Kind::Signal { name, deadline } => {
                     (deadline.map(|(deadline, _)| deadline), Some(name.as_str()))
                 }
-                Kind::Question { deadline } => (deadline.map(|(deadline, _)| deadline), None),
+                Kind::Question { deadline, .. } => (deadline.map(|(deadline, _)| deadline), None),
             };
             Some(OpenStep { step: *step, deadline, signal, attempts: state.attempts })
         })
@@ -477,8 +613,14 @@ impl Steps {
     pub(super) fn open_questions(&self) -> Vec<QuestionChange> {
         let open = self.questions.iter().filter_map(|&step| {
             let state = self.states.get(&step)?;
-            let Ok(Op::Ask { question, .. }) = decode_op(&state.op, state.scheduled) else { return None };
-            let Kind::Question { deadline } = state.kind else { return None };
+            let Kind::Question { deadline, delegated } = &state.kind else { return None };
+            let question = match delegated {
+                Some(delegated) => delegated.1.clone(),
+                None => match decode_op(&state.op, state.scheduled) {
+                    Ok(Op::Ask { question, .. }) => question,
+                    _ => return None,
+                },
+            };
             let (deadline, at) = (deadline.map(|(deadline, _)| deadline), state.at);
             Some(QuestionChange::Asked { step, at, deadline, question })
         });

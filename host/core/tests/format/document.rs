@@ -32,8 +32,8 @@ fn example() -> Vec<Entry> {
             memory_bytes: 512 << 20,
             fuel: 20_000_000_000,
             stack_bytes: 1 << 20,
-            script: None,
             sandbox: None,
+            ..RunConfig::default()
         },
         labels: vec![],
         parent: None,

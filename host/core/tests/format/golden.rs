@@ -34,8 +34,8 @@ fn started() -> Started {
             memory_bytes: 1 << 29,
             fuel: 20_000_000_000,
             stack_bytes: 1 << 20,
-            script: None,
             sandbox: None,
+            ..RunConfig::default()
         },
         labels: vec![("team".to_owned(), "docs".to_owned())],
         parent: Some("run-parent".parse().unwrap()),

@@ -24,7 +24,8 @@ use crate::clock;
 /// `wfho`, which tells our files from other programs'.
 const APPLICATION_ID: i32 = 0x7766_686f;
 /// Numbered migrations: the n-th makes format n of format n - 1.
-const MIGRATIONS: [&str; 2] = [include_str!("schema.sql"), include_str!("schema-2.sql")];
+const MIGRATIONS: [&str; 3] =
+    [include_str!("schema.sql"), include_str!("schema-2.sql"), include_str!("schema-3.sql")];
 
 /// What a commit survives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -353,6 +354,28 @@ impl Store for SqliteStore {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<OutMessage>>> {
         async move { self.read(|c| read::messages(c, run, after, limit)) }.boxed()
+    }
+
+    fn transcribe<'a>(&'a self, run: &'a RunId, lines: Vec<NewTranscript>) -> BoxFuture<'a, Result<()>> {
+        let run = run.clone();
+        self.write(move |c| write::transcribe(c, &run, &lines)).boxed()
+    }
+
+    fn transcript<'a>(
+        &'a self,
+        run: &'a RunId,
+        filter: TranscriptFilter,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<TranscriptLine>>> {
+        async move { self.read(|c| read::transcript(c, run, &filter, limit)) }.boxed()
+    }
+
+    fn keep_answer(&self, key: Digest, at: Timestamp, reply: Json) -> BoxFuture<'_, Result<()>> {
+        self.write(move |c| write::keep_answer(c, key, at, &reply)).boxed()
+    }
+
+    fn kept_answer(&self, key: Digest) -> BoxFuture<'_, Result<Option<(Timestamp, Json)>>> {
+        async move { self.read(|c| read::kept_answer(c, key)) }.boxed()
     }
 
     fn questions<'a>(

@@ -6,8 +6,9 @@ use wfhost_core::{Digest, Epoch, Json, Outcome, Position, Recorded, Row, RunId, 
 
 use super::write::{AnswerBody, lease};
 use crate::store::{
-    Change, LogLevel, LogLine, Message, MessageBody, MessageId, ModuleInfo, OpenQuestion, OutMessage, Owner,
-    RunFilter, RunInfo, RunState, Waiting,
+    Change, LogLevel, LogLine, Message, MessageBody, MessageId, ModuleInfo, NewTranscript, OpenQuestion,
+    OutMessage, Owner, RunFilter, RunInfo, RunState, TranscriptFilter, TranscriptKind, TranscriptLine,
+    Waiting,
 };
 
 type Result<T> = rusqlite::Result<T>;
@@ -172,6 +173,50 @@ pub(super) fn messages(
         })
     })?
     .collect()
+}
+
+pub(super) fn transcript(
+    c: &Connection,
+    run: &RunId,
+    filter: &TranscriptFilter,
+    limit: usize,
+) -> Result<Vec<TranscriptLine>> {
+    let kinds: Vec<_> = filter.kinds.iter().map(|kind| *kind as u8).collect();
+    let kinds = serde_json::to_string(&kinds).unwrap_or_default();
+    c.prepare_cached(
+        "SELECT t.id, t.step, t.attempt, t.at, t.kind, t.text FROM runs r JOIN transcripts t ON t.run = r.id
+         WHERE r.name = ?1 AND t.id > ?2 AND (?3 IS NULL OR t.step = ?3)
+           AND (?4 = '[]' OR t.kind IN (SELECT value FROM json_each(?4))) ORDER BY t.id LIMIT ?5",
+    )?
+    .query_map(
+        params![
+            run.as_str(),
+            filter.after as i64,
+            filter.step.map(|step| step.0 as i64),
+            kinds,
+            limit as i64
+        ],
+        |row| {
+            let kind: i64 = row.get(4)?;
+            let kind = TranscriptKind::ALL.get(kind as usize).copied();
+            let line = NewTranscript {
+                step: Step(row.get::<_, i64>(1)? as u64),
+                attempt: row.get(2)?,
+                at: time(row, 3)?,
+                // One of a later version is shown as it is.
+                kind: kind.unwrap_or(TranscriptKind::Event),
+                text: row.get(5)?,
+            };
+            Ok(TranscriptLine { number: row.get::<_, i64>(0)? as u64, line })
+        },
+    )?
+    .collect()
+}
+
+pub(super) fn kept_answer(c: &Connection, key: Digest) -> Result<Option<(Timestamp, Json)>> {
+    c.prepare_cached("SELECT at, reply FROM answers WHERE key = ?1")?
+        .query_row([key.0], |row| Ok((time(row, 0)?, json(row, 1)?)))
+        .optional()
 }
 
 pub(super) fn inbox(c: &Connection, run: &RunId) -> Result<Vec<Message>> {

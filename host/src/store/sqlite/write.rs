@@ -1,11 +1,13 @@
 //! What is done inside a transaction. Each function checks before it changes.
 
 use rusqlite::{Connection, OptionalExtension, named_params, params};
-use wfhost_core::{Digest, Epoch, FailureKind, Outcome, QuestionChange, Recorded, RunId, Step, Timestamp};
+use wfhost_core::{
+    Digest, Epoch, FailureKind, Json, Outcome, QuestionChange, Recorded, RunId, Step, Timestamp,
+};
 
 use crate::store::{
     Append, Appended, ClaimHow, Claimed, Created, Deleted, Emission, ImportedRun, LogLine, MessageBody,
-    NewMessage, NewRun, Next, Owner, Posted, Rebuilt, RunState, StoreError, Waiting,
+    NewMessage, NewRun, NewTranscript, Next, Owner, Posted, Rebuilt, RunState, StoreError, Waiting,
 };
 
 /// Why a write did nothing.
@@ -456,6 +458,27 @@ fn insert_message(c: &Connection, run: i64, at: Timestamp, body: &MessageBody) -
     Ok(())
 }
 
+pub(super) fn transcribe(c: &Connection, run: &RunId, lines: &[NewTranscript]) -> Result<()> {
+    let id: Option<i64> = c
+        .prepare_cached("SELECT id FROM runs WHERE name = ?1")?
+        .query_row([run.as_str()], |row| row.get(0))
+        .optional()?;
+    let Some(id) = id else { return Ok(()) };
+    let mut insert = c.prepare_cached(
+        "INSERT INTO transcripts (run, step, attempt, at, kind, text) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?;
+    for NewTranscript { step, attempt, at, kind, text } in lines {
+        insert.execute(params![id, step.0 as i64, attempt, at.0 as i64, *kind as i64, text])?;
+    }
+    Ok(())
+}
+
+pub(super) fn keep_answer(c: &Connection, key: Digest, at: Timestamp, reply: &Json) -> Result<()> {
+    c.prepare_cached("INSERT OR REPLACE INTO answers (key, at, reply) VALUES (?1, ?2, ?3)")?
+        .execute(params![key.0, at.0 as i64, reply.as_str()])?;
+    Ok(())
+}
+
 pub(super) fn import(c: &Connection, run: &ImportedRun) -> Result<()> {
     let info = &run.info;
     check_new(c, &info.id, info.module)?;
@@ -575,7 +598,7 @@ pub(super) fn delete(c: &Connection, run: &RunId, now: Timestamp) -> Result<Dele
          AND id = (SELECT max(id) FROM journal)",
     )?
     .execute([id])?;
-    for table in ["journal", "inbox", "logs", "state", "questions", "messages"] {
+    for table in ["journal", "inbox", "logs", "state", "questions", "messages", "transcripts"] {
         c.prepare_cached(&format!("DELETE FROM {table} WHERE run = ?1"))?.execute([id])?;
     }
     c.prepare_cached("DELETE FROM runs WHERE id = ?1")?.execute([id])?;

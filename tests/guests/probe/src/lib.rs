@@ -30,6 +30,7 @@ async fn probe(program: Program) -> Result<Vec<Value>> {
             Operation::FailWith { kind, message, details } => {
                 return Err(Error::new(kind, message).with_details(details));
             }
+            Operation::AgentOrFail(asked) => results.push(json!(request::ask(*asked).reply().await?)),
             operation => results.push(perform(operation).await),
         }
     }
@@ -183,7 +184,10 @@ fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
             Operation::Floats(rounds) => json!(observe::floats(rounds)),
 
             // They end the program, not an operation within another one.
-            Operation::MustAgent(_) | Operation::Fail(_) | Operation::FailWith { .. } => Value::Null,
+            Operation::MustAgent(_)
+            | Operation::AgentOrFail(_)
+            | Operation::Fail(_)
+            | Operation::FailWith { .. } => Value::Null,
             Operation::Panic(message) => panic!("{message}"),
             Operation::Trap => trap(),
             Operation::Spin => loop {

@@ -29,6 +29,8 @@ pub enum Operation {
     },
     /// Asks with any field of a request. Gives the whole reply.
     AgentWith(Box<Request>),
+    /// The same, but a failure is that of the run. Only at the top.
+    AgentOrFail(Box<Request>),
     /// Sleeps for so many milliseconds. Gives null.
     Sleep(u64),
     /// Sleeps until a time, in milliseconds since 1970. Gives null.

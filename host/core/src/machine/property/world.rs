@@ -56,6 +56,7 @@ impl World {
                     assert!(machine.open_steps().any(|open| open.step == step), "only open steps are begun");
                     assert_eq!(self.running.insert(step, attempt), None, "a step is begun once");
                 }
+                Work::Fail { step, .. } => panic!("step {step} can be carried out"),
                 Work::Abort { step } => {
                     assert!(self.running.remove(&step).is_some(), "only what was begun is stopped");
                 }

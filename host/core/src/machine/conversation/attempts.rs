@@ -1,0 +1,225 @@
+//! Attempts at agent calls: those that fail, wait, are put to people, or may be
+//! made once; and what they cost.
+
+use super::*;
+use crate::policy::budget::Budget;
+use crate::{FailedCall, Question, Retry, Usage};
+
+fn unavailable(step: Step, attempt: u32, again_at: Option<Timestamp>) -> FailedCall {
+    FailedCall {
+        step,
+        attempt,
+        provider: "p".to_owned(),
+        failure: Failure::new(FailureKind::Unavailable, "busy"),
+        auth: false,
+        again_at,
+        usage: None,
+        heartbeat: None,
+    }
+}
+
+fn used(tokens: u64) -> Option<Usage> {
+    Some(Usage { input_tokens: tokens, ..Usage::default() })
+}
+
+fn reply(tokens: u64) -> Outcome {
+    said(json!({"output": "x", "provider": "p", "usage": {"input_tokens": tokens}}))
+}
+
+#[test]
+fn the_next_attempt_begins_when_its_delay_is_over() {
+    let mut t = Talk::start();
+    let step = t.ask(agent("p"));
+    assert_eq!(t.work(), ["call 1 #1 p"]);
+    let at = t.clock.after(100);
+    assert!(t.m.fail_attempt(unavailable(step, 1, Some(at)), t.clock));
+    assert!(t.m.only_waits(), "a delay needs no program in memory");
+    assert_eq!(t.m.next_deadline(), Some(at));
+    t.m.fire_timers(at.after(0));
+    assert_eq!(t.work(), ["call 1 #2 p"]);
+    assert!(!t.m.only_waits());
+    t.m.complete(step, said("well"), at);
+    assert_eq!(t.got(step), said("well"));
+}
+
+#[test]
+fn a_crash_within_a_delay_gives_no_attempt_away() {
+    let mut t = Talk::start();
+    let step = t.ask(agent("p"));
+    t.work();
+    let at = t.clock.after(100);
+    let failed = FailedCall { heartbeat: Some(Json::from(json!(7))), ..unavailable(step, 1, Some(at)) };
+    t.m.fail_attempt(failed, t.clock);
+    t.reopen();
+    t.ask(agent("p"));
+    assert_eq!(t.work(), [""; 0], "its time has not come");
+    assert_eq!(t.m.next_deadline(), Some(at), "the delay is the same");
+    let state = t.m.call_state(step).unwrap().clone();
+    assert_eq!((state.failures, state.heartbeat), (1, Some(Json::from(json!(7)))));
+    t.m.fire_timers(at);
+    assert_eq!(t.work(), ["call 1 #2 p"]);
+    // Now the host dies during the attempt: that is no failure.
+    t.reopen();
+    t.ask(agent("p"));
+    assert_eq!(t.work(), ["call 1 #3 p"]);
+    assert_eq!(t.m.call_state(step).unwrap().failures, 1);
+}
+
+#[test]
+fn a_delay_that_is_over_before_the_program_has_come_through_begins_one_attempt() {
+    let mut t = Talk::start();
+    let step = t.ask(agent("p"));
+    t.work();
+    let at = t.clock.after(100);
+    t.m.fail_attempt(unavailable(step, 1, Some(at)), t.clock);
+    t.reopen();
+    t.ask(agent("p"));
+    t.m.fire_timers(at);
+    assert_eq!(t.work(), ["call 1 #2 p"]);
+    assert_eq!(t.work(), [""; 0]);
+}
+
+#[test]
+fn an_attempt_that_is_put_off_is_none() {
+    let mut t = Talk::start();
+    let step = t.ask(agent("p"));
+    t.work();
+    let until = t.clock.after(100);
+    assert!(t.m.postpone(step, until, "waiting for quota of p".to_owned(), t.clock));
+    assert!(t.m.only_waits());
+    t.reopen();
+    t.ask(agent("p"));
+    assert_eq!(t.work(), [""; 0]);
+    t.m.fire_timers(until);
+    assert_eq!(t.work(), ["call 1 #1 p"]);
+}
+
+#[test]
+fn a_call_that_is_dropped_in_its_delay_does_not_begin_again() {
+    let mut t = Talk::start();
+    let step = t.ask(agent("p"));
+    t.work();
+    let at = t.clock.after(100);
+    t.m.fail_attempt(unavailable(step, 1, Some(at)), t.clock);
+    t.m.drop_step(step, t.clock).unwrap();
+    assert_eq!(t.m.next_deadline(), None);
+    t.m.fire_timers(at);
+    assert_eq!(t.work(), [""; 0]);
+    assert!(!t.m.fail_attempt(unavailable(step, 1, None), at), "nobody waits for it");
+}
+
+#[test]
+fn a_call_that_may_be_made_once_is_not_made_again() {
+    let request = AgentRequest {
+        prompt: "pay".to_owned(),
+        retry: Some(Retry {
+            max_attempts: 1,
+            initial_ms: 0,
+            factor: 1.0,
+            max_ms: 0,
+            jitter: 0.0,
+            fatal: vec!["unknown-outcome".to_owned()],
+        }),
+        ..AgentRequest::default()
+    };
+    let op = Op::Agent(Box::new(request));
+    let mut t = Talk::start();
+    t.ask(op.clone());
+    assert_eq!(t.work(), ["call 1 #1 pay"]);
+    t.reopen();
+    t.ask(op);
+    let work = t.work();
+    assert_eq!(work.len(), 1);
+    assert!(work[0].starts_with("fail 1 unknown-outcome"), "{work:?}");
+}
+
+#[test]
+fn a_person_answers_a_call_with_a_reply() {
+    let mut t = Talk::start();
+    let step = t.ask(agent("ship it?"));
+    t.work();
+    let question = Question { prompt: "ship it?".to_owned(), schema: None, choices: vec![], details: None };
+    let deadline = Some(t.clock.after(500));
+    assert!(t.m.delegate(step, "human".to_owned(), question.clone(), deadline, t.clock));
+    assert!(t.m.asks_people() && t.m.only_waits());
+    t.reopen();
+    t.ask(agent("ship it?"));
+    assert_eq!(t.work(), [""; 0]);
+    let open = t.m.open_questions();
+    assert!(matches!(&open[..], [QuestionChange::Asked { question: asked, .. }] if *asked == question));
+    assert!(t.m.answer(step, said("yes"), Some("ada".to_owned()), None, t.clock));
+    assert_eq!(t.got(step), said(json!({"output": "yes", "provider": "human"})));
+    assert!(!t.m.answer(step, said("no"), None, None, t.clock));
+}
+
+#[test]
+fn a_program_reads_what_it_has_seen_being_spent() {
+    let mut t = Talk::start();
+    let (a, b) = (t.ask(agent("a")), t.ask(agent("b")));
+    t.work();
+    let failed = FailedCall { usage: used(5), ..unavailable(a, 1, Some(t.clock)) };
+    t.m.fail_attempt(failed, t.clock);
+    t.m.complete(b, reply(10), t.clock);
+    t.m.fire_timers(t.clock);
+    t.m.complete(a, reply(100), t.clock);
+    let seen = |t: &Talk| t.m.observed_spending().1.tokens;
+    assert_eq!(t.m.spent(t.clock).tokens, 115);
+    assert_eq!(seen(&t), 0);
+    assert!(t.got(b).is_ok());
+    assert_eq!(seen(&t), 15);
+    assert!(t.got(a).is_ok());
+    assert_eq!(seen(&t), 115);
+    t.reopen();
+    assert_eq!(t.m.spent(t.clock).tokens, 115);
+    let (a, b) = (t.ask(agent("a")), t.ask(agent("b")));
+    assert_eq!(seen(&t), 0);
+    assert!(t.got(b).is_ok());
+    assert_eq!(seen(&t), 15);
+    assert!(t.got(a).is_ok());
+    assert_eq!(seen(&t), 115);
+}
+
+#[test]
+fn what_is_void_stays_paid_and_a_raised_budget_takes_up_all_that_was_too_dear() {
+    let mut t = Talk::start();
+    let steps = [t.ask(agent("a")), t.ask(agent("b")), t.ask(agent("c"))];
+    t.work();
+    t.m.complete(steps[0], reply(50), t.clock);
+    let short = || failed(FailureKind::BudgetExceeded, "the budget is used up");
+    t.m.complete(steps[1], short(), t.clock);
+    t.m.complete(steps[2], short(), t.clock);
+    let ends = steps.map(|step| t.got(step).is_ok());
+    assert_eq!(ends, [true, false, false]);
+    t.m.finish(short(), t.clock).unwrap();
+    let mut journal = t.journal();
+    let plan = plan_retry(&journal, None, false).unwrap();
+    assert_eq!(plan.step, Some(steps[1]), "the first that could not be afforded");
+    plan.append(&mut journal, 0, t.clock);
+    t.m = Machine::open(journal, 0).unwrap();
+    let budget = Budget { tokens: Some(500), ..Budget::default() };
+    assert!(t.m.change_budget(budget, t.clock) && !t.m.change_budget(budget, t.clock));
+    assert_eq!(t.m.budget(), budget);
+    let again = [t.ask(agent("a")), t.ask(agent("b")), t.ask(agent("c"))];
+    assert_eq!(t.got(again[0]), reply(50));
+    assert_eq!(t.work(), ["call 2 #2 b", "call 3 #2 c"]);
+    assert_eq!(t.m.spent(t.clock).tokens, 50);
+}
+
+#[test]
+fn a_provider_that_refused_is_out_until_somebody_tries_again() {
+    let mut t = Talk::start();
+    let step = t.ask(agent("p"));
+    t.work();
+    t.m.fail_attempt(FailedCall { auth: true, ..unavailable(step, 1, None) }, t.clock);
+    t.m.complete(step, failed(FailureKind::Rejected, "no"), t.clock);
+    t.reopen();
+    assert!(t.m.providers_out().contains("p"));
+    let step = t.ask(agent("p"));
+    assert!(t.got(step).is_err());
+    t.m.finish(failed(FailureKind::Rejected, "no"), t.clock).unwrap();
+    let mut journal = t.journal();
+    plan_retry(&journal, None, false).unwrap().append(&mut journal, 0, t.clock);
+    t.m = Machine::open(journal, 0).unwrap();
+    assert!(t.m.providers_out().is_empty());
+    assert_eq!(t.m.call_state(step).unwrap().failures, 0, "earlier failures do not count");
+}

@@ -1,0 +1,321 @@
+//! The provider `command`: a program answers.
+//!
+//! ```toml
+//! [providers.reviewer]
+//! kind = "command"
+//! argv = ["./review.sh", "--model", "${model}"]
+//! prompt = "stdin"              # the default; or "argument": as the last argument
+//! format = "text"               # the default; or "jsonl"; see below
+//! env = ["SSH_AUTH_SOCK"]       # variables of the host that the program gets besides the usual ones
+//! set = { LANG = "C.UTF-8" }    # variables with a value
+//! secrets = { API_KEY = { env = "REVIEW_KEY" } }   # or { file = "..." }
+//! directory = "/srv/reviews"    # where it works if the call names no workspace
+//!
+//! [providers.claude]
+//! kind = "command"
+//! preset = "claude"             # also codex, gemini, opencode, cursor-agent, amp
+//! model = "sonnet"              # for calls that name none
+//! args = ["--permission-mode", "acceptEdits"]
+//! ```
+//!
+//! In `argv`, `${prompt}`, `${message}` (the prompt with all that an agent has
+//! to know), `${model}`, `${session}`, `${run}`, `${step}`, `${attempt}` and
+//! `${key}` are filled in; an argument that is nothing but one of them, and
+//! for which the call has nothing, is left out.
+//!
+//! `text`: what the program writes to stdout is the answer. `jsonl`: each line
+//! is a JSON object with any of `output` (the answer; the last one counts),
+//! `line` and `progress` (text for people who watch), `heartbeat` (how far it
+//! is), `session`, `model`, `usage`, `error` (with `kind` and `auth`).
+//!
+//! The program leads a process group, which is killed when the call ends, is
+//! cancelled or takes too long. It finds `WFHOST_RUN`, `WFHOST_STEP`,
+//! `WFHOST_ATTEMPT`, `WFHOST_KEY` (the idempotency key) and, if an attempt
+//! before it reported a heartbeat, `WFHOST_HEARTBEAT_FILE` in its environment.
+
+mod events;
+mod presets;
+mod process;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use futures_util::future::BoxFuture;
+use serde_json::{Map, Value};
+use wfhost_core::{FailureKind, Json, Reply, limits};
+
+use self::events::Said;
+pub use self::presets::{PRESETS, Preset};
+pub(crate) use self::process::find_program;
+use self::process::{Ended, Line};
+pub(super) use self::process::{Running, Spawn};
+use super::http::{fill, values};
+use super::{Call, CallFailure, CallOutput, Check, Provider, SecretSource, Stream};
+
+/// How the prompt reaches a program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PromptBy {
+    #[default]
+    Stdin,
+    /// As the last argument.
+    Argument,
+}
+
+/// What a program writes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// The answer as text.
+    #[default]
+    Text,
+    /// A JSON object on each line.
+    Jsonl,
+}
+
+/// How a program is asked. See the module for the form in a file.
+#[derive(Clone, Debug, Default)]
+pub struct CommandConfig {
+    /// The program and its arguments; those of the preset if empty.
+    pub argv: Vec<String>,
+    /// Arguments behind those of the preset.
+    pub args: Vec<String>,
+    pub preset: Option<&'static Preset>,
+    pub prompt: PromptBy,
+    pub format: Format,
+    pub model: Option<String>,
+    /// Names of variables of the host that the program gets.
+    pub env: Vec<String>,
+    pub set: BTreeMap<String, String>,
+    pub secrets: BTreeMap<String, SecretSource>,
+    pub directory: Option<PathBuf>,
+}
+
+/// Variables that every program gets.
+const USUAL: [&str; 14] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TERM",
+    "TMPDIR",
+    "TZ",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "XDG_CACHE_HOME",
+];
+
+/// Asks a program.
+#[derive(Debug)]
+pub struct Command {
+    name: String,
+    config: CommandConfig,
+}
+
+impl Command {
+    pub fn new(name: impl Into<String>, config: CommandConfig) -> Self {
+        Self { name: name.into(), config }
+    }
+
+    /// The names of the variables of the host that its program gets.
+    pub fn passed(config: &CommandConfig) -> impl Iterator<Item = &str> {
+        let own = config.preset.map(|preset| preset.env).unwrap_or_default();
+        USUAL.iter().copied().chain(own.iter().copied()).chain(config.env.iter().map(String::as_str))
+    }
+
+    fn program(&self) -> &str {
+        let preset = self.config.preset.map(|preset| preset.program);
+        self.config.argv.first().map(String::as_str).or(preset).unwrap_or_default()
+    }
+
+    fn argv(&self, call: &Call) -> Vec<String> {
+        let mut values = values(call);
+        if values["model"].is_null() {
+            values.insert("model".to_owned(), Value::from(self.config.model.as_deref()));
+        }
+        let mut argv = match self.config.preset {
+            Some(preset) => {
+                let mut argv = vec![self.program().to_owned()];
+                argv.extend(filled(self.config.argv.iter().skip(1), &values));
+                argv.extend((preset.args)(
+                    values["session"].as_str(),
+                    values["model"].as_str(),
+                    &self.config.args,
+                    &call.request,
+                ));
+                argv
+            }
+            None => {
+                let mut argv = filled(&self.config.argv, &values);
+                argv.extend(filled(&self.config.args, &values));
+                argv
+            }
+        };
+        if self.prompt_by() == PromptBy::Argument {
+            argv.push(call.message());
+        }
+        argv
+    }
+
+    fn prompt_by(&self) -> PromptBy {
+        self.config.preset.map_or(self.config.prompt, |preset| preset.prompt)
+    }
+
+    /// What the program of a call gets as its environment.
+    pub(super) fn environment_of(
+        config: &CommandConfig,
+        call: &Call,
+    ) -> Result<Vec<(String, String)>, CallFailure> {
+        let mut environment: Vec<(String, String)> = Self::passed(config)
+            .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)))
+            .collect();
+        environment.extend(config.set.clone());
+        for (name, source) in &config.secrets {
+            let secret = source.read().map_err(|error| CallFailure::auth(error.to_string()))?;
+            environment.push((name.clone(), secret.expose().to_owned()));
+        }
+        let own = [
+            ("WFHOST_RUN", call.run.to_string()),
+            ("WFHOST_STEP", call.step.to_string()),
+            ("WFHOST_ATTEMPT", call.attempt.to_string()),
+            ("WFHOST_KEY", call.key.clone()),
+        ];
+        environment.extend(own.map(|(name, value)| (name.to_owned(), value)));
+        Ok(environment)
+    }
+
+    async fn answer(&self, call: Call, out: CallOutput) -> Result<Reply, CallFailure> {
+        let argv = self.argv(&call);
+        let heartbeat = call.heartbeat.as_ref().map(process::KeptFile::new).transpose()?;
+        let mut environment = Self::environment_of(&self.config, &call)?;
+        if let Some(file) = &heartbeat {
+            let path = file.path().to_string_lossy().into_owned();
+            environment.push(("WFHOST_HEARTBEAT_FILE".to_owned(), path));
+        }
+        let directory = call.directory.as_deref().or(self.config.directory.as_deref());
+        let input = match self.prompt_by() {
+            PromptBy::Stdin => call.message(),
+            PromptBy::Argument => String::new(),
+        };
+        let mut running = Spawn { argv, environment, directory, input: Some(input) }.start(out.clone())?;
+        let said = match (self.config.preset, self.config.format) {
+            (Some(preset), _) => self.lines(&mut running, Some(preset), &out).await?,
+            (None, Format::Jsonl) => self.lines(&mut running, None, &out).await?,
+            (None, Format::Text) => text(&mut running, &out).await?,
+        };
+        let ended = running.wait().await?;
+        self.reply(&call, said, &ended)
+    }
+
+    /// Reads lines of JSON.
+    async fn lines(
+        &self,
+        running: &mut Running,
+        preset: Option<&Preset>,
+        out: &CallOutput,
+    ) -> Result<Said, CallFailure> {
+        let mut said = Said::default();
+        let mut number = 0;
+        while let Some(line) = running.line().await? {
+            number += 1;
+            let Line { text, whole } = line;
+            if text.trim().is_empty() {
+                continue;
+            }
+            out.transcript(&text);
+            match serde_json::from_str::<Value>(&text) {
+                Ok(event @ Value::Object(_)) => match preset {
+                    Some(preset) => (preset.take)(&mut said, &event, out),
+                    None => events::own(&mut said, &event, out)?,
+                },
+                // Some programs write warnings between their events.
+                _ if preset.is_some() => {
+                    said.stray.get_or_insert_with(|| text.clone());
+                    out.line(Stream::Progress, text);
+                }
+                _ => {
+                    let what = if whole { "is not a JSON object" } else { "ends in the middle" };
+                    let shown = super::web::shorten(&text);
+                    // What the program says when it ends may say more.
+                    said.garbage.get_or_insert(format!("line {number} of its output {what}: {shown}"));
+                }
+            }
+        }
+        Ok(said)
+    }
+
+    fn reply(&self, call: &Call, said: Said, ended: &Ended) -> Result<Reply, CallFailure> {
+        let program = self.program();
+        let usage = said.usage;
+        if let Some(failure) = said.failure {
+            return Err(failure.with_usage(usage));
+        }
+        if let Some(problem) = ended.problem() {
+            let message = format!("`{program}` {problem}");
+            let failure = CallFailure::new(FailureKind::Failed, message);
+            let auth = self.config.preset.is_some() && events::is_auth(&ended.last_words());
+            return Err(CallFailure { auth, ..failure }.with_usage(usage));
+        }
+        if let Some(garbage) = said.garbage {
+            let message = format!("`{program}`: {garbage}");
+            return Err(CallFailure::new(FailureKind::InvalidOutput, message).with_usage(usage));
+        }
+        let Some(output) = said.output.or_else(|| said.text.map(|text| Json::string(&text))) else {
+            let stray = said.stray.map(|line| format!("; it wrote: {}", super::web::shorten(&line)));
+            let message = format!("`{program}` ended without an answer{}", stray.unwrap_or_default());
+            return Err(CallFailure::new(FailureKind::InvalidOutput, message).with_usage(usage));
+        };
+        let model = said.model.or_else(|| call.request.model.clone()).or_else(|| self.config.model.clone());
+        Ok(Reply { session: said.session, model, usage, ..Reply::new(&self.name, output) })
+    }
+}
+
+/// All of stdout is the answer.
+async fn text(running: &mut Running, out: &CallOutput) -> Result<Said, CallFailure> {
+    let mut answer = String::new();
+    while let Some(line) = running.line().await? {
+        answer.push_str(&line.text);
+        answer.push('\n');
+        if answer.len() > limits::ANSWER_BYTES {
+            let message =
+                format!("the answer is longer than the {} MiB that are allowed", limits::ANSWER_BYTES >> 20);
+            return Err(CallFailure::new(FailureKind::InvalidOutput, message));
+        }
+        out.line(Stream::Answer, line.text);
+    }
+    let text = answer.trim_end_matches(['\n', '\r']).to_owned();
+    Ok(Said { text: Some(text), ..Said::default() })
+}
+
+/// Fills arguments in; those that stand for nothing are left out.
+fn filled<'a>(args: impl IntoIterator<Item = &'a String>, values: &Map<String, Value>) -> Vec<String> {
+    let fill = |arg: &String| match fill(&Value::from(arg.as_str()), values) {
+        Value::Null => None,
+        Value::String(text) => Some(text),
+        other => Some(other.to_string()),
+    };
+    args.into_iter().filter_map(fill).collect()
+}
+
+impl Provider for Command {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn model(&self) -> Option<&str> {
+        self.config.model.as_deref()
+    }
+
+    fn check(&self) -> Vec<Check> {
+        let secrets = self.config.secrets.values().map(Check::secret);
+        std::iter::once(Check::program(self.program())).chain(secrets).collect()
+    }
+
+    fn call(&self, call: Call, out: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>> {
+        Box::pin(self.answer(call, out))
+    }
+}

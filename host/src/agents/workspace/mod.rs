@@ -1,0 +1,224 @@
+//! Where agents work: nowhere in particular, in a directory of the run's own,
+//! in a directory of the user, or in a work tree of a git repository.
+
+mod git;
+mod snapshot;
+
+use std::path::{Path, PathBuf};
+
+use cap_std::ambient_authority;
+use cap_std::fs::Dir;
+use wfhost_core::{FailureKind, Json, RunId, Step};
+
+use self::snapshot::Snapshot;
+use super::CallFailure;
+
+/// How a workspace is made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum WorkspaceConfig {
+    /// The directory of the host; nothing is recorded.
+    None,
+    /// An empty directory below `root` for each run; its steps share it.
+    Scratch { root: PathBuf },
+    /// A directory of the user, as it is.
+    Dir { path: PathBuf },
+    /// A work tree of a git repository below `root` for each run, with a
+    /// detached head at `base` (`HEAD` if none).
+    Worktree { repository: PathBuf, base: Option<String>, root: PathBuf },
+}
+
+/// A workspace during an attempt.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    directory: Option<PathBuf>,
+    before: Before,
+}
+
+/// What the workspace was like when the attempt began.
+#[derive(Debug)]
+enum Before {
+    Unknown,
+    Files(Snapshot),
+    Tree(String),
+}
+
+/// What an attempt changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Changes {
+    /// `{files, added, removed}`: the paths with `A`, `M` or `D` before them, and lines.
+    pub summary: Json,
+    /// A unified diff of what is text.
+    pub diff: String,
+}
+
+/// Paths that a summary names.
+const PATHS: usize = 200;
+
+/// Opens the workspace `name` of a run.
+pub(crate) async fn open(
+    config: &WorkspaceConfig,
+    name: &str,
+    run: &RunId,
+    step: Step,
+) -> Result<Workspace, CallFailure> {
+    let unusable = |error: String| {
+        CallFailure::new(FailureKind::Unavailable, format!("the workspace `{name}` cannot be used: {error}"))
+    };
+    let (directory, before) = match config {
+        WorkspaceConfig::None => (None, Before::Unknown),
+        WorkspaceConfig::Scratch { root } => {
+            let directory = below(root, run, name).map_err(unusable)?;
+            let before = snapshot::take(directory.clone()).await.map_err(unusable)?;
+            (Some(directory), Before::Files(before))
+        }
+        WorkspaceConfig::Dir { path } => {
+            let before = snapshot::take(path.clone()).await.map_err(unusable)?;
+            (Some(path.clone()), Before::Files(before))
+        }
+        WorkspaceConfig::Worktree { repository, base, root } => {
+            let parent = below(root, run, "").map_err(unusable)?;
+            let directory = parent.join(name);
+            let base = base.as_deref().unwrap_or("HEAD");
+            git::worktree(repository, &directory, base).await.map_err(unusable)?;
+            let tree = git::tree(&directory, &index(&directory, step)).await.map_err(unusable)?;
+            (Some(directory), Before::Tree(tree))
+        }
+    };
+    Ok(Workspace { directory, before })
+}
+
+/// Makes the directory of a run below `root`. Nothing that a run or a
+/// workspace is called leads out of it.
+fn below(root: &Path, run: &RunId, name: &str) -> Result<PathBuf, String> {
+    let text = |error: std::io::Error| error.to_string();
+    std::fs::create_dir_all(root).map_err(text)?;
+    let root_dir = Dir::open_ambient_dir(root, ambient_authority()).map_err(text)?;
+    let relative = Path::new(run.as_str()).join(name);
+    root_dir.create_dir_all(&relative).map_err(text)?;
+    // Through the capability, so that a link that somebody put there is not followed out of it.
+    root_dir.open_dir(&relative).map_err(text)?;
+    let root = root.canonicalize().map_err(text)?;
+    Ok(root.join(relative))
+}
+
+/// The index beside a work tree that its own git does not use.
+fn index(directory: &Path, step: Step) -> PathBuf {
+    let mut name = directory.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{step}.index"));
+    directory.with_file_name(name)
+}
+
+impl Workspace {
+    /// Where a program works.
+    pub fn directory(&self) -> Option<&Path> {
+        self.directory.as_deref()
+    }
+
+    /// What changed since it was opened; none if nothing is recorded. What
+    /// cannot be found out is not worth the answer.
+    pub async fn changes(&self) -> Option<Changes> {
+        let directory = self.directory.clone()?;
+        match &self.before {
+            Before::Unknown => None,
+            Before::Files(before) => {
+                let after = snapshot::take(directory).await.ok()?;
+                Some(before.compare(&after))
+            }
+            Before::Tree(before) => git::changes(&directory, before).await.ok(),
+        }
+    }
+}
+
+/// The changes of some paths.
+fn summary(paths: Vec<String>, added: usize, removed: usize) -> Json {
+    let count = paths.len();
+    let shown: Vec<_> = paths.into_iter().take(PATHS).collect();
+    Json::from(serde_json::json!({
+        "files": shown, "changed": count, "added": added, "removed": removed,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> RunId {
+        text.parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_scratch_directory_is_the_run_s_own_and_its_changes_are_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = WorkspaceConfig::Scratch { root: dir.path().join("w") };
+        let workspace = open(&config, "s", &id("r1"), Step(1)).await.unwrap();
+        let place = workspace.directory().unwrap().to_owned();
+        std::fs::create_dir(place.join("sub")).unwrap();
+        std::fs::write(place.join("sub/a.txt"), "one\ntwo\n").unwrap();
+        let changes = workspace.changes().await.unwrap();
+        assert_eq!(changes.summary.value()["files"], serde_json::json!(["A sub/a.txt"]));
+        assert_eq!(changes.summary.value()["added"], 2);
+        assert!(changes.diff.contains("+one\n+two\n"), "{}", changes.diff);
+
+        let again = open(&config, "s", &id("r1"), Step(2)).await.unwrap();
+        std::fs::write(place.join("sub/a.txt"), "one\n2\n").unwrap();
+        std::fs::write(place.join("raw"), [0xff, 0]).unwrap();
+        let changes = again.changes().await.unwrap();
+        assert_eq!(changes.summary.value()["files"], serde_json::json!(["A raw", "M sub/a.txt"]));
+        assert!(changes.diff.contains("-two\n+2\n"), "{}", changes.diff);
+        let other = open(&config, "s", &id("r2"), Step(1)).await.unwrap();
+        assert_ne!(other.directory(), Some(place.as_path()));
+    }
+
+    #[tokio::test]
+    async fn no_name_and_no_link_leads_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("w");
+        let config = WorkspaceConfig::Scratch { root: root.clone() };
+        assert!(
+            open(&config, "../x", &id("r1"), Step(1))
+                .await
+                .is_ok_and(|w| { w.directory().unwrap().starts_with(root.canonicalize().unwrap()) })
+        );
+        assert!(open(&config, "s", &id(".."), Step(1)).await.is_err());
+        std::os::unix::fs::symlink(dir.path(), root.join("r9")).unwrap();
+        assert!(open(&config, "s", &id("r9"), Step(1)).await.is_err());
+        // A link within is recorded as a link.
+        let workspace = open(&config, "s", &id("r3"), Step(1)).await.unwrap();
+        std::os::unix::fs::symlink("/etc", workspace.directory().unwrap().join("out")).unwrap();
+        let changes = workspace.changes().await.unwrap();
+        assert_eq!(changes.summary.value()["files"], serde_json::json!(["A out"]));
+    }
+
+    #[tokio::test]
+    async fn a_work_tree_leaves_the_repository_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let repository = dir.path().join("repo");
+        std::fs::create_dir(&repository).unwrap();
+        let git = |args: &[&str]| {
+            let mut git = std::process::Command::new("git");
+            git.args(["-c", "user.name=t", "-c", "user.email=t@example.com"]).args(args);
+            assert!(git.current_dir(&repository).output().unwrap().status.success(), "{args:?}");
+        };
+        git(&["init", "-q"]);
+        std::fs::write(repository.join("a.txt"), "one\n").unwrap();
+        git(&["add", "."]);
+        git(&["commit", "-qm", "first"]);
+        let config = WorkspaceConfig::Worktree {
+            repository: repository.clone(),
+            base: None,
+            root: dir.path().join("w"),
+        };
+        let workspace = open(&config, "tree", &id("r1"), Step(1)).await.unwrap();
+        let place = workspace.directory().unwrap();
+        std::fs::write(place.join("a.txt"), "one\ntwo\n").unwrap();
+        std::fs::write(place.join("b.txt"), "new\n").unwrap();
+        let changes = workspace.changes().await.unwrap();
+        assert_eq!(changes.summary.value()["files"], serde_json::json!(["M a.txt", "A b.txt"]));
+        assert_eq!(changes.summary.value()["added"], 2);
+        assert!(changes.diff.contains("+two"), "{}", changes.diff);
+        assert_eq!(std::fs::read_to_string(repository.join("a.txt")).unwrap(), "one\n");
+        // A later step sees only what it changed itself.
+        let again = open(&config, "tree", &id("r1"), Step(2)).await.unwrap();
+        assert_eq!(again.changes().await.unwrap().diff, "");
+    }
+}

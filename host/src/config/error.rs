@@ -1,0 +1,61 @@
+//! Configuration that cannot be used.
+
+use std::path::PathBuf;
+
+/// Why configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("the configuration {path} cannot be read: {source}", path = path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("the configuration {path} is not TOML: {reason}", path = path.display())]
+    Syntax { path: PathBuf, line: usize, text: String, reason: String },
+    #[error("{path} has an unknown key `{key}`{}", .section.as_ref().map(|section| format!(" in [{section}]")).unwrap_or_default(), path = path.display())]
+    UnknownKey { path: PathBuf, section: Option<String>, key: String, nearest: Option<String> },
+    #[error("{path} has a secret in `{key}`", path = path.display())]
+    Secret { path: PathBuf, key: String, instead: String },
+    #[error("{path}: `{key}` cannot be used: {reason}", path = path.display())]
+    Value { path: PathBuf, key: String, reason: String },
+}
+
+impl ConfigError {
+    /// The stable code of the error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Read { .. } | Self::Syntax { .. } => "WF0701",
+            Self::UnknownKey { .. } => "WF0702",
+            Self::Secret { .. } => "WF0703",
+            Self::Value { .. } => "WF0704",
+        }
+    }
+
+    /// What mends it.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Read { .. } => "make it readable, or name another with --config FILE".to_owned(),
+            Self::Syntax { .. } => "`wfhost explain WF0701` shows the form".to_owned(),
+            Self::UnknownKey { nearest: Some(nearest), .. } => format!("did you mean `{nearest}`?"),
+            Self::UnknownKey { nearest: None, .. } => "remove it".to_owned(),
+            Self::Secret { instead, .. } => instead.clone(),
+            Self::Value { .. } => "`wfhost explain WF0704` shows the forms of values".to_owned(),
+        }
+    }
+
+    /// What serde says about a value. It names the fields that it knows.
+    pub(super) fn of(path: &std::path::Path, section: &str, message: &str) -> Self {
+        let path = path.to_owned();
+        let section = Some(section.to_owned()).filter(|section| !section.is_empty());
+        let quoted: Vec<_> = message.split('`').skip(1).step_by(2).collect();
+        if message.starts_with("unknown field")
+            && let Some((key, known)) = quoted.split_first()
+        {
+            let nearest = known
+                .iter()
+                .max_by(|a, b| strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key)))
+                .filter(|nearest| strsim::jaro_winkler(nearest, key) > 0.6)
+                .map(|nearest| (*nearest).to_owned());
+            return Self::UnknownKey { path, section, key: (*key).to_owned(), nearest };
+        }
+        let key = section.unwrap_or_else(|| "the file".to_owned());
+        Self::Value { path, key, reason: message.trim().to_owned() }
+    }
+}

@@ -1,0 +1,143 @@
+//! `wfhost.toml`, `config show` and `doctor`.
+
+use serde_json::Value;
+use wfhost_tests::Place;
+
+use crate::{program, wfhost};
+
+#[track_caller]
+fn refused(text: &str, code: &str, said: &[&str]) {
+    let place = Place::new();
+    place.file("wfhost.toml", text);
+    let ran = wfhost(&place, &["config", "show"]);
+    assert_eq!(ran.code(), Some(2), "{}", ran.stdout());
+    for said in said.iter().chain([&format!("error[{code}]").as_str()]) {
+        assert!(ran.stderr().contains(said), "{said}: {}", ran.stderr());
+    }
+    assert_eq!(place.run(["explain", code]).code(), Some(0));
+}
+
+#[test]
+fn unknown_keys_are_refused_with_the_nearest_name() {
+    refused("[agnets]\n", "WF0702", &["unknown key `agnets`", "did you mean `agents`?"]);
+    refused("[agents]\ndefualt = \"x\"\n", "WF0702", &["`defualt` in [agents]", "did you mean `default`?"]);
+    refused(
+        "[agents.retry]\nmax_atempts = 1\n",
+        "WF0702",
+        &["in [agents.retry]", "did you mean `max_attempts`?"],
+    );
+    let provider = "[providers.gpt]\nkind = \"openai\"\nmodell = \"m\"\n";
+    refused(provider, "WF0702", &["`modell` in [providers.gpt]", "did you mean `model`?"]);
+    refused("[workspaces.w]\nkind = \"dir\"\npth = \".\"\n", "WF0702", &["did you mean `path`?"]);
+    refused("[prices.m]\ninput = 1\noutput = 1\ncache = 1\n", "WF0702", &["did you mean `cached`?"]);
+}
+
+#[test]
+fn secrets_have_no_place_in_a_file() {
+    refused(
+        "[providers.g]\nkind = \"openai\"\napi_key = \"sk-123\"\n",
+        "WF0703",
+        &["api_key_env = \"NAME\""],
+    );
+    refused(
+        "[providers.g]\nkind = \"openai\"\napi_key_env = \"sk-123-456\"\n",
+        "WF0703",
+        &["providers.g.api_key_env"],
+    );
+    let header = "[providers.g]\nkind = \"http\"\nurl = \"https://example.com\"\nheaders = { Authorization = \"x\" }\n";
+    refused(header, "WF0703", &["headers.Authorization"]);
+    let url = "[providers.g]\nkind = \"http\"\nurl = \"https://me:pw@example.com/\"\n";
+    refused(url, "WF0703", &["take the user and the password out of the URL"]);
+    let set = "[providers.g]\nkind = \"command\"\nargv = [\"x\"]\nset = { GH_TOKEN = \"x\" }\n";
+    refused(set, "WF0703", &["secrets = { GH_TOKEN = { env = \"NAME\" } }"]);
+}
+
+#[test]
+fn values_that_cannot_be_used_are_named() {
+    refused("[agents\n", "WF0701", &["1 | [agents"]);
+    refused(
+        "[agents.limits]\nattempt = \"soon\"\n",
+        "WF0704",
+        &["agents.limits", "a number with ms, s, m, h or d"],
+    );
+    refused("[providers.g]\nkind = \"telepathy\"\n", "WF0704", &["there are command, openai, anthropic"]);
+    refused("[providers.g]\nmodel = \"m\"\n", "WF0704", &["providers.g.kind", "it is missing"]);
+    refused("[providers.g]\nkind = \"command\"\n", "WF0704", &["neither `argv` nor `preset`"]);
+    refused("[providers.g]\nkind = \"command\"\npreset = \"clod\"\n", "WF0704", &["there are claude, codex"]);
+    refused("[workspaces.w]\nkind = \"worktree\"\n", "WF0704", &["has a `repository`"]);
+    refused("[providers.g]\nkind = \"openai\"\nmax_parallel = 0\n", "WF0704", &["it is a number from 1"]);
+}
+
+#[test]
+fn each_value_is_shown_with_its_origin() {
+    let place = Place::new();
+    place.file(
+        "wfhost.toml",
+        "[agents]\ndefault = \"gpt\"\nretry = { max_attempts = 7 }\n[providers.gpt]\nkind = \"openai\"\n",
+    );
+    std::fs::create_dir_all(place.path("config/wfhost")).unwrap();
+    place.file(
+        "config/wfhost/config.toml",
+        "[agents]\ndefault = \"mine\"\nretry = { initial = \"3s\" }\n[providers.gpt]\nkind = \"human\"\n",
+    );
+    let shown = wfhost(&place, &["config", "show"]).stdout();
+    let project = place.path("wfhost.toml").display().to_string();
+    let user = place.path("config/wfhost/config.toml").display().to_string();
+    let db = place.db().display().to_string();
+    for line in [
+        format!("agents.default = \"gpt\"   # project, {project}"),
+        format!("agents.retry.max_attempts = 7   # project, {project}"),
+        format!("agents.retry.initial = \"3s\"   # user, {user}"),
+        "agents.retry.max = \"60s\"   # default".to_owned(),
+        format!("providers.gpt.kind = \"openai\"   # project, {project}"),
+        format!("store.url = \"{db}\"   # environment, WFHOST_DB"),
+    ] {
+        assert!(shown.lines().any(|shown| shown == line), "{line}\n{shown}");
+    }
+    let json: Value =
+        serde_json::from_str(&wfhost(&place, &["config", "show", "-o", "json"]).stdout()).unwrap();
+    assert_eq!(json["schema"], "wfhost/config/1");
+    // The environment goes before the files.
+    let mut command = place.wfhost(["config", "show", "--config", &project]);
+    let output = command.env("WFHOST_AGENT", "echo").output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(shown.contains("agents.default = \"echo\"   # environment, WFHOST_AGENT"), "{shown}");
+}
+
+#[test]
+fn the_project_s_file_is_found_upward() {
+    let place = Place::new();
+    place.file("wfhost.toml", "[agents]\ndefault = \"human\"\n");
+    let below = place.path("a/b");
+    std::fs::create_dir_all(&below).unwrap();
+    let output = place.wfhost(["config", "show"]).current_dir(below).output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(shown.contains("agents.default = \"human\"   # project, "), "{shown}");
+}
+
+#[test]
+fn doctor_checks_each_provider_and_asks_nobody() {
+    let place = Place::new();
+    let fine = program(&place, "fine.sh", "#!/bin/sh\necho asked > \"$0.asked\"\n");
+    place.file(
+        "wfhost.toml",
+        format!(
+            "[providers.fine]\nkind = \"command\"\nargv = [{fine:?}]\n\
+             [providers.gone]\nkind = \"command\"\nargv = [\"wfhost-no-such-program\"]\n\
+             [providers.keyless]\nkind = \"anthropic\"\napi_key_env = \"WFHOST_NO_SUCH_KEY\"\n"
+        ),
+    );
+    let ran = wfhost(&place, &["doctor"]);
+    assert_eq!(ran.code(), Some(4), "{}", ran.stdout());
+    for line in [
+        "✓ provider fine",
+        "✗ provider gone: `wfhost-no-such-program` is not on PATH",
+        "✗ provider keyless: the environment variable WFHOST_NO_SUCH_KEY is not set",
+        "✓ provider echo",
+    ] {
+        assert!(ran.stdout().lines().any(|shown| shown == line), "{line}\n{}", ran.stdout());
+    }
+    assert!(!place.path("fine.sh.asked").exists());
+    place.file("wfhost.toml", "");
+    assert_eq!(wfhost(&place, &["doctor"]).code(), Some(0));
+}

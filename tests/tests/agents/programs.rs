@@ -1,0 +1,342 @@
+//! The provider `command`: coding agents as programs that print what the real
+//! ones print, and programs that go wrong.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use wfhost_tests::Place;
+
+use crate::{ask, calls, gave, program, quick, run, run_args, shell};
+
+/// A program of this name on PATH. It keeps its arguments and its stdin, and
+/// prints these lines.
+fn agent(place: &Place, name: &str, lines: &[Value]) -> PathBuf {
+    std::fs::create_dir_all(place.path("bin")).unwrap();
+    let printed: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    let dir = place.path("");
+    let dir = dir.display();
+    place.file("printed", printed);
+    program(
+        place,
+        &format!("bin/{name}"),
+        &format!(
+            "#!/bin/sh\nfor a in \"$@\"; do echo \"$a\"; done > {dir}/argv\ncat > {dir}/stdin\ncat {dir}/printed\n"
+        ),
+    );
+    place.path("bin")
+}
+
+/// Asks the agent that is known by this name, without any configuration.
+fn asked(place: &Place, bin: &std::path::Path, name: &str, more: Value) -> Value {
+    let mut request = json!({"prompt": "fix it", "providers": [name], "retry": quick(1)});
+    request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let mut command = place.wfhost(run_args(place, &ask(request), &[]));
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let output = command.env("PATH", path).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice::<Value>(&output.stdout).unwrap()[0].clone()
+}
+
+fn argv(place: &Place) -> Vec<String> {
+    std::fs::read_to_string(place.path("argv")).unwrap().lines().map(str::to_owned).collect()
+}
+
+fn stdin(place: &Place) -> String {
+    std::fs::read_to_string(place.path("stdin")).unwrap()
+}
+
+#[test]
+fn claude_is_understood() {
+    let place = Place::new();
+    let text =
+        json!([{"type": "text", "text": "Looking."}, {"type": "tool_use", "name": "Edit", "input": {}}]);
+    let usage = json!({
+        "input_tokens": 10, "cache_creation_input_tokens": 5, "cache_read_input_tokens": 100, "output_tokens": 7,
+    });
+    let bin = agent(
+        &place,
+        "claude",
+        &[
+            json!({"type": "system", "subtype": "init", "session_id": "s-1", "model": "claude-x", "tools": []}),
+            json!({"type": "assistant", "message": {"content": text}, "session_id": "s-1"}),
+            json!({"type": "result", "subtype": "success", "is_error": false, "result": "Fixed.",
+                   "session_id": "s-1", "total_cost_usd": 0.0123, "usage": usage}),
+        ],
+    );
+    let reply =
+        asked(&place, &bin, "claude", json!({"model": "opus", "session": "s-0", "options": {"fork": true}}));
+    assert_eq!((reply["output"].as_str(), reply["session"].as_str()), (Some("Fixed."), Some("s-1")));
+    assert_eq!(reply["model"], "claude-x");
+    let usage = json!({"input_tokens": 115, "output_tokens": 7, "cached_tokens": 100, "cost_micros": 12_300});
+    assert_eq!(reply["usage"], usage);
+    let wanted = [
+        "-p",
+        "--output-format",
+        "stream-json",
+        "--verbose",
+        "--model",
+        "opus",
+        "--resume",
+        "s-0",
+        "--fork-session",
+    ];
+    assert_eq!(argv(&place), wanted);
+    assert_eq!(stdin(&place), "fix it");
+    let shown = place.run(["transcript", "r", "1"]).stdout();
+    assert_eq!(shown, "Looking.\nuses Edit\n");
+}
+
+#[test]
+fn codex_is_understood() {
+    let place = Place::new();
+    let item = |kind: &str, more: Value| {
+        let mut item = json!({"id": "item_0", "type": kind});
+        item.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"type": "item.completed", "item": item})
+    };
+    let bin = agent(
+        &place,
+        "codex",
+        &[
+            json!({"type": "thread.started", "thread_id": "th-1"}),
+            json!({"type": "turn.started"}),
+            item("reasoning", json!({"text": "hm"})),
+            item("command_execution", json!({"command": "cargo test", "exit_code": 0})),
+            item("agent_message", json!({"text": "First."})),
+            item("agent_message", json!({"text": "Fixed."})),
+            json!({"type": "turn.completed",
+                   "usage": {"input_tokens": 30, "cached_input_tokens": 20, "output_tokens": 4}}),
+        ],
+    );
+    let reply = asked(&place, &bin, "codex", json!({"session": "th-0"}));
+    assert_eq!((reply["output"].as_str(), reply["session"].as_str()), (Some("Fixed."), Some("th-1")));
+    let usage = json!({"input_tokens": 30, "output_tokens": 4, "cached_tokens": 20, "cost_micros": 0});
+    assert_eq!(reply["usage"], usage);
+    assert_eq!(argv(&place), ["exec", "--json", "--skip-git-repo-check", "resume", "th-0", "-"]);
+    assert_eq!(stdin(&place), "fix it");
+}
+
+#[test]
+fn gemini_is_understood() {
+    let place = Place::new();
+    let said =
+        |content: &str| json!({"type": "message", "role": "assistant", "content": content, "delta": true});
+    let bin = agent(
+        &place,
+        "gemini",
+        &[
+            json!({"type": "init", "session_id": "g-1", "model": "gemini-x"}),
+            json!({"type": "message", "role": "user", "content": "fix it"}),
+            said("I look."),
+            json!({"type": "tool_use", "tool_name": "read_file", "tool_id": "t"}),
+            json!({"type": "tool_result", "tool_id": "t", "status": "success"}),
+            said("Fix"),
+            said("ed."),
+            json!({"type": "result", "status": "success",
+                   "stats": {"total_tokens": 50, "input_tokens": 40, "output_tokens": 10, "cached": 8}}),
+        ],
+    );
+    let reply = asked(&place, &bin, "gemini", json!({}));
+    assert_eq!((reply["output"].as_str(), reply["model"].as_str()), (Some("Fixed."), Some("gemini-x")));
+    assert_eq!(reply["usage"]["cached_tokens"], 8);
+    assert_eq!(argv(&place), ["--output-format", "stream-json"]);
+}
+
+#[test]
+fn opencode_is_understood() {
+    let place = Place::new();
+    let event = |kind: &str, part: Value| json!({"type": kind, "sessionID": "ses_1", "part": part});
+    let tokens = json!({"input": 20, "output": 5, "reasoning": 1, "cache": {"read": 4, "write": 2}});
+    let bin = agent(
+        &place,
+        "opencode",
+        &[
+            event("step_start", json!({})),
+            event("text", json!({"type": "text", "text": "Looking."})),
+            event("tool_use", json!({"tool": "bash"})),
+            event("step_finish", json!({"reason": "tool-calls", "cost": 0.001, "tokens": tokens})),
+            event("step_start", json!({})),
+            event("text", json!({"type": "text", "text": "Fixed."})),
+            event("step_finish", json!({"reason": "stop", "cost": 0.002, "tokens": tokens})),
+        ],
+    );
+    let reply = asked(&place, &bin, "opencode", json!({}));
+    assert_eq!((reply["output"].as_str(), reply["session"].as_str()), (Some("Fixed."), Some("ses_1")));
+    let usage = json!({"input_tokens": 52, "output_tokens": 12, "cached_tokens": 8, "cost_micros": 3_000});
+    assert_eq!(reply["usage"], usage);
+    assert_eq!(argv(&place), ["run", "--format", "json", "--", "fix it"]);
+}
+
+#[test]
+fn cursor_and_amp_write_what_claude_writes() {
+    for (name, arguments) in [
+        ("cursor-agent", vec!["-p", "--output-format", "stream-json", "--resume", "s-0", "--", "fix it"]),
+        ("amp", vec!["threads", "continue", "s-0", "--execute", "--stream-json"]),
+    ] {
+        let place = Place::new();
+        let result = json!({
+            "type": "result", "subtype": "success", "is_error": false, "result": "Fixed.", "session_id": "s-1",
+        });
+        let bin = agent(&place, name, &[result]);
+        let reply = asked(&place, &bin, name, json!({"session": "s-0"}));
+        assert_eq!(
+            (reply["output"].as_str(), reply["session"].as_str()),
+            (Some("Fixed."), Some("s-1")),
+            "{name}"
+        );
+        assert_eq!(argv(&place), arguments, "{name}");
+    }
+}
+
+#[test]
+fn an_agent_that_wants_a_login_is_out() {
+    let place = Place::new();
+    let bin = agent(
+        &place,
+        "claude",
+        &[
+            json!({"type": "result", "subtype": "success", "is_error": true, "result": "Invalid API key · Please run /login"}),
+        ],
+    );
+    let failure = asked(&place, &bin, "claude", json!({}));
+    assert_eq!(failure["failure"], "rejected");
+    assert!(failure["message"].as_str().unwrap().contains("Please run /login"), "{failure}");
+    let journal: String = place.journal("r").iter().map(Value::to_string).collect();
+    assert!(journal.contains("\"auth\":true"), "{journal}");
+}
+
+#[test]
+fn the_first_agent_on_path_is_the_default_and_is_named() {
+    let place = Place::new();
+    let result =
+        json!({"type": "result", "subtype": "success", "is_error": false, "result": "hi", "session_id": "s"});
+    let bin = agent(&place, "claude", &[result]);
+    // The fixture needs its shell and cat.
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    let mut command = place.wfhost(run_args(&place, &ask(json!({"prompt": "p"})), &[]));
+    let output = command.env("PATH", path).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("Agent  claude, because `claude` is on PATH"), "{said}");
+}
+
+#[test]
+fn without_any_provider_the_three_quickest_ways_are_named() {
+    let place = Place::new();
+    let mut command = place.wfhost(run_args(&place, &ask(json!({"prompt": "p"})), &[]));
+    let output = command.env("PATH", place.path("")).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    for way in ["error[WF0403]", "ANTHROPIC_API_KEY=", "claude, codex", "--agent echo"] {
+        assert!(said.contains(way), "{way}: {said}");
+    }
+    // Nothing is lost: it goes on as soon as somebody is there.
+    let reply = gave(&place.run(["resume", "r", "--agent", "echo"]));
+    assert_eq!(reply["output"], "p");
+}
+
+#[test]
+fn a_program_gets_the_variables_that_it_is_to_have_and_no_others() {
+    let place = Place::new();
+    let path = program(&place, "env.sh", "#!/bin/sh\nenv\n");
+    place.file(
+        "wfhost.toml",
+        format!("[providers.agent]\nkind = \"command\"\nargv = [{path:?}]\nenv = [\"SHOWN\"]\nset = {{ FIXED = \"1\" }}\n"),
+    );
+    let mut command =
+        place.wfhost(run_args(&place, &ask(json!({"prompt": "p", "providers": ["agent"]})), &[]));
+    let output = command.env("SHOWN", "yes").env("HIDDEN", "no").output().unwrap();
+    let reply: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let env = reply[0]["output"].as_str().unwrap().to_owned();
+    for shown in
+        ["SHOWN=yes", "FIXED=1", "WFHOST_RUN=r", "WFHOST_STEP=1", "WFHOST_ATTEMPT=1", "WFHOST_KEY=wf-"]
+    {
+        assert!(env.contains(shown), "{shown}: {env}");
+    }
+    assert!(!env.contains("HIDDEN") && !env.contains("WFHOST_DB"), "{env}");
+}
+
+#[test]
+fn arguments_are_filled_in() {
+    let place = Place::new();
+    let path = program(&place, "args.sh", "#!/bin/sh\nfor a in \"$@\"; do echo \"[$a]\"; done\n");
+    place.file(
+        "wfhost.toml",
+        format!(
+            "[providers.agent]\nkind = \"command\"\nargv = [{path:?}, \"--model=${{model}}\", \"${{session}}\", \"${{step}}\"]\n\
+             prompt = \"argument\"\n"
+        ),
+    );
+    let request = json!({"prompt": "a; rm -rf $HOME", "providers": ["agent"], "model": "m"});
+    // No shell sees it.
+    assert_eq!(gave(&run(&place, &ask(request), &[]))["output"], "[--model=m]\n[1]\n[a; rm -rf $HOME]");
+}
+
+#[test]
+fn e12_garbage_of_a_program_is_a_clear_failure_of_that_attempt() {
+    let cases = [
+        ("jsonl", "echo hello", "invalid-output", "line 1 of its output is not a JSON object: hello"),
+        ("jsonl", "printf '{\"output\": 1'", "invalid-output", "line 1 of its output ends in the middle"),
+        ("jsonl", "echo '{}'", "invalid-output", "ended without an answer"),
+        (
+            "jsonl",
+            "echo '{\"output\":1,\"usage\":{\"input_tokens\":-1}}'",
+            "invalid-output",
+            "usage cannot be read",
+        ),
+        (
+            "text",
+            "echo dying >&2; exit 137",
+            "failed",
+            "exit code 137: killed, perhaps for lack of memory: dying",
+        ),
+        ("text", "kill -9 $$", "failed", "was killed, perhaps for lack of memory (signal 9)"),
+        ("text", "printf 'caf\\351\\n'", "invalid-output", "not UTF-8 at byte 3"),
+        ("text", "head -c 100000000 /dev/zero | tr '\\0' x", "invalid-output", "longer than 16 MiB"),
+        ("text", "yes | head -c 100000000", "invalid-output", "longer than the 16 MiB"),
+        ("jsonl", "echo '{\"error\":\"busy\",\"kind\":\"unavailable\"}'", "unavailable", "busy"),
+    ];
+    for (format, script, kind, said) in cases {
+        let place = Place::new();
+        shell(&place, format, script);
+        let request = json!({"prompt": "p", "providers": ["agent"], "retry": quick(2)});
+        let failure = gave(&run(&place, &ask(request), &[]));
+        assert_eq!(failure["failure"], kind, "{script}: {failure}");
+        assert!(failure["message"].as_str().unwrap().contains(said), "{script}: {failure}");
+        assert_eq!(calls(&place).len(), 2, "{script}");
+    }
+}
+
+#[test]
+fn a_program_that_is_not_there_is_not_tried_again() {
+    let place = Place::new();
+    let other = program(&place, "other.sh", "#!/bin/sh\necho fine\n");
+    place.file(
+        "wfhost.toml",
+        format!(
+            "[providers.gone]\nkind = \"command\"\nargv = [\"wfhost-no-such-program\"]\n\
+             [providers.other]\nkind = \"command\"\nargv = [{other:?}]\n"
+        ),
+    );
+    let failure =
+        gave(&run(&place, &ask(json!({"prompt": "p", "providers": ["gone"], "retry": quick(5)})), &[]));
+    assert_eq!((failure["failure"].as_str(), failure["attempts"].as_u64()), (Some("unavailable"), Some(1)));
+    assert!(failure["message"].as_str().unwrap().contains("there is no such program on PATH"), "{failure}");
+    let request = json!({"prompt": "p", "providers": ["gone", "other"], "retry": quick(2)});
+    assert_eq!(gave(&run(&place, &ask(request), &["--id", "s"]))["output"], "fine");
+}
+
+#[test]
+fn what_a_program_leaves_behind_is_ended_with_the_call() {
+    let place = Place::new();
+    let pid = place.path("pid");
+    // The child keeps stdout open.
+    shell(&place, "text", &format!("sleep 600 & echo $! > {}; echo done", pid.display()));
+    let reply = gave(&run(&place, &ask(json!({"prompt": "p", "providers": ["agent"]})), &[]));
+    assert_eq!(reply["output"], "done");
+    let pid = std::fs::read_to_string(pid).unwrap();
+    wfhost_tests::eventually("the end of the child", || {
+        let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+        (state.is_empty() || state.contains(") Z ")).then_some(())
+    });
+}

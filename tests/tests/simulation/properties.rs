@@ -1,0 +1,273 @@
+//! What has to hold whatever went wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+
+use serde_json::Value;
+use wfhost_core::{Digest, Entry, Event, Journal, Op, Position, RunId, Step, decode_op};
+use wfhost_host::store::{RunInfo, RunState, Store};
+
+use super::universe::{Committed, Made, Universe};
+
+/// What happened in one simulation.
+#[derive(Clone, PartialEq, Debug)]
+pub struct History {
+    runs: BTreeMap<RunId, RunInfo>,
+    /// As the store has them at the end; an error as text.
+    journals: BTreeMap<RunId, Result<Vec<Entry>, String>>,
+    /// The heads of the rows in the store.
+    heads: BTreeSet<Digest>,
+    calls: Vec<Made>,
+    commits: Vec<Committed>,
+    expected: BTreeMap<RunId, Value>,
+    figures: [u64; 4],
+}
+
+impl History {
+    pub async fn of(universe: &Universe, expected: BTreeMap<RunId, Value>) -> Self {
+        let (mut runs, mut journals, mut heads) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        for id in expected.keys() {
+            let info = universe.memory.run(id).await.unwrap().expect("runs do not vanish");
+            let rows = universe.memory.journal(id, Position(0)).await.unwrap();
+            heads.extend(rows.iter().map(|row| row.head));
+            let journal =
+                Journal::read(rows).map(|journal| journal.entries).map_err(|error| error.to_string());
+            runs.insert(id.clone(), info);
+            journals.insert(id.clone(), journal);
+        }
+        let calls = universe.calls.lock().unwrap().clone();
+        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let figures =
+            [count(&universe.deaths), count(&universe.stalls), count(&universe.faults), calls.len() as u64];
+        let commits = universe.commits.lock().unwrap().clone();
+        Self { runs, journals, heads, calls, commits, expected, figures }
+    }
+
+    /// Deaths, stops, faults of the store, calls.
+    pub fn figures(&self) -> [u64; 4] {
+        self.figures
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (&RunId, usize, &Entry)> {
+        let journals = self.journals.iter().filter_map(|(run, journal)| Some((run, journal.as_ref().ok()?)));
+        journals
+            .flat_map(|(run, entries)| entries.iter().enumerate().map(move |(at, entry)| (run, at, entry)))
+    }
+}
+
+pub trait Property: Sync {
+    fn name(&self) -> &'static str;
+    fn check(&self, history: &History) -> Result<(), String>;
+    /// Makes a good history a bad one.
+    fn spoil(&self, history: &mut History);
+}
+
+pub const PROPERTIES: &[&dyn Property] = &[
+    &EveryRunEndsRight,
+    &JournalsAreWhole,
+    &NothingCommittedIsLost,
+    &AStepIsCompletedOnce,
+    &NoCallAfterItsAnswer,
+    &AnAttemptIsMadeOnce,
+    &NoTimerIsEarly,
+    &ASignalArrivesOnce,
+];
+
+struct EveryRunEndsRight;
+
+impl Property for EveryRunEndsRight {
+    fn name(&self) -> &'static str {
+        "every run ends with the right result"
+    }
+
+    fn check(&self, history: &History) -> Result<(), String> {
+        for (run, expected) in &history.expected {
+            let info = &history.runs[run];
+            let result =
+                info.outcome.as_ref().and_then(|outcome| outcome.as_ref().ok()).map(|json| json.value());
+            if info.state != RunState::Completed || result.as_ref() != Some(expected) {
+                return Err(format!("{run} is {:?} with {:?}, {:?}", info.state, info.outcome, info.trouble));
+            }
+        }
+        Ok(())
+    }
+
+    fn spoil(&self, history: &mut History) {
+        history.runs.values_mut().for_each(|info| info.state = RunState::Waiting);
+    }
+}
+
+struct JournalsAreWhole;
+
+impl Property for JournalsAreWhole {
+    fn name(&self) -> &'static str {
+        "every journal can be read, with its chain"
+    }
+
+    fn check(&self, history: &History) -> Result<(), String> {
+        history.journals.iter().try_for_each(|(run, journal)| match journal {
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("{run}: {error}")),
+        })
+    }
+
+    fn spoil(&self, history: &mut History) {
+        history.journals.values_mut().for_each(|journal| *journal = Err("spoilt".to_owned()));
+    }
+}
+
+struct NothingCommittedIsLost;
+
+impl Property for NothingCommittedIsLost {
+    fn name(&self) -> &'static str {
+        "whatever was committed is in the journal at the end"
+    }
+
+    fn check(&self, history: &History) -> Result<(), String> {
+        let lost = history.commits.iter().find(|committed| !history.heads.contains(&committed.head));
+        lost.map_or(Ok(()), |lost| Err(format!("{lost:?}")))
+    }
+
+    fn spoil(&self, history: &mut History) {
+        history.heads.pop_last();
+    }
+}
+
+struct AStepIsCompletedOnce;
+
+impl Property for AStepIsCompletedOnce {
+    fn name(&self) -> &'static str {
+        "no step is completed twice"
+    }
+
+    fn check(&self, history: &History) -> Result<(), String> {
+        let mut seen = BTreeSet::new();
+        for (run, at, entry) in history.entries() {
+            if let Event::Completed { step, .. } = &entry.event
+                && !seen.insert((run, *step))
+            {
+                return Err(format!("step {step} of {run}, the second time at entry {at}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn spoil(&self, history: &mut History) {
+        for entries in history.journals.values_mut().filter_map(|journal| journal.as_mut().ok()) {
+            let all = entries.clone();
+            entries.extend(all);
+        }
+    }
+}
+
+struct NoCallAfterItsAnswer;
+
+impl Property for NoCallAfterItsAnswer {
+    fn name(&self) -> &'static str {
+        "nothing is called whose answer is in the journal"
+    }
+
+    fn check(&self, history: &History) -> Result<(), String> {
+        let answered: BTreeMap<(&RunId, Step), u64> = history
+            .commits
+            .iter()
+            .flat_map(|commit| commit.completes.iter().map(|step| ((&commit.run, *step), commit.place)))
+            .collect();
+        let late = history.calls.iter().find(|call| {
+            answered.get(&(&call.run, call.step)).is_some_and(|answered| call.place > *answered)
+        });
+        late.map_or(Ok(()), |late| Err(format!("{late:?}")))
+    }
+
+    fn spoil(&self, history: &mut History) {
+        history.calls.iter_mut().for_each(|call| call.place += 1_000_000);
+    }
+}
+
+struct AnAttemptIsMadeOnce;
+
+impl Property for AnAttemptIsMadeOnce {
+    fn name(&self) -> &'static str {
+        "no attempt is made twice, and all have the key of their step"
+    }
+
+    fn check(&self, history: &History) -> Result<(), String> {
+        let (mut seen, mut keys) = (BTreeSet::new(), BTreeMap::new());
+        for call in &history.calls {
+            let key = keys.entry((&call.run, call.step)).or_insert(&call.key);
+            if !seen.insert((&call.run, call.step, call.attempt)) || **key != call.key {
+                return Err(format!("{call:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn spoil(&self, history: &mut History) {
+        let again = history.calls[0].clone();
+        history.calls.push(again);
+    }
+}
+
+struct NoTimerIsEarly;
+
+impl Property for NoTimerIsEarly {
+    fn name(&self) -> &'static str {
+        "no sleep ends before its time"
+    }
+
+    fn check(&self, history: &History) -> Result<(), String> {
+        let mut deadlines = BTreeMap::new();
+        for (run, at, entry) in history.entries() {
+            match &entry.event {
+                Event::Scheduled { step, op } => {
+                    if let Ok(Op::Sleep { length_ms }) = decode_op(op, Position(at as u64)) {
+                        deadlines.insert((run, *step), entry.at.after(length_ms));
+                    }
+                }
+                Event::Completed { step, .. } => {
+                    if let Some(deadline) =
+                        deadlines.get(&(run, *step)).filter(|deadline| **deadline > entry.at)
+                    {
+                        return Err(format!("step {step} of {run} at {:?}, not {deadline:?}", entry.at));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn spoil(&self, history: &mut History) {
+        for entries in history.journals.values_mut().filter_map(|journal| journal.as_mut().ok()) {
+            let begin = entries[0].at;
+            entries.iter_mut().for_each(|entry| entry.at = begin);
+        }
+    }
+}
+
+struct ASignalArrivesOnce;
+
+impl Property for ASignalArrivesOnce {
+    fn name(&self) -> &'static str {
+        "a signal that is sent several times arrives once"
+    }
+
+    fn check(&self, history: &History) -> Result<(), String> {
+        for run in history.expected.keys() {
+            let received = history
+                .entries()
+                .filter(|(of, _, entry)| *of == run && matches!(entry.event, Event::Received { .. }));
+            let count = received.count();
+            if count != 1 {
+                return Err(format!("{run} has received {count}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn spoil(&self, history: &mut History) {
+        for entries in history.journals.values_mut().filter_map(|journal| journal.as_mut().ok()) {
+            entries.retain(|entry| !matches!(entry.event, Event::Received { .. }));
+        }
+    }
+}

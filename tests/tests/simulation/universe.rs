@@ -1,0 +1,241 @@
+//! What the simulated processes share: time, chance, who lives, the store in memory, and the
+//! agents that they call.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+use wfhost_core::{Digest, Failure, Json, Reply, RunId, Step, Timestamp};
+use wfhost_host::agents::{Call, Provider};
+use wfhost_host::store::{MemStore, Owner};
+use wfhost_host::world::World;
+
+/// When every simulation begins, in milliseconds since 1970.
+const BEGINNING: u64 = 1_800_000_000_000;
+
+/// Numbers that look random, the same for the same seed.
+#[derive(Debug)]
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new(seed: u64) -> Self {
+        // Neighbouring seeds have nothing in common after this.
+        Self(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// Less than `sides`.
+    pub fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % sides.max(1)
+    }
+}
+
+/// A call that reached an agent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Made {
+    /// Its place among calls and commits.
+    pub place: u64,
+    pub run: RunId,
+    pub step: Step,
+    pub attempt: u32,
+    pub key: String,
+}
+
+/// A row that was committed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Committed {
+    pub place: u64,
+    pub run: RunId,
+    pub head: Digest,
+    /// The steps that it completes.
+    pub completes: Vec<Step>,
+}
+
+#[derive(Debug)]
+struct Life {
+    alive: bool,
+    stalled_until: Option<Instant>,
+    /// How far its clock is ahead, in milliseconds.
+    ahead: i64,
+    latest: Timestamp,
+}
+
+#[derive(Debug)]
+pub struct Universe {
+    pub memory: Arc<MemStore>,
+    dice: Mutex<Dice>,
+    began: Instant,
+    lives: Mutex<BTreeMap<u32, Life>>,
+    places: AtomicU64,
+    pub calls: Mutex<Vec<Made>>,
+    pub commits: Mutex<Vec<Committed>>,
+    calm: AtomicBool,
+    pub deaths: AtomicU64,
+    pub stalls: AtomicU64,
+    pub faults: AtomicU64,
+}
+
+impl Universe {
+    pub fn new(seed: u64) -> Arc<Self> {
+        Arc::new(Self {
+            memory: Arc::new(MemStore::default()),
+            dice: Mutex::new(Dice::new(seed)),
+            began: Instant::now(),
+            lives: Mutex::default(),
+            places: AtomicU64::new(0),
+            calls: Mutex::default(),
+            commits: Mutex::default(),
+            calm: AtomicBool::new(false),
+            deaths: AtomicU64::new(0),
+            stalls: AtomicU64::new(0),
+            faults: AtomicU64::new(0),
+        })
+    }
+
+    pub fn roll(&self, sides: u64) -> u64 {
+        self.dice.lock().unwrap().roll(sides)
+    }
+
+    /// The true time.
+    pub fn now(&self) -> Timestamp {
+        Timestamp(BEGINNING + self.began.elapsed().as_millis() as u64)
+    }
+
+    pub fn place(&self) -> u64 {
+        self.places.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// From now on nothing goes wrong any more.
+    pub fn calm(&self) {
+        self.calm.store(true, Ordering::Relaxed);
+        for life in self.lives.lock().unwrap().values_mut() {
+            life.stalled_until = None;
+        }
+    }
+
+    pub fn is_calm(&self) -> bool {
+        self.calm.load(Ordering::Relaxed)
+    }
+
+    pub fn start_process(&self) -> u32 {
+        let mut lives = self.lives.lock().unwrap();
+        let pid = lives.len() as u32 + 1;
+        let life = Life { alive: true, stalled_until: None, ahead: 0, latest: Timestamp(0) };
+        lives.insert(pid, life);
+        pid
+    }
+
+    pub fn is_alive(&self, pid: u32) -> bool {
+        self.lives.lock().unwrap()[&pid].alive
+    }
+
+    fn change(&self, pid: u32, change: impl FnOnce(&mut Life)) {
+        change(self.lives.lock().unwrap().get_mut(&pid).expect("a process"));
+    }
+
+    pub fn kill(&self, pid: u32) {
+        self.deaths.fetch_add(1, Ordering::Relaxed);
+        self.change(pid, |life| life.alive = false);
+    }
+
+    /// Stops a process for some time.
+    pub fn stall(&self, pid: u32, length: Duration) {
+        self.stalls.fetch_add(1, Ordering::Relaxed);
+        self.change(pid, |life| life.stalled_until = Some(Instant::now() + length));
+    }
+
+    /// Sets the clock of a process forward, or back.
+    pub fn jump(&self, pid: u32, millis: i64) {
+        self.change(pid, |life| life.ahead += millis);
+    }
+
+    /// Ends the task of a process that is dead.
+    pub fn live_or_die(&self, pid: u32) {
+        if !self.is_alive(pid) {
+            std::panic::resume_unwind(Box::new("the process was killed"));
+        }
+    }
+
+    /// Waits as long as a process is stopped.
+    pub async fn run_on(&self, pid: u32) {
+        loop {
+            let until = self.lives.lock().unwrap()[&pid].stalled_until;
+            match until.filter(|until| *until > Instant::now()) {
+                // In short steps: it may be that everything becomes calm.
+                Some(until) => {
+                    let step = Instant::now() + Duration::from_millis(50);
+                    tokio::time::sleep_until(until.min(step)).await;
+                }
+                None => return self.live_or_die(pid),
+            }
+        }
+    }
+}
+
+/// One process's view of it.
+#[derive(Clone, Debug)]
+pub struct Process {
+    pub universe: Arc<Universe>,
+    pub pid: u32,
+}
+
+fn owner(pid: u32) -> Owner {
+    Owner { host: "sim".to_owned(), pid, started: 1 }
+}
+
+impl World for Process {
+    fn now(&self) -> Timestamp {
+        let now = self.universe.now();
+        let mut lives = self.universe.lives.lock().unwrap();
+        let life = lives.get_mut(&self.pid).expect("a process");
+        life.latest = life.latest.max(Timestamp(now.0.saturating_add_signed(life.ahead)));
+        life.latest
+    }
+
+    fn owner(&self) -> Owner {
+        owner(self.pid)
+    }
+
+    fn is_dead(&self, other: &Owner) -> bool {
+        !self.universe.is_alive(other.pid)
+    }
+}
+
+/// An agent that says what it is asked, after a while.
+#[derive(Debug)]
+pub struct Agent {
+    pub universe: Arc<Universe>,
+    pub pid: u32,
+}
+
+impl Provider for Agent {
+    fn name(&self) -> &str {
+        "sim"
+    }
+
+    fn call(&self, call: Call) -> BoxFuture<'_, Result<Reply, Failure>> {
+        async move {
+            let universe = &self.universe;
+            universe.run_on(self.pid).await;
+            let Call { run, step, attempt, key, .. } = call;
+            let place = universe.place();
+            universe.calls.lock().unwrap().push(Made { place, run, step, attempt, key });
+            tokio::time::sleep(Duration::from_millis(universe.roll(2_500))).await;
+            universe.run_on(self.pid).await;
+            Ok(Reply {
+                output: Json::string(&call.request.prompt),
+                session: None,
+                model: None,
+                usage: None,
+                provider: "sim".to_owned(),
+            })
+        }
+        .boxed()
+    }
+}
