@@ -65,10 +65,81 @@ fn h08_a_report_in_typescript_is_the_same_as_in_rust() {
 }
 
 #[test]
+fn h08_a_report_in_python_is_the_same_as_in_rust() {
+    assert_eq!(report("research-python"), report("research"));
+    survives_a_kill("research-python");
+}
+
+#[test]
+fn h08_what_python_shows_of_the_machine_is_virtual() {
+    let place = Place::new();
+    assert_eq!(
+        place.run(["new", &place.path("program").display().to_string(), "-t", "python"]).code(),
+        Some(0)
+    );
+    place.file(
+        "program/workflow.py",
+        r#"
+import os, random, socket, time, uuid
+from wfhost import Failure, agent, any_of, now, run_id, sleep, start_agent, start_sleep
+
+def run(input):
+    if input == "raise":
+        raise KeyError("not like this")
+    if input == "fail":
+        raise Failure("rejected", "no", {"why": [1]})
+    if input == "socket":
+        socket.create_connection(("127.0.0.1", 80))
+    def seen():
+        return [time.time(), now().timestamp(), random.random(), str(uuid.uuid4()), list({"b", "a", "c"}), os.environ.get("HOME"), run_id()]
+    first = any_of([start_sleep(60), start_agent(repr(seen())), start_sleep(60)])
+    before = time.monotonic()
+    time.sleep(0.02)
+    slept = time.monotonic() - before
+    with open("/note", "w") as file:
+        file.write("kept")
+    told = agent(repr(seen()) + open("/note").read())
+    print("printed")
+    try:
+        sleep(1e15)
+    except Failure as failure:
+        refused = failure.kind
+    return {"first": first, "slept": slept >= 0.02, "told": told, "refused": refused, "clocks": time.time() == now().timestamp()}
+"#,
+    );
+    let built = place.run(["build", &place.path("program").display().to_string()]);
+    assert_eq!(built.code(), Some(0), "{}", built.stderr());
+    let module = built.stdout().trim().to_owned();
+    // Dropped at each wait: what the agent is told must not differ.
+    let run =
+        |id: &str| place.run(["run", &module, "--agent", "echo", "--evict", "always", "--id", id]).ok_json();
+    let output = run("one");
+    let expected = json!([1, true, "rejected", true]);
+    assert_eq!(json!([output["first"], output["slept"], output["refused"], output["clocks"]]), expected);
+    let told = output["told"].as_str().unwrap();
+    assert!(told.ends_with("None, 'one']kept"), "{told}");
+    assert_eq!(place.run(["replay", "one"]).code(), Some(0));
+    assert!(place.run(["logs", "one"]).stdout().contains("printed stream=stdout"));
+    // Random numbers are of the run, not of the module.
+    let random = |told: &str| told.split(", ").nth(2).unwrap().to_owned();
+    assert_ne!(random(told), random(run("two")["told"].as_str().unwrap()));
+    let failure = |input: &str| {
+        assert_eq!(place.run(["run", &module, "-i", &format!("\"{input}\""), "--id", input]).code(), Some(1));
+        place.show(input)["failure"].clone()
+    };
+    assert_eq!(failure("raise")["message"], "KeyError: 'not like this'");
+    let failed = failure("fail");
+    assert_eq!((&failed["kind"], &failed["details"]), (&json!("rejected"), &json!({ "why": [1] })));
+    // Its runtime imports sockets; whoever uses them is told.
+    let refused = failure("socket")["message"].as_str().unwrap().to_owned();
+    assert!(refused.contains("`wasi:sockets/") && refused.contains("ask an agent instead"), "{refused}");
+}
+
+#[test]
 fn h08_programs_in_other_languages_are_checked_twice() {
     let place = Place::new();
     let input = json!({ "topic": "cats", "approval_timeout_s": 1 }).to_string();
-    for name in ["research-c", "research-js"] {
+    for name in ["research-c", "research-js", "research-python"] {
         let args = ["check", &module(name), "--twice", "-i", &input, "--agent", "echo", "-o", "json"];
         let report = place.run(args).ok_json();
         assert!(report["entries"].as_u64() > Some(10), "{name}: {report}");

@@ -7,7 +7,7 @@ use super::Target;
 /// Why nothing was built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    #[error("{0} holds no project: no Cargo.toml, no workflow.ts or workflow.js, no C files")]
+    #[error("{0} holds no project: no Cargo.toml, no workflow.ts, .js or .py, no C files")]
     NoCrate(PathBuf),
     #[error("`{command}` cannot be run: {source}")]
     NoTool { command: String, source: std::io::Error },
@@ -31,6 +31,8 @@ pub enum BuildError {
     NoClang,
     #[error("{dir} has no `{name}` in its node_modules")]
     NoNodeTool { name: &'static str, dir: PathBuf },
+    #[error("this machine has no `componentize-py`")]
+    NoComponentizePy,
     #[error("{what} did not build {dir}")]
     Compiler { what: &'static str, dir: PathBuf },
     #[error("this machine has no `{0}`, which links WebAssembly")]
@@ -62,6 +64,7 @@ impl BuildError {
             Self::NoClang => "WF0614",
             Self::Compiler { .. } => "WF0615",
             Self::NoNodeTool { .. } => "WF0616",
+            Self::NoComponentizePy => "WF0617",
         }
     }
 
@@ -92,6 +95,9 @@ impl BuildError {
                  `apt-get install clang-22 lld-22 wasi-libc libclang-rt-22-dev-wasm32`"
                 .to_owned(),
             Self::Compiler { .. } => "its messages are above".to_owned(),
+            Self::NoComponentizePy => {
+                "`pip install componentize-py==0.25.1`, also in the project's `.venv`".to_owned()
+            }
             Self::NoNodeTool { dir, .. } => format!(
                 "`cd {} && npm install`; a project needs `npm install --save-dev componentize-qjs@0.4.5 esbuild`",
                 dir.display()

@@ -8,6 +8,7 @@
 //! cargo       compiles them
 //! c           compiles workflows in C
 //! js          bundles workflows in JavaScript and TypeScript
+//! python      puts workflows in Python beside their interpreter
 //! componentize wraps the core modules
 //! ```
 
@@ -17,6 +18,7 @@ mod componentize;
 mod error;
 mod js;
 mod project;
+mod python;
 mod sysroot;
 mod toolchain;
 
@@ -123,6 +125,9 @@ pub fn build(
         if let Some(entry) = js::entry(dir) {
             return Ok(vec![js::build(dir, &entry, options, progress)?]);
         }
+        if let Some(sources) = python::sources(dir) {
+            return Ok(vec![python::build(dir, &sources, options, progress)?]);
+        }
         let sources = c::sources(dir);
         if !sources.is_empty() {
             return Ok(vec![c::build(dir, &sources, options, progress)?]);
@@ -210,7 +215,7 @@ mod tests {
         let error = build(Path::new("/"), &BuildOptions::default(), &mut |_| ()).unwrap_err();
         assert_eq!(
             (error.code(), error.to_string().as_str()),
-            ("WF0601", "/ holds no project: no Cargo.toml, no workflow.ts or workflow.js, no C files")
+            ("WF0601", "/ holds no project: no Cargo.toml, no workflow.ts, .js or .py, no C files")
         );
     }
 

@@ -8,7 +8,7 @@ use super::diagnostic::{Exit, Trouble};
 use super::{Common, Format, follow, print_line};
 use crate::build;
 
-/// Build a workflow in Rust, TypeScript, JavaScript or C to a component
+/// Build a workflow in Rust, TypeScript, JavaScript, Python or C to a component
 ///
 /// A workspace gives one component for each of its workflows; a core module's
 /// file is only wrapped.

@@ -138,7 +138,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ("WF0511", "a database check found faults"),
     (
         "WF0601",
-        "the directory holds no project\n\nA Rust crate has a Cargo.toml, a workflow in TypeScript or JavaScript a workflow.ts or workflow.js, one in C its C files.",
+        "the directory holds no project\n\nA Rust crate has a Cargo.toml, a workflow in TypeScript, JavaScript or Python a workflow.ts, .js or .py, one in C its C files.",
     ),
     ("WF0602", "cargo cannot be run"),
     ("WF0603", "cargo did not build the crate"),
@@ -166,6 +166,10 @@ pub(super) const CODES: &[(&str, &str)] = &[
     (
         "WF0616",
         "a project in JavaScript lacks its tools\n\nesbuild bundles it, componentize-qjs makes a component of it. Both are dependencies of the project.",
+    ),
+    (
+        "WF0617",
+        "a project in Python lacks its tool\n\ncomponentize-py makes a component of a Python program. It is found in the project's `.venv` or on the path.",
     ),
     (
         "WF0701",

@@ -23,6 +23,7 @@ enum Template {
     Rust,
     /// TypeScript
     Js,
+    Python,
     C,
 }
 
@@ -31,6 +32,7 @@ impl Template {
         match self {
             Self::Rust => RUST,
             Self::Js => JS,
+            Self::Python => PYTHON,
             Self::C => C,
         }
     }
@@ -53,6 +55,14 @@ const JS: &[(&str, &str)] = &[
     ("README.md", include_str!("../../templates/js/README.md")),
     ("agents.json", include_str!("../../templates/rust/agents.json")),
     (".gitignore", "/node_modules\n/target\n"),
+];
+
+/// The same in Python.
+const PYTHON: &[(&str, &str)] = &[
+    ("workflow.py", include_str!("../../templates/python/workflow.py")),
+    ("README.md", include_str!("../../templates/python/README.md")),
+    ("agents.json", include_str!("../../templates/rust/agents.json")),
+    (".gitignore", "/.venv\n/target\n__pycache__\n"),
 ];
 
 /// The same in C, whose SDK `wfhost build` brings along.
