@@ -428,17 +428,11 @@ impl Host {
     }
 
     /// The same with all emissions, and where in its source the program asks
-    /// for each step if `trace`.
-    pub async fn trace(
-        &self,
-        id: &RunId,
-        journal: Journal,
-        module: &Module,
-        trace: bool,
-    ) -> Result<Replayed, HostError> {
+    /// for each step.
+    pub async fn trace(&self, id: &RunId, journal: Journal, module: &Module) -> Result<Replayed, HostError> {
         let unusable = |source| HostError::Journal { run: id.clone(), source };
         let machine = Machine::open(journal, 0).map_err(unusable)?;
-        Ok(engine::replay(&self.inner.engine, module, machine, &self.inner.world, trace).await?)
+        Ok(engine::replay(&self.inner.engine, module, machine, &self.inner.world, true).await?)
     }
 
     /// The module that a run is executed with.

@@ -59,7 +59,10 @@ impl Replay {
             drop(end);
         }
         let known = steps(&journal);
-        let replayed = host.trace(&info.id, journal, &module, self.backtrace).await?;
+        let replayed = match self.backtrace {
+            true => host.trace(&info.id, journal, &module).await?,
+            false => host.replay(&info.id, journal, &module, 0).await?,
+        };
         if let Some(mismatch) = &replayed.departs {
             let moved = (module.digest != info.module).then_some((info.module, module.digest));
             return Err(Trouble::mismatch(&info.id, mismatch, moved));
