@@ -227,10 +227,16 @@ impl Host {
         options: StartOptions,
         providers: Option<Providers>,
     ) -> Result<RunHandle, HostError> {
+        let until = self.inner.world.now().after(self.inner.lease_ms);
         let (id, machine) = self.create(module, options, true).await?;
         let watched = self.inner.watch(&id, providers);
-        let ready =
-            machine.map(|machine| Ready { epoch: Epoch(1), starts: 1, machine, module: module.clone() });
+        let ready = machine.map(|machine| Ready {
+            epoch: Epoch(1),
+            until,
+            starts: 1,
+            machine,
+            module: module.clone(),
+        });
         self.inner.begin(&id, ready, ClaimHow::Due);
         self.serve();
         Ok(RunHandle::new(id, Arc::clone(&self.inner), watched))
@@ -361,6 +367,7 @@ impl Host {
     ) -> Result<RunHandle, HostError> {
         let cannot = |reason| HostError::CannotRetry { run: id.clone(), reason };
         let plan = plan_retry(&self.inner.journal(id).await?, step, false).map_err(cannot)?;
+        let until = self.inner.world.now().after(self.inner.lease_ms);
         let (epoch, emissions, digest) = match self.inner.claim(id, ClaimHow::Reopen).await? {
             Claimed::Yes { epoch, emissions, module, .. } => (epoch, emissions, module),
             other => return Err(self.refused(id, other)),
@@ -373,7 +380,7 @@ impl Host {
         self.inner.append_retry(id, epoch, row, &machine).await?;
         self.change_budget(&mut machine, options.budget);
         let module = self.inner.module(id, digest, &machine.started().workflow).await?;
-        Ok(self.follow(id, Ready { epoch, starts: 1, machine, module }, options))
+        Ok(self.follow(id, Ready { epoch, until, starts: 1, machine, module }, options))
     }
 
     fn follow(&self, id: &RunId, ready: Ready, options: ResumeOptions) -> RunHandle {

@@ -97,6 +97,8 @@ pub(crate) struct Watched {
 /// A run that was claimed and read.
 pub(crate) struct Ready {
     pub epoch: Epoch,
+    /// Of the lease.
+    pub until: Timestamp,
     pub starts: u32,
     pub machine: Machine,
     pub module: Module,
@@ -196,7 +198,8 @@ impl Inner {
                 Err(error) => return Err(error),
             },
         };
-        let Ready { epoch, starts, mut machine, module } = ready;
+        let Ready { epoch, until, starts, mut machine, module } = ready;
+        live.control.lease(until);
         *lock(&live.lease) = Some(epoch);
         if starts > MAX_STARTS {
             return self.give_up(run, epoch, starts, machine).await.map(Some);
@@ -295,13 +298,14 @@ impl Inner {
         how: ClaimHow,
         module: Option<&Module>,
     ) -> Result<Result<Ready, Claimed>, HostError> {
+        let until = self.world.now().after(self.lease_ms);
         let (epoch, emissions, starts, digest) = match self.claim(run, how).await? {
             Claimed::Yes { epoch, emissions, starts, module } => (epoch, emissions, starts, module),
             other => return Ok(Err(other)),
         };
         let opened = self.open(run, epoch, emissions, digest, module).await;
         match opened {
-            Ok((machine, module)) => Ok(Ok(Ready { epoch, starts, machine, module })),
+            Ok((machine, module)) => Ok(Ok(Ready { epoch, until, starts, machine, module })),
             Err(error) => {
                 self.store.release(run, epoch, Some(&error.to_string())).await?;
                 Err(error)
@@ -580,9 +584,17 @@ async fn renew(inner: Weak<Inner>) {
             let live = state.live.iter();
             live.filter_map(|(run, live)| Some((run.clone(), (*lock(&live.lease))?))).collect()
         };
-        if !leases.is_empty() {
-            // A lease that is lost shows at the next append.
-            let _ = inner.store.renew(&leases, inner.world.now().after(inner.lease_ms)).await;
+        if leases.is_empty() {
+            continue;
+        }
+        let until = inner.world.now().after(inner.lease_ms);
+        // A lease that cannot be renewed, or is lost, shows at the next append.
+        let Ok(lost) = inner.store.renew(&leases, until).await else { continue };
+        let state = lock(&inner.state);
+        for (run, epoch) in leases.iter().filter(|(run, _)| !lost.contains(run)) {
+            if let Some(live) = state.live.get(run).filter(|live| *lock(&live.lease) == Some(*epoch)) {
+                live.control.lease(until);
+            }
         }
     }
 }

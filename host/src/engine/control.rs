@@ -1,8 +1,9 @@
 //! How the host reaches into a run that is being driven.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use tokio::sync::Notify;
+use wfhost_core::Timestamp;
 
 /// Whether a run is to be left.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -22,6 +23,8 @@ pub(crate) struct Control {
     pub inbox: Notify,
     leave: AtomicU8,
     left: Notify,
+    /// In milliseconds since 1970.
+    lease_until: AtomicU64,
 }
 
 impl Control {
@@ -37,6 +40,15 @@ impl Control {
             1 => Leave::Gently,
             _ => Leave::Now,
         }
+    }
+
+    /// Until when the run is nobody else's, unless he thinks that this process is dead.
+    pub fn lease_until(&self) -> Timestamp {
+        Timestamp(self.lease_until.load(Ordering::Relaxed))
+    }
+
+    pub fn lease(&self, until: Timestamp) {
+        self.lease_until.store(until.0, Ordering::Relaxed);
     }
 
     /// Waits until somebody wants the run to be left.

@@ -421,8 +421,14 @@ impl Driver<'_> {
                 next,
             }
         };
+        let goes_on = append.next == Next::Go;
         let appended = self.drive.store.append(append).await?;
         (self.drive.committed)();
+        // This process may have been stopped meanwhile: then somebody else may have the run by now,
+        // and nothing may be called that he calls too.
+        if goes_on && self.drive.control.lease_until() <= self.now() {
+            return Err(StoreError::Fenced { run: self.drive.run.clone() }.into());
+        }
         Ok(appended.due)
     }
 

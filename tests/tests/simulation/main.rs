@@ -117,7 +117,7 @@ async fn simulate(seed: u64, module: &[u8], cache: &Path) -> History {
         match universe.roll(10) {
             0..3 => universe.kill(victim),
             3..5 => universe.stall(victim, Duration::from_millis(universe.roll(3 * LEASE_MS))),
-            5 => universe.jump(victim, universe.roll(20_000) as i64 - 8_000),
+            5 if universe.clocks_jump => universe.jump(victim, universe.roll(20_000) as i64 - 8_000),
             6..9 => signal(universe.roll(RUNS)).await,
             _ => {}
         }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
-use wfhost_core::{Digest, Failure, Json, Reply, RunId, Step, Timestamp};
-use wfhost_host::agents::{Call, Provider};
+use wfhost_core::{Digest, Json, Reply, RunId, Step, Timestamp};
+use wfhost_host::agents::{Call, CallFailure, CallOutput, Provider};
 use wfhost_host::store::{MemStore, Owner};
 use wfhost_host::world::World;
 
@@ -76,6 +76,8 @@ pub struct Universe {
     pub calls: Mutex<Vec<Made>>,
     pub commits: Mutex<Vec<Committed>>,
     calm: AtomicBool,
+    /// Whether clocks are set in this one.
+    pub clocks_jump: bool,
     pub deaths: AtomicU64,
     pub stalls: AtomicU64,
     pub faults: AtomicU64,
@@ -83,9 +85,11 @@ pub struct Universe {
 
 impl Universe {
     pub fn new(seed: u64) -> Arc<Self> {
+        let mut dice = Dice::new(seed);
         Arc::new(Self {
             memory: Arc::new(MemStore::default()),
-            dice: Mutex::new(Dice::new(seed)),
+            clocks_jump: dice.roll(3) == 0,
+            dice: Mutex::new(dice),
             began: Instant::now(),
             lives: Mutex::default(),
             places: AtomicU64::new(0),
@@ -219,10 +223,14 @@ impl Provider for Agent {
         "sim"
     }
 
-    fn call(&self, call: Call) -> BoxFuture<'_, Result<Reply, Failure>> {
+    fn call(&self, call: Call, _out: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>> {
         async move {
             let universe = &self.universe;
-            universe.run_on(self.pid).await;
+            // A dead process calls nobody. One that is stopped just here does: the host has looked at
+            // its lease a moment ago.
+            if !universe.is_alive(self.pid) {
+                return std::future::pending().await;
+            }
             let Call { run, step, attempt, key, .. } = call;
             let place = universe.place();
             universe.calls.lock().unwrap().push(Made { place, run, step, attempt, key });
