@@ -63,7 +63,7 @@ pub(crate) struct Run {
     /// Entries that the journal may have before the program gets no further step
     #[arg(long, value_name = "N", hide_short_help = true, default_value_t = Sandbox::default().entries, value_parser = clap::value_parser!(u64).range(1..))]
     max_entries: u64,
-    /// A variable of the program's environment
+    /// A variable of the program's environment; it is kept in the journal
     #[arg(long, value_name = "NAME=VALUE", value_parser = env_arg)]
     env: Vec<(String, String)>,
     /// A directory that the program may read, as HOST::GUEST
