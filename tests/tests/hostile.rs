@@ -155,12 +155,12 @@ async fn h05_damaged_exports_are_refused_as_a_whole() {
     let text = exported();
     let whole: Vec<String> = text.lines().map(str::to_owned).collect();
     let lines = &whole[..whole.len() - 1];
-    let sound = MemStore::new();
+    let sound = MemStore::default();
     assert!(archive::import(&sound, &sealed(lines)).await.is_ok(), "what is sealed here is accepted");
     let mut generator = Generator(3);
     let (mut accepted, mut rounds) = (0, 0);
     for round in 0..600 {
-        let store: Arc<dyn Store> = Arc::new(MemStore::new());
+        let store: Arc<dyn Store> = Arc::new(MemStore::default());
         let mut damaged = lines.to_vec();
         match round % 4 {
             // A line is lost, comes twice, or in another place.
