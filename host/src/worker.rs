@@ -199,7 +199,7 @@ impl Inner {
             },
         };
         let Ready { epoch, until, starts, mut machine, module } = ready;
-        live.control.lease(until);
+        live.control.lease.extend(until);
         *lock(&live.lease) = Some(epoch);
         if starts > MAX_STARTS {
             return self.give_up(run, epoch, starts, machine).await.map(Some);
@@ -588,12 +588,15 @@ async fn renew(inner: Weak<Inner>) {
             continue;
         }
         let until = inner.world.now().after(inner.lease_ms);
-        // A lease that cannot be renewed, or is lost, shows at the next append.
+        // A lease that cannot be renewed shows at the next append.
         let Ok(lost) = inner.store.renew(&leases, until).await else { continue };
         let state = lock(&inner.state);
-        for (run, epoch) in leases.iter().filter(|(run, _)| !lost.contains(run)) {
-            if let Some(live) = state.live.get(run).filter(|live| *lock(&live.lease) == Some(*epoch)) {
-                live.control.lease(until);
+        for (run, epoch) in &leases {
+            match state.live.get(run).filter(|live| *lock(&live.lease) == Some(*epoch)) {
+                // Somebody else has it: its calls are for nothing.
+                Some(live) if lost.contains(run) => live.control.leave(Leave::Now),
+                Some(live) => live.control.lease.extend(until),
+                None => {}
             }
         }
     }

@@ -15,6 +15,7 @@ use wfhost_core::{
 use super::gate::{Gate, Slot};
 use super::recorder::Recorder;
 use super::{Call, CallFailure, Policy, Provider, Turn, session, workspace};
+use crate::engine::Lease;
 use crate::schema;
 use crate::store::{SharedStore, TranscriptFilter, TranscriptKind};
 use crate::world::World;
@@ -51,6 +52,8 @@ pub(crate) struct Attempt {
     pub gate: Arc<Gate>,
     pub store: SharedStore,
     pub world: Arc<dyn World>,
+    /// Of the run: without it nobody is called.
+    pub lease: Lease,
     pub recorder: Recorder,
     pub slots: Vec<(Slot, u32)>,
     pub limits: TimeLimits,
@@ -276,6 +279,7 @@ impl Attempt {
                 (Some(a), Some(b)) => Some(a.plus(b)),
                 (a, b) => a.or(b),
             };
+            self.lease.held(self.world.as_ref()).await;
             let reply = match self.provider.call(call.clone(), self.recorder.output()).await {
                 Ok(reply) => reply,
                 Err(failure) => {

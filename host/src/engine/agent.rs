@@ -92,6 +92,7 @@ impl Driver<'_> {
             gate: Arc::clone(self.drive.gate),
             store: Arc::clone(self.drive.store),
             world: Arc::clone(self.drive.world),
+            lease: self.drive.control.lease.clone(),
             recorder,
             slots,
             limits,

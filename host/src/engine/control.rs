@@ -1,9 +1,13 @@
 //! How the host reaches into a run that is being driven.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use wfhost_core::Timestamp;
+
+use crate::world::World;
 
 /// Whether a run is to be left.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -23,8 +27,34 @@ pub(crate) struct Control {
     pub inbox: Notify,
     leave: AtomicU8,
     left: Notify,
+    pub lease: Lease,
+}
+
+/// Until when a run is nobody else's, unless he thinks that this process is dead.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lease {
     /// In milliseconds since 1970.
-    lease_until: AtomicU64,
+    until: Arc<AtomicU64>,
+}
+
+/// A lease that has run out may be renewed, if nobody was quicker.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+impl Lease {
+    pub fn extend(&self, until: Timestamp) {
+        self.until.store(until.0, Ordering::Relaxed);
+    }
+
+    pub fn is_held(&self, now: Timestamp) -> bool {
+        now.0 < self.until.load(Ordering::Relaxed)
+    }
+
+    /// Waits until it is held: a process that was stopped calls nobody before it knows that.
+    pub async fn held(&self, world: &dyn World) {
+        while !self.is_held(world.now()) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
 }
 
 impl Control {
@@ -40,15 +70,6 @@ impl Control {
             1 => Leave::Gently,
             _ => Leave::Now,
         }
-    }
-
-    /// Until when the run is nobody else's, unless he thinks that this process is dead.
-    pub fn lease_until(&self) -> Timestamp {
-        Timestamp(self.lease_until.load(Ordering::Relaxed))
-    }
-
-    pub fn lease(&self, until: Timestamp) {
-        self.lease_until.store(until.0, Ordering::Relaxed);
     }
 
     /// Waits until somebody wants the run to be left.

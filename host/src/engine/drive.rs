@@ -426,7 +426,7 @@ impl Driver<'_> {
         (self.drive.committed)();
         // This process may have been stopped meanwhile: then somebody else may have the run by now,
         // and nothing may be called that he calls too.
-        if goes_on && self.drive.control.lease_until() <= self.now() {
+        if goes_on && !self.drive.control.lease.is_held(self.now()) {
             return Err(StoreError::Fenced { run: self.drive.run.clone() }.into());
         }
         Ok(appended.due)

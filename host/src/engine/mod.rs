@@ -22,7 +22,7 @@ use wfhost_core::{Digest, Grant, RunConfig, limits};
 use crate::sandbox::{GrantError, Granted, Snapshots};
 
 pub use self::cache::Cache;
-pub(crate) use self::control::{Control, Leave};
+pub(crate) use self::control::{Control, Lease, Leave};
 pub use self::drive::DriveError;
 pub(crate) use self::drive::{Drive, Driven, Pace};
 pub(crate) use self::instance::{Inner, RunCtx};

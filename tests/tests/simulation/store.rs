@@ -81,6 +81,8 @@ impl Store for Faulty {
         questions(run: Option<&'a RunId>, limit: usize) -> Vec<OpenQuestion>;
         state(run: &'a RunId) -> Vec<(String, Json)>;
         owned(owner: &'a Owner) -> Vec<RunId>;
+        transcribe(run: &'a RunId, lines: Vec<NewTranscript>) -> ();
+        transcript(run: &'a RunId, filter: TranscriptFilter, limit: usize) -> Vec<TranscriptLine>;
     }
 
     fn module(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Vec<u8>>>> {
@@ -148,6 +150,14 @@ impl Store for Faulty {
 
     fn changes(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Change>>> {
         self.with(async move { self.universe.memory.changes(after, limit).await }.boxed())
+    }
+
+    fn keep_answer(&self, request: Digest, at: Timestamp, answer: Json) -> BoxFuture<'_, Result<()>> {
+        self.with(async move { self.universe.memory.keep_answer(request, at, answer).await }.boxed())
+    }
+
+    fn kept_answer(&self, request: Digest) -> BoxFuture<'_, Result<Option<(Timestamp, Json)>>> {
+        self.with(async move { self.universe.memory.kept_answer(request).await }.boxed())
     }
 
     fn version(&self) -> Result<u64> {

@@ -242,6 +242,8 @@ impl Provider for Agent {
                 model: None,
                 usage: None,
                 provider: "sim".to_owned(),
+                cached: false,
+                changes: None,
             })
         }
         .boxed()
