@@ -1,11 +1,14 @@
-//! `src/bindings.rs` is generated from `wit/` and kept in the repository, so that a workflow's
-//! first build takes seconds. This test keeps the two equal.
+//! `src/bindings.rs` and `c/bindings` are generated from `wit/` and kept in the repository, so that
+//! a workflow's first build takes seconds and no generator. This test keeps them equal.
 //!
 //! After a change of the WIT: `UPDATE_BINDINGS=1 cargo test -p wfhost-sdk --test bindings`.
 
 use std::path::{Path, PathBuf};
 
-use wit_bindgen_core::{Files, WorldGenerator, wit_parser::Resolve};
+use wit_bindgen_core::{
+    Files, WorldGenerator,
+    wit_parser::{Resolve, WorldId},
+};
 use wit_bindgen_rust::Opts;
 
 const COMMAND: &str = "UPDATE_BINDINGS=1 cargo test -p wfhost-sdk --test bindings";
@@ -14,11 +17,16 @@ fn here() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn generate(wit: &Path) -> String {
+fn world(wit: &Path) -> (Resolve, WorldId) {
     let mut resolve = Resolve::default();
     let (package, _) = resolve.push_path(wit).expect("the WIT package parses");
     let world =
         resolve.select_world(&[package], Some("workflow")).expect("the package has a world `workflow`");
+    (resolve, world)
+}
+
+fn generate(wit: &Path) -> String {
+    let (mut resolve, world) = world(wit);
     let options = Opts {
         format: true,
         pub_export_macro: true,
@@ -47,4 +55,22 @@ fn bindings_are_those_of_the_wit_package() {
         kept == generated,
         "guest-sdk/src/bindings.rs is not what wit/ says; rewrite it by\n    {COMMAND}"
     );
+}
+
+#[test]
+fn c_bindings_are_those_of_the_wit_package() {
+    let (mut resolve, world) = world(&here().join("../wit"));
+    let mut files = Files::default();
+    let mut generator = wit_bindgen_c::Opts::default().build();
+    generator.generate(&mut resolve, world, &mut files).expect("bindings can be generated");
+    for (name, generated) in files.iter().filter(|(name, _)| !name.ends_with(".o")) {
+        let kept = here().join("c/bindings").join(name);
+        if std::env::var_os("UPDATE_BINDINGS").is_some() {
+            std::fs::write(&kept, generated).expect("the bindings can be written");
+        }
+        assert!(
+            std::fs::read(&kept).unwrap_or_default() == generated,
+            "guest-sdk/c/bindings/{name} is not what wit/ says; rewrite it by\n    {COMMAND}"
+        );
+    }
 }

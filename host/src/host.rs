@@ -1,19 +1,20 @@
 //! The embedding API: a host advances runs and keeps them in a store.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use wfhost_core::policy::budget::Budget;
 use wfhost_core::{
-    CannotRetry, Digest, Epoch, FailureKind, Journal, JournalError, Json, Machine, Mismatch, Row, RunConfig,
-    RunId, Started, Step, Timestamp, limits, plan_retry,
+    CannotRetry, Digest, Epoch, FailureKind, Grant, Journal, JournalError, Json, Machine, Mismatch, Row,
+    RunConfig, RunId, Started, Step, Timestamp, limits, plan_retry,
 };
 
 use crate::agents::Providers;
-use crate::engine::{self, DriveError, Engine, Leave, Module, ModuleError, Replayed};
+use crate::engine::{self, Denied, DriveError, Engine, Leave, Module, ModuleError, Replayed};
 use crate::handle::RunHandle;
+use crate::sandbox::GrantError;
 use crate::schema::{self, BadAnswer};
 use crate::store::{
     ClaimHow, Claimed, Created, MessageBody, NewMessage, NewRun, Owner, Posted, RunInfo, SharedStore,
@@ -123,6 +124,8 @@ pub enum HostError {
     Module(#[from] ModuleError),
     #[error(transparent)]
     Drive(#[from] DriveError),
+    #[error(transparent)]
+    Grant(#[from] GrantError),
     #[error("the journal of {run} cannot be used: {source}")]
     Journal { run: RunId, source: JournalError },
     #[error("there is no run {0}")]
@@ -193,11 +196,27 @@ impl Host {
 
     /// Checks and compiles a module, and keeps its bytes in the store.
     pub async fn add_module(&self, name: &str, bytes: &[u8]) -> Result<Module, HostError> {
+        self.add_module_with(name, bytes, Denied::Refuse).await
+    }
+
+    /// The same, with a choice of what becomes of imports that are denied.
+    pub async fn add_module_with(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        denied: Denied,
+    ) -> Result<Module, HostError> {
         let digest = Digest::of(bytes);
-        let module = self.inner.engine.module(name, digest, bytes)?;
+        let module = self.inner.engine.module(name, digest, bytes, denied)?;
         self.inner.store.put_module(name, bytes).await?;
         lock(&self.inner.modules).insert(digest, module.clone());
         Ok(module)
+    }
+
+    /// Reads a directory that new runs are to be granted, to read only. Their
+    /// programs see it at `guest`, an absolute path.
+    pub async fn grant(&self, host: &Path, guest: &str) -> Result<Grant, HostError> {
+        Ok(self.inner.engine.grant(host.to_owned(), guest.to_owned()).await?)
     }
 
     /// Begins a run and advances it here, or finds the one that has the key.
@@ -244,6 +263,16 @@ impl Host {
         for (name, value) in &options.labels {
             limits::check("the name of a label", name.len(), limits::NAME_BYTES)?;
             limits::check("a label", value.len(), limits::NAME_BYTES)?;
+        }
+        if let Some(sandbox) = &options.config.sandbox {
+            let env: usize = sandbox.env.iter().map(|(name, value)| name.len() + value.len()).sum();
+            limits::check("the environment", env, limits::ENV_BYTES)?;
+            let mut guests: Vec<_> = sandbox.grants.iter().map(|grant| &grant.guest).collect();
+            guests.sort();
+            if let Some(twice) = guests.windows(2).find(|pair| pair[0] == pair[1]) {
+                let reason = "there is another one";
+                return Err(GrantError::Place { guest: twice[0].clone(), reason }.into());
+            }
         }
         let now = self.inner.world.now();
         let mut seed = options.seed.unwrap_or_default();
@@ -402,7 +431,15 @@ impl Host {
     ) -> Result<Replayed, HostError> {
         let unusable = |source| HostError::Journal { run: id.clone(), source };
         let machine = Machine::open(journal, emissions).map_err(unusable)?;
-        Ok(engine::replay(&self.inner.engine, module, machine, &self.inner.world).await?)
+        Ok(engine::replay(&self.inner.engine, module, machine, &self.inner.world, false).await?)
+    }
+
+    /// The same with all emissions, and where in its source the program asks
+    /// for each step.
+    pub async fn trace(&self, id: &RunId, journal: Journal, module: &Module) -> Result<Replayed, HostError> {
+        let unusable = |source| HostError::Journal { run: id.clone(), source };
+        let machine = Machine::open(journal, 0).map_err(unusable)?;
+        Ok(engine::replay(&self.inner.engine, module, machine, &self.inner.world, true).await?)
     }
 
     /// The module that a run is executed with.

@@ -21,6 +21,7 @@ pub mod why;
 mod worker;
 pub mod world;
 
+pub use crate::sandbox::GrantError;
 pub use handle::{Ending, RunHandle};
 pub use history::{StepInfo, steps};
 pub(crate) use host::fresh_id;

@@ -10,7 +10,7 @@ use wfhost_core::{
 };
 
 use crate::agents::{Gate, Providers};
-use crate::engine::{Control, Drive, Driven, Engine, Leave, Module, Pace};
+use crate::engine::{Control, Denied, Drive, Driven, Engine, Leave, Module, Pace};
 use crate::handle::Ending;
 use crate::host::{Adopt, Evict, HostError};
 use crate::store::{Append, Claim, ClaimHow, Claimed, Next, Owner, RunState, SharedStore, StoreError};
@@ -391,7 +391,8 @@ impl Inner {
             None => {
                 let bytes = self.store.module(digest).await?;
                 let bytes = bytes.ok_or_else(|| HostError::NoModule { run: run.clone(), digest })?;
-                self.engine.module(name, digest, &bytes)?
+                // It was accepted when the run began.
+                self.engine.module(name, digest, &bytes, Denied::Trap)?
             }
         };
         lock(&self.modules).insert(digest, module.clone());

@@ -17,10 +17,18 @@ pub fn target() -> PathBuf {
 
 /// A component that `examples/build` or `tests/guests/build` made.
 pub fn module(name: &str) -> String {
-    let dir = if name == "probe" { "guests" } else { "examples" };
+    let dir = if name.starts_with("probe") { "guests" } else { "examples" };
     let path = target().join(dir).join(format!("{name}.wasm"));
     assert!(path.is_file(), "{} is missing: run examples/build", path.display());
     path.display().to_string()
+}
+
+/// A component out of a core module in text form, as `wfhost build` makes it.
+pub fn component(place: &Place, core: &str) -> String {
+    let file = place.file("core.wasm", wat::parse_str(core).expect("valid text"));
+    let made = place.run(["build", &file, "--out", &place.path("made.wasm").display().to_string()]);
+    assert_eq!(made.code(), Some(0), "{}", made.stderr());
+    place.path("made.wasm").display().to_string()
 }
 
 /// A database and a script of its own for one test.

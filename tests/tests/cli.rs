@@ -333,5 +333,5 @@ fn a_new_project_builds_and_runs() {
     let ran = place.run(["run", &made, "-i", r#"{"name":"Ada"}"#, "--agents", &agents]);
     assert_eq!(ran.ok_json(), json!({ "greeting": "Hello, Ada!" }));
     let error = place.run(["build", &place.path("").display().to_string()]).error(2, &place);
-    assert!(error.starts_with("error[WF0601]: DIR/ has no Cargo.toml"), "{error}");
+    assert!(error.starts_with("error[WF0601]: DIR/ holds no project"), "{error}");
 }

@@ -15,9 +15,14 @@ use serde_json::value::RawValue;
 pub struct Json(#[n(0)] String);
 
 impl Json {
-    /// Takes `text` if it is valid JSON.
+    /// Takes `text` if it is valid JSON, with at most 127 arrays and objects
+    /// within each other.
     pub fn parse(text: String) -> Result<Self, serde_json::Error> {
         serde_json::from_str::<IgnoredAny>(&text)?;
+        if depth(&text) > DEPTH {
+            // Gives the error with its place.
+            serde_json::from_str::<Value>(&text)?;
+        }
         Ok(Self(text))
     }
 
@@ -48,7 +53,10 @@ impl Json {
     /// Whether both say the same: order of keys and white space do not matter,
     /// nor does a member that is null against one that is not there.
     pub fn means(&self, other: &Self) -> bool {
-        self.0 == other.0 || first_difference(&self.value(), &other.value()).is_none()
+        let value = |json: &Self| serde_json::from_str::<Value>(&json.0).ok();
+        self.0 == other.0
+            // Texts that cannot be read say nothing, so they do not say the same.
+            || value(self).zip(value(other)).is_some_and(|(a, b)| first_difference(&a, &b).is_none())
     }
 }
 
@@ -76,6 +84,29 @@ impl<'de> Deserialize<'de> for Json {
         let raw = Box::<RawValue>::deserialize(deserializer)?;
         Ok(Self(String::from(Box::<str>::from(raw))))
     }
+}
+
+/// Arrays and objects within each other: what serde_json reads.
+const DEPTH: usize = 127;
+
+/// How many arrays and objects of a valid JSON text lie within each other at most.
+fn depth(text: &str) -> usize {
+    let (mut depth, mut greatest, mut in_string) = (0usize, 0, false);
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => in_string = !in_string,
+            // Whatever is escaped does not end the string.
+            b'\\' if in_string => drop(bytes.next()),
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                greatest = greatest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    greatest
 }
 
 /// Where two JSON values differ first.
@@ -136,6 +167,24 @@ mod tests {
 
     fn json(text: &str) -> Json {
         Json::parse(text.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn depth_is_limited_to_what_can_be_read_again() {
+        let nested = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(Json::parse(nested(DEPTH)).is_ok_and(|json| json.value() != Value::Null));
+        let error = Json::parse(nested(DEPTH + 1)).unwrap_err();
+        assert!(error.to_string().contains("recursion limit"), "{error}");
+        assert!(Json::parse(nested(1_000_000)).is_err());
+        // Brackets in strings are none.
+        assert!(Json::parse(format!("\"\\\"{}\"", "[".repeat(1_000))).is_ok());
+    }
+
+    #[test]
+    fn what_cannot_be_read_means_nothing() {
+        let deep = |n: u32| Json(format!("{}{n}{}", "[".repeat(200), "]".repeat(200)));
+        assert!(deep(1).means(&deep(1)));
+        assert!(!deep(1).means(&deep(2)));
     }
 
     #[test]

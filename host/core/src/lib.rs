@@ -16,7 +16,7 @@ mod machine;
 mod op;
 pub mod policy;
 
-pub use config::RunConfig;
+pub use config::{Grant, Limit, RunConfig, Sandbox};
 pub use entry::{Entry, EntryError, Event, FailedCall, Recorded, Started, decode_op, encode_op};
 pub use failure::{Failure, FailureKind, Outcome};
 pub use ids::{BadRunId, Digest, Epoch, Position, RunId, Step, Timestamp};

@@ -24,6 +24,27 @@ pub const KEY_BYTES: usize = 256;
 pub const SLEEP_MS: u64 = 100 * 31_557_600_000;
 /// Steps of one run that are open at the same time.
 pub const OPEN_STEPS: usize = 100_000;
+/// Bytes of a program's stack: WebAssembly frames, as the compiler of this
+/// version lays them out. One setting for all programs of a process.
+pub const STACK_BYTES: u64 = 2 << 20;
+/// Elements of all tables of a program together; one built by an ordinary
+/// compiler has some thousands.
+pub const TABLE_ELEMENTS: u64 = 1 << 20;
+/// Core instances, tables and memories of a program; one of a language with
+/// shared libraries has some dozens.
+pub const INSTANCES: usize = 1_000;
+pub const TABLES: usize = 200;
+pub const MEMORIES: usize = 50;
+/// Bytes that a program hands to the host in one call, of whatever form.
+pub const TRANSFER_BYTES: usize = 64 << 20;
+/// Random bytes that a program may ask for at once.
+pub const RANDOM_BYTES: u64 = 1 << 20;
+/// Bytes of a run's environment, names and values together.
+pub const ENV_BYTES: usize = 64 << 10;
+/// Bytes of all files in a directory that a run is granted. It is held in memory.
+pub const GRANT_BYTES: u64 = 256 << 20;
+/// Files, directories and links in a directory that a run is granted.
+pub const GRANT_FILES: u64 = 100_000;
 /// Bytes of one row of the journal: what one commit appends for one run. Larger
 /// than any entry; rows are closed well below it.
 pub const ROW_BYTES: usize = 64 << 20;

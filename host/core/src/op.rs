@@ -127,6 +127,21 @@ impl Op {
         }
     }
 
+    /// Bytes of what it hands over, about.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Agent(request) => request.bytes(),
+            Self::Sleep { .. } | Self::SleepUntil { .. } => 0,
+            Self::Signal { name, .. } => name.len(),
+            Self::Send { name, payload, run } => run.len() + name.len() + payload.as_str().len(),
+            Self::Ask { question, .. } => question.bytes(),
+            Self::Child { module, input, options } => {
+                module.len() + input.as_str().len() + options.as_ref().map_or(0, ChildOptions::bytes)
+            }
+            Self::ContinueAsNew { input } => input.as_str().len(),
+        }
+    }
+
     /// Says what is wrong with an operation that cannot be meant so. `at` is
     /// the time of its entry.
     pub fn check_sense(&self, at: Timestamp) -> Result<(), String> {

@@ -1,17 +1,24 @@
 //! From a core module to a component.
 
+use std::borrow::Cow;
+
 use wasmparser::{Parser, Payload};
-use wit_component::ComponentEncoder;
+use wit_component::{ComponentEncoder, StringEncoding};
+use wit_parser::Resolve;
 
 /// Wraps a core module into a component. One that is a component already is
-/// given back as it is. Modules for WASI preview 1 get its adapter.
+/// given back as it is. Modules for WASI preview 1 get its adapter; modules
+/// that say nothing of their interface are taken for the world of workflows.
 pub fn componentize(bytes: &[u8]) -> Result<Vec<u8>, String> {
     if Parser::is_component(bytes) {
         return Ok(bytes.to_vec());
     }
-    let chain = |error: anyhow::Error| format!("{error:#}");
+    let described = match describes_itself(bytes) {
+        true => Cow::Borrowed(bytes),
+        false => Cow::Owned(embed_world(bytes)?),
+    };
     ComponentEncoder::default()
-        .module(bytes)
+        .module(&described)
         .and_then(|encoder| {
             encoder.adapter(
                 wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME,
@@ -20,6 +27,31 @@ pub fn componentize(bytes: &[u8]) -> Result<Vec<u8>, String> {
         })
         .and_then(|encoder| encoder.validate(true).encode())
         .map_err(chain)
+}
+
+fn chain(error: anyhow::Error) -> String {
+    format!("{error:#}")
+}
+
+/// Whether a core module carries its interface, as binding generators leave it.
+fn describes_itself(bytes: &[u8]) -> bool {
+    Parser::new(0).parse_all(bytes).any(|payload| match payload {
+        Ok(Payload::CustomSection(section)) => section.name().starts_with("component-type"),
+        _ => false,
+    })
+}
+
+/// Adds the world of workflows to a core module.
+fn embed_world(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let mut resolve = Resolve::default();
+    let package = resolve
+        .push_str("workflow.wit", include_str!("../../../wit/workflow.wit"))
+        .map_err(|error| error.to_string())?;
+    let world = resolve.select_world(&[package], Some("workflow")).map_err(|error| error.to_string())?;
+    let mut bytes = bytes.to_vec();
+    wit_component::embed_component_metadata(&mut bytes, &resolve, world, StringEncoding::UTF8)
+        .map_err(chain)?;
+    Ok(bytes)
 }
 
 /// Whether a core module or a component exports `run`. What cannot be read has

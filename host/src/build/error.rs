@@ -7,7 +7,7 @@ use super::Target;
 /// Why nothing was built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    #[error("{0} has no Cargo.toml")]
+    #[error("{0} holds no project: no Cargo.toml, no workflow.ts, .js or .py, no C files")]
     NoCrate(PathBuf),
     #[error("`{command}` cannot be run: {source}")]
     NoTool { command: String, source: std::io::Error },
@@ -27,6 +27,14 @@ pub enum BuildError {
     NoPackage { dir: PathBuf, package: String, known: Vec<String> },
     #[error("{package} exports no workflow")]
     NoExport { package: String },
+    #[error("this machine has no C compiler for WebAssembly")]
+    NoClang,
+    #[error("{dir} has no `{name}` in its node_modules")]
+    NoNodeTool { name: &'static str, dir: PathBuf },
+    #[error("this machine has no `componentize-py`")]
+    NoComponentizePy,
+    #[error("{what} did not build {dir}")]
+    Compiler { what: &'static str, dir: PathBuf },
     #[error("this machine has no `{0}`, which links WebAssembly")]
     NoLinker(&'static str),
 }
@@ -53,6 +61,10 @@ impl BuildError {
             Self::NoPackage { .. } => "WF0611",
             Self::NoExport { .. } => "WF0612",
             Self::NoLinker(_) => "WF0613",
+            Self::NoClang => "WF0614",
+            Self::Compiler { .. } => "WF0615",
+            Self::NoNodeTool { .. } => "WF0616",
+            Self::NoComponentizePy => "WF0617",
         }
     }
 
@@ -79,6 +91,17 @@ impl BuildError {
             Self::NoExport { .. } => {
                 "put `#[wfhost::workflow]` on the `async fn` that is the workflow".to_owned()
             }
+            Self::NoClang => "install the WASI SDK and set WASI_SDK_PATH, or on Debian \
+                 `apt-get install clang-22 lld-22 wasi-libc libclang-rt-22-dev-wasm32`"
+                .to_owned(),
+            Self::Compiler { .. } => "its messages are above".to_owned(),
+            Self::NoComponentizePy => {
+                "`pip install componentize-py==0.25.1`, also in the project's `.venv`".to_owned()
+            }
+            Self::NoNodeTool { dir, .. } => format!(
+                "`cd {} && npm install`; a project needs `npm install --save-dev componentize-qjs@0.4.5 esbuild`",
+                dir.display()
+            ),
             Self::NoLinker(_) => "install Rust by rustup, see rustup.rs, or `apt-get install lld`".to_owned(),
         }
     }

@@ -1,18 +1,24 @@
-//! `wfhost build`: from a Rust crate to a component, with whatever toolchain
-//! the machine has.
+//! `wfhost build`: from a project to a component, with whatever toolchain the
+//! machine has.
 //!
 //! ```text
 //! project     which workflows the directory has
 //! toolchain   which compiler builds for WebAssembly here
 //! sysroot     ... made of Debian's, if there is no other
 //! cargo       compiles them
+//! c           compiles workflows in C
+//! js          bundles workflows in JavaScript and TypeScript
+//! python      puts workflows in Python beside their interpreter
 //! componentize wraps the core modules
 //! ```
 
+mod c;
 mod cargo;
 mod componentize;
 mod error;
+mod js;
 mod project;
+mod python;
 mod sysroot;
 mod toolchain;
 
@@ -108,13 +114,24 @@ pub struct Built {
     pub bytes: u64,
 }
 
-/// Builds the workflows of the crate or workspace in a directory.
+/// Builds the workflows of the crate or workspace in a directory, or the
+/// workflow in another language that is there.
 pub fn build(
     dir: &Path,
     options: &BuildOptions,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Vec<Built>, BuildError> {
     if !dir.join("Cargo.toml").is_file() {
+        if let Some(entry) = js::entry(dir) {
+            return Ok(vec![js::build(dir, &entry, options, progress)?]);
+        }
+        if let Some(sources) = python::sources(dir) {
+            return Ok(vec![python::build(dir, &sources, options, progress)?]);
+        }
+        let sources = c::sources(dir);
+        if !sources.is_empty() {
+            return Ok(vec![c::build(dir, &sources, options, progress)?]);
+        }
         return Err(BuildError::NoCrate(dir.to_owned()));
     }
     let project = Project::read(dir, &mut cargo::cargo())?;
@@ -196,7 +213,10 @@ mod tests {
     #[test]
     fn a_directory_without_a_crate_is_refused() {
         let error = build(Path::new("/"), &BuildOptions::default(), &mut |_| ()).unwrap_err();
-        assert_eq!((error.code(), error.to_string().as_str()), ("WF0601", "/ has no Cargo.toml"));
+        assert_eq!(
+            (error.code(), error.to_string().as_str()),
+            ("WF0601", "/ holds no project: no Cargo.toml, no workflow.ts, .js or .py, no C files")
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::diagnostic::{Exit, Trouble};
 use super::{Common, Format, follow, print_line};
 use crate::build;
 
-/// Build a Rust workflow crate to a component
+/// Build a workflow in Rust, TypeScript, JavaScript, Python or C to a component
 ///
 /// A workspace gives one component for each of its workflows; a core module's
 /// file is only wrapped.
@@ -18,7 +18,7 @@ use crate::build;
   wfhost build my-workflow --out my-workflow.wasm
   wfhost build workspace -p one-of-it")]
 pub(crate) struct Build {
-    /// The directory of the crate or workspace, or the file of a core module
+    /// The directory of the project, or the file of a core module
     #[arg(default_value = ".")]
     dir: PathBuf,
     /// The component's file, or the directory of several

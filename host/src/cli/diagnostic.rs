@@ -6,12 +6,12 @@ use anstream::eprintln;
 use anstyle::{AnsiColor, Style};
 use wfhost_core::{CannotRetry, Digest, Mismatch, RunId};
 
-use crate::HostError;
 use crate::agents::ScriptError;
 use crate::archive::ArchiveError;
 use crate::config::ConfigError;
 use crate::engine::{DriveError, ModuleError};
 use crate::store::StoreError;
+use crate::{GrantError, HostError};
 
 /// The exit codes of the program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -252,6 +252,13 @@ impl From<DriveError> for Trouble {
                 .hint(format!("with a key: `ANTHROPIC_API_KEY=... wfhost resume {run}`, or OPENAI_API_KEY"))
                 .hint("with a coding agent: put claude, codex, gemini, opencode, cursor-agent or amp on PATH")
                 .hint(format!("to try it out: `wfhost resume {run} --agent echo`, or --agents FILE")),
+            DriveError::Grant { ref run, source: GrantError::Changed { ref path, .. } } => {
+                Self::host("WF0405", error.to_string())
+                    .hint(format!("bring {path} back as it was, then `wfhost resume {run}`"))
+                    .hint("or begin a new run, which reads what is there now")
+            }
+            DriveError::Grant { ref run, .. } => Self::host("WF0405", error.to_string())
+                .hint(format!("once the directory is there: `wfhost resume {run}`")),
             DriveError::Instance(_) => Self::host("WF0404", error.to_string()),
         }
     }
@@ -263,6 +270,8 @@ impl From<HostError> for Trouble {
             HostError::Store(error) => error.into(),
             HostError::Module(error) => error.into(),
             HostError::Drive(error) => error.into(),
+            HostError::Grant(_) => Self::usage("WF0406", error.to_string())
+                .hint("a directory is granted as `--dir HOST::GUEST`, like `--dir ./data::/data`"),
             HostError::Journal { .. } => Self::host("WF0202", error.to_string()).hint(
                 "nothing was executed; if a newer wfhost wrote it, use that one, else restore a backup",
             ),

@@ -76,6 +76,14 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "WF0202",
         "a journal is damaged, or a newer wfhost wrote it\n\nEvery entry is part of a chain of digests, so a single changed byte is noticed.",
     ),
+    (
+        "WF0203",
+        "two executions of one journal differ\n\nThey asked for the same steps, but what they returned, wrote or published is not the same. Please report it with the module: the sandbox is there to make that impossible.",
+    ),
+    (
+        "WF0204",
+        "a module could not be run for a check\n\nWhat went wrong is above: it is what the run itself said.",
+    ),
     ("WF0301", "another process has taken the run over"),
     ("WF0302", "there is a run with this id already"),
     ("WF0303", "a module is not in the database"),
@@ -97,6 +105,14 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ),
     ("WF0403", "a run asks an agent, and there is no default provider"),
     ("WF0404", "the program cannot be started"),
+    (
+        "WF0405",
+        "a directory that a run was granted is not as it was\n\nWhat a program reads is part of its run: a replay that read something else would differ. The digest of the directory was recorded when the run began; bring it back as it was, or begin a new run.",
+    ),
+    (
+        "WF0406",
+        "a directory cannot be granted\n\n`--dir HOST::GUEST` lets the program read the directory HOST at the path GUEST. It is read as a whole before the run begins, and its digest becomes part of the run.",
+    ),
     ("WF0501", "there is no such run"),
     ("WF0502", "the run has ended"),
     (
@@ -120,7 +136,10 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "an exported run cannot be read\n\nThe file was cut short or changed: its digest differs. Export the run again.",
     ),
     ("WF0511", "a database check found faults"),
-    ("WF0601", "the directory holds no Rust crate"),
+    (
+        "WF0601",
+        "the directory holds no project\n\nA Rust crate has a Cargo.toml, a workflow in TypeScript, JavaScript or Python a workflow.ts, .js or .py, one in C its C files.",
+    ),
     ("WF0602", "cargo cannot be run"),
     ("WF0603", "cargo did not build the crate"),
     ("WF0604", "the crate builds no workflow\n\nA workflow is a library of the type `cdylib`."),
@@ -139,6 +158,19 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "the crate exports no workflow\n\nThe attribute `#[wfhost::workflow]` on an `async fn` makes it the workflow of its crate.",
     ),
     ("WF0613", "there is no linker for WebAssembly"),
+    (
+        "WF0614",
+        "there is no C compiler for WebAssembly\n\nThat is clang with its library for wasm32, wasm-ld, and a C library for WASI. The WASI SDK has all of them.",
+    ),
+    ("WF0615", "a compiler did not build the program"),
+    (
+        "WF0616",
+        "a project in JavaScript lacks its tools\n\nesbuild bundles it, componentize-qjs makes a component of it. Both are dependencies of the project.",
+    ),
+    (
+        "WF0617",
+        "a project in Python lacks its tool\n\ncomponentize-py makes a component of a Python program. It is found in the project's `.venv` or on the path.",
+    ),
     (
         "WF0701",
         "a configuration file cannot be read\n\nwfhost.toml is TOML. Its sections are [store], [agents], [providers.NAME], [prices.\"MODEL\"] and [workspaces.NAME]; docs/agents.md and docs/providers.md have all their keys.",
@@ -173,6 +205,8 @@ mod tests {
             include_str!("people.rs"),
             include_str!("delete.rs"),
             include_str!("verify.rs"),
+            include_str!("check.rs"),
+            include_str!("replay.rs"),
             include_str!("db.rs"),
             include_str!("follow.rs"),
             include_str!("mod.rs"),

@@ -1,11 +1,13 @@
 //! `wfhost inspect`
 
-use serde_json::json;
-use wfhost_core::{Digest, RunConfig};
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use wfhost_core::{Digest, Limit, RunConfig};
 
 use super::diagnostic::{Exit, Trouble};
 use super::{Common, Format, module_arg, print_line};
-use crate::engine::summarize;
+use crate::engine::{Import, summarize};
 
 /// Show what a module imports and exports, and the limits it runs under
 #[derive(clap::Args)]
@@ -31,17 +33,13 @@ impl Inspect {
         let store = if std::path::Path::new(module).exists() { None } else { Some(common.store()?) };
         let (name, bytes) = module_arg::load(store.as_deref(), module).await?;
         let summary = summarize(&bytes)?;
-        let limits = RunConfig::default();
+        let limits = RunConfig::default().limits();
         if common.output != Format::Text {
-            let imports: Vec<_> = summary
-                .imports
-                .iter()
-                .map(|import| json!({ "name": import.name, "class": import.class.as_str() }))
-                .collect();
+            let imports: Vec<_> = summary.imports.iter().map(import).collect();
             let view = json!({
                 "schema": "wfhost/module/1", "name": name, "digest": Digest::of(&bytes), "bytes": bytes.len(),
                 "imports": imports, "exports": summary.exports,
-                "limits": { "memory_bytes": limits.memory_bytes, "fuel": limits.fuel, "stack_bytes": limits.stack_bytes },
+                "limits": limits.iter().map(|limit| (limit.name, limit.value)).collect::<BTreeMap<_, _>>(),
             });
             print_line(&view.to_string());
             return Ok(Exit::Done);
@@ -55,8 +53,14 @@ impl Inspect {
         for export in &summary.exports {
             print_line(&format!("export   {export}"));
         }
-        print_line(&format!("memory   {} MiB", limits.memory_bytes >> 20));
-        print_line(&format!("fuel     {} between two steps", limits.fuel));
+        for Limit { name, value, meaning } in limits {
+            print_line(&format!("limit    {name:<15} {value:>15}  {meaning}"));
+        }
         Ok(Exit::Done)
     }
+}
+
+/// An import as JSON.
+pub(super) fn import(import: &Import) -> Value {
+    json!({ "name": import.name, "class": import.class.as_str() })
 }

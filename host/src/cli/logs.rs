@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use wfhost_core::RunId;
 
 use super::diagnostic::{Exit, Trouble};
@@ -28,7 +28,7 @@ pub(crate) struct Logs {
     level: LogLevel,
 }
 
-fn level_arg(text: &str) -> Result<LogLevel, String> {
+pub(super) fn level_arg(text: &str) -> Result<LogLevel, String> {
     LogLevel::ALL
         .into_iter()
         .find(|level| level.as_str() == text)
@@ -96,18 +96,19 @@ fn print_live(format: Format, line: &TranscriptLine) {
     }
 }
 
-fn print(format: Format, line: &LogLine) {
-    let LogLine { number, at, level, message, fields } = line;
-    let at = rfc3339(*at);
-    let level = level.as_str();
-    if format == Format::Text {
-        let fields: Vec<_> = fields.iter().map(|(key, value)| format!(" {key}={value}")).collect();
-        print_line(&format!("{at}  {level:<5}  {message}{}", fields.concat()));
-    } else {
-        let fields: serde_json::Map<_, _> =
-            fields.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
-        let view =
-            json!({ "number": number, "at": at, "level": level, "message": message, "fields": fields });
-        print_line(&view.to_string());
+pub(super) fn print(format: Format, line: &LogLine) {
+    if format != Format::Text {
+        return print_line(&view(line).to_string());
     }
+    let LogLine { at, level, message, fields, .. } = line;
+    let fields: Vec<_> = fields.iter().map(|(key, value)| format!(" {key}={value}")).collect();
+    print_line(&format!("{}  {:<5}  {message}{}", rfc3339(*at), level.as_str(), fields.concat()));
+}
+
+/// A line as JSON.
+pub(super) fn view(line: &LogLine) -> Value {
+    let LogLine { number, at, level, message, fields } = line;
+    let fields: serde_json::Map<_, _> =
+        fields.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
+    json!({ "number": number, "at": rfc3339(*at), "level": level.as_str(), "message": message, "fields": fields })
 }

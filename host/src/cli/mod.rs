@@ -23,6 +23,7 @@ mod pause;
 mod people;
 mod place;
 mod ps;
+mod replay;
 mod resume;
 mod retry;
 mod run;
@@ -147,6 +148,8 @@ enum Verb {
     Events(events::Events),
     /// Advance whatever is due
     Serve(serve::Serve),
+    /// Repeat a run without any effect, to look into it
+    Replay(replay::Replay),
     /// Prove that the journal of a run is complete and unaltered
     Verify(verify::Verify),
     /// Delete a run
@@ -161,7 +164,7 @@ enum Verb {
     Inspect(inspect::Inspect),
     /// Check that a module can be run as a workflow
     Check(check::Check),
-    /// Build a Rust workflow crate to a component
+    /// Build a workflow to a component
     Build(build::Build),
     /// Make a new workflow project
     New(new::New),
@@ -231,6 +234,7 @@ async fn execute(cli: &Cli) -> Result<Exit, Trouble> {
         Verb::Messages(verb) => verb.execute(common).await,
         Verb::Events(verb) => verb.execute(common).await,
         Verb::Serve(verb) => verb.execute(common).await,
+        Verb::Replay(verb) => verb.execute(common).await,
         Verb::Verify(verb) => verb.execute(common).await,
         Verb::Delete(verb) => verb.execute(common).await,
         Verb::Db(verb) => verb.execute(common).await,

@@ -8,17 +8,67 @@ use super::{Common, follow, print_line};
 /// Make a new workflow project
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  wfhost new hello && cd hello && wfhost run --agent echo")]
+  wfhost new hello && cd hello && wfhost run --agent echo
+  wfhost new hello -t js")]
 pub(crate) struct New {
     /// The directory to make; its last part names the crate
     dir: PathBuf,
+    /// The language
+    #[arg(short, long, value_enum, default_value = "rust", value_name = "LANGUAGE")]
+    template: Template,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Template {
+    Rust,
+    /// TypeScript
+    Js,
+    Python,
+    C,
+}
+
+impl Template {
+    fn files(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Rust => RUST,
+            Self::Js => JS,
+            Self::Python => PYTHON,
+            Self::C => C,
+        }
+    }
 }
 
 /// The files of a project, `{{name}}` standing for its name.
-const TEMPLATE: &[(&str, &str)] = &[
+const RUST: &[(&str, &str)] = &[
     ("Cargo.toml", include_str!("../../templates/rust/Cargo.toml.txt")),
     ("src/lib.rs", include_str!("../../templates/rust/src/lib.rs")),
     ("README.md", include_str!("../../templates/rust/README.md")),
+    ("agents.json", include_str!("../../templates/rust/agents.json")),
+    (".gitignore", "/target\n"),
+];
+
+/// The same in TypeScript, whose SDK `wfhost build` brings along.
+const JS: &[(&str, &str)] = &[
+    ("workflow.ts", include_str!("../../templates/js/workflow.ts")),
+    ("package.json", include_str!("../../templates/js/package.json")),
+    ("tsconfig.json", include_str!("../../templates/js/tsconfig.json")),
+    ("README.md", include_str!("../../templates/js/README.md")),
+    ("agents.json", include_str!("../../templates/rust/agents.json")),
+    (".gitignore", "/node_modules\n/target\n"),
+];
+
+/// The same in Python.
+const PYTHON: &[(&str, &str)] = &[
+    ("workflow.py", include_str!("../../templates/python/workflow.py")),
+    ("README.md", include_str!("../../templates/python/README.md")),
+    ("agents.json", include_str!("../../templates/rust/agents.json")),
+    (".gitignore", "/.venv\n/target\n__pycache__\n"),
+];
+
+/// The same in C, whose SDK `wfhost build` brings along.
+const C: &[(&str, &str)] = &[
+    ("workflow.c", include_str!("../../templates/c/workflow.c")),
+    ("README.md", include_str!("../../templates/c/README.md")),
     ("agents.json", include_str!("../../templates/rust/agents.json")),
     (".gitignore", "/target\n"),
 ];
@@ -70,10 +120,10 @@ impl New {
             return Err(Trouble::usage("WF0610", format!("{} is there already", self.dir.display()))
                 .hint("choose another name, or an empty directory"));
         }
-        for (file, text) in TEMPLATE {
+        for (file, text) in self.template.files() {
             write(&self.dir.join(file), &text.replace("{{name}}", &name))?;
         }
-        for (file, text) in SDK {
+        for (file, text) in SDK.iter().filter(|_| self.template == Template::Rust) {
             write(&self.dir.join("wfhost-sdk").join(file), text)?;
         }
         follow::say(common, "Made", &name);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use wfhost_core::policy::budget::Budget;
-use wfhost_core::{Json, RunId, Timestamp};
+use wfhost_core::{Digest, Json, RunId, Timestamp, limits};
 
 use super::diagnostic::Trouble;
 use super::{Common, follow};
@@ -271,6 +271,33 @@ pub(crate) fn label_arg(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("a label is given as key=value".to_owned()),
     }
+}
+
+/// `NAME=VALUE` of `--env`.
+pub(crate) fn env_arg(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or_else(|| "a variable is given as NAME=VALUE".to_owned())?;
+    if name.is_empty() || text.contains('\0') {
+        return Err("a variable has a name, and no zero bytes".to_owned());
+    }
+    limits::check("a variable", text.len(), limits::ENV_BYTES).map_err(|error| error.to_string())?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// `HOST::GUEST` of `--dir`.
+pub(crate) fn dir_arg(text: &str) -> Result<(PathBuf, String), String> {
+    let (host, guest) =
+        text.split_once("::").ok_or_else(|| "a directory is given as HOST::GUEST".to_owned())?;
+    Ok((PathBuf::from(host), guest.to_owned()))
+}
+
+/// The seed of a run's random numbers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seed(pub [u8; 32]);
+
+/// 64 hexadecimal digits of `--seed`.
+pub(crate) fn seed_arg(text: &str) -> Result<Seed, String> {
+    let digest = Digest::parse(text).ok_or_else(|| "a seed has 64 hexadecimal digits".to_owned())?;
+    Ok(Seed(digest.0))
 }
 
 /// A length of time like `90s`, `15m`, `2h`, `7d`, in milliseconds.

@@ -1,12 +1,14 @@
 //! `wfhost run`
 
+use std::path::PathBuf;
+
 use wfhost_core::policy::budget::Budget;
-use wfhost_core::{RunConfig, RunId};
+use wfhost_core::{RunConfig, RunId, Sandbox};
 
 use super::diagnostic::{Exit, Trouble};
-use super::place::{AgentArgs, budget_arg, json_arg, label_arg};
+use super::place::{AgentArgs, Seed, budget_arg, dir_arg, env_arg, json_arg, label_arg, seed_arg};
 use super::{Common, Format, follow, module_arg, print_line, view};
-use crate::engine::MAX_STACK_BYTES;
+use crate::engine::Denied;
 use crate::{Adopt, Evict, HostError, StartOptions};
 
 /// Run a workflow
@@ -55,6 +57,24 @@ pub(crate) struct Run {
     /// Instructions that the program may execute between two steps
     #[arg(long, value_name = "N", default_value_t = RunConfig::default().fuel, value_parser = clap::value_parser!(u64).range(1..))]
     fuel: u64,
+    /// Instructions that the program may execute in its whole life
+    #[arg(long, value_name = "N", hide_short_help = true, default_value_t = Sandbox::default().total_fuel, value_parser = clap::value_parser!(u64).range(1..))]
+    total_fuel: u64,
+    /// Entries that the journal may have before the program gets no further step
+    #[arg(long, value_name = "N", hide_short_help = true, default_value_t = Sandbox::default().entries, value_parser = clap::value_parser!(u64).range(1..))]
+    max_entries: u64,
+    /// A variable of the program's environment; it is kept in the journal
+    #[arg(long, value_name = "NAME=VALUE", value_parser = env_arg)]
+    env: Vec<(String, String)>,
+    /// A directory that the program may read, as HOST::GUEST
+    #[arg(long = "dir", value_name = "HOST::GUEST", value_parser = dir_arg)]
+    dirs: Vec<(PathBuf, String)>,
+    /// Accept a module that imports sockets or HTTP; a call to them fails the run
+    #[arg(long)]
+    trap_denied: bool,
+    /// The seed of the random numbers, as 64 hexadecimal digits
+    #[arg(long, value_name = "HEX", hide = true, value_parser = seed_arg)]
+    seed: Option<Seed>,
 }
 
 impl Run {
@@ -71,7 +91,12 @@ impl Run {
         let evict = if self.no_wait { Evict::Always } else { self.agents.evict.into() };
         let adopt = if self.no_wait || self.detach { Adopt::Own } else { Adopt::Due };
         let host = common.host(store, providers.clone(), evict, adopt)?;
-        let module = host.add_module(&name, &bytes).await?;
+        let denied = if self.trap_denied { Denied::Trap } else { Denied::Refuse };
+        let module = host.add_module_with(&name, &bytes, denied).await?;
+        let mut grants = Vec::new();
+        for (path, guest) in &self.dirs {
+            grants.push(host.grant(path, guest).await?);
+        }
         let script = self.agents.agents.as_ref().and_then(|path| path.canonicalize().ok());
         let options = StartOptions {
             input,
@@ -82,12 +107,19 @@ impl Run {
                 agent,
                 memory_bytes: self.memory << 20,
                 fuel: self.fuel,
-                stack_bytes: MAX_STACK_BYTES,
                 script: script.map(|path| path.to_string_lossy().into_owned()),
                 budget,
                 max_parallel: self.max_parallel,
+                sandbox: Some(Sandbox {
+                    total_fuel: self.total_fuel,
+                    entries: self.max_entries,
+                    env: self.env.clone(),
+                    grants,
+                    ..Sandbox::default()
+                }),
+                ..RunConfig::default()
             },
-            seed: None,
+            seed: self.seed.map(|Seed(seed)| seed),
         };
         if self.detach {
             let id = host.enqueue(&module, options).await?;

@@ -20,6 +20,7 @@ use super::instance::Shared;
 use super::{Engine, Module, instance, trap};
 use crate::agents::{Gate, Providers, Writers};
 use crate::imports::returned;
+use crate::sandbox::GrantError;
 use crate::store::{Append, MessageBody, MessageId, Next, SharedStore, StoreError, Waiting};
 use crate::world::World;
 
@@ -49,6 +50,8 @@ pub enum DriveError {
     NoProvider { run: RunId, provider: String },
     #[error("{run} asks an agent, and there is no default provider")]
     NoDefaultProvider { run: RunId },
+    #[error("{run} cannot go on: {source}")]
+    Grant { run: RunId, source: GrantError },
     #[error("the program cannot be started: {0}")]
     Instance(String),
 }
@@ -148,7 +151,10 @@ impl Driver<'_> {
         let config = self.shared.lock().machine.started().config.clone();
         let input = self.shared.lock().machine.started().input.as_str().to_owned();
         let unfit = |error: wasmtime::Error| DriveError::Instance(format!("{error:#}"));
-        let mut store = instance::store(self.drive.engine, self.shared.clone(), &config).map_err(unfit)?;
+        let changed = |source| DriveError::Grant { run: self.drive.run.clone(), source };
+        let grants = self.drive.engine.grants(&config).await.map_err(changed)?;
+        let mut store =
+            instance::store(self.drive.engine, self.shared.clone(), &config, grants).map_err(unfit)?;
         // The program borrows nothing of the driver.
         let module = self.drive.module.clone();
         let program = async move {
@@ -443,6 +449,7 @@ impl Driver<'_> {
 
     /// The program returned, trapped, or was stopped by the core.
     async fn end(&mut self, ended: wasmtime::Result<Outcome>) -> Result<Driven, DriveError> {
+        crate::sandbox::end_lines(&mut self.shared.lock());
         let now = self.now();
         let finished = match ended {
             Ok(outcome) => self.shared.lock().machine.finish(outcome, now).err(),

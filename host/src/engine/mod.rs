@@ -7,6 +7,7 @@ mod control;
 mod drive;
 mod execute;
 mod instance;
+mod meter;
 mod module;
 mod replay;
 mod trap;
@@ -16,22 +17,24 @@ use std::sync::Arc;
 
 use wasmtime::component::{Component, InstancePre, Linker};
 use wasmtime::{Config, Engine as Wasmtime, InstanceAllocationStrategy, RegallocAlgorithm};
-use wfhost_core::Digest;
+use wfhost_core::{Digest, Grant, RunConfig, limits};
+
+use crate::sandbox::{GrantError, Granted, Snapshots};
 
 pub use self::cache::Cache;
 pub(crate) use self::control::{Control, Lease, Leave};
 pub use self::drive::DriveError;
 pub(crate) use self::drive::{Drive, Driven, Pace};
-pub(crate) use self::instance::{RunCtx, Shared};
-pub use self::module::{Import, ImportClass, ModuleError, ModuleSummary, inspect, summarize};
-pub use self::replay::Replayed;
+pub(crate) use self::instance::{Inner, RunCtx};
+pub use self::module::{Denied, Import, ImportClass, ModuleError, ModuleSummary, inspect, summarize};
+pub(crate) use self::module::{classify, denial};
 pub(crate) use self::replay::replay;
+pub use self::replay::{Asked, Replayed};
+pub use self::trap::Frame;
 
 /// The native stack of one execution; the wasm stack is bounded well below it,
 /// so that running out of stack is a trap and never an abort.
 const FIBER_STACK_BYTES: usize = 4 << 20;
-/// The greatest wasm stack that a run may be given, in bytes.
-pub const MAX_STACK_BYTES: u64 = 2 << 20;
 /// Address space that is reserved for a linear memory. Small, because thousands
 /// of programs are alive at once; a memory that grows beyond it is moved.
 const MEMORY_RESERVATION_BYTES: u64 = 16 << 20;
@@ -40,6 +43,7 @@ const MEMORY_RESERVATION_BYTES: u64 = 16 << 20;
 pub struct Engine {
     wasmtime: Wasmtime,
     linker: Linker<RunCtx>,
+    snapshots: Arc<Snapshots>,
     cache: Cache,
 }
 
@@ -66,16 +70,22 @@ impl Engine {
         let mut linker = Linker::new(&wasmtime);
         crate::imports::link(&mut linker).map_err(broken)?;
         crate::sandbox::link(&mut linker).map_err(broken)?;
-        Ok(Self { cache: Cache::new(cache, &wasmtime), wasmtime, linker })
+        Ok(Self { cache: Cache::new(cache, &wasmtime), snapshots: Arc::default(), wasmtime, linker })
     }
 
     /// Makes a module of a component's bytes. What cannot be a workflow is
     /// recognised and explained before anything is compiled.
-    pub fn module(&self, name: &str, digest: Digest, bytes: &[u8]) -> Result<Module, ModuleError> {
+    pub fn module(
+        &self,
+        name: &str,
+        digest: Digest,
+        bytes: &[u8],
+        denied: Denied,
+    ) -> Result<Module, ModuleError> {
+        inspect(bytes, denied)?;
         let component = match self.cache.load(&self.wasmtime, digest) {
             Some(component) => component,
             None => {
-                inspect(bytes)?;
                 let component = Component::new(&self.wasmtime, bytes)
                     .map_err(|error| ModuleError::Invalid(format!("{error:#}")))?;
                 self.cache.keep(digest, &component);
@@ -94,9 +104,27 @@ impl Engine {
 
     fn prepare(&self, name: &str, digest: Digest, component: &Component) -> Result<Module, ModuleError> {
         let unfit = |error: wasmtime::Error| ModuleError::Unfit(format!("{error:#}"));
-        let pre: InstancePre<RunCtx> = self.linker.instantiate_pre(component).map_err(unfit)?;
+        let mut linker = self.linker.clone();
+        crate::sandbox::link_denied(&mut linker, &self.wasmtime, component).map_err(unfit)?;
+        let pre: InstancePre<RunCtx> = linker.instantiate_pre(component).map_err(unfit)?;
         let pre = crate::imports::WorkflowPre::new(pre).map_err(unfit)?;
         Ok(Module { digest, name: name.into(), pre })
+    }
+
+    /// Reads a directory that a new run is to be granted at `guest`.
+    pub async fn grant(&self, host: PathBuf, guest: String) -> Result<Grant, GrantError> {
+        let snapshots = Arc::clone(&self.snapshots);
+        blocking(move || snapshots.grant(&host, &guest)).await
+    }
+
+    /// What a run was granted.
+    async fn grants(&self, config: &RunConfig) -> Result<Vec<Granted>, GrantError> {
+        let grants = config.sandbox.as_ref().map(|sandbox| sandbox.grants.clone()).unwrap_or_default();
+        if grants.is_empty() {
+            return Ok(Vec::new());
+        }
+        let snapshots = Arc::clone(&self.snapshots);
+        blocking(move || snapshots.open(&grants)).await
     }
 
     pub(crate) fn wasmtime(&self) -> &Wasmtime {
@@ -107,6 +135,14 @@ impl Engine {
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine").field("cache", &self.cache).finish_non_exhaustive()
+    }
+}
+
+/// Does what takes its time with files.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
     }
 }
 
@@ -121,7 +157,7 @@ fn config() -> Config {
     config.shared_memory(false);
     config.concurrency_support(false);
     config.consume_fuel(true);
-    config.max_wasm_stack(MAX_STACK_BYTES as usize);
+    config.max_wasm_stack(limits::STACK_BYTES as usize);
     config.async_stack_size(FIBER_STACK_BYTES);
     // Thousands of instances side by side.
     config.allocation_strategy(InstanceAllocationStrategy::OnDemand);

@@ -59,6 +59,9 @@ impl ModuleError {
                 "`wfhost build` wraps it into a component; for a finished file: `wfhost build FILE.wasm -o OUT.wasm`"
                     .to_owned()
             }
+            Self::Denied { import, instead, .. } if classify(import) == ImportClass::Trapped => format!(
+                "{instead}; if the language imports it and the program never calls it, `--trap-denied` accepts it"
+            ),
             Self::Denied { instead, .. } => (*instead).to_owned(),
             Self::NoRun { .. } | Self::Unfit(_) => {
                 "build it against the WIT package of this wfhost (`wfhost inspect --wit` prints the world)"
@@ -80,6 +83,9 @@ pub enum ImportClass {
     Durable,
     /// A pure function of the journal.
     Pure,
+    /// Not to be had in a workflow. Runtimes of some languages import it
+    /// without need: then it is linked, and fails the run when it is called.
+    Trapped,
     /// Not to be had in a workflow.
     Denied,
     Unknown,
@@ -90,6 +96,7 @@ impl ImportClass {
         match self {
             Self::Durable => "durable step",
             Self::Pure => "pure function of the journal",
+            Self::Trapped => "denied (fails when called)",
             Self::Denied => "denied",
             Self::Unknown => "unknown",
         }
@@ -108,15 +115,30 @@ pub struct Import {
 pub struct ModuleSummary {
     pub imports: Vec<Import>,
     pub exports: Vec<String>,
+    /// It carries an interpreter with a program in its memory: no linker could
+    /// tell which imports that program uses, so it has all of its runtime's.
+    pub interpreted: bool,
+}
+
+/// What becomes of a module that imports what workflows may not use, where a
+/// runtime may be all that does so ([`ImportClass::Trapped`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Denied {
+    /// It is refused, unless it carries an interpreter.
+    #[default]
+    Refuse,
+    /// It is accepted; a call fails the run.
+    Trap,
 }
 
 /// Reads a component's imports and exports, and refuses what cannot be a workflow.
-pub fn inspect(bytes: &[u8]) -> Result<ModuleSummary, ModuleError> {
+pub fn inspect(bytes: &[u8], denied: Denied) -> Result<ModuleSummary, ModuleError> {
     let summary = summarize(bytes)?;
     for Import { name, class } in &summary.imports {
         match class {
             ImportClass::Durable | ImportClass::Pure => {}
-            ImportClass::Denied => {
+            ImportClass::Trapped if denied == Denied::Trap || summary.interpreted => {}
+            ImportClass::Trapped | ImportClass::Denied => {
                 let (reason, instead) = denial(name);
                 return Err(ModuleError::Denied { import: name.clone(), reason, instead });
             }
@@ -138,7 +160,7 @@ pub fn summarize(bytes: &[u8]) -> Result<ModuleSummary, ModuleError> {
         return Err(ModuleError::NotWasm(kind_of_file(bytes)));
     }
     let invalid = |error: wasmparser::BinaryReaderError| ModuleError::Invalid(error.to_string());
-    let mut summary = ModuleSummary { imports: Vec::new(), exports: Vec::new() };
+    let mut summary = ModuleSummary { imports: Vec::new(), exports: Vec::new(), interpreted: false };
     let mut depth = 0usize;
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(invalid)? {
@@ -165,10 +187,22 @@ pub fn summarize(bytes: &[u8]) -> Result<ModuleSummary, ModuleError> {
                     }
                 }
             }
+            Payload::CustomSection(section) if depth == 0 && section.name() == "producers" => {
+                summary.interpreted |= INTERPRETING.iter().any(|tool| contains(section.data(), tool));
+            }
             _ => {}
         }
     }
     Ok(summary)
+}
+
+/// Tools that put an interpreter and its program into a component, as they name
+/// themselves in its section `producers`.
+const INTERPRETING: [&str; 5] =
+    ["component-init-transform", "componentize-py", "componentize-qjs", "ComponentizeJS", "wizer"];
+
+fn contains(data: &[u8], name: &str) -> bool {
+    data.windows(name.len()).any(|window| window == name.as_bytes())
 }
 
 /// What a file is that is not WebAssembly, by its first bytes.
@@ -190,7 +224,8 @@ fn kind_of_file(bytes: &[u8]) -> &'static str {
     }
 }
 
-fn classify(import: &str) -> ImportClass {
+/// What becomes of the calls of an import.
+pub(crate) fn classify(import: &str) -> ImportClass {
     let (interface, version) = import.split_once('@').unwrap_or((import, ""));
     if let Some(name) = interface.strip_prefix("wfhost:workflow/") {
         return match name {
@@ -204,9 +239,10 @@ fn classify(import: &str) -> ImportClass {
         return ImportClass::Unknown;
     };
     match name {
-        _ if !version.starts_with("0.2.") => ImportClass::Denied,
-        "clocks/monotonic-clock" | "io/poll" => ImportClass::Durable,
-        "clocks/wall-clock"
+        _ if !is_wasi_02(version) => ImportClass::Denied,
+        "io/poll" => ImportClass::Durable,
+        "clocks/monotonic-clock"
+        | "clocks/wall-clock"
         | "io/error"
         | "io/streams"
         | "random/random"
@@ -224,17 +260,56 @@ fn classify(import: &str) -> ImportClass {
         | "cli/terminal-stderr"
         | "filesystem/types"
         | "filesystem/preopens" => ImportClass::Pure,
+        _ if name.starts_with("sockets/") || name.starts_with("http/") => ImportClass::Trapped,
         _ => ImportClass::Denied,
     }
 }
 
+/// A release of WASI 0.2; drafts before 0.2.0 were others.
+fn is_wasi_02(version: &str) -> bool {
+    let patch = version.strip_prefix("0.2.").unwrap_or_default();
+    !patch.is_empty() && patch.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+const AGENT: &str =
+    "ask an agent instead: its answer is journaled, so that a replay repeats it (`wfhost:workflow/agent`)";
+
+/// Packages of WASI that no workflow may use: why, and what to do instead.
+const DENIED_PACKAGES: [(&str, &str, &str); 11] = [
+    ("sockets", "what comes from the network differs each time", AGENT),
+    ("http", "what a server answers differs each time", AGENT),
+    ("tls", "what comes from the network differs each time", AGENT),
+    ("nn", "what a model answers differs each time", AGENT),
+    ("keyvalue", "what a store holds differs each time", AGENT),
+    ("blobstore", "what a store holds differs each time", AGENT),
+    ("sql", "what a database holds differs each time", AGENT),
+    ("messaging", "what comes in differs each time", "use signals: `wfhost:workflow/signal`"),
+    (
+        "config",
+        "it differs from machine to machine",
+        "hand it over in the input, or as `--env NAME=VALUE` (`wasi:cli/environment`)",
+    ),
+    ("logging", "the log of a run is written in another way", "print it, or use `wfhost:workflow/log`"),
+    (
+        "threads",
+        "threads come to run in another order each time",
+        "start steps and wait for them: `start` and `wait-any`",
+    ),
+];
+
 /// Why an import is denied, and what to do instead.
-fn denial(import: &str) -> (&'static str, &'static str) {
-    let agent = "ask an agent instead: its answer is journaled, so that a replay repeats it (`wfhost:workflow/agent`)";
-    match import {
-        _ if import.starts_with("wasi:sockets/") => ("what comes from the network differs each time", agent),
-        _ if import.starts_with("wasi:http/") => ("what a server answers differs each time", agent),
-        _ if import.starts_with("wasi:") && !import.contains("@0.2.") => (
+pub(crate) fn denial(import: &str) -> (&'static str, &'static str) {
+    let (interface, version) = import.split_once('@').unwrap_or((import, ""));
+    let wasi = interface.strip_prefix("wasi:");
+    let package = wasi.and_then(|name| name.split('/').next()).unwrap_or_default();
+    if let Some((_, reason, instead)) = DENIED_PACKAGES.iter().find(|(name, ..)| *name == package) {
+        return (reason, instead);
+    }
+    match wasi {
+        Some("clocks/timezone") => {
+            ("the time zone differs from machine to machine", "hand it over in the input; time is in UTC")
+        }
+        Some(_) if !is_wasi_02(version) => (
             "wfhost provides WASI 0.2",
             "build the module for WASI 0.2, or for wasm32-unknown-unknown, which needs no WASI",
         ),
@@ -265,9 +340,22 @@ mod tests {
         assert_eq!(classify("wfhost:workflow/agent@0.1.0"), ImportClass::Durable);
         assert_eq!(classify("wfhost:workflow/agent@0.9.0"), ImportClass::Unknown);
         assert_eq!(classify("wasi:clocks/wall-clock@0.2.6"), ImportClass::Pure);
-        assert_eq!(classify("wasi:sockets/tcp@0.2.0"), ImportClass::Denied);
-        assert_eq!(classify("wasi:http/types@0.2.0"), ImportClass::Denied);
+        assert_eq!(classify("wasi:sockets/tcp@0.2.0"), ImportClass::Trapped);
+        assert_eq!(classify("wasi:http/types@0.2.0"), ImportClass::Trapped);
+        assert_eq!(classify("wasi:http/types@0.3.0"), ImportClass::Denied);
+        assert_eq!(classify("wasi:io/poll@0.2.0-rc-2023-11-10"), ImportClass::Denied);
+        assert_eq!(classify("wasi:keyvalue/store@0.2.0-draft"), ImportClass::Denied);
         assert_eq!(classify("wasi:cli/environment@0.3.0"), ImportClass::Denied);
         assert_eq!(classify("acme:db/sql"), ImportClass::Unknown);
+    }
+
+    #[test]
+    fn every_denied_package_has_a_reason_of_its_own() {
+        let reason = |import| denial(import).0;
+        assert_eq!(reason("wasi:keyvalue/store@0.2.0-draft"), "what a store holds differs each time");
+        assert_eq!(reason("wasi:config/store@0.2.0-rc.1"), "it differs from machine to machine");
+        assert_eq!(reason("wasi:clocks/timezone@0.2.3"), "the time zone differs from machine to machine");
+        assert_eq!(reason("wasi:random/random@0.3.0"), "wfhost provides WASI 0.2");
+        assert!(reason("wasi:usb/device@0.2.0").starts_with("it reaches outside"));
     }
 }

@@ -16,7 +16,7 @@ impl Host for RunCtx {
 
     async fn start(&mut self, request: Request) -> wasmtime::Result<Resource<StepHandle>> {
         let op = op(request)?;
-        RunCtx::start(self, &op)
+        RunCtx::start(self, &op).await
     }
 }
 

@@ -25,7 +25,7 @@ impl Host for RunCtx {
         options: Option<Options>,
     ) -> wasmtime::Result<Resource<StepHandle>> {
         let op = op(module, input, options)?;
-        RunCtx::start(self, &op)
+        RunCtx::start(self, &op).await
     }
 }
 

@@ -5,6 +5,7 @@ use wfhost_core::{Op, limits};
 use super::wit::context::{Host, RunInfo, Spending};
 use super::{Misuse, json};
 use crate::engine::RunCtx;
+use crate::sandbox::cost;
 use crate::store::Emission;
 
 impl Host for RunCtx {
@@ -27,6 +28,7 @@ impl Host for RunCtx {
     }
 
     async fn random(&mut self) -> wasmtime::Result<u64> {
+        self.charge(cost::CALL).await;
         let mut bytes = [0; 8];
         self.shared.lock().machine.random(&mut bytes);
         Ok(u64::from_le_bytes(bytes))
@@ -38,6 +40,8 @@ impl Host for RunCtx {
     }
 
     async fn patched(&mut self, id: String) -> wasmtime::Result<bool> {
+        // A first time is an entry.
+        self.charge(cost::STEP).await;
         let clock = self.clock();
         Ok(self.shared.lock().machine.patched(&id, clock)?)
     }
@@ -48,16 +52,19 @@ impl Host for RunCtx {
 
     async fn phase(&mut self, mut title: String) -> wasmtime::Result<()> {
         title.truncate(title.floor_char_boundary(limits::NAME_BYTES));
-        self.shared.lock().emit(|_, at| Emission::Phase { title, at });
+        self.charge(cost::CALL + title.len() as u64).await;
+        // Whoever watches can do without one when the run has said too much.
+        self.shared.lock().emit(title.len(), |_, at| Emission::Phase { title, at });
         Ok(())
     }
 
     async fn publish(&mut self, key: String, value: String) -> wasmtime::Result<()> {
         limits::check("a published key", key.len(), limits::NAME_BYTES)?;
         limits::check("a published value", value.len(), limits::STATE_BYTES)?;
+        let bytes = key.len() + value.len();
+        self.charge(cost::CALL + bytes as u64).await;
         let value = json("a published value", value)?;
-        self.shared.lock().emit(|_, _| Emission::State { key, value });
-        Ok(())
+        self.give_out(bytes, |_, _| Emission::State { key, value })
     }
 
     async fn continue_as_new(&mut self, input: String) -> wasmtime::Result<()> {

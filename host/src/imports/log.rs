@@ -2,6 +2,7 @@
 
 use super::wit::log::{Host, Level};
 use crate::engine::RunCtx;
+use crate::sandbox::cost;
 use crate::store::LogLevel;
 
 impl Host for RunCtx {
@@ -18,6 +19,7 @@ impl Host for RunCtx {
             Level::Warn => LogLevel::Warn,
             Level::Error => LogLevel::Error,
         };
+        self.charge(cost::CALL + message.len() as u64).await;
         self.shared.lock().log(level, message, fields);
         Ok(())
     }

@@ -11,9 +11,10 @@ mod sleep;
 mod types;
 
 use wasmtime::component::{HasSelf, Linker, Resource};
-use wfhost_core::{Failure, Json, Op, Outcome, Step};
+use wfhost_core::{Failure, FailureKind, Json, Op, Outcome, Step, Timestamp};
 
 use crate::engine::RunCtx;
+use crate::store::Emission;
 
 mod bindings {
     wasmtime::component::bindgen!({
@@ -48,24 +49,43 @@ pub(crate) struct Misuse(pub Failure);
 
 impl RunCtx {
     /// Asks the core for an operation.
-    fn schedule(&mut self, op: &Op) -> wasmtime::Result<Step> {
+    async fn schedule(&mut self, op: &Op) -> wasmtime::Result<Step> {
+        self.charge_step(op).await?;
         let clock = self.clock();
-        let mut inner = self.shared.lock();
-        inner.refuel = true;
-        Ok(inner.machine.schedule(op, clock)?)
+        let step = self.shared.lock().machine.schedule(op, clock)?;
+        self.trace(step);
+        Ok(step)
+    }
+
+    /// Gives something out that nobody could do without: a run that has given
+    /// out as much as it may is stopped.
+    fn give_out(
+        &mut self,
+        bytes: usize,
+        emission: impl FnOnce(u64, Timestamp) -> Emission,
+    ) -> wasmtime::Result<()> {
+        if self.shared.lock().emit(bytes, emission) {
+            return Ok(());
+        }
+        let message = format!(
+            "the run has published and written {} bytes, as many as are allowed; \
+             a long-lived workflow goes on as a fresh run with `continue-as-new`",
+            self.sandbox.output_bytes
+        );
+        Err(Misuse(Failure::new(FailureKind::Failed, message)).into())
     }
 
     /// Asks the core for an operation and gives its handle to the program.
-    fn start(&mut self, op: &Op) -> wasmtime::Result<Resource<StepHandle>> {
-        let step = self.schedule(op)?;
+    async fn start(&mut self, op: &Op) -> wasmtime::Result<Resource<StepHandle>> {
+        let step = self.schedule(op).await?;
         let number = u32::try_from(step.0)
             .map_err(|_| wasmtime::format_err!("a run has at most {} steps", u32::MAX))?;
         Ok(Resource::new_own(number))
     }
 
     /// Asks the core for an operation and waits until it is done.
-    async fn perform(&mut self, op: &Op) -> wasmtime::Result<Outcome> {
-        let step = self.schedule(op)?;
+    pub(crate) async fn perform(&mut self, op: &Op) -> wasmtime::Result<Outcome> {
+        let step = self.schedule(op).await?;
         let shared = self.shared.clone();
         let outcome = shared.wait(|machine| machine.poll_step(step)).await?;
         let clock = self.clock();

@@ -6,6 +6,7 @@ use wfhost_core::{Failure as CoreFailure, FailureKind, Op, limits};
 use super::wit::signal::{Failure as WitFailure, Host, Question};
 use super::{Misuse, StepHandle, failure_to_wit, json, optional_json, outcome_to_wit};
 use crate::engine::RunCtx;
+use crate::sandbox::cost;
 use crate::schema;
 use crate::store::Emission;
 
@@ -19,7 +20,7 @@ impl Host for RunCtx {
     }
 
     async fn start(&mut self, name: String, timeout: Option<u64>) -> wasmtime::Result<Resource<StepHandle>> {
-        RunCtx::start(self, &Op::Signal { name, timeout_ms: timeout })
+        RunCtx::start(self, &Op::Signal { name, timeout_ms: timeout }).await
     }
 
     async fn send(
@@ -48,15 +49,16 @@ impl Host for RunCtx {
         timeout: Option<u64>,
     ) -> wasmtime::Result<Resource<StepHandle>> {
         let op = Op::Ask { question: question_to_core(question)?, timeout_ms: timeout };
-        RunCtx::start(self, &op)
+        RunCtx::start(self, &op).await
     }
 
     async fn post(&mut self, name: String, payload: String) -> wasmtime::Result<()> {
         limits::check("the name of a message", name.len(), limits::NAME_BYTES)?;
         limits::check("a message", payload.len(), limits::SIGNAL_BYTES)?;
+        let bytes = name.len() + payload.len();
+        self.charge(cost::CALL + bytes as u64).await;
         let payload = json("a message", payload)?;
-        self.shared.lock().emit(|_, at| Emission::Message { name, payload, at });
-        Ok(())
+        self.give_out(bytes, |_, at| Emission::Message { name, payload, at })
     }
 }
 

@@ -19,10 +19,10 @@ impl Host for RunCtx {
     }
 
     async fn start(&mut self, at: u64) -> wasmtime::Result<Resource<StepHandle>> {
-        RunCtx::start(self, &Op::SleepUntil { at })
+        RunCtx::start(self, &Op::SleepUntil { at }).await
     }
 
     async fn start_for(&mut self, length: u64) -> wasmtime::Result<Resource<StepHandle>> {
-        RunCtx::start(self, &Op::Sleep { length_ms: length })
+        RunCtx::start(self, &Op::Sleep { length_ms: length }).await
     }
 }

@@ -6,6 +6,7 @@ use wfhost_core::{SetId, Step};
 use super::wit::types::{Failure, Host, HostStep, HostWaitSet};
 use super::{SetHandle, StepHandle, outcome_to_wit};
 use crate::engine::RunCtx;
+use crate::sandbox::cost;
 
 fn step(handle: &Resource<StepHandle>) -> Step {
     Step(handle.rep().into())
@@ -17,6 +18,7 @@ fn set(handle: &Resource<SetHandle>) -> SetId {
 
 impl Host for RunCtx {
     async fn wait_any(&mut self, steps: Vec<Resource<StepHandle>>) -> wasmtime::Result<u32> {
+        self.charge(cost::CALL + steps.len() as u64).await;
         let steps: Vec<_> = steps.iter().map(step).collect();
         let index = self.shared.wait(|machine| machine.poll_any(&steps)).await?;
         // The index of a list that came from 32-bit memory.
@@ -42,6 +44,7 @@ impl HostStep for RunCtx {
 
 impl HostWaitSet for RunCtx {
     async fn new(&mut self) -> wasmtime::Result<Resource<SetHandle>> {
+        self.charge(cost::CALL).await;
         Ok(Resource::new_own(self.shared.lock().machine.set_new().0))
     }
 
@@ -51,6 +54,7 @@ impl HostWaitSet for RunCtx {
         member: Resource<StepHandle>,
         tag: u64,
     ) -> wasmtime::Result<()> {
+        self.charge(cost::CALL).await;
         Ok(self.shared.lock().machine.set_add(set(&handle), step(&member), tag)?)
     }
 

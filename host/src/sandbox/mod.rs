@@ -1,62 +1,72 @@
 //! WASI 0.2 for workflows: ordinary standard libraries work, and see nothing
-//! that is not a pure function of the journal.
+//! that is not a pure function of the journal. One file for each package.
 //!
-//! Clocks show virtual time and their subscriptions are durable sleeps, random
-//! numbers come from the run's stream, what is printed goes to the run's log;
-//! there are no arguments, no environment, no files. Everything else is
-//! refused before compilation (see [`crate::engine::inspect`]).
+//! ```text
+//! clocks      virtual time
+//! poll        waiting is a durable sleep
+//! streams     always ready
+//! random      the run's stream
+//! stdio       no input; what is printed goes to the run's log
+//! cli         the environment that the run was given, no terminal
+//! filesystem  private files in memory
+//! grants      directories of the host, to read only
+//! denied      what is linked only to say that it is not to be had
+//! ```
+//!
+//! Everything else is refused before compilation (see [`crate::engine::inspect`]).
 
+mod cli;
 mod clocks;
+mod denied;
+mod filesystem;
+mod grants;
+mod poll;
 mod random;
 mod stdio;
+mod streams;
 
-use wasmtime::component::{HasData, HasSelf, Linker, ResourceTable};
-use wasmtime_wasi::cli::{WasiCli, WasiCliView};
-use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView};
-use wasmtime_wasi::p2::bindings;
-use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiView};
-use wasmtime_wasi_io::bindings::wasi::io;
+use wasmtime::component::{HasSelf, Linker};
 
-use self::stdio::{Stdio, Stream};
-use crate::engine::{RunCtx, Shared};
+pub(crate) use self::denied::link_denied;
+pub(crate) use self::filesystem::Files;
+pub use self::grants::GrantError;
+pub(crate) use self::grants::{Granted, Snapshots};
+pub(crate) use self::stdio::end_lines;
+use crate::engine::RunCtx;
 
-/// `wasi:io` works on the table of an execution.
-struct Io;
-
-impl HasData for Io {
-    type Data<'a> = &'a mut ResourceTable;
+mod bindings {
+    wasmtime::component::bindgen!({
+        path: "wit",
+        world: "wfhost:sandbox/wasi",
+        imports: { default: async | trappable },
+        with: {
+            "wasi:io/error.error": super::streams::StreamFault,
+            "wasi:io/poll.pollable": super::poll::Pollable,
+            "wasi:io/streams.input-stream": super::streams::InputStream,
+            "wasi:io/streams.output-stream": super::streams::OutputStream,
+            "wasi:cli/terminal-input.terminal-input": super::cli::Terminal,
+            "wasi:cli/terminal-output.terminal-output": super::cli::Terminal,
+            "wasi:filesystem/types.descriptor": super::filesystem::Descriptor,
+            "wasi:filesystem/types.directory-entry-stream": super::filesystem::DirectoryListing,
+        },
+    });
 }
 
-/// Adds what workflows have of WASI to a linker.
+/// What a call costs in units of fuel, so that a program cannot keep the host
+/// busy for longer than it could keep itself. Bytes cost one unit each.
+pub(crate) mod cost {
+    /// Something small.
+    pub const CALL: u64 = 200;
+    /// A step: an entry or two, and what the host does with them.
+    pub const STEP: u64 = 2_000;
+    /// An operation on a file or a stream.
+    pub const FILE: u64 = 1_000;
+    /// A name in a listing.
+    pub const NAME: u64 = 100;
+}
+
+/// Adds what workflows have of WASI to a linker. It serves modules built for
+/// any patch version of 0.2.
 pub(crate) fn link(linker: &mut Linker<RunCtx>) -> wasmtime::Result<()> {
-    io::error::add_to_linker::<_, Io>(linker, |ctx| ctx.ctx().table)?;
-    io::poll::add_to_linker::<_, Io>(linker, |ctx| ctx.ctx().table)?;
-    io::streams::add_to_linker::<_, Io>(linker, |ctx| ctx.ctx().table)?;
-    bindings::clocks::wall_clock::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
-    bindings::clocks::monotonic_clock::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
-    bindings::random::random::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
-    bindings::random::insecure::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
-    bindings::random::insecure_seed::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
-    bindings::cli::exit::add_to_linker::<_, WasiCli>(linker, RunCtx::cli)?;
-    bindings::cli::environment::add_to_linker::<_, WasiCli>(linker, RunCtx::cli)?;
-    bindings::cli::stdin::add_to_linker::<_, WasiCli>(linker, RunCtx::cli)?;
-    bindings::cli::stdout::add_to_linker::<_, WasiCli>(linker, RunCtx::cli)?;
-    bindings::cli::stderr::add_to_linker::<_, WasiCli>(linker, RunCtx::cli)?;
-    bindings::cli::terminal_input::add_to_linker::<_, WasiCli>(linker, RunCtx::cli)?;
-    bindings::cli::terminal_output::add_to_linker::<_, WasiCli>(linker, RunCtx::cli)?;
-    bindings::cli::terminal_stdin::add_to_linker::<_, WasiCli>(linker, RunCtx::cli)?;
-    bindings::cli::terminal_stdout::add_to_linker::<_, WasiCli>(linker, RunCtx::cli)?;
-    bindings::cli::terminal_stderr::add_to_linker::<_, WasiCli>(linker, RunCtx::cli)?;
-    // No directory is ever opened for the program, so these have nothing to work on.
-    bindings::filesystem::preopens::add_to_linker::<_, WasiFilesystem>(linker, RunCtx::filesystem)?;
-    bindings::filesystem::types::add_to_linker::<_, WasiFilesystem>(linker, RunCtx::filesystem)?;
-    Ok(())
-}
-
-/// What one execution has of WASI.
-pub(crate) fn context(shared: &Shared) -> WasiCtx {
-    WasiCtxBuilder::new()
-        .stdout(Stdio::new(shared, Stream::Stdout))
-        .stderr(Stdio::new(shared, Stream::Stderr))
-        .build()
+    bindings::Wasi::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)
 }

@@ -1,40 +1,27 @@
-//! Standard output and error: lines of the run's log.
+//! Standard input, which is empty, and standard output and error: lines of the
+//! run's log.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
-use tokio::io::AsyncWrite;
-use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
+use wasmtime::component::Resource;
 use wfhost_core::limits;
 
-use crate::engine::Shared;
+use super::bindings::wasi::cli::{stderr, stdin, stdout};
+use super::streams::{InputStream, OutputStream};
+use crate::engine::{Inner, RunCtx};
 use crate::store::LogLevel;
 
+/// One of the two outputs. All handles to it continue the same line.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Stream {
+pub enum Stdio {
     Stdout,
     Stderr,
 }
 
-/// One of the two streams. All handles to it continue the same line.
-#[derive(Clone, Debug)]
-pub(super) struct Stdio {
-    shared: Shared,
-    stream: Stream,
-}
-
 impl Stdio {
-    pub(super) fn new(shared: &Shared, stream: Stream) -> Self {
-        Self { shared: shared.clone(), stream }
-    }
-
-    fn print(&self, bytes: &[u8]) {
-        let (index, name, level) = match self.stream {
-            Stream::Stdout => (0, "stdout", LogLevel::Info),
-            Stream::Stderr => (1, "stderr", LogLevel::Warn),
+    pub(super) fn print(self, inner: &mut Inner, bytes: &[u8]) {
+        let (index, name, level) = match self {
+            Self::Stdout => (0, "stdout", LogLevel::Info),
+            Self::Stderr => (1, "stderr", LogLevel::Warn),
         };
-        let mut inner = self.shared.lock();
         for &byte in bytes {
             let line = &mut inner.partial_lines[index];
             if byte != b'\n' {
@@ -49,53 +36,29 @@ impl Stdio {
     }
 }
 
-impl IsTerminal for Stdio {
-    fn is_terminal(&self) -> bool {
-        false
+/// The program is over: what it printed without ending the line is a line, too.
+pub(crate) fn end_lines(inner: &mut Inner) {
+    for (index, stdio) in [Stdio::Stdout, Stdio::Stderr].into_iter().enumerate() {
+        if !inner.partial_lines[index].is_empty() {
+            stdio.print(inner, b"\n");
+        }
     }
 }
 
-impl StdoutStream for Stdio {
-    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(self.clone())
-    }
-
-    fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(self.clone())
+impl stdin::Host for RunCtx {
+    async fn get_stdin(&mut self) -> wasmtime::Result<Resource<InputStream>> {
+        Ok(self.table.push(InputStream::Empty)?)
     }
 }
 
-impl AsyncWrite for Stdio {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        self.print(bytes);
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
+impl stdout::Host for RunCtx {
+    async fn get_stdout(&mut self) -> wasmtime::Result<Resource<OutputStream>> {
+        Ok(self.table.push(OutputStream::Log(Stdio::Stdout))?)
     }
 }
 
-#[wasmtime_wasi::async_trait]
-impl Pollable for Stdio {
-    async fn ready(&mut self) {}
-}
-
-impl OutputStream for Stdio {
-    fn write(&mut self, bytes: bytes::Bytes) -> StreamResult<()> {
-        self.print(&bytes);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), StreamError> {
-        Ok(())
-    }
-
-    fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(limits::LOG_LINE_BYTES)
+impl stderr::Host for RunCtx {
+    async fn get_stderr(&mut self) -> wasmtime::Result<Resource<OutputStream>> {
+        Ok(self.table.push(OutputStream::Log(Stdio::Stderr))?)
     }
 }

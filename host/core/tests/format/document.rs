@@ -32,6 +32,7 @@ fn example() -> Vec<Entry> {
             memory_bytes: 512 << 20,
             fuel: 20_000_000_000,
             stack_bytes: 1 << 20,
+            sandbox: None,
             ..RunConfig::default()
         },
         labels: vec![],

@@ -9,14 +9,15 @@ use crate::rows;
 use wfhost_core::policy::budget::Budget;
 use wfhost_core::{
     AgentRequest, Caching, CallLimits, ChildOptions, Digest, Entry, Event, FailedCall, Failure, FailureKind,
-    Journal, Json, Machine, OnParentClose, Op, Outcome, Position, Question, Recorded, Retry, Row, RunConfig,
-    Started, Step, Timestamp, Unsaved, Usage, decode_op, encode_op,
+    Grant, Journal, Json, Machine, OnParentClose, Op, Outcome, Position, Question, Recorded, Retry, Row,
+    RunConfig, Sandbox, Started, Step, Timestamp, Unsaved, Usage, decode_op, encode_op,
 };
 
 const EVERY_KIND: &str = "every-kind.journal";
 const CONVERSATION: &str = "conversation.journal";
 const SECOND_LIFE: &str = "second-life.journal";
 const ATTEMPTS: &str = "attempts.journal";
+const SANDBOX: &str = "sandbox.journal";
 const START: Timestamp = Timestamp(1_750_000_000_000);
 
 fn json(text: &str) -> Json {
@@ -35,11 +36,38 @@ fn started() -> Started {
             memory_bytes: 1 << 29,
             fuel: 20_000_000_000,
             stack_bytes: 1 << 20,
+            sandbox: None,
             ..RunConfig::default()
         },
         labels: vec![("team".to_owned(), "docs".to_owned())],
         parent: Some("run-parent".parse().unwrap()),
     }
+}
+
+/// The same with everything that a program can be given and limited to.
+fn started_in_sandbox() -> Started {
+    let grant =
+        Grant { host: "/srv/data".to_owned(), guest: "/data".to_owned(), digest: Digest::of(b"data") };
+    let sandbox = Sandbox {
+        total_fuel: 1_000_000_000_000,
+        entries: 1_000_000,
+        call_bytes: 256 << 20,
+        output_bytes: 64 << 20,
+        handles: 131_072,
+        file_bytes: 64 << 20,
+        files: 10_000,
+        env: vec![("LANG".to_owned(), "C".to_owned())],
+        grants: vec![grant],
+    };
+    let started = started();
+    Started { config: RunConfig { sandbox: Some(sandbox), ..started.config.clone() }, ..started }
+}
+
+/// A run that only begins.
+fn sandbox() -> Vec<Row> {
+    let Unsaved { first, count, bytes, head } =
+        Machine::start(started_in_sandbox(), START).take_unsaved().unwrap();
+    vec![Row { first, count, bytes, head }]
 }
 
 fn full_request() -> Op {
@@ -304,12 +332,14 @@ fn attempts() -> Vec<Row> {
 #[test]
 fn golden_files_are_written_only_on_request() {
     let every_kind = rows::rows(&every_kind(), &[1, 13, 7, 14, 2]);
-    for (name, rows) in [
+    let all = [
         (EVERY_KIND, every_kind),
         (CONVERSATION, conversation()),
         (SECOND_LIFE, second_life()),
         (ATTEMPTS, attempts()),
-    ] {
+        (SANDBOX, sandbox()),
+    ];
+    for (name, rows) in all {
         let path = rows::path(name);
         if std::env::var_os("WFHOST_WRITE_GOLDEN").is_some() && !path.exists() {
             fs::write(path, rows::write(&rows)).unwrap();
@@ -332,12 +362,18 @@ fn a_golden_journal_reads_as_what_it_meant() {
 
 #[test]
 fn a_golden_journal_is_written_again_byte_for_byte() {
-    for name in [EVERY_KIND, CONVERSATION, SECOND_LIFE, ATTEMPTS] {
+    for name in [EVERY_KIND, CONVERSATION, SECOND_LIFE, ATTEMPTS, SANDBOX] {
         let rows = rows::read(name);
         let journal = Journal::read(rows.clone()).unwrap();
         let counts: Vec<_> = rows.iter().map(|row| row.count as usize).collect();
         assert_eq!(rows::rows(&journal.entries, &counts), rows, "{name}");
     }
+}
+
+#[test]
+fn a_golden_sandbox_reads_as_what_it_meant() {
+    let journal = Journal::read(rows::read(SANDBOX)).unwrap();
+    assert_eq!(journal.entries[0].event, Event::Started(Box::new(started_in_sandbox())));
 }
 
 #[test]

@@ -8,6 +8,7 @@
 mod observe;
 mod operation;
 mod request;
+mod system;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -162,6 +163,25 @@ fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
                 std::thread::sleep(millis(length));
                 Value::Null
             }
+
+            Operation::File(operation) => system::file(operation),
+            Operation::Environment => system::environment(),
+            Operation::Input => system::input(),
+            Operation::MeasuredSleep(length) => system::measured_sleep(millis(length)),
+            Operation::PollTimers(lengths) => system::poll(&lengths),
+            Operation::RandomBytes(bytes) => system::random(bytes),
+            Operation::Exit(code) => std::process::exit(code),
+            Operation::LogBytes(bytes) => {
+                wfhost::info!("{}", "x".repeat(bytes));
+                Value::Null
+            }
+            Operation::StartMany(count) => {
+                let day = Duration::from_secs(24 * 3600);
+                let sleeps: Vec<_> = (0..count).map(|_| sleep(day).start()).collect();
+                json!(sleeps.len())
+            }
+            Operation::HashMap(entries) => json!(observe::hash_map(entries)),
+            Operation::Floats(rounds) => json!(observe::floats(rounds)),
 
             // They end the program, not an operation within another one.
             Operation::MustAgent(_)

@@ -36,3 +36,28 @@ pub fn all() -> String {
         std::thread::current().id()
     )
 }
+
+/// Folds the entries of a hash map in its order.
+pub fn hash_map(entries: u64) -> String {
+    let mut map = HashMap::new();
+    for n in 0..entries {
+        map.insert(format!("key {}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15)), n);
+    }
+    let folded =
+        map.into_iter().fold(0u64, |sum, (key, n)| sum.rotate_left(5) ^ n.wrapping_add(key.len() as u64));
+    format!("{folded:016x}")
+}
+
+/// Computes with floats, some of which become infinite or no number.
+pub fn floats(rounds: u64) -> String {
+    let (mut x, mut y) = (black_box(1.5f64), black_box(-0.3f32));
+    for n in 0..rounds {
+        x = (x * 1.000_1 + n as f64).sin() / (x - 0.5);
+        y = y.mul_add(3.7, x as f32).sqrt() - y;
+        if n % 7 == 0 {
+            x *= black_box(f64::NAN);
+            x = if x.is_nan() { f64::from_bits(x.to_bits() >> 3) } else { x };
+        }
+    }
+    format!("{:016x} {:08x}", x.to_bits(), y.to_bits())
+}

@@ -3,6 +3,8 @@
 use serde::Deserialize;
 use wfhost::{FailureKind, Value};
 
+use crate::system::FileOperation;
+
 /// The input.
 #[derive(Deserialize)]
 pub struct Program {
@@ -149,6 +151,29 @@ pub enum Operation {
     StdTime,
     /// The standard library's sleep, which traps there as well.
     StdSleep(u64),
+
+    // The system, for programs built with WASI.
+    File(FileOperation),
+    /// `{"arguments", "variables"}`
+    Environment,
+    /// The text of standard input.
+    Input,
+    /// Milliseconds that the standard library's sleep takes by its own clock.
+    MeasuredSleep(u64),
+    /// Timers in milliseconds. Gives lists of their numbers as one `poll` after the other gives them.
+    PollTimers(Vec<u64>),
+    /// Gives so many random bytes at once.
+    RandomBytes(u64),
+    /// Leaves with this code.
+    Exit(i32),
+    /// Writes a log line of so many bytes.
+    LogBytes(usize),
+    /// Starts so many sleeps of a day, and keeps all of them. Gives their number.
+    StartMany(usize),
+    /// Fills a hash map with so many entries. Gives a digest of its order.
+    HashMap(u64),
+    /// Computes with floats so many times. Gives the bits of the result.
+    Floats(u64),
 
     // Bad ends.
     /// Asks the default agent; its failure fails the run. Only at the top.

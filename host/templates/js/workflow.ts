@@ -1,0 +1,11 @@
+// A durable workflow: whatever happens to the machine, no finished step is done twice.
+
+import { agent, log, sleep, workflow } from "wfhost";
+
+export const run = workflow(({ name = "world" }: { name?: string }) => {
+  const greeting = agent(`greet ${name}`);
+  // The deadline survives crashes.
+  sleep(1000);
+  log.info(`greeted ${name}`);
+  return { greeting };
+});
