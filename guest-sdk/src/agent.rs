@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     bindings::wfhost::workflow::agent as host,
     error::{Error, Result},
-    failure::FailureKind,
+    failure::{FailureKind, UNKNOWN_OUTCOME},
     policy::{Limits, Retry},
     reply::Reply,
     step::Step,
@@ -62,6 +62,8 @@ struct Request {
     limits: Option<Limits>,
     cache: Option<(String, Option<Duration>)>,
     options: Option<String>,
+    fork: bool,
+    once: bool,
     /// What could not be written as JSON, and why. The call fails with it.
     problem: Option<String>,
 }
@@ -134,6 +136,13 @@ impl Agent {
         self
     }
 
+    /// The same, but that conversation stays as it is: what is said from here on belongs to a
+    /// new one. Agents that cannot do that go on with the conversation itself.
+    pub fn fork(mut self, session: impl Into<String>) -> Self {
+        self.request.fork = true;
+        self.session(session)
+    }
+
     /// Where the agent works: the name of a workspace that the host was configured with.
     pub fn workspace(mut self, workspace: impl Into<String>) -> Self {
         self.request.workspace = Some(workspace.into());
@@ -155,6 +164,28 @@ impl Agent {
     /// When and how often a failed attempt is repeated. Without it the host decides.
     pub fn retry(mut self, retry: Retry) -> Self {
         self.request.retry = Some(retry);
+        self
+    }
+
+    /// The call is made at most once, for what must not happen twice: one attempt, and if the host
+    /// dies during it the call ends with [`Failure::is_outcome_unknown`](crate::Failure::is_outcome_unknown)
+    /// instead of being made again. Without it a call in flight is made again, with the same
+    /// idempotency key. It goes before [`retry`](Agent::retry).
+    ///
+    /// ```no_run
+    /// # use wfhost::{Result, agent};
+    /// # async fn example() -> Result<()> {
+    /// match agent("charge order 17").once().text().await {
+    ///     Err(error) if error.failure().is_some_and(|failure| failure.is_outcome_unknown()) => {
+    ///         wfhost::ask("Was order 17 charged?").json::<bool>().await?;
+    ///     }
+    ///     result => drop(result?),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn once(mut self) -> Self {
+        self.request.once = true;
         self
     }
 
@@ -243,11 +274,31 @@ fn parse(json: &str) -> Result<Reply> {
     })
 }
 
+/// The options with `fork`.
+fn forking(options: Option<&str>) -> Result<String> {
+    let options = options.map_or_else(|| Ok(Value::Object(serde_json::Map::new())), serde_json::from_str);
+    match options {
+        Ok(Value::Object(mut members)) => {
+            members.insert("fork".to_owned(), true.into());
+            Ok(Value::Object(members).to_string())
+        }
+        _ => Err(Error::rejected("the options of a call are an object")),
+    }
+}
+
 impl Request {
     fn into_host(self) -> Result<host::Request> {
         if let Some(problem) = self.problem {
             return Err(Error::rejected(problem));
         }
+        let retry = match self.once {
+            true => Some(Retry::never().fatal([UNKNOWN_OUTCOME])),
+            false => self.retry,
+        };
+        let options = match self.fork {
+            true => Some(forking(self.options.as_deref())?),
+            false => self.options,
+        };
         Ok(host::Request {
             prompt: self.prompt,
             input: self.input,
@@ -258,10 +309,10 @@ impl Request {
             workspace: self.workspace,
             label: self.label,
             group: self.group,
-            retry: self.retry.map(Into::into),
+            retry: retry.map(Into::into),
             limits: self.limits.map(Into::into),
             cache: self.cache.map(|(version, age)| host::Caching { version, ttl: age.map(millis) }),
-            options: self.options,
+            options,
         })
     }
 }
@@ -302,6 +353,22 @@ mod tests {
         let cache = request.cache.unwrap();
         assert_eq!((cache.version.as_str(), cache.ttl), ("v", Some(1000)));
         assert_eq!(request.options.as_deref(), Some(r#"{"t":0}"#));
+    }
+
+    #[test]
+    fn once_and_fork_are_said_in_the_request() {
+        let request = agent("p").retry(Retry::attempts(9)).once().request.into_host().unwrap();
+        let retry = request.retry.unwrap();
+        assert_eq!((retry.max_attempts, retry.fatal.as_slice()), (1, &["unknown-outcome".to_owned()][..]));
+        let call = || agent("p").fork("s");
+        let request = call().request.into_host().unwrap();
+        assert_eq!(
+            (request.session.as_deref(), request.options.as_deref()),
+            (Some("s"), Some(r#"{"fork":true}"#))
+        );
+        let request = call().options(serde_json::json!({"a": 1})).request.into_host().unwrap();
+        assert_eq!(request.options.as_deref(), Some(r#"{"a":1,"fork":true}"#));
+        assert!(call().options([1]).request.into_host().is_err());
     }
 
     #[test]

@@ -7,6 +7,9 @@ use serde_json::Value;
 
 use crate::bindings::wfhost::workflow::types as host;
 
+/// The reason of a failure without a known outcome, in its details.
+pub(crate) const UNKNOWN_OUTCOME: &str = "unknown-outcome";
+
 /// What kind of failure it was, for programs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -80,6 +83,14 @@ impl Failure {
     /// ```
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), details: None, attempts: 0 }
+    }
+}
+
+impl Failure {
+    /// Whether nobody knows if the call was carried out: the host died during a call that may be
+    /// made once ([`Agent::once`](crate::Agent::once)).
+    pub fn is_outcome_unknown(&self) -> bool {
+        self.details.as_ref().is_some_and(|details| details["reason"] == UNKNOWN_OUTCOME)
     }
 }
 

@@ -129,7 +129,8 @@ impl Anthropic {
             .get(&url)?
             .post(&url)
             .header("content-type", "application/json")
-            .header("anthropic-version", VERSION);
+            .header("anthropic-version", VERSION)
+            .header("idempotency-key", format!("{}-{}", call.key, call.turns.len()));
         if let Some(source) = &self.config.key {
             let key = source.read().map_err(|error| CallFailure::auth(error.to_string()))?;
             let mut value = reqwest::header::HeaderValue::from_str(key.expose())

@@ -1,9 +1,11 @@
 //! One attempt at an agent call with everything around it: the cache, the
 //! budget, waiting for a turn, time limits, correction turns, the transcript.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use tokio::time::Instant;
 use wfhost_core::policy::limits::{Bound, TimeLimits};
 use wfhost_core::policy::structured::{self, CORRECTIONS, SchemaError};
@@ -183,7 +185,7 @@ impl Attempt {
         {
             self.call.history = session::history(&self.store, &id).await?;
         }
-        if self.call.attempt > 1 && self.call.heartbeat.is_none() {
+        if self.provider.takes_heartbeats() && self.call.attempt > 1 && self.call.heartbeat.is_none() {
             // The host died before the attempt ended.
             let filter = TranscriptFilter {
                 step: Some(self.call.step),
@@ -201,11 +203,16 @@ impl Attempt {
     async fn answer(&self, validator: Option<&jsonschema::Validator>) -> Result<Reply, CallFailure> {
         self.recorder.begin();
         let (millis, bound) = self.limits.attempt_at(self.since, self.world.now());
-        let turns = self.turns(validator);
-        let reply = tokio::select! {
-            reply = turns => reply,
-            () = tokio::time::sleep(Duration::from_millis(millis)) => Err(self.out_of_time(bound)),
-            () = self.silence() => Err(self.out_of_time(Bound::Heartbeat)),
+        let too_late = async {
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(millis)) => bound,
+                () = self.silence() => Bound::Heartbeat,
+            }
+        };
+        // The call is made before anything else can happen: the run is ours at this moment.
+        let reply = match select(pin!(self.turns(validator)), pin!(too_late)).await {
+            Either::Left((reply, _)) => reply,
+            Either::Right((bound, _)) => Err(self.out_of_time(bound)),
         };
         let changes = match &self.call.workspace {
             Some(workspace) => workspace.changes().await,

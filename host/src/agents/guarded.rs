@@ -36,6 +36,10 @@ impl Provider for Guarded {
         self.inner.keeps_conversations()
     }
 
+    fn takes_heartbeats(&self) -> bool {
+        self.inner.takes_heartbeats()
+    }
+
     fn asks_people(&self) -> bool {
         self.inner.asks_people()
     }

@@ -68,6 +68,11 @@ pub trait Provider: Send + Sync + fmt::Debug {
         true
     }
 
+    /// Whether it makes use of what the attempt before reported about its progress.
+    fn takes_heartbeats(&self) -> bool {
+        false
+    }
+
     /// Whether a call is a question to a person: then it is put among the
     /// questions of the run, and [`Provider::call`] is never called.
     fn asks_people(&self) -> bool {

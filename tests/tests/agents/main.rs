@@ -5,6 +5,7 @@
 
 mod config;
 mod crashes;
+mod examples;
 mod mcp;
 mod models;
 mod policy;

@@ -89,6 +89,14 @@ impl Store for Faulty {
         self.with(self.universe.memory.module(digest))
     }
 
+    fn keep_answer(&self, key: Digest, at: Timestamp, reply: Json) -> BoxFuture<'_, Result<()>> {
+        self.with(async move { self.universe.memory.keep_answer(key, at, reply).await }.boxed())
+    }
+
+    fn kept_answer(&self, key: Digest) -> BoxFuture<'_, Result<Option<(Timestamp, Json)>>> {
+        self.with(async move { self.universe.memory.kept_answer(key).await }.boxed())
+    }
+
     fn create(&self, run: NewRun) -> BoxFuture<'_, Result<Created>> {
         self.with(async move { self.universe.memory.create(run).await }.boxed())
     }
@@ -150,14 +158,6 @@ impl Store for Faulty {
 
     fn changes(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Change>>> {
         self.with(async move { self.universe.memory.changes(after, limit).await }.boxed())
-    }
-
-    fn keep_answer(&self, request: Digest, at: Timestamp, answer: Json) -> BoxFuture<'_, Result<()>> {
-        self.with(async move { self.universe.memory.keep_answer(request, at, answer).await }.boxed())
-    }
-
-    fn kept_answer(&self, request: Digest) -> BoxFuture<'_, Result<Option<(Timestamp, Json)>>> {
-        self.with(async move { self.universe.memory.kept_answer(request).await }.boxed())
     }
 
     fn version(&self) -> Result<u64> {

@@ -236,15 +236,7 @@ impl Provider for Agent {
             universe.calls.lock().unwrap().push(Made { place, run, step, attempt, key });
             tokio::time::sleep(Duration::from_millis(universe.roll(2_500))).await;
             universe.run_on(self.pid).await;
-            Ok(Reply {
-                output: Json::string(&call.request.prompt),
-                session: None,
-                model: None,
-                usage: None,
-                provider: "sim".to_owned(),
-                cached: false,
-                changes: None,
-            })
+            Ok(Reply::new("sim", Json::string(&call.request.prompt)))
         }
         .boxed()
     }

@@ -6,16 +6,18 @@
 use std::fs;
 
 use crate::rows;
+use wfhost_core::policy::budget::Budget;
 use wfhost_core::{
-    AgentRequest, Caching, CallLimits, ChildOptions, Digest, Entry, Event, Failure, FailureKind, Grant,
-    Journal, Json, Machine, OnParentClose, Op, Outcome, Position, Question, Recorded, Retry, Row, RunConfig,
-    Sandbox, Started, Step, Timestamp, Unsaved, decode_op, encode_op,
+    AgentRequest, Caching, CallLimits, ChildOptions, Digest, Entry, Event, FailedCall, Failure, FailureKind,
+    Grant, Journal, Json, Machine, OnParentClose, Op, Outcome, Position, Question, Recorded, Retry, Row,
+    RunConfig, Sandbox, Started, Step, Timestamp, Unsaved, Usage, decode_op, encode_op,
 };
 
 const EVERY_KIND: &str = "every-kind.journal";
 const CONVERSATION: &str = "conversation.journal";
 const SECOND_LIFE: &str = "second-life.journal";
 const SANDBOX: &str = "sandbox.journal";
+const ATTEMPTS: &str = "attempts.journal";
 const START: Timestamp = Timestamp(1_750_000_000_000);
 
 fn json(text: &str) -> Json {
@@ -271,6 +273,62 @@ fn second_life() -> Vec<Row> {
     rows
 }
 
+/// Calls that failed, waited, were put to a person and cost something.
+fn attempts() -> Vec<Row> {
+    let at = |millis| START.after(millis);
+    let config = RunConfig {
+        budget: Some(Budget { tokens: Some(100), micros: None, time_ms: Some(60_000) }),
+        max_parallel: Some(4),
+        ..started().config
+    };
+    let mut m = Machine::start(Started { config, ..started() }, START);
+    let paid = m.schedule(&small_request(), at(1)).unwrap();
+    let asked = m.schedule(&full_request(), at(1)).unwrap();
+    m.take_work(at(2));
+    assert!(m.postpone(paid, at(20), "waiting for quota of openai".to_owned(), at(3)));
+    m.fire_timers(at(20));
+    m.take_work(at(20));
+    let usage = Usage { input_tokens: 30, output_tokens: 5, cached_tokens: 10, cost_micros: 70 };
+    let failed = FailedCall {
+        step: paid,
+        attempt: 1,
+        provider: "openai".to_owned(),
+        failure: Failure::new(FailureKind::Unavailable, "busy"),
+        auth: false,
+        again_at: Some(at(40)),
+        usage: Some(usage),
+        heartbeat: Some(json(r#"{"page":3}"#)),
+    };
+    assert!(m.fail_attempt(failed, at(30)));
+    let question = Question {
+        prompt: "Cats?".to_owned(),
+        schema: Some(json(r#"{"type":"string"}"#)),
+        choices: vec!["yes".to_owned()],
+        details: Some(json("1")),
+    };
+    assert!(m.delegate(asked, "human".to_owned(), question, Some(at(90_001)), at(31)));
+    assert!(m.answer(asked, Ok(json("\"yes\"")), Some("ada".to_owned()), None, at(32)));
+    m.fire_timers(at(40));
+    m.take_work(at(40));
+    assert!(m.change_budget(Budget { tokens: Some(500), micros: Some(9), time_ms: None }, at(41)));
+    let refused = FailedCall {
+        step: paid,
+        attempt: 2,
+        provider: "openai".to_owned(),
+        failure: Failure::new(FailureKind::Rejected, "no key"),
+        auth: true,
+        again_at: None,
+        usage: None,
+        heartbeat: None,
+    };
+    assert!(m.fail_attempt(refused, at(42)));
+    m.complete(paid, Err(Failure::new(FailureKind::Rejected, "no key")), at(42));
+    assert!(m.poll_step(paid).unwrap().is_some() && m.poll_step(asked).unwrap().is_some());
+    m.finish(Ok(json("1")), at(43)).unwrap();
+    let Unsaved { first, count, bytes, head } = m.take_unsaved().unwrap();
+    vec![Row { first, count, bytes, head }]
+}
+
 #[test]
 fn golden_files_are_written_only_on_request() {
     let every_kind = rows::rows(&every_kind(), &[1, 13, 7, 14, 2]);
@@ -278,6 +336,7 @@ fn golden_files_are_written_only_on_request() {
         (EVERY_KIND, every_kind),
         (CONVERSATION, conversation()),
         (SECOND_LIFE, second_life()),
+        (ATTEMPTS, attempts()),
         (SANDBOX, sandbox()),
     ];
     for (name, rows) in all {
@@ -303,7 +362,7 @@ fn a_golden_journal_reads_as_what_it_meant() {
 
 #[test]
 fn a_golden_journal_is_written_again_byte_for_byte() {
-    for name in [EVERY_KIND, CONVERSATION, SECOND_LIFE, SANDBOX] {
+    for name in [EVERY_KIND, CONVERSATION, SECOND_LIFE, ATTEMPTS, SANDBOX] {
         let rows = rows::read(name);
         let journal = Journal::read(rows.clone()).unwrap();
         let counts: Vec<_> = rows.iter().map(|row| row.count as usize).collect();
@@ -348,6 +407,25 @@ fn a_golden_second_life_replays() {
     m.finish(Ok(json("1")), START).unwrap();
     assert!(m.is_live() && !m.has_unsaved());
     assert_eq!(m.module(), Digest::of(b"another module"));
+}
+
+#[test]
+fn golden_attempts_replay_with_what_they_cost() {
+    let journal = Journal::read(rows::read(ATTEMPTS)).unwrap();
+    let kinds: Vec<_> = journal.entries.iter().map(|entry| entry.event.kind()).collect();
+    for kind in ["attempt-failed", "postponed", "delegated", "budget-changed"] {
+        assert!(kinds.contains(&kind), "{kinds:?}");
+    }
+    let mut m = Machine::open(journal, 0).unwrap();
+    let paid = m.schedule(&small_request(), START).unwrap();
+    let asked = m.schedule(&full_request(), START).unwrap();
+    assert!(m.poll_step(paid).unwrap().unwrap().is_err());
+    let reply = json(r#"{"output":"yes","provider":"human"}"#);
+    assert_eq!(m.poll_step(asked), Ok(Some(Ok(reply))));
+    let (budget, spent) = m.observed_spending();
+    assert_eq!((budget.tokens, spent.tokens, spent.micros), (Some(500), 35, 70));
+    m.finish(Ok(json("1")), START).unwrap();
+    assert!(m.is_live() && !m.has_unsaved());
 }
 
 /// Seeds and keys are derived so for ever, too: a run goes on under a later version.

@@ -310,6 +310,10 @@ impl Provider for Command {
         self.config.model.as_deref()
     }
 
+    fn takes_heartbeats(&self) -> bool {
+        true
+    }
+
     fn check(&self) -> Vec<Check> {
         let secrets = self.config.secrets.values().map(Check::secret);
         std::iter::once(Check::program(self.program())).chain(secrets).collect()
