@@ -25,6 +25,7 @@ from __future__ import annotations
 import datetime
 import json as _json
 import random as _random
+import traceback as _traceback
 from typing import Any, Callable, Generic, Iterable, Mapping, NoReturn, Optional, Sequence, TypeVar, Union
 
 from componentize_py_types import Err
@@ -285,8 +286,6 @@ def _entry(body: Callable[[Json], Json], text: str) -> str:
         details = _optional(failure.details)
         raise Err(_types.Failure(_kind(failure.kind), failure.message, details, failure.attempts)) from None
     except Exception as error:
-        import traceback
-
-        details = _dump({"traceback": traceback.format_exc()})
+        details = _dump({"traceback": _traceback.format_exc()})
         message = f"{type(error).__name__}: {error}"
         raise Err(_types.Failure(_types.FailureKind.FAILED, message, details, 0)) from None

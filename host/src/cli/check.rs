@@ -133,7 +133,12 @@ impl Check {
 /// Sleeps as long as the run does. False if it waits for something else, or too long.
 fn wait_for_timer(dir: &Path) -> Result<bool, Trouble> {
     let run = json_of(&wfhost(dir, "first", &["show", "checked", "-o", "json"])?)?;
-    let until = run["waiting_for"].as_array().into_iter().flatten().find(|wait| wait["kind"] == "time");
+    let waits = || run["waiting_for"].as_array().into_iter().flatten();
+    // What it waited for has come already.
+    if waits().any(|wait| wait["kind"] == "host") {
+        return Ok(true);
+    }
+    let until = waits().find(|wait| wait["kind"] == "time");
     let Some(until) = until.and_then(|wait| wait["at"].as_str()?.parse::<jiff::Timestamp>().ok()) else {
         return Ok(false);
     };

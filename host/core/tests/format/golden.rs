@@ -16,8 +16,8 @@ use wfhost_core::{
 const EVERY_KIND: &str = "every-kind.journal";
 const CONVERSATION: &str = "conversation.journal";
 const SECOND_LIFE: &str = "second-life.journal";
-const ATTEMPTS: &str = "attempts.journal";
 const SANDBOX: &str = "sandbox.journal";
+const ATTEMPTS: &str = "attempts.journal";
 const START: Timestamp = Timestamp(1_750_000_000_000);
 
 fn json(text: &str) -> Json {
