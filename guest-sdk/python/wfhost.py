@@ -37,6 +37,10 @@ from wit_world.imports import signal as _signal
 from wit_world.imports import sleep as _sleep
 from wit_world.imports import types as _types
 
+# Names of hosts are encoded by it. It is looked up while the component is built, for later nothing
+# can be imported.
+"localhost".encode("idna")
+
 Json = Any
 Length = Union[int, float, datetime.timedelta]
 T = TypeVar("T")

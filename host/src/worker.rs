@@ -594,7 +594,7 @@ async fn renew(inner: Weak<Inner>) {
         for (run, epoch) in &leases {
             match state.live.get(run).filter(|live| *lock(&live.lease) == Some(*epoch)) {
                 // Somebody else has it: its calls are for nothing.
-                Some(live) if lost.contains(run) => live.control.leave(Leave::Now),
+                Some(live) if lost.contains(run) => live.control.leave(Leave::Lost),
                 Some(live) => live.control.lease.extend(until),
                 None => {}
             }

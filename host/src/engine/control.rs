@@ -18,6 +18,8 @@ pub(crate) enum Leave {
     Gently,
     /// At once; calls under way are dropped, and made again some time.
     Now,
+    /// Somebody else has it already.
+    Lost,
 }
 
 /// Reaches the driver of a run.
@@ -68,7 +70,8 @@ impl Control {
         match self.leave.load(Ordering::Relaxed) {
             0 => Leave::No,
             1 => Leave::Gently,
-            _ => Leave::Now,
+            2 => Leave::Now,
+            _ => Leave::Lost,
         }
     }
 

@@ -169,6 +169,9 @@ impl Driver<'_> {
         let mut arrived = self.drive.starts <= 1;
         loop {
             let leaving = self.drive.control.leaving();
+            if leaving == Leave::Lost {
+                return Ok(Driven::Lost);
+            }
             // A run that is to be left begins nothing new.
             let resting = self.pausing || leaving != Leave::No;
             if !resting && let std::task::Poll::Ready(ended) = poll!(&mut program) {
