@@ -44,12 +44,11 @@ fn count(place: &Place, run: &str, kind: &str) -> usize {
 #[test]
 fn b03_of_eight_processes_that_try_to_advance_a_run_one_does() {
     let place = Place::new();
-    let script = place.script(json!({ "default": { "reply": "done" } }));
-    let rest = [json!({ "agent": "work" }), json!({ "wait": { "name": "end" } })];
-    parked(&place, "r", &rest, &["--agents", &script]);
+    let script = place.script(json!({ "default": { "reply": "never", "delay_ms": 600_000 } }));
+    parked(&place, "r", &[json!({ "agent": "work" })], &["--agents", &script]);
     place.run(["signal", "r", "go"]);
     let mut racing: Vec<_> = (0..8).map(|_| place.spawn(["resume", "r", "--agents", &script])).collect();
-    // The one that has it stays, for the run now waits.
+    // The one that has it stays, for its call takes long.
     let winner = eventually("seven are refused", || {
         let ended: Vec<_> = racing.iter_mut().map(|child| child.try_wait().unwrap()).collect();
         let alive = ended.iter().position(Option::is_none);
@@ -60,9 +59,10 @@ fn b03_of_eight_processes_that_try_to_advance_a_run_one_does() {
         let error = finish(refused).error(6, &place);
         assert!(error.contains(&format!("r is advanced by process {}", winner.id())), "{error}");
     }
-    place.run(["signal", "r", "end"]);
-    assert_eq!(finish(winner).ok_json(), json!([null, "done", null]));
-    assert_eq!(place.calls().len(), 1);
+    eventually("the call", || (place.calls().len() == 1).then_some(()));
+    assert_eq!(interrupt(winner).code(), Some(130));
+    let quick = place.file("quick.json", r#"{"default":{"reply":"done"}}"#);
+    assert_eq!(place.run(["resume", "r", "--agents", &quick]).ok_json(), json!([null, "done"]));
 }
 
 #[test]
