@@ -57,7 +57,9 @@ impl Common {
             super::Synchronous::Full => Synchronous::Full,
             super::Synchronous::Normal => Synchronous::Normal,
         };
-        let options = SqliteOptions { synchronous, ..SqliteOptions::default() };
+        // A limit that can be had without a disk of that size.
+        let max_pages = std::env::var("WFHOST_MAX_PAGES").ok().and_then(|pages| pages.parse().ok());
+        let options = SqliteOptions { synchronous, max_pages };
         Ok(SqliteStore::open(&self.place()?, &options)?)
     }
 
