@@ -2,8 +2,8 @@
 //! is made more often than kills can explain.
 //!
 //! The short form runs with all tests. The long one, whose figures are in docs/operations.md:
-//! `WFHOST_STORM=500,8,60 cargo test -p wfhost-tests --release --test storm -- --nocapture`
-//! (runs, processes, seconds of kills).
+//! `WFHOST_STORM=500,8,60,12 cargo test -p wfhost-tests --release --test storm -- --nocapture`
+//! (runs, processes, seconds of kills at most, how slow agents are).
 
 use std::collections::BTreeMap;
 use std::process::{Child, Stdio};
@@ -47,19 +47,19 @@ fn called_at(call: &Value) -> u64 {
 
 #[test]
 fn a_storm_of_kills_loses_nothing_and_repeats_nothing_else() {
-    let form = std::env::var("WFHOST_STORM").unwrap_or_else(|_| "60,4,8".to_owned());
+    let form = std::env::var("WFHOST_STORM").unwrap_or_else(|_| "60,4,8,1".to_owned());
     let form: Vec<u64> =
-        form.split(',').map(|number| number.parse().expect("RUNS,PROCESSES,SECONDS")).collect();
-    let (runs, processes, seconds) = (form[0], form[1], form[2]);
+        form.split(',').map(|number| number.parse().expect("RUNS,PROCESSES,SECONDS,SLOWNESS")).collect();
+    let (runs, processes, seconds, slow) = (form[0], form[1], form[2], form[3]);
     let seed = millis();
     let mut dice = Dice(seed);
     println!("seed {seed}");
 
     let place = Place::new();
     let script = place.script(json!({ "rules": [
-        { "match": "^outline (\\w+)", "reply": "about $1", "delay_ms": 120 },
-        { "match": "^write section (\\d+) of (\\w+)", "reply": "Section $1 about $2.", "delay_ms": 250 },
-        { "match": "^review", "reply": "ok", "delay_ms": 180 },
+        { "match": "^outline (\\w+)", "reply": "about $1", "delay_ms": 120 * slow },
+        { "match": "^write section (\\d+) of (\\w+)", "reply": "Section $1 about $2.", "delay_ms": 250 * slow },
+        { "match": "^review", "reply": "ok", "delay_ms": 180 * slow },
     ] }));
     for n in 0..runs {
         let input =
