@@ -288,6 +288,12 @@ fn a_changed_byte_in_a_journal_is_noticed() {
     let error = place.run(["journal", "r"]).error(4, &place);
     assert!(error.contains("error[WF0202]: the journal of r cannot be used"), "{error}");
     assert!(error.contains("are not those that were written"), "{error}");
+    // Bytes that are no entries at all are an error for those who only look on, too.
+    database.execute("UPDATE journal SET body = x'ff'", []).unwrap();
+    for events in [&["events", "r"][..], &["events"]] {
+        let error = place.run(events).error(4, &place);
+        assert!(error.starts_with("error[WF0202]: the journal of r cannot be used"), "{error}");
+    }
 }
 
 #[test]

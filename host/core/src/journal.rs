@@ -27,6 +27,29 @@ pub struct Row {
     pub head: Digest,
 }
 
+impl Row {
+    /// Its entries with their positions. The chain is not checked: [`Journal::read`] does that.
+    /// Ends behind the first entry that cannot be read.
+    pub fn entries(&self) -> impl Iterator<Item = Result<(Position, Entry), EntryError>> {
+        let (mut rest, mut position) = (self.bytes.as_slice(), self.first);
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            let at = position;
+            let read = Entry::decode(rest, at);
+            rest = read.as_ref().map_or(&[][..], |(_, length)| &rest[*length..]);
+            position.0 += 1;
+            Some(read.map(|(entry, _)| (at, entry)))
+        })
+    }
+
+    /// The position behind its last entry.
+    pub fn end(&self) -> Position {
+        Position(self.first.0 + u64::from(self.count))
+    }
+}
+
 /// A journal that cannot be used.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum JournalError {

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use wfhost_core::{Entry, Position, RunId};
 
 use super::diagnostic::{Exit, Trouble};
+use super::follow::unreadable;
 use super::place::find_run;
 use super::{Common, Format, follow, journal, print_line, transcript};
 use crate::clock::rfc3339;
@@ -63,28 +64,22 @@ impl Events {
                     ended |= info.is_none_or(|info| info.state.is_final());
                     let rows = store.journal(run, from).await?;
                     for row in &rows {
-                        let mut bytes = row.bytes.as_slice();
-                        let mut position = row.first;
-                        while let Ok((entry, length)) = Entry::decode(bytes, position) {
+                        for entry in row.entries() {
+                            let (position, entry) = entry.map_err(|error| unreadable(run, error))?;
                             if position.0 >= next {
                                 show(common.output, position.0, run.as_str(), position, &entry);
                                 next = position.0 + 1;
                                 news = true;
                             }
-                            position.0 += 1;
-                            bytes = &bytes[length..];
                         }
-                        from = position;
+                        from = row.end();
                     }
                 }
                 None => {
                     for change in store.changes(next.saturating_sub(1), PAGE).await? {
-                        let mut bytes = change.row.bytes.as_slice();
-                        let mut position = change.row.first;
-                        while let Ok((entry, length)) = Entry::decode(bytes, position) {
+                        for entry in change.row.entries() {
+                            let (position, entry) = entry.map_err(|error| unreadable(&change.run, error))?;
                             show(common.output, change.place, change.run.as_str(), position, &entry);
-                            position.0 += 1;
-                            bytes = &bytes[length..];
                         }
                         next = change.place + 1;
                         news = true;

@@ -7,13 +7,14 @@ use std::time::Duration;
 use anstream::eprintln;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use wfhost_core::{
-    Entry, Event, FailureKind, Op, Outcome, Position, Row, RunId, Step, Timestamp, decode_op, spell_millis,
+    Entry, EntryError, Event, FailureKind, Op, Outcome, Position, RunId, Step, Timestamp, decode_op,
+    spell_millis,
 };
 
 use super::diagnostic::{DIM, ERROR, Exit, GOOD, Trouble};
 use super::{Common, Format, print_line, view};
 use crate::store::{LogLevel, LogLine, RunInfo, RunState, TranscriptFilter, TranscriptKind, TranscriptLine};
-use crate::{Ending, Host, RunHandle};
+use crate::{Ending, Host, HostError, RunHandle};
 
 /// Lines of agents that are read at once.
 const LIVE_LINES: usize = 1_000;
@@ -92,7 +93,7 @@ pub(super) async fn follow(
     match ending {
         Ending::Finished(outcome) => {
             let info = host.store().run(&id).await?;
-            let Some(info) = info else { return Err(crate::HostError::NoSuchRun(id).into()) };
+            let Some(info) = info else { return Err(HostError::NoSuchRun(id).into()) };
             let took = spell_millis(info.updated_at.since(info.created_at));
             match &outcome {
                 Ok(_) => say(common, "Done", &format!("{id}  after {took}")),
@@ -193,6 +194,11 @@ pub(super) fn result(common: &Common, info: &RunInfo, outcome: &Outcome) -> Exit
     }
 }
 
+/// An entry that cannot be read.
+pub(super) fn unreadable(run: &RunId, error: EntryError) -> Trouble {
+    HostError::Journal { run: run.clone(), source: error.into() }.into()
+}
+
 /// What is shown of a run while it goes on: what was committed, whoever did.
 pub(super) struct Progress {
     quiet: bool,
@@ -236,7 +242,11 @@ impl Progress {
         self.quiet = true;
         let rows = host.store().journal(&self.run, Position(0)).await?;
         for row in rows.iter().take_while(|row| row.first < entries) {
-            self.row(row);
+            for entry in row.entries() {
+                let (position, entry) = entry.map_err(|error| unreadable(&self.run, error))?;
+                self.entry(position, &entry);
+            }
+            self.position = row.end();
         }
         self.line = host.store().run(&self.run).await?.map_or(0, |info| info.emissions);
         while let Some(last) = self.live_lines(host).await?.last() {
@@ -261,17 +271,14 @@ impl Progress {
         }
         let mut lines = lines.into_iter().peekable();
         for row in &rows {
-            let mut position = row.first;
-            let mut bytes = row.bytes.as_slice();
-            while let Ok((entry, length)) = Entry::decode(bytes, position) {
+            for entry in row.entries() {
+                let (position, entry) = entry.map_err(|error| unreadable(&self.run, error))?;
                 while let Some(line) = lines.next_if(|line| line.at < entry.at) {
                     self.log(&line);
                 }
                 self.entry(position, &entry);
-                position.0 += 1;
-                bytes = &bytes[length..];
             }
-            self.position = position;
+            self.position = row.end();
         }
         let news = !rows.is_empty() || !live.is_empty() || lines.peek().is_some();
         for line in lines {
@@ -290,17 +297,6 @@ impl Progress {
     fn live(&self, line: &TranscriptLine) {
         let step = line.line.step;
         eprintln!("      {DIM}|{DIM:#} {step:>2}  {DIM}{}{DIM:#}", printable(&line.line.text));
-    }
-
-    fn row(&mut self, row: &Row) {
-        let mut position = row.first;
-        let mut bytes = row.bytes.as_slice();
-        while let Ok((entry, length)) = Entry::decode(bytes, position) {
-            self.entry(position, &entry);
-            position.0 += 1;
-            bytes = &bytes[length..];
-        }
-        self.position = position;
     }
 
     fn log(&mut self, line: &LogLine) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use wfhost_core::{Digest, Entry, Epoch, Event, Json, Position, Row, RunId, Timestamp};
+use wfhost_core::{Digest, Epoch, Event, Json, Position, Row, RunId, Timestamp};
 use wfhost_host::store::*;
 
 use super::universe::{Committed, Universe};
@@ -107,15 +107,12 @@ impl Store for Faulty {
             let (run, row) = (append.run.clone(), append.row.clone());
             let appended = universe.memory.append(append).await?;
             if let Some(row) = row {
-                let mut completes = Vec::new();
-                let (mut bytes, mut position) = (row.bytes.as_slice(), row.first);
-                while let Ok((entry, length)) = Entry::decode(bytes, position) {
-                    if let Event::Completed { step, .. } = entry.event {
-                        completes.push(step);
-                    }
-                    bytes = &bytes[length..];
-                    position.0 += 1;
-                }
+                let events = row.entries().map(|entry| entry.expect("what was just written").1.event);
+                let completes = events.filter_map(|event| match event {
+                    Event::Completed { step, .. } => Some(step),
+                    _ => None,
+                });
+                let completes = completes.collect();
                 let committed = Committed { place: universe.place(), run, head: row.head, completes };
                 universe.commits.lock().unwrap().push(committed);
             }
