@@ -60,9 +60,11 @@ impl Demo {
         killed.map_err(|error| broken(error.to_string()))?;
         follow::say(common, "Killed", &format!("process {pid} with SIGKILL, in the middle of {id}"));
         let info = host.store().run(&id).await?.ok_or_else(|| HostError::NoSuchRun(id.clone()))?;
+        let signals = follow::Signals::new()?;
         let handle = host.resume(&id, ResumeOptions::default()).await?;
         let exit =
-            follow::follow(common, &host, handle, follow::Beginning::Resumed(info.entries), false).await?;
+            follow::follow(common, &host, signals, handle, follow::Beginning::Resumed(info.entries), false)
+                .await?;
         follow::say(common, "next", &format!("wfhost journal {id}"));
         follow::say(common, "next", "wfhost new hello");
         Ok(exit)

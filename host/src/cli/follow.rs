@@ -37,10 +37,12 @@ pub(super) fn say(common: &Common, word: &str, text: &str) {
     }
 }
 
-/// Follows a run. The process's signals leave it where it is.
+/// Follows a run. The process's signals leave it where it is; they have to be
+/// caught before the run goes on.
 pub(super) async fn follow(
     common: &Common,
     host: &Host,
+    mut signals: Signals,
     mut handle: RunHandle,
     beginning: Beginning,
     no_wait: bool,
@@ -61,7 +63,6 @@ pub(super) async fn follow(
             }
         }
     }
-    let mut signals = Signals::new()?;
     let mut signalled = None;
     let mut waits = false;
     let ending = loop {

@@ -68,7 +68,9 @@ impl Resume {
             }
             None => None,
         };
+        let signals = follow::Signals::new()?;
         let handle = host.resume(&info.id, ResumeOptions { providers, module, budget: self.budget }).await?;
-        follow::follow(common, &host, handle, follow::Beginning::Resumed(info.entries), self.no_wait).await
+        follow::follow(common, &host, signals, handle, follow::Beginning::Resumed(info.entries), self.no_wait)
+            .await
     }
 }

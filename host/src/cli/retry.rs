@@ -33,7 +33,8 @@ impl Retry {
         let host =
             common.host(store, self.agents.providers(common)?, self.agents.evict.into(), Adopt::Due)?;
         let options = ResumeOptions { providers, ..ResumeOptions::default() };
+        let signals = follow::Signals::new()?;
         let handle = host.retry(&info.id, self.step.map(Step), options).await?;
-        follow::follow(common, &host, handle, follow::Beginning::Resumed(info.entries), false).await
+        follow::follow(common, &host, signals, handle, follow::Beginning::Resumed(info.entries), false).await
     }
 }

@@ -133,7 +133,8 @@ impl Run {
             }
             return Ok(Exit::Done);
         }
+        let signals = follow::Signals::new()?;
         let handle = host.start(&module, options, Some(providers)).await?;
-        follow::follow(common, &host, handle, follow::Beginning::Started, self.no_wait).await
+        follow::follow(common, &host, signals, handle, follow::Beginning::Started, self.no_wait).await
     }
 }

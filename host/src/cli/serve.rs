@@ -44,9 +44,9 @@ impl Serve {
         let host = crate::Host::new(options)?;
         // Errors of the database show here and not as silence.
         host.store().runs(RunFilter { limit: 1, ..RunFilter::default() }).await?;
+        let mut signals = follow::Signals::new()?;
         host.serve();
         follow::say(common, "Serving", &format!("{}; Ctrl-C stops", common.place()?.display()));
-        let mut signals = follow::Signals::new()?;
         let number = tokio::select! {
             number = signals.next() => Some(number),
             () = idle(&host, self.idle) => None,
