@@ -246,7 +246,8 @@ fn a_family_has_its_limits() {
 fn retrying_a_parent_tries_the_child_that_failed_again() {
     let place = Place::new();
     let default = json!({ "reply": "ok" });
-    let fails = json!({ "match": "flaky", "fail": { "kind": "unavailable" } });
+    let fails =
+        json!({ "match": "flaky", "reply": "well", "fail": { "times": 1_000, "kind": "unavailable" } });
     let script = place.script(json!({ "rules": [fails], "default": default }));
     let once = json!({ "agent_or_fail": { "prompt": "flaky", "retry": { "max_attempts": 1 } } });
     let program =
@@ -479,6 +480,75 @@ fn waiting_runs_are_moved_to_new_code_if_it_agrees() {
     for run in ["one", "two"] {
         assert_eq!(place.run(["verify", run]).code(), Some(0), "{run}");
     }
+}
+
+#[test]
+fn a_schedule_begins_each_run_once_however_many_hosts_there_are() {
+    let place = Place::new();
+    let input = json!({ "do": [{ "wait": { "name": "go", "timeout_ms": 300 } }] }).to_string();
+    let add = |name: &str, more: &[&str]| {
+        let module = module("probe");
+        let args = ["schedule", "add", name, &module, "-i", &input];
+        place.run(args.into_iter().chain(more.iter().copied()))
+    };
+    let ran = add("often", &["--every", "1s", "--overlap", "allow", "--label", "k=v"]);
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    assert!(ran.stdout().contains("when      every 1s\n"), "{}", ran.stdout());
+    assert!(add("often", &["--every", "5s"]).error(2, &place).contains("WF0514"));
+    assert_eq!(add("daily", &["--cron", "0 9 * * *", "--tz", "Europe/Berlin"]).code(), Some(0));
+    assert!(add("bad", &["--cron", "0 25 * * *"]).error(2, &place).contains("no cron expression"));
+    assert!(
+        add("bad", &["--cron", "0 9 * * *", "--tz", "Mars/Base"]).error(2, &place).contains("no time zone")
+    );
+    let servers: Vec<_> = (0..4).map(|_| place.spawn(["serve"])).collect();
+    let fired = || {
+        let shown = place.run(["schedule", "show", "often", "-o", "json"]).ok_json();
+        shown["fired"].as_u64().unwrap()
+    };
+    eventually("three firings", || (fired() >= 3).then_some(()));
+    place.run(["schedule", "pause", "often"]);
+    let fired = fired();
+    let shown = place.run(["schedule", "show", "often"]).stdout();
+    assert!(shown.contains("next      never: it is paused"), "{shown}");
+    let runs = || place.run(["ps", "--label", "schedule=often", "--label", "k=v", "-o", "json"]).ok_json();
+    assert_eq!(runs()["runs"].as_array().unwrap().len() as u64, fired);
+    eventually("their ends", || {
+        runs()["runs"].as_array().unwrap().iter().all(|run| run["state"] == "completed").then_some(())
+    });
+    let id = place.run(["schedule", "fire", "daily"]).stdout().trim().to_owned();
+    wait_for_state(&place, &id, "completed");
+    for server in servers {
+        kill(server);
+    }
+    let listed = place.run(["schedule", "ls"]).stdout();
+    assert!(listed.contains("0 9 * * * Europe/Berlin") && listed.contains("  paused  "), "{listed}");
+    assert_eq!(place.run(["schedule", "resume", "often"]).code(), Some(0));
+    assert_eq!(place.run(["schedule", "rm", "often"]).code(), Some(0));
+    assert!(place.run(["schedule", "rm", "ofen"]).error(2, &place).contains("the nearest is `daily`"));
+}
+
+#[test]
+fn a_schedule_waits_for_its_run_or_cancels_it() {
+    let place = Place::new();
+    let input = json!({ "do": [{ "wait": { "name": "go" } }] }).to_string();
+    for (name, overlap) in [("queue", "queue"), ("cancel", "cancel"), ("skip", "skip")] {
+        let args =
+            ["schedule", "add", name, &module("probe"), "-i", &input, "--every", "1s", "--overlap", overlap];
+        assert_eq!(place.run(args).code(), Some(0));
+    }
+    let server = place.spawn(["serve"]);
+    let runs = |name: &str| {
+        let label = format!("schedule={name}");
+        let listed = place.run(["ps", "--label", &label, "-o", "json"]).ok_json();
+        listed["runs"].as_array().unwrap().clone()
+    };
+    eventually("the third of those that are cancelled", || (runs("cancel").len() >= 3).then_some(()));
+    assert_eq!((runs("queue").len(), runs("skip").len()), (1, 1));
+    eventually("the end of the first", || (runs("cancel").last()?["state"] == "completed").then_some(()));
+    assert_eq!(runs("cancel").last().unwrap()["output"][0]["failure"], "cancelled");
+    place.run(["signal", runs("queue")[0]["id"].as_str().unwrap(), "go"]);
+    eventually("the next in the queue", || (runs("queue").len() == 2).then_some(()));
+    kill(server);
 }
 
 #[test]
