@@ -7,6 +7,7 @@
 
 mod observe;
 mod operation;
+mod pattern;
 mod request;
 mod system;
 
@@ -31,6 +32,7 @@ async fn probe(program: Program) -> Result<Vec<Value>> {
                 return Err(Error::new(kind, message).with_details(details));
             }
             Operation::AgentOrFail(asked) => results.push(json!(request::ask(*asked).reply().await?)),
+            Operation::PatternOrFail(pattern) => results.push(pattern::follow(*pattern).await?),
             operation => results.push(perform(operation).await),
         }
     }
@@ -114,6 +116,7 @@ fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
                 };
                 value(agent(prompt).text().await)
             }
+            Operation::Pattern(pattern) => value(pattern::follow(*pattern).await),
 
             Operation::Now => json!(wfhost::now()),
             Operation::Random => json!(format!("{:016x}", wfhost::random())),
@@ -186,6 +189,7 @@ fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
             // They end the program, not an operation within another one.
             Operation::MustAgent(_)
             | Operation::AgentOrFail(_)
+            | Operation::PatternOrFail(_)
             | Operation::Fail(_)
             | Operation::FailWith { .. } => Value::Null,
             Operation::Panic(message) => panic!("{message}"),
