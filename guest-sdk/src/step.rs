@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use crate::{
     bindings::wfhost::workflow::types as host,
     error::{Error, Result},
-    executor::{Executor, Steps},
+    executor::{Executor, Steps, Task},
     failure::{Failure, FailureKind},
 };
 
@@ -206,7 +206,12 @@ fn current() -> Rc<Executor<host::WaitSet>> {
     })
 }
 
-/// Runs the workflow's future to its end.
+/// Has a future run beside the workflow's own, which does not end before it.
+pub(crate) fn spawn(task: Task) {
+    current().spawn(task);
+}
+
+/// Runs the workflow's future to its end, and all that was spawned meanwhile.
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let executor = Rc::new(Executor::new(host::WaitSet::new()));
     CURRENT.set(Some(Rc::clone(&executor)));
