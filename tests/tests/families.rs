@@ -567,3 +567,160 @@ fn what_a_run_publishes_is_kept_with_its_history() {
     let error = place.run(["state", "r", "progres"]).error(2, &place);
     assert!(error.contains("it has published other, progress"), "{error}");
 }
+
+#[test]
+fn monitor_goes_on_for_ever_in_short_journals() {
+    let place = Place::new();
+    let rules = json!([{ "match": "check", "replies": ["ok", "ok", "down"] }]);
+    let script = place.script(json!({ "rules": rules }));
+    let input = json!({ "target": "db", "interval_ms": 0, "rounds": 600 }).to_string();
+    let args = ["run", &module("monitor"), "-i", &input, "--id", "m", "--agents", &script, "-q"];
+    assert_eq!(place.run(args).ok_json()["rounds"], 600);
+    let chain = place.run(["show", "m", "--chain", "-o", "json"]).ok_json();
+    let chain = chain["runs"].as_array().unwrap();
+    assert_eq!(chain.len(), 3, "{chain:?}");
+    assert!(chain.iter().all(|run| run["entries"].as_u64().unwrap() < 3_000), "{chain:?}");
+    assert_eq!(place.run(["state", "m-3", "monitor"]).ok_json()["done"], 600);
+
+    // Signals reach whichever round there is.
+    let input = json!({ "target": "db", "interval_ms": 3_600_000 }).to_string();
+    let args = ["run", &module("monitor"), "-i", &input, "--id", "s", "--agents", &script];
+    let running = place.spawn(args);
+    wait_for_state(&place, "s", "waiting");
+    place.run(["signal", "s", "interval", "-i", "1"]);
+    eventually("a hundred rounds", || {
+        let state = place.run(["state", "s", "monitor"]);
+        (state.code() == Some(0) && state.ok_json()["done"].as_u64() > Some(100)).then_some(())
+    });
+    place.run(["signal", "s", "stop"]);
+    assert!(finish(running).ok_json()["rounds"].as_u64() > Some(100));
+}
+
+#[test]
+fn batch_does_each_item_once_though_it_is_killed() {
+    let place = Place::new();
+    let fails = json!({ "match": "draft i7", "reply": "", "fail": { "times": 100, "kind": "rejected", "message": "no i7" } });
+    let script = json!({ "rules": [fails], "default": { "reply": "${prompt}!", "delay_ms": 30 } });
+    let script = place.script(script);
+    let items: Vec<_> = (0..20).map(|n| format!("i{n}")).collect();
+    let input = json!({ "items": items, "at_once": 5 }).to_string();
+    let running = place.spawn(["run", &module("batch"), "-i", &input, "--id", "b", "--agents", &script]);
+    eventually("some of them", || (place.calls().len() > 8).then_some(()));
+    kill(running);
+    let result = place.run(["resume", "b", "--agents", &script]).ok_json();
+    let done: Vec<_> = result["done"].as_array().unwrap().iter().map(|done| done.as_str().unwrap()).collect();
+    let expected: Vec<_> = (0..20).filter(|n| *n != 7).map(|n| format!("check draft i{n}!!")).collect();
+    assert_eq!(done, expected);
+    assert_eq!(result["failed"][0]["item"], "i7");
+    assert_eq!(
+        place.run(["ps", "--label", "item=i3", "-o", "json"]).ok_json()["runs"].as_array().unwrap().len(),
+        1
+    );
+    // At most those that were under way when it was killed are made again.
+    assert!(place.calls().len() <= 39 + 5, "{}", place.calls().len());
+}
+
+/// Kills the command at one commit after the other, before and after it, and has `check` look at
+/// each place after `go_on` went on with it. Gives how often it was killed.
+fn killed_at_every_commit(
+    prepare: impl Fn(&Place),
+    args: &[&str],
+    go_on: impl Fn(&Place),
+    check: impl Fn(&Place, &str),
+) -> usize {
+    let mut killed = 0;
+    for point in ["before", "after"] {
+        for number in 1..100 {
+            let place = Place::new();
+            prepare(&place);
+            let at = format!("{point}-commit:{number}");
+            let ran = place.wfhost(args).env("WFHOST_ABORT_AT", &at).output().unwrap();
+            if ran.status.code().is_some() {
+                break;
+            }
+            killed += 1;
+            go_on(&place);
+            check(&place, &at);
+        }
+    }
+    killed
+}
+
+fn count_runs(place: &Place) -> usize {
+    place.run(["ps", "-n", "100", "-o", "json"]).ok_json()["runs"].as_array().unwrap().len()
+}
+
+/// Resumes the run, or begins it if it is not there.
+fn resume_or_run(place: &Place, args: &[&str]) {
+    let exists = place.run(["show", "p"]).code() == Some(0);
+    let ran = if exists { place.run(["resume", "p"]) } else { place.run(args) };
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+}
+
+#[test]
+fn f02_killed_at_every_commit_of_a_hand_off() {
+    let grandchild = child(json!([{ "agent": "deep" }]));
+    let next = json!({ "do": [{ "agent": "second round" }] });
+    let continues = child(json!([grandchild, { "continue_as_new": next }]));
+    let input = json!({ "do": [{ "parallel": [continues, child(json!([{ "agent": "b" }]))] }] }).to_string();
+    let module = module("probe");
+    let args = ["run", &module, "-i", &input, "--agent", "echo", "--id", "p"];
+    let killed = killed_at_every_commit(
+        |_| {},
+        &args,
+        |place| resume_or_run(place, &args),
+        |place, at| {
+            assert_eq!(place.show("p")["output"], json!([[["second round"], ["b"]]]), "{at}");
+            assert_eq!(count_runs(place), 5, "{at}");
+            assert_eq!(place.run(["db", "check", "--deep"]).code(), Some(0), "{at}");
+        },
+    );
+    assert!(killed > 20, "{killed}");
+}
+
+#[test]
+fn killed_at_every_commit_of_a_fork_and_of_an_upgrade() {
+    let program = json!([{ "agent": "a" }, { "agent": "b" }, { "wait": { "name": "go" } }]);
+    let begin = |place: &Place| {
+        let ran = probe(place, "p", program.clone(), &["--no-wait", "--agent", "echo"]);
+        assert_eq!(ran.code(), Some(3));
+    };
+    let killed = killed_at_every_commit(
+        begin,
+        &["fork", "p", "--at", "3", "--id", "f", "--no-wait"],
+        |place| {
+            // It is there as a whole or not at all.
+            if place.run(["show", "f"]).code() != Some(0) {
+                place.run(["fork", "p", "--at", "3", "--id", "f", "--no-wait"]);
+            }
+            place.run(["signal", "f", "go"]);
+            place.run(["signal", "p", "go"]);
+            assert_eq!(place.run(["resume", "f"]).ok_json(), json!(["a", "b", null]));
+            assert_eq!(place.run(["resume", "p"]).ok_json(), json!(["a", "b", null]));
+        },
+        |place, at| assert_eq!(place.run(["db", "check", "--deep"]).code(), Some(0), "{at}"),
+    );
+    assert!(killed >= 4, "{killed}");
+
+    let mut bytes = std::fs::read(module("probe")).unwrap();
+    bytes.extend([0, 4, 1, b'x', 1, 2]);
+    let dir = Place::new();
+    let new = dir.file("probe.wasm", &bytes);
+    let upgrade = ["upgrade", "p", "--module", &new];
+    let killed = killed_at_every_commit(
+        begin,
+        &upgrade,
+        |place| {
+            let ran = place.run(upgrade);
+            assert!(["moved    p\n", "same     p\n"].contains(&ran.stdout().as_str()), "{}", ran.stderr());
+            place.run(["signal", "p", "go"]);
+            assert_eq!(place.run(["resume", "p"]).ok_json(), json!(["a", "b", null]));
+        },
+        |place, at| {
+            let moved = kinds(place, "p").iter().filter(|kind| *kind == "moved").count();
+            assert_eq!(moved, 1, "{at}");
+            assert_eq!(place.run(["db", "check", "--deep"]).code(), Some(0), "{at}");
+        },
+    );
+    assert!(killed >= 4, "{killed}");
+}
