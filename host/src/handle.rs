@@ -22,6 +22,8 @@ pub enum Ending {
         /// None if another process found out.
         mismatch: Option<Box<Mismatch>>,
     },
+    /// It goes on as that run: see [`RunHandle::follow_on`].
+    Continued(RunId),
     /// Somebody asked for it to be left alone.
     Paused,
     /// It was left where it is, by [`RunHandle::stop`].
@@ -77,6 +79,14 @@ impl RunHandle {
             }
             self.changed().await;
         }
+    }
+
+    /// Follows the run that this one goes on as, in the same way.
+    #[must_use]
+    pub fn follow_on(self, next: RunId) -> Self {
+        let watched = self.inner.watch(&next, self.watched.providers.clone());
+        self.inner.work.notify_one();
+        Self::new(next, self.inner, watched)
     }
 
     /// Leaves the run as soon as what it has is committed; calls under way are

@@ -7,6 +7,8 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod engine;
+mod family;
+mod fork;
 mod handle;
 mod history;
 mod host;
@@ -22,6 +24,7 @@ mod worker;
 pub mod world;
 
 pub use crate::sandbox::GrantError;
+pub use fork::{Checked, ForkError, ForkOptions, Upgraded};
 pub use handle::{Ending, RunHandle};
 pub use history::{StepInfo, steps};
 pub(crate) use host::fresh_id;

@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use wfhost_core::{
-    Digest, Epoch, Failure, FailureKind, Journal, Machine, Position, RunId, Timestamp, plan_retry,
+    Digest, Epoch, Failure, FailureKind, Journal, Machine, Origin, Position, RunId, Timestamp, plan_retry,
 };
 
 use crate::agents::{Gate, Providers};
 use crate::engine::{Control, Denied, Drive, Driven, Engine, Leave, Module, Pace};
+use crate::family::Modules;
 use crate::handle::Ending;
 use crate::host::{Adopt, Evict, HostError};
-use crate::store::{Append, Claim, ClaimHow, Claimed, Next, Owner, RunState, SharedStore, StoreError};
+use crate::store::{
+    Append, Claim, ClaimHow, Claimed, Next, Owner, RunFilter, RunState, SharedStore, StoreError,
+};
 use crate::world::World;
 
 /// How often a lease is renewed while it runs.
@@ -48,6 +51,8 @@ pub(crate) struct Inner {
     pub max_live: usize,
     pub state: Mutex<State>,
     pub modules: Mutex<HashMap<Digest, Module>>,
+    /// What programs mean by the names of modules.
+    pub named: Modules,
     /// There may be work.
     pub work: Arc<Notify>,
     /// A run is driven no more.
@@ -165,6 +170,7 @@ impl Inner {
             }
             Ok(Some(Driven::Paused)) => Some(Ok(Ending::Paused)),
             Ok(Some(Driven::Left)) => Some(Ok(Ending::Stopped)),
+            Ok(Some(Driven::Continued(next))) => Some(Ok(Ending::Continued(next))),
             Ok(Some(Driven::Parked | Driven::Lost) | None) => None,
             Err(error) => {
                 let mut state = lock(&self.state);
@@ -235,10 +241,13 @@ impl Inner {
             control: &live.control,
             committed,
             wake: Arc::new(move |run| {
-                if let Some(inner) = Weak::upgrade(&weak) {
-                    inner.wake(run);
+                let Some(inner) = Weak::upgrade(&weak) else { return };
+                match run {
+                    Some(run) => inner.wake(run),
+                    None => inner.wake_all(),
                 }
             }),
+            modules: &self.named,
         }
         .run(machine)
         .await;
@@ -272,20 +281,17 @@ impl Inner {
         machine.terminate(Failure::new(FailureKind::Failed, message), self.world.now());
         let Some(outcome) = machine.outcome().cloned() else { return Ok(Driven::Lost) };
         let row = machine.take_unsaved();
+        let next = Next::End { outcome: outcome.clone(), spent: machine.spent(self.world.now()) };
         let append = Append {
-            run: run.clone(),
-            epoch,
-            at: machine.last_at(),
             row: row.map(wfhost_core::Row::from),
-            consumed: Vec::new(),
-            first_emission: 0,
-            emissions: Vec::new(),
             questions: machine.take_questions(),
-            module: None,
-            next: Next::End { outcome: outcome.clone() },
+            ..Append::new(run.clone(), epoch, machine.last_at(), next)
         };
         match self.store.append(append).await {
-            Ok(_) => Ok(Driven::Ended(outcome)),
+            Ok(_) => {
+                self.wake_all();
+                Ok(Driven::Ended(outcome))
+            }
             Err(StoreError::Fenced { .. }) => Ok(Driven::Lost),
             Err(error) => Err(error.into()),
         }
@@ -346,7 +352,14 @@ impl Inner {
             let machine = Machine::open(journal.clone(), emissions).map_err(unusable)?;
             self.append_retry(run, epoch, row, &machine).await?;
         }
-        let machine = Machine::open(journal, emissions).map_err(unusable)?;
+        let mut machine = Machine::open(journal, emissions).map_err(unusable)?;
+        if let Some(Origin::Reused { from }) = machine.started().origin.clone() {
+            // If it was deleted everything is asked afresh.
+            let rows = self.store.journal(&from, Position(0)).await?;
+            if let Ok(journal) = Journal::read(rows) {
+                machine.take_answers_from(&journal);
+            }
+        }
         let module = match moved {
             Some(module) => module.clone(),
             None => self.module(run, digest, &machine.started().workflow).await?,
@@ -363,16 +376,9 @@ impl Inner {
         machine: &Machine,
     ) -> Result<(), HostError> {
         let append = Append {
-            run: run.clone(),
-            epoch,
-            at: machine.last_at(),
             row: Some(row),
-            consumed: Vec::new(),
-            first_emission: 0,
-            emissions: Vec::new(),
             questions: machine.open_questions(),
-            module: None,
-            next: Next::Go,
+            ..Append::new(run.clone(), epoch, machine.last_at(), Next::Go)
         };
         self.store.append(append).await?;
         Ok(())
@@ -402,6 +408,14 @@ impl Inner {
     /// Something was sent to a run.
     pub fn wake(&self, run: &RunId) {
         if let Some(live) = lock(&self.state).live.get(run) {
+            live.control.inbox.notify_one();
+        }
+        self.work.notify_one();
+    }
+
+    /// Something was sent to several runs.
+    pub fn wake_all(&self) {
+        for live in lock(&self.state).live.values() {
             live.control.inbox.notify_one();
         }
         self.work.notify_one();
@@ -465,15 +479,25 @@ impl Inner {
         let own: Vec<_> = {
             let state = lock(&self.state);
             let followed = state.watched.iter().filter(|(_, watched)| watched.strong_count() > 0);
-            followed.map(|(run, _)| run.clone()).filter(|run| !state.live.contains_key(run)).collect()
+            followed.map(|(run, _)| run.clone()).collect()
         };
         let mut due = Vec::new();
         let mut next = None::<Timestamp>;
         for run in own {
-            match self.store.run(&run).await?.and_then(|info| info.due_at) {
-                Some(at) if at <= now => due.push(run),
-                Some(at) => next = Some(next.map_or(at, |next| next.min(at))),
-                None => {}
+            let Some(info) = self.store.run(&run).await? else { continue };
+            // Its children belong to it.
+            let family = RunFilter {
+                root: Some(info.links.root),
+                states: vec![RunState::Queued, RunState::Running, RunState::Waiting],
+                limit: usize::MAX >> 1,
+                ..RunFilter::default()
+            };
+            for info in self.store.runs(family).await? {
+                match info.due_at {
+                    Some(at) if at <= now => due.push(info.id),
+                    Some(at) => next = Some(next.map_or(at, |next| next.min(at))),
+                    None => {}
+                }
             }
         }
         Ok((due, next))
@@ -500,6 +524,9 @@ impl Inner {
     /// What became of a run that somebody else advances, or nobody.
     pub async fn recorded_end(&self, run: &RunId) -> Result<Option<Ending>, HostError> {
         let info = self.store.run(run).await?.ok_or_else(|| HostError::NoSuchRun(run.clone()))?;
+        if let Some(next) = info.links.next {
+            return Ok(Some(Ending::Continued(next)));
+        }
         Ok(match (info.state, info.outcome) {
             (RunState::Paused, _) => Some(Ending::Paused),
             (RunState::Refused, Some(Err(failure))) => {

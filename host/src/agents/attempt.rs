@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use futures_util::future::{Either, select};
 use tokio::time::Instant;
 use wfhost_core::policy::limits::{Bound, TimeLimits};
@@ -64,7 +65,7 @@ pub(crate) struct Attempt {
     /// The key and the wish, if an earlier answer will do.
     pub cache: Option<(Digest, Caching)>,
     /// Whether the run can pay for another call.
-    pub afford: Box<dyn Fn() -> Result<(), Failure> + Send + Sync>,
+    pub afford: Box<dyn Fn() -> BoxFuture<'static, Result<(), Failure>> + Send + Sync>,
 }
 
 impl Attempt {
@@ -93,7 +94,7 @@ impl Attempt {
             None => return self.failed(self.out_of_time(Bound::Total)),
         };
         // What the calls before it consumed is known only now.
-        if let Err(failure) = (self.afford)() {
+        if let Err(failure) = (self.afford)().await {
             return self.failed(failure.into());
         }
         if let Err(failure) = self.prepare().await {

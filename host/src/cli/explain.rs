@@ -84,6 +84,10 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "WF0204",
         "a module could not be run for a check\n\nWhat went wrong is above: it is what the run itself said.",
     ),
+    (
+        "WF0205",
+        "a run cannot be forked so\n\nA fork takes over the entries before --at, at least the first one and not the end of the run. --edit names an entry among them that holds an answer: a step that is done, or a signal.",
+    ),
     ("WF0301", "another process has taken the run over"),
     ("WF0302", "there is a run with this id already"),
     ("WF0303", "a module is not in the database"),
@@ -136,6 +140,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "an exported run cannot be read\n\nThe file was cut short or changed: its digest differs. Export the run again.",
     ),
     ("WF0511", "a database check found faults"),
+    ("WF0512", "a run has published nothing under that key"),
     (
         "WF0601",
         "the directory holds no project\n\nA Rust crate has a Cargo.toml, a workflow in TypeScript, JavaScript or Python a workflow.ts, .js or .py, one in C its C files.",

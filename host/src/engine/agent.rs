@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::policy::{self, limits::TimeLimits, retry};
 use wfhost_core::{
     AgentRequest, FailedCall, Failure, FailureKind, Json, Outcome, Reply, Retry, Step, limits,
@@ -10,7 +11,10 @@ use wfhost_core::{
 
 use super::DriveError;
 use super::drive::{Done, Driver};
+use super::instance::Shared;
 use crate::agents::{Attempt, AttemptEnd, Call, CallFailure, Recorder};
+use crate::store::{SharedStore, StoreError};
+use crate::world::World;
 
 /// An attempt that ended.
 #[derive(Debug)]
@@ -85,6 +89,7 @@ impl Driver<'_> {
         let mut call = Call::new(run, step, attempt, key, request);
         call.heartbeat = state.heartbeat;
         let (shared, world) = (self.shared.clone(), Arc::clone(self.drive.world));
+        let store = Arc::clone(self.drive.store);
         let attempting = Attempt {
             call,
             provider,
@@ -99,9 +104,7 @@ impl Driver<'_> {
             since: state.since,
             cache,
             afford: Box::new(move || {
-                let inner = shared.lock();
-                let spent = inner.machine.spent(world.now());
-                inner.machine.budget().can_afford(spent).map_err(Failure::from)
+                can_afford(shared.clone(), Arc::clone(&world), Arc::clone(&store)).boxed()
             }),
         };
         self.begin(
@@ -190,6 +193,23 @@ impl Driver<'_> {
             machine.complete(step, Err(retry::final_failure(failure.failure, attempt, why)), now);
         }
     }
+}
+
+/// Whether a run, and the family that it shares its budget with, can pay for another call.
+async fn can_afford(shared: Shared, world: Arc<dyn World>, store: SharedStore) -> Result<(), Failure> {
+    let (mut budget, mut spent, family) = {
+        let machine = &shared.lock().machine;
+        let family = machine.shares_budget().then(|| machine.root().clone());
+        (machine.budget(), machine.spent(world.now()), family)
+    };
+    if let Some(root) = family {
+        let unknown = |error: StoreError| Failure::new(FailureKind::Unavailable, error.to_string());
+        let family = store.family(&root).await.map_err(unknown)?;
+        // Each has its own time.
+        budget = Budget { time_ms: budget.time_ms, ..family.budget };
+        spent = Spent { time_ms: spent.time_ms, ..family.spent };
+    }
+    budget.can_afford(spent).map_err(Failure::from)
 }
 
 /// What the journal keeps of an answer.

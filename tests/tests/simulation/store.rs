@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use wfhost_core::{Digest, Epoch, Event, Json, Position, Row, RunId, Timestamp};
+use wfhost_core::{Digest, Epoch, Event, Json, Position, Row, RunId, Step, Timestamp};
 use wfhost_host::store::*;
 
 use super::universe::{Committed, Universe};
@@ -80,6 +80,9 @@ impl Store for Faulty {
         messages(run: &'a RunId, after: Option<u64>, limit: usize) -> Vec<OutMessage>;
         questions(run: Option<&'a RunId>, limit: usize) -> Vec<OpenQuestion>;
         state(run: &'a RunId) -> Vec<(String, Json)>;
+        published(run: &'a RunId, key: Option<&'a str>) -> Vec<Published>;
+        ended_children(parent: &'a RunId, from: Step) -> Vec<RunInfo>;
+        family(root: &'a RunId) -> Family;
         owned(owner: &'a Owner) -> Vec<RunId>;
         transcribe(run: &'a RunId, lines: Vec<NewTranscript>) -> ();
         transcript(run: &'a RunId, filter: TranscriptFilter, limit: usize) -> Vec<TranscriptLine>;
@@ -109,7 +112,7 @@ impl Store for Faulty {
             if let Some(row) = row {
                 let events = row.entries().map(|entry| entry.expect("what was just written").1.event);
                 let completes = events.filter_map(|event| match event {
-                    Event::Completed { step, .. } => Some(step),
+                    Event::Completed { step, .. } | Event::ChildEnded { step, .. } => Some(step),
                     _ => None,
                 });
                 let completes = completes.collect();

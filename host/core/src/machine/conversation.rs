@@ -31,6 +31,8 @@ fn started() -> Started {
         config: RunConfig::default(),
         labels: vec![],
         parent: None,
+        child: None,
+        origin: None,
     }
 }
 

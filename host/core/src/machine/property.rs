@@ -24,6 +24,8 @@ fn start() -> Machine {
         config: RunConfig::default(),
         labels: vec![],
         parent: None,
+        child: None,
+        origin: None,
     };
     Machine::start(started, DAWN)
 }

@@ -40,6 +40,8 @@ fn started() -> Started {
             ..RunConfig::default()
         },
         labels: vec![("team".to_owned(), "docs".to_owned())],
+        child: None,
+        origin: None,
         parent: Some("run-parent".parse().unwrap()),
     }
 }

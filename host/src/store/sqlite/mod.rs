@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rusqlite::{Connection, OpenFlags};
-use wfhost_core::{Digest, Epoch, Json, Row, RunId, Timestamp};
+use wfhost_core::{Digest, Epoch, Json, Row, RunId, Step, Timestamp};
 
 use self::errors::classify;
 use self::writer::Writer;
@@ -24,8 +24,12 @@ use crate::clock;
 /// `wfho`, which tells our files from other programs'.
 const APPLICATION_ID: i32 = 0x7766_686f;
 /// Numbered migrations: the n-th makes format n of format n - 1.
-const MIGRATIONS: [&str; 3] =
-    [include_str!("schema.sql"), include_str!("schema-2.sql"), include_str!("schema-3.sql")];
+const MIGRATIONS: [&str; 4] = [
+    include_str!("schema.sql"),
+    include_str!("schema-2.sql"),
+    include_str!("schema-3.sql"),
+    include_str!("schema-4.sql"),
+];
 
 /// What a commit survives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -392,6 +396,22 @@ impl Store for SqliteStore {
 
     fn state<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<(String, Json)>>> {
         async move { self.read(|c| read::state(c, run)) }.boxed()
+    }
+
+    fn published<'a>(
+        &'a self,
+        run: &'a RunId,
+        key: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Vec<Published>>> {
+        async move { self.read(|c| read::published(c, run, key)) }.boxed()
+    }
+
+    fn ended_children<'a>(&'a self, parent: &'a RunId, from: Step) -> BoxFuture<'a, Result<Vec<RunInfo>>> {
+        async move { self.read(|c| read::ended_children(c, parent, from)) }.boxed()
+    }
+
+    fn family<'a>(&'a self, root: &'a RunId) -> BoxFuture<'a, Result<Family>> {
+        async move { self.read(|c| read::family(c, root)) }.boxed()
     }
 
     fn version(&self) -> Result<u64> {

@@ -26,6 +26,7 @@ async fn probe(program: Program) -> Result<Vec<Value>> {
     for operation in program.r#do {
         match operation {
             Operation::MustAgent(prompt) => results.push(json!(agent(prompt).text().await?)),
+            Operation::MustChild(asked) => results.push(child(asked).await?),
             Operation::Fail(message) => return Err(Error::failed(message)),
             Operation::FailWith { kind, message, details } => {
                 return Err(Error::new(kind, message).with_details(details));
@@ -35,6 +36,20 @@ async fn probe(program: Program) -> Result<Vec<Value>> {
         }
     }
     Ok(results)
+}
+
+fn child(asked: operation::Child) -> wfhost::Child {
+    let mut child = wfhost::child(asked.module).input(asked.input);
+    if let Some(id) = asked.id {
+        child = child.id(id);
+    }
+    if asked.abandon {
+        child = child.on_parent_close(wfhost::OnParentClose::Abandon);
+    }
+    for (name, value) in asked.labels {
+        child = child.label(name, value);
+    }
+    child
 }
 
 fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
@@ -52,7 +67,7 @@ fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
                 let waits = (0..count).map(|_| wait(&name, None));
                 json!(join_all(waits).await.into_iter().map(value).collect::<Vec<_>>())
             }
-            Operation::Child => value(wfhost::child("hello").await),
+            Operation::Child(asked) => value(child(asked).await),
             Operation::Ask { prompt, choices, schema, details, timeout_ms } => {
                 let mut ask = wfhost::ask(prompt).choices(choices);
                 if let Some(schema) = schema {
@@ -191,6 +206,7 @@ fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
 
             // They end the program, not an operation within another one.
             Operation::MustAgent(_)
+            | Operation::MustChild(_)
             | Operation::AgentOrFail(_)
             | Operation::Fail(_)
             | Operation::FailWith { .. } => Value::Null,

@@ -56,8 +56,10 @@ pub enum Operation {
         name: String,
         count: usize,
     },
-    /// Runs a child of that module; hosts that cannot do that give the failure `unavailable`.
-    Child,
+    /// Runs a child. Gives its result.
+    Child(Child),
+    /// The same, but its failure is that of the run. Only at the top.
+    MustChild(Child),
     /// Asks a person. Gives the answer.
     Ask {
         prompt: String,
@@ -257,4 +259,18 @@ pub struct Limits {
 pub struct Cache {
     pub version: String,
     pub ttl: Option<u64>,
+}
+
+/// A child of the probe.
+#[derive(Deserialize, Clone)]
+#[serde(deny_unknown_fields)]
+pub struct Child {
+    pub module: String,
+    #[serde(default)]
+    pub input: Value,
+    pub id: Option<String>,
+    #[serde(default)]
+    pub abandon: bool,
+    #[serde(default)]
+    pub labels: std::collections::BTreeMap<String, String>,
 }

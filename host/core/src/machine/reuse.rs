@@ -1,0 +1,85 @@
+//! Answers of another run for steps that ask for the same.
+
+use std::collections::HashMap;
+
+use super::retry::Void;
+use crate::entry::{Event, Origin, Recorded, Started};
+use crate::journal::Journal;
+use crate::{Digest, Json, Op, Position, Reply, Step, decode_op};
+
+/// What a run was answered, by what it asked for: the n-th step that asks for
+/// something takes the answer of the n-th that did.
+#[derive(Debug, Default)]
+pub struct Reuse {
+    /// Whether the run takes answers at all, so that its steps are counted.
+    on: bool,
+    counts: HashMap<Digest, usize>,
+    /// None for those that were not answered well.
+    answers: HashMap<Digest, Vec<Option<Json>>>,
+}
+
+impl Reuse {
+    pub(super) fn new(started: &Started) -> Self {
+        let on = matches!(started.origin, Some(Origin::Reused { .. }));
+        Self { on, ..Self::default() }
+    }
+
+    /// A step was asked for.
+    pub(super) fn count(&mut self, op: &[u8]) {
+        if self.on {
+            *self.counts.entry(Digest::of(op)).or_default() += 1;
+        }
+    }
+
+    /// The answer for the next step that asks for this, if there is one.
+    pub(super) fn answer(&self, op: &[u8]) -> Option<Json> {
+        if self.answers.is_empty() {
+            return None;
+        }
+        let op = Digest::of(op);
+        let occurrence = self.counts.get(&op).copied().unwrap_or(0);
+        self.answers.get(&op)?.get(occurrence).cloned().flatten()
+    }
+
+    /// Takes in what a run was answered.
+    pub(super) fn read(&mut self, journal: &Journal) {
+        if !self.on {
+            return;
+        }
+        let void = Void::of(&journal.entries);
+        let mut asked: HashMap<Step, (Digest, usize, bool)> = HashMap::new();
+        for (index, entry) in journal.entries.iter().enumerate() {
+            let position = Position(index as u64);
+            if void.has(position) {
+                continue;
+            }
+            match &entry.event {
+                Event::Scheduled { step, op } => {
+                    let is_call = matches!(decode_op(op, position), Ok(Op::Agent(_)));
+                    let digest = Digest::of(op);
+                    let answers = self.answers.entry(digest).or_default();
+                    asked.insert(*step, (digest, answers.len(), is_call));
+                    answers.push(None);
+                }
+                Event::Completed { step, outcome: Recorded::Ok(json) }
+                | Event::Answered { step, outcome: Recorded::Ok(json), .. }
+                | Event::ChildEnded { step, outcome: Recorded::Ok(json), .. } => {
+                    let Some((digest, occurrence, is_call)) = asked.get(step) else { continue };
+                    let answer = if *is_call { free(json) } else { json.clone() };
+                    if let Some(place) = self.answers.get_mut(digest).and_then(|all| all.get_mut(*occurrence))
+                    {
+                        *place = Some(answer);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The reply of a call as one that costs nothing and says that it was made before.
+fn free(json: &Json) -> Json {
+    let reply = serde_json::from_str::<Reply>(json.as_str());
+    let free = reply.and_then(|reply| serde_json::to_value(Reply { usage: None, cached: true, ..reply }));
+    free.map_or_else(|_| json.clone(), Json::from)
+}
