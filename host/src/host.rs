@@ -1,6 +1,7 @@
 //! The embedding API: a host advances runs and keeps them in a store.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
@@ -174,6 +175,7 @@ impl Host {
             state: Mutex::new(State::default()),
             modules: Mutex::default(),
             named: Modules::default(),
+            claiming: AtomicUsize::new(0),
             work: Arc::new(Notify::new()),
             left: Notify::new(),
             going: Once::new(),

@@ -280,7 +280,7 @@ impl Attempt {
 
     /// Asks, and asks again as long as the answer does not fit the schema.
     async fn turns(&self, validator: Option<&jsonschema::Validator>) -> Result<Reply, CallFailure> {
-        let mut call = self.call.clone();
+        let mut turns = Vec::new();
         let mut used: Option<Usage> = None;
         loop {
             let add = |usage: Option<Usage>| match (used, usage) {
@@ -288,7 +288,8 @@ impl Attempt {
                 (a, b) => a.or(b),
             };
             self.lease.held(self.world.as_ref()).await;
-            let reply = match self.provider.call(call.clone(), self.recorder.output()).await {
+            let call = Call { turns: turns.clone(), ..self.call.clone() };
+            let reply = match self.provider.call(call, self.recorder.output()).await {
                 Ok(reply) => reply,
                 Err(failure) => {
                     let usage = add(failure.usage);
@@ -303,7 +304,7 @@ impl Attempt {
                 Ok(output) => return Ok(Reply { output, usage: used, ..reply }),
                 Err(unfit) => unfit,
             };
-            if call.turns.len() >= CORRECTIONS as usize {
+            if turns.len() >= CORRECTIONS as usize {
                 let message = format!(
                     "the answer does not fit the schema, also after {CORRECTIONS} corrections: {}",
                     errors.first().map_or("it holds no JSON".to_owned(), |error| {
@@ -317,9 +318,9 @@ impl Attempt {
             let correction = structured::correction(schema, &errors);
             self.recorder.note(
                 TranscriptKind::Progress,
-                format!("the answer does not fit the schema: correction {}", call.turns.len() + 1),
+                format!("the answer does not fit the schema: correction {}", turns.len() + 1),
             );
-            call.turns.push(Turn { answer, session: reply.session, correction });
+            turns.push(Turn { answer, session: reply.session, correction });
         }
     }
 }

@@ -39,18 +39,19 @@ impl Driver<'_> {
         let run = self.drive.run.clone();
         let providers = self.drive.providers;
         let policy = Arc::clone(providers.policy());
-        let (key, config, state, out) = {
+        let (key, agent, run_limit, state, out) = {
             let inner = self.shared.lock();
             let machine = &inner.machine;
             let state = machine.call_state(step).cloned();
-            let config = machine.started().config.clone();
-            (machine.idempotency_key(step), config, state, machine.providers_out().clone())
+            let config = &machine.started().config;
+            let (agent, run_limit) = (config.agent.clone(), config.max_parallel);
+            (machine.idempotency_key(step), agent, run_limit, state, machine.providers_out().clone())
         };
         // It was dropped in the meantime.
         let Some(state) = state else { return Ok(()) };
         let (listed, default) = match request.providers.as_slice() {
             [] => {
-                let default = match providers.choose(config.agent.as_deref()) {
+                let default = match providers.choose(agent.as_deref()) {
                     Ok(provider) => provider,
                     Err(Some(provider)) => return Err(DriveError::NoProvider { run, provider }),
                     Err(None) => return Err(DriveError::NoDefaultProvider { run }),
@@ -78,7 +79,7 @@ impl Driver<'_> {
         };
         let cache =
             request.cache.clone().map(|caching| (policy::cache::key(&request, &caching, &listed), caching));
-        let slots = policy.slots(&run, config.max_parallel, request.group.as_deref(), &name);
+        let slots = policy.slots(&run, run_limit, request.group.as_deref(), &name);
         let recorder = Recorder::new(
             (run.clone(), step, attempt),
             Arc::clone(self.drive.store),
@@ -217,6 +218,5 @@ fn answer(reply: &Reply) -> Outcome {
     let invalid = |error: String| Failure::new(FailureKind::InvalidOutput, error);
     limits::check("an agent's answer", reply.output.as_str().len(), limits::ANSWER_BYTES)
         .map_err(|error| invalid(error.to_string()))?;
-    let text = serde_json::to_string(reply).map_err(|error| invalid(error.to_string()))?;
-    Json::parse(text).map_err(|error| invalid(error.to_string()))
+    Json::of(reply).map_err(|error| invalid(error.to_string()))
 }

@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use wfhost_core::{Digest, Epoch, Json, Row, RunId, Step, Timestamp};
 
@@ -143,7 +144,7 @@ impl SqliteStore {
     /// Writes by group commit; `work` reports SQLite's errors as its own.
     async fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> Result<T, write::Fault> + Send + 'static,
+        mut work: impl FnMut(&Connection) -> Result<T, write::Fault> + Send + 'static,
     ) -> Result<T> {
         let path = self.path.clone();
         self.writer
@@ -162,6 +163,8 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_handler(Some(writer::wait_for_turn))?;
     connection.set_prepared_statement_cache_capacity(64);
+    // A plan does not depend on the values: no statement is compiled again because they differ.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     // SQLite does not ask the busy handler while the mode of a new file changes.
     let mut tries = 0;
     loop {

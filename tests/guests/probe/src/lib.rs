@@ -13,7 +13,7 @@ mod system;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use futures::future::{LocalBoxFuture, join_all, select_all};
+use futures::future::{LocalBoxFuture, join_all, select_all, try_join_all};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use serde::Serialize;
@@ -60,6 +60,8 @@ fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
             Operation::Agent(prompt) => value(agent(prompt).text().await),
             Operation::AgentOf { provider, prompt } => value(agent(prompt).provider(provider).text().await),
             Operation::AgentWith(request) => value(request::ask(*request).reply().await),
+            Operation::AgentSeries { count, bytes } => value(agent_series(count, bytes).await),
+            Operation::AgentMany { count, bytes } => value(agent_many(count, bytes).await),
             Operation::Sleep(length) => value(sleep(millis(length)).await),
             Operation::SleepUntil(at) => value(wfhost::sleep_until(Timestamp::from_millis(at)).await),
             Operation::Wait { name, timeout_ms } => value(wait(&name, timeout_ms).await),
@@ -135,6 +137,10 @@ fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
 
             Operation::Now => json!(wfhost::now()),
             Operation::Random => json!(format!("{:016x}", wfhost::random())),
+            Operation::RandomMany(count) => {
+                let last = (0..count).fold(0, |_, _| wfhost::random());
+                json!(format!("{last:016x}"))
+            }
             Operation::Info => json!(wfhost::info().run),
             Operation::InfoAll => info(),
             Operation::Budget => {
@@ -254,6 +260,21 @@ fn info() -> Value {
         "run": info.run, "workflow": info.workflow, "digest": info.digest, "parent": info.parent,
         "started": info.started, "attempt": info.attempt, "labels": info.labels,
     })
+}
+
+async fn agent_series(count: u64, bytes: usize) -> Result<u64> {
+    let prompt = "x".repeat(bytes);
+    for _ in 0..count {
+        agent(prompt.as_str()).text().await?;
+    }
+    Ok(count)
+}
+
+async fn agent_many(count: u64, bytes: usize) -> Result<u64> {
+    let prompt = "x".repeat(bytes);
+    let calls = (0..count).map(|_| agent(prompt.as_str()).text());
+    try_join_all(calls).await?;
+    Ok(count)
 }
 
 async fn wait(name: &str, timeout_ms: Option<u64>) -> Result<Value> {
