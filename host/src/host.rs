@@ -12,7 +12,7 @@ use wfhost_core::{
 };
 
 use crate::agents::Providers;
-use crate::engine::{self, Denied, DriveError, Engine, Leave, Module, ModuleError, Replayed};
+use crate::engine::{self, Denied, DriveError, Engine, Leave, Module, ModuleError, Replayed, StackError};
 use crate::handle::RunHandle;
 use crate::sandbox::GrantError;
 use crate::schema::{self, BadAnswer};
@@ -126,6 +126,8 @@ pub enum HostError {
     Drive(#[from] DriveError),
     #[error(transparent)]
     Grant(#[from] GrantError),
+    #[error(transparent)]
+    Stack(#[from] StackError),
     #[error("the journal of {run} cannot be used: {source}")]
     Journal { run: RunId, source: JournalError },
     #[error("there is no run {0}")]
@@ -264,6 +266,7 @@ impl Host {
             limits::check("the name of a label", name.len(), limits::NAME_BYTES)?;
             limits::check("a label", value.len(), limits::NAME_BYTES)?;
         }
+        engine::check_stack(options.config.stack_bytes)?;
         if let Some(sandbox) = &options.config.sandbox {
             let env: usize = sandbox.env.iter().map(|(name, value)| name.len() + value.len()).sum();
             limits::check("the environment", env, limits::ENV_BYTES)?;

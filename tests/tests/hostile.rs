@@ -6,7 +6,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use wfhost_core::{Digest, Json};
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use serde_json::{Value, json};
+use wfhost_core::{Digest, Json, Machine, RunConfig, Started, Timestamp};
 use wfhost_host::archive;
 use wfhost_host::build::componentize;
 use wfhost_host::engine::{Denied, Engine, inspect};
@@ -195,6 +197,38 @@ async fn h05_damaged_exports_are_refused_as_a_whole() {
         }
     }
     assert!(accepted < rounds / 2, "{accepted} of {rounds} were accepted");
+}
+
+#[test]
+fn h05_a_recorded_stack_that_no_program_can_have_is_refused_and_the_run_stays() {
+    let text = exported();
+    for stack_bytes in [0, 12_345, 3 << 20, u64::MAX] {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.retain(|line| ["{\"run\"", "{\"module\""].iter().any(|kind| line.starts_with(kind)));
+        let module: Value = serde_json::from_str(&lines[1]).unwrap();
+        let started = Started {
+            run: "r".parse().unwrap(),
+            workflow: "probe".to_owned(),
+            module: Digest::parse(module["module"]["digest"].as_str().unwrap()).unwrap(),
+            input: Json::null(),
+            seed: [0; 32],
+            config: RunConfig { stack_bytes, ..RunConfig::default() },
+            labels: Vec::new(),
+            parent: None,
+        };
+        let mut machine = Machine::start(started, Timestamp(1));
+        let row = machine.take_unsaved().unwrap();
+        let bytes = BASE64_STANDARD.encode(&row.bytes);
+        lines.push(json!({ "row": { "first": 0, "count": row.count, "head": row.head.to_string(), "bytes": bytes } }).to_string());
+
+        let place = Place::new();
+        let file = place.file("run.jsonl", sealed(&lines));
+        let imported = place.run(["db", "import", &file]);
+        assert_eq!(imported.code(), Some(0), "{}", imported.stderr());
+        let error = place.run(["resume", "r"]).error(4, &place);
+        assert!(error.contains("error[WF0407]") && error.contains(&stack_bytes.to_string()), "{error}");
+        assert_eq!(place.journal("r").len(), 1);
+    }
 }
 
 #[test]

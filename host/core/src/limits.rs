@@ -24,8 +24,7 @@ pub const KEY_BYTES: usize = 256;
 pub const SLEEP_MS: u64 = 100 * 31_557_600_000;
 /// Steps of one run that are open at the same time.
 pub const OPEN_STEPS: usize = 100_000;
-/// Bytes of a program's stack: WebAssembly frames, as the compiler of this
-/// version lays them out. One setting for all programs of a process.
+/// Bytes of a program's stack, if its run asks for nothing else.
 pub const STACK_BYTES: u64 = 2 << 20;
 /// Elements of all tables of a program together; one built by an ordinary
 /// compiler has some thousands.
