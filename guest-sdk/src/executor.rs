@@ -8,7 +8,7 @@
 use std::{
     cell::RefCell,
     future::Future,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -30,7 +30,12 @@ pub(crate) trait Steps {
 pub(crate) struct Executor<S> {
     steps: S,
     slots: RefCell<Slots>,
+    /// What is to be done before the end whether or not anybody waits for it.
+    spawned: RefCell<Vec<Task>>,
 }
+
+/// A future that nobody waits for.
+pub(crate) type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 /// The wakers, by tag. Tags of steps that are over are used again.
 #[derive(Default)]
@@ -47,20 +52,44 @@ enum Slot {
 
 impl<S: Steps> Executor<S> {
     pub(crate) fn new(steps: S) -> Self {
-        Self { steps, slots: RefCell::default() }
+        Self { steps, slots: RefCell::default(), spawned: RefCell::default() }
     }
 
-    /// Runs a future to its end.
+    /// Has a future run beside the workflow's own. It is first polled after that was.
+    pub(crate) fn spawn(&self, task: Task) {
+        self.spawned.borrow_mut().push(task);
+    }
+
+    /// Runs a future to its end, and all that was spawned meanwhile.
     pub(crate) fn run<F: Future>(&self, future: F) -> F::Output {
         let woken = Arc::new(Woken(AtomicBool::new(true)));
         let waker = Waker::from(Arc::clone(&woken));
         let mut context = Context::from_waker(&waker);
         let mut future = pin!(future);
+        let mut output = None;
+        let mut tasks: Vec<Task> = Vec::new();
         loop {
             while woken.take() {
-                if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
-                    return output;
+                if output.is_none()
+                    && let Poll::Ready(value) = future.as_mut().poll(&mut context)
+                {
+                    output = Some(value);
                 }
+                // There are few of them, so all are polled.
+                tasks.retain_mut(|task| task.as_mut().poll(&mut context).is_pending());
+                while let spawned = self.spawned.take()
+                    && !spawned.is_empty()
+                {
+                    let begun = spawned
+                        .into_iter()
+                        .filter_map(|mut task| task.as_mut().poll(&mut context).is_pending().then_some(task));
+                    tasks.extend(begun);
+                }
+            }
+            if tasks.is_empty()
+                && let Some(output) = output.take()
+            {
+                return output;
             }
             // Without a member in the set the host ends the run as deadlocked.
             let tag = self.steps.next();
@@ -155,6 +184,23 @@ impl Wake for Woken {
     fn wake_by_ref(self: &Arc<Self>) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+/// Runs a future that waits for no step.
+#[cfg(test)]
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    struct NoSteps;
+
+    impl Steps for NoSteps {
+        type Step = ();
+        fn add(&self, (): &(), _: u64) {}
+        fn remove(&self, _: u64) {}
+        fn next(&self) -> u64 {
+            panic!("deadlock")
+        }
+    }
+
+    Executor::new(NoSteps).run(future)
 }
 
 #[cfg(test)]
@@ -336,6 +382,33 @@ mod tests {
     fn waiting_for_nothing_asks_the_host_which_ends_the_run() {
         let world = world(&[]);
         world.executor.run(std::future::pending::<()>());
+    }
+
+    #[test]
+    fn what_was_spawned_is_finished_although_nobody_waits_for_it() {
+        let World { script, executor } = world(&[1, 2, 3]);
+        let executor = Rc::new(executor);
+        let own = Rc::clone(&executor);
+        let late = Rc::clone(&executor);
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let (first, second) = (Rc::clone(&seen), Rc::clone(&seen));
+        let output = executor.run(async {
+            let inner = Rc::clone(&own);
+            own.spawn(Box::pin(async move {
+                let leaf = Leaf { executor: &inner, step: 2, tag: None, polls: 0 };
+                let (step, _) = leaf.await;
+                first.borrow_mut().push(step);
+                inner.spawn(Box::pin(async move {
+                    let leaf = Leaf { executor: &late, step: 3, tag: None, polls: 0 };
+                    let (step, _) = leaf.await;
+                    second.borrow_mut().push(step);
+                }));
+            }));
+            Leaf { executor: &own, step: 1, tag: None, polls: 0 }.await.0
+        });
+        assert_eq!(output, 1);
+        assert_eq!(*seen.borrow(), [2, 3]);
+        assert_eq!(*script.started.borrow(), [1, 2, 3]);
     }
 
     #[test]

@@ -63,6 +63,10 @@
 //! | wait for somebody | [`signal()`], [`ask()`] |
 //! | tell somebody | [`send`], [`post`], [`publish`], [`phase`], [`info!`] |
 //! | start other runs | [`child()`], [`continue_as_new`] |
+//! | do many things, but not too many at once | [`parallel_map`], [`try_parallel_map`], [`Semaphore`] |
+//! | take whichever is first | [`race`], [`first_ok`], [`quorum`] |
+//! | do it again | [`retry()`], [`loop_until`] |
+//! | undo what was done | [`saga()`] |
 //! | know about the run | [`info()`], [`now`], [`random`], [`budget`], [`cancelled`], [`patched`] |
 //! | fail | [`Error`], [`bail!`], [`Failure`] |
 
@@ -75,6 +79,7 @@ mod ask;
 #[doc(hidden)]
 pub mod bindings;
 mod child;
+mod choice;
 mod context;
 mod entry;
 mod error;
@@ -82,8 +87,11 @@ mod executor;
 mod failure;
 mod logging;
 mod panics;
+mod parallel;
 mod policy;
+mod repeat;
 mod reply;
+mod saga;
 mod signal;
 mod sleep;
 mod step;
@@ -92,13 +100,17 @@ mod time;
 pub use agent::{Agent, agent};
 pub use ask::{Ask, ask};
 pub use child::{Child, OnParentClose, child};
+pub use choice::{first_ok, quorum, race};
 pub use context::{
     Budget, RunInfo, budget, cancelled, continue_as_new, info, patched, phase, publish, random,
 };
 pub use error::{Context, Error, Result};
 pub use failure::{Failure, FailureKind};
+pub use parallel::{Semaphore, parallel_map, try_parallel_map};
 pub use policy::{Limits, Retry};
+pub use repeat::{loop_until, retry, rounds};
 pub use reply::{Reply, Usage};
+pub use saga::{Saga, saga};
 pub use signal::{Signal, post, send, signal};
 pub use sleep::{Timeout, sleep, sleep_until, timeout};
 pub use step::Step;

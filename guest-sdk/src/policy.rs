@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{bindings::wfhost::workflow::agent as host, time::millis};
+use crate::{bindings::wfhost::workflow::agent as host, error::Error, failure::FailureKind, time::millis};
 
 /// When and how often a failed attempt is repeated.
 ///
@@ -85,6 +85,35 @@ impl Retry {
     }
 }
 
+impl Retry {
+    /// Whether the policy allows another attempt after the `attempt`-th (from 1) failed so. The
+    /// rules are those that the host has for agent calls.
+    pub(crate) fn allows_another(&self, attempt: u32, error: &Error) -> bool {
+        let kind = error.kind();
+        let never =
+            matches!(kind, FailureKind::Cancelled | FailureKind::Rejected | FailureKind::BudgetExceeded);
+        let reason = error.failure().and_then(|failure| failure.details.as_ref()?["reason"].as_str());
+        let fatal = self.fatal.iter().any(|fatal| {
+            fatal.eq_ignore_ascii_case(kind.as_str())
+                || reason.is_some_and(|reason| fatal.eq_ignore_ascii_case(reason))
+        });
+        attempt < self.max_attempts && !never && !fatal
+    }
+
+    /// The delay after the `attempt`-th attempt (from 1), varied by a random number.
+    pub(crate) fn delay(&self, attempt: u32, random: u64) -> Duration {
+        let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
+        let max = self.max.as_secs_f64();
+        let grown = self.initial.as_secs_f64() * f64::from(self.factor).max(0.0).powi(exponent);
+        // Nothing times infinity is no number, and means no delay.
+        let capped = if grown.is_nan() { 0.0 } else { grown.min(max) };
+        // 53 bits, as many as a float holds, make a number from -1 to 1.
+        let unit = 2.0 * ((random >> 11) as f64 / (1_u64 << 53) as f64) - 1.0;
+        let varied = capped * (1.0 + f64::from(self.jitter).clamp(0.0, 1.0) * unit);
+        Duration::try_from_secs_f64(varied.min(max)).unwrap_or(self.max)
+    }
+}
+
 impl From<Retry> for host::Retry {
     fn from(retry: Retry) -> Self {
         Self {
@@ -152,5 +181,37 @@ impl From<Limits> for host::Limits {
             total: limits.total.map(millis),
             heartbeat: limits.heartbeat.map(millis),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_grow_to_the_longest_one_and_vary_by_the_jitter() {
+        let retry = Retry::attempts(9).initial(Duration::from_secs(1)).factor(3.0).jitter(0.0);
+        let delays = [1, 2, 3, 4, 5, 2000].map(|attempt| retry.delay(attempt, 7).as_secs());
+        assert_eq!(delays, [1, 3, 9, 27, 60, 60]);
+        let retry = retry.jitter(0.5);
+        assert_eq!(retry.delay(1, 0), Duration::from_millis(500));
+        assert!(retry.delay(1, u64::MAX) > Duration::from_millis(1_499));
+        assert_eq!(retry.delay(5, u64::MAX), Duration::from_secs(60));
+        let never = Retry::attempts(9).initial(Duration::ZERO).factor(f32::INFINITY);
+        assert_eq!(never.delay(3, 7), Duration::ZERO);
+        let long = Retry::attempts(9).initial(Duration::MAX).max(Duration::MAX);
+        assert_eq!(long.delay(1, 7).max(Duration::MAX), Duration::MAX);
+    }
+
+    #[test]
+    fn what_would_come_again_is_not_tried_again() {
+        let retry = Retry::attempts(3).fatal(["Timed-Out", "closed"]);
+        let another = |attempt, kind| retry.allows_another(attempt, &Error::new(kind, "x"));
+        assert!(another(2, FailureKind::Failed));
+        assert!(!another(3, FailureKind::Failed));
+        assert!(!another(1, FailureKind::TimedOut));
+        assert!(!another(1, FailureKind::Cancelled));
+        let closed = Error::failed("x").with_details(serde_json::json!({ "reason": "closed" }));
+        assert!(!retry.allows_another(1, &closed));
     }
 }

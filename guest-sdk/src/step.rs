@@ -1,7 +1,7 @@
 //! A step as a future.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     fmt,
     future::Future,
     pin::Pin,
@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use crate::{
     bindings::wfhost::workflow::types as host,
     error::{Error, Result},
-    executor::{Executor, Steps},
+    executor::{Executor, Steps, Task},
     failure::{Failure, FailureKind},
 };
 
@@ -57,6 +57,20 @@ enum State {
     Over,
 }
 
+thread_local! {
+    static BEGUN: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How many steps the workflow has begun in this execution.
+pub(crate) fn begun() -> u64 {
+    BEGUN.get()
+}
+
+fn begin(begin: Begin) -> Result<host::Step> {
+    BEGUN.set(BEGUN.get() + 1);
+    begin()
+}
+
 impl<T> Step<T> {
     /// A step that is started by the one function, and whose JSON is read by the other.
     pub(crate) fn new(
@@ -80,7 +94,7 @@ impl<T> Step<T> {
     /// ```
     pub fn start(mut self) -> Self {
         self.state = match self.state {
-            State::New(begin) => match begin() {
+            State::New(new) => match begin(new) {
                 Ok(step) => State::Started(step),
                 Err(error) => State::Failed(error),
             },
@@ -99,7 +113,7 @@ impl<T> Future for Step<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let step = match std::mem::replace(&mut self.state, State::Over) {
-            State::New(begin) => begin()?,
+            State::New(new) => begin(new)?,
             State::Started(step) => step,
             State::Waiting(waiting) => match waiting.poll(context) {
                 Ok(outcome) => return Poll::Ready(self.finish(outcome)),
@@ -206,7 +220,12 @@ fn current() -> Rc<Executor<host::WaitSet>> {
     })
 }
 
-/// Runs the workflow's future to its end.
+/// Has a future run beside the workflow's own, which does not end before it.
+pub(crate) fn spawn(task: Task) {
+    current().spawn(task);
+}
+
+/// Runs the workflow's future to its end, and all that was spawned meanwhile.
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let executor = Rc::new(Executor::new(host::WaitSet::new()));
     CURRENT.set(Some(Rc::clone(&executor)));

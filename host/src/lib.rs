@@ -15,6 +15,7 @@ mod host;
 mod imports;
 pub mod owner;
 mod sandbox;
+pub mod schedule;
 pub mod schema;
 pub mod store;
 pub mod units;

@@ -15,8 +15,10 @@ use crate::engine::{Control, Denied, Drive, Driven, Engine, Leave, Module, Pace}
 use crate::family::Modules;
 use crate::handle::Ending;
 use crate::host::{Adopt, Evict, HostError};
+use crate::schedule::{Firing, Schedule};
 use crate::store::{
-    Append, Claim, ClaimHow, Claimed, Next, Owner, RunFilter, RunState, SharedStore, StoreError,
+    Append, Claim, ClaimHow, Claimed, Fire, Next, Owner, RunFilter, RunInfo, RunState, SharedStore,
+    StoreError,
 };
 use crate::world::World;
 
@@ -489,8 +491,10 @@ impl Inner {
         let limit = room + claiming + passed_over;
         let (due, next) = match self.adopt {
             Adopt::Due => {
+                let fires = self.fire_schedules(now).await?;
                 let due = self.store.due(now, limit).await?;
-                (due, self.store.next_due(now).await?)
+                let next = self.store.next_due(now).await?;
+                (due, [fires, next].into_iter().flatten().min())
             }
             Adopt::Own => self.own_due(now).await?,
         };
@@ -501,6 +505,59 @@ impl Inner {
         }
         let wait = next.map_or(LOOK_EVERY, |next| Duration::from_millis(next.since(now)));
         Ok(wait.min(LOOK_EVERY))
+    }
+
+    /// Begins the runs of schedules that are due. Gives when the next one is.
+    async fn fire_schedules(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        loop {
+            let (due, next) = self.store.due_schedules(now).await?;
+            let mut fired = false;
+            for schedule in due {
+                fired |= self.fire(&schedule, now).await?;
+            }
+            // One that is behind may be due again.
+            if !fired {
+                return Ok(next);
+            }
+        }
+    }
+
+    /// Fires a schedule, unless another host has. False if nothing changed.
+    async fn fire(&self, schedule: &Schedule, now: Timestamp) -> Result<bool, StoreError> {
+        let Some(due) = schedule.next_at else { return Ok(false) };
+        let last = match &schedule.last {
+            Some(run) => self.latest(run).await?.filter(|info| !info.state.is_final()),
+            None => None,
+        };
+        let fire = |next, run, cancel| Fire { schedule: schedule.name.clone(), due, next, run, cancel };
+        let (at, next, cancel) = match schedule.firing(due, now, last.is_some()) {
+            Firing::Wait => return Ok(false),
+            Firing::Skip { next } => return self.store.fire(fire(next, None, None)).await,
+            Firing::Run { at, next, cancel } => (at, next, cancel),
+        };
+        let cancel = last.filter(|_| cancel).map(|info| (info.id, now));
+        for again in [false, true] {
+            // Without random numbers no run can begin anywhere; the next look tries again.
+            let Ok(run) = schedule.run(at, now, again) else { return Ok(false) };
+            match self.store.fire(fire(next, Some(run), cancel.clone())).await {
+                Err(StoreError::IdTaken { .. } | StoreError::IdUsed { .. }) if !again => {}
+                fired => {
+                    if let Some((run, _)) = &cancel {
+                        self.wake(run);
+                    }
+                    return fired;
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// The run that this one goes on as in the end, which may be itself.
+    async fn latest(&self, run: &RunId) -> Result<Option<RunInfo>, StoreError> {
+        let info = self.store.run(run).await?;
+        let Some(chain) = info.as_ref().and_then(|info| info.links.chain.clone()) else { return Ok(info) };
+        let newest = RunFilter { chain: Some(chain), limit: 1, ..RunFilter::default() };
+        Ok(self.store.runs(newest).await?.pop().or(info))
     }
 
     fn is_passed_over(&self, run: &RunId, now: Timestamp) -> bool {

@@ -246,7 +246,8 @@ fn a_family_has_its_limits() {
 fn retrying_a_parent_tries_the_child_that_failed_again() {
     let place = Place::new();
     let default = json!({ "reply": "ok" });
-    let fails = json!({ "match": "flaky", "fail": { "kind": "unavailable" } });
+    let fails =
+        json!({ "match": "flaky", "reply": "well", "fail": { "times": 1_000, "kind": "unavailable" } });
     let script = place.script(json!({ "rules": [fails], "default": default }));
     let once = json!({ "agent_or_fail": { "prompt": "flaky", "retry": { "max_attempts": 1 } } });
     let program =
@@ -482,6 +483,75 @@ fn waiting_runs_are_moved_to_new_code_if_it_agrees() {
 }
 
 #[test]
+fn a_schedule_begins_each_run_once_however_many_hosts_there_are() {
+    let place = Place::new();
+    let input = json!({ "do": [{ "wait": { "name": "go", "timeout_ms": 300 } }] }).to_string();
+    let add = |name: &str, more: &[&str]| {
+        let module = module("probe");
+        let args = ["schedule", "add", name, &module, "-i", &input];
+        place.run(args.into_iter().chain(more.iter().copied()))
+    };
+    let ran = add("often", &["--every", "1s", "--overlap", "allow", "--label", "k=v"]);
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    assert!(ran.stdout().contains("when      every 1s\n"), "{}", ran.stdout());
+    assert!(add("often", &["--every", "5s"]).error(2, &place).contains("WF0514"));
+    assert_eq!(add("daily", &["--cron", "0 9 * * *", "--tz", "Europe/Berlin"]).code(), Some(0));
+    assert!(add("bad", &["--cron", "0 25 * * *"]).error(2, &place).contains("no cron expression"));
+    assert!(
+        add("bad", &["--cron", "0 9 * * *", "--tz", "Mars/Base"]).error(2, &place).contains("no time zone")
+    );
+    let servers: Vec<_> = (0..4).map(|_| place.spawn(["serve"])).collect();
+    let fired = || {
+        let shown = place.run(["schedule", "show", "often", "-o", "json"]).ok_json();
+        shown["fired"].as_u64().unwrap()
+    };
+    eventually("three firings", || (fired() >= 3).then_some(()));
+    place.run(["schedule", "pause", "often"]);
+    let fired = fired();
+    let shown = place.run(["schedule", "show", "often"]).stdout();
+    assert!(shown.contains("next      never: it is paused"), "{shown}");
+    let runs = || place.run(["ps", "--label", "schedule=often", "--label", "k=v", "-o", "json"]).ok_json();
+    assert_eq!(runs()["runs"].as_array().unwrap().len() as u64, fired);
+    eventually("their ends", || {
+        runs()["runs"].as_array().unwrap().iter().all(|run| run["state"] == "completed").then_some(())
+    });
+    let id = place.run(["schedule", "fire", "daily"]).stdout().trim().to_owned();
+    wait_for_state(&place, &id, "completed");
+    for server in servers {
+        kill(server);
+    }
+    let listed = place.run(["schedule", "ls"]).stdout();
+    assert!(listed.contains("0 9 * * * Europe/Berlin") && listed.contains("  paused  "), "{listed}");
+    assert_eq!(place.run(["schedule", "resume", "often"]).code(), Some(0));
+    assert_eq!(place.run(["schedule", "rm", "often"]).code(), Some(0));
+    assert!(place.run(["schedule", "rm", "ofen"]).error(2, &place).contains("the nearest is `daily`"));
+}
+
+#[test]
+fn a_schedule_waits_for_its_run_or_cancels_it() {
+    let place = Place::new();
+    let input = json!({ "do": [{ "wait": { "name": "go" } }] }).to_string();
+    for (name, overlap) in [("queue", "queue"), ("cancel", "cancel"), ("skip", "skip")] {
+        let args =
+            ["schedule", "add", name, &module("probe"), "-i", &input, "--every", "1s", "--overlap", overlap];
+        assert_eq!(place.run(args).code(), Some(0));
+    }
+    let server = place.spawn(["serve"]);
+    let runs = |name: &str| {
+        let label = format!("schedule={name}");
+        let listed = place.run(["ps", "--label", &label, "-o", "json"]).ok_json();
+        listed["runs"].as_array().unwrap().clone()
+    };
+    eventually("the third of those that are cancelled", || (runs("cancel").len() >= 3).then_some(()));
+    assert_eq!((runs("queue").len(), runs("skip").len()), (1, 1));
+    eventually("the end of the first", || (runs("cancel").last()?["state"] == "completed").then_some(()));
+    assert_eq!(runs("cancel").last().unwrap()["output"][0]["failure"], "cancelled");
+    place.run(["signal", runs("queue")[0]["id"].as_str().unwrap(), "go"]);
+    eventually("the next in the queue", || (runs("queue").len() == 2).then_some(()));
+    kill(server);
+}
+
+#[test]
 fn what_a_run_publishes_is_kept_with_its_history() {
     let place = Place::new();
     let script = place.script(json!({ "default": { "reply": "ok", "delay_ms": 5 } }));
@@ -496,4 +566,161 @@ fn what_a_run_publishes_is_kept_with_its_history() {
     assert!(values[0]["at"].as_str().unwrap() < values[1]["at"].as_str().unwrap());
     let error = place.run(["state", "r", "progres"]).error(2, &place);
     assert!(error.contains("it has published other, progress"), "{error}");
+}
+
+#[test]
+fn monitor_goes_on_for_ever_in_short_journals() {
+    let place = Place::new();
+    let rules = json!([{ "match": "check", "replies": ["ok", "ok", "down"] }]);
+    let script = place.script(json!({ "rules": rules }));
+    let input = json!({ "target": "db", "interval_ms": 0, "rounds": 600 }).to_string();
+    let args = ["run", &module("monitor"), "-i", &input, "--id", "m", "--agents", &script, "-q"];
+    assert_eq!(place.run(args).ok_json()["rounds"], 600);
+    let chain = place.run(["show", "m", "--chain", "-o", "json"]).ok_json();
+    let chain = chain["runs"].as_array().unwrap();
+    assert_eq!(chain.len(), 3, "{chain:?}");
+    assert!(chain.iter().all(|run| run["entries"].as_u64().unwrap() < 3_000), "{chain:?}");
+    assert_eq!(place.run(["state", "m-3", "monitor"]).ok_json()["done"], 600);
+
+    // Signals reach whichever round there is.
+    let input = json!({ "target": "db", "interval_ms": 3_600_000 }).to_string();
+    let args = ["run", &module("monitor"), "-i", &input, "--id", "s", "--agents", &script];
+    let running = place.spawn(args);
+    wait_for_state(&place, "s", "waiting");
+    place.run(["signal", "s", "interval", "-i", "1"]);
+    eventually("a hundred rounds", || {
+        let state = place.run(["state", "s", "monitor"]);
+        (state.code() == Some(0) && state.ok_json()["done"].as_u64() > Some(100)).then_some(())
+    });
+    place.run(["signal", "s", "stop"]);
+    assert!(finish(running).ok_json()["rounds"].as_u64() > Some(100));
+}
+
+#[test]
+fn batch_does_each_item_once_though_it_is_killed() {
+    let place = Place::new();
+    let fails = json!({ "match": "draft i7", "reply": "", "fail": { "times": 100, "kind": "rejected", "message": "no i7" } });
+    let script = json!({ "rules": [fails], "default": { "reply": "${prompt}!", "delay_ms": 30 } });
+    let script = place.script(script);
+    let items: Vec<_> = (0..20).map(|n| format!("i{n}")).collect();
+    let input = json!({ "items": items, "at_once": 5 }).to_string();
+    let running = place.spawn(["run", &module("batch"), "-i", &input, "--id", "b", "--agents", &script]);
+    eventually("some of them", || (place.calls().len() > 8).then_some(()));
+    kill(running);
+    let result = place.run(["resume", "b", "--agents", &script]).ok_json();
+    let done: Vec<_> = result["done"].as_array().unwrap().iter().map(|done| done.as_str().unwrap()).collect();
+    let expected: Vec<_> = (0..20).filter(|n| *n != 7).map(|n| format!("check draft i{n}!!")).collect();
+    assert_eq!(done, expected);
+    assert_eq!(result["failed"][0]["item"], "i7");
+    assert_eq!(
+        place.run(["ps", "--label", "item=i3", "-o", "json"]).ok_json()["runs"].as_array().unwrap().len(),
+        1
+    );
+    // At most those that were under way when it was killed are made again.
+    assert!(place.calls().len() <= 39 + 5, "{}", place.calls().len());
+}
+
+/// Kills the command at one commit after the other, before and after it, and has `check` look at
+/// each place after `go_on` went on with it. Gives how often it was killed.
+fn killed_at_every_commit(
+    prepare: impl Fn(&Place),
+    args: &[&str],
+    go_on: impl Fn(&Place),
+    check: impl Fn(&Place, &str),
+) -> usize {
+    let mut killed = 0;
+    for point in ["before", "after"] {
+        for number in 1..100 {
+            let place = Place::new();
+            prepare(&place);
+            let at = format!("{point}-commit:{number}");
+            let ran = place.wfhost(args).env("WFHOST_ABORT_AT", &at).output().unwrap();
+            if ran.status.code().is_some() {
+                break;
+            }
+            killed += 1;
+            go_on(&place);
+            check(&place, &at);
+        }
+    }
+    killed
+}
+
+fn count_runs(place: &Place) -> usize {
+    place.run(["ps", "-n", "100", "-o", "json"]).ok_json()["runs"].as_array().unwrap().len()
+}
+
+/// Resumes the run, or begins it if it is not there.
+fn resume_or_run(place: &Place, args: &[&str]) {
+    let exists = place.run(["show", "p"]).code() == Some(0);
+    let ran = if exists { place.run(["resume", "p"]) } else { place.run(args) };
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+}
+
+#[test]
+fn f02_killed_at_every_commit_of_a_hand_off() {
+    let grandchild = child(json!([{ "agent": "deep" }]));
+    let next = json!({ "do": [{ "agent": "second round" }] });
+    let continues = child(json!([grandchild, { "continue_as_new": next }]));
+    let input = json!({ "do": [{ "parallel": [continues, child(json!([{ "agent": "b" }]))] }] }).to_string();
+    let module = module("probe");
+    let args = ["run", &module, "-i", &input, "--agent", "echo", "--id", "p"];
+    let killed = killed_at_every_commit(
+        |_| {},
+        &args,
+        |place| resume_or_run(place, &args),
+        |place, at| {
+            assert_eq!(place.show("p")["output"], json!([[["second round"], ["b"]]]), "{at}");
+            assert_eq!(count_runs(place), 5, "{at}");
+            assert_eq!(place.run(["db", "check", "--deep"]).code(), Some(0), "{at}");
+        },
+    );
+    assert!(killed > 20, "{killed}");
+}
+
+#[test]
+fn killed_at_every_commit_of_a_fork_and_of_an_upgrade() {
+    let program = json!([{ "agent": "a" }, { "agent": "b" }, { "wait": { "name": "go" } }]);
+    let begin = |place: &Place| {
+        let ran = probe(place, "p", program.clone(), &["--no-wait", "--agent", "echo"]);
+        assert_eq!(ran.code(), Some(3));
+    };
+    let killed = killed_at_every_commit(
+        begin,
+        &["fork", "p", "--at", "3", "--id", "f", "--no-wait"],
+        |place| {
+            // It is there as a whole or not at all.
+            if place.run(["show", "f"]).code() != Some(0) {
+                place.run(["fork", "p", "--at", "3", "--id", "f", "--no-wait"]);
+            }
+            place.run(["signal", "f", "go"]);
+            place.run(["signal", "p", "go"]);
+            assert_eq!(place.run(["resume", "f"]).ok_json(), json!(["a", "b", null]));
+            assert_eq!(place.run(["resume", "p"]).ok_json(), json!(["a", "b", null]));
+        },
+        |place, at| assert_eq!(place.run(["db", "check", "--deep"]).code(), Some(0), "{at}"),
+    );
+    assert!(killed >= 4, "{killed}");
+
+    let mut bytes = std::fs::read(module("probe")).unwrap();
+    bytes.extend([0, 4, 1, b'x', 1, 2]);
+    let dir = Place::new();
+    let new = dir.file("probe.wasm", &bytes);
+    let upgrade = ["upgrade", "p", "--module", &new];
+    let killed = killed_at_every_commit(
+        begin,
+        &upgrade,
+        |place| {
+            let ran = place.run(upgrade);
+            assert!(["moved    p\n", "same     p\n"].contains(&ran.stdout().as_str()), "{}", ran.stderr());
+            place.run(["signal", "p", "go"]);
+            assert_eq!(place.run(["resume", "p"]).ok_json(), json!(["a", "b", null]));
+        },
+        |place, at| {
+            let moved = kinds(place, "p").iter().filter(|kind| *kind == "moved").count();
+            assert_eq!(moved, 1, "{at}");
+            assert_eq!(place.run(["db", "check", "--deep"]).code(), Some(0), "{at}");
+        },
+    );
+    assert!(killed >= 4, "{killed}");
 }

@@ -298,6 +298,7 @@ impl From<HostError> for Trouble {
                         "name a step that failed: `wfhost retry {run} STEP`; or mend the program: \
                          `wfhost resume {run} --module FILE`"
                     ),
+                    CannotRetry::Undone => format!("what was undone: `wfhost show {run}`"),
                     CannotRetry::NotEnded => format!("what it waits for: `wfhost why {run}`"),
                     _ => format!("its steps: `wfhost show {run}`"),
                 };

@@ -29,6 +29,7 @@ mod replay;
 mod resume;
 mod retry;
 mod run;
+mod schedule;
 mod serve;
 mod show;
 mod signal;
@@ -150,6 +151,8 @@ enum Verb {
     Messages(messages::Messages),
     /// Show what happens, as it is committed
     Events(events::Events),
+    /// Begin runs at certain times
+    Schedule(schedule::ScheduleVerb),
     /// Advance whatever is due
     Serve(serve::Serve),
     /// Make a new run out of what another one did
@@ -245,6 +248,7 @@ async fn execute(cli: &Cli) -> Result<Exit, Trouble> {
         Verb::Deny(verb) => verb.execute(common).await,
         Verb::Messages(verb) => verb.execute(common).await,
         Verb::Events(verb) => verb.execute(common).await,
+        Verb::Schedule(verb) => verb.execute(common).await,
         Verb::Serve(verb) => verb.execute(common).await,
         Verb::Fork(verb) => verb.execute(common).await,
         Verb::Upgrade(verb) => verb.execute(common).await,

@@ -159,6 +159,12 @@ impl AgentArgs {
         Ok(Some(providers))
     }
 
+    /// Where the script stands, so that a run finds it wherever it goes on.
+    pub fn script(&self) -> Option<String> {
+        let path = self.agents.as_ref()?.canonicalize().ok()?;
+        Some(path.to_string_lossy().into_owned())
+    }
+
     /// The provider that flags name.
     pub fn default_provider(&self) -> Option<String> {
         self.agent.clone().or_else(|| self.agents.is_some().then(|| "scripted".to_owned()))

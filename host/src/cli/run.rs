@@ -97,7 +97,6 @@ impl Run {
         for (path, guest) in &self.dirs {
             grants.push(host.grant(path, guest).await?);
         }
-        let script = self.agents.agents.as_ref().and_then(|path| path.canonicalize().ok());
         let options = StartOptions {
             input,
             id: self.id.clone(),
@@ -107,7 +106,7 @@ impl Run {
                 agent,
                 memory_bytes: self.memory << 20,
                 fuel: self.fuel,
-                script: script.map(|path| path.to_string_lossy().into_owned()),
+                script: self.agents.script(),
                 budget,
                 max_parallel: self.max_parallel,
                 modules: found.directory,

@@ -30,6 +30,7 @@ struct Data {
     /// What was committed, in order: the run and the index of its row.
     commits: Vec<(RunId, usize)>,
     deleted: Vec<RunId>,
+    schedules: BTreeMap<String, Schedule>,
     transcribed: u64,
     answers: HashMap<Digest, (Timestamp, Json)>,
 }
@@ -577,7 +578,8 @@ impl Store for MemStore {
 
     fn delete_unused_modules(&self, before: Timestamp) -> BoxFuture<'_, Result<usize>> {
         self.change(|data| {
-            let used: Vec<_> = data.runs.iter().map(|run| run.info.module).collect();
+            let scheduled = data.schedules.values().map(|schedule| schedule.module);
+            let used: Vec<_> = data.runs.iter().map(|run| run.info.module).chain(scheduled).collect();
             let all = data.modules.len();
             data.modules.retain(|digest, (info, _)| info.added_at >= before || used.contains(digest));
             Ok(all - data.modules.len())
@@ -816,6 +818,67 @@ impl Store for MemStore {
             let spent = members.clone().fold(Spent::default(), |sum, info| sum.plus(info.spent));
             let head = members.rev().find(|info| info.parent.is_none());
             Family { budget: head.map(|info| info.budget).unwrap_or_default(), spent }
+        })
+    }
+
+    fn put_schedule(&self, schedule: Schedule, replace: bool) -> BoxFuture<'_, Result<bool>> {
+        self.change(|data| {
+            if !data.modules.contains_key(&schedule.module) {
+                return Err(StoreError::NoSuchModule(schedule.module));
+            }
+            let free = replace || !data.schedules.contains_key(&schedule.name);
+            if free {
+                data.schedules.insert(schedule.name.clone(), schedule);
+            }
+            Ok(free)
+        })
+    }
+
+    fn schedules(&self) -> BoxFuture<'_, Result<Vec<Schedule>>> {
+        self.look(|data| data.schedules.values().cloned().collect())
+    }
+
+    fn set_schedule<'a>(&'a self, name: &'a str, next: Option<Timestamp>) -> BoxFuture<'a, Result<bool>> {
+        self.change(|data| {
+            let schedule = data.schedules.get_mut(name);
+            Ok(schedule.map(|schedule| schedule.next_at = next).is_some())
+        })
+    }
+
+    fn delete_schedule<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool>> {
+        self.change(|data| Ok(data.schedules.remove(name).is_some()))
+    }
+
+    fn due_schedules(&self, now: Timestamp) -> BoxFuture<'_, Result<(Vec<Schedule>, Option<Timestamp>)>> {
+        self.look(|data| {
+            let due = |schedule: &&Schedule| schedule.next_at.is_some_and(|at| at <= now);
+            let later =
+                data.schedules.values().filter_map(|schedule| schedule.next_at).filter(|at| *at > now);
+            (data.schedules.values().filter(due).cloned().collect(), later.min())
+        })
+    }
+
+    fn fire(&self, fire: Fire) -> BoxFuture<'_, Result<bool>> {
+        self.change(|data| {
+            let due = data.schedules.get(&fire.schedule).is_some_and(|known| known.next_at == Some(fire.due));
+            if !due {
+                return Ok(false);
+            }
+            if let Some(run) = &fire.run {
+                data.check_new(&run.id, run.module)?;
+            }
+            if let Some((run, at)) = fire.cancel {
+                data.deliver(&run, at, MessageBody::Cancel { reason: Some(OVERTAKEN.to_owned()) });
+            }
+            if let Some(known) = data.schedules.get_mut(&fire.schedule) {
+                known.next_at = fire.next;
+                known.fired += u64::from(fire.run.is_some());
+                known.last = fire.run.as_ref().map(|run| run.id.clone()).or_else(|| known.last.take());
+            }
+            if let Some(run) = fire.run {
+                data.insert(run);
+            }
+            Ok(true)
         })
     }
 

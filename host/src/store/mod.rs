@@ -22,6 +22,8 @@ use wfhost_core::{
     Row, RunId, Step, Timestamp,
 };
 
+use crate::schedule::Schedule;
+
 pub use self::mem::MemStore;
 pub use self::sqlite::{SqliteOptions, SqliteStore, Synchronous};
 
@@ -196,6 +198,26 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// The answer that was kept, and when it was given.
     fn kept_answer(&self, key: Digest) -> BoxFuture<'_, Result<Option<(Timestamp, Json)>>>;
 
+    // Schedules.
+
+    /// Keeps a schedule. False if there is one of that name, unless it is to be `replace`d.
+    fn put_schedule(&self, schedule: Schedule, replace: bool) -> BoxFuture<'_, Result<bool>>;
+
+    /// All schedules, by name.
+    fn schedules(&self) -> BoxFuture<'_, Result<Vec<Schedule>>>;
+
+    /// Sets when a schedule fires next; never while that is none. False if there is none of that name.
+    fn set_schedule<'a>(&'a self, name: &'a str, next: Option<Timestamp>) -> BoxFuture<'a, Result<bool>>;
+
+    /// Removes a schedule; its runs stay. False if there is none of that name.
+    fn delete_schedule<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool>>;
+
+    /// The schedules that are due at `now`, and when the next of the others is.
+    fn due_schedules(&self, now: Timestamp) -> BoxFuture<'_, Result<(Vec<Schedule>, Option<Timestamp>)>>;
+
+    /// Carries out one firing of a schedule, if nobody did so before. False if somebody did.
+    fn fire(&self, fire: Fire) -> BoxFuture<'_, Result<bool>>;
+
     /// A number that changes when something was committed by another process,
     /// or by another handle of this one. Cheap enough to ask for every few
     /// milliseconds.
@@ -304,6 +326,20 @@ impl Links {
             next,
         }
     }
+}
+
+/// One firing of a schedule.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Fire {
+    pub schedule: String,
+    /// The time that it was due at.
+    pub due: Timestamp,
+    /// The time that it is due at next.
+    pub next: Option<Timestamp>,
+    /// The run that begins, if one does.
+    pub run: Option<NewRun>,
+    /// The run that is cancelled.
+    pub cancel: Option<(RunId, Timestamp)>,
 }
 
 /// What the runs of a family may spend and have spent together.
@@ -848,6 +884,9 @@ pub struct RunInfo {
 
 /// Why a child is cancelled that ends with its parent.
 const PARENT_GONE: &str = "its parent does not wait for it any more";
+
+/// Why a run is cancelled whose schedule begins another one.
+const OVERTAKEN: &str = "the next run of its schedule begins";
 
 /// Which runs to list.
 #[derive(Clone, PartialEq, Debug)]

@@ -1,4 +1,4 @@
-//! The examples `review` and `triage`.
+//! The examples `review`, `triage` and `saga`.
 
 use serde_json::{Value, json};
 use wfhost_tests::{Place, module};
@@ -75,4 +75,37 @@ fn tickets_are_sorted_once_and_within_the_budget() {
     assert_eq!(report["sorted"].as_array().map(Vec::len), Some(5), "{report}");
     assert_eq!((&report["unpaid"], &report["tokens"]), (&json!(["T-6"]), &json!(200)));
     assert_eq!(place.calls().len(), 5);
+}
+
+/// An agency that answers each booking, and a bank that has something against it.
+fn agency(place: &Place, payment: &Value) -> String {
+    place.script(json!({
+        "rules": [
+            {"match": "^book a flight", "reply": {"reference": "F-1", "price": 300}},
+            {"match": "^book a hotel", "reply": {"reference": "H-2", "price": 200}, "delay_ms": 20},
+            {"match": "^charge", "reply": "receipt 3", "fail": payment},
+        ],
+        "default": {"reply": "${prompt}"},
+    }))
+}
+
+#[test]
+fn a_trip_that_cannot_be_paid_is_undone() {
+    let place = Place::new();
+    let input = json!({"traveller": "Ada", "to": "Oslo"});
+    let script = agency(&place, &json!({"times": 0}));
+    let trip = run(&place, "saga", "paid", &input, &["--agents", &script]).ok_json();
+    assert_eq!((&trip["flight"]["reference"], &trip["receipt"]), (&json!("F-1"), &json!("receipt 3")));
+    assert_eq!(place.calls().len(), 3);
+
+    let script = agency(&place, &json!({"times": 1, "kind": "rejected", "message": "no money"}));
+    run(&place, "saga", "unpaid", &input, &["--agents", &script]).error(1, &place);
+    let calls = place.calls();
+    let prompts: Vec<_> = calls[3..].iter().map(|call| call["prompt"].as_str().unwrap()).collect();
+    let undone = ["pay back to Ada what was paid for the trip", "cancel booking H-2", "cancel booking F-1"];
+    assert_eq!(prompts[..3], ["book a flight", "book a hotel", "charge Ada with 500 euros"]);
+    assert_eq!(prompts[3..], undone);
+    let failure = &place.show("unpaid")["failure"];
+    assert_eq!(failure["message"], "no money");
+    assert_eq!(failure["details"]["saga"]["undone"], json!(["payment", "hotel", "flight"]));
 }

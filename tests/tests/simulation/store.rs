@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use wfhost_core::{Digest, Epoch, Event, Json, Position, Row, RunId, Step, Timestamp};
+use wfhost_host::schedule::Schedule;
 use wfhost_host::store::*;
 
 use super::universe::{Committed, Universe};
@@ -83,6 +84,8 @@ impl Store for Faulty {
         published(run: &'a RunId, key: Option<&'a str>) -> Vec<Published>;
         ended_children(parent: &'a RunId, from: Step) -> Vec<RunInfo>;
         family(root: &'a RunId) -> Family;
+        set_schedule(name: &'a str, next: Option<Timestamp>) -> bool;
+        delete_schedule(name: &'a str) -> bool;
         owned(owner: &'a Owner) -> Vec<RunId>;
         transcribe(run: &'a RunId, lines: Vec<NewTranscript>) -> ();
         transcript(run: &'a RunId, filter: TranscriptFilter, limit: usize) -> Vec<TranscriptLine>;
@@ -122,6 +125,22 @@ impl Store for Faulty {
             Ok(appended)
         };
         self.with(work.boxed())
+    }
+
+    fn put_schedule(&self, schedule: Schedule, replace: bool) -> BoxFuture<'_, Result<bool>> {
+        self.with(async move { self.universe.memory.put_schedule(schedule, replace).await }.boxed())
+    }
+
+    fn schedules(&self) -> BoxFuture<'_, Result<Vec<Schedule>>> {
+        self.with(async move { self.universe.memory.schedules().await }.boxed())
+    }
+
+    fn due_schedules(&self, now: Timestamp) -> BoxFuture<'_, Result<(Vec<Schedule>, Option<Timestamp>)>> {
+        self.with(async move { self.universe.memory.due_schedules(now).await }.boxed())
+    }
+
+    fn fire(&self, fire: Fire) -> BoxFuture<'_, Result<bool>> {
+        self.with(async move { self.universe.memory.fire(fire).await }.boxed())
     }
 
     fn import(&self, run: ImportedRun) -> BoxFuture<'_, Result<()>> {

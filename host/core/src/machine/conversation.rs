@@ -4,6 +4,7 @@
 mod attempts;
 mod calls;
 mod ends;
+mod families;
 mod mismatches;
 mod people;
 mod resuming;

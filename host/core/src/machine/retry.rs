@@ -107,11 +107,21 @@ pub enum CannotRetry {
     /// The program failed by itself: it would do so again.
     #[error("no step failed; the program failed by itself, and would do so again")]
     OwnFault,
+    /// What the steps did is gone: their results may not be used again.
+    #[error("what the run did was undone; begin a new one")]
+    Undone,
+}
+
+/// Whether the program says that it has undone what its steps did: the details of its failure have
+/// a member `saga`, as the SDK's sagas give it.
+fn is_undone(failure: &crate::Failure) -> bool {
+    let details = failure.details.as_ref().and_then(|details| serde_json::from_str(details.as_str()).ok());
+    details.is_some_and(|details: serde_json::Value| !details["saga"].is_null())
 }
 
 /// Finds where to take up a run that failed: at the step that is named, else
 /// at the one whose failure the run ended with, else, if it was cancelled,
-/// where that happened. With `end_only` nothing but the end is void, which
+/// where that happened. A run that has undone what it did is taken up only at a named step. With `end_only` nothing but the end is void, which
 /// serves a program that was mended.
 pub fn plan_retry(journal: &Journal, step: Option<Step>, end_only: bool) -> Result<Retry, CannotRetry> {
     let void = Void::of(&journal.entries);
@@ -150,6 +160,9 @@ pub fn plan_retry(journal: &Journal, step: Option<Step>, end_only: bool) -> Resu
     }
     if end_only {
         return Ok(Retry { from: end, step: None });
+    }
+    if is_undone(&failure) {
+        return Err(CannotRetry::Undone);
     }
     if failure.kind == FailureKind::Cancelled {
         let cancelled = standing().find(|(_, event)| matches!(event, Event::CancelRequested { .. }));

@@ -1,6 +1,6 @@
 //! Answers of another run for steps that ask for the same.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use super::retry::Void;
 use crate::entry::{Event, Origin, Recorded, Started};
@@ -47,7 +47,8 @@ impl Reuse {
             return;
         }
         let void = Void::of(&journal.entries);
-        let mut asked: HashMap<Step, (Digest, usize, bool)> = HashMap::new();
+        let mut asked: HashMap<Step, Asked> = HashMap::new();
+        let mut signals: HashMap<String, Queue> = HashMap::new();
         for (index, entry) in journal.entries.iter().enumerate() {
             let position = Position(index as u64);
             if void.has(position) {
@@ -55,26 +56,69 @@ impl Reuse {
             }
             match &entry.event {
                 Event::Scheduled { step, op } => {
-                    let is_call = matches!(decode_op(op, position), Ok(Op::Agent(_)));
                     let digest = Digest::of(op);
                     let answers = self.answers.entry(digest).or_default();
-                    asked.insert(*step, (digest, answers.len(), is_call));
+                    let op = decode_op(op, position).ok();
+                    let is_call = matches!(op, Some(Op::Agent(_)));
+                    asked.insert(*step, Asked { digest, occurrence: answers.len(), is_call });
                     answers.push(None);
-                }
-                Event::Completed { step, outcome: Recorded::Ok(json) }
-                | Event::Answered { step, outcome: Recorded::Ok(json), .. }
-                | Event::ChildEnded { step, outcome: Recorded::Ok(json), .. } => {
-                    let Some((digest, occurrence, is_call)) = asked.get(step) else { continue };
-                    let answer = if *is_call { free(json) } else { json.clone() };
-                    if let Some(place) = self.answers.get_mut(digest).and_then(|all| all.get_mut(*occurrence))
-                    {
-                        *place = Some(answer);
+                    if let Some(Op::Signal { name, .. }) = op {
+                        let queue = signals.entry(name).or_default();
+                        match queue.early.pop_front() {
+                            Some(payload) => self.answered(asked.get(step), &payload),
+                            None => queue.waits.push_back(*step),
+                        }
                     }
                 }
+                Event::Received { name, payload, .. } => {
+                    let queue = signals.entry(name.clone()).or_default();
+                    match queue.waits.pop_front() {
+                        Some(step) => self.answered(asked.get(&step), payload),
+                        None => queue.early.push_back(payload.clone()),
+                    }
+                }
+                Event::Completed { step, outcome }
+                | Event::Answered { step, outcome, .. }
+                | Event::ChildEnded { step, outcome, .. } => {
+                    for queue in signals.values_mut() {
+                        queue.waits.retain(|wait| wait != step);
+                    }
+                    if let Recorded::Ok(json) = outcome {
+                        self.answered(asked.get(step), json);
+                    }
+                }
+                Event::Cancelled { step } => {
+                    for queue in signals.values_mut() {
+                        queue.waits.retain(|wait| wait != step);
+                    }
+                }
+                Event::CancelRequested { .. } => signals.values_mut().for_each(|queue| queue.waits.clear()),
                 _ => {}
             }
         }
     }
+
+    fn answered(&mut self, asked: Option<&Asked>, json: &Json) {
+        let Some(asked) = asked else { return };
+        let answers = self.answers.get_mut(&asked.digest);
+        if let Some(place) = answers.and_then(|all| all.get_mut(asked.occurrence)) {
+            *place = Some(if asked.is_call { free(json) } else { json.clone() });
+        }
+    }
+}
+
+/// What a step of that run asked for.
+struct Asked {
+    digest: Digest,
+    occurrence: usize,
+    is_call: bool,
+}
+
+/// Signals and waits of one name that have not met.
+#[derive(Default)]
+struct Queue {
+    early: VecDeque<Json>,
+    waits: VecDeque<Step>,
 }
 
 /// The reply of a call as one that costs nothing and says that it was made before.

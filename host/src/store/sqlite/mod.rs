@@ -417,6 +417,33 @@ impl Store for SqliteStore {
         async move { self.read(|c| read::family(c, root)) }.boxed()
     }
 
+    fn put_schedule(&self, schedule: Schedule, replace: bool) -> BoxFuture<'_, Result<bool>> {
+        self.write(move |c| write::put_schedule(c, &schedule, replace)).boxed()
+    }
+
+    fn schedules(&self) -> BoxFuture<'_, Result<Vec<Schedule>>> {
+        async move { self.read(|c| read::schedules(c, None)) }.boxed()
+    }
+
+    fn set_schedule<'a>(&'a self, name: &'a str, next: Option<Timestamp>) -> BoxFuture<'a, Result<bool>> {
+        let name = name.to_owned();
+        self.write(move |c| write::set_schedule(c, &name, next)).boxed()
+    }
+
+    fn delete_schedule<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool>> {
+        let name = name.to_owned();
+        self.write(move |c| write::delete_schedule(c, &name)).boxed()
+    }
+
+    fn due_schedules(&self, now: Timestamp) -> BoxFuture<'_, Result<(Vec<Schedule>, Option<Timestamp>)>> {
+        async move { self.read(|c| Ok((read::schedules(c, Some(now))?, read::next_schedule(c, now)?))) }
+            .boxed()
+    }
+
+    fn fire(&self, fire: Fire) -> BoxFuture<'_, Result<bool>> {
+        self.write(move |c| write::fire(c, &fire)).boxed()
+    }
+
     fn version(&self) -> Result<u64> {
         match self.writer.foreign_version() {
             Some(version) => {

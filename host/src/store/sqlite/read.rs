@@ -8,6 +8,7 @@ use wfhost_core::{
 };
 
 use super::write::{AnswerBody, ChildBody, lease};
+use crate::schedule::{CatchUp, Overlap, Schedule};
 use crate::store::{
     Change, Family, Links, LogLevel, LogLine, Message, MessageBody, MessageId, ModuleInfo, NewTranscript,
     OpenQuestion, OutMessage, Owner, Published, RunFilter, RunInfo, RunState, TranscriptFilter,
@@ -399,6 +400,41 @@ pub(super) fn family(c: &Connection, root: &RunId) -> Result<Family> {
     let head = "SELECT budget FROM runs WHERE root = ?1 AND parent IS NULL ORDER BY id DESC LIMIT 1";
     let budget = c.prepare_cached(head)?.query_row([root.as_str()], |row| budget(row, 0)).optional()?;
     Ok(Family { budget: budget.unwrap_or_default(), spent })
+}
+
+/// All schedules, or those that are due at a time.
+pub(super) fn schedules(c: &Connection, due: Option<Timestamp>) -> Result<Vec<Schedule>> {
+    c.prepare_cached(
+        "SELECT name, times, overlap, catch_up, workflow, module, input, labels, config, created_at, next_at,
+                fired, last
+         FROM schedules WHERE ?1 IS NULL OR next_at <= ?1 ORDER BY name",
+    )?
+    .query_map([due.map(|at| at.0 as i64)], |row| {
+        let word = |column| row.get::<_, String>(column);
+        Ok(Schedule {
+            name: row.get(0)?,
+            when: word(1)?.parse().map_err(|()| strange(1, "times"))?,
+            overlap: Overlap::parse(&word(2)?).ok_or_else(|| strange(2, "a word"))?,
+            catch_up: CatchUp::parse(&word(3)?).ok_or_else(|| strange(3, "a word"))?,
+            workflow: row.get(4)?,
+            module: digest(row, 5)?,
+            input: json(row, 6)?,
+            labels: from_json(row, 7)?,
+            config: cbor(row, 8)?,
+            created_at: time(row, 9)?,
+            next_at: row.get::<_, Option<i64>>(10)?.map(|at| Timestamp(at as u64)),
+            fired: row.get::<_, i64>(11)? as u64,
+            last: optional_id(row, 12)?,
+        })
+    })?
+    .collect()
+}
+
+pub(super) fn next_schedule(c: &Connection, now: Timestamp) -> Result<Option<Timestamp>> {
+    let next: Option<i64> = c
+        .prepare_cached("SELECT min(next_at) FROM schedules WHERE next_at > ?1")?
+        .query_row([now.0 as i64], |row| row.get(0))?;
+    Ok(next.map(|at| Timestamp(at as u64)))
 }
 
 pub(super) fn published(c: &Connection, run: &RunId, key: Option<&str>) -> Result<Vec<Published>> {

@@ -24,3 +24,20 @@ CREATE TABLE published (
 ) STRICT, WITHOUT ROWID;
 INSERT INTO published SELECT s.run, s.key, 0, r.created_at, s.value FROM state s JOIN runs r ON r.id = s.run;
 DROP TABLE state;
+
+CREATE TABLE schedules (
+    name       TEXT PRIMARY KEY,
+    times      TEXT NOT NULL,                             -- see When
+    overlap    TEXT NOT NULL,
+    catch_up   TEXT NOT NULL,
+    workflow   TEXT NOT NULL,
+    module     BLOB NOT NULL,
+    input      TEXT NOT NULL,
+    labels     TEXT NOT NULL,                             -- JSON: [[key, value], ...]
+    config     BLOB NOT NULL,                             -- CBOR, as in the journal
+    created_at INTEGER NOT NULL,
+    next_at    INTEGER,                                   -- null while it is paused
+    fired      INTEGER NOT NULL,
+    last       TEXT                                       -- the run that it began last
+) STRICT, WITHOUT ROWID;
+CREATE INDEX schedules_due ON schedules (next_at) WHERE next_at NOT NULL;

@@ -7,6 +7,7 @@
 
 mod observe;
 mod operation;
+mod pattern;
 mod request;
 mod system;
 
@@ -32,6 +33,7 @@ async fn probe(program: Program) -> Result<Vec<Value>> {
                 return Err(Error::new(kind, message).with_details(details));
             }
             Operation::AgentOrFail(asked) => results.push(json!(request::ask(*asked).reply().await?)),
+            Operation::PatternOrFail(pattern) => results.push(pattern::follow(*pattern).await?),
             operation => results.push(perform(operation).await),
         }
     }
@@ -131,6 +133,7 @@ fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
                 };
                 value(agent(prompt).text().await)
             }
+            Operation::Pattern(pattern) => value(pattern::follow(*pattern).await),
 
             Operation::Now => json!(wfhost::now()),
             Operation::Random => json!(format!("{:016x}", wfhost::random())),
@@ -208,6 +211,7 @@ fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
             Operation::MustAgent(_)
             | Operation::MustChild(_)
             | Operation::AgentOrFail(_)
+            | Operation::PatternOrFail(_)
             | Operation::Fail(_)
             | Operation::FailWith { .. } => Value::Null,
             Operation::Panic(message) => panic!("{message}"),

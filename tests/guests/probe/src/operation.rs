@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use wfhost::{FailureKind, Value};
 
+use crate::pattern::Pattern;
 use crate::system::FileOperation;
 
 /// The input.
@@ -107,6 +108,10 @@ pub enum Operation {
     Each(Vec<Operation>),
     /// Asks the default agent about the text of what the operation gave.
     AgentAbout(Box<Operation>),
+    /// What the SDK has for programs of several steps.
+    Pattern(Box<Pattern>),
+    /// The same, but a failure is that of the run. Only at the top.
+    PatternOrFail(Box<Pattern>),
 
     // The run.
     /// Virtual time in milliseconds since 1970.

@@ -73,6 +73,28 @@ fn what_the_program_did_after_the_failure_is_void_and_its_numbers_stay_taken() {
 }
 
 #[test]
+fn what_was_undone_is_not_taken_up_unless_the_step_is_named() {
+    for cancelled in [false, true] {
+        let mut t = Talk::start();
+        let bad = t.agent("a");
+        t.work();
+        if cancelled {
+            t.cancel();
+        } else {
+            fails(&mut t, bad);
+        }
+        let kind = if cancelled { FailureKind::Cancelled } else { FailureKind::Failed };
+        let mut failure = Failure::new(kind, "no".to_owned());
+        failure.details = Json::parse(r#"{"saga":{"undone":["b"],"not_undone":[]}}"#.to_owned()).ok();
+        t.m.finish(Err(failure), t.clock).unwrap();
+        assert_eq!(retry(&mut t, None, false), Err(CannotRetry::Undone));
+        if !cancelled {
+            retry(&mut t, Some(bad), false).unwrap();
+        }
+    }
+}
+
+#[test]
 fn a_mended_program_goes_on_at_the_end() {
     let mut t = Talk::start();
     let step = t.agent("a");
