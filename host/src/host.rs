@@ -13,7 +13,7 @@ use wfhost_core::{
 };
 
 use crate::agents::Providers;
-use crate::engine::{self, Denied, DriveError, Engine, Leave, Module, ModuleError, Replayed};
+use crate::engine::{self, Denied, DriveError, Engine, Leave, Module, ModuleError, Replayed, StackError};
 use crate::family::Modules;
 use crate::handle::RunHandle;
 use crate::sandbox::GrantError;
@@ -128,6 +128,8 @@ pub enum HostError {
     Drive(#[from] DriveError),
     #[error(transparent)]
     Grant(#[from] GrantError),
+    #[error(transparent)]
+    Stack(#[from] StackError),
     #[error("the journal of {run} cannot be used: {source}")]
     Journal { run: RunId, source: JournalError },
     #[error("there is no run {0}")]
@@ -278,6 +280,7 @@ impl Host {
             limits::check("the key", key.len(), limits::KEY_BYTES)?;
         }
         limits::check_labels(&options.labels)?;
+        engine::check_stack(options.config.stack_bytes)?;
         if let Some(sandbox) = &options.config.sandbox {
             let env: usize = sandbox.env.iter().map(|(name, value)| name.len() + value.len()).sum();
             limits::check("the environment", env, limits::ENV_BYTES)?;

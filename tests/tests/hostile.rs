@@ -6,15 +6,21 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use wfhost_core::{Digest, Json};
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use serde_json::{Value, json};
+use wfhost_core::{Digest, Json, Machine, RunConfig, Started, Timestamp};
 use wfhost_host::archive;
 use wfhost_host::build::componentize;
+use wfhost_host::config::{Config, Places};
 use wfhost_host::engine::{Denied, Engine, inspect};
 use wfhost_host::store::{MemStore, Store};
 use wfhost_tests::{Place, module};
 
 fn corpus(kind: &str) -> Vec<(PathBuf, Vec<u8>)> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(kind);
+    files_of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(kind))
+}
+
+fn files_of(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files.into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
@@ -118,6 +124,47 @@ fn h05_damaged_modules_are_compiled_or_refused() {
     assert!(refused > 0);
 }
 
+/// Modules that `tests/fuzz` made, and more of them from the directory that the variable names.
+fn generated() -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = corpus("smith");
+    if let Some(dir) = std::env::var_os("WFHOST_FUZZ_MODULES") {
+        files.extend(files_of(Path::new(&dir)));
+    }
+    files
+}
+
+#[test]
+fn h05_generated_modules_run_or_are_refused_and_a_replay_ends_as_they_did() {
+    let place = Place::new();
+    let (mut refused, mut executed, mut steps) = (0, 0, 0);
+    for (path, bytes) in generated() {
+        let name = path.display().to_string();
+        // Whatever it is, it is told what it is.
+        let _ = inspect(&bytes, Denied::Trap);
+        let (file, id) = match componentize(&bytes) {
+            Ok(component) => (place.file("component.wasm", component), format!("r{executed}")),
+            Err(_) => (name.clone(), "refused".to_owned()),
+        };
+        let limits = ["--fuel", "3000000", "--total-fuel", "10000000", "--memory", "16"];
+        let args = ["run", &file, "--agent", "echo", "--id", &id, "--no-wait", "--evict", "always"];
+        let ran = place.run(args.iter().chain(&limits));
+        match ran.code() {
+            Some(0 | 1 | 3) => executed += 1,
+            Some(2) => {
+                assert!(ran.stderr().starts_with("error[WF01"), "{name}: {}", ran.stderr());
+                refused += 1;
+                continue;
+            }
+            other => panic!("{name} ended the host with {other:?}: {}", ran.stderr()),
+        }
+        let replayed = place.run(["replay", &id]);
+        assert_eq!(replayed.code(), Some(0), "{name}: {}", replayed.stderr());
+        steps += place.show(&id)["steps"].as_array().map_or(0, Vec::len);
+    }
+    // They are no empty words: some of each kind are there, and some do what workflows do.
+    assert!(refused >= 20 && executed >= 80 && steps >= 5, "{refused}, {executed}, {steps}");
+}
+
 /// An exported run, one JSON document a line.
 fn exported() -> String {
     let place = Place::new();
@@ -195,6 +242,118 @@ async fn h05_damaged_exports_are_refused_as_a_whole() {
         }
     }
     assert!(accepted < rounds / 2, "{accepted} of {rounds} were accepted");
+}
+
+#[test]
+fn h05_a_recorded_stack_that_no_program_can_have_is_refused_and_the_run_stays() {
+    let text = exported();
+    for stack_bytes in [0, 12_345, 3 << 20, u64::MAX] {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.retain(|line| ["{\"run\"", "{\"module\""].iter().any(|kind| line.starts_with(kind)));
+        let module: Value = serde_json::from_str(&lines[1]).unwrap();
+        let started = Started {
+            run: "r".parse().unwrap(),
+            workflow: "probe".to_owned(),
+            module: Digest::parse(module["module"]["digest"].as_str().unwrap()).unwrap(),
+            input: Json::null(),
+            seed: [0; 32],
+            config: RunConfig { stack_bytes, ..RunConfig::default() },
+            labels: Vec::new(),
+            parent: None,
+            child: None,
+            origin: None,
+        };
+        let mut machine = Machine::start(started, Timestamp(1));
+        let row = machine.take_unsaved().unwrap();
+        let bytes = BASE64_STANDARD.encode(&row.bytes);
+        lines.push(json!({ "row": { "first": 0, "count": row.count, "head": row.head.to_string(), "bytes": bytes } }).to_string());
+
+        let place = Place::new();
+        let file = place.file("run.jsonl", sealed(&lines));
+        let imported = place.run(["db", "import", &file]);
+        assert_eq!(imported.code(), Some(0), "{}", imported.stderr());
+        let error = place.run(["resume", "r"]).error(4, &place);
+        assert!(error.contains("error[WF0407]") && error.contains(&stack_bytes.to_string()), "{error}");
+        assert_eq!(place.journal("r").len(), 1);
+    }
+}
+
+/// The pieces of configuration in the documentation.
+fn configurations() -> Vec<String> {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let pages = ["agents.md", "providers.md"].map(|page| std::fs::read_to_string(docs.join(page)).unwrap());
+    let blocks = pages.iter().flat_map(|page| page.split("```toml\n").skip(1));
+    blocks.map(|block| block.split("```").next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn h05_damaged_configuration_is_used_or_refused_with_a_code_and_a_hint() {
+    let values = [
+        "-1",
+        "0",
+        "1e400",
+        "nan",
+        "9223372036854775807",
+        "99999999999999999999",
+        "true",
+        "\"\"",
+        "\"\\u0000\"",
+        "\"9999999999999h\"",
+        "\"-5s\"",
+        "\"../../..\"",
+        "\"${HOME}\"",
+        "[]",
+        "[[]]",
+        "{}",
+        "{ a = { b = 1 } }",
+        "1979-05-27",
+    ];
+    let sound = configurations();
+    assert!(sound.len() > 3, "{}", sound.len());
+    let place = Place::new();
+    let load = |text: &[u8]| {
+        let file = PathBuf::from(place.file("wfhost.toml", text));
+        let config = Config::load(&Places { file: Some(file), ..Places::default() })?;
+        let _ = (config.store(), config.default_agent(), config.budget(), config.settings());
+        config.providers()
+    };
+    for text in &sound {
+        if let Err(error) = load(text.as_bytes()) {
+            // What it names is not there; it is well-formed.
+            assert_ne!(error.code(), "WF0701", "{error}\n{text}");
+        }
+    }
+    let mut generator = Generator(5);
+    let (mut refused, rounds) = (0, 1_500);
+    for round in 0..rounds {
+        let text = &sound[generator.below(sound.len())];
+        let mut bytes = match round % 3 {
+            // Another value for a key, or a key twice, or a section within another.
+            0 | 1 => {
+                let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+                for _ in 0..1 + generator.below(2) {
+                    let at = generator.below(lines.len());
+                    match lines[at].split_once('=') {
+                        Some((key, _)) => {
+                            lines[at] = format!("{key}= {}", values[generator.below(values.len())])
+                        }
+                        None => lines.insert(at, lines[generator.below(lines.len())].clone()),
+                    }
+                }
+                lines.join("\n").into_bytes()
+            }
+            _ => text.clone().into_bytes(),
+        };
+        if round % 3 == 2 {
+            generator.damage(&mut bytes);
+        }
+        if let Err(error) = load(&bytes) {
+            assert!(error.code().starts_with("WF"), "{error}");
+            assert!(!error.hint().is_empty(), "{error}");
+            refused += 1;
+        }
+    }
+    assert!(refused > rounds / 4 && refused < rounds, "{refused} of {rounds} were refused");
 }
 
 #[test]

@@ -140,7 +140,7 @@ fn h08_programs_in_other_languages_are_checked_twice() {
     let place = Place::new();
     let input = json!({ "topic": "cats", "approval_timeout_s": 1 }).to_string();
     // Compiling CPython three times takes minutes; its own test replays it.
-    for name in ["research-c", "research-js"] {
+    for name in ["research-c", "research-js", "research-python"] {
         let args = ["check", &module(name), "--twice", "-i", &input, "--agent", "echo", "-o", "json"];
         let report = place.run(args).ok_json();
         assert!(report["entries"].as_u64() > Some(10), "{name}: {report}");

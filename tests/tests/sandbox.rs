@@ -216,6 +216,30 @@ fn h02_the_hosts_files_environment_and_input_are_out_of_reach() {
 }
 
 #[test]
+fn h03_a_run_keeps_the_stack_that_it_began_with() {
+    let place = Place::new();
+    let program = json!([{ "depth": 120_000 }, { "wait": { "name": "go" } }, { "depth": 120_000 }]);
+    let message = failure(&place, &program, &[]);
+    assert!(message.contains("stack"), "{message}");
+    assert_eq!(place.run(["replay", "r"]).code(), Some(0));
+
+    // Another one beside it, which is taken up by processes that know of no stack but the recorded.
+    let place = Place::new();
+    let waits = run(&place, &program, &["--stack", "16", "--no-wait"]);
+    assert_eq!(waits.code(), Some(3), "{}", waits.stderr());
+    assert_eq!(place.journal("r")[0]["config"]["stack_bytes"], 16 << 20);
+    assert_eq!(place.run(["signal", "r", "go"]).code(), Some(0));
+    let output = place.run(["resume", "r"]).ok_json();
+    assert_eq!(output[0], output[2]);
+    assert_eq!(place.run(["replay", "r"]).code(), Some(0));
+    let shallow = json!([{ "depth": 20_000 }]);
+    let smallest = Place::new();
+    assert_eq!(run(&smallest, &shallow, &["--stack", "1"]).code(), Some(0));
+    let error = run(&Place::new(), &shallow, &["--stack", "3"]).error(2, &place);
+    assert!(error.contains("programs have a stack of 1, 2, 4, 8 or 16 MiB"), "{error}");
+}
+
+#[test]
 fn h02_what_a_runtime_imports_without_need_can_be_trapped() {
     let place = Place::new();
     let mut text = String::from("(component (import \"wasi:sockets/instance-network@0.2.3\" (instance");
@@ -227,6 +251,13 @@ fn h02_what_a_runtime_imports_without_need_can_be_trapped() {
     // Accepted as far as the sockets go.
     let error = place.run(["run", &file, "--trap-denied"]).error(2, &place);
     assert!(error.starts_with("error[WF0105]: the component does not export `run`"), "{error}");
+    // The same for a run that is moved.
+    let waits = run(&place, &json!([{ "wait": { "name": "go" } }]), &["--no-wait"]);
+    assert_eq!(waits.code(), Some(3), "{}", waits.stderr());
+    let error = place.run(["resume", "r", "--module", &file]).error(2, &place);
+    assert!(error.starts_with("error[WF0104]"), "{error}");
+    let error = place.run(["resume", "r", "--module", &file, "--trap-denied"]).error(2, &place);
+    assert!(error.starts_with("error[WF0105]"), "{error}");
 }
 
 #[test]

@@ -19,8 +19,8 @@ pub struct RunConfig {
     /// Wasm instructions, about, that the program may execute between two steps.
     #[n(2)]
     pub fuel: u64,
-    /// Bytes of the program's stack. One setting for the whole process:
-    /// [`limits::STACK_BYTES`].
+    /// Bytes of the program's stack: WebAssembly frames, as the compiler of this version lays them
+    /// out. [`limits::STACK_BYTES`] unless something else is asked for.
     #[n(3)]
     pub stack_bytes: u64,
     /// Where the rules of the provider `scripted` stand, so that a resume finds them.
@@ -71,7 +71,7 @@ impl RunConfig {
         let limit = |name, value, meaning| Limit { name, value, meaning };
         vec![
             limit("memory_bytes", self.memory_bytes, "linear memory"),
-            limit("stack_bytes", limits::STACK_BYTES, "stack"),
+            limit("stack_bytes", self.stack_bytes, "stack"),
             limit("table_elements", limits::TABLE_ELEMENTS, "elements of all tables"),
             limit("fuel", self.fuel, "instructions between two steps"),
             limit("total_fuel", sandbox.total_fuel, "instructions in the whole life"),

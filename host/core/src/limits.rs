@@ -28,8 +28,7 @@ pub const OPEN_STEPS: usize = 100_000;
 pub const CHILDREN: usize = 100_000;
 /// Generations of children: a run that nobody started is generation 0.
 pub const CHILD_DEPTH: u32 = 16;
-/// Bytes of a program's stack: WebAssembly frames, as the compiler of this
-/// version lays them out. One setting for all programs of a process.
+/// Bytes of a program's stack, if its run asks for nothing else.
 pub const STACK_BYTES: u64 = 2 << 20;
 /// Elements of all tables of a program together; one built by an ordinary
 /// compiler has some thousands.

@@ -1,14 +1,11 @@
 //! Workflows in C: which compiler there is, and calling it.
-//!
-//! The SDK comes with wfhost: it is written below the project's target
-//! directory and compiled together with the program, so its interface is always
-//! the one that this wfhost has.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{BuildError, BuildOptions, Built, Out, Progress, read, write_component};
+use super::layout::Layout;
+use super::{BuildError, BuildOptions, Built, Progress, componentize, file, read};
 
 /// The SDK: its headers and what is compiled.
 const SDK: [(&str, &str); 4] = [
@@ -43,36 +40,20 @@ pub(super) fn build(
     options: &BuildOptions,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Built, BuildError> {
-    let file = |path: &Path| {
-        let path = path.to_owned();
-        move |source| BuildError::File { path, source }
-    };
-    let dir = dir.canonicalize().map_err(file(dir))?;
-    let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let target = options.target_dir.clone().unwrap_or_else(|| dir.join("target"));
-    let sdk = target.join("wfhost/c-sdk");
-    for (name, text) in SDK {
-        let path = sdk.join(name);
-        let parent = path.parent().unwrap_or(&sdk);
-        std::fs::create_dir_all(parent).map_err(file(parent))?;
-        std::fs::write(&path, text).map_err(file(&path))?;
-    }
-    let core = target.join(format!("wfhost/{name}.core.wasm"));
+    let layout = Layout::prepare(dir, "c-sdk", &SDK, options)?;
+    let sdk = &layout.sdk;
+    let core = layout.intermediate("core.wasm");
     let mut clang = find().ok_or(BuildError::NoClang)?;
     // Line numbers show in failures and in `wfhost replay --backtrace`.
     clang.args(["--target=wasm32-wasi", "-Wno-deprecated", "-mexec-model=reactor", "-std=gnu17"]);
-    clang.args(["-O2", "-g", "-Wall"]).arg("-I").arg(&sdk);
+    clang.args(["-O2", "-g", "-Wall"]).arg("-I").arg(sdk);
     clang.args([sdk.join("wfhost.c"), sdk.join("bindings/workflow.c")]).args(sources);
-    clang.arg("-o").arg(&core).stdin(Stdio::null());
-    let status =
-        clang.status().map_err(|source| BuildError::NoTool { command: "clang".to_owned(), source })?;
-    if !status.success() {
-        return Err(BuildError::Compiler { what: "clang", dir });
-    }
-    progress(Progress::Wrapping(&name));
-    let path = Out::new(options.out.as_deref(), &target, 1).path(&name);
-    let bytes = write_component(&core, &read(&core)?, &path)?;
-    Ok(Built { name, path, bytes })
+    clang.arg("-o").arg(&core);
+    layout.run(&mut clang, "clang")?;
+    progress(Progress::Wrapping(&layout.name));
+    let component = componentize(&read(&core)?)
+        .map_err(|reason| BuildError::Componentize { path: core.clone(), reason })?;
+    layout.write(|_, partial| std::fs::write(partial, &component).map_err(file(partial)))
 }
 
 /// The compiler of the WASI SDK if it is named, else Debian's.

@@ -3,9 +3,10 @@
 //! the SDK comes with wfhost.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use super::{BuildError, BuildOptions, Built, Out, Progress};
+use super::layout::Layout;
+use super::{BuildError, BuildOptions, Built, Progress, file};
 
 /// The SDK, its types, and the world for componentize-qjs.
 const SDK: [(&str, &str); 3] = [
@@ -29,49 +30,21 @@ pub(super) fn build(
     options: &BuildOptions,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Built, BuildError> {
-    let file = |path: &Path| {
-        let path = path.to_owned();
-        move |source| BuildError::File { path, source }
-    };
-    let dir = dir.canonicalize().map_err(file(dir))?;
+    let layout = Layout::prepare(dir, "js-sdk", &SDK, options)?;
     let entry = entry.canonicalize().map_err(file(entry))?;
-    let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let target = options.target_dir.clone().unwrap_or_else(|| dir.join("target"));
-    let sdk = target.join("wfhost/js-sdk");
-    for (name, text) in SDK {
-        let path = sdk.join(name);
-        let parent = path.parent().unwrap_or(&sdk);
-        std::fs::create_dir_all(parent).map_err(file(parent))?;
-        std::fs::write(&path, text).map_err(file(&path))?;
-    }
-    let bundle = target.join(format!("wfhost/{name}.bundle.js"));
-    let mut esbuild = tool(&dir, "esbuild")?;
+    let bundle = layout.intermediate("bundle.js");
+    let mut esbuild = tool(&layout.dir, "esbuild")?;
     esbuild.arg(&entry).args(["--bundle", "--format=esm", "--platform=neutral", "--log-level=warning"]);
     esbuild.args(["--main-fields=module,main", "--external:wfhost:*", "--target=es2023"]);
-    esbuild.arg(format!("--alias:wfhost={}", sdk.join("wfhost.js").display()));
+    esbuild.arg(format!("--alias:wfhost={}", layout.sdk.join("wfhost.js").display()));
     esbuild.arg(format!("--outfile={}", bundle.display()));
-    run(&mut esbuild, "esbuild", &dir)?;
+    layout.run(&mut esbuild, "esbuild")?;
 
-    progress(Progress::Wrapping(&name));
-    let path = Out::new(options.out.as_deref(), &target, 1).path(&name);
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        std::fs::create_dir_all(parent).map_err(file(parent))?;
-    }
-    // Whole or not at all: somebody may be about to run the old one.
-    let partial = path.with_extension(format!("partial.{}", std::process::id()));
-    let mut componentize = tool(&dir, "componentize-qjs")?;
-    componentize.arg("--wit").arg(sdk.join("wit")).args(["--world", "workflow", "--sync"]);
-    // What it reports of its progress; errors go to stderr.
-    componentize
-        .arg("--js")
-        .arg(&bundle)
-        .arg("--output")
-        .arg(std::path::absolute(&partial).map_err(file(&partial))?);
-    componentize.stdout(Stdio::null());
-    run(&mut componentize, "componentize-qjs", &dir)?;
-    std::fs::rename(&partial, &path).map_err(file(&path))?;
-    let bytes = std::fs::metadata(&path).map_err(file(&path))?.len();
-    Ok(Built { name, path, bytes })
+    progress(Progress::Wrapping(&layout.name));
+    let mut componentize = tool(&layout.dir, "componentize-qjs")?;
+    componentize.arg("--wit").arg(layout.sdk.join("wit")).args(["--world", "workflow", "--sync"]);
+    componentize.arg("--js").arg(&bundle);
+    layout.write(|layout, partial| layout.run(componentize.arg("--output").arg(partial), "componentize-qjs"))
 }
 
 /// A tool of the project: `node_modules/.bin` of its directory or of one above.
@@ -80,17 +53,8 @@ fn tool(dir: &Path, name: &'static str) -> Result<Command, BuildError> {
     let found = places.into_iter().find(|path| path.is_file());
     let mut command =
         Command::new(found.ok_or_else(|| BuildError::NoNodeTool { name, dir: dir.to_owned() })?);
-    command.current_dir(dir).stdin(Stdio::null());
+    command.current_dir(dir);
     Ok(command)
-}
-
-fn run(command: &mut Command, what: &'static str, dir: &Path) -> Result<(), BuildError> {
-    let status =
-        command.status().map_err(|source| BuildError::NoTool { command: what.to_owned(), source })?;
-    match status.success() {
-        true => Ok(()),
-        false => Err(BuildError::Compiler { what, dir: dir.to_owned() }),
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 //! c           compiles workflows in C
 //! js          bundles workflows in JavaScript and TypeScript
 //! python      puts workflows in Python beside their interpreter
+//! layout      where the parts of those three are
 //! componentize wraps the core modules
 //! ```
 
@@ -17,6 +18,7 @@ mod cargo;
 mod componentize;
 mod error;
 mod js;
+mod layout;
 mod project;
 mod python;
 mod sysroot;
@@ -28,6 +30,7 @@ use std::str::FromStr;
 
 pub use self::componentize::componentize;
 pub use self::error::BuildError;
+use self::layout::write_whole;
 use self::project::Project;
 use self::toolchain::Toolchain;
 
@@ -185,25 +188,22 @@ impl Out {
     }
 }
 
+/// Makes an error of one about a file.
+fn file(path: &Path) -> impl FnOnce(std::io::Error) -> BuildError + use<> {
+    let path = path.to_owned();
+    move |source| BuildError::File { path, source }
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, BuildError> {
-    std::fs::read(path).map_err(|source| BuildError::File { path: path.to_owned(), source })
+    std::fs::read(path).map_err(file(path))
 }
 
 fn write_component(core: &Path, bytes: &[u8], path: &Path) -> Result<u64, BuildError> {
-    let component =
-        componentize(bytes).map_err(|reason| BuildError::Componentize { path: core.to_owned(), reason })?;
-    let file = |path: &Path| {
-        let path = path.to_owned();
-        move |source| BuildError::File { path, source }
-    };
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        std::fs::create_dir_all(parent).map_err(file(parent))?;
-    }
-    // Whole or not at all: somebody may be about to run the old one.
-    let partial = path.with_extension(format!("partial.{}", std::process::id()));
-    std::fs::write(&partial, &component).map_err(file(&partial))?;
-    std::fs::rename(&partial, path).map_err(file(path))?;
-    Ok(component.len() as u64)
+    write_whole(path, |partial| {
+        let component = componentize(bytes)
+            .map_err(|reason| BuildError::Componentize { path: core.to_owned(), reason })?;
+        std::fs::write(partial, &component).map_err(file(partial))
+    })
 }
 
 #[cfg(test)]

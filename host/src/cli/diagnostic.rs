@@ -263,6 +263,8 @@ impl From<DriveError> for Trouble {
             }
             DriveError::Grant { ref run, .. } => Self::host("WF0405", error.to_string())
                 .hint(format!("once the directory is there: `wfhost resume {run}`")),
+            DriveError::Stack { ref run, .. } => Self::host("WF0407", error.to_string())
+                .hint(format!("begin a new run with a stack of one of these sizes; `wfhost show {run}`")),
             DriveError::Instance(_) => Self::host("WF0404", error.to_string()),
         }
     }
@@ -309,6 +311,7 @@ impl From<HostError> for Trouble {
             }
             HostError::BadAnswer(_) => Self::usage("WF0508", error.to_string())
                 .hint("the question stays open; `wfhost inbox -o json` shows its schema"),
+            HostError::Stack(_) => Self::usage("WF0407", error.to_string()),
             HostError::TooLarge(_) => Self::usage("WF0003", error.to_string()),
             HostError::Random(_) => Self::host("WF0001", error.to_string()),
         }

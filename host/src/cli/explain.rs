@@ -117,6 +117,10 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "WF0406",
         "a directory cannot be granted\n\n`--dir HOST::GUEST` lets the program read the directory HOST at the path GUEST. It is read as a whole before the run begins, and its digest becomes part of the run.",
     ),
+    (
+        "WF0407",
+        "programs cannot have a stack of that size\n\nThe size is 1, 2, 4, 8 or 16 MiB, and part of the run from its beginning.",
+    ),
     ("WF0501", "there is no such run"),
     ("WF0502", "the run has ended"),
     (

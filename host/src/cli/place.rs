@@ -10,6 +10,7 @@ use super::diagnostic::Trouble;
 use super::{Common, follow};
 use crate::agents::{Providers, Scripted, Suggested, suggested};
 use crate::config::{Config, Places};
+use crate::engine::check_stack;
 use crate::store::{RunFilter, RunInfo, SharedStore, SqliteOptions, SqliteStore, Store, Synchronous};
 use crate::{Adopt, Evict, Host, HostError, HostOptions, units};
 
@@ -320,6 +321,13 @@ pub(crate) struct Seed(pub [u8; 32]);
 pub(crate) fn seed_arg(text: &str) -> Result<Seed, String> {
     let digest = Digest::parse(text).ok_or_else(|| "a seed has 64 hexadecimal digits".to_owned())?;
     Ok(Seed(digest.0))
+}
+
+/// The MiB of `--stack`.
+pub(crate) fn stack_arg(text: &str) -> Result<u64, String> {
+    let mib: u64 = text.parse().map_err(|error| format!("{error}"))?;
+    check_stack(mib.saturating_mul(1 << 20)).map_err(|error| error.to_string())?;
+    Ok(mib)
 }
 
 /// A length of time like `90s`, `15m`, `2h`, `7d`, in milliseconds.

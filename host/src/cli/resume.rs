@@ -6,6 +6,7 @@ use wfhost_core::policy::budget::Budget;
 use super::diagnostic::{Exit, Trouble};
 use super::place::{AgentArgs, budget_arg, find_run, latest};
 use super::{Common, follow, module_arg};
+use crate::engine::Denied;
 use crate::{Adopt, Evict, ResumeOptions};
 
 /// Go on with a run
@@ -25,6 +26,9 @@ pub(crate) struct Resume {
     /// Go on with this module: a file, a directory, a name or a digest
     #[arg(long, value_name = "MODULE")]
     module: Option<String>,
+    /// Accept a module that imports sockets or HTTP; a call to them fails the run
+    #[arg(long, requires = "module")]
+    trap_denied: bool,
     #[command(flatten)]
     agents: AgentArgs,
     /// What the run may spend from now on, like tokens=50k; what is not said
@@ -64,7 +68,8 @@ impl Resume {
         let module = match &self.module {
             Some(module) => {
                 let (name, bytes) = module_arg::load(Some(host.store().as_ref()), module).await?;
-                Some(host.add_module(&name, &bytes).await?)
+                let denied = if self.trap_denied { Denied::Trap } else { Denied::Refuse };
+                Some(host.add_module_with(&name, &bytes, denied).await?)
             }
             None => None,
         };

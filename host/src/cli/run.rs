@@ -6,7 +6,7 @@ use wfhost_core::policy::budget::Budget;
 use wfhost_core::{RunConfig, RunId, Sandbox};
 
 use super::diagnostic::{Exit, Trouble};
-use super::place::{AgentArgs, Seed, budget_arg, dir_arg, env_arg, json_arg, label_arg, seed_arg};
+use super::place::{AgentArgs, Seed, budget_arg, dir_arg, env_arg, json_arg, label_arg, seed_arg, stack_arg};
 use super::{Common, Format, follow, module_arg, print_line, view};
 use crate::engine::Denied;
 use crate::{Adopt, Evict, HostError, StartOptions};
@@ -54,6 +54,9 @@ pub(crate) struct Run {
     /// The program's memory in MiB
     #[arg(long, value_name = "MIB", default_value_t = RunConfig::default().memory_bytes >> 20, value_parser = clap::value_parser!(u64).range(1..=4096))]
     memory: u64,
+    /// The program's stack in MiB: 1, 2, 4, 8 or 16
+    #[arg(long, value_name = "MIB", hide_short_help = true, default_value_t = RunConfig::default().stack_bytes >> 20, value_parser = stack_arg)]
+    stack: u64,
     /// Instructions that the program may execute between two steps
     #[arg(long, value_name = "N", default_value_t = RunConfig::default().fuel, value_parser = clap::value_parser!(u64).range(1..))]
     fuel: u64,
@@ -105,6 +108,7 @@ impl Run {
             config: RunConfig {
                 agent,
                 memory_bytes: self.memory << 20,
+                stack_bytes: self.stack << 20,
                 fuel: self.fuel,
                 script: self.agents.script(),
                 budget,

@@ -20,6 +20,7 @@ use wfhost_core::{
 use super::agent::Attempted;
 use super::control::{Control, Leave};
 use super::instance::Shared;
+use super::stack::{Fitted, StackError, check_stack};
 use super::{Engine, Module, instance, trap};
 use crate::agents::{Gate, Providers, Writers};
 use crate::family::{self, Modules, NoModule, ParentOf};
@@ -56,6 +57,8 @@ pub enum DriveError {
     NoDefaultProvider { run: RunId },
     #[error("{run} cannot go on: {source}")]
     Grant { run: RunId, source: GrantError },
+    #[error("{run} cannot go on: {source}")]
+    Stack { run: RunId, source: StackError },
     #[error("the program cannot be started: {0}")]
     Instance(String),
 }
@@ -164,12 +167,14 @@ impl Driver<'_> {
         let unfit = |error: wasmtime::Error| DriveError::Instance(format!("{error:#}"));
         let changed = |source| DriveError::Grant { run: self.drive.run.clone(), source };
         let grants = self.drive.engine.grants(&config).await.map_err(changed)?;
-        let mut store =
-            instance::store(self.drive.engine, self.shared.clone(), &config, grants).map_err(unfit)?;
+        check_stack(config.stack_bytes)
+            .map_err(|source| DriveError::Stack { run: self.drive.run.clone(), source })?;
         // The program borrows nothing of the driver.
-        let module = self.drive.module.clone();
+        let Fitted { wasmtime, program } =
+            self.drive.engine.fit(self.drive.module, &config).map_err(unfit)?;
+        let mut store = instance::store(&wasmtime, self.shared.clone(), &config, grants).map_err(unfit)?;
         let program = async move {
-            let workflow = module.pre.instantiate_async(&mut store).await?;
+            let workflow = program.instantiate_async(&mut store).await?;
             let result = workflow.call_run(&mut store, &input).await?;
             returned(result)
         };

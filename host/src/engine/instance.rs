@@ -3,10 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use wasmtime::component::ResourceTable;
-use wasmtime::{CallHook, ResourceLimiter, Store, WasmBacktrace};
+use wasmtime::{CallHook, Engine as Wasmtime, ResourceLimiter, Store, WasmBacktrace};
 use wfhost_core::{Failure, FailureKind, Machine, Op, RunConfig, Sandbox, Step, Stop, Timestamp, limits};
 
-use super::Engine;
 use super::meter::{Meter, YIELD_INTERVAL};
 use super::replay::Asked;
 use super::trap::{self, Frame};
@@ -284,7 +283,7 @@ impl ResourceLimiter for Limiter {
 
 /// A wasmtime store for one execution.
 pub(super) fn store(
-    engine: &Engine,
+    wasmtime: &Wasmtime,
     shared: Shared,
     config: &RunConfig,
     grants: Vec<Granted>,
@@ -308,7 +307,7 @@ pub(super) fn store(
         tracing,
         calling: Vec::new(),
     };
-    let mut store = Store::new(engine.wasmtime(), ctx);
+    let mut store = Store::new(wasmtime, ctx);
     store.limiter(|ctx| &mut ctx.limiter);
     store.set_max_component_handles(handles);
     store.set_hostcall_fuel(limits::TRANSFER_BYTES);

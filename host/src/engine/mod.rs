@@ -10,6 +10,7 @@ mod instance;
 mod meter;
 mod module;
 mod replay;
+mod stack;
 mod trap;
 
 use std::path::PathBuf;
@@ -30,11 +31,13 @@ pub use self::module::{Denied, Import, ImportClass, ModuleError, ModuleSummary, 
 pub(crate) use self::module::{classify, denial};
 pub(crate) use self::replay::replay;
 pub use self::replay::{Asked, Replayed};
+use self::stack::{Fitted, Stacks};
+pub use self::stack::{StackError, check_stack};
 pub use self::trap::Frame;
 
-/// The native stack of one execution; the wasm stack is bounded well below it,
-/// so that running out of stack is a trap and never an abort.
-const FIBER_STACK_BYTES: usize = 4 << 20;
+/// What the native stack of one execution has beyond the program's, so that running out of stack is
+/// a trap and never an abort.
+const HOST_STACK_BYTES: usize = 2 << 20;
 /// Address space that is reserved for a linear memory. Small, because thousands
 /// of programs are alive at once; a memory that grows beyond it is moved.
 const MEMORY_RESERVATION_BYTES: u64 = 16 << 20;
@@ -43,6 +46,7 @@ const MEMORY_RESERVATION_BYTES: u64 = 16 << 20;
 pub struct Engine {
     wasmtime: Wasmtime,
     linker: Linker<RunCtx>,
+    stacks: Stacks,
     snapshots: Arc<Snapshots>,
     cache: Cache,
 }
@@ -66,11 +70,10 @@ impl Engine {
     /// An engine that keeps compiled components below `cache`, or nowhere.
     pub fn new(cache: Option<PathBuf>) -> Result<Self, ModuleError> {
         let broken = |error: wasmtime::Error| ModuleError::Engine(format!("{error:#}"));
-        let wasmtime = Wasmtime::new(&config()).map_err(broken)?;
-        let mut linker = Linker::new(&wasmtime);
-        crate::imports::link(&mut linker).map_err(broken)?;
-        crate::sandbox::link(&mut linker).map_err(broken)?;
-        Ok(Self { cache: Cache::new(cache, &wasmtime), snapshots: Arc::default(), wasmtime, linker })
+        let wasmtime = wasmtime(limits::STACK_BYTES).map_err(broken)?;
+        let linker = linker(&wasmtime).map_err(broken)?;
+        let cache = Cache::new(cache, &wasmtime);
+        Ok(Self { cache, stacks: Stacks::default(), snapshots: Arc::default(), wasmtime, linker })
     }
 
     /// Makes a module of a component's bytes. What cannot be a workflow is
@@ -127,8 +130,14 @@ impl Engine {
         blocking(move || snapshots.open(&grants)).await
     }
 
-    pub(crate) fn wasmtime(&self) -> &Wasmtime {
-        &self.wasmtime
+    /// The module in the engine that has the stack of a run's configuration.
+    fn fit(&self, module: &Module, config: &RunConfig) -> wasmtime::Result<Fitted> {
+        match config.stack_bytes {
+            limits::STACK_BYTES => {
+                Ok(Fitted { wasmtime: self.wasmtime.clone(), program: module.pre.clone() })
+            }
+            bytes => self.stacks.fit(module, bytes),
+        }
     }
 }
 
@@ -146,9 +155,18 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     }
 }
 
-/// The settings that programs run under. Everything here that a program could
-/// observe is the same on every machine.
-fn config() -> Config {
+/// What programs import.
+fn linker(wasmtime: &Wasmtime) -> wasmtime::Result<Linker<RunCtx>> {
+    let mut linker = Linker::new(wasmtime);
+    crate::imports::link(&mut linker)?;
+    crate::sandbox::link(&mut linker)?;
+    Ok(linker)
+}
+
+/// An engine whose programs have a stack of so many bytes. Everything that a program could observe
+/// of its settings is the same on every machine.
+fn wasmtime(stack_bytes: u64) -> wasmtime::Result<Wasmtime> {
+    let stack_bytes = usize::try_from(stack_bytes)?;
     let mut config = Config::new();
     // Determinism: one bit pattern for every NaN, one result for relaxed SIMD,
     // no threads, limits that hit at the same instruction everywhere.
@@ -157,8 +175,8 @@ fn config() -> Config {
     config.shared_memory(false);
     config.concurrency_support(false);
     config.consume_fuel(true);
-    config.max_wasm_stack(limits::STACK_BYTES as usize);
-    config.async_stack_size(FIBER_STACK_BYTES);
+    config.max_wasm_stack(stack_bytes);
+    config.async_stack_size(stack_bytes + HOST_STACK_BYTES);
     // Thousands of instances side by side.
     config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
     config.memory_reservation(MEMORY_RESERVATION_BYTES);
@@ -167,5 +185,5 @@ fn config() -> Config {
     // Traps name the line of the program if its debug information is there.
     config.wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Enable);
     config.cranelift_regalloc_algorithm(RegallocAlgorithm::Backtracking);
-    config
+    Wasmtime::new(&config)
 }

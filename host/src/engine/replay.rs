@@ -6,6 +6,7 @@ use std::sync::Arc;
 use wfhost_core::{Machine, Mismatch, Outcome, Step, Stop};
 
 use super::instance::Shared;
+use super::stack::{Fitted, check_stack};
 use super::trap::{self, Frame};
 use super::{DriveError, Engine, Module, instance};
 use crate::imports::returned;
@@ -51,10 +52,12 @@ pub(crate) async fn replay(
         (started.run.clone(), started.config.clone(), started.input.as_str().to_owned())
     };
     let unfit = |error: wasmtime::Error| DriveError::Instance(format!("{error:#}"));
+    check_stack(config.stack_bytes).map_err(|source| DriveError::Stack { run: run.clone(), source })?;
     let grants = engine.grants(&config).await.map_err(|source| DriveError::Grant { run, source })?;
-    let mut store = instance::store(engine, shared.clone(), &config, grants).map_err(unfit)?;
+    let Fitted { wasmtime, program } = engine.fit(module, &config).map_err(unfit)?;
+    let mut store = instance::store(&wasmtime, shared.clone(), &config, grants).map_err(unfit)?;
     let program = async {
-        let workflow = module.pre.instantiate_async(&mut store).await?;
+        let workflow = program.instantiate_async(&mut store).await?;
         let result = workflow.call_run(&mut store, &input).await?;
         returned(result)
     };

@@ -221,6 +221,7 @@ fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
             },
             Operation::Allocate(bytes) => json!(std::hint::black_box(vec![1u8; bytes]).len()),
             Operation::Recurse => json!(recurse(1)),
+            Operation::Depth(depth) => json!(descend(depth)),
             Operation::Deadlock => std::future::pending().await,
         }
     }
@@ -298,4 +299,10 @@ fn trap() -> Value {
 #[allow(unconditional_recursion, reason = "that is the point")]
 fn recurse(depth: u64) -> u64 {
     std::hint::black_box(recurse(depth + 1) + depth)
+}
+
+/// Not by a tail call, and without anything in memory.
+#[inline(never)]
+fn descend(depth: u64) -> u64 {
+    if depth == 0 { 1 } else { descend(depth - 1).wrapping_mul(3) ^ depth }
 }

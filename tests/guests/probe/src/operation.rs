@@ -215,6 +215,8 @@ pub enum Operation {
     Allocate(usize),
     /// Calls itself for ever.
     Recurse,
+    /// Calls itself so many times. Gives a number.
+    Depth(u64),
     /// Waits for nothing.
     Deadlock,
 }
