@@ -26,6 +26,7 @@ mod retry;
 mod reuse;
 mod spending;
 mod steps;
+mod table;
 mod waitset;
 
 #[cfg(test)]

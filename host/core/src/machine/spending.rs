@@ -86,5 +86,9 @@ fn usage_of(reply: &str) -> Option<Usage> {
         #[serde(default)]
         usage: Option<Usage>,
     }
+    // Most of the time there is none, which can be told without reading it as JSON.
+    if !reply.contains("\"usage\"") {
+        return None;
+    }
     serde_json::from_str::<OnlyUsage>(reply).ok()?.usage
 }
