@@ -108,7 +108,7 @@ pub use error::{Context, Error, Result};
 pub use failure::{Failure, FailureKind};
 pub use parallel::{Semaphore, parallel_map, try_parallel_map};
 pub use policy::{Limits, Retry};
-pub use repeat::{loop_until, retry};
+pub use repeat::{loop_until, retry, rounds};
 pub use reply::{Reply, Usage};
 pub use saga::{Saga, saga};
 pub use signal::{Signal, post, send, signal};

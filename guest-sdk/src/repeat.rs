@@ -2,7 +2,15 @@
 
 use std::ops::ControlFlow;
 
-use crate::{context::random, error::Result, policy::Retry, sleep::sleep};
+use serde::Serialize;
+
+use crate::{
+    context::{continue_as_new, random},
+    error::Result,
+    policy::Retry,
+    sleep::sleep,
+    step::begun,
+};
 
 /// Runs a block again until it succeeds, as often and with such delays as the policy says. The
 /// delays are durable sleeps.
@@ -87,6 +95,62 @@ pub async fn loop_until<S, B>(
         }
     }
     Ok(ControlFlow::Continue(state))
+}
+
+/// Runs a block again and again, until it says that it is done. Each round gets the state that
+/// the one before made.
+///
+/// After about `steps` steps the run continues as new: it ends, and a fresh run of the same module
+/// begins with the state as its input, so the workflow's input is the type of the state. Signals
+/// that nobody waited for go along. The journal of each run stays short, however many rounds there
+/// are.
+///
+/// What the workflow has begun outside of the block, a wait or a sleep, is dropped when it
+/// continues as new.
+///
+/// ```no_run
+/// # use std::{ops::ControlFlow::{Break, Continue}, time::Duration};
+/// # use wfhost::{Result, agent, rounds, sleep};
+/// #[derive(serde::Deserialize, serde::Serialize)]
+/// struct State {
+///     seen: u64,
+/// }
+///
+/// # async fn example(state: State) -> Result<u64> {
+/// // #[wfhost::workflow] async fn watch(state: State) -> Result<u64> {
+/// rounds(1_000, state, async |mut state| {
+///     let news = agent("What is new?").text().await?;
+///     if news == "the end" {
+///         return Ok(Break(state.seen));
+///     }
+///     state.seen += 1;
+///     sleep(Duration::from_secs(600)).await?;
+///     Ok(Continue(state))
+/// })
+/// .await
+/// # }
+/// ```
+///
+/// # Errors
+///
+/// That of the block, which ends the loop.
+///
+/// # Panics
+///
+/// If the state cannot be written as JSON.
+pub async fn rounds<S: Serialize, T>(
+    steps: u64,
+    first: S,
+    mut block: impl AsyncFnMut(S) -> Result<ControlFlow<T, S>>,
+) -> Result<T> {
+    let mut state = first;
+    loop {
+        match block(state).await? {
+            ControlFlow::Break(done) => return Ok(done),
+            ControlFlow::Continue(next) if begun() >= steps => continue_as_new(next),
+            ControlFlow::Continue(next) => state = next,
+        }
+    }
 }
 
 #[cfg(test)]

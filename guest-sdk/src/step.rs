@@ -1,7 +1,7 @@
 //! A step as a future.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     fmt,
     future::Future,
     pin::Pin,
@@ -57,6 +57,20 @@ enum State {
     Over,
 }
 
+thread_local! {
+    static BEGUN: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How many steps the workflow has begun in this execution.
+pub(crate) fn begun() -> u64 {
+    BEGUN.get()
+}
+
+fn begin(begin: Begin) -> Result<host::Step> {
+    BEGUN.set(BEGUN.get() + 1);
+    begin()
+}
+
 impl<T> Step<T> {
     /// A step that is started by the one function, and whose JSON is read by the other.
     pub(crate) fn new(
@@ -80,7 +94,7 @@ impl<T> Step<T> {
     /// ```
     pub fn start(mut self) -> Self {
         self.state = match self.state {
-            State::New(begin) => match begin() {
+            State::New(new) => match begin(new) {
                 Ok(step) => State::Started(step),
                 Err(error) => State::Failed(error),
             },
@@ -99,7 +113,7 @@ impl<T> Future for Step<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let step = match std::mem::replace(&mut self.state, State::Over) {
-            State::New(begin) => begin()?,
+            State::New(new) => begin(new)?,
             State::Started(step) => step,
             State::Waiting(waiting) => match waiting.poll(context) {
                 Ok(outcome) => return Poll::Ready(self.finish(outcome)),

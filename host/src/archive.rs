@@ -8,13 +8,15 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
+use wfhost_core::policy::budget::Spent;
 use wfhost_core::{
     Digest, Epoch, Journal, Json, Machine, Outcome, Position, Recorded, Row, RunId, Step, Timestamp,
 };
 
 use crate::HostError;
 use crate::store::{
-    ImportedRun, LogLevel, LogLine, Message, MessageBody, MessageId, OutMessage, RunInfo, RunState, Store,
+    ImportedRun, Links, LogLevel, LogLine, Message, MessageBody, MessageId, OutMessage, Published, RunInfo,
+    RunState, Store,
 };
 
 /// A file that is no exported run, or not all of one.
@@ -74,6 +76,11 @@ enum Line {
     State {
         key: String,
         value: Json,
+        /// Archives of the first version have only the latest values.
+        #[serde(default)]
+        number: u64,
+        #[serde(default)]
+        at: u64,
     },
     Signal {
         at: u64,
@@ -91,6 +98,14 @@ enum Line {
         outcome: String,
         by: Option<String>,
         note: Option<String>,
+    },
+    Child {
+        at: u64,
+        step: u64,
+        run: RunName,
+        outcome: String,
+        tokens: u64,
+        micros: u64,
     },
     End {
         lines: usize,
@@ -146,7 +161,12 @@ pub async fn export(store: &dyn Store, info: &RunInfo) -> Result<String, Archive
         name: message.name,
         payload: message.payload,
     }));
-    lines.extend(store.state(run).await?.into_iter().map(|(key, value)| Line::State { key, value }));
+    lines.extend(store.published(run, None).await?.into_iter().map(|published| Line::State {
+        key: published.key,
+        value: published.value,
+        number: published.number,
+        at: published.at.0,
+    }));
     lines.extend(store.inbox(run).await?.into_iter().filter_map(inbox_line));
     let mut text = String::new();
     for line in &lines {
@@ -169,17 +189,44 @@ fn inbox_line(message: Message) -> Option<Line> {
         MessageBody::Signal { name, payload, id } => Line::Signal { at, name, payload, id },
         MessageBody::Cancel { reason } => Line::Cancel { at, reason },
         MessageBody::Answer { step, outcome, by, note } => {
-            let bytes = minicbor::to_vec(Recorded::from(outcome))
-                .unwrap_or_else(|e| unreachable!("encoding to memory: {e}"));
-            Line::Answer { at, step: step.0, outcome: STANDARD.encode(bytes), by, note }
+            Line::Answer { at, step: step.0, outcome: outcome_text(outcome), by, note }
         }
+        MessageBody::Child { step, run, outcome, spent } => Line::Child {
+            at,
+            step: step.0,
+            run: run.to_string(),
+            outcome: outcome_text(outcome),
+            tokens: spent.tokens,
+            micros: spent.micros,
+        },
         // An imported run is paused anyway.
         MessageBody::Pause => return None,
     })
 }
 
+fn outcome_text(outcome: Outcome) -> String {
+    let bytes = minicbor::to_vec(Recorded::from(outcome));
+    STANDARD.encode(bytes.unwrap_or_else(|e| unreachable!("encoding to memory: {e}")))
+}
+
+/// A run as a file has it.
+pub struct Archive {
+    pub run: ImportedRun,
+    /// Its module, by name.
+    pub module: (String, Vec<u8>),
+}
+
 /// Takes in a run that was exported. Gives its id.
 pub async fn import(store: &dyn Store, text: &str) -> Result<RunId, ArchiveError> {
+    let Archive { run, module: (name, module) } = read(text)?;
+    let id = run.info.id.clone();
+    store.put_module(&name, &module).await?;
+    store.import(run).await?;
+    Ok(id)
+}
+
+/// Reads an exported run, and checks that it is whole.
+pub fn read(text: &str) -> Result<Archive, ArchiveError> {
     let damaged = |reason: &str| ArchiveError::Damaged(reason.to_owned());
     let mut lines = Vec::new();
     let mut offset = 0;
@@ -222,7 +269,7 @@ pub async fn import(store: &dyn Store, text: &str) -> Result<RunId, ArchiveError
     let journal = Journal::read(contents.rows.clone()).map_err(unusable)?;
     let machine = Machine::open(journal, emissions).map_err(unusable)?;
     let started = machine.started();
-    if started.run != id || machine.module().to_string() != digest {
+    if *machine.run() != id || machine.module().to_string() != digest {
         return Err(damaged("its journal is that of another run"));
     }
     let outcome: Option<Outcome> = machine.outcome().cloned();
@@ -232,9 +279,15 @@ pub async fn import(store: &dyn Store, text: &str) -> Result<RunId, ArchiveError
             key,
             workflow: started.workflow.clone(),
             module: machine.module(),
-            state: RunState::of(outcome.as_ref()),
+            state: match machine.continued_as() {
+                Some(_) => RunState::Continued,
+                None => RunState::of(outcome.as_ref()),
+            },
             labels: started.labels.clone(),
-            parent: started.parent.clone(),
+            parent: machine.parent().cloned(),
+            links: Links::of(&machine),
+            spent: machine.spent_itself(),
+            budget: machine.budget(),
             created_at: machine.started_at(),
             updated_at: machine.last_at(),
             entries: Position(machine.entries()),
@@ -256,9 +309,12 @@ pub async fn import(store: &dyn Store, text: &str) -> Result<RunId, ArchiveError
         inbox: contents.inbox,
         questions: machine.open_questions(),
     };
-    store.put_module(&name, &module).await?;
-    store.import(run).await?;
-    Ok(id)
+    Ok(Archive { run, module: (name, module) })
+}
+
+fn read_outcome(bytes: &[u8]) -> Result<Outcome, ArchiveError> {
+    let recorded = minicbor::decode::<Recorded>(bytes);
+    recorded.map(Outcome::from).map_err(|_| ArchiveError::Damaged("an outcome cannot be read".to_owned()))
 }
 
 /// What a file has behind the run and its module.
@@ -267,7 +323,7 @@ struct Contents {
     rows: Vec<Row>,
     logs: Vec<LogLine>,
     messages: Vec<OutMessage>,
-    state: Vec<(String, Json)>,
+    state: Vec<Published>,
     inbox: Vec<Message>,
 }
 
@@ -295,17 +351,23 @@ impl Contents {
                 Line::Message { number, at, name, payload } => {
                     contents.messages.push(OutMessage { number, at: Timestamp(at), name, payload });
                 }
-                Line::State { key, value } => contents.state.push((key, value)),
+                Line::State { key, value, number, at } => {
+                    contents.state.push(Published { number, at: Timestamp(at), key, value });
+                }
                 Line::Signal { at, name, payload, id } => {
                     contents.inbox.push(message(at, MessageBody::Signal { name, payload, id }));
                 }
                 Line::Cancel { at, reason } => {
                     contents.inbox.push(message(at, MessageBody::Cancel { reason }));
                 }
+                Line::Child { at, step, run, outcome, tokens, micros } => {
+                    let run = run.parse().map_err(|_| strange("an id"))?;
+                    let (step, outcome) = (Step(step), read_outcome(&decode(&outcome)?)?);
+                    let spent = Spent { tokens, micros, time_ms: 0 };
+                    contents.inbox.push(message(at, MessageBody::Child { step, run, outcome, spent }));
+                }
                 Line::Answer { at, step, outcome, by, note } => {
-                    let recorded: Recorded =
-                        minicbor::decode(&decode(&outcome)?).map_err(|_| strange("an answer"))?;
-                    let (step, outcome) = (Step(step), recorded.into());
+                    let (step, outcome) = (Step(step), read_outcome(&decode(&outcome)?)?);
                     contents.inbox.push(message(at, MessageBody::Answer { step, outcome, by, note }));
                 }
                 Line::Run { .. } | Line::Module { .. } | Line::End { .. } => {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use wfhost_core::{Mismatch, Outcome, RunId};
 
 use crate::host::HostError;
@@ -11,6 +12,8 @@ use crate::worker::{Inner, Watched, lock};
 
 /// Something may have changed that nobody told of.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Commits within this time of a look are looked at together.
+const GATHER: Duration = Duration::from_millis(10);
 
 /// How following a run came to an end.
 #[derive(Debug)]
@@ -22,6 +25,8 @@ pub enum Ending {
         /// None if another process found out.
         mismatch: Option<Box<Mismatch>>,
     },
+    /// It goes on as that run: see [`RunHandle::follow_on`].
+    Continued(RunId),
     /// Somebody asked for it to be left alone.
     Paused,
     /// It was left where it is, by [`RunHandle::stop`].
@@ -36,6 +41,8 @@ pub struct RunHandle {
     inner: Arc<Inner>,
     watched: Arc<Watched>,
     changes: watch::Receiver<u64>,
+    /// When something was looked at last.
+    looked: Option<Instant>,
 }
 
 impl RunHandle {
@@ -44,13 +51,24 @@ impl RunHandle {
         inner: Arc<Inner>,
         (watched, changes): (Arc<Watched>, watch::Receiver<u64>),
     ) -> Self {
-        Self { id, inner, watched, changes }
+        Self { id, inner, watched, changes, looked: None }
     }
 
-    /// Waits until something may have been committed.
+    /// Waits until something may have been committed. What follows closely comes together, a
+    /// hundred times a second at most; the end comes at once.
     pub async fn changed(&mut self) {
-        // An error means that the sender is gone, which this handle keeps.
-        let _ = tokio::time::timeout(LOOK_EVERY, self.changes.changed()).await;
+        let changes = async {
+            if let Some(looked) = self.looked {
+                tokio::time::sleep_until(looked + GATHER).await;
+            }
+            // An error means that the sender is gone, which this handle keeps.
+            let _ = self.changes.changed().await;
+        };
+        tokio::select! {
+            () = self.watched.over.notified() => {}
+            _ = tokio::time::timeout(LOOK_EVERY, changes) => {}
+        }
+        self.looked = Some(Instant::now());
     }
 
     /// How it ended, if it has.
@@ -75,8 +93,16 @@ impl RunHandle {
             if let Some(ending) = self.ended().await? {
                 return Ok(ending);
             }
-            self.changed().await;
+            let _ = tokio::time::timeout(LOOK_EVERY, self.watched.over.notified()).await;
         }
+    }
+
+    /// Follows the run that this one goes on as, in the same way.
+    #[must_use]
+    pub fn follow_on(self, next: RunId) -> Self {
+        let watched = self.inner.watch(&next, self.watched.providers.clone());
+        self.inner.work.notify_one();
+        Self::new(next, self.inner, watched)
     }
 
     /// Leaves the run as soon as what it has is committed; calls under way are

@@ -85,7 +85,9 @@ pub fn steps(journal: &Journal) -> Vec<StepInfo> {
                     info.delegated = Some(question.as_ref().clone());
                 }
             }
-            Event::Completed { step, outcome } | Event::Answered { step, outcome, .. } => {
+            Event::Completed { step, outcome }
+            | Event::Answered { step, outcome, .. }
+            | Event::ChildEnded { step, outcome, .. } => {
                 if let Some(info) = steps.get_mut(index(step)) {
                     info.ended = Some((*at, Some(outcome.clone().into())));
                 }
@@ -132,7 +134,9 @@ pub fn steps(journal: &Journal) -> Vec<StepInfo> {
             | Event::Patched { .. }
             | Event::Finished { .. }
             | Event::Moved { .. }
-            | Event::BudgetChanged { .. } => {}
+            | Event::BudgetChanged { .. }
+            | Event::ContinuedAsNew { .. }
+            | Event::Forked { .. } => {}
         }
     }
     steps

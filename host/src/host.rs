@@ -1,6 +1,7 @@
 //! The embedding API: a host advances runs and keeps them in a store.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use wfhost_core::{
 
 use crate::agents::Providers;
 use crate::engine::{self, Denied, DriveError, Engine, Leave, Module, ModuleError, Replayed, StackError};
+use crate::family::Modules;
 use crate::handle::RunHandle;
 use crate::sandbox::GrantError;
 use crate::schema::{self, BadAnswer};
@@ -174,6 +176,8 @@ impl Host {
             max_live: options.max_live,
             state: Mutex::new(State::default()),
             modules: Mutex::default(),
+            named: Modules::default(),
+            claiming: AtomicUsize::new(0),
             work: Arc::new(Notify::new()),
             left: Notify::new(),
             going: Once::new(),
@@ -244,10 +248,23 @@ impl Host {
         Ok(RunHandle::new(id, Arc::clone(&self.inner), watched))
     }
 
+    /// Has the host look for work at once.
+    pub(crate) fn look_for_work(&self) {
+        self.inner.work.notify_one();
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.inner.world.now()
+    }
+
+    pub(crate) async fn claim(&self, id: &RunId, how: ClaimHow) -> Result<Claimed, HostError> {
+        self.inner.claim(id, how).await
+    }
+
     /// Begins a run that whichever host finds it first advances.
     pub async fn enqueue(&self, module: &Module, options: StartOptions) -> Result<RunId, HostError> {
         let (id, _) = self.create(module, options, false).await?;
-        self.inner.work.notify_one();
+        self.look_for_work();
         Ok(id)
     }
 
@@ -262,10 +279,7 @@ impl Host {
         if let Some(key) = &options.key {
             limits::check("the key", key.len(), limits::KEY_BYTES)?;
         }
-        for (name, value) in &options.labels {
-            limits::check("the name of a label", name.len(), limits::NAME_BYTES)?;
-            limits::check("a label", value.len(), limits::NAME_BYTES)?;
-        }
+        limits::check_labels(&options.labels)?;
         engine::check_stack(options.config.stack_bytes)?;
         if let Some(sandbox) = &options.config.sandbox {
             let env: usize = sandbox.env.iter().map(|(name, value)| name.len() + value.len()).sum();
@@ -278,10 +292,10 @@ impl Host {
             }
         }
         let now = self.inner.world.now();
-        let mut seed = options.seed.unwrap_or_default();
-        if options.seed.is_none() {
-            getrandom::fill(&mut seed).map_err(|error| HostError::Random(error.to_string()))?;
-        }
+        let seed = match options.seed {
+            Some(seed) => seed,
+            None => fresh_seed()?,
+        };
         let id = match options.id {
             Some(id) => id,
             None => fresh_id()?,
@@ -293,23 +307,19 @@ impl Host {
             input: options.input,
             seed,
             config: options.config,
-            labels: options.labels.clone(),
+            labels: options.labels,
             parent: None,
+            child: None,
+            origin: None,
         };
         let mut machine = Machine::start(started, now);
         let Some(first) = machine.take_unsaved() else {
             return Err(DriveError::Instance("a run without a first entry".to_owned()).into());
         };
         let run = NewRun {
-            id: id.clone(),
             key: options.key,
-            workflow: module.name.to_string(),
-            module: module.digest,
-            labels: options.labels,
-            parent: None,
-            created_at: now,
             lease: owned.then(|| (self.inner.owner.clone(), now.after(self.inner.lease_ms))),
-            row: Row::from(first),
+            ..NewRun::new(&machine, vec![Row::from(first)])
         };
         match self.inner.store.create(run).await? {
             Created::New => Ok((id, Some(machine))),
@@ -370,6 +380,9 @@ impl Host {
     ) -> Result<RunHandle, HostError> {
         let cannot = |reason| HostError::CannotRetry { run: id.clone(), reason };
         let plan = plan_retry(&self.inner.journal(id).await?, step, false).map_err(cannot)?;
+        if let Some(step) = plan.step {
+            self.retry_child(id, step).await?;
+        }
         let until = self.inner.world.now().after(self.inner.lease_ms);
         let (epoch, emissions, digest) = match self.inner.claim(id, ClaimHow::Reopen).await? {
             Claimed::Yes { epoch, emissions, module, .. } => (epoch, emissions, module),
@@ -384,6 +397,17 @@ impl Host {
         self.change_budget(&mut machine, options.budget);
         let module = self.inner.module(id, digest, &machine.started().workflow).await?;
         Ok(self.follow(id, Ready { epoch, until, starts: 1, machine, module }, options))
+    }
+
+    /// If the step is a child that failed, that one is tried again first.
+    async fn retry_child(&self, parent: &RunId, step: Step) -> Result<(), HostError> {
+        let ended = self.store().ended_children(parent, step).await?;
+        let child = ended.into_iter().filter(|info| info.links.step == Some(step)).next_back();
+        if let Some(child) = child.filter(|info| matches!(info.outcome, Some(Err(_)))) {
+            let options = ResumeOptions::default();
+            Box::pin(self.retry(&child.id, None, options)).await?;
+        }
+        Ok(())
     }
 
     fn follow(&self, id: &RunId, ready: Ready, options: ResumeOptions) -> RunHandle {
@@ -450,11 +474,12 @@ impl Host {
         self.inner.module(&info.id, info.module, &info.workflow).await
     }
 
-    /// Sends a message to a run of this store, whoever advances it.
-    pub async fn post(&self, run: &RunId, body: MessageBody) -> Result<Posted, HostError> {
-        let posted = post(self.store(), run, body, self.inner.world.now()).await?;
-        self.inner.wake(run);
-        Ok(posted)
+    /// Sends a message to a run of this store, whoever advances it, or to the
+    /// run that it goes on as. Tells which.
+    pub async fn post(&self, run: &RunId, body: MessageBody) -> Result<(Posted, RunId), HostError> {
+        let (posted, run) = post(self.store(), run, body, self.inner.world.now()).await?;
+        self.inner.wake(&run);
+        Ok((posted, run))
     }
 
     /// A run's journal, read and checked.
@@ -488,13 +513,14 @@ impl Host {
     }
 }
 
-/// Sends a message to a run of a store.
+/// Sends a message to a run of a store, or to the run that it goes on as.
+/// Tells which.
 pub async fn post(
     store: &SharedStore,
     run: &RunId,
     body: MessageBody,
     at: Timestamp,
-) -> Result<Posted, HostError> {
+) -> Result<(Posted, RunId), HostError> {
     match &body {
         MessageBody::Signal { name, payload, id } => {
             limits::check("the name of a signal", name.len(), limits::NAME_BYTES)?;
@@ -511,18 +537,32 @@ pub async fn post(
                 schema::check(&question.question, answer)?;
             }
         }
-        MessageBody::Cancel { .. } | MessageBody::Pause => {}
+        MessageBody::Cancel { .. } | MessageBody::Pause | MessageBody::Child { .. } => {}
     }
     let step = match &body {
         MessageBody::Answer { step, .. } => Some(*step),
         _ => None,
     };
-    match store.post(NewMessage { run: run.clone(), at, body }).await? {
-        Posted::Ended => Err(HostError::Ended { run: run.clone() }),
-        Posted::NoSuchRun => Err(HostError::NoSuchRun(run.clone())),
-        Posted::NoQuestion => Err(HostError::NoQuestion { run: run.clone(), step }),
-        posted @ (Posted::Added | Posted::Duplicate) => Ok(posted),
+    let mut run = run.clone();
+    loop {
+        return match store.post(NewMessage { run: run.clone(), at, body: body.clone() }).await? {
+            Posted::Continued(next) => {
+                run = next;
+                continue;
+            }
+            Posted::Ended => Err(HostError::Ended { run }),
+            Posted::NoSuchRun => Err(HostError::NoSuchRun(run)),
+            Posted::NoQuestion => Err(HostError::NoQuestion { run, step }),
+            posted @ (Posted::Added | Posted::Duplicate) => Ok((posted, run)),
+        };
     }
+}
+
+/// What everything random of a run is made of.
+pub(crate) fn fresh_seed() -> Result<[u8; 32], HostError> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|error| HostError::Random(error.to_string()))?;
+    Ok(seed)
 }
 
 /// `run_` and a ULID in lower case.

@@ -3,7 +3,8 @@
 use wfhost_core::{Digest, Journal, Machine, Position, Timestamp};
 
 use crate::store::{
-    Emission, LogLine, MessageBody, OutMessage, Rebuilt, Result, RunInfo, RunState, Store, Waiting,
+    Emission, Links, LogLine, MessageBody, OutMessage, Published, Rebuilt, Result, RunInfo, RunState, Store,
+    Waiting,
 };
 use crate::{Host, HostError};
 
@@ -77,11 +78,14 @@ fn differences(info: &RunInfo, machine: &Machine) -> Vec<String> {
             faults.push(format!("the {what} is stored as {stored}, the journal says {journal}"));
         }
     };
-    compare("id", info.id.to_string(), started.run.to_string());
+    compare("id", info.id.to_string(), machine.run().to_string());
     compare("workflow", info.workflow.clone(), started.workflow.clone());
     compare("module", info.module.to_string(), machine.module().to_string());
     compare("labels", format!("{:?}", info.labels), format!("{:?}", started.labels));
-    compare("parent", format!("{:?}", info.parent), format!("{:?}", started.parent));
+    compare("parent", format!("{:?}", info.parent), format!("{:?}", machine.parent()));
+    compare("place among its relatives", format!("{:?}", info.links), format!("{:?}", Links::of(machine)));
+    compare("amount spent", format!("{:?}", info.spent), format!("{:?}", machine.spent_itself()));
+    compare("budget", format!("{:?}", info.budget), format!("{:?}", machine.budget()));
     compare("time of the beginning", info.created_at.to_string(), machine.started_at().to_string());
     let stored = info.outcome.as_ref().filter(|_| info.state.is_final());
     compare("outcome", format!("{stored:?}"), format!("{:?}", machine.outcome()));
@@ -95,7 +99,8 @@ fn differences(info: &RunInfo, machine: &Machine) -> Vec<String> {
     faults
 }
 
-fn waits_for(machine: &Machine) -> Waiting {
+/// What a run waits for that only waits.
+pub(crate) fn waits_for(machine: &Machine) -> Waiting {
     Waiting {
         until: machine.next_deadline(),
         signals: machine.wanted_signals(),
@@ -114,6 +119,7 @@ pub async fn rebuild(host: &Host, info: &RunInfo) -> Result<Rebuilt, HostError> 
     let outcome = machine.outcome().cloned();
     let waiting = (info.state == RunState::Waiting && outcome.is_none()).then(|| waits_for(&machine));
     let state = match (&outcome, info.state) {
+        _ if machine.continued_as().is_some() => RunState::Continued,
         (Some(_), _) => RunState::of(outcome.as_ref()),
         // Whoever takes it up finds out what it is about.
         (None, state) if state.is_final() => RunState::Running,
@@ -134,7 +140,10 @@ pub async fn rebuild(host: &Host, info: &RunInfo) -> Result<Rebuilt, HostError> 
         workflow: started.workflow.clone(),
         module: machine.module(),
         labels: started.labels.clone(),
-        parent: started.parent.clone(),
+        parent: machine.parent().cloned(),
+        links: Links::of(&machine),
+        spent: machine.spent_itself(),
+        budget: machine.budget(),
         created_at: machine.started_at(),
         updated_at: machine.last_at(),
         state,
@@ -160,7 +169,7 @@ pub async fn compare_given_out(store: &dyn Store, rebuilt: &Rebuilt) -> Result<V
     let run = &rebuilt.info.id;
     let Some(emissions) = &rebuilt.emissions else { return Ok(Vec::new()) };
     let (mut logs, mut messages): (Vec<LogLine>, Vec<OutMessage>) = (Vec::new(), Vec::new());
-    let mut state = std::collections::BTreeMap::new();
+    let mut published = Vec::new();
     let stored = usize::try_from(rebuilt.info.emissions).unwrap_or(usize::MAX);
     for (number, emission) in (0..).zip(emissions).take(stored) {
         match emission.clone() {
@@ -169,7 +178,7 @@ pub async fn compare_given_out(store: &dyn Store, rebuilt: &Rebuilt) -> Result<V
             Emission::Message { name, payload, at } => {
                 messages.push(OutMessage { number, at, name, payload });
             }
-            Emission::State { key, value } => drop(state.insert(key, value)),
+            Emission::State { key, value, at } => published.push(Published { number, at, key, value }),
         }
     }
     let all = usize::MAX >> 1;
@@ -181,6 +190,6 @@ pub async fn compare_given_out(store: &dyn Store, rebuilt: &Rebuilt) -> Result<V
     };
     compare(store.logs(run, 0, all).await? == logs, "the lines of its log");
     compare(store.messages(run, None, all).await? == messages, "its messages");
-    compare(store.state(run).await? == state.into_iter().collect::<Vec<_>>(), "the values that it published");
+    compare(store.published(run, None).await? == published, "the values that it published");
     Ok(faults)
 }

@@ -24,6 +24,10 @@ pub fn why(info: &RunInfo, steps: &[StepInfo], inbox: &[Message], now: Timestamp
         RunState::Completed => {
             return vec![blocker("it completed".to_owned(), Some(format!("wfhost show {run}")))];
         }
+        RunState::Continued => {
+            let next = info.links.next.as_ref().map_or("another run", |next| next.as_str());
+            return vec![blocker(format!("it goes on as {next}"), Some(format!("wfhost why {next}")))];
+        }
         RunState::Failed | RunState::Cancelled => {
             let failure = info.outcome.as_ref().and_then(|outcome| outcome.as_ref().err());
             let what = failure.map_or_else(|| info.state.as_str().to_owned(), ToString::to_string);
@@ -74,7 +78,7 @@ pub fn why(info: &RunInfo, steps: &[StepInfo], inbox: &[Message], now: Timestamp
             MessageBody::Cancel { .. } => "a request to stop that no host has seen yet".to_owned(),
             MessageBody::Pause => "a request to pause that takes effect when its calls are done".to_owned(),
             MessageBody::Answer { step, .. } => format!("an answer to step {step} that no host has seen yet"),
-            MessageBody::Signal { .. } => continue,
+            MessageBody::Signal { .. } | MessageBody::Child { .. } => continue,
         };
         blockers.push(blocker(what, Some(format!("wfhost resume {run}"))));
     }
@@ -126,6 +130,12 @@ fn waits_for(info: &RunInfo, open: &StepInfo, now: Timestamp) -> Blocker {
             let again =
                 if open.attempts > 1 { format!(", attempt {}", open.attempts) } else { String::new() };
             (format!("step {step} asks the agent{who} since {since}{again}: {}", open.op.label()), None)
+        }
+        Op::Child { module, options, .. } => {
+            let given = options.as_ref().and_then(|options| options.id.clone());
+            let child = given.unwrap_or_else(|| run.child(step).to_string());
+            let what = format!("step {step} waits for its child {child} ({module}) since {since}");
+            (what, Some(format!("wfhost why {child}")))
         }
         op => (format!("step {step} is a {} under way since {since}", op.kind()), None),
     };

@@ -1,19 +1,25 @@
 //! Finds the runs that can be advanced, and advances them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use wfhost_core::{
-    Digest, Epoch, Failure, FailureKind, Journal, Machine, Position, RunId, Timestamp, plan_retry,
+    Digest, Epoch, Failure, FailureKind, Journal, Machine, Origin, Position, RunId, Timestamp, plan_retry,
 };
 
 use crate::agents::{Gate, Providers};
 use crate::engine::{Control, Denied, Drive, Driven, Engine, Leave, Module, Pace};
+use crate::family::Modules;
 use crate::handle::Ending;
 use crate::host::{Adopt, Evict, HostError};
-use crate::store::{Append, Claim, ClaimHow, Claimed, Next, Owner, RunState, SharedStore, StoreError};
+use crate::schedule::{Firing, Schedule};
+use crate::store::{
+    Append, Claim, ClaimHow, Claimed, Fire, Next, Owner, RunFilter, RunInfo, RunState, SharedStore,
+    StoreError,
+};
 use crate::world::World;
 
 /// How often a lease is renewed while it runs.
@@ -24,6 +30,10 @@ const WATCH_EVERY: Duration = Duration::from_millis(10);
 const OWNERS_EVERY: Duration = Duration::from_millis(200);
 /// What is due is looked up again after this time, in case the clock was set.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// What becomes due within this time of a look is taken up together.
+const GATHER: Duration = Duration::from_millis(1);
+/// Runs that are being claimed at the same time: enough for large commits.
+const CLAIMS_AT_ONCE: usize = 256;
 /// How long a run may only wait before its program is dropped from memory.
 const PARK_GRACE: Duration = Duration::from_secs(2);
 /// A run that was claimed more often without coming forward is given up.
@@ -48,6 +58,10 @@ pub(crate) struct Inner {
     pub max_live: usize,
     pub state: Mutex<State>,
     pub modules: Mutex<HashMap<Digest, Module>>,
+    /// What programs mean by the names of modules.
+    pub named: Modules,
+    /// Runs that are being claimed.
+    pub claiming: AtomicUsize,
     /// There may be work.
     pub work: Arc<Notify>,
     /// A run is driven no more.
@@ -72,7 +86,7 @@ impl State {
     /// Has those who follow a run look at it.
     fn tell(&self, run: &RunId) {
         if let Some(watched) = self.watched.get(run).and_then(Weak::upgrade) {
-            watched.changed.send_modify(|count| *count += 1);
+            watched.tell();
         }
     }
 }
@@ -89,9 +103,19 @@ struct Live {
 pub(crate) struct Watched {
     /// Counts what was committed.
     pub changed: watch::Sender<u64>,
+    /// The run may have ended: it is not driven here any more, or another process wrote something.
+    pub over: Notify,
     pub ending: Mutex<Option<Result<Ending, HostError>>>,
     /// Who answers its calls here, if not those of the host.
     pub providers: Option<Providers>,
+}
+
+impl Watched {
+    /// Has those who follow the run look whether it has ended.
+    fn tell(&self) {
+        self.changed.send_modify(|count| *count += 1);
+        self.over.notify_one();
+    }
 }
 
 /// A run that was claimed and read.
@@ -120,9 +144,13 @@ impl Inner {
 
     pub fn watch(&self, run: &RunId, providers: Option<Providers>) -> (Arc<Watched>, watch::Receiver<u64>) {
         let (changed, changes) = watch::channel(0);
-        let watched = Arc::new(Watched { changed, ending: Mutex::default(), providers });
+        let watched = Watched { changed, over: Notify::new(), ending: Mutex::default(), providers };
+        let watched = Arc::new(watched);
         let mut state = lock(&self.state);
-        state.watched.retain(|_, watched| watched.strong_count() > 0);
+        // Now and then, so that following many costs no more for each.
+        if state.watched.len().is_power_of_two() {
+            state.watched.retain(|_, watched| watched.strong_count() > 0);
+        }
         state.watched.insert(run.clone(), Arc::downgrade(&watched));
         state.left.remove(run);
         (watched, changes)
@@ -137,23 +165,25 @@ impl Inner {
     }
 
     /// Drives a run in a task of its own, unless that is going on already.
-    /// What is ready is driven as it is; else the run is claimed first.
-    pub fn begin(self: &Arc<Self>, run: &RunId, ready: Option<Ready>, how: ClaimHow) {
+    /// What is ready is driven as it is; else the run is claimed first. False if it is going on.
+    pub fn begin(self: &Arc<Self>, run: &RunId, ready: Option<Ready>, how: ClaimHow) -> bool {
         let live = Arc::new(Live::default());
         {
             let mut state = lock(&self.state);
             if state.closing || state.live.contains_key(run) {
-                return;
+                return false;
             }
             *lock(&live.lease) = ready.as_ref().map(|ready| ready.epoch);
             state.live.insert(run.clone(), Arc::clone(&live));
         }
         let entered = Entered { inner: Arc::clone(self), run: run.clone() };
+        let claiming = ready.is_none().then(|| Claiming::new(self));
         tokio::spawn(async move {
             let Entered { inner, run } = &entered;
-            let driven = inner.advance(run, &live, ready, how).await;
+            let driven = inner.advance(run, &live, ready, how, claiming).await;
             inner.report(run, driven);
         });
+        true
     }
 
     /// Tells those who follow the run how driving it ended.
@@ -165,6 +195,7 @@ impl Inner {
             }
             Ok(Some(Driven::Paused)) => Some(Ok(Ending::Paused)),
             Ok(Some(Driven::Left)) => Some(Ok(Ending::Stopped)),
+            Ok(Some(Driven::Continued(next))) => Some(Ok(Ending::Continued(next))),
             Ok(Some(Driven::Parked | Driven::Lost) | None) => None,
             Err(error) => {
                 let mut state = lock(&self.state);
@@ -187,6 +218,7 @@ impl Inner {
         live: &Live,
         ready: Option<Ready>,
         how: ClaimHow,
+        claiming: Option<Claiming>,
     ) -> Result<Option<Driven>, HostError> {
         let watched = lock(&self.state).watched.get(run).and_then(Weak::upgrade);
         let ready = match ready {
@@ -198,6 +230,7 @@ impl Inner {
                 Err(error) => return Err(error),
             },
         };
+        drop(claiming);
         let Ready { epoch, until, starts, mut machine, module } = ready;
         live.control.lease.extend(until);
         *lock(&live.lease) = Some(epoch);
@@ -235,10 +268,13 @@ impl Inner {
             control: &live.control,
             committed,
             wake: Arc::new(move |run| {
-                if let Some(inner) = Weak::upgrade(&weak) {
-                    inner.wake(run);
+                let Some(inner) = Weak::upgrade(&weak) else { return };
+                match run {
+                    Some(run) => inner.wake(run),
+                    None => inner.wake_all(),
                 }
             }),
+            modules: &self.named,
         }
         .run(machine)
         .await;
@@ -272,20 +308,17 @@ impl Inner {
         machine.terminate(Failure::new(FailureKind::Failed, message), self.world.now());
         let Some(outcome) = machine.outcome().cloned() else { return Ok(Driven::Lost) };
         let row = machine.take_unsaved();
+        let next = Next::End { outcome: outcome.clone(), spent: machine.spent(self.world.now()) };
         let append = Append {
-            run: run.clone(),
-            epoch,
-            at: machine.last_at(),
             row: row.map(wfhost_core::Row::from),
-            consumed: Vec::new(),
-            first_emission: 0,
-            emissions: Vec::new(),
             questions: machine.take_questions(),
-            module: None,
-            next: Next::End { outcome: outcome.clone() },
+            ..Append::new(run.clone(), epoch, machine.last_at(), next)
         };
         match self.store.append(append).await {
-            Ok(_) => Ok(Driven::Ended(outcome)),
+            Ok(_) => {
+                self.wake_all();
+                Ok(Driven::Ended(outcome))
+            }
             Err(StoreError::Fenced { .. }) => Ok(Driven::Lost),
             Err(error) => Err(error.into()),
         }
@@ -346,7 +379,14 @@ impl Inner {
             let machine = Machine::open(journal.clone(), emissions).map_err(unusable)?;
             self.append_retry(run, epoch, row, &machine).await?;
         }
-        let machine = Machine::open(journal, emissions).map_err(unusable)?;
+        let mut machine = Machine::open(journal, emissions).map_err(unusable)?;
+        if let Some(Origin::Reused { from }) = machine.started().origin.clone() {
+            // If it was deleted everything is asked afresh.
+            let rows = self.store.journal(&from, Position(0)).await?;
+            if let Ok(journal) = Journal::read(rows) {
+                machine.take_answers_from(&journal);
+            }
+        }
         let module = match moved {
             Some(module) => module.clone(),
             None => self.module(run, digest, &machine.started().workflow).await?,
@@ -363,16 +403,9 @@ impl Inner {
         machine: &Machine,
     ) -> Result<(), HostError> {
         let append = Append {
-            run: run.clone(),
-            epoch,
-            at: machine.last_at(),
             row: Some(row),
-            consumed: Vec::new(),
-            first_emission: 0,
-            emissions: Vec::new(),
             questions: machine.open_questions(),
-            module: None,
-            next: Next::Go,
+            ..Append::new(run.clone(), epoch, machine.last_at(), Next::Go)
         };
         self.store.append(append).await?;
         Ok(())
@@ -407,6 +440,14 @@ impl Inner {
         self.work.notify_one();
     }
 
+    /// Something was sent to several runs.
+    pub fn wake_all(&self) {
+        for live in lock(&self.state).live.values() {
+            live.control.inbox.notify_one();
+        }
+        self.work.notify_one();
+    }
+
     /// Leaves a run, and does not take it up again.
     pub fn leave(&self, run: &RunId) {
         let mut state = lock(&self.state);
@@ -434,25 +475,89 @@ impl Inner {
     /// Takes up what is due. Gives the time until something else is.
     async fn adopt_due(self: &Arc<Self>) -> Result<Duration, StoreError> {
         let now = self.world.now();
+        // What is being claimed is still due in the store.
+        let claiming = self.claiming.load(Ordering::Relaxed);
         let (room, passed_over) = {
             let state = lock(&self.state);
+            if state.closing {
+                return Ok(LOOK_EVERY);
+            }
             (self.max_live.saturating_sub(state.live.len()), state.failed.len() + state.left.len())
         };
-        if lock(&self.state).closing || room == 0 {
-            return Ok(LOOK_EVERY);
+        let room = room.min(CLAIMS_AT_ONCE.saturating_sub(claiming));
+        if room == 0 {
+            return Ok(if claiming > 0 { GATHER } else { LOOK_EVERY });
         }
+        let limit = room + claiming + passed_over;
         let (due, next) = match self.adopt {
             Adopt::Due => {
-                let due = self.store.due(now, room + passed_over).await?;
-                (due, self.store.next_due(now).await?)
+                let fires = self.fire_schedules(now).await?;
+                let due = self.store.due(now, limit).await?;
+                let next = self.store.next_due(now).await?;
+                (due, [fires, next].into_iter().flatten().min())
             }
             Adopt::Own => self.own_due(now).await?,
         };
-        for run in due.iter().filter(|run| !self.is_passed_over(run, now)).take(room) {
-            self.begin(run, None, ClaimHow::Due);
+        let new = due.iter().filter(|run| !self.is_passed_over(run, now));
+        new.filter(|run| self.begin(run, None, ClaimHow::Due)).take(room).for_each(drop);
+        if due.len() >= limit {
+            return Ok(GATHER);
         }
         let wait = next.map_or(LOOK_EVERY, |next| Duration::from_millis(next.since(now)));
         Ok(wait.min(LOOK_EVERY))
+    }
+
+    /// Begins the runs of schedules that are due. Gives when the next one is.
+    async fn fire_schedules(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        loop {
+            let (due, next) = self.store.due_schedules(now).await?;
+            let mut fired = false;
+            for schedule in due {
+                fired |= self.fire(&schedule, now).await?;
+            }
+            // One that is behind may be due again.
+            if !fired {
+                return Ok(next);
+            }
+        }
+    }
+
+    /// Fires a schedule, unless another host has. False if nothing changed.
+    async fn fire(&self, schedule: &Schedule, now: Timestamp) -> Result<bool, StoreError> {
+        let Some(due) = schedule.next_at else { return Ok(false) };
+        let last = match &schedule.last {
+            Some(run) => self.latest(run).await?.filter(|info| !info.state.is_final()),
+            None => None,
+        };
+        let fire = |next, run, cancel| Fire { schedule: schedule.name.clone(), due, next, run, cancel };
+        let (at, next, cancel) = match schedule.firing(due, now, last.is_some()) {
+            Firing::Wait => return Ok(false),
+            Firing::Skip { next } => return self.store.fire(fire(next, None, None)).await,
+            Firing::Run { at, next, cancel } => (at, next, cancel),
+        };
+        let cancel = last.filter(|_| cancel).map(|info| (info.id, now));
+        for again in [false, true] {
+            // Without random numbers no run can begin anywhere; the next look tries again.
+            let Ok(run) = schedule.run(at, now, again) else { return Ok(false) };
+            match self.store.fire(fire(next, Some(run), cancel.clone())).await {
+                Err(StoreError::IdTaken { .. } | StoreError::IdUsed { .. }) if !again => {}
+                fired => {
+                    if let Some((run, _)) = &cancel {
+                        self.wake(run);
+                    }
+                    return fired;
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// The run that this one goes on as in the end, which may be itself.
+    async fn latest(&self, run: &RunId) -> Result<Option<RunInfo>, StoreError> {
+        let info = self.store.run(run).await?;
+        let Some(chain) = info.as_ref().and_then(|info| info.links.chain.clone()) else { return Ok(info) };
+        let newest = RunFilter { chain: Some(chain), limit: 1, ..RunFilter::default() };
+        Ok(self.store.runs(newest).await?.pop().or(info))
     }
 
     fn is_passed_over(&self, run: &RunId, now: Timestamp) -> bool {
@@ -465,15 +570,25 @@ impl Inner {
         let own: Vec<_> = {
             let state = lock(&self.state);
             let followed = state.watched.iter().filter(|(_, watched)| watched.strong_count() > 0);
-            followed.map(|(run, _)| run.clone()).filter(|run| !state.live.contains_key(run)).collect()
+            followed.map(|(run, _)| run.clone()).collect()
         };
         let mut due = Vec::new();
         let mut next = None::<Timestamp>;
         for run in own {
-            match self.store.run(&run).await?.and_then(|info| info.due_at) {
-                Some(at) if at <= now => due.push(run),
-                Some(at) => next = Some(next.map_or(at, |next| next.min(at))),
-                None => {}
+            let Some(info) = self.store.run(&run).await? else { continue };
+            // Its children belong to it.
+            let family = RunFilter {
+                root: Some(info.links.root),
+                states: vec![RunState::Queued, RunState::Running, RunState::Waiting],
+                limit: usize::MAX >> 1,
+                ..RunFilter::default()
+            };
+            for info in self.store.runs(family).await? {
+                match info.due_at {
+                    Some(at) if at <= now => due.push(info.id),
+                    Some(at) => next = Some(next.map_or(at, |next| next.min(at))),
+                    None => {}
+                }
             }
         }
         Ok((due, next))
@@ -500,6 +615,9 @@ impl Inner {
     /// What became of a run that somebody else advances, or nobody.
     pub async fn recorded_end(&self, run: &RunId) -> Result<Option<Ending>, HostError> {
         let info = self.store.run(run).await?.ok_or_else(|| HostError::NoSuchRun(run.clone()))?;
+        if let Some(next) = info.links.next {
+            return Ok(Some(Ending::Continued(next)));
+        }
         Ok(match (info.state, info.outcome) {
             (RunState::Paused, _) => Some(Ending::Paused),
             (RunState::Refused, Some(Err(failure))) => {
@@ -528,6 +646,22 @@ impl Drop for Entered {
     }
 }
 
+/// A run is being claimed as long as this lives.
+struct Claiming(Arc<Inner>);
+
+impl Claiming {
+    fn new(inner: &Arc<Inner>) -> Self {
+        inner.claiming.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(inner))
+    }
+}
+
+impl Drop for Claiming {
+    fn drop(&mut self) {
+        self.0.claiming.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Takes up what is due, whenever that is.
 async fn find_work(inner: Weak<Inner>) {
     let Some(work) = inner.upgrade().map(|inner| Arc::clone(&inner.work)) else { return };
@@ -536,11 +670,14 @@ async fn find_work(inner: Weak<Inner>) {
         // A store that fails shows it where it is used.
         let wait = strong.adopt_due().await.unwrap_or(LOOK_EVERY);
         drop(strong);
+        let looked = tokio::time::Instant::now();
         tokio::select! {
             biased;
             () = work.notified() => {}
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep_until(looked + wait) => {}
         }
+        // Runs that end one after the other make room one after the other.
+        tokio::time::sleep_until(looked + GATHER).await;
     }
 }
 
@@ -564,7 +701,7 @@ async fn watch_others(inner: Weak<Inner>) {
                 live.control.inbox.notify_one();
             }
             for watched in state.watched.values().filter_map(Weak::upgrade) {
-                watched.changed.send_modify(|count| *count += 1);
+                watched.tell();
             }
             inner.work.notify_one();
         }

@@ -260,6 +260,8 @@ fn h05_a_recorded_stack_that_no_program_can_have_is_refused_and_the_run_stays() 
             config: RunConfig { stack_bytes, ..RunConfig::default() },
             labels: Vec::new(),
             parent: None,
+            child: None,
+            origin: None,
         };
         let mut machine = Machine::start(started, Timestamp(1));
         let row = machine.take_unsaved().unwrap();

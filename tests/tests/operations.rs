@@ -123,7 +123,7 @@ fn g04_deleting_leaves_nothing_and_ids_are_not_used_again() {
     let error = run(&place, "r", &program, &["--no-wait"]).error(2, &place);
     assert!(error.starts_with("error[WF0302]: the id r belonged to a run that was deleted"), "{error}");
     let database = rusqlite::Connection::open(place.db()).unwrap();
-    for table in ["runs", "logs", "messages", "inbox", "questions", "state"] {
+    for table in ["runs", "logs", "messages", "inbox", "questions", "published"] {
         let rows: i64 =
             database.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap();
         assert_eq!(rows, 0, "{table}");
@@ -267,7 +267,7 @@ fn b10_what_the_database_keeps_besides_the_journal_is_compared_and_rebuilt() {
         "DELETE FROM questions",
         "DELETE FROM logs",
         "DELETE FROM messages",
-        "DELETE FROM state",
+        "DELETE FROM published",
         "UPDATE runs SET wait_until = 5, due_at = NULL WHERE name = 'sleeps'",
         "UPDATE runs SET state = 'failed', outcome = NULL WHERE name = 'done'",
         "UPDATE runs SET wait_for = '[\"x\"]', labels = '[[\"a\",\"b\"]]' WHERE name = 'asks'",

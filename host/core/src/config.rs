@@ -35,6 +35,9 @@ pub struct RunConfig {
     /// Journals of the first versions have none: then the defaults hold.
     #[n(7)]
     pub sandbox: Option<Sandbox>,
+    /// The directory where the modules of children are looked for by name.
+    #[n(8)]
+    pub modules: Option<String>,
 }
 
 impl Default for RunConfig {
@@ -48,6 +51,7 @@ impl Default for RunConfig {
             budget: None,
             max_parallel: None,
             sandbox: Some(Sandbox::default()),
+            modules: None,
         }
     }
 }
@@ -73,6 +77,8 @@ impl RunConfig {
             limit("total_fuel", sandbox.total_fuel, "instructions in the whole life"),
             limit("entries", sandbox.entries, "entries of the journal"),
             limit("open_steps", limits::OPEN_STEPS as u64, "steps open at the same time"),
+            limit("children", limits::CHILDREN as u64, "children of one run"),
+            limit("child_depth", limits::CHILD_DEPTH.into(), "generations of children"),
             limit("handles", sandbox.handles.into(), "handles open at the same time"),
             limit("call_bytes", sandbox.call_bytes, "bytes that all steps ask with"),
             limit("one_call_bytes", limits::CALL_BYTES as u64, "bytes that one step asks with"),

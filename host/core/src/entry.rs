@@ -12,9 +12,10 @@ use minicbor::data::Type;
 use minicbor::{Decode, Decoder, Encode};
 use serde::Serialize;
 
-use crate::policy::budget::Budget;
+use crate::policy::budget::{Budget, Spent};
 use crate::{
-    Digest, Failure, Json, Op, Outcome, Position, Question, RunConfig, RunId, Step, Timestamp, Usage,
+    Digest, Failure, Json, OnParentClose, Op, Outcome, Position, Question, RunConfig, RunId, Step, Timestamp,
+    Usage,
 };
 
 /// One record of a journal.
@@ -171,6 +172,38 @@ pub enum Event {
         #[n(0)]
         budget: Budget,
     },
+    /// A child ended, or could not be started: the step is done.
+    #[n(16)]
+    ChildEnded {
+        #[n(0)]
+        step: Step,
+        #[n(1)]
+        run: RunId,
+        #[n(2)]
+        outcome: Recorded,
+        /// By the child and its children.
+        #[n(3)]
+        spent: Spent,
+    },
+    /// The run ended and goes on as another one. Always the last entry.
+    #[n(17)]
+    ContinuedAsNew {
+        #[n(0)]
+        run: RunId,
+    },
+    /// What stands before was taken over from another run; from here on it is
+    /// a run of its own.
+    #[n(18)]
+    Forked {
+        /// The id of the fork.
+        #[n(0)]
+        run: RunId,
+        #[n(1)]
+        from: RunId,
+        /// Its idempotency keys and delays are made of this.
+        #[cbor(n(2), with = "minicbor::bytes")]
+        seed: [u8; 32],
+    },
 }
 
 /// How an attempt at an agent call failed.
@@ -200,7 +233,7 @@ pub struct FailedCall {
 }
 
 /// The number of kinds that this version knows.
-const KINDS: u32 = 16;
+const KINDS: u32 = 19;
 
 impl Event {
     /// The word that people see for this kind.
@@ -222,6 +255,9 @@ impl Event {
             Self::Postponed { .. } => "postponed",
             Self::Delegated { .. } => "delegated",
             Self::BudgetChanged { .. } => "budget-changed",
+            Self::ChildEnded { .. } => "child-ended",
+            Self::ContinuedAsNew { .. } => "continued-as-new",
+            Self::Forked { .. } => "forked",
         }
     }
 }
@@ -275,6 +311,56 @@ pub struct Started {
     pub labels: Vec<(String, String)>,
     #[n(7)]
     pub parent: Option<RunId>,
+    /// What it is to its parent, if it has one.
+    #[n(8)]
+    pub child: Option<ChildOf>,
+    /// The run that it goes on from, if it was not begun by itself.
+    #[n(9)]
+    pub origin: Option<Origin>,
+}
+
+/// What a child is to the run that started it.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode, Serialize)]
+pub struct ChildOf {
+    /// The step of the parent that waits for it.
+    #[n(0)]
+    pub step: Step,
+    /// The run at the top, which nobody started.
+    #[n(1)]
+    pub root: RunId,
+    /// Its generation: 1 for a child of the root.
+    #[n(2)]
+    pub depth: u32,
+    #[n(3)]
+    pub on_close: OnParentClose,
+}
+
+/// A run that another one takes something over from.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// It is the next round of a run that continued as new.
+    #[n(0)]
+    Continued {
+        /// The first run of the chain.
+        #[n(0)]
+        first: RunId,
+        /// The run before this one.
+        #[n(1)]
+        from: RunId,
+        /// Counted from 1, which is `first`.
+        #[n(2)]
+        round: u64,
+        /// By all rounds before.
+        #[n(3)]
+        spent: Spent,
+    },
+    /// Steps that ask for what that run was answered take its answers.
+    #[n(1)]
+    Reused {
+        #[n(0)]
+        from: RunId,
+    },
 }
 
 /// Bytes that are no entry of format 1.

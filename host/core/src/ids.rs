@@ -26,6 +26,28 @@ impl RunId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The id of the child that a step of this run starts.
+    pub fn child(&self, step: Step) -> Self {
+        Self::fitting(format!("{self}.{step}"))
+    }
+
+    /// The id of a later round of a run that continues as new; this is the first.
+    pub fn round(&self, round: u64) -> Self {
+        Self::fitting(format!("{self}-{round}"))
+    }
+
+    fn fitting(id: String) -> Self {
+        if id.len() <= Self::MAX_BYTES {
+            return Self(id);
+        }
+        Self::of_seed(blake3::hash(id.as_bytes()).as_bytes())
+    }
+
+    /// An id that tells nothing.
+    pub fn of_seed(seed: &[u8; 32]) -> Self {
+        Self(format!("run_{}", &Digest(*seed).hex()[..32]))
+    }
 }
 
 /// A text that cannot be the id of a run.

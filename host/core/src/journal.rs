@@ -115,6 +115,26 @@ impl Journal {
     }
 }
 
+/// Entries, from the first of a journal on, as rows.
+pub fn rows(entries: &[Entry]) -> Vec<Row> {
+    /// Bytes of a row, about.
+    const ROW: usize = 1 << 20;
+    let mut rows = Vec::new();
+    let mut row = Row { first: Position(0), count: 0, bytes: Vec::new(), head: GENESIS };
+    for entry in entries {
+        let start = row.bytes.len();
+        entry.encode_to(&mut row.bytes);
+        row.head = extend_chain(&row.head, &row.bytes[start..]);
+        row.count += 1;
+        if row.bytes.len() >= ROW {
+            let next = Row { first: row.end(), count: 0, bytes: Vec::new(), head: row.head };
+            rows.push(std::mem::replace(&mut row, next));
+        }
+    }
+    rows.extend(Some(row).filter(|row| row.count > 0));
+    rows
+}
+
 /// The head after the entries in `bytes`, whatever their kinds; none if they are no CBOR.
 fn chain_of(mut head: Digest, mut bytes: &[u8]) -> Option<Digest> {
     while !bytes.is_empty() {

@@ -26,6 +26,16 @@ impl Json {
         Ok(Self(text))
     }
 
+    /// What a value is as JSON. The same limit holds: what lies deeper is an error.
+    pub fn of(value: &impl Serialize) -> Result<Self, serde_json::Error> {
+        let text = serde_json::to_string(value)?;
+        // What was written just now is valid.
+        match depth(&text) > DEPTH {
+            true => Self::parse(text),
+            false => Ok(Self(text)),
+        }
+    }
+
     /// The text `null`.
     pub fn null() -> Self {
         Self("null".to_owned())
@@ -178,6 +188,14 @@ mod tests {
         assert!(Json::parse(nested(1_000_000)).is_err());
         // Brackets in strings are none.
         assert!(Json::parse(format!("\"\\\"{}\"", "[".repeat(1_000))).is_ok());
+    }
+
+    #[test]
+    fn what_is_written_can_be_read_again() {
+        assert_eq!(Json::of(&json!({"a": [1, "\"["]})).unwrap().as_str(), r#"{"a":[1,"\"["]}"#);
+        let deep = json(&format!("{}{}", "[".repeat(DEPTH), "]".repeat(DEPTH)));
+        assert!(Json::of(&deep).is_ok());
+        assert!(Json::of(&[deep]).is_err());
     }
 
     #[test]

@@ -17,14 +17,16 @@ mod op;
 pub mod policy;
 
 pub use config::{Grant, Limit, RunConfig, Sandbox};
-pub use entry::{Entry, EntryError, Event, FailedCall, Recorded, Started, decode_op, encode_op};
+pub use entry::{
+    ChildOf, Entry, EntryError, Event, FailedCall, Origin, Recorded, Started, decode_op, encode_op,
+};
 pub use failure::{Failure, FailureKind, Outcome};
 pub use ids::{BadRunId, Digest, Epoch, Position, RunId, Step, Timestamp};
 pub use journal::{Journal, JournalError, Row};
 pub use json::{Difference, Json, first_difference};
 pub use machine::{
-    CallState, CannotRetry, Machine, Mismatch, OpenStep, QuestionChange, RetryPlan, SetId, Stop, Unsaved,
-    Work, plan_retry,
+    CallState, CannotFork, CannotRetry, ForkPlan, Machine, Mismatch, NewChild, OpenStep, QuestionChange,
+    RetryPlan, Reuse, SetId, Stop, Unsaved, Work, plan_retry,
 };
 pub use op::{
     AgentRequest, Caching, CallLimits, ChildOptions, OnParentClose, Op, Question, Reply, Retry, Usage,

@@ -24,6 +24,10 @@ pub const KEY_BYTES: usize = 256;
 pub const SLEEP_MS: u64 = 100 * 31_557_600_000;
 /// Steps of one run that are open at the same time.
 pub const OPEN_STEPS: usize = 100_000;
+/// Children that one run starts in its life.
+pub const CHILDREN: usize = 100_000;
+/// Generations of children: a run that nobody started is generation 0.
+pub const CHILD_DEPTH: u32 = 16;
 /// Bytes of a program's stack, if its run asks for nothing else.
 pub const STACK_BYTES: u64 = 2 << 20;
 /// Elements of all tables of a program together; one built by an ordinary
@@ -55,6 +59,15 @@ pub struct TooLarge {
     pub what: &'static str,
     pub size: usize,
     pub limit: usize,
+}
+
+/// Refuses labels that are too large.
+pub fn check_labels(labels: &[(String, String)]) -> Result<(), TooLarge> {
+    for (name, value) in labels {
+        check("the name of a label", name.len(), NAME_BYTES)?;
+        check("a label", value.len(), NAME_BYTES)?;
+    }
+    Ok(())
 }
 
 /// Refuses what is larger than `limit` bytes.

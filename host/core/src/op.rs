@@ -160,6 +160,7 @@ impl Op {
             Self::Signal { name, .. } | Self::Send { name, .. } if name.is_empty() => {
                 Err("the name of a signal is empty".to_owned())
             }
+            Self::Child { options: Some(options), .. } => options.check_sense(),
             Self::Signal { timeout_ms, .. } | Self::Ask { timeout_ms, .. } => {
                 length("a timeout", timeout_ms.unwrap_or(0))
             }
@@ -334,6 +335,13 @@ pub struct ChildOptions {
 }
 
 impl ChildOptions {
+    fn check_sense(&self) -> Result<(), String> {
+        if let Some(id) = &self.id {
+            id.parse::<RunId>().map_err(|error| error.to_string())?;
+        }
+        limits::check_labels(&self.labels).map_err(|error| error.to_string())
+    }
+
     fn bytes(&self) -> usize {
         let labels = self.labels.iter().map(|(key, value)| 1 + key.len() + value.len());
         self.id.as_ref().map_or(0, String::len) + labels.sum::<usize>()

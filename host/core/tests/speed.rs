@@ -25,6 +25,8 @@ fn record() -> (Vec<Row>, Duration) {
         config: RunConfig::default(),
         labels: vec![],
         parent: None,
+        child: None,
+        origin: None,
     };
     let answer = r#"{"output":"a reasonably short answer that says what there is to say","provider":"echo","usage":{"input_tokens":20,"output_tokens":12}}"#;
     let answer = Json::parse(answer.to_owned()).unwrap();

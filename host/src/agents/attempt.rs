@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use futures_util::future::{Either, select};
 use tokio::time::Instant;
 use wfhost_core::policy::limits::{Bound, TimeLimits};
@@ -64,7 +65,7 @@ pub(crate) struct Attempt {
     /// The key and the wish, if an earlier answer will do.
     pub cache: Option<(Digest, Caching)>,
     /// Whether the run can pay for another call.
-    pub afford: Box<dyn Fn() -> Result<(), Failure> + Send + Sync>,
+    pub afford: Box<dyn Fn() -> BoxFuture<'static, Result<(), Failure>> + Send + Sync>,
 }
 
 impl Attempt {
@@ -93,7 +94,7 @@ impl Attempt {
             None => return self.failed(self.out_of_time(Bound::Total)),
         };
         // What the calls before it consumed is known only now.
-        if let Err(failure) = (self.afford)() {
+        if let Err(failure) = (self.afford)().await {
             return self.failed(failure.into());
         }
         if let Err(failure) = self.prepare().await {
@@ -279,7 +280,7 @@ impl Attempt {
 
     /// Asks, and asks again as long as the answer does not fit the schema.
     async fn turns(&self, validator: Option<&jsonschema::Validator>) -> Result<Reply, CallFailure> {
-        let mut call = self.call.clone();
+        let mut turns = Vec::new();
         let mut used: Option<Usage> = None;
         loop {
             let add = |usage: Option<Usage>| match (used, usage) {
@@ -287,7 +288,8 @@ impl Attempt {
                 (a, b) => a.or(b),
             };
             self.lease.held(self.world.as_ref()).await;
-            let reply = match self.provider.call(call.clone(), self.recorder.output()).await {
+            let call = Call { turns: turns.clone(), ..self.call.clone() };
+            let reply = match self.provider.call(call, self.recorder.output()).await {
                 Ok(reply) => reply,
                 Err(failure) => {
                     let usage = add(failure.usage);
@@ -302,7 +304,7 @@ impl Attempt {
                 Ok(output) => return Ok(Reply { output, usage: used, ..reply }),
                 Err(unfit) => unfit,
             };
-            if call.turns.len() >= CORRECTIONS as usize {
+            if turns.len() >= CORRECTIONS as usize {
                 let message = format!(
                     "the answer does not fit the schema, also after {CORRECTIONS} corrections: {}",
                     errors.first().map_or("it holds no JSON".to_owned(), |error| {
@@ -316,9 +318,9 @@ impl Attempt {
             let correction = structured::correction(schema, &errors);
             self.recorder.note(
                 TranscriptKind::Progress,
-                format!("the answer does not fit the schema: correction {}", call.turns.len() + 1),
+                format!("the answer does not fit the schema: correction {}", turns.len() + 1),
             );
-            call.turns.push(Turn { answer, session: reply.session, correction });
+            turns.push(Turn { answer, session: reply.session, correction });
         }
     }
 }

@@ -28,8 +28,9 @@ impl Cancel {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let store = common.store()?;
         let info = find_run(store.as_ref(), &self.run).await?;
-        let run = info.id.clone();
-        crate::post(&store, &run, MessageBody::Cancel { reason: self.reason.clone() }, clock::now()).await?;
+        let body = MessageBody::Cancel { reason: self.reason.clone() };
+        let (_, run) = crate::post(&store, &info.id, body, clock::now()).await?;
+        let info = store.run(&run).await?.ok_or_else(|| HostError::NoSuchRun(run.clone()))?;
         if is_held(&info) {
             follow::say(common, "Asked", &format!("{run} to stop; the process that advances it sees to it"));
             return Ok(Exit::Done);
@@ -50,7 +51,14 @@ impl Cancel {
             Ending::Refused { mismatch: Some(mismatch), .. } => {
                 return Err(Trouble::mismatch(&run, &mismatch, None));
             }
+            Ending::Continued(next) => {
+                follow::say(common, "Goes on", &format!("as {next}, which is asked to stop too"));
+            }
             Ending::Refused { .. } | Ending::Paused | Ending::Stopped => {}
+        }
+        // Its children end with it.
+        while follow::has_busy_relatives(&host, &info).await? {
+            handle.changed().await;
         }
         Ok(Exit::Done)
     }

@@ -2,14 +2,19 @@
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use wfhost_core::Digest;
+use wfhost_core::{Digest, Journal};
 
 use super::diagnostic::{Exit, Trouble};
-use super::{Common, Format, follow, module_arg, print_line};
+use super::place::{find_run, read_journal};
+use super::{Common, Format, follow, module_arg, print_line, upgrade, view};
+use crate::agents::Providers;
 use crate::engine::{Denied, Engine, summarize};
+use crate::store::{MemStore, RunFilter, SharedStore};
+use crate::{Adopt, Evict, HostError, archive};
 
 /// Sleeps up to this length are waited for in a check.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -21,10 +26,19 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost check hello.wasm
+  wfhost check hello.wasm --all             whether the runs there are agree with it
+  wfhost check hello.wasm --replay run.jsonl
   wfhost check hello.wasm --twice -i '{\"name\":\"Ada\"}' --agent echo")]
 pub(crate) struct Check {
     /// A component's file, or a directory with a workflow
     module: String,
+    /// Replay the journal of this run, or of this exported one, against it: would
+    /// the run go on with it? (may be repeated)
+    #[arg(long, value_name = "RUN|FILE", conflicts_with = "twice")]
+    replay: Vec<String>,
+    /// The same with all runs of a workflow of this name
+    #[arg(long, conflicts_with = "twice")]
+    all: bool,
     /// Run it, and see that a second execution is the same bit by bit
     #[arg(long)]
     twice: bool,
@@ -48,12 +62,15 @@ impl Check {
         let digest = Digest::of(&bytes);
         let summary = summarize(&bytes)?;
         let text = common.output == Format::Text;
+        let denied = if self.trap_denied { Denied::Trap } else { Denied::Refuse };
+        if self.all || !self.replay.is_empty() {
+            return self.replay_runs(common, &name, &bytes, denied).await;
+        }
         if text {
             for import in &summary.imports {
                 print_line(&format!("{:<45}  {}", import.name, import.class.as_str()));
             }
         }
-        let denied = if self.trap_denied { Denied::Trap } else { Denied::Refuse };
         Engine::new(None)?.module(&name, digest, &bytes, denied)?;
         follow::say(common, "Fits", &format!("{name}  {digest}"));
         let entries = match self.twice {
@@ -72,6 +89,62 @@ impl Check {
             print_line(&view.to_string());
         }
         Ok(Exit::Done)
+    }
+
+    /// Replays runs against the module.
+    async fn replay_runs(
+        &self,
+        common: &Common,
+        name: &str,
+        bytes: &[u8],
+        denied: Denied,
+    ) -> Result<Exit, Trouble> {
+        let mut journals = Vec::new();
+        // A database is asked for only if there is something to ask it for.
+        let asks = self.all || self.replay.iter().any(|run| !Path::new(run).is_file());
+        let store: SharedStore = if asks { common.store()? } else { Arc::new(MemStore::default()) };
+        for run in &self.replay {
+            if Path::new(run).is_file() {
+                let text = std::fs::read_to_string(run)
+                    .map_err(|error| Trouble::usage("WF0510", format!("{run} cannot be read: {error}")))?;
+                let archive = archive::read(&text)?;
+                let unusable = |source| HostError::Journal { run: archive.run.info.id.clone(), source };
+                let journal = Journal::read(archive.run.rows.clone()).map_err(unusable)?;
+                journals.push((archive.run.info.id, journal));
+            } else {
+                let run = find_run(store.as_ref(), run).await?.id;
+                journals.push((run.clone(), read_journal(store.as_ref(), &run).await?));
+            }
+        }
+        if self.all {
+            let workflow = Some(name.to_owned());
+            let filter = RunFilter { workflow, limit: usize::MAX >> 1, ..RunFilter::default() };
+            for info in store.runs(filter).await? {
+                journals.push((info.id.clone(), read_journal(store.as_ref(), &info.id).await?));
+            }
+        }
+        // The module is not put into the database: this looks and does not touch.
+        let memory: SharedStore = Arc::new(MemStore::default());
+        let host = common.host(memory, Providers::builtin(), Evict::default(), Adopt::Own)?;
+        let module = host.add_module_with(name, bytes, denied).await?;
+        let (count, mut differ) = (journals.len(), 0);
+        for (run, journal) in journals {
+            let checked = host.check_against(&run, journal, &module).await?;
+            let why = match (&checked.departs, &checked.ends) {
+                (Some(mismatch), _) => Some(mismatch.to_string()),
+                (None, Some((recorded, found))) => Some(format!(
+                    "it ended with {}, now with {}",
+                    view::outcome(recorded),
+                    view::outcome(found)
+                )),
+                (None, None) => None,
+            };
+            differ += usize::from(why.is_some());
+            let word = if why.is_some() { "departs" } else { "agrees" };
+            print_line(&upgrade::line(common, &run, word, why.as_deref()));
+        }
+        follow::say(common, "Replayed", &format!("{count} runs, of which {differ} depart"));
+        Ok(if differ > 0 { Exit::Mismatch } else { Exit::Done })
     }
 
     /// Runs the module in one process and repeats it in another. Gives the

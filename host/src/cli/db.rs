@@ -199,7 +199,7 @@ async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Resul
     let now = clock::now();
     let before = wfhost_core::Timestamp(now.0.saturating_sub(older_than));
     let filter = RunFilter {
-        states: vec![RunState::Completed, RunState::Failed, RunState::Cancelled],
+        states: vec![RunState::Completed, RunState::Failed, RunState::Cancelled, RunState::Continued],
         idle_since: Some(before),
         ..RunFilter::default()
     };

@@ -11,7 +11,7 @@ use crate::archive::ArchiveError;
 use crate::config::ConfigError;
 use crate::engine::{DriveError, ModuleError};
 use crate::store::StoreError;
-use crate::{GrantError, HostError};
+use crate::{ForkError, GrantError, HostError};
 
 /// The exit codes of the program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -125,6 +125,10 @@ impl Trouble {
                 short(new)
             ));
             hints.push(format!("keep the old code: `wfhost resume {run}`"));
+            hints.push(format!(
+                "or go on from before the change: `wfhost fork {run} --at {} --module MODULE`",
+                mismatch.position
+            ));
         }
         Self {
             code: "WF0201",
@@ -310,6 +314,27 @@ impl From<HostError> for Trouble {
             HostError::Stack(_) => Self::usage("WF0407", error.to_string()),
             HostError::TooLarge(_) => Self::usage("WF0003", error.to_string()),
             HostError::Random(_) => Self::host("WF0001", error.to_string()),
+        }
+    }
+}
+
+impl From<ForkError> for Trouble {
+    fn from(error: ForkError) -> Self {
+        match error {
+            ForkError::Host(error) => error.into(),
+            ForkError::Cannot { ref run, .. } => Self::usage("WF0205", error.to_string())
+                .hint(format!("its entries and their numbers: `wfhost journal {run}`")),
+            ForkError::Departs { ref run, ref mismatch, .. } => Self {
+                message: format!("a fork of {run} would be non-deterministic at entry {}", mismatch.position),
+                hints: vec![
+                    "nothing was made, and the run is as it was".to_owned(),
+                    format!(
+                        "take over less: `wfhost fork {run} --at {}`, or only the answers: `--reuse`",
+                        mismatch.position
+                    ),
+                ],
+                ..Self::mismatch(run, mismatch, None)
+            },
         }
     }
 }

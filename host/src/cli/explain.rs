@@ -84,6 +84,10 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "WF0204",
         "a module could not be run for a check\n\nWhat went wrong is above: it is what the run itself said.",
     ),
+    (
+        "WF0205",
+        "a run cannot be forked so\n\nA fork takes over the entries before --at, at least the first one and not the end of the run. --edit names an entry among them that holds an answer: a step that is done, or a signal.",
+    ),
     ("WF0301", "another process has taken the run over"),
     ("WF0302", "there is a run with this id already"),
     ("WF0303", "a module is not in the database"),
@@ -140,6 +144,16 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "an exported run cannot be read\n\nThe file was cut short or changed: its digest differs. Export the run again.",
     ),
     ("WF0511", "a database check found faults"),
+    ("WF0512", "a run has published nothing under that key"),
+    ("WF0513", "there is no such schedule"),
+    (
+        "WF0514",
+        "there is a schedule of that name\n\n`--replace` puts the new one in its place; its runs stay.",
+    ),
+    (
+        "WF0515",
+        "the times of a schedule cannot be used\n\nFive fields, as cron has them (minute, hour, day of the month, month, day of the week), in the time zone of --tz; or a length of time of at least a second.",
+    ),
     (
         "WF0601",
         "the directory holds no project\n\nA Rust crate has a Cargo.toml, a workflow in TypeScript, JavaScript or Python a workflow.ts, .js or .py, one in C its C files.",
@@ -209,7 +223,9 @@ mod tests {
             include_str!("diagnostic.rs"),
             include_str!("place.rs"),
             include_str!("module_arg.rs"),
+            include_str!("schedule.rs"),
             include_str!("signal.rs"),
+            include_str!("state.rs"),
             include_str!("people.rs"),
             include_str!("delete.rs"),
             include_str!("verify.rs"),

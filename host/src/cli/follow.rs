@@ -13,7 +13,9 @@ use wfhost_core::{
 
 use super::diagnostic::{DIM, ERROR, Exit, GOOD, Trouble};
 use super::{Common, Format, print_line, view};
-use crate::store::{LogLevel, LogLine, RunInfo, RunState, TranscriptFilter, TranscriptKind, TranscriptLine};
+use crate::store::{
+    LogLevel, LogLine, RunFilter, RunInfo, RunState, TranscriptFilter, TranscriptKind, TranscriptLine,
+};
 use crate::{Ending, Host, HostError, RunHandle};
 
 /// Lines of agents that are read at once.
@@ -47,7 +49,7 @@ pub(super) async fn follow(
     beginning: Beginning,
     no_wait: bool,
 ) -> Result<Exit, Trouble> {
-    let id = handle.id.clone();
+    let mut id = handle.id.clone();
     let mut progress = Progress::new(common, &id);
     if let Some(info) = host.store().run(&id).await? {
         let module = &info.module.to_string()[..13];
@@ -69,11 +71,19 @@ pub(super) async fn follow(
         let news = progress.catch_up(host).await?;
         if let Some(ending) = handle.ended().await? {
             progress.catch_up(host).await?;
+            if let (Ending::Continued(next), None) = (&ending, signalled) {
+                id = next.clone();
+                say(common, "Goes on", &format!("as {id}"));
+                handle = handle.follow_on(id.clone());
+                progress = Progress::new(common, &id);
+                continue;
+            }
             break ending;
         }
         if (no_wait && !waits || !news)
             && let Some(info) = host.store().run(&id).await?
             && info.state == RunState::Waiting
+            && !(no_wait && has_busy_relatives(host, &info).await?)
         {
             progress.announce();
             if no_wait && !waits {
@@ -112,7 +122,7 @@ pub(super) async fn follow(
             ..Trouble::usage("WF0201", format!("{id} is refused: {reason}"))
         }
         .hint("nothing was executed, and the journal is as it was")),
-        ending @ (Ending::Stopped | Ending::Paused) => {
+        ending @ (Ending::Stopped | Ending::Paused | Ending::Continued(_)) => {
             let (word, exit) = match (signalled, ending) {
                 (Some(number), _) => ("Stopped", Exit::Signalled(number)),
                 (None, Ending::Paused) => ("Paused", Exit::Waits),
@@ -129,6 +139,19 @@ pub(super) async fn follow(
             Ok(exit)
         }
     }
+}
+
+/// Whether a run of the same family can be advanced now.
+pub(super) async fn has_busy_relatives(host: &Host, info: &RunInfo) -> Result<bool, Trouble> {
+    let now = crate::clock::now();
+    let family = RunFilter {
+        root: Some(info.links.root.clone()),
+        states: vec![RunState::Queued, RunState::Running, RunState::Waiting],
+        limit: usize::MAX >> 1,
+        ..RunFilter::default()
+    };
+    let family = host.store().runs(family).await?;
+    Ok(family.iter().any(|info| info.due_at.is_some_and(|due| due <= now) || info.lease.is_some()))
 }
 
 /// What the system tells a process that is to end.
@@ -353,12 +376,12 @@ impl Progress {
                 let label = self.steps.get(step).map(|(op, _)| op.label()).unwrap_or_default();
                 eprintln!("      {DIM}↻{DIM:#} {step:>2}  attempt {attempt}  {label}");
             }
-            Event::Completed { step, outcome } | Event::Answered { step, outcome, .. } => {
-                match Outcome::from(outcome.clone()) {
-                    Ok(_) => self.line(*step, "✓", entry.at, ""),
-                    Err(failure) => self.line(*step, "✗", entry.at, &failure.to_string()),
-                }
-            }
+            Event::Completed { step, outcome }
+            | Event::Answered { step, outcome, .. }
+            | Event::ChildEnded { step, outcome, .. } => match Outcome::from(outcome.clone()) {
+                Ok(_) => self.line(*step, "✓", entry.at, ""),
+                Err(failure) => self.line(*step, "✗", entry.at, &failure.to_string()),
+            },
             Event::Cancelled { step } => self.line(*step, "–", entry.at, "dropped"),
             Event::Received { name, .. } => {
                 let waits = self.waits.entry(name.clone()).or_default();

@@ -79,6 +79,12 @@ pub(super) fn describe(position: Position, event: &Event) -> Value {
             Ok(output) => json!({ "step": step, "output": output, "by": by, "note": note }),
             Err(failure) => json!({ "step": step, "failure": failure, "by": by, "note": note }),
         },
+        Event::ChildEnded { step, run, outcome, spent } => match Outcome::from(outcome.clone()) {
+            Ok(output) => json!({ "step": step, "run": run, "output": output, "spent": spent }),
+            Err(failure) => json!({ "step": step, "run": run, "failure": failure, "spent": spent }),
+        },
+        Event::ContinuedAsNew { run } => json!({ "run": run }),
+        Event::Forked { run, from, .. } => json!({ "run": run, "from": from }),
         Event::Retried { from, step, .. } => json!({ "from": from, "step": step }),
         Event::AttemptFailed(failed) => {
             let FailedCall { step, attempt, provider, failure, auth, again_at, usage, heartbeat } =

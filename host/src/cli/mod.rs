@@ -9,10 +9,12 @@ mod db;
 mod delete;
 mod demo;
 mod diagnostic;
+mod diff;
 mod doctor;
 mod events;
 mod explain;
 mod follow;
+mod fork;
 mod inspect;
 mod journal;
 mod logs;
@@ -27,10 +29,13 @@ mod replay;
 mod resume;
 mod retry;
 mod run;
+mod schedule;
 mod serve;
 mod show;
 mod signal;
+mod state;
 mod transcript;
+mod upgrade;
 mod verify;
 mod view;
 mod why;
@@ -146,8 +151,18 @@ enum Verb {
     Messages(messages::Messages),
     /// Show what happens, as it is committed
     Events(events::Events),
+    /// Begin runs at certain times
+    Schedule(schedule::ScheduleVerb),
     /// Advance whatever is due
     Serve(serve::Serve),
+    /// Make a new run out of what another one did
+    Fork(fork::Fork),
+    /// Move the runs of a workflow to new code
+    Upgrade(upgrade::Upgrade),
+    /// Show where two runs differ
+    Diff(diff::Diff),
+    /// Show what a run published
+    State(state::State),
     /// Repeat a run without any effect, to look into it
     Replay(replay::Replay),
     /// Prove that the journal of a run is complete and unaltered
@@ -233,7 +248,12 @@ async fn execute(cli: &Cli) -> Result<Exit, Trouble> {
         Verb::Deny(verb) => verb.execute(common).await,
         Verb::Messages(verb) => verb.execute(common).await,
         Verb::Events(verb) => verb.execute(common).await,
+        Verb::Schedule(verb) => verb.execute(common).await,
         Verb::Serve(verb) => verb.execute(common).await,
+        Verb::Fork(verb) => verb.execute(common).await,
+        Verb::Upgrade(verb) => verb.execute(common).await,
+        Verb::Diff(verb) => verb.execute(common).await,
+        Verb::State(verb) => verb.execute(common).await,
         Verb::Replay(verb) => verb.execute(common).await,
         Verb::Verify(verb) => verb.execute(common).await,
         Verb::Delete(verb) => verb.execute(common).await,

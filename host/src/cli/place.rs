@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use wfhost_core::policy::budget::Budget;
-use wfhost_core::{Digest, Json, RunId, Timestamp, limits};
+use wfhost_core::{Digest, Journal, Json, Position, RunId, Timestamp, limits};
 
 use super::diagnostic::Trouble;
 use super::{Common, follow};
@@ -12,7 +12,7 @@ use crate::agents::{Providers, Scripted, Suggested, suggested};
 use crate::config::{Config, Places};
 use crate::engine::check_stack;
 use crate::store::{RunFilter, RunInfo, SharedStore, SqliteOptions, SqliteStore, Store, Synchronous};
-use crate::{Adopt, Evict, Host, HostOptions, units};
+use crate::{Adopt, Evict, Host, HostError, HostOptions, units};
 
 /// A directory of the user: `$VARIABLE/wfhost`, else `~/FALLBACK/wfhost`.
 fn user_dir(variable: &str, fallback: &str) -> Option<PathBuf> {
@@ -160,6 +160,12 @@ impl AgentArgs {
         Ok(Some(providers))
     }
 
+    /// Where the script stands, so that a run finds it wherever it goes on.
+    pub fn script(&self) -> Option<String> {
+        let path = self.agents.as_ref()?.canonicalize().ok()?;
+        Some(path.to_string_lossy().into_owned())
+    }
+
     /// The provider that flags name.
     pub fn default_provider(&self) -> Option<String> {
         self.agent.clone().or_else(|| self.agents.is_some().then(|| "scripted".to_owned()))
@@ -210,7 +216,8 @@ pub(crate) async fn find_run(store: &dyn Store, text: &str) -> Result<RunInfo, T
             return Err(Trouble::usage("WF0501", format!("`{text}` names no run"))
                 .hint("`@last` is the newest, `@last:2` the one before"));
         };
-        let runs = store.runs(RunFilter { limit: back, ..RunFilter::default() }).await?;
+        // Children are found through those that started them.
+        let runs = store.runs(RunFilter { limit: back, top: true, ..RunFilter::default() }).await?;
         let count = runs.len();
         return runs.into_iter().nth(back - 1).ok_or_else(|| {
             Trouble::usage("WF0501", format!("there are {count} runs, so none is `{text}`"))
@@ -244,6 +251,19 @@ pub(crate) async fn find_run(store: &dyn Store, text: &str) -> Result<RunInfo, T
                 .hint(format!("for example {}", names.join(", "))))
         }
     }
+}
+
+/// The run that this one goes on as, if it does, in the end.
+pub(crate) async fn latest(store: &dyn Store, info: RunInfo) -> Result<RunInfo, Trouble> {
+    let Some(chain) = info.links.chain.clone() else { return Ok(info) };
+    let newest = RunFilter { chain: Some(chain), limit: 1, ..RunFilter::default() };
+    Ok(store.runs(newest).await?.pop().unwrap_or(info))
+}
+
+/// A run's journal, read and checked.
+pub(crate) async fn read_journal(store: &dyn Store, run: &RunId) -> Result<Journal, Trouble> {
+    let rows = store.journal(run, Position(0)).await?;
+    Ok(Journal::read(rows).map_err(|source| HostError::Journal { run: run.clone(), source })?)
 }
 
 /// JSON from an argument: the text itself, `@FILE`, or `-` for stdin.

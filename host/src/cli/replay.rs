@@ -160,7 +160,7 @@ fn view(run: &str, entries: u64, replayed: &Replayed, lines: &[LogLine], known: 
 fn published(replayed: &Replayed) -> Value {
     let mut values = serde_json::Map::new();
     for emission in &replayed.emissions {
-        if let Emission::State { key, value } = emission {
+        if let Emission::State { key, value, .. } = emission {
             values.insert(key.clone(), value.value());
         }
     }

@@ -4,7 +4,7 @@ use wfhost_core::FailureKind;
 use wfhost_core::policy::budget::Budget;
 
 use super::diagnostic::{Exit, Trouble};
-use super::place::{AgentArgs, budget_arg, find_run};
+use super::place::{AgentArgs, budget_arg, find_run, latest};
 use super::{Common, follow, module_arg};
 use crate::engine::Denied;
 use crate::{Adopt, Evict, ResumeOptions};
@@ -46,7 +46,7 @@ pub(crate) struct Resume {
 impl Resume {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let store = common.store()?;
-        let info = find_run(store.as_ref(), &self.run).await?;
+        let info = latest(store.as_ref(), find_run(store.as_ref(), &self.run).await?).await?;
         let can_pay = self.budget.is_some()
             && matches!(&info.outcome, Some(Err(failure)) if failure.kind == FailureKind::BudgetExceeded);
         if let (true, None, Some(outcome)) = (info.state.is_final() && !can_pay, &self.module, &info.outcome)

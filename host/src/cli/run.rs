@@ -90,17 +90,16 @@ impl Run {
             (given, configured) => given.or(configured),
         };
         let store = common.store()?;
-        let (name, bytes) = module_arg::load(Some(store.as_ref()), &self.module).await?;
+        let found = module_arg::find(Some(store.as_ref()), &self.module).await?;
         let evict = if self.no_wait { Evict::Always } else { self.agents.evict.into() };
         let adopt = if self.no_wait || self.detach { Adopt::Own } else { Adopt::Due };
         let host = common.host(store, providers.clone(), evict, adopt)?;
         let denied = if self.trap_denied { Denied::Trap } else { Denied::Refuse };
-        let module = host.add_module_with(&name, &bytes, denied).await?;
+        let module = host.add_module_with(&found.name, &found.bytes, denied).await?;
         let mut grants = Vec::new();
         for (path, guest) in &self.dirs {
             grants.push(host.grant(path, guest).await?);
         }
-        let script = self.agents.agents.as_ref().and_then(|path| path.canonicalize().ok());
         let options = StartOptions {
             input,
             id: self.id.clone(),
@@ -111,9 +110,10 @@ impl Run {
                 memory_bytes: self.memory << 20,
                 stack_bytes: self.stack << 20,
                 fuel: self.fuel,
-                script: script.map(|path| path.to_string_lossy().into_owned()),
+                script: self.agents.script(),
                 budget,
                 max_parallel: self.max_parallel,
+                modules: found.directory,
                 sandbox: Some(Sandbox {
                     total_fuel: self.total_fuel,
                     entries: self.max_entries,

@@ -1,10 +1,11 @@
 //! `wfhost show`
 
 use super::diagnostic::{Exit, Trouble};
-use super::place::find_run;
-use super::{Common, Format, print_line, view};
+use super::place::{find_run, read_journal};
+use super::{Common, Format, print_line, ps, view};
 use crate::clock::rfc3339;
-use wfhost_core::{Event, Journal};
+use crate::store::{RunFilter, RunInfo, Store};
+use wfhost_core::Event;
 
 /// Show one run and its steps
 #[derive(clap::Args)]
@@ -19,15 +20,19 @@ pub(crate) struct Show {
     /// What each step asked for and was answered
     #[arg(long)]
     io: bool,
+    /// All rounds of a run that continues as new, oldest first
+    #[arg(long)]
+    chain: bool,
 }
 
 impl Show {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let store = common.store()?;
         let info = find_run(store.as_ref(), &self.run).await?;
-        let rows = store.journal(&info.id, wfhost_core::Position(0)).await?;
-        let journal = Journal::read(rows)
-            .map_err(|source| crate::HostError::Journal { run: info.id.clone(), source })?;
+        if self.chain {
+            return show_chain(common, store.as_ref(), &info).await;
+        }
+        let journal = read_journal(store.as_ref(), &info.id).await?;
         let steps = crate::steps(&journal);
         let input = match journal.entries.first().map(|entry| &entry.event) {
             Some(Event::Started(started)) => started.input.clone(),
@@ -52,6 +57,9 @@ impl Show {
         let waits = view::waits(&info);
         if !info.state.is_final() && !waits.is_empty() {
             print_line(&format!("waits     {waits}"));
+        }
+        for (what, run) in view::relatives(&info) {
+            print_line(&format!("{what:<9} {run}"));
         }
         print_line(&format!("created   {}", rfc3339(info.created_at)));
         print_line(&format!("updated   {}", rfc3339(info.updated_at)));
@@ -84,6 +92,19 @@ impl Show {
                 }
             }
         }
+        ps::print_descendants(store.as_ref(), &info).await?;
         Ok(Exit::Done)
     }
+}
+
+async fn show_chain(common: &Common, store: &dyn Store, info: &RunInfo) -> Result<Exit, Trouble> {
+    let chain = info.links.chain.clone();
+    let filter = RunFilter { chain: chain.clone(), limit: usize::MAX >> 1, ..RunFilter::default() };
+    let mut rounds = match chain {
+        Some(_) => store.runs(filter).await?,
+        None => vec![info.clone()],
+    };
+    rounds.reverse();
+    ps::print_runs(common, &rounds, None);
+    Ok(Exit::Done)
 }

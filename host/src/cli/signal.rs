@@ -34,13 +34,12 @@ impl Signal {
         }
         let store = common.store()?;
         let info = find_run(store.as_ref(), &self.run).await?;
-        let run = &info.id;
         let body = MessageBody::Signal { name: self.name.clone(), payload, id: self.id.clone() };
-        match crate::post(&store, run, body, clock::now()).await? {
-            Posted::Duplicate => {
+        match crate::post(&store, &info.id, body, clock::now()).await? {
+            (Posted::Duplicate, run) => {
                 follow::say(common, "Known", &format!("{run} has a signal with this id already"));
             }
-            _ => {
+            (_, run) => {
                 follow::say(common, "Sent", &format!("{} to {run}", self.name));
                 say_next(common, &info);
             }

@@ -28,6 +28,10 @@ pub(super) fn run(info: &RunInfo, steps: Option<&[StepInfo]>) -> Value {
         "failure": failure,
         "labels": labels,
         "parent": info.parent,
+        "root": info.links.root,
+        "chain": info.links.chain,
+        "continued_as": info.links.next,
+        "spent": { "tokens": info.spent.tokens, "cost_micros": info.spent.micros },
         "created_at": rfc3339(info.created_at),
         "updated_at": rfc3339(info.updated_at),
         "attempts": info.epoch,
@@ -99,6 +103,19 @@ fn next(info: &RunInfo) -> Vec<String> {
         next.push(format!("wfhost resume {id}"));
     }
     next
+}
+
+/// The runs that this one belongs to, and what they are to it.
+pub(super) fn relatives(info: &RunInfo) -> Vec<(&'static str, String)> {
+    let links = &info.links;
+    let step = links.step.map(|step| format!(", step {step}")).unwrap_or_default();
+    let parent = info.parent.as_ref().map(|parent| ("parent", format!("{parent}{step}")));
+    let root = (info.parent.is_some() && info.parent.as_ref() != Some(&links.root))
+        .then(|| ("root", links.root.to_string()));
+    let first = links.chain.as_ref().filter(|first| **first != info.id);
+    let first = first.map(|first| ("chain", format!("begins with {first}")));
+    let next = links.next.as_ref().map(|next| ("goes on", format!("as {next}")));
+    [parent, root, first, next].into_iter().flatten().collect()
 }
 
 /// What a run waits for in a few words.

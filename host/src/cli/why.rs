@@ -1,10 +1,9 @@
 //! `wfhost why`
 
 use serde_json::json;
-use wfhost_core::{Journal, Position};
 
 use super::diagnostic::{Exit, Trouble};
-use super::place::find_run;
+use super::place::{find_run, read_journal};
 use super::{Common, Format, print_line};
 use crate::why::why;
 
@@ -23,9 +22,7 @@ impl Why {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let store = common.store()?;
         let info = find_run(store.as_ref(), &self.run).await?;
-        let rows = store.journal(&info.id, Position(0)).await?;
-        let journal = Journal::read(rows)
-            .map_err(|source| crate::HostError::Journal { run: info.id.clone(), source })?;
+        let journal = read_journal(store.as_ref(), &info.id).await?;
         let inbox = store.inbox(&info.id).await?;
         let blockers = why(&info, &crate::steps(&journal), &inbox, crate::clock::now());
         if common.output != Format::Text {

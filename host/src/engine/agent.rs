@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::policy::{self, limits::TimeLimits, retry};
 use wfhost_core::{
     AgentRequest, FailedCall, Failure, FailureKind, Json, Outcome, Reply, Retry, Step, limits,
@@ -10,7 +11,10 @@ use wfhost_core::{
 
 use super::DriveError;
 use super::drive::{Done, Driver};
+use super::instance::Shared;
 use crate::agents::{Attempt, AttemptEnd, Call, CallFailure, Recorder};
+use crate::store::{SharedStore, StoreError};
+use crate::world::World;
 
 /// An attempt that ended.
 #[derive(Debug)]
@@ -35,18 +39,19 @@ impl Driver<'_> {
         let run = self.drive.run.clone();
         let providers = self.drive.providers;
         let policy = Arc::clone(providers.policy());
-        let (key, config, state, out) = {
+        let (key, agent, run_limit, state, out) = {
             let inner = self.shared.lock();
             let machine = &inner.machine;
             let state = machine.call_state(step).cloned();
-            let config = machine.started().config.clone();
-            (machine.idempotency_key(step), config, state, machine.providers_out().clone())
+            let config = &machine.started().config;
+            let (agent, run_limit) = (config.agent.clone(), config.max_parallel);
+            (machine.idempotency_key(step), agent, run_limit, state, machine.providers_out().clone())
         };
         // It was dropped in the meantime.
         let Some(state) = state else { return Ok(()) };
         let (listed, default) = match request.providers.as_slice() {
             [] => {
-                let default = match providers.choose(config.agent.as_deref()) {
+                let default = match providers.choose(agent.as_deref()) {
                     Ok(provider) => provider,
                     Err(Some(provider)) => return Err(DriveError::NoProvider { run, provider }),
                     Err(None) => return Err(DriveError::NoDefaultProvider { run }),
@@ -74,7 +79,7 @@ impl Driver<'_> {
         };
         let cache =
             request.cache.clone().map(|caching| (policy::cache::key(&request, &caching, &listed), caching));
-        let slots = policy.slots(&run, config.max_parallel, request.group.as_deref(), &name);
+        let slots = policy.slots(&run, run_limit, request.group.as_deref(), &name);
         let recorder = Recorder::new(
             (run.clone(), step, attempt),
             Arc::clone(self.drive.store),
@@ -85,6 +90,7 @@ impl Driver<'_> {
         let mut call = Call::new(run, step, attempt, key, request);
         call.heartbeat = state.heartbeat;
         let (shared, world) = (self.shared.clone(), Arc::clone(self.drive.world));
+        let store = Arc::clone(self.drive.store);
         let attempting = Attempt {
             call,
             provider,
@@ -99,9 +105,7 @@ impl Driver<'_> {
             since: state.since,
             cache,
             afford: Box::new(move || {
-                let inner = shared.lock();
-                let spent = inner.machine.spent(world.now());
-                inner.machine.budget().can_afford(spent).map_err(Failure::from)
+                can_afford(shared.clone(), Arc::clone(&world), Arc::clone(&store)).boxed()
             }),
         };
         self.begin(
@@ -192,11 +196,27 @@ impl Driver<'_> {
     }
 }
 
+/// Whether a run, and the family that it shares its budget with, can pay for another call.
+async fn can_afford(shared: Shared, world: Arc<dyn World>, store: SharedStore) -> Result<(), Failure> {
+    let (mut budget, mut spent, family) = {
+        let machine = &shared.lock().machine;
+        let family = machine.shares_budget().then(|| machine.root().clone());
+        (machine.budget(), machine.spent(world.now()), family)
+    };
+    if let Some(root) = family {
+        let unknown = |error: StoreError| Failure::new(FailureKind::Unavailable, error.to_string());
+        let family = store.family(&root).await.map_err(unknown)?;
+        // Each has its own time.
+        budget = Budget { time_ms: budget.time_ms, ..family.budget };
+        spent = Spent { time_ms: spent.time_ms, ..family.spent };
+    }
+    budget.can_afford(spent).map_err(Failure::from)
+}
+
 /// What the journal keeps of an answer.
 fn answer(reply: &Reply) -> Outcome {
     let invalid = |error: String| Failure::new(FailureKind::InvalidOutput, error);
     limits::check("an agent's answer", reply.output.as_str().len(), limits::ANSWER_BYTES)
         .map_err(|error| invalid(error.to_string()))?;
-    let text = serde_json::to_string(reply).map_err(|error| invalid(error.to_string()))?;
-    Json::parse(text).map_err(|error| invalid(error.to_string()))
+    Json::of(reply).map_err(|error| invalid(error.to_string()))
 }

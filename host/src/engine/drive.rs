@@ -2,6 +2,7 @@
 //! out what it asked for, and tells the machine what the world answered.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -10,8 +11,10 @@ use futures_util::poll;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use futures_util::{FutureExt, pin_mut};
 use tokio::time::Instant;
+use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::{
-    Epoch, Failure, FailureKind, Machine, Mismatch, Outcome, Row, RunId, Step, Stop, Timestamp, Work,
+    Epoch, Failure, FailureKind, Json, Machine, Mismatch, Op, Outcome, Row, RunId, Step, Stop, Timestamp,
+    Work,
 };
 
 use super::agent::Attempted;
@@ -20,9 +23,10 @@ use super::instance::Shared;
 use super::stack::{Fitted, StackError, check_stack};
 use super::{Engine, Module, instance, trap};
 use crate::agents::{Gate, Providers, Writers};
+use crate::family::{self, Modules, NoModule, ParentOf};
 use crate::imports::returned;
 use crate::sandbox::GrantError;
-use crate::store::{Append, MessageBody, MessageId, Next, SharedStore, StoreError, Waiting};
+use crate::store::{Append, MessageBody, MessageId, NewRun, Next, SharedStore, StoreError, Waiting};
 use crate::world::World;
 
 /// An answer that came while the program computes on is committed after this
@@ -72,6 +76,8 @@ pub(crate) enum Driven {
     Left,
     /// Another process has taken it over.
     Lost,
+    /// It goes on as that run.
+    Continued(RunId),
 }
 
 /// All that driving a run needs.
@@ -91,8 +97,10 @@ pub(crate) struct Drive<'a> {
     pub control: &'a Control,
     /// Called after each commit.
     pub committed: Arc<dyn Fn() + Send + Sync>,
-    /// Tells other runs of this host that something was sent to them.
-    pub wake: Arc<dyn Fn(&RunId) + Send + Sync>,
+    /// Tells a run of this host that something was sent to it; without one, all.
+    pub wake: Arc<dyn Fn(Option<&RunId>) + Send + Sync>,
+    /// Finds the modules of children.
+    pub modules: &'a Modules,
 }
 
 /// How the work on a step ended.
@@ -114,6 +122,8 @@ pub(super) struct Driver<'a> {
     cancel_by: Option<Instant>,
     /// Somebody asked for the run to be left alone.
     pausing: bool,
+    /// What is stored of what the run spent and may spend.
+    ledger: (Spent, Budget),
 }
 
 enum Turn {
@@ -129,6 +139,7 @@ impl Drive<'_> {
     /// Drives the run until it ends, waits or has to be left.
     pub async fn run(self, machine: Machine) -> Result<Driven, DriveError> {
         let mut driver = Driver {
+            ledger: (machine.spent_itself(), machine.budget()),
             shared: Shared::new(machine, Arc::clone(self.world)),
             drive: self,
             calls: FuturesUnordered::new(),
@@ -172,6 +183,7 @@ impl Driver<'_> {
         // What came in while nobody drove the run.
         let mut inbox_due = true;
         let mut arrived = self.drive.starts <= 1;
+        let mut met_children = false;
         loop {
             let leaving = self.drive.control.leaving();
             if leaving == Leave::Lost {
@@ -192,13 +204,19 @@ impl Driver<'_> {
                     continue;
                 }
             }
+            if live && !met_children {
+                met_children = true;
+                self.meet_children().await?;
+            }
             if live && !resting {
                 self.shared.lock().machine.settle_move(self.now());
             }
             if resting {
                 self.append(Next::Go, Vec::new()).await?;
             } else if blocked || self.commit_by.is_some_and(|by| by <= Instant::now()) {
-                self.commit().await?;
+                if let Some(driven) = self.commit().await? {
+                    return Ok(driven);
+                }
                 // What is done at once is not waited for.
                 if self.take_finished_calls() {
                     continue;
@@ -367,6 +385,9 @@ impl Driver<'_> {
                         self.pausing = false;
                     }
                     MessageBody::Pause => self.pausing = true,
+                    MessageBody::Child { step, run, outcome, spent } => {
+                        inner.machine.end_child(step, run, outcome, spent, now);
+                    }
                 }
             }
         }
@@ -374,9 +395,38 @@ impl Driver<'_> {
         Ok(true)
     }
 
-    /// Commits what was appended and begins what the program asked for.
-    async fn commit(&mut self) -> Result<(), DriveError> {
-        let work = self.shared.lock().machine.take_work(self.now());
+    /// Takes in children that ended without a word to this run: they were
+    /// imported, or it had failed of them and goes on.
+    async fn meet_children(&mut self) -> Result<(), DriveError> {
+        let open = self.shared.lock().machine.open_children();
+        let Some(first) = open.first() else { return Ok(()) };
+        let ended = self.drive.store.ended_children(self.drive.run, *first).await?;
+        if ended.iter().any(|info| info.links.step.is_some_and(|step| open.contains(&step))) {
+            // What they did say comes first.
+            self.read_inbox().await?;
+            let now = self.now();
+            let mut inner = self.shared.lock();
+            for info in ended {
+                if let (Some(step), Some(outcome)) = (info.links.step, info.outcome) {
+                    inner.machine.end_child(step, info.id, outcome, info.spent, now);
+                }
+            }
+            drop(inner);
+            self.commit_soon();
+        }
+        Ok(())
+    }
+
+    /// Commits what was appended and begins what the program asked for. If
+    /// that ends the run it tells how.
+    async fn commit(&mut self) -> Result<Option<Driven>, DriveError> {
+        let mut work = self.shared.lock().machine.take_work(self.now());
+        let continues = |work: &Work| matches!(work, Work::Execute { op: Op::ContinueAsNew { .. }, .. });
+        if let Some(index) = work.iter().position(continues)
+            && let Work::Execute { step, op: Op::ContinueAsNew { input }, .. } = work.swap_remove(index)
+        {
+            return self.continue_as_new(step, input).await.map(Some);
+        }
         self.append(Next::Go, Vec::new()).await?;
         for work in work {
             match work {
@@ -391,7 +441,48 @@ impl Driver<'_> {
                 }
             }
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// The run ends here and goes on as a fresh one.
+    async fn continue_as_new(&mut self, step: Step, input: Json) -> Result<Driven, DriveError> {
+        self.drop_calls().await;
+        let [id, other] = self.shared.lock().machine.ids_of_next_round();
+        let id = if self.drive.store.run(&id).await?.is_some() { other } else { id };
+        let now = self.now();
+        let next = {
+            let mut inner = self.shared.lock();
+            let next = family::next_round(&inner.machine, step, input, id.clone(), now);
+            inner.machine.continue_as(id.clone(), now);
+            next
+        };
+        self.append(Next::Continue { run: Box::new(next) }, Vec::new()).await?;
+        Ok(Driven::Continued(id))
+    }
+
+    /// The children that the program asked for, to be created with the entries that ask for them.
+    async fn new_children(&mut self) -> Result<Vec<NewRun>, DriveError> {
+        let wanted = self.shared.lock().machine.take_children();
+        let mut children = Vec::new();
+        for new in wanted {
+            let (started, module) = {
+                let machine = &self.shared.lock().machine;
+                (Arc::new(machine.started().clone()), machine.module())
+            };
+            let directory = started.config.modules.as_ref().map(Path::new);
+            let parent = ParentOf { workflow: &started.workflow, module, directory };
+            let found = self.drive.modules.find(self.drive.store.as_ref(), &parent, &new.module).await;
+            let now = self.now();
+            let machine = &mut self.shared.lock().machine;
+            match found {
+                Ok(module) => children.push(family::child(machine, new, module, now)),
+                Err(NoModule::Failure(failure)) => {
+                    machine.complete(new.step, Err(failure), now);
+                }
+                Err(NoModule::Store(error)) => return Err(error.into()),
+            }
+        }
+        Ok(children)
     }
 
     /// Commits what was appended, if there is anything. True if the run was to
@@ -410,6 +501,7 @@ impl Driver<'_> {
 
     async fn append_always(&mut self, next: Next, consumed: Vec<MessageId>) -> Result<bool, DriveError> {
         self.commit_by = None;
+        let children = self.new_children().await?;
         let append = {
             let mut inner = self.shared.lock();
             let emissions = std::mem::take(&mut inner.emissions);
@@ -426,18 +518,45 @@ impl Driver<'_> {
                 emissions,
                 questions: inner.machine.take_questions(),
                 module: inner.machine.take_moved(),
+                children,
+                dropped: inner.machine.take_dropped_children(),
+                ledger: Some((inner.machine.spent_itself(), inner.machine.budget()))
+                    .filter(|ledger| *ledger != self.ledger),
                 next,
             }
         };
         let goes_on = append.next == Next::Go;
+        let (begets, drops, ledger) =
+            (!append.children.is_empty(), !append.dropped.is_empty(), append.ledger);
+        let ends = matches!(append.next, Next::End { .. } | Next::Continue { .. });
         let appended = self.drive.store.append(append).await?;
+        self.ledger = ledger.unwrap_or(self.ledger);
         (self.drive.committed)();
+        self.tell_family(begets, drops, ends);
+        if appended.due && goes_on {
+            // A child could not be started.
+            self.drive.control.inbox.notify_one();
+        }
         // This process may have been stopped meanwhile: then somebody else may have the run by now,
         // and nothing may be called that he calls too.
         if goes_on && !self.drive.control.lease.is_held(self.now()) {
             return Err(StoreError::Fenced { run: self.drive.run.clone() }.into());
         }
         Ok(appended.due)
+    }
+
+    /// Has the relatives of the run look at what was committed.
+    fn tell_family(&self, begets: bool, drops: bool, ends: bool) {
+        let wake = &self.drive.wake;
+        let machine = &self.shared.lock().machine;
+        if let Some(parent) = machine.parent().filter(|_| ends) {
+            wake(Some(parent));
+        }
+        if drops || ends && machine.has_children() {
+            wake(None);
+        } else if begets || machine.continued_as().is_some() {
+            wake(Some(self.drive.run));
+        }
     }
 
     pub(super) fn begin(&mut self, step: Step, call: impl Future<Output = (Step, Done)> + Send + 'static) {
@@ -506,24 +625,19 @@ impl Driver<'_> {
             inner.machine.outcome().cloned().filter(|_| asked)
         };
         if let Some(outcome) = cancelled {
-            self.append(Next::End { outcome: outcome.clone() }, consumed).await?;
+            self.append(self.end_of(&outcome), consumed).await?;
             return Ok(Driven::Ended(outcome));
         }
-        let append = Append {
-            run: self.drive.run.clone(),
-            epoch: self.drive.epoch,
-            at: Timestamp(0),
-            row: None,
-            consumed: Vec::new(),
-            first_emission: 0,
-            emissions: Vec::new(),
-            questions: Vec::new(),
-            module: None,
-            next: Next::Refuse { reason: mismatch.to_string() },
-        };
+        let next = Next::Refuse { reason: mismatch.to_string() };
+        let append = Append::new(self.drive.run.clone(), self.drive.epoch, Timestamp(0), next);
         self.drive.store.append(append).await?;
         (self.drive.committed)();
         Ok(Driven::Refused(mismatch))
+    }
+
+    fn end_of(&self, outcome: &Outcome) -> Next {
+        let spent = self.shared.lock().machine.spent(self.now());
+        Next::End { outcome: outcome.clone(), spent }
     }
 
     async fn commit_end(&mut self) -> Result<Driven, DriveError> {
@@ -533,7 +647,7 @@ impl Driver<'_> {
         let Some(outcome) = outcome else {
             return Err(DriveError::Instance("the program ended without an outcome".to_owned()));
         };
-        self.append(Next::End { outcome: outcome.clone() }, Vec::new()).await?;
+        self.append(self.end_of(&outcome), Vec::new()).await?;
         Ok(Driven::Ended(outcome))
     }
 }

@@ -13,7 +13,7 @@ impl Host for RunCtx {
         let inner = self.shared.lock();
         let started = inner.machine.started();
         Ok(RunInfo {
-            run: started.run.to_string(),
+            run: inner.machine.observed_run().to_string(),
             workflow: started.workflow.clone(),
             digest: started.module.to_string(),
             parent: started.parent.as_ref().map(ToString::to_string),
@@ -64,7 +64,7 @@ impl Host for RunCtx {
         let bytes = key.len() + value.len();
         self.charge(cost::CALL + bytes as u64).await;
         let value = json("a published value", value)?;
-        self.give_out(bytes, |_, _| Emission::State { key, value })
+        self.give_out(bytes, |_, at| Emission::State { key, value, at })
     }
 
     async fn continue_as_new(&mut self, input: String) -> wasmtime::Result<()> {

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::{
-    Digest, Epoch, Event, Failure, FailureKind, Json, Machine, Outcome, Position, Row, RunConfig, RunId,
-    Started, Timestamp,
+    ChildOptions, Digest, Epoch, Event, Failure, FailureKind, Json, Machine, NewChild, OnParentClose,
+    Outcome, Position, Row, RunConfig, RunId, Started, Step, Timestamp,
 };
 
 use super::*;
+use crate::family;
 
 const LEASE: u64 = 1_000;
 
@@ -35,6 +37,8 @@ fn machine(run: &str, module: Digest) -> Machine {
         config: RunConfig::default(),
         labels: Vec::new(),
         parent: None,
+        child: None,
+        origin: None,
     };
     Machine::start(started, Timestamp(10))
 }
@@ -47,33 +51,18 @@ fn row(machine: &mut Machine) -> Row {
 async fn create(store: &SharedStore, run: &str, key: Option<&str>) -> (Machine, Result<Created>) {
     let module = store.put_module("w", b"module").await.unwrap();
     let mut machine = machine(run, module);
+    let rows = vec![row(&mut machine)];
     let new = NewRun {
-        id: id(run),
         key: key.map(str::to_owned),
-        workflow: "w".to_owned(),
-        module,
         labels: vec![("run".to_owned(), run.to_owned())],
-        parent: None,
-        created_at: Timestamp(10),
         lease: Some((owner(1), Timestamp(10 + LEASE))),
-        row: row(&mut machine),
+        ..NewRun::new(&machine, rows)
     };
     (machine, store.create(new).await)
 }
 
 fn append(run: &str, row: Option<Row>) -> Append {
-    Append {
-        run: id(run),
-        epoch: Epoch(1),
-        at: Timestamp(20),
-        row,
-        consumed: Vec::new(),
-        first_emission: 0,
-        emissions: Vec::new(),
-        questions: Vec::new(),
-        module: None,
-        next: Next::Go,
-    }
+    Append { row, ..Append::new(id(run), Epoch(1), Timestamp(20), Next::Go) }
 }
 
 fn claim<'a>(run: &'a RunId, owner: &'a Owner, now: u64, dead: Option<&'a Owner>) -> Claim<'a> {
@@ -212,7 +201,7 @@ async fn a_signal_with_an_id_is_delivered_once_for_the_life_of_the_run() {
         store.append(Append { consumed: vec![message], ..append("r", None) }).await.unwrap();
         assert!(store.inbox(&id("r")).await.unwrap().is_empty());
         assert_eq!(post(&store, "r", signal("s", Some("1"))).await, Posted::Duplicate);
-        let end = Next::End { outcome: Ok(Json::null()) };
+        let end = Next::End { outcome: Ok(Json::null()), spent: Spent::default() };
         store.append(Append { next: end, ..append("r", None) }).await.unwrap();
         assert_eq!(post(&store, "r", signal("s", Some("1"))).await, Posted::Duplicate);
         assert_eq!(post(&store, "r", signal("s", Some("2"))).await, Posted::Ended);
@@ -233,7 +222,11 @@ async fn what_a_program_gives_out_is_stored_once() {
                 fields: vec![("k".to_owned(), "v".to_owned())],
             })
         };
-        let state = |value: &str| Emission::State { key: "k".to_owned(), value: Json::string(value) };
+        let state = |value: &str| Emission::State {
+            key: "k".to_owned(),
+            value: Json::string(value),
+            at: Timestamp(1),
+        };
         let phase = Emission::Phase { title: "p".to_owned(), at: Timestamp(1) };
         let first = vec![log(0, "a"), state("one"), phase];
         store.append(Append { emissions: first.clone(), ..append("r", None) }).await.unwrap();
@@ -244,6 +237,13 @@ async fn what_a_program_gives_out_is_stored_once() {
         let lines: Vec<_> = lines.into_iter().map(|line| (line.number, line.message)).collect();
         assert_eq!(lines, [(0, "a".to_owned()), (2, "phase: p".to_owned()), (3, "b".to_owned())]);
         assert_eq!(store.state(&id("r")).await.unwrap(), [("k".to_owned(), Json::string("one"))]);
+        let two = vec![state("two")];
+        store.append(Append { first_emission: 4, emissions: two, ..append("r", None) }).await.unwrap();
+        assert_eq!(store.state(&id("r")).await.unwrap(), [("k".to_owned(), Json::string("two"))]);
+        let history = store.published(&id("r"), Some("k")).await.unwrap();
+        let history: Vec<_> = history.into_iter().map(|value| (value.number, value.value)).collect();
+        assert_eq!(history, [(1, Json::string("one")), (4, Json::string("two"))]);
+        assert_eq!(store.published(&id("r"), Some("other")).await.unwrap(), []);
         assert_eq!(store.run(&id("r")).await.unwrap().unwrap().phase.as_deref(), Some("p"));
     }
 }
@@ -259,7 +259,7 @@ async fn an_ended_run_stays_ended() {
     for (outcome, state) in cases {
         for (store, _dir) in stores() {
             create(&store, "r", None).await.1.unwrap();
-            let end = Next::End { outcome: outcome.clone() };
+            let end = Next::End { outcome: outcome.clone(), spent: Spent::default() };
             store.append(Append { next: end, ..append("r", None) }).await.unwrap();
             let info = store.run(&id("r")).await.unwrap().unwrap();
             assert_eq!((info.state, info.outcome, info.lease), (state, Some(outcome.clone()), None));
@@ -357,7 +357,7 @@ async fn only_a_claim_that_reopens_takes_a_run_that_failed() {
             ("done", Ok(Json::null()), false),
         ] {
             create(&store, run, None).await.1.unwrap();
-            let end = Next::End { outcome };
+            let end = Next::End { outcome, spent: Spent::default() };
             store.append(Append { next: end, ..append(run, None) }).await.unwrap();
             let (run, second) = (id(run), owner(2));
             assert_eq!(store.claim(claim(&run, &second, 50, None)).await.unwrap(), Claimed::Ended);
@@ -516,8 +516,11 @@ async fn what_is_kept_besides_the_journal_can_be_replaced() {
             let (number, at, level) = (9, Timestamp(1), LogLevel::Info);
             Emission::Log(LogLine { number, at, level, message: message.to_owned(), fields: Vec::new() })
         };
-        let emissions =
-            vec![log("old"), log("older"), Emission::State { key: "k".to_owned(), value: Json::null() }];
+        let emissions = vec![
+            log("old"),
+            log("older"),
+            Emission::State { key: "k".to_owned(), value: Json::null(), at: Timestamp(1) },
+        ];
         store.append(Append { emissions, ..append("r", None) }).await.unwrap();
         let info = store.run(&id("r")).await.unwrap().unwrap();
         let info = RunInfo {
@@ -738,5 +741,151 @@ fn the_files_are_readable_for_their_owner_only() {
     for name in ["sub/w.db", "sub/w.db-wal", "sub/w.db-shm"] {
         let mode = std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}
+
+/// A child of `parent` at a step, as a driver makes it.
+fn child(parent: &mut Machine, step: u64, name: Option<&str>, on_close: OnParentClose) -> NewRun {
+    let options = name.map(|name| ChildOptions { id: Some(name.to_owned()), on_close, labels: Vec::new() });
+    let new = NewChild { step: Step(step), module: "w".to_owned(), input: Json::null(), options };
+    family::child(parent, new, ("w".to_owned(), parent.module()), Timestamp(15))
+}
+
+async fn state_of(store: &SharedStore, run: &str) -> RunState {
+    store.run(&id(run)).await.unwrap().unwrap().state
+}
+
+async fn bodies(store: &SharedStore, run: &str) -> Vec<MessageBody> {
+    store.inbox(&id(run)).await.unwrap().into_iter().map(|message| message.body).collect()
+}
+
+fn end(run: &str, epoch: u64) -> Append {
+    let spent = Spent { tokens: 5, micros: 7, time_ms: 1 };
+    let next = Next::End { outcome: Ok(Json::null()), spent };
+    Append::new(id(run), Epoch(epoch), Timestamp(40), next)
+}
+
+#[tokio::test]
+async fn a_child_begins_and_ends_with_an_entry_of_its_parent() {
+    for (store, _dir) in stores() {
+        let (mut parent, _) = create(&store, "p", None).await;
+        create(&store, "other", None).await.1.unwrap();
+        let cancel = OnParentClose::Cancel;
+        let children =
+            vec![child(&mut parent, 1, None, cancel), child(&mut parent, 2, Some("other"), cancel)];
+        // The child is not there before the entry is, and the id of the second is taken.
+        let begun = Append { children: children.clone(), ..append("p", None) };
+        let stale = Append { epoch: Epoch(9), ..begun.clone() };
+        assert!(matches!(store.append(stale).await, Err(StoreError::Fenced { .. })));
+        assert_eq!(store.run(&id("p.1")).await.unwrap(), None);
+        assert_eq!(store.append(begun.clone()).await.unwrap(), Appended { due: true });
+        assert_eq!(state_of(&store, "p.1").await, RunState::Queued);
+        assert!(matches!(
+            &bodies(&store, "p").await[..],
+            [MessageBody::Child { step: Step(2), outcome: Err(failure), .. }]
+                if failure.message.contains("there is a run other already")
+        ));
+        // Once more is the same.
+        let again = Append { children: children[..1].to_vec(), ..append("p", None) };
+        assert_eq!(store.append(again).await.unwrap(), Appended { due: false });
+        let info = store.run(&id("p.1")).await.unwrap().unwrap();
+        assert_eq!((info.parent, info.links.step, info.links.root), (Some(id("p")), Some(Step(1)), id("p")));
+        let known = RunFilter { parent: Some(id("p")), ..RunFilter::default() };
+        assert_eq!(store.runs(known).await.unwrap().len(), 1);
+        let top = RunFilter { top: true, ..RunFilter::default() };
+        assert_eq!(store.runs(top).await.unwrap().len(), 2);
+
+        let inbox = store.inbox(&id("p")).await.unwrap();
+        let consumed = inbox.iter().map(|message| message.id).collect();
+        let park = Append { consumed, next: Next::Park(Waiting::default()), ..append("p", None) };
+        assert_eq!(store.append(park).await.unwrap(), Appended { due: false });
+        assert!(store.due(Timestamp(14), 9).await.unwrap().is_empty());
+        // The child is taken up and ends: the parent is due with its result.
+        let claimed = store.claim(claim(&id("p.1"), &owner(2), 30, None)).await.unwrap();
+        assert!(matches!(claimed, Claimed::Yes { epoch: Epoch(2), .. }), "{claimed:?}");
+        let spent = Spent { tokens: 3, micros: 4, time_ms: 0 };
+        let ledger = Append {
+            ledger: Some((spent, Budget::default())),
+            ..Append::new(id("p.1"), Epoch(2), Timestamp(35), Next::Go)
+        };
+        store.append(ledger).await.unwrap();
+        store.append(end("p.1", 2)).await.unwrap();
+        assert_eq!(store.due(Timestamp(14), 9).await.unwrap(), [id("p")]);
+        let spent = Spent { tokens: 5, micros: 7, time_ms: 1 };
+        let told = MessageBody::Child { step: Step(1), run: id("p.1"), outcome: Ok(Json::null()), spent };
+        assert_eq!(bodies(&store, "p").await, [told]);
+        let ended = store.ended_children(&id("p"), Step(1)).await.unwrap();
+        assert_eq!(ended.iter().map(|info| info.id.clone()).collect::<Vec<_>>(), [id("p.1")]);
+        assert!(store.ended_children(&id("p"), Step(2)).await.unwrap().is_empty());
+        assert_eq!(store.family(&id("p")).await.unwrap().spent.tokens, 3);
+    }
+}
+
+#[tokio::test]
+async fn children_are_cancelled_with_their_parent_unless_they_are_abandoned() {
+    for (store, _dir) in stores() {
+        let (mut parent, _) = create(&store, "p", None).await;
+        let children = vec![
+            child(&mut parent, 1, None, OnParentClose::Cancel),
+            child(&mut parent, 2, Some("left"), OnParentClose::Abandon),
+            child(&mut parent, 3, None, OnParentClose::Cancel),
+        ];
+        store.append(Append { children, ..append("p", None) }).await.unwrap();
+        let is_cancelled = async |run: &str| {
+            matches!(&bodies(&store, run).await[..], [MessageBody::Cancel { reason: Some(reason) }]
+                if reason.contains("parent"))
+        };
+        store.append(Append { dropped: vec![Step(1), Step(2)], ..append("p", None) }).await.unwrap();
+        assert!(is_cancelled("p.1").await && !is_cancelled("p.3").await);
+        store.append(end("p", 1)).await.unwrap();
+        assert!(is_cancelled("p.3").await);
+        assert!(bodies(&store, "left").await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_child_that_is_deleted_is_a_failure_of_its_parent() {
+    for (store, _dir) in stores() {
+        let (mut parent, _) = create(&store, "p", None).await;
+        let children = vec![child(&mut parent, 1, None, OnParentClose::Cancel)];
+        store.append(Append { children, ..append("p", None) }).await.unwrap();
+        assert_eq!(store.delete(&id("p.1"), Timestamp(50)).await.unwrap(), Deleted::Yes);
+        assert!(matches!(
+            &bodies(&store, "p").await[..],
+            [MessageBody::Child { outcome: Err(failure), .. }] if failure.message == "p.1 was deleted"
+        ));
+    }
+}
+
+#[tokio::test]
+async fn a_run_continues_as_another_with_what_is_in_its_inbox() {
+    for (store, _dir) in stores() {
+        let (mut first, _) = create(&store, "r", None).await;
+        assert_eq!(post(&store, "r", signal("s", Some("1"))).await, Posted::Added);
+        let next = |machine: &Machine, name: &str| {
+            let run = family::next_round(machine, Step(1), Json::null(), id(name), Timestamp(50));
+            Next::Continue { run: Box::new(run) }
+        };
+        // An id that is somebody else's changes nothing.
+        create(&store, "taken", None).await.1.unwrap();
+        let taken = Append { next: next(&first, "taken"), ..append("r", None) };
+        assert_eq!(store.append(taken).await, Err(StoreError::IdTaken { id: id("taken") }));
+        let goes_on = next(&first, "r-2");
+        first.continue_as(id("r-2"), Timestamp(50));
+        let row = Some(row(&mut first));
+        store.append(Append { next: goes_on, ..append("r", row) }).await.unwrap();
+        let old = store.run(&id("r")).await.unwrap().unwrap();
+        assert_eq!((old.state, old.links.next.clone()), (RunState::Continued, Some(id("r-2"))));
+        assert_eq!(old.links, Links::of(&first));
+        let new = store.run(&id("r-2")).await.unwrap().unwrap();
+        assert_eq!((new.state, new.links.root, new.links.chain), (RunState::Queued, id("r"), Some(id("r"))));
+        assert_eq!(bodies(&store, "r-2").await, [signal("s", Some("1"))]);
+        assert!(bodies(&store, "r").await.is_empty());
+        // What is sent to the first goes to the latest, and is still delivered once.
+        assert_eq!(post(&store, "r", signal("s", Some("2"))).await, Posted::Continued(id("r-2")));
+        assert_eq!(post(&store, "r-2", signal("s", Some("1"))).await, Posted::Duplicate);
+        assert_eq!(post(&store, "r-2", signal("s", Some("2"))).await, Posted::Added);
+        let rounds = RunFilter { chain: Some(id("r")), ..RunFilter::default() };
+        assert_eq!(store.runs(rounds).await.unwrap().len(), 2);
     }
 }

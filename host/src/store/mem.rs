@@ -30,6 +30,7 @@ struct Data {
     /// What was committed, in order: the run and the index of its row.
     commits: Vec<(RunId, usize)>,
     deleted: Vec<RunId>,
+    schedules: BTreeMap<String, Schedule>,
     transcribed: u64,
     answers: HashMap<Digest, (Timestamp, Json)>,
 }
@@ -42,7 +43,7 @@ struct Run {
     messages: Vec<OutMessage>,
     questions: BTreeMap<Step, (OpenQuestion, bool)>,
     logs: Vec<LogLine>,
-    state: BTreeMap<String, Json>,
+    published: Vec<Published>,
     inbox: Vec<Message>,
     seen: Vec<String>,
     transcript: Vec<TranscriptLine>,
@@ -71,6 +72,102 @@ impl Data {
             return Err(StoreError::NoSuchModule(module));
         }
         Ok(())
+    }
+
+    fn insert(&mut self, run: NewRun) {
+        let id = run.id.clone();
+        self.commits.extend((0..run.rows.len()).map(|index| (run.id.clone(), index)));
+        self.runs.push(Run {
+            info: RunInfo {
+                id: run.id,
+                key: run.key,
+                workflow: run.workflow,
+                module: run.module,
+                state: if run.lease.is_some() { RunState::Running } else { RunState::Queued },
+                labels: run.labels,
+                parent: run.parent,
+                links: run.links,
+                spent: Spent::default(),
+                budget: run.budget,
+                created_at: run.created_at,
+                updated_at: run.updated_at,
+                entries: Position(run.rows.iter().map(|row| u64::from(row.count)).sum()),
+                phase: None,
+                outcome: None,
+                waiting: None,
+                epoch: Epoch(1),
+                due_at: Some(run.lease.as_ref().map_or(run.created_at, |(_, until)| *until)),
+                lease: run.lease,
+                trouble: None,
+                emissions: 0,
+                head: None,
+            },
+            rows: run.rows,
+            starts: 0,
+            messages: Vec::new(),
+            questions: BTreeMap::new(),
+            logs: Vec::new(),
+            published: Vec::new(),
+            inbox: Vec::new(),
+            seen: Vec::new(),
+            transcript: Vec::new(),
+        });
+        for body in run.inbox {
+            self.deliver(&id, run.created_at, body);
+        }
+    }
+
+    /// Puts a message into the inbox of a run that has not ended.
+    fn deliver(&mut self, run: &RunId, at: Timestamp, body: MessageBody) {
+        self.inbox += 1;
+        let id = MessageId(self.inbox);
+        if let Some(run) = self.run_mut(run).filter(|run| !run.info.state.is_final()) {
+            run.take(id, at, body);
+        }
+    }
+
+    /// Cancels the children of a run that are to end with it: those of `steps`, or all.
+    fn cancel_children(&mut self, parent: &RunId, steps: Option<&[Step]>, at: Timestamp) {
+        let lost = |info: &RunInfo| {
+            info.parent.as_ref() == Some(parent)
+                && info.links.on_close == Some(OnParentClose::Cancel)
+                && steps.is_none_or(|steps| info.links.step.is_some_and(|step| steps.contains(&step)))
+        };
+        let lost: Vec<_> =
+            self.runs.iter().filter(|run| lost(&run.info)).map(|run| run.info.id.clone()).collect();
+        for run in lost {
+            self.deliver(&run, at, MessageBody::Cancel { reason: Some(PARENT_GONE.to_owned()) });
+        }
+    }
+
+    /// Tells the parent of a run that this one has ended.
+    fn tell_parent(&mut self, run: &RunId, outcome: &Outcome, spent: Spent, at: Timestamp) {
+        let Some(info) = self.run(run).map(|run| run.info.clone()) else { return };
+        if let (Some(parent), Some(step)) = (info.parent, info.links.step) {
+            let body = MessageBody::Child { step, run: run.clone(), outcome: outcome.clone(), spent };
+            self.deliver(&parent, at, body);
+        }
+    }
+
+    fn start_child(&mut self, parent: &RunId, child: NewRun) -> Result<bool> {
+        let is_it =
+            |run: &Run| run.info.parent.as_ref() == Some(parent) && run.info.links.step == child.links.step;
+        if self.run(&child.id).is_some_and(is_it) {
+            return Ok(true);
+        }
+        match self.check_new(&child.id, child.module) {
+            Ok(()) => {
+                self.insert(child);
+                Ok(true)
+            }
+            Err(error) => {
+                let outcome = Err(Failure::new(FailureKind::Rejected, error.to_string()));
+                let step = child.links.step.unwrap_or_default();
+                let body = MessageBody::Child { step, run: child.id, outcome, spent: Spent::default() };
+                self.deliver(parent, child.created_at, body);
+                Ok(false)
+            }
+        }
     }
 }
 
@@ -103,7 +200,9 @@ impl Run {
             self.info.emissions = number + 1;
             match emission {
                 Emission::Log(line) => self.logs.push(LogLine { number, ..line }),
-                Emission::State { key, value } => drop(self.state.insert(key, value)),
+                Emission::State { key, value, at } => {
+                    self.published.push(Published { number, at, key, value });
+                }
                 Emission::Phase { title, at } => {
                     self.logs.push(LogLine::phase(number, at, &title));
                     self.info.phase = Some(title);
@@ -115,8 +214,21 @@ impl Run {
         }
     }
 
-    fn settle(&mut self, next: Next) -> Appended {
-        let (state, outcome, waiting) = match next {
+    /// Takes in a message, and is due if it waits for that.
+    fn take(&mut self, id: MessageId, at: Timestamp, body: MessageBody) {
+        let wakes = match self.info.state {
+            RunState::Waiting => self.info.waiting.as_ref().is_some_and(|waiting| waiting.is_for(&body)),
+            RunState::Paused | RunState::Refused => matches!(body, MessageBody::Cancel { .. }),
+            _ => false,
+        };
+        if wakes {
+            self.info.due_at = Some(Timestamp(0));
+        }
+        self.inbox.push(Message { id, at, body });
+    }
+
+    fn settle(&mut self, next: &Next) -> Appended {
+        let (state, outcome, waiting) = match next.clone() {
             Next::Go => return Appended { due: false },
             Next::Park(waiting) => {
                 if self.inbox.iter().any(|message| waiting.is_for(&message.body)) {
@@ -128,10 +240,16 @@ impl Run {
             Next::Refuse { reason } => {
                 (RunState::Refused, Some(Err(Failure::new(FailureKind::Rejected, reason))), None)
             }
-            Next::End { outcome } => {
+            Next::End { outcome, .. } => {
                 self.questions.clear();
                 let state = RunState::of(Some(&outcome));
                 (state, Some(outcome), None)
+            }
+            Next::Continue { run } => {
+                self.questions.clear();
+                self.info.links.chain.get_or_insert_with(|| self.info.id.clone());
+                self.info.links.next = Some(run.id);
+                (RunState::Continued, None, None)
             }
         };
         self.starts = 0;
@@ -198,39 +316,7 @@ impl Store for MemStore {
                 return Ok(Created::Known(known.info.id.clone()));
             }
             data.check_new(&run.id, run.module)?;
-            data.commits.push((run.id.clone(), 0));
-            data.runs.push(Run {
-                info: RunInfo {
-                    id: run.id,
-                    key: run.key,
-                    workflow: run.workflow,
-                    module: run.module,
-                    state: if run.lease.is_some() { RunState::Running } else { RunState::Queued },
-                    labels: run.labels,
-                    parent: run.parent,
-                    created_at: run.created_at,
-                    updated_at: run.created_at,
-                    entries: Position(run.row.count.into()),
-                    phase: None,
-                    outcome: None,
-                    waiting: None,
-                    epoch: Epoch(1),
-                    due_at: Some(run.lease.as_ref().map_or(run.created_at, |(_, until)| *until)),
-                    lease: run.lease,
-                    trouble: None,
-                    emissions: 0,
-                    head: None,
-                },
-                rows: vec![run.row],
-                starts: 0,
-                messages: Vec::new(),
-                questions: BTreeMap::new(),
-                logs: Vec::new(),
-                state: BTreeMap::new(),
-                inbox: Vec::new(),
-                seen: Vec::new(),
-                transcript: Vec::new(),
-            });
+            data.insert(run);
             Ok(Created::New)
         })
     }
@@ -332,6 +418,10 @@ impl Store for MemStore {
             if append.row.as_ref().is_some_and(|row| row.first != run.info.entries) {
                 return Err(fenced());
             }
+            if let Next::Continue { run } = &append.next {
+                data.check_new(&run.id, run.module)?;
+            }
+            let run = data.run_mut(&append.run).ok_or_else(fenced)?;
             run.starts = 0;
             let mut committed = None;
             if let Some(row) = append.row {
@@ -344,8 +434,40 @@ impl Store for MemStore {
             run.inbox.retain(|message| !append.consumed.contains(&message.id));
             run.change_questions(append.questions);
             run.emit(append.first_emission, append.emissions);
-            let appended = run.settle(append.next);
+            if let Some((spent, budget)) = append.ledger {
+                (run.info.spent, run.info.budget) = (spent, budget);
+            }
             data.commits.extend(committed);
+            let mut due = false;
+            for child in append.children {
+                due |= !data.start_child(&append.run, child)?;
+            }
+            data.cancel_children(&append.run, Some(&append.dropped), append.at);
+            let run = data.run_mut(&append.run).ok_or_else(fenced)?;
+            let mut appended = run.settle(&append.next);
+            appended.due |= due;
+            match append.next {
+                Next::End { outcome, spent } => {
+                    data.tell_parent(&append.run, &outcome, spent, append.at);
+                    data.cancel_children(&append.run, None, append.at);
+                }
+                Next::Continue { run: next } => {
+                    data.cancel_children(&append.run, None, append.at);
+                    let left = data.run_mut(&append.run).map(|run| std::mem::take(&mut run.inbox));
+                    let id = next.id.clone();
+                    data.insert(*next);
+                    let moved = left.into_iter().flatten().filter(|message| {
+                        matches!(
+                            message.body,
+                            MessageBody::Signal { .. } | MessageBody::Cancel { .. } | MessageBody::Pause
+                        )
+                    });
+                    if let Some(next) = data.run_mut(&id) {
+                        next.inbox.extend(moved);
+                    }
+                }
+                _ => {}
+            }
             Ok(appended)
         })
     }
@@ -382,7 +504,7 @@ impl Store for MemStore {
                 messages: run.messages,
                 questions: BTreeMap::new(),
                 logs: run.logs,
-                state: run.state.into_iter().collect(),
+                published: run.state,
                 seen: Vec::new(),
                 transcript: Vec::new(),
                 inbox: Vec::new(),
@@ -417,7 +539,7 @@ impl Store for MemStore {
             if let Some(emissions) = rebuilt.emissions {
                 run.logs.clear();
                 run.messages.clear();
-                run.state.clear();
+                run.published.clear();
                 run.info.emissions = 0;
                 run.info.phase = None;
                 run.emit(0, emissions);
@@ -436,7 +558,19 @@ impl Store for MemStore {
             {
                 return Ok(Deleted::Held { owner: owner.clone(), until: *until });
             }
-            data.runs.remove(index);
+            let gone = data.runs.remove(index).info;
+            if !gone.state.is_final() {
+                if let (Some(parent), Some(step)) = (gone.parent, gone.links.step) {
+                    let failure = Failure::new(FailureKind::Cancelled, format!("{run} was deleted"));
+                    let (run, spent) = (run.clone(), gone.spent);
+                    data.deliver(
+                        &parent,
+                        now,
+                        MessageBody::Child { step, run, outcome: Err(failure), spent },
+                    );
+                }
+                data.cancel_children(run, None, now);
+            }
             data.deleted.push(run.clone());
             Ok(Deleted::Yes)
         })
@@ -444,7 +578,8 @@ impl Store for MemStore {
 
     fn delete_unused_modules(&self, before: Timestamp) -> BoxFuture<'_, Result<usize>> {
         self.change(|data| {
-            let used: Vec<_> = data.runs.iter().map(|run| run.info.module).collect();
+            let scheduled = data.schedules.values().map(|schedule| schedule.module);
+            let used: Vec<_> = data.runs.iter().map(|run| run.info.module).chain(scheduled).collect();
             let all = data.modules.len();
             data.modules.retain(|digest, (info, _)| info.added_at >= before || used.contains(digest));
             Ok(all - data.modules.len())
@@ -488,14 +623,25 @@ impl Store for MemStore {
         self.change(|data| {
             data.inbox += 1;
             let id = MessageId(data.inbox);
-            let Some(run) = data.run_mut(&message.run) else { return Ok(Posted::NoSuchRun) };
+            let Some(info) = data.run(&message.run).map(|run| run.info.clone()) else {
+                return Ok(Posted::NoSuchRun);
+            };
+            if info.state == RunState::Continued && !matches!(message.body, MessageBody::Answer { .. }) {
+                let latest = data.runs.iter().rev().find(|run| run.info.links.chain == info.links.chain);
+                return Ok(latest.map_or(Posted::Ended, |run| Posted::Continued(run.info.id.clone())));
+            }
+            let chain = info.links.chain;
+            let in_chain =
+                |run: &Run| run.info.id == message.run || chain.is_some() && run.info.links.chain == chain;
             let dedupe = match &message.body {
                 MessageBody::Signal { id, .. } => id.clone(),
                 _ => None,
             };
-            if dedupe.as_ref().is_some_and(|dedupe| run.seen.contains(dedupe)) {
+            let is_seen = |run: &Run| dedupe.as_ref().is_some_and(|dedupe| run.seen.contains(dedupe));
+            if data.runs.iter().any(|run| in_chain(run) && is_seen(run)) {
                 return Ok(Posted::Duplicate);
             }
+            let Some(run) = data.run_mut(&message.run) else { return Ok(Posted::NoSuchRun) };
             if run.info.state.is_final() {
                 return Ok(Posted::Ended);
             }
@@ -512,17 +658,7 @@ impl Store for MemStore {
                 _ => {}
             }
             run.seen.extend(dedupe);
-            let wakes = match run.info.state {
-                RunState::Waiting => {
-                    run.info.waiting.as_ref().is_some_and(|waiting| waiting.is_for(&message.body))
-                }
-                RunState::Paused | RunState::Refused => matches!(message.body, MessageBody::Cancel { .. }),
-                _ => false,
-            };
-            if wakes {
-                run.info.due_at = Some(Timestamp(0));
-            }
-            run.inbox.push(Message { id, at: message.at, body: message.body });
+            run.take(id, message.at, message.body);
             Ok(Posted::Added)
         })
     }
@@ -547,6 +683,10 @@ impl Store for MemStore {
                     && filter.labels.iter().all(|label| info.labels.contains(label))
                     && filter.since.is_none_or(|since| info.created_at >= since)
                     && filter.idle_since.is_none_or(|since| info.updated_at < since)
+                    && (!filter.top || info.parent.is_none())
+                    && filter.parent.as_ref().is_none_or(|parent| info.parent.as_ref() == Some(parent))
+                    && filter.root.as_ref().is_none_or(|root| info.links.root == *root)
+                    && filter.chain.as_ref().is_none_or(|chain| info.links.chain.as_ref() == Some(chain))
                     && filter.prefix.as_ref().is_none_or(|prefix| info.id.as_str().starts_with(prefix))
             };
             let newest_first = data.runs[..end].iter().rev().map(|run| &run.info);
@@ -642,8 +782,103 @@ impl Store for MemStore {
 
     fn state<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<(String, Json)>>> {
         self.look(|data| {
-            let pairs = data.run(run).into_iter().flat_map(|run| &run.state);
-            pairs.map(|(key, value)| (key.clone(), value.clone())).collect()
+            let published = data.run(run).into_iter().flat_map(|run| &run.published);
+            let latest: BTreeMap<_, _> =
+                published.map(|published| (published.key.clone(), published.value.clone())).collect();
+            latest.into_iter().collect()
+        })
+    }
+
+    fn published<'a>(
+        &'a self,
+        run: &'a RunId,
+        key: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Vec<Published>>> {
+        self.look(|data| {
+            let published = data.run(run).into_iter().flat_map(|run| &run.published);
+            published.filter(|published| key.is_none_or(|key| published.key == key)).cloned().collect()
+        })
+    }
+
+    fn ended_children<'a>(&'a self, parent: &'a RunId, from: Step) -> BoxFuture<'a, Result<Vec<RunInfo>>> {
+        self.look(|data| {
+            let children = data.runs.iter().map(|run| &run.info).filter(|info| {
+                info.parent.as_ref() == Some(parent)
+                    && info.links.step.is_some_and(|step| step >= from)
+                    && info.outcome.is_some()
+                    && info.state.is_final()
+            });
+            children.cloned().collect()
+        })
+    }
+
+    fn family<'a>(&'a self, root: &'a RunId) -> BoxFuture<'a, Result<Family>> {
+        self.look(|data| {
+            let members = data.runs.iter().map(|run| &run.info).filter(|info| info.links.root == *root);
+            let spent = members.clone().fold(Spent::default(), |sum, info| sum.plus(info.spent));
+            let head = members.rev().find(|info| info.parent.is_none());
+            Family { budget: head.map(|info| info.budget).unwrap_or_default(), spent }
+        })
+    }
+
+    fn put_schedule(&self, schedule: Schedule, replace: bool) -> BoxFuture<'_, Result<bool>> {
+        self.change(|data| {
+            if !data.modules.contains_key(&schedule.module) {
+                return Err(StoreError::NoSuchModule(schedule.module));
+            }
+            let free = replace || !data.schedules.contains_key(&schedule.name);
+            if free {
+                data.schedules.insert(schedule.name.clone(), schedule);
+            }
+            Ok(free)
+        })
+    }
+
+    fn schedules(&self) -> BoxFuture<'_, Result<Vec<Schedule>>> {
+        self.look(|data| data.schedules.values().cloned().collect())
+    }
+
+    fn set_schedule<'a>(&'a self, name: &'a str, next: Option<Timestamp>) -> BoxFuture<'a, Result<bool>> {
+        self.change(|data| {
+            let schedule = data.schedules.get_mut(name);
+            Ok(schedule.map(|schedule| schedule.next_at = next).is_some())
+        })
+    }
+
+    fn delete_schedule<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool>> {
+        self.change(|data| Ok(data.schedules.remove(name).is_some()))
+    }
+
+    fn due_schedules(&self, now: Timestamp) -> BoxFuture<'_, Result<(Vec<Schedule>, Option<Timestamp>)>> {
+        self.look(|data| {
+            let due = |schedule: &&Schedule| schedule.next_at.is_some_and(|at| at <= now);
+            let later =
+                data.schedules.values().filter_map(|schedule| schedule.next_at).filter(|at| *at > now);
+            (data.schedules.values().filter(due).cloned().collect(), later.min())
+        })
+    }
+
+    fn fire(&self, fire: Fire) -> BoxFuture<'_, Result<bool>> {
+        self.change(|data| {
+            let due = data.schedules.get(&fire.schedule).is_some_and(|known| known.next_at == Some(fire.due));
+            if !due {
+                return Ok(false);
+            }
+            if let Some(run) = &fire.run {
+                data.check_new(&run.id, run.module)?;
+            }
+            if let Some((run, at)) = fire.cancel {
+                data.deliver(&run, at, MessageBody::Cancel { reason: Some(OVERTAKEN.to_owned()) });
+            }
+            if let Some(known) = data.schedules.get_mut(&fire.schedule) {
+                known.next_at = fire.next;
+                known.fired += u64::from(fire.run.is_some());
+                known.last = fire.run.as_ref().map(|run| run.id.clone()).or_else(|| known.last.take());
+            }
+            if let Some(run) = fire.run {
+                data.insert(run);
+            }
+            Ok(true)
         })
     }
 

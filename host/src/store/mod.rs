@@ -16,10 +16,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::{
-    Digest, Epoch, FailureKind, Json, Outcome, Position, Question, QuestionChange, Row, RunId, Step,
-    Timestamp,
+    Digest, Epoch, FailureKind, Json, Machine, OnParentClose, Outcome, Position, Question, QuestionChange,
+    Row, RunId, Step, Timestamp,
 };
+
+use crate::schedule::Schedule;
 
 pub use self::mem::MemStore;
 pub use self::sqlite::{SqliteOptions, SqliteStore, Synchronous};
@@ -164,8 +167,18 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// What was committed behind the place `after`, of all runs, in order.
     fn changes(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Change>>>;
 
-    /// What a run has published, by key.
+    /// What a run has published: the latest value of each key, by key.
     fn state<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<(String, Json)>>>;
+
+    /// All that a run has published, of one key or of all, in order.
+    fn published<'a>(&'a self, run: &'a RunId, key: Option<&'a str>)
+    -> BoxFuture<'a, Result<Vec<Published>>>;
+
+    /// The children of a run that have ended and belong to this step or a later one.
+    fn ended_children<'a>(&'a self, parent: &'a RunId, from: Step) -> BoxFuture<'a, Result<Vec<RunInfo>>>;
+
+    /// What all runs of a family have spent, and what they may spend together.
+    fn family<'a>(&'a self, root: &'a RunId) -> BoxFuture<'a, Result<Family>>;
 
     /// Adds to the transcripts of a run. Nothing happens if the run is gone.
     fn transcribe<'a>(&'a self, run: &'a RunId, lines: Vec<NewTranscript>) -> BoxFuture<'a, Result<()>>;
@@ -184,6 +197,26 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// The answer that was kept, and when it was given.
     fn kept_answer(&self, key: Digest) -> BoxFuture<'_, Result<Option<(Timestamp, Json)>>>;
+
+    // Schedules.
+
+    /// Keeps a schedule. False if there is one of that name, unless it is to be `replace`d.
+    fn put_schedule(&self, schedule: Schedule, replace: bool) -> BoxFuture<'_, Result<bool>>;
+
+    /// All schedules, by name.
+    fn schedules(&self) -> BoxFuture<'_, Result<Vec<Schedule>>>;
+
+    /// Sets when a schedule fires next; never while that is none. False if there is none of that name.
+    fn set_schedule<'a>(&'a self, name: &'a str, next: Option<Timestamp>) -> BoxFuture<'a, Result<bool>>;
+
+    /// Removes a schedule; its runs stay. False if there is none of that name.
+    fn delete_schedule<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool>>;
+
+    /// The schedules that are due at `now`, and when the next of the others is.
+    fn due_schedules(&self, now: Timestamp) -> BoxFuture<'_, Result<(Vec<Schedule>, Option<Timestamp>)>>;
+
+    /// Carries out one firing of a schedule, if nobody did so before. False if somebody did.
+    fn fire(&self, fire: Fire) -> BoxFuture<'_, Result<bool>>;
 
     /// A number that changes when something was committed by another process,
     /// or by another handle of this one. Cheap enough to ask for every few
@@ -220,7 +253,7 @@ pub struct Owner {
 }
 
 /// A run that is to be created.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct NewRun {
     pub id: RunId,
     /// The same key gives the same run.
@@ -230,11 +263,90 @@ pub struct NewRun {
     pub module: Digest,
     pub labels: Vec<(String, String)>,
     pub parent: Option<RunId>,
+    pub links: Links,
+    pub budget: Budget,
     pub created_at: Timestamp,
+    /// The time of the last entry.
+    pub updated_at: Timestamp,
     /// Who advances it, until when; if nobody does, it is due at once.
     pub lease: Option<(Owner, Timestamp)>,
-    /// The first entries of the journal, at position 0.
-    pub row: Row,
+    /// The first entries of the journal, from position 0 on.
+    pub rows: Vec<Row>,
+    /// What is in its inbox from the beginning.
+    pub inbox: Vec<MessageBody>,
+}
+
+impl NewRun {
+    /// A run as its first entries make it.
+    pub fn new(machine: &Machine, rows: Vec<Row>) -> Self {
+        let started = machine.started();
+        Self {
+            id: machine.run().clone(),
+            key: None,
+            workflow: started.workflow.clone(),
+            module: machine.module(),
+            labels: started.labels.clone(),
+            parent: machine.parent().cloned(),
+            links: Links::of(machine),
+            budget: machine.budget(),
+            created_at: machine.last_at(),
+            updated_at: machine.last_at(),
+            lease: None,
+            rows,
+            inbox: Vec::new(),
+        }
+    }
+}
+
+/// How a run belongs to others.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Links {
+    /// The step of its parent, if it has one, that waits for it.
+    pub step: Option<Step>,
+    /// What becomes of it when its parent ends first.
+    pub on_close: Option<OnParentClose>,
+    /// The run at the top of its family, which may be itself.
+    pub root: RunId,
+    /// The first round, if it is one of several.
+    pub chain: Option<RunId>,
+    /// The run that it goes on as.
+    pub next: Option<RunId>,
+}
+
+impl Links {
+    /// What a journal says.
+    pub fn of(machine: &Machine) -> Self {
+        let next = machine.continued_as().cloned();
+        let is_round = next.is_some() || machine.round().1 > 1;
+        Self {
+            step: machine.child().map(|child| child.step),
+            on_close: machine.child().map(|child| child.on_close),
+            root: machine.root().clone(),
+            chain: is_round.then(|| machine.round().0.clone()),
+            next,
+        }
+    }
+}
+
+/// One firing of a schedule.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Fire {
+    pub schedule: String,
+    /// The time that it was due at.
+    pub due: Timestamp,
+    /// The time that it is due at next.
+    pub next: Option<Timestamp>,
+    /// The run that begins, if one does.
+    pub run: Option<NewRun>,
+    /// The run that is cancelled.
+    pub cancel: Option<(RunId, Timestamp)>,
+}
+
+/// What the runs of a family may spend and have spent together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Family {
+    pub budget: Budget,
+    pub spent: Spent,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -306,10 +418,12 @@ pub enum RunState {
     Completed,
     Failed,
     Cancelled,
+    /// It ended and goes on as another run.
+    Continued,
 }
 
 impl RunState {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Queued,
         Self::Running,
         Self::Waiting,
@@ -318,6 +432,7 @@ impl RunState {
         Self::Completed,
         Self::Failed,
         Self::Cancelled,
+        Self::Continued,
     ];
 
     /// The word that is stored and shown.
@@ -331,6 +446,7 @@ impl RunState {
             Self::Completed => "completed",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
+            Self::Continued => "continued",
         }
     }
 
@@ -350,7 +466,7 @@ impl RunState {
 
     /// Whether nothing can change any more.
     pub fn is_final(self) -> bool {
-        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled | Self::Continued)
     }
 }
 
@@ -372,8 +488,37 @@ pub struct Append {
     pub questions: Vec<QuestionChange>,
     /// The module that the run is executed with from now on.
     pub module: Option<Digest>,
+    /// Children that these entries start. One whose id is somebody else's is
+    /// not created: its failure is put into the inbox of this run.
+    pub children: Vec<NewRun>,
+    /// Steps whose children nobody waits for any more: those that are to be
+    /// cancelled then are.
+    pub dropped: Vec<Step>,
+    /// What the run has spent by itself and what it may spend, if one of the two changed.
+    pub ledger: Option<(Spent, Budget)>,
     /// What becomes of the run.
     pub next: Next,
+}
+
+impl Append {
+    /// An append of nothing.
+    pub fn new(run: RunId, epoch: Epoch, at: Timestamp, next: Next) -> Self {
+        Self {
+            run,
+            epoch,
+            at,
+            row: None,
+            consumed: Vec::new(),
+            first_emission: 0,
+            emissions: Vec::new(),
+            questions: Vec::new(),
+            module: None,
+            children: Vec::new(),
+            dropped: Vec::new(),
+            ledger: None,
+            next,
+        }
+    }
 }
 
 /// What a program gives out without an entry of its own.
@@ -383,6 +528,7 @@ pub enum Emission {
     State {
         key: String,
         value: Json,
+        at: Timestamp,
     },
     /// Also a line of the log, with the field `phase`.
     Phase {
@@ -405,6 +551,17 @@ pub struct OutMessage {
     pub at: Timestamp,
     pub name: String,
     pub payload: Json,
+}
+
+/// A value that a run published.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Published {
+    /// Its number among the run's emissions: greater for later ones.
+    pub number: u64,
+    /// Virtual time.
+    pub at: Timestamp,
+    pub key: String,
+    pub value: Json,
 }
 
 /// A question that waits for an answer.
@@ -436,7 +593,7 @@ pub struct ImportedRun {
     pub emissions: u64,
     pub logs: Vec<LogLine>,
     pub messages: Vec<OutMessage>,
-    pub state: Vec<(String, Json)>,
+    pub state: Vec<Published>,
     pub inbox: Vec<Message>,
     pub questions: Vec<QuestionChange>,
 }
@@ -584,8 +741,12 @@ pub enum Next {
     Pause,
     /// The module departs from the journal; the lease is given up.
     Refuse { reason: String },
-    /// It has ended; the lease is given up.
-    End { outcome: Outcome },
+    /// It has ended; the lease is given up, its parent is told, and children
+    /// that are to end with it are cancelled. `spent`: with its children.
+    End { outcome: Outcome, spent: Spent },
+    /// It has ended and goes on as that run, which is created and takes over
+    /// what is in its inbox.
+    Continue { run: Box<NewRun> },
 }
 
 /// What a parked run waits for.
@@ -604,14 +765,18 @@ impl Waiting {
     pub fn is_for(&self, body: &MessageBody) -> bool {
         match body {
             MessageBody::Signal { name, .. } => self.signals.contains(name),
-            MessageBody::Cancel { .. } | MessageBody::Pause | MessageBody::Answer { .. } => true,
+            MessageBody::Cancel { .. }
+            | MessageBody::Pause
+            | MessageBody::Answer { .. }
+            | MessageBody::Child { .. } => true,
         }
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Appended {
-    /// The run was to be parked, but something for it has come in.
+    /// Something for it has come in: it was not parked if it was to be, or a
+    /// child could not be started.
     pub due: bool,
 }
 
@@ -646,6 +811,13 @@ pub enum MessageBody {
         by: Option<String>,
         note: Option<String>,
     },
+    /// A child ended, or could not be started. `spent`: by it and its children.
+    Child {
+        step: Step,
+        run: RunId,
+        outcome: Outcome,
+        spent: Spent,
+    },
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -656,13 +828,15 @@ pub struct Message {
     pub body: MessageBody,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Posted {
     Added,
     /// A signal with this id was posted to the run before.
     Duplicate,
     /// The run has ended.
     Ended,
+    /// The run goes on as this one, which is the latest: it is to be posted there.
+    Continued(RunId),
     /// The run does not ask that, or it was answered.
     NoQuestion,
     NoSuchRun,
@@ -679,6 +853,11 @@ pub struct RunInfo {
     pub state: RunState,
     pub labels: Vec<(String, String)>,
     pub parent: Option<RunId>,
+    pub links: Links,
+    /// What its own calls have consumed.
+    pub spent: Spent,
+    /// What it and its children may spend.
+    pub budget: Budget,
     pub created_at: Timestamp,
     /// The time of the latest entry.
     pub updated_at: Timestamp,
@@ -703,6 +882,12 @@ pub struct RunInfo {
     pub head: Option<Digest>,
 }
 
+/// Why a child is cancelled that ends with its parent.
+const PARENT_GONE: &str = "its parent does not wait for it any more";
+
+/// Why a run is cancelled whose schedule begins another one.
+const OVERTAKEN: &str = "the next run of its schedule begins";
+
 /// Which runs to list.
 #[derive(Clone, PartialEq, Debug)]
 pub struct RunFilter {
@@ -712,6 +897,14 @@ pub struct RunFilter {
     pub labels: Vec<(String, String)>,
     /// Ids that begin with this.
     pub prefix: Option<String>,
+    /// Only children of this run.
+    pub parent: Option<RunId>,
+    /// Only runs of the family of this one.
+    pub root: Option<RunId>,
+    /// Only rounds of the chain that begins with this one.
+    pub chain: Option<RunId>,
+    /// Only runs that nobody started.
+    pub top: bool,
     /// Only runs created before this one.
     pub before: Option<RunId>,
     /// Only runs created at this time or later.
@@ -728,6 +921,10 @@ impl Default for RunFilter {
             workflow: None,
             labels: Vec::new(),
             prefix: None,
+            parent: None,
+            root: None,
+            chain: None,
+            top: false,
             before: None,
             since: None,
             idle_since: None,

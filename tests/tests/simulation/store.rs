@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use wfhost_core::{Digest, Epoch, Event, Json, Position, Row, RunId, Timestamp};
+use wfhost_core::{Digest, Epoch, Event, Json, Position, Row, RunId, Step, Timestamp};
+use wfhost_host::schedule::Schedule;
 use wfhost_host::store::*;
 
 use super::universe::{Committed, Universe};
@@ -80,6 +81,11 @@ impl Store for Faulty {
         messages(run: &'a RunId, after: Option<u64>, limit: usize) -> Vec<OutMessage>;
         questions(run: Option<&'a RunId>, limit: usize) -> Vec<OpenQuestion>;
         state(run: &'a RunId) -> Vec<(String, Json)>;
+        published(run: &'a RunId, key: Option<&'a str>) -> Vec<Published>;
+        ended_children(parent: &'a RunId, from: Step) -> Vec<RunInfo>;
+        family(root: &'a RunId) -> Family;
+        set_schedule(name: &'a str, next: Option<Timestamp>) -> bool;
+        delete_schedule(name: &'a str) -> bool;
         owned(owner: &'a Owner) -> Vec<RunId>;
         transcribe(run: &'a RunId, lines: Vec<NewTranscript>) -> ();
         transcript(run: &'a RunId, filter: TranscriptFilter, limit: usize) -> Vec<TranscriptLine>;
@@ -109,7 +115,7 @@ impl Store for Faulty {
             if let Some(row) = row {
                 let events = row.entries().map(|entry| entry.expect("what was just written").1.event);
                 let completes = events.filter_map(|event| match event {
-                    Event::Completed { step, .. } => Some(step),
+                    Event::Completed { step, .. } | Event::ChildEnded { step, .. } => Some(step),
                     _ => None,
                 });
                 let completes = completes.collect();
@@ -119,6 +125,22 @@ impl Store for Faulty {
             Ok(appended)
         };
         self.with(work.boxed())
+    }
+
+    fn put_schedule(&self, schedule: Schedule, replace: bool) -> BoxFuture<'_, Result<bool>> {
+        self.with(async move { self.universe.memory.put_schedule(schedule, replace).await }.boxed())
+    }
+
+    fn schedules(&self) -> BoxFuture<'_, Result<Vec<Schedule>>> {
+        self.with(async move { self.universe.memory.schedules().await }.boxed())
+    }
+
+    fn due_schedules(&self, now: Timestamp) -> BoxFuture<'_, Result<(Vec<Schedule>, Option<Timestamp>)>> {
+        self.with(async move { self.universe.memory.due_schedules(now).await }.boxed())
+    }
+
+    fn fire(&self, fire: Fire) -> BoxFuture<'_, Result<bool>> {
+        self.with(async move { self.universe.memory.fire(fire).await }.boxed())
     }
 
     fn import(&self, run: ImportedRun) -> BoxFuture<'_, Result<()>> {

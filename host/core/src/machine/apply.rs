@@ -1,7 +1,7 @@
 //! What an entry does to the state of a run.
 
 use super::steps::Done;
-use super::{Machine, Scripted, ScriptedEvent, Status};
+use super::{Fork, Machine, Scripted, ScriptedEvent, Status};
 use crate::entry::{Entry, EntryError, Event};
 use crate::journal::extend_chain;
 use crate::{Failure, FailureKind, Outcome, Position, Timestamp};
@@ -63,13 +63,14 @@ impl Machine {
                 self.observe(position, at);
             }
             (Status::New, _) => return Err("a journal begins with `started`".into()),
-            (Status::Ended(_), event) => {
+            (Status::Ended(_) | Status::Continued(_), event) => {
                 return Err(format!("the run had ended before this `{}`", event.kind()).into());
             }
             (Status::Running, Event::Started(_)) => {
                 return Err("only the first entry is `started`".into());
             }
             (Status::Running, Event::Scheduled { step, op }) => {
+                self.reuse.count(&op);
                 if recorded {
                     let op = op.clone();
                     self.script.push_back(scripted(ScriptedEvent::Scheduled { step, op }));
@@ -88,6 +89,21 @@ impl Machine {
                 let done = Done { position, at, outcome: outcome.into() };
                 let watchers = self.steps.answer(step, done)?;
                 self.sets.ready(step, position, &watchers);
+            }
+            (Status::Running, Event::ChildEnded { step, outcome, .. }) => {
+                let done = Done { position, at, outcome: outcome.into() };
+                let watchers = self.steps.end_child(step, done)?;
+                self.sets.ready(step, position, &watchers);
+            }
+            (Status::Running, Event::ContinuedAsNew { run }) => {
+                self.status = Status::Continued(run);
+                self.steps.abort_all();
+                if recorded {
+                    self.script.push_back(scripted(ScriptedEvent::Continued));
+                }
+            }
+            (Status::Running, Event::Forked { run, seed, .. }) => {
+                self.forks.push(Fork { position, at, run, seed });
             }
             (Status::Running, Event::Moved { module }) => {
                 self.module = module;

@@ -4,6 +4,7 @@
 mod attempts;
 mod calls;
 mod ends;
+mod families;
 mod mismatches;
 mod people;
 mod resuming;
@@ -31,6 +32,8 @@ fn started() -> Started {
         config: RunConfig::default(),
         labels: vec![],
         parent: None,
+        child: None,
+        origin: None,
     }
 }
 

@@ -74,6 +74,7 @@ impl Mismatch {
             ScriptedEvent::Finished { outcome, .. } => {
                 ("return".to_owned(), outcome_label(outcome), outcome_value(outcome))
             }
+            ScriptedEvent::Continued => ("continue-as-new".to_owned(), Value::Null, Value::Null),
         };
         let (asked_kind, asked_value, asked_fields) = match asked {
             Asked::Op(op) => (op.kind(), Value::from(op.label()), value_of(op)),

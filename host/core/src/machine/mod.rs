@@ -19,9 +19,11 @@
 //! The first error, and the end, are final: every later call answers the same.
 
 mod apply;
+mod fork;
 mod mismatch;
 mod random;
 mod retry;
+mod reuse;
 mod spending;
 mod steps;
 mod waitset;
@@ -36,21 +38,23 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use minicbor::bytes::ByteVec;
 
 use self::apply::Refusal;
+pub use self::fork::{CannotFork, ForkPlan};
 pub use self::mismatch::Mismatch;
 use self::random::Random;
 pub use self::retry::{CannotRetry, Retry as RetryPlan, plan_retry};
+pub use self::reuse::Reuse;
 use self::spending::Spending;
 use self::steps::Steps;
-pub use self::steps::{CallState, OpenStep, QuestionChange};
+pub use self::steps::{CallState, NewChild, OpenStep, QuestionChange};
 pub use self::waitset::SetId;
 use self::waitset::WaitSets;
-use crate::entry::{Entry, Event, FailedCall, Recorded, Started, decode_op, encode_op};
+use crate::entry::{ChildOf, Entry, Event, FailedCall, Origin, Recorded, Started, decode_op, encode_op};
 use crate::journal::{GENESIS, Journal, JournalError};
 use crate::limits::{self, TooLarge};
 use crate::policy::budget::{Budget, Spent};
 use crate::policy::retry as policy;
 use crate::{
-    Digest, Failure, FailureKind, Json, Op, Outcome, Position, Question, Reply, Row, Step, Timestamp,
+    Digest, Failure, FailureKind, Json, Op, Outcome, Position, Question, Reply, Row, RunId, Step, Timestamp,
 };
 
 /// Why the program cannot go on.
@@ -117,6 +121,23 @@ enum ScriptedEvent {
     Cancelled { step: Step },
     Patched { id: String },
     Finished { outcome: Outcome, stopped: bool },
+    Continued,
+}
+
+/// Where a run became one of its own.
+#[derive(Debug)]
+struct Fork {
+    position: Position,
+    at: Timestamp,
+    run: RunId,
+    seed: [u8; 32],
+}
+
+impl ScriptedEvent {
+    /// Whether the host ended the run here while the program would have gone on.
+    fn stops(&self) -> bool {
+        matches!(self, Self::Finished { stopped: true, .. } | Self::Continued)
+    }
 }
 
 #[derive(Debug)]
@@ -125,6 +146,8 @@ enum Status {
     New,
     Running,
     Ended(Outcome),
+    /// It goes on as another run.
+    Continued(RunId),
 }
 
 /// The state of one run, from its journal and its program's calls.
@@ -164,6 +187,10 @@ pub struct Machine {
     moving: Option<Digest>,
     /// It was moved, and the driver does not know yet.
     moved: bool,
+    /// Where the run became one of its own, and what it is since then.
+    forks: Vec<Fork>,
+    /// Answers of the run that this one repeats, if it does that.
+    reuse: Reuse,
 }
 
 impl Machine {
@@ -229,6 +256,7 @@ impl Machine {
         }
         // What changed when the journal was written is known already.
         machine.steps.take_questions();
+        machine.steps.take_dropped_children();
         machine.head = journal.head;
         machine.unsaved.first = machine.next;
         machine.unsaved.head = journal.head;
@@ -238,11 +266,13 @@ impl Machine {
     fn empty(started: Started) -> Self {
         Self {
             random: Random::new(&started.seed),
-            spending: Spending::new(started.config.budget),
+            spending: Spending::new(&started),
             module: started.module,
             moving: None,
             moved: false,
             restarts: VecDeque::new(),
+            forks: Vec::new(),
+            reuse: Reuse::new(&started),
             started,
             providers_out: BTreeSet::new(),
             started_at: Timestamp(0),
@@ -280,7 +310,7 @@ impl Machine {
             {
                 *step
             }
-            ScriptedEvent::Finished { stopped: true, .. } => return Err(self.fail(Stop::Ended)),
+            event if event.stops() => return Err(self.fail(Stop::Ended)),
             _ => return Err(self.refuse(mismatch::Asked::Op(op))),
         };
         self.match_front();
@@ -296,16 +326,35 @@ impl Machine {
             return Err(self.fail(Stop::TooManySteps));
         }
         let step = self.steps.next_step();
+        let known = self.reuse.answer(&bytes);
         let position = self.append(clock, Event::Scheduled { step, op: bytes.into() });
         self.observe(position, self.last_at);
         self.steps.claim(step);
-        if let Err(reason) = op.check_sense(self.last_at) {
+        let sense = op.check_sense(self.last_at).and_then(|()| self.check_family(op));
+        if let Err(reason) = sense {
             self.complete(step, Err(Failure::new(FailureKind::Rejected, reason)), clock);
+        } else if let Some(known) = known {
+            self.complete(step, Ok(known), clock);
         } else {
             // A deadline that has passed is met at once.
             self.fire_timers(self.last_at);
         }
         Ok(step)
+    }
+
+    /// Says what is wrong if a run may not have the child that it asks for.
+    fn check_family(&self, op: &Op) -> Result<(), String> {
+        if !matches!(op, Op::Child { .. }) {
+            return Ok(());
+        }
+        if self.steps.children() > limits::CHILDREN {
+            return Err(format!("the run has {} children, as many as are allowed", limits::CHILDREN));
+        }
+        if self.child().map_or(0, |child| child.depth) >= limits::CHILD_DEPTH {
+            let depth = limits::CHILD_DEPTH;
+            return Err(format!("the run is of generation {depth}, and may have no children"));
+        }
+        Ok(())
     }
 
     /// What the step ended with, if it has. `None`: the program has to wait.
@@ -368,9 +417,7 @@ impl Machine {
                 let position = self.append(clock, Event::Cancelled { step });
                 self.observe(position, self.last_at);
             }
-            Some(ScriptedEvent::Finished { stopped: true, .. }) => {
-                return Err(self.fail(Stop::Ended));
-            }
+            Some(event) if event.stops() => return Err(self.fail(Stop::Ended)),
             _ => return Err(self.refuse(mismatch::Asked::Drop(step))),
         }
         for (set, tag) in self.steps.release(step) {
@@ -486,7 +533,7 @@ impl Machine {
                 self.append(clock, Event::Finished { outcome: outcome.into(), stopped: false });
             }
             // The program was computing when it was ended.
-            Some(ScriptedEvent::Finished { stopped: true, .. }) => return Err(self.fail(Stop::Ended)),
+            Some(event) if event.stops() => return Err(self.fail(Stop::Ended)),
             Some(ScriptedEvent::Finished { outcome: recorded, .. })
                 if mismatch::same_outcome(recorded, &outcome) =>
             {
@@ -501,7 +548,7 @@ impl Machine {
 
     /// A step was carried out. False if nobody waits for it any more.
     pub fn complete(&mut self, step: Step, outcome: Outcome, clock: Timestamp) -> bool {
-        if self.outcome().is_some() || !self.steps.is_open(step) {
+        if self.has_ended() || !self.steps.is_open(step) {
             return false;
         }
         self.append(clock, Event::Completed { step, outcome: outcome.into() });
@@ -517,7 +564,7 @@ impl Machine {
         note: Option<String>,
         clock: Timestamp,
     ) -> bool {
-        if self.outcome().is_some() || !self.steps.is_question(step) {
+        if self.has_ended() || !self.steps.is_question(step) {
             return false;
         }
         // A call is answered with a reply, whoever answers it.
@@ -539,10 +586,7 @@ impl Machine {
     /// False if nobody waits for the call any more.
     pub fn fail_attempt(&mut self, failed: FailedCall, clock: Timestamp) -> bool {
         let step = failed.step;
-        if self.outcome().is_some()
-            || !self.steps.is_open(step)
-            || failed.attempt != self.steps.attempts(step)
-        {
+        if self.has_ended() || !self.steps.is_open(step) || failed.attempt != self.steps.attempts(step) {
             return false;
         }
         self.append(clock, Event::AttemptFailed(Box::new(failed)));
@@ -552,7 +596,7 @@ impl Machine {
     /// The attempt at an agent call that was begun was not made: it has to
     /// wait until then. False if nobody waits for the call any more.
     pub fn postpone(&mut self, step: Step, until: Timestamp, reason: String, clock: Timestamp) -> bool {
-        if self.outcome().is_some() || !self.steps.is_open(step) {
+        if self.has_ended() || !self.steps.is_open(step) {
             return false;
         }
         self.append(clock, Event::Postponed { step, until, reason });
@@ -569,17 +613,58 @@ impl Machine {
         deadline: Option<Timestamp>,
         clock: Timestamp,
     ) -> bool {
-        if self.outcome().is_some() || !self.steps.is_open(step) {
+        if self.has_ended() || !self.steps.is_open(step) {
             return false;
         }
         self.append(clock, Event::Delegated { step, provider, question: Box::new(question), deadline });
         true
     }
 
+    /// A child ended. False if nobody waits for it any more.
+    pub fn end_child(
+        &mut self,
+        step: Step,
+        run: RunId,
+        outcome: Outcome,
+        spent: Spent,
+        clock: Timestamp,
+    ) -> bool {
+        if self.has_ended() || !self.steps.is_child(step) {
+            return false;
+        }
+        self.append(clock, Event::ChildEnded { step, run, outcome: outcome.into(), spent });
+        true
+    }
+
+    /// The run ends and goes on as another one, as its program asked for.
+    /// False if it has ended.
+    pub fn continue_as(&mut self, run: RunId, clock: Timestamp) -> bool {
+        if self.has_ended() {
+            return false;
+        }
+        self.append(clock, Event::ContinuedAsNew { run });
+        true
+    }
+
+    /// What stands in the journal now is that of another run, and goes on as this one.
+    pub fn fork(&mut self, run: RunId, seed: [u8; 32], clock: Timestamp) -> bool {
+        if self.has_ended() {
+            return false;
+        }
+        let from = self.run().clone();
+        self.append(clock, Event::Forked { run, from, seed });
+        true
+    }
+
+    /// Steps that ask for what another run was answered take its answers from now on.
+    pub fn take_answers_from(&mut self, journal: &Journal) {
+        self.reuse.read(journal);
+    }
+
     /// Somebody changes what the run may spend. False if that changes nothing
     /// or the run has ended.
     pub fn change_budget(&mut self, budget: Budget, clock: Timestamp) -> bool {
-        if self.outcome().is_some() || budget == self.budget() {
+        if self.has_ended() || budget == self.budget() {
             return false;
         }
         self.append(clock, Event::BudgetChanged { budget });
@@ -603,7 +688,7 @@ impl Machine {
 
     /// A signal came in. False if the run has ended.
     pub fn receive(&mut self, name: String, payload: Json, id: Option<String>, clock: Timestamp) -> bool {
-        if self.outcome().is_some() {
+        if self.has_ended() {
             return false;
         }
         self.append(clock, Event::Received { name, payload, id });
@@ -612,7 +697,7 @@ impl Machine {
 
     /// Somebody wants the run to stop. False if that is known or the run has ended.
     pub fn request_cancel(&mut self, reason: Option<String>, clock: Timestamp) -> bool {
-        if self.outcome().is_some() || self.cancel_requested.is_some() {
+        if self.has_ended() || self.cancel_requested.is_some() {
             return false;
         }
         self.append(clock, Event::CancelRequested { reason });
@@ -621,7 +706,7 @@ impl Machine {
 
     /// Ends the run where it stands. False if it has ended already.
     pub fn terminate(&mut self, failure: Failure, clock: Timestamp) -> bool {
-        if self.outcome().is_some() {
+        if self.has_ended() {
             return false;
         }
         self.append(clock, Event::Finished { outcome: Recorded::Err(failure), stopped: true });
@@ -632,7 +717,7 @@ impl Machine {
     /// of the deadlines. Deadlines count from the times of entries, which never
     /// go back: a clock that does holds them up until it has caught up.
     pub fn fire_timers(&mut self, clock: Timestamp) {
-        if self.outcome().is_some() {
+        if self.has_ended() {
             return;
         }
         while let Some((step, outcome)) = self.steps.due(clock) {
@@ -650,7 +735,7 @@ impl Machine {
     /// What has to be done now. Empty while the program is replaying, for what
     /// it will ask for is not known yet.
     pub fn take_work(&mut self, clock: Timestamp) -> Vec<Work> {
-        if !self.is_live() || self.stop.is_some() || self.outcome().is_some() {
+        if !self.is_live() || self.stop.is_some() || self.has_ended() {
             // Nothing begins any more, or not yet; what had begun may have to be stopped.
             return self.steps.take_aborts().map(|step| Work::Abort { step }).collect();
         }
@@ -694,6 +779,27 @@ impl Machine {
         Some(std::mem::replace(&mut self.unsaved, empty))
     }
 
+    /// The children that the program asked for since the last time and still
+    /// wants. They have to exist when their steps are committed.
+    pub fn take_children(&mut self) -> Vec<NewChild> {
+        self.steps.take_children()
+    }
+
+    /// The steps of children that nobody waits for any more, since the last time.
+    pub fn take_dropped_children(&mut self) -> Vec<Step> {
+        self.steps.take_dropped_children()
+    }
+
+    /// The steps that wait for children, in their order.
+    pub fn open_children(&self) -> Vec<Step> {
+        self.steps.open_children()
+    }
+
+    /// Signals that came in and were not waited for, first those that came first of each name.
+    pub fn early_signals(&self) -> Vec<(String, Json)> {
+        self.steps.early_signals()
+    }
+
     /// Whether something was appended that was not taken yet.
     pub fn has_unsaved(&self) -> bool {
         self.unsaved.count > 0
@@ -708,8 +814,74 @@ impl Machine {
     pub fn outcome(&self) -> Option<&Outcome> {
         match &self.status {
             Status::Ended(outcome) => Some(outcome),
-            Status::New | Status::Running => None,
+            Status::New | Status::Running | Status::Continued(_) => None,
         }
+    }
+
+    /// The run that this one goes on as, if it does.
+    pub fn continued_as(&self) -> Option<&RunId> {
+        match &self.status {
+            Status::Continued(run) => Some(run),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing can happen to the run any more.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.status, Status::Ended(_) | Status::Continued(_))
+    }
+
+    /// The id of the run.
+    pub fn run(&self) -> &RunId {
+        self.forks.last().map_or(&self.started.run, |fork| &fork.run)
+    }
+
+    /// The same as the program may know it: after the latest entry that it has observed.
+    pub fn observed_run(&self) -> &RunId {
+        let fork = self.forks.iter().rev().find(|fork| fork.position <= self.observed);
+        fork.map_or(&self.started.run, |fork| &fork.run)
+    }
+
+    /// What it is to its parent, if it has one. A fork has none.
+    pub fn child(&self) -> Option<&ChildOf> {
+        self.started.child.as_ref().filter(|_| self.forks.is_empty())
+    }
+
+    /// Its parent, if it has one.
+    pub fn parent(&self) -> Option<&RunId> {
+        self.started.parent.as_ref().filter(|_| self.forks.is_empty())
+    }
+
+    /// The first run of the chain that it belongs to, and its place there, counted from 1.
+    pub fn round(&self) -> (&RunId, u64) {
+        match &self.started.origin {
+            Some(Origin::Continued { first, round, .. }) if self.forks.is_empty() => (first, *round),
+            _ => (self.run(), 1),
+        }
+    }
+
+    /// An id for the run that this one goes on as, which tells what it is; and
+    /// another one, in case that is somebody else's.
+    pub fn ids_of_next_round(&self) -> [RunId; 2] {
+        let (first, round) = self.round();
+        [first.round(round + 1), RunId::of_seed(&self.seed_for(Step(0)))]
+    }
+
+    /// The run at the top of its family: nobody started it, and if it is one of
+    /// a chain it is the first.
+    pub fn root(&self) -> &RunId {
+        self.child().map_or(self.round().0, |child| &child.root)
+    }
+
+    /// The seed of a run that this one brings forth, by `step`: nothing that is
+    /// random in the two is the same.
+    pub fn seed_for(&self, step: Step) -> [u8; 32] {
+        let what = [b"run".as_slice(), &step.0.to_be_bytes()].concat();
+        *blake3::keyed_hash(self.seed(), &what).as_bytes()
+    }
+
+    fn seed(&self) -> &[u8; 32] {
+        self.forks.last().map_or(&self.started.seed, |fork| &fork.seed)
     }
 
     /// The module that the run was moved to since the last time, if it was.
@@ -772,13 +944,36 @@ impl Machine {
     /// What all attempts of the run have consumed, those that are void
     /// included; and the time since it began.
     pub fn spent(&self, clock: Timestamp) -> Spent {
-        Spent { time_ms: clock.since(self.started_at), ..self.spending.spent(Position(u64::MAX)) }
+        self.spent_until(clock, Position(u64::MAX))
+    }
+
+    /// What its own calls have consumed, without children and earlier rounds.
+    pub fn spent_itself(&self) -> Spent {
+        self.spending.own()
     }
 
     /// The same two as the program may know them: after the latest entry that it has observed.
     pub fn observed_spending(&self) -> (Budget, Spent) {
-        let spent = Spent { time_ms: self.now.since(self.started_at), ..self.spending.spent(self.observed) };
-        (self.spending.budget(self.observed), spent)
+        (self.spending.budget(self.observed), self.spent_until(self.now, self.observed))
+    }
+
+    fn spent_until(&self, now: Timestamp, position: Position) -> Spent {
+        let before = match &self.started.origin {
+            Some(Origin::Continued { spent, .. }) => spent.time_ms,
+            _ => 0,
+        };
+        let time_ms = now.since(self.started_at()).saturating_add(before);
+        Spent { time_ms, ..self.spending.spent(position) }
+    }
+
+    /// Whether the run ever had a child.
+    pub fn has_children(&self) -> bool {
+        self.steps.children() > 0
+    }
+
+    /// Whether others may spend what this run may.
+    pub fn shares_budget(&self) -> bool {
+        self.child().is_some() || self.has_children() || self.round().1 > 1
     }
 
     /// What decides about the next attempt at an agent call.
@@ -796,9 +991,9 @@ impl Machine {
         &self.started
     }
 
-    /// When the run began.
+    /// When the run began; for a fork, when it became one.
     pub fn started_at(&self) -> Timestamp {
-        self.started_at
+        self.forks.last().map_or(self.started_at, |fork| fork.at)
     }
 
     /// The time of the last entry.
@@ -829,14 +1024,14 @@ impl Machine {
     /// The key by which a provider recognises a step that it was asked for
     /// before: the same for each attempt, different for every step of every run.
     pub fn idempotency_key(&self, step: Step) -> String {
-        let hash = blake3::keyed_hash(&self.started.seed, &step.0.to_be_bytes());
+        let hash = blake3::keyed_hash(self.seed(), &step.0.to_be_bytes());
         format!("wf-{}", &hash.to_hex()[..32])
     }
 
     /// A number that varies the delay after an attempt.
     pub fn jitter(&self, step: Step, attempt: u32) -> u64 {
         let what = [b"delay".as_slice(), &step.0.to_be_bytes(), &attempt.to_be_bytes()].concat();
-        let hash = blake3::keyed_hash(&self.started.seed, &what);
+        let hash = blake3::keyed_hash(self.seed(), &what);
         u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap_or_default())
     }
 
@@ -845,7 +1040,7 @@ impl Machine {
     fn check(&self) -> Result<(), Stop> {
         match (&self.stop, &self.status) {
             (Some(stop), _) => Err(stop.clone()),
-            (None, Status::Ended(_)) if self.is_live() => Err(Stop::Ended),
+            (None, Status::Ended(_) | Status::Continued(_)) if self.is_live() => Err(Stop::Ended),
             _ => Ok(()),
         }
     }
@@ -867,7 +1062,7 @@ impl Machine {
     fn must_wait<T>(&mut self) -> Result<Option<T>, Stop> {
         match self.script.front().map(|front| &front.event) {
             None => Ok(None),
-            Some(ScriptedEvent::Finished { stopped: true, .. }) => Err(self.fail(Stop::Ended)),
+            Some(event) if event.stops() => Err(self.fail(Stop::Ended)),
             Some(_) => Err(self.refuse(mismatch::Asked::Wait)),
         }
     }

@@ -24,6 +24,8 @@ fn start() -> Machine {
         config: RunConfig::default(),
         labels: vec![],
         parent: None,
+        child: None,
+        origin: None,
     };
     Machine::start(started, DAWN)
 }
@@ -77,6 +79,10 @@ fn replay(acts: &[Act], with_patches: bool, rows: &Rows) -> Vec<Seen> {
     execution.run(acts).unwrap();
     assert!(!execution.machine.has_unsaved(), "nothing is appended");
     assert_eq!(execution.machine.take_work(Timestamp(u64::MAX)), []);
+    assert_eq!(
+        (execution.machine.take_children(), execution.machine.take_dropped_children()),
+        (vec![], vec![])
+    );
     assert_eq!(execution.machine.head(), rows.read().head);
     execution.seen
 }

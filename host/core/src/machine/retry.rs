@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use crate::entry::{Entry, Event, Recorded};
 use crate::journal::{Journal, extend_chain};
-use crate::{Digest, FailureKind, Outcome, Position, Row, Step, Timestamp};
+use crate::{Digest, FailureKind, Outcome, Position, Row, RunId, Step, Timestamp};
 
 /// What the entries of a journal say is void.
 #[derive(Debug, Default)]
@@ -49,7 +49,9 @@ impl Void {
                     let unpaid = unaffordable && is_unaffordable(outcome);
                     begun.contains(step) || retried == Some(*step) || unpaid
                 }
-                Event::Answered { step, .. } => begun.contains(step) || retried == Some(*step),
+                Event::Answered { step, .. } | Event::ChildEnded { step, .. } => {
+                    begun.contains(step) || retried == Some(*step)
+                }
                 Event::Attempted { step, .. }
                 | Event::Postponed { step, .. }
                 | Event::Delegated { step, .. } => begun.contains(step),
@@ -58,12 +60,18 @@ impl Void {
                 | Event::Received { .. }
                 | Event::Retried { .. }
                 | Event::Moved { .. }
-                | Event::BudgetChanged { .. } => false,
+                | Event::BudgetChanged { .. }
+                | Event::ContinuedAsNew { .. }
+                | Event::Forked { .. } => false,
             };
             if void {
                 self.entries.insert(Position(from.0 + offset as u64));
             }
         }
+    }
+
+    pub fn has(&self, position: Position) -> bool {
+        self.entries.contains(&position)
     }
 
     /// The entry; as an error if it is void.
@@ -90,6 +98,8 @@ pub enum CannotRetry {
     NotEnded,
     #[error("the run completed")]
     Completed,
+    #[error("the run goes on as {0}")]
+    Continued(RunId),
     #[error("step {0} did not fail")]
     NotFailed(Step),
     #[error("the run has no step {0}")]
@@ -121,6 +131,9 @@ pub fn plan_retry(journal: &Journal, step: Option<Step>, end_only: bool) -> Resu
             .map(|(index, entry)| (Position(index as u64), &entry.event))
             .filter(|(position, _)| !void.entries.contains(position))
     };
+    if let Some(Entry { event: Event::ContinuedAsNew { run }, .. }) = journal.entries.last() {
+        return Err(CannotRetry::Continued(run.clone()));
+    }
     let end = standing().find_map(|(position, event)| match event {
         Event::Finished { outcome, .. } => Some((position, Outcome::from(outcome.clone()))),
         _ => None,
@@ -128,7 +141,9 @@ pub fn plan_retry(journal: &Journal, step: Option<Step>, end_only: bool) -> Resu
     let Some((end, outcome)) = end else { return Err(CannotRetry::NotEnded) };
     let Err(failure) = outcome else { return Err(CannotRetry::Completed) };
     let failed = standing().filter_map(|(position, event)| match event {
-        Event::Completed { step, outcome } | Event::Answered { step, outcome, .. } => {
+        Event::Completed { step, outcome }
+        | Event::Answered { step, outcome, .. }
+        | Event::ChildEnded { step, outcome, .. } => {
             Some((position, *step, Outcome::from(outcome.clone()).err()?))
         }
         _ => None,

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::entry::{Event, Recorded};
+use crate::entry::{Event, Origin, Recorded, Started};
 use crate::policy::budget::{Budget, Spent};
 use crate::{Position, Usage};
 
@@ -12,29 +12,58 @@ use crate::{Position, Usage};
 pub(super) struct Spending {
     budgets: Vec<(Position, Budget)>,
     sums: Vec<(Position, Spent)>,
+    /// Of the run's own calls.
+    own: Spent,
 }
 
 impl Spending {
-    pub fn new(budget: Option<Budget>) -> Self {
-        Self { budgets: vec![(Position(0), budget.unwrap_or_default())], sums: Vec::new() }
+    /// The budget that a run begins with, and what was spent before it.
+    pub fn new(started: &Started) -> Self {
+        let before = match &started.origin {
+            Some(Origin::Continued { spent, .. }) => vec![(Position(0), *spent)],
+            _ => Vec::new(),
+        };
+        Self {
+            budgets: vec![(Position(0), started.config.budget.unwrap_or_default())],
+            sums: before,
+            own: Spent::default(),
+        }
     }
 
     /// Takes in an entry. `is_call`: whether it belongs to an agent call.
     pub fn note(&mut self, position: Position, event: &Event, is_call: bool) {
         match event {
-            Event::AttemptFailed(failed) => self.add(position, failed.usage),
+            Event::AttemptFailed(failed) => self.add_usage(position, failed.usage),
             Event::Completed { outcome: Recorded::Ok(reply), .. } if is_call => {
-                self.add(position, usage_of(reply.as_str()));
+                self.add_usage(position, usage_of(reply.as_str()));
+            }
+            Event::ChildEnded { spent, .. } => self.add(position, *spent),
+            // What the other run paid for is not paid again.
+            Event::Forked { .. } => {
+                self.own = Spent::default();
+                self.sums.push((position, Spent::default()));
             }
             Event::BudgetChanged { budget } => self.budgets.push((position, *budget)),
             _ => {}
         }
     }
 
-    fn add(&mut self, position: Position, usage: Option<Usage>) {
-        let Some(usage) = usage else { return };
-        let sum = self.spent(Position(u64::MAX)).plus(Spent::of(&usage));
+    fn add_usage(&mut self, position: Position, usage: Option<Usage>) {
+        if let Some(usage) = usage {
+            let spent = Spent::of(&usage);
+            self.own = self.own.plus(spent);
+            self.add(position, spent);
+        }
+    }
+
+    fn add(&mut self, position: Position, spent: Spent) {
+        // Time is not added up.
+        let sum = self.spent(Position(u64::MAX)).plus(Spent { time_ms: 0, ..spent });
         self.sums.push((position, sum));
+    }
+
+    pub fn own(&self) -> Spent {
+        self.own
     }
 
     /// What may be spent, after the entry at `position`.

@@ -7,7 +7,9 @@ use minicbor::bytes::ByteVec;
 
 use super::{Refusal, SetId};
 use crate::entry::{FailedCall, decode_op};
-use crate::{Failure, FailureKind, Json, Op, Outcome, Position, Question, Step, Timestamp, spell_millis};
+use crate::{
+    ChildOptions, Failure, FailureKind, Json, Op, Outcome, Position, Question, Step, Timestamp, spell_millis,
+};
 
 /// What changes in the list of open questions.
 #[derive(Clone, PartialEq, Debug)]
@@ -52,12 +54,24 @@ enum Kind {
         name: String,
         deadline: Option<(Timestamp, u64)>,
     },
+    /// Another run ends it.
+    Child,
     /// A person answers it.
     Question {
         deadline: Option<(Timestamp, u64)>,
         /// The question of an agent call, and whose name its reply bears.
         delegated: Option<Box<(String, Question)>>,
     },
+}
+
+/// A run that the program wants to be started.
+#[derive(Clone, PartialEq, Debug)]
+pub struct NewChild {
+    pub step: Step,
+    /// As the program names it.
+    pub module: String,
+    pub input: Json,
+    pub options: Option<ChildOptions>,
 }
 
 /// What decides about the next attempt at an agent call.
@@ -121,6 +135,12 @@ pub(super) struct Steps {
     /// Open steps that a person ends.
     questions: BTreeSet<Step>,
     question_changes: Vec<QuestionChange>,
+    /// Open steps that another run ends.
+    children: BTreeSet<Step>,
+    /// How many there ever were.
+    children_ever: usize,
+    new_children: Vec<Step>,
+    dropped_children: Vec<Step>,
     starts: Vec<Step>,
     aborts: Vec<Step>,
 }
@@ -167,6 +187,14 @@ impl Steps {
                     self.question_changes.push(QuestionChange::Asked { step, at, deadline, question });
                 }
                 Kind::Question { deadline, delegated: None }
+            }
+            Peeked::Waits(Op::Child { .. }) => {
+                self.children.insert(step);
+                self.children_ever += 1;
+                if !recorded {
+                    self.new_children.push(step);
+                }
+                Kind::Child
             }
             Peeked::Waits(Op::SleepUntil { at }) => self.timer(step, Timestamp(at)),
             Peeked::Waits(Op::Sleep { length_ms }) => self.timer(step, at.after(length_ms)),
@@ -219,7 +247,8 @@ impl Steps {
     pub(super) fn attempt(&mut self, step: Step, attempt: u32) -> Result<(), String> {
         match self.states.get_mut(&step) {
             Some(State {
-                kind: Kind::Timer { .. } | Kind::Signal { .. } | Kind::Question { .. }, ..
+                kind: Kind::Timer { .. } | Kind::Signal { .. } | Kind::Question { .. } | Kind::Child,
+                ..
             }) => Err(format!("it is an attempt at step {step}, which is waited for and not tried")),
             Some(state) if state.is_open() && attempt == state.attempts + 1 => {
                 state.attempts = attempt;
@@ -346,6 +375,43 @@ impl Steps {
         Ok(self.close(step, Some(done)))
     }
 
+    /// The run that it waited for ended.
+    pub(super) fn end_child(&mut self, step: Step, done: Done) -> Result<Vec<(SetId, u64)>, String> {
+        if !self.children.remove(&step) {
+            return Err(format!("it ends the child of step {step}, which waits for none"));
+        }
+        Ok(self.close(step, Some(done)))
+    }
+
+    pub(super) fn is_child(&self, step: Step) -> bool {
+        self.children.contains(&step)
+    }
+
+    /// The number of children that the run ever had.
+    pub(super) fn children(&self) -> usize {
+        self.children_ever
+    }
+
+    pub(super) fn open_children(&self) -> Vec<Step> {
+        self.children.iter().copied().collect()
+    }
+
+    pub(super) fn take_children(&mut self) -> Vec<NewChild> {
+        let steps = std::mem::take(&mut self.new_children);
+        let wanted = |step: Step| {
+            let state = self.states.get(&step).filter(|state| state.is_open())?;
+            match decode_op(&state.op, state.scheduled) {
+                Ok(Op::Child { module, input, options }) => Some(NewChild { step, module, input, options }),
+                _ => None,
+            }
+        };
+        steps.into_iter().filter_map(wanted).collect()
+    }
+
+    pub(super) fn take_dropped_children(&mut self) -> Vec<Step> {
+        std::mem::take(&mut self.dropped_children)
+    }
+
     pub(super) fn asks_people(&self) -> bool {
         !self.questions.is_empty()
     }
@@ -429,6 +495,8 @@ impl Steps {
             }
         }
         self.starts.clear();
+        self.children.clear();
+        self.new_children.clear();
         self.timers.clear();
         self.delayed.clear();
         self.signals.clear();
@@ -454,6 +522,12 @@ impl Steps {
             }
             Kind::Timer { deadline } => {
                 self.timers.remove(&(*deadline, step));
+            }
+            // One that ended by itself was taken out before.
+            Kind::Child => {
+                if self.children.remove(&step) {
+                    self.dropped_children.push(step);
+                }
             }
             Kind::Signal { name, deadline } => {
                 if let Some((deadline, _)) = deadline {
@@ -590,12 +664,18 @@ impl Steps {
     pub(super) fn open(&self) -> impl Iterator<Item = OpenStep<'_>> {
         let waits = self.signals.values().flat_map(|queue| &queue.waits);
         let timers = self.timers.iter().map(|(_, step)| step);
-        let open: BTreeSet<_> =
-            self.working.iter().chain(waits).chain(timers).chain(&self.questions).collect();
+        let open: BTreeSet<_> = self
+            .working
+            .iter()
+            .chain(waits)
+            .chain(timers)
+            .chain(&self.questions)
+            .chain(&self.children)
+            .collect();
         open.into_iter().filter_map(|step| {
             let state = self.states.get(step)?;
             let (deadline, signal) = match &state.kind {
-                Kind::Work { .. } => (None, None),
+                Kind::Work { .. } | Kind::Child => (None, None),
                 Kind::Timer { deadline } => (Some(*deadline), None),
                 Kind::Signal { name, deadline } => {
                     (deadline.map(|(deadline, _)| deadline), Some(name.as_str()))
@@ -627,6 +707,13 @@ impl Steps {
         open.collect()
     }
 
+    pub(super) fn early_signals(&self) -> Vec<(String, Json)> {
+        let queues: BTreeMap<_, _> = self.signals.iter().collect();
+        let early =
+            queues.into_iter().flat_map(|(name, queue)| queue.early.iter().map(move |json| (name, json)));
+        early.map(|(name, payload)| (name.clone(), payload.clone())).collect()
+    }
+
     pub(super) fn wanted_signals(&self) -> Vec<String> {
         let wanted = self.signals.iter().filter(|(_, queue)| !queue.waits.is_empty());
         let mut names: Vec<_> = wanted.map(|(name, _)| name.clone()).collect();
@@ -652,10 +739,12 @@ fn kind_of(bytes: &[u8], position: Position) -> Result<Peeked, Refusal> {
         return Ok(Peeked::Work { repeat: true });
     }
     Ok(match decode_op(bytes, position).map_err(Refusal::Unreadable)? {
-        op @ (Op::Sleep { .. } | Op::SleepUntil { .. } | Op::Signal { .. } | Op::Ask { .. }) => {
-            Peeked::Waits(op)
-        }
+        op @ (Op::Sleep { .. }
+        | Op::SleepUntil { .. }
+        | Op::Signal { .. }
+        | Op::Ask { .. }
+        | Op::Child { .. }) => Peeked::Waits(op),
         Op::Agent(_) => Peeked::Work { repeat: true },
-        Op::Send { .. } | Op::Child { .. } | Op::ContinueAsNew { .. } => Peeked::Work { repeat: false },
+        Op::Send { .. } | Op::ContinueAsNew { .. } => Peeked::Work { repeat: false },
     })
 }

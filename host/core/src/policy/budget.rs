@@ -22,11 +22,14 @@ pub struct Budget {
 }
 
 /// What was spent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode, Serialize)]
 pub struct Spent {
+    #[n(0)]
     pub tokens: u64,
+    #[n(1)]
     pub micros: u64,
     /// Milliseconds since the run began; not added up.
+    #[n(2)]
     pub time_ms: u64,
 }
 
@@ -62,6 +65,17 @@ impl Budget {
         short(Unit::Tokens, self.tokens, spent.tokens)?;
         short(Unit::Micros, self.micros, spent.micros)?;
         short(Unit::Time, self.time_ms, spent.time_ms)
+    }
+
+    /// What is left of it after `spent`.
+    #[must_use]
+    pub fn less(self, spent: Spent) -> Self {
+        let left = |total: Option<u64>, spent| total.map(|total| total.saturating_sub(spent));
+        Self {
+            tokens: left(self.tokens, spent.tokens),
+            micros: left(self.micros, spent.micros),
+            time_ms: left(self.time_ms, spent.time_ms),
+        }
     }
 
     /// This budget where it says something, `other` for the rest.

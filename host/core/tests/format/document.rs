@@ -37,6 +37,8 @@ fn example() -> Vec<Entry> {
         },
         labels: vec![],
         parent: None,
+        child: None,
+        origin: None,
     };
     let op = Op::Agent(Box::new(AgentRequest { prompt: "hi".to_owned(), ..Default::default() }));
     let answer = Json::parse(r#"{"output":"hi","provider":"echo"}"#.to_owned()).unwrap();

@@ -6,11 +6,12 @@
 use std::fs;
 
 use crate::rows;
-use wfhost_core::policy::budget::Budget;
+use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::{
-    AgentRequest, Caching, CallLimits, ChildOptions, Digest, Entry, Event, FailedCall, Failure, FailureKind,
-    Grant, Journal, Json, Machine, OnParentClose, Op, Outcome, Position, Question, Recorded, Retry, Row,
-    RunConfig, Sandbox, Started, Step, Timestamp, Unsaved, Usage, decode_op, encode_op,
+    AgentRequest, Caching, CallLimits, ChildOf, ChildOptions, Digest, Entry, Event, FailedCall, Failure,
+    FailureKind, Grant, Journal, Json, Machine, OnParentClose, Op, Origin, Outcome, Position, Question,
+    Recorded, Retry, Row, RunConfig, RunId, Sandbox, Started, Step, Timestamp, Unsaved, Usage, decode_op,
+    encode_op,
 };
 
 const EVERY_KIND: &str = "every-kind.journal";
@@ -18,6 +19,7 @@ const CONVERSATION: &str = "conversation.journal";
 const SECOND_LIFE: &str = "second-life.journal";
 const SANDBOX: &str = "sandbox.journal";
 const ATTEMPTS: &str = "attempts.journal";
+const FAMILY: &str = "family.journal";
 const START: Timestamp = Timestamp(1_750_000_000_000);
 
 fn json(text: &str) -> Json {
@@ -40,6 +42,8 @@ fn started() -> Started {
             ..RunConfig::default()
         },
         labels: vec![("team".to_owned(), "docs".to_owned())],
+        child: None,
+        origin: None,
         parent: Some("run-parent".parse().unwrap()),
     }
 }
@@ -329,6 +333,52 @@ fn attempts() -> Vec<Row> {
     vec![Row { first, count, bytes, head }]
 }
 
+/// A child that is a later round of its kind, has a child, was forked, and continues as new.
+fn family() -> Vec<Row> {
+    let at = |millis| START.after(millis);
+    let id = |text: &str| text.parse().unwrap();
+    let spent = Spent { tokens: 35, micros: 70, time_ms: 9 };
+    let first = id("run-golden.1");
+    let started = Started {
+        child: Some(ChildOf {
+            step: Step(1),
+            root: id("run-golden"),
+            depth: 1,
+            on_close: OnParentClose::Abandon,
+        }),
+        origin: Some(Origin::Continued { from: id("run-golden.1-2"), first, round: 3, spent }),
+        config: RunConfig { modules: Some("/modules".to_owned()), ..started().config },
+        ..started()
+    };
+    let mut m = Machine::start(started, START);
+    let child = Op::Child { module: "m".to_owned(), input: json("1"), options: None };
+    let step = m.schedule(&child, at(1)).unwrap();
+    assert_eq!(m.take_children().len(), 1);
+    let grandchild = m.run().child(step);
+    assert!(m.end_child(step, grandchild, Ok(json("2")), spent, at(2)));
+    assert!(m.poll_step(step).unwrap().is_some());
+    assert!(m.fork(id("fork"), [9; 32], at(3)));
+    m.schedule(&Op::ContinueAsNew { input: json("3") }, at(4)).unwrap();
+    assert!(m.continue_as(id("fork-2"), at(5)));
+    let Unsaved { first, count, bytes, head } = m.take_unsaved().unwrap();
+    vec![Row { first, count, bytes, head }]
+}
+
+#[test]
+fn a_golden_family_replays() {
+    let mut m = Machine::open(Journal::read(rows::read(FAMILY)).unwrap(), 0).unwrap();
+    let child = Op::Child { module: "m".to_owned(), input: json("1"), options: None };
+    let step = m.schedule(&child, START).unwrap();
+    assert_eq!(m.poll_step(step), Ok(Some(Ok(json("2")))));
+    assert_eq!(m.observed_spending().1.tokens, 70);
+    let step = m.schedule(&Op::ContinueAsNew { input: json("3") }, START).unwrap();
+    assert!(m.poll_step(step).is_err());
+    assert_eq!((m.run().as_str(), m.continued_as().map(RunId::as_str)), ("fork", Some("fork-2")));
+    assert_eq!((m.child(), m.parent()), (None, None));
+    assert_eq!(m.idempotency_key(Step(1)), "wf-abb605062169979c39f77fd5e53f62a3");
+    assert!(!m.has_unsaved());
+}
+
 #[test]
 fn golden_files_are_written_only_on_request() {
     let every_kind = rows::rows(&every_kind(), &[1, 13, 7, 14, 2]);
@@ -337,6 +387,7 @@ fn golden_files_are_written_only_on_request() {
         (CONVERSATION, conversation()),
         (SECOND_LIFE, second_life()),
         (ATTEMPTS, attempts()),
+        (FAMILY, family()),
         (SANDBOX, sandbox()),
     ];
     for (name, rows) in all {
@@ -362,7 +413,7 @@ fn a_golden_journal_reads_as_what_it_meant() {
 
 #[test]
 fn a_golden_journal_is_written_again_byte_for_byte() {
-    for name in [EVERY_KIND, CONVERSATION, SECOND_LIFE, ATTEMPTS, SANDBOX] {
+    for name in [EVERY_KIND, CONVERSATION, SECOND_LIFE, ATTEMPTS, FAMILY, SANDBOX] {
         let rows = rows::read(name);
         let journal = Journal::read(rows.clone()).unwrap();
         let counts: Vec<_> = rows.iter().map(|row| row.count as usize).collect();

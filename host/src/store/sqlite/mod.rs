@@ -13,8 +13,9 @@ use std::sync::{Mutex, PoisonError};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
-use wfhost_core::{Digest, Epoch, Json, Row, RunId, Timestamp};
+use wfhost_core::{Digest, Epoch, Json, Row, RunId, Step, Timestamp};
 
 use self::errors::classify;
 use self::writer::Writer;
@@ -24,8 +25,12 @@ use crate::clock;
 /// `wfho`, which tells our files from other programs'.
 const APPLICATION_ID: i32 = 0x7766_686f;
 /// Numbered migrations: the n-th makes format n of format n - 1.
-const MIGRATIONS: [&str; 3] =
-    [include_str!("schema.sql"), include_str!("schema-2.sql"), include_str!("schema-3.sql")];
+const MIGRATIONS: [&str; 4] = [
+    include_str!("schema.sql"),
+    include_str!("schema-2.sql"),
+    include_str!("schema-3.sql"),
+    include_str!("schema-4.sql"),
+];
 
 /// What a commit survives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -139,7 +144,7 @@ impl SqliteStore {
     /// Writes by group commit; `work` reports SQLite's errors as its own.
     async fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> Result<T, write::Fault> + Send + 'static,
+        mut work: impl FnMut(&Connection) -> Result<T, write::Fault> + Send + 'static,
     ) -> Result<T> {
         let path = self.path.clone();
         self.writer
@@ -158,6 +163,8 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_handler(Some(writer::wait_for_turn))?;
     connection.set_prepared_statement_cache_capacity(64);
+    // A plan does not depend on the values: no statement is compiled again because they differ.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     // SQLite does not ask the busy handler while the mode of a new file changes.
     let mut tries = 0;
     loop {
@@ -392,6 +399,49 @@ impl Store for SqliteStore {
 
     fn state<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<(String, Json)>>> {
         async move { self.read(|c| read::state(c, run)) }.boxed()
+    }
+
+    fn published<'a>(
+        &'a self,
+        run: &'a RunId,
+        key: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Vec<Published>>> {
+        async move { self.read(|c| read::published(c, run, key)) }.boxed()
+    }
+
+    fn ended_children<'a>(&'a self, parent: &'a RunId, from: Step) -> BoxFuture<'a, Result<Vec<RunInfo>>> {
+        async move { self.read(|c| read::ended_children(c, parent, from)) }.boxed()
+    }
+
+    fn family<'a>(&'a self, root: &'a RunId) -> BoxFuture<'a, Result<Family>> {
+        async move { self.read(|c| read::family(c, root)) }.boxed()
+    }
+
+    fn put_schedule(&self, schedule: Schedule, replace: bool) -> BoxFuture<'_, Result<bool>> {
+        self.write(move |c| write::put_schedule(c, &schedule, replace)).boxed()
+    }
+
+    fn schedules(&self) -> BoxFuture<'_, Result<Vec<Schedule>>> {
+        async move { self.read(|c| read::schedules(c, None)) }.boxed()
+    }
+
+    fn set_schedule<'a>(&'a self, name: &'a str, next: Option<Timestamp>) -> BoxFuture<'a, Result<bool>> {
+        let name = name.to_owned();
+        self.write(move |c| write::set_schedule(c, &name, next)).boxed()
+    }
+
+    fn delete_schedule<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool>> {
+        let name = name.to_owned();
+        self.write(move |c| write::delete_schedule(c, &name)).boxed()
+    }
+
+    fn due_schedules(&self, now: Timestamp) -> BoxFuture<'_, Result<(Vec<Schedule>, Option<Timestamp>)>> {
+        async move { self.read(|c| Ok((read::schedules(c, Some(now))?, read::next_schedule(c, now)?))) }
+            .boxed()
+    }
+
+    fn fire(&self, fire: Fire) -> BoxFuture<'_, Result<bool>> {
+        self.write(move |c| write::fire(c, &fire)).boxed()
     }
 
     fn version(&self) -> Result<u64> {

@@ -2,13 +2,17 @@
 
 use rusqlite::types::Type;
 use rusqlite::{Connection, Error, OptionalExtension, Row as SqlRow, params};
-use wfhost_core::{Digest, Epoch, Json, Outcome, Position, Recorded, Row, RunId, Step, Timestamp};
+use wfhost_core::policy::budget::{Budget, Spent};
+use wfhost_core::{
+    Digest, Epoch, Json, OnParentClose, Outcome, Position, Recorded, Row, RunId, Step, Timestamp,
+};
 
-use super::write::{AnswerBody, lease};
+use super::write::{AnswerBody, ChildBody, lease};
+use crate::schedule::{CatchUp, Overlap, Schedule};
 use crate::store::{
-    Change, LogLevel, LogLine, Message, MessageBody, MessageId, ModuleInfo, NewTranscript, OpenQuestion,
-    OutMessage, Owner, RunFilter, RunInfo, RunState, TranscriptFilter, TranscriptKind, TranscriptLine,
-    Waiting,
+    Change, Family, Links, LogLevel, LogLine, Message, MessageBody, MessageId, ModuleInfo, NewTranscript,
+    OpenQuestion, OutMessage, Owner, Published, RunFilter, RunInfo, RunState, TranscriptFilter,
+    TranscriptKind, TranscriptLine, Waiting,
 };
 
 type Result<T> = rusqlite::Result<T>;
@@ -21,6 +25,23 @@ fn strange(column: usize, what: &str) -> Error {
 
 fn id(row: &SqlRow<'_>, column: usize) -> Result<RunId> {
     row.get::<_, String>(column)?.parse().map_err(|_| strange(column, "an id"))
+}
+
+fn optional_id(row: &SqlRow<'_>, column: usize) -> Result<Option<RunId>> {
+    let text: Option<String> = row.get(column)?;
+    text.map(|text| text.parse().map_err(|_| strange(column, "an id"))).transpose()
+}
+
+/// Two columns from `first` on.
+fn spent(row: &SqlRow<'_>, first: usize) -> Result<Spent> {
+    let amount = |column| row.get::<_, i64>(column).map(|amount| amount as u64);
+    Ok(Spent { tokens: amount(first)?, micros: amount(first + 1)?, time_ms: 0 })
+}
+
+fn budget(row: &SqlRow<'_>, column: usize) -> Result<Budget> {
+    let bytes: Option<Vec<u8>> = row.get(column)?;
+    let budget = bytes.map(|bytes| minicbor::decode(&bytes).map_err(|_| strange(column, "a budget")));
+    Ok(budget.transpose()?.unwrap_or_default())
 }
 
 pub(super) fn state_word(row: &SqlRow<'_>, column: usize) -> Result<RunState> {
@@ -233,6 +254,10 @@ pub(super) fn inbox(c: &Connection, run: &RunId) -> Result<Vec<Message>> {
                 let (step, outcome, by, note): AnswerBody = cbor(row, 6)?;
                 MessageBody::Answer { step, outcome: outcome.into(), by, note }
             }
+            "child" => {
+                let (step, run, outcome, spent): ChildBody = cbor(row, 6)?;
+                MessageBody::Child { step, run, outcome: outcome.into(), spent }
+            }
             _ => return Err(strange(2, "a message")),
         };
         Ok(Message { id: MessageId(row.get(0)?), at: time(row, 1)?, body })
@@ -245,13 +270,12 @@ const RUN: &str = "SELECT r.name, r.key, r.workflow, r.module, r.state, r.labels
     r.phase, r.outcome, r.wait_until, r.wait_for, r.epoch,
     r.owner_host, r.owner_pid, r.owner_start, r.lease_until,
     r.people, r.due_at, r.trouble, r.emissions, r.head,
+    r.parent_step, r.on_close, r.root, r.chain, r.next, r.tokens, r.micros, r.budget,
     (SELECT j.at FROM journal j WHERE j.run = r.id ORDER BY j.seq DESC LIMIT 1),
     (SELECT j.seq + j.count FROM journal j WHERE j.run = r.id ORDER BY j.seq DESC LIMIT 1)
     FROM runs r";
 
 fn run_info(row: &SqlRow<'_>) -> Result<RunInfo> {
-    let parent: Option<String> = row.get(6)?;
-    let parent = parent.map(|text| text.parse().map_err(|_| strange(6, "an id"))).transpose()?;
     let outcome: Option<Vec<u8>> = row.get(9)?;
     let outcome = outcome
         .map(|bytes| minicbor::decode::<Recorded>(&bytes).map(Outcome::from))
@@ -272,10 +296,10 @@ fn run_info(row: &SqlRow<'_>) -> Result<RunInfo> {
         module: digest(row, 3)?,
         state: state_word(row, 4)?,
         labels: from_json(row, 5)?,
-        parent,
+        parent: optional_id(row, 6)?,
         created_at: time(row, 7)?,
-        updated_at: time(row, 22)?,
-        entries: Position(row.get::<_, i64>(23)? as u64),
+        updated_at: time(row, 30)?,
+        entries: Position(row.get::<_, i64>(31)? as u64),
         phase: row.get(8)?,
         outcome,
         waiting,
@@ -285,6 +309,18 @@ fn run_info(row: &SqlRow<'_>) -> Result<RunInfo> {
         trouble: row.get(19)?,
         emissions: row.get::<_, i64>(20)? as u64,
         head: row.get::<_, Option<[u8; 32]>>(21)?.map(Digest),
+        links: Links {
+            step: row.get::<_, Option<i64>>(22)?.map(|step| Step(step as u64)),
+            on_close: row.get::<_, Option<i64>>(23)?.map(|on_close| match on_close {
+                0 => OnParentClose::Cancel,
+                _ => OnParentClose::Abandon,
+            }),
+            root: id(row, 24)?,
+            chain: optional_id(row, 25)?,
+            next: optional_id(row, 26)?,
+        },
+        spent: spent(row, 27)?,
+        budget: budget(row, 29)?,
     })
 }
 
@@ -303,6 +339,8 @@ pub(super) fn runs(c: &Connection, filter: &RunFilter) -> Result<Vec<RunInfo>> {
            AND (?4 IS NULL OR (r.name >= ?4 AND r.name < ?4 || char(0x10FFFF)))
            AND (?5 IS NULL OR r.id < (SELECT id FROM runs WHERE name = ?5))
            AND (?6 IS NULL OR r.created_at >= ?6) AND (?7 IS NULL OR r.updated_at < ?7)
+           AND (?9 IS NULL OR r.parent = ?9) AND (?10 IS NULL OR r.root = ?10)
+           AND (?11 IS NULL OR r.chain = ?11) AND (?12 = 0 OR r.parent IS NULL)
          ORDER BY r.id DESC LIMIT ?8"
     );
     c.prepare_cached(&sql)?
@@ -315,7 +353,11 @@ pub(super) fn runs(c: &Connection, filter: &RunFilter) -> Result<Vec<RunInfo>> {
                 filter.before.as_ref().map(RunId::as_str),
                 filter.since.map(|at| at.0 as i64),
                 filter.idle_since.map(|at| at.0 as i64),
-                filter.limit as i64
+                filter.limit as i64,
+                filter.parent.as_ref().map(RunId::as_str),
+                filter.root.as_ref().map(RunId::as_str),
+                filter.chain.as_ref().map(RunId::as_str),
+                filter.top
             ],
             run_info,
         )?
@@ -340,9 +382,82 @@ pub(super) fn logs(c: &Connection, run: &RunId, from: u64, limit: usize) -> Resu
     .collect()
 }
 
-pub(super) fn state(c: &Connection, run: &RunId) -> Result<Vec<(String, Json)>> {
+pub(super) fn ended_children(c: &Connection, parent: &RunId, from: Step) -> Result<Vec<RunInfo>> {
+    let sql = format!(
+        "{RUN} WHERE r.parent = ?1 AND r.parent_step >= ?2
+         AND r.state IN ('completed', 'failed', 'cancelled') ORDER BY r.parent_step"
+    );
+    c.prepare_cached(&sql)?.query_map(params![parent.as_str(), from.0 as i64], run_info)?.collect()
+}
+
+pub(super) fn family(c: &Connection, root: &RunId) -> Result<Family> {
+    let spent = c
+        .prepare_cached("SELECT total(tokens), total(micros) FROM runs WHERE root = ?1")?
+        .query_row([root.as_str()], |row| {
+            let amount = |column| row.get::<_, f64>(column).map(|amount| amount as u64);
+            Ok(Spent { tokens: amount(0)?, micros: amount(1)?, time_ms: 0 })
+        })?;
+    let head = "SELECT budget FROM runs WHERE root = ?1 AND parent IS NULL ORDER BY id DESC LIMIT 1";
+    let budget = c.prepare_cached(head)?.query_row([root.as_str()], |row| budget(row, 0)).optional()?;
+    Ok(Family { budget: budget.unwrap_or_default(), spent })
+}
+
+/// All schedules, or those that are due at a time.
+pub(super) fn schedules(c: &Connection, due: Option<Timestamp>) -> Result<Vec<Schedule>> {
     c.prepare_cached(
-        "SELECT s.key, s.value FROM runs r JOIN state s ON s.run = r.id WHERE r.name = ?1 ORDER BY s.key",
+        "SELECT name, times, overlap, catch_up, workflow, module, input, labels, config, created_at, next_at,
+                fired, last
+         FROM schedules WHERE ?1 IS NULL OR next_at <= ?1 ORDER BY name",
+    )?
+    .query_map([due.map(|at| at.0 as i64)], |row| {
+        let word = |column| row.get::<_, String>(column);
+        Ok(Schedule {
+            name: row.get(0)?,
+            when: word(1)?.parse().map_err(|()| strange(1, "times"))?,
+            overlap: Overlap::parse(&word(2)?).ok_or_else(|| strange(2, "a word"))?,
+            catch_up: CatchUp::parse(&word(3)?).ok_or_else(|| strange(3, "a word"))?,
+            workflow: row.get(4)?,
+            module: digest(row, 5)?,
+            input: json(row, 6)?,
+            labels: from_json(row, 7)?,
+            config: cbor(row, 8)?,
+            created_at: time(row, 9)?,
+            next_at: row.get::<_, Option<i64>>(10)?.map(|at| Timestamp(at as u64)),
+            fired: row.get::<_, i64>(11)? as u64,
+            last: optional_id(row, 12)?,
+        })
+    })?
+    .collect()
+}
+
+pub(super) fn next_schedule(c: &Connection, now: Timestamp) -> Result<Option<Timestamp>> {
+    let next: Option<i64> = c
+        .prepare_cached("SELECT min(next_at) FROM schedules WHERE next_at > ?1")?
+        .query_row([now.0 as i64], |row| row.get(0))?;
+    Ok(next.map(|at| Timestamp(at as u64)))
+}
+
+pub(super) fn published(c: &Connection, run: &RunId, key: Option<&str>) -> Result<Vec<Published>> {
+    c.prepare_cached(
+        "SELECT p.number, p.at, p.key, p.value FROM runs r JOIN published p ON p.run = r.id
+         WHERE r.name = ?1 AND (?2 IS NULL OR p.key = ?2) ORDER BY p.number, p.key",
+    )?
+    .query_map(params![run.as_str(), key], |row| {
+        Ok(Published {
+            number: row.get::<_, i64>(0)? as u64,
+            at: time(row, 1)?,
+            key: row.get(2)?,
+            value: json(row, 3)?,
+        })
+    })?
+    .collect()
+}
+
+pub(super) fn state(c: &Connection, run: &RunId) -> Result<Vec<(String, Json)>> {
+    // SQLite gives the other columns of the row that has the greatest number.
+    c.prepare_cached(
+        "SELECT p.key, p.value, max(p.number) FROM runs r JOIN published p ON p.run = r.id
+         WHERE r.name = ?1 GROUP BY p.key ORDER BY p.key",
     )?
     .query_map([run.as_str()], |row| Ok((row.get(0)?, json(row, 1)?)))?
     .collect()

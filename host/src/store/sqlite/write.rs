@@ -1,13 +1,16 @@
 //! What is done inside a transaction. Each function checks before it changes.
 
 use rusqlite::{Connection, OptionalExtension, named_params, params};
+use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::{
-    Digest, Epoch, FailureKind, Json, Outcome, QuestionChange, Recorded, RunId, Step, Timestamp,
+    Digest, Epoch, Failure, FailureKind, Json, Outcome, QuestionChange, Recorded, RunId, Step, Timestamp,
 };
 
+use crate::schedule::Schedule;
 use crate::store::{
-    Append, Appended, ClaimHow, Claimed, Created, Deleted, Emission, ImportedRun, LogLine, MessageBody,
-    NewMessage, NewRun, NewTranscript, Next, Owner, Posted, Rebuilt, RunState, StoreError, Waiting,
+    Append, Appended, ClaimHow, Claimed, Created, Deleted, Emission, Fire, ImportedRun, LogLine, MessageBody,
+    NewMessage, NewRun, NewTranscript, Next, OVERTAKEN, Owner, PARENT_GONE, Posted, Published, Rebuilt,
+    RunState, StoreError, Waiting,
 };
 
 /// Why a write did nothing.
@@ -59,6 +62,12 @@ pub(super) fn create(c: &Connection, run: &NewRun) -> Result<Created> {
         }
     }
     check_new(c, &run.id, run.module)?;
+    insert_run(c, run)?;
+    Ok(Created::New)
+}
+
+/// Creates a run whose id is free. Gives its number.
+fn insert_run(c: &Connection, run: &NewRun) -> Result<i64> {
     let (state, due) = match run.lease {
         Some((_, until)) => (RunState::Running, until),
         None => (RunState::Queued, run.created_at),
@@ -66,20 +75,38 @@ pub(super) fn create(c: &Connection, run: &NewRun) -> Result<Created> {
     let owner = run.lease.as_ref().map(|(owner, _)| owner);
     c.prepare_cached(
         "INSERT INTO runs (name, key, workflow, module, labels, parent, created_at, updated_at, state, epoch,
-                           owner_host, owner_pid, owner_start, lease_until, due_at, starts)
-         VALUES (:name, :key, :workflow, :module, :labels, :parent, :created_at, :created_at, :state, 1,
-                 :host, :pid, :start, :until, :due, 0)",
+                           owner_host, owner_pid, owner_start, lease_until, due_at, starts,
+                           parent_step, on_close, root, chain, budget)
+         VALUES (:name, :key, :workflow, :module, :labels, :parent, :created_at, :updated_at, :state, 1,
+                 :host, :pid, :start, :until, :due, 0, :step, :on_close, :root, :chain, :budget)",
     )?
     .execute(named_params! {
         ":name": run.id.as_str(), ":key": run.key, ":workflow": run.workflow, ":module": run.module.0,
         ":labels": to_json(&run.labels), ":parent": run.parent.as_ref().map(RunId::as_str),
-        ":created_at": run.created_at.0 as i64, ":state": state.as_str(),
+        ":created_at": run.created_at.0 as i64, ":updated_at": run.updated_at.0 as i64,
+        ":state": state.as_str(),
         ":host": owner.map(|owner| &owner.host), ":pid": owner.map(|owner| owner.pid),
         ":start": owner.map(|owner| owner.started as i64),
         ":until": run.lease.as_ref().map(|(_, until)| until.0 as i64), ":due": due.0 as i64,
+        ":step": run.links.step.map(|step| step.0 as i64),
+        ":on_close": run.links.on_close.map(|on_close| on_close as i64),
+        ":root": run.links.root.as_str(), ":chain": run.links.chain.as_ref().map(RunId::as_str),
+        ":budget": budget_bytes(run.budget),
     })?;
-    insert_row(c, c.last_insert_rowid(), &run.row, run.created_at)?;
-    Ok(Created::New)
+    let id = c.last_insert_rowid();
+    for row in &run.rows {
+        insert_row(c, id, row, run.updated_at)?;
+    }
+    for body in &run.inbox {
+        insert_message(c, id, run.created_at, body)?;
+    }
+    Ok(id)
+}
+
+/// No budget is no value.
+fn budget_bytes(budget: Budget) -> Option<Vec<u8>> {
+    let bytes = |budget| minicbor::to_vec(budget).unwrap_or_else(|e| unreachable!("encoding to memory: {e}"));
+    (budget != Budget::default()).then(|| bytes(budget))
 }
 
 /// Refuses an id that is or was somebody's, and a module that is not there.
@@ -238,6 +265,9 @@ pub(super) fn append(c: &Connection, append: &Append) -> Result<Appended> {
     if epoch as u64 != append.epoch.0 || !owned {
         return Err(fenced());
     }
+    if let Next::Continue { run } = &append.next {
+        check_new(c, &run.id, run.module)?;
+    }
     if let Some(row) = &append.row {
         let end: i64 = c
             .prepare_cached("SELECT seq + count FROM journal WHERE run = ?1 ORDER BY seq DESC LIMIT 1")?
@@ -263,7 +293,70 @@ pub(super) fn append(c: &Connection, append: &Append) -> Result<Appended> {
     }
     change_questions(c, id, &append.questions)?;
     emit(c, id, emitted as u64, append.first_emission, &append.emissions)?;
-    settle(c, id, &append.next)
+    if let Some((spent, budget)) = append.ledger {
+        c.prepare_cached("UPDATE runs SET tokens = ?2, micros = ?3, budget = ?4 WHERE id = ?1")?
+            .execute(params![id, spent.tokens as i64, spent.micros as i64, budget_bytes(budget)])?;
+    }
+    let mut due = false;
+    for child in &append.children {
+        due |= !start_child(c, id, &append.run, child)?;
+    }
+    for step in &append.dropped {
+        cancel_children(c, &append.run, Some(*step), append.at)?;
+    }
+    let appended = settle(c, id, append)?;
+    Ok(Appended { due: appended.due || due })
+}
+
+/// Creates a child. False if its id is somebody else's: the parent is told.
+fn start_child(c: &Connection, parent: i64, name: &RunId, child: &NewRun) -> Result<bool> {
+    let step = child.links.step.unwrap_or_default();
+    let is_there = c
+        .prepare_cached("SELECT 1 FROM runs WHERE name = ?1 AND parent = ?2 AND parent_step = ?3")?
+        .exists(params![child.id.as_str(), name.as_str(), step.0 as i64])?;
+    if is_there {
+        return Ok(true);
+    }
+    match check_new(c, &child.id, child.module) {
+        Ok(()) => insert_run(c, child).map(|_| true),
+        Err(Fault::Refused(error)) => {
+            let outcome = Err(Failure::new(FailureKind::Rejected, error.to_string()));
+            let body = MessageBody::Child { step, run: child.id.clone(), outcome, spent: Spent::default() };
+            insert_message(c, parent, child.created_at, &body)?;
+            Ok(false)
+        }
+        Err(fault) => Err(fault),
+    }
+}
+
+/// Cancels the children of a run that are to end with it: that of a step, or all.
+fn cancel_children(c: &Connection, parent: &RunId, step: Option<Step>, at: Timestamp) -> Result<()> {
+    let mut statement = c.prepare_cached(
+        "SELECT name FROM runs WHERE parent = ?1 AND (?2 IS NULL OR parent_step = ?2) AND on_close = 0
+         AND state NOT IN ('completed', 'failed', 'cancelled', 'continued')",
+    )?;
+    let lost = statement
+        .query_map(params![parent.as_str(), step.map(|step| step.0 as i64)], |row| row.get::<_, String>(0))?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    for name in lost {
+        let body = MessageBody::Cancel { reason: Some(PARENT_GONE.to_owned()) };
+        deliver(c, &name, at, &body)?;
+    }
+    Ok(())
+}
+
+/// Tells the parent of a run, if it has one, that this one has ended.
+fn tell_parent(c: &Connection, id: i64, outcome: &Outcome, spent: Spent, at: Timestamp) -> Result<()> {
+    let child = c
+        .prepare_cached("SELECT name, parent, parent_step FROM runs WHERE id = ?1 AND parent_step NOT NULL")?
+        .query_row([id], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?))
+        })
+        .optional()?;
+    let Some((name, parent, step)) = child else { return Ok(()) };
+    let Ok(run) = name.parse() else { return Ok(()) };
+    let body = MessageBody::Child { step: Step(step as u64), run, outcome: outcome.clone(), spent };
+    deliver(c, &parent, at, &body)
 }
 
 fn change_questions(c: &Connection, id: i64, changes: &[QuestionChange]) -> Result<()> {
@@ -301,12 +394,7 @@ fn emit(c: &Connection, id: i64, stored: u64, first: u64, emissions: &[Emission]
         next = number + 1;
         match emission {
             Emission::Log(line) => insert_log(c, id, &LogLine { number, ..line.clone() })?,
-            Emission::State { key, value } => c
-                .prepare_cached(
-                    "INSERT INTO state (run, key, value) VALUES (?1, ?2, ?3)
-                     ON CONFLICT DO UPDATE SET value = excluded.value",
-                )?
-                .execute(params![id, key, value.as_str()])?,
+            Emission::State { key, value, at } => insert_published(c, id, number, *at, key, value)?,
             Emission::Phase { title, at } => {
                 insert_log(c, id, &LogLine::phase(number, *at, title))?;
                 c.prepare_cached("UPDATE runs SET phase = ?2 WHERE id = ?1")?.execute(params![id, title])?
@@ -335,7 +423,20 @@ fn insert_log(c: &Connection, id: i64, line: &LogLine) -> Result<usize> {
     .execute(params![id, number, at, level, line.message, to_json(&line.fields)])?)
 }
 
-fn settle(c: &Connection, id: i64, next: &Next) -> Result<Appended> {
+fn insert_published(
+    c: &Connection,
+    id: i64,
+    number: u64,
+    at: Timestamp,
+    key: &str,
+    value: &Json,
+) -> Result<usize> {
+    Ok(c.prepare_cached("INSERT INTO published (run, key, number, at, value) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![id, key, number as i64, at.0 as i64, value.as_str()])?)
+}
+
+/// What becomes of the run.
+fn settle(c: &Connection, id: i64, append: &Append) -> Result<Appended> {
     let end = |state: RunState, outcome: Option<Vec<u8>>, waiting: Option<&Waiting>| {
         let until = waiting.and_then(|waiting| waiting.until).map(|at| at.0 as i64);
         let signals = waiting.map(|waiting| to_json(&waiting.signals));
@@ -351,7 +452,7 @@ fn settle(c: &Connection, id: i64, next: &Next) -> Result<Appended> {
         .execute(params![id, state.as_str(), outcome, until, signals, people])
         .map(drop)
     };
-    match next {
+    match &append.next {
         Next::Go => {}
         Next::Park(waiting) => {
             // In this very transaction, so that nothing slips in between.
@@ -369,40 +470,86 @@ fn settle(c: &Connection, id: i64, next: &Next) -> Result<Appended> {
         }
         Next::Pause => end(RunState::Paused, None, None)?,
         Next::Refuse { reason } => {
-            let outcome = Err(wfhost_core::Failure::new(FailureKind::Rejected, reason.as_str()));
+            let outcome = Err(Failure::new(FailureKind::Rejected, reason.as_str()));
             end(RunState::Refused, Some(outcome_bytes(&outcome)), None)?;
         }
-        Next::End { outcome } => {
+        Next::End { outcome, spent } => {
             let state = RunState::of(Some(outcome));
             end(state, Some(outcome_bytes(outcome)), None)?;
             c.prepare_cached("DELETE FROM questions WHERE run = ?1")?.execute([id])?;
+            tell_parent(c, id, outcome, *spent, append.at)?;
+            cancel_children(c, &append.run, None, append.at)?;
+        }
+        Next::Continue { run } => {
+            end(RunState::Continued, None, None)?;
+            c.prepare_cached("UPDATE runs SET next = ?2, chain = ifnull(chain, name) WHERE id = ?1")?
+                .execute(params![id, run.id.as_str()])?;
+            c.prepare_cached("DELETE FROM questions WHERE run = ?1")?.execute([id])?;
+            cancel_children(c, &append.run, None, append.at)?;
+            let next = insert_run(c, run)?;
+            c.prepare_cached(
+                "UPDATE inbox SET run = ?2 WHERE run = ?1 AND taken = 0 AND kind IN ('signal', 'cancel', 'pause')",
+            )?
+            .execute([id, next])?;
+            c.prepare_cached("DELETE FROM inbox WHERE run = ?1 AND taken = 0")?.execute([id])?;
         }
     }
     Ok(Appended { due: false })
 }
 
-pub(super) fn post(c: &Connection, message: &NewMessage) -> Result<Posted> {
+/// A run that something is sent to.
+struct Addressee {
+    id: i64,
+    state: RunState,
+    /// JSON: the names of the signals that it waits for.
+    waits: Option<String>,
+    free: bool,
+    chain: Option<String>,
+}
+
+fn addressee(c: &Connection, name: &str) -> Result<Option<Addressee>> {
     let found = c
-        .prepare_cached("SELECT id, state, wait_for, owner_host IS NULL FROM runs WHERE name = ?1")?
-        .query_row([message.run.as_str()], |row| {
-            let waits: Option<String> = row.get(2)?;
-            Ok((row.get::<_, i64>(0)?, super::read::state_word(row, 1)?, waits, row.get::<_, bool>(3)?))
+        .prepare_cached("SELECT id, state, wait_for, owner_host IS NULL, chain FROM runs WHERE name = ?1")?
+        .query_row([name], |row| {
+            Ok(Addressee {
+                id: row.get(0)?,
+                state: super::read::state_word(row, 1)?,
+                waits: row.get(2)?,
+                free: row.get(3)?,
+                chain: row.get(4)?,
+            })
         })
         .optional()?;
-    let Some((run, state, waits, free)) = found else { return Ok(Posted::NoSuchRun) };
-    // Before the end is looked at: one that was delivered stays delivered.
+    Ok(found)
+}
+
+pub(super) fn post(c: &Connection, message: &NewMessage) -> Result<Posted> {
+    let Some(to) = addressee(c, message.run.as_str())? else { return Ok(Posted::NoSuchRun) };
+    if to.state == RunState::Continued && !matches!(message.body, MessageBody::Answer { .. }) {
+        let latest: Option<String> = c
+            .prepare_cached("SELECT name FROM runs WHERE chain = ?1 ORDER BY id DESC LIMIT 1")?
+            .query_row([&to.chain], |row| row.get(0))
+            .optional()?;
+        let latest = latest.and_then(|name| name.parse().ok()).filter(|latest| *latest != message.run);
+        return Ok(latest.map_or(Posted::Ended, Posted::Continued));
+    }
+    // Before the end is looked at: one that was delivered stays delivered, to whichever round.
     if let MessageBody::Signal { id: Some(id), .. } = &message.body
-        && c.prepare_cached("SELECT 1 FROM inbox WHERE run = ?1 AND dedupe = ?2")?.exists(params![run, id])?
+        && c.prepare_cached(
+            "SELECT 1 FROM inbox WHERE dedupe = ?2
+             AND (run = ?1 OR run IN (SELECT id FROM runs WHERE chain NOT NULL AND chain = ?3))",
+        )?
+        .exists(params![to.id, id, to.chain])?
     {
         return Ok(Posted::Duplicate);
     }
-    if state.is_final() {
+    if to.state.is_final() {
         return Ok(Posted::Ended);
     }
     match &message.body {
-        MessageBody::Pause if free => {
+        MessageBody::Pause if to.free => {
             c.prepare_cached("UPDATE runs SET state = 'paused', due_at = NULL WHERE id = ?1")?
-                .execute([run])?;
+                .execute([to.id])?;
             return Ok(Posted::Added);
         }
         MessageBody::Answer { step, .. } => {
@@ -410,31 +557,44 @@ pub(super) fn post(c: &Connection, message: &NewMessage) -> Result<Posted> {
                 .prepare_cached(
                     "UPDATE questions SET answered = 1 WHERE run = ?1 AND step = ?2 AND answered = 0",
                 )?
-                .execute(params![run, step.0 as i64])?;
+                .execute(params![to.id, step.0 as i64])?;
             if open == 0 {
                 return Ok(Posted::NoQuestion);
             }
         }
         _ => {}
     }
-    insert_message(c, run, message.at, &message.body)?;
-    // What nobody advances and waits for this is due now.
-    if matches!(state, RunState::Waiting | RunState::Paused | RunState::Refused) {
-        let wanted = match &message.body {
-            MessageBody::Cancel { .. } => true,
-            _ if state != RunState::Waiting => false,
-            MessageBody::Signal { name, .. } => c
-                .prepare_cached("SELECT 1 FROM json_each(?1) WHERE value = ?2")?
-                .exists(params![waits.unwrap_or_else(|| "[]".to_owned()), name])?,
-            _ => true,
-        };
-        if wanted {
-            c.prepare_cached("UPDATE runs SET due_at = 0 WHERE id = ?1")?.execute([run])?;
-        }
-    }
+    hand_over(c, &to, message.at, &message.body)?;
     Ok(Posted::Added)
 }
 
+/// Puts a message of the host into the inbox of a run, unless that has ended.
+fn deliver(c: &Connection, name: &str, at: Timestamp, body: &MessageBody) -> Result<()> {
+    match addressee(c, name)? {
+        Some(to) if !to.state.is_final() => hand_over(c, &to, at, body),
+        _ => Ok(()),
+    }
+}
+
+/// Puts a message into an inbox. A run that nobody advances and that waits for this is due now.
+fn hand_over(c: &Connection, to: &Addressee, at: Timestamp, body: &MessageBody) -> Result<()> {
+    insert_message(c, to.id, at, body)?;
+    let wanted = match (to.state, body) {
+        (RunState::Waiting | RunState::Paused | RunState::Refused, MessageBody::Cancel { .. }) => true,
+        (RunState::Waiting, MessageBody::Signal { name, .. }) => c
+            .prepare_cached("SELECT 1 FROM json_each(?1) WHERE value = ?2")?
+            .exists(params![to.waits.as_deref().unwrap_or("[]"), name])?,
+        (RunState::Waiting, _) => true,
+        _ => false,
+    };
+    if wanted {
+        c.prepare_cached("UPDATE runs SET due_at = 0 WHERE id = ?1")?.execute([to.id])?;
+    }
+    Ok(())
+}
+
+/// The body of a child's end in the inbox.
+pub(super) type ChildBody = (Step, RunId, Recorded, Spent);
 /// The body of an answer in the inbox.
 pub(super) type AnswerBody = (Step, Recorded, Option<String>, Option<String>);
 
@@ -449,6 +609,11 @@ fn insert_message(c: &Connection, run: i64, at: Timestamp, body: &MessageBody) -
             let body: AnswerBody = (*step, outcome.clone().into(), by.clone(), note.clone());
             let bytes = minicbor::to_vec(body).unwrap_or_else(|e| unreachable!("encoding to memory: {e}"));
             ("answer", None, None, None, Some(bytes))
+        }
+        MessageBody::Child { step, run, outcome, spent } => {
+            let body: ChildBody = (*step, run.clone(), outcome.clone().into(), *spent);
+            let bytes = minicbor::to_vec(body).unwrap_or_else(|e| unreachable!("encoding to memory: {e}"));
+            ("child", None, None, None, Some(bytes))
         }
     };
     c.prepare_cached(
@@ -487,8 +652,10 @@ pub(super) fn import(c: &Connection, run: &ImportedRun) -> Result<()> {
     let outcome = info.outcome.as_ref().filter(|_| ended).map(outcome_bytes);
     c.prepare_cached(
         "INSERT INTO runs (name, key, workflow, module, labels, parent, created_at, updated_at, state, outcome,
-                           phase, emissions, epoch, head)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+                           phase, emissions, epoch, head, parent_step, on_close, root, chain, next, tokens,
+                           micros, budget)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20,
+                 ?21, ?22)",
     )?
     .execute(params![
         info.id.as_str(),
@@ -506,6 +673,14 @@ pub(super) fn import(c: &Connection, run: &ImportedRun) -> Result<()> {
         run.emissions as i64,
         info.epoch.0 as i64,
         run.rows.last().map(|row| row.head.0),
+        info.links.step.map(|step| step.0 as i64),
+        info.links.on_close.map(|on_close| on_close as i64),
+        info.links.root.as_str(),
+        info.links.chain.as_ref().map(RunId::as_str),
+        info.links.next.as_ref().map(RunId::as_str),
+        info.spent.tokens as i64,
+        info.spent.micros as i64,
+        budget_bytes(info.budget),
     ])?;
     let id = c.last_insert_rowid();
     for row in &run.rows {
@@ -521,12 +696,9 @@ pub(super) fn import(c: &Connection, run: &ImportedRun) -> Result<()> {
         )?
         .execute(params![id, message.number as i64, at, message.name, payload])?;
     }
-    for (key, value) in &run.state {
-        c.prepare_cached("INSERT INTO state (run, key, value) VALUES (?1, ?2, ?3)")?.execute(params![
-            id,
-            key,
-            value.as_str()
-        ])?;
+    for published in &run.state {
+        let Published { number, at, key, value } = published;
+        insert_published(c, id, *number, *at, key, value)?;
     }
     for message in &run.inbox {
         insert_message(c, id, message.at, &message.body)?;
@@ -542,7 +714,9 @@ pub(super) fn rebuild(c: &Connection, run: &Rebuilt) -> Result<bool> {
             "UPDATE runs SET workflow = :workflow, module = :module, labels = :labels, parent = :parent,
                              created_at = :created_at, updated_at = :updated_at, state = :state,
                              outcome = :outcome, wait_until = :until, wait_for = :signals, people = :people,
-                             due_at = :due, head = :head
+                             due_at = :due, head = :head, parent_step = :step, on_close = :on_close,
+                             root = :root, chain = :chain, next = :next, tokens = :tokens, micros = :micros,
+                             budget = :budget
              WHERE name = :name AND owner_host IS NULL
              AND :entries = (SELECT seq + count FROM journal WHERE run = runs.id ORDER BY seq DESC LIMIT 1)",
         )?
@@ -556,6 +730,12 @@ pub(super) fn rebuild(c: &Connection, run: &Rebuilt) -> Result<bool> {
             ":signals": waiting.map(|waiting| to_json(&waiting.signals)),
             ":people": waiting.is_some_and(|waiting| waiting.people),
             ":due": info.due_at.map(|at| at.0 as i64), ":head": info.head.map(|head| head.0),
+            ":step": info.links.step.map(|step| step.0 as i64),
+            ":on_close": info.links.on_close.map(|on_close| on_close as i64),
+            ":root": info.links.root.as_str(), ":chain": info.links.chain.as_ref().map(RunId::as_str),
+            ":next": info.links.next.as_ref().map(RunId::as_str),
+            ":tokens": info.spent.tokens as i64, ":micros": info.spent.micros as i64,
+            ":budget": budget_bytes(info.budget),
         })?;
     if changed == 0 {
         return Ok(false);
@@ -566,7 +746,7 @@ pub(super) fn rebuild(c: &Connection, run: &Rebuilt) -> Result<bool> {
     c.prepare_cached("DELETE FROM questions WHERE run = ?1")?.execute([id])?;
     change_questions(c, id, &run.questions)?;
     if let Some(emissions) = &run.emissions {
-        for table in ["logs", "messages", "state"] {
+        for table in ["logs", "messages", "published"] {
             c.prepare_cached(&format!("DELETE FROM {table} WHERE run = ?1"))?.execute([id])?;
         }
         c.prepare_cached("UPDATE runs SET emissions = 0, phase = NULL WHERE id = ?1")?.execute([id])?;
@@ -592,13 +772,21 @@ pub(super) fn delete(c: &Connection, run: &RunId, now: Timestamp) -> Result<Dele
     {
         return Ok(Deleted::Held { owner, until });
     }
+    let state = c
+        .prepare_cached("SELECT state FROM runs WHERE id = ?1")?
+        .query_row([id], |row| super::read::state_word(row, 0))?;
+    if !state.is_final() {
+        let failure = Failure::new(FailureKind::Cancelled, format!("{run} was deleted"));
+        tell_parent(c, id, &Err(failure), Spent::default(), now)?;
+        cancel_children(c, run, None, now)?;
+    }
     // The places of commits are not given out again: the last one stays, empty.
     c.prepare_cached(
         "UPDATE journal SET run = 0, seq = id, count = 0, body = x'' WHERE run = ?1
          AND id = (SELECT max(id) FROM journal)",
     )?
     .execute([id])?;
-    for table in ["journal", "inbox", "logs", "state", "questions", "messages", "transcripts"] {
+    for table in ["journal", "inbox", "logs", "published", "questions", "messages", "transcripts"] {
         c.prepare_cached(&format!("DELETE FROM {table} WHERE run = ?1"))?.execute([id])?;
     }
     c.prepare_cached("DELETE FROM runs WHERE id = ?1")?.execute([id])?;
@@ -607,9 +795,77 @@ pub(super) fn delete(c: &Connection, run: &RunId, now: Timestamp) -> Result<Dele
     Ok(Deleted::Yes)
 }
 
+pub(super) fn put_schedule(c: &Connection, schedule: &Schedule, replace: bool) -> Result<bool> {
+    if !c.prepare_cached("SELECT 1 FROM modules WHERE digest = ?1")?.exists([schedule.module.0])? {
+        return Err(Fault::Refused(StoreError::NoSuchModule(schedule.module)));
+    }
+    let known = c.prepare_cached("SELECT 1 FROM schedules WHERE name = ?1")?.exists([&schedule.name])?;
+    if known && !replace {
+        return Ok(false);
+    }
+    let config =
+        minicbor::to_vec(&schedule.config).unwrap_or_else(|e| unreachable!("encoding to memory: {e}"));
+    c.prepare_cached(
+        "INSERT OR REPLACE INTO schedules (name, times, overlap, catch_up, workflow, module, input, labels,
+                                           config, created_at, next_at, fired, last)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+    )?
+    .execute(params![
+        schedule.name,
+        schedule.when.to_string(),
+        schedule.overlap.as_str(),
+        schedule.catch_up.as_str(),
+        schedule.workflow,
+        schedule.module.0,
+        schedule.input.as_str(),
+        to_json(&schedule.labels),
+        config,
+        schedule.created_at.0 as i64,
+        schedule.next_at.map(|at| at.0 as i64),
+        schedule.fired as i64,
+        schedule.last.as_ref().map(RunId::as_str),
+    ])?;
+    Ok(true)
+}
+
+pub(super) fn set_schedule(c: &Connection, name: &str, next: Option<Timestamp>) -> Result<bool> {
+    let changed = c
+        .prepare_cached("UPDATE schedules SET next_at = ?2 WHERE name = ?1")?
+        .execute(params![name, next.map(|at| at.0 as i64)])?;
+    Ok(changed > 0)
+}
+
+pub(super) fn delete_schedule(c: &Connection, name: &str) -> Result<bool> {
+    Ok(c.prepare_cached("DELETE FROM schedules WHERE name = ?1")?.execute([name])? > 0)
+}
+
+pub(super) fn fire(c: &Connection, fire: &Fire) -> Result<bool> {
+    let due = c
+        .prepare_cached("SELECT 1 FROM schedules WHERE name = ?1 AND next_at = ?2")?
+        .exists(params![fire.schedule, fire.due.0 as i64])?;
+    if !due {
+        return Ok(false);
+    }
+    if let Some(run) = &fire.run {
+        check_new(c, &run.id, run.module)?;
+        insert_run(c, run)?;
+    }
+    if let Some((run, at)) = &fire.cancel {
+        deliver(c, run.as_str(), *at, &MessageBody::Cancel { reason: Some(OVERTAKEN.to_owned()) })?;
+    }
+    let run = fire.run.as_ref().map(|run| run.id.as_str());
+    c.prepare_cached(
+        "UPDATE schedules SET next_at = ?2, fired = fired + (?3 NOT NULL), last = ifnull(?3, last)
+         WHERE name = ?1",
+    )?
+    .execute(params![fire.schedule, fire.next.map(|at| at.0 as i64), run])?;
+    Ok(true)
+}
+
 pub(super) fn delete_unused_modules(c: &Connection, before: Timestamp) -> Result<usize> {
     Ok(c.prepare_cached(
-        "DELETE FROM modules WHERE added_at < ?1 AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.module = digest)",
+        "DELETE FROM modules WHERE added_at < ?1 AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.module = digest)
+         AND NOT EXISTS (SELECT 1 FROM schedules s WHERE s.module = digest)",
     )?
     .execute([before.0 as i64])?)
 }

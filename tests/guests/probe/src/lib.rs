@@ -13,7 +13,7 @@ mod system;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use futures::future::{LocalBoxFuture, join_all, select_all};
+use futures::future::{LocalBoxFuture, join_all, select_all, try_join_all};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use serde::Serialize;
@@ -27,6 +27,7 @@ async fn probe(program: Program) -> Result<Vec<Value>> {
     for operation in program.r#do {
         match operation {
             Operation::MustAgent(prompt) => results.push(json!(agent(prompt).text().await?)),
+            Operation::MustChild(asked) => results.push(child(asked).await?),
             Operation::Fail(message) => return Err(Error::failed(message)),
             Operation::FailWith { kind, message, details } => {
                 return Err(Error::new(kind, message).with_details(details));
@@ -39,12 +40,28 @@ async fn probe(program: Program) -> Result<Vec<Value>> {
     Ok(results)
 }
 
+fn child(asked: operation::Child) -> wfhost::Child {
+    let mut child = wfhost::child(asked.module).input(asked.input);
+    if let Some(id) = asked.id {
+        child = child.id(id);
+    }
+    if asked.abandon {
+        child = child.on_parent_close(wfhost::OnParentClose::Abandon);
+    }
+    for (name, value) in asked.labels {
+        child = child.label(name, value);
+    }
+    child
+}
+
 fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
     async move {
         match operation {
             Operation::Agent(prompt) => value(agent(prompt).text().await),
             Operation::AgentOf { provider, prompt } => value(agent(prompt).provider(provider).text().await),
             Operation::AgentWith(request) => value(request::ask(*request).reply().await),
+            Operation::AgentSeries { count, bytes } => value(agent_series(count, bytes).await),
+            Operation::AgentMany { count, bytes } => value(agent_many(count, bytes).await),
             Operation::Sleep(length) => value(sleep(millis(length)).await),
             Operation::SleepUntil(at) => value(wfhost::sleep_until(Timestamp::from_millis(at)).await),
             Operation::Wait { name, timeout_ms } => value(wait(&name, timeout_ms).await),
@@ -52,7 +69,7 @@ fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
                 let waits = (0..count).map(|_| wait(&name, None));
                 json!(join_all(waits).await.into_iter().map(value).collect::<Vec<_>>())
             }
-            Operation::Child => value(wfhost::child("hello").await),
+            Operation::Child(asked) => value(child(asked).await),
             Operation::Ask { prompt, choices, schema, details, timeout_ms } => {
                 let mut ask = wfhost::ask(prompt).choices(choices);
                 if let Some(schema) = schema {
@@ -120,6 +137,10 @@ fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
 
             Operation::Now => json!(wfhost::now()),
             Operation::Random => json!(format!("{:016x}", wfhost::random())),
+            Operation::RandomMany(count) => {
+                let last = (0..count).fold(0, |_, _| wfhost::random());
+                json!(format!("{last:016x}"))
+            }
             Operation::Info => json!(wfhost::info().run),
             Operation::InfoAll => info(),
             Operation::Budget => {
@@ -188,6 +209,7 @@ fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
 
             // They end the program, not an operation within another one.
             Operation::MustAgent(_)
+            | Operation::MustChild(_)
             | Operation::AgentOrFail(_)
             | Operation::PatternOrFail(_)
             | Operation::Fail(_)
@@ -239,6 +261,21 @@ fn info() -> Value {
         "run": info.run, "workflow": info.workflow, "digest": info.digest, "parent": info.parent,
         "started": info.started, "attempt": info.attempt, "labels": info.labels,
     })
+}
+
+async fn agent_series(count: u64, bytes: usize) -> Result<u64> {
+    let prompt = "x".repeat(bytes);
+    for _ in 0..count {
+        agent(prompt.as_str()).text().await?;
+    }
+    Ok(count)
+}
+
+async fn agent_many(count: u64, bytes: usize) -> Result<u64> {
+    let prompt = "x".repeat(bytes);
+    let calls = (0..count).map(|_| agent(prompt.as_str()).text());
+    try_join_all(calls).await?;
+    Ok(count)
 }
 
 async fn wait(name: &str, timeout_ms: Option<u64>) -> Result<Value> {

@@ -32,6 +32,17 @@ pub enum Operation {
     AgentWith(Box<Request>),
     /// The same, but a failure is that of the run. Only at the top.
     AgentOrFail(Box<Request>),
+    /// Asks the default agent so many times, one call after the other, with prompts of so many
+    /// bytes. Gives the number.
+    AgentSeries {
+        count: u64,
+        bytes: usize,
+    },
+    /// The same with all calls side by side.
+    AgentMany {
+        count: u64,
+        bytes: usize,
+    },
     /// Sleeps for so many milliseconds. Gives null.
     Sleep(u64),
     /// Sleeps until a time, in milliseconds since 1970. Gives null.
@@ -46,8 +57,10 @@ pub enum Operation {
         name: String,
         count: usize,
     },
-    /// Runs a child of that module; hosts that cannot do that give the failure `unavailable`.
-    Child,
+    /// Runs a child. Gives its result.
+    Child(Child),
+    /// The same, but its failure is that of the run. Only at the top.
+    MustChild(Child),
     /// Asks a person. Gives the answer.
     Ask {
         prompt: String,
@@ -105,6 +118,8 @@ pub enum Operation {
     Now,
     /// The next random number, as a string of hexadecimal digits.
     Random,
+    /// Draws so many random numbers. Gives the last one.
+    RandomMany(u64),
     /// The id of the run.
     Info,
     /// All that is known about the run.
@@ -251,4 +266,18 @@ pub struct Limits {
 pub struct Cache {
     pub version: String,
     pub ttl: Option<u64>,
+}
+
+/// A child of the probe.
+#[derive(Deserialize, Clone)]
+#[serde(deny_unknown_fields)]
+pub struct Child {
+    pub module: String,
+    #[serde(default)]
+    pub input: Value,
+    pub id: Option<String>,
+    #[serde(default)]
+    pub abandon: bool,
+    #[serde(default)]
+    pub labels: std::collections::BTreeMap<String, String>,
 }

@@ -47,6 +47,7 @@ pub(super) enum Ask {
     SleepUntil(u64),
     Signal(u8, Option<u64>),
     Send,
+    Child(u8),
 }
 
 impl Ask {
@@ -58,6 +59,7 @@ impl Ask {
             Self::Sleep(length_ms) => Op::Sleep { length_ms },
             Self::SleepUntil(after) => Op::SleepUntil { at: super::DAWN.0 + after },
             Self::Signal(n, timeout_ms) => Op::Signal { name: format!("signal-{n}"), timeout_ms },
+            Self::Child(n) => Op::Child { module: format!("module {n}"), input: Json::null(), options: None },
             Self::Send => Op::Send { run: "other".to_owned(), name: "go".to_owned(), payload: Json::null() },
         }
     }
@@ -70,6 +72,7 @@ fn ask() -> impl Strategy<Value = Ask> {
         1 => (0..200_u64).prop_map(Ask::SleepUntil),
         2 => (0..2_u8, prop::option::of(0..50_u64)).prop_map(|(name, timeout)| Ask::Signal(name, timeout)),
         1 => Just(Ask::Send),
+        2 => (0..2_u8).prop_map(Ask::Child),
     ]
 }
 

@@ -1,7 +1,7 @@
 //! The world of a random program: it answers the same to the same step, but
 //! when, and what else happens, are choices.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::machine::*;
 
@@ -12,6 +12,8 @@ pub(super) struct World {
     next: usize,
     /// Calls that were begun, with the attempt.
     running: BTreeMap<Step, u32>,
+    /// Children that this execution started.
+    children: BTreeSet<Step>,
     /// Nothing happens by itself.
     still: bool,
 }
@@ -19,7 +21,14 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(choices: &[u8]) -> Self {
         let choices = choices.to_vec();
-        Self { clock: super::DAWN, choices, next: 0, running: BTreeMap::new(), still: false }
+        Self {
+            clock: super::DAWN,
+            choices,
+            next: 0,
+            running: BTreeMap::new(),
+            children: BTreeSet::new(),
+            still: false,
+        }
     }
 
     /// One in which nothing happens.
@@ -50,6 +59,16 @@ impl World {
 
     /// Takes up what is to be done, and checks that it may be.
     fn begin(&mut self, machine: &mut Machine) {
+        for child in machine.take_children() {
+            assert!(
+                machine.open_children().contains(&child.step),
+                "only children that are wanted are started"
+            );
+            assert!(self.children.insert(child.step), "a child is started once");
+        }
+        for step in machine.take_dropped_children() {
+            assert!(!machine.open_children().contains(&step), "a child that is dropped is not waited for");
+        }
         for work in machine.take_work(self.clock) {
             match work {
                 Work::Execute { step, attempt, .. } => {
@@ -100,14 +119,22 @@ impl World {
 
     fn answer(&mut self, machine: &mut Machine) {
         self.begin(machine);
-        let nth = usize::from(self.choose()) % self.running.len().max(1);
-        let Some(step) = self.running.keys().copied().nth(nth) else { return };
+        let children = machine.open_children();
+        let nth = usize::from(self.choose()) % (self.running.len() + children.len()).max(1);
+        let Some(step) = self.running.keys().chain(&children).copied().nth(nth) else { return };
         self.running.remove(&step);
         let outcome = match step.0 % 5 {
             0 => Err(Failure::new(FailureKind::Failed, format!("no answer to {step}"))),
             _ => Ok(Json::from(serde_json::json!({ "answer": step }))),
         };
-        assert!(machine.complete(step, outcome, self.clock), "what is under way is open");
+        let ended = match children.contains(&step) {
+            true => {
+                let child = machine.run().child(step);
+                machine.end_child(step, child, outcome, Spent::default(), self.clock)
+            }
+            false => machine.complete(step, outcome, self.clock),
+        };
+        assert!(ended, "what is under way is open");
     }
 
     fn signal(&mut self, machine: &mut Machine, name: String) {

@@ -1,0 +1,195 @@
+//! Runs that other runs bring forth: children, and the next rounds of runs
+//! that continue as new.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::SystemTime;
+
+use wfhost_core::policy::budget::Budget;
+use wfhost_core::{
+    ChildOf, Digest, Failure, FailureKind, Json, Machine, NewChild, OnParentClose, Origin, Row, RunConfig,
+    RunId, Started, Step, Timestamp,
+};
+
+use crate::engine::{self, Denied};
+use crate::store::{MessageBody, NewRun, Store, StoreError};
+use crate::worker::lock;
+
+/// Finds the modules that programs name.
+#[derive(Debug, Default)]
+pub(crate) struct Modules {
+    /// Files that were read: when they were changed, and what was in them.
+    files: Mutex<HashMap<PathBuf, (SystemTime, u64, Digest)>>,
+}
+
+/// Why a module cannot be had.
+pub(crate) enum NoModule {
+    /// The program is told.
+    Failure(Failure),
+    Store(StoreError),
+}
+
+impl From<StoreError> for NoModule {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+fn rejected(message: String) -> NoModule {
+    NoModule::Failure(Failure::new(FailureKind::Rejected, message))
+}
+
+impl Modules {
+    /// The module that `parent` means by `name`: its own if it is called so,
+    /// else the file of that name beside it, else the newest in the store; or
+    /// any in the store by its digest. It is in the store then.
+    pub async fn find(
+        &self,
+        store: &dyn Store,
+        parent: &ParentOf<'_>,
+        name: &str,
+    ) -> Result<(String, Digest), NoModule> {
+        if let Some(digest) = Digest::parse(name) {
+            let modules = store.modules().await?;
+            let found = modules.into_iter().find(|module| module.digest == digest);
+            return found
+                .map(|module| (module.name, digest))
+                .ok_or_else(|| rejected(format!("there is no module {name} in the store")));
+        }
+        let legal = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
+        if name.is_empty() || name.starts_with('.') || !name.chars().all(legal) {
+            return Err(rejected(format!(
+                "`{name}` is no name of a module: it consists of letters, digits, `_`, `-` and `.`"
+            )));
+        }
+        if name == parent.workflow {
+            return Ok((name.to_owned(), parent.module));
+        }
+        if let Some(directory) = parent.directory
+            && let Some(digest) = self.beside(store, directory, name).await?
+        {
+            return Ok((name.to_owned(), digest));
+        }
+        let known = store.modules().await?.into_iter().find(|module| module.name == name);
+        known.map(|module| (module.name, module.digest)).ok_or_else(|| {
+            let beside = parent.directory.map(|dir| format!(", and no {name}.wasm in {}", dir.display()));
+            rejected(format!(
+                "there is no module `{name}` in the store{}; `wfhost add FILE` puts one there",
+                beside.unwrap_or_default()
+            ))
+        })
+    }
+
+    async fn beside(
+        &self,
+        store: &dyn Store,
+        directory: &Path,
+        name: &str,
+    ) -> Result<Option<Digest>, NoModule> {
+        let path = directory.join(format!("{name}.wasm"));
+        let Ok(metadata) = std::fs::metadata(&path) else { return Ok(None) };
+        let Ok(changed) = metadata.modified() else { return Ok(None) };
+        let known = lock(&self.files).get(&path).copied();
+        if let Some((at, length, digest)) = known
+            && (at, length) == (changed, metadata.len())
+        {
+            return Ok(Some(digest));
+        }
+        let unreadable =
+            |error: std::io::Error| rejected(format!("{} cannot be read: {error}", path.display()));
+        let bytes = std::fs::read(&path).map_err(unreadable)?;
+        engine::inspect(&bytes, Denied::Refuse)
+            .map_err(|error| rejected(format!("{} is no workflow: {error}", path.display())))?;
+        let digest = store.put_module(name, &bytes).await?;
+        lock(&self.files).insert(path, (changed, metadata.len(), digest));
+        Ok(Some(digest))
+    }
+}
+
+/// Who asks for a module.
+pub(crate) struct ParentOf<'a> {
+    pub workflow: &'a str,
+    pub module: Digest,
+    /// Where its own module lay.
+    pub directory: Option<&'a Path>,
+}
+
+/// The first entries of a run, as rows.
+fn rows(machine: &mut Machine) -> Vec<Row> {
+    machine.take_unsaved().map(Row::from).into_iter().collect()
+}
+
+/// A child that the program of `parent` asked for.
+pub(crate) fn child(
+    parent: &Machine,
+    new: NewChild,
+    (workflow, module): (String, Digest),
+    now: Timestamp,
+) -> NewRun {
+    let options = new.options;
+    let given = options.as_ref().and_then(|options| options.id.as_ref()).and_then(|id| id.parse().ok());
+    let on_close = options.as_ref().map_or(OnParentClose::Cancel, |options| options.on_close);
+    let started = Started {
+        run: given.unwrap_or_else(|| parent.run().child(new.step)),
+        workflow,
+        module,
+        input: new.input,
+        seed: parent.seed_for(new.step),
+        config: RunConfig { budget: left(parent, now), ..parent.started().config.clone() },
+        labels: options.map(|options| options.labels).unwrap_or_default(),
+        parent: Some(parent.run().clone()),
+        child: Some(ChildOf {
+            step: new.step,
+            root: parent.root().clone(),
+            depth: parent.child().map_or(0, |child| child.depth) + 1,
+            on_close,
+        }),
+        origin: None,
+    };
+    let mut machine = Machine::start(started, now);
+    let rows = rows(&mut machine);
+    NewRun::new(&machine, rows)
+}
+
+/// What is left of a run's budget, if it has one.
+fn left(machine: &Machine, now: Timestamp) -> Option<Budget> {
+    some(machine.budget()).map(|budget| budget.less(machine.spent(now)))
+}
+
+/// No budget is none.
+fn some(budget: Budget) -> Option<Budget> {
+    (budget != Budget::default()).then_some(budget)
+}
+
+/// The next round of a run whose program continues as new at `step`, under
+/// that id: a run of the same module with its budget, what it has spent, and
+/// the signals that it did not wait for.
+pub(crate) fn next_round(old: &Machine, step: Step, input: Json, id: RunId, now: Timestamp) -> NewRun {
+    let (first, round) = old.round();
+    let started = Started {
+        run: id,
+        module: old.module(),
+        input,
+        seed: old.seed_for(step),
+        config: RunConfig { budget: some(old.budget()), ..old.started().config.clone() },
+        parent: old.parent().cloned(),
+        child: old.child().cloned(),
+        origin: Some(Origin::Continued {
+            first: first.clone(),
+            from: old.run().clone(),
+            round: round + 1,
+            spent: old.spent(now),
+        }),
+        ..old.started().clone()
+    };
+    let mut machine = Machine::start(started, now);
+    for (name, payload) in old.early_signals() {
+        machine.receive(name, payload, None, now);
+    }
+    let rows = rows(&mut machine);
+    // Once it has begun, so that what it waits for then ends.
+    let reason = Some("that was before it continued as new".to_owned());
+    let inbox = old.cancel_requested().then_some(MessageBody::Cancel { reason });
+    NewRun { inbox: inbox.into_iter().collect(), ..NewRun::new(&machine, rows) }
+}
