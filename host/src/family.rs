@@ -24,7 +24,7 @@ pub(crate) struct Modules {
 }
 
 /// Why a module cannot be had.
-pub(crate) enum NoModule {
+enum NoModule {
     /// The program is told.
     Failure(Failure),
     Store(StoreError),
@@ -41,13 +41,26 @@ fn rejected(message: String) -> NoModule {
 }
 
 impl Modules {
+    /// Finds the modules of all children.
+    pub async fn find_all(&self, store: &dyn Store, wanted: Wanted) -> Result<Vec<Found>, StoreError> {
+        let mut found = Vec::new();
+        for child in wanted.children {
+            match self.find(store, &wanted.parent, &child.module).await {
+                Ok(module) => found.push((child, Ok(module))),
+                Err(NoModule::Failure(failure)) => found.push((child, Err(failure))),
+                Err(NoModule::Store(error)) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
     /// The module that `parent` means by `name`: its own if it is called so,
     /// else the file of that name beside it, else the newest in the store; or
     /// any in the store by its digest. It is in the store then.
-    pub async fn find(
+    async fn find(
         &self,
         store: &dyn Store,
-        parent: &ParentOf<'_>,
+        parent: &ParentOf,
         name: &str,
     ) -> Result<(String, Digest), NoModule> {
         if let Some(digest) = Digest::parse(name) {
@@ -66,14 +79,15 @@ impl Modules {
         if name == parent.workflow {
             return Ok((name.to_owned(), parent.module));
         }
-        if let Some(directory) = parent.directory
+        if let Some(directory) = &parent.directory
             && let Some(digest) = self.beside(store, directory, name).await?
         {
             return Ok((name.to_owned(), digest));
         }
         let known = store.modules().await?.into_iter().find(|module| module.name == name);
         known.map(|module| (module.name, module.digest)).ok_or_else(|| {
-            let beside = parent.directory.map(|dir| format!(", and no {name}.wasm in {}", dir.display()));
+            let beside =
+                parent.directory.as_ref().map(|dir| format!(", and no {name}.wasm in {}", dir.display()));
             rejected(format!(
                 "there is no module `{name}` in the store{}; `wfhost add FILE` puts one there",
                 beside.unwrap_or_default()
@@ -108,11 +122,52 @@ impl Modules {
 }
 
 /// Who asks for a module.
-pub(crate) struct ParentOf<'a> {
-    pub workflow: &'a str,
-    pub module: Digest,
+struct ParentOf {
+    workflow: String,
+    module: Digest,
     /// Where its own module lay.
-    pub directory: Option<&'a Path>,
+    directory: Option<PathBuf>,
+}
+
+/// The children that a run wants to be started.
+pub(crate) struct Wanted {
+    parent: ParentOf,
+    children: Vec<NewChild>,
+}
+
+impl Wanted {
+    /// Takes them from the machine, if there are any.
+    pub fn take(machine: &mut Machine) -> Option<Self> {
+        let children = machine.take_children();
+        if children.is_empty() {
+            return None;
+        }
+        let started = machine.started();
+        let parent = ParentOf {
+            workflow: started.workflow.clone(),
+            module: machine.module(),
+            directory: started.config.modules.as_ref().map(PathBuf::from),
+        };
+        Some(Self { parent, children })
+    }
+}
+
+/// A child with the name and the digest of its module, or why it has none.
+pub(crate) type Found = (NewChild, Result<(String, Digest), Failure>);
+
+/// The runs of children, to be created with the entries that ask for them. A
+/// step whose module cannot be had fails.
+pub(crate) fn start(parent: &mut Machine, found: Vec<Found>, now: Timestamp) -> Vec<NewRun> {
+    let mut runs = Vec::new();
+    for (new, module) in found {
+        match module {
+            Ok(module) => runs.push(child(parent, new, module, now)),
+            Err(failure) => {
+                parent.complete(new.step, Err(failure), now);
+            }
+        }
+    }
+    runs
 }
 
 /// The first entries of a run, as rows.
@@ -121,12 +176,7 @@ fn rows(machine: &mut Machine) -> Vec<Row> {
 }
 
 /// A child that the program of `parent` asked for.
-pub(crate) fn child(
-    parent: &Machine,
-    new: NewChild,
-    (workflow, module): (String, Digest),
-    now: Timestamp,
-) -> NewRun {
+fn child(parent: &Machine, new: NewChild, (workflow, module): (String, Digest), now: Timestamp) -> NewRun {
     let options = new.options;
     let given = options.as_ref().and_then(|options| options.id.as_ref()).and_then(|id| id.parse().ok());
     let on_close = options.as_ref().map_or(OnParentClose::Cancel, |options| options.on_close);

@@ -91,13 +91,16 @@ impl Host {
         machine.fork(fork.clone(), fresh_seed()?, now);
         machine.move_to(module.digest);
         machine.settle_move(now);
+        let children = self.children_of(&mut machine).await?;
         rows.extend(machine.take_unsaved().map(Row::from));
         // Before anything is stored: the program has to agree with what it takes over.
         let journal = Journal::read(rows.clone()).map_err(unusable)?;
         if let Some(mismatch) = self.replay(&fork, journal, &module, u64::MAX).await?.departs {
             return Err(ForkError::Departs { run: id.clone(), module: module.digest, mismatch });
         }
-        match self.store().create(NewRun::new(&machine, rows)).await? {
+        let questions = machine.open_questions();
+        let run = NewRun { questions, children, ..NewRun::new(&machine, rows) };
+        match self.store().create(run).await? {
             Created::New | Created::Known(_) => {
                 self.look_for_work();
                 Ok(fork)

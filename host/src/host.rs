@@ -14,7 +14,7 @@ use wfhost_core::{
 
 use crate::agents::Providers;
 use crate::engine::{self, Denied, DriveError, Engine, Leave, Module, ModuleError, Replayed, StackError};
-use crate::family::Modules;
+use crate::family::{self, Modules, Wanted};
 use crate::handle::RunHandle;
 use crate::sandbox::GrantError;
 use crate::schema::{self, BadAnswer};
@@ -251,6 +251,13 @@ impl Host {
     /// Has the host look for work at once.
     pub(crate) fn look_for_work(&self) {
         self.inner.work.notify_one();
+    }
+
+    /// The children that a machine wants to be started.
+    pub(crate) async fn children_of(&self, machine: &mut Machine) -> Result<Vec<NewRun>, StoreError> {
+        let Some(wanted) = Wanted::take(machine) else { return Ok(Vec::new()) };
+        let found = self.inner.named.find_all(self.store().as_ref(), wanted).await?;
+        Ok(family::start(machine, found, self.now()))
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -403,6 +403,25 @@ fn g01_a_fork_shares_what_was_done_before() {
 }
 
 #[test]
+fn g01_a_fork_has_children_and_questions_of_its_own() {
+    let place = Place::new();
+    let asks = json!({ "ask": { "prompt": "well?" } });
+    let program = json!([{ "parallel": [child(json!([{ "wait": { "name": "go" } }])), asks] }]);
+    assert_eq!(probe(&place, "p", program, &["--no-wait"]).code(), Some(3));
+    let ran = place.run(["fork", "p", "--id", "f", "--no-wait"]);
+    assert_eq!(ran.code(), Some(3), "{}", ran.stderr());
+    assert_eq!(place.run(["inbox", "-o", "jsonl"]).stdout().lines().count(), 2);
+    for (run, answer) in [("p", "1"), ("f", "2")] {
+        assert_eq!(place.run(["answer", run, "-i", answer]).code(), Some(0));
+        place.run(["signal", &format!("{run}.1"), "go", "-i", answer]);
+        let answer: Value = answer.parse().unwrap();
+        assert_eq!(place.run(["resume", run]).ok_json(), json!([[[answer], answer]]));
+    }
+    assert_eq!(place.show("f.1")["root"], "f");
+    assert_eq!(place.run(["db", "check", "--deep"]).code(), Some(0));
+}
+
+#[test]
 fn g01_a_fork_of_answers_asks_only_what_was_not_asked() {
     let place = Place::new();
     let usage = json!({ "input_tokens": 5, "output_tokens": 5 });

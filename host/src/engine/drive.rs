@@ -2,7 +2,6 @@
 //! out what it asked for, and tells the machine what the world answered.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ use super::instance::Shared;
 use super::stack::{Fitted, StackError, check_stack};
 use super::{Engine, Module, instance, trap};
 use crate::agents::{Gate, Providers, Writers};
-use crate::family::{self, Modules, NoModule, ParentOf};
+use crate::family::{self, Modules, Wanted};
 use crate::imports::returned;
 use crate::sandbox::GrantError;
 use crate::store::{Append, MessageBody, MessageId, NewRun, Next, SharedStore, StoreError, Waiting};
@@ -465,27 +464,10 @@ impl Driver<'_> {
 
     /// The children that the program asked for, to be created with the entries that ask for them.
     async fn new_children(&mut self) -> Result<Vec<NewRun>, DriveError> {
-        let wanted = self.shared.lock().machine.take_children();
-        let mut children = Vec::new();
-        for new in wanted {
-            let (started, module) = {
-                let machine = &self.shared.lock().machine;
-                (Arc::new(machine.started().clone()), machine.module())
-            };
-            let directory = started.config.modules.as_ref().map(Path::new);
-            let parent = ParentOf { workflow: &started.workflow, module, directory };
-            let found = self.drive.modules.find(self.drive.store.as_ref(), &parent, &new.module).await;
-            let now = self.now();
-            let machine = &mut self.shared.lock().machine;
-            match found {
-                Ok(module) => children.push(family::child(machine, new, module, now)),
-                Err(NoModule::Failure(failure)) => {
-                    machine.complete(new.step, Err(failure), now);
-                }
-                Err(NoModule::Store(error)) => return Err(error.into()),
-            }
-        }
-        Ok(children)
+        let wanted = Wanted::take(&mut self.shared.lock().machine);
+        let Some(wanted) = wanted else { return Ok(Vec::new()) };
+        let found = self.drive.modules.find_all(self.drive.store.as_ref(), wanted).await?;
+        Ok(family::start(&mut self.shared.lock().machine, found, self.now()))
     }
 
     /// Commits what was appended, if there is anything. True if the run was to

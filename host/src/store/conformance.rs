@@ -748,7 +748,8 @@ fn the_files_are_readable_for_their_owner_only() {
 fn child(parent: &mut Machine, step: u64, name: Option<&str>, on_close: OnParentClose) -> NewRun {
     let options = name.map(|name| ChildOptions { id: Some(name.to_owned()), on_close, labels: Vec::new() });
     let new = NewChild { step: Step(step), module: "w".to_owned(), input: Json::null(), options };
-    family::child(parent, new, ("w".to_owned(), parent.module()), Timestamp(15))
+    let module = ("w".to_owned(), parent.module());
+    family::start(parent, vec![(new, Ok(module))], Timestamp(15)).remove(0)
 }
 
 async fn state_of(store: &SharedStore, run: &str) -> RunState {

@@ -115,6 +115,12 @@ impl Data {
         for body in run.inbox {
             self.deliver(&id, run.created_at, body);
         }
+        if let Some(created) = self.run_mut(&id) {
+            created.change_questions(run.questions);
+        }
+        for child in run.children {
+            self.start_child(&id, child);
+        }
     }
 
     /// Puts a message into the inbox of a run that has not ended.
@@ -149,23 +155,23 @@ impl Data {
         }
     }
 
-    fn start_child(&mut self, parent: &RunId, child: NewRun) -> Result<bool> {
+    fn start_child(&mut self, parent: &RunId, child: NewRun) -> bool {
         let is_it =
             |run: &Run| run.info.parent.as_ref() == Some(parent) && run.info.links.step == child.links.step;
         if self.run(&child.id).is_some_and(is_it) {
-            return Ok(true);
+            return true;
         }
         match self.check_new(&child.id, child.module) {
             Ok(()) => {
                 self.insert(child);
-                Ok(true)
+                true
             }
             Err(error) => {
                 let outcome = Err(Failure::new(FailureKind::Rejected, error.to_string()));
                 let step = child.links.step.unwrap_or_default();
                 let body = MessageBody::Child { step, run: child.id, outcome, spent: Spent::default() };
                 self.deliver(parent, child.created_at, body);
-                Ok(false)
+                false
             }
         }
     }
@@ -440,7 +446,7 @@ impl Store for MemStore {
             data.commits.extend(committed);
             let mut due = false;
             for child in append.children {
-                due |= !data.start_child(&append.run, child)?;
+                due |= !data.start_child(&append.run, child);
             }
             data.cancel_children(&append.run, Some(&append.dropped), append.at);
             let run = data.run_mut(&append.run).ok_or_else(fenced)?;

@@ -274,6 +274,9 @@ pub struct NewRun {
     pub rows: Vec<Row>,
     /// What is in its inbox from the beginning.
     pub inbox: Vec<MessageBody>,
+    /// The questions that it asks already, and the children that it waits for.
+    pub questions: Vec<QuestionChange>,
+    pub children: Vec<NewRun>,
 }
 
 impl NewRun {
@@ -294,6 +297,8 @@ impl NewRun {
             lease: None,
             rows,
             inbox: Vec::new(),
+            questions: Vec::new(),
+            children: Vec::new(),
         }
     }
 }

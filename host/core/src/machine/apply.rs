@@ -105,6 +105,10 @@ impl Machine {
             }
             (Status::Running, Event::Forked { run, seed, .. }) => {
                 self.forks.push(Fork { position, at, run, seed });
+                // Those that are under way are the other run's.
+                if !recorded {
+                    self.steps.start_children_again();
+                }
             }
             (Status::Running, Event::Moved { module }) => {
                 self.module = module;

@@ -409,6 +409,11 @@ impl Steps {
         steps.into_iter().filter_map(wanted).collect()
     }
 
+    /// All open children have to be started, though they were before.
+    pub(super) fn start_children_again(&mut self) {
+        self.new_children = self.children.iter().copied().collect();
+    }
+
     pub(super) fn take_dropped_children(&mut self) -> Vec<Step> {
         std::mem::take(&mut self.dropped_children)
     }

@@ -100,6 +100,10 @@ fn insert_run(c: &Connection, run: &NewRun) -> Result<i64> {
     for body in &run.inbox {
         insert_message(c, id, run.created_at, body)?;
     }
+    change_questions(c, id, &run.questions)?;
+    for child in &run.children {
+        start_child(c, id, &run.id, child)?;
+    }
     Ok(id)
 }
 
