@@ -1,4 +1,4 @@
-//! `src/bindings.rs` and `c/bindings` are generated from `wit/` and kept in the repository, so that
+//! `src/bindings.rs`, `c/bindings` and `go/internal/bindings` are generated from `wit/` and kept in the repository, so that
 //! a workflow's first build takes seconds and no generator. This test keeps them equal.
 //!
 //! After a change of the WIT: `UPDATE_BINDINGS=1 cargo test -p wfhost-sdk --test bindings`.
@@ -64,13 +64,41 @@ fn c_bindings_are_those_of_the_wit_package() {
     let mut generator = wit_bindgen_c::Opts::default().build();
     generator.generate(&mut resolve, world, &mut files).expect("bindings can be generated");
     for (name, generated) in files.iter().filter(|(name, _)| !name.ends_with(".o")) {
-        let kept = here().join("c/bindings").join(name);
-        if std::env::var_os("UPDATE_BINDINGS").is_some() {
-            std::fs::write(&kept, generated).expect("the bindings can be written");
-        }
-        assert!(
-            std::fs::read(&kept).unwrap_or_default() == generated,
-            "guest-sdk/c/bindings/{name} is not what wit/ says; rewrite it by\n    {COMMAND}"
-        );
+        same("c/bindings", name, generated);
     }
+}
+
+/// The module of the Go SDK.
+const GO_MODULE: &str = "github.com/wfhost/wfhost/guest-sdk/go";
+
+#[test]
+fn go_bindings_are_those_of_the_wit_package() {
+    let (mut resolve, world) = world(&here().join("../wit"));
+    let mut files = Files::default();
+    let options = wit_bindgen_go::Opts {
+        // Not what the machine's own gofmt makes of it.
+        format: wit_bindgen_go::Format::False,
+        pkg_name: Some(format!("{GO_MODULE}/internal/bindings")),
+        ..wit_bindgen_go::Opts::default()
+    };
+    options.build().generate(&mut resolve, world, &mut files).expect("bindings can be generated");
+    for (name, generated) in files.iter() {
+        // The runtime of the bindings is a part of the SDK, so that a build needs no network.
+        let generated = std::str::from_utf8(generated).expect("generated code is text");
+        let generated =
+            generated.replace("go.bytecodealliance.org/pkg/wit", &format!("{GO_MODULE}/internal/wit"));
+        same("go/internal/bindings", name, generated.as_bytes());
+    }
+}
+
+/// Compares a file of the SDK with what was generated, or writes it.
+fn same(dir: &str, name: &str, generated: &[u8]) {
+    let kept = here().join(dir).join(name);
+    if std::env::var_os("UPDATE_BINDINGS").is_some() {
+        std::fs::write(&kept, generated).expect("the bindings can be written");
+    }
+    assert!(
+        std::fs::read(&kept).unwrap_or_default() == generated,
+        "guest-sdk/{dir}/{name} is not what wit/ says; rewrite it by\n    {COMMAND}"
+    );
 }

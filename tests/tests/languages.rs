@@ -71,6 +71,12 @@ fn h08_a_report_in_python_is_the_same_as_in_rust() {
 }
 
 #[test]
+fn h08_a_report_in_go_is_the_same_as_in_rust() {
+    assert_eq!(report("research-go"), report("research"));
+    survives_a_kill("research-go");
+}
+
+#[test]
 fn h08_what_python_shows_of_the_machine_is_virtual() {
     let place = Place::new();
     assert_eq!(
@@ -140,7 +146,7 @@ fn h08_programs_in_other_languages_are_checked_twice() {
     let place = Place::new();
     let input = json!({ "topic": "cats", "approval_timeout_s": 1 }).to_string();
     // Compiling CPython three times takes minutes; its own test replays it.
-    for name in ["research-c", "research-js", "research-python"] {
+    for name in ["research-c", "research-go", "research-js", "research-python"] {
         let args = ["check", &module(name), "--twice", "-i", &input, "--agent", "echo", "-o", "json"];
         let report = place.run(args).ok_json();
         assert!(report["entries"].as_u64() > Some(10), "{name}: {report}");
@@ -272,6 +278,121 @@ fn a_new_project_in_typescript_builds_and_runs() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let tools = root.join("examples/research-js/node_modules");
     std::os::unix::fs::symlink(tools, place.path("hello/node_modules")).unwrap();
+    let agents = place.path("hello/agents.json").display().to_string();
+    let output = place.run(["run", &dir, "-i", "{\"name\":\"Ada\"}", "--agents", &agents]).ok_json();
+    assert_eq!(output, json!({ "greeting": "Hello, Ada!" }));
+}
+
+#[test]
+fn h08_what_go_shows_of_the_machine_is_virtual() {
+    let place = Place::new();
+    let dir = place.path("program").display().to_string();
+    assert_eq!(place.run(["new", &dir, "-t", "go"]).code(), Some(0));
+    place.file(
+        "program/workflow.go",
+        r#"
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"time"
+
+	wfhost "github.com/wfhost/wfhost/guest-sdk/go"
+)
+
+func init() { wfhost.Workflow(run) }
+func main() {}
+
+func seen() string {
+	names := ""
+	for name := range map[string]int{"a": 1, "b": 2, "c": 3, "d": 4} {
+		names += name
+	}
+	return fmt.Sprint(time.Now().UnixMilli(), rand.Uint64(), names, os.Getenv("HOME"), wfhost.Info().Run)
+}
+
+func run(input string) (map[string]any, error) {
+	switch input {
+	case "fail":
+		return nil, fmt.Errorf("wrapped: %w", &wfhost.Failure{Kind: wfhost.Rejected, Message: "no", Details: []byte(`{"why":[1]}`)})
+	case "other":
+		return nil, errors.New("of its own")
+	case "panic":
+		panic("not like this")
+	}
+	// Steps side by side, some of them cancelled, and enough garbage for many collections.
+	slow := wfhost.StartSleep(time.Minute)
+	first := wfhost.Any(slow, wfhost.Agent{Prompt: seen()}.Start())
+	slow.Cancel()
+	_, cancelled := slow.Get()
+	total := 0
+	for round := range 60 {
+		garbage := make([][]byte, 0)
+		for range 100 {
+			garbage = append(garbage, make([]byte, 10_000))
+		}
+		total += len(garbage)
+		answer, err := wfhost.Agent{Prompt: fmt.Sprint(round), Input: garbage[0]}.Text()
+		if err != nil || answer != fmt.Sprint(round) {
+			return nil, fmt.Errorf("%q, %w", answer, err)
+		}
+	}
+	before := time.Now()
+	time.Sleep(20 * time.Millisecond)
+	slept := time.Since(before)
+	done := make(chan string)
+	go func() { done <- seen() }()
+	told, err := wfhost.Agent{Prompt: <-done}.Text()
+	if err != nil {
+		return nil, err
+	}
+	fmt.Println("printed")
+	_, refused := wfhost.Agent{Prompt: "x", Input: make(chan int)}.Text()
+	_, late := wfhost.Signal[int]("never", 5*time.Millisecond)
+	return map[string]any{
+		"first": first, "cancelled": wfhost.Cancelled.Is(cancelled), "total": total, "slept": slept >= 20*time.Millisecond,
+		"told": told, "refused": wfhost.Rejected.Is(refused), "late": wfhost.TimedOut.Is(late),
+	}, nil
+}
+"#,
+    );
+    let built = place.run(["build", &dir]);
+    assert_eq!(built.code(), Some(0), "{}", built.stderr());
+    let module = built.stdout().trim().to_owned();
+    // Dropped at each wait: what the agent is told must not differ.
+    let run = |id: &str| {
+        let args = ["run", &module, "-i", "\"\"", "--agent", "echo", "--evict", "always", "--id", id];
+        place.run(args).ok_json()
+    };
+    let output = run("one");
+    for member in ["cancelled", "slept", "refused", "late"] {
+        assert_eq!(output[member], true, "{member}");
+    }
+    assert_eq!((&output["first"], &output["total"]), (&json!(1), &json!(6_000)));
+    assert_eq!(place.run(["replay", "one"]).code(), Some(0));
+    assert!(place.run(["logs", "one"]).stdout().contains("printed stream=stdout"));
+    assert_ne!(output["told"], run("two")["told"]);
+    let failure = |input: &str| {
+        assert_eq!(place.run(["run", &module, "-i", &format!("\"{input}\""), "--id", input]).code(), Some(1));
+        place.show(input)["failure"].clone()
+    };
+    let failed = failure("fail");
+    assert_eq!((&failed["kind"], &failed["message"]), (&json!("rejected"), &json!("wrapped: no")));
+    assert_eq!(failed["details"], json!({ "why": [1] }));
+    assert_eq!(failure("other")["message"], "of its own");
+    assert_eq!(failure("panic")["message"], "the program panicked: not like this");
+    let error = place.run(["run", &module, "-i", "{}", "--id", "unfit"]).error(1, &place);
+    assert!(error.contains("the input does not fit: json: cannot unmarshal object"), "{error}");
+}
+
+#[test]
+fn a_new_project_in_go_builds_and_runs() {
+    let place = Place::new();
+    let dir = place.path("hello").display().to_string();
+    assert_eq!(place.run(["new", &dir, "-t", "go"]).code(), Some(0));
     let agents = place.path("hello/agents.json").display().to_string();
     let output = place.run(["run", &dir, "-i", "{\"name\":\"Ada\"}", "--agents", &agents]).ok_json();
     assert_eq!(output, json!({ "greeting": "Hello, Ada!" }));

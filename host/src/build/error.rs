@@ -7,7 +7,7 @@ use super::Target;
 /// Why nothing was built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    #[error("{0} holds no project: no Cargo.toml, no workflow.ts, .js or .py, no C files")]
+    #[error("{0} holds no project: no Cargo.toml, no workflow.ts, .js or .py, no go.mod, no C files")]
     NoCrate(PathBuf),
     #[error("`{command}` cannot be run: {source}")]
     NoTool { command: String, source: std::io::Error },
@@ -33,6 +33,8 @@ pub enum BuildError {
     NoNodeTool { name: &'static str, dir: PathBuf },
     #[error("this machine has no `componentize-py`")]
     NoComponentizePy,
+    #[error("this machine has no `go`")]
+    NoGo,
     #[error("{what} did not build {dir}")]
     Compiler { what: &'static str, dir: PathBuf },
     #[error("this machine has no `{0}`, which links WebAssembly")]
@@ -65,6 +67,7 @@ impl BuildError {
             Self::Compiler { .. } => "WF0615",
             Self::NoNodeTool { .. } => "WF0616",
             Self::NoComponentizePy => "WF0617",
+            Self::NoGo => "WF0618",
         }
     }
 
@@ -98,6 +101,7 @@ impl BuildError {
             Self::NoComponentizePy => {
                 "`pip install componentize-py==0.25.1`, also in the project's `.venv`".to_owned()
             }
+            Self::NoGo => "install Go 1.25 or newer, see go.dev".to_owned(),
             Self::NoNodeTool { dir, .. } => format!(
                 "`cd {} && npm install`; a project needs `npm install --save-dev componentize-qjs@0.4.5 esbuild`",
                 dir.display()

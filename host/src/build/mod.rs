@@ -7,9 +7,10 @@
 //! sysroot     ... made of Debian's, if there is no other
 //! cargo       compiles them
 //! c           compiles workflows in C
+//! go          compiles workflows in Go
 //! js          bundles workflows in JavaScript and TypeScript
 //! python      puts workflows in Python beside their interpreter
-//! layout      where the parts of those three are
+//! layout      where the parts of those are
 //! componentize wraps the core modules
 //! ```
 
@@ -17,6 +18,7 @@ mod c;
 mod cargo;
 mod componentize;
 mod error;
+mod go;
 mod js;
 mod layout;
 mod project;
@@ -131,6 +133,9 @@ pub fn build(
         if let Some(sources) = python::sources(dir) {
             return Ok(vec![python::build(dir, &sources, options, progress)?]);
         }
+        if go::module(dir).is_some() {
+            return Ok(vec![go::build(dir, options, progress)?]);
+        }
         let sources = c::sources(dir);
         if !sources.is_empty() {
             return Ok(vec![c::build(dir, &sources, options, progress)?]);
@@ -215,7 +220,10 @@ mod tests {
         let error = build(Path::new("/"), &BuildOptions::default(), &mut |_| ()).unwrap_err();
         assert_eq!(
             (error.code(), error.to_string().as_str()),
-            ("WF0601", "/ holds no project: no Cargo.toml, no workflow.ts, .js or .py, no C files")
+            (
+                "WF0601",
+                "/ holds no project: no Cargo.toml, no workflow.ts, .js or .py, no go.mod, no C files"
+            )
         );
     }
 

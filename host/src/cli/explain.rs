@@ -190,6 +190,10 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "a project in Python lacks its tool\n\ncomponentize-py makes a component of a Python program. It is found in the project's `.venv` or on the path.",
     ),
     (
+        "WF0618",
+        "a project in Go lacks its compiler\n\n`go` is looked for on the path: version 1.25 or newer.",
+    ),
+    (
         "WF0701",
         "a configuration file cannot be read\n\nwfhost.toml is TOML. Its sections are [store], [agents], [providers.NAME], [prices.\"MODEL\"] and [workspaces.NAME]; docs/agents.md and docs/providers.md have all their keys.",
     ),

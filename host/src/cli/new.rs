@@ -24,6 +24,7 @@ enum Template {
     /// TypeScript
     Js,
     Python,
+    Go,
     C,
 }
 
@@ -33,6 +34,7 @@ impl Template {
             Self::Rust => RUST,
             Self::Js => JS,
             Self::Python => PYTHON,
+            Self::Go => GO,
             Self::C => C,
         }
     }
@@ -63,6 +65,15 @@ const PYTHON: &[(&str, &str)] = &[
     ("README.md", include_str!("../../templates/python/README.md")),
     ("agents.json", include_str!("../../templates/rust/agents.json")),
     (".gitignore", "/.venv\n/target\n__pycache__\n"),
+];
+
+/// The same in Go, whose SDK `wfhost build` brings along.
+const GO: &[(&str, &str)] = &[
+    ("workflow.go", include_str!("../../templates/go/workflow.go")),
+    ("go.mod", include_str!("../../templates/go/go.mod.txt")),
+    ("README.md", include_str!("../../templates/go/README.md")),
+    ("agents.json", include_str!("../../templates/rust/agents.json")),
+    (".gitignore", "/target\n"),
 ];
 
 /// The same in C, whose SDK `wfhost build` brings along.

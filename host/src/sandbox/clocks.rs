@@ -14,11 +14,11 @@ pub(super) fn datetime(at: Timestamp) -> wall_clock::Datetime {
 }
 
 impl RunCtx {
-    /// Nanoseconds since the run began.
+    /// Nanoseconds since the run began, and one millisecond: Go takes zero for a clock that stands.
     pub(super) fn monotonic_now(&self) -> u64 {
         let inner = self.shared.lock();
         let millis = inner.machine.now().since(inner.machine.started_at());
-        millis.saturating_mul(NANOS_PER_MILLI)
+        millis.saturating_add(1).saturating_mul(NANOS_PER_MILLI)
     }
 }
 

@@ -299,14 +299,15 @@ impl Property for FamiliesAreWhole {
             return Err(format!("{} is still {:?}", open.id, open.state));
         }
         for (run, at, entry) in history.entries() {
-            if let Event::ChildEnded { run: child, outcome, .. } = &entry.event {
+            if let Event::ChildEnded(ended) = &entry.event {
+                let (child, outcome) = (&ended.run, &ended.outcome);
                 let ended = history.runs.get(child).and_then(|info| info.outcome.clone());
                 if ended != Some(outcome.clone().into()) {
                     return Err(format!("entry {at} of {run} says of {child} what is not so: {ended:?}"));
                 }
             }
         }
-        let told = history.entries().filter(|(.., entry)| matches!(entry.event, Event::ChildEnded { .. }));
+        let told = history.entries().filter(|(.., entry)| matches!(entry.event, Event::ChildEnded(_)));
         match told.count() == history.expected.len() {
             true => Ok(()),
             false => Err("a parent was not told, or told twice".to_owned()),

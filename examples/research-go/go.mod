@@ -1,0 +1,3 @@
+module research
+
+go 1.25
