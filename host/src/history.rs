@@ -85,13 +85,11 @@ pub fn steps(journal: &Journal) -> Vec<StepInfo> {
                     info.delegated = Some(question.as_ref().clone());
                 }
             }
-            Event::Completed { step, outcome }
-            | Event::Answered { step, outcome, .. }
-            | Event::ChildEnded { step, outcome, .. } => {
-                if let Some(info) = steps.get_mut(index(step)) {
+            event if let Some((step, outcome)) = event.ended_step() => {
+                if let Some(info) = steps.get_mut(index(&step)) {
                     info.ended = Some((*at, Some(outcome.clone().into())));
                 }
-                waits.retain(|(_, wait)| *wait != index(step));
+                waits.retain(|(_, wait)| *wait != index(&step));
             }
             Event::Cancelled { step } => {
                 if let Some(info) = steps.get_mut(index(step)) {
@@ -136,7 +134,10 @@ pub fn steps(journal: &Journal) -> Vec<StepInfo> {
             | Event::Moved { .. }
             | Event::BudgetChanged { .. }
             | Event::ContinuedAsNew { .. }
-            | Event::Forked { .. } => {}
+            | Event::Forked { .. }
+            | Event::Completed { .. }
+            | Event::Answered { .. }
+            | Event::ChildEnded(_) => {}
         }
     }
     steps

@@ -402,7 +402,7 @@ impl Host {
     /// If the step is a child that failed, that one is tried again first.
     async fn retry_child(&self, parent: &RunId, step: Step) -> Result<(), HostError> {
         let ended = self.store().ended_children(parent, step).await?;
-        let child = ended.into_iter().filter(|info| info.links.step == Some(step)).next_back();
+        let child = ended.into_iter().rfind(|info| info.links.step == Some(step));
         if let Some(child) = child.filter(|info| matches!(info.outcome, Some(Err(_)))) {
             let options = ResumeOptions::default();
             Box::pin(self.retry(&child.id, None, options)).await?;

@@ -96,6 +96,9 @@ fn f02_a_file_beside_the_parent_is_found_by_its_name() {
     assert_eq!(results[0], json!({ "greeting": "greet Ada" }));
     assert!(results[1]["message"].as_str().unwrap().contains("is no workflow"), "{results}");
     // Also when the files are gone, for it is in the store now.
+    assert!(place.run(["modules"]).stdout().contains("helper  blake3:"));
+    assert_eq!(place.run(["add", &module("counter")]).code(), Some(0));
+    assert_eq!(place.run(["run", "counter", "-i", r#"{"steps":0}"#]).ok_json(), json!({ "steps": 0 }));
     std::fs::remove_file(place.path("helper.wasm")).unwrap();
     let results = place.run(["run", "parent", "-i", &input.to_string(), "--agent", "echo"]).ok_json();
     assert_eq!(results[0], json!({ "greeting": "greet Ada" }));
@@ -110,6 +113,7 @@ fn f02_a_crash_at_any_time_loses_neither_parent_nor_child() {
         json!([{ "agent": "first" }, { "parallel": [ask("a"), ask("b"), ask("c")] }, { "agent": "last" }]);
     let mut running = spawn(&place, "p", program, &["--agents", &script]);
     let mut kills = 0;
+    eventually("the run", || state(&place, "p"));
     let ran = loop {
         std::thread::sleep(std::time::Duration::from_millis(70 + 17 * kills));
         if running.try_wait().unwrap().is_some() {
@@ -310,6 +314,7 @@ fn f05_continuing_survives_kills_and_counts_as_one_child() {
     let program = json!([{ "child": { "module": "probe", "id": "c", "input": rounds } }]);
     let mut running = spawn(&place, "p", program, &[]);
     let mut kills = 0;
+    eventually("the run", || state(&place, "p"));
     let ran = loop {
         std::thread::sleep(std::time::Duration::from_millis(90 + 13 * kills));
         if running.try_wait().unwrap().is_some() {

@@ -174,17 +174,7 @@ pub enum Event {
     },
     /// A child ended, or could not be started: the step is done.
     #[n(16)]
-    ChildEnded {
-        #[n(0)]
-        step: Step,
-        #[n(1)]
-        run: RunId,
-        #[n(2)]
-        outcome: Recorded,
-        /// By the child and its children.
-        #[n(3)]
-        spent: Spent,
-    },
+    ChildEnded(#[n(0)] Box<EndedChild>),
     /// The run ended and goes on as another one. Always the last entry.
     #[n(17)]
     ContinuedAsNew {
@@ -204,6 +194,20 @@ pub enum Event {
         #[cbor(n(2), with = "minicbor::bytes")]
         seed: [u8; 32],
     },
+}
+
+/// How a child ended.
+#[derive(Clone, PartialEq, Debug, Encode, Decode)]
+pub struct EndedChild {
+    #[n(0)]
+    pub step: Step,
+    #[n(1)]
+    pub run: RunId,
+    #[n(2)]
+    pub outcome: Recorded,
+    /// By the child and its children.
+    #[n(3)]
+    pub spent: Spent,
 }
 
 /// How an attempt at an agent call failed.
@@ -236,6 +240,18 @@ pub struct FailedCall {
 const KINDS: u32 = 19;
 
 impl Event {
+    /// The step that this entry ends, and how; none if it ends none, or if that
+    /// follows from other entries (a signal that came in).
+    pub fn ended_step(&self) -> Option<(Step, &Recorded)> {
+        match self {
+            Self::Completed { step, outcome } | Self::Answered { step, outcome, .. } => {
+                Some((*step, outcome))
+            }
+            Self::ChildEnded(child) => Some((child.step, &child.outcome)),
+            _ => None,
+        }
+    }
+
     /// The word that people see for this kind.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -255,7 +271,7 @@ impl Event {
             Self::Postponed { .. } => "postponed",
             Self::Delegated { .. } => "delegated",
             Self::BudgetChanged { .. } => "budget-changed",
-            Self::ChildEnded { .. } => "child-ended",
+            Self::ChildEnded(_) => "child-ended",
             Self::ContinuedAsNew { .. } => "continued-as-new",
             Self::Forked { .. } => "forked",
         }

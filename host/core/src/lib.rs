@@ -18,7 +18,8 @@ pub mod policy;
 
 pub use config::{Grant, Limit, RunConfig, Sandbox};
 pub use entry::{
-    ChildOf, Entry, EntryError, Event, FailedCall, Origin, Recorded, Started, decode_op, encode_op,
+    ChildOf, EndedChild, Entry, EntryError, Event, FailedCall, Origin, Recorded, Started, decode_op,
+    encode_op,
 };
 pub use failure::{Failure, FailureKind, Outcome};
 pub use ids::{BadRunId, Digest, Epoch, Position, RunId, Step, Timestamp};

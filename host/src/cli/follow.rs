@@ -376,11 +376,9 @@ impl Progress {
                 let label = self.steps.get(step).map(|(op, _)| op.label()).unwrap_or_default();
                 eprintln!("      {DIM}↻{DIM:#} {step:>2}  attempt {attempt}  {label}");
             }
-            Event::Completed { step, outcome }
-            | Event::Answered { step, outcome, .. }
-            | Event::ChildEnded { step, outcome, .. } => match Outcome::from(outcome.clone()) {
-                Ok(_) => self.line(*step, "✓", entry.at, ""),
-                Err(failure) => self.line(*step, "✗", entry.at, &failure.to_string()),
+            event if let Some((step, outcome)) = event.ended_step() => match Outcome::from(outcome.clone()) {
+                Ok(_) => self.line(step, "✓", entry.at, ""),
+                Err(failure) => self.line(step, "✗", entry.at, &failure.to_string()),
             },
             Event::Cancelled { step } => self.line(*step, "–", entry.at, "dropped"),
             Event::Received { name, .. } => {

@@ -1,7 +1,7 @@
 //! `wfhost journal`
 
 use serde_json::{Value, json};
-use wfhost_core::{Event, FailedCall, Outcome, Position, decode_op};
+use wfhost_core::{EndedChild, Event, FailedCall, Outcome, Position, decode_op};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
@@ -79,10 +79,13 @@ pub(super) fn describe(position: Position, event: &Event) -> Value {
             Ok(output) => json!({ "step": step, "output": output, "by": by, "note": note }),
             Err(failure) => json!({ "step": step, "failure": failure, "by": by, "note": note }),
         },
-        Event::ChildEnded { step, run, outcome, spent } => match Outcome::from(outcome.clone()) {
-            Ok(output) => json!({ "step": step, "run": run, "output": output, "spent": spent }),
-            Err(failure) => json!({ "step": step, "run": run, "failure": failure, "spent": spent }),
-        },
+        Event::ChildEnded(child) => {
+            let EndedChild { step, run, outcome, spent } = child.as_ref();
+            match Outcome::from(outcome.clone()) {
+                Ok(output) => json!({ "step": step, "run": run, "output": output, "spent": spent }),
+                Err(failure) => json!({ "step": step, "run": run, "failure": failure, "spent": spent }),
+            }
+        }
         Event::ContinuedAsNew { run } => json!({ "run": run }),
         Event::Forked { run, from, .. } => json!({ "run": run, "from": from }),
         Event::Retried { from, step, .. } => json!({ "from": from, "step": step }),

@@ -20,6 +20,7 @@ mod journal;
 mod logs;
 mod messages;
 mod module_arg;
+mod modules;
 mod new;
 mod pause;
 mod people;
@@ -175,6 +176,10 @@ enum Verb {
     Config(config::ConfigVerb),
     /// Look whether everything that is needed is there
     Doctor(doctor::Doctor),
+    /// Put a module into the database
+    Add(modules::Add),
+    /// List the modules in the database
+    Modules(modules::Modules),
     /// Show what a module imports and exports
     Inspect(inspect::Inspect),
     /// Check that a module can be run as a workflow
@@ -258,6 +263,8 @@ async fn execute(cli: &Cli) -> Result<Exit, Trouble> {
         Verb::Verify(verb) => verb.execute(common).await,
         Verb::Delete(verb) => verb.execute(common).await,
         Verb::Db(verb) => verb.execute(common).await,
+        Verb::Add(verb) => verb.execute(common).await,
+        Verb::Modules(verb) => verb.execute(common).await,
         Verb::Inspect(verb) => verb.execute(common).await,
         Verb::Check(verb) => verb.execute(common).await,
         Verb::Build(verb) => verb.execute(common),

@@ -121,7 +121,6 @@ impl Run {
                     grants,
                     ..Sandbox::default()
                 }),
-                ..RunConfig::default()
             },
             seed: self.seed.map(|Seed(seed)| seed),
         };

@@ -80,6 +80,9 @@ pub(crate) enum Driven {
     Continued(RunId),
 }
 
+/// Has a run of this host look at what came in; without one, all of them.
+pub(crate) type Wake = dyn Fn(Option<&RunId>) + Send + Sync;
+
 /// All that driving a run needs.
 pub(crate) struct Drive<'a> {
     pub engine: &'a Engine,
@@ -97,8 +100,8 @@ pub(crate) struct Drive<'a> {
     pub control: &'a Control,
     /// Called after each commit.
     pub committed: Arc<dyn Fn() + Send + Sync>,
-    /// Tells a run of this host that something was sent to it; without one, all.
-    pub wake: Arc<dyn Fn(Option<&RunId>) + Send + Sync>,
+    /// Tells other runs of this host that something was sent to them.
+    pub wake: Arc<Wake>,
     /// Finds the modules of children.
     pub modules: &'a Modules,
 }

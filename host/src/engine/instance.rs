@@ -154,9 +154,13 @@ pub(crate) struct RunCtx {
 }
 
 impl RunCtx {
-    /// The present time, for entries.
+    /// The present time, for entries. While the program is replaying there are none, and the
+    /// clock is not read.
     pub fn clock(&self) -> Timestamp {
-        self.shared.clock()
+        match self.shared.lock().machine.is_live() {
+            true => self.shared.clock(),
+            false => Timestamp(0),
+        }
     }
 
     /// A step was asked for by the call that is under way.

@@ -34,17 +34,24 @@ const TROUBLES: u64 = 30;
 /// What run `n` does, and what has to come out.
 fn program(n: u64) -> (Value, Value) {
     let name = |what: &str| format!("r{n} {what}");
+    let child = |program: Value| json!({ "child": { "module": "probe", "input": { "do": program } } });
+    // Two rounds, which are one child; and one that nobody waits for in the end.
+    let rounds = child(json!([
+        { "agent": name("e") },
+        { "continue_as_new": { "do": [{ "sleep": 300 }, { "agent": name("f") }] } },
+    ]));
+    let dropped = child(json!([{ "wait": { "name": "never" } }]));
     let program = json!({ "do": [
         { "agent": name("a") },
-        { "parallel": [{ "agent": name("b") }, { "sleep": 700 }, { "agent": name("c") }] },
+        { "parallel": [{ "agent": name("b") }, { "sleep": 700 }, { "agent": name("c") }, rounds] },
         { "log": "half" },
         { "wait": { "name": "go" } },
         { "sleep": 4_000 },
-        { "race": [{ "sleep": 1_500 }, { "sleep": 90_000 }] },
+        { "race": [{ "sleep": 1_500 }, { "sleep": 90_000 }, dropped] },
         { "agent": name("d") },
     ] });
     let result = json!([
-        name("a"), [name("b"), null, name("c")], null, { "n": n }, null, [0, null], name("d"),
+        name("a"), [name("b"), null, name("c"), [null, name("f")]], null, { "n": n }, null, [0, null], name("d"),
     ]);
     (program, result)
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use serde_json::Value;
 use wfhost_core::{Digest, Entry, Event, Journal, Op, Position, RunId, Step, decode_op};
-use wfhost_host::store::{RunInfo, RunState, Store};
+use wfhost_host::store::{RunFilter, RunInfo, RunState, Store};
 
 use super::universe::{Committed, Made, Universe};
 
@@ -28,14 +28,15 @@ pub struct History {
 impl History {
     pub async fn of(universe: &Universe, expected: BTreeMap<RunId, Value>) -> Self {
         let (mut runs, mut journals, mut heads) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        for id in expected.keys() {
-            let info = universe.memory.run(id).await.unwrap().expect("runs do not vanish");
+        let all = RunFilter { limit: 1_000, ..RunFilter::default() };
+        for info in universe.memory.runs(all).await.unwrap() {
+            let id = &info.id;
             let rows = universe.memory.journal(id, Position(0)).await.unwrap();
             heads.extend(rows.iter().map(|row| row.head));
             let journal =
                 Journal::read(rows).map(|journal| journal.entries).map_err(|error| error.to_string());
-            runs.insert(id.clone(), info);
             journals.insert(id.clone(), journal);
+            runs.insert(id.clone(), info);
         }
         let calls = universe.calls.lock().unwrap().clone();
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
@@ -74,6 +75,7 @@ pub const PROPERTIES: &[&dyn Property] = &[
     &AnAttemptIsMadeOnce,
     &NoTimerIsEarly,
     &ASignalArrivesOnce,
+    &FamiliesAreWhole,
 ];
 
 struct EveryRunEndsRight;
@@ -85,7 +87,7 @@ impl Property for EveryRunEndsRight {
 
     fn check(&self, history: &History) -> Result<(), String> {
         for (run, expected) in &history.expected {
-            let info = &history.runs[run];
+            let Some(info) = history.runs.get(run) else { return Err(format!("{run} vanished")) };
             let result =
                 info.outcome.as_ref().and_then(|outcome| outcome.as_ref().ok()).map(|json| json.value());
             if info.state != RunState::Completed || result.as_ref() != Some(expected) {
@@ -277,5 +279,43 @@ impl Property for ASignalArrivesOnce {
         for entries in history.journals.values_mut().filter_map(|journal| journal.as_mut().ok()) {
             entries.retain(|entry| !matches!(entry.event, Event::Received { .. }));
         }
+    }
+}
+
+struct FamiliesAreWhole;
+
+impl Property for FamiliesAreWhole {
+    fn name(&self) -> &'static str {
+        "each child that was asked for began once and ended, and what it ended with is what its parent got"
+    }
+
+    fn check(&self, history: &History) -> Result<(), String> {
+        // One child of two rounds and one that is dropped.
+        const MEMBERS: usize = 4;
+        if history.runs.len() != MEMBERS * history.expected.len() {
+            return Err(format!("there are {} runs", history.runs.len()));
+        }
+        if let Some(open) = history.runs.values().find(|info| !info.state.is_final()) {
+            return Err(format!("{} is still {:?}", open.id, open.state));
+        }
+        for (run, at, entry) in history.entries() {
+            if let Event::ChildEnded(ended) = &entry.event {
+                let (child, outcome) = (&ended.run, &ended.outcome);
+                let ended = history.runs.get(child).and_then(|info| info.outcome.clone());
+                if ended != Some(outcome.clone().into()) {
+                    return Err(format!("entry {at} of {run} says of {child} what is not so: {ended:?}"));
+                }
+            }
+        }
+        let told = history.entries().filter(|(.., entry)| matches!(entry.event, Event::ChildEnded(_)));
+        match told.count() == history.expected.len() {
+            true => Ok(()),
+            false => Err("a parent was not told, or told twice".to_owned()),
+        }
+    }
+
+    fn spoil(&self, history: &mut History) {
+        let child = history.runs.keys().find(|run| run.as_str().ends_with("-2")).cloned();
+        history.runs.remove(&child.expect("there are second rounds"));
     }
 }

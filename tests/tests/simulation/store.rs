@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use wfhost_core::{Digest, Epoch, Event, Json, Position, Row, RunId, Step, Timestamp};
+use wfhost_core::{Digest, Epoch, Json, Position, Row, RunId, Step, Timestamp};
 use wfhost_host::schedule::Schedule;
 use wfhost_host::store::*;
 
@@ -114,11 +114,7 @@ impl Store for Faulty {
             let appended = universe.memory.append(append).await?;
             if let Some(row) = row {
                 let events = row.entries().map(|entry| entry.expect("what was just written").1.event);
-                let completes = events.filter_map(|event| match event {
-                    Event::Completed { step, .. } | Event::ChildEnded { step, .. } => Some(step),
-                    _ => None,
-                });
-                let completes = completes.collect();
+                let completes = events.filter_map(|event| event.ended_step().map(|(step, _)| step)).collect();
                 let committed = Committed { place: universe.place(), run, head: row.head, completes };
                 universe.commits.lock().unwrap().push(committed);
             }

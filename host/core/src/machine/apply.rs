@@ -2,7 +2,7 @@
 
 use super::steps::Done;
 use super::{Fork, Machine, Scripted, ScriptedEvent, Status};
-use crate::entry::{Entry, EntryError, Event};
+use crate::entry::{EndedChild, Entry, EntryError, Event};
 use crate::journal::extend_chain;
 use crate::{Failure, FailureKind, Outcome, Position, Timestamp};
 
@@ -90,7 +90,8 @@ impl Machine {
                 let watchers = self.steps.answer(step, done)?;
                 self.sets.ready(step, position, &watchers);
             }
-            (Status::Running, Event::ChildEnded { step, outcome, .. }) => {
+            (Status::Running, Event::ChildEnded(child)) => {
+                let EndedChild { step, outcome, .. } = *child;
                 let done = Done { position, at, outcome: outcome.into() };
                 let watchers = self.steps.end_child(step, done)?;
                 self.sets.ready(step, position, &watchers);

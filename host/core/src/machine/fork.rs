@@ -49,24 +49,18 @@ impl ForkPlan {
             if *position >= at {
                 return Err(CannotFork::NotTaken(*position));
             }
-            let event = &taken[position.0 as usize].event;
-            let step = match event {
-                Event::Completed { step, .. }
-                | Event::Answered { step, .. }
-                | Event::ChildEnded { step, .. } => Some(*step),
-                Event::Received { .. } => None,
-                other => return Err(CannotFork::NoAnswer { at: *position, kind: other.kind() }),
+            let index = position.0 as usize;
+            let new = match taken[index].event.ended_step() {
+                Some((step, outcome)) if is_call(&taken, step) => reply(outcome, answer),
+                _ => answer.clone(),
             };
-            let is_call = step.is_some_and(|step| is_call(&taken, step));
-            match &mut taken[position.0 as usize].event {
-                Event::Completed { outcome, .. }
-                | Event::Answered { outcome, .. }
-                | Event::ChildEnded { outcome, .. } => {
-                    let answer = if is_call { reply(outcome, answer) } else { answer.clone() };
-                    *outcome = Recorded::Ok(answer);
+            match &mut taken[index].event {
+                Event::Completed { outcome, .. } | Event::Answered { outcome, .. } => {
+                    *outcome = Recorded::Ok(new);
                 }
-                Event::Received { payload, .. } => *payload = answer.clone(),
-                _ => {}
+                Event::ChildEnded(child) => child.outcome = Recorded::Ok(new),
+                Event::Received { payload, .. } => *payload = new,
+                other => return Err(CannotFork::NoAnswer { at: *position, kind: other.kind() }),
             }
         }
         Ok(taken)

@@ -26,6 +26,7 @@ mod retry;
 mod reuse;
 mod spending;
 mod steps;
+mod table;
 mod waitset;
 
 #[cfg(test)]
@@ -48,7 +49,9 @@ use self::steps::Steps;
 pub use self::steps::{CallState, NewChild, OpenStep, QuestionChange};
 pub use self::waitset::SetId;
 use self::waitset::WaitSets;
-use crate::entry::{ChildOf, Entry, Event, FailedCall, Origin, Recorded, Started, decode_op, encode_op};
+use crate::entry::{
+    ChildOf, EndedChild, Entry, Event, FailedCall, Origin, Recorded, Started, decode_op, encode_op,
+};
 use crate::journal::{GENESIS, Journal, JournalError};
 use crate::limits::{self, TooLarge};
 use crate::policy::budget::{Budget, Spent};
@@ -632,7 +635,8 @@ impl Machine {
         if self.has_ended() || !self.steps.is_child(step) {
             return false;
         }
-        self.append(clock, Event::ChildEnded { step, run, outcome: outcome.into(), spent });
+        let child = EndedChild { step, run, outcome: outcome.into(), spent };
+        self.append(clock, Event::ChildEnded(Box::new(child)));
         true
     }
 

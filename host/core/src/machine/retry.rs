@@ -49,9 +49,8 @@ impl Void {
                     let unpaid = unaffordable && is_unaffordable(outcome);
                     begun.contains(step) || retried == Some(*step) || unpaid
                 }
-                Event::Answered { step, .. } | Event::ChildEnded { step, .. } => {
-                    begun.contains(step) || retried == Some(*step)
-                }
+                Event::Answered { step, .. } => begun.contains(step) || retried == Some(*step),
+                Event::ChildEnded(child) => begun.contains(&child.step) || retried == Some(child.step),
                 Event::Attempted { step, .. }
                 | Event::Postponed { step, .. }
                 | Event::Delegated { step, .. } => begun.contains(step),
@@ -140,13 +139,9 @@ pub fn plan_retry(journal: &Journal, step: Option<Step>, end_only: bool) -> Resu
     });
     let Some((end, outcome)) = end else { return Err(CannotRetry::NotEnded) };
     let Err(failure) = outcome else { return Err(CannotRetry::Completed) };
-    let failed = standing().filter_map(|(position, event)| match event {
-        Event::Completed { step, outcome }
-        | Event::Answered { step, outcome, .. }
-        | Event::ChildEnded { step, outcome, .. } => {
-            Some((position, *step, Outcome::from(outcome.clone()).err()?))
-        }
-        _ => None,
+    let failed = standing().filter_map(|(position, event)| {
+        let (step, outcome) = event.ended_step()?;
+        Some((position, step, Outcome::from(outcome.clone()).err()?))
     });
     let failed: Vec<_> = failed.collect();
     if let Some(wanted) = step {

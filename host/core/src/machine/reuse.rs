@@ -77,14 +77,12 @@ impl Reuse {
                         None => queue.early.push_back(payload.clone()),
                     }
                 }
-                Event::Completed { step, outcome }
-                | Event::Answered { step, outcome, .. }
-                | Event::ChildEnded { step, outcome, .. } => {
+                event if let Some((step, outcome)) = event.ended_step() => {
                     for queue in signals.values_mut() {
-                        queue.waits.retain(|wait| wait != step);
+                        queue.waits.retain(|wait| *wait != step);
                     }
                     if let Recorded::Ok(json) = outcome {
-                        self.answered(asked.get(step), json);
+                        self.answered(asked.get(&step), json);
                     }
                 }
                 Event::Cancelled { step } => {

@@ -37,7 +37,7 @@ impl Spending {
             Event::Completed { outcome: Recorded::Ok(reply), .. } if is_call => {
                 self.add_usage(position, usage_of(reply.as_str()));
             }
-            Event::ChildEnded { spent, .. } => self.add(position, *spent),
+            Event::ChildEnded(child) => self.add(position, child.spent),
             // What the other run paid for is not paid again.
             Event::Forked { .. } => {
                 self.own = Spent::default();
@@ -85,6 +85,10 @@ fn usage_of(reply: &str) -> Option<Usage> {
     struct OnlyUsage {
         #[serde(default)]
         usage: Option<Usage>,
+    }
+    // Most of the time there is none, which can be told without reading it as JSON.
+    if !reply.contains("\"usage\"") {
+        return None;
     }
     serde_json::from_str::<OnlyUsage>(reply).ok()?.usage
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use minicbor::Decoder;
 use minicbor::bytes::ByteVec;
 
+use super::table::Table;
 use super::{Refusal, SetId};
 use crate::entry::{FailedCall, decode_op};
 use crate::{
@@ -124,7 +125,7 @@ struct Queue {
 #[derive(Debug, Default)]
 pub(super) struct Steps {
     last: Step,
-    states: BTreeMap<Step, State>,
+    states: Table<State>,
     held: usize,
     /// Open steps that the host carries out.
     working: BTreeSet<Step>,

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::errors::classify;
@@ -44,6 +45,8 @@ struct Queue {
     busy: bool,
     /// He is the writer's thread.
     thread_is_on: bool,
+    /// Where those who wait for the last job do so.
+    runtime: Option<Handle>,
     closed: bool,
 }
 
@@ -70,6 +73,20 @@ enum Did {
     Nothing,
     /// It failed in the middle.
     Part,
+}
+
+/// Jobs that are done. Whoever waits for them is told when this is dropped, wherever that is.
+struct Settled {
+    jobs: Vec<Box<dyn Job>>,
+    failure: Option<StoreError>,
+}
+
+impl Drop for Settled {
+    fn drop(&mut self) {
+        for job in self.jobs.drain(..) {
+            job.settle(self.failure.as_ref());
+        }
+    }
 }
 
 struct Typed<T, F> {
@@ -135,11 +152,12 @@ impl Writer {
         let mine = {
             let mut queue = lock(&self.shared.queue);
             queue.jobs.push(job);
+            queue.runtime = queue.runtime.take().or_else(|| Handle::try_current().ok());
             let free = !std::mem::replace(&mut queue.busy, true);
             free.then(|| std::mem::take(&mut queue.jobs))
         };
         if let Some(jobs) = mine {
-            self.shared.commit(jobs);
+            drop(self.shared.commit(jobs));
             let mut queue = lock(&self.shared.queue);
             if queue.jobs.is_empty() {
                 queue.busy = false;
@@ -202,26 +220,28 @@ impl Shared {
                 queue.busy = false;
                 continue;
             }
+            let runtime = queue.runtime.take();
             drop(queue);
-            self.commit(jobs);
+            let settled = self.commit(jobs);
+            match runtime {
+                // One wake-up of another thread instead of one for each job.
+                Some(runtime) if settled.jobs.len() > 4 => drop(runtime.spawn(async { drop(settled) })),
+                _ => drop(settled),
+            }
             queue = lock(&self.queue);
         }
     }
 
-    fn commit(&self, mut jobs: Vec<Box<dyn Job>>) {
+    fn commit(&self, mut jobs: Vec<Box<dyn Job>>) -> Settled {
         let committed = self.transaction(&mut jobs);
         if jobs.len() > 1 && matches!(committed, Ok(false)) {
             // One that fails takes only itself back.
-            for mut job in jobs {
+            for mut job in std::mem::take(&mut jobs) {
                 let failure = self.transaction(std::slice::from_mut(&mut job)).err();
                 job.settle(failure.as_ref());
             }
-            return;
         }
-        let failure = committed.err();
-        for job in jobs {
-            job.settle(failure.as_ref());
-        }
+        Settled { jobs, failure: committed.err() }
     }
 
     /// Executes jobs in one transaction. False if it was rolled back because one of them failed.
