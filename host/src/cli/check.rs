@@ -56,6 +56,9 @@ pub(crate) struct Check {
     trap_denied: bool,
 }
 
+/// The cache of the first execution, in a directory of its own.
+const FIRST: &str = "first";
+
 impl Check {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let (name, bytes) = module_arg::load(None, &self.module).await?;
@@ -71,11 +74,14 @@ impl Check {
                 print_line(&format!("{:<45}  {}", import.name, import.class.as_str()));
             }
         }
-        Engine::new(None)?.module(&name, digest, &bytes, denied)?;
+        let dir = self.twice.then(tempfile::tempdir).transpose().map_err(failed)?;
+        // What is compiled here is what the first execution takes; the second one compiles by itself.
+        let cache = dir.as_ref().map(|dir| dir.path().join(FIRST));
+        Engine::new(cache)?.module(&name, digest, &bytes, denied)?;
         follow::say(common, "Fits", &format!("{name}  {digest}"));
-        let entries = match self.twice {
-            true => Some(self.run_twice(&bytes)?),
-            false => None,
+        let entries = match &dir {
+            Some(dir) => Some(self.run_twice(&bytes, dir.path())?),
+            None => None,
         };
         if let Some(entries) = entries {
             follow::say(common, "Same", &format!("both executions agree in {entries} entries"));
@@ -149,9 +155,8 @@ impl Check {
 
     /// Runs the module in one process and repeats it in another. Gives the
     /// number of entries that they agree in.
-    fn run_twice(&self, bytes: &[u8]) -> Result<u64, Trouble> {
-        let dir = tempfile::tempdir().map_err(failed)?;
-        let module = dir.path().join("checked.wasm");
+    fn run_twice(&self, bytes: &[u8], dir: &Path) -> Result<u64, Trouble> {
+        let module = dir.join("checked.wasm");
         std::fs::write(&module, bytes).map_err(failed)?;
         let module = module.to_string_lossy();
         let mut providers = Vec::new();
@@ -165,23 +170,23 @@ impl Check {
             args.push("--trap-denied");
         }
         args.extend(&providers);
-        let mut ran = wfhost(dir.path(), "first", &args)?;
+        let mut ran = wfhost(dir, FIRST, &args)?;
         let mut resume = vec!["resume", "checked"];
         resume.extend(&providers);
-        while ran.status.code() == Some(3) && wait_for_timer(dir.path())? {
-            ran = wfhost(dir.path(), "first", &resume)?;
+        while ran.status.code() == Some(3) && wait_for_timer(dir)? {
+            ran = wfhost(dir, FIRST, &resume)?;
         }
         // It may have failed, or wait for something that does not come: both can be compared.
         if ![Some(0), Some(1), Some(3)].contains(&ran.status.code()) {
             return Err(passed_on(&ran, "the run"));
         }
-        let replayed = wfhost(dir.path(), "second", &["replay", "checked", "-o", "json"])?;
+        let replayed = wfhost(dir, "second", &["replay", "checked", "-o", "json"])?;
         if !replayed.status.success() {
             return Err(passed_on(&replayed, "the second execution"));
         }
         let second = json_of(&replayed)?;
-        let first = json_of(&wfhost(dir.path(), "first", &["show", "checked", "-o", "json"])?)?;
-        let logged = wfhost(dir.path(), "first", &["logs", "checked", "-o", "jsonl"])?;
+        let first = json_of(&wfhost(dir, FIRST, &["show", "checked", "-o", "json"])?)?;
+        let logged = wfhost(dir, FIRST, &["logs", "checked", "-o", "jsonl"])?;
         let lines = String::from_utf8_lossy(&logged.stdout);
         let lines: Vec<Value> = lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let pairs = [
@@ -205,7 +210,7 @@ impl Check {
 
 /// Sleeps as long as the run does. False if it waits for something else, or too long.
 fn wait_for_timer(dir: &Path) -> Result<bool, Trouble> {
-    let run = json_of(&wfhost(dir, "first", &["show", "checked", "-o", "json"])?)?;
+    let run = json_of(&wfhost(dir, FIRST, &["show", "checked", "-o", "json"])?)?;
     let waits = || run["waiting_for"].as_array().into_iter().flatten();
     // What it waited for has come already.
     if waits().any(|wait| wait["kind"] == "host") {
