@@ -91,6 +91,20 @@ pub fn steps(journal: &Journal) -> Vec<StepInfo> {
                 }
                 waits.retain(|(_, wait)| *wait != index(&step));
             }
+            // The signal is the next one of its name again.
+            Event::Returned { step } => {
+                let taken =
+                    steps.get_mut(index(step)).map(|info| (info.op.clone(), info.ended.replace((*at, None))));
+                if let Some((Op::Signal { name, .. }, Some((_, Some(Ok(payload)))))) = taken {
+                    match waits.iter().position(|(wait, _)| *wait == name) {
+                        Some(first) => {
+                            let (_, step) = waits.remove(first);
+                            steps[step].ended = Some((*at, Some(Ok(payload))));
+                        }
+                        None => early.insert(0, (name, payload)),
+                    }
+                }
+            }
             Event::Cancelled { step } => {
                 if let Some(info) = steps.get_mut(index(step)) {
                     info.ended = Some((*at, None));

@@ -194,6 +194,13 @@ pub enum Event {
         #[cbor(n(2), with = "minicbor::bytes")]
         seed: [u8; 32],
     },
+    /// The program dropped a wait for a signal that had come in, without
+    /// having read it: the signal is the next one of its name again.
+    #[n(19)]
+    Returned {
+        #[n(0)]
+        step: Step,
+    },
 }
 
 /// How a child ended.
@@ -237,7 +244,7 @@ pub struct FailedCall {
 }
 
 /// The number of kinds that this version knows.
-const KINDS: u32 = 19;
+const KINDS: u32 = 20;
 
 impl Event {
     /// The step that this entry ends, and how; none if it ends none, or if that
@@ -274,6 +281,7 @@ impl Event {
             Self::ChildEnded(_) => "child-ended",
             Self::ContinuedAsNew { .. } => "continued-as-new",
             Self::Forked { .. } => "forked",
+            Self::Returned { .. } => "returned",
         }
     }
 }

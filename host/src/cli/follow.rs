@@ -236,6 +236,8 @@ pub(super) struct Progress {
     steps: BTreeMap<Step, (Op, Timestamp)>,
     waits: BTreeMap<String, Vec<Step>>,
     early: BTreeMap<String, usize>,
+    /// Waits whose signal came in, in case they give it back.
+    signalled: BTreeMap<Step, String>,
     /// Agent calls that people answer.
     asked: BTreeSet<Step>,
     announced: Option<Step>,
@@ -253,6 +255,7 @@ impl Progress {
             steps: BTreeMap::new(),
             waits: BTreeMap::new(),
             early: BTreeMap::new(),
+            signalled: BTreeMap::new(),
             asked: BTreeSet::new(),
             announced: None,
         }
@@ -341,6 +344,7 @@ impl Progress {
                     match self.early.get_mut(name).filter(|count| **count > 0) {
                         Some(count) => {
                             *count -= 1;
+                            self.signalled.insert(*step, name.clone());
                             self.steps.insert(*step, (op, entry.at));
                             self.line(*step, "✓", entry.at, "");
                             return;
@@ -381,19 +385,28 @@ impl Progress {
                 Err(failure) => self.line(step, "✗", entry.at, &failure.to_string()),
             },
             Event::Cancelled { step } => self.line(*step, "–", entry.at, "dropped"),
-            Event::Received { name, .. } => {
-                let waits = self.waits.entry(name.clone()).or_default();
-                if waits.is_empty() {
-                    *self.early.entry(name.clone()).or_default() += 1;
-                } else {
-                    let step = waits.remove(0);
-                    self.line(step, "✓", entry.at, "");
+            Event::Received { name, .. } => self.signal(name.clone(), entry.at),
+            Event::Returned { step } => {
+                if let Some(name) = self.signalled.remove(step) {
+                    self.signal(name, entry.at);
                 }
             }
             Event::CancelRequested { .. } if !self.quiet => {
                 eprintln!("{ERROR}{:>8}{ERROR:#}  asked to stop; the program may clean up", "Cancel");
             }
             _ => {}
+        }
+    }
+
+    /// A signal is there for whoever waits for it first.
+    fn signal(&mut self, name: String, at: Timestamp) {
+        let waits = self.waits.entry(name.clone()).or_default();
+        if waits.is_empty() {
+            *self.early.entry(name).or_default() += 1;
+        } else {
+            let step = waits.remove(0);
+            self.signalled.insert(step, name);
+            self.line(step, "✓", at, "");
         }
     }
 

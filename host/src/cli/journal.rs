@@ -105,7 +105,7 @@ pub(super) fn describe(position: Position, event: &Event) -> Value {
         }
         Event::BudgetChanged { budget } => json!({ "budget": budget }),
         Event::Moved { module } => json!({ "module": module }),
-        Event::Cancelled { step } => json!({ "step": step }),
+        Event::Cancelled { step } | Event::Returned { step } => json!({ "step": step }),
         Event::Received { name, payload, id } => json!({ "signal": name, "payload": payload, "id": id }),
         Event::CancelRequested { reason } => json!({ "reason": reason }),
         Event::Patched { id } => json!({ "id": id }),

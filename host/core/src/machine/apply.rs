@@ -141,7 +141,7 @@ impl Machine {
                 }
             }
             (Status::Running, Event::Received { name, payload, .. }) => {
-                if let Some((step, watchers)) = self.steps.receive(name, payload, position, at) {
+                if let Some((step, watchers)) = self.steps.give(name, payload, position, at, false) {
                     self.sets.ready(step, position, &watchers);
                 }
             }
@@ -157,6 +157,15 @@ impl Machine {
                 let failure = Failure::new(FailureKind::Cancelled, message);
                 for (step, watchers) in self.steps.cancel_all(&failure, position, at) {
                     self.sets.ready(step, position, &watchers);
+                }
+            }
+            (Status::Running, Event::Returned { step }) => {
+                let (name, payload) = self.steps.return_signal(step)?;
+                if let Some((step, watchers)) = self.steps.give(name, payload, position, at, true) {
+                    self.sets.ready(step, position, &watchers);
+                }
+                if recorded {
+                    self.script.push_back(scripted(ScriptedEvent::Returned { step }));
                 }
             }
             (Status::Running, Event::Patched { id }) => {

@@ -70,6 +70,9 @@ impl Mismatch {
             ScriptedEvent::Cancelled { step } => {
                 ("cancel".to_owned(), Value::from(format!("of step {step}")), Value::Null)
             }
+            ScriptedEvent::Returned { step } => {
+                ("cancel".to_owned(), Value::from(format!("of step {step}")), Value::Null)
+            }
             ScriptedEvent::Patched { id } => ("patch".to_owned(), Value::from(id.as_str()), Value::Null),
             ScriptedEvent::Finished { outcome, .. } => {
                 ("return".to_owned(), outcome_label(outcome), outcome_value(outcome))

@@ -122,6 +122,7 @@ struct Scripted {
 enum ScriptedEvent {
     Scheduled { step: Step, op: ByteVec },
     Cancelled { step: Step },
+    Returned { step: Step },
     Patched { id: String },
     Finished { outcome: Outcome, stopped: bool },
     Continued,
@@ -369,6 +370,7 @@ impl Machine {
                 let (position, at) = (done.position, done.at);
                 let outcome = done.outcome.clone();
                 self.observe_done(position, at)?;
+                self.steps.read(step);
                 Ok(Some(outcome))
             }
             Ok(None) => self.must_wait(),
@@ -411,8 +413,15 @@ impl Machine {
             _ => None,
         };
         match self.script.front().map(|front| &front.event) {
-            Some(ScriptedEvent::Cancelled { step: recorded }) if *recorded == step => {
+            Some(
+                ScriptedEvent::Cancelled { step: recorded } | ScriptedEvent::Returned { step: recorded },
+            ) if *recorded == step => {
                 self.match_front();
+            }
+            // It would be lost: nobody knows of it yet.
+            None if self.steps.has_unread_signal(step) => {
+                let position = self.append(clock, Event::Returned { step });
+                self.observe(position, self.last_at);
             }
             // That there is nothing to cancel depends on this entry.
             _ if let Some((position, at)) = done => self.observe(position, at),

@@ -42,6 +42,7 @@ impl Void {
             let void = match &entry.event {
                 Event::Scheduled { step, .. } => begun.insert(*step),
                 Event::Cancelled { .. }
+                | Event::Returned { .. }
                 | Event::Patched { .. }
                 | Event::Finished { .. }
                 | Event::CancelRequested { .. } => true,

@@ -60,9 +60,14 @@ impl Reuse {
                     let answers = self.answers.entry(digest).or_default();
                     let op = decode_op(op, position).ok();
                     let is_call = matches!(op, Some(Op::Agent(_)));
-                    asked.insert(*step, Asked { digest, occurrence: answers.len(), is_call });
+                    let occurrence = answers.len();
                     answers.push(None);
-                    if let Some(Op::Signal { name, .. }) = op {
+                    let signal = match op {
+                        Some(Op::Signal { name, .. }) => Some(name),
+                        _ => None,
+                    };
+                    asked.insert(*step, Asked { digest, occurrence, is_call, signal: signal.clone() });
+                    if let Some(name) = signal {
                         let queue = signals.entry(name).or_default();
                         match queue.early.pop_front() {
                             Some(payload) => self.answered(asked.get(step), &payload),
@@ -85,6 +90,18 @@ impl Reuse {
                         self.answered(asked.get(&step), json);
                     }
                 }
+                Event::Returned { step } => {
+                    let place = asked.get(step).and_then(|asked| self.place(asked));
+                    let payload = place.and_then(Option::take);
+                    let name = asked.get(step).and_then(|asked| asked.signal.clone());
+                    if let (Some(payload), Some(name)) = (payload, name) {
+                        let queue = signals.entry(name).or_default();
+                        match queue.waits.pop_front() {
+                            Some(wait) => self.answered(asked.get(&wait), &payload),
+                            None => queue.early.push_front(payload),
+                        }
+                    }
+                }
                 Event::Cancelled { step } => {
                     for queue in signals.values_mut() {
                         queue.waits.retain(|wait| wait != step);
@@ -98,10 +115,13 @@ impl Reuse {
 
     fn answered(&mut self, asked: Option<&Asked>, json: &Json) {
         let Some(asked) = asked else { return };
-        let answers = self.answers.get_mut(&asked.digest);
-        if let Some(place) = answers.and_then(|all| all.get_mut(asked.occurrence)) {
+        if let Some(place) = self.place(asked) {
             *place = Some(if asked.is_call { free(json) } else { json.clone() });
         }
+    }
+
+    fn place(&mut self, asked: &Asked) -> Option<&mut Option<Json>> {
+        self.answers.get_mut(&asked.digest)?.get_mut(asked.occurrence)
     }
 }
 
@@ -110,6 +130,8 @@ struct Asked {
     digest: Digest,
     occurrence: usize,
     is_call: bool,
+    /// The name of the signal that it waits for, if it does.
+    signal: Option<String>,
 }
 
 /// Signals and waits of one name that have not met.

@@ -105,6 +105,8 @@ struct State {
     recorded: bool,
     /// Whether the driver was told to carry it out.
     begun: bool,
+    /// Whether the program of this execution knows its outcome.
+    read: bool,
     op: ByteVec,
     watchers: Vec<(SetId, u64)>,
 }
@@ -228,6 +230,7 @@ impl Steps {
             held: false,
             recorded,
             begun: false,
+            read: false,
             op,
             watchers: Vec::new(),
         };
@@ -453,19 +456,25 @@ impl Steps {
         Ok(())
     }
 
-    /// Gives the signal to the wait that came first, or keeps it.
-    pub(super) fn receive(
+    /// Gives the signal to the wait that came first, or keeps it; before those
+    /// that are kept already if it was `returned`.
+    pub(super) fn give(
         &mut self,
         name: String,
         payload: Json,
         position: Position,
         at: Timestamp,
+        returned: bool,
     ) -> Option<(Step, Vec<(SetId, u64)>)> {
         let queue = self.signals.entry(name).or_default();
         match queue.waits.first().copied() {
             Some(step) => {
                 let done = Done { position, at, outcome: Ok(payload) };
                 Some((step, self.close(step, Some(done))))
+            }
+            None if returned => {
+                queue.early.push_front(payload);
+                None
             }
             None => {
                 queue.early.push_back(payload);
@@ -565,6 +574,32 @@ impl Steps {
             state.held = true;
             self.held += 1;
         }
+    }
+
+    /// The program is told how the step ended.
+    pub(super) fn read(&mut self, step: Step) {
+        if let Some(state) = self.states.get_mut(&step) {
+            state.read = true;
+        }
+    }
+
+    /// Whether the step was given a signal that the program does not know.
+    pub(super) fn has_unread_signal(&self, step: Step) -> bool {
+        self.states.get(&step).is_some_and(|state| {
+            let signal = state.done.as_ref().is_some_and(|done| done.outcome.is_ok());
+            signal && !state.read && matches!(state.kind, Kind::Signal { .. })
+        })
+    }
+
+    /// The signal of a step that is dropped. Until then the program may see that it is done.
+    pub(super) fn return_signal(&self, step: Step) -> Result<(String, Json), String> {
+        let taken = self.states.get(&step).and_then(|state| match (&state.kind, &state.done) {
+            (Kind::Signal { name, .. }, Some(Done { outcome: Ok(payload), .. })) => {
+                Some((name.clone(), payload.clone()))
+            }
+            _ => None,
+        });
+        taken.ok_or_else(|| format!("it returns the signal of step {step}, which has none"))
     }
 
     /// How the step ended, if it has; an error if the program does not hold it.

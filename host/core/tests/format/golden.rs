@@ -357,6 +357,9 @@ fn family() -> Vec<Row> {
     let grandchild = m.run().child(step);
     assert!(m.end_child(step, grandchild, Ok(json("2")), spent, at(2)));
     assert!(m.poll_step(step).unwrap().is_some());
+    let wait = m.schedule(&Op::Signal { name: "go".to_owned(), timeout_ms: None }, at(2)).unwrap();
+    assert!(m.receive("go".to_owned(), json("4"), None, at(2)));
+    m.drop_step(wait, at(2)).unwrap();
     assert!(m.fork(id("fork"), [9; 32], at(3)));
     m.schedule(&Op::ContinueAsNew { input: json("3") }, at(4)).unwrap();
     assert!(m.continue_as(id("fork-2"), at(5)));
@@ -371,6 +374,8 @@ fn a_golden_family_replays() {
     let step = m.schedule(&child, START).unwrap();
     assert_eq!(m.poll_step(step), Ok(Some(Ok(json("2")))));
     assert_eq!(m.observed_spending().1.tokens, 70);
+    let wait = m.schedule(&Op::Signal { name: "go".to_owned(), timeout_ms: None }, START).unwrap();
+    m.drop_step(wait, START).unwrap();
     let step = m.schedule(&Op::ContinueAsNew { input: json("3") }, START).unwrap();
     assert!(m.poll_step(step).is_err());
     assert_eq!((m.run().as_str(), m.continued_as().map(RunId::as_str)), ("fork", Some("fork-2")));

@@ -134,3 +134,42 @@ fn a_signal_without_a_name_is_rejected() {
     let step = t.ask(signal(""));
     assert_eq!(t.got(step), failed(FailureKind::Rejected, "the name of a signal is empty"));
 }
+
+#[test]
+fn a_signal_that_was_not_read_is_not_lost_with_its_wait() {
+    let mut t = Talk::start();
+    let (first, pause) = (t.ask(signal("go")), t.ask(sleep(5)));
+    t.pass(5);
+    t.signal("go", 1);
+    t.signal("go", 2);
+    // The program sees that time has passed, and lets go of the wait.
+    assert_eq!(t.any(&[first, pause]), Some(1));
+    t.see(pause);
+    t.drop(pause);
+    t.drop(first);
+    let waits = [t.ask(signal("go")), t.ask(signal("go"))];
+    assert_eq!((t.got(waits[0]), t.got(waits[1])), (said(1), said(2)));
+    assert_eq!(t.told().iter().filter(|told| *told == "returned").count(), 1);
+    t.reopen();
+    let (first, pause) = (t.ask(signal("go")), t.ask(sleep(5)));
+    assert_eq!(t.any(&[first, pause]), Some(1));
+    t.see(pause);
+    t.drop(pause);
+    t.drop(first);
+    let waits = [t.ask(signal("go")), t.ask(signal("go"))];
+    assert_eq!((t.got(waits[0]), t.got(waits[1])), (said(1), said(2)));
+    t.silent();
+}
+
+#[test]
+fn a_signal_that_is_returned_goes_to_whoever_waits_for_it() {
+    let mut t = Talk::start();
+    let (first, second) = (t.ask(signal("go")), t.ask(signal("go")));
+    t.signal("go", 1);
+    t.drop(first);
+    assert_eq!(t.got(second), said(1));
+    // One that was read is not.
+    t.drop(second);
+    let third = t.ask(signal("go"));
+    t.waits(third);
+}
