@@ -695,7 +695,8 @@ async fn watch_others(inner: Weak<Inner>) {
             let _ = inner.adopt_orphans().await;
         }
         let Ok(version) = inner.store.version() else { continue };
-        if seen.replace(version).is_some_and(|seen| seen != version) {
+        // The first time, too: something may have come in since the first look for work.
+        if seen.replace(version) != Some(version) {
             let state = lock(&inner.state);
             for live in state.live.values() {
                 live.control.inbox.notify_one();
