@@ -70,3 +70,24 @@ fn every_command_of_the_guide_does_what_it_says() {
     }
     assert!(commands > 20, "{commands}");
 }
+
+#[test]
+fn a08_a_run_that_failed_goes_on_with_mended_code_and_asks_nothing_again() {
+    let place = Place::new();
+    let script = place.script(serde_json::json!({ "default": { "reply": "${prompt}!" } }));
+    let begun = place.run(["run", &module("letter-0"), "-i", "\"Ada\"", "--id", "r", "--agents", &script]);
+    assert_eq!(begun.code(), Some(1), "{}", begun.stderr());
+    assert!(begun.stderr().contains("the letter is too short"), "{}", begun.stderr());
+    let journal = place.journal("r");
+    // Other code than that is refused, and changes nothing.
+    let error = place.run(["resume", "r", "--module", &module("letter-3")]).error(5, &place);
+    assert!(error.contains("error[WF0201]") && error.contains("Outline a letter to Ada"), "{error}");
+    assert!(error.contains("`wfhost fork r --at 1 --module MODULE`"), "{error}");
+    assert_eq!(place.journal("r"), journal);
+    let mended = place.run(["resume", "r", "--module", &module("letter-1"), "--no-wait"]);
+    assert_eq!(mended.code(), Some(3), "{}", mended.stderr());
+    place.run(["signal", "r", "send"]);
+    assert_eq!(place.run(["resume", "r"]).ok_json(), "Send it: Write to Ada!!");
+    let prompts: Vec<_> = place.calls().iter().map(|call| call["prompt"].clone()).collect();
+    assert_eq!(prompts, ["Write to Ada", "Send it: Write to Ada!"]);
+}

@@ -276,7 +276,7 @@ fn f05_a_run_continues_as_new_with_state_and_signals() {
     let second = json!({ "do": [wait.clone(), { "continue_as_new": third }] });
     let first = json!([wait, { "sleep": 400 }, { "continue_as_new": second }]);
     let running = spawn(&place, "r", first, &[]);
-    wait_for_state(&place, "r", "running");
+    eventually("the run", || state(&place, "r"));
     // One that is waited for, one that comes in while it sleeps, one that comes later and to the old id.
     place.run(["signal", "r", "s", "-i", "1", "--id", "one"]);
     eventually("the sleep", || kinds(&place, "r").contains(&"received".to_owned()).then_some(()));

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::task::JoinHandle;
@@ -53,7 +54,7 @@ pub(crate) struct Running {
     group: Group,
     stdin: Option<ChildStdin>,
     stdout: ChildStdout,
-    buffer: Vec<u8>,
+    buffer: BytesMut,
     /// Where the line that is looked for may end: all before was looked at.
     looked: usize,
     total: usize,
@@ -170,7 +171,7 @@ impl Spawn<'_> {
             group,
             stdin,
             stdout,
-            buffer: Vec::new(),
+            buffer: BytesMut::new(),
             looked: 0,
             total: 0,
             at_end: false,
@@ -236,11 +237,10 @@ impl Running {
         loop {
             let end = self.buffer[self.looked..].iter().position(|byte| *byte == b'\n');
             if let Some(end) = end.map(|end| self.looked + end) {
-                let rest = self.buffer.split_off(end + 1);
-                let mut line = std::mem::replace(&mut self.buffer, rest);
+                let line = self.buffer.split_to(end + 1);
                 self.looked = 0;
-                line.pop();
-                return Ok(Some(Line { text: utf8(line)?, whole: true }));
+                // A line takes the room that it needs, not that of the buffer.
+                return Ok(Some(Line { text: utf8(line[..end].to_vec())?, whole: true }));
             }
             self.looked = self.buffer.len();
             if self.at_end {
@@ -248,7 +248,10 @@ impl Running {
                     return Ok(None);
                 }
                 self.looked = 0;
-                return Ok(Some(Line { text: utf8(std::mem::take(&mut self.buffer))?, whole: false }));
+                return Ok(Some(Line {
+                    text: utf8(std::mem::take(&mut self.buffer).to_vec())?,
+                    whole: false,
+                }));
             }
             let too_long = |what: &str, limit: usize| {
                 let message = format!("{what} of the program is longer than {} MiB", limit >> 20);
