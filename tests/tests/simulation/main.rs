@@ -168,7 +168,7 @@ fn seeds() -> BTreeSet<u64> {
     let kept = include_str!("kept-seeds.txt").lines();
     let mut seeds: BTreeSet<u64> =
         kept.filter_map(|line| line.split('#').next()?.trim().parse().ok()).collect();
-    let wanted = std::env::var("WFHOST_SEEDS").unwrap_or_else(|_| "300".to_owned());
+    let wanted = std::env::var("WFHOST_SEEDS").unwrap_or_else(|_| "150".to_owned());
     match wanted.split_once("..") {
         Some((from, to)) => seeds = (from.parse().unwrap()..to.parse().unwrap()).collect(),
         None => seeds.extend(0..wanted.parse().unwrap()),
