@@ -465,7 +465,8 @@ impl Host {
     ) -> Result<Replayed, HostError> {
         let unusable = |source| HostError::Journal { run: id.clone(), source };
         let machine = Machine::open(journal, emissions).map_err(unusable)?;
-        Ok(engine::replay(&self.inner.engine, module, machine, &self.inner.world, false).await?)
+        Ok(engine::replay(&self.inner.engine, self.store(), module, machine, &self.inner.world, false)
+            .await?)
     }
 
     /// The same with all emissions, and where in its source the program asks
@@ -473,7 +474,7 @@ impl Host {
     pub async fn trace(&self, id: &RunId, journal: Journal, module: &Module) -> Result<Replayed, HostError> {
         let unusable = |source| HostError::Journal { run: id.clone(), source };
         let machine = Machine::open(journal, 0).map_err(unusable)?;
-        Ok(engine::replay(&self.inner.engine, module, machine, &self.inner.world, true).await?)
+        Ok(engine::replay(&self.inner.engine, self.store(), module, machine, &self.inner.world, true).await?)
     }
 
     /// The module that a run is executed with.

@@ -568,7 +568,8 @@ impl Driver<'_> {
             Err(error) => match error.downcast_ref::<Stop>() {
                 Some(stop) => Some(stop.clone()),
                 None => {
-                    let failure = trap::explain(&error, &self.shared);
+                    let (store, module) = (self.drive.store, self.drive.module.digest);
+                    let failure = trap::explain(&error, &self.shared, store, module).await?;
                     self.shared.lock().machine.terminate(failure, now);
                     None
                 }

@@ -7,8 +7,7 @@ use wasmtime::{CallHook, Engine as Wasmtime, ResourceLimiter, Store, WasmBacktra
 use wfhost_core::{Failure, FailureKind, Machine, Op, RunConfig, Sandbox, Step, Stop, Timestamp, limits};
 
 use super::meter::{Meter, YIELD_INTERVAL};
-use super::replay::Asked;
-use super::trap::{self, Frame};
+use super::source::{self, Offset};
 use crate::imports::Misuse;
 use crate::sandbox::{Files, Granted, cost};
 use crate::store::{Emission, LogLevel, LogLine};
@@ -38,7 +37,7 @@ pub(crate) struct Inner {
     /// Set when the program runs out of the fuel of its whole life next.
     pub last_fuel: Option<Failure>,
     /// Where the program asked for each of its steps, if anybody wants to know.
-    pub trace: Option<Vec<Asked>>,
+    pub trace: Option<Vec<(Step, Vec<Offset>)>>,
 }
 
 impl Shared {
@@ -150,7 +149,7 @@ pub(crate) struct RunCtx {
     asked_bytes: u64,
     /// Whether calls are traced, and where the one under way came from.
     tracing: bool,
-    calling: Vec<Frame>,
+    calling: Vec<Offset>,
 }
 
 impl RunCtx {
@@ -168,7 +167,7 @@ impl RunCtx {
         if self.tracing
             && let Some(trace) = &mut self.shared.lock().trace
         {
-            trace.push(Asked { step, frames: std::mem::take(&mut self.calling) });
+            trace.push((step, std::mem::take(&mut self.calling)));
         }
     }
 
@@ -315,8 +314,8 @@ pub(super) fn store(
     store.fuel_async_yield_interval(Some(YIELD_INTERVAL))?;
     store.call_hook(|mut ctx, hook| {
         if matches!(hook, CallHook::CallingHost) && ctx.data().tracing {
-            let frames = trap::frames(&WasmBacktrace::force_capture(&ctx));
-            ctx.data_mut().calling = frames;
+            let calling = source::offsets(&WasmBacktrace::force_capture(&ctx));
+            ctx.data_mut().calling = calling;
         }
         if matches!(hook, CallHook::ReturningFromHost) && ctx.data().meter.is_due() {
             let remaining = ctx.get_fuel()?;

@@ -10,6 +10,7 @@ mod instance;
 mod meter;
 mod module;
 mod replay;
+mod source;
 mod stack;
 mod trap;
 
@@ -31,9 +32,9 @@ pub use self::module::{Denied, Import, ImportClass, ModuleError, ModuleSummary, 
 pub(crate) use self::module::{classify, denial};
 pub(crate) use self::replay::replay;
 pub use self::replay::{Asked, Replayed};
+pub use self::source::Frame;
 use self::stack::{Fitted, Stacks};
 pub use self::stack::{StackError, check_stack};
-pub use self::trap::Frame;
 
 /// What the native stack of one execution has beyond the program's, so that running out of stack is
 /// a trap and never an abort.
@@ -182,8 +183,8 @@ fn wasmtime(stack_bytes: u64) -> wasmtime::Result<Wasmtime> {
     config.memory_reservation(MEMORY_RESERVATION_BYTES);
     config.memory_reservation_for_growth(MEMORY_RESERVATION_BYTES);
     config.memory_guard_size(64 << 10);
-    // Traps name the line of the program if its debug information is there.
-    config.wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Enable);
+    // See `source`.
+    config.wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable);
     config.cranelift_regalloc_algorithm(RegallocAlgorithm::Backtracking);
     Wasmtime::new(&config)
 }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use wfhost_core::{Machine, Mismatch, Outcome, Step, Stop};
 
 use super::instance::Shared;
+use super::source::{Frame, Sources};
 use super::stack::{Fitted, check_stack};
-use super::trap::{self, Frame};
-use super::{DriveError, Engine, Module, instance};
+use super::{DriveError, Engine, Module, instance, trap};
 use crate::imports::returned;
-use crate::store::Emission;
+use crate::store::{Emission, SharedStore};
 use crate::world::World;
 
 /// A step, and where in the program's source it was asked for.
@@ -36,9 +36,10 @@ pub struct Replayed {
 }
 
 /// Lets the module repeat a journal. Nothing is carried out and nothing
-/// stored. `trace`: find out where each step is asked for.
+/// stored. `store` has the module; `trace`: find out where each step is asked for.
 pub(crate) async fn replay(
     engine: &Engine,
+    store: &SharedStore,
     module: &Module,
     machine: Machine,
     world: &Arc<dyn World>,
@@ -55,10 +56,10 @@ pub(crate) async fn replay(
     check_stack(config.stack_bytes).map_err(|source| DriveError::Stack { run: run.clone(), source })?;
     let grants = engine.grants(&config).await.map_err(|source| DriveError::Grant { run, source })?;
     let Fitted { wasmtime, program } = engine.fit(module, &config).map_err(unfit)?;
-    let mut store = instance::store(&wasmtime, shared.clone(), &config, grants).map_err(unfit)?;
+    let mut instance = instance::store(&wasmtime, shared.clone(), &config, grants).map_err(unfit)?;
     let program = async {
-        let workflow = program.instantiate_async(&mut store).await?;
-        let result = workflow.call_run(&mut store, &input).await?;
+        let workflow = program.instantiate_async(&mut instance).await?;
+        let result = workflow.call_run(&mut instance, &input).await?;
         returned(result)
     };
     let mut program = Box::pin(program);
@@ -88,7 +89,7 @@ pub(crate) async fn replay(
             Some(stop) => Some(stop.clone()),
             None => {
                 crate::sandbox::end_lines(&mut shared.lock());
-                replayed.outcome = Some(Err(trap::explain(&error, &shared)));
+                replayed.outcome = Some(Err(trap::explain(&error, &shared, store, module.digest).await?));
                 None
             }
         },
@@ -96,8 +97,16 @@ pub(crate) async fn replay(
     if let Some(Stop::Mismatch(mismatch)) = stop {
         replayed.departs = Some(mismatch);
     }
-    let mut inner = shared.lock();
-    replayed.emissions = std::mem::take(&mut inner.emissions);
-    replayed.trace = inner.trace.take().unwrap_or_default();
+    let traced = {
+        let mut inner = shared.lock();
+        replayed.emissions = std::mem::take(&mut inner.emissions);
+        inner.trace.take().unwrap_or_default()
+    };
+    if !traced.is_empty() {
+        let bytes = store.module(module.digest).await?.unwrap_or_default();
+        let sources = Sources::read(&bytes);
+        let asked = |(step, offsets): (Step, Vec<_>)| Asked { step, frames: sources.frames(&offsets) };
+        replayed.trace = traced.into_iter().map(asked).collect();
+    }
     Ok(replayed)
 }

@@ -9,7 +9,7 @@ use crate::sandbox::cost;
 use crate::store::Emission;
 
 impl Host for RunCtx {
-    async fn info(&mut self) -> wasmtime::Result<RunInfo> {
+    fn info(&mut self) -> wasmtime::Result<RunInfo> {
         let inner = self.shared.lock();
         let started = inner.machine.started();
         Ok(RunInfo {
@@ -23,7 +23,7 @@ impl Host for RunCtx {
         })
     }
 
-    async fn now(&mut self) -> wasmtime::Result<u64> {
+    fn now(&mut self) -> wasmtime::Result<u64> {
         Ok(self.shared.lock().machine.now().0)
     }
 
@@ -34,7 +34,7 @@ impl Host for RunCtx {
         Ok(u64::from_le_bytes(bytes))
     }
 
-    async fn budget(&mut self) -> wasmtime::Result<Spending> {
+    fn budget(&mut self) -> wasmtime::Result<Spending> {
         let (budget, spent) = self.shared.lock().machine.observed_spending();
         Ok(Spending { total: budget.tokens, spent: spent.tokens })
     }
@@ -46,7 +46,7 @@ impl Host for RunCtx {
         Ok(self.shared.lock().machine.patched(&id, clock)?)
     }
 
-    async fn cancelled(&mut self) -> wasmtime::Result<bool> {
+    fn cancelled(&mut self) -> wasmtime::Result<bool> {
         Ok(self.shared.lock().machine.cancelled())
     }
 

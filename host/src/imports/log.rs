@@ -24,7 +24,7 @@ impl Host for RunCtx {
         Ok(())
     }
 
-    async fn panicked(&mut self, message: String, place: Option<String>) -> wasmtime::Result<()> {
+    fn panicked(&mut self, message: String, place: Option<String>) -> wasmtime::Result<()> {
         self.shared.lock().panic = Some((message, place));
         Ok(())
     }

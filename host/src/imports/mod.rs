@@ -20,7 +20,19 @@ mod bindings {
     wasmtime::component::bindgen!({
         path: "../wit",
         world: "wfhost:workflow/workflow",
-        imports: { default: async | trappable },
+        imports: {
+            // What neither waits nor costs anything is called without a future.
+            "wfhost:workflow/types.[drop]step": trappable,
+            "wfhost:workflow/types.[method]step.id": trappable,
+            "wfhost:workflow/types.[method]wait-set.remove": trappable,
+            "wfhost:workflow/types.[drop]wait-set": trappable,
+            "wfhost:workflow/context.info": trappable,
+            "wfhost:workflow/context.now": trappable,
+            "wfhost:workflow/context.budget": trappable,
+            "wfhost:workflow/context.cancelled": trappable,
+            "wfhost:workflow/log.panicked": trappable,
+            default: async | trappable,
+        },
         exports: { default: async },
         with: {
             "wfhost:workflow/types.step": super::StepHandle,

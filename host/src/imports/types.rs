@@ -27,7 +27,7 @@ impl Host for RunCtx {
 }
 
 impl HostStep for RunCtx {
-    async fn id(&mut self, handle: Resource<StepHandle>) -> wasmtime::Result<u64> {
+    fn id(&mut self, handle: Resource<StepHandle>) -> wasmtime::Result<u64> {
         Ok(step(&handle).0)
     }
 
@@ -36,7 +36,7 @@ impl HostStep for RunCtx {
         Ok(outcome_to_wit(self.shared.wait(|machine| machine.poll_step(step)).await?))
     }
 
-    async fn drop(&mut self, handle: Resource<StepHandle>) -> wasmtime::Result<()> {
+    fn drop(&mut self, handle: Resource<StepHandle>) -> wasmtime::Result<()> {
         let clock = self.clock();
         Ok(self.shared.lock().machine.drop_step(step(&handle), clock)?)
     }
@@ -58,7 +58,7 @@ impl HostWaitSet for RunCtx {
         Ok(self.shared.lock().machine.set_add(set(&handle), step(&member), tag)?)
     }
 
-    async fn remove(&mut self, handle: Resource<SetHandle>, tag: u64) -> wasmtime::Result<()> {
+    fn remove(&mut self, handle: Resource<SetHandle>, tag: u64) -> wasmtime::Result<()> {
         self.shared.lock().machine.set_remove(set(&handle), tag);
         Ok(())
     }
@@ -68,7 +68,7 @@ impl HostWaitSet for RunCtx {
         Ok(self.shared.wait(|machine| machine.poll_set(set)).await?)
     }
 
-    async fn drop(&mut self, handle: Resource<SetHandle>) -> wasmtime::Result<()> {
+    fn drop(&mut self, handle: Resource<SetHandle>) -> wasmtime::Result<()> {
         self.shared.lock().machine.set_drop(set(&handle));
         Ok(())
     }
