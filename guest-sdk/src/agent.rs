@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
@@ -37,14 +37,15 @@ use crate::{
 /// # }
 /// ```
 pub fn agent(prompt: impl Into<String>) -> Agent {
-    Agent { request: Request { prompt: prompt.into(), ..Request::default() } }
+    Agent { request: Box::new(Request { prompt: prompt.into(), ..Request::default() }) }
 }
 
 /// A call of an agent that is being put together: see [`agent()`].
 #[derive(Clone, Debug)]
 #[must_use = "an agent is asked by `.text()`, `.json()` or `.reply()`"]
 pub struct Agent {
-    request: Request,
+    /// It is large, and handed on often.
+    request: Box<Request>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -227,10 +228,11 @@ impl Agent {
     /// What the host says when there is no answer: [`Error::kind`].
     pub fn text(self) -> Step<String> {
         self.ask(|json| {
-            Ok(match parse(&json)?.output {
-                Value::String(text) => text,
-                other => other.to_string(),
-            })
+            // Nearly always it is text, and then the rest need not be read.
+            if let Ok(Text { output }) = serde_json::from_str(&json) {
+                return Ok(output);
+            }
+            Ok(parse(&json)?.output.to_string())
         })
     }
 
@@ -268,6 +270,12 @@ impl Agent {
     }
 }
 
+/// A reply whose output is text.
+#[derive(Deserialize)]
+struct Text {
+    output: String,
+}
+
 fn parse(json: &str) -> Result<Reply> {
     serde_json::from_str(json).map_err(|error| {
         Error::new(FailureKind::InvalidOutput, format!("the host's reply cannot be read: {error}"))
@@ -287,7 +295,7 @@ fn forking(options: Option<&str>) -> Result<String> {
 }
 
 impl Request {
-    fn into_host(self) -> Result<host::Request> {
+    fn into_host(self: Box<Self>) -> Result<host::Request> {
         if let Some(problem) = self.problem {
             return Err(Error::rejected(problem));
         }

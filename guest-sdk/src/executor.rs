@@ -1,14 +1,17 @@
 //! Runs the workflow's future on the host's `wait-set`.
 //!
-//! There is one thread and one future. A step that is polled for the first time is put into the
-//! set under a tag; when the future can do nothing more, the set is asked for the next tag, and
-//! exactly the waker that belongs to it is woken. So the order in which a program sees its steps
-//! finish is the order of the journal, and an event costs O(log n) however many steps are open.
+//! There is one thread and one future. A step that is polled for the first time gets a tag; when
+//! the future can do nothing more, the steps that are new are put into the set under their tags, it
+//! is asked for the next tag, and exactly the waker that belongs to it is woken. So the order in
+//! which a program sees its steps finish is the order of the journal, and an event costs O(log n)
+//! however many steps are open. A step that is waited for alone, as most are, is waited for
+//! directly: that spares it the set.
 
 use std::{
     cell::RefCell,
     future::Future,
     pin::{Pin, pin},
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -20,16 +23,20 @@ use std::{
 pub(crate) trait Steps {
     /// What is put into it.
     type Step;
+    /// How a step ends.
+    type Outcome;
     fn add(&self, step: &Self::Step, tag: u64);
     fn remove(&self, tag: u64);
     /// Waits for a member, removes it and gives its tag.
     fn next(&self) -> u64;
+    /// Waits for a step, whether it is in the set or not.
+    fn get(&self, step: &Self::Step) -> Self::Outcome;
 }
 
 /// The open steps and who waits for them.
-pub(crate) struct Executor<S> {
+pub(crate) struct Executor<S: Steps> {
     steps: S,
-    slots: RefCell<Slots>,
+    slots: RefCell<Slots<S>>,
     /// What is to be done before the end whether or not anybody waits for it.
     spawned: RefCell<Vec<Task>>,
 }
@@ -37,22 +44,31 @@ pub(crate) struct Executor<S> {
 /// A future that nobody waits for.
 pub(crate) type Task = Pin<Box<dyn Future<Output = ()>>>;
 
-/// The wakers, by tag. Tags of steps that are over are used again.
-#[derive(Default)]
-struct Slots {
-    slots: Vec<Slot>,
+/// The steps and their wakers, by tag. Tags of steps that are over are used again.
+struct Slots<S: Steps> {
+    slots: Vec<Slot<S>>,
     free: Vec<usize>,
+    /// The tags of those that are waited for and not in the set yet, in the order in which they came.
+    new: Vec<u64>,
+    /// How many are waited for, these included.
+    waiting: usize,
 }
 
-enum Slot {
+enum Slot<S: Steps> {
     Free,
-    Waiting(Waker),
-    Done,
+    Waiting {
+        step: Rc<S::Step>,
+        waker: Waker,
+        new: bool,
+    },
+    /// With its outcome, if it was waited for alone.
+    Done(Rc<S::Step>, Option<S::Outcome>),
 }
 
 impl<S: Steps> Executor<S> {
     pub(crate) fn new(steps: S) -> Self {
-        Self { steps, slots: RefCell::default(), spawned: RefCell::default() }
+        let slots = Slots { slots: Vec::new(), free: Vec::new(), new: Vec::new(), waiting: 0 };
+        Self { steps, slots: RefCell::new(slots), spawned: RefCell::default() }
     }
 
     /// Has a future run beside the workflow's own. It is first polled after that was.
@@ -91,75 +107,116 @@ impl<S: Steps> Executor<S> {
             {
                 return output;
             }
-            // Without a member in the set the host ends the run as deadlocked.
-            let tag = self.steps.next();
             // Waking runs foreign code, which may come back here: nothing is borrowed.
-            let waker = self.slots.borrow_mut().done(tag);
+            let waker = self.wait();
             waker.wake();
         }
     }
 
-    /// Puts a step into the set and gives its tag.
-    pub(crate) fn add(&self, step: &S::Step, waker: &Waker) -> u64 {
-        let tag = self.slots.borrow_mut().insert(waker.clone());
-        self.steps.add(step, tag);
-        tag
+    /// Waits until a step is done, and gives who waits for it.
+    fn wait(&self) -> Waker {
+        let mut slots = self.slots.borrow_mut();
+        if let Some(tag) = slots.alone() {
+            let step = slots.step(tag);
+            let outcome = self.steps.get(&step);
+            return slots.done(tag, Some(outcome));
+        }
+        for tag in std::mem::take(&mut slots.new) {
+            if let Slot::Waiting { step, new, .. } = &mut slots.slots[position(tag)]
+                && std::mem::take(new)
+            {
+                self.steps.add(step, tag);
+            }
+        }
+        // Without a member in the set the host ends the run as deadlocked.
+        let tag = self.steps.next();
+        slots.done(tag, None)
     }
 
-    /// Whether the step is done. If it is, its tag is free from now on; if not, this waker will
-    /// be woken.
-    pub(crate) fn poll(&self, tag: u64, waker: &Waker) -> bool {
-        self.slots.borrow_mut().poll(tag, waker)
+    /// Has a step waited for, and gives its tag.
+    pub(crate) fn add(&self, step: Rc<S::Step>, waker: &Waker) -> u64 {
+        self.slots.borrow_mut().insert(step, waker.clone())
+    }
+
+    /// How the step ended. If it has, its tag is free from now on; if not, this waker will be
+    /// woken.
+    pub(crate) fn poll(&self, tag: u64, waker: &Waker) -> Option<S::Outcome> {
+        let (step, outcome) = self.slots.borrow_mut().poll(tag, waker)?;
+        Some(outcome.unwrap_or_else(|| self.steps.get(&step)))
     }
 
     /// Nobody waits for the step any more.
     pub(crate) fn remove(&self, tag: u64) {
-        let slot = self.slots.borrow_mut().free(tag);
-        if let Slot::Waiting(_) = slot {
+        if let Slot::Waiting { new: false, .. } = self.slots.borrow_mut().free(tag) {
             self.steps.remove(tag);
         }
     }
 }
 
-impl Slots {
-    fn insert(&mut self, waker: Waker) -> u64 {
+impl<S: Steps> Slots<S> {
+    fn insert(&mut self, step: Rc<S::Step>, waker: Waker) -> u64 {
+        let slot = Slot::Waiting { step, waker, new: true };
         let index = match self.free.pop() {
             Some(index) => {
-                self.slots[index] = Slot::Waiting(waker);
+                self.slots[index] = slot;
                 index
             }
             None => {
-                self.slots.push(Slot::Waiting(waker));
+                self.slots.push(slot);
                 self.slots.len() - 1
             }
         };
+        self.new.push(index as u64);
+        self.waiting += 1;
         index as u64
     }
 
-    fn poll(&mut self, tag: u64, waker: &Waker) -> bool {
-        match &mut self.slots[position(tag)] {
-            Slot::Waiting(kept) => {
-                kept.clone_from(waker);
-                false
-            }
-            Slot::Done => {
-                self.free(tag);
-                true
-            }
-            Slot::Free => unreachable!("step {tag} is polled after its end"),
+    /// The tag of the only step that is waited for, if it is not in the set.
+    fn alone(&self) -> Option<u64> {
+        let mut new = self.new.iter().filter(|tag| self.is_new(**tag));
+        new.next().copied().filter(|_| self.waiting == 1)
+    }
+
+    fn is_new(&self, tag: u64) -> bool {
+        matches!(self.slots[position(tag)], Slot::Waiting { new: true, .. })
+    }
+
+    fn step(&self, tag: u64) -> Rc<S::Step> {
+        match &self.slots[position(tag)] {
+            Slot::Waiting { step, .. } | Slot::Done(step, _) => Rc::clone(step),
+            Slot::Free => unreachable!("step {tag} is wanted after its end"),
         }
     }
 
-    fn done(&mut self, tag: u64) -> Waker {
-        match std::mem::replace(&mut self.slots[position(tag)], Slot::Done) {
-            Slot::Waiting(waker) => waker,
-            Slot::Free | Slot::Done => panic!("the host says that step {tag} is done twice"),
+    /// The step with what is known of its outcome, if it is done.
+    fn poll(&mut self, tag: u64, waker: &Waker) -> Option<(Rc<S::Step>, Option<S::Outcome>)> {
+        if let Slot::Waiting { waker: kept, .. } = &mut self.slots[position(tag)] {
+            kept.clone_from(waker);
+            return None;
+        }
+        match self.free(tag) {
+            Slot::Done(step, outcome) => Some((step, outcome)),
+            Slot::Waiting { .. } | Slot::Free => unreachable!("step {tag} is polled after its end"),
         }
     }
 
-    fn free(&mut self, tag: u64) -> Slot {
+    fn done(&mut self, tag: u64, outcome: Option<S::Outcome>) -> Waker {
+        match std::mem::replace(&mut self.slots[position(tag)], Slot::Free) {
+            Slot::Waiting { step, waker, .. } => {
+                self.slots[position(tag)] = Slot::Done(step, outcome);
+                self.new.clear();
+                self.waiting -= 1;
+                waker
+            }
+            Slot::Free | Slot::Done(..) => panic!("the host says that step {tag} is done twice"),
+        }
+    }
+
+    fn free(&mut self, tag: u64) -> Slot<S> {
+        let slot = std::mem::replace(&mut self.slots[position(tag)], Slot::Free);
         self.free.push(position(tag));
-        std::mem::replace(&mut self.slots[position(tag)], Slot::Free)
+        self.waiting -= usize::from(matches!(slot, Slot::Waiting { .. }));
+        slot
     }
 }
 
@@ -193,11 +250,13 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
 
     impl Steps for NoSteps {
         type Step = ();
+        type Outcome = ();
         fn add(&self, (): &(), _: u64) {}
         fn remove(&self, _: u64) {}
         fn next(&self) -> u64 {
             panic!("deadlock")
         }
+        fn get(&self, (): &()) {}
     }
 
     Executor::new(NoSteps).run(future)
@@ -228,10 +287,14 @@ mod tests {
         started: RefCell<Vec<u32>>,
         removed: RefCell<Vec<u32>>,
         waits: Cell<u32>,
+        /// How many steps were waited for alone.
+        alone: Cell<u32>,
     }
 
     impl Steps for Rc<Script> {
         type Step = u32;
+        /// The step.
+        type Outcome = u32;
 
         fn add(&self, step: &u32, tag: u64) {
             self.started.borrow_mut().push(*step);
@@ -251,6 +314,15 @@ mod tests {
             let tag = *open.iter().find(|(_, open)| **open == step).unwrap().0;
             open.remove(&tag);
             tag
+        }
+
+        fn get(&self, step: &u32) -> u32 {
+            let mut order = self.order.borrow_mut();
+            if order.front() == Some(step) {
+                order.pop_front();
+                self.alone.set(self.alone.get() + 1);
+            }
+            *step
         }
     }
 
@@ -285,11 +357,12 @@ mod tests {
         fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
             self.polls += 1;
             match self.tag {
-                None => self.tag = Some(self.executor.add(&self.step, context.waker())),
+                None => self.tag = Some(self.executor.add(Rc::new(self.step), context.waker())),
                 Some(tag) => {
-                    if self.executor.poll(tag, context.waker()) {
+                    if let Some(step) = self.executor.poll(tag, context.waker()) {
+                        assert_eq!(step, self.step);
                         self.tag = None;
-                        return Poll::Ready((self.step, self.polls));
+                        return Poll::Ready((step, self.polls));
                     }
                 }
             }
@@ -408,7 +481,7 @@ mod tests {
         });
         assert_eq!(output, 1);
         assert_eq!(*seen.borrow(), [2, 3]);
-        assert_eq!(*script.started.borrow(), [1, 2, 3]);
+        assert_eq!((&*script.started.borrow(), script.alone.get()), (&vec![1, 2], 1));
     }
 
     #[test]
@@ -421,5 +494,22 @@ mod tests {
             }
         });
         assert_eq!(world.executor.slots.borrow().slots.len(), 1);
+    }
+
+    #[test]
+    fn a_step_that_is_waited_for_alone_does_not_need_the_set() {
+        let world = world(&[1, 3, 2, 4]);
+        world.executor.run(async {
+            world.step(1).await;
+            let (_, other) = select(world.step(2), world.step(3)).await.factor_first();
+            // It is in the set from before.
+            other.await;
+            let mut dropped = Box::pin(world.step(5));
+            assert!(dropped.as_mut().now_or_never().is_none());
+            drop(dropped);
+            world.step(4).await;
+        });
+        assert_eq!((world.script.alone.get(), world.script.waits.get()), (2, 2));
+        assert_eq!((&*world.script.started.borrow(), world.script.removed.borrow().len()), (&vec![2, 3], 0));
     }
 }

@@ -1,7 +1,7 @@
 //! A step as a future.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     fmt,
     future::Future,
     pin::Pin,
@@ -158,29 +158,31 @@ pub(crate) fn decode_nothing(_: String) -> Result<()> {
     Ok(())
 }
 
-/// A started step that is in the wait set.
+/// A started step that is waited for.
 struct Waiting {
-    executor: Rc<Executor<host::WaitSet>>,
-    step: host::Step,
-    /// None once the set has given it.
+    executor: Rc<Executor<Host>>,
+    /// None once it is done.
     tag: Option<u64>,
+    /// Held until the tag is given back.
+    _step: Rc<host::Step>,
 }
 
 impl Waiting {
     fn new(step: host::Step, context: &Context<'_>) -> Self {
         let executor = current();
-        let tag = executor.add(&step, context.waker());
-        Self { executor, step, tag: Some(tag) }
+        let step = Rc::new(step);
+        let tag = executor.add(Rc::clone(&step), context.waker());
+        Self { executor, tag: Some(tag), _step: step }
     }
 
     /// Its outcome, or itself if it is not done.
     fn poll(mut self, context: &Context<'_>) -> Result<Result<String, host::Failure>, Self> {
-        match self.tag {
-            Some(tag) if !self.executor.poll(tag, context.waker()) => Err(self),
-            _ => {
+        match self.tag.and_then(|tag| self.executor.poll(tag, context.waker())) {
+            Some(outcome) => {
                 self.tag = None;
-                Ok(self.step.get())
+                Ok(outcome)
             }
+            None => Err(self),
         }
     }
 }
@@ -194,27 +196,44 @@ impl Drop for Waiting {
     }
 }
 
-impl Steps for host::WaitSet {
+/// The host's steps, and its set of them once there are several at a time.
+#[derive(Default)]
+struct Host {
+    set: OnceCell<host::WaitSet>,
+}
+
+impl Host {
+    fn set(&self) -> &host::WaitSet {
+        self.set.get_or_init(host::WaitSet::new)
+    }
+}
+
+impl Steps for Host {
     type Step = host::Step;
+    type Outcome = Result<String, host::Failure>;
 
     fn add(&self, step: &host::Step, tag: u64) {
-        host::WaitSet::add(self, step, tag);
+        self.set().add(step, tag);
     }
 
     fn remove(&self, tag: u64) {
-        host::WaitSet::remove(self, tag);
+        self.set().remove(tag);
     }
 
     fn next(&self) -> u64 {
-        host::WaitSet::next(self)
+        self.set().next()
+    }
+
+    fn get(&self, step: &host::Step) -> Self::Outcome {
+        step.get()
     }
 }
 
 thread_local! {
-    static CURRENT: RefCell<Option<Rc<Executor<host::WaitSet>>>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Option<Rc<Executor<Host>>>> = const { RefCell::new(None) };
 }
 
-fn current() -> Rc<Executor<host::WaitSet>> {
+fn current() -> Rc<Executor<Host>> {
     CURRENT.with_borrow(|executor| {
         executor.clone().expect("steps are awaited within a workflow (`#[wfhost::workflow]`)")
     })
@@ -227,7 +246,7 @@ pub(crate) fn spawn(task: Task) {
 
 /// Runs the workflow's future to its end, and all that was spawned meanwhile.
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
-    let executor = Rc::new(Executor::new(host::WaitSet::new()));
+    let executor = Rc::new(Executor::new(Host::default()));
     CURRENT.set(Some(Rc::clone(&executor)));
     let output = executor.run(future);
     CURRENT.set(None);
