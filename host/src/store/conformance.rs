@@ -329,6 +329,24 @@ async fn what_is_due_is_found_in_the_order_of_its_time() {
 }
 
 #[tokio::test]
+async fn what_has_begun_is_due_before_what_is_new() {
+    for (store, _dir) in stores() {
+        for run in ["new", "newer"] {
+            let module = store.put_module("w", b"module").await.unwrap();
+            let mut machine = machine(run, module);
+            let rows = vec![row(&mut machine)];
+            store.create(NewRun::new(&machine, rows)).await.unwrap();
+        }
+        create(&store, "begun", None).await.1.unwrap();
+        park(&store, "begun", Some(200), &[]).await;
+        assert_eq!(due(&store, 199).await, ["new", "newer"]);
+        assert_eq!(store.next_due(Timestamp(199)).await.unwrap(), Some(Timestamp(200)));
+        assert_eq!(due(&store, 200).await, ["begun", "new", "newer"]);
+        assert_eq!(store.due(Timestamp(200), 1).await.unwrap(), [id("begun")]);
+    }
+}
+
+#[tokio::test]
 async fn a_claim_of_what_is_due_takes_nothing_else() {
     for (store, _dir) in stores() {
         create(&store, "r", None).await.1.unwrap();

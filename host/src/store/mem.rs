@@ -596,7 +596,7 @@ impl Store for MemStore {
         self.look(|data| {
             let mut due: Vec<_> =
                 data.runs.iter().filter(|run| run.info.due_at.is_some_and(|due| due <= now)).collect();
-            due.sort_by_key(|run| run.info.due_at);
+            due.sort_by_key(|run| (run.info.state == RunState::Queued, run.info.due_at));
             due.into_iter().take(limit).map(|run| run.info.id.clone()).collect()
         })
     }

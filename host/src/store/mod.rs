@@ -115,7 +115,8 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Runs that can be advanced at `now`: they wait for nobody, their deadline
     /// has come, something was sent to them, or their lease is over. Those that
-    /// were due first come first.
+    /// have begun come before those that have not, so that many new ones hold up
+    /// nobody's deadline; among each, those that were due first.
     fn due(&self, now: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<RunId>>>;
 
     /// When the next run will be due that is not so at `now`.

@@ -25,11 +25,12 @@ use crate::clock;
 /// `wfho`, which tells our files from other programs'.
 const APPLICATION_ID: i32 = 0x7766_686f;
 /// Numbered migrations: the n-th makes format n of format n - 1.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("schema.sql"),
     include_str!("schema-2.sql"),
     include_str!("schema-3.sql"),
     include_str!("schema-4.sql"),
+    include_str!("schema-5.sql"),
 ];
 
 /// What a commit survives.

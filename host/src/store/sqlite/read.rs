@@ -126,15 +126,28 @@ pub(super) fn changes(c: &Connection, after: u64, limit: usize) -> Result<Vec<Ch
 }
 
 pub(super) fn due(c: &Connection, now: Timestamp, limit: usize) -> Result<Vec<RunId>> {
-    c.prepare_cached("SELECT name FROM runs WHERE due_at <= ?1 ORDER BY due_at LIMIT ?2")?
-        .query_map(params![now.0 as i64, limit as i64], |row| id(row, 0))?
-        .collect()
+    let mut due = Vec::new();
+    // Each has an index of its own.
+    for which in [
+        "SELECT name FROM runs WHERE due_at <= ?1 AND state <> 'queued' ORDER BY due_at LIMIT ?2",
+        "SELECT name FROM runs WHERE due_at <= ?1 AND state = 'queued' ORDER BY due_at LIMIT ?2",
+    ] {
+        let room = limit.saturating_sub(due.len());
+        let mut statement = c.prepare_cached(which)?;
+        for name in statement.query_map(params![now.0 as i64, room as i64], |row| id(row, 0))? {
+            due.push(name?);
+        }
+    }
+    Ok(due)
 }
 
 pub(super) fn next_due(c: &Connection, now: Timestamp) -> Result<Option<Timestamp>> {
-    let next: Option<i64> = c
-        .prepare_cached("SELECT min(due_at) FROM runs WHERE due_at > ?1")?
-        .query_row([now.0 as i64], |row| row.get(0))?;
+    let mut statement = c.prepare_cached(
+        "SELECT min(due_at) FROM runs WHERE due_at > ?1 AND state <> 'queued'
+         UNION ALL SELECT min(due_at) FROM runs WHERE due_at > ?1 AND state = 'queued'",
+    )?;
+    let next = statement.query_map([now.0 as i64], |row| row.get::<_, Option<i64>>(0))?;
+    let next = next.collect::<Result<Vec<_>>>()?.into_iter().flatten().min();
     Ok(next.map(|at| Timestamp(at as u64)))
 }
 
