@@ -485,7 +485,8 @@ impl Inner {
             (self.max_live.saturating_sub(state.live.len()), state.failed.len() + state.left.len())
         };
         let room = room.min(CLAIMS_AT_ONCE.saturating_sub(claiming));
-        if room == 0 {
+        // A look costs about as much for one run as for many.
+        if room == 0 || claiming > CLAIMS_AT_ONCE / 2 {
             return Ok(if claiming > 0 { GATHER } else { LOOK_EVERY });
         }
         let limit = room + claiming + passed_over;

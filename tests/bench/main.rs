@@ -20,6 +20,10 @@ use std::process::ExitCode;
 use place::Place;
 use report::{Reading, Report};
 
+/// As `wfhost` has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// One group of figures: takes one reading of each.
 struct Measure {
     name: &'static str,

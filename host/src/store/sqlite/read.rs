@@ -127,10 +127,11 @@ pub(super) fn changes(c: &Connection, after: u64, limit: usize) -> Result<Vec<Ch
 
 pub(super) fn due(c: &Connection, now: Timestamp, limit: usize) -> Result<Vec<RunId>> {
     let mut due = Vec::new();
-    // Each has an index of its own.
     for which in [
-        "SELECT name FROM runs WHERE due_at <= ?1 AND state <> 'queued' ORDER BY due_at LIMIT ?2",
-        "SELECT name FROM runs WHERE due_at <= ?1 AND state = 'queued' ORDER BY due_at LIMIT ?2",
+        "SELECT name FROM runs INDEXED BY runs_due
+         WHERE due_at <= ?1 AND state <> 'queued' ORDER BY due_at LIMIT ?2",
+        "SELECT name FROM runs INDEXED BY runs_new
+         WHERE due_at <= ?1 AND state = 'queued' ORDER BY due_at LIMIT ?2",
     ] {
         let room = limit.saturating_sub(due.len());
         let mut statement = c.prepare_cached(which)?;
@@ -143,8 +144,9 @@ pub(super) fn due(c: &Connection, now: Timestamp, limit: usize) -> Result<Vec<Ru
 
 pub(super) fn next_due(c: &Connection, now: Timestamp) -> Result<Option<Timestamp>> {
     let mut statement = c.prepare_cached(
-        "SELECT min(due_at) FROM runs WHERE due_at > ?1 AND state <> 'queued'
-         UNION ALL SELECT min(due_at) FROM runs WHERE due_at > ?1 AND state = 'queued'",
+        "SELECT min(due_at) FROM runs INDEXED BY runs_due WHERE due_at > ?1 AND state <> 'queued'
+         UNION ALL
+         SELECT min(due_at) FROM runs INDEXED BY runs_new WHERE due_at > ?1 AND state = 'queued'",
     )?;
     let next = statement.query_map([now.0 as i64], |row| row.get::<_, Option<i64>>(0))?;
     let next = next.collect::<Result<Vec<_>>>()?.into_iter().flatten().min();
