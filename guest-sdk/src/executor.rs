@@ -153,6 +153,9 @@ impl<S: Steps> Executor<S> {
     }
 }
 
+/// A step that is done, with its outcome if that is known.
+type Done<S> = (Rc<<S as Steps>::Step>, Option<<S as Steps>::Outcome>);
+
 impl<S: Steps> Slots<S> {
     fn insert(&mut self, step: Rc<S::Step>, waker: Waker) -> u64 {
         let slot = Slot::Waiting { step, waker, new: true };
@@ -188,8 +191,8 @@ impl<S: Steps> Slots<S> {
         }
     }
 
-    /// The step with what is known of its outcome, if it is done.
-    fn poll(&mut self, tag: u64, waker: &Waker) -> Option<(Rc<S::Step>, Option<S::Outcome>)> {
+    /// The step, if it is done.
+    fn poll(&mut self, tag: u64, waker: &Waker) -> Option<Done<S>> {
         if let Slot::Waiting { waker: kept, .. } = &mut self.slots[position(tag)] {
             kept.clone_from(waker);
             return None;

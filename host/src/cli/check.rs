@@ -111,8 +111,10 @@ impl Check {
         let store: SharedStore = if asks { common.store()? } else { Arc::new(MemStore::default()) };
         for run in &self.replay {
             if Path::new(run).is_file() {
-                let text = std::fs::read_to_string(run)
-                    .map_err(|error| Trouble::usage("WF0510", format!("{run} cannot be read: {error}")))?;
+                let text = std::fs::read_to_string(run).map_err(|error| {
+                    Trouble::usage("WF0510", format!("{run} cannot be read: {error}"))
+                        .hint("a run's id, or a file that `wfhost db export` wrote")
+                })?;
                 let archive = archive::read(&text)?;
                 let unusable = |source| HostError::Journal { run: archive.run.info.id.clone(), source };
                 let journal = Journal::read(archive.run.rows.clone()).map_err(unusable)?;

@@ -1,0 +1,190 @@
+//! What the world does.
+
+use super::*;
+
+impl Machine {
+    /// A step was carried out. False if nobody waits for it any more.
+    pub fn complete(&mut self, step: Step, outcome: Outcome, clock: Timestamp) -> bool {
+        if self.has_ended() || !self.steps.is_open(step) {
+            return false;
+        }
+        self.append(clock, Event::Completed { step, outcome: outcome.into() });
+        true
+    }
+
+    /// Somebody answered a question. False if nobody waits for it any more.
+    pub fn answer(
+        &mut self,
+        step: Step,
+        outcome: Outcome,
+        by: Option<String>,
+        note: Option<String>,
+        clock: Timestamp,
+    ) -> bool {
+        if self.has_ended() || !self.steps.is_question(step) {
+            return false;
+        }
+        // A call is answered with a reply, whoever answers it.
+        let outcome = match (outcome, self.steps.delegated_to(step)) {
+            (Ok(output), Some(provider)) => {
+                let reply = Reply::new(provider, output);
+                serde_json::to_string(&reply)
+                    .map_err(|error| error.to_string())
+                    .and_then(|text| Json::parse(text).map_err(|error| error.to_string()))
+                    .map_err(|error| Failure::new(FailureKind::InvalidOutput, error))
+            }
+            (outcome, _) => outcome,
+        };
+        self.append(clock, Event::Answered { step, outcome: outcome.into(), by, note });
+        true
+    }
+
+    /// An attempt at an agent call failed, and whether another one follows.
+    /// False if nobody waits for the call any more.
+    pub fn fail_attempt(&mut self, failed: FailedCall, clock: Timestamp) -> bool {
+        let step = failed.step;
+        if self.has_ended() || !self.steps.is_open(step) || failed.attempt != self.steps.attempts(step) {
+            return false;
+        }
+        self.append(clock, Event::AttemptFailed(Box::new(failed)));
+        true
+    }
+
+    /// The attempt at an agent call that was begun was not made: it has to
+    /// wait until then. False if nobody waits for the call any more.
+    pub fn postpone(&mut self, step: Step, until: Timestamp, reason: String, clock: Timestamp) -> bool {
+        if self.has_ended() || !self.steps.is_open(step) {
+            return false;
+        }
+        self.append(clock, Event::Postponed { step, until, reason });
+        true
+    }
+
+    /// A person is to answer an agent call, until `deadline`. False if nobody
+    /// waits for the call any more.
+    pub fn delegate(
+        &mut self,
+        step: Step,
+        provider: String,
+        question: Question,
+        deadline: Option<Timestamp>,
+        clock: Timestamp,
+    ) -> bool {
+        if self.has_ended() || !self.steps.is_open(step) {
+            return false;
+        }
+        self.append(clock, Event::Delegated { step, provider, question: Box::new(question), deadline });
+        true
+    }
+
+    /// A child ended. False if nobody waits for it any more.
+    pub fn end_child(
+        &mut self,
+        step: Step,
+        run: RunId,
+        outcome: Outcome,
+        spent: Spent,
+        clock: Timestamp,
+    ) -> bool {
+        if self.has_ended() || !self.steps.is_child(step) {
+            return false;
+        }
+        let child = EndedChild { step, run, outcome: outcome.into(), spent };
+        self.append(clock, Event::ChildEnded(Box::new(child)));
+        true
+    }
+
+    /// The run ends and goes on as another one, as its program asked for.
+    /// False if it has ended.
+    pub fn continue_as(&mut self, run: RunId, clock: Timestamp) -> bool {
+        if self.has_ended() {
+            return false;
+        }
+        self.append(clock, Event::ContinuedAsNew { run });
+        true
+    }
+
+    /// What stands in the journal now is that of another run, and goes on as this one.
+    pub fn fork(&mut self, run: RunId, seed: [u8; 32], clock: Timestamp) -> bool {
+        if self.has_ended() {
+            return false;
+        }
+        let from = self.run().clone();
+        self.append(clock, Event::Forked { run, from, seed });
+        true
+    }
+
+    /// Steps that ask for what another run was answered take its answers from now on.
+    pub fn take_answers_from(&mut self, journal: &Journal) {
+        self.reuse.read(journal);
+    }
+
+    /// Somebody changes what the run may spend. False if that changes nothing
+    /// or the run has ended.
+    pub fn change_budget(&mut self, budget: Budget, clock: Timestamp) -> bool {
+        if self.has_ended() || budget == self.budget() {
+            return false;
+        }
+        self.append(clock, Event::BudgetChanged { budget });
+        true
+    }
+
+    /// From the next entry on the run is executed with another module.
+    pub fn move_to(&mut self, module: Digest) {
+        self.moving = (module != self.module).then_some(module);
+    }
+
+    /// Records that the run was moved, if that is not done yet. Only for a
+    /// program that has come through its journal.
+    pub fn settle_move(&mut self, clock: Timestamp) {
+        if self.outcome().is_none()
+            && let Some(module) = self.moving.take()
+        {
+            self.append(clock, Event::Moved { module });
+        }
+    }
+
+    /// A signal came in. False if the run has ended.
+    pub fn receive(&mut self, name: String, payload: Json, id: Option<String>, clock: Timestamp) -> bool {
+        if self.has_ended() {
+            return false;
+        }
+        self.append(clock, Event::Received { name, payload, id });
+        true
+    }
+
+    /// Somebody wants the run to stop. False if that is known or the run has ended.
+    pub fn request_cancel(&mut self, reason: Option<String>, clock: Timestamp) -> bool {
+        if self.has_ended() || self.cancel_requested.is_some() {
+            return false;
+        }
+        self.append(clock, Event::CancelRequested { reason });
+        true
+    }
+
+    /// Ends the run where it stands. False if it has ended already.
+    pub fn terminate(&mut self, failure: Failure, clock: Timestamp) -> bool {
+        if self.has_ended() {
+            return false;
+        }
+        self.append(clock, Event::Finished { outcome: Recorded::Err(failure), stopped: true });
+        true
+    }
+
+    /// Completes every timer whose deadline is not after `clock`, in the order
+    /// of the deadlines. Deadlines count from the times of entries, which never
+    /// go back: a clock that does holds them up until it has caught up.
+    pub fn fire_timers(&mut self, clock: Timestamp) {
+        if self.has_ended() {
+            return;
+        }
+        while let Some((step, outcome)) = self.steps.due(clock) {
+            self.append(clock, Event::Completed { step, outcome: outcome.into() });
+        }
+        while let Some(step) = self.steps.delay_over(clock) {
+            let attempt = self.steps.attempts(step) + 1;
+            self.append(clock, Event::Attempted { step, attempt, after: None });
+            self.steps.start(step);
+        }
+    }
+}
