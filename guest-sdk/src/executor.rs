@@ -147,7 +147,9 @@ impl<S: Steps> Executor<S> {
 
     /// Nobody waits for the step any more.
     pub(crate) fn remove(&self, tag: u64) {
-        if let Slot::Waiting { new: false, .. } = self.slots.borrow_mut().free(tag) {
+        // Dropping a waker runs foreign code, too.
+        let slot = self.slots.borrow_mut().free(tag);
+        if let Slot::Waiting { new: false, .. } = slot {
             self.steps.remove(tag);
         }
     }
