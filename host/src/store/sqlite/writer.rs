@@ -19,6 +19,10 @@ use crate::store::{Result, StoreError};
 
 /// Writes after which the write-ahead log is checkpointed in the background: some MiB of it.
 const CHECKPOINT_WRITES: usize = 1_000;
+/// The writer waits for the end of a checkpoint once so few commits came during the part before,
+/// or after so many parts.
+const FEW_COMMITS: u64 = 16;
+const PARTS: usize = 4;
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
@@ -300,10 +304,17 @@ impl Shared {
                 let checkpoint = |connection: &Connection| {
                     let _ = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
                 };
-                checkpoint(connection);
-                // What was written meanwhile is little. Once all of the log is taken it is written
-                // from its beginning again: it keeps its size, and a commit need not make it grow,
-                // which for many file systems is half of its time.
+                for _ in 0..PARTS {
+                    let before = self.commits();
+                    checkpoint(connection);
+                    // What is written meanwhile becomes less with each part.
+                    if self.commits() - before <= FEW_COMMITS {
+                        break;
+                    }
+                }
+                // Once all of the log is taken it is written from its beginning again: it keeps
+                // its size, and a commit need not make it grow, which for many file systems is half
+                // of its time.
                 checkpoint(&lock(&self.connection));
                 state = lock(&self.checkpoint);
             } else {
