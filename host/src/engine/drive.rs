@@ -126,6 +126,8 @@ pub(super) struct Driver<'a> {
     pausing: bool,
     /// What is stored of what the run spent and may spend.
     ledger: (Spent, Budget),
+    /// The place of the last commit.
+    place: Option<u64>,
 }
 
 enum Turn {
@@ -150,6 +152,7 @@ impl Drive<'_> {
             commit_by: None,
             cancel_by: None,
             pausing: false,
+            place: None,
         };
         // A request that an earlier execution recorded; its grace begins anew.
         if driver.shared.lock().machine.cancel_requested() {
@@ -498,6 +501,7 @@ impl Driver<'_> {
                 epoch: self.drive.epoch,
                 at: inner.machine.last_at(),
                 row: row.map(Row::from),
+                after: self.place,
                 consumed,
                 first_emission,
                 emissions,
@@ -516,6 +520,7 @@ impl Driver<'_> {
         let ends = matches!(append.next, Next::End { .. } | Next::Continue { .. });
         let appended = self.drive.store.append(append).await?;
         self.ledger = ledger.unwrap_or(self.ledger);
+        self.place = appended.place;
         (self.drive.committed)();
         self.tell_family(begets, drops, ends);
         if appended.due && goes_on {

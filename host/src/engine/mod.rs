@@ -17,6 +17,7 @@ mod trap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustix::process::{Resource, getrlimit};
 use wasmtime::component::{Component, InstancePre, Linker};
 use wasmtime::{Config, Engine as Wasmtime, InstanceAllocationStrategy, RegallocAlgorithm};
 use wfhost_core::{Digest, Grant, RunConfig, limits};
@@ -39,9 +40,15 @@ pub use self::stack::{StackError, check_stack};
 /// What the native stack of one execution has beyond the program's, so that running out of stack is
 /// a trap and never an abort.
 const HOST_STACK_BYTES: usize = 2 << 20;
-/// Address space that is reserved for a linear memory. Small, because thousands
-/// of programs are alive at once; a memory that grows beyond it is moved.
-const MEMORY_RESERVATION_BYTES: u64 = 16 << 20;
+/// Address space of a linear memory. All that 32 bits can address, with as much after it as
+/// programs add to an address: then no access needs a check, which is a quarter of a program's
+/// instructions.
+const MEMORY_RESERVATION_BYTES: u64 = 4 << 30;
+const MEMORY_GUARD_BYTES: u64 = 32 << 20;
+/// The same where the address space is limited (`ulimit -v`): thousands of programs are alive at
+/// once. A memory that grows beyond it is moved.
+const SMALL_MEMORY_RESERVATION_BYTES: u64 = 16 << 20;
+const SMALL_MEMORY_GUARD_BYTES: u64 = 64 << 10;
 
 /// Compiles and instantiates components. One for each process.
 pub struct Engine {
@@ -180,9 +187,15 @@ fn wasmtime(stack_bytes: u64) -> wasmtime::Result<Wasmtime> {
     config.async_stack_size(stack_bytes + HOST_STACK_BYTES);
     // Thousands of instances side by side.
     config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
-    config.memory_reservation(MEMORY_RESERVATION_BYTES);
-    config.memory_reservation_for_growth(MEMORY_RESERVATION_BYTES);
-    config.memory_guard_size(64 << 10);
+    let limited = getrlimit(Resource::As).current.is_some();
+    let (reservation, guard) = if limited {
+        (SMALL_MEMORY_RESERVATION_BYTES, SMALL_MEMORY_GUARD_BYTES)
+    } else {
+        (MEMORY_RESERVATION_BYTES, MEMORY_GUARD_BYTES)
+    };
+    config.memory_reservation(reservation);
+    config.memory_reservation_for_growth(SMALL_MEMORY_RESERVATION_BYTES);
+    config.memory_guard_size(guard);
     // See `source`.
     config.wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable);
     config.cranelift_regalloc_algorithm(RegallocAlgorithm::Backtracking);

@@ -11,6 +11,8 @@ pub struct Append {
     pub at: Timestamp,
     /// None if only the rest changes.
     pub row: Option<Row>,
+    /// The place of the run's last commit, if that is known: then it need not be looked up.
+    pub after: Option<u64>,
     /// Messages of the run's inbox that these entries record.
     pub consumed: Vec<MessageId>,
     /// What the program gave out, in order; `first_emission` numbers the first.
@@ -40,6 +42,7 @@ impl Append {
             epoch,
             at,
             row: None,
+            after: None,
             consumed: Vec::new(),
             first_emission: 0,
             emissions: Vec::new(),
@@ -211,4 +214,6 @@ pub struct Appended {
     /// Something for it has come in: it was not parked if it was to be, or a
     /// child could not be started.
     pub due: bool,
+    /// The place of the run's last commit, if the store has places and it is known.
+    pub place: Option<u64>,
 }

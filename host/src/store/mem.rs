@@ -233,12 +233,13 @@ impl Run {
         self.inbox.push(Message { id, at, body });
     }
 
-    fn settle(&mut self, next: &Next) -> Appended {
+    /// True if it was to be parked but something for it has come in.
+    fn settle(&mut self, next: &Next) -> bool {
         let (state, outcome, waiting) = match next.clone() {
-            Next::Go => return Appended { due: false },
+            Next::Go => return false,
             Next::Park(waiting) => {
                 if self.inbox.iter().any(|message| waiting.is_for(&message.body)) {
-                    return Appended { due: true };
+                    return true;
                 }
                 (RunState::Waiting, None, Some(waiting))
             }
@@ -265,7 +266,7 @@ impl Run {
         self.info.waiting = waiting;
         self.info.lease = None;
         self.info.head = self.rows.last().map(|row| row.head);
-        Appended { due: false }
+        false
     }
 }
 
@@ -443,15 +444,20 @@ impl Store for MemStore {
             if let Some((spent, budget)) = append.ledger {
                 (run.info.spent, run.info.budget) = (spent, budget);
             }
-            data.commits.extend(committed);
+            let place = match committed {
+                Some(committed) => {
+                    data.commits.push(committed);
+                    Some(data.commits.len() as u64)
+                }
+                None => append.after,
+            };
             let mut due = false;
             for child in append.children {
                 due |= !data.start_child(&append.run, child);
             }
             data.cancel_children(&append.run, Some(&append.dropped), append.at);
             let run = data.run_mut(&append.run).ok_or_else(fenced)?;
-            let mut appended = run.settle(&append.next);
-            appended.due |= due;
+            due |= run.settle(&append.next);
             match append.next {
                 Next::End { outcome, spent } => {
                     data.tell_parent(&append.run, &outcome, spent, append.at);
@@ -474,7 +480,7 @@ impl Store for MemStore {
                 }
                 _ => {}
             }
-            Ok(appended)
+            Ok(Appended { due, place })
         })
     }
 

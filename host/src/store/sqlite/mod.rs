@@ -1,6 +1,7 @@
 //! The store in one SQLite file.
 
 mod errors;
+mod journal;
 mod read;
 mod write;
 mod writer;
@@ -25,12 +26,13 @@ use crate::clock;
 /// `wfho`, which tells our files from other programs'.
 const APPLICATION_ID: i32 = 0x7766_686f;
 /// Numbered migrations: the n-th makes format n of format n - 1.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("schema.sql"),
     include_str!("schema-2.sql"),
     include_str!("schema-3.sql"),
     include_str!("schema-4.sql"),
     include_str!("schema-5.sql"),
+    include_str!("schema-6.sql"),
 ];
 
 /// What a commit survives.
@@ -299,7 +301,7 @@ impl Store for SqliteStore {
     }
 
     fn journal<'a>(&'a self, run: &'a RunId, from: Position) -> BoxFuture<'a, Result<Vec<Row>>> {
-        async move { self.read(|c| read::journal(c, run, from)) }.boxed()
+        async move { self.read(|c| journal::read(c, run, from)) }.boxed()
     }
 
     fn import(&self, run: ImportedRun) -> BoxFuture<'_, Result<()>> {
@@ -395,7 +397,7 @@ impl Store for SqliteStore {
     }
 
     fn changes(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Change>>> {
-        async move { self.read(|c| read::changes(c, after, limit)) }.boxed()
+        async move { self.read(|c| journal::changes(c, after, limit)) }.boxed()
     }
 
     fn state<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<(String, Json)>>> {

@@ -3,14 +3,13 @@
 use rusqlite::types::Type;
 use rusqlite::{Connection, Error, OptionalExtension, Row as SqlRow, params};
 use wfhost_core::policy::budget::{Budget, Spent};
-use wfhost_core::{
-    Digest, Epoch, Json, OnParentClose, Outcome, Position, Recorded, Row, RunId, Step, Timestamp,
-};
+use wfhost_core::{Digest, Epoch, Json, OnParentClose, Outcome, Position, Recorded, RunId, Step, Timestamp};
 
+use super::journal::last_place;
 use super::write::{AnswerBody, ChildBody, lease};
 use crate::schedule::{CatchUp, Overlap, Schedule};
 use crate::store::{
-    Change, Family, Links, LogLevel, LogLine, Message, MessageBody, MessageId, ModuleInfo, NewTranscript,
+    Family, Links, LogLevel, LogLine, Message, MessageBody, MessageId, ModuleInfo, NewTranscript,
     OpenQuestion, OutMessage, Owner, Published, RunFilter, RunInfo, RunState, TranscriptFilter,
     TranscriptKind, TranscriptLine, Waiting,
 };
@@ -23,7 +22,7 @@ fn strange(column: usize, what: &str) -> Error {
     Error::FromSqlConversionFailure(column, Type::Text, reason.into())
 }
 
-fn id(row: &SqlRow<'_>, column: usize) -> Result<RunId> {
+pub(super) fn id(row: &SqlRow<'_>, column: usize) -> Result<RunId> {
     row.get::<_, String>(column)?.parse().map_err(|_| strange(column, "an id"))
 }
 
@@ -93,36 +92,6 @@ pub(super) fn modules(c: &Connection) -> Result<Vec<ModuleInfo>> {
             })
         })?
         .collect()
-}
-
-pub(super) fn journal(c: &Connection, run: &RunId, from: Position) -> Result<Vec<Row>> {
-    c.prepare_cached(
-        "SELECT j.seq, j.count, j.body, j.head FROM runs r JOIN journal j ON j.run = r.id
-         WHERE r.name = ?1 AND j.seq >= ?2 ORDER BY j.seq",
-    )?
-    .query_map(params![run.as_str(), from.0 as i64], |row| journal_row(row, 0))?
-    .collect()
-}
-
-/// Four columns of the journal, from `first` on.
-fn journal_row(row: &SqlRow<'_>, first: usize) -> Result<Row> {
-    Ok(Row {
-        first: Position(row.get::<_, i64>(first)? as u64),
-        count: row.get(first + 1)?,
-        bytes: row.get(first + 2)?,
-        head: digest(row, first + 3)?,
-    })
-}
-
-pub(super) fn changes(c: &Connection, after: u64, limit: usize) -> Result<Vec<Change>> {
-    c.prepare_cached(
-        "SELECT j.id, r.name, j.seq, j.count, j.body, j.head FROM journal j JOIN runs r ON r.id = j.run
-         WHERE j.id > ?1 ORDER BY j.id LIMIT ?2",
-    )?
-    .query_map(params![after as i64, limit as i64], |row| {
-        Ok(Change { place: row.get::<_, i64>(0)? as u64, run: id(row, 1)?, row: journal_row(row, 2)? })
-    })?
-    .collect()
 }
 
 pub(super) fn due(c: &Connection, now: Timestamp, limit: usize) -> Result<Vec<RunId>> {
@@ -281,14 +250,15 @@ pub(super) fn inbox(c: &Connection, run: &RunId) -> Result<Vec<Message>> {
 }
 
 /// The columns of [`run_info`].
-const RUN: &str = "SELECT r.name, r.key, r.workflow, r.module, r.state, r.labels, r.parent, r.created_at,
+const RUN: &str = concat!(
+    "SELECT r.name, r.key, r.workflow, r.module, r.state, r.labels, r.parent, r.created_at,
     r.phase, r.outcome, r.wait_until, r.wait_for, r.epoch,
     r.owner_host, r.owner_pid, r.owner_start, r.lease_until,
     r.people, r.due_at, r.trouble, r.emissions, r.head,
-    r.parent_step, r.on_close, r.root, r.chain, r.next, r.tokens, r.micros, r.budget,
-    (SELECT j.at FROM journal j WHERE j.run = r.id ORDER BY j.seq DESC LIMIT 1),
-    (SELECT j.seq + j.count FROM journal j WHERE j.run = r.id ORDER BY j.seq DESC LIMIT 1)
-    FROM runs r";
+    r.parent_step, r.on_close, r.root, r.chain, r.next, r.tokens, r.micros, r.budget, l.at, l.seq + l.count
+    FROM runs r LEFT JOIN journal l ON l.id = ",
+    last_place!("r.id")
+);
 
 fn run_info(row: &SqlRow<'_>) -> Result<RunInfo> {
     let outcome: Option<Vec<u8>> = row.get(9)?;

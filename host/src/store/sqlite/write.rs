@@ -3,9 +3,10 @@
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::{
-    Digest, Epoch, Failure, FailureKind, Json, Outcome, QuestionChange, Recorded, RunId, Step, Timestamp,
+    Digest, Epoch, Failure, FailureKind, Json, Outcome, QuestionChange, Recorded, Row, RunId, Step, Timestamp,
 };
 
+use super::journal::{self, last_place};
 use crate::schedule::Schedule;
 use crate::store::{
     Append, Appended, ClaimHow, Claimed, Created, Deleted, Emission, Fire, ImportedRun, LogLine, MessageBody,
@@ -94,9 +95,7 @@ fn insert_run(c: &Connection, run: &NewRun) -> Result<i64> {
         ":budget": budget_bytes(run.budget),
     })?;
     let id = c.last_insert_rowid();
-    for row in &run.rows {
-        insert_row(c, id, row, run.updated_at)?;
-    }
+    append_rows(c, id, &run.id, &run.rows, run.updated_at)?;
     for body in &run.inbox {
         insert_message(c, id, run.created_at, body)?;
     }
@@ -105,6 +104,18 @@ fn insert_run(c: &Connection, run: &NewRun) -> Result<i64> {
         start_child(c, id, &run.id, child)?;
     }
     Ok(id)
+}
+
+/// Commits that a new run brings along.
+fn append_rows(c: &Connection, id: i64, run: &RunId, rows: &[Row], at: Timestamp) -> Result<()> {
+    let mut place = None;
+    for row in rows {
+        place = journal::append(c, id, row, at, place)?;
+        if place.is_none() {
+            return Err(Fault::Refused(StoreError::Fenced { run: run.clone() }));
+        }
+    }
+    Ok(())
 }
 
 /// No budget is no value.
@@ -124,14 +135,6 @@ fn check_new(c: &Connection, id: &RunId, module: Digest) -> Result<()> {
     if !c.prepare_cached("SELECT 1 FROM modules WHERE digest = ?1")?.exists([module.0])? {
         return Err(Fault::Refused(StoreError::NoSuchModule(module)));
     }
-    Ok(())
-}
-
-fn insert_row(c: &Connection, run: i64, row: &wfhost_core::Row, at: Timestamp) -> Result<()> {
-    c.prepare_cached(
-        "INSERT INTO journal (run, seq, count, at, head, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-    )?
-    .execute(params![run, row.first.0 as i64, row.count, at.0 as i64, row.head.0, row.bytes])?;
     Ok(())
 }
 
@@ -272,17 +275,10 @@ pub(super) fn append(c: &Connection, append: &Append) -> Result<Appended> {
     if let Next::Continue { run } = &append.next {
         check_new(c, &run.id, run.module)?;
     }
-    if let Some(row) = &append.row {
-        let end: i64 = c
-            .prepare_cached("SELECT seq + count FROM journal WHERE run = ?1 ORDER BY seq DESC LIMIT 1")?
-            .query_row([id], |row| row.get(0))
-            .optional()?
-            .unwrap_or(0);
-        if end as u64 != row.first.0 {
-            return Err(fenced());
-        }
-        insert_row(c, id, row, append.at)?;
-    }
+    let place = match &append.row {
+        Some(row) => Some(journal::append(c, id, row, append.at, append.after)?.ok_or_else(fenced)?),
+        None => append.after,
+    };
     if starts > 0 {
         c.prepare_cached("UPDATE runs SET starts = 0 WHERE id = ?1")?.execute([id])?;
     }
@@ -308,8 +304,8 @@ pub(super) fn append(c: &Connection, append: &Append) -> Result<Appended> {
     for step in &append.dropped {
         cancel_children(c, &append.run, Some(*step), append.at)?;
     }
-    let appended = settle(c, id, append)?;
-    Ok(Appended { due: appended.due || due })
+    due |= settle(c, id, append)?;
+    Ok(Appended { due, place })
 }
 
 /// Creates a child. False if its id is somebody else's: the parent is told.
@@ -439,20 +435,20 @@ fn insert_published(
         .execute(params![id, key, number as i64, at.0 as i64, value.as_str()])?)
 }
 
-/// What becomes of the run.
-fn settle(c: &Connection, id: i64, append: &Append) -> Result<Appended> {
+/// What becomes of the run. True if it was to be parked but something for it has come in.
+fn settle(c: &Connection, id: i64, append: &Append) -> Result<bool> {
     let end = |state: RunState, outcome: Option<Vec<u8>>, waiting: Option<&Waiting>| {
         let until = waiting.and_then(|waiting| waiting.until).map(|at| at.0 as i64);
         let signals = waiting.map(|waiting| to_json(&waiting.signals));
         let people = waiting.is_some_and(|waiting| waiting.people);
-        c.prepare_cached(
+        c.prepare_cached(concat!(
             "UPDATE runs SET state = ?2, outcome = ?3, wait_until = ?4, wait_for = ?5, people = ?6, due_at = ?4,
                              starts = 0, owner_host = NULL, owner_pid = NULL, owner_start = NULL,
                              lease_until = NULL,
-                             (head, updated_at) = (SELECT head, at FROM journal WHERE run = ?1
-                                                   ORDER BY seq DESC LIMIT 1)
-             WHERE id = ?1",
-        )?
+                             (head, updated_at) = (SELECT head, at FROM journal WHERE id = ",
+            last_place!("?1"),
+            ") WHERE id = ?1"
+        ))?
         .execute(params![id, state.as_str(), outcome, until, signals, people])
         .map(drop)
     };
@@ -468,7 +464,7 @@ fn settle(c: &Connection, id: i64, append: &Append) -> Result<Appended> {
                 )?
                 .exists(params![id, signals])?;
             if due {
-                return Ok(Appended { due: true });
+                return Ok(true);
             }
             end(RunState::Waiting, None, Some(waiting))?;
         }
@@ -498,7 +494,7 @@ fn settle(c: &Connection, id: i64, append: &Append) -> Result<Appended> {
             c.prepare_cached("DELETE FROM inbox WHERE run = ?1 AND taken = 0")?.execute([id])?;
         }
     }
-    Ok(Appended { due: false })
+    Ok(false)
 }
 
 /// A run that something is sent to.
@@ -687,9 +683,7 @@ pub(super) fn import(c: &Connection, run: &ImportedRun) -> Result<()> {
         budget_bytes(info.budget),
     ])?;
     let id = c.last_insert_rowid();
-    for row in &run.rows {
-        insert_row(c, id, row, info.updated_at)?;
-    }
+    append_rows(c, id, &info.id, &run.rows, info.updated_at)?;
     for line in &run.logs {
         insert_log(c, id, line)?;
     }
@@ -714,7 +708,7 @@ pub(super) fn rebuild(c: &Connection, run: &Rebuilt) -> Result<bool> {
     let info = &run.info;
     let waiting = info.waiting.as_ref();
     let changed = c
-        .prepare_cached(
+        .prepare_cached(concat!(
             "UPDATE runs SET workflow = :workflow, module = :module, labels = :labels, parent = :parent,
                              created_at = :created_at, updated_at = :updated_at, state = :state,
                              outcome = :outcome, wait_until = :until, wait_for = :signals, people = :people,
@@ -722,8 +716,10 @@ pub(super) fn rebuild(c: &Connection, run: &Rebuilt) -> Result<bool> {
                              root = :root, chain = :chain, next = :next, tokens = :tokens, micros = :micros,
                              budget = :budget
              WHERE name = :name AND owner_host IS NULL
-             AND :entries = (SELECT seq + count FROM journal WHERE run = runs.id ORDER BY seq DESC LIMIT 1)",
-        )?
+             AND :entries = (SELECT seq + count FROM journal WHERE id = ",
+            last_place!("runs.id"),
+            ")"
+        ))?
         .execute(named_params! {
             ":name": info.id.as_str(), ":entries": info.entries.0 as i64, ":workflow": info.workflow,
             ":module": info.module.0, ":labels": to_json(&info.labels),
@@ -784,13 +780,8 @@ pub(super) fn delete(c: &Connection, run: &RunId, now: Timestamp) -> Result<Dele
         tell_parent(c, id, &Err(failure), Spent::default(), now)?;
         cancel_children(c, run, None, now)?;
     }
-    // The places of commits are not given out again: the last one stays, empty.
-    c.prepare_cached(
-        "UPDATE journal SET run = 0, seq = id, count = 0, body = x'' WHERE run = ?1
-         AND id = (SELECT max(id) FROM journal)",
-    )?
-    .execute([id])?;
-    for table in ["journal", "inbox", "logs", "published", "questions", "messages", "transcripts"] {
+    journal::delete(c, id)?;
+    for table in ["inbox", "logs", "published", "questions", "messages", "transcripts"] {
         c.prepare_cached(&format!("DELETE FROM {table} WHERE run = ?1"))?.execute([id])?;
     }
     c.prepare_cached("DELETE FROM runs WHERE id = ?1")?.execute([id])?;
