@@ -11,13 +11,22 @@ use wfhost_core::Timestamp;
 /// from earlier entries, are not put off. Before 1970 it is 1970.
 pub fn now() -> Timestamp {
     static BEGINNING: OnceLock<(Instant, Duration)> = OnceLock::new();
+    /// The millisecond since the beginning in which the wall clock was read last, counted from 1.
+    static READ_IN: AtomicU64 = AtomicU64::new(0);
     static LATEST_MS: AtomicU64 = AtomicU64::new(0);
     let wall = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let (began, at) = BEGINNING.get_or_init(|| (Instant::now(), wall()));
+    let elapsed = began.elapsed();
+    let this = millis(elapsed).saturating_add(1);
+    if READ_IN.load(Ordering::Acquire) == this {
+        return Timestamp(LATEST_MS.load(Ordering::Relaxed));
+    }
     // The wall clock leads when it was set forward or the machine slept.
-    let now = wall().max(*at + began.elapsed());
-    let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-    Timestamp(LATEST_MS.fetch_max(millis, Ordering::Relaxed).max(millis))
+    let now = millis(wall().max(*at + elapsed));
+    let now = LATEST_MS.fetch_max(now, Ordering::Relaxed).max(now);
+    READ_IN.store(this, Ordering::Release);
+    Timestamp(now)
 }
 
 /// A time as people and other programs read it: RFC 3339 in UTC, with milliseconds.

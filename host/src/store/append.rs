@@ -11,7 +11,8 @@ pub struct Append {
     pub at: Timestamp,
     /// None if only the rest changes.
     pub row: Option<Row>,
-    /// The place of the run's last commit, if that is known: then it need not be looked up.
+    /// What [`Appended::place`] of the append before it in the same epoch was, if it is known: then
+    /// the end of the journal need not be looked up.
     pub after: Option<u64>,
     /// Messages of the run's inbox that these entries record.
     pub consumed: Vec<MessageId>,
@@ -214,6 +215,6 @@ pub struct Appended {
     /// Something for it has come in: it was not parked if it was to be, or a
     /// child could not be started.
     pub due: bool,
-    /// The place of the run's last commit, if the store has places and it is known.
+    /// The place of the run's last commit, if it is known.
     pub place: Option<u64>,
 }

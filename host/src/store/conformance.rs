@@ -121,16 +121,28 @@ async fn a_stale_epoch_or_position_appends_nothing() {
     for (store, _dir) in stores() {
         let (mut machine, _) = create(&store, "r", None).await;
         machine.receive("s".to_owned(), Json::null(), None, Timestamp(20));
-        let row = row(&mut machine);
+        let first = row(&mut machine);
         let fenced = Err(StoreError::Fenced { run: id("r") });
-        let stale = Append { epoch: Epoch(2), ..append("r", Some(row.clone())) };
+        let stale = Append { epoch: Epoch(2), ..append("r", Some(first.clone())) };
         assert_eq!(store.append(stale).await, fenced);
-        let gap = Row { first: Position(5), ..row.clone() };
+        let gap = Row { first: Position(5), ..first.clone() };
         assert_eq!(store.append(append("r", Some(gap))).await, fenced);
-        store.append(append("r", Some(row.clone()))).await.unwrap();
+        let place = store.append(append("r", Some(first.clone()))).await.unwrap().place;
         // The same once more: the position has passed.
-        assert_eq!(store.append(append("r", Some(row))).await, fenced);
-        assert_eq!(store.journal(&id("r"), Position(0)).await.unwrap().len(), 2);
+        for after in [None, place] {
+            let again = Append { after, ..append("r", Some(first.clone())) };
+            assert_eq!(store.append(again.clone()).await, fenced);
+            assert_eq!(store.append(Append { epoch: Epoch(2), row: None, ..again }).await, fenced);
+        }
+        // A place that is another run's, or nobody's, is looked up.
+        create(&store, "other", None).await.unwrap();
+        let other = store.append(append("other", None)).await.unwrap().place;
+        for after in [other, Some(1_000)] {
+            machine.receive("s".to_owned(), Json::null(), None, Timestamp(20));
+            let next = Append { after, ..append("r", Some(row(&mut machine))) };
+            assert!(store.append(next).await.unwrap().place > place);
+        }
+        assert_eq!(store.journal(&id("r"), Position(0)).await.unwrap().len(), 4);
         store.release(&id("r"), Epoch(1), None).await.unwrap();
         assert_eq!(store.append(append("r", None)).await, fenced);
     }

@@ -43,8 +43,9 @@ macro_rules! commits {
     };
 }
 
-/// Where a run's journal ends.
-struct End {
+/// Where the journal of a run ends.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) struct End {
     /// Of its last commit; none if there is none.
     place: Option<i64>,
     /// Of the next entry.
@@ -53,57 +54,51 @@ struct End {
     last: i64,
 }
 
-/// Looks up where a journal ends. `place`: of its last commit, if that is known.
-fn end(c: &Connection, run: i64, place: Option<i64>) -> Result<End> {
-    let row = |row: &SqlRow<'_>| Ok(End { place: row.get(0)?, position: row.get(1)?, last: row.get(2)? });
-    if place.is_some() {
-        let known = c
-            .prepare_cached(
-                "SELECT id, seq + count, (SELECT max(id) FROM journal) FROM journal WHERE id = ?2 AND run = ?1",
-            )?
-            .query_row(params![run, place], row)
-            .optional()?;
-        if let Some(known) = known {
-            return Ok(known);
-        }
+impl End {
+    /// From the place and the end of the last commit of the run, and the last place of all.
+    pub(super) fn read(row: &SqlRow<'_>, first: usize) -> Result<Self> {
+        Ok(Self { place: row.get(first)?, position: row.get(first + 1)?, last: row.get(first + 2)? })
     }
-    c.prepare_cached(concat!(
-        "SELECT l.id, ifnull(l.seq + l.count, 0), ifnull((SELECT max(id) FROM journal), 0)
-         FROM (SELECT 1) LEFT JOIN journal l ON l.id = ",
-        last_place!("?1")
-    ))?
-    .query_row([run], row)
-}
 
-/// Appends what was committed of a run, and gives its place; none if the journal of the run does not
-/// end where it begins.
-pub(super) fn append(
-    c: &Connection,
-    run: i64,
-    row: &Row,
-    at: Timestamp,
-    after: Option<u64>,
-) -> Result<Option<u64>> {
-    let end = end(c, run, after.map(|place| place as i64))?;
-    if end.position as u64 != row.first.0 {
-        return Ok(None);
+    /// Looks up where the journal of a run ends.
+    pub(super) fn find(c: &Connection, run: i64) -> Result<Self> {
+        c.prepare_cached(concat!(
+            "SELECT l.id, ifnull(l.seq + l.count, 0), ifnull((SELECT max(id) FROM journal), 0)
+             FROM (SELECT 1) LEFT JOIN journal l ON l.id = ",
+            last_place!("?1")
+        ))?
+        .query_row([run], |row| Self::read(row, 0))
     }
-    let place = end.last + 1;
-    let first = end.place.is_none_or(|before| before >> BLOCK_BITS != place >> BLOCK_BITS);
-    c.prepare_cached(
-        "INSERT INTO journal (id, run, seq, count, at, first, head, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-    )?
-    .execute(params![
-        place,
-        run,
-        row.first.0 as i64,
-        row.count,
-        at.0 as i64,
-        first.then_some(1),
-        row.head.0,
-        row.bytes
-    ])?;
-    Ok(Some(place as u64))
+
+    /// The place of the run's last commit.
+    pub(super) fn place(&self) -> Option<u64> {
+        self.place.map(|place| place as u64)
+    }
+
+    /// Appends what was committed of the run. False if its journal does not end where that begins.
+    pub(super) fn append(&mut self, c: &Connection, run: i64, row: &Row, at: Timestamp) -> Result<bool> {
+        if self.position as u64 != row.first.0 {
+            return Ok(false);
+        }
+        let place = self.last + 1;
+        let first = self.place.is_none_or(|before| before >> BLOCK_BITS != place >> BLOCK_BITS);
+        c.prepare_cached(
+            "INSERT INTO journal (id, run, seq, count, at, first, head, body)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?
+        .execute(params![
+            place,
+            run,
+            self.position,
+            row.count,
+            at.0 as i64,
+            first.then_some(1),
+            row.head.0,
+            row.bytes
+        ])?;
+        *self = Self { place: Some(place), position: self.position + i64::from(row.count), last: place };
+        Ok(true)
+    }
 }
 
 /// What was committed of a run, from the one that begins at or behind `from`.
@@ -206,48 +201,37 @@ mod tests {
                 let behind = all.iter().filter(|row| row.first.0 >= from).cloned().collect::<Vec<_>>();
                 assert_eq!(read(c, &name(run), Position(from)).unwrap(), behind, "run {run} from {from}");
             }
-            let end = end(c, run, None).unwrap();
+            let end = End::find(c, run).unwrap();
             assert_eq!(end.position as u64, 2 * count);
             let place = "SELECT max(id) FROM journal WHERE run = ?1";
             assert_eq!(end.place, c.query_row(place, [run], |row| row.get(0)).unwrap());
         }
     }
 
-    #[test]
-    fn what_was_appended_is_read_back() {
-        for known in [false, true] {
-            let c = database(MIGRATIONS.len());
-            let (mut counts, mut places) = ([0; 3], [None; 3]);
-            for run in order() {
-                let index = run as usize - 1;
-                let row = commit(run, counts[index]);
-                let after = places[index].filter(|_| known);
-                places[index] = append(&c, run, &row, Timestamp(1), after).unwrap();
-                counts[index] += 1;
-                // Neither again nor with a gap.
-                assert_eq!(append(&c, run, &row, Timestamp(1), places[index]).unwrap(), None);
-                let later = commit(run, counts[index] + 1);
-                assert_eq!(append(&c, run, &later, Timestamp(1), None).unwrap(), None);
-            }
-            assert_whole(&c, counts);
-            let firsts = "SELECT count(*), (SELECT count(*) FROM (SELECT DISTINCT run, id / 32 FROM journal))
-                          FROM journal WHERE first NOT NULL";
-            let (marked, blocks): (i64, i64) =
-                c.query_row(firsts, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
-            assert_eq!(marked, blocks);
-            assert!(marked < order().len() as i64 / 4, "{marked} of {}", order().len());
-        }
+    /// Whether it could be appended.
+    fn append(c: &Connection, run: i64, number: u64) -> bool {
+        End::find(c, run).unwrap().append(c, run, &commit(run, number), Timestamp(1)).unwrap()
     }
 
     #[test]
-    fn a_place_of_somebody_else_is_no_place() {
+    fn what_was_appended_is_read_back() {
         let c = database(MIGRATIONS.len());
-        let other = append(&c, 2, &commit(2, 0), Timestamp(1), None).unwrap();
-        let first = append(&c, 1, &commit(1, 0), Timestamp(1), other).unwrap();
-        for wrong in [other, Some(99), None] {
-            assert_eq!(append(&c, 1, &commit(1, 0), Timestamp(1), wrong).unwrap(), None);
+        let mut counts = [0; 3];
+        for run in order() {
+            let count = &mut counts[run as usize - 1];
+            assert!(append(&c, run, *count));
+            *count += 1;
+            // Neither again nor with a gap.
+            assert!(!append(&c, run, *count - 1));
+            assert!(!append(&c, run, *count + 1));
         }
-        assert!(append(&c, 1, &commit(1, 1), Timestamp(1), other).unwrap() > first);
+        assert_whole(&c, counts);
+        let firsts = "SELECT count(*), (SELECT count(*) FROM (SELECT DISTINCT run, id / 32 FROM journal))
+                      FROM journal WHERE first NOT NULL";
+        let (marked, blocks): (i64, i64) =
+            c.query_row(firsts, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        assert_eq!(marked, blocks);
+        assert!(marked < order().len() as i64 / 4, "{marked} of {}", order().len());
     }
 
     #[test]
@@ -255,7 +239,7 @@ mod tests {
         let c = database(MIGRATIONS.len());
         let mut counts = [0; 3];
         for run in order() {
-            append(&c, run, &commit(run, counts[run as usize - 1]), Timestamp(1), None).unwrap();
+            assert!(append(&c, run, counts[run as usize - 1]));
             counts[run as usize - 1] += 1;
         }
         let last = |c: &Connection| c.query_row("SELECT max(id) FROM journal", [], |row| row.get(0)).unwrap();
@@ -267,7 +251,7 @@ mod tests {
         // With the empty one that keeps the place.
         assert_eq!(left as u64, counts.iter().sum::<u64>() + 1);
         assert_eq!(last(&c), before);
-        append(&c, 1, &commit(1, 0), Timestamp(1), None).unwrap();
+        assert!(append(&c, 1, 0));
         assert_eq!(last(&c), before + 1);
         assert_whole(&c, [1, counts[1], counts[2]]);
     }
@@ -285,7 +269,7 @@ mod tests {
         c.execute_batch(MIGRATIONS[5]).unwrap();
         assert_whole(&c, counts);
         for run in 1..=3 {
-            append(&c, run, &commit(run, counts[run as usize - 1]), Timestamp(1), None).unwrap().unwrap();
+            assert!(append(&c, run, counts[run as usize - 1]));
         }
         assert_whole(&c, counts.map(|count| count + 1));
     }

@@ -6,7 +6,7 @@ use wfhost_core::{
     Digest, Epoch, Failure, FailureKind, Json, Outcome, QuestionChange, Recorded, Row, RunId, Step, Timestamp,
 };
 
-use super::journal::{self, last_place};
+use super::journal::{self, End, last_place};
 use crate::schedule::Schedule;
 use crate::store::{
     Append, Appended, ClaimHow, Claimed, Created, Deleted, Emission, Fire, ImportedRun, LogLine, MessageBody,
@@ -108,10 +108,9 @@ fn insert_run(c: &Connection, run: &NewRun) -> Result<i64> {
 
 /// Commits that a new run brings along.
 fn append_rows(c: &Connection, id: i64, run: &RunId, rows: &[Row], at: Timestamp) -> Result<()> {
-    let mut place = None;
+    let mut end = End::find(c, id)?;
     for row in rows {
-        place = journal::append(c, id, row, at, place)?;
-        if place.is_none() {
+        if !end.append(c, id, row, at)? {
             return Err(Fault::Refused(StoreError::Fenced { run: run.clone() }));
         }
     }
@@ -254,31 +253,75 @@ pub(super) fn unpause(c: &Connection, run: &RunId) -> Result<bool> {
     Ok(changed > 0)
 }
 
+/// What an append has to know of its run.
+struct Held {
+    id: i64,
+    epoch: i64,
+    emissions: i64,
+    owned: bool,
+    starts: i64,
+    /// If it was looked up.
+    end: Option<End>,
+}
+
+impl Held {
+    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get(0)?,
+            epoch: row.get(1)?,
+            emissions: row.get(2)?,
+            owned: row.get(3)?,
+            starts: row.get(4)?,
+            end: None,
+        })
+    }
+
+    /// `after`: the place of the run's last commit, if it is known.
+    fn find(c: &Connection, run: &RunId, after: Option<u64>) -> rusqlite::Result<Option<Self>> {
+        if let Some(place) = after {
+            let held = c
+                .prepare_cached(
+                    "SELECT r.id, r.epoch, r.emissions, r.owner_host NOT NULL, r.starts,
+                            l.id, l.seq + l.count, (SELECT max(id) FROM journal)
+                     FROM journal l CROSS JOIN runs r WHERE l.id = ?2 AND r.id = l.run AND r.name = ?1",
+                )?
+                .query_row(params![run.as_str(), place as i64], |row| {
+                    Ok(Self { end: Some(End::read(row, 5)?), ..Self::read(row)? })
+                })
+                .optional()?;
+            if let Some(held) = held {
+                debug_assert_eq!(held.end, Some(End::find(c, held.id)?), "{run} has other commits");
+                return Ok(Some(held));
+            }
+        }
+        c.prepare_cached(
+            "SELECT id, epoch, emissions, owner_host NOT NULL, starts FROM runs WHERE name = ?1",
+        )?
+        .query_row([run.as_str()], Self::read)
+        .optional()
+    }
+}
+
 pub(super) fn append(c: &Connection, append: &Append) -> Result<Appended> {
     let fenced = || Fault::Refused(StoreError::Fenced { run: append.run.clone() });
-    let found = c
-        .prepare_cached("SELECT id, epoch, emissions, owner_host NOT NULL, starts FROM runs WHERE name = ?1")?
-        .query_row([append.run.as_str()], |row| {
-            Ok((
-                row.get::<_, i64>(0)?,
-                row.get::<_, i64>(1)?,
-                row.get::<_, i64>(2)?,
-                row.get::<_, bool>(3)?,
-                row.get::<_, i64>(4)?,
-            ))
-        })
-        .optional()?;
-    let Some((id, epoch, emitted, owned, starts)) = found else { return Err(fenced()) };
+    let held = Held::find(c, &append.run, append.after)?;
+    let Some(Held { id, epoch, emissions: emitted, owned, starts, end }) = held else {
+        return Err(fenced());
+    };
     if epoch as u64 != append.epoch.0 || !owned {
         return Err(fenced());
     }
     if let Next::Continue { run } = &append.next {
         check_new(c, &run.id, run.module)?;
     }
-    let place = match &append.row {
-        Some(row) => Some(journal::append(c, id, row, append.at, append.after)?.ok_or_else(fenced)?),
-        None => append.after,
-    };
+    let mut place = append.after;
+    if let Some(row) = &append.row {
+        let mut end = end.map_or_else(|| End::find(c, id), Ok)?;
+        if !end.append(c, id, row, append.at)? {
+            return Err(fenced());
+        }
+        place = end.place();
+    }
     if starts > 0 {
         c.prepare_cached("UPDATE runs SET starts = 0 WHERE id = ?1")?.execute([id])?;
     }
