@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
@@ -227,13 +227,7 @@ impl Agent {
     ///
     /// What the host says when there is no answer: [`Error::kind`].
     pub fn text(self) -> Step<String> {
-        self.ask(|json| {
-            // Nearly always it is text, and then the rest need not be read.
-            if let Ok(Text { output }) = serde_json::from_str(&json) {
-                return Ok(output);
-            }
-            Ok(parse(&json)?.output.to_string())
-        })
+        self.ask(|json| text(&json))
     }
 
     /// Asks. The answer is data: if the agent answers with text, the text is read as JSON.
@@ -270,10 +264,22 @@ impl Agent {
     }
 }
 
-/// A reply whose output is text.
-#[derive(Deserialize)]
-struct Text {
-    output: String,
+/// The output of a reply as text.
+fn text(json: &str) -> Result<String> {
+    match leading_text(json) {
+        Some(text) => Ok(text),
+        None => Ok(match parse(json)?.output {
+            Value::String(text) => text,
+            data => data.to_string(),
+        }),
+    }
+}
+
+/// The output of a reply that begins with it, if it is text: nearly always, and then the rest need
+/// not be read.
+fn leading_text(json: &str) -> Option<String> {
+    let output = json.strip_prefix(r#"{"output":"#)?;
+    serde_json::Deserializer::from_str(output).into_iter().next()?.ok()
 }
 
 fn parse(json: &str) -> Result<Reply> {
@@ -328,6 +334,25 @@ impl Request {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_text_of_a_reply_is_its_output_wherever_it_stands() {
+        for (json, expected) in [
+            (r#"{"output":"a","provider":"p"}"#, "a"),
+            (r#"{"output":"","session":"s","provider":"p"}"#, ""),
+            (r#"{"output":"\"a\"\n\u00e9 é","provider":"p"}"#, "\"a\"\né é"),
+            (r#"{ "output" : "a", "provider": "p" }"#, "a"),
+            (r#"{"provider":"p","output":"a"}"#, "a"),
+            (r#"{"output":{"a":1},"provider":"p"}"#, r#"{"a":1}"#),
+            (r#"{"output":null,"provider":"p"}"#, "null"),
+        ] {
+            assert_eq!(text(json).unwrap(), expected, "{json}");
+        }
+        for broken in ["", "{", r#"{"output":"a"#, r#"{"output":"\q","provider":"p"}"#, r#"{"provider":"p"}"#]
+        {
+            assert_eq!(text(broken).unwrap_err().kind(), FailureKind::InvalidOutput, "{broken}");
+        }
+    }
 
     #[test]
     fn all_that_was_said_reaches_the_host() {

@@ -29,7 +29,10 @@ impl Provider for Watch {
     }
 
     fn call(&self, call: Call, _: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), call.request.prompt));
+        self.calls
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((Instant::now(), call.request.prompt.clone()));
         Box::pin(std::future::ready(Ok(Reply::new("watch", Json::null()))))
     }
 }

@@ -439,8 +439,15 @@ fn leading_number(decoder: &mut Decoder<'_>) -> Option<u32> {
 
 /// The bytes of an operation, as `Scheduled` keeps them.
 pub fn encode_op(op: &Op) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_op_to(op, &mut bytes);
+    bytes
+}
+
+/// Appends the bytes of an operation.
+pub(crate) fn encode_op_to(op: &Op, bytes: &mut Vec<u8>) {
     // As above: memory does not fail.
-    minicbor::to_vec(op).unwrap_or_else(|e| unreachable!("encoding an operation to memory: {e}"))
+    minicbor::encode(op, bytes).unwrap_or_else(|e| unreachable!("encoding an operation to memory: {e}"));
 }
 
 /// Reads the bytes of an operation; `position` is that of its entry.

@@ -2,15 +2,27 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use minicbor::{Decode, Decoder, Encode};
+use minicbor::encode::{Error as EncodeError, Write};
+use minicbor::{Decode, Decoder, Encode, Encoder};
 use serde::{Deserialize, Serialize};
 
 /// The id of a run: letters, digits, `_`, `-` and `.`, 1 to 128 bytes.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Serialize)]
-#[cbor(transparent)]
-#[serde(transparent)]
-pub struct RunId(#[n(0)] String);
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RunId(Arc<str>);
+
+impl<C> Encode<C> for RunId {
+    fn encode<W: Write>(&self, encoder: &mut Encoder<W>, _: &mut C) -> Result<(), EncodeError<W::Error>> {
+        encoder.str(self.as_str())?.ok()
+    }
+}
+
+impl Serialize for RunId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
 
 /// Also a journal from elsewhere cannot bring an id that is none.
 impl<'b, C> Decode<'b, C> for RunId {
@@ -39,14 +51,14 @@ impl RunId {
 
     fn fitting(id: String) -> Self {
         if id.len() <= Self::MAX_BYTES {
-            return Self(id);
+            return Self(id.into());
         }
         Self::of_seed(blake3::hash(id.as_bytes()).as_bytes())
     }
 
     /// An id that tells nothing.
     pub fn of_seed(seed: &[u8; 32]) -> Self {
-        Self(format!("run_{}", &Digest(*seed).hex()[..32]))
+        Self(format!("run_{}", &Digest(*seed).hex()[..32]).into())
     }
 }
 
@@ -74,7 +86,7 @@ impl FromStr for RunId {
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
         match text.chars().find(|&c| !legal(c)) {
             Some(c) => Err(BadRunId::Character(c)),
-            None => Ok(Self(text.to_owned())),
+            None => Ok(Self(text.into())),
         }
     }
 }

@@ -162,7 +162,7 @@ impl Anthropic {
             return Err(failure.with_usage(answer.usage));
         }
         Ok(Reply {
-            model: answer.model.or(call.request.model),
+            model: answer.model.or_else(|| call.request.model.clone()),
             usage: answer.usage,
             ..Reply::new(&self.name, Json::string(&answer.text))
         })

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::future::{Either, select};
 use tokio::time::Instant;
@@ -69,9 +70,11 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
-    /// Makes the attempt.
-    pub async fn make(mut self) -> AttemptEnd {
-        if let Some(reply) = self.cached().await {
+    /// Makes the attempt. What few attempts need is boxed, so that the others are small.
+    pub async fn make(mut self: Box<Self>) -> AttemptEnd {
+        if self.cache.is_some()
+            && let Some(reply) = self.cached().boxed().await
+        {
             return AttemptEnd::Answered(reply);
         }
         let deadline = self.limits.deadline(self.since);
@@ -97,14 +100,18 @@ impl Attempt {
         if let Err(failure) = (self.afford)().await {
             return self.failed(failure.into());
         }
-        if let Err(failure) = self.prepare().await {
+        if self.needs_more()
+            && let Err(failure) = self.prepare().boxed().await
+        {
             return self.failed(failure);
         }
         let made = self.answer(validator.as_ref()).await;
         drop(permit);
         let end = match made {
             Ok(reply) => {
-                self.keep(&reply).await;
+                if self.cache.is_some() {
+                    self.keep(&reply).boxed().await;
+                }
                 AttemptEnd::Answered(reply)
             }
             Err(failure) => {
@@ -163,6 +170,12 @@ impl Attempt {
         }
     }
 
+    /// Whether the request is not all that the attempt needs.
+    fn needs_more(&self) -> bool {
+        let request = &self.call.request;
+        request.workspace.is_some() || request.session.is_some() || self.call.attempt > 1
+    }
+
     /// Finds what the attempt needs besides the request.
     async fn prepare(&mut self) -> Result<(), CallFailure> {
         if let Some(name) = &self.call.request.workspace {
@@ -216,7 +229,7 @@ impl Attempt {
             Either::Right((bound, _)) => Err(self.out_of_time(bound)),
         };
         let changes = match &self.call.workspace {
-            Some(workspace) => workspace.changes().await,
+            Some(workspace) => workspace.changes().boxed().await,
             None => None,
         };
         if let Some(changes) = &changes

@@ -16,7 +16,7 @@ pub struct Call {
     pub attempt: u32,
     /// The same for every attempt at this step, and for no other step.
     pub key: String,
-    pub request: AgentRequest,
+    pub request: Arc<AgentRequest>,
     /// What was said before in this attempt: answers that did not fit the
     /// schema, each with the correction that was asked for. The last
     /// correction is what is to be answered.
@@ -48,7 +48,7 @@ impl Call {
             step,
             attempt,
             key,
-            request,
+            request: Arc::new(request),
             turns: Vec::new(),
             heartbeat: None,
             directory: None,

@@ -17,11 +17,11 @@ impl Provider for Echo {
 
     fn call(&self, call: Call, _: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>> {
         let request = call.request;
-        let output = match request.input {
-            Some(input) if request.prompt.is_empty() => input,
+        let output = match &request.input {
+            Some(input) if request.prompt.is_empty() => input.clone(),
             _ => Json::string(&request.prompt),
         };
-        let reply = Reply { model: request.model, ..Reply::new("echo", output) };
+        let reply = Reply { model: request.model.clone(), ..Reply::new("echo", output) };
         Box::pin(std::future::ready(Ok(reply)))
     }
 }

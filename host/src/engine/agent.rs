@@ -67,7 +67,7 @@ impl Driver<'_> {
         let Some(name) = policy::providers::for_attempt(&listed, turn, &out).map(str::to_owned) else {
             let message = format!("no provider is left: {} did not accept who is asking", listed.join(", "));
             let failure = Failure { attempts: attempt, ..Failure::new(FailureKind::Rejected, message) };
-            self.begin(step, std::future::ready((step, Done::Step(Err(failure)))));
+            self.begin(step, std::future::ready((step, Done::Step(Err(failure)))).boxed());
             return Ok(());
         };
         let provider = match default {
@@ -91,7 +91,7 @@ impl Driver<'_> {
         call.heartbeat = state.heartbeat;
         let (shared, world) = (self.shared.clone(), Arc::clone(self.drive.world));
         let store = Arc::clone(self.drive.store);
-        let attempting = Attempt {
+        let attempting = Box::new(Attempt {
             call,
             provider,
             policy,
@@ -107,14 +107,13 @@ impl Driver<'_> {
             afford: Box::new(move || {
                 can_afford(shared.clone(), Arc::clone(&world), Arc::clone(&store)).boxed()
             }),
+        });
+        let made = async move {
+            let end = attempting.make().await;
+            let ended = Attempted { attempt, provider: name, listed, retry, limits, end };
+            (step, Done::Attempt(Box::new(ended)))
         };
-        self.begin(
-            step,
-            attempting.make().map(move |end| {
-                let ended = Attempted { attempt, provider: name, listed, retry, limits, end };
-                (step, Done::Attempt(Box::new(ended)))
-            }),
-        );
+        self.begin(step, made.boxed());
         Ok(())
     }
 

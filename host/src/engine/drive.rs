@@ -437,7 +437,7 @@ impl Driver<'_> {
             match work {
                 Work::Execute { step, attempt, op } => self.execute(step, attempt, op)?,
                 Work::Fail { step, failure } => {
-                    self.begin(step, std::future::ready((step, Done::Step(Err(failure)))));
+                    self.begin(step, std::future::ready((step, Done::Step(Err(failure)))).boxed());
                 }
                 Work::Abort { step } => {
                     if let Some(handle) = self.aborts.remove(&step) {
@@ -549,9 +549,9 @@ impl Driver<'_> {
         }
     }
 
-    pub(super) fn begin(&mut self, step: Step, call: impl Future<Output = (Step, Done)> + Send + 'static) {
+    pub(super) fn begin(&mut self, step: Step, call: BoxFuture<'static, (Step, Done)>) {
         let (handle, registration) = AbortHandle::new_pair();
-        self.calls.push(Abortable::new(call.boxed(), registration));
+        self.calls.push(Abortable::new(call, registration));
         self.aborts.insert(step, handle);
     }
 

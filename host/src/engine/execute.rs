@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use wfhost_core::{Failure, FailureKind, Json, Op, Outcome, RunId, Step, Timestamp};
 
 use super::DriveError;
@@ -19,7 +20,7 @@ impl Driver<'_> {
                 let target = run.parse::<RunId>();
                 let wake = Arc::clone(&self.drive.wake);
                 let now = self.drive.world.now();
-                self.begin(step, async move {
+                let sending = async move {
                     let outcome = match target {
                         Ok(run) => {
                             let (sent, run) = send(&store, run, name, payload, id, now).await;
@@ -29,7 +30,8 @@ impl Driver<'_> {
                         Err(error) => Err(Failure::new(FailureKind::Rejected, error.to_string())),
                     };
                     (step, Done::Step(outcome))
-                });
+                };
+                self.begin(step, sending.boxed());
             }
             // The driver does this one itself; the others are waited for.
             Op::ContinueAsNew { .. }

@@ -135,7 +135,7 @@ async fn a_stale_epoch_or_position_appends_nothing() {
             assert_eq!(store.append(Append { epoch: Epoch(2), row: None, ..again }).await, fenced);
         }
         // A place that is another run's, or nobody's, is looked up.
-        create(&store, "other", None).await.unwrap();
+        create(&store, "other", None).await.1.unwrap();
         let other = store.append(append("other", None)).await.unwrap().place;
         for after in [other, Some(1_000)] {
             machine.receive("s".to_owned(), Json::null(), None, Timestamp(20));

@@ -6,6 +6,9 @@ use crate::entry::{EndedChild, Entry, EntryError, Event};
 use crate::journal::extend_chain;
 use crate::{Failure, FailureKind, Outcome, Position, Timestamp};
 
+/// What the entries of most commits fit into.
+const COMMIT_BYTES: usize = 256;
+
 /// Why an entry cannot be applied.
 #[derive(Debug)]
 pub(super) enum Refusal {
@@ -31,6 +34,9 @@ impl Machine {
             self.append(clock, Event::Moved { module });
         }
         let entry = Entry { at: clock.max(self.last_at), event };
+        if self.unsaved.bytes.is_empty() {
+            self.unsaved.bytes.reserve(COMMIT_BYTES);
+        }
         let start = self.unsaved.bytes.len();
         entry.encode_to(&mut self.unsaved.bytes);
         self.head = extend_chain(&self.head, &self.unsaved.bytes[start..]);
@@ -72,8 +78,7 @@ impl Machine {
             (Status::Running, Event::Scheduled { step, op }) => {
                 self.reuse.count(&op);
                 if recorded {
-                    let op = op.clone();
-                    self.script.push_back(scripted(ScriptedEvent::Scheduled { step, op }));
+                    self.script.push_back(scripted(ScriptedEvent::Scheduled { step }));
                 }
                 self.steps.schedule(step, op, position, at, recorded)?;
             }

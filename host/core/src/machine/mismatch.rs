@@ -53,18 +53,21 @@ pub(super) enum Asked<'a> {
 }
 
 impl Mismatch {
-    pub(super) fn between(recorded: &Scripted, asked: Asked<'_>) -> Self {
+    /// `op`: the operation that was recorded, if it is one.
+    pub(super) fn between(recorded: &Scripted, op: Option<&[u8]>, asked: Asked<'_>) -> Self {
+        let op = decode_op(op.unwrap_or_default(), recorded.position);
         let alike = match (&recorded.event, &asked) {
-            (ScriptedEvent::Scheduled { op, .. }, Asked::Op(asked)) => decode_op(op, recorded.position)
-                .is_ok_and(|op| std::mem::discriminant(&op) == std::mem::discriminant(*asked)),
+            (ScriptedEvent::Scheduled { .. }, Asked::Op(asked)) => {
+                op.as_ref().is_ok_and(|op| std::mem::discriminant(op) == std::mem::discriminant(*asked))
+            }
             (ScriptedEvent::Finished { outcome, .. }, Asked::Finish(asked)) => {
                 outcome.is_ok() == asked.is_ok()
             }
             _ => false,
         };
         let (recorded_kind, recorded_value, fields) = match &recorded.event {
-            ScriptedEvent::Scheduled { op, .. } => match decode_op(op, recorded.position) {
-                Ok(op) => (op.kind().to_owned(), Value::from(op.label()), value_of(&op)),
+            ScriptedEvent::Scheduled { .. } => match &op {
+                Ok(op) => (op.kind().to_owned(), Value::from(op.label()), value_of(op)),
                 Err(error) => ("an operation".to_owned(), Value::from(error.to_string()), Value::Null),
             },
             ScriptedEvent::Cancelled { step } => {

@@ -39,8 +39,6 @@ mod property;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
-use minicbor::bytes::ByteVec;
-
 use self::apply::Refusal;
 pub use self::fork::{CannotFork, ForkPlan};
 pub use self::mismatch::Mismatch;
@@ -53,7 +51,7 @@ pub use self::steps::{CallState, NewChild, OpenStep, QuestionChange};
 pub use self::waitset::SetId;
 use self::waitset::WaitSets;
 use crate::entry::{
-    ChildOf, EndedChild, Entry, Event, FailedCall, Origin, Recorded, Started, decode_op, encode_op,
+    ChildOf, EndedChild, Entry, Event, FailedCall, Origin, Recorded, Started, decode_op, encode_op_to,
 };
 use crate::journal::{GENESIS, Journal, JournalError};
 use crate::limits::{self, TooLarge};
@@ -123,7 +121,7 @@ struct Scripted {
 
 #[derive(Debug)]
 enum ScriptedEvent {
-    Scheduled { step: Step, op: ByteVec },
+    Scheduled { step: Step },
     Cancelled { step: Step },
     Returned { step: Step },
     Patched { id: String },
@@ -198,6 +196,8 @@ pub struct Machine {
     forks: Vec<Fork>,
     /// Answers of the run that this one repeats, if it does that.
     reuse: Reuse,
+    /// Where operations are encoded that may have been recorded.
+    scratch: Vec<u8>,
 }
 
 impl Machine {
@@ -280,6 +280,7 @@ impl Machine {
             restarts: VecDeque::new(),
             forks: Vec::new(),
             reuse: Reuse::new(&started),
+            scratch: Vec::new(),
             started,
             providers_out: BTreeSet::new(),
             started_at: Timestamp(0),
@@ -318,7 +319,11 @@ impl Machine {
         let Some(front) = self.script.front() else {
             return self.fail(Stop::Ended);
         };
-        let mismatch = Mismatch::between(front, asked);
+        let op = match front.event {
+            ScriptedEvent::Scheduled { step } => self.steps.op(step),
+            _ => None,
+        };
+        let mismatch = Mismatch::between(front, op, asked);
         self.fail(Stop::Mismatch(Box::new(mismatch)))
     }
 

@@ -2,17 +2,32 @@
 
 use super::*;
 
+/// What is kept of the memory for encoding operations.
+const SCRATCH_BYTES: usize = 64 << 10;
+
 impl Machine {
     /// The program asks for an operation. Gives the step, which may be done already.
     pub fn schedule(&mut self, op: &Op, clock: Timestamp) -> Result<Step, Stop> {
         self.check()?;
-        let bytes = encode_op(op);
+        let mut bytes = std::mem::take(&mut self.scratch);
+        encode_op_to(op, &mut bytes);
+        let scheduled = self.schedule_bytes(op, &bytes, clock);
+        if bytes.capacity() <= SCRATCH_BYTES {
+            bytes.clear();
+            self.scratch = bytes;
+        }
+        scheduled
+    }
+
+    fn schedule_bytes(&mut self, op: &Op, bytes: &[u8], clock: Timestamp) -> Result<Step, Stop> {
         let Some(front) = self.script.front() else {
             return self.schedule_live(op, bytes, clock);
         };
         let step = match &front.event {
-            ScriptedEvent::Scheduled { step, op: recorded }
-                if **recorded == bytes || mismatch::same_op(recorded, op, front.position) =>
+            ScriptedEvent::Scheduled { step }
+                if self.steps.op(*step).is_some_and(|recorded| {
+                    recorded == bytes || mismatch::same_op(recorded, op, front.position)
+                }) =>
             {
                 *step
             }
@@ -24,7 +39,7 @@ impl Machine {
         Ok(step)
     }
 
-    fn schedule_live(&mut self, op: &Op, bytes: Vec<u8>, clock: Timestamp) -> Result<Step, Stop> {
+    fn schedule_live(&mut self, op: &Op, bytes: &[u8], clock: Timestamp) -> Result<Step, Stop> {
         if let Err(error) = op.check_size() {
             return Err(self.fail(error.into()));
         }
@@ -32,8 +47,8 @@ impl Machine {
             return Err(self.fail(Stop::TooManySteps));
         }
         let step = self.steps.next_step();
-        let known = self.reuse.answer(&bytes);
-        let position = self.append(clock, Event::Scheduled { step, op: bytes.into() });
+        let known = self.reuse.answer(bytes);
+        let position = self.append(clock, Event::Scheduled { step, op: bytes.to_vec().into() });
         self.observe(position, self.last_at);
         self.steps.claim(step);
         let sense = op.check_sense(self.last_at).and_then(|()| self.check_family(op));

@@ -115,6 +115,13 @@ impl State {
     fn is_open(&self) -> bool {
         self.done.is_none() && !self.cancelled
     }
+
+    /// What was asked for is needed as long as it may be asked for again or carried out.
+    fn forget_op(&mut self) {
+        if self.held && !self.is_open() {
+            self.op = ByteVec::from(Vec::new());
+        }
+    }
 }
 
 /// Signals and waits of one name that have not met. One of the two is empty.
@@ -562,7 +569,7 @@ impl Steps {
         }
         state.cancelled = done.is_none();
         state.done = done;
-        state.op = ByteVec::from(Vec::new());
+        state.forget_op();
         state.watchers.clone()
     }
 
@@ -573,7 +580,13 @@ impl Steps {
         if let Some(state) = self.states.get_mut(&step) {
             state.held = true;
             self.held += 1;
+            state.forget_op();
         }
+    }
+
+    /// The bytes of the operation of a step that the program has not asked for, or that is open.
+    pub(super) fn op(&self, step: Step) -> Option<&[u8]> {
+        self.states.get(&step).map(|state| state.op.as_slice())
     }
 
     /// The program is told how the step ended.

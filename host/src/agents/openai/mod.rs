@@ -137,7 +137,7 @@ impl OpenAi {
         };
         Ok(Reply {
             session: answer.session,
-            model: answer.model.or(call.request.model),
+            model: answer.model.or_else(|| call.request.model.clone()),
             usage: answer.usage,
             ..Reply::new(&self.name, Json::string(&answer.text))
         })

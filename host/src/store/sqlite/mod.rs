@@ -297,6 +297,8 @@ impl Store for SqliteStore {
     }
 
     fn append(&self, append: Append) -> BoxFuture<'_, Result<Appended>> {
+        // It is passed on several times.
+        let append = Box::new(append);
         self.write(move |c| write::append(c, &append)).boxed()
     }
 
