@@ -3,6 +3,7 @@
 //! its neighbours. By the real binary and real modules.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use wfhost_tests::{Place, Ran, component, eventually, finish, module};
@@ -237,6 +238,37 @@ fn h03_a_run_keeps_the_stack_that_it_began_with() {
     assert_eq!(run(&smallest, &shallow, &["--stack", "1"]).code(), Some(0));
     let error = run(&Place::new(), &shallow, &["--stack", "3"]).error(2, &place);
     assert!(error.contains("programs have a stack of 1, 2, 4, 8 or 16 MiB"), "{error}");
+}
+
+/// The same under a limit of the address space.
+fn limited(command: &Command) -> Command {
+    let mut sh = Command::new("sh");
+    sh.args(["-c", "ulimit -v 3000000 && exec \"$0\" \"$@\""]);
+    sh.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => sh.env(name, value),
+            None => sh.env_remove(name),
+        };
+    }
+    sh.stdin(Stdio::null());
+    sh
+}
+
+#[test]
+fn h01_a_run_is_the_same_where_the_address_space_is_limited() {
+    let place = Place::new();
+    // The memory grows beyond what is reserved for it then.
+    let program =
+        json!([{ "allocate": 40_000_000 }, { "wait": { "name": "go" } }, { "allocate": 80_000_000 }]);
+    let begun = limited(&place.wfhost(args(&program, &["--no-wait"]))).output().unwrap();
+    assert_eq!(begun.status.code(), Some(3), "{}", String::from_utf8_lossy(&begun.stderr));
+    assert_eq!(place.run(["signal", "r", "go"]).code(), Some(0));
+    assert_eq!(place.run(["resume", "r"]).code(), Some(0));
+    for mut replay in [place.wfhost(["replay", "r"]), limited(&place.wfhost(["replay", "r"]))] {
+        let replayed = replay.output().unwrap();
+        assert_eq!(replayed.status.code(), Some(0), "{}", String::from_utf8_lossy(&replayed.stderr));
+    }
 }
 
 #[test]
