@@ -253,6 +253,8 @@ struct Kept {
     store: SharedStore,
     machine: Machine,
     owner: Owner,
+    /// Of the last commit, as a driver knows it.
+    place: Option<u64>,
     dir: PathBuf,
 }
 
@@ -268,7 +270,7 @@ impl Kept {
         let lease = Some((owner.clone(), Timestamp(u64::MAX >> 1)));
         let new = NewRun { lease, ..NewRun::new(&machine, rows) };
         let store: SharedStore = Arc::new(store);
-        let kept = Self { store, machine, owner, dir };
+        let kept = Self { store, machine, owner, place: None, dir };
         wait(kept.store.put_module("guard", b"guard")).expect("a module");
         wait(kept.store.create(new)).expect("a run");
         kept
@@ -276,8 +278,8 @@ impl Kept {
 
     fn append(&mut self, epoch: u64, row: Option<Row>, next: Next) {
         let at = self.machine.last_at();
-        let append = Append { row, ..Append::new(started().run, Epoch(epoch), at, next) };
-        wait(self.store.append(append)).expect("an append");
+        let append = Append { row, after: self.place, ..Append::new(started().run, Epoch(epoch), at, next) };
+        self.place = wait(self.store.append(append)).expect("an append").place;
     }
 }
 

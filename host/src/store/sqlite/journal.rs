@@ -44,7 +44,6 @@ macro_rules! commits {
 }
 
 /// Where the journal of a run ends.
-#[derive(PartialEq, Eq, Debug)]
 pub(super) struct End {
     /// Of its last commit; none if there is none.
     place: Option<i64>,
