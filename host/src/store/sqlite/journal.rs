@@ -2,7 +2,7 @@
 //!
 //! A commit of a run alone writes to one page, the end of the table. An index by run would be a
 //! second page for each commit, so it holds only some: the first commit of the run in each block of
-//! [`BLOCK`] places. The others of the run follow it within the block.
+//! 32 places. The others of the run follow it within the block.
 
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
 use wfhost_core::{Digest, Position, Row, RunId, Timestamp};
@@ -12,7 +12,7 @@ use crate::store::Change;
 
 type Result<T> = rusqlite::Result<T>;
 
-/// The places of a block have the number of it in common, all bits but the last five.
+/// The places of a block have the number of it in common, all bits but the last five (`| 31` below).
 const BLOCK_BITS: u32 = 5;
 
 /// The place of the last commit of a run, as SQL. `$run` is its number.
