@@ -11,8 +11,11 @@ CREATE TABLE commits (
     body  BLOB NOT NULL
 ) STRICT;
 INSERT INTO commits (id, run, seq, count, at, first, head, body)
-SELECT id, run, seq, count, at, iif(lag(id >> 5) OVER (PARTITION BY run ORDER BY id) IS id >> 5, NULL, 1), head, body
-FROM journal ORDER BY id;
+SELECT j.id, j.run, j.seq, j.count, j.at,
+       iif((SELECT p.id FROM journal p WHERE p.run = j.run AND p.seq < j.seq ORDER BY p.seq DESC LIMIT 1) >> 5
+           IS j.id >> 5, NULL, 1),
+       j.head, j.body
+FROM journal j ORDER BY j.id;
 DROP TABLE journal;
 ALTER TABLE commits RENAME TO journal;
 CREATE UNIQUE INDEX journal_firsts ON journal (run, seq) WHERE first NOT NULL;
