@@ -1,8 +1,11 @@
 //! The store in one SQLite file.
 
+mod append;
 mod errors;
+mod inbox;
 mod journal;
 mod read;
+mod schedules;
 mod write;
 mod writer;
 
@@ -299,7 +302,7 @@ impl Store for SqliteStore {
     fn append(&self, append: Append) -> BoxFuture<'_, Result<Appended>> {
         // It is passed on several times.
         let append = Box::new(append);
-        self.write(move |c| write::append(c, &append)).boxed()
+        self.write(move |c| append::append(c, &append)).boxed()
     }
 
     fn journal<'a>(&'a self, run: &'a RunId, from: Position) -> BoxFuture<'a, Result<Vec<Row>>> {
@@ -340,7 +343,7 @@ impl Store for SqliteStore {
     }
 
     fn post(&self, message: NewMessage) -> BoxFuture<'_, Result<Posted>> {
-        self.write(move |c| write::post(c, &message)).boxed()
+        self.write(move |c| inbox::post(c, &message)).boxed()
     }
 
     fn inbox<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<Message>>> {
@@ -423,7 +426,7 @@ impl Store for SqliteStore {
     }
 
     fn put_schedule(&self, schedule: Schedule, replace: bool) -> BoxFuture<'_, Result<bool>> {
-        self.write(move |c| write::put_schedule(c, &schedule, replace)).boxed()
+        self.write(move |c| schedules::put_schedule(c, &schedule, replace)).boxed()
     }
 
     fn schedules(&self) -> BoxFuture<'_, Result<Vec<Schedule>>> {
@@ -432,12 +435,12 @@ impl Store for SqliteStore {
 
     fn set_schedule<'a>(&'a self, name: &'a str, next: Option<Timestamp>) -> BoxFuture<'a, Result<bool>> {
         let name = name.to_owned();
-        self.write(move |c| write::set_schedule(c, &name, next)).boxed()
+        self.write(move |c| schedules::set_schedule(c, &name, next)).boxed()
     }
 
     fn delete_schedule<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool>> {
         let name = name.to_owned();
-        self.write(move |c| write::delete_schedule(c, &name)).boxed()
+        self.write(move |c| schedules::delete_schedule(c, &name)).boxed()
     }
 
     fn due_schedules(&self, now: Timestamp) -> BoxFuture<'_, Result<(Vec<Schedule>, Option<Timestamp>)>> {
@@ -446,7 +449,7 @@ impl Store for SqliteStore {
     }
 
     fn fire(&self, fire: Fire) -> BoxFuture<'_, Result<bool>> {
-        self.write(move |c| write::fire(c, &fire)).boxed()
+        self.write(move |c| schedules::fire(c, &fire)).boxed()
     }
 
     fn version(&self) -> Result<u64> {

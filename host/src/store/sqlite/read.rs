@@ -5,8 +5,9 @@ use rusqlite::{Connection, Error, OptionalExtension, Row as SqlRow, params};
 use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::{Digest, Epoch, Json, OnParentClose, Outcome, Position, Recorded, RunId, Step, Timestamp};
 
+use super::inbox::{AnswerBody, ChildBody};
 use super::journal::last_place;
-use super::write::{AnswerBody, ChildBody, lease};
+use super::write::lease;
 use crate::schedule::{CatchUp, Overlap, Schedule};
 use crate::store::{
     Family, Links, LogLevel, LogLine, Message, MessageBody, MessageId, ModuleInfo, NewTranscript,
