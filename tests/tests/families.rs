@@ -42,6 +42,23 @@ fn kill(mut child: Child) {
     child.wait().unwrap();
 }
 
+/// Runs the program as `p`, and kills and resumes it, each time a little later, until it comes to
+/// its end. Gives how often that was.
+fn killed_until_it_ends(place: &Place, program: Value, more: &[&str]) -> (Ran, u64) {
+    let mut running = spawn(place, "p", program, more);
+    let mut kills = 0;
+    eventually("the run", || state(place, "p"));
+    loop {
+        std::thread::sleep(std::time::Duration::from_millis(70 + 17 * kills));
+        if running.try_wait().unwrap().is_some() {
+            return (finish(running), kills);
+        }
+        kill(running);
+        kills += 1;
+        running = place.spawn(["resume", "p"].iter().chain(more));
+    }
+}
+
 fn echo() -> [&'static str; 2] {
     ["--agent", "echo"]
 }
@@ -111,18 +128,7 @@ fn f02_a_crash_at_any_time_loses_neither_parent_nor_child() {
     let ask = |name: &str| child(json!([{ "agent": format!("{name} 1") }, { "agent": format!("{name} 2") }]));
     let program =
         json!([{ "agent": "first" }, { "parallel": [ask("a"), ask("b"), ask("c")] }, { "agent": "last" }]);
-    let mut running = spawn(&place, "p", program, &["--agents", &script]);
-    let mut kills = 0;
-    eventually("the run", || state(&place, "p"));
-    let ran = loop {
-        std::thread::sleep(std::time::Duration::from_millis(70 + 17 * kills));
-        if running.try_wait().unwrap().is_some() {
-            break finish(running);
-        }
-        kill(running);
-        kills += 1;
-        running = place.spawn(["resume", "p", "--agents", &script]);
-    };
+    let (ran, kills) = killed_until_it_ends(&place, program, &["--agents", &script]);
     let answers = |name: &str| json!([format!("done {name} 1"), format!("done {name} 2")]);
     assert_eq!(ran.ok_json(), json!(["done first", [answers("a"), answers("b"), answers("c")], "done last"]));
     assert!(kills > 0);
@@ -312,18 +318,7 @@ fn f05_continuing_survives_kills_and_counts_as_one_child() {
         rounds = json!({ "do": [{ "sleep": 20 }, { "continue_as_new": rounds }] });
     }
     let program = json!([{ "child": { "module": "probe", "id": "c", "input": rounds } }]);
-    let mut running = spawn(&place, "p", program, &[]);
-    let mut kills = 0;
-    eventually("the run", || state(&place, "p"));
-    let ran = loop {
-        std::thread::sleep(std::time::Duration::from_millis(90 + 13 * kills));
-        if running.try_wait().unwrap().is_some() {
-            break finish(running);
-        }
-        kill(running);
-        kills += 1;
-        running = place.spawn(["resume", "p"]);
-    };
+    let (ran, _) = killed_until_it_ends(&place, program, &[]);
     assert_eq!(ran.ok_json(), json!([[null, "c-13"]]));
     let runs = place.run(["ps", "-n", "100", "-o", "json"]).ok_json();
     assert_eq!(runs["runs"].as_array().unwrap().len(), 14);
