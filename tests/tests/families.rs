@@ -318,7 +318,8 @@ fn f05_continuing_survives_kills_and_counts_as_one_child() {
         rounds = json!({ "do": [{ "sleep": 20 }, { "continue_as_new": rounds }] });
     }
     let program = json!([{ "child": { "module": "probe", "id": "c", "input": rounds } }]);
-    let (ran, _) = killed_until_it_ends(&place, program, &[]);
+    let (ran, kills) = killed_until_it_ends(&place, program, &[]);
+    assert!(kills > 0);
     assert_eq!(ran.ok_json(), json!([[null, "c-13"]]));
     let runs = place.run(["ps", "-n", "100", "-o", "json"]).ok_json();
     assert_eq!(runs["runs"].as_array().unwrap().len(), 14);
