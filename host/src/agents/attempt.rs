@@ -70,11 +70,9 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
-    /// Makes the attempt. What few attempts need is boxed, so that the others are small.
+    /// Makes the attempt. What few attempts need is boxed, so that all are small.
     pub async fn make(mut self: Box<Self>) -> AttemptEnd {
-        if self.cache.is_some()
-            && let Some(reply) = self.cached().boxed().await
-        {
+        if let Some(reply) = self.cached().boxed().await {
             return AttemptEnd::Answered(reply);
         }
         let deadline = self.limits.deadline(self.since);
@@ -100,18 +98,14 @@ impl Attempt {
         if let Err(failure) = (self.afford)().await {
             return self.failed(failure.into());
         }
-        if self.needs_more()
-            && let Err(failure) = self.prepare().boxed().await
-        {
+        if let Err(failure) = self.prepare().boxed().await {
             return self.failed(failure);
         }
         let made = self.answer(validator.as_ref()).await;
         drop(permit);
         let end = match made {
             Ok(reply) => {
-                if self.cache.is_some() {
-                    self.keep(&reply).boxed().await;
-                }
+                self.keep(&reply).boxed().await;
                 AttemptEnd::Answered(reply)
             }
             Err(failure) => {
@@ -168,12 +162,6 @@ impl Attempt {
             }
             tokio::time::sleep(Duration::from_millis(wait.max(1))).await;
         }
-    }
-
-    /// Whether the request is not all that the attempt needs.
-    fn needs_more(&self) -> bool {
-        let request = &self.call.request;
-        request.workspace.is_some() || request.session.is_some() || self.call.attempt > 1
     }
 
     /// Finds what the attempt needs besides the request.

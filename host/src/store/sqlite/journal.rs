@@ -4,7 +4,7 @@
 //! second page for each commit, so it holds only some: the first commit of the run in each block of
 //! 32 places. The others of the run follow it within the block.
 
-use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
+use rusqlite::{Connection, Row as SqlRow, params};
 use wfhost_core::{Digest, Position, Row, RunId, Timestamp};
 
 use super::read;
@@ -102,7 +102,7 @@ impl End {
 
 /// What was committed of a run, from the one that begins at or behind `from`.
 pub(super) fn read(c: &Connection, run: &RunId, from: Position) -> Result<Vec<Row>> {
-    let Some((number, from)) = number(c, run)?.map(|number| (number, from.0 as i64)) else {
+    let Some((number, from)) = read::number(c, run)?.map(|number| (number, from.0 as i64)) else {
         return Ok(Vec::new());
     };
     // The block that it is in begins before it.
@@ -139,12 +139,6 @@ pub(super) fn delete(c: &Connection, run: i64) -> Result<()> {
     c.prepare_cached(concat!("DELETE FROM journal WHERE id IN (SELECT j.id FROM ", commits!("?1"), ")"))?
         .execute([run])?;
     Ok(())
-}
-
-fn number(c: &Connection, run: &RunId) -> Result<Option<i64>> {
-    c.prepare_cached("SELECT id FROM runs WHERE name = ?1")?
-        .query_row([run.as_str()], |row| row.get(0))
-        .optional()
 }
 
 /// Four columns of the journal, from `first` on.

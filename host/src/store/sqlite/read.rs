@@ -70,6 +70,13 @@ fn from_json<T: serde::de::DeserializeOwned>(row: &SqlRow<'_>, column: usize) ->
     serde_json::from_str(&text).map_err(|_| strange(column, "a list"))
 }
 
+/// The number by which the tables know a run.
+pub(super) fn number(c: &Connection, run: &RunId) -> Result<Option<i64>> {
+    c.prepare_cached("SELECT id FROM runs WHERE name = ?1")?
+        .query_row([run.as_str()], |row| row.get(0))
+        .optional()
+}
+
 pub(super) fn has_module(c: &Connection, digest: Digest) -> Result<bool> {
     c.prepare_cached("SELECT 1 FROM modules WHERE digest = ?1")?.exists([digest.0])
 }

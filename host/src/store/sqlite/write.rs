@@ -7,6 +7,7 @@ use wfhost_core::{Digest, Epoch, Failure, FailureKind, Json, Outcome, Recorded, 
 use super::append::{change_questions, emit, insert_log, insert_published, start_child};
 use super::inbox::{cancel_children, insert_message, tell_parent};
 use super::journal::{self, End, last_place};
+use super::read;
 use crate::store::{
     ClaimHow, Claimed, Created, Deleted, ImportedRun, NewRun, NewTranscript, Owner, Published, Rebuilt,
     RunState, StoreError,
@@ -165,7 +166,7 @@ pub(super) fn claim(
                 id: row.get(0)?,
                 epoch: row.get(1)?,
                 emissions: row.get(2)?,
-                state: super::read::state_word(row, 3)?,
+                state: read::state_word(row, 3)?,
                 starts: row.get(4)?,
                 module: Digest(row.get(5)?),
                 due_at: row.get(6)?,
@@ -252,11 +253,7 @@ pub(super) fn unpause(c: &Connection, run: &RunId) -> Result<bool> {
 }
 
 pub(super) fn transcribe(c: &Connection, run: &RunId, lines: &[NewTranscript]) -> Result<()> {
-    let id: Option<i64> = c
-        .prepare_cached("SELECT id FROM runs WHERE name = ?1")?
-        .query_row([run.as_str()], |row| row.get(0))
-        .optional()?;
-    let Some(id) = id else { return Ok(()) };
+    let Some(id) = read::number(c, run)? else { return Ok(()) };
     let mut insert = c.prepare_cached(
         "INSERT INTO transcripts (run, step, attempt, at, kind, text) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?;
@@ -365,12 +362,7 @@ pub(super) fn rebuild(c: &Connection, run: &Rebuilt) -> Result<bool> {
             ":tokens": info.spent.tokens as i64, ":micros": info.spent.micros as i64,
             ":budget": budget_bytes(info.budget),
         })?;
-    if changed == 0 {
-        return Ok(false);
-    }
-    let id = c
-        .prepare_cached("SELECT id FROM runs WHERE name = ?1")?
-        .query_row([info.id.as_str()], |row| row.get::<_, i64>(0))?;
+    let Some(id) = read::number(c, &info.id)?.filter(|_| changed > 0) else { return Ok(false) };
     c.prepare_cached("DELETE FROM questions WHERE run = ?1")?.execute([id])?;
     change_questions(c, id, &run.questions)?;
     if let Some(emissions) = &run.emissions {
@@ -402,7 +394,7 @@ pub(super) fn delete(c: &Connection, run: &RunId, now: Timestamp) -> Result<Dele
     }
     let state = c
         .prepare_cached("SELECT state FROM runs WHERE id = ?1")?
-        .query_row([id], |row| super::read::state_word(row, 0))?;
+        .query_row([id], |row| read::state_word(row, 0))?;
     if !state.is_final() {
         let failure = Failure::new(FailureKind::Cancelled, format!("{run} was deleted"));
         tell_parent(c, id, &Err(failure), Spent::default(), now)?;
