@@ -5,6 +5,8 @@
 //! was: a finished step is never executed again, a sleep keeps its deadline, a signal is not
 //! lost. Nothing has to be done for that but to use this crate for what is outside.
 //!
+//! Workflows call it `wfhost`: `wfhost = { package = "wfhost-sdk", .. }` in their `Cargo.toml`.
+//!
 //! ```no_run
 //! use std::time::Duration;
 //!

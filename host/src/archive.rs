@@ -12,12 +12,11 @@ use wfhost_core::policy::budget::Spent;
 use wfhost_core::{
     Digest, Epoch, Journal, Json, Machine, Outcome, Position, Recorded, Row, RunId, Step, Timestamp,
 };
+use wfhost_store::{
+    ImportedRun, LogLevel, LogLine, Message, MessageBody, MessageId, OutMessage, Published, RunInfo, Store,
+};
 
 use crate::HostError;
-use crate::store::{
-    ImportedRun, Links, LogLevel, LogLine, Message, MessageBody, MessageId, OutMessage, Published, RunInfo,
-    RunState, Store,
-};
 
 /// A file that is no exported run, or not all of one.
 #[derive(Debug, thiserror::Error)]
@@ -30,8 +29,8 @@ pub enum ArchiveError {
     Damaged(String),
 }
 
-impl From<crate::store::StoreError> for ArchiveError {
-    fn from(error: crate::store::StoreError) -> Self {
+impl From<wfhost_store::StoreError> for ArchiveError {
+    fn from(error: wfhost_store::StoreError) -> Self {
         Self::Host(error.into())
     }
 }
@@ -268,39 +267,11 @@ pub fn read(text: &str) -> Result<Archive, ArchiveError> {
     let unusable = |source| HostError::Journal { run: id.clone(), source };
     let journal = Journal::read(contents.rows.clone()).map_err(unusable)?;
     let machine = Machine::open(journal, emissions).map_err(unusable)?;
-    let started = machine.started();
     if *machine.run() != id || machine.module().to_string() != digest {
         return Err(damaged("its journal is that of another run"));
     }
-    let outcome: Option<Outcome> = machine.outcome().cloned();
     let run = ImportedRun {
-        info: RunInfo {
-            id: id.clone(),
-            key,
-            workflow: started.workflow.clone(),
-            module: machine.module(),
-            state: match machine.continued_as() {
-                Some(_) => RunState::Continued,
-                None => RunState::of(outcome.as_ref()),
-            },
-            labels: started.labels.clone(),
-            parent: machine.parent().cloned(),
-            links: Links::of(&machine),
-            spent: machine.spent_itself(),
-            budget: machine.budget(),
-            created_at: machine.started_at(),
-            updated_at: machine.last_at(),
-            entries: Position(machine.entries()),
-            phase,
-            outcome,
-            waiting: None,
-            epoch: Epoch(epoch),
-            lease: None,
-            due_at: None,
-            trouble: None,
-            emissions,
-            head: Some(machine.head()),
-        },
+        info: RunInfo { key, phase, epoch: Epoch(epoch), emissions, ..RunInfo::of(&machine) },
         rows: contents.rows,
         emissions,
         logs: contents.logs,

@@ -11,10 +11,9 @@ use wfhost_core::{
     ChildOf, Digest, Failure, FailureKind, Json, Machine, NewChild, OnParentClose, Origin, Row, RunConfig,
     RunId, Started, Step, Timestamp,
 };
-
-use crate::engine::{self, Denied};
-use crate::store::{MessageBody, NewRun, Store, StoreError};
-use crate::worker::lock;
+use wfhost_runtime::{self as engine, Denied};
+use wfhost_store::{MessageBody, NewRun, Store, StoreError};
+use wfhost_world::lock;
 
 /// Finds the modules that programs name.
 #[derive(Debug, Default)]

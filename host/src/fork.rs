@@ -4,11 +4,13 @@ use wfhost_core::{
     CannotFork, Digest, Event, ForkPlan, Journal, Machine, Mismatch, Origin, Outcome, Row, RunId, Started,
     journal,
 };
+use wfhost_runtime::Module;
+use wfhost_store::{
+    Append, ClaimHow, Claimed, Created, NewRun, Next, RunInfo, RunState, StoreError, Waiting,
+};
+use wfhost_world::{fresh_id, fresh_seed};
 
-use crate::engine::Module;
-use crate::host::{Host, HostError, fresh_id, fresh_seed};
-use crate::store::{Append, ClaimHow, Claimed, Created, NewRun, Next, RunInfo, RunState, StoreError};
-use crate::verify::waits_for;
+use crate::host::{Host, HostError};
 
 /// How a run is forked.
 #[derive(Clone, Debug, Default)]
@@ -65,7 +67,7 @@ impl Host {
         let journal = self.journal(id).await?;
         let fork = match options.id {
             Some(fork) => fork,
-            None => fresh_id()?,
+            None => fresh_id().map_err(HostError::from)?,
         };
         let unusable = |source| HostError::Journal { run: id.clone(), source };
         let now = self.now();
@@ -88,7 +90,7 @@ impl Host {
             let journal = Journal::read(rows.clone()).map_err(unusable)?;
             (rows, Machine::open(journal, 0).map_err(unusable)?)
         };
-        machine.fork(fork.clone(), fresh_seed()?, now);
+        machine.fork(fork.clone(), fresh_seed().map_err(HostError::from)?, now);
         machine.move_to(module.digest);
         machine.settle_move(now);
         let children = self.children_of(&mut machine).await?;
@@ -169,7 +171,7 @@ impl Host {
 /// The state of a run that was claimed for a moment only.
 fn as_it_was(info: &RunInfo, machine: &Machine) -> Next {
     match (info.state, &info.outcome) {
-        (RunState::Waiting, _) => Next::Park(waits_for(machine)),
+        (RunState::Waiting, _) => Next::Park(Waiting::of(machine)),
         (RunState::Paused, _) => Next::Pause,
         // With other code it may go on.
         (RunState::Refused, Some(Err(failure))) if machine.module() == info.module => {

@@ -6,9 +6,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use wfhost_core::{Mismatch, Outcome, RunId};
+use wfhost_world::lock;
 
 use crate::host::HostError;
-use crate::worker::{Inner, Watched, lock};
+use crate::worker::{Inner, Watched};
 
 /// Something may have changed that nobody told of.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

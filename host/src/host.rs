@@ -6,25 +6,24 @@ use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use wfhost_agents::Providers;
 use wfhost_core::policy::budget::Budget;
 use wfhost_core::{
     CannotRetry, Digest, Epoch, FailureKind, Grant, Journal, JournalError, Json, Machine, Mismatch, Row,
     RunConfig, RunId, Started, Step, Timestamp, limits, plan_retry,
 };
-
-use crate::agents::Providers;
-use crate::engine::{self, Denied, DriveError, Engine, Leave, Module, ModuleError, Replayed, StackError};
-use crate::family::{self, Modules, Wanted};
-use crate::handle::RunHandle;
-use crate::sandbox::GrantError;
-use crate::schema::{self, BadAnswer};
-use crate::store::{
+use wfhost_runtime::{self as engine, Denied, Engine, GrantError, Module, ModuleError, StackError};
+use wfhost_schema::{self as schema, BadAnswer};
+use wfhost_store::{
     ClaimHow, Claimed, Created, MessageBody, NewMessage, NewRun, Owner, Posted, RunInfo, SharedStore,
     StoreError,
 };
-use crate::worker::{Inner, Ready, State, lock};
-use crate::world::{System, World};
-use crate::{clock, owner};
+use wfhost_world::{NoRandom, System, World, clock, fresh_id, fresh_seed, lock, owner};
+
+use crate::drive::{self, DriveError, Leave, Replayed};
+use crate::family::{self, Modules, Wanted};
+use crate::handle::RunHandle;
+use crate::worker::{Inner, Ready, State};
 
 /// When the program of a waiting run is dropped from memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -150,8 +149,8 @@ pub enum HostError {
     BadAnswer(#[from] BadAnswer),
     #[error(transparent)]
     TooLarge(#[from] limits::TooLarge),
-    #[error("no random numbers can be had from the system: {0}")]
-    Random(String),
+    #[error(transparent)]
+    Random(#[from] NoRandom),
 }
 
 /// Advances runs. Cheap to clone.
@@ -465,8 +464,7 @@ impl Host {
     ) -> Result<Replayed, HostError> {
         let unusable = |source| HostError::Journal { run: id.clone(), source };
         let machine = Machine::open(journal, emissions).map_err(unusable)?;
-        Ok(engine::replay(&self.inner.engine, self.store(), module, machine, &self.inner.world, false)
-            .await?)
+        Ok(drive::replay(&self.inner.engine, self.store(), module, machine, &self.inner.world, false).await?)
     }
 
     /// The same with all emissions, and where in its source the program asks
@@ -474,7 +472,7 @@ impl Host {
     pub async fn trace(&self, id: &RunId, journal: Journal, module: &Module) -> Result<Replayed, HostError> {
         let unusable = |source| HostError::Journal { run: id.clone(), source };
         let machine = Machine::open(journal, 0).map_err(unusable)?;
-        Ok(engine::replay(&self.inner.engine, self.store(), module, machine, &self.inner.world, true).await?)
+        Ok(drive::replay(&self.inner.engine, self.store(), module, machine, &self.inner.world, true).await?)
     }
 
     /// The module that a run is executed with.
@@ -564,22 +562,6 @@ pub async fn post(
             posted @ (Posted::Added | Posted::Duplicate) => Ok((posted, run)),
         };
     }
-}
-
-/// What everything random of a run is made of.
-pub(crate) fn fresh_seed() -> Result<[u8; 32], HostError> {
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(|error| HostError::Random(error.to_string()))?;
-    Ok(seed)
-}
-
-/// `run_` and a ULID in lower case.
-pub(crate) fn fresh_id() -> Result<RunId, HostError> {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).map_err(|error| HostError::Random(error.to_string()))?;
-    let ulid = ulid::Ulid::from_parts(clock::now().0, u128::from_le_bytes(random));
-    let text = format!("run_{}", ulid.to_string().to_lowercase());
-    text.parse().map_err(|error: wfhost_core::BadRunId| HostError::Random(error.to_string()))
 }
 
 /// Whether somebody living advances the run.

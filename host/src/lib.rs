@@ -1,32 +1,40 @@
 //! wfhost as a library: a [`Host`] runs workflows that cannot be lost.
+//!
+//! What it is made of is here, too: the [`store`] that runs are kept in, the [`agents`] that they
+//! call, the [`engine`] that executes them.
 
-pub mod agents;
 pub mod archive;
-pub mod build;
-pub mod cli;
-pub mod clock;
-pub mod config;
-pub mod engine;
+mod drive;
 mod family;
 mod fork;
 mod handle;
 mod history;
 mod host;
-mod imports;
-pub mod owner;
-mod sandbox;
-pub mod schedule;
-pub mod schema;
-pub mod store;
-pub mod units;
+mod records;
 pub mod verify;
 pub mod why;
 mod worker;
-pub mod world;
 
-pub use crate::sandbox::GrantError;
+pub use wfhost_agents as agents;
+pub use wfhost_core as core;
+pub use wfhost_schema as schema;
+pub use wfhost_store as store;
+pub use wfhost_store::schedule;
+pub use wfhost_world as world;
+pub use wfhost_world::{clock, owner};
+
+/// WebAssembly: what modules are, and how they are executed.
+pub mod engine {
+    pub use wfhost_runtime::{
+        Cache, Denied, Engine, Frame, Import, ImportClass, Module, ModuleError, ModuleSummary, StackError,
+        check_stack, inspect, summarize,
+    };
+
+    pub use crate::drive::{Asked, DriveError, Replayed};
+}
+
 pub use fork::{Checked, ForkError, ForkOptions, Upgraded};
 pub use handle::{Ending, RunHandle};
 pub use history::{StepInfo, steps};
-pub(crate) use host::fresh_id;
 pub use host::{Adopt, Evict, Host, HostError, HostOptions, ResumeOptions, StartOptions, is_held, post};
+pub use wfhost_runtime::GrantError;

@@ -1,11 +1,10 @@
 //! Whether what is stored of a run is what was written, and what it would have to be.
 
 use wfhost_core::{Digest, Journal, Machine, Position, Timestamp};
-
-use crate::store::{
-    Emission, Links, LogLine, MessageBody, OutMessage, Published, Rebuilt, Result, RunInfo, RunState, Store,
-    Waiting,
+use wfhost_store::{
+    Emission, LogLine, MessageBody, OutMessage, Published, Rebuilt, Result, RunInfo, RunState, Store, Waiting,
 };
+
 use crate::{Host, HostError};
 
 /// What was found.
@@ -71,41 +70,33 @@ pub async fn verify(store: &dyn Store, info: &RunInfo) -> Result<Report> {
 
 /// Where the row of a run departs from its journal.
 fn differences(info: &RunInfo, machine: &Machine) -> Vec<String> {
-    let started = machine.started();
+    let said = RunInfo::of(machine);
     let mut faults = Vec::new();
     let mut compare = |what: &str, stored: String, journal: String| {
         if stored != journal {
             faults.push(format!("the {what} is stored as {stored}, the journal says {journal}"));
         }
     };
-    compare("id", info.id.to_string(), machine.run().to_string());
-    compare("workflow", info.workflow.clone(), started.workflow.clone());
-    compare("module", info.module.to_string(), machine.module().to_string());
-    compare("labels", format!("{:?}", info.labels), format!("{:?}", started.labels));
-    compare("parent", format!("{:?}", info.parent), format!("{:?}", machine.parent()));
-    compare("place among its relatives", format!("{:?}", info.links), format!("{:?}", Links::of(machine)));
-    compare("amount spent", format!("{:?}", info.spent), format!("{:?}", machine.spent_itself()));
-    compare("budget", format!("{:?}", info.budget), format!("{:?}", machine.budget()));
-    compare("time of the beginning", info.created_at.to_string(), machine.started_at().to_string());
+    compare("id", info.id.to_string(), said.id.to_string());
+    compare("workflow", info.workflow.clone(), said.workflow);
+    compare("module", info.module.to_string(), said.module.to_string());
+    compare("labels", format!("{:?}", info.labels), format!("{:?}", said.labels));
+    compare("parent", format!("{:?}", info.parent), format!("{:?}", said.parent));
+    compare("place among its relatives", format!("{:?}", info.links), format!("{:?}", said.links));
+    compare("amount spent", format!("{:?}", info.spent), format!("{:?}", said.spent));
+    compare("budget", format!("{:?}", info.budget), format!("{:?}", said.budget));
+    compare("time of the beginning", info.created_at.to_string(), said.created_at.to_string());
     let stored = info.outcome.as_ref().filter(|_| info.state.is_final());
-    compare("outcome", format!("{stored:?}"), format!("{:?}", machine.outcome()));
+    compare("outcome", format!("{stored:?}"), format!("{:?}", said.outcome));
     if let Some(waiting) = &info.waiting {
-        compare("wait", format!("{waiting:?}"), format!("{:?}", waits_for(machine)));
+        let waits = Waiting::of(machine);
+        compare("wait", format!("{waiting:?}"), format!("{waits:?}"));
         // Something that came in makes it due earlier.
-        if info.due_at.is_none() != waits_for(machine).until.is_none() && info.due_at != Some(Timestamp(0)) {
+        if info.due_at.is_none() != waits.until.is_none() && info.due_at != Some(Timestamp(0)) {
             faults.push(format!("it is due at {:?}, and waits until {:?}", info.due_at, waiting.until));
         }
     }
     faults
-}
-
-/// What a run waits for that only waits.
-pub(crate) fn waits_for(machine: &Machine) -> Waiting {
-    Waiting {
-        until: machine.next_deadline(),
-        signals: machine.wanted_signals(),
-        people: machine.asks_people(),
-    }
 }
 
 /// What has to be kept of a run besides its journal, according to that and to its module, which
@@ -113,11 +104,9 @@ pub(crate) fn waits_for(machine: &Machine) -> Waiting {
 pub async fn rebuild(host: &Host, info: &RunInfo) -> Result<Rebuilt, HostError> {
     let journal = host.journal(&info.id).await?;
     let unusable = |source| HostError::Journal { run: info.id.clone(), source };
-    let head = journal.head;
     let machine = Machine::open(journal.clone(), info.emissions).map_err(unusable)?;
-    let started = machine.started();
     let outcome = machine.outcome().cloned();
-    let waiting = (info.state == RunState::Waiting && outcome.is_none()).then(|| waits_for(&machine));
+    let waiting = (info.state == RunState::Waiting && outcome.is_none()).then(|| Waiting::of(&machine));
     let state = match (&outcome, info.state) {
         _ if machine.continued_as().is_some() => RunState::Continued,
         (Some(_), _) => RunState::of(outcome.as_ref()),
@@ -137,21 +126,17 @@ pub async fn rebuild(host: &Host, info: &RunInfo) -> Result<Rebuilt, HostError> 
     };
     let again = outcome.is_some() || state != RunState::Refused;
     let rebuilt = RunInfo {
-        workflow: started.workflow.clone(),
-        module: machine.module(),
-        labels: started.labels.clone(),
-        parent: machine.parent().cloned(),
-        links: Links::of(&machine),
-        spent: machine.spent_itself(),
-        budget: machine.budget(),
-        created_at: machine.started_at(),
-        updated_at: machine.last_at(),
+        key: info.key.clone(),
         state,
+        phase: info.phase.clone(),
         outcome: if again { outcome } else { info.outcome.clone() },
         waiting,
+        epoch: info.epoch,
+        lease: info.lease.clone(),
         due_at,
-        head: Some(head),
-        ..info.clone()
+        trouble: info.trouble.clone(),
+        emissions: info.emissions,
+        ..RunInfo::of(&machine)
     };
     // What a program gave out before it was begun again in its middle cannot be had once more.
     let mut emissions = None;

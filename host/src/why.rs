@@ -1,11 +1,11 @@
 //! What keeps a run, and what would move it.
 
 use wfhost_core::{FailureKind, Op, Timestamp, spell_millis};
+use wfhost_store::{Message, MessageBody, RunInfo, RunState};
+use wfhost_world::clock::rfc3339;
 
-use crate::clock::rfc3339;
 use crate::history::StepInfo;
 use crate::is_held;
-use crate::store::{Message, MessageBody, RunInfo, RunState};
 
 /// One thing that keeps a run.
 #[derive(Clone, PartialEq, Eq, Debug)]

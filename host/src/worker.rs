@@ -2,25 +2,26 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Once, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use wfhost_agents::{Gate, Providers};
 use wfhost_core::{
     Digest, Epoch, Failure, FailureKind, Journal, Machine, Origin, Position, RunId, Timestamp, plan_retry,
 };
-
-use crate::agents::{Gate, Providers};
-use crate::engine::{Control, Denied, Drive, Driven, Engine, Leave, Module, Pace};
-use crate::family::Modules;
-use crate::handle::Ending;
-use crate::host::{Adopt, Evict, HostError};
-use crate::schedule::{Firing, Schedule};
-use crate::store::{
+use wfhost_runtime::{Denied, Engine, Module};
+use wfhost_store::schedule::{Firing, Schedule};
+use wfhost_store::{
     Append, Claim, ClaimHow, Claimed, Fire, Next, Owner, RunFilter, RunInfo, RunState, SharedStore,
     StoreError,
 };
-use crate::world::World;
+use wfhost_world::{World, lock};
+
+use crate::drive::{Control, Drive, Driven, Leave, Pace};
+use crate::family::Modules;
+use crate::handle::Ending;
+use crate::host::{Adopt, Evict, HostError};
 
 /// How often a lease is renewed while it runs.
 const RENEWALS: u32 = 3;
@@ -126,10 +127,6 @@ pub(crate) struct Ready {
     pub starts: u32,
     pub machine: Machine,
     pub module: Module,
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Inner {

@@ -15,13 +15,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
+use wfhost::store::{
+    Append, ClaimHow, MessageBody, NewMessage, NewRun, Next, Owner, SharedStore, SqliteOptions, SqliteStore,
+    Synchronous,
+};
 use wfhost_core::{
     AgentRequest, Digest, Entry, Epoch, Journal, Json, Machine, Op, Position, Row, RunConfig, Started,
     Timestamp, Work,
-};
-use wfhost_host::store::{
-    Append, ClaimHow, MessageBody, NewMessage, NewRun, Next, Owner, SharedStore, SqliteOptions, SqliteStore,
-    Synchronous,
 };
 
 /// A path grows if it takes more than this part more.
@@ -306,7 +306,7 @@ fn appends(repetitions: u64) {
 fn claims(repetitions: u64) {
     let mut kept = Kept::new();
     let waiting = || {
-        let mut waiting = wfhost_host::store::Waiting::default();
+        let mut waiting = wfhost::store::Waiting::default();
         waiting.signals.push("go".to_owned());
         Next::Park(waiting)
     };
@@ -316,7 +316,7 @@ fn claims(repetitions: u64) {
         let body = MessageBody::Signal { name: "go".to_owned(), payload: Json::null(), id: None };
         wait(kept.store.post(NewMessage { run: run.clone(), at: now, body })).expect("a signal");
         assert_eq!(wait(kept.store.due(now, 10)).expect("a list").len(), 1);
-        let claim = wfhost_host::store::Claim {
+        let claim = wfhost::store::Claim {
             run: &run,
             owner: &kept.owner,
             now,

@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde_json::json;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Engine, Store};
-use wfhost_host::store::Synchronous;
+use wfhost::store::Synchronous;
 
 use crate::place::Place;
 use crate::report::Reading;

@@ -5,8 +5,8 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use serde_json::json;
-use wfhost_host::Evict;
-use wfhost_host::store::{RunFilter, RunState, Synchronous};
+use wfhost::Evict;
+use wfhost::store::{RunFilter, RunState, Synchronous};
 
 use crate::place::{Bench, Place, program, runtime};
 use crate::report::Reading;

@@ -9,11 +9,11 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+use wfhost::agents::Providers;
+use wfhost::engine::Module;
+use wfhost::store::{SharedStore, SqliteOptions, SqliteStore, Synchronous};
+use wfhost::{Ending, Host, HostOptions, RunHandle, StartOptions};
 use wfhost_core::{Json, RunConfig};
-use wfhost_host::agents::Providers;
-use wfhost_host::engine::Module;
-use wfhost_host::store::{SharedStore, SqliteOptions, SqliteStore, Synchronous};
-use wfhost_host::{Ending, Host, HostOptions, RunHandle, StartOptions};
 
 pub struct Place {
     dir: TempDir,

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
+use wfhost::store::Synchronous;
 use wfhost_core::{Journal, Machine, Position};
-use wfhost_host::store::Synchronous;
 
 use crate::place::{Place, steps};
 use crate::report::{Reading, Target};

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
-use wfhost_host::store::{RunFilter, RunState, Synchronous};
+use wfhost::store::{RunFilter, RunState, Synchronous};
 
 use crate::limits::{self, STEP_BYTES};
 use crate::place::{Place, program, steps};

@@ -5,12 +5,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, try_join_all};
 use serde_json::json;
+use wfhost::agents::{Call, CallFailure, CallOutput, Provider};
+use wfhost::store::{MessageBody, RunFilter, RunState, SharedStore, SqliteOptions, SqliteStore, Synchronous};
+use wfhost::{Evict, HostOptions};
 use wfhost_core::{Json, Reply};
-use wfhost_host::agents::{Call, CallFailure, CallOutput, Provider};
-use wfhost_host::store::{
-    MessageBody, RunFilter, RunState, SharedStore, SqliteOptions, SqliteStore, Synchronous,
-};
-use wfhost_host::{Evict, HostOptions};
 
 use crate::limits::{self, STEP_BYTES};
 use crate::place::{Bench, Place, program};
@@ -104,8 +102,8 @@ pub fn signal(place: &Place) -> Vec<Reading> {
                 let begin = Instant::now();
                 match foreign {
                     true => {
-                        let now = wfhost_host::clock::now();
-                        wfhost_host::post(&other, &handle.id, body, now).await.map(drop)
+                        let now = wfhost::clock::now();
+                        wfhost::post(&other, &handle.id, body, now).await.map(drop)
                     }
                     false => bench.host.post(&handle.id, body).await.map(drop),
                 }
@@ -139,7 +137,7 @@ pub fn timers(place: &Place) -> Vec<Reading> {
             watch.install(options);
         });
         let bench = bench.await;
-        let (clock, wall) = (Instant::now(), wfhost_host::clock::now().0);
+        let (clock, wall) = (Instant::now(), wfhost::clock::now().0);
         let first = ready_in.as_millis() as u64;
         let new = (0..count).map(|index| {
             let after = first + index * spread_ms / count;

@@ -1,6 +1,9 @@
 //! What the tests of the built product share: a place of their own for each,
 //! and the real binary.
 
+#[cfg(test)]
+mod layers;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};

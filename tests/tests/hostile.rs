@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde_json::{Value, json};
+use wfhost::archive;
+use wfhost::engine::{Denied, Engine, inspect};
+use wfhost::store::{MemStore, Store};
+use wfhost_build::componentize;
+use wfhost_config::{Config, Places};
 use wfhost_core::{Digest, Json, Machine, RunConfig, Started, Timestamp};
-use wfhost_host::archive;
-use wfhost_host::build::componentize;
-use wfhost_host::config::{Config, Places};
-use wfhost_host::engine::{Denied, Engine, inspect};
-use wfhost_host::store::{MemStore, Store};
 use wfhost_tests::{Place, module};
 
 fn corpus(kind: &str) -> Vec<(PathBuf, Vec<u8>)> {

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use wfhost::agents::{Providers, Scripted};
+use wfhost::engine::{Denied, Engine, Module};
+use wfhost::store::{SqliteOptions, SqliteStore};
+use wfhost::{Evict, Host, HostOptions, StartOptions};
 use wfhost_core::{Digest, Json, RunId};
-use wfhost_host::agents::{Providers, Scripted};
-use wfhost_host::engine::{Denied, Engine, Module};
-use wfhost_host::store::{SqliteOptions, SqliteStore};
-use wfhost_host::{Evict, Host, HostOptions, StartOptions};
 use wfhost_tests::{Place, lines, module};
 
 /// Runs that are begun together. The first ones do not count: what a process takes once is not a run's.

@@ -621,7 +621,7 @@ fn h05_damaged_modules_are_refused_or_run_and_never_crash_the_host() {
 #[test]
 fn every_import_is_documented() {
     let text = std::fs::read_to_string(root().join("docs/sandbox.md")).unwrap();
-    let wit = std::fs::read_to_string(root().join("host/wit/sandbox.wit")).unwrap();
+    let wit = std::fs::read_to_string(root().join("host/runtime/wit/sandbox.wit")).unwrap();
     for line in wit.lines().filter_map(|line| line.trim().strip_prefix("import ")) {
         let name = line.split('@').next().unwrap();
         assert!(text.contains(&format!("`{name}`")), "{name} is not in docs/sandbox.md");

@@ -6,6 +6,7 @@
 //! and commits the bytes it is given.
 
 mod config;
+mod emission;
 mod entry;
 mod failure;
 mod ids;
@@ -15,8 +16,10 @@ pub mod limits;
 mod machine;
 mod op;
 pub mod policy;
+mod transcript;
 
 pub use config::{Grant, Limit, RunConfig, Sandbox};
+pub use emission::{Emission, LogLevel, LogLine};
 pub use entry::{
     ChildOf, EndedChild, Entry, EntryError, Event, FailedCall, Origin, Recorded, Started, decode_op,
     encode_op,
@@ -33,3 +36,4 @@ pub use op::{
     AgentRequest, Caching, CallLimits, ChildOptions, OnParentClose, Op, Question, Reply, Retry, Usage,
     spell_millis,
 };
+pub use transcript::{NewTranscript, TranscriptFilter, TranscriptKind, TranscriptLine};

@@ -16,10 +16,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use wfhost::agents::Providers;
+use wfhost::store::{MessageBody, NewMessage, RunFilter, Store};
+use wfhost::{Adopt, Evict, Host, HostOptions, StartOptions};
 use wfhost_core::{Json, RunConfig, RunId};
-use wfhost_host::agents::Providers;
-use wfhost_host::store::{MessageBody, NewMessage, RunFilter, Store};
-use wfhost_host::{Adopt, Evict, Host, HostOptions, StartOptions};
 
 use properties::{History, PROPERTIES};
 use store::Faulty;

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
 use serde_json::Value;
+use wfhost::store::{RunFilter, RunInfo, RunState, Store};
 use wfhost_core::{Digest, Entry, Event, Journal, Op, Position, RunId, Step, decode_op};
-use wfhost_host::store::{RunFilter, RunInfo, RunState, Store};
 
 use super::universe::{Committed, Made, Universe};
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use wfhost::schedule::Schedule;
+use wfhost::store::*;
 use wfhost_core::{Digest, Epoch, Json, Position, Row, RunId, Step, Timestamp};
-use wfhost_host::schedule::Schedule;
-use wfhost_host::store::*;
 
 use super::universe::{Committed, Universe};
 

@@ -9,10 +9,10 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
+use wfhost::agents::{Call, CallFailure, CallOutput, Provider};
+use wfhost::store::{MemStore, Owner};
+use wfhost::world::World;
 use wfhost_core::{Digest, Json, Reply, RunId, Step, Timestamp};
-use wfhost_host::agents::{Call, CallFailure, CallOutput, Provider};
-use wfhost_host::store::{MemStore, Owner};
-use wfhost_host::world::World;
 
 /// When every simulation begins, in milliseconds since 1970.
 const BEGINNING: u64 = 1_800_000_000_000;

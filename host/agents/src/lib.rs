@@ -1,0 +1,205 @@
+//! Agents: the providers that answer calls, and the policy around a call.
+//!
+//! A [`Provider`] makes one attempt. It knows nothing of retries, limits of
+//! time, budgets and schemas: these are the same for all of them, decided by
+//! [`wfhost_core::policy`].
+
+mod anthropic;
+mod attempt;
+mod call;
+mod command;
+mod echo;
+mod gate;
+mod guarded;
+mod http;
+mod human;
+mod mcp;
+mod openai;
+mod output;
+mod policy;
+mod recorder;
+mod records;
+mod scripted;
+mod secret;
+mod session;
+mod suggested;
+mod web;
+mod workspace;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::future::BoxFuture;
+use wfhost_core::{Reply, RunConfig};
+
+pub use self::anthropic::{Anthropic, AnthropicConfig};
+pub use self::attempt::{Attempt, AttemptEnd};
+pub use self::call::{Call, CallFailure, Turn};
+pub use self::command::{Command, CommandConfig, Format, PRESETS, Preset, PromptBy};
+pub use self::echo::Echo;
+pub use self::gate::{Gate, Slot};
+pub use self::guarded::Guarded;
+pub use self::http::{Http, HttpConfig};
+pub use self::human::Human;
+pub use self::mcp::{Mcp, McpConfig, McpServer};
+pub use self::openai::{OpenAi, OpenAiApi, OpenAiConfig};
+pub use self::output::{CallEvent, CallOutput, Lines, Stream};
+pub use self::policy::{Concurrency, Policy, ProviderPolicy};
+pub use self::recorder::{Recorder, Writers};
+pub use self::records::{AnswerCache, Conversations, Records, Transcripts};
+pub use self::scripted::{ScriptError, Scripted};
+pub use self::secret::{Redactor, Secret, SecretError, SecretSource, is_secret_name};
+pub use self::suggested::{Suggested, suggested};
+pub use self::workspace::WorkspaceConfig;
+
+/// An adapter for one kind of agent. Dropping the future of a call stops it.
+pub trait Provider: Send + Sync + fmt::Debug {
+    /// What requests and users call it.
+    fn name(&self) -> &str;
+
+    /// The model of calls that name none, as far as that is configured here.
+    fn model(&self) -> Option<&str> {
+        None
+    }
+
+    /// Whether it can go on with a conversation by an id of its own. For the
+    /// others the host keeps what was said: [`Call::history`].
+    fn keeps_conversations(&self) -> bool {
+        true
+    }
+
+    /// Whether it makes use of what the attempt before reported about its progress.
+    fn takes_heartbeats(&self) -> bool {
+        false
+    }
+
+    /// Whether a call is a question to a person: then it is put among the
+    /// questions of the run, and [`Provider::call`] is never called.
+    fn asks_people(&self) -> bool {
+        false
+    }
+
+    /// Looks whether it could be asked, without asking it.
+    fn check(&self) -> Vec<Check> {
+        Vec::new()
+    }
+
+    /// Carries out one attempt. What happens on the way goes to `out`.
+    fn call(&self, call: Call, out: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>>;
+}
+
+/// One thing that a provider needs, and whether it is there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Check {
+    pub what: String,
+    /// What is wrong, if it is not as it should be.
+    pub problem: Option<String>,
+}
+
+impl Check {
+    /// A program on PATH, or a file.
+    pub fn program(name: &str) -> Self {
+        let problem = command::find_program(name).is_none().then(|| format!("`{name}` is not on PATH"));
+        Self { what: format!("program {name}"), problem }
+    }
+
+    /// A secret that can be read.
+    pub fn secret(source: &SecretSource) -> Self {
+        Self { what: format!("key {source}"), problem: source.read().err().map(|error| error.to_string()) }
+    }
+}
+
+/// The providers that a host was given, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Providers {
+    policy: Arc<Policy>,
+    named: BTreeMap<String, Arc<dyn Provider>>,
+    default: Option<Arc<dyn Provider>>,
+    fallback: Option<Arc<dyn Provider>>,
+    /// The scripts that runs were begun with, read once: their replies go on in turn.
+    scripts: Arc<Mutex<BTreeMap<String, Arc<Scripted>>>>,
+}
+
+impl Providers {
+    /// `echo`, which needs no configuration.
+    pub fn builtin() -> Self {
+        let mut providers = Self::default();
+        providers.add(Arc::new(Echo));
+        providers.add(Arc::new(Human::new("human")));
+        providers
+    }
+
+    /// What holds for all calls.
+    pub fn policy(&self) -> &Arc<Policy> {
+        &self.policy
+    }
+
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = Arc::new(policy);
+    }
+
+    /// Adds a provider; one of the same name is replaced.
+    pub fn add(&mut self, provider: Arc<dyn Provider>) {
+        self.named.insert(provider.name().to_owned(), provider);
+    }
+
+    pub fn get(&self, name: &str) -> Option<Arc<dyn Provider>> {
+        self.named.get(name).cloned()
+    }
+
+    /// Has `provider` answer the calls that name none, whatever the run was
+    /// begun with.
+    pub fn set_default(&mut self, provider: Arc<dyn Provider>) {
+        self.default = Some(provider);
+    }
+
+    /// Has `provider` answer the calls that name none, in runs that were begun
+    /// without a provider.
+    pub fn set_fallback(&mut self, provider: Arc<dyn Provider>) {
+        self.fallback = Some(provider);
+    }
+
+    /// The provider for a call that names none, in a run that was begun with
+    /// `recorded`; as an error the name of one that is not there, if one is named.
+    pub fn choose(&self, recorded: Option<&str>) -> Result<Arc<dyn Provider>, Option<String>> {
+        match (&self.default, recorded) {
+            (Some(provider), _) => Ok(Arc::clone(provider)),
+            (None, Some(name)) => self.get(name).ok_or_else(|| Some(name.to_owned())),
+            (None, None) => self.fallback.clone().ok_or(None),
+        }
+    }
+
+    /// The same with the script that a run was begun with, unless there is
+    /// another one. A script that cannot be read is none.
+    pub fn for_run(&self, config: &RunConfig) -> Self {
+        let mut providers = self.clone();
+        if let Some(path) = &config.script
+            && !self.named.contains_key("scripted")
+            && let Some(script) = self.script(path)
+        {
+            providers.add(script);
+        }
+        providers
+    }
+
+    fn script(&self, path: &str) -> Option<Arc<Scripted>> {
+        let mut scripts = self.scripts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(script) = scripts.get(path) {
+            return Some(Arc::clone(script));
+        }
+        let script = Arc::new(Scripted::read(Path::new(path)).ok()?);
+        scripts.insert(path.to_owned(), Arc::clone(&script));
+        Some(script)
+    }
+
+    /// All of them, by name.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<dyn Provider>> {
+        self.named.values()
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.named.keys().map(String::as_str)
+    }
+}

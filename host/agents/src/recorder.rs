@@ -1,0 +1,227 @@
+//! Takes what happens during an attempt: keeps it in the store, and knows when
+//! something was heard last.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use wfhost_core::policy::limits::HEARTBEAT_BYTES;
+use wfhost_core::{Json, NewTranscript, RunId, Step, TranscriptKind, limits};
+use wfhost_world::World;
+
+use super::{CallEvent, CallOutput, Stream, Transcripts};
+
+/// What comes within this time is stored together.
+const GATHER: Duration = Duration::from_millis(40);
+/// Lines that are stored together at most.
+const BATCH: usize = 1_000;
+/// Bytes of one attempt's transcript; what goes beyond is left out.
+const ATTEMPT_BYTES: usize = 32 << 20;
+/// What a line takes besides its text, about: millions of empty ones are many bytes, too.
+const LINE_BYTES: usize = 128;
+
+/// The tasks of a driver that write transcripts.
+pub type Writers = Arc<Mutex<Vec<JoinHandle<()>>>>;
+
+/// Where the events of one attempt go.
+#[derive(Clone)]
+pub struct Recorder(Arc<Inner>);
+
+struct Inner {
+    run: RunId,
+    step: Step,
+    attempt: u32,
+    transcripts: Arc<dyn Transcripts>,
+    world: Arc<dyn World>,
+    /// Called after something was stored.
+    stored: Arc<dyn Fn() + Send + Sync>,
+    writers: Writers,
+    lines: OnceLock<mpsc::UnboundedSender<Item>>,
+    heard: Mutex<Heard>,
+}
+
+struct Heard {
+    last: Instant,
+    heartbeat: Option<Json>,
+    bytes: usize,
+    cut: bool,
+}
+
+enum Item {
+    Line(NewTranscript),
+    Flush(oneshot::Sender<()>),
+}
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Recorder({} {} attempt {})", self.0.run, self.0.step, self.0.attempt)
+    }
+}
+
+impl Recorder {
+    pub fn new(
+        (run, step, attempt): (RunId, Step, u32),
+        transcripts: Arc<dyn Transcripts>,
+        world: Arc<dyn World>,
+        stored: Arc<dyn Fn() + Send + Sync>,
+        writers: Writers,
+    ) -> Self {
+        let heard = Mutex::new(Heard { last: Instant::now(), heartbeat: None, bytes: 0, cut: false });
+        let lines = OnceLock::new();
+        Self(Arc::new(Inner { run, step, attempt, transcripts, world, stored, writers, lines, heard }))
+    }
+
+    /// Takes the events of a provider.
+    pub fn output(&self) -> CallOutput {
+        let inner = Arc::clone(&self.0);
+        CallOutput::new(move |event| inner.take(event))
+    }
+
+    /// Adds a line of its own.
+    pub fn note(&self, kind: TranscriptKind, text: String) {
+        self.0.keep(kind, text);
+    }
+
+    /// When something was heard last.
+    pub fn last_heard(&self) -> Instant {
+        self.0.heard().last
+    }
+
+    /// The silence begins now.
+    pub fn begin(&self) {
+        self.0.heard().last = Instant::now();
+    }
+
+    /// The last heartbeat's payload.
+    pub fn heartbeat(&self) -> Option<Json> {
+        self.0.heard().heartbeat.clone()
+    }
+
+    /// Waits until all that came is stored.
+    pub async fn flush(&self) {
+        if let Some(lines) = self.0.lines.get() {
+            let (done, stored) = oneshot::channel();
+            // Without a writer there is nothing to wait for.
+            if lines.send(Item::Flush(done)).is_ok() {
+                let _ = stored.await;
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, event: CallEvent) {
+        self.heard().last = Instant::now();
+        match event {
+            CallEvent::Alive => {}
+            CallEvent::Line { stream, mut text } => {
+                if text.len() > limits::LOG_LINE_BYTES {
+                    text.truncate(text.floor_char_boundary(limits::LOG_LINE_BYTES));
+                    text.push('…');
+                }
+                let kind = match stream {
+                    Stream::Answer => TranscriptKind::Answer,
+                    Stream::Progress => TranscriptKind::Progress,
+                };
+                self.keep(kind, text);
+            }
+            CallEvent::Transcript(text) => self.keep(TranscriptKind::Event, text),
+            CallEvent::Heartbeat(payload) if payload.as_str().len() > HEARTBEAT_BYTES => {
+                let text = format!(
+                    "a heartbeat of {} bytes was refused: {HEARTBEAT_BYTES} are allowed",
+                    payload.as_str().len()
+                );
+                self.keep(TranscriptKind::Progress, text);
+            }
+            CallEvent::Heartbeat(payload) => {
+                self.keep(TranscriptKind::Heartbeat, payload.as_str().to_owned());
+                self.heard().heartbeat = Some(payload);
+            }
+        }
+    }
+
+    fn keep(&self, kind: TranscriptKind, mut text: String) {
+        {
+            let mut heard = self.heard();
+            heard.bytes = heard.bytes.saturating_add(text.len() + LINE_BYTES);
+            if heard.bytes > ATTEMPT_BYTES {
+                if std::mem::replace(&mut heard.cut, true) {
+                    return;
+                }
+                text = format!("what follows is left out: more than {} MiB", ATTEMPT_BYTES >> 20);
+            }
+        }
+        let at = self.world.now();
+        let line = NewTranscript { step: self.step, attempt: self.attempt, at, kind, text };
+        let lines = self.lines.get_or_init(|| {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            let writer =
+                write(Arc::clone(&self.transcripts), self.run.clone(), Arc::clone(&self.stored), receiver);
+            let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+            writers.retain(|writer| !writer.is_finished());
+            writers.push(tokio::spawn(writer));
+            sender
+        });
+        // The writer ends after the last sender only.
+        let _ = lines.send(Item::Line(line));
+    }
+}
+
+/// Stores what comes, until nobody can send any more.
+async fn write(
+    transcripts: Arc<dyn Transcripts>,
+    run: RunId,
+    stored: Arc<dyn Fn() + Send + Sync>,
+    mut items: mpsc::UnboundedReceiver<Item>,
+) {
+    let mut batch = Vec::new();
+    while items.recv_many(&mut batch, BATCH).await > 0 {
+        if !batch.iter().any(|item| matches!(item, Item::Flush(_))) && batch.len() < BATCH {
+            // A flush does not wait for the rest of the time.
+            let gather = tokio::time::sleep(GATHER);
+            tokio::pin!(gather);
+            while batch.len() < BATCH {
+                tokio::select! {
+                    item = items.recv() => match item {
+                        Some(item) => {
+                            let flush = matches!(item, Item::Flush(_));
+                            batch.push(item);
+                            if flush { break; }
+                        }
+                        None => break,
+                    },
+                    () = &mut gather => break,
+                }
+            }
+        }
+        let mut lines = Vec::new();
+        let mut flushed = Vec::new();
+        for item in batch.drain(..) {
+            match item {
+                Item::Line(line) => lines.push(line),
+                Item::Flush(done) => flushed.push(done),
+            }
+        }
+        // Of several heartbeats the last one counts.
+        let last = lines.iter().rposition(|line| line.kind == TranscriptKind::Heartbeat);
+        let mut index = 0;
+        lines.retain(|line| {
+            index += 1;
+            line.kind != TranscriptKind::Heartbeat || last == Some(index - 1)
+        });
+        if !lines.is_empty() {
+            transcripts.transcribe(&run, lines).await;
+            stored();
+        }
+        for done in flushed {
+            let _ = done.send(());
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! `wfhost build`
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use wfhost_build as build;
+
+use super::diagnostic::{Exit, Trouble};
+use super::{Common, Format, follow, print_line};
+
+/// Build a workflow in Rust, TypeScript, JavaScript, Python or C to a component
+///
+/// A workspace gives one component for each of its workflows; a core module's
+/// file is only wrapped.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost build
+  wfhost build my-workflow --out my-workflow.wasm
+  wfhost build workspace -p one-of-it")]
+pub(crate) struct Build {
+    /// The directory of the project, or the file of a core module
+    #[arg(default_value = ".")]
+    dir: PathBuf,
+    /// The component's file, or the directory of several
+    /// [default: target/wfhost/NAME.wasm]
+    #[arg(short = 'O', long, value_name = "PATH")]
+    out: Option<PathBuf>,
+    /// Only this package of the workspace
+    #[arg(short, long, value_name = "NAME")]
+    package: Option<String>,
+    /// What to compile to: wasm32-unknown-unknown, wasm32-wasip2 or
+    /// wasm32-wasip1 [default: the first that the machine can]
+    #[arg(long, value_name = "TARGET")]
+    target: Option<build::Target>,
+    /// Do not let cargo use the network
+    #[arg(long)]
+    offline: bool,
+}
+
+impl Build {
+    pub fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let built = if self.dir.is_file() {
+            let path = self.out.clone().unwrap_or_else(|| self.dir.with_extension("component.wasm"));
+            let bytes = build::wrap(&self.dir, &path)?;
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            vec![build::Built { name, path, bytes }]
+        } else {
+            let options = build::BuildOptions {
+                out: self.out.clone(),
+                package: self.package.clone(),
+                target: self.target,
+                offline: self.offline,
+                ..build::BuildOptions::default()
+            };
+            build::build(&self.dir, &options, &mut tell)?
+        };
+        for build::Built { name, path, bytes } in &built {
+            follow::say(common, "Built", &format!("{name}  {} kB", bytes / 1_000));
+            match common.output {
+                Format::Text => print_line(&path.display().to_string()),
+                Format::Json | Format::Jsonl => print_line(
+                    &json!({ "schema": "wfhost/built/1", "name": name, "path": path, "bytes": bytes })
+                        .to_string(),
+                ),
+            }
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// Says what takes long.
+fn tell(progress: build::Progress<'_>) {
+    if let build::Progress::Preparing(target) = progress {
+        anstream::eprintln!("Preparing the standard library for {target}, once; this takes a minute");
+    }
+}
+
+/// Builds the only workflow of a directory, for verbs that take a module.
+pub(super) fn only(dir: &Path) -> Result<PathBuf, Trouble> {
+    let mut built = build::build(dir, &build::BuildOptions::default(), &mut tell)?;
+    if built.len() > 1 {
+        let names: Vec<_> = built.iter().map(|built| built.path.display().to_string()).collect();
+        return Err(Trouble::usage("WF0609", format!("{} has several workflows", dir.display()))
+            .hint(format!("name one: {}", names.join(", "))));
+    }
+    Ok(built.remove(0).path)
+}
+
+impl From<build::BuildError> for Trouble {
+    fn from(error: build::BuildError) -> Self {
+        Self::usage(error.code(), error.to_string()).hint(error.hint())
+    }
+}

@@ -1,0 +1,66 @@
+//! `wfhost cancel`
+
+use wfhost::store::MessageBody;
+use wfhost::{Adopt, Ending, HostError, ResumeOptions, clock, is_held};
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::{AgentArgs, find_run};
+use super::{Common, follow};
+
+/// Ask a run to stop
+///
+/// Its open steps end as cancelled; the program sees it and has ten seconds to
+/// clean up. If no process advances the run, this one does for that time.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost cancel @last
+  wfhost cancel run_01k9 --reason 'no longer needed'")]
+pub(crate) struct Cancel {
+    /// An id, the beginning of one, @last, @last:2
+    run: String,
+    /// Why, for the record
+    #[arg(long)]
+    reason: Option<String>,
+    #[command(flatten)]
+    agents: AgentArgs,
+}
+
+impl Cancel {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let store = common.store()?;
+        let info = find_run(store.as_ref(), &self.run).await?;
+        let body = MessageBody::Cancel { reason: self.reason.clone() };
+        let (_, run) = wfhost::post(&store, &info.id, body, clock::now()).await?;
+        let info = store.run(&run).await?.ok_or_else(|| HostError::NoSuchRun(run.clone()))?;
+        if is_held(&info) {
+            follow::say(common, "Asked", &format!("{run} to stop; the process that advances it sees to it"));
+            return Ok(Exit::Done);
+        }
+        let providers = self.agents.other_providers(common)?;
+        let host =
+            common.host(store, self.agents.providers(common)?, self.agents.evict.into(), Adopt::Own)?;
+        let mut handle =
+            match host.resume(&run, ResumeOptions { providers, ..ResumeOptions::default() }).await {
+                Ok(handle) => handle,
+                // Somebody took it up just now: then he sees to it.
+                Err(HostError::Held { .. }) => host.watch(&run),
+                Err(error) => return Err(error.into()),
+            };
+        match handle.ending().await? {
+            Ending::Finished(Ok(_)) => follow::say(common, "Done", &format!("{run} completed all the same")),
+            Ending::Finished(Err(failure)) => follow::say(common, "Stopped", &format!("{run}  {failure}")),
+            Ending::Refused { mismatch: Some(mismatch), .. } => {
+                return Err(Trouble::mismatch(&run, &mismatch, None));
+            }
+            Ending::Continued(next) => {
+                follow::say(common, "Goes on", &format!("as {next}, which is asked to stop too"));
+            }
+            Ending::Refused { .. } | Ending::Paused | Ending::Stopped => {}
+        }
+        // Its children end with it.
+        while follow::has_busy_relatives(&host, &info).await? {
+            handle.changed().await;
+        }
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,259 @@
+//! `wfhost check`
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use wfhost::agents::Providers;
+use wfhost::engine::{Denied, Engine, summarize};
+use wfhost::store::{MemStore, RunFilter, SharedStore};
+use wfhost::{Adopt, Evict, HostError, archive, clock};
+use wfhost_core::{Digest, Journal, Timestamp};
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::{find_run, read_journal};
+use super::{Common, Format, follow, module_arg, print_line, upgrade, view};
+
+/// Sleeps up to this length are waited for in a check.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Check that a module can be run as a workflow: its imports, its exports, its code
+///
+/// With --twice it is run, and repeated by a second process that compiles it
+/// anew: whatever the program observes or computes has to be the same.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost check hello.wasm
+  wfhost check hello.wasm --all             whether the runs there are agree with it
+  wfhost check hello.wasm --replay run.jsonl
+  wfhost check hello.wasm --twice -i '{\"name\":\"Ada\"}' --agent echo")]
+pub(crate) struct Check {
+    /// A component's file, or a directory with a workflow
+    module: String,
+    /// Replay the journal of this run, or of this exported one, against it: would
+    /// the run go on with it? (may be repeated)
+    #[arg(long, value_name = "RUN|FILE", conflicts_with = "twice")]
+    replay: Vec<String>,
+    /// The same with all runs of a workflow of this name
+    #[arg(long, conflicts_with = "twice")]
+    all: bool,
+    /// Run it, and see that a second execution is the same bit by bit
+    #[arg(long)]
+    twice: bool,
+    /// The input of that run: JSON, @FILE
+    #[arg(short, long, default_value = "null", value_name = "JSON", requires = "twice")]
+    input: String,
+    /// The provider of agent calls that name none
+    #[arg(long, value_name = "PROVIDER", requires = "twice")]
+    agent: Option<String>,
+    /// Answers from a file of rules (provider `scripted`)
+    #[arg(long, value_name = "FILE", requires = "twice")]
+    agents: Option<String>,
+    /// Accept a module that imports sockets or HTTP; a call to them fails the run
+    #[arg(long)]
+    trap_denied: bool,
+}
+
+/// The cache of the first execution, in a directory of its own.
+const FIRST: &str = "first";
+
+impl Check {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let (name, bytes) = module_arg::load(None, &self.module).await?;
+        let digest = Digest::of(&bytes);
+        let summary = summarize(&bytes)?;
+        let text = common.output == Format::Text;
+        let denied = if self.trap_denied { Denied::Trap } else { Denied::Refuse };
+        if self.all || !self.replay.is_empty() {
+            return self.replay_runs(common, &name, &bytes, denied).await;
+        }
+        if text {
+            for import in &summary.imports {
+                print_line(&format!("{:<45}  {}", import.name, import.class.as_str()));
+            }
+        }
+        let dir = self.twice.then(tempfile::tempdir).transpose().map_err(failed)?;
+        // What is compiled here is what the first execution takes; the second one compiles by itself.
+        let cache = dir.as_ref().map(|dir| dir.path().join(FIRST));
+        Engine::new(cache)?.module(&name, digest, &bytes, denied)?;
+        follow::say(common, "Fits", &format!("{name}  {digest}"));
+        let entries = match &dir {
+            Some(dir) => Some(self.run_twice(&bytes, dir.path())?),
+            None => None,
+        };
+        if let Some(entries) = entries {
+            follow::say(common, "Same", &format!("both executions agree in {entries} entries"));
+        }
+        if !text {
+            let imports: Vec<_> = summary.imports.iter().map(super::inspect::import).collect();
+            let view = json!({
+                "schema": "wfhost/check/1", "name": name, "digest": digest, "imports": imports,
+                "exports": summary.exports, "entries": entries,
+            });
+            print_line(&view.to_string());
+        }
+        Ok(Exit::Done)
+    }
+
+    /// Replays runs against the module.
+    async fn replay_runs(
+        &self,
+        common: &Common,
+        name: &str,
+        bytes: &[u8],
+        denied: Denied,
+    ) -> Result<Exit, Trouble> {
+        let mut journals = Vec::new();
+        // A database is asked for only if there is something to ask it for.
+        let asks = self.all || self.replay.iter().any(|run| !Path::new(run).is_file());
+        let store: SharedStore = if asks { common.store()? } else { Arc::new(MemStore::default()) };
+        for run in &self.replay {
+            if Path::new(run).is_file() {
+                let text = std::fs::read_to_string(run).map_err(|error| {
+                    Trouble::usage("WF0510", format!("{run} cannot be read: {error}"))
+                        .hint("a run's id, or a file that `wfhost db export` wrote")
+                })?;
+                let archive = archive::read(&text)?;
+                let unusable = |source| HostError::Journal { run: archive.run.info.id.clone(), source };
+                let journal = Journal::read(archive.run.rows.clone()).map_err(unusable)?;
+                journals.push((archive.run.info.id, journal));
+            } else {
+                let run = find_run(store.as_ref(), run).await?.id;
+                journals.push((run.clone(), read_journal(store.as_ref(), &run).await?));
+            }
+        }
+        if self.all {
+            let workflow = Some(name.to_owned());
+            let filter = RunFilter { workflow, limit: usize::MAX >> 1, ..RunFilter::default() };
+            for info in store.runs(filter).await? {
+                journals.push((info.id.clone(), read_journal(store.as_ref(), &info.id).await?));
+            }
+        }
+        // The module is not put into the database: this looks and does not touch.
+        let memory: SharedStore = Arc::new(MemStore::default());
+        let host = common.host(memory, Providers::builtin(), Evict::default(), Adopt::Own)?;
+        let module = host.add_module_with(name, bytes, denied).await?;
+        let (count, mut differ) = (journals.len(), 0);
+        for (run, journal) in journals {
+            let checked = host.check_against(&run, journal, &module).await?;
+            let why = match (&checked.departs, &checked.ends) {
+                (Some(mismatch), _) => Some(mismatch.to_string()),
+                (None, Some((recorded, found))) => Some(format!(
+                    "it ended with {}, now with {}",
+                    view::outcome(recorded),
+                    view::outcome(found)
+                )),
+                (None, None) => None,
+            };
+            differ += usize::from(why.is_some());
+            let word = if why.is_some() { "departs" } else { "agrees" };
+            print_line(&upgrade::line(common, &run, word, why.as_deref()));
+        }
+        follow::say(common, "Replayed", &format!("{count} runs, of which {differ} depart"));
+        Ok(if differ > 0 { Exit::Mismatch } else { Exit::Done })
+    }
+
+    /// Runs the module in one process and repeats it in another. Gives the
+    /// number of entries that they agree in.
+    fn run_twice(&self, bytes: &[u8], dir: &Path) -> Result<u64, Trouble> {
+        let module = dir.join("checked.wasm");
+        std::fs::write(&module, bytes).map_err(failed)?;
+        let module = module.to_string_lossy();
+        let mut providers = Vec::new();
+        for (option, value) in [("--agent", &self.agent), ("--agents", &self.agents)] {
+            providers.extend(value.iter().flat_map(|value| [option, value.as_str()]));
+        }
+        // Dropped at every wait: what is rebuilt by replay on the way counts as well.
+        providers.extend(["--evict", "always", "--no-wait"]);
+        let mut args = vec!["run", &module, "--id", "checked", "-i", &self.input];
+        if self.trap_denied {
+            args.push("--trap-denied");
+        }
+        args.extend(&providers);
+        let mut ran = wfhost(dir, FIRST, &args)?;
+        let mut resume = vec!["resume", "checked"];
+        resume.extend(&providers);
+        while ran.status.code() == Some(3) && wait_for_timer(dir)? {
+            ran = wfhost(dir, FIRST, &resume)?;
+        }
+        // It may have failed, or wait for something that does not come: both can be compared.
+        if ![Some(0), Some(1), Some(3)].contains(&ran.status.code()) {
+            return Err(passed_on(&ran, "the run"));
+        }
+        let replayed = wfhost(dir, "second", &["replay", "checked", "-o", "json"])?;
+        if !replayed.status.success() {
+            return Err(passed_on(&replayed, "the second execution"));
+        }
+        let second = json_of(&replayed)?;
+        let first = json_of(&wfhost(dir, FIRST, &["show", "checked", "-o", "json"])?)?;
+        let logged = wfhost(dir, FIRST, &["logs", "checked", "-o", "jsonl"])?;
+        let lines = String::from_utf8_lossy(&logged.stdout);
+        let lines: Vec<Value> = lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let pairs = [
+            ("result", &first["output"], &second["output"]),
+            ("failure", &first["failure"], &second["failure"]),
+            ("published state", &first["published"], &second["published"]),
+            ("log", &Value::Array(lines), &second["log"]),
+        ];
+        for (what, one, other) in pairs {
+            if one != other {
+                return Err(Trouble {
+                    details: vec![format!("first   {one}"), format!("second  {other}")],
+                    exit: Exit::Mismatch,
+                    ..Trouble::host("WF0203", format!("the {what} of the two executions differs"))
+                });
+            }
+        }
+        Ok(second["entries"].as_u64().unwrap_or_default())
+    }
+}
+
+/// Sleeps as long as the run does. False if it waits for something else, or too long.
+fn wait_for_timer(dir: &Path) -> Result<bool, Trouble> {
+    let run = json_of(&wfhost(dir, FIRST, &["show", "checked", "-o", "json"])?)?;
+    let waits = || run["waiting_for"].as_array().into_iter().flatten();
+    // What it waited for has come already.
+    if waits().any(|wait| wait["kind"] == "host") {
+        return Ok(true);
+    }
+    let until = waits().find(|wait| wait["kind"] == "time");
+    let Some(until) = until.and_then(|wait| wait["at"].as_str()?.parse::<jiff::Timestamp>().ok()) else {
+        return Ok(false);
+    };
+    let until = Timestamp(u64::try_from(until.as_millisecond()).unwrap_or(0));
+    let left = Duration::from_millis(until.since(clock::now()));
+    if left > PATIENCE {
+        return Ok(false);
+    }
+    std::thread::sleep(left);
+    Ok(true)
+}
+
+/// Runs this program with a database of its own and with its own cache.
+fn wfhost(dir: &Path, cache: &str, args: &[&str]) -> Result<Output, Trouble> {
+    let program = std::env::current_exe().map_err(failed)?;
+    let mut command = Command::new(program);
+    command.args(args).env("WFHOST_DB", dir.join("wfhost.db")).env("WFHOST_CACHE", dir.join(cache));
+    command.stdin(Stdio::null()).output().map_err(failed)
+}
+
+fn json_of(output: &Output) -> Result<Value, Trouble> {
+    serde_json::from_slice(&output.stdout).map_err(|_| passed_on(output, "a part of the check"))
+}
+
+fn failed(error: std::io::Error) -> Trouble {
+    Trouble::host("WF0204", format!("the module could not be run for a check: {error}"))
+}
+
+/// What went wrong in another process, which said so itself.
+fn passed_on(output: &Output, what: &str) -> Trouble {
+    let exit = match output.status.code() {
+        Some(5) => Exit::Mismatch,
+        _ => Exit::Host,
+    };
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let details = errors.lines().map(str::to_owned).collect();
+    Trouble { details, exit, ..Trouble::host("WF0204", format!("{what} went wrong")) }
+}

@@ -1,0 +1,227 @@
+//! `wfhost db`
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::json;
+use wfhost::agents::Providers;
+use wfhost::archive;
+use wfhost::clock;
+use wfhost::store::{Deleted, RunFilter, RunState, SharedStore, Store};
+use wfhost::verify::{compare_given_out, rebuild, verify};
+use wfhost::{Adopt, Evict, HostError};
+
+use super::delete::confirm;
+use super::diagnostic::{Exit, Trouble};
+use super::place::{find_run, length_arg};
+use super::{Common, Format, follow, print_line};
+
+/// Look after the database
+#[derive(clap::Args)]
+pub(crate) struct Db {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand)]
+enum Verb {
+    /// Check the file and every run in it
+    Check {
+        /// Also replay each run, and compare what its program gave out
+        #[arg(long)]
+        deep: bool,
+        /// Write what is kept besides the journals anew, where it departs from them
+        #[arg(long)]
+        repair: bool,
+    },
+    /// Copy the database while it is in use
+    Backup {
+        /// The new file
+        file: PathBuf,
+    },
+    /// Delete runs that ended long ago, and modules that no run uses
+    Gc {
+        /// Since when they have to have ended, like 30d
+        #[arg(long, value_name = "LENGTH", value_parser = length_arg)]
+        older_than: u64,
+        /// Only say what would be deleted
+        #[arg(long)]
+        dry_run: bool,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// Write a run with its module to a file that `db import` reads
+    Export {
+        /// An id, the beginning of one, @last, @last:2
+        run: String,
+        /// The file, or - for stdout
+        file: PathBuf,
+    },
+    /// Take in a run that was exported
+    ///
+    /// One that has not ended is paused: `wfhost resume` goes on with it here.
+    Import {
+        /// The file, or - for stdin
+        file: PathBuf,
+    },
+}
+
+/// Runs that are read at once.
+const PAGE: usize = 500;
+
+impl Db {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        match &self.verb {
+            Verb::Check { deep, repair } => check(common, *deep, *repair).await,
+            Verb::Backup { file } => {
+                if file.exists() {
+                    return Err(Trouble::usage("WF0004", format!("{} is there already", file.display()))
+                        .hint("name a new file: a backup overwrites nothing"));
+                }
+                let bytes = common.sqlite()?.backup(file)?;
+                follow::say(common, "Copied", &format!("{} bytes to {}", bytes, file.display()));
+                Ok(Exit::Done)
+            }
+            Verb::Gc { older_than, dry_run, yes } => gc(common, *older_than, *dry_run, *yes).await,
+            Verb::Export { run, file } => {
+                let store = common.store()?;
+                let info = find_run(store.as_ref(), run).await?;
+                let text = archive::export(store.as_ref(), &info).await?;
+                write(file, text.as_bytes())?;
+                follow::say(common, "Wrote", &format!("{} to {}", info.id, file.display()));
+                Ok(Exit::Done)
+            }
+            Verb::Import { file } => {
+                let store = common.store()?;
+                let run = archive::import(store.as_ref(), &read(file)?).await?;
+                follow::say(common, "Took in", run.as_str());
+                Ok(Exit::Done)
+            }
+        }
+    }
+}
+
+/// Writes a file for its owner only, or stdout.
+pub(super) fn write(file: &PathBuf, bytes: &[u8]) -> Result<(), Trouble> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let failed = |error| Trouble::usage("WF0004", format!("{} cannot be written: {error}", file.display()));
+    if file.as_os_str() == "-" {
+        return std::io::stdout().write_all(bytes).map_err(failed);
+    }
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(file).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
+}
+
+fn read(file: &PathBuf) -> Result<String, Trouble> {
+    let text = match file.as_os_str() == "-" {
+        true => std::io::read_to_string(std::io::stdin()),
+        false => std::fs::read_to_string(file),
+    };
+    text.map_err(|error| Trouble::usage("WF0004", format!("{} cannot be read: {error}", file.display())))
+}
+
+/// Calls `each` with all runs, the newest first.
+async fn for_each_run(
+    store: &dyn Store,
+    filter: RunFilter,
+    mut each: impl AsyncFnMut(wfhost::store::RunInfo) -> Result<(), Trouble>,
+) -> Result<(), Trouble> {
+    let mut before = None;
+    loop {
+        let page = store.runs(RunFilter { before: before.clone(), limit: PAGE, ..filter.clone() }).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        before = Some(last.id.clone());
+        for info in page {
+            each(info).await?;
+        }
+    }
+}
+
+async fn check(common: &Common, deep: bool, repair: bool) -> Result<Exit, Trouble> {
+    let store = common.sqlite()?;
+    let mut faults = store.check()?;
+    let store: SharedStore = Arc::new(store);
+    let host = common.host(Arc::clone(&store), Providers::builtin(), Evict::AfterGrace, Adopt::Own)?;
+    let (mut runs, mut entries, mut repaired) = (0_u64, 0_u64, 0_u64);
+    for_each_run(store.as_ref(), RunFilter::default(), async |info| {
+        let report = verify(store.as_ref(), &info).await?;
+        runs += 1;
+        entries += report.entries;
+        let mut found = report.faults;
+        if deep || repair {
+            match rebuild(&host, &info).await {
+                Ok(rebuilt) => {
+                    found.extend(compare_given_out(store.as_ref(), &rebuilt).await?);
+                    if repair && !found.is_empty() && store.rebuild(rebuilt).await? {
+                        repaired += 1;
+                        found.iter().for_each(|fault| {
+                            follow::say(common, "Mended", &format!("{}: {fault}", info.id))
+                        });
+                        let mended =
+                            store.run(&info.id).await?.ok_or(HostError::NoSuchRun(info.id.clone()))?;
+                        found = verify(store.as_ref(), &mended).await?.faults;
+                    }
+                }
+                Err(error) => found.push(format!("it cannot be replayed: {error}")),
+            }
+        }
+        faults.extend(found.into_iter().map(|fault| format!("{}: {fault}", info.id)));
+        Ok(())
+    })
+    .await?;
+    if repaired > 0 {
+        follow::say(common, "Repaired", &format!("{repaired} runs"));
+    }
+    match common.output {
+        Format::Text if faults.is_empty() => {
+            print_line(&format!("{runs} runs, {entries} entries, no faults"))
+        }
+        Format::Text => {}
+        _ => {
+            let view =
+                json!({ "schema": "wfhost/check/1", "runs": runs, "entries": entries, "faults": faults });
+            print_line(&view.to_string());
+        }
+    }
+    if faults.is_empty() {
+        return Ok(Exit::Done);
+    }
+    let trouble = Trouble::host("WF0511", format!("the database has {} faults", faults.len()));
+    Err(Trouble { details: faults, ..trouble }
+        .hint("`wfhost db check --repair` mends what the journals know; for the rest restore a backup"))
+}
+
+async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Result<Exit, Trouble> {
+    let store = common.store()?;
+    let now = clock::now();
+    let before = wfhost_core::Timestamp(now.0.saturating_sub(older_than));
+    let filter = RunFilter {
+        states: vec![RunState::Completed, RunState::Failed, RunState::Cancelled, RunState::Continued],
+        idle_since: Some(before),
+        ..RunFilter::default()
+    };
+    let mut old = Vec::new();
+    for_each_run(store.as_ref(), filter, async |info| {
+        old.push(info.id);
+        Ok(())
+    })
+    .await?;
+    if dry_run {
+        follow::say(common, "Would", &format!("delete {} runs", old.len()));
+        old.iter().for_each(|run| print_line(run.as_str()));
+        return Ok(Exit::Done);
+    }
+    if !old.is_empty() {
+        confirm(yes, &format!("delete {} runs?", old.len()))?;
+    }
+    let mut deleted = 0;
+    for run in &old {
+        deleted += u64::from(store.delete(run, now).await? == Deleted::Yes);
+    }
+    let modules = store.delete_unused_modules(before).await?;
+    follow::say(common, "Deleted", &format!("{deleted} runs, {modules} modules"));
+    Ok(Exit::Done)
+}

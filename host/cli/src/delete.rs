@@ -1,0 +1,63 @@
+//! `wfhost delete`
+
+use std::io::{IsTerminal, Write};
+
+use wfhost::clock;
+use wfhost::store::Deleted;
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::find_run;
+use super::{Common, follow};
+
+/// Delete a run with everything that belongs to it
+///
+/// Its id is not used again. A run that a living process advances is refused.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost delete run_01k9 --yes")]
+pub(crate) struct Delete {
+    /// An id, the beginning of one, @last, @last:2
+    run: String,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+}
+
+impl Delete {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let store = common.store()?;
+        let info = find_run(store.as_ref(), &self.run).await?;
+        let run = info.id;
+        confirm(self.yes, &format!("delete {run}, {} with {} entries?", info.state.as_str(), info.entries))?;
+        // The lease of a dead process does not hold it.
+        let now = match &info.lease {
+            Some((owner, until)) if wfhost::owner::is_dead(owner) => until.after(1).max(clock::now()),
+            _ => clock::now(),
+        };
+        match store.delete(&run, now).await? {
+            Deleted::Yes => follow::say(common, "Deleted", run.as_str()),
+            Deleted::Held { owner, until } => {
+                return Err(wfhost::HostError::Held { run, owner, until }.into());
+            }
+            Deleted::NoSuchRun => return Err(wfhost::HostError::NoSuchRun(run).into()),
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// Asks on a terminal; elsewhere `--yes` is needed.
+pub(super) fn confirm(yes: bool, question: &str) -> Result<(), Trouble> {
+    if yes {
+        return Ok(());
+    }
+    let refused = || Trouble::usage("WF0509", "nothing was deleted");
+    if !std::io::stdin().is_terminal() {
+        return Err(refused().hint("say --yes: this cannot be undone"));
+    }
+    anstream::eprint!("{question} [y/N] ");
+    // A prompt that cannot be flushed is still answered.
+    let _ = std::io::stderr().flush();
+    let mut line = String::new();
+    let read = std::io::stdin().read_line(&mut line);
+    if read.is_ok() && matches!(line.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(refused()) }
+}

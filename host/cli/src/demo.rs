@@ -1,0 +1,98 @@
+//! `wfhost demo`
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use wfhost::{Adopt, HostError, ResumeOptions};
+use wfhost_core::RunId;
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::{AgentArgs, EvictArg};
+use super::{Common, follow};
+
+/// See a run being killed and going on, without a compiler
+///
+/// An embedded workflow is run by a second process, which is killed with
+/// SIGKILL in the middle; this one goes on with the run.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost demo")]
+pub(crate) struct Demo {}
+
+/// So many entries of the journal are waited for before the kill: the first
+/// call and the first sleep are done, the second call is.
+const KILL_AT: u64 = 7;
+/// The worker has begun by then, on any machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Demo {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let broken = |error: String| Trouble::host("WF0404", format!("the demo cannot be set up: {error}"));
+        let component = component().map_err(broken)?;
+        let store = common.store()?;
+        let agents = AgentArgs { agent: Some("echo".to_owned()), agents: None, evict: EvictArg::Auto };
+        let host = common.host(store, agents.providers(common)?, agents.evict.into(), Adopt::Own)?;
+        let module = host.add_module("demo", &component).await?;
+        // The module is in the store now, so that the worker finds it by its digest.
+        let id = wfhost::world::fresh_id().map_err(HostError::from)?;
+        follow::say(common, "Worker", "a second process runs the workflow `demo`");
+        let mut worker =
+            self.worker(common, &id, &module.digest.to_string()).map_err(|e| broken(e.to_string()))?;
+        let begin = Instant::now();
+        loop {
+            let entries = host.store().run(&id).await?.map_or(0, |info| info.entries.0);
+            if entries >= KILL_AT {
+                break;
+            }
+            let ended = worker.try_wait().map_err(|error| broken(error.to_string()))?;
+            if let Some(status) = ended {
+                return Err(broken(format!("the worker ended early, {status}")));
+            }
+            if begin.elapsed() > PATIENCE {
+                // It may be gone by itself; the error is what matters.
+                let _ = worker.kill();
+                return Err(broken("the worker does nothing".to_owned()));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let pid = worker.id();
+        let killed = worker.kill().and_then(|()| worker.wait());
+        killed.map_err(|error| broken(error.to_string()))?;
+        follow::say(common, "Killed", &format!("process {pid} with SIGKILL, in the middle of {id}"));
+        let info = host.store().run(&id).await?.ok_or_else(|| HostError::NoSuchRun(id.clone()))?;
+        let signals = follow::Signals::new()?;
+        let handle = host.resume(&id, ResumeOptions::default()).await?;
+        let exit =
+            follow::follow(common, &host, signals, handle, follow::Beginning::Resumed(info.entries), false)
+                .await?;
+        follow::say(common, "next", &format!("wfhost journal {id}"));
+        follow::say(common, "next", "wfhost new hello");
+        Ok(exit)
+    }
+
+    /// Begins the run in a process of its own.
+    fn worker(&self, common: &Common, id: &RunId, module: &str) -> std::io::Result<std::process::Child> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["run", module, "--agent", "echo", "--id", id.as_str()]);
+        if let Some(db) = &common.db {
+            command.arg("--db").arg(db);
+        }
+        let progress = if common.quiet { Stdio::null() } else { Stdio::inherit() };
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(progress).spawn()
+    }
+}
+
+/// The embedded workflow as a component.
+fn component() -> Result<Vec<u8>, String> {
+    let core = wat::parse_str(include_str!("demo.wat")).map_err(|error| error.to_string())?;
+    wfhost_build::componentize(&core)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_embedded_workflow_is_one() {
+        let component = super::component().unwrap();
+        wfhost::engine::inspect(&component, wfhost::engine::Denied::Refuse).unwrap();
+    }
+}

@@ -1,0 +1,350 @@
+//! Errors as people read them: what, where, why, and what mends it.
+
+use std::process::ExitCode;
+
+use anstream::eprintln;
+use anstyle::{AnsiColor, Style};
+use wfhost::agents::ScriptError;
+use wfhost::archive::ArchiveError;
+use wfhost::engine::{DriveError, ModuleError};
+use wfhost::store::StoreError;
+use wfhost::{ForkError, GrantError, HostError};
+use wfhost_config::ConfigError;
+use wfhost_core::{CannotRetry, Digest, Mismatch, RunId};
+
+/// The exit codes of the program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Exit {
+    Done,
+    /// The run failed or was cancelled.
+    RunFailed,
+    /// Bad arguments or bad input.
+    Usage,
+    /// The run waits (only with `--no-wait`).
+    Waits,
+    /// Database, disk, provider.
+    Host,
+    /// The module departs from the journal.
+    Mismatch,
+    /// A living process has the run.
+    Held,
+    /// The run failed because it had spent its budget.
+    Budget,
+    /// Ended by a signal of the operating system.
+    Signalled(u8),
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::RunFailed => 1,
+            Exit::Usage => 2,
+            Exit::Waits => 3,
+            Exit::Host => 4,
+            Exit::Mismatch => 5,
+            Exit::Held => 6,
+            Exit::Budget => 7,
+            Exit::Signalled(number) => 128 + number,
+        })
+    }
+}
+
+/// An error with all that a user needs.
+#[derive(Debug)]
+pub(crate) struct Trouble {
+    pub code: &'static str,
+    pub message: String,
+    /// Lines below the message, indented.
+    pub details: Vec<String>,
+    pub hints: Vec<String>,
+    pub exit: Exit,
+}
+
+pub(crate) const ERROR: Style = AnsiColor::Red.on_default().bold();
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
+pub(crate) const DIM: Style = Style::new().dimmed();
+
+impl Trouble {
+    pub fn usage(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), details: Vec::new(), hints: Vec::new(), exit: Exit::Usage }
+    }
+
+    pub fn host(code: &'static str, message: impl Into<String>) -> Self {
+        Self { exit: Exit::Host, ..Self::usage(code, message) }
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    pub fn print(&self, verbose: bool) {
+        eprintln!("{ERROR}error[{}]{ERROR:#}: {}", self.code, self.message);
+        for detail in &self.details {
+            eprintln!("  {detail}");
+        }
+        for hint in &self.hints {
+            eprintln!("   {DIM}hint:{DIM:#} {hint}");
+        }
+        if verbose {
+            eprintln!("   {DIM}more:{DIM:#} wfhost explain {}", self.code);
+        }
+    }
+
+    /// A program that departs from its journal. `moved`: the modules, if the
+    /// one now is another one than the recorded one.
+    pub fn mismatch(run: &RunId, mismatch: &Mismatch, moved: Option<(Digest, Digest)>) -> Self {
+        let word = |value: &serde_json::Value| match value {
+            serde_json::Value::Null if mismatch.field.is_none() => String::new(),
+            serde_json::Value::String(text) if mismatch.field.is_none() => text.clone(),
+            other => other.to_string(),
+        };
+        let (recorded, asked) = (word(&mismatch.recorded_value), word(&mismatch.asked_value));
+        let (recorded, asked, marked) = around_difference(&recorded, &asked);
+        let field = mismatch.field.as_deref().filter(|name| !name.is_empty());
+        let shown = field.map(|field| format!("{field} ")).unwrap_or_default();
+        let width = mismatch.recorded.len().max(mismatch.asked.len());
+        let line = |who: &str, kind: &str, value: &str| {
+            format!("{who}  {kind:width$}  {shown}{value}").trim_end().to_owned()
+        };
+        let mut details =
+            vec![line("recorded", &mismatch.recorded, &recorded), line("now asks", &mismatch.asked, &asked)];
+        if let Some(name) = field {
+            let (from, length) = marked;
+            let indent = 8 + 2 + width + 2 + shown.chars().count() + from;
+            details.push(format!("{}{} field `{name}`", " ".repeat(indent), "^".repeat(length.max(1))));
+        }
+        let mut hints = vec!["nothing was executed, and the journal is as it was".to_owned()];
+        if let Some((old, new)) = moved {
+            let short = |digest: Digest| digest.to_string()[..13].to_owned();
+            details.push(format!(
+                "cause: the module changed (recorded {}…, now {}…)",
+                short(old),
+                short(new)
+            ));
+            hints.push(format!("keep the old code: `wfhost resume {run}`"));
+            hints.push(format!(
+                "or go on from before the change: `wfhost fork {run} --at {} --module MODULE`",
+                mismatch.position
+            ));
+        }
+        Self {
+            code: "WF0201",
+            message: format!("{run} is non-deterministic at entry {}", mismatch.position),
+            details,
+            hints,
+            exit: Exit::Mismatch,
+        }
+    }
+
+    /// Text that is no JSON, with the place underlined.
+    pub fn bad_json(what: &str, text: &str, error: &serde_json::Error) -> Self {
+        let line = text.lines().nth(error.line().saturating_sub(1)).unwrap_or_default();
+        let column = error.column().max(1);
+        // A long line is shown around the place.
+        let from = line.floor_char_boundary(column.saturating_sub(41));
+        let to = line.ceil_char_boundary((column + 30).min(line.len()));
+        let before = line.get(from..(column - 1).clamp(from, line.len())).unwrap_or_default();
+        let details = vec![
+            format!("{:>4} | {}", error.line(), &line[from..to.max(from)]),
+            format!("     | {}^ {}", " ".repeat(before.chars().count()), plain(error)),
+        ];
+        Self { details, ..Self::usage("WF0002", format!("{what} is not valid JSON")) }
+    }
+}
+
+/// Two texts cut to the place where they differ, and where the second one
+/// differs: its first character there and how many.
+fn around_difference(recorded: &str, asked: &str) -> (String, String, (usize, usize)) {
+    /// Characters that are shown before and from the difference on.
+    const BEFORE: usize = 30;
+    const FROM: usize = 60;
+    let (a, b): (Vec<char>, Vec<char>) = (recorded.chars().collect(), asked.chars().collect());
+    let same = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
+    let rest = a[same..].iter().rev().zip(b[same..].iter().rev()).take_while(|(a, b)| a == b).count();
+    let start = same.saturating_sub(BEFORE);
+    let cut = |text: &[char]| {
+        let end = text.len().min(same + FROM);
+        let (before, behind) = (if start > 0 { "…" } else { "" }, if end < text.len() { "…" } else { "" });
+        format!("{before}{}{behind}", text[start.min(end)..end].iter().collect::<String>())
+    };
+    let length = (b.len() - rest).saturating_sub(same).min(FROM);
+    (cut(&a), cut(&b), (same - start + usize::from(start > 0), length))
+}
+
+/// serde's message without the place, which is shown.
+fn plain(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.split(" at line ").next().unwrap_or(&text).to_owned()
+}
+
+impl From<ModuleError> for Trouble {
+    fn from(error: ModuleError) -> Self {
+        Self::usage(error.code(), error.to_string()).hint(error.hint())
+    }
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        let hint = match &error {
+            StoreError::Fenced { .. } => "`wfhost show` tells who has it".to_owned(),
+            StoreError::IdTaken { id } => {
+                format!("choose another --id, or go on with it: `wfhost resume {id}`")
+            }
+            StoreError::IdUsed { .. } => "choose another --id: ids are not used again".to_owned(),
+            StoreError::NoSuchModule(_) => "run the module's file once: `wfhost run FILE.wasm`".to_owned(),
+            StoreError::CannotOpen { .. } => "name another place with --db FILE or WFHOST_DB".to_owned(),
+            StoreError::ReadOnly { path } => {
+                format!("make it writable, `chmod u+w {path}`, or name another with --db")
+            }
+            StoreError::Full { .. } => {
+                "make room; nothing that was committed is lost, `wfhost resume` goes on".to_owned()
+            }
+            StoreError::Locked { .. } => "end the program that keeps it locked, and try again".to_owned(),
+            StoreError::Newer { .. } => "update wfhost, or name another database with --db".to_owned(),
+            StoreError::Damaged { .. } => "keep a copy of the file, and restore it from a backup".to_owned(),
+            StoreError::Foreign { .. } => "name another file with --db".to_owned(),
+            StoreError::Failed { .. } => "try again; if it stays, look at the disk".to_owned(),
+        };
+        let exit = match error {
+            StoreError::IdTaken { .. } | StoreError::IdUsed { .. } => Exit::Usage,
+            _ => Exit::Host,
+        };
+        Self { exit, ..Self::usage(error.code(), error.to_string()) }.hint(hint)
+    }
+}
+
+impl From<ConfigError> for Trouble {
+    fn from(error: ConfigError) -> Self {
+        let details = match &error {
+            ConfigError::Syntax { line, text, .. } => vec![format!("{line:>4} | {text}")],
+            _ => Vec::new(),
+        };
+        Self { details, ..Self::usage(error.code(), error.to_string()) }.hint(error.hint())
+    }
+}
+
+impl From<ScriptError> for Trouble {
+    fn from(error: ScriptError) -> Self {
+        match &error {
+            ScriptError::Syntax { path, text, source } => {
+                let trouble = Self::bad_json(&format!("the script {}", path.display()), text, source);
+                Self { code: "WF0402", ..trouble }
+            }
+            _ => Self::usage("WF0402", error.to_string()),
+        }
+        .hint("`wfhost explain WF0402` shows the form of a script")
+    }
+}
+
+impl From<DriveError> for Trouble {
+    fn from(error: DriveError) -> Self {
+        match error {
+            DriveError::Store(error) => error.into(),
+            DriveError::NoProvider { ref run, ref provider } => {
+                let hint = match provider.as_str() {
+                    "scripted" => format!("give its rules: `wfhost resume {run} --agents FILE`"),
+                    _ => {
+                        format!("configure [providers.{provider}] in wfhost.toml, then `wfhost resume {run}`")
+                    }
+                };
+                Self::host("WF0401", error.to_string()).hint(hint)
+            }
+            DriveError::NoDefaultProvider { ref run } => Self::host("WF0403", error.to_string())
+                .hint(format!("with a key: `ANTHROPIC_API_KEY=... wfhost resume {run}`, or OPENAI_API_KEY"))
+                .hint("with a coding agent: put claude, codex, gemini, opencode, cursor-agent or amp on PATH")
+                .hint(format!("to try it out: `wfhost resume {run} --agent echo`, or --agents FILE")),
+            DriveError::Grant { ref run, source: GrantError::Changed { ref path, .. } } => {
+                Self::host("WF0405", error.to_string())
+                    .hint(format!("bring {path} back as it was, then `wfhost resume {run}`"))
+                    .hint("or begin a new run, which reads what is there now")
+            }
+            DriveError::Grant { ref run, .. } => Self::host("WF0405", error.to_string())
+                .hint(format!("once the directory is there: `wfhost resume {run}`")),
+            DriveError::Stack { ref run, .. } => Self::host("WF0407", error.to_string())
+                .hint(format!("begin a new run with a stack of one of these sizes; `wfhost show {run}`")),
+            DriveError::Instance(_) => Self::host("WF0404", error.to_string()),
+        }
+    }
+}
+
+impl From<HostError> for Trouble {
+    fn from(error: HostError) -> Self {
+        match error {
+            HostError::Store(error) => error.into(),
+            HostError::Module(error) => error.into(),
+            HostError::Drive(error) => error.into(),
+            HostError::Grant(_) => Self::usage("WF0406", error.to_string())
+                .hint("a directory is granted as `--dir HOST::GUEST`, like `--dir ./data::/data`"),
+            HostError::Journal { .. } => Self::host("WF0202", error.to_string()).hint(
+                "nothing was executed; if a newer wfhost wrote it, use that one, else restore a backup",
+            ),
+            HostError::NoSuchRun(_) => {
+                Self::usage("WF0501", error.to_string()).hint("`wfhost ps` lists them")
+            }
+            HostError::Ended { ref run } => {
+                Self::usage("WF0502", error.to_string()).hint(format!("how it ended: `wfhost show {run}`"))
+            }
+            HostError::Held { .. } => Self { exit: Exit::Held, ..Self::usage("WF0503", error.to_string()) }
+                .hint("it goes on there; end that process to take the run over"),
+            HostError::NoModule { .. } => Self::host("WF0303", error.to_string())
+                .hint("run the module's file once: `wfhost run FILE.wasm`"),
+            HostError::Departs { ref run, old, new, ref mismatch } => {
+                Self::mismatch(run, mismatch, Some((old, new)))
+            }
+            HostError::CannotRetry { ref run, ref reason } => {
+                let hint = match reason {
+                    CannotRetry::OwnFault => format!(
+                        "name a step that failed: `wfhost retry {run} STEP`; or mend the program: \
+                         `wfhost resume {run} --module FILE`"
+                    ),
+                    CannotRetry::Undone => format!("what was undone: `wfhost show {run}`"),
+                    CannotRetry::NotEnded => format!("what it waits for: `wfhost why {run}`"),
+                    _ => format!("its steps: `wfhost show {run}`"),
+                };
+                Self::usage("WF0506", error.to_string()).hint(hint)
+            }
+            HostError::NoQuestion { .. } => {
+                Self::usage("WF0507", error.to_string()).hint("`wfhost inbox` lists the open ones")
+            }
+            HostError::BadAnswer(_) => Self::usage("WF0508", error.to_string())
+                .hint("the question stays open; `wfhost inbox -o json` shows its schema"),
+            HostError::Stack(_) => Self::usage("WF0407", error.to_string()),
+            HostError::TooLarge(_) => Self::usage("WF0003", error.to_string()),
+            HostError::Random(_) => Self::host("WF0001", error.to_string()),
+        }
+    }
+}
+
+impl From<ForkError> for Trouble {
+    fn from(error: ForkError) -> Self {
+        match error {
+            ForkError::Host(error) => error.into(),
+            ForkError::Cannot { ref run, .. } => Self::usage("WF0205", error.to_string())
+                .hint(format!("its entries and their numbers: `wfhost journal {run}`")),
+            ForkError::Departs { ref run, ref mismatch, .. } => Self {
+                message: format!("a fork of {run} would be non-deterministic at entry {}", mismatch.position),
+                hints: vec![
+                    "nothing was made, and the run is as it was".to_owned(),
+                    format!(
+                        "take over less: `wfhost fork {run} --at {}`, or only the answers: `--reuse`",
+                        mismatch.position
+                    ),
+                ],
+                ..Self::mismatch(run, mismatch, None)
+            },
+        }
+    }
+}
+
+impl From<ArchiveError> for Trouble {
+    fn from(error: ArchiveError) -> Self {
+        match error {
+            ArchiveError::Host(error) => error.into(),
+            ArchiveError::Line { .. } | ArchiveError::Damaged(_) => {
+                Self::usage("WF0510", error.to_string()).hint("export the run again; nothing was taken in")
+            }
+        }
+    }
+}

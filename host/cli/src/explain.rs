@@ -1,0 +1,243 @@
+//! `wfhost explain`
+
+use super::diagnostic::{Exit, Trouble};
+use super::print_line;
+
+/// Explain the code of an error
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost explain WF0201
+  wfhost explain      all codes")]
+pub(crate) struct Explain {
+    /// Like WF0201
+    code: Option<String>,
+}
+
+impl Explain {
+    pub fn execute(&self) -> Result<Exit, Trouble> {
+        let Some(code) = &self.code else {
+            for (code, text) in CODES {
+                print_line(&format!("{code}  {}", text.lines().next().unwrap_or_default()));
+            }
+            return Ok(Exit::Done);
+        };
+        let wanted = code.to_uppercase();
+        match CODES.iter().find(|(code, _)| *code == wanted) {
+            Some((code, text)) => {
+                print_line(&format!("{code}: {text}"));
+                Ok(Exit::Done)
+            }
+            None => Err(Trouble::usage("WF0005", format!("there is no code `{code}`"))
+                .hint("`wfhost explain` lists all of them")),
+        }
+    }
+}
+
+/// Every code that an error can have.
+pub(super) const CODES: &[(&str, &str)] = &[
+    (
+        "WF0001",
+        "the machine refused something that wfhost needs\n\nThreads, signals or random numbers could not be had. Look at the limits of the process.",
+    ),
+    ("WF0002", "text is not valid JSON\n\nThe place is underlined. A text is a JSON string: -i '\"hello\"'."),
+    (
+        "WF0003",
+        "something is larger than it may be\n\nThe message names the limit. Keep large data outside and hand a reference to it.",
+    ),
+    ("WF0004", "a file with input cannot be read"),
+    ("WF0005", "there is no such code"),
+    ("WF0101", "the module's file is empty"),
+    (
+        "WF0102",
+        "the module is not WebAssembly\n\nA workflow is a WebAssembly component. The message says what the file is instead.",
+    ),
+    (
+        "WF0103",
+        "the module is a core module, not a component\n\nCompilers emit core modules; a component wraps one and describes its interface.",
+    ),
+    (
+        "WF0104",
+        "the module imports something that a workflow may not use\n\nWhatever a workflow learns about the world has to be journaled, or a replay would differ. So sockets, HTTP and files are not to be had; ask an agent instead.",
+    ),
+    ("WF0105", "the component does not export `run`"),
+    ("WF0106", "the component imports an interface that wfhost does not know"),
+    (
+        "WF0107",
+        "the component does not fit the world of workflows\n\n`wfhost inspect --wit` prints the world to build against.",
+    ),
+    ("WF0108", "the component is damaged or not valid"),
+    ("WF0109", "the WebAssembly engine cannot be set up"),
+    ("WF0110", "there is no such module"),
+    (
+        "WF0201",
+        "the program departs from its journal\n\nOn replay a program has to ask for the same things in the same order. It does as long as its code is the same. Nothing was executed, and the journal is as it was.",
+    ),
+    (
+        "WF0202",
+        "a journal is damaged, or a newer wfhost wrote it\n\nEvery entry is part of a chain of digests, so a single changed byte is noticed.",
+    ),
+    (
+        "WF0203",
+        "two executions of one journal differ\n\nThey asked for the same steps, but what they returned, wrote or published is not the same. Please report it with the module: the sandbox is there to make that impossible.",
+    ),
+    (
+        "WF0204",
+        "a module could not be run for a check\n\nWhat went wrong is above: it is what the run itself said.",
+    ),
+    (
+        "WF0205",
+        "a run cannot be forked so\n\nA fork takes over the entries before --at, at least the first one and not the end of the run. --edit names an entry among them that holds an answer: a step that is done, or a signal.",
+    ),
+    ("WF0301", "another process has taken the run over"),
+    ("WF0302", "there is a run with this id already"),
+    ("WF0303", "a module is not in the database"),
+    ("WF0310", "the database cannot be opened"),
+    ("WF0311", "the database cannot be written to"),
+    ("WF0312", "the disk is full\n\nNothing that was committed is lost. Make room and resume."),
+    ("WF0313", "the database is locked by another program for more than 30 seconds"),
+    ("WF0314", "the database was written by a newer wfhost"),
+    ("WF0315", "the database is damaged"),
+    ("WF0316", "the file is no database of wfhost"),
+    ("WF0317", "the database failed"),
+    (
+        "WF0401",
+        "there is no such provider\n\nA run that asks for it stays where it is until a host with that provider goes on with it.",
+    ),
+    (
+        "WF0402",
+        "a script of answers is not as it should be\n\n{ \"rules\": [ { \"match\": \"regex on the prompt\", \"reply\": any JSON, or \"replies\": [...] in turn,\n               \"delay_ms\": 20, \"fail\": { \"times\": 1, \"kind\": \"unavailable\", \"message\": \"...\" },\n               \"usage\": { \"input_tokens\": 10, \"output_tokens\": 5 } } ],\n  \"default\": { \"reply\": \"...\" },\n  \"calls\": \"calls.jsonl\" }\n\nTexts may use $1 and ${prompt}. Without a match and a default a call fails.",
+    ),
+    ("WF0403", "a run asks an agent, and there is no default provider"),
+    ("WF0404", "the program cannot be started"),
+    (
+        "WF0405",
+        "a directory that a run was granted is not as it was\n\nWhat a program reads is part of its run: a replay that read something else would differ. The digest of the directory was recorded when the run began; bring it back as it was, or begin a new run.",
+    ),
+    (
+        "WF0406",
+        "a directory cannot be granted\n\n`--dir HOST::GUEST` lets the program read the directory HOST at the path GUEST. It is read as a whole before the run begins, and its digest becomes part of the run.",
+    ),
+    (
+        "WF0407",
+        "programs cannot have a stack of that size\n\nThe size is 1, 2, 4, 8 or 16 MiB, and part of the run from its beginning.",
+    ),
+    ("WF0501", "there is no such run"),
+    ("WF0502", "the run has ended"),
+    (
+        "WF0503",
+        "a living process advances the run\n\nOne process at a time advances a run. It is taken over at once when that process dies.",
+    ),
+    ("WF0504", "the beginning of an id fits several runs"),
+    ("WF0505", "a signal needs a name"),
+    (
+        "WF0506",
+        "a run cannot be tried again\n\nOnly runs that failed or were cancelled can, at a step that failed. A program that failed by itself would do so again: mend it, and go on with `wfhost resume RUN --module FILE`.",
+    ),
+    ("WF0507", "nobody asks that question\n\nIt was answered, it timed out, or the run has ended."),
+    (
+        "WF0508",
+        "an answer does not fit its question\n\nThe message says what is wrong where. The question stays open.",
+    ),
+    ("WF0509", "something that cannot be undone needs `--yes`"),
+    (
+        "WF0510",
+        "an exported run cannot be read\n\nThe file was cut short or changed: its digest differs. Export the run again.",
+    ),
+    ("WF0511", "a database check found faults"),
+    ("WF0512", "a run has published nothing under that key"),
+    ("WF0513", "there is no such schedule"),
+    (
+        "WF0514",
+        "there is a schedule of that name\n\n`--replace` puts the new one in its place; its runs stay.",
+    ),
+    (
+        "WF0515",
+        "the times of a schedule cannot be used\n\nFive fields, as cron has them (minute, hour, day of the month, month, day of the week), in the time zone of --tz; or a length of time of at least a second.",
+    ),
+    (
+        "WF0601",
+        "the directory holds no project\n\nA Rust crate has a Cargo.toml, a workflow in TypeScript, JavaScript or Python a workflow.ts, .js or .py, one in C its C files.",
+    ),
+    ("WF0602", "cargo cannot be run"),
+    ("WF0603", "cargo did not build the crate"),
+    ("WF0604", "the crate builds no workflow\n\nA workflow is a library of the type `cdylib`."),
+    (
+        "WF0605",
+        "there is no Rust toolchain for WebAssembly\n\n`rustup target add wasm32-unknown-unknown` installs one.",
+    ),
+    ("WF0606", "the standard library for WebAssembly cannot be prepared"),
+    ("WF0607", "a core module cannot be wrapped into a component"),
+    ("WF0608", "a file cannot be read or written"),
+    ("WF0609", "the directory has several workflows"),
+    ("WF0610", "the name is none for a project"),
+    ("WF0611", "the workspace has no such package"),
+    (
+        "WF0612",
+        "the crate exports no workflow\n\nThe attribute `#[wfhost::workflow]` on an `async fn` makes it the workflow of its crate.",
+    ),
+    ("WF0613", "there is no linker for WebAssembly"),
+    (
+        "WF0614",
+        "there is no C compiler for WebAssembly\n\nThat is clang with its library for wasm32, wasm-ld, and a C library for WASI. The WASI SDK has all of them.",
+    ),
+    ("WF0615", "a compiler did not build the program"),
+    (
+        "WF0616",
+        "a project in JavaScript lacks its tools\n\nesbuild bundles it, componentize-qjs makes a component of it. Both are dependencies of the project.",
+    ),
+    (
+        "WF0617",
+        "a project in Python lacks its tool\n\ncomponentize-py makes a component of a Python program. It is found in the project's `.venv` or on the path.",
+    ),
+    (
+        "WF0618",
+        "a project in Go lacks its compiler\n\n`go` is looked for on the path: version 1.25 or newer.",
+    ),
+    (
+        "WF0701",
+        "a configuration file cannot be read\n\nwfhost.toml is TOML. Its sections are [store], [agents], [providers.NAME], [prices.\"MODEL\"] and [workspaces.NAME]; docs/agents.md and docs/providers.md have all their keys.",
+    ),
+    (
+        "WF0702",
+        "a configuration file has a key that is not known\n\nUnknown keys are refused, because a misspelt limit would be no limit.",
+    ),
+    (
+        "WF0703",
+        "a configuration file has a secret\n\nFiles name secrets and never hold them: api_key_env = \"NAME\" or api_key_file = \"PATH\" for providers that are asked over HTTP, secrets = { NAME = { env = \"NAME\" } } for programs.",
+    ),
+    (
+        "WF0704",
+        "a value of a configuration file cannot be used\n\nLengths of time are texts like \"90s\", \"15m\", \"2h\"; prices are US dollars for a million tokens; a rate is { per_minute = 60, burst = 5 }.",
+    ),
+    ("WF0705", "the run has no such step, or no transcript of it"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All of the host's sources but this one.
+    fn sources(directory: &std::path::Path, text: &mut String) {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, text);
+            } else if !path.ends_with("src/explain.rs") {
+                text.push_str(&std::fs::read_to_string(path).unwrap_or_default());
+            }
+        }
+    }
+
+    /// Codes in the sources, told by their form.
+    #[test]
+    fn every_code_in_the_sources_is_explained_and_every_explained_code_is_used() {
+        // The one for codes that there are none of is used in this file.
+        let mut text = "\"WF0005\"".to_owned();
+        // Of all crates of the host.
+        sources(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), &mut text);
+        let used: std::collections::BTreeSet<_> =
+            text.match_indices("\"WF0").filter_map(|(at, _)| text.get(at + 1..at + 7)).collect();
+        let explained: std::collections::BTreeSet<_> = CODES.iter().map(|(code, _)| *code).collect();
+        assert_eq!(used, explained);
+    }
+}

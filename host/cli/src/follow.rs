@@ -1,0 +1,455 @@
+//! Following a run until it ends: progress on stderr, the result on stdout.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use anstream::eprintln;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use wfhost::store::{
+    LogLevel, LogLine, RunFilter, RunInfo, RunState, TranscriptFilter, TranscriptKind, TranscriptLine,
+};
+use wfhost::{Ending, Host, HostError, RunHandle};
+use wfhost_core::{
+    Entry, EntryError, Event, FailureKind, Op, Outcome, Position, RunId, Step, Timestamp, decode_op,
+    spell_millis,
+};
+
+use super::diagnostic::{DIM, ERROR, Exit, GOOD, Trouble};
+use super::{Common, Format, print_line, view};
+
+/// Lines of agents that are read at once.
+const LIVE_LINES: usize = 1_000;
+
+/// What an agent wrote, without what would move the cursor or change colours.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| *c == '\t' || !c.is_control()).collect()
+}
+
+/// How it began.
+pub(super) enum Beginning {
+    Started,
+    Resumed(Position),
+}
+
+/// A line for people on stderr: a word and what it is about.
+pub(super) fn say(common: &Common, word: &str, text: &str) {
+    if !common.quiet {
+        eprintln!("{GOOD}{word:>8}{GOOD:#}  {text}");
+    }
+}
+
+/// Follows a run. The process's signals leave it where it is; they have to be
+/// caught before the run goes on.
+pub(super) async fn follow(
+    common: &Common,
+    host: &Host,
+    mut signals: Signals,
+    mut handle: RunHandle,
+    beginning: Beginning,
+    no_wait: bool,
+) -> Result<Exit, Trouble> {
+    let mut id = handle.id.clone();
+    let mut progress = Progress::new(common, &id);
+    if let Some(info) = host.store().run(&id).await? {
+        let module = &info.module.to_string()[..13];
+        match beginning {
+            Beginning::Started => say(common, "Started", &format!("{id}  {}  {module}…", info.workflow)),
+            Beginning::Resumed(entries) => {
+                progress.absorb(host, entries).await?;
+                say(
+                    common,
+                    "Resumed",
+                    &format!("{id}  {}  {module}…  {entries} entries replayed", info.workflow),
+                );
+            }
+        }
+    }
+    let mut signalled = None;
+    let mut waits = false;
+    let ending = loop {
+        let news = progress.catch_up(host).await?;
+        if let Some(ending) = handle.ended().await? {
+            progress.catch_up(host).await?;
+            if let (Ending::Continued(next), None) = (&ending, signalled) {
+                id = next.clone();
+                say(common, "Goes on", &format!("as {id}"));
+                handle = handle.follow_on(id.clone());
+                progress = Progress::new(common, &id);
+                continue;
+            }
+            break ending;
+        }
+        if (no_wait && !waits || !news)
+            && let Some(info) = host.store().run(&id).await?
+            && info.state == RunState::Waiting
+            && !(no_wait && has_busy_relatives(host, &info).await?)
+        {
+            progress.announce();
+            if no_wait && !waits {
+                waits = true;
+                handle.stop();
+                continue;
+            }
+        }
+        tokio::select! {
+            () = handle.changed() => {}
+            number = signals.next() => {
+                signalled = Some(number);
+                handle.stop();
+            }
+        }
+    };
+    leave_others(common, host, &mut signals, signalled).await;
+    match ending {
+        Ending::Finished(outcome) => {
+            let info = host.store().run(&id).await?;
+            let Some(info) = info else { return Err(HostError::NoSuchRun(id).into()) };
+            let took = spell_millis(info.updated_at.since(info.created_at));
+            match &outcome {
+                Ok(_) => say(common, "Done", &format!("{id}  after {took}")),
+                Err(failure) if !common.quiet => {
+                    let word = if failure.kind == FailureKind::Cancelled { "Stopped" } else { "Failed" };
+                    eprintln!("{ERROR}{word:>8}{ERROR:#}  {id}  {failure}");
+                }
+                Err(_) => {}
+            }
+            Ok(result(common, &info, &outcome))
+        }
+        Ending::Refused { mismatch: Some(mismatch), .. } => Err(Trouble::mismatch(&id, &mismatch, None)),
+        Ending::Refused { reason, mismatch: None } => Err(Trouble {
+            exit: Exit::Mismatch,
+            ..Trouble::usage("WF0201", format!("{id} is refused: {reason}"))
+        }
+        .hint("nothing was executed, and the journal is as it was")),
+        ending @ (Ending::Stopped | Ending::Paused | Ending::Continued(_)) => {
+            let (word, exit) = match (signalled, ending) {
+                (Some(number), _) => ("Stopped", Exit::Signalled(number)),
+                (None, Ending::Paused) => ("Paused", Exit::Waits),
+                (None, _) if waits => ("Waits", Exit::Waits),
+                (None, _) => ("Stopped", Exit::Waits),
+            };
+            say(common, word, &format!("{id}; nothing is lost"));
+            say(common, "next", &format!("wfhost resume {id}"));
+            if common.output != Format::Text
+                && let Some(info) = host.store().run(&id).await?
+            {
+                print_line(&view::run(&info, None).to_string());
+            }
+            Ok(exit)
+        }
+    }
+}
+
+/// Whether a run of the same family can be advanced now.
+pub(super) async fn has_busy_relatives(host: &Host, info: &RunInfo) -> Result<bool, Trouble> {
+    let now = wfhost::clock::now();
+    let family = RunFilter {
+        root: Some(info.links.root.clone()),
+        states: vec![RunState::Queued, RunState::Running, RunState::Waiting],
+        limit: usize::MAX >> 1,
+        ..RunFilter::default()
+    };
+    let family = host.store().runs(family).await?;
+    Ok(family.iter().any(|info| info.due_at.is_some_and(|due| due <= now) || info.lease.is_some()))
+}
+
+/// What the system tells a process that is to end.
+pub(super) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    pub fn new() -> Result<Self, Trouble> {
+        let catch = |kind| {
+            signal(kind).map_err(|error| {
+                Trouble::host("WF0001", format!("signals of the system cannot be caught: {error}"))
+            })
+        };
+        Ok(Self { interrupt: catch(SignalKind::interrupt())?, terminate: catch(SignalKind::terminate())? })
+    }
+
+    /// Waits for the next one and gives its number.
+    pub async fn next(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.interrupt.recv() => 2,
+            _ = self.terminate.recv() => 15,
+        }
+    }
+}
+
+/// How long the calls of other runs are waited for when this process is done.
+const OTHERS: Duration = Duration::from_secs(3600);
+
+/// Leaves the runs that this process took up besides its own.
+async fn leave_others(common: &Common, host: &Host, signals: &mut Signals, signalled: Option<u8>) {
+    if signalled.is_some() {
+        host.close(None).await;
+        return;
+    }
+    let patient = host.close(Some(OTHERS));
+    tokio::pin!(patient);
+    tokio::select! {
+        _ = &mut patient => return,
+        () = tokio::time::sleep(Duration::from_millis(300)) => {
+            let text = format!("calls of {} other runs; Ctrl-C leaves them to be made again", host.live());
+            say(common, "Finish", &text);
+        }
+    }
+    tokio::select! {
+        _ = patient => {}
+        _ = signals.next() => drop(host.close(None).await),
+    }
+}
+
+/// Prints how a run ended, and gives the exit code for it.
+pub(super) fn result(common: &Common, info: &RunInfo, outcome: &Outcome) -> Exit {
+    match (common.output, outcome) {
+        (Format::Text, Ok(json)) => print_line(json.as_str()),
+        (Format::Text, Err(failure)) if common.quiet => eprintln!("{failure}"),
+        (Format::Text, Err(_)) => {}
+        (Format::Json | Format::Jsonl, _) => print_line(&view::run(info, None).to_string()),
+    }
+    match outcome {
+        Ok(_) => Exit::Done,
+        Err(failure) if failure.kind == FailureKind::BudgetExceeded => Exit::Budget,
+        Err(_) => Exit::RunFailed,
+    }
+}
+
+/// An entry that cannot be read.
+pub(super) fn unreadable(run: &RunId, error: EntryError) -> Trouble {
+    HostError::Journal { run: run.clone(), source: error.into() }.into()
+}
+
+/// What is shown of a run while it goes on: what was committed, whoever did.
+pub(super) struct Progress {
+    quiet: bool,
+    verbose: bool,
+    run: RunId,
+    /// The next entry and the next line of the log.
+    position: Position,
+    line: u64,
+    /// The last line that an agent wrote.
+    live: u64,
+    steps: BTreeMap<Step, (Op, Timestamp)>,
+    waits: BTreeMap<String, Vec<Step>>,
+    early: BTreeMap<String, usize>,
+    /// Waits whose signal came in, in case they give it back.
+    signalled: BTreeMap<Step, String>,
+    /// Agent calls that people answer.
+    asked: BTreeSet<Step>,
+    announced: Option<Step>,
+}
+
+impl Progress {
+    pub fn new(common: &Common, run: &RunId) -> Self {
+        Self {
+            quiet: common.quiet,
+            verbose: common.verbose,
+            run: run.clone(),
+            position: Position(0),
+            line: 0,
+            live: 0,
+            steps: BTreeMap::new(),
+            waits: BTreeMap::new(),
+            early: BTreeMap::new(),
+            signalled: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            announced: None,
+        }
+    }
+
+    /// Takes in what was there before, without showing it.
+    async fn absorb(&mut self, host: &Host, entries: Position) -> Result<(), Trouble> {
+        if self.quiet {
+            return Ok(());
+        }
+        self.quiet = true;
+        let rows = host.store().journal(&self.run, Position(0)).await?;
+        for row in rows.iter().take_while(|row| row.first < entries) {
+            for entry in row.entries() {
+                let (position, entry) = entry.map_err(|error| unreadable(&self.run, error))?;
+                self.entry(position, &entry);
+            }
+            self.position = row.end();
+        }
+        self.line = host.store().run(&self.run).await?.map_or(0, |info| info.emissions);
+        while let Some(last) = self.live_lines(host).await?.last() {
+            self.live = last.number;
+        }
+        self.quiet = false;
+        Ok(())
+    }
+
+    /// Shows what is new. False if nothing is.
+    async fn catch_up(&mut self, host: &Host) -> Result<bool, Trouble> {
+        if self.quiet {
+            return Ok(false);
+        }
+        let rows = host.store().journal(&self.run, self.position).await?;
+        let lines = host.store().logs(&self.run, self.line, usize::MAX >> 1).await?;
+        // Read after the entries, shown before what they say was done.
+        let live = self.live_lines(host).await?;
+        for line in &live {
+            self.live = line.number;
+            self.live(line);
+        }
+        let mut lines = lines.into_iter().peekable();
+        for row in &rows {
+            for entry in row.entries() {
+                let (position, entry) = entry.map_err(|error| unreadable(&self.run, error))?;
+                while let Some(line) = lines.next_if(|line| line.at < entry.at) {
+                    self.log(&line);
+                }
+                self.entry(position, &entry);
+            }
+            self.position = row.end();
+        }
+        let news = !rows.is_empty() || !live.is_empty() || lines.peek().is_some();
+        for line in lines {
+            self.log(&line);
+        }
+        Ok(news)
+    }
+
+    /// The next lines that agents of the run wrote.
+    async fn live_lines(&self, host: &Host) -> Result<Vec<TranscriptLine>, Trouble> {
+        let kinds = vec![TranscriptKind::Answer, TranscriptKind::Progress];
+        let filter = TranscriptFilter { after: self.live, step: None, kinds };
+        Ok(host.store().transcript(&self.run, filter, LIVE_LINES).await?)
+    }
+
+    fn live(&self, line: &TranscriptLine) {
+        let step = line.line.step;
+        eprintln!("      {DIM}|{DIM:#} {step:>2}  {DIM}{}{DIM:#}", printable(&line.line.text));
+    }
+
+    fn log(&mut self, line: &LogLine) {
+        self.line = line.number + 1;
+        if let Some((_, title)) = line.fields.iter().find(|(name, _)| name == "phase") {
+            eprintln!("{GOOD}{:>8}{GOOD:#}  {title}", "Phase");
+        } else if self.verbose || line.level >= LogLevel::Info {
+            eprintln!("      {DIM}·  {:<5}{DIM:#}  {}", line.level.as_str(), line.message);
+        }
+    }
+
+    fn entry(&mut self, position: Position, entry: &Entry) {
+        match &entry.event {
+            Event::Scheduled { step, op } => {
+                let Ok(op) = decode_op(op, position) else { return };
+                let waits = matches!(op, Op::Signal { .. } | Op::Ask { .. });
+                if let Op::Signal { name, .. } = &op {
+                    match self.early.get_mut(name).filter(|count| **count > 0) {
+                        Some(count) => {
+                            *count -= 1;
+                            self.signalled.insert(*step, name.clone());
+                            self.steps.insert(*step, (op, entry.at));
+                            self.line(*step, "✓", entry.at, "");
+                            return;
+                        }
+                        None => self.waits.entry(name.clone()).or_default().push(*step),
+                    }
+                }
+                self.steps.insert(*step, (op, entry.at));
+                if waits {
+                    self.announce();
+                }
+            }
+            Event::AttemptFailed(failed) if !self.quiet => {
+                let again =
+                    failed.again_at.map(|at| format!("; again in {}", spell_millis(at.since(entry.at))));
+                eprintln!(
+                    "      {DIM}!{DIM:#} {:>2}  attempt {} ({})  {}{}",
+                    failed.step,
+                    failed.attempt,
+                    failed.provider,
+                    failed.failure,
+                    again.unwrap_or_default()
+                );
+            }
+            Event::Postponed { step, until, reason } if !self.quiet => {
+                eprintln!("      {DIM}…{DIM:#} {step:>2}  {reason} until {}", wfhost::clock::rfc3339(*until));
+            }
+            Event::Delegated { step, .. } => {
+                self.asked.insert(*step);
+                self.announce();
+            }
+            Event::Attempted { step, attempt, .. } if !self.quiet => {
+                let label = self.steps.get(step).map(|(op, _)| op.label()).unwrap_or_default();
+                eprintln!("      {DIM}↻{DIM:#} {step:>2}  attempt {attempt}  {label}");
+            }
+            event if let Some((step, outcome)) = event.ended_step() => match Outcome::from(outcome.clone()) {
+                Ok(_) => self.line(step, "✓", entry.at, ""),
+                Err(failure) => self.line(step, "✗", entry.at, &failure.to_string()),
+            },
+            Event::Cancelled { step } => self.line(*step, "–", entry.at, "dropped"),
+            Event::Received { name, .. } => self.signal(name.clone(), entry.at),
+            Event::Returned { step } => {
+                if let Some(name) = self.signalled.remove(step) {
+                    self.signal(name, entry.at);
+                }
+            }
+            Event::CancelRequested { .. } if !self.quiet => {
+                eprintln!("{ERROR}{:>8}{ERROR:#}  asked to stop; the program may clean up", "Cancel");
+            }
+            _ => {}
+        }
+    }
+
+    /// A signal is there for whoever waits for it first.
+    fn signal(&mut self, name: String, at: Timestamp) {
+        let waits = self.waits.entry(name.clone()).or_default();
+        if waits.is_empty() {
+            *self.early.entry(name).or_default() += 1;
+        } else {
+            let step = waits.remove(0);
+            self.signalled.insert(step, name);
+            self.line(step, "✓", at, "");
+        }
+    }
+
+    /// A step is done.
+    fn line(&mut self, step: Step, mark: &str, at: Timestamp, note: &str) {
+        let Some((op, started)) = self.steps.remove(&step) else { return };
+        if let Op::Signal { name, .. } = &op
+            && let Some(waits) = self.waits.get_mut(name)
+        {
+            waits.retain(|wait| *wait != step);
+        }
+        if self.quiet {
+            return;
+        }
+        let took = spell_millis(at.since(started));
+        let style = if mark == "✗" { ERROR } else { GOOD };
+        eprintln!(
+            "      {style}{mark}{style:#} {step:>2}  {:<7} {:<44} {took:>7}  {note}",
+            op.kind(),
+            op.label()
+        );
+    }
+
+    /// Says once what the run waits for, and what one can do about it.
+    fn announce(&mut self) {
+        let waiting = self.steps.iter().find(|(step, (op, _))| {
+            matches!(op, Op::Signal { .. } | Op::Ask { .. }) || self.asked.contains(step)
+        });
+        let waiting = waiting.or_else(|| self.steps.iter().next());
+        let Some((&step, (op, _))) = waiting else { return };
+        if self.quiet || self.announced == Some(step) {
+            return;
+        }
+        self.announced = Some(step);
+        let remedy = match op {
+            Op::Signal { name, .. } => format!("do  wfhost signal {} {name} -i '{{\"ok\":true}}'", self.run),
+            Op::Ask { .. } => format!("do  wfhost answer {} {step} -i JSON", self.run),
+            Op::Agent(_) if self.asked.contains(&step) => {
+                format!("do  wfhost answer {} {step} -i JSON", self.run)
+            }
+            _ => String::new(),
+        };
+        let mark = if std::io::stderr().is_terminal() { "▸" } else { ">" };
+        eprintln!("      {mark} {step:>2}  {:<7} {:<20} waiting  {remedy}", op.kind(), op.label());
+    }
+}

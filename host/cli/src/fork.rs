@@ -1,0 +1,107 @@
+//! `wfhost fork`
+
+use wfhost::{Adopt, Evict, ForkOptions, HostError, ResumeOptions};
+use wfhost_core::{ForkPlan, Json, Position, RunId};
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::{AgentArgs, find_run, json_arg};
+use super::{Common, Format, follow, module_arg, print_line, view};
+
+/// Make a new run out of what another one did
+///
+/// The fork begins with the entries of the run before --at: nothing of that is
+/// done or paid again. The run itself stays as it is. With --reuse the fork
+/// begins from the top instead, with whatever code, and each step that asks
+/// for the same as one of the run did takes its answer.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost fork @last --at 12
+  wfhost fork @last --edit 7='{\"verdict\":\"no\"}'    another answer at entry 7
+  wfhost fork run_01k9 --at 17 --module new.wasm
+  wfhost fork run_01k9 --reuse --module rewritten.wasm")]
+pub(crate) struct Fork {
+    /// An id, the beginning of one, @last, @last:2
+    #[arg(default_value = "@last")]
+    run: String,
+    /// The first entry of the journal that is left out [default: its end]
+    #[arg(long, value_name = "N")]
+    at: Option<u64>,
+    /// Another answer at an entry: N=JSON (may be repeated)
+    #[arg(long = "edit", value_name = "N=JSON", value_parser = edit_arg, conflicts_with = "reuse")]
+    edits: Vec<(u64, Json)>,
+    /// Another input: JSON, @FILE, or - for stdin
+    #[arg(short, long, value_name = "JSON")]
+    input: Option<String>,
+    /// Go on with this module: a file, a directory, a name or a digest
+    #[arg(long, value_name = "MODULE")]
+    module: Option<String>,
+    /// Take over answers and not entries
+    #[arg(long, conflicts_with = "at")]
+    reuse: bool,
+    /// The id of the fork [default: a fresh one]
+    #[arg(long, value_name = "ID")]
+    id: Option<RunId>,
+    #[command(flatten)]
+    agents: AgentArgs,
+    /// Stop when the fork only waits, with exit code 3
+    #[arg(long, conflicts_with = "detach")]
+    no_wait: bool,
+    /// Leave the fork to `wfhost serve`
+    #[arg(short, long)]
+    detach: bool,
+}
+
+fn edit_arg(text: &str) -> Result<(u64, Json), String> {
+    let (entry, json) = text.split_once('=').ok_or("an edit is given as N=JSON")?;
+    let entry = entry.trim().parse().map_err(|_| "the number of an entry stands before the `=`")?;
+    let json = Json::parse(json.to_owned()).map_err(|error| format!("the answer is not JSON: {error}"))?;
+    Ok((entry, json))
+}
+
+impl Fork {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let store = common.store()?;
+        let info = find_run(store.as_ref(), &self.run).await?;
+        let providers = self.agents.other_providers(common)?;
+        let (evict, adopt) = match self.no_wait || self.detach {
+            true => (Evict::Always, Adopt::Own),
+            false => (self.agents.evict.into(), Adopt::Due),
+        };
+        let host = common.host(store, self.agents.providers(common)?, evict, adopt)?;
+        let module = match &self.module {
+            Some(module) => {
+                let (name, bytes) = module_arg::load(Some(host.store().as_ref()), module).await?;
+                Some(host.add_module(&name, &bytes).await?)
+            }
+            None => None,
+        };
+        let input = self.input.as_deref().map(|input| json_arg("the input", input)).transpose()?;
+        let edits = self.edits.iter().map(|(entry, json)| (Position(*entry), json.clone())).collect();
+        let options = ForkOptions {
+            plan: ForkPlan { at: self.at.map(Position), edits, input },
+            reuse: self.reuse,
+            module,
+            id: self.id.clone(),
+        };
+        let fork = host.fork(&info.id, options).await?;
+        let made = host.store().run(&fork).await?.ok_or_else(|| HostError::NoSuchRun(fork.clone()))?;
+        let taken = match self.reuse {
+            true => "with its answers".to_owned(),
+            false => format!("with {} entries", made.entries),
+        };
+        follow::say(common, "Forked", &format!("{fork} from {}, {taken}", info.id));
+        if self.detach {
+            follow::say(common, "Queued", &format!("{fork}; `wfhost serve` advances it"));
+            print_line(&match common.output {
+                Format::Text => fork.to_string(),
+                Format::Json | Format::Jsonl => view::run(&made, None).to_string(),
+            });
+            return Ok(Exit::Done);
+        }
+        let signals = follow::Signals::new()?;
+        let options = ResumeOptions { providers, ..ResumeOptions::default() };
+        let handle = host.resume(&fork, options).await?;
+        let beginning = follow::Beginning::Resumed(made.entries);
+        follow::follow(common, &host, signals, handle, beginning, self.no_wait).await
+    }
+}

@@ -1,0 +1,117 @@
+//! `wfhost journal`
+
+use serde_json::{Value, json};
+use wfhost::clock::rfc3339;
+use wfhost_core::{EndedChild, Event, FailedCall, Outcome, Position, decode_op};
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::find_run;
+use super::{Common, Format, print_line};
+
+/// Show the journal of a run, entry by entry
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost journal @last
+  wfhost journal run_01k9 -o jsonl")]
+pub(crate) struct Journal {
+    /// An id, the beginning of one, @last, @last:2
+    #[arg(default_value = "@last")]
+    run: String,
+}
+
+impl Journal {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let store = common.store()?;
+        let info = find_run(store.as_ref(), &self.run).await?;
+        let rows = store.journal(&info.id, wfhost_core::Position(0)).await?;
+        let journal = wfhost_core::Journal::read(rows)
+            .map_err(|source| wfhost::HostError::Journal { run: info.id.clone(), source })?;
+        let entries = journal.entries.iter().enumerate().map(|(position, entry)| {
+            let mut view = describe(Position(position as u64), &entry.event);
+            view["position"] = position.into();
+            view["at"] = rfc3339(entry.at).into();
+            view["kind"] = entry.event.kind().into();
+            view
+        });
+        match common.output {
+            Format::Json => {
+                let entries: Vec<_> = entries.collect();
+                let view = json!({
+                    "schema": "wfhost/journal/1", "run": info.id, "head": journal.head, "entries": entries,
+                });
+                print_line(&view.to_string());
+            }
+            Format::Jsonl => entries.for_each(|entry| print_line(&entry.to_string())),
+            Format::Text => {
+                for (position, entry) in journal.entries.iter().enumerate() {
+                    let Value::Object(fields) = describe(Position(position as u64), &entry.event) else {
+                        continue;
+                    };
+                    let fields: Vec<_> =
+                        fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                    let time = rfc3339(entry.at);
+                    let line =
+                        format!("{position:>5}  {time}  {:<16}  {}", entry.event.kind(), fields.join(" "));
+                    print_line(line.trim_end());
+                }
+            }
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// The fields of an entry.
+pub(super) fn describe(position: Position, event: &Event) -> Value {
+    match event {
+        Event::Started(started) => json!(started),
+        Event::Scheduled { step, op } => match decode_op(op, position) {
+            Ok(op) => json!({ "step": step, "op": op }),
+            Err(error) => json!({ "step": step, "error": error.to_string() }),
+        },
+        Event::Attempted { step, attempt, after } => {
+            json!({ "step": step, "attempt": attempt, "after": after })
+        }
+        Event::Completed { step, outcome } => match Outcome::from(outcome.clone()) {
+            Ok(output) => json!({ "step": step, "output": output }),
+            Err(failure) => json!({ "step": step, "failure": failure }),
+        },
+        Event::Answered { step, outcome, by, note } => match Outcome::from(outcome.clone()) {
+            Ok(output) => json!({ "step": step, "output": output, "by": by, "note": note }),
+            Err(failure) => json!({ "step": step, "failure": failure, "by": by, "note": note }),
+        },
+        Event::ChildEnded(child) => {
+            let EndedChild { step, run, outcome, spent } = child.as_ref();
+            match Outcome::from(outcome.clone()) {
+                Ok(output) => json!({ "step": step, "run": run, "output": output, "spent": spent }),
+                Err(failure) => json!({ "step": step, "run": run, "failure": failure, "spent": spent }),
+            }
+        }
+        Event::ContinuedAsNew { run } => json!({ "run": run }),
+        Event::Forked { run, from, .. } => json!({ "run": run, "from": from }),
+        Event::Retried { from, step, .. } => json!({ "from": from, "step": step }),
+        Event::AttemptFailed(failed) => {
+            let FailedCall { step, attempt, provider, failure, auth, again_at, usage, heartbeat } =
+                failed.as_ref();
+            json!({
+                "step": step, "attempt": attempt, "provider": provider, "failure": failure, "auth": auth,
+                "again_at": again_at.map(rfc3339), "usage": usage, "heartbeat": heartbeat,
+            })
+        }
+        Event::Postponed { step, until, reason } => {
+            json!({ "step": step, "until": rfc3339(*until), "reason": reason })
+        }
+        Event::Delegated { step, provider, question, deadline } => {
+            json!({ "step": step, "provider": provider, "question": question, "deadline": deadline.map(rfc3339) })
+        }
+        Event::BudgetChanged { budget } => json!({ "budget": budget }),
+        Event::Moved { module } => json!({ "module": module }),
+        Event::Cancelled { step } | Event::Returned { step } => json!({ "step": step }),
+        Event::Received { name, payload, id } => json!({ "signal": name, "payload": payload, "id": id }),
+        Event::CancelRequested { reason } => json!({ "reason": reason }),
+        Event::Patched { id } => json!({ "id": id }),
+        Event::Finished { outcome, stopped } => match Outcome::from(outcome.clone()) {
+            Ok(output) => json!({ "output": output, "stopped": stopped }),
+            Err(failure) => json!({ "failure": failure, "stopped": stopped }),
+        },
+    }
+}

@@ -1,0 +1,285 @@
+//! The program `wfhost`: one file for each verb.
+
+mod build;
+mod cancel;
+mod check;
+mod completions;
+mod config;
+mod db;
+mod delete;
+mod demo;
+mod diagnostic;
+mod diff;
+mod doctor;
+mod events;
+mod explain;
+mod follow;
+mod fork;
+mod inspect;
+mod journal;
+mod logs;
+mod messages;
+mod module_arg;
+mod modules;
+mod new;
+mod pause;
+mod people;
+mod place;
+mod ps;
+mod replay;
+mod resume;
+mod retry;
+mod run;
+mod schedule;
+mod serve;
+mod show;
+mod signal;
+mod state;
+mod transcript;
+mod upgrade;
+mod verify;
+mod view;
+mod why;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use self::diagnostic::{Exit, Trouble};
+
+/// Runs are many small pieces of memory that come and go on all threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Runs workflows that cannot be lost.
+#[derive(Parser)]
+#[command(
+    name = "wfhost",
+    version,
+    max_term_width = 100,
+    after_help = "Examples:
+  wfhost run hello.wasm -i '{\"name\":\"Ada\"}' --agent echo
+  wfhost ps
+  wfhost resume @last"
+)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// What all verbs understand.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Common {
+    /// The database [default: wfhost/wfhost.db in the user's data directory]
+    #[arg(long, global = true, env = "WFHOST_DB", value_name = "FILE")]
+    db: Option<std::path::PathBuf>,
+    /// The configuration [default: wfhost.toml here or above, then the user's]
+    #[arg(long, global = true, env = "WFHOST_CONFIG", value_name = "FILE")]
+    config: Option<std::path::PathBuf>,
+    /// What a commit survives: `full` also the loss of power, `normal` only the
+    /// death of the process, at several times the speed
+    #[arg(
+        long,
+        global = true,
+        env = "WFHOST_SYNCHRONOUS",
+        value_enum,
+        default_value = "full",
+        value_name = "MODE"
+    )]
+    synchronous: Synchronous,
+    /// What stdout carries
+    #[arg(short, long, global = true, value_enum, default_value = "text", value_name = "FORMAT")]
+    output: Format,
+    /// No progress
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// More: the log of the program, the causes of errors
+    #[arg(short, long, global = true)]
+    verbose: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Synchronous {
+    Full,
+    Normal,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// One JSON document
+    Json,
+    /// One JSON document a line
+    Jsonl,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// See a run being killed and going on, without a compiler
+    Demo(demo::Demo),
+    /// Run a workflow
+    Run(run::Run),
+    /// Go on with a run
+    Resume(resume::Resume),
+    /// List runs
+    Ps(ps::Ps),
+    /// Show one run and its steps
+    Show(show::Show),
+    /// Show the journal of a run
+    Journal(journal::Journal),
+    /// Show what a run logged
+    Logs(logs::Logs),
+    /// Show what an agent said while it worked
+    Transcript(transcript::Transcript),
+    /// Send a signal to a run
+    Signal(signal::Signal),
+    /// Ask a run to stop
+    Cancel(cancel::Cancel),
+    /// Leave a run alone until it is resumed
+    Pause(pause::Pause),
+    /// Try a run that failed again
+    Retry(retry::Retry),
+    /// Say what keeps a run, and what would move it
+    Why(why::Why),
+    /// List the questions that runs ask people
+    Inbox(people::Inbox),
+    /// Answer a question of a run
+    Answer(people::Answer),
+    /// Answer a question with true
+    Approve(people::Approve),
+    /// Refuse a question
+    Deny(people::Deny),
+    /// Show what a run posted for outsiders
+    Messages(messages::Messages),
+    /// Show what happens, as it is committed
+    Events(events::Events),
+    /// Begin runs at certain times
+    Schedule(schedule::ScheduleVerb),
+    /// Advance whatever is due
+    Serve(serve::Serve),
+    /// Make a new run out of what another one did
+    Fork(fork::Fork),
+    /// Move the runs of a workflow to new code
+    Upgrade(upgrade::Upgrade),
+    /// Show where two runs differ
+    Diff(diff::Diff),
+    /// Show what a run published
+    State(state::State),
+    /// Repeat a run without any effect, to look into it
+    Replay(replay::Replay),
+    /// Prove that the journal of a run is complete and unaltered
+    Verify(verify::Verify),
+    /// Delete a run
+    Delete(delete::Delete),
+    /// Check, copy, clean up the database; export and import runs
+    Db(db::Db),
+    /// Show the configuration
+    Config(config::ConfigVerb),
+    /// Look whether everything that is needed is there
+    Doctor(doctor::Doctor),
+    /// Put a module into the database
+    Add(modules::Add),
+    /// List the modules in the database
+    Modules(modules::Modules),
+    /// Show what a module imports and exports
+    Inspect(inspect::Inspect),
+    /// Check that a module can be run as a workflow
+    Check(check::Check),
+    /// Build a workflow to a component
+    Build(build::Build),
+    /// Make a new workflow project
+    New(new::New),
+    /// Explain the code of an error
+    Explain(explain::Explain),
+    /// Print a completion script for a shell
+    Completions(completions::Completions),
+}
+
+/// The program: reads the arguments, does what they say, and gives the exit code.
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            // Nothing can be done about a closed terminal.
+            let _ = error.print();
+            return code.into();
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => {
+            let result = runtime.block_on(execute(&cli));
+            // Reads of blocking threads must not hold the exit up.
+            runtime.shutdown_background();
+            result
+        }
+        Err(error) => Err(Trouble::host("WF0001", format!("no threads can be started: {error}"))),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(trouble) => {
+            trouble.print(cli.common.verbose);
+            trouble.exit.into()
+        }
+    }
+}
+
+/// At least two, so that one can commit while the other goes on.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(2, |n| n.get().max(2))
+}
+
+async fn execute(cli: &Cli) -> Result<Exit, Trouble> {
+    let common = &cli.common;
+    match &cli.verb {
+        Verb::Demo(verb) => verb.execute(common).await,
+        Verb::Run(verb) => verb.execute(common).await,
+        Verb::Resume(verb) => verb.execute(common).await,
+        Verb::Ps(verb) => verb.execute(common).await,
+        Verb::Show(verb) => verb.execute(common).await,
+        Verb::Journal(verb) => verb.execute(common).await,
+        Verb::Logs(verb) => verb.execute(common).await,
+        Verb::Transcript(verb) => verb.execute(common).await,
+        Verb::Config(verb) => verb.execute(common),
+        Verb::Doctor(verb) => verb.execute(common).await,
+        Verb::Signal(verb) => verb.execute(common).await,
+        Verb::Cancel(verb) => verb.execute(common).await,
+        Verb::Pause(verb) => verb.execute(common).await,
+        Verb::Retry(verb) => verb.execute(common).await,
+        Verb::Why(verb) => verb.execute(common).await,
+        Verb::Inbox(verb) => verb.execute(common).await,
+        Verb::Answer(verb) => verb.execute(common).await,
+        Verb::Approve(verb) => verb.execute(common).await,
+        Verb::Deny(verb) => verb.execute(common).await,
+        Verb::Messages(verb) => verb.execute(common).await,
+        Verb::Events(verb) => verb.execute(common).await,
+        Verb::Schedule(verb) => verb.execute(common).await,
+        Verb::Serve(verb) => verb.execute(common).await,
+        Verb::Fork(verb) => verb.execute(common).await,
+        Verb::Upgrade(verb) => verb.execute(common).await,
+        Verb::Diff(verb) => verb.execute(common).await,
+        Verb::State(verb) => verb.execute(common).await,
+        Verb::Replay(verb) => verb.execute(common).await,
+        Verb::Verify(verb) => verb.execute(common).await,
+        Verb::Delete(verb) => verb.execute(common).await,
+        Verb::Db(verb) => verb.execute(common).await,
+        Verb::Add(verb) => verb.execute(common).await,
+        Verb::Modules(verb) => verb.execute(common).await,
+        Verb::Inspect(verb) => verb.execute(common).await,
+        Verb::Check(verb) => verb.execute(common).await,
+        Verb::Build(verb) => verb.execute(common),
+        Verb::New(verb) => verb.execute(common),
+        Verb::Explain(verb) => verb.execute(),
+        Verb::Completions(verb) => verb.execute(),
+    }
+}
+
+/// Writes a line of results to stdout. A reader that has seen enough is no error.
+pub(crate) fn print_line(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(anstream::stdout(), "{line}");
+}

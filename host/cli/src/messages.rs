@@ -1,0 +1,54 @@
+//! `wfhost messages`
+
+use serde_json::json;
+use wfhost::clock::rfc3339;
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::find_run;
+use super::{Common, Format, print_line};
+
+/// Show what a run posted for outsiders, in order
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost messages @last
+  wfhost messages run_01k9 --after 7 --limit 20 -o jsonl")]
+pub(crate) struct Messages {
+    /// An id, the beginning of one, @last, @last:2
+    #[arg(default_value = "@last")]
+    run: String,
+    /// Only those behind this one
+    #[arg(long, value_name = "ID")]
+    after: Option<u64>,
+    /// At most so many
+    #[arg(short = 'n', long, default_value_t = 100)]
+    limit: usize,
+}
+
+impl Messages {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let store = common.store()?;
+        let run = find_run(store.as_ref(), &self.run).await?.id;
+        let messages = store.messages(&run, self.after, self.limit).await?;
+        let view = |message: &wfhost::store::OutMessage| {
+            json!({
+                "id": message.number, "at": rfc3339(message.at), "name": message.name,
+                "payload": message.payload.value(),
+            })
+        };
+        match common.output {
+            Format::Json => {
+                let views: Vec<_> = messages.iter().map(view).collect();
+                let next = messages.last().map(|message| message.number).or(self.after);
+                let page =
+                    json!({ "schema": "wfhost/messages/1", "run": run, "messages": views, "after": next });
+                print_line(&page.to_string());
+            }
+            Format::Jsonl => messages.iter().for_each(|message| print_line(&view(message).to_string())),
+            Format::Text => messages.iter().for_each(|message| {
+                let at = rfc3339(message.at);
+                print_line(&format!("{:>5}  {at}  {}  {}", message.number, message.name, message.payload));
+            }),
+        }
+        Ok(Exit::Done)
+    }
+}

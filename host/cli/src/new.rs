@@ -1,0 +1,177 @@
+//! `wfhost new`
+
+use std::path::{Path, PathBuf};
+
+use super::diagnostic::{Exit, Trouble};
+use super::{Common, follow, print_line};
+
+/// Make a new workflow project
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost new hello && cd hello && wfhost run --agent echo
+  wfhost new hello -t js")]
+pub(crate) struct New {
+    /// The directory to make; its last part names the crate
+    dir: PathBuf,
+    /// The language
+    #[arg(short, long, value_enum, default_value = "rust", value_name = "LANGUAGE")]
+    template: Template,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Template {
+    Rust,
+    /// TypeScript
+    Js,
+    Python,
+    Go,
+    C,
+}
+
+impl Template {
+    fn files(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Rust => RUST,
+            Self::Js => JS,
+            Self::Python => PYTHON,
+            Self::Go => GO,
+            Self::C => C,
+        }
+    }
+}
+
+/// The files of a project, `{{name}}` standing for its name.
+const RUST: &[(&str, &str)] = &[
+    ("Cargo.toml", include_str!("../templates/rust/Cargo.toml.txt")),
+    ("src/lib.rs", include_str!("../templates/rust/src/lib.rs")),
+    ("README.md", include_str!("../templates/rust/README.md")),
+    ("agents.json", include_str!("../templates/rust/agents.json")),
+    (".gitignore", "/target\n"),
+];
+
+/// The same in TypeScript, whose SDK `wfhost build` brings along.
+const JS: &[(&str, &str)] = &[
+    ("workflow.ts", include_str!("../templates/js/workflow.ts")),
+    ("package.json", include_str!("../templates/js/package.json")),
+    ("tsconfig.json", include_str!("../templates/js/tsconfig.json")),
+    ("README.md", include_str!("../templates/js/README.md")),
+    ("agents.json", include_str!("../templates/rust/agents.json")),
+    (".gitignore", "/node_modules\n/target\n"),
+];
+
+/// The same in Python.
+const PYTHON: &[(&str, &str)] = &[
+    ("workflow.py", include_str!("../templates/python/workflow.py")),
+    ("README.md", include_str!("../templates/python/README.md")),
+    ("agents.json", include_str!("../templates/rust/agents.json")),
+    (".gitignore", "/.venv\n/target\n__pycache__\n"),
+];
+
+/// The same in Go, whose SDK `wfhost build` brings along.
+const GO: &[(&str, &str)] = &[
+    ("workflow.go", include_str!("../templates/go/workflow.go")),
+    ("go.mod", include_str!("../templates/go/go.mod.txt")),
+    ("README.md", include_str!("../templates/go/README.md")),
+    ("agents.json", include_str!("../templates/rust/agents.json")),
+    (".gitignore", "/target\n"),
+];
+
+/// The same in C, whose SDK `wfhost build` brings along.
+const C: &[(&str, &str)] = &[
+    ("workflow.c", include_str!("../templates/c/workflow.c")),
+    ("README.md", include_str!("../templates/c/README.md")),
+    ("agents.json", include_str!("../templates/rust/agents.json")),
+    (".gitignore", "/target\n"),
+];
+
+macro_rules! sdk {
+    ($($file:literal),* $(,)?) => {
+        /// The SDK, which is copied into the project, so that it builds anywhere.
+        const SDK: &[(&str, &str)] =
+            &[$(($file, include_str!(concat!("../../../guest-sdk/", $file)))),*];
+    };
+}
+
+sdk![
+    "Cargo.toml",
+    "macros/Cargo.toml",
+    "macros/src/lib.rs",
+    "macros/src/workflow.rs",
+    "src/agent.rs",
+    "src/ask.rs",
+    "src/bindings.rs",
+    "src/child.rs",
+    "src/choice.rs",
+    "src/context.rs",
+    "src/entry.rs",
+    "src/error.rs",
+    "src/executor.rs",
+    "src/failure.rs",
+    "src/lib.rs",
+    "src/logging.rs",
+    "src/panics.rs",
+    "src/parallel.rs",
+    "src/policy.rs",
+    "src/repeat.rs",
+    "src/reply.rs",
+    "src/saga.rs",
+    "src/signal.rs",
+    "src/sleep.rs",
+    "src/step.rs",
+    "src/time.rs",
+];
+
+impl New {
+    pub fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let name = self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let legal = name.starts_with(|c: char| c.is_ascii_alphabetic())
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+        if !legal || name == "wfhost" || name == "wfhost-sdk" {
+            return Err(Trouble::usage("WF0610", format!("`{name}` cannot be the name of a project"))
+                .hint("a name begins with a letter and has letters, digits, `-` and `_`"));
+        }
+        let used = std::fs::read_dir(&self.dir).is_ok_and(|mut entries| entries.next().is_some());
+        if used || self.dir.is_file() {
+            return Err(Trouble::usage("WF0610", format!("{} is there already", self.dir.display()))
+                .hint("choose another name, or an empty directory"));
+        }
+        for (file, text) in self.template.files() {
+            write(&self.dir.join(file), &text.replace("{{name}}", &name))?;
+        }
+        for (file, text) in SDK.iter().filter(|_| self.template == Template::Rust) {
+            write(&self.dir.join("wfhost-sdk").join(file), text)?;
+        }
+        follow::say(common, "Made", &name);
+        let next = format!("cd {} && wfhost run --agents agents.json", self.dir.display());
+        follow::say(common, "next", &next);
+        print_line(&self.dir.display().to_string());
+        Ok(Exit::Done)
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Trouble> {
+    let made = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+    made.and_then(|()| std::fs::write(path, text))
+        .map_err(|error| Trouble::host("WF0608", format!("{}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_sdk_is_copied() {
+        let sdk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-sdk");
+        let mut files = Vec::new();
+        for dir in ["src", "macros/src"] {
+            for entry in std::fs::read_dir(sdk.join(dir)).unwrap() {
+                files.push(format!("{dir}/{}", entry.unwrap().file_name().to_string_lossy()));
+            }
+        }
+        files.extend(["Cargo.toml".to_owned(), "macros/Cargo.toml".to_owned()]);
+        files.sort();
+        let mut copied: Vec<_> = SDK.iter().map(|(file, _)| (*file).to_owned()).collect();
+        copied.sort();
+        assert_eq!(copied, files);
+    }
+}

@@ -1,0 +1,35 @@
+//! `wfhost pause`
+
+use wfhost::clock;
+use wfhost::store::MessageBody;
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::find_run;
+use super::{Common, follow};
+
+/// Leave a run alone until it is resumed
+///
+/// It begins nothing new; calls under way are finished and recorded. Signals
+/// that come meanwhile are kept.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost pause run_01k9
+  wfhost resume run_01k9")]
+pub(crate) struct Pause {
+    /// An id, the beginning of one, @last, @last:2
+    run: String,
+}
+
+impl Pause {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let store = common.store()?;
+        let info = find_run(store.as_ref(), &self.run).await?;
+        wfhost::post(&store, &info.id, MessageBody::Pause, clock::now()).await?;
+        match wfhost::is_held(&info) {
+            true => follow::say(common, "Asked", &format!("{}; it pauses when its calls are done", info.id)),
+            false => follow::say(common, "Paused", info.id.as_str()),
+        }
+        follow::say(common, "next", &format!("wfhost resume {}", info.id));
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,207 @@
+//! `wfhost inbox`, `answer`, `approve`, `deny`
+
+use serde_json::{Value, json};
+use wfhost::clock::{self, rfc3339};
+use wfhost::store::{MessageBody, OpenQuestion, RunInfo, Store};
+use wfhost_core::{Failure, FailureKind, Json, Outcome, RunId, Step};
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::{find_run, json_arg};
+use super::signal::say_next;
+use super::{Common, Format, follow, print_line, view};
+
+/// List the questions that runs ask people, oldest first
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost inbox
+  wfhost inbox run_01k9 -o json")]
+pub(crate) struct Inbox {
+    /// Only those of this run
+    run: Option<String>,
+    /// At most so many
+    #[arg(short = 'n', long, default_value_t = 100)]
+    limit: usize,
+}
+
+impl Inbox {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let store = common.store()?;
+        let run = match &self.run {
+            Some(run) => Some(find_run(store.as_ref(), run).await?.id),
+            None => None,
+        };
+        let questions = store.questions(run.as_ref(), self.limit).await?;
+        match common.output {
+            Format::Json => {
+                let questions: Vec<_> = questions.iter().map(describe).collect();
+                print_line(&json!({ "schema": "wfhost/inbox/1", "questions": questions }).to_string());
+            }
+            Format::Jsonl => {
+                questions.iter().for_each(|question| print_line(&describe(question).to_string()))
+            }
+            Format::Text if questions.is_empty() => follow::say(common, "Inbox", "nobody asks anything"),
+            Format::Text => questions.iter().for_each(print),
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn describe(open: &OpenQuestion) -> Value {
+    json!({
+        "run": open.run,
+        "workflow": open.workflow,
+        "step": open.step,
+        "asked_at": rfc3339(open.asked_at),
+        "deadline": open.deadline.map(rfc3339),
+        "prompt": open.question.prompt,
+        "choices": open.question.choices,
+        "schema": open.question.schema.as_ref().map(Json::value),
+        "details": open.question.details.as_ref().map(Json::value),
+        "next": commands(open),
+    })
+}
+
+/// The commands that end a question.
+pub(super) fn commands(open: &OpenQuestion) -> Vec<String> {
+    let (run, step) = (&open.run, open.step);
+    let answer = match open.question.choices.first() {
+        Some(choice) => Json::from(json!(choice)).into_string(),
+        None => "JSON".to_owned(),
+    };
+    vec![format!("wfhost answer {run} {step} -i '{answer}'"), format!("wfhost deny {run} {step} --note WHY")]
+}
+
+fn print(open: &OpenQuestion) {
+    let ago = view::ago(open.asked_at, clock::now());
+    let until = open.deadline.map(|at| format!(", until {}", rfc3339(at))).unwrap_or_default();
+    print_line(&format!("{}  step {}  {}  asked {ago} ago{until}", open.run, open.step, open.workflow));
+    for line in open.question.prompt.lines() {
+        print_line(&format!("    {line}"));
+    }
+    if !open.question.choices.is_empty() {
+        print_line(&format!("    choices  {}", open.question.choices.join(", ")));
+    }
+    for (name, json) in [("details", &open.question.details), ("schema", &open.question.schema)] {
+        if let Some(json) = json {
+            print_line(&format!("    {name:<8} {json}"));
+        }
+    }
+    if let Some(command) = commands(open).first() {
+        print_line(&format!("    do       {command}"));
+    }
+}
+
+/// Which question, and who answers.
+#[derive(clap::Args)]
+struct Which {
+    /// An id, the beginning of one, @last, @last:2
+    run: String,
+    /// The number of the step that asks [default: the oldest open question]
+    step: Option<u64>,
+    /// Who answers, for the record [default: the user of this process]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+    /// A note for the record
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
+}
+
+impl Which {
+    /// The run and the step that asks.
+    async fn question(&self, store: &dyn Store) -> Result<(RunInfo, Step), Trouble> {
+        let info = find_run(store, &self.run).await?;
+        if info.state.is_final() {
+            return Err(wfhost::HostError::Ended { run: info.id }.into());
+        }
+        let step = match self.step {
+            Some(step) => Step(step),
+            None => {
+                let oldest = store.questions(Some(&info.id), 1).await?.pop();
+                let missing = || wfhost::HostError::NoQuestion { run: info.id.clone(), step: None };
+                oldest.ok_or_else(missing)?.step
+            }
+        };
+        Ok((info, step))
+    }
+
+    async fn answer(&self, common: &Common, outcome: impl FnOnce(&str) -> Outcome) -> Result<Exit, Trouble> {
+        let store = common.store()?;
+        let (info, step) = self.question(store.as_ref()).await?;
+        let by = self.by.clone().or_else(|| std::env::var("USER").ok()).filter(|by| !by.is_empty());
+        let outcome = outcome(by.as_deref().unwrap_or("somebody"));
+        let word = if outcome.is_ok() { "Answered" } else { "Denied" };
+        for text in [&by, &self.note].into_iter().flatten() {
+            wfhost_core::limits::check("a name or a note", text.len(), 64 << 10)
+                .map_err(wfhost::HostError::from)?;
+        }
+        let body = MessageBody::Answer { step, outcome, by, note: self.note.clone() };
+        let run: &RunId = &info.id;
+        wfhost::post(&store, run, body, clock::now()).await?;
+        follow::say(common, word, &format!("step {step} of {run}"));
+        say_next(common, &info);
+        Ok(Exit::Done)
+    }
+}
+
+/// Answer a question of a run
+///
+/// The answer has to be one of the choices and to fit the schema, if the
+/// question has them; if not, the question stays open.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost answer @last -i '\"green\"'
+  wfhost answer run_01k9 4 -i @answer.json --by ada --note 'as discussed'")]
+pub(crate) struct Answer {
+    #[command(flatten)]
+    which: Which,
+    /// The answer: JSON, @FILE, or - for stdin
+    #[arg(short, long, value_name = "JSON")]
+    input: String,
+}
+
+impl Answer {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let answer = json_arg("the answer", &self.input)?;
+        self.which.answer(common, |_| Ok(answer)).await
+    }
+}
+
+/// Answer a question with true, or with what --input says
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost approve @last --by ada
+  wfhost approve run_01k9 4 -i '{\"ok\":true}'")]
+pub(crate) struct Approve {
+    #[command(flatten)]
+    which: Which,
+    /// The answer: JSON, @FILE, or - for stdin
+    #[arg(short, long, default_value = "true", value_name = "JSON")]
+    input: String,
+}
+
+impl Approve {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let answer = json_arg("the answer", &self.input)?;
+        self.which.answer(common, |_| Ok(answer)).await
+    }
+}
+
+/// Refuse a question: the program gets the failure `rejected`
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost deny @last --by ada --note 'too expensive'")]
+pub(crate) struct Deny {
+    #[command(flatten)]
+    which: Which,
+}
+
+impl Deny {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let note = self.which.note.clone();
+        let denied = |by: &str| {
+            let why = note.map(|note| format!(": {note}")).unwrap_or_default();
+            Err(Failure::new(FailureKind::Rejected, format!("{by} denied it{why}")))
+        };
+        self.which.answer(common, denied).await
+    }
+}

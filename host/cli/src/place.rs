@@ -1,0 +1,362 @@
+//! Where things are: the database, the cache, and which run is meant.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use wfhost::agents::{Providers, Scripted, Suggested, suggested};
+use wfhost::engine::check_stack;
+use wfhost::store::{RunFilter, RunInfo, SharedStore, SqliteOptions, SqliteStore, Store, Synchronous};
+use wfhost::{Adopt, Evict, Host, HostError, HostOptions};
+use wfhost_config::{Config, Places, units};
+use wfhost_core::policy::budget::Budget;
+use wfhost_core::{Digest, Journal, Json, Position, RunId, Timestamp, limits};
+
+use super::diagnostic::Trouble;
+use super::{Common, follow};
+
+/// A directory of the user: `$VARIABLE/wfhost`, else `~/FALLBACK/wfhost`.
+fn user_dir(variable: &str, fallback: &str) -> Option<PathBuf> {
+    let absolute = |value: std::ffi::OsString| Some(PathBuf::from(value)).filter(|path| path.is_absolute());
+    let base = std::env::var_os(variable)
+        .and_then(absolute)
+        .or_else(|| std::env::var_os("HOME").and_then(absolute).map(|home| home.join(fallback)))?;
+    Some(base.join("wfhost"))
+}
+
+impl Common {
+    /// What the files of the project and of the user say.
+    pub fn config(&self) -> Result<Config, Trouble> {
+        Ok(Config::load(&Places {
+            file: self.config.clone(),
+            from: std::env::current_dir().ok(),
+            user: user_dir("XDG_CONFIG_HOME", ".config").map(|dir| dir.join("config.toml")),
+            data: user_dir("XDG_DATA_HOME", ".local/share"),
+        })?)
+    }
+
+    /// The database that the flags, the environment or the defaults name.
+    pub fn store(&self) -> Result<SharedStore, Trouble> {
+        Ok(Arc::new(self.sqlite()?))
+    }
+
+    /// Where the database is.
+    pub fn place(&self) -> Result<PathBuf, Trouble> {
+        if let Some(path) = &self.db {
+            return Ok(path.clone());
+        }
+        if let Some(path) = self.config()?.store() {
+            return Ok(path);
+        }
+        user_dir("XDG_DATA_HOME", ".local/share").map(|dir| dir.join("wfhost.db")).ok_or_else(|| {
+            Trouble::host("WF0310", "there is no place for the database: HOME is not set")
+                .hint("name one with --db FILE or WFHOST_DB")
+        })
+    }
+
+    pub fn sqlite(&self) -> Result<SqliteStore, Trouble> {
+        let synchronous = match self.synchronous {
+            super::Synchronous::Full => Synchronous::Full,
+            super::Synchronous::Normal => Synchronous::Normal,
+        };
+        // A limit that can be had without a disk of that size.
+        let max_pages = std::env::var("WFHOST_MAX_PAGES").ok().and_then(|pages| pages.parse().ok());
+        let options = SqliteOptions { synchronous, max_pages };
+        Ok(SqliteStore::open(&self.place()?, &options)?)
+    }
+
+    /// A host over `store`.
+    pub fn host(
+        &self,
+        store: SharedStore,
+        providers: Providers,
+        evict: Evict,
+        adopt: Adopt,
+    ) -> Result<Host, Trouble> {
+        Ok(Host::new(self.host_options(store, providers, evict, adopt))?)
+    }
+
+    /// How such a host is set up.
+    pub fn host_options(
+        &self,
+        store: SharedStore,
+        providers: Providers,
+        evict: Evict,
+        adopt: Adopt,
+    ) -> HostOptions {
+        let cache = std::env::var_os("WFHOST_CACHE")
+            .map(PathBuf::from)
+            .or_else(|| user_dir("XDG_CACHE_HOME", ".cache"));
+        let mut options = HostOptions { cache, providers, evict, adopt, ..HostOptions::new(store) };
+        if let Some(lease) = std::env::var("WFHOST_LEASE_MS").ok().and_then(|text| text.parse().ok()) {
+            options.lease_ms = lease;
+        }
+        options
+    }
+}
+
+/// Who answers the agent calls of a run.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct AgentArgs {
+    /// The provider of agent calls that name none: a configured one, or echo,
+    /// human, openai, anthropic, claude, codex, ... [env: WFHOST_AGENT]
+    #[arg(long, value_name = "PROVIDER")]
+    pub agent: Option<String>,
+    /// Answers from a file of rules (provider `scripted`)
+    #[arg(long, value_name = "FILE")]
+    pub agents: Option<PathBuf>,
+    /// When a waiting program is dropped from memory
+    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN", env = "WFHOST_EVICT", hide = true)]
+    pub evict: EvictArg,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum EvictArg {
+    Auto,
+    Always,
+}
+
+impl From<EvictArg> for Evict {
+    fn from(arg: EvictArg) -> Self {
+        match arg {
+            EvictArg::Auto => Self::AfterGrace,
+            EvictArg::Always => Self::Always,
+        }
+    }
+}
+
+impl AgentArgs {
+    /// The providers there are: those that need no configuration, the configured
+    /// ones and the script's. Runs that were begun without one are answered by
+    /// the one that the configuration names or the environment suggests.
+    pub fn providers(&self, common: &Common) -> Result<Providers, Trouble> {
+        let config = common.config()?;
+        let mut providers = config.providers()?;
+        if let Some(path) = &self.agents {
+            providers.add(Arc::new(Scripted::read(path)?));
+        }
+        if let Some(name) = &self.agent
+            && providers.get(name).is_none()
+        {
+            return Err(no_provider(name, &providers));
+        }
+        let fallback = match config.default_agent() {
+            Some(name) => Some(providers.get(name).ok_or_else(|| no_provider(name, &providers))?),
+            None => suggested().and_then(|suggested| providers.get(suggested.provider)),
+        };
+        if let Some(provider) = fallback {
+            providers.set_fallback(provider);
+        }
+        Ok(providers)
+    }
+
+    /// The providers of one run that is taken up again, if others are named
+    /// than those that it was begun with.
+    pub fn other_providers(&self, common: &Common) -> Result<Option<Providers>, Trouble> {
+        let Some(name) = self.default_provider() else { return Ok(None) };
+        let mut providers = self.providers(common)?;
+        if let Some(provider) = providers.get(&name) {
+            providers.set_default(provider);
+        }
+        Ok(Some(providers))
+    }
+
+    /// Where the script stands, so that a run finds it wherever it goes on.
+    pub fn script(&self) -> Option<String> {
+        let path = self.agents.as_ref()?.canonicalize().ok()?;
+        Some(path.to_string_lossy().into_owned())
+    }
+
+    /// The provider that flags name.
+    pub fn default_provider(&self) -> Option<String> {
+        self.agent.clone().or_else(|| self.agents.is_some().then(|| "scripted".to_owned()))
+    }
+
+    /// The provider that a new run is begun with: what a flag, the environment
+    /// or the configuration names, else what the environment suggests.
+    pub fn new_run_provider(
+        &self,
+        common: &Common,
+        providers: &Providers,
+    ) -> Result<Option<String>, Trouble> {
+        if let Some(name) = self.default_provider() {
+            return Ok(Some(name));
+        }
+        if let Some(name) = std::env::var("WFHOST_AGENT").ok().filter(|name| !name.is_empty()) {
+            return match providers.get(&name) {
+                Some(_) => Ok(Some(name)),
+                None => Err(no_provider(&name, providers)),
+            };
+        }
+        if let Some(name) = common.config()?.default_agent() {
+            return Ok(Some(name.to_owned()));
+        }
+        Ok(suggested().map(|Suggested { provider, why }| {
+            follow::say(common, "Agent", &format!("{provider}, because {why}"));
+            provider.to_owned()
+        }))
+    }
+}
+
+fn no_provider(name: &str, providers: &Providers) -> Trouble {
+    let known: Vec<_> = providers.names().collect();
+    Trouble::usage("WF0401", format!("there is no provider `{name}`"))
+        .hint(format!("there are: {}; `scripted` needs --agents FILE", known.join(", ")))
+        .hint(format!("configure it: [providers.{name}] in wfhost.toml"))
+}
+
+/// The run that `text` means: an id, the beginning of one, `@last`, `@last:2`.
+pub(crate) async fn find_run(store: &dyn Store, text: &str) -> Result<RunInfo, Trouble> {
+    if let Some(rest) = text.strip_prefix("@last") {
+        let back = match rest.strip_prefix(':') {
+            None if rest.is_empty() => Some(1),
+            None => None,
+            Some(number) => number.parse::<usize>().ok().filter(|&n| n > 0 && n <= 10_000),
+        };
+        let Some(back) = back else {
+            return Err(Trouble::usage("WF0501", format!("`{text}` names no run"))
+                .hint("`@last` is the newest, `@last:2` the one before"));
+        };
+        // Children are found through those that started them.
+        let runs = store.runs(RunFilter { limit: back, top: true, ..RunFilter::default() }).await?;
+        let count = runs.len();
+        return runs.into_iter().nth(back - 1).ok_or_else(|| {
+            Trouble::usage("WF0501", format!("there are {count} runs, so none is `{text}`"))
+                .hint("begin one with `wfhost run FILE.wasm`")
+        });
+    }
+    if let Ok(id) = text.parse::<RunId>()
+        && let Some(info) = store.run(&id).await?
+    {
+        return Ok(info);
+    }
+    let filter = RunFilter { prefix: Some(text.to_owned()), limit: 3, ..RunFilter::default() };
+    let mut found = if text.is_empty() { Vec::new() } else { store.runs(filter).await? };
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        0 => {
+            let known = store.runs(RunFilter { limit: 200, ..RunFilter::default() }).await?;
+            let nearest = known
+                .iter()
+                .map(|info| info.id.as_str())
+                .max_by(|a, b| strsim::jaro_winkler(a, text).total_cmp(&strsim::jaro_winkler(b, text)));
+            let trouble = Trouble::usage("WF0501", format!("there is no run `{text}`"));
+            Err(match nearest {
+                Some(nearest) => trouble.hint(format!("the nearest is `{nearest}`; `wfhost ps` lists them")),
+                None => trouble.hint("there are none yet: begin one with `wfhost run FILE.wasm`"),
+            })
+        }
+        _ => {
+            let names: Vec<_> = found.iter().map(|info| format!("`{}`", info.id)).collect();
+            Err(Trouble::usage("WF0504", format!("`{text}` is the beginning of several ids"))
+                .hint(format!("for example {}", names.join(", "))))
+        }
+    }
+}
+
+/// The run that this one goes on as, if it does, in the end.
+pub(crate) async fn latest(store: &dyn Store, info: RunInfo) -> Result<RunInfo, Trouble> {
+    let Some(chain) = info.links.chain.clone() else { return Ok(info) };
+    let newest = RunFilter { chain: Some(chain), limit: 1, ..RunFilter::default() };
+    Ok(store.runs(newest).await?.pop().unwrap_or(info))
+}
+
+/// A run's journal, read and checked.
+pub(crate) async fn read_journal(store: &dyn Store, run: &RunId) -> Result<Journal, Trouble> {
+    let rows = store.journal(run, Position(0)).await?;
+    Ok(Journal::read(rows).map_err(|source| HostError::Journal { run: run.clone(), source })?)
+}
+
+/// JSON from an argument: the text itself, `@FILE`, or `-` for stdin.
+pub(crate) fn json_arg(what: &str, arg: &str) -> Result<Json, Trouble> {
+    let unreadable = |error: std::io::Error| {
+        Trouble::usage("WF0004", format!("{what} cannot be read from `{arg}`: {error}"))
+    };
+    let text = match arg.strip_prefix('@') {
+        Some(file) => std::fs::read_to_string(file).map_err(unreadable)?,
+        None if arg == "-" => std::io::read_to_string(std::io::stdin()).map_err(unreadable)?,
+        None => arg.to_owned(),
+    };
+    Json::parse(text.clone()).map_err(|error| {
+        let trouble = Trouble::bad_json(what, &text, &error);
+        match arg {
+            // A word without quotes is the most frequent mistake.
+            _ if !text.trim_start().starts_with(['{', '[', '"']) && !text.trim().is_empty() => {
+                trouble.hint(format!("a text is a JSON string: '{}'", serde_json::Value::from(text.trim())))
+            }
+            _ => trouble.hint("JSON is given as '{\"key\":\"value\"}', as @FILE, or as - for stdin"),
+        }
+    })
+}
+
+/// `key=value` of `--label`.
+pub(crate) fn label_arg(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("a label is given as key=value".to_owned()),
+    }
+}
+
+/// `NAME=VALUE` of `--env`.
+pub(crate) fn env_arg(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or_else(|| "a variable is given as NAME=VALUE".to_owned())?;
+    if name.is_empty() || text.contains('\0') {
+        return Err("a variable has a name, and no zero bytes".to_owned());
+    }
+    limits::check("a variable", text.len(), limits::ENV_BYTES).map_err(|error| error.to_string())?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// `HOST::GUEST` of `--dir`.
+pub(crate) fn dir_arg(text: &str) -> Result<(PathBuf, String), String> {
+    let (host, guest) =
+        text.split_once("::").ok_or_else(|| "a directory is given as HOST::GUEST".to_owned())?;
+    Ok((PathBuf::from(host), guest.to_owned()))
+}
+
+/// The seed of a run's random numbers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seed(pub [u8; 32]);
+
+/// 64 hexadecimal digits of `--seed`.
+pub(crate) fn seed_arg(text: &str) -> Result<Seed, String> {
+    let digest = Digest::parse(text).ok_or_else(|| "a seed has 64 hexadecimal digits".to_owned())?;
+    Ok(Seed(digest.0))
+}
+
+/// The MiB of `--stack`.
+pub(crate) fn stack_arg(text: &str) -> Result<u64, String> {
+    let mib: u64 = text.parse().map_err(|error| format!("{error}"))?;
+    check_stack(mib.saturating_mul(1 << 20)).map_err(|error| error.to_string())?;
+    Ok(mib)
+}
+
+/// A length of time like `90s`, `15m`, `2h`, `7d`, in milliseconds.
+pub(crate) fn length_arg(text: &str) -> Result<u64, String> {
+    units::millis(text)
+}
+
+/// `tokens=20k,usd=0.50,time=5m` of `--budget`.
+pub(crate) fn budget_arg(text: &str) -> Result<Budget, String> {
+    let mut budget = Budget::default();
+    for part in text.split(',') {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        match name.trim() {
+            "tokens" => budget.tokens = Some(units::count(value)?),
+            "usd" => budget.micros = Some(units::micros(value)?),
+            "time" => budget.time_ms = Some(units::millis(value)?),
+            _ => return Err("a budget is given as tokens=20k,usd=0.50,time=5m, or some of these".to_owned()),
+        }
+    }
+    Ok(budget)
+}
+
+/// A point in time: RFC 3339, or a length of time before now.
+pub(crate) fn since_arg(text: &str) -> Result<Timestamp, String> {
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return Ok(Timestamp(u64::try_from(time.as_millisecond()).unwrap_or(0)));
+    }
+    let now = wfhost::clock::now();
+    length_arg(text)
+        .map(|millis| Timestamp(now.0.saturating_sub(millis)))
+        .map_err(|error| format!("neither a time like 2026-01-31T12:00:00Z, nor a length of time: {error}"))
+}

@@ -1,0 +1,162 @@
+//! `wfhost ps`
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use wfhost::clock;
+use wfhost::store::{RunFilter, RunInfo, RunState, Store};
+use wfhost_core::{RunId, Timestamp};
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::{find_run, label_arg, since_arg};
+use super::{Common, Format, print_line, view};
+
+/// List runs, newest first
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost ps --state waiting
+  wfhost ps --workflow research --label team=red -o json
+  wfhost ps --tree
+  wfhost ps --before run_01k9 -n 20      the next page")]
+pub(crate) struct Ps {
+    /// Only runs in one of these states, separated by commas
+    #[arg(long = "state", value_name = "STATES", value_parser = state_arg, value_delimiter = ',')]
+    states: Vec<RunState>,
+    /// Only runs of this workflow
+    #[arg(long, value_name = "NAME")]
+    workflow: Option<String>,
+    /// Only runs with this label (may be repeated)
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label_arg)]
+    labels: Vec<(String, String)>,
+    /// Only runs older than this one
+    #[arg(long, value_name = "RUN")]
+    before: Option<String>,
+    /// Only runs begun since then: a time, or a length of time like 2h or 7d
+    #[arg(long, value_name = "WHEN", value_parser = since_arg)]
+    since: Option<Timestamp>,
+    /// With their children, as a tree; only runs that nobody started count
+    #[arg(long)]
+    tree: bool,
+    /// At most so many
+    #[arg(short = 'n', long, default_value_t = 50)]
+    limit: usize,
+}
+
+fn state_arg(text: &str) -> Result<RunState, String> {
+    RunState::parse(text).ok_or_else(|| {
+        let known: Vec<_> = RunState::ALL.iter().map(|state| state.as_str()).collect();
+        format!("the states are {}", known.join(", "))
+    })
+}
+
+impl Ps {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let store = common.store()?;
+        let before = match &self.before {
+            Some(text) => Some(find_run(store.as_ref(), text).await?.id),
+            None => None,
+        };
+        let filter = RunFilter {
+            states: self.states.clone(),
+            workflow: self.workflow.clone(),
+            labels: self.labels.clone(),
+            before,
+            since: self.since,
+            idle_since: None,
+            limit: self.limit,
+            top: self.tree,
+            ..RunFilter::default()
+        };
+        let mut runs = store.runs(filter).await?;
+        // For --before, if there may be more.
+        let next = runs.last().filter(|_| runs.len() == self.limit).map(|info| info.id.clone());
+        if !self.tree {
+            print_runs(common, &runs, next.as_ref());
+            return Ok(Exit::Done);
+        }
+        let mut lines = Vec::new();
+        for info in std::mem::take(&mut runs) {
+            lines.extend(family(store.as_ref(), info).await?);
+        }
+        let (depths, runs): (Vec<_>, Vec<_>) = lines.into_iter().unzip();
+        match common.output {
+            Format::Text => print_table(&runs, &depths),
+            _ => print_runs(common, &runs, next.as_ref()),
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// A run and all its descendants, each behind the one that started it, with its generation.
+async fn family(store: &dyn Store, info: RunInfo) -> Result<Vec<(usize, RunInfo)>, Trouble> {
+    let root = Some(info.links.root.clone());
+    let filter = RunFilter { root, limit: usize::MAX >> 1, ..RunFilter::default() };
+    let mut children: BTreeMap<RunId, Vec<RunInfo>> = BTreeMap::new();
+    // Newest first, so that the oldest is taken off the end.
+    for member in store.runs(filter).await? {
+        if let Some(parent) = member.parent.clone() {
+            children.entry(parent).or_default().push(member);
+        }
+    }
+    let mut lines = Vec::new();
+    let mut open = vec![(0, info)];
+    while let Some((depth, info)) = open.pop() {
+        let next = children.remove(&info.id).unwrap_or_default();
+        lines.push((depth, info));
+        open.extend(next.into_iter().map(|child| (depth + 1, child)));
+    }
+    Ok(lines)
+}
+
+/// The descendants of a run, if it has any, as a tree.
+pub(super) async fn print_descendants(store: &dyn Store, info: &RunInfo) -> Result<(), Trouble> {
+    let (depths, runs): (Vec<_>, Vec<_>) = family(store, info.clone()).await?.into_iter().skip(1).unzip();
+    if !runs.is_empty() {
+        print_table(&runs, &depths);
+    }
+    Ok(())
+}
+
+/// Runs in the format that is asked for.
+pub(super) fn print_runs(common: &Common, runs: &[RunInfo], next: Option<&RunId>) {
+    match common.output {
+        Format::Json => {
+            let views: Vec<_> = runs.iter().map(|info| view::run(info, None)).collect();
+            print_line(&json!({ "schema": "wfhost/runs/1", "runs": views, "next": next }).to_string());
+        }
+        Format::Jsonl => {
+            for info in runs {
+                print_line(&view::run(info, None).to_string());
+            }
+        }
+        Format::Text if runs.is_empty() => {
+            anstream::eprintln!("there are no such runs; begin one with `wfhost run FILE.wasm`");
+        }
+        Format::Text => print_table(runs, &[]),
+    }
+}
+
+/// A line for each run, indented by its generation.
+fn print_table(runs: &[RunInfo], depths: &[usize]) {
+    let now = clock::now();
+    let depths = depths.iter().copied().chain(std::iter::repeat(0));
+    let ids = runs.iter().zip(depths).map(|(info, depth)| format!("{}{}", "  ".repeat(depth), info.id));
+    let ids: Vec<_> = ids.collect();
+    let width = ids.iter().map(String::len).max().unwrap_or(0);
+    let name = runs.iter().map(|info| info.workflow.len()).max().unwrap_or(0).max(8);
+    print_line(&format!(
+        "{:width$}  {:name$}  {:<9}  {:>7}  {:>8}  WAITS FOR",
+        "RUN", "WORKFLOW", "STATE", "ENTRIES", "AGE"
+    ));
+    for (id, info) in ids.iter().zip(runs) {
+        let line = format!(
+            "{id:width$}  {:name$}  {:<9}  {:>7}  {:>8}  {}",
+            info.workflow,
+            info.state.as_str(),
+            info.entries.0,
+            view::ago(info.created_at, now),
+            view::waits(info)
+        );
+        print_line(line.trim_end());
+    }
+}

@@ -1,0 +1,168 @@
+//! `wfhost replay`
+
+use serde_json::{Value, json};
+use wfhost::agents::Providers;
+use wfhost::engine::{Asked, Denied, Frame, Replayed};
+use wfhost::store::{Emission, LogLevel, LogLine};
+use wfhost::{Adopt, Evict, StepInfo, steps};
+use wfhost_core::{Outcome, Position};
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::find_run;
+use super::{Common, Format, follow, logs, module_arg, print_line};
+
+/// Repeat a run without any effect, to look into it
+///
+/// The program is executed against its journal: nothing is asked, sent or
+/// stored. That it does the same as before is checked on the way.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost replay @last
+  wfhost replay @last --log debug          its log, at any level
+  wfhost replay @last --to 12 --backtrace  where it was at entry 12, and how it came there
+  wfhost replay run_01k9 --module new.wasm whether other code would do the same")]
+pub(crate) struct Replay {
+    /// An id, the beginning of one, @last, @last:2
+    #[arg(default_value = "@last")]
+    run: String,
+    /// Execute this module instead: a file, a directory, a name or a digest
+    #[arg(long, value_name = "MODULE")]
+    module: Option<String>,
+    /// Stop behind this entry of the journal
+    #[arg(long, value_name = "N")]
+    to: Option<u64>,
+    /// Show where in the source each step is asked for
+    #[arg(long)]
+    backtrace: bool,
+    /// Print the log, lines that matter at least so much
+    #[arg(long, value_name = "LEVEL", value_parser = logs::level_arg)]
+    log: Option<LogLevel>,
+}
+
+impl Replay {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let store = common.store()?;
+        let info = find_run(store.as_ref(), &self.run).await?;
+        let host = common.host(store, Providers::builtin(), Evict::default(), Adopt::Own)?;
+        let module = match &self.module {
+            Some(module) => {
+                let (name, bytes) = module_arg::load(Some(host.store().as_ref()), module).await?;
+                host.add_module_with(&name, &bytes, Denied::Trap).await?
+            }
+            None => host.module_of(&info).await?,
+        };
+        let mut journal = host.journal(&info.id).await?;
+        let whole = journal.entries.len() as u64;
+        let entries = self.to.map_or(whole, |to| whole.min(to.saturating_add(1)));
+        if entries < whole {
+            let end = journal.entries.split_off(entries as usize);
+            drop(end);
+        }
+        let known = steps(&journal);
+        let replayed = match self.backtrace {
+            true => host.trace(&info.id, journal, &module).await?,
+            false => host.replay(&info.id, journal, &module, 0).await?,
+        };
+        if let Some(mismatch) = &replayed.departs {
+            let moved = (module.digest != info.module).then_some((info.module, module.digest));
+            return Err(Trouble::mismatch(&info.id, mismatch, moved));
+        }
+        let recorded = info.outcome.as_ref().filter(|_| entries == whole && info.state.is_final());
+        if let (Some(recorded), Some(found)) = (recorded, &replayed.outcome)
+            && recorded != found
+        {
+            return Err(Trouble {
+                details: vec![
+                    format!("recorded  {}", spell(recorded)),
+                    format!("now       {}", spell(found)),
+                ],
+                exit: Exit::Mismatch,
+                ..Trouble::host("WF0203", format!("{} came to another end than it did before", info.id))
+            });
+        }
+        let lines = log_lines(&replayed, self.log.unwrap_or(LogLevel::ALL[0]));
+        match common.output {
+            Format::Text => {
+                for asked in &replayed.trace {
+                    print_step(asked, &known);
+                }
+                for line in lines.iter().filter(|_| self.log.is_some()) {
+                    logs::print(Format::Text, line);
+                }
+            }
+            Format::Json | Format::Jsonl => {
+                print_line(&view(&info.id.to_string(), entries, &replayed, &lines, &known).to_string());
+            }
+        }
+        follow::say(common, "Replayed", &format!("{}  {entries} entries, as it was", info.id));
+        Ok(Exit::Done)
+    }
+}
+
+fn spell(outcome: &Outcome) -> String {
+    match outcome {
+        Ok(json) => json.as_str().to_owned(),
+        Err(failure) => format!("{failure}"),
+    }
+}
+
+/// What the program wrote, numbered as it was when it was stored.
+fn log_lines(replayed: &Replayed, level: LogLevel) -> Vec<LogLine> {
+    let lines = replayed.emissions.iter().zip(0..).filter_map(|(emission, number)| match emission {
+        Emission::Log(line) => Some(LogLine { number, ..line.clone() }),
+        Emission::Phase { title, at } => Some(LogLine::phase(number, *at, title)),
+        Emission::State { .. } | Emission::Message { .. } => None,
+    });
+    lines.filter(|line| line.level >= level).collect()
+}
+
+fn print_step(asked: &Asked, known: &[StepInfo]) {
+    let what = known.iter().find(|info| info.step == asked.step);
+    let (kind, label) =
+        what.map_or(("".to_owned(), String::new()), |info| (info.op.kind().to_owned(), info.op.label()));
+    print_line(&format!("{:>5}  {kind:<7} {label}", asked.step));
+    for frame in &asked.frames {
+        let function = frame.function.as_deref().unwrap_or("?");
+        print_line(&format!("         {function}  {frame}"));
+    }
+}
+
+fn view(run: &str, entries: u64, replayed: &Replayed, lines: &[LogLine], known: &[StepInfo]) -> Value {
+    let frame = |frame: &Frame| json!({ "function": frame.function, "file": frame.file, "line": frame.line, "column": frame.column });
+    let step = |asked: &Asked| {
+        let what = known.iter().find(|info| info.step == asked.step);
+        json!({
+            "step": asked.step,
+            "kind": what.map(|info| info.op.kind()),
+            "label": what.map(|info| info.op.label()),
+            "frames": asked.frames.iter().map(frame).collect::<Vec<_>>(),
+        })
+    };
+    let (output, failure) = match &replayed.outcome {
+        Some(Ok(json)) => (json.value(), Value::Null),
+        Some(Err(failure)) => (Value::Null, json!(failure)),
+        None => (Value::Null, Value::Null),
+    };
+    json!({
+        "schema": "wfhost/replay/1",
+        "run": run,
+        "entries": Position(entries),
+        "ended": replayed.outcome.is_some(),
+        "output": output,
+        "failure": failure,
+        "steps": replayed.trace.iter().map(step).collect::<Vec<_>>(),
+        "log": lines.iter().map(logs::view).collect::<Vec<_>>(),
+        "published": published(replayed),
+    })
+}
+
+/// The latest value of each key.
+fn published(replayed: &Replayed) -> Value {
+    let mut values = serde_json::Map::new();
+    for emission in &replayed.emissions {
+        if let Emission::State { key, value, .. } = emission {
+            values.insert(key.clone(), value.value());
+        }
+    }
+    Value::Object(values)
+}

@@ -1,0 +1,81 @@
+//! `wfhost resume`
+
+use wfhost::engine::Denied;
+use wfhost::{Adopt, Evict, ResumeOptions};
+use wfhost_core::FailureKind;
+use wfhost_core::policy::budget::Budget;
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::{AgentArgs, budget_arg, find_run, latest};
+use super::{Common, follow, module_arg};
+
+/// Go on with a run
+///
+/// What it has done is replayed from its journal, nothing of it is done again.
+/// With --module the run goes on with other code, if that agrees with the
+/// journal; a run that failed goes on where it failed.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost resume @last
+  wfhost resume run_01k9 --agents answers.json
+  wfhost resume run_01k9 --module mended.wasm")]
+pub(crate) struct Resume {
+    /// An id, the beginning of one, @last, @last:2
+    #[arg(default_value = "@last")]
+    run: String,
+    /// Go on with this module: a file, a directory, a name or a digest
+    #[arg(long, value_name = "MODULE")]
+    module: Option<String>,
+    /// Accept a module that imports sockets or HTTP; a call to them fails the run
+    #[arg(long, requires = "module")]
+    trap_denied: bool,
+    #[command(flatten)]
+    agents: AgentArgs,
+    /// What the run may spend from now on, like tokens=50k; what is not said
+    /// stays. One that failed because it had spent all goes on
+    #[arg(long, value_name = "BUDGET", value_parser = budget_arg)]
+    budget: Option<Budget>,
+    /// Stop when the run only waits, with exit code 3
+    #[arg(long, conflicts_with = "detach")]
+    no_wait: bool,
+    /// Leave the run to `wfhost serve`
+    #[arg(short, long, conflicts_with = "module")]
+    detach: bool,
+}
+
+impl Resume {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let store = common.store()?;
+        let info = latest(store.as_ref(), find_run(store.as_ref(), &self.run).await?).await?;
+        let can_pay = self.budget.is_some()
+            && matches!(&info.outcome, Some(Err(failure)) if failure.kind == FailureKind::BudgetExceeded);
+        if let (true, None, Some(outcome)) = (info.state.is_final() && !can_pay, &self.module, &info.outcome)
+        {
+            follow::say(common, "Ended", &format!("{}  {}; nothing to do", info.id, info.state.as_str()));
+            return Ok(follow::result(common, &info, outcome));
+        }
+        if self.detach {
+            store.unpause(&info.id).await?;
+            follow::say(common, "Queued", &format!("{}; `wfhost serve` advances it", info.id));
+            return Ok(Exit::Done);
+        }
+        let providers = self.agents.other_providers(common)?;
+        let (evict, adopt) = match self.no_wait {
+            true => (Evict::Always, Adopt::Own),
+            false => (self.agents.evict.into(), Adopt::Due),
+        };
+        let host = common.host(store, self.agents.providers(common)?, evict, adopt)?;
+        let module = match &self.module {
+            Some(module) => {
+                let (name, bytes) = module_arg::load(Some(host.store().as_ref()), module).await?;
+                let denied = if self.trap_denied { Denied::Trap } else { Denied::Refuse };
+                Some(host.add_module_with(&name, &bytes, denied).await?)
+            }
+            None => None,
+        };
+        let signals = follow::Signals::new()?;
+        let handle = host.resume(&info.id, ResumeOptions { providers, module, budget: self.budget }).await?;
+        follow::follow(common, &host, signals, handle, follow::Beginning::Resumed(info.entries), self.no_wait)
+            .await
+    }
+}

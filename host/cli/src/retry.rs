@@ -1,0 +1,40 @@
+//! `wfhost retry`
+
+use wfhost::{Adopt, ResumeOptions};
+use wfhost_core::Step;
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::{AgentArgs, find_run};
+use super::{Common, follow};
+
+/// Try a run that failed again
+///
+/// At the step that is named, else at the one whose failure it ended with. What
+/// the program did after that step had failed is void; all other steps keep
+/// their results. A cancelled run goes on where it was cancelled.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost retry @last
+  wfhost retry run_01k9 4 --agent echo")]
+pub(crate) struct Retry {
+    /// An id, the beginning of one, @last, @last:2
+    run: String,
+    /// The number of the step, as `show` lists it
+    step: Option<u64>,
+    #[command(flatten)]
+    agents: AgentArgs,
+}
+
+impl Retry {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let store = common.store()?;
+        let info = find_run(store.as_ref(), &self.run).await?;
+        let providers = self.agents.other_providers(common)?;
+        let host =
+            common.host(store, self.agents.providers(common)?, self.agents.evict.into(), Adopt::Due)?;
+        let options = ResumeOptions { providers, ..ResumeOptions::default() };
+        let signals = follow::Signals::new()?;
+        let handle = host.retry(&info.id, self.step.map(Step), options).await?;
+        follow::follow(common, &host, signals, handle, follow::Beginning::Resumed(info.entries), false).await
+    }
+}

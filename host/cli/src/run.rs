@@ -1,0 +1,143 @@
+//! `wfhost run`
+
+use std::path::PathBuf;
+
+use wfhost::engine::Denied;
+use wfhost::{Adopt, Evict, HostError, StartOptions};
+use wfhost_core::policy::budget::Budget;
+use wfhost_core::{RunConfig, RunId, Sandbox};
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::{AgentArgs, Seed, budget_arg, dir_arg, env_arg, json_arg, label_arg, seed_arg, stack_arg};
+use super::{Common, Format, follow, module_arg, print_line, view};
+
+/// Run a workflow
+///
+/// The run goes on until it ends; its result is printed. Ctrl-C leaves it as it
+/// is: `wfhost resume` goes on from there.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost run hello.wasm -i '{\"name\":\"Ada\"}' --agent echo
+  wfhost run research.wasm -i @input.json --agents answers.json
+  wfhost run hello.wasm --key order-17      the same key never runs twice")]
+pub(crate) struct Run {
+    /// A component's file, a directory with a workflow crate, or the name or
+    /// digest of a module that was run before
+    #[arg(default_value = ".")]
+    module: String,
+    /// The input: JSON, @FILE, or - for stdin
+    #[arg(short, long, default_value = "null", value_name = "JSON")]
+    input: String,
+    /// The id of the run [default: a fresh one]
+    #[arg(long)]
+    id: Option<RunId>,
+    /// The same key gives the same run
+    #[arg(long)]
+    key: Option<String>,
+    /// A label, for `ps`
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label_arg)]
+    labels: Vec<(String, String)>,
+    #[command(flatten)]
+    agents: AgentArgs,
+    /// What the run may spend, like tokens=20k,usd=0.50,time=5m
+    #[arg(long, value_name = "BUDGET", value_parser = budget_arg)]
+    budget: Option<Budget>,
+    /// Agent calls of the run that are under way at the same time
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_parallel: Option<u32>,
+    /// Stop when the run only waits, with exit code 3
+    #[arg(long, conflicts_with = "detach")]
+    no_wait: bool,
+    /// Leave the run to `wfhost serve`, and print its id
+    #[arg(short, long)]
+    detach: bool,
+    /// The program's memory in MiB
+    #[arg(long, value_name = "MIB", default_value_t = RunConfig::default().memory_bytes >> 20, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    memory: u64,
+    /// The program's stack in MiB: 1, 2, 4, 8 or 16
+    #[arg(long, value_name = "MIB", hide_short_help = true, default_value_t = RunConfig::default().stack_bytes >> 20, value_parser = stack_arg)]
+    stack: u64,
+    /// Instructions that the program may execute between two steps
+    #[arg(long, value_name = "N", default_value_t = RunConfig::default().fuel, value_parser = clap::value_parser!(u64).range(1..))]
+    fuel: u64,
+    /// Instructions that the program may execute in its whole life
+    #[arg(long, value_name = "N", hide_short_help = true, default_value_t = Sandbox::default().total_fuel, value_parser = clap::value_parser!(u64).range(1..))]
+    total_fuel: u64,
+    /// Entries that the journal may have before the program gets no further step
+    #[arg(long, value_name = "N", hide_short_help = true, default_value_t = Sandbox::default().entries, value_parser = clap::value_parser!(u64).range(1..))]
+    max_entries: u64,
+    /// A variable of the program's environment; it is kept in the journal
+    #[arg(long, value_name = "NAME=VALUE", value_parser = env_arg)]
+    env: Vec<(String, String)>,
+    /// A directory that the program may read, as HOST::GUEST
+    #[arg(long = "dir", value_name = "HOST::GUEST", value_parser = dir_arg)]
+    dirs: Vec<(PathBuf, String)>,
+    /// Accept a module that imports sockets or HTTP; a call to them fails the run
+    #[arg(long)]
+    trap_denied: bool,
+    /// The seed of the random numbers, as 64 hexadecimal digits
+    #[arg(long, value_name = "HEX", hide = true, value_parser = seed_arg)]
+    seed: Option<Seed>,
+}
+
+impl Run {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let input = json_arg("the input", &self.input)?;
+        let providers = self.agents.providers(common)?;
+        let agent = self.agents.new_run_provider(common, &providers)?;
+        let budget = match (self.budget, common.config()?.budget()) {
+            (Some(given), Some(configured)) => Some(given.or(configured)),
+            (given, configured) => given.or(configured),
+        };
+        let store = common.store()?;
+        let found = module_arg::find(Some(store.as_ref()), &self.module).await?;
+        let evict = if self.no_wait { Evict::Always } else { self.agents.evict.into() };
+        let adopt = if self.no_wait || self.detach { Adopt::Own } else { Adopt::Due };
+        let host = common.host(store, providers.clone(), evict, adopt)?;
+        let denied = if self.trap_denied { Denied::Trap } else { Denied::Refuse };
+        let module = host.add_module_with(&found.name, &found.bytes, denied).await?;
+        let mut grants = Vec::new();
+        for (path, guest) in &self.dirs {
+            grants.push(host.grant(path, guest).await?);
+        }
+        let options = StartOptions {
+            input,
+            id: self.id.clone(),
+            key: self.key.clone(),
+            labels: self.labels.clone(),
+            config: RunConfig {
+                agent,
+                memory_bytes: self.memory << 20,
+                stack_bytes: self.stack << 20,
+                fuel: self.fuel,
+                script: self.agents.script(),
+                budget,
+                max_parallel: self.max_parallel,
+                modules: found.directory,
+                sandbox: Some(Sandbox {
+                    total_fuel: self.total_fuel,
+                    entries: self.max_entries,
+                    env: self.env.clone(),
+                    grants,
+                    ..Sandbox::default()
+                }),
+            },
+            seed: self.seed.map(|Seed(seed)| seed),
+        };
+        if self.detach {
+            let id = host.enqueue(&module, options).await?;
+            follow::say(common, "Queued", &format!("{id}; `wfhost serve` advances it"));
+            match common.output {
+                Format::Text => print_line(id.as_str()),
+                _ => {
+                    let info = host.store().run(&id).await?.ok_or(HostError::NoSuchRun(id))?;
+                    print_line(&view::run(&info, None).to_string());
+                }
+            }
+            return Ok(Exit::Done);
+        }
+        let signals = follow::Signals::new()?;
+        let handle = host.start(&module, options, Some(providers)).await?;
+        follow::follow(common, &host, signals, handle, follow::Beginning::Started, self.no_wait).await
+    }
+}

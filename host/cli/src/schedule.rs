@@ -1,0 +1,336 @@
+//! `wfhost schedule`
+
+use anstream::eprintln;
+use serde_json::{Value, json};
+use wfhost::clock::{self, rfc3339};
+use wfhost::schedule::{self, BadTimes, Schedule, When};
+use wfhost::store::Store;
+use wfhost::{Adopt, Evict, HostError};
+use wfhost_core::policy::budget::Budget;
+use wfhost_core::{RunConfig, RunId, Timestamp, spell_millis};
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::{AgentArgs, budget_arg, json_arg, label_arg, length_arg, since_arg};
+use super::{Common, Format, follow, module_arg, print_line};
+
+/// Times that are shown of what is to come.
+const SHOWN: usize = 5;
+
+/// Begin runs at certain times
+///
+/// Any process that serves the database begins them, each time exactly one.
+#[derive(clap::Args)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct ScheduleVerb {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand)]
+enum Verb {
+    /// Add a schedule
+    Add(Box<Add>),
+    /// List the schedules
+    Ls,
+    /// Show one schedule and its next times
+    Show(Named),
+    /// Leave out all times from now on
+    Pause(Named),
+    /// Go on, from now
+    Resume(Named),
+    /// Begin a run now, besides those of its times
+    Fire(Named),
+    /// Remove a schedule; its runs stay
+    Rm(Named),
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost schedule add report --cron '0 9 * * 1-5' --tz Europe/Berlin report.wasm
+  wfhost schedule add probe --every 15m probe.wasm -i '{\"depth\":2}' --overlap queue")]
+struct Add {
+    /// Letters, digits, `_`, `-`, `.`; its runs are called after it
+    name: RunId,
+    /// A component's file, a directory, a name or a digest
+    module: String,
+    /// Minute, hour, day of the month, month, day of the week
+    #[arg(long, value_name = "FIELDS", required_unless_present = "every")]
+    cron: Option<String>,
+    /// The time zone of --cron
+    #[arg(long, value_name = "ZONE", default_value = "UTC")]
+    tz: String,
+    /// A length of time like 30s, 15m, 2h
+    #[arg(long, value_name = "LENGTH", value_parser = length_arg, conflicts_with_all = ["cron", "tz"])]
+    every: Option<u64>,
+    /// The first time of --every, RFC 3339 [default: now]
+    #[arg(long, value_name = "TIME", value_parser = since_arg, requires = "every")]
+    from: Option<Timestamp>,
+    /// The input of its runs: JSON, @FILE, or - for stdin
+    #[arg(short, long, default_value = "null", value_name = "JSON")]
+    input: String,
+    /// If the last run goes on when the next is to begin
+    #[arg(long, value_enum, default_value = "skip")]
+    overlap: Overlap,
+    /// Times that no host was there for
+    #[arg(long, value_enum, default_value = "last")]
+    catch_up: CatchUp,
+    /// A label of its runs (may be repeated)
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label_arg)]
+    labels: Vec<(String, String)>,
+    /// What each run may spend, like tokens=20k,usd=0.50,time=5m
+    #[arg(long, value_name = "BUDGET", value_parser = budget_arg)]
+    budget: Option<Budget>,
+    #[command(flatten)]
+    agents: AgentArgs,
+    /// Put it in the place of one of the same name
+    #[arg(long)]
+    replace: bool,
+}
+
+/// What happens if the last run of a schedule goes on when the next is to begin.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Overlap {
+    /// There is none this time
+    Skip,
+    /// It begins when the last one has ended
+    Queue,
+    /// The last one is cancelled
+    Cancel,
+    /// Both go on
+    Allow,
+}
+
+impl From<Overlap> for schedule::Overlap {
+    fn from(overlap: Overlap) -> Self {
+        match overlap {
+            Overlap::Skip => Self::Skip,
+            Overlap::Queue => Self::Queue,
+            Overlap::Cancel => Self::Cancel,
+            Overlap::Allow => Self::Allow,
+        }
+    }
+}
+
+/// What becomes of times that no host was there for.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum CatchUp {
+    /// They pass without a run
+    None,
+    /// One run begins, for the last of them
+    Last,
+    /// A run begins for each of them
+    All,
+}
+
+impl From<CatchUp> for schedule::CatchUp {
+    fn from(catch_up: CatchUp) -> Self {
+        match catch_up {
+            CatchUp::None => Self::None,
+            CatchUp::Last => Self::Last,
+            CatchUp::All => Self::All,
+        }
+    }
+}
+
+#[derive(clap::Args)]
+struct Named {
+    name: String,
+}
+
+impl ScheduleVerb {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let store = common.store()?;
+        match &self.verb {
+            Verb::Add(add) => return add.execute(common).await,
+            Verb::Ls => list(common, &store.schedules().await?),
+            Verb::Show(named) => show(common, &named.find(store.as_ref()).await?),
+            Verb::Pause(named) => {
+                let schedule = named.find(store.as_ref()).await?;
+                store.set_schedule(&schedule.name, None).await?;
+                follow::say(common, "Paused", &format!("{}; its runs go on", schedule.name));
+            }
+            Verb::Resume(named) => {
+                let schedule = named.find(store.as_ref()).await?;
+                let next = schedule.when.next_after(clock::now());
+                store.set_schedule(&schedule.name, next).await?;
+                show(common, &Schedule { next_at: next, ..schedule });
+            }
+            Verb::Fire(named) => {
+                let schedule = named.find(store.as_ref()).await?;
+                let now = clock::now();
+                let run = schedule.run_now(now).map_err(HostError::from)?;
+                let id = run.id.clone();
+                store.create(run).await?;
+                follow::say(common, "Queued", &format!("{id}; `wfhost serve` advances it"));
+                print_line(id.as_str());
+            }
+            Verb::Rm(named) => {
+                let schedule = named.find(store.as_ref()).await?;
+                store.delete_schedule(&schedule.name).await?;
+                follow::say(common, "Removed", &format!("{}; its runs stay", schedule.name));
+            }
+        }
+        Ok(Exit::Done)
+    }
+}
+
+impl Named {
+    async fn find(&self, store: &dyn Store) -> Result<Schedule, Trouble> {
+        let mut known = store.schedules().await?;
+        if let Some(index) = known.iter().position(|schedule| schedule.name == self.name) {
+            return Ok(known.swap_remove(index));
+        }
+        let nearest = known.iter().map(|schedule| schedule.name.as_str()).max_by(|a, b| {
+            strsim::jaro_winkler(a, &self.name).total_cmp(&strsim::jaro_winkler(b, &self.name))
+        });
+        let trouble = Trouble::usage("WF0513", format!("there is no schedule `{}`", self.name));
+        Err(match nearest {
+            Some(nearest) => {
+                trouble.hint(format!("the nearest is `{nearest}`; `wfhost schedule ls` lists them"))
+            }
+            None => trouble.hint("there are none yet: `wfhost schedule add -h`"),
+        })
+    }
+}
+
+impl From<BadTimes> for Trouble {
+    fn from(error: BadTimes) -> Self {
+        let hint = match error {
+            BadTimes::Cron { .. } => "like '0 9 * * 1-5' for nine o'clock on working days",
+            BadTimes::Zone(_) => "name it like Europe/Berlin, or UTC",
+            BadTimes::Short => "give --every a longer time, or have one run go on in a loop",
+        };
+        Self::usage("WF0515", error.to_string()).hint(hint)
+    }
+}
+
+impl Add {
+    async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let input = json_arg("the input", &self.input)?;
+        let now = clock::now();
+        let when = match (&self.cron, self.every) {
+            (Some(cron), _) => When::cron(cron, &self.tz)?,
+            (None, every) => When::every(every.unwrap_or_default(), self.from.unwrap_or(now))?,
+        };
+        let first = match &when {
+            When::Every { from, .. } if *from >= now => Some(*from),
+            when => when.next_after(now),
+        };
+        let providers = self.agents.providers(common)?;
+        let agent = self.agents.new_run_provider(common, &providers)?;
+        let store = common.store()?;
+        let found = module_arg::find(Some(store.as_ref()), &self.module).await?;
+        let host = common.host(store, providers, Evict::default(), Adopt::Own)?;
+        let module = host.add_module(&found.name, &found.bytes).await?;
+        let script = self.agents.script();
+        let schedule = Schedule {
+            name: self.name.to_string(),
+            when,
+            overlap: self.overlap.into(),
+            catch_up: self.catch_up.into(),
+            workflow: found.name,
+            module: module.digest,
+            input,
+            labels: self.labels.clone(),
+            config: RunConfig {
+                agent,
+                script,
+                budget: self.budget.or(common.config()?.budget()),
+                modules: found.directory,
+                ..RunConfig::default()
+            },
+            created_at: now,
+            next_at: first,
+            fired: 0,
+            last: None,
+        };
+        if !host.store().put_schedule(schedule.clone(), self.replace).await? {
+            return Err(Trouble::usage("WF0514", format!("there is a schedule `{}` already", self.name))
+                .hint("choose another name, or put the new one in its place with --replace"));
+        }
+        show(common, &schedule);
+        follow::say(common, "Added", &format!("{}; `wfhost serve` begins its runs", self.name));
+        Ok(Exit::Done)
+    }
+}
+
+fn times(when: &When) -> String {
+    match when {
+        When::Cron(text) => text.clone(),
+        When::Every { millis, .. } => format!("every {}", spell_millis(*millis)),
+    }
+}
+
+fn view(schedule: &Schedule) -> Value {
+    let labels: serde_json::Map<_, _> =
+        schedule.labels.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect();
+    json!({
+        "schema": "wfhost/schedule/1", "name": schedule.name, "when": times(&schedule.when),
+        "workflow": schedule.workflow, "module": schedule.module, "input": schedule.input, "labels": labels,
+        "overlap": schedule.overlap.as_str(), "catch_up": schedule.catch_up.as_str(),
+        "paused": schedule.next_at.is_none(),
+        "next": schedule.next_times(SHOWN).into_iter().map(rfc3339).collect::<Vec<_>>(),
+        "fired": schedule.fired, "last": schedule.last, "created_at": rfc3339(schedule.created_at),
+    })
+}
+
+fn list(common: &Common, schedules: &[Schedule]) {
+    match common.output {
+        Format::Json => {
+            let views: Vec<_> = schedules.iter().map(view).collect();
+            print_line(&json!({ "schema": "wfhost/schedules/1", "schedules": views }).to_string());
+        }
+        Format::Jsonl => schedules.iter().for_each(|schedule| print_line(&view(schedule).to_string())),
+        Format::Text if schedules.is_empty() => {
+            eprintln!("there are no schedules; add one with `wfhost schedule add`");
+        }
+        Format::Text => {
+            let width = |text: fn(&Schedule) -> String| {
+                schedules.iter().map(|schedule| text(schedule).len()).max().unwrap_or(0).max(8)
+            };
+            let (name, when) = (width(|s| s.name.clone()), width(|s| times(&s.when)));
+            let workflow = width(|s| s.workflow.clone());
+            print_line(&format!(
+                "{:name$}  {:workflow$}  {:when$}  {:<24}  {:>5}  LAST",
+                "SCHEDULE", "WORKFLOW", "WHEN", "NEXT", "FIRED"
+            ));
+            for schedule in schedules {
+                let next = schedule.next_at.map_or("paused".to_owned(), rfc3339);
+                let last = schedule.last.as_ref().map_or("", |run| run.as_str());
+                let line = format!(
+                    "{:name$}  {:workflow$}  {:when$}  {next:<24}  {:>5}  {last}",
+                    schedule.name,
+                    schedule.workflow,
+                    times(&schedule.when),
+                    schedule.fired,
+                );
+                print_line(line.trim_end());
+            }
+        }
+    }
+}
+
+fn show(common: &Common, schedule: &Schedule) {
+    if common.output != Format::Text {
+        print_line(&view(schedule).to_string());
+        return;
+    }
+    print_line(&format!("schedule  {}", schedule.name));
+    print_line(&format!("workflow  {}  {}", schedule.workflow, schedule.module));
+    print_line(&format!("when      {}", times(&schedule.when)));
+    print_line(&format!("overlap   {}", schedule.overlap.as_str()));
+    print_line(&format!("catch up  {}", schedule.catch_up.as_str()));
+    print_line(&format!("input     {}", schedule.input));
+    for (key, value) in &schedule.labels {
+        print_line(&format!("label     {key}={value}"));
+    }
+    if schedule.next_at.is_none() {
+        print_line("next      never: it is paused");
+    }
+    for time in schedule.next_times(SHOWN) {
+        print_line(&format!("next      {}", rfc3339(time)));
+    }
+    if let Some(last) = &schedule.last {
+        print_line(&format!("last      {last}, the {}. run", schedule.fired));
+    }
+}

@@ -1,0 +1,85 @@
+//! `wfhost serve`
+
+use std::time::Duration;
+
+use wfhost::Adopt;
+use wfhost::store::RunFilter;
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::{AgentArgs, length_arg};
+use super::{Common, follow};
+
+/// Advance whatever is due
+///
+/// Timers, signals, answers, requests to stop, new runs, and the runs of
+/// processes that died. Any number of processes may do so with one database.
+/// Ctrl-C and SIGTERM take up nothing new and wait for the calls under way; a
+/// second one leaves them, to be made again by the next process.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost serve
+  wfhost serve --max-live 200 --grace 5m")]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    agents: AgentArgs,
+    /// Programs that are in memory at the same time; the other runs wait
+    #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=4_000))]
+    max_live: u32,
+    /// How long calls under way are waited for at the end
+    #[arg(long, value_name = "LENGTH", default_value = "30s", value_parser = length_arg)]
+    grace: u64,
+    /// Stop when nothing has been due and nothing was driven for so long
+    #[arg(long, value_name = "LENGTH", value_parser = length_arg)]
+    idle: Option<u64>,
+}
+
+impl Serve {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let store = common.store()?;
+        let mut providers = self.agents.providers(common)?;
+        if let Some(provider) = self.agents.default_provider().and_then(|name| providers.get(&name)) {
+            providers.set_fallback(provider);
+        }
+        let options = common.host_options(store, providers, self.agents.evict.into(), Adopt::Due);
+        let options = wfhost::HostOptions { max_live: self.max_live as usize, ..options };
+        let host = wfhost::Host::new(options)?;
+        // Errors of the database show here and not as silence.
+        host.store().runs(RunFilter { limit: 1, ..RunFilter::default() }).await?;
+        let mut signals = follow::Signals::new()?;
+        host.serve();
+        follow::say(common, "Serving", &format!("{}; Ctrl-C stops", common.place()?.display()));
+        let number = tokio::select! {
+            number = signals.next() => Some(number),
+            () = idle(&host, self.idle) => None,
+        };
+        let live = host.live();
+        if live > 0 {
+            follow::say(common, "Leaving", &format!("{live} runs, once their calls are done"));
+        }
+        let dropped = {
+            let patient = host.close(Some(Duration::from_millis(self.grace)));
+            tokio::pin!(patient);
+            tokio::select! {
+                dropped = &mut patient => dropped,
+                _ = signals.next() => host.close(None).await,
+            }
+        };
+        let text = match dropped {
+            0 => "nothing is lost".to_owned(),
+            dropped => format!("the calls of {dropped} runs will be made again; nothing is lost"),
+        };
+        follow::say(common, "Stopped", &text);
+        Ok(number.map_or(Exit::Done, Exit::Signalled))
+    }
+}
+
+/// Waits until the host has had nothing to do for so long; for ever without a length.
+async fn idle(host: &wfhost::Host, millis: Option<u64>) {
+    let Some(millis) = millis else { return std::future::pending().await };
+    const STEP: Duration = Duration::from_millis(50);
+    let mut quiet = Duration::ZERO;
+    while quiet < Duration::from_millis(millis) {
+        tokio::time::sleep(STEP).await;
+        quiet = if host.live() == 0 { quiet + STEP } else { Duration::ZERO };
+    }
+}

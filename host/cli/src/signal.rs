@@ -1,0 +1,57 @@
+//! `wfhost signal`
+
+use wfhost::store::{MessageBody, Posted, RunInfo};
+use wfhost::{clock, is_held};
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::{find_run, json_arg};
+use super::{Common, follow};
+
+/// Send a signal to a run
+///
+/// It is kept until the run waits for one of this name.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost signal @last approve -i '{\"ok\":true}'
+  wfhost signal run_01k9 payment -i @payment.json --id payment-17")]
+pub(crate) struct Signal {
+    /// An id, the beginning of one, @last, @last:2
+    run: String,
+    /// The name of the signal
+    name: String,
+    /// The payload: JSON, @FILE, or - for stdin
+    #[arg(short, long, default_value = "null", value_name = "JSON")]
+    input: String,
+    /// Signals with the same id are delivered once
+    #[arg(long)]
+    id: Option<String>,
+}
+
+impl Signal {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let payload = json_arg("the payload", &self.input)?;
+        if self.name.is_empty() {
+            return Err(Trouble::usage("WF0505", "the name of a signal is empty"));
+        }
+        let store = common.store()?;
+        let info = find_run(store.as_ref(), &self.run).await?;
+        let body = MessageBody::Signal { name: self.name.clone(), payload, id: self.id.clone() };
+        match wfhost::post(&store, &info.id, body, clock::now()).await? {
+            (Posted::Duplicate, run) => {
+                follow::say(common, "Known", &format!("{run} has a signal with this id already"));
+            }
+            (_, run) => {
+                follow::say(common, "Sent", &format!("{} to {run}", self.name));
+                say_next(common, &info);
+            }
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// How a run that was sent something goes on, if nobody advances it.
+pub(super) fn say_next(common: &Common, info: &RunInfo) {
+    if !is_held(info) {
+        follow::say(common, "next", &format!("wfhost resume {}, unless `wfhost serve` is on", info.id));
+    }
+}

@@ -1,0 +1,64 @@
+//! `wfhost state`
+
+use serde_json::json;
+use wfhost::clock::rfc3339;
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::find_run;
+use super::{Common, Format, print_line};
+
+/// Show what a run published
+///
+/// Programs publish values under keys, which anybody can read at any time,
+/// also while the run waits or after it has ended.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost state @last
+  wfhost state run_01k9 progress
+  wfhost state run_01k9 progress --history -o jsonl")]
+pub(crate) struct State {
+    /// An id, the beginning of one, @last, @last:2
+    #[arg(default_value = "@last")]
+    run: String,
+    /// Only the value of this key, as JSON
+    key: Option<String>,
+    /// Also the values that it had before, oldest first
+    #[arg(long)]
+    history: bool,
+}
+
+impl State {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let store = common.store()?;
+        let run = find_run(store.as_ref(), &self.run).await?.id;
+        let mut published = store.published(&run, self.key.as_deref()).await?;
+        if !self.history {
+            let latest: std::collections::BTreeMap<_, _> =
+                published.into_iter().map(|published| (published.key.clone(), published)).collect();
+            published = latest.into_values().collect();
+        }
+        if let (Some(key), true) = (&self.key, published.is_empty()) {
+            let known: Vec<_> = store.state(&run).await?.into_iter().map(|(key, _)| key).collect();
+            let trouble = Trouble::usage("WF0512", format!("{run} has published nothing as `{key}`"));
+            return Err(match known.as_slice() {
+                [] => trouble.hint("it has published nothing at all"),
+                known => trouble.hint(format!("it has published {}", known.join(", "))),
+            });
+        }
+        for published in published {
+            let view = json!({
+                "schema": "wfhost/state/1", "run": run, "number": published.number,
+                "at": rfc3339(published.at), "key": published.key, "value": published.value,
+            });
+            print_line(&match (common.output, &self.key, self.history) {
+                (Format::Json | Format::Jsonl, ..) => view.to_string(),
+                (Format::Text, Some(_), false) => published.value.to_string(),
+                (Format::Text, _, false) => format!("{} = {}", published.key, published.value),
+                (Format::Text, _, true) => {
+                    format!("{}  {} = {}", rfc3339(published.at), published.key, published.value)
+                }
+            });
+        }
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,88 @@
+//! `wfhost transcript`
+
+use serde_json::json;
+use wfhost::clock::rfc3339;
+use wfhost::store::{TranscriptFilter, TranscriptKind, TranscriptLine};
+use wfhost_core::Step;
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::find_run;
+use super::{Common, Format, print_line};
+
+/// Show what an agent said while it worked
+///
+/// By default the lines for people who watch; --raw gives the events as the
+/// provider sent them, --diff what the agent changed in its workspace.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost transcript @last 1
+  wfhost transcript @last 1 --raw
+  wfhost transcript @last 3 --diff | git apply --stat")]
+pub(crate) struct Transcript {
+    /// An id, the beginning of one, @last, @last:2
+    run: String,
+    /// The number of the step, as `show` lists it [default: all]
+    step: Option<u64>,
+    /// The events as the provider sent them
+    #[arg(long, conflicts_with = "diff")]
+    raw: bool,
+    /// What was changed in the workspace
+    #[arg(long)]
+    diff: bool,
+    /// Only this attempt
+    #[arg(long, value_name = "N")]
+    attempt: Option<u32>,
+}
+
+/// Lines that are read at once.
+const PAGE: usize = 1_000;
+
+impl Transcript {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let store = common.store()?;
+        let run = find_run(store.as_ref(), &self.run).await?.id;
+        let kinds = match (self.raw, self.diff, common.output) {
+            (true, ..) => vec![TranscriptKind::Event],
+            (_, true, _) => vec![TranscriptKind::Diff],
+            (.., Format::Text) => vec![TranscriptKind::Answer, TranscriptKind::Progress],
+            _ => Vec::new(),
+        };
+        let mut filter = TranscriptFilter { after: 0, step: self.step.map(Step), kinds };
+        let mut any = false;
+        loop {
+            let lines = store.transcript(&run, filter.clone(), PAGE).await?;
+            let Some(last) = lines.last() else { break };
+            filter.after = last.number;
+            any = true;
+            let wanted = |line: &&TranscriptLine| self.attempt.is_none_or(|n| line.line.attempt == n);
+            for line in lines.iter().filter(wanted) {
+                print(common.output, line);
+            }
+        }
+        match (any, self.step) {
+            (false, Some(step)) if common.output == Format::Text => {
+                Err(Trouble::usage("WF0705", format!("there is no such transcript of step {step} of {run}"))
+                    .hint(format!(
+                        "its steps: `wfhost show {run}`; all transcripts: `wfhost transcript {run} -o jsonl`"
+                    )))
+            }
+            _ => Ok(Exit::Done),
+        }
+    }
+}
+
+fn print(format: Format, line: &TranscriptLine) {
+    if format == Format::Text {
+        print_line(line.line.text.trim_end_matches('\n'));
+    } else {
+        print_line(&view(line).to_string());
+    }
+}
+
+/// A line as JSON.
+pub(super) fn view(TranscriptLine { number, line }: &TranscriptLine) -> serde_json::Value {
+    json!({
+        "number": number, "step": line.step, "attempt": line.attempt, "at": rfc3339(line.at),
+        "kind": line.kind.as_str(), "text": line.text,
+    })
+}

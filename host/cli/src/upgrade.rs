@@ -1,0 +1,83 @@
+//! `wfhost upgrade`
+
+use serde_json::json;
+use wfhost::agents::Providers;
+use wfhost::store::{RunFilter, RunInfo, RunState};
+use wfhost::{Adopt, Evict, Upgraded};
+use wfhost_core::RunId;
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::find_run;
+use super::{Common, Format, follow, module_arg, print_line};
+
+/// Move the runs of a workflow to new code
+///
+/// The journal of each run is replayed against the module first. If that
+/// agrees the run goes on with it when it is advanced the next time;
+/// otherwise it stays exactly where it is, and the difference is shown.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost upgrade --workflow research --module new.wasm
+  wfhost upgrade run_01k9 run_01ka --module new.wasm
+  wfhost check new.wasm --all               what it would do")]
+pub(crate) struct Upgrade {
+    /// Only these runs: ids, beginnings of ids, @last
+    #[arg(required_unless_present = "workflow")]
+    runs: Vec<String>,
+    /// All runs of this workflow that have not ended
+    #[arg(long, value_name = "NAME")]
+    workflow: Option<String>,
+    /// The new code: a file, a directory, a name or a digest
+    #[arg(long, value_name = "MODULE")]
+    module: String,
+}
+
+impl Upgrade {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let store = common.store()?;
+        let mut runs = Vec::new();
+        for run in &self.runs {
+            runs.push(find_run(store.as_ref(), run).await?);
+        }
+        if let Some(workflow) = &self.workflow {
+            let states = RunState::ALL.into_iter().filter(|state| !state.is_final()).collect();
+            let workflow = Some(workflow.clone());
+            let filter = RunFilter { states, workflow, limit: usize::MAX >> 1, ..RunFilter::default() };
+            runs.extend(store.runs(filter).await?);
+        }
+        let host = common.host(store, Providers::builtin(), Evict::default(), Adopt::Own)?;
+        let (name, bytes) = module_arg::load(Some(host.store().as_ref()), &self.module).await?;
+        let module = host.add_module(&name, &bytes).await?;
+        let mut departs = 0;
+        let mut moved = 0;
+        for info in &runs {
+            let upgraded = host.upgrade(info, &module).await?;
+            moved += usize::from(matches!(upgraded, Upgraded::Moved));
+            departs += usize::from(matches!(upgraded, Upgraded::Departs(_)));
+            report(common, info, &upgraded);
+        }
+        follow::say(common, "Upgraded", &format!("{moved} of {} runs to {}", runs.len(), module.digest));
+        Ok(if departs > 0 { Exit::Mismatch } else { Exit::Done })
+    }
+}
+
+fn report(common: &Common, info: &RunInfo, upgraded: &Upgraded) {
+    let (word, why) = match upgraded {
+        Upgraded::Moved => ("moved", None),
+        Upgraded::Same => ("same", None),
+        Upgraded::Departs(mismatch) => ("departs", Some(mismatch.to_string())),
+        Upgraded::Left(error) => ("left", Some(error.to_string())),
+    };
+    print_line(&line(common, &info.id, word, why.as_deref()));
+}
+
+/// A run and what became of it.
+pub(super) fn line(common: &Common, run: &RunId, word: &str, why: Option<&str>) -> String {
+    match (common.output, why) {
+        (Format::Json | Format::Jsonl, why) => {
+            json!({ "schema": "wfhost/upgrade/1", "run": run, "result": word, "why": why }).to_string()
+        }
+        (Format::Text, Some(why)) => format!("{word:<8} {run}  {why}"),
+        (Format::Text, None) => format!("{word:<8} {run}"),
+    }
+}

@@ -1,0 +1,45 @@
+//! `wfhost verify`
+
+use serde_json::json;
+use wfhost::verify::verify;
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::find_run;
+use super::{Common, Format, print_line};
+
+/// Prove that the journal of a run is complete and unaltered
+///
+/// Every entry is part of a chain of digests, whose head is kept with the run.
+/// What else is known of the run is compared with what the journal says.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost verify @last
+  wfhost verify run_01k9 -o json")]
+pub(crate) struct Verify {
+    /// An id, the beginning of one, @last, @last:2
+    #[arg(default_value = "@last")]
+    run: String,
+}
+
+impl Verify {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let store = common.store()?;
+        let info = find_run(store.as_ref(), &self.run).await?;
+        let report = verify(store.as_ref(), &info).await?;
+        if common.output == Format::Text && report.faults.is_empty() {
+            print_line(&format!("{}  {} entries  head {}", info.id, report.entries, report.head));
+        } else if common.output != Format::Text {
+            let view = json!({
+                "schema": "wfhost/verify/1", "run": info.id, "entries": report.entries, "head": report.head,
+                "faults": report.faults,
+            });
+            print_line(&view.to_string());
+        }
+        if report.faults.is_empty() {
+            return Ok(Exit::Done);
+        }
+        let trouble = Trouble::host("WF0511", format!("{} is not as it was written", info.id));
+        Err(Trouble { details: report.faults, ..trouble }
+            .hint("restore the database from a backup, `wfhost db check` looks at all of it"))
+    }
+}

@@ -1,0 +1,156 @@
+//! Runs as JSON, `wfhost/run/1`, and as lines.
+
+use serde_json::{Value, json};
+use wfhost::clock::rfc3339;
+use wfhost::store::{RunInfo, RunState};
+use wfhost::{StepInfo, is_held};
+use wfhost_core::{Outcome, Timestamp};
+
+/// A run as the JSON that `run`, `ps` and `show` print. `steps`, if they are known.
+pub(super) fn run(info: &RunInfo, steps: Option<&[StepInfo]>) -> Value {
+    let (output, failure) = match &info.outcome {
+        Some(Ok(json)) => (json.value(), Value::Null),
+        Some(Err(failure)) => (Value::Null, json!(failure)),
+        None => (Value::Null, Value::Null),
+    };
+    let labels: serde_json::Map<_, _> =
+        info.labels.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect();
+    let mut view = json!({
+        "schema": "wfhost/run/1",
+        "id": info.id,
+        "key": info.key,
+        "workflow": info.workflow,
+        "module": info.module,
+        "state": info.state.as_str(),
+        "phase": info.phase,
+        "output": output,
+        "failure": failure,
+        "labels": labels,
+        "parent": info.parent,
+        "root": info.links.root,
+        "chain": info.links.chain,
+        "continued_as": info.links.next,
+        "spent": { "tokens": info.spent.tokens, "cost_micros": info.spent.micros },
+        "created_at": rfc3339(info.created_at),
+        "updated_at": rfc3339(info.updated_at),
+        "attempts": info.epoch,
+        "entries": info.entries,
+        "waiting_for": waiting_for(info),
+        "next": next(info),
+    });
+    if let Some(steps) = steps {
+        view["steps"] = steps.iter().map(step).collect();
+    }
+    view
+}
+
+fn step(info: &StepInfo) -> Value {
+    let (state, finished, output, failure) = match &info.ended {
+        None => ("open", Value::Null, Value::Null, Value::Null),
+        Some((at, None)) => ("cancelled", rfc3339(*at).into(), Value::Null, Value::Null),
+        Some((at, Some(Ok(json)))) => ("completed", rfc3339(*at).into(), json.value(), Value::Null),
+        Some((at, Some(Err(failure)))) => ("failed", rfc3339(*at).into(), Value::Null, json!(failure)),
+    };
+    let provider = output.get("provider").cloned().unwrap_or(Value::Null);
+    json!({
+        "step": info.step,
+        "kind": info.op.kind(),
+        "label": info.op.label(),
+        "state": state,
+        "provider": provider,
+        "attempts": info.attempts,
+        "failed_attempts": failed_attempts(info),
+        "waits_until": info.waits.as_ref().map(|(at, _)| rfc3339(*at)),
+        "waits_for": info.waits.as_ref().map(|(_, reason)| reason),
+        "started_at": rfc3339(info.started_at),
+        "finished_at": finished,
+        "input": info.op,
+        "output": output,
+        "failure": failure,
+    })
+}
+
+/// The attempts that failed, as far as the journal has them.
+fn failed_attempts(info: &StepInfo) -> Vec<Value> {
+    let attempts = info.failed.iter().map(|failed| {
+        json!({
+            "attempt": failed.attempt, "provider": failed.provider, "failure": failed.failure,
+            "usage": failed.usage, "again_at": failed.again_at.map(rfc3339),
+        })
+    });
+    attempts.collect()
+}
+
+/// What a run waits for, as far as that is known without its journal.
+fn waiting_for(info: &RunInfo) -> Vec<Value> {
+    let mut waits = Vec::new();
+    if let Some(waiting) = &info.waiting {
+        waits.extend(waiting.until.map(|at| json!({ "kind": "time", "at": rfc3339(at) })));
+        waits.extend(waiting.signals.iter().map(|name| json!({ "kind": "signal", "name": name })));
+    } else if info.state == RunState::Running && !is_held(info) {
+        waits.push(json!({ "kind": "host" }));
+    }
+    waits
+}
+
+/// The commands that one is likely to want next.
+fn next(info: &RunInfo) -> Vec<String> {
+    let id = &info.id;
+    let signals = info.waiting.iter().flat_map(|waiting| &waiting.signals);
+    let mut next: Vec<_> = signals.map(|name| format!("wfhost signal {id} {name} -i JSON")).collect();
+    if !info.state.is_final() && !is_held(info) {
+        next.push(format!("wfhost resume {id}"));
+    }
+    next
+}
+
+/// The runs that this one belongs to, and what they are to it.
+pub(super) fn relatives(info: &RunInfo) -> Vec<(&'static str, String)> {
+    let links = &info.links;
+    let step = links.step.map(|step| format!(", step {step}")).unwrap_or_default();
+    let parent = info.parent.as_ref().map(|parent| ("parent", format!("{parent}{step}")));
+    let root = (info.parent.is_some() && info.parent.as_ref() != Some(&links.root))
+        .then(|| ("root", links.root.to_string()));
+    let first = links.chain.as_ref().filter(|first| **first != info.id);
+    let first = first.map(|first| ("chain", format!("begins with {first}")));
+    let next = links.next.as_ref().map(|next| ("goes on", format!("as {next}")));
+    [parent, root, first, next].into_iter().flatten().collect()
+}
+
+/// What a run waits for in a few words.
+pub(super) fn waits(info: &RunInfo) -> String {
+    match (&info.waiting, &info.outcome) {
+        (Some(waiting), _) => {
+            let signals = waiting.signals.iter().map(|name| format!("signal {name}"));
+            let until = waiting.until.map(|at| format!("until {}", rfc3339(at)));
+            signals.chain(until).collect::<Vec<_>>().join(", ")
+        }
+        (None, Some(Err(failure))) => failure.message.lines().next().unwrap_or_default().to_owned(),
+        (None, _) if info.state == RunState::Running && !is_held(info) => "nobody advances it".to_owned(),
+        (None, _) => info.phase.clone().unwrap_or_default(),
+    }
+}
+
+/// How long ago, in a few characters.
+pub(super) fn ago(at: Timestamp, now: Timestamp) -> String {
+    let seconds = now.since(at) / 1_000;
+    wfhost_core::spell_millis(seconds * 1_000)
+}
+
+/// A step's end in a few words.
+pub(super) fn ended(info: &StepInfo) -> (&'static str, String) {
+    match &info.ended {
+        None => ("▸", "open".to_owned()),
+        Some((_, None)) => ("–", "cancelled".to_owned()),
+        Some((at, Some(Ok(_)))) => ("✓", wfhost_core::spell_millis(at.since(info.started_at))),
+        Some((_, Some(Err(failure)))) => ("✗", failure.to_string()),
+    }
+}
+
+/// An outcome on one line.
+pub(super) fn outcome(outcome: &Outcome) -> String {
+    match outcome {
+        Ok(json) => json.as_str().to_owned(),
+        Err(failure) => failure.to_string(),
+    }
+}

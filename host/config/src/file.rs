@@ -1,0 +1,389 @@
+//! The form of a file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer};
+use toml::{Table, Value};
+use wfhost_agents::{Concurrency, Policy, ProviderPolicy, WorkspaceConfig};
+use wfhost_core::policy::budget::{Budget, Price, Prices};
+use wfhost_core::policy::limits::TimeLimits;
+use wfhost_core::policy::rate::Rate;
+use wfhost_core::policy::retry::default_retry;
+
+use super::ConfigError;
+use crate::units;
+
+/// What one file says, or several together.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FileConfig {
+    pub store: Option<PathBuf>,
+    pub agents: Agents,
+    /// With the file that each stands in.
+    pub providers: BTreeMap<String, (PathBuf, ProviderFile)>,
+    pub prices: BTreeMap<String, Price>,
+    pub workspaces: BTreeMap<String, (PathBuf, WorkspaceFile)>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct StoreFile {
+    url: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Agents {
+    pub default: Option<String>,
+    #[serde(default)]
+    pub retry: RetryFile,
+    #[serde(default)]
+    pub limits: LimitsFile,
+    #[serde(default, deserialize_with = "budget")]
+    pub budget: Option<Budget>,
+    #[serde(default)]
+    pub concurrency: ConcurrencyFile,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RetryFile {
+    max_attempts: Option<u32>,
+    #[serde(default, deserialize_with = "length")]
+    initial: Option<u64>,
+    factor: Option<f32>,
+    #[serde(default, deserialize_with = "length")]
+    max: Option<u64>,
+    jitter: Option<f32>,
+    fatal: Option<Vec<String>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LimitsFile {
+    #[serde(default, deserialize_with = "length")]
+    attempt: Option<u64>,
+    #[serde(default, deserialize_with = "length")]
+    total: Option<u64>,
+    #[serde(default, deserialize_with = "length")]
+    heartbeat: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConcurrencyFile {
+    host: Option<u32>,
+    run: Option<u32>,
+    group: Option<u32>,
+    #[serde(default)]
+    groups: BTreeMap<String, u32>,
+}
+
+/// What all providers have, and the rest for their kinds.
+#[derive(Clone, Debug)]
+pub(super) struct ProviderFile {
+    pub kind: String,
+    pub policy: ProviderPolicy,
+    pub rest: Table,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RateFile {
+    per_minute: u32,
+    burst: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PriceFile {
+    #[serde(deserialize_with = "dollars")]
+    input: u64,
+    #[serde(deserialize_with = "dollars")]
+    output: u64,
+    #[serde(default, deserialize_with = "some_dollars")]
+    cached: Option<u64>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WorkspaceFile {
+    kind: WorkspaceKind,
+    path: Option<PathBuf>,
+    repository: Option<PathBuf>,
+    base: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum WorkspaceKind {
+    None,
+    Scratch,
+    Dir,
+    Worktree,
+}
+
+/// A length of time like `90s`, in milliseconds.
+fn length<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    units::millis(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::Integer(number) => Ok(number as f64),
+        Value::Float(number) => Ok(number),
+        _ => Err(serde::de::Error::custom("an amount of US dollars is a number")),
+    }
+}
+
+/// US dollars, in millionths.
+fn dollars<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    units::micros(&number(deserializer)?.to_string()).map_err(serde::de::Error::custom)
+}
+
+fn some_dollars<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    dollars(deserializer).map(Some)
+}
+
+fn budget<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Budget>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct BudgetFile {
+        tokens: Option<u64>,
+        #[serde(default, deserialize_with = "some_dollars")]
+        usd: Option<u64>,
+        #[serde(default, deserialize_with = "length")]
+        time: Option<u64>,
+    }
+    let BudgetFile { tokens, usd, time } = BudgetFile::deserialize(deserializer)?;
+    Ok(Some(Budget { tokens, micros: usd, time_ms: time }))
+}
+
+/// Reads the text of a file.
+pub(super) fn parse(path: &Path, text: &str) -> Result<(Table, FileConfig), ConfigError> {
+    let table: Table = toml::from_str(text).map_err(|error| {
+        let start = error.span().map_or(0, |span| span.start).min(text.len());
+        let line = text[..start].matches('\n').count() + 1;
+        let shown = text.lines().nth(line - 1).unwrap_or_default().to_owned();
+        ConfigError::Syntax { path: path.to_owned(), line, text: shown, reason: error.message().to_owned() }
+    })?;
+    // The sections one by one, so that an error knows which it is about.
+    let section = |name: &str| table.get(name).cloned();
+    for name in table.keys() {
+        let known = ["store", "agents", "providers", "prices", "workspaces"];
+        if !known.contains(&name.as_str()) {
+            let message = format!("unknown field `{name}`, expected one of `{}`", known.join("`, `"));
+            return Err(ConfigError::of(path, "", &message));
+        }
+    }
+    fn read<T: serde::de::DeserializeOwned + Default>(
+        path: &Path,
+        name: &str,
+        value: Option<Value>,
+    ) -> Result<T, ConfigError> {
+        match value {
+            Some(value) => value
+                .try_into()
+                .map_err(|error: toml::de::Error| ConfigError::of(path, name, error.message())),
+            None => Ok(T::default()),
+        }
+    }
+    let store: StoreFile = read(path, "store", section("store"))?;
+    let mut agents = Agents::default();
+    if let Some(Value::Table(mut given)) = section("agents") {
+        agents.retry = read(path, "agents.retry", given.remove("retry"))?;
+        agents.limits = read(path, "agents.limits", given.remove("limits"))?;
+        agents.concurrency = read(path, "agents.concurrency", given.remove("concurrency"))?;
+        let rest: Agents = read(path, "agents", Some(Value::Table(given)))?;
+        agents.default = rest.default;
+        agents.budget = rest.budget;
+    } else if let Some(other) = section("agents") {
+        agents = read(path, "agents", Some(other))?;
+    }
+    let mut config =
+        FileConfig { store: store.url.map(|url| beside(path, &url)), agents, ..FileConfig::default() };
+    let tables: BTreeMap<String, Table> = read(path, "providers", section("providers"))?;
+    for (name, table) in tables {
+        let provider = provider(path, &name, table)?;
+        config.providers.insert(name, (path.to_owned(), provider));
+    }
+    let prices: BTreeMap<String, Value> = read(path, "prices", section("prices"))?;
+    for (pattern, price) in prices {
+        let place = format!("prices.{pattern:?}");
+        let price =
+            price.try_into().map_err(|error: toml::de::Error| ConfigError::of(path, &place, error.message()));
+        let PriceFile { input, output, cached } = price?;
+        config.prices.insert(pattern, Price { input, output, cached });
+    }
+    let workspaces: BTreeMap<String, Value> = read(path, "workspaces", section("workspaces"))?;
+    for (name, value) in workspaces {
+        let place = format!("workspaces.{name}");
+        let workspace: Result<WorkspaceFile, _> = value.try_into();
+        let workspace = workspace.map_err(|error| ConfigError::of(path, &place, error.message()))?;
+        workspace.check().map_err(|reason| ConfigError::Value {
+            path: path.to_owned(),
+            key: place,
+            reason: reason.to_owned(),
+        })?;
+        config.workspaces.insert(name, (path.to_owned(), workspace));
+    }
+    Ok((table, config))
+}
+
+/// Takes what all providers have out of a table.
+fn provider(path: &Path, name: &str, mut rest: Table) -> Result<ProviderFile, ConfigError> {
+    let place = format!("providers.{name}");
+    let wrong = |key: &str, reason: &str| ConfigError::Value {
+        path: path.to_owned(),
+        key: format!("{place}.{key}"),
+        reason: reason.to_owned(),
+    };
+    let kind = match rest.remove("kind") {
+        Some(Value::String(kind)) => kind,
+        Some(_) => return Err(wrong("kind", "it is text")),
+        None => return Err(wrong("kind", "it is missing")),
+    };
+    let max_parallel = match rest.remove("max_parallel") {
+        None => None,
+        Some(value) => {
+            let number = value.as_integer().and_then(|number| u32::try_from(number).ok());
+            Some(
+                number
+                    .filter(|number| *number > 0)
+                    .ok_or_else(|| wrong("max_parallel", "it is a number from 1"))?,
+            )
+        }
+    };
+    let rate = match rest.remove("rate") {
+        None => None,
+        Some(value) => {
+            let rate: Result<RateFile, toml::de::Error> = value.try_into();
+            let place = format!("{place}.rate");
+            let RateFile { per_minute, burst } =
+                rate.map_err(|error| ConfigError::of(path, &place, error.message()))?;
+            if per_minute == 0 || burst == Some(0) {
+                return Err(wrong("rate", "its numbers are greater than 0"));
+            }
+            Some(Rate { per_minute, burst: burst.unwrap_or(1) })
+        }
+    };
+    Ok(ProviderFile { kind, policy: ProviderPolicy { max_parallel, rate }, rest })
+}
+
+/// A path of a file, which is relative to it.
+pub(super) fn beside(file: &Path, path: &Path) -> PathBuf {
+    file.parent().unwrap_or(Path::new("")).join(path)
+}
+
+impl WorkspaceFile {
+    fn check(&self) -> Result<(), &'static str> {
+        match self.kind {
+            WorkspaceKind::Dir if self.path.is_none() => Err("a workspace of the kind `dir` has a `path`"),
+            WorkspaceKind::Worktree if self.repository.is_none() => {
+                Err("a workspace of the kind `worktree` has a `repository`")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn config(&self, file: &Path, root: &Path) -> WorkspaceConfig {
+        let path = |path: &Option<PathBuf>| beside(file, path.as_deref().unwrap_or(Path::new(".")));
+        match self.kind {
+            WorkspaceKind::None => WorkspaceConfig::None,
+            WorkspaceKind::Scratch => WorkspaceConfig::Scratch { root: root.to_owned() },
+            WorkspaceKind::Dir => WorkspaceConfig::Dir { path: path(&self.path) },
+            WorkspaceKind::Worktree => WorkspaceConfig::Worktree {
+                repository: path(&self.repository),
+                base: self.base.clone(),
+                root: root.to_owned(),
+            },
+        }
+    }
+}
+
+impl FileConfig {
+    /// This with what `over` says in the place of it.
+    pub fn overlaid(self, over: Self) -> Self {
+        let (below, above) = (self.agents, over.agents);
+        let (r, s) = (below.retry, above.retry);
+        let (l, m) = (below.limits, above.limits);
+        let (c, d) = (below.concurrency, above.concurrency);
+        let budget = match (below.budget, above.budget) {
+            (Some(below), Some(above)) => Some(above.or(below)),
+            (below, above) => above.or(below),
+        };
+        fn joined<T>(mut below: BTreeMap<String, T>, above: BTreeMap<String, T>) -> BTreeMap<String, T> {
+            below.extend(above);
+            below
+        }
+        Self {
+            store: over.store.or(self.store),
+            agents: Agents {
+                default: above.default.or(below.default),
+                retry: RetryFile {
+                    max_attempts: s.max_attempts.or(r.max_attempts),
+                    initial: s.initial.or(r.initial),
+                    factor: s.factor.or(r.factor),
+                    max: s.max.or(r.max),
+                    jitter: s.jitter.or(r.jitter),
+                    fatal: s.fatal.or(r.fatal),
+                },
+                limits: LimitsFile {
+                    attempt: m.attempt.or(l.attempt),
+                    total: m.total.or(l.total),
+                    heartbeat: m.heartbeat.or(l.heartbeat),
+                },
+                budget,
+                concurrency: ConcurrencyFile {
+                    host: d.host.or(c.host),
+                    run: d.run.or(c.run),
+                    group: d.group.or(c.group),
+                    groups: joined(c.groups, d.groups),
+                },
+            },
+            providers: joined(self.providers, over.providers),
+            prices: joined(self.prices, over.prices),
+            workspaces: joined(self.workspaces, over.workspaces),
+        }
+    }
+
+    /// What holds for agent calls. Workspaces are made below `root`.
+    pub fn policy(&self, root: &Path) -> Policy {
+        let mut retry = default_retry();
+        let given = &self.agents.retry;
+        retry.max_attempts = given.max_attempts.unwrap_or(retry.max_attempts);
+        retry.initial_ms = given.initial.unwrap_or(retry.initial_ms);
+        retry.factor = given.factor.unwrap_or(retry.factor);
+        retry.max_ms = given.max.unwrap_or(retry.max_ms);
+        retry.jitter = given.jitter.unwrap_or(retry.jitter);
+        retry.fatal = given.fatal.clone().unwrap_or(retry.fatal);
+        let limits = &self.agents.limits;
+        let default = TimeLimits::default();
+        let mut prices = Prices::default();
+        for (pattern, price) in &self.prices {
+            prices.set(pattern, *price);
+        }
+        let ConcurrencyFile { host, run, group, groups } = self.agents.concurrency.clone();
+        Policy {
+            retry,
+            limits: TimeLimits {
+                attempt_ms: limits.attempt.unwrap_or(default.attempt_ms),
+                total_ms: limits.total,
+                heartbeat_ms: limits.heartbeat,
+            },
+            concurrency: Concurrency { host, run, group, groups },
+            providers: self
+                .providers
+                .iter()
+                .map(|(name, (_, provider))| (name.clone(), provider.policy))
+                .collect(),
+            prices,
+            workspaces: self
+                .workspaces
+                .iter()
+                .map(|(name, (file, workspace))| (name.clone(), workspace.config(file, root)))
+                .collect(),
+        }
+    }
+}

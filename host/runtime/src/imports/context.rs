@@ -1,0 +1,77 @@
+//! `wfhost:workflow/context`
+
+use wfhost_core::Emission;
+use wfhost_core::{Op, limits};
+
+use super::wit::context::{Host, RunInfo, Spending};
+use super::{Misuse, json};
+use crate::RunCtx;
+use crate::sandbox::cost;
+
+impl Host for RunCtx {
+    fn info(&mut self) -> wasmtime::Result<RunInfo> {
+        let inner = self.shared.lock();
+        let started = inner.machine.started();
+        Ok(RunInfo {
+            run: inner.machine.observed_run().to_string(),
+            workflow: started.workflow.clone(),
+            digest: started.module.to_string(),
+            parent: started.parent.as_ref().map(ToString::to_string),
+            started: inner.machine.started_at().0,
+            attempt: 1,
+            labels: started.labels.clone(),
+        })
+    }
+
+    fn now(&mut self) -> wasmtime::Result<u64> {
+        Ok(self.shared.lock().machine.now().0)
+    }
+
+    async fn random(&mut self) -> wasmtime::Result<u64> {
+        self.charge(cost::CALL).await;
+        let mut bytes = [0; 8];
+        self.shared.lock().machine.random(&mut bytes);
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    fn budget(&mut self) -> wasmtime::Result<Spending> {
+        let (budget, spent) = self.shared.lock().machine.observed_spending();
+        Ok(Spending { total: budget.tokens, spent: spent.tokens })
+    }
+
+    async fn patched(&mut self, id: String) -> wasmtime::Result<bool> {
+        // A first time is an entry.
+        self.charge(cost::STEP).await;
+        let clock = self.clock();
+        Ok(self.shared.lock().machine.patched(&id, clock)?)
+    }
+
+    fn cancelled(&mut self) -> wasmtime::Result<bool> {
+        Ok(self.shared.lock().machine.cancelled())
+    }
+
+    async fn phase(&mut self, mut title: String) -> wasmtime::Result<()> {
+        title.truncate(title.floor_char_boundary(limits::NAME_BYTES));
+        self.charge(cost::CALL + title.len() as u64).await;
+        // Whoever watches can do without one when the run has said too much.
+        self.shared.lock().emit(title.len(), |_, at| Emission::Phase { title, at });
+        Ok(())
+    }
+
+    async fn publish(&mut self, key: String, value: String) -> wasmtime::Result<()> {
+        limits::check("a published key", key.len(), limits::NAME_BYTES)?;
+        limits::check("a published value", value.len(), limits::STATE_BYTES)?;
+        let bytes = key.len() + value.len();
+        self.charge(cost::CALL + bytes as u64).await;
+        let value = json("a published value", value)?;
+        self.give_out(bytes, |_, at| Emission::State { key, value, at })
+    }
+
+    async fn continue_as_new(&mut self, input: String) -> wasmtime::Result<()> {
+        let op = Op::ContinueAsNew { input: json("an input", input)? };
+        match self.perform(&op).await? {
+            Ok(_) => Ok(()),
+            Err(failure) => Err(Misuse(failure).into()),
+        }
+    }
+}

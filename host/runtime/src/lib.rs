@@ -1,0 +1,236 @@
+//! WebAssembly: settings that make every execution the same, compiled
+//! components and their cache, what programs import, and one execution.
+
+mod cache;
+mod imports;
+mod instance;
+mod meter;
+mod module;
+mod sandbox;
+mod source;
+mod stack;
+pub mod trap;
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use rustix::process::{Resource, getrlimit};
+use wasmtime::component::{Component, InstancePre, Linker};
+use wasmtime::{Config, Engine as Wasmtime, InstanceAllocationStrategy, RegallocAlgorithm};
+use wfhost_core::{Digest, Grant, Outcome, RunConfig, limits};
+
+use crate::sandbox::{Granted, Snapshots};
+
+pub use self::cache::Cache;
+pub(crate) use self::instance::RunCtx;
+pub use self::instance::{Inner, Shared};
+pub use self::module::{Denied, Import, ImportClass, ModuleError, ModuleSummary, inspect, summarize};
+pub(crate) use self::module::{classify, denial};
+pub use self::sandbox::{GrantError, end_lines};
+pub use self::source::{Frame, Sources};
+use self::stack::{Fitted, Stacks};
+pub use self::stack::{StackError, check_stack};
+
+/// What the native stack of one execution has beyond the program's, so that running out of stack is
+/// a trap and never an abort.
+const HOST_STACK_BYTES: usize = 2 << 20;
+/// Address space of a linear memory. All that 32 bits can address, with as much after it as
+/// programs add to an address: then no access needs a check, which is a quarter of a program's
+/// instructions.
+const MEMORY_RESERVATION_BYTES: u64 = 4 << 30;
+const MEMORY_GUARD_BYTES: u64 = 32 << 20;
+/// The same where the address space is limited (`ulimit -v`): thousands of programs are alive at
+/// once. A memory that grows beyond it is moved.
+const SMALL_MEMORY_RESERVATION_BYTES: u64 = 16 << 20;
+const SMALL_MEMORY_GUARD_BYTES: u64 = 64 << 10;
+
+/// Compiles and instantiates components. One for each process.
+pub struct Engine {
+    wasmtime: Wasmtime,
+    linker: Linker<RunCtx>,
+    stacks: Stacks,
+    snapshots: Arc<Snapshots>,
+    cache: Cache,
+}
+
+/// A component that is ready to be instantiated.
+#[derive(Clone)]
+pub struct Module {
+    pub digest: Digest,
+    /// The name of the workflow.
+    pub name: Arc<str>,
+    pre: crate::imports::WorkflowPre<RunCtx>,
+}
+
+/// A program that is under way. It computes while it is polled.
+pub type Execution = Pin<Box<dyn Future<Output = Ended> + Send>>;
+
+/// How an execution ended: with what the program returned, or with an error that is either a
+/// [`wfhost_core::Stop`] or what [`trap::explain`] explains.
+pub type Ended = wasmtime::Result<Outcome>;
+
+/// Why a program cannot be executed here.
+#[derive(Debug, thiserror::Error)]
+pub enum CannotExecute {
+    #[error(transparent)]
+    Grant(#[from] GrantError),
+    #[error(transparent)]
+    Stack(#[from] StackError),
+    #[error("the program cannot be started: {0}")]
+    Instance(String),
+}
+
+impl std::fmt::Debug for Module {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Module({}, {})", self.name, self.digest)
+    }
+}
+
+impl Engine {
+    /// An engine that keeps compiled components below `cache`, or nowhere.
+    pub fn new(cache: Option<PathBuf>) -> Result<Self, ModuleError> {
+        let broken = |error: wasmtime::Error| ModuleError::Engine(format!("{error:#}"));
+        let wasmtime = wasmtime(limits::STACK_BYTES).map_err(broken)?;
+        let linker = linker(&wasmtime).map_err(broken)?;
+        let cache = Cache::new(cache, &wasmtime);
+        Ok(Self { cache, stacks: Stacks::default(), snapshots: Arc::default(), wasmtime, linker })
+    }
+
+    /// Makes a module of a component's bytes. What cannot be a workflow is
+    /// recognised and explained before anything is compiled.
+    pub fn module(
+        &self,
+        name: &str,
+        digest: Digest,
+        bytes: &[u8],
+        denied: Denied,
+    ) -> Result<Module, ModuleError> {
+        inspect(bytes, denied)?;
+        let component = match self.cache.load(&self.wasmtime, digest) {
+            Some(component) => component,
+            None => {
+                let component = Component::new(&self.wasmtime, bytes)
+                    .map_err(|error| ModuleError::Invalid(format!("{error:#}")))?;
+                self.cache.keep(digest, &component);
+                component
+            }
+        };
+        self.prepare(name, digest, &component)
+    }
+
+    /// Whether a component with this digest is compiled already, so that its
+    /// bytes are not needed to run it.
+    pub fn cached(&self, name: &str, digest: Digest) -> Option<Module> {
+        let component = self.cache.load(&self.wasmtime, digest)?;
+        self.prepare(name, digest, &component).ok()
+    }
+
+    fn prepare(&self, name: &str, digest: Digest, component: &Component) -> Result<Module, ModuleError> {
+        let unfit = |error: wasmtime::Error| ModuleError::Unfit(format!("{error:#}"));
+        let mut linker = self.linker.clone();
+        crate::sandbox::link_denied(&mut linker, &self.wasmtime, component).map_err(unfit)?;
+        let pre: InstancePre<RunCtx> = linker.instantiate_pre(component).map_err(unfit)?;
+        let pre = crate::imports::WorkflowPre::new(pre).map_err(unfit)?;
+        Ok(Module { digest, name: name.into(), pre })
+    }
+
+    /// Reads a directory that a new run is to be granted at `guest`.
+    pub async fn grant(&self, host: PathBuf, guest: String) -> Result<Grant, GrantError> {
+        let snapshots = Arc::clone(&self.snapshots);
+        blocking(move || snapshots.grant(&host, &guest)).await
+    }
+
+    /// Begins to execute the program of a module, for the run that `shared` has the machine of.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be executed here as its configuration wants it.
+    pub async fn execute(&self, module: &Module, shared: &Shared) -> Result<Execution, CannotExecute> {
+        let config = shared.lock().machine.started().config.clone();
+        let input = shared.lock().machine.started().input.as_str().to_owned();
+        let unfit = |error: wasmtime::Error| CannotExecute::Instance(format!("{error:#}"));
+        let grants = self.grants(&config).await?;
+        check_stack(config.stack_bytes)?;
+        let Fitted { wasmtime, program } = self.fit(module, &config).map_err(unfit)?;
+        let mut store = instance::store(&wasmtime, shared.clone(), &config, grants).map_err(unfit)?;
+        Ok(Box::pin(async move {
+            let workflow = program.instantiate_async(&mut store).await?;
+            let result = workflow.call_run(&mut store, &input).await?;
+            imports::returned(result)
+        }))
+    }
+
+    /// What a run was granted.
+    async fn grants(&self, config: &RunConfig) -> Result<Vec<Granted>, GrantError> {
+        let grants = config.sandbox.as_ref().map(|sandbox| sandbox.grants.clone()).unwrap_or_default();
+        if grants.is_empty() {
+            return Ok(Vec::new());
+        }
+        let snapshots = Arc::clone(&self.snapshots);
+        blocking(move || snapshots.open(&grants)).await
+    }
+
+    /// The module in the engine that has the stack of a run's configuration.
+    fn fit(&self, module: &Module, config: &RunConfig) -> wasmtime::Result<Fitted> {
+        match config.stack_bytes {
+            limits::STACK_BYTES => {
+                Ok(Fitted { wasmtime: self.wasmtime.clone(), program: module.pre.clone() })
+            }
+            bytes => self.stacks.fit(module, bytes),
+        }
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("cache", &self.cache).finish_non_exhaustive()
+    }
+}
+
+/// Does what takes its time with files.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
+}
+
+/// What programs import.
+fn linker(wasmtime: &Wasmtime) -> wasmtime::Result<Linker<RunCtx>> {
+    let mut linker = Linker::new(wasmtime);
+    crate::imports::link(&mut linker)?;
+    crate::sandbox::link(&mut linker)?;
+    Ok(linker)
+}
+
+/// An engine whose programs have a stack of so many bytes. Everything that a program could observe
+/// of its settings is the same on every machine.
+fn wasmtime(stack_bytes: u64) -> wasmtime::Result<Wasmtime> {
+    let stack_bytes = usize::try_from(stack_bytes)?;
+    let mut config = Config::new();
+    // Determinism: one bit pattern for every NaN, one result for relaxed SIMD,
+    // no threads, limits that hit at the same instruction everywhere.
+    config.cranelift_nan_canonicalization(true);
+    config.relaxed_simd_deterministic(true);
+    config.shared_memory(false);
+    config.concurrency_support(false);
+    config.consume_fuel(true);
+    config.max_wasm_stack(stack_bytes);
+    config.async_stack_size(stack_bytes + HOST_STACK_BYTES);
+    // Thousands of instances side by side.
+    config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
+    let limited = getrlimit(Resource::As).current.is_some();
+    let (reservation, guard) = if limited {
+        (SMALL_MEMORY_RESERVATION_BYTES, SMALL_MEMORY_GUARD_BYTES)
+    } else {
+        (MEMORY_RESERVATION_BYTES, MEMORY_GUARD_BYTES)
+    };
+    config.memory_reservation(reservation);
+    config.memory_reservation_for_growth(SMALL_MEMORY_RESERVATION_BYTES);
+    config.memory_guard_size(guard);
+    // See `source`.
+    config.wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable);
+    config.cranelift_regalloc_algorithm(RegallocAlgorithm::Backtracking);
+    Wasmtime::new(&config)
+}

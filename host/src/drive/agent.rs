@@ -1,0 +1,220 @@
+//! Agent calls of a run: begins attempts, and decides what comes after them.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use wfhost_agents::{Attempt, AttemptEnd, Call, CallFailure, Recorder};
+use wfhost_core::policy::budget::{Budget, Spent};
+use wfhost_core::policy::{self, limits::TimeLimits, retry};
+use wfhost_core::{
+    AgentRequest, FailedCall, Failure, FailureKind, Json, Outcome, Reply, Retry, Step, limits,
+};
+use wfhost_runtime::Shared;
+use wfhost_store::{SharedStore, StoreError};
+use wfhost_world::World;
+
+use super::{Done, DriveError, Driver};
+
+/// An attempt that ended.
+#[derive(Debug)]
+pub(super) struct Attempted {
+    pub attempt: u32,
+    pub provider: String,
+    /// Who may answer: all of them, in their order.
+    pub listed: Vec<String>,
+    pub retry: Retry,
+    pub limits: TimeLimits,
+    pub end: AttemptEnd,
+}
+
+impl Driver<'_> {
+    /// Begins an attempt at an agent call.
+    pub(super) fn call_agent(
+        &mut self,
+        step: Step,
+        attempt: u32,
+        request: AgentRequest,
+    ) -> Result<(), DriveError> {
+        let run = self.drive.run.clone();
+        let providers = self.drive.providers;
+        let policy = Arc::clone(providers.policy());
+        let (key, agent, run_limit, state, out) = {
+            let inner = self.shared.lock();
+            let machine = &inner.machine;
+            let state = machine.call_state(step).cloned();
+            let config = &machine.started().config;
+            let (agent, run_limit) = (config.agent.clone(), config.max_parallel);
+            (machine.idempotency_key(step), agent, run_limit, state, machine.providers_out().clone())
+        };
+        // It was dropped in the meantime.
+        let Some(state) = state else { return Ok(()) };
+        let (listed, default) = match request.providers.as_slice() {
+            [] => {
+                let default = match providers.choose(agent.as_deref()) {
+                    Ok(provider) => provider,
+                    Err(Some(provider)) => return Err(DriveError::NoProvider { run, provider }),
+                    Err(None) => return Err(DriveError::NoDefaultProvider { run }),
+                };
+                (vec![default.name().to_owned()], Some(default))
+            }
+            listed => (listed.to_vec(), None),
+        };
+        let retry = request.retry.clone().unwrap_or_else(|| policy.retry.clone());
+        let limits = TimeLimits::of(request.limits.as_ref(), policy.limits);
+        // What a dying host took along is asked again of the same provider.
+        let turn = state.failures.saturating_add(1);
+        let Some(name) = policy::providers::for_attempt(&listed, turn, &out).map(str::to_owned) else {
+            let message = format!("no provider is left: {} did not accept who is asking", listed.join(", "));
+            let failure = Failure { attempts: attempt, ..Failure::new(FailureKind::Rejected, message) };
+            self.begin(step, std::future::ready((step, Done::Step(Err(failure)))).boxed());
+            return Ok(());
+        };
+        let provider = match default {
+            Some(provider) => provider,
+            None => match providers.get(&name) {
+                Some(provider) => provider,
+                None => return Err(DriveError::NoProvider { run, provider: name }),
+            },
+        };
+        let cache =
+            request.cache.clone().map(|caching| (policy::cache::key(&request, &caching, &listed), caching));
+        let slots = policy.slots(&run, run_limit, request.group.as_deref(), &name);
+        let recorder = Recorder::new(
+            (run.clone(), step, attempt),
+            Arc::clone(&self.records) as _,
+            Arc::clone(self.drive.world),
+            Arc::clone(&self.drive.committed),
+            Arc::clone(&self.writers),
+        );
+        let mut call = Call::new(run, step, attempt, key, request);
+        call.heartbeat = state.heartbeat;
+        let (shared, world) = (self.shared.clone(), Arc::clone(self.drive.world));
+        let store = Arc::clone(self.drive.store);
+        let attempting = Box::new(Attempt {
+            call,
+            provider,
+            policy,
+            gate: Arc::clone(self.drive.gate),
+            records: Arc::clone(&self.records),
+            world: Arc::clone(self.drive.world),
+            lease: self.drive.control.lease.clone(),
+            recorder,
+            slots,
+            limits,
+            since: state.since,
+            cache,
+            afford: Box::new(move || {
+                can_afford(shared.clone(), Arc::clone(&world), Arc::clone(&store)).boxed()
+            }),
+        });
+        let made = async move {
+            let end = attempting.make().await;
+            let ended = Attempted { attempt, provider: name, listed, retry, limits, end };
+            (step, Done::Attempt(Box::new(ended)))
+        };
+        self.begin(step, made.boxed());
+        Ok(())
+    }
+
+    /// Records how an attempt ended, and what comes after it.
+    pub(super) fn attempt_ended(&mut self, step: Step, ended: Attempted) {
+        let now = self.now();
+        let Attempted { attempt, provider, listed, retry, limits, end } = ended;
+        let mut inner = self.shared.lock();
+        let machine = &mut inner.machine;
+        let (failure, heartbeat) = match end {
+            AttemptEnd::Answered(reply) => match answer(&reply) {
+                Ok(json) => {
+                    machine.complete(step, Ok(json), now);
+                    return;
+                }
+                Err(failure) => (CallFailure::from(failure).with_usage(reply.usage), None),
+            },
+            AttemptEnd::Failed { failure, heartbeat } => (failure, heartbeat),
+            AttemptEnd::Postponed { until, reason } => {
+                machine.postpone(step, until, reason, now);
+                return;
+            }
+            AttemptEnd::Delegated { question, deadline } => {
+                machine.delegate(step, provider, question, deadline, now);
+                return;
+            }
+        };
+        // It was dropped in the meantime.
+        let Some(state) = machine.call_state(step).cloned() else { return };
+        let mut out = machine.providers_out().clone();
+        if failure.auth {
+            out.insert(provider.clone());
+        }
+        let failures = state.failures + 1;
+        let next_provider =
+            policy::providers::for_attempt(&listed, failures.saturating_add(1), &out).map(str::to_owned);
+        let same_again = next_provider.as_deref() == Some(provider.as_str());
+        let after = if failure.exhausted && same_again {
+            retry::Next::GiveUp(retry::Why::Fatal)
+        } else {
+            retry::after_failure(
+                &retry,
+                &retry::FailedAttempt {
+                    attempt,
+                    kind: failure.failure.kind,
+                    auth: failure.auth,
+                    retry_after_ms: failure.retry_after_ms.filter(|_| same_again),
+                },
+                retry::Situation {
+                    now,
+                    failures: failures - state.auth_failures - u32::from(failure.auth),
+                    provider_left: next_provider.is_some(),
+                    deadline: limits.deadline(state.since),
+                    random: machine.jitter(step, attempt),
+                },
+            )
+        };
+        let (again_at, why) = match after {
+            retry::Next::Retry { at, .. } => (Some(at), None),
+            retry::Next::GiveUp(why) => (None, Some(why)),
+        };
+        // The last failure is that of the step; what it consumed is not.
+        if again_at.is_some() || failure.usage.is_some() || failure.auth {
+            let failed = FailedCall {
+                step,
+                attempt,
+                provider,
+                failure: Failure { attempts: attempt, ..failure.failure.clone() },
+                auth: failure.auth,
+                again_at,
+                usage: failure.usage,
+                heartbeat,
+            };
+            machine.fail_attempt(failed, now);
+        }
+        if let Some(why) = why {
+            machine.complete(step, Err(retry::final_failure(failure.failure, attempt, why)), now);
+        }
+    }
+}
+
+/// Whether a run, and the family that it shares its budget with, can pay for another call.
+async fn can_afford(shared: Shared, world: Arc<dyn World>, store: SharedStore) -> Result<(), Failure> {
+    let (mut budget, mut spent, family) = {
+        let machine = &shared.lock().machine;
+        let family = machine.shares_budget().then(|| machine.root().clone());
+        (machine.budget(), machine.spent(world.now()), family)
+    };
+    if let Some(root) = family {
+        let unknown = |error: StoreError| Failure::new(FailureKind::Unavailable, error.to_string());
+        let family = store.family(&root).await.map_err(unknown)?;
+        // Each has its own time.
+        budget = Budget { time_ms: budget.time_ms, ..family.budget };
+        spent = Spent { time_ms: spent.time_ms, ..family.spent };
+    }
+    budget.can_afford(spent).map_err(Failure::from)
+}
+
+/// What the journal keeps of an answer.
+fn answer(reply: &Reply) -> Outcome {
+    let invalid = |error: String| Failure::new(FailureKind::InvalidOutput, error);
+    limits::check("an agent's answer", reply.output.as_str().len(), limits::ANSWER_BYTES)
+        .map_err(|error| invalid(error.to_string()))?;
+    Json::of(reply).map_err(|error| invalid(error.to_string()))
+}

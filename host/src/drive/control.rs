@@ -1,0 +1,51 @@
+//! How the host reaches into a run that is being driven.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use tokio::sync::Notify;
+use wfhost_world::Lease;
+
+/// Whether a run is to be left.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub(crate) enum Leave {
+    No,
+    /// Nothing new begins; calls under way are waited for.
+    Gently,
+    /// At once; calls under way are dropped, and made again some time.
+    Now,
+    /// Somebody else has it already.
+    Lost,
+}
+
+/// Reaches the driver of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Control {
+    /// Something came into the inbox.
+    pub inbox: Notify,
+    leave: AtomicU8,
+    left: Notify,
+    pub lease: Lease,
+}
+
+impl Control {
+    /// Asks for the run to be left; the stronger wish counts.
+    pub fn leave(&self, how: Leave) {
+        self.leave.fetch_max(how as u8, Ordering::Relaxed);
+        self.left.notify_one();
+    }
+
+    pub fn leaving(&self) -> Leave {
+        match self.leave.load(Ordering::Relaxed) {
+            0 => Leave::No,
+            1 => Leave::Gently,
+            2 => Leave::Now,
+            _ => Leave::Lost,
+        }
+    }
+
+    /// Waits until somebody wants the run to be left.
+    pub async fn left(&self) {
+        self.left.notified().await;
+    }
+}

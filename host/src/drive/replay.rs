@@ -1,0 +1,100 @@
+//! Repeating a journal without effects: does a module agree with it, what did
+//! it write, and where does it ask for its steps?
+
+use std::sync::Arc;
+
+use wfhost_core::{Machine, Mismatch, Outcome, Step, Stop};
+use wfhost_runtime::{Engine, Frame, Module, Shared, Sources, end_lines, trap};
+use wfhost_store::{Emission, SharedStore};
+use wfhost_world::World;
+
+use super::DriveError;
+
+/// A step, and where in the program's source it was asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Asked {
+    pub step: Step,
+    /// The innermost first. Empty without debug information.
+    pub frames: Vec<Frame>,
+}
+
+/// What came of repeating a journal.
+#[derive(Debug, Default)]
+pub struct Replayed {
+    /// None: the module agrees with all of it and would go on from there, or has come to the same
+    /// end.
+    pub departs: Option<Box<Mismatch>>,
+    /// How the program ended; none if it would go on behind the journal's end.
+    pub outcome: Option<Outcome>,
+    /// What the program gave out, from the number on that the machine was opened with.
+    pub emissions: Vec<Emission>,
+    /// Its steps in order, if it was traced.
+    pub trace: Vec<Asked>,
+}
+
+/// Lets the module repeat a journal. Nothing is carried out and nothing
+/// stored. `store` has the module; `trace`: find out where each step is asked for.
+pub(crate) async fn replay(
+    engine: &Engine,
+    store: &SharedStore,
+    module: &Module,
+    machine: Machine,
+    world: &Arc<dyn World>,
+    trace: bool,
+) -> Result<Replayed, DriveError> {
+    let shared = Shared::new(machine, Arc::clone(world));
+    let run = {
+        let mut inner = shared.lock();
+        inner.trace = trace.then(Vec::new);
+        inner.machine.started().run.clone()
+    };
+    let cannot = |error| DriveError::cannot_execute(&run, error);
+    let mut program = engine.execute(module, &shared).await.map_err(cannot)?;
+    let ended = loop {
+        if let std::task::Poll::Ready(ended) = futures_util::poll!(&mut program) {
+            break Some(ended);
+        }
+        let came_through = {
+            let inner = shared.lock();
+            inner.machine.has_unsaved() || inner.blocked && inner.machine.is_live()
+        };
+        if came_through {
+            break None;
+        }
+        // Pre-empted in the middle of a computation.
+        tokio::task::yield_now().await;
+    };
+    let mut replayed = Replayed::default();
+    let stop = match ended {
+        None => None,
+        Some(Ok(outcome)) => {
+            end_lines(&mut shared.lock());
+            replayed.outcome = Some(outcome.clone());
+            shared.lock().machine.finish(outcome, world.now()).err()
+        }
+        Some(Err(error)) => match error.downcast_ref::<Stop>() {
+            Some(stop) => Some(stop.clone()),
+            None => {
+                end_lines(&mut shared.lock());
+                replayed.outcome =
+                    Some(Err(trap::explain(&error, &shared, store.module(module.digest)).await?));
+                None
+            }
+        },
+    };
+    if let Some(Stop::Mismatch(mismatch)) = stop {
+        replayed.departs = Some(mismatch);
+    }
+    let traced = {
+        let mut inner = shared.lock();
+        replayed.emissions = std::mem::take(&mut inner.emissions);
+        inner.trace.take().unwrap_or_default()
+    };
+    if !traced.is_empty() {
+        let bytes = store.module(module.digest).await?.unwrap_or_default();
+        let sources = Sources::read(&bytes);
+        let asked = |(step, offsets): (Step, Vec<_>)| Asked { step, frames: sources.frames(&offsets) };
+        replayed.trace = traced.into_iter().map(asked).collect();
+    }
+    Ok(replayed)
+}

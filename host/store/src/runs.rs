@@ -1,0 +1,397 @@
+//! Runs: how they begin, who advances them, what is known of them.
+
+use super::*;
+
+/// A module in the store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ModuleInfo {
+    pub digest: Digest,
+    pub name: String,
+    pub bytes: u64,
+    pub added_at: Timestamp,
+}
+
+/// A run that is to be created.
+#[derive(Clone, PartialEq, Debug)]
+pub struct NewRun {
+    pub id: RunId,
+    /// The same key gives the same run.
+    pub key: Option<String>,
+    pub workflow: String,
+    /// Has to be in the store.
+    pub module: Digest,
+    pub labels: Vec<(String, String)>,
+    pub parent: Option<RunId>,
+    pub links: Links,
+    pub budget: Budget,
+    pub created_at: Timestamp,
+    /// The time of the last entry.
+    pub updated_at: Timestamp,
+    /// Who advances it, until when; if nobody does, it is due at once.
+    pub lease: Option<(Owner, Timestamp)>,
+    /// The first entries of the journal, from position 0 on.
+    pub rows: Vec<Row>,
+    /// What is in its inbox from the beginning.
+    pub inbox: Vec<MessageBody>,
+    /// The questions that it asks already, and the children that it waits for.
+    pub questions: Vec<QuestionChange>,
+    pub children: Vec<NewRun>,
+}
+
+impl NewRun {
+    /// A run as its first entries make it.
+    pub fn new(machine: &Machine, rows: Vec<Row>) -> Self {
+        let started = machine.started();
+        Self {
+            id: machine.run().clone(),
+            key: None,
+            workflow: started.workflow.clone(),
+            module: machine.module(),
+            labels: started.labels.clone(),
+            parent: machine.parent().cloned(),
+            links: Links::of(machine),
+            budget: machine.budget(),
+            created_at: machine.last_at(),
+            updated_at: machine.last_at(),
+            lease: None,
+            rows,
+            inbox: Vec::new(),
+            questions: Vec::new(),
+            children: Vec::new(),
+        }
+    }
+}
+
+/// How a run belongs to others.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Links {
+    /// The step of its parent, if it has one, that waits for it.
+    pub step: Option<Step>,
+    /// What becomes of it when its parent ends first.
+    pub on_close: Option<OnParentClose>,
+    /// The run at the top of its family, which may be itself.
+    pub root: RunId,
+    /// The first round, if it is one of several.
+    pub chain: Option<RunId>,
+    /// The run that it goes on as.
+    pub next: Option<RunId>,
+}
+
+impl Links {
+    /// What a journal says.
+    pub fn of(machine: &Machine) -> Self {
+        let next = machine.continued_as().cloned();
+        let is_round = next.is_some() || machine.round().1 > 1;
+        Self {
+            step: machine.child().map(|child| child.step),
+            on_close: machine.child().map(|child| child.on_close),
+            root: machine.root().clone(),
+            chain: is_round.then(|| machine.round().0.clone()),
+            next,
+        }
+    }
+}
+
+/// One firing of a schedule.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Fire {
+    pub schedule: String,
+    /// The time that it was due at.
+    pub due: Timestamp,
+    /// The time that it is due at next.
+    pub next: Option<Timestamp>,
+    /// The run that begins, if one does.
+    pub run: Option<NewRun>,
+    /// The run that is cancelled.
+    pub cancel: Option<(RunId, Timestamp)>,
+}
+
+/// What the runs of a family may spend and have spent together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Family {
+    pub budget: Budget,
+    pub spent: Spent,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum Created {
+    New,
+    /// The key belongs to this run already.
+    Known(RunId),
+}
+
+/// A request to advance a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    pub run: &'a RunId,
+    pub owner: &'a Owner,
+    pub now: Timestamp,
+    pub until: Timestamp,
+    pub dead: Option<&'a Owner>,
+    pub how: ClaimHow,
+}
+
+/// Which runs a claim is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClaimHow {
+    /// Those that are due.
+    Due,
+    /// Any that has not ended: somebody asked for it.
+    Asked,
+    /// Also those that failed or were cancelled.
+    Reopen,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum Claimed {
+    /// The run is the caller's.
+    Yes {
+        epoch: Epoch,
+        /// How many are stored.
+        emissions: u64,
+        /// Claims since the last entry that did not end in order, this one included.
+        starts: u32,
+        /// The module that it is executed with.
+        module: Digest,
+    },
+    /// It is paused, refused, or waits for something that has not happened.
+    NotDue,
+    /// Somebody else's lease is running.
+    Held {
+        owner: Owner,
+        until: Timestamp,
+    },
+    /// The run has ended.
+    Ended,
+    NoSuchRun,
+}
+
+/// The states of a run that are stored.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum RunState {
+    /// Nobody has advanced it yet.
+    Queued,
+    /// Somebody advances it, or did when he died.
+    Running,
+    /// It waits for time or signals only.
+    Waiting,
+    /// Somebody asked for it to be left alone.
+    Paused,
+    /// Its module departs from its journal; nothing is lost.
+    Refused,
+    Completed,
+    Failed,
+    Cancelled,
+    /// It ended and goes on as another run.
+    Continued,
+}
+
+impl RunState {
+    pub const ALL: [Self; 9] = [
+        Self::Queued,
+        Self::Running,
+        Self::Waiting,
+        Self::Paused,
+        Self::Refused,
+        Self::Completed,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Continued,
+    ];
+
+    /// The word that is stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Waiting => "waiting",
+            Self::Paused => "paused",
+            Self::Refused => "refused",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Continued => "continued",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+
+    /// The state of a run that ended so; `Running` if it has not.
+    pub fn of(outcome: Option<&Outcome>) -> Self {
+        match outcome {
+            None => Self::Running,
+            Some(Ok(_)) => Self::Completed,
+            Some(Err(failure)) if failure.kind == FailureKind::Cancelled => Self::Cancelled,
+            Some(Err(_)) => Self::Failed,
+        }
+    }
+
+    /// Whether nothing can change any more.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled | Self::Continued)
+    }
+}
+
+/// A run as it is taken from one store to another.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ImportedRun {
+    /// The lease is not taken along.
+    pub info: RunInfo,
+    pub rows: Vec<Row>,
+    pub emissions: u64,
+    pub logs: Vec<LogLine>,
+    pub messages: Vec<OutMessage>,
+    pub state: Vec<Published>,
+    pub inbox: Vec<Message>,
+    pub questions: Vec<QuestionChange>,
+}
+
+/// What is kept of a run besides its journal, derived from that.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Rebuilt {
+    /// The key, the epoch, the lease and the trouble are not changed.
+    pub info: RunInfo,
+    /// All that the program gave out, from number 0; left as it is if none.
+    pub emissions: Option<Vec<Emission>>,
+    pub questions: Vec<QuestionChange>,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum Deleted {
+    Yes,
+    /// Somebody advances it.
+    Held {
+        owner: Owner,
+        until: Timestamp,
+    },
+    NoSuchRun,
+}
+
+/// What is known of a run without reading its journal.
+#[derive(Clone, PartialEq, Debug)]
+pub struct RunInfo {
+    pub id: RunId,
+    pub key: Option<String>,
+    pub workflow: String,
+    /// What it is executed with.
+    pub module: Digest,
+    pub state: RunState,
+    pub labels: Vec<(String, String)>,
+    pub parent: Option<RunId>,
+    pub links: Links,
+    /// What its own calls have consumed.
+    pub spent: Spent,
+    /// What it and its children may spend.
+    pub budget: Budget,
+    pub created_at: Timestamp,
+    /// The time of the latest entry.
+    pub updated_at: Timestamp,
+    /// The number of entries.
+    pub entries: Position,
+    /// The latest phase that the program named.
+    pub phase: Option<String>,
+    /// How it ended, if it has; why it is refused, if it is.
+    pub outcome: Option<Outcome>,
+    /// While it is parked.
+    pub waiting: Option<Waiting>,
+    pub epoch: Epoch,
+    /// Who advances it, and until when the lease runs.
+    pub lease: Option<(Owner, Timestamp)>,
+    /// When it can be advanced by whoever is there.
+    pub due_at: Option<Timestamp>,
+    /// Why the host that tried last could not advance it.
+    pub trouble: Option<String>,
+    /// The number of its emissions.
+    pub emissions: u64,
+    /// The head of the chain when the run was left the last time.
+    pub head: Option<Digest>,
+}
+
+impl RunInfo {
+    /// What a journal says of its run. What it says nothing of (the key, the lease, what the program
+    /// gave out) is not known, and as if there was none of it.
+    pub fn of(machine: &Machine) -> Self {
+        let started = machine.started();
+        let outcome = machine.outcome().cloned();
+        Self {
+            id: machine.run().clone(),
+            key: None,
+            workflow: started.workflow.clone(),
+            module: machine.module(),
+            state: match machine.continued_as() {
+                Some(_) => RunState::Continued,
+                None => RunState::of(outcome.as_ref()),
+            },
+            labels: started.labels.clone(),
+            parent: machine.parent().cloned(),
+            links: Links::of(machine),
+            spent: machine.spent_itself(),
+            budget: machine.budget(),
+            created_at: machine.started_at(),
+            updated_at: machine.last_at(),
+            entries: Position(machine.entries()),
+            phase: None,
+            outcome,
+            waiting: None,
+            epoch: Epoch(0),
+            lease: None,
+            due_at: None,
+            trouble: None,
+            emissions: 0,
+            head: Some(machine.head()),
+        }
+    }
+}
+
+/// Why a child is cancelled that ends with its parent.
+pub(super) const PARENT_GONE: &str = "its parent does not wait for it any more";
+
+/// Why a run is cancelled whose schedule begins another one.
+pub(super) const OVERTAKEN: &str = "the next run of its schedule begins";
+
+/// Which runs to list.
+#[derive(Clone, PartialEq, Debug)]
+pub struct RunFilter {
+    pub states: Vec<RunState>,
+    pub workflow: Option<String>,
+    /// All of these.
+    pub labels: Vec<(String, String)>,
+    /// Ids that begin with this.
+    pub prefix: Option<String>,
+    /// Only children of this run.
+    pub parent: Option<RunId>,
+    /// Only runs of the family of this one.
+    pub root: Option<RunId>,
+    /// Only rounds of the chain that begins with this one.
+    pub chain: Option<RunId>,
+    /// Only runs that nobody started.
+    pub top: bool,
+    /// Only runs created before this one.
+    pub before: Option<RunId>,
+    /// Only runs created at this time or later.
+    pub since: Option<Timestamp>,
+    /// Only runs whose latest entry is older.
+    pub idle_since: Option<Timestamp>,
+    pub limit: usize,
+}
+
+impl Default for RunFilter {
+    fn default() -> Self {
+        Self {
+            states: Vec::new(),
+            workflow: None,
+            labels: Vec::new(),
+            prefix: None,
+            parent: None,
+            root: None,
+            chain: None,
+            top: false,
+            before: None,
+            since: None,
+            idle_since: None,
+            limit: 50,
+        }
+    }
+}

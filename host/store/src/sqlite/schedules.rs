@@ -1,0 +1,76 @@
+//! Runs that begin at certain times.
+
+use rusqlite::{Connection, params};
+use wfhost_core::{RunId, Timestamp};
+
+use super::inbox::deliver;
+use super::write::{Fault, Result, check_new, insert_run, to_json};
+use crate::schedule::Schedule;
+use crate::{Fire, MessageBody, OVERTAKEN, StoreError};
+
+pub(super) fn put_schedule(c: &Connection, schedule: &Schedule, replace: bool) -> Result<bool> {
+    if !c.prepare_cached("SELECT 1 FROM modules WHERE digest = ?1")?.exists([schedule.module.0])? {
+        return Err(Fault::Refused(StoreError::NoSuchModule(schedule.module)));
+    }
+    let known = c.prepare_cached("SELECT 1 FROM schedules WHERE name = ?1")?.exists([&schedule.name])?;
+    if known && !replace {
+        return Ok(false);
+    }
+    let config =
+        minicbor::to_vec(&schedule.config).unwrap_or_else(|e| unreachable!("encoding to memory: {e}"));
+    c.prepare_cached(
+        "INSERT OR REPLACE INTO schedules (name, times, overlap, catch_up, workflow, module, input, labels,
+                                           config, created_at, next_at, fired, last)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+    )?
+    .execute(params![
+        schedule.name,
+        schedule.when.to_string(),
+        schedule.overlap.as_str(),
+        schedule.catch_up.as_str(),
+        schedule.workflow,
+        schedule.module.0,
+        schedule.input.as_str(),
+        to_json(&schedule.labels),
+        config,
+        schedule.created_at.0 as i64,
+        schedule.next_at.map(|at| at.0 as i64),
+        schedule.fired as i64,
+        schedule.last.as_ref().map(RunId::as_str),
+    ])?;
+    Ok(true)
+}
+
+pub(super) fn set_schedule(c: &Connection, name: &str, next: Option<Timestamp>) -> Result<bool> {
+    let changed = c
+        .prepare_cached("UPDATE schedules SET next_at = ?2 WHERE name = ?1")?
+        .execute(params![name, next.map(|at| at.0 as i64)])?;
+    Ok(changed > 0)
+}
+
+pub(super) fn delete_schedule(c: &Connection, name: &str) -> Result<bool> {
+    Ok(c.prepare_cached("DELETE FROM schedules WHERE name = ?1")?.execute([name])? > 0)
+}
+
+pub(super) fn fire(c: &Connection, fire: &Fire) -> Result<bool> {
+    let due = c
+        .prepare_cached("SELECT 1 FROM schedules WHERE name = ?1 AND next_at = ?2")?
+        .exists(params![fire.schedule, fire.due.0 as i64])?;
+    if !due {
+        return Ok(false);
+    }
+    if let Some(run) = &fire.run {
+        check_new(c, &run.id, run.module)?;
+        insert_run(c, run)?;
+    }
+    if let Some((run, at)) = &fire.cancel {
+        deliver(c, run.as_str(), *at, &MessageBody::Cancel { reason: Some(OVERTAKEN.to_owned()) })?;
+    }
+    let run = fire.run.as_ref().map(|run| run.id.as_str());
+    c.prepare_cached(
+        "UPDATE schedules SET next_at = ?2, fired = fired + (?3 NOT NULL), last = ifnull(?3, last)
+         WHERE name = ?1",
+    )?
+    .execute(params![fire.schedule, fire.next.map(|at| at.0 as i64), run])?;
+    Ok(true)
+}

@@ -1,0 +1,360 @@
+//! Group commit: one connection writes for the whole process.
+//!
+//! A write is a job that runs inside a transaction. Whoever finds the writer
+//! free commits at once, on his own thread, for all whose jobs are queued; a
+//! lone run so pays no thread switch. What queued up meanwhile is left to the
+//! writer's thread, which goes on until the queue is empty.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use super::errors::classify;
+use crate::{Result, StoreError};
+
+/// Writes after which the write-ahead log is checkpointed in the background: some MiB of it.
+const CHECKPOINT_WRITES: usize = 1_000;
+/// The writer waits for the end of a checkpoint once so few commits came during the part before,
+/// or after so many parts.
+const FEW_COMMITS: u64 = 16;
+const PARTS: usize = 4;
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    path: String,
+    connection: Mutex<Connection>,
+    queue: Mutex<Queue>,
+    /// The writer's thread waits for jobs that were left to it.
+    handed_over: Condvar,
+    commits: AtomicU64,
+    /// Jobs that were committed since the last checkpoint.
+    writes: AtomicUsize,
+    checkpoint: Mutex<Checkpoint>,
+    checkpoint_due: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: Vec<Box<dyn Job>>,
+    /// Somebody commits.
+    busy: bool,
+    /// He is the writer's thread.
+    thread_is_on: bool,
+    /// Where those who wait for the last job do so.
+    runtime: Option<Handle>,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Checkpoint {
+    due: bool,
+    closed: bool,
+}
+
+/// A write with a place to put its result.
+trait Job: Send {
+    /// Does it. Is done again if the transaction was rolled back because of another one.
+    fn execute(&mut self, connection: &Connection) -> Did;
+    /// The transaction was committed, or failed with this.
+    fn settle(self: Box<Self>, failure: Option<&StoreError>);
+}
+
+/// What a job did.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Did {
+    /// It has to be committed.
+    Changed,
+    /// It was refused before it changed anything.
+    Nothing,
+    /// It failed in the middle.
+    Part,
+}
+
+/// Jobs that are done. Whoever waits for them is told when this is dropped, wherever that is.
+struct Settled {
+    jobs: Vec<Box<dyn Job>>,
+    failure: Option<StoreError>,
+}
+
+impl Drop for Settled {
+    fn drop(&mut self) {
+        for job in self.jobs.drain(..) {
+            job.settle(self.failure.as_ref());
+        }
+    }
+}
+
+struct Typed<T, F> {
+    work: F,
+    result: Option<Result<T>>,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+impl<T: Send, F: FnMut(&Connection) -> Result<T> + Send> Job for Typed<T, F> {
+    fn execute(&mut self, connection: &Connection) -> Did {
+        let before = connection.total_changes();
+        let result = (self.work)(connection);
+        let did = match &result {
+            Ok(_) => Did::Changed,
+            // SQLite ends the whole transaction by itself when the disk is full.
+            Err(_) if connection.total_changes() == before && !connection.is_autocommit() => Did::Nothing,
+            Err(_) => Did::Part,
+        };
+        self.result = Some(result);
+        did
+    }
+
+    fn settle(self: Box<Self>, failure: Option<&StoreError>) {
+        let result = match (self.result, failure) {
+            (Some(Err(own)), _) => Err(own),
+            (_, Some(failure)) => Err(failure.clone()),
+            (Some(ok), None) => ok,
+            (None, None) => return,
+        };
+        // Nobody waits if the caller was dropped; the write stands all the same.
+        let _ = self.reply.send(result);
+    }
+}
+
+impl Writer {
+    pub(super) fn new(path: String, connection: Connection, checkpointer: Connection) -> Self {
+        let shared = Arc::new(Shared {
+            path,
+            connection: Mutex::new(connection),
+            queue: Mutex::default(),
+            handed_over: Condvar::new(),
+            commits: AtomicU64::new(0),
+            writes: AtomicUsize::new(0),
+            checkpoint: Mutex::default(),
+            checkpoint_due: Condvar::new(),
+        });
+        let (writer, checkpoints) = (Arc::clone(&shared), Arc::clone(&shared));
+        let threads = vec![
+            std::thread::spawn(move || writer.commit_what_is_left()),
+            std::thread::spawn(move || checkpoints.checkpoint(&checkpointer)),
+        ];
+        Self { shared, threads }
+    }
+
+    /// Runs `work` inside a transaction, and returns once that is committed.
+    /// If `work` fails nothing of it stays.
+    pub(super) async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(Typed { work, result: None, reply });
+        let mine = {
+            let mut queue = lock(&self.shared.queue);
+            queue.jobs.push(job);
+            queue.runtime = queue.runtime.take().or_else(|| Handle::try_current().ok());
+            let free = !std::mem::replace(&mut queue.busy, true);
+            free.then(|| std::mem::take(&mut queue.jobs))
+        };
+        if let Some(jobs) = mine {
+            drop(self.shared.commit(jobs));
+            let mut queue = lock(&self.shared.queue);
+            if queue.jobs.is_empty() {
+                queue.busy = false;
+            } else {
+                queue.thread_is_on = true;
+                self.shared.handed_over.notify_one();
+            }
+        }
+        answer.await.unwrap_or_else(|_| {
+            Err(StoreError::Failed {
+                path: self.shared.path.clone(),
+                reason: "the store was closed".to_owned(),
+            })
+        })
+    }
+
+    pub(super) fn commits(&self) -> u64 {
+        self.shared.commits()
+    }
+
+    /// `PRAGMA data_version` as the writing connection sees it, so that the
+    /// commits of this process do not count; none while it is committing.
+    pub(super) fn foreign_version(&self) -> Option<rusqlite::Result<u64>> {
+        let connection = self.shared.connection.try_lock().ok()?;
+        let mut statement = match connection.prepare_cached("PRAGMA data_version") {
+            Ok(statement) => statement,
+            Err(error) => return Some(Err(error)),
+        };
+        Some(statement.query_row([], |row| row.get::<_, i64>(0)).map(|version| version as u64))
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        lock(&self.shared.queue).closed = true;
+        lock(&self.shared.checkpoint).closed = true;
+        self.shared.handed_over.notify_all();
+        self.shared.checkpoint_due.notify_all();
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has nothing left to do.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn commit_what_is_left(&self) {
+        let mut queue = lock(&self.queue);
+        loop {
+            if !queue.thread_is_on {
+                if queue.closed {
+                    return;
+                }
+                queue = self.handed_over.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let jobs = std::mem::take(&mut queue.jobs);
+            if jobs.is_empty() {
+                queue.thread_is_on = false;
+                queue.busy = false;
+                continue;
+            }
+            let runtime = queue.runtime.take();
+            drop(queue);
+            let settled = self.commit(jobs);
+            match runtime {
+                // One wake-up of another thread instead of one for each job.
+                Some(runtime) if settled.jobs.len() > 4 => drop(runtime.spawn(async { drop(settled) })),
+                _ => drop(settled),
+            }
+            queue = lock(&self.queue);
+        }
+    }
+
+    fn commit(&self, mut jobs: Vec<Box<dyn Job>>) -> Settled {
+        let committed = self.transaction(&mut jobs);
+        if jobs.len() > 1 && matches!(committed, Ok(false)) {
+            // One that fails takes only itself back.
+            for mut job in std::mem::take(&mut jobs) {
+                let failure = self.transaction(std::slice::from_mut(&mut job)).err();
+                job.settle(failure.as_ref());
+            }
+        }
+        Settled { jobs, failure: committed.err() }
+    }
+
+    /// Executes jobs in one transaction. False if it was rolled back because one of them failed.
+    fn transaction(&self, jobs: &mut [Box<dyn Job>]) -> Result<bool> {
+        let connection = lock(&self.connection);
+        let run = |sql: &str| -> Result<()> {
+            let done = connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
+            done.map(drop).map_err(|error| classify(&self.path, error))
+        };
+        run("BEGIN IMMEDIATE")?;
+        let mut changed = false;
+        for job in jobs.iter_mut() {
+            match job.execute(&connection) {
+                Did::Changed => changed = true,
+                Did::Nothing => {}
+                Did::Part => {
+                    self.roll_back(&connection);
+                    return Ok(false);
+                }
+            }
+        }
+        if !changed {
+            self.roll_back(&connection);
+            return Ok(true);
+        }
+        abort_at("before", self.commits() + 1);
+        run("COMMIT").inspect_err(|_| self.roll_back(&connection))?;
+        let commits = self.commits.fetch_add(1, Ordering::Relaxed) + 1;
+        abort_at("after", commits);
+        let writes = self.writes.fetch_add(jobs.len(), Ordering::Relaxed) + jobs.len();
+        if writes >= CHECKPOINT_WRITES {
+            self.writes.store(0, Ordering::Relaxed);
+            lock(&self.checkpoint).due = true;
+            self.checkpoint_due.notify_one();
+        }
+        Ok(true)
+    }
+
+    fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    fn roll_back(&self, connection: &Connection) {
+        if !connection.is_autocommit() {
+            // There is nothing to do if it fails: the next BEGIN reports it.
+            let _ = connection.execute_batch("ROLLBACK");
+        }
+    }
+
+    fn checkpoint(&self, connection: &Connection) {
+        let mut state = lock(&self.checkpoint);
+        while !state.closed {
+            if std::mem::take(&mut state.due) {
+                drop(state);
+                // Passive: takes what no reader needs, and stops nobody.
+                let checkpoint = |connection: &Connection| {
+                    let _ = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+                };
+                for _ in 0..PARTS {
+                    let before = self.commits();
+                    checkpoint(connection);
+                    // What is written meanwhile becomes less with each part.
+                    if self.commits() - before <= FEW_COMMITS {
+                        break;
+                    }
+                }
+                // Once all of the log is taken it is written from its beginning again: it keeps
+                // its size, and a commit need not make it grow, which for many file systems is half
+                // of its time.
+                checkpoint(&lock(&self.connection));
+                state = lock(&self.checkpoint);
+            } else {
+                state = self.checkpoint_due.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+}
+
+/// Lets a test kill the process at a chosen commit: `WFHOST_ABORT_AT=after-commit:7`.
+#[cfg(debug_assertions)]
+fn abort_at(point: &str, commit: u64) {
+    static WANTED: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    let wanted = WANTED.get_or_init(|| std::env::var("WFHOST_ABORT_AT").ok());
+    if wanted.as_ref().is_some_and(|wanted| *wanted == format!("{point}-commit:{commit}")) {
+        std::process::abort();
+    }
+}
+
+#[cfg(not(debug_assertions))]
+fn abort_at(_point: &str, _commit: u64) {}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits for another process to finish its transaction. SQLite's own handler
+/// sleeps longer and longer, so that of several busy processes one gets all
+/// turns; short, equally long sleeps are fair.
+pub(super) fn wait_for_turn(tries: i32) -> bool {
+    const PATIENCE: Duration = Duration::from_secs(30);
+    thread_local!(static SINCE: std::cell::Cell<Option<Instant>> = const { std::cell::Cell::new(None) });
+    let now = Instant::now();
+    if tries == 0 {
+        SINCE.set(Some(now));
+    }
+    if SINCE.get().is_some_and(|since| now - since > PATIENCE) {
+        return false;
+    }
+    let jitter = u64::from(std::process::id().wrapping_mul(2_654_435_761).wrapping_add(tries as u32) % 100);
+    std::thread::sleep(Duration::from_micros(100 + jitter));
+    true
+}
