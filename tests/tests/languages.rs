@@ -408,6 +408,29 @@ fn a_new_project_in_go_builds_and_runs() {
 }
 
 #[test]
+fn what_lies_above_a_project_does_not_hinder_its_build() {
+    let place = Place::new();
+    // A repository that is none, a workspace of others, and settings for projects of another kind.
+    std::fs::create_dir(place.path(".git")).unwrap();
+    place.file("go.work", "no workspace");
+    place.file("tsconfig.json", r#"{ "extends": "./missing.json", "compilerOptions": { "target": "es3" } }"#);
+    let go = place.path("hello-go").display().to_string();
+    let js = place.path("hello-js").display().to_string();
+    assert_eq!(place.run(["new", &go, "-t", "go"]).code(), Some(0));
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    std::fs::create_dir(&js).unwrap();
+    place.file("hello-js/workflow.js", "export function run(input) { return 'null' }");
+    let tools = root.join("examples/research-js/node_modules");
+    std::os::unix::fs::symlink(tools, place.path("hello-js/node_modules")).unwrap();
+    for dir in [go, js] {
+        let mut build = place.wfhost(["build", &dir]);
+        build.env("GOFLAGS", "-mod=mod").env("GO111MODULE", "off");
+        let built = wfhost_tests::Ran(build.output().unwrap());
+        assert_eq!(built.code(), Some(0), "{dir}: {}", built.stderr());
+    }
+}
+
+#[test]
 fn a_new_project_in_c_builds_and_runs() {
     let place = Place::new();
     let dir = place.path("hello").display().to_string();

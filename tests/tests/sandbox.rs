@@ -433,7 +433,8 @@ fn h03_files_and_output_are_limited_and_the_program_may_go_on() {
     let program = json!([fill("/a", 60 << 20), fill("/b", 10 << 20), { "file": { "remove": "/a" } }, fill("/c", 10 << 20)]);
     let output = run(&place, &program, &[]).ok_json();
     assert_eq!(output[0], Value::Null);
-    assert_eq!(output[1]["error"], "StorageFull", "{output}");
+    // Not every standard library for WASI has a name for it.
+    assert!(["StorageFull", "Uncategorized"].map(Value::from).contains(&output[1]["error"]), "{output}");
     assert_eq!([&output[2], &output[3]], [&Value::Null, &Value::Null]);
     let place = Place::new();
     let line = json!({ "log_bytes": 60_000 });

@@ -64,7 +64,11 @@ pub(super) fn build(
     go.current_dir(&layout.dir).env("GOOS", "wasip1").env("GOARCH", "wasm");
     go.env("GOWORK", std::path::absolute(&workspace).map_err(file(&workspace))?);
     // The runtime of the bindings uses `runtime.sbrk`, which Go keeps to itself.
-    go.args(["build", "-buildmode=c-shared", "-trimpath", "-ldflags=-checklinkname=0", "-o"]);
+    go.args(["build", "-buildmode=c-shared", "-trimpath", "-ldflags=-checklinkname=0"]);
+    // Nothing of a repository that the directory lies in, which may be broken or somebody else's.
+    go.args(["-buildvcs=false", "-o"]);
+    // Flags that somebody has set for his own projects may not go together with a workspace.
+    go.env("GOFLAGS", "-buildvcs=false").env("GO111MODULE", "on");
     go.arg(std::path::absolute(&core).map_err(file(&core))?).arg(".");
     layout.run(&mut go, "go")?;
     progress(Progress::Wrapping(&layout.name));

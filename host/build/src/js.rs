@@ -36,6 +36,10 @@ pub(super) fn build(
     let mut esbuild = tool(&layout.dir, "esbuild")?;
     esbuild.arg(&entry).args(["--bundle", "--format=esm", "--platform=neutral", "--log-level=warning"]);
     esbuild.args(["--main-fields=module,main", "--external:wfhost:*", "--target=es2023"]);
+    if !has_tsconfig(&layout.dir, &entry) {
+        // Else it would take one of a directory above.
+        esbuild.arg("--tsconfig-raw={}");
+    }
     esbuild.arg(format!("--alias:wfhost={}", layout.sdk.join("wfhost.js").display()));
     esbuild.arg(format!("--outfile={}", bundle.display()));
     layout.run(&mut esbuild, "esbuild")?;
@@ -45,6 +49,12 @@ pub(super) fn build(
     componentize.arg("--wit").arg(layout.sdk.join("wit")).args(["--world", "workflow", "--sync"]);
     componentize.arg("--js").arg(&bundle);
     layout.write(|layout, partial| layout.run(componentize.arg("--output").arg(partial), "componentize-qjs"))
+}
+
+/// Whether the project has settings of TypeScript of its own, beside its main file or above that.
+fn has_tsconfig(dir: &Path, entry: &Path) -> bool {
+    let within = entry.ancestors().skip(1).take_while(|above| above.starts_with(dir));
+    within.into_iter().any(|dir| dir.join("tsconfig.json").is_file())
 }
 
 /// A tool of the project: `node_modules/.bin` of its directory or of one above.
