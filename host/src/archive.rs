@@ -10,10 +10,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use wfhost_core::policy::budget::Spent;
 use wfhost_core::{
-    Digest, Epoch, Journal, Json, Machine, Outcome, Position, Recorded, Row, RunId, Step, Timestamp,
+    Digest, Epoch, Given, Journal, Json, Machine, Outcome, Position, Recorded, Row, RunId, Step, Timestamp,
 };
 use wfhost_store::{
-    ImportedRun, LogLevel, LogLine, Message, MessageBody, MessageId, OutMessage, Published, RunInfo, Store,
+    ImportedRun, Inbox, LogLevel, LogLine, Message, MessageBody, OutMessage, Part, Published, RunInfo, Store,
 };
 
 use crate::HostError;
@@ -130,7 +130,7 @@ pub async fn export(store: &dyn Store, info: &RunInfo) -> Result<String, Archive
     // What is damaged is not spread.
     let journal =
         Journal::read(rows.clone()).map_err(|source| HostError::Journal { run: run.clone(), source })?;
-    let machine = Machine::open(journal, info.emissions)
+    let machine = Machine::open(journal, Given::Everything)
         .map_err(|source| HostError::Journal { run: run.clone(), source })?;
     let digest = machine.module();
     let bytes = store.module(digest).await?;
@@ -160,13 +160,21 @@ pub async fn export(store: &dyn Store, info: &RunInfo) -> Result<String, Archive
         name: message.name,
         payload: message.payload,
     }));
-    lines.extend(store.published(run, None).await?.into_iter().map(|published| Line::State {
+    lines.extend(store.published(run, None, None, all).await?.into_iter().map(|published| Line::State {
         key: published.key,
         value: published.value,
         number: published.number,
         at: published.at.0,
     }));
-    lines.extend(store.inbox(run).await?.into_iter().filter_map(inbox_line));
+    let mut behind = None;
+    loop {
+        let Inbox { messages, more } = store.inbox(run, Part::Behind(behind)).await?;
+        behind = messages.last().map(|message| message.id);
+        lines.extend(messages.into_iter().filter_map(inbox_line));
+        if !more {
+            break;
+        }
+    }
     let mut text = String::new();
     for line in &lines {
         text.push_str(&to_json(line));
@@ -266,7 +274,7 @@ pub fn read(text: &str) -> Result<Archive, ArchiveError> {
     let contents = Contents::read(lines)?;
     let unusable = |source| HostError::Journal { run: id.clone(), source };
     let journal = Journal::read(contents.rows.clone()).map_err(unusable)?;
-    let machine = Machine::open(journal, emissions).map_err(unusable)?;
+    let machine = Machine::open(journal, Given::Everything).map_err(unusable)?;
     if *machine.run() != id || machine.module().to_string() != digest {
         return Err(damaged("its journal is that of another run"));
     }
@@ -274,6 +282,8 @@ pub fn read(text: &str) -> Result<Archive, ArchiveError> {
         info: RunInfo { key, phase, epoch: Epoch(epoch), emissions, ..RunInfo::of(&machine) },
         rows: contents.rows,
         emissions,
+        // Where they were given out is not in the file.
+        given: Given::Counted(emissions),
         logs: contents.logs,
         messages: contents.messages,
         state: contents.state,
@@ -295,7 +305,7 @@ struct Contents {
     logs: Vec<LogLine>,
     messages: Vec<OutMessage>,
     state: Vec<Published>,
-    inbox: Vec<Message>,
+    inbox: Vec<(Timestamp, MessageBody)>,
 }
 
 impl Contents {
@@ -303,7 +313,7 @@ impl Contents {
         let strange = |what: &str| ArchiveError::Damaged(format!("{what} cannot be read"));
         let decode = |text: &str| STANDARD.decode(text).map_err(|_| strange("base64"));
         let mut contents = Self::default();
-        let message = |at, body| Message { id: MessageId(0), at: Timestamp(at), body };
+        let message = |at, body| (Timestamp(at), body);
         for line in lines {
             match line {
                 Line::Row { first, count, head, bytes } => contents.rows.push(Row {

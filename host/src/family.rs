@@ -63,8 +63,7 @@ impl Modules {
         name: &str,
     ) -> Result<(String, Digest), NoModule> {
         if let Some(digest) = Digest::parse(name) {
-            let modules = store.modules().await?;
-            let found = modules.into_iter().find(|module| module.digest == digest);
+            let found = store.module_info(digest).await?;
             return found
                 .map(|module| (module.name, digest))
                 .ok_or_else(|| rejected(format!("there is no module {name} in the store")));
@@ -83,7 +82,7 @@ impl Modules {
         {
             return Ok((name.to_owned(), digest));
         }
-        let known = store.modules().await?.into_iter().find(|module| module.name == name);
+        let known = store.module_named(name).await?;
         known.map(|module| (module.name, module.digest)).ok_or_else(|| {
             let beside =
                 parent.directory.as_ref().map(|dir| format!(", and no {name}.wasm in {}", dir.display()));
@@ -106,6 +105,8 @@ impl Modules {
         let known = lock(&self.files).get(&path).copied();
         if let Some((at, length, digest)) = known
             && (at, length) == (changed, metadata.len())
+            // It may have been removed from the store since.
+            && store.module_info(digest).await?.is_some()
         {
             return Ok(Some(digest));
         }
@@ -213,7 +214,7 @@ fn some(budget: Budget) -> Option<Budget> {
 
 /// The next round of a run whose program continues as new at `step`, under
 /// that id: a run of the same module with its budget, what it has spent, and
-/// the signals that it did not wait for.
+/// the signals that its program did not read.
 pub(crate) fn next_round(old: &Machine, step: Step, input: Json, id: RunId, now: Timestamp) -> NewRun {
     let (first, round) = old.round();
     let started = Started {
@@ -233,7 +234,7 @@ pub(crate) fn next_round(old: &Machine, step: Step, input: Json, id: RunId, now:
         ..old.started().clone()
     };
     let mut machine = Machine::start(started, now);
-    for (name, payload) in old.early_signals() {
+    for (name, payload) in old.unread_signals() {
         machine.receive(name, payload, None, now);
     }
     let rows = rows(&mut machine);

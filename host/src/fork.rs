@@ -1,12 +1,12 @@
 //! Runs that take over what another one did, and runs that are moved to other code.
 
 use wfhost_core::{
-    CannotFork, Digest, Event, ForkPlan, Journal, Machine, Mismatch, Origin, Outcome, Row, RunId, Started,
-    journal,
+    CannotFork, Digest, Event, ForkPlan, Given, Journal, Machine, Mismatch, Origin, Outcome, Row, RunId,
+    Started, Timestamp, journal,
 };
 use wfhost_runtime::Module;
 use wfhost_store::{
-    Append, ClaimHow, Claimed, Created, NewRun, Next, RunInfo, RunState, StoreError, Waiting,
+    Append, ClaimHow, Claimed, Created, NewRun, Next, Opened, RunInfo, RunState, StoreError, Waiting,
 };
 use wfhost_world::{fresh_id, fresh_seed};
 
@@ -72,7 +72,7 @@ impl Host {
         let unusable = |source| HostError::Journal { run: id.clone(), source };
         let now = self.now();
         let (mut rows, mut machine) = if options.reuse {
-            let source = Machine::open(journal, u64::MAX).map_err(unusable)?;
+            let source = Machine::open(journal, Given::Everything).map_err(unusable)?;
             let started = Started {
                 run: fork.clone(),
                 module: module.digest,
@@ -88,7 +88,7 @@ impl Host {
             let entries = entries.map_err(|reason| ForkError::Cannot { run: id.clone(), reason })?;
             let rows = journal::rows(&entries);
             let journal = Journal::read(rows.clone()).map_err(unusable)?;
-            (rows, Machine::open(journal, 0).map_err(unusable)?)
+            (rows, Machine::open(journal, Given::Nothing).map_err(unusable)?)
         };
         machine.fork(fork.clone(), fresh_seed().map_err(HostError::from)?, now);
         machine.move_to(module.digest);
@@ -97,11 +97,13 @@ impl Host {
         rows.extend(machine.take_unsaved().map(Row::from));
         // Before anything is stored: the program has to agree with what it takes over.
         let journal = Journal::read(rows.clone()).map_err(unusable)?;
-        if let Some(mismatch) = self.replay(&fork, journal, &module, u64::MAX).await?.departs {
+        if let Some(mismatch) = self.replay(&fork, journal, &module, Given::Everything).await?.refusal() {
             return Err(ForkError::Departs { run: id.clone(), module: module.digest, mismatch });
         }
         let questions = machine.open_questions();
-        let run = NewRun { questions, children, ..NewRun::new(&machine, rows) };
+        // All that it gives out is its own, what it took over included.
+        let given = Some(Given::Nothing);
+        let run = NewRun { questions, children, given, project: info.project, ..NewRun::new(&machine, rows) };
         match self.store().create(run).await? {
             Created::New | Created::Known(_) => {
                 self.look_for_work();
@@ -117,67 +119,71 @@ impl Host {
         if info.module == module.digest {
             return Ok(Upgraded::Same);
         }
-        let (epoch, emissions) = match self.claim(id, ClaimHow::Asked).await? {
-            Claimed::Yes { epoch, emissions, .. } => (epoch, emissions),
-            Claimed::Held { owner, until } => {
-                return Ok(Upgraded::Left(HostError::Held { run: id.clone(), owner, until }));
+        let opened = match self.claim(id, ClaimHow::Asked).await? {
+            Claimed::Yes(opened) => opened,
+            Claimed::Held { owner, .. } => {
+                return Ok(Upgraded::Left(HostError::Held { run: id.clone(), owner }));
             }
             Claimed::NoSuchRun => return Err(HostError::NoSuchRun(id.clone())),
+            Claimed::Unreadable(unreadable) => return Err(unreadable.error.into()),
             Claimed::Ended | Claimed::NotDue => {
                 return Ok(Upgraded::Left(HostError::Ended { run: id.clone() }));
             }
         };
-        let tried = self.try_module(info, module, emissions).await;
-        let (mut machine, departs) = match tried {
+        let give_up = |next| Append {
+            after: opened.place,
+            ..Append::new(id.clone(), opened.session, opened.epoch, Timestamp(0), next)
+        };
+        let (mut machine, departs) = match self.try_module(&opened, module).await {
             Ok(tried) => tried,
             Err(error) => {
-                self.store().release(id, epoch, info.trouble.as_deref()).await?;
+                self.leave_as(give_up(opened.as_it_was())).await?;
                 return Err(error);
             }
         };
-        if departs.is_none() {
-            machine.move_to(module.digest);
-            machine.settle_move(self.now());
+        if let Some(mismatch) = departs {
+            self.leave_as(give_up(opened.as_it_was())).await?;
+            return Ok(Upgraded::Departs(mismatch));
         }
+        let before = machine.head();
+        machine.move_to(module.digest);
+        machine.settle_move(self.now());
         let row = machine.take_unsaved().map(Row::from);
-        let append = Append {
-            row,
-            module: machine.take_moved(),
-            ..Append::new(id.clone(), epoch, machine.last_at(), as_it_was(info, &machine))
+        let next = match opened.was {
+            RunState::Waiting => Next::Park(Waiting::of(&machine)),
+            // With other code it may go on.
+            RunState::Refused => Next::Release { waiting: None, trouble: None },
+            _ => opened.as_it_was(),
         };
-        let goes_on = append.next == Next::Go;
-        let appended = self.store().append(append).await?;
-        if goes_on || appended.due {
-            self.store().release(id, epoch, info.trouble.as_deref()).await?;
+        let moved =
+            Append { before, row, module: machine.take_moved(), at: machine.last_at(), ..give_up(next) };
+        self.leave_as(moved).await?;
+        Ok(Upgraded::Moved)
+    }
+
+    /// Gives a run up that was claimed for a moment only.
+    async fn leave_as(&self, append: Append) -> Result<(), HostError> {
+        let next = Next::Release { waiting: None, trouble: None };
+        let release = Append::new(append.run.clone(), append.session, append.epoch, append.at, next);
+        if self.store().append(append).await?.due {
+            // Something came in for it: whoever is there goes on with it.
+            self.store().append(release).await?;
         }
-        Ok(departs.map_or(Upgraded::Moved, Upgraded::Departs))
+        self.look_for_work();
+        Ok(())
     }
 
     /// The run's machine, and where the module departs from it.
     async fn try_module(
         &self,
-        info: &RunInfo,
+        opened: &Opened,
         module: &Module,
-        emissions: u64,
     ) -> Result<(Machine, Option<Box<Mismatch>>), HostError> {
-        let journal = self.journal(&info.id).await?;
-        let unusable = |source| HostError::Journal { run: info.id.clone(), source };
-        let machine = Machine::open(journal.clone(), emissions).map_err(unusable)?;
-        let departs = self.replay(&info.id, journal, module, u64::MAX).await?.departs;
+        let unusable = |source| HostError::Journal { run: opened.run.clone(), source };
+        let journal = Journal::read(opened.rows.clone()).map_err(unusable)?;
+        let machine = Machine::open(journal.clone(), opened.given).map_err(unusable)?;
+        let departs = self.replay(&opened.run, journal, module, Given::Everything).await?.refusal();
         Ok((machine, departs))
-    }
-}
-
-/// The state of a run that was claimed for a moment only.
-fn as_it_was(info: &RunInfo, machine: &Machine) -> Next {
-    match (info.state, &info.outcome) {
-        (RunState::Waiting, _) => Next::Park(Waiting::of(machine)),
-        (RunState::Paused, _) => Next::Pause,
-        // With other code it may go on.
-        (RunState::Refused, Some(Err(failure))) if machine.module() == info.module => {
-            Next::Refuse { reason: failure.message.clone() }
-        }
-        _ => Next::Go,
     }
 }
 
@@ -203,7 +209,7 @@ impl Host {
             Some(Event::Finished { outcome, stopped: false }) => Some(Outcome::from(outcome.clone())),
             _ => None,
         };
-        let replayed = self.replay(run, journal, module, u64::MAX).await?;
+        let replayed = self.replay(run, journal, module, Given::Everything).await?;
         let ends = match (recorded, replayed.outcome) {
             (Some(recorded), Some(found)) if recorded != found => Some((recorded, found)),
             _ => None,

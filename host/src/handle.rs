@@ -74,6 +74,15 @@ impl RunHandle {
 
     /// How it ended, if it has.
     pub async fn ended(&mut self) -> Result<Option<Ending>, HostError> {
+        let ended = self.look().await?;
+        if ended.is_some() {
+            // Nothing is done in a database that is not there any more.
+            self.inner.store.check_place()?;
+        }
+        Ok(ended)
+    }
+
+    async fn look(&mut self) -> Result<Option<Ending>, HostError> {
         if let Some(ending) = lock(&self.watched.ending).take() {
             return ending.map(Some);
         }

@@ -1,7 +1,7 @@
 //! The embedding API: a host advances runs and keeps them in a store.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
@@ -9,21 +9,21 @@ use tokio::sync::Notify;
 use wfhost_agents::Providers;
 use wfhost_core::policy::budget::Budget;
 use wfhost_core::{
-    CannotRetry, Digest, Epoch, FailureKind, Grant, Journal, JournalError, Json, Machine, Mismatch, Row,
-    RunConfig, RunId, Started, Step, Timestamp, limits, plan_retry,
+    CannotRetry, Digest, Epoch, FailureKind, Given, Grant, Journal, JournalError, Json, Machine, Mismatch,
+    Row, RunConfig, RunId, Started, Step, Timestamp, limits, plan_retry,
 };
 use wfhost_runtime::{self as engine, Denied, Engine, GrantError, Module, ModuleError, StackError};
 use wfhost_schema::{self as schema, BadAnswer};
 use wfhost_store::{
-    ClaimHow, Claimed, Created, MessageBody, NewMessage, NewRun, Owner, Posted, RunInfo, SharedStore,
-    StoreError,
+    Append, ClaimHow, Claimed, Created, MessageBody, NewMessage, NewRun, Opened, Owner, Posted, Projects,
+    RunInfo, SharedStore, StoreError,
 };
-use wfhost_world::{NoRandom, System, World, clock, fresh_id, fresh_seed, lock, owner};
+use wfhost_world::{NoRandom, System, World, fresh_id, fresh_seed, lock, owner};
 
 use crate::drive::{self, DriveError, Leave, Replayed};
 use crate::family::{self, Modules, Wanted};
 use crate::handle::RunHandle;
-use crate::worker::{Inner, Ready, State};
+use crate::worker::{Current, From, Inner, Ready, State};
 
 /// When the program of a waiting run is dropped from memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -54,6 +54,8 @@ pub struct HostOptions {
     pub providers: Providers,
     pub evict: Evict,
     pub adopt: Adopt,
+    /// Of which projects, if all that are due are taken up.
+    pub projects: Projects,
     /// Runs that are driven at the same time. The others wait in the store.
     pub max_live: usize,
     /// How long a lease runs, in milliseconds.
@@ -70,6 +72,7 @@ impl HostOptions {
             providers: Providers::builtin(),
             evict: Evict::default(),
             adopt: Adopt::default(),
+            projects: Projects::All,
             max_live: 2_000,
             lease_ms: 30_000,
             world: Arc::new(System),
@@ -83,8 +86,10 @@ pub struct StartOptions {
     pub input: Json,
     /// A fresh id if none.
     pub id: Option<RunId>,
-    /// The same key gives the same run.
+    /// The same key gives the same run of a workflow.
     pub key: Option<String>,
+    /// The project that the run belongs to: the canonical path of its configuration file.
+    pub project: Option<String>,
     pub labels: Vec<(String, String)>,
     pub config: RunConfig,
     /// Of everything random; drawn if none.
@@ -97,6 +102,7 @@ impl Default for StartOptions {
             input: Json::null(),
             id: None,
             key: None,
+            project: None,
             labels: Vec::new(),
             config: RunConfig::default(),
             seed: None,
@@ -136,7 +142,7 @@ pub enum HostError {
     #[error("{run} has ended")]
     Ended { run: RunId },
     #[error("{run} is advanced by process {} on {}", .owner.pid, .owner.host)]
-    Held { run: RunId, owner: Owner, until: Timestamp },
+    Held { run: RunId, owner: Owner },
     #[error("the module of {run} ({digest}) is not in the store")]
     NoModule { run: RunId, digest: Digest },
     #[error("{run} does not fit the module {new}: {mismatch}")]
@@ -171,12 +177,18 @@ impl Host {
             gate: Arc::default(),
             evict: options.evict,
             adopt: options.adopt,
+            projects: options.projects,
             lease_ms: options.lease_ms,
             max_live: options.max_live,
             state: Mutex::new(State::default()),
             modules: Mutex::default(),
             named: Modules::default(),
-            claiming: AtomicUsize::new(0),
+            current: tokio::sync::Mutex::default(),
+            calls: Arc::default(),
+            trouble: tokio::sync::watch::channel(None).0,
+            crowded: AtomicBool::new(false),
+            unsure: AtomicBool::new(false),
+            tasks: Mutex::default(),
             work: Arc::new(Notify::new()),
             left: Notify::new(),
             going: Once::new(),
@@ -232,18 +244,21 @@ impl Host {
         options: StartOptions,
         providers: Option<Providers>,
     ) -> Result<RunHandle, HostError> {
-        let until = self.inner.world.now().after(self.inner.lease_ms);
-        let (id, machine) = self.create(module, options, true).await?;
+        let project = options.project.clone();
+        // Without room it waits in the store like others.
+        let current = match self.inner.has_room() {
+            true => Some(self.inner.session().await?),
+            false => None,
+        };
+        let (id, machine) = self.create(module, options, current.as_ref()).await?;
         let watched = self.inner.watch(&id, providers);
-        let ready = machine.map(|machine| Ready {
-            epoch: Epoch(1),
-            until,
-            starts: 1,
-            machine,
-            module: module.clone(),
-        });
-        self.inner.begin(&id, ready, ClaimHow::Due);
+        if let (Some(machine), Some(current)) = (machine, current) {
+            let (module, place, inbox) = (module.clone(), None, None);
+            let ready = Ready { current, epoch: Epoch(1), starts: 1, machine, module, project, place, inbox };
+            self.inner.begin(&id, From::Ready(Box::new(ready)));
+        }
         self.serve();
+        self.look_for_work();
         Ok(RunHandle::new(id, Arc::clone(&self.inner), watched))
     }
 
@@ -269,7 +284,7 @@ impl Host {
 
     /// Begins a run that whichever host finds it first advances.
     pub async fn enqueue(&self, module: &Module, options: StartOptions) -> Result<RunId, HostError> {
-        let (id, _) = self.create(module, options, false).await?;
+        let (id, _) = self.create(module, options, None).await?;
         self.look_for_work();
         Ok(id)
     }
@@ -279,7 +294,7 @@ impl Host {
         &self,
         module: &Module,
         options: StartOptions,
-        owned: bool,
+        current: Option<&Current>,
     ) -> Result<(RunId, Option<Machine>), HostError> {
         limits::check("the input", options.input.as_str().len(), limits::INPUT_BYTES)?;
         if let Some(key) = &options.key {
@@ -324,10 +339,15 @@ impl Host {
         };
         let run = NewRun {
             key: options.key,
-            lease: owned.then(|| (self.inner.owner.clone(), now.after(self.inner.lease_ms))),
+            project: options.project,
+            session: current.map(|current| current.session),
             ..NewRun::new(&machine, vec![Row::from(first)])
         };
-        match self.inner.store.create(run).await? {
+        let created = self.inner.store.create(run).await;
+        if created.is_err() && current.is_some() {
+            self.inner.doubt();
+        }
+        match created? {
             Created::New => Ok((id, Some(machine))),
             Created::Known(id) => Ok((id, None)),
         }
@@ -344,12 +364,13 @@ impl Host {
             Some(module) => self.check_move(id, module).await?,
             None => ClaimHow::Asked,
         };
+        self.inner.room().await;
         match self.inner.claim_and_open(id, how, options.module.as_ref()).await? {
             Ok(mut ready) => {
                 self.change_budget(&mut ready.machine, options.budget);
                 Ok(self.follow(id, ready, options))
             }
-            Err(Claimed::Held { owner, .. }) if owner == self.inner.owner && options.module.is_none() => {
+            Err(Claimed::Held { .. }) if self.inner.is_live(id) && options.module.is_none() => {
                 Ok(self.watch(id))
             }
             Err(refused) => Err(self.refused(id, refused)),
@@ -389,26 +410,49 @@ impl Host {
         if let Some(step) = plan.step {
             self.retry_child(id, step).await?;
         }
-        let until = self.inner.world.now().after(self.inner.lease_ms);
-        let (epoch, emissions, digest) = match self.inner.claim(id, ClaimHow::Reopen).await? {
-            Claimed::Yes { epoch, emissions, module, .. } => (epoch, emissions, module),
+        let current = self.inner.session().await?;
+        let opened = match self.inner.claim(id, ClaimHow::Reopen).await? {
+            Claimed::Yes(opened) => opened,
             other => return Err(self.refused(id, other)),
         };
-        // Nobody else can have changed it since.
-        let mut journal = self.inner.journal(id).await?;
+        let epoch = opened.epoch;
+        let back = Append::new(id.clone(), current.session, epoch, Timestamp(0), opened.as_it_was());
+        match self.ready_again(*opened, current, step, options.budget).await {
+            Ok(ready) => Ok(self.follow(id, ready, options)),
+            Err(error) => {
+                // If it cannot be given back it is due when this host ends.
+                let _ = self.store().append(back).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// A claimed run that is tried again at that step.
+    async fn ready_again(
+        &self,
+        opened: Opened,
+        current: Current,
+        step: Option<Step>,
+        budget: Option<Budget>,
+    ) -> Result<Ready, HostError> {
+        let Opened { run, epoch, module, emissions, given, rows, inbox, project, .. } = opened;
+        let unusable = |source| HostError::Journal { run: run.clone(), source };
+        let mut journal = Journal::read(rows).map_err(unusable)?;
+        // Somebody may have been quicker.
+        let plan = plan_retry(&journal, step, false);
+        let plan = plan.map_err(|reason| HostError::CannotRetry { run: run.clone(), reason })?;
+        let before = journal.head;
         let row = plan.append(&mut journal, emissions, self.inner.world.now());
-        let unusable = |source| HostError::Journal { run: id.clone(), source };
-        let mut machine = Machine::open(journal, emissions).map_err(unusable)?;
-        self.inner.append_retry(id, epoch, row, &machine).await?;
-        self.change_budget(&mut machine, options.budget);
-        let module = self.inner.module(id, digest, &machine.started().workflow).await?;
-        Ok(self.follow(id, Ready { epoch, until, starts: 1, machine, module }, options))
+        let mut machine = Machine::open(journal, given).map_err(unusable)?;
+        let module = self.inner.module(&run, module, &machine.started().workflow).await?;
+        let place = self.inner.append_retry(&run, &current, epoch, before, row, &machine).await?;
+        self.change_budget(&mut machine, budget);
+        Ok(Ready { current, epoch, starts: 1, machine, module, project, place, inbox: Some(inbox) })
     }
 
     /// If the step is a child that failed, that one is tried again first.
     async fn retry_child(&self, parent: &RunId, step: Step) -> Result<(), HostError> {
-        let ended = self.store().ended_children(parent, step).await?;
-        let child = ended.into_iter().rfind(|info| info.links.step == Some(step));
+        let child = self.store().ended_children(parent, &[step]).await?.pop();
         if let Some(child) = child.filter(|info| matches!(info.outcome, Some(Err(_)))) {
             let options = ResumeOptions::default();
             Box::pin(self.retry(&child.id, None, options)).await?;
@@ -418,7 +462,7 @@ impl Host {
 
     fn follow(&self, id: &RunId, ready: Ready, options: ResumeOptions) -> RunHandle {
         let watched = self.inner.watch(id, options.providers);
-        self.inner.begin(id, Some(ready), ClaimHow::Asked);
+        self.inner.begin(id, From::Ready(Box::new(ready)));
         self.serve();
         RunHandle::new(id.clone(), Arc::clone(&self.inner), watched)
     }
@@ -426,9 +470,10 @@ impl Host {
     fn refused(&self, id: &RunId, claimed: Claimed) -> HostError {
         let run = id.clone();
         match claimed {
-            Claimed::Held { owner, until } => HostError::Held { run, owner, until },
+            Claimed::Held { owner, .. } => HostError::Held { run, owner },
             Claimed::NoSuchRun => HostError::NoSuchRun(run),
-            Claimed::Ended | Claimed::NotDue | Claimed::Yes { .. } => HostError::Ended { run },
+            Claimed::Unreadable(unreadable) => unreadable.error.into(),
+            Claimed::Ended | Claimed::NotDue | Claimed::Yes(_) => HostError::Ended { run },
         }
     }
 
@@ -445,7 +490,7 @@ impl Host {
         } else {
             ClaimHow::Asked
         };
-        match self.replay(id, journal, module, u64::MAX).await?.departs {
+        match self.replay(id, journal, module, Given::Everything).await?.refusal() {
             None => Ok(how),
             Some(mismatch) => {
                 Err(HostError::Departs { run: id.clone(), old: info.module, new: module.digest, mismatch })
@@ -453,17 +498,17 @@ impl Host {
         }
     }
 
-    /// Lets a module repeat a journal, without any effect. Emissions with a number of at least
-    /// `emissions` are given.
+    /// Lets a module repeat a journal, without any effect. Gives what it gives out beside what is
+    /// stored according to `given`.
     pub async fn replay(
         &self,
         id: &RunId,
         journal: Journal,
         module: &Module,
-        emissions: u64,
+        given: Given,
     ) -> Result<Replayed, HostError> {
         let unusable = |source| HostError::Journal { run: id.clone(), source };
-        let machine = Machine::open(journal, emissions).map_err(unusable)?;
+        let machine = Machine::open(journal, given).map_err(unusable)?;
         Ok(drive::replay(&self.inner.engine, self.store(), module, machine, &self.inner.world, false).await?)
     }
 
@@ -471,7 +516,7 @@ impl Host {
     /// for each step.
     pub async fn trace(&self, id: &RunId, journal: Journal, module: &Module) -> Result<Replayed, HostError> {
         let unusable = |source| HostError::Journal { run: id.clone(), source };
-        let machine = Machine::open(journal, 0).map_err(unusable)?;
+        let machine = Machine::open(journal, Given::Nothing).map_err(unusable)?;
         Ok(drive::replay(&self.inner.engine, self.store(), module, machine, &self.inner.world, true).await?)
     }
 
@@ -483,7 +528,7 @@ impl Host {
     /// Sends a message to a run of this store, whoever advances it, or to the
     /// run that it goes on as. Tells which.
     pub async fn post(&self, run: &RunId, body: MessageBody) -> Result<(Posted, RunId), HostError> {
-        let (posted, run) = post(self.store(), run, body, self.inner.world.now()).await?;
+        let (posted, run) = post(self.store(), run, body).await?;
         self.inner.wake(&run);
         Ok((posted, run))
     }
@@ -497,14 +542,27 @@ impl Host {
     /// are waited for so long; what is left then is dropped, and made again by
     /// whoever goes on. Gives the number of runs that had to be left so.
     pub async fn close(&self, grace: Option<Duration>) -> usize {
-        self.inner.close(if grace.is_some() { Leave::Gently } else { Leave::Now });
         if let Some(grace) = grace {
+            self.inner.close(Leave::Gently);
             let _ = tokio::time::timeout(grace, self.empty()).await;
         }
         let dropped = self.live();
         self.inner.close(Leave::Now);
         self.empty().await;
+        // What was claimed and not driven is for others now.
+        self.inner.end_session().await;
         dropped
+    }
+
+    /// Waits until something keeps this host from its work, or does no more, and gives it: a full
+    /// disk, a database that is locked, or gone. Each is told once.
+    pub async fn trouble(&self, known: &Option<StoreError>) -> Option<StoreError> {
+        let mut troubles = self.inner.trouble.subscribe();
+        // The sender lives as long as this.
+        match troubles.wait_for(|trouble| trouble != known).await {
+            Ok(trouble) => trouble.clone(),
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Waits until no run is driven.
@@ -521,12 +579,7 @@ impl Host {
 
 /// Sends a message to a run of a store, or to the run that it goes on as.
 /// Tells which.
-pub async fn post(
-    store: &SharedStore,
-    run: &RunId,
-    body: MessageBody,
-    at: Timestamp,
-) -> Result<(Posted, RunId), HostError> {
+pub async fn post(store: &SharedStore, run: &RunId, body: MessageBody) -> Result<(Posted, RunId), HostError> {
     match &body {
         MessageBody::Signal { name, payload, id } => {
             limits::check("the name of a signal", name.len(), limits::NAME_BYTES)?;
@@ -534,10 +587,8 @@ pub async fn post(
             limits::check("the id of a signal", id.as_ref().map_or(0, String::len), limits::KEY_BYTES)?;
         }
         MessageBody::Answer { step, outcome, .. } => {
-            let questions = store.questions(Some(run), usize::MAX >> 1).await?;
-            let question = questions.iter().find(|question| question.step == *step);
             let missing = || HostError::NoQuestion { run: run.clone(), step: Some(*step) };
-            let question = question.ok_or_else(missing)?;
+            let question = store.question(run, *step).await?.ok_or_else(missing)?;
             if let Ok(answer) = outcome {
                 limits::check("an answer", answer.as_str().len(), limits::SIGNAL_BYTES)?;
                 schema::check(&question.question, answer)?;
@@ -551,7 +602,7 @@ pub async fn post(
     };
     let mut run = run.clone();
     loop {
-        return match store.post(NewMessage { run: run.clone(), at, body: body.clone() }).await? {
+        return match store.post(NewMessage { run: run.clone(), body: body.clone() }).await? {
             Posted::Continued(next) => {
                 run = next;
                 continue;
@@ -559,12 +610,12 @@ pub async fn post(
             Posted::Ended => Err(HostError::Ended { run }),
             Posted::NoSuchRun => Err(HostError::NoSuchRun(run)),
             Posted::NoQuestion => Err(HostError::NoQuestion { run, step }),
-            posted @ (Posted::Added | Posted::Duplicate) => Ok((posted, run)),
+            posted @ (Posted::Added | Posted::Duplicate | Posted::Stopping) => Ok((posted, run)),
         };
     }
 }
 
 /// Whether somebody living advances the run.
 pub fn is_held(info: &RunInfo) -> bool {
-    info.lease.as_ref().is_some_and(|(owner, until)| *until > clock::now() && !owner::is_dead(owner))
+    info.lease.as_ref().is_some_and(|session| session.left_ms > 0 && !owner::is_dead(&session.owner))
 }

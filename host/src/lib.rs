@@ -4,6 +4,7 @@
 //! call, the [`engine`] that executes them.
 
 pub mod archive;
+mod calls;
 mod drive;
 mod family;
 mod fork;

@@ -4,7 +4,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use wfhost_agents::{AnswerCache, Conversations, Transcripts};
 use wfhost_core::{Digest, Failure, FailureKind, Json, Position, Row, RunId, Step, Timestamp};
-use wfhost_store::{NewTranscript, SharedStore, TranscriptFilter, TranscriptKind};
+use wfhost_store::{NewTranscript, SharedStore};
 
 /// The records of a host's agent calls are in its store.
 pub(crate) struct StoredRecords(pub SharedStore);
@@ -25,16 +25,7 @@ impl Transcripts for StoredRecords {
     }
 
     fn last_heartbeat<'a>(&'a self, run: &'a RunId, step: Step) -> BoxFuture<'a, Option<String>> {
-        let filter = TranscriptFilter {
-            step: Some(step),
-            kinds: vec![TranscriptKind::Heartbeat],
-            ..TranscriptFilter::default()
-        };
-        async move {
-            let lines = self.0.transcript(run, filter, usize::MAX >> 1).await;
-            lines.ok()?.pop().map(|line| line.line.text)
-        }
-        .boxed()
+        async move { self.0.last_heartbeat(run, step).await.ok().flatten() }.boxed()
     }
 }
 

@@ -1,8 +1,9 @@
 //! Whether what is stored of a run is what was written, and what it would have to be.
 
-use wfhost_core::{Digest, Journal, Machine, Position, Timestamp};
+use wfhost_core::{Digest, Given, Journal, Machine, Position, Timestamp};
 use wfhost_store::{
-    Emission, LogLine, MessageBody, OutMessage, Published, Rebuilt, Result, RunInfo, RunState, Store, Waiting,
+    Emission, Inbox, LogLine, MessageBody, OutMessage, Part, Published, Rebuilt, Result, RunInfo, RunState,
+    Store, Waiting,
 };
 
 use crate::{Host, HostError};
@@ -34,7 +35,7 @@ pub async fn verify(store: &dyn Store, info: &RunInfo) -> Result<Report> {
         }
     };
     report.head = journal.head;
-    let machine = match Machine::open(journal, info.emissions) {
+    let machine = match Machine::open(journal, Given::Everything) {
         Ok(machine) => machine,
         Err(error) => {
             report.faults.push(error.to_string());
@@ -52,20 +53,43 @@ pub async fn verify(store: &dyn Store, info: &RunInfo) -> Result<Report> {
         ));
     }
     report.faults.extend(differences(info, &machine));
+    if waits_for_nothing(info, &machine) {
+        report.faults.push("it waits for nothing, and no host will ever take it up".to_owned());
+    }
     if store.module(machine.module()).await?.is_none() {
         report.faults.push(format!("its module {} is missing", machine.module()));
     }
     if info.state == RunState::Waiting {
-        let mut asked: Vec<_> = store.questions(Some(&info.id), usize::MAX >> 1).await?;
-        asked.sort_by_key(|question| question.step);
-        let pending = store.inbox(&info.id).await?;
-        let answered = pending.iter().filter(|message| matches!(message.body, MessageBody::Answer { .. }));
-        let open = machine.open_questions().len() - answered.count().min(machine.open_questions().len());
+        let asks = machine.open_questions();
+        let asked = store.questions(Some(&info.id), asks.len() + 1).await?;
+        let (mut answered, mut behind) = (0, None);
+        loop {
+            let Inbox { messages, more } = store.inbox(&info.id, Part::Behind(behind)).await?;
+            answered += messages.iter().filter(|m| matches!(m.body, MessageBody::Answer { .. })).count();
+            behind = messages.last().map(|message| message.id);
+            if !more {
+                break;
+            }
+        }
+        let open = asks.len().saturating_sub(answered);
         if asked.len() != open {
             report.faults.push(format!("{} questions are listed, it asks {open}", asked.len()));
         }
     }
     Ok(report)
+}
+
+/// Whether a run that should go on will not: nobody has it, and nothing will make it due.
+fn waits_for_nothing(info: &RunInfo, machine: &Machine) -> bool {
+    let goes_on = match info.state {
+        RunState::Queued | RunState::Running => false,
+        RunState::Waiting => {
+            let waits = Waiting::of(machine);
+            !waits.signals.is_empty() || waits.people || !machine.open_children().is_empty()
+        }
+        _ => true,
+    };
+    !goes_on && info.lease.is_none() && info.due_at.is_none()
 }
 
 /// Where the row of a run departs from its journal.
@@ -104,7 +128,7 @@ fn differences(info: &RunInfo, machine: &Machine) -> Vec<String> {
 pub async fn rebuild(host: &Host, info: &RunInfo) -> Result<Rebuilt, HostError> {
     let journal = host.journal(&info.id).await?;
     let unusable = |source| HostError::Journal { run: info.id.clone(), source };
-    let machine = Machine::open(journal.clone(), info.emissions).map_err(unusable)?;
+    let machine = Machine::open(journal.clone(), Given::Everything).map_err(unusable)?;
     let outcome = machine.outcome().cloned();
     let waiting = (info.state == RunState::Waiting && outcome.is_none()).then(|| Waiting::of(&machine));
     let state = match (&outcome, info.state) {
@@ -115,7 +139,9 @@ pub async fn rebuild(host: &Host, info: &RunInfo) -> Result<Rebuilt, HostError> 
         (None, state) => state,
     };
     let due_at = match state {
-        RunState::Waiting if !host.store().inbox(&info.id).await?.is_empty() => Some(Timestamp(0)),
+        RunState::Waiting if !host.store().inbox(&info.id, Part::Next).await?.messages.is_empty() => {
+            Some(Timestamp(0))
+        }
         RunState::Waiting => machine.next_deadline(),
         RunState::Running | RunState::Queued => Some(Timestamp(0)),
         _ => None,
@@ -142,7 +168,7 @@ pub async fn rebuild(host: &Host, info: &RunInfo) -> Result<Rebuilt, HostError> 
     let mut emissions = None;
     if !machine.was_retried() {
         let module = host.module_of(&rebuilt).await?;
-        let replayed = host.replay(&info.id, journal, &module, 0).await?;
+        let replayed = host.replay(&info.id, journal, &module, Given::Nothing).await?;
         let all = replayed.emissions.len() as u64 >= info.emissions;
         emissions = (replayed.departs.is_none() && all).then_some(replayed.emissions);
     }
@@ -175,6 +201,6 @@ pub async fn compare_given_out(store: &dyn Store, rebuilt: &Rebuilt) -> Result<V
     };
     compare(store.logs(run, 0, all).await? == logs, "the lines of its log");
     compare(store.messages(run, None, all).await? == messages, "its messages");
-    compare(store.published(run, None).await? == published, "the values that it published");
+    compare(store.published(run, None, None, all).await? == published, "the values that it published");
     Ok(faults)
 }

@@ -87,7 +87,7 @@ pub fn why(info: &RunInfo, steps: &[StepInfo], inbox: &[Message], now: Timestamp
     }
     if blockers.is_empty() {
         let what = match &info.lease {
-            Some((owner, _)) => format!("process {} on {} computes", owner.pid, owner.host),
+            Some(session) => format!("process {} on {} computes", session.owner.pid, session.owner.host),
             None => "nothing".to_owned(),
         };
         blockers.push(blocker(what, None));

@@ -1,46 +1,54 @@
 //! Finds the runs that can be advanced, and advances them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Once, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Once, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use wfhost_agents::{Gate, Providers};
 use wfhost_core::{
-    Digest, Epoch, Failure, FailureKind, Journal, Machine, Origin, Position, RunId, Timestamp, plan_retry,
+    Digest, End, Epoch, Failure, FailureKind, Journal, Machine, Origin, Position, RunId, Timestamp,
+    plan_retry,
 };
 use wfhost_runtime::{Denied, Engine, Module};
 use wfhost_store::schedule::{Firing, Schedule};
 use wfhost_store::{
-    Append, Claim, ClaimHow, Claimed, Fire, Next, Owner, RunFilter, RunInfo, RunState, SharedStore,
-    StoreError,
+    Append, ClaimHow, Claimed, Fence, Fire, Inbox, Kept, Next, Opened, Owner, Projects, RunFilter, RunInfo,
+    RunState, Seen, SessionId, SharedStore, StoreError, Unreadable, Wake, Wanted,
 };
-use wfhost_world::{World, lock};
+use wfhost_world::{Lease, World, lock};
 
-use crate::drive::{Control, Drive, Driven, Leave, Pace};
+use crate::calls::Registry;
+use crate::drive::{Control, Done, Drive, DriveError, Driven, Leave, Pace};
 use crate::family::Modules;
 use crate::handle::Ending;
 use crate::host::{Adopt, Evict, HostError};
 
-/// How often a lease is renewed while it runs.
+/// How often a session is renewed while its lease runs.
 const RENEWALS: u32 = 3;
-/// How often the store is asked whether another process wrote something.
-const WATCH_EVERY: Duration = Duration::from_millis(10);
-/// How often is looked whether the owners of leases still live.
+/// A store that could not be reached, or has no room, is tried again after this time.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// One that fails for another reason is tried again after twice the time each time, up to this.
+const AGAIN_AT_MOST: Duration = Duration::from_secs(30);
+/// How often is looked whether the owners of sessions still live.
 const OWNERS_EVERY: Duration = Duration::from_millis(200);
+/// How often is looked whether the database is still the one that was opened.
+const PLACE_EVERY: Duration = Duration::from_secs(1);
 /// What is due is looked up again after this time, in case the clock was set.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// What becomes due within this time of a look is taken up together.
 const GATHER: Duration = Duration::from_millis(1);
-/// Runs that are being claimed at the same time: enough for large commits.
+/// Runs that are claimed together at most.
 const CLAIMS_AT_ONCE: usize = 256;
+/// Schedules that are fired between two looks for runs.
+const FIRINGS_AT_ONCE: usize = 64;
 /// How long a run may only wait before its program is dropped from memory.
 const PARK_GRACE: Duration = Duration::from_secs(2);
 /// A run that was claimed more often without coming forward is given up.
 const MAX_STARTS: u32 = 5;
-/// A run that this host cannot advance is tried again after this time, doubled each time.
-const AGAIN_AFTER_MS: u64 = 30_000;
 
 /// What all tasks of a host share.
 #[derive(Debug)]
@@ -54,6 +62,7 @@ pub(crate) struct Inner {
     pub gate: Arc<Gate>,
     pub evict: Evict,
     pub adopt: Adopt,
+    pub projects: Projects,
     pub lease_ms: u64,
     /// Runs that are driven at the same time.
     pub max_live: usize,
@@ -61,8 +70,18 @@ pub(crate) struct Inner {
     pub modules: Mutex<HashMap<Digest, Module>>,
     /// What programs mean by the names of modules.
     pub named: Modules,
-    /// Runs that are being claimed.
-    pub claiming: AtomicUsize,
+    /// The session under which this host advances runs, once it does.
+    pub current: tokio::sync::Mutex<Option<Current>>,
+    /// Calls under way, which survive whoever began them.
+    pub calls: Arc<Registry<Done>>,
+    /// What keeps this host from its work, if something does.
+    pub trouble: watch::Sender<Option<StoreError>>,
+    /// Others wait for a place in memory.
+    pub crowded: AtomicBool,
+    /// A claim failed, and it is not known whether it was made: this host may have runs that nobody drives.
+    pub unsure: AtomicBool,
+    /// The tasks that end with this.
+    pub tasks: Mutex<Vec<AbortHandle>>,
     /// There may be work.
     pub work: Arc<Notify>,
     /// A run is driven no more.
@@ -76,8 +95,6 @@ pub(crate) struct State {
     live: BTreeMap<RunId, Arc<Live>>,
     /// Those that somebody of this process follows.
     watched: BTreeMap<RunId, Weak<Watched>>,
-    /// Those that this host could not advance: when to try again, and how often it did.
-    failed: BTreeMap<RunId, (Timestamp, u32)>,
     /// Those that were left on request.
     left: BTreeSet<RunId>,
     closing: bool,
@@ -92,11 +109,22 @@ impl State {
     }
 }
 
+/// The session of a host.
+#[derive(Clone, Debug)]
+pub(crate) struct Current {
+    pub session: SessionId,
+    pub lease: Lease,
+}
+
 /// A run that is driven here.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Live {
+    session: SessionId,
+    /// Of the latest claim.
+    epoch: AtomicU64,
+    /// Another claim may have been made.
+    doubtful: AtomicBool,
     control: Control,
-    lease: Mutex<Option<Epoch>>,
 }
 
 /// A run that somebody follows.
@@ -109,6 +137,8 @@ pub(crate) struct Watched {
     pub ending: Mutex<Option<Result<Ending, HostError>>>,
     /// Who answers its calls here, if not those of the host.
     pub providers: Option<Providers>,
+    /// The top of its family, once that is known.
+    root: OnceLock<RunId>,
 }
 
 impl Watched {
@@ -119,30 +149,114 @@ impl Watched {
     }
 }
 
-/// A run that was claimed and read.
+/// A run that is this host's, and a machine that has its journal.
 pub(crate) struct Ready {
+    pub current: Current,
     pub epoch: Epoch,
-    /// Of the lease.
-    pub until: Timestamp,
     pub starts: u32,
     pub machine: Machine,
     pub module: Module,
+    pub project: Option<String>,
+    /// Of the last commit, if it is known.
+    pub place: Option<u64>,
+    /// What was in the inbox, if that was looked up.
+    pub inbox: Option<Inbox>,
+}
+
+/// From where a run is driven.
+pub(crate) enum From {
+    Ready(Box<Ready>),
+    /// It was claimed.
+    Opened(Box<Opened>, Current),
+}
+
+impl From {
+    fn current(&self) -> &Current {
+        match self {
+            Self::Ready(ready) => &ready.current,
+            Self::Opened(_, current) => current,
+        }
+    }
 }
 
 impl Inner {
     /// Begins the tasks that keep a host going, until it is dropped.
     pub fn set_going(self: &Arc<Self>) {
         self.going.call_once(|| {
-            tokio::spawn(find_work(Arc::downgrade(self)));
-            tokio::spawn(watch_others(Arc::downgrade(self)));
-            tokio::spawn(renew(Arc::downgrade(self)));
+            let inner = || Arc::downgrade(self);
+            let (store, seen) = (Arc::clone(&self.store), Seen::default());
+            self.spawn(find_work(inner()));
+            self.spawn(watch_owners(inner()));
+            self.spawn(watch_others(inner(), store, seen));
         });
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let handle = tokio::spawn(task).abort_handle();
+        let mut tasks = lock(&self.tasks);
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(handle);
+    }
+
+    /// The session of this host, which begins if there is none.
+    pub async fn session(self: &Arc<Self>) -> Result<Current, StoreError> {
+        let mut current = self.current.lock().await;
+        if let Some(current) = current.as_ref().filter(|current| !current.lease.is_lost()) {
+            return Ok(current.clone());
+        }
+        let asked = Instant::now();
+        let session = self.store.begin_session(&self.owner, self.lease_ms).await?;
+        let begun = Current { session, lease: Lease::default() };
+        begun.lease.extend(asked + self.term());
+        *current = Some(begun.clone());
+        self.spawn(keep(Arc::downgrade(self), begun.clone()));
+        Ok(begun)
+    }
+
+    /// How long this host counts on a session from before it asked for its renewal: less than the
+    /// others do.
+    fn term(&self) -> Duration {
+        Duration::from_millis(self.lease_ms - self.lease_ms / 10)
+    }
+
+    /// Another process has ended the session.
+    fn lose(&self, lost: &Current) {
+        lost.lease.lose();
+        for live in lock(&self.state).live.values().filter(|live| live.session == lost.session) {
+            live.control.leave(Leave::Lost);
+        }
+    }
+
+    /// A claim failed, and it may have been made.
+    pub fn doubt(&self) {
+        self.unsure.store(true, Ordering::Relaxed);
+        self.work.notify_one();
+    }
+
+    /// Gives up what this host has and does not drive.
+    async fn settle_doubt(&self, current: &Current) -> Result<(), StoreError> {
+        if !self.unsure.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let driven = lock(&self.state).live.keys().cloned().collect();
+        let shed = self.store.shed(current.session, driven).await;
+        shed.map(drop).inspect_err(|_| self.unsure.store(true, Ordering::Relaxed))
+    }
+
+    /// Gives up all that this host has, for others.
+    pub async fn end_session(&self) {
+        let current = self.current.lock().await.take();
+        if let Some(current) = current {
+            self.lose(&current);
+            // Else the others find out that this process is gone.
+            let _ = self.store.end_session(current.session).await;
+        }
     }
 
     pub fn watch(&self, run: &RunId, providers: Option<Providers>) -> (Arc<Watched>, watch::Receiver<u64>) {
         let (changed, changes) = watch::channel(0);
-        let watched = Watched { changed, over: Notify::new(), ending: Mutex::default(), providers };
-        let watched = Arc::new(watched);
+        let (over, ending, root) = (Notify::new(), Mutex::default(), OnceLock::new());
+        let watched = Arc::new(Watched { changed, over, ending, providers, root });
         let mut state = lock(&self.state);
         // Now and then, so that following many costs no more for each.
         if state.watched.len().is_power_of_two() {
@@ -161,78 +275,247 @@ impl Inner {
         lock(&self.state).live.len()
     }
 
-    /// Drives a run in a task of its own, unless that is going on already.
-    /// What is ready is driven as it is; else the run is claimed first. False if it is going on.
-    pub fn begin(self: &Arc<Self>, run: &RunId, ready: Option<Ready>, how: ClaimHow) -> bool {
-        let live = Arc::new(Live::default());
+    /// Whether a run more may be driven here.
+    pub fn has_room(&self) -> bool {
+        self.live() < self.max_live
+    }
+
+    /// Waits until a run more may be driven here.
+    pub async fn room(&self) {
+        loop {
+            let left = self.left.notified();
+            if self.has_room() || lock(&self.state).closing {
+                return;
+            }
+            self.crowd();
+            left.await;
+        }
+    }
+
+    /// Has runs that only wait give up their places.
+    fn crowd(&self) {
+        self.crowded.store(true, Ordering::Relaxed);
+        for live in lock(&self.state).live.values() {
+            live.control.crowd();
+        }
+    }
+
+    /// Drives a run in a task of its own, as soon as it is not driven here any more.
+    pub fn begin(self: &Arc<Self>, run: &RunId, from: From) {
+        let current = from.current();
+        let control = Control::under(current.lease.clone());
+        if self.crowded.load(Ordering::Relaxed) {
+            control.crowd();
+        }
+        let live = Arc::new(Live {
+            session: current.session,
+            epoch: AtomicU64::new(0),
+            doubtful: AtomicBool::new(false),
+            control,
+        });
         {
             let mut state = lock(&self.state);
-            if state.closing || state.live.contains_key(run) {
-                return false;
+            if state.closing {
+                // It is given up with the session.
+                return;
             }
-            *lock(&live.lease) = ready.as_ref().map(|ready| ready.epoch);
+            if state.live.contains_key(run) {
+                drop(state);
+                let (inner, run) = (Arc::clone(self), run.clone());
+                tokio::spawn(async move {
+                    loop {
+                        let left = inner.left.notified();
+                        if !inner.is_live(&run) {
+                            break;
+                        }
+                        left.await;
+                    }
+                    inner.begin(&run, from);
+                });
+                return;
+            }
             state.live.insert(run.clone(), Arc::clone(&live));
         }
         let entered = Entered { inner: Arc::clone(self), run: run.clone() };
-        let claiming = ready.is_none().then(|| Claiming::new(self));
         tokio::spawn(async move {
             let Entered { inner, run } = &entered;
-            let driven = inner.advance(run, &live, ready, how, claiming).await;
+            let driven = inner.drive(run, &live, from).await;
             inner.report(run, driven);
         });
-        true
     }
 
     /// Tells those who follow the run how driving it ended.
-    fn report(&self, run: &RunId, driven: Result<Option<Driven>, HostError>) {
+    fn report(&self, run: &RunId, driven: Result<Driven, HostError>) {
         let ending = match driven {
-            Ok(Some(Driven::Ended(outcome))) => Some(Ok(Ending::Finished(outcome))),
-            Ok(Some(Driven::Refused(mismatch))) => {
+            Ok(Driven::Ended(outcome)) => Some(Ok(Ending::Finished(outcome))),
+            Ok(Driven::Refused(mismatch)) => {
                 Some(Ok(Ending::Refused { reason: mismatch.to_string(), mismatch: Some(mismatch) }))
             }
-            Ok(Some(Driven::Paused)) => Some(Ok(Ending::Paused)),
-            Ok(Some(Driven::Left)) => Some(Ok(Ending::Stopped)),
-            Ok(Some(Driven::Continued(next))) => Some(Ok(Ending::Continued(next))),
-            Ok(Some(Driven::Parked | Driven::Lost) | None) => None,
-            Err(error) => {
-                let mut state = lock(&self.state);
-                let (_, times) = state.failed.get(run).copied().unwrap_or_default();
-                let wait = AGAIN_AFTER_MS << times.min(5);
-                state.failed.insert(run.clone(), (self.world.now().after(wait), times + 1));
-                Some(Err(error))
-            }
+            Ok(Driven::Paused) => Some(Ok(Ending::Paused)),
+            Ok(Driven::Left) => Some(Ok(Ending::Stopped)),
+            Ok(Driven::Continued(next)) => Some(Ok(Ending::Continued(next))),
+            Ok(Driven::HandedOver(error)) => Some(Err(error.into())),
+            Ok(Driven::Parked | Driven::Lost) => None,
+            Err(error) => Some(Err(error)),
         };
-        let watched = lock(&self.state).watched.get(run).and_then(Weak::upgrade);
-        if let (Some(watched), Some(ending)) = (watched, ending) {
+        if let (Some(watched), Some(ending)) = (self.watched(run), ending) {
             *lock(&watched.ending) = Some(ending);
         }
     }
 
-    /// Claims a run and drives it as far as it goes. `None`: there is nothing to do for it.
-    async fn advance(
-        self: &Arc<Self>,
-        run: &RunId,
-        live: &Live,
-        ready: Option<Ready>,
-        how: ClaimHow,
-        claiming: Option<Claiming>,
-    ) -> Result<Option<Driven>, HostError> {
-        let watched = lock(&self.state).watched.get(run).and_then(Weak::upgrade);
-        let ready = match ready {
-            Some(ready) => ready,
-            None => match self.claim_and_open(run, how, None).await {
-                Ok(Ok(ready)) => ready,
-                Ok(Err(Claimed::Ended | Claimed::Held { .. } | Claimed::NotDue)) => return Ok(None),
-                Ok(Err(_)) => return Err(HostError::NoSuchRun(run.clone())),
-                Err(error) => return Err(error),
-            },
+    fn watched(&self, run: &RunId) -> Option<Arc<Watched>> {
+        lock(&self.state).watched.get(run).and_then(Weak::upgrade)
+    }
+
+    /// Drives a run as far as it goes.
+    async fn drive(self: &Arc<Self>, run: &RunId, live: &Live, from: From) -> Result<Driven, HostError> {
+        let mut from = Some(from);
+        let mut wait = AGAIN_AFTER;
+        loop {
+            let driven = match from.take() {
+                Some(from) => self.advance(run, live, from).await,
+                None => match self.reopen(run, live).await {
+                    Ok(Some(opened)) => {
+                        let current = Current { session: live.session, lease: live.control.lease.clone() };
+                        from = Some(From::Opened(opened, current));
+                        continue;
+                    }
+                    Ok(None) => return Ok(Driven::Lost),
+                    Err(error) => Err(error.into()),
+                },
+            };
+            let error = match driven {
+                Err(HostError::Store(error) | HostError::Drive(DriveError::Store(error))) => error,
+                other => return other,
+            };
+            self.trouble.send_if_modified(|trouble| {
+                let news = error.is_passing() && trouble.as_ref() != Some(&error);
+                if news {
+                    *trouble = Some(error.clone());
+                }
+                news
+            });
+            let goes_on = match error {
+                StoreError::Raced { .. } => true,
+                // Who follows it is told, and decides.
+                _ if self.watched(run).is_some() => false,
+                _ if error.is_passing()
+                    || matches!(error, StoreError::Failed { .. } | StoreError::Unknown { .. }) =>
+                {
+                    tokio::select! {
+                        biased;
+                        () = tokio::time::sleep(wait) => {}
+                        () = live.control.left() => {}
+                    }
+                    if !error.is_passing() {
+                        wait = (2 * wait).min(AGAIN_AT_MOST);
+                    }
+                    true
+                }
+                _ => false,
+            };
+            if !goes_on || live.control.leaving() != Leave::No {
+                let epoch = Epoch(live.epoch.load(Ordering::Relaxed));
+                self.release(run, live.session, epoch, error.to_string()).await;
+                return Err(error.into());
+            }
+        }
+    }
+
+    /// A trouble that passes is over.
+    fn is_over(&self) {
+        self.trouble.send_if_modified(|trouble| {
+            let is_over = trouble.as_ref().is_some_and(StoreError::is_passing);
+            if is_over {
+                *trouble = None;
+            }
+            is_over
+        });
+    }
+
+    /// Claims a run once more that this host has. None if it has lost it.
+    async fn reopen(self: &Arc<Self>, run: &RunId, live: &Live) -> Result<Option<Box<Opened>>, StoreError> {
+        match self.store.claim(live.session, run, ClaimHow::Asked).await {
+            Ok(Claimed::Yes(opened)) => {
+                self.is_over();
+                Ok(Some(opened))
+            }
+            Ok(Claimed::Unreadable(unreadable)) => {
+                let Unreadable { epoch, error, .. } = *unreadable;
+                self.release(run, live.session, epoch, error.to_string()).await;
+                Err(error)
+            }
+            Ok(Claimed::NotDue | Claimed::Held { .. } | Claimed::Ended | Claimed::NoSuchRun)
+            | Err(StoreError::SessionOver | StoreError::Fenced { .. }) => Ok(None),
+            Err(error) => {
+                live.doubtful.store(true, Ordering::Relaxed);
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives a run up that cannot be advanced here, whatever this execution did. If the store is in
+    /// trouble itself it is asked again and again, while others go on.
+    async fn release(self: &Arc<Self>, run: &RunId, session: SessionId, epoch: Epoch, trouble: String) {
+        let next = Next::Release { waiting: None, trouble: Some(trouble) };
+        let append = Append::new(run.clone(), session, epoch, Timestamp(0), next);
+        if self.is_released(&append).await {
+            return;
+        }
+        let inner = Arc::downgrade(self);
+        self.spawn(async move {
+            loop {
+                tokio::time::sleep(AGAIN_AFTER).await;
+                let Some(inner) = inner.upgrade() else { return };
+                if inner.is_released(&append).await {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Whether the run is not this host's any more after that append.
+    async fn is_released(&self, append: &Append) -> bool {
+        // A session that ends gives everything up.
+        lock(&self.state).closing
+            || matches!(
+                self.store.append(append.clone()).await,
+                Ok(_) | Err(StoreError::Fenced { .. } | StoreError::SessionOver)
+            )
+    }
+
+    /// Drives a run once.
+    async fn advance(self: &Arc<Self>, run: &RunId, live: &Live, from: From) -> Result<Driven, HostError> {
+        let watched = self.watched(run);
+        let ready = match from {
+            From::Ready(ready) => *ready,
+            From::Opened(opened, current) => {
+                let epoch = opened.epoch;
+                live.epoch.store(epoch.0, Ordering::Relaxed);
+                match self.open(*opened, current, None).await {
+                    Ok(ready) => ready,
+                    Err(error) => {
+                        if !is_of_store(&error) {
+                            self.release(run, live.session, epoch, error.to_string()).await;
+                        }
+                        return Err(error);
+                    }
+                }
+            }
         };
-        drop(claiming);
-        let Ready { epoch, until, starts, mut machine, module } = ready;
-        live.control.lease.extend(until);
-        *lock(&live.lease) = Some(epoch);
+        let Ready {
+            current: Current { session, .. },
+            epoch,
+            starts,
+            mut machine,
+            module,
+            project,
+            place,
+            inbox,
+        } = ready;
+        live.epoch.store(epoch.0, Ordering::Relaxed);
         if starts > MAX_STARTS {
-            return self.give_up(run, epoch, starts, machine).await.map(Some);
+            return self.give_up(run, session, epoch, starts, machine).await;
         }
         machine.move_to(module.digest);
         let providers = match watched.as_ref().and_then(|watched| watched.providers.clone()) {
@@ -248,6 +531,7 @@ impl Inner {
                 }
             }
         });
+        let calls = self.calls.of(run);
         let driven = Drive {
             engine: &self.engine,
             store: &self.store,
@@ -255,6 +539,7 @@ impl Inner {
             providers: &providers,
             gate: &self.gate,
             run,
+            session,
             epoch,
             starts,
             module: &module,
@@ -264,27 +549,32 @@ impl Inner {
             },
             control: &live.control,
             committed,
-            wake: Arc::new(move |run| {
-                let Some(inner) = Weak::upgrade(&weak) else { return };
-                match run {
-                    Some(run) => inner.wake(run),
-                    None => inner.wake_all(),
+            wake: Arc::new(move |wakes: &[Wake]| {
+                if let Some(inner) = Weak::upgrade(&weak) {
+                    inner.wake_all(wakes);
                 }
             }),
             modules: &self.named,
+            project,
+            calls: Arc::clone(&calls),
+            place,
+            inbox,
         }
         .run(machine)
         .await;
-        *lock(&live.lease) = None;
         match driven {
             Ok(driven) => {
-                lock(&self.state).failed.remove(run);
-                Ok(Some(driven))
+                self.calls.forget(run);
+                Ok(driven)
             }
             Err(error) => {
-                // The run stays as it was committed; somebody else may take it up at once.
-                let _ = self.store.release(run, epoch, Some(&error.to_string())).await;
-                Err(error.into())
+                self.calls.keep(run, calls);
+                let error = HostError::from(error);
+                // The run stays as it was committed; somebody else may take it up.
+                if !is_of_store(&error) {
+                    self.release(run, session, epoch, error.to_string()).await;
+                }
+                Err(error)
             }
         }
     }
@@ -293,27 +583,28 @@ impl Inner {
     async fn give_up(
         &self,
         run: &RunId,
+        session: SessionId,
         epoch: Epoch,
         starts: u32,
-        mut machine: Machine,
+        machine: Machine,
     ) -> Result<Driven, HostError> {
         let message = format!(
             "no-progress: the run was begun {} times without one new entry, so its program seems to \
              bring down the host",
             starts - 1
         );
-        machine.terminate(Failure::new(FailureKind::Failed, message), self.world.now());
-        let Some(outcome) = machine.outcome().cloned() else { return Ok(Driven::Lost) };
-        let row = machine.take_unsaved();
-        let next = Next::End { outcome: outcome.clone(), spent: machine.spent(self.world.now()) };
+        let outcome = Err(Failure::new(FailureKind::Failed, message));
+        let now = self.world.now();
+        let (row, at) = machine.with_end(End::Finished { outcome: &outcome, stopped: true }, now);
+        let next = Next::End { outcome: outcome.clone(), spent: machine.spent(now) };
         let append = Append {
-            row: row.map(wfhost_core::Row::from),
-            questions: machine.take_questions(),
-            ..Append::new(run.clone(), epoch, machine.last_at(), next)
+            before: machine.head(),
+            row: Some(row.into()),
+            ..Append::new(run.clone(), session, epoch, at, next)
         };
         match self.store.append(append).await {
-            Ok(_) => {
-                self.wake_all();
+            Ok(appended) => {
+                self.wake_all(&appended.wake);
                 Ok(Driven::Ended(outcome))
             }
             Err(StoreError::Fenced { .. }) => Ok(Driven::Lost),
@@ -323,60 +614,88 @@ impl Inner {
 
     /// Claims a run and reads it; or says why it cannot be had.
     pub async fn claim_and_open(
-        &self,
+        self: &Arc<Self>,
         run: &RunId,
         how: ClaimHow,
         module: Option<&Module>,
     ) -> Result<Result<Ready, Claimed>, HostError> {
-        let until = self.world.now().after(self.lease_ms);
-        let (epoch, emissions, starts, digest) = match self.claim(run, how).await? {
-            Claimed::Yes { epoch, emissions, starts, module } => (epoch, emissions, starts, module),
+        let current = self.session().await?;
+        let opened = match self.claim(run, how).await? {
+            Claimed::Yes(opened) => opened,
             other => return Ok(Err(other)),
         };
-        let opened = self.open(run, epoch, emissions, digest, module).await;
-        match opened {
-            Ok((machine, module)) => Ok(Ok(Ready { epoch, until, starts, machine, module })),
+        let epoch = opened.epoch;
+        match self.open(*opened, current.clone(), module).await {
+            Ok(ready) => Ok(Ok(ready)),
             Err(error) => {
-                self.store.release(run, epoch, Some(&error.to_string())).await?;
+                self.release(run, current.session, epoch, error.to_string()).await;
                 Err(error)
             }
         }
     }
 
-    /// Takes a run over if nobody living has it.
-    pub async fn claim(&self, run: &RunId, how: ClaimHow) -> Result<Claimed, HostError> {
-        let mut dead: Option<Owner> = None;
+    /// Takes a run over if nobody living has it. One that cannot be read is an error.
+    pub async fn claim(self: &Arc<Self>, run: &RunId, how: ClaimHow) -> Result<Claimed, HostError> {
+        let current = self.session().await?;
+        let session = current.session;
+        if self.is_live(run) {
+            return Ok(Claimed::Held { session, owner: self.owner.clone(), left_ms: self.lease_ms });
+        }
+        let mut dead: Option<SessionId> = None;
         loop {
-            let now = self.world.now();
-            let until = now.after(self.lease_ms);
-            let claim = Claim { run, owner: &self.owner, now, until, dead: dead.as_ref(), how };
-            let claimed = self.store.claim(claim).await?;
+            let claimed = self.store.claim(session, run, how).await;
             match &claimed {
-                Claimed::Held { owner, .. } if dead.as_ref() != Some(owner) && self.world.is_dead(owner) => {
-                    dead = Some(owner.clone());
+                Err(StoreError::SessionOver) => self.lose(&current),
+                Err(_) => self.doubt(),
+                Ok(_) => {}
+            }
+            match claimed? {
+                Claimed::Held { session: holder, ref owner, .. }
+                    if dead != Some(holder) && self.world.is_dead(owner) =>
+                {
+                    self.store.fence(holder, Fence::Dead).await?;
+                    dead = Some(holder);
                 }
-                _ => return Ok(claimed),
+                Claimed::Unreadable(unreadable) => {
+                    let Unreadable { epoch, error, .. } = *unreadable;
+                    self.release(run, session, epoch, error.to_string()).await;
+                    return Err(error.into());
+                }
+                claimed => return Ok(claimed),
             }
         }
     }
 
+    /// Makes a claimed run ready to be driven.
     async fn open(
         &self,
-        run: &RunId,
-        epoch: Epoch,
-        emissions: u64,
-        digest: Digest,
+        opened: Opened,
+        current: Current,
         moved: Option<&Module>,
-    ) -> Result<(Machine, Module), HostError> {
-        let mut journal = self.journal(run).await?;
+    ) -> Result<Ready, HostError> {
+        let Opened {
+            run,
+            epoch,
+            starts,
+            module: digest,
+            emissions,
+            given,
+            rows,
+            mut place,
+            inbox,
+            project,
+            ..
+        } = opened;
         let unusable = |source| HostError::Journal { run: run.clone(), source };
+        let mut journal = Journal::read(rows).map_err(unusable)?;
         // A run that had ended goes on from there.
         if let Ok(retry) = plan_retry(&journal, None, true) {
+            let before = journal.head;
             let row = retry.append(&mut journal, emissions, self.world.now());
-            let machine = Machine::open(journal.clone(), emissions).map_err(unusable)?;
-            self.append_retry(run, epoch, row, &machine).await?;
+            let machine = Machine::open(journal.clone(), given).map_err(unusable)?;
+            place = self.append_retry(&run, &current, epoch, before, row, &machine).await?;
         }
-        let mut machine = Machine::open(journal, emissions).map_err(unusable)?;
+        let mut machine = Machine::open(journal, given).map_err(unusable)?;
         if let Some(Origin::Reused { from }) = machine.started().origin.clone() {
             // If it was deleted everything is asked afresh.
             let rows = self.store.journal(&from, Position(0)).await?;
@@ -386,26 +705,41 @@ impl Inner {
         }
         let module = match moved {
             Some(module) => module.clone(),
-            None => self.module(run, digest, &machine.started().workflow).await?,
+            None => {
+                let name = machine.started().workflow.clone();
+                match self.known_module(digest, &name) {
+                    Some(module) => module,
+                    None => {
+                        // Whoever dies while it is compiled says nothing about the program.
+                        let count = |starts| self.store.set_starts(current.session, &run, epoch, starts);
+                        count(starts.saturating_sub(1)).await?;
+                        let module = self.module(&run, digest, &name).await?;
+                        count(starts).await?;
+                        module
+                    }
+                }
+            }
         };
-        Ok((machine, module))
+        Ok(Ready { current, epoch, starts, machine, module, project, place, inbox: Some(inbox) })
     }
 
-    /// Commits that a run which had ended goes on.
+    /// Commits that a run which had ended goes on. Gives the place of that.
     pub async fn append_retry(
         &self,
         run: &RunId,
+        current: &Current,
         epoch: Epoch,
+        before: Digest,
         row: wfhost_core::Row,
         machine: &Machine,
-    ) -> Result<(), HostError> {
+    ) -> Result<Option<u64>, HostError> {
         let append = Append {
+            before,
             row: Some(row),
             questions: machine.open_questions(),
-            ..Append::new(run.clone(), epoch, machine.last_at(), Next::Go)
+            ..Append::new(run.clone(), current.session, epoch, machine.last_at(), Next::Go)
         };
-        self.store.append(append).await?;
-        Ok(())
+        Ok(self.store.append(append).await?.place)
     }
 
     /// A run's journal, read and checked.
@@ -414,17 +748,24 @@ impl Inner {
         Journal::read(rows).map_err(|source| HostError::Journal { run: run.clone(), source })
     }
 
+    /// A module that need not be compiled.
+    fn known_module(&self, digest: Digest, name: &str) -> Option<Module> {
+        if let Some(module) = lock(&self.modules).get(&digest) {
+            return Some(module.clone());
+        }
+        let module = self.engine.cached(name, digest)?;
+        lock(&self.modules).insert(digest, module.clone());
+        Some(module)
+    }
+
     pub async fn module(&self, run: &RunId, digest: Digest, name: &str) -> Result<Module, HostError> {
-        let known = lock(&self.modules).get(&digest).cloned().or_else(|| self.engine.cached(name, digest));
-        let module = match known {
-            Some(module) => module,
-            None => {
-                let bytes = self.store.module(digest).await?;
-                let bytes = bytes.ok_or_else(|| HostError::NoModule { run: run.clone(), digest })?;
-                // It was accepted when the run began.
-                self.engine.module(name, digest, &bytes, Denied::Trap)?
-            }
-        };
+        if let Some(module) = self.known_module(digest, name) {
+            return Ok(module);
+        }
+        let bytes = self.store.module(digest).await?;
+        let bytes = bytes.ok_or_else(|| HostError::NoModule { run: run.clone(), digest })?;
+        // It was accepted when the run began.
+        let module = self.engine.module(name, digest, &bytes, Denied::Trap)?;
         lock(&self.modules).insert(digest, module.clone());
         Ok(module)
     }
@@ -437,10 +778,22 @@ impl Inner {
         self.work.notify_one();
     }
 
-    /// Something was sent to several runs.
-    pub fn wake_all(&self) {
-        for live in lock(&self.state).live.values() {
-            live.control.inbox.notify_one();
+    /// The same of several, and what else may be due.
+    pub fn wake_all(&self, wakes: &[Wake]) {
+        if wakes.is_empty() {
+            return;
+        }
+        let state = lock(&self.state);
+        for wake in wakes {
+            match wake {
+                Wake::Run(run) => {
+                    if let Some(live) = state.live.get(run) {
+                        live.control.inbox.notify_one();
+                    }
+                }
+                Wake::Due => {}
+                Wake::Gap => state.live.values().for_each(|live| live.control.inbox.notify_one()),
+            }
         }
         self.work.notify_one();
     }
@@ -471,53 +824,71 @@ impl Inner {
 
     /// Takes up what is due. Gives the time until something else is.
     async fn adopt_due(self: &Arc<Self>) -> Result<Duration, StoreError> {
-        let now = self.world.now();
-        // What is being claimed is still due in the store.
-        let claiming = self.claiming.load(Ordering::Relaxed);
-        let (room, passed_over) = {
+        let (room, except) = {
             let state = lock(&self.state);
             if state.closing {
                 return Ok(LOOK_EVERY);
             }
-            (self.max_live.saturating_sub(state.live.len()), state.failed.len() + state.left.len())
+            (self.max_live.saturating_sub(state.live.len()), state.left.iter().cloned().collect())
         };
-        let room = room.min(CLAIMS_AT_ONCE.saturating_sub(claiming));
-        // A look costs about as much for one run as for many.
-        if room == 0 || claiming > CLAIMS_AT_ONCE / 2 {
-            return Ok(if claiming > 0 { GATHER } else { LOOK_EVERY });
+        let current = self.session().await?;
+        self.settle_doubt(&current).await?;
+        let families = match self.adopt {
+            Adopt::Due => None,
+            Adopt::Own => Some(self.own_families().await?),
+        };
+        if families.as_ref().is_some_and(Vec::is_empty) {
+            return Ok(LOOK_EVERY);
         }
-        let limit = room + claiming + passed_over;
-        let (due, next) = match self.adopt {
-            Adopt::Due => {
-                let fires = self.fire_schedules(now).await?;
-                let due = self.store.due(now, limit).await?;
-                let next = self.store.next_due(now).await?;
-                (due, [fires, next].into_iter().flatten().min())
-            }
-            Adopt::Own => self.own_due(now).await?,
+        // One schedule that fails holds up nothing.
+        let fires = match self.adopt {
+            Adopt::Due => self.fire_schedules().await.unwrap_or(None),
+            Adopt::Own => None,
         };
-        let new = due.iter().filter(|run| !self.is_passed_over(run, now));
-        new.filter(|run| self.begin(run, None, ClaimHow::Due)).take(room).for_each(drop);
-        if due.len() >= limit {
+        let limit = room.min(CLAIMS_AT_ONCE);
+        let wanted = Wanted { projects: self.projects.clone(), families, except };
+        let due = match self.store.claim_due(current.session, limit, wanted).await {
+            Err(StoreError::SessionOver) => {
+                // It was stopped for too long: another session begins.
+                self.lose(&current);
+                return Ok(GATHER);
+            }
+            due => due.inspect_err(|_| self.doubt())?,
+        };
+        for claimed in due.runs {
+            match claimed {
+                Ok(opened) => {
+                    let run = opened.run.clone();
+                    self.begin(&run, From::Opened(Box::new(opened), current.clone()));
+                }
+                Err(Unreadable { run, epoch, error }) => {
+                    self.release(&run, current.session, epoch, error.to_string()).await;
+                }
+            }
+        }
+        if room == 0 && due.more {
+            self.crowd();
+        } else {
+            self.crowded.store(false, Ordering::Relaxed);
+        }
+        if room > 0 && due.more {
             return Ok(GATHER);
         }
-        let wait = next.map_or(LOOK_EVERY, |next| Duration::from_millis(next.since(now)));
-        Ok(wait.min(LOOK_EVERY))
+        let next = [fires, due.next_in_ms].into_iter().flatten().min();
+        Ok(next.map_or(LOOK_EVERY, Duration::from_millis).min(LOOK_EVERY))
     }
 
-    /// Begins the runs of schedules that are due. Gives when the next one is.
-    async fn fire_schedules(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
-        loop {
-            let (due, next) = self.store.due_schedules(now).await?;
-            let mut fired = false;
-            for schedule in due {
-                fired |= self.fire(&schedule, now).await?;
-            }
-            // One that is behind may be due again.
-            if !fired {
-                return Ok(next);
-            }
+    /// Begins the runs of schedules that are due. Gives in how many milliseconds there is more to do.
+    async fn fire_schedules(&self) -> Result<Option<u64>, StoreError> {
+        let schedules = self.store.due_schedules(FIRINGS_AT_ONCE).await?;
+        let now = self.world.now();
+        let mut fired = false;
+        for schedule in schedules.due {
+            // One that cannot be fired is tried again at the next look; the others are not kept from it.
+            fired |= self.fire(&schedule, now).await.unwrap_or(false);
         }
+        // One that is behind may be due again, after what else is.
+        Ok(if fired { Some(0) } else { schedules.next_in_ms })
     }
 
     /// Fires a schedule, unless another host has. False if nothing changed.
@@ -533,14 +904,14 @@ impl Inner {
             Firing::Skip { next } => return self.store.fire(fire(next, None, None)).await,
             Firing::Run { at, next, cancel } => (at, next, cancel),
         };
-        let cancel = last.filter(|_| cancel).map(|info| (info.id, now));
+        let cancel = last.filter(|_| cancel).map(|info| info.id);
         for again in [false, true] {
             // Without random numbers no run can begin anywhere; the next look tries again.
             let Ok(run) = schedule.run(at, now, again) else { return Ok(false) };
             match self.store.fire(fire(next, Some(run), cancel.clone())).await {
                 Err(StoreError::IdTaken { .. } | StoreError::IdUsed { .. }) if !again => {}
                 fired => {
-                    if let Some((run, _)) = &cancel {
+                    if let Some(run) = &cancel {
                         self.wake(run);
                     }
                     return fired;
@@ -558,53 +929,39 @@ impl Inner {
         Ok(self.store.runs(newest).await?.pop().or(info))
     }
 
-    fn is_passed_over(&self, run: &RunId, now: Timestamp) -> bool {
-        let state = lock(&self.state);
-        state.left.contains(run) || state.failed.get(run).is_some_and(|(again, _)| *again > now)
-    }
-
-    /// The same among the runs that somebody follows here.
-    async fn own_due(&self, now: Timestamp) -> Result<(Vec<RunId>, Option<Timestamp>), StoreError> {
-        let own: Vec<_> = {
+    /// The families of the runs that somebody follows here.
+    async fn own_families(&self) -> Result<Vec<RunId>, StoreError> {
+        let followed: Vec<_> = {
             let state = lock(&self.state);
-            let followed = state.watched.iter().filter(|(_, watched)| watched.strong_count() > 0);
-            followed.map(|(run, _)| run.clone()).collect()
+            let followed =
+                state.watched.iter().filter_map(|(run, watched)| Some((run.clone(), watched.upgrade()?)));
+            followed.collect()
         };
-        let mut due = Vec::new();
-        let mut next = None::<Timestamp>;
-        for run in own {
-            let Some(info) = self.store.run(&run).await? else { continue };
-            // Its children belong to it.
-            let family = RunFilter {
-                root: Some(info.links.root),
-                states: vec![RunState::Queued, RunState::Running, RunState::Waiting],
-                limit: usize::MAX >> 1,
-                ..RunFilter::default()
-            };
-            for info in self.store.runs(family).await? {
-                match info.due_at {
-                    Some(at) if at <= now => due.push(info.id),
-                    Some(at) => next = Some(next.map_or(at, |next| next.min(at))),
-                    None => {}
-                }
+        let mut roots = BTreeSet::new();
+        for (run, watched) in followed {
+            if watched.root.get().is_none()
+                && let Some(info) = self.store.run(&run).await?
+            {
+                // Two looks find the same.
+                let _ = watched.root.set(info.links.root);
             }
+            roots.extend(watched.root.get().cloned());
         }
-        Ok((due, next))
+        Ok(roots.into_iter().collect())
     }
 
-    /// Takes up the runs of processes that are no more.
-    async fn adopt_orphans(self: &Arc<Self>) -> Result<(), StoreError> {
-        let owners = self.store.owners().await?;
-        let dead = owners.into_iter().filter(|owner| *owner != self.owner && self.world.is_dead(owner));
-        for owner in dead {
-            for run in self.store.owned(&owner).await? {
-                if lock(&self.state).live.len() >= self.max_live {
-                    return Ok(());
-                }
-                let mine = self.adopt == Adopt::Due || lock(&self.state).watched.contains_key(&run);
-                if mine && !self.is_passed_over(&run, self.world.now()) {
-                    self.begin(&run, None, ClaimHow::Due);
-                }
+    /// Ends the sessions of processes that are no more.
+    async fn fence_dead(&self) -> Result<(), StoreError> {
+        let own = self.current.lock().await.as_ref().map(|current| current.session);
+        for session in self.store.sessions().await? {
+            let fence = match session.left_ms {
+                _ if Some(session.id) == own => continue,
+                0 => Fence::IfOver,
+                _ if self.world.is_dead(&session.owner) => Fence::Dead,
+                _ => continue,
+            };
+            if self.store.fence(session.id, fence).await? > 0 {
+                self.work.notify_one();
             }
         }
         Ok(())
@@ -636,7 +993,10 @@ struct Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         let mut state = lock(&self.inner.state);
-        state.live.remove(&self.run);
+        let left = state.live.remove(&self.run);
+        if left.is_some_and(|live| live.doubtful.load(Ordering::Relaxed)) {
+            self.inner.unsure.store(true, Ordering::Relaxed);
+        }
         state.tell(&self.run);
         drop(state);
         self.inner.left.notify_waiters();
@@ -644,20 +1004,24 @@ impl Drop for Entered {
     }
 }
 
-/// A run is being claimed as long as this lives.
-struct Claiming(Arc<Inner>);
-
-impl Claiming {
-    fn new(inner: &Arc<Inner>) -> Self {
-        inner.claiming.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(inner))
+impl Drop for Inner {
+    fn drop(&mut self) {
+        for task in lock(&self.tasks).drain(..) {
+            task.abort();
+        }
+        // Nothing is driven any more. Without a runtime the process is about to end, which others notice.
+        if let (Some(current), Ok(runtime)) =
+            (self.current.get_mut().take(), tokio::runtime::Handle::try_current())
+        {
+            let store = Arc::clone(&self.store);
+            runtime.spawn(async move { store.end_session(current.session).await });
+        }
     }
 }
 
-impl Drop for Claiming {
-    fn drop(&mut self) {
-        self.0.claiming.fetch_sub(1, Ordering::Relaxed);
-    }
+/// Whether the store failed, not the run.
+fn is_of_store(error: &HostError) -> bool {
+    matches!(error, HostError::Store(_) | HostError::Drive(DriveError::Store(_)))
 }
 
 /// Takes up what is due, whenever that is.
@@ -666,9 +1030,20 @@ async fn find_work(inner: Weak<Inner>) {
     loop {
         let Some(strong) = inner.upgrade() else { return };
         // A store that fails shows it where it is used.
-        let wait = strong.adopt_due().await.unwrap_or(LOOK_EVERY);
+        let adopted = strong.adopt_due().await;
+        let wait = match adopted {
+            Ok(wait) => {
+                strong.is_over();
+                wait
+            }
+            Err(error) if error.is_passing() => {
+                strong.trouble.send_if_modified(|trouble| trouble.replace(error.clone()) != Some(error));
+                AGAIN_AFTER
+            }
+            Err(_) => AGAIN_AFTER,
+        };
         drop(strong);
-        let looked = tokio::time::Instant::now();
+        let looked = Instant::now();
         tokio::select! {
             biased;
             () = work.notified() => {}
@@ -679,60 +1054,85 @@ async fn find_work(inner: Weak<Inner>) {
     }
 }
 
-/// Notices what other processes write, and which of them die.
-async fn watch_others(inner: Weak<Inner>) {
-    let mut seen = None;
-    let mut ticks = tokio::time::interval(WATCH_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut owners_at = tokio::time::Instant::now();
+/// Notices which processes die, and that the database is gone.
+async fn watch_owners(inner: Weak<Inner>) {
+    let mut place_at = Instant::now();
     loop {
-        ticks.tick().await;
-        let Some(inner) = inner.upgrade() else { return };
-        if owners_at <= tokio::time::Instant::now() {
-            owners_at = tokio::time::Instant::now() + OWNERS_EVERY;
-            let _ = inner.adopt_orphans().await;
+        {
+            let Some(inner) = inner.upgrade() else { return };
+            let _ = inner.fence_dead().await;
+            if place_at <= Instant::now() {
+                place_at = Instant::now() + PLACE_EVERY;
+                if let Err(error) = inner.store.check_place() {
+                    inner.trouble.send_replace(Some(error));
+                }
+            }
         }
-        let Ok(version) = inner.store.version() else { continue };
-        // The first time, too: something may have come in since the first look for work.
-        if seen.replace(version) != Some(version) {
-            let state = lock(&inner.state);
-            for live in state.live.values() {
-                live.control.inbox.notify_one();
+        tokio::time::sleep(OWNERS_EVERY).await;
+    }
+}
+
+/// Notices what other processes write.
+async fn watch_others(inner: Weak<Inner>, store: SharedStore, mut seen: Seen) {
+    loop {
+        let wakes = store.wakes(&mut seen).await;
+        let Some(inner) = inner.upgrade() else { return };
+        match wakes {
+            Ok(wakes) => {
+                inner.wake_all(&wakes);
+                // What is driven here tells its followers by itself.
+                let state = lock(&inner.state);
+                for (run, watched) in &state.watched {
+                    if !state.live.contains_key(run)
+                        && let Some(watched) = watched.upgrade()
+                    {
+                        watched.tell();
+                    }
+                }
             }
-            for watched in state.watched.values().filter_map(Weak::upgrade) {
-                watched.tell();
+            Err(_) => {
+                drop(inner);
+                // What was seen is not known: everything is looked at the next time.
+                seen = Seen::default();
+                tokio::time::sleep(AGAIN_AFTER).await;
             }
-            inner.work.notify_one();
         }
     }
 }
 
-/// Keeps the leases of the runs of this host.
-async fn renew(inner: Weak<Inner>) {
+/// Keeps a session of this host.
+async fn keep(inner: Weak<Inner>, current: Current) {
     let Some(every) = inner.upgrade().map(|inner| Duration::from_millis(inner.lease_ms) / RENEWALS) else {
         return;
     };
+    let mut wait = every;
     loop {
-        tokio::time::sleep(every).await;
-        let Some(inner) = inner.upgrade() else { return };
-        let leases: Vec<_> = {
-            let state = lock(&inner.state);
-            let live = state.live.iter();
-            live.filter_map(|(run, live)| Some((run.clone(), (*lock(&live.lease))?))).collect()
-        };
-        if leases.is_empty() {
-            continue;
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep(wait) => {}
+            // A process that was stopped renews at once, and then decides.
+            () = current.lease.wanted() => {}
         }
-        let until = inner.world.now().after(inner.lease_ms);
-        // A lease that cannot be renewed shows at the next append.
-        let Ok(lost) = inner.store.renew(&leases, until).await else { continue };
-        let state = lock(&inner.state);
-        for (run, epoch) in &leases {
-            match state.live.get(run).filter(|live| *lock(&live.lease) == Some(*epoch)) {
-                // Somebody else has it: its calls are for nothing.
-                Some(live) if lost.contains(run) => live.control.leave(Leave::Lost),
-                Some(live) => live.control.lease.extend(until),
-                None => {}
+        let Some(inner) = inner.upgrade() else { return };
+        if current.lease.is_lost() {
+            return;
+        }
+        let asked = Instant::now();
+        match inner.store.keep(current.session).await {
+            Ok(Kept::Until { .. }) => {
+                current.lease.extend(asked + inner.term());
+                wait = every;
+            }
+            Ok(Kept::Fenced) => {
+                inner.lose(&current);
+                inner.work.notify_one();
+                return;
+            }
+            // It is over if this does not pass in time.
+            Err(_) => {
+                drop(inner);
+                wait = every.min(AGAIN_AFTER);
+                tokio::time::sleep(wait.min(Duration::from_millis(50))).await;
             }
         }
     }

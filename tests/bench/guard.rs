@@ -16,8 +16,8 @@ use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
 use wfhost::store::{
-    Append, ClaimHow, MessageBody, NewMessage, NewRun, Next, Owner, SharedStore, SqliteOptions, SqliteStore,
-    Synchronous,
+    Append, MessageBody, NewMessage, NewRun, Next, Owner, SessionId, SharedStore, SqliteOptions, SqliteStore,
+    Synchronous, Wanted,
 };
 use wfhost_core::{
     AgentRequest, Digest, Entry, Epoch, Journal, Json, Machine, Op, Position, Row, RunConfig, Started,
@@ -198,7 +198,7 @@ fn rows(steps: u64) -> Vec<Row> {
 /// Twice as many repetitions record twice as many steps as well: that is counted with them.
 fn replayed_steps(repetitions: u64) {
     let journal = Journal::read(rows(repetitions)).expect("a journal");
-    let mut machine = Machine::open(journal, 0).expect("a run");
+    let mut machine = Machine::open(journal, wfhost_core::Given::default()).expect("a run");
     for number in 0..repetitions {
         let step = machine.schedule(&call(number), Timestamp(0)).expect("the same step");
         assert!(machine.poll_step(step).expect("a step").is_some());
@@ -252,7 +252,9 @@ fn json_compared(repetitions: u64) {
 struct Kept {
     store: SharedStore,
     machine: Machine,
-    owner: Owner,
+    session: SessionId,
+    /// Of the last row.
+    head: Digest,
     /// Of the last commit, as a driver knows it.
     place: Option<u64>,
     dir: PathBuf,
@@ -264,13 +266,14 @@ impl Kept {
         std::fs::create_dir_all(&dir).expect("a directory");
         let options = SqliteOptions { synchronous: Synchronous::Normal, ..SqliteOptions::default() };
         let store = SqliteStore::open(&dir.join("guard.db"), &options).expect("a database");
-        let owner = Owner { host: "guard".to_owned(), pid: 1, started: 1 };
+        let owner = Owner { host: "guard".to_owned(), realm: "guard".to_owned(), pid: 1, started: 1 };
         let mut machine = Machine::start(started(), Timestamp(0));
         let rows = vec![row(&mut machine)];
-        let lease = Some((owner.clone(), Timestamp(u64::MAX >> 1)));
-        let new = NewRun { lease, ..NewRun::new(&machine, rows) };
         let store: SharedStore = Arc::new(store);
-        let kept = Self { store, machine, owner, place: None, dir };
+        let session = wait(store.begin_session(&owner, u64::MAX >> 2)).expect("a session");
+        let head = machine.head();
+        let new = NewRun { session: Some(session), ..NewRun::new(&machine, rows) };
+        let kept = Self { store, machine, session, head, place: None, dir };
         wait(kept.store.put_module("guard", b"guard")).expect("a module");
         wait(kept.store.create(new)).expect("a run");
         kept
@@ -278,7 +281,14 @@ impl Kept {
 
     fn append(&mut self, epoch: u64, row: Option<Row>, next: Next) {
         let at = self.machine.last_at();
-        let append = Append { row, after: self.place, ..Append::new(started().run, Epoch(epoch), at, next) };
+        let (before, head) = (self.head, row.as_ref().map(|row| row.head));
+        let append = Append {
+            before,
+            row,
+            after: self.place,
+            ..Append::new(started().run, self.session, Epoch(epoch), at, next)
+        };
+        self.head = head.unwrap_or(self.head);
         self.place = wait(self.store.append(append)).expect("an append").place;
     }
 }
@@ -312,23 +322,15 @@ fn claims(repetitions: u64) {
     };
     kept.append(1, None, waiting());
     for number in 0..repetitions {
-        let (run, now) = (started().run, Timestamp(2_000 + number));
+        let run = started().run;
         let body = MessageBody::Signal { name: "go".to_owned(), payload: Json::null(), id: None };
-        wait(kept.store.post(NewMessage { run: run.clone(), at: now, body })).expect("a signal");
-        assert_eq!(wait(kept.store.due(now, 10)).expect("a list").len(), 1);
-        let claim = wfhost::store::Claim {
-            run: &run,
-            owner: &kept.owner,
-            now,
-            until: Timestamp(u64::MAX >> 1),
-            dead: None,
-            how: ClaimHow::Due,
-        };
-        wait(kept.store.claim(claim)).expect("the run");
-        let messages = wait(kept.store.inbox(&run)).expect("messages");
+        wait(kept.store.post(NewMessage { run: run.clone(), body })).expect("a signal");
+        let due = wait(kept.store.claim_due(kept.session, 10, Wanted::default())).expect("a list");
+        let [Ok(opened)] = &due.runs[..] else { panic!("one run is due: {due:?}") };
         let epoch = Epoch(2 + number);
-        let consumed = messages.into_iter().map(|message| message.id).collect();
-        let append = Append { consumed, ..Append::new(run, epoch, now, waiting()) };
+        let consumed = opened.inbox.messages.iter().map(|message| message.id).collect();
+        let at = Timestamp(2_000 + number);
+        let append = Append { consumed, ..Append::new(run, kept.session, epoch, at, waiting()) };
         assert!(!wait(kept.store.append(append)).expect("an append").due);
     }
 }

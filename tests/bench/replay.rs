@@ -24,14 +24,15 @@ pub fn replay(place: &Place) -> Vec<Reading> {
             let bench = place.bench(&db, Synchronous::Full).await;
             let journal = bench.host.journal(&id).await.expect("a journal");
             let read = journal.entries.len() as f64;
-            let replayed = bench.host.replay(&id, journal, &bench.probe, u64::MAX).await;
+            let replayed =
+                bench.host.replay(&id, journal, &bench.probe, wfhost_core::Given::Everything).await;
             assert!(replayed.expect("a replay").departs.is_none());
             let whole = read / begin.elapsed().as_secs_f64();
             // What cannot be left out: reading, checking the chain, decoding, applying.
             let begin = Instant::now();
             let rows = bench.store.journal(&id, Position(0)).await.expect("rows");
             let journal = Journal::read(rows).expect("a whole journal");
-            Machine::open(journal, 0).expect("a legal journal");
+            Machine::open(journal, wfhost_core::Given::default()).expect("a legal journal");
             (whole, read / begin.elapsed().as_secs_f64())
         });
         place.discard(&db);

@@ -101,10 +101,7 @@ pub fn signal(place: &Place) -> Vec<Reading> {
                 let body = MessageBody::Signal { name: "go".to_owned(), payload: Json::null(), id: None };
                 let begin = Instant::now();
                 match foreign {
-                    true => {
-                        let now = wfhost::clock::now();
-                        wfhost::post(&other, &handle.id, body, now).await.map(drop)
-                    }
+                    true => wfhost::post(&other, &handle.id, body).await.map(drop),
                     false => bench.host.post(&handle.id, body).await.map(drop),
                 }
                 .expect("a signal");

@@ -161,7 +161,7 @@ fn without_a_provider_the_run_stays_and_can_be_resumed_with_one() {
     let error = place.run(["run", &module("hello"), "--id", "r"]).error(4, &place);
     assert!(error.contains("error[WF0403]: r asks an agent, and there is no default provider"), "{error}");
     assert!(error.contains("hint: to try it out: `wfhost resume r --agent echo`"), "{error}");
-    assert_eq!(place.show("r")["state"], "running");
+    assert_eq!(place.show("r")["state"], "waiting");
     assert_eq!(place.run(["resume", "r", "--agent", "echo"]).ok_json(), json!({ "greeting": "greet world" }));
     let error = place.run(["run", &module("hello"), "--agent", "gpt"]).error(2, &place);
     assert!(error.starts_with("error[WF0401]: there is no provider `gpt`"), "{error}");
@@ -264,7 +264,7 @@ fn databases_that_cannot_be_used_are_explained() {
     let error = place.run(["ps"]).error(4, &place);
     assert!(
         error.starts_with(
-            "error[WF0314]: the database DIR/wfhost.db has format 99, this wfhost knows formats up to 6"
+            "error[WF0314]: the database DIR/wfhost.db has format 99, this wfhost knows formats up to 7"
         ),
         "{error}"
     );
@@ -276,13 +276,13 @@ fn a_changed_byte_in_a_journal_is_noticed() {
     place.run(["run", &module("counter"), "-i", r#"{"steps":3}"#, "--agent", "echo", "--id", "r"]).ok_json();
     let database = rusqlite::Connection::open(place.db()).unwrap();
     database
-        .execute("UPDATE journal SET body = CAST(replace(body, 'tick 2', 'tick 9') AS BLOB)", [])
+        .execute("UPDATE commits SET body = CAST(replace(body, 'tick 2', 'tick 9') AS BLOB)", [])
         .unwrap();
     let error = place.run(["journal", "r"]).error(4, &place);
     assert!(error.contains("error[WF0202]: the journal of r cannot be used"), "{error}");
     assert!(error.contains("are not those that were written"), "{error}");
     // Bytes that are no entries at all are an error for those who only look on, too.
-    database.execute("UPDATE journal SET body = x'ff'", []).unwrap();
+    database.execute("UPDATE commits SET body = x'ff'", []).unwrap();
     for events in [&["events", "r"][..], &["events"]] {
         let error = place.run(events).error(4, &place);
         assert!(error.starts_with("error[WF0202]: the journal of r cannot be used"), "{error}");

@@ -225,7 +225,7 @@ fn g05_verify_finds_one_changed_byte() {
     let place = Place::new();
     run(&place, "r", &json!([{ "agent": "x" }, { "agent": "y" }]), &["--agent", "echo"]).ok_json();
     assert_eq!(place.run(["verify", "r"]).code(), Some(0));
-    sql(&place, "UPDATE journal SET body = CAST(replace(body, 'x', 'z') AS BLOB)");
+    sql(&place, "UPDATE commits SET body = CAST(replace(body, 'x', 'z') AS BLOB)");
     let error = place.run(["verify", "r"]).error(4, &place);
     assert!(error.starts_with("error[WF0511]"), "{error}");
     let error = place.run(["db", "check"]).error(4, &place);
@@ -241,7 +241,7 @@ fn verify_finds_entries_that_are_missing_at_the_end() {
         &json!([{ "agent": "x" }, { "wait": { "name": "go" } }]),
         &["--no-wait", "--agent", "echo"],
     );
-    sql(&place, "DELETE FROM journal WHERE id = (SELECT max(id) FROM journal)");
+    sql(&place, "DELETE FROM commits WHERE id = (SELECT max(id) FROM commits)");
     let error = place.run(["verify", "r"]).error(4, &place);
     assert!(error.contains("its last entries are missing"), "{error}");
 }

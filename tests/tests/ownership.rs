@@ -191,7 +191,11 @@ fn b08_a_run_that_never_comes_forward_is_given_up() {
         eventually("the lease", || {
             let held = rusqlite::Connection::open(place.db()).unwrap();
             let (now, pid): (i64, u32) = held
-                .query_row("SELECT epoch, owner_pid FROM runs", [], |row| Ok((row.get(0)?, row.get(1)?)))
+                .query_row(
+                    "SELECT r.epoch, ifnull(s.pid, 0) FROM runs r LEFT JOIN sessions s ON s.id = r.session",
+                    [],
+                    |row| Ok((row.get(0)?, row.get(1)?)),
+                )
                 .unwrap();
             (now == epoch + 1 && pid == child.id()).then_some(())
         });
@@ -290,4 +294,51 @@ fn a_run_started_in_the_background_is_found_by_its_key() {
     let greeting = start(&[]).ok_json();
     assert_eq!(start(&[]).ok_json(), greeting);
     assert_eq!(place.run(["ps", "-o", "json"]).ok_json()["runs"].as_array().unwrap().len(), 1);
+}
+
+/// The same command in a PID namespace of its own, where it is process 1, as in a container.
+fn contained(command: &std::process::Command) -> std::process::Command {
+    let mut contained = std::process::Command::new("unshare");
+    contained.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).arg(command.get_program());
+    contained.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => contained.env(name, value),
+            None => contained.env_remove(name),
+        };
+    }
+    contained.stdin(std::process::Stdio::null());
+    contained.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    contained
+}
+
+#[test]
+fn two_hosts_in_two_pid_namespaces_take_nothing_from_each_other() {
+    let may =
+        std::process::Command::new("unshare").args(["--pid", "--fork", "--mount-proc", "true"]).status();
+    if !may.is_ok_and(|status| status.success()) {
+        println!("skipped: this user cannot make PID namespaces");
+        return;
+    }
+    let place = Place::new();
+    let script = place.script(json!({ "default": { "reply": "done", "delay_ms": 2_000 } }));
+    let serve = ["serve", "--agents", &script];
+    let mut servers: Vec<_> =
+        (0..2).map(|_| contained(&place.wfhost(serve)).spawn().expect("unshare")).collect();
+    let (module, input) = (module("probe"), json!({ "do": [{ "agent": "x" }] }).to_string());
+    for n in 0..4 {
+        let id = format!("r{n}");
+        let args = ["run", &module, "-d", "-i", &input, "--id", &id, "--agents", &script];
+        assert_eq!(place.run(args).code(), Some(0));
+    }
+    for n in 0..4 {
+        let id = format!("r{n}");
+        eventually("the end", || (place.show(&id)["state"] == "completed").then_some(()));
+        assert_eq!(count(&place, &id, "attempted"), 0, "{id} changed hands");
+    }
+    assert_eq!(place.calls().len(), 4);
+    for server in &mut servers {
+        server.kill().unwrap();
+        server.wait().unwrap();
+    }
 }

@@ -279,7 +279,7 @@ impl Attempt {
                 (Some(a), Some(b)) => Some(a.plus(b)),
                 (a, b) => a.or(b),
             };
-            self.lease.held(self.world.as_ref()).await;
+            self.lease.held().await;
             let call = Call { turns: turns.clone(), ..self.call.clone() };
             let reply = match self.provider.call(call, self.recorder.output()).await {
                 Ok(reply) => reply,

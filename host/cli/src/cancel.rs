@@ -1,7 +1,7 @@
 //! `wfhost cancel`
 
 use wfhost::store::MessageBody;
-use wfhost::{Adopt, Ending, HostError, ResumeOptions, clock, is_held};
+use wfhost::{Adopt, Ending, HostError, ResumeOptions, is_held};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{AgentArgs, find_run};
@@ -30,7 +30,7 @@ impl Cancel {
         let store = common.store()?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let body = MessageBody::Cancel { reason: self.reason.clone() };
-        let (_, run) = wfhost::post(&store, &info.id, body, clock::now()).await?;
+        let (_, run) = wfhost::post(&store, &info.id, body).await?;
         let info = store.run(&run).await?.ok_or_else(|| HostError::NoSuchRun(run.clone()))?;
         if is_held(&info) {
             follow::say(common, "Asked", &format!("{run} to stop; the process that advances it sees to it"));

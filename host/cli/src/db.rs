@@ -219,9 +219,10 @@ async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Resul
     }
     let mut deleted = 0;
     for run in &old {
-        deleted += u64::from(store.delete(run, now).await? == Deleted::Yes);
+        deleted += u64::from(store.delete(run).await? == Deleted::Yes);
     }
     let modules = store.delete_unused_modules(before).await?;
+    store.delete_old_answers(before).await?;
     follow::say(common, "Deleted", &format!("{deleted} runs, {modules} modules"));
     Ok(Exit::Done)
 }

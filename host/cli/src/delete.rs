@@ -2,8 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 
-use wfhost::clock;
-use wfhost::store::Deleted;
+use wfhost::store::{Deleted, Fence};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
@@ -29,15 +28,19 @@ impl Delete {
         let info = find_run(store.as_ref(), &self.run).await?;
         let run = info.id;
         confirm(self.yes, &format!("delete {run}, {} with {} entries?", info.state.as_str(), info.entries))?;
-        // The lease of a dead process does not hold it.
-        let now = match &info.lease {
-            Some((owner, until)) if wfhost::owner::is_dead(owner) => until.after(1).max(clock::now()),
-            _ => clock::now(),
-        };
-        match store.delete(&run, now).await? {
+        // A dead process does not hold it.
+        if let Some(session) = info.lease.filter(|session| wfhost::owner::is_dead(&session.owner)) {
+            store.fence(session.id, Fence::Dead).await?;
+        }
+        match store.delete(&run).await? {
             Deleted::Yes => follow::say(common, "Deleted", run.as_str()),
-            Deleted::Held { owner, until } => {
-                return Err(wfhost::HostError::Held { run, owner, until }.into());
+            Deleted::Held { owner, .. } => return Err(wfhost::HostError::Held { run, owner }.into()),
+            Deleted::Needed => {
+                return Err(Trouble::usage(
+                    "WF0516",
+                    format!("{run} is an earlier round of a run that goes on"),
+                )
+                .hint("what is sent to it is passed on to the latest round; delete it when that has ended"));
             }
             Deleted::NoSuchRun => return Err(wfhost::HostError::NoSuchRun(run).into()),
         }

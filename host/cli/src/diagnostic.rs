@@ -188,15 +188,21 @@ impl From<ModuleError> for Trouble {
 impl From<StoreError> for Trouble {
     fn from(error: StoreError) -> Self {
         let hint = match &error {
-            StoreError::Fenced { .. } => "`wfhost show` tells who has it".to_owned(),
+            StoreError::Fenced { .. } | StoreError::SessionOver => {
+                "`wfhost show` tells who has it".to_owned()
+            }
             StoreError::IdTaken { id } => {
                 format!("choose another --id, or go on with it: `wfhost resume {id}`")
             }
             StoreError::IdUsed { .. } => "choose another --id: ids are not used again".to_owned(),
+            StoreError::Raced { .. } => "try again".to_owned(),
+            StoreError::KeyUsed { run, .. } => {
+                format!("choose another --key, or look at that run: `wfhost show {run}`")
+            }
             StoreError::NoSuchModule(_) => "run the module's file once: `wfhost run FILE.wasm`".to_owned(),
             StoreError::CannotOpen { .. } => "name another place with --db FILE or WFHOST_DB".to_owned(),
-            StoreError::ReadOnly { path } => {
-                format!("make it writable, `chmod u+w {path}`, or name another with --db")
+            StoreError::ReadOnly { place } => {
+                format!("make it writable, `chmod u+w {place}`, or name another with --db")
             }
             StoreError::Full { .. } => {
                 "make room; nothing that was committed is lost, `wfhost resume` goes on".to_owned()
@@ -206,9 +212,17 @@ impl From<StoreError> for Trouble {
             StoreError::Damaged { .. } => "keep a copy of the file, and restore it from a backup".to_owned(),
             StoreError::Foreign { .. } => "name another file with --db".to_owned(),
             StoreError::Failed { .. } => "try again; if it stays, look at the disk".to_owned(),
+            StoreError::Unreachable { .. } => "try again; runs go on once it is there".to_owned(),
+            StoreError::Unknown { .. } => "look at what it did before you try again".to_owned(),
+            StoreError::Moved { .. } => {
+                "put the file back where it was; what was done meanwhile is in the one that was removed"
+                    .to_owned()
+            }
         };
         let exit = match error {
-            StoreError::IdTaken { .. } | StoreError::IdUsed { .. } => Exit::Usage,
+            StoreError::IdTaken { .. } | StoreError::IdUsed { .. } | StoreError::KeyUsed { .. } => {
+                Exit::Usage
+            }
             _ => Exit::Host,
         };
         Self { exit, ..Self::usage(error.code(), error.to_string()) }.hint(hint)

@@ -91,6 +91,11 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ("WF0301", "another process has taken the run over"),
     ("WF0302", "there is a run with this id already"),
     ("WF0303", "a module is not in the database"),
+    (
+        "WF0304",
+        "the key belongs to a run that was started with something else\n\nThe same key gives the same run of a workflow. With another module or another input that would be the answer to another question.",
+    ),
+    ("WF0305", "something was sent to a run at the very moment of its end"),
     ("WF0310", "the database cannot be opened"),
     ("WF0311", "the database cannot be written to"),
     ("WF0312", "the disk is full\n\nNothing that was committed is lost. Make room and resume."),
@@ -99,6 +104,15 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ("WF0315", "the database is damaged"),
     ("WF0316", "the file is no database of wfhost"),
     ("WF0317", "the database failed"),
+    ("WF0318", "the database cannot be reached"),
+    (
+        "WF0319",
+        "it is not known whether the database did what it was asked for\n\nThe connection was lost before it answered. The run is read anew before it goes on.",
+    ),
+    (
+        "WF0320",
+        "the database was removed or replaced while it was in use\n\nWhat this process wrote since then is in a file that has no name any more. Nothing is reported as done.",
+    ),
     (
         "WF0401",
         "there is no such provider\n\nA run that asks for it stays where it is until a host with that provider goes on with it.",
@@ -154,6 +168,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "WF0515",
         "the times of a schedule cannot be used\n\nFive fields, as cron has them (minute, hour, day of the month, month, day of the week), in the time zone of --tz; or a length of time of at least a second.",
     ),
+    ("WF0516", "an earlier round of a run that goes on cannot be deleted"),
     (
         "WF0601",
         "the directory holds no project\n\nA Rust crate has a Cargo.toml, a workflow in TypeScript, JavaScript or Python a workflow.ts, .js or .py, one in C its C files.",

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use anstream::eprintln;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use wfhost::store::{
-    LogLevel, LogLine, RunFilter, RunInfo, RunState, TranscriptFilter, TranscriptKind, TranscriptLine,
-};
+use wfhost::store::{LogLevel, LogLine, RunInfo, RunState, TranscriptFilter, TranscriptKind, TranscriptLine};
 use wfhost::{Ending, Host, HostError, RunHandle};
 use wfhost_core::{
     Entry, EntryError, Event, FailureKind, Op, Outcome, Position, RunId, Step, Timestamp, decode_op,
@@ -143,15 +141,7 @@ pub(super) async fn follow(
 
 /// Whether a run of the same family can be advanced now.
 pub(super) async fn has_busy_relatives(host: &Host, info: &RunInfo) -> Result<bool, Trouble> {
-    let now = wfhost::clock::now();
-    let family = RunFilter {
-        root: Some(info.links.root.clone()),
-        states: vec![RunState::Queued, RunState::Running, RunState::Waiting],
-        limit: usize::MAX >> 1,
-        ..RunFilter::default()
-    };
-    let family = host.store().runs(family).await?;
-    Ok(family.iter().any(|info| info.due_at.is_some_and(|due| due <= now) || info.lease.is_some()))
+    Ok(host.store().busy_relatives(&info.links.root).await?)
 }
 
 /// What the system tells a process that is to end.

@@ -1,7 +1,6 @@
 //! `wfhost pause`
 
-use wfhost::clock;
-use wfhost::store::MessageBody;
+use wfhost::store::{MessageBody, Posted};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
@@ -24,7 +23,10 @@ impl Pause {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let store = common.store()?;
         let info = find_run(store.as_ref(), &self.run).await?;
-        wfhost::post(&store, &info.id, MessageBody::Pause, clock::now()).await?;
+        if let (Posted::Stopping, run) = wfhost::post(&store, &info.id, MessageBody::Pause).await? {
+            follow::say(common, "Stopping", &format!("{run}: it was asked to stop, and is not paused"));
+            return Ok(Exit::Done);
+        }
         match wfhost::is_held(&info) {
             true => follow::say(common, "Asked", &format!("{}; it pauses when its calls are done", info.id)),
             false => follow::say(common, "Paused", info.id.as_str()),

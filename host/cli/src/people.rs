@@ -136,7 +136,7 @@ impl Which {
         }
         let body = MessageBody::Answer { step, outcome, by, note: self.note.clone() };
         let run: &RunId = &info.id;
-        wfhost::post(&store, run, body, clock::now()).await?;
+        wfhost::post(&store, run, body).await?;
         follow::say(common, word, &format!("step {step} of {run}"));
         say_next(common, &info);
         Ok(Exit::Done)

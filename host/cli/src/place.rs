@@ -60,7 +60,7 @@ impl Common {
         };
         // A limit that can be had without a disk of that size.
         let max_pages = std::env::var("WFHOST_MAX_PAGES").ok().and_then(|pages| pages.parse().ok());
-        let options = SqliteOptions { synchronous, max_pages };
+        let options = SqliteOptions { synchronous, max_pages, ..SqliteOptions::default() };
         Ok(SqliteStore::open(&self.place()?, &options)?)
     }
 

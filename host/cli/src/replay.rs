@@ -61,7 +61,7 @@ impl Replay {
         let known = steps(&journal);
         let replayed = match self.backtrace {
             true => host.trace(&info.id, journal, &module).await?,
-            false => host.replay(&info.id, journal, &module, 0).await?,
+            false => host.replay(&info.id, journal, &module, wfhost_core::Given::Nothing).await?,
         };
         if let Some(mismatch) = &replayed.departs {
             let moved = (module.digest != info.module).then_some((info.module, module.digest));

@@ -104,6 +104,7 @@ impl Run {
             input,
             id: self.id.clone(),
             key: self.key.clone(),
+            project: None,
             labels: self.labels.clone(),
             config: RunConfig {
                 agent,

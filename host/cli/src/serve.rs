@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use wfhost::Adopt;
-use wfhost::store::RunFilter;
+use wfhost::store::{RunFilter, StoreError};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{AgentArgs, length_arg};
@@ -51,6 +51,10 @@ impl Serve {
         let number = tokio::select! {
             number = signals.next() => Some(number),
             () = idle(&host, self.idle) => None,
+            error = gone(common, &host) => {
+                host.close(None).await;
+                return Err(error.into());
+            }
         };
         let live = host.live();
         if live > 0 {
@@ -70,6 +74,19 @@ impl Serve {
         };
         follow::say(common, "Stopped", &text);
         Ok(number.map_or(Exit::Done, Exit::Signalled))
+    }
+}
+
+/// Tells what keeps the host from its work, and waits until it has no database any more.
+async fn gone(common: &Common, host: &wfhost::Host) -> StoreError {
+    let mut known = None;
+    loop {
+        known = host.trouble(&known).await;
+        match &known {
+            Some(error @ StoreError::Moved { .. }) => return error.clone(),
+            Some(error) => follow::say(common, "Waiting", &format!("{error}; runs go on when that is over")),
+            None => follow::say(common, "Serving", "again"),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `wfhost signal`
 
+use wfhost::is_held;
 use wfhost::store::{MessageBody, Posted, RunInfo};
-use wfhost::{clock, is_held};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{find_run, json_arg};
@@ -36,7 +36,7 @@ impl Signal {
         let store = common.store()?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let body = MessageBody::Signal { name: self.name.clone(), payload, id: self.id.clone() };
-        match wfhost::post(&store, &info.id, body, clock::now()).await? {
+        match wfhost::post(&store, &info.id, body).await? {
             (Posted::Duplicate, run) => {
                 follow::say(common, "Known", &format!("{run} has a signal with this id already"));
             }

@@ -31,7 +31,7 @@ impl State {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let store = common.store()?;
         let run = find_run(store.as_ref(), &self.run).await?.id;
-        let mut published = store.published(&run, self.key.as_deref()).await?;
+        let mut published = store.published(&run, self.key.as_deref(), None, usize::MAX >> 1).await?;
         if !self.history {
             let latest: std::collections::BTreeMap<_, _> =
                 published.into_iter().map(|published| (published.key.clone(), published)).collect();

@@ -1,6 +1,7 @@
 //! `wfhost why`
 
 use serde_json::json;
+use wfhost::store::Part;
 use wfhost::why::why;
 
 use super::diagnostic::{Exit, Trouble};
@@ -23,7 +24,7 @@ impl Why {
         let store = common.store()?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let journal = read_journal(store.as_ref(), &info.id).await?;
-        let inbox = store.inbox(&info.id).await?;
+        let inbox = store.inbox(&info.id, Part::Next).await?.messages;
         let blockers = why(&info, &wfhost::steps(&journal), &inbox, wfhost::clock::now());
         if common.output != Format::Text {
             let blockers: Vec<_> =

@@ -6,6 +6,7 @@
 //! and commits the bytes it is given.
 
 mod config;
+pub mod course;
 mod emission;
 mod entry;
 mod failure;
@@ -29,8 +30,8 @@ pub use ids::{BadRunId, Digest, Epoch, Position, RunId, Step, Timestamp};
 pub use journal::{Journal, JournalError, Row};
 pub use json::{Difference, Json, first_difference};
 pub use machine::{
-    CallState, CannotFork, CannotRetry, ForkPlan, Machine, Mismatch, NewChild, OpenStep, QuestionChange,
-    RetryPlan, Reuse, SetId, Stop, Unsaved, Work, plan_retry,
+    CallState, CannotFork, CannotRetry, End, ForkPlan, Gift, Given, Machine, Mismatch, NewChild, Observed,
+    OpenStep, QuestionChange, RetryPlan, Reuse, SetId, Stop, Unsaved, Work, plan_retry,
 };
 pub use op::{
     AgentRequest, Caching, CallLimits, ChildOptions, OnParentClose, Op, Question, Reply, Retry, Usage,

@@ -60,7 +60,7 @@ fn replaying_ten_thousand_agent_steps() {
         let begin = Instant::now();
         let journal = Journal::read(rows).unwrap();
         let read = begin.elapsed();
-        let mut m = Machine::open(journal, 0).unwrap();
+        let mut m = Machine::open(journal, wfhost_core::Given::default()).unwrap();
         let opened = begin.elapsed();
         for i in 0..STEPS {
             let step = m.schedule(&op(i), Timestamp(0)).unwrap();

@@ -4,8 +4,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use wasmtime::component::ResourceTable;
 use wasmtime::{CallHook, Engine as Wasmtime, ResourceLimiter, Store, WasmBacktrace};
-use wfhost_core::{Emission, LogLevel, LogLine};
-use wfhost_core::{Failure, FailureKind, Machine, Op, RunConfig, Sandbox, Step, Stop, Timestamp, limits};
+use wfhost_core::{
+    Emission, Failure, FailureKind, Gift, LogLevel, LogLine, Machine, Op, RunConfig, Sandbox, Step, Stop,
+    Timestamp, limits,
+};
 use wfhost_world::World;
 
 use super::meter::{Meter, YIELD_INTERVAL};
@@ -25,9 +27,8 @@ pub struct Inner {
     pub machine: Machine,
     /// The program waits for something that has not happened.
     pub blocked: bool,
-    /// What was given out and is not stored yet, and the number of the first.
+    /// What was given out and is not stored yet.
     pub emissions: Vec<Emission>,
-    pub first_emission: u64,
     /// What the panic hook of the program said last.
     pub panic: Option<(String, Option<String>)>,
     /// Bytes of lines that the program has not ended yet: stdout, stderr.
@@ -42,13 +43,11 @@ pub struct Inner {
 
 impl Shared {
     pub fn new(machine: Machine, world: Arc<dyn World>) -> Self {
-        let first_emission = machine.emissions();
         let output_left = sandbox(&machine.started().config).output_bytes;
         let inner = Arc::new(Mutex::new(Inner {
             machine,
             blocked: false,
             emissions: Vec::new(),
-            first_emission,
             panic: None,
             partial_lines: [Vec::new(), Vec::new()],
             output_left,
@@ -94,19 +93,19 @@ const EMISSION_BYTES: usize = 64;
 impl Inner {
     /// The program gives something out, unless that is stored already. False
     /// if it has given out as much as it may.
-    pub fn emit(&mut self, bytes: usize, emission: impl FnOnce(u64, Timestamp) -> Emission) -> bool {
+    pub fn emit(&mut self, bytes: usize, gift: Gift, emission: impl FnOnce(Timestamp) -> Emission) -> bool {
         let Some(left) = self.output_left.checked_sub((bytes + EMISSION_BYTES) as u64) else {
             return false;
         };
         self.output_left = left;
-        self.push(emission);
+        self.push(gift, emission);
         true
     }
 
-    fn push(&mut self, emission: impl FnOnce(u64, Timestamp) -> Emission) {
-        let now = self.machine.now();
-        if let Some(number) = self.machine.emit() {
-            self.emissions.push(emission(number, now));
+    fn push(&mut self, gift: Gift, emission: impl FnOnce(Timestamp) -> Emission) {
+        if self.machine.give_out(gift) {
+            let now = self.machine.observed().now();
+            self.emissions.push(emission(now));
         }
     }
 
@@ -119,12 +118,14 @@ impl Inner {
             message.push('…');
         }
         let bytes = message.len() + fields.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-        let line = |number, at| Emission::Log(LogLine { number, at, level, message, fields });
-        if !self.emit(bytes, line) && self.output_left > 0 {
+        // The store numbers what it keeps.
+        let line = |at| Emission::Log(LogLine { number: 0, at, level, message, fields });
+        if !self.emit(bytes, Gift::Line, line) && self.output_left > 0 {
             self.output_left = 0;
             let message = "the run has written as much as it may; what follows is left out".to_owned();
             let level = LogLevel::Warn;
-            self.push(|number, at| Emission::Log(LogLine { number, at, level, message, fields: Vec::new() }));
+            let fields = Vec::new();
+            self.push(Gift::Line, |at| Emission::Log(LogLine { number: 0, at, level, message, fields }));
         }
     }
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use wfhost_agents::{Attempt, AttemptEnd, Call, CallFailure, Recorder};
+use wfhost_agents::{Attempt, AttemptEnd, Call, CallFailure, Provider, Recorder};
 use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::policy::{self, limits::TimeLimits, retry};
 use wfhost_core::{
-    AgentRequest, FailedCall, Failure, FailureKind, Json, Outcome, Reply, Retry, Step, limits,
+    AgentRequest, CallState, FailedCall, Failure, FailureKind, Json, Outcome, Reply, Retry, Step, limits,
 };
 use wfhost_runtime::Shared;
 use wfhost_store::{SharedStore, StoreError};
@@ -15,9 +15,18 @@ use wfhost_world::World;
 
 use super::{Done, DriveError, Driver};
 
+/// Who answers an attempt at a call.
+pub(super) struct Chosen {
+    /// All that may answer, in their order.
+    listed: Vec<String>,
+    /// None if none is left.
+    provider: Option<Arc<dyn Provider>>,
+    state: CallState,
+}
+
 /// An attempt that ended.
 #[derive(Debug)]
-pub(super) struct Attempted {
+pub(crate) struct Attempted {
     pub attempt: u32,
     pub provider: String,
     /// Who may answer: all of them, in their order.
@@ -28,54 +37,63 @@ pub(super) struct Attempted {
 }
 
 impl Driver<'_> {
-    /// Begins an attempt at an agent call.
-    pub(super) fn call_agent(
-        &mut self,
+    /// Who answers the next attempt at a call; none if nobody is left or nobody waits for it.
+    pub(super) fn provider_of(
+        &self,
         step: Step,
-        attempt: u32,
-        request: AgentRequest,
-    ) -> Result<(), DriveError> {
-        let run = self.drive.run.clone();
+        request: &AgentRequest,
+    ) -> Result<Option<Chosen>, DriveError> {
+        let run = || self.drive.run.clone();
         let providers = self.drive.providers;
-        let policy = Arc::clone(providers.policy());
-        let (key, agent, run_limit, state, out) = {
-            let inner = self.shared.lock();
-            let machine = &inner.machine;
-            let state = machine.call_state(step).cloned();
-            let config = &machine.started().config;
-            let (agent, run_limit) = (config.agent.clone(), config.max_parallel);
-            (machine.idempotency_key(step), agent, run_limit, state, machine.providers_out().clone())
-        };
+        let inner = self.shared.lock();
+        let machine = &inner.machine;
         // It was dropped in the meantime.
-        let Some(state) = state else { return Ok(()) };
+        let Some(state) = machine.call_state(step) else { return Ok(None) };
         let (listed, default) = match request.providers.as_slice() {
-            [] => {
-                let default = match providers.choose(agent.as_deref()) {
-                    Ok(provider) => provider,
-                    Err(Some(provider)) => return Err(DriveError::NoProvider { run, provider }),
-                    Err(None) => return Err(DriveError::NoDefaultProvider { run }),
-                };
-                (vec![default.name().to_owned()], Some(default))
-            }
+            [] => match providers.choose(machine.started().config.agent.as_deref()) {
+                Ok(provider) => (vec![provider.name().to_owned()], Some(provider)),
+                Err(Some(provider)) => return Err(DriveError::NoProvider { run: run(), provider }),
+                Err(None) => return Err(DriveError::NoDefaultProvider { run: run() }),
+            },
             listed => (listed.to_vec(), None),
+        };
+        // What a dying host took along is asked again of the same provider.
+        let turn = state.failures.saturating_add(1);
+        let name = policy::providers::for_attempt(&listed, turn, machine.providers_out());
+        let provider = match (name, default) {
+            (None, _) => None,
+            (Some(_), Some(provider)) => Some(provider),
+            (Some(name), None) => Some(
+                providers
+                    .get(name)
+                    .ok_or_else(|| DriveError::NoProvider { run: run(), provider: name.to_owned() })?,
+            ),
+        };
+        Ok(Some(Chosen { listed, provider, state: state.clone() }))
+    }
+
+    /// Begins an attempt at an agent call.
+    pub(super) fn call_agent(&mut self, step: Step, attempt: u32, request: AgentRequest) {
+        let Chosen { listed, provider, state } = match self.provider_of(step, &request) {
+            Ok(Some(chosen)) => chosen,
+            Ok(None) => return,
+            Err(error) => return self.withhold(step, error),
+        };
+        let run = self.drive.run.clone();
+        let policy = Arc::clone(self.drive.providers.policy());
+        let Some(provider) = provider else {
+            let message = format!("no provider is left: {} did not accept who is asking", listed.join(", "));
+            let failure = Failure { attempts: attempt, ..Failure::new(FailureKind::Rejected, message) };
+            self.calls.begin((step, attempt), std::future::ready(Done::Step(Err(failure))).boxed());
+            return;
+        };
+        let name = provider.name().to_owned();
+        let (key, run_limit) = {
+            let machine = &self.shared.lock().machine;
+            (machine.idempotency_key(step), machine.started().config.max_parallel)
         };
         let retry = request.retry.clone().unwrap_or_else(|| policy.retry.clone());
         let limits = TimeLimits::of(request.limits.as_ref(), policy.limits);
-        // What a dying host took along is asked again of the same provider.
-        let turn = state.failures.saturating_add(1);
-        let Some(name) = policy::providers::for_attempt(&listed, turn, &out).map(str::to_owned) else {
-            let message = format!("no provider is left: {} did not accept who is asking", listed.join(", "));
-            let failure = Failure { attempts: attempt, ..Failure::new(FailureKind::Rejected, message) };
-            self.begin(step, std::future::ready((step, Done::Step(Err(failure)))).boxed());
-            return Ok(());
-        };
-        let provider = match default {
-            Some(provider) => provider,
-            None => match providers.get(&name) {
-                Some(provider) => provider,
-                None => return Err(DriveError::NoProvider { run, provider: name }),
-            },
-        };
         let cache =
             request.cache.clone().map(|caching| (policy::cache::key(&request, &caching, &listed), caching));
         let slots = policy.slots(&run, run_limit, request.group.as_deref(), &name);
@@ -84,7 +102,7 @@ impl Driver<'_> {
             Arc::clone(&self.records) as _,
             Arc::clone(self.drive.world),
             Arc::clone(&self.drive.committed),
-            Arc::clone(&self.writers),
+            Arc::clone(&self.calls.writers),
         );
         let mut call = Call::new(run, step, attempt, key, request);
         call.heartbeat = state.heartbeat;
@@ -109,11 +127,9 @@ impl Driver<'_> {
         });
         let made = async move {
             let end = attempting.make().await;
-            let ended = Attempted { attempt, provider: name, listed, retry, limits, end };
-            (step, Done::Attempt(Box::new(ended)))
+            Done::Attempt(Box::new(Attempted { attempt, provider: name, listed, retry, limits, end }))
         };
-        self.begin(step, made.boxed());
-        Ok(())
+        self.calls.begin((step, attempt), made.boxed());
     }
 
     /// Records how an attempt ended, and what comes after it.

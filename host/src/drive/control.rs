@@ -1,6 +1,6 @@
 //! How the host reaches into a run that is being driven.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use tokio::sync::Notify;
 use wfhost_world::Lease;
@@ -26,9 +26,16 @@ pub(crate) struct Control {
     leave: AtomicU8,
     left: Notify,
     pub lease: Lease,
+    /// Others wait for a place: see [`Control::crowd`].
+    crowded: AtomicBool,
 }
 
 impl Control {
+    /// Of a run that is driven under that lease.
+    pub fn under(lease: Lease) -> Self {
+        Self { lease, ..Self::default() }
+    }
+
     /// Asks for the run to be left; the stronger wish counts.
     pub fn leave(&self, how: Leave) {
         self.leave.fetch_max(how as u8, Ordering::Relaxed);
@@ -44,8 +51,19 @@ impl Control {
         }
     }
 
-    /// Waits until somebody wants the run to be left.
+    /// Waits until somebody wants the run to be left, or to give up its place if it only waits.
     pub async fn left(&self) {
         self.left.notified().await;
+    }
+
+    /// Others wait for a place in memory: a run that only waits gives up its own at once.
+    pub fn crowd(&self) {
+        if !self.crowded.swap(true, Ordering::Relaxed) {
+            self.left.notify_one();
+        }
+    }
+
+    pub fn is_crowded(&self) -> bool {
+        self.crowded.load(Ordering::Relaxed)
     }
 }

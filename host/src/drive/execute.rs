@@ -3,34 +3,39 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use wfhost_core::{Failure, FailureKind, Json, Op, Outcome, RunId, Step, Timestamp};
-use wfhost_store::{MessageBody, NewMessage, Posted, SharedStore};
+use wfhost_core::{Failure, FailureKind, Json, Op, Outcome, RunId, Step};
+use wfhost_store::{MessageBody, NewMessage, Posted, SharedStore, StoreError, Wake};
 
-use super::{Done, DriveError, Driver};
+use super::{Done, Driver};
 
 impl Driver<'_> {
     /// Begins a step.
-    pub(super) fn execute(&mut self, step: Step, attempt: u32, op: Op) -> Result<(), DriveError> {
+    pub(super) fn execute(&mut self, step: Step, attempt: u32, op: Op) {
         match op {
-            Op::Agent(request) => self.call_agent(step, attempt, *request)?,
+            Op::Agent(request) => self.call_agent(step, attempt, *request),
             Op::Send { run, name, payload } => {
                 let store = Arc::clone(self.drive.store);
                 let id = format!("{}/{step}", self.drive.run);
                 let target = run.parse::<RunId>();
                 let wake = Arc::clone(&self.drive.wake);
-                let now = self.drive.world.now();
                 let sending = async move {
-                    let outcome = match target {
-                        Ok(run) => {
-                            let (sent, run) = send(&store, run, name, payload, id, now).await;
-                            wake(Some(&run));
-                            sent
+                    let run = match target {
+                        Ok(run) => run,
+                        Err(error) => {
+                            let failure = Failure::new(FailureKind::Rejected, error.to_string());
+                            return Done::Step(Err(failure));
                         }
-                        Err(error) => Err(Failure::new(FailureKind::Rejected, error.to_string())),
                     };
-                    (step, Done::Step(outcome))
+                    match send(&store, run, name, payload, id).await {
+                        Ok((sent, run)) => {
+                            wake(&[Wake::Run(run)]);
+                            Done::Step(sent)
+                        }
+                        // It may have been delivered: the next host tries again, under the same id.
+                        Err(error) => Done::Unknown(error),
+                    }
                 };
-                self.begin(step, sending.boxed());
+                self.calls.begin((step, attempt), sending.boxed());
             }
             // The driver does this one itself; the others are waited for.
             Op::ContinueAsNew { .. }
@@ -40,7 +45,6 @@ impl Driver<'_> {
             | Op::Signal { .. }
             | Op::Ask { .. } => {}
         }
-        Ok(())
     }
 }
 
@@ -52,18 +56,18 @@ async fn send(
     name: String,
     payload: Json,
     id: String,
-    at: Timestamp,
-) -> (Outcome, RunId) {
+) -> Result<(Outcome, RunId), StoreError> {
     let body = MessageBody::Signal { name, payload, id: Some(id) };
     let rejected = |message| Err(Failure::new(FailureKind::Rejected, message));
     let sent = loop {
-        match store.post(NewMessage { run: run.clone(), at, body: body.clone() }).await {
-            Ok(Posted::Added | Posted::Duplicate) => break Ok(Json::null()),
-            Ok(Posted::Continued(next)) => run = next,
-            Ok(Posted::Ended) => break rejected(format!("{run} has ended")),
-            Ok(Posted::NoSuchRun | Posted::NoQuestion) => break rejected(format!("there is no run {run}")),
-            Err(error) => break Err(Failure::new(FailureKind::Unavailable, error.to_string())),
+        match store.post(NewMessage { run: run.clone(), body: body.clone() }).await? {
+            Posted::Added | Posted::Duplicate => break Ok(Json::null()),
+            Posted::Continued(next) => run = next,
+            Posted::Ended => break rejected(format!("{run} has ended")),
+            Posted::NoSuchRun | Posted::NoQuestion | Posted::Stopping => {
+                break rejected(format!("there is no run {run}"));
+            }
         }
     };
-    (sent, run)
+    Ok((sent, run))
 }

@@ -1,34 +1,37 @@
-//! The loop of one run: lets the program run, commits what happened, carries
-//! out what it asked for, and tells the machine what the world answered.
+//! The driver of one run: lets the program run, commits what happened, carries
+//! out what it asked for, and tells the machine what the world answered. What
+//! may come next in which phase is decided by [`Course`].
 
 mod agent;
 mod control;
 mod execute;
 mod replay;
 
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::{AbortHandle, Abortable, BoxFuture};
 use futures_util::poll;
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::Instant;
-use wfhost_agents::{Gate, Providers, Records, Writers};
+use wfhost_agents::{Gate, Providers, Records};
+use wfhost_core::course::{Course, Do, Phase, Rest, Sight};
 use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::{
-    Epoch, Failure, FailureKind, Json, Machine, Mismatch, Op, Outcome, Row, RunId, Step, Stop, Timestamp,
-    Work,
+    Digest, End, Epoch, Failure, FailureKind, Json, Machine, Mismatch, Op, Outcome, Row, RunId, Step, Stop,
+    Timestamp, Work,
 };
 use wfhost_runtime::{CannotExecute, Ended, Engine, GrantError, Module, Shared, StackError, end_lines, trap};
-use wfhost_store::{Append, MessageBody, MessageId, NewRun, Next, SharedStore, StoreError, Waiting};
+use wfhost_store::{
+    Append, Appended, Inbox, Message, MessageBody, MessageId, NewRun, Next, Part, SessionId, SharedStore,
+    StoreError, Waiting, Wake,
+};
 use wfhost_world::World;
 
 use self::agent::Attempted;
 pub(crate) use self::control::{Control, Leave};
 pub(crate) use self::replay::replay;
 pub use self::replay::{Asked, Replayed};
+use crate::calls::{self, Calls};
 use crate::family::{self, Modules, Wanted};
 use crate::records::StoredRecords;
 
@@ -39,6 +42,11 @@ const COMMIT_WITHIN: Duration = Duration::from_millis(3);
 const CANCEL_GRACE: Duration = Duration::from_secs(10);
 /// Deadlines are looked at again after this time, in case the system clock was set.
 const CLOCK_CHECK: Duration = Duration::from_secs(5);
+/// Entries that are not committed take so many bytes at most, about, also while the program
+/// computes: what one commit holds is bounded.
+const UNSAVED_BYTES: usize = 1 << 20;
+/// Answers that are taken into one commit take so many bytes at most, and one more.
+const ANSWERS_BYTES: usize = 8 << 20;
 
 /// When a waiting program is dropped from memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,14 +96,16 @@ pub(crate) enum Driven {
     Refused(Box<Mismatch>),
     /// The host left it; the lease is given up.
     Left,
+    /// It needs what this host does not have; the lease is given up.
+    HandedOver(DriveError),
     /// Another process has taken it over.
     Lost,
     /// It goes on as that run.
     Continued(RunId),
 }
 
-/// Has a run of this host look at what came in; without one, all of them.
-pub(crate) type Wake = dyn Fn(Option<&RunId>) + Send + Sync;
+/// Has runs of this host look at what came in.
+pub(crate) type WakeRuns = dyn Fn(&[Wake]) + Send + Sync;
 
 /// All that driving a run needs.
 pub(crate) struct Drive<'a> {
@@ -106,6 +116,7 @@ pub(crate) struct Drive<'a> {
     /// Where agent calls wait for their turn.
     pub gate: &'a Arc<Gate>,
     pub run: &'a RunId,
+    pub session: SessionId,
     pub epoch: Epoch,
     /// How often it was claimed since it came forward the last time.
     pub starts: u32,
@@ -115,266 +126,348 @@ pub(crate) struct Drive<'a> {
     /// Called after each commit.
     pub committed: Arc<dyn Fn() + Send + Sync>,
     /// Tells other runs of this host that something was sent to them.
-    pub wake: Arc<Wake>,
+    pub wake: Arc<WakeRuns>,
     /// Finds the modules of children.
     pub modules: &'a Modules,
+    /// The project that the run and what it begins belong to.
+    pub project: Option<String>,
+    /// The run's calls that are under way in this process.
+    pub calls: Arc<Calls<Done>>,
+    /// The place of the last commit, if it is known.
+    pub place: Option<u64>,
+    /// What was in the inbox when the run was opened, if that was looked up.
+    pub inbox: Option<Inbox>,
 }
 
 /// How the work on a step ended.
-enum Done {
+#[derive(Debug)]
+pub(crate) enum Done {
     Step(Outcome),
     Attempt(Box<Attempted>),
+    /// It is not known: the store failed.
+    Unknown(StoreError),
 }
 
-type Calls = FuturesUnordered<Abortable<BoxFuture<'static, (Step, Done)>>>;
-
-struct Driver<'a> {
-    drive: Drive<'a>,
-    shared: Shared,
-    calls: Calls,
-    aborts: HashMap<Step, AbortHandle>,
-    /// Those that write the transcripts of calls.
-    writers: Writers,
+pub(super) struct Driver<'a> {
+    pub(super) drive: Drive<'a>,
+    pub(super) shared: Shared,
+    pub(super) calls: Arc<Calls<Done>>,
     records: Arc<dyn Records>,
+    course: Course,
     commit_by: Option<Instant>,
     cancel_by: Option<Instant>,
-    /// Somebody asked for the run to be left alone.
-    pausing: bool,
+    only_waits_since: Option<Instant>,
+    /// Why calls are withheld.
+    pub(super) missing: Option<DriveError>,
     /// What is stored of what the run spent and may spend.
     ledger: (Spent, Budget),
     /// The place of the last commit.
     place: Option<u64>,
+    /// The head of the chain that is stored.
+    head: Digest,
+    inbox: Option<Inbox>,
+    /// An append of an end that came too early; what it held is yet to be stored.
+    again: Option<Box<Append>>,
 }
 
 enum Turn {
-    Call(Step, Done),
+    Call(calls::Attempt, Done),
     Time,
     Inbox,
-    Leave,
-    Park,
     Yield,
 }
 
 impl Drive<'_> {
-    /// Drives the run until it ends, waits or has to be left.
-    pub async fn run(self, machine: Machine) -> Result<Driven, DriveError> {
+    /// Drives the run until it ends, waits or has to be left. After an error calls go on.
+    pub async fn run(mut self, machine: Machine) -> Result<Driven, DriveError> {
+        let calls = Arc::clone(&self.calls);
         let mut driver = Driver {
             ledger: (machine.spent_itself(), machine.budget()),
+            head: machine.taken_head(),
             shared: Shared::new(machine, Arc::clone(self.world)),
+            course: Course::new(self.starts <= 1),
             records: Arc::new(StoredRecords(Arc::clone(self.store))),
-            drive: self,
-            calls: FuturesUnordered::new(),
-            aborts: HashMap::new(),
-            writers: Writers::default(),
+            calls: Arc::clone(&calls),
             commit_by: None,
             cancel_by: None,
-            pausing: false,
-            place: None,
+            only_waits_since: None,
+            missing: None,
+            place: self.place,
+            inbox: self.inbox.take(),
+            again: None,
+            drive: self,
         };
-        // A request that an earlier execution recorded; its grace begins anew.
-        if driver.shared.lock().machine.cancel_requested() {
-            driver.cancel_by = Some(Instant::now() + CANCEL_GRACE);
-        }
-        match driver.drive().await {
-            Err(DriveError::Store(StoreError::Fenced { .. })) => Ok(Driven::Lost),
+        let driven = match driver.drive().await {
+            Err(DriveError::Store(StoreError::Fenced { .. } | StoreError::SessionOver)) => Ok(Driven::Lost),
             other => other,
+        };
+        if driven.is_ok() {
+            // Nobody waits for them any more, or somebody else makes them.
+            calls.stop().await;
         }
+        driven
     }
 }
 
 impl Driver<'_> {
     async fn drive(&mut self) -> Result<Driven, DriveError> {
-        let cannot = |error| DriveError::cannot_execute(self.drive.run, error);
-        let mut program = self.drive.engine.execute(self.drive.module, &self.shared).await.map_err(cannot)?;
-        let mut only_waits_since: Option<Instant> = None;
-        // What came in while nobody drove the run.
-        let mut inbox_due = true;
-        let mut arrived = self.drive.starts <= 1;
-        let mut met_children = false;
+        let mut program = match self.drive.engine.execute(self.drive.module, &self.shared).await {
+            Ok(program) => program,
+            Err(error) => {
+                let why = "the run was asked to stop while it could not be executed";
+                let error = DriveError::cannot_execute(self.drive.run, error);
+                return self.stop_without_program(why).await?.ok_or(error);
+            }
+        };
         loop {
-            let leaving = self.drive.control.leaving();
-            if leaving == Leave::Lost {
-                return Ok(Driven::Lost);
+            match self.drive.control.leaving() {
+                Leave::No => {}
+                Leave::Gently => self.course.rest(Rest::Leaving),
+                Leave::Now => self.course.rest(Rest::Now),
+                Leave::Lost => return Ok(Driven::Lost),
             }
-            // A run that is to be left begins nothing new.
-            let resting = self.pausing || leaving != Leave::No;
-            if !resting && let std::task::Poll::Ready(ended) = poll!(&mut program) {
-                return self.end(ended).await;
-            }
-            let (blocked, live) = {
+            if self.course.runs() {
+                if let Poll::Ready(ended) = poll!(&mut program) {
+                    return self.end(ended).await;
+                }
                 let inner = self.shared.lock();
-                (inner.blocked || resting, inner.machine.is_live())
-            };
-            if live && inbox_due {
-                inbox_due = false;
-                if self.read_inbox().await? {
-                    continue;
+                let said = inner.machine.has_unsaved() || !inner.emissions.is_empty();
+                drop(inner);
+                self.course.ran(said);
+            }
+            let sight = self.sight();
+            match self.course.next(&sight) {
+                Do::ComeThrough => self.come_through(),
+                Do::ReadMail => self.read_inbox().await?,
+                Do::MeetChildren => self.meet_children().await?,
+                Do::Commit if self.course.runs() => {
+                    if let Some(driven) = self.commit().await? {
+                        return Ok(driven);
+                    }
+                    // What is done at once is not waited for.
+                    self.take_ended_calls()?;
                 }
-            }
-            if live && !met_children {
-                met_children = true;
-                self.meet_children().await?;
-            }
-            if live && !resting {
-                self.shared.lock().machine.settle_move(self.now());
-            }
-            if resting {
-                self.append(Next::Go, Vec::new()).await?;
-            } else if blocked || self.commit_by.is_some_and(|by| by <= Instant::now()) {
-                if let Some(driven) = self.commit().await? {
-                    return Ok(driven);
+                Do::Commit => drop(self.append(Next::Go, Vec::new()).await?),
+                Do::Arrive => drop(self.append_always(Next::Go, Vec::new()).await?),
+                Do::Terminate => {
+                    let message = "the run was asked to stop and did not end by itself";
+                    let failure = Failure::new(FailureKind::Cancelled, message);
+                    return self.commit_end(Err(failure), true).await;
                 }
-                // What is done at once is not waited for.
-                if self.take_finished_calls() {
-                    continue;
-                }
-            }
-            if live && blocked && !arrived {
-                // It has come through: what brought the host down before was not this program.
-                arrived = true;
-                self.append_always(Next::Go, Vec::new()).await?;
-            }
-            if self.cancel_by.is_some_and(|by| by <= Instant::now()) && !resting {
-                let failure = Failure::new(
-                    FailureKind::Cancelled,
-                    "the run was asked to stop and did not end by itself".to_owned(),
-                );
-                self.shared.lock().machine.terminate(failure, self.now());
-                return self.commit_end().await;
-            }
-            if resting && (leaving == Leave::Now || self.calls.is_empty()) {
-                return self.leave_off().await;
-            }
-            let idle = blocked && self.only_waits();
-            let park_at = match self.drive.pace {
-                _ if !idle || resting => None,
-                Pace::ParkAtOnce => Some(Instant::now()),
-                Pace::ParkAfter(grace) => Some(*only_waits_since.get_or_insert_with(Instant::now) + grace),
-            };
-            if !idle {
-                only_waits_since = None;
-            }
-            match self.turn(blocked, live, resting, park_at).await {
-                Turn::Call(step, done) => self.done(step, done),
-                Turn::Time => {
-                    // What came in before the deadline counts before it.
-                    self.read_inbox().await?;
-                    self.shared.lock().machine.fire_timers(self.now());
-                    self.commit_soon();
-                }
-                Turn::Inbox => inbox_due = true,
-                Turn::Yield | Turn::Leave => {}
-                Turn::Park => {
-                    if !self.append(Next::Park(self.waiting()), Vec::new()).await? {
+                Do::Park => {
+                    if !self.append(Next::Park(self.waiting()), Vec::new()).await?.due {
                         return Ok(Driven::Parked);
                     }
-                    inbox_due = true;
+                    self.course.mail();
                 }
+                Do::HandOver => {
+                    let run = self.drive.run.clone();
+                    let error = self.missing.take().unwrap_or(DriveError::NoDefaultProvider { run });
+                    let (waiting, trouble) = (Some(self.waiting()), Some(error.to_string()));
+                    self.append(Next::Release { waiting, trouble }, Vec::new()).await?;
+                    return Ok(Driven::HandedOver(error));
+                }
+                Do::Leave(rest) => return self.leave(rest, &sight).await,
+                Do::Wait => self.wait(&sight).await?,
             }
         }
     }
 
-    fn now(&self) -> Timestamp {
+    pub(super) fn now(&self) -> Timestamp {
         self.drive.world.now()
     }
 
-    /// Whether the run can be left to the store: a grace that runs out is nothing that wakes it.
-    fn only_waits(&self) -> bool {
-        self.calls.is_empty() && self.cancel_by.is_none() && self.shared.lock().machine.only_waits()
+    /// What there is to decide by.
+    fn sight(&mut self) -> Sight {
+        let calls = self.calls.len();
+        let inner = self.shared.lock();
+        let machine = &inner.machine;
+        let live = machine.is_live();
+        let waits = inner.blocked;
+        let now = Instant::now();
+        let over = |by: Option<Instant>| by.is_some_and(|by| by <= now);
+        // A grace that runs out is nothing that wakes a run; a deadline that has passed is met first.
+        let due = machine.next_deadline().is_some_and(|at| at <= self.drive.world.now());
+        let only_waits = live && calls == 0 && !due && self.cancel_by.is_none() && machine.only_waits();
+        let too_much = machine.unsaved_bytes() >= UNSAVED_BYTES;
+        let sight = Sight {
+            live,
+            waits,
+            calls,
+            only_waits,
+            withholds: machine.withholds(),
+            commit_due: over(self.commit_by) || too_much,
+            grace_over: over(self.cancel_by),
+            idle_over: false,
+        };
+        drop(inner);
+        if !(waits && only_waits) {
+            self.only_waits_since = None;
+        }
+        Sight { idle_over: over(self.park_at(&sight)), ..sight }
+    }
+
+    /// When a program that only waits is parked.
+    fn park_at(&mut self, sight: &Sight) -> Option<Instant> {
+        if !(self.course.has_time() && sight.waits && sight.only_waits) {
+            return None;
+        }
+        let since = *self.only_waits_since.get_or_insert_with(Instant::now);
+        Some(match self.drive.pace {
+            Pace::ParkAfter(grace) if !self.drive.control.is_crowded() => since + grace,
+            Pace::ParkAtOnce | Pace::ParkAfter(_) => since,
+        })
+    }
+
+    /// The program has come to the end of its journal.
+    fn come_through(&mut self) {
+        let now = self.now();
+        let mut inner = self.shared.lock();
+        let machine = &mut inner.machine;
+        // A request that an earlier execution recorded; its grace begins anew.
+        if machine.cancel_requested() {
+            self.cancel_by = Some(Instant::now() + CANCEL_GRACE);
+        }
+        machine.settle_move(now);
+        for (step, attempt) in self.calls.all() {
+            if !machine.adopt(step, attempt) {
+                self.calls.abort(step);
+            }
+        }
+        let due = machine.due_calls(now);
+        drop(inner);
+        for (step, request) in due {
+            if let Err(error) = self.provider_of(step, &request) {
+                self.withhold(step, error);
+            }
+        }
+    }
+
+    /// A call cannot be made here: it waits for a host that can make it.
+    pub(super) fn withhold(&mut self, step: Step, error: DriveError) {
+        let now = self.now();
+        self.shared.lock().machine.withhold(step, &error.to_string(), now);
+        self.missing.get_or_insert(error);
+        self.course.happened();
     }
 
     /// Leaves the run as it is.
-    async fn leave_off(&mut self) -> Result<Driven, DriveError> {
-        let only_waits = self.only_waits();
-        self.drop_calls().await;
-        if self.pausing {
-            self.append(Next::Pause, Vec::new()).await?;
+    async fn leave(&mut self, rest: Rest, sight: &Sight) -> Result<Driven, DriveError> {
+        self.calls.stop().await;
+        let release = Next::Release { waiting: None, trouble: None };
+        if !sight.live {
+            // Nothing of this execution counts.
+            self.append_bare(release).await?;
+        } else if rest == Rest::Paused {
+            self.append_always(Next::Pause, Vec::new()).await?;
             return Ok(Driven::Paused);
-        }
-        self.append(Next::Go, Vec::new()).await?;
-        if !only_waits || self.append(Next::Park(self.waiting()), Vec::new()).await? {
-            self.drive.store.release(self.drive.run, self.drive.epoch, None).await?;
+        } else if !self.course.may_park(sight)
+            // Else whoever is there next need not even look at it.
+            || self.append_always(Next::Park(self.waiting()), Vec::new()).await?.due
+        {
+            self.append_always(release, Vec::new()).await?;
         }
         Ok(Driven::Left)
     }
 
-    /// Waits for the next thing that happens.
-    async fn turn(&mut self, blocked: bool, live: bool, resting: bool, park_at: Option<Instant>) -> Turn {
+    /// Waits for the next thing that happens, and takes it in.
+    async fn wait(&mut self, sight: &Sight) -> Result<(), DriveError> {
+        match self.turn(sight).await {
+            Turn::Call(attempt, done) => self.done(attempt, done)?,
+            Turn::Time => {
+                if self.course.has_time() {
+                    // What came in before the deadline counts before it.
+                    self.read_inbox().await?;
+                    let now = self.now();
+                    let mut inner = self.shared.lock();
+                    let before = inner.machine.entries();
+                    inner.machine.fire_timers(now);
+                    let fired = inner.machine.entries() > before;
+                    drop(inner);
+                    if fired {
+                        self.happened();
+                    }
+                }
+            }
+            Turn::Inbox => self.course.mail(),
+            Turn::Yield => {}
+        }
+        Ok(())
+    }
+
+    async fn turn(&mut self, sight: &Sight) -> Turn {
         let now = Instant::now();
-        // While the program is replaying nothing is appended: it may yet turn out to depart
-        // from its journal, which then has to be as it was.
+        let live = self.course.has_time();
         let deadline = self.shared.lock().machine.next_deadline().filter(|_| live).map(|at| {
             let millis = at.since(self.now());
             now + Duration::from_millis(millis).min(CLOCK_CHECK)
         });
-        let timers = [deadline, self.cancel_by, self.commit_by.filter(|_| !blocked)];
-        let time = timers.into_iter().flatten().min().filter(|_| !resting);
+        let commit_by = self.commit_by.filter(|_| !sight.waits);
+        let timers = [deadline, self.cancel_by, commit_by, self.park_at(sight)];
+        let time = timers.into_iter().flatten().min().filter(|_| live);
+        let runs = self.course.runs() && !sight.waits;
         let at = |instant: Option<Instant>| async move {
             match instant {
                 Some(instant) => tokio::time::sleep_until(instant).await,
                 None => std::future::pending().await,
             }
         };
+        // Calls of an earlier execution are taken over when the program has come through.
+        let takes_calls = self.course.phase() != Phase::Replaying;
         tokio::select! {
             biased;
-            Some(done) = self.calls.next(), if !self.calls.is_empty() => match done {
-                Ok((step, done)) => Turn::Call(step, done),
-                Err(_aborted) => Turn::Yield,
-            },
-            () = self.drive.control.left() => Turn::Leave,
+            (attempt, done) = self.calls.next(), if takes_calls && sight.calls > 0 => Turn::Call(attempt, done),
+            () = self.drive.control.left() => Turn::Yield,
             () = self.drive.control.inbox.notified() => Turn::Inbox,
             () = at(time) => Turn::Time,
-            () = at(park_at) => Turn::Park,
-            () = tokio::task::yield_now(), if !blocked => Turn::Yield,
+            () = tokio::task::yield_now(), if runs => Turn::Yield,
         }
     }
 
-    /// Takes the answers that are there without waiting.
-    fn take_finished_calls(&mut self) -> bool {
-        let mut any = false;
-        while let Some(Some(done)) = self.calls.next().now_or_never() {
-            if let Ok((step, done)) = done {
-                self.done(step, done);
-                any = true;
-            }
+    /// Takes the answers that are there without waiting, as many as one commit may hold.
+    fn take_ended_calls(&mut self) -> Result<(), DriveError> {
+        while self.shared.lock().machine.unsaved_bytes() < ANSWERS_BYTES
+            && let Some((attempt, done)) = self.calls.take()
+        {
+            self.done(attempt, done)?;
         }
-        any
+        Ok(())
     }
 
-    fn done(&mut self, step: Step, done: Done) {
-        self.aborts.remove(&step);
+    fn done(&mut self, (step, _): calls::Attempt, done: Done) -> Result<(), DriveError> {
         match done {
             Done::Step(outcome) => {
                 self.shared.lock().machine.complete(step, outcome, self.now());
             }
             Done::Attempt(ended) => self.attempt_ended(step, *ended),
+            Done::Unknown(error) => return Err(error.into()),
         }
-        self.commit_soon();
+        self.happened();
+        Ok(())
     }
 
-    /// Drops the calls that are under way, and waits until what they said is stored.
-    async fn drop_calls(&mut self) {
-        self.calls.clear();
-        let writers = std::mem::take(&mut *self.writers.lock().unwrap_or_else(PoisonError::into_inner));
-        for writer in writers {
-            let _ = writer.await;
-        }
-    }
-
-    fn commit_soon(&mut self) {
+    /// Something belongs into the journal.
+    fn happened(&mut self) {
+        self.course.happened();
         self.commit_by.get_or_insert_with(|| Instant::now() + COMMIT_WITHIN);
     }
 
-    /// Takes what was sent to the run into its journal. True if there was anything.
-    async fn read_inbox(&mut self) -> Result<bool, DriveError> {
-        let messages = self.drive.store.inbox(self.drive.run).await?;
+    /// Takes a part of what was sent to the run into its journal.
+    async fn read_inbox(&mut self) -> Result<(), DriveError> {
+        let Inbox { messages, more } = match self.inbox.take() {
+            Some(inbox) => inbox,
+            None => self.drive.store.inbox(self.drive.run, Part::Next).await?,
+        };
+        if more {
+            self.course.mail();
+        }
         if messages.is_empty() {
-            return Ok(false);
+            return Ok(());
         }
         let consumed = messages.iter().map(|message| message.id).collect();
         {
             let mut inner = self.shared.lock();
-            let now = self.now();
+            let now = self.drive.world.now();
             for message in messages {
                 // Deadlines that passed before it was sent are met first.
                 inner.machine.fire_timers(message.at.min(now));
@@ -388,39 +481,59 @@ impl Driver<'_> {
                     MessageBody::Cancel { reason } => {
                         inner.machine.request_cancel(reason, now);
                         self.cancel_by.get_or_insert_with(|| Instant::now() + CANCEL_GRACE);
-                        // A run that is to stop may do so.
-                        self.pausing = false;
+                        self.course.unpause();
                     }
-                    MessageBody::Pause => self.pausing = true,
+                    // A run that is to stop does so.
+                    MessageBody::Pause if inner.machine.cancel_requested() => {}
+                    MessageBody::Pause => self.course.rest(Rest::Paused),
                     MessageBody::Child { step, run, outcome, spent } => {
                         inner.machine.end_child(step, run, outcome, spent, now);
                     }
                 }
             }
         }
+        self.course.happened();
         self.append(Next::Go, consumed).await?;
-        Ok(true)
+        Ok(())
+    }
+
+    /// Ends a run whose program cannot go on here, if it was asked to stop.
+    async fn stop_without_program(&mut self, why: &str) -> Result<Option<Driven>, DriveError> {
+        let inbox = match self.inbox.take() {
+            Some(inbox) => inbox,
+            None => self.drive.store.inbox(self.drive.run, Part::Next).await?,
+        };
+        let cancels = |message: &Message| matches!(message.body, MessageBody::Cancel { .. });
+        if !self.shared.lock().machine.cancel_requested() && !inbox.messages.iter().any(cancels) {
+            return Ok(None);
+        }
+        self.inbox = Some(inbox);
+        self.read_inbox().await?;
+        self.commit_end(Err(Failure::new(FailureKind::Cancelled, why)), true).await.map(Some)
     }
 
     /// Takes in children that ended without a word to this run: they were
     /// imported, or it had failed of them and goes on.
     async fn meet_children(&mut self) -> Result<(), DriveError> {
         let open = self.shared.lock().machine.open_children();
-        let Some(first) = open.first() else { return Ok(()) };
-        let ended = self.drive.store.ended_children(self.drive.run, *first).await?;
-        if ended.iter().any(|info| info.links.step.is_some_and(|step| open.contains(&step))) {
-            // What they did say comes first.
-            self.read_inbox().await?;
-            let now = self.now();
-            let mut inner = self.shared.lock();
-            for info in ended {
-                if let (Some(step), Some(outcome)) = (info.links.step, info.outcome) {
-                    inner.machine.end_child(step, info.id, outcome, info.spent, now);
-                }
-            }
-            drop(inner);
-            self.commit_soon();
+        if open.is_empty() {
+            return Ok(());
         }
+        let ended = self.drive.store.ended_children(self.drive.run, &open).await?;
+        if ended.is_empty() {
+            return Ok(());
+        }
+        // What they did say comes first.
+        self.read_inbox().await?;
+        let now = self.now();
+        let mut inner = self.shared.lock();
+        for info in ended {
+            if let (Some(step), Some(outcome)) = (info.links.step, info.outcome) {
+                inner.machine.end_child(step, info.id, outcome, info.spent, now);
+            }
+        }
+        drop(inner);
+        self.happened();
         Ok(())
     }
 
@@ -437,15 +550,12 @@ impl Driver<'_> {
         self.append(Next::Go, Vec::new()).await?;
         for work in work {
             match work {
-                Work::Execute { step, attempt, op } => self.execute(step, attempt, op)?,
+                Work::Execute { step, attempt, op } => self.execute(step, attempt, op),
                 Work::Fail { step, failure } => {
-                    self.begin(step, std::future::ready((step, Done::Step(Err(failure)))).boxed());
+                    self.shared.lock().machine.complete(step, Err(failure), self.now());
+                    self.happened();
                 }
-                Work::Abort { step } => {
-                    if let Some(handle) = self.aborts.remove(&step) {
-                        handle.abort();
-                    }
-                }
+                Work::Abort { step } => self.calls.abort(step),
             }
         }
         Ok(None)
@@ -453,17 +563,16 @@ impl Driver<'_> {
 
     /// The run ends here and goes on as a fresh one.
     async fn continue_as_new(&mut self, step: Step, input: Json) -> Result<Driven, DriveError> {
-        self.drop_calls().await;
         let [id, other] = self.shared.lock().machine.ids_of_next_round();
         let id = if self.drive.store.run(&id).await?.is_some() { other } else { id };
-        let now = self.now();
-        let next = {
-            let mut inner = self.shared.lock();
-            let next = family::next_round(&inner.machine, step, input, id.clone(), now);
-            inner.machine.continue_as(id.clone(), now);
-            next
-        };
-        self.append(Next::Continue { run: Box::new(next) }, Vec::new()).await?;
+        let project = self.drive.project.clone();
+        self.append_end(|machine, now| {
+            let next = family::next_round(machine, step, input.clone(), id.clone(), now);
+            let next = NewRun { project: project.clone(), ..next };
+            let (row, at) = machine.with_end(End::Continued(&id), now);
+            (Next::Continue { run: Box::new(next) }, row.into(), at)
+        })
+        .await?;
         Ok(Driven::Continued(id))
     }
 
@@ -472,170 +581,233 @@ impl Driver<'_> {
         let wanted = Wanted::take(&mut self.shared.lock().machine);
         let Some(wanted) = wanted else { return Ok(Vec::new()) };
         let found = self.drive.modules.find_all(self.drive.store.as_ref(), wanted).await?;
-        Ok(family::start(&mut self.shared.lock().machine, found, self.now()))
+        let project = &self.drive.project;
+        let children = family::start(&mut self.shared.lock().machine, found, self.now());
+        Ok(children.into_iter().map(|child| NewRun { project: project.clone(), ..child }).collect())
     }
 
-    /// Commits what was appended, if there is anything. True if the run was to
-    /// be parked but something for it has come in.
-    async fn append(&mut self, next: Next, consumed: Vec<MessageId>) -> Result<bool, DriveError> {
+    /// Commits what was appended, if there is anything or the run does not just go on.
+    async fn append(&mut self, next: Next, consumed: Vec<MessageId>) -> Result<Appended, DriveError> {
         let nothing = {
             let inner = self.shared.lock();
             !inner.machine.has_unsaved() && inner.emissions.is_empty()
         };
         if nothing && consumed.is_empty() && next == Next::Go {
             self.commit_by = None;
-            return Ok(false);
+            return Ok(Appended::default());
         }
         self.append_always(next, consumed).await
     }
 
-    async fn append_always(&mut self, next: Next, consumed: Vec<MessageId>) -> Result<bool, DriveError> {
-        self.commit_by = None;
+    async fn append_always(&mut self, next: Next, consumed: Vec<MessageId>) -> Result<Appended, DriveError> {
         let children = self.new_children().await?;
-        let append = {
+        let goes_on = next == Next::Go;
+        let (row, at) = {
             let mut inner = self.shared.lock();
-            let emissions = std::mem::take(&mut inner.emissions);
-            let first_emission = inner.first_emission;
-            inner.first_emission += emissions.len() as u64;
-            let row = inner.machine.take_unsaved();
-            Append {
-                run: self.drive.run.clone(),
-                epoch: self.drive.epoch,
-                at: inner.machine.last_at(),
-                row: row.map(Row::from),
-                after: self.place,
-                consumed,
-                first_emission,
-                emissions,
-                questions: inner.machine.take_questions(),
-                module: inner.machine.take_moved(),
-                children,
-                dropped: inner.machine.take_dropped_children(),
-                ledger: Some((inner.machine.spent_itself(), inner.machine.budget()))
-                    .filter(|ledger| *ledger != self.ledger),
-                next,
-            }
+            (inner.machine.take_unsaved(), inner.machine.last_at())
         };
-        let goes_on = append.next == Next::Go;
-        let (begets, drops, ledger) =
-            (!append.children.is_empty(), !append.dropped.is_empty(), append.ledger);
-        let ends = matches!(append.next, Next::End { .. } | Next::Continue { .. });
-        let appended = self.drive.store.append(append).await?;
-        self.ledger = ledger.unwrap_or(self.ledger);
-        self.place = appended.place;
-        (self.drive.committed)();
-        self.tell_family(begets, drops, ends);
+        let append = self.filled(next, row.map(Row::from), at, consumed, children);
+        let begets = !append.children.is_empty();
+        let appended = self.store_append(append).await?;
+        if begets {
+            (self.drive.wake)(&[Wake::Due]);
+        }
         if appended.due && goes_on {
             // A child could not be started.
-            self.drive.control.inbox.notify_one();
+            self.course.mail();
         }
         // This process may have been stopped meanwhile: then somebody else may have the run by now,
         // and nothing may be called that he calls too.
-        if goes_on && !self.drive.control.lease.is_held(self.now()) {
+        if goes_on && !self.keeps_lease().await {
             return Err(StoreError::Fenced { run: self.drive.run.clone() }.into());
         }
-        Ok(appended.due)
+        Ok(appended)
     }
 
-    /// Has the relatives of the run look at what was committed.
-    fn tell_family(&self, begets: bool, drops: bool, ends: bool) {
-        let wake = &self.drive.wake;
-        let machine = &self.shared.lock().machine;
-        if let Some(parent) = machine.parent().filter(|_| ends) {
-            wake(Some(parent));
-        }
-        if drops || ends && machine.has_children() {
-            wake(None);
-        } else if begets || machine.continued_as().is_some() {
-            wake(Some(self.drive.run));
+    /// Appends nothing, whatever this execution did.
+    async fn append_bare(&mut self, next: Next) -> Result<(), DriveError> {
+        let Drive { run, session, epoch, .. } = self.drive;
+        self.store_append(Append::new(run.clone(), session, epoch, Timestamp(0), next)).await?;
+        Ok(())
+    }
+
+    /// Commits the end of the run, and what came in before it: the machine knows of the end only then.
+    async fn append_end(
+        &mut self,
+        end: impl Fn(&mut Machine, Timestamp) -> (Next, Row, Timestamp),
+    ) -> Result<(), DriveError> {
+        self.course.end();
+        // Nobody waits for them any more.
+        self.calls.stop().await;
+        loop {
+            let children = self.new_children().await?;
+            let (next, row, at) = end(&mut self.shared.lock().machine, self.now());
+            let append = self.filled(next, Some(row), at, Vec::new(), children);
+            match self.store_append(append.clone()).await {
+                Err(DriveError::Store(StoreError::Raced { .. })) => {
+                    self.again = Some(Box::new(append));
+                    self.read_inbox().await?;
+                }
+                appended => return appended.map(drop),
+            }
         }
     }
 
-    fn begin(&mut self, step: Step, call: BoxFuture<'static, (Step, Done)>) {
-        let (handle, registration) = AbortHandle::new_pair();
-        self.calls.push(Abortable::new(call, registration));
-        self.aborts.insert(step, handle);
+    /// What is appended with a row: all that happened since the last time.
+    fn filled(
+        &mut self,
+        next: Next,
+        row: Option<Row>,
+        at: Timestamp,
+        consumed: Vec<MessageId>,
+        mut children: Vec<NewRun>,
+    ) -> Append {
+        let mut inner = self.shared.lock();
+        let mut emissions = std::mem::take(&mut inner.emissions);
+        let machine = &mut inner.machine;
+        let given = machine.given();
+        if let Some(given) = given {
+            machine.gave_out(given);
+        }
+        let ledger = (machine.spent_itself(), machine.budget());
+        let mut append = Append {
+            before: self.head,
+            row,
+            after: self.place,
+            consumed,
+            given,
+            questions: machine.take_questions(),
+            module: machine.take_moved(),
+            dropped: machine.take_dropped_children(),
+            ledger: Some(ledger).filter(|ledger| *ledger != self.ledger),
+            ..Append::new(self.drive.run.clone(), self.drive.session, self.drive.epoch, at, next)
+        };
+        drop(inner);
+        // What was to be stored with an end that was not.
+        if let Some(again) = self.again.take() {
+            append.given = append.given.or(again.given);
+            append.module = append.module.or(again.module);
+            append.questions.splice(0..0, again.questions);
+            append.dropped.splice(0..0, again.dropped);
+            children.splice(0..0, again.children);
+            emissions.splice(0..0, again.emissions);
+        }
+        Append { children, emissions, ..append }
+    }
+
+    async fn store_append(&mut self, append: Append) -> Result<Appended, DriveError> {
+        self.commit_by = None;
+        let (head, ledger) = (append.row.as_ref().map(|row| row.head), append.ledger);
+        let appended = self.drive.store.append(append).await?;
+        self.head = head.unwrap_or(self.head);
+        self.ledger = ledger.unwrap_or(self.ledger);
+        self.place = appended.place.or(self.place);
+        (self.drive.committed)();
+        if !appended.wake.is_empty() {
+            (self.drive.wake)(&appended.wake);
+        }
+        Ok(appended)
+    }
+
+    /// Whether the run is still this host's. One that was stopped past its lease asks first.
+    async fn keeps_lease(&self) -> bool {
+        let lease = self.drive.control.lease.held();
+        let lost = async {
+            while self.drive.control.leaving() < Leave::Now {
+                self.drive.control.left().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = lease => true,
+            () = lost => false,
+        }
     }
 
     fn waiting(&self) -> Waiting {
-        Waiting::of(&self.shared.lock().machine)
+        let inner = self.shared.lock();
+        Waiting {
+            until: inner.machine.next_deadline(),
+            signals: inner.machine.wanted_signals(),
+            people: inner.machine.asks_people(),
+        }
     }
 
     /// The program returned, trapped, or was stopped by the core.
     async fn end(&mut self, ended: Ended) -> Result<Driven, DriveError> {
         end_lines(&mut self.shared.lock());
-        let now = self.now();
-        let finished = match ended {
-            Ok(outcome) => self.shared.lock().machine.finish(outcome, now).err(),
+        let outcome = match ended {
+            Ok(outcome) => Ok(outcome),
             Err(error) => match error.downcast_ref::<Stop>() {
-                Some(stop) => Some(stop.clone()),
+                Some(stop) => Err(Stopped::By(stop.clone())),
                 None => {
                     let module = self.drive.store.module(self.drive.module.digest);
-                    let failure = trap::explain(&error, &self.shared, module).await?;
-                    self.shared.lock().machine.terminate(failure, now);
-                    None
+                    Err(Stopped::Failed(trap::explain(&error, &self.shared, module).await?))
                 }
             },
         };
-        match finished {
-            None | Some(Stop::Ended) => {}
-            Some(Stop::Mismatch(mismatch)) => return self.refuse(mismatch).await,
-            Some(stop) => {
-                let failure = Failure::new(FailureKind::Failed, stop.to_string());
-                self.shared.lock().machine.terminate(failure, now);
+        let departs = |how: &str| self.shared.lock().machine.departure(how);
+        match outcome {
+            Ok(outcome) => {
+                let returned = self.shared.lock().machine.returns(&outcome);
+                match returned {
+                    Ok(true) => self.commit_end(outcome, false).await,
+                    Err(Stop::Mismatch(mismatch)) => self.refuse(mismatch).await,
+                    // It has ended already, and agrees.
+                    Ok(false) | Err(_) => self.ended_before(),
+                }
             }
+            Err(Stopped::By(Stop::Mismatch(mismatch))) => self.refuse(mismatch).await,
+            Err(Stopped::By(Stop::Ended)) => self.ended_before(),
+            Err(Stopped::By(stop)) => {
+                let failure = Failure::new(FailureKind::Failed, stop.to_string());
+                self.commit_end(Err(failure), true).await
+            }
+            // While there are entries left, that is no end of this run but another program.
+            Err(Stopped::Failed(failure)) => match departs(&failure.message) {
+                Some(mismatch) => self.refuse(mismatch).await,
+                None => self.commit_end(Err(failure), true).await,
+            },
         }
-        self.commit_end().await
+    }
+
+    /// The journal has an end already.
+    fn ended_before(&self) -> Result<Driven, DriveError> {
+        let machine = &self.shared.lock().machine;
+        match (machine.outcome(), machine.continued_as()) {
+            (Some(outcome), _) => Ok(Driven::Ended(outcome.clone())),
+            (None, Some(run)) => Ok(Driven::Continued(run.clone())),
+            (None, None) => Err(DriveError::Instance("the program ended without an outcome".to_owned())),
+        }
     }
 
     /// The program departs from its journal: what it did in this execution is void. Only a
     /// request to stop can be carried out without it.
     async fn refuse(&mut self, mismatch: Box<Mismatch>) -> Result<Driven, DriveError> {
-        let requests: Vec<_> = self.drive.store.inbox(self.drive.run).await?;
-        let requests = requests.into_iter().filter_map(|message| match message.body {
-            MessageBody::Cancel { reason } => Some((message.id, reason)),
-            _ => None,
-        });
-        let mut consumed = Vec::new();
-        let cancelled = {
-            let mut inner = self.shared.lock();
-            inner.emissions.clear();
-            let now = self.now();
-            for (id, reason) in requests {
-                consumed.push(id);
-                inner.machine.request_cancel(reason, now);
-            }
-            let asked = inner.machine.cancel_requested();
-            if asked {
-                let why = "the run was asked to stop while its module departed from its journal";
-                inner.machine.terminate(Failure::new(FailureKind::Cancelled, why), now);
-            }
-            inner.machine.outcome().cloned().filter(|_| asked)
-        };
-        if let Some(outcome) = cancelled {
-            self.append(self.end_of(&outcome), consumed).await?;
-            return Ok(Driven::Ended(outcome));
+        self.shared.lock().emissions.clear();
+        let why = "the run was asked to stop while its module departed from its journal";
+        if let Some(driven) = self.stop_without_program(why).await? {
+            return Ok(driven);
         }
-        let next = Next::Refuse { reason: mismatch.to_string() };
-        let append = Append::new(self.drive.run.clone(), self.drive.epoch, Timestamp(0), next);
-        self.drive.store.append(append).await?;
-        (self.drive.committed)();
+        self.append_bare(Next::Refuse { reason: mismatch.to_string() }).await?;
         Ok(Driven::Refused(mismatch))
     }
 
-    fn end_of(&self, outcome: &Outcome) -> Next {
-        let spent = self.shared.lock().machine.spent(self.now());
-        Next::End { outcome: outcome.clone(), spent }
-    }
-
-    async fn commit_end(&mut self) -> Result<Driven, DriveError> {
-        // Nobody waits for them any more.
-        self.drop_calls().await;
-        let outcome = self.shared.lock().machine.outcome().cloned();
-        let Some(outcome) = outcome else {
-            return Err(DriveError::Instance("the program ended without an outcome".to_owned()));
-        };
-        self.append(self.end_of(&outcome), Vec::new()).await?;
+    /// Commits that the run ended so; `stopped` by the host, where the program stood.
+    async fn commit_end(&mut self, outcome: Outcome, stopped: bool) -> Result<Driven, DriveError> {
+        self.append_end(|machine, now| {
+            machine.settle_move(now);
+            let (row, at) = machine.with_end(End::Finished { outcome: &outcome, stopped }, now);
+            (Next::End { outcome: outcome.clone(), spent: machine.spent(now) }, row.into(), at)
+        })
+        .await?;
         Ok(Driven::Ended(outcome))
     }
+}
+
+/// How a program ended that did not return.
+enum Stopped {
+    /// The machine refused what it asked for.
+    By(Stop),
+    Failed(Failure),
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use wfhost_core::{Machine, Mismatch, Outcome, Step, Stop};
+use wfhost_core::{Failure, FailureKind, Machine, Mismatch, Outcome, Position, Step, Stop};
 use wfhost_runtime::{Engine, Frame, Module, Shared, Sources, end_lines, trap};
 use wfhost_store::{Emission, SharedStore};
 use wfhost_world::World;
@@ -26,10 +26,26 @@ pub struct Replayed {
     pub departs: Option<Box<Mismatch>>,
     /// How the program ended; none if it would go on behind the journal's end.
     pub outcome: Option<Outcome>,
+    /// It did not return: it trapped, reached a limit, or waits for nothing.
+    pub stopped: bool,
+    /// The position behind the last entry.
+    pub entries: Position,
     /// What the program gave out, from the number on that the machine was opened with.
     pub emissions: Vec<Emission>,
     /// Its steps in order, if it was traced.
     pub trace: Vec<Asked>,
+}
+
+impl Replayed {
+    /// Why a run may not be executed with this module from now on: it departs from the journal, or
+    /// it comes to its end and stops there of itself, where the run goes on today.
+    pub fn refusal(self) -> Option<Box<Mismatch>> {
+        let stops = match (&self.outcome, self.stopped) {
+            (Some(Err(failure)), true) => Some(Mismatch::stopped(self.entries, &failure.message)),
+            _ => None,
+        };
+        self.departs.or(stops.map(Box::new))
+    }
 }
 
 /// Lets the module repeat a journal. Nothing is carried out and nothing
@@ -64,26 +80,33 @@ pub(crate) async fn replay(
         // Pre-empted in the middle of a computation.
         tokio::task::yield_now().await;
     };
-    let mut replayed = Replayed::default();
-    let stop = match ended {
-        None => None,
+    let mut replayed = Replayed { entries: Position(shared.lock().machine.entries()), ..Replayed::default() };
+    if ended.is_some() {
+        end_lines(&mut shared.lock());
+    }
+    match ended {
+        None => {}
         Some(Ok(outcome)) => {
-            end_lines(&mut shared.lock());
-            replayed.outcome = Some(outcome.clone());
-            shared.lock().machine.finish(outcome, world.now()).err()
+            if let Err(Stop::Mismatch(mismatch)) = shared.lock().machine.returns(&outcome) {
+                replayed.departs = Some(mismatch);
+            }
+            replayed.outcome = Some(outcome);
         }
         Some(Err(error)) => match error.downcast_ref::<Stop>() {
-            Some(stop) => Some(stop.clone()),
+            Some(Stop::Mismatch(mismatch)) => replayed.departs = Some(mismatch.clone()),
+            // The journal has an end there.
+            Some(Stop::Ended) => {}
+            Some(stop) => {
+                replayed.stopped = true;
+                replayed.outcome = Some(Err(Failure::new(FailureKind::Failed, stop.to_string())));
+            }
             None => {
-                end_lines(&mut shared.lock());
-                replayed.outcome =
-                    Some(Err(trap::explain(&error, &shared, store.module(module.digest)).await?));
-                None
+                let failure = trap::explain(&error, &shared, store.module(module.digest)).await?;
+                replayed.departs = shared.lock().machine.departure(&failure.message);
+                replayed.stopped = true;
+                replayed.outcome = Some(Err(failure));
             }
         },
-    };
-    if let Some(Stop::Mismatch(mismatch)) = stop {
-        replayed.departs = Some(mismatch);
     }
     let traced = {
         let mut inner = shared.lock();

@@ -6,19 +6,24 @@ use super::*;
 #[derive(Clone, Debug)]
 pub struct Append {
     pub run: RunId,
+    /// Who appends.
+    pub session: SessionId,
     pub epoch: Epoch,
     /// The time of the last entry.
     pub at: Timestamp,
+    /// The head of the chain before `row`; not looked at without one.
+    pub before: Digest,
     /// None if only the rest changes.
     pub row: Option<Row>,
-    /// What [`Appended::place`] of the append before it in the same epoch was, if it is known: then
-    /// the end of the journal need not be looked up.
+    /// What [`Appended::place`] of the append before it in the same epoch was, or
+    /// [`Opened::place`], if it is known: then the end of the journal need not be looked up.
     pub after: Option<u64>,
     /// Messages of the run's inbox that these entries record.
     pub consumed: Vec<MessageId>,
-    /// What the program gave out, in order; `first_emission` numbers the first.
-    pub first_emission: u64,
+    /// What the program gave out, in order; numbered from the run's emissions on.
     pub emissions: Vec<Emission>,
+    /// What the program has given out with these, if that changed.
+    pub given: Option<Given>,
     /// Questions that these entries ask or close.
     pub questions: Vec<QuestionChange>,
     /// The module that the run is executed with from now on.
@@ -37,16 +42,18 @@ pub struct Append {
 
 impl Append {
     /// An append of nothing.
-    pub fn new(run: RunId, epoch: Epoch, at: Timestamp, next: Next) -> Self {
+    pub fn new(run: RunId, session: SessionId, epoch: Epoch, at: Timestamp, next: Next) -> Self {
         Self {
             run,
+            session,
             epoch,
             at,
+            before: Digest([0; 32]),
             row: None,
             after: None,
             consumed: Vec::new(),
-            first_emission: 0,
             emissions: Vec::new(),
+            given: None,
             questions: Vec::new(),
             module: None,
             children: Vec::new(),
@@ -100,24 +107,45 @@ pub struct Change {
 }
 
 /// What becomes of a run with an append.
+///
+/// With all but `Go` the session gives the run up. What was sent to the run and
+/// not taken is looked up in the same transaction: an end with an untaken
+/// signal, answer or request to stop, another round with an untaken answer, and
+/// an untaken answer to a question that [`Append::questions`] closes are
+/// [`StoreError::Raced`].
 #[derive(Clone, PartialEq, Debug)]
 pub enum Next {
-    /// It goes on; the lease stays.
+    /// It goes on, and stays with the session.
     Go,
-    /// It waits, and the lease is given up, unless a message that could wake
-    /// it is in its inbox: then it goes on as with `Go`, and
-    /// [`Appended::due`] says so.
+    /// It waits, unless a message that could wake it is in its inbox: then it
+    /// goes on as with `Go`, and [`Appended::due`] says so.
     Park(Waiting),
-    /// It is left alone until somebody asks for it; the lease is given up.
+    /// It is given up without being at rest. Without `trouble` it is due at
+    /// once, for whoever comes next. With `trouble`, which is why it could not
+    /// be advanced, it is due after [`AGAIN_AFTER_MS`], doubled with each trouble
+    /// since it came forward last, or when `waiting` says, if that is sooner.
+    /// Messages wake it as if it was parked with `waiting`.
+    Release { waiting: Option<Waiting>, trouble: Option<String> },
+    /// It is left alone until somebody asks for it; an untaken request to stop
+    /// makes it due.
     Pause,
-    /// The module departs from the journal; the lease is given up.
+    /// The module departs from the journal; an untaken request to stop makes it due.
     Refuse { reason: String },
-    /// It has ended; the lease is given up, its parent is told, and children
-    /// that are to end with it are cancelled. `spent`: with its children.
+    /// It has ended; its parent is told, and children that are to end with it
+    /// are cancelled. `spent`: with its children.
     End { outcome: Outcome, spent: Spent },
     /// It has ended and goes on as that run, which is created and takes over
-    /// what is in its inbox.
+    /// untaken signals and requests.
     Continue { run: Box<NewRun> },
+}
+
+/// A run that could not be advanced is tried again after this time, doubled
+/// with each trouble in a row up to 32 times it. In milliseconds.
+pub const AGAIN_AFTER_MS: u64 = 30_000;
+
+/// How long a run rests after so many troubles in a row, this one included.
+pub(super) fn rest_ms(troubles: u32) -> u64 {
+    AGAIN_AFTER_MS << troubles.saturating_sub(1).min(5)
 }
 
 /// What a parked run waits for.
@@ -153,11 +181,13 @@ impl Waiting {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Appended {
     /// Something for it has come in: it was not parked if it was to be, or a
     /// child could not be started.
     pub due: bool,
     /// The place of the run's last commit, if it is known.
     pub place: Option<u64>,
+    /// Relatives that something was sent to, and whether runs are due that were not.
+    pub wake: Vec<Wake>,
 }

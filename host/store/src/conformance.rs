@@ -1,21 +1,117 @@
 //! The store's contract as tests, run over every implementation.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::{
-    ChildOf, Digest, Epoch, Event, Failure, FailureKind, Json, Machine, OnParentClose, Origin, Outcome,
-    Position, Row, RunConfig, RunId, Started, Step, Timestamp,
+    ChildOf, Digest, Epoch, Event, Failure, FailureKind, Json, Machine, OnParentClose, Origin, Position, Row,
+    RunConfig, RunId, Started, Step, Timestamp,
 };
 
 use super::*;
 
 const LEASE: u64 = 1_000;
 
-fn stores() -> Vec<(SharedStore, Option<tempfile::TempDir>)> {
+/// A clock that a test sets.
+#[derive(Debug, Default)]
+struct Hands {
+    now: AtomicU64,
+    ticks: AtomicU64,
+}
+
+impl Clock for Hands {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.now.load(Ordering::Relaxed))
+    }
+
+    fn ticks_ms(&self) -> u64 {
+        self.ticks.load(Ordering::Relaxed)
+    }
+
+    fn source(&self) -> &str {
+        "hands"
+    }
+}
+
+/// A store, and two hosts that use it.
+struct Shop {
+    store: SharedStore,
+    clock: Arc<Hands>,
+    mine: SessionId,
+    other: SessionId,
+    dir: Option<tempfile::TempDir>,
+}
+
+impl std::ops::Deref for Shop {
+    type Target = SharedStore;
+
+    fn deref(&self) -> &SharedStore {
+        &self.store
+    }
+}
+
+impl Shop {
+    async fn open(store: SharedStore, clock: Arc<Hands>, dir: Option<tempfile::TempDir>) -> Self {
+        let mine = store.begin_session(&owner(1), LEASE).await.unwrap();
+        let other = store.begin_session(&owner(2), LEASE).await.unwrap();
+        Self { store, clock, mine, other, dir }
+    }
+
+    /// Time goes on.
+    fn at(&self, now: u64) {
+        self.clock.now.store(now, Ordering::Relaxed);
+    }
+
+    fn ticks(&self, ticks: u64) {
+        self.clock.ticks.store(ticks, Ordering::Relaxed);
+    }
+
+    /// An append of the first host.
+    fn with(&self, run: &str, row: Option<Row>) -> Append {
+        let before = row.as_ref().map_or(Digest([0; 32]), |row| before(run, row));
+        Append { before, row, ..Append::new(id(run), self.mine, Epoch(1), Timestamp(20), Next::Go) }
+    }
+
+    async fn claim_as(&self, session: SessionId, run: &str, how: ClaimHow) -> Claimed {
+        self.claim(session, &id(run), how).await.unwrap()
+    }
+
+    async fn opened(&self, session: SessionId, run: &str) -> Opened {
+        match self.claim_as(session, run, ClaimHow::Asked).await {
+            Claimed::Yes(opened) => *opened,
+            other => panic!("{run}: {other:?}"),
+        }
+    }
+
+    /// Claims what is due for the second host.
+    async fn due(&self, limit: usize, wanted: Wanted) -> (Vec<String>, bool, Option<u64>) {
+        let due = self.claim_due(self.other, limit, wanted).await.unwrap();
+        let runs = due.runs.iter().map(|run| run.as_ref().unwrap().run.to_string()).collect();
+        (runs, due.more, due.next_in_ms)
+    }
+
+    async fn bodies(&self, run: &str) -> Vec<MessageBody> {
+        let inbox = self.inbox(&id(run), Part::Next).await.unwrap();
+        inbox.messages.into_iter().map(|message| message.body).collect()
+    }
+
+    async fn info(&self, run: &str) -> RunInfo {
+        self.run(&id(run)).await.unwrap().unwrap()
+    }
+}
+
+async fn stores() -> Vec<Shop> {
     let dir = tempfile::TempDir::new().unwrap();
-    let sqlite = SqliteStore::open(&dir.path().join("w.db"), &SqliteOptions::default()).unwrap();
-    vec![(Arc::new(MemStore::default()), None), (Arc::new(sqlite), Some(dir))]
+    let clock = Arc::new(Hands::default());
+    let hands: Arc<dyn Clock> = clock.clone();
+    let options = SqliteOptions { clock: hands, ..SqliteOptions::default() };
+    let sqlite = SqliteStore::open(&dir.path().join("w.db"), &options).unwrap();
+    let sqlite = Shop::open(Arc::new(sqlite), clock, Some(dir)).await;
+    let clock = Arc::new(Hands::default());
+    let mem = Shop::open(Arc::new(MemStore::with_clock(clock.clone())), clock, None).await;
+    vec![mem, sqlite]
 }
 
 fn id(text: &str) -> RunId {
@@ -23,7 +119,7 @@ fn id(text: &str) -> RunId {
 }
 
 fn owner(pid: u32) -> Owner {
-    Owner { host: "here/1".to_owned(), pid, started: 1 }
+    Owner { host: "here".to_owned(), realm: "m b s".to_owned(), pid, started: 1 }
 }
 
 fn machine(run: &str, module: Digest) -> Machine {
@@ -42,43 +138,59 @@ fn machine(run: &str, module: Digest) -> Machine {
     Machine::start(started, Timestamp(10))
 }
 
+/// The heads of the rows that a test made, by the run and the end.
+static HEADS: Mutex<BTreeMap<(RunId, Position), Digest>> = Mutex::new(BTreeMap::new());
+
 fn row(machine: &mut Machine) -> Row {
-    let wfhost_core::Unsaved { first, count, bytes, head } = machine.take_unsaved().unwrap();
-    Row { first, count, bytes, head }
+    let row = Row::from(machine.take_unsaved().unwrap());
+    HEADS.lock().unwrap().insert((machine.run().clone(), row.end()), row.head);
+    row
 }
 
-async fn create(store: &SharedStore, run: &str, key: Option<&str>) -> (Machine, Result<Created>) {
+/// The head before a row.
+fn before(run: &str, row: &Row) -> Digest {
+    HEADS.lock().unwrap().get(&(id(run), row.first)).copied().unwrap_or(Digest([0; 32]))
+}
+
+async fn create(store: &Shop, run: &str, key: Option<&str>) -> (Machine, Result<Created>) {
     let module = store.put_module("w", b"module").await.unwrap();
     let mut machine = machine(run, module);
     let rows = vec![row(&mut machine)];
     let new = NewRun {
         key: key.map(str::to_owned),
         labels: vec![("run".to_owned(), run.to_owned())],
-        lease: Some((owner(1), Timestamp(10 + LEASE))),
+        session: Some(store.mine),
         ..NewRun::new(&machine, rows)
     };
     (machine, store.create(new).await)
 }
 
-fn append(run: &str, row: Option<Row>) -> Append {
-    Append { row, ..Append::new(id(run), Epoch(1), Timestamp(20), Next::Go) }
+/// A run that nobody has advanced yet.
+async fn enqueue(store: &Shop, run: &str, project: Option<&str>) -> Machine {
+    let module = store.put_module("w", b"module").await.unwrap();
+    let mut machine = machine(run, module);
+    let rows = vec![row(&mut machine)];
+    let project = project.map(str::to_owned);
+    store.create(NewRun { project, ..NewRun::new(&machine, rows) }).await.unwrap();
+    machine
 }
 
-fn claim<'a>(run: &'a RunId, owner: &'a Owner, now: u64, dead: Option<&'a Owner>) -> Claim<'a> {
-    Claim { run, owner, now: Timestamp(now), until: Timestamp(now + LEASE), dead, how: ClaimHow::Asked }
+fn received(machine: &mut Machine) -> Row {
+    machine.receive("s".to_owned(), Json::null(), None, Timestamp(20));
+    row(machine)
 }
 
 fn signal(name: &str, id: Option<&str>) -> MessageBody {
     MessageBody::Signal { name: name.to_owned(), payload: Json::null(), id: id.map(str::to_owned) }
 }
 
-async fn post(store: &SharedStore, run: &str, body: MessageBody) -> Posted {
-    store.post(NewMessage { run: id(run), at: Timestamp(30), body }).await.unwrap()
+async fn post(store: &Shop, run: &str, body: MessageBody) -> Posted {
+    store.post(NewMessage { run: id(run), body }).await.unwrap()
 }
 
 #[tokio::test]
 async fn modules_are_kept_by_digest() {
-    for (store, _dir) in stores() {
+    for store in stores().await {
         let digest = store.put_module("a", b"one").await.unwrap();
         assert_eq!(digest, Digest::of(b"one"));
         assert_eq!(store.put_module("b", b"one").await.unwrap(), digest);
@@ -91,21 +203,11 @@ async fn modules_are_kept_by_digest() {
 }
 
 #[tokio::test]
-async fn a_key_gives_the_same_run_and_an_id_is_taken_once() {
-    for (store, _dir) in stores() {
-        assert_eq!(create(&store, "a", Some("k")).await.1.unwrap(), Created::New);
-        assert_eq!(create(&store, "b", Some("k")).await.1.unwrap(), Created::Known(id("a")));
-        assert_eq!(create(&store, "a", None).await.1, Err(StoreError::IdTaken { id: id("a") }));
-        assert_eq!(store.runs(RunFilter::default()).await.unwrap().len(), 1);
-    }
-}
-
-#[tokio::test]
 async fn a_journal_comes_back_as_it_was_appended() {
-    for (store, _dir) in stores() {
+    for store in stores().await {
         let (mut machine, _) = create(&store, "r", None).await;
         assert!(machine.receive("s".to_owned(), Json::null(), None, Timestamp(20)));
-        store.append(append("r", Some(row(&mut machine)))).await.unwrap();
+        store.append(store.with("r", Some(row(&mut machine)))).await.unwrap();
         let journal =
             wfhost_core::Journal::read(store.journal(&id("r"), Position(0)).await.unwrap()).unwrap();
         assert_eq!(journal.head, machine.head());
@@ -116,104 +218,47 @@ async fn a_journal_comes_back_as_it_was_appended() {
 }
 
 #[tokio::test]
-async fn a_stale_epoch_or_position_appends_nothing() {
-    for (store, _dir) in stores() {
-        let (mut machine, _) = create(&store, "r", None).await;
-        machine.receive("s".to_owned(), Json::null(), None, Timestamp(20));
-        let first = row(&mut machine);
-        let fenced = Err(StoreError::Fenced { run: id("r") });
-        let stale = Append { epoch: Epoch(2), ..append("r", Some(first.clone())) };
-        assert_eq!(store.append(stale).await, fenced);
-        let gap = Row { first: Position(5), ..first.clone() };
-        assert_eq!(store.append(append("r", Some(gap))).await, fenced);
-        let place = store.append(append("r", Some(first.clone()))).await.unwrap().place;
-        // The same once more: the position has passed.
-        for after in [None, place] {
-            let again = Append { after, ..append("r", Some(first.clone())) };
-            assert_eq!(store.append(again.clone()).await, fenced);
-            assert_eq!(store.append(Append { epoch: Epoch(2), row: None, ..again }).await, fenced);
-        }
-        // A place that is another run's, or nobody's, is looked up.
-        create(&store, "other", None).await.1.unwrap();
-        let other = store.append(append("other", None)).await.unwrap().place;
-        for after in [other, Some(1_000)] {
-            machine.receive("s".to_owned(), Json::null(), None, Timestamp(20));
-            let next = Append { after, ..append("r", Some(row(&mut machine))) };
-            assert!(store.append(next).await.unwrap().place > place);
-        }
-        assert_eq!(store.journal(&id("r"), Position(0)).await.unwrap().len(), 4);
-        store.release(&id("r"), Epoch(1), None).await.unwrap();
-        assert_eq!(store.append(append("r", None)).await, fenced);
-    }
-}
-
-#[tokio::test]
-async fn a_run_has_one_owner_at_a_time() {
-    for (store, _dir) in stores() {
-        create(&store, "r", None).await.1.unwrap();
-        let run = id("r");
-        let (first, second) = (owner(1), owner(2));
-        let held = Claimed::Held { owner: first.clone(), until: Timestamp(10 + LEASE) };
-        assert_eq!(store.claim(claim(&run, &second, 500, None)).await.unwrap(), held);
-        // Another dead process is no reason.
-        assert_eq!(store.claim(claim(&run, &second, 500, Some(&owner(3)))).await.unwrap(), held);
-        let module = Digest::of(b"module");
-        let taken = |epoch, starts| Claimed::Yes { epoch: Epoch(epoch), emissions: 0, starts, module };
-        assert_eq!(store.claim(claim(&run, &second, 500, Some(&first))).await.unwrap(), taken(2, 1));
-        assert_eq!(
-            store.renew(&[(run.clone(), Epoch(1))], Timestamp(9_000)).await.unwrap(),
-            vec![run.clone()]
-        );
-        assert!(store.renew(&[(run.clone(), Epoch(2))], Timestamp(9_000)).await.unwrap().is_empty());
-        // The lease runs out.
-        assert!(matches!(store.claim(claim(&run, &first, 8_999, None)).await.unwrap(), Claimed::Held { .. }));
-        assert_eq!(store.claim(claim(&run, &first, 9_000, None)).await.unwrap(), taken(3, 2));
-        assert_eq!(store.claim(claim(&id("x"), &first, 0, None)).await.unwrap(), Claimed::NoSuchRun);
-    }
-}
-
-#[tokio::test]
 async fn parking_looks_for_what_came_in() {
-    for (store, _dir) in stores() {
+    for store in stores().await {
         create(&store, "r", None).await.1.unwrap();
         let waiting = Waiting { until: Some(Timestamp(99)), signals: vec!["go".to_owned()], people: false };
-        let park = || Append { next: Next::Park(waiting.clone()), ..append("r", None) };
+        let park = || Append { next: Next::Park(waiting.clone()), ..store.with("r", None) };
         assert_eq!(post(&store, "r", signal("go", None)).await, Posted::Added);
         assert!(store.append(park()).await.unwrap().due);
         assert_eq!(store.run(&id("r")).await.unwrap().unwrap().state, RunState::Running);
-        let message = store.inbox(&id("r")).await.unwrap()[0].id;
-        store.append(Append { consumed: vec![message], ..append("r", None) }).await.unwrap();
+        let message = store.inbox(&id("r"), Part::Next).await.unwrap().messages[0].id;
+        store.append(Append { consumed: vec![message], ..store.with("r", None) }).await.unwrap();
         // A signal that it does not wait for.
         assert_eq!(post(&store, "r", signal("other", None)).await, Posted::Added);
         assert!(!store.append(park()).await.unwrap().due);
         let info = store.run(&id("r")).await.unwrap().unwrap();
         assert_eq!((info.state, info.waiting, info.lease), (RunState::Waiting, Some(waiting.clone()), None));
-        assert_eq!(store.inbox(&id("r")).await.unwrap().len(), 1);
+        assert_eq!(store.bodies("r").await.len(), 1);
     }
 }
 
 #[tokio::test]
 async fn a_request_to_stop_always_wakes() {
-    for (store, _dir) in stores() {
+    for store in stores().await {
         create(&store, "r", None).await.1.unwrap();
         assert_eq!(post(&store, "r", MessageBody::Cancel { reason: None }).await, Posted::Added);
-        let park = Append { next: Next::Park(Waiting::default()), ..append("r", None) };
+        let park = Append { next: Next::Park(Waiting::default()), ..store.with("r", None) };
         assert!(store.append(park).await.unwrap().due);
     }
 }
 
 #[tokio::test]
 async fn a_signal_with_an_id_is_delivered_once_for_the_life_of_the_run() {
-    for (store, _dir) in stores() {
+    for store in stores().await {
         create(&store, "r", None).await.1.unwrap();
         assert_eq!(post(&store, "r", signal("s", Some("1"))).await, Posted::Added);
         assert_eq!(post(&store, "r", signal("s", Some("1"))).await, Posted::Duplicate);
-        let message = store.inbox(&id("r")).await.unwrap()[0].id;
-        store.append(Append { consumed: vec![message], ..append("r", None) }).await.unwrap();
-        assert!(store.inbox(&id("r")).await.unwrap().is_empty());
+        let message = store.inbox(&id("r"), Part::Next).await.unwrap().messages[0].id;
+        store.append(Append { consumed: vec![message], ..store.with("r", None) }).await.unwrap();
+        assert!(store.bodies("r").await.is_empty());
         assert_eq!(post(&store, "r", signal("s", Some("1"))).await, Posted::Duplicate);
         let end = Next::End { outcome: Ok(Json::null()), spent: Spent::default() };
-        store.append(Append { next: end, ..append("r", None) }).await.unwrap();
+        store.append(Append { next: end, ..store.with("r", None) }).await.unwrap();
         assert_eq!(post(&store, "r", signal("s", Some("1"))).await, Posted::Duplicate);
         assert_eq!(post(&store, "r", signal("s", Some("2"))).await, Posted::Ended);
         assert_eq!(post(&store, "x", signal("s", None)).await, Posted::NoSuchRun);
@@ -221,68 +266,8 @@ async fn a_signal_with_an_id_is_delivered_once_for_the_life_of_the_run() {
 }
 
 #[tokio::test]
-async fn what_a_program_gives_out_is_stored_once() {
-    for (store, _dir) in stores() {
-        create(&store, "r", None).await.1.unwrap();
-        let log = |number, message: &str| {
-            Emission::Log(LogLine {
-                number,
-                at: Timestamp(1),
-                level: LogLevel::Info,
-                message: message.to_owned(),
-                fields: vec![("k".to_owned(), "v".to_owned())],
-            })
-        };
-        let state = |value: &str| Emission::State {
-            key: "k".to_owned(),
-            value: Json::string(value),
-            at: Timestamp(1),
-        };
-        let phase = Emission::Phase { title: "p".to_owned(), at: Timestamp(1) };
-        let first = vec![log(0, "a"), state("one"), phase];
-        store.append(Append { emissions: first.clone(), ..append("r", None) }).await.unwrap();
-        // Numbers 1 to 3, of which 1 and 2 are there.
-        let again = vec![state("old"), log(2, "twice"), log(3, "b")];
-        store.append(Append { first_emission: 1, emissions: again, ..append("r", None) }).await.unwrap();
-        let lines = store.logs(&id("r"), 0, 10).await.unwrap();
-        let lines: Vec<_> = lines.into_iter().map(|line| (line.number, line.message)).collect();
-        assert_eq!(lines, [(0, "a".to_owned()), (2, "phase: p".to_owned()), (3, "b".to_owned())]);
-        assert_eq!(store.state(&id("r")).await.unwrap(), [("k".to_owned(), Json::string("one"))]);
-        let two = vec![state("two")];
-        store.append(Append { first_emission: 4, emissions: two, ..append("r", None) }).await.unwrap();
-        assert_eq!(store.state(&id("r")).await.unwrap(), [("k".to_owned(), Json::string("two"))]);
-        let history = store.published(&id("r"), Some("k")).await.unwrap();
-        let history: Vec<_> = history.into_iter().map(|value| (value.number, value.value)).collect();
-        assert_eq!(history, [(1, Json::string("one")), (4, Json::string("two"))]);
-        assert_eq!(store.published(&id("r"), Some("other")).await.unwrap(), []);
-        assert_eq!(store.run(&id("r")).await.unwrap().unwrap().phase.as_deref(), Some("p"));
-    }
-}
-
-#[tokio::test]
-async fn an_ended_run_stays_ended() {
-    let failure = |kind| Err::<Json, _>(Failure::new(kind, "m"));
-    let cases: [(Outcome, RunState); 3] = [
-        (Ok(Json::null()), RunState::Completed),
-        (failure(FailureKind::Failed), RunState::Failed),
-        (failure(FailureKind::Cancelled), RunState::Cancelled),
-    ];
-    for (outcome, state) in cases {
-        for (store, _dir) in stores() {
-            create(&store, "r", None).await.1.unwrap();
-            let end = Next::End { outcome: outcome.clone(), spent: Spent::default() };
-            store.append(Append { next: end, ..append("r", None) }).await.unwrap();
-            let info = store.run(&id("r")).await.unwrap().unwrap();
-            assert_eq!((info.state, info.outcome, info.lease), (state, Some(outcome.clone()), None));
-            let claimed = store.claim(claim(&id("r"), &owner(2), 99_999, None)).await.unwrap();
-            assert_eq!(claimed, Claimed::Ended);
-        }
-    }
-}
-
-#[tokio::test]
 async fn runs_are_listed_newest_first_by_filters_and_pages() {
-    for (store, _dir) in stores() {
+    for store in stores().await {
         for run in ["a1", "a2", "b1"] {
             create(&store, run, None).await.1.unwrap();
         }
@@ -304,153 +289,11 @@ async fn runs_are_listed_newest_first_by_filters_and_pages() {
 }
 
 /// Parks the run that process 1 advances.
-async fn park(store: &SharedStore, run: &str, until: Option<u64>, signals: &[&str]) {
+async fn park(store: &Shop, run: &str, until: Option<u64>, signals: &[&str]) {
     let signals = signals.iter().map(|&name| name.to_owned()).collect();
     let waiting = Waiting { until: until.map(Timestamp), signals, people: false };
-    let park = Append { next: Next::Park(waiting), ..append(run, None) };
+    let park = Append { next: Next::Park(waiting), ..store.with(run, None) };
     assert!(!store.append(park).await.unwrap().due);
-}
-
-async fn due(store: &SharedStore, now: u64) -> Vec<String> {
-    store.due(Timestamp(now), 10).await.unwrap().into_iter().map(|run| run.to_string()).collect()
-}
-
-#[tokio::test]
-async fn what_is_due_is_found_in_the_order_of_its_time() {
-    for (store, _dir) in stores() {
-        for (run, until) in [("late", Some(300)), ("soon", Some(200)), ("never", None), ("held", None)] {
-            create(&store, run, None).await.1.unwrap();
-            if run != "held" {
-                park(&store, run, until, &["go"]).await;
-            }
-        }
-        assert!(due(&store, 100).await.is_empty());
-        assert_eq!(store.next_due(Timestamp(100)).await.unwrap(), Some(Timestamp(200)));
-        assert_eq!(due(&store, 200).await, ["soon"]);
-        assert_eq!(due(&store, 300).await, ["soon", "late"]);
-        post(&store, "never", signal("other", None)).await;
-        assert_eq!(due(&store, 300).await, ["soon", "late"]);
-        post(&store, "never", signal("go", None)).await;
-        assert_eq!(due(&store, 300).await, ["never", "soon", "late"]);
-        // A lease that is over is due like everything else.
-        assert_eq!(due(&store, 10 + LEASE).await, ["never", "soon", "late", "held"]);
-        assert_eq!(store.owners().await.unwrap(), [owner(1)]);
-        assert_eq!(store.owned(&owner(1)).await.unwrap(), [id("held")]);
-    }
-}
-
-#[tokio::test]
-async fn what_has_begun_is_due_before_what_is_new() {
-    for (store, _dir) in stores() {
-        for run in ["new", "newer"] {
-            let module = store.put_module("w", b"module").await.unwrap();
-            let mut machine = machine(run, module);
-            let rows = vec![row(&mut machine)];
-            store.create(NewRun::new(&machine, rows)).await.unwrap();
-        }
-        create(&store, "begun", None).await.1.unwrap();
-        park(&store, "begun", Some(200), &[]).await;
-        assert_eq!(due(&store, 199).await, ["new", "newer"]);
-        assert_eq!(store.next_due(Timestamp(199)).await.unwrap(), Some(Timestamp(200)));
-        assert_eq!(due(&store, 200).await, ["begun", "new", "newer"]);
-        assert_eq!(store.due(Timestamp(200), 1).await.unwrap(), [id("begun")]);
-    }
-}
-
-#[tokio::test]
-async fn a_claim_of_what_is_due_takes_nothing_else() {
-    for (store, _dir) in stores() {
-        create(&store, "r", None).await.1.unwrap();
-        park(&store, "r", Some(500), &[]).await;
-        let run = id("r");
-        let second = owner(2);
-        let at = |now| Claim { how: ClaimHow::Due, ..claim(&run, &second, now, None) };
-        assert_eq!(store.claim(at(499)).await.unwrap(), Claimed::NotDue);
-        assert!(matches!(store.claim(at(500)).await.unwrap(), Claimed::Yes { epoch: Epoch(2), .. }));
-        store.release(&run, Epoch(2), Some("no room")).await.unwrap();
-        let info = store.run(&run).await.unwrap().unwrap();
-        assert_eq!((info.lease, info.trouble.as_deref()), (None, Some("no room")));
-        assert_eq!(due(&store, 500).await, ["r"]);
-        assert!(matches!(store.claim(at(500)).await.unwrap(), Claimed::Yes { epoch: Epoch(3), .. }));
-        let info = store.run(&run).await.unwrap().unwrap();
-        assert_eq!((info.lease, info.trouble), (Some((second.clone(), Timestamp(1_500))), None));
-    }
-}
-
-#[tokio::test]
-async fn only_a_claim_that_reopens_takes_a_run_that_failed() {
-    for (store, _dir) in stores() {
-        for (run, outcome, opens) in [
-            ("failed", Err(Failure::new(FailureKind::Failed, "m")), true),
-            ("stopped", Err(Failure::new(FailureKind::Cancelled, "m")), true),
-            ("done", Ok(Json::null()), false),
-        ] {
-            create(&store, run, None).await.1.unwrap();
-            let end = Next::End { outcome, spent: Spent::default() };
-            store.append(Append { next: end, ..append(run, None) }).await.unwrap();
-            let (run, second) = (id(run), owner(2));
-            assert_eq!(store.claim(claim(&run, &second, 50, None)).await.unwrap(), Claimed::Ended);
-            let again = Claim { how: ClaimHow::Reopen, ..claim(&run, &second, 50, None) };
-            let claimed = store.claim(again).await.unwrap();
-            assert_eq!(matches!(claimed, Claimed::Yes { .. }), opens, "{run}: {claimed:?}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn claims_without_progress_are_counted() {
-    for (store, _dir) in stores() {
-        let (mut machine, _) = create(&store, "r", None).await;
-        let (run, owners) = (id("r"), [owner(1), owner(2)]);
-        for epoch in 2..5 {
-            let dead = &owners[epoch as usize % 2];
-            let next = &owners[(epoch as usize + 1) % 2];
-            store.renew(&[(run.clone(), Epoch(epoch - 1))], Timestamp(5_000)).await.unwrap();
-            let claimed =
-                store.claim(claim(&run, next, 20, Some(if epoch == 2 { &owners[0] } else { dead })));
-            let Claimed::Yes { starts, .. } = claimed.await.unwrap() else { panic!("{epoch}") };
-            assert_eq!(u64::from(starts), epoch - 1);
-        }
-        machine.receive("s".to_owned(), Json::null(), None, Timestamp(20));
-        let row = row(&mut machine);
-        store.append(Append { epoch: Epoch(4), ..append("r", Some(row)) }).await.unwrap();
-        let claimed = store.claim(claim(&run, &owners[0], 9_000, None)).await.unwrap();
-        assert!(matches!(claimed, Claimed::Yes { starts: 1, .. }), "{claimed:?}");
-    }
-}
-
-#[tokio::test]
-async fn a_paused_run_is_nobodys_until_somebody_asks() {
-    for (store, _dir) in stores() {
-        create(&store, "held", None).await.1.unwrap();
-        create(&store, "free", None).await.1.unwrap();
-        park(&store, "free", Some(50), &["go"]).await;
-        // The one that is advanced is told; the other is paused on the spot.
-        for run in ["held", "free"] {
-            assert_eq!(post(&store, run, MessageBody::Pause).await, Posted::Added);
-        }
-        assert_eq!(store.inbox(&id("held")).await.unwrap()[0].body, MessageBody::Pause);
-        assert!(store.inbox(&id("free")).await.unwrap().is_empty());
-        store.append(Append { next: Next::Pause, ..append("held", None) }).await.unwrap();
-        for run in ["held", "free"] {
-            post(&store, run, signal("go", None)).await;
-            assert_eq!(store.run(&id(run)).await.unwrap().unwrap().state, RunState::Paused);
-        }
-        assert!(due(&store, 9_000).await.is_empty());
-        assert!(store.unpause(&id("free")).await.unwrap());
-        assert!(!store.unpause(&id("free")).await.unwrap());
-        assert_eq!(due(&store, 9_000).await, ["free"]);
-    }
-}
-
-#[tokio::test]
-async fn a_request_to_stop_reaches_a_run_that_is_paused() {
-    for (store, _dir) in stores() {
-        create(&store, "r", None).await.1.unwrap();
-        store.append(Append { next: Next::Pause, ..append("r", None) }).await.unwrap();
-        assert_eq!(post(&store, "r", MessageBody::Cancel { reason: None }).await, Posted::Added);
-        assert_eq!(due(&store, 20).await, ["r"]);
-    }
 }
 
 fn question(step: u64) -> QuestionChange {
@@ -465,11 +308,11 @@ fn question(step: u64) -> QuestionChange {
 
 #[tokio::test]
 async fn questions_are_listed_oldest_first_and_answered_once() {
-    for (store, _dir) in stores() {
+    for store in stores().await {
         for (run, step) in [("b", 7), ("a", 3)] {
             create(&store, run, None).await.1.unwrap();
             let questions = vec![question(step)];
-            store.append(Append { questions, ..append(run, None) }).await.unwrap();
+            store.append(Append { questions, ..store.with(run, None) }).await.unwrap();
         }
         let open = async |run: Option<&str>| {
             let run = run.map(id);
@@ -488,16 +331,16 @@ async fn questions_are_listed_oldest_first_and_answered_once() {
         assert_eq!(post(&store, "a", answer(3)).await, Posted::NoQuestion);
         assert_eq!(open(None).await, [("b".to_owned(), 7)]);
         assert!(open(Some("a")).await.is_empty());
-        assert_eq!(store.inbox(&id("a")).await.unwrap()[0].body, answer(3));
+        assert_eq!(store.bodies("a").await[0], answer(3));
         let closed = vec![QuestionChange::Closed { step: Step(7) }];
-        store.append(Append { questions: closed, ..append("b", None) }).await.unwrap();
+        store.append(Append { questions: closed, ..store.with("b", None) }).await.unwrap();
         assert!(open(None).await.is_empty());
     }
 }
 
 #[tokio::test]
 async fn messages_for_outsiders_are_read_behind_a_place() {
-    for (store, _dir) in stores() {
+    for store in stores().await {
         create(&store, "r", None).await.1.unwrap();
         let message = |name: &str| Emission::Message {
             name: name.to_owned(),
@@ -505,7 +348,7 @@ async fn messages_for_outsiders_are_read_behind_a_place() {
             at: Timestamp(5),
         };
         let emissions = vec![message("a"), message("b"), message("c")];
-        store.append(Append { emissions, ..append("r", None) }).await.unwrap();
+        store.append(Append { emissions, ..store.with("r", None) }).await.unwrap();
         let read = async |after, limit| {
             let found = store.messages(&id("r"), after, limit).await.unwrap();
             found.into_iter().map(|message| (message.number, message.name)).collect::<Vec<_>>()
@@ -518,14 +361,14 @@ async fn messages_for_outsiders_are_read_behind_a_place() {
 
 #[tokio::test]
 async fn changes_of_all_runs_come_in_one_order_without_gaps() {
-    for (store, _dir) in stores() {
+    for store in stores().await {
         let (mut a, _) = create(&store, "a", None).await;
         let (mut b, _) = create(&store, "b", None).await;
         for n in 0..4 {
             let (run, machine) = if n % 2 == 0 { ("a", &mut a) } else { ("b", &mut b) };
             machine.receive("s".to_owned(), Json::null(), None, Timestamp(20));
             let row = row(machine);
-            store.append(append(run, Some(row))).await.unwrap();
+            store.append(store.with(run, Some(row))).await.unwrap();
         }
         let all = store.changes(0, 100).await.unwrap();
         let seen: Vec<_> = all.iter().map(|change| (change.run.to_string(), change.row.first.0)).collect();
@@ -539,7 +382,7 @@ async fn changes_of_all_runs_come_in_one_order_without_gaps() {
 
 #[tokio::test]
 async fn what_is_kept_besides_the_journal_can_be_replaced() {
-    for (store, _dir) in stores() {
+    for store in stores().await {
         create(&store, "r", None).await.1.unwrap();
         let log = |message: &str| {
             let (number, at, level) = (9, Timestamp(1), LogLevel::Info);
@@ -550,7 +393,7 @@ async fn what_is_kept_besides_the_journal_can_be_replaced() {
             log("older"),
             Emission::State { key: "k".to_owned(), value: Json::null(), at: Timestamp(1) },
         ];
-        store.append(Append { emissions, ..append("r", None) }).await.unwrap();
+        store.append(Append { emissions, ..store.with("r", None) }).await.unwrap();
         let info = store.run(&id("r")).await.unwrap().unwrap();
         let info = RunInfo {
             workflow: "other".to_owned(),
@@ -577,104 +420,6 @@ async fn what_is_kept_besides_the_journal_can_be_replaced() {
     }
 }
 
-#[tokio::test]
-async fn a_deleted_run_leaves_nothing_but_its_id() {
-    for (store, _dir) in stores() {
-        let (_, created) = create(&store, "r", Some("k")).await;
-        created.unwrap();
-        let run = id("r");
-        let held = Deleted::Held { owner: owner(1), until: Timestamp(10 + LEASE) };
-        assert_eq!(store.delete(&run, Timestamp(20)).await.unwrap(), held);
-        store.append(Append { questions: vec![question(1)], ..append("r", None) }).await.unwrap();
-        park(&store, "r", None, &[]).await;
-        post(&store, "r", signal("s", Some("1"))).await;
-        let place = store.changes(0, 10).await.unwrap().last().unwrap().place;
-        assert_eq!(store.delete(&run, Timestamp(20)).await.unwrap(), Deleted::Yes);
-        assert_eq!(store.delete(&run, Timestamp(20)).await.unwrap(), Deleted::NoSuchRun);
-        assert_eq!(store.run(&run).await.unwrap(), None);
-        assert!(store.questions(None, 10).await.unwrap().is_empty());
-        assert_eq!(create(&store, "r", None).await.1, Err(StoreError::IdUsed { id: run }));
-        // Its key is free, and places of commits are not given out twice.
-        assert_eq!(create(&store, "s", Some("k")).await.1.unwrap(), Created::New);
-        let changes = store.changes(0, 10).await.unwrap();
-        assert!(changes.iter().all(|change| change.place > place && change.run == id("s")), "{changes:?}");
-        let module = Digest::of(b"module");
-        assert_eq!(store.delete_unused_modules(Timestamp(u64::MAX >> 1)).await.unwrap(), 0);
-        park(&store, "s", None, &[]).await;
-        store.delete(&id("s"), Timestamp(20)).await.unwrap();
-        assert_eq!(store.delete_unused_modules(Timestamp(u64::MAX >> 1)).await.unwrap(), 1);
-        assert_eq!(store.module(module).await.unwrap(), None);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn many_runs_share_commits_and_a_lone_one_makes_one_each() {
-    let dir = tempfile::TempDir::new().unwrap();
-    let store = SqliteStore::open(&dir.path().join("w.db"), &SqliteOptions::default()).unwrap();
-    let store: SharedStore = Arc::new(store);
-    let mut machines = Vec::new();
-    for n in 0..100 {
-        machines.push((format!("r{n}"), create(&store, &format!("r{n}"), None).await.0));
-    }
-    let before = store.commits();
-    let receive = |machine: &mut Machine| {
-        machine.receive("s".to_owned(), Json::null(), None, Timestamp(20));
-        row(machine)
-    };
-    for _ in 0..10 {
-        let row = receive(&mut machines[0].1);
-        store.append(append("r0", Some(row))).await.unwrap();
-    }
-    assert_eq!(store.commits() - before, 10);
-    let before = store.commits();
-    let tasks: Vec<_> = machines
-        .into_iter()
-        .map(|(run, mut machine)| {
-            let store = Arc::clone(&store);
-            tokio::spawn(async move {
-                for _ in 0..20 {
-                    let row = {
-                        machine.receive("s".to_owned(), Json::null(), None, Timestamp(20));
-                        row(&mut machine)
-                    };
-                    store.append(append(&run, Some(row))).await.unwrap();
-                }
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await.unwrap();
-    }
-    let commits = store.commits() - before;
-    assert!(commits < 1_000, "2,000 appends took {commits} commits");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn two_handles_write_side_by_side_and_notice_each_other() {
-    let dir = tempfile::TempDir::new().unwrap();
-    let open = || -> SharedStore {
-        Arc::new(SqliteStore::open(&dir.path().join("w.db"), &SqliteOptions::default()).unwrap())
-    };
-    let handles = [open(), open()];
-    let seen = handles[0].version().unwrap();
-    assert_eq!(create(&handles[0], "own", None).await.1.unwrap(), Created::New);
-    assert_eq!(handles[0].version().unwrap(), seen, "one's own commits do not count");
-    let tasks = [0, 1].map(|n| {
-        let store = Arc::clone(&handles[n]);
-        tokio::spawn(async move {
-            for number in 0..200 {
-                create(&store, &format!("r{n}-{number}"), None).await.1.unwrap();
-            }
-        })
-    });
-    for task in tasks {
-        task.await.unwrap();
-    }
-    assert_ne!(handles[0].version().unwrap(), seen);
-    let all = RunFilter { limit: 1_000, ..RunFilter::default() };
-    assert_eq!(handles[1].runs(all).await.unwrap().len(), 401);
-}
-
 #[test]
 fn many_can_open_a_database_that_is_not_there_yet() {
     for _ in 0..20 {
@@ -689,27 +434,8 @@ fn many_can_open_a_database_that_is_not_there_yet() {
 }
 
 #[tokio::test]
-async fn a_full_database_takes_nothing_and_goes_on_when_there_is_room() {
-    let dir = tempfile::TempDir::new().unwrap();
-    let path = dir.path().join("w.db");
-    let limited = SqliteOptions { max_pages: Some(48), ..SqliteOptions::default() };
-    let store: SharedStore = Arc::new(SqliteStore::open(&path, &limited).unwrap());
-    let (mut machine, _) = create(&store, "r", None).await;
-    let big = Json::string(&"x".repeat(300_000));
-    machine.receive("s".to_owned(), big, None, Timestamp(20));
-    let row = row(&mut machine);
-    let refused = store.append(append("r", Some(row.clone()))).await;
-    assert!(matches!(refused, Err(StoreError::Full { .. })), "{refused:?}");
-    assert_eq!(post(&store, "r", signal("s", None)).await, Posted::Added);
-    drop(store);
-    let store: SharedStore = Arc::new(SqliteStore::open(&path, &SqliteOptions::default()).unwrap());
-    store.append(append("r", Some(row))).await.unwrap();
-    assert_eq!(store.run(&id("r")).await.unwrap().unwrap().entries, Position(2));
-}
-
-#[tokio::test]
 async fn transcripts_are_kept_in_order_and_go_with_their_run() {
-    for (store, _dir) in stores() {
+    for store in stores().await {
         let (_, created) = create(&store, "r", None).await;
         created.unwrap();
         create(&store, "other", None).await.1.unwrap();
@@ -742,14 +468,19 @@ async fn transcripts_are_kept_in_order_and_go_with_their_run() {
         assert_eq!(first.len(), 1);
         let rest = TranscriptFilter { after: first[0].number, ..TranscriptFilter::default() };
         assert_eq!(read(rest).await, ["{}", "b"]);
-        assert_eq!(store.delete(&run, Timestamp(u64::MAX >> 1)).await.unwrap(), Deleted::Yes);
+        assert_eq!(store.last_heartbeat(&run, Step(1)).await.unwrap(), None);
+        let beats = ["5", "6"].map(|beat| line(1, TranscriptKind::Heartbeat, beat)).to_vec();
+        store.transcribe(&run, beats).await.unwrap();
+        assert_eq!(store.last_heartbeat(&run, Step(1)).await.unwrap().as_deref(), Some("6"));
+        park(&store, "r", None, &[]).await;
+        assert_eq!(store.delete(&run).await.unwrap(), Deleted::Yes);
         assert_eq!(read(TranscriptFilter::default()).await, [""; 0]);
     }
 }
 
 #[tokio::test]
 async fn the_latest_answer_to_a_question_is_kept() {
-    for (store, _dir) in stores() {
+    for store in stores().await {
         let key = Digest::of(b"question");
         assert_eq!(store.kept_answer(key).await.unwrap(), None);
         for at in [30, 40] {
@@ -801,107 +532,47 @@ fn started(started: Started) -> NewRun {
     NewRun::new(&machine, rows)
 }
 
-async fn state_of(store: &SharedStore, run: &str) -> RunState {
+async fn state_of(store: &Shop, run: &str) -> RunState {
     store.run(&id(run)).await.unwrap().unwrap().state
 }
 
-async fn bodies(store: &SharedStore, run: &str) -> Vec<MessageBody> {
-    store.inbox(&id(run)).await.unwrap().into_iter().map(|message| message.body).collect()
-}
-
-fn end(run: &str, epoch: u64) -> Append {
+fn end(session: SessionId, run: &str, epoch: u64) -> Append {
     let spent = Spent { tokens: 5, micros: 7, time_ms: 1 };
     let next = Next::End { outcome: Ok(Json::null()), spent };
-    Append::new(id(run), Epoch(epoch), Timestamp(40), next)
-}
-
-#[tokio::test]
-async fn a_child_begins_and_ends_with_an_entry_of_its_parent() {
-    for (store, _dir) in stores() {
-        let (mut parent, _) = create(&store, "p", None).await;
-        create(&store, "other", None).await.1.unwrap();
-        let cancel = OnParentClose::Cancel;
-        let children =
-            vec![child(&mut parent, 1, None, cancel), child(&mut parent, 2, Some("other"), cancel)];
-        // The child is not there before the entry is, and the id of the second is taken.
-        let begun = Append { children: children.clone(), ..append("p", None) };
-        let stale = Append { epoch: Epoch(9), ..begun.clone() };
-        assert!(matches!(store.append(stale).await, Err(StoreError::Fenced { .. })));
-        assert_eq!(store.run(&id("p.1")).await.unwrap(), None);
-        assert!(store.append(begun.clone()).await.unwrap().due);
-        assert_eq!(state_of(&store, "p.1").await, RunState::Queued);
-        assert!(matches!(
-            &bodies(&store, "p").await[..],
-            [MessageBody::Child { step: Step(2), outcome: Err(failure), .. }]
-                if failure.message.contains("there is a run other already")
-        ));
-        // Once more is the same.
-        let again = Append { children: children[..1].to_vec(), ..append("p", None) };
-        assert!(!store.append(again).await.unwrap().due);
-        let info = store.run(&id("p.1")).await.unwrap().unwrap();
-        assert_eq!((info.parent, info.links.step, info.links.root), (Some(id("p")), Some(Step(1)), id("p")));
-        let known = RunFilter { parent: Some(id("p")), ..RunFilter::default() };
-        assert_eq!(store.runs(known).await.unwrap().len(), 1);
-        let top = RunFilter { top: true, ..RunFilter::default() };
-        assert_eq!(store.runs(top).await.unwrap().len(), 2);
-
-        let inbox = store.inbox(&id("p")).await.unwrap();
-        let consumed = inbox.iter().map(|message| message.id).collect();
-        let park = Append { consumed, next: Next::Park(Waiting::default()), ..append("p", None) };
-        assert!(!store.append(park).await.unwrap().due);
-        assert!(store.due(Timestamp(14), 9).await.unwrap().is_empty());
-        // The child is taken up and ends: the parent is due with its result.
-        let claimed = store.claim(claim(&id("p.1"), &owner(2), 30, None)).await.unwrap();
-        assert!(matches!(claimed, Claimed::Yes { epoch: Epoch(2), .. }), "{claimed:?}");
-        let spent = Spent { tokens: 3, micros: 4, time_ms: 0 };
-        let ledger = Append {
-            ledger: Some((spent, Budget::default())),
-            ..Append::new(id("p.1"), Epoch(2), Timestamp(35), Next::Go)
-        };
-        store.append(ledger).await.unwrap();
-        store.append(end("p.1", 2)).await.unwrap();
-        assert_eq!(store.due(Timestamp(14), 9).await.unwrap(), [id("p")]);
-        let spent = Spent { tokens: 5, micros: 7, time_ms: 1 };
-        let told = MessageBody::Child { step: Step(1), run: id("p.1"), outcome: Ok(Json::null()), spent };
-        assert_eq!(bodies(&store, "p").await, [told]);
-        let ended = store.ended_children(&id("p"), Step(1)).await.unwrap();
-        assert_eq!(ended.iter().map(|info| info.id.clone()).collect::<Vec<_>>(), [id("p.1")]);
-        assert!(store.ended_children(&id("p"), Step(2)).await.unwrap().is_empty());
-        assert_eq!(store.family(&id("p")).await.unwrap().spent.tokens, 3);
-    }
+    Append::new(id(run), session, Epoch(epoch), Timestamp(40), next)
 }
 
 #[tokio::test]
 async fn children_are_cancelled_with_their_parent_unless_they_are_abandoned() {
-    for (store, _dir) in stores() {
+    for store in stores().await {
         let (mut parent, _) = create(&store, "p", None).await;
         let children = vec![
             child(&mut parent, 1, None, OnParentClose::Cancel),
             child(&mut parent, 2, Some("left"), OnParentClose::Abandon),
             child(&mut parent, 3, None, OnParentClose::Cancel),
         ];
-        store.append(Append { children, ..append("p", None) }).await.unwrap();
+        store.append(Append { children, ..store.with("p", None) }).await.unwrap();
         let is_cancelled = async |run: &str| {
-            matches!(&bodies(&store, run).await[..], [MessageBody::Cancel { reason: Some(reason) }]
+            matches!(&store.bodies(run).await[..], [MessageBody::Cancel { reason: Some(reason) }]
                 if reason.contains("parent"))
         };
-        store.append(Append { dropped: vec![Step(1), Step(2)], ..append("p", None) }).await.unwrap();
+        store.append(Append { dropped: vec![Step(1), Step(2)], ..store.with("p", None) }).await.unwrap();
         assert!(is_cancelled("p.1").await && !is_cancelled("p.3").await);
-        store.append(end("p", 1)).await.unwrap();
+        store.append(end(store.mine, "p", 1)).await.unwrap();
         assert!(is_cancelled("p.3").await);
-        assert!(bodies(&store, "left").await.is_empty());
+        assert!(store.bodies("left").await.is_empty());
     }
 }
 
 #[tokio::test]
 async fn a_child_that_is_deleted_is_a_failure_of_its_parent() {
-    for (store, _dir) in stores() {
+    for store in stores().await {
         let (mut parent, _) = create(&store, "p", None).await;
         let children = vec![child(&mut parent, 1, None, OnParentClose::Cancel)];
-        store.append(Append { children, ..append("p", None) }).await.unwrap();
-        assert_eq!(store.delete(&id("p.1"), Timestamp(50)).await.unwrap(), Deleted::Yes);
+        store.append(Append { children, ..store.with("p", None) }).await.unwrap();
+        assert_eq!(store.delete(&id("p.1")).await.unwrap(), Deleted::Yes);
         assert!(matches!(
-            &bodies(&store, "p").await[..],
+            &store.bodies("p").await[..],
             [MessageBody::Child { outcome: Err(failure), .. }] if failure.message == "p.1 was deleted"
         ));
     }
@@ -909,26 +580,26 @@ async fn a_child_that_is_deleted_is_a_failure_of_its_parent() {
 
 #[tokio::test]
 async fn a_run_continues_as_another_with_what_is_in_its_inbox() {
-    for (store, _dir) in stores() {
+    for store in stores().await {
         let (mut first, _) = create(&store, "r", None).await;
         assert_eq!(post(&store, "r", signal("s", Some("1"))).await, Posted::Added);
         let next =
             |machine: &Machine, name: &str| Next::Continue { run: Box::new(next_round(machine, name)) };
         // An id that is somebody else's changes nothing.
         create(&store, "taken", None).await.1.unwrap();
-        let taken = Append { next: next(&first, "taken"), ..append("r", None) };
+        let taken = Append { next: next(&first, "taken"), ..store.with("r", None) };
         assert_eq!(store.append(taken).await, Err(StoreError::IdTaken { id: id("taken") }));
         let goes_on = next(&first, "r-2");
         first.continue_as(id("r-2"), Timestamp(50));
         let row = Some(row(&mut first));
-        store.append(Append { next: goes_on, ..append("r", row) }).await.unwrap();
+        store.append(Append { next: goes_on, ..store.with("r", row) }).await.unwrap();
         let old = store.run(&id("r")).await.unwrap().unwrap();
         assert_eq!((old.state, old.links.next.clone()), (RunState::Continued, Some(id("r-2"))));
         assert_eq!(old.links, Links::of(&first));
         let new = store.run(&id("r-2")).await.unwrap().unwrap();
         assert_eq!((new.state, new.links.root, new.links.chain), (RunState::Queued, id("r"), Some(id("r"))));
-        assert_eq!(bodies(&store, "r-2").await, [signal("s", Some("1"))]);
-        assert!(bodies(&store, "r").await.is_empty());
+        assert_eq!(store.bodies("r-2").await, [signal("s", Some("1"))]);
+        assert!(store.bodies("r").await.is_empty());
         // What is sent to the first goes to the latest, and is still delivered once.
         assert_eq!(post(&store, "r", signal("s", Some("2"))).await, Posted::Continued(id("r-2")));
         assert_eq!(post(&store, "r-2", signal("s", Some("1"))).await, Posted::Duplicate);
@@ -936,4 +607,781 @@ async fn a_run_continues_as_another_with_what_is_in_its_inbox() {
         let rounds = RunFilter { chain: Some(id("r")), ..RunFilter::default() };
         assert_eq!(store.runs(rounds).await.unwrap().len(), 2);
     }
+}
+
+#[tokio::test]
+async fn a_key_gives_the_same_run_of_its_workflow_and_an_id_is_taken_once() {
+    for store in stores().await {
+        assert_eq!(create(&store, "a", Some("k")).await.1.unwrap(), Created::New);
+        assert_eq!(create(&store, "b", Some("k")).await.1.unwrap(), Created::Known(id("a")));
+        assert_eq!(create(&store, "a", None).await.1, Err(StoreError::IdTaken { id: id("a") }));
+        assert_eq!(store.runs(RunFilter::default()).await.unwrap().len(), 1);
+        // With something else it is another question.
+        let with = async |name: &str, workflow: &str, module: Digest, input: Json| {
+            let other =
+                Started { workflow: workflow.to_owned(), input, ..machine(name, module).started().clone() };
+            let mut machine = Machine::start(other, Timestamp(10));
+            let rows = vec![row(&mut machine)];
+            store.create(NewRun { key: Some("k".to_owned()), ..NewRun::new(&machine, rows) }).await
+        };
+        let module = Digest::of(b"module");
+        let other = store.put_module("w", b"other").await.unwrap();
+        let used = |differs| Err(StoreError::KeyUsed { key: "k".to_owned(), run: id("a"), differs });
+        assert_eq!(with("c", "w", module, Json::string("x")).await, used("input"));
+        assert_eq!(with("c", "w", other, Json::null()).await, used("module"));
+        assert_eq!(with("c", "v", other, Json::string("x")).await, Ok(Created::New));
+    }
+}
+
+#[tokio::test]
+async fn a_stale_session_epoch_position_or_head_appends_nothing() {
+    for store in stores().await {
+        let (mut machine, _) = create(&store, "r", None).await;
+        let first = received(&mut machine);
+        let fenced = Err(StoreError::Fenced { run: id("r") });
+        let good = store.with("r", Some(first.clone()));
+        for stale in [
+            Append { epoch: Epoch(2), ..good.clone() },
+            Append { session: store.other, ..good.clone() },
+            Append { before: Digest([9; 32]), ..good.clone() },
+            Append { row: Some(Row { first: Position(5), ..first.clone() }), ..good.clone() },
+        ] {
+            assert_eq!(store.append(stale).await, fenced);
+        }
+        let place = store.append(good.clone()).await.unwrap().place;
+        // The same once more: the position has passed.
+        for after in [None, place] {
+            let again = Append { after, ..good.clone() };
+            assert_eq!(store.append(again.clone()).await, fenced);
+            assert_eq!(store.append(Append { epoch: Epoch(2), row: None, ..again }).await, fenced);
+        }
+        // A place that is another run's, or nobody's, is looked up.
+        create(&store, "other", None).await.1.unwrap();
+        let other = store.append(store.with("other", None)).await.unwrap().place;
+        for after in [other, Some(1_000)] {
+            let row = received(&mut machine);
+            let next = Append { after, ..store.with("r", Some(row)) };
+            assert!(store.append(next).await.unwrap().place > place);
+        }
+        assert_eq!(store.journal(&id("r"), Position(0)).await.unwrap().len(), 4);
+        let release = Next::Release { waiting: None, trouble: None };
+        store.append(Append { next: release, ..store.with("r", None) }).await.unwrap();
+        assert_eq!(store.append(store.with("r", None)).await, fenced);
+    }
+}
+
+#[tokio::test]
+async fn a_session_is_renewed_for_all_its_runs_and_fenced_as_a_whole() {
+    for store in stores().await {
+        let mut machines = Vec::new();
+        for run in ["a", "b"] {
+            machines.push(create(&store, run, None).await.0);
+        }
+        let sessions = store.sessions().await.unwrap();
+        let mine = sessions.iter().find(|session| session.id == store.mine).unwrap();
+        assert_eq!((&mine.owner, mine.left_ms), (&owner(1), LEASE));
+        let held = Claimed::Held { session: store.mine, owner: owner(1), left_ms: LEASE };
+        assert_eq!(store.claim_as(store.other, "a", ClaimHow::Asked).await, held);
+        // The time of day may jump as it likes.
+        store.at(1_000_000);
+        assert_eq!(store.claim_as(store.other, "a", ClaimHow::Asked).await, held);
+        assert_eq!(store.fence(store.mine, Fence::IfOver).await.unwrap(), 0);
+        store.ticks(LEASE - 1);
+        assert!(matches!(store.keep(store.mine).await.unwrap(), Kept::Until { .. }));
+        store.ticks(2 * LEASE - 2);
+        let held = store.claim_as(store.other, "a", ClaimHow::Asked).await;
+        assert!(matches!(held, Claimed::Held { left_ms: 1, .. }), "{held:?}");
+        // It is over, and yet its owner's, until somebody wants it.
+        store.ticks(3 * LEASE);
+        store.append(store.with("a", None)).await.unwrap();
+        assert!(matches!(store.keep(store.mine).await.unwrap(), Kept::Until { .. }));
+        store.ticks(5 * LEASE);
+        assert_eq!(store.fence(store.mine, Fence::IfOver).await.unwrap(), 2);
+        assert_eq!(store.keep(store.mine).await.unwrap(), Kept::Fenced);
+        let row = received(&mut machines[0]);
+        let late = store.append(store.with("a", Some(row))).await;
+        assert_eq!(late, Err(StoreError::Fenced { run: id("a") }));
+        assert_eq!(store.claim(store.mine, &id("a"), ClaimHow::Asked).await, Err(StoreError::SessionOver));
+        store.keep(store.other).await.unwrap();
+        let (mut due, _, _) = store.due(9, Wanted::default()).await;
+        due.sort();
+        assert_eq!(due, ["a", "b"]);
+        // Of a claim that nobody knows of it can be rid.
+        assert_eq!(store.shed(store.other, vec![id("a")]).await.unwrap(), 1);
+        assert_eq!(store.due(9, Wanted::default()).await.0, ["b"]);
+        // A session that ends in order leaves its runs at once, and without a stain.
+        assert_eq!(store.end_session(store.other).await.unwrap(), 2);
+        let third = store.begin_session(&owner(3), LEASE).await.unwrap();
+        assert_eq!(store.opened(third, "a").await.starts, 1);
+    }
+}
+
+#[tokio::test]
+async fn whoever_comes_for_a_run_of_a_session_that_is_over_gets_it() {
+    for store in stores().await {
+        create(&store, "r", None).await.1.unwrap();
+        store.ticks(LEASE);
+        let opened = store.opened(store.other, "r").await;
+        assert_eq!((opened.epoch, opened.starts, opened.was), (Epoch(2), 1, RunState::Running));
+        assert_eq!(store.append(store.with("r", None)).await, Err(StoreError::Fenced { run: id("r") }));
+        // Whoever has it gets it once more.
+        assert_eq!(store.opened(store.other, "r").await.epoch, Epoch(3));
+        let none = store.claim(store.other, &id("x"), ClaimHow::Asked).await.unwrap();
+        assert_eq!(none, Claimed::NoSuchRun);
+    }
+}
+
+#[tokio::test]
+async fn a_claim_opens_the_run_in_one_go() {
+    for store in stores().await {
+        let (mut machine, _) = create(&store, "r", None).await;
+        let row = received(&mut machine);
+        let head = row.head;
+        let given = Some(Given::Counted(3));
+        store.append(Append { given, ..store.with("r", Some(row)) }).await.unwrap();
+        park(&store, "r", Some(500), &["go"]).await;
+        post(&store, "r", signal("go", None)).await;
+        let opened = store.opened(store.other, "r").await;
+        assert_eq!((opened.rows.len(), opened.rows[1].head), (2, head));
+        assert_eq!((opened.given, opened.module), (Given::Counted(3), Digest::of(b"module")));
+        assert_eq!(opened.was, RunState::Waiting);
+        assert_eq!(opened.waited.as_ref().unwrap().signals, ["go"]);
+        assert_eq!(opened.inbox.messages.len(), 1);
+        // The place is that of the last commit.
+        let row = received(&mut machine);
+        let (session, epoch) = (store.other, Epoch(2));
+        let next = Append { session, epoch, after: opened.place, ..store.with("r", Some(row)) };
+        store.append(next).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_journal_whose_end_is_missing_is_not_gone_on_with() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("w.db");
+    let sqlite: SharedStore = Arc::new(SqliteStore::open(&path, &SqliteOptions::default()).unwrap());
+    let sqlite = Shop::open(sqlite, Arc::default(), None).await;
+    let mem = Arc::new(MemStore::default());
+    let mem_shop = Shop::open(mem.clone(), Arc::default(), None).await;
+    for store in [&sqlite, &mem_shop] {
+        for run in ["lost", "odd"] {
+            let (mut machine, _) = create(store, run, None).await;
+            let row = received(&mut machine);
+            store.append(store.with(run, Some(row))).await.unwrap();
+            park(store, run, Some(0), &[]).await;
+        }
+    }
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    let of = |run: &str| format!("run = (SELECT id FROM runs WHERE name = '{run}')");
+    raw.execute_batch(&format!(
+        "DELETE FROM commits WHERE {} AND seq = 1; UPDATE commits SET seq = -70 WHERE {} AND seq = 1",
+        of("lost"),
+        of("odd")
+    ))
+    .unwrap();
+    mem.lose_tail(&id("lost"));
+    for (store, run) in [(&sqlite, "lost"), (&sqlite, "odd"), (&mem_shop, "lost")] {
+        let claimed = store.claim_as(store.other, run, ClaimHow::Asked).await;
+        let Claimed::Unreadable(unreadable) = claimed else { panic!("{run}: {claimed:?}") };
+        assert!(matches!(&unreadable.error, StoreError::Damaged { .. }), "{:?}", unreadable.error);
+        let trouble = Next::Release { waiting: None, trouble: Some("damaged".to_owned()) };
+        let release = Append::new(id(run), store.other, unreadable.epoch, Timestamp(0), trouble);
+        store.append(release).await.unwrap();
+        assert_eq!(store.run(&id("lost")).await.unwrap().unwrap().lease, None);
+    }
+}
+
+#[tokio::test]
+async fn what_is_due_is_claimed_together_in_the_order_of_its_time() {
+    for store in stores().await {
+        for (run, until) in [("late", Some(300)), ("soon", Some(200)), ("never", None), ("held", None)] {
+            create(&store, run, None).await.1.unwrap();
+            if run != "held" {
+                park(&store, run, until, &["go"]).await;
+            }
+        }
+        store.at(100);
+        assert_eq!(store.due(9, Wanted::default()).await, (vec![], false, Some(100)));
+        store.at(250);
+        assert_eq!(store.due(0, Wanted::default()).await, (vec![], true, Some(50)));
+        let before = store.commits();
+        assert_eq!(store.due(9, Wanted::default()).await.0, ["soon"]);
+        assert_eq!(store.commits(), before + 1);
+        post(&store, "never", signal("other", None)).await;
+        store.at(300);
+        post(&store, "never", signal("go", None)).await;
+        assert_eq!(store.due(1, Wanted::default()).await, (vec!["never".to_owned()], true, None));
+        assert_eq!(store.due(9, Wanted::default()).await.0, ["late"]);
+        assert!(store.due(9, Wanted::default()).await.0.is_empty());
+        // What nobody advances any more is due like everything else.
+        store.fence(store.mine, Fence::Dead).await.unwrap();
+        assert_eq!(store.due(9, Wanted::default()).await.0, ["held"]);
+    }
+}
+
+#[tokio::test]
+async fn new_runs_come_behind_those_that_have_begun_and_have_a_share() {
+    for store in stores().await {
+        for n in 0..8 {
+            enqueue(&store, &format!("new{n}"), None).await;
+            create(&store, &format!("begun{n}"), None).await.1.unwrap();
+            park(&store, &format!("begun{n}"), Some(10), &[]).await;
+        }
+        store.at(50);
+        let new = |runs: &[String]| runs.iter().filter(|run| run.starts_with("new")).count();
+        let (four, _, _) = store.due(4, Wanted::default()).await;
+        assert_eq!((four.len(), new(&four)), (4, 1), "{four:?}");
+        // One after the other they do not starve either.
+        let mut singles = Vec::new();
+        for _ in 0..4 {
+            singles.extend(store.due(1, Wanted::default()).await.0);
+        }
+        assert_eq!((singles.len(), new(&singles)), (4, 1), "{singles:?}");
+        assert_eq!(store.due(20, Wanted::default()).await.0.len(), 8);
+    }
+}
+
+#[tokio::test]
+async fn a_host_takes_only_the_runs_that_it_wants() {
+    for store in stores().await {
+        for (run, project) in [("a", Some("/a")), ("b", Some("/b")), ("none", None), ("left", Some("/a"))] {
+            enqueue(&store, run, project).await;
+        }
+        store.at(50);
+        let only = |projects: &[Option<&str>]| Wanted {
+            projects: Projects::Only(projects.iter().map(|project| project.map(str::to_owned)).collect()),
+            except: vec![id("left")],
+            ..Wanted::default()
+        };
+        assert!(store.due(9, only(&[Some("/c")])).await.0.is_empty());
+        assert_eq!(store.due(9, only(&[Some("/a")])).await.0, ["a"]);
+        assert_eq!(store.due(9, only(&[Some("/a"), None])).await.0, ["none"]);
+        let family = |root: &str| Wanted { families: Some(vec![id(root)]), ..Wanted::default() };
+        assert!(store.busy_relatives(&id("b")).await.unwrap());
+        assert!(store.due(9, family("a")).await.0.is_empty());
+        assert_eq!(store.due(9, family("b")).await.0, ["b"]);
+        assert!(store.busy_relatives(&id("b")).await.unwrap(), "it is advanced");
+        assert_eq!(store.info("b").await.project.as_deref(), Some("/b"));
+        let of = RunFilter { project: Some("/a".to_owned()), ..RunFilter::default() };
+        assert_eq!(store.runs(of).await.unwrap().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_run_with_trouble_rests_longer_each_time_until_it_comes_forward() {
+    for store in stores().await {
+        let (mut machine, _) = create(&store, "r", None).await;
+        let waiting = Waiting { signals: vec!["go".to_owned()], ..Waiting::default() };
+        let release = |epoch, waiting: Option<Waiting>| {
+            let next = Next::Release { waiting, trouble: Some("no provider".to_owned()) };
+            Append { epoch: Epoch(epoch), next, ..store.with("r", None) }
+        };
+        let mut epoch = 1;
+        for rest in [30_000, 60_000, 120_000, 240_000, 480_000, 960_000, 960_000] {
+            store.append(release(epoch, Some(waiting.clone()))).await.unwrap();
+            let info = store.info("r").await;
+            assert_eq!((info.due_at, info.trouble.as_deref()), (Some(Timestamp(rest)), Some("no provider")));
+            // Somebody who asks does not wait.
+            store.opened(store.mine, "r").await;
+            epoch += 1;
+        }
+        let row = received(&mut machine);
+        let go = Append { epoch: Epoch(epoch), ..store.with("r", Some(row)) };
+        store.append(go).await.unwrap();
+        let until = Waiting { until: Some(Timestamp(7_000)), ..waiting.clone() };
+        store.append(release(epoch, Some(until))).await.unwrap();
+        assert_eq!(store.info("r").await.due_at, Some(Timestamp(7_000)), "a deadline is sooner");
+        assert!(store.due(9, Wanted::default()).await.0.is_empty());
+        post(&store, "r", signal("other", None)).await;
+        assert!(store.due(9, Wanted::default()).await.0.is_empty());
+        post(&store, "r", signal("go", None)).await;
+        assert_eq!(store.due(9, Wanted::default()).await.0, ["r"]);
+        // Without trouble it is due at once.
+        let next = Next::Release { waiting: None, trouble: None };
+        let append = Append::new(id("r"), store.other, Epoch(epoch + 1), Timestamp(0), next);
+        store.append(append).await.unwrap();
+        assert_eq!(store.due(9, Wanted::default()).await.0, ["r"]);
+    }
+}
+
+#[tokio::test]
+async fn starts_are_counted_until_the_run_comes_forward() {
+    for store in stores().await {
+        let (mut machine, _) = create(&store, "r", None).await;
+        let mut session = store.mine;
+        for starts in 1..4 {
+            store.fence(session, Fence::Dead).await.unwrap();
+            session = store.begin_session(&owner(9), LEASE).await.unwrap();
+            assert_eq!(store.opened(session, "r").await.starts, starts);
+        }
+        // Whoever compiles does not count.
+        store.set_starts(session, &id("r"), Epoch(4), 2).await.unwrap();
+        store.fence(session, Fence::Dead).await.unwrap();
+        let opened = store.opened(store.other, "r").await;
+        assert_eq!(opened.starts, 3);
+        let row = received(&mut machine);
+        let append = Append { session: store.other, epoch: opened.epoch, ..store.with("r", Some(row)) };
+        store.append(append).await.unwrap();
+        store.fence(store.other, Fence::Dead).await.unwrap();
+        let third = store.begin_session(&owner(3), LEASE).await.unwrap();
+        assert_eq!(store.opened(third, "r").await.starts, 1);
+    }
+}
+
+#[tokio::test]
+async fn only_a_claim_that_reopens_takes_a_run_that_failed() {
+    for store in stores().await {
+        for (run, outcome, opens) in [
+            ("failed", Err(Failure::new(FailureKind::Failed, "m")), true),
+            ("stopped", Err(Failure::new(FailureKind::Cancelled, "m")), true),
+            ("done", Ok(Json::null()), false),
+        ] {
+            create(&store, run, None).await.1.unwrap();
+            let end = Next::End { outcome: outcome.clone(), spent: Spent::default() };
+            store.append(Append { next: end, ..store.with(run, None) }).await.unwrap();
+            let info = store.info(run).await;
+            assert_eq!((info.state, info.outcome), (RunState::of(Some(&outcome)), Some(outcome.clone())));
+            assert_eq!(store.claim_as(store.other, run, ClaimHow::Asked).await, Claimed::Ended);
+            match store.claim_as(store.other, run, ClaimHow::Reopen).await {
+                Claimed::Yes(opened) => {
+                    assert!(opens);
+                    // It can be given back as it was.
+                    let Opened { epoch, session, .. } = *opened;
+                    let back = Append::new(id(run), session, epoch, Timestamp(0), opened.as_it_was());
+                    store.append(back).await.unwrap();
+                    assert_eq!(store.info(run).await.outcome, Some(outcome));
+                }
+                other => assert!(!opens && other == Claimed::Ended, "{run}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_that_was_sent_vanishes_with_an_end() {
+    for store in stores().await {
+        let answer = MessageBody::Answer { step: Step(3), outcome: Ok(Json::null()), by: None, note: None };
+        for (run, body) in
+            [("s", signal("go", None)), ("a", answer.clone()), ("c", MessageBody::Cancel { reason: None })]
+        {
+            let (mut machine, _) = create(&store, run, None).await;
+            store.append(Append { questions: vec![question(3)], ..store.with(run, None) }).await.unwrap();
+            assert_eq!(post(&store, run, body).await, Posted::Added);
+            let row = received(&mut machine);
+            let next = Next::End { outcome: Ok(Json::null()), spent: Spent::default() };
+            let end = Append { next, ..store.with(run, Some(row)) };
+            let raced = Err(StoreError::Raced { run: id(run) });
+            assert_eq!(store.append(end.clone()).await, raced, "{run}");
+            assert_eq!(store.info(run).await.entries, Position(1), "nothing was changed");
+            // Also a question may not be closed over an answer.
+            if run == "a" {
+                let closed = vec![QuestionChange::Closed { step: Step(3) }];
+                let close = Append { questions: closed, ..store.with(run, None) };
+                assert_eq!(store.append(close).await, raced);
+            }
+            let inbox = store.inbox(&id(run), Part::Next).await.unwrap();
+            let consumed = inbox.messages.iter().map(|message| message.id).collect();
+            store.append(Append { consumed, ..end }).await.unwrap();
+            assert_eq!(post(&store, run, signal("go", None)).await, Posted::Ended);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_after_the_deadline_is_refused() {
+    for store in stores().await {
+        create(&store, "r", None).await.1.unwrap();
+        let QuestionChange::Asked { step, at, question, .. } = question(3) else { unreachable!() };
+        let asked = QuestionChange::Asked { step, at, deadline: Some(Timestamp(500)), question };
+        store.append(Append { questions: vec![asked], ..store.with("r", None) }).await.unwrap();
+        assert_eq!(store.question(&id("r"), Step(3)).await.unwrap().unwrap().deadline, Some(Timestamp(500)));
+        let answer = MessageBody::Answer { step, outcome: Ok(Json::null()), by: None, note: None };
+        store.at(500);
+        assert_eq!(post(&store, "r", answer.clone()).await, Posted::NoQuestion);
+        store.at(499);
+        assert_eq!(post(&store, "r", answer).await, Posted::Added);
+        assert_eq!(store.question(&id("r"), Step(3)).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn a_pause_holds_up_no_request_to_stop() {
+    for store in stores().await {
+        let cancel = || MessageBody::Cancel { reason: None };
+        for (run, next) in [("p", Next::Pause), ("f", Next::Refuse { reason: "other".to_owned() })] {
+            create(&store, run, None).await.1.unwrap();
+            assert_eq!(post(&store, run, MessageBody::Pause).await, Posted::Added);
+            assert_eq!(post(&store, run, cancel()).await, Posted::Added);
+            // It came in after the driver had looked.
+            store.append(Append { next, ..store.with(run, None) }).await.unwrap();
+            assert_eq!(store.due(9, Wanted::default()).await.0, [run]);
+        }
+        // What is to stop is not paused any more, whoever advances it.
+        for run in ["held", "free"] {
+            create(&store, run, None).await.1.unwrap();
+            if run == "free" {
+                park(&store, run, None, &[]).await;
+            }
+            assert_eq!(post(&store, run, cancel()).await, Posted::Added);
+            assert_eq!(post(&store, run, MessageBody::Pause).await, Posted::Stopping);
+        }
+        assert_eq!(store.due(9, Wanted::default()).await.0, ["free"]);
+        // Also when the request was recorded.
+        let inbox = store.inbox(&id("held"), Part::Next).await.unwrap();
+        let consumed = inbox.messages.iter().map(|message| message.id).collect();
+        store.append(Append { consumed, ..store.with("held", None) }).await.unwrap();
+        assert_eq!(post(&store, "held", MessageBody::Pause).await, Posted::Stopping);
+    }
+}
+
+#[tokio::test]
+async fn a_paused_run_is_nobodys_until_somebody_asks() {
+    for store in stores().await {
+        create(&store, "held", None).await.1.unwrap();
+        create(&store, "free", None).await.1.unwrap();
+        park(&store, "free", Some(50), &["go"]).await;
+        // The one that is advanced is told; the other is paused on the spot.
+        for run in ["held", "free"] {
+            assert_eq!(post(&store, run, MessageBody::Pause).await, Posted::Added);
+        }
+        assert_eq!(store.bodies("held").await, [MessageBody::Pause]);
+        assert!(store.bodies("free").await.is_empty());
+        store.append(Append { next: Next::Pause, ..store.with("held", None) }).await.unwrap();
+        for run in ["held", "free"] {
+            post(&store, run, signal("go", None)).await;
+            assert_eq!(store.info(run).await.state, RunState::Paused);
+        }
+        store.at(9_000);
+        assert!(store.due(9, Wanted::default()).await.0.is_empty());
+        assert!(store.unpause(&id("free")).await.unwrap());
+        assert!(!store.unpause(&id("free")).await.unwrap());
+        assert_eq!(store.due(9, Wanted::default()).await.0, ["free"]);
+    }
+}
+
+#[tokio::test]
+async fn an_inbox_is_read_in_parts_with_requests_first() {
+    for store in stores().await {
+        create(&store, "r", None).await.1.unwrap();
+        for n in 0..70 {
+            post(&store, "r", signal(&n.to_string(), None)).await;
+        }
+        post(&store, "r", MessageBody::Pause).await;
+        post(&store, "r", MessageBody::Cancel { reason: None }).await;
+        let run = id("r");
+        let first = store.inbox(&run, Part::Next).await.unwrap();
+        assert_eq!((first.messages.len(), first.more), (INBOX_MESSAGES, true));
+        assert_eq!(first.messages[0].body, MessageBody::Pause);
+        assert!(matches!(first.messages[1].body, MessageBody::Cancel { .. }));
+        assert_eq!(first.messages[2].body, signal("0", None));
+        // All of it by age.
+        let (mut all, mut behind) = (Vec::new(), None);
+        loop {
+            let part = store.inbox(&run, Part::Behind(behind)).await.unwrap();
+            behind = part.messages.last().map(|message| message.id);
+            all.extend(part.messages.into_iter().map(|message| message.body));
+            if !part.more {
+                break;
+            }
+        }
+        assert_eq!((all.len(), &all[70]), (72, &MessageBody::Pause));
+        let consumed = first.messages.iter().map(|message| message.id).collect();
+        store.append(Append { consumed, ..store.with("r", None) }).await.unwrap();
+        let rest = store.inbox(&run, Part::Next).await.unwrap();
+        assert_eq!((rest.messages.len(), rest.more), (8, false));
+        // Large ones come in smaller parts.
+        create(&store, "big", None).await.1.unwrap();
+        for _ in 0..3 {
+            let payload = Json::string(&"x".repeat(INBOX_BYTES / 2));
+            post(&store, "big", MessageBody::Signal { name: "s".to_owned(), payload, id: None }).await;
+        }
+        let part = store.inbox(&id("big"), Part::Next).await.unwrap();
+        assert_eq!((part.messages.len(), part.more), (1, true));
+    }
+}
+
+#[tokio::test]
+async fn what_a_program_gives_out_is_numbered_by_the_store() {
+    for store in stores().await {
+        create(&store, "r", None).await.1.unwrap();
+        let log = |message: &str| {
+            let (at, level) = (Timestamp(1), LogLevel::Info);
+            let fields = vec![("k".to_owned(), "v".to_owned())];
+            Emission::Log(LogLine { number: 99, at, level, message: message.to_owned(), fields })
+        };
+        let state = |value: &str| Emission::State {
+            key: "k".to_owned(),
+            value: Json::string(value),
+            at: Timestamp(1),
+        };
+        let phase = Emission::Phase { title: "p".to_owned(), at: Timestamp(1) };
+        for emissions in [vec![log("a"), state("one"), phase], vec![log("b"), state("two")]] {
+            store.append(Append { emissions, ..store.with("r", None) }).await.unwrap();
+        }
+        let lines = store.logs(&id("r"), 0, 10).await.unwrap();
+        let lines: Vec<_> = lines.into_iter().map(|line| (line.number, line.message)).collect();
+        assert_eq!(lines, [(0, "a".to_owned()), (2, "phase: p".to_owned()), (3, "b".to_owned())]);
+        assert_eq!(store.state(&id("r")).await.unwrap(), [("k".to_owned(), Json::string("two"))]);
+        let published = async |key, after, limit| {
+            let found = store.published(&id("r"), key, after, limit).await.unwrap();
+            found.into_iter().map(|value| (value.number, value.value)).collect::<Vec<_>>()
+        };
+        let (one, two) = ((1, Json::string("one")), (4, Json::string("two")));
+        assert_eq!(published(Some("k"), None, 9).await, [one.clone(), two.clone()]);
+        assert_eq!(published(None, None, 1).await, [one]);
+        assert_eq!(published(None, Some(1), 9).await, [two]);
+        assert_eq!(published(Some("other"), None, 9).await, []);
+        let info = store.info("r").await;
+        assert_eq!((info.phase.as_deref(), info.emissions), (Some("p"), 5));
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_run_leaves_nothing_but_its_id() {
+    for store in stores().await {
+        let (_, created) = create(&store, "r", Some("k")).await;
+        created.unwrap();
+        let run = id("r");
+        let held = Deleted::Held { session: store.mine, owner: owner(1), left_ms: LEASE };
+        assert_eq!(store.delete(&run).await.unwrap(), held);
+        store.append(Append { questions: vec![question(1)], ..store.with("r", None) }).await.unwrap();
+        park(&store, "r", None, &[]).await;
+        post(&store, "r", signal("s", Some("1"))).await;
+        let place = store.changes(0, 10).await.unwrap().last().unwrap().place;
+        assert_eq!(store.delete(&run).await.unwrap(), Deleted::Yes);
+        assert_eq!(store.delete(&run).await.unwrap(), Deleted::NoSuchRun);
+        assert_eq!(store.run(&run).await.unwrap(), None);
+        assert!(store.questions(None, 10).await.unwrap().is_empty());
+        assert_eq!(create(&store, "r", None).await.1, Err(StoreError::IdUsed { id: run }));
+        // Its key is free, and places of commits are not given out twice.
+        assert_eq!(create(&store, "s", Some("k")).await.1.unwrap(), Created::New);
+        let changes = store.changes(0, 10).await.unwrap();
+        assert!(changes.iter().all(|change| change.place > place && change.run == id("s")), "{changes:?}");
+        let module = Digest::of(b"module");
+        assert_eq!(store.delete_unused_modules(Timestamp(u64::MAX)).await.unwrap(), 0);
+        park(&store, "s", None, &[]).await;
+        store.delete(&id("s")).await.unwrap();
+        assert_eq!(store.delete_unused_modules(Timestamp(u64::MAX)).await.unwrap(), 1);
+        assert_eq!(store.module(module).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn earlier_rounds_stay_as_long_as_the_chain_goes_on() {
+    for store in stores().await {
+        let (first, _) = create(&store, "r", None).await;
+        let next = Next::Continue { run: Box::new(next_round(&first, "r-2")) };
+        store.append(Append { next, ..store.with("r", None) }).await.unwrap();
+        assert_eq!(store.delete(&id("r")).await.unwrap(), Deleted::Needed);
+        assert_eq!(post(&store, "r", signal("s", Some("1"))).await, Posted::Continued(id("r-2")));
+        let opened = store.opened(store.mine, "r-2").await;
+        store.append(end(store.mine, "r-2", opened.epoch.0)).await.unwrap();
+        assert_eq!(store.delete(&id("r")).await.unwrap(), Deleted::Yes);
+    }
+}
+
+#[tokio::test]
+async fn a_child_begins_and_ends_with_an_entry_of_its_parent() {
+    for store in stores().await {
+        let (mut parent, _) = create(&store, "p", None).await;
+        create(&store, "other", None).await.1.unwrap();
+        let cancel = OnParentClose::Cancel;
+        let children =
+            vec![child(&mut parent, 1, None, cancel), child(&mut parent, 2, Some("other"), cancel)];
+        // The child is not there before the entry is, and the id of the second is taken.
+        let begun = Append { children: children.clone(), ..store.with("p", None) };
+        let stale = Append { epoch: Epoch(9), ..begun.clone() };
+        assert!(matches!(store.append(stale).await, Err(StoreError::Fenced { .. })));
+        assert_eq!(store.run(&id("p.1")).await.unwrap(), None);
+        let appended = store.append(begun.clone()).await.unwrap();
+        assert!(appended.due && appended.wake == [Wake::Due], "{appended:?}");
+        assert_eq!(state_of(&store, "p.1").await, RunState::Queued);
+        assert!(matches!(
+            &store.bodies("p").await[..],
+            [MessageBody::Child { step: Step(2), outcome: Err(failure), .. }]
+                if failure.message.contains("there is a run other already")
+        ));
+        // Once more is the same.
+        let again = Append { children: children[..1].to_vec(), ..store.with("p", None) };
+        assert!(!store.append(again).await.unwrap().due);
+        let info = store.info("p.1").await;
+        assert_eq!((info.parent, info.links.step, info.links.root), (Some(id("p")), Some(Step(1)), id("p")));
+        let known = RunFilter { parent: Some(id("p")), ..RunFilter::default() };
+        assert_eq!(store.runs(known).await.unwrap().len(), 1);
+
+        let inbox = store.inbox(&id("p"), Part::Next).await.unwrap();
+        let consumed = inbox.messages.iter().map(|message| message.id).collect();
+        let next = Next::Park(Waiting::default());
+        assert!(!store.append(Append { consumed, next, ..store.with("p", None) }).await.unwrap().due);
+        // The child is taken up and ends: the parent is due with its result.
+        store.at(50);
+        assert_eq!(store.due(9, Wanted::default()).await.0, ["p.1"]);
+        let spent = Spent { tokens: 3, micros: 4, time_ms: 0 };
+        let go = Append::new(id("p.1"), store.other, Epoch(2), Timestamp(35), Next::Go);
+        store.append(Append { ledger: Some((spent, Budget::default())), ..go }).await.unwrap();
+        let ended = store.append(end(store.other, "p.1", 2)).await.unwrap();
+        assert_eq!(ended.wake, [Wake::Run(id("p"))]);
+        assert_eq!(store.due(9, Wanted::default()).await.0, ["p"]);
+        let spent = Spent { tokens: 5, micros: 7, time_ms: 1 };
+        let told = MessageBody::Child { step: Step(1), run: id("p.1"), outcome: Ok(Json::null()), spent };
+        assert_eq!(store.bodies("p").await, [told]);
+        let ended = store.ended_children(&id("p"), &[Step(1), Step(2)]).await.unwrap();
+        assert_eq!(ended.iter().map(|info| info.id.clone()).collect::<Vec<_>>(), [id("p.1")]);
+        assert!(store.ended_children(&id("p"), &[Step(2)]).await.unwrap().is_empty());
+        // What it spent stays with the family when it is gone.
+        store.delete(&id("p.1")).await.unwrap();
+        assert_eq!(store.family(&id("p")).await.unwrap().spent.tokens, 3);
+    }
+}
+
+#[tokio::test]
+async fn times_beyond_all_measure_are_never() {
+    for store in stores().await {
+        create(&store, "r", None).await.1.unwrap();
+        park(&store, "r", Some(u64::MAX), &[]).await;
+        store.at(1 << 50);
+        assert!(store.due(9, Wanted::default()).await.0.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn wake_ups_name_the_runs_that_something_was_sent_to() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let open = || -> SharedStore {
+        Arc::new(SqliteStore::open(&dir.path().join("w.db"), &SqliteOptions::default()).unwrap())
+    };
+    let store = Shop::open(open(), Arc::default(), None).await;
+    let others = Shop::open(open(), Arc::default(), None).await;
+    let mut seen = Seen::default();
+    assert_eq!(store.wakes(&mut seen).await.unwrap(), [Wake::Gap]);
+    for run in ["a", "b"] {
+        create(&store, run, None).await.1.unwrap();
+    }
+    let patience = std::time::Duration::from_millis(100);
+    let own = tokio::time::timeout(patience, store.wakes(&mut seen)).await;
+    assert!(own.is_err(), "one's own commits wake nobody: {own:?}");
+    post(&others, "b", signal("s", None)).await;
+    assert_eq!(store.wakes(&mut seen).await.unwrap(), [Wake::Run(id("b")), Wake::Due]);
+    // A commit that sends nothing names nobody.
+    create(&others, "c", None).await.1.unwrap();
+    assert_eq!(store.wakes(&mut seen).await.unwrap(), [Wake::Due]);
+    let mem = stores().await.remove(0);
+    let mut seen = Seen::default();
+    assert_eq!(mem.wakes(&mut seen).await.unwrap(), [Wake::Gap]);
+    create(&mem, "a", None).await.1.unwrap();
+    post(&mem, "a", signal("s", None)).await;
+    assert_eq!(mem.wakes(&mut seen).await.unwrap(), [Wake::Run(id("a")), Wake::Due]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_runs_share_commits_and_a_lone_one_makes_one_each() {
+    let store = stores().await.remove(1);
+    let mut machines = Vec::new();
+    for n in 0..100 {
+        machines.push((format!("r{n}"), create(&store, &format!("r{n}"), None).await.0));
+    }
+    let before = store.commits();
+    for _ in 0..10 {
+        let row = received(&mut machines[0].1);
+        store.append(store.with("r0", Some(row))).await.unwrap();
+    }
+    assert_eq!(store.commits() - before, 10);
+    let before = store.commits();
+    let store = Arc::new(store);
+    let tasks: Vec<_> = machines
+        .into_iter()
+        .map(|(run, mut machine)| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                for _ in 0..20 {
+                    let row = received(&mut machine);
+                    store.append(store.with(&run, Some(row))).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let commits = store.commits() - before;
+    assert!(commits < 1_000, "2,000 appends took {commits} commits");
+}
+
+#[tokio::test]
+async fn a_database_that_was_moved_or_replaced_is_noticed() {
+    let store = stores().await.remove(1);
+    let path = store.dir.as_ref().unwrap().path().join("w.db");
+    create(&store, "r", None).await.1.unwrap();
+    store.check_place().unwrap();
+    let log = path.with_file_name("w.db-wal");
+    std::fs::rename(&log, path.with_file_name("gone")).unwrap();
+    assert!(matches!(store.check_place(), Err(StoreError::Moved { .. })));
+    std::fs::rename(path.with_file_name("gone"), &log).unwrap();
+    store.check_place().unwrap();
+    std::fs::rename(&path, path.with_file_name("other.db")).unwrap();
+    assert!(matches!(store.check_place(), Err(StoreError::Moved { .. })));
+    std::fs::write(&path, b"").unwrap();
+    assert!(matches!(store.check_place(), Err(StoreError::Moved { .. })));
+}
+
+#[tokio::test]
+async fn a_full_database_takes_nothing_and_goes_on_when_there_is_room() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("w.db");
+    let limited = SqliteOptions { max_pages: Some(56), ..SqliteOptions::default() };
+    let store: SharedStore = Arc::new(SqliteStore::open(&path, &limited).unwrap());
+    let store = Shop::open(store, Arc::default(), None).await;
+    let (mut machine, _) = create(&store, "r", None).await;
+    let big = Json::string(&"x".repeat(400_000));
+    machine.receive("s".to_owned(), big, None, Timestamp(20));
+    let append = store.with("r", Some(row(&mut machine)));
+    let refused = store.append(append.clone()).await;
+    assert!(matches!(&refused, Err(error @ StoreError::Full { .. }) if error.is_passing()), "{refused:?}");
+    assert_eq!(post(&store, "r", signal("s", None)).await, Posted::Added);
+    drop(store);
+    let store: SharedStore = Arc::new(SqliteStore::open(&path, &SqliteOptions::default()).unwrap());
+    store.append(append).await.unwrap();
+    assert_eq!(store.run(&id("r")).await.unwrap().unwrap().entries, Position(2));
+}
+
+#[tokio::test]
+async fn the_write_ahead_log_stays_bounded_whoever_writes() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("w.db");
+    let open = || -> SharedStore {
+        let options = SqliteOptions { synchronous: Synchronous::Normal, ..SqliteOptions::default() };
+        Arc::new(SqliteStore::open(&path, &options).unwrap())
+    };
+    // One that is there all the time and does nothing, and many that come and go.
+    let idle = open();
+    for n in 0..60 {
+        let store = Shop::open(open(), Arc::default(), None).await;
+        let (mut machine, _) = create(&store, &format!("r{n}"), None).await;
+        for _ in 0..5 {
+            machine.receive("s".to_owned(), Json::string(&"x".repeat(100_000)), None, Timestamp(20));
+            let row = row(&mut machine);
+            store.append(store.with(&format!("r{n}"), Some(row))).await.unwrap();
+        }
+    }
+    let log = std::fs::metadata(path.with_file_name("w.db-wal")).unwrap().len();
+    assert!(log < 16 << 20, "30 MB were written, the log has {log} bytes");
+    drop(idle);
+}
+
+#[tokio::test]
+async fn the_oldest_answers_go_beyond_a_size() {
+    let store = stores().await.remove(1);
+    let path = store.dir.as_ref().unwrap().path().join("w.db");
+    for n in 0..10_u8 {
+        let reply = Json::string(&"x".repeat(98));
+        store.keep_answer(Digest([n; 32]), Timestamp(u64::from(n)), reply).await.unwrap();
+    }
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    super::sqlite::bound_answers(&raw, 350);
+    let mut left = Vec::new();
+    for n in 0..10 {
+        left.extend(store.kept_answer(Digest([n; 32])).await.unwrap().map(|_| n));
+    }
+    assert_eq!(left, [7, 8, 9]);
+    assert_eq!(store.delete_old_answers(Timestamp(9)).await.unwrap(), 2);
 }

@@ -2,42 +2,57 @@
 
 use super::*;
 
-/// Why the store could not do what it was asked for. Nothing was changed.
+/// Why the store could not do what it was asked for. Nothing was changed, except
+/// that it is not known after [`StoreError::Unknown`].
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("another process advances {run} by now")]
     Fenced { run: RunId },
+    #[error("another process ended the session of this one, which had not renewed it in time")]
+    SessionOver,
+    #[error("something was sent to {run} in the meantime")]
+    Raced { run: RunId },
     #[error("there is a run {id} already")]
     IdTaken { id: RunId },
     #[error("the id {id} belonged to a run that was deleted")]
     IdUsed { id: RunId },
+    #[error("the key {key} belongs to {run}, which was started with another {differs}")]
+    KeyUsed { key: String, run: RunId, differs: &'static str },
     #[error("module {0} is not in the store")]
     NoSuchModule(Digest),
-    #[error("the database {path} cannot be opened: {reason}")]
-    CannotOpen { path: String, reason: String },
-    #[error("the database {path} cannot be written to")]
-    ReadOnly { path: String },
-    #[error("the disk that holds {path} is full")]
-    Full { path: String },
-    #[error("the database {path} is locked by another program")]
-    Locked { path: String },
-    #[error("the database {path} has format {found}, this wfhost knows formats up to {known}")]
-    Newer { path: String, found: u32, known: u32 },
-    #[error("{path} is damaged: {reason}")]
-    Damaged { path: String, reason: String },
-    #[error("{path} is no database of wfhost")]
-    Foreign { path: String },
-    #[error("the database {path} failed: {reason}")]
-    Failed { path: String, reason: String },
+    #[error("the database {place} cannot be opened: {reason}")]
+    CannotOpen { place: String, reason: String },
+    #[error("the database {place} cannot be written to")]
+    ReadOnly { place: String },
+    #[error("the disk that holds {place} is full")]
+    Full { place: String },
+    #[error("the database {place} is locked by {}", by.as_deref().unwrap_or("another program"))]
+    Locked { place: String, by: Option<String> },
+    #[error("the database {place} has format {found}, this wfhost knows formats up to {known}")]
+    Newer { place: String, found: u32, known: u32 },
+    #[error("{place} is damaged: {reason}")]
+    Damaged { place: String, reason: String },
+    #[error("{place} is no database of wfhost")]
+    Foreign { place: String },
+    #[error("the database {place} failed: {reason}")]
+    Failed { place: String, reason: String },
+    #[error("the database {place} cannot be reached: {reason}")]
+    Unreachable { place: String, reason: String },
+    #[error("it is not known whether {place} did what it was asked for: {reason}")]
+    Unknown { place: String, reason: String },
+    #[error("the database {place} was removed or replaced while it was in use")]
+    Moved { place: String },
 }
 
 impl StoreError {
     /// The stable code of the error.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Fenced { .. } => "WF0301",
+            Self::Fenced { .. } | Self::SessionOver => "WF0301",
             Self::IdTaken { .. } | Self::IdUsed { .. } => "WF0302",
             Self::NoSuchModule(_) => "WF0303",
+            Self::KeyUsed { .. } => "WF0304",
+            Self::Raced { .. } => "WF0305",
             Self::CannotOpen { .. } => "WF0310",
             Self::ReadOnly { .. } => "WF0311",
             Self::Full { .. } => "WF0312",
@@ -46,6 +61,14 @@ impl StoreError {
             Self::Damaged { .. } => "WF0315",
             Self::Foreign { .. } => "WF0316",
             Self::Failed { .. } => "WF0317",
+            Self::Unreachable { .. } => "WF0318",
+            Self::Unknown { .. } => "WF0319",
+            Self::Moved { .. } => "WF0320",
         }
+    }
+
+    /// Whether the same may succeed soon, without anybody's doing in the program.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Full { .. } | Self::Locked { .. } | Self::Unreachable { .. })
     }
 }

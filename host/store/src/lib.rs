@@ -3,11 +3,19 @@
 //! A [`Store`] holds modules, runs with their journals, and what was sent to
 //! runs. Each method says what is true after it returned `Ok`, also when the
 //! process or the machine dies right then. A method that returns an error, or
-//! whose future is dropped, has either done all of it or nothing.
+//! whose future is dropped, has either done all of it or nothing;
+//! [`StoreError::Unknown`] alone leaves open which.
 //!
 //! Everything but journals and inboxes is a projection of journals.
+//!
+//! Hosts on several machines may share a store. Each begins a session, renews
+//! it, and claims runs under it. Whoever finds that a session is over fences
+//! it: from then on nothing is appended under it any more, and all its runs
+//! are due. Time is the store's: callers give lengths, never points of their
+//! own clock, except for what is part of a journal.
 
 mod append;
+mod clock;
 #[cfg(test)]
 mod conformance;
 mod error;
@@ -15,7 +23,9 @@ mod mem;
 mod message;
 mod runs;
 pub mod schedule;
+mod session;
 mod sqlite;
+mod wake;
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,18 +33,21 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::{
-    Digest, Epoch, FailureKind, Json, Machine, OnParentClose, Outcome, Position, Question, QuestionChange,
-    Row, RunId, Step, Timestamp,
+    Digest, Epoch, FailureKind, Given, Json, Machine, OnParentClose, Outcome, Position, Question,
+    QuestionChange, Row, RunId, Step, Timestamp,
 };
 
 use crate::schedule::Schedule;
 
 pub use self::append::*;
+pub use self::clock::{Clock, SystemClock};
 pub use self::error::StoreError;
 pub use self::mem::MemStore;
 pub use self::message::*;
 pub use self::runs::*;
+pub use self::session::*;
 pub use self::sqlite::{SqliteOptions, SqliteStore, Synchronous};
+pub use self::wake::*;
 pub use wfhost_core::{
     Emission, LogLevel, LogLine, NewTranscript, TranscriptFilter, TranscriptKind, TranscriptLine,
 };
@@ -45,68 +58,116 @@ pub use wfhost_world::Owner;
 ///
 /// Crash contract in general: what a method reports as done survives the death
 /// of the process, and with [`Synchronous::Full`] that of the machine.
-pub trait Store: Send + Sync + fmt::Debug {
-    // Modules.
+///
+/// Writes that concern one run happen one after the other, whoever makes them:
+/// what is posted is either seen by the append that parks or ends the run, or
+/// makes the run due, or is refused.
+pub trait Store: Sessions + Work + Journals + Mail + Views + Extras + fmt::Debug {}
 
-    /// Keeps a module's bytes under their BLAKE3 digest. Putting them again changes nothing.
-    fn put_module<'a>(&'a self, name: &'a str, bytes: &'a [u8]) -> BoxFuture<'a, Result<Digest>>;
+impl<T: Sessions + Work + Journals + Mail + Views + Extras + fmt::Debug> Store for T {}
 
-    /// The bytes of a module. [`StoreError::Damaged`] if they do not have this digest any more.
-    fn module(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Vec<u8>>>>;
+/// Who may write: hosts, each for as long as it renews its session.
+pub trait Sessions: Send + Sync {
+    /// The present time of the store, by which deadlines are judged.
+    fn now(&self) -> Timestamp;
 
-    /// All modules, by name and then newest first.
-    fn modules(&self) -> BoxFuture<'_, Result<Vec<ModuleInfo>>>;
+    /// Begins a session of `owner`, which is over when it was not renewed for
+    /// `lease_ms` milliseconds.
+    fn begin_session<'a>(&'a self, owner: &'a Owner, lease_ms: u64) -> BoxFuture<'a, Result<SessionId>>;
 
-    // Runs and their journals.
+    /// Renews a session, for all its runs, also one that is over if nobody has
+    /// fenced it. [`Kept::Fenced`]: its runs are lost, and it does not come back.
+    fn keep(&self, session: SessionId) -> BoxFuture<'_, Result<Kept>>;
 
-    /// Creates a run with its first entries, owned by `run.owner` with a lease
-    /// of epoch 1. If the key is known the run that has it is reported instead
-    /// and nothing is created; an id that is taken is [`StoreError::IdTaken`].
-    fn create(&self, run: NewRun) -> BoxFuture<'_, Result<Created>>;
+    /// The sessions that nobody has ended or fenced.
+    fn sessions(&self) -> BoxFuture<'_, Result<Vec<Session>>>;
 
-    /// Makes `owner` the one that advances the run until `until`, under a new
-    /// epoch, unless [`Claim::how`] forbids it or somebody else's lease is
-    /// running at `now`. `dead`: an owner that the caller knows to have died;
-    /// its lease counts as over. The claim is counted until it brings forth an
-    /// entry or ends in order.
-    fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Result<Claimed>>;
+    /// Ends a session in the place of its owner: nothing is appended under it
+    /// any more, and all its runs are due. With [`Fence::IfOver`] only if it was
+    /// not renewed in time. Gives how many runs it had.
+    fn fence(&self, session: SessionId, fence: Fence) -> BoxFuture<'_, Result<u64>>;
 
-    /// Extends the leases of these runs to `until`. Gives those whose epoch is
-    /// not the current one any more: they are lost.
-    fn renew<'a>(
+    /// Gives up the runs of one's own session, all but these: for a claim of which it is not known
+    /// whether it was made. They are due for others, and it does not count as a failure of theirs.
+    fn shed(&self, session: SessionId, keep: Vec<RunId>) -> BoxFuture<'_, Result<u64>>;
+
+    /// Ends one's own session; runs that it still has are due for others, and
+    /// it does not count as a failure of theirs.
+    fn end_session(&self, session: SessionId) -> BoxFuture<'_, Result<u64>>;
+}
+
+/// Which runs are to be advanced, and by whom.
+pub trait Work: Send + Sync {
+    /// Claims one run: makes the session the one that advances it, under a new
+    /// epoch, unless `how` forbids it or another session has it that is not
+    /// over. A run that the session has already is given to it once more. The claim is counted as a start until the run comes forward or is
+    /// given up in order; see [`Work::set_starts`].
+    fn claim<'a>(
         &'a self,
-        leases: &'a [(RunId, Epoch)],
-        until: Timestamp,
-    ) -> BoxFuture<'a, Result<Vec<RunId>>>;
+        session: SessionId,
+        run: &'a RunId,
+        how: ClaimHow,
+    ) -> BoxFuture<'a, Result<Claimed>>;
 
-    /// Gives a lease up: the run is due at once, for whoever can advance it.
-    /// `trouble` is why the caller could not. Nothing happens if the lease is
-    /// lost already.
-    fn release<'a>(
+    /// Claims up to `limit` runs that are due: they wait for nobody, their
+    /// deadline has come, something was sent to them, or whoever had them is
+    /// gone. Those that have begun come before those that have not, except for
+    /// a share of at least a quarter over time, so that neither holds up the
+    /// other for ever; among each, those that were due first.
+    fn claim_due(&self, session: SessionId, limit: usize, wanted: Wanted) -> BoxFuture<'_, Result<Due>>;
+
+    /// Sets how often a run that the session has was started without coming
+    /// forward. For a claim that is held up before the program begins: whoever
+    /// dies meanwhile says nothing about the program.
+    fn set_starts<'a>(
         &'a self,
+        session: SessionId,
         run: &'a RunId,
         epoch: Epoch,
-        trouble: Option<&'a str>,
+        starts: u32,
     ) -> BoxFuture<'a, Result<()>>;
 
     /// A run that nobody advances because it is paused or refused is due again. False if it is not
     /// in such a state.
     fn unpause<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<bool>>;
 
+    /// Waits for something that other users of the database did, and gives it:
+    /// see [`Wake`]. `seen` is where the last call stopped; a fresh one sees
+    /// [`Wake::Gap`] first. Several may wait, each with its own place.
+    fn wakes<'a>(&'a self, seen: &'a mut Seen) -> BoxFuture<'a, Result<Vec<Wake>>>;
+}
+
+/// Runs with their journals.
+pub trait Journals: Send + Sync {
+    /// Creates a run with its first entries, advanced by `run.session` under
+    /// epoch 1. If its workflow has a run with that key, that one is reported
+    /// instead and nothing is created; [`StoreError::KeyUsed`] if it was started
+    /// with another module or input. An id that is taken is
+    /// [`StoreError::IdTaken`].
+    fn create(&self, run: NewRun) -> BoxFuture<'_, Result<Created>>;
+
     /// Appends to a journal, in one transaction with everything that goes with
-    /// it. [`StoreError::Fenced`], and nothing changed, if the epoch is not the
-    /// current one or the journal does not end at `append.row.first`.
+    /// it. [`StoreError::Fenced`], and nothing changed, if the run is not the
+    /// session's under that epoch, or if the journal does not end at
+    /// `append.row.first` with the head `append.before`. [`StoreError::Raced`],
+    /// and nothing changed, if it would make void what was sent to the run and
+    /// not taken: see [`Next`].
     ///
     /// Whoever appends, if only an empty set, has come forward: claims are
-    /// counted anew ([`Claimed::Yes`]).
+    /// counted anew ([`Opened::starts`]).
     ///
     /// Appends of several runs that arrive while a commit is under way share
-    /// the next one.
+    /// the next one. Several implementations try an append again by themselves;
+    /// they lock a parent before its children.
     fn append(&self, append: Append) -> BoxFuture<'_, Result<Appended>>;
 
     /// The rows of a journal in their order, from the one that begins at or
     /// behind `from`.
     fn journal<'a>(&'a self, run: &'a RunId, from: Position) -> BoxFuture<'a, Result<Vec<Row>>>;
+
+    /// What was committed behind the place `after`, of all runs, in order. A
+    /// place appears only when all before it have.
+    fn changes(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Change>>>;
 
     /// Puts a run with all that belongs to it into the store, as it was taken
     /// out of another one. A run that has not ended is paused.
@@ -117,48 +178,46 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn rebuild(&self, run: Rebuilt) -> BoxFuture<'_, Result<bool>>;
 
     /// Removes a run with everything that belongs to it. Its id is not given
-    /// to another one.
-    fn delete<'a>(&'a self, run: &'a RunId, now: Timestamp) -> BoxFuture<'a, Result<Deleted>>;
+    /// to another one. Earlier rounds of a run that has not ended are kept:
+    /// what is sent to them is passed on.
+    fn delete<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Deleted>>;
+}
 
-    /// Removes modules that no run is executed with and that were added before
-    /// `before`. Gives how many.
-    fn delete_unused_modules(&self, before: Timestamp) -> BoxFuture<'_, Result<usize>>;
-
-    // Work.
-
-    /// Runs that can be advanced at `now`: they wait for nobody, their deadline
-    /// has come, something was sent to them, or their lease is over. Those that
-    /// have begun come before those that have not, so that many new ones hold up
-    /// nobody's deadline; among each, those that were due first.
-    fn due(&self, now: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<RunId>>>;
-
-    /// When the next run will be due that is not so at `now`.
-    fn next_due(&self, now: Timestamp) -> BoxFuture<'_, Result<Option<Timestamp>>>;
-
-    /// The processes that have leases.
-    fn owners(&self) -> BoxFuture<'_, Result<Vec<Owner>>>;
-
-    /// The runs that a process has leases of.
-    fn owned<'a>(&'a self, owner: &'a Owner) -> BoxFuture<'a, Result<Vec<RunId>>>;
-
-    // What comes from outside.
-
-    /// Puts a message into the inbox of a run, where the next host that
-    /// advances it will find it, and makes the run due if it waits for that.
-    /// With a signal's id that was used before for this run nothing is added.
-    /// A run that nobody advances is paused at once, without a message.
+/// What comes from outside.
+pub trait Mail: Send + Sync {
+    /// Puts a message into the inbox of a run, where the host that advances it
+    /// will find it, and makes the run due if it waits for that. With a signal's
+    /// id that was used before for this run, or another round of it, nothing is
+    /// added. An answer has to come before the deadline of its question. A run
+    /// that nobody advances is paused at once, without a message; one that was
+    /// asked to stop is not paused any more.
     fn post(&self, message: NewMessage) -> BoxFuture<'_, Result<Posted>>;
 
-    /// The messages that a run has not taken yet, oldest first.
-    fn inbox<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<Message>>>;
+    /// A part of the messages that a run has not taken yet.
+    fn inbox<'a>(&'a self, run: &'a RunId, part: Part) -> BoxFuture<'a, Result<Inbox>>;
+}
 
-    // Looking.
-
+/// Looking at runs.
+pub trait Views: Send + Sync {
     /// What is known of one run.
     fn run<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Option<RunInfo>>>;
 
     /// Runs, newest first.
     fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Vec<RunInfo>>>;
+
+    /// Whether a run of this family can be advanced now, or is advanced.
+    fn busy_relatives<'a>(&'a self, root: &'a RunId) -> BoxFuture<'a, Result<bool>>;
+
+    /// The children of a run that belong to these steps and have ended.
+    fn ended_children<'a>(
+        &'a self,
+        parent: &'a RunId,
+        steps: &'a [Step],
+    ) -> BoxFuture<'a, Result<Vec<RunInfo>>>;
+
+    /// What all runs of a family have spent, those included that were deleted,
+    /// and what they may spend together.
+    fn family<'a>(&'a self, root: &'a RunId) -> BoxFuture<'a, Result<Family>>;
 
     /// Lines of a run's log with a number of at least `from`, in order.
     fn logs<'a>(&'a self, run: &'a RunId, from: u64, limit: usize) -> BoxFuture<'a, Result<Vec<LogLine>>>;
@@ -178,24 +237,21 @@ pub trait Store: Send + Sync + fmt::Debug {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<OpenQuestion>>>;
 
-    /// What was committed behind the place `after`, of all runs, in order.
-    fn changes(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Change>>>;
+    /// The question that a run asks at a step, if nobody has answered it.
+    fn question<'a>(&'a self, run: &'a RunId, step: Step) -> BoxFuture<'a, Result<Option<OpenQuestion>>>;
 
     /// What a run has published: the latest value of each key, by key.
     fn state<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<(String, Json)>>>;
 
-    /// All that a run has published, of one key or of all, in order.
-    fn published<'a>(&'a self, run: &'a RunId, key: Option<&'a str>)
-    -> BoxFuture<'a, Result<Vec<Published>>>;
-
-    /// The children of a run that have ended and belong to this step or a later one.
-    fn ended_children<'a>(&'a self, parent: &'a RunId, from: Step) -> BoxFuture<'a, Result<Vec<RunInfo>>>;
-
-    /// What all runs of a family have spent, and what they may spend together.
-    fn family<'a>(&'a self, root: &'a RunId) -> BoxFuture<'a, Result<Family>>;
-
-    /// Adds to the transcripts of a run. Nothing happens if the run is gone.
-    fn transcribe<'a>(&'a self, run: &'a RunId, lines: Vec<NewTranscript>) -> BoxFuture<'a, Result<()>>;
+    /// What a run has published with a number greater than `after`, of one key
+    /// or of all, in order.
+    fn published<'a>(
+        &'a self,
+        run: &'a RunId,
+        key: Option<&'a str>,
+        after: Option<u64>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Published>>>;
 
     /// What the agents of a run said while they worked, with a number greater
     /// than `after`, in order; of one step or of all.
@@ -206,13 +262,44 @@ pub trait Store: Send + Sync + fmt::Debug {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<TranscriptLine>>>;
 
-    /// Keeps an answer for calls that ask the same; one that is there is replaced.
+    /// The payload of the last heartbeat that was kept of a step.
+    fn last_heartbeat<'a>(&'a self, run: &'a RunId, step: Step) -> BoxFuture<'a, Result<Option<String>>>;
+}
+
+/// What is kept besides runs.
+pub trait Extras: Send + Sync {
+    /// Keeps a module's bytes under their BLAKE3 digest. Putting them again changes nothing.
+    fn put_module<'a>(&'a self, name: &'a str, bytes: &'a [u8]) -> BoxFuture<'a, Result<Digest>>;
+
+    /// The bytes of a module. [`StoreError::Damaged`] if they do not have this digest any more.
+    fn module(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Vec<u8>>>>;
+
+    /// What is known of a module.
+    fn module_info(&self, digest: Digest) -> BoxFuture<'_, Result<Option<ModuleInfo>>>;
+
+    /// The newest module of that name.
+    fn module_named<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<ModuleInfo>>>;
+
+    /// All modules, by name and then newest first.
+    fn modules(&self) -> BoxFuture<'_, Result<Vec<ModuleInfo>>>;
+
+    /// Removes modules that no run is executed with and that were added before
+    /// `before`. Gives how many.
+    fn delete_unused_modules(&self, before: Timestamp) -> BoxFuture<'_, Result<usize>>;
+
+    /// Adds to the transcripts of a run. Nothing happens if the run is gone.
+    fn transcribe<'a>(&'a self, run: &'a RunId, lines: Vec<NewTranscript>) -> BoxFuture<'a, Result<()>>;
+
+    /// Keeps an answer for calls that ask the same; one that is there is
+    /// replaced. Answers take [`KEPT_ANSWERS_BYTES`] together: beyond that the
+    /// oldest go.
     fn keep_answer(&self, key: Digest, at: Timestamp, reply: Json) -> BoxFuture<'_, Result<()>>;
 
     /// The answer that was kept, and when it was given.
     fn kept_answer(&self, key: Digest) -> BoxFuture<'_, Result<Option<(Timestamp, Json)>>>;
 
-    // Schedules.
+    /// Removes kept answers that were given before `before`. Gives how many.
+    fn delete_old_answers(&self, before: Timestamp) -> BoxFuture<'_, Result<usize>>;
 
     /// Keeps a schedule. False if there is one of that name, unless it is to be `replace`d.
     fn put_schedule(&self, schedule: Schedule, replace: bool) -> BoxFuture<'_, Result<bool>>;
@@ -226,22 +313,24 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Removes a schedule; its runs stay. False if there is none of that name.
     fn delete_schedule<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool>>;
 
-    /// The schedules that are due at `now`, and when the next of the others is.
-    fn due_schedules(&self, now: Timestamp) -> BoxFuture<'_, Result<(Vec<Schedule>, Option<Timestamp>)>>;
+    /// Up to `limit` schedules that are due at the store's time.
+    fn due_schedules(&self, limit: usize) -> BoxFuture<'_, Result<DueSchedules>>;
 
     /// Carries out one firing of a schedule, if nobody did so before. False if somebody did.
     fn fire(&self, fire: Fire) -> BoxFuture<'_, Result<bool>>;
 
-    /// A number that changes when something was committed by another process,
-    /// or by another handle of this one. Cheap enough to ask for every few
-    /// milliseconds.
-    fn version(&self) -> Result<u64>;
-
     /// The number of write transactions that this handle has committed.
     fn commits(&self) -> u64;
+
+    /// Whether the store is still the one that was opened:
+    /// [`StoreError::Moved`] if not.
+    fn check_place(&self) -> Result<()>;
 }
 
 /// A store shared by all who use it.
 pub type SharedStore = Arc<dyn Store>;
 
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// What kept answers take together at most, in bytes.
+pub const KEPT_ANSWERS_BYTES: u64 = 1 << 30;

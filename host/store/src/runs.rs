@@ -15,8 +15,10 @@ pub struct ModuleInfo {
 #[derive(Clone, PartialEq, Debug)]
 pub struct NewRun {
     pub id: RunId,
-    /// The same key gives the same run.
+    /// The same key gives the same run of a workflow.
     pub key: Option<String>,
+    /// The project that it belongs to: the canonical path of its configuration file.
+    pub project: Option<String>,
     pub workflow: String,
     /// Has to be in the store.
     pub module: Digest,
@@ -27,10 +29,12 @@ pub struct NewRun {
     pub created_at: Timestamp,
     /// The time of the last entry.
     pub updated_at: Timestamp,
-    /// Who advances it, until when; if nobody does, it is due at once.
-    pub lease: Option<(Owner, Timestamp)>,
+    /// Who advances it; if nobody does, it is due at once.
+    pub session: Option<SessionId>,
     /// The first entries of the journal, from position 0 on.
     pub rows: Vec<Row>,
+    /// What counts as given out already; none of it, if none.
+    pub given: Option<Given>,
     /// What is in its inbox from the beginning.
     pub inbox: Vec<MessageBody>,
     /// The questions that it asks already, and the children that it waits for.
@@ -45,6 +49,7 @@ impl NewRun {
         Self {
             id: machine.run().clone(),
             key: None,
+            project: None,
             workflow: started.workflow.clone(),
             module: machine.module(),
             labels: started.labels.clone(),
@@ -53,12 +58,32 @@ impl NewRun {
             budget: machine.budget(),
             created_at: machine.last_at(),
             updated_at: machine.last_at(),
-            lease: None,
+            session: None,
             rows,
+            given: None,
             inbox: Vec::new(),
             questions: Vec::new(),
             children: Vec::new(),
         }
+    }
+}
+
+impl NewRun {
+    /// What a run with these first entries was started with that this one is not.
+    pub(super) fn differs_from(&self, first: &Row) -> Option<&'static str> {
+        let started = |row: &Row| match row.entries().next() {
+            Some(Ok((_, wfhost_core::Entry { event: wfhost_core::Event::Started(started), .. }))) => {
+                Some(started)
+            }
+            _ => None,
+        };
+        let (Some(mine), Some(other)) = (self.rows.first().and_then(started), started(first)) else {
+            return None;
+        };
+        if mine.module != other.module {
+            return Some("module");
+        }
+        (!mine.input.means(&other.input)).then_some("input")
     }
 }
 
@@ -103,7 +128,7 @@ pub struct Fire {
     /// The run that begins, if one does.
     pub run: Option<NewRun>,
     /// The run that is cancelled.
-    pub cancel: Option<(RunId, Timestamp)>,
+    pub cancel: Option<RunId>,
 }
 
 /// What the runs of a family may spend and have spent together.
@@ -120,17 +145,6 @@ pub enum Created {
     Known(RunId),
 }
 
-/// A request to advance a run.
-#[derive(Clone, Copy, Debug)]
-pub struct Claim<'a> {
-    pub run: &'a RunId,
-    pub owner: &'a Owner,
-    pub now: Timestamp,
-    pub until: Timestamp,
-    pub dead: Option<&'a Owner>,
-    pub how: ClaimHow,
-}
-
 /// Which runs a claim is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ClaimHow {
@@ -145,25 +159,121 @@ pub enum ClaimHow {
 #[derive(Clone, PartialEq, Debug)]
 pub enum Claimed {
     /// The run is the caller's.
-    Yes {
-        epoch: Epoch,
-        /// How many are stored.
-        emissions: u64,
-        /// Claims since the last entry that did not end in order, this one included.
-        starts: u32,
-        /// The module that it is executed with.
-        module: Digest,
-    },
+    Yes(Box<Opened>),
+    /// It is the caller's, and cannot be read: to be released with that trouble.
+    Unreadable(Box<Unreadable>),
     /// It is paused, refused, or waits for something that has not happened.
     NotDue,
-    /// Somebody else's lease is running.
+    /// Another session has it.
     Held {
+        session: SessionId,
         owner: Owner,
-        until: Timestamp,
+        left_ms: u64,
     },
     /// The run has ended.
     Ended,
     NoSuchRun,
+}
+
+/// A run that was claimed, and all that is needed to go on with it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Opened {
+    pub run: RunId,
+    pub session: SessionId,
+    pub epoch: Epoch,
+    /// Claims since the run came forward last that were not given up in order, this one included.
+    pub starts: u32,
+    /// The module that it is executed with.
+    pub module: Digest,
+    /// How many of its emissions are stored.
+    pub emissions: u64,
+    /// What the program has given out; in stores before format 7 only their number was known.
+    pub given: Given,
+    /// The whole journal, checked to be the one that the run was left with.
+    pub rows: Vec<Row>,
+    /// For [`Append::after`].
+    pub place: Option<u64>,
+    /// The first part of its inbox.
+    pub inbox: Inbox,
+    pub project: Option<String>,
+    /// The state that it was in.
+    pub was: RunState,
+    /// What it waited for.
+    pub waited: Option<Waiting>,
+    /// How it had ended, or why it was refused.
+    pub outcome: Option<Outcome>,
+}
+
+impl Opened {
+    /// What leaves the run as it was, if nothing was appended.
+    pub fn as_it_was(&self) -> Next {
+        match (self.was, &self.waited, &self.outcome) {
+            (RunState::Waiting, Some(waiting), _) => Next::Park(waiting.clone()),
+            (RunState::Paused, ..) => Next::Pause,
+            (RunState::Refused, _, Some(Err(failure))) => Next::Refuse { reason: failure.message.clone() },
+            (state, _, Some(outcome)) if state.is_final() => {
+                Next::End { outcome: outcome.clone(), spent: Spent::default() }
+            }
+            _ => Next::Release { waiting: None, trouble: None },
+        }
+    }
+}
+
+/// A run that was claimed and cannot be read.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Unreadable {
+    pub run: RunId,
+    pub epoch: Epoch,
+    pub error: StoreError,
+}
+
+/// Runs that were due.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Due {
+    pub runs: Vec<Result<Opened, Unreadable>>,
+    /// There may be more.
+    pub more: bool,
+    /// Milliseconds until the next one of the others is due; none if none is known.
+    pub next_in_ms: Option<u64>,
+}
+
+/// Which of the runs that are due a host takes up.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Wanted {
+    pub projects: Projects,
+    /// Only runs of the families with these roots.
+    pub families: Option<Vec<RunId>>,
+    /// None of these.
+    pub except: Vec<RunId>,
+}
+
+/// Projects whose runs a host takes up.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Projects {
+    #[default]
+    All,
+    /// These; none stands for runs that belong to no project.
+    Only(Vec<Option<String>>),
+}
+
+impl Projects {
+    /// Whether runs of that project are among them.
+    pub fn contain(&self, project: Option<&String>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(projects) => projects.iter().any(|known| known.as_ref() == project),
+        }
+    }
+}
+
+/// Schedules that are due.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct DueSchedules {
+    pub due: Vec<Schedule>,
+    /// Names of those that are due and cannot be read, and why.
+    pub unreadable: Vec<(String, String)>,
+    /// Milliseconds until the next one of the others is due.
+    pub next_in_ms: Option<u64>,
 }
 
 /// The states of a run that are stored.
@@ -241,10 +351,12 @@ pub struct ImportedRun {
     pub info: RunInfo,
     pub rows: Vec<Row>,
     pub emissions: u64,
+    pub given: Given,
     pub logs: Vec<LogLine>,
     pub messages: Vec<OutMessage>,
     pub state: Vec<Published>,
-    pub inbox: Vec<Message>,
+    /// What it has not taken, and when that was posted.
+    pub inbox: Vec<(Timestamp, MessageBody)>,
     pub questions: Vec<QuestionChange>,
 }
 
@@ -263,9 +375,12 @@ pub enum Deleted {
     Yes,
     /// Somebody advances it.
     Held {
+        session: SessionId,
         owner: Owner,
-        until: Timestamp,
+        left_ms: u64,
     },
+    /// It is an earlier round of a run that has not ended.
+    Needed,
     NoSuchRun,
 }
 
@@ -274,6 +389,7 @@ pub enum Deleted {
 pub struct RunInfo {
     pub id: RunId,
     pub key: Option<String>,
+    pub project: Option<String>,
     pub workflow: String,
     /// What it is executed with.
     pub module: Digest,
@@ -297,8 +413,8 @@ pub struct RunInfo {
     /// While it is parked.
     pub waiting: Option<Waiting>,
     pub epoch: Epoch,
-    /// Who advances it, and until when the lease runs.
-    pub lease: Option<(Owner, Timestamp)>,
+    /// Who advances it.
+    pub lease: Option<Session>,
     /// When it can be advanced by whoever is there.
     pub due_at: Option<Timestamp>,
     /// Why the host that tried last could not advance it.
@@ -318,6 +434,7 @@ impl RunInfo {
         Self {
             id: machine.run().clone(),
             key: None,
+            project: None,
             workflow: started.workflow.clone(),
             module: machine.module(),
             state: match machine.continued_as() {
@@ -356,6 +473,8 @@ pub(super) const OVERTAKEN: &str = "the next run of its schedule begins";
 pub struct RunFilter {
     pub states: Vec<RunState>,
     pub workflow: Option<String>,
+    /// Only runs of this project.
+    pub project: Option<String>,
     /// All of these.
     pub labels: Vec<(String, String)>,
     /// Ids that begin with this.
@@ -382,6 +501,7 @@ impl Default for RunFilter {
         Self {
             states: Vec::new(),
             workflow: None,
+            project: None,
             labels: Vec::new(),
             prefix: None,
             parent: None,

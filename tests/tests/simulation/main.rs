@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use wfhost::agents::Providers;
-use wfhost::store::{MessageBody, NewMessage, RunFilter, Store};
+use wfhost::store::{Mail, MessageBody, NewMessage, RunFilter, Store, Views};
 use wfhost::{Adopt, Evict, Host, HostOptions, StartOptions};
 use wfhost_core::{Json, RunConfig, RunId};
 
@@ -112,11 +112,7 @@ async fn simulate(seed: u64, module: &[u8], cache: &Path) -> History {
             payload: Json::from(json!({ "n": n })),
             id: Some("once".to_owned()),
         };
-        universe
-            .memory
-            .post(NewMessage { run, at: universe.now(), body })
-            .await
-            .expect("memory takes everything");
+        universe.memory.post(NewMessage { run, body }).await.expect("memory takes everything");
     };
     for _ in 0..TROUBLES {
         tokio::time::sleep(Duration::from_millis(universe.roll(900))).await;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
 use serde_json::Value;
-use wfhost::store::{RunFilter, RunInfo, RunState, Store};
+use wfhost::store::{Journals, RunFilter, RunInfo, RunState, Views};
 use wfhost_core::{Digest, Entry, Event, Journal, Op, Position, RunId, Step, decode_op};
 
 use super::universe::{Committed, Made, Universe};

@@ -25,7 +25,7 @@ impl Faulty {
             let universe = &self.universe;
             let failed = || {
                 universe.faults.fetch_add(1, Ordering::Relaxed);
-                Err(StoreError::Failed { path: "sim".to_owned(), reason: "a fault".to_owned() })
+                Err(StoreError::Failed { place: "sim".to_owned(), reason: "a fault".to_owned() })
             };
             let slow = async || match universe.roll(8) {
                 0 => tokio::time::sleep(Duration::from_millis(universe.roll(400))).await,
@@ -65,42 +65,53 @@ macro_rules! pass_on {
     };
 }
 
-impl Store for Faulty {
+impl Sessions for Faulty {
     pass_on! {
-        put_module(name: &'a str, bytes: &'a [u8]) -> Digest;
-        modules() -> Vec<ModuleInfo>;
-        claim(claim: Claim<'a>) -> Claimed;
-        renew(leases: &'a [(RunId, Epoch)], until: Timestamp) -> Vec<RunId>;
-        release(run: &'a RunId, epoch: Epoch, trouble: Option<&'a str>) -> ();
+        begin_session(owner: &'a Owner, lease_ms: u64) -> SessionId;
+    }
+
+    fn now(&self) -> Timestamp {
+        self.universe.memory.now()
+    }
+
+    fn keep(&self, session: SessionId) -> BoxFuture<'_, Result<Kept>> {
+        self.with(async move { self.universe.memory.keep(session).await }.boxed())
+    }
+
+    fn sessions(&self) -> BoxFuture<'_, Result<Vec<Session>>> {
+        self.with(async move { self.universe.memory.sessions().await }.boxed())
+    }
+
+    fn fence(&self, session: SessionId, fence: Fence) -> BoxFuture<'_, Result<u64>> {
+        self.with(async move { self.universe.memory.fence(session, fence).await }.boxed())
+    }
+
+    fn shed(&self, session: SessionId, keep: Vec<RunId>) -> BoxFuture<'_, Result<u64>> {
+        self.with(async move { self.universe.memory.shed(session, keep).await }.boxed())
+    }
+
+    fn end_session(&self, session: SessionId) -> BoxFuture<'_, Result<u64>> {
+        self.with(async move { self.universe.memory.end_session(session).await }.boxed())
+    }
+}
+
+impl Work for Faulty {
+    pass_on! {
+        claim(session: SessionId, run: &'a RunId, how: ClaimHow) -> Claimed;
+        set_starts(session: SessionId, run: &'a RunId, epoch: Epoch, starts: u32) -> ();
         unpause(run: &'a RunId) -> bool;
+        wakes(seen: &'a mut Seen) -> Vec<Wake>;
+    }
+
+    fn claim_due(&self, session: SessionId, limit: usize, wanted: Wanted) -> BoxFuture<'_, Result<Due>> {
+        self.with(async move { self.universe.memory.claim_due(session, limit, wanted).await }.boxed())
+    }
+}
+
+impl Journals for Faulty {
+    pass_on! {
         journal(run: &'a RunId, from: Position) -> Vec<Row>;
-        delete(run: &'a RunId, now: Timestamp) -> Deleted;
-        inbox(run: &'a RunId) -> Vec<Message>;
-        run(run: &'a RunId) -> Option<RunInfo>;
-        logs(run: &'a RunId, from: u64, limit: usize) -> Vec<LogLine>;
-        messages(run: &'a RunId, after: Option<u64>, limit: usize) -> Vec<OutMessage>;
-        questions(run: Option<&'a RunId>, limit: usize) -> Vec<OpenQuestion>;
-        state(run: &'a RunId) -> Vec<(String, Json)>;
-        published(run: &'a RunId, key: Option<&'a str>) -> Vec<Published>;
-        ended_children(parent: &'a RunId, from: Step) -> Vec<RunInfo>;
-        family(root: &'a RunId) -> Family;
-        set_schedule(name: &'a str, next: Option<Timestamp>) -> bool;
-        delete_schedule(name: &'a str) -> bool;
-        owned(owner: &'a Owner) -> Vec<RunId>;
-        transcribe(run: &'a RunId, lines: Vec<NewTranscript>) -> ();
-        transcript(run: &'a RunId, filter: TranscriptFilter, limit: usize) -> Vec<TranscriptLine>;
-    }
-
-    fn module(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Vec<u8>>>> {
-        self.with(self.universe.memory.module(digest))
-    }
-
-    fn keep_answer(&self, key: Digest, at: Timestamp, reply: Json) -> BoxFuture<'_, Result<()>> {
-        self.with(async move { self.universe.memory.keep_answer(key, at, reply).await }.boxed())
-    }
-
-    fn kept_answer(&self, key: Digest) -> BoxFuture<'_, Result<Option<(Timestamp, Json)>>> {
-        self.with(async move { self.universe.memory.kept_answer(key).await }.boxed())
+        delete(run: &'a RunId) -> Deleted;
     }
 
     fn create(&self, run: NewRun) -> BoxFuture<'_, Result<Created>> {
@@ -123,20 +134,8 @@ impl Store for Faulty {
         self.with(work.boxed())
     }
 
-    fn put_schedule(&self, schedule: Schedule, replace: bool) -> BoxFuture<'_, Result<bool>> {
-        self.with(async move { self.universe.memory.put_schedule(schedule, replace).await }.boxed())
-    }
-
-    fn schedules(&self) -> BoxFuture<'_, Result<Vec<Schedule>>> {
-        self.with(async move { self.universe.memory.schedules().await }.boxed())
-    }
-
-    fn due_schedules(&self, now: Timestamp) -> BoxFuture<'_, Result<(Vec<Schedule>, Option<Timestamp>)>> {
-        self.with(async move { self.universe.memory.due_schedules(now).await }.boxed())
-    }
-
-    fn fire(&self, fire: Fire) -> BoxFuture<'_, Result<bool>> {
-        self.with(async move { self.universe.memory.fire(fire).await }.boxed())
+    fn changes(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Change>>> {
+        self.with(async move { self.universe.memory.changes(after, limit).await }.boxed())
     }
 
     fn import(&self, run: ImportedRun) -> BoxFuture<'_, Result<()>> {
@@ -146,41 +145,94 @@ impl Store for Faulty {
     fn rebuild(&self, run: Rebuilt) -> BoxFuture<'_, Result<bool>> {
         self.with(async move { self.universe.memory.rebuild(run).await }.boxed())
     }
+}
 
-    fn delete_unused_modules(&self, before: Timestamp) -> BoxFuture<'_, Result<usize>> {
-        self.with(self.universe.memory.delete_unused_modules(before))
-    }
-
-    fn due(&self, now: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<RunId>>> {
-        self.with(async move { self.universe.memory.due(now, limit).await }.boxed())
-    }
-
-    fn next_due(&self, now: Timestamp) -> BoxFuture<'_, Result<Option<Timestamp>>> {
-        self.with(async move { self.universe.memory.next_due(now).await }.boxed())
-    }
-
-    fn owners(&self) -> BoxFuture<'_, Result<Vec<Owner>>> {
-        self.with(async move { self.universe.memory.owners().await }.boxed())
+impl Mail for Faulty {
+    pass_on! {
+        inbox(run: &'a RunId, part: Part) -> Inbox;
     }
 
     fn post(&self, message: NewMessage) -> BoxFuture<'_, Result<Posted>> {
         self.with(async move { self.universe.memory.post(message).await }.boxed())
     }
+}
+
+impl Views for Faulty {
+    pass_on! {
+        run(run: &'a RunId) -> Option<RunInfo>;
+        busy_relatives(root: &'a RunId) -> bool;
+        ended_children(parent: &'a RunId, steps: &'a [Step]) -> Vec<RunInfo>;
+        family(root: &'a RunId) -> Family;
+        logs(run: &'a RunId, from: u64, limit: usize) -> Vec<LogLine>;
+        messages(run: &'a RunId, after: Option<u64>, limit: usize) -> Vec<OutMessage>;
+        questions(run: Option<&'a RunId>, limit: usize) -> Vec<OpenQuestion>;
+        question(run: &'a RunId, step: Step) -> Option<OpenQuestion>;
+        state(run: &'a RunId) -> Vec<(String, Json)>;
+        published(run: &'a RunId, key: Option<&'a str>, after: Option<u64>, limit: usize) -> Vec<Published>;
+        transcript(run: &'a RunId, filter: TranscriptFilter, limit: usize) -> Vec<TranscriptLine>;
+        last_heartbeat(run: &'a RunId, step: Step) -> Option<String>;
+    }
 
     fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Vec<RunInfo>>> {
         self.with(async move { self.universe.memory.runs(filter).await }.boxed())
     }
+}
 
-    fn changes(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Change>>> {
-        self.with(async move { self.universe.memory.changes(after, limit).await }.boxed())
+impl Extras for Faulty {
+    pass_on! {
+        put_module(name: &'a str, bytes: &'a [u8]) -> Digest;
+        module_named(name: &'a str) -> Option<ModuleInfo>;
+        modules() -> Vec<ModuleInfo>;
+        transcribe(run: &'a RunId, lines: Vec<NewTranscript>) -> ();
+        set_schedule(name: &'a str, next: Option<Timestamp>) -> bool;
+        delete_schedule(name: &'a str) -> bool;
     }
 
-    fn version(&self) -> Result<u64> {
-        self.universe.live_or_die(self.pid);
-        Ok(self.universe.memory.commits())
+    fn module(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Vec<u8>>>> {
+        self.with(self.universe.memory.module(digest))
+    }
+
+    fn module_info(&self, digest: Digest) -> BoxFuture<'_, Result<Option<ModuleInfo>>> {
+        self.with(self.universe.memory.module_info(digest))
+    }
+
+    fn delete_unused_modules(&self, before: Timestamp) -> BoxFuture<'_, Result<usize>> {
+        self.with(self.universe.memory.delete_unused_modules(before))
+    }
+
+    fn keep_answer(&self, key: Digest, at: Timestamp, reply: Json) -> BoxFuture<'_, Result<()>> {
+        self.with(async move { self.universe.memory.keep_answer(key, at, reply).await }.boxed())
+    }
+
+    fn kept_answer(&self, key: Digest) -> BoxFuture<'_, Result<Option<(Timestamp, Json)>>> {
+        self.with(async move { self.universe.memory.kept_answer(key).await }.boxed())
+    }
+
+    fn delete_old_answers(&self, before: Timestamp) -> BoxFuture<'_, Result<usize>> {
+        self.with(async move { self.universe.memory.delete_old_answers(before).await }.boxed())
+    }
+
+    fn put_schedule(&self, schedule: Schedule, replace: bool) -> BoxFuture<'_, Result<bool>> {
+        self.with(async move { self.universe.memory.put_schedule(schedule, replace).await }.boxed())
+    }
+
+    fn schedules(&self) -> BoxFuture<'_, Result<Vec<Schedule>>> {
+        self.with(async move { self.universe.memory.schedules().await }.boxed())
+    }
+
+    fn due_schedules(&self, limit: usize) -> BoxFuture<'_, Result<DueSchedules>> {
+        self.with(async move { self.universe.memory.due_schedules(limit).await }.boxed())
+    }
+
+    fn fire(&self, fire: Fire) -> BoxFuture<'_, Result<bool>> {
+        self.with(async move { self.universe.memory.fire(fire).await }.boxed())
     }
 
     fn commits(&self) -> u64 {
         self.universe.memory.commits()
+    }
+
+    fn check_place(&self) -> Result<()> {
+        self.universe.memory.check_place()
     }
 }

@@ -10,12 +10,30 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use wfhost::agents::{Call, CallFailure, CallOutput, Provider};
-use wfhost::store::{MemStore, Owner};
+use wfhost::store::{Clock, MemStore, Owner};
 use wfhost::world::World;
 use wfhost_core::{Digest, Json, Reply, RunId, Step, Timestamp};
 
 /// When every simulation begins, in milliseconds since 1970.
 const BEGINNING: u64 = 1_800_000_000_000;
+
+/// The true time, as a store sees it.
+#[derive(Debug)]
+struct Time(Instant);
+
+impl Clock for Time {
+    fn now(&self) -> Timestamp {
+        Timestamp(BEGINNING + self.0.elapsed().as_millis() as u64)
+    }
+
+    fn ticks_ms(&self) -> u64 {
+        self.0.elapsed().as_millis() as u64
+    }
+
+    fn source(&self) -> &str {
+        "universe"
+    }
+}
 
 /// Numbers that look random, the same for the same seed.
 #[derive(Debug)]
@@ -87,7 +105,7 @@ impl Universe {
     pub fn new(seed: u64) -> Arc<Self> {
         let mut dice = Dice::new(seed);
         Arc::new(Self {
-            memory: Arc::new(MemStore::default()),
+            memory: Arc::new(MemStore::with_clock(Arc::new(Time(Instant::now())))),
             clocks_jump: dice.roll(3) == 0,
             dice: Mutex::new(dice),
             began: Instant::now(),
@@ -190,7 +208,7 @@ pub struct Process {
 }
 
 fn owner(pid: u32) -> Owner {
-    Owner { host: "sim".to_owned(), pid, started: 1 }
+    Owner { host: "sim".to_owned(), realm: "sim".to_owned(), pid, started: 1 }
 }
 
 impl World for Process {

@@ -118,10 +118,11 @@ impl Machine {
             (Status::Running, Event::Moved { module }) => {
                 self.module = module;
                 self.moved = !recorded;
+                self.moved_at = Some(position);
             }
-            (Status::Running, Event::Retried { from, emissions, step }) => {
+            (Status::Running, Event::Retried { step, .. }) => {
                 // What is void was left out before; see `retry`.
-                self.restarts.push_back((from, emissions));
+                self.retried = true;
                 // Whoever tries again may have mended what a provider refused.
                 self.providers_out.clear();
                 if let Some(step) = step {

@@ -5,6 +5,7 @@ mod attempts;
 mod calls;
 mod ends;
 mod families;
+mod given;
 mod mismatches;
 mod people;
 mod resuming;
@@ -66,15 +67,21 @@ struct Talk {
     m: Machine,
     rows: Vec<Row>,
     clock: Timestamp,
+    /// What is stored of what the program gave out.
+    given: Given,
 }
 
 impl Talk {
     fn start() -> Self {
-        Self { m: Machine::start(started(), DAWN), rows: vec![], clock: DAWN }
+        Self { m: Machine::start(started(), DAWN), rows: vec![], clock: DAWN, given: Given::default() }
     }
 
     /// Commits what was appended. Gives the number of entries.
     fn save(&mut self) -> u32 {
+        if let Some(given) = self.m.given() {
+            self.m.gave_out(given);
+            self.given = given;
+        }
         let Some(Unsaved { first, count, bytes, head }) = self.m.take_unsaved() else { return 0 };
         self.rows.push(Row { first, count, bytes, head });
         count
@@ -87,8 +94,7 @@ impl Talk {
 
     /// The host dies after a commit and another one goes on.
     fn reopen(&mut self) {
-        let emissions = self.m.emissions();
-        self.m = Machine::open(self.journal(), emissions).unwrap();
+        self.m = Machine::open(self.journal(), self.given).unwrap();
     }
 
     /// The kinds of the entries after `started`, with their steps.
@@ -149,6 +155,16 @@ impl Talk {
 
     fn drop(&mut self, step: Step) {
         self.m.drop_step(step, self.clock).unwrap();
+    }
+
+    /// The program writes so many lines. Gives how many of them are new.
+    fn lines(&mut self, number: usize) -> usize {
+        (0..number).filter(|_| self.m.give_out(Gift::Line)).count()
+    }
+
+    /// The program posts a message. True if it goes out.
+    fn posts(&mut self) -> bool {
+        self.m.give_out(Gift::Message)
     }
 
     fn patched(&mut self, id: &str) -> bool {

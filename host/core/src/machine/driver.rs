@@ -47,6 +47,7 @@ impl Machine {
             return None;
         }
         let empty = Unsaved { first: self.next, count: 0, bytes: Vec::new(), head: self.head };
+        self.taken_head = self.head;
         Some(std::mem::replace(&mut self.unsaved, empty))
     }
 
@@ -66,9 +67,62 @@ impl Machine {
         self.steps.open_children()
     }
 
-    /// Signals that came in and were not waited for, first those that came first of each name.
-    pub fn early_signals(&self) -> Vec<(String, Json)> {
-        self.steps.early_signals()
+    /// Signals that came in and that the program has not read, be they given to a wait that it
+    /// began or not; of each name in the order in which it would read them.
+    pub fn unread_signals(&self) -> Vec<(String, Json)> {
+        self.steps.unread_signals()
+    }
+
+    /// The agent calls whose next attempt is due at `clock`.
+    pub fn due_calls(&self, clock: Timestamp) -> Vec<(Step, AgentRequest)> {
+        let due = self.steps.due_calls(clock).into_iter();
+        due.filter_map(|(step, position, op)| match decode_op(&op, position) {
+            Ok(Op::Agent(request)) => Some((step, *request)),
+            _ => None,
+        })
+        .collect()
+    }
+
+    /// The next attempt at a call cannot be made by this host. One that was to begin is as if it had
+    /// not been meant to; the next host begins it. The call counts as one that waits.
+    pub fn withhold(&mut self, step: Step, reason: &str, clock: Timestamp) {
+        if self.steps.is_begun(step) {
+            self.postpone(step, clock.max(self.last_at), reason.to_owned(), clock);
+        }
+        self.steps.withhold(step);
+    }
+
+    /// Whether calls are withheld.
+    pub fn withholds(&self) -> bool {
+        self.steps.withholds()
+    }
+
+    /// Takes over a call that an earlier execution of this process began and that is still under
+    /// way: it is not begun again. False if nobody waits for that attempt.
+    pub fn adopt(&mut self, step: Step, attempt: u32) -> bool {
+        self.is_live() && !self.resumed && self.steps.adopt(step, attempt)
+    }
+
+    /// What there is to commit if the run ends now, without that it has: until the commit is made
+    /// something may come in that has to stand before.
+    pub fn with_end(&self, end: End<'_>, clock: Timestamp) -> (Unsaved, Timestamp) {
+        let Unsaved { first, count, mut bytes, .. } = self.unsaved.clone();
+        let event = match end {
+            End::Finished { outcome, stopped } => {
+                Event::Finished { outcome: outcome.clone().into(), stopped }
+            }
+            End::Continued(run) => Event::ContinuedAsNew { run: run.clone() },
+        };
+        let at = clock.max(self.last_at);
+        let start = bytes.len();
+        Entry { at, event }.encode_to(&mut bytes);
+        let head = extend_chain(&self.head, &bytes[start..]);
+        (Unsaved { first, count: count + 1, bytes, head }, at)
+    }
+
+    /// What that takes, in bytes.
+    pub fn unsaved_bytes(&self) -> usize {
+        self.unsaved.bytes.len()
     }
 
     /// Whether something was appended that was not taken yet.
@@ -105,12 +159,6 @@ impl Machine {
     /// The id of the run.
     pub fn run(&self) -> &RunId {
         self.forks.last().map_or(&self.started.run, |fork| &fork.run)
-    }
-
-    /// The same as the program may know it: after the latest entry that it has observed.
-    pub fn observed_run(&self) -> &RunId {
-        let fork = self.forks.iter().rev().find(|fork| fork.position <= self.observed);
-        fork.map_or(&self.started.run, |fork| &fork.run)
     }
 
     /// What it is to its parent, if it has one. A fork has none.
@@ -223,17 +271,12 @@ impl Machine {
         self.spending.own()
     }
 
-    /// The same two as the program may know them: after the latest entry that it has observed.
-    pub fn observed_spending(&self) -> (Budget, Spent) {
-        (self.spending.budget(self.observed), self.spent_until(self.now, self.observed))
-    }
-
-    fn spent_until(&self, now: Timestamp, position: Position) -> Spent {
+    pub(super) fn spent_until(&self, now: Timestamp, position: Position) -> Spent {
         let before = match &self.started.origin {
             Some(Origin::Continued { spent, .. }) => spent.time_ms,
             _ => 0,
         };
-        let time_ms = now.since(self.started_at()).saturating_add(before);
+        let time_ms = now.since(self.started_after(position)).saturating_add(before);
         Spent { time_ms, ..self.spending.spent(position) }
     }
 
@@ -264,7 +307,17 @@ impl Machine {
 
     /// When the run began; for a fork, when it became one.
     pub fn started_at(&self) -> Timestamp {
-        self.forks.last().map_or(self.started_at, |fork| fork.at)
+        self.started_after(Position(u64::MAX))
+    }
+
+    /// The same, as it is after the entry at `position`.
+    pub(super) fn started_after(&self, position: Position) -> Timestamp {
+        self.fork_after(position).map_or(self.started_at, |fork| fork.at)
+    }
+
+    /// The last fork up to the entry at `position`.
+    pub(super) fn fork_after(&self, position: Position) -> Option<&Fork> {
+        self.forks.iter().rev().find(|fork| fork.position <= position)
     }
 
     /// The time of the last entry.
@@ -279,17 +332,17 @@ impl Machine {
 
     /// Whether the program was ever begun again in its middle.
     pub fn was_retried(&self) -> bool {
-        !self.restarts.is_empty()
+        self.retried
+    }
+
+    /// The head of the chain before what was not taken for a commit yet.
+    pub fn taken_head(&self) -> Digest {
+        self.taken_head
     }
 
     /// The head of the chain after the last entry.
     pub fn head(&self) -> Digest {
         self.head
-    }
-
-    /// The number of emissions so far, those of earlier executions included.
-    pub fn emissions(&self) -> u64 {
-        self.emitted.max(self.emissions_saved)
     }
 
     /// The key by which a provider recognises a step that it was asked for

@@ -50,9 +50,23 @@ pub(super) enum Asked<'a> {
     Drop(Step),
     Finish(&'a Outcome),
     Wait,
+    /// It ended without returning, and how.
+    End(&'a str),
 }
 
 impl Mismatch {
+    /// The program stops of itself where the run goes on, behind all that is recorded.
+    pub fn stopped(position: Position, how: &str) -> Self {
+        Self {
+            position,
+            recorded: "nothing".to_owned(),
+            asked: "stop".to_owned(),
+            field: None,
+            recorded_value: Value::from("yet: the run goes on here"),
+            asked_value: Value::from(format!("because {how}")),
+        }
+    }
+
     /// `op`: the operation that was recorded, if it is one.
     pub(super) fn between(recorded: &Scripted, op: Option<&[u8]>, asked: Asked<'_>) -> Self {
         let op = decode_op(op.unwrap_or_default(), recorded.position);
@@ -87,6 +101,7 @@ impl Mismatch {
             Asked::Drop(step) => ("cancel", Value::from(format!("of step {step}")), Value::Null),
             Asked::Finish(outcome) => ("return", outcome_label(outcome), outcome_value(outcome)),
             Asked::Wait => ("wait", Value::from("for a step that was not done then"), Value::Null),
+            Asked::End(how) => ("stop", Value::from(format!("because {how}")), Value::Null),
         };
         let difference = alike.then(|| first_difference(&fields, &asked_fields)).flatten();
         let (field, recorded_value, asked_value) = match difference {

@@ -21,7 +21,9 @@
 mod apply;
 mod driver;
 mod fork;
+mod given;
 mod mismatch;
+mod observed;
 mod program;
 mod random;
 mod retry;
@@ -41,7 +43,10 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use self::apply::Refusal;
 pub use self::fork::{CannotFork, ForkPlan};
+use self::given::Giving;
+pub use self::given::{Gift, Given};
 pub use self::mismatch::Mismatch;
+pub use self::observed::Observed;
 use self::random::Random;
 pub use self::retry::{CannotRetry, Retry as RetryPlan, plan_retry};
 pub use self::reuse::Reuse;
@@ -53,12 +58,13 @@ use self::waitset::WaitSets;
 use crate::entry::{
     ChildOf, EndedChild, Entry, Event, FailedCall, Origin, Recorded, Started, decode_op, encode_op_to,
 };
-use crate::journal::{GENESIS, Journal, JournalError};
+use crate::journal::{GENESIS, Journal, JournalError, extend_chain};
 use crate::limits::{self, TooLarge};
 use crate::policy::budget::{Budget, Spent};
 use crate::policy::retry as policy;
 use crate::{
-    Digest, Failure, FailureKind, Json, Op, Outcome, Position, Question, Reply, Row, RunId, Step, Timestamp,
+    AgentRequest, Digest, Failure, FailureKind, Json, Op, Outcome, Position, Question, Reply, Row, RunId,
+    Step, Timestamp,
 };
 
 /// Why the program cannot go on.
@@ -92,6 +98,15 @@ pub enum Work {
     Fail { step: Step, failure: Failure },
     /// Stop what carries out this step: nobody waits for it any more.
     Abort { step: Step },
+}
+
+/// How a run ends.
+#[derive(Clone, Copy, Debug)]
+pub enum End<'a> {
+    /// `stopped`: by the host, where the program stood.
+    Finished { outcome: &'a Outcome, stopped: bool },
+    /// It goes on as that run.
+    Continued(&'a RunId),
 }
 
 /// Entries that were appended and not yet handed out for a commit.
@@ -176,22 +191,26 @@ pub struct Machine {
     next: Position,
     last_at: Timestamp,
     head: Digest,
+    /// The head before what was not taken yet.
+    taken_head: Digest,
     unsaved: Unsaved,
 
     observed: Position,
     now: Timestamp,
     /// Whether the open calls of the last execution were taken up again.
     resumed: bool,
-    emitted: u64,
-    emissions_saved: u64,
-    /// Where the program was begun again, and the number of its next emission there.
-    restarts: VecDeque<(Position, u64)>,
+    /// What it gives out without entries.
+    giving: Giving,
+    /// Whether the program was ever begun again in its middle.
+    retried: bool,
     /// The module that the run is executed with.
     module: Digest,
     /// The module that it is to be executed with from the next entry on.
     moving: Option<Digest>,
     /// It was moved, and the driver does not know yet.
     moved: bool,
+    /// Where it was moved the last time.
+    moved_at: Option<Position>,
     /// Where the run became one of its own, and what it is since then.
     forks: Vec<Fork>,
     /// Answers of the run that this one repeats, if it does that.
@@ -208,9 +227,8 @@ impl Machine {
         machine
     }
 
-    /// The machine of a run that has a journal. `emissions_saved` is the
-    /// number of its emissions (see [`Machine::emit`]) that are stored.
-    pub fn open(journal: Journal, emissions_saved: u64) -> Result<Self, JournalError> {
+    /// The machine of a run that has a journal. `given`: what of its output is stored.
+    pub fn open(journal: Journal, given: Given) -> Result<Self, JournalError> {
         let void = retry::Void::of(&journal.entries);
         let mut entries = journal.entries.into_iter();
         let (first_at, started) = match entries.next() {
@@ -222,7 +240,7 @@ impl Machine {
             }
         };
         let mut machine = Self::empty(started.as_ref().clone());
-        machine.emissions_saved = emissions_saved;
+        machine.giving = Giving::after(given);
         let first = Entry { at: first_at, event: Event::Started(started) };
         let mut void_calls = HashSet::new();
         for entry in std::iter::once(first).chain(entries) {
@@ -265,6 +283,7 @@ impl Machine {
         machine.steps.take_questions();
         machine.steps.take_dropped_children();
         machine.head = journal.head;
+        machine.taken_head = journal.head;
         machine.unsaved.first = machine.next;
         machine.unsaved.head = journal.head;
         Ok(machine)
@@ -277,7 +296,8 @@ impl Machine {
             module: started.module,
             moving: None,
             moved: false,
-            restarts: VecDeque::new(),
+            moved_at: None,
+            retried: false,
             forks: Vec::new(),
             reuse: Reuse::new(&started),
             scratch: Vec::new(),
@@ -294,12 +314,12 @@ impl Machine {
             next: Position(0),
             last_at: Timestamp(0),
             head: GENESIS,
+            taken_head: GENESIS,
             unsaved: Unsaved { first: Position(0), count: 0, bytes: Vec::new(), head: GENESIS },
             observed: Position(0),
             now: Timestamp(0),
             resumed: false,
-            emitted: 0,
-            emissions_saved: 0,
+            giving: Giving::default(),
         }
     }
 
@@ -311,19 +331,36 @@ impl Machine {
         }
     }
 
+    /// The program cannot go on. If it went on here the last time, that is a departure from its
+    /// journal and nothing else.
     fn fail(&mut self, stop: Stop) -> Stop {
+        let stop = match (&stop, self.departure(&stop.to_string())) {
+            (Stop::Mismatch(_) | Stop::Ended, _) | (_, None) => stop,
+            (_, Some(mismatch)) => Stop::Mismatch(mismatch),
+        };
         self.stop.get_or_insert(stop).clone()
+    }
+
+    /// The program ended here, by itself or not: it trapped, reached a limit, waits for nothing.
+    /// How that departs from the journal, if it does: there are entries left that the program
+    /// originated the last time, other than that the host ended it. `how` it ended is for people.
+    pub fn departure(&self, how: &str) -> Option<Box<Mismatch>> {
+        let front = self.script.front().filter(|front| !front.event.stops())?;
+        Some(Box::new(Mismatch::between(front, self.op_of(front), mismatch::Asked::End(how))))
+    }
+
+    fn op_of(&self, scripted: &Scripted) -> Option<&[u8]> {
+        match scripted.event {
+            ScriptedEvent::Scheduled { step } => self.steps.op(step),
+            _ => None,
+        }
     }
 
     fn refuse(&mut self, asked: mismatch::Asked<'_>) -> Stop {
         let Some(front) = self.script.front() else {
             return self.fail(Stop::Ended);
         };
-        let op = match front.event {
-            ScriptedEvent::Scheduled { step } => self.steps.op(step),
-            _ => None,
-        };
-        let mismatch = Mismatch::between(front, op, asked);
+        let mismatch = Mismatch::between(front, self.op_of(front), asked);
         self.fail(Stop::Mismatch(Box::new(mismatch)))
     }
 
@@ -331,7 +368,10 @@ impl Machine {
     /// mismatch: the last time it went on from here.
     fn must_wait<T>(&mut self) -> Result<Option<T>, Stop> {
         match self.script.front().map(|front| &front.event) {
-            None => Ok(None),
+            None => {
+                self.comes_to_wait();
+                Ok(None)
+            }
             Some(event) if event.stops() => Err(self.fail(Stop::Ended)),
             Some(_) => Err(self.refuse(mismatch::Asked::Wait)),
         }

@@ -224,51 +224,32 @@ impl Machine {
         Ok(new_way)
     }
 
-    /// Whether the program has seen that it is asked to stop.
-    pub fn cancelled(&self) -> bool {
-        self.cancel_requested.is_some_and(|position| position <= self.observed)
-    }
-
-    /// Virtual time: when the latest thing happened that the program has observed.
-    pub fn now(&self) -> Timestamp {
-        self.now
-    }
-
     /// The next bytes of the run's random stream.
     pub fn random(&mut self, bytes: &mut [u8]) {
         self.random.fill(bytes);
     }
 
-    /// Numbers what the program gives out without an entry of its own: lines
-    /// of the log, published state, messages. Gives the number, counted from
-    /// 0, or none if it was stored in an earlier execution.
-    pub fn emit(&mut self) -> Option<u64> {
-        while let Some(&(from, next)) = self.restarts.front()
-            && self.observed >= from
-        {
-            self.emitted = next;
-            self.restarts.pop_front();
-        }
-        let number = self.emitted;
-        self.emitted += 1;
-        (number >= self.emissions_saved).then_some(number)
-    }
-
-    /// The program returned.
-    pub fn finish(&mut self, outcome: Outcome, clock: Timestamp) -> Result<(), Stop> {
+    /// The program returned. True if that is new, false if the journal says so.
+    pub fn returns(&mut self, outcome: &Outcome) -> Result<bool, Stop> {
         self.check()?;
         match self.script.front().map(|front| &front.event) {
-            None => {
-                self.append(clock, Event::Finished { outcome: outcome.into(), stopped: false });
-            }
+            None => Ok(true),
             // The program was computing when it was ended.
-            Some(event) if event.stops() => return Err(self.fail(Stop::Ended)),
+            Some(event) if event.stops() => Err(self.fail(Stop::Ended)),
             Some(ScriptedEvent::Finished { outcome: recorded, .. })
-                if mismatch::same_outcome(recorded, &outcome) =>
+                if mismatch::same_outcome(recorded, outcome) =>
             {
                 self.match_front();
+                Ok(false)
             }
-            Some(_) => return Err(self.refuse(mismatch::Asked::Finish(&outcome))),
+            Some(_) => Err(self.refuse(mismatch::Asked::Finish(outcome))),
+        }
+    }
+
+    /// The program returned, and nothing else is to come before that.
+    pub fn finish(&mut self, outcome: Outcome, clock: Timestamp) -> Result<(), Stop> {
+        if self.returns(&outcome)? {
+            self.append(clock, Event::Finished { outcome: outcome.into(), stopped: false });
         }
         Ok(())
     }

@@ -1,11 +1,13 @@
 //! Random programs in a random world: whatever happens, another execution
 //! over the same journal, or over any beginning of it, observes the same.
 
+mod model;
 mod program;
 mod world;
 
 use proptest::prelude::*;
 
+use self::model::Model;
 use self::program::{Act, Execution, Seen, program};
 use self::world::World;
 use super::*;
@@ -63,7 +65,7 @@ impl Rows {
 fn execute(acts: &[Act], with_patches: bool, rows: &mut Rows, choices: &[u8]) -> Vec<Seen> {
     let machine = match rows.0.is_empty() {
         true => start(),
-        false => Machine::open(rows.read(), 0).unwrap(),
+        false => Machine::open(rows.read(), Given::default()).unwrap(),
     };
     let mut execution = Execution::new(machine, World::new(choices), with_patches);
     execution.run(acts).unwrap();
@@ -74,7 +76,7 @@ fn execute(acts: &[Act], with_patches: bool, rows: &mut Rows, choices: &[u8]) ->
 
 /// Executes the program from a whole journal, in a world that stands still.
 fn replay(acts: &[Act], with_patches: bool, rows: &Rows) -> Vec<Seen> {
-    let machine = Machine::open(rows.read(), 0).unwrap();
+    let machine = Machine::open(rows.read(), Given::default()).unwrap();
     let mut execution = Execution::new(machine, World::still(), with_patches);
     execution.run(acts).unwrap();
     assert!(!execution.machine.has_unsaved(), "nothing is appended");
@@ -84,6 +86,13 @@ fn replay(acts: &[Act], with_patches: bool, rows: &Rows) -> Vec<Seen> {
         (vec![], vec![])
     );
     assert_eq!(execution.machine.head(), rows.read().head);
+    execution.seen
+}
+
+/// The same over the model.
+fn model(acts: &[Act], with_patches: bool, rows: &Rows) -> Vec<Seen> {
+    let mut execution = Execution::new(Model::of(rows.read()), World::still(), with_patches);
+    execution.run(acts).unwrap();
     execution.seen
 }
 
@@ -104,7 +113,93 @@ proptest! {
     fn a_whole_journal_replays_to_the_same_and_nothing_new(acts in program(), choices in choices()) {
         let mut rows = Rows::default();
         let seen = execute(&acts, true, &mut rows, &choices);
-        prop_assert_eq!(replay(&acts, true, &rows), seen);
+        prop_assert_eq!(&replay(&acts, true, &rows), &seen);
+        prop_assert_eq!(model(&acts, true, &rows), seen, "the model observes the same");
+    }
+
+    #[test]
+    fn a_fork_observes_in_its_shared_part_what_the_run_did_and_then_what_the_model_does(
+        acts in program(),
+        choices in choices(),
+        others in choices(),
+    ) {
+        let mut rows = Rows::default();
+        let seen = execute(&acts, true, &mut rows, &choices);
+        for length in (1..rows.read().entries.len()).step_by(3) {
+            let mut forked = rows.cut(length);
+            let mut machine = Machine::open(forked.read(), Given::Nothing).unwrap();
+            machine.fork("fork".parse().unwrap(), [9; 32], Timestamp(DAWN.0 * 2));
+            // The children that it waits for are started with it.
+            machine.take_children();
+            forked.save(&mut machine);
+            let again = execute(&acts, true, &mut forked, &others);
+            prop_assert_eq!(within(&seen, length), within(&again, length), "forked at {}", length);
+            prop_assert_eq!(&replay(&acts, true, &forked), &again);
+            prop_assert_eq!(model(&acts, true, &forked), again, "forked at {}", length);
+        }
+    }
+
+    #[test]
+    fn a_run_that_was_ended_and_tried_again_observes_what_the_model_does(
+        acts in program(),
+        choices in choices(),
+        others in choices(),
+        at_a_step in any::<bool>(),
+    ) {
+        let mut rows = Rows::default();
+        execute(&acts, true, &mut rows, &choices);
+        for length in (1..rows.read().entries.len()).step_by(3) {
+            let mut tried = rows.cut(length);
+            let mut machine = Machine::open(tried.read(), Given::default()).unwrap();
+            machine.terminate(Failure::new(FailureKind::Failed, "it trapped"), machine.last_at());
+            tried.save(&mut machine);
+            let mut journal = tried.read();
+            let failed = journal.entries.iter().rev().find_map(|entry| match entry.event.ended_step() {
+                Some((step, Recorded::Err(_))) => Some(step),
+                _ => None,
+            });
+            let planned = match failed.filter(|_| at_a_step) {
+                Some(step) => plan_retry(&journal, Some(step), false),
+                None => plan_retry(&journal, None, true),
+            };
+            let plan = planned.unwrap();
+            let row = plan.append(&mut journal, 0, Timestamp(DAWN.0 * 2));
+            tried.0.push(row);
+            let again = execute(&acts, true, &mut tried, &others);
+            prop_assert_eq!(&replay(&acts, true, &tried), &again);
+            prop_assert_eq!(model(&acts, true, &tried), again, "ended after {} entries", length);
+        }
+    }
+
+    #[test]
+    fn every_line_is_given_out_once_however_often_the_host_dies(
+        acts in program(),
+        choices in choices(),
+        others in choices(),
+    ) {
+        let mut rows = Rows::default();
+        let mut whole = Execution::new(start(), World::new(&choices), true);
+        whole.run(&acts).unwrap();
+        rows.save(&mut whole.machine);
+        for length in 1..rows.read().entries.len() {
+            let mut cut = rows.cut(length);
+            // It goes on from there to its next wait; what it gave out is stored with the entries.
+            let machine = Machine::open(cut.read(), Given::Nothing).unwrap();
+            let mut first = Execution::new(machine, World::still(), true);
+            let stored = first.run_until_live(&acts);
+            let given = first.machine.given().unwrap_or_default();
+            cut.save(&mut first.machine);
+            // The host dies, and another one goes on to the end.
+            let machine = Machine::open(cut.read(), given).unwrap();
+            let mut second = Execution::new(machine, World::new(&others), true);
+            if second.machine.outcome().is_none() {
+                second.run(&acts).unwrap();
+                cut.save(&mut second.machine);
+            }
+            let mut all = Execution::new(Machine::open(cut.read(), Given::Nothing).unwrap(), World::still(), true);
+            all.run(&acts).unwrap();
+            prop_assert_eq!(stored.len() + second.given.len(), all.given.len(), "cut to {} entries", length);
+        }
     }
 
     #[test]
@@ -148,7 +243,7 @@ proptest! {
     ) {
         let mut rows = Rows::default();
         execute(&acts, true, &mut rows, &choices);
-        let machine = Machine::open(rows.read(), 0).unwrap();
+        let machine = Machine::open(rows.read(), Given::default()).unwrap();
         let mut execution = Execution::new(machine, World::still(), true);
         let refused = matches!(execution.run(&other), Err(Stop::Mismatch(_)));
         prop_assert!(refused || execution.machine.is_live());

@@ -116,6 +116,11 @@ impl State {
         self.done.is_none() && !self.cancelled
     }
 
+    fn has_unread_signal(&self) -> bool {
+        let signal = self.done.as_ref().is_some_and(|done| done.outcome.is_ok());
+        signal && !self.read && matches!(self.kind, Kind::Signal { .. })
+    }
+
     /// What was asked for is needed as long as it may be asked for again or carried out.
     fn forget_op(&mut self) {
         if self.held && !self.is_open() {
@@ -141,6 +146,8 @@ pub(super) struct Steps {
     timers: BTreeSet<(Timestamp, Step)>,
     /// Agent calls whose next attempt begins at a time; they are among `working`.
     delayed: BTreeSet<(Timestamp, Step)>,
+    /// Agent calls whose next attempt is due and cannot be made here; they are among `working`.
+    withheld: BTreeSet<Step>,
     signals: HashMap<String, Queue>,
     /// Open steps that a person ends.
     questions: BTreeSet<Step>,
@@ -266,6 +273,7 @@ impl Steps {
                 if let Some(at) = state.delay.take() {
                     self.delayed.remove(&(at, step));
                 }
+                self.withheld.remove(&step);
                 Ok(())
             }
             Some(state) if state.is_open() => {
@@ -354,6 +362,53 @@ impl Steps {
     /// Whether the step is an agent call that the host carries out.
     pub(super) fn is_call(&self, step: Step) -> bool {
         self.states.get(&step).is_some_and(|state| matches!(state.kind, Kind::Work { repeat: true }))
+    }
+
+    /// The agent calls whose next attempt is to begin and that is not after `clock`, with their operations.
+    pub(super) fn due_calls(&self, clock: Timestamp) -> Vec<(Step, Position, ByteVec)> {
+        let due = self.delayed.iter().take_while(|(at, _)| *at <= clock);
+        due.filter_map(|(_, step)| {
+            let state = self.states.get(step)?;
+            Some((*step, state.scheduled, state.op.clone()))
+        })
+        .collect()
+    }
+
+    /// The next attempt of a call cannot be made here.
+    pub(super) fn withhold(&mut self, step: Step) {
+        if let Some(at) = self.states.get(&step).and_then(|state| state.delay)
+            && self.delayed.remove(&(at, step))
+        {
+            self.withheld.insert(step);
+        }
+    }
+
+    /// Whether the driver was told to carry out the step.
+    pub(super) fn is_begun(&self, step: Step) -> bool {
+        self.states.get(&step).is_some_and(|state| state.begun)
+    }
+
+    pub(super) fn withholds(&self) -> bool {
+        !self.withheld.is_empty()
+    }
+
+    /// The attempt at a call that an earlier execution began is under way. False if it is not the
+    /// one that is due.
+    pub(super) fn adopt(&mut self, step: Step, attempt: u32) -> bool {
+        match self.states.get_mut(&step) {
+            Some(state)
+                if state.is_open()
+                    && state.recorded
+                    && !state.begun
+                    && state.delay.is_none()
+                    && state.attempts == attempt
+                    && matches!(state.kind, Kind::Work { .. }) =>
+            {
+                state.begun = true;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// The agent call whose next attempt is to begin, if that is not after `clock`.
@@ -521,6 +576,7 @@ impl Steps {
         self.new_children.clear();
         self.timers.clear();
         self.delayed.clear();
+        self.withheld.clear();
         self.signals.clear();
     }
 
@@ -535,6 +591,7 @@ impl Steps {
         match &state.kind {
             Kind::Work { .. } => {
                 self.working.remove(&step);
+                self.withheld.remove(&step);
                 let by_itself = done.as_ref().is_some_and(
                     |done| !matches!(&done.outcome, Err(failure) if failure.kind == FailureKind::Cancelled),
                 );
@@ -598,10 +655,7 @@ impl Steps {
 
     /// Whether the step was given a signal that the program does not know.
     pub(super) fn has_unread_signal(&self, step: Step) -> bool {
-        self.states.get(&step).is_some_and(|state| {
-            let signal = state.done.as_ref().is_some_and(|done| done.outcome.is_ok());
-            signal && !state.read && matches!(state.kind, Kind::Signal { .. })
-        })
+        self.states.get(&step).is_some_and(State::has_unread_signal)
     }
 
     /// The signal of a step that is dropped. Until then the program may see that it is done.
@@ -684,7 +738,7 @@ impl Steps {
         // Their delay ended in this execution.
         let begun: BTreeSet<_> = self.starts.iter().copied().collect();
         for &step in self.working.difference(&begun) {
-            let interrupted = |state: &&State| state.recorded && state.delay.is_none();
+            let interrupted = |state: &&State| state.recorded && state.delay.is_none() && !state.begun;
             if let Some(state) = self.states.get(&step).filter(interrupted) {
                 self.starts.push(step);
                 if matches!(state.kind, Kind::Work { repeat: true }) {
@@ -712,7 +766,7 @@ impl Steps {
     }
 
     pub(super) fn only_waits(&self) -> bool {
-        self.working.len() == self.delayed.len() && self.aborts.is_empty()
+        self.working.len() == self.delayed.len() + self.withheld.len() && self.aborts.is_empty()
     }
 
     pub(super) fn open(&self) -> impl Iterator<Item = OpenStep<'_>> {
@@ -761,11 +815,24 @@ impl Steps {
         open.collect()
     }
 
-    pub(super) fn early_signals(&self) -> Vec<(String, Json)> {
+    /// The signals that the program has not read: first those that were given to waits which it
+    /// began, as they were given, then those that nobody waits for, of each name as they came.
+    pub(super) fn unread_signals(&self) -> Vec<(String, Json)> {
+        let given = self.states.iter().filter(|(_, state)| state.has_unread_signal());
+        let mut given: Vec<_> = given
+            .filter_map(|(_, state)| match (&state.kind, &state.done) {
+                (Kind::Signal { name, .. }, Some(Done { position, outcome: Ok(payload), .. })) => {
+                    Some((*position, name, payload))
+                }
+                _ => None,
+            })
+            .collect();
+        given.sort_by_key(|(position, ..)| *position);
         let queues: BTreeMap<_, _> = self.signals.iter().collect();
         let early =
             queues.into_iter().flat_map(|(name, queue)| queue.early.iter().map(move |json| (name, json)));
-        early.map(|(name, payload)| (name.clone(), payload.clone())).collect()
+        let all = given.into_iter().map(|(_, name, payload)| (name, payload)).chain(early);
+        all.map(|(name, payload)| (name.clone(), payload.clone())).collect()
     }
 
     pub(super) fn wanted_signals(&self) -> Vec<String> {

@@ -34,6 +34,12 @@ impl<T> Table<T> {
         self.row.get_mut(index)?.as_deref_mut()
     }
 
+    /// All that are there, by their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (Step, &T)> {
+        let numbered = (self.first..).zip(&self.row);
+        numbered.filter_map(|(number, value)| Some((Step(number), value.as_deref()?)))
+    }
+
     /// Adds a step, whose number is greater than those of all before.
     pub fn insert(&mut self, step: Step, value: T) {
         if self.row.is_empty() {

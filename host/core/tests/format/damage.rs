@@ -159,7 +159,7 @@ fn an_operation_of_a_future_kind_says_so() {
     let at = "1b 00000197 74d6ac00";
     let future = rows::unhex(format!("82 {at} 82 01 82 01 44 82 18c8 80").replace(' ', "").as_str());
     let journal = Journal::read([forged(&[&started(), &future])]).unwrap();
-    let error = Machine::open(journal, 0).unwrap_err();
+    let error = Machine::open(journal, wfhost_core::Given::default()).unwrap_err();
     assert_eq!(
         error.to_string(),
         "entry 1 holds an operation of kind 200, which this version does not know: a newer wfhost wrote it"
@@ -195,7 +195,7 @@ fn an_id_that_is_none_cannot_come_in_with_a_journal() {
 /// Reads rows and, if that works, opens them; whatever comes, it does not panic.
 fn attempt(rows: Vec<Row>) {
     if let Ok(journal) = Journal::read(rows)
-        && let Ok(mut machine) = Machine::open(journal, 0)
+        && let Ok(mut machine) = Machine::open(journal, wfhost_core::Given::default())
     {
         machine.fire_timers(Timestamp(u64::MAX));
         machine.take_work(Timestamp(0));

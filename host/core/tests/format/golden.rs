@@ -200,10 +200,10 @@ fn act(m: &mut Machine) {
         let Some(Err(failure)) = m.poll_step(step).unwrap() else { panic!("no failure") };
         assert_eq!((failure.message.as_str(), failure.attempts), (&*failure.kind.to_string(), 2));
     }
-    assert!(!m.cancelled());
+    assert!(!m.observed().cancelled());
     let Some(Err(failure)) = m.poll_step(steps[11]).unwrap() else { panic!("no failure") };
     assert_eq!(failure.to_string(), "cancelled: the run was asked to stop: too dear");
-    assert!(m.cancelled());
+    assert!(m.observed().cancelled());
     m.finish(Ok(json(r#"{"report":"done"}"#)), at).unwrap();
 }
 
@@ -220,7 +220,7 @@ fn conversation() -> Vec<Row> {
     let call = m.schedule(&full_request(), at(1)).unwrap();
     let nap = m.schedule(&Op::Sleep { length_ms: 20 }, at(2)).unwrap();
     // Another host goes on.
-    let mut m = Machine::open(Journal::read(save(&mut m)).unwrap(), 0).unwrap();
+    let mut m = Machine::open(Journal::read(save(&mut m)).unwrap(), wfhost_core::Given::default()).unwrap();
     assert_eq!(m.schedule(&full_request(), at(5)), Ok(call));
     assert_eq!(m.schedule(&Op::Sleep { length_ms: 20 }, at(5)), Ok(nap));
     m.take_work(at(6));
@@ -265,7 +265,7 @@ fn second_life() -> Vec<Row> {
     let mut journal = Journal::read(rows.clone()).unwrap();
     let retry = wfhost_core::plan_retry(&journal, None, false).unwrap();
     rows.push(retry.append(&mut journal, 7, at(6)));
-    let mut m = Machine::open(journal, 7).unwrap();
+    let mut m = Machine::open(journal, wfhost_core::Given::default()).unwrap();
     m.move_to(Digest::of(b"another module"));
     m.schedule(&ask, at(7)).unwrap();
     let call = m.schedule(&small_request(), at(7)).unwrap();
@@ -369,11 +369,12 @@ fn family() -> Vec<Row> {
 
 #[test]
 fn a_golden_family_replays() {
-    let mut m = Machine::open(Journal::read(rows::read(FAMILY)).unwrap(), 0).unwrap();
+    let mut m =
+        Machine::open(Journal::read(rows::read(FAMILY)).unwrap(), wfhost_core::Given::default()).unwrap();
     let child = Op::Child { module: "m".to_owned(), input: json("1"), options: None };
     let step = m.schedule(&child, START).unwrap();
     assert_eq!(m.poll_step(step), Ok(Some(Ok(json("2")))));
-    assert_eq!(m.observed_spending().1.tokens, 70);
+    assert_eq!(m.observed().spent().tokens, 70);
     let wait = m.schedule(&Op::Signal { name: "go".to_owned(), timeout_ms: None }, START).unwrap();
     m.drop_step(wait, START).unwrap();
     let step = m.schedule(&Op::ContinueAsNew { input: json("3") }, START).unwrap();
@@ -436,11 +437,11 @@ fn a_golden_sandbox_reads_as_what_it_meant() {
 fn a_golden_journal_replays() {
     let journal = Journal::read(rows::read(EVERY_KIND)).unwrap();
     let head = journal.head;
-    let mut m = Machine::open(journal, 0).unwrap();
+    let mut m = Machine::open(journal, wfhost_core::Given::default()).unwrap();
     act(&mut m);
     assert!(m.is_live() && !m.has_unsaved());
     assert_eq!(m.take_work(START), []);
-    assert_eq!((m.head(), m.now()), (head, START.after(10 * (m.entries() - 1))));
+    assert_eq!((m.head(), m.observed().now()), (head, START.after(10 * (m.entries() - 1))));
 }
 
 #[test]
@@ -450,7 +451,8 @@ fn a_machine_writes_the_bytes_of_the_golden_conversation() {
 
 #[test]
 fn a_golden_second_life_replays() {
-    let mut m = Machine::open(Journal::read(rows::read(SECOND_LIFE)).unwrap(), 0).unwrap();
+    let mut m = Machine::open(Journal::read(rows::read(SECOND_LIFE)).unwrap(), wfhost_core::Given::default())
+        .unwrap();
     let op = |position: usize| {
         let rows = Journal::read(rows::read(SECOND_LIFE)).unwrap();
         let Event::Scheduled { op, .. } = &rows.entries[position].event else { panic!("an operation") };
@@ -472,13 +474,13 @@ fn golden_attempts_replay_with_what_they_cost() {
     for kind in ["attempt-failed", "postponed", "delegated", "budget-changed"] {
         assert!(kinds.contains(&kind), "{kinds:?}");
     }
-    let mut m = Machine::open(journal, 0).unwrap();
+    let mut m = Machine::open(journal, wfhost_core::Given::default()).unwrap();
     let paid = m.schedule(&small_request(), START).unwrap();
     let asked = m.schedule(&full_request(), START).unwrap();
     assert!(m.poll_step(paid).unwrap().unwrap().is_err());
     let reply = json(r#"{"output":"yes","provider":"human"}"#);
     assert_eq!(m.poll_step(asked), Ok(Some(Ok(reply))));
-    let (budget, spent) = m.observed_spending();
+    let (budget, spent) = (m.observed().budget(), m.observed().spent());
     assert_eq!((budget.tokens, spent.tokens, spent.micros), (Some(500), 35, 70));
     m.finish(Ok(json("1")), START).unwrap();
     assert!(m.is_live() && !m.has_unsaved());

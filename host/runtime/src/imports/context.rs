@@ -1,7 +1,6 @@
 //! `wfhost:workflow/context`
 
-use wfhost_core::Emission;
-use wfhost_core::{Op, limits};
+use wfhost_core::{Emission, Gift, Op, limits};
 
 use super::wit::context::{Host, RunInfo, Spending};
 use super::{Misuse, json};
@@ -11,20 +10,20 @@ use crate::sandbox::cost;
 impl Host for RunCtx {
     fn info(&mut self) -> wasmtime::Result<RunInfo> {
         let inner = self.shared.lock();
-        let started = inner.machine.started();
+        let seen = inner.machine.observed();
         Ok(RunInfo {
-            run: inner.machine.observed_run().to_string(),
-            workflow: started.workflow.clone(),
-            digest: started.module.to_string(),
-            parent: started.parent.as_ref().map(ToString::to_string),
-            started: inner.machine.started_at().0,
+            run: seen.run().to_string(),
+            workflow: seen.workflow().to_owned(),
+            digest: seen.module().to_string(),
+            parent: seen.parent().map(ToString::to_string),
+            started: seen.started_at().0,
             attempt: 1,
-            labels: started.labels.clone(),
+            labels: seen.labels().to_vec(),
         })
     }
 
     fn now(&mut self) -> wasmtime::Result<u64> {
-        Ok(self.shared.lock().machine.now().0)
+        Ok(self.shared.lock().machine.observed().now().0)
     }
 
     async fn random(&mut self) -> wasmtime::Result<u64> {
@@ -35,8 +34,9 @@ impl Host for RunCtx {
     }
 
     fn budget(&mut self) -> wasmtime::Result<Spending> {
-        let (budget, spent) = self.shared.lock().machine.observed_spending();
-        Ok(Spending { total: budget.tokens, spent: spent.tokens })
+        let inner = self.shared.lock();
+        let seen = inner.machine.observed();
+        Ok(Spending { total: seen.budget().tokens, spent: seen.spent().tokens })
     }
 
     async fn patched(&mut self, id: String) -> wasmtime::Result<bool> {
@@ -47,14 +47,14 @@ impl Host for RunCtx {
     }
 
     fn cancelled(&mut self) -> wasmtime::Result<bool> {
-        Ok(self.shared.lock().machine.cancelled())
+        Ok(self.shared.lock().machine.observed().cancelled())
     }
 
     async fn phase(&mut self, mut title: String) -> wasmtime::Result<()> {
         title.truncate(title.floor_char_boundary(limits::NAME_BYTES));
         self.charge(cost::CALL + title.len() as u64).await;
         // Whoever watches can do without one when the run has said too much.
-        self.shared.lock().emit(title.len(), |_, at| Emission::Phase { title, at });
+        self.shared.lock().emit(title.len(), Gift::Line, |at| Emission::Phase { title, at });
         Ok(())
     }
 
@@ -64,7 +64,7 @@ impl Host for RunCtx {
         let bytes = key.len() + value.len();
         self.charge(cost::CALL + bytes as u64).await;
         let value = json("a published value", value)?;
-        self.give_out(bytes, |_, at| Emission::State { key, value, at })
+        self.give_out(bytes, Gift::Value, |at| Emission::State { key, value, at })
     }
 
     async fn continue_as_new(&mut self, input: String) -> wasmtime::Result<()> {

@@ -11,8 +11,7 @@ mod sleep;
 mod types;
 
 use wasmtime::component::{HasSelf, Linker, Resource};
-use wfhost_core::Emission;
-use wfhost_core::{Failure, FailureKind, Json, Op, Outcome, Step, Timestamp};
+use wfhost_core::{Emission, Failure, FailureKind, Gift, Json, Op, Outcome, Step, Timestamp};
 
 use crate::RunCtx;
 
@@ -74,9 +73,10 @@ impl RunCtx {
     fn give_out(
         &mut self,
         bytes: usize,
-        emission: impl FnOnce(u64, Timestamp) -> Emission,
+        gift: Gift,
+        emission: impl FnOnce(Timestamp) -> Emission,
     ) -> wasmtime::Result<()> {
-        if self.shared.lock().emit(bytes, emission) {
+        if self.shared.lock().emit(bytes, gift, emission) {
             return Ok(());
         }
         let message = format!(

@@ -1,8 +1,7 @@
 //! `wfhost:workflow/signal`
 
 use wasmtime::component::Resource;
-use wfhost_core::Emission;
-use wfhost_core::{Failure as CoreFailure, FailureKind, Op, limits};
+use wfhost_core::{Emission, Failure as CoreFailure, FailureKind, Gift, Op, limits};
 use wfhost_schema as schema;
 
 use super::wit::signal::{Failure as WitFailure, Host, Question};
@@ -58,7 +57,7 @@ impl Host for RunCtx {
         let bytes = name.len() + payload.len();
         self.charge(cost::CALL + bytes as u64).await;
         let payload = json("a message", payload)?;
-        self.give_out(bytes, |_, at| Emission::Message { name, payload, at })
+        self.give_out(bytes, Gift::Message, |at| Emission::Message { name, payload, at })
     }
 }
 

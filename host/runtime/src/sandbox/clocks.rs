@@ -14,17 +14,18 @@ pub(super) fn datetime(at: Timestamp) -> wall_clock::Datetime {
 }
 
 impl RunCtx {
-    /// Nanoseconds since the run began, and one millisecond: Go takes zero for a clock that stands.
+    /// Nanoseconds since the journal begins, and one millisecond: Go takes zero for a clock that stands.
     pub(super) fn monotonic_now(&self) -> u64 {
         let inner = self.shared.lock();
-        let millis = inner.machine.now().since(inner.machine.started_at());
+        let seen = inner.machine.observed();
+        let millis = seen.now().since(seen.began_at());
         millis.saturating_add(1).saturating_mul(NANOS_PER_MILLI)
     }
 }
 
 impl wall_clock::Host for RunCtx {
     async fn now(&mut self) -> wasmtime::Result<wall_clock::Datetime> {
-        Ok(datetime(self.shared.lock().machine.now()))
+        Ok(datetime(self.shared.lock().machine.observed().now()))
     }
 
     async fn resolution(&mut self) -> wasmtime::Result<wall_clock::Datetime> {

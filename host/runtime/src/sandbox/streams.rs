@@ -79,7 +79,7 @@ impl RunCtx {
             }
             OutputStream::File { node, at } => (*node, *at),
         };
-        let now = self.shared.lock().machine.now();
+        let now = self.shared.lock().machine.observed().now();
         let files = self.files();
         let written = match at {
             Some(at) => files.write(node, at, bytes, now),

@@ -1,21 +1,29 @@
 //! Appends: what is committed of a run, and all that goes into the same transaction.
 
 use rusqlite::{Connection, OptionalExtension, params};
-use wfhost_core::policy::budget::Spent;
-use wfhost_core::{Failure, FailureKind, Json, QuestionChange, RunId, Timestamp};
+use wfhost_core::policy::budget::{Budget, Spent};
+use wfhost_core::{Failure, FailureKind, Given, Json, QuestionChange, RunId, Timestamp};
 
-use super::inbox::{cancel_children, insert_message, tell_parent};
+use super::inbox::{cancel_children, insert_message, tell_parent, wakes};
 use super::journal::{End, last_place};
-use super::write::{Fault, Result, budget_bytes, check_new, insert_run, outcome_bytes, to_json};
-use crate::{Append, Appended, Emission, LogLine, MessageBody, NewRun, Next, RunState, StoreError, Waiting};
+use super::write::{Fault, Result, budget_bytes, check_new, insert_run, millis, outcome_bytes, to_json};
+use crate::append::rest_ms;
+use crate::{
+    Append, Appended, Clock, Emission, LogLine, MessageBody, NewRun, Next, RunState, StoreError, Waiting,
+    Wake,
+};
+
+/// A run that comes back to life at once would be tried again and again: not sooner than this.
+const AT_ONCE_MS: u64 = 1_000;
 
 /// What an append has to know of its run.
 struct Held {
     id: i64,
     epoch: i64,
+    session: Option<i64>,
     emissions: i64,
-    owned: bool,
-    starts: i64,
+    /// Starts and troubles are to be counted anew.
+    stumbled: bool,
     /// If it was looked up.
     end: Option<End>,
 }
@@ -25,9 +33,9 @@ impl Held {
         Ok(Self {
             id: row.get(0)?,
             epoch: row.get(1)?,
-            emissions: row.get(2)?,
-            owned: row.get(3)?,
-            starts: row.get(4)?,
+            session: row.get(2)?,
+            emissions: row.get(3)?,
+            stumbled: row.get(4)?,
             end: None,
         })
     }
@@ -37,9 +45,9 @@ impl Held {
         if let Some(place) = after {
             let held = c
                 .prepare_cached(
-                    "SELECT r.id, r.epoch, r.emissions, r.owner_host NOT NULL, r.starts,
-                            l.id, l.seq + l.count, (SELECT max(id) FROM journal)
-                     FROM journal l CROSS JOIN runs r WHERE l.id = ?2 AND r.id = l.run AND r.name = ?1",
+                    "SELECT r.id, r.epoch, r.session, r.emissions, r.starts > 0 OR r.troubles > 0,
+                            l.id, l.seq + l.count, (SELECT max(id) FROM commits), l.head
+                     FROM commits l CROSS JOIN runs r WHERE l.id = ?2 AND r.id = l.run AND r.name = ?1",
                 )?
                 .query_row(params![run.as_str(), place as i64], |row| {
                     Ok(Self { end: Some(End::read(row, 5)?), ..Self::read(row)? })
@@ -50,64 +58,108 @@ impl Held {
             }
         }
         c.prepare_cached(
-            "SELECT id, epoch, emissions, owner_host NOT NULL, starts FROM runs WHERE name = ?1",
+            "SELECT id, epoch, session, emissions, starts > 0 OR troubles > 0 FROM runs WHERE name = ?1",
         )?
         .query_row([run.as_str()], Self::read)
         .optional()
     }
 }
 
-pub(super) fn append(c: &Connection, append: &Append) -> Result<Appended> {
+pub(super) fn append(c: &Connection, append: &Append, clock: &dyn Clock) -> Result<Appended> {
     let fenced = || Fault::Refused(StoreError::Fenced { run: append.run.clone() });
     let held = Held::find(c, &append.run, append.after)?;
-    let Some(Held { id, epoch, emissions: emitted, owned, starts, end }) = held else {
+    let Some(Held { id, epoch, session, emissions, stumbled, end }) = held else {
         return Err(fenced());
     };
-    if epoch as u64 != append.epoch.0 || !owned {
+    if epoch as u64 != append.epoch.0 || session != Some(append.session.0 as i64) {
         return Err(fenced());
     }
     if let Next::Continue { run } = &append.next {
         check_new(c, &run.id, run.module)?;
     }
-    let mut place = append.after;
+    if races(c, id, append)? {
+        return Err(Fault::Refused(StoreError::Raced { run: append.run.clone() }));
+    }
+    let mut appended = Appended { place: append.after, ..Appended::default() };
     if let Some(row) = &append.row {
         let mut end = end.map_or_else(|| End::find(c, id), Ok)?;
-        if !end.append(c, id, row, append.at)? {
+        if !end.append(c, id, row, append.before, append.at)? {
             return Err(fenced());
         }
-        place = end.place();
+        appended.place = end.place();
     }
-    if starts > 0 {
-        c.prepare_cached("UPDATE runs SET starts = 0 WHERE id = ?1")?.execute([id])?;
+    if stumbled {
+        // A trouble in spite of progress is the first one again.
+        c.prepare_cached("UPDATE runs SET starts = 0, troubles = iif(?2, 0, troubles) WHERE id = ?1")?
+            .execute(params![id, append.row.is_some()])?;
     }
     if let Some(module) = append.module {
         c.prepare_cached("UPDATE runs SET module = ?2 WHERE id = ?1")?.execute(params![id, module.0])?;
     }
     for message in &append.consumed {
-        c.prepare_cached("UPDATE inbox SET taken = 1, text = NULL, body = NULL WHERE id = ?1 AND run = ?2")?
-            .execute(params![message.0, id])?;
-        c.prepare_cached("DELETE FROM inbox WHERE id = ?1 AND run = ?2 AND dedupe IS NULL")?
-            .execute(params![message.0, id])?;
+        c.prepare_cached("DELETE FROM inbox WHERE id = ?1 AND run = ?2")?.execute(params![message.0, id])?;
     }
     change_questions(c, id, &append.questions)?;
-    emit(c, id, emitted as u64, append.first_emission, &append.emissions)?;
+    emit(c, id, emissions as u64, &append.emissions, append.given)?;
     if let Some((spent, budget)) = append.ledger {
-        c.prepare_cached("UPDATE runs SET tokens = ?2, micros = ?3, budget = ?4 WHERE id = ?1")?
-            .execute(params![id, spent.tokens as i64, spent.micros as i64, budget_bytes(budget)])?;
+        set_ledger(c, id, spent, budget)?;
     }
-    let mut due = false;
+    let began = |name: &str| name.parse().map(Wake::Run);
     for child in &append.children {
-        due |= !start_child(c, id, &append.run, child)?;
+        match start_child(c, id, &append.run, child, clock)? {
+            true => appended.wake.push(Wake::Due),
+            false => appended.due = true,
+        }
     }
     for step in &append.dropped {
-        cancel_children(c, &append.run, Some(*step), append.at)?;
+        let told = cancel_children(c, &append.run, Some(*step), clock.now())?;
+        appended.wake.extend(told.iter().flat_map(|name| began(name)));
     }
-    due |= settle(c, id, append)?;
-    Ok(Appended { due, place })
+    settle(c, id, append, clock, &mut appended)?;
+    Ok(appended)
+}
+
+/// Whether something that was sent to the run and not taken would become void.
+fn races(c: &Connection, id: i64, append: &Append) -> Result<bool> {
+    let untaken = |kinds: &str| -> Result<bool> {
+        let consumed: Vec<_> = append.consumed.iter().map(|message| message.0).collect();
+        Ok(c.prepare_cached(
+            "SELECT 1 FROM inbox WHERE run = ?1 AND kind IN (SELECT value FROM json_each(?2))
+             AND id NOT IN (SELECT value FROM json_each(?3))",
+        )?
+        .exists(params![id, kinds, to_json(&consumed)])?)
+    };
+    let ends = match &append.next {
+        Next::End { .. } => untaken(r#"["signal","answer","cancel"]"#)?,
+        Next::Continue { .. } => untaken(r#"["answer"]"#)?,
+        _ => false,
+    };
+    if ends {
+        return Ok(true);
+    }
+    for change in &append.questions {
+        let QuestionChange::Closed { step } = change else { continue };
+        let answers = c
+            .prepare_cached(
+                "SELECT id FROM inbox WHERE run = ?1 AND calm = 1 AND kind = 'answer' AND step = ?2",
+            )?
+            .query_map(params![id, step.0 as i64], |row| row.get::<_, i64>(0))?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        if answers.iter().any(|answer| !append.consumed.iter().any(|message| message.0 == *answer)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Creates a child. False if its id is somebody else's: the parent is told.
-pub(super) fn start_child(c: &Connection, parent: i64, name: &RunId, child: &NewRun) -> Result<bool> {
+pub(super) fn start_child(
+    c: &Connection,
+    parent: i64,
+    name: &RunId,
+    child: &NewRun,
+    clock: &dyn Clock,
+) -> Result<bool> {
     let step = child.links.step.unwrap_or_default();
     let is_there = c
         .prepare_cached("SELECT 1 FROM runs WHERE name = ?1 AND parent = ?2 AND parent_step = ?3")?
@@ -116,11 +168,11 @@ pub(super) fn start_child(c: &Connection, parent: i64, name: &RunId, child: &New
         return Ok(true);
     }
     match check_new(c, &child.id, child.module) {
-        Ok(()) => insert_run(c, child).map(|_| true),
+        Ok(()) => insert_run(c, child, clock).map(|_| true),
         Err(Fault::Refused(error)) => {
             let outcome = Err(Failure::new(FailureKind::Rejected, error.to_string()));
             let body = MessageBody::Child { step, run: child.id.clone(), outcome, spent: Spent::default() };
-            insert_message(c, parent, child.created_at, &body)?;
+            insert_message(c, parent, clock.now(), &body)?;
             Ok(false)
         }
         Err(fault) => Err(fault),
@@ -140,8 +192,8 @@ pub(super) fn change_questions(c: &Connection, id: i64, changes: &[QuestionChang
                 .execute(params![
                     id,
                     step.0 as i64,
-                    at.0 as i64,
-                    deadline.map(|at| at.0 as i64),
+                    millis(*at),
+                    deadline.map(millis),
                     body
                 ])?;
             }
@@ -154,11 +206,33 @@ pub(super) fn change_questions(c: &Connection, id: i64, changes: &[QuestionChang
     Ok(())
 }
 
-/// Stores what the program gave out, numbered from `first`, without what is `stored` already.
-pub(super) fn emit(c: &Connection, id: i64, stored: u64, first: u64, emissions: &[Emission]) -> Result<()> {
-    let numbered = (first..).zip(emissions).filter(|(number, _)| *number >= stored);
+/// Sets what a run has spent and may spend, and what its family has spent with it.
+pub(super) fn set_ledger(c: &Connection, id: i64, spent: Spent, budget: Budget) -> Result<()> {
+    c.prepare_cached(
+        "INSERT INTO ledgers (root, tokens, micros)
+         SELECT root, ?2 - tokens, ?3 - micros FROM runs WHERE id = ?1 AND (tokens <> ?2 OR micros <> ?3)
+         ON CONFLICT (root) DO UPDATE SET tokens = tokens + excluded.tokens, micros = micros + excluded.micros",
+    )?
+    .execute(params![id, spent.tokens as i64, spent.micros as i64])?;
+    c.prepare_cached("UPDATE runs SET tokens = ?2, micros = ?3, budget = ?4 WHERE id = ?1")?
+        .execute(params![id, spent.tokens as i64, spent.micros as i64, budget_bytes(budget)])?;
+    Ok(())
+}
+
+pub(super) fn given_bytes(given: Given) -> Vec<u8> {
+    minicbor::to_vec(given).unwrap_or_else(|e| unreachable!("encoding to memory: {e}"))
+}
+
+/// Stores what the program gave out behind what is `stored`.
+pub(super) fn emit(
+    c: &Connection,
+    id: i64,
+    stored: u64,
+    emissions: &[Emission],
+    given: Option<Given>,
+) -> Result<()> {
     let mut next = stored;
-    for (number, emission) in numbered {
+    for (number, emission) in (stored..).zip(emissions) {
         next = number + 1;
         match emission {
             Emission::Log(line) => insert_log(c, id, &LogLine { number, ..line.clone() })?,
@@ -168,7 +242,7 @@ pub(super) fn emit(c: &Connection, id: i64, stored: u64, first: u64, emissions: 
                 c.prepare_cached("UPDATE runs SET phase = ?2 WHERE id = ?1")?.execute(params![id, title])?
             }
             Emission::Message { name, payload, at } => {
-                let (at, payload) = (at.0 as i64, payload.as_str());
+                let (at, payload) = (millis(*at), payload.as_str());
                 c.prepare_cached(
                     "INSERT INTO messages (run, number, at, name, payload) VALUES (?1, ?2, ?3, ?4, ?5)",
                 )?
@@ -176,15 +250,22 @@ pub(super) fn emit(c: &Connection, id: i64, stored: u64, first: u64, emissions: 
             }
         };
     }
-    if next > stored {
-        c.prepare_cached("UPDATE runs SET emissions = ?2 WHERE id = ?1")?
-            .execute(params![id, next as i64])?;
+    match given.map(given_bytes) {
+        Some(given) => drop(
+            c.prepare_cached("UPDATE runs SET emissions = ?2, given = ?3 WHERE id = ?1")?
+                .execute(params![id, next as i64, given])?,
+        ),
+        None if next > stored => drop(
+            c.prepare_cached("UPDATE runs SET emissions = ?2 WHERE id = ?1")?
+                .execute(params![id, next as i64])?,
+        ),
+        None => {}
     }
     Ok(())
 }
 
 pub(super) fn insert_log(c: &Connection, id: i64, line: &LogLine) -> Result<usize> {
-    let (number, at, level) = (line.number as i64, line.at.0 as i64, line.level as i64);
+    let (number, at, level) = (line.number as i64, millis(line.at), line.level as i64);
     Ok(c.prepare_cached(
         "INSERT INTO logs (run, number, at, level, message, fields) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?
@@ -200,67 +281,133 @@ pub(super) fn insert_published(
     value: &Json,
 ) -> Result<usize> {
     Ok(c.prepare_cached("INSERT INTO published (run, key, number, at, value) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![id, key, number as i64, at.0 as i64, value.as_str()])?)
+        .execute(params![id, key, number as i64, millis(at), value.as_str()])?)
 }
 
-/// What becomes of the run. True if it was to be parked but something for it has come in.
-fn settle(c: &Connection, id: i64, append: &Append) -> Result<bool> {
-    let end = |state: RunState, outcome: Option<Vec<u8>>, waiting: Option<&Waiting>| {
-        let until = waiting.and_then(|waiting| waiting.until).map(|at| at.0 as i64);
-        let signals = waiting.map(|waiting| to_json(&waiting.signals));
-        let people = waiting.is_some_and(|waiting| waiting.people);
+/// How a session gives a run up.
+struct GivenUp<'a> {
+    state: RunState,
+    outcome: Option<Vec<u8>>,
+    waiting: Option<&'a Waiting>,
+    due_at: Option<i64>,
+    trouble: Option<&'a str>,
+}
+
+impl GivenUp<'_> {
+    fn new(state: RunState) -> Self {
+        Self { state, outcome: None, waiting: None, due_at: None, trouble: None }
+    }
+
+    fn store(&self, c: &Connection, id: i64) -> Result<()> {
+        let until = self.waiting.and_then(|waiting| waiting.until).map(millis);
+        let signals = self.waiting.map(|waiting| to_json(&waiting.signals));
+        let people = self.waiting.is_some_and(|waiting| waiting.people);
         c.prepare_cached(concat!(
-            "UPDATE runs SET state = ?2, outcome = ?3, wait_until = ?4, wait_for = ?5, people = ?6, due_at = ?4,
-                             starts = 0, owner_host = NULL, owner_pid = NULL, owner_start = NULL,
-                             lease_until = NULL,
-                             (head, updated_at) = (SELECT head, at FROM journal WHERE id = ",
+            "UPDATE runs SET state = ?2, outcome = ?3, wait_until = ?4, wait_for = ?5, people = ?6, due_at = ?7,
+                             trouble = ?8, troubles = iif(?8 IS NULL, 0, troubles + 1),
+                             starts = 0, session = NULL,
+                             (head, updated_at) = (SELECT head, at FROM commits WHERE id = ",
             last_place!("?1"),
             ") WHERE id = ?1"
         ))?
-        .execute(params![id, state.as_str(), outcome, until, signals, people])
-        .map(drop)
+        .execute(params![
+            id,
+            self.state.as_str(),
+            self.outcome,
+            until,
+            signals,
+            people,
+            self.due_at,
+            self.trouble
+        ])?;
+        Ok(())
+    }
+}
+
+/// What becomes of the run.
+fn settle(
+    c: &Connection,
+    id: i64,
+    append: &Append,
+    clock: &dyn Clock,
+    appended: &mut Appended,
+) -> Result<()> {
+    let wake = |name: String| name.parse().ok().map(Wake::Run);
+    // In this very transaction, so that nothing slips in between.
+    let stop_due = || -> Result<Option<i64>> {
+        let asked = c
+            .prepare_cached("SELECT 1 FROM inbox WHERE run = ?1 AND calm = 0 AND kind = 'cancel'")?
+            .exists([id])?;
+        Ok(asked.then_some(0))
     };
     match &append.next {
         Next::Go => {}
         Next::Park(waiting) => {
-            // In this very transaction, so that nothing slips in between.
-            let signals = to_json(&waiting.signals);
-            let due = c
-                .prepare_cached(
-                    "SELECT 1 FROM inbox WHERE run = ?1 AND taken = 0
-                     AND (kind <> 'signal' OR name IN (SELECT value FROM json_each(?2)))",
-                )?
-                .exists(params![id, signals])?;
-            if due {
-                return Ok(true);
+            if wakes(c, id, Some(waiting))? {
+                appended.due = true;
+                return Ok(());
             }
-            end(RunState::Waiting, None, Some(waiting))?;
+            let due_at = waiting.until.map(millis);
+            GivenUp { waiting: Some(waiting), due_at, ..GivenUp::new(RunState::Waiting) }.store(c, id)?;
         }
-        Next::Pause => end(RunState::Paused, None, None)?,
+        Next::Release { waiting, trouble } => {
+            let due_at = match trouble {
+                None => Timestamp(0),
+                Some(_) => {
+                    let troubles: u32 = c
+                        .prepare_cached("SELECT troubles FROM runs WHERE id = ?1")?
+                        .query_row([id], |row| row.get(0))?;
+                    let rest = clock.now().after(rest_ms(troubles + 1));
+                    let until = waiting.as_ref().and_then(|waiting| waiting.until);
+                    let due_at = until.map_or(rest, |until| until.min(rest));
+                    match wakes(c, id, waiting.as_ref())? {
+                        true => due_at.min(clock.now().after(AT_ONCE_MS)),
+                        false => due_at,
+                    }
+                }
+            };
+            let state = if waiting.is_some() { RunState::Waiting } else { RunState::Running };
+            let trouble = trouble.as_deref();
+            let due_at = Some(millis(due_at));
+            GivenUp { waiting: waiting.as_ref(), due_at, trouble, ..GivenUp::new(state) }.store(c, id)?;
+        }
+        Next::Pause => {
+            GivenUp { due_at: stop_due()?, ..GivenUp::new(RunState::Paused) }.store(c, id)?;
+        }
         Next::Refuse { reason } => {
             let outcome = Err(Failure::new(FailureKind::Rejected, reason.as_str()));
-            end(RunState::Refused, Some(outcome_bytes(&outcome)), None)?;
+            let (outcome, due_at) = (Some(outcome_bytes(&outcome)), stop_due()?);
+            GivenUp { outcome, due_at, ..GivenUp::new(RunState::Refused) }.store(c, id)?;
         }
         Next::End { outcome, spent } => {
             let state = RunState::of(Some(outcome));
-            end(state, Some(outcome_bytes(outcome)), None)?;
+            GivenUp { outcome: Some(outcome_bytes(outcome)), ..GivenUp::new(state) }.store(c, id)?;
             c.prepare_cached("DELETE FROM questions WHERE run = ?1")?.execute([id])?;
-            tell_parent(c, id, outcome, *spent, append.at)?;
-            cancel_children(c, &append.run, None, append.at)?;
+            c.prepare_cached("DELETE FROM inbox WHERE run = ?1")?.execute([id])?;
+            let parent = tell_parent(c, id, outcome, *spent, clock.now())?;
+            let children = cancel_children(c, &append.run, None, clock.now())?;
+            appended.wake.extend(parent.into_iter().chain(children).filter_map(wake));
         }
         Next::Continue { run } => {
-            end(RunState::Continued, None, None)?;
+            GivenUp::new(RunState::Continued).store(c, id)?;
             c.prepare_cached("UPDATE runs SET next = ?2, chain = ifnull(chain, name) WHERE id = ?1")?
                 .execute(params![id, run.id.as_str()])?;
             c.prepare_cached("DELETE FROM questions WHERE run = ?1")?.execute([id])?;
-            cancel_children(c, &append.run, None, append.at)?;
-            let next = insert_run(c, run)?;
+            let children = cancel_children(c, &append.run, None, clock.now())?;
+            appended.wake.extend(children.into_iter().filter_map(wake));
+            let next = insert_run(c, run, clock)?;
             c.prepare_cached(
-                "UPDATE inbox SET run = ?2 WHERE run = ?1 AND taken = 0 AND kind IN ('signal', 'cancel', 'pause')",
+                "UPDATE inbox SET run = ?2 WHERE run = ?1 AND kind IN ('signal', 'cancel', 'pause')",
             )?
             .execute([id, next])?;
-            c.prepare_cached("DELETE FROM inbox WHERE run = ?1 AND taken = 0")?.execute([id])?;
+            c.prepare_cached(
+                "UPDATE runs SET stopping = 1 WHERE id = ?1
+                 AND EXISTS (SELECT 1 FROM inbox WHERE run = ?1 AND calm = 0 AND kind = 'cancel')",
+            )?
+            .execute([next])?;
+            c.prepare_cached("DELETE FROM inbox WHERE run = ?1")?.execute([id])?;
+            appended.wake.push(Wake::Due);
         }
     }
-    Ok(false)
+    Ok(())
 }

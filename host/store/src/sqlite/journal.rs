@@ -8,6 +8,7 @@ use rusqlite::{Connection, Row as SqlRow, params};
 use wfhost_core::{Digest, Position, Row, RunId, Timestamp};
 
 use super::read;
+use super::write::millis;
 use crate::Change;
 
 type Result<T> = rusqlite::Result<T>;
@@ -20,10 +21,10 @@ macro_rules! last_place {
     ($run:literal) => {
         concat!(
             "(SELECT max(j.id) FROM
-               (SELECT id FROM journal INDEXED BY journal_firsts WHERE first NOT NULL AND run = ",
+               (SELECT id FROM commits INDEXED BY journal_firsts WHERE first NOT NULL AND run = ",
             $run,
             " ORDER BY seq DESC LIMIT 1) f
-              CROSS JOIN journal j WHERE j.id BETWEEN f.id AND f.id | 31 AND j.run = ",
+              CROSS JOIN commits j WHERE j.id BETWEEN f.id AND f.id | 31 AND j.run = ",
             $run,
             ")"
         )
@@ -35,7 +36,7 @@ pub(super) use last_place;
 macro_rules! commits {
     ($run:literal) => {
         concat!(
-            "journal f INDEXED BY journal_firsts CROSS JOIN journal j
+            "commits f INDEXED BY journal_firsts CROSS JOIN commits j
              WHERE f.run = ",
             $run,
             " AND f.first NOT NULL AND j.id BETWEEN f.id AND f.id | 31 AND j.run = f.run"
@@ -51,19 +52,26 @@ pub(super) struct End {
     position: i64,
     /// The last one of all.
     last: i64,
+    /// Of the chain after its last commit.
+    head: Option<[u8; 32]>,
 }
 
 impl End {
-    /// From the place and the end of the last commit of the run, and the last place of all.
+    /// From the place and the end of the last commit of the run, the last place of all, and the head.
     pub(super) fn read(row: &SqlRow<'_>, first: usize) -> Result<Self> {
-        Ok(Self { place: row.get(first)?, position: row.get(first + 1)?, last: row.get(first + 2)? })
+        Ok(Self {
+            place: row.get(first)?,
+            position: row.get(first + 1)?,
+            last: row.get(first + 2)?,
+            head: row.get(first + 3)?,
+        })
     }
 
     /// Looks up where the journal of a run ends.
     pub(super) fn find(c: &Connection, run: i64) -> Result<Self> {
         c.prepare_cached(concat!(
-            "SELECT l.id, ifnull(l.seq + l.count, 0), ifnull((SELECT max(id) FROM journal), 0)
-             FROM (SELECT 1) LEFT JOIN journal l ON l.id = ",
+            "SELECT l.id, ifnull(l.seq + l.count, 0), ifnull((SELECT max(id) FROM commits), 0), l.head
+             FROM (SELECT 1) LEFT JOIN commits l ON l.id = ",
             last_place!("?1")
         ))?
         .query_row([run], |row| Self::read(row, 0))
@@ -74,15 +82,23 @@ impl End {
         self.place.map(|place| place as u64)
     }
 
-    /// Appends what was committed of the run. False if its journal does not end where that begins.
-    pub(super) fn append(&mut self, c: &Connection, run: i64, row: &Row, at: Timestamp) -> Result<bool> {
-        if self.position as u64 != row.first.0 {
+    /// Appends what was committed of the run. False if its journal does not end where that begins,
+    /// with the head `before`.
+    pub(super) fn append(
+        &mut self,
+        c: &Connection,
+        run: i64,
+        row: &Row,
+        before: Digest,
+        at: Timestamp,
+    ) -> Result<bool> {
+        if self.position as u64 != row.first.0 || self.head.is_some_and(|head| head != before.0) {
             return Ok(false);
         }
         let place = self.last + 1;
         let first = self.place.is_none_or(|before| before >> BLOCK_BITS != place >> BLOCK_BITS);
         c.prepare_cached(
-            "INSERT INTO journal (id, run, seq, count, at, first, head, body)
+            "INSERT INTO commits (id, run, seq, count, at, first, head, body)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )?
         .execute(params![
@@ -90,14 +106,47 @@ impl End {
             run,
             self.position,
             row.count,
-            at.0 as i64,
+            millis(at),
             first.then_some(1),
             row.head.0,
             row.bytes
         ])?;
-        *self = Self { place: Some(place), position: self.position + i64::from(row.count), last: place };
+        *self = Self {
+            place: Some(place),
+            position: self.position + i64::from(row.count),
+            last: place,
+            head: Some(row.head.0),
+        };
         Ok(true)
     }
+}
+
+/// The whole journal of a run, and the place of its last commit.
+pub(super) fn whole(c: &Connection, run: i64) -> Result<(Vec<Row>, Option<u64>)> {
+    let mut place = None;
+    let rows = c
+        .prepare_cached(concat!(
+            "SELECT j.seq, j.count, j.body, j.head, j.id FROM ",
+            commits!("?1"),
+            " ORDER BY f.seq, j.id"
+        ))?
+        .query_map([run], |sql| {
+            place = Some(sql.get::<_, i64>(4)? as u64);
+            row(sql, 0)
+        })?
+        .collect::<Result<Vec<_>>>()?;
+    Ok((rows, place))
+}
+
+/// The first commit of a run.
+pub(super) fn first(c: &Connection, run: i64) -> Result<Option<Row>> {
+    use rusqlite::OptionalExtension;
+    c.prepare_cached(
+        "SELECT seq, count, body, head FROM commits INDEXED BY journal_firsts
+         WHERE first NOT NULL AND run = ?1 ORDER BY seq LIMIT 1",
+    )?
+    .query_row([run], |sql| row(sql, 0))
+    .optional()
 }
 
 /// What was committed of a run, from the one that begins at or behind `from`.
@@ -109,7 +158,7 @@ pub(super) fn read(c: &Connection, run: &RunId, from: Position) -> Result<Vec<Ro
     c.prepare_cached(concat!(
         "SELECT j.seq, j.count, j.body, j.head FROM ",
         commits!("?1"),
-        " AND f.seq >= ifnull((SELECT max(seq) FROM journal INDEXED BY journal_firsts
+        " AND f.seq >= ifnull((SELECT max(seq) FROM commits INDEXED BY journal_firsts
                                WHERE first NOT NULL AND run = ?1 AND seq <= ?2), 0)
           AND j.seq >= ?2 ORDER BY f.seq, j.id"
     ))?
@@ -119,7 +168,7 @@ pub(super) fn read(c: &Connection, run: &RunId, from: Position) -> Result<Vec<Ro
 
 pub(super) fn changes(c: &Connection, after: u64, limit: usize) -> Result<Vec<Change>> {
     c.prepare_cached(
-        "SELECT j.id, r.name, j.seq, j.count, j.body, j.head FROM journal j JOIN runs r ON r.id = j.run
+        "SELECT j.id, r.name, j.seq, j.count, j.body, j.head FROM commits j JOIN runs r ON r.id = j.run
          WHERE j.id > ?1 ORDER BY j.id LIMIT ?2",
     )?
     .query_map(params![after as i64, limit as i64], |sql| {
@@ -132,11 +181,11 @@ pub(super) fn changes(c: &Connection, after: u64, limit: usize) -> Result<Vec<Ch
 pub(super) fn delete(c: &Connection, run: i64) -> Result<()> {
     // Places are not given out again: the last one of all stays, empty.
     c.prepare_cached(
-        "UPDATE journal SET run = 0, seq = id, count = 0, first = 1, body = x'' WHERE run = ?1
-         AND id = (SELECT max(id) FROM journal)",
+        "UPDATE commits SET run = 0, seq = id, count = 0, first = 1, body = x'' WHERE run = ?1
+         AND id = (SELECT max(id) FROM commits)",
     )?
     .execute([run])?;
-    c.prepare_cached(concat!("DELETE FROM journal WHERE id IN (SELECT j.id FROM ", commits!("?1"), ")"))?
+    c.prepare_cached(concat!("DELETE FROM commits WHERE id IN (SELECT j.id FROM ", commits!("?1"), ")"))?
         .execute([run])?;
     Ok(())
 }
@@ -162,9 +211,13 @@ mod tests {
             c.execute_batch(migration).unwrap();
         }
         for run in ["a", "b", "c"] {
-            let sql = "INSERT INTO runs (name, workflow, module, labels, created_at, state, epoch)
-                       VALUES (?1, 'w', x'', '[]', 0, 'running', 1)";
-            c.execute(sql, [run]).unwrap();
+            let root = if formats < 7 { ("", "") } else { (", root", ", 'r'") };
+            let sql = format!(
+                "INSERT INTO runs (name, workflow, module, labels, created_at, state, epoch{})
+                 VALUES (?1, 'w', x'', '[]', 0, 'running', 1{})",
+                root.0, root.1
+            );
+            c.execute(&sql, [run]).unwrap();
         }
         c
     }
@@ -196,14 +249,15 @@ mod tests {
             }
             let end = End::find(c, run).unwrap();
             assert_eq!(end.position as u64, 2 * count);
-            let place = "SELECT max(id) FROM journal WHERE run = ?1";
+            let place = "SELECT max(id) FROM commits WHERE run = ?1";
             assert_eq!(end.place, c.query_row(place, [run], |row| row.get(0)).unwrap());
         }
     }
 
     /// Whether it could be appended.
     fn append(c: &Connection, run: i64, number: u64) -> bool {
-        End::find(c, run).unwrap().append(c, run, &commit(run, number), Timestamp(1)).unwrap()
+        let before = number.checked_sub(1).map_or(Digest([0; 32]), |before| commit(run, before).head);
+        End::find(c, run).unwrap().append(c, run, &commit(run, number), before, Timestamp(1)).unwrap()
     }
 
     #[test]
@@ -219,8 +273,8 @@ mod tests {
             assert!(!append(&c, run, *count + 1));
         }
         assert_whole(&c, counts);
-        let firsts = "SELECT count(*), (SELECT count(*) FROM (SELECT DISTINCT run, id / 32 FROM journal))
-                      FROM journal WHERE first NOT NULL";
+        let firsts = "SELECT count(*), (SELECT count(*) FROM (SELECT DISTINCT run, id / 32 FROM commits))
+                      FROM commits WHERE first NOT NULL";
         let (marked, blocks): (i64, i64) =
             c.query_row(firsts, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
         assert_eq!(marked, blocks);
@@ -235,12 +289,12 @@ mod tests {
             assert!(append(&c, run, counts[run as usize - 1]));
             counts[run as usize - 1] += 1;
         }
-        let last = |c: &Connection| c.query_row("SELECT max(id) FROM journal", [], |row| row.get(0)).unwrap();
+        let last = |c: &Connection| c.query_row("SELECT max(id) FROM commits", [], |row| row.get(0)).unwrap();
         let before: i64 = last(&c);
         delete(&c, 1).unwrap();
         counts[0] = 0;
         assert!(read(&c, &name(1), Position(0)).unwrap().is_empty());
-        let left: i64 = c.query_row("SELECT count(*) FROM journal", [], |row| row.get(0)).unwrap();
+        let left: i64 = c.query_row("SELECT count(*) FROM commits", [], |row| row.get(0)).unwrap();
         // With the empty one that keeps the place.
         assert_eq!(left as u64, counts.iter().sum::<u64>() + 1);
         assert_eq!(last(&c), before);
@@ -259,7 +313,9 @@ mod tests {
             c.execute(sql, params![run, row.first.0 as i64, row.count, row.head.0, row.bytes]).unwrap();
             counts[run as usize - 1] += 1;
         }
-        c.execute_batch(MIGRATIONS[5]).unwrap();
+        for migration in &MIGRATIONS[5..] {
+            c.execute_batch(migration).unwrap();
+        }
         assert_whole(&c, counts);
         for run in 1..=3 {
             assert!(append(&c, run, counts[run as usize - 1]));

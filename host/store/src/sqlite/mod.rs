@@ -1,27 +1,32 @@
 //! The store in one SQLite file.
 
 mod append;
+mod claims;
 mod errors;
 mod inbox;
 mod journal;
+#[cfg(test)]
+mod migrations;
 mod read;
 mod schedules;
+mod sessions;
 mod write;
 mod writer;
 
 use std::fmt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
-use wfhost_core::{Digest, Epoch, Json, Row, RunId, Step, Timestamp};
-use wfhost_world::clock;
+use wfhost_core::{Digest, Epoch, Journal, Json, Machine, Position, Row, RunId, Step, Timestamp};
 
+use self::claims::{Claim, Taken};
 use self::errors::classify;
 use self::writer::Writer;
 use super::*;
@@ -29,13 +34,14 @@ use super::*;
 /// `wfho`, which tells our files from other programs'.
 const APPLICATION_ID: i32 = 0x7766_686f;
 /// Numbered migrations: the n-th makes format n of format n - 1.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("schema.sql"),
     include_str!("schema-2.sql"),
     include_str!("schema-3.sql"),
     include_str!("schema-4.sql"),
     include_str!("schema-5.sql"),
     include_str!("schema-6.sql"),
+    include_str!("schema-7.sql"),
 ];
 
 /// What a commit survives.
@@ -49,11 +55,35 @@ pub enum Synchronous {
 }
 
 /// How a database is opened.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct SqliteOptions {
     pub synchronous: Synchronous,
     /// The greatest size of the file in pages of 4 KiB; no limit if none.
     pub max_pages: Option<u32>,
+    /// The time by which it judges.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Default for SqliteOptions {
+    fn default() -> Self {
+        Self { synchronous: Synchronous::default(), max_pages: None, clock: Arc::new(SystemClock) }
+    }
+}
+
+/// How often is looked whether another process wrote something.
+const WATCH_EVERY: Duration = Duration::from_millis(10);
+
+/// Removes the oldest answers beyond `bytes`.
+#[cfg(test)]
+pub(super) fn bound_answers(c: &Connection, bytes: u64) {
+    assert!(write::bound_answers(c, bytes).is_ok());
+}
+
+/// Which file something is, whatever its name: its device and its inode.
+type FileId = (u64, u64);
+
+fn file_id(path: &Path) -> Option<FileId> {
+    std::fs::metadata(path).ok().map(|data| (data.dev(), data.ino()))
 }
 
 /// Runs in an SQLite file. Any number of processes may share it.
@@ -61,7 +91,11 @@ pub struct SqliteStore {
     path: String,
     writer: Writer,
     readers: Mutex<Vec<Connection>>,
-    version: AtomicU64,
+    clock: Arc<dyn Clock>,
+    /// Counts claims of what is due.
+    turns: AtomicUsize,
+    /// The files of the database and of its write-ahead log, once that is there.
+    files: Mutex<(Option<FileId>, Option<FileId>)>,
 }
 
 impl fmt::Debug for SqliteStore {
@@ -76,7 +110,7 @@ impl SqliteStore {
     pub fn open(path: &Path, options: &SqliteOptions) -> Result<Self> {
         let text = path.display().to_string();
         let refused =
-            |error: std::io::Error| StoreError::CannotOpen { path: text.clone(), reason: error.to_string() };
+            |error: std::io::Error| StoreError::CannotOpen { place: text.clone(), reason: error.to_string() };
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(refused)?;
         }
@@ -100,12 +134,10 @@ impl SqliteStore {
                 .map_err(failed)?;
         }
         let checkpointer = connect(path).map_err(failed)?;
-        Ok(Self {
-            writer: Writer::new(text.clone(), connection, checkpointer),
-            path: text,
-            readers: Mutex::default(),
-            version: AtomicU64::new(0),
-        })
+        let writer = Writer::new(text.clone(), connection, checkpointer).map_err(failed)?;
+        let files = Mutex::new((file_id(path), None));
+        let (readers, clock, turns) = (Mutex::default(), Arc::clone(&options.clock), AtomicUsize::new(0));
+        Ok(Self { writer, path: text, readers, clock, turns, files })
     }
 
     /// Copies the database, as it is at one moment, into a new file while it
@@ -113,7 +145,7 @@ impl SqliteStore {
     pub fn backup(&self, file: &Path) -> Result<u64> {
         let text = file.display().to_string();
         let refused =
-            |error: std::io::Error| StoreError::CannotOpen { path: text.clone(), reason: error.to_string() };
+            |error: std::io::Error| StoreError::CannotOpen { place: text.clone(), reason: error.to_string() };
         // SQLite fills an empty file that is there, and so keeps its mode.
         std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(refused)?;
         let copied = self.read(|c| c.execute("VACUUM INTO ?1", [&text]));
@@ -145,6 +177,33 @@ impl SqliteStore {
         let result = work(&connection).map_err(failed);
         self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
         result
+    }
+
+    /// The same, with all statements of `work` over one state of the database.
+    fn read_at_once<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        self.read(|c| {
+            c.prepare_cached("BEGIN")?.execute([])?;
+            let result = work(c);
+            // Nothing was changed: either end is the same.
+            c.prepare_cached("COMMIT")?.execute([])?;
+            result
+        })
+    }
+
+    /// Reads a run that was claimed.
+    fn open_run(&self, c: &Connection, taken: &Taken) -> Result<Opened, Unreadable> {
+        claims::open(c, taken, &self.path).map_err(|fault| Unreadable {
+            run: taken.run.clone(),
+            epoch: taken.epoch,
+            error: self.explain(fault),
+        })
+    }
+
+    fn explain(&self, fault: write::Fault) -> StoreError {
+        match fault {
+            write::Fault::Refused(error) => error,
+            write::Fault::Sqlite(error) => classify(&self.path, error),
+        }
     }
 
     /// Writes by group commit; `work` reports SQLite's errors as its own.
@@ -196,13 +255,12 @@ fn check_format(connection: &Connection, path: &str) -> Result<()> {
         connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i32>(0)).map_err(failed)
     };
     let known = MIGRATIONS.len() as u32;
-    let current = |format: u32| (format as usize).min(MIGRATIONS.len());
     let mut format = number("user_version")? as u32;
     if format > 0 && number("application_id")? != APPLICATION_ID {
-        return Err(StoreError::Foreign { path: path.to_owned() });
+        return Err(StoreError::Foreign { place: path.to_owned() });
     }
     if format > known {
-        return Err(StoreError::Newer { path: path.to_owned(), found: format, known });
+        return Err(StoreError::Newer { place: path.to_owned(), found: format, known });
     }
     if format == known {
         return Ok(());
@@ -215,10 +273,17 @@ fn check_format(connection: &Connection, path: &str) -> Result<()> {
             .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
             .map_err(failed)?;
         if format == 0 && tables > 0 {
-            return Err(StoreError::Foreign { path: path.to_owned() });
+            return Err(StoreError::Foreign { place: path.to_owned() });
         }
-        for migration in &MIGRATIONS[current(format)..] {
-            connection.execute_batch(migration).map_err(failed)?;
+        if format > known {
+            return Err(StoreError::Newer { place: path.to_owned(), found: format, known });
+        }
+        for to in format + 1..=known {
+            connection.execute_batch(MIGRATIONS[to as usize - 1]).map_err(failed)?;
+            // Earlier versions of format 4 left this to `db check --repair`.
+            if to == 6 && (1..4).contains(&format) {
+                fill_ledgers(connection).map_err(failed)?;
+            }
         }
         connection.pragma_update(None, "application_id", APPLICATION_ID).map_err(failed)?;
         connection.pragma_update(None, "user_version", known).map_err(failed)
@@ -233,65 +298,128 @@ fn check_format(connection: &Connection, path: &str) -> Result<()> {
     }
 }
 
-impl Store for SqliteStore {
-    fn put_module<'a>(&'a self, name: &'a str, bytes: &'a [u8]) -> BoxFuture<'a, Result<Digest>> {
+/// Fills in what the runs of a database of format 6 have spent and may spend, from their journals.
+fn fill_ledgers(c: &Connection) -> rusqlite::Result<()> {
+    let runs = c
+        .prepare("SELECT id, emissions FROM runs")?
+        .query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    for (run, emissions) in runs {
+        let rows = c
+            .prepare_cached("SELECT seq, count, body, head FROM journal WHERE run = ?1 ORDER BY seq")?
+            .query_map([run], |row| {
+                Ok(Row {
+                    first: Position(row.get::<_, i64>(0)? as u64),
+                    count: row.get(1)?,
+                    bytes: row.get(2)?,
+                    head: Digest(row.get(3)?),
+                })
+            })?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        // One that is damaged is told of when it is opened.
+        let Ok(journal) = Journal::read(rows) else { continue };
+        let Ok(machine) = Machine::open(journal, Given::Counted(emissions as u64)) else { continue };
+        let spent = machine.spent_itself();
+        c.prepare_cached("UPDATE runs SET tokens = ?2, micros = ?3, budget = ?4 WHERE id = ?1")?.execute(
+            rusqlite::params![
+                run,
+                spent.tokens as i64,
+                spent.micros as i64,
+                write::budget_bytes(machine.budget())
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+impl Sessions for SqliteStore {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn begin_session<'a>(&'a self, owner: &'a Owner, lease_ms: u64) -> BoxFuture<'a, Result<SessionId>> {
+        let (owner, clock) = (owner.clone(), Arc::clone(&self.clock));
         async move {
-            let digest = Digest::of(bytes);
-            if self.read(|c| read::has_module(c, digest))? {
-                return Ok(digest);
-            }
-            let (name, bytes) = (name.to_owned(), bytes.to_owned());
-            self.write(move |c| write::put_module(c, digest, &name, &bytes, clock::now())).await?;
-            Ok(digest)
+            let id = SessionId::fresh()?;
+            self.write(move |c| sessions::begin(c, id, &owner, lease_ms, clock.as_ref())).await?;
+            Ok(id)
         }
         .boxed()
     }
 
-    fn module(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Vec<u8>>>> {
+    fn keep(&self, session: SessionId) -> BoxFuture<'_, Result<Kept>> {
+        let clock = Arc::clone(&self.clock);
+        self.write(move |c| sessions::keep(c, session, clock.as_ref())).boxed()
+    }
+
+    fn sessions(&self) -> BoxFuture<'_, Result<Vec<Session>>> {
+        async move { self.read(|c| sessions::all(c, self.clock.as_ref())) }.boxed()
+    }
+
+    fn fence(&self, session: SessionId, fence: Fence) -> BoxFuture<'_, Result<u64>> {
+        let clock = Arc::clone(&self.clock);
+        self.write(move |c| sessions::fence_if(c, session, fence, clock.as_ref())).boxed()
+    }
+
+    fn shed(&self, session: SessionId, keep: Vec<RunId>) -> BoxFuture<'_, Result<u64>> {
+        self.write(move |c| sessions::shed(c, session, &keep)).boxed()
+    }
+
+    fn end_session(&self, session: SessionId) -> BoxFuture<'_, Result<u64>> {
+        self.write(move |c| sessions::end(c, session)).boxed()
+    }
+}
+
+impl Work for SqliteStore {
+    fn claim<'a>(
+        &'a self,
+        session: SessionId,
+        run: &'a RunId,
+        how: ClaimHow,
+    ) -> BoxFuture<'a, Result<Claimed>> {
+        let (run, clock) = (run.clone(), Arc::clone(&self.clock));
         async move {
-            let bytes = self.read(|c| read::module(c, digest))?;
-            match bytes {
-                Some(bytes) if Digest::of(&bytes) != digest => Err(StoreError::Damaged {
-                    path: self.path.clone(),
-                    reason: format!("module {digest} has other bytes than it had"),
-                }),
-                bytes => Ok(bytes),
+            let claimed = self.write(move |c| claims::claim(c, session, &run, how, clock.as_ref())).await?;
+            match claimed {
+                Claim::No(claimed) => Ok(claimed),
+                Claim::Yes(taken) => match self.read_at_once(|c| Ok(self.open_run(c, &taken)))? {
+                    Ok(opened) => Ok(Claimed::Yes(Box::new(opened))),
+                    Err(unreadable) => Ok(Claimed::Unreadable(Box::new(unreadable))),
+                },
             }
         }
         .boxed()
     }
 
-    fn modules(&self) -> BoxFuture<'_, Result<Vec<ModuleInfo>>> {
-        async move { self.read(read::modules) }.boxed()
+    fn claim_due(&self, session: SessionId, limit: usize, wanted: Wanted) -> BoxFuture<'_, Result<Due>> {
+        async move {
+            // Most looks find nothing: those write nothing.
+            let (any, next_in_ms) = self.read(|c| claims::look(c, &wanted, self.clock.as_ref()))?;
+            if !any || limit == 0 {
+                return Ok(Due { runs: Vec::new(), more: any, next_in_ms });
+            }
+            let turn = self.turns.fetch_add(1, Ordering::Relaxed);
+            let clock = Arc::clone(&self.clock);
+            let taken = self
+                .write(move |c| claims::claim_due(c, session, limit, turn, &wanted, clock.as_ref()))
+                .await?;
+            let more = taken.len() == limit;
+            let runs =
+                self.read_at_once(|c| Ok(taken.iter().map(|taken| self.open_run(c, taken)).collect()))?;
+            Ok(Due { runs, more, next_in_ms })
+        }
+        .boxed()
     }
 
-    fn create(&self, run: NewRun) -> BoxFuture<'_, Result<Created>> {
-        self.write(move |c| write::create(c, &run)).boxed()
-    }
-
-    fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Result<Claimed>> {
-        let Claim { run, owner, now, until, dead, how } = claim;
-        let (run, owner, dead) = (run.clone(), owner.clone(), dead.cloned());
-        self.write(move |c| write::claim(c, &run, &owner, now, until, dead.as_ref(), how)).boxed()
-    }
-
-    fn renew<'a>(
+    fn set_starts<'a>(
         &'a self,
-        leases: &'a [(RunId, Epoch)],
-        until: Timestamp,
-    ) -> BoxFuture<'a, Result<Vec<RunId>>> {
-        let leases = leases.to_vec();
-        self.write(move |c| write::renew(c, &leases, until)).boxed()
-    }
-
-    fn release<'a>(
-        &'a self,
+        session: SessionId,
         run: &'a RunId,
         epoch: Epoch,
-        trouble: Option<&'a str>,
+        starts: u32,
     ) -> BoxFuture<'a, Result<()>> {
-        let (run, trouble) = (run.clone(), trouble.map(str::to_owned));
-        self.write(move |c| write::release(c, &run, epoch, trouble.as_deref())).boxed()
+        let run = run.clone();
+        self.write(move |c| claims::set_starts(c, session, &run, epoch, starts)).boxed()
     }
 
     fn unpause<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<bool>> {
@@ -299,14 +427,50 @@ impl Store for SqliteStore {
         self.write(move |c| write::unpause(c, &run)).boxed()
     }
 
+    fn wakes<'a>(&'a self, seen: &'a mut Seen) -> BoxFuture<'a, Result<Vec<Wake>>> {
+        async move {
+            loop {
+                let version = match self.writer.foreign_version() {
+                    Some(version) => Some(version.map_err(|error| classify(&self.path, error))?),
+                    // The writer is busy; what others wrote shows the next time.
+                    None => seen.version,
+                };
+                if version != seen.version {
+                    let (runs, last) = self.read_at_once(|c| read::addressed(c, seen.message))?;
+                    let first = seen.version.is_none();
+                    *seen = Seen { version, message: last };
+                    if first {
+                        return Ok(vec![Wake::Gap]);
+                    }
+                    let runs = runs.into_iter().map(Wake::Run);
+                    return Ok(runs.chain([Wake::Due]).collect());
+                }
+                tokio::time::sleep(WATCH_EVERY).await;
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Journals for SqliteStore {
+    fn create(&self, run: NewRun) -> BoxFuture<'_, Result<Created>> {
+        let clock = Arc::clone(&self.clock);
+        self.write(move |c| write::create(c, &run, clock.as_ref())).boxed()
+    }
+
     fn append(&self, append: Append) -> BoxFuture<'_, Result<Appended>> {
         // It is passed on several times.
         let append = Box::new(append);
-        self.write(move |c| append::append(c, &append)).boxed()
+        let clock = Arc::clone(&self.clock);
+        self.write(move |c| append::append(c, &append, clock.as_ref())).boxed()
     }
 
     fn journal<'a>(&'a self, run: &'a RunId, from: Position) -> BoxFuture<'a, Result<Vec<Row>>> {
         async move { self.read(|c| journal::read(c, run, from)) }.boxed()
+    }
+
+    fn changes(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Change>>> {
+        async move { self.read(|c| journal::changes(c, after, limit)) }.boxed()
     }
 
     fn import(&self, run: ImportedRun) -> BoxFuture<'_, Result<()>> {
@@ -317,45 +481,47 @@ impl Store for SqliteStore {
         self.write(move |c| write::rebuild(c, &run)).boxed()
     }
 
-    fn delete<'a>(&'a self, run: &'a RunId, now: Timestamp) -> BoxFuture<'a, Result<Deleted>> {
-        let run = run.clone();
-        self.write(move |c| write::delete(c, &run, now)).boxed()
+    fn delete<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Deleted>> {
+        let (run, clock) = (run.clone(), Arc::clone(&self.clock));
+        self.write(move |c| write::delete(c, &run, clock.as_ref())).boxed()
     }
+}
 
-    fn delete_unused_modules(&self, before: Timestamp) -> BoxFuture<'_, Result<usize>> {
-        self.write(move |c| write::delete_unused_modules(c, before)).boxed()
-    }
-
-    fn due(&self, now: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<RunId>>> {
-        async move { self.read(|c| read::due(c, now, limit)) }.boxed()
-    }
-
-    fn next_due(&self, now: Timestamp) -> BoxFuture<'_, Result<Option<Timestamp>>> {
-        async move { self.read(|c| read::next_due(c, now)) }.boxed()
-    }
-
-    fn owners(&self) -> BoxFuture<'_, Result<Vec<Owner>>> {
-        async move { self.read(read::owners) }.boxed()
-    }
-
-    fn owned<'a>(&'a self, owner: &'a Owner) -> BoxFuture<'a, Result<Vec<RunId>>> {
-        async move { self.read(|c| read::owned(c, owner)) }.boxed()
-    }
-
+impl Mail for SqliteStore {
     fn post(&self, message: NewMessage) -> BoxFuture<'_, Result<Posted>> {
-        self.write(move |c| inbox::post(c, &message)).boxed()
+        let clock = Arc::clone(&self.clock);
+        self.write(move |c| inbox::post(c, &message, clock.now())).boxed()
     }
 
-    fn inbox<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<Message>>> {
-        async move { self.read(|c| read::inbox(c, run)) }.boxed()
+    fn inbox<'a>(&'a self, run: &'a RunId, part: Part) -> BoxFuture<'a, Result<Inbox>> {
+        async move { self.read(|c| read::inbox_of(c, run, part)) }.boxed()
     }
+}
 
+impl Views for SqliteStore {
     fn run<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Option<RunInfo>>> {
-        async move { self.read(|c| read::run(c, run)) }.boxed()
+        async move { self.read(|c| read::run(c, run, self.clock.as_ref())) }.boxed()
     }
 
     fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Vec<RunInfo>>> {
-        async move { self.read(|c| read::runs(c, &filter)) }.boxed()
+        async move { self.read(|c| read::runs(c, &filter, self.clock.as_ref())) }.boxed()
+    }
+
+    fn busy_relatives<'a>(&'a self, root: &'a RunId) -> BoxFuture<'a, Result<bool>> {
+        async move { self.read_at_once(|c| read::busy_relatives(c, root, write::millis(self.clock.now()))) }
+            .boxed()
+    }
+
+    fn ended_children<'a>(
+        &'a self,
+        parent: &'a RunId,
+        steps: &'a [Step],
+    ) -> BoxFuture<'a, Result<Vec<RunInfo>>> {
+        async move { self.read(|c| read::ended_children(c, parent, steps, self.clock.as_ref())) }.boxed()
+    }
+
+    fn family<'a>(&'a self, root: &'a RunId) -> BoxFuture<'a, Result<Family>> {
+        async move { self.read(|c| read::family(c, root)) }.boxed()
     }
 
     fn logs<'a>(&'a self, run: &'a RunId, from: u64, limit: usize) -> BoxFuture<'a, Result<Vec<LogLine>>> {
@@ -371,9 +537,30 @@ impl Store for SqliteStore {
         async move { self.read(|c| read::messages(c, run, after, limit)) }.boxed()
     }
 
-    fn transcribe<'a>(&'a self, run: &'a RunId, lines: Vec<NewTranscript>) -> BoxFuture<'a, Result<()>> {
-        let run = run.clone();
-        self.write(move |c| write::transcribe(c, &run, &lines)).boxed()
+    fn questions<'a>(
+        &'a self,
+        run: Option<&'a RunId>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<OpenQuestion>>> {
+        async move { self.read(|c| read::questions(c, run, limit)) }.boxed()
+    }
+
+    fn question<'a>(&'a self, run: &'a RunId, step: Step) -> BoxFuture<'a, Result<Option<OpenQuestion>>> {
+        async move { self.read(|c| read::question(c, run, step)) }.boxed()
+    }
+
+    fn state<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<(String, Json)>>> {
+        async move { self.read(|c| read::state(c, run)) }.boxed()
+    }
+
+    fn published<'a>(
+        &'a self,
+        run: &'a RunId,
+        key: Option<&'a str>,
+        after: Option<u64>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Published>>> {
+        async move { self.read(|c| read::published(c, run, key, after, limit)) }.boxed()
     }
 
     fn transcript<'a>(
@@ -385,6 +572,60 @@ impl Store for SqliteStore {
         async move { self.read(|c| read::transcript(c, run, &filter, limit)) }.boxed()
     }
 
+    fn last_heartbeat<'a>(&'a self, run: &'a RunId, step: Step) -> BoxFuture<'a, Result<Option<String>>> {
+        async move { self.read(|c| read::last_heartbeat(c, run, step)) }.boxed()
+    }
+}
+
+impl Extras for SqliteStore {
+    fn put_module<'a>(&'a self, name: &'a str, bytes: &'a [u8]) -> BoxFuture<'a, Result<Digest>> {
+        async move {
+            let digest = Digest::of(bytes);
+            if self.read(|c| read::has_module(c, digest))? {
+                return Ok(digest);
+            }
+            let (name, bytes, now) = (name.to_owned(), bytes.to_owned(), self.clock.now());
+            self.write(move |c| write::put_module(c, digest, &name, &bytes, now)).await?;
+            Ok(digest)
+        }
+        .boxed()
+    }
+
+    fn module(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Vec<u8>>>> {
+        async move {
+            let bytes = self.read(|c| read::module(c, digest))?;
+            match bytes {
+                Some(bytes) if Digest::of(&bytes) != digest => Err(StoreError::Damaged {
+                    place: self.path.clone(),
+                    reason: format!("module {digest} has other bytes than it had"),
+                }),
+                bytes => Ok(bytes),
+            }
+        }
+        .boxed()
+    }
+
+    fn module_info(&self, digest: Digest) -> BoxFuture<'_, Result<Option<ModuleInfo>>> {
+        async move { self.read(|c| read::module_info(c, digest)) }.boxed()
+    }
+
+    fn module_named<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<ModuleInfo>>> {
+        async move { self.read(|c| read::module_named(c, name)) }.boxed()
+    }
+
+    fn modules(&self) -> BoxFuture<'_, Result<Vec<ModuleInfo>>> {
+        async move { self.read(read::modules) }.boxed()
+    }
+
+    fn delete_unused_modules(&self, before: Timestamp) -> BoxFuture<'_, Result<usize>> {
+        self.write(move |c| write::delete_unused_modules(c, before)).boxed()
+    }
+
+    fn transcribe<'a>(&'a self, run: &'a RunId, lines: Vec<NewTranscript>) -> BoxFuture<'a, Result<()>> {
+        let run = run.clone();
+        self.write(move |c| write::transcribe(c, &run, &lines)).boxed()
+    }
+
     fn keep_answer(&self, key: Digest, at: Timestamp, reply: Json) -> BoxFuture<'_, Result<()>> {
         self.write(move |c| write::keep_answer(c, key, at, &reply)).boxed()
     }
@@ -393,36 +634,8 @@ impl Store for SqliteStore {
         async move { self.read(|c| read::kept_answer(c, key)) }.boxed()
     }
 
-    fn questions<'a>(
-        &'a self,
-        run: Option<&'a RunId>,
-        limit: usize,
-    ) -> BoxFuture<'a, Result<Vec<OpenQuestion>>> {
-        async move { self.read(|c| read::questions(c, run, limit)) }.boxed()
-    }
-
-    fn changes(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Change>>> {
-        async move { self.read(|c| journal::changes(c, after, limit)) }.boxed()
-    }
-
-    fn state<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<(String, Json)>>> {
-        async move { self.read(|c| read::state(c, run)) }.boxed()
-    }
-
-    fn published<'a>(
-        &'a self,
-        run: &'a RunId,
-        key: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<Vec<Published>>> {
-        async move { self.read(|c| read::published(c, run, key)) }.boxed()
-    }
-
-    fn ended_children<'a>(&'a self, parent: &'a RunId, from: Step) -> BoxFuture<'a, Result<Vec<RunInfo>>> {
-        async move { self.read(|c| read::ended_children(c, parent, from)) }.boxed()
-    }
-
-    fn family<'a>(&'a self, root: &'a RunId) -> BoxFuture<'a, Result<Family>> {
-        async move { self.read(|c| read::family(c, root)) }.boxed()
+    fn delete_old_answers(&self, before: Timestamp) -> BoxFuture<'_, Result<usize>> {
+        self.write(move |c| write::delete_old_answers(c, before)).boxed()
     }
 
     fn put_schedule(&self, schedule: Schedule, replace: bool) -> BoxFuture<'_, Result<bool>> {
@@ -430,7 +643,7 @@ impl Store for SqliteStore {
     }
 
     fn schedules(&self) -> BoxFuture<'_, Result<Vec<Schedule>>> {
-        async move { self.read(|c| read::schedules(c, None)) }.boxed()
+        async move { self.read(read::schedules) }.boxed()
     }
 
     fn set_schedule<'a>(&'a self, name: &'a str, next: Option<Timestamp>) -> BoxFuture<'a, Result<bool>> {
@@ -443,28 +656,32 @@ impl Store for SqliteStore {
         self.write(move |c| schedules::delete_schedule(c, &name)).boxed()
     }
 
-    fn due_schedules(&self, now: Timestamp) -> BoxFuture<'_, Result<(Vec<Schedule>, Option<Timestamp>)>> {
-        async move { self.read(|c| Ok((read::schedules(c, Some(now))?, read::next_schedule(c, now)?))) }
-            .boxed()
+    fn due_schedules(&self, limit: usize) -> BoxFuture<'_, Result<DueSchedules>> {
+        async move { self.read(|c| read::due_schedules(c, write::millis(self.clock.now()), limit)) }.boxed()
     }
 
     fn fire(&self, fire: Fire) -> BoxFuture<'_, Result<bool>> {
-        self.write(move |c| schedules::fire(c, &fire)).boxed()
-    }
-
-    fn version(&self) -> Result<u64> {
-        match self.writer.foreign_version() {
-            Some(version) => {
-                let version = version.map_err(|error| classify(&self.path, error))?;
-                self.version.store(version, Ordering::Relaxed);
-                Ok(version)
-            }
-            // The writer is busy; what others wrote shows the next time.
-            None => Ok(self.version.load(Ordering::Relaxed)),
-        }
+        let clock = Arc::clone(&self.clock);
+        self.write(move |c| schedules::fire(c, &fire, clock.as_ref())).boxed()
     }
 
     fn commits(&self) -> u64 {
         self.writer.commits()
+    }
+
+    fn check_place(&self) -> Result<()> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let moved = || StoreError::Moved { place: self.path.clone() };
+        if file_id(Path::new(&self.path)) != files.0 {
+            return Err(moved());
+        }
+        let log = file_id(Path::new(&format!("{}-wal", self.path)));
+        match files.1 {
+            Some(known) if log != Some(known) => Err(moved()),
+            _ => {
+                files.1 = log;
+                Ok(())
+            }
+        }
     }
 }

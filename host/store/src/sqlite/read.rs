@@ -7,18 +7,18 @@ use wfhost_core::{Digest, Epoch, Json, OnParentClose, Outcome, Position, Recorde
 
 use super::inbox::{AnswerBody, ChildBody};
 use super::journal::last_place;
-use super::write::lease;
+use super::sessions;
 use crate::schedule::{CatchUp, Overlap, Schedule};
 use crate::{
-    Family, Links, LogLevel, LogLine, Message, MessageBody, MessageId, ModuleInfo, NewTranscript,
-    OpenQuestion, OutMessage, Owner, Published, RunFilter, RunInfo, RunState, TranscriptFilter,
-    TranscriptKind, TranscriptLine, Waiting,
+    Clock, DueSchedules, Family, INBOX_BYTES, INBOX_MESSAGES, Inbox, Links, LogLevel, LogLine, Message,
+    MessageBody, MessageId, ModuleInfo, NewTranscript, OpenQuestion, OutMessage, Part, Published, RunFilter,
+    RunInfo, RunState, TranscriptFilter, TranscriptKind, TranscriptLine, Waiting,
 };
 
 type Result<T> = rusqlite::Result<T>;
 
 /// A value that this program never writes.
-fn strange(column: usize, what: &str) -> Error {
+pub(super) fn strange(column: usize, what: &str) -> Error {
     let reason = format!("{what} cannot be read");
     Error::FromSqlConversionFailure(column, Type::Text, reason.into())
 }
@@ -33,7 +33,7 @@ fn optional_id(row: &SqlRow<'_>, column: usize) -> Result<Option<RunId>> {
 }
 
 /// Two columns from `first` on.
-fn spent(row: &SqlRow<'_>, first: usize) -> Result<Spent> {
+pub(super) fn spent(row: &SqlRow<'_>, first: usize) -> Result<Spent> {
     let amount = |column| row.get::<_, i64>(column).map(|amount| amount as u64);
     Ok(Spent { tokens: amount(first)?, micros: amount(first + 1)?, time_ms: 0 })
 }
@@ -87,84 +87,67 @@ pub(super) fn module(c: &Connection, digest: Digest) -> Result<Option<Vec<u8>>> 
         .optional()
 }
 
+/// The columns of [`module_row`].
+const MODULE: &str = "SELECT digest, name, length(bytes), added_at FROM modules";
+
+fn module_row(row: &SqlRow<'_>) -> Result<ModuleInfo> {
+    Ok(ModuleInfo {
+        digest: digest(row, 0)?,
+        name: row.get(1)?,
+        bytes: row.get::<_, i64>(2)? as u64,
+        added_at: time(row, 3)?,
+    })
+}
+
 pub(super) fn modules(c: &Connection) -> Result<Vec<ModuleInfo>> {
+    let sql = format!("{MODULE} ORDER BY name, added_at DESC, digest");
+    c.prepare_cached(&sql)?.query_map([], module_row)?.collect()
+}
+
+pub(super) fn module_info(c: &Connection, digest: Digest) -> Result<Option<ModuleInfo>> {
+    let sql = format!("{MODULE} WHERE digest = ?1");
+    c.prepare_cached(&sql)?.query_row([digest.0], module_row).optional()
+}
+
+pub(super) fn module_named(c: &Connection, name: &str) -> Result<Option<ModuleInfo>> {
     let sql =
-        "SELECT digest, name, length(bytes), added_at FROM modules ORDER BY name, added_at DESC, digest";
-    c.prepare_cached(sql)?
-        .query_map([], |row| {
-            Ok(ModuleInfo {
-                digest: digest(row, 0)?,
-                name: row.get(1)?,
-                bytes: row.get::<_, i64>(2)? as u64,
-                added_at: time(row, 3)?,
-            })
-        })?
-        .collect()
+        format!("{MODULE} INDEXED BY modules_name WHERE name = ?1 ORDER BY added_at DESC, digest LIMIT 1");
+    c.prepare_cached(&sql)?.query_row([name], module_row).optional()
 }
 
-pub(super) fn due(c: &Connection, now: Timestamp, limit: usize) -> Result<Vec<RunId>> {
-    let mut due = Vec::new();
-    for which in [
-        "SELECT name FROM runs INDEXED BY runs_due
-         WHERE due_at <= ?1 AND state <> 'queued' ORDER BY due_at LIMIT ?2",
-        "SELECT name FROM runs INDEXED BY runs_new
-         WHERE due_at <= ?1 AND state = 'queued' ORDER BY due_at LIMIT ?2",
-    ] {
-        let room = limit.saturating_sub(due.len());
-        let mut statement = c.prepare_cached(which)?;
-        for name in statement.query_map(params![now.0 as i64, room as i64], |row| id(row, 0))? {
-            due.push(name?);
-        }
-    }
-    Ok(due)
-}
+/// The columns of [`question_row`].
+const QUESTION: &str = "SELECT r.name, r.workflow, q.step, q.at, q.deadline, q.body
+                        FROM questions q JOIN runs r ON r.id = q.run WHERE q.answered = 0";
 
-pub(super) fn next_due(c: &Connection, now: Timestamp) -> Result<Option<Timestamp>> {
-    let mut statement = c.prepare_cached(
-        "SELECT min(due_at) FROM runs INDEXED BY runs_due WHERE due_at > ?1 AND state <> 'queued'
-         UNION ALL
-         SELECT min(due_at) FROM runs INDEXED BY runs_new WHERE due_at > ?1 AND state = 'queued'",
-    )?;
-    let next = statement.query_map([now.0 as i64], |row| row.get::<_, Option<i64>>(0))?;
-    let next = next.collect::<Result<Vec<_>>>()?.into_iter().flatten().min();
-    Ok(next.map(|at| Timestamp(at as u64)))
-}
-
-pub(super) fn owners(c: &Connection) -> Result<Vec<Owner>> {
-    c.prepare_cached(
-        "SELECT DISTINCT owner_host, owner_pid, owner_start FROM runs WHERE owner_host NOT NULL",
-    )?
-    .query_map([], |row| {
-        Ok(Owner { host: row.get(0)?, pid: row.get(1)?, started: row.get::<_, i64>(2)? as u64 })
-    })?
-    .collect()
-}
-
-pub(super) fn owned(c: &Connection, owner: &Owner) -> Result<Vec<RunId>> {
-    c.prepare_cached(
-        "SELECT name FROM runs WHERE owner_host = ?1 AND owner_pid = ?2 AND owner_start = ?3 ORDER BY id",
-    )?
-    .query_map(params![owner.host, owner.pid, owner.started as i64], |row| id(row, 0))?
-    .collect()
+fn question_row(row: &SqlRow<'_>) -> Result<OpenQuestion> {
+    Ok(OpenQuestion {
+        run: id(row, 0)?,
+        workflow: row.get(1)?,
+        step: Step(row.get::<_, i64>(2)? as u64),
+        asked_at: time(row, 3)?,
+        deadline: row.get::<_, Option<i64>>(4)?.map(|at| Timestamp(at as u64)),
+        question: cbor(row, 5)?,
+    })
 }
 
 pub(super) fn questions(c: &Connection, run: Option<&RunId>, limit: usize) -> Result<Vec<OpenQuestion>> {
-    c.prepare_cached(
-        "SELECT r.name, r.workflow, q.step, q.at, q.deadline, q.body
-         FROM questions q JOIN runs r ON r.id = q.run
-         WHERE q.answered = 0 AND (?1 IS NULL OR r.name = ?1) ORDER BY q.at, q.run, q.step LIMIT ?2",
-    )?
-    .query_map(params![run.map(RunId::as_str), limit as i64], |row| {
-        Ok(OpenQuestion {
-            run: id(row, 0)?,
-            workflow: row.get(1)?,
-            step: Step(row.get::<_, i64>(2)? as u64),
-            asked_at: time(row, 3)?,
-            deadline: row.get::<_, Option<i64>>(4)?.map(|at| Timestamp(at as u64)),
-            question: cbor(row, 5)?,
-        })
-    })?
-    .collect()
+    match run {
+        Some(run) => {
+            let sql = format!(
+                "{QUESTION} AND q.run = (SELECT id FROM runs WHERE name = ?1) ORDER BY q.at, q.step LIMIT ?2"
+            );
+            c.prepare_cached(&sql)?.query_map(params![run.as_str(), limit as i64], question_row)?.collect()
+        }
+        None => {
+            let sql = format!("{QUESTION} ORDER BY q.at, q.run, q.step LIMIT ?1");
+            c.prepare_cached(&sql)?.query_map([limit as i64], question_row)?.collect()
+        }
+    }
+}
+
+pub(super) fn question(c: &Connection, run: &RunId, step: Step) -> Result<Option<OpenQuestion>> {
+    let sql = format!("{QUESTION} AND q.run = (SELECT id FROM runs WHERE name = ?1) AND q.step = ?2");
+    c.prepare_cached(&sql)?.query_row(params![run.as_str(), step.0 as i64], question_row).optional()
 }
 
 pub(super) fn messages(
@@ -232,117 +215,192 @@ pub(super) fn kept_answer(c: &Connection, key: Digest) -> Result<Option<(Timesta
         .optional()
 }
 
-pub(super) fn inbox(c: &Connection, run: &RunId) -> Result<Vec<Message>> {
-    c.prepare_cached(
-        "SELECT i.id, i.at, i.kind, i.name, i.text, i.dedupe, i.body FROM runs r JOIN inbox i ON i.run = r.id
-         WHERE r.name = ?1 AND i.taken = 0 ORDER BY i.id",
-    )?
-    .query_map([run.as_str()], |row| {
-        let body = match row.get_ref(2)?.as_str()? {
-            "signal" => MessageBody::Signal { name: row.get(3)?, payload: json(row, 4)?, id: row.get(5)? },
-            "cancel" => MessageBody::Cancel { reason: row.get(4)? },
-            "pause" => MessageBody::Pause,
-            "answer" => {
-                let (step, outcome, by, note): AnswerBody = cbor(row, 6)?;
-                MessageBody::Answer { step, outcome: outcome.into(), by, note }
-            }
-            "child" => {
-                let (step, run, outcome, spent): ChildBody = cbor(row, 6)?;
-                MessageBody::Child { step, run, outcome: outcome.into(), spent }
-            }
-            _ => return Err(strange(2, "a message")),
+/// A part of the inbox of the run with that number.
+pub(super) fn inbox(c: &Connection, run: i64, part: Part) -> Result<Inbox> {
+    const MESSAGE: &str = "SELECT id, at, kind, name, text, dedupe, body FROM inbox INDEXED BY inbox_next";
+    // One more, which is not given, tells that there are more.
+    let limit = INBOX_MESSAGES as i64 + 1;
+    let (sql, parameters) = match part {
+        Part::Next => (format!("{MESSAGE} WHERE run = ?1 ORDER BY calm, id LIMIT ?2"), vec![run, limit]),
+        // Of each kind in the order of the index, and merged.
+        Part::Behind(after) => (
+            format!(
+                "{MESSAGE} WHERE run = ?1 AND calm = 0 AND id > ?3 UNION ALL
+                 {MESSAGE} WHERE run = ?1 AND calm = 1 AND id > ?3 ORDER BY 1 LIMIT ?2"
+            ),
+            vec![run, limit, after.map_or(-1, |after| after.0)],
+        ),
+    };
+    let mut statement = c.prepare_cached(&sql)?;
+    let mut rows = statement.query(rusqlite::params_from_iter(parameters))?;
+    let mut inbox = Inbox::default();
+    let mut bytes = 0;
+    while let Some(row) = rows.next()? {
+        if inbox.messages.len() == INBOX_MESSAGES {
+            inbox.more = true;
+            break;
+        }
+        let length = |column| -> Result<usize> {
+            Ok(row.get_ref(column)?.as_bytes_or_null().ok().flatten().map_or(0, <[u8]>::len))
         };
-        Ok(Message { id: MessageId(row.get(0)?), at: time(row, 1)?, body })
-    })?
-    .collect()
+        bytes += length(4)? + length(6)?;
+        if bytes > INBOX_BYTES && !inbox.messages.is_empty() {
+            inbox.more = true;
+            break;
+        }
+        inbox.messages.push(message(row)?);
+    }
+    Ok(inbox)
+}
+
+pub(super) fn inbox_of(c: &Connection, run: &RunId, part: Part) -> Result<Inbox> {
+    match number(c, run)? {
+        Some(run) => inbox(c, run, part),
+        None => Ok(Inbox::default()),
+    }
+}
+
+fn message(row: &SqlRow<'_>) -> Result<Message> {
+    let body = match row.get_ref(2)?.as_str()? {
+        "signal" => MessageBody::Signal { name: row.get(3)?, payload: json(row, 4)?, id: row.get(5)? },
+        "cancel" => MessageBody::Cancel { reason: row.get(4)? },
+        "pause" => MessageBody::Pause,
+        "answer" => {
+            let (step, outcome, by, note): AnswerBody = cbor(row, 6)?;
+            MessageBody::Answer { step, outcome: outcome.into(), by, note }
+        }
+        "child" => {
+            let (step, run, outcome, spent): ChildBody = cbor(row, 6)?;
+            MessageBody::Child { step, run, outcome: outcome.into(), spent }
+        }
+        _ => return Err(strange(2, "a message")),
+    };
+    Ok(Message { id: MessageId(row.get(0)?), at: time(row, 1)?, body })
+}
+
+/// The runs with messages behind that one.
+pub(super) fn addressed(c: &Connection, after: i64) -> Result<(Vec<RunId>, i64)> {
+    let last = c
+        .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'inbox'")?
+        .query_row([], |row| row.get(0))
+        .optional()?
+        .unwrap_or(0);
+    let runs = c
+        .prepare_cached(
+            "SELECT DISTINCT r.name FROM inbox i CROSS JOIN runs r ON r.id = i.run WHERE i.id > ?1 AND i.id <= ?2",
+        )?
+        .query_map([after, last], |row| id(row, 0))?
+        .collect::<Result<Vec<_>>>()?;
+    Ok((runs, last))
 }
 
 /// The columns of [`run_info`].
 const RUN: &str = concat!(
     "SELECT r.name, r.key, r.workflow, r.module, r.state, r.labels, r.parent, r.created_at,
-    r.phase, r.outcome, r.wait_until, r.wait_for, r.epoch,
-    r.owner_host, r.owner_pid, r.owner_start, r.lease_until,
-    r.people, r.due_at, r.trouble, r.emissions, r.head,
-    r.parent_step, r.on_close, r.root, r.chain, r.next, r.tokens, r.micros, r.budget, l.at, l.seq + l.count
-    FROM runs r LEFT JOIN journal l ON l.id = ",
+    r.phase, r.outcome, r.wait_until, r.wait_for, r.epoch, r.people, r.due_at, r.trouble, r.emissions, r.head,
+    r.parent_step, r.on_close, r.root, r.chain, r.next, r.tokens, r.micros, r.budget, r.project,
+    l.at, l.seq + l.count, s.id, s.host, s.realm, s.pid, s.started, s.source, s.ticks, s.until
+    FROM runs r LEFT JOIN sessions s ON s.id = r.session LEFT JOIN commits l ON l.id = ",
     last_place!("r.id")
 );
 
-fn run_info(row: &SqlRow<'_>) -> Result<RunInfo> {
-    let outcome: Option<Vec<u8>> = row.get(9)?;
-    let outcome = outcome
-        .map(|bytes| minicbor::decode::<Recorded>(&bytes).map(Outcome::from))
-        .transpose()
-        .map_err(|_| strange(9, "an outcome"))?;
-    let waiting = match row.get::<_, Option<String>>(11)? {
-        Some(_) => Some(Waiting {
-            until: row.get::<_, Option<i64>>(10)?.map(|at| Timestamp(at as u64)),
-            signals: from_json(row, 11)?,
-            people: row.get(17)?,
-        }),
-        None => None,
-    };
+/// What a run waits for, from three columns.
+pub(super) fn waiting(
+    row: &SqlRow<'_>,
+    until: usize,
+    signals: usize,
+    people: usize,
+) -> Result<Option<Waiting>> {
+    if row.get_ref(signals)? == rusqlite::types::ValueRef::Null {
+        return Ok(None);
+    }
+    Ok(Some(Waiting {
+        until: row.get::<_, Option<i64>>(until)?.map(|at| Timestamp(at as u64)),
+        signals: from_json(row, signals)?,
+        people: row.get(people)?,
+    }))
+}
+
+pub(super) fn outcome(row: &SqlRow<'_>, column: usize) -> Result<Option<Outcome>> {
+    let bytes: Option<Vec<u8>> = row.get(column)?;
+    let outcome = bytes.map(|bytes| minicbor::decode::<Recorded>(&bytes).map(Outcome::from));
+    outcome.transpose().map_err(|_| strange(column, "an outcome"))
+}
+
+fn run_info(row: &SqlRow<'_>, clock: &dyn Clock) -> Result<RunInfo> {
     Ok(RunInfo {
         id: id(row, 0)?,
         key: row.get(1)?,
+        project: row.get(26)?,
         workflow: row.get(2)?,
         module: digest(row, 3)?,
         state: state_word(row, 4)?,
         labels: from_json(row, 5)?,
         parent: optional_id(row, 6)?,
         created_at: time(row, 7)?,
-        updated_at: time(row, 30)?,
-        entries: Position(row.get::<_, i64>(31)? as u64),
+        updated_at: time(row, 27)?,
+        entries: Position(row.get::<_, i64>(28)?.try_into().map_err(|_| strange(28, "the journal's end"))?),
         phase: row.get(8)?,
-        outcome,
-        waiting,
+        outcome: outcome(row, 9)?,
+        waiting: waiting(row, 10, 11, 13)?,
         epoch: Epoch(row.get::<_, i64>(12)? as u64),
-        lease: lease(row, 13)?,
-        due_at: row.get::<_, Option<i64>>(18)?.map(|at| Timestamp(at as u64)),
-        trouble: row.get(19)?,
-        emissions: row.get::<_, i64>(20)? as u64,
-        head: row.get::<_, Option<[u8; 32]>>(21)?.map(Digest),
+        lease: sessions::session(row, 29, clock)?,
+        due_at: row.get::<_, Option<i64>>(14)?.map(|at| Timestamp(at as u64)),
+        trouble: row.get(15)?,
+        emissions: row.get::<_, i64>(16)? as u64,
+        head: row.get::<_, Option<[u8; 32]>>(17)?.map(Digest),
         links: Links {
-            step: row.get::<_, Option<i64>>(22)?.map(|step| Step(step as u64)),
-            on_close: row.get::<_, Option<i64>>(23)?.map(|on_close| match on_close {
+            step: row.get::<_, Option<i64>>(18)?.map(|step| Step(step as u64)),
+            on_close: row.get::<_, Option<i64>>(19)?.map(|on_close| match on_close {
                 0 => OnParentClose::Cancel,
                 _ => OnParentClose::Abandon,
             }),
-            root: id(row, 24)?,
-            chain: optional_id(row, 25)?,
-            next: optional_id(row, 26)?,
+            root: id(row, 20)?,
+            chain: optional_id(row, 21)?,
+            next: optional_id(row, 22)?,
         },
-        spent: spent(row, 27)?,
-        budget: budget(row, 29)?,
+        spent: spent(row, 23)?,
+        budget: budget(row, 25)?,
     })
 }
 
-pub(super) fn run(c: &Connection, run: &RunId) -> Result<Option<RunInfo>> {
-    c.prepare_cached(&format!("{RUN} WHERE r.name = ?1"))?.query_row([run.as_str()], run_info).optional()
+pub(super) fn run(c: &Connection, run: &RunId, clock: &dyn Clock) -> Result<Option<RunInfo>> {
+    c.prepare_cached(&format!("{RUN} WHERE r.name = ?1"))?
+        .query_row([run.as_str()], |row| run_info(row, clock))
+        .optional()
 }
 
-pub(super) fn runs(c: &Connection, filter: &RunFilter) -> Result<Vec<RunInfo>> {
+pub(super) fn runs(c: &Connection, filter: &RunFilter, clock: &dyn Clock) -> Result<Vec<RunInfo>> {
     let states: Vec<_> = filter.states.iter().map(|state| state.as_str()).collect();
-    // Relatives are looked up often, among many runs: by an index, which an `OR` would not use.
-    let given = |value: &Option<RunId>, given, none| if value.is_some() { given } else { none };
-    let relatives = [
-        given(&filter.parent, "AND r.parent = ?9", "AND ?9 IS NULL"),
-        given(&filter.root, "AND r.root = ?10", "AND ?10 IS NULL"),
-        given(&filter.chain, "AND r.chain = ?11", "AND ?11 IS NULL"),
-    ]
-    .join(" ");
-    let sql = format!(
-        "{RUN} WHERE (?1 = '[]' OR r.state IN (SELECT value FROM json_each(?1)))
-           AND (?2 IS NULL OR r.workflow = ?2)
-           AND NOT EXISTS (SELECT 1 FROM json_each(?3) wanted WHERE NOT EXISTS (
-                 SELECT 1 FROM json_each(r.labels) label
-                 WHERE label.value ->> 0 = wanted.value ->> 0 AND label.value ->> 1 = wanted.value ->> 1))
-           AND (?4 IS NULL OR (r.name >= ?4 AND r.name < ?4 || char(0x10FFFF)))
-           AND (?5 IS NULL OR r.id < (SELECT id FROM runs WHERE name = ?5))
-           AND (?6 IS NULL OR r.created_at >= ?6) AND (?7 IS NULL OR r.updated_at < ?7)
-           AND (?12 = 0 OR r.parent IS NULL) {relatives}
-         ORDER BY r.id DESC LIMIT ?8"
+    // An `OR` would not use an index, so the conditions are those that are asked for. All parameters
+    // are there.
+    let mut sql = format!(
+        "{RUN} WHERE ?1 NOT NULL AND ?3 NOT NULL AND coalesce(?2, ?4, ?5, ?6, ?7, ?9, ?10, ?11, ?12, 0) NOT NULL"
     );
+    let mut given = |is_given: bool, condition: &str| {
+        if is_given {
+            sql.push_str(" AND ");
+            sql.push_str(condition);
+        }
+    };
+    given(!filter.states.is_empty(), "r.state IN (SELECT value FROM json_each(?1))");
+    given(filter.workflow.is_some(), "r.workflow = ?2");
+    given(
+        !filter.labels.is_empty(),
+        "NOT EXISTS (SELECT 1 FROM json_each(?3) wanted WHERE NOT EXISTS (
+             SELECT 1 FROM json_each(r.labels) label
+             WHERE label.value ->> 0 = wanted.value ->> 0 AND label.value ->> 1 = wanted.value ->> 1))",
+    );
+    given(filter.prefix.is_some(), "r.name >= ?4 AND r.name < ?4 || char(0x10FFFF)");
+    given(filter.before.is_some(), "r.id < (SELECT id FROM runs WHERE name = ?5)");
+    given(filter.since.is_some(), "r.created_at >= ?6");
+    given(filter.idle_since.is_some(), "r.updated_at < ?7");
+    given(filter.parent.is_some(), "r.parent = ?9");
+    given(filter.root.is_some(), "r.root = ?10");
+    given(filter.chain.is_some(), "r.chain = ?11");
+    given(filter.project.is_some(), "r.project = ?12");
+    given(filter.top, "r.parent IS NULL");
+    sql.push_str(" ORDER BY r.id DESC LIMIT ?8");
     c.prepare_cached(&sql)?
         .query_map(
             params![
@@ -351,17 +409,31 @@ pub(super) fn runs(c: &Connection, filter: &RunFilter) -> Result<Vec<RunInfo>> {
                 super::write::to_json(&filter.labels),
                 filter.prefix,
                 filter.before.as_ref().map(RunId::as_str),
-                filter.since.map(|at| at.0 as i64),
-                filter.idle_since.map(|at| at.0 as i64),
-                filter.limit as i64,
+                filter.since.map(super::write::millis),
+                filter.idle_since.map(super::write::millis),
+                i64::try_from(filter.limit).unwrap_or(i64::MAX),
                 filter.parent.as_ref().map(RunId::as_str),
                 filter.root.as_ref().map(RunId::as_str),
                 filter.chain.as_ref().map(RunId::as_str),
-                filter.top
+                filter.project
             ],
-            run_info,
+            |row| run_info(row, clock),
         )?
         .collect()
+}
+
+pub(super) fn busy_relatives(c: &Connection, root: &RunId, now: i64) -> Result<bool> {
+    let due = c
+        .prepare_cached(
+            "SELECT 1 FROM runs INDEXED BY runs_family_due WHERE root = ?1 AND due_at NOT NULL AND due_at <= ?2",
+        )?
+        .exists(params![root.as_str(), now])?;
+    // Of what is advanced there is little.
+    Ok(due
+        || c.prepare_cached(
+            "SELECT 1 FROM runs INDEXED BY runs_session WHERE session NOT NULL AND root = ?1",
+        )?
+        .exists([root.as_str()])?)
 }
 
 pub(super) fn logs(c: &Connection, run: &RunId, from: u64, limit: usize) -> Result<Vec<LogLine>> {
@@ -382,75 +454,123 @@ pub(super) fn logs(c: &Connection, run: &RunId, from: u64, limit: usize) -> Resu
     .collect()
 }
 
-pub(super) fn ended_children(c: &Connection, parent: &RunId, from: Step) -> Result<Vec<RunInfo>> {
+pub(super) fn ended_children(
+    c: &Connection,
+    parent: &RunId,
+    steps: &[Step],
+    clock: &dyn Clock,
+) -> Result<Vec<RunInfo>> {
     let sql = format!(
-        "{RUN} WHERE r.parent = ?1 AND r.parent_step >= ?2
-         AND r.state IN ('completed', 'failed', 'cancelled') ORDER BY r.parent_step"
+        "{RUN} WHERE r.parent = ?1 AND r.parent_step = ?2 AND r.state IN ('completed', 'failed', 'cancelled')"
     );
-    c.prepare_cached(&sql)?.query_map(params![parent.as_str(), from.0 as i64], run_info)?.collect()
+    let mut statement = c.prepare_cached(&sql)?;
+    let mut ended = Vec::new();
+    for step in steps {
+        let found = statement
+            .query_map(params![parent.as_str(), step.0 as i64], |row| run_info(row, clock))?
+            .collect::<Result<Vec<_>>>()?;
+        ended.extend(found);
+    }
+    Ok(ended)
 }
 
 pub(super) fn family(c: &Connection, root: &RunId) -> Result<Family> {
     let spent = c
-        .prepare_cached("SELECT total(tokens), total(micros) FROM runs WHERE root = ?1")?
-        .query_row([root.as_str()], |row| {
-            let amount = |column| row.get::<_, f64>(column).map(|amount| amount as u64);
-            Ok(Spent { tokens: amount(0)?, micros: amount(1)?, time_ms: 0 })
-        })?;
-    let head = "SELECT budget FROM runs WHERE root = ?1 AND parent IS NULL ORDER BY id DESC LIMIT 1";
-    let budget = c.prepare_cached(head)?.query_row([root.as_str()], |row| budget(row, 0)).optional()?;
-    Ok(Family { budget: budget.unwrap_or_default(), spent })
+        .prepare_cached("SELECT tokens, micros FROM ledgers WHERE root = ?1")?
+        .query_row([root.as_str()], |row| spent(row, 0))
+        .optional()?;
+    // The latest round of the one at the top.
+    let latest = "SELECT budget FROM runs WHERE chain = ?1 ORDER BY id DESC LIMIT 1";
+    let mut head = c.prepare_cached(latest)?.query_row([root.as_str()], |row| budget(row, 0)).optional()?;
+    if head.is_none() {
+        let first = "SELECT budget FROM runs WHERE name = ?1";
+        head = c.prepare_cached(first)?.query_row([root.as_str()], |row| budget(row, 0)).optional()?;
+    }
+    Ok(Family { budget: head.unwrap_or_default(), spent: spent.unwrap_or_default() })
 }
 
-/// All schedules, or those that are due at a time.
-pub(super) fn schedules(c: &Connection, due: Option<Timestamp>) -> Result<Vec<Schedule>> {
+pub(super) fn last_heartbeat(c: &Connection, run: &RunId, step: Step) -> Result<Option<String>> {
     c.prepare_cached(
-        "SELECT name, times, overlap, catch_up, workflow, module, input, labels, config, created_at, next_at,
-                fired, last
-         FROM schedules WHERE ?1 IS NULL OR next_at <= ?1 ORDER BY name",
+        "SELECT t.text FROM runs r JOIN transcripts t INDEXED BY transcripts_step ON t.run = r.id
+         WHERE r.name = ?1 AND t.step = ?2 AND t.kind = ?3 ORDER BY t.id DESC LIMIT 1",
     )?
-    .query_map([due.map(|at| at.0 as i64)], |row| {
-        let word = |column| row.get::<_, String>(column);
-        Ok(Schedule {
-            name: row.get(0)?,
-            when: word(1)?.parse().map_err(|()| strange(1, "times"))?,
-            overlap: Overlap::parse(&word(2)?).ok_or_else(|| strange(2, "a word"))?,
-            catch_up: CatchUp::parse(&word(3)?).ok_or_else(|| strange(3, "a word"))?,
-            workflow: row.get(4)?,
-            module: digest(row, 5)?,
-            input: json(row, 6)?,
-            labels: from_json(row, 7)?,
-            config: cbor(row, 8)?,
-            created_at: time(row, 9)?,
-            next_at: row.get::<_, Option<i64>>(10)?.map(|at| Timestamp(at as u64)),
-            fired: row.get::<_, i64>(11)? as u64,
-            last: optional_id(row, 12)?,
-        })
-    })?
-    .collect()
+    .query_row(params![run.as_str(), step.0 as i64, TranscriptKind::Heartbeat as i64], |row| row.get(0))
+    .optional()
 }
 
-pub(super) fn next_schedule(c: &Connection, now: Timestamp) -> Result<Option<Timestamp>> {
+/// The columns of [`schedule_row`].
+const SCHEDULE: &str =
+    "SELECT name, times, overlap, catch_up, workflow, module, input, labels, config, created_at,
+                               next_at, fired, last FROM schedules";
+
+fn schedule_row(row: &SqlRow<'_>) -> Result<Schedule> {
+    let word = |column| row.get::<_, String>(column);
+    Ok(Schedule {
+        name: row.get(0)?,
+        when: word(1)?.parse().map_err(|()| strange(1, "times"))?,
+        overlap: Overlap::parse(&word(2)?).ok_or_else(|| strange(2, "a word"))?,
+        catch_up: CatchUp::parse(&word(3)?).ok_or_else(|| strange(3, "a word"))?,
+        workflow: row.get(4)?,
+        module: digest(row, 5)?,
+        input: json(row, 6)?,
+        labels: from_json(row, 7)?,
+        config: cbor(row, 8)?,
+        created_at: time(row, 9)?,
+        next_at: row.get::<_, Option<i64>>(10)?.map(|at| Timestamp(at as u64)),
+        fired: row.get::<_, i64>(11)? as u64,
+        last: optional_id(row, 12)?,
+    })
+}
+
+pub(super) fn schedules(c: &Connection) -> Result<Vec<Schedule>> {
+    let sql = format!("{SCHEDULE} ORDER BY name");
+    c.prepare_cached(&sql)?.query_map([], schedule_row)?.collect()
+}
+
+pub(super) fn due_schedules(c: &Connection, now: i64, limit: usize) -> Result<DueSchedules> {
+    let sql = format!(
+        "{SCHEDULE} INDEXED BY schedules_due WHERE next_at NOT NULL AND next_at <= ?1 ORDER BY next_at LIMIT ?2"
+    );
+    let mut statement = c.prepare_cached(&sql)?;
+    let mut rows = statement.query(params![now, limit as i64])?;
+    let mut schedules = DueSchedules::default();
+    while let Some(row) = rows.next()? {
+        match schedule_row(row) {
+            Ok(schedule) => schedules.due.push(schedule),
+            // One that cannot be read stops none of the others.
+            Err(error) => schedules.unreadable.push((row.get(0)?, error.to_string())),
+        }
+    }
     let next: Option<i64> = c
-        .prepare_cached("SELECT min(next_at) FROM schedules WHERE next_at > ?1")?
-        .query_row([now.0 as i64], |row| row.get(0))?;
-    Ok(next.map(|at| Timestamp(at as u64)))
+        .prepare_cached("SELECT min(next_at) FROM schedules INDEXED BY schedules_due WHERE next_at NOT NULL AND next_at > ?1")?
+        .query_row([now], |row| row.get(0))?;
+    schedules.next_in_ms = next.map(|next| next.abs_diff(now));
+    Ok(schedules)
 }
 
-pub(super) fn published(c: &Connection, run: &RunId, key: Option<&str>) -> Result<Vec<Published>> {
-    c.prepare_cached(
+pub(super) fn published(
+    c: &Connection,
+    run: &RunId,
+    key: Option<&str>,
+    after: Option<u64>,
+    limit: usize,
+) -> Result<Vec<Published>> {
+    let of_key = if key.is_some() { "AND p.key = ?2" } else { "AND ?2 IS NULL" };
+    let sql = format!(
         "SELECT p.number, p.at, p.key, p.value FROM runs r JOIN published p ON p.run = r.id
-         WHERE r.name = ?1 AND (?2 IS NULL OR p.key = ?2) ORDER BY p.number, p.key",
-    )?
-    .query_map(params![run.as_str(), key], |row| {
-        Ok(Published {
-            number: row.get::<_, i64>(0)? as u64,
-            at: time(row, 1)?,
-            key: row.get(2)?,
-            value: json(row, 3)?,
-        })
-    })?
-    .collect()
+         WHERE r.name = ?1 {of_key} AND p.number > ?3 ORDER BY p.number, p.key LIMIT ?4"
+    );
+    let after = after.map_or(-1, |after| after as i64);
+    c.prepare_cached(&sql)?
+        .query_map(params![run.as_str(), key, after, limit as i64], |row| {
+            Ok(Published {
+                number: row.get::<_, i64>(0)? as u64,
+                at: time(row, 1)?,
+                key: row.get(2)?,
+                value: json(row, 3)?,
+            })
+        })?
+        .collect()
 }
 
 pub(super) fn state(c: &Connection, run: &RunId) -> Result<Vec<(String, Json)>> {

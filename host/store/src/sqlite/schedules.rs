@@ -4,9 +4,9 @@ use rusqlite::{Connection, params};
 use wfhost_core::{RunId, Timestamp};
 
 use super::inbox::deliver;
-use super::write::{Fault, Result, check_new, insert_run, to_json};
+use super::write::{Fault, Result, check_new, insert_run, millis, to_json};
 use crate::schedule::Schedule;
-use crate::{Fire, MessageBody, OVERTAKEN, StoreError};
+use crate::{Clock, Fire, MessageBody, OVERTAKEN, StoreError};
 
 pub(super) fn put_schedule(c: &Connection, schedule: &Schedule, replace: bool) -> Result<bool> {
     if !c.prepare_cached("SELECT 1 FROM modules WHERE digest = ?1")?.exists([schedule.module.0])? {
@@ -33,8 +33,8 @@ pub(super) fn put_schedule(c: &Connection, schedule: &Schedule, replace: bool) -
         schedule.input.as_str(),
         to_json(&schedule.labels),
         config,
-        schedule.created_at.0 as i64,
-        schedule.next_at.map(|at| at.0 as i64),
+        millis(schedule.created_at),
+        schedule.next_at.map(millis),
         schedule.fired as i64,
         schedule.last.as_ref().map(RunId::as_str),
     ])?;
@@ -44,7 +44,7 @@ pub(super) fn put_schedule(c: &Connection, schedule: &Schedule, replace: bool) -
 pub(super) fn set_schedule(c: &Connection, name: &str, next: Option<Timestamp>) -> Result<bool> {
     let changed = c
         .prepare_cached("UPDATE schedules SET next_at = ?2 WHERE name = ?1")?
-        .execute(params![name, next.map(|at| at.0 as i64)])?;
+        .execute(params![name, next.map(millis)])?;
     Ok(changed > 0)
 }
 
@@ -52,25 +52,25 @@ pub(super) fn delete_schedule(c: &Connection, name: &str) -> Result<bool> {
     Ok(c.prepare_cached("DELETE FROM schedules WHERE name = ?1")?.execute([name])? > 0)
 }
 
-pub(super) fn fire(c: &Connection, fire: &Fire) -> Result<bool> {
+pub(super) fn fire(c: &Connection, fire: &Fire, clock: &dyn Clock) -> Result<bool> {
     let due = c
         .prepare_cached("SELECT 1 FROM schedules WHERE name = ?1 AND next_at = ?2")?
-        .exists(params![fire.schedule, fire.due.0 as i64])?;
+        .exists(params![fire.schedule, millis(fire.due)])?;
     if !due {
         return Ok(false);
     }
     if let Some(run) = &fire.run {
         check_new(c, &run.id, run.module)?;
-        insert_run(c, run)?;
+        insert_run(c, run, clock)?;
     }
-    if let Some((run, at)) = &fire.cancel {
-        deliver(c, run.as_str(), *at, &MessageBody::Cancel { reason: Some(OVERTAKEN.to_owned()) })?;
+    if let Some(run) = &fire.cancel {
+        deliver(c, run.as_str(), clock.now(), &MessageBody::Cancel { reason: Some(OVERTAKEN.to_owned()) })?;
     }
     let run = fire.run.as_ref().map(|run| run.id.as_str());
     c.prepare_cached(
         "UPDATE schedules SET next_at = ?2, fired = fired + (?3 NOT NULL), last = ifnull(?3, last)
          WHERE name = ?1",
     )?
-    .execute(params![fire.schedule, fire.next.map(|at| at.0 as i64), run])?;
+    .execute(params![fire.schedule, fire.next.map(millis), run])?;
     Ok(true)
 }

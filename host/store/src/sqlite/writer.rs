@@ -17,8 +17,9 @@ use tokio::sync::oneshot;
 use super::errors::classify;
 use crate::{Result, StoreError};
 
-/// Writes after which the write-ahead log is checkpointed in the background: some MiB of it.
-const CHECKPOINT_WRITES: usize = 1_000;
+/// Pages in the write-ahead log after which it is checkpointed in the background, whoever wrote them:
+/// some MiB. If not all can be taken, because somebody reads, it is tried again after so many more.
+const CHECKPOINT_PAGES: usize = 1_500;
 /// The writer waits for the end of a checkpoint once so few commits came during the part before,
 /// or after so many parts.
 const FEW_COMMITS: u64 = 16;
@@ -36,8 +37,10 @@ struct Shared {
     /// The writer's thread waits for jobs that were left to it.
     handed_over: Condvar,
     commits: AtomicU64,
-    /// Jobs that were committed since the last checkpoint.
-    writes: AtomicUsize,
+    /// Pages in the write-ahead log after the last commit of this process.
+    logged: Arc<AtomicUsize>,
+    /// How many there were when a checkpoint was asked for the last time.
+    asked_at: AtomicUsize,
     checkpoint: Mutex<Checkpoint>,
     checkpoint_due: Condvar,
 }
@@ -102,9 +105,16 @@ struct Typed<T, F> {
 impl<T: Send, F: FnMut(&Connection) -> Result<T> + Send> Job for Typed<T, F> {
     fn execute(&mut self, connection: &Connection) -> Did {
         let before = connection.total_changes();
-        let result = (self.work)(connection);
+        // A job that panics takes only itself back; the others wait for whoever holds the writer.
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (self.work)(connection)));
+        let panicked = done.is_err();
+        let result = done.unwrap_or_else(|_| {
+            let place = connection.path().unwrap_or_default().to_owned();
+            Err(StoreError::Failed { place, reason: "a write panicked".to_owned() })
+        });
         let did = match &result {
             Ok(_) => Did::Changed,
+            Err(_) if panicked => Did::Part,
             // SQLite ends the whole transaction by itself when the disk is full.
             Err(_) if connection.total_changes() == before && !connection.is_autocommit() => Did::Nothing,
             Err(_) => Did::Part,
@@ -126,14 +136,25 @@ impl<T: Send, F: FnMut(&Connection) -> Result<T> + Send> Job for Typed<T, F> {
 }
 
 impl Writer {
-    pub(super) fn new(path: String, connection: Connection, checkpointer: Connection) -> Self {
+    pub(super) fn new(
+        path: String,
+        mut connection: Connection,
+        checkpointer: Connection,
+    ) -> rusqlite::Result<Self> {
+        let logged = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&logged);
+        connection.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: std::ffi::c_int| {
+            counted.store(usize::try_from(pages).unwrap_or(0), Ordering::Relaxed);
+            Ok(())
+        }))?;
         let shared = Arc::new(Shared {
             path,
             connection: Mutex::new(connection),
             queue: Mutex::default(),
             handed_over: Condvar::new(),
             commits: AtomicU64::new(0),
-            writes: AtomicUsize::new(0),
+            logged,
+            asked_at: AtomicUsize::new(0),
             checkpoint: Mutex::default(),
             checkpoint_due: Condvar::new(),
         });
@@ -142,7 +163,7 @@ impl Writer {
             std::thread::spawn(move || writer.commit_what_is_left()),
             std::thread::spawn(move || checkpoints.checkpoint(&checkpointer)),
         ];
-        Self { shared, threads }
+        Ok(Self { shared, threads })
     }
 
     /// Runs `work` inside a transaction, and returns once that is committed.
@@ -172,7 +193,7 @@ impl Writer {
         }
         answer.await.unwrap_or_else(|_| {
             Err(StoreError::Failed {
-                path: self.shared.path.clone(),
+                place: self.shared.path.clone(),
                 reason: "the store was closed".to_owned(),
             })
         })
@@ -275,9 +296,11 @@ impl Shared {
         run("COMMIT").inspect_err(|_| self.roll_back(&connection))?;
         let commits = self.commits.fetch_add(1, Ordering::Relaxed) + 1;
         abort_at("after", commits);
-        let writes = self.writes.fetch_add(jobs.len(), Ordering::Relaxed) + jobs.len();
-        if writes >= CHECKPOINT_WRITES {
-            self.writes.store(0, Ordering::Relaxed);
+        let (logged, asked_at) = (self.logged.load(Ordering::Relaxed), self.asked_at.load(Ordering::Relaxed));
+        // Fewer than the last time: the log was begun anew.
+        let since = if logged < asked_at { logged } else { logged - asked_at };
+        if since >= CHECKPOINT_PAGES {
+            self.asked_at.store(logged, Ordering::Relaxed);
             lock(&self.checkpoint).due = true;
             self.checkpoint_due.notify_one();
         }
@@ -297,7 +320,8 @@ impl Shared {
 
     fn checkpoint(&self, connection: &Connection) {
         let mut state = lock(&self.checkpoint);
-        while !state.closed {
+        loop {
+            // What is due is done also by a process that ends: it may be that all are short ones.
             if std::mem::take(&mut state.due) {
                 drop(state);
                 // Passive: takes what no reader needs, and stops nobody.
@@ -317,6 +341,8 @@ impl Shared {
                 // of its time.
                 checkpoint(&lock(&self.connection));
                 state = lock(&self.checkpoint);
+            } else if state.closed {
+                return;
             } else {
                 state = self.checkpoint_due.wait(state).unwrap_or_else(PoisonError::into_inner);
             }

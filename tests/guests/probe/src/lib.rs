@@ -21,11 +21,27 @@ use wfhost::{Error, Result, Timestamp, Value, agent, json, signal, sleep};
 
 use operation::{Operation, Program};
 
+/// The last byte says which version of a program this module is. The tests write another one there.
+static VERSION: [u8; 25] = *b"the version of the probe0";
+
+fn version() -> usize {
+    // The optimiser must not know what it is.
+    usize::from(std::hint::black_box(&VERSION)[24] - b'0')
+}
+
 #[wfhost::workflow]
 async fn probe(program: Program) -> Result<Vec<Value>> {
     let mut results = Vec::new();
-    for operation in program.r#do {
+    let mut operations: std::collections::VecDeque<_> = program.r#do.into();
+    while let Some(operation) = operations.pop_front() {
         match operation {
+            Operation::ByVersion(mut versions) => {
+                let chosen = version().min(versions.len().saturating_sub(1));
+                for operation in versions.swap_remove(chosen).into_iter().rev() {
+                    operations.push_front(operation);
+                }
+            }
+            Operation::Return => break,
             Operation::MustAgent(prompt) => results.push(json!(agent(prompt).text().await?)),
             Operation::MustChild(asked) => results.push(child(asked).await?),
             Operation::Fail(message) => return Err(Error::failed(message)),
@@ -99,6 +115,12 @@ fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
             }
             Operation::Timeout { millis: length, operation } => {
                 wfhost::timeout(millis(length), perform(*operation)).await.unwrap_or_else(failed)
+            }
+            Operation::Hold(operation) => {
+                let mut held = perform(*operation);
+                let _ = (&mut held).now_or_never();
+                std::mem::forget(held);
+                Value::Null
             }
             Operation::StartThenDrop(operation) => {
                 // One poll, which is what starts it.
@@ -208,7 +230,9 @@ fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
             Operation::Floats(rounds) => json!(observe::floats(rounds)),
 
             // They end the program, not an operation within another one.
-            Operation::MustAgent(_)
+            Operation::ByVersion(_)
+            | Operation::Return
+            | Operation::MustAgent(_)
             | Operation::MustChild(_)
             | Operation::AgentOrFail(_)
             | Operation::PatternOrFail(_)

@@ -219,6 +219,14 @@ pub enum Operation {
     Depth(u64),
     /// Waits for nothing.
     Deadlock,
+
+    // Several versions of one program: see `wfhost_tests::version`.
+    /// The operations of the version that this module is, or those of the last one. Only at the top.
+    ByVersion(Vec<Vec<Operation>>),
+    /// Ends the run here. Only at the top.
+    Return,
+    /// Starts an operation, and holds it to the end without looking at it again. Gives null.
+    Hold(Box<Operation>),
 }
 
 /// All fields of an agent call. Times are milliseconds.

@@ -162,7 +162,7 @@ fn a_program_reads_what_it_has_seen_being_spent() {
     t.m.complete(b, reply(10), t.clock);
     t.m.fire_timers(t.clock);
     t.m.complete(a, reply(100), t.clock);
-    let seen = |t: &Talk| t.m.observed_spending().1.tokens;
+    let seen = |t: &Talk| t.m.observed().spent().tokens;
     assert_eq!(t.m.spent(t.clock).tokens, 115);
     assert_eq!(seen(&t), 0);
     assert!(t.got(b).is_ok());
@@ -195,7 +195,7 @@ fn what_is_void_stays_paid_and_a_raised_budget_takes_up_all_that_was_too_dear() 
     let plan = plan_retry(&journal, None, false).unwrap();
     assert_eq!(plan.step, Some(steps[1]), "the first that could not be afforded");
     plan.append(&mut journal, 0, t.clock);
-    t.m = Machine::open(journal, 0).unwrap();
+    t.m = Machine::open(journal, Given::default()).unwrap();
     let budget = Budget { tokens: Some(500), ..Budget::default() };
     assert!(t.m.change_budget(budget, t.clock) && !t.m.change_budget(budget, t.clock));
     assert_eq!(t.m.budget(), budget);
@@ -219,7 +219,7 @@ fn a_provider_that_refused_is_out_until_somebody_tries_again() {
     t.m.finish(failed(FailureKind::Rejected, "no"), t.clock).unwrap();
     let mut journal = t.journal();
     plan_retry(&journal, None, false).unwrap().append(&mut journal, 0, t.clock);
-    t.m = Machine::open(journal, 0).unwrap();
+    t.m = Machine::open(journal, Given::default()).unwrap();
     assert!(t.m.providers_out().is_empty());
     assert_eq!(t.m.call_state(step).unwrap().failures, 0, "earlier failures do not count");
 }

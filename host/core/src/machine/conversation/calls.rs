@@ -187,7 +187,7 @@ fn a_dropped_call_is_not_taken_up_by_the_next_host() {
     let rows = t.rows.clone();
     t.drop(step);
     t.rows = rows;
-    t.m = Machine::open(Journal::read(t.rows.clone()).unwrap(), 0).unwrap();
+    t.m = Machine::open(Journal::read(t.rows.clone()).unwrap(), Given::default()).unwrap();
     let step = t.agent("x");
     t.drop(step);
     assert_eq!(t.work(), [""; 0]);
@@ -209,22 +209,6 @@ fn an_answer_that_arrives_during_the_replay_queues_behind_the_journal() {
     assert_eq!(t.any(&[a, b]), Some(1), "b stands first in the journal");
     t.agent("c");
     assert_eq!(t.any(&[a, c]), Some(0));
-}
-
-#[test]
-fn emissions_are_numbered_and_not_repeated() {
-    let mut t = Talk::start();
-    assert_eq!([t.m.emit(), t.m.emit()], [Some(0), Some(1)]);
-    let step = t.agent("x");
-    assert_eq!(t.m.emit(), Some(2));
-    assert_eq!(t.m.emissions(), 3);
-    let journal = t.journal();
-    // Only two of them were stored.
-    t.m = Machine::open(journal, 2).unwrap();
-    assert_eq!(t.m.emissions(), 2);
-    assert_eq!([t.m.emit(), t.m.emit()], [None, None]);
-    assert_eq!(t.agent("x"), step);
-    assert_eq!(t.m.emit(), Some(2), "the third was lost and is given out again");
 }
 
 #[test]

@@ -32,7 +32,7 @@ impl Talk {
 
     /// The machine of a run that begins with these entries.
     fn of(entries: &[Entry]) -> Machine {
-        Machine::open(Journal::read(crate::journal::rows(entries)).unwrap(), 0).unwrap()
+        Machine::open(Journal::read(crate::journal::rows(entries)).unwrap(), Given::default()).unwrap()
     }
 }
 
@@ -46,7 +46,7 @@ fn a_child_is_started_with_its_entry_and_waited_for() {
     t.waits(step);
     assert!(t.end_child(step, "ok") && !t.end_child(step, "twice"));
     assert_eq!(t.got(step), said("ok"));
-    assert_eq!(t.m.observed_spending().1.tokens, 5);
+    assert_eq!(t.m.observed().spent().tokens, 5);
     assert_eq!((t.m.spent(t.clock).tokens, t.m.spent_itself().tokens), (5, 0));
     assert_eq!(t.told(), ["scheduled 1", "child-ended"]);
     t.reopen();
@@ -96,7 +96,7 @@ fn a_child_that_cannot_be_meant_is_rejected() {
     let root = deep.run.clone();
     let depth = limits::CHILD_DEPTH;
     deep.child = Some(ChildOf { step: Step(1), root, depth, on_close: OnParentClose::Cancel });
-    let mut t = Talk { m: Machine::start(deep, DAWN), rows: vec![], clock: DAWN };
+    let mut t = Talk { m: Machine::start(deep, DAWN), rows: vec![], clock: DAWN, given: Given::default() };
     let step = t.ask(child("m"));
     assert!(t.got(step).unwrap_err().message.contains("of generation 16"));
 }
@@ -114,7 +114,7 @@ fn a_failed_child_is_tried_again_by_its_step() {
     let plan = plan_retry(&journal, None, false).unwrap();
     assert_eq!(plan.step, Some(step));
     plan.append(&mut journal, 0, t.clock);
-    t.m = Machine::open(journal, 0).unwrap();
+    t.m = Machine::open(journal, Given::default()).unwrap();
     let step = t.ask(child("m"));
     t.waits(step);
     assert_eq!(t.started_children(), [0; 0], "it is there already");
@@ -134,7 +134,7 @@ fn a_run_ends_by_going_on_as_another() {
     t.work();
     let step = t.ask(Op::ContinueAsNew { input: Json::null() });
     assert_eq!(t.work(), [format!("do {step} #1 continue-as-new")]);
-    assert_eq!(t.m.early_signals(), [("a".to_owned(), json!(3).into()), ("b".to_owned(), json!(1).into())]);
+    assert_eq!(t.m.unread_signals(), [("a".to_owned(), json!(3).into()), ("b".to_owned(), json!(1).into())]);
     let [id, other] = t.m.ids_of_next_round();
     assert_eq!(id.as_str(), "run-1-2");
     assert!(other.as_str().starts_with("run_"));
@@ -178,7 +178,7 @@ fn a_round_knows_what_was_before_it() {
     let m = Machine::start(next, DAWN);
     assert_eq!((m.round(), m.root()), ((&first, 2), &first));
     assert_eq!(m.ids_of_next_round()[0].as_str(), "run-1-3");
-    let (budget, spent) = m.observed_spending();
+    let (budget, spent) = (m.observed().budget(), m.observed().spent());
     assert_eq!((budget.less(spent).tokens, m.spent(DAWN.after(7)).time_ms), (Some(40), 507));
     assert_eq!(m.spent_itself(), Spent::default());
 }
@@ -200,12 +200,12 @@ fn a_fork_shares_the_beginning_and_nothing_behind_it() {
     let plan = ForkPlan { at: Some(Position(3)), ..ForkPlan::default() };
     let mut m = Talk::of(&plan.entries(&journal).unwrap());
     assert!(m.fork("fork".parse().unwrap(), [1; 32], t.clock));
-    let mut f = Talk { m, rows: vec![], clock: t.clock };
-    assert_eq!((f.m.run().as_str(), f.m.observed_run().as_str()), ("fork", "run-1"));
+    let mut f = Talk { m, rows: vec![], clock: t.clock, given: Given::default() };
+    assert_eq!((f.m.run().as_str(), f.m.observed().run().as_str()), ("fork", "run-1"));
     let a = f.agent("a");
     assert_eq!(f.got(a), said("A"));
     let b = f.agent("b");
-    assert_eq!(f.m.observed_run().as_str(), "fork");
+    assert_eq!(f.m.observed().run().as_str(), "fork");
     assert_eq!(f.work(), ["call 2 #1 b"]);
     assert_ne!(f.m.idempotency_key(b), key);
     assert_eq!(f.m.started_at(), f.clock);
@@ -230,7 +230,7 @@ fn an_answer_that_is_edited_keeps_what_stands_beside_it() {
     };
     let mut m = Talk::of(&plan.entries(&journal).unwrap());
     m.fork("fork".parse().unwrap(), [1; 32], t.clock);
-    let mut f = Talk { m, rows: vec![], clock: t.clock };
+    let mut f = Talk { m, rows: vec![], clock: t.clock, given: Given::default() };
     let call = f.agent("a");
     assert_eq!(f.got(call), Ok(Json::from(json!({ "output": 2, "model": "m", "provider": "p" }))));
     let wait = f.ask(signal("s"));
@@ -259,7 +259,12 @@ fn answers_are_used_again_by_what_was_asked_and_how_often() {
     let source = t.journal();
     let from = t.m.run().clone();
     let origin = Some(Origin::Reused { from });
-    let mut r = Talk { m: Machine::start(Started { origin, ..started() }, DAWN), rows: vec![], clock: DAWN };
+    let mut r = Talk {
+        m: Machine::start(Started { origin, ..started() }, DAWN),
+        rows: vec![],
+        clock: DAWN,
+        given: Given::default(),
+    };
     r.m.take_answers_from(&source);
     let (b, first) = (r.agent("b"), r.agent("a"));
     assert_eq!(r.got(first), said("A1"));
@@ -279,4 +284,55 @@ fn answers_are_used_again_by_what_was_asked_and_how_often() {
         work,
         ["call 1 #2 b".to_owned(), format!("call {third} #1 a"), format!("call {lost} #1 lost")]
     );
+}
+
+#[test]
+fn a_round_hands_on_every_signal_that_its_program_has_not_read() {
+    let mut t = Talk::start();
+    t.signal("go", 1);
+    let (read, given) = (t.ask(signal("go")), t.ask(signal("go")));
+    t.see(read);
+    t.signal("go", 2);
+    t.signal("go", 3);
+    t.signal("other", 9);
+    let dropped = t.ask(signal("other"));
+    t.drop(dropped);
+    let number = |payload: u64| Json::from(json!(payload));
+    let expected =
+        [("go".to_owned(), number(2)), ("go".to_owned(), number(3)), ("other".to_owned(), number(9))];
+    assert_eq!(t.m.unread_signals(), expected);
+    t.reopen();
+    let read = t.ask(signal("go"));
+    t.ask(signal("go"));
+    t.see(read);
+    let dropped = t.ask(signal("other"));
+    t.drop(dropped);
+    assert_eq!(t.m.unread_signals(), expected);
+    let _ = given;
+}
+
+#[test]
+fn a_fork_shows_its_program_the_same_time_up_to_its_beginning() {
+    let mut t = Talk::start();
+    t.pass(100);
+    let step = t.agent("x");
+    t.pass(5_000);
+    t.answer(step, "X");
+    t.see(step);
+    let look = |t: &Talk| {
+        let seen = t.m.observed();
+        (seen.run().clone(), seen.now(), seen.started_at(), seen.began_at(), seen.spent().time_ms)
+    };
+    let last = look(&t);
+    t.pass(60_000);
+    t.reopen();
+    t.m.fork("fork".parse().unwrap(), [1; 32], t.clock);
+    let step = t.agent("x");
+    t.see(step);
+    assert_eq!(look(&t), last);
+    let next = t.agent("y");
+    t.answer(next, "Y");
+    t.see(next);
+    let seen = t.m.observed();
+    assert_eq!((seen.run().as_str(), seen.started_at(), seen.began_at()), ("fork", t.clock, DAWN));
 }

@@ -9,7 +9,12 @@ use super::*;
 fn refused<R>(first: impl Fn(&mut Talk) -> R, then: impl Fn(&mut Talk) -> Stop, text: &str) -> Mismatch {
     let mut t = Talk::start();
     first(&mut t);
-    let mut again = Talk { m: Machine::open(t.journal(), 0).unwrap(), rows: vec![], clock: t.clock };
+    let mut again = Talk {
+        m: Machine::open(t.journal(), Given::default()).unwrap(),
+        rows: vec![],
+        clock: t.clock,
+        given: Given::default(),
+    };
     let stop = then(&mut again);
     assert_eq!(stop.to_string(), text);
     again.silent();
@@ -275,12 +280,49 @@ fn a_patched_place_that_is_gone() {
 }
 
 #[test]
-fn a_program_that_waits_for_nothing_on_replay_is_deadlocked_there_too() {
+fn every_end_before_the_last_recorded_entry_is_non_determinism() {
+    let waits_for_nothing: fn(&mut Talk) -> Stop = |t| t.m.poll_any(&[]).unwrap_err();
+    let asks_too_much: fn(&mut Talk) -> Stop = |t| t.m.patched(&"x".repeat(1_000), DAWN).unwrap_err();
+    for (end, how) in [
+        (waits_for_nothing, "the program waits for nothing that could ever happen"),
+        (asks_too_much, "the id of a patch has 1000 bytes"),
+    ] {
+        let mut t = Talk::start();
+        t.agent("x");
+        t.reopen();
+        let stop = end(&mut t);
+        let text = stop.to_string();
+        assert!(matches!(stop, Stop::Mismatch(_)), "{text}");
+        assert!(
+            text.starts_with(&format!("entry 1 has agent x, the program asks for stop because {how}")),
+            "{text}"
+        );
+        assert_eq!(t.m.poll_step(Step(1)), Err(stop), "it is final");
+        t.silent();
+    }
+    // A trap is nothing that the machine sees; the driver asks.
     let mut t = Talk::start();
-    t.agent("x");
+    let step = t.agent("x");
     t.reopen();
-    assert_eq!(t.m.poll_any(&[]), Err(Stop::Deadlock));
-    t.silent();
+    let departure = t.m.departure("it trapped").expect("there is an entry left");
+    assert_eq!(departure.position, Position(1));
+    t.agent("x");
+    assert_eq!(t.m.departure("it trapped"), None, "behind the last entry it may end as it likes");
+    t.waits(step);
+}
+
+#[test]
+fn a_program_that_was_stopped_may_end_so_again() {
+    let mut t = Talk::start();
+    let step = t.agent("x");
+    t.answer(step, "X");
+    t.see(step);
+    t.m.terminate(Failure::new(FailureKind::Failed, "it trapped"), t.clock);
+    t.reopen();
+    assert_eq!(t.m.departure("it trapped").map(|found| found.position), Some(Position(1)));
+    t.agent("x");
+    t.see(step);
+    assert_eq!(t.m.departure("it trapped"), None);
 }
 
 #[test]
@@ -292,7 +334,7 @@ fn an_operation_that_cannot_be_read_is_not_carried_out() {
     let forged = vec![0x82, 0x00, 0x01];
     assert!(decode_op(&forged, Position(1)).is_err());
     let journal = Journal { entries: vec![first, scheduled(forged)], head: GENESIS };
-    let mut m = Machine::open(journal, 0).unwrap();
+    let mut m = Machine::open(journal, Given::default()).unwrap();
     let Err(Stop::Mismatch(found)) = m.schedule(&agent("x"), DAWN) else { panic!("it is accepted") };
     assert_eq!(found.recorded, "an operation");
     assert_eq!(m.take_work(DAWN), []);

@@ -116,7 +116,7 @@ fn illegal(events: Vec<Event>, reason: &str) {
     let rest = events.into_iter().map(|event| Entry { at: DAWN, event });
     let entries: Vec<_> = std::iter::once(first).chain(rest).collect();
     let position = Position(entries.len() as u64 - 1);
-    let error = Machine::open(Journal { entries, head: GENESIS }, 0).unwrap_err();
+    let error = Machine::open(Journal { entries, head: GENESIS }, Given::default()).unwrap_err();
     assert_eq!(error, JournalError::Illegal { position, reason: reason.to_owned() });
 }
 
@@ -152,11 +152,61 @@ fn a_journal_that_makes_no_sense_is_refused() {
 fn a_journal_begins_with_started_and_its_times_do_not_go_back() {
     let begins =
         JournalError::Illegal { position: Position(0), reason: "a journal begins with `started`".to_owned() };
-    let open = |entries| Machine::open(Journal { entries, head: GENESIS }, 0).unwrap_err();
+    let open = |entries| Machine::open(Journal { entries, head: GENESIS }, Given::default()).unwrap_err();
     assert_eq!(open(vec![]), begins);
     let patched = |at| Entry { at, event: Event::Patched { id: "p".to_owned() } };
     assert_eq!(open(vec![patched(DAWN)]), begins);
     let first = Entry { at: DAWN, event: Event::Started(Box::new(started())) };
     let error = open(vec![first, patched(Timestamp(DAWN.0 - 1))]);
     assert_eq!(error.to_string(), "entry 1 cannot stand there: it is older than the entry before");
+}
+
+#[test]
+fn a_call_that_is_still_under_way_is_not_made_again() {
+    let mut t = Talk::start();
+    let (a, b) = (t.agent("a"), t.agent("b"));
+    assert_eq!(t.work(), ["call 1 #1 a", "call 2 #1 b"]);
+    t.reopen();
+    assert!(!t.m.adopt(a, 1), "not before the program has come through");
+    t.agent("a");
+    t.agent("b");
+    assert!(!t.m.adopt(a, 2), "another attempt");
+    assert!(t.m.adopt(a, 1));
+    assert_eq!(t.work(), ["call 2 #2 b"]);
+    assert_eq!(t.told(), ["scheduled 1", "scheduled 2", "attempted 2 2"]);
+    t.answer(a, "A");
+    t.see(a);
+    t.waits(b);
+}
+
+#[test]
+fn a_call_that_cannot_be_made_here_waits_for_a_host_that_can() {
+    let mut t = Talk::start();
+    let (a, b) = (t.agent("a"), t.agent("b"));
+    assert_eq!(t.work(), ["call 1 #1 a", "call 2 #1 b"]);
+    t.m.withhold(a, "there is no provider", t.clock);
+    t.answer(b, "B");
+    t.see(b);
+    assert!(t.m.only_waits() && t.m.withholds());
+    t.pass(1_000);
+    assert_eq!((t.work(), t.m.next_deadline()), (vec![], None));
+    // Hosts that cannot make it either write nothing.
+    for _ in 0..3 {
+        t.reopen();
+        t.agent("a");
+        t.agent("b");
+        t.see(b);
+        let due: Vec<_> = t.m.due_calls(t.clock).into_iter().map(|(step, _)| step).collect();
+        assert_eq!(due, [a]);
+        t.m.withhold(a, "there is no provider", t.clock);
+        t.pass(1_000);
+        assert_eq!(t.work(), [""; 0]);
+        t.silent();
+    }
+    // It was never made: also one that is made at most once is made now, as the first attempt.
+    t.reopen();
+    t.agent("a");
+    t.agent("b");
+    t.pass(1);
+    assert_eq!(t.work(), ["call 1 #1 a"]);
 }

@@ -45,7 +45,7 @@ fn a_timer_that_falls_due_while_nobody_looks_ends_at_once() {
     t.m.fire_timers(t.clock);
     let step = t.ask(sleep(1_000));
     assert_eq!(t.got(step), Ok(Json::null()));
-    assert_eq!(t.m.now(), t.clock);
+    assert_eq!(t.m.observed().now(), t.clock);
 }
 
 #[test]
@@ -98,24 +98,24 @@ fn absurd_lengths_are_rejected_with_the_limit() {
 #[test]
 fn now_is_the_time_of_what_the_program_has_seen() {
     let mut t = Talk::start();
-    assert_eq!(t.m.now(), DAWN);
+    assert_eq!(t.m.observed().now(), DAWN);
     t.clock = DAWN.after(5);
     let step = t.agent("x");
-    assert_eq!(t.m.now(), DAWN.after(5));
+    assert_eq!(t.m.observed().now(), DAWN.after(5));
     t.clock = DAWN.after(9);
     t.answer(step, "x");
     t.clock = DAWN.after(20);
     t.signal("later", 1);
-    assert_eq!(t.m.now(), DAWN.after(5), "the answer is not seen yet");
+    assert_eq!(t.m.observed().now(), DAWN.after(5), "the answer is not seen yet");
     t.see(step);
-    assert_eq!(t.m.now(), DAWN.after(9));
+    assert_eq!(t.m.observed().now(), DAWN.after(9));
     t.clock = DAWN.after(1_000);
     t.reopen();
-    assert_eq!(t.m.now(), DAWN);
+    assert_eq!(t.m.observed().now(), DAWN);
     let step = t.agent("x");
-    assert_eq!(t.m.now(), DAWN.after(5));
+    assert_eq!(t.m.observed().now(), DAWN.after(5));
     t.see(step);
-    assert_eq!(t.m.now(), DAWN.after(9));
+    assert_eq!(t.m.observed().now(), DAWN.after(9));
 }
 
 #[test]
@@ -124,11 +124,11 @@ fn a_drop_that_is_journaled_moves_time_also_on_replay() {
     let step = t.agent("x");
     t.clock = DAWN.after(30);
     t.drop(step);
-    assert_eq!(t.m.now(), DAWN.after(30));
+    assert_eq!(t.m.observed().now(), DAWN.after(30));
     t.reopen();
     t.agent("x");
     t.drop(step);
-    assert_eq!(t.m.now(), DAWN.after(30));
+    assert_eq!(t.m.observed().now(), DAWN.after(30));
 }
 
 #[test]
@@ -138,11 +138,11 @@ fn a_drop_that_finds_the_step_done_has_seen_that() {
     t.clock = DAWN.after(30);
     t.answer(step, "x");
     t.drop(step);
-    assert_eq!(t.m.now(), DAWN.after(30));
+    assert_eq!(t.m.observed().now(), DAWN.after(30));
     t.reopen();
     t.agent("x");
     t.drop(step);
-    assert_eq!(t.m.now(), DAWN.after(30));
+    assert_eq!(t.m.observed().now(), DAWN.after(30));
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn time_does_not_go_back_when_the_clock_does() {
     t.clock = Timestamp(5);
     t.answer(one, "x");
     t.see(one);
-    assert_eq!(t.m.now(), DAWN.after(1_000));
+    assert_eq!(t.m.observed().now(), DAWN.after(1_000));
     let nap = t.ask(sleep(10));
     assert_eq!(t.m.next_deadline(), Some(DAWN.after(1_010)), "counted from the time of the entry");
     t.m.fire_timers(t.clock);

@@ -116,30 +116,121 @@ enum What {
     Tag(u64),
     Patched(bool),
     Random(Vec<u8>),
-    Look { now: Timestamp, cancelled: bool },
-    Emitted(u64),
+    Look { now: Timestamp, started: Timestamp, cancelled: bool, tokens: u64 },
+    Emitted,
+}
+
+/// What a program is executed over: the machine, or the model of it.
+pub(super) trait Subject {
+    /// The machine, if the world can do something to it.
+    fn machine(&mut self) -> Option<&mut Machine>;
+    fn schedule(&mut self, op: &Op, clock: Timestamp) -> Result<Step, Stop>;
+    fn poll_step(&mut self, step: Step) -> Result<Option<Outcome>, Stop>;
+    fn poll_any(&mut self, steps: &[Step]) -> Result<Option<usize>, Stop>;
+    fn drop_step(&mut self, step: Step, clock: Timestamp) -> Result<(), Stop>;
+    fn set_new(&mut self) -> SetId;
+    fn set_add(&mut self, set: SetId, step: Step, tag: u64) -> Result<(), Stop>;
+    fn set_remove(&mut self, set: SetId, tag: u64);
+    fn set_drop(&mut self, set: SetId);
+    fn poll_set(&mut self, set: SetId) -> Result<Option<u64>, Stop>;
+    fn patched(&mut self, id: &str, clock: Timestamp) -> Result<bool, Stop>;
+    fn random(&mut self, bytes: &mut [u8]);
+    fn give_out(&mut self, gift: Gift) -> bool;
+    fn finish(&mut self, outcome: Outcome, clock: Timestamp) -> Result<(), Stop>;
+    /// The latest entry that the program has observed.
+    fn position(&self) -> Position;
+    /// The time of it, when the run began, whether it is asked to stop, and the tokens that it has
+    /// spent, as the program may know them.
+    fn look(&self) -> (Timestamp, Timestamp, bool, u64);
+}
+
+impl Subject for Machine {
+    fn machine(&mut self) -> Option<&mut Machine> {
+        Some(self)
+    }
+    fn schedule(&mut self, op: &Op, clock: Timestamp) -> Result<Step, Stop> {
+        self.schedule(op, clock)
+    }
+    fn poll_step(&mut self, step: Step) -> Result<Option<Outcome>, Stop> {
+        self.poll_step(step)
+    }
+    fn poll_any(&mut self, steps: &[Step]) -> Result<Option<usize>, Stop> {
+        self.poll_any(steps)
+    }
+    fn drop_step(&mut self, step: Step, clock: Timestamp) -> Result<(), Stop> {
+        self.drop_step(step, clock)
+    }
+    fn set_new(&mut self) -> SetId {
+        self.set_new()
+    }
+    fn set_add(&mut self, set: SetId, step: Step, tag: u64) -> Result<(), Stop> {
+        self.set_add(set, step, tag)
+    }
+    fn set_remove(&mut self, set: SetId, tag: u64) {
+        self.set_remove(set, tag);
+    }
+    fn set_drop(&mut self, set: SetId) {
+        self.set_drop(set);
+    }
+    fn poll_set(&mut self, set: SetId) -> Result<Option<u64>, Stop> {
+        self.poll_set(set)
+    }
+    fn patched(&mut self, id: &str, clock: Timestamp) -> Result<bool, Stop> {
+        self.patched(id, clock)
+    }
+    fn random(&mut self, bytes: &mut [u8]) {
+        self.random(bytes);
+    }
+    fn give_out(&mut self, gift: Gift) -> bool {
+        self.give_out(gift)
+    }
+    fn finish(&mut self, outcome: Outcome, clock: Timestamp) -> Result<(), Stop> {
+        self.finish(outcome, clock)
+    }
+    fn position(&self) -> Position {
+        self.observed
+    }
+    fn look(&self) -> (Timestamp, Timestamp, bool, u64) {
+        let seen = self.observed();
+        (seen.now(), seen.started_at(), seen.cancelled(), seen.spent().tokens)
+    }
 }
 
 /// One execution of a program: it, its machine and the world.
-pub(super) struct Execution {
-    pub machine: Machine,
+pub(super) struct Execution<S> {
+    pub machine: S,
     pub seen: Vec<Seen>,
     world: World,
     with_patches: bool,
     held: Vec<Step>,
+    /// What was given out that had not been before: how much had been seen then.
+    pub given: Vec<usize>,
 }
 
-impl Execution {
-    pub(super) fn new(machine: Machine, world: World, with_patches: bool) -> Self {
-        Self { machine, seen: Vec::new(), world, with_patches, held: Vec::new() }
+impl<S: Subject> Execution<S> {
+    pub(super) fn new(machine: S, world: World, with_patches: bool) -> Self {
+        Self { machine, seen: Vec::new(), world, with_patches, held: Vec::new(), given: Vec::new() }
+    }
+
+    /// In a world that stands still: does all acts up to the first wait behind the journal's end. Gives what was given out until then.
+    pub(super) fn run_until_live(&mut self, acts: &[Act]) -> Vec<usize> {
+        let _ = self.run(acts);
+        std::mem::take(&mut self.given)
     }
 
     /// Does all acts and returns.
     pub(super) fn run(&mut self, acts: &[Act]) -> Result<(), Stop> {
         self.all(acts)?;
-        self.world.something(&mut self.machine);
+        self.something();
         let result = Json::from(serde_json::Value::from(format!("{:?}", self.seen)));
         self.machine.finish(Ok(result), self.world.clock)
+    }
+
+    /// Something may happen while the program computes.
+    fn something(&mut self) {
+        if let Some(machine) = self.machine.machine() {
+            self.world.something(machine);
+        }
     }
 
     fn all(&mut self, acts: &[Act]) -> Result<(), Stop> {
@@ -147,8 +238,8 @@ impl Execution {
     }
 
     fn act(&mut self, act: &Act) -> Result<(), Stop> {
-        self.world.something(&mut self.machine);
-        let now = self.machine.now();
+        self.something();
+        let now = self.machine.look().0;
         match act {
             Act::Start(ask) => {
                 let step = self.start(ask)?;
@@ -199,7 +290,7 @@ impl Execution {
                     Some(What::Outcome(Ok(json))) => json.as_str().len() % 2 == 1,
                     Some(What::Outcome(Err(failure))) => failure.kind == FailureKind::TimedOut,
                     Some(What::Index(index)) => index % 2 == 1,
-                    Some(What::Look { now, cancelled }) => *cancelled || now.0 % 2 == 1,
+                    Some(What::Look { now, cancelled, .. }) => *cancelled || now.0 % 2 == 1,
                     _ => false,
                 };
                 self.all(if odd_one { odd } else { even })?;
@@ -216,12 +307,14 @@ impl Execution {
             }
             Act::Look => self.look(),
             Act::Emit => {
-                if let Some(number) = self.machine.emit() {
-                    self.see(What::Emitted(number));
+                let new = self.machine.give_out(Gift::Line);
+                self.see(What::Emitted);
+                if new {
+                    self.given.push(self.seen.len());
                 }
             }
         }
-        assert!(now <= self.machine.now(), "time goes on");
+        assert!(now <= self.machine.look().0, "time goes on");
         self.look();
         Ok(())
     }
@@ -259,7 +352,7 @@ impl Execution {
             self.machine.set_add(set, step, tag)?;
             members.insert(tag, step);
         }
-        self.world.something(&mut self.machine);
+        self.something();
         let tag_of = |n: usize, held: usize| 100 + (n % held.max(1)) as u64;
         if let Some(tag) = remove.map(|n| tag_of(n, self.held.len())) {
             self.machine.set_remove(set, tag);
@@ -287,25 +380,29 @@ impl Execution {
     }
 
     /// Waits while the world goes on.
-    fn wait<T>(&mut self, poll: impl Fn(&mut Machine) -> Result<Option<T>, Stop>) -> Result<T, Stop> {
+    fn wait<T>(&mut self, poll: impl Fn(&mut S) -> Result<Option<T>, Stop>) -> Result<T, Stop> {
         const PATIENCE: usize = 10_000;
         for _ in 0..PATIENCE {
             if let Some(found) = poll(&mut self.machine)? {
                 return Ok(found);
             }
-            assert!(self.machine.is_live(), "a replay does not wait");
-            self.world.go_on(&mut self.machine);
+            let machine = self.machine.machine().expect("a model does not wait");
+            assert!(machine.is_live(), "a replay does not wait");
+            if self.world.is_still() {
+                return Err(Stop::Ended);
+            }
+            self.world.go_on(machine);
         }
         panic!("the program waits for ever");
     }
 
     fn look(&mut self) {
-        let (now, cancelled) = (self.machine.now(), self.machine.cancelled());
-        self.see(What::Look { now, cancelled });
+        let (now, started, cancelled, tokens) = self.machine.look();
+        self.see(What::Look { now, started, cancelled, tokens });
     }
 
     fn see(&mut self, what: What) {
         assert!(self.held.len() < limits::OPEN_STEPS);
-        self.seen.push(Seen { observed: self.machine.observed, what });
+        self.seen.push(Seen { observed: self.machine.position(), what });
     }
 }

@@ -36,6 +36,10 @@ impl World {
         Self { still: true, ..Self::new(&[0]) }
     }
 
+    pub(super) fn is_still(&self) -> bool {
+        self.still
+    }
+
     fn choose(&mut self) -> u8 {
         let choice = self.choices.get(self.next).copied();
         self.next += 1;
@@ -125,6 +129,10 @@ impl World {
         self.running.remove(&step);
         let outcome = match step.0 % 5 {
             0 => Err(Failure::new(FailureKind::Failed, format!("no answer to {step}"))),
+            1 => {
+                let usage = serde_json::json!({ "input_tokens": step, "output_tokens": 1 });
+                Ok(Json::from(serde_json::json!({ "answer": step, "usage": usage })))
+            }
             _ => Ok(Json::from(serde_json::json!({ "answer": step }))),
         };
         let ended = match children.contains(&step) {

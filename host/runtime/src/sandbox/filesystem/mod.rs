@@ -89,7 +89,7 @@ type Answer<T> = wasmtime::Result<Result<T, ErrorCode>>;
 impl RunCtx {
     /// The files of this execution, made the first time.
     pub(super) fn files(&mut self) -> &mut Files {
-        let now = self.shared.lock().machine.started_at();
+        let now = self.shared.lock().machine.observed().began_at();
         self.files.get_or_insert_with(|| Files::new(&self.sandbox, &self.grants, now))
     }
 
@@ -120,7 +120,7 @@ impl RunCtx {
     }
 
     fn virtual_now(&self) -> Timestamp {
-        self.shared.lock().machine.now()
+        self.shared.lock().machine.observed().now()
     }
 }
 

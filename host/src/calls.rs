@@ -1,0 +1,293 @@
+//! The calls of runs that are under way in this process.
+//!
+//! They belong to the host and not to one execution of a driver. A driver that
+//! has to be left (a store that is out of reach for a moment, an append that
+//! came too late) leaves them to whoever drives the run next in this process,
+//! who gets their answers. Nothing that is under way and paid for is dropped
+//! because of something else.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::task::noop_waker_ref;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use wfhost_agents::Writers;
+use wfhost_core::{RunId, Step};
+use wfhost_world::lock;
+
+/// How long calls that nobody asks for go on.
+const LINGER: Duration = Duration::from_secs(120);
+
+/// A call: the step, and which attempt at it.
+pub(crate) type Attempt = (Step, u32);
+
+/// The calls of one run; `T` is what they end with.
+pub(crate) struct Calls<T> {
+    state: Mutex<State<T>>,
+    /// One has ended.
+    ended: Notify,
+    /// What writes the transcripts of these calls.
+    pub writers: Writers,
+}
+
+struct State<T> {
+    under_way: BTreeMap<Step, (u32, JoinHandle<()>)>,
+    ended: VecDeque<(Attempt, T)>,
+    /// The tasks of those that were aborted and may not be gone yet.
+    aborted: Vec<JoinHandle<()>>,
+}
+
+impl<T> State<T> {
+    fn abort(&mut self, task: JoinHandle<()>) {
+        task.abort();
+        self.aborted.retain(|task| !task.is_finished());
+        self.aborted.push(task);
+    }
+
+    fn clear(&mut self) {
+        for (_, (_, task)) in std::mem::take(&mut self.under_way) {
+            self.abort(task);
+        }
+        self.ended.clear();
+    }
+}
+
+impl<T> Default for Calls<T> {
+    fn default() -> Self {
+        let state = State { under_way: BTreeMap::new(), ended: VecDeque::new(), aborted: Vec::new() };
+        Self { state: Mutex::new(state), ended: Notify::new(), writers: Writers::default() }
+    }
+}
+
+impl<T> fmt::Debug for Calls<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = lock(&self.state);
+        write!(f, "Calls({} under way, {} ended)", state.under_way.len(), state.ended.len())
+    }
+}
+
+impl<T: Send + 'static> Calls<T> {
+    /// Begins a call. One that ends at once needs no task.
+    pub fn begin(self: &Arc<Self>, (step, attempt): Attempt, mut call: BoxFuture<'static, T>) {
+        let mut context = Context::from_waker(noop_waker_ref());
+        if let Poll::Ready(end) = call.as_mut().poll(&mut context) {
+            lock(&self.state).ended.push_back(((step, attempt), end));
+            self.ended.notify_one();
+            return;
+        }
+        let calls = Arc::clone(self);
+        // The task finds itself there, however quick it is.
+        let mut state = lock(&self.state);
+        let task = tokio::spawn(async move {
+            let end = call.await;
+            let mut state = lock(&calls.state);
+            // It may have been aborted, and another one begun.
+            if state.under_way.get(&step).is_some_and(|(known, _)| *known == attempt) {
+                state.under_way.remove(&step);
+                state.ended.push_back(((step, attempt), end));
+                drop(state);
+                calls.ended.notify_one();
+            }
+        });
+        state.under_way.insert(step, (attempt, task));
+    }
+
+    /// Stops a call and forgets how it ended.
+    pub fn abort(&self, step: Step) {
+        let mut state = lock(&self.state);
+        if let Some((_, task)) = state.under_way.remove(&step) {
+            state.abort(task);
+        }
+        state.ended.retain(|((ended, _), _)| *ended != step);
+    }
+
+    /// Those that are under way, or have ended and were not taken.
+    pub fn all(&self) -> Vec<Attempt> {
+        let state = lock(&self.state);
+        let under_way = state.under_way.iter().map(|(step, (attempt, _))| (*step, *attempt));
+        under_way.chain(state.ended.iter().map(|(attempt, _)| *attempt)).collect()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        let state = lock(&self.state);
+        state.under_way.len() + state.ended.len()
+    }
+
+    /// Takes one that has ended, if there is one.
+    pub fn take(&self) -> Option<(Attempt, T)> {
+        lock(&self.state).ended.pop_front()
+    }
+
+    /// Waits until one has ended.
+    pub async fn next(&self) -> (Attempt, T) {
+        loop {
+            let ended = self.ended.notified();
+            if let Some(taken) = self.take() {
+                return taken;
+            }
+            ended.await;
+        }
+    }
+
+    /// Stops all, and waits until they are gone and what they said is stored.
+    pub async fn stop(&self) {
+        let tasks = {
+            let mut state = lock(&self.state);
+            state.clear();
+            std::mem::take(&mut state.aborted)
+        };
+        for task in tasks {
+            let _ = task.await;
+        }
+        let writers = std::mem::take(&mut *self.writers.lock().unwrap_or_else(PoisonError::into_inner));
+        for writer in writers {
+            let _ = writer.await;
+        }
+    }
+}
+
+/// The calls of all runs of a host.
+#[derive(Debug)]
+pub(crate) struct Registry<T> {
+    runs: Mutex<HashMap<RunId, Entry<T>>>,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    calls: Arc<Calls<T>>,
+    /// How often the run was driven here: tells whether it was since some time.
+    driven: u64,
+}
+
+impl<T> Default for Registry<T> {
+    fn default() -> Self {
+        Self { runs: Mutex::default() }
+    }
+}
+
+impl<T: Send + 'static> Registry<T> {
+    /// The calls of a run, for whoever drives it now.
+    pub fn of(&self, run: &RunId) -> Arc<Calls<T>> {
+        let mut runs = lock(&self.runs);
+        match runs.get_mut(run) {
+            Some(entry) => {
+                entry.driven += 1;
+                Arc::clone(&entry.calls)
+            }
+            None => Arc::default(),
+        }
+    }
+
+    /// Keeps the calls of a run that had to be left, for some time.
+    pub fn keep(self: &Arc<Self>, run: &RunId, calls: Arc<Calls<T>>) {
+        if calls.len() == 0 {
+            lock(&self.runs).remove(run);
+            return;
+        }
+        let mut runs = lock(&self.runs);
+        let entry = runs.entry(run.clone()).or_insert(Entry { calls, driven: 0 });
+        entry.driven += 1;
+        let (driven, run, registry) = (entry.driven, run.clone(), Arc::downgrade(self));
+        drop(runs);
+        tokio::spawn(async move {
+            tokio::time::sleep(LINGER).await;
+            let Some(registry) = Weak::upgrade(&registry) else { return };
+            let mut runs = lock(&registry.runs);
+            if runs.get(&run).is_some_and(|entry| entry.driven == driven)
+                && let Some(entry) = runs.remove(&run)
+            {
+                lock(&entry.calls.state).clear();
+            }
+        });
+    }
+
+    /// The run needs none of its calls any more.
+    pub fn forget(&self, run: &RunId) {
+        if let Some(entry) = lock(&self.runs).remove(run) {
+            lock(&entry.calls.state).clear();
+        }
+    }
+}
+
+impl<T> Drop for Registry<T> {
+    fn drop(&mut self) {
+        for (_, entry) in lock(&self.runs).drain() {
+            lock(&entry.calls.state).clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run() -> RunId {
+        "run-1".parse().unwrap()
+    }
+
+    fn later(millis: u64, value: u32) -> BoxFuture<'static, u32> {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+            value
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_survive_who_began_them() {
+        let registry = Arc::new(Registry::<u32>::default());
+        let calls = registry.of(&run());
+        calls.begin((Step(1), 1), later(50, 10));
+        calls.begin((Step(2), 3), Box::pin(std::future::ready(20)));
+        registry.keep(&run(), calls);
+        let calls = registry.of(&run());
+        let mut all = calls.all();
+        all.sort_unstable();
+        assert_eq!(all, [(Step(1), 1), (Step(2), 3)]);
+        assert_eq!([calls.next().await, calls.next().await], [((Step(2), 3), 20), ((Step(1), 1), 10)]);
+        assert_eq!((calls.len(), calls.take()), (0, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_is_aborted_ends_nothing() {
+        let calls = Arc::new(Calls::default());
+        calls.begin((Step(1), 1), later(50, 1));
+        calls.abort(Step(1));
+        calls.begin((Step(1), 2), later(100, 2));
+        assert_eq!(calls.next().await, ((Step(1), 2), 2));
+        calls.begin((Step(2), 1), Box::pin(std::future::ready(3)));
+        calls.abort(Step(2));
+        assert_eq!(calls.len(), 0, "what it ended with is forgotten, too");
+        let held = Arc::new(());
+        let holds = Arc::clone(&held);
+        calls.begin(
+            (Step(3), 1),
+            Box::pin(async move {
+                std::future::pending::<()>().await;
+                drop(holds);
+                4
+            }),
+        );
+        calls.stop().await;
+        assert_eq!(Arc::strong_count(&held), 1, "nothing of it is left");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_that_nobody_asks_for_are_stopped_some_time() {
+        let registry = Arc::new(Registry::<u32>::default());
+        let calls = registry.of(&run());
+        calls.begin((Step(1), 1), later(1_000_000, 1));
+        registry.keep(&run(), Arc::clone(&calls));
+        tokio::time::sleep(LINGER / 2).await;
+        registry.keep(&run(), registry.of(&run()));
+        tokio::time::sleep(LINGER / 2 + Duration::from_secs(1)).await;
+        assert_eq!(calls.len(), 1, "it was driven meanwhile");
+        tokio::time::sleep(LINGER).await;
+        assert_eq!((calls.len(), registry.of(&run()).len()), (0, 0));
+    }
+}

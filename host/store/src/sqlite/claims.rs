@@ -1,0 +1,288 @@
+//! Who advances a run.
+
+use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
+use wfhost_core::{Digest, Epoch, Given, Outcome, Position, RunId};
+
+use super::write::{Fault, Result, millis, to_json};
+use super::{journal, read, sessions};
+use crate::{
+    ClaimHow, Claimed, Clock, Opened, Part, Projects, RunState, SessionId, StoreError, Waiting, Wanted,
+};
+
+/// Of how many claims one is kept for runs that have not begun.
+const NEW_SHARE: usize = 4;
+
+/// A run that was claimed and is to be read.
+pub(super) struct Taken {
+    id: i64,
+    pub(super) run: RunId,
+    pub(super) epoch: Epoch,
+    starts: u32,
+    module: Digest,
+    emissions: u64,
+    given: Given,
+    was: RunState,
+    waited: Option<Waiting>,
+    /// Of the chain, when the run was given up the last time.
+    head: Option<[u8; 32]>,
+    session: Option<i64>,
+    due_at: Option<i64>,
+    project: Option<String>,
+    outcome: Option<Outcome>,
+}
+
+/// The columns of [`Taken::read`].
+const RUN: &str = "r.id, r.name, r.epoch, r.starts, r.module, r.emissions, r.given, r.state, r.wait_until,
+                   r.wait_for, r.people, r.head, r.session, r.due_at, r.project,
+                   r.outcome";
+
+impl Taken {
+    fn read(row: &SqlRow<'_>) -> rusqlite::Result<Self> {
+        let emissions = row.get::<_, i64>(5)? as u64;
+        let given = row.get::<_, Option<Vec<u8>>>(6)?;
+        Ok(Self {
+            id: row.get(0)?,
+            run: read::id(row, 1)?,
+            epoch: Epoch(row.get::<_, i64>(2)? as u64),
+            starts: row.get(3)?,
+            module: Digest(row.get(4)?),
+            emissions,
+            given: match given {
+                Some(given) => {
+                    minicbor::decode(&given).map_err(|_| read::strange(6, "what was given out"))?
+                }
+                None => Given::Counted(emissions),
+            },
+            was: read::state_word(row, 7)?,
+            waited: read::waiting(row, 8, 9, 10)?,
+            head: row.get(11)?,
+            session: row.get(12)?,
+            due_at: row.get(13)?,
+            project: row.get(14)?,
+            outcome: read::outcome(row, 15)?,
+        })
+    }
+
+    /// Gives the run to a session.
+    fn take(&mut self, c: &Connection, session: SessionId) -> Result<()> {
+        c.prepare_cached(
+            "UPDATE runs SET epoch = epoch + 1, session = ?2, state = 'running', wait_until = NULL,
+                             wait_for = NULL, people = 0, outcome = NULL, starts = starts + 1, due_at = NULL,
+                             trouble = NULL, stopping = iif(?3, 0, stopping)
+             WHERE id = ?1",
+        )?
+        .execute(params![self.id, session.0 as i64, self.was.is_final()])?;
+        self.epoch.0 += 1;
+        self.starts += 1;
+        self.session = Some(session.0 as i64);
+        Ok(())
+    }
+}
+
+/// What became of a claim, before the run is read.
+pub(super) enum Claim {
+    Yes(Box<Taken>),
+    No(Claimed),
+}
+
+pub(super) fn claim(
+    c: &Connection,
+    session: SessionId,
+    run: &RunId,
+    how: ClaimHow,
+    clock: &dyn Clock,
+) -> Result<Claim> {
+    sessions::check(c, session)?;
+    let sql = format!("SELECT {RUN} FROM runs r WHERE r.name = ?1");
+    let Some(mut found) = c.prepare_cached(&sql)?.query_row([run.as_str()], Taken::read).optional()? else {
+        return Ok(Claim::No(Claimed::NoSuchRun));
+    };
+    let reopens = how == ClaimHow::Reopen && matches!(found.was, RunState::Failed | RunState::Cancelled);
+    if found.was.is_final() && !reopens {
+        return Ok(Claim::No(Claimed::Ended));
+    }
+    if let Some(holder) = found.session.filter(|holder| *holder != session.0 as i64) {
+        if let Some(held) = sessions::living(c, holder, clock)? {
+            let crate::Session { id: session, owner, left_ms } = held;
+            return Ok(Claim::No(Claimed::Held { session, owner, left_ms }));
+        }
+        sessions::fence(c, holder)?;
+    } else if found.session.is_none()
+        && how == ClaimHow::Due
+        && found.due_at.is_none_or(|due| due > millis(clock.now()))
+    {
+        return Ok(Claim::No(Claimed::NotDue));
+    }
+    found.take(c, session)?;
+    Ok(Claim::Yes(Box::new(found)))
+}
+
+/// Conditions that what is wanted adds, beside the parameters 3 to 5.
+struct Filter {
+    sql: String,
+    projects: String,
+    families: String,
+    except: String,
+}
+
+impl Filter {
+    fn of(wanted: &Wanted) -> Self {
+        // Also what is not asked for has to be a parameter.
+        let mut sql = " AND ?3 NOT NULL AND ?4 NOT NULL AND ?5 NOT NULL".to_owned();
+        let mut projects = "[]".to_owned();
+        if let Projects::Only(only) = &wanted.projects {
+            projects = to_json(&only.iter().flatten().collect::<Vec<_>>());
+            sql.push_str(" AND (r.project IN (SELECT value FROM json_each(?3))");
+            sql.push_str(if only.contains(&None) { " OR r.project IS NULL)" } else { ")" });
+        }
+        if !wanted.except.is_empty() {
+            sql.push_str(" AND r.name NOT IN (SELECT value FROM json_each(?5))");
+        }
+        let ids = |ids: &[RunId]| to_json(&ids.iter().map(RunId::as_str).collect::<Vec<_>>());
+        Self {
+            sql,
+            projects,
+            families: ids(wanted.families.as_deref().unwrap_or_default()),
+            except: ids(&wanted.except),
+        }
+    }
+
+    /// The runs that are due, new ones or others.
+    fn find(&self, c: &Connection, wanted: &Wanted, new: bool, now: i64, limit: usize) -> Result<Vec<Taken>> {
+        let (index, is) = if new { ("runs_new", "=") } else { ("runs_due", "<>") };
+        let from = match wanted.families {
+            None => format!("runs r INDEXED BY {index} WHERE"),
+            Some(_) => {
+                "json_each(?4) f CROSS JOIN runs r INDEXED BY runs_family_due WHERE r.root = f.value AND"
+                    .to_owned()
+            }
+        };
+        let sql = format!(
+            "SELECT {RUN} FROM {from} r.due_at NOT NULL AND r.due_at <= ?1 AND r.state {is} 'queued'{}
+             ORDER BY r.due_at LIMIT ?2",
+            self.sql
+        );
+        Ok(c.prepare_cached(&sql)?
+            .query_map(params![now, limit as i64, self.projects, self.families, self.except], Taken::read)?
+            .collect::<rusqlite::Result<Vec<_>>>()?)
+    }
+
+    /// When the next run is due that is not so `now`.
+    fn next(&self, c: &Connection, wanted: &Wanted, now: i64) -> rusqlite::Result<Option<i64>> {
+        let mut next = None::<i64>;
+        for (index, is) in [("runs_new", "="), ("runs_due", "<>")] {
+            let from = match wanted.families {
+                None => format!("runs r INDEXED BY {index} WHERE"),
+                Some(_) => {
+                    "json_each(?4) f CROSS JOIN runs r INDEXED BY runs_family_due WHERE r.root = f.value AND"
+                        .to_owned()
+                }
+            };
+            let sql = format!(
+                "SELECT r.due_at FROM {from} r.due_at NOT NULL AND r.due_at > ?1 AND r.state {is} 'queued'{}
+                 ORDER BY r.due_at LIMIT ?2",
+                self.sql
+            );
+            let due: Option<i64> = c
+                .prepare_cached(&sql)?
+                .query_row(params![now, 1, self.projects, self.families, self.except], |row| row.get(0))
+                .optional()?;
+            next = [next, due].into_iter().flatten().min();
+        }
+        Ok(next)
+    }
+}
+
+/// Whether anything that is wanted is due, and else when the next is, in milliseconds.
+pub(super) fn look(
+    c: &Connection,
+    wanted: &Wanted,
+    clock: &dyn Clock,
+) -> rusqlite::Result<(bool, Option<u64>)> {
+    let now = millis(clock.now());
+    let filter = Filter::of(wanted);
+    let due = filter.next(c, wanted, -1)?.is_some_and(|due| due <= now);
+    let next = filter.next(c, wanted, now)?;
+    Ok((due, next.map(|next| next.abs_diff(now))))
+}
+
+/// Claims what is due. `turn` counts the claims, so that small ones share fairly, too.
+pub(super) fn claim_due(
+    c: &Connection,
+    session: SessionId,
+    limit: usize,
+    turn: usize,
+    wanted: &Wanted,
+    clock: &dyn Clock,
+) -> Result<Vec<Taken>> {
+    sessions::check(c, session)?;
+    let now = millis(clock.now());
+    let filter = Filter::of(wanted);
+    let share = (limit + turn % NEW_SHARE) / NEW_SHARE;
+    let new = filter.find(c, wanted, true, now, limit)?;
+    let begun = filter.find(c, wanted, false, now, limit - share.min(new.len()).min(limit))?;
+    let room = limit - begun.len();
+    let mut taken: Vec<_> = begun.into_iter().chain(new.into_iter().take(room)).collect();
+    for run in &mut taken {
+        run.take(c, session)?;
+    }
+    Ok(taken)
+}
+
+/// Reads a run that was claimed, and looks whether it is what it was left as.
+pub(super) fn open(c: &Connection, taken: &Taken, place: &str) -> Result<Opened> {
+    let damaged = |reason: String| {
+        let reason = format!("the journal of {}: {reason}", taken.run);
+        Fault::Refused(StoreError::Damaged { place: place.to_owned(), reason })
+    };
+    let (rows, last) = journal::whole(c, taken.id)?;
+    let mut end = Position(0);
+    for row in &rows {
+        if row.first != end || row.count == 0 {
+            return Err(damaged(format!("a row begins at entry {} where {end} is due", row.first)));
+        }
+        end = row.end();
+    }
+    if rows.is_empty() {
+        return Err(damaged("it is empty".to_owned()));
+    }
+    if let Some(head) = taken.head {
+        // Whoever died went on behind the place where the run was given up last.
+        let is_there = match taken.was {
+            RunState::Running => rows.iter().any(|row| row.head.0 == head),
+            _ => rows.last().is_some_and(|row| row.head.0 == head),
+        };
+        if !is_there {
+            let head = Digest(head);
+            return Err(damaged(format!("its last entries are missing, up to the head {head}")));
+        }
+    }
+    Ok(Opened {
+        run: taken.run.clone(),
+        session: SessionId(taken.session.unwrap_or_default() as u64),
+        epoch: taken.epoch,
+        starts: taken.starts,
+        module: taken.module,
+        emissions: taken.emissions,
+        given: taken.given,
+        rows,
+        place: last,
+        inbox: read::inbox(c, taken.id, Part::Next)?,
+        project: taken.project.clone(),
+        was: taken.was,
+        waited: taken.waited.clone(),
+        outcome: taken.outcome.clone(),
+    })
+}
+
+pub(super) fn set_starts(
+    c: &Connection,
+    session: SessionId,
+    run: &RunId,
+    epoch: Epoch,
+    starts: u32,
+) -> Result<()> {
+    c.prepare_cached("UPDATE runs SET starts = ?4 WHERE name = ?1 AND session = ?2 AND epoch = ?3")?
+        .execute(params![run.as_str(), session.0 as i64, epoch.0 as i64, starts])?;
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! Sessions of hosts.
+
+use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
+use wfhost_core::{RunId, Timestamp};
+
+use super::write::{Fault, Result, millis, to_json};
+use crate::{Clock, Fence, Kept, Owner, Session, SessionId, StoreError};
+
+/// The columns of [`session`], of the table `s`.
+pub(super) const SESSION: &str = "s.id, s.host, s.realm, s.pid, s.started, s.source, s.ticks, s.until";
+
+/// A session from eight columns that begin at `first`; none if they are null.
+pub(super) fn session(
+    row: &SqlRow<'_>,
+    first: usize,
+    clock: &dyn Clock,
+) -> rusqlite::Result<Option<Session>> {
+    let Some(id) = row.get::<_, Option<i64>>(first)? else { return Ok(None) };
+    let owner = Owner {
+        host: row.get(first + 1)?,
+        realm: row.get(first + 2)?,
+        pid: row.get(first + 3)?,
+        started: row.get::<_, i64>(first + 4)? as u64,
+    };
+    let left_ms = match row.get_ref(first + 5)?.as_str()? == clock.source() {
+        true => (row.get::<_, i64>(first + 6)? as u64).saturating_sub(clock.ticks_ms()),
+        false => (row.get::<_, i64>(first + 7)? as u64).saturating_sub(clock.now().0),
+    };
+    Ok(Some(Session { id: SessionId(id as u64), owner, left_ms }))
+}
+
+pub(super) fn begin(
+    c: &Connection,
+    id: SessionId,
+    owner: &Owner,
+    lease_ms: u64,
+    clock: &dyn Clock,
+) -> Result<()> {
+    c.prepare_cached(
+        "INSERT INTO sessions (id, host, realm, pid, started, lease_ms, source, ticks, until)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    )?
+    .execute(params![
+        id.0 as i64,
+        owner.host,
+        owner.realm,
+        owner.pid,
+        owner.started as i64,
+        lease_ms.min(i64::MAX as u64) as i64,
+        clock.source(),
+        millis(Timestamp(clock.ticks_ms().saturating_add(lease_ms))),
+        millis(clock.now().after(lease_ms)),
+    ])?;
+    Ok(())
+}
+
+pub(super) fn keep(c: &Connection, id: SessionId, clock: &dyn Clock) -> Result<Kept> {
+    let lease = c
+        .prepare_cached("SELECT lease_ms FROM sessions WHERE id = ?1")?
+        .query_row([id.0 as i64], |row| row.get::<_, i64>(0))
+        .optional()?;
+    let Some(lease_ms) = lease.map(|lease| lease as u64) else { return Ok(Kept::Fenced) };
+    let now = clock.now();
+    let until = now.after(lease_ms);
+    c.prepare_cached("UPDATE sessions SET source = ?2, ticks = ?3, until = ?4 WHERE id = ?1")?.execute(
+        params![
+            id.0 as i64,
+            clock.source(),
+            millis(Timestamp(clock.ticks_ms().saturating_add(lease_ms))),
+            millis(until),
+        ],
+    )?;
+    Ok(Kept::Until { until, now })
+}
+
+pub(super) fn all(c: &Connection, clock: &dyn Clock) -> rusqlite::Result<Vec<Session>> {
+    let sql = format!("SELECT {SESSION} FROM sessions s ORDER BY s.id");
+    let sessions = c
+        .prepare_cached(&sql)?
+        .query_map([], |row| session(row, 0, clock))?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(sessions.into_iter().flatten().collect())
+}
+
+fn find(c: &Connection, id: i64, clock: &dyn Clock) -> rusqlite::Result<Option<Session>> {
+    let sql = format!("SELECT {SESSION} FROM sessions s WHERE s.id = ?1");
+    Ok(c.prepare_cached(&sql)?.query_row([id], |row| session(row, 0, clock)).optional()?.flatten())
+}
+
+/// A session, if it is not over.
+pub(super) fn living(c: &Connection, id: i64, clock: &dyn Clock) -> rusqlite::Result<Option<Session>> {
+    Ok(find(c, id, clock)?.filter(|session| session.left_ms > 0))
+}
+
+/// Refuses a session that was ended.
+pub(super) fn check(c: &Connection, id: SessionId) -> Result<()> {
+    match c.prepare_cached("SELECT 1 FROM sessions WHERE id = ?1")?.exists([id.0 as i64])? {
+        true => Ok(()),
+        false => Err(Fault::Refused(StoreError::SessionOver)),
+    }
+}
+
+/// Ends a session in the place of its owner. Gives how many runs it had.
+pub(super) fn fence(c: &Connection, id: i64) -> Result<u64> {
+    let runs =
+        c.prepare_cached("UPDATE runs SET session = NULL, due_at = 0 WHERE session = ?1")?.execute([id])?;
+    c.prepare_cached("DELETE FROM sessions WHERE id = ?1")?.execute([id])?;
+    Ok(runs as u64)
+}
+
+pub(super) fn fence_if(c: &Connection, id: SessionId, fence_: Fence, clock: &dyn Clock) -> Result<u64> {
+    match fence_ {
+        Fence::IfOver if living(c, id.0 as i64, clock)?.is_some() => Ok(0),
+        _ => fence(c, id.0 as i64),
+    }
+}
+
+pub(super) fn shed(c: &Connection, id: SessionId, keep: &[RunId]) -> Result<u64> {
+    let keep: Vec<_> = keep.iter().map(RunId::as_str).collect();
+    let runs = c
+        .prepare_cached(
+            "UPDATE runs SET session = NULL, due_at = 0, starts = max(starts - 1, 0)
+             WHERE session = ?1 AND name NOT IN (SELECT value FROM json_each(?2))",
+        )?
+        .execute(params![id.0 as i64, to_json(&keep)])?;
+    Ok(runs as u64)
+}
+
+pub(super) fn end(c: &Connection, id: SessionId) -> Result<u64> {
+    c.prepare_cached("UPDATE runs SET starts = max(starts - 1, 0) WHERE session = ?1")?
+        .execute([id.0 as i64])?;
+    fence(c, id.0 as i64)
+}
