@@ -18,7 +18,7 @@ use wfhost_store::{
     Append, ClaimHow, Claimed, Created, MessageBody, NewMessage, NewRun, Opened, Owner, Posted, Projects,
     RunInfo, SharedStore, StoreError,
 };
-use wfhost_world::{NoRandom, System, World, fresh_id, fresh_seed, lock, owner};
+use wfhost_world::{NoRandom, System, World, fresh_id, fresh_seed, owner};
 
 use crate::drive::{self, DriveError, Leave, Replayed};
 use crate::family::{self, Modules, Wanted};
@@ -181,7 +181,6 @@ impl Host {
             lease_ms: options.lease_ms,
             max_live: options.max_live,
             state: Mutex::new(State::default()),
-            modules: Mutex::default(),
             named: Modules::default(),
             current: tokio::sync::Mutex::default(),
             calls: Arc::default(),
@@ -224,9 +223,11 @@ impl Host {
         denied: Denied,
     ) -> Result<Module, HostError> {
         let digest = Digest::of(bytes);
-        let module = self.inner.engine.module(name, digest, bytes, denied)?;
+        // It may be known by another who accepts more.
+        engine::inspect(bytes, denied)?;
+        let owned = async { Ok::<_, HostError>(bytes.to_vec()) };
+        let module = self.inner.engine.load(name, digest, denied, owned).await?;
         self.inner.store.put_module(name, bytes).await?;
-        lock(&self.inner.modules).insert(digest, module.clone());
         Ok(module)
     }
 
@@ -591,7 +592,7 @@ pub async fn post(store: &SharedStore, run: &RunId, body: MessageBody) -> Result
             let question = store.question(run, *step).await?.ok_or_else(missing)?;
             if let Ok(answer) = outcome {
                 limits::check("an answer", answer.as_str().len(), limits::SIGNAL_BYTES)?;
-                schema::check(&question.question, answer)?;
+                schema::check_answer(&question.question, answer).await?;
             }
         }
         MessageBody::Cancel { .. } | MessageBody::Pause | MessageBody::Child { .. } => {}

@@ -27,8 +27,8 @@ pub use wfhost_world::{clock, owner};
 /// WebAssembly: what modules are, and how they are executed.
 pub mod engine {
     pub use wfhost_runtime::{
-        Cache, Denied, Engine, Frame, Import, ImportClass, Module, ModuleError, ModuleSummary, StackError,
-        check_stack, inspect, summarize,
+        Cache, Denied, Engine, Frame, HostTrouble, Import, ImportClass, Module, ModuleError, ModuleSummary,
+        StackError, check_stack, compile_in_processes, inspect, summarize,
     };
 
     pub use crate::drive::{Asked, DriveError, Replayed};

@@ -1,6 +1,6 @@
 //! Finds the runs that can be advanced, and advances them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once, OnceLock, Weak};
 use std::time::Duration;
@@ -67,7 +67,6 @@ pub(crate) struct Inner {
     /// Runs that are driven at the same time.
     pub max_live: usize,
     pub state: Mutex<State>,
-    pub modules: Mutex<HashMap<Digest, Module>>,
     /// What programs mean by the names of modules.
     pub named: Modules,
     /// The session under which this host advances runs, once it does.
@@ -707,7 +706,7 @@ impl Inner {
             Some(module) => module.clone(),
             None => {
                 let name = machine.started().workflow.clone();
-                match self.known_module(digest, &name) {
+                match self.engine.ready(&name, digest).await {
                     Some(module) => module,
                     None => {
                         // Whoever dies while it is compiled says nothing about the program.
@@ -748,26 +747,13 @@ impl Inner {
         Journal::read(rows).map_err(|source| HostError::Journal { run: run.clone(), source })
     }
 
-    /// A module that need not be compiled.
-    fn known_module(&self, digest: Digest, name: &str) -> Option<Module> {
-        if let Some(module) = lock(&self.modules).get(&digest) {
-            return Some(module.clone());
-        }
-        let module = self.engine.cached(name, digest)?;
-        lock(&self.modules).insert(digest, module.clone());
-        Some(module)
-    }
-
     pub async fn module(&self, run: &RunId, digest: Digest, name: &str) -> Result<Module, HostError> {
-        if let Some(module) = self.known_module(digest, name) {
-            return Ok(module);
-        }
-        let bytes = self.store.module(digest).await?;
-        let bytes = bytes.ok_or_else(|| HostError::NoModule { run: run.clone(), digest })?;
+        let bytes = async {
+            let bytes = self.store.module(digest).await?;
+            bytes.ok_or_else(|| HostError::NoModule { run: run.clone(), digest })
+        };
         // It was accepted when the run began.
-        let module = self.engine.module(name, digest, &bytes, Denied::Trap)?;
-        lock(&self.modules).insert(digest, module.clone());
-        Ok(module)
+        self.engine.load(name, digest, Denied::Trap, bytes).await
     }
 
     /// Something was sent to a run.

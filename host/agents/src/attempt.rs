@@ -16,7 +16,7 @@ use wfhost_core::{
     Caching, Digest, Failure, FailureKind, Json, Question, Reply, Timestamp, TranscriptKind, Usage, limits,
     spell_millis,
 };
-use wfhost_schema as schema;
+use wfhost_schema::{self as schema, Fault, Schema};
 use wfhost_world::{Lease, World};
 
 use super::gate::{Gate, Slot};
@@ -78,7 +78,11 @@ impl Attempt {
         if self.provider.asks_people() {
             return AttemptEnd::Delegated { question: question(&self.call), deadline };
         }
-        let validator = match self.call.request.schema.as_ref().map(schema::compile).transpose() {
+        let validator = match &self.call.request.schema {
+            None => Ok(None),
+            Some(schema) => Schema::read(schema).await.map(Some),
+        };
+        let validator = match validator {
             Ok(validator) => validator,
             Err(error) => {
                 let message = format!("the schema of the call cannot be used: {error}");
@@ -193,7 +197,7 @@ impl Attempt {
     }
 
     /// Asks within the time limits.
-    async fn answer(&self, validator: Option<&jsonschema::Validator>) -> Result<Reply, CallFailure> {
+    async fn answer(&self, validator: Option<&Arc<Schema>>) -> Result<Reply, CallFailure> {
         self.recorder.begin();
         let (millis, bound) = self.limits.attempt_at(self.since, self.world.now());
         let too_late = async {
@@ -271,7 +275,7 @@ impl Attempt {
     }
 
     /// Asks, and asks again as long as the answer does not fit the schema.
-    async fn turns(&self, validator: Option<&jsonschema::Validator>) -> Result<Reply, CallFailure> {
+    async fn turns(&self, validator: Option<&Arc<Schema>>) -> Result<Reply, CallFailure> {
         let mut turns = Vec::new();
         let mut used: Option<Usage> = None;
         loop {
@@ -292,7 +296,8 @@ impl Attempt {
             let (Some(schema), Some(validator)) = (&self.call.request.schema, validator) else {
                 return Ok(Reply { usage: used, ..reply });
             };
-            let (answer, errors) = match fit(validator, &reply.output) {
+            let output = reply.output.clone();
+            let (answer, errors) = match schema::with(validator, move |schema| fit(schema, &output)).await {
                 Ok(output) => return Ok(Reply { output, usage: used, ..reply }),
                 Err(unfit) => unfit,
             };
@@ -319,13 +324,10 @@ impl Attempt {
 
 /// The JSON of an answer that fits the schema; else the answer as text and
 /// what is wrong with it.
-fn fit(validator: &jsonschema::Validator, output: &Json) -> Result<Json, (String, Vec<SchemaError>)> {
+fn fit(schema: &Schema, output: &Json) -> Result<Json, (String, Vec<SchemaError>)> {
     let errors = |json: &Json| {
-        let value = json.value();
-        let errors = validator
-            .iter_errors(&value)
-            .map(|error| SchemaError { path: error.instance_path().to_string(), message: error.to_string() });
-        errors.take(100).collect::<Vec<_>>()
+        let faults = schema.faults(json, 100).into_iter();
+        faults.map(|Fault { path, message }| SchemaError { path, message }).collect::<Vec<_>>()
     };
     let serde_json::Value::String(text) = output.value() else {
         let errors = errors(output);
@@ -381,7 +383,7 @@ mod tests {
     use super::*;
 
     fn fits(schema: serde_json::Value, answer: &str) -> Result<String, usize> {
-        let validator = schema::compile(&Json::from(schema)).unwrap();
+        let validator = Schema::compile(&Json::from(schema)).unwrap();
         match fit(&validator, &Json::string(answer)) {
             Ok(json) => Ok(json.into_string()),
             Err((text, errors)) => {

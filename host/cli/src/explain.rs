@@ -69,6 +69,10 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ("WF0109", "the WebAssembly engine cannot be set up"),
     ("WF0110", "there is no such module"),
     (
+        "WF0111",
+        "the component would take too much to compile\n\nSize, nesting, functions, types and jump tables are bounded, and so are the memory and the time of the process that compiles. What compilers make of programs, interpreters included, stays far below.",
+    ),
+    (
         "WF0201",
         "the program departs from its journal\n\nOn replay a program has to ask for the same things in the same order. It does as long as its code is the same. Nothing was executed, and the journal is as it was.",
     ),
@@ -134,6 +138,10 @@ pub(super) const CODES: &[(&str, &str)] = &[
     (
         "WF0407",
         "programs cannot have a stack of that size\n\nThe size is 1, 2, 4, 8 or 16 MiB, and part of the run from its beginning.",
+    ),
+    (
+        "WF0408",
+        "this machine refused what a run needs\n\nThe system gave no memory to a program that is within its own limit. Nothing was recorded: the run is as it was, and goes on where there is memory, or when there is again.",
     ),
     ("WF0501", "there is no such run"),
     ("WF0502", "the run has ended"),

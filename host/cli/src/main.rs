@@ -200,6 +200,7 @@ enum Verb {
 
 /// The program: reads the arguments, does what they say, and gives the exit code.
 fn main() -> ExitCode {
+    wfhost::engine::compile_in_processes();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -2,38 +2,38 @@
 
 use std::fmt;
 
+use memchr::memchr2;
 use minicbor::{Decode, Encode};
-use serde::de::IgnoredAny;
+use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// Valid JSON text. It is kept byte for byte, so that no number loses digits
 /// on its way; what it means is looked at only where that matters.
+///
+/// What comes in is what every language can read again: numbers that a double can
+/// come near to (`1e400` is none), strings of Unicode (half a surrogate pair is
+/// none), at most 127 arrays and objects within each other, and at most
+/// [`VALUES`] values in all. Text that an earlier version let in is shown as a string.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 #[cbor(transparent)]
 pub struct Json(#[n(0)] String);
 
 impl Json {
-    /// Takes `text` if it is valid JSON, with at most 127 arrays and objects
-    /// within each other.
+    /// Takes `text` if it is valid JSON that can be read everywhere.
     pub fn parse(text: String) -> Result<Self, serde_json::Error> {
         serde_json::from_str::<IgnoredAny>(&text)?;
-        if depth(&text) > DEPTH {
-            // Gives the error with its place.
-            serde_json::from_str::<Value>(&text)?;
-        }
+        check(&text)?;
         Ok(Self(text))
     }
 
-    /// What a value is as JSON. The same limit holds: what lies deeper is an error.
+    /// What a value is as JSON. The same limits hold: what lies deeper is an error.
     pub fn of(value: &impl Serialize) -> Result<Self, serde_json::Error> {
         let text = serde_json::to_string(value)?;
         // What was written just now is valid.
-        match depth(&text) > DEPTH {
-            true => Self::parse(text),
-            false => Ok(Self(text)),
-        }
+        check(&text)?;
+        Ok(Self(text))
     }
 
     /// The text `null`.
@@ -54,16 +54,19 @@ impl Json {
         self.0
     }
 
-    /// What it says. Numbers outside the range of `u64`, `i64` and `f64` are rounded.
+    /// What it says. Numbers that `u64`, `i64` and `f64` do not hold are rounded. Text that cannot be
+    /// read, which an earlier version let in or a forged journal holds, is a string of it.
     pub fn value(&self) -> Value {
-        // The text was checked when it came in; a damaged journal shows as null here.
-        serde_json::from_str(&self.0).unwrap_or(Value::Null)
+        match is_sound(&self.0) {
+            true => serde_json::from_str(&self.0).unwrap_or_else(|_| Value::from(self.0.as_str())),
+            false => Value::from(self.0.as_str()),
+        }
     }
 
     /// Whether both say the same: order of keys and white space do not matter,
     /// nor does a member that is null against one that is not there.
     pub fn means(&self, other: &Self) -> bool {
-        let value = |json: &Self| serde_json::from_str::<Value>(&json.0).ok();
+        let value = |json: &Self| is_sound(&json.0).then(|| serde_json::from_str::<Value>(&json.0).ok())?;
         self.0 == other.0
             // Texts that cannot be read say nothing, so they do not say the same.
             || value(self).zip(value(other)).is_some_and(|(a, b)| first_difference(&a, &b).is_none())
@@ -84,14 +87,18 @@ impl fmt::Display for Json {
 
 impl Serialize for Json {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let raw: &RawValue = serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
-        raw.serialize(serializer)
+        // Whoever shows what is stored need not be ready for an error.
+        match serde_json::from_str::<&RawValue>(&self.0) {
+            Ok(raw) if is_sound(&self.0) => raw.serialize(serializer),
+            _ => serializer.serialize_str(&self.0),
+        }
     }
 }
 
 impl<'de> Deserialize<'de> for Json {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = Box::<RawValue>::deserialize(deserializer)?;
+        check(raw.get()).map_err(D::Error::custom)?;
         Ok(Self(String::from(Box::<str>::from(raw))))
     }
 }
@@ -99,24 +106,134 @@ impl<'de> Deserialize<'de> for Json {
 /// Arrays and objects within each other: what serde_json reads.
 const DEPTH: usize = 127;
 
-/// How many arrays and objects of a valid JSON text lie within each other at most.
-fn depth(text: &str) -> usize {
-    let (mut depth, mut greatest, mut in_string) = (0usize, 0, false);
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
+/// Values in one text, arrays and objects and their members. Each takes some 50 bytes of memory
+/// where its meaning is looked at, whatever it takes in the text.
+pub const VALUES: usize = 1 << 20;
+
+/// Digits of a number that can be in the range of a double, whatever they are.
+const SAFE_DIGITS: usize = 300;
+
+/// What of a valid JSON text may be too much.
+struct Measure {
+    /// How many arrays and objects lie within each other at most.
+    depth: usize,
+    /// Values, about: commas and opening brackets.
+    values: usize,
+    /// It has numbers or escapes that have to be looked at closely.
+    unusual: bool,
+}
+
+/// Measures a text that is valid JSON, or not: then the figures are some.
+fn measure(text: &str) -> Measure {
+    let bytes = text.as_bytes();
+    let mut measure = Measure { depth: 0, values: 1, unusual: false };
+    let (mut depth, mut at) = (0usize, 0);
+    while let Some(byte) = bytes.get(at) {
+        at += 1;
         match byte {
-            b'"' => in_string = !in_string,
-            // Whatever is escaped does not end the string.
-            b'\\' if in_string => drop(bytes.next()),
-            b'[' | b'{' if !in_string => {
+            b'"' => at = string_end(bytes, at, &mut measure.unusual),
+            b'[' | b'{' => {
                 depth += 1;
-                greatest = greatest.max(depth);
+                measure.values += 1;
+                measure.depth = measure.depth.max(depth);
             }
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b',' => measure.values += 1,
+            b'0'..=b'9' => {
+                let begin = at;
+                while bytes.get(at).is_some_and(|byte| byte.is_ascii_digit() || *byte == b'.') {
+                    at += 1;
+                }
+                let exponent = matches!(bytes.get(at), Some(b'e' | b'E'));
+                measure.unusual |= exponent || at - begin >= SAFE_DIGITS;
+            }
             _ => {}
         }
     }
-    greatest
+    measure
+}
+
+/// Where the string ends that begins before `at`. Notices escapes that may be half a character.
+fn string_end(bytes: &[u8], mut at: usize, unusual: &mut bool) -> usize {
+    while let Some(found) = bytes.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
+        at += found + 1;
+        if bytes[at - 1] == b'"' {
+            return at;
+        }
+        // Whatever is escaped does not end the string.
+        *unusual |= matches!(bytes.get(at..at + 2), Some([b'u', b'd' | b'D']));
+        at += 1;
+    }
+    bytes.len()
+}
+
+/// Whether a valid JSON text keeps the limits; see [`Json`].
+fn check(text: &str) -> Result<(), serde_json::Error> {
+    let Measure { depth, values, unusual } = measure(text);
+    if values > VALUES {
+        return Err(serde_json::Error::custom(format_args!("it has more than {VALUES} values")));
+    }
+    if depth > DEPTH || unusual {
+        // Gives the error with its place.
+        serde_json::from_str::<Readable>(text)?;
+    }
+    Ok(())
+}
+
+/// Whether a text, which may be no JSON at all, keeps the limits.
+fn is_sound(text: &str) -> bool {
+    check(text).is_ok()
+}
+
+/// Reads everything as closely as a [`Value`] and keeps nothing.
+struct Readable;
+
+impl<'de> Deserialize<'de> for Readable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for Readable {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self, A::Error> {
+        while elements.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self, A::Error> {
+        while members.next_entry::<Self, Self>()?.is_some() {}
+        Ok(self)
+    }
 }
 
 /// Where two JSON values differ first.
@@ -210,6 +327,44 @@ mod tests {
         assert!(json(r#"{"a":1,"b":[2]}"#).means(&json(r#"{ "b": [2], "a": 1, "c": null }"#)));
         assert!(!json(r#"{"a":1}"#).means(&json(r#"{"a":2}"#)));
         assert!(!json("[1,2]").means(&json("[2,1]")));
+    }
+
+    /// What one language takes and another does not is taken by none.
+    #[test]
+    fn what_cannot_be_read_everywhere_is_refused() {
+        for text in [
+            "1e400",
+            "[-1E+400]",
+            r#"{"a":"\ud83d"}"#,
+            r#""\uDC00""#,
+            r#"{"\ud800":1}"#,
+            &"9".repeat(400),
+            &format!("[{}]", "1,".repeat(VALUES) + "1"),
+        ] {
+            let error = Json::parse(text.to_owned()).unwrap_err().to_string();
+            assert!(
+                ["range", "surrogate", "hex escape", "values"].iter().any(|part| error.contains(part)),
+                "{error}"
+            );
+        }
+        for text in ["1e300", "1e-400", r#""\ud83d\ude00 \\ud83d""#, r#""\u00e4\"1e400""#, &"9".repeat(308)] {
+            let json = json(text);
+            assert_ne!(json.value(), Value::from(text), "{text}");
+        }
+    }
+
+    /// An earlier version let them in: they are in journals.
+    #[test]
+    fn what_is_stored_can_be_shown_whatever_it_is() {
+        let deep = "[".repeat(1_000_000);
+        let many = format!("[{}1]", "1,".repeat(VALUES));
+        for text in
+            ["1e400", r#""\ud83d""#, "{", "", &deep, &many, &format!("{deep}{}", "]".repeat(1_000_000))]
+        {
+            let json = Json(text.to_owned());
+            assert_eq!(json.value(), Value::from(text));
+            assert_eq!(json!({ "shown": json }), json!({ "shown": text }));
+        }
     }
 
     #[test]

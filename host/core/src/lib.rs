@@ -28,7 +28,7 @@ pub use entry::{
 pub use failure::{Failure, FailureKind, Outcome};
 pub use ids::{BadRunId, Digest, Epoch, Position, RunId, Step, Timestamp};
 pub use journal::{Journal, JournalError, Row};
-pub use json::{Difference, Json, first_difference};
+pub use json::{Difference, Json, VALUES, first_difference};
 pub use machine::{
     CallState, CannotFork, CannotRetry, End, ForkPlan, Gift, Given, Machine, Mismatch, NewChild, Observed,
     OpenStep, QuestionChange, RetryPlan, Reuse, SetId, Stop, Unsaved, Work, plan_retry,

@@ -16,6 +16,14 @@ pub const SIGNAL_BYTES: usize = 1 << 20;
 pub const STATE_BYTES: usize = 1 << 20;
 /// Bytes of one line of the log with its fields; longer ones are cut.
 pub const LOG_LINE_BYTES: usize = 64 << 10;
+/// Bytes of the text of a failure or a panic; longer ones are cut.
+pub const MESSAGE_BYTES: usize = 64 << 10;
+/// Bytes of the details of a failure.
+pub const DETAILS_BYTES: usize = 1 << 20;
+/// Bytes of answers, signals and results that a program holds at the same time.
+pub const HELD_BYTES: u64 = 1 << 30;
+/// Bytes of all labels of a run together.
+pub const LABELS_BYTES: usize = 64 << 10;
 /// Bytes of names: signals, published keys, phases, patches, labels.
 pub const NAME_BYTES: usize = 256;
 /// Bytes of an id that deduplicates signals or starts.
@@ -24,6 +32,8 @@ pub const KEY_BYTES: usize = 256;
 pub const SLEEP_MS: u64 = 100 * 31_557_600_000;
 /// Steps of one run that are open at the same time.
 pub const OPEN_STEPS: usize = 100_000;
+/// Members of all wait sets of one run together.
+pub const SET_MEMBERS: usize = 100_000;
 /// Children that one run starts in its life.
 pub const CHILDREN: usize = 100_000;
 /// Generations of children: a run that nobody started is generation 0.
@@ -63,11 +73,22 @@ pub struct TooLarge {
 
 /// Refuses labels that are too large.
 pub fn check_labels(labels: &[(String, String)]) -> Result<(), TooLarge> {
+    let mut bytes = 0;
     for (name, value) in labels {
         check("the name of a label", name.len(), NAME_BYTES)?;
         check("a label", value.len(), NAME_BYTES)?;
+        bytes += name.len() + value.len();
     }
-    Ok(())
+    check("what the labels say", bytes, LABELS_BYTES)
+}
+
+/// Cuts a text that is longer than `limit` bytes; then it ends with `…`.
+pub fn cut(mut text: String, limit: usize) -> String {
+    if text.len() > limit {
+        text.truncate(text.floor_char_boundary(limit));
+        text.push('…');
+    }
+    text
 }
 
 /// Refuses what is larger than `limit` bytes.

@@ -10,9 +10,11 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, MetadataExt, OpenOptions, OpenOptionsExt};
+use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_NOW, utimensat};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 use wfhost_core::Digest;
@@ -20,6 +22,17 @@ use wfhost_core::Digest;
 /// The length of the authenticator at the end of each file, in bytes.
 const TAG_BYTES: usize = 32;
 const SECRET_FILE: &str = "secret";
+
+/// Bytes of all compiled components together. One of Python takes 31 MB.
+const MOST_BYTES: u64 = 2 << 30;
+/// One that is being written is left alone for so long; then its process is gone.
+const PARTIAL: Duration = Duration::from_secs(3_600);
+
+struct Artifact {
+    name: String,
+    bytes: u64,
+    used: SystemTime,
+}
 
 /// A private directory of compiled components. Without one everything is
 /// compiled each time.
@@ -61,10 +74,31 @@ impl Cache {
     }
 
     /// Keeps a compiled component. A cache that cannot be written is no error.
-    pub fn keep(&self, module: Digest, component: &Component) {
-        if let (Some(place), Ok(artifact)) = (&self.place, component.serialize()) {
-            let _ = place.write(module, &artifact);
+    pub fn keep(&self, module: Digest, artifact: &[u8]) {
+        if let Some(place) = &self.place {
+            let _ = place.write(module, artifact);
+            let _ = place.shrink(MOST_BYTES);
         }
+    }
+
+    /// How many compiled components there are, and their bytes.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be read.
+    pub fn usage(&self) -> io::Result<(usize, u64)> {
+        let artifacts = self.place.as_ref().map(Place::artifacts).transpose()?.unwrap_or_default();
+        Ok((artifacts.len(), artifacts.iter().map(|artifact| artifact.bytes).sum()))
+    }
+
+    /// Deletes those that were not used for the longest time until there are no more than so many
+    /// bytes. Gives how many.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be read.
+    pub fn shrink(&self, bytes: u64) -> io::Result<usize> {
+        self.place.as_ref().map_or(Ok(0), |place| place.shrink(bytes))
     }
 }
 
@@ -113,7 +147,45 @@ impl Place {
             return Err(foreign());
         }
         bytes.truncate(length);
+        // The time of the file is that of its last use.
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let times = Timestamps { last_access: now, last_modification: now };
+        let _ = utimensat(&self.dir, name, &times, AtFlags::SYMLINK_NOFOLLOW);
         Ok(bytes)
+    }
+
+    fn artifacts(&self) -> io::Result<Vec<Artifact>> {
+        let mut artifacts = Vec::new();
+        for entry in self.dir.entries()? {
+            let entry = entry?;
+            let (Ok(name), Ok(metadata)) = (entry.file_name().into_string(), entry.metadata()) else {
+                continue;
+            };
+            let used =
+                metadata.modified().map_or(SystemTime::UNIX_EPOCH, cap_std::time::SystemTime::into_std);
+            let old = used.elapsed().is_ok_and(|age| age > PARTIAL);
+            if name.ends_with(".bin") || name.contains(".bin.") && old {
+                artifacts.push(Artifact { name, bytes: metadata.len(), used });
+            }
+        }
+        Ok(artifacts)
+    }
+
+    fn shrink(&self, most: u64) -> io::Result<usize> {
+        let mut artifacts = self.artifacts()?;
+        artifacts.sort_by_key(|artifact| artifact.used);
+        let mut bytes: u64 = artifacts.iter().map(|artifact| artifact.bytes).sum();
+        let mut deleted = 0;
+        for Artifact { name, bytes: of_this, .. } in artifacts {
+            if bytes <= most {
+                break;
+            }
+            // Whoever reads it has it open.
+            self.dir.remove_file(name)?;
+            bytes -= of_this;
+            deleted += 1;
+        }
+        Ok(deleted)
     }
 
     fn write(&self, module: Digest, artifact: &[u8]) -> io::Result<()> {

@@ -87,6 +87,9 @@ impl Shared {
     }
 }
 
+/// What a field of a line takes besides its texts, about.
+const FIELD_BYTES: usize = 16;
+
 /// What an emission takes besides its text, about.
 const EMISSION_BYTES: usize = 64;
 
@@ -111,12 +114,18 @@ impl Inner {
 
     /// Writes a line of the log. A program that has written too much goes on
     /// without its log, which says so at its end.
-    pub fn log(&mut self, level: LogLevel, mut message: String, fields: Vec<(String, String)>) {
-        if message.len() > limits::LOG_LINE_BYTES {
-            let cut = message.floor_char_boundary(limits::LOG_LINE_BYTES);
-            message.truncate(cut);
-            message.push('…');
+    pub fn log(&mut self, level: LogLevel, message: String, mut fields: Vec<(String, String)>) {
+        let message = limits::cut(message, limits::LOG_LINE_BYTES);
+        let mut left = limits::LOG_LINE_BYTES.saturating_sub(message.len());
+        // A field whose name has no room is left out, and so are those after it.
+        let mut kept = 0;
+        for (name, value) in &mut fields {
+            let Some(room) = left.checked_sub(name.len() + FIELD_BYTES) else { break };
+            *value = limits::cut(std::mem::take(value), room);
+            left = room.saturating_sub(value.len());
+            kept += 1;
         }
+        fields.truncate(kept);
         let bytes = message.len() + fields.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
         // The store numbers what it keeps.
         let line = |at| Emission::Log(LogLine { number: 0, at, level, message, fields });
@@ -188,16 +197,29 @@ impl RunCtx {
         if self.asked_bytes > self.sandbox.call_bytes {
             return Err(life_limit("bytes in what its steps ask for", self.sandbox.call_bytes));
         }
-        let (live, entries) = {
+        self.charge_entry(bytes).await?;
+        self.meter.refuel();
+        Ok(())
+    }
+
+    /// Pays for an entry of the journal. A program that has as many as it may have is stopped here,
+    /// and so is one that holds too much of what it was answered.
+    pub async fn charge_entry(&mut self, bytes: u64) -> wasmtime::Result<()> {
+        let (live, entries, held) = {
             let machine = &self.shared.lock().machine;
-            (machine.is_live(), machine.entries())
+            (machine.is_live(), machine.entries(), machine.held_bytes())
         };
         // While it is replaying the entries are those of the execution before.
         if live && entries >= self.sandbox.entries {
             return Err(life_limit("entries in its journal", self.sandbox.entries));
         }
+        if live && held > limits::HELD_BYTES {
+            let limit = limits::HELD_BYTES;
+            let message =
+                format!("the program holds more than {limit} bytes of answers, as many as are allowed");
+            return Err(Misuse(Failure::new(FailureKind::Failed, message)).into());
+        }
         self.charge(cost::STEP + bytes).await;
-        self.meter.refuel();
         Ok(())
     }
 }
@@ -229,6 +251,8 @@ struct Limiter {
     memory_bytes: u64,
     /// What all its memories have together.
     used: u64,
+    /// By how much it is about to grow, or has grown.
+    growth: u64,
     table_elements: u64,
 }
 
@@ -239,19 +263,55 @@ pub(crate) struct OutOfMemory {
     limit: u64,
 }
 
+/// This machine could not do what every machine has to do for a program. It says nothing of the
+/// program: the execution is void, and the run stays as it is in its journal.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct HostTrouble(pub String);
+
+impl HostTrouble {
+    /// The trouble that ended an execution, if that is what did. What programs do themselves, also
+    /// beyond their limits, is none.
+    pub fn of(error: &wasmtime::Error) -> Option<Self> {
+        if let Some(trouble) = error.downcast_ref::<Self>() {
+            return Some(trouble.clone());
+        }
+        // What the system refuses when an instance is made: its memory, its stack.
+        let refused = |cause: &(dyn std::error::Error + 'static)| {
+            cause.is::<std::io::Error>() || cause.is::<rustix::io::Errno>()
+        };
+        error.chain().any(refused).then(|| Self(format!("memory refused by the system: {error:#}")))
+    }
+}
+
 impl ResourceLimiter for Limiter {
     fn memory_growing(
         &mut self,
         current: usize,
         desired: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let used = self.used - current as u64 + desired as u64;
-        if used > self.memory_bytes {
+        let growth = (desired - current) as u64;
+        if self.used + growth > self.memory_bytes {
             return Err(wasmtime::Error::from(OutOfMemory { limit: self.memory_bytes }));
         }
-        self.used = used;
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            // So it says itself: the program is told.
+            return Ok(false);
+        }
+        self.used += growth;
+        self.growth = growth;
         Ok(true)
+    }
+
+    /// A program that were told would go another way than on other machines.
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        // Before it asks whether memory may grow, wasmtime looks at what its type can address.
+        if error.to_string().contains("memory type's limits") {
+            return Ok(());
+        }
+        self.used -= std::mem::take(&mut self.growth);
+        Err(HostTrouble(format!("memory refused by the system: {error:#}")).into())
     }
 
     fn table_growing(
@@ -301,7 +361,7 @@ pub(super) fn store(
         sandbox,
         files: None,
         grants,
-        limiter: Limiter { memory_bytes: config.memory_bytes, used: 0, table_elements: 0 },
+        limiter: Limiter { memory_bytes: config.memory_bytes, used: 0, growth: 0, table_elements: 0 },
         meter,
         asked_bytes: 0,
         tracing,

@@ -1,19 +1,24 @@
 //! WebAssembly: settings that make every execution the same, compiled
 //! components and their cache, what programs import, and one execution.
 
+mod bounds;
 mod cache;
+mod compile;
+mod considerate;
 mod imports;
 mod instance;
 mod meter;
 mod module;
+mod recent;
 mod sandbox;
 mod source;
 mod stack;
 pub mod trap;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::process::{Resource, getrlimit};
 use wasmtime::component::{Component, InstancePre, Linker};
@@ -23,10 +28,13 @@ use wfhost_core::{Digest, Grant, Outcome, RunConfig, limits};
 use crate::sandbox::{Granted, Snapshots};
 
 pub use self::cache::Cache;
+pub use self::compile::compile_in_processes;
+use self::considerate::Considerate;
 pub(crate) use self::instance::RunCtx;
-pub use self::instance::{Inner, Shared};
+pub use self::instance::{HostTrouble, Inner, Shared};
 pub use self::module::{Denied, Import, ImportClass, ModuleError, ModuleSummary, inspect, summarize};
 pub(crate) use self::module::{classify, denial};
+use self::recent::Recent;
 pub use self::sandbox::{GrantError, end_lines};
 pub use self::source::{Frame, Sources};
 use self::stack::{Fitted, Stacks};
@@ -45,13 +53,27 @@ const MEMORY_GUARD_BYTES: u64 = 32 << 20;
 const SMALL_MEMORY_RESERVATION_BYTES: u64 = 16 << 20;
 const SMALL_MEMORY_GUARD_BYTES: u64 = 64 << 10;
 
+/// Components that are compiled at the same time. Each has threads of its own.
+const COMPILING: usize = 2;
+
 /// Compiles and instantiates components. One for each process.
 pub struct Engine {
-    wasmtime: Wasmtime,
-    linker: Linker<RunCtx>,
+    loader: Loader,
     stacks: Stacks,
     snapshots: Arc<Snapshots>,
-    cache: Cache,
+    /// Those that were used last.
+    known: Mutex<Recent<Module>>,
+    /// Those that are being loaded, so that nobody loads them twice.
+    loading: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+    compiling: tokio::sync::Semaphore,
+}
+
+/// What it takes to make a module of a component.
+#[derive(Clone)]
+struct Loader {
+    wasmtime: Wasmtime,
+    linker: Linker<RunCtx>,
+    cache: Arc<Cache>,
 }
 
 /// A component that is ready to be instantiated.
@@ -87,19 +109,20 @@ impl std::fmt::Debug for Module {
     }
 }
 
-impl Engine {
-    /// An engine that keeps compiled components below `cache`, or nowhere.
-    pub fn new(cache: Option<PathBuf>) -> Result<Self, ModuleError> {
-        let broken = |error: wasmtime::Error| ModuleError::Engine(format!("{error:#}"));
-        let wasmtime = wasmtime(limits::STACK_BYTES).map_err(broken)?;
-        let linker = linker(&wasmtime).map_err(broken)?;
-        let cache = Cache::new(cache, &wasmtime);
-        Ok(Self { cache, stacks: Stacks::default(), snapshots: Arc::default(), wasmtime, linker })
-    }
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-    /// Makes a module of a component's bytes. What cannot be a workflow is
-    /// recognised and explained before anything is compiled.
-    pub fn module(
+impl Module {
+    /// The size of its code in memory, about.
+    fn bytes(&self) -> usize {
+        let code = self.pre.instance_pre().component().image_range();
+        code.end.addr() - code.start.addr()
+    }
+}
+
+impl Loader {
+    fn module(
         &self,
         name: &str,
         digest: Digest,
@@ -110,18 +133,21 @@ impl Engine {
         let component = match self.cache.load(&self.wasmtime, digest) {
             Some(component) => component,
             None => {
-                let component = Component::new(&self.wasmtime, bytes)
-                    .map_err(|error| ModuleError::Invalid(format!("{error:#}")))?;
-                self.cache.keep(digest, &component);
-                component
+                bounds::check(bytes)?;
+                let artifact = compile::compile(&self.wasmtime, bytes)?;
+                self.cache.keep(digest, &artifact);
+                // SAFETY: the bytes were made by wasmtime just now: here, or in a process of this very
+                // program that nobody else can write to.
+                unsafe { Component::deserialize(&self.wasmtime, artifact) }
+                    .map_err(|error| ModuleError::Invalid(format!("{error:#}")))?
             }
         };
         self.prepare(name, digest, &component)
     }
 
-    /// Whether a component with this digest is compiled already, so that its
+    /// A component with this digest that is compiled already, so that its
     /// bytes are not needed to run it.
-    pub fn cached(&self, name: &str, digest: Digest) -> Option<Module> {
+    fn cached(&self, name: &str, digest: Digest) -> Option<Module> {
         let component = self.cache.load(&self.wasmtime, digest)?;
         self.prepare(name, digest, &component).ok()
     }
@@ -133,6 +159,109 @@ impl Engine {
         let pre: InstancePre<RunCtx> = linker.instantiate_pre(component).map_err(unfit)?;
         let pre = crate::imports::WorkflowPre::new(pre).map_err(unfit)?;
         Ok(Module { digest, name: name.into(), pre })
+    }
+}
+
+impl Engine {
+    /// An engine that keeps compiled components below `cache`, or nowhere.
+    pub fn new(cache: Option<PathBuf>) -> Result<Self, ModuleError> {
+        let broken = |error: wasmtime::Error| ModuleError::Engine(format!("{error:#}"));
+        let wasmtime = wasmtime(limits::STACK_BYTES, address_space_is_limited()).map_err(broken)?;
+        let linker = linker(&wasmtime).map_err(broken)?;
+        let cache = Arc::new(Cache::new(cache, &wasmtime));
+        Ok(Self {
+            loader: Loader { wasmtime, linker, cache },
+            stacks: Stacks::default(),
+            snapshots: Arc::default(),
+            known: Mutex::default(),
+            loading: Mutex::default(),
+            compiling: tokio::sync::Semaphore::new(COMPILING),
+        })
+    }
+
+    /// What was compiled before.
+    pub fn cache(&self) -> &Cache {
+        &self.loader.cache
+    }
+
+    /// Makes a module of a component's bytes, which may take minutes. What cannot be a workflow, or
+    /// would take too much to compile, is recognised and explained before anything is compiled.
+    pub fn module(
+        &self,
+        name: &str,
+        digest: Digest,
+        bytes: &[u8],
+        denied: Denied,
+    ) -> Result<Module, ModuleError> {
+        self.loader.module(name, digest, bytes, denied)
+    }
+
+    /// The module with this digest if it was compiled before, so that its bytes are not needed to run it.
+    pub fn cached(&self, name: &str, digest: Digest) -> Option<Module> {
+        self.loader.cached(name, digest)
+    }
+
+    /// [`Engine::module`] beside the runtime's workers, for many at once: nothing is compiled twice at the same
+    /// time, few are compiled side by side, and those that were used last are kept. `bytes` are asked
+    /// for only if they are needed.
+    ///
+    /// # Errors
+    ///
+    /// Those of `bytes`, and those of the module.
+    pub async fn load<E: From<ModuleError>>(
+        &self,
+        name: &str,
+        digest: Digest,
+        denied: Denied,
+        bytes: impl Future<Output = Result<Vec<u8>, E>>,
+    ) -> Result<Module, E> {
+        if let Some(known) = self.known(name, digest) {
+            return Ok(known);
+        }
+        let turn = Arc::clone(lock(&self.loading).entry(digest).or_default());
+        let mine = turn.lock().await;
+        let loaded = self.load_now(name, digest, denied, bytes).await;
+        drop(mine);
+        let mut loading = lock(&self.loading);
+        // Whoever waits has one as well.
+        if Arc::strong_count(&turn) == 2 {
+            loading.remove(&digest);
+        }
+        loaded
+    }
+
+    /// The module with this digest if it need not be compiled, read beside the runtime's workers.
+    pub async fn ready(&self, name: &str, digest: Digest) -> Option<Module> {
+        if let Some(known) = self.known(name, digest) {
+            return Some(known);
+        }
+        let (loader, owned) = (self.loader.clone(), name.to_owned());
+        let module = blocking(move || loader.cached(&owned, digest)).await?;
+        lock(&self.known).put(digest, module.clone(), module.bytes());
+        Some(module)
+    }
+
+    async fn load_now<E: From<ModuleError>>(
+        &self,
+        name: &str,
+        digest: Digest,
+        denied: Denied,
+        bytes: impl Future<Output = Result<Vec<u8>, E>>,
+    ) -> Result<Module, E> {
+        if let Some(ready) = self.ready(name, digest).await {
+            return Ok(ready);
+        }
+        let bytes = bytes.await?;
+        let _permit = self.compiling.acquire().await;
+        let (loader, owned) = (self.loader.clone(), name.to_owned());
+        let module = blocking(move || loader.module(&owned, digest, &bytes, denied)).await?;
+        lock(&self.known).put(digest, module.clone(), module.bytes());
+        Ok(module)
+    }
+
+    fn known(&self, name: &str, digest: Digest) -> Option<Module> {
+        let known = lock(&self.known).get(digest)?;
+        Some(Module { name: name.into(), ..known })
     }
 
     /// Reads a directory that a new run is to be granted at `guest`.
@@ -154,11 +283,12 @@ impl Engine {
         check_stack(config.stack_bytes)?;
         let Fitted { wasmtime, program } = self.fit(module, &config).map_err(unfit)?;
         let mut store = instance::store(&wasmtime, shared.clone(), &config, grants).map_err(unfit)?;
-        Ok(Box::pin(async move {
+        let program = Box::pin(async move {
             let workflow = program.instantiate_async(&mut store).await?;
             let result = workflow.call_run(&mut store, &input).await?;
             imports::returned(result)
-        }))
+        });
+        Ok(Box::pin(Considerate::new(program)))
     }
 
     /// What a run was granted.
@@ -175,7 +305,7 @@ impl Engine {
     fn fit(&self, module: &Module, config: &RunConfig) -> wasmtime::Result<Fitted> {
         match config.stack_bytes {
             limits::STACK_BYTES => {
-                Ok(Fitted { wasmtime: self.wasmtime.clone(), program: module.pre.clone() })
+                Ok(Fitted { wasmtime: self.loader.wasmtime.clone(), program: module.pre.clone() })
             }
             bytes => self.stacks.fit(module, bytes),
         }
@@ -184,7 +314,7 @@ impl Engine {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("cache", &self.cache).finish_non_exhaustive()
+        f.debug_struct("Engine").field("cache", &self.loader.cache).finish_non_exhaustive()
     }
 }
 
@@ -204,9 +334,15 @@ fn linker(wasmtime: &Wasmtime) -> wasmtime::Result<Linker<RunCtx>> {
     Ok(linker)
 }
 
+/// Whether memories have to do with little address space.
+fn address_space_is_limited() -> bool {
+    getrlimit(Resource::As).current.is_some()
+}
+
 /// An engine whose programs have a stack of so many bytes. Everything that a program could observe
 /// of its settings is the same on every machine.
-fn wasmtime(stack_bytes: u64) -> wasmtime::Result<Wasmtime> {
+/// `limited`: see [`address_space_is_limited`].
+fn wasmtime(stack_bytes: u64, limited: bool) -> wasmtime::Result<Wasmtime> {
     let stack_bytes = usize::try_from(stack_bytes)?;
     let mut config = Config::new();
     // Determinism: one bit pattern for every NaN, one result for relaxed SIMD,
@@ -220,7 +356,6 @@ fn wasmtime(stack_bytes: u64) -> wasmtime::Result<Wasmtime> {
     config.async_stack_size(stack_bytes + HOST_STACK_BYTES);
     // Thousands of instances side by side.
     config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
-    let limited = getrlimit(Resource::As).current.is_some();
     let (reservation, guard) = if limited {
         (SMALL_MEMORY_RESERVATION_BYTES, SMALL_MEMORY_GUARD_BYTES)
     } else {

@@ -21,6 +21,10 @@ pub enum ModuleError {
     Unfit(String),
     #[error("the component is invalid: {0}")]
     Invalid(String),
+    #[error("the component has {found} {what}, {limit} are allowed: it would take too much to compile")]
+    TooComplex { what: &'static str, found: u64, limit: u64 },
+    #[error("the component takes more than {0} to compile")]
+    TooExpensive(String),
     #[error("the WebAssembly engine cannot be set up: {0}")]
     Engine(String),
 }
@@ -45,6 +49,7 @@ impl ModuleError {
             Self::Unfit(_) => "WF0107",
             Self::Invalid(_) => "WF0108",
             Self::Engine(_) => "WF0109",
+            Self::TooComplex { .. } | Self::TooExpensive(_) => "WF0111",
         }
     }
 
@@ -71,6 +76,10 @@ impl ModuleError {
                 "a workflow imports interfaces of `wfhost:workflow@0.1.0` and of `wasi:*@0.2` only".to_owned()
             }
             Self::Invalid(_) => "build the module again; the file may be cut short".to_owned(),
+            Self::TooComplex { .. } | Self::TooExpensive(_) => {
+                "compilers make nothing of the kind; if it was generated, divide it into smaller functions or types"
+                    .to_owned()
+            }
             Self::Engine(_) => "this is a fault of wfhost or of this machine; please report it".to_owned(),
         }
     }

@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use wasmtime::Engine as Wasmtime;
 use wasmtime::component::{Component, Linker};
-use wfhost_core::{Digest, limits};
+use wfhost_core::limits;
 
 use super::instance::RunCtx;
-use super::{Module, linker, wasmtime};
+use super::recent::Recent;
+use super::{Module, address_space_is_limited, linker, wasmtime};
 use crate::imports::WorkflowPre;
 use crate::sandbox::link_denied;
 
@@ -40,7 +41,7 @@ pub(super) struct Stacks {
 struct Sized {
     wasmtime: Wasmtime,
     linker: Linker<RunCtx>,
-    programs: Mutex<HashMap<Digest, WorkflowPre<RunCtx>>>,
+    programs: Mutex<Recent<WorkflowPre<RunCtx>>>,
 }
 
 /// A program in the engine that has its stack.
@@ -56,11 +57,11 @@ impl Stacks {
         debug_assert_ne!(bytes, limits::STACK_BYTES);
         let sized = self.engine(bytes)?;
         let mut programs = sized.programs.lock().unwrap_or_else(PoisonError::into_inner);
-        let program = match programs.get(&module.digest) {
-            Some(program) => program.clone(),
+        let program = match programs.get(module.digest) {
+            Some(program) => program,
             None => {
                 let program = sized.load(module)?;
-                programs.insert(module.digest, program.clone());
+                programs.put(module.digest, program.clone(), module.bytes());
                 program
             }
         };
@@ -72,7 +73,7 @@ impl Stacks {
         if let Some(engine) = engines.get(&bytes) {
             return Ok(Arc::clone(engine));
         }
-        let wasmtime = wasmtime(bytes)?;
+        let wasmtime = wasmtime(bytes, address_space_is_limited())?;
         let linker = linker(&wasmtime)?;
         let engine = Arc::new(Sized { wasmtime, linker, programs: Mutex::default() });
         engines.insert(bytes, Arc::clone(&engine));

@@ -1,6 +1,46 @@
-//! JSON Schemas: of the answers that people give.
+//! JSON Schemas: of the answers that agents and people give.
+//!
+//! Schemas come from programs and answers from wherever programs like, so both may be made to keep
+//! the host busy: a schema of 2 kB can refer to itself in two ways on each of forty levels. A schema
+//! is bounded before it is read, by what it would be if each reference was replaced by what it refers
+//! to; expressions are of the kind that takes time in proportion to the text; and checking an answer
+//! ends after so many steps. Both may take a second: [`Schema::read`] and [`check_answer`] do it beside
+//! the runtime's workers.
 
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use jsonschema::{Keyword, PatternOptions, ValidationError, Validator};
+use serde_json::{Map, Value};
+use tokio::sync::{Semaphore, oneshot};
 use wfhost_core::{Json, Question};
+
+/// Bytes of a schema.
+const BYTES: usize = 256 << 10;
+/// Schemas in a schema, it included.
+const NODES: usize = 5_000;
+/// The same, if each reference is replaced by what it refers to.
+const EXPANDED: u64 = 100_000;
+/// Schemas within each other, references followed. Reading and checking go as deep, checking once
+/// more for each level of the answer: so deep is the stack of the threads that do it.
+const DEEP: u64 = 100;
+const STACK_BYTES: usize = 64 << 20;
+/// Schemas that are read or used at the same time.
+const AT_ONCE: usize = 4;
+/// Regular expressions in a schema, and bytes of memory for each.
+const PATTERNS: usize = 200;
+const PATTERN_BYTES: usize = 1 << 20;
+/// Schemas that an answer's parts are compared with, and for how long at most.
+const STEPS: u64 = 20_000_000;
+const LENGTH: Duration = Duration::from_secs(10);
+/// Steps between two looks at the clock.
+const LOOK: u64 = 1_000;
+
+/// The keyword that counts. It is put into each schema, where no other can stand.
+const COUNTING: &str = "\u{0}wfhost";
 
 /// An answer that does not fit the question.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -12,31 +52,339 @@ pub enum BadAnswer {
     Schema { faults: Vec<String> },
 }
 
+/// Something in a JSON document that a schema does not allow.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fault {
+    /// A JSON pointer; empty for the document as a whole.
+    pub path: String,
+    pub message: String,
+}
+
 /// Faults of one answer that are told; the first ones are enough.
 const MAX_FAULTS: usize = 5;
 
-/// Reads a schema. References to other documents are not followed.
-pub fn compile(schema: &Json) -> Result<jsonschema::Validator, String> {
-    jsonschema::validator_for(&schema.value()).map_err(|error| error.to_string())
+/// A schema that was read.
+pub struct Schema {
+    validator: Validator,
+    work: Arc<Work>,
+}
+
+/// What checking an answer has cost until now.
+#[derive(Default)]
+struct Work {
+    steps: AtomicU64,
+    /// When it has to be over: milliseconds since `begin`.
+    begin: std::sync::Mutex<Option<Instant>>,
+}
+
+/// Unwinds out of a check that takes too much.
+struct TooMuch;
+
+impl Work {
+    fn step(&self) {
+        let steps = self.steps.fetch_add(1, Ordering::Relaxed);
+        let begin = || *self.begin.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let is_late = || begin().is_some_and(|begin| begin.elapsed() > LENGTH);
+        if steps >= STEPS || steps.is_multiple_of(LOOK) && is_late() {
+            resume_unwind(Box::new(TooMuch));
+        }
+    }
+}
+
+/// Stands in each schema.
+struct Counter(Arc<Work>);
+
+impl<'i> Keyword<'i> for Counter {
+    fn validate(&self, _: &'i Value) -> Result<(), ValidationError<'i>> {
+        self.0.step();
+        Ok(())
+    }
+
+    fn is_valid(&self, _: &'i Value) -> bool {
+        self.0.step();
+        true
+    }
+}
+
+impl Schema {
+    /// Reads a schema. References to other documents are not followed.
+    ///
+    /// # Errors
+    ///
+    /// It is no schema, or one that could keep the host busy.
+    pub fn compile(schema: &Json) -> Result<Self, String> {
+        if schema.as_str().len() > BYTES {
+            return Err(format!("it has {} bytes, more than {BYTES}", schema.as_str().len()));
+        }
+        let mut value = schema.value();
+        Nodes::check(&value)?;
+        instrument(&mut value);
+        let work = Arc::new(Work::default());
+        let counting = Arc::clone(&work);
+        let options = jsonschema::options()
+            .with_pattern_options(
+                PatternOptions::regex().size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES),
+            )
+            .with_keyword(COUNTING, move |_: &Map<String, Value>, _: &Value, _| {
+                Ok(Box::new(Counter(Arc::clone(&counting))) as Box<dyn for<'i> Keyword<'i>>)
+            });
+        let validator = options.build(&value).map_err(|error| error.to_string())?;
+        Ok(Self { validator, work })
+    }
+
+    /// The same beside the runtime's workers.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Schema::compile`].
+    pub async fn read(schema: &Json) -> Result<Arc<Self>, String> {
+        let schema = schema.clone();
+        aside(move || Self::compile(&schema).map(Arc::new)).await
+    }
+
+    /// What is wrong with a document, `most` faults at most. It is wrong, too, if it takes too long
+    /// to find out.
+    pub fn faults(&self, document: &Json, most: usize) -> Vec<Fault> {
+        let value = document.value();
+        self.work.steps.store(0, Ordering::Relaxed);
+        *self.work.begin.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Instant::now());
+        let fault = |error: ValidationError<'_>| Fault {
+            path: error.instance_path().to_string(),
+            message: error.to_string(),
+        };
+        let checked = catch_unwind(AssertUnwindSafe(|| {
+            self.validator.iter_errors(&value).take(most).map(fault).collect::<Vec<_>>()
+        }));
+        checked.unwrap_or_else(|panic| match panic.downcast::<TooMuch>() {
+            Ok(_) => {
+                let message = format!("to compare it with its schema takes more than {STEPS} steps or 10 s");
+                vec![Fault { path: String::new(), message }]
+            }
+            Err(panic) => resume_unwind(panic),
+        })
+    }
+}
+
+/// Keywords whose value is a schema, or a list of schemas.
+const SCHEMAS: [&str; 18] = [
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "not",
+    "if",
+    "then",
+    "else",
+    "items",
+    "additionalItems",
+    "prefixItems",
+    "contains",
+    "additionalProperties",
+    "propertyNames",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+    "contentSchema",
+    "extends",
+    "disallow",
+];
+
+/// Keywords whose value has schemas by names.
+const NAMED: [&str; 6] =
+    ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"];
+
+/// The schemas right within one, each with the rest of its place.
+fn within(schema: &Value) -> Vec<(String, &Value)> {
+    let mut found = Vec::new();
+    let Value::Object(members) = schema else { return found };
+    for (key, value) in members {
+        match value {
+            Value::Array(list) if SCHEMAS.contains(&key.as_str()) => {
+                let numbered = list.iter().enumerate();
+                found.extend(numbered.map(|(index, value)| (format!("/{key}/{index}"), value)));
+            }
+            _ if SCHEMAS.contains(&key.as_str()) => found.push((format!("/{key}"), value)),
+            Value::Object(named) if NAMED.contains(&key.as_str()) => {
+                found.extend(named.iter().map(|(name, value)| (format!("/{key}/{}", escaped(name)), value)));
+            }
+            _ => {}
+        }
+    }
+    found.retain(|(_, value)| value.is_object());
+    found
+}
+
+/// A name in a JSON pointer.
+fn escaped(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}
+
+/// Has each schema count when it is used.
+fn instrument(schema: &mut Value) {
+    let Value::Object(members) = schema else { return };
+    for (key, value) in members.iter_mut() {
+        match value {
+            Value::Array(list) if SCHEMAS.contains(&key.as_str()) => list.iter_mut().for_each(instrument),
+            _ if SCHEMAS.contains(&key.as_str()) => instrument(value),
+            Value::Object(named) if NAMED.contains(&key.as_str()) => named.values_mut().for_each(instrument),
+            _ => {}
+        }
+    }
+    members.insert(COUNTING.to_owned(), Value::Bool(true));
+}
+
+/// The schemas of a schema by their places.
+struct Nodes<'a> {
+    by_place: HashMap<String, &'a Value>,
+    by_anchor: HashMap<&'a str, &'a Value>,
+    patterns: usize,
+    /// What each is with all that it refers to, and how deep that goes; none while that is counted.
+    expanded: HashMap<*const Value, Option<(u64, u64)>>,
+}
+
+impl<'a> Nodes<'a> {
+    fn check(schema: &'a Value) -> Result<(), String> {
+        let mut nodes = Self {
+            by_place: HashMap::new(),
+            by_anchor: HashMap::new(),
+            patterns: 0,
+            expanded: HashMap::new(),
+        };
+        nodes.collect(String::new(), schema)?;
+        if nodes.patterns > PATTERNS {
+            return Err(format!("it has {} regular expressions, more than {PATTERNS}", nodes.patterns));
+        }
+        match nodes.expand(schema)? {
+            (_, deep) if deep > DEEP => Err(format!("it goes more than {DEEP} schemas deep")),
+            (expanded, _) if expanded > EXPANDED => Err(format!(
+                "it is more than {EXPANDED} schemas if each reference is replaced by what it refers to"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn collect(&mut self, place: String, schema: &'a Value) -> Result<(), String> {
+        if self.by_place.len() >= NODES {
+            return Err(format!("it holds more than {NODES} schemas"));
+        }
+        for anchor in ["$anchor", "$id", "id"] {
+            // An old form: "$id": "#name".
+            if let Some(name) = schema.get(anchor).and_then(Value::as_str) {
+                self.by_anchor.insert(name.strip_prefix('#').unwrap_or(name), schema);
+            }
+        }
+        self.patterns += usize::from(schema.get("pattern").is_some());
+        self.patterns +=
+            schema.get("patternProperties").and_then(Value::as_object).map_or(0, serde_json::Map::len);
+        for (rest, inner) in within(schema) {
+            self.collect(format!("{place}{rest}"), inner)?;
+        }
+        self.by_place.insert(place, schema);
+        Ok(())
+    }
+
+    fn expand(&mut self, schema: &'a Value) -> Result<(u64, u64), String> {
+        let key = std::ptr::from_ref(schema);
+        match self.expanded.get(&key) {
+            Some(Some(known)) => return Ok(*known),
+            // It refers to itself: how often that is followed is up to the answer.
+            Some(None) => return Ok((0, 0)),
+            None => {}
+        }
+        self.expanded.insert(key, None);
+        let mut inner: Vec<_> = within(schema).into_iter().map(|(_, inner)| inner).collect();
+        for keyword in ["$dynamicRef", "$recursiveRef"] {
+            if schema.get(keyword).is_some() {
+                return Err(format!("it uses `{keyword}`; use `$ref`"));
+            }
+        }
+        if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
+            inner.push(self.target(reference)?);
+        }
+        let (mut total, mut deep) = (1u64, 0);
+        for inner in inner {
+            let (of_inner, deep_inner) = self.expand(inner)?;
+            total = total.saturating_add(of_inner);
+            deep = deep_inner.max(deep);
+        }
+        self.expanded.insert(key, Some((total, deep + 1)));
+        Ok((total, deep + 1))
+    }
+
+    fn target(&self, reference: &str) -> Result<&'a Value, String> {
+        let unknown = || format!("it refers to `{reference}`, where it holds no schema");
+        let Some(fragment) = reference.strip_prefix('#') else {
+            let known = self.by_anchor.get(reference).copied();
+            return known.ok_or_else(|| format!("it refers to another document: `{reference}`"));
+        };
+        let plain = fragment.replace("%25", "%").replace("%24", "$").replace("%7B", "{").replace("%7D", "}");
+        let found = self.by_place.get(fragment).or_else(|| self.by_place.get(&plain));
+        found.or_else(|| self.by_anchor.get(fragment)).copied().ok_or_else(unknown)
+    }
+}
+
+/// Does what takes its time with schemas on a thread that has the stack for it, and holds up nobody.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    static TURNS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(AT_ONCE)));
+    let turn = Arc::clone(&TURNS).acquire_owned().await;
+    let (tell, told) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("schema".to_owned()).stack_size(STACK_BYTES);
+    let begun = thread.spawn(move || {
+        let done = catch_unwind(AssertUnwindSafe(work));
+        // Also if nobody waits for it any more.
+        drop(turn);
+        let _ = tell.send(done);
+    });
+    if let Err(error) = begun {
+        panic!("the system gives no thread: {error}");
+    }
+    match told.await {
+        Ok(Ok(done)) => done,
+        Ok(Err(panic)) => resume_unwind(panic),
+        Err(_) => unreachable!("it tells in any case"),
+    }
+}
+
+/// Checks an answer against the choices and the schema of a question, beside the runtime's workers.
+///
+/// # Errors
+///
+/// It does not fit.
+pub async fn check_answer(question: &Question, answer: &Json) -> Result<(), BadAnswer> {
+    let (question, answer) = (question.clone(), answer.clone());
+    aside(move || check(&question, &answer)).await
+}
+
+/// Whether a document fits, beside the runtime's workers: what `work` makes of the schema.
+pub async fn with<T: Send + 'static>(
+    schema: &Arc<Schema>,
+    work: impl FnOnce(&Schema) -> T + Send + 'static,
+) -> T {
+    let schema = Arc::clone(schema);
+    aside(move || work(&schema)).await
 }
 
 /// Checks an answer against the choices and the schema of a question.
+///
+/// # Errors
+///
+/// It does not fit.
 pub fn check(question: &Question, answer: &Json) -> Result<(), BadAnswer> {
-    let value = answer.value();
-    let is_choice = value.as_str().is_some_and(|text| question.choices.iter().any(|choice| choice == text));
-    if !question.choices.is_empty() && !is_choice {
+    let is_choice = || {
+        let value = answer.value();
+        value.as_str().is_some_and(|text| question.choices.iter().any(|choice| choice == text))
+    };
+    if !question.choices.is_empty() && !is_choice() {
         return Err(BadAnswer::Choice { choices: question.choices.clone() });
     }
     let Some(schema) = &question.schema else { return Ok(()) };
-    let validator = compile(schema).map_err(|error| BadAnswer::Schema {
+    let schema = Schema::compile(schema).map_err(|error| BadAnswer::Schema {
         faults: vec![format!("the question has a schema that cannot be used: {error}")],
     })?;
-    let faults: Vec<_> = validator
-        .iter_errors(&value)
-        .take(MAX_FAULTS)
-        .map(|error| match error.instance_path().to_string() {
-            place if place.is_empty() => error.to_string(),
-            place => format!("{place}: {error}"),
+    let faults: Vec<_> = schema
+        .faults(answer, MAX_FAULTS)
+        .into_iter()
+        .map(|fault| match fault.path.as_str() {
+            "" => fault.message,
+            place => format!("{place}: {}", fault.message),
         })
         .collect();
     if faults.is_empty() { Ok(()) } else { Err(BadAnswer::Schema { faults }) }
@@ -77,7 +425,95 @@ mod tests {
 
     #[test]
     fn a_schema_that_is_none_is_an_error() {
-        assert!(compile(&Json::from(json!({"type": 7}))).is_err());
-        assert!(compile(&Json::from(json!({"$ref": "https://example.com/x"}))).is_err());
+        let refused = |schema| Schema::compile(&Json::from(schema)).err().expect("it is refused");
+        refused(json!({"type": 7}));
+        assert!(refused(json!({"$ref": "https://example.com/x"})).contains("another document"));
+        assert!(refused(json!({"$ref": "#/x", "x": {}})).contains("holds no schema"));
+        assert!(refused(json!({"$dynamicRef": "#x"})).contains("use `$ref`"));
+    }
+
+    /// `levels` schemas, each of which refers twice to the next one, in a place of the answer or in the same.
+    fn doubling(levels: usize, deeper: bool) -> serde_json::Value {
+        let next = |level: usize| json!({ "$ref": format!("#/$defs/a{}", (level + 1) % levels) });
+        let next =
+            |level: usize| if deeper { json!({ "properties": { "a": next(level) } }) } else { next(level) };
+        let defs = (0..levels).map(|level| {
+            let last = level + 1 == levels && !deeper;
+            let body = if last { json!({}) } else { json!({ "allOf": [next(level), next(level)] }) };
+            (format!("a{level}"), body)
+        });
+        json!({ "$defs": defs.collect::<serde_json::Map<_, _>>(), "$ref": "#/$defs/a0" })
+    }
+
+    #[test]
+    fn a_schema_that_doubles_at_each_level_is_refused_before_it_is_read() {
+        let schema = Json::from(doubling(34, false));
+        assert!(schema.as_str().len() < 3_000);
+        assert!(Schema::compile(&schema).err().expect("refused").contains("more than 100000 schemas"));
+        assert!(Schema::compile(&Json::from(doubling(10, false))).is_ok());
+        let many = json!({ "allOf": vec![json!({}); 6_000] });
+        assert!(Schema::compile(&Json::from(many)).err().expect("refused").contains("more than 5000"));
+        let long = json!({ "enum": vec![json!("x".repeat(100)); 3_000] });
+        assert!(Schema::compile(&Json::from(long)).err().expect("refused").contains("bytes"));
+    }
+
+    /// Each level is followed by the next: the deepest that there can be has to fit the stack.
+    #[tokio::test]
+    async fn the_deepest_schema_and_answer_are_checked() {
+        let chain = |levels: usize| {
+            let defs = (0..levels).map(|level| {
+                let next = json!({ "$ref": format!("#/$defs/a{}", (level + 1) % levels) });
+                let last = level + 1 == levels;
+                let body =
+                    if last { json!({ "properties": { "a": next } }) } else { json!({ "allOf": [next] }) };
+                (format!("a{level}"), body)
+            });
+            json!({ "$defs": defs.collect::<serde_json::Map<_, _>>(), "$ref": "#/$defs/a0" })
+        };
+        let answer = Json::from((0..120).fold(json!(1), |inner, _| json!({ "a": inner })));
+        let schema = Schema::read(&Json::from(chain(45))).await.unwrap();
+        assert_eq!(with(&schema, move |schema| schema.faults(&answer, 5)).await, []);
+        let refused = Schema::read(&Json::from(chain(2_000))).await.err().expect("refused");
+        assert!(refused.contains("schemas deep"), "{refused}");
+    }
+
+    #[test]
+    fn an_answer_that_a_schema_looks_at_for_ever_does_not_fit() {
+        let schema = Schema::compile(&Json::from(doubling(3, true))).unwrap();
+        let nested = |depth| (0..depth).fold(json!(1), |inner, _| json!({ "a": inner }));
+        assert_eq!(schema.faults(&Json::from(nested(5)), 5), []);
+        let faults = schema.faults(&Json::from(nested(100)), 5);
+        assert!(faults.len() == 1 && faults[0].message.contains("takes more than"), "{faults:?}");
+        // It can be used again.
+        assert_eq!(schema.faults(&Json::from(nested(5)), 5), []);
+    }
+
+    #[test]
+    fn expressions_take_time_in_proportion_to_the_text() {
+        let schema = Schema::compile(&Json::from(json!({ "pattern": "^(a|a|aa)+$" }))).unwrap();
+        let text = format!("{}b", "a".repeat(100_000));
+        assert_eq!(schema.faults(&Json::from(json!(text)), 5).len(), 1);
+        assert!(Schema::compile(&Json::from(json!({ "pattern": "((a{1000}){1000}){1000}" }))).is_err());
+    }
+
+    /// What programs of all languages make of their types.
+    #[test]
+    fn ordinary_schemas_mean_what_they_did() {
+        let schema = json!({
+            "$schema": "http://json-schema.org/draft-07/schema#",
+            "definitions": { "Node": {
+                "type": "object", "required": ["name"], "additionalProperties": false,
+                "properties": {
+                    "name": { "type": "string" },
+                    "children": { "type": "array", "items": { "$ref": "#/definitions/Node" } },
+                },
+            } },
+            "allOf": [{ "$ref": "#/definitions/Node" }],
+        });
+        let schema = Schema::compile(&Json::from(schema)).unwrap();
+        let good = json!({ "name": "a", "children": [{ "name": "b", "children": [] }] });
+        assert_eq!(schema.faults(&Json::from(good), 5), []);
+        let bad = schema.faults(&Json::from(json!({ "name": "a", "children": [{ "title": "b" }] })), 5);
+        assert!(bad.iter().all(|fault| fault.path.starts_with("/children/0")) && !bad.is_empty(), "{bad:?}");
     }
 }

@@ -20,7 +20,9 @@ use wfhost_core::{
     Digest, End, Epoch, Failure, FailureKind, Json, Machine, Mismatch, Op, Outcome, Row, RunId, Step, Stop,
     Timestamp, Work,
 };
-use wfhost_runtime::{CannotExecute, Ended, Engine, GrantError, Module, Shared, StackError, end_lines, trap};
+use wfhost_runtime::{
+    CannotExecute, Ended, Engine, GrantError, HostTrouble, Module, Shared, StackError, end_lines, trap,
+};
 use wfhost_store::{
     Append, Appended, Inbox, Message, MessageBody, MessageId, NewRun, Next, Part, SessionId, SharedStore,
     StoreError, Waiting, Wake,
@@ -72,6 +74,8 @@ pub enum DriveError {
     Stack { run: RunId, source: StackError },
     #[error("the program cannot be started: {0}")]
     Instance(String),
+    #[error("{run} cannot go on here: {source}")]
+    Trouble { run: RunId, source: HostTrouble },
 }
 
 impl DriveError {
@@ -741,6 +745,9 @@ impl Driver<'_> {
             Err(error) => match error.downcast_ref::<Stop>() {
                 Some(stop) => Err(Stopped::By(stop.clone())),
                 None => {
+                    if let Some(source) = HostTrouble::of(&error) {
+                        return Err(DriveError::Trouble { run: self.drive.run.clone(), source });
+                    }
                     let module = self.drive.store.module(self.drive.module.digest);
                     Err(Stopped::Failed(trap::explain(&error, &self.shared, module).await?))
                 }

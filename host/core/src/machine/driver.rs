@@ -130,6 +130,11 @@ impl Machine {
         self.unsaved.count > 0
     }
 
+    /// Bytes of answers, signals and results that the program has and has not dropped.
+    pub fn held_bytes(&self) -> u64 {
+        self.steps.outcome_bytes()
+    }
+
     /// Whether the program has come to the end of what it did the last time.
     pub fn is_live(&self) -> bool {
         self.script.is_empty()

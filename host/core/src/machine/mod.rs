@@ -80,6 +80,8 @@ pub enum Stop {
     TooLarge(#[from] TooLarge),
     #[error("the program has {limit} steps open at the same time, as many as are allowed", limit = limits::OPEN_STEPS)]
     TooManySteps,
+    #[error("the program's wait sets have {limit} members together, as many as are allowed", limit = limits::SET_MEMBERS)]
+    TooManyMembers,
     /// A step that the program does not hold: only a broken host asks for one.
     #[error("the program does not hold step {0}")]
     NoSuchStep(Step),
@@ -266,7 +268,8 @@ impl Machine {
                     machine.spending.note(position, &void.event, is_call);
                     // Its number, and so its idempotency key, is never given to another one.
                     if let Event::Scheduled { step, .. } = void.event {
-                        machine.steps.skip(step);
+                        let illegal = |reason| JournalError::Illegal { position, reason };
+                        machine.steps.skip(step).map_err(illegal)?;
                     }
                     continue;
                 }

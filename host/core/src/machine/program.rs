@@ -150,7 +150,7 @@ impl Machine {
             _ => return Err(self.refuse(mismatch::Asked::Drop(step))),
         }
         for (set, tag) in self.steps.release(step) {
-            self.sets.remove_step(set, tag, step);
+            self.sets.remove(set, tag);
         }
         Ok(())
     }
@@ -163,6 +163,10 @@ impl Machine {
     /// Adds a step to a set.
     pub fn set_add(&mut self, set: SetId, step: Step, tag: u64) -> Result<(), Stop> {
         self.check()?;
+        if self.sets.members() >= limits::SET_MEMBERS {
+            return Err(self.fail(Stop::TooManyMembers));
+        }
+        self.set_remove(set, tag);
         match self.steps.watch(step, set, tag) {
             Err(()) => Err(self.fail(Stop::NoSuchStep(step))),
             Ok(done) => {
@@ -174,18 +178,23 @@ impl Machine {
 
     /// Removes a tag from a set.
     pub fn set_remove(&mut self, set: SetId, tag: u64) {
-        self.sets.remove(set, tag);
+        if let Some(step) = self.sets.remove(set, tag) {
+            self.steps.unwatch(step, set, tag);
+        }
     }
 
     /// The program lets go of a set.
     pub fn set_drop(&mut self, set: SetId) {
-        self.sets.delete(set);
+        for (tag, step) in self.sets.delete(set) {
+            self.steps.unwatch(step, set, tag);
+        }
     }
 
     /// Takes the member that was done first out of a set, if one is done.
     pub fn poll_set(&mut self, set: SetId) -> Result<Option<u64>, Stop> {
         self.check()?;
         if let Some((tag, position, step)) = self.sets.pop(set) {
+            self.steps.unwatch(step, set, tag);
             let at = match self.steps.done(step) {
                 Ok(Some(done)) => done.at,
                 _ => self.now,

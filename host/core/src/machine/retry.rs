@@ -20,42 +20,67 @@ pub(super) struct Void {
 }
 
 impl Void {
+    /// One look at each entry, however many declare others void.
     pub fn of(entries: &[Entry]) -> Self {
         let mut void = Self::default();
-        for (index, Entry { at, event }) in entries.iter().enumerate() {
-            let Event::Retried { from, step, .. } = event else { continue };
-            let start = usize::try_from(from.0).unwrap_or(index).min(index);
-            void.range(&entries[start..index], *from, *step);
-            void.reopened.extend(step.map(|step| (step, *at)));
+        if !entries.iter().any(|entry| matches!(entry.event, Event::Retried { .. })) {
+            return void;
         }
-        void
-    }
-
-    fn range(&mut self, entries: &[Entry], from: Position, retried: Option<Step>) {
-        let mut begun = HashSet::new();
-        // Whoever pays for one call that could not be afforded pays for all of them.
-        let unaffordable = entries.iter().any(|entry| {
-            matches!(&entry.event, Event::Completed { step, outcome }
-                if retried == Some(*step) && is_unaffordable(outcome))
-        });
-        for (offset, entry) in entries.iter().enumerate() {
-            let void = match &entry.event {
-                Event::Scheduled { step, .. } => begun.insert(*step),
-                Event::Cancelled { .. }
+        let mut begun_at = BTreeMap::new();
+        // Where the step of each entry was begun, and the calls that could not be afforded.
+        let mut begun = Vec::with_capacity(entries.len());
+        let mut unaffordable = BTreeMap::<Step, Vec<u64>>::new();
+        for (at, entry) in (0..).zip(entries) {
+            if let Event::Scheduled { step, .. } = &entry.event {
+                begun_at.insert(*step, at);
+            }
+            begun.push(step_of(&entry.event).and_then(|step| begun_at.get(&step).copied()));
+            if let Event::Completed { step, outcome } = &entry.event
+                && is_unaffordable(outcome)
+            {
+                unaffordable.entry(*step).or_default().push(at);
+            }
+        }
+        // From the end: the earliest place from which some later entry declares what the program
+        // did void; what a certain step did; what could not be afforded.
+        let mut from_all = u64::MAX;
+        let mut from_step = BTreeMap::<Step, u64>::new();
+        let mut from_unaffordable = u64::MAX;
+        for (index, entry) in entries.iter().enumerate().rev() {
+            let at = index as u64;
+            if let Event::Retried { from, step, .. } = &entry.event {
+                from_all = from_all.min(from.0);
+                if let Some(step) = step {
+                    let of_step = from_step.entry(*step).or_insert(u64::MAX);
+                    *of_step = from.0.min(*of_step);
+                    void.reopened.entry(*step).or_insert(entry.at);
+                    // Whoever pays for one call that could not be afforded pays for all of them.
+                    let refused = unaffordable.get(step).map_or(&[][..], Vec::as_slice);
+                    let before = refused.partition_point(|&refused| refused < at);
+                    if before > 0 && refused[before - 1] >= from.0 {
+                        from_unaffordable = from_unaffordable.min(from.0);
+                    }
+                }
+                continue;
+            }
+            let of_begun = begun[index].is_some_and(|begun| from_all <= begun);
+            let of_retried = |step: &Step| from_step.get(step).is_some_and(|&from| from <= at);
+            let is_void = match &entry.event {
+                Event::Scheduled { .. }
+                | Event::Cancelled { .. }
                 | Event::Returned { .. }
                 | Event::Patched { .. }
                 | Event::Finished { .. }
-                | Event::CancelRequested { .. } => true,
+                | Event::CancelRequested { .. } => from_all <= at,
                 Event::Completed { step, outcome } => {
-                    let unpaid = unaffordable && is_unaffordable(outcome);
-                    begun.contains(step) || retried == Some(*step) || unpaid
+                    of_begun || of_retried(step) || from_unaffordable <= at && is_unaffordable(outcome)
                 }
-                Event::Answered { step, .. } => begun.contains(step) || retried == Some(*step),
-                Event::ChildEnded(child) => begun.contains(&child.step) || retried == Some(child.step),
-                Event::Attempted { step, .. }
-                | Event::Postponed { step, .. }
-                | Event::Delegated { step, .. } => begun.contains(step),
-                Event::AttemptFailed(failed) => begun.contains(&failed.step),
+                Event::Answered { step, .. } => of_begun || of_retried(step),
+                Event::ChildEnded(child) => of_begun || of_retried(&child.step),
+                Event::Attempted { .. }
+                | Event::Postponed { .. }
+                | Event::Delegated { .. }
+                | Event::AttemptFailed(_) => of_begun,
                 Event::Started(_)
                 | Event::Received { .. }
                 | Event::Retried { .. }
@@ -64,10 +89,11 @@ impl Void {
                 | Event::ContinuedAsNew { .. }
                 | Event::Forked { .. } => false,
             };
-            if void {
-                self.entries.insert(Position(from.0 + offset as u64));
+            if is_void {
+                void.entries.insert(Position(at));
             }
         }
+        void
     }
 
     pub fn has(&self, position: Position) -> bool {
@@ -77,6 +103,20 @@ impl Void {
     /// The entry; as an error if it is void.
     pub fn of_entry(&self, position: Position, entry: Entry) -> Result<Entry, Entry> {
         if self.entries.contains(&position) { Err(entry) } else { Ok(entry) }
+    }
+}
+
+/// The step that an entry says something of, after it was begun.
+fn step_of(event: &Event) -> Option<Step> {
+    match event {
+        Event::Completed { step, .. }
+        | Event::Answered { step, .. }
+        | Event::Attempted { step, .. }
+        | Event::Postponed { step, .. }
+        | Event::Delegated { step, .. } => Some(*step),
+        Event::ChildEnded(child) => Some(child.step),
+        Event::AttemptFailed(failed) => Some(failed.step),
+        _ => None,
     }
 }
 
@@ -188,5 +228,81 @@ impl Retry {
         journal.entries.push(entry);
         journal.head = head;
         Row { first, count: 1, bytes, head }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Failure;
+
+    /// What is void, by its definition: each entry that declares others void is looked at for itself.
+    fn by_definition(entries: &[Entry]) -> HashSet<Position> {
+        let mut void = HashSet::new();
+        for (index, entry) in entries.iter().enumerate() {
+            let Event::Retried { from, step: retried, .. } = &entry.event else { continue };
+            let start = usize::try_from(from.0).unwrap_or(index).min(index);
+            let entries = &entries[start..index];
+            let mut begun = HashSet::new();
+            let unaffordable = entries.iter().any(|entry| {
+                matches!(&entry.event, Event::Completed { step, outcome }
+                    if *retried == Some(*step) && is_unaffordable(outcome))
+            });
+            for (offset, entry) in entries.iter().enumerate() {
+                let is_void = match &entry.event {
+                    Event::Scheduled { step, .. } => begun.insert(*step),
+                    Event::Finished { .. } => true,
+                    Event::Completed { step, outcome } => {
+                        let unpaid = unaffordable && is_unaffordable(outcome);
+                        begun.contains(step) || *retried == Some(*step) || unpaid
+                    }
+                    Event::Attempted { step, .. } => begun.contains(step),
+                    _ => false,
+                };
+                if is_void {
+                    void.insert(Position(from.0 + offset as u64));
+                }
+            }
+        }
+        void
+    }
+
+    /// Steps begin in order; everything else is about those that have begun.
+    fn entries(choices: &[(u8, u8, u8)]) -> Vec<Entry> {
+        let mut last = 0;
+        let events = choices.iter().enumerate().map(|(index, &(kind, step, from))| {
+            let step = Step(u64::from(step) % (last + 1));
+            match kind % 6 {
+                0 | 1 => {
+                    last += 1;
+                    Event::Scheduled { step: Step(last), op: Vec::new().into() }
+                }
+                2 => {
+                    let failure = Failure::new(FailureKind::BudgetExceeded, String::new());
+                    let outcome = if from % 2 == 0 { Ok(crate::Json::null()) } else { Err(failure) };
+                    Event::Completed { step, outcome: outcome.into() }
+                }
+                3 => Event::Attempted { step, attempt: 2, after: None },
+                4 => Event::Finished { outcome: Ok(crate::Json::null()).into(), stopped: false },
+                _ => Event::Retried {
+                    from: Position(u64::from(from) % (index as u64 + 2)),
+                    step: (from % 3 > 0).then_some(step),
+                    emissions: 0,
+                },
+            }
+        });
+        events.map(|event| Entry { at: Timestamp(1), event }).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn one_look_finds_what_is_void(choices in prop::collection::vec(any::<(u8, u8, u8)>(), 0..40)) {
+            let entries = entries(&choices);
+            prop_assert_eq!(Void::of(&entries).entries, by_definition(&entries));
+        }
     }
 }

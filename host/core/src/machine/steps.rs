@@ -108,7 +108,8 @@ struct State {
     /// Whether the program of this execution knows its outcome.
     read: bool,
     op: ByteVec,
-    watchers: Vec<(SetId, u64)>,
+    /// The sets and tags under which it is a member.
+    watchers: BTreeSet<(SetId, u64)>,
 }
 
 impl State {
@@ -129,6 +130,16 @@ impl State {
     }
 }
 
+fn outcome_bytes(outcome: &Outcome) -> u64 {
+    let bytes = match outcome {
+        Ok(json) => json.as_str().len(),
+        Err(failure) => {
+            failure.message.len() + failure.details.as_ref().map_or(0, |json| json.as_str().len())
+        }
+    };
+    bytes as u64
+}
+
 /// Signals and waits of one name that have not met. One of the two is empty.
 #[derive(Debug, Default)]
 struct Queue {
@@ -141,6 +152,8 @@ pub(super) struct Steps {
     last: Step,
     states: Table<State>,
     held: usize,
+    /// Bytes of the outcomes that are kept.
+    outcome_bytes: u64,
     /// Open steps that the host carries out.
     working: BTreeSet<Step>,
     timers: BTreeSet<(Timestamp, Step)>,
@@ -165,6 +178,11 @@ pub(super) struct Steps {
 impl Steps {
     pub(super) fn next_step(&self) -> Step {
         Step(self.last.0 + 1)
+    }
+
+    /// Bytes of the outcomes of steps that the program has not dropped.
+    pub(super) fn outcome_bytes(&self) -> u64 {
+        self.outcome_bytes
     }
 
     /// The number of steps that the program holds.
@@ -246,7 +264,7 @@ impl Steps {
             begun: false,
             read: false,
             op,
-            watchers: Vec::new(),
+            watchers: BTreeSet::new(),
         };
         self.states.insert(step, state);
         Ok(())
@@ -257,9 +275,13 @@ impl Steps {
         Kind::Timer { deadline }
     }
 
-    /// The number of a step that is void.
-    pub(super) fn skip(&mut self, step: Step) {
-        self.last = self.last.max(step);
+    /// The number of a step that is void. Numbers have no gaps: what is kept of steps lies in a row.
+    pub(super) fn skip(&mut self, step: Step) -> Result<(), String> {
+        if step != self.next_step() {
+            return Err(format!("step {step} follows step {}", self.last));
+        }
+        self.last = step;
+        Ok(())
     }
 
     pub(super) fn attempt(&mut self, step: Step, attempt: u32) -> Result<(), String> {
@@ -625,9 +647,10 @@ impl Steps {
             }
         }
         state.cancelled = done.is_none();
+        self.outcome_bytes += done.as_ref().map_or(0, |done| outcome_bytes(&done.outcome));
         state.done = done;
         state.forget_op();
-        state.watchers.clone()
+        state.watchers.iter().copied().collect()
     }
 
     // The program.
@@ -684,21 +707,29 @@ impl Steps {
     }
 
     /// The program lets go of the step. Gives the sets that it is in.
-    pub(super) fn release(&mut self, step: Step) -> Vec<(SetId, u64)> {
+    pub(super) fn release(&mut self, step: Step) -> BTreeSet<(SetId, u64)> {
         self.held -= 1;
-        self.states.remove(&step).map(|state| state.watchers).unwrap_or_default()
+        let Some(state) = self.states.remove(&step) else { return BTreeSet::new() };
+        let bytes = state.done.as_ref().map_or(0, |done| outcome_bytes(&done.outcome));
+        self.outcome_bytes = self.outcome_bytes.saturating_sub(bytes);
+        state.watchers
     }
 
     /// The step was added to a set. Gives where it was done, if it was.
     pub(super) fn watch(&mut self, step: Step, set: SetId, tag: u64) -> Result<Option<Position>, ()> {
         match self.states.get_mut(&step) {
             Some(state) if state.held => {
-                if !state.watchers.contains(&(set, tag)) {
-                    state.watchers.push((set, tag));
-                }
+                state.watchers.insert((set, tag));
                 Ok(state.done.as_ref().map(|done| done.position))
             }
             _ => Err(()),
+        }
+    }
+
+    /// The step is no member of the set any more, by that tag.
+    pub(super) fn unwatch(&mut self, step: Step, set: SetId, tag: u64) {
+        if let Some(state) = self.states.get_mut(&step) {
+            state.watchers.remove(&(set, tag));
         }
     }
 

@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, HashMap};
 use crate::{Position, Step};
 
 /// A set of one execution; its number means nothing outside.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SetId(pub u32);
 
 #[derive(Debug, Default)]
 pub(super) struct WaitSets {
     created: u32,
     sets: HashMap<SetId, WaitSet>,
+    /// Of all of them.
+    members: usize,
 }
 
 #[derive(Debug, Default)]
@@ -35,8 +37,16 @@ impl WaitSets {
         id
     }
 
-    pub(super) fn delete(&mut self, set: SetId) {
-        self.sets.remove(&set);
+    /// Deletes a set. Gives the tags and steps of its members.
+    pub(super) fn delete(&mut self, set: SetId) -> impl Iterator<Item = (u64, Step)> + use<> {
+        let members = self.sets.remove(&set).map(|set| set.members).unwrap_or_default();
+        self.members -= members.len();
+        members.into_iter().map(|(tag, member)| (tag, member.step))
+    }
+
+    /// The number of members of all sets.
+    pub(super) fn members(&self) -> usize {
+        self.members
     }
 
     /// Adds a member, which was done at `done` if it is.
@@ -44,31 +54,27 @@ impl WaitSets {
         self.remove(set, tag);
         let Some(set) = self.sets.get_mut(&set) else { return };
         set.members.insert(tag, Member { step, done });
+        self.members += 1;
         if let Some(position) = done {
             set.ready.insert((position, tag), step);
         }
     }
 
-    pub(super) fn remove(&mut self, set: SetId, tag: u64) {
-        let Some(set) = self.sets.get_mut(&set) else { return };
-        if let Some(Member { done: Some(position), .. }) = set.members.remove(&tag) {
+    /// Removes a member. Gives its step.
+    pub(super) fn remove(&mut self, set: SetId, tag: u64) -> Option<Step> {
+        let set = self.sets.get_mut(&set)?;
+        let Member { step, done } = set.members.remove(&tag)?;
+        self.members -= 1;
+        if let Some(position) = done {
             set.ready.remove(&(position, tag));
         }
-    }
-
-    /// The step is gone. The tag stays if it stands for another one by now.
-    pub(super) fn remove_step(&mut self, set: SetId, tag: u64, step: Step) {
-        let member = self.sets.get(&set).and_then(|set| set.members.get(&tag));
-        if member.is_some_and(|member| member.step == step) {
-            self.remove(set, tag);
-        }
+        Some(step)
     }
 
     /// A step was done; `watchers` are the sets and tags that it was added under.
     pub(super) fn ready(&mut self, step: Step, position: Position, watchers: &[(SetId, u64)]) {
         for &(set, tag) in watchers {
             let Some(set) = self.sets.get_mut(&set) else { continue };
-            // The tag may stand for another step by now.
             if let Some(member) = set.members.get_mut(&tag).filter(|m| m.step == step && m.done.is_none()) {
                 member.done = Some(position);
                 set.ready.insert((position, tag), step);
@@ -80,7 +86,7 @@ impl WaitSets {
     pub(super) fn pop(&mut self, set: SetId) -> Option<(u64, Position, Step)> {
         let set = self.sets.get_mut(&set)?;
         let ((position, tag), step) = set.ready.pop_first()?;
-        set.members.remove(&tag);
+        self.members -= usize::from(set.members.remove(&tag).is_some());
         Some((tag, position, step))
     }
 

@@ -4,7 +4,8 @@ use crate::rows;
 use proptest::prelude::*;
 use wfhost_core::journal::{GENESIS, extend_chain};
 use wfhost_core::{
-    Digest, Entry, EntryError, Journal, JournalError, Machine, Position, Row, Timestamp, decode_op,
+    Digest, Entry, EntryError, Event, Journal, JournalError, Machine, Op, Position, Row, Step, Timestamp,
+    decode_op, encode_op,
 };
 
 fn golden() -> Vec<Row> {
@@ -190,6 +191,45 @@ fn an_id_that_is_none_cannot_come_in_with_a_journal() {
     entry[at..at + 3].copy_from_slice(b"../");
     let error = refused(vec![forged(&[&entry])]);
     assert!(matches!(error, JournalError::Entry(EntryError::Damaged { .. })), "{error}");
+}
+
+fn encoded(event: Event) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Entry { at: Timestamp(u64::MAX >> 1), event }.encode_to(&mut bytes);
+    bytes
+}
+
+fn scheduled(step: u64) -> Vec<u8> {
+    let op = encode_op(&Op::Sleep { length_ms: 1 });
+    encoded(Event::Scheduled { step: Step(step), op: op.into() })
+}
+
+fn retried(from: u64) -> Vec<u8> {
+    encoded(Event::Retried { from: Position(from), step: None, emissions: 0 })
+}
+
+/// What is kept of steps lies in a row: a gap would be as much memory as a forger likes.
+#[test]
+fn numbers_of_steps_have_no_gaps_not_even_void_ones() {
+    for number in [3, 1 << 62, u64::MAX] {
+        let entries =
+            [started(), scheduled(1), scheduled(number), retried(2), scheduled(number.wrapping_add(1))];
+        let entries: Vec<_> = entries.iter().map(Vec::as_slice).collect();
+        let journal = Journal::read(vec![forged(&entries)]).unwrap();
+        let error = Machine::open(journal, 0).expect_err("it is refused");
+        let reason = format!("step {number} follows step 1");
+        assert_eq!(error, JournalError::Illegal { position: Position(2), reason });
+    }
+}
+
+/// With a look at all entries before it for each of them this would take hours.
+#[test]
+fn a_hundred_thousand_entries_that_declare_all_before_them_void_are_read_at_once() {
+    let mut entries = vec![started(), scheduled(1)];
+    entries.extend((0..100_000).map(|_| retried(1)));
+    let entries: Vec<_> = entries.iter().map(Vec::as_slice).collect();
+    let journal = Journal::read(vec![forged(&entries)]).unwrap();
+    assert!(Machine::open(journal, 0).is_ok());
 }
 
 /// Reads rows and, if that works, opens them; whatever comes, it does not panic.

@@ -1,5 +1,7 @@
 //! `wfhost:workflow/agent`
 
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use wasmtime::component::Resource;
 use wfhost_core::{AgentRequest, Caching, CallLimits, Failure, FailureKind, Json, Op, Retry};
 
@@ -64,13 +66,28 @@ fn op(request: Request) -> wasmtime::Result<Op> {
     })))
 }
 
+/// A [`wfhost_core::Reply`], as far as programs see it. What an earlier version let into a journal is
+/// given to the program as it was.
+#[derive(Deserialize)]
+struct Kept<'a> {
+    #[serde(borrow)]
+    output: &'a RawValue,
+    #[serde(default)]
+    session: Option<String>,
+    #[serde(default)]
+    model: Option<String>,
+    #[serde(default)]
+    usage: Option<wfhost_core::Usage>,
+    provider: String,
+}
+
 /// The reply that the journal has.
 fn reply(json: &Json) -> Result<Reply, Failure> {
-    let reply: wfhost_core::Reply = serde_json::from_str(json.as_str()).map_err(|e| {
+    let reply: Kept<'_> = serde_json::from_str(json.as_str()).map_err(|e| {
         Failure::new(FailureKind::InvalidOutput, format!("the journal has no reply here: {e}"))
     })?;
     Ok(Reply {
-        output: reply.output.into_string(),
+        output: reply.output.get().to_owned(),
         session: reply.session,
         model: reply.model,
         usage: reply.usage.map(|usage| Usage {

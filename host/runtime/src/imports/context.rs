@@ -8,7 +8,13 @@ use crate::RunCtx;
 use crate::sandbox::cost;
 
 impl Host for RunCtx {
-    fn info(&mut self) -> wasmtime::Result<RunInfo> {
+    async fn info(&mut self) -> wasmtime::Result<RunInfo> {
+        let bytes = {
+            let inner = self.shared.lock();
+            let labels = &inner.machine.started().labels;
+            labels.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+        };
+        self.charge(cost::CALL + bytes as u64).await;
         let inner = self.shared.lock();
         let seen = inner.machine.observed();
         Ok(RunInfo {
@@ -41,7 +47,7 @@ impl Host for RunCtx {
 
     async fn patched(&mut self, id: String) -> wasmtime::Result<bool> {
         // A first time is an entry.
-        self.charge(cost::STEP).await;
+        self.charge_entry(id.len() as u64).await?;
         let clock = self.clock();
         Ok(self.shared.lock().machine.patched(&id, clock)?)
     }
@@ -51,8 +57,8 @@ impl Host for RunCtx {
     }
 
     async fn phase(&mut self, mut title: String) -> wasmtime::Result<()> {
-        title.truncate(title.floor_char_boundary(limits::NAME_BYTES));
         self.charge(cost::CALL + title.len() as u64).await;
+        title.truncate(title.floor_char_boundary(limits::NAME_BYTES));
         // Whoever watches can do without one when the run has said too much.
         self.shared.lock().emit(title.len(), Gift::Line, |at| Emission::Phase { title, at });
         Ok(())

@@ -11,7 +11,7 @@ mod sleep;
 mod types;
 
 use wasmtime::component::{HasSelf, Linker, Resource};
-use wfhost_core::{Emission, Failure, FailureKind, Gift, Json, Op, Outcome, Step, Timestamp};
+use wfhost_core::{Emission, Failure, FailureKind, Gift, Json, Op, Outcome, Step, Timestamp, limits};
 
 use crate::RunCtx;
 
@@ -25,11 +25,9 @@ mod bindings {
             "wfhost:workflow/types.[method]step.id": trappable,
             "wfhost:workflow/types.[method]wait-set.remove": trappable,
             "wfhost:workflow/types.[drop]wait-set": trappable,
-            "wfhost:workflow/context.info": trappable,
             "wfhost:workflow/context.now": trappable,
             "wfhost:workflow/context.budget": trappable,
             "wfhost:workflow/context.cancelled": trappable,
-            "wfhost:workflow/log.panicked": trappable,
             default: async | trappable,
         },
         exports: { default: async },
@@ -102,7 +100,19 @@ impl RunCtx {
         let outcome = shared.wait(|machine| machine.poll_step(step)).await?;
         let clock = self.clock();
         shared.lock().machine.drop_step(step, clock)?;
+        self.charge_outcome(&outcome).await;
         Ok(outcome)
+    }
+
+    /// Pays for an outcome that is handed to the program: it is copied and looked through.
+    async fn charge_outcome(&mut self, outcome: &Outcome) {
+        let bytes = match outcome {
+            Ok(json) => json.as_str().len(),
+            Err(failure) => {
+                failure.message.len() + failure.details.as_ref().map_or(0, |json| json.as_str().len())
+            }
+        };
+        self.charge(bytes as u64).await;
     }
 }
 
@@ -121,14 +131,27 @@ fn optional_json(what: &str, text: Option<String>) -> wasmtime::Result<Option<Js
 /// The result of a run as its program returned it.
 pub(crate) fn returned(result: Result<String, wit::types::Failure>) -> wasmtime::Result<Outcome> {
     Ok(match result {
-        Ok(text) => Ok(json("a result", text)?),
-        Err(failure) => Err(Failure {
-            kind: failure.kind.into(),
-            message: failure.message,
-            details: optional_json("details of a failure", failure.details)?,
-            attempts: failure.attempts,
-        }),
+        Ok(text) => {
+            within("a result", text.len(), limits::INPUT_BYTES)?;
+            Ok(json("a result", text)?)
+        }
+        Err(failure) => {
+            let details = failure.details.as_ref().map_or(0, String::len);
+            within("the details of a failure", details, limits::DETAILS_BYTES)?;
+            Err(Failure {
+                kind: failure.kind.into(),
+                message: limits::cut(failure.message, limits::MESSAGE_BYTES),
+                details: optional_json("details of a failure", failure.details)?,
+                attempts: failure.attempts,
+            })
+        }
     })
+}
+
+/// Something that the program gives is not larger than it may be.
+fn within(what: &'static str, bytes: usize, limit: usize) -> wasmtime::Result<()> {
+    limits::check(what, bytes, limit)
+        .map_err(|error| Misuse(Failure::new(FailureKind::Failed, error.to_string())).into())
 }
 
 fn outcome_to_wit(outcome: Outcome) -> Result<String, wit::types::Failure> {

@@ -2,7 +2,7 @@
 
 use wasmtime::component::Resource;
 use wfhost_core::{Emission, Failure as CoreFailure, FailureKind, Gift, Op, limits};
-use wfhost_schema as schema;
+use wfhost_schema::Schema;
 
 use super::wit::signal::{Failure as WitFailure, Host, Question};
 use super::{Misuse, StepHandle, failure_to_wit, json, optional_json, outcome_to_wit};
@@ -38,7 +38,7 @@ impl Host for RunCtx {
         question: Question,
         timeout: Option<u64>,
     ) -> wasmtime::Result<Result<String, WitFailure>> {
-        let op = Op::Ask { question: question_to_core(question)?, timeout_ms: timeout };
+        let op = Op::Ask { question: question_to_core(question).await?, timeout_ms: timeout };
         Ok(outcome_to_wit(self.perform(&op).await?))
     }
 
@@ -47,7 +47,7 @@ impl Host for RunCtx {
         question: Question,
         timeout: Option<u64>,
     ) -> wasmtime::Result<Resource<StepHandle>> {
-        let op = Op::Ask { question: question_to_core(question)?, timeout_ms: timeout };
+        let op = Op::Ask { question: question_to_core(question).await?, timeout_ms: timeout };
         RunCtx::start(self, &op).await
     }
 
@@ -61,9 +61,11 @@ impl Host for RunCtx {
     }
 }
 
-fn question_to_core(question: Question) -> wasmtime::Result<wfhost_core::Question> {
+async fn question_to_core(question: Question) -> wasmtime::Result<wfhost_core::Question> {
     let schema = optional_json("a schema", question.schema)?;
-    if let Some(Err(error)) = schema.as_ref().map(schema::compile) {
+    if let Some(schema) = &schema
+        && let Err(error) = Schema::read(schema).await
+    {
         let message = format!("the program asks with a JSON Schema that cannot be used: {error}");
         return Err(Misuse(CoreFailure::new(FailureKind::Rejected, message)).into());
     }

@@ -1,10 +1,10 @@
 //! `wfhost:workflow/types`: steps and waiting for them.
 
 use wasmtime::component::Resource;
-use wfhost_core::{SetId, Step};
+use wfhost_core::{Failure as CoreFailure, FailureKind, SetId, Step, limits};
 
 use super::wit::types::{Failure, Host, HostStep, HostWaitSet};
-use super::{SetHandle, StepHandle, outcome_to_wit};
+use super::{Misuse, SetHandle, StepHandle, outcome_to_wit};
 use crate::RunCtx;
 use crate::sandbox::cost;
 
@@ -18,7 +18,12 @@ fn set(handle: &Resource<SetHandle>) -> SetId {
 
 impl Host for RunCtx {
     async fn wait_any(&mut self, steps: Vec<Resource<StepHandle>>) -> wasmtime::Result<u32> {
-        self.charge(cost::CALL + steps.len() as u64).await;
+        self.charge(cost::CALL + cost::MEMBER * steps.len() as u64).await;
+        if steps.len() > limits::OPEN_STEPS {
+            let limit = limits::OPEN_STEPS;
+            let message = format!("the program waits for more than {limit} steps, as many as are allowed");
+            return Err(Misuse(CoreFailure::new(FailureKind::Failed, message)).into());
+        }
         let steps: Vec<_> = steps.iter().map(step).collect();
         let index = self.shared.wait(|machine| machine.poll_any(&steps)).await?;
         // The index of a list that came from 32-bit memory.
@@ -33,7 +38,9 @@ impl HostStep for RunCtx {
 
     async fn get(&mut self, handle: Resource<StepHandle>) -> wasmtime::Result<Result<String, Failure>> {
         let step = step(&handle);
-        Ok(outcome_to_wit(self.shared.wait(|machine| machine.poll_step(step)).await?))
+        let outcome = self.shared.wait(|machine| machine.poll_step(step)).await?;
+        self.charge_outcome(&outcome).await;
+        Ok(outcome_to_wit(outcome))
     }
 
     fn drop(&mut self, handle: Resource<StepHandle>) -> wasmtime::Result<()> {

@@ -59,6 +59,8 @@ pub(crate) mod cost {
     pub const CALL: u64 = 200;
     /// A step: an entry or two, and what the host does with them.
     pub const STEP: u64 = 2_000;
+    /// A step of a list that is waited for.
+    pub const MEMBER: u64 = 10;
     /// An operation on a file or a stream.
     pub const FILE: u64 = 1_000;
     /// A name in a listing.

@@ -79,6 +79,11 @@ impl RunCtx {
             }
             OutputStream::File { node, at } => (*node, *at),
         };
+        if let Some(at) = at {
+            // Between its end and there are zeros.
+            let zeros = self.zeros(node, at);
+            self.charge(zeros).await;
+        }
         let now = self.shared.lock().machine.observed().now();
         let files = self.files();
         let written = match at {

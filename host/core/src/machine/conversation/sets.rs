@@ -141,3 +141,34 @@ fn waiting_for_nothing_is_a_deadlock() {
     assert_eq!(t.m.poll_set(set), Err(Stop::Deadlock));
     assert_eq!(Stop::Deadlock.to_string(), "the program waits for nothing that could ever happen");
 }
+
+#[test]
+fn the_members_of_all_sets_together_are_limited() {
+    let mut t = Talk::start();
+    let step = t.agent("x");
+    let sets = [t.m.set_new(), t.m.set_new()];
+    let limit = limits::SET_MEMBERS as u64;
+    for tag in 0..limit {
+        t.m.set_add(sets[(tag % 2) as usize], step, tag).unwrap();
+    }
+    assert_eq!(t.m.set_add(sets[0], step, limit), Err(Stop::TooManyMembers));
+}
+
+#[test]
+fn who_left_a_set_is_no_member() {
+    let mut t = Talk::start();
+    let step = t.agent("x");
+    let set = t.m.set_new();
+    // More than there may be at a time, by each of the ways out.
+    for tag in 0..limits::SET_MEMBERS as u64 + 10 {
+        t.m.set_add(set, step, 1_000_000 + tag).unwrap();
+        t.m.set_remove(set, 1_000_000 + tag);
+        t.m.set_add(set, step, 1).unwrap();
+        let other = t.m.set_new();
+        t.m.set_add(other, step, tag).unwrap();
+        t.m.set_drop(other);
+    }
+    t.answer(step, "y");
+    assert_eq!(next(&mut t, set), Some(1));
+    assert_eq!(t.m.poll_set(set), Err(Stop::Deadlock));
+}

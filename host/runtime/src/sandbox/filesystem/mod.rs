@@ -119,6 +119,14 @@ impl RunCtx {
         Ok(&mut self.files().tree)
     }
 
+    /// How many zeros a file gets before something is written at this place.
+    pub(super) fn zeros(&mut self, node: Held, at: u64) -> u64 {
+        // It cannot have more.
+        let most = self.sandbox.file_bytes;
+        let end = self.files().end(node).unwrap_or(at);
+        at.min(most).saturating_sub(end)
+    }
+
     fn virtual_now(&self) -> Timestamp {
         self.shared.lock().machine.observed().now()
     }
@@ -240,7 +248,9 @@ impl HostDescriptor for RunCtx {
             return Ok(Err(ErrorCode::BadDescriptor));
         }
         let (node, now) = (self.node(&descriptor)?, self.virtual_now());
-        Ok(self.tree(0).await?.set_size(node, size, now))
+        // It may have to be copied to where it has room.
+        let bytes = size.min(self.sandbox.file_bytes);
+        Ok(self.tree(bytes as usize).await?.set_size(node, size, now))
     }
 
     async fn set_times(
@@ -278,7 +288,8 @@ impl HostDescriptor for RunCtx {
             return Ok(Err(ErrorCode::BadDescriptor));
         }
         let (node, now) = (self.node(&descriptor)?, self.virtual_now());
-        let tree = self.tree(data.len()).await?;
+        let zeros = self.zeros(Held(node), offset);
+        let tree = self.tree(zeros as usize + data.len()).await?;
         Ok(tree.write(node, offset, &data, now).map(|()| data.len() as u64))
     }
 
