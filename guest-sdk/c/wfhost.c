@@ -110,6 +110,8 @@ static void option(workflow_option_string_t *to, const char *text) {
 
 /* `provider` is where the list of one provider may stand. */
 static wfhost_workflow_agent_request_t agent_request(wf_request from, workflow_string_t *provider) {
+  /* A call that names this kind among the fatal ones is made at most once. */
+  static workflow_string_t unknown_outcome;
   wfhost_workflow_agent_request_t to;
   memset(&to, 0, sizeof to);
   to.prompt = string(from.prompt);
@@ -134,6 +136,13 @@ static wfhost_workflow_agent_request_t agent_request(wf_request from, workflow_s
   to.limits.val.attempt.val = from.attempt_ms;
   to.limits.val.total.is_some = from.total_ms != 0;
   to.limits.val.total.val = from.total_ms;
+  if (from.once) {
+    unknown_outcome = string("unknown-outcome");
+    to.retry.is_some = true;
+    to.retry.val.max_attempts = 1;
+    to.retry.val.fatal.ptr = &unknown_outcome;
+    to.retry.val.fatal.len = 1;
+  }
   return to;
 }
 

@@ -70,6 +70,7 @@ typedef struct {
   const char *options;   /* a JSON object for the provider */
   uint64_t attempt_ms;   /* the time that one attempt may take */
   uint64_t total_ms;     /* the time that all may take */
+  bool once;             /* one call is made, whatever happens; see docs/agents.md */
 } wf_request;
 
 /* Asks and waits. Gives the answer: a JSON string if the agent sent plain text. */

@@ -298,8 +298,12 @@ type Agent struct {
 	// Label is what people see.
 	Label string
 	// Group is for calls that share a limit of concurrency.
-	Group  string
-	Retry  *Retry
+	Group string
+	Retry *Retry
+	// Once has one call made, whatever happens: no second attempt and no correction of an answer that
+	// does not fit the schema. If the host dies during it, the call fails and the details of the failure
+	// have the reason "unknown-outcome". It goes before Retry.
+	Once   bool
 	Limits *Limits
 	Cache  *Cache
 	// Options is an object that is passed to the provider as it is.
@@ -403,6 +407,12 @@ func (call Agent) request() (agent.Request, error) {
 		request.Retry = wit.Some(agent.Retry{
 			MaxAttempts: retry.MaxAttempts, Initial: millis(retry.Initial), Factor: retry.Factor,
 			Max: millis(retry.Max), Jitter: retry.Jitter, Fatal: retry.Fatal,
+		})
+	}
+	if call.Once {
+		// A call that names this kind among the fatal ones is made at most once.
+		request.Retry = wit.Some(agent.Retry{
+			MaxAttempts: 1, Initial: 1_000, Factor: 2, Max: 60_000, Fatal: []string{"unknown-outcome"},
 		})
 	}
 	if limits := call.Limits; limits != nil {

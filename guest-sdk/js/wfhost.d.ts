@@ -62,6 +62,11 @@ export interface AgentOptions {
     jitter?: number;
     fatal?: FailureKind[];
   };
+  /**
+   * Makes one call, whatever happens: no second attempt and no correction of an answer that does not fit
+   * the schema. If the host dies during it, the call fails with `details.reason` = `unknown-outcome`.
+   */
+  once?: boolean;
   /** Lengths in milliseconds. */
   limits?: { attempt?: number; total?: number; heartbeat?: number };
   cache?: { version: string; ttl?: number };

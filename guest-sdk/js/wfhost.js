@@ -98,15 +98,29 @@ export class Step {
 
 const asItIs = (value) => value;
 
+// A call that names this kind among the fatal ones is made at most once.
+const once = { maxAttempts: 1, fatal: ["unknown-outcome"] };
+
 function request(prompt, options = {}) {
-  const { providers = [], provider, retry, limits, cache, input, schema, options: passed, ...rest } = options;
+  const {
+    providers = [],
+    provider,
+    retry,
+    once: atMostOnce = false,
+    limits,
+    cache,
+    input,
+    schema,
+    options: passed,
+    ...rest
+  } = options;
   return {
     prompt,
     providers: provider === undefined ? providers : [provider],
     input: optionalJson(input),
     schema: optionalJson(schema),
     options: optionalJson(passed),
-    retry: retry && {
+    retry: (atMostOnce || retry || undefined) && {
       maxAttempts: 3,
       initial: 1_000,
       factor: 2,
@@ -114,6 +128,7 @@ function request(prompt, options = {}) {
       jitter: 0.1,
       fatal: [],
       ...retry,
+      ...(atMostOnce && once),
     },
     limits,
     cache,

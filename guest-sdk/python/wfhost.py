@@ -132,7 +132,7 @@ def _as_it_is(value: Json) -> Json:
 def _request(prompt: str, options: Mapping[str, Any]) -> _agent.Request:
     known = {
         "input", "provider", "providers", "model", "schema", "session", "workspace", "label", "group",
-        "attempts", "attempt_timeout", "timeout", "options",
+        "attempts", "once", "attempt_timeout", "timeout", "options",
     }
     if unknown := set(options) - known:
         raise TypeError(f"agent() has no option {', '.join(sorted(unknown))}")
@@ -140,7 +140,10 @@ def _request(prompt: str, options: Mapping[str, Any]) -> _agent.Request:
     providers = [provider] if provider is not None else list(options.get("providers", []))
     attempts = options.get("attempts")
     retry = None
-    if attempts is not None:
+    if options.get("once"):
+        # A call that names this kind among the fatal ones is made at most once.
+        retry = _agent.Retry(1, 1_000, 2.0, 60_000, 0.1, ["unknown-outcome"])
+    elif attempts is not None:
         retry = _agent.Retry(attempts, 1_000, 2.0, 60_000, 0.1, [])
     attempt, total = _timeout(options.get("attempt_timeout")), _timeout(options.get("timeout"))
     limits = None if attempt is None and total is None else _agent.Limits(attempt, total, None)
@@ -168,7 +171,8 @@ def agent(prompt: str, **options: Any) -> Json:
     n goes to the n-th), `model`, `schema` (a JSON Schema that the answer has to
     fit), `session`, `workspace`, `label` (what people see), `group` (calls of
     one group share a limit of concurrency), `attempts` (in all),
-    `attempt_timeout` and `timeout` (of one, of all), `options` (for the provider).
+    `once` (one call is made, whatever happens; if the host dies during it, the
+    call fails with the reason `unknown-outcome` in its details), `attempt_timeout` and `timeout` (of one, of all), `options` (for the provider).
     """
     return _json.loads(_call(_agent.run, _request(prompt, options)).output)
 

@@ -36,7 +36,7 @@ pub fn steps(journal: &Journal) -> Vec<StepInfo> {
     let mut steps: Vec<StepInfo> = Vec::new();
     let mut waits: Vec<(String, usize)> = Vec::new();
     let mut early: Vec<(String, Json)> = Vec::new();
-    for (position, Entry { at, event }) in journal.entries.iter().enumerate() {
+    for (position, Entry { at, event, .. }) in journal.entries.iter().enumerate() {
         let index = |step: &Step| (step.0 as usize).wrapping_sub(1);
         match event {
             Event::Scheduled { step, op } => {

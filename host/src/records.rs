@@ -4,7 +4,10 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use wfhost_agents::{AnswerCache, Conversations, Transcripts};
 use wfhost_core::{Digest, Failure, FailureKind, Json, Position, Row, RunId, Step, Timestamp};
-use wfhost_store::{NewTranscript, SharedStore};
+use wfhost_store::{NewTranscript, RunFilter, SharedStore, StoreError};
+
+/// Parents and rounds that are looked through for a conversation, of each so many.
+const RELATIVES: usize = 16;
 
 /// The records of a host's agent calls are in its store.
 pub(crate) struct StoredRecords(pub SharedStore);
@@ -30,9 +33,36 @@ impl Transcripts for StoredRecords {
 }
 
 impl Conversations for StoredRecords {
-    fn journal<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<Row>, Failure>> {
-        let unavailable =
-            |error: wfhost_store::StoreError| Failure::new(FailureKind::Unavailable, error.to_string());
-        self.0.journal(run, Position(0)).map(move |rows| rows.map_err(unavailable)).boxed()
+    fn journal<'a>(&'a self, run: &'a RunId, from: Position) -> BoxFuture<'a, Result<Vec<Row>, Failure>> {
+        self.0.journal(run, from).map(|rows| rows.map_err(unavailable)).boxed()
     }
+
+    fn root_of<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Option<RunId>, Failure>> {
+        let info = self.0.run(run);
+        info.map(|info| Ok(info.map_err(unavailable)?.map(|info| info.links.root))).boxed()
+    }
+
+    fn relatives<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<RunId>, Failure>> {
+        async move {
+            let Some(own) = self.0.run(run).await.map_err(unavailable)? else { return Ok(Vec::new()) };
+            let mut relatives = Vec::new();
+            if own.links.chain.is_some() {
+                let rounds = RunFilter { chain: own.links.chain, limit: RELATIVES, ..RunFilter::default() };
+                let rounds = self.0.runs(rounds).await.map_err(unavailable)?;
+                relatives.extend(rounds.into_iter().map(|round| round.id).filter(|round| round != run));
+            }
+            let mut parent = own.parent;
+            for _ in 0..RELATIVES {
+                let Some(above) = parent.take() else { break };
+                parent = self.0.run(&above).await.map_err(unavailable)?.and_then(|info| info.parent);
+                relatives.push(above);
+            }
+            Ok(relatives)
+        }
+        .boxed()
+    }
+}
+
+fn unavailable(error: StoreError) -> Failure {
+    Failure::new(FailureKind::Unavailable, error.to_string())
 }

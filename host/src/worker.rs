@@ -14,7 +14,7 @@ use wfhost_core::{
     plan_retry,
 };
 use wfhost_runtime::{Denied, Engine, Module};
-use wfhost_store::schedule::{Firing, Schedule};
+use wfhost_store::schedule::{Firing, LastRun, Schedule};
 use wfhost_store::{
     Append, ClaimHow, Claimed, Fence, Fire, Inbox, Kept, Next, Opened, Owner, Projects, RunFilter, RunInfo,
     RunState, Seen, SessionId, SharedStore, StoreError, Unreadable, Wake, Wanted,
@@ -881,11 +881,16 @@ impl Inner {
     async fn fire(&self, schedule: &Schedule, now: Timestamp) -> Result<bool, StoreError> {
         let Some(due) = schedule.next_at else { return Ok(false) };
         let last = match &schedule.last {
-            Some(run) => self.latest(run).await?.filter(|info| !info.state.is_final()),
+            Some(run) => self.latest(run).await?,
             None => None,
         };
+        let last_run = match &last {
+            None => LastRun::None,
+            Some(info) if info.state.is_final() => LastRun::Ended(info.updated_at),
+            Some(_) => LastRun::GoesOn,
+        };
         let fire = |next, run, cancel| Fire { schedule: schedule.name.clone(), due, next, run, cancel };
-        let (at, next, cancel) = match schedule.firing(due, now, last.is_some()) {
+        let (at, next, cancel) = match schedule.firing(due, now, last_run) {
             Firing::Wait => return Ok(false),
             Firing::Skip { next } => return self.store.fire(fire(next, None, None)).await,
             Firing::Run { at, next, cancel } => (at, next, cancel),

@@ -205,7 +205,7 @@ fn memory_that_the_system_refuses_leaves_the_run_as_it_is() {
     let ran = limited(&format!("run '{file}' --memory 4096 --id refused"));
     assert_eq!(ran.code(), Some(4), "{}", ran.stderr());
     assert!(
-        ran.stderr().contains("error[WF0408]") && ran.stderr().contains("memory refused by the system"),
+        ran.stderr().contains("error[WF0410]") && ran.stderr().contains("memory refused by the system"),
         "{}",
         ran.stderr()
     );

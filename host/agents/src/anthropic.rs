@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use futures_util::future::BoxFuture;
 use reqwest::Response;
 use serde_json::{Map, Value, json};
+use wfhost_core::policy::budget::Tells;
 use wfhost_core::{FailureKind, Json, Reply, Usage};
 
 use super::openai::call_options;
@@ -184,6 +185,18 @@ impl Provider for Anthropic {
 
     fn keeps_conversations(&self) -> bool {
         false
+    }
+
+    fn configuration(&self) -> String {
+        format!("{:?}", self.config)
+    }
+
+    fn tells(&self) -> Tells {
+        Tells::TOKENS
+    }
+
+    fn most_tokens(&self) -> Option<u64> {
+        Some(self.config.max_tokens)
     }
 
     fn call(&self, call: Call, out: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>> {

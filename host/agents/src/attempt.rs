@@ -2,14 +2,15 @@
 //! budget, waiting for a turn, time limits, correction turns, the transcript.
 
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use futures_util::future::{Either, select};
 use tokio::time::Instant;
+use wfhost_core::policy::budget::{self, Budget, Expected, Keeping, Spent};
 use wfhost_core::policy::limits::{Bound, TimeLimits};
+use wfhost_core::policy::retry::is_once;
 use wfhost_core::policy::structured::{self, CORRECTIONS, SchemaError};
 use wfhost_core::policy::{cache, structured::candidates};
 use wfhost_core::{
@@ -19,12 +20,25 @@ use wfhost_core::{
 use wfhost_schema::{self as schema, Fault, Schema};
 use wfhost_world::{Lease, World};
 
-use super::gate::{Gate, Slot};
+use super::gate::{Gate, Permit, Place, Slot};
+use super::ledger::{ReadPurse, Reservation, SetAside};
 use super::recorder::Recorder;
+use super::session::{Asks, GoesOn};
 use super::{Call, CallFailure, Policy, Provider, Records, Turn, session, workspace};
 
 /// A longer wait for a quota is recorded, so that the run need not be kept in memory.
 const POSTPONE_FROM_MS: u64 = 5_000;
+
+/// The codes of budgets that cannot be kept.
+const NO_PRICE: &str = "WF0408";
+const NOT_COUNTED: &str = "WF0409";
+
+/// An attempt that ended, and what is set aside for it until that is recorded.
+#[derive(Debug)]
+pub struct Made {
+    pub end: AttemptEnd,
+    pub reservation: Option<Reservation>,
+}
 
 /// How an attempt ended.
 #[derive(Debug)]
@@ -64,13 +78,40 @@ pub struct Attempt {
     pub since: Timestamp,
     /// The key and the wish, if an earlier answer will do.
     pub cache: Option<(Digest, Caching)>,
-    /// Whether the run can pay for another call.
-    pub afford: Box<dyn Fn() -> BoxFuture<'static, Result<(), Failure>> + Send + Sync>,
+    /// What the run may spend, and has spent as far as it is recorded.
+    pub purse: ReadPurse,
+    /// What its turns consumed up to now.
+    pub used: Used,
+}
+
+/// What an attempt consumed up to now, also if it is never told how it ended.
+#[derive(Clone, Debug, Default)]
+pub struct Used(Arc<Mutex<Option<Usage>>>);
+
+impl Used {
+    fn add(&self, usage: Option<Usage>) {
+        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *used = match (*used, usage) {
+            (Some(a), Some(b)) => Some(a.plus(b)),
+            (a, b) => a.or(b),
+        };
+    }
+
+    fn get(&self) -> Option<Usage> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Attempt {
-    /// Makes the attempt. What few attempts need is boxed, so that all are small.
-    pub async fn make(mut self: Box<Self>) -> AttemptEnd {
+    /// Makes the attempt.
+    pub async fn make(mut self: Box<Self>) -> Made {
+        let mut reservation = None;
+        let end = self.try_once(&mut reservation).await;
+        Made { end, reservation }
+    }
+
+    /// What few attempts need is boxed, so that all are small.
+    async fn try_once(&mut self, set_aside: &mut Option<Reservation>) -> AttemptEnd {
         if let Some(reply) = self.cached().boxed().await {
             return AttemptEnd::Answered(reply);
         }
@@ -89,23 +130,29 @@ impl Attempt {
                 return self.failed(CallFailure::new(FailureKind::Rejected, message));
             }
         };
-        if let Err(end) = self.wait_for_quota(deadline).await {
-            return end;
-        }
-        let permit = self.gate.enter(std::mem::take(&mut self.slots));
-        let permit = match within(deadline, &self.world, permit).await {
-            Some(permit) => permit,
-            None => return self.failed(self.out_of_time(Bound::Total)),
+        let permit = match self.wait_for_turn(deadline).await {
+            Ok((permit, reservation)) => {
+                *set_aside = reservation;
+                permit
+            }
+            Err(end) => return end,
         };
-        // What the calls before it consumed is known only now.
-        if let Err(failure) = (self.afford)().await {
-            return self.failed(failure.into());
+        if let Some(Err(failure)) = set_aside.as_ref().map(|aside| self.keeps_to(aside)) {
+            return self.failed(failure);
         }
         if let Err(failure) = self.prepare().boxed().await {
             return self.failed(failure);
         }
         let made = self.answer(validator.as_ref()).await;
         drop(permit);
+        let usage = match &made {
+            Ok(reply) => reply.usage,
+            Err(failure) => failure.usage,
+        };
+        if usage.is_some() || set_aside.is_some() {
+            let spent = usage.as_ref().map(Spent::of).unwrap_or_default();
+            self.gate.ledger.learn(self.provider.name(), spent);
+        }
         let end = match made {
             Ok(reply) => {
                 self.keep(&reply).boxed().await;
@@ -113,7 +160,8 @@ impl Attempt {
             }
             Err(failure) => {
                 if let Some(millis) = failure.retry_after_ms {
-                    self.gate.block(self.provider.name(), self.world.now().after(millis));
+                    let name = self.provider.name();
+                    self.gate.block(name, self.policy.rate(name), millis, self.world.now());
                 }
                 self.failed(failure)
             }
@@ -133,7 +181,8 @@ impl Attempt {
             return None;
         }
         let reply: Reply = serde_json::from_str(json.as_str()).ok()?;
-        Some(Reply { usage: None, cached: true, ..reply })
+        // Nothing was changed for this run, and the conversation is another one's.
+        Some(Reply { usage: None, session: None, changes: None, cached: true, ..reply })
     }
 
     async fn keep(&self, reply: &Reply) {
@@ -144,12 +193,40 @@ impl Attempt {
         }
     }
 
-    /// Waits until a call of the provider may begin; a long wait ends the attempt.
-    async fn wait_for_quota(&self, deadline: Option<Timestamp>) -> Result<(), AttemptEnd> {
+    /// Waits for slots, for the budget and for a turn at the provider. Who has
+    /// to wait for one of them gives back the others, so that nothing lies idle. A
+    /// long wait for a turn ends the attempt; the turn is kept.
+    async fn wait_for_turn(
+        &mut self,
+        deadline: Option<Timestamp>,
+    ) -> Result<(Permit, Option<Reservation>), AttemptEnd> {
         let name = self.provider.name();
+        let rate = self.policy.rate(name);
+        let slots: Arc<[(Slot, u32)]> = std::mem::take(&mut self.slots).into();
+        let mut in_queue = self.gate.ledger.queue();
+        let mut place: Option<Place> = None;
+        let too_late = || self.failed(self.out_of_time(Bound::Total));
         loop {
+            let permit = within(deadline, &self.world, self.gate.enter(&slots)).await.ok_or_else(too_late)?;
+            // What the calls before it consumed is known only now.
+            let reservation = match in_queue.set_aside(&self.purse, || self.expected()).await {
+                Ok(SetAside::Free) => None,
+                Ok(SetAside::For(reservation)) => Some(reservation),
+                Ok(SetAside::Wait(settled)) => {
+                    drop(permit);
+                    within(deadline, &self.world, settled.notified()).await.ok_or_else(too_late)?;
+                    continue;
+                }
+                Err(failure) => return Err(self.failed(failure.into())),
+            };
+            if place.is_none() && self.gate.has_turns(name, rate) {
+                place = Some(self.gate.place(name, rate, &self.call.run, self.call.step));
+            }
             let now = self.world.now();
-            let Err(until) = self.gate.pass(name, self.policy.rate(name), now) else { return Ok(()) };
+            let Some(Err(until)) = place.as_ref().map(|place| place.pass(now)) else {
+                return Ok((permit, reservation));
+            };
+            drop((permit, reservation));
             if deadline.is_some_and(|deadline| until >= deadline) {
                 return Err(self.failed(CallFailure::new(
                     FailureKind::TimedOut,
@@ -158,10 +235,56 @@ impl Attempt {
             }
             let wait = until.since(now);
             if wait > POSTPONE_FROM_MS {
+                place.map(Place::keep);
                 let reason = format!("waiting for quota of {name}");
                 return Err(AttemptEnd::Postponed { until, reason });
             }
             tokio::time::sleep(Duration::from_millis(wait.max(1))).await;
+        }
+    }
+
+    /// The models that may answer, as far as they are known before.
+    fn models(&self) -> impl Iterator<Item = &str> {
+        self.call.request.model.as_deref().into_iter().chain(self.provider.model())
+    }
+
+    /// What the call is expected to consume.
+    fn expected(&self) -> Expected {
+        let name = self.provider.name();
+        if let Some(usual) = self.gate.ledger.usual(name) {
+            return usual;
+        }
+        let request = &self.call.request;
+        let text = |json: &Option<Json>| json.as_ref().map_or(0, |json| json.as_str().len());
+        let bytes = request.prompt.len() + text(&request.input) + text(&request.schema);
+        let options = request.options.as_ref().map(Json::value).unwrap_or_default();
+        let most = budget::most_tokens(&options).or(self.provider.most_tokens());
+        // What a conversation adds is not known.
+        let most = most.filter(|_| request.session.is_none());
+        let price = self.policy.prices.of_any(name, self.models());
+        Expected::first(most, bytes, self.provider.tells(), price)
+    }
+
+    /// Whether the budget can be kept with calls to this provider. If they are
+    /// not counted, that is said once.
+    fn keeps_to(&self, aside: &Reservation) -> Result<(), CallFailure> {
+        let name = self.provider.name();
+        let price = || self.policy.prices.of_any(name, self.models());
+        let budget = aside.budget();
+        let priced = budget.micros.is_some() && price().is_some();
+        match budget.can_be_kept(self.provider.tells(), priced) {
+            Keeping::Kept => Ok(()),
+            Keeping::NoPrice => Err(no_price(name, self.models().next(), budget)),
+            Keeping::Blind(unit) => {
+                if self.gate.ledger.warns(aside.root(), name) {
+                    let text = format!(
+                        "warning: the budget of {unit} does not count the calls of {name}, which does not tell \
+                         what they consume ({NOT_COUNTED})"
+                    );
+                    self.recorder.note(TranscriptKind::Progress, text);
+                }
+                Ok(())
+            }
         }
     }
 
@@ -183,10 +306,17 @@ impl Attempt {
             self.call.directory = workspace.directory().map(ToOwned::to_owned);
             self.call.workspace = Some(Arc::new(workspace));
         }
-        if !self.provider.keeps_conversations()
-            && let Some(id) = self.call.request.session.clone()
-        {
-            self.call.history = session::history(self.records.as_ref(), &id).await?;
+        if let Some(id) = self.call.request.session.clone() {
+            let listed = &self.call.request.providers;
+            let asks = Asks {
+                run: &self.call.run,
+                provider: self.provider.name(),
+                keeps: self.provider.keeps_conversations(),
+                is_first: listed.first().is_none_or(|first| first == self.provider.name()),
+            };
+            let resumed = self.gate.conversations.resume(self.records.as_ref(), asks, &id).await?;
+            let GoesOn { session, history } = resumed;
+            (self.call.session, self.call.history) = (session, history);
         }
         if self.provider.takes_heartbeats() && self.call.attempt > 1 && self.call.heartbeat.is_none() {
             // The host died before the attempt ended.
@@ -211,6 +341,8 @@ impl Attempt {
             Either::Left((reply, _)) => reply,
             Either::Right((bound, _)) => Err(self.out_of_time(bound)),
         };
+        // All turns are paid for, however the last one ended.
+        let used = self.used.get();
         let changes = match &self.call.workspace {
             Some(workspace) => workspace.changes().boxed().await,
             None => None,
@@ -221,9 +353,13 @@ impl Attempt {
             self.recorder.note(TranscriptKind::Diff, changes.diff.clone());
         }
         let name = self.provider.name();
+        let priced = |model: Option<&str>| {
+            let models = model.into_iter().chain(self.models());
+            used.map(|usage| self.policy.prices.priced(name, models, usage))
+        };
         match reply {
             Ok(reply) => {
-                let priced = |usage| self.policy.prices.priced(name, reply.model.as_deref(), usage);
+                let usage = priced(reply.model.as_deref());
                 let session = match reply.session.clone() {
                     None if !self.provider.keeps_conversations() => {
                         Some(session::id(&self.call.run, self.call.step))
@@ -231,20 +367,12 @@ impl Attempt {
                     session => session,
                 };
                 let size = reply.output.as_str().len();
-                limits::check("an agent's answer", size, limits::ANSWER_BYTES)
-                    .map_err(|error| CallFailure::new(FailureKind::InvalidOutput, error.to_string()))?;
-                Ok(Reply {
-                    usage: reply.usage.map(priced),
-                    session,
-                    changes: changes.map(|changes| changes.summary),
-                    ..reply
-                })
+                limits::check("an agent's answer", size, limits::ANSWER_BYTES).map_err(|error| {
+                    CallFailure::new(FailureKind::InvalidOutput, error.to_string()).with_usage(usage)
+                })?;
+                Ok(Reply { usage, session, changes: changes.map(|changes| changes.summary), ..reply })
             }
-            Err(failure) => {
-                let model = self.call.request.model.as_deref().or(self.provider.model());
-                let usage = failure.usage.map(|usage| self.policy.prices.priced(name, model, usage));
-                Err(failure.with_usage(usage))
-            }
+            Err(failure) => Err(failure.with_usage(priced(None))),
         }
     }
 
@@ -277,40 +405,41 @@ impl Attempt {
     /// Asks, and asks again as long as the answer does not fit the schema.
     async fn turns(&self, validator: Option<&Arc<Schema>>) -> Result<Reply, CallFailure> {
         let mut turns = Vec::new();
-        let mut used: Option<Usage> = None;
+        // A correction is another call.
+        let corrections = if is_once(&self.call.request) { 0 } else { CORRECTIONS as usize };
         loop {
-            let add = |usage: Option<Usage>| match (used, usage) {
-                (Some(a), Some(b)) => Some(a.plus(b)),
-                (a, b) => a.or(b),
-            };
             self.lease.held().await;
             let call = Call { turns: turns.clone(), ..self.call.clone() };
             let reply = match self.provider.call(call, self.recorder.output()).await {
                 Ok(reply) => reply,
                 Err(failure) => {
-                    let usage = add(failure.usage);
-                    return Err(failure.with_usage(usage));
+                    self.used.add(failure.usage);
+                    return Err(failure);
                 }
             };
-            used = add(reply.usage);
+            self.used.add(reply.usage);
             let (Some(schema), Some(validator)) = (&self.call.request.schema, validator) else {
-                return Ok(Reply { usage: used, ..reply });
+                return Ok(reply);
             };
             let output = reply.output.clone();
             let (answer, errors) = match schema::with(validator, move |schema| fit(schema, &output)).await {
-                Ok(output) => return Ok(Reply { output, usage: used, ..reply }),
+                Ok(output) => return Ok(Reply { output, ..reply }),
                 Err(unfit) => unfit,
             };
-            if turns.len() >= CORRECTIONS as usize {
+            if turns.len() >= corrections {
+                let tried = match corrections {
+                    0 => String::new(),
+                    corrections => format!(", also after {corrections} corrections"),
+                };
                 let message = format!(
-                    "the answer does not fit the schema, also after {CORRECTIONS} corrections: {}",
+                    "the answer does not fit the schema{tried}: {}",
                     errors.first().map_or("it holds no JSON".to_owned(), |error| {
                         format!("{}: {}", error.path, error.message)
                     })
                 );
                 let details = Some(structured::details(&answer, &errors));
                 let failure = Failure { details, ..Failure::new(FailureKind::InvalidOutput, message) };
-                return Err(CallFailure { exhausted: true, ..failure.into() }.with_usage(used));
+                return Err(CallFailure { exhausted: true, ..failure.into() });
             }
             let correction = structured::correction(schema, &errors);
             self.recorder.note(
@@ -334,7 +463,7 @@ fn fit(schema: &Schema, output: &Json) -> Result<Json, (String, Vec<SchemaError>
         return if errors.is_empty() { Ok(output.clone()) } else { Err((output.to_string(), errors)) };
     };
     let mut first = None;
-    for (_, json) in candidates(&text) {
+    for json in candidates(&text) {
         let errors = errors(&json);
         if errors.is_empty() {
             return Ok(json);
@@ -346,6 +475,22 @@ fn fit(schema: &Schema, output: &Json) -> Result<Json, (String, Vec<SchemaError>
         return Ok(output.clone());
     }
     Err((text, first.unwrap_or_default()))
+}
+
+/// A budget of money that nobody can keep: no call is made.
+fn no_price(provider: &str, model: Option<&str>, budget: Budget) -> CallFailure {
+    let pattern = model.map_or(format!("{provider}/*"), str::to_owned);
+    let message = format!(
+        "the budget in dollars cannot be kept: {provider} does not tell what a call costs, and {} has no price; \
+         add [prices.{pattern:?}] to wfhost.toml, or give the run a budget of tokens ({NO_PRICE})",
+        model.map_or("its model".to_owned(), |model| format!("`{model}`")),
+    );
+    let details = serde_json::json!({
+        "code": NO_PRICE, "unit": "cost_micros", "total": budget.micros, "provider": provider, "model": model,
+    });
+    let failure =
+        Failure { details: Some(Json::from(details)), ..Failure::new(FailureKind::BudgetExceeded, message) };
+    failure.into()
 }
 
 /// What a person is asked.

@@ -25,8 +25,11 @@ pub struct Call {
     pub heartbeat: Option<Json>,
     /// Where a program works. The host's own directory if none.
     pub directory: Option<PathBuf>,
+    /// The conversation to go on with, by the provider's own id. Another
+    /// provider's is none.
+    pub session: Option<String>,
     /// What was asked and answered before in the conversation of the request's
-    /// session, for providers that keep no conversations.
+    /// session, for providers that do not have it.
     pub history: Vec<(String, String)>,
     pub(crate) workspace: Option<Arc<Workspace>>,
 }
@@ -48,6 +51,7 @@ impl Call {
             step,
             attempt,
             key,
+            session: request.session.clone(),
             request: Arc::new(request),
             turns: Vec::new(),
             heartbeat: None,
@@ -64,20 +68,20 @@ impl Call {
     }
 
     /// The conversation to go on with: the one of the last turn, else the one
-    /// that the request names.
+    /// of the request.
     pub fn session(&self) -> Option<&str> {
         let last = self.turns.last().and_then(|turn| turn.session.as_deref());
-        last.or(self.request.session.as_deref())
+        last.or(self.session.as_deref())
     }
 
     /// The message to send into [`Self::session`], or to an agent without a
     /// memory: then everything that was said before is in it.
     pub fn message(&self) -> String {
         match self.turns.last() {
-            None => self.opening(),
+            None => self.retold(),
             Some(turn) if turn.session.is_some() => turn.correction.clone(),
             Some(_) => {
-                let mut text = self.opening();
+                let mut text = self.retold();
                 for turn in &self.turns {
                     text.push_str("\n\nYou answered:\n");
                     text.push_str(&turn.answer);
@@ -87,6 +91,26 @@ impl Call {
                 text
             }
         }
+    }
+}
+
+impl Call {
+    /// The first message with what was said before, if the agent does not know it.
+    fn retold(&self) -> String {
+        if self.history.is_empty() || self.session.is_some() {
+            return self.opening();
+        }
+        let mut text = "This conversation goes on:\n".to_owned();
+        for (asked, answered) in &self.history {
+            text.push_str("\nUser:\n");
+            text.push_str(asked);
+            text.push_str("\n\nYou:\n");
+            text.push_str(answered);
+            text.push('\n');
+        }
+        text.push_str("\nUser:\n");
+        text.push_str(&self.opening());
+        text
     }
 }
 

@@ -1,6 +1,7 @@
 //! The provider `echo`: answers with the prompt.
 
 use futures_util::future::BoxFuture;
+use wfhost_core::policy::budget::Tells;
 use wfhost_core::{Json, Reply};
 
 use super::{Call, CallFailure, CallOutput, Provider};
@@ -13,6 +14,10 @@ pub struct Echo;
 impl Provider for Echo {
     fn name(&self) -> &str {
         "echo"
+    }
+
+    fn tells(&self) -> Tells {
+        Tells::NOTHING
     }
 
     fn call(&self, call: Call, _: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use serde_json::Value;
+use wfhost_core::policy::budget::Tells;
 use wfhost_core::{Failure, Json, Reply};
 
 use super::secret::{Redactor, SecretSource};
@@ -34,6 +35,18 @@ impl Provider for Guarded {
 
     fn keeps_conversations(&self) -> bool {
         self.inner.keeps_conversations()
+    }
+
+    fn configuration(&self) -> String {
+        self.inner.configuration()
+    }
+
+    fn tells(&self) -> Tells {
+        self.inner.tells()
+    }
+
+    fn most_tokens(&self) -> Option<u64> {
+        self.inner.most_tokens()
     }
 
     fn takes_heartbeats(&self) -> bool {

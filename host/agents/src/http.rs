@@ -29,6 +29,7 @@ use std::collections::BTreeMap;
 
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
+use wfhost_core::policy::budget::{Tells, Told};
 use wfhost_core::{FailureKind, Json, Reply, Usage};
 
 use super::web::{self, LazyClient};
@@ -153,6 +154,19 @@ impl Http {
 impl Provider for Http {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn configuration(&self) -> String {
+        format!("{:?}", self.config)
+    }
+
+    fn tells(&self) -> Tells {
+        let told = |asked: bool| if asked { Told::Maybe } else { Told::Never };
+        let HttpConfig { input_tokens, output_tokens, cost_micros, .. } = &self.config;
+        Tells {
+            tokens: told(input_tokens.is_some() || output_tokens.is_some()),
+            cost: told(cost_micros.is_some()),
+        }
     }
 
     fn check(&self) -> Vec<Check> {

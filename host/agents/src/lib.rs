@@ -13,6 +13,7 @@ mod gate;
 mod guarded;
 mod http;
 mod human;
+mod ledger;
 mod mcp;
 mod openai;
 mod output;
@@ -32,10 +33,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
+use wfhost_core::policy::budget::Tells;
 use wfhost_core::{Reply, RunConfig};
 
 pub use self::anthropic::{Anthropic, AnthropicConfig};
-pub use self::attempt::{Attempt, AttemptEnd};
+pub use self::attempt::{Attempt, AttemptEnd, Made, Used};
 pub use self::call::{Call, CallFailure, Turn};
 pub use self::command::{Command, CommandConfig, Format, PRESETS, Preset, PromptBy};
 pub use self::echo::Echo;
@@ -43,6 +45,7 @@ pub use self::gate::{Gate, Slot};
 pub use self::guarded::Guarded;
 pub use self::http::{Http, HttpConfig};
 pub use self::human::Human;
+pub use self::ledger::{Purse, ReadPurse, Reservation};
 pub use self::mcp::{Mcp, McpConfig, McpServer};
 pub use self::openai::{OpenAi, OpenAiApi, OpenAiConfig};
 pub use self::output::{CallEvent, CallOutput, Lines, Stream};
@@ -68,6 +71,22 @@ pub trait Provider: Send + Sync + fmt::Debug {
     /// others the host keeps what was said: [`Call::history`].
     fn keeps_conversations(&self) -> bool {
         true
+    }
+
+    /// What its answers depend on besides the request: answers that are kept are
+    /// not taken for those of another configuration.
+    fn configuration(&self) -> String {
+        String::new()
+    }
+
+    /// What it tells of what a call consumed.
+    fn tells(&self) -> Tells {
+        Tells::default()
+    }
+
+    /// The greatest number of tokens of an answer, as far as that is configured here.
+    fn most_tokens(&self) -> Option<u64> {
+        None
     }
 
     /// Whether it makes use of what the attempt before reported about its progress.

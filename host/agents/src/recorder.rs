@@ -47,6 +47,8 @@ struct Heard {
     last: Instant,
     heartbeat: Option<Json>,
     bytes: usize,
+    /// Of them those of the last heartbeat: each takes the place of the one before.
+    heartbeat_bytes: usize,
     cut: bool,
 }
 
@@ -69,7 +71,13 @@ impl Recorder {
         stored: Arc<dyn Fn() + Send + Sync>,
         writers: Writers,
     ) -> Self {
-        let heard = Mutex::new(Heard { last: Instant::now(), heartbeat: None, bytes: 0, cut: false });
+        let heard = Mutex::new(Heard {
+            last: Instant::now(),
+            heartbeat: None,
+            bytes: 0,
+            heartbeat_bytes: 0,
+            cut: false,
+        });
         let lines = OnceLock::new();
         Self(Arc::new(Inner { run, step, attempt, transcripts, world, stored, writers, lines, heard }))
     }
@@ -150,8 +158,11 @@ impl Inner {
     fn keep(&self, kind: TranscriptKind, mut text: String) {
         {
             let mut heard = self.heard();
-            heard.bytes = heard.bytes.saturating_add(text.len() + LINE_BYTES);
-            if heard.bytes > ATTEMPT_BYTES {
+            let bytes = text.len() + LINE_BYTES;
+            heard.bytes = heard.bytes.saturating_add(bytes);
+            if kind == TranscriptKind::Heartbeat {
+                heard.bytes -= std::mem::replace(&mut heard.heartbeat_bytes, bytes);
+            } else if heard.bytes > ATTEMPT_BYTES {
                 if std::mem::replace(&mut heard.cut, true) {
                     return;
                 }

@@ -2,7 +2,7 @@
 //! affair: the agents know no store.
 
 use futures_util::future::BoxFuture;
-use wfhost_core::{Digest, Failure, Json, NewTranscript, Row, RunId, Step, Timestamp};
+use wfhost_core::{Digest, Failure, Json, NewTranscript, Position, Row, RunId, Step, Timestamp};
 
 /// Answers for calls that ask the same.
 pub trait AnswerCache: Send + Sync {
@@ -25,12 +25,19 @@ pub trait Transcripts: Send + Sync {
 
 /// Journals, which have all that was said in a conversation.
 pub trait Conversations: Send + Sync {
-    /// The rows of a run's journal in their order; none if there is no such run.
+    /// The rows of a run's journal in their order, from the one that begins at or behind `from`;
+    /// none if there is no such run.
     ///
     /// # Errors
     ///
-    /// `unavailable` if it cannot be read now.
-    fn journal<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<Row>, Failure>>;
+    /// `unavailable` if it cannot be read now. So of the others.
+    fn journal<'a>(&'a self, run: &'a RunId, from: Position) -> BoxFuture<'a, Result<Vec<Row>, Failure>>;
+
+    /// The run at the top of the family of a run; none if there is no such run.
+    fn root_of<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Option<RunId>, Failure>>;
+
+    /// The rounds of a run's chain and its parents, nearest first; not all if there are many.
+    fn relatives<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<RunId>, Failure>>;
 }
 
 /// All that calls keep and look up.

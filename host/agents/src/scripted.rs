@@ -191,7 +191,7 @@ impl Scripted {
             tokio::time::sleep(rule.delay).await;
         }
         Ok(Reply {
-            session: call.request.session.clone(),
+            session: call.session.clone(),
             model: call.request.model.clone(),
             usage: rule.usage,
             ..Reply::new("scripted", Json::from(answer?))

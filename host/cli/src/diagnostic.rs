@@ -279,7 +279,7 @@ impl From<DriveError> for Trouble {
             DriveError::Stack { ref run, .. } => Self::host("WF0407", error.to_string())
                 .hint(format!("begin a new run with a stack of one of these sizes; `wfhost show {run}`")),
             DriveError::Instance(_) => Self::host("WF0404", error.to_string()),
-            DriveError::Trouble { ref run, .. } => Self::host("WF0408", error.to_string())
+            DriveError::Trouble { ref run, .. } => Self::host("WF0410", error.to_string())
                 .hint(format!("once there is memory (`free -h`, `ulimit -v`): `wfhost resume {run}`")),
         }
     }

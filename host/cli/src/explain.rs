@@ -141,6 +141,14 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ),
     (
         "WF0408",
+        "a budget in dollars cannot be kept: a model has no price\n\nThe service tells tokens and no costs, so a price is needed: [prices.\"MODEL\"] in wfhost.toml, with input and output in dollars for a million tokens (0 for a model that costs nothing). No call was made. `wfhost retry RUN` goes on when the price is there.",
+    ),
+    (
+        "WF0409",
+        "a budget does not count the calls of a provider\n\nPrograms that write text, tools and services without pointers to their usage do not tell what a call consumes. Their calls are made as if they cost nothing; those of others are counted. A program can tell with `format = \"jsonl\"`, a service with `input_tokens` and `output_tokens`.",
+    ),
+    (
+        "WF0410",
         "this machine refused what a run needs\n\nThe system gave no memory to a program that is within its own limit. Nothing was recorded: the run is as it was, and goes on where there is memory, or when there is again.",
     ),
     ("WF0501", "there is no such run"),

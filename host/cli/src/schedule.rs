@@ -198,6 +198,8 @@ impl From<BadTimes> for Trouble {
         let hint = match error {
             BadTimes::Cron { .. } => "like '0 9 * * 1-5' for nine o'clock on working days",
             BadTimes::Zone(_) => "name it like Europe/Berlin, or UTC",
+            BadTimes::Never(_) => "`0 0 29 2 *` comes every four years; no month has more days than it has",
+            BadTimes::Long => "a length like 30s, 15m, 2h, 90d",
             BadTimes::Short => "give --every a longer time, or have one run go on in a loop",
         };
         Self::usage("WF0515", error.to_string()).hint(hint)

@@ -26,7 +26,14 @@ pub struct Entry {
     pub at: Timestamp,
     #[n(1)]
     pub event: Event,
+    /// By how much the system clock was behind `at`, in milliseconds, if it was
+    /// by more than a little: it had been ahead at an entry before, and was put right.
+    #[n(2)]
+    pub behind_ms: Option<u64>,
 }
+
+/// Clocks of hosts differ by so much without having been set, in milliseconds.
+const TOLERATED_MS: u64 = 1_000;
 
 /// What happened.
 #[derive(Clone, PartialEq, Debug, Encode, Decode)]
@@ -401,6 +408,18 @@ pub enum EntryError {
 }
 
 impl Entry {
+    /// An entry at `clock` behind one at `last`.
+    pub fn behind(last: Timestamp, clock: Timestamp, event: Event) -> Self {
+        let at = clock.max(last);
+        let behind = at.since(clock);
+        Self { at, event, behind_ms: (behind > TOLERATED_MS).then_some(behind) }
+    }
+
+    /// What the system clock showed: what lasts from this entry on counts from there.
+    pub fn clock(&self) -> Timestamp {
+        Timestamp(self.at.0.saturating_sub(self.behind_ms.unwrap_or(0)))
+    }
+
     /// Appends the bytes of the entry to `bytes`.
     pub fn encode_to(&self, bytes: &mut Vec<u8>) {
         // Writing to memory cannot fail, and no encoder of ours reports errors of its own.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use wfhost_agents::{Attempt, AttemptEnd, Call, CallFailure, Provider, Recorder};
+use wfhost_agents::{Attempt, AttemptEnd, Call, CallFailure, Made, Provider, Purse, Recorder, Reservation, Used};
 use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::policy::{self, limits::TimeLimits, retry};
 use wfhost_core::{
@@ -34,6 +34,8 @@ pub(crate) struct Attempted {
     pub retry: Retry,
     pub limits: TimeLimits,
     pub end: AttemptEnd,
+    /// What is set aside for it until its end is recorded.
+    pub reservation: Option<Reservation>,
 }
 
 impl Driver<'_> {
@@ -92,10 +94,17 @@ impl Driver<'_> {
             let machine = &self.shared.lock().machine;
             (machine.idempotency_key(step), machine.started().config.max_parallel)
         };
-        let retry = request.retry.clone().unwrap_or_else(|| policy.retry.clone());
+        let retry = retry::of_call(&request, &policy.retry);
         let limits = TimeLimits::of(request.limits.as_ref(), policy.limits);
-        let cache =
-            request.cache.clone().map(|caching| (policy::cache::key(&request, &caching, &listed), caching));
+        let cache = request.cache.clone().map(|caching| {
+            let configured = |name: &String| {
+                let one = if name == provider.name() { Some(&provider) } else { None };
+                let one = one.cloned().or_else(|| self.drive.providers.get(name));
+                (name.clone(), one.map(|provider| provider.configuration()).unwrap_or_default())
+            };
+            let listed: Vec<_> = listed.iter().map(configured).collect();
+            (policy::cache::key(&request, &caching, &listed), caching)
+        });
         let slots = policy.slots(&run, run_limit, request.group.as_deref(), &name);
         let recorder = Recorder::new(
             (run.clone(), step, attempt),
@@ -121,13 +130,13 @@ impl Driver<'_> {
             limits,
             since: state.since,
             cache,
-            afford: Box::new(move || {
-                can_afford(shared.clone(), Arc::clone(&world), Arc::clone(&store)).boxed()
-            }),
+            purse: Box::new(move || purse(shared.clone(), Arc::clone(&world), Arc::clone(&store)).boxed()),
+            used: Used::default(),
         });
         let made = async move {
-            let end = attempting.make().await;
-            Done::Attempt(Box::new(Attempted { attempt, provider: name, listed, retry, limits, end }))
+            let Made { end, reservation } = attempting.make().await;
+            let ended = Attempted { attempt, provider: name, listed, retry, limits, end, reservation };
+            Done::Attempt(Box::new(ended))
         };
         self.calls.begin((step, attempt), made.boxed());
     }
@@ -135,7 +144,8 @@ impl Driver<'_> {
     /// Records how an attempt ended, and what comes after it.
     pub(super) fn attempt_ended(&mut self, step: Step, ended: Attempted) {
         let now = self.now();
-        let Attempted { attempt, provider, listed, retry, limits, end } = ended;
+        let Attempted { attempt, provider, listed, retry, limits, end, reservation } = ended;
+        self.settling.extend(reservation);
         let mut inner = self.shared.lock();
         let machine = &mut inner.machine;
         let (failure, heartbeat) = match end {
@@ -210,21 +220,20 @@ impl Driver<'_> {
     }
 }
 
-/// Whether a run, and the family that it shares its budget with, can pay for another call.
-async fn can_afford(shared: Shared, world: Arc<dyn World>, store: SharedStore) -> Result<(), Failure> {
-    let (mut budget, mut spent, family) = {
+/// What a run, and the family that it shares its budget with, may spend and has spent.
+async fn purse(shared: Shared, world: Arc<dyn World>, store: SharedStore) -> Result<Purse, Failure> {
+    let (root, mut budget, mut spent, shares) = {
         let machine = &shared.lock().machine;
-        let family = machine.shares_budget().then(|| machine.root().clone());
-        (machine.budget(), machine.spent(world.now()), family)
+        (machine.root().clone(), machine.budget(), machine.spent(world.now()), machine.shares_budget())
     };
-    if let Some(root) = family {
+    if shares {
         let unknown = |error: StoreError| Failure::new(FailureKind::Unavailable, error.to_string());
         let family = store.family(&root).await.map_err(unknown)?;
         // Each has its own time.
         budget = Budget { time_ms: budget.time_ms, ..family.budget };
         spent = Spent { time_ms: spent.time_ms, ..family.spent };
     }
-    budget.can_afford(spent).map_err(Failure::from)
+    Ok(Purse { root, budget, spent })
 }
 
 /// What the journal keeps of an answer.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures_util::poll;
 use tokio::time::Instant;
-use wfhost_agents::{Gate, Providers, Records};
+use wfhost_agents::{Gate, Providers, Records, Reservation};
 use wfhost_core::course::{Course, Do, Phase, Rest, Sight};
 use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::{
@@ -172,6 +172,8 @@ pub(super) struct Driver<'a> {
     inbox: Option<Inbox>,
     /// An append of an end that came too early; what it held is yet to be stored.
     again: Option<Box<Append>>,
+    /// What is set aside for calls that ended, until that is committed.
+    settling: Vec<Reservation>,
 }
 
 enum Turn {
@@ -199,6 +201,7 @@ impl Drive<'_> {
             place: self.place,
             inbox: self.inbox.take(),
             again: None,
+            settling: Vec::new(),
             drive: self,
         };
         let driven = match driver.drive().await {
@@ -559,7 +562,10 @@ impl Driver<'_> {
                     self.shared.lock().machine.complete(step, Err(failure), self.now());
                     self.happened();
                 }
-                Work::Abort { step } => self.calls.abort(step),
+                Work::Abort { step } => {
+                    self.drive.gate.release(self.drive.run, step);
+                    self.calls.abort(step);
+                }
             }
         }
         Ok(None)
@@ -598,6 +604,7 @@ impl Driver<'_> {
         };
         if nothing && consumed.is_empty() && next == Next::Go {
             self.commit_by = None;
+            self.settling.clear();
             return Ok(Appended::default());
         }
         self.append_always(next, consumed).await
@@ -643,6 +650,7 @@ impl Driver<'_> {
         self.course.end();
         // Nobody waits for them any more.
         self.calls.stop().await;
+        self.drive.gate.release_run(self.drive.run);
         loop {
             let children = self.new_children().await?;
             let (next, row, at) = end(&mut self.shared.lock().machine, self.now());
@@ -703,6 +711,7 @@ impl Driver<'_> {
         self.commit_by = None;
         let (head, ledger) = (append.row.as_ref().map(|row| row.head), append.ledger);
         let appended = self.drive.store.append(append).await?;
+        self.settling.clear();
         self.head = head.unwrap_or(self.head);
         self.ledger = ledger.unwrap_or(self.ledger);
         self.place = appended.place.or(self.place);

@@ -18,6 +18,7 @@ mod append;
 mod clock;
 #[cfg(test)]
 mod conformance;
+mod cron;
 mod error;
 mod mem;
 mod message;

@@ -1205,8 +1205,15 @@ impl Extras for MemStore {
             let first = data.transcribed + 1;
             data.transcribed += lines.len() as u64;
             if let Some(run) = data.run_mut(run) {
-                let numbered = (first..).zip(lines);
-                run.transcript.extend(numbered.map(|(number, line)| TranscriptLine { number, line }));
+                for (number, line) in (first..).zip(lines) {
+                    if line.kind == TranscriptKind::Heartbeat {
+                        let same = |kept: &TranscriptLine| {
+                            kept.line.step == line.step && kept.line.kind == TranscriptKind::Heartbeat
+                        };
+                        run.transcript.retain(|kept| !same(kept));
+                    }
+                    run.transcript.push(TranscriptLine { number, line });
+                }
             }
             Ok(())
         })

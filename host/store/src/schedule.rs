@@ -4,10 +4,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use wfhost_core::{Digest, Json, Machine, Row, RunConfig, RunId, Started, Timestamp, spell_millis};
+use wfhost_core::{Digest, Json, Machine, Row, RunConfig, RunId, Started, Timestamp, limits, spell_millis};
 use wfhost_world::{NoRandom, fresh_id, fresh_seed};
 
 use crate::NewRun;
+use crate::cron::{Cron, NoCron};
 
 /// A firing that is later than this was missed.
 const LATE_MS: u64 = 60_000;
@@ -96,22 +97,24 @@ pub enum BadTimes {
     Zone(String),
     #[error("the shortest time between two runs is {}", spell_millis(SHORTEST_MS))]
     Short,
+    #[error("the longest time between two runs is {}", spell_millis(limits::SLEEP_MS))]
+    Long,
+    #[error("`{0}` stands for no time that ever comes")]
+    Never(String),
 }
 
 impl When {
     /// Times of a cron expression in a time zone.
     pub fn cron(expression: &str, zone: &str) -> Result<Self, BadTimes> {
-        if jiff::tz::TimeZone::get(zone).is_err() {
-            return Err(BadTimes::Zone(zone.to_owned()));
-        }
         let text = format!("{} {zone}", expression.trim());
-        match cronexpr::parse_crontab(&text) {
-            Ok(_) => Ok(Self::Cron(text)),
-            Err(error) => {
-                let reason = error.to_string();
-                let reason = reason.lines().last().unwrap_or_default().trim().to_owned();
-                Err(BadTimes::Cron { text: expression.to_owned(), reason })
-            }
+        match Cron::parse(&text) {
+            // A time that ever comes does so before the calendar begins anew.
+            Ok(cron) => match cron.next_after(jiff::Timestamp::UNIX_EPOCH) {
+                Some(_) => Ok(Self::Cron(text)),
+                None => Err(BadTimes::Never(expression.to_owned())),
+            },
+            Err(NoCron::Zone) => Err(BadTimes::Zone(zone.to_owned())),
+            Err(NoCron::Syntax(reason)) => Err(BadTimes::Cron { text: expression.to_owned(), reason }),
         }
     }
 
@@ -119,6 +122,7 @@ impl When {
     pub fn every(millis: u64, from: Timestamp) -> Result<Self, BadTimes> {
         match millis {
             ..SHORTEST_MS => Err(BadTimes::Short),
+            millis if millis > limits::SLEEP_MS => Err(BadTimes::Long),
             millis => Ok(Self::Every { millis, from }),
         }
     }
@@ -127,10 +131,9 @@ impl When {
     pub fn next_after(&self, time: Timestamp) -> Option<Timestamp> {
         match self {
             Self::Cron(text) => {
-                let cron = cronexpr::parse_crontab(text).ok()?;
                 let time = jiff::Timestamp::from_millisecond(i64::try_from(time.0).ok()?).ok()?;
-                let next = cron.find_next(cronexpr::MakeTimestamp(time)).ok()?;
-                u64::try_from(next.timestamp().as_millisecond()).ok().map(Timestamp)
+                let next = Cron::parse(text).ok()?.next_after(time)?;
+                u64::try_from(next.as_millisecond()).ok().map(Timestamp)
             }
             Self::Every { from, .. } if time < *from => Some(*from),
             Self::Every { millis, from } => {
@@ -189,6 +192,15 @@ impl FromStr for When {
     }
 }
 
+/// The last run that a schedule began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LastRun {
+    /// There is none, or it is gone.
+    None,
+    GoesOn,
+    Ended(Timestamp),
+}
+
 /// What is to be done for a schedule that is due.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Firing {
@@ -201,21 +213,25 @@ pub enum Firing {
 }
 
 impl Schedule {
-    /// What is to be done now that `due` has come. `busy`: its last run goes on.
-    pub fn firing(&self, due: Timestamp, now: Timestamp, busy: bool) -> Firing {
-        if self.overlap == Overlap::Queue {
-            return match busy {
-                true => Firing::Wait,
-                false => Firing::Run { at: due, next: self.when.next_after(due), cancel: false },
-            };
+    /// What is to be done now that `due` has come.
+    pub fn firing(&self, due: Timestamp, now: Timestamp, last: LastRun) -> Firing {
+        let busy = last == LastRun::GoesOn;
+        let queues = self.overlap == Overlap::Queue;
+        if queues && busy {
+            return Firing::Wait;
         }
+        // A time that had to wait for the last run was not missed before that ended.
+        let held_until = match last {
+            LastRun::Ended(at) if queues => at.max(due),
+            _ => due,
+        };
         let at = match self.catch_up {
             CatchUp::All => due,
             CatchUp::Last => self.when.last_until(due, now),
-            CatchUp::None if now.since(due) > LATE_MS => {
+            CatchUp::None if now.since(held_until) > LATE_MS => {
                 return Firing::Skip { next: self.when.next_after(now) };
             }
-            CatchUp::None => due,
+            CatchUp::None => self.when.last_until(due, held_until),
         };
         let next = self.when.next_after(at);
         match self.overlap {
@@ -293,9 +309,10 @@ mod tests {
         // 2026-03-29 has no half past two in Berlin; 2026-10-25 has two of them.
         let next = |from: &str| when.next_after(time(from)).unwrap();
         assert_eq!(next("2026-03-27T12:00:00Z"), time("2026-03-28T01:30:00Z"));
-        assert!(next("2026-03-28T12:00:00Z") > time("2026-03-28T12:00:00Z"));
-        assert_eq!(next("2026-03-30T12:00:00Z"), time("2026-03-31T00:30:00Z"));
-        assert_eq!(next("2026-10-26T12:00:00Z"), time("2026-10-27T01:30:00Z"));
+        assert_eq!(next("2026-03-28T12:00:00Z"), time("2026-03-29T01:30:00Z"), "half past three");
+        assert_eq!(next("2026-03-29T01:30:00Z"), time("2026-03-30T00:30:00Z"));
+        assert_eq!(next("2026-10-24T12:00:00Z"), time("2026-10-25T00:30:00Z"), "the first of the two");
+        assert_eq!(next("2026-10-25T00:30:00Z"), time("2026-10-26T01:30:00Z"));
         assert_eq!(when.to_string().parse(), Ok(when));
     }
 
@@ -304,6 +321,9 @@ mod tests {
         assert!(matches!(When::cron("61 * * * *", "UTC"), Err(BadTimes::Cron { .. })));
         assert_eq!(When::cron("* * * * *", "Mars/Base"), Err(BadTimes::Zone("Mars/Base".to_owned())));
         assert_eq!(When::every(10, Timestamp(0)), Err(BadTimes::Short));
+        assert_eq!(When::every(999_999_999_999 * 3_600_000, Timestamp(0)), Err(BadTimes::Long));
+        assert_eq!(When::cron("0 0 31 2 *", "UTC"), Err(BadTimes::Never("0 0 31 2 *".to_owned())));
+        assert!(When::cron("0 0 29 2 *", "Europe/Berlin").is_ok());
     }
 
     #[test]
@@ -323,17 +343,42 @@ mod tests {
         let minute = When::cron("* * * * *", "UTC").unwrap();
         let (due, now) = (time("2026-01-01T00:00:00Z"), time("2026-03-01T00:00:30Z"));
         let next = Some(time("2026-03-01T00:01:00Z"));
-        let firing = |catch_up| schedule(minute.clone(), Overlap::Skip, catch_up).firing(due, now, false);
+        let firing =
+            |catch_up| schedule(minute.clone(), Overlap::Skip, catch_up).firing(due, now, LastRun::None);
         assert_eq!(firing(CatchUp::None), Firing::Skip { next });
         let last = time("2026-03-01T00:00:00Z");
         assert_eq!(firing(CatchUp::Last), Firing::Run { at: last, next, cancel: false });
         let second = Some(time("2026-01-01T00:01:00Z"));
         assert_eq!(firing(CatchUp::All), Firing::Run { at: due, next: second, cancel: false });
         let every = When::every(7_000, due).unwrap();
-        let firing =
-            schedule(every, Overlap::Skip, CatchUp::Last).firing(due, Timestamp(due.0 + 20_000), false);
+        let firing = schedule(every, Overlap::Skip, CatchUp::Last).firing(
+            due,
+            Timestamp(due.0 + 20_000),
+            LastRun::None,
+        );
         let at = Timestamp(due.0 + 14_000);
         assert_eq!(firing, Firing::Run { at, next: Some(Timestamp(due.0 + 21_000)), cancel: false });
+    }
+
+    #[test]
+    fn times_that_waited_for_a_run_are_made_up_for_as_those_that_were_missed() {
+        let due = time("2026-01-01T00:00:00Z");
+        let minutes = |minutes: u64| Timestamp(due.0 + minutes * 60_000);
+        let firing = |catch_up, now, last| {
+            let when = When::every(60_000, due).unwrap();
+            schedule(when, Overlap::Queue, catch_up).firing(due, now, last)
+        };
+        let run = |at, next| Firing::Run { at, next: Some(next), cancel: false };
+        for catch_up in [CatchUp::None, CatchUp::Last, CatchUp::All] {
+            assert_eq!(firing(catch_up, minutes(5), LastRun::GoesOn), Firing::Wait);
+        }
+        let ended = LastRun::Ended(minutes(5));
+        assert_eq!(firing(CatchUp::All, minutes(5), ended), run(due, minutes(1)));
+        assert_eq!(firing(CatchUp::Last, minutes(5), ended), run(minutes(5), minutes(6)));
+        assert_eq!(firing(CatchUp::None, minutes(5), ended), run(minutes(5), minutes(6)));
+        // Nobody was there for hours after it had ended.
+        assert_eq!(firing(CatchUp::None, minutes(500), ended), Firing::Skip { next: Some(minutes(501)) });
+        assert_eq!(firing(CatchUp::Last, minutes(500), ended), run(minutes(500), minutes(501)));
     }
 
     #[test]
@@ -342,7 +387,7 @@ mod tests {
         let next = Some(Timestamp(due.0 + 60_000));
         let firing = |overlap| {
             let when = When::every(60_000, due).unwrap();
-            schedule(when, overlap, CatchUp::Last).firing(due, due, true)
+            schedule(when, overlap, CatchUp::Last).firing(due, due, LastRun::GoesOn)
         };
         assert_eq!(firing(Overlap::Skip), Firing::Skip { next });
         assert_eq!(firing(Overlap::Queue), Firing::Wait);

@@ -9,7 +9,7 @@ use crate::{Owner, clock, owner};
 
 /// The surroundings of a host.
 pub trait World: Send + Sync + fmt::Debug {
-    /// The present time; never earlier than it was the last time.
+    /// The present time. It goes back only when the system clock was wrong for long.
     fn now(&self) -> Timestamp;
 
     /// The process that the host is.

@@ -10,6 +10,7 @@ mod mcp;
 mod models;
 mod policy;
 mod programs;
+mod reservations;
 mod secrets;
 mod server;
 

@@ -220,15 +220,16 @@ fn conversations_go_on_and_fork_also_where_the_service_keeps_none() {
             stream(answer, &[&format!("answer to {count}")]);
         });
         configure(&place, &server, kind, "");
-        let call = |prompt: &str, session: Option<&str>| {
-            ask(json!({"prompt": prompt, "providers": ["m"], "session": session}))
-        };
-        let first = gave(&run(&place, &call("one", None), &["--id", "a"]));
-        let session = first["session"].as_str().unwrap().to_owned();
-        let second = gave(&run(&place, &call("two", Some(&session)), &["--id", "b"]));
-        let fork = gave(&run(&place, &call("other", Some(&session)), &["--id", "c"]));
-        let third = gave(&run(&place, &call("three", second["session"].as_str()), &["--id", "d"]));
-        let outputs = [&first, &second, &fork, &third].map(|reply| reply["output"].clone());
+        let call = |prompt: &str, session: Option<&str>| json!({"agent_with": {"prompt": prompt, "providers": ["m"], "session": session}});
+        let calls = [
+            call("one", None),
+            call("two", Some("r/1")),
+            call("other", Some("r/1")),
+            call("three", Some("r/2")),
+        ];
+        let replies = run(&place, &json!({"do": calls}), &[]).ok_json();
+        assert_eq!(replies[1]["session"], "r/2");
+        let outputs = [0, 1, 2, 3].map(|turn| replies[turn]["output"].clone());
         assert_eq!(outputs, ["answer to 1", "answer to 3", "answer to 3", "answer to 5"], "{kind}");
         let sent = server.requests()[3].body["messages"].clone();
         let said: Vec<_> =
@@ -243,8 +244,13 @@ fn conversations_go_on_and_fork_also_where_the_service_keeps_none() {
                 ["user", "three"],
             ])
         );
-        let gone = gave(&run(&place, &call("x", Some("nobody/7")), &["--id", "e"]));
-        assert_eq!(gone["failure"], "rejected", "{gone}");
+        // What other families said is none of a program's business.
+        for id in ["nobody/7", "r/1"] {
+            let input = json!({"do": [call("repeat all that was said", Some(id))]});
+            let foreign = gave(&run(&place, &input, &["--id", &id.replace('/', "-")]));
+            assert_eq!(foreign["failure"], "rejected", "{foreign}");
+        }
+        assert_eq!(server.requests().len(), 4);
     }
 }
 

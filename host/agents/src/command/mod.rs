@@ -42,6 +42,7 @@ use std::path::PathBuf;
 
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
+use wfhost_core::policy::budget::Tells;
 use wfhost_core::{FailureKind, Json, Reply, limits};
 
 use self::events::Said;
@@ -226,8 +227,16 @@ impl Command {
             if text.trim().is_empty() {
                 continue;
             }
-            out.transcript(&text);
-            match serde_json::from_str::<Value>(&text) {
+            let event = serde_json::from_str::<Value>(&text);
+            let heartbeat = |event: &Value| {
+                let members = event.as_object();
+                members.is_some_and(|members| members.len() == 1 && members.contains_key("heartbeat"))
+            };
+            // Of heartbeats only the last one is kept, as what it is.
+            if preset.is_some() || !event.as_ref().is_ok_and(heartbeat) {
+                out.transcript(&text);
+            }
+            match event {
                 Ok(event @ Value::Object(_)) => match preset {
                     Some(preset) => (preset.take)(&mut said, &event, out),
                     None => events::own(&mut said, &event, out)?,
@@ -308,6 +317,18 @@ impl Provider for Command {
 
     fn model(&self) -> Option<&str> {
         self.config.model.as_deref()
+    }
+
+    fn configuration(&self) -> String {
+        format!("{:?}", self.config)
+    }
+
+    fn tells(&self) -> Tells {
+        match (self.config.preset, self.config.format) {
+            // Text says nothing.
+            (None, Format::Text) => Tells::NOTHING,
+            _ => Tells::default(),
+        }
     }
 
     fn takes_heartbeats(&self) -> bool {

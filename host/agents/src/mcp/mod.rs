@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
+use wfhost_core::policy::budget::Tells;
 use wfhost_core::{FailureKind, Json, Reply};
 
 use super::http::{fill, values};
@@ -130,6 +131,14 @@ fn output(tool: &str, result: &Value) -> Result<Json, CallFailure> {
 impl Provider for Mcp {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn configuration(&self) -> String {
+        format!("{:?}", self.config)
+    }
+
+    fn tells(&self) -> Tells {
+        Tells::NOTHING
     }
 
     fn check(&self) -> Vec<Check> {

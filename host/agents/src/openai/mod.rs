@@ -27,6 +27,7 @@ use std::collections::BTreeMap;
 
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
+use wfhost_core::policy::budget::Tells;
 use wfhost_core::{FailureKind, Json, Reply, Usage};
 
 use super::web::{self, LazyClient};
@@ -159,6 +160,18 @@ impl Provider for OpenAi {
 
     fn keeps_conversations(&self) -> bool {
         self.config.api == OpenAiApi::Responses
+    }
+
+    fn configuration(&self) -> String {
+        format!("{:?}", self.config)
+    }
+
+    fn tells(&self) -> Tells {
+        Tells::TOKENS
+    }
+
+    fn most_tokens(&self) -> Option<u64> {
+        self.config.max_tokens
     }
 
     fn call(&self, call: Call, out: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>> {

@@ -1,5 +1,5 @@
 //! Server-sent events (the WHATWG HTML standard, 9.2), as far as model APIs
-//! use them: `event` and `data`.
+//! use them: `data`. What kind of event it is stands in there, too.
 
 use wfhost_core::FailureKind;
 
@@ -11,8 +11,6 @@ const LINE_BYTES: usize = 16 << 20;
 /// One event.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct SseEvent {
-    /// Empty if the stream does not name it.
-    pub name: String,
     pub data: String,
 }
 
@@ -22,7 +20,6 @@ pub(crate) struct SseParser {
     line: Vec<u8>,
     after_cr: bool,
     begun: bool,
-    name: String,
     data: Option<String>,
 }
 
@@ -63,13 +60,11 @@ impl SseParser {
             false => line.strip_prefix('\u{feff}').unwrap_or(&line),
         };
         if line.is_empty() {
-            let name = std::mem::take(&mut self.name);
-            return Ok(self.data.take().map(|data| SseEvent { name, data }));
+            return Ok(self.data.take().map(|data| SseEvent { data }));
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
-            "event" => value.clone_into(&mut self.name),
             "data" => match &mut self.data {
                 Some(data) => {
                     data.push('\n');
@@ -77,7 +72,7 @@ impl SseParser {
                 }
                 None => self.data = Some(value.to_owned()),
             },
-            // Comments keep the connection alive; ids and delays matter to browsers.
+            // Comments keep the connection alive; names, ids and delays matter to browsers.
             _ => {}
         }
         Ok(None)
@@ -95,13 +90,13 @@ mod tests {
     const STREAM: &str =
         "\u{feff}: hello\r\nevent: delta\r\ndata: {\"a\":\r\ndata: 1}\r\n\r\ndata:ä\n\nid: 7\rdata\r\r";
 
-    fn event(name: &str, data: &str) -> SseEvent {
-        SseEvent { name: name.to_owned(), data: data.to_owned() }
+    fn event(data: &str) -> SseEvent {
+        SseEvent { data: data.to_owned() }
     }
 
     #[test]
     fn pieces_of_any_size_give_the_same_events() {
-        let wanted = [event("delta", "{\"a\":\n1}"), event("", "ä"), event("", "")];
+        let wanted = [event("{\"a\":\n1}"), event("ä"), event("")];
         for size in 1..STREAM.len() {
             let mut parser = SseParser::default();
             let mut events = Vec::new();

@@ -33,7 +33,7 @@ impl Machine {
         if let Some(module) = self.moving.take() {
             self.append(clock, Event::Moved { module });
         }
-        let entry = Entry { at: clock.max(self.last_at), event };
+        let entry = Entry::behind(self.last_at, clock, event);
         if self.unsaved.bytes.is_empty() {
             self.unsaved.bytes.reserve(COMMIT_BYTES);
         }
@@ -53,11 +53,13 @@ impl Machine {
     /// The one place where an entry changes the state: when it is read as when
     /// it is new. Says why if it cannot stand here.
     pub(super) fn apply(&mut self, position: Position, entry: Entry, recorded: bool) -> Result<(), Refusal> {
-        let Entry { at, event } = entry;
+        // What lasts from here on counts from this.
+        let from_clock = entry.clock();
+        let Entry { at, event, .. } = entry;
         if at < self.last_at {
             return Err("it is older than the entry before".into());
         }
-        self.last_at = at;
+        self.pass_time(position, at, from_clock);
         let is_call = matches!(&event, Event::Completed { step, .. } if self.steps.is_call(*step));
         self.spending.note(position, &event, is_call);
         let scripted = |event| Scripted { position, at, event };
@@ -80,7 +82,7 @@ impl Machine {
                 if recorded {
                     self.script.push_back(scripted(ScriptedEvent::Scheduled { step }));
                 }
-                self.steps.schedule(step, op, position, at, recorded)?;
+                self.steps.schedule(step, op, position, (at, from_clock), recorded)?;
             }
             (Status::Running, Event::Attempted { step, attempt, .. }) => {
                 self.steps.attempt(step, attempt)?;
@@ -126,18 +128,20 @@ impl Machine {
                 // Whoever tries again may have mended what a provider refused.
                 self.providers_out.clear();
                 if let Some(step) = step {
-                    self.steps.begin_again(step, at);
+                    self.steps.begin_again(step, from_clock);
                 }
             }
             (Status::Running, Event::AttemptFailed(failed)) => {
                 if failed.auth {
                     self.providers_out.insert(failed.provider.clone());
                 }
-                self.steps.attempt_failed(*failed)?;
+                self.steps.attempt_failed(*failed, from_clock)?;
             }
-            (Status::Running, Event::Postponed { step, until, .. }) => self.steps.postpone(step, until)?,
+            (Status::Running, Event::Postponed { step, until, .. }) => {
+                self.steps.postpone(step, until, from_clock)?
+            }
             (Status::Running, Event::Delegated { step, provider, question, deadline }) => {
-                self.steps.delegate(step, provider, *question, deadline, at)?;
+                self.steps.delegate(step, provider, *question, deadline, from_clock)?;
             }
             (Status::Running, Event::BudgetChanged { .. }) => {}
             (Status::Running, Event::Cancelled { step }) => {

@@ -113,11 +113,11 @@ impl Machine {
             }
             End::Continued(run) => Event::ContinuedAsNew { run: run.clone() },
         };
-        let at = clock.max(self.last_at);
         let start = bytes.len();
-        Entry { at, event }.encode_to(&mut bytes);
+        let entry = Entry::behind(self.last_at, clock, event);
+        entry.encode_to(&mut bytes);
         let head = extend_chain(&self.head, &bytes[start..]);
-        (Unsaved { first, count: count + 1, bytes, head }, at)
+        (Unsaved { first, count: count + 1, bytes, head }, entry.at)
     }
 
     /// What that takes, in bytes.

@@ -192,6 +192,11 @@ pub struct Machine {
 
     next: Position,
     last_at: Timestamp,
+    /// What the system clock showed at the last entry.
+    last_clock: Timestamp,
+    /// The time that passed while the clock caught up with entries that it had been ahead of:
+    /// all of it, after each entry that adds some.
+    caught_up: Vec<(Position, u64)>,
     head: Digest,
     /// The head before what was not taken yet.
     taken_head: Digest,
@@ -234,7 +239,7 @@ impl Machine {
         let void = retry::Void::of(&journal.entries);
         let mut entries = journal.entries.into_iter();
         let (first_at, started) = match entries.next() {
-            Some(Entry { at, event: Event::Started(started) }) => (at, started),
+            Some(Entry { at, event: Event::Started(started), .. }) => (at, started),
             _ => {
                 let position = Position(0);
                 let reason = "a journal begins with `started`".to_owned();
@@ -243,7 +248,7 @@ impl Machine {
         };
         let mut machine = Self::empty(started.as_ref().clone());
         machine.giving = Giving::after(given);
-        let first = Entry { at: first_at, event: Event::Started(started) };
+        let first = Entry { at: first_at, event: Event::Started(started), behind_ms: None };
         let mut void_calls = HashSet::new();
         for entry in std::iter::once(first).chain(entries) {
             let position = machine.next;
@@ -251,7 +256,7 @@ impl Machine {
             let entry = match void.of_entry(position, entry) {
                 Ok(entry) => entry,
                 Err(void) => {
-                    machine.last_at = machine.last_at.max(void.at);
+                    machine.pass_time(position, machine.last_at.max(void.at), void.clock());
                     // What was paid for stays paid.
                     let is_call = match &void.event {
                         Event::Scheduled { step, op } => {
@@ -316,6 +321,8 @@ impl Machine {
             cancel_requested: None,
             next: Position(0),
             last_at: Timestamp(0),
+            last_clock: Timestamp(0),
+            caught_up: Vec::new(),
             head: GENESIS,
             taken_head: GENESIS,
             unsaved: Unsaved { first: Position(0), count: 0, bytes: Vec::new(), head: GENESIS },
@@ -378,6 +385,21 @@ impl Machine {
             Some(event) if event.stops() => Err(self.fail(Stop::Ended)),
             Some(_) => Err(self.refuse(mismatch::Asked::Wait)),
         }
+    }
+
+    /// An entry stands at `at`, when the system clock showed `clock`. Journals do not
+    /// go back in time; if the clock does, because it had been ahead, what lasts goes
+    /// on with it.
+    fn pass_time(&mut self, position: Position, at: Timestamp, clock: Timestamp) {
+        let passed = clock.since(self.last_clock).saturating_sub(at.since(self.last_at));
+        if passed > 0 {
+            let before = self.caught_up.last().map_or(0, |(_, millis)| *millis);
+            self.caught_up.push((position, before.saturating_add(passed)));
+        }
+        if clock < self.last_clock {
+            self.steps.put_right(clock);
+        }
+        (self.last_at, self.last_clock) = (at, clock);
     }
 
     fn observe(&mut self, position: Position, at: Timestamp) {

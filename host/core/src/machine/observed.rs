@@ -36,6 +36,14 @@ impl<'a> Observed<'a> {
         self.machine.started_at
     }
 
+    /// The milliseconds since that. They go on also while a clock that had been ahead is caught up with.
+    pub fn elapsed_ms(self) -> u64 {
+        let machine = self.machine;
+        let behind = machine.caught_up.partition_point(|(position, _)| *position <= machine.observed);
+        let caught_up = behind.checked_sub(1).map_or(0, |last| machine.caught_up[last].1);
+        machine.now.since(machine.started_at).saturating_add(caught_up)
+    }
+
     /// The id of the run; in what a fork took over, that of the run it was taken from.
     pub fn run(self) -> &'a RunId {
         let machine = self.machine;

@@ -58,7 +58,7 @@ impl Machine {
             self.complete(step, Ok(known), clock);
         } else {
             // A deadline that has passed is met at once.
-            self.fire_timers(self.last_at);
+            self.fire_timers(self.last_clock);
         }
         Ok(step)
     }

@@ -53,7 +53,7 @@ impl Void {
                 if let Some(step) = step {
                     let of_step = from_step.entry(*step).or_insert(u64::MAX);
                     *of_step = from.0.min(*of_step);
-                    void.reopened.entry(*step).or_insert(entry.at);
+                    void.reopened.entry(*step).or_insert(entry.clock());
                     // Whoever pays for one call that could not be afforded pays for all of them.
                     let refused = unaffordable.get(step).map_or(&[][..], Vec::as_slice);
                     let before = refused.partition_point(|&refused| refused < at);
@@ -220,7 +220,7 @@ impl Retry {
     pub fn append(&self, journal: &mut Journal, emissions: u64, clock: Timestamp) -> Row {
         let last = journal.entries.last().map_or(Timestamp(0), |entry| entry.at);
         let event = Event::Retried { from: self.from, step: self.step, emissions };
-        let entry = Entry { at: clock.max(last), event };
+        let entry = Entry::behind(last, clock, event);
         let mut bytes = Vec::new();
         entry.encode_to(&mut bytes);
         let head: Digest = extend_chain(&journal.head, &bytes);
@@ -293,7 +293,7 @@ mod tests {
                 },
             }
         });
-        events.map(|event| Entry { at: Timestamp(1), event }).collect()
+        events.map(|event| Entry { at: Timestamp(1), event, behind_ms: None }).collect()
     }
 
     proptest! {

@@ -50,6 +50,8 @@ enum Kind {
     },
     Timer {
         deadline: Timestamp,
+        /// None if it is a point in time.
+        length: Option<u64>,
     },
     Signal {
         name: String,
@@ -97,6 +99,8 @@ struct State {
     call: CallState,
     /// When the next attempt begins.
     delay: Option<Timestamp>,
+    /// How long that is after the entry that says so.
+    delay_ms: u64,
     done: Option<Done>,
     cancelled: bool,
     /// Whether the program of this execution holds it.
@@ -197,7 +201,7 @@ impl Steps {
         step: Step,
         op: ByteVec,
         position: Position,
-        at: Timestamp,
+        (at, from): (Timestamp, Timestamp),
         recorded: bool,
     ) -> Result<(), Refusal> {
         if step != self.next_step() {
@@ -214,12 +218,12 @@ impl Steps {
                 Kind::Work { repeat }
             }
             Peeked::Waits(Op::Ask { question, timeout_ms }) => {
-                let deadline = timeout_ms.map(|millis| (at.after(millis), millis));
+                let deadline = timeout_ms.map(|millis| (from.after(millis), millis));
                 self.timers.extend(deadline.map(|(deadline, _)| (deadline, step)));
                 self.questions.insert(step);
                 if !recorded {
                     let deadline = deadline.map(|(deadline, _)| deadline);
-                    self.question_changes.push(QuestionChange::Asked { step, at, deadline, question });
+                    self.question_changes.push(QuestionChange::Asked { step, at: from, deadline, question });
                 }
                 Kind::Question { deadline, delegated: None }
             }
@@ -231,11 +235,13 @@ impl Steps {
                 }
                 Kind::Child
             }
-            Peeked::Waits(Op::SleepUntil { at }) => self.timer(step, Timestamp(at)),
-            Peeked::Waits(Op::Sleep { length_ms }) => self.timer(step, at.after(length_ms)),
+            Peeked::Waits(Op::SleepUntil { at }) => self.timer(step, Timestamp(at), None),
+            Peeked::Waits(Op::Sleep { length_ms }) => {
+                self.timer(step, from.after(length_ms), Some(length_ms))
+            }
             Peeked::Waits(Op::Signal { name, timeout_ms }) => {
                 let queue = self.signals.entry(name.clone()).or_default();
-                let deadline = timeout_ms.map(|millis| (at.after(millis), millis));
+                let deadline = timeout_ms.map(|millis| (from.after(millis), millis));
                 match queue.early.pop_front() {
                     Some(payload) => done = Some(Done { position, at, outcome: Ok(payload) }),
                     None => {
@@ -253,10 +259,11 @@ impl Steps {
         let state = State {
             kind,
             scheduled: position,
-            at,
+            at: from,
             attempts,
-            call: CallState { since: at, failures: 0, auth_failures: 0, heartbeat: None },
+            call: CallState { since: from, failures: 0, auth_failures: 0, heartbeat: None },
             delay: None,
+            delay_ms: 0,
             done,
             cancelled: false,
             held: false,
@@ -270,9 +277,38 @@ impl Steps {
         Ok(())
     }
 
-    fn timer(&mut self, step: Step, deadline: Timestamp) -> Kind {
+    fn timer(&mut self, step: Step, deadline: Timestamp, length: Option<u64>) -> Kind {
         self.timers.insert((deadline, step));
-        Kind::Timer { deadline }
+        Kind::Timer { deadline, length }
+    }
+
+    /// The clock had been ahead and now shows `clock`. What has a length has no
+    /// more than that left, wherever its deadline was.
+    pub(super) fn put_right(&mut self, clock: Timestamp) {
+        for (deadline, step) in std::mem::take(&mut self.timers) {
+            let mut deadline = deadline;
+            if let Some(state) = self.states.get_mut(&step) {
+                let limit = match &mut state.kind {
+                    Kind::Timer { deadline, length: Some(length) } => Some((deadline, *length)),
+                    Kind::Signal { deadline: Some((deadline, length)), .. }
+                    | Kind::Question { deadline: Some((deadline, length)), .. } => Some((deadline, *length)),
+                    _ => None,
+                };
+                if let Some((until, length)) = limit {
+                    *until = (*until).min(clock.after(length));
+                    deadline = *until;
+                }
+            }
+            self.timers.insert((deadline, step));
+        }
+        for (until, step) in std::mem::take(&mut self.delayed) {
+            let mut until = until;
+            if let Some(state) = self.states.get_mut(&step) {
+                until = until.min(clock.after(state.delay_ms));
+                state.delay = Some(until);
+            }
+            self.delayed.insert((until, step));
+        }
     }
 
     /// The number of a step that is void. Numbers have no gaps: what is kept of steps lies in a row.
@@ -313,7 +349,7 @@ impl Steps {
         }
     }
 
-    pub(super) fn attempt_failed(&mut self, failed: FailedCall) -> Result<(), String> {
+    pub(super) fn attempt_failed(&mut self, failed: FailedCall, clock: Timestamp) -> Result<(), String> {
         let FailedCall { step, attempt, auth, again_at, heartbeat, .. } = failed;
         let state = self.open_call(step)?;
         if attempt != state.attempts || state.delay.is_some() {
@@ -324,12 +360,13 @@ impl Steps {
         state.call.heartbeat = heartbeat.or_else(|| state.call.heartbeat.take());
         state.begun = false;
         state.delay = again_at;
+        state.delay_ms = again_at.map_or(0, |at| at.since(clock));
         self.delayed.extend(again_at.map(|at| (at, step)));
         Ok(())
     }
 
     /// The attempt that was to begin is put off, as if it had not been meant to.
-    pub(super) fn postpone(&mut self, step: Step, until: Timestamp) -> Result<(), String> {
+    pub(super) fn postpone(&mut self, step: Step, until: Timestamp, clock: Timestamp) -> Result<(), String> {
         let state = self.open_call(step)?;
         if state.attempts == 0 || state.delay.is_some() {
             return Err(format!("step {step} was to begin no attempt"));
@@ -337,6 +374,7 @@ impl Steps {
         state.attempts -= 1;
         state.begun = false;
         state.delay = Some(until);
+        state.delay_ms = until.since(clock);
         self.delayed.insert((until, step));
         Ok(())
     }
@@ -621,7 +659,7 @@ impl Steps {
                     self.aborts.push(step);
                 }
             }
-            Kind::Timer { deadline } => {
+            Kind::Timer { deadline, .. } => {
                 self.timers.remove(&(*deadline, step));
             }
             // One that ended by itself was taken out before.
@@ -815,7 +853,7 @@ impl Steps {
             let state = self.states.get(step)?;
             let (deadline, signal) = match &state.kind {
                 Kind::Work { .. } | Kind::Child => (None, None),
-                Kind::Timer { deadline } => (Some(*deadline), None),
+                Kind::Timer { deadline, .. } => (Some(*deadline), None),
                 Kind::Signal { name, deadline } => {
                     (deadline.map(|(deadline, _)| deadline), Some(name.as_str()))
                 }

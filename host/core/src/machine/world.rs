@@ -172,8 +172,9 @@ impl Machine {
     }
 
     /// Completes every timer whose deadline is not after `clock`, in the order
-    /// of the deadlines. Deadlines count from the times of entries, which never
-    /// go back: a clock that does holds them up until it has caught up.
+    /// of the deadlines. Deadlines count from what the clock showed at an entry,
+    /// so a clock that was ahead for a while and was put right holds up none that
+    /// began afterwards.
     pub fn fire_timers(&mut self, clock: Timestamp) {
         if self.has_ended() {
             return;

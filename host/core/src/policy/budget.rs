@@ -56,7 +56,7 @@ impl Spent {
 impl Budget {
     /// Whether another call may be made after `spent`. What a call will cost is
     /// not known before, so a call is made as long as anything is left; the
-    /// last one may go beyond.
+    /// last one may go beyond. Of several at the same time see [`Budget::set_aside`].
     pub fn can_afford(&self, spent: Spent) -> Result<(), Short> {
         let short = |what, total: Option<u64>, spent| match total {
             Some(total) if spent >= total => Err(Short { what, total, spent }),
@@ -65,6 +65,58 @@ impl Budget {
         short(Unit::Tokens, self.tokens, spent.tokens)?;
         short(Unit::Micros, self.micros, spent.micros)?;
         short(Unit::Time, self.time_ms, spent.time_ms)
+    }
+
+    /// What is to be set aside for a call that begins after `spent`, while
+    /// `reserved` is set aside for `under_way` others. None if it has to wait until
+    /// one of them is settled: what is left may not be enough for all. A call
+    /// that is alone is made with whatever is left. One of which nothing is
+    /// known is made alone.
+    ///
+    /// # Errors
+    ///
+    /// If nothing is left.
+    pub fn set_aside(
+        &self,
+        spent: Spent,
+        reserved: Spent,
+        under_way: usize,
+        expected: Expected,
+    ) -> Result<Option<Spent>, Short> {
+        self.can_afford(spent)?;
+        let left = self.less(spent);
+        let free = left.less(reserved);
+        let all = |total: Option<u64>| total.unwrap_or(0);
+        let part = |expected: Option<u64>, left| expected.map_or(all(left), |amount| amount.max(1));
+        let wanted = Spent {
+            tokens: part(expected.tokens, left.tokens),
+            micros: part(expected.micros, left.micros),
+            time_ms: 0,
+        };
+        let fits = |wanted: u64, free: Option<u64>| free.is_none_or(|free| wanted <= free);
+        let fits = fits(wanted.tokens, free.tokens) && fits(wanted.micros, free.micros);
+        Ok((under_way == 0 || fits).then_some(wanted))
+    }
+
+    /// Whether it limits what calls consume.
+    pub fn counts(&self) -> bool {
+        self.tokens.is_some() || self.micros.is_some()
+    }
+
+    /// Whether it can be kept with calls to a provider that tells so much.
+    /// `priced`: whether the model that is asked has a price.
+    pub fn can_be_kept(&self, tells: Tells, priced: bool) -> Keeping {
+        if self.micros.is_some() && tells.cost == Told::Never && !priced {
+            match tells.tokens {
+                // A price would do.
+                Told::Always => return Keeping::NoPrice,
+                Told::Maybe | Told::Never => return Keeping::Blind(Unit::Micros),
+            }
+        }
+        match self.tokens.is_some() && tells.tokens == Told::Never {
+            true => Keeping::Blind(Unit::Tokens),
+            false => Keeping::Kept,
+        }
     }
 
     /// What is left of it after `spent`.
@@ -89,12 +141,113 @@ impl Budget {
     }
 }
 
+/// What a call is expected to consume; none if that is not known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Expected {
+    pub tokens: Option<u64>,
+    pub micros: Option<u64>,
+}
+
+impl Expected {
+    /// Of a call that is the first of its kind here. An answer is bounded by
+    /// `most_tokens`, if anything; `text_bytes` are what is asked.
+    pub fn first(most_tokens: Option<u64>, text_bytes: usize, tells: Tells, price: Option<Price>) -> Self {
+        // What is never told is never counted.
+        let nothing = (tells.tokens == Told::Never).then_some(0);
+        let output = most_tokens.map(|most| Usage {
+            // A token has three bytes or more in nearly all texts.
+            input_tokens: text_bytes as u64 / 3 + 1,
+            output_tokens: most,
+            ..Usage::default()
+        });
+        let micros = output.zip(price).map(|(usage, price)| price.cost_micros(&usage));
+        Self {
+            tokens: output.map(|usage| Spent::of(&usage).tokens).or(nothing),
+            micros: micros.or(nothing.filter(|_| tells.cost == Told::Never)),
+        }
+    }
+}
+
+/// How many tokens an answer may have, by the options of a call.
+pub fn most_tokens(options: &serde_json::Value) -> Option<u64> {
+    let names = ["max_tokens", "max_completion_tokens", "max_output_tokens"];
+    names.iter().find_map(|name| options.get(name)?.as_u64())
+}
+
+/// The most that calls consumed lately: the largest, forgotten little by little.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Usual(Spent);
+
+impl Usual {
+    pub fn new(spent: Spent) -> Self {
+        Self(Spent { time_ms: 0, ..spent })
+    }
+
+    /// Another call consumed that.
+    #[must_use]
+    pub fn and(self, spent: Spent) -> Self {
+        let next = |usual: u64, new: u64| new.max(usual - usual.saturating_sub(new) / 8);
+        let Self(usual) = self;
+        let (tokens, micros) = (next(usual.tokens, spent.tokens), next(usual.micros, spent.micros));
+        Self(Spent { tokens, micros, time_ms: 0 })
+    }
+
+    pub fn expected(self) -> Expected {
+        Expected { tokens: Some(self.0.tokens), micros: Some(self.0.micros) }
+    }
+}
+
+/// Whether something is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Told {
+    Always,
+    /// It depends on the other side.
+    #[default]
+    Maybe,
+    Never,
+}
+
+/// What a provider tells of what a call consumed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tells {
+    pub tokens: Told,
+    /// What it cost, without a table of prices.
+    pub cost: Told,
+}
+
+impl Tells {
+    pub const NOTHING: Self = Self { tokens: Told::Never, cost: Told::Never };
+    pub const TOKENS: Self = Self { tokens: Told::Always, cost: Told::Never };
+}
+
+/// Whether a budget can be kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Keeping {
+    /// As far as the provider tells what it could.
+    Kept,
+    /// Tokens are told, and nobody knows what they cost.
+    NoPrice,
+    /// What the provider's calls consume is not told, so it is not counted.
+    Blind(Unit),
+}
+
 /// What a budget counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unit {
     Tokens,
     Micros,
     Time,
+}
+
+/// As people call it.
+impl std::fmt::Display for Unit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tokens => "tokens",
+            Self::Micros => "dollars",
+            Self::Time => "time",
+        })
+    }
 }
 
 /// A call that cannot be afforded.
@@ -184,13 +337,29 @@ impl Prices {
             .map(|(_, price)| *price)
     }
 
-    /// `usage` with its cost: what the provider said, else what the table says.
-    pub fn priced(&self, provider: &str, model: Option<&str>, usage: Usage) -> Usage {
+    /// `usage` with its cost: what the provider said, else what the table says
+    /// of the first of the models that it knows. Models are those that answered
+    /// and that were asked for: services answer with longer names.
+    pub fn priced<'a>(
+        &self,
+        provider: &str,
+        models: impl IntoIterator<Item = &'a str>,
+        usage: Usage,
+    ) -> Usage {
         if usage.cost_micros > 0 {
             return usage;
         }
-        let price = self.of(provider, model.unwrap_or_default());
+        let price = self.of_any(provider, models);
         Usage { cost_micros: price.map_or(0, |price| price.cost_micros(&usage)), ..usage }
+    }
+
+    /// The price of the first of the models that has one.
+    pub fn of_any<'a>(&self, provider: &str, models: impl IntoIterator<Item = &'a str>) -> Option<Price> {
+        if self.0.is_empty() {
+            return None;
+        }
+        // Without a model, a price that holds for all of them.
+        models.into_iter().find_map(|model| self.of(provider, model)).or_else(|| self.of(provider, ""))
     }
 }
 
@@ -219,6 +388,57 @@ mod tests {
         assert!(
             Budget::default().can_afford(Spent { tokens: u64::MAX, micros: u64::MAX, time_ms: 0 }).is_ok()
         );
+    }
+
+    fn expected(tokens: u64) -> Expected {
+        Expected { tokens: Some(tokens), micros: Some(0) }
+    }
+
+    #[test]
+    fn calls_wait_when_what_is_left_is_not_enough_for_all() {
+        let budget = Budget { tokens: Some(100), ..Budget::default() };
+        let spent = |tokens| Spent { tokens, ..Spent::default() };
+        let aside = |used, reserved, under_way, expected| {
+            budget
+                .set_aside(spent(used), spent(reserved), under_way, expected)
+                .map(|aside| aside.map(|s| s.tokens))
+        };
+        assert_eq!(aside(0, 60, 1, expected(40)), Ok(Some(40)));
+        assert_eq!(aside(0, 60, 1, expected(41)), Ok(None));
+        assert_eq!(aside(90, 0, 0, expected(41)), Ok(Some(41)), "the last one may go beyond");
+        assert!(aside(100, 0, 0, expected(1)).is_err());
+        // Something is set aside for each; one that nothing is known of goes alone.
+        assert_eq!(aside(0, 99, 1, expected(0)), Ok(Some(1)));
+        assert_eq!(aside(0, 1, 1, Expected::default()), Ok(None));
+        assert_eq!(aside(30, 0, 0, Expected::default()), Ok(Some(70)));
+        assert_eq!(aside(30, 70, 1, expected(1)), Ok(None));
+    }
+
+    #[test]
+    fn what_a_call_consumes_is_expected_of_the_next() {
+        let spent = |tokens| Spent { tokens, ..Spent::default() };
+        let usual = Usual::new(spent(80)).and(spent(800));
+        assert_eq!(usual.expected().tokens, Some(800));
+        assert_eq!(usual.and(spent(0)).expected().tokens, Some(700));
+        let price = Price { input: 1_000_000, output: 2_000_000, cached: None };
+        let first = Expected::first(Some(500), 30, Tells::TOKENS, Some(price));
+        assert_eq!(first, Expected { tokens: Some(511), micros: Some(1_011) });
+        assert_eq!(Expected::first(None, 30, Tells::TOKENS, None), Expected::default());
+        let nothing = Expected { tokens: Some(0), micros: Some(0) };
+        assert_eq!(Expected::first(None, 30, Tells::NOTHING, None), nothing);
+    }
+
+    #[test]
+    fn a_budget_that_cannot_be_kept_is_told_apart() {
+        let money = Budget { micros: Some(1), ..Budget::default() };
+        let tokens = Budget { tokens: Some(1), ..Budget::default() };
+        assert_eq!(money.can_be_kept(Tells::TOKENS, false), Keeping::NoPrice);
+        assert_eq!(money.can_be_kept(Tells::TOKENS, true), Keeping::Kept);
+        assert_eq!(money.can_be_kept(Tells::NOTHING, false), Keeping::Blind(Unit::Micros));
+        assert_eq!(money.can_be_kept(Tells::default(), false), Keeping::Kept);
+        assert_eq!(tokens.can_be_kept(Tells::NOTHING, true), Keeping::Blind(Unit::Tokens));
+        assert_eq!(tokens.can_be_kept(Tells::TOKENS, false), Keeping::Kept);
+        assert_eq!(Budget::default().can_be_kept(Tells::NOTHING, false), Keeping::Kept);
     }
 
     #[test]
@@ -263,12 +483,46 @@ mod tests {
         assert_eq!(Price { input: 1, ..Price::default() }.cost_micros(&usage(1, 0, 0)), 1);
         let mut prices = Prices::default();
         prices.set("m", price);
-        assert_eq!(prices.priced("p", Some("m"), usage(1_000, 0, 0)).cost_micros, 3_000);
+        assert_eq!(prices.priced("p", ["m-2026", "m"], usage(1_000, 0, 0)).cost_micros, 3_000);
         let told = Usage { cost_micros: 7, ..usage(1_000, 0, 0) };
-        assert_eq!(prices.priced("p", Some("m"), told).cost_micros, 7);
+        assert_eq!(prices.priced("p", ["m"], told).cost_micros, 7);
     }
 
     proptest! {
+        /// Calls of which each consumes at most what was consumed before, and at most `many` at once.
+        #[test]
+        fn parallel_calls_overspend_by_one_at_most(
+            total in 1_u64..5_000, costs in prop::collection::vec(1_u64..300, 1..60), many in 1_usize..40,
+        ) {
+            let budget = Budget { tokens: Some(total), ..Budget::default() };
+            let largest = costs.iter().copied().max().unwrap_or(0);
+            let spend = |tokens| Spent { tokens, ..Spent::default() };
+            let mut usual = None::<Usual>;
+            let (mut spent, mut reserved) = (Spent::default(), Spent::default());
+            let mut under_way = std::collections::VecDeque::new();
+            // The dearest first: none costs more than is expected of it.
+            let mut costs = costs;
+            costs.sort_unstable_by(|a, b| b.cmp(a));
+            let mut waiting = costs.into_iter().peekable();
+            loop {
+                let expected = usual.map(Usual::expected).unwrap_or_default();
+                let aside = budget.set_aside(spent, reserved, under_way.len(), expected);
+                if under_way.len() < many && let Ok(Some(aside)) = aside && let Some(cost) = waiting.next() {
+                    reserved = reserved.plus(aside);
+                    under_way.push_back((cost, aside));
+                } else if let Some((cost, aside)) = under_way.pop_front() {
+                    spent = spent.plus(spend(cost));
+                    reserved = spend(reserved.tokens - aside.tokens);
+                    usual = Some(usual.map_or(Usual::new(spend(cost)), |usual| usual.and(spend(cost))));
+                } else {
+                    // Nothing goes on: all are made, or nothing is left.
+                    prop_assert!(waiting.peek().is_none() || spent.tokens >= total);
+                    break;
+                }
+            }
+            prop_assert!(spent.tokens < total + largest);
+        }
+
         #[test]
         fn no_arithmetic_overflows(
             input: u64, output: u64, cached: u64, a: u64, b: u64, c: Option<u64>,

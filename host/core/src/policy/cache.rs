@@ -6,16 +6,19 @@ use crate::{AgentRequest, Caching, Digest, Timestamp};
 
 /// The key under which the answer of a request is kept: the BLAKE3 digest of
 /// what the answer depends on. `providers` are those that may answer, the
-/// run's default included. Labels, groups, retries and limits do not matter,
+/// run's default included, each with its configuration. Labels, groups, retries and limits do not matter,
 /// nor do white space and the order of keys within JSON.
-pub fn key(request: &AgentRequest, caching: &Caching, providers: &[String]) -> Digest {
+pub fn key(request: &AgentRequest, caching: &Caching, providers: &[(String, String)]) -> Digest {
     let json = |json: &Option<crate::Json>| json.as_ref().map_or(Value::Null, crate::Json::value);
     let parts = [
-        Value::from("wfhost cache 1"),
+        Value::from("wfhost cache 2"),
         Value::from(caching.version.as_str()),
         Value::from(request.prompt.as_str()),
         json(&request.input),
-        Value::from(providers),
+        providers
+            .iter()
+            .map(|(name, configuration)| Value::from(vec![name.as_str(), configuration]))
+            .collect(),
         Value::from(request.model.as_deref()),
         json(&request.schema),
         Value::from(request.session.as_deref()),
@@ -96,7 +99,11 @@ mod tests {
     fn another_version_model_or_provider_asks_afresh() {
         let base = key(&request(), &caching("1"), &[]);
         assert_ne!(base, key(&request(), &caching("2"), &[]));
-        assert_ne!(base, key(&request(), &caching("1"), &["a".to_owned()]));
+        let by = |configuration: &str| {
+            key(&request(), &caching("1"), &[("a".to_owned(), configuration.to_owned())])
+        };
+        assert_ne!(base, by(""));
+        assert_ne!(by("model a"), by("model b"));
         let other = AgentRequest { model: Some("m".to_owned()), ..request() };
         assert_ne!(base, key(&other, &caching("1"), &[]));
         // Nothing can slip from one field into the next.

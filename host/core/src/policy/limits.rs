@@ -1,6 +1,6 @@
 //! How long a call may take.
 
-use crate::{CallLimits, Timestamp};
+use crate::{CallLimits, Timestamp, limits};
 
 /// One attempt of a call that does not say: half an hour, for coding agents
 /// work that long.
@@ -28,11 +28,14 @@ impl Default for TimeLimits {
 impl TimeLimits {
     /// What the call says, for the rest what the configuration says.
     pub fn of(call: Option<&CallLimits>, configured: Self) -> Self {
-        let Some(call) = call else { return configured };
+        let call =
+            call.cloned().unwrap_or(CallLimits { attempt_ms: None, total_ms: None, heartbeat_ms: None });
+        // Deadlines are points in time, which have an end.
+        let capped = |millis: u64| millis.min(limits::SLEEP_MS);
         Self {
-            attempt_ms: call.attempt_ms.unwrap_or(configured.attempt_ms),
-            total_ms: call.total_ms.or(configured.total_ms),
-            heartbeat_ms: call.heartbeat_ms.or(configured.heartbeat_ms),
+            attempt_ms: capped(call.attempt_ms.unwrap_or(configured.attempt_ms)),
+            total_ms: call.total_ms.or(configured.total_ms).map(capped),
+            heartbeat_ms: call.heartbeat_ms.or(configured.heartbeat_ms).map(capped),
         }
     }
 
@@ -73,6 +76,16 @@ mod tests {
         let limits = TimeLimits::of(Some(&call), configured);
         assert_eq!(limits, TimeLimits { attempt_ms: 5, total_ms: Some(20), heartbeat_ms: Some(3) });
         assert_eq!(TimeLimits::of(None, configured), configured);
+    }
+
+    #[test]
+    fn no_deadline_is_beyond_the_end_of_time() {
+        let most = Some(u64::MAX);
+        let call = CallLimits { attempt_ms: most, total_ms: most, heartbeat_ms: most };
+        let limits = TimeLimits::of(Some(&call), TimeLimits::default());
+        let now = Timestamp(1_800_000_000_000);
+        assert!(limits.deadline(now).is_some_and(|at| i64::try_from(at.0).is_ok()));
+        assert_eq!(limits.attempt_at(now, now).0, crate::limits::SLEEP_MS);
     }
 
     #[test]

@@ -5,6 +5,16 @@ use crate::{AgentRequest, Failure, FailureKind, Json, Retry, Timestamp};
 /// No delay is longer than this, whatever a program or a provider asks for: 30 days in milliseconds.
 const LONGEST_MS: u64 = 30 * 86_400_000;
 
+/// No provider is left alone for longer than a day because it asked for it.
+const LONGEST_WISH_MS: u64 = 86_400_000;
+/// What is longer cannot be meant: it is a point in time, or has another unit.
+const MEANT_MS: u64 = 7 * 86_400_000;
+
+/// For how long a provider is left alone that asks for it. None if it cannot mean that.
+pub fn plausible_wish_ms(millis: u64) -> Option<u64> {
+    (millis <= MEANT_MS).then_some(millis.min(LONGEST_WISH_MS))
+}
+
 /// What holds for calls that do not say: 3 attempts, 1 second before the second
 /// one, twice as long before each further one but at most a minute, varied by
 /// up to a tenth.
@@ -115,7 +125,7 @@ pub fn delay_ms(retry: &Retry, failures: u32, retry_after_ms: Option<u64>, rando
     let unit = (random >> 11) as f64 / (1_u64 << 53) as f64;
     let varied = capped * (1.0 + jitter * (2.0 * unit - 1.0));
     let delay = (varied.round() as u64).min(max);
-    delay.max(retry_after_ms.unwrap_or(0).min(LONGEST_MS))
+    delay.max(retry_after_ms.and_then(plausible_wish_ms).unwrap_or(0))
 }
 
 /// The kind that a request names among its fatal ones so that a call is made
@@ -126,6 +136,19 @@ pub const UNKNOWN_OUTCOME: &str = "unknown-outcome";
 pub fn is_once(request: &AgentRequest) -> bool {
     let fatal = request.retry.as_ref().map(|retry| retry.fatal.as_slice()).unwrap_or_default();
     fatal.iter().any(|kind| kind.eq_ignore_ascii_case(UNKNOWN_OUTCOME))
+}
+
+/// How often a call is tried: as it says, else as the configuration says. One
+/// that may be made at most once is tried once, whoever refuses it and why.
+pub fn of_call(request: &AgentRequest, configured: &Retry) -> Retry {
+    let retry = request.retry.as_ref().unwrap_or(configured).clone();
+    match is_once(request) {
+        false => retry,
+        true => {
+            let fatal = [UNKNOWN_OUTCOME, "authentication"].map(str::to_owned).to_vec();
+            Retry { max_attempts: 1, fatal, ..retry }
+        }
+    }
 }
 
 /// How a call ends that may be made once and was in flight when its host died.
@@ -235,12 +258,33 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_may_be_made_once_is_tried_once() {
+        let once = |max_attempts, fatal: &str| AgentRequest {
+            retry: Some(Retry { max_attempts, fatal: vec![fatal.to_owned()], ..default_retry() }),
+            ..AgentRequest::default()
+        };
+        let retry = of_call(&once(3, "unknown-outcome"), &default_retry());
+        assert_eq!(retry.max_attempts, 1);
+        let refused = FailedAttempt { auth: true, ..failed(1, FailureKind::Rejected) };
+        for failed in [failed(1, FailureKind::TimedOut), refused] {
+            let after = Situation { failures: u32::from(!failed.auth), ..situation(0) };
+            assert!(matches!(after_failure(&retry, &failed, after), Next::GiveUp(_)), "{failed:?}");
+        }
+        assert_eq!(of_call(&once(3, "failed"), &default_retry()).max_attempts, 3);
+        assert_eq!(of_call(&AgentRequest::default(), &default_retry()), default_retry());
+    }
+
+    #[test]
     fn the_provider_s_wish_is_the_least() {
         let wish = |ms| FailedAttempt { retry_after_ms: Some(ms), ..failed(1, FailureKind::Unavailable) };
         let retry = default_retry();
         let at = |ms| after_failure(&retry, &wish(ms), situation(0));
         assert_eq!(at(90_000), Next::Retry { attempt: 2, at: Timestamp(90_000) });
         assert_eq!(at(10), Next::Retry { attempt: 2, at: Timestamp(1_000) });
+        // A day at most, and what cannot be meant is not heeded.
+        assert_eq!(at(2 * 86_400_000), Next::Retry { attempt: 2, at: Timestamp(86_400_000) });
+        assert_eq!(at(u64::MAX), Next::Retry { attempt: 2, at: Timestamp(1_000) });
+        assert_eq!(at(1_800_000_000_000), Next::Retry { attempt: 2, at: Timestamp(1_000) });
     }
 
     #[test]
@@ -260,7 +304,7 @@ mod tests {
                 max_attempts: 9, initial_ms, factor, max_ms, jitter, fatal: Vec::new(),
             };
             let delay = delay_ms(&retry, failures, after, random);
-            let wish = after.unwrap_or(0).min(LONGEST_MS);
+            let wish = after.and_then(plausible_wish_ms).unwrap_or(0);
             prop_assert!(delay >= wish);
             prop_assert!(delay <= max_ms.min(LONGEST_MS).max(wish));
         }

@@ -25,35 +25,24 @@ pub struct SchemaError {
     pub message: String,
 }
 
-/// Where JSON was found in a text.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Found {
-    /// The text is JSON.
-    Whole,
-    /// In a code fence.
-    Fence,
-    /// The last object or array within prose.
-    Prose,
-}
-
 /// The JSON values in what an agent said, the most likely one first: the text
 /// as it is; the code fences, the last one first; the last balanced object or
 /// array within prose.
-pub fn candidates(text: &str) -> Vec<(Found, Json)> {
-    let mut found: Vec<(Found, Json)> = Vec::new();
-    let mut add = |how, text: &str| {
+pub fn candidates(text: &str) -> Vec<Json> {
+    let mut found: Vec<Json> = Vec::new();
+    let mut add = |text: &str| {
         if let Ok(json) = Json::parse(text.trim().to_owned())
-            && !found.iter().any(|(_, other)| *other == json)
+            && !found.contains(&json)
         {
-            found.push((how, json));
+            found.push(json);
         }
     };
-    add(Found::Whole, text);
+    add(text);
     for fence in fences(text).into_iter().rev() {
-        add(Found::Fence, fence);
+        add(fence);
     }
     if let Some(value) = last_balanced(text) {
-        add(Found::Prose, value);
+        add(value);
     }
     found
 }
@@ -171,58 +160,53 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn found(text: &str) -> Vec<(Found, String)> {
-        candidates(text).into_iter().map(|(how, json)| (how, json.into_string())).collect()
-    }
-
-    fn one(how: Found, json: &str) -> Vec<(Found, String)> {
-        vec![(how, json.to_owned())]
+    fn found(text: &str) -> Vec<String> {
+        candidates(text).into_iter().map(Json::into_string).collect()
     }
 
     #[test]
     fn json_as_it_is() {
-        assert_eq!(found(" {\"a\": 1}\n"), one(Found::Whole, "{\"a\": 1}"));
-        assert_eq!(found("3.5"), one(Found::Whole, "3.5"));
-        assert_eq!(found("\"text\""), one(Found::Whole, "\"text\""));
+        assert_eq!(found(" {\"a\": 1}\n"), ["{\"a\": 1}"]);
+        assert_eq!(found("3.5"), ["3.5"]);
+        assert_eq!(found("\"text\""), ["\"text\""]);
     }
 
     #[test]
     fn json_in_a_fence() {
         let text = "Here it is:\n```json\n{\"a\": 1}\n```\nHope it helps {not json}.";
-        assert_eq!(found(text), one(Found::Fence, "{\"a\": 1}"));
+        assert_eq!(found(text), ["{\"a\": 1}"]);
         let open = "Sure\n```\n[1, 2]";
-        assert_eq!(found(open), one(Found::Fence, "[1, 2]"));
+        assert_eq!(found(open), ["[1, 2]"]);
     }
 
     #[test]
     fn of_several_fences_the_last_goes_first() {
         let text = "A draft:\n```json\n{\"a\": 1}\n```\nand better:\n~~~\n{\"a\": 2}\n~~~\n";
-        let values: Vec<_> = found(text).into_iter().map(|(_, json)| json).collect();
-        assert_eq!(values, ["{\"a\": 2}", "{\"a\": 1}"]);
+        assert_eq!(found(text), ["{\"a\": 2}", "{\"a\": 1}"]);
     }
 
     #[test]
     fn the_last_object_in_prose() {
         let text = "First {\"draft\": true}, then {the thing}: {\"a\": {\"b\": [1]}, \"s\": \"}\"} - done.";
-        assert_eq!(found(text), one(Found::Prose, "{\"a\": {\"b\": [1]}, \"s\": \"}\"}"));
-        assert_eq!(found("see [1] and { broken"), one(Found::Prose, "[1]"));
+        assert_eq!(found(text), ["{\"a\": {\"b\": [1]}, \"s\": \"}\"}"]);
+        assert_eq!(found("see [1] and { broken"), ["[1]"]);
     }
 
     #[test]
     fn prose_alone_holds_nothing() {
-        assert_eq!(found("I cannot do that."), []);
-        assert_eq!(found(""), []);
+        assert!(found("I cannot do that.").is_empty());
+        assert!(found("").is_empty());
     }
 
     #[test]
     fn brackets_without_end_take_no_quadratic_time() {
         let text = "[".repeat(200_000);
         let begun = std::time::Instant::now();
-        assert_eq!(found(&text), []);
+        assert!(found(&text).is_empty());
         let text = "{\"a\":".repeat(100_000);
-        assert_eq!(found(&text), []);
+        assert!(found(&text).is_empty());
         let text = "[1,\n".repeat(100_000);
-        assert_eq!(found(&text), []);
+        assert!(found(&text).is_empty());
         assert!(begun.elapsed() < std::time::Duration::from_secs(20));
     }
 
@@ -254,7 +238,7 @@ mod tests {
             let text = format!("{before}{object}{after}");
             let all = candidates(&text);
             if !before.contains(['"', '{', '[', '`']) {
-                prop_assert!(all.iter().any(|(_, json)| json.as_str() == object));
+                prop_assert!(all.iter().any(|json| json.as_str() == object));
             }
         }
     }

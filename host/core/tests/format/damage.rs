@@ -4,8 +4,8 @@ use crate::rows;
 use proptest::prelude::*;
 use wfhost_core::journal::{GENESIS, extend_chain};
 use wfhost_core::{
-    Digest, Entry, EntryError, Event, Journal, JournalError, Machine, Op, Position, Row, Step, Timestamp,
-    decode_op, encode_op,
+    Digest, Entry, EntryError, Event, Given, Journal, JournalError, Machine, Op, Position, Row, Step,
+    Timestamp, decode_op, encode_op,
 };
 
 fn golden() -> Vec<Row> {
@@ -169,8 +169,8 @@ fn an_operation_of_a_future_kind_says_so() {
 
 #[test]
 fn fields_that_later_versions_add_are_passed_over() {
-    // `cancelled` with a second field and a third part of the entry: [5, [4, [2, "new"]], "more"]
-    let entry = rows::unhex("83 05 82 04 82 02 63 6e6577 64 6d6f7265".replace(' ', "").as_str());
+    // `cancelled` with a second field and a fourth part of the entry: [5, [4, [2, "new"]], null, "more"]
+    let entry = rows::unhex("84 05 82 04 82 02 63 6e6577 f6 64 6d6f7265".replace(' ', "").as_str());
     let (read, length) = Entry::decode(&entry, Position(0)).unwrap();
     assert_eq!((read.at, read.event.kind(), length), (Timestamp(5), "cancelled", entry.len()));
 }
@@ -195,7 +195,7 @@ fn an_id_that_is_none_cannot_come_in_with_a_journal() {
 
 fn encoded(event: Event) -> Vec<u8> {
     let mut bytes = Vec::new();
-    Entry { at: Timestamp(u64::MAX >> 1), event }.encode_to(&mut bytes);
+    Entry { at: Timestamp(u64::MAX >> 1), event, behind_ms: None }.encode_to(&mut bytes);
     bytes
 }
 
@@ -216,7 +216,7 @@ fn numbers_of_steps_have_no_gaps_not_even_void_ones() {
             [started(), scheduled(1), scheduled(number), retried(2), scheduled(number.wrapping_add(1))];
         let entries: Vec<_> = entries.iter().map(Vec::as_slice).collect();
         let journal = Journal::read(vec![forged(&entries)]).unwrap();
-        let error = Machine::open(journal, 0).expect_err("it is refused");
+        let error = Machine::open(journal, Given::Nothing).expect_err("it is refused");
         let reason = format!("step {number} follows step 1");
         assert_eq!(error, JournalError::Illegal { position: Position(2), reason });
     }
@@ -229,7 +229,7 @@ fn a_hundred_thousand_entries_that_declare_all_before_them_void_are_read_at_once
     entries.extend((0..100_000).map(|_| retried(1)));
     let entries: Vec<_> = entries.iter().map(Vec::as_slice).collect();
     let journal = Journal::read(vec![forged(&entries)]).unwrap();
-    assert!(Machine::open(journal, 0).is_ok());
+    assert!(Machine::open(journal, Given::Nothing).is_ok());
 }
 
 /// Reads rows and, if that works, opens them; whatever comes, it does not panic.

@@ -44,9 +44,17 @@ fn example() -> Vec<Entry> {
     let answer = Json::parse(r#"{"output":"hi","provider":"echo"}"#.to_owned()).unwrap();
     let at = |millis: u64| Timestamp(1_750_000_000_000 + millis);
     vec![
-        Entry { at: at(0), event: Event::Started(Box::new(started)) },
-        Entry { at: at(1), event: Event::Scheduled { step: Step(1), op: encode_op(&op).into() } },
-        Entry { at: at(9), event: Event::Completed { step: Step(1), outcome: Ok(answer).into() } },
+        Entry { at: at(0), event: Event::Started(Box::new(started)), behind_ms: None },
+        Entry {
+            at: at(1),
+            event: Event::Scheduled { step: Step(1), op: encode_op(&op).into() },
+            behind_ms: None,
+        },
+        Entry {
+            at: at(9),
+            event: Event::Completed { step: Step(1), outcome: Ok(answer).into() },
+            behind_ms: None,
+        },
     ]
 }
 

@@ -181,7 +181,11 @@ fn every_kind() -> Vec<Entry> {
         Event::CancelRequested { reason: Some("too dear".to_owned()) },
         Event::Finished { outcome: Recorded::Ok(json(r#"{"report":"done"}"#)), stopped: false },
     ]);
-    events.into_iter().zip(0..).map(|(event, i)| Entry { at: START.after(10 * i), event }).collect()
+    events
+        .into_iter()
+        .zip(0..)
+        .map(|(event, i)| Entry { at: START.after(10 * i), event, behind_ms: None })
+        .collect()
 }
 
 /// What the program of that journal does.

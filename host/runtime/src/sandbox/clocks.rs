@@ -16,9 +16,7 @@ pub(super) fn datetime(at: Timestamp) -> wall_clock::Datetime {
 impl RunCtx {
     /// Nanoseconds since the journal begins, and one millisecond: Go takes zero for a clock that stands.
     pub(super) fn monotonic_now(&self) -> u64 {
-        let inner = self.shared.lock();
-        let seen = inner.machine.observed();
-        let millis = seen.now().since(seen.began_at());
+        let millis = self.shared.lock().machine.observed().elapsed_ms();
         millis.saturating_add(1).saturating_mul(NANOS_PER_MILLI)
     }
 }

@@ -12,7 +12,7 @@ use super::journal::{self, End, last_place};
 use super::{read, sessions};
 use crate::{
     Clock, Created, Deleted, ImportedRun, KEPT_ANSWERS_BYTES, NewRun, NewTranscript, Published, Rebuilt,
-    RunState, StoreError,
+    RunState, StoreError, TranscriptKind,
 };
 
 /// Why a write did nothing.
@@ -168,7 +168,15 @@ pub(super) fn transcribe(c: &Connection, run: &RunId, lines: &[NewTranscript]) -
     let mut insert = c.prepare_cached(
         "INSERT INTO transcripts (run, step, attempt, at, kind, text) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?;
+    // A heartbeat takes the place of the one before. That is not far behind, so it is found at once.
+    let mut replace = c.prepare_cached(
+        "DELETE FROM transcripts WHERE id IN (
+             SELECT id FROM transcripts WHERE run = ?1 AND step = ?2 AND kind = ?3 ORDER BY id DESC LIMIT 1)",
+    )?;
     for NewTranscript { step, attempt, at, kind, text } in lines {
+        if *kind == TranscriptKind::Heartbeat {
+            replace.execute(params![id, step.0 as i64, *kind as i64])?;
+        }
         insert.execute(params![id, step.0 as i64, attempt, millis(*at), *kind as i64, text])?;
     }
     Ok(())

@@ -327,9 +327,12 @@ fn a_program_that_was_stopped_may_end_so_again() {
 
 #[test]
 fn an_operation_that_cannot_be_read_is_not_carried_out() {
-    let scheduled =
-        |op: Vec<u8>| Entry { at: DAWN, event: Event::Scheduled { step: Step(1), op: op.into() } };
-    let first = Entry { at: DAWN, event: Event::Started(Box::new(started())) };
+    let scheduled = |op: Vec<u8>| Entry {
+        at: DAWN,
+        event: Event::Scheduled { step: Step(1), op: op.into() },
+        behind_ms: None,
+    };
+    let first = Entry { at: DAWN, event: Event::Started(Box::new(started())), behind_ms: None };
     // The kind of a call, whose fields are nonsense; a forger got the chain right.
     let forged = vec![0x82, 0x00, 0x01];
     assert!(decode_op(&forged, Position(1)).is_err());

@@ -112,8 +112,8 @@ fn a_run_remembers_what_shaped_it() {
 /// The journal that begins with `started` and goes on with `events`, refused for the reason.
 #[track_caller]
 fn illegal(events: Vec<Event>, reason: &str) {
-    let first = Entry { at: DAWN, event: Event::Started(Box::new(started())) };
-    let rest = events.into_iter().map(|event| Entry { at: DAWN, event });
+    let first = Entry { at: DAWN, event: Event::Started(Box::new(started())), behind_ms: None };
+    let rest = events.into_iter().map(|event| Entry { at: DAWN, event, behind_ms: None });
     let entries: Vec<_> = std::iter::once(first).chain(rest).collect();
     let position = Position(entries.len() as u64 - 1);
     let error = Machine::open(Journal { entries, head: GENESIS }, Given::default()).unwrap_err();
@@ -154,9 +154,9 @@ fn a_journal_begins_with_started_and_its_times_do_not_go_back() {
         JournalError::Illegal { position: Position(0), reason: "a journal begins with `started`".to_owned() };
     let open = |entries| Machine::open(Journal { entries, head: GENESIS }, Given::default()).unwrap_err();
     assert_eq!(open(vec![]), begins);
-    let patched = |at| Entry { at, event: Event::Patched { id: "p".to_owned() } };
+    let patched = |at| Entry { at, event: Event::Patched { id: "p".to_owned() }, behind_ms: None };
     assert_eq!(open(vec![patched(DAWN)]), begins);
-    let first = Entry { at: DAWN, event: Event::Started(Box::new(started())) };
+    let first = Entry { at: DAWN, event: Event::Started(Box::new(started())), behind_ms: None };
     let error = open(vec![first, patched(Timestamp(DAWN.0 - 1))]);
     assert_eq!(error.to_string(), "entry 1 cannot stand there: it is older than the entry before");
 }

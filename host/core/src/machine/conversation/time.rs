@@ -155,12 +155,102 @@ fn time_does_not_go_back_when_the_clock_does() {
     t.see(one);
     assert_eq!(t.m.observed().now(), DAWN.after(1_000));
     let nap = t.ask(sleep(10));
-    assert_eq!(t.m.next_deadline(), Some(DAWN.after(1_010)), "counted from the time of the entry");
+    assert_eq!(t.m.next_deadline(), Some(Timestamp(15)), "counted from what the clock shows");
     t.m.fire_timers(t.clock);
     t.waits(nap);
-    t.clock = DAWN.after(1_010);
+    t.clock = Timestamp(15);
     t.m.fire_timers(t.clock);
     t.see(nap);
     let times: Vec<_> = t.journal().entries.iter().map(|entry| entry.at).collect();
     assert!(times.is_sorted(), "{times:?}");
+}
+
+const TEN_MINUTES: u64 = 600_000;
+
+/// The clock is ahead by ten minutes for some seconds, and an entry is written meanwhile.
+fn ahead() -> Talk {
+    let mut t = Talk::start();
+    t.clock = DAWN.after(TEN_MINUTES);
+    let step = t.ask(sleep(0));
+    assert_eq!(t.got(step), Ok(Json::null()));
+    t.clock = DAWN.after(7_000);
+    t
+}
+
+#[test]
+fn a_clock_that_was_ahead_and_is_put_right_holds_up_no_timer() {
+    let mut t = ahead();
+    let step = t.ask(sleep(1_000));
+    t.waits(step);
+    assert_eq!(t.m.next_deadline(), Some(DAWN.after(8_000)));
+    // The journal says the same.
+    t.reopen();
+    assert_eq!(t.m.next_deadline(), Some(DAWN.after(8_000)));
+    let first = t.ask(sleep(0));
+    assert_eq!(t.got(first), Ok(Json::null()));
+    let step = t.ask(sleep(1_000));
+    t.waits(step);
+    t.pass(999);
+    t.waits(step);
+    t.pass(1);
+    assert_eq!(t.got(step), Ok(Json::null()));
+    assert_eq!(t.m.observed().now(), DAWN.after(TEN_MINUTES), "time does not go back");
+}
+
+#[test]
+fn a_point_in_time_is_met_when_the_clock_is_there() {
+    let mut t = ahead();
+    let step = t.ask(Op::SleepUntil { at: DAWN.0 + 9_000 });
+    t.waits(step);
+    t.pass(2_000);
+    assert_eq!(t.got(step), Ok(Json::null()));
+}
+
+#[test]
+fn a_sleep_that_began_while_the_clock_was_ahead_does_not_wait_for_it() {
+    let mut t = Talk::start();
+    t.clock = DAWN.after(TEN_MINUTES);
+    let long = t.ask(sleep(5_000));
+    t.ask(Op::Signal { name: "s".to_owned(), timeout_ms: Some(6_000) });
+    t.waits(long);
+    t.clock = DAWN.after(7_000);
+    // Whatever is written next shows that the clock was put right.
+    t.signal("other", 1);
+    assert_eq!(t.m.next_deadline(), Some(DAWN.after(12_000)));
+    t.reopen();
+    assert_eq!(t.m.next_deadline(), Some(DAWN.after(12_000)));
+    let long = t.ask(sleep(5_000));
+    let limit = t.ask(Op::Signal { name: "s".to_owned(), timeout_ms: Some(6_000) });
+    t.pass(5_000);
+    assert_eq!(t.got(long), Ok(Json::null()));
+    t.waits(limit);
+    t.pass(1_000);
+    assert!(t.got(limit).is_err());
+}
+
+#[test]
+fn the_time_that_passed_goes_on_while_the_clock_catches_up() {
+    let mut t = ahead();
+    let before = t.m.observed().elapsed_ms();
+    for turn in 1..=3 {
+        let step = t.ask(sleep(1_000));
+        t.pass(1_000);
+        assert_eq!(t.got(step), Ok(Json::null()));
+        assert_eq!(t.m.observed().elapsed_ms(), before + turn * 1_000);
+    }
+    // It has caught up: both go on together.
+    t.clock = DAWN.after(TEN_MINUTES + 1_000);
+    let step = t.ask(sleep(0));
+    assert_eq!(t.got(step), Ok(Json::null()));
+    assert_eq!(t.m.observed().now(), DAWN.after(TEN_MINUTES + 1_000));
+    let elapsed = t.m.observed().elapsed_ms();
+    assert!(elapsed >= before + 3_000);
+}
+
+#[test]
+fn a_clock_that_is_behind_by_a_little_changes_nothing() {
+    let mut t = Talk::start();
+    t.clock = Timestamp(DAWN.0 - 500);
+    t.ask(sleep(1_000));
+    assert_eq!(t.m.next_deadline(), Some(DAWN.after(1_000)));
 }

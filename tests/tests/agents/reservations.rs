@@ -1,0 +1,320 @@
+//! Quota, rate, slots and budgets are set aside before a call and settled
+//! after it; what may happen once happens once; conversations and kept answers
+//! belong to those who had them.
+
+use serde_json::{Value, json};
+use wfhost_tests::{Place, eventually};
+
+use crate::server::Server;
+use crate::{ask, calls, entries, gave, program, quick, run, shell, step, wfhost};
+
+/// The provider of [`shell`] with more lines.
+fn configured(place: &Place, more: &str) {
+    let config = std::fs::read_to_string(place.path("wfhost.toml")).unwrap();
+    place.file("wfhost.toml", format!("{config}{more}"));
+}
+
+fn parallel(count: usize, request: Value) -> Value {
+    json!({"do": [{"parallel": vec![json!({"agent_with": request}); count]}]})
+}
+
+fn count(place: &Place, kind: &str) -> usize {
+    entries(place, kind).len()
+}
+
+/// I-B3: each of the calls is put off once, to its own turn, and a killed host changes nothing of that.
+#[test]
+fn a_thousand_calls_that_wait_for_a_rate_write_a_thousand_entries_through_kills() {
+    const CALLS: usize = 1_000;
+    let place = Place::new();
+    shell(&place, "text", "echo hello");
+    configured(&place, "rate = { per_minute = 6 }\n");
+    let input = parallel(CALLS, json!({"prompt": "p", "providers": ["agent"]}));
+    assert_eq!(run(&place, &input, &["--detach"]).code(), Some(0));
+    let serve = || {
+        let config = place.path("wfhost.toml").display().to_string();
+        place.spawn(["serve", "--config", &config])
+    };
+    let kill = |mut child: std::process::Child| {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    };
+    let host = serve();
+    eventually("all calls but the first to wait", || (count(&place, "postponed") == CALLS - 1).then_some(()));
+    eventually("the first call", || (count(&place, "completed") >= 1).then_some(()));
+    kill(host);
+    let until = |entry: &Value| entry["until"].as_str().map(str::to_owned);
+    let untils: Vec<_> = entries(&place, "postponed").iter().map(until).collect();
+    assert!(untils.windows(2).all(|pair| pair[0] < pair[1]), "each has its own turn, in the order of asking");
+    for _ in 0..3 {
+        let done = count(&place, "completed");
+        let host = serve();
+        eventually("the next turn", || (count(&place, "completed") > done).then_some(()));
+        kill(host);
+    }
+    // Only one whose turn passed while nobody was there is put off again.
+    let again = count(&place, "postponed") - (CALLS - 1);
+    assert!(again < 20, "{again} were put off again");
+    let all = place.journal("r").len();
+    assert!(all < CALLS * 2 + 100, "{all} entries");
+    assert_eq!(place.run(["verify", "r"]).code(), Some(0));
+}
+
+/// II-B18: what has not been sent when a service asks to be left alone is not sent.
+#[test]
+fn a_wish_to_be_left_alone_holds_back_all_that_have_not_been_sent() {
+    let place = Place::new();
+    let server = Server::start(|request, answer| match request.number {
+        0 => answer.with("429 Too Many Requests", "retry-after: 2\r\n", "{}"),
+        _ => answer.json(json!("fine")),
+    });
+    place.file(
+        "wfhost.toml",
+        format!("[providers.service]\nkind = \"http\"\nurl = {:?}\nmax_parallel = 1\n", server.url),
+    );
+    let input = parallel(12, json!({"prompt": "p", "providers": ["service"], "retry": quick(2)}));
+    let replies = run(&place, &input, &[]).ok_json();
+    assert!(replies[0].as_array().unwrap().iter().all(|reply| reply["output"] == "fine"), "{replies}");
+    let requests = server.requests();
+    assert_eq!(requests.len(), 13);
+    let pause = requests[1].at.duration_since(requests[0].at);
+    assert!(pause.as_millis() >= 1_900, "{pause:?}: one that stood behind it went on");
+}
+
+/// I-B7: a wish that cannot be meant blocks nobody for ever.
+#[test]
+fn a_point_in_time_in_the_place_of_a_length_blocks_nobody() {
+    for garbage in ["18446744073709551615", "1800000000000"] {
+        let place = Place::new();
+        shell(
+            &place,
+            "jsonl",
+            &format!(
+                "[ \"$WFHOST_ATTEMPT\" = 1 ] && echo '{{\"error\":\"busy\",\"retry_after_ms\":{garbage}}}' || echo '{{\"output\":\"fine\"}}'"
+            ),
+        );
+        let request = json!({"prompt": "p", "providers": ["agent"], "retry": quick(2)});
+        assert_eq!(gave(&run(&place, &ask(request), &[]))["output"], "fine");
+    }
+}
+
+/// I-B7: no deadline is beyond the end of time.
+#[test]
+fn a_limit_without_end_is_a_long_one() {
+    let place = Place::new();
+    let limits = json!({"total": u64::MAX, "attempt": u64::MAX});
+    let request = json!({"prompt": "ship it?", "providers": ["human"], "limits": limits});
+    assert_eq!(run(&place, &ask(request), &["--no-wait"]).code(), Some(3));
+    let due = place.show("r");
+    assert!(due["state"] == "waiting", "{due}");
+    // It is not due at once, again and again.
+    let entries = place.journal("r").len();
+    assert_eq!(wfhost(&place, &["serve", "--idle", "300ms"]).code(), Some(0));
+    assert_eq!(place.journal("r").len(), entries);
+    assert_eq!(place.run(["answer", "r", "1", "-i", "true"]).code(), Some(0));
+}
+
+/// I-B21: calls at the same time overspend by what one of them costs, at most.
+#[test]
+fn parallel_calls_do_not_overspend_a_budget() {
+    let place = Place::new();
+    let script = place.script(json!({
+        "default": {"reply": "x", "delay_ms": 30, "usage": {"input_tokens": 50, "output_tokens": 10}}
+    }));
+    let input = parallel(200, json!({"prompt": "p"}));
+    let ran = run(&place, &input, &["--agents", &script, "--budget", "tokens=1000"]);
+    let replies = ran.ok_json();
+    let made = place.calls().len();
+    assert_eq!(made, 17, "1,020 tokens");
+    let refused = replies[0].as_array().unwrap().iter().filter(|reply| reply["failure"] == "budget-exceeded");
+    assert_eq!(refused.count(), 200 - 17);
+    let spent = place.show("r")["spent"]["tokens"].clone();
+    assert_eq!(spent, 1_020, "{}", place.show("r")["spent"]);
+}
+
+/// II-B11: what a call consumed before it took too long stays paid.
+#[test]
+fn what_a_timed_out_attempt_consumed_is_recorded() {
+    let place = Place::new();
+    let first = r#"{"output":"no idea","usage":{"input_tokens":70,"output_tokens":7}}"#;
+    shell(
+        &place,
+        "jsonl",
+        &format!("[ \"$(grep -c . {})\" = 1 ] && echo '{first}' || sleep 600", place.path("calls").display()),
+    );
+    let request = json!({
+        "prompt": "p", "providers": ["agent"], "schema": {"type": "object"}, "retry": quick(1),
+        "limits": {"attempt": 1500},
+    });
+    let failure = gave(&run(&place, &ask(request), &[]));
+    assert_eq!(failure["failure"], "timed-out", "{failure}");
+    let usage = &step(&place)["failed_attempts"][0]["usage"];
+    assert_eq!((usage["input_tokens"].as_u64(), usage["output_tokens"].as_u64()), (Some(70), Some(7)));
+}
+
+/// II-B10: money that nobody can count is not spent.
+#[test]
+fn a_budget_of_money_without_a_price_is_refused_before_the_first_call() {
+    let place = Place::new();
+    let server = Server::start(|_, answer| {
+        answer.json(json!({
+            "model": "m-1-2026-01-01", "usage": {"prompt_tokens": 1000, "completion_tokens": 100},
+            "choices": [{"finish_reason": "stop", "message": {"content": "hello"}}],
+        }));
+    });
+    let config = |prices: &str| {
+        let provider =
+            "[providers.gpt]\nkind = \"openai\"\napi_key = false\nmodel = \"m-1\"\nstream = false\n";
+        place.file("wfhost.toml", format!("{provider}base_url = {:?}\n{prices}", server.url));
+    };
+    config("");
+    let input = json!({"do": [{"agent_or_fail": {"prompt": "p", "providers": ["gpt"]}}]});
+    let ran = run(&place, &input, &["--budget", "usd=1"]);
+    assert_eq!(ran.code(), Some(7), "{}", ran.stderr());
+    assert!(ran.stderr().contains("WF0408") && ran.stderr().contains("[prices.\"m-1\"]"), "{}", ran.stderr());
+    assert_eq!(server.requests().len(), 0);
+    assert_eq!(place.run(["explain", "WF0408"]).code(), Some(0));
+    // The price of what was asked for holds for the longer name that answers.
+    config("[prices.\"m-1\"]\ninput = 2\noutput = 10\n");
+    let ran = run(&place, &input, &["--budget", "usd=1", "--id", "priced"]);
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    assert_eq!(place.show("priced")["steps"][0]["output"]["usage"]["cost_micros"], 3_000);
+}
+
+/// II-B10: calls that no budget can count are warned of.
+#[test]
+fn a_budget_that_does_not_count_a_provider_says_so_once() {
+    let place = Place::new();
+    shell(&place, "text", "echo hello");
+    let input = parallel(3, json!({"prompt": "p", "providers": ["agent"]}));
+    let ran = run(&place, &input, &["--budget", "tokens=100"]);
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    let transcript: String =
+        ["1", "2", "3"].map(|step| place.run(["transcript", "r", step]).stdout()).concat();
+    assert_eq!(transcript.matches("WF0409").count(), 1, "{transcript}");
+}
+
+/// II-B5: once is once, whatever comes of it.
+#[test]
+fn a_call_that_may_be_made_once_is_made_once() {
+    let schema = json!({"type": "object"});
+    let once = json!({"max_attempts": 3, "initial": 5, "fatal": ["unknown-outcome"]});
+    let cases = [
+        ("echo charged", json!({"schema": schema}), "invalid-output"),
+        ("sleep 600", json!({"limits": {"attempt": 500}}), "timed-out"),
+        ("exit 3", json!({}), "failed"),
+    ];
+    for (script, more, kind) in cases {
+        let place = Place::new();
+        shell(&place, "text", script);
+        let mut request =
+            json!({"prompt": "charge order 17", "providers": ["agent", "agent"], "retry": once});
+        request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let failure = gave(&run(&place, &ask(request), &[]));
+        assert_eq!((failure["failure"].as_str(), failure["attempts"].as_u64()), (Some(kind), Some(1)));
+        assert_eq!(calls(&place).len(), 1, "{script}");
+    }
+}
+
+/// II-B19: the id of one provider's conversation means nothing to another one, which is told what was said.
+#[test]
+fn a_fallback_goes_on_with_what_was_said_and_not_with_a_foreign_id() {
+    let place = Place::new();
+    let dir = place.path("");
+    let first = program(
+        &place,
+        "first.sh",
+        &format!(
+            "#!/bin/sh\necho \"$1\" >> {0}/sessions\n[ $(wc -l < {0}/sessions) = 1 ] || exit 3\n\
+             echo '{{\"output\":\"four\",\"session\":\"native-1\"}}'\n",
+            dir.display()
+        ),
+    );
+    let second = program(
+        &place,
+        "second.sh",
+        &format!("#!/bin/sh\necho \"[$1]\" >> {0}/others\ncat > {0}/prompt\necho nine\n", dir.display()),
+    );
+    place.file(
+        "wfhost.toml",
+        format!(
+            "[providers.a]\nkind = \"command\"\nargv = [{first:?}, \"${{session}}\"]\nformat = \"jsonl\"\n\
+             [providers.b]\nkind = \"command\"\nargv = [{second:?}, \"${{session}}\"]\n"
+        ),
+    );
+    let call = |prompt: &str, session: Option<&str>| {
+        json!({"agent_with": {
+            "prompt": prompt, "providers": ["a", "b"], "session": session, "retry": quick(2),
+        }})
+    };
+    let input = json!({"do": [call("two and two?", None), call("and five?", Some("native-1"))]});
+    let replies = run(&place, &input, &[]).ok_json();
+    assert_eq!((replies[1]["provider"].as_str(), replies[1]["output"].as_str()), (Some("b"), Some("nine")));
+    let read = |name: &str| std::fs::read_to_string(place.path(name)).unwrap();
+    assert_eq!(read("sessions"), "\nnative-1\n", "its own goes on with it");
+    assert_eq!(read("others"), "[]\n");
+    let prompt = read("prompt");
+    assert!(prompt.contains("two and two?") && prompt.contains("four"), "{prompt}");
+    assert!(prompt.trim_end().ends_with("and five?"), "{prompt}");
+}
+
+/// II-B20: an answer that is kept is that of a configuration, and nothing else comes with it.
+#[test]
+fn a_kept_answer_is_not_taken_for_that_of_another_configuration() {
+    let place = Place::new();
+    let config = |more: &str| {
+        shell(&place, "jsonl", "echo '{\"output\":\"fine\",\"session\":\"s-1\"}'");
+        configured(&place, more);
+    };
+    config("model = \"one\"\n");
+    let input = ask(json!({"prompt": "p", "providers": ["agent"], "cache": {"version": "1"}}));
+    assert_eq!(gave(&run(&place, &input, &["--id", "a"]))["session"], "s-1");
+    run(&place, &input, &["--id", "b"]).ok_json();
+    assert_eq!(calls(&place).len(), 1);
+    let hit = place.show("b")["steps"][0]["output"].clone();
+    assert_eq!(
+        (&hit["cached"], &hit["session"], &hit["changes"]),
+        (&json!(true), &Value::Null, &Value::Null)
+    );
+    config("model = \"two\"\n");
+    run(&place, &input, &["--id", "c"]).ok_json();
+    assert_eq!(calls(&place).len(), 2);
+}
+
+/// I-B26: a heartbeat takes the place of the one before.
+#[test]
+fn heartbeats_do_not_fill_a_transcript() {
+    let place = Place::new();
+    let beat = "printf '{\"heartbeat\": \"'; head -c 1000000 /dev/zero | tr '\\0' x; echo '\"}'";
+    shell(
+        &place,
+        "jsonl",
+        &format!(
+            "i=0; while [ $i -lt 36 ]; do {beat}; i=$((i+1)); done; echo '{{\"line\":\"the end\"}}'; echo '{{\"output\":1}}'"
+        ),
+    );
+    assert_eq!(gave(&run(&place, &ask(json!({"prompt": "p", "providers": ["agent"]})), &[]))["output"], 1);
+    let transcript = place.run(["transcript", "r", "1"]).stdout();
+    assert!(transcript.contains("the end") && !transcript.contains("left out"), "{transcript}");
+}
+
+/// A run whose calls wait is cancelled: those of others do not wait for their turns.
+#[test]
+fn the_turns_of_a_cancelled_run_are_free() {
+    let place = Place::new();
+    shell(&place, "text", "echo hello");
+    configured(&place, "rate = { per_minute = 6 }\n");
+    let input = parallel(50, json!({"prompt": "p", "providers": ["agent"]}));
+    assert_eq!(run(&place, &input, &["--detach"]).code(), Some(0));
+    let config = place.path("wfhost.toml").display().to_string();
+    let mut host = place.spawn(["serve", "--config", &config]);
+    eventually("the calls to wait", || (count(&place, "postponed") == 49).then_some(()));
+    assert_eq!(place.run(["cancel", "r"]).code(), Some(0));
+    eventually("the end of the run", || (place.show("r")["state"] != "waiting").then_some(()));
+    // Behind the others its turn would be in eight minutes.
+    let one = ask(json!({"prompt": "p", "providers": ["agent"]}));
+    assert_eq!(run(&place, &one, &["--id", "s", "--detach"]).code(), Some(0));
+    eventually("the call of the other run", || (place.show("s")["state"] == "completed").then_some(()));
+    host.kill().unwrap();
+    host.wait().unwrap();
+}
