@@ -21,6 +21,7 @@ use crate::{
 /// [`text`](Agent::text), [`json`](Agent::json) or [`reply`](Agent::reply).
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// use std::time::Duration;
 ///
 /// use wfhost::{Limits, Result, Retry, agent};
@@ -96,6 +97,7 @@ impl Agent {
     /// A JSON Schema that the answer has to fit. The host sees to it.
     ///
     /// ```no_run
+    /// # extern crate wfhost_sdk as wfhost;
     /// # use wfhost::{Result, agent, json};
     /// # async fn example() -> Result<()> {
     /// let sure: f64 = agent("How sure are you, from 0 to 1?")
@@ -113,6 +115,7 @@ impl Agent {
     /// The answer has to fit this type: its JSON Schema.
     ///
     /// ```no_run
+    /// # extern crate wfhost_sdk as wfhost;
     /// # use wfhost::{Result, agent};
     /// #[derive(serde::Deserialize, schemars::JsonSchema)]
     /// struct Review {
@@ -174,6 +177,7 @@ impl Agent {
     /// idempotency key. It goes before [`retry`](Agent::retry).
     ///
     /// ```no_run
+    /// # extern crate wfhost_sdk as wfhost;
     /// # use wfhost::{Result, agent};
     /// # async fn example() -> Result<()> {
     /// match agent("charge order 17").once().text().await {
@@ -200,6 +204,7 @@ impl Agent {
     /// it is not older than this.
     ///
     /// ```no_run
+    /// # extern crate wfhost_sdk as wfhost;
     /// # use std::time::Duration;
     /// # use wfhost::{Result, agent};
     /// # async fn example() -> Result<()> {

@@ -18,6 +18,7 @@ use crate::{
 /// Open questions are listed by `wfhost inbox`; `wfhost answer`, `approve` and `deny` end them.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// # use std::time::Duration;
 /// # use wfhost::{FailureKind, Result, ask};
 /// # async fn example() -> Result<()> {

@@ -15,6 +15,7 @@ use crate::{
 /// Runs a module as a durable run of its own and waits for its result.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// # use wfhost::{Result, child};
 /// # async fn example() -> Result<()> {
 /// let pages: Vec<String> = child("crawler")

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 /// for. Of no futures none ever ends.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// # use wfhost::{Result, agent, race};
 /// # async fn example() -> Result<()> {
 /// let (fastest, answer) = race(["a", "b"].map(|who| agent("Hurry").provider(who).text())).await;
@@ -31,6 +32,7 @@ pub async fn race<T>(futures: impl IntoIterator<Item: IntoFuture<Output = T>>) -
 /// steps. Failures count only if all fail.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// # use wfhost::{Result, agent, first_ok};
 /// # async fn example() -> Result<()> {
 /// let answer = first_ok(["a", "b", "c"].map(|who| agent("Try it").provider(who).text())).await?;
@@ -51,6 +53,7 @@ pub async fn first_ok<T>(futures: impl IntoIterator<Item: IntoFuture<Output = Re
 /// which they did; the others are dropped, which cancels their steps.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// # use wfhost::{Result, agent, quorum};
 /// # async fn example() -> Result<()> {
 /// let reviews = ["a", "b", "c"].map(|who| agent("Is it right?").provider(who).json::<bool>());

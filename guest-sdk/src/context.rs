@@ -29,6 +29,7 @@ pub struct RunInfo {
 /// What is known about this run: its id, its workflow, when it began.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// let key = format!("invoice-{}", wfhost::info().run);
 /// ```
 pub fn info() -> RunInfo {
@@ -47,6 +48,7 @@ pub fn info() -> RunInfo {
 /// The next random number of this run. A replay gets the same ones.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// let side = ["heads", "tails"][(wfhost::random() % 2) as usize];
 /// ```
 pub fn random() -> u64 {
@@ -73,6 +75,7 @@ impl Budget {
 /// What this run may use and has used.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// let detailed = wfhost::budget().remaining().is_none_or(|tokens| tokens > 10_000);
 /// ```
 pub fn budget() -> Budget {
@@ -84,6 +87,7 @@ pub fn budget() -> Budget {
 /// for the first time under code that has it, false for those that passed it before.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// # use wfhost::{Result, agent};
 /// # async fn example() -> Result<()> {
 /// let text = agent("Write it").text().await?;
@@ -106,6 +110,7 @@ pub fn cancelled() -> bool {
 /// Names what is being done now, for people who watch.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// wfhost::phase("writing");
 /// ```
 pub fn phase(title: impl AsRef<str>) {
@@ -115,6 +120,7 @@ pub fn phase(title: impl AsRef<str>) {
 /// State that outsiders can read at any time. The latest value of a key holds.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// # fn example() -> wfhost::Result<()> {
 /// wfhost::publish("progress", wfhost::json!({"done": 3, "of": 10}))?;
 /// # Ok(())
@@ -133,6 +139,7 @@ pub fn publish(key: &str, value: impl Serialize) -> Result<()> {
 /// journal of a workflow that never ends stays short. It does not return.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// # async fn example(mut round: u64) -> wfhost::Result<()> {
 /// loop {
 ///     wfhost::signal("order").await?;

@@ -16,6 +16,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// workflow returns it. Every other error is of the kind [`FailureKind::Failed`].
 ///
 /// ```
+/// # extern crate wfhost_sdk as wfhost;
 /// use wfhost::{Error, FailureKind};
 ///
 /// fn parse(text: &str) -> wfhost::Result<u32> {
@@ -29,6 +30,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// It is printed like this:
 ///
 /// ```
+/// # extern crate wfhost_sdk as wfhost;
 /// use wfhost::{Context, Error};
 ///
 /// let error = Err::<(), _>(Error::failed("no paper")).context("cannot print").unwrap_err();
@@ -57,6 +59,7 @@ impl Error {
     /// An error of the kind [`FailureKind::Failed`]. [`bail!`](crate::bail) returns one.
     ///
     /// ```
+    /// # extern crate wfhost_sdk as wfhost;
     /// let error = wfhost::Error::failed("nobody approved it");
     /// assert_eq!(error.to_string(), "nobody approved it");
     /// ```
@@ -74,6 +77,7 @@ impl Error {
     /// Nothing is added if the value cannot be written as JSON.
     ///
     /// ```
+    /// # extern crate wfhost_sdk as wfhost;
     /// let error = wfhost::Error::failed("3 sections are missing")
     ///     .with_details(wfhost::json!({"missing": [2, 5, 6]}));
     /// assert_eq!(error.into_failure().details.unwrap()["missing"][0], 2);
@@ -105,6 +109,7 @@ impl Error {
     /// What kind of failure it is: that of the [`Failure`], else [`FailureKind::Failed`].
     ///
     /// ```no_run
+    /// # extern crate wfhost_sdk as wfhost;
     /// # use std::time::Duration;
     /// # use wfhost::{FailureKind, Result, signal};
     /// # async fn example() -> Result<()> {
@@ -213,6 +218,7 @@ fn chain(error: &dyn StdError) -> String {
 /// Adds to an error what was being done.
 ///
 /// ```
+/// # extern crate wfhost_sdk as wfhost;
 /// use wfhost::{Context, Result};
 ///
 /// fn section(text: &str) -> Result<u32> {
@@ -260,6 +266,7 @@ impl<T> Context<T> for Option<T> {
 /// Returns from the function with an error of the kind [`FailureKind::Failed`].
 ///
 /// ```
+/// # extern crate wfhost_sdk as wfhost;
 /// fn check(sections: u32) -> wfhost::Result<()> {
 ///     if sections == 0 {
 ///         wfhost::bail!("a report of {sections} sections says nothing");
@@ -280,6 +287,7 @@ macro_rules! bail {
 /// Returns from the function with an error if the condition does not hold.
 ///
 /// ```
+/// # extern crate wfhost_sdk as wfhost;
 /// fn check(sections: u32) -> wfhost::Result<()> {
 ///     wfhost::ensure!(sections > 0, "a report needs sections");
 ///     Ok(())

@@ -34,6 +34,7 @@ impl FailureKind {
     /// Its name, as it stands in journals and in JSON.
     ///
     /// ```
+    /// # extern crate wfhost_sdk as wfhost;
     /// assert_eq!(wfhost::FailureKind::TimedOut.as_str(), "timed-out");
     /// ```
     pub fn as_str(self) -> &'static str {
@@ -77,6 +78,7 @@ impl Failure {
     /// A failure without details that was never tried.
     ///
     /// ```
+    /// # extern crate wfhost_sdk as wfhost;
     /// use wfhost::{Failure, FailureKind};
     /// let failure = Failure::new(FailureKind::Rejected, "the order is closed");
     /// assert_eq!(failure.to_string(), "the order is closed");

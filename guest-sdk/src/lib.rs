@@ -8,6 +8,7 @@
 //! Workflows call it `wfhost`: `wfhost = { package = "wfhost-sdk", .. }` in their `Cargo.toml`.
 //!
 //! ```no_run
+//! # extern crate wfhost_sdk as wfhost;
 //! use std::time::Duration;
 //!
 //! use serde::{Deserialize, Serialize};
@@ -42,6 +43,7 @@
 //! Which step finishes first is recorded, and the same in every replay.
 //!
 //! ```no_run
+//! # extern crate wfhost_sdk as wfhost;
 //! # use wfhost::{Result, agent};
 //! # async fn example() -> Result<()> {
 //! let (pro, con) = futures::join!(agent("Argue for it").text(), agent("Argue against it").text());
@@ -134,6 +136,7 @@ pub use serde_json::{Value, json};
 /// that as `{}`.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// # use wfhost::Result;
 /// #[derive(serde::Deserialize)]
 /// struct Input {
@@ -151,6 +154,7 @@ pub use serde_json::{Value, json};
 /// A workflow waits for things, so it has to be `async`:
 ///
 /// ```compile_fail
+/// # extern crate wfhost_sdk as wfhost;
 /// #[wfhost::workflow]
 /// fn hello() -> wfhost::Result<()> {
 ///     Ok(())
@@ -160,6 +164,7 @@ pub use serde_json::{Value, json};
 /// and it can fail, so it returns a `Result`:
 ///
 /// ```compile_fail
+/// # extern crate wfhost_sdk as wfhost;
 /// #[wfhost::workflow]
 /// async fn hello() -> String {
 ///     String::new()

@@ -22,6 +22,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 /// [`Semaphore`] limits.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// # use wfhost::{Result, agent, parallel_map};
 /// # async fn example(tickets: Vec<String>) {
 /// // The failure of one says nothing about the others.
@@ -44,6 +45,7 @@ pub async fn parallel_map<T, R>(
 /// which cancels its steps, and no further item is begun.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// # use wfhost::{Result, agent, try_parallel_map};
 /// # async fn example(chapters: Vec<String>) -> Result<()> {
 /// let texts: Vec<String> = try_parallel_map(chapters, 3, async |title| {
@@ -86,6 +88,7 @@ pub async fn try_parallel_map<T, R, E>(
 /// Lets so many futures run at the same time, in the order in which they came.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// # use wfhost::{Result, Semaphore, agent, try_parallel_map};
 /// # async fn example(topics: Vec<String>) -> Result<()> {
 /// // Each topic goes on to its review when its draft is there, whatever the others do.

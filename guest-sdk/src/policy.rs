@@ -9,6 +9,7 @@ use crate::{bindings::wfhost::workflow::agent as host, error::Error, failure::Fa
 /// Attempts and the time of the next one survive crashes of the host.
 ///
 /// ```
+/// # extern crate wfhost_sdk as wfhost;
 /// use std::time::Duration;
 /// use wfhost::Retry;
 ///
@@ -130,6 +131,7 @@ impl From<Retry> for host::Retry {
 /// Time limits of an agent call. The host stops what exceeds them.
 ///
 /// ```
+/// # extern crate wfhost_sdk as wfhost;
 /// use std::time::Duration;
 /// use wfhost::Limits;
 ///

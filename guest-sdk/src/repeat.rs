@@ -19,6 +19,7 @@ use crate::{
 /// this is for what consists of several steps. The block is told which attempt it is, from 1.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// # use wfhost::{Result, Retry, agent, ensure, retry};
 /// # async fn example() -> Result<()> {
 /// let patch = retry(Retry::attempts(3), async |attempt| {
@@ -60,6 +61,7 @@ pub async fn retry<T>(policy: Retry, mut block: impl AsyncFnMut(u32) -> Result<T
 /// [`ControlFlow::Continue`] if it never did.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// # use std::ops::ControlFlow::{Break, Continue};
 /// # use wfhost::{Result, agent, loop_until};
 /// # async fn example(draft: String) -> Result<()> {
@@ -109,6 +111,7 @@ pub async fn loop_until<S, B>(
 /// continues as new.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// # use std::{ops::ControlFlow::{Break, Continue}, time::Duration};
 /// # use wfhost::{Result, agent, rounds, sleep};
 /// #[derive(serde::Deserialize, serde::Serialize)]

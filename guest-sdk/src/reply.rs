@@ -11,6 +11,7 @@ use crate::{
 /// An agent's answer with all that is known about it.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// # use wfhost::{Result, agent};
 /// # async fn example() -> Result<()> {
 /// let first = agent("Read the code").reply().await?;

@@ -30,6 +30,7 @@ use crate::{
 /// Undoing consists of ordinary steps: it goes on after a crash of the host where it was.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// use wfhost::{Result, agent, saga};
 ///
 /// async fn book(what: &str) -> Result<String> {
@@ -117,6 +118,7 @@ impl Saga {
     /// being nothing to undo.
     ///
     /// ```no_run
+    /// # extern crate wfhost_sdk as wfhost;
     /// # use wfhost::{Result, agent, saga};
     /// # async fn example() -> Result<()> {
     /// let key = format!("order-{}", wfhost::info().run);

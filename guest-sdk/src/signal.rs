@@ -19,6 +19,7 @@ use crate::{
 /// Signals that come early are kept, first in, first out for each name. Each is taken by one wait.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// # use std::time::Duration;
 /// # use wfhost::{Result, signal};
 /// #[derive(serde::Deserialize)]
@@ -79,6 +80,7 @@ impl IntoFuture for Signal {
 /// Sends a signal to another run, exactly once.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// # fn example(parent: &str) -> wfhost::Result<()> {
 /// wfhost::send(parent, "progress", wfhost::json!({"done": 3}))?;
 /// # Ok(())
@@ -96,6 +98,7 @@ pub fn send(run: &str, name: &str, payload: impl Serialize) -> Result<()> {
 /// Appends to the messages of this run, which outsiders read in order and with a cursor.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// # fn example() -> wfhost::Result<()> {
 /// wfhost::post("chapter", wfhost::json!({"title": "The beginning"}))?;
 /// # Ok(())

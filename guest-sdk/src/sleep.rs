@@ -21,6 +21,7 @@ use crate::{
 /// crashes: a run that was down meanwhile goes on at once. A sleeping run uses no memory.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// # use std::time::Duration;
 /// # async fn example() -> wfhost::Result<()> {
 /// wfhost::sleep(Duration::from_secs(7 * 24 * 3600)).await?;
@@ -39,6 +40,7 @@ pub fn sleep(length: Duration) -> Step<()> {
 /// Sleeps until a point in time, at most 100 years ahead. One that has passed is over at once.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// # use std::time::Duration;
 /// # async fn example() -> wfhost::Result<()> {
 /// let deadline = wfhost::now() + Duration::from_secs(60);
@@ -60,6 +62,7 @@ pub fn sleep_until(at: Timestamp) -> Step<()> {
 /// For a single agent call see also [`Agent::limits`](crate::Agent::limits), which the host keeps.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// # use std::time::Duration;
 /// # use wfhost::{Result, agent, timeout};
 /// # async fn example() -> Result<()> {

@@ -28,6 +28,7 @@ use crate::{
 /// It can be used in `select!` as it is, without `fuse` and `pin!`:
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// # use std::time::Duration;
 /// # use wfhost::{Result, agent, sleep};
 /// # async fn example() -> Result<String> {
@@ -83,6 +84,7 @@ impl<T> Step<T> {
     /// Starts it now and not when it is first polled.
     ///
     /// ```no_run
+    /// # extern crate wfhost_sdk as wfhost;
     /// # use std::time::Duration;
     /// # use wfhost::{Result, agent, sleep};
     /// # async fn example() -> Result<()> {

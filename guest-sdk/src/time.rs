@@ -15,6 +15,7 @@ use crate::bindings::wfhost::workflow::context as host;
 /// It is the same in every replay. It stands still while the program computes.
 ///
 /// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
 /// # use std::time::Duration;
 /// # async fn example() -> wfhost::Result<()> {
 /// let tomorrow = wfhost::now() + Duration::from_secs(24 * 3600);
@@ -31,6 +32,7 @@ pub fn now() -> Timestamp {
 /// In JSON it is that number. Arithmetic stops at the ends of the range.
 ///
 /// ```
+/// # extern crate wfhost_sdk as wfhost;
 /// use std::time::Duration;
 /// use wfhost::Timestamp;
 ///
