@@ -51,6 +51,8 @@ pub struct HostOptions {
     pub store: SharedStore,
     /// Where compiled components are kept; nowhere if none.
     pub cache: Option<PathBuf>,
+    /// An engine that the hosts of a process share; `cache` is not used then. One of its own if none.
+    pub engine: Option<Arc<Engine>>,
     pub providers: Providers,
     pub evict: Evict,
     pub adopt: Adopt,
@@ -69,6 +71,7 @@ impl HostOptions {
         Self {
             store,
             cache: None,
+            engine: None,
             providers: Providers::builtin(),
             evict: Evict::default(),
             adopt: Adopt::default(),
@@ -169,7 +172,10 @@ impl Host {
     /// A host over a store. Has to be called within a tokio runtime.
     pub fn new(options: HostOptions) -> Result<Self, HostError> {
         let inner = Arc::new(Inner {
-            engine: Engine::new(options.cache)?,
+            engine: match options.engine {
+                Some(engine) => engine,
+                None => Arc::new(Engine::new(options.cache)?),
+            },
             store: options.store,
             owner: options.world.owner(),
             world: options.world,

@@ -53,7 +53,7 @@ const MAX_STARTS: u32 = 5;
 /// What all tasks of a host share.
 #[derive(Debug)]
 pub(crate) struct Inner {
-    pub engine: Engine,
+    pub engine: Arc<Engine>,
     pub store: SharedStore,
     pub world: Arc<dyn World>,
     pub owner: Owner,

@@ -10,13 +10,13 @@ mod store;
 mod universe;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use wfhost::agents::Providers;
+use wfhost::engine::Engine;
 use wfhost::store::{Mail, MessageBody, NewMessage, RunFilter, Store, Views};
 use wfhost::{Adopt, Evict, Host, HostOptions, StartOptions};
 use wfhost_core::{Json, RunConfig, RunId};
@@ -57,7 +57,7 @@ fn program(n: u64) -> (Value, Value) {
 }
 
 /// Runs a seed; gives what happened.
-async fn simulate(seed: u64, module: &[u8], cache: &Path) -> History {
+async fn simulate(seed: u64, module: &[u8], engine: &Arc<Engine>) -> History {
     let universe = Universe::new(seed);
     let start = |universe: &Arc<Universe>| -> (u32, Host) {
         let pid = universe.start_process();
@@ -65,7 +65,7 @@ async fn simulate(seed: u64, module: &[u8], cache: &Path) -> History {
         providers.set_default(Arc::new(Agent { universe: Arc::clone(universe), pid }));
         let evict = if universe.roll(3) == 0 { Evict::Always } else { Evict::AfterGrace };
         let host = Host::new(HostOptions {
-            cache: Some(cache.to_owned()),
+            engine: Some(Arc::clone(engine)),
             providers,
             evict,
             adopt: Adopt::Due,
@@ -86,7 +86,7 @@ async fn simulate(seed: u64, module: &[u8], cache: &Path) -> History {
         let world = Arc::new(Process { universe: Arc::clone(&universe), pid });
         let memory: Arc<dyn Store> = universe.memory.clone();
         let host =
-            Host::new(HostOptions { cache: Some(cache.to_owned()), world, ..HostOptions::new(memory) });
+            Host::new(HostOptions { engine: Some(Arc::clone(engine)), world, ..HostOptions::new(memory) });
         let host = host.expect("a host can be set up");
         let module = host.add_module("probe", module).await.expect("the probe is a module");
         for n in 0..RUNS {
@@ -151,13 +151,15 @@ async fn simulate(seed: u64, module: &[u8], cache: &Path) -> History {
     History::of(&universe, expected).await
 }
 
-fn run(seed: u64, module: &[u8], cache: &Path) -> History {
+fn run(seed: u64, module: &[u8], engine: &Arc<Engine>) -> History {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    runtime.expect("a runtime").block_on(simulate(seed, module, cache))
+    runtime.expect("a runtime").block_on(simulate(seed, module, engine))
 }
 
-fn probe() -> Vec<u8> {
-    std::fs::read(wfhost_tests::module("probe")).expect("the probe")
+/// The probe, and an engine that has compiled it as soon as a run was simulated.
+fn probe() -> (Vec<u8>, Arc<Engine>) {
+    let module = std::fs::read(wfhost_tests::module("probe")).expect("the probe");
+    (module, Arc::new(Engine::new(None).expect("an engine")))
 }
 
 fn seeds() -> BTreeSet<u64> {
@@ -174,7 +176,7 @@ fn seeds() -> BTreeSet<u64> {
 
 #[test]
 fn whatever_goes_wrong_every_run_ends_right() {
-    let (module, cache) = (probe(), tempfile::TempDir::new().unwrap());
+    let (module, engine) = probe();
     let seeds: Vec<_> = seeds().into_iter().collect();
     let next = AtomicU64::new(0);
     let failures = std::sync::Mutex::new(Vec::new());
@@ -183,7 +185,7 @@ fn whatever_goes_wrong_every_run_ends_right() {
         for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
                 while let Some(&seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
-                    let history = run(seed, &module, cache.path());
+                    let history = run(seed, &module, &engine);
                     for property in PROPERTIES {
                         if let Err(why) = property.check(&history) {
                             failures.lock().unwrap().push(format!("seed {seed}: {}: {why}", property.name()));
@@ -209,18 +211,19 @@ fn whatever_goes_wrong_every_run_ends_right() {
 
 #[test]
 fn a_seed_gives_the_same_history_each_time() {
-    let (module, cache) = (probe(), tempfile::TempDir::new().unwrap());
+    let (module, engine) = probe();
     // The first one of the process compiles, which must make no difference.
-    let histories: Vec<_> = (0..3).map(|_| run(7, &module, cache.path())).collect();
-    assert_eq!(histories[0], histories[1]);
-    assert_eq!(histories[0], histories[2]);
-    assert_ne!(histories[0], run(8, &module, cache.path()));
+    let histories: Vec<_> = (0..3).map(|_| run(7, &module, &engine)).collect();
+    for again in &histories[1..] {
+        histories[0].expect_same(again);
+    }
+    assert_ne!(histories[0], run(8, &module, &engine));
 }
 
 #[test]
 fn properties_notice_what_they_are_for() {
-    let (module, cache) = (probe(), tempfile::TempDir::new().unwrap());
-    let good = run(1, &module, cache.path());
+    let (module, engine) = probe();
+    let good = run(1, &module, &engine);
     for property in PROPERTIES {
         assert_eq!(property.check(&good), Ok(()), "{}", property.name());
         let mut bad = good.clone();

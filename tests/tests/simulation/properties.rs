@@ -52,6 +52,22 @@ impl History {
         self.figures
     }
 
+    /// Panics where another one differs first.
+    #[track_caller]
+    pub fn expect_same(&self, other: &Self) {
+        assert_eq!(self.figures, other.figures);
+        for (n, (one, two)) in self.commits.iter().zip(&other.commits).enumerate() {
+            assert_eq!(one, two, "commit {n}");
+        }
+        for (n, (one, two)) in self.calls.iter().zip(&other.calls).enumerate() {
+            assert_eq!(one, two, "call {n}");
+        }
+        for (run, one) in &self.journals {
+            assert_eq!(Some(one), other.journals.get(run), "the journal of {run}");
+        }
+        assert_eq!(self, other);
+    }
+
     fn entries(&self) -> impl Iterator<Item = (&RunId, usize, &Entry)> {
         let journals = self.journals.iter().filter_map(|(run, journal)| Some((run, journal.as_ref().ok()?)));
         journals
