@@ -93,7 +93,8 @@ impl Host {
         machine.fork(fork.clone(), fresh_seed().map_err(HostError::from)?, now);
         machine.move_to(module.digest);
         machine.settle_move(now);
-        let children = self.children_of(&mut machine).await?;
+        let children = self.children_of(&mut machine).await?.into_iter();
+        let children = children.map(|child| NewRun { project: info.project.clone(), ..child }).collect();
         rows.extend(machine.take_unsaved().map(Row::from));
         // Before anything is stored: the program has to agree with what it takes over.
         let journal = Journal::read(rows.clone()).map_err(unusable)?;

@@ -1,5 +1,6 @@
 //! The embedding API: a host advances runs and keeps them in a store.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, Once};
@@ -58,6 +59,8 @@ pub struct HostOptions {
     pub adopt: Adopt,
     /// Of which projects, if all that are due are taken up.
     pub projects: Projects,
+    /// Who answers the calls of the runs of a project, by its name, if not `providers`.
+    pub configured: BTreeMap<String, Providers>,
     /// Runs that are driven at the same time. The others wait in the store.
     pub max_live: usize,
     /// How long a lease runs, in milliseconds.
@@ -76,6 +79,7 @@ impl HostOptions {
             evict: Evict::default(),
             adopt: Adopt::default(),
             projects: Projects::All,
+            configured: BTreeMap::new(),
             max_live: 2_000,
             lease_ms: 30_000,
             world: Arc::new(System),
@@ -91,8 +95,6 @@ pub struct StartOptions {
     pub id: Option<RunId>,
     /// The same key gives the same run of a workflow.
     pub key: Option<String>,
-    /// The project that the run belongs to: the canonical path of its configuration file.
-    pub project: Option<String>,
     pub labels: Vec<(String, String)>,
     pub config: RunConfig,
     /// Of everything random; drawn if none.
@@ -105,7 +107,6 @@ impl Default for StartOptions {
             input: Json::null(),
             id: None,
             key: None,
-            project: None,
             labels: Vec::new(),
             config: RunConfig::default(),
             seed: None,
@@ -184,6 +185,7 @@ impl Host {
             evict: options.evict,
             adopt: options.adopt,
             projects: options.projects,
+            configured: options.configured,
             lease_ms: options.lease_ms,
             max_live: options.max_live,
             state: Mutex::new(State::default()),
@@ -251,7 +253,7 @@ impl Host {
         options: StartOptions,
         providers: Option<Providers>,
     ) -> Result<RunHandle, HostError> {
-        let project = options.project.clone();
+        let project = options.config.project.clone();
         // Without room it waits in the store like others.
         let current = match self.inner.has_room() {
             true => Some(self.inner.session().await?),
@@ -346,7 +348,6 @@ impl Host {
         };
         let run = NewRun {
             key: options.key,
-            project: options.project,
             session: current.map(|current| current.session),
             ..NewRun::new(&machine, vec![Row::from(first)])
         };

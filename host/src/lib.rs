@@ -3,6 +3,7 @@
 //! What it is made of is here, too: the [`store`] that runs are kept in, the [`agents`] that they
 //! call, the [`engine`] that executes them.
 
+pub mod advice;
 pub mod archive;
 mod calls;
 mod drive;

@@ -1,9 +1,15 @@
 //! What keeps a run, and what would move it.
 
-use wfhost_core::{FailureKind, Op, Timestamp, spell_millis};
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use serde_json::json;
+use wfhost_core::{Json, Op, Timestamp, spell_millis};
 use wfhost_store::{Message, MessageBody, RunInfo, RunState};
 use wfhost_world::clock::rfc3339;
+use wfhost_world::text::command;
 
+use crate::advice::advice;
 use crate::history::StepInfo;
 use crate::is_held;
 
@@ -15,28 +21,65 @@ pub struct Blocker {
     pub remedy: Option<String>,
 }
 
+fn remedy(verb: &str, run: impl Display) -> String {
+    command(verb, run).to_string()
+}
+
+/// How many agent calls may be under way at the same time, as far as that is known where one looks.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Parallel {
+    /// Of the run.
+    pub run: Option<u32>,
+    /// Of each provider.
+    pub providers: BTreeMap<String, u32>,
+    /// The provider of calls that name none.
+    pub default: Option<String>,
+}
+
+impl Parallel {
+    /// Why a call has not begun yet, if those that were asked for before it leave it no room. `before`
+    /// counts them by provider.
+    fn waits(&self, provider: &str, before: &BTreeMap<&str, u32>) -> Option<String> {
+        let of = |limit: u32, what: &str| {
+            let calls = if limit == 1 { "call" } else { "calls" };
+            format!("{limit} {calls} of {what} at a time")
+        };
+        let all: u32 = before.values().sum();
+        if let Some(limit) = self.run.filter(|limit| all >= *limit) {
+            return Some(of(limit, "the run"));
+        }
+        let own = before.get(provider).copied().unwrap_or_default();
+        let limit = self.providers.get(provider).copied().filter(|limit| own >= *limit)?;
+        Some(of(limit, &format!("the provider {provider}")))
+    }
+}
+
 /// Everything that keeps a run at `now`: at least one thing, also when it has ended.
-pub fn why(info: &RunInfo, steps: &[StepInfo], inbox: &[Message], now: Timestamp) -> Vec<Blocker> {
+pub fn why(
+    info: &RunInfo,
+    steps: &[StepInfo],
+    inbox: &[Message],
+    parallel: &Parallel,
+    now: Timestamp,
+) -> Vec<Blocker> {
     let run = &info.id;
     let blocker = |what: String, remedy: Option<String>| Blocker { what, remedy };
     let mut blockers = Vec::new();
     match info.state {
         RunState::Completed => {
-            return vec![blocker("it completed".to_owned(), Some(format!("wfhost show {run}")))];
+            return vec![blocker("it completed".to_owned(), Some(remedy("show", run)))];
         }
         RunState::Continued => {
             let next = info.links.next.as_ref().map_or("another run", |next| next.as_str());
-            return vec![blocker(format!("it goes on as {next}"), Some(format!("wfhost why {next}")))];
+            return vec![blocker(format!("it goes on as {next}"), Some(remedy("why", next)))];
         }
         RunState::Failed | RunState::Cancelled => {
             let failure = info.outcome.as_ref().and_then(|outcome| outcome.as_ref().err());
             let what = failure.map_or_else(|| info.state.as_str().to_owned(), ToString::to_string);
-            let own = failure.is_some_and(|failure| {
-                failure.kind == FailureKind::Failed && failure.message.starts_with("the program")
-            });
+            let own = failure.is_some_and(|failure| advice(run, failure).is_some());
             let remedy = match own {
-                true => format!("wfhost resume {run} --module MENDED.wasm"),
-                false => format!("wfhost retry {run}"),
+                true => command("resume", run).option("--module", "FIXED.wasm").to_string(),
+                false => remedy("retry", run),
             };
             return vec![blocker(format!("it ended: {what}"), Some(remedy))];
         }
@@ -44,46 +87,66 @@ pub fn why(info: &RunInfo, steps: &[StepInfo], inbox: &[Message], now: Timestamp
             let failure = info.outcome.as_ref().and_then(|outcome| outcome.as_ref().err());
             let reason = failure.map(|failure| failure.message.clone()).unwrap_or_default();
             return vec![blocker(
-                format!("its module departs from its journal: {reason}"),
-                Some(format!("wfhost resume {run} --module FITTING.wasm")),
+                format!("its module diverges from its journal: {reason}"),
+                Some(command("resume", run).option("--module", "COMPATIBLE.wasm").to_string()),
             )];
         }
         RunState::Paused => {
-            blockers.push(blocker("somebody paused it".to_owned(), Some(format!("wfhost resume {run}"))));
+            blockers.push(blocker("it is paused".to_owned(), Some(remedy("resume", run))));
         }
         RunState::Queued => {
-            blockers.push(blocker("no host has taken it up yet".to_owned(), Some("wfhost serve".to_owned())));
+            blockers
+                .push(blocker("no process has picked it up yet".to_owned(), Some("wfhost serve".to_owned())));
         }
         RunState::Running if !is_held(info) => {
-            blockers.push(blocker("no process advances it".to_owned(), Some(format!("wfhost resume {run}"))));
+            blockers.push(blocker("no process advances it".to_owned(), Some(remedy("resume", run))));
         }
         RunState::Running | RunState::Waiting => {}
     }
     if let Some(trouble) = &info.trouble {
         blockers.push(blocker(
-            format!("the host that tried last could not go on: {trouble}"),
-            Some(format!("wfhost resume {run}")),
+            format!("the process that tried last could not go on: {trouble}"),
+            Some(remedy("resume", run)),
         ));
     }
     if let (RunState::Waiting, Some(due)) = (info.state, info.due_at)
         && due <= now
     {
-        blockers.push(blocker("it is due, and no host is there".to_owned(), Some("wfhost serve".to_owned())));
+        blockers
+            .push(blocker("it is due, and no server is running".to_owned(), Some("wfhost serve".to_owned())));
     }
     let pending = inbox.iter().filter(|message| {
         matches!(message.body, MessageBody::Cancel { .. } | MessageBody::Pause | MessageBody::Answer { .. })
     });
     for message in pending {
         let what = match &message.body {
-            MessageBody::Cancel { .. } => "a request to stop that no host has seen yet".to_owned(),
+            MessageBody::Cancel { .. } => "a request to cancel it that no process has seen yet".to_owned(),
             MessageBody::Pause => "a request to pause that takes effect when its calls are done".to_owned(),
-            MessageBody::Answer { step, .. } => format!("an answer to step {step} that no host has seen yet"),
+            MessageBody::Answer { step, .. } => {
+                format!("an answer to step {step} that no process has seen yet")
+            }
             MessageBody::Signal { .. } | MessageBody::Child { .. } => continue,
         };
-        blockers.push(blocker(what, Some(format!("wfhost resume {run}"))));
+        blockers.push(blocker(what, Some(remedy("resume", run))));
     }
+    let mut calls: BTreeMap<&str, u32> = BTreeMap::new();
     for open in steps.iter().filter(|step| step.ended.is_none()) {
-        blockers.push(waits_for(info, open, now));
+        let call = match &open.op {
+            Op::Agent(request) if open.delegated.is_none() && open.waits.is_none() => {
+                request.providers.first().or(parallel.default.as_ref()).map(String::as_str)
+            }
+            _ => None,
+        };
+        match call.and_then(|provider| parallel.waits(provider, &calls)) {
+            Some(reason) => {
+                let (step, label) = (open.step, open.op.label());
+                blockers.push(blocker(format!("step {step} waits for its turn: {reason}: {label}"), None));
+            }
+            None => blockers.push(waits_for(info, open, now)),
+        }
+        if let Some(provider) = call {
+            *calls.entry(provider).or_default() += 1;
+        }
     }
     if blockers.is_empty() {
         let what = match &info.lease {
@@ -104,23 +167,26 @@ fn waits_for(info: &RunInfo, open: &StepInfo, now: Timestamp) -> Blocker {
     };
     let (what, remedy) = match &open.op {
         Op::Signal { name, timeout_ms } => (
-            format!("step {step} waits for the signal `{name}` since {since}{}", limit(timeout_ms)),
-            Some(format!("wfhost signal {run} {name} -i JSON")),
+            format!("step {step} has been waiting for the signal `{name}` for {since}{}", limit(timeout_ms)),
+            Some(command("signal", run).arg(name).option("-i", "JSON").to_string()),
         ),
         Op::Ask { question, timeout_ms } => {
             let prompt = Op::label(&open.op);
-            let example =
-                question.choices.first().map_or("JSON".to_owned(), |choice| format!("'{choice:?}'"));
+            let example = question.choices.first();
+            let example = example.map_or("JSON".to_owned(), |choice| Json::from(json!(choice)).into_string());
             (
-                format!("step {step} asks people since {since}{}: {prompt}", limit(timeout_ms)),
-                Some(format!("wfhost answer {run} {step} -i {example}")),
+                format!(
+                    "step {step} has been waiting for a person's answer for {since}{}: {prompt}",
+                    limit(timeout_ms)
+                ),
+                Some(command("answer", run).arg(step).option("-i", example).to_string()),
             )
         }
         Op::Sleep { length_ms } => (sleeps(step, open.started_at.after(*length_ms), now), None),
         Op::SleepUntil { at } => (sleeps(step, Timestamp(*at), now), None),
         Op::Agent(_) if open.delegated.is_some() => (
-            format!("step {step} asks people since {since}: {}", open.op.label()),
-            Some(format!("wfhost answer {run} {step} -i JSON")),
+            format!("step {step} has been waiting for a person's answer for {since}: {}", open.op.label()),
+            Some(command("answer", run).arg(step).option("-i", "JSON").to_string()),
         ),
         Op::Agent(_) if let Some((until, reason)) = &open.waits => {
             (format!("step {step} waits until {}: {reason}", rfc3339(*until)), None)
@@ -129,15 +195,21 @@ fn waits_for(info: &RunInfo, open: &StepInfo, now: Timestamp) -> Blocker {
             let who = request.providers.first().map_or(String::new(), |name| format!(" {name}"));
             let again =
                 if open.attempts > 1 { format!(", attempt {}", open.attempts) } else { String::new() };
-            (format!("step {step} asks the agent{who} since {since}{again}: {}", open.op.label()), None)
+            (
+                format!(
+                    "step {step} has been calling the agent{who} for {since}{again}: {}",
+                    open.op.label()
+                ),
+                None,
+            )
         }
         Op::Child { module, options, .. } => {
             let given = options.as_ref().and_then(|options| options.id.clone());
             let child = given.unwrap_or_else(|| run.child(step).to_string());
-            let what = format!("step {step} waits for its child {child} ({module}) since {since}");
-            (what, Some(format!("wfhost why {child}")))
+            let what = format!("step {step} has been waiting for its child {child} ({module}) for {since}");
+            (what, Some(remedy("why", child)))
         }
-        op => (format!("step {step} is a {} under way since {since}", op.kind()), None),
+        op => (format!("step {step} is a {} that has been under way for {since}", op.kind()), None),
     };
     Blocker { what, remedy }
 }

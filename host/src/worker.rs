@@ -63,6 +63,7 @@ pub(crate) struct Inner {
     pub evict: Evict,
     pub adopt: Adopt,
     pub projects: Projects,
+    pub configured: BTreeMap<String, Providers>,
     pub lease_ms: u64,
     /// Runs that are driven at the same time.
     pub max_live: usize,
@@ -519,7 +520,10 @@ impl Inner {
         machine.move_to(module.digest);
         let providers = match watched.as_ref().and_then(|watched| watched.providers.clone()) {
             Some(providers) => providers,
-            None => self.providers.for_run(&machine.started().config),
+            None => {
+                let configured = project.as_ref().and_then(|project| self.configured.get(project));
+                configured.unwrap_or(&self.providers).for_run(&machine.started().config)
+            }
         };
         let weak = Arc::downgrade(self);
         let committed = Arc::new({

@@ -95,7 +95,8 @@ impl Place {
         command.env("WFHOST_CACHE", target().join("test-cache"));
         // What the user of the machine has configured is none of the tests' business.
         command.env("XDG_CONFIG_HOME", self.path("config")).env("XDG_DATA_HOME", self.path("data"));
-        for name in ["ANTHROPIC_API_KEY", "OPENAI_API_KEY", "WFHOST_AGENT", "WFHOST_CONFIG"] {
+        command.env("XDG_STATE_HOME", self.path("state"));
+        for name in ["ANTHROPIC_API_KEY", "OPENAI_API_KEY", "WFHOST_AGENT", "WFHOST_CONFIG", "WFHOST_TRUST"] {
             command.env_remove(name);
         }
         command

@@ -160,7 +160,8 @@ fn f02_a_parent_costs_nothing_while_it_waits_and_any_host_ends_it() {
     );
     let why = place.run(["why", "p"]).stdout();
     assert!(
-        why.contains("step 1 waits for its child p.1 (probe)") && why.contains("do  wfhost why p.1"),
+        why.contains("step 1 has been waiting for its child p.1 (probe)")
+            && why.contains("do  wfhost why p.1"),
         "{why}"
     );
     let server = place.spawn(["serve"]);
@@ -290,11 +291,11 @@ fn f05_a_run_continues_as_new_with_state_and_signals() {
     wait_for_state(&place, "r", "continued");
     eventually("the third round", || state(&place, "r-3"));
     // What was delivered is not delivered again, whichever round it went to.
-    assert!(place.run(["signal", "r", "s", "--id", "two"]).stderr().contains("Known  r-3 "));
+    assert!(place.run(["signal", "r", "s", "--id", "two"]).stderr().contains("Duplicate  r-3 "));
     assert!(place.run(["signal", "r", "s", "-i", "3"]).stderr().contains("Sent  s to r-3\n"));
     let ran = finish(running);
     assert_eq!(ran.ok_json(), json!([3, "r-3"]));
-    assert!(ran.stderr().contains("Goes on  as r-2\n"), "{}", ran.stderr());
+    assert!(ran.stderr().contains("Continued  as r-2\n"), "{}", ran.stderr());
     assert_eq!(place.show("r-2")["steps"][0]["output"], json!(2));
     assert_eq!(kinds(&place, "r").last().map(String::as_str), Some("continued-as-new"));
     let chain = place.run(["show", "r-2", "--chain"]).stdout();
@@ -446,14 +447,14 @@ fn g02_an_exported_journal_tests_new_code() {
     let ran = place.run(["check", &module("probe"), "--replay", &file, "--replay", "r"]);
     assert_eq!(
         (ran.code(), ran.stdout().as_str()),
-        (Some(0), "agrees   r\nagrees   r\n"),
+        (Some(0), "compatible r\ncompatible r\n"),
         "{}",
         ran.stderr()
     );
-    assert_eq!(place.run(["check", &module("probe"), "--all"]).stdout(), "agrees   r\n");
+    assert_eq!(place.run(["check", &module("probe"), "--all"]).stdout(), "compatible r\n");
     let ran = place.run(["check", &module("hello"), "--replay", &file]);
     assert_eq!(ran.code(), Some(5), "{}", ran.stderr());
-    assert!(ran.stdout().starts_with("departs  r  entry 1 has agent"), "{}", ran.stdout());
+    assert!(ran.stdout().starts_with("diverges   r  entry 1 has agent"), "{}", ran.stdout());
     let error =
         place.run(["check", &module("hello"), "--replay", &place.file("x", "garbage")]).error(2, &place);
     assert!(error.contains("WF0510"), "{error}");
@@ -475,7 +476,7 @@ fn waiting_runs_are_moved_to_new_code_if_it_agrees() {
     let (before, journal) = (place.show("one"), place.journal("one"));
     let ran = place.run(["upgrade", "--workflow", "probe", "--module", &module("hello")]);
     assert_eq!(ran.code(), Some(5), "{}", ran.stderr());
-    assert!(ran.stdout().starts_with("departs  two  entry 1 has agent"), "{}", ran.stdout());
+    assert!(ran.stdout().starts_with("diverges   two  entry 1 has agent"), "{}", ran.stdout());
     let after = place.show("one");
     assert_eq!(
         (place.journal("one"), &after["state"], &after["module"]),
@@ -484,7 +485,7 @@ fn waiting_runs_are_moved_to_new_code_if_it_agrees() {
     let ran = place.run(["upgrade", "--workflow", "probe", "--module", &new]);
     assert_eq!(
         (ran.code(), ran.stdout().as_str()),
-        (Some(0), "moved    two\nmoved    one\n"),
+        (Some(0), "migrated   two\nmigrated   one\n"),
         "{}",
         ran.stderr()
     );
@@ -493,7 +494,7 @@ fn waiting_runs_are_moved_to_new_code_if_it_agrees() {
         (state(&place, "one").as_deref(), state(&place, "two").as_deref()),
         (Some("waiting"), Some("paused"))
     );
-    assert_eq!(place.run(["upgrade", "one", "--module", &new]).stdout(), "same     one\n");
+    assert_eq!(place.run(["upgrade", "one", "--module", &new]).stdout(), "same       one\n");
     place.run(["signal", "one", "go", "-i", "7"]);
     assert_eq!(place.run(["resume", "one", "--agents", &script]).ok_json(), json!(["ok", 7, "ok"]));
     assert_eq!(place.calls().iter().filter(|call| call["prompt"] == "a").count(), 2);
@@ -544,7 +545,9 @@ fn a_schedule_begins_each_run_once_however_many_hosts_there_are() {
     assert!(listed.contains("0 9 * * * Europe/Berlin") && listed.contains("  paused  "), "{listed}");
     assert_eq!(place.run(["schedule", "resume", "often"]).code(), Some(0));
     assert_eq!(place.run(["schedule", "rm", "often"]).code(), Some(0));
-    assert!(place.run(["schedule", "rm", "ofen"]).error(2, &place).contains("the nearest is `daily`"));
+    assert!(
+        place.run(["schedule", "rm", "ofen"]).error(2, &place).contains("`wfhost schedule ls` lists them")
+    );
 }
 
 #[test]
@@ -732,7 +735,11 @@ fn killed_at_every_commit_of_a_fork_and_of_an_upgrade() {
         &upgrade,
         |place| {
             let ran = place.run(upgrade);
-            assert!(["moved    p\n", "same     p\n"].contains(&ran.stdout().as_str()), "{}", ran.stderr());
+            assert!(
+                ["migrated   p\n", "same       p\n"].contains(&ran.stdout().as_str()),
+                "{}",
+                ran.stderr()
+            );
             place.run(["signal", "p", "go"]);
             assert_eq!(place.run(["resume", "p"]).ok_json(), json!(["a", "b", null]));
         },

@@ -28,7 +28,7 @@ fn f07_a_program_that_does_not_end_when_asked_is_stopped_after_its_grace() {
     let program = json!([{ "wait": { "name": "go" } }, { "wait": { "name": "never" } }, { "wait": { "name": "ever" } }]);
     let child = spawn(&place, "r", &program, &[]);
     eventually("the wait", || {
-        (place.run(["why", "r"]).stdout().contains("waits for the signal `go`")).then_some(())
+        (place.run(["why", "r"]).stdout().contains("waiting for the signal `go`")).then_some(())
     });
     place.run(["cancel", "r", "--reason", "enough"]);
     let ran = finish(child);
@@ -64,7 +64,7 @@ fn g03_a_paused_run_finishes_its_calls_and_begins_nothing() {
     // Nobody takes it up by himself, and signals are kept.
     assert_eq!(place.run(["serve", "--idle", "300ms", "--agents", &script]).code(), Some(0));
     assert_eq!(place.calls().len(), 1);
-    assert!(place.run(["why", "r"]).stdout().starts_with("somebody paused it  do  wfhost resume r\n"));
+    assert!(place.run(["why", "r"]).stdout().starts_with("it is paused  do  wfhost resume r\n"));
     assert_eq!(place.run(["resume", "r", "--agents", &script]).ok_json(), json!(["one", "two"]));
     assert_eq!(place.calls().len(), 2);
 }
@@ -341,28 +341,29 @@ fn g07_why_names_what_keeps_a_run_and_what_would_move_it() {
     let text = why("two");
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines.len(), 2, "{text}");
-    assert!(lines[0].starts_with("step 1 waits for the signal `go` since "), "{text}");
+    assert!(lines[0].starts_with("step 1 has been waiting for the signal `go` for "), "{text}");
     assert!(lines[0].ends_with("do  wfhost signal two go -i JSON"), "{text}");
     assert!(
-        lines[1].contains("asks people") && lines[1].ends_with("do  wfhost answer two 2 -i '\"yes\"'"),
+        lines[1].contains("waiting for a person's answer")
+            && lines[1].ends_with("do  wfhost answer two 2 -i '\"yes\"'"),
         "{text}"
     );
 
     run(&place, "sleeps", &json!([{ "sleep": 3_600_000 }]), &["--no-wait"]);
     assert!(why("sleeps").starts_with("step 1 sleeps until "), "{}", why("sleeps"));
     place.run(["run", &module("probe"), "-i", r#"{"do":[]}"#, "--id", "queued", "-d"]);
-    assert_eq!(why("queued"), "no host has taken it up yet  do  wfhost serve\n");
+    assert_eq!(why("queued"), "no process has picked it up yet  do  wfhost serve\n");
     run(&place, "done", &json!([]), &[]).ok_json();
     assert_eq!(why("done"), "it completed  do  wfhost show done\n");
     run(&place, "broken", &json!([{ "panic": "oh" }]), &[]);
-    assert!(why("broken").ends_with("do  wfhost resume broken --module MENDED.wasm\n"), "{}", why("broken"));
+    assert!(why("broken").ends_with("do  wfhost resume broken --module FIXED.wasm\n"), "{}", why("broken"));
     run(&place, "nobody", &json!([{ "agent_of": { "provider": "psychic", "prompt": "?" } }]), &[]);
     let text = why("nobody");
     assert!(text.contains("psychic") && text.contains("do  wfhost resume nobody"), "{text}");
     let script = place.script(json!({ "default": { "reply": "x", "delay_ms": 600_000 } }));
     let mut child = spawn(&place, "calls", &json!([{ "agent": "think" }]), &["--agents", &script]);
     eventually("the call", || (place.calls().len() == 1).then_some(()));
-    assert!(why("calls").starts_with("step 1 asks the agent"), "{}", why("calls"));
+    assert!(why("calls").starts_with("step 1 has been calling the agent"), "{}", why("calls"));
     child.kill().unwrap();
     child.wait().unwrap();
     let text = why("calls");

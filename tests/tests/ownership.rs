@@ -243,6 +243,23 @@ fn d04_a_signal_wakes_a_parked_run_while_any_host_serves() {
 }
 
 #[test]
+fn a_cancel_succeeds_also_if_a_server_is_quicker_with_it() {
+    let place = Place::new();
+    for n in 0..30 {
+        parked(&place, &format!("r{n}"), &[], &[]);
+    }
+    let server = place.spawn(["serve"]);
+    for n in 0..30 {
+        let ran = place.run(["cancel", &format!("r{n}")]);
+        assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    }
+    eventually("the ends", || {
+        (0..30).all(|n| place.show(&format!("r{n}"))["state"] != "waiting").then_some(())
+    });
+    interrupt(server);
+}
+
+#[test]
 fn a_server_that_is_asked_to_end_waits_for_its_calls() {
     let place = Place::new();
     let script = place.script(json!({ "default": { "reply": "${prompt}", "delay_ms": 800 } }));

@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use wfhost_world::environment;
+
 use super::layout::Layout;
 use super::{BuildError, BuildOptions, Built, Progress, componentize, file, read};
 
@@ -58,7 +60,7 @@ pub(super) fn build(
 
 /// The compiler of the WASI SDK if it is named, else Debian's.
 fn find() -> Option<Command> {
-    if let Some(sdk) = std::env::var_os("WASI_SDK_PATH") {
+    if let Some(sdk) = environment::get(environment::WASI_SDK_PATH) {
         let clang = Path::new(&sdk).join("bin/clang");
         return clang.is_file().then(|| Command::new(clang));
     }

@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use wfhost_world::private::NotPrivate;
+use wfhost_world::text::quoted;
+
 use super::Target;
 
 /// Why nothing was built.
@@ -31,13 +34,15 @@ pub enum BuildError {
     NoClang,
     #[error("{dir} has no `{name}` in its node_modules")]
     NoNodeTool { name: &'static str, dir: PathBuf },
-    #[error("this machine has no `componentize-py`")]
+    #[error("`{name}` is not executed: {source}")]
+    StrangeTool { name: &'static str, source: NotPrivate },
+    #[error("`componentize-py` not found on PATH")]
     NoComponentizePy,
-    #[error("this machine has no `go`")]
+    #[error("`go` not found on PATH")]
     NoGo,
     #[error("{what} did not build {dir}")]
     Compiler { what: &'static str, dir: PathBuf },
-    #[error("this machine has no `{0}`, which links WebAssembly")]
+    #[error("`{0}`, which links WebAssembly, not found on PATH")]
     NoLinker(&'static str),
 }
 
@@ -66,6 +71,7 @@ impl BuildError {
             Self::NoClang => "WF0614",
             Self::Compiler { .. } => "WF0615",
             Self::NoNodeTool { .. } => "WF0616",
+            Self::StrangeTool { .. } => "WF0619",
             Self::NoComponentizePy => "WF0617",
             Self::NoGo => "WF0618",
         }
@@ -101,10 +107,13 @@ impl BuildError {
             Self::NoComponentizePy => {
                 "`pip install componentize-py==0.25.1`, also in the project's `.venv`".to_owned()
             }
+            Self::StrangeTool { .. } => {
+                "install the project's tools yourself: remove its node_modules, then `npm install`".to_owned()
+            }
             Self::NoGo => "install Go 1.25 or newer, see go.dev".to_owned(),
             Self::NoNodeTool { dir, .. } => format!(
                 "`cd {} && npm install`; a project needs `npm install --save-dev componentize-qjs@0.4.5 esbuild`",
-                dir.display()
+                quoted(&dir.to_string_lossy())
             ),
             Self::NoLinker(_) => "install Rust by rustup, see rustup.rs, or `apt-get install lld`".to_owned(),
         }

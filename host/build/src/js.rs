@@ -5,6 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use wfhost_world::{environment, private};
+
 use super::layout::Layout;
 use super::{BuildError, BuildOptions, Built, Progress, file};
 
@@ -57,12 +59,15 @@ fn has_tsconfig(dir: &Path, entry: &Path) -> bool {
     within.into_iter().any(|dir| dir.join("tsconfig.json").is_file())
 }
 
-/// A tool of the project: `node_modules/.bin` of its directory or of one above.
+/// A tool of the project: `node_modules/.bin` of its directory or of one above, within the repository.
+/// It is executed, so it has to be the user's own.
 fn tool(dir: &Path, name: &'static str) -> Result<Command, BuildError> {
-    let places = dir.ancestors().map(|dir| dir.join("node_modules/.bin").join(name));
-    let found = places.into_iter().find(|path| path.is_file());
-    let mut command =
-        Command::new(found.ok_or_else(|| BuildError::NoNodeTool { name, dir: dir.to_owned() })?);
+    let dirs = private::upward(dir, environment::home().as_deref());
+    let mut places = dirs.into_iter().map(|dir| dir.join("node_modules/.bin").join(name));
+    let found = places.find(|path| path.is_file());
+    let found = found.ok_or_else(|| BuildError::NoNodeTool { name, dir: dir.to_owned() })?;
+    private::check_program(&found).map_err(|source| BuildError::StrangeTool { name, source })?;
+    let mut command = Command::new(found);
     command.current_dir(dir);
     Ok(command)
 }

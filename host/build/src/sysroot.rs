@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::fs::{FlockOperation, flock};
+use wfhost_world::environment;
 
 use super::toolchain::{print, run};
 use super::{BuildError, Progress, Target, cargo};
@@ -48,7 +49,8 @@ pub(super) fn can_be_made(target: Target) -> bool {
 pub(super) fn rustc(target: Target, progress: &mut dyn FnMut(Progress<'_>)) -> Result<PathBuf, BuildError> {
     let failed = |reason| BuildError::Sysroot { target, reason };
     let version = run(Command::new(DEBIAN_RUSTC).arg("-vV")).map_err(failed)?;
-    let cache = cache_dir().ok_or_else(|| failed("there is no HOME to keep it in".to_owned()))?;
+    let cache = environment::cache_dir();
+    let cache = cache.ok_or_else(|| failed("there is no HOME to keep it in".to_owned()))?;
     let name = name(target, &version);
     let finished = cache.join(&name);
     let rustc = finished.join("bin/rustc");
@@ -73,12 +75,6 @@ pub(super) fn rustc(target: Target, progress: &mut dyn FnMut(Progress<'_>)) -> R
 fn name(target: Target, version: &str) -> String {
     let key = blake3::hash(format!("{RECIPE} {target} {version}").as_bytes()).to_hex();
     format!("sysroot-{}", &key[..16])
-}
-
-fn cache_dir() -> Option<PathBuf> {
-    let of = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let base = of("XDG_CACHE_HOME").or_else(|| Some(of("HOME")?.join(".cache")))?;
-    Some(base.join("wfhost"))
 }
 
 struct Recipe<'a> {

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
+use wfhost::engine::{ModuleError, summarize};
 use wfhost_build as build;
 
 use super::diagnostic::{Exit, Trouble};
-use super::{Common, Format, follow, print_line};
+use super::{Common, Format, printer};
 
 /// Build a workflow in Rust, TypeScript, JavaScript, Python or C to a component
 ///
@@ -41,6 +42,13 @@ impl Build {
     pub fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let built = if self.dir.is_file() {
             let path = self.out.clone().unwrap_or_else(|| self.dir.with_extension("component.wasm"));
+            let core = std::fs::read(&self.dir).map_err(|error| {
+                Trouble::usage("WF0608", format!("{} cannot be read: {error}", self.dir.display()))
+            })?;
+            // What is no WebAssembly at all is said to be what it is.
+            if let Err(error @ (ModuleError::Empty | ModuleError::NotWasm(_))) = summarize(&core) {
+                return Err(error.into());
+            }
             let bytes = build::wrap(&self.dir, &path)?;
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             vec![build::Built { name, path, bytes }]
@@ -55,12 +63,11 @@ impl Build {
             build::build(&self.dir, &options, &mut tell)?
         };
         for build::Built { name, path, bytes } in &built {
-            follow::say(common, "Built", &format!("{name}  {} kB", bytes / 1_000));
+            printer::say(common, "Built", &format!("{name}  {} kB", bytes / 1_000));
             match common.output {
-                Format::Text => print_line(&path.display().to_string()),
-                Format::Json | Format::Jsonl => print_line(
-                    &json!({ "schema": "wfhost/built/1", "name": name, "path": path, "bytes": bytes })
-                        .to_string(),
+                Format::Text => printer::line(path.display().to_string()),
+                Format::Json | Format::Jsonl => printer::json(
+                    &json!({ "schema": "wfhost/built/1", "name": name, "path": path, "bytes": bytes }),
                 ),
             }
         }
@@ -71,7 +78,7 @@ impl Build {
 /// Says what takes long.
 fn tell(progress: build::Progress<'_>) {
     if let build::Progress::Preparing(target) = progress {
-        anstream::eprintln!("Preparing the standard library for {target}, once; this takes a minute");
+        printer::note(&format!("Preparing the standard library for {target}, once; this takes a minute"));
     }
 }
 

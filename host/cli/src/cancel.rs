@@ -1,11 +1,12 @@
 //! `wfhost cancel`
 
+use wfhost::agents::Providers;
 use wfhost::store::MessageBody;
 use wfhost::{Adopt, Ending, HostError, ResumeOptions, is_held};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{AgentArgs, find_run};
-use super::{Common, follow};
+use super::{Common, follow, printer};
 
 /// Ask a run to stop
 ///
@@ -27,33 +28,36 @@ pub(crate) struct Cancel {
 
 impl Cancel {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.store()?;
+        let store = common.reader()?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let body = MessageBody::Cancel { reason: self.reason.clone() };
         let (_, run) = wfhost::post(&store, &info.id, body).await?;
         let info = store.run(&run).await?.ok_or_else(|| HostError::NoSuchRun(run.clone()))?;
         if is_held(&info) {
-            follow::say(common, "Asked", &format!("{run} to stop; the process that advances it sees to it"));
+            printer::say(common, "Asked", &format!("{run} to stop; the process that advances it sees to it"));
             return Ok(Exit::Done);
         }
-        let providers = self.agents.other_providers(common)?;
-        let host =
-            common.host(store, self.agents.providers(common)?, self.agents.evict.into(), Adopt::Own)?;
+        // A run can be stopped also if its project is gone or not trusted.
+        let config = common.config_for(&info);
+        let configured = config
+            .and_then(|config| Ok((self.agents.providers(&config)?, self.agents.other_providers(&config)?)));
+        let (usual, providers) = configured.unwrap_or_else(|_| (Providers::builtin(), None));
+        let host = common.host(store, usual, self.agents.evict.into(), Adopt::Own)?;
         let mut handle =
             match host.resume(&run, ResumeOptions { providers, ..ResumeOptions::default() }).await {
                 Ok(handle) => handle,
-                // Somebody took it up just now: then he sees to it.
-                Err(HostError::Held { .. }) => host.watch(&run),
+                // Another process picked it up just now, or has cancelled it already.
+                Err(HostError::Held { .. } | HostError::Ended { .. }) => host.watch(&run),
                 Err(error) => return Err(error.into()),
             };
         match handle.ending().await? {
-            Ending::Finished(Ok(_)) => follow::say(common, "Done", &format!("{run} completed all the same")),
-            Ending::Finished(Err(failure)) => follow::say(common, "Stopped", &format!("{run}  {failure}")),
+            Ending::Finished(Ok(_)) => printer::say(common, "Done", &format!("{run} completed all the same")),
+            Ending::Finished(Err(failure)) => printer::say(common, "Stopped", &format!("{run}  {failure}")),
             Ending::Refused { mismatch: Some(mismatch), .. } => {
                 return Err(Trouble::mismatch(&run, &mismatch, None));
             }
             Ending::Continued(next) => {
-                follow::say(common, "Goes on", &format!("as {next}, which is asked to stop too"));
+                printer::say(common, "Continued", &format!("as {next}, which is asked to stop too"));
             }
             Ending::Refused { .. } | Ending::Paused | Ending::Stopped => {}
         }

@@ -9,12 +9,13 @@ use serde_json::{Value, json};
 use wfhost::agents::Providers;
 use wfhost::engine::{Denied, Engine, summarize};
 use wfhost::store::{MemStore, RunFilter, SharedStore};
+use wfhost::world::environment;
 use wfhost::{Adopt, Evict, HostError, archive, clock};
 use wfhost_core::{Digest, Journal, Timestamp};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{find_run, read_journal};
-use super::{Common, Format, follow, module_arg, print_line, upgrade, view};
+use super::{Common, Format, module_arg, printer, upgrade, view};
 
 /// Sleeps up to this length are waited for in a check.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -56,6 +57,13 @@ pub(crate) struct Check {
     trap_denied: bool,
 }
 
+/// What two executions agree in.
+struct Twice {
+    entries: u64,
+    /// How both failed; null if they did not.
+    failure: Value,
+}
+
 /// The cache of the first execution, in a directory of its own.
 const FIRST: &str = "first";
 
@@ -71,30 +79,38 @@ impl Check {
         }
         if text {
             for import in &summary.imports {
-                print_line(&format!("{:<45}  {}", import.name, import.class.as_str()));
+                printer::line(format!("{:<45}  {}", import.name, import.class.as_str()));
             }
         }
         let dir = self.twice.then(tempfile::tempdir).transpose().map_err(failed)?;
         // What is compiled here is what the first execution takes; the second one compiles by itself.
         let cache = dir.as_ref().map(|dir| dir.path().join(FIRST));
         Engine::new(cache)?.module(&name, digest, &bytes, denied)?;
-        follow::say(common, "Fits", &format!("{name}  {digest}"));
+        printer::say(common, "Fits", &format!("{name}  {digest}"));
         let entries = match &dir {
-            Some(dir) => Some(self.run_twice(&bytes, dir.path())?),
+            Some(dir) => Some(self.run_twice(common, &bytes, dir.path())?),
             None => None,
         };
+        let (entries, failure) = entries.map(|twice| (twice.entries, twice.failure)).unzip();
+        let failure = failure.filter(|failure| !failure.is_null());
         if let Some(entries) = entries {
-            follow::say(common, "Same", &format!("both executions agree in {entries} entries"));
+            printer::say(common, "Same", &format!("both executions agree in {entries} entries"));
+        }
+        if let Some(failure) = &failure {
+            let text = |key: &str| failure[key].as_str().unwrap_or_default();
+            let text = format!("{}: {}", text("kind"), text("message"));
+            printer::Line::word(printer::ERROR, "Failed").plain(text).show();
         }
         if !text {
             let imports: Vec<_> = summary.imports.iter().map(super::inspect::import).collect();
             let view = json!({
                 "schema": "wfhost/check/1", "name": name, "digest": digest, "imports": imports,
-                "exports": summary.exports, "entries": entries,
+                "exports": summary.exports, "entries": entries, "failure": failure,
             });
-            print_line(&view.to_string());
+            printer::json(&view);
         }
-        Ok(Exit::Done)
+        // That both fail alike makes it no workflow that works.
+        Ok(if failure.is_some() { Exit::RunFailed } else { Exit::Done })
     }
 
     /// Replays runs against the module.
@@ -108,7 +124,7 @@ impl Check {
         let mut journals = Vec::new();
         // A database is asked for only if there is something to ask it for.
         let asks = self.all || self.replay.iter().any(|run| !Path::new(run).is_file());
-        let store: SharedStore = if asks { common.store()? } else { Arc::new(MemStore::default()) };
+        let store: SharedStore = if asks { common.reader()? } else { Arc::new(MemStore::default()) };
         for run in &self.replay {
             if Path::new(run).is_file() {
                 let text = std::fs::read_to_string(run).map_err(|error| {
@@ -148,16 +164,15 @@ impl Check {
                 (None, None) => None,
             };
             differ += usize::from(why.is_some());
-            let word = if why.is_some() { "departs" } else { "agrees" };
-            print_line(&upgrade::line(common, &run, word, why.as_deref()));
+            let word = if why.is_some() { "diverges" } else { "compatible" };
+            upgrade::show(common, &run, word, why.as_deref());
         }
-        follow::say(common, "Replayed", &format!("{count} runs, of which {differ} depart"));
+        printer::say(common, "Replayed", &format!("{count} runs, of which {differ} diverge"));
         Ok(if differ > 0 { Exit::Mismatch } else { Exit::Done })
     }
 
-    /// Runs the module in one process and repeats it in another. Gives the
-    /// number of entries that they agree in.
-    fn run_twice(&self, bytes: &[u8], dir: &Path) -> Result<u64, Trouble> {
+    /// Runs the module in one process and repeats it in another.
+    fn run_twice(&self, common: &Common, bytes: &[u8], dir: &Path) -> Result<Twice, Trouble> {
         let module = dir.join("checked.wasm");
         std::fs::write(&module, bytes).map_err(failed)?;
         let module = module.to_string_lossy();
@@ -167,6 +182,11 @@ impl Check {
         }
         // Dropped at every wait: what is rebuilt by replay on the way counts as well.
         providers.extend(["--evict", "always", "--no-wait"]);
+        let config = common.config.as_ref().map(|config| config.to_string_lossy().into_owned());
+        providers.extend(config.iter().flat_map(|config| ["--config", config.as_str()]));
+        if common.trust {
+            providers.push("--trust");
+        }
         let mut args = vec!["run", &module, "--id", "checked", "-i", &self.input];
         if self.trap_denied {
             args.push("--trap-denied");
@@ -206,7 +226,8 @@ impl Check {
                 });
             }
         }
-        Ok(second["entries"].as_u64().unwrap_or_default())
+        let entries = second["entries"].as_u64().unwrap_or_default();
+        Ok(Twice { entries, failure: first["failure"].clone() })
     }
 }
 
@@ -235,7 +256,7 @@ fn wait_for_timer(dir: &Path) -> Result<bool, Trouble> {
 fn wfhost(dir: &Path, cache: &str, args: &[&str]) -> Result<Output, Trouble> {
     let program = std::env::current_exe().map_err(failed)?;
     let mut command = Command::new(program);
-    command.args(args).env("WFHOST_DB", dir.join("wfhost.db")).env("WFHOST_CACHE", dir.join(cache));
+    command.args(args).env(environment::DB, dir.join("wfhost.db")).env(environment::CACHE, dir.join(cache));
     command.stdin(Stdio::null()).output().map_err(failed)
 }
 

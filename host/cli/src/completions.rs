@@ -1,8 +1,7 @@
 //! `wfhost completions`
 
-use clap::CommandFactory;
-
 use super::diagnostic::{Exit, Trouble};
+use super::printer;
 
 /// Print a completion script for a shell
 #[derive(clap::Args)]
@@ -15,7 +14,9 @@ pub(crate) struct Completions {
 
 impl Completions {
     pub fn execute(&self) -> Result<Exit, Trouble> {
-        clap_complete::generate(self.shell, &mut super::Cli::command(), "wfhost", &mut std::io::stdout());
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut super::command(), "wfhost", &mut script);
+        printer::data(&String::from_utf8_lossy(&script));
         Ok(Exit::Done)
     }
 }

@@ -1,10 +1,11 @@
 //! `wfhost config`
 
 use serde_json::json;
-use wfhost_config::{Origin, Setting};
+use wfhost::world::environment;
+use wfhost_config::{ConfigError, Origin, Setting};
 
 use super::diagnostic::{Exit, Trouble};
-use super::{Common, Format, print_line};
+use super::{Common, Format, printer};
 
 /// Show the configuration
 #[derive(clap::Args)]
@@ -23,18 +24,21 @@ impl ConfigVerb {
     pub fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let What::Show = self.what;
         let config = common.config()?;
-        // What cannot be used is not shown as if it held.
-        config.providers()?;
+        // What cannot be used is not shown as if it held, but what is to be agreed to has to be looked at.
+        match config.providers() {
+            Err(error @ ConfigError::Untrusted { .. }) => printer::say(common, "Note", &error.to_string()),
+            providers => drop(providers?),
+        }
         let mut settings: Vec<_> =
             config.settings().into_iter().filter(|setting| setting.key != "store.url").collect();
-        settings.push(store(common, config.store().is_some().then(|| config.settings()))?);
-        let agent = std::env::var("WFHOST_AGENT").ok().filter(|name| !name.is_empty());
+        settings.push(store(common, config.store()?.is_some().then(|| config.settings()))?);
+        let agent = environment::text(environment::AGENT);
         if let Some(agent) = agent {
             settings.retain(|setting| setting.key != "agents.default");
             settings.push(Setting {
                 key: "agents.default".to_owned(),
                 value: format!("{agent:?}"),
-                origin: Origin::Environment("WFHOST_AGENT".to_owned()),
+                origin: Origin::Environment(environment::AGENT.to_owned()),
             });
         }
         settings.sort_by(|a, b| a.key.cmp(&b.key));
@@ -43,11 +47,11 @@ impl ConfigVerb {
                 json!({ "key": key, "value": value, "origin": origin.to_string() })
             });
             let settings: Vec<_> = settings.collect();
-            print_line(&json!({ "schema": "wfhost/config/1", "settings": settings }).to_string());
+            printer::json(&json!({ "schema": "wfhost/config/1", "settings": settings }));
             return Ok(Exit::Done);
         }
         for Setting { key, value, origin } in &settings {
-            print_line(&format!("{key} = {value}   # {origin}"));
+            printer::line(format!("{key} = {value}   # {origin}"));
         }
         Ok(Exit::Done)
     }
@@ -55,10 +59,10 @@ impl ConfigVerb {
 
 /// Where the database is, and who says so.
 fn store(common: &Common, configured: Option<Vec<Setting>>) -> Result<Setting, Trouble> {
-    let by_environment = std::env::var_os("WFHOST_DB");
+    let by_environment = environment::get(environment::DB);
     let origin = match (&common.db, configured) {
         (Some(db), _) if by_environment.is_some_and(|set| set == db.as_os_str()) => {
-            Origin::Environment("WFHOST_DB".to_owned())
+            Origin::Environment(environment::DB.to_owned())
         }
         (Some(_), _) => Origin::Flag("--db".to_owned()),
         (None, Some(settings)) => settings

@@ -14,7 +14,7 @@ use wfhost::{Adopt, Evict, HostError};
 use super::delete::confirm;
 use super::diagnostic::{Exit, Trouble};
 use super::place::{find_run, length_arg};
-use super::{Common, Format, follow, print_line};
+use super::{Common, Format, printer};
 
 /// Look after the database
 #[derive(clap::Args)]
@@ -30,7 +30,7 @@ enum Verb {
         /// Also replay each run, and compare what its program gave out
         #[arg(long)]
         deep: bool,
-        /// Write what is kept besides the journals anew, where it departs from them
+        /// Write what is kept besides the journals anew, where it differs from them
         #[arg(long)]
         repair: bool,
     },
@@ -79,23 +79,23 @@ impl Db {
                     return Err(Trouble::usage("WF0004", format!("{} is there already", file.display()))
                         .hint("name a new file: a backup overwrites nothing"));
                 }
-                let bytes = common.sqlite()?.backup(file)?;
-                follow::say(common, "Copied", &format!("{} bytes to {}", bytes, file.display()));
+                let bytes = common.existing()?.backup(file)?;
+                printer::say(common, "Copied", &format!("{} bytes to {}", bytes, file.display()));
                 Ok(Exit::Done)
             }
             Verb::Gc { older_than, dry_run, yes } => gc(common, *older_than, *dry_run, *yes).await,
             Verb::Export { run, file } => {
-                let store = common.store()?;
+                let store = common.reader()?;
                 let info = find_run(store.as_ref(), run).await?;
                 let text = archive::export(store.as_ref(), &info).await?;
-                write(file, text.as_bytes())?;
-                follow::say(common, "Wrote", &format!("{} to {}", info.id, file.display()));
+                write(file, &text)?;
+                printer::say(common, "Wrote", &format!("{} to {}", info.id, file.display()));
                 Ok(Exit::Done)
             }
             Verb::Import { file } => {
                 let store = common.store()?;
                 let run = archive::import(store.as_ref(), &read(file)?).await?;
-                follow::say(common, "Took in", run.as_str());
+                printer::say(common, "Imported", run.as_str());
                 Ok(Exit::Done)
             }
         }
@@ -103,16 +103,17 @@ impl Db {
 }
 
 /// Writes a file for its owner only, or stdout.
-pub(super) fn write(file: &PathBuf, bytes: &[u8]) -> Result<(), Trouble> {
+fn write(file: &PathBuf, text: &str) -> Result<(), Trouble> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let failed = |error| Trouble::usage("WF0004", format!("{} cannot be written: {error}", file.display()));
     if file.as_os_str() == "-" {
-        return std::io::stdout().write_all(bytes).map_err(failed);
+        printer::data(text);
+        return Ok(());
     }
     let mut options = std::fs::OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(file).map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
 }
 
 fn read(file: &PathBuf) -> Result<String, Trouble> {
@@ -141,7 +142,7 @@ async fn for_each_run(
 }
 
 async fn check(common: &Common, deep: bool, repair: bool) -> Result<Exit, Trouble> {
-    let store = common.sqlite()?;
+    let store = common.existing()?;
     let mut faults = store.check()?;
     let store: SharedStore = Arc::new(store);
     let host = common.host(Arc::clone(&store), Providers::builtin(), Evict::AfterGrace, Adopt::Own)?;
@@ -158,7 +159,7 @@ async fn check(common: &Common, deep: bool, repair: bool) -> Result<Exit, Troubl
                     if repair && !found.is_empty() && store.rebuild(rebuilt).await? {
                         repaired += 1;
                         found.iter().for_each(|fault| {
-                            follow::say(common, "Mended", &format!("{}: {fault}", info.id))
+                            printer::say(common, "Repaired", &format!("{}: {fault}", info.id))
                         });
                         let mended =
                             store.run(&info.id).await?.ok_or(HostError::NoSuchRun(info.id.clone()))?;
@@ -173,17 +174,17 @@ async fn check(common: &Common, deep: bool, repair: bool) -> Result<Exit, Troubl
     })
     .await?;
     if repaired > 0 {
-        follow::say(common, "Repaired", &format!("{repaired} runs"));
+        printer::say(common, "Repaired", &format!("{repaired} runs"));
     }
     match common.output {
         Format::Text if faults.is_empty() => {
-            print_line(&format!("{runs} runs, {entries} entries, no faults"))
+            printer::line(format!("{runs} runs, {entries} entries, no faults"))
         }
         Format::Text => {}
         _ => {
             let view =
                 json!({ "schema": "wfhost/check/1", "runs": runs, "entries": entries, "faults": faults });
-            print_line(&view.to_string());
+            printer::json(&view);
         }
     }
     if faults.is_empty() {
@@ -191,11 +192,11 @@ async fn check(common: &Common, deep: bool, repair: bool) -> Result<Exit, Troubl
     }
     let trouble = Trouble::host("WF0511", format!("the database has {} faults", faults.len()));
     Err(Trouble { details: faults, ..trouble }
-        .hint("`wfhost db check --repair` mends what the journals know; for the rest restore a backup"))
+        .hint("`wfhost db check --repair` rebuilds what the journals know; for the rest restore a backup"))
 }
 
 async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Result<Exit, Trouble> {
-    let store = common.store()?;
+    let store = common.reader()?;
     let now = clock::now();
     let before = wfhost_core::Timestamp(now.0.saturating_sub(older_than));
     let filter = RunFilter {
@@ -210,8 +211,8 @@ async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Resul
     })
     .await?;
     if dry_run {
-        follow::say(common, "Would", &format!("delete {} runs", old.len()));
-        old.iter().for_each(|run| print_line(run.as_str()));
+        printer::say(common, "Dry run", &format!("{} runs would be deleted", old.len()));
+        old.iter().for_each(|run| printer::line(run.as_str()));
         return Ok(Exit::Done);
     }
     if !old.is_empty() {
@@ -223,6 +224,6 @@ async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Resul
     }
     let modules = store.delete_unused_modules(before).await?;
     store.delete_old_answers(before).await?;
-    follow::say(common, "Deleted", &format!("{deleted} runs, {modules} modules"));
+    printer::say(common, "Deleted", &format!("{deleted} runs, {modules} modules"));
     Ok(Exit::Done)
 }

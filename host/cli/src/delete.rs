@@ -1,16 +1,16 @@
 //! `wfhost delete`
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use wfhost::store::{Deleted, Fence};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
-use super::{Common, follow};
+use super::{Common, printer};
 
 /// Delete a run with everything that belongs to it
 ///
-/// Its id is not used again. A run that a living process advances is refused.
+/// Its id is not used again. A run whose lease a live process holds is refused.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost delete run_01k9 --yes")]
@@ -24,7 +24,7 @@ pub(crate) struct Delete {
 
 impl Delete {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.store()?;
+        let store = common.reader()?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let run = info.id;
         confirm(self.yes, &format!("delete {run}, {} with {} entries?", info.state.as_str(), info.entries))?;
@@ -33,7 +33,7 @@ impl Delete {
             store.fence(session.id, Fence::Dead).await?;
         }
         match store.delete(&run).await? {
-            Deleted::Yes => follow::say(common, "Deleted", run.as_str()),
+            Deleted::Yes => printer::say(common, "Deleted", run.as_str()),
             Deleted::Held { owner, .. } => return Err(wfhost::HostError::Held { run, owner }.into()),
             Deleted::Needed => {
                 return Err(Trouble::usage(
@@ -57,9 +57,7 @@ pub(super) fn confirm(yes: bool, question: &str) -> Result<(), Trouble> {
     if !std::io::stdin().is_terminal() {
         return Err(refused().hint("say --yes: this cannot be undone"));
     }
-    anstream::eprint!("{question} [y/N] ");
-    // A prompt that cannot be flushed is still answered.
-    let _ = std::io::stderr().flush();
+    printer::prompt(&format!("{question} [y/N]"));
     let mut line = String::new();
     let read = std::io::stdin().read_line(&mut line);
     if read.is_ok() && matches!(line.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(refused()) }

@@ -3,12 +3,13 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use wfhost::world::text::command;
 use wfhost::{Adopt, HostError, ResumeOptions};
 use wfhost_core::RunId;
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{AgentArgs, EvictArg};
-use super::{Common, follow};
+use super::{Common, follow, printer};
 
 /// See a run being killed and going on, without a compiler
 ///
@@ -31,11 +32,12 @@ impl Demo {
         let component = component().map_err(broken)?;
         let store = common.store()?;
         let agents = AgentArgs { agent: Some("echo".to_owned()), agents: None, evict: EvictArg::Auto };
-        let host = common.host(store, agents.providers(common)?, agents.evict.into(), Adopt::Own)?;
+        let host =
+            common.host(store, agents.providers(&common.config()?)?, agents.evict.into(), Adopt::Own)?;
         let module = host.add_module("demo", &component).await?;
         // The module is in the store now, so that the worker finds it by its digest.
         let id = wfhost::world::fresh_id().map_err(HostError::from)?;
-        follow::say(common, "Worker", "a second process runs the workflow `demo`");
+        printer::say(common, "Worker", "a second process runs the workflow `demo`");
         let mut worker =
             self.worker(common, &id, &module.digest.to_string()).map_err(|e| broken(e.to_string()))?;
         let begin = Instant::now();
@@ -58,15 +60,15 @@ impl Demo {
         let pid = worker.id();
         let killed = worker.kill().and_then(|()| worker.wait());
         killed.map_err(|error| broken(error.to_string()))?;
-        follow::say(common, "Killed", &format!("process {pid} with SIGKILL, in the middle of {id}"));
+        printer::say(common, "Killed", &format!("process {pid} with SIGKILL, in the middle of {id}"));
         let info = host.store().run(&id).await?.ok_or_else(|| HostError::NoSuchRun(id.clone()))?;
         let signals = follow::Signals::new()?;
         let handle = host.resume(&id, ResumeOptions::default()).await?;
         let exit =
             follow::follow(common, &host, signals, handle, follow::Beginning::Resumed(info.entries), false)
                 .await?;
-        follow::say(common, "next", &format!("wfhost journal {id}"));
-        follow::say(common, "next", "wfhost new hello");
+        printer::say(common, "next", &command("journal", &id).to_string());
+        printer::say(common, "next", "wfhost new hello");
         Ok(exit)
     }
 

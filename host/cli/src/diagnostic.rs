@@ -2,15 +2,18 @@
 
 use std::process::ExitCode;
 
-use anstream::eprintln;
-use anstyle::{AnsiColor, Style};
+use serde_json::json;
+use unicode_width::UnicodeWidthStr;
 use wfhost::agents::ScriptError;
 use wfhost::archive::ArchiveError;
 use wfhost::engine::{DriveError, ModuleError};
 use wfhost::store::StoreError;
+use wfhost::world::text::{command, one_line, quoted};
 use wfhost::{ForkError, GrantError, HostError};
 use wfhost_config::ConfigError;
 use wfhost_core::{CannotRetry, Digest, Mismatch, RunId};
+
+use super::printer::{self, DIM, ERROR, Line};
 
 /// The exit codes of the program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,9 +27,9 @@ pub(crate) enum Exit {
     Waits,
     /// Database, disk, provider.
     Host,
-    /// The module departs from the journal.
+    /// The module diverges from the journal.
     Mismatch,
-    /// A living process has the run.
+    /// Another live process holds the lease.
     Held,
     /// The run failed because it had spent its budget.
     Budget,
@@ -34,19 +37,26 @@ pub(crate) enum Exit {
     Signalled(u8),
 }
 
+impl Exit {
+    /// The code that the process ends with.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::RunFailed => 1,
+            Self::Usage => 2,
+            Self::Waits => 3,
+            Self::Host => 4,
+            Self::Mismatch => 5,
+            Self::Held => 6,
+            Self::Budget => 7,
+            Self::Signalled(number) => 128 + number,
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(match exit {
-            Exit::Done => 0,
-            Exit::RunFailed => 1,
-            Exit::Usage => 2,
-            Exit::Waits => 3,
-            Exit::Host => 4,
-            Exit::Mismatch => 5,
-            Exit::Held => 6,
-            Exit::Budget => 7,
-            Exit::Signalled(number) => 128 + number,
-        })
+        Self::from(exit.number())
     }
 }
 
@@ -58,16 +68,21 @@ pub(crate) struct Trouble {
     /// Lines below the message, indented.
     pub details: Vec<String>,
     pub hints: Vec<String>,
+    /// What it came of, the nearest first, as far as the message does not say it.
+    pub causes: Vec<String>,
     pub exit: Exit,
 }
 
-pub(crate) const ERROR: Style = AnsiColor::Red.on_default().bold();
-pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
-pub(crate) const DIM: Style = Style::new().dimmed();
-
 impl Trouble {
     pub fn usage(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), details: Vec::new(), hints: Vec::new(), exit: Exit::Usage }
+        Self {
+            code,
+            message: message.into(),
+            details: Vec::new(),
+            hints: Vec::new(),
+            causes: Vec::new(),
+            exit: Exit::Usage,
+        }
     }
 
     pub fn host(code: &'static str, message: impl Into<String>) -> Self {
@@ -79,20 +94,49 @@ impl Trouble {
         self
     }
 
-    pub fn print(&self, verbose: bool) {
-        eprintln!("{ERROR}error[{}]{ERROR:#}: {}", self.code, self.message);
+    /// With the errors that an error came of.
+    pub fn because(mut self, error: &dyn std::error::Error) -> Self {
+        let mut said = self.message.clone();
+        let mut next = Some(error);
+        while let Some(error) = next {
+            let cause = error.to_string();
+            // Most messages end with their cause.
+            if !said.contains(&cause) {
+                self.causes.push(cause.clone());
+            }
+            said = cause;
+            next = error.source();
+        }
+        self
+    }
+
+    /// Shows it on stderr, as JSON if JSON was asked for.
+    pub fn print(&self, json: bool, verbose: bool) {
+        if json {
+            let code = self.exit.number();
+            let error = json!({
+                "schema": "wfhost/error/1", "code": self.code, "message": self.message, "exit": code,
+                "details": self.details, "hints": self.hints, "causes": self.causes,
+            });
+            return printer::error_json(&error);
+        }
+        Line::new().styled(ERROR, format!("error[{}]", self.code)).plain(": ").plain(&self.message).show();
         for detail in &self.details {
-            eprintln!("  {detail}");
+            Line::new().plain("  ").plain(detail).show();
+        }
+        for cause in self.causes.iter().filter(|_| verbose) {
+            Line::new().plain("  ").styled(DIM, "cause:").plain(" ").plain(cause).show();
         }
         for hint in &self.hints {
-            eprintln!("   {DIM}hint:{DIM:#} {hint}");
+            Line::new().plain("   ").styled(DIM, "hint:").plain(" ").plain(hint).show();
         }
         if verbose {
-            eprintln!("   {DIM}more:{DIM:#} wfhost explain {}", self.code);
+            let command = format!(" wfhost explain {}", self.code);
+            Line::new().plain("   ").styled(DIM, "more:").plain(command).show();
         }
     }
 
-    /// A program that departs from its journal. `moved`: the modules, if the
+    /// A program that diverges from its journal. `moved`: the modules, if the
     /// one now is another one than the recorded one.
     pub fn mismatch(run: &RunId, mismatch: &Mismatch, moved: Option<(Digest, Digest)>) -> Self {
         let word = |value: &serde_json::Value| match value {
@@ -123,17 +167,16 @@ impl Trouble {
                 short(old),
                 short(new)
             ));
-            hints.push(format!("keep the old code: `wfhost resume {run}`"));
-            hints.push(format!(
-                "or go on from before the change: `wfhost fork {run} --at {} --module MODULE`",
-                mismatch.position
-            ));
+            hints.push(format!("keep the old code: `{}`", command("resume", run)));
+            let fork = command("fork", run).option("--at", mismatch.position).option("--module", "MODULE");
+            hints.push(format!("or go on from before the change: `{fork}`"));
         }
         Self {
             code: "WF0201",
             message: format!("{run} is non-deterministic at entry {}", mismatch.position),
             details,
             hints,
+            causes: Vec::new(),
             exit: Exit::Mismatch,
         }
     }
@@ -145,10 +188,10 @@ impl Trouble {
         // A long line is shown around the place.
         let from = line.floor_char_boundary(column.saturating_sub(41));
         let to = line.ceil_char_boundary((column + 30).min(line.len()));
-        let before = line.get(from..(column - 1).clamp(from, line.len())).unwrap_or_default();
+        let before = one_line(line.get(from..(column - 1).clamp(from, line.len())).unwrap_or_default());
         let details = vec![
             format!("{:>4} | {}", error.line(), &line[from..to.max(from)]),
-            format!("     | {}^ {}", " ".repeat(before.chars().count()), plain(error)),
+            format!("     | {}^ {}", " ".repeat(before.width()), plain(error)),
         ];
         Self { details, ..Self::usage("WF0002", format!("{what} is not valid JSON")) }
     }
@@ -159,7 +202,7 @@ impl Trouble {
 fn around_difference(recorded: &str, asked: &str) -> (String, String, (usize, usize)) {
     /// Characters that are shown before and from the difference on.
     const BEFORE: usize = 30;
-    const FROM: usize = 60;
+    const FROM: usize = 90;
     let (a, b): (Vec<char>, Vec<char>) = (recorded.chars().collect(), asked.chars().collect());
     let same = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
     let rest = a[same..].iter().rev().zip(b[same..].iter().rev()).take_while(|(a, b)| a == b).count();
@@ -173,6 +216,12 @@ fn around_difference(recorded: &str, asked: &str) -> (String, String, (usize, us
     (cut(&a), cut(&b), (same - start + usize::from(start > 0), length))
 }
 
+/// The section of a provider's configuration.
+pub(super) fn section(provider: &str) -> String {
+    let bare = provider.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+    if bare { format!("[providers.{provider}]") } else { format!("[providers.{provider:?}]") }
+}
+
 /// serde's message without the place, which is shown.
 fn plain(error: &serde_json::Error) -> String {
     let text = error.to_string();
@@ -181,7 +230,7 @@ fn plain(error: &serde_json::Error) -> String {
 
 impl From<ModuleError> for Trouble {
     fn from(error: ModuleError) -> Self {
-        Self::usage(error.code(), error.to_string()).hint(error.hint())
+        Self::usage(error.code(), error.to_string()).hint(error.hint()).because(&error)
     }
 }
 
@@ -192,17 +241,17 @@ impl From<StoreError> for Trouble {
                 "`wfhost show` tells who has it".to_owned()
             }
             StoreError::IdTaken { id } => {
-                format!("choose another --id, or go on with it: `wfhost resume {id}`")
+                format!("choose another --id, or go on with it: `{}`", command("resume", id))
             }
             StoreError::IdUsed { .. } => "choose another --id: ids are not used again".to_owned(),
             StoreError::Raced { .. } => "try again".to_owned(),
             StoreError::KeyUsed { run, .. } => {
-                format!("choose another --key, or look at that run: `wfhost show {run}`")
+                format!("choose another --key, or look at that run: `{}`", command("show", run))
             }
             StoreError::NoSuchModule(_) => "run the module's file once: `wfhost run FILE.wasm`".to_owned(),
             StoreError::CannotOpen { .. } => "name another place with --db FILE or WFHOST_DB".to_owned(),
             StoreError::ReadOnly { place } => {
-                format!("make it writable, `chmod u+w {place}`, or name another with --db")
+                format!("make it writable, `chmod u+w {}`, or name another with --db", quoted(place))
             }
             StoreError::Full { .. } => {
                 "make room; nothing that was committed is lost, `wfhost resume` goes on".to_owned()
@@ -225,7 +274,7 @@ impl From<StoreError> for Trouble {
             }
             _ => Exit::Host,
         };
-        Self { exit, ..Self::usage(error.code(), error.to_string()) }.hint(hint)
+        Self { exit, ..Self::usage(error.code(), error.to_string()) }.hint(hint).because(&error)
     }
 }
 
@@ -233,9 +282,10 @@ impl From<ConfigError> for Trouble {
     fn from(error: ConfigError) -> Self {
         let details = match &error {
             ConfigError::Syntax { line, text, .. } => vec![format!("{line:>4} | {text}")],
+            ConfigError::Untrusted { keys, .. } => vec![format!("it sets {}", keys.join(", "))],
             _ => Vec::new(),
         };
-        Self { details, ..Self::usage(error.code(), error.to_string()) }.hint(error.hint())
+        Self { details, ..Self::usage(error.code(), error.to_string()) }.hint(error.hint()).because(&error)
     }
 }
 
@@ -246,7 +296,7 @@ impl From<ScriptError> for Trouble {
                 let trouble = Self::bad_json(&format!("the script {}", path.display()), text, source);
                 Self { code: "WF0402", ..trouble }
             }
-            _ => Self::usage("WF0402", error.to_string()),
+            _ => Self::usage("WF0402", error.to_string()).because(&error),
         }
         .hint("`wfhost explain WF0402` shows the form of a script")
     }
@@ -257,30 +307,39 @@ impl From<DriveError> for Trouble {
         match error {
             DriveError::Store(error) => error.into(),
             DriveError::NoProvider { ref run, ref provider } => {
+                let resume = command("resume", run);
                 let hint = match provider.as_str() {
-                    "scripted" => format!("give its rules: `wfhost resume {run} --agents FILE`"),
-                    _ => {
-                        format!("configure [providers.{provider}] in wfhost.toml, then `wfhost resume {run}`")
-                    }
+                    "scripted" => format!("give its rules: `{}`", resume.option("--agents", "FILE")),
+                    _ => format!("configure {} in wfhost.toml, then `{resume}`", section(provider)),
                 };
                 Self::host("WF0401", error.to_string()).hint(hint)
             }
             DriveError::NoDefaultProvider { ref run } => Self::host("WF0403", error.to_string())
-                .hint(format!("with a key: `ANTHROPIC_API_KEY=... wfhost resume {run}`, or OPENAI_API_KEY"))
+                .hint(format!(
+                    "with a key: `ANTHROPIC_API_KEY=... {}`, or OPENAI_API_KEY",
+                    command("resume", run)
+                ))
                 .hint("with a coding agent: put claude, codex, gemini, opencode, cursor-agent or amp on PATH")
-                .hint(format!("to try it out: `wfhost resume {run} --agent echo`, or --agents FILE")),
+                .hint(format!(
+                    "to try it out: `{}`, or --agents FILE",
+                    command("resume", run).option("--agent", "echo")
+                )),
             DriveError::Grant { ref run, source: GrantError::Changed { ref path, .. } } => {
                 Self::host("WF0405", error.to_string())
-                    .hint(format!("bring {path} back as it was, then `wfhost resume {run}`"))
+                    .hint(format!("restore {path} as it was, then `{}`", command("resume", run)))
                     .hint("or begin a new run, which reads what is there now")
             }
             DriveError::Grant { ref run, .. } => Self::host("WF0405", error.to_string())
-                .hint(format!("once the directory is there: `wfhost resume {run}`")),
-            DriveError::Stack { ref run, .. } => Self::host("WF0407", error.to_string())
-                .hint(format!("begin a new run with a stack of one of these sizes; `wfhost show {run}`")),
-            DriveError::Instance(_) => Self::host("WF0404", error.to_string()),
-            DriveError::Trouble { ref run, .. } => Self::host("WF0410", error.to_string())
-                .hint(format!("once there is memory (`free -h`, `ulimit -v`): `wfhost resume {run}`")),
+                .hint(format!("once the directory is there: `{}`", command("resume", run))),
+            DriveError::Stack { ref run, .. } => Self::host("WF0407", error.to_string()).hint(format!(
+                "begin a new run with a stack of one of these sizes; `{}`",
+                command("show", run)
+            )),
+            DriveError::Instance(_) => Self::host("WF0404", error.to_string()).because(&error),
+            DriveError::Trouble { ref run, .. } => Self::host("WF0410", error.to_string()).hint(format!(
+                "once there is memory (`free -h`, `ulimit -v`): `{}`",
+                command("resume", run)
+            )),
         }
     }
 }
@@ -292,16 +351,16 @@ impl From<HostError> for Trouble {
             HostError::Module(error) => error.into(),
             HostError::Drive(error) => error.into(),
             HostError::Grant(_) => Self::usage("WF0406", error.to_string())
+                .because(&error)
                 .hint("a directory is granted as `--dir HOST::GUEST`, like `--dir ./data::/data`"),
-            HostError::Journal { .. } => Self::host("WF0202", error.to_string()).hint(
+            HostError::Journal { .. } => Self::host("WF0202", error.to_string()).because(&error).hint(
                 "nothing was executed; if a newer wfhost wrote it, use that one, else restore a backup",
             ),
             HostError::NoSuchRun(_) => {
                 Self::usage("WF0501", error.to_string()).hint("`wfhost ps` lists them")
             }
-            HostError::Ended { ref run } => {
-                Self::usage("WF0502", error.to_string()).hint(format!("how it ended: `wfhost show {run}`"))
-            }
+            HostError::Ended { ref run } => Self::usage("WF0502", error.to_string())
+                .hint(format!("how it ended: `{}`", command("show", run))),
             HostError::Held { .. } => Self { exit: Exit::Held, ..Self::usage("WF0503", error.to_string()) }
                 .hint("it goes on there; end that process to take the run over"),
             HostError::NoModule { .. } => Self::host("WF0303", error.to_string())
@@ -312,12 +371,13 @@ impl From<HostError> for Trouble {
             HostError::CannotRetry { ref run, ref reason } => {
                 let hint = match reason {
                     CannotRetry::OwnFault => format!(
-                        "name a step that failed: `wfhost retry {run} STEP`; or mend the program: \
-                         `wfhost resume {run} --module FILE`"
+                        "name a step that failed: `{}`; or fix the program: `{}`",
+                        command("retry", run).arg("STEP"),
+                        command("resume", run).option("--module", "FILE")
                     ),
-                    CannotRetry::Undone => format!("what was undone: `wfhost show {run}`"),
-                    CannotRetry::NotEnded => format!("what it waits for: `wfhost why {run}`"),
-                    _ => format!("its steps: `wfhost show {run}`"),
+                    CannotRetry::Undone => format!("what was undone: `{}`", command("show", run)),
+                    CannotRetry::NotEnded => format!("what it waits for: `{}`", command("why", run)),
+                    _ => format!("its steps: `{}`", command("show", run)),
                 };
                 Self::usage("WF0506", error.to_string()).hint(hint)
             }
@@ -338,14 +398,14 @@ impl From<ForkError> for Trouble {
         match error {
             ForkError::Host(error) => error.into(),
             ForkError::Cannot { ref run, .. } => Self::usage("WF0205", error.to_string())
-                .hint(format!("its entries and their numbers: `wfhost journal {run}`")),
+                .hint(format!("its entries and their numbers: `{}`", command("journal", run))),
             ForkError::Departs { ref run, ref mismatch, .. } => Self {
                 message: format!("a fork of {run} would be non-deterministic at entry {}", mismatch.position),
                 hints: vec![
                     "nothing was made, and the run is as it was".to_owned(),
                     format!(
-                        "take over less: `wfhost fork {run} --at {}`, or only the answers: `--reuse`",
-                        mismatch.position
+                        "take over less: `{}`, or only the answers: `--reuse`",
+                        command("fork", run).option("--at", mismatch.position)
                     ),
                 ],
                 ..Self::mismatch(run, mismatch, None)
@@ -358,9 +418,9 @@ impl From<ArchiveError> for Trouble {
     fn from(error: ArchiveError) -> Self {
         match error {
             ArchiveError::Host(error) => error.into(),
-            ArchiveError::Line { .. } | ArchiveError::Damaged(_) => {
-                Self::usage("WF0510", error.to_string()).hint("export the run again; nothing was taken in")
-            }
+            ArchiveError::Line { .. } | ArchiveError::Damaged(_) => Self::usage("WF0510", error.to_string())
+                .because(&error)
+                .hint("export the run again; nothing was imported"),
         }
     }
 }

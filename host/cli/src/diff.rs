@@ -8,7 +8,7 @@ use wfhost_core::{Outcome, first_difference};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{find_run, read_journal};
-use super::{Common, Format, print_line};
+use super::{Common, Format, printer};
 
 /// Show where two runs differ
 ///
@@ -52,7 +52,7 @@ async fn told(store: &dyn Store, run: &str) -> Result<Told, Trouble> {
 
 impl Diff {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.store()?;
+        let store = common.reader()?;
         let (a, b) = (told(store.as_ref(), &self.a).await?, told(store.as_ref(), &self.b).await?);
         let (same, differences) = compare(&a, &b);
         if common.output != Format::Text {
@@ -62,17 +62,18 @@ impl Diff {
                 "schema": "wfhost/diff/1", "a": a.info.id, "b": b.info.id, "same_steps": same,
                 "differences": differences,
             });
-            print_line(&view.to_string());
+            printer::json(&view);
             return Ok(Exit::Done);
         }
-        print_line(&format!("a  {}\nb  {}", a.info.id, b.info.id));
-        print_line(&format!("{same} steps are the same"));
+        printer::line(format!("a  {}", a.info.id));
+        printer::line(format!("b  {}", b.info.id));
+        printer::line(format!("{same} steps are the same"));
         for Difference { what, a, b } in differences {
-            print_line(&what);
+            printer::line(&what);
             for (side, value) in [("a", a), ("b", b)] {
                 if let Some(value) = value {
                     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                    print_line(&format!("  {side}  {}", shortened(&text)));
+                    printer::line(format!("  {side}  {}", shortened(&text)));
                 }
             }
         }

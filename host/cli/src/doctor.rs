@@ -5,7 +5,7 @@ use wfhost::agents::{Check, suggested};
 use wfhost::store::RunFilter;
 
 use super::diagnostic::{Exit, Trouble};
-use super::{Common, Format, print_line};
+use super::{Common, Format, printer};
 
 /// Look whether everything that is needed is there
 ///
@@ -66,7 +66,7 @@ impl Doctor {
 async fn store(common: &Common) -> Finding {
     let place = common.place().map(|path| path.display().to_string());
     let tried = async {
-        let store = common.store()?;
+        let store = common.reader()?;
         store.runs(RunFilter { limit: 1, ..RunFilter::default() }).await?;
         Ok::<_, Trouble>(())
     };
@@ -81,11 +81,11 @@ fn report(format: Format, findings: &[Finding]) {
             |Finding { what, problem, wanted }| json!({ "what": what, "problem": problem, "wanted": wanted }),
         );
         let findings: Vec<_> = findings.collect();
-        print_line(&json!({ "schema": "wfhost/doctor/1", "findings": findings }).to_string());
+        printer::json(&json!({ "schema": "wfhost/doctor/1", "findings": findings }));
         return;
     }
     for Finding { what, problem, wanted } in findings {
-        print_line(&match (problem, wanted) {
+        printer::line(&match (problem, wanted) {
             (None, _) => format!("✓ {what}"),
             (Some(problem), true) => format!("✗ {what}: {problem}"),
             (Some(problem), false) => format!("– {what}: {problem}"),

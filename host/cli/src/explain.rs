@@ -1,7 +1,7 @@
 //! `wfhost explain`
 
 use super::diagnostic::{Exit, Trouble};
-use super::print_line;
+use super::printer;
 
 /// Explain the code of an error
 #[derive(clap::Args)]
@@ -17,14 +17,14 @@ impl Explain {
     pub fn execute(&self) -> Result<Exit, Trouble> {
         let Some(code) = &self.code else {
             for (code, text) in CODES {
-                print_line(&format!("{code}  {}", text.lines().next().unwrap_or_default()));
+                printer::line(format!("{code}  {}", text.lines().next().unwrap_or_default()));
             }
             return Ok(Exit::Done);
         };
         let wanted = code.to_uppercase();
         match CODES.iter().find(|(code, _)| *code == wanted) {
             Some((code, text)) => {
-                print_line(&format!("{code}: {text}"));
+                printer::data(&format!("{code}: {text}"));
                 Ok(Exit::Done)
             }
             None => Err(Trouble::usage("WF0005", format!("there is no code `{code}`"))
@@ -37,7 +37,7 @@ impl Explain {
 pub(super) const CODES: &[(&str, &str)] = &[
     (
         "WF0001",
-        "the machine refused something that wfhost needs\n\nThreads, signals or random numbers could not be had. Look at the limits of the process.",
+        "the machine refused something that wfhost needs\n\nThreads, signals or random numbers are not available. Look at the limits of the process.",
     ),
     ("WF0002", "text is not valid JSON\n\nThe place is underlined. A text is a JSON string: -i '\"hello\"'."),
     (
@@ -46,6 +46,15 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ),
     ("WF0004", "a file with input cannot be read"),
     ("WF0005", "there is no such code"),
+    (
+        "WF0006",
+        "stdout cannot be written\n\nThe disk is full, or what reads it failed. Runs are not affected: ask again, like with `wfhost show RUN`.",
+    ),
+    ("WF0007", "the command line is not understood\n\n`wfhost VERB -h` shows what a verb takes."),
+    (
+        "WF0008",
+        "an environment variable has a value that cannot be used\n\nAll variables: https://github.com/wfhost/wfhost/blob/main/docs/environment.md",
+    ),
     ("WF0101", "the module's file is empty"),
     (
         "WF0102",
@@ -57,7 +66,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ),
     (
         "WF0104",
-        "the module imports something that a workflow may not use\n\nWhatever a workflow learns about the world has to be journaled, or a replay would differ. So sockets, HTTP and files are not to be had; ask an agent instead.",
+        "the module imports something that a workflow may not use\n\nWhatever a workflow learns about the world has to be journaled, or a replay would differ. So sockets and HTTP are not available; call an agent or a provider of the kind `http` instead. Files are: a private scratch directory, and directories granted with --dir. https://github.com/wfhost/wfhost/blob/main/docs/sandbox.md",
     ),
     ("WF0105", "the component does not export `run`"),
     ("WF0106", "the component imports an interface that wfhost does not know"),
@@ -74,7 +83,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ),
     (
         "WF0201",
-        "the program departs from its journal\n\nOn replay a program has to ask for the same things in the same order. It does as long as its code is the same. Nothing was executed, and the journal is as it was.",
+        "the program is non-deterministic: it diverges from its journal\n\nOn replay a program has to ask for the same things in the same order. It does as long as its code is the same. Nothing was executed, and the journal is as it was.",
     ),
     (
         "WF0202",
@@ -118,8 +127,12 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "the database was removed or replaced while it was in use\n\nWhat this process wrote since then is in a file that has no name any more. Nothing is reported as done.",
     ),
     (
+        "WF0321",
+        "there is no database\n\n`wfhost run` makes one. `wfhost config show` says where it is expected.",
+    ),
+    (
         "WF0401",
-        "there is no such provider\n\nA run that asks for it stays where it is until a host with that provider goes on with it.",
+        "there is no such provider\n\nA run that calls it stays where it is until a process with that provider goes on with it.",
     ),
     (
         "WF0402",
@@ -155,15 +168,15 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ("WF0502", "the run has ended"),
     (
         "WF0503",
-        "a living process advances the run\n\nOne process at a time advances a run. It is taken over at once when that process dies.",
+        "another live process holds the lease of the run\n\nOne process at a time advances a run. It is taken over at once when that process dies.",
     ),
     ("WF0504", "the beginning of an id fits several runs"),
     ("WF0505", "a signal needs a name"),
     (
         "WF0506",
-        "a run cannot be tried again\n\nOnly runs that failed or were cancelled can, at a step that failed. A program that failed by itself would do so again: mend it, and go on with `wfhost resume RUN --module FILE`.",
+        "a run cannot be tried again\n\nOnly runs that failed or were cancelled can, at a step that failed. A program that failed by itself would do so again: fix it, and go on with `wfhost resume RUN --module FILE`.",
     ),
-    ("WF0507", "nobody asks that question\n\nIt was answered, it timed out, or the run has ended."),
+    ("WF0507", "there is no such open question\n\nIt was answered, it timed out, or the run has ended."),
     (
         "WF0508",
         "an answer does not fit its question\n\nThe message says what is wrong where. The question stays open.",
@@ -200,7 +213,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ("WF0607", "a core module cannot be wrapped into a component"),
     ("WF0608", "a file cannot be read or written"),
     ("WF0609", "the directory has several workflows"),
-    ("WF0610", "the name is none for a project"),
+    ("WF0610", "the name is not valid for a project"),
     ("WF0611", "the workspace has no such package"),
     (
         "WF0612",
@@ -225,8 +238,12 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "a project in Go lacks its compiler\n\n`go` is looked for on the path: version 1.25 or newer.",
     ),
     (
+        "WF0619",
+        "a tool of the project is not only yours\n\nWhat is found in node_modules is executed, so it and its directory have to belong to you or root, and nobody else may write them.",
+    ),
+    (
         "WF0701",
-        "a configuration file cannot be read\n\nwfhost.toml is TOML. Its sections are [store], [agents], [providers.NAME], [prices.\"MODEL\"] and [workspaces.NAME]; docs/agents.md and docs/providers.md have all their keys.",
+        "a configuration file cannot be read\n\nwfhost.toml is TOML. Its sections are [store], [agents], [providers.NAME], [prices.\"MODEL\"] and [workspaces.NAME]; https://github.com/wfhost/wfhost/blob/main/docs/agents.md and https://github.com/wfhost/wfhost/blob/main/docs/providers.md have all their keys.",
     ),
     (
         "WF0702",
@@ -241,6 +258,47 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "a value of a configuration file cannot be used\n\nLengths of time are texts like \"90s\", \"15m\", \"2h\"; prices are US dollars for a million tokens; a rate is { per_minute = 60, burst = 5 }.",
     ),
     ("WF0705", "the run has no such step, or no transcript of it"),
+    (
+        "WF0706",
+        "a configuration file that was found is not only yours\n\nA wfhost.toml names programs to run, so one that was found above the working directory is used only if it and its directory belong to you or root and nobody else may write them. A file that --config names is used in any case.",
+    ),
+    (
+        "WF0707",
+        "a project is not trusted yet\n\nIts wfhost.toml names programs, addresses, secrets or places outside of it. Look at it, then say `wfhost trust`: that holds for its present content. Where nobody can be asked: --trust, or WFHOST_TRUST=1 or WFHOST_TRUST=DIRECTORY. https://github.com/wfhost/wfhost/blob/main/docs/security.md",
+    ),
+    ("WF0708", "it cannot be kept that a project is trusted"),
+    (
+        "WF0709",
+        "the directory is in no project\n\nA project is a directory with a wfhost.toml, and what is below it up to the root of the repository.",
+    ),
+    (
+        "WF0710",
+        "the project of a run is not there\n\nA run goes on with the configuration of the project that it was started in. If that was moved or deleted, name another file with --config.",
+    ),
+    (
+        "WF0801",
+        "the program used up its fuel between two steps\n\nFuel bounds what a program computes between two steps, so that one that never ends is stopped at the same instruction on every machine. `wfhost run --fuel N` gives a run more.",
+    ),
+    (
+        "WF0802",
+        "the program used up the fuel of its whole life\n\nA replay has to compute everything again, so what a run computes in all is bounded: `--total-fuel N`, or continue as new now and then.",
+    ),
+    (
+        "WF0803",
+        "the program needs more memory than it may use\n\n`wfhost run --memory MIB` gives a run more.",
+    ),
+    (
+        "WF0804",
+        "the program ran out of stack\n\nMost often a function calls itself without end. `wfhost run --stack MIB` gives a run more: 1, 2, 4, 8 or 16.",
+    ),
+    (
+        "WF0805",
+        "the program panicked\n\nThe message says where. A fixed program goes on where the old one failed: `wfhost resume RUN --module FIXED.wasm`.",
+    ),
+    (
+        "WF0806",
+        "the program trapped\n\nIt executed an instruction that cannot be: `unreachable`, an access outside of its memory, a division by zero. Languages end a program so after a panic or an uncaught error; `wfhost logs RUN` has what it wrote last.",
+    ),
 ];
 
 #[cfg(test)]
@@ -270,5 +328,6 @@ mod tests {
             text.match_indices("\"WF0").filter_map(|(at, _)| text.get(at + 1..at + 7)).collect();
         let explained: std::collections::BTreeSet<_> = CODES.iter().map(|(code, _)| *code).collect();
         assert_eq!(used, explained);
+        assert_eq!(explained.len(), CODES.len(), "each code has one meaning");
     }
 }

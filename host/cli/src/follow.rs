@@ -1,40 +1,27 @@
 //! Following a run until it ends: progress on stderr, the result on stdout.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::IsTerminal;
 use std::time::Duration;
 
-use anstream::eprintln;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use wfhost::store::{LogLevel, LogLine, RunInfo, RunState, TranscriptFilter, TranscriptKind, TranscriptLine};
+use wfhost::advice::advice;
+use wfhost::store::{LogLevel, LogLine, RunInfo, RunState, TranscriptLine};
+use wfhost::world::text::{Command, command};
 use wfhost::{Ending, Host, HostError, RunHandle};
 use wfhost_core::{
-    Entry, EntryError, Event, FailureKind, Op, Outcome, Position, RunId, Step, Timestamp, decode_op,
+    Entry, EntryError, Event, Failure, FailureKind, Op, Outcome, Position, RunId, Step, Timestamp, decode_op,
     spell_millis,
 };
 
-use super::diagnostic::{DIM, ERROR, Exit, GOOD, Trouble};
-use super::{Common, Format, print_line, view};
-
-/// Lines of agents that are read at once.
-const LIVE_LINES: usize = 1_000;
-
-/// What an agent wrote, without what would move the cursor or change colours.
-fn printable(text: &str) -> String {
-    text.chars().filter(|c| *c == '\t' || !c.is_control()).collect()
-}
+use super::diagnostic::{Exit, Trouble};
+use super::printer::{DIM, ERROR, GOOD, Line, PLAIN, say};
+use super::tail::LiveLines;
+use super::{Common, Format, printer, view};
 
 /// How it began.
 pub(super) enum Beginning {
     Started,
     Resumed(Position),
-}
-
-/// A line for people on stderr: a word and what it is about.
-pub(super) fn say(common: &Common, word: &str, text: &str) {
-    if !common.quiet {
-        eprintln!("{GOOD}{word:>8}{GOOD:#}  {text}");
-    }
 }
 
 /// Follows a run. The process's signals leave it where it is; they have to be
@@ -71,7 +58,7 @@ pub(super) async fn follow(
             progress.catch_up(host).await?;
             if let (Ending::Continued(next), None) = (&ending, signalled) {
                 id = next.clone();
-                say(common, "Goes on", &format!("as {id}"));
+                say(common, "Continued", &format!("as {id}"));
                 handle = handle.follow_on(id.clone());
                 progress = Progress::new(common, &id);
                 continue;
@@ -108,7 +95,8 @@ pub(super) async fn follow(
                 Ok(_) => say(common, "Done", &format!("{id}  after {took}")),
                 Err(failure) if !common.quiet => {
                     let word = if failure.kind == FailureKind::Cancelled { "Stopped" } else { "Failed" };
-                    eprintln!("{ERROR}{word:>8}{ERROR:#}  {id}  {failure}");
+                    Line::word(ERROR, word).plain(format!("{id}  {failure}")).show();
+                    advise(&info.id, failure);
                 }
                 Err(_) => {}
             }
@@ -128,15 +116,24 @@ pub(super) async fn follow(
                 (None, _) => ("Stopped", Exit::Waits),
             };
             say(common, word, &format!("{id}; nothing is lost"));
-            say(common, "next", &format!("wfhost resume {id}"));
+            say(common, "next", &command("resume", &id).to_string());
             if common.output != Format::Text
                 && let Some(info) = host.store().run(&id).await?
             {
-                print_line(&view::run(&info, None).to_string());
+                printer::json(&view::run(&info, None));
             }
             Ok(exit)
         }
     }
+}
+
+/// Says what helps a run whose program came to a bad end.
+fn advise(run: &RunId, failure: &Failure) {
+    let Some(advice) = advice(run, failure) else { return };
+    for hint in advice.hints {
+        Line::new().plain("    ").styled(DIM, "hint:").plain(" ").plain(hint).show();
+    }
+    Line::new().plain("    ").styled(DIM, "more:").plain(format!(" wfhost explain {}", advice.code)).show();
 }
 
 /// Whether a run of the same family can be advanced now.
@@ -196,10 +193,10 @@ async fn leave_others(common: &Common, host: &Host, signals: &mut Signals, signa
 /// Prints how a run ended, and gives the exit code for it.
 pub(super) fn result(common: &Common, info: &RunInfo, outcome: &Outcome) -> Exit {
     match (common.output, outcome) {
-        (Format::Text, Ok(json)) => print_line(json.as_str()),
-        (Format::Text, Err(failure)) if common.quiet => eprintln!("{failure}"),
+        (Format::Text, Ok(json)) => printer::value(json),
+        (Format::Text, Err(failure)) if common.quiet => printer::note(&failure.to_string()),
         (Format::Text, Err(_)) => {}
-        (Format::Json | Format::Jsonl, _) => print_line(&view::run(info, None).to_string()),
+        (Format::Json | Format::Jsonl, _) => printer::json(&view::run(info, None)),
     }
     match outcome {
         Ok(_) => Exit::Done,
@@ -221,8 +218,7 @@ pub(super) struct Progress {
     /// The next entry and the next line of the log.
     position: Position,
     line: u64,
-    /// The last line that an agent wrote.
-    live: u64,
+    live: LiveLines,
     steps: BTreeMap<Step, (Op, Timestamp)>,
     waits: BTreeMap<String, Vec<Step>>,
     early: BTreeMap<String, usize>,
@@ -241,7 +237,7 @@ impl Progress {
             run: run.clone(),
             position: Position(0),
             line: 0,
-            live: 0,
+            live: LiveLines::new(run),
             steps: BTreeMap::new(),
             waits: BTreeMap::new(),
             early: BTreeMap::new(),
@@ -266,9 +262,7 @@ impl Progress {
             self.position = row.end();
         }
         self.line = host.store().run(&self.run).await?.map_or(0, |info| info.emissions);
-        while let Some(last) = self.live_lines(host).await?.last() {
-            self.live = last.number;
-        }
+        self.live.skip(host.store().as_ref()).await?;
         self.quiet = false;
         Ok(())
     }
@@ -281,10 +275,9 @@ impl Progress {
         let rows = host.store().journal(&self.run, self.position).await?;
         let lines = host.store().logs(&self.run, self.line, usize::MAX >> 1).await?;
         // Read after the entries, shown before what they say was done.
-        let live = self.live_lines(host).await?;
+        let live = self.live.next(host.store().as_ref()).await?;
         for line in &live {
-            self.live = line.number;
-            self.live(line);
+            self.agent(line);
         }
         let mut lines = lines.into_iter().peekable();
         for row in &rows {
@@ -304,24 +297,19 @@ impl Progress {
         Ok(news)
     }
 
-    /// The next lines that agents of the run wrote.
-    async fn live_lines(&self, host: &Host) -> Result<Vec<TranscriptLine>, Trouble> {
-        let kinds = vec![TranscriptKind::Answer, TranscriptKind::Progress];
-        let filter = TranscriptFilter { after: self.live, step: None, kinds };
-        Ok(host.store().transcript(&self.run, filter, LIVE_LINES).await?)
-    }
-
-    fn live(&self, line: &TranscriptLine) {
-        let step = line.line.step;
-        eprintln!("      {DIM}|{DIM:#} {step:>2}  {DIM}{}{DIM:#}", printable(&line.line.text));
+    /// What an agent says while it works.
+    fn agent(&self, line: &TranscriptLine) {
+        let step = format!("{:>2}  ", line.line.step);
+        Line::mark(DIM, "|").plain(step).styled(DIM, &line.line.text).show();
     }
 
     fn log(&mut self, line: &LogLine) {
         self.line = line.number + 1;
         if let Some((_, title)) = line.fields.iter().find(|(name, _)| name == "phase") {
-            eprintln!("{GOOD}{:>8}{GOOD:#}  {title}", "Phase");
+            Line::word(GOOD, "Phase").plain(title).show();
         } else if self.verbose || line.level >= LogLevel::Info {
-            eprintln!("      {DIM}·  {:<5}{DIM:#}  {}", line.level.as_str(), line.message);
+            let level = format!("·  {:<5}", line.level.as_str());
+            Line::mark(DIM, &level).plain(" ").plain(&line.message).show();
         }
     }
 
@@ -350,17 +338,19 @@ impl Progress {
             Event::AttemptFailed(failed) if !self.quiet => {
                 let again =
                     failed.again_at.map(|at| format!("; again in {}", spell_millis(at.since(entry.at))));
-                eprintln!(
-                    "      {DIM}!{DIM:#} {:>2}  attempt {} ({})  {}{}",
+                let text = format!(
+                    "{:>2}  attempt {} ({})  {}{}",
                     failed.step,
                     failed.attempt,
                     failed.provider,
                     failed.failure,
                     again.unwrap_or_default()
                 );
+                Line::mark(DIM, "!").plain(text).show();
             }
             Event::Postponed { step, until, reason } if !self.quiet => {
-                eprintln!("      {DIM}…{DIM:#} {step:>2}  {reason} until {}", wfhost::clock::rfc3339(*until));
+                let text = format!("{step:>2}  {reason} until {}", wfhost::clock::rfc3339(*until));
+                Line::mark(DIM, "…").plain(text).show();
             }
             Event::Delegated { step, .. } => {
                 self.asked.insert(*step);
@@ -368,7 +358,7 @@ impl Progress {
             }
             Event::Attempted { step, attempt, .. } if !self.quiet => {
                 let label = self.steps.get(step).map(|(op, _)| op.label()).unwrap_or_default();
-                eprintln!("      {DIM}↻{DIM:#} {step:>2}  attempt {attempt}  {label}");
+                Line::mark(DIM, "↻").plain(format!("{step:>2}  attempt {attempt}  {label}")).show();
             }
             event if let Some((step, outcome)) = event.ended_step() => match Outcome::from(outcome.clone()) {
                 Ok(_) => self.line(step, "✓", entry.at, ""),
@@ -382,7 +372,7 @@ impl Progress {
                 }
             }
             Event::CancelRequested { .. } if !self.quiet => {
-                eprintln!("{ERROR}{:>8}{ERROR:#}  asked to stop; the program may clean up", "Cancel");
+                Line::word(ERROR, "Cancel").plain("asked to stop; the program may clean up").show();
             }
             _ => {}
         }
@@ -413,11 +403,9 @@ impl Progress {
         }
         let took = spell_millis(at.since(started));
         let style = if mark == "✗" { ERROR } else { GOOD };
-        eprintln!(
-            "      {style}{mark}{style:#} {step:>2}  {:<7} {:<44} {took:>7}  {note}",
-            op.kind(),
-            op.label()
-        );
+        let label = printer::cell(&op.label(), 44);
+        let text = format!("{step:>2}  {:<7} {label} {took:>7}  {note}", op.kind());
+        Line::mark(style, mark).plain(text).show();
     }
 
     /// Says once what the run waits for, and what one can do about it.
@@ -432,14 +420,18 @@ impl Progress {
         }
         self.announced = Some(step);
         let remedy = match op {
-            Op::Signal { name, .. } => format!("do  wfhost signal {} {name} -i '{{\"ok\":true}}'", self.run),
-            Op::Ask { .. } => format!("do  wfhost answer {} {step} -i JSON", self.run),
-            Op::Agent(_) if self.asked.contains(&step) => {
-                format!("do  wfhost answer {} {step} -i JSON", self.run)
+            Op::Signal { name, .. } => {
+                Some(Command::new("signal").arg(&self.run).arg(name).option("-i", "{\"ok\":true}"))
             }
-            _ => String::new(),
+            Op::Ask { .. } => Some(Command::new("answer").arg(&self.run).arg(step).option("-i", "JSON")),
+            Op::Agent(_) if self.asked.contains(&step) => {
+                Some(Command::new("answer").arg(&self.run).arg(step).option("-i", "JSON"))
+            }
+            _ => None,
         };
-        let mark = if std::io::stderr().is_terminal() { "▸" } else { ">" };
-        eprintln!("      {mark} {step:>2}  {:<7} {:<20} waiting  {remedy}", op.kind(), op.label());
+        let remedy = remedy.map(|command| format!("  do  {command}")).unwrap_or_default();
+        let label = printer::cell(&op.label(), 20);
+        let text = format!("{step:>2}  {:<7} {label} waiting{remedy}", op.kind());
+        Line::mark(PLAIN, "▸").plain(text).show();
     }
 }

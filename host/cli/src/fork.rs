@@ -5,7 +5,7 @@ use wfhost_core::{ForkPlan, Json, Position, RunId};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{AgentArgs, find_run, json_arg};
-use super::{Common, Format, follow, module_arg, print_line, view};
+use super::{Common, Format, follow, module_arg, printer, view};
 
 /// Make a new run out of what another one did
 ///
@@ -60,14 +60,12 @@ fn edit_arg(text: &str) -> Result<(u64, Json), String> {
 
 impl Fork {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.store()?;
+        let store = common.reader()?;
         let info = find_run(store.as_ref(), &self.run).await?;
-        let providers = self.agents.other_providers(common)?;
-        let (evict, adopt) = match self.no_wait || self.detach {
-            true => (Evict::Always, Adopt::Own),
-            false => (self.agents.evict.into(), Adopt::Due),
-        };
-        let host = common.host(store, self.agents.providers(common)?, evict, adopt)?;
+        let config = common.config_for(&info)?;
+        let providers = self.agents.other_providers(&config)?;
+        let evict = if self.no_wait || self.detach { Evict::Always } else { self.agents.evict.into() };
+        let host = common.host(store, self.agents.providers(&config)?, evict, Adopt::Own)?;
         let module = match &self.module {
             Some(module) => {
                 let (name, bytes) = module_arg::load(Some(host.store().as_ref()), module).await?;
@@ -89,13 +87,13 @@ impl Fork {
             true => "with its answers".to_owned(),
             false => format!("with {} entries", made.entries),
         };
-        follow::say(common, "Forked", &format!("{fork} from {}, {taken}", info.id));
+        printer::say(common, "Forked", &format!("{fork} from {}, {taken}", info.id));
         if self.detach {
-            follow::say(common, "Queued", &format!("{fork}; `wfhost serve` advances it"));
-            print_line(&match common.output {
-                Format::Text => fork.to_string(),
-                Format::Json | Format::Jsonl => view::run(&made, None).to_string(),
-            });
+            printer::say(common, "Queued", &format!("{fork}; `wfhost serve` advances it"));
+            match common.output {
+                Format::Text => printer::line(fork.as_str()),
+                Format::Json | Format::Jsonl => printer::json(&view::run(&made, None)),
+            }
             return Ok(Exit::Done);
         }
         let signals = follow::Signals::new()?;

@@ -7,7 +7,7 @@ use wfhost::engine::{Import, summarize};
 use wfhost_core::{Digest, Limit, RunConfig};
 
 use super::diagnostic::{Exit, Trouble};
-use super::{Common, Format, module_arg, print_line};
+use super::{Common, Format, module_arg, printer};
 
 /// Show what a module imports and exports, and the limits it runs under
 #[derive(clap::Args)]
@@ -26,11 +26,11 @@ pub(crate) struct Inspect {
 impl Inspect {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         if self.wit {
-            print_line(include_str!("../../../wit/workflow.wit").trim_end());
+            printer::data(include_str!("../../../wit/workflow.wit"));
         }
         let Some(module) = &self.module else { return Ok(Exit::Done) };
         // A file needs no database.
-        let store = if std::path::Path::new(module).exists() { None } else { Some(common.store()?) };
+        let store = if std::path::Path::new(module).exists() { None } else { Some(common.reader()?) };
         let (name, bytes) = module_arg::load(store.as_deref(), module).await?;
         let summary = summarize(&bytes)?;
         let limits = RunConfig::default().limits();
@@ -41,20 +41,20 @@ impl Inspect {
                 "imports": imports, "exports": summary.exports,
                 "limits": limits.iter().map(|limit| (limit.name, limit.value)).collect::<BTreeMap<_, _>>(),
             });
-            print_line(&view.to_string());
+            printer::json(&view);
             return Ok(Exit::Done);
         }
-        print_line(&format!("module   {name}"));
-        print_line(&format!("digest   {}", Digest::of(&bytes)));
-        print_line(&format!("bytes    {}", bytes.len()));
+        printer::line(format!("module   {name}"));
+        printer::line(format!("digest   {}", Digest::of(&bytes)));
+        printer::line(format!("bytes    {}", bytes.len()));
         for import in &summary.imports {
-            print_line(&format!("import   {:<40}  {}", import.name, import.class.as_str()));
+            printer::line(format!("import   {:<40}  {}", import.name, import.class.as_str()));
         }
         for export in &summary.exports {
-            print_line(&format!("export   {export}"));
+            printer::line(format!("export   {export}"));
         }
         for Limit { name, value, meaning } in limits {
-            print_line(&format!("limit    {name:<15} {value:>15}  {meaning}"));
+            printer::line(format!("limit    {name:<15} {value:>15}  {meaning}"));
         }
         Ok(Exit::Done)
     }

@@ -6,7 +6,7 @@ use wfhost_core::{EndedChild, Event, FailedCall, Outcome, Position, decode_op};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
-use super::{Common, Format, print_line};
+use super::{Common, Format, printer};
 
 /// Show the journal of a run, entry by entry
 #[derive(clap::Args)]
@@ -21,7 +21,7 @@ pub(crate) struct Journal {
 
 impl Journal {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.store()?;
+        let store = common.reader()?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let rows = store.journal(&info.id, wfhost_core::Position(0)).await?;
         let journal = wfhost_core::Journal::read(rows)
@@ -39,9 +39,9 @@ impl Journal {
                 let view = json!({
                     "schema": "wfhost/journal/1", "run": info.id, "head": journal.head, "entries": entries,
                 });
-                print_line(&view.to_string());
+                printer::json(&view);
             }
-            Format::Jsonl => entries.for_each(|entry| print_line(&entry.to_string())),
+            Format::Jsonl => entries.for_each(|entry| printer::json(&entry)),
             Format::Text => {
                 for (position, entry) in journal.entries.iter().enumerate() {
                     let Value::Object(fields) = describe(Position(position as u64), &entry.event) else {
@@ -52,7 +52,7 @@ impl Journal {
                     let time = rfc3339(entry.at);
                     let line =
                         format!("{position:>5}  {time}  {:<16}  {}", entry.event.kind(), fields.join(" "));
-                    print_line(line.trim_end());
+                    printer::line(line.trim_end());
                 }
             }
         }

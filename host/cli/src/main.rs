@@ -25,6 +25,7 @@ mod new;
 mod pause;
 mod people;
 mod place;
+mod printer;
 mod ps;
 mod replay;
 mod resume;
@@ -35,7 +36,9 @@ mod serve;
 mod show;
 mod signal;
 mod state;
+mod tail;
 mod transcript;
+mod trust;
 mod upgrade;
 mod verify;
 mod view;
@@ -43,7 +46,8 @@ mod why;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use wfhost::world::environment;
 
 use self::diagnostic::{Exit, Trouble};
 
@@ -73,17 +77,20 @@ struct Cli {
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Common {
     /// The database [default: wfhost/wfhost.db in the user's data directory]
-    #[arg(long, global = true, env = "WFHOST_DB", value_name = "FILE")]
+    #[arg(long, global = true, env = environment::DB, value_name = "FILE")]
     db: Option<std::path::PathBuf>,
     /// The configuration [default: wfhost.toml here or above, then the user's]
-    #[arg(long, global = true, env = "WFHOST_CONFIG", value_name = "FILE")]
+    #[arg(long, global = true, env = environment::CONFIG, value_name = "FILE")]
     config: Option<std::path::PathBuf>,
+    /// Obey a project's file as if `wfhost trust` had been said of it [env: WFHOST_TRUST]
+    #[arg(long, global = true)]
+    trust: bool,
     /// What a commit survives: `full` also the loss of power, `normal` only the
     /// death of the process, at several times the speed
     #[arg(
         long,
         global = true,
-        env = "WFHOST_SYNCHRONOUS",
+        env = environment::SYNCHRONOUS,
         value_enum,
         default_value = "full",
         value_name = "MODE"
@@ -178,6 +185,10 @@ enum Verb {
     Db(db::Db),
     /// Show the configuration
     Config(config::ConfigVerb),
+    /// Obey the wfhost.toml of a project
+    Trust(trust::Trust),
+    /// Take back that a project is trusted
+    Untrust(trust::Untrust),
     /// Look whether everything that is needed is there
     Doctor(doctor::Doctor),
     /// Put a module into the database
@@ -198,18 +209,65 @@ enum Verb {
     Completions(completions::Completions),
 }
 
+/// Verbs by what they are for, as `wfhost -h` lists them.
+const GROUPS: &[(&str, &[&str])] = &[
+    ("Start", &["demo", "new", "build", "check", "inspect", "run"]),
+    ("See", &["ps", "show", "why", "logs", "state", "messages", "events", "transcript", "journal", "diff"]),
+    ("Act", &["signal", "inbox", "answer", "approve", "deny", "resume", "pause", "cancel", "retry", "fork"]),
+    ("Change", &["add", "modules", "upgrade", "replay", "verify", "delete"]),
+    ("Operate", &["serve", "schedule", "db", "config", "trust", "untrust", "doctor"]),
+    ("Help", &["explain", "completions"]),
+];
+
+/// The command line, with its verbs in groups: their names in the short help, a line each in the long one.
+fn command() -> clap::Command {
+    let command = Cli::command();
+    let about = |verb: &str| {
+        let about = command.find_subcommand(verb).and_then(clap::Command::get_about);
+        about.map(ToString::to_string).unwrap_or_default()
+    };
+    let names = GROUPS.iter().map(|(group, verbs)| format!("  {group:<8} {}\n", verbs.join(", ")));
+    let short = format!(
+        "{}\n`wfhost VERB -h` explains a verb, `wfhost --help` has a line for each.",
+        names.collect::<String>()
+    );
+    let mut long = String::new();
+    for (group, verbs) in GROUPS {
+        long.push_str(&format!("{group}:\n"));
+        verbs.iter().for_each(|verb| long.push_str(&format!("  {verb:<12} {}\n", about(verb))));
+        long.push('\n');
+    }
+    command
+        .before_help(short)
+        .before_long_help(long.trim_end().to_owned())
+        .help_template("{about}\n\n{usage-heading} {usage}\n\n{before-help}Options:\n{options}{after-help}")
+}
+
 /// The program: reads the arguments, does what they say, and gives the exit code.
 fn main() -> ExitCode {
     wfhost::engine::compile_in_processes();
-    let cli = match Cli::try_parse() {
+    let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             let code = if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            if error.use_stderr() && wants_json(std::env::args_os()) {
+                let text = error.render().to_string();
+                let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+                let message = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+                let trouble = Trouble {
+                    details: lines.map(str::to_owned).collect(),
+                    ..Trouble::usage("WF0007", message)
+                };
+                trouble.print(true, false);
+                return code.into();
+            }
             // Nothing can be done about a closed terminal.
             let _ = error.print();
             return code.into();
         }
     };
+    let (json, verbose) = (cli.common.output != Format::Text, cli.common.verbose);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build();
     let result = match runtime {
         Ok(runtime) => {
@@ -220,13 +278,31 @@ fn main() -> ExitCode {
         }
         Err(error) => Err(Trouble::host("WF0001", format!("no threads can be started: {error}"))),
     };
-    match result {
-        Ok(exit) => exit.into(),
-        Err(trouble) => {
-            trouble.print(cli.common.verbose);
-            trouble.exit.into()
+    let exit = result.unwrap_or_else(|trouble| {
+        trouble.print(json, verbose);
+        trouble.exit
+    });
+    match printer::failure() {
+        Some(trouble) => {
+            trouble.print(json, verbose);
+            if exit == Exit::Done { trouble.exit.into() } else { exit.into() }
         }
+        None => exit.into(),
     }
+}
+
+/// Whether arguments that could not be read ask for JSON.
+fn wants_json(args: impl Iterator<Item = std::ffi::OsString>) -> bool {
+    let args: Vec<_> = args.map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let formats = ["json", "jsonl"];
+    let given = |arg: &String| {
+        let value = arg.strip_prefix("--output=").or_else(|| arg.strip_prefix("-o"));
+        value.is_some_and(|value| formats.contains(&value.trim_start_matches('=')))
+    };
+    let apart = |pair: &[String]| {
+        matches!(pair[0].as_str(), "-o" | "--output") && formats.contains(&pair[1].as_str())
+    };
+    args.iter().any(given) || args.windows(2).any(apart)
 }
 
 /// At least two, so that one can commit while the other goes on.
@@ -246,6 +322,8 @@ async fn execute(cli: &Cli) -> Result<Exit, Trouble> {
         Verb::Logs(verb) => verb.execute(common).await,
         Verb::Transcript(verb) => verb.execute(common).await,
         Verb::Config(verb) => verb.execute(common),
+        Verb::Trust(verb) => verb.execute(common),
+        Verb::Untrust(verb) => verb.execute(common),
         Verb::Doctor(verb) => verb.execute(common).await,
         Verb::Signal(verb) => verb.execute(common).await,
         Verb::Cancel(verb) => verb.execute(common).await,
@@ -279,8 +357,26 @@ async fn execute(cli: &Cli) -> Result<Exit, Trouble> {
     }
 }
 
-/// Writes a line of results to stdout. A reader that has seen enough is no error.
-pub(crate) fn print_line(line: &str) {
-    use std::io::Write;
-    let _ = writeln!(anstream::stdout(), "{line}");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_verb_is_in_one_group() {
+        let mut grouped: Vec<_> = GROUPS.iter().flat_map(|(_, verbs)| verbs.iter().copied()).collect();
+        let command = Cli::command();
+        let mut verbs: Vec<_> = command.get_subcommands().map(clap::Command::get_name).collect();
+        grouped.sort_unstable();
+        verbs.sort_unstable();
+        assert_eq!(grouped, verbs);
+    }
+
+    #[test]
+    fn json_is_asked_for_in_every_form() {
+        let asks = |args: &[&str]| wants_json(args.iter().map(std::ffi::OsString::from));
+        for args in [&["ps", "-o", "json", "--x"][..], &["-ojsonl"], &["--output=json"], &["-o=json"]] {
+            assert!(asks(args), "{args:?}");
+        }
+        assert!(!asks(&["ps", "-o", "text", "json"]));
+    }
 }

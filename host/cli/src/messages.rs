@@ -5,7 +5,7 @@ use wfhost::clock::rfc3339;
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
-use super::{Common, Format, print_line};
+use super::{Common, Format, printer};
 
 /// Show what a run posted for outsiders, in order
 #[derive(clap::Args)]
@@ -26,7 +26,7 @@ pub(crate) struct Messages {
 
 impl Messages {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.store()?;
+        let store = common.reader()?;
         let run = find_run(store.as_ref(), &self.run).await?.id;
         let messages = store.messages(&run, self.after, self.limit).await?;
         let view = |message: &wfhost::store::OutMessage| {
@@ -41,12 +41,12 @@ impl Messages {
                 let next = messages.last().map(|message| message.number).or(self.after);
                 let page =
                     json!({ "schema": "wfhost/messages/1", "run": run, "messages": views, "after": next });
-                print_line(&page.to_string());
+                printer::json(&page);
             }
-            Format::Jsonl => messages.iter().for_each(|message| print_line(&view(message).to_string())),
+            Format::Jsonl => messages.iter().for_each(|message| printer::json(&view(message))),
             Format::Text => messages.iter().for_each(|message| {
                 let at = rfc3339(message.at);
-                print_line(&format!("{:>5}  {at}  {}  {}", message.number, message.name, message.payload));
+                printer::line(format!("{:>5}  {at}  {}  {}", message.number, message.name, message.payload));
             }),
         }
         Ok(Exit::Done)

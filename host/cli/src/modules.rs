@@ -7,7 +7,8 @@ use wfhost::engine::Denied;
 use wfhost::{Adopt, Evict};
 
 use super::diagnostic::{Exit, Trouble};
-use super::{Common, Format, follow, module_arg, print_line};
+use super::printer::{Column, left, right};
+use super::{Common, Format, module_arg, printer};
 
 /// Put a module into the database
 ///
@@ -32,12 +33,12 @@ impl Add {
         let (name, bytes) = module_arg::load(None, &self.module).await?;
         let denied = if self.trap_denied { Denied::Trap } else { Denied::Refuse };
         let module = host.add_module_with(&name, &bytes, denied).await?;
-        follow::say(common, "Added", &format!("{name}  {}", module.digest));
+        printer::say(common, "Added", &format!("{name}  {}", module.digest));
         match common.output {
-            Format::Text => print_line(&module.digest.to_string()),
+            Format::Text => printer::line(&module.digest.to_string()),
             Format::Json | Format::Jsonl => {
                 let view = json!({ "schema": "wfhost/module/1", "name": name, "digest": module.digest });
-                print_line(&view.to_string());
+                printer::json(&view);
             }
         }
         Ok(Exit::Done)
@@ -53,30 +54,25 @@ pub(crate) struct Modules {}
 
 impl Modules {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let modules = common.store()?.modules().await?;
-        if modules.is_empty() && common.output == Format::Text {
-            anstream::eprintln!(
-                "there are no modules; `wfhost add FILE` and `wfhost run FILE` put them there"
-            );
+        let modules = common.reader()?.modules().await?;
+        if common.output != Format::Text {
+            for module in modules {
+                printer::json(&json!({
+                    "schema": "wfhost/module/1", "name": module.name, "digest": module.digest,
+                    "bytes": module.bytes, "added_at": rfc3339(module.added_at),
+                }));
+            }
+            return Ok(Exit::Done);
         }
-        let width = modules.iter().map(|module| module.name.len()).max().unwrap_or(0);
-        for module in modules {
-            let added = rfc3339(module.added_at);
-            print_line(&match common.output {
-                Format::Text => {
-                    let kilobytes = module.bytes.div_ceil(1_000);
-                    format!("{:width$}  {}  {kilobytes:>7} kB  {added}", module.name, module.digest)
-                }
-                Format::Json | Format::Jsonl => {
-                    let (name, digest) = (&module.name, module.digest);
-                    json!({
-                        "schema": "wfhost/module/1", "name": name, "digest": digest, "bytes": module.bytes,
-                        "added_at": added,
-                    })
-                    .to_string()
-                }
-            });
+        if modules.is_empty() {
+            printer::note("there are no modules; `wfhost add FILE` and `wfhost run FILE` put them there");
         }
+        const COLUMNS: [Column; 4] = [left(""), left(""), right(""), left("")];
+        let rows = modules.into_iter().map(|module| {
+            let size = format!("{} kB", module.bytes.div_ceil(1_000));
+            vec![module.name, module.digest.to_string(), size, rfc3339(module.added_at)]
+        });
+        printer::table(&COLUMNS.each_ref(), rows);
         Ok(Exit::Done)
     }
 }

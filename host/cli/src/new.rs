@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use wfhost::world::text::quoted;
+
 use super::diagnostic::{Exit, Trouble};
-use super::{Common, follow, print_line};
+use super::{Common, printer};
 
 /// Make a new workflow project
 #[derive(clap::Args)]
@@ -141,10 +143,11 @@ impl New {
         for (file, text) in SDK.iter().filter(|_| self.template == Template::Rust) {
             write(&self.dir.join("wfhost-sdk").join(file), text)?;
         }
-        follow::say(common, "Made", &name);
-        let next = format!("cd {} && wfhost run --agents agents.json", self.dir.display());
-        follow::say(common, "next", &next);
-        print_line(&self.dir.display().to_string());
+        printer::say(common, "Created", &name);
+        let dir = self.dir.to_string_lossy();
+        let next = format!("cd {} && wfhost run --agents agents.json", quoted(&dir));
+        printer::say(common, "next", &next);
+        printer::line(&self.dir.display().to_string());
         Ok(Exit::Done)
     }
 }

@@ -1,10 +1,11 @@
 //! `wfhost pause`
 
 use wfhost::store::{MessageBody, Posted};
+use wfhost::world::text::command;
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
-use super::{Common, follow};
+use super::{Common, printer};
 
 /// Leave a run alone until it is resumed
 ///
@@ -21,17 +22,17 @@ pub(crate) struct Pause {
 
 impl Pause {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.store()?;
+        let store = common.reader()?;
         let info = find_run(store.as_ref(), &self.run).await?;
         if let (Posted::Stopping, run) = wfhost::post(&store, &info.id, MessageBody::Pause).await? {
-            follow::say(common, "Stopping", &format!("{run}: it was asked to stop, and is not paused"));
+            printer::say(common, "Stopping", &format!("{run}: it was asked to stop, and is not paused"));
             return Ok(Exit::Done);
         }
         match wfhost::is_held(&info) {
-            true => follow::say(common, "Asked", &format!("{}; it pauses when its calls are done", info.id)),
-            false => follow::say(common, "Paused", info.id.as_str()),
+            true => printer::say(common, "Asked", &format!("{}; it pauses when its calls are done", info.id)),
+            false => printer::say(common, "Paused", info.id.as_str()),
         }
-        follow::say(common, "next", &format!("wfhost resume {}", info.id));
+        printer::say(common, "next", &command("resume", &info.id).to_string());
         Ok(Exit::Done)
     }
 }

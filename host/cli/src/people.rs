@@ -3,12 +3,14 @@
 use serde_json::{Value, json};
 use wfhost::clock::{self, rfc3339};
 use wfhost::store::{MessageBody, OpenQuestion, RunInfo, Store};
+use wfhost::world::environment;
+use wfhost::world::text::command;
 use wfhost_core::{Failure, FailureKind, Json, Outcome, RunId, Step};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{find_run, json_arg};
 use super::signal::say_next;
-use super::{Common, Format, follow, print_line, view};
+use super::{Common, Format, printer, view};
 
 /// List the questions that runs ask people, oldest first
 #[derive(clap::Args)]
@@ -25,7 +27,7 @@ pub(crate) struct Inbox {
 
 impl Inbox {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.store()?;
+        let store = common.reader()?;
         let run = match &self.run {
             Some(run) => Some(find_run(store.as_ref(), run).await?.id),
             None => None,
@@ -34,12 +36,10 @@ impl Inbox {
         match common.output {
             Format::Json => {
                 let questions: Vec<_> = questions.iter().map(describe).collect();
-                print_line(&json!({ "schema": "wfhost/inbox/1", "questions": questions }).to_string());
+                printer::json(&json!({ "schema": "wfhost/inbox/1", "questions": questions }));
             }
-            Format::Jsonl => {
-                questions.iter().for_each(|question| print_line(&describe(question).to_string()))
-            }
-            Format::Text if questions.is_empty() => follow::say(common, "Inbox", "nobody asks anything"),
+            Format::Jsonl => questions.iter().for_each(|question| printer::json(&describe(question))),
+            Format::Text if questions.is_empty() => printer::say(common, "Inbox", "no open questions"),
             Format::Text => questions.iter().for_each(print),
         }
         Ok(Exit::Done)
@@ -68,26 +68,27 @@ pub(super) fn commands(open: &OpenQuestion) -> Vec<String> {
         Some(choice) => Json::from(json!(choice)).into_string(),
         None => "JSON".to_owned(),
     };
-    vec![format!("wfhost answer {run} {step} -i '{answer}'"), format!("wfhost deny {run} {step} --note WHY")]
+    let answer = command("answer", run).arg(step).option("-i", answer);
+    vec![answer.to_string(), command("deny", run).arg(step).option("--note", "WHY").to_string()]
 }
 
 fn print(open: &OpenQuestion) {
     let ago = view::ago(open.asked_at, clock::now());
     let until = open.deadline.map(|at| format!(", until {}", rfc3339(at))).unwrap_or_default();
-    print_line(&format!("{}  step {}  {}  asked {ago} ago{until}", open.run, open.step, open.workflow));
+    printer::line(format!("{}  step {}  {}  asked {ago} ago{until}", open.run, open.step, open.workflow));
     for line in open.question.prompt.lines() {
-        print_line(&format!("    {line}"));
+        printer::line(format!("    {line}"));
     }
     if !open.question.choices.is_empty() {
-        print_line(&format!("    choices  {}", open.question.choices.join(", ")));
+        printer::line(format!("    choices  {}", open.question.choices.join(", ")));
     }
     for (name, json) in [("details", &open.question.details), ("schema", &open.question.schema)] {
         if let Some(json) = json {
-            print_line(&format!("    {name:<8} {json}"));
+            printer::line(format!("    {name:<8} {json}"));
         }
     }
     if let Some(command) = commands(open).first() {
-        print_line(&format!("    do       {command}"));
+        printer::line(format!("    do       {command}"));
     }
 }
 
@@ -125,9 +126,9 @@ impl Which {
     }
 
     async fn answer(&self, common: &Common, outcome: impl FnOnce(&str) -> Outcome) -> Result<Exit, Trouble> {
-        let store = common.store()?;
+        let store = common.reader()?;
         let (info, step) = self.question(store.as_ref()).await?;
-        let by = self.by.clone().or_else(|| std::env::var("USER").ok()).filter(|by| !by.is_empty());
+        let by = self.by.clone().or_else(|| environment::text(environment::USER)).filter(|by| !by.is_empty());
         let outcome = outcome(by.as_deref().unwrap_or("somebody"));
         let word = if outcome.is_ok() { "Answered" } else { "Denied" };
         for text in [&by, &self.note].into_iter().flatten() {
@@ -137,7 +138,7 @@ impl Which {
         let body = MessageBody::Answer { step, outcome, by, note: self.note.clone() };
         let run: &RunId = &info.id;
         wfhost::post(&store, run, body).await?;
-        follow::say(common, word, &format!("step {step} of {run}"));
+        printer::say(common, word, &format!("step {step} of {run}"));
         say_next(common, &info);
         Ok(Exit::Done)
     }

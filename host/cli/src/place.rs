@@ -1,42 +1,107 @@
 //! Where things are: the database, the cache, and which run is meant.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use wfhost::agents::{Providers, Scripted, Suggested, suggested};
 use wfhost::engine::check_stack;
-use wfhost::store::{RunFilter, RunInfo, SharedStore, SqliteOptions, SqliteStore, Store, Synchronous};
+use wfhost::store::{
+    MemStore, RunFilter, RunInfo, SharedStore, SqliteOptions, SqliteStore, Store, Synchronous,
+};
+use wfhost::world::environment::{self, BadVariable};
 use wfhost::{Adopt, Evict, Host, HostError, HostOptions};
-use wfhost_config::{Config, Places, units};
+use wfhost_config::{Config, Consent, Places, units};
 use wfhost_core::policy::budget::Budget;
-use wfhost_core::{Digest, Journal, Json, Position, RunId, Timestamp, limits};
+use wfhost_core::{Digest, Event, Journal, Json, Position, RunId, Started, Timestamp, limits};
 
-use super::diagnostic::Trouble;
-use super::{Common, follow};
-
-/// A directory of the user: `$VARIABLE/wfhost`, else `~/FALLBACK/wfhost`.
-fn user_dir(variable: &str, fallback: &str) -> Option<PathBuf> {
-    let absolute = |value: std::ffi::OsString| Some(PathBuf::from(value)).filter(|path| path.is_absolute());
-    let base = std::env::var_os(variable)
-        .and_then(absolute)
-        .or_else(|| std::env::var_os("HOME").and_then(absolute).map(|home| home.join(fallback)))?;
-    Some(base.join("wfhost"))
-}
+use super::diagnostic::{Trouble, section};
+use super::{Common, Format, printer};
 
 impl Common {
+    /// What the user has agreed to about the files of projects.
+    pub fn consent(&self) -> Consent {
+        let given = environment::get(environment::TRUST);
+        let all = self.trust || given.as_ref().is_some_and(|given| given == "1");
+        Consent {
+            records: environment::state_dir().map(|dir| dir.join("trusted")),
+            all,
+            below: given.iter().flat_map(std::env::split_paths).filter(|path| path.is_absolute()).collect(),
+        }
+    }
+
     /// What the files of the project and of the user say.
     pub fn config(&self) -> Result<Config, Trouble> {
-        Ok(Config::load(&Places {
+        self.load(Places {
             file: self.config.clone(),
             from: std::env::current_dir().ok(),
-            user: user_dir("XDG_CONFIG_HOME", ".config").map(|dir| dir.join("config.toml")),
-            data: user_dir("XDG_DATA_HOME", ".local/share"),
+            ..Places::default()
+        })
+    }
+
+    /// The same of the project of a directory.
+    pub fn config_of(&self, dir: &Path) -> Result<Config, Trouble> {
+        self.load(Places { from: Some(dir.to_owned()), ..Places::default() })
+    }
+
+    fn load(&self, places: Places) -> Result<Config, Trouble> {
+        Ok(Config::load(&Places {
+            home: environment::home(),
+            consent: self.consent(),
+            user: environment::config_dir().map(|dir| dir.join("config.toml")),
+            data: environment::data_dir(),
+            ..places
         })?)
     }
 
-    /// The database that the flags, the environment or the defaults name.
+    /// The configuration that a run is executed with: that of its project, or what `--config` names; for
+    /// one that belongs to none, what holds here.
+    pub fn config_for(&self, info: &RunInfo) -> Result<Config, Trouble> {
+        let project = info.project.as_ref().filter(|_| self.config.is_none());
+        let Some(project) = project.map(PathBuf::from) else { return self.config() };
+        if !project.is_file() {
+            let missing = format!("the project of {} is not there: {}", info.id, project.display());
+            return Err(Trouble::usage("WF0710", missing)
+                .hint("name the configuration that it is to go on with: --config FILE"));
+        }
+        self.load(Places { project: Some(project), ..Places::default() })
+    }
+
+    /// The project that a new run belongs to. A file that was named is agreed to, in its present
+    /// content: the run goes on with it also where nobody names it again.
+    pub fn new_run_project(&self, config: &Config) -> Option<String> {
+        let project = config.project()?;
+        if self.config.is_some() && !project.keys.is_empty() {
+            // If it cannot be kept the user is asked when the run goes on.
+            let _ = self.consent().agree(&project.path, &project.text);
+        }
+        config.project_name()
+    }
+
+    /// The database that the flags, the environment or the defaults name. It is made if it is not there.
     pub fn store(&self) -> Result<SharedStore, Trouble> {
-        Ok(Arc::new(self.sqlite()?))
+        Ok(Arc::new(self.sqlite(&self.place()?)?))
+    }
+
+    /// The same to look into: none is made. One that is not there has no runs.
+    pub fn reader(&self) -> Result<SharedStore, Trouble> {
+        let place = self.place()?;
+        if !place.exists() {
+            if self.db.is_some() && self.output == Format::Text {
+                printer::say(self, "Note", &format!("there is no database {} yet", place.display()));
+            }
+            return Ok(Arc::new(MemStore::default()));
+        }
+        Ok(Arc::new(self.sqlite(&place)?))
+    }
+
+    /// The database, which has to be there.
+    pub fn existing(&self) -> Result<SqliteStore, Trouble> {
+        let place = self.place()?;
+        if !place.exists() {
+            return Err(Trouble::usage("WF0321", format!("there is no database {}", place.display()))
+                .hint("name another with --db FILE; `wfhost run` makes one"));
+        }
+        self.sqlite(&place)
     }
 
     /// Where the database is.
@@ -44,24 +109,26 @@ impl Common {
         if let Some(path) = &self.db {
             return Ok(path.clone());
         }
-        if let Some(path) = self.config()?.store() {
+        if let Some(path) = self.config()?.store()? {
             return Ok(path);
         }
-        user_dir("XDG_DATA_HOME", ".local/share").map(|dir| dir.join("wfhost.db")).ok_or_else(|| {
+        environment::data_dir().map(|dir| dir.join("wfhost.db")).ok_or_else(|| {
             Trouble::host("WF0310", "there is no place for the database: HOME is not set")
                 .hint("name one with --db FILE or WFHOST_DB")
         })
     }
 
-    pub fn sqlite(&self) -> Result<SqliteStore, Trouble> {
+    fn sqlite(&self, place: &Path) -> Result<SqliteStore, Trouble> {
         let synchronous = match self.synchronous {
             super::Synchronous::Full => Synchronous::Full,
             super::Synchronous::Normal => Synchronous::Normal,
         };
         // A limit that can be had without a disk of that size.
-        let max_pages = std::env::var("WFHOST_MAX_PAGES").ok().and_then(|pages| pages.parse().ok());
+        let pages = 1..=u64::from(u32::MAX);
+        let max_pages = environment::number(environment::MAX_PAGES, pages, "a number of pages")?;
+        let max_pages = max_pages.and_then(|pages| pages.try_into().ok());
         let options = SqliteOptions { synchronous, max_pages, ..SqliteOptions::default() };
-        Ok(SqliteStore::open(&self.place()?, &options)?)
+        Ok(SqliteStore::open(place, &options)?)
     }
 
     /// A host over `store`.
@@ -72,7 +139,7 @@ impl Common {
         evict: Evict,
         adopt: Adopt,
     ) -> Result<Host, Trouble> {
-        Ok(Host::new(self.host_options(store, providers, evict, adopt))?)
+        Ok(Host::new(self.host_options(store, providers, evict, adopt)?)?)
     }
 
     /// How such a host is set up.
@@ -82,15 +149,21 @@ impl Common {
         providers: Providers,
         evict: Evict,
         adopt: Adopt,
-    ) -> HostOptions {
-        let cache = std::env::var_os("WFHOST_CACHE")
-            .map(PathBuf::from)
-            .or_else(|| user_dir("XDG_CACHE_HOME", ".cache"));
+    ) -> Result<HostOptions, Trouble> {
+        let cache = environment::cache_dir();
         let mut options = HostOptions { cache, providers, evict, adopt, ..HostOptions::new(store) };
-        if let Some(lease) = std::env::var("WFHOST_LEASE_MS").ok().and_then(|text| text.parse().ok()) {
+        let expected = "a number of milliseconds from 100 to 86400000";
+        if let Some(lease) = environment::number(environment::LEASE_MS, 100..=86_400_000, expected)? {
             options.lease_ms = lease;
         }
-        options
+        Ok(options)
+    }
+}
+
+impl From<BadVariable> for Trouble {
+    fn from(error: BadVariable) -> Self {
+        Self::usage("WF0008", error.to_string())
+            .hint(format!("`unset {}`, or set it to {}", error.name, error.expected))
     }
 }
 
@@ -105,7 +178,7 @@ pub(crate) struct AgentArgs {
     #[arg(long, value_name = "FILE")]
     pub agents: Option<PathBuf>,
     /// When a waiting program is dropped from memory
-    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN", env = "WFHOST_EVICT", hide = true)]
+    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN", env = environment::EVICT, hide = true)]
     pub evict: EvictArg,
 }
 
@@ -128,8 +201,7 @@ impl AgentArgs {
     /// The providers there are: those that need no configuration, the configured
     /// ones and the script's. Runs that were begun without one are answered by
     /// the one that the configuration names or the environment suggests.
-    pub fn providers(&self, common: &Common) -> Result<Providers, Trouble> {
-        let config = common.config()?;
+    pub fn providers(&self, config: &Config) -> Result<Providers, Trouble> {
         let mut providers = config.providers()?;
         if let Some(path) = &self.agents {
             providers.add(Arc::new(Scripted::read(path)?));
@@ -151,9 +223,9 @@ impl AgentArgs {
 
     /// The providers of one run that is taken up again, if others are named
     /// than those that it was begun with.
-    pub fn other_providers(&self, common: &Common) -> Result<Option<Providers>, Trouble> {
+    pub fn other_providers(&self, config: &Config) -> Result<Option<Providers>, Trouble> {
         let Some(name) = self.default_provider() else { return Ok(None) };
-        let mut providers = self.providers(common)?;
+        let mut providers = self.providers(config)?;
         if let Some(provider) = providers.get(&name) {
             providers.set_default(provider);
         }
@@ -176,22 +248,23 @@ impl AgentArgs {
     pub fn new_run_provider(
         &self,
         common: &Common,
+        config: &Config,
         providers: &Providers,
     ) -> Result<Option<String>, Trouble> {
         if let Some(name) = self.default_provider() {
             return Ok(Some(name));
         }
-        if let Some(name) = std::env::var("WFHOST_AGENT").ok().filter(|name| !name.is_empty()) {
+        if let Some(name) = environment::text(environment::AGENT) {
             return match providers.get(&name) {
                 Some(_) => Ok(Some(name)),
                 None => Err(no_provider(&name, providers)),
             };
         }
-        if let Some(name) = common.config()?.default_agent() {
+        if let Some(name) = config.default_agent() {
             return Ok(Some(name.to_owned()));
         }
         Ok(suggested().map(|Suggested { provider, why }| {
-            follow::say(common, "Agent", &format!("{provider}, because {why}"));
+            printer::say(common, "Agent", &format!("{provider}, because {why}"));
             provider.to_owned()
         }))
     }
@@ -200,8 +273,25 @@ impl AgentArgs {
 fn no_provider(name: &str, providers: &Providers) -> Trouble {
     let known: Vec<_> = providers.names().collect();
     Trouble::usage("WF0401", format!("there is no provider `{name}`"))
-        .hint(format!("there are: {}; `scripted` needs --agents FILE", known.join(", ")))
-        .hint(format!("configure it: [providers.{name}] in wfhost.toml"))
+        .hint(nearest(name, known.iter().copied()).map_or_else(
+            || format!("there are: {}; `scripted` needs --agents FILE", known.join(", ")),
+            |nearest| format!("did you mean `{nearest}`?"),
+        ))
+        .hint(format!("configure it: {} in wfhost.toml", section(name)))
+}
+
+/// What somebody may have meant who typed `text`: close to it, or none.
+pub(super) fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // At most a third of its letters are wrong; swapped ones count once.
+    let far = text.chars().count().div_ceil(3).min(4);
+    let distance = |known: &str| strsim::osa_distance(known, text);
+    // What nobody types by hand is not mistyped.
+    let typed = known.filter(|known| !known.starts_with("run_0") || text.starts_with("run_"));
+    typed
+        .map(|known| (distance(known), known))
+        .filter(|(distance, _)| *distance <= far)
+        .min()
+        .map(|(_, known)| known)
 }
 
 /// The run that `text` means: an id, the beginning of one, `@last`, `@last:2`.
@@ -235,14 +325,14 @@ pub(crate) async fn find_run(store: &dyn Store, text: &str) -> Result<RunInfo, T
         1 => Ok(found.remove(0)),
         0 => {
             let known = store.runs(RunFilter { limit: 200, ..RunFilter::default() }).await?;
-            let nearest = known
-                .iter()
-                .map(|info| info.id.as_str())
-                .max_by(|a, b| strsim::jaro_winkler(a, text).total_cmp(&strsim::jaro_winkler(b, text)));
+            let nearest = nearest(text, known.iter().map(|info| info.id.as_str()));
             let trouble = Trouble::usage("WF0501", format!("there is no run `{text}`"));
             Err(match nearest {
                 Some(nearest) => trouble.hint(format!("the nearest is `{nearest}`; `wfhost ps` lists them")),
-                None => trouble.hint("there are none yet: begin one with `wfhost run FILE.wasm`"),
+                None if known.is_empty() => {
+                    trouble.hint("there are none yet: begin one with `wfhost run FILE.wasm`")
+                }
+                None => trouble.hint("`wfhost ps` lists them"),
             })
         }
         _ => {
@@ -258,6 +348,14 @@ pub(crate) async fn latest(store: &dyn Store, info: RunInfo) -> Result<RunInfo, 
     let Some(chain) = info.links.chain.clone() else { return Ok(info) };
     let newest = RunFilter { chain: Some(chain), limit: 1, ..RunFilter::default() };
     Ok(store.runs(newest).await?.pop().unwrap_or(info))
+}
+
+/// How a journal begins.
+pub(crate) fn started(journal: &Journal) -> Option<&Started> {
+    match journal.entries.first().map(|entry| &entry.event) {
+        Some(Event::Started(started)) => Some(started),
+        _ => None,
+    }
 }
 
 /// A run's journal, read and checked.

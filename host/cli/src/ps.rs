@@ -9,7 +9,8 @@ use wfhost_core::{RunId, Timestamp};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{find_run, label_arg, since_arg};
-use super::{Common, Format, print_line, view};
+use super::printer::{Column, left, right};
+use super::{Common, Format, printer, view};
 
 /// List runs, newest first
 #[derive(clap::Args)]
@@ -34,7 +35,7 @@ pub(crate) struct Ps {
     /// Only runs begun since then: a time, or a length of time like 2h or 7d
     #[arg(long, value_name = "WHEN", value_parser = since_arg)]
     since: Option<Timestamp>,
-    /// With their children, as a tree; only runs that nobody started count
+    /// With their children, as a tree; only runs without a parent count
     #[arg(long)]
     tree: bool,
     /// At most so many
@@ -51,7 +52,7 @@ fn state_arg(text: &str) -> Result<RunState, String> {
 
 impl Ps {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.store()?;
+        let store = common.reader()?;
         let before = match &self.before {
             Some(text) => Some(find_run(store.as_ref(), text).await?.id),
             None => None,
@@ -122,41 +123,56 @@ pub(super) fn print_runs(common: &Common, runs: &[RunInfo], next: Option<&RunId>
     match common.output {
         Format::Json => {
             let views: Vec<_> = runs.iter().map(|info| view::run(info, None)).collect();
-            print_line(&json!({ "schema": "wfhost/runs/1", "runs": views, "next": next }).to_string());
+            printer::json(&json!({ "schema": "wfhost/runs/1", "runs": views, "next": next }));
         }
         Format::Jsonl => {
             for info in runs {
-                print_line(&view::run(info, None).to_string());
+                printer::json(&view::run(info, None));
             }
         }
         Format::Text if runs.is_empty() => {
-            anstream::eprintln!("there are no such runs; begin one with `wfhost run FILE.wasm`");
+            printer::note("there are no such runs; begin one with `wfhost run FILE.wasm`");
         }
         Format::Text => print_table(runs, &[]),
     }
 }
 
+/// The name of a project's directory.
+fn directory(project: &str) -> String {
+    let dir = std::path::Path::new(project).parent().and_then(|dir| dir.file_name());
+    dir.map_or_else(|| project.to_owned(), |dir| dir.to_string_lossy().into_owned())
+}
+
 /// A line for each run, indented by its generation.
 fn print_table(runs: &[RunInfo], depths: &[usize]) {
+    const COLUMNS: [Column; 7] = [
+        left("RUN"),
+        left("WORKFLOW"),
+        left("STATE"),
+        right("ENTRIES"),
+        right("AGE"),
+        left("PROJECT"),
+        left("WAITS FOR"),
+    ];
+    // Without any there is no column.
+    let projects = runs.iter().any(|info| info.project.is_some());
     let now = clock::now();
     let depths = depths.iter().copied().chain(std::iter::repeat(0));
-    let ids = runs.iter().zip(depths).map(|(info, depth)| format!("{}{}", "  ".repeat(depth), info.id));
-    let ids: Vec<_> = ids.collect();
-    let width = ids.iter().map(String::len).max().unwrap_or(0);
-    let name = runs.iter().map(|info| info.workflow.len()).max().unwrap_or(0).max(8);
-    print_line(&format!(
-        "{:width$}  {:name$}  {:<9}  {:>7}  {:>8}  WAITS FOR",
-        "RUN", "WORKFLOW", "STATE", "ENTRIES", "AGE"
-    ));
-    for (id, info) in ids.iter().zip(runs) {
-        let line = format!(
-            "{id:width$}  {:name$}  {:<9}  {:>7}  {:>8}  {}",
-            info.workflow,
-            info.state.as_str(),
-            info.entries.0,
+    let rows = runs.iter().zip(depths).map(|(info, depth)| {
+        vec![
+            format!("{}{}", "  ".repeat(depth), info.id),
+            info.workflow.clone(),
+            info.state.as_str().to_owned(),
+            info.entries.to_string(),
             view::ago(info.created_at, now),
-            view::waits(info)
-        );
-        print_line(line.trim_end());
-    }
+            info.project.as_deref().map(directory).unwrap_or_default(),
+            view::waits(info),
+        ]
+    });
+    let shown = |index: usize| projects || COLUMNS[index].title != "PROJECT";
+    let columns: Vec<_> =
+        (0..COLUMNS.len()).filter(|index| shown(*index)).map(|index| &COLUMNS[index]).collect();
+    let rows =
+        rows.map(|row| row.into_iter().enumerate().filter(|(index, _)| shown(*index)).map(|(_, cell)| cell));
+    printer::table(&columns, rows.map(Iterator::collect));
 }

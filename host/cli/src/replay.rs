@@ -9,7 +9,7 @@ use wfhost_core::{Outcome, Position};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
-use super::{Common, Format, follow, logs, module_arg, print_line};
+use super::{Common, Format, logs, module_arg, printer};
 
 /// Repeat a run without any effect, to look into it
 ///
@@ -41,7 +41,7 @@ pub(crate) struct Replay {
 
 impl Replay {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.store()?;
+        let store = common.reader()?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let host = common.host(store, Providers::builtin(), Evict::default(), Adopt::Own)?;
         let module = match &self.module {
@@ -91,10 +91,10 @@ impl Replay {
                 }
             }
             Format::Json | Format::Jsonl => {
-                print_line(&view(&info.id.to_string(), entries, &replayed, &lines, &known).to_string());
+                printer::json(&view(info.id.as_str(), entries, &replayed, &lines, &known));
             }
         }
-        follow::say(common, "Replayed", &format!("{}  {entries} entries, as it was", info.id));
+        printer::say(common, "Replayed", &format!("{}  {entries} entries, as it was", info.id));
         Ok(Exit::Done)
     }
 }
@@ -120,10 +120,10 @@ fn print_step(asked: &Asked, known: &[StepInfo]) {
     let what = known.iter().find(|info| info.step == asked.step);
     let (kind, label) =
         what.map_or(("".to_owned(), String::new()), |info| (info.op.kind().to_owned(), info.op.label()));
-    print_line(&format!("{:>5}  {kind:<7} {label}", asked.step));
+    printer::line(format!("{:>5}  {kind:<7} {label}", asked.step));
     for frame in &asked.frames {
         let function = frame.function.as_deref().unwrap_or("?");
-        print_line(&format!("         {function}  {frame}"));
+        printer::line(format!("         {function}  {frame}"));
     }
 }
 

@@ -7,18 +7,18 @@ use wfhost_core::policy::budget::Budget;
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{AgentArgs, budget_arg, find_run, latest};
-use super::{Common, follow, module_arg};
+use super::{Common, follow, module_arg, printer};
 
 /// Go on with a run
 ///
 /// What it has done is replayed from its journal, nothing of it is done again.
-/// With --module the run goes on with other code, if that agrees with the
-/// journal; a run that failed goes on where it failed.
+/// With --module the run goes on with other code, if that is compatible with
+/// the journal; a run that failed goes on where it failed.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost resume @last
   wfhost resume run_01k9 --agents answers.json
-  wfhost resume run_01k9 --module mended.wasm")]
+  wfhost resume run_01k9 --module fixed.wasm")]
 pub(crate) struct Resume {
     /// An id, the beginning of one, @last, @last:2
     #[arg(default_value = "@last")]
@@ -45,26 +45,24 @@ pub(crate) struct Resume {
 
 impl Resume {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.store()?;
+        let store = common.reader()?;
         let info = latest(store.as_ref(), find_run(store.as_ref(), &self.run).await?).await?;
         let can_pay = self.budget.is_some()
             && matches!(&info.outcome, Some(Err(failure)) if failure.kind == FailureKind::BudgetExceeded);
         if let (true, None, Some(outcome)) = (info.state.is_final() && !can_pay, &self.module, &info.outcome)
         {
-            follow::say(common, "Ended", &format!("{}  {}; nothing to do", info.id, info.state.as_str()));
+            printer::say(common, "Ended", &format!("{}  {}; nothing to do", info.id, info.state.as_str()));
             return Ok(follow::result(common, &info, outcome));
         }
         if self.detach {
             store.unpause(&info.id).await?;
-            follow::say(common, "Queued", &format!("{}; `wfhost serve` advances it", info.id));
+            printer::say(common, "Queued", &format!("{}; `wfhost serve` advances it", info.id));
             return Ok(Exit::Done);
         }
-        let providers = self.agents.other_providers(common)?;
-        let (evict, adopt) = match self.no_wait {
-            true => (Evict::Always, Adopt::Own),
-            false => (self.agents.evict.into(), Adopt::Due),
-        };
-        let host = common.host(store, self.agents.providers(common)?, evict, adopt)?;
+        let config = common.config_for(&info)?;
+        let providers = self.agents.other_providers(&config)?;
+        let evict = if self.no_wait { Evict::Always } else { self.agents.evict.into() };
+        let host = common.host(store, self.agents.providers(&config)?, evict, Adopt::Own)?;
         let module = match &self.module {
             Some(module) => {
                 let (name, bytes) = module_arg::load(Some(host.store().as_ref()), module).await?;

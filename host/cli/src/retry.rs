@@ -27,11 +27,12 @@ pub(crate) struct Retry {
 
 impl Retry {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.store()?;
+        let store = common.reader()?;
         let info = find_run(store.as_ref(), &self.run).await?;
-        let providers = self.agents.other_providers(common)?;
+        let config = common.config_for(&info)?;
+        let providers = self.agents.other_providers(&config)?;
         let host =
-            common.host(store, self.agents.providers(common)?, self.agents.evict.into(), Adopt::Due)?;
+            common.host(store, self.agents.providers(&config)?, self.agents.evict.into(), Adopt::Own)?;
         let options = ResumeOptions { providers, ..ResumeOptions::default() };
         let signals = follow::Signals::new()?;
         let handle = host.retry(&info.id, self.step.map(Step), options).await?;

@@ -9,7 +9,7 @@ use wfhost_core::{RunConfig, RunId, Sandbox};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{AgentArgs, Seed, budget_arg, dir_arg, env_arg, json_arg, label_arg, seed_arg, stack_arg};
-use super::{Common, Format, follow, module_arg, print_line, view};
+use super::{Common, Format, follow, module_arg, printer, view};
 
 /// Run a workflow
 ///
@@ -83,17 +83,17 @@ pub(crate) struct Run {
 impl Run {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let input = json_arg("the input", &self.input)?;
-        let providers = self.agents.providers(common)?;
-        let agent = self.agents.new_run_provider(common, &providers)?;
-        let budget = match (self.budget, common.config()?.budget()) {
+        let config = common.config()?;
+        let providers = self.agents.providers(&config)?;
+        let agent = self.agents.new_run_provider(common, &config, &providers)?;
+        let budget = match (self.budget, config.budget()) {
             (Some(given), Some(configured)) => Some(given.or(configured)),
             (given, configured) => given.or(configured),
         };
         let store = common.store()?;
         let found = module_arg::find(Some(store.as_ref()), &self.module).await?;
         let evict = if self.no_wait { Evict::Always } else { self.agents.evict.into() };
-        let adopt = if self.no_wait || self.detach { Adopt::Own } else { Adopt::Due };
-        let host = common.host(store, providers.clone(), evict, adopt)?;
+        let host = common.host(store, providers.clone(), evict, Adopt::Own)?;
         let denied = if self.trap_denied { Denied::Trap } else { Denied::Refuse };
         let module = host.add_module_with(&found.name, &found.bytes, denied).await?;
         let mut grants = Vec::new();
@@ -104,7 +104,6 @@ impl Run {
             input,
             id: self.id.clone(),
             key: self.key.clone(),
-            project: None,
             labels: self.labels.clone(),
             config: RunConfig {
                 agent,
@@ -115,6 +114,7 @@ impl Run {
                 budget,
                 max_parallel: self.max_parallel,
                 modules: found.directory,
+                project: common.new_run_project(&config),
                 sandbox: Some(Sandbox {
                     total_fuel: self.total_fuel,
                     entries: self.max_entries,
@@ -127,12 +127,12 @@ impl Run {
         };
         if self.detach {
             let id = host.enqueue(&module, options).await?;
-            follow::say(common, "Queued", &format!("{id}; `wfhost serve` advances it"));
+            printer::say(common, "Queued", &format!("{id}; `wfhost serve` advances it"));
             match common.output {
-                Format::Text => print_line(id.as_str()),
+                Format::Text => printer::line(id.as_str()),
                 _ => {
                     let info = host.store().run(&id).await?.ok_or(HostError::NoSuchRun(id))?;
-                    print_line(&view::run(&info, None).to_string());
+                    printer::json(&view::run(&info, None));
                 }
             }
             return Ok(Exit::Done);

@@ -1,6 +1,5 @@
 //! `wfhost schedule`
 
-use anstream::eprintln;
 use serde_json::{Value, json};
 use wfhost::clock::{self, rfc3339};
 use wfhost::schedule::{self, BadTimes, Schedule, When};
@@ -10,8 +9,9 @@ use wfhost_core::policy::budget::Budget;
 use wfhost_core::{RunConfig, RunId, Timestamp, spell_millis};
 
 use super::diagnostic::{Exit, Trouble};
-use super::place::{AgentArgs, budget_arg, json_arg, label_arg, length_arg, since_arg};
-use super::{Common, Format, follow, module_arg, print_line};
+use super::place::{AgentArgs, budget_arg, json_arg, label_arg, length_arg, nearest, since_arg};
+use super::printer::{Column, left, right};
+use super::{Common, Format, module_arg, printer};
 
 /// Times that are shown of what is to come.
 const SHOWN: usize = 5;
@@ -139,15 +139,18 @@ struct Named {
 
 impl ScheduleVerb {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.store()?;
-        match &self.verb {
+        let store = match &self.verb {
             Verb::Add(add) => return add.execute(common).await,
+            _ => common.reader()?,
+        };
+        match &self.verb {
+            Verb::Add(_) => {}
             Verb::Ls => list(common, &store.schedules().await?),
             Verb::Show(named) => show(common, &named.find(store.as_ref()).await?),
             Verb::Pause(named) => {
                 let schedule = named.find(store.as_ref()).await?;
                 store.set_schedule(&schedule.name, None).await?;
-                follow::say(common, "Paused", &format!("{}; its runs go on", schedule.name));
+                printer::say(common, "Paused", &format!("{}; its runs go on", schedule.name));
             }
             Verb::Resume(named) => {
                 let schedule = named.find(store.as_ref()).await?;
@@ -161,13 +164,13 @@ impl ScheduleVerb {
                 let run = schedule.run_now(now).map_err(HostError::from)?;
                 let id = run.id.clone();
                 store.create(run).await?;
-                follow::say(common, "Queued", &format!("{id}; `wfhost serve` advances it"));
-                print_line(id.as_str());
+                printer::say(common, "Queued", &format!("{id}; `wfhost serve` advances it"));
+                printer::line(id.as_str());
             }
             Verb::Rm(named) => {
                 let schedule = named.find(store.as_ref()).await?;
                 store.delete_schedule(&schedule.name).await?;
-                follow::say(common, "Removed", &format!("{}; its runs stay", schedule.name));
+                printer::say(common, "Removed", &format!("{}; its runs stay", schedule.name));
             }
         }
         Ok(Exit::Done)
@@ -180,15 +183,14 @@ impl Named {
         if let Some(index) = known.iter().position(|schedule| schedule.name == self.name) {
             return Ok(known.swap_remove(index));
         }
-        let nearest = known.iter().map(|schedule| schedule.name.as_str()).max_by(|a, b| {
-            strsim::jaro_winkler(a, &self.name).total_cmp(&strsim::jaro_winkler(b, &self.name))
-        });
+        let nearest = nearest(&self.name, known.iter().map(|schedule| schedule.name.as_str()));
         let trouble = Trouble::usage("WF0513", format!("there is no schedule `{}`", self.name));
         Err(match nearest {
             Some(nearest) => {
                 trouble.hint(format!("the nearest is `{nearest}`; `wfhost schedule ls` lists them"))
             }
-            None => trouble.hint("there are none yet: `wfhost schedule add -h`"),
+            None if known.is_empty() => trouble.hint("there are none yet: `wfhost schedule add -h`"),
+            None => trouble.hint("`wfhost schedule ls` lists them"),
         })
     }
 }
@@ -218,8 +220,9 @@ impl Add {
             When::Every { from, .. } if *from >= now => Some(*from),
             when => when.next_after(now),
         };
-        let providers = self.agents.providers(common)?;
-        let agent = self.agents.new_run_provider(common, &providers)?;
+        let configured = common.config()?;
+        let providers = self.agents.providers(&configured)?;
+        let agent = self.agents.new_run_provider(common, &configured, &providers)?;
         let store = common.store()?;
         let found = module_arg::find(Some(store.as_ref()), &self.module).await?;
         let host = common.host(store, providers, Evict::default(), Adopt::Own)?;
@@ -237,7 +240,8 @@ impl Add {
             config: RunConfig {
                 agent,
                 script,
-                budget: self.budget.or(common.config()?.budget()),
+                budget: self.budget.or(configured.budget()),
+                project: common.new_run_project(&configured),
                 modules: found.directory,
                 ..RunConfig::default()
             },
@@ -251,7 +255,7 @@ impl Add {
                 .hint("choose another name, or put the new one in its place with --replace"));
         }
         show(common, &schedule);
-        follow::say(common, "Added", &format!("{}; `wfhost serve` begins its runs", self.name));
+        printer::say(common, "Added", &format!("{}; `wfhost serve` begins its runs", self.name));
         Ok(Exit::Done)
     }
 }
@@ -280,59 +284,57 @@ fn list(common: &Common, schedules: &[Schedule]) {
     match common.output {
         Format::Json => {
             let views: Vec<_> = schedules.iter().map(view).collect();
-            print_line(&json!({ "schema": "wfhost/schedules/1", "schedules": views }).to_string());
+            printer::json(&json!({ "schema": "wfhost/schedules/1", "schedules": views }));
         }
-        Format::Jsonl => schedules.iter().for_each(|schedule| print_line(&view(schedule).to_string())),
+        Format::Jsonl => schedules.iter().for_each(|schedule| printer::json(&view(schedule))),
         Format::Text if schedules.is_empty() => {
-            eprintln!("there are no schedules; add one with `wfhost schedule add`");
+            printer::note("there are no schedules; add one with `wfhost schedule add`");
         }
         Format::Text => {
-            let width = |text: fn(&Schedule) -> String| {
-                schedules.iter().map(|schedule| text(schedule).len()).max().unwrap_or(0).max(8)
-            };
-            let (name, when) = (width(|s| s.name.clone()), width(|s| times(&s.when)));
-            let workflow = width(|s| s.workflow.clone());
-            print_line(&format!(
-                "{:name$}  {:workflow$}  {:when$}  {:<24}  {:>5}  LAST",
-                "SCHEDULE", "WORKFLOW", "WHEN", "NEXT", "FIRED"
-            ));
-            for schedule in schedules {
-                let next = schedule.next_at.map_or("paused".to_owned(), rfc3339);
-                let last = schedule.last.as_ref().map_or("", |run| run.as_str());
-                let line = format!(
-                    "{:name$}  {:workflow$}  {:when$}  {next:<24}  {:>5}  {last}",
-                    schedule.name,
-                    schedule.workflow,
+            const COLUMNS: [Column; 6] = [
+                left("SCHEDULE"),
+                left("WORKFLOW"),
+                left("WHEN"),
+                left("NEXT"),
+                right("FIRED"),
+                left("LAST"),
+            ];
+            let rows = schedules.iter().map(|schedule| {
+                vec![
+                    schedule.name.clone(),
+                    schedule.workflow.clone(),
                     times(&schedule.when),
-                    schedule.fired,
-                );
-                print_line(line.trim_end());
-            }
+                    schedule.next_at.map_or("paused".to_owned(), rfc3339),
+                    schedule.fired.to_string(),
+                    schedule.last.as_ref().map(ToString::to_string).unwrap_or_default(),
+                ]
+            });
+            printer::table(&COLUMNS.each_ref(), rows);
         }
     }
 }
 
 fn show(common: &Common, schedule: &Schedule) {
     if common.output != Format::Text {
-        print_line(&view(schedule).to_string());
+        printer::json(&view(schedule));
         return;
     }
-    print_line(&format!("schedule  {}", schedule.name));
-    print_line(&format!("workflow  {}  {}", schedule.workflow, schedule.module));
-    print_line(&format!("when      {}", times(&schedule.when)));
-    print_line(&format!("overlap   {}", schedule.overlap.as_str()));
-    print_line(&format!("catch up  {}", schedule.catch_up.as_str()));
-    print_line(&format!("input     {}", schedule.input));
+    printer::line(format!("schedule  {}", schedule.name));
+    printer::line(format!("workflow  {}  {}", schedule.workflow, schedule.module));
+    printer::line(format!("when      {}", times(&schedule.when)));
+    printer::line(format!("overlap   {}", schedule.overlap.as_str()));
+    printer::line(format!("catch up  {}", schedule.catch_up.as_str()));
+    printer::line(format!("input     {}", schedule.input));
     for (key, value) in &schedule.labels {
-        print_line(&format!("label     {key}={value}"));
+        printer::line(format!("label     {key}={value}"));
     }
     if schedule.next_at.is_none() {
-        print_line("next      never: it is paused");
+        printer::line("next      never: it is paused");
     }
     for time in schedule.next_times(SHOWN) {
-        print_line(&format!("next      {}", rfc3339(time)));
+        printer::line(format!("next      {}", rfc3339(time)));
     }
     if let Some(last) = &schedule.last {
-        print_line(&format!("last      {last}, the {}. run", schedule.fired));
+        printer::line(format!("last      {last}, the {}. run", schedule.fired));
     }
 }

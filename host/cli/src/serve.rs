@@ -1,27 +1,41 @@
 //! `wfhost serve`
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use wfhost::Adopt;
-use wfhost::store::{RunFilter, StoreError};
+use wfhost::agents::Providers;
+use wfhost::store::{Projects, RunFilter, StoreError};
+use wfhost_config::Config;
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{AgentArgs, length_arg};
-use super::{Common, follow};
+use super::{Common, follow, printer};
 
 /// Advance whatever is due
 ///
 /// Timers, signals, answers, requests to stop, new runs, and the runs of
-/// processes that died. Any number of processes may do so with one database.
-/// Ctrl-C and SIGTERM take up nothing new and wait for the calls under way; a
-/// second one leaves them, to be made again by the next process.
+/// processes that died; those of the project here, of each --project, and those
+/// that belong to none, each with its project's configuration. Any number of
+/// processes may do so with one database. Ctrl-C and SIGTERM pick up nothing new
+/// and wait for the calls under way; a second one leaves them, to be made again
+/// by the next process.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost serve
-  wfhost serve --max-live 200 --grace 5m")]
+  wfhost serve --max-live 200 --grace 5m
+  wfhost serve --project ~/src/reviews --project ~/src/reports")]
 pub(crate) struct Serve {
     #[command(flatten)]
     agents: AgentArgs,
+    /// Serve this project, a directory with a wfhost.toml, with its own
+    /// configuration; may be repeated [default: the one here]
+    #[arg(long = "project", value_name = "DIR", conflicts_with = "all")]
+    projects: Vec<PathBuf>,
+    /// Take up the runs of all projects, with the configuration that holds here
+    #[arg(long)]
+    all: bool,
     /// Programs that are in memory at the same time; the other runs wait
     #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=4_000))]
     max_live: u32,
@@ -36,18 +50,32 @@ pub(crate) struct Serve {
 impl Serve {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let store = common.store()?;
-        let mut providers = self.agents.providers(common)?;
-        if let Some(provider) = self.agents.default_provider().and_then(|name| providers.get(&name)) {
-            providers.set_fallback(provider);
+        let here = common.config()?;
+        let mut served = vec![None, here.project_name()];
+        let mut configured = BTreeMap::new();
+        for dir in &self.projects {
+            let dir = dir.canonicalize().map_err(|error| {
+                Trouble::usage("WF0004", format!("{} cannot be read: {error}", dir.display()))
+            })?;
+            let config = common.config_of(&dir)?;
+            let name = config.project_name().ok_or_else(|| {
+                Trouble::usage("WF0709", format!("{} is in no project", dir.display()))
+                    .hint("a project is a directory with a wfhost.toml, and what is below it")
+            })?;
+            configured.insert(name.clone(), self.providers(&config)?);
+            served.push(Some(name));
         }
-        let options = common.host_options(store, providers, self.agents.evict.into(), Adopt::Due);
-        let options = wfhost::HostOptions { max_live: self.max_live as usize, ..options };
+        let projects = if self.all { Projects::All } else { Projects::Only(served) };
+        let providers = self.providers(&here)?;
+        let options = common.host_options(store, providers, self.agents.evict.into(), Adopt::Due)?;
+        let max_live = self.max_live as usize;
+        let options = wfhost::HostOptions { max_live, projects, configured, ..options };
         let host = wfhost::Host::new(options)?;
         // Errors of the database show here and not as silence.
         host.store().runs(RunFilter { limit: 1, ..RunFilter::default() }).await?;
         let mut signals = follow::Signals::new()?;
         host.serve();
-        follow::say(common, "Serving", &format!("{}; Ctrl-C stops", common.place()?.display()));
+        printer::say(common, "Serving", &format!("{}; Ctrl-C stops", common.place()?.display()));
         let number = tokio::select! {
             number = signals.next() => Some(number),
             () = idle(&host, self.idle) => None,
@@ -58,7 +86,7 @@ impl Serve {
         };
         let live = host.live();
         if live > 0 {
-            follow::say(common, "Leaving", &format!("{live} runs, once their calls are done"));
+            printer::say(common, "Leaving", &format!("{live} runs, once their calls are done"));
         }
         let dropped = {
             let patient = host.close(Some(Duration::from_millis(self.grace)));
@@ -72,8 +100,19 @@ impl Serve {
             0 => "nothing is lost".to_owned(),
             dropped => format!("the calls of {dropped} runs will be made again; nothing is lost"),
         };
-        follow::say(common, "Stopped", &text);
+        printer::say(common, "Stopped", &text);
         Ok(number.map_or(Exit::Done, Exit::Signalled))
+    }
+}
+
+impl Serve {
+    /// The providers of one configuration.
+    fn providers(&self, config: &Config) -> Result<Providers, Trouble> {
+        let mut providers = self.agents.providers(config)?;
+        if let Some(provider) = self.agents.default_provider().and_then(|name| providers.get(&name)) {
+            providers.set_fallback(provider);
+        }
+        Ok(providers)
     }
 }
 
@@ -84,8 +123,10 @@ async fn gone(common: &Common, host: &wfhost::Host) -> StoreError {
         known = host.trouble(&known).await;
         match &known {
             Some(error @ StoreError::Moved { .. }) => return error.clone(),
-            Some(error) => follow::say(common, "Waiting", &format!("{error}; runs go on when that is over")),
-            None => follow::say(common, "Serving", "again"),
+            Some(error) => {
+                printer::say(common, "Waiting", &format!("{error}; runs go on when that is over"));
+            }
+            None => printer::say(common, "Serving", "again"),
         }
     }
 }

@@ -2,11 +2,10 @@
 
 use wfhost::clock::rfc3339;
 use wfhost::store::{RunFilter, RunInfo, Store};
-use wfhost_core::Event;
 
 use super::diagnostic::{Exit, Trouble};
-use super::place::{find_run, read_journal};
-use super::{Common, Format, print_line, ps, view};
+use super::place::{find_run, read_journal, started};
+use super::{Common, Format, printer, ps, view};
 
 /// Show one run and its steps
 #[derive(clap::Args)]
@@ -28,17 +27,14 @@ pub(crate) struct Show {
 
 impl Show {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.store()?;
+        let store = common.reader()?;
         let info = find_run(store.as_ref(), &self.run).await?;
         if self.chain {
             return show_chain(common, store.as_ref(), &info).await;
         }
         let journal = read_journal(store.as_ref(), &info.id).await?;
         let steps = wfhost::steps(&journal);
-        let input = match journal.entries.first().map(|entry| &entry.event) {
-            Some(Event::Started(started)) => started.input.clone(),
-            _ => wfhost_core::Json::null(),
-        };
+        let input = started(&journal).map_or_else(wfhost_core::Json::null, |started| started.input.clone());
         if common.output != Format::Text {
             let mut view = view::run(&info, Some(&steps));
             view["input"] = input.value();
@@ -49,37 +45,40 @@ impl Show {
                 .map(|(key, value)| (key, value.value()))
                 .collect::<serde_json::Map<_, _>>()
                 .into();
-            print_line(&view.to_string());
+            printer::json(&view);
             return Ok(Exit::Done);
         }
-        print_line(&format!("run       {}", info.id));
-        print_line(&format!("workflow  {}  {}", info.workflow, info.module));
-        print_line(&format!("state     {}", info.state.as_str()));
+        printer::line(format!("run       {}", info.id));
+        printer::line(format!("workflow  {}  {}", info.workflow, info.module));
+        printer::line(format!("state     {}", info.state.as_str()));
         let waits = view::waits(&info);
         if !info.state.is_final() && !waits.is_empty() {
-            print_line(&format!("waits     {waits}"));
+            printer::line(format!("waits     {waits}"));
         }
         for (what, run) in view::relatives(&info) {
-            print_line(&format!("{what:<9} {run}"));
+            printer::line(format!("{what:<9} {run}"));
         }
-        print_line(&format!("created   {}", rfc3339(info.created_at)));
-        print_line(&format!("updated   {}", rfc3339(info.updated_at)));
-        print_line(&format!("entries   {}", info.entries));
+        if let Some(project) = &info.project {
+            printer::line(format!("project   {project}"));
+        }
+        printer::line(format!("created   {}", rfc3339(info.created_at)));
+        printer::line(format!("updated   {}", rfc3339(info.updated_at)));
+        printer::line(format!("entries   {}", info.entries));
         for (key, value) in &info.labels {
-            print_line(&format!("label     {key}={value}"));
+            printer::line(format!("label     {key}={value}"));
         }
-        print_line(&format!("input     {input}"));
+        printer::line(format!("input     {input}"));
         if let Some(outcome) = &info.outcome {
-            print_line(&format!("result    {}", view::outcome(outcome)));
+            printer::line(format!("result    {}", view::outcome(outcome)));
         }
         for (key, value) in store.state(&info.id).await? {
-            print_line(&format!("published {key} = {value}"));
+            printer::line(format!("published {key} = {value}"));
         }
         for step in &steps {
             let (mark, end) = view::ended(step);
             let attempts =
                 if step.attempts > 1 { format!("  attempt {}", step.attempts) } else { String::new() };
-            print_line(&format!(
+            printer::line(format!(
                 "  {mark} {:>3}  {:<7} {:<44} {end}{attempts}",
                 step.step.0,
                 step.op.kind(),
@@ -87,9 +86,9 @@ impl Show {
             ));
             if self.io {
                 let asked = serde_json::to_string(&step.op).unwrap_or_default();
-                print_line(&format!("         asked     {asked}"));
+                printer::line(format!("         asked     {asked}"));
                 if let Some((_, Some(outcome))) = &step.ended {
-                    print_line(&format!("         answered  {}", view::outcome(outcome)));
+                    printer::line(format!("         answered  {}", view::outcome(outcome)));
                 }
             }
         }

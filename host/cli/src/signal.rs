@@ -2,10 +2,11 @@
 
 use wfhost::is_held;
 use wfhost::store::{MessageBody, Posted, RunInfo};
+use wfhost::world::text::command;
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{find_run, json_arg};
-use super::{Common, follow};
+use super::{Common, printer};
 
 /// Send a signal to a run
 ///
@@ -33,16 +34,18 @@ impl Signal {
         if self.name.is_empty() {
             return Err(Trouble::usage("WF0505", "the name of a signal is empty"));
         }
-        let store = common.store()?;
+        let store = common.reader()?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let body = MessageBody::Signal { name: self.name.clone(), payload, id: self.id.clone() };
         match wfhost::post(&store, &info.id, body).await? {
             (Posted::Duplicate, run) => {
-                follow::say(common, "Known", &format!("{run} has a signal with this id already"));
+                printer::say(common, "Duplicate", &format!("{run} has a signal with this id already"));
             }
             (_, run) => {
-                follow::say(common, "Sent", &format!("{} to {run}", self.name));
-                say_next(common, &info);
+                printer::say(common, "Sent", &format!("{} to {run}", self.name));
+                // A later round may have it.
+                let taker = store.run(&run).await?.unwrap_or(info);
+                say_next(common, &taker);
             }
         }
         Ok(Exit::Done)
@@ -52,6 +55,7 @@ impl Signal {
 /// How a run that was sent something goes on, if nobody advances it.
 pub(super) fn say_next(common: &Common, info: &RunInfo) {
     if !is_held(info) {
-        follow::say(common, "next", &format!("wfhost resume {}, unless `wfhost serve` is on", info.id));
+        let resume = command("resume", &info.id);
+        printer::say(common, "next", &format!("{resume}, unless `wfhost serve` is running"));
     }
 }

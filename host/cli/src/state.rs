@@ -5,7 +5,7 @@ use wfhost::clock::rfc3339;
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
-use super::{Common, Format, print_line};
+use super::{Common, Format, printer};
 
 /// Show what a run published
 ///
@@ -29,7 +29,7 @@ pub(crate) struct State {
 
 impl State {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.store()?;
+        let store = common.reader()?;
         let run = find_run(store.as_ref(), &self.run).await?.id;
         let mut published = store.published(&run, self.key.as_deref(), None, usize::MAX >> 1).await?;
         if !self.history {
@@ -50,14 +50,17 @@ impl State {
                 "schema": "wfhost/state/1", "run": run, "number": published.number,
                 "at": rfc3339(published.at), "key": published.key, "value": published.value,
             });
-            print_line(&match (common.output, &self.key, self.history) {
-                (Format::Json | Format::Jsonl, ..) => view.to_string(),
-                (Format::Text, Some(_), false) => published.value.to_string(),
-                (Format::Text, _, false) => format!("{} = {}", published.key, published.value),
-                (Format::Text, _, true) => {
-                    format!("{}  {} = {}", rfc3339(published.at), published.key, published.value)
+            match (common.output, &self.key, self.history) {
+                (Format::Json | Format::Jsonl, ..) => printer::json(&view),
+                (Format::Text, Some(_), false) => printer::value(&published.value),
+                (Format::Text, _, false) => {
+                    printer::line(format!("{} = {}", published.key, published.value));
                 }
-            });
+                (Format::Text, _, true) => {
+                    let at = rfc3339(published.at);
+                    printer::line(format!("{at}  {} = {}", published.key, published.value));
+                }
+            }
         }
         Ok(Exit::Done)
     }

@@ -3,11 +3,12 @@
 use serde_json::json;
 use wfhost::clock::rfc3339;
 use wfhost::store::{TranscriptFilter, TranscriptKind, TranscriptLine};
+use wfhost::world::text::command;
 use wfhost_core::Step;
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
-use super::{Common, Format, print_line};
+use super::{Common, Format, printer};
 
 /// Show what an agent said while it worked
 ///
@@ -39,7 +40,7 @@ const PAGE: usize = 1_000;
 
 impl Transcript {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.store()?;
+        let store = common.reader()?;
         let run = find_run(store.as_ref(), &self.run).await?.id;
         let kinds = match (self.raw, self.diff, common.output) {
             (true, ..) => vec![TranscriptKind::Event],
@@ -63,7 +64,9 @@ impl Transcript {
             (false, Some(step)) if common.output == Format::Text => {
                 Err(Trouble::usage("WF0705", format!("there is no such transcript of step {step} of {run}"))
                     .hint(format!(
-                        "its steps: `wfhost show {run}`; all transcripts: `wfhost transcript {run} -o jsonl`"
+                        "its steps: `{}`; all transcripts: `{}`",
+                        command("show", &run),
+                        command("transcript", &run).option("-o", "jsonl")
                     )))
             }
             _ => Ok(Exit::Done),
@@ -72,10 +75,10 @@ impl Transcript {
 }
 
 fn print(format: Format, line: &TranscriptLine) {
-    if format == Format::Text {
-        print_line(line.line.text.trim_end_matches('\n'));
-    } else {
-        print_line(&view(line).to_string());
+    match (format, line.line.kind) {
+        (Format::Text, TranscriptKind::Event | TranscriptKind::Diff) => printer::data(&line.line.text),
+        (Format::Text, _) => line.line.text.lines().for_each(printer::line),
+        _ => printer::json(&view(line)),
     }
 }
 

@@ -8,7 +8,7 @@ use wfhost_core::RunId;
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
-use super::{Common, Format, follow, module_arg, print_line};
+use super::{Common, Format, module_arg, printer};
 
 /// Move the runs of a workflow to new code
 ///
@@ -34,7 +34,7 @@ pub(crate) struct Upgrade {
 
 impl Upgrade {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.store()?;
+        let store = common.reader()?;
         let mut runs = Vec::new();
         for run in &self.runs {
             runs.push(find_run(store.as_ref(), run).await?);
@@ -56,28 +56,28 @@ impl Upgrade {
             departs += usize::from(matches!(upgraded, Upgraded::Departs(_)));
             report(common, info, &upgraded);
         }
-        follow::say(common, "Upgraded", &format!("{moved} of {} runs to {}", runs.len(), module.digest));
+        printer::say(common, "Upgraded", &format!("{moved} of {} runs to {}", runs.len(), module.digest));
         Ok(if departs > 0 { Exit::Mismatch } else { Exit::Done })
     }
 }
 
 fn report(common: &Common, info: &RunInfo, upgraded: &Upgraded) {
     let (word, why) = match upgraded {
-        Upgraded::Moved => ("moved", None),
+        Upgraded::Moved => ("migrated", None),
         Upgraded::Same => ("same", None),
-        Upgraded::Departs(mismatch) => ("departs", Some(mismatch.to_string())),
+        Upgraded::Departs(mismatch) => ("diverges", Some(mismatch.to_string())),
         Upgraded::Left(error) => ("left", Some(error.to_string())),
     };
-    print_line(&line(common, &info.id, word, why.as_deref()));
+    show(common, &info.id, word, why.as_deref());
 }
 
-/// A run and what became of it.
-pub(super) fn line(common: &Common, run: &RunId, word: &str, why: Option<&str>) -> String {
+/// Shows a run and what became of it.
+pub(super) fn show(common: &Common, run: &RunId, word: &str, why: Option<&str>) {
     match (common.output, why) {
         (Format::Json | Format::Jsonl, why) => {
-            json!({ "schema": "wfhost/upgrade/1", "run": run, "result": word, "why": why }).to_string()
+            printer::json(&json!({ "schema": "wfhost/upgrade/1", "run": run, "result": word, "why": why }));
         }
-        (Format::Text, Some(why)) => format!("{word:<8} {run}  {why}"),
-        (Format::Text, None) => format!("{word:<8} {run}"),
+        (Format::Text, Some(why)) => printer::line(format!("{word:<10} {run}  {why}")),
+        (Format::Text, None) => printer::line(format!("{word:<10} {run}")),
     }
 }

@@ -5,7 +5,7 @@ use wfhost::verify::verify;
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
-use super::{Common, Format, print_line};
+use super::{Common, Format, printer};
 
 /// Prove that the journal of a run is complete and unaltered
 ///
@@ -23,17 +23,17 @@ pub(crate) struct Verify {
 
 impl Verify {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.store()?;
+        let store = common.reader()?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let report = verify(store.as_ref(), &info).await?;
         if common.output == Format::Text && report.faults.is_empty() {
-            print_line(&format!("{}  {} entries  head {}", info.id, report.entries, report.head));
+            printer::line(format!("{}  {} entries  head {}", info.id, report.entries, report.head));
         } else if common.output != Format::Text {
             let view = json!({
                 "schema": "wfhost/verify/1", "run": info.id, "entries": report.entries, "head": report.head,
                 "faults": report.faults,
             });
-            print_line(&view.to_string());
+            printer::json(&view);
         }
         if report.faults.is_empty() {
             return Ok(Exit::Done);

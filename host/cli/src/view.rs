@@ -1,8 +1,10 @@
 //! Runs as JSON, `wfhost/run/1`, and as lines.
 
 use serde_json::{Value, json};
+use wfhost::advice::advice;
 use wfhost::clock::rfc3339;
 use wfhost::store::{RunInfo, RunState};
+use wfhost::world::text::command;
 use wfhost::{StepInfo, is_held};
 use wfhost_core::{Outcome, Timestamp};
 
@@ -13,6 +15,8 @@ pub(super) fn run(info: &RunInfo, steps: Option<&[StepInfo]>) -> Value {
         Some(Err(failure)) => (Value::Null, json!(failure)),
         None => (Value::Null, Value::Null),
     };
+    let failed = info.outcome.as_ref().and_then(|outcome| outcome.as_ref().err());
+    let advice = failed.and_then(|failure| advice(&info.id, failure));
     let labels: serde_json::Map<_, _> =
         info.labels.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect();
     let mut view = json!({
@@ -25,6 +29,9 @@ pub(super) fn run(info: &RunInfo, steps: Option<&[StepInfo]>) -> Value {
         "phase": info.phase,
         "output": output,
         "failure": failure,
+        "code": advice.as_ref().map(|advice| advice.code),
+        "hints": advice.map(|advice| advice.hints).unwrap_or_default(),
+        "project": info.project,
         "labels": labels,
         "parent": info.parent,
         "root": info.links.root,
@@ -97,9 +104,10 @@ fn waiting_for(info: &RunInfo) -> Vec<Value> {
 fn next(info: &RunInfo) -> Vec<String> {
     let id = &info.id;
     let signals = info.waiting.iter().flat_map(|waiting| &waiting.signals);
-    let mut next: Vec<_> = signals.map(|name| format!("wfhost signal {id} {name} -i JSON")).collect();
+    let mut next: Vec<_> =
+        signals.map(|name| command("signal", id).arg(name).option("-i", "JSON").to_string()).collect();
     if !info.state.is_final() && !is_held(info) {
-        next.push(format!("wfhost resume {id}"));
+        next.push(command("resume", id).to_string());
     }
     next
 }
@@ -126,7 +134,7 @@ pub(super) fn waits(info: &RunInfo) -> String {
             signals.chain(until).collect::<Vec<_>>().join(", ")
         }
         (None, Some(Err(failure))) => failure.message.lines().next().unwrap_or_default().to_owned(),
-        (None, _) if info.state == RunState::Running && !is_held(info) => "nobody advances it".to_owned(),
+        (None, _) if info.state == RunState::Running && !is_held(info) => "no process advances it".to_owned(),
         (None, _) => info.phase.clone().unwrap_or_default(),
     }
 }

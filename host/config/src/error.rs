@@ -2,11 +2,24 @@
 
 use std::path::PathBuf;
 
+use wfhost_world::private::NotPrivate;
+use wfhost_world::text::{Command, quoted};
+
 /// Why configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("the configuration {path} cannot be read: {source}", path = path.display())]
-    Read { path: PathBuf, source: std::io::Error },
+    #[error("the configuration cannot be read: {source}")]
+    Read { source: NotPrivate },
+    #[error("the configuration {path} is not used: {source}", path = path.display())]
+    Stranger { path: PathBuf, source: NotPrivate },
+    #[error("the configuration {path} {}", if *.before { "changed since it was trusted" } else { "is not trusted yet" }, path = path.display())]
+    Untrusted {
+        path: PathBuf,
+        /// What the user has to agree to.
+        keys: Vec<String>,
+        /// The user agreed to what was in it before.
+        before: bool,
+    },
     #[error("the configuration {path} is not TOML: {reason}", path = path.display())]
     Syntax { path: PathBuf, line: usize, text: String, reason: String },
     #[error("{path} has an unknown key `{key}`{}", .section.as_ref().map(|section| format!(" in [{section}]")).unwrap_or_default(), path = path.display())]
@@ -25,13 +38,25 @@ impl ConfigError {
             Self::UnknownKey { .. } => "WF0702",
             Self::Secret { .. } => "WF0703",
             Self::Value { .. } => "WF0704",
+            Self::Stranger { .. } => "WF0706",
+            Self::Untrusted { .. } => "WF0707",
         }
     }
 
-    /// What mends it.
+    /// What fixes it.
     pub fn hint(&self) -> String {
         match self {
             Self::Read { .. } => "make it readable, or name another with --config FILE".to_owned(),
+            Self::Stranger { path, .. } => format!(
+                "if it is yours, `chmod go-w` it and its directory, or say `--config {}`; `--config /dev/null` \
+                 goes without",
+                quoted(&path.to_string_lossy())
+            ),
+            Self::Untrusted { path, .. } => {
+                let dir = path.parent().unwrap_or(path).to_string_lossy();
+                let trust = Command::new("trust").arg(dir);
+                format!("look at it, then say `{trust}`; in CI give --trust, or set WFHOST_TRUST")
+            }
             Self::Syntax { .. } => "`wfhost explain WF0701` shows the form".to_owned(),
             Self::UnknownKey { nearest: Some(nearest), .. } => format!("did you mean `{nearest}`?"),
             Self::UnknownKey { nearest: None, .. } => "remove it".to_owned(),

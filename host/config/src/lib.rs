@@ -33,25 +33,31 @@
 //! ```
 //!
 //! A flag goes before the environment, that before the project's file (found
-//! upward from the working directory), that before the user's
-//! (`~/.config/wfhost/config.toml`), that before the defaults. Keys that are
-//! not known are errors.
+//! upward from the working directory, within the repository), that before the
+//! user's (`~/.config/wfhost/config.toml`), that before the defaults. Keys that
+//! are not known are errors. A project's file that names programs, addresses or
+//! secrets is obeyed once the user has agreed to it: [`Consent`].
 
 mod error;
 mod file;
+mod mask;
 mod providers;
 mod show;
+mod trust;
 pub mod units;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 use wfhost_agents::{Policy, Providers};
 use wfhost_core::policy::budget::Budget;
+use wfhost_world::private;
 
 pub use self::error::ConfigError;
 use self::file::FileConfig;
 pub use self::show::{Origin, Setting};
+pub use self::trust::{Agreed, Consent};
 
 /// The name of a project's file.
 pub const PROJECT_FILE: &str = "wfhost.toml";
@@ -71,6 +77,18 @@ pub struct Config {
     file: FileConfig,
     /// Where workspaces are made.
     data: PathBuf,
+    project: Option<Project>,
+}
+
+/// The file of a project.
+#[derive(Clone, Debug)]
+pub struct Project {
+    /// Its canonical path.
+    pub path: PathBuf,
+    pub text: String,
+    /// What in it the user has to agree to.
+    pub keys: Vec<String>,
+    pub agreed: Agreed,
 }
 
 /// Where configuration is looked for.
@@ -78,37 +96,84 @@ pub struct Config {
 pub struct Places {
     /// This file instead of the project's.
     pub file: Option<PathBuf>,
+    /// The project's file if it is known: nobody named it, so it has to be trusted.
+    pub project: Option<PathBuf>,
     /// Where the search for the project's file begins.
     pub from: Option<PathBuf>,
+    /// Above it nothing is looked for.
+    pub home: Option<PathBuf>,
+    /// What the user has agreed to.
+    pub consent: Consent,
     pub user: Option<PathBuf>,
     /// Where workspaces are made.
     pub data: Option<PathBuf>,
 }
 
 impl Config {
-    /// Reads the files that there are.
+    /// Reads the files that there are. One that is found and not named has to be only the user's.
     pub fn load(places: &Places) -> Result<Self, ConfigError> {
-        let project = match &places.file {
-            Some(file) => Some(file.clone()),
-            None => places.from.as_deref().and_then(find_upward),
-        };
-        let user = places.user.clone().filter(|path| path.is_file());
         let mut config = Self { data: places.data.clone().unwrap_or_default(), ..Self::default() };
-        let files = [(user, true), (project, false)];
-        for (path, is_user) in files.into_iter().filter_map(|(path, is_user)| Some((path?, is_user))) {
-            let text = std::fs::read_to_string(&path)
-                .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
-            let (table, file) = file::parse(&path, &text)?;
-            config.file = std::mem::take(&mut config.file).overlaid(file);
-            let origin = if is_user { Origin::User(path) } else { Origin::Project(path) };
-            config.sources.push(Source { origin, table });
+        if let Some(path) = places.user.clone().filter(|path| path.is_file()) {
+            let text = private::read_any(&path).map_err(|source| ConfigError::Read { source })?;
+            config.add(&path, &text, Origin::User(path.clone()))?;
+        }
+        let found = || places.from.as_deref().and_then(|from| find_upward(from, places.home.as_deref()));
+        let known = || places.project.clone().or_else(found);
+        let Some(path) = places.file.clone().or_else(known) else { return Ok(config) };
+        let real = path.canonicalize();
+        let real = real.map_err(|source| private::NotPrivate::Io { path: path.clone(), source });
+        let real = real.map_err(|source| ConfigError::Read { source })?;
+        let consented = places.file.is_some() || places.consent.covers(&real);
+        let mut text = private::read_any(&path).map_err(|source| ConfigError::Read { source })?;
+        // What the user has agreed to word by word may stand anywhere.
+        if !consented && places.consent.agreed(&real, &text) != Agreed::Yes {
+            text = private::read(&path)
+                .map_err(|source| ConfigError::Stranger { path: path.clone(), source })?;
+        }
+        let table = config.add(&path, &text, Origin::Project(path.clone()))?;
+        if real.is_file() {
+            let agreed = if consented { Agreed::Yes } else { places.consent.agreed(&real, &text) };
+            let keys = trust::keys_to_agree(&path, &table);
+            config.project = Some(Project { path: real, text, keys, agreed });
         }
         Ok(config)
     }
 
+    /// Adds a file that goes before those that were added before.
+    fn add(&mut self, path: &Path, text: &str, origin: Origin) -> Result<Table, ConfigError> {
+        let (table, file) = file::parse(path, text)?;
+        self.file = std::mem::take(&mut self.file).overlaid(file);
+        self.sources.push(Source { origin, table: table.clone() });
+        Ok(table)
+    }
+
+    /// The project's file, if there is one.
+    pub fn project(&self) -> Option<&Project> {
+        self.project.as_ref()
+    }
+
+    /// What runs of the project are told by: the canonical path of its file.
+    pub fn project_name(&self) -> Option<String> {
+        self.project.as_ref().map(|project| project.path.to_string_lossy().into_owned())
+    }
+
+    /// Fails if the project's file holds something that is asked about, and the user has not agreed.
+    fn check_trust(&self, asked: impl Fn(&str) -> bool) -> Result<(), ConfigError> {
+        let Some(Project { path, keys, agreed, .. }) = &self.project else { return Ok(()) };
+        if *agreed == Agreed::Yes || !keys.iter().any(|key| asked(key)) {
+            return Ok(());
+        }
+        Err(ConfigError::Untrusted {
+            path: path.clone(),
+            keys: keys.clone(),
+            before: *agreed == Agreed::Before,
+        })
+    }
+
     /// The database that the files name.
-    pub fn store(&self) -> Option<PathBuf> {
-        self.file.store.clone()
+    pub fn store(&self) -> Result<Option<PathBuf>, ConfigError> {
+        self.check_trust(|key| key == "store.url")?;
+        Ok(self.file.store.clone())
     }
 
     /// Who answers calls that name nobody, if the files say it.
@@ -124,12 +189,24 @@ impl Config {
     /// The providers that are there without configuration, and the configured
     /// ones, with all that holds for their calls.
     pub fn providers(&self) -> Result<Providers, ConfigError> {
+        self.check_trust(|_| true)?;
         providers::make(&self.file, self.policy())
     }
 
     /// The names of the providers that were configured.
     pub fn configured_providers(&self) -> impl Iterator<Item = &str> {
         self.file.providers.keys().map(String::as_str)
+    }
+
+    /// Agent calls of one run that may be under way at the same time.
+    pub fn parallel_calls(&self) -> Option<u32> {
+        self.policy().concurrency.run
+    }
+
+    /// The same of each provider.
+    pub fn parallel_by_provider(&self) -> BTreeMap<String, u32> {
+        let providers = self.policy().providers.into_iter();
+        providers.filter_map(|(name, policy)| Some((name, policy.max_parallel?))).collect()
     }
 
     fn policy(&self) -> Policy {
@@ -142,9 +219,9 @@ impl Config {
     }
 }
 
-/// The project's file in a directory or the nearest one above it.
-fn find_upward(from: &Path) -> Option<PathBuf> {
-    from.ancestors().map(|dir| dir.join(PROJECT_FILE)).find(|path| path.is_file())
+/// The project's file in a directory or the nearest one above it, within the repository.
+fn find_upward(from: &Path, home: Option<&Path>) -> Option<PathBuf> {
+    private::upward(from, home).into_iter().map(|dir| dir.join(PROJECT_FILE)).find(|path| path.is_file())
 }
 
 /// Calls `see` with every value below a table and its key: `agents.retry.max`.

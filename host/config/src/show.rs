@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use super::mask::masked;
 use super::{Source, walk};
 
 /// Where a value comes from.
@@ -71,7 +72,8 @@ pub(super) fn settings(sources: &[Source]) -> Vec<Setting> {
             }
         }
         walk("", table, &mut |key, value| {
-            settings.insert(key, (value.to_string(), origin.clone()));
+            let shown = masked(&key, value).to_string();
+            settings.insert(key, (shown, origin.clone()));
         });
     }
     settings.into_iter().map(|(key, (value, origin))| Setting { key, value, origin }).collect()

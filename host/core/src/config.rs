@@ -38,6 +38,10 @@ pub struct RunConfig {
     /// The directory where the modules of children are looked for by name.
     #[n(8)]
     pub modules: Option<String>,
+    /// The project that the run belongs to, and its children with it: the canonical path of its
+    /// configuration file. Only hosts that serve that project take the run up.
+    #[n(9)]
+    pub project: Option<String>,
 }
 
 impl Default for RunConfig {
@@ -52,6 +56,7 @@ impl Default for RunConfig {
             max_parallel: None,
             sandbox: Some(Sandbox::default()),
             modules: None,
+            project: None,
         }
     }
 }

@@ -31,6 +31,8 @@ pub struct Inner {
     pub emissions: Vec<Emission>,
     /// What the panic hook of the program said last.
     pub panic: Option<(String, Option<String>)>,
+    /// What a language without our hook wrote about a panic: where, and what.
+    pub last_words: Option<(String, Option<String>)>,
     /// Bytes of lines that the program has not ended yet: stdout, stderr.
     pub partial_lines: [Vec<u8>; 2],
     /// Bytes that the program may still give out.
@@ -49,6 +51,7 @@ impl Shared {
             blocked: false,
             emissions: Vec::new(),
             panic: None,
+            last_words: None,
             partial_lines: [Vec::new(), Vec::new()],
             output_left,
             last_fuel: None,
@@ -109,6 +112,20 @@ impl Inner {
         if self.machine.give_out(gift) {
             let now = self.machine.observed().now();
             self.emissions.push(emission(now));
+        }
+    }
+
+    /// Looks whether a line of standard error tells of a panic: that of Rust's standard library
+    /// (`thread 'main' panicked at src/lib.rs:3:5:`, the message on the next line) or of Go
+    /// (`panic: message`).
+    pub fn hear(&mut self, line: &str) {
+        let cut = |text: &str| text[..text.floor_char_boundary(limits::NAME_BYTES)].to_owned();
+        if let Some((_, place)) = line.split_once(" panicked at ") {
+            self.last_words = Some((cut(place.trim_end_matches(':')), None));
+        } else if let Some(message) = line.strip_prefix("panic: ") {
+            self.last_words = Some((String::new(), Some(cut(message))));
+        } else if let Some((_, message @ None)) = &mut self.last_words {
+            *message = Some(cut(line));
         }
     }
 

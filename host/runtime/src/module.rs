@@ -61,7 +61,7 @@ impl ModuleError {
                     .to_owned()
             }
             Self::CoreModule => {
-                "`wfhost build` wraps it into a component; for a finished file: `wfhost build FILE.wasm -o OUT.wasm`"
+                "`wfhost build` wraps it into a component; for a finished file: `wfhost build FILE.wasm -O OUT.wasm`"
                     .to_owned()
             }
             Self::Denied { import, instead, .. } if classify(import) == ImportClass::Trapped => format!(

@@ -28,6 +28,13 @@ pub async fn explain<E>(
     if let Some(memory) = error.root_cause().downcast_ref::<OutOfMemory>() {
         return Ok(Failure::new(FailureKind::Failed, memory.to_string()));
     }
+    let is_unreachable =
+        matches!(error.downcast_ref::<wasmtime::Trap>(), Some(wasmtime::Trap::UnreachableCodeReached));
+    if let Some((place, message)) = shared.lock().last_words.take().filter(|_| is_unreachable) {
+        let place = if place.is_empty() { place } else { format!(" at {place}") };
+        let message = message.map(|message| format!(": {message}")).unwrap_or_default();
+        return Ok(Failure::new(FailureKind::Failed, format!("the program panicked{place}{message}")));
+    }
     let place = place_of(error, module).await?;
     let place = place.map(|place| format!(" at {place}")).unwrap_or_default();
     let root = error.root_cause();

@@ -123,13 +123,17 @@ fn owner(pid: u32) -> Owner {
 }
 
 fn machine(run: &str, module: Digest) -> Machine {
+    configured(run, module, RunConfig::default())
+}
+
+fn configured(run: &str, module: Digest, config: RunConfig) -> Machine {
     let started = Started {
         run: id(run),
         workflow: "w".to_owned(),
         module,
         input: Json::null(),
         seed: [7; 32],
-        config: RunConfig::default(),
+        config,
         labels: Vec::new(),
         parent: None,
         child: None,
@@ -864,6 +868,44 @@ async fn a_host_takes_only_the_runs_that_it_wants() {
         assert_eq!(store.info("b").await.project.as_deref(), Some("/b"));
         let of = RunFilter { project: Some("/a".to_owned()), ..RunFilter::default() };
         assert_eq!(store.runs(of).await.unwrap().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_run_belongs_to_the_project_of_its_journal_unless_it_is_said_otherwise() {
+    for store in stores().await {
+        let module = store.put_module("w", b"module").await.unwrap();
+        let begun = |run: &str| {
+            let config = RunConfig { project: Some("/a".to_owned()), ..RunConfig::default() };
+            let mut machine = configured(run, module, config);
+            let rows = vec![row(&mut machine)];
+            (machine, rows)
+        };
+        let (machine, rows) = begun("here");
+        store.create(NewRun::new(&machine, rows)).await.unwrap();
+        assert_eq!(store.info("here").await.project.as_deref(), Some("/a"));
+        let info = RunInfo { project: None, ..store.info("here").await };
+        let rebuilt = Rebuilt { info, emissions: None, questions: Vec::new() };
+        assert!(store.rebuild(rebuilt).await.unwrap());
+        assert_eq!(store.opened(store.mine, "here").await.project.as_deref(), Some("/a"));
+        // A run that comes from another machine, and what it begins here.
+        let (machine, rows) = begun("elsewhere");
+        let imported = ImportedRun {
+            info: RunInfo { project: None, ..RunInfo::of(&machine) },
+            rows,
+            emissions: 0,
+            given: Given::Nothing,
+            logs: Vec::new(),
+            messages: Vec::new(),
+            state: Vec::new(),
+            inbox: Vec::new(),
+            questions: Vec::new(),
+        };
+        store.import(imported).await.unwrap();
+        assert_eq!(store.info("elsewhere").await.project, None);
+        let (machine, rows) = begun("elsewhere.1");
+        store.create(NewRun { project: None, ..NewRun::new(&machine, rows) }).await.unwrap();
+        assert_eq!(store.opened(store.mine, "elsewhere.1").await.project, None);
     }
 }
 

@@ -49,7 +49,7 @@ impl NewRun {
         Self {
             id: machine.run().clone(),
             key: None,
-            project: None,
+            project: started.config.project.clone(),
             workflow: started.workflow.clone(),
             module: machine.module(),
             labels: started.labels.clone(),
@@ -363,7 +363,7 @@ pub struct ImportedRun {
 /// What is kept of a run besides its journal, derived from that.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Rebuilt {
-    /// The key, the epoch, the lease and the trouble are not changed.
+    /// The key, the project, the epoch, the lease and the trouble are not changed.
     pub info: RunInfo,
     /// All that the program gave out, from number 0; left as it is if none.
     pub emissions: Option<Vec<Emission>>,
@@ -434,7 +434,7 @@ impl RunInfo {
         Self {
             id: machine.run().clone(),
             key: None,
-            project: None,
+            project: started.config.project.clone(),
             workflow: started.workflow.clone(),
             module: machine.module(),
             state: match machine.continued_as() {

@@ -30,6 +30,9 @@ impl Stdio {
             if byte == b'\n' || line.len() >= limits::LOG_LINE_BYTES {
                 let line = std::mem::take(line);
                 let message = String::from_utf8_lossy(&line).into_owned();
+                if matches!(self, Self::Stderr) {
+                    inner.hear(&message);
+                }
                 inner.log(level, message, vec![("stream".to_owned(), name.to_owned())]);
             }
         }

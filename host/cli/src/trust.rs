@@ -1,0 +1,90 @@
+//! `wfhost trust`, `wfhost untrust`
+
+use std::path::PathBuf;
+
+use wfhost_config::{Agreed, Config, Project};
+
+use super::diagnostic::{Exit, Trouble};
+use super::{Common, printer};
+
+/// Obey the wfhost.toml of a project
+///
+/// A project's file that names programs, addresses or secrets is refused until
+/// this was said of it. It holds for its present content: a changed file is
+/// refused again.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost trust
+  wfhost trust ~/src/reviews")]
+pub(crate) struct Trust {
+    /// The project's directory, or one below it
+    #[arg(default_value = ".")]
+    dir: PathBuf,
+}
+
+/// Take back that a project is trusted
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost untrust
+  wfhost untrust ~/src/reviews")]
+pub(crate) struct Untrust {
+    /// The project's directory, or one below it
+    #[arg(default_value = ".")]
+    dir: PathBuf,
+}
+
+/// The project of a directory.
+fn project(common: &Common, dir: &PathBuf) -> Result<(Config, Project), Trouble> {
+    let dir = dir
+        .canonicalize()
+        .map_err(|error| Trouble::usage("WF0004", format!("{} cannot be read: {error}", dir.display())))?;
+    let config = common.config_of(&dir)?;
+    let Some(project) = config.project().cloned() else {
+        return Err(Trouble::usage("WF0709", format!("{} is in no project", dir.display()))
+            .hint("a project is a directory with a wfhost.toml, and what is below it"));
+    };
+    Ok((config, project))
+}
+
+impl Trust {
+    pub fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let (config, project) = project(common, &self.dir)?;
+        let path = project.path.display();
+        if project.keys.is_empty() {
+            printer::say(common, "Harmless", &format!("{path} sets nothing that has to be trusted"));
+            return Ok(Exit::Done);
+        }
+        for setting in config.settings() {
+            let shown = project.keys.iter().any(|key| {
+                setting.key == *key
+                    || setting.key.strip_prefix(key.as_str()).is_some_and(|rest| rest.starts_with('.'))
+            });
+            if shown {
+                printer::say(common, "sets", &format!("{} = {}", setting.key, setting.value));
+            }
+        }
+        common.consent().agree(&project.path, &project.text).map_err(|error| {
+            Trouble::host("WF0708", format!("it cannot be kept that {path} is trusted: {error}"))
+                .hint("set HOME or XDG_STATE_HOME to a directory that you can write to, or use WFHOST_TRUST")
+        })?;
+        printer::say(common, "Trusted", &format!("{path}, as it is now"));
+        Ok(Exit::Done)
+    }
+}
+
+impl Untrust {
+    pub fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let (_, project) = project(common, &self.dir)?;
+        let path = project.path.display();
+        let withdrawn = common.consent().withdraw(&project.path).map_err(|error| {
+            Trouble::host("WF0708", format!("it cannot be taken back that {path} is trusted: {error}"))
+        })?;
+        let text = match (withdrawn, project.agreed) {
+            (true, _) => format!("{path} is not trusted any more"),
+            (false, Agreed::Yes) => format!("{path} is trusted by --config, --trust or WFHOST_TRUST only"),
+            (false, _) => format!("{path} was not trusted"),
+        };
+        printer::say(common, "Untrust", &text);
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,107 @@
+//! Values that look like credentials are not shown: files should name secrets and not hold them, but
+//! an address, an argument or a variable may.
+
+use toml::Value;
+use wfhost_agents::is_secret_name;
+
+/// What stands for a credential.
+const HIDDEN: &str = "[hidden]";
+
+/// How tokens of well-known services begin.
+const TOKENS: [&str; 12] =
+    ["sk-", "ghp_", "gho_", "ghs_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "AKIA", "AIza", "eyJ", "hf_"];
+
+/// A value as it is shown under its key.
+pub(super) fn masked(key: &str, value: &Value) -> Value {
+    let name = key.rsplit('.').next().unwrap_or(key);
+    match value {
+        Value::String(text) if names_a_secret(name) => Value::String(hidden(text)),
+        Value::String(text) => Value::String(mask(text)),
+        Value::Array(values) => {
+            let mut after_flag = false;
+            let values = values.iter().map(|value| {
+                let Value::String(text) = value else { return masked(key, value) };
+                let shown = if after_flag && !text.starts_with('-') { hidden(text) } else { mask(text) };
+                after_flag = text.starts_with('-') && !text.contains('=') && names_a_secret(text);
+                Value::String(shown)
+            });
+            Value::Array(values.collect())
+        }
+        Value::Table(table) => {
+            Value::Table(table.iter().map(|(key, value)| (key.clone(), masked(key, value))).collect())
+        }
+        other => other.clone(),
+    }
+}
+
+/// Whether what has this name is a secret, and not where one is: `api_key_env`.
+fn names_a_secret(name: &str) -> bool {
+    let name = name.trim_start_matches('-').replace('-', "_").to_ascii_lowercase();
+    let place = ["_env", "_file", "max_tokens"].iter().any(|end| name.ends_with(end));
+    !place && is_secret_name(&name)
+}
+
+fn hidden(text: &str) -> String {
+    if text.is_empty() { String::new() } else { HIDDEN.to_owned() }
+}
+
+/// A text without what looks like a credential in it.
+fn mask(text: &str) -> String {
+    let text = hide_password(text);
+    let words = text.split_inclusive([' ', '&', '?', ';', ',']).map(|word| {
+        let end = word.trim_end_matches([' ', '&', '?', ';', ',']).len();
+        let (word, rest) = word.split_at(end);
+        let shown = match word.split_once(['=', ':']) {
+            Some((name, value)) if names_a_secret(name) && !value.is_empty() => {
+                format!("{}{HIDDEN}", &word[..word.len() - value.len()])
+            }
+            _ if TOKENS.iter().any(|token| word.starts_with(token)) && word.len() >= 16 => HIDDEN.to_owned(),
+            _ => word.to_owned(),
+        };
+        shown + rest
+    });
+    words.collect::<String>()
+}
+
+/// `scheme://user:password@host` without the password.
+fn hide_password(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    match authority.rsplit_once('@') {
+        Some((user, _)) => {
+            let name = user.split(':').next().unwrap_or(user);
+            format!("{scheme}://{name}:{HIDDEN}{}", &rest[user.len()..])
+        }
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_looks_like_a_credential_is_not_shown() {
+        let shown = |key: &str, value: &str| {
+            let table: toml::Table = format!("v = {value}").parse().unwrap();
+            masked(key, &table["v"]).to_string()
+        };
+        for (key, value, expected) in [
+            ("set.DATABASE_URL", "\"postgres://u:p@h/db\"", "\"postgres://u:[hidden]@h/db\""),
+            ("p.base_url", "\"https://h/v1?api_key=abc&x=1\"", "\"https://h/v1?api_key=[hidden]&x=1\""),
+            (
+                "p.argv",
+                "[\"x\", \"--api-key\", \"abc\", \"--token=abc\"]",
+                "[\"x\", \"--api-key\", \"[hidden]\", \"--token=[hidden]\"]",
+            ),
+            ("p.args", "[\"sk-abcdefghijklmnop\", \"-v\"]", "[\"[hidden]\", \"-v\"]"),
+            ("p.headers.x-note", "\"ghp_0123456789abcdef\"", "\"[hidden]\""),
+            ("p.api_key_env", "\"OPENAI_API_KEY\"", "\"OPENAI_API_KEY\""),
+            ("p.max_tokens", "4096", "4096"),
+            ("p.argv", "[\"./review.sh\", \"--model\", \"m\"]", "[\"./review.sh\", \"--model\", \"m\"]"),
+            ("set.API_TOKEN", "\"abc\"", "\"[hidden]\""),
+        ] {
+            assert_eq!(shown(key, value), expected, "{key}");
+        }
+    }
+}

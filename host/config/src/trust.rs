@@ -1,0 +1,212 @@
+//! What a project's file may decide without being asked about, and what the user has agreed to.
+//!
+//! A file that came with a repository can name programs to run, addresses that keys are sent to and
+//! files that hold them. It is obeyed in that only when the user has said so once, for its present
+//! content: `wfhost trust`. As direnv and mise do it, what was agreed to is a file in the user's state
+//! directory, named after the path; a changed file has to be agreed to again.
+
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+use wfhost_core::Digest;
+use wfhost_world::private;
+
+/// What the user has agreed to.
+#[derive(Clone, Debug, Default)]
+pub struct Consent {
+    /// Where it is kept; nowhere if none.
+    pub records: Option<PathBuf>,
+    /// To every file, whoever wrote it.
+    pub all: bool,
+    /// To every file below these directories.
+    pub below: Vec<PathBuf>,
+}
+
+/// Whether the user has agreed to a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Agreed {
+    Yes,
+    No,
+    /// To what was in it before.
+    Before,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Record {
+    path: PathBuf,
+    digest: String,
+}
+
+impl Consent {
+    /// Whether a file, by its canonical path, is trusted for where it stands.
+    pub fn covers(&self, path: &Path) -> bool {
+        self.all || self.below.iter().any(|dir| dir.is_absolute() && path.starts_with(dir))
+    }
+
+    /// Whether the user has agreed to a file with this text.
+    pub fn agreed(&self, path: &Path, text: &str) -> Agreed {
+        if self.covers(path) {
+            return Agreed::Yes;
+        }
+        let Some(record) = self.record(path) else { return Agreed::No };
+        // A record that anybody else could have written is none.
+        let record = private::read(&record).ok().and_then(|json| serde_json::from_str::<Record>(&json).ok());
+        match record {
+            Some(record) if record.path != path => Agreed::No,
+            Some(record) if record.digest == digest(text) => Agreed::Yes,
+            Some(_) => Agreed::Before,
+            None => Agreed::No,
+        }
+    }
+
+    /// Keeps that the user agrees to a file with this text.
+    pub fn agree(&self, path: &Path, text: &str) -> io::Result<()> {
+        let Some(file) = self.record(path) else { return Err(io::Error::other("HOME is not set")) };
+        if let Some(dir) = file.parent() {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        }
+        let record = Record { path: path.to_owned(), digest: digest(text) };
+        // Written beside and renamed, so that it is there whole or not at all.
+        let new = file.with_extension("new");
+        let _ = std::fs::remove_file(&new);
+        let mut options = std::fs::OpenOptions::new();
+        let mut out = options.write(true).create_new(true).mode(0o600).open(&new)?;
+        out.write_all(serde_json::to_string(&record)?.as_bytes())?;
+        std::fs::rename(&new, &file)
+    }
+
+    /// Takes it back. False if there was nothing.
+    pub fn withdraw(&self, path: &Path) -> io::Result<bool> {
+        let Some(file) = self.record(path) else { return Ok(false) };
+        match std::fs::remove_file(file) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn record(&self, path: &Path) -> Option<PathBuf> {
+        use std::os::unix::ffi::OsStrExt;
+        let name = Digest::of(path.as_os_str().as_bytes()).hex();
+        self.records.as_ref().map(|dir| dir.join(name))
+    }
+}
+
+fn digest(text: &str) -> String {
+    Digest::of(text.as_bytes()).to_string()
+}
+
+/// Settings of a provider that name no program, no address, no secret and nothing of the environment.
+const HARMLESS: [&str; 12] = [
+    "kind",
+    "preset",
+    "model",
+    "max_parallel",
+    "rate",
+    "system",
+    "max_tokens",
+    "stream",
+    "native_schema",
+    "api",
+    "prompt",
+    "format",
+];
+
+/// The keys of a project's file that the user has to agree to.
+pub(super) fn keys_to_agree(path: &Path, table: &Table) -> Vec<String> {
+    let mut keys = Vec::new();
+    let section = |name: &str| table.get(name).and_then(Value::as_table).into_iter().flatten();
+    for (name, provider) in section("providers") {
+        let Some(provider) = provider.as_table() else { continue };
+        // People are asked by nobody but wfhost.
+        if provider.get("kind").and_then(Value::as_str) == Some("human") {
+            continue;
+        }
+        let harmful = provider.keys().filter(|key| !HARMLESS.contains(&key.as_str()));
+        keys.extend(harmful.map(|key| format!("providers.{name}.{key}")));
+    }
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let leaves =
+        |value: Option<&Value>| value.and_then(Value::as_str).is_some_and(|to| leaves(dir, Path::new(to)));
+    if leaves(table.get("store").and_then(|store| store.get("url"))) {
+        keys.push("store.url".to_owned());
+    }
+    for (name, workspace) in section("workspaces") {
+        let places = ["path", "repository"].into_iter().filter(|key| leaves(workspace.get(key)));
+        keys.extend(places.map(|key| format!("workspaces.{name}.{key}")));
+    }
+    keys
+}
+
+/// Whether a path leads out of a directory, also by way of a link.
+fn leaves(dir: &Path, to: &Path) -> bool {
+    let below = dir.join(to);
+    if to.components().any(|part| part == Component::ParentDir) || !below.starts_with(dir) {
+        return true;
+    }
+    // What is not there yet is made in the nearest directory that is.
+    let there = below.ancestors().find(|path| path.symlink_metadata().is_ok());
+    let real = there.and_then(|path| path.canonicalize().ok());
+    let dir = dir.canonicalize().ok();
+    !matches!((real, dir), (Some(real), Some(dir)) if real.starts_with(&dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(text: &str) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/tmp", dir.path().join("link")).unwrap();
+        keys_to_agree(&dir.path().join("wfhost.toml"), &text.parse().unwrap())
+    }
+
+    #[test]
+    fn programs_addresses_and_secrets_are_asked_about_and_limits_are_not() {
+        let asked = [
+            (
+                "[providers.a]\nkind = \"command\"\nargv = [\"x\"]\nenv = [\"KEY\"]",
+                "providers.a.argv providers.a.env",
+            ),
+            ("[providers.openai]\nkind = \"openai\"\nbase_url = \"https://x\"", "providers.openai.base_url"),
+            ("[providers.a]\nkind = \"openai\"\napi_key_env = \"K\"", "providers.a.api_key_env"),
+            (
+                "[providers.a]\nkind = \"command\"\npreset = \"claude\"\nargs = [\"--yolo\"]",
+                "providers.a.args",
+            ),
+            ("[store]\nurl = \"/tmp/evil.db\"", "store.url"),
+            ("[store]\nurl = \"../evil.db\"", "store.url"),
+            ("[store]\nurl = \"link/evil.db\"", "store.url"),
+            ("[workspaces.w]\nkind = \"dir\"\npath = \"/home\"", "workspaces.w.path"),
+        ];
+        for (text, expected) in asked {
+            assert_eq!(keys(text).join(" "), expected, "{text}");
+        }
+        let harmless = "[agents]\ndefault = \"claude\"\n[providers.claude]\nkind = \"command\"\npreset = \"claude\"\n\
+                        max_parallel = 2\n[providers.boss]\nkind = \"human\"\n[store]\nurl = \"runs/wfhost.db\"\n\
+                        [workspaces.w]\nkind = \"worktree\"\nrepository = \".\"";
+        assert_eq!(keys(harmless), Vec::<String>::new());
+    }
+
+    #[test]
+    fn consent_is_to_a_file_with_its_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let consent = Consent { records: Some(dir.path().join("trusted")), ..Consent::default() };
+        let (file, other) = (Path::new("/p/wfhost.toml"), Path::new("/q/wfhost.toml"));
+        assert_eq!(consent.agreed(file, "a"), Agreed::No);
+        consent.agree(file, "a").unwrap();
+        assert_eq!(consent.agreed(file, "a"), Agreed::Yes);
+        assert_eq!(consent.agreed(file, "b"), Agreed::Before);
+        assert_eq!(consent.agreed(other, "a"), Agreed::No);
+        consent.agree(file, "b").unwrap();
+        assert_eq!(consent.agreed(file, "b"), Agreed::Yes);
+        assert!(consent.withdraw(file).unwrap());
+        assert!(!consent.withdraw(file).unwrap());
+        assert_eq!(consent.agreed(file, "b"), Agreed::No);
+        let below = Consent { below: vec!["/p".into()], ..Consent::default() };
+        assert_eq!((below.agreed(file, "x"), below.agreed(other, "x")), (Agreed::Yes, Agreed::No));
+    }
+}

@@ -1,0 +1,231 @@
+//! Text that others wrote (programs, agents, files, whoever named a run), made safe to show on a
+//! terminal and to hand to a shell.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// Whether a terminal obeys a character instead of showing it: the C0 and C1 control characters and
+/// DEL; what separates lines; and what changes the direction of the text around it
+/// (UAX #9: marks, embeddings, overrides, isolates).
+pub fn is_control(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{2028}' | '\u{2029}')
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// One line of text for a terminal. Tabs stay, line ends become spaces, every other control
+/// character is written out like `\u{1b}`.
+pub fn one_line(text: &str) -> Cow<'_, str> {
+    if !text.contains(|c| c != '\t' && is_control(c)) {
+        return Cow::Borrowed(text);
+    }
+    let mut line = String::with_capacity(text.len() + 16);
+    for part in text.trim_end_matches(['\r', '\n']).split_inclusive('\n') {
+        match part.strip_suffix('\n') {
+            None => write_out(&mut line, part),
+            Some(part) => {
+                write_out(&mut line, part.strip_suffix('\r').unwrap_or(part));
+                line.push(' ');
+            }
+        }
+    }
+    Cow::Owned(line)
+}
+
+/// The same for text of several lines, of which all but the first are indented by so many spaces.
+pub fn lines(text: &str, indent: usize) -> Cow<'_, str> {
+    if !text.contains(|c| c != '\t' && is_control(c)) {
+        return Cow::Borrowed(text);
+    }
+    let mut block = String::with_capacity(text.len() + 16);
+    for (number, line) in text.lines().enumerate() {
+        if number > 0 {
+            block.push('\n');
+            block.extend(std::iter::repeat_n(' ', indent));
+        }
+        write_out(&mut block, line);
+    }
+    Cow::Owned(block)
+}
+
+fn write_out(to: &mut String, text: &str) {
+    for c in text.chars() {
+        match c {
+            '\t' => to.push(c),
+            c if is_control(c) => to.extend(c.escape_unicode()),
+            c => to.push(c),
+        }
+    }
+}
+
+/// JSON text with the same value, and without a character that a terminal obeys, line ends and
+/// tabs between values aside. `json` has to be valid: then the others can stand within strings only,
+/// but for a carriage return, which can only stand between values.
+pub fn json(json: &str) -> Cow<'_, str> {
+    let passes = |c: char| matches!(c, '\t' | '\n') || !is_control(c);
+    if json.chars().all(passes) {
+        return Cow::Borrowed(json);
+    }
+    let mut text = String::with_capacity(json.len() + 16);
+    for c in json.chars() {
+        match c {
+            '\r' => text.push(' '),
+            c if passes(c) => text.push(c),
+            // All of them are in the Basic Multilingual Plane.
+            c => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+        }
+    }
+    Cow::Owned(text)
+}
+
+/// A word as a POSIX shell reads it back. One with control characters is written in the form
+/// `$'...'` (POSIX.1-2024; bash, zsh and ksh have long had it).
+pub fn quoted(word: &str) -> Cow<'_, str> {
+    if word.contains(is_control) {
+        let mut text = "$'".to_owned();
+        for c in word.chars() {
+            match c {
+                '\\' | '\'' => text.extend(['\\', c]),
+                c if is_control(c) => {
+                    c.encode_utf8(&mut [0; 4])
+                        .bytes()
+                        .for_each(|byte| text.push_str(&format!("\\{byte:03o}")));
+                }
+                c => text.push(c),
+            }
+        }
+        text.push('\'');
+        return Cow::Owned(text);
+    }
+    // It fails at a zero byte only, which is a control character.
+    shlex::try_quote(word).unwrap_or(Cow::Borrowed("''"))
+}
+
+/// A command of this program that people or tools are told to run, with everything quoted.
+#[derive(Clone, Debug)]
+pub struct Command {
+    verb: String,
+    operands: Vec<String>,
+    options: Vec<String>,
+}
+
+impl Command {
+    /// `wfhost VERB`, which may be several words.
+    pub fn new(verb: &str) -> Self {
+        Self { verb: verb.to_owned(), operands: Vec::new(), options: Vec::new() }
+    }
+
+    /// An argument that is no option, whatever it begins with.
+    #[must_use]
+    pub fn arg(mut self, operand: impl fmt::Display) -> Self {
+        self.operands.push(operand.to_string());
+        self
+    }
+
+    /// An option with its value, whatever that begins with.
+    #[must_use]
+    pub fn option(mut self, name: &str, value: impl fmt::Display) -> Self {
+        let value = value.to_string();
+        self.options.push(match value.starts_with('-') {
+            true => format!("{name}={}", quoted(&value)),
+            false => format!("{name} {}", quoted(&value)),
+        });
+        self
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "wfhost {}", self.verb)?;
+        let dashed = self.operands.iter().any(|operand| operand.starts_with('-'));
+        let operands = self.operands.iter().map(|operand| quoted(operand).into_owned());
+        let options = self.options.iter().cloned();
+        let words: Vec<_> = match dashed {
+            true => options.chain(["--".to_owned()]).chain(operands).collect(),
+            false => operands.chain(options).collect(),
+        };
+        words.iter().try_for_each(|word| write!(f, " {word}"))
+    }
+}
+
+/// `wfhost VERB RUN`, to which options can be added.
+pub fn command(verb: &str, run: impl fmt::Display) -> Command {
+    Command::new(verb).arg(run)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What terminals obey: OSC 52, a CSI, BEL, BS, DEL, a C1 CSI, a lone CR, an override.
+    const HOSTILE: &str = "a\x1b]52;c;ZXZpbA==\x07b\x1b[2Kc\x08d\x7fe\u{9b}31mf\rg\u{202e}h\0i";
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_passes() {
+        let shown = one_line(HOSTILE);
+        assert!(!shown.contains(is_control), "{shown:?}");
+        assert!(shown.starts_with("a\\u{1b}]52;c;ZXZpbA==\\u{7}b"), "{shown}");
+        assert_eq!(one_line("one\r\ntwo\nthree\n"), "one two three");
+        assert_eq!(lines("one\r\ntwo\rthree\n", 4), "one\n    two\\u{d}three");
+        assert_eq!(one_line("Grüße\t👩‍🚀"), "Grüße\t👩‍🚀");
+        // What only separates lines for some programs.
+        assert_eq!(one_line("a\u{2028}b"), "a\\u{2028}b");
+    }
+
+    #[test]
+    fn json_keeps_its_value() {
+        let value = serde_json::json!({ HOSTILE: [HOSTILE, "\u{7f}\u{85}\u{2066}"] });
+        let shown = json(&value.to_string()).into_owned();
+        assert!(!shown.contains(is_control), "{shown:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
+        assert_eq!(json("{\r\n\t\"a\":\r1}"), "{ \n\t\"a\": 1}");
+        assert!(matches!(json("[1,2]"), Cow::Borrowed(_)));
+    }
+
+    /// What a shell makes of a command.
+    fn words(command: &str) -> Vec<Vec<u8>> {
+        // `sh` is dash in places, which does not know `$'...'` yet.
+        let script = format!("wfhost() {{ printf '%s\\0' \"$@\"; }}; {command}");
+        let ran = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
+        assert!(ran.stderr.is_empty(), "{command}: {}", String::from_utf8_lossy(&ran.stderr));
+        let mut words: Vec<_> = ran.stdout.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
+        assert_eq!(words.pop(), Some(Vec::new()));
+        words
+    }
+
+    #[test]
+    fn a_shell_reads_back_what_was_quoted() {
+        for name in [
+            "go",
+            "",
+            "go; touch /tmp/pwned #",
+            "$(touch /tmp/pwned)",
+            "two words",
+            "it's",
+            "`id`",
+            "!!",
+            "a\nb",
+            "~",
+            "*",
+            "a\x1b[31mb'\\",
+            "\u{202e}x",
+            "{a,b}",
+            "^a",
+            "x=1",
+            "&",
+            "|",
+        ] {
+            let command = Command::new("signal").arg("r").arg(name).option("-i", "JSON");
+            let expected: Vec<Vec<u8>> =
+                ["signal", "r", name, "-i", "JSON"].iter().map(|word| word.as_bytes().to_vec()).collect();
+            assert_eq!(words(&command.to_string()), expected, "{command}");
+            assert!(!command.to_string().contains(is_control));
+        }
+    }
+
+    #[test]
+    fn what_begins_with_a_dash_is_no_option() {
+        let command = Command::new("signal").arg("r").arg("--db=x").option("-i", "-5");
+        assert_eq!(command.to_string(), "wfhost signal -i=-5 -- r '--db=x'");
+    }
+}
