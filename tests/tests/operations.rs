@@ -145,6 +145,45 @@ fn g04_gc_deletes_what_ended_long_ago() {
     assert_eq!(left, ["waits", "new"]);
 }
 
+#[test]
+fn g04_gc_takes_the_workspaces_of_runs_that_are_gone() {
+    let place = Place::new();
+    let config = place.file("wfhost.toml", "[workspaces.w]\nkind = \"scratch\"\n");
+    let program = json!([{ "agent_with": { "prompt": "p", "providers": ["echo"], "workspace": "w" } }]);
+    for id in ["gone", "new", "old"] {
+        run(&place, id, &program, &["--config", &config]).ok_json();
+    }
+    let root = place.path("data/wfhost/workspaces");
+    // Another database has its runs in the same place.
+    std::fs::create_dir_all(root.join("other/w")).unwrap();
+    for id in ["gone", "new", "old", "other"] {
+        std::fs::write(root.join(id).join("w/file"), "12345").unwrap();
+    }
+    let left = || {
+        let mut left: Vec<_> =
+            std::fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        left
+    };
+    assert_eq!(place.run(["delete", "gone", "--yes"]).code(), Some(0));
+    sql(&place, "UPDATE runs SET updated_at = updated_at - 3600000 WHERE name = 'old'");
+    let gc = |more: &[&str]| place.run(["db", "gc", "--older-than", "30m"].iter().chain(more));
+    assert!(gc(&["--dry-run"]).stderr().contains("1 runs would be deleted, the workspaces of 2 (10 bytes)"));
+    let mut view = json!({
+        "schema": "wfhost/gc/1", "dry_run": true, "runs": ["old"], "modules": null,
+        "workspaces": { "runs": 2, "bytes": 10 },
+    });
+    assert_eq!(gc(&["--dry-run", "-o", "json"]).ok_json(), view);
+    assert_eq!(left(), ["gone", "new", "old", "other"]);
+    (view["dry_run"], view["modules"]) = (json!(false), json!(0));
+    assert_eq!(gc(&["--yes", "-o", "json"]).ok_json(), view);
+    assert_eq!(left(), ["new", "other"]);
+    // Now there is nothing to ask about.
+    let ran = gc(&[]);
+    assert_eq!((ran.code(), ran.stdout().as_str()), (Some(0), ""), "{}", ran.stderr());
+    assert!(ran.stderr().trim_end().ends_with("0 runs, 0 modules"), "{}", ran.stderr());
+}
+
 fn ids(place: &Place, args: &[&str]) -> Vec<String> {
     let page = place.run(["ps", "-o", "json"].iter().chain(args)).ok_json();
     page["runs"].as_array().unwrap().iter().map(|run| run["id"].as_str().unwrap().to_owned()).collect()

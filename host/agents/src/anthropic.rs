@@ -13,7 +13,9 @@
 //! options = { temperature = 0.2 }          # members of the request's body
 //! ```
 //!
-//! A call's `options` are members of the body too. The API keeps no
+//! A call's `options` are members of the body too, as far as `call_options` of
+//! the configuration allows them: by default what shapes the answer
+//! (`temperature`, `top_p`, `top_k`, `stop_sequences`, `thinking`). The API keeps no
 //! conversations; the host does. Tools are off.
 
 use std::collections::BTreeMap;
@@ -24,9 +26,8 @@ use serde_json::{Map, Value, json};
 use wfhost_core::policy::budget::Tells;
 use wfhost_core::{FailureKind, Json, Reply, Usage};
 
-use super::openai::call_options;
 use super::web::{self, LazyClient, Progress};
-use super::{Call, CallFailure, CallOutput, Check, Lines, Provider, SecretSource, Stream};
+use super::{Call, CallFailure, CallOptions, CallOutput, Check, Lines, Provider, SecretSource, Stream};
 
 /// The version of the API that this was written for.
 const VERSION: &str = "2023-06-01";
@@ -44,9 +45,14 @@ pub struct AnthropicConfig {
     pub stream: bool,
     pub headers: BTreeMap<String, String>,
     pub options: Map<String, Value>,
+    /// The options that a call may set.
+    pub call_options: CallOptions,
 }
 
 impl AnthropicConfig {
+    /// Options that shape an answer.
+    pub const CALL_OPTIONS: [&str; 6] =
+        ["output_config", "stop_sequences", "temperature", "thinking", "top_k", "top_p"];
     pub const BASE_URL: &'static str = "https://api.anthropic.com";
     pub const KEY_ENV: &'static str = "ANTHROPIC_API_KEY";
     pub const MAX_TOKENS: u64 = 8_192;
@@ -63,6 +69,7 @@ impl Default for AnthropicConfig {
             stream: true,
             headers: BTreeMap::new(),
             options: Map::new(),
+            call_options: CallOptions::of(&Self::CALL_OPTIONS),
         }
     }
 }
@@ -113,7 +120,7 @@ impl Anthropic {
         if let Some(system) = &self.config.system {
             body["system"] = json!(system);
         }
-        let options = call_options(call)?;
+        let options = self.config.call_options.take(call)?;
         if let Value::Object(members) = &mut body {
             members.extend(self.config.options.clone());
             members.extend(options);

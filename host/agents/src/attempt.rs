@@ -344,7 +344,11 @@ impl Attempt {
         // All turns are paid for, however the last one ended.
         let used = self.used.get();
         let changes = match &self.call.workspace {
-            Some(workspace) => workspace.changes().boxed().await,
+            Some(workspace) => {
+                let changes = workspace.changes().boxed().await;
+                // An agent may have written down what it was given.
+                changes.map(|changes| changes.redacted(&self.provider.redactor()))
+            }
             None => None,
         };
         if let Some(changes) = &changes

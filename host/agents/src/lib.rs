@@ -9,6 +9,7 @@ mod attempt;
 mod call;
 mod command;
 mod echo;
+mod farewell;
 mod gate;
 mod guarded;
 mod http;
@@ -16,6 +17,7 @@ mod human;
 mod ledger;
 mod mcp;
 mod openai;
+mod options;
 mod output;
 mod policy;
 mod recorder;
@@ -24,6 +26,7 @@ mod scripted;
 mod secret;
 mod session;
 mod suggested;
+mod text;
 mod web;
 mod workspace;
 
@@ -39,8 +42,10 @@ use wfhost_core::{Reply, RunConfig};
 pub use self::anthropic::{Anthropic, AnthropicConfig};
 pub use self::attempt::{Attempt, AttemptEnd, Made, Used};
 pub use self::call::{Call, CallFailure, Turn};
-pub use self::command::{Command, CommandConfig, Format, PRESETS, Preset, PromptBy};
+pub use self::command::{Command, CommandConfig, Format, PRESETS, Preset, PromptBy, supervise_if_asked};
 pub use self::echo::Echo;
+use self::farewell::farewell;
+pub use self::farewell::settle;
 pub use self::gate::{Gate, Slot};
 pub use self::guarded::Guarded;
 pub use self::http::{Http, HttpConfig};
@@ -48,14 +53,19 @@ pub use self::human::Human;
 pub use self::ledger::{Purse, ReadPurse, Reservation};
 pub use self::mcp::{Mcp, McpConfig, McpServer};
 pub use self::openai::{OpenAi, OpenAiApi, OpenAiConfig};
+pub use self::options::CallOptions;
 pub use self::output::{CallEvent, CallOutput, Lines, Stream};
 pub use self::policy::{Concurrency, Policy, ProviderPolicy};
 pub use self::recorder::{Recorder, Writers};
 pub use self::records::{AnswerCache, Conversations, Records, Transcripts};
 pub use self::scripted::{ScriptError, Scripted};
-pub use self::secret::{Redactor, Secret, SecretError, SecretSource, is_secret_name};
+pub use self::secret::{
+    MASK,
+    Redactor, Secret, SecretError, SecretSource, hide_credentials, is_secret_name, looks_secret,
+};
 pub use self::suggested::{Suggested, suggested};
-pub use self::workspace::WorkspaceConfig;
+pub(crate) use self::text::{check_argument, check_word, without_escapes};
+pub use self::workspace::{CleanedWorkspaces, WorkspaceConfig, clean_workspaces};
 
 /// An adapter for one kind of agent. Dropping the future of a call stops it.
 pub trait Provider: Send + Sync + fmt::Debug {
@@ -100,6 +110,12 @@ pub trait Provider: Send + Sync + fmt::Debug {
         false
     }
 
+    /// Takes the secrets that it was given out of what others record about its
+    /// calls, like what it changed in a workspace.
+    fn redactor(&self) -> Redactor {
+        Redactor::default()
+    }
+
     /// Looks whether it could be asked, without asking it.
     fn check(&self) -> Vec<Check> {
         Vec::new()
@@ -126,7 +142,11 @@ impl Check {
 
     /// A secret that can be read.
     pub fn secret(source: &SecretSource) -> Self {
-        Self { what: format!("key {source}"), problem: source.read().err().map(|error| error.to_string()) }
+        let secret = source.read();
+        // One that could be an ordinary word is not searched for in answers.
+        let shown = secret.as_ref().is_ok_and(|secret| !secret.is_hidden());
+        let note = if shown { " (too short or too plain to be taken out of what is shown)" } else { "" };
+        Self { what: format!("key {source}{note}"), problem: secret.err().map(|error| error.to_string()) }
     }
 }
 

@@ -1,15 +1,17 @@
 //! `wfhost db`
 
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
-use wfhost::agents::Providers;
+use wfhost::agents::{CleanedWorkspaces, Providers, clean_workspaces};
 use wfhost::archive;
 use wfhost::clock;
 use wfhost::store::{Deleted, RunFilter, RunState, SharedStore, Store};
 use wfhost::verify::{compare_given_out, rebuild, verify};
 use wfhost::{Adopt, Evict, HostError};
+use wfhost_core::RunId;
 
 use super::delete::confirm;
 use super::diagnostic::{Exit, Trouble};
@@ -39,7 +41,7 @@ enum Verb {
         /// The new file
         file: PathBuf,
     },
-    /// Delete runs that ended long ago, and modules that no run uses
+    /// Delete runs that ended long ago, modules that no run uses, workspaces of runs that are gone
     Gc {
         /// Since when they have to have ended, like 30d
         #[arg(long, value_name = "LENGTH", value_parser = length_arg)]
@@ -196,7 +198,8 @@ async fn check(common: &Common, deep: bool, repair: bool) -> Result<Exit, Troubl
 }
 
 async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Result<Exit, Trouble> {
-    let store = common.reader()?;
+    let database = common.existing()?;
+    let store: &dyn Store = &database;
     let now = clock::now();
     let before = wfhost_core::Timestamp(now.0.saturating_sub(older_than));
     let filter = RunFilter {
@@ -205,25 +208,64 @@ async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Resul
         ..RunFilter::default()
     };
     let mut old = Vec::new();
-    for_each_run(store.as_ref(), filter, async |info| {
+    for_each_run(store, filter, async |info| {
         old.push(info.id);
         Ok(())
     })
     .await?;
+    let root = common.places().workspaces();
+    // All databases of the user have it in common: what this one never knew is another one's.
+    let is_gone = |run: &RunId| database.was_deleted(run).unwrap_or(false);
+    let goes: HashSet<_> = old.iter().collect();
+    let would = clean(&root, true, |run| !goes.contains(run) && !is_gone(run)).await?;
     if dry_run {
-        printer::say(common, "Dry run", &format!("{} runs would be deleted", old.len()));
-        old.iter().for_each(|run| printer::line(run.as_str()));
+        printer::say(common, "Dry run", &format!("{} runs would be deleted{}", old.len(), workspaces(would)));
+        match common.output {
+            Format::Text => old.iter().for_each(|run| printer::line(run.as_str())),
+            _ => print_gc(true, &old, None, would),
+        }
         return Ok(Exit::Done);
     }
-    if !old.is_empty() {
-        confirm(yes, &format!("delete {} runs?", old.len()))?;
+    if !old.is_empty() || would.runs > 0 {
+        confirm(yes, &format!("delete {} runs{}?", old.len(), workspaces(would)))?;
     }
-    let mut deleted = 0;
-    for run in &old {
-        deleted += u64::from(store.delete(run).await? == Deleted::Yes);
+    let mut deleted = Vec::new();
+    for run in old {
+        if store.delete(&run).await? == Deleted::Yes {
+            deleted.push(run);
+        }
     }
     let modules = store.delete_unused_modules(before).await?;
     store.delete_old_answers(before).await?;
-    printer::say(common, "Deleted", &format!("{deleted} runs, {modules} modules"));
+    let cleaned = clean(&root, false, |run| !is_gone(run)).await?;
+    let counts = format!("{} runs, {modules} modules{}", deleted.len(), workspaces(cleaned));
+    printer::say(common, "Deleted", &counts);
+    if common.output != Format::Text {
+        print_gc(false, &deleted, Some(modules), cleaned);
+    }
     Ok(Exit::Done)
+}
+
+async fn clean(
+    root: &Path,
+    dry_run: bool,
+    keep: impl Fn(&RunId) -> bool,
+) -> Result<CleanedWorkspaces, Trouble> {
+    clean_workspaces(root, dry_run, keep)
+        .await
+        .map_err(|error| Trouble::usage("WF0004", format!("{} cannot be read: {error}", root.display())))
+}
+
+/// What is said of workspaces, if there are any.
+fn workspaces(CleanedWorkspaces { runs, bytes }: CleanedWorkspaces) -> String {
+    if runs == 0 { String::new() } else { format!(", the workspaces of {runs} ({bytes} bytes)") }
+}
+
+fn print_gc(dry_run: bool, runs: &[RunId], modules: Option<usize>, workspaces: CleanedWorkspaces) {
+    let CleanedWorkspaces { runs: of, bytes } = workspaces;
+    let view = json!({
+        "schema": "wfhost/gc/1", "dry_run": dry_run, "runs": runs, "modules": modules,
+        "workspaces": { "runs": of, "bytes": bytes },
+    });
+    printer::json(&view);
 }

@@ -145,7 +145,10 @@ impl Trouble {
             other => other.to_string(),
         };
         let (recorded, asked) = (word(&mismatch.recorded_value), word(&mismatch.asked_value));
+        // How a program came to its end is not compared with anything.
+        let ended = Some(&asked).filter(|_| mismatch.asked == "stop").cloned();
         let (recorded, asked, marked) = around_difference(&recorded, &asked);
+        let asked = ended.unwrap_or(asked);
         let field = mismatch.field.as_deref().filter(|name| !name.is_empty());
         let shown = field.map(|field| format!("{field} ")).unwrap_or_default();
         let width = mismatch.recorded.len().max(mismatch.asked.len());
@@ -202,7 +205,7 @@ impl Trouble {
 fn around_difference(recorded: &str, asked: &str) -> (String, String, (usize, usize)) {
     /// Characters that are shown before and from the difference on.
     const BEFORE: usize = 30;
-    const FROM: usize = 90;
+    const FROM: usize = 60;
     let (a, b): (Vec<char>, Vec<char>) = (recorded.chars().collect(), asked.chars().collect());
     let same = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
     let rest = a[same..].iter().rev().zip(b[same..].iter().rev()).take_while(|(a, b)| a == b).count();

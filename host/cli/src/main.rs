@@ -245,6 +245,7 @@ fn command() -> clap::Command {
 
 /// The program: reads the arguments, does what they say, and gives the exit code.
 fn main() -> ExitCode {
+    wfhost::agents::supervise_if_asked();
     wfhost::engine::compile_in_processes();
     let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
@@ -272,6 +273,8 @@ fn main() -> ExitCode {
     let result = match runtime {
         Ok(runtime) => {
             let result = runtime.block_on(execute(&cli));
+            // Servers whose calls were stopped are told so.
+            runtime.block_on(wfhost::agents::settle(std::time::Duration::from_secs(2)));
             // Reads of blocking threads must not hold the exit up.
             runtime.shutdown_background();
             result

@@ -29,28 +29,31 @@ impl Common {
         }
     }
 
-    /// What the files of the project and of the user say.
-    pub fn config(&self) -> Result<Config, Trouble> {
-        self.load(Places {
-            file: self.config.clone(),
-            from: std::env::current_dir().ok(),
-            ..Places::default()
-        })
-    }
-
-    /// The same of the project of a directory.
-    pub fn config_of(&self, dir: &Path) -> Result<Config, Trouble> {
-        self.load(Places { from: Some(dir.to_owned()), ..Places::default() })
-    }
-
-    fn load(&self, places: Places) -> Result<Config, Trouble> {
-        Ok(Config::load(&Places {
+    /// Where configuration and data are, as seen from a directory.
+    fn places_from(&self, from: Option<PathBuf>) -> Places {
+        Places {
+            from,
             home: environment::home(),
             consent: self.consent(),
             user: environment::config_dir().map(|dir| dir.join("config.toml")),
             data: environment::data_dir(),
-            ..places
-        })?)
+            ..Places::default()
+        }
+    }
+
+    /// Where configuration and data are.
+    pub fn places(&self) -> Places {
+        Places { file: self.config.clone(), ..self.places_from(std::env::current_dir().ok()) }
+    }
+
+    /// What the files of the project and of the user say.
+    pub fn config(&self) -> Result<Config, Trouble> {
+        Ok(Config::load(&self.places())?)
+    }
+
+    /// The same of the project of a directory.
+    pub fn config_of(&self, dir: &Path) -> Result<Config, Trouble> {
+        Ok(Config::load(&self.places_from(Some(dir.to_owned())))?)
     }
 
     /// The configuration that a run is executed with: that of its project, or what `--config` names; for
@@ -63,7 +66,7 @@ impl Common {
             return Err(Trouble::usage("WF0710", missing)
                 .hint("name the configuration that it is to go on with: --config FILE"));
         }
-        self.load(Places { project: Some(project), ..Places::default() })
+        Ok(Config::load(&Places { project: Some(project), ..self.places_from(None) })?)
     }
 
     /// The project that a new run belongs to. A file that was named is agreed to, in its present

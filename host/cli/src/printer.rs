@@ -221,6 +221,10 @@ mod tests {
         let mut found = Vec::new();
         for src in crates.chain([host.join("src")]).filter(|src| src.is_dir()) {
             sources(&src, &mut |path, text| {
+                // The stderr of a supervisor is its connection to the host.
+                if path.ends_with("command/supervisor.rs") {
+                    return;
+                }
                 for forbidden in ["println!", "eprint!", " print!(", "anstream::", "io::stderr()"] {
                     if text.contains(forbidden) {
                         found.push(format!("{}: {forbidden}", path.display()));

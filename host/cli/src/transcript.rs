@@ -2,9 +2,10 @@
 
 use serde_json::json;
 use wfhost::clock::rfc3339;
-use wfhost::store::{TranscriptFilter, TranscriptKind, TranscriptLine};
+use wfhost::store::{Store, TranscriptFilter, TranscriptKind, TranscriptLine};
 use wfhost::world::text::command;
-use wfhost_core::Step;
+use wfhost::{StepInfo, steps};
+use wfhost_core::{Journal, Op, Position, RunId, Step};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
@@ -61,6 +62,11 @@ impl Transcript {
             }
         }
         match (any, self.step) {
+            // An agent need not say anything, nor change anything.
+            (false, Some(step)) if self.is_step(store.as_ref(), &run, step).await? => {
+                printer::say(common, "Silent", &format!("step {step} of {run} has nothing of that kind"));
+                Ok(Exit::Done)
+            }
             (false, Some(step)) if common.output == Format::Text => {
                 Err(Trouble::usage("WF0705", format!("there is no such transcript of step {step} of {run}"))
                     .hint(format!(
@@ -71,6 +77,17 @@ impl Transcript {
             }
             _ => Ok(Exit::Done),
         }
+    }
+}
+
+impl Transcript {
+    /// Whether the run has such a step, and it is one of an agent.
+    async fn is_step(&self, store: &dyn Store, run: &RunId, step: u64) -> Result<bool, Trouble> {
+        let rows = store.journal(run, Position(0)).await?;
+        // A damaged journal is for `verify` to report.
+        let Ok(journal) = Journal::read(rows) else { return Ok(false) };
+        let is_asked = |info: &StepInfo| info.step == Step(step) && matches!(info.op, Op::Agent(_));
+        Ok(steps(&journal).iter().any(is_asked))
     }
 }
 

@@ -76,7 +76,7 @@ pub struct Config {
     sources: Vec<Source>,
     file: FileConfig,
     /// Where workspaces are made.
-    data: PathBuf,
+    workspaces: PathBuf,
     project: Option<Project>,
 }
 
@@ -105,14 +105,21 @@ pub struct Places {
     /// What the user has agreed to.
     pub consent: Consent,
     pub user: Option<PathBuf>,
-    /// Where workspaces are made.
+    /// The directory of the user's data.
     pub data: Option<PathBuf>,
+}
+
+impl Places {
+    /// Where workspaces are made: a directory for each run.
+    pub fn workspaces(&self) -> PathBuf {
+        self.data.clone().unwrap_or_default().join("workspaces")
+    }
 }
 
 impl Config {
     /// Reads the files that there are. One that is found and not named has to be only the user's.
     pub fn load(places: &Places) -> Result<Self, ConfigError> {
-        let mut config = Self { data: places.data.clone().unwrap_or_default(), ..Self::default() };
+        let mut config = Self { workspaces: places.workspaces(), ..Self::default() };
         if let Some(path) = places.user.clone().filter(|path| path.is_file()) {
             let text = private::read_any(&path).map_err(|source| ConfigError::Read { source })?;
             config.add(&path, &text, Origin::User(path.clone()))?;
@@ -210,7 +217,7 @@ impl Config {
     }
 
     fn policy(&self) -> Policy {
-        self.file.policy(&self.data.join("workspaces"))
+        self.file.policy(&self.workspaces)
     }
 
     /// Every value that holds, and where it comes from.

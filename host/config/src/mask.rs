@@ -2,26 +2,19 @@
 //! an address, an argument or a variable may.
 
 use toml::Value;
-use wfhost_agents::is_secret_name;
-
-/// What stands for a credential.
-const HIDDEN: &str = "[hidden]";
-
-/// How tokens of well-known services begin.
-const TOKENS: [&str; 12] =
-    ["sk-", "ghp_", "gho_", "ghs_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "AKIA", "AIza", "eyJ", "hf_"];
+use wfhost_agents::{MASK, hide_credentials, is_secret_name};
 
 /// A value as it is shown under its key.
 pub(super) fn masked(key: &str, value: &Value) -> Value {
     let name = key.rsplit('.').next().unwrap_or(key);
     match value {
         Value::String(text) if names_a_secret(name) => Value::String(hidden(text)),
-        Value::String(text) => Value::String(mask(text)),
+        Value::String(text) => Value::String(hide_credentials(text)),
         Value::Array(values) => {
             let mut after_flag = false;
             let values = values.iter().map(|value| {
                 let Value::String(text) = value else { return masked(key, value) };
-                let shown = if after_flag && !text.starts_with('-') { hidden(text) } else { mask(text) };
+                let shown = if after_flag && !text.starts_with('-') { hidden(text) } else { hide_credentials(text) };
                 after_flag = text.starts_with('-') && !text.contains('=') && names_a_secret(text);
                 Value::String(shown)
             });
@@ -42,38 +35,7 @@ fn names_a_secret(name: &str) -> bool {
 }
 
 fn hidden(text: &str) -> String {
-    if text.is_empty() { String::new() } else { HIDDEN.to_owned() }
-}
-
-/// A text without what looks like a credential in it.
-fn mask(text: &str) -> String {
-    let text = hide_password(text);
-    let words = text.split_inclusive([' ', '&', '?', ';', ',']).map(|word| {
-        let end = word.trim_end_matches([' ', '&', '?', ';', ',']).len();
-        let (word, rest) = word.split_at(end);
-        let shown = match word.split_once(['=', ':']) {
-            Some((name, value)) if names_a_secret(name) && !value.is_empty() => {
-                format!("{}{HIDDEN}", &word[..word.len() - value.len()])
-            }
-            _ if TOKENS.iter().any(|token| word.starts_with(token)) && word.len() >= 16 => HIDDEN.to_owned(),
-            _ => word.to_owned(),
-        };
-        shown + rest
-    });
-    words.collect::<String>()
-}
-
-/// `scheme://user:password@host` without the password.
-fn hide_password(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
-    match authority.rsplit_once('@') {
-        Some((user, _)) => {
-            let name = user.split(':').next().unwrap_or(user);
-            format!("{scheme}://{name}:{HIDDEN}{}", &rest[user.len()..])
-        }
-        None => text.to_owned(),
-    }
+    if text.is_empty() { String::new() } else { MASK.to_owned() }
 }
 
 #[cfg(test)]
@@ -87,19 +49,19 @@ mod tests {
             masked(key, &table["v"]).to_string()
         };
         for (key, value, expected) in [
-            ("set.DATABASE_URL", "\"postgres://u:p@h/db\"", "\"postgres://u:[hidden]@h/db\""),
-            ("p.base_url", "\"https://h/v1?api_key=abc&x=1\"", "\"https://h/v1?api_key=[hidden]&x=1\""),
+            ("set.DATABASE_URL", "\"postgres://u:p@h/db\"", "\"postgres://u:[redacted]@h/db\""),
+            ("p.base_url", "\"https://h/v1?api_key=abc&x=1\"", "\"https://h/v1?api_key=[redacted]&x=1\""),
             (
                 "p.argv",
                 "[\"x\", \"--api-key\", \"abc\", \"--token=abc\"]",
-                "[\"x\", \"--api-key\", \"[hidden]\", \"--token=[hidden]\"]",
+                "[\"x\", \"--api-key\", \"[redacted]\", \"--token=[redacted]\"]",
             ),
-            ("p.args", "[\"sk-abcdefghijklmnop\", \"-v\"]", "[\"[hidden]\", \"-v\"]"),
-            ("p.headers.x-note", "\"ghp_0123456789abcdef\"", "\"[hidden]\""),
+            ("p.args", "[\"sk-abcdefghijklm0123\", \"-v\"]", "[\"[redacted]\", \"-v\"]"),
+            ("p.headers.x-note", "\"ghp_0123456789abcdef\"", "\"[redacted]\""),
             ("p.api_key_env", "\"OPENAI_API_KEY\"", "\"OPENAI_API_KEY\""),
             ("p.max_tokens", "4096", "4096"),
             ("p.argv", "[\"./review.sh\", \"--model\", \"m\"]", "[\"./review.sh\", \"--model\", \"m\"]"),
-            ("set.API_TOKEN", "\"abc\"", "\"[hidden]\""),
+            ("set.API_TOKEN", "\"abc\"", "\"[redacted]\""),
         ] {
             assert_eq!(shown(key, value), expected, "{key}");
         }

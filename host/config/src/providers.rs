@@ -8,9 +8,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use toml::Table;
 use wfhost_agents::{
-    Anthropic, AnthropicConfig, Command, CommandConfig, Format, Guarded, Http, HttpConfig, Human, Mcp,
-    McpConfig, McpServer, OpenAi, OpenAiApi, OpenAiConfig, PRESETS, Policy, Preset, PromptBy, Provider,
-    Providers, SecretSource, is_secret_name,
+    Anthropic, AnthropicConfig, CallOptions, Command, CommandConfig, Format, Guarded, Http, HttpConfig,
+    Human, Mcp, McpConfig, McpServer, OpenAi, OpenAiApi, OpenAiConfig, PRESETS, Policy, Preset, PromptBy,
+    Provider, Providers, SecretSource, is_secret_name, looks_secret,
 };
 
 use super::ConfigError;
@@ -30,11 +30,10 @@ pub(super) fn make(file: &FileConfig, policy: Policy) -> Result<Providers, Confi
         let one = One { path, name };
         made.insert(name.clone(), one.make(provider)?);
     }
-    // One may repeat what another one is asked with: all are guarded against all.
-    let secrets: Vec<_> = made.values().flat_map(|made| made.secrets.clone()).collect();
     let mut providers = Providers::builtin();
     for made in made.into_values() {
-        providers.add(Arc::new(Guarded::new(made.provider, secrets.clone())));
+        // What others were given is nothing that it could give away.
+        providers.add(Arc::new(Guarded::new(made.provider, made.secrets)));
     }
     providers.set_policy(policy);
     Ok(providers)
@@ -70,9 +69,11 @@ fn standard() -> BTreeMap<String, Made> {
     made
 }
 
-/// The secrets that a program gets.
+/// The secrets that a program gets: by the names of variables, and by what some
+/// hold, like the address of a database with a password in it.
 fn passed_secrets(config: &CommandConfig) -> Vec<SecretSource> {
-    let passed = Command::passed(config).filter(|name| is_secret_name(name));
+    let holds_one = |name: &str| std::env::var(name).is_ok_and(|value| looks_secret(&value));
+    let passed = Command::passed(config).filter(|name| is_secret_name(name) || holds_one(name));
     let passed = passed.map(|name| SecretSource::Env(name.to_owned()));
     passed.chain(config.secrets.values().cloned()).collect()
 }
@@ -118,6 +119,7 @@ struct OpenAiFile {
     headers: BTreeMap<String, String>,
     #[serde(default)]
     options: Map<String, Value>,
+    call_options: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -132,6 +134,7 @@ struct AnthropicFile {
     headers: BTreeMap<String, String>,
     #[serde(default)]
     options: Map<String, Value>,
+    call_options: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -178,7 +181,9 @@ struct McpFile {
     argv: Vec<String>,
     url: Option<String>,
     tool: Option<String>,
+    tools: Option<Vec<String>>,
     arguments: Option<Value>,
+    output: Option<String>,
     #[serde(default)]
     env: Vec<String>,
     #[serde(default)]
@@ -212,6 +217,7 @@ impl One<'_> {
                     native_schema,
                     headers,
                     options,
+                    call_options,
                 } = self.read(rest)?;
                 let key = self.source(key, default.key)?;
                 let config = OpenAiConfig {
@@ -225,13 +231,22 @@ impl One<'_> {
                     native_schema,
                     headers: self.headers(headers)?,
                     options,
+                    call_options: call_options.map_or(default.call_options, CallOptions::from),
                 };
                 Ok(self.made(OpenAi::new(self.name, config), key))
             }
             "anthropic" => {
                 let default = AnthropicConfig::default();
-                let AnthropicFile { base_url, model, system, max_tokens, stream, headers, options } =
-                    self.read(rest)?;
+                let AnthropicFile {
+                    base_url,
+                    model,
+                    system,
+                    max_tokens,
+                    stream,
+                    headers,
+                    options,
+                    call_options,
+                } = self.read(rest)?;
                 let key = self.source(key, default.key)?;
                 let config = AnthropicConfig {
                     base_url: self.url("base_url", base_url.unwrap_or(default.base_url))?,
@@ -242,6 +257,7 @@ impl One<'_> {
                     stream: stream.unwrap_or(default.stream),
                     headers: self.headers(headers)?,
                     options,
+                    call_options: call_options.map_or(default.call_options, CallOptions::from),
                 };
                 Ok(self.made(Anthropic::new(self.name, config), key))
             }
@@ -379,7 +395,8 @@ impl One<'_> {
         set: BTreeMap<String, String>,
         secrets: BTreeMap<String, SecretFile>,
     ) -> Result<Variables, ConfigError> {
-        if let Some(name) = set.keys().find(|name| is_secret_name(name)) {
+        let is_secret = |(name, value): &(&String, &String)| is_secret_name(name) || looks_secret(value);
+        if let Some((name, _)) = set.iter().find(is_secret) {
             let instead = format!("name where it is: secrets = {{ {name} = {{ env = \"NAME\" }} }}");
             return Err(self.secret(&format!("set.{name}"), &instead));
         }
@@ -437,7 +454,17 @@ impl One<'_> {
     }
 
     fn mcp(&self, file: McpFile, key: KeyFile) -> Result<Made, ConfigError> {
-        let McpFile { argv, url, tool, arguments, env, set, secrets, directory, headers } = file;
+        let McpFile { argv, url, tool, tools, arguments, output, env, set, secrets, directory, headers } =
+            file;
+        // A tool that is named here is the only one, unless others are named as well.
+        let tools = match (&tool, tools) {
+            (Some(tool), None) => CallOptions::of(&[tool]),
+            (None, None) => CallOptions::of(&["*"]),
+            (_, Some(tools)) => CallOptions::from(tools),
+        };
+        if output.as_ref().is_some_and(|output| !output.is_empty() && !output.starts_with('/')) {
+            return Err(self.wrong("output", "it is a JSON pointer: it begins with a slash"));
+        }
         let (server, secrets) = match (argv.is_empty(), url) {
             (false, None) => {
                 let (set, secrets) = self.variables(set, secrets)?;
@@ -463,7 +490,7 @@ impl One<'_> {
             }
             _ => return Err(self.wrong("argv", "there is one of `argv` and `url`")),
         };
-        let config = McpConfig { server, tool, arguments };
+        let config = McpConfig { server, tool, tools, arguments, output };
         Ok(Made { provider: Arc::new(Mcp::new(self.name, config)), secrets })
     }
 }

@@ -79,6 +79,8 @@ variables! { SET:
     KEY = "WFHOST_KEY";
     /// A file with the latest heartbeat of the attempt before, if it reported one.
     HEARTBEAT_FILE = "WFHOST_HEARTBEAT_FILE";
+    /// What tells the processes of a call from others, whatever they do to hide.
+    CALL = "WFHOST_CALL";
 }
 
 /// A variable that is set and not empty.

@@ -141,3 +141,44 @@ fn doctor_checks_each_provider_and_asks_nobody() {
     place.file("wfhost.toml", "");
     assert_eq!(wfhost(&place, &["doctor"]).code(), Some(0));
 }
+
+#[test]
+fn b29_what_looks_like_a_credential_is_hidden_or_refused() {
+    let place = Place::new();
+    place.file(
+        "wfhost.toml",
+        "[providers.h]\nkind = \"http\"\nurl = \"https://x.example/v1?api_key=hunter2hunter2\"\n\
+         [providers.c]\nkind = \"command\"\nargv = [\"./tool\", \"--token=hunter3hunter3\", \"ghp_0123456789abcdefghij\"]\n\
+         set = { KEYBOARD = \"de\", MONKEY = \"1\" }\n",
+    );
+    let shown = crate::wfhost(&place, &["config", "show"]);
+    assert_eq!(shown.code(), Some(0), "{}", shown.stderr());
+    let shown = shown.stdout();
+    assert!(
+        shown.contains("https://x.example/v1?api_key=[redacted]") && shown.contains("KEYBOARD"),
+        "{shown}"
+    );
+    for secret in ["hunter2", "hunter3", "ghp_0"] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+    place.file(
+        "wfhost.toml",
+        "[providers.c]\nkind = \"command\"\nargv = [\"./tool\"]\nset = { DATABASE_URL = \"postgres://ada:hunter4@db/x\" }\n",
+    );
+    let refused = crate::wfhost(&place, &["config", "show"]);
+    assert!(
+        refused.stderr().contains("error[WF0703]") && !refused.stderr().contains("hunter4"),
+        "{}",
+        refused.stderr()
+    );
+}
+
+#[test]
+fn c11_a_step_without_lines_has_an_empty_transcript() {
+    let place = Place::new();
+    crate::run(&place, &crate::ask(serde_json::json!({"prompt": "p", "providers": ["echo"]})), &[]);
+    let shown = place.run(["transcript", "r", "1", "--diff"]);
+    assert_eq!((shown.code(), shown.stdout().as_str()), (Some(0), ""));
+    assert!(shown.stderr().contains("step 1 of r has nothing of that kind"), "{}", shown.stderr());
+    assert!(place.run(["transcript", "r", "7"]).stderr().contains("error[WF0705]"));
+}

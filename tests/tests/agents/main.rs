@@ -9,8 +9,10 @@ mod examples;
 mod mcp;
 mod models;
 mod policy;
+mod processes;
 mod programs;
 mod reservations;
+mod redteam;
 mod secrets;
 mod server;
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use wfhost_tests::Place;
 
 use crate::server::Server;
-use crate::{ask, gave, program, quick, run};
+use crate::{ask, gave, program, quick, run, run_args};
 
 /// A server of the Model Context Protocol over stdio.
 const SERVER: &str = r#"#!/usr/bin/env python3
@@ -65,7 +65,10 @@ fn a_tool_of_a_server_over_stdio_answers() {
     let server = program(&place, "server.py", SERVER);
     place.file(
         "wfhost.toml",
-        format!("[providers.tools]\nkind = \"mcp\"\nargv = [{server:?}]\ntool = \"say\"\n"),
+        format!(
+            "[providers.tools]\nkind = \"mcp\"\nargv = [{server:?}]\ntool = \"say\"\n\
+             tools = [\"add\", \"fail\", \"die\", \"nothing\"]\n"
+        ),
     );
     assert_eq!(asked(&place, json!({}), "say")["output"], "you said hello");
     let add = json!({"options": {"tool": "add"}, "input": {"a": 2, "b": 40}});
@@ -117,4 +120,181 @@ fn a_tool_of_a_server_over_http_answers() {
         assert_eq!(request.headers["mcp-session-id"], "s-1");
         assert_eq!(request.headers["mcp-protocol-version"], "2025-06-18");
     }
+}
+
+/// A server over stdio that keeps a record of what it hears, and whose tool does
+/// as its name says.
+const RECORDING: &str = r#"#!/usr/bin/env python3
+import json, os, signal, sys
+
+log = open(sys.argv[1], "a", buffering=1)
+
+def send(message):
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+for line in sys.stdin:
+    message = json.loads(line)
+    log.write(message.get("method", "answer") + "\n")
+    if message.get("method") == "initialize":
+        send({"jsonrpc": "2.0", "id": message["id"], "result": {"protocolVersion": "2025-06-18", "capabilities": {}}})
+    elif message.get("method") == "tools/call":
+        name = message["params"]["name"]
+        if name == "content":
+            content = [{"type": "image", "data": "aGk=", "mimeType": "image/png"}]
+            send({"jsonrpc": "2.0", "id": message["id"], "result": {"content": content}})
+        elif name == "wrapped":
+            send({"jsonrpc": "2.0", "id": message["id"], "result": {"content": [], "structuredContent": {"result": [1, 2]}}})
+        elif name == "asks":
+            # It answers only after its own question was answered.
+            send({"jsonrpc": "2.0", "id": "p", "method": "ping"})
+            answer = json.loads(sys.stdin.readline())
+            send({"jsonrpc": "2.0", "id": message["id"], "result": {"content": [{"type": "text", "text": str(answer["result"])}]}})
+        # Others never answer.
+log.write("end of stdin\n")
+"#;
+
+fn recording(place: &Place, more: &str) {
+    let server = program(place, "server.py", RECORDING);
+    let log = place.path("log").display().to_string();
+    place.file(
+        "wfhost.toml",
+        format!("[providers.tools]\nkind = \"mcp\"\nargv = [{server:?}, {log:?}]\n{more}"),
+    );
+}
+
+fn log(place: &Place) -> Vec<String> {
+    std::fs::read_to_string(place.path("log")).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn b21_a_server_over_stdio_ends_by_itself_and_is_answered_while_it_works() {
+    let place = Place::new();
+    recording(&place, "");
+    assert_eq!(asked(&place, json!({"options": {"tool": "asks"}}), "r")["output"], json!({}));
+    let heard = ["initialize", "notifications/initialized", "tools/call", "end of stdin"];
+    assert_eq!(log(&place), heard);
+}
+
+#[test]
+fn c6_a_tool_over_stdio_that_is_stopped_is_told_so() {
+    let place = Place::new();
+    recording(&place, "");
+    let request = json!({"options": {"tool": "hang"}, "limits": {"attempt": 5_000}});
+    assert_eq!(asked(&place, request, "r")["failure"], "timed-out");
+    let heard =
+        ["initialize", "notifications/initialized", "tools/call", "notifications/cancelled", "end of stdin"];
+    wfhost_tests::eventually("the end of the server", || (log(&place) == heard).then_some(()));
+}
+
+#[test]
+fn c7_content_of_all_kinds_is_kept_and_a_pointer_takes_the_answer_out() {
+    let place = Place::new();
+    recording(&place, "");
+    let content = json!([{"type": "image", "data": "aGk=", "mimeType": "image/png"}]);
+    let reply = asked(&place, json!({"options": {"tool": "content"}}), "c");
+    assert_eq!(reply["output"], json!({"text": "", "content": content}));
+    recording(&place, "output = \"/result\"\n");
+    assert_eq!(asked(&place, json!({"options": {"tool": "wrapped"}}), "w")["output"], json!([1, 2]));
+    let failure = asked(&place, json!({"options": {"tool": "content"}}), "n");
+    assert!(failure["message"].as_str().unwrap().contains("has nothing at `/result`"), "{failure}");
+}
+
+/// A server at a URL whose tool waits for its own ping, forgets its first session, or never answers.
+fn remote(tool: &'static str) -> Server {
+    let pong = std::sync::Arc::new((std::sync::Mutex::new(false), std::sync::Condvar::new()));
+    Server::start(move |request, mut answer| {
+        let id = request.body["id"].clone();
+        let result = |value: Value| json!({"jsonrpc": "2.0", "id": id, "result": value});
+        match request.body["method"].as_str() {
+            Some("initialize") => {
+                let value = json!({"protocolVersion": "2025-06-18", "capabilities": {}});
+                let session = format!("mcp-session-id: s-{}\r\n", request.number);
+                answer.with("200 OK", &session, &result(value).to_string());
+            }
+            Some("tools/call") if tool == "forgets" && request.headers["mcp-session-id"] == "s-0" => {
+                answer.with("404 Not Found", "", "{\"error\": \"Session not found\"}");
+            }
+            Some("tools/call") => {
+                answer.stream();
+                if tool == "hang" {
+                    std::thread::sleep(std::time::Duration::from_secs(30));
+                }
+                if tool == "pings" {
+                    answer.event(&json!({"jsonrpc": "2.0", "id": "p", "method": "ping"}));
+                    let mut heard = pong.0.lock().unwrap();
+                    while !*heard {
+                        heard = pong.1.wait(heard).unwrap();
+                    }
+                }
+                answer.event(&result(json!({"content": [{"type": "text", "text": "fine"}]})));
+            }
+            None if request.body["id"] == "p" => {
+                *pong.0.lock().unwrap() = true;
+                pong.1.notify_all();
+                answer.with("202 Accepted", "", "");
+            }
+            _ => answer.with("202 Accepted", "", ""),
+        }
+    })
+}
+
+fn heard(server: &Server) -> Vec<String> {
+    let word = |request: &crate::server::Request| match request.body["method"].as_str() {
+        Some(method) => method.to_owned(),
+        None => request.line.split(' ').next().unwrap().to_owned(),
+    };
+    server.requests().iter().map(word).collect()
+}
+
+fn asked_remote(tool: &'static str, request: Value) -> (Value, Server) {
+    let place = Place::new();
+    let server = remote(tool);
+    place.file(
+        "wfhost.toml",
+        format!("[providers.tools]\nkind = \"mcp\"\nurl = \"{}/mcp\"\ntool = \"t\"\n", server.url),
+    );
+    (asked(&place, request, "r"), server)
+}
+
+#[test]
+fn b21_a_ping_over_http_is_answered_while_the_tool_works() {
+    let (reply, server) = asked_remote("pings", json!({"limits": {"attempt": 20_000}}));
+    assert_eq!(reply["output"], "fine");
+    assert_eq!(heard(&server), ["initialize", "notifications/initialized", "tools/call", "POST", "DELETE"]);
+}
+
+#[test]
+fn c6_a_forgotten_session_is_begun_anew() {
+    let (reply, server) = asked_remote("forgets", json!({}));
+    assert_eq!(reply["output"], "fine");
+    let session = ["initialize", "notifications/initialized", "tools/call"];
+    let heard = heard(&server);
+    assert_eq!(heard, [&session[..], &session[..], &["DELETE"]].concat());
+    assert_eq!(server.requests().last().unwrap().headers["mcp-session-id"], "s-3");
+}
+
+#[test]
+fn c6_a_tool_over_http_that_is_stopped_is_cancelled_and_its_session_deleted() {
+    let (failure, server) = asked_remote("hang", json!({"limits": {"attempt": 4_000}}));
+    assert_eq!(failure["failure"], "timed-out");
+    let wanted =
+        ["initialize", "notifications/initialized", "tools/call", "notifications/cancelled", "DELETE"];
+    wfhost_tests::eventually("the end of the session", || (heard(&server) == wanted).then_some(()));
+    let cancelled = &server.requests()[3];
+    assert_eq!(cancelled.body["params"]["requestId"], server.requests()[2].body["id"]);
+}
+
+#[test]
+fn c6_cancelling_a_run_cancels_its_tool() {
+    let place = Place::new();
+    recording(&place, "");
+    let request = json!({"prompt": "p", "providers": ["tools"], "options": {"tool": "hang"}});
+    let child = place.spawn(run_args(&place, &ask(request), &[]));
+    wfhost_tests::eventually("the call", || log(&place).contains(&"tools/call".to_owned()).then_some(()));
+    assert_eq!(place.run(["cancel", "r"]).code(), Some(0));
+    wfhost_tests::finish(child);
+    wfhost_tests::eventually("the cancellation", || {
+        log(&place).contains(&"notifications/cancelled".to_owned()).then_some(())
+    });
 }

@@ -10,7 +10,7 @@ use crate::{ask, calls, gave, program, quick, run, run_args, shell};
 
 /// A program of this name on PATH. It keeps its arguments and its stdin, and
 /// prints these lines.
-fn agent(place: &Place, name: &str, lines: &[Value]) -> PathBuf {
+pub fn agent(place: &Place, name: &str, lines: &[Value]) -> PathBuf {
     std::fs::create_dir_all(place.path("bin")).unwrap();
     let printed: String = lines.iter().map(|line| format!("{line}\n")).collect();
     let dir = place.path("");
@@ -27,7 +27,7 @@ fn agent(place: &Place, name: &str, lines: &[Value]) -> PathBuf {
 }
 
 /// Asks the agent that is known by this name, without any configuration.
-fn asked(place: &Place, bin: &std::path::Path, name: &str, more: Value) -> Value {
+pub fn asked(place: &Place, bin: &std::path::Path, name: &str, more: Value) -> Value {
     let mut request = json!({"prompt": "fix it", "providers": [name], "retry": quick(1)});
     request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let mut command = place.wfhost(run_args(place, &ask(request), &[]));
@@ -74,10 +74,8 @@ fn claude_is_understood() {
         "--output-format",
         "stream-json",
         "--verbose",
-        "--model",
-        "opus",
-        "--resume",
-        "s-0",
+        "--model=opus",
+        "--resume=s-0",
         "--fork-session",
     ];
     assert_eq!(argv(&place), wanted);
@@ -112,7 +110,7 @@ fn codex_is_understood() {
     assert_eq!((reply["output"].as_str(), reply["session"].as_str()), (Some("Fixed."), Some("th-1")));
     let usage = json!({"input_tokens": 30, "output_tokens": 4, "cached_tokens": 20, "cost_micros": 0});
     assert_eq!(reply["usage"], usage);
-    assert_eq!(argv(&place), ["exec", "--json", "--skip-git-repo-check", "resume", "th-0", "-"]);
+    assert_eq!(argv(&place), ["exec", "--json", "--skip-git-repo-check", "resume", "--", "th-0", "-"]);
     assert_eq!(stdin(&place), "fix it");
 }
 
@@ -139,7 +137,7 @@ fn gemini_is_understood() {
     let reply = asked(&place, &bin, "gemini", json!({}));
     assert_eq!((reply["output"].as_str(), reply["model"].as_str()), (Some("Fixed."), Some("gemini-x")));
     assert_eq!(reply["usage"]["cached_tokens"], 8);
-    assert_eq!(argv(&place), ["--output-format", "stream-json"]);
+    assert_eq!(argv(&place), ["--skip-trust", "--output-format", "stream-json"]);
 }
 
 #[test]
@@ -164,13 +162,14 @@ fn opencode_is_understood() {
     assert_eq!((reply["output"].as_str(), reply["session"].as_str()), (Some("Fixed."), Some("ses_1")));
     let usage = json!({"input_tokens": 52, "output_tokens": 12, "cached_tokens": 8, "cost_micros": 3_000});
     assert_eq!(reply["usage"], usage);
-    assert_eq!(argv(&place), ["run", "--format", "json", "--", "fix it"]);
+    assert_eq!(argv(&place), ["run", "--format", "json"]);
+    assert_eq!(stdin(&place), "fix it");
 }
 
 #[test]
 fn cursor_and_amp_write_what_claude_writes() {
     for (name, arguments) in [
-        ("cursor-agent", vec!["-p", "--output-format", "stream-json", "--resume", "s-0", "--", "fix it"]),
+        ("cursor-agent", vec!["-p", "--output-format", "stream-json", "--resume=s-0", "--", "fix it"]),
         ("amp", vec!["threads", "continue", "s-0", "--execute", "--stream-json"]),
     ] {
         let place = Place::new();
@@ -195,6 +194,7 @@ fn an_agent_that_wants_a_login_is_out() {
         &place,
         "claude",
         &[
+            json!({"type": "assistant", "error": "authentication_failed", "message": {"content": []}}),
             json!({"type": "result", "subtype": "success", "is_error": true, "result": "Invalid API key · Please run /login"}),
         ],
     );
@@ -339,4 +339,108 @@ fn what_a_program_leaves_behind_is_ended_with_the_call() {
         let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
         (state.is_empty() || state.contains(") Z ")).then_some(())
     });
+}
+
+#[test]
+fn c3_a_turn_of_codex_counts_what_it_used_itself() {
+    let place = Place::new();
+    let turn = |total: u64| {
+        [
+            json!({"type": "thread.started", "thread_id": "th-1"}),
+            json!({"type": "item.completed", "item": {"type": "agent_message", "text": "ok"}}),
+            json!({"type": "turn.completed", "usage": {"input_tokens": total, "output_tokens": 10}}),
+        ]
+    };
+    // A turn that another process saw: codex has recorded what it used.
+    let day = place.path("codex/sessions/2026/11/24");
+    std::fs::create_dir_all(&day).unwrap();
+    let total = json!({"type": "event_msg", "payload": {"type": "token_count", "info": {
+        "total_token_usage": {"input_tokens": 300, "output_tokens": 4}}}});
+    std::fs::write(day.join("rollout-2026-11-24T10-00-00-th-1.jsonl"), format!("{total}\n")).unwrap();
+    agent(&place, "codex", &turn(400));
+    let bin = place.path("bin/codex").display().to_string();
+    let home = place.path("codex").display().to_string();
+    place.file(
+        "wfhost.toml",
+        format!("[providers.c]\nkind = \"command\"\npreset = \"codex\"\nargv = [{bin:?}]\nset = {{ CODEX_HOME = {home:?} }}\n"),
+    );
+    let call = |session: Option<&str>| json!({"agent_with": {"prompt": "p", "providers": ["c"], "session": session}});
+    let ran = run(&place, &json!({"do": [call(Some("th-1")), call(Some("th-1")), call(None)]}), &[]);
+    let used: Vec<_> = ran
+        .ok_json()
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|reply| reply["usage"]["input_tokens"].clone())
+        .collect();
+    // The second one reports the same total: nothing was used. A new conversation begins at nothing.
+    assert_eq!(used, [json!(100), json!(0), json!(400)]);
+}
+
+#[test]
+fn c12_codex_forks_into_a_conversation_of_its_own() {
+    let place = Place::new();
+    let bin = agent(
+        &place,
+        "codex",
+        &[json!({"type": "item.completed", "item": {"type": "agent_message", "text": "ok"}})],
+    );
+    asked(&place, &bin, "codex", json!({"session": "th-0", "options": {"fork": true}}));
+    assert_eq!(argv(&place), ["exec", "--json", "--skip-git-repo-check", "fork", "--", "th-0", "-"]);
+}
+
+#[test]
+fn b28_an_option_without_a_value_is_left_out() {
+    let place = Place::new();
+    let path = program(&place, "args.sh", "#!/bin/sh\nfor a in \"$@\"; do echo \"[$a]\"; done\n");
+    place.file(
+        "wfhost.toml",
+        format!(
+            "[providers.agent]\nkind = \"command\"\nargv = [{path:?}, \"-v\", \"--model\", \"${{model}}\", \"--session=${{session}}\", \"x\"]\n"
+        ),
+    );
+    let request = |more: Value| {
+        let mut request = json!({"prompt": "p", "providers": ["agent"]});
+        request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        ask(request)
+    };
+    assert_eq!(gave(&run(&place, &request(json!({})), &[]))["output"], "[-v]\n[x]");
+    let all = gave(&run(&place, &request(json!({"model": "m", "session": "s"})), &["--id", "s"]));
+    assert_eq!(all["output"], "[-v]\n[--model]\n[m]\n[--session=s]\n[x]");
+}
+
+#[test]
+fn c5_an_exit_code_of_gemini_says_that_nobody_is_logged_in() {
+    let place = Place::new();
+    let bin = place.path("bin");
+    std::fs::create_dir_all(&bin).unwrap();
+    program(
+        &place,
+        "bin/gemini",
+        "#!/bin/sh\necho 'Please set an Auth method' >&2\necho 'or specify GEMINI_API_KEY' >&2\nexit 41\n",
+    );
+    let failure = asked(&place, &bin, "gemini", json!({}));
+    // All that it said is there.
+    assert!(
+        failure["message"].as_str().unwrap().contains("Please set an Auth method; or specify GEMINI_API_KEY"),
+        "{failure}"
+    );
+    let journal: String = place.journal("r").iter().map(Value::to_string).collect();
+    assert!(journal.contains("\"auth\":true"), "{journal}");
+}
+
+#[test]
+fn c13_variables_of_the_network_reach_coding_agents_only() {
+    let place = Place::new();
+    let bin = place.path("bin");
+    std::fs::create_dir_all(&bin).unwrap();
+    let print = "#!/bin/sh\nprintf '{\"type\":\"result\",\"result\":\"%s %s\"}\\n' \"$HTTPS_PROXY\" \"$DISABLE_TELEMETRY\"\n";
+    program(&place, "bin/claude", print);
+    let mut command =
+        place.wfhost(run_args(&place, &ask(json!({"prompt": "p", "providers": ["claude"]})), &[]));
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let output =
+        command.env("PATH", path).env("HTTPS_PROXY", "http://proxy:1").env("DISABLE_TELEMETRY", "1").output();
+    let reply: Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+    assert_eq!(reply[0]["output"], "http://proxy:1 1");
 }

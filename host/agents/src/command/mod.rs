@@ -3,7 +3,7 @@
 //! ```toml
 //! [providers.reviewer]
 //! kind = "command"
-//! argv = ["./review.sh", "--model", "${model}"]
+//! argv = ["./review.sh", "--model=${model}"]
 //! prompt = "stdin"              # the default; or "argument": as the last argument
 //! format = "text"               # the default; or "jsonl"; see below
 //! env = ["SSH_AUTH_SOCK"]       # variables of the host that the program gets besides the usual ones
@@ -20,22 +20,26 @@
 //!
 //! In `argv`, `${prompt}`, `${message}` (the prompt with all that an agent has
 //! to know), `${model}`, `${session}`, `${run}`, `${step}`, `${attempt}` and
-//! `${key}` are filled in; an argument that is nothing but one of them, and
-//! for which the call has nothing, is left out.
+//! `${key}` are filled in; an argument that needs what the call does not have
+//! is left out, with the option before it. What a guest says is never an option.
 //!
 //! `text`: what the program writes to stdout is the answer. `jsonl`: each line
 //! is a JSON object with any of `output` (the answer; the last one counts),
 //! `line` and `progress` (text for people who watch), `heartbeat` (how far it
 //! is), `session`, `model`, `usage`, `error` (with `kind` and `auth`).
 //!
-//! The program leads a process group, which is killed when the call ends, is
-//! cancelled or takes too long. It finds `WFHOST_RUN`, `WFHOST_STEP`,
+//! The program and all that it started are ended when the call ends, is
+//! cancelled or takes too long (see `supervisor`). It finds `WFHOST_RUN`, `WFHOST_STEP`,
 //! `WFHOST_ATTEMPT`, `WFHOST_KEY` (the idempotency key) and, if an attempt
 //! before it reported a heartbeat, `WFHOST_HEARTBEAT_FILE` in its environment.
 
+mod codex;
+mod ending;
 mod events;
 mod presets;
 mod process;
+mod processes;
+mod supervisor;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -43,15 +47,21 @@ use std::path::PathBuf;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
 use wfhost_core::policy::budget::Tells;
-use wfhost_core::{FailureKind, Json, Reply, limits};
+use wfhost_core::{AgentRequest, FailureKind, Json, Reply, Usage, limits};
 
+pub(super) use self::ending::wait as settled;
 use self::events::Said;
+use self::presets::Arguments;
 pub use self::presets::{PRESETS, Preset};
 pub(crate) use self::process::find_program;
 use self::process::{Ended, Line};
 pub(super) use self::process::{Running, Spawn};
+pub use self::supervisor::supervise_if_asked;
 use super::http::{fill, values};
-use super::{Call, CallFailure, CallOutput, Check, Provider, SecretSource, Stream};
+use super::{
+    Call, CallFailure, CallOutput, Check, Provider, SecretSource, Stream, check_argument, check_word,
+    without_escapes,
+};
 
 /// How the prompt reaches a program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Deserialize)]
@@ -115,17 +125,24 @@ const USUAL: [&str; 14] = [
 pub struct Command {
     name: String,
     config: CommandConfig,
+    totals: codex::Totals,
 }
 
 impl Command {
     pub fn new(name: impl Into<String>, config: CommandConfig) -> Self {
-        Self { name: name.into(), config }
+        Self { name: name.into(), config, totals: codex::Totals::default() }
     }
 
     /// The names of the variables of the host that its program gets.
     pub fn passed(config: &CommandConfig) -> impl Iterator<Item = &str> {
         let own = config.preset.map(|preset| preset.env).unwrap_or_default();
-        USUAL.iter().copied().chain(own.iter().copied()).chain(config.env.iter().map(String::as_str))
+        let network: &[&str] = config.preset.map_or(&[], |_| &presets::NETWORK);
+        USUAL
+            .iter()
+            .copied()
+            .chain(network.iter().copied())
+            .chain(own.iter().copied())
+            .chain(config.env.iter().map(String::as_str))
     }
 
     fn program(&self) -> &str {
@@ -133,33 +150,42 @@ impl Command {
         self.config.argv.first().map(String::as_str).or(preset).unwrap_or_default()
     }
 
-    fn argv(&self, call: &Call) -> Vec<String> {
+    /// The program and its arguments. What the guest says is never an option.
+    fn argv(&self, call: &Call) -> Result<Vec<String>, CallFailure> {
         let mut values = values(call);
         if values["model"].is_null() {
             values.insert("model".to_owned(), Value::from(self.config.model.as_deref()));
         }
+        for (what, name) in [("the model", "model"), ("the session", "session")] {
+            if let Some(word) = values[name].as_str() {
+                check_word(what, word)?;
+            }
+        }
         let mut argv = match self.config.preset {
             Some(preset) => {
                 let mut argv = vec![self.program().to_owned()];
-                argv.extend(filled(self.config.argv.iter().skip(1), &values));
-                argv.extend((preset.args)(
-                    values["session"].as_str(),
-                    values["model"].as_str(),
-                    &self.config.args,
-                    &call.request,
-                ));
+                argv.extend(filled(self.config.argv.get(1..).unwrap_or_default(), &values)?);
+                argv.extend((preset.args)(&Arguments {
+                    session: values["session"].as_str(),
+                    model: values["model"].as_str(),
+                    more: &self.config.args,
+                    // A session of an earlier turn is the call's own: nobody else goes on with it.
+                    fork: wants_fork(&call.request) && call.turns.is_empty(),
+                }));
                 argv
             }
             None => {
-                let mut argv = filled(&self.config.argv, &values);
-                argv.extend(filled(&self.config.args, &values));
+                let mut argv = filled(&self.config.argv, &values)?;
+                argv.extend(filled(&self.config.args, &values)?);
                 argv
             }
         };
         if self.prompt_by() == PromptBy::Argument {
-            argv.push(call.message());
+            let message = call.message();
+            check_argument(&message, argv.iter().any(|arg| arg == "--"))?;
+            argv.push(message);
         }
-        argv
+        Ok(argv)
     }
 
     fn prompt_by(&self) -> PromptBy {
@@ -190,7 +216,7 @@ impl Command {
     }
 
     async fn answer(&self, call: Call, out: CallOutput) -> Result<Reply, CallFailure> {
-        let argv = self.argv(&call);
+        let argv = self.argv(&call)?;
         let heartbeat = call.heartbeat.as_ref().map(process::KeptFile::new).transpose()?;
         let mut environment = Self::environment_of(&self.config, &call)?;
         if let Some(file) = &heartbeat {
@@ -202,14 +228,37 @@ impl Command {
             PromptBy::Stdin => call.message(),
             PromptBy::Argument => String::new(),
         };
-        let mut running = Spawn { argv, environment, directory, input: Some(input) }.start(out.clone())?;
-        let said = match (self.config.preset, self.config.format) {
+        let before = self.used_before(&call, &environment).await;
+        let spawn = Spawn { argv, environment, directory, input: Some(input) };
+        let mut running = spawn.start(out.clone()).await?;
+        let mut said = match (self.config.preset, self.config.format) {
             (Some(preset), _) => self.lines(&mut running, Some(preset), &out).await?,
             (None, Format::Jsonl) => self.lines(&mut running, None, &out).await?,
             (None, Format::Text) => text(&mut running, &out).await?,
         };
+        if said.is_hopeless
+            && let Some(failure) = said.failure
+        {
+            return Err(failure.with_usage(said.usage));
+        }
         let ended = running.wait().await?;
+        if let (true, Some(total)) = (said.counts_all, said.usage) {
+            if let Some(session) = &said.session {
+                self.totals.note(session, total);
+            }
+            said.usage = Some(before.map_or(total, |before| codex::difference(total, before)));
+        }
         self.reply(&call, said, &ended)
+    }
+
+    /// What the conversation of a call has used before it, for agents that count all of it.
+    async fn used_before(&self, call: &Call, environment: &[(String, String)]) -> Option<Usage> {
+        let counts_all = self.config.preset.is_some_and(|preset| preset.name == "codex");
+        let session = call.session().filter(|_| counts_all)?;
+        match self.totals.get(session) {
+            Some(total) => Some(total),
+            None => codex::total_by_record(session, environment).await,
+        }
     }
 
     /// Reads lines of JSON.
@@ -243,6 +292,7 @@ impl Command {
                 },
                 // Some programs write warnings between their events.
                 _ if preset.is_some() => {
+                    let text = without_escapes(&text);
                     said.stray.get_or_insert_with(|| text.clone());
                     out.line(Stream::Progress, text);
                 }
@@ -253,7 +303,11 @@ impl Command {
                     said.garbage.get_or_insert(format!("line {number} of its output {what}: {shown}"));
                 }
             }
+            if said.is_hopeless {
+                break;
+            }
         }
+        said.finish();
         Ok(said)
     }
 
@@ -265,9 +319,15 @@ impl Command {
         }
         if let Some(problem) = ended.problem() {
             let message = format!("`{program}` {problem}");
-            let failure = CallFailure::new(FailureKind::Failed, message);
-            let auth = self.config.preset.is_some() && events::is_auth(&ended.last_words());
-            return Err(CallFailure { auth, ..failure }.with_usage(usage));
+            let no_login = self.config.preset.is_some_and(|preset| {
+                ended.code().is_some_and(|code| preset.no_login.contains(&code))
+                    || ended.last_words().iter().any(|line| (preset.wants_login)(line))
+            });
+            let failure = match no_login {
+                true => CallFailure::auth(message),
+                false => CallFailure::new(FailureKind::Failed, message),
+            };
+            return Err(failure.with_usage(usage));
         }
         if let Some(garbage) = said.garbage {
             let message = format!("`{program}`: {garbage}");
@@ -300,14 +360,49 @@ async fn text(running: &mut Running, out: &CallOutput) -> Result<Said, CallFailu
     Ok(Said { text: Some(text), ..Said::default() })
 }
 
-/// Fills arguments in; those that stand for nothing are left out.
-fn filled<'a>(args: impl IntoIterator<Item = &'a String>, values: &Map<String, Value>) -> Vec<String> {
-    let fill = |arg: &String| match fill(&Value::from(arg.as_str()), values) {
-        Value::Null => None,
-        Value::String(text) => Some(text),
-        other => Some(other.to_string()),
-    };
-    args.into_iter().filter_map(fill).collect()
+/// Values of which guests say what they like.
+const FREE: [&str; 4] = ["prompt", "message", "input", "options"];
+
+/// Fills arguments in. One that needs a value which the call does not have is
+/// left out, and with it the option that it belongs to: the argument before it,
+/// if that begins with a dash.
+fn filled(args: &[String], values: &Map<String, Value>) -> Result<Vec<String>, CallFailure> {
+    let mut filled: Vec<String> = Vec::new();
+    for (index, arg) in args.iter().enumerate() {
+        let is_absent = |name: &str| values.get(name).is_some_and(Value::is_null);
+        // `${model}`, `--model=${model}`
+        let needed = arg.find("${").and_then(|start| arg[start + 2..].strip_suffix('}'));
+        if needed.is_some_and(is_absent) {
+            let is_whole = arg.starts_with("${");
+            let option = index.checked_sub(1).map(|before| &args[before]);
+            if is_whole
+                && option.is_some_and(|option| {
+                    option.starts_with('-') && option.len() > 1 && option != "--" && !option.contains("${")
+                })
+            {
+                filled.pop();
+            }
+            continue;
+        }
+        let text = match fill(&Value::from(arg.as_str()), values) {
+            Value::Null => continue,
+            Value::String(text) => text,
+            other => other.to_string(),
+        };
+        if FREE.iter().any(|name| arg.starts_with(&format!("${{{name}}}"))) {
+            check_argument(&text, args[..index].iter().any(|arg| arg == "--"))?;
+        } else if text.contains('\0') {
+            check_argument(&text, true)?;
+        }
+        filled.push(text);
+    }
+    Ok(filled)
+}
+
+/// The option `fork` of a call: the session stays as it is, and a new one
+/// goes on from there.
+fn wants_fork(request: &AgentRequest) -> bool {
+    request.options.as_ref().is_some_and(|options| options.value()["fork"] == true)
 }
 
 impl Provider for Command {

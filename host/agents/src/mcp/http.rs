@@ -2,29 +2,56 @@
 //! stream of events.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use reqwest::Client;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Client, Response, StatusCode};
 use serde_json::Value;
+use tokio::sync::mpsc;
 use wfhost_core::FailureKind;
 
-use super::{Heard, PROTOCOL, hear, initialize, notification, request};
+use super::{BEGIN, CALL, Heard, cancelled, hear, initialize, initialized, request, revision};
 use crate::web::{self, Progress};
-use crate::{CallFailure, CallOutput, SecretSource};
+use crate::{CallFailure, CallOutput, SecretSource, farewell};
 
 const SESSION: &str = "mcp-session-id";
+/// How long a server may take to hear that a session is over.
+const END_WITHIN: Duration = Duration::from_secs(2);
+/// Sessions that are begun for one call at most: a server may forget one at any time.
+const SESSIONS: u32 = 3;
 
-/// A session with a server.
-pub(super) struct Session<'a> {
-    client: &'a Client,
-    url: &'a str,
+/// A server, and how it is asked.
+pub(super) struct Server {
+    client: Client,
+    url: String,
     headers: HeaderMap,
 }
 
-impl<'a> Session<'a> {
+/// A session with a server. Dropping it cancels the call under way, and ends
+/// the session.
+struct Session<'a> {
+    server: &'a Server,
+    headers: HeaderMap,
+    is_asked: bool,
+}
+
+/// Why a request was not answered.
+enum Unanswered {
+    /// The server knows nothing of the session.
+    Forgotten,
+    Failed(CallFailure),
+}
+
+impl From<CallFailure> for Unanswered {
+    fn from(failure: CallFailure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl Server {
     pub fn new(
-        client: &'a Client,
-        url: &'a str,
+        client: &Client,
+        url: &str,
         key: Option<&SecretSource>,
         configured: &BTreeMap<String, String>,
     ) -> Result<Self, CallFailure> {
@@ -43,67 +70,169 @@ impl<'a> Session<'a> {
             value.set_sensitive(true);
             headers.insert("authorization", value);
         }
-        Ok(Self { client, url, headers })
+        Ok(Self { client: client.clone(), url: url.to_owned(), headers })
     }
 
-    /// Begins the session, calls the tool, and ends the session.
-    pub async fn call(mut self, tool: Value, out: &CallOutput) -> Result<Value, CallFailure> {
-        let begun = self.ask(1, request(1, "initialize", initialize()), out).await?;
-        let protocol = begun["protocolVersion"].as_str().unwrap_or(PROTOCOL);
-        if let Ok(protocol) = HeaderValue::from_str(protocol) {
-            self.headers.insert("mcp-protocol-version", protocol);
+    /// Begins a session, calls the tool, and ends the session.
+    pub async fn call(&self, tool: Value, out: &CallOutput) -> Result<Value, CallFailure> {
+        for _ in 0..SESSIONS {
+            let mut session = Session { server: self, headers: self.headers.clone(), is_asked: false };
+            match session.call(&tool, out).await {
+                Ok(result) => {
+                    session.is_asked = false;
+                    session.end().await;
+                    return Ok(result);
+                }
+                // A new one is to be begun (2025-06-18, transports, session management).
+                Err(Unanswered::Forgotten) => session.forget(),
+                Err(Unanswered::Failed(failure)) => {
+                    session.is_asked = false;
+                    return Err(failure);
+                }
+            }
         }
-        self.post(&notification("notifications/initialized"), out).await?;
-        let result = self.ask(2, request(2, "tools/call", tool), out).await;
-        if self.headers.contains_key(SESSION) {
-            // A server may refuse that, and forgets the session some time.
-            let _ = self.client.delete(self.url).headers(self.headers.clone()).send().await;
-        }
-        result
+        Err(web::unavailable("the server forgets each session at once"))
     }
 
-    async fn post(&self, message: &Value, out: &CallOutput) -> Result<reqwest::Response, CallFailure> {
+    async fn post(
+        &self,
+        headers: &HeaderMap,
+        message: &Value,
+        out: &CallOutput,
+    ) -> Result<Response, Unanswered> {
         let post = self
             .client
-            .post(self.url)
-            .headers(self.headers.clone())
+            .post(&self.url)
+            .headers(headers.clone())
             .header("content-type", "application/json")
             .header("accept", "application/json, text/event-stream");
-        web::send(post.body(message.to_string()), out).await
+        let response = web::send_any(post.body(message.to_string()), out).await?;
+        if response.status() == StatusCode::NOT_FOUND && headers.contains_key(SESSION) {
+            return Err(Unanswered::Forgotten);
+        }
+        Ok(web::successful(response, out).await?)
+    }
+}
+
+impl Session<'_> {
+    async fn call(&mut self, tool: &Value, out: &CallOutput) -> Result<Value, Unanswered> {
+        let begun = self.ask(BEGIN, initialize(), out).await.map_err(hinted)?;
+        if let Ok(revision) = HeaderValue::from_str(&revision(&begun)?) {
+            self.headers.insert("mcp-protocol-version", revision);
+        }
+        self.server.post(&self.headers, &initialized(), out).await?;
+        self.is_asked = true;
+        self.ask(CALL, request(CALL, "tools/call", tool.clone()), out).await
     }
 
-    async fn ask(&mut self, id: u32, message: Value, out: &CallOutput) -> Result<Value, CallFailure> {
-        let response = self.post(&message, out).await?;
+    /// Sends a request and waits for its result. What the server asks
+    /// meanwhile is answered at once: it may wait for that.
+    async fn ask(&mut self, id: u32, message: Value, out: &CallOutput) -> Result<Value, Unanswered> {
+        let response = self.server.post(&self.headers, &message, out).await?;
         if let Some(session) = response.headers().get(SESSION) {
             self.headers.insert(SESSION, session.clone());
         }
-        let mut result = None;
-        let mut answers = Vec::new();
-        if web::is_event_stream(&response) {
-            web::events(response, out, |event| {
-                match hear(&web::json(&event.data)?, id, out)? {
-                    Heard::Result(value) => {
-                        result = Some(value);
-                        return Ok(Progress::Done);
-                    }
-                    Heard::Asked(answer) => answers.push(answer),
-                    Heard::Nothing => {}
-                }
-                Ok(Progress::More)
-            })
-            .await?;
-        } else {
+        if !web::is_event_stream(&response) {
             let text = web::read(response, out).await?;
             out.transcript(&text);
-            if let Heard::Result(value) = hear(&web::json(&text)?, id, out)? {
-                result = Some(value);
+            return match hear(&web::json(&text)?, id, out)? {
+                Heard::Result(value) => Ok(value),
+                _ => Err(no_answer().into()),
+            };
+        }
+        let mut result = None;
+        let (answers, mut asked) = mpsc::unbounded_channel();
+        let reading = web::events(response, out, |event| {
+            // An event may be empty, to keep the connection open.
+            if event.data.is_empty() {
+                return Ok(Progress::More);
             }
+            match hear(&web::json(&event.data)?, id, out)? {
+                Heard::Result(value) => {
+                    result = Some(value);
+                    return Ok(Progress::Done);
+                }
+                // The receiver lives as long as this.
+                Heard::Asked(answer) => drop(answers.send(answer)),
+                Heard::Nothing => {}
+            }
+            Ok(Progress::More)
+        });
+        let answering = async {
+            while let Some(answer) = asked.recv().await {
+                self.server.post(&self.headers, &answer, out).await?;
+            }
+            std::future::pending::<Result<(), Unanswered>>().await
+        };
+        tokio::select! {
+            read = reading => read?,
+            failed = answering => failed?,
         }
-        for answer in answers {
-            self.post(&answer, out).await?;
+        result.ok_or_else(|| no_answer().into())
+    }
+
+    /// The server knows nothing of it: there is nothing to end.
+    fn forget(mut self) {
+        self.is_asked = false;
+        self.headers.remove(SESSION);
+    }
+
+    /// Tells the server that the session is over. It may refuse that, and
+    /// forgets the session some time.
+    async fn end(mut self) {
+        if let Some(farewell) = self.farewell() {
+            farewell.await;
         }
-        result.ok_or_else(|| {
-            CallFailure::new(FailureKind::InvalidOutput, "the server did not answer the request")
+    }
+
+    /// What is left to be told to the server.
+    fn farewell(&mut self) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let is_asked = std::mem::take(&mut self.is_asked);
+        let headers = self.headers.clone();
+        let has_session = self.headers.remove(SESSION).is_some();
+        if !is_asked && !has_session {
+            return None;
+        }
+        let (client, url) = (self.server.client.clone(), self.server.url.clone());
+        Some(async move {
+            if is_asked {
+                let post =
+                    client.post(&url).headers(headers.clone()).header("content-type", "application/json");
+                let post = post.header("accept", "application/json, text/event-stream");
+                let told = post.body(cancelled().to_string()).timeout(END_WITHIN).send();
+                let _ = told.await;
+            }
+            if has_session {
+                let _ = client.delete(&url).headers(headers).timeout(END_WITHIN).send().await;
+            }
         })
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        if let Some(told) = self.farewell() {
+            farewell(told);
+        }
+    }
+}
+
+fn no_answer() -> CallFailure {
+    CallFailure::new(FailureKind::InvalidOutput, "the server did not answer the request")
+}
+
+/// A server that does not know the way a session begins.
+fn hinted(unanswered: Unanswered) -> Unanswered {
+    match unanswered {
+        Unanswered::Failed(mut failure) => {
+            let message = &mut failure.failure.message;
+            if message.contains("answered 404") || message.contains("answered 405") {
+                message.push_str(
+                    "; perhaps it speaks the transport of 2024 (HTTP with SSE) only, which is not supported",
+                );
+            }
+            Unanswered::Failed(failure)
+        }
+        other => other,
     }
 }

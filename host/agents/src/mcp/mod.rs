@@ -7,16 +7,26 @@
 //! argv = ["npx", "-y", "@modelcontextprotocol/server-filesystem", "/srv"]   # stdio; or
 //! # url = "https://mcp.example.com/mcp"                                     # streamable HTTP
 //! tool = "read_text_file"
+//! tools = ["read_text_file", "list"]   # those that a call may name; only `tool` by default
 //! arguments = { path = "${prompt}" }   # see below for the default
+//! output = "/result"                   # a JSON pointer into the answer
 //! env = ["NODE_PATH"]                  # stdio: as for programs, also set, secrets, directory
 //! api_key_env = "MCP_TOKEN"            # HTTP: sent as a bearer token; or api_key_file
 //! headers = { x-team = "docs" }        # HTTP
 //! ```
 //!
-//! A call may name the tool itself: its option `tool`. Without `arguments` the
+//! A call may name the tool itself by its option `tool`, if that is one of
+//! `tools`; without `tool` and `tools` it may name any. Without `arguments` the
 //! tool gets the input of the call if that is an object, else `{"prompt": ...}`.
+//!
 //! The structured content of the result is the answer, else its JSON if all of
-//! it is one JSON text, else its text. A server lives as long as one call.
+//! it is one JSON text, else its text. A result with other content (images,
+//! sound, resources, links) is `{"text", "content", "structuredContent"}`, with
+//! the content as the server gave it.
+//!
+//! A server lives as long as one call. One that is a program is ended by
+//! closing its stdin first, then as programs are. A call that is stopped is
+//! cancelled (`notifications/cancelled`), and its session is deleted.
 
 mod http;
 mod stdio;
@@ -26,20 +36,29 @@ use std::collections::BTreeMap;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use wfhost_core::policy::budget::Tells;
-use wfhost_core::{FailureKind, Json, Reply};
+use wfhost_core::{Failure, FailureKind, Json, Reply};
 
 use super::http::{fill, values};
-use super::{Call, CallFailure, CallOutput, Check, CommandConfig, Provider, SecretSource, Stream};
+use super::{
+    Call, CallFailure, CallOptions, CallOutput, Check, CommandConfig, Provider, SecretSource, Stream,
+    without_escapes,
+};
 
 /// The revision of the protocol that is asked for.
 const PROTOCOL: &str = "2025-06-18";
+/// Those that are the same in what is used here.
+const KNOWN: [&str; 4] = ["2024-11-05", "2025-03-26", PROTOCOL, "2025-11-25"];
 
 /// Which server is asked, and how. See the module for the form in a file.
 #[derive(Clone, Debug)]
 pub struct McpConfig {
     pub server: McpServer,
     pub tool: Option<String>,
+    /// The tools that a call may name.
+    pub tools: CallOptions,
     pub arguments: Option<Value>,
+    /// A JSON pointer to the answer within the result (RFC 6901).
+    pub output: Option<String>,
 }
 
 /// Where a server is.
@@ -68,16 +87,20 @@ impl Mcp {
     }
 
     fn tool(&self, call: &Call) -> Result<String, CallFailure> {
-        let option = call
-            .request
-            .options
-            .as_ref()
-            .and_then(|options| options.value()["tool"].as_str().map(str::to_owned));
-        option.or_else(|| self.config.tool.clone()).ok_or_else(|| {
-            let message =
-                "the call names no tool (option `tool`), and the configuration of its provider has none";
-            CallFailure::new(FailureKind::Rejected, message)
-        })
+        let rejected = |message: String| CallFailure::new(FailureKind::Rejected, message);
+        let options = call.request.options.as_ref().map(Json::value).unwrap_or_default();
+        match (options["tool"].as_str(), &self.config.tool) {
+            (Some(tool), _) if !self.config.tools.allows(tool) => Err(rejected(format!(
+                "a call may not use the tool `{}` (`tools` of the provider)",
+                super::web::shorten(tool)
+            ))),
+            (Some(tool), _) => Ok(tool.to_owned()),
+            (None, Some(tool)) => Ok(tool.clone()),
+            (None, None) => Err(rejected(
+                "the call names no tool (option `tool`), and the configuration of its provider has none"
+                    .to_owned(),
+            )),
+        }
     }
 
     fn arguments(&self, call: &Call) -> Value {
@@ -99,28 +122,56 @@ impl Mcp {
             McpServer::Stdio(config) => stdio::call(config, &call, request, &out).await?,
             McpServer::Http { url, key, headers } => {
                 let client = self.client.get(url)?;
-                http::Session::new(client, url, key.as_ref(), headers)?.call(request, &out).await?
+                http::Server::new(client, url, key.as_ref(), headers)?.call(request, &out).await?
             }
         };
-        Ok(Reply { model: call.request.model.clone(), ..Reply::new(&self.name, output(&tool, &result)?) })
+        let answer = output(&tool, &result)?;
+        let answer = match self.config.output.as_deref() {
+            None | Some("") => answer,
+            Some(pointer) => {
+                let value = answer.value();
+                let found = value.pointer(pointer).or_else(|| result.pointer(pointer)).ok_or_else(|| {
+                    let message = format!(
+                        "the answer of the tool `{tool}` has nothing at `{pointer}`: {}",
+                        super::web::shorten(answer.as_str())
+                    );
+                    CallFailure::new(FailureKind::InvalidOutput, message)
+                })?;
+                Json::from(found.clone())
+            }
+        };
+        Ok(Reply { model: call.request.model.clone(), ..Reply::new(&self.name, answer) })
     }
 }
 
 /// The answer within the result of a tool.
 fn output(tool: &str, result: &Value) -> Result<Json, CallFailure> {
-    let texts = result["content"].as_array().into_iter().flatten();
-    let texts: Vec<_> = texts.filter_map(|content| content["text"].as_str()).collect();
+    let content = result["content"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let is_text = |block: &&Value| block["type"] == "text" || block["type"].is_null();
+    let texts: Vec<_> = content.iter().filter(is_text).filter_map(|block| block["text"].as_str()).collect();
     let text = texts.join("\n");
     if result["isError"] == true {
-        let message = format!("the tool `{tool}` failed: {}", super::web::shorten(&text));
-        return Err(CallFailure::new(FailureKind::Failed, message));
+        let said = if text.is_empty() { "without a message".to_owned() } else { super::web::shorten(&text) };
+        let failure = Failure::new(FailureKind::Failed, format!("the tool `{tool}` failed: {said}"));
+        return Err(Failure { details: Some(Json::from(result.clone())), ..failure }.into());
     }
     let structured = &result["structuredContent"];
+    if !content.iter().all(|block| is_text(&block)) {
+        let mut answer = json!({ "text": text, "content": content });
+        if !structured.is_null() {
+            answer["structuredContent"] = structured.clone();
+        }
+        return Ok(Json::from(answer));
+    }
     if !structured.is_null() {
         return Ok(Json::from(structured.clone()));
     }
     if texts.is_empty() {
-        let message = format!("the tool `{tool}` gave neither text nor structured content");
+        // Some tools have nothing to say.
+        if result["content"].is_array() {
+            return Ok(Json::from(Value::Null));
+        }
+        let message = format!("the tool `{tool}` gave no content");
         return Err(CallFailure::new(FailureKind::InvalidOutput, message));
     }
     // Data is often given as text.
@@ -157,20 +208,46 @@ impl Provider for Mcp {
     }
 }
 
+/// The number of the request that begins a session.
+const BEGIN: u32 = 1;
+/// The number of the request that calls the tool.
+const CALL: u32 = 2;
+
 fn initialize() -> Value {
-    json!({
+    let params = json!({
         "protocolVersion": PROTOCOL,
         "capabilities": {},
         "clientInfo": { "name": "wfhost", "version": env!("CARGO_PKG_VERSION") },
-    })
+    });
+    request(BEGIN, "initialize", params)
 }
 
 fn request(id: u32, method: &str, params: Value) -> Value {
     json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params })
 }
 
-fn notification(method: &str) -> Value {
-    json!({ "jsonrpc": "2.0", "method": method })
+fn initialized() -> Value {
+    json!({ "jsonrpc": "2.0", "method": "notifications/initialized" })
+}
+
+/// Tells the server that nobody waits for the tool any more.
+fn cancelled() -> Value {
+    json!({
+        "jsonrpc": "2.0",
+        "method": "notifications/cancelled",
+        "params": { "requestId": CALL, "reason": "the call was stopped" },
+    })
+}
+
+/// The revision that a server chose.
+fn revision(begun: &Value) -> Result<String, CallFailure> {
+    let chosen = begun["protocolVersion"].as_str().unwrap_or(PROTOCOL);
+    if KNOWN.contains(&chosen) {
+        return Ok(chosen.to_owned());
+    }
+    let message =
+        format!("the server speaks another revision of the protocol: {}", super::web::shorten(chosen));
+    Err(CallFailure { exhausted: true, ..CallFailure::new(FailureKind::Unavailable, message) })
 }
 
 /// What a message of the server means for request `id`.
@@ -189,15 +266,19 @@ fn hear(message: &Value, id: u32, out: &CallOutput) -> Result<Heard, CallFailure
         let params = &message["params"];
         match method {
             "notifications/progress" => {
-                let said = params["message"].as_str().map_or_else(
-                    || format!("progress {} of {}", params["progress"], params["total"]),
-                    str::to_owned,
+                let total = match &params["total"] {
+                    Value::Null => String::new(),
+                    total => format!(" of {total}"),
+                };
+                let said = params["message"].as_str().map(without_escapes);
+                out.line(
+                    Stream::Progress,
+                    said.unwrap_or_else(|| format!("progress {}{total}", params["progress"])),
                 );
-                out.line(Stream::Progress, said);
             }
             "notifications/message" => {
                 let data = &params["data"];
-                out.line(Stream::Progress, data.as_str().map_or_else(|| data.to_string(), str::to_owned));
+                out.line(Stream::Progress, data.as_str().map_or_else(|| data.to_string(), without_escapes));
             }
             _ => {}
         }
@@ -245,6 +326,25 @@ mod tests {
         let failed = json!({"isError": true, "content": [{"type": "text", "text": "no such file"}]});
         assert_eq!(of(failed).unwrap_err().to_string(), "failed: the tool `t` failed: no such file");
         assert_eq!(of(json!({})).unwrap_err().failure.kind, FailureKind::InvalidOutput);
+        assert_eq!(of(json!({"content": []})).unwrap(), Value::Null);
+    }
+
+    #[test]
+    fn content_of_all_kinds_is_kept() {
+        let blocks = json!([
+            {"type": "text", "text": "see"},
+            {"type": "image", "data": "aGk=", "mimeType": "image/png"},
+            {"type": "resource", "resource": {"uri": "file:///a", "text": "inner"}},
+            {"type": "resource_link", "uri": "file:///b", "name": "b"},
+        ]);
+        let answer = output("t", &json!({"content": blocks, "structuredContent": {"n": 1}})).unwrap().value();
+        assert_eq!(answer, json!({"text": "see", "content": blocks, "structuredContent": {"n": 1}}));
+    }
+
+    #[test]
+    fn an_unknown_revision_is_refused() {
+        assert!(revision(&json!({"protocolVersion": "2025-11-25"})).is_ok());
+        assert!(revision(&json!({"protocolVersion": "1999-01-01"})).is_err());
     }
 
     #[test]

@@ -46,7 +46,7 @@ fn usage(value: &Value) -> Option<Usage> {
         input_tokens: count("/prompt_tokens")?,
         output_tokens: count("/completion_tokens").unwrap_or(0),
         cached_tokens: count("/prompt_tokens_details/cached_tokens").unwrap_or(0),
-        cost_micros: 0,
+        cost_micros: super::cost(value),
     })
 }
 

@@ -14,9 +14,13 @@
 //! native_schema = false                    # hand the schema to the API as well
 //! headers = { OpenAI-Organization = "org-1" }
 //! options = { temperature = 0.2 }          # members of the request's body
+//! call_options = ["temperature"]          # what a call may set; see below
 //! ```
 //!
-//! A call's `options` are members of the body too. Sessions: the responses API
+//! A call's `options` are members of the body too, as far as they are allowed:
+//! by default what shapes the answer (`temperature`, `top_p`, `seed`, `stop`,
+//! `reasoning_effort` and the like), and nothing that hands the model tools or
+//! makes it dearer. Sessions: the responses API
 //! keeps conversations (`previous_response_id`); for the chat API the host does.
 //! Tools are off. The step's idempotency key goes along as `Idempotency-Key`.
 
@@ -31,7 +35,7 @@ use wfhost_core::policy::budget::Tells;
 use wfhost_core::{FailureKind, Json, Reply, Usage};
 
 use super::web::{self, LazyClient};
-use super::{Call, CallFailure, CallOutput, Check, Provider, SecretSource};
+use super::{Call, CallFailure, CallOptions, CallOutput, Check, Provider, SecretSource};
 
 /// Which of the two APIs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Deserialize)]
@@ -57,9 +61,30 @@ pub struct OpenAiConfig {
     pub native_schema: bool,
     pub headers: BTreeMap<String, String>,
     pub options: Map<String, Value>,
+    /// The options that a call may set.
+    pub call_options: CallOptions,
 }
 
 impl OpenAiConfig {
+    /// Options that shape an answer and cost nothing else.
+    pub const CALL_OPTIONS: [&str; 15] = [
+        "frequency_penalty",
+        "logit_bias",
+        "logprobs",
+        "presence_penalty",
+        "reasoning",
+        "reasoning_effort",
+        "response_format",
+        "seed",
+        "stop",
+        "temperature",
+        "text",
+        "top_logprobs",
+        "top_p",
+        "user",
+        "verbosity",
+    ];
+
     pub const BASE_URL: &'static str = "https://api.openai.com/v1";
     pub const KEY_ENV: &'static str = "OPENAI_API_KEY";
 }
@@ -77,6 +102,7 @@ impl Default for OpenAiConfig {
             native_schema: false,
             headers: BTreeMap::new(),
             options: Map::new(),
+            call_options: CallOptions::of(&Self::CALL_OPTIONS),
         }
     }
 }
@@ -193,7 +219,7 @@ fn model<'a>(config: &'a OpenAiConfig, call: &'a Call) -> Result<&'a str, CallFa
 /// answer comes is not theirs to say: it would not be understood.
 fn with_options(body: &mut Value, config: &OpenAiConfig, call: &Call) -> Result<(), CallFailure> {
     let fixed = body["stream"].clone();
-    let options = call_options(call)?;
+    let options = config.call_options.take(call)?;
     if let Value::Object(members) = body {
         members.extend(config.options.clone());
         members.extend(options);
@@ -202,16 +228,10 @@ fn with_options(body: &mut Value, config: &OpenAiConfig, call: &Call) -> Result<
     Ok(())
 }
 
-/// The `options` of a call, which have to be an object.
-pub(super) fn call_options(call: &Call) -> Result<Map<String, Value>, CallFailure> {
-    match call.request.options.as_ref().map(Json::value) {
-        None | Some(Value::Null) => Ok(Map::new()),
-        Some(Value::Object(members)) => Ok(members),
-        Some(other) => Err(CallFailure::new(
-            FailureKind::Rejected,
-            format!("the options of a call are an object, not {}", web::shorten(&other.to_string())),
-        )),
-    }
+/// What a service says that an answer cost, in millionths of a US dollar; 0 if
+/// it says nothing. OpenAI does not; services that resell models do.
+fn cost(usage: &Value) -> u64 {
+    usage["cost"].as_f64().map_or(0, |usd| (usd * 1e6).round().max(0.0) as u64)
 }
 
 /// The failure that an `error` object within an answer means.

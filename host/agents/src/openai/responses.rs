@@ -36,7 +36,7 @@ fn usage(value: &Value) -> Option<Usage> {
         input_tokens: count("/input_tokens")?,
         output_tokens: count("/output_tokens").unwrap_or(0),
         cached_tokens: count("/input_tokens_details/cached_tokens").unwrap_or(0),
-        cost_micros: 0,
+        cost_micros: super::cost(value),
     })
 }
 

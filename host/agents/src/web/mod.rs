@@ -64,8 +64,18 @@ pub(crate) fn unavailable(message: impl Into<String>) -> CallFailure {
 /// Sends a request and waits for the head of the answer. Whatever is no
 /// success is a failure.
 pub(crate) async fn send(request: RequestBuilder, out: &CallOutput) -> Result<Response, CallFailure> {
+    successful(send_any(request, out).await?, out).await
+}
+
+/// The same, whatever the status is.
+pub(crate) async fn send_any(request: RequestBuilder, out: &CallOutput) -> Result<Response, CallFailure> {
     let response = request.send().await.map_err(|error| no_connection(&error))?;
     out.alive();
+    Ok(response)
+}
+
+/// An answer whose status is a success.
+pub(crate) async fn successful(response: Response, out: &CallOutput) -> Result<Response, CallFailure> {
     match response.status() {
         status if status.is_success() => Ok(response),
         _ => Err(refusal(response, out).await),
@@ -144,11 +154,13 @@ fn message_in(text: &str) -> String {
     if text.trim_start().starts_with('<') { String::new() } else { shorten(text) }
 }
 
-/// One line of at most so many characters.
+/// One line of at most so many characters. It is cut between words: half a
+/// secret would not be known as one.
 pub(crate) fn shorten(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(ERROR_SHOWN) {
-        Some((end, _)) => format!("{}…", &line[..end]),
+        Some((end, _)) if line[end..].starts_with(' ') => format!("{}…", &line[..end]),
+        Some((end, _)) => format!("{}…", line[..end].rfind(' ').map_or("", |space| &line[..space])),
         None => line,
     }
 }

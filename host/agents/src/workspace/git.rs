@@ -1,6 +1,12 @@
 //! Work trees of git repositories, by the program `git`.
+//!
+//! Neither the user's configuration nor that of the repository, which an agent
+//! can write, decides what is recorded: `git` reads no configuration of the
+//! user or the machine, and runs no programs that a repository names.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::process::Command;
 
@@ -9,13 +15,32 @@ use super::{Changes, summary};
 /// Bytes of a diff that are kept.
 const DIFF_BYTES: usize = 8 << 20;
 
-async fn git(directory: &Path, index: Option<&Path>, args: &[&str]) -> Result<String, String> {
+/// Settings that go before those of the repository.
+const SETTINGS: [&str; 10] = [
+    "core.fsmonitor=false",
+    "core.hooksPath=/dev/null",
+    "core.quotePath=true",
+    "core.pager=cat",
+    "diff.noprefix=false",
+    "diff.mnemonicPrefix=false",
+    "diff.renames=false",
+    "color.ui=never",
+    "protocol.allow=never",
+    "gc.auto=0",
+];
+
+async fn git(directory: &Path, index: Option<&Path>, args: &[&str]) -> Result<Vec<u8>, String> {
     let mut command = Command::new("git");
+    for setting in SETTINGS {
+        command.args(["-c", setting]);
+    }
     command.arg("-C").arg(directory).args(args).kill_on_drop(true);
     // Settings of a repository around the host mean another one.
-    for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"] {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("GIT_")) {
         command.env_remove(name);
     }
+    command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+    command.env("GIT_TERMINAL_PROMPT", "0").env("GIT_OPTIONAL_LOCKS", "0").env("LC_ALL", "C");
     if let Some(index) = index {
         command.env("GIT_INDEX_FILE", index);
     }
@@ -25,43 +50,82 @@ async fn git(directory: &Path, index: Option<&Path>, args: &[&str]) -> Result<St
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(format!("git {}: {}", args.first().unwrap_or(&""), said.trim()));
     }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    Ok(output.stdout)
+}
+
+/// One work tree of a repository is made at a time: `git worktree add` fails beside another one.
+fn lock_of(repository: &Path) -> Arc<tokio::sync::Mutex<()>> {
+    static LOCKS: Mutex<BTreeMap<PathBuf, Arc<tokio::sync::Mutex<()>>>> = Mutex::new(BTreeMap::new());
+    let mut locks = LOCKS.lock().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(locks.entry(repository.to_owned()).or_default())
 }
 
 /// Makes sure that there is a work tree of the repository.
 pub(super) async fn worktree(repository: &Path, directory: &Path, base: &str) -> Result<(), String> {
+    let lock = lock_of(repository);
+    let _held = lock.lock().await;
     if directory.join(".git").exists() {
         return Ok(());
     }
     let path = directory.to_str().ok_or("its path is not UTF-8")?;
-    git(repository, None, &["worktree", "add", "--quiet", "--detach", path, base]).await.map(drop)
+    if base.starts_with('-') {
+        return Err(format!("`{base}` is no commit"));
+    }
+    git(repository, None, &["worktree", "add", "--quiet", "--detach", "--", path, base]).await.map(drop)
+}
+
+/// Takes a work tree away. Its repository may be gone.
+pub(super) async fn remove(directory: &Path) -> Result<(), String> {
+    let path = directory.to_str().ok_or("its path is not UTF-8")?;
+    let common = git(directory, None, &["rev-parse", "--path-format=absolute", "--git-common-dir"]).await?;
+    let common = PathBuf::from(String::from_utf8_lossy(&common).trim());
+    git(&common, None, &["worktree", "remove", "--force", "--force", "--", path]).await.map(drop)
 }
 
 /// The tree of all that is in the work tree and not ignored.
 pub(super) async fn tree(directory: &Path, index: &Path) -> Result<String, String> {
-    git(directory, Some(index), &["add", "--all"]).await?;
-    let tree = git(directory, Some(index), &["write-tree"]).await;
+    let added = git(directory, Some(index), &["add", "--all"]).await;
+    let tree = match added {
+        Ok(_) => git(directory, Some(index), &["write-tree"]).await,
+        Err(error) => Err(error),
+    };
     let _ = std::fs::remove_file(index);
-    Ok(tree?.trim().to_owned())
+    Ok(String::from_utf8_lossy(&tree?).trim().to_owned())
 }
 
-/// What changed since `before`.
-pub(super) async fn changes(directory: &Path, before: &str) -> Result<Changes, String> {
-    let mut name = directory.file_name().unwrap_or_default().to_owned();
-    name.push(".after.index");
-    let after = tree(directory, &directory.with_file_name(name)).await?;
-    let names = git(directory, None, &["diff", "--name-status", "--no-renames", before, &after]).await?;
-    let counts = git(directory, None, &["diff", "--numstat", "--no-renames", before, &after]).await?;
-    let mut diff = git(directory, None, &["diff", "--no-color", "--no-renames", before, &after]).await?;
-    diff.truncate(diff.floor_char_boundary(DIFF_BYTES));
-    let paths = names.lines().filter_map(|line| line.split_once('\t'));
-    let paths = paths.map(|(kind, path)| format!("{kind} {path}")).collect();
+/// What changed since `before`. `index` is a file that nobody else uses.
+pub(super) async fn changes(directory: &Path, before: &str, index: &Path) -> Result<Changes, String> {
+    let after = tree(directory, index).await?;
+    let diff = |form: &'static str| {
+        let args =
+            ["diff", "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames", form, "-z", before];
+        let args: Vec<String> =
+            args.iter().map(|&arg| arg.to_owned()).chain([after.clone(), "--".to_owned()]).collect();
+        async move {
+            let args: Vec<_> =
+                args.iter().map(String::as_str).filter(|arg| form != "-p" || *arg != "-z").collect();
+            git(directory, None, &args).await
+        }
+    };
+    let names = diff("--name-status").await?;
+    let counts = diff("--numstat").await?;
+    let mut text = diff("-p").await?;
+    if text.len() > DIFF_BYTES {
+        // Whole lines, so that nothing is cut that would be known as a whole.
+        let end = text[..DIFF_BYTES].iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        text.truncate(end);
+    }
+    let words = |bytes: &[u8]| {
+        let words = bytes.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+        words.map(|word| String::from_utf8_lossy(word).into_owned()).collect::<Vec<_>>()
+    };
+    let paths = words(&names).chunks_exact(2).map(|pair| format!("{} {}", pair[0], pair[1])).collect();
     let (mut added, mut removed) = (0, 0);
-    for line in counts.lines() {
+    for line in words(&counts) {
         // Binary files have `-`.
         let mut numbers = line.split('\t').map(|number| number.parse::<usize>().unwrap_or(0));
         added += numbers.next().unwrap_or(0);
         removed += numbers.next().unwrap_or(0);
     }
-    Ok(Changes { summary: summary(paths, added, removed), diff })
+    Ok(Changes { summary: summary(paths, added, removed), diff: String::from_utf8_lossy(&text).into_owned() })
 }

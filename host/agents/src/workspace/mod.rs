@@ -1,17 +1,21 @@
 //! Where agents work: nowhere in particular, in a directory of the run's own,
 //! in a directory of the user, or in a work tree of a git repository.
 
+mod clean;
 mod git;
 mod snapshot;
 
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use wfhost_core::{FailureKind, Json, RunId, Step};
 
+pub use self::clean::{CleanedWorkspaces, clean_workspaces};
 use self::snapshot::Snapshot;
-use super::CallFailure;
+use super::guarded::clean_json;
+use super::{CallFailure, Redactor, command};
 
 /// How a workspace is made.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,6 +36,8 @@ pub enum WorkspaceConfig {
 pub(crate) struct Workspace {
     directory: Option<PathBuf>,
     before: Before,
+    /// The name of this attempt: no other one of this machine has it.
+    token: String,
 }
 
 /// What the workspace was like when the attempt began.
@@ -64,48 +70,75 @@ pub(crate) async fn open(
     let unusable = |error: String| {
         CallFailure::new(FailureKind::Unavailable, format!("the workspace `{name}` cannot be used: {error}"))
     };
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(|error| unusable(error.to_string()))?;
+    let token = format!("{step}.{:016x}", u64::from_le_bytes(random));
+    // What an attempt before it left behind changes nothing any more.
+    let settled = |directory: PathBuf| async move {
+        command::settled(&directory).await;
+        directory
+    };
     let (directory, before) = match config {
         WorkspaceConfig::None => (None, Before::Unknown),
         WorkspaceConfig::Scratch { root } => {
-            let directory = below(root, run, name).map_err(unusable)?;
+            let directory = settled(below(root, run, name).map_err(unusable)?).await;
             let before = snapshot::take(directory.clone()).await.map_err(unusable)?;
             (Some(directory), Before::Files(before))
         }
         WorkspaceConfig::Dir { path } => {
+            let path = settled(path.clone()).await;
             let before = snapshot::take(path.clone()).await.map_err(unusable)?;
-            (Some(path.clone()), Before::Files(before))
+            (Some(path), Before::Files(before))
         }
         WorkspaceConfig::Worktree { repository, base, root } => {
             let parent = below(root, run, "").map_err(unusable)?;
-            let directory = parent.join(name);
+            let directory = settled(parent.join(name)).await;
             let base = base.as_deref().unwrap_or("HEAD");
             git::worktree(repository, &directory, base).await.map_err(unusable)?;
-            let tree = git::tree(&directory, &index(&directory, step)).await.map_err(unusable)?;
+            let index = index(&directory, &format!("{token}.before"));
+            let tree = git::tree(&directory, &index).await.map_err(unusable)?;
             (Some(directory), Before::Tree(tree))
         }
     };
-    Ok(Workspace { directory, before })
+    Ok(Workspace { directory, before, token })
 }
 
-/// Makes the directory of a run below `root`. Nothing that a run or a
-/// workspace is called leads out of it.
+/// Makes the directory of a run below `root`, for its user alone. Nothing that
+/// a run or a workspace is called leads out of it.
 fn below(root: &Path, run: &RunId, name: &str) -> Result<PathBuf, String> {
     let text = |error: std::io::Error| error.to_string();
-    std::fs::create_dir_all(root).map_err(text)?;
+    let make = |path: &Path| std::fs::DirBuilder::new().recursive(true).mode(PRIVATE).create(path);
+    make(root).map_err(text)?;
+    // One that was made by an earlier version is everybody's to read.
+    if root.metadata().map_err(text)?.permissions().mode() & 0o077 != 0 {
+        std::fs::set_permissions(root, std::fs::Permissions::from_mode(PRIVATE)).map_err(text)?;
+    }
     let root_dir = Dir::open_ambient_dir(root, ambient_authority()).map_err(text)?;
     let relative = Path::new(run.as_str()).join(name);
-    root_dir.create_dir_all(&relative).map_err(text)?;
+    let mut builder = cap_std::fs::DirBuilder::new();
+    cap_std::fs::DirBuilderExt::mode(builder.recursive(true), PRIVATE);
+    root_dir.create_dir_with(&relative, &builder).map_err(text)?;
     // Through the capability, so that a link that somebody put there is not followed out of it.
     root_dir.open_dir(&relative).map_err(text)?;
     let root = root.canonicalize().map_err(text)?;
     Ok(root.join(relative))
 }
 
-/// The index beside a work tree that its own git does not use.
-fn index(directory: &Path, step: Step) -> PathBuf {
+/// The mode of directories that only their user may enter.
+const PRIVATE: u32 = 0o700;
+
+/// An index beside a work tree that neither its own git nor another attempt uses.
+fn index(directory: &Path, token: &str) -> PathBuf {
     let mut name = directory.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{step}.index"));
+    name.push(format!(".{token}.index"));
     directory.with_file_name(name)
+}
+
+impl Changes {
+    /// The changes without secrets.
+    pub fn redacted(self, redactor: &Redactor) -> Self {
+        Self { summary: clean_json(redactor, self.summary), diff: redactor.clean(self.diff) }
+    }
 }
 
 impl Workspace {
@@ -118,13 +151,18 @@ impl Workspace {
     /// cannot be found out is not worth the answer.
     pub async fn changes(&self) -> Option<Changes> {
         let directory = self.directory.clone()?;
+        // An agent that was stopped goes on for a moment.
+        command::settled(&directory).await;
         match &self.before {
             Before::Unknown => None,
             Before::Files(before) => {
                 let after = snapshot::take(directory).await.ok()?;
                 Some(before.compare(&after))
             }
-            Before::Tree(before) => git::changes(&directory, before).await.ok(),
+            Before::Tree(before) => {
+                let index = index(&directory, &format!("{}.after", self.token));
+                git::changes(&directory, before, &index).await.ok()
+            }
         }
     }
 }
@@ -217,8 +255,86 @@ mod tests {
         assert_eq!(changes.summary.value()["added"], 2);
         assert!(changes.diff.contains("+two"), "{}", changes.diff);
         assert_eq!(std::fs::read_to_string(repository.join("a.txt")).unwrap(), "one\n");
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&dir.path().join("w")), mode(&dir.path().join("w/r1"))), (0o700, 0o700));
         // A later step sees only what it changed itself.
         let again = open(&config, "tree", &id("r1"), Step(2)).await.unwrap();
         assert_eq!(again.changes().await.unwrap().diff, "");
+    }
+
+    fn repository(dir: &Path) -> PathBuf {
+        let repository = dir.join("repo");
+        std::fs::create_dir(&repository).unwrap();
+        let git = |args: &[&str]| {
+            let mut git = std::process::Command::new("git");
+            git.args(["-c", "user.name=t", "-c", "user.email=t@example.com"]).args(args);
+            assert!(git.current_dir(&repository).output().unwrap().status.success(), "{args:?}");
+        };
+        git(&["init", "-q"]);
+        for number in 0..50 {
+            std::fs::write(repository.join(format!("{number}.txt")), "one\n").unwrap();
+        }
+        git(&["add", "."]);
+        git(&["commit", "-qm", "first"]);
+        repository
+    }
+
+    #[tokio::test]
+    async fn steps_at_the_same_time_record_what_changed_during_each() {
+        let dir = tempfile::tempdir().unwrap();
+        let repository = repository(dir.path());
+        let config = WorkspaceConfig::Worktree { repository, base: None, root: dir.path().join("w") };
+        // The first ones make the work tree at the same time.
+        let steps = futures_util::future::join_all((1..=6).map(|step| {
+            let (config, run) = (config.clone(), id("r1"));
+            async move { open(&config, "tree", &run, Step(step)).await.unwrap() }
+        }))
+        .await;
+        let place = steps[0].directory().unwrap().to_owned();
+        std::fs::write(place.join("new.txt"), "new\n").unwrap();
+        let changes = futures_util::future::join_all(steps.iter().map(Workspace::changes)).await;
+        for change in changes {
+            assert_eq!(change.unwrap().summary.value()["files"], serde_json::json!(["A new.txt"]));
+        }
+        let left: Vec<_> =
+            std::fs::read_dir(place.parent().unwrap()).unwrap().flatten().map(|e| e.file_name()).collect();
+        assert_eq!(left, ["tree"]);
+    }
+
+    #[tokio::test]
+    async fn what_a_user_configured_for_git_changes_no_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let repository = repository(dir.path());
+        // In the repository's own configuration, which an agent can write as well.
+        for (key, value) in [
+            ("diff.external", "echo pwned; true"),
+            ("diff.noprefix", "true"),
+            ("diff.mnemonicPrefix", "true"),
+            ("core.quotePath", "false"),
+            ("core.fsmonitor", "touch pwned; false"),
+            ("diff.upper.textconv", "tr a-z A-Z <"),
+            ("color.ui", "always"),
+        ] {
+            let set = std::process::Command::new("git")
+                .args(["config", key, value])
+                .current_dir(&repository)
+                .status();
+            assert!(set.unwrap().success());
+        }
+        let config = WorkspaceConfig::Worktree { repository, base: None, root: dir.path().join("w") };
+        let workspace = open(&config, "tree", &id("r1"), Step(1)).await.unwrap();
+        let place = workspace.directory().unwrap();
+        std::fs::write(place.join("0.txt"), "two\n").unwrap();
+        std::fs::write(place.join(".gitattributes"), "*.txt diff=upper\n").unwrap();
+        std::fs::write(place.join("tab\tand\nline.txt"), "x\n").unwrap();
+        let changes = workspace.changes().await.unwrap();
+        let files = changes.summary.value()["files"].clone();
+        assert_eq!(files, serde_json::json!(["A .gitattributes", "M 0.txt", "A tab\tand\nline.txt"]));
+        assert!(
+            changes.diff.contains("--- a/0.txt\n+++ b/0.txt\n") && changes.diff.contains("-one\n+two\n"),
+            "{}",
+            changes.diff
+        );
+        assert!(!changes.diff.contains("pwned") && !place.join("pwned").exists(), "{}", changes.diff);
     }
 }

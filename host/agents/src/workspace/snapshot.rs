@@ -128,7 +128,11 @@ impl Snapshot {
                 diff.push_str(&compared.unified_diff().header(&from, &to).to_string());
             }
         }
-        diff.truncate(diff.floor_char_boundary(DIFF_BYTES));
+        if diff.len() > DIFF_BYTES {
+            // Whole lines, so that nothing is cut that would be known as a whole.
+            let end = diff[..diff.floor_char_boundary(DIFF_BYTES)].rfind('\n').map_or(0, |end| end + 1);
+            diff.truncate(end);
+        }
         Changes { summary: summary(paths, added, removed), diff }
     }
 }

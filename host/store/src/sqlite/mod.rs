@@ -166,6 +166,11 @@ impl SqliteStore {
         Ok(found.into_iter().filter(|line| line != "ok").collect())
     }
 
+    /// Whether a run of this id was here and was deleted.
+    pub fn was_deleted(&self, run: &RunId) -> Result<bool> {
+        self.read(|c| c.prepare_cached("SELECT 1 FROM deleted WHERE name = ?1")?.exists([run.as_str()]))
+    }
+
     /// Reads with a connection of the pool: never waits for the writer.
     fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         let failed = |error| classify(&self.path, error);

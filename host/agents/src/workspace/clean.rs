@@ -1,0 +1,110 @@
+//! Removes the directories of runs that are gone.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use wfhost_core::RunId;
+
+use super::git;
+
+/// What was removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CleanedWorkspaces {
+    /// Directories of runs.
+    pub runs: u64,
+    /// Bytes of their files.
+    pub bytes: u64,
+}
+
+/// Removes the scratch directories and work trees below `root` (`workspaces` in
+/// the data directory) of all runs that `keep` does not want to keep. What is no
+/// directory of a run stays; so does what cannot be removed. With `dry_run`
+/// nothing is removed, and the result says what would be.
+pub async fn clean_workspaces(
+    root: &Path,
+    dry_run: bool,
+    keep: impl Fn(&RunId) -> bool,
+) -> io::Result<CleanedWorkspaces> {
+    let mut cleaned = CleanedWorkspaces::default();
+    let entries = match std::fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(cleaned),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(run) = name.to_str().and_then(|name| name.parse::<RunId>().ok()) else { continue };
+        if !entry.file_type()?.is_dir() || keep(&run) {
+            continue;
+        }
+        let directory = entry.path();
+        let bytes = size(directory.clone()).await;
+        if !dry_run {
+            for tree in trees(&directory) {
+                // The repository forgets it. Without a repository it is a directory like others.
+                let _ = git::remove(&tree).await;
+            }
+            // Links are removed, not followed.
+            let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(directory)).await;
+            if !removed.is_ok_and(|removed| removed.is_ok()) {
+                continue;
+            }
+        }
+        cleaned.runs += 1;
+        cleaned.bytes += bytes;
+    }
+    Ok(cleaned)
+}
+
+/// The work trees within the directory of a run.
+fn trees(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path());
+    paths.filter(|path| path.join(".git").is_file()).collect()
+}
+
+async fn size(directory: PathBuf) -> u64 {
+    fn of(directory: &Path) -> u64 {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        entries
+            .map(|entry| match entry.metadata() {
+                Ok(data) if data.is_dir() => of(&entry.path()),
+                Ok(data) => data.len(),
+                Err(_) => 0,
+            })
+            .sum()
+    }
+    tokio::task::spawn_blocking(move || of(&directory)).await.unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{WorkspaceConfig, open};
+    use super::*;
+    use wfhost_core::Step;
+
+    #[tokio::test]
+    async fn directories_of_runs_that_are_gone_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("w");
+        let scratch = WorkspaceConfig::Scratch { root: root.clone() };
+        let id = |text: &str| text.parse::<RunId>().unwrap();
+        for run in ["gone", "kept"] {
+            let workspace = open(&scratch, "s", &id(run), Step(1)).await.unwrap();
+            std::fs::write(workspace.directory().unwrap().join("a"), "12345").unwrap();
+        }
+        std::os::unix::fs::symlink(dir.path(), root.join("gone/s/link")).unwrap();
+        std::fs::write(root.join("note"), "").unwrap();
+        let keep = |run: &RunId| run.as_str() == "kept";
+        let would = clean_workspaces(&root, true, keep).await.unwrap();
+        assert!(would.runs == 1 && root.join("gone").is_dir());
+        assert_eq!(clean_workspaces(&root, false, keep).await.unwrap(), would);
+        assert!(
+            !root.join("gone").exists() && root.join("kept/s/a").is_file() && root.join("note").is_file()
+        );
+        assert!(dir.path().is_dir());
+        let nothing = clean_workspaces(&dir.path().join("nowhere"), false, keep).await.unwrap();
+        assert_eq!(nothing, CleanedWorkspaces::default());
+    }
+}
