@@ -235,7 +235,9 @@ impl Attempt {
             }
             let wait = until.since(now);
             if wait > POSTPONE_FROM_MS {
-                place.map(Place::keep);
+                if let Some(place) = place {
+                    place.keep();
+                }
                 let reason = format!("waiting for quota of {name}");
                 return Err(AttemptEnd::Postponed { until, reason });
             }

@@ -60,8 +60,7 @@ pub use self::recorder::{Recorder, Writers};
 pub use self::records::{AnswerCache, Conversations, Records, Transcripts};
 pub use self::scripted::{ScriptError, Scripted};
 pub use self::secret::{
-    MASK,
-    Redactor, Secret, SecretError, SecretSource, hide_credentials, is_secret_name, looks_secret,
+    MASK, Redactor, Secret, SecretError, SecretSource, hide_credentials, is_secret_name, looks_secret,
 };
 pub use self::suggested::{Suggested, suggested};
 pub(crate) use self::text::{check_argument, check_word, without_escapes};

@@ -339,10 +339,8 @@ impl From<DriveError> for Trouble {
                 command("show", run)
             )),
             DriveError::Instance(_) => Self::host("WF0404", error.to_string()).because(&error),
-            DriveError::Trouble { ref run, .. } => Self::host("WF0410", error.to_string()).hint(format!(
-                "once there is memory (`free -h`, `ulimit -v`): `{}`",
-                command("resume", run)
-            )),
+            DriveError::Trouble { ref run, .. } => Self::host("WF0410", error.to_string())
+                .hint(format!("once there is memory (`free -h`, `ulimit -v`): `{}`", command("resume", run))),
         }
     }
 }

@@ -35,7 +35,7 @@ impl Add {
         let module = host.add_module_with(&name, &bytes, denied).await?;
         printer::say(common, "Added", &format!("{name}  {}", module.digest));
         match common.output {
-            Format::Text => printer::line(&module.digest.to_string()),
+            Format::Text => printer::line(module.digest.to_string()),
             Format::Json | Format::Jsonl => {
                 let view = json!({ "schema": "wfhost/module/1", "name": name, "digest": module.digest });
                 printer::json(&view);

@@ -147,7 +147,7 @@ impl New {
         let dir = self.dir.to_string_lossy();
         let next = format!("cd {} && wfhost run --agents agents.json", quoted(&dir));
         printer::say(common, "next", &next);
-        printer::line(&self.dir.display().to_string());
+        printer::line(self.dir.display().to_string());
         Ok(Exit::Done)
     }
 }

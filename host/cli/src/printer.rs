@@ -92,7 +92,7 @@ impl Line {
 
     /// A word on the left, like `Started`.
     pub fn word(style: Style, word: &str) -> Self {
-        Self::new().styled(style, &format!("{word:>8}")).plain("  ")
+        Self::new().styled(style, format!("{word:>8}")).plain("  ")
     }
 
     /// A mark on the left, like `✓`.

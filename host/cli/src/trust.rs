@@ -1,6 +1,6 @@
 //! `wfhost trust`, `wfhost untrust`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use wfhost_config::{Agreed, Config, Project};
 
@@ -34,7 +34,7 @@ pub(crate) struct Untrust {
 }
 
 /// The project of a directory.
-fn project(common: &Common, dir: &PathBuf) -> Result<(Config, Project), Trouble> {
+fn project(common: &Common, dir: &Path) -> Result<(Config, Project), Trouble> {
     let dir = dir
         .canonicalize()
         .map_err(|error| Trouble::usage("WF0004", format!("{} cannot be read: {error}", dir.display())))?;

@@ -14,7 +14,8 @@ pub(super) fn masked(key: &str, value: &Value) -> Value {
             let mut after_flag = false;
             let values = values.iter().map(|value| {
                 let Value::String(text) = value else { return masked(key, value) };
-                let shown = if after_flag && !text.starts_with('-') { hidden(text) } else { hide_credentials(text) };
+                let shown =
+                    if after_flag && !text.starts_with('-') { hidden(text) } else { hide_credentials(text) };
                 after_flag = text.starts_with('-') && !text.contains('=') && names_a_secret(text);
                 Value::String(shown)
             });

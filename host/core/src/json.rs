@@ -57,19 +57,15 @@ impl Json {
     /// What it says. Numbers that `u64`, `i64` and `f64` do not hold are rounded. Text that cannot be
     /// read, which an earlier version let in or a forged journal holds, is a string of it.
     pub fn value(&self) -> Value {
-        match is_sound(&self.0) {
-            true => serde_json::from_str(&self.0).unwrap_or_else(|_| Value::from(self.0.as_str())),
-            false => Value::from(self.0.as_str()),
-        }
+        read(&self.0).unwrap_or_else(|| Value::from(self.0.as_str()))
     }
 
     /// Whether both say the same: order of keys and white space do not matter,
     /// nor does a member that is null against one that is not there.
     pub fn means(&self, other: &Self) -> bool {
-        let value = |json: &Self| is_sound(&json.0).then(|| serde_json::from_str::<Value>(&json.0).ok())?;
         self.0 == other.0
             // Texts that cannot be read say nothing, so they do not say the same.
-            || value(self).zip(value(other)).is_some_and(|(a, b)| first_difference(&a, &b).is_none())
+            || read(&self.0).zip(read(&other.0)).is_some_and(|(a, b)| first_difference(&a, &b).is_none())
     }
 }
 
@@ -123,48 +119,91 @@ struct Measure {
     unusual: bool,
 }
 
+/// What a byte outside of strings may be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    /// Part of a number or a word, or white space.
+    Other,
+    Quote,
+    Open,
+    Close,
+    Comma,
+    /// Of an exponent, or of `true` and `false`.
+    Exponent,
+}
+
+const CLASSES: [Class; 256] = {
+    let mut classes = [Class::Other; 256];
+    classes[b'"' as usize] = Class::Quote;
+    classes[b'[' as usize] = Class::Open;
+    classes[b'{' as usize] = Class::Open;
+    classes[b']' as usize] = Class::Close;
+    classes[b'}' as usize] = Class::Close;
+    classes[b',' as usize] = Class::Comma;
+    classes[b'e' as usize] = Class::Exponent;
+    classes[b'E' as usize] = Class::Exponent;
+    classes
+};
+
 /// Measures a text that is valid JSON, or not: then the figures are some.
 fn measure(text: &str) -> Measure {
     let bytes = text.as_bytes();
     let mut measure = Measure { depth: 0, values: 1, unusual: false };
-    let (mut depth, mut at) = (0usize, 0);
+    // Where the last byte was that is not part of a number.
+    let (mut depth, mut at, mut last) = (0usize, 0, 0);
     while let Some(byte) = bytes.get(at) {
         at += 1;
-        match byte {
-            b'"' => at = string_end(bytes, at, &mut measure.unusual),
-            b'[' | b'{' => {
+        let class = CLASSES[usize::from(*byte)];
+        if class == Class::Other {
+            continue;
+        }
+        measure.unusual |= at - last > SAFE_DIGITS;
+        match class {
+            Class::Quote => at = string_end(bytes, at, &mut measure.unusual),
+            Class::Open => {
                 depth += 1;
                 measure.values += 1;
                 measure.depth = measure.depth.max(depth);
             }
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            b',' => measure.values += 1,
-            b'0'..=b'9' => {
-                let begin = at;
-                while bytes.get(at).is_some_and(|byte| byte.is_ascii_digit() || *byte == b'.') {
-                    at += 1;
-                }
-                let exponent = matches!(bytes.get(at), Some(b'e' | b'E'));
-                measure.unusual |= exponent || at - begin >= SAFE_DIGITS;
+            Class::Close => depth = depth.saturating_sub(1),
+            Class::Comma => measure.values += 1,
+            Class::Exponent => {
+                let before = at.checked_sub(2).map(|before| bytes[before]);
+                measure.unusual |= before.is_some_and(|byte| byte.is_ascii_digit());
             }
-            _ => {}
+            Class::Other => {}
         }
+        last = at;
     }
+    measure.unusual |= at - last > SAFE_DIGITS;
     measure
 }
 
 /// Where the string ends that begins before `at`. Notices escapes that may be half a character.
 fn string_end(bytes: &[u8], mut at: usize, unusual: &mut bool) -> usize {
-    while let Some(found) = bytes.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
-        at += found + 1;
-        if bytes[at - 1] == b'"' {
+    /// Most strings are so short that a search costs more than it saves.
+    const SHORT: usize = 16;
+    let short = at.saturating_add(SHORT);
+    loop {
+        let found = loop {
+            match bytes.get(at) {
+                None => return bytes.len(),
+                Some(byte @ (b'"' | b'\\')) => break *byte,
+                Some(_) if at < short => at += 1,
+                Some(_) => match memchr2(b'"', b'\\', &bytes[at..]) {
+                    Some(found) => at += found,
+                    None => return bytes.len(),
+                },
+            }
+        };
+        at += 1;
+        if found == b'"' {
             return at;
         }
         // Whatever is escaped does not end the string.
         *unusual |= matches!(bytes.get(at..at + 2), Some([b'u', b'd' | b'D']));
         at += 1;
     }
-    bytes.len()
 }
 
 /// Whether a valid JSON text keeps the limits; see [`Json`].
@@ -178,6 +217,13 @@ fn check(text: &str) -> Result<(), serde_json::Error> {
         serde_json::from_str::<Readable>(text)?;
     }
     Ok(())
+}
+
+/// What a text says, which may be no JSON at all, if it keeps the limits.
+fn read(text: &str) -> Option<Value> {
+    // Whatever else is too much is an error of reading it.
+    let few = text.len() <= VALUES || measure(text).values <= VALUES;
+    few.then(|| serde_json::from_str(text).ok())?
 }
 
 /// Whether a text, which may be no JSON at all, keeps the limits.

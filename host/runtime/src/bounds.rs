@@ -56,7 +56,8 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), ModuleError> {
                 }
             }
             Payload::End(_) => {
-                if open.pop() == Some(true) {
+                let is_component = open.pop() == Some(true);
+                if is_component {
                     types.scopes.pop();
                 }
             }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use wfhost_agents::{Attempt, AttemptEnd, Call, CallFailure, Made, Provider, Purse, Recorder, Reservation, Used};
+use wfhost_agents::{
+    Attempt, AttemptEnd, Call, CallFailure, Made, Provider, Purse, Recorder, Reservation, Used,
+};
 use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::policy::{self, limits::TimeLimits, retry};
 use wfhost_core::{

@@ -28,11 +28,7 @@ impl Clock for SystemClock {
     }
 
     fn ticks_ms(&self) -> u64 {
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: the system writes to a structure of ours that outlives the call.
-        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-        let millis = time.tv_sec.saturating_mul(1_000).saturating_add(time.tv_nsec / 1_000_000);
-        u64::try_from(millis).unwrap_or(0)
+        u64::try_from(wfhost_world::clock::awake().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn source(&self) -> &str {

@@ -38,10 +38,23 @@ pub fn now() -> Timestamp {
 /// The time since the machine was started, the time that it slept included.
 fn since_start() -> Duration {
     #[cfg(target_os = "linux")]
-    let clock = rustix::time::ClockId::Boottime;
+    const CLOCK: libc::clockid_t = libc::CLOCK_BOOTTIME;
     #[cfg(not(target_os = "linux"))]
-    let clock = rustix::time::ClockId::Monotonic;
-    let time = rustix::time::clock_gettime(clock);
+    const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;
+    read(CLOCK)
+}
+
+/// The time since the machine was started in which it did not sleep. Nobody sets it, and all
+/// processes of one boot and one time namespace see the same.
+pub fn awake() -> Duration {
+    read(libc::CLOCK_MONOTONIC)
+}
+
+/// By the C library, so that tools which stand in for the system see it.
+fn read(clock: libc::clockid_t) -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the system writes to a structure of ours that outlives the call.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 

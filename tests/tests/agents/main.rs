@@ -11,8 +11,8 @@ mod models;
 mod policy;
 mod processes;
 mod programs;
-mod reservations;
 mod redteam;
+mod reservations;
 mod secrets;
 mod server;
 

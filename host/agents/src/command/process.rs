@@ -421,7 +421,7 @@ impl Running {
                 return Ok(Some(line));
             }
             if output.at_end {
-                return Ok(output.last_line()?);
+                return output.last_line();
             }
             output.buffer.reserve(64 << 10);
             let ended = async {

@@ -64,16 +64,15 @@ impl SseParser {
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
-        match field {
-            "data" => match &mut self.data {
+        // Comments keep the connection alive; names, ids and delays matter to browsers.
+        if field == "data" {
+            match &mut self.data {
                 Some(data) => {
                     data.push('\n');
                     data.push_str(value);
                 }
                 None => self.data = Some(value.to_owned()),
-            },
-            // Comments keep the connection alive; names, ids and delays matter to browsers.
-            _ => {}
+            }
         }
         Ok(None)
     }

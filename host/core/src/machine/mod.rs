@@ -253,32 +253,29 @@ impl Machine {
         for entry in std::iter::once(first).chain(entries) {
             let position = machine.next;
             machine.next.0 += 1;
-            let entry = match void.of_entry(position, entry) {
-                Ok(entry) => entry,
-                Err(void) => {
-                    machine.pass_time(position, machine.last_at.max(void.at), void.clock());
-                    // What was paid for stays paid.
-                    let is_call = match &void.event {
-                        Event::Scheduled { step, op } => {
-                            if is_agent(op) {
-                                void_calls.insert(*step);
-                            }
-                            false
+            if void.has(position) {
+                machine.pass_time(position, machine.last_at.max(entry.at), entry.clock());
+                // What was paid for stays paid.
+                let is_call = match &entry.event {
+                    Event::Scheduled { step, op } => {
+                        if is_agent(op) {
+                            void_calls.insert(*step);
                         }
-                        Event::Completed { step, .. } => {
-                            void_calls.contains(step) || machine.steps.is_call(*step)
-                        }
-                        _ => false,
-                    };
-                    machine.spending.note(position, &void.event, is_call);
-                    // Its number, and so its idempotency key, is never given to another one.
-                    if let Event::Scheduled { step, .. } = void.event {
-                        let illegal = |reason| JournalError::Illegal { position, reason };
-                        machine.steps.skip(step).map_err(illegal)?;
+                        false
                     }
-                    continue;
+                    Event::Completed { step, .. } => {
+                        void_calls.contains(step) || machine.steps.is_call(*step)
+                    }
+                    _ => false,
+                };
+                machine.spending.note(position, &entry.event, is_call);
+                // Its number, and so its idempotency key, is never given to another one.
+                if let Event::Scheduled { step, .. } = entry.event {
+                    let illegal = |reason| JournalError::Illegal { position, reason };
+                    machine.steps.skip(step).map_err(illegal)?;
                 }
-            };
+                continue;
+            }
             machine.apply(position, entry, true).map_err(|refusal| match refusal {
                 Refusal::Illegal(reason) => JournalError::Illegal { position, reason },
                 Refusal::Unreadable(error) => JournalError::Entry(error),

@@ -99,11 +99,6 @@ impl Void {
     pub fn has(&self, position: Position) -> bool {
         self.entries.contains(&position)
     }
-
-    /// The entry; as an error if it is void.
-    pub fn of_entry(&self, position: Position, entry: Entry) -> Result<Entry, Entry> {
-        if self.entries.contains(&position) { Err(entry) } else { Ok(entry) }
-    }
 }
 
 /// The step that an entry says something of, after it was begun.

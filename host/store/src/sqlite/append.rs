@@ -43,11 +43,12 @@ impl Held {
     /// `after`: the place of the run's last commit, if it is known.
     fn find(c: &Connection, run: &RunId, after: Option<u64>) -> rusqlite::Result<Option<Self>> {
         if let Some(place) = after {
+            // Statements are found by all of their text, so that of each step has no white space.
             let held = c
                 .prepare_cached(
-                    "SELECT r.id, r.epoch, r.session, r.emissions, r.starts > 0 OR r.troubles > 0,
-                            l.id, l.seq + l.count, (SELECT max(id) FROM commits), l.head
-                     FROM commits l CROSS JOIN runs r WHERE l.id = ?2 AND r.id = l.run AND r.name = ?1",
+                    "SELECT r.id,epoch,session,emissions,starts>0 OR troubles>0,l.id,seq+count,\
+                     (SELECT max(id) FROM commits),l.head \
+                     FROM commits l CROSS JOIN runs r WHERE l.id=?2 AND r.id=run AND name=?1",
                 )?
                 .query_row(params![run.as_str(), place as i64], |row| {
                     Ok(Self { end: Some(End::read(row, 5)?), ..Self::read(row)? })

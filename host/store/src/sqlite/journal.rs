@@ -98,8 +98,7 @@ impl End {
         let place = self.last + 1;
         let first = self.place.is_none_or(|before| before >> BLOCK_BITS != place >> BLOCK_BITS);
         c.prepare_cached(
-            "INSERT INTO commits (id, run, seq, count, at, first, head, body)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            "INSERT INTO commits(id,run,seq,count,at,first,head,body)VALUES(?1,?2,?3,?4,?5,?6,?7,?8)",
         )?
         .execute(params![
             place,
