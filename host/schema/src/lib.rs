@@ -35,7 +35,9 @@ const PATTERNS: usize = 200;
 const PATTERN_BYTES: usize = 1 << 20;
 /// Schemas that an answer's parts are compared with, and for how long at most.
 const STEPS: u64 = 20_000_000;
-const LENGTH: Duration = Duration::from_secs(10);
+const LENGTH: Duration = Duration::from_secs(3);
+/// The same where it is found out what is wrong: that may keep some hundred bytes for each.
+const STEPS_OF_FAULTS: u64 = 200_000;
 /// Steps between two looks at the clock.
 const LOOK: u64 = 1_000;
 
@@ -72,6 +74,7 @@ pub struct Schema {
 /// What checking an answer has cost until now.
 #[derive(Default)]
 struct Work {
+    /// That are left.
     steps: AtomicU64,
     /// When it has to be over: milliseconds since `begin`.
     begin: std::sync::Mutex<Option<Instant>>,
@@ -82,11 +85,22 @@ struct TooMuch;
 
 impl Work {
     fn step(&self) {
-        let steps = self.steps.fetch_add(1, Ordering::Relaxed);
+        let left = self.steps.fetch_sub(1, Ordering::Relaxed);
         let begin = || *self.begin.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let is_late = || begin().is_some_and(|begin| begin.elapsed() > LENGTH);
-        if steps >= STEPS || steps.is_multiple_of(LOOK) && is_late() {
+        if left == 0 || left.is_multiple_of(LOOK) && is_late() {
             resume_unwind(Box::new(TooMuch));
+        }
+    }
+
+    /// Does something that may take so many steps; nothing if it would take more.
+    fn within<T>(&self, steps: u64, check: impl FnOnce() -> T) -> Option<T> {
+        self.steps.store(steps, Ordering::Relaxed);
+        *self.begin.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Instant::now());
+        match catch_unwind(AssertUnwindSafe(check)) {
+            Ok(done) => Some(done),
+            Err(panic) if panic.is::<TooMuch>() => None,
+            Err(panic) => resume_unwind(panic),
         }
     }
 }
@@ -146,22 +160,22 @@ impl Schema {
     /// to find out.
     pub fn faults(&self, document: &Json, most: usize) -> Vec<Fault> {
         let value = document.value();
-        self.work.steps.store(0, Ordering::Relaxed);
-        *self.work.begin.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Instant::now());
+        let whole = |message: String| vec![Fault { path: String::new(), message }];
+        match self.work.within(STEPS, || self.validator.is_valid(&value)) {
+            Some(true) => return Vec::new(),
+            Some(false) => {}
+            None => {
+                let length = LENGTH.as_secs();
+                return whole(format!("to compare it with its schema takes more than {STEPS} steps or {length} s"));
+            }
+        }
         let fault = |error: ValidationError<'_>| Fault {
             path: error.instance_path().to_string(),
             message: error.to_string(),
         };
-        let checked = catch_unwind(AssertUnwindSafe(|| {
-            self.validator.iter_errors(&value).take(most).map(fault).collect::<Vec<_>>()
-        }));
-        checked.unwrap_or_else(|panic| match panic.downcast::<TooMuch>() {
-            Ok(_) => {
-                let message = format!("to compare it with its schema takes more than {STEPS} steps or 10 s");
-                vec![Fault { path: String::new(), message }]
-            }
-            Err(panic) => resume_unwind(panic),
-        })
+        let faults = || self.validator.iter_errors(&value).take(most).map(fault).collect::<Vec<_>>();
+        let found = self.work.within(STEPS_OF_FAULTS, faults).filter(|found| !found.is_empty());
+        found.unwrap_or_else(|| whole("it does not fit; to find out where takes too long".to_owned()))
     }
 }
 
