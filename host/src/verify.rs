@@ -113,10 +113,17 @@ fn differences(info: &RunInfo, machine: &Machine) -> Vec<String> {
     let stored = info.outcome.as_ref().filter(|_| info.state.is_final());
     compare("outcome", format!("{stored:?}"), format!("{:?}", said.outcome));
     if let Some(waiting) = &info.waiting {
-        let waits = Waiting::of(machine);
+        let mut waits = Waiting::of(machine);
+        if info.trouble.is_some() {
+            // A call that no host could make yet is put off to no certain time.
+            waits.until = waiting.until;
+        }
         compare("wait", format!("{waiting:?}"), format!("{waits:?}"));
         // Something that came in makes it due earlier.
-        if info.due_at.is_none() != waits.until.is_none() && info.due_at != Some(Timestamp(0)) {
+        if info.trouble.is_none()
+            && info.due_at.is_none() != waits.until.is_none()
+            && info.due_at != Some(Timestamp(0))
+        {
             faults.push(format!("it is due at {:?}, and waits until {:?}", info.due_at, waiting.until));
         }
     }

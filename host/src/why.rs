@@ -189,7 +189,9 @@ fn waits_for(info: &RunInfo, open: &StepInfo, now: Timestamp) -> Blocker {
             Some(command("answer", run).arg(step).option("-i", "JSON").to_string()),
         ),
         Op::Agent(_) if let Some((until, reason)) = &open.waits => {
-            (format!("step {step} waits until {}: {reason}", rfc3339(*until)), None)
+            // What was put off to no certain time waits for another host.
+            let until = if *until > now { format!(" until {}", rfc3339(*until)) } else { String::new() };
+            (format!("step {step} waits{until}: {reason}"), None)
         }
         Op::Agent(request) => {
             let who = request.providers.first().map_or(String::new(), |name| format!(" {name}"));

@@ -218,6 +218,10 @@ fn a_call_under_way_is_not_dropped_because_another_one_has_no_provider() {
         place.run(["run", &module("probe"), "--id", "r", "--agents", &script, "-i", &input.to_string()]);
     assert_eq!(ran.code(), Some(4), "{}", ran.stderr());
     assert!(ran.stderr().contains("nobody"), "{}", ran.stderr());
+    // Nothing is wrong with it, and it waits until some host has the provider and not until a time.
+    let checked = place.run(["db", "check", "--deep"]);
+    assert_eq!(checked.code(), Some(0), "{}", checked.stderr());
+    assert!(!ran.stderr().contains(" until ") && !place.run(["why", "r"]).stdout().contains(" until "));
     let kinds = |place: &Place| -> Vec<String> {
         place.journal("r").iter().map(|entry| entry["kind"].as_str().unwrap_or_default().to_owned()).collect()
     };

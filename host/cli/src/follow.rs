@@ -349,7 +349,10 @@ impl Progress {
                 Line::mark(DIM, "!").plain(text).show();
             }
             Event::Postponed { step, until, reason } if !self.quiet => {
-                let text = format!("{step:>2}  {reason} until {}", wfhost::clock::rfc3339(*until));
+                // What waits for another host is put off to no certain time.
+                let until = Some(until).filter(|until| **until > entry.at);
+                let until = until.map(|at| format!(" until {}", wfhost::clock::rfc3339(*at)));
+                let text = format!("{step:>2}  {reason}{}", until.unwrap_or_default());
                 Line::mark(DIM, "…").plain(text).show();
             }
             Event::Delegated { step, .. } => {

@@ -166,7 +166,9 @@ impl Schema {
             Some(false) => {}
             None => {
                 let length = LENGTH.as_secs();
-                return whole(format!("to compare it with its schema takes more than {STEPS} steps or {length} s"));
+                return whole(format!(
+                    "to compare it with its schema takes more than {STEPS} steps or {length} s"
+                ));
             }
         }
         let fault = |error: ValidationError<'_>| Fault {
@@ -494,12 +496,20 @@ mod tests {
     #[test]
     fn an_answer_that_a_schema_looks_at_for_ever_does_not_fit() {
         let schema = Schema::compile(&Json::from(doubling(3, true))).unwrap();
-        let nested = |depth| (0..depth).fold(json!(1), |inner, _| json!({ "a": inner }));
-        assert_eq!(schema.faults(&Json::from(nested(5)), 5), []);
-        let faults = schema.faults(&Json::from(nested(100)), 5);
-        assert!(faults.len() == 1 && faults[0].message.contains("takes more than"), "{faults:?}");
+        let nested = |depth, inner| (0..depth).fold(inner, |inner, _| json!({ "a": inner }));
+        assert_eq!(schema.faults(&Json::from(nested(100, json!(1))), 5), []);
+        // Each level of the answer fits neither of two schemas, which are the same.
+        let either = json!({ "anyOf": [{ "$ref": "#/$defs/t" }, { "$ref": "#/$defs/t" }] });
+        let t = json!({ "type": "object", "properties": { "a": either } });
+        let schema =
+            Schema::compile(&Json::from(json!({ "$defs": { "t": t }, "$ref": "#/$defs/t" }))).unwrap();
+        assert_eq!(schema.faults(&Json::from(nested(2, json!("x"))), 5)[0].path, "/a");
+        for depth in [20, 100] {
+            let faults = schema.faults(&Json::from(nested(depth, json!("x"))), 5);
+            assert!(faults.len() == 1 && faults[0].message.contains("takes"), "{faults:?}");
+        }
         // It can be used again.
-        assert_eq!(schema.faults(&Json::from(nested(5)), 5), []);
+        assert_eq!(schema.faults(&Json::from(nested(20, json!({}))), 5), []);
     }
 
     #[test]
