@@ -13,7 +13,7 @@ use wfhost_core::{
     Digest, Epoch, Given, Journal, Json, Machine, Outcome, Position, Recorded, Row, RunId, Step, Timestamp,
 };
 use wfhost_store::{
-    ImportedRun, Inbox, LogLevel, LogLine, Message, MessageBody, OutMessage, Part, Published, RunInfo, Store,
+    ImportedRun, LogLevel, LogLine, Message, MessageBody, OutMessage, Published, RunInfo, Snapshot, Store,
 };
 
 use crate::HostError;
@@ -118,6 +118,9 @@ type RunName = String;
 /// Writes a run with all that belongs to it.
 pub async fn export(store: &dyn Store, info: &RunInfo) -> Result<String, ArchiveError> {
     let run = &info.id;
+    // What it is at one moment: it may be going on.
+    let snapshot = store.snapshot(run).await?.ok_or_else(|| HostError::NoSuchRun(run.clone()))?;
+    let Snapshot { info, rows, logs, messages, published, inbox } = snapshot;
     let mut lines = vec![Line::Run {
         schema: SCHEMA.to_owned(),
         id: run.to_string(),
@@ -126,7 +129,6 @@ pub async fn export(store: &dyn Store, info: &RunInfo) -> Result<String, Archive
         emissions: info.emissions,
         epoch: info.epoch.0,
     }];
-    let rows = store.journal(run, Position(0)).await?;
     // What is damaged is not spread.
     let journal =
         Journal::read(rows.clone()).map_err(|source| HostError::Journal { run: run.clone(), source })?;
@@ -146,35 +148,26 @@ pub async fn export(store: &dyn Store, info: &RunInfo) -> Result<String, Archive
         head: head.to_string(),
         bytes: STANDARD.encode(bytes),
     }));
-    let all = usize::MAX >> 1;
-    lines.extend(store.logs(run, 0, all).await?.into_iter().map(|line| Line::Log {
+    lines.extend(logs.into_iter().map(|line| Line::Log {
         number: line.number,
         at: line.at.0,
         level: line.level as usize,
         message: line.message,
         fields: line.fields,
     }));
-    lines.extend(store.messages(run, None, all).await?.into_iter().map(|message| Line::Message {
+    lines.extend(messages.into_iter().map(|message| Line::Message {
         number: message.number,
         at: message.at.0,
         name: message.name,
         payload: message.payload,
     }));
-    lines.extend(store.published(run, None, None, all).await?.into_iter().map(|published| Line::State {
+    lines.extend(published.into_iter().map(|published| Line::State {
         key: published.key,
         value: published.value,
         number: published.number,
         at: published.at.0,
     }));
-    let mut behind = None;
-    loop {
-        let Inbox { messages, more } = store.inbox(run, Part::Behind(behind)).await?;
-        behind = messages.last().map(|message| message.id);
-        lines.extend(messages.into_iter().filter_map(inbox_line));
-        if !more {
-            break;
-        }
-    }
+    lines.extend(inbox.into_iter().filter_map(inbox_line));
     let mut text = String::new();
     for line in &lines {
         text.push_str(&to_json(line));

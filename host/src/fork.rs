@@ -126,6 +126,7 @@ impl Host {
                 return Ok(Upgraded::Left(HostError::Held { run: id.clone(), owner }));
             }
             Claimed::NoSuchRun => return Err(HostError::NoSuchRun(id.clone())),
+            // It has been given up again.
             Claimed::Unreadable(unreadable) => return Err(unreadable.error.into()),
             Claimed::Ended | Claimed::NotDue => {
                 return Ok(Upgraded::Left(HostError::Ended { run: id.clone() }));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use wfhost_core::{Mismatch, Outcome, RunId};
+use wfhost_store::StoreError;
 use wfhost_world::lock;
 
 use crate::host::HostError;
@@ -74,6 +75,9 @@ impl RunHandle {
 
     /// How it ended, if it has.
     pub async fn ended(&mut self) -> Result<Option<Ending>, HostError> {
+        if let Some(moved @ StoreError::Moved { .. }) = &*self.inner.trouble.borrow() {
+            return Err(moved.clone().into());
+        }
         let ended = self.look().await?;
         if ended.is_some() {
             // Nothing is done in a database that is not there any more.

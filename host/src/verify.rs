@@ -16,6 +16,8 @@ pub struct Report {
     pub head: Digest,
     /// What is wrong; empty if nothing is.
     pub faults: Vec<String>,
+    /// Its last entries are missing: whoever went on would do again what they say is done.
+    pub is_cut: bool,
 }
 
 /// Reads a run's journal, checks its chain, and compares what else is known
@@ -26,7 +28,15 @@ pub async fn verify(store: &dyn Store, info: &RunInfo) -> Result<Report> {
         entries: rows.iter().map(|row| u64::from(row.count)).sum(),
         head: Digest([0; 32]),
         faults: vec![],
+        is_cut: false,
     };
+    // While somebody advances it the head is on its way, and stands somewhere before.
+    let at_rest = info.lease.is_none() && info.state != RunState::Running;
+    let is_there = |head: Digest| match at_rest {
+        true => rows.last().is_some_and(|row| row.head == head),
+        false => rows.iter().any(|row| row.head == head),
+    };
+    let cut = info.head.filter(|head| !is_there(*head));
     let journal = match Journal::read(rows) {
         Ok(journal) => journal,
         Err(error) => {
@@ -42,11 +52,8 @@ pub async fn verify(store: &dyn Store, info: &RunInfo) -> Result<Report> {
             return Ok(report);
         }
     };
-    // While somebody advances it the head is on its way.
-    let at_rest = info.lease.is_none() && info.state != RunState::Running;
-    if let Some(head) = info.head.filter(|_| at_rest)
-        && head != report.head
-    {
+    if let Some(head) = cut {
+        report.is_cut = true;
         report.faults.push(format!(
             "the journal ends with the head {}, the run was left with {head}: its last entries are missing",
             report.head

@@ -227,6 +227,16 @@ impl Inner {
         }
     }
 
+    /// The database is not where it was: what would be done in it would be lost, so nothing is.
+    async fn has_moved(&self, error: StoreError) {
+        self.trouble.send_replace(Some(error));
+        let current = self.current.lock().await.clone();
+        current.iter().for_each(|current| self.lose(current));
+        for watched in lock(&self.state).watched.values().filter_map(Weak::upgrade) {
+            watched.tell();
+        }
+    }
+
     /// A claim failed, and it may have been made.
     pub fn doubt(&self) {
         self.unsure.store(true, Ordering::Relaxed);
@@ -845,6 +855,10 @@ impl Inner {
             }
             due => due.inspect_err(|_| self.doubt())?,
         };
+        if !due.runs.is_empty() {
+            // Something was written.
+            self.is_over();
+        }
         for claimed in due.runs {
             match claimed {
                 Ok(opened) => {
@@ -1027,10 +1041,7 @@ async fn find_work(inner: Weak<Inner>) {
         // A store that fails shows it where it is used.
         let adopted = strong.adopt_due().await;
         let wait = match adopted {
-            Ok(wait) => {
-                strong.is_over();
-                wait
-            }
+            Ok(wait) => wait,
             Err(error) if error.is_passing() => {
                 strong.trouble.send_if_modified(|trouble| trouble.replace(error.clone()) != Some(error));
                 AGAIN_AFTER
@@ -1059,7 +1070,7 @@ async fn watch_owners(inner: Weak<Inner>) {
             if place_at <= Instant::now() {
                 place_at = Instant::now() + PLACE_EVERY;
                 if let Err(error) = inner.store.check_place() {
-                    inner.trouble.send_replace(Some(error));
+                    inner.has_moved(error).await;
                 }
             }
         }
@@ -1116,6 +1127,7 @@ async fn keep(inner: Weak<Inner>, current: Current) {
         match inner.store.keep(current.session).await {
             Ok(Kept::Until { .. }) => {
                 current.lease.extend(asked + inner.term());
+                inner.is_over();
                 wait = every;
             }
             Ok(Kept::Fenced) => {

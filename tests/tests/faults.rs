@@ -34,6 +34,21 @@ fn a_full_disk_stops_a_run_which_goes_on_when_there_is_room() {
 }
 
 #[test]
+fn a_run_calls_nobody_any_more_when_its_database_is_gone() {
+    let place = Place::new();
+    let script = place.script(json!({ "default": { "reply": "x", "delay_ms": 700 } }));
+    let program: Vec<_> = (0..12).map(|n| json!({ "agent": format!("step{n}") })).collect();
+    let (module, input) = (module("probe"), json!({ "do": program }).to_string());
+    let child = place.spawn(["run", &module, "-i", &input, "--id", "r", "--agents", &script]);
+    wfhost_tests::eventually("the first calls", || (place.calls().len() == 2).then_some(()));
+    std::fs::rename(place.db(), place.path("elsewhere.db")).unwrap();
+    let ran = wfhost_tests::finish(child);
+    assert_eq!(ran.code(), Some(4), "{}", ran.stderr());
+    assert!(ran.stderr().contains("error[WF0320]"), "{}", ran.stderr());
+    assert!(place.calls().len() < 8, "{} calls were made", place.calls().len());
+}
+
+#[test]
 fn a_database_that_cannot_be_written_is_named() {
     let place = Place::new();
     place.run(["run", &module("probe"), "-i", r#"{"do":[]}"#, "--id", "r"]).ok_json();

@@ -190,6 +190,55 @@ fn ids(place: &Place, args: &[&str]) -> Vec<String> {
 }
 
 #[test]
+fn a_run_whose_journal_lost_its_end_is_never_gone_on_with() {
+    let place = Place::new();
+    let script = place.script(json!({ "default": { "reply": "paid" } }));
+    let program = json!([{ "agent": "pay" }, { "wait": { "name": "go" } }]);
+    let agents = ["--agents", script.as_str()];
+    assert_eq!(run(&place, "r", &program, &["--no-wait", agents[0], agents[1]]).code(), Some(3));
+    run(&place, "other", &json!([]), &[]).ok_json();
+    sql(
+        &place,
+        "DELETE FROM commits WHERE id = (SELECT max(c.id) FROM commits c JOIN runs r ON r.id = c.run WHERE r.name = 'r')",
+    );
+    for _ in 0..2 {
+        let error = place.run(["resume", "r", "--no-wait", agents[0], agents[1]]).error(4, &place);
+        assert!(error.starts_with("error[WF0315]") && error.contains("last entries are missing"), "{error}");
+        assert_eq!(place.run(["verify", "r"]).code(), Some(4));
+        let error = place.run(["db", "check", "--repair"]).error(4, &place);
+        assert!(error.contains("r: ") && error.contains("last entries are missing"), "{error}");
+    }
+    // Nor by a server.
+    let mut server = place.spawn(["serve", agents[0], agents[1], "--idle", "1s"]);
+    server.wait().unwrap();
+    assert_eq!(place.calls().len(), 1, "the finished call is not made again");
+    assert_eq!(ids(&place, &[]), ["other", "r"]);
+}
+
+#[test]
+fn a_damaged_row_hides_no_other_run() {
+    let place = Place::new();
+    for id in ["good", "seq", "outcome"] {
+        run(&place, id, &json!([{ "agent": "x" }]), &["--agent", "echo"]).ok_json();
+    }
+    sql(
+        &place,
+        "UPDATE commits SET seq = -95 WHERE id = (SELECT max(c.id) FROM commits c JOIN runs r ON r.id = c.run WHERE r.name = 'seq')",
+    );
+    sql(&place, "UPDATE runs SET labels = 'x' WHERE name = 'outcome'");
+    let mut listed = ids(&place, &[]);
+    listed.sort();
+    assert_eq!(listed, ["good", "outcome", "seq"]);
+    assert_eq!(place.show("good")["state"], "completed");
+    let error = place.run(["db", "check"]).error(4, &place);
+    assert!(error.contains("seq: ") && error.contains("outcome: ") && !error.contains("good: "), "{error}");
+    // What is kept beside the journal is made anew.
+    place.run(["db", "check", "--repair"]);
+    let error = place.run(["db", "check"]).error(4, &place);
+    assert!(error.contains("seq: ") && !error.contains("outcome: "), "{error}");
+}
+
+#[test]
 fn g05_export_and_import_keep_every_byte() {
     let place = Place::new();
     let program = json!([
@@ -226,6 +275,33 @@ fn g05_export_and_import_keep_every_byte() {
     assert_eq!(other.run(["resume", "r"]).ok_json()[5], "y");
     let error = other.run(["db", "import", &file]).error(2, &other);
     assert!(error.starts_with("error[WF0302]: there is a run r already"), "{error}");
+}
+
+#[test]
+fn g05_a_run_that_moves_is_exported_as_it_is_at_one_moment() {
+    let place = Place::new();
+    let each =
+        json!({ "each": [{ "log": "x" }, { "agent": "x" }, { "publish": { "key": "k", "value": 1 } }] });
+    let program = json!([{ "repeat": { "times": 1_500, "operation": each } }, { "agent": "done" }]);
+    let child = spawn(&place, "r", &program, &["--agent", "echo"]);
+    eventually("the run", || (place.run(["show", "r"]).code() == Some(0)).then_some(()));
+    let files: Vec<_> = (0..3)
+        .map(|n| {
+            let file = place.path(&format!("{n}.jsonl")).display().to_string();
+            assert_eq!(place.run(["db", "export", "r", &file]).code(), Some(0));
+            file
+        })
+        .collect();
+    finish(child).ok_json();
+    for file in files {
+        let other = Place::new();
+        assert_eq!(other.run(["db", "import", &file]).code(), Some(0));
+        assert_eq!(other.run(["db", "check", "--deep"]).code(), Some(0));
+        if other.show("r")["state"] != "completed" {
+            other.run(["resume", "r", "--agent", "echo"]).ok_json();
+        }
+        assert_eq!(other.run(["logs", "r"]).stdout().lines().count(), 1_500);
+    }
 }
 
 #[test]

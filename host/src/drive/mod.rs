@@ -638,7 +638,8 @@ impl Driver<'_> {
     /// Appends nothing, whatever this execution did.
     async fn append_bare(&mut self, next: Next) -> Result<(), DriveError> {
         let Drive { run, session, epoch, .. } = self.drive;
-        self.store_append(Append::new(run.clone(), session, epoch, Timestamp(0), next)).await?;
+        let append = Append::new(run.clone(), session, epoch, Timestamp(0), next);
+        self.store_append(Append { before: self.head, ..append }).await?;
         Ok(())
     }
 

@@ -11,7 +11,8 @@ pub struct Append {
     pub epoch: Epoch,
     /// The time of the last entry.
     pub at: Timestamp,
-    /// The head of the chain before `row`; not looked at without one.
+    /// The head of the chain before `row`; without one, the last head. Whoever gives up a run that it
+    /// could not read gives zeros: then what is known of its end stays.
     pub before: Digest,
     /// None if only the rest changes.
     pub row: Option<Row>,

@@ -70,7 +70,8 @@ impl Shop {
 
     /// An append of the first host.
     fn with(&self, run: &str, row: Option<Row>) -> Append {
-        let before = row.as_ref().map_or(Digest([0; 32]), |row| before(run, row));
+        // Without a row it says no more than that the journal is known.
+        let before = row.as_ref().map_or(Digest([1; 32]), |row| before(run, row));
         Append { before, row, ..Append::new(id(run), self.mine, Epoch(1), Timestamp(20), Next::Go) }
     }
 
@@ -785,13 +786,28 @@ async fn a_journal_whose_end_is_missing_is_not_gone_on_with() {
     .unwrap();
     mem.lose_tail(&id("lost"));
     for (store, run) in [(&sqlite, "lost"), (&sqlite, "odd"), (&mem_shop, "lost")] {
-        let claimed = store.claim_as(store.other, run, ClaimHow::Asked).await;
-        let Claimed::Unreadable(unreadable) = claimed else { panic!("{run}: {claimed:?}") };
-        assert!(matches!(&unreadable.error, StoreError::Damaged { .. }), "{:?}", unreadable.error);
-        let trouble = Next::Release { waiting: None, trouble: Some("damaged".to_owned()) };
-        let release = Append::new(id(run), store.other, unreadable.epoch, Timestamp(0), trouble);
-        store.append(release).await.unwrap();
-        assert_eq!(store.run(&id("lost")).await.unwrap().unwrap().lease, None);
+        // Nor does it become whole by being given up.
+        for _ in 0..2 {
+            let claimed = store.claim_as(store.other, run, ClaimHow::Asked).await;
+            let Claimed::Unreadable(unreadable) = claimed else { panic!("{run}: {claimed:?}") };
+            assert!(matches!(&unreadable.error, StoreError::Damaged { .. }), "{:?}", unreadable.error);
+            let trouble = Next::Release { waiting: None, trouble: Some("damaged".to_owned()) };
+            let release = Append::new(id(run), store.other, unreadable.epoch, Timestamp(0), trouble);
+            store.append(release).await.unwrap();
+            assert_eq!(store.run(&id("lost")).await.unwrap().unwrap().lease, None);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_was_begun_by_a_clock_that_was_ahead_is_due_at_once() {
+    for store in stores().await {
+        let module = store.put_module("w", b"module").await.unwrap();
+        let mut machine = machine("r", module);
+        let rows = vec![row(&mut machine)];
+        let new = NewRun { created_at: Timestamp(u64::MAX >> 2), ..NewRun::new(&machine, rows) };
+        store.create(new).await.unwrap();
+        assert_eq!(store.due(9, Wanted::default()).await.0, ["r"]);
     }
 }
 

@@ -241,6 +241,9 @@ pub trait Views: Send + Sync {
     /// The question that a run asks at a step, if nobody has answered it.
     fn question<'a>(&'a self, run: &'a RunId, step: Step) -> BoxFuture<'a, Result<Option<OpenQuestion>>>;
 
+    /// A run with all that is kept of it, as it is at one moment: for what is copied elsewhere.
+    fn snapshot<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Option<Snapshot>>>;
+
     /// What a run has published: the latest value of each key, by key.
     fn state<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<(String, Json)>>>;
 

@@ -162,7 +162,7 @@ impl Data {
                 outcome: None,
                 waiting: None,
                 epoch: Epoch(1),
-                due_at: run.session.is_none().then_some(run.created_at),
+                due_at: run.session.is_none().then_some(Timestamp(0)),
                 lease: None,
                 trouble: None,
                 emissions: 0,
@@ -279,7 +279,11 @@ impl Data {
         run.info.trouble = None;
         run.info.due_at = None;
         let last = run.rows.last().map(|row| row.head);
-        if was != RunState::Running && run.info.head.is_some() && run.info.head != last {
+        let is_there = match was {
+            RunState::Running => run.rows.iter().any(|row| Some(row.head) == run.info.head),
+            _ => run.info.head == last,
+        };
+        if run.info.head.is_some() && !is_there {
             let reason = format!("the journal of {}: its last entries are missing", run.info.id);
             let error = StoreError::Damaged { place: "memory".to_owned(), reason };
             return Some(Err(Unreadable { run: run.info.id.clone(), epoch: run.info.epoch, error }));
@@ -389,7 +393,8 @@ impl Run {
     }
 
     /// True if it was to be parked but something for it has come in.
-    fn settle(&mut self, next: &Next, now: Timestamp) -> bool {
+    /// `knows`: whoever appends knows the journal.
+    fn settle(&mut self, next: &Next, knows: bool, now: Timestamp) -> bool {
         let stop_due = self.inbox.iter().any(|message| matches!(message.body, MessageBody::Cancel { .. }));
         let stop_due = stop_due.then_some(Timestamp(0));
         let mut trouble = None;
@@ -444,7 +449,9 @@ impl Run {
         self.info.due_at = due_at;
         self.info.waiting = waiting;
         self.info.trouble = trouble;
-        self.info.head = self.rows.last().map(|row| row.head);
+        if knows {
+            self.info.head = self.rows.last().map(|row| row.head);
+        }
         false
     }
 }
@@ -760,7 +767,7 @@ impl Journals for MemStore {
             let dropped = data.cancel_children(&append.run, Some(&append.dropped), now);
             appended.wake.extend(dropped.into_iter().map(Wake::Run));
             let run = data.run_mut(&append.run).ok_or_else(fenced)?;
-            appended.due |= run.settle(&append.next, now);
+            appended.due |= run.settle(&append.next, append.before != Digest([0; 32]), now);
             match append.next {
                 Next::End { outcome, spent } => {
                     let parent = data.tell_parent(&append.run, &outcome, spent, now);
@@ -1105,6 +1112,20 @@ impl Views for MemStore {
             let latest: BTreeMap<_, _> =
                 published.map(|published| (published.key.clone(), published.value.clone())).collect();
             latest.into_iter().collect()
+        })
+    }
+
+    fn snapshot<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Option<Snapshot>>> {
+        self.look(|data| {
+            let run = data.run(run)?;
+            Some(Snapshot {
+                info: data.info(run, self.clock.as_ref()),
+                rows: run.rows.clone(),
+                logs: run.logs.clone(),
+                messages: run.messages.clone(),
+                published: run.published.clone(),
+                inbox: run.inbox.clone(),
+            })
         })
     }
 

@@ -384,6 +384,18 @@ pub enum Deleted {
     NoSuchRun,
 }
 
+/// A run with all that is kept of it, as it was at one moment.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Snapshot {
+    pub info: RunInfo,
+    pub rows: Vec<Row>,
+    pub logs: Vec<LogLine>,
+    pub messages: Vec<OutMessage>,
+    pub published: Vec<Published>,
+    /// What was sent to it and not taken yet.
+    pub inbox: Vec<Message>,
+}
+
 /// What is known of a run without reading its journal.
 #[derive(Clone, PartialEq, Debug)]
 pub struct RunInfo {

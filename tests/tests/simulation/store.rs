@@ -167,6 +167,7 @@ impl Views for Faulty {
         messages(run: &'a RunId, after: Option<u64>, limit: usize) -> Vec<OutMessage>;
         questions(run: Option<&'a RunId>, limit: usize) -> Vec<OpenQuestion>;
         question(run: &'a RunId, step: Step) -> Option<OpenQuestion>;
+        snapshot(run: &'a RunId) -> Option<Snapshot>;
         state(run: &'a RunId) -> Vec<(String, Json)>;
         published(run: &'a RunId, key: Option<&'a str>, after: Option<u64>, limit: usize) -> Vec<Published>;
         transcript(run: &'a RunId, filter: TranscriptFilter, limit: usize) -> Vec<TranscriptLine>;

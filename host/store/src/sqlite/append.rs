@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 use wfhost_core::policy::budget::{Budget, Spent};
-use wfhost_core::{Failure, FailureKind, Given, Json, QuestionChange, RunId, Timestamp};
+use wfhost_core::{Digest, Failure, FailureKind, Given, Json, QuestionChange, RunId, Timestamp};
 
 use super::inbox::{cancel_children, insert_message, tell_parent, wakes};
 use super::journal::{End, last_place};
@@ -292,11 +292,14 @@ struct GivenUp<'a> {
     waiting: Option<&'a Waiting>,
     due_at: Option<i64>,
     trouble: Option<&'a str>,
+    /// Whoever gives it up knows its journal.
+    knows: bool,
 }
 
 impl GivenUp<'_> {
-    fn new(state: RunState) -> Self {
-        Self { state, outcome: None, waiting: None, due_at: None, trouble: None }
+    fn new(state: RunState, append: &Append) -> Self {
+        let knows = append.before != Digest([0; 32]);
+        Self { state, outcome: None, waiting: None, due_at: None, trouble: None, knows }
     }
 
     fn store(&self, c: &Connection, id: i64) -> Result<()> {
@@ -307,7 +310,8 @@ impl GivenUp<'_> {
             "UPDATE runs SET state = ?2, outcome = ?3, wait_until = ?4, wait_for = ?5, people = ?6, due_at = ?7,
                              trouble = ?8, troubles = iif(?8 IS NULL, 0, troubles + 1),
                              starts = 0, session = NULL,
-                             (head, updated_at) = (SELECT head, at FROM commits WHERE id = ",
+                             (head, updated_at) = (SELECT iif(?9, l.head, runs.head), l.at FROM commits l
+                                                   WHERE l.id = ",
             last_place!("?1"),
             ") WHERE id = ?1"
         ))?
@@ -319,7 +323,9 @@ impl GivenUp<'_> {
             signals,
             people,
             self.due_at,
-            self.trouble
+            self.trouble,
+            // What is missing at the end of a journal that cannot be read would be forgotten.
+            self.knows
         ])?;
         Ok(())
     }
@@ -349,7 +355,8 @@ fn settle(
                 return Ok(());
             }
             let due_at = waiting.until.map(millis);
-            GivenUp { waiting: Some(waiting), due_at, ..GivenUp::new(RunState::Waiting) }.store(c, id)?;
+            GivenUp { waiting: Some(waiting), due_at, ..GivenUp::new(RunState::Waiting, append) }
+                .store(c, id)?;
         }
         Next::Release { waiting, trouble } => {
             let due_at = match trouble {
@@ -370,19 +377,20 @@ fn settle(
             let state = if waiting.is_some() { RunState::Waiting } else { RunState::Running };
             let trouble = trouble.as_deref();
             let due_at = Some(millis(due_at));
-            GivenUp { waiting: waiting.as_ref(), due_at, trouble, ..GivenUp::new(state) }.store(c, id)?;
+            GivenUp { waiting: waiting.as_ref(), due_at, trouble, ..GivenUp::new(state, append) }
+                .store(c, id)?;
         }
         Next::Pause => {
-            GivenUp { due_at: stop_due()?, ..GivenUp::new(RunState::Paused) }.store(c, id)?;
+            GivenUp { due_at: stop_due()?, ..GivenUp::new(RunState::Paused, append) }.store(c, id)?;
         }
         Next::Refuse { reason } => {
             let outcome = Err(Failure::new(FailureKind::Rejected, reason.as_str()));
             let (outcome, due_at) = (Some(outcome_bytes(&outcome)), stop_due()?);
-            GivenUp { outcome, due_at, ..GivenUp::new(RunState::Refused) }.store(c, id)?;
+            GivenUp { outcome, due_at, ..GivenUp::new(RunState::Refused, append) }.store(c, id)?;
         }
         Next::End { outcome, spent } => {
             let state = RunState::of(Some(outcome));
-            GivenUp { outcome: Some(outcome_bytes(outcome)), ..GivenUp::new(state) }.store(c, id)?;
+            GivenUp { outcome: Some(outcome_bytes(outcome)), ..GivenUp::new(state, append) }.store(c, id)?;
             c.prepare_cached("DELETE FROM questions WHERE run = ?1")?.execute([id])?;
             c.prepare_cached("DELETE FROM inbox WHERE run = ?1")?.execute([id])?;
             let parent = tell_parent(c, id, outcome, *spent, clock.now())?;
@@ -390,7 +398,7 @@ fn settle(
             appended.wake.extend(parent.into_iter().chain(children).filter_map(wake));
         }
         Next::Continue { run } => {
-            GivenUp::new(RunState::Continued).store(c, id)?;
+            GivenUp::new(RunState::Continued, append).store(c, id)?;
             c.prepare_cached("UPDATE runs SET next = ?2, chain = ifnull(chain, name) WHERE id = ?1")?
                 .execute(params![id, run.id.as_str()])?;
             c.prepare_cached("DELETE FROM questions WHERE run = ?1")?.execute([id])?;

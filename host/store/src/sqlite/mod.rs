@@ -558,6 +558,10 @@ impl Views for SqliteStore {
         async move { self.read(|c| read::state(c, run)) }.boxed()
     }
 
+    fn snapshot<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Option<Snapshot>>> {
+        async move { self.read_at_once(|c| read::snapshot(c, run, self.clock.as_ref())) }.boxed()
+    }
+
     fn published<'a>(
         &'a self,
         run: &'a RunId,

@@ -6,13 +6,13 @@ use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::{Digest, Epoch, Json, OnParentClose, Outcome, Position, Recorded, RunId, Step, Timestamp};
 
 use super::inbox::{AnswerBody, ChildBody};
-use super::journal::last_place;
+use super::journal::{self, last_place};
 use super::sessions;
 use crate::schedule::{CatchUp, Overlap, Schedule};
 use crate::{
     Clock, DueSchedules, Family, INBOX_BYTES, INBOX_MESSAGES, Inbox, Links, LogLevel, LogLine, Message,
     MessageBody, MessageId, ModuleInfo, NewTranscript, OpenQuestion, OutMessage, Part, Published, RunFilter,
-    RunInfo, RunState, TranscriptFilter, TranscriptKind, TranscriptLine, Waiting,
+    RunInfo, RunState, Snapshot, TranscriptFilter, TranscriptKind, TranscriptLine, Waiting,
 };
 
 type Result<T> = rusqlite::Result<T>;
@@ -327,7 +327,41 @@ pub(super) fn outcome(row: &SqlRow<'_>, column: usize) -> Result<Option<Outcome>
     outcome.transpose().map_err(|_| strange(column, "an outcome"))
 }
 
+/// A run that cannot be read does not hide the others: little is said of it but that.
 fn run_info(row: &SqlRow<'_>, clock: &dyn Clock) -> Result<RunInfo> {
+    let strange = match whole_info(row, clock) {
+        Err(error @ (Error::FromSqlConversionFailure(..) | Error::InvalidColumnType(..))) => error,
+        read => return read,
+    };
+    let id = id(row, 0)?;
+    Ok(RunInfo {
+        key: None,
+        project: None,
+        workflow: String::new(),
+        module: Digest([0; 32]),
+        state: state_word(row, 4).unwrap_or(RunState::Running),
+        labels: Vec::new(),
+        parent: None,
+        created_at: Timestamp(0),
+        updated_at: Timestamp(0),
+        entries: Position(0),
+        phase: None,
+        outcome: None,
+        waiting: None,
+        epoch: Epoch(0),
+        lease: None,
+        due_at: None,
+        trouble: Some(format!("its row in the database cannot be read: {strange}")),
+        emissions: 0,
+        head: None,
+        links: Links { step: None, on_close: None, root: id.clone(), chain: None, next: None },
+        spent: Spent::default(),
+        budget: Budget::default(),
+        id,
+    })
+}
+
+fn whole_info(row: &SqlRow<'_>, clock: &dyn Clock) -> Result<RunInfo> {
     Ok(RunInfo {
         id: id(row, 0)?,
         key: row.get(1)?,
@@ -339,7 +373,8 @@ fn run_info(row: &SqlRow<'_>, clock: &dyn Clock) -> Result<RunInfo> {
         parent: optional_id(row, 6)?,
         created_at: time(row, 7)?,
         updated_at: time(row, 27)?,
-        entries: Position(row.get::<_, i64>(28)?.try_into().map_err(|_| strange(28, "the journal's end"))?),
+        // Whoever reads the journal is told what is wrong with it.
+        entries: Position(row.get::<_, i64>(28)?.try_into().unwrap_or(0)),
         phase: row.get(8)?,
         outcome: outcome(row, 9)?,
         waiting: waiting(row, 10, 11, 13)?,
@@ -368,6 +403,27 @@ pub(super) fn run(c: &Connection, run: &RunId, clock: &dyn Clock) -> Result<Opti
     c.prepare_cached(&format!("{RUN} WHERE r.name = ?1"))?
         .query_row([run.as_str()], |row| run_info(row, clock))
         .optional()
+}
+
+pub(super) fn snapshot(c: &Connection, name: &RunId, clock: &dyn Clock) -> Result<Option<Snapshot>> {
+    let (Some(info), Some(number)) = (run(c, name, clock)?, number(c, name)?) else { return Ok(None) };
+    let all = usize::MAX >> 1;
+    let mut taken = Vec::new();
+    loop {
+        let Inbox { messages, more } = inbox(c, number, Part::Behind(taken.last().map(|m: &Message| m.id)))?;
+        taken.extend(messages);
+        if !more {
+            break;
+        }
+    }
+    Ok(Some(Snapshot {
+        info,
+        rows: journal::whole(c, number)?.0,
+        logs: logs(c, name, 0, all)?,
+        messages: messages(c, name, None, all)?,
+        published: published(c, name, None, None, all)?,
+        inbox: taken,
+    }))
 }
 
 pub(super) fn runs(c: &Connection, filter: &RunFilter, clock: &dyn Clock) -> Result<Vec<RunInfo>> {

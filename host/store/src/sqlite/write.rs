@@ -87,7 +87,8 @@ pub(super) fn create(c: &Connection, run: &NewRun, clock: &dyn Clock) -> Result<
 pub(super) fn insert_run(c: &Connection, run: &NewRun, clock: &dyn Clock) -> Result<i64> {
     let (state, due) = match run.session {
         Some(_) => (RunState::Running, None),
-        None => (RunState::Queued, Some(run.created_at)),
+        // Whatever the clock showed that begins it.
+        None => (RunState::Queued, Some(Timestamp(0))),
     };
     c.prepare_cached(
         "INSERT INTO runs (name, key, project, workflow, module, labels, parent, created_at, updated_at, state,
