@@ -120,7 +120,7 @@ impl Host {
         if info.module == module.digest {
             return Ok(Upgraded::Same);
         }
-        let opened = match self.claim(id, ClaimHow::Asked).await? {
+        let opened = match self.claim(id, ClaimHow::AsItIs).await? {
             Claimed::Yes(opened) => opened,
             Claimed::Held { owner, .. } => {
                 return Ok(Upgraded::Left(HostError::Held { run: id.clone(), owner }));
@@ -165,6 +165,11 @@ impl Host {
 
     /// Gives a run up that was claimed for a moment only.
     async fn leave_as(&self, append: Append) -> Result<(), HostError> {
+        // Nobody here drives it: if this fails it must not stay with this host.
+        self.give_back(append).await.inspect_err(|_| self.doubt())
+    }
+
+    async fn give_back(&self, append: Append) -> Result<(), HostError> {
         let next = Next::Release { waiting: None, trouble: None };
         let release = Append::new(append.run.clone(), append.session, append.epoch, append.at, next);
         if self.store().append(append).await?.due {

@@ -276,6 +276,11 @@ impl Host {
         self.inner.work.notify_one();
     }
 
+    /// A run that was claimed could not be given back: what is not driven here is given up.
+    pub(crate) fn doubt(&self) {
+        self.inner.doubt();
+    }
+
     /// The children that a machine wants to be started.
     pub(crate) async fn children_of(&self, machine: &mut Machine) -> Result<Vec<NewRun>, StoreError> {
         let Some(wanted) = Wanted::take(machine) else { return Ok(Vec::new()) };
@@ -428,8 +433,9 @@ impl Host {
         match self.ready_again(*opened, current, step, options.budget).await {
             Ok(ready) => Ok(self.follow(id, ready, options)),
             Err(error) => {
-                // If it cannot be given back it is due when this host ends.
-                let _ = self.store().append(back).await;
+                if self.store().append(back).await.is_err() {
+                    self.doubt();
+                }
                 Err(error)
             }
         }

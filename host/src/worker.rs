@@ -424,7 +424,8 @@ impl Inner {
                 }
                 _ => false,
             };
-            if !goes_on || live.control.leaving() != Leave::No {
+            // One that is left gently has time for its calls, which go on.
+            if !goes_on || live.control.leaving() >= Leave::Now {
                 let epoch = Epoch(live.epoch.load(Ordering::Relaxed));
                 self.release(run, live.session, epoch, error.to_string()).await;
                 return Err(error.into());
@@ -445,7 +446,7 @@ impl Inner {
 
     /// Claims a run once more that this host has. None if it has lost it.
     async fn reopen(self: &Arc<Self>, run: &RunId, live: &Live) -> Result<Option<Box<Opened>>, StoreError> {
-        match self.store.claim(live.session, run, ClaimHow::Asked).await {
+        match self.store.claim(live.session, run, ClaimHow::AsItIs).await {
             Ok(Claimed::Yes(opened)) => {
                 self.is_over();
                 Ok(Some(opened))

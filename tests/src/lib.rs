@@ -30,11 +30,16 @@ pub fn module(name: &str) -> String {
 /// The probe as version `version` of a program (0 to 9): a module of its own, which differs in the
 /// operations `by_version` only.
 pub fn version(place: &Place, version: u8) -> String {
+    place.file(&format!("probe-{version}.wasm"), bytes_of_version(version))
+}
+
+/// The same as the bytes of the module.
+pub fn bytes_of_version(version: u8) -> Vec<u8> {
     let mut bytes = std::fs::read(module("probe")).expect("the probe");
     let mark = b"the version of the probe";
     let at = bytes.windows(mark.len()).position(|window| window == mark).expect("its mark");
     bytes[at + mark.len()] = b'0' + version;
-    place.file(&format!("probe-{version}.wasm"), bytes)
+    bytes
 }
 
 /// A component out of a core module in text form, as `wfhost build` makes it.

@@ -1,6 +1,7 @@
 //! Agent calls of a run: begins attempts, and decides what comes after them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use wfhost_agents::{
@@ -12,10 +13,13 @@ use wfhost_core::{
     AgentRequest, CallState, FailedCall, Failure, FailureKind, Json, Outcome, Reply, Retry, Step, limits,
 };
 use wfhost_runtime::Shared;
-use wfhost_store::{SharedStore, StoreError};
+use wfhost_store::SharedStore;
 use wfhost_world::World;
 
 use super::{Done, DriveError, Driver};
+
+/// What is recorded of a budget is read again after this time if the store fails.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Who answers an attempt at a call.
 pub(super) struct Chosen {
@@ -229,8 +233,13 @@ async fn purse(shared: Shared, world: Arc<dyn World>, store: SharedStore) -> Res
         (machine.root().clone(), machine.budget(), machine.spent(world.now()), machine.shares_budget())
     };
     if shares {
-        let unknown = |error: StoreError| Failure::new(FailureKind::Unavailable, error.to_string());
-        let family = store.family(&root).await.map_err(unknown)?;
+        // A store that fails says nothing about the call: the answer is waited for.
+        let family = loop {
+            match store.family(&root).await {
+                Ok(family) => break family,
+                Err(_) => tokio::time::sleep(AGAIN_AFTER).await,
+            }
+        };
         // Each has its own time.
         budget = Budget { time_ms: budget.time_ms, ..family.budget };
         spent = Spent { time_ms: spent.time_ms, ..family.spent };

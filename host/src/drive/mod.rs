@@ -170,6 +170,8 @@ pub(super) struct Driver<'a> {
     /// The head of the chain that is stored.
     head: Digest,
     inbox: Option<Inbox>,
+    /// Answers that stand in the journal already and are yet to be taken out of the inbox.
+    answered: Vec<MessageId>,
     /// An append of an end that came too early; what it held is yet to be stored.
     again: Option<Box<Append>>,
     /// What is set aside for calls that ended, until that is committed.
@@ -200,6 +202,7 @@ impl Drive<'_> {
             missing: None,
             place: self.place,
             inbox: self.inbox.take(),
+            answered: Vec::new(),
             again: None,
             settling: Vec::new(),
             drive: self,
@@ -218,6 +221,7 @@ impl Drive<'_> {
 
 impl Driver<'_> {
     async fn drive(&mut self) -> Result<Driven, DriveError> {
+        self.take_answers().await?;
         let mut program = match self.drive.engine.execute(self.drive.module, &self.shared).await {
             Ok(program) => program,
             Err(error) => {
@@ -229,6 +233,8 @@ impl Driver<'_> {
         loop {
             match self.drive.control.leaving() {
                 Leave::No => {}
+                // Calls that are under way are waited for, so the program has to come through first.
+                Leave::Gently if self.course.phase() == Phase::Replaying && self.calls.len() > 0 => {}
                 Leave::Gently => self.course.rest(Rest::Leaving),
                 Leave::Now => self.course.rest(Rest::Now),
                 Leave::Lost => return Ok(Driven::Lost),
@@ -459,6 +465,33 @@ impl Driver<'_> {
         self.commit_by.get_or_insert_with(|| Instant::now() + COMMIT_WITHIN);
     }
 
+    /// Takes in what was answered, before the program can drop the question: whoever answered was
+    /// told that it counts.
+    async fn take_answers(&mut self) -> Result<(), DriveError> {
+        let Some(mut part) = self.inbox.clone() else { return Ok(()) };
+        if part.more {
+            part = self.drive.store.inbox(self.drive.run, Part::Behind(None)).await?;
+        }
+        let now = self.now();
+        loop {
+            let last = part.messages.last().map(|message| message.id);
+            for message in part.messages {
+                let MessageBody::Answer { step, outcome, by, note } = message.body else { continue };
+                if self.answered.contains(&message.id) {
+                    continue;
+                }
+                let machine = &mut self.shared.lock().machine;
+                machine.fire_timers_before_answer(step, message.at.min(now));
+                machine.answer(step, outcome, by, note, now);
+                self.answered.push(message.id);
+            }
+            if !part.more {
+                return Ok(());
+            }
+            part = self.drive.store.inbox(self.drive.run, Part::Behind(last)).await?;
+        }
+    }
+
     /// Takes a part of what was sent to the run into its journal.
     async fn read_inbox(&mut self) -> Result<(), DriveError> {
         let Inbox { messages, more } = match self.inbox.take() {
@@ -471,19 +504,34 @@ impl Driver<'_> {
         if messages.is_empty() {
             return Ok(());
         }
-        let consumed = messages.iter().map(|message| message.id).collect();
+        // A request to pause is taken when the run is paused: until then another host may have to do it.
+        let (mut consumed, mut pauses) = (std::mem::take(&mut self.answered), Vec::new());
+        let answered = consumed.clone();
+        for message in &messages {
+            let to = if message.body == MessageBody::Pause { &mut pauses } else { &mut consumed };
+            to.push(message.id);
+        }
         {
             let mut inner = self.shared.lock();
             let now = self.drive.world.now();
             for message in messages {
                 // Deadlines that passed before it was sent are met first.
-                inner.machine.fire_timers(message.at.min(now));
+                let sent = message.at.min(now);
+                match &message.body {
+                    MessageBody::Answer { step, .. } => inner.machine.fire_timers_before_answer(*step, sent),
+                    _ => inner.machine.fire_timers(sent),
+                }
                 match message.body {
                     MessageBody::Signal { name, payload, id } => {
                         inner.machine.receive(name, payload, id, now);
                     }
+                    MessageBody::Answer { .. } if answered.contains(&message.id) => {}
                     MessageBody::Answer { step, outcome, by, note } => {
-                        inner.machine.answer(step, outcome, by, note, now);
+                        let taken = inner.machine.answer(step, outcome, by, note, now);
+                        if !taken && inner.machine.has_unsaved() {
+                            // What closed the question is not committed: the answer was earlier.
+                            return Err(StoreError::Raced { run: self.drive.run.clone() }.into());
+                        }
                     }
                     MessageBody::Cancel { reason } => {
                         inner.machine.request_cancel(reason, now);
@@ -497,6 +545,10 @@ impl Driver<'_> {
                         inner.machine.end_child(step, run, outcome, spent, now);
                     }
                 }
+            }
+            // A run that is to stop is paused no more.
+            if inner.machine.cancel_requested() {
+                consumed.append(&mut pauses);
             }
         }
         self.course.happened();

@@ -127,8 +127,8 @@ pub enum Next {
     /// since it came forward last, or when `waiting` says, if that is sooner.
     /// Messages wake it as if it was parked with `waiting`.
     Release { waiting: Option<Waiting>, trouble: Option<String> },
-    /// It is left alone until somebody asks for it; an untaken request to stop
-    /// makes it due.
+    /// It is left alone until somebody asks for it, and requests to pause are
+    /// taken; an untaken request to stop makes it due.
     Pause,
     /// The module departs from the journal; an untaken request to stop makes it due.
     Refuse { reason: String },

@@ -1016,6 +1016,23 @@ async fn only_a_claim_that_reopens_takes_a_run_that_failed() {
 }
 
 #[tokio::test]
+async fn a_run_that_was_handed_over_can_be_given_back_as_it_was() {
+    for store in stores().await {
+        create(&store, "r", None).await.1.unwrap();
+        let (waiting, trouble) = (Some(Waiting::default()), Some("no such provider".to_owned()));
+        let next = Next::Release { waiting, trouble };
+        store.append(Append { next: next.clone(), ..store.with("r", None) }).await.unwrap();
+        let opened = store.opened(store.other, "r").await;
+        assert_eq!(opened.as_it_was(), next);
+        let Opened { epoch, session, .. } = opened;
+        store.append(Append::new(id("r"), session, epoch, Timestamp(0), next)).await.unwrap();
+        let info = store.info("r").await;
+        assert!(info.due_at.is_some(), "nothing that it waits for would ever wake it");
+        assert_eq!(info.trouble.as_deref(), Some("no such provider"));
+    }
+}
+
+#[tokio::test]
 async fn nothing_that_was_sent_vanishes_with_an_end() {
     for store in stores().await {
         let answer = MessageBody::Answer { step: Step(3), outcome: Ok(Json::null()), by: None, note: None };
@@ -1114,6 +1131,31 @@ async fn a_paused_run_is_nobodys_until_somebody_asks() {
         assert!(store.unpause(&id("free")).await.unwrap());
         assert!(!store.unpause(&id("free")).await.unwrap());
         assert_eq!(store.due(9, Wanted::default()).await.0, ["free"]);
+    }
+}
+
+#[tokio::test]
+async fn a_pause_outlives_those_who_only_look_at_the_run() {
+    for store in stores().await {
+        create(&store, "r", None).await.1.unwrap();
+        // However often it is asked for.
+        for _ in 0..3 {
+            assert_eq!(post(&store, "r", MessageBody::Pause).await, Posted::Added);
+        }
+        assert_eq!(store.bodies("r").await, [MessageBody::Pause]);
+        store.append(Append { next: Next::Pause, ..store.with("r", None) }).await.unwrap();
+        assert!(store.bodies("r").await.is_empty());
+        // Whoever has it next, if the one that looks dies, is to pause it.
+        let claimed = store.claim_as(store.other, "r", ClaimHow::AsItIs).await;
+        let Claimed::Yes(opened) = claimed else { panic!("{claimed:?}") };
+        assert_eq!(opened.inbox.messages.len(), 1);
+        store.fence(store.other, Fence::Dead).await.unwrap();
+        assert_eq!(store.bodies("r").await, [MessageBody::Pause]);
+        // Whoever wants it to go on has it without that.
+        let third = store.begin_session(&owner(3), LEASE).await.unwrap();
+        let claimed = store.claim_as(third, "r", ClaimHow::Asked).await;
+        let Claimed::Yes(opened) = claimed else { panic!("{claimed:?}") };
+        assert!(opened.inbox.messages.is_empty());
     }
 }
 

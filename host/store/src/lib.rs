@@ -128,8 +128,8 @@ pub trait Work: Send + Sync {
         starts: u32,
     ) -> BoxFuture<'a, Result<()>>;
 
-    /// A run that nobody advances because it is paused or refused is due again. False if it is not
-    /// in such a state.
+    /// A run that nobody advances because it is paused or refused is due again, and requests to pause
+    /// are void. False if it is not in such a state.
     fn unpause<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<bool>>;
 
     /// Waits for something that other users of the database did, and gives it:
@@ -191,7 +191,8 @@ pub trait Mail: Send + Sync {
     /// id that was used before for this run, or another round of it, nothing is
     /// added. An answer has to come before the deadline of its question. A run
     /// that nobody advances is paused at once, without a message; one that was
-    /// asked to stop is not paused any more.
+    /// asked to stop is not paused any more. A request to pause stays in the
+    /// inbox until [`Next::Pause`], or until somebody asks for the run to go on.
     fn post(&self, message: NewMessage) -> BoxFuture<'_, Result<Posted>>;
 
     /// A part of the messages that a run has not taken yet.

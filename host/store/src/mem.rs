@@ -276,7 +276,7 @@ impl Data {
         run.info.epoch.0 += 1;
         run.info.state = RunState::Running;
         let outcome = run.info.outcome.take();
-        run.info.trouble = None;
+        let trouble = run.info.trouble.take();
         run.info.due_at = None;
         let last = run.rows.last().map(|row| row.head);
         let is_there = match was {
@@ -302,6 +302,7 @@ impl Data {
             project: run.info.project.clone(),
             was,
             waited,
+            trouble,
             outcome,
         }))
     }
@@ -387,6 +388,11 @@ impl Run {
         self.inbox.push(Message { id, at, body });
     }
 
+    /// Requests to pause are void, or carried out.
+    fn drop_pauses(&mut self) {
+        self.inbox.retain(|message| message.body != MessageBody::Pause);
+    }
+
     /// Whether something is in the inbox that wakes a run which waits for this.
     fn wakes(&self, waiting: &Waiting) -> bool {
         self.inbox.iter().any(|message| waiting.is_for(&message.body))
@@ -424,7 +430,10 @@ impl Run {
                 let state = if waiting.is_some() { RunState::Waiting } else { RunState::Running };
                 (state, None, waiting, Some(due_at))
             }
-            Next::Pause => (RunState::Paused, None, None, stop_due),
+            Next::Pause => {
+                self.drop_pauses();
+                (RunState::Paused, None, None, stop_due)
+            }
             Next::Refuse { reason } => {
                 (RunState::Refused, Some(Err(Failure::new(FailureKind::Rejected, reason))), None, stop_due)
             }
@@ -584,6 +593,17 @@ impl Work for MemStore {
                 }
                 None => {}
             }
+            let id = MessageId(data.inbox + 1);
+            if let Some(found) = data.run_mut(run) {
+                match how {
+                    ClaimHow::Asked | ClaimHow::Reopen => found.drop_pauses(),
+                    ClaimHow::AsItIs if found.info.state == RunState::Paused => {
+                        found.take(id, self.clock.now(), MessageBody::Pause);
+                        data.inbox = id.0;
+                    }
+                    ClaimHow::AsItIs | ClaimHow::Due => {}
+                }
+            }
             Ok(match data.take(run, session) {
                 Some(Ok(opened)) => Claimed::Yes(Box::new(opened)),
                 Some(Err(unreadable)) => Claimed::Unreadable(Box::new(unreadable)),
@@ -654,6 +674,7 @@ impl Work for MemStore {
                 run.info.state = RunState::Running;
                 run.info.outcome = None;
                 run.info.due_at = Some(Timestamp(0));
+                run.drop_pauses();
                 true
             }))
         })
@@ -976,6 +997,8 @@ impl Mail for MemStore {
                     run.info.due_at = None;
                     return Ok(Posted::Added);
                 }
+                // However often it was asked.
+                MessageBody::Pause => run.drop_pauses(),
                 MessageBody::Answer { step, .. } => match run.questions.get_mut(step) {
                     Some((question, answered))
                         if !*answered && question.deadline.is_none_or(|deadline| deadline > now) =>

@@ -150,8 +150,11 @@ pub enum Created {
 pub enum ClaimHow {
     /// Those that are due.
     Due,
-    /// Any that has not ended: somebody asked for it.
+    /// Any that has not ended: somebody asked for it to go on, so earlier requests to pause are void.
     Asked,
+    /// Any that has not ended, by a host that had it already or only looks at it: one that is paused
+    /// has a request to pause in its inbox again, for whoever has it next.
+    AsItIs,
     /// Also those that failed or were cancelled.
     Reopen,
 }
@@ -200,6 +203,8 @@ pub struct Opened {
     pub was: RunState,
     /// What it waited for.
     pub waited: Option<Waiting>,
+    /// Why it could not be advanced the last time.
+    pub trouble: Option<String>,
     /// How it had ended, or why it was refused.
     pub outcome: Option<Outcome>,
 }
@@ -208,6 +213,10 @@ impl Opened {
     /// What leaves the run as it was, if nothing was appended.
     pub fn as_it_was(&self) -> Next {
         match (self.was, &self.waited, &self.outcome) {
+            // It is due again after a rest, whatever it waits for.
+            (RunState::Waiting, Some(waiting), _) if self.trouble.is_some() => {
+                Next::Release { waiting: Some(waiting.clone()), trouble: self.trouble.clone() }
+            }
             (RunState::Waiting, Some(waiting), _) => Next::Park(waiting.clone()),
             (RunState::Paused, ..) => Next::Pause,
             (RunState::Refused, _, Some(Err(failure))) => Next::Refuse { reason: failure.message.clone() },

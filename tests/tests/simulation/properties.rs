@@ -4,10 +4,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
 use serde_json::Value;
-use wfhost::store::{Journals, RunFilter, RunInfo, RunState, Views};
-use wfhost_core::{Digest, Entry, Event, Journal, Op, Position, RunId, Step, decode_op};
+use wfhost::store::{RunFilter, RunInfo, RunState, Store};
+use wfhost_core::{Digest, Entry, Event, Journal, Op, Outcome, Position, RunId, Step, decode_op};
 
+use super::outside::{Sent, Told, Wish};
+use super::programs::{RETURNS, TRAPS};
 use super::universe::{Committed, Made, Universe};
+
+/// What is known of a simulation that has come to its end.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Ended {
+    /// What the runs have to come to, as far as that is known.
+    pub expected: BTreeMap<RunId, Option<Value>>,
+    /// The states of the latest rounds when everything had come to rest, before those that were
+    /// paused went on.
+    pub rested: BTreeMap<RunId, RunState>,
+    /// The versions of the program.
+    pub digests: BTreeMap<u8, Digest>,
+}
 
 /// What happened in one simulation.
 #[derive(Clone, PartialEq, Debug)]
@@ -19,19 +33,22 @@ pub struct History {
     heads: BTreeSet<Digest>,
     calls: Vec<Made>,
     commits: Vec<Committed>,
-    expected: BTreeMap<RunId, Value>,
+    /// Calls that were dropped without a reason.
+    dropped: Vec<Made>,
+    sent: Vec<Sent>,
+    ended: Ended,
     /// Whether clocks were set.
     clocks_jumped: bool,
     figures: [u64; 4],
 }
 
 impl History {
-    pub async fn of(universe: &Universe, expected: BTreeMap<RunId, Value>) -> Self {
+    pub async fn of(universe: &Universe, store: &dyn Store, ended: Ended) -> Self {
         let (mut runs, mut journals, mut heads) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
         let all = RunFilter { limit: 1_000, ..RunFilter::default() };
-        for info in universe.memory.runs(all).await.unwrap() {
+        for info in store.runs(all).await.unwrap() {
             let id = &info.id;
-            let rows = universe.memory.journal(id, Position(0)).await.unwrap();
+            let rows = store.journal(id, Position(0)).await.unwrap();
             heads.extend(rows.iter().map(|row| row.head));
             let journal =
                 Journal::read(rows).map(|journal| journal.entries).map_err(|error| error.to_string());
@@ -44,7 +61,9 @@ impl History {
             [count(&universe.deaths), count(&universe.stalls), count(&universe.faults), calls.len() as u64];
         let commits = universe.commits.lock().unwrap().clone();
         let clocks_jumped = universe.clocks_jump;
-        Self { runs, journals, heads, calls, commits, expected, clocks_jumped, figures }
+        let dropped = universe.dropped.lock().unwrap().clone();
+        let sent = universe.sent.lock().unwrap().clone();
+        Self { runs, journals, heads, calls, commits, dropped, sent, ended, clocks_jumped, figures }
     }
 
     /// Deaths, stops, faults of the store, calls.
@@ -66,6 +85,32 @@ impl History {
             assert_eq!(Some(one), other.journals.get(run), "the journal of {run}");
         }
         assert_eq!(self, other);
+    }
+
+    /// The runs whose result is known.
+    fn expected(&self) -> impl Iterator<Item = (&RunId, &Value)> {
+        self.ended.expected.iter().filter_map(|(run, expected)| Some((run, expected.as_ref()?)))
+    }
+
+    /// Those that have children.
+    fn parents(&self) -> impl Iterator<Item = &RunId> {
+        self.ended.expected.keys().filter(|run| run.as_str().starts_with('r'))
+    }
+
+    /// The rounds of a run, with their journals.
+    fn rounds<'a>(&'a self, chain: &'a RunId) -> impl Iterator<Item = (&'a RunInfo, &'a [Entry])> {
+        let mut next = Some(chain);
+        std::iter::from_fn(move || {
+            let info = self.runs.get(next?)?;
+            next = info.links.next.as_ref();
+            Some((info, self.journals.get(&info.id)?.as_deref().ok()?))
+        })
+    }
+
+    fn was_cancelled(&self, chain: &RunId) -> bool {
+        self.sent
+            .iter()
+            .any(|sent| sent.chain == *chain && sent.wish == Wish::Cancel && sent.told != Told::No)
     }
 
     fn entries(&self) -> impl Iterator<Item = (&RunId, usize, &Entry)> {
@@ -92,6 +137,12 @@ pub const PROPERTIES: &[&dyn Property] = &[
     &NoTimerIsEarly,
     &ASignalArrivesOnce,
     &FamiliesAreWhole,
+    &WhatIsAcceptedIsTaken,
+    &WhatIsReadIsReadOnce,
+    &WhatIsRefusedIsNotTaken,
+    &APauseHolds,
+    &NoCallIsDropped,
+    &OtherCodeHasToAgree,
 ];
 
 struct EveryRunEndsRight;
@@ -102,7 +153,7 @@ impl Property for EveryRunEndsRight {
     }
 
     fn check(&self, history: &History) -> Result<(), String> {
-        for (run, expected) in &history.expected {
+        for (run, expected) in history.expected() {
             let Some(info) = history.runs.get(run) else { return Err(format!("{run} vanished")) };
             let result =
                 info.outcome.as_ref().and_then(|outcome| outcome.as_ref().ok()).map(|json| json.value());
@@ -164,7 +215,7 @@ impl Property for AStepIsCompletedOnce {
     fn check(&self, history: &History) -> Result<(), String> {
         let mut seen = BTreeSet::new();
         for (run, at, entry) in history.entries() {
-            if let Event::Completed { step, .. } = &entry.event
+            if let Event::Completed { step, .. } | Event::Answered { step, .. } = &entry.event
                 && !seen.insert((run, *step))
             {
                 return Err(format!("step {step} of {run}, the second time at entry {at}"));
@@ -255,6 +306,8 @@ impl Property for NoTimerIsEarly {
                         deadlines.insert((run, *step), *passed + length_ms);
                     }
                 }
+                // It ends all that is open.
+                Event::CancelRequested { .. } => deadlines.retain(|(of, _), _| *of != run),
                 Event::Completed { step, .. } => {
                     if let Some(deadline) =
                         deadlines.get(&(run, *step)).filter(|deadline| **deadline > *passed)
@@ -284,7 +337,7 @@ impl Property for ASignalArrivesOnce {
     }
 
     fn check(&self, history: &History) -> Result<(), String> {
-        for run in history.expected.keys() {
+        for run in history.parents() {
             let received = history
                 .entries()
                 .filter(|(of, _, entry)| *of == run && matches!(entry.event, Event::Received { .. }));
@@ -313,8 +366,10 @@ impl Property for FamiliesAreWhole {
     fn check(&self, history: &History) -> Result<(), String> {
         // One child of two rounds and one that is dropped.
         const MEMBERS: usize = 4;
-        if history.runs.len() != MEMBERS * history.expected.len() {
-            return Err(format!("there are {} runs", history.runs.len()));
+        let parents: BTreeSet<_> = history.parents().collect();
+        let members = history.runs.values().filter(|info| parents.contains(&info.links.root)).count();
+        if members != MEMBERS * parents.len() {
+            return Err(format!("they have {members} members"));
         }
         if let Some(open) = history.runs.values().find(|info| !info.state.is_final()) {
             return Err(format!("{} is still {:?}", open.id, open.state));
@@ -329,14 +384,223 @@ impl Property for FamiliesAreWhole {
             }
         }
         let told = history.entries().filter(|(.., entry)| matches!(entry.event, Event::ChildEnded(_)));
-        match told.count() == history.expected.len() {
+        match told.count() == parents.len() {
             true => Ok(()),
             false => Err("a parent was not told, or told twice".to_owned()),
         }
     }
 
     fn spoil(&self, history: &mut History) {
-        let child = history.runs.keys().find(|run| run.as_str().ends_with("-2")).cloned();
-        history.runs.remove(&child.expect("there are second rounds"));
+        let child = history.runs.values().find(|info| info.parent.is_some()).map(|info| info.id.clone());
+        history.runs.remove(&child.expect("there are children"));
+    }
+}
+
+/// What a program asks its agents, which is what it has read.
+fn prompts(entries: &[Entry]) -> impl Iterator<Item = String> {
+    (0..).zip(entries).filter_map(|(at, entry)| match &entry.event {
+        Event::Scheduled { op, .. } => match decode_op(op, Position(at)) {
+            Ok(Op::Agent(request)) => Some(request.prompt),
+            _ => None,
+        },
+        _ => None,
+    })
+}
+
+fn has_signal(entries: &[Entry], text: &str) -> bool {
+    let text = Value::from(text);
+    entries
+        .iter()
+        .any(|entry| matches!(&entry.event, Event::Received { payload, .. } if payload.value() == text))
+}
+
+fn answer_to(entries: &[Entry], asked: Step) -> Option<Outcome> {
+    entries.iter().find_map(|entry| match &entry.event {
+        Event::Answered { step, outcome, .. } if *step == asked => Some(outcome.clone().into()),
+        _ => None,
+    })
+}
+
+fn is_cancelled(entries: &[Entry]) -> bool {
+    entries.iter().any(|entry| matches!(entry.event, Event::CancelRequested { .. }))
+}
+
+struct WhatIsAcceptedIsTaken;
+
+impl Property for WhatIsAcceptedIsTaken {
+    fn name(&self) -> &'static str {
+        "what was accepted is in the journal, and goes on to the next round until the program reads it"
+    }
+
+    fn check(&self, history: &History) -> Result<(), String> {
+        for sent in history.sent.iter().filter(|sent| sent.told == Told::Yes) {
+            let rounds: Vec<_> = history.rounds(&sent.chain).collect();
+            let taken = match &sent.wish {
+                Wish::Signal { text } => {
+                    let from = rounds.iter().position(|(_, entries)| has_signal(entries, text));
+                    let behind = from.map(|from| &rounds[from..]).unwrap_or_default();
+                    let read = |(_, entries): &&(&RunInfo, &[Entry])| {
+                        prompts(entries).any(|prompt| prompt.contains(text)) || is_cancelled(entries)
+                    };
+                    let unread: Vec<_> = behind.iter().take_while(|round| !read(round)).collect();
+                    from.is_some() && unread.iter().all(|(_, entries)| has_signal(entries, text))
+                }
+                Wish::Answer { step, text, prompt } => rounds.iter().any(|(info, entries)| {
+                    let reads = || prompts(entries).any(|prompt| prompt.contains(text));
+                    info.id == sent.run
+                        && answer_to(entries, *step) == Some(Ok(Value::from(text.as_str()).into()))
+                        && (prompt == "dropped" || is_cancelled(entries) || reads())
+                }),
+                Wish::Cancel => {
+                    rounds.iter().skip_while(|(info, _)| info.id != sent.run).any(|(_, it)| is_cancelled(it))
+                }
+                Wish::Pause | Wish::Resume | Wish::Upgrade { .. } => true,
+            };
+            if !taken {
+                return Err(format!("{sent:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn spoil(&self, history: &mut History) {
+        for entries in history.journals.values_mut().filter_map(|journal| journal.as_mut().ok()) {
+            entries.retain(|entry| !matches!(entry.event, Event::Answered { .. } | Event::Received { .. }));
+        }
+    }
+}
+
+struct WhatIsReadIsReadOnce;
+
+impl Property for WhatIsReadIsReadOnce {
+    fn name(&self) -> &'static str {
+        "nothing that was sent is read twice"
+    }
+
+    fn check(&self, history: &History) -> Result<(), String> {
+        for sent in &history.sent {
+            let (Wish::Signal { text } | Wish::Answer { text, .. }) = &sent.wish else { continue };
+            let rounds = history.rounds(&sent.chain).flat_map(|(_, entries)| prompts(entries));
+            if rounds.filter(|prompt| prompt.contains(text)).count() > 1 {
+                return Err(format!("{sent:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn spoil(&self, history: &mut History) {
+        for entries in history.journals.values_mut().filter_map(|journal| journal.as_mut().ok()) {
+            let again = entries.clone();
+            entries.extend(again);
+        }
+    }
+}
+
+struct WhatIsRefusedIsNotTaken;
+
+impl Property for WhatIsRefusedIsNotTaken {
+    fn name(&self) -> &'static str {
+        "what was refused is in no journal"
+    }
+
+    fn check(&self, history: &History) -> Result<(), String> {
+        for sent in history.sent.iter().filter(|sent| sent.told == Told::No) {
+            let mut rounds = history.rounds(&sent.chain);
+            let taken = match &sent.wish {
+                Wish::Signal { text } => rounds.any(|(_, entries)| has_signal(entries, text)),
+                Wish::Answer { step, text, .. } => rounds.any(|(info, entries)| {
+                    let own = Some(Ok(Value::from(text.as_str()).into()));
+                    info.id == sent.run && answer_to(entries, *step) == own
+                }),
+                _ => false,
+            };
+            if taken {
+                return Err(format!("{sent:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn spoil(&self, history: &mut History) {
+        history.sent.iter_mut().for_each(|sent| sent.told = Told::No);
+    }
+}
+
+struct APauseHolds;
+
+impl Property for APauseHolds {
+    fn name(&self) -> &'static str {
+        "a run that was paused stays so until somebody goes on with it"
+    }
+
+    fn check(&self, history: &History) -> Result<(), String> {
+        for (chain, state) in &history.ended.rested {
+            let of = history.sent.iter().filter(|sent| sent.chain == *chain);
+            let last = of.filter(|sent| matches!(sent.wish, Wish::Pause | Wish::Resume)).next_back();
+            let paused = last.is_some_and(|last| last.wish == Wish::Pause && last.told == Told::Yes);
+            // A request to stop goes before a pause.
+            if paused && !history.was_cancelled(chain) && *state != RunState::Paused && !state.is_final() {
+                return Err(format!("{chain} is {state:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn spoil(&self, history: &mut History) {
+        history.ended.rested.values_mut().for_each(|state| *state = RunState::Running);
+    }
+}
+
+struct NoCallIsDropped;
+
+impl Property for NoCallIsDropped {
+    fn name(&self) -> &'static str {
+        "nothing that is under way is dropped by a host that lives and has its lease"
+    }
+
+    fn check(&self, history: &History) -> Result<(), String> {
+        let cancelled = |run: &RunId| {
+            let journal = history.journals.get(run).and_then(|journal| journal.as_deref().ok());
+            journal.is_some_and(is_cancelled)
+        };
+        let lost = history.dropped.iter().find(|call| !cancelled(&call.run));
+        lost.map_or(Ok(()), |lost| Err(format!("{lost:?}")))
+    }
+
+    fn spoil(&self, history: &mut History) {
+        let call = history.calls.iter().find(|call| call.run.as_str() == "p0").cloned();
+        history.dropped.extend(call);
+    }
+}
+
+struct OtherCodeHasToAgree;
+
+impl Property for OtherCodeHasToAgree {
+    fn name(&self) -> &'static str {
+        "a run is moved to code that agrees with its journal, and to no other"
+    }
+
+    fn check(&self, history: &History) -> Result<(), String> {
+        let bad = [TRAPS, RETURNS].map(|version| history.ended.digests[&version]);
+        for (run, at, entry) in history.entries() {
+            if matches!(&entry.event, Event::Moved { module } if bad.contains(module)) {
+                return Err(format!("{run} was moved by entry {at}"));
+            }
+        }
+        let moved = |sent: &&Sent| {
+            matches!(&sent.wish, Wish::Upgrade { version: TRAPS | RETURNS }) && sent.told == Told::Yes
+        };
+        match history.sent.iter().find(moved) {
+            Some(sent) => Err(format!("{sent:?}")),
+            None => Ok(()),
+        }
+    }
+
+    fn spoil(&self, history: &mut History) {
+        let module = history.ended.digests[&TRAPS];
+        let journal = history.journals.values_mut().find_map(|journal| journal.as_mut().ok());
+        let entries = journal.expect("there are journals");
+        let moved = Entry { event: Event::Moved { module }, ..entries[0].clone() };
+        entries.push(moved);
     }
 }

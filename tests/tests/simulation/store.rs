@@ -2,27 +2,50 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, poll};
 use wfhost::schedule::Schedule;
 use wfhost::store::*;
 use wfhost_core::{Digest, Epoch, Json, Position, Row, RunId, Step, Timestamp};
 
-use super::universe::{Committed, Universe};
+use super::universe::{Committed, OBSERVER, Universe};
 
 #[derive(Clone, Debug)]
 pub struct Faulty {
     pub universe: Arc<Universe>,
+    pub store: SharedStore,
     pub pid: u32,
 }
 
+/// Does something in a store. No virtual time passes, also if the store has it done by a thread.
+async fn at_once<T>(mut work: BoxFuture<'_, T>) -> T {
+    if let Poll::Ready(done) = poll!(&mut work) {
+        return done;
+    }
+    // Paused time is not advanced as long as there is a blocking task.
+    let (over, held) = mpsc::channel::<()>();
+    tokio::task::spawn_blocking(move || held.recv());
+    let done = work.await;
+    drop(over);
+    done
+}
+
 impl Faulty {
-    /// Does something in the store, or not, or does it and says that it did not, or dies of it.
     fn with<'a, T: Send + 'a>(&'a self, work: BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>> {
+        self.troubled(at_once(work).boxed())
+    }
+
+    /// Does something in the store, or not, or does it and says that it did not, or dies of it.
+    fn troubled<'a, T: Send + 'a>(&'a self, work: BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>> {
         async move {
             let universe = &self.universe;
+            if self.pid == OBSERVER {
+                return work.await;
+            }
             let failed = || {
                 universe.faults.fetch_add(1, Ordering::Relaxed);
                 Err(StoreError::Failed { place: "sim".to_owned(), reason: "a fault".to_owned() })
@@ -33,7 +56,7 @@ impl Faulty {
             };
             universe.run_on(self.pid).await;
             if universe.is_calm() {
-                return work.await;
+                return self.noted(work.await);
             }
             slow().await;
             match universe.roll(300) {
@@ -42,7 +65,7 @@ impl Faulty {
                 _ => {}
             }
             universe.run_on(self.pid).await;
-            let done = work.await;
+            let done = self.noted(work.await);
             slow().await;
             match universe.roll(300) {
                 0..3 => return failed(),
@@ -54,13 +77,21 @@ impl Faulty {
         }
         .boxed()
     }
+
+    /// Whoever is told that a run is not his any more may have to drop its calls.
+    fn noted<T>(&self, done: Result<T>) -> Result<T> {
+        if matches!(done, Err(StoreError::Fenced { .. } | StoreError::SessionOver)) {
+            self.universe.disturb(self.pid);
+        }
+        done
+    }
 }
 
 /// Methods that only pass on what they are given.
 macro_rules! pass_on {
     ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
         $(fn $name<'a>(&'a self, $($argument: $type),*) -> BoxFuture<'a, Result<$result>> {
-            self.with(async move { self.universe.memory.$name($($argument),*).await }.boxed())
+            self.with(async move { self.store.$name($($argument),*).await }.boxed())
         })*
     };
 }
@@ -71,27 +102,27 @@ impl Sessions for Faulty {
     }
 
     fn now(&self) -> Timestamp {
-        self.universe.memory.now()
+        self.store.now()
     }
 
     fn keep(&self, session: SessionId) -> BoxFuture<'_, Result<Kept>> {
-        self.with(async move { self.universe.memory.keep(session).await }.boxed())
+        self.with(async move { self.store.keep(session).await }.boxed())
     }
 
     fn sessions(&self) -> BoxFuture<'_, Result<Vec<Session>>> {
-        self.with(async move { self.universe.memory.sessions().await }.boxed())
+        self.with(async move { self.store.sessions().await }.boxed())
     }
 
     fn fence(&self, session: SessionId, fence: Fence) -> BoxFuture<'_, Result<u64>> {
-        self.with(async move { self.universe.memory.fence(session, fence).await }.boxed())
+        self.with(async move { self.store.fence(session, fence).await }.boxed())
     }
 
     fn shed(&self, session: SessionId, keep: Vec<RunId>) -> BoxFuture<'_, Result<u64>> {
-        self.with(async move { self.universe.memory.shed(session, keep).await }.boxed())
+        self.with(async move { self.store.shed(session, keep).await }.boxed())
     }
 
     fn end_session(&self, session: SessionId) -> BoxFuture<'_, Result<u64>> {
-        self.with(async move { self.universe.memory.end_session(session).await }.boxed())
+        self.with(async move { self.store.end_session(session).await }.boxed())
     }
 }
 
@@ -100,11 +131,15 @@ impl Work for Faulty {
         claim(session: SessionId, run: &'a RunId, how: ClaimHow) -> Claimed;
         set_starts(session: SessionId, run: &'a RunId, epoch: Epoch, starts: u32) -> ();
         unpause(run: &'a RunId) -> bool;
-        wakes(seen: &'a mut Seen) -> Vec<Wake>;
+    }
+
+    /// Time passes meanwhile: it may take long until there is something.
+    fn wakes<'a>(&'a self, seen: &'a mut Seen) -> BoxFuture<'a, Result<Vec<Wake>>> {
+        self.troubled(self.store.wakes(seen))
     }
 
     fn claim_due(&self, session: SessionId, limit: usize, wanted: Wanted) -> BoxFuture<'_, Result<Due>> {
-        self.with(async move { self.universe.memory.claim_due(session, limit, wanted).await }.boxed())
+        self.with(async move { self.store.claim_due(session, limit, wanted).await }.boxed())
     }
 }
 
@@ -115,18 +150,18 @@ impl Journals for Faulty {
     }
 
     fn create(&self, run: NewRun) -> BoxFuture<'_, Result<Created>> {
-        self.with(async move { self.universe.memory.create(run).await }.boxed())
+        self.with(async move { self.store.create(run).await }.boxed())
     }
 
     fn append(&self, append: Append) -> BoxFuture<'_, Result<Appended>> {
         let work = async move {
             let universe = &self.universe;
             let (run, row) = (append.run.clone(), append.row.clone());
-            let appended = universe.memory.append(append).await?;
+            let appended = self.store.append(append).await?;
             if let Some(row) = row {
                 let events = row.entries().map(|entry| entry.expect("what was just written").1.event);
                 let completes = events.filter_map(|event| event.ended_step().map(|(step, _)| step)).collect();
-                let committed = Committed { place: universe.place(), run, head: row.head, completes };
+                let committed = Committed { place: universe.count(), run, head: row.head, completes };
                 universe.commits.lock().unwrap().push(committed);
             }
             Ok(appended)
@@ -135,15 +170,15 @@ impl Journals for Faulty {
     }
 
     fn changes(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Change>>> {
-        self.with(async move { self.universe.memory.changes(after, limit).await }.boxed())
+        self.with(async move { self.store.changes(after, limit).await }.boxed())
     }
 
     fn import(&self, run: ImportedRun) -> BoxFuture<'_, Result<()>> {
-        self.with(async move { self.universe.memory.import(run).await }.boxed())
+        self.with(async move { self.store.import(run).await }.boxed())
     }
 
     fn rebuild(&self, run: Rebuilt) -> BoxFuture<'_, Result<bool>> {
-        self.with(async move { self.universe.memory.rebuild(run).await }.boxed())
+        self.with(async move { self.store.rebuild(run).await }.boxed())
     }
 }
 
@@ -153,7 +188,7 @@ impl Mail for Faulty {
     }
 
     fn post(&self, message: NewMessage) -> BoxFuture<'_, Result<Posted>> {
-        self.with(async move { self.universe.memory.post(message).await }.boxed())
+        self.with(async move { self.store.post(message).await }.boxed())
     }
 }
 
@@ -175,7 +210,7 @@ impl Views for Faulty {
     }
 
     fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Vec<RunInfo>>> {
-        self.with(async move { self.universe.memory.runs(filter).await }.boxed())
+        self.with(async move { self.store.runs(filter).await }.boxed())
     }
 }
 
@@ -190,50 +225,50 @@ impl Extras for Faulty {
     }
 
     fn module(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Vec<u8>>>> {
-        self.with(self.universe.memory.module(digest))
+        self.with(self.store.module(digest))
     }
 
     fn module_info(&self, digest: Digest) -> BoxFuture<'_, Result<Option<ModuleInfo>>> {
-        self.with(self.universe.memory.module_info(digest))
+        self.with(self.store.module_info(digest))
     }
 
     fn delete_unused_modules(&self, before: Timestamp) -> BoxFuture<'_, Result<usize>> {
-        self.with(self.universe.memory.delete_unused_modules(before))
+        self.with(self.store.delete_unused_modules(before))
     }
 
     fn keep_answer(&self, key: Digest, at: Timestamp, reply: Json) -> BoxFuture<'_, Result<()>> {
-        self.with(async move { self.universe.memory.keep_answer(key, at, reply).await }.boxed())
+        self.with(async move { self.store.keep_answer(key, at, reply).await }.boxed())
     }
 
     fn kept_answer(&self, key: Digest) -> BoxFuture<'_, Result<Option<(Timestamp, Json)>>> {
-        self.with(async move { self.universe.memory.kept_answer(key).await }.boxed())
+        self.with(async move { self.store.kept_answer(key).await }.boxed())
     }
 
     fn delete_old_answers(&self, before: Timestamp) -> BoxFuture<'_, Result<usize>> {
-        self.with(async move { self.universe.memory.delete_old_answers(before).await }.boxed())
+        self.with(async move { self.store.delete_old_answers(before).await }.boxed())
     }
 
     fn put_schedule(&self, schedule: Schedule, replace: bool) -> BoxFuture<'_, Result<bool>> {
-        self.with(async move { self.universe.memory.put_schedule(schedule, replace).await }.boxed())
+        self.with(async move { self.store.put_schedule(schedule, replace).await }.boxed())
     }
 
     fn schedules(&self) -> BoxFuture<'_, Result<Vec<Schedule>>> {
-        self.with(async move { self.universe.memory.schedules().await }.boxed())
+        self.with(async move { self.store.schedules().await }.boxed())
     }
 
     fn due_schedules(&self, limit: usize) -> BoxFuture<'_, Result<DueSchedules>> {
-        self.with(async move { self.universe.memory.due_schedules(limit).await }.boxed())
+        self.with(async move { self.store.due_schedules(limit).await }.boxed())
     }
 
     fn fire(&self, fire: Fire) -> BoxFuture<'_, Result<bool>> {
-        self.with(async move { self.universe.memory.fire(fire).await }.boxed())
+        self.with(async move { self.store.fire(fire).await }.boxed())
     }
 
     fn commits(&self) -> u64 {
-        self.universe.memory.commits()
+        self.store.commits()
     }
 
     fn check_place(&self) -> Result<()> {
-        self.universe.memory.check_place()
+        self.store.check_place()
     }
 }

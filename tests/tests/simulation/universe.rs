@@ -1,5 +1,5 @@
-//! What the simulated processes share: time, chance, who lives, the store in memory, and the
-//! agents that they call.
+//! What the simulated processes share: time, chance, who lives, where runs are kept, and the agents
+//! that they call.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,30 +8,81 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tempfile::TempDir;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 use wfhost::agents::{Call, CallFailure, CallOutput, Provider};
-use wfhost::store::{Clock, MemStore, Owner};
+use wfhost::store::{Clock, MemStore, Owner, SharedStore, SqliteOptions, SqliteStore, Synchronous};
 use wfhost::world::World;
 use wfhost_core::{Digest, Json, Reply, RunId, Step, Timestamp};
+
+use super::outside::{Sent, Told};
+use super::store::Faulty;
 
 /// When every simulation begins, in milliseconds since 1970.
 const BEGINNING: u64 = 1_800_000_000_000;
 
+/// The process that looks on: nothing happens to it.
+pub const OBSERVER: u32 = 0;
+
 /// The true time, as a store sees it.
 #[derive(Debug)]
-struct Time(Instant);
+struct Time {
+    began: Instant,
+    runtime: Handle,
+}
 
 impl Clock for Time {
     fn now(&self) -> Timestamp {
-        Timestamp(BEGINNING + self.0.elapsed().as_millis() as u64)
+        Timestamp(BEGINNING + self.ticks_ms())
     }
 
     fn ticks_ms(&self) -> u64 {
-        self.0.elapsed().as_millis() as u64
+        // A store asks on threads of its own, too, which know no virtual time by themselves.
+        let _entered = self.runtime.enter();
+        self.began.elapsed().as_millis() as u64
     }
 
     fn source(&self) -> &str {
         "universe"
+    }
+}
+
+/// Which store the processes share.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    Memory,
+    /// A file, which each process opens for itself.
+    Sqlite,
+}
+
+/// Where runs are kept.
+#[derive(Debug)]
+enum Place {
+    Memory(Arc<MemStore>),
+    Sqlite(TempDir, Arc<Time>),
+}
+
+impl Place {
+    fn new(kind: Kind) -> Self {
+        let time = Arc::new(Time { began: Instant::now(), runtime: Handle::current() });
+        match kind {
+            Kind::Memory => Self::Memory(Arc::new(MemStore::with_clock(time))),
+            Kind::Sqlite => Self::Sqlite(TempDir::new().expect("a temporary directory"), time),
+        }
+    }
+
+    /// As one process opens it.
+    fn open(&self) -> SharedStore {
+        match self {
+            Self::Memory(memory) => Arc::clone(memory) as SharedStore,
+            Self::Sqlite(dir, time) => {
+                let clock = Arc::clone(time) as Arc<dyn Clock>;
+                let options = SqliteOptions { synchronous: Synchronous::Normal, clock, ..Default::default() };
+                let store = SqliteStore::open(&dir.path().join("runs.db"), &options);
+                Arc::new(store.expect("a database can be opened"))
+            }
+        }
     }
 }
 
@@ -79,6 +130,10 @@ pub struct Committed {
 struct Life {
     alive: bool,
     stalled_until: Option<Instant>,
+    /// Its calls may have to be dropped from now on: it was stopped, or has lost what it had.
+    disturbed: bool,
+    /// It leaves, and waits for its calls until then.
+    leaves_at: Option<Instant>,
     /// How far its clock is ahead, in milliseconds.
     ahead: i64,
     latest: Timestamp,
@@ -86,13 +141,16 @@ struct Life {
 
 #[derive(Debug)]
 pub struct Universe {
-    pub memory: Arc<MemStore>,
+    place: Place,
     dice: Mutex<Dice>,
     began: Instant,
     lives: Mutex<BTreeMap<u32, Life>>,
     places: AtomicU64,
     pub calls: Mutex<Vec<Made>>,
     pub commits: Mutex<Vec<Committed>>,
+    /// Calls that were dropped by a process that had no reason to.
+    pub dropped: Mutex<Vec<Made>>,
+    pub sent: Mutex<Vec<Sent>>,
     calm: AtomicBool,
     /// Whether clocks are set in this one.
     pub clocks_jump: bool,
@@ -102,10 +160,10 @@ pub struct Universe {
 }
 
 impl Universe {
-    pub fn new(seed: u64) -> Arc<Self> {
+    pub fn new(seed: u64, kind: Kind) -> Arc<Self> {
         let mut dice = Dice::new(seed);
         Arc::new(Self {
-            memory: Arc::new(MemStore::with_clock(Arc::new(Time(Instant::now())))),
+            place: Place::new(kind),
             clocks_jump: dice.roll(3) == 0,
             dice: Mutex::new(dice),
             began: Instant::now(),
@@ -113,6 +171,8 @@ impl Universe {
             places: AtomicU64::new(0),
             calls: Mutex::default(),
             commits: Mutex::default(),
+            dropped: Mutex::default(),
+            sent: Mutex::default(),
             calm: AtomicBool::new(false),
             deaths: AtomicU64::new(0),
             stalls: AtomicU64::new(0),
@@ -129,7 +189,18 @@ impl Universe {
         Timestamp(BEGINNING + self.began.elapsed().as_millis() as u64)
     }
 
-    pub fn place(&self) -> u64 {
+    /// The store as a process sees it.
+    pub fn store(self: &Arc<Self>, pid: u32) -> SharedStore {
+        Arc::new(Faulty { universe: Arc::clone(self), store: self.place.open(), pid })
+    }
+
+    /// Somebody hears what became of his wish.
+    pub fn tell(&self, note: usize, told: Told) {
+        self.sent.lock().unwrap()[note].told = told;
+    }
+
+    /// A place among calls and commits.
+    pub fn count(&self) -> u64 {
         self.places.fetch_add(1, Ordering::Relaxed)
     }
 
@@ -148,13 +219,41 @@ impl Universe {
     pub fn start_process(&self) -> u32 {
         let mut lives = self.lives.lock().unwrap();
         let pid = lives.len() as u32 + 1;
-        let life = Life { alive: true, stalled_until: None, ahead: 0, latest: Timestamp(0) };
+        let life = Life {
+            alive: true,
+            stalled_until: None,
+            disturbed: false,
+            leaves_at: None,
+            ahead: 0,
+            latest: Timestamp(0),
+        };
         lives.insert(pid, life);
         pid
     }
 
     pub fn is_alive(&self, pid: u32) -> bool {
-        self.lives.lock().unwrap()[&pid].alive
+        pid == OBSERVER || self.lives.lock().unwrap()[&pid].alive
+    }
+
+    /// It has left in order.
+    pub fn end(&self, pid: u32) {
+        self.change(pid, |life| life.alive = false);
+    }
+
+    /// A process leaves, and waits so long for its calls.
+    pub fn leave(&self, pid: u32, grace: Duration) {
+        self.change(pid, |life| life.leaves_at = Some(Instant::now() + grace));
+    }
+
+    pub fn disturb(&self, pid: u32) {
+        self.change(pid, |life| life.disturbed = true);
+    }
+
+    /// Whether a process has a reason to drop a call.
+    fn may_drop(&self, pid: u32) -> bool {
+        let lives = self.lives.lock().unwrap();
+        let life = &lives[&pid];
+        !life.alive || life.disturbed || life.leaves_at.is_some_and(|at| at <= Instant::now())
     }
 
     fn change(&self, pid: u32, change: impl FnOnce(&mut Life)) {
@@ -169,7 +268,10 @@ impl Universe {
     /// Stops a process for some time.
     pub fn stall(&self, pid: u32, length: Duration) {
         self.stalls.fetch_add(1, Ordering::Relaxed);
-        self.change(pid, |life| life.stalled_until = Some(Instant::now() + length));
+        self.change(pid, |life| {
+            life.stalled_until = Some(Instant::now() + length);
+            life.disturbed = true;
+        });
     }
 
     /// Sets the clock of a process forward, or back.
@@ -234,11 +336,27 @@ impl World for Process {
 pub struct Agent {
     pub universe: Arc<Universe>,
     pub pid: u32,
+    pub name: &'static str,
+}
+
+/// A call that has reached the agent and is not answered.
+struct UnderWay<'a> {
+    agent: &'a Agent,
+    made: Option<Made>,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let universe = &self.agent.universe;
+        if let Some(made) = self.made.take().filter(|_| !universe.may_drop(self.agent.pid)) {
+            universe.dropped.lock().unwrap().push(made);
+        }
+    }
 }
 
 impl Provider for Agent {
     fn name(&self) -> &str {
-        "sim"
+        self.name
     }
 
     fn call(&self, call: Call, _out: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>> {
@@ -250,11 +368,14 @@ impl Provider for Agent {
                 return std::future::pending().await;
             }
             let Call { run, step, attempt, key, .. } = call;
-            let place = universe.place();
-            universe.calls.lock().unwrap().push(Made { place, run, step, attempt, key });
+            let made = Made { place: universe.count(), run, step, attempt, key };
+            universe.calls.lock().unwrap().push(made.clone());
+            let mut under_way = UnderWay { agent: self, made: Some(made) };
             tokio::time::sleep(Duration::from_millis(universe.roll(2_500))).await;
             universe.run_on(self.pid).await;
-            Ok(Reply::new("sim", Json::string(&call.request.prompt)))
+            under_way.made = None;
+            let said = format!("{}: {}", self.name, call.request.prompt);
+            Ok(Reply::new(self.name, Json::string(&said)))
         }
         .boxed()
     }

@@ -778,9 +778,10 @@ impl Steps {
     }
 
     /// The timer with the earliest deadline, if that is not after `clock`, and
-    /// how it ends.
-    pub(super) fn due(&self, clock: Timestamp) -> Option<(Step, Outcome)> {
-        let &(_, step) = self.timers.first().filter(|(deadline, _)| *deadline <= clock)?;
+    /// how it ends. That of the step `but` is passed over.
+    pub(super) fn due(&self, clock: Timestamp, but: Option<Step>) -> Option<(Step, Outcome)> {
+        let mut due = self.timers.iter().take_while(|(deadline, _)| *deadline <= clock);
+        let &(_, step) = due.find(|(_, step)| Some(*step) != but)?;
         let outcome = match self.states.get(&step).map(|state| &state.kind) {
             Some(Kind::Signal { name, deadline: Some((_, millis)) }) => {
                 let message = format!("no signal `{name}` came within {}", spell_millis(*millis));

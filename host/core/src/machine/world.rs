@@ -176,10 +176,20 @@ impl Machine {
     /// so a clock that was ahead for a while and was put right holds up none that
     /// began afterwards.
     pub fn fire_timers(&mut self, clock: Timestamp) {
+        self.fire_timers_but(None, clock);
+    }
+
+    /// The same of what passed before a question was answered, but for its own deadline: that is
+    /// judged when the answer is accepted, by a clock which may show something else.
+    pub fn fire_timers_before_answer(&mut self, answered: Step, clock: Timestamp) {
+        self.fire_timers_but(Some(answered), clock);
+    }
+
+    fn fire_timers_but(&mut self, but: Option<Step>, clock: Timestamp) {
         if self.has_ended() {
             return;
         }
-        while let Some((step, outcome)) = self.steps.due(clock) {
+        while let Some((step, outcome)) = self.steps.due(clock, but) {
             self.append(clock, Event::Completed { step, outcome: outcome.into() });
         }
         while let Some(step) = self.steps.delay_over(clock) {

@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::{Digest, Failure, FailureKind, Given, Json, QuestionChange, RunId, Timestamp};
 
-use super::inbox::{cancel_children, insert_message, tell_parent, wakes};
+use super::inbox::{cancel_children, drop_pauses, insert_message, tell_parent, wakes};
 use super::journal::{End, last_place};
 use super::write::{Fault, Result, budget_bytes, check_new, insert_run, millis, outcome_bytes, to_json};
 use crate::append::rest_ms;
@@ -381,6 +381,7 @@ fn settle(
                 .store(c, id)?;
         }
         Next::Pause => {
+            drop_pauses(c, id)?;
             GivenUp { due_at: stop_due()?, ..GivenUp::new(RunState::Paused, append) }.store(c, id)?;
         }
         Next::Refuse { reason } => {

@@ -3,10 +3,12 @@
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
 use wfhost_core::{Digest, Epoch, Given, Outcome, Position, RunId};
 
+use super::inbox::{drop_pauses, insert_message};
 use super::write::{Fault, Result, millis, to_json};
 use super::{journal, read, sessions};
 use crate::{
-    ClaimHow, Claimed, Clock, Opened, Part, Projects, RunState, SessionId, StoreError, Waiting, Wanted,
+    ClaimHow, Claimed, Clock, MessageBody, Opened, Part, Projects, RunState, SessionId, StoreError, Waiting,
+    Wanted,
 };
 
 /// Of how many claims one is kept for runs that have not begun.
@@ -23,6 +25,7 @@ pub(super) struct Taken {
     given: Given,
     was: RunState,
     waited: Option<Waiting>,
+    trouble: Option<String>,
     /// Of the chain, when the run was given up the last time.
     head: Option<[u8; 32]>,
     session: Option<i64>,
@@ -34,7 +37,7 @@ pub(super) struct Taken {
 /// The columns of [`Taken::read`].
 const RUN: &str = "r.id, r.name, r.epoch, r.starts, r.module, r.emissions, r.given, r.state, r.wait_until,
                    r.wait_for, r.people, r.head, r.session, r.due_at, r.project,
-                   r.outcome";
+                   r.outcome, r.trouble";
 
 impl Taken {
     fn read(row: &SqlRow<'_>) -> rusqlite::Result<Self> {
@@ -60,6 +63,7 @@ impl Taken {
             due_at: row.get(13)?,
             project: row.get(14)?,
             outcome: read::outcome(row, 15)?,
+            trouble: row.get(16)?,
         })
     }
 
@@ -112,6 +116,13 @@ pub(super) fn claim(
         && found.due_at.is_none_or(|due| due > millis(clock.now()))
     {
         return Ok(Claim::No(Claimed::NotDue));
+    }
+    match how {
+        ClaimHow::Asked | ClaimHow::Reopen => drop_pauses(c, found.id)?,
+        ClaimHow::AsItIs if found.was == RunState::Paused => {
+            insert_message(c, found.id, clock.now(), &MessageBody::Pause)?;
+        }
+        ClaimHow::AsItIs | ClaimHow::Due => {}
     }
     found.take(c, session)?;
     Ok(Claim::Yes(Box::new(found)))
@@ -271,6 +282,7 @@ pub(super) fn open(c: &Connection, taken: &Taken, place: &str) -> Result<Opened>
         project: taken.project.clone(),
         was: taken.was,
         waited: taken.waited.clone(),
+        trouble: taken.trouble.clone(),
         outcome: taken.outcome.clone(),
     })
 }

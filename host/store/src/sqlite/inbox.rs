@@ -117,6 +117,8 @@ pub(super) fn post(c: &Connection, message: &NewMessage, now: Timestamp) -> Resu
                 .execute([to.id])?;
             return Ok(Posted::Added);
         }
+        // However often it was asked.
+        MessageBody::Pause => drop_pauses(c, to.id)?,
         MessageBody::Answer { step, .. } => {
             let open = c
                 .prepare_cached(
@@ -136,6 +138,12 @@ pub(super) fn post(c: &Connection, message: &NewMessage, now: Timestamp) -> Resu
     }
     hand_over(c, &to, now, &message.body)?;
     Ok(Posted::Added)
+}
+
+/// Requests to pause are void, or carried out.
+pub(super) fn drop_pauses(c: &Connection, run: i64) -> Result<()> {
+    c.prepare_cached("DELETE FROM inbox WHERE run = ?1 AND calm = 0 AND kind = 'pause'")?.execute([run])?;
+    Ok(())
 }
 
 /// Puts a message of the host into the inbox of a run, unless that has ended.

@@ -7,7 +7,7 @@ use wfhost_core::{Digest, Failure, FailureKind, Json, Outcome, Recorded, Row, Ru
 use super::append::{
     change_questions, emit, given_bytes, insert_log, insert_published, set_ledger, start_child,
 };
-use super::inbox::{cancel_children, insert_message, tell_parent};
+use super::inbox::{cancel_children, drop_pauses, insert_message, tell_parent};
 use super::journal::{self, End, last_place};
 use super::{read, sessions};
 use crate::{
@@ -161,6 +161,11 @@ pub(super) fn unpause(c: &Connection, run: &RunId) -> Result<bool> {
              WHERE name = ?1 AND state IN ('paused', 'refused')",
         )?
         .execute([run.as_str()])?;
+    if changed > 0
+        && let Some(id) = read::number(c, run)?
+    {
+        drop_pauses(c, id)?;
+    }
     Ok(changed > 0)
 }
 

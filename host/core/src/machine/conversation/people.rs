@@ -57,6 +57,18 @@ fn an_open_question_is_known_after_a_crash() {
 }
 
 #[test]
+fn an_answer_that_was_accepted_counts_whatever_this_clock_shows() {
+    let mut t = Talk::start();
+    let early = t.ask(sleep(20));
+    let asked = t.ask(ask("in time?", Some(50)));
+    let late = t.ask(sleep(90));
+    t.m.fire_timers_before_answer(asked, DAWN.after(60));
+    assert!(reply(&mut t, asked, said("yes")));
+    assert_eq!((t.got(early), t.got(asked)), (Ok(Json::null()), said("yes")));
+    t.waits(late);
+}
+
+#[test]
 fn a_question_times_out_is_dropped_or_cancelled() {
     let mut t = Talk::start();
     let timed = t.ask(ask("in time?", Some(50)));
