@@ -170,6 +170,10 @@ fn waits_for(info: &RunInfo, open: &StepInfo, now: Timestamp) -> Blocker {
             format!("step {step} has been waiting for the signal `{name}` for {since}{}", limit(timeout_ms)),
             Some(command("signal", run).arg(name).option("-i", "JSON").to_string()),
         ),
+        Op::Ask { timeout_ms: Some(millis), .. } if open.started_at.after(*millis) <= now => (
+            format!("step {step} asked a person, and its time for an answer is over"),
+            info.lease.is_none().then(|| remedy("resume", run)),
+        ),
         Op::Ask { question, timeout_ms } => {
             let prompt = Op::label(&open.op);
             let example = question.choices.first();

@@ -216,6 +216,45 @@ fn a_run_whose_journal_lost_its_end_is_never_gone_on_with() {
 }
 
 #[test]
+fn a_schedule_that_cannot_be_read_is_shown_and_can_be_removed() {
+    let place = Place::new();
+    for name in ["bad", "good"] {
+        let added = ["schedule", "add", name, "--every", "1h", &module("probe"), "-i", r#"{"do":[]}"#];
+        assert_eq!(place.run(added).code(), Some(0));
+    }
+    sql(&place, "UPDATE schedules SET config = x'ff00' WHERE name = 'bad'");
+    let listed = place.run(["schedule", "ls"]);
+    assert!(listed.code() == Some(0) && listed.stdout().contains("good"), "{}", listed.stderr());
+    assert!(listed.stderr().contains("bad cannot be read"), "{}", listed.stderr());
+    let error = place.run(["db", "check"]).error(4, &place);
+    assert!(error.contains("the schedule `bad` cannot be read"), "{error}");
+    let error = place.run(["schedule", "show", "bad"]).error(4, &place);
+    assert!(error.starts_with("error[WF0315]"), "{error}");
+    assert_eq!(place.run(["schedule", "rm", "bad"]).code(), Some(0));
+    assert_eq!(place.run(["db", "check"]).code(), Some(0));
+}
+
+#[test]
+fn a_key_that_is_known_begins_nothing_and_says_so() {
+    let place = Place::new();
+    let keyed = ["--key", "order"];
+    assert!(run(&place, "a", &json!([]), &keyed).stderr().contains("Started"));
+    let (module, input) = (module("probe"), json!({ "do": [] }).to_string());
+    for detach in [false, true] {
+        let mut args = vec!["run", &module, "-i", &input, "--key", "order"];
+        args.extend(detach.then_some("-d"));
+        let ran = place.run(args);
+        assert!(ran.code() == Some(0) && ran.stderr().contains("Duplicate  a "), "{}", ran.stderr());
+    }
+    assert_eq!(ids(&place, &[]), ["a"]);
+    // Negative numbers are no flags.
+    assert_eq!(
+        place.run(["signal", "a", "go", "-i", "-5"]).error(2, &place).split(':').next(),
+        Some("error[WF0502]")
+    );
+}
+
+#[test]
 fn a_damaged_row_hides_no_other_run() {
     let place = Place::new();
     for id in ["good", "seq", "outcome"] {

@@ -44,7 +44,14 @@ pub(crate) struct Check {
     #[arg(long)]
     twice: bool,
     /// The input of that run: JSON, @FILE
-    #[arg(short, long, default_value = "null", value_name = "JSON", requires = "twice")]
+    #[arg(
+        short,
+        long,
+        default_value = "null",
+        value_name = "JSON",
+        requires = "twice",
+        allow_negative_numbers = true
+    )]
     input: String,
     /// The provider of agent calls that name none
     #[arg(long, value_name = "PROVIDER", requires = "twice")]

@@ -148,6 +148,9 @@ async fn check(common: &Common, deep: bool, repair: bool) -> Result<Exit, Troubl
     let mut faults = store.check()?;
     let store: SharedStore = Arc::new(store);
     let host = common.host(Arc::clone(&store), Providers::builtin(), Evict::AfterGrace, Adopt::Own)?;
+    for (name, why) in store.schedules().await?.unreadable {
+        faults.push(format!("the schedule `{name}` cannot be read: {why}"));
+    }
     let (mut runs, mut entries, mut repaired) = (0_u64, 0_u64, 0_u64);
     for_each_run(store.as_ref(), RunFilter::default(), async |info| {
         let report = verify(store.as_ref(), &info).await?;

@@ -21,6 +21,8 @@ use super::{Common, Format, printer, view};
 /// How it began.
 pub(super) enum Beginning {
     Started,
+    /// Its key was known.
+    Known,
     Resumed(Position),
 }
 
@@ -40,6 +42,9 @@ pub(super) async fn follow(
         let module = &info.module.to_string()[..13];
         match beginning {
             Beginning::Started => say(common, "Started", &format!("{id}  {}  {module}…", info.workflow)),
+            Beginning::Known => {
+                say(common, "Duplicate", &format!("{id} has this key already  {}  {module}…", info.workflow));
+            }
             Beginning::Resumed(entries) => {
                 progress.absorb(host, entries).await?;
                 say(

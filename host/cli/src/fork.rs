@@ -30,7 +30,7 @@ pub(crate) struct Fork {
     #[arg(long = "edit", value_name = "N=JSON", value_parser = edit_arg, conflicts_with = "reuse")]
     edits: Vec<(u64, Json)>,
     /// Another input: JSON, @FILE, or - for stdin
-    #[arg(short, long, value_name = "JSON")]
+    #[arg(short, long, value_name = "JSON", allow_negative_numbers = true)]
     input: Option<String>,
     /// Go on with this module: a file, a directory, a name or a digest
     #[arg(long, value_name = "MODULE")]

@@ -32,7 +32,9 @@ impl Inbox {
             Some(run) => Some(find_run(store.as_ref(), run).await?.id),
             None => None,
         };
-        let questions = store.questions(run.as_ref(), self.limit).await?;
+        let mut questions = store.questions(run.as_ref(), self.limit).await?;
+        // Whose time is over, the run has only not been told yet.
+        questions.retain(|open| open.deadline.is_none_or(|deadline| deadline > store.now()));
         match common.output {
             Format::Json => {
                 let questions: Vec<_> = questions.iter().map(describe).collect();
@@ -156,7 +158,7 @@ pub(crate) struct Answer {
     #[command(flatten)]
     which: Which,
     /// The answer: JSON, @FILE, or - for stdin
-    #[arg(short, long, value_name = "JSON")]
+    #[arg(short, long, value_name = "JSON", allow_negative_numbers = true)]
     input: String,
 }
 
@@ -176,7 +178,7 @@ pub(crate) struct Approve {
     #[command(flatten)]
     which: Which,
     /// The answer: JSON, @FILE, or - for stdin
-    #[arg(short, long, default_value = "true", value_name = "JSON")]
+    #[arg(short, long, default_value = "true", value_name = "JSON", allow_negative_numbers = true)]
     input: String,
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use wfhost::clock;
 use wfhost::engine::Denied;
 use wfhost::{Adopt, Evict, HostError, StartOptions};
 use wfhost_core::policy::budget::Budget;
@@ -26,7 +27,7 @@ pub(crate) struct Run {
     #[arg(default_value = ".")]
     module: String,
     /// The input: JSON, @FILE, or - for stdin
-    #[arg(short, long, default_value = "null", value_name = "JSON")]
+    #[arg(short, long, default_value = "null", value_name = "JSON", allow_negative_numbers = true)]
     input: String,
     /// The id of the run [default: a fresh one]
     #[arg(long)]
@@ -125,9 +126,18 @@ impl Run {
             },
             seed: self.seed.map(|Seed(seed)| seed),
         };
+        let now = clock::now();
+        // The same key gives the same run, also if that began long ago.
+        let is_known = async |id: &RunId| -> Result<bool, Trouble> {
+            let info = host.store().run(id).await?;
+            Ok(self.key.is_some() && info.is_some_and(|info| info.created_at < now))
+        };
         if self.detach {
             let id = host.enqueue(&module, options).await?;
-            printer::say(common, "Queued", &format!("{id}; `wfhost serve` advances it"));
+            match is_known(&id).await? {
+                true => printer::say(common, "Duplicate", &format!("{id} has this key already")),
+                false => printer::say(common, "Queued", &format!("{id}; `wfhost serve` advances it")),
+            }
             match common.output {
                 Format::Text => printer::line(id.as_str()),
                 _ => {
@@ -139,6 +149,10 @@ impl Run {
         }
         let signals = follow::Signals::new()?;
         let handle = host.start(&module, options, Some(providers)).await?;
-        follow::follow(common, &host, signals, handle, follow::Beginning::Started, self.no_wait).await
+        let beginning = match is_known(&handle.id).await? {
+            true => follow::Beginning::Known,
+            false => follow::Beginning::Started,
+        };
+        follow::follow(common, &host, signals, handle, beginning, self.no_wait).await
     }
 }

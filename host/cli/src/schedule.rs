@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 use wfhost::clock::{self, rfc3339};
 use wfhost::schedule::{self, BadTimes, Schedule, When};
-use wfhost::store::Store;
+use wfhost::store::{Schedules, Store};
+use wfhost::world::text::command;
 use wfhost::{Adopt, Evict, HostError};
 use wfhost_core::policy::budget::Budget;
 use wfhost_core::{RunConfig, RunId, Timestamp, spell_millis};
@@ -66,7 +67,7 @@ struct Add {
     #[arg(long, value_name = "TIME", value_parser = since_arg, requires = "every")]
     from: Option<Timestamp>,
     /// The input of its runs: JSON, @FILE, or - for stdin
-    #[arg(short, long, default_value = "null", value_name = "JSON")]
+    #[arg(short, long, default_value = "null", value_name = "JSON", allow_negative_numbers = true)]
     input: String,
     /// If the last run goes on when the next is to begin
     #[arg(long, value_enum, default_value = "skip")]
@@ -145,7 +146,14 @@ impl ScheduleVerb {
         };
         match &self.verb {
             Verb::Add(_) => {}
-            Verb::Ls => list(common, &store.schedules().await?),
+            Verb::Ls => {
+                let Schedules { known, unreadable } = store.schedules().await?;
+                list(common, &known);
+                for (name, why) in unreadable {
+                    let remedy = command("schedule", "rm").arg(&name);
+                    printer::say(common, "Damaged", &format!("{name} cannot be read: {why}; `{remedy}`"));
+                }
+            }
             Verb::Show(named) => show(common, &named.find(store.as_ref()).await?),
             Verb::Pause(named) => {
                 let schedule = named.find(store.as_ref()).await?;
@@ -168,9 +176,11 @@ impl ScheduleVerb {
                 printer::line(id.as_str());
             }
             Verb::Rm(named) => {
-                let schedule = named.find(store.as_ref()).await?;
-                store.delete_schedule(&schedule.name).await?;
-                printer::say(common, "Removed", &format!("{}; its runs stay", schedule.name));
+                // Also one that cannot be read.
+                if !store.delete_schedule(&named.name).await? {
+                    named.find(store.as_ref()).await?;
+                }
+                printer::say(common, "Removed", &format!("{}; its runs stay", named.name));
             }
         }
         Ok(Exit::Done)
@@ -179,7 +189,11 @@ impl ScheduleVerb {
 
 impl Named {
     async fn find(&self, store: &dyn Store) -> Result<Schedule, Trouble> {
-        let mut known = store.schedules().await?;
+        let Schedules { mut known, unreadable } = store.schedules().await?;
+        if let Some((name, why)) = unreadable.iter().find(|(name, _)| *name == self.name) {
+            return Err(Trouble::host("WF0315", format!("the schedule `{name}` cannot be read: {why}"))
+                .hint(format!("`{}` removes it", command("schedule", "rm").arg(name))));
+        }
         if let Some(index) = known.iter().position(|schedule| schedule.name == self.name) {
             return Ok(known.swap_remove(index));
         }

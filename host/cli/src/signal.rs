@@ -21,7 +21,7 @@ pub(crate) struct Signal {
     /// The name of the signal
     name: String,
     /// The payload: JSON, @FILE, or - for stdin
-    #[arg(short, long, default_value = "null", value_name = "JSON")]
+    #[arg(short, long, default_value = "null", value_name = "JSON", allow_negative_numbers = true)]
     input: String,
     /// Signals with the same id are delivered once
     #[arg(long)]

@@ -310,7 +310,7 @@ pub trait Extras: Send + Sync {
     fn put_schedule(&self, schedule: Schedule, replace: bool) -> BoxFuture<'_, Result<bool>>;
 
     /// All schedules, by name.
-    fn schedules(&self) -> BoxFuture<'_, Result<Vec<Schedule>>>;
+    fn schedules(&self) -> BoxFuture<'_, Result<Schedules>>;
 
     /// Sets when a schedule fires next; never while that is none. False if there is none of that name.
     fn set_schedule<'a>(&'a self, name: &'a str, next: Option<Timestamp>) -> BoxFuture<'a, Result<bool>>;

@@ -1295,8 +1295,11 @@ impl Extras for MemStore {
         })
     }
 
-    fn schedules(&self) -> BoxFuture<'_, Result<Vec<Schedule>>> {
-        self.look(|data| data.schedules.values().cloned().collect())
+    fn schedules(&self) -> BoxFuture<'_, Result<Schedules>> {
+        self.look(|data| Schedules {
+            known: data.schedules.values().cloned().collect(),
+            ..Schedules::default()
+        })
     }
 
     fn set_schedule<'a>(&'a self, name: &'a str, next: Option<Timestamp>) -> BoxFuture<'a, Result<bool>> {

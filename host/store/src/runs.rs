@@ -275,6 +275,14 @@ impl Projects {
     }
 }
 
+/// Schedules by name.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Schedules {
+    pub known: Vec<Schedule>,
+    /// Names of those that cannot be read, and why.
+    pub unreadable: Vec<(String, String)>,
+}
+
 /// Schedules that are due.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct DueSchedules {

@@ -252,7 +252,7 @@ impl Extras for Faulty {
         self.with(async move { self.store.put_schedule(schedule, replace).await }.boxed())
     }
 
-    fn schedules(&self) -> BoxFuture<'_, Result<Vec<Schedule>>> {
+    fn schedules(&self) -> BoxFuture<'_, Result<Schedules>> {
         self.with(async move { self.store.schedules().await }.boxed())
     }
 

@@ -159,7 +159,7 @@ async fn a_database_of_every_earlier_format_opens_and_goes_on() {
         }
         if format >= 4 {
             assert_eq!(store.family(&id("waits")).await.unwrap().spent.tokens, 84);
-            assert_eq!(store.schedules().await.unwrap()[0].next_at, Some(Timestamp(60_000)));
+            assert_eq!(store.schedules().await.unwrap().known[0].next_at, Some(Timestamp(60_000)));
         }
         // All of them are due, and go on.
         let due = store.claim_due(session, 9, Wanted::default()).await.unwrap();

@@ -651,7 +651,7 @@ impl Extras for SqliteStore {
         self.write(move |c| schedules::put_schedule(c, &schedule, replace)).boxed()
     }
 
-    fn schedules(&self) -> BoxFuture<'_, Result<Vec<Schedule>>> {
+    fn schedules(&self) -> BoxFuture<'_, Result<Schedules>> {
         async move { self.read(read::schedules) }.boxed()
     }
 

@@ -12,7 +12,7 @@ use crate::schedule::{CatchUp, Overlap, Schedule};
 use crate::{
     Clock, DueSchedules, Family, INBOX_BYTES, INBOX_MESSAGES, Inbox, Links, LogLevel, LogLine, Message,
     MessageBody, MessageId, ModuleInfo, NewTranscript, OpenQuestion, OutMessage, Part, Published, RunFilter,
-    RunInfo, RunState, Snapshot, TranscriptFilter, TranscriptKind, TranscriptLine, Waiting,
+    RunInfo, RunState, Schedules, Snapshot, TranscriptFilter, TranscriptKind, TranscriptLine, Waiting,
 };
 
 type Result<T> = rusqlite::Result<T>;
@@ -578,9 +578,18 @@ fn schedule_row(row: &SqlRow<'_>) -> Result<Schedule> {
     })
 }
 
-pub(super) fn schedules(c: &Connection) -> Result<Vec<Schedule>> {
+pub(super) fn schedules(c: &Connection) -> Result<Schedules> {
     let sql = format!("{SCHEDULE} ORDER BY name");
-    c.prepare_cached(&sql)?.query_map([], schedule_row)?.collect()
+    let mut statement = c.prepare_cached(&sql)?;
+    let mut rows = statement.query([])?;
+    let mut schedules = Schedules::default();
+    while let Some(row) = rows.next()? {
+        match schedule_row(row) {
+            Ok(schedule) => schedules.known.push(schedule),
+            Err(error) => schedules.unreadable.push((row.get(0)?, error.to_string())),
+        }
+    }
+    Ok(schedules)
 }
 
 pub(super) fn due_schedules(c: &Connection, now: i64, limit: usize) -> Result<DueSchedules> {
