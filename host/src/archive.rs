@@ -272,8 +272,16 @@ pub fn read(text: &str) -> Result<Archive, ArchiveError> {
         return Err(damaged("its journal is that of another run"));
     }
     let run = ImportedRun {
-        // Its project is that of another machine.
-        info: RunInfo { key, phase, epoch: Epoch(epoch), emissions, project: None, ..RunInfo::of(&machine) },
+        // Its project and its script are files of another machine.
+        info: RunInfo {
+            key,
+            phase,
+            epoch: Epoch(epoch),
+            emissions,
+            project: None,
+            imported: true,
+            ..RunInfo::of(&machine)
+        },
         rows: contents.rows,
         emissions,
         // Where they were given out is not in the file.

@@ -94,7 +94,9 @@ impl Host {
         machine.move_to(module.digest);
         machine.settle_move(now);
         let children = self.children_of(&mut machine).await?.into_iter();
-        let children = children.map(|child| NewRun { project: info.project.clone(), ..child }).collect();
+        let children = children
+            .map(|child| NewRun { project: info.project.clone(), imported: info.imported, ..child })
+            .collect();
         rows.extend(machine.take_unsaved().map(Row::from));
         // Before anything is stored: the program has to agree with what it takes over.
         let journal = Journal::read(rows.clone()).map_err(unusable)?;
@@ -104,7 +106,14 @@ impl Host {
         let questions = machine.open_questions();
         // All that it gives out is its own, what it took over included.
         let given = Some(Given::Nothing);
-        let run = NewRun { questions, children, given, project: info.project, ..NewRun::new(&machine, rows) };
+        let run = NewRun {
+            questions,
+            children,
+            given,
+            project: info.project,
+            imported: info.imported,
+            ..NewRun::new(&machine, rows)
+        };
         match self.store().create(run).await? {
             Created::New | Created::Known(_) => {
                 self.look_for_work();

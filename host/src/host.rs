@@ -61,6 +61,8 @@ pub struct HostOptions {
     pub projects: Projects,
     /// Who answers the calls of the runs of a project, by its name, if not `providers`.
     pub configured: BTreeMap<String, Providers>,
+    /// Whether runs that name a script are answered by it, if there is no other one.
+    pub scripts: bool,
     /// Runs that are driven at the same time. The others wait in the store.
     pub max_live: usize,
     /// How long a lease runs, in milliseconds.
@@ -80,6 +82,7 @@ impl HostOptions {
             adopt: Adopt::default(),
             projects: Projects::All,
             configured: BTreeMap::new(),
+            scripts: true,
             max_live: 2_000,
             lease_ms: 30_000,
             world: Arc::new(System),
@@ -186,6 +189,7 @@ impl Host {
             adopt: options.adopt,
             projects: options.projects,
             configured: options.configured,
+            scripts: options.scripts,
             lease_ms: options.lease_ms,
             max_live: options.max_live,
             state: Mutex::new(State::default()),
@@ -262,8 +266,17 @@ impl Host {
         let (id, machine) = self.create(module, options, current.as_ref()).await?;
         let watched = self.inner.watch(&id, providers);
         if let (Some(machine), Some(current)) = (machine, current) {
-            let (module, place, inbox) = (module.clone(), None, None);
-            let ready = Ready { current, epoch: Epoch(1), starts: 1, machine, module, project, place, inbox };
+            let ready = Ready {
+                current,
+                epoch: Epoch(1),
+                starts: 1,
+                machine,
+                module: module.clone(),
+                project,
+                imported: false,
+                place: None,
+                inbox: None,
+            };
             self.inner.begin(&id, From::Ready(Box::new(ready)));
         }
         self.serve();
@@ -449,7 +462,7 @@ impl Host {
         step: Option<Step>,
         budget: Option<Budget>,
     ) -> Result<Ready, HostError> {
-        let Opened { run, epoch, module, emissions, given, rows, inbox, project, .. } = opened;
+        let Opened { run, epoch, module, emissions, given, rows, inbox, project, imported, .. } = opened;
         let unusable = |source| HostError::Journal { run: run.clone(), source };
         let mut journal = Journal::read(rows).map_err(unusable)?;
         // Somebody may have been quicker.
@@ -461,7 +474,8 @@ impl Host {
         let module = self.inner.module(&run, module, &machine.started().workflow).await?;
         let place = self.inner.append_retry(&run, &current, epoch, before, row, &machine).await?;
         self.change_budget(&mut machine, budget);
-        Ok(Ready { current, epoch, starts: 1, machine, module, project, place, inbox: Some(inbox) })
+        let (starts, inbox) = (1, Some(inbox));
+        Ok(Ready { current, epoch, starts, machine, module, project, imported, place, inbox })
     }
 
     /// If the step is a child that failed, that one is tried again first.

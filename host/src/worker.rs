@@ -64,6 +64,7 @@ pub(crate) struct Inner {
     pub adopt: Adopt,
     pub projects: Projects,
     pub configured: BTreeMap<String, Providers>,
+    pub scripts: bool,
     pub lease_ms: u64,
     /// Runs that are driven at the same time.
     pub max_live: usize,
@@ -157,6 +158,7 @@ pub(crate) struct Ready {
     pub machine: Machine,
     pub module: Module,
     pub project: Option<String>,
+    pub imported: bool,
     /// Of the last commit, if it is known.
     pub place: Option<u64>,
     /// What was in the inbox, if that was looked up.
@@ -521,6 +523,7 @@ impl Inner {
             mut machine,
             module,
             project,
+            imported,
             place,
             inbox,
         } = ready;
@@ -533,7 +536,12 @@ impl Inner {
             Some(providers) => providers,
             None => {
                 let configured = project.as_ref().and_then(|project| self.configured.get(project));
-                configured.unwrap_or(&self.providers).for_run(&machine.started().config)
+                let providers = configured.unwrap_or(&self.providers);
+                // A script writes to the file of calls that it names: one of strangers is not opened.
+                match self.scripts && !imported {
+                    true => providers.for_run(&machine.started().config),
+                    false => providers.clone(),
+                }
             }
         };
         let weak = Arc::downgrade(self);
@@ -570,6 +578,7 @@ impl Inner {
             }),
             modules: &self.named,
             project,
+            imported,
             calls: Arc::clone(&calls),
             place,
             inbox,
@@ -698,6 +707,7 @@ impl Inner {
             mut place,
             inbox,
             project,
+            imported,
             ..
         } = opened;
         let unusable = |source| HostError::Journal { run: run.clone(), source };
@@ -734,7 +744,8 @@ impl Inner {
                 }
             }
         };
-        Ok(Ready { current, epoch, starts, machine, module, project, place, inbox: Some(inbox) })
+        let inbox = Some(inbox);
+        Ok(Ready { current, epoch, starts, machine, module, project, imported, place, inbox })
     }
 
     /// Commits that a run which had ended goes on. Gives the place of that.

@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use wfhost_tests::{Place, Ran, module};
 
 /// What a terminal obeys: OSC 8 and 52, a CSI, BEL, BS, DEL, C1, a lone CR, an override, an isolate.
-const HOSTILE: &str =
-    "<\x1b]52;c;ZXZpbA==\x07\x1b]8;;http://evil\x1b\\x\x1b[2J\x08\x7f\u{9b}31m\u{85}\rx\u{202e}y\u{2066}>";
+const HOSTILE: &str = "<\x1b]52;c;ZXZpbA==\x07\x1b]8;;http://evil\x1b\\x\x1b[2J\x08\x7f\u{9b}31m\u{85}\rx\u{202e}y\u{2066}z\u{200b}\u{ad}\u{e0041}>";
 
 fn is_hostile(c: char) -> bool {
     (c.is_control() && c != '\n' && c != '\t')
         || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{61c}')
+        || matches!(c, '\u{ad}' | '\u{200b}' | '\u{2060}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[track_caller]
@@ -375,4 +375,34 @@ fn the_short_help_fits_on_a_screen() {
     }
     let long = place.run(["--help"]).stdout();
     assert!(long.contains("Say what keeps a run"), "{long}");
+}
+
+#[test]
+fn files_that_never_end_and_that_are_none_are_refused() {
+    let place = Place::new();
+    let module = module("probe");
+    let cases: [(&[&str], i32, &str); 5] = [
+        (&["run", &module, "-i", "@/dev/zero"], 2, "WF0004"),
+        (&["run", &module, "--agents", "/dev/zero"], 2, "WF0402"),
+        (&["db", "import", "/dev/zero"], 2, "WF0004"),
+        (&["ps", "--db", "/dev/zero"], 4, "WF0316"),
+        (&["ps", "--db", &place.path("pipe").display().to_string()], 4, "WF0316"),
+    ];
+    assert!(Command::new("mkfifo").arg(place.path("pipe")).status().unwrap().success());
+    for (args, exit, code) in cases {
+        let error = place.run(args).error(exit, &place);
+        assert!(error.contains(code), "{args:?}: {error}");
+    }
+    let zeros = std::fs::File::open("/dev/zero").unwrap();
+    let ran = place.wfhost(["run", &module, "-i", "-"]).stdin(zeros).output().unwrap();
+    assert_eq!(ran.status.code(), Some(2));
+    assert!(String::from_utf8(ran.stderr).unwrap().contains("more than"));
+}
+
+#[test]
+fn a_line_that_is_no_toml_is_shown_in_part() {
+    let place = Place::new();
+    let config = place.file("long.toml", format!("[agents\"{}\n", "x".repeat(100_000)));
+    let error = place.run(["config", "show", "--config", &config]).error(2, &place);
+    assert!(error.contains("WF0701") && error.len() < 2_000, "{}", error.len());
 }

@@ -63,11 +63,26 @@ fn a_project_file_of_a_stranger_is_refused() {
     std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
     std::fs::set_permissions(dir.join("wfhost.toml"), std::fs::Permissions::from_mode(0o666)).unwrap();
     refused("may be written by others (mode 666)");
+    // Not even where all files are trusted; one below a directory that was named is.
+    let (module, input) = (module("probe"), ask());
+    let below_named = place.path("theirs").canonicalize().unwrap().display().to_string();
+    for (id, flag, value, code) in
+        [("flag", "--trust", "", 2), ("all", "-q", "1", 2), ("named-dir", "-q", below_named.as_str(), 0)]
+    {
+        let args = ["run", &module, "-i", &input, "--id", id, flag];
+        let ran = within(&place, &below, &args, &[("WFHOST_TRUST", value)]);
+        assert_eq!(ran.code(), Some(code), "{id}: {}", ran.stderr());
+        assert_eq!(dir.join("was-here").exists(), code == 0);
+    }
+    std::fs::remove_file(dir.join("was-here")).unwrap();
     std::fs::set_permissions(dir.join("wfhost.toml"), std::fs::Permissions::from_mode(0o644)).unwrap();
     // Only root can make a file another user's.
     if rustix::process::geteuid().is_root() {
         chown(dir.join("wfhost.toml"), Some(65_534), None).unwrap();
         refused("belongs to the user with the id 65534");
+        // Changing its mode would not help.
+        let hint = start(&place, &below, "r", &[]).stderr();
+        assert!(!hint.contains("chmod") && hint.contains("--config"), "{hint}");
         // One that is named is used.
         let config = dir.join("wfhost.toml").display().to_string();
         assert_eq!(start(&place, &below, "named", &["--config", &config]).ok_json(), json!(["theirs"]));
@@ -181,4 +196,104 @@ fn a_server_has_each_project_s_own_configuration() {
     assert_eq!(finish(server).code(), Some(0));
     let output = |id: &str| -> Value { place.show(id)["output"].clone() };
     assert_eq!((output("of-a"), output("of-b")), (json!(["a"]), json!(["b"])));
+}
+
+/// N1: what was agreed to is a file with what stands beside it, and not beside a link to it.
+#[test]
+fn a_link_to_a_trusted_file_is_that_file() {
+    let place = Place::new();
+    let dir = project(&place, "own");
+    let config =
+        "[agents]\ndefault = \"agent\"\n[providers.agent]\nkind = \"command\"\nargv = [\"./agent.sh\"]\n";
+    std::fs::write(dir.join("wfhost.toml"), config).unwrap();
+    assert_eq!(within(&place, &dir, &["trust"], &[]).code(), Some(0));
+    let clone = project(&place, "clone");
+    std::fs::remove_file(clone.join("wfhost.toml")).unwrap();
+    std::os::unix::fs::symlink(dir.join("wfhost.toml"), clone.join("wfhost.toml")).unwrap();
+    assert_eq!(start(&place, &clone, "r", &[]).ok_json(), json!(["own"]));
+    assert!(!clone.join("was-here").exists());
+    // A stranger's link chooses nothing.
+    std::fs::set_permissions(&clone, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let error = start(&place, &clone, "strange", &[]).error(2, &place);
+    assert!(error.contains("WF0706") && error.contains("may be written by others"), "{error}");
+}
+
+/// N3: a provider that the user configured is replaced by a project only if that was agreed to.
+#[test]
+fn a_project_does_not_replace_the_user_s_own_provider_unasked() {
+    let place = Place::new();
+    let careful = project(&place, "careful");
+    std::fs::create_dir_all(place.path("config/wfhost")).unwrap();
+    let own = format!("[providers.claude]\nkind = \"command\"\nargv = [{:?}]\n", careful.join("agent.sh"));
+    std::fs::write(place.path("config/wfhost/config.toml"), own).unwrap();
+    let dir = place.path("p");
+    std::fs::create_dir(&dir).unwrap();
+    let config = "[agents]\ndefault = \"claude\"\n";
+    std::fs::write(dir.join("wfhost.toml"), config).unwrap();
+    assert_eq!(start(&place, &dir, "own", &[]).ok_json(), json!(["careful"]));
+    let replacing = format!("{config}[providers.claude]\nkind = \"command\"\npreset = \"claude\"\n");
+    std::fs::write(dir.join("wfhost.toml"), replacing).unwrap();
+    let error = start(&place, &dir, "replaced", &[]).error(2, &place);
+    assert!(error.contains("WF0707") && error.contains("it sets providers.claude"), "{error}");
+}
+
+/// N11: a file that was named for one command is not trusted by the next.
+#[test]
+fn naming_a_file_is_no_consent_for_later() {
+    let place = Place::new();
+    let dir = project(&place, "p");
+    let config = dir.join("wfhost.toml").display().to_string();
+    assert_eq!(start(&place, &dir, "named", &["--config", &config]).ok_json(), json!(["p"]));
+    let error = start(&place, &dir, "plain", &[]).error(2, &place);
+    assert!(error.starts_with("error[WF0707]"), "{error}");
+    // One that `wfhost trust` would not find has to be named again.
+    std::fs::rename(dir.join("wfhost.toml"), dir.join("ci.toml")).unwrap();
+    let config = dir.join("ci.toml").display().to_string();
+    let wait = json!({ "do": [{ "wait": { "name": "go", "timeout_ms": 1 } }, { "agent": "x" }] }).to_string();
+    let module = module("probe");
+    let args = ["run", &module, "-i", &wait, "--id", "other", "--config", &config, "-d"];
+    assert_eq!(within(&place, &dir, &args, &[]).code(), Some(0));
+    let error = within(&place, &dir, &["resume", "other"], &[]).error(2, &place);
+    assert!(error.contains("WF0707") && error.contains("--config DIR/p/ci.toml"), "{error}");
+    assert_eq!(place.run(["resume", "other", "--config", &config]).code(), Some(0));
+}
+
+#[test]
+fn what_cannot_be_used_cannot_be_trusted() {
+    let place = Place::new();
+    let dir = project(&place, "p");
+    let config = "[providers.g]\nkind = \"openai\"\napi_key = \"sk-123\"\n";
+    std::fs::write(dir.join("wfhost.toml"), config).unwrap();
+    let error = within(&place, &dir, &["trust"], &[]).error(2, &place);
+    assert!(error.starts_with("error[WF0703]"), "{error}");
+}
+
+/// N10: a database that a project names may be a stranger's.
+#[test]
+fn a_database_of_a_stranger_has_to_be_named() {
+    let place = Place::new();
+    let dir = place.path("p");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("wfhost.toml"), "[store]\nurl = \"runs.db\"\n").unwrap();
+    let unnamed = |args: &[&str]| {
+        let mut command = place.wfhost(args);
+        Ran(command.env_remove("WFHOST_DB").current_dir(&dir).output().unwrap())
+    };
+    let (module, input) = (module("probe"), ask());
+    let ran = unnamed(&["run", &module, "-i", &input, "--id", "r", "--agent", "echo", "-d"]);
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    let db = dir.join("runs.db");
+    std::fs::set_permissions(&db, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let error = unnamed(&["ps"]).error(2, &place);
+    assert!(error.starts_with("error[WF0322]: the database DIR/p/runs.db is not used"), "{error}");
+    assert!(error.contains("may be written by others") && error.contains("--db DIR/p/runs.db"), "{error}");
+    let db = db.display().to_string();
+    assert_eq!(unnamed(&["ps", "--db", &db]).code(), Some(0));
+    // What it says of a run's project does not hold: the user might trust that project.
+    let error = unnamed(&["resume", "r", "--db", &db]).error(2, &place);
+    assert!(error.starts_with("error[WF0711]"), "{error}");
+    let config = dir.join("wfhost.toml").display().to_string();
+    assert_eq!(unnamed(&["resume", "r", "--db", &db, "--config", &config]).ok_json(), json!(["who?"]));
+    assert_eq!(unnamed(&["explain", "WF0322"]).code(), Some(0));
+    assert_eq!(unnamed(&["explain", "WF0711"]).code(), Some(0));
 }

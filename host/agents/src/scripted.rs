@@ -37,9 +37,12 @@ use regex::{Captures, Regex};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use wfhost_core::{Failure, FailureKind, Json, Reply, Usage};
-use wfhost_world::clock;
+use wfhost_world::{clock, private};
 
 use super::{Call, CallFailure, CallOutput, Provider};
+
+/// Bytes that a script may have.
+const SCRIPT_BYTES: u64 = 16 << 20;
 
 /// A script that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -130,8 +133,8 @@ pub struct Scripted {
 impl Scripted {
     /// Reads a script.
     pub fn read(path: &Path) -> Result<Self, ScriptError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ScriptError::Read { path: path.to_owned(), source })?;
+        let text = File::open(path).and_then(|file| private::read_at_most(SCRIPT_BYTES, file));
+        let text = text.map_err(|source| ScriptError::Read { path: path.to_owned(), source })?;
         Self::parse(path, &text)
     }
 

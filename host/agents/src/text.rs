@@ -2,6 +2,7 @@
 //! where it could mean more than text.
 
 use wfhost_core::FailureKind;
+use wfhost_world::text::is_invisible;
 
 use super::CallFailure;
 
@@ -53,13 +54,6 @@ pub(crate) fn check_argument(text: &str, after_dashes: bool) -> Result<(), CallF
         );
     }
     Ok(())
-}
-
-/// Control characters, line separators, and what changes the direction of text or is not seen at all.
-fn is_invisible(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// Text of a program without escape sequences of terminals (ECMA-48) and other

@@ -66,7 +66,7 @@ fn tool(dir: &Path, name: &'static str) -> Result<Command, BuildError> {
     let mut places = dirs.into_iter().map(|dir| dir.join("node_modules/.bin").join(name));
     let found = places.find(|path| path.is_file());
     let found = found.ok_or_else(|| BuildError::NoNodeTool { name, dir: dir.to_owned() })?;
-    private::check_program(&found).map_err(|source| BuildError::StrangeTool { name, source })?;
+    private::check(&found).map_err(|source| BuildError::StrangeTool { name, source })?;
     let mut command = Command::new(found);
     command.current_dir(dir);
     Ok(command)

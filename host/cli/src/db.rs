@@ -1,6 +1,7 @@
 //! `wfhost db`
 
 use std::collections::HashSet;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use wfhost::archive;
 use wfhost::clock;
 use wfhost::store::{Deleted, RunFilter, RunState, SharedStore, Store};
 use wfhost::verify::{compare_given_out, rebuild, verify};
+use wfhost::world::private;
 use wfhost::{Adopt, Evict, HostError};
 use wfhost_core::RunId;
 
@@ -118,10 +120,17 @@ fn write(file: &PathBuf, text: &str) -> Result<(), Trouble> {
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
 }
 
+/// Bytes that an exported run may have.
+const EXPORT_BYTES: u64 = 1 << 30;
+
 fn read(file: &PathBuf) -> Result<String, Trouble> {
     let text = match file.as_os_str() == "-" {
-        true => std::io::read_to_string(std::io::stdin()),
-        false => std::fs::read_to_string(file),
+        true => private::read_at_most(EXPORT_BYTES, std::io::stdin()),
+        false => std::fs::File::open(file).and_then(|file| match file.metadata()?.file_type() {
+            // It may never end.
+            kind if kind.is_char_device() => Err(std::io::Error::other("it is a device")),
+            _ => private::read_at_most(EXPORT_BYTES, file),
+        }),
     };
     text.map_err(|error| Trouble::usage("WF0004", format!("{} cannot be read: {error}", file.display())))
 }

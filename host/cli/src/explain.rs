@@ -131,6 +131,10 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "there is no database\n\n`wfhost run` makes one. `wfhost config show` says where it is expected.",
     ),
     (
+        "WF0322",
+        "a database that was found is not only yours\n\nIts runs say what agents are asked, so one that nobody named is used only if it and its directory belong to you or root and nobody else may write them. A database that --db or WFHOST_DB names is used in any case.",
+    ),
+    (
         "WF0401",
         "there is no such provider\n\nA run that calls it stays where it is until a process with that provider goes on with it.",
     ),
@@ -260,7 +264,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ("WF0705", "the run has no such step, or no transcript of it"),
     (
         "WF0706",
-        "a configuration file that was found is not only yours\n\nA wfhost.toml names programs to run, so one that was found above the working directory is used only if it and its directory belong to you or root and nobody else may write them. A file that --config names is used in any case.",
+        "a configuration file that was found is not only yours\n\nA wfhost.toml names programs to run, so one that was found in the working directory or above it is used only if it and its directory belong to you or root and nobody else may write them. A file that --config names, or one below a directory that WFHOST_TRUST names, is used in any case.",
     ),
     (
         "WF0707",
@@ -274,6 +278,10 @@ pub(super) const CODES: &[(&str, &str)] = &[
     (
         "WF0710",
         "the project of a run is not there\n\nA run goes on with the configuration of the project that it was started in. If that was moved or deleted, name another file with --config.",
+    ),
+    (
+        "WF0711",
+        "the project of a run is not used, because the database that names it is not only yours\n\nWhoever else can write the database could have your agents asked anything with the configuration of any project that you trust. Name the configuration with --config.",
     ),
     (
         "WF0801",

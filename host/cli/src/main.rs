@@ -82,7 +82,8 @@ pub(crate) struct Common {
     /// The configuration [default: wfhost.toml here or above, then the user's]
     #[arg(long, global = true, env = environment::CONFIG, value_name = "FILE")]
     config: Option<std::path::PathBuf>,
-    /// Obey a project's file as if `wfhost trust` had been said of it [env: WFHOST_TRUST]
+    /// Obey a project's file as if `wfhost trust` had been said of it; one that somebody else may have
+    /// written is refused all the same [env: WFHOST_TRUST]
     #[arg(long, global = true)]
     trust: bool,
     /// What a commit survives: `full` also the loss of power, `normal` only the

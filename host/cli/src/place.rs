@@ -9,6 +9,8 @@ use wfhost::store::{
     MemStore, RunFilter, RunInfo, SharedStore, SqliteOptions, SqliteStore, Store, Synchronous,
 };
 use wfhost::world::environment::{self, BadVariable};
+use wfhost::world::private::{self, NotPrivate};
+use wfhost::world::text::quoted;
 use wfhost::{Adopt, Evict, Host, HostError, HostOptions};
 use wfhost_config::{Config, Consent, Places, units};
 use wfhost_core::policy::budget::Budget;
@@ -61,23 +63,19 @@ impl Common {
     pub fn config_for(&self, info: &RunInfo) -> Result<Config, Trouble> {
         let project = info.project.as_ref().filter(|_| self.config.is_none());
         let Some(project) = project.map(PathBuf::from) else { return self.config() };
+        // Who else writes the database could name any project that the user trusts.
+        if let Some(strange) = self.strange_database() {
+            let said = format!("the project of {} is not used, as the database names it: {strange}", info.id);
+            let config = quoted(&project.to_string_lossy()).into_owned();
+            return Err(Trouble::usage("WF0711", said)
+                .hint(format!("if the run is to go on with it, name it: `--config {config}`")));
+        }
         if !project.is_file() {
             let missing = format!("the project of {} is not there: {}", info.id, project.display());
             return Err(Trouble::usage("WF0710", missing)
                 .hint("name the configuration that it is to go on with: --config FILE"));
         }
         Ok(Config::load(&Places { project: Some(project), ..self.places_from(None) })?)
-    }
-
-    /// The project that a new run belongs to. A file that was named is agreed to, in its present
-    /// content: the run goes on with it also where nobody names it again.
-    pub fn new_run_project(&self, config: &Config) -> Option<String> {
-        let project = config.project()?;
-        if self.config.is_some() && !project.keys.is_empty() {
-            // If it cannot be kept the user is asked when the run goes on.
-            let _ = self.consent().agree(&project.path, &project.text);
-        }
-        config.project_name()
     }
 
     /// The database that the flags, the environment or the defaults name. It is made if it is not there.
@@ -121,7 +119,22 @@ impl Common {
         })
     }
 
+    /// Why the database, which was named, is not only the user's.
+    fn strange_database(&self) -> Option<NotPrivate> {
+        self.db.as_ref().and_then(|path| private::check_place(path).err())
+    }
+
     fn sqlite(&self, place: &Path) -> Result<SqliteStore, Trouble> {
+        // Runs say what agents are asked. One that was not named may be anybody's.
+        if self.db.is_none()
+            && let Err(strange) = private::check_place(place)
+        {
+            let said = format!("the database {} is not used: {strange}", place.display());
+            let named = quoted(&place.to_string_lossy()).into_owned();
+            return Err(
+                Trouble::usage("WF0322", said).hint(format!("if you mean it, name it: `--db {named}`"))
+            );
+        }
         let synchronous = match self.synchronous {
             super::Synchronous::Full => Synchronous::Full,
             super::Synchronous::Normal => Synchronous::Normal,
@@ -154,7 +167,8 @@ impl Common {
         adopt: Adopt,
     ) -> Result<HostOptions, Trouble> {
         let cache = environment::cache_dir();
-        let mut options = HostOptions { cache, providers, evict, adopt, ..HostOptions::new(store) };
+        let scripts = self.strange_database().is_none();
+        let mut options = HostOptions { cache, providers, evict, adopt, scripts, ..HostOptions::new(store) };
         let expected = "a number of milliseconds from 100 to 86400000";
         if let Some(lease) = environment::number(environment::LEASE_MS, 100..=86_400_000, expected)? {
             options.lease_ms = lease;
@@ -372,11 +386,14 @@ pub(crate) fn json_arg(what: &str, arg: &str) -> Result<Json, Trouble> {
     let unreadable = |error: std::io::Error| {
         Trouble::usage("WF0004", format!("{what} cannot be read from `{arg}`: {error}"))
     };
+    // More than may be, so that the limit that refuses it says by how much.
+    let most = 2 * limits::INPUT_BYTES as u64;
     let text = match arg.strip_prefix('@') {
-        Some(file) => std::fs::read_to_string(file).map_err(unreadable)?,
-        None if arg == "-" => std::io::read_to_string(std::io::stdin()).map_err(unreadable)?,
-        None => arg.to_owned(),
+        Some(file) => std::fs::File::open(file).and_then(|file| private::read_at_most(most, file)),
+        None if arg == "-" => private::read_at_most(most, std::io::stdin()),
+        None => Ok(arg.to_owned()),
     };
+    let text = text.map_err(unreadable)?;
     Json::parse(text.clone()).map_err(|error| {
         let trouble = Trouble::bad_json(what, &text, &error);
         match arg {

@@ -115,7 +115,7 @@ impl Run {
                 budget,
                 max_parallel: self.max_parallel,
                 modules: found.directory,
-                project: common.new_run_project(&config),
+                project: config.project_name(),
                 sandbox: Some(Sandbox {
                     total_fuel: self.total_fuel,
                     entries: self.max_entries,

@@ -255,7 +255,7 @@ impl Add {
                 agent,
                 script,
                 budget: self.budget.or(configured.budget()),
-                project: common.new_run_project(&configured),
+                project: configured.project_name(),
                 modules: found.directory,
                 ..RunConfig::default()
             },

@@ -49,6 +49,8 @@ fn project(common: &Common, dir: &Path) -> Result<(Config, Project), Trouble> {
 impl Trust {
     pub fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let (config, project) = project(common, &self.dir)?;
+        // What could not be used is nothing to agree to.
+        config.check()?;
         let path = project.path.display();
         if project.keys.is_empty() {
             printer::say(common, "Harmless", &format!("{path} sets nothing that has to be trusted"));

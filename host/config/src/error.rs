@@ -47,11 +47,22 @@ impl ConfigError {
     pub fn hint(&self) -> String {
         match self {
             Self::Read { .. } => "make it readable, or name another with --config FILE".to_owned(),
-            Self::Stranger { path, .. } => format!(
-                "if it is yours, `chmod go-w` it and its directory, or say `--config {}`; `--config /dev/null` \
-                 goes without",
-                quoted(&path.to_string_lossy())
-            ),
+            Self::Stranger { path, source } => {
+                let named = quoted(&path.to_string_lossy()).into_owned();
+                let own = match source {
+                    NotPrivate::Writable { path, .. } => {
+                        format!("if it is yours, `chmod go-w {}`; ", quoted(&path.to_string_lossy()))
+                    }
+                    _ => String::new(),
+                };
+                format!(
+                    "{own}look at it, then name it: `--config {named}`, or its directory in WFHOST_TRUST; \
+                     `--config /dev/null` goes without"
+                )
+            }
+            Self::Untrusted { path, .. } if path.file_name() != Some(super::PROJECT_FILE.as_ref()) => {
+                format!("look at it, then name it: `--config {}`", quoted(&path.to_string_lossy()))
+            }
             Self::Untrusted { path, .. } => {
                 let dir = path.parent().unwrap_or(path).to_string_lossy();
                 let trust = Command::new("trust").arg(dir);

@@ -160,12 +160,19 @@ fn budget<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Budget>, 
     Ok(Some(Budget { tokens, micros: usd, time_ms: time }))
 }
 
+/// Characters of a line that an error shows.
+const SHOWN_CHARS: usize = 160;
+
 /// Reads the text of a file.
 pub(super) fn parse(path: &Path, text: &str) -> Result<(Table, FileConfig), ConfigError> {
     let table: Table = toml::from_str(text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start).min(text.len());
         let line = text[..start].matches('\n').count() + 1;
-        let shown = text.lines().nth(line - 1).unwrap_or_default().to_owned();
+        let whole = text.lines().nth(line - 1).unwrap_or_default();
+        let mut shown: String = whole.chars().take(SHOWN_CHARS).collect();
+        if shown.len() < whole.len() {
+            shown.push_str(" ...");
+        }
         ConfigError::Syntax { path: path.to_owned(), line, text: shown, reason: error.message().to_owned() }
     })?;
     // The sections one by one, so that an error knows which it is about.

@@ -130,17 +130,20 @@ impl Config {
         let real = path.canonicalize();
         let real = real.map_err(|source| private::NotPrivate::Io { path: path.clone(), source });
         let real = real.map_err(|source| ConfigError::Read { source })?;
-        let consented = places.file.is_some() || places.consent.covers(&real);
-        let mut text = private::read_any(&path).map_err(|source| ConfigError::Read { source })?;
-        // What the user has agreed to word by word may stand anywhere.
-        if !consented && places.consent.agreed(&real, &text) != Agreed::Yes {
-            text = private::read(&path)
-                .map_err(|source| ConfigError::Stranger { path: path.clone(), source })?;
-        }
-        let table = config.add(&path, &text, Origin::Project(path.clone()))?;
+        let named = places.file.is_some();
+        let text = match named || places.consent.names(&real) {
+            true => private::read_any(&real).map_err(|source| ConfigError::Read { source })?,
+            false => {
+                private::read(&path).map_err(|source| ConfigError::Stranger { path: path.clone(), source })?
+            }
+        };
+        let own: Vec<String> = config.configured_providers().map(str::to_owned).collect();
+        // What the user agreed to is the file at its real place, with what stands beside it there. Beside a
+        // link to it anything may stand.
+        let table = config.add(&real, &text, Origin::Project(real.clone()))?;
         if real.is_file() {
-            let agreed = if consented { Agreed::Yes } else { places.consent.agreed(&real, &text) };
-            let keys = trust::keys_to_agree(&path, &table);
+            let agreed = if named { Agreed::Yes } else { places.consent.agreed(&real, &text) };
+            let keys = trust::keys_to_agree(&real, &table, &own);
             config.project = Some(Project { path: real, text, keys, agreed });
         }
         Ok(config)
@@ -198,6 +201,11 @@ impl Config {
     pub fn providers(&self) -> Result<Providers, ConfigError> {
         self.check_trust(|_| true)?;
         providers::make(&self.file, self.policy())
+    }
+
+    /// Whether the providers can be made as the files say it. None is, so nobody has to be asked.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        providers::make(&self.file, self.policy()).map(drop)
     }
 
     /// The names of the providers that were configured.

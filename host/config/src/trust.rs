@@ -19,9 +19,9 @@ use wfhost_world::private;
 pub struct Consent {
     /// Where it is kept; nowhere if none.
     pub records: Option<PathBuf>,
-    /// To every file, whoever wrote it.
+    /// To every file that only the user, or root, can have written.
     pub all: bool,
-    /// To every file below these directories.
+    /// To every file below these directories, whoever wrote it.
     pub below: Vec<PathBuf>,
 }
 
@@ -42,13 +42,13 @@ struct Record {
 
 impl Consent {
     /// Whether a file, by its canonical path, is trusted for where it stands.
-    pub fn covers(&self, path: &Path) -> bool {
-        self.all || self.below.iter().any(|dir| dir.is_absolute() && path.starts_with(dir))
+    pub fn names(&self, path: &Path) -> bool {
+        self.below.iter().any(|dir| dir.is_absolute() && path.starts_with(dir))
     }
 
     /// Whether the user has agreed to a file with this text.
     pub fn agreed(&self, path: &Path, text: &str) -> Agreed {
-        if self.covers(path) {
+        if self.all || self.names(path) {
             return Agreed::Yes;
         }
         let Some(record) = self.record(path) else { return Agreed::No };
@@ -115,12 +115,18 @@ const HARMLESS: [&str; 12] = [
     "format",
 ];
 
-/// The keys of a project's file that the user has to agree to.
-pub(super) fn keys_to_agree(path: &Path, table: &Table) -> Vec<String> {
+/// The keys of a project's file that the user has to agree to. `own`: the providers that the user has
+/// configured.
+pub(super) fn keys_to_agree(path: &Path, table: &Table, own: &[String]) -> Vec<String> {
     let mut keys = Vec::new();
     let section = |name: &str| table.get(name).and_then(Value::as_table).into_iter().flatten();
     for (name, provider) in section("providers") {
         let Some(provider) = provider.as_table() else { continue };
+        // The user may have chosen it with care, like a program that is careful.
+        if own.contains(name) {
+            keys.push(format!("providers.{name}"));
+            continue;
+        }
         // People are asked by nobody but wfhost.
         if provider.get("kind").and_then(Value::as_str) == Some("human") {
             continue;
@@ -161,7 +167,7 @@ mod tests {
     fn keys(text: &str) -> Vec<String> {
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("/tmp", dir.path().join("link")).unwrap();
-        keys_to_agree(&dir.path().join("wfhost.toml"), &text.parse().unwrap())
+        keys_to_agree(&dir.path().join("wfhost.toml"), &text.parse().unwrap(), &["mine".to_owned()])
     }
 
     #[test]
@@ -181,6 +187,8 @@ mod tests {
             ("[store]\nurl = \"../evil.db\"", "store.url"),
             ("[store]\nurl = \"link/evil.db\"", "store.url"),
             ("[workspaces.w]\nkind = \"dir\"\npath = \"/home\"", "workspaces.w.path"),
+            ("[providers.mine]\nkind = \"command\"\npreset = \"claude\"", "providers.mine"),
+            ("[providers.mine]\nkind = \"human\"", "providers.mine"),
         ];
         for (text, expected) in asked {
             assert_eq!(keys(text).join(" "), expected, "{text}");

@@ -135,6 +135,8 @@ pub(crate) struct Drive<'a> {
     pub modules: &'a Modules,
     /// The project that the run and what it begins belong to.
     pub project: Option<String>,
+    /// Whether the run was imported; what it begins counts as imported, too.
+    pub imported: bool,
     /// The run's calls that are under way in this process.
     pub calls: Arc<Calls<Done>>,
     /// The place of the last commit, if it is known.
@@ -627,10 +629,10 @@ impl Driver<'_> {
     async fn continue_as_new(&mut self, step: Step, input: Json) -> Result<Driven, DriveError> {
         let [id, other] = self.shared.lock().machine.ids_of_next_round();
         let id = if self.drive.store.run(&id).await?.is_some() { other } else { id };
-        let project = self.drive.project.clone();
+        let (project, imported) = (self.drive.project.clone(), self.drive.imported);
         self.append_end(|machine, now| {
             let next = family::next_round(machine, step, input.clone(), id.clone(), now);
-            let next = NewRun { project: project.clone(), ..next };
+            let next = NewRun { project: project.clone(), imported, ..next };
             let (row, at) = machine.with_end(End::Continued(&id), now);
             (Next::Continue { run: Box::new(next) }, row.into(), at)
         })
@@ -643,9 +645,10 @@ impl Driver<'_> {
         let wanted = Wanted::take(&mut self.shared.lock().machine);
         let Some(wanted) = wanted else { return Ok(Vec::new()) };
         let found = self.drive.modules.find_all(self.drive.store.as_ref(), wanted).await?;
-        let project = &self.drive.project;
+        let (project, imported) = (&self.drive.project, self.drive.imported);
         let children = family::start(&mut self.shared.lock().machine, found, self.now());
-        Ok(children.into_iter().map(|child| NewRun { project: project.clone(), ..child }).collect())
+        let children = children.into_iter();
+        Ok(children.map(|child| NewRun { project: project.clone(), imported, ..child }).collect())
     }
 
     /// Commits what was appended, if there is anything or the run does not just go on.

@@ -147,6 +147,7 @@ impl Data {
                 id: run.id,
                 key: run.key,
                 project: run.project,
+                imported: run.imported,
                 workflow: run.workflow,
                 module: run.module,
                 state: if run.session.is_some() { RunState::Running } else { RunState::Queued },
@@ -300,6 +301,7 @@ impl Data {
             place,
             inbox: run.inbox(Part::Next),
             project: run.info.project.clone(),
+            imported: run.info.imported,
             was,
             waited,
             trouble,
@@ -899,6 +901,7 @@ impl Journals for MemStore {
                 emissions: old.emissions,
                 phase: old.phase,
                 project: old.project,
+                imported: old.imported,
                 lease: None,
                 ..rebuilt.info
             };

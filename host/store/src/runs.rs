@@ -19,6 +19,9 @@ pub struct NewRun {
     pub key: Option<String>,
     /// The project that it belongs to: the canonical path of its configuration file.
     pub project: Option<String>,
+    /// Whether it came, or begins from one that came, from another machine: files that its journal names
+    /// are not those of this one.
+    pub imported: bool,
     pub workflow: String,
     /// Has to be in the store.
     pub module: Digest,
@@ -50,6 +53,7 @@ impl NewRun {
             id: machine.run().clone(),
             key: None,
             project: started.config.project.clone(),
+            imported: false,
             workflow: started.workflow.clone(),
             module: machine.module(),
             labels: started.labels.clone(),
@@ -199,6 +203,7 @@ pub struct Opened {
     /// The first part of its inbox.
     pub inbox: Inbox,
     pub project: Option<String>,
+    pub imported: bool,
     /// The state that it was in.
     pub was: RunState,
     /// What it waited for.
@@ -380,7 +385,7 @@ pub struct ImportedRun {
 /// What is kept of a run besides its journal, derived from that.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Rebuilt {
-    /// The key, the project, the epoch, the lease and the trouble are not changed.
+    /// The key, the project, whether it was imported, the epoch, the lease and the trouble are not changed.
     pub info: RunInfo,
     /// All that the program gave out, from number 0; left as it is if none.
     pub emissions: Option<Vec<Emission>>,
@@ -419,6 +424,8 @@ pub struct RunInfo {
     pub id: RunId,
     pub key: Option<String>,
     pub project: Option<String>,
+    /// See [`NewRun::imported`].
+    pub imported: bool,
     pub workflow: String,
     /// What it is executed with.
     pub module: Digest,
@@ -464,6 +471,7 @@ impl RunInfo {
             id: machine.run().clone(),
             key: None,
             project: started.config.project.clone(),
+            imported: false,
             workflow: started.workflow.clone(),
             module: machine.module(),
             state: match machine.continued_as() {

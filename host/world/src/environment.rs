@@ -28,8 +28,9 @@ variables! { READ:
     CONFIG = "WFHOST_CONFIG";
     /// The provider of agent calls that name none, as `--agent`.
     AGENT = "WFHOST_AGENT";
-    /// Which project files are trusted besides those that `wfhost trust` was said of: `1` for any, else
-    /// directories separated by `:`. For machines where nobody can be asked.
+    /// Which project files are trusted besides those that `wfhost trust` was said of: `1` for any that only
+    /// you or root can have written, else directories separated by `:`, whoever owns what is below them. For
+    /// machines where nobody can be asked.
     TRUST = "WFHOST_TRUST";
     /// What a commit survives, `full` or `normal`, as `--synchronous`.
     SYNCHRONOUS = "WFHOST_SYNCHRONOUS";

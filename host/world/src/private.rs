@@ -63,10 +63,33 @@ pub fn read_any(path: &Path) -> Result<String, NotPrivate> {
     text(path, &mut file, &metadata)
 }
 
-/// Whether a program is only the user's, or root's.
-pub fn check_program(path: &Path) -> Result<(), NotPrivate> {
+/// Whether a file is only the user's, or root's.
+pub fn check(path: &Path) -> Result<(), NotPrivate> {
     judge(path, &path.metadata().map_err(NotPrivate::io(path))?)?;
     judge_directories(path)
+}
+
+/// The same of a file that may have to be made yet, in a directory that may have to be made as well.
+pub fn check_place(path: &Path) -> Result<(), NotPrivate> {
+    let there = |path: &Path| path.symlink_metadata().is_ok();
+    match path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        _ if there(path) => check(path),
+        Some(dir) if !there(dir) => Ok(()),
+        dir => {
+            let dir = dir.unwrap_or(Path::new("."));
+            judge(dir, &dir.metadata().map_err(NotPrivate::io(dir))?)
+        }
+    }
+}
+
+/// Reads text that may have so many bytes: some files and pipes never end.
+pub fn read_at_most(most: u64, from: impl Read) -> io::Result<String> {
+    let mut text = String::new();
+    let read = from.take(most.saturating_add(1)).read_to_string(&mut text)?;
+    match read as u64 > most {
+        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {most} bytes"))),
+        false => Ok(text),
+    }
 }
 
 fn open(path: &Path) -> Result<(File, Metadata), NotPrivate> {

@@ -4,13 +4,20 @@
 use std::borrow::Cow;
 use std::fmt;
 
-/// Whether a terminal obeys a character instead of showing it: the C0 and C1 control characters and
-/// DEL; what separates lines; and what changes the direction of the text around it
-/// (UAX #9: marks, embeddings, overrides, isolates).
+/// Whether a terminal does something else with a character than to show it: the C0 and C1 control
+/// characters and DEL; what separates lines; what changes the direction of the text around it (UAX #9:
+/// marks, embeddings, overrides, isolates); and what is not seen at all, so that two texts look the same
+/// or one hides in another (soft hyphens, spaces without width, annotations, tags). The two joiners are
+/// text: many scripts and emoji need them.
 pub fn is_control(c: char) -> bool {
+    is_invisible(c) && !matches!(c, '\u{200c}' | '\u{200d}')
+}
+
+/// The same with the joiners: what a name that other programs compare may not have.
+pub fn is_invisible(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{2028}' | '\u{2029}')
-        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// One line of text for a terminal. Tabs stay, line ends become spaces, every other control
@@ -71,22 +78,25 @@ pub fn json(json: &str) -> Cow<'_, str> {
         match c {
             '\r' => text.push(' '),
             c if passes(c) => text.push(c),
-            // All of them are in the Basic Multilingual Plane.
-            c => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    text.push_str(&format!("\\u{unit:04x}"));
+                }
+            }
         }
     }
     Cow::Owned(text)
 }
 
 /// A word as a POSIX shell reads it back. One with control characters is written in the form
-/// `$'...'` (POSIX.1-2024; bash, zsh and ksh have long had it).
+/// `$'...'` (POSIX.1-2024; bash, zsh and ksh have long had it). A shell that does not know it (dash) reads
+/// a `$` and a word in quotes: so no quote and no backslash stands in it, and nothing gets out of it.
 pub fn quoted(word: &str) -> Cow<'_, str> {
     if word.contains(is_control) {
         let mut text = "$'".to_owned();
         for c in word.chars() {
             match c {
-                '\\' | '\'' => text.extend(['\\', c]),
-                c if is_control(c) => {
+                c if matches!(c, '\\' | '\'') || is_control(c) => {
                     c.encode_utf8(&mut [0; 4])
                         .bytes()
                         .for_each(|byte| text.push_str(&format!("\\{byte:03o}")));
@@ -159,6 +169,8 @@ mod tests {
 
     /// What terminals obey: OSC 52, a CSI, BEL, BS, DEL, a C1 CSI, a lone CR, an override.
     const HOSTILE: &str = "a\x1b]52;c;ZXZpbA==\x07b\x1b[2Kc\x08d\x7fe\u{9b}31mf\rg\u{202e}h\0i";
+    /// What is not seen: a soft hyphen, spaces without width, a byte order mark, a tag.
+    const UNSEEN: &str = "a\u{ad}b\u{200b}c\u{2060}d\u{feff}e\u{e0041}f";
 
     #[test]
     fn nothing_that_a_terminal_obeys_passes() {
@@ -168,13 +180,14 @@ mod tests {
         assert_eq!(one_line("one\r\ntwo\nthree\n"), "one two three");
         assert_eq!(lines("one\r\ntwo\rthree\n", 4), "one\n    two\\u{d}three");
         assert_eq!(one_line("Grüße\t👩‍🚀"), "Grüße\t👩‍🚀");
+        assert_eq!(one_line(UNSEEN), "a\\u{ad}b\\u{200b}c\\u{2060}d\\u{feff}e\\u{e0041}f");
         // What only separates lines for some programs.
         assert_eq!(one_line("a\u{2028}b"), "a\\u{2028}b");
     }
 
     #[test]
     fn json_keeps_its_value() {
-        let value = serde_json::json!({ HOSTILE: [HOSTILE, "\u{7f}\u{85}\u{2066}"] });
+        let value = serde_json::json!({ HOSTILE: [HOSTILE, UNSEEN, "\u{7f}\u{85}\u{2066}"] });
         let shown = json(&value.to_string()).into_owned();
         assert!(!shown.contains(is_control), "{shown:?}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
@@ -220,6 +233,21 @@ mod tests {
                 ["signal", "r", name, "-i", "JSON"].iter().map(|word| word.as_bytes().to_vec()).collect();
             assert_eq!(words(&command.to_string()), expected, "{command}");
             assert!(!command.to_string().contains(is_control));
+        }
+    }
+
+    /// A shell that does not know `$'...'` must not execute what is in it.
+    #[test]
+    fn no_shell_executes_what_was_quoted() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["\x1b'; touch pwned; '", "\x1b\\'; touch pwned; '", "\x1b\\\\'\n touch pwned\n'"] {
+            for shell in ["sh", "bash"] {
+                let script = format!("wfhost() {{ :; }}; {}", Command::new("signal").arg(name));
+                let mut ran = std::process::Command::new(shell);
+                let ran = ran.args(["-c", &script]).current_dir(dir.path()).output().unwrap();
+                assert!(ran.status.success(), "{shell} {script}: {}", String::from_utf8_lossy(&ran.stderr));
+                assert!(!dir.path().join("pwned").exists(), "{shell} {script}");
+            }
         }
     }
 

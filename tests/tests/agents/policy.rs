@@ -527,7 +527,7 @@ fn b06_a_call_longer_than_the_lease_is_not_taken_over() {
     let mut other = place.wfhost(["serve", "--idle", "1s"]);
     let other =
         other.env("WFHOST_LEASE_MS", "400").stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
-    let refused = place.run(["resume", "r"]);
+    let refused = crate::wfhost(&place, &["resume", "r"]);
     assert_eq!(refused.code(), Some(6), "{}", refused.stderr());
     let ran = finish(child);
     assert_eq!(gave(&ran)["output"], "done");

@@ -2,7 +2,7 @@
 //! the test what stopped it.
 
 use serde_json::{Value, json};
-use wfhost_tests::{Place, eventually};
+use wfhost_tests::{Place, eventually, module};
 
 use crate::server::Server;
 use crate::{ask, calls, gave, program, quick, run, run_args, shell, wfhost};
@@ -280,4 +280,71 @@ fn a_server_that_forgets_every_session_is_given_up() {
     let failure = gave(&run(&place, &request("m", json!({})), &[]));
     assert_eq!(failure["failure"], "unavailable", "{failure}");
     assert_eq!(server.requests().len(), 6);
+}
+
+/// Tried: the recorded script of an imported run names a file of the victim as its
+/// record of calls. Stopped by: an imported run has no script, nor has what begins from it.
+#[test]
+fn the_script_of_an_imported_run_is_not_opened() {
+    let (theirs, mine) = (Place::new(), Place::new());
+    let script = theirs.file("s.json", r#"{"rules": [{"match": ".*", "reply": "ok"}]}"#);
+    let input = json!({ "do": [{ "sleep": 1 }, { "agent": "line\nfor the victim" }] }).to_string();
+    let args = ["run", &module("probe"), "-i", &input, "--agents", &script, "--id", "gift", "-d"];
+    assert_eq!(theirs.run(args).code(), Some(0));
+    let gift = theirs.path("gift.wf").display().to_string();
+    assert_eq!(theirs.run(["db", "export", "gift", &gift]).code(), Some(0));
+    let profile = mine.file("profile", "");
+    let rules = json!({ "calls": profile, "rules": [{ "match": ".*", "reply": "ok" }] });
+    theirs.file("s.json", rules.to_string());
+    assert_eq!(mine.run(["db", "import", &gift]).code(), Some(0));
+    let forked = mine.run(["fork", "gift", "--at", "1", "--id", "forked"]);
+    for (id, ran) in [("gift", mine.run(["resume", "gift"])), ("forked", forked)] {
+        assert_eq!(ran.code(), Some(4), "{id}: {}", ran.stderr());
+        assert!(
+            ran.stderr().contains("WF0401") && ran.stderr().contains("--agents FILE"),
+            "{}",
+            ran.stderr()
+        );
+    }
+    assert_eq!(std::fs::read_to_string(&profile).unwrap(), "");
+    // With one that the user names it goes on.
+    let own = mine.file("own.json", r#"{"rules": [{"match": ".*", "reply": "mine"}]}"#);
+    assert_eq!(mine.run(["resume", "gift", "--agents", &own]).ok_json()[1], "mine");
+}
+
+/// Tried: a repository within the project has a filter for its files, a program, by its
+/// configuration or by one that it includes. Stopped by: git runs no programs that a
+/// repository names.
+#[test]
+fn a_repository_s_filters_do_not_run() {
+    let place = Place::new();
+    let repository = place.path("evil");
+    std::fs::create_dir(&repository).unwrap();
+    let git = |args: &[&str]| {
+        let mut git = std::process::Command::new("git");
+        git.args(["-c", "user.name=t", "-c", "user.email=t@example.com"]).args(args);
+        assert!(git.current_dir(&repository).output().unwrap().status.success(), "{args:?}");
+    };
+    git(&["init", "-q"]);
+    std::fs::write(repository.join("a.txt"), "one\n").unwrap();
+    std::fs::write(repository.join(".gitattributes"), "*.txt filter=x=y\n*.toml filter=z\n").unwrap();
+    std::fs::write(repository.join("b.toml"), "two\n").unwrap();
+    git(&["add", "."]);
+    git(&["commit", "-qm", "first"]);
+    let mark = place.path("pwned").display().to_string();
+    for kind in ["smudge", "clean"] {
+        git(&["config", &format!("filter.x=y.{kind}"), &format!("touch {mark}; cat")]);
+    }
+    let included =
+        format!("[filter \"z\"]\n\tsmudge = touch {mark}; cat\n\tprocess = touch {mark}\n\trequired\n");
+    std::fs::write(repository.join(".git/more"), included).unwrap();
+    // Only of the work tree, whose directory is below `worktrees`.
+    git(&["config", "includeIf.gitdir:**/worktrees/**.path", "more"]);
+    place.file("wfhost.toml", "[workspaces.w]\nkind = \"worktree\"\nrepository = \"evil\"\n");
+    let ran = run(&place, &request("echo", json!({ "workspace": "w" })), &[]);
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    assert!(!place.path("pwned").exists());
+    let trees = place.path("data/wfhost/workspaces/r/w");
+    assert_eq!(std::fs::read_to_string(trees.join("a.txt")).unwrap(), "one\n");
+    assert_eq!(std::fs::read_to_string(trees.join("b.toml")).unwrap(), "two\n");
 }

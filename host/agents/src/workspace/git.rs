@@ -2,9 +2,12 @@
 //!
 //! Neither the user's configuration nor that of the repository, which an agent
 //! can write, decides what is recorded: `git` reads no configuration of the
-//! user or the machine, and runs no programs that a repository names.
+//! user or the machine, and runs no programs that a repository names. So files
+//! that a filter stores elsewhere (git-lfs) are pointers in a work tree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,7 +19,7 @@ use super::{Changes, summary};
 const DIFF_BYTES: usize = 8 << 20;
 
 /// Settings that go before those of the repository.
-const SETTINGS: [&str; 10] = [
+const SETTINGS: [&str; 11] = [
     "core.fsmonitor=false",
     "core.hooksPath=/dev/null",
     "core.quotePath=true",
@@ -25,11 +28,49 @@ const SETTINGS: [&str; 10] = [
     "diff.mnemonicPrefix=false",
     "diff.renames=false",
     "color.ui=never",
+    "submodule.recurse=false",
     "protocol.allow=never",
     "gc.auto=0",
 ];
 
-async fn git(directory: &Path, index: Option<&Path>, args: &[&str]) -> Result<Vec<u8>, String> {
+/// Settings that go before those of the repository, by names that it has chosen.
+type Overrides = Vec<(OsString, &'static str)>;
+
+/// What switches off the programs that the configuration of a repository names for its files: its own
+/// one, and what that includes for this very directory.
+async fn without_programs(directory: &Path) -> Result<Overrides, String> {
+    let listed =
+        git(directory, None, &Overrides::new(), &["config", "--null", "--name-only", "--list"]).await?;
+    // A name has two dots around it, and any characters: other dots as well.
+    let named = |section: &'static str, key: &[u8]| {
+        let rest = key.strip_prefix(section.as_bytes())?.strip_prefix(b".")?;
+        let end = rest.iter().rposition(|byte| *byte == b'.')?;
+        Some((section, rest[..end].to_vec()))
+    };
+    let keys = listed.split(|byte| *byte == 0);
+    let found: BTreeSet<_> =
+        keys.filter_map(|key| named("filter", key).or_else(|| named("hook", key))).collect();
+    let mut overrides = Overrides::new();
+    for (section, name) in found {
+        let off: &[(&str, &str)] = match section {
+            "filter" => &[("smudge", ""), ("clean", ""), ("process", ""), ("required", "false")],
+            _ => &[("enabled", "false")],
+        };
+        for &(variable, value) in off {
+            let mut key = format!("{section}.").into_bytes();
+            key.extend([&name, format!(".{variable}").as_bytes()].concat());
+            overrides.push((OsString::from_vec(key), value));
+        }
+    }
+    Ok(overrides)
+}
+
+async fn git(
+    directory: &Path,
+    index: Option<&Path>,
+    overrides: &Overrides,
+    args: &[&str],
+) -> Result<Vec<u8>, String> {
     let mut command = Command::new("git");
     for setting in SETTINGS {
         command.args(["-c", setting]);
@@ -41,6 +82,13 @@ async fn git(directory: &Path, index: Option<&Path>, args: &[&str]) -> Result<Ve
     }
     command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
     command.env("GIT_TERMINAL_PROMPT", "0").env("GIT_OPTIONAL_LOCKS", "0").env("LC_ALL", "C");
+    // Nothing is fetched, whatever `protocol.NAME.allow` says: a remote can name a program.
+    command.env("GIT_ALLOW_PROTOCOL", "").env("GIT_NO_LAZY_FETCH", "1");
+    // As variables: `-c` ends the name of a setting at the first `=`.
+    command.env("GIT_CONFIG_COUNT", overrides.len().to_string());
+    for (number, (key, value)) in overrides.iter().enumerate() {
+        command.env(format!("GIT_CONFIG_KEY_{number}"), key).env(format!("GIT_CONFIG_VALUE_{number}"), value);
+    }
     if let Some(index) = index {
         command.env("GIT_INDEX_FILE", index);
     }
@@ -71,22 +119,38 @@ pub(super) async fn worktree(repository: &Path, directory: &Path, base: &str) ->
     if base.starts_with('-') {
         return Err(format!("`{base}` is no commit"));
     }
-    git(repository, None, &["worktree", "add", "--quiet", "--detach", "--", path, base]).await.map(drop)
+    let none = Overrides::new();
+    let add = ["worktree", "add", "--quiet", "--no-checkout", "--detach", "--", path, base];
+    git(repository, None, &none, &add).await?;
+    // What the repository's configuration includes may depend on the directory: so it is asked there.
+    let filled = match without_programs(directory).await {
+        Ok(off) => git(directory, None, &off, &["reset", "--hard", "--quiet"]).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = filled {
+        // Half of a work tree would be taken for all of it the next time.
+        let _ = remove(directory).await;
+        return Err(error);
+    }
+    Ok(())
 }
 
 /// Takes a work tree away. Its repository may be gone.
 pub(super) async fn remove(directory: &Path) -> Result<(), String> {
     let path = directory.to_str().ok_or("its path is not UTF-8")?;
-    let common = git(directory, None, &["rev-parse", "--path-format=absolute", "--git-common-dir"]).await?;
+    let none = Overrides::new();
+    let common = ["rev-parse", "--path-format=absolute", "--git-common-dir"];
+    let common = git(directory, None, &none, &common).await?;
     let common = PathBuf::from(String::from_utf8_lossy(&common).trim());
-    git(&common, None, &["worktree", "remove", "--force", "--force", "--", path]).await.map(drop)
+    git(&common, None, &none, &["worktree", "remove", "--force", "--force", "--", path]).await.map(drop)
 }
 
 /// The tree of all that is in the work tree and not ignored.
 pub(super) async fn tree(directory: &Path, index: &Path) -> Result<String, String> {
-    let added = git(directory, Some(index), &["add", "--all"]).await;
+    let off = without_programs(directory).await?;
+    let added = git(directory, Some(index), &off, &["add", "--all"]).await;
     let tree = match added {
-        Ok(_) => git(directory, Some(index), &["write-tree"]).await,
+        Ok(_) => git(directory, Some(index), &off, &["write-tree"]).await,
         Err(error) => Err(error),
     };
     let _ = std::fs::remove_file(index);
@@ -104,7 +168,7 @@ pub(super) async fn changes(directory: &Path, before: &str, index: &Path) -> Res
         async move {
             let args: Vec<_> =
                 args.iter().map(String::as_str).filter(|arg| form != "-p" || *arg != "-z").collect();
-            git(directory, None, &args).await
+            git(directory, None, &Overrides::new(), &args).await
         }
     };
     let names = diff("--name-status").await?;

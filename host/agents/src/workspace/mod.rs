@@ -313,6 +313,8 @@ mod tests {
             ("core.quotePath", "false"),
             ("core.fsmonitor", "touch pwned; false"),
             ("diff.upper.textconv", "tr a-z A-Z <"),
+            ("filter.a=b.c.clean", "touch pwned; tr a-z A-Z"),
+            ("filter.a=b.c.required", "true"),
             ("color.ui", "always"),
         ] {
             let set = std::process::Command::new("git")
@@ -325,7 +327,7 @@ mod tests {
         let workspace = open(&config, "tree", &id("r1"), Step(1)).await.unwrap();
         let place = workspace.directory().unwrap();
         std::fs::write(place.join("0.txt"), "two\n").unwrap();
-        std::fs::write(place.join(".gitattributes"), "*.txt diff=upper\n").unwrap();
+        std::fs::write(place.join(".gitattributes"), "*.txt diff=upper filter=a=b.c\n").unwrap();
         std::fs::write(place.join("tab\tand\nline.txt"), "x\n").unwrap();
         let changes = workspace.changes().await.unwrap();
         let files = changes.summary.value()["files"].clone();

@@ -31,13 +31,14 @@ pub(super) struct Taken {
     session: Option<i64>,
     due_at: Option<i64>,
     project: Option<String>,
+    imported: bool,
     outcome: Option<Outcome>,
 }
 
 /// The columns of [`Taken::read`].
 const RUN: &str = "r.id, r.name, r.epoch, r.starts, r.module, r.emissions, r.given, r.state, r.wait_until,
                    r.wait_for, r.people, r.head, r.session, r.due_at, r.project,
-                   r.outcome, r.trouble";
+                   r.outcome, r.trouble, r.imported";
 
 impl Taken {
     fn read(row: &SqlRow<'_>) -> rusqlite::Result<Self> {
@@ -64,6 +65,7 @@ impl Taken {
             project: row.get(14)?,
             outcome: read::outcome(row, 15)?,
             trouble: row.get(16)?,
+            imported: row.get(17)?,
         })
     }
 
@@ -280,6 +282,7 @@ pub(super) fn open(c: &Connection, taken: &Taken, place: &str) -> Result<Opened>
         place: last,
         inbox: read::inbox(c, taken.id, Part::Next)?,
         project: taken.project.clone(),
+        imported: taken.imported,
         was: taken.was,
         waited: taken.waited.clone(),
         trouble: taken.trouble.clone(),

@@ -118,6 +118,10 @@ impl SqliteStore {
         let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
         match made {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(refused(error)),
+            // A pipe would block, and a device never end.
+            Err(_) if !path.metadata().map_err(refused)?.is_file() => {
+                return Err(StoreError::Foreign { place: text.clone() });
+            }
             _ => {}
         }
         let failed = |error| classify(&text, error);

@@ -299,7 +299,8 @@ const RUN: &str = concat!(
     "SELECT r.name, r.key, r.workflow, r.module, r.state, r.labels, r.parent, r.created_at,
     r.phase, r.outcome, r.wait_until, r.wait_for, r.epoch, r.people, r.due_at, r.trouble, r.emissions, r.head,
     r.parent_step, r.on_close, r.root, r.chain, r.next, r.tokens, r.micros, r.budget, r.project,
-    l.at, l.seq + l.count, s.id, s.host, s.realm, s.pid, s.started, s.source, s.ticks, s.until
+    l.at, l.seq + l.count, s.id, s.host, s.realm, s.pid, s.started, s.source, s.ticks, s.until,
+    r.imported
     FROM runs r LEFT JOIN sessions s ON s.id = r.session LEFT JOIN commits l ON l.id = ",
     last_place!("r.id")
 );
@@ -366,6 +367,7 @@ fn whole_info(row: &SqlRow<'_>, clock: &dyn Clock) -> Result<RunInfo> {
         id: id(row, 0)?,
         key: row.get(1)?,
         project: row.get(26)?,
+        imported: row.get(37)?,
         workflow: row.get(2)?,
         module: digest(row, 3)?,
         state: state_word(row, 4)?,

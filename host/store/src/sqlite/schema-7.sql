@@ -36,6 +36,7 @@ CREATE TABLE runs_7 (
     workflow    TEXT NOT NULL,
     key         TEXT,
     project     TEXT,                      -- the path of its configuration file
+    imported    INTEGER NOT NULL DEFAULT 0, -- 1: its journal, or that of the run it began from, names files of another machine
     parent      TEXT,
     parent_step INTEGER,
     on_close    INTEGER,                   -- 0: cancel, 1: abandon

@@ -92,9 +92,10 @@ pub(super) fn insert_run(c: &Connection, run: &NewRun, clock: &dyn Clock) -> Res
     };
     c.prepare_cached(
         "INSERT INTO runs (name, key, project, workflow, module, labels, parent, created_at, updated_at, state,
-                           epoch, session, due_at, parent_step, on_close, root, chain, budget, head, given)
+                           epoch, session, due_at, parent_step, on_close, root, chain, budget, head, given,
+                           imported)
          VALUES (:name, :key, :project, :workflow, :module, :labels, :parent, :created_at, :updated_at, :state,
-                 1, :session, :due, :step, :on_close, :root, :chain, :budget, :head, :given)",
+                 1, :session, :due, :step, :on_close, :root, :chain, :budget, :head, :given, :imported)",
     )?
     .execute(named_params! {
         ":name": run.id.as_str(), ":key": run.key, ":project": run.project, ":workflow": run.workflow,
@@ -107,7 +108,7 @@ pub(super) fn insert_run(c: &Connection, run: &NewRun, clock: &dyn Clock) -> Res
         ":on_close": run.links.on_close.map(|on_close| on_close as i64),
         ":root": run.links.root.as_str(), ":chain": run.links.chain.as_ref().map(RunId::as_str),
         ":budget": budget_bytes(run.budget), ":head": run.rows.last().map(|row| row.head.0),
-        ":given": given_bytes(run.given.unwrap_or_default()),
+        ":given": given_bytes(run.given.unwrap_or_default()), ":imported": run.imported,
     })?;
     let id = c.last_insert_rowid();
     append_rows(c, id, &run.id, &run.rows, run.updated_at)?;
@@ -227,9 +228,9 @@ pub(super) fn import(c: &Connection, run: &ImportedRun) -> Result<()> {
     c.prepare_cached(
         "INSERT INTO runs (name, key, workflow, module, labels, parent, created_at, updated_at, state, outcome,
                            phase, emissions, epoch, head, parent_step, on_close, root, chain, next, budget,
-                           project, given)
+                           project, given, imported)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20,
-                 ?21, ?22)",
+                 ?21, ?22, ?23)",
     )?
     .execute(params![
         info.id.as_str(),
@@ -255,6 +256,7 @@ pub(super) fn import(c: &Connection, run: &ImportedRun) -> Result<()> {
         budget_bytes(info.budget),
         info.project,
         given_bytes(run.given),
+        info.imported,
     ])?;
     let id = c.last_insert_rowid();
     set_ledger(c, id, info.spent, info.budget)?;
