@@ -1,6 +1,7 @@
 //! The embedding API: a host advances runs and keeps them in a store.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, Once};
@@ -46,6 +47,18 @@ pub enum Adopt {
     Own,
 }
 
+/// The configurations of projects.
+pub trait Configurations: fmt::Debug + Send + Sync {
+    /// Who answers the calls of the runs of a project, by its name; those that the host was given if none.
+    fn providers(&self, project: &str) -> Option<Providers>;
+}
+
+impl Configurations for BTreeMap<String, Providers> {
+    fn providers(&self, project: &str) -> Option<Providers> {
+        self.get(project).cloned()
+    }
+}
+
 /// How a host is set up.
 #[derive(Clone, Debug)]
 pub struct HostOptions {
@@ -59,8 +72,8 @@ pub struct HostOptions {
     pub adopt: Adopt,
     /// Of which projects, if all that are due are taken up.
     pub projects: Projects,
-    /// Who answers the calls of the runs of a project, by its name, if not `providers`.
-    pub configured: BTreeMap<String, Providers>,
+    /// Who answers the calls of the runs of a project, if not `providers`.
+    pub configured: Arc<dyn Configurations>,
     /// Whether runs that name a script are answered by it, if there is no other one.
     pub scripts: bool,
     /// Runs that are driven at the same time. The others wait in the store.
@@ -81,7 +94,7 @@ impl HostOptions {
             evict: Evict::default(),
             adopt: Adopt::default(),
             projects: Projects::All,
-            configured: BTreeMap::new(),
+            configured: Arc::new(BTreeMap::new()),
             scripts: true,
             max_live: 2_000,
             lease_ms: 30_000,

@@ -38,5 +38,7 @@ pub mod engine {
 pub use fork::{Checked, ForkError, ForkOptions, Upgraded};
 pub use handle::{Ending, RunHandle};
 pub use history::{StepInfo, steps};
-pub use host::{Adopt, Evict, Host, HostError, HostOptions, ResumeOptions, StartOptions, is_held, post};
+pub use host::{
+    Adopt, Configurations, Evict, Host, HostError, HostOptions, ResumeOptions, StartOptions, is_held, post,
+};
 pub use wfhost_runtime::GrantError;

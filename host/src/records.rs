@@ -2,7 +2,7 @@
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use wfhost_agents::{AnswerCache, Conversations, Transcripts};
+use wfhost_agents::{AnswerCache, Conversations, Origin, Origins, Transcripts};
 use wfhost_core::{Digest, Failure, FailureKind, Json, Position, Row, RunId, Step, Timestamp};
 use wfhost_store::{NewTranscript, RunFilter, SharedStore, StoreError};
 
@@ -58,6 +58,19 @@ impl Conversations for StoredRecords {
                 relatives.push(above);
             }
             Ok(relatives)
+        }
+        .boxed()
+    }
+}
+
+impl Origins for StoredRecords {
+    fn origin<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Origin, Failure>> {
+        async move {
+            let info = self.0.run(run).await.map_err(unavailable)?;
+            let database = self.0.identity().await.map_err(unavailable)?;
+            // A run that is being advanced is there.
+            let begun_at = info.map(|info| info.created_at).unwrap_or_default();
+            Ok(Origin { run: run.clone(), database, begun_at })
         }
         .boxed()
     }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use serde_json::json;
-use wfhost_core::{Json, Op, Timestamp, spell_millis};
+use wfhost_core::policy::budget::Spent;
+use wfhost_core::{Json, Op, Reply, Timestamp, spell_millis};
 use wfhost_store::{Message, MessageBody, RunInfo, RunState};
 use wfhost_world::clock::rfc3339;
 use wfhost_world::text::command;
@@ -54,8 +55,43 @@ impl Parallel {
     }
 }
 
-/// Everything that keeps a run at `now`: at least one thing, also when it has ended.
+/// Everything that keeps a run at `now`: at least one thing, also when it has ended. And what its budget
+/// does not count.
 pub fn why(
+    info: &RunInfo,
+    steps: &[StepInfo],
+    inbox: &[Message],
+    parallel: &Parallel,
+    now: Timestamp,
+) -> Vec<Blocker> {
+    let mut blockers = keeps(info, steps, inbox, parallel, now);
+    blockers.extend(uncounted(info, steps).into_iter().map(|what| Blocker { what, remedy: None }));
+    blockers
+}
+
+/// The answers that the budget of a run counted nothing for.
+fn uncounted(info: &RunInfo, steps: &[StepInfo]) -> Vec<String> {
+    let mut calls: BTreeMap<(&str, String), u32> = BTreeMap::new();
+    for step in steps.iter().filter(|step| step.delegated.is_none()) {
+        let (Op::Agent(_), Some((_, Some(Ok(answer))))) = (&step.op, &step.ended) else { continue };
+        let Ok(reply) = serde_json::from_str::<Reply>(answer.as_str()) else { continue };
+        let spent = reply.usage.as_ref().map(Spent::of).unwrap_or_default();
+        let units = [
+            ("tokens", info.budget.tokens.is_some() && spent.tokens == 0),
+            ("dollars", info.budget.micros.is_some() && spent.micros == 0),
+        ];
+        for (unit, _) in units.into_iter().filter(|(_, nothing)| *nothing && !reply.cached) {
+            *calls.entry((unit, reply.provider.clone())).or_default() += 1;
+        }
+    }
+    let spell = |((unit, provider), calls): ((&str, String), u32)| {
+        let calls = if calls == 1 { "1 call".to_owned() } else { format!("{calls} calls") };
+        format!("its budget of {unit} counted nothing for {calls} of {provider} (WF0409)")
+    };
+    calls.into_iter().map(spell).collect()
+}
+
+fn keeps(
     info: &RunInfo,
     steps: &[StepInfo],
     inbox: &[Message],

@@ -25,7 +25,7 @@ use crate::calls::Registry;
 use crate::drive::{Control, Done, Drive, DriveError, Driven, Leave, Pace};
 use crate::family::Modules;
 use crate::handle::Ending;
-use crate::host::{Adopt, Evict, HostError};
+use crate::host::{Adopt, Configurations, Evict, HostError};
 
 /// How often a session is renewed while its lease runs.
 const RENEWALS: u32 = 3;
@@ -63,7 +63,7 @@ pub(crate) struct Inner {
     pub evict: Evict,
     pub adopt: Adopt,
     pub projects: Projects,
-    pub configured: BTreeMap<String, Providers>,
+    pub configured: Arc<dyn Configurations>,
     pub scripts: bool,
     pub lease_ms: u64,
     /// Runs that are driven at the same time.
@@ -535,8 +535,8 @@ impl Inner {
         let providers = match watched.as_ref().and_then(|watched| watched.providers.clone()) {
             Some(providers) => providers,
             None => {
-                let configured = project.as_ref().and_then(|project| self.configured.get(project));
-                let providers = configured.unwrap_or(&self.providers);
+                let configured = project.as_ref().and_then(|project| self.configured.providers(project));
+                let providers = configured.as_ref().unwrap_or(&self.providers);
                 // A script writes to the file of calls that it names: one of strangers is not opened.
                 match self.scripts && !imported {
                     true => providers.for_run(&machine.started().config),

@@ -153,15 +153,19 @@ fn g04_gc_takes_the_workspaces_of_runs_that_are_gone() {
     for id in ["gone", "new", "old"] {
         run(&place, id, &program, &["--config", &config]).ok_json();
     }
-    let root = place.path("data/wfhost/workspaces");
-    // Another database has its runs in the same place.
+    let all = place.path("data/wfhost/workspaces");
+    let own: Vec<_> = std::fs::read_dir(&all).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let [root] = own.as_slice() else { panic!("{own:?}") };
+    // Another database has a run of the name in its own place.
+    let elsewhere = place.path("other.db").display().to_string();
+    run(&place, "gone", &program, &["--config", &config, "--db", &elsewhere]).ok_json();
     std::fs::create_dir_all(root.join("other/w")).unwrap();
     for id in ["gone", "new", "old", "other"] {
         std::fs::write(root.join(id).join("w/file"), "12345").unwrap();
     }
     let left = || {
         let mut left: Vec<_> =
-            std::fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
         left
     };
@@ -178,6 +182,10 @@ fn g04_gc_takes_the_workspaces_of_runs_that_are_gone() {
     (view["dry_run"], view["modules"]) = (json!(false), json!(0));
     assert_eq!(gc(&["--yes", "-o", "json"]).ok_json(), view);
     assert_eq!(left(), ["new", "other"]);
+    let others = std::fs::read_dir(&all).unwrap().map(|entry| entry.unwrap().path());
+    let others: Vec<_> =
+        others.filter(|path| path != root).map(|path| path.join("gone/w").is_dir()).collect();
+    assert_eq!(others, [true]);
     // Now there is nothing to ask about.
     let ran = gc(&[]);
     assert_eq!((ran.code(), ran.stdout().as_str()), (Some(0), ""), "{}", ran.stderr());

@@ -247,12 +247,77 @@ fn errors_are_json_where_json_was_asked_for() {
     assert!(missing["message"].is_string() && missing["hints"].is_array() && missing["causes"].is_array());
     assert_eq!(error(&["ps", "--no-such-flag", "-o", "json"], 2)["code"], "WF0007");
     assert_eq!(error(&["run", "/dev/null", "-o", "jsonl"], 2)["exit"], 2);
-    // The causes are there, and shown with -v.
+    // Each error in the chain is a cause, the nearest first.
+    let unread = error(&["run", "x.wasm", "-i", "@/no/such/file", "-o", "json"], 2);
+    assert_eq!(unread["causes"], json!(["No such file or directory (os error 2)"]));
+    let missing = place.path("none.toml").display().to_string();
+    let args = ["config", "show", "--config", &missing];
+    let causes = error(&[&args[..], &["-o", "json"]].concat(), 2)["causes"].clone();
+    let expected = json!([
+        format!("{missing} cannot be read: No such file or directory (os error 2)"),
+        "No such file or directory (os error 2)",
+    ]);
+    assert_eq!(causes, expected);
+    let (short, long) = (place.run(args).stderr(), place.run(args.iter().chain(&["-v"])).stderr());
+    assert!(!short.contains("cause:"), "{short}");
+    assert!(long.contains("cause: No such file or directory (os error 2)"), "{long}");
     let config = place.file("broken.toml", "[agents\n");
     let broken = error(&["config", "show", "--config", &config, "-o", "json"], 2);
     assert_eq!(broken["code"], "WF0701");
     let text = place.run(["config", "show", "--config", &config, "-v"]).stderr();
     assert!(text.contains("more: wfhost explain WF0701"), "{text}");
+}
+
+/// III-D2: what programs exchange is shown to the last digit.
+#[test]
+fn numbers_keep_their_digits_in_every_view() {
+    const LONG: &str = "123456789012345678901234567890";
+    const FINE: &str = "0.10000000000000000000000000001";
+    let place = Place::new();
+    let input = format!("{{ \"do\": [{{ \"wait\": {{ \"name\": \"go\" }} }}],\n \"n\": [{LONG}, {FINE}] }}");
+    let ran = place.run(["run", &module("probe"), "-i", &input, "--id", "r", "--no-wait", "-o", "json"]);
+    assert_eq!(ran.code(), Some(3), "{}", ran.stderr());
+    let payload = format!("{{\"big\":\n{LONG},\"fine\":{FINE}}}");
+    assert_eq!(place.run(["signal", "r", "go", "-i", &payload]).code(), Some(0));
+    assert_eq!(place.run(["resume", "r"]).code(), Some(0));
+    for (verb, times) in [("show", 2), ("journal", 2), ("events", 2)] {
+        for format in ["json", "jsonl", "text"] {
+            let shown = place.run([verb, "r", "-o", format]).stdout();
+            // In text, `show` has what steps were answered only if it is asked for.
+            let times = if (verb, format) == ("show", "text") { 1 } else { times };
+            for digits in [LONG, FINE] {
+                assert_eq!(shown.matches(digits).count(), times, "{verb} {format}: {shown}");
+            }
+            // A document is one line.
+            let whole = |line: &str| serde_json::from_str::<Value>(line).is_ok();
+            assert!(format == "text" || shown.lines().all(whole), "{verb} {format}: {shown}");
+        }
+    }
+    let error = place.run(["run", &module("probe"), "-i", "1e400"]).error(2, &place);
+    assert!(error.contains("range of a double") && !error.contains("'\"1e400\"'"), "{error}");
+}
+
+#[test]
+fn columns_are_cells_and_long_labels_are_cut() {
+    let place = Place::new();
+    let program = json!([
+        { "agent_with": { "prompt": "p", "label": "日本語日本語", "providers": ["echo"] } },
+        { "agent_with": { "prompt": "p", "label": "plain", "providers": ["echo"] } },
+        { "agent_with": { "prompt": "p", "label": "x".repeat(100_000), "providers": ["echo"] } },
+    ]);
+    let label = format!("team={}", "y".repeat(250));
+    start(&place, "r", &program, &["--label", &label]);
+    let shown = place.run(["show", "r"]).stdout();
+    assert!(shown.lines().filter(|line| !line.starts_with("input")).all(|line| line.len() < 400));
+    let column = |name: &str| {
+        let line = shown.lines().find(|line| line.contains(name)).unwrap();
+        let end = line.rfind(' ').unwrap();
+        // The others of the line are ideographs, of two cells.
+        line[..end].chars().map(|c| if c.is_ascii() { 1 } else { 2 }).sum::<usize>()
+    };
+    assert_eq!(column("日本語"), column("plain"), "{shown}");
+    assert!(shown.contains("label     team=yyy") && shown.contains("yyy…"));
+    assert_eq!(place.show("r")["labels"]["team"].as_str().unwrap().len(), 250);
 }
 
 #[test]

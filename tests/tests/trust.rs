@@ -176,6 +176,33 @@ fn a_run_goes_on_with_the_configuration_of_its_own_project() {
     assert_eq!(place.run(["resume", "moved", "--config", &config]).ok_json(), json!([null, "b"]));
 }
 
+/// II-B1: also a server of all projects answers a run by the providers of its own.
+#[test]
+fn a_server_of_all_projects_uses_no_project_for_another() {
+    let place = Place::new();
+    let (a, b, c) = (trusted(&place, "a"), trusted(&place, "b"), trusted(&place, "c"));
+    let (module, input) = (module("probe"), ask());
+    for (dir, id) in [(&a, "of-a"), (&b, "of-b"), (&c, "of-c")] {
+        let args = ["run", &module, "-i", &input, "--id", id, "-d"];
+        assert_eq!(within(&place, dir, &args, &[]).code(), Some(0));
+    }
+    assert_eq!(within(&place, &c, &["untrust"], &[]).code(), Some(0));
+    let ran = within(&place, &b, &["serve", "--all", "--idle", "1s"], &[]);
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    let output = |id: &str| -> Value { place.show(id)["output"].clone() };
+    assert_eq!((output("of-a"), output("of-b")), (json!(["a"]), json!(["b"])));
+    // One that cannot be used now is said to be, once, and its run waits.
+    assert_eq!(ran.stderr().matches("is not trusted").count(), 1, "{}", ran.stderr());
+    assert!(output("of-c").is_null() && !c.join("was-here").exists(), "{}", place.show("of-c"));
+    assert_eq!(within(&place, &c, &["trust"], &[]).code(), Some(0));
+    assert_eq!(within(&place, &b, &["resume", "of-c"], &[]).ok_json(), json!(["c"]));
+    // A configuration that is named holds for all.
+    assert_eq!(within(&place, &a, &["run", &module, "-i", &input, "--id", "d", "-d"], &[]).code(), Some(0));
+    let config = b.join("wfhost.toml").display().to_string();
+    assert_eq!(place.run(["serve", "--all", "--idle", "1s", "--config", &config]).code(), Some(0));
+    assert_eq!(output("d"), json!(["b"]));
+}
+
 #[test]
 fn a_server_has_each_project_s_own_configuration() {
     let place = Place::new();

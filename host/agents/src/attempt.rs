@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use tokio::time::Instant;
-use wfhost_core::policy::budget::{self, Budget, Expected, Keeping, Spent};
+use wfhost_core::policy::budget::{self, Budget, Expected, Keeping, Spent, Unit};
 use wfhost_core::policy::limits::{Bound, TimeLimits};
 use wfhost_core::policy::retry::is_once;
 use wfhost_core::policy::structured::{self, CORRECTIONS, SchemaError};
@@ -153,6 +153,9 @@ impl Attempt {
             let spent = usage.as_ref().map(Spent::of).unwrap_or_default();
             self.gate.ledger.learn(self.provider.name(), spent);
         }
+        if let (Ok(reply), Some(aside)) = (&made, set_aside.as_ref()) {
+            self.judge(aside, reply);
+        }
         let end = match made {
             Ok(reply) => {
                 self.keep(&reply).boxed().await;
@@ -274,6 +277,12 @@ impl Attempt {
         let price = || self.policy.prices.of_any(name, self.models());
         let budget = aside.budget();
         let priced = budget.micros.is_some() && price().is_some();
+        let found = budget.micros.and_then(|_| self.gate.ledger.uncounted(aside.root(), name));
+        match found {
+            Some(Keeping::NoPrice) if !priced => return Err(no_price(name, self.models().next(), budget)),
+            Some(Keeping::Blind(_)) => return Err(not_told(name, budget)),
+            _ => {}
+        }
         match budget.can_be_kept(self.provider.tells(), priced) {
             Keeping::Kept => Ok(()),
             Keeping::NoPrice => Err(no_price(name, self.models().next(), budget)),
@@ -287,6 +296,43 @@ impl Attempt {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// Looks whether the budget counted a call that was answered. If not, that is said once, and a
+    /// budget in dollars allows no other call of the provider.
+    fn judge(&self, aside: &Reservation, reply: &Reply) {
+        let (name, budget) = (self.provider.name(), aside.budget());
+        let priced = |models: &mut dyn Iterator<Item = &str>| {
+            budget.micros.is_some() && self.policy.prices.of_any(name, models).is_some()
+        };
+        let known = budget.can_be_kept(self.provider.tells(), priced(&mut self.models()));
+        let mut models = reply.model.as_deref().into_iter().chain(self.models());
+        let found = budget.counted(reply.usage.as_ref(), priced(&mut models));
+        // What is known of a provider before was said before its first call.
+        if matches!(known, Keeping::Blind(_)) || found == Keeping::Kept {
+            return;
+        }
+        let (unit, what, more) = match found {
+            Keeping::Blind(Unit::Tokens) => (Unit::Tokens, "what it consumed", String::new()),
+            Keeping::Blind(_) => {
+                (Unit::Micros, "what it consumed", format!("; no other is made ({NO_PRICE})"))
+            }
+            _ => (
+                Unit::Micros,
+                "what it cost, and its model has no price",
+                format!("; no other is made ({NO_PRICE})"),
+            ),
+        };
+        if unit == Unit::Micros {
+            self.gate.ledger.cannot_count(aside.root(), name, found);
+        }
+        if self.gate.ledger.warns(aside.root(), name) {
+            let text = format!(
+                "warning: the budget of {unit} did not count this call of {name}, which did not tell {what} \
+                 ({NOT_COUNTED}){more}"
+            );
+            self.recorder.note(TranscriptKind::Progress, text);
         }
     }
 
@@ -304,7 +350,8 @@ impl Attempt {
                     ),
                 )
             })?;
-            let workspace = workspace::open(config, name, &self.call.run, self.call.step).await?;
+            let origin = self.records.origin(&self.call.run).await?;
+            let workspace = workspace::open(config, name, &origin, self.call.step).await?;
             self.call.directory = workspace.directory().map(ToOwned::to_owned);
             self.call.workspace = Some(Arc::new(workspace));
         }
@@ -440,7 +487,9 @@ impl Attempt {
                 let message = format!(
                     "the answer does not fit the schema{tried}: {}",
                     errors.first().map_or("it holds no JSON".to_owned(), |error| {
-                        format!("{}: {}", error.path, error.message)
+                        let place = error.path.as_str();
+                        let separator = if place.is_empty() { "" } else { ": " };
+                        format!("{place}{separator}{}", error.message)
                     })
                 );
                 let details = Some(structured::details(&answer, &errors));
@@ -493,6 +542,20 @@ fn no_price(provider: &str, model: Option<&str>, budget: Budget) -> CallFailure 
     );
     let details = serde_json::json!({
         "code": NO_PRICE, "unit": "cost_micros", "total": budget.micros, "provider": provider, "model": model,
+    });
+    let failure =
+        Failure { details: Some(Json::from(details)), ..Failure::new(FailureKind::BudgetExceeded, message) };
+    failure.into()
+}
+
+/// The same after a call that did not tell what it consumed: a price would not help.
+fn not_told(provider: &str, budget: Budget) -> CallFailure {
+    let message = format!(
+        "the budget in dollars cannot be kept: a call of {provider} did not tell what it consumed; have it tell, \
+         or begin a run without a budget in dollars ({NO_PRICE})"
+    );
+    let details = serde_json::json!({
+        "code": NO_PRICE, "unit": "cost_micros", "total": budget.micros, "provider": provider,
     });
     let failure =
         Failure { details: Some(Json::from(details)), ..Failure::new(FailureKind::BudgetExceeded, message) };

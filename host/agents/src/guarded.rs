@@ -9,7 +9,7 @@ use wfhost_core::policy::budget::Tells;
 use wfhost_core::{Failure, Json, Reply};
 
 use super::secret::{MASK, Redactor, SecretSource};
-use super::{Call, CallEvent, CallFailure, CallOutput, Check, Provider};
+use super::{Call, CallEvent, CallFailure, CallOutput, Check, Provider, Stream};
 
 /// Wraps a provider: its secrets are taken out of its answers, failures, lines
 /// and transcript, whatever the other side echoes.
@@ -93,23 +93,38 @@ impl Provider for Guarded {
 ///
 /// Streams hand an answer out in pieces, each in an event of its own. So what
 /// stands at one place of the events, one after the other, is one text: a
-/// secret in it is found although no event has all of it.
+/// secret in it is found although no event has all of it. The lines for people
+/// are such a text as well.
 struct Held {
     redactor: Redactor,
     out: CallOutput,
     waiting: VecDeque<CallEvent>,
-    /// The end of the text at each place of the events for the transcript.
-    texts: BTreeMap<String, String>,
+    /// How many events came.
+    number: u64,
+    /// The texts that end with what may be the beginning of a secret, by their place in the events.
+    begun: BTreeMap<String, Begun>,
+}
+
+/// The end of a text, which may be the beginning of a secret.
+#[derive(Default)]
+struct Begun {
+    text: String,
+    /// How many pieces it is made of.
+    pieces: usize,
+    /// The number of the event that the last one was in.
+    at: u64,
 }
 
 /// Events that wait at most; then a secret would be a strange one.
 const WAITING: usize = 1_000;
 /// Places of events that are followed; there are few of them in a stream.
 const PLACES: usize = 256;
+/// So many events without a piece at its place, and a secret does not go on there.
+const PATIENCE: u64 = 8;
 
 impl Held {
     fn new(redactor: Redactor, out: CallOutput) -> Self {
-        Self { redactor, out, waiting: VecDeque::new(), texts: BTreeMap::new() }
+        Self { redactor, out, waiting: VecDeque::new(), number: 0, begun: BTreeMap::new() }
     }
 
     fn shared(held: &Arc<Mutex<Self>>) -> Arc<Mutex<Self>> {
@@ -117,69 +132,65 @@ impl Held {
     }
 
     fn take(&mut self, event: CallEvent) {
-        let CallEvent::Transcript(text) = event else {
-            let event = clean_event(&self.redactor, event);
-            match self.waiting.is_empty() {
-                true => self.out.send(event),
-                // In their order.
-                false => self.waiting.push_back(event),
-            }
-            return;
-        };
-        self.waiting.push_back(CallEvent::Transcript(clean_text(&self.redactor, text.clone())));
-        let Ok(value) = serde_json::from_str::<Value>(&text) else {
-            if !self.redactor.may_go_on(&text) {
-                self.release();
-            }
-            return;
-        };
-        let mut goes_on = false;
+        self.number += 1;
         let mut split = Vec::new();
-        let (texts, redactor) = (&mut self.texts, &self.redactor);
-        each_text(&value, &mut String::new(), &mut |place, piece| {
-            if !texts.contains_key(place) && texts.len() >= PLACES {
-                return;
-            }
-            let text = texts.entry(place.to_owned()).or_default();
-            let before = text.len();
-            text.push_str(piece);
-            if redactor.finds(text) {
-                // Not within one piece: those were cleaned.
-                if before > 0 {
-                    split.push(place.to_owned());
-                }
-                text.clear();
-            } else if redactor.may_go_on(text) {
-                goes_on = true;
-            } else {
-                text.clear();
-            }
-            let from = text.len().saturating_sub(redactor.longest());
-            let from = text.ceil_char_boundary(from);
-            text.drain(..from);
-        });
-        for place in split {
-            self.mask(&place);
+        match &event {
+            CallEvent::Line { stream, text } => self.piece(line_place(*stream), text, &mut split),
+            CallEvent::Transcript(text) => match serde_json::from_str::<Value>(text) {
+                Ok(value) => each_text(&value, &mut String::new(), &mut |place, piece| {
+                    self.piece(place, piece, &mut split);
+                }),
+                Err(_) => self.piece(TEXT_PLACE, text, &mut split),
+            },
+            CallEvent::Heartbeat(_) | CallEvent::Alive => {}
         }
-        if !goes_on || self.waiting.len() > WAITING {
+        self.waiting.push_back(clean_event(&self.redactor, event));
+        for (place, pieces) in split {
+            self.mask(&place, pieces);
+        }
+        let number = self.number;
+        self.begun.retain(|_, begun| number - begun.at <= PATIENCE);
+        if self.begun.is_empty() || self.waiting.len() > WAITING {
             self.release();
+        } else {
+            // Something was heard, whatever is shown of it later.
+            self.out.alive();
         }
     }
 
-    /// Masks the pieces at a place of the events that wait.
-    fn mask(&mut self, place: &str) {
-        for event in &mut self.waiting {
-            let CallEvent::Transcript(text) = event else { continue };
-            let Ok(mut value) = serde_json::from_str::<Value>(text) else { continue };
-            if let Some(piece @ Value::String(_)) = value.pointer_mut(place) {
-                *piece = Value::from(MASK);
-                *text = value.to_string();
+    /// Adds a piece to the text at a place. If a secret in it began in earlier ones, the place is `split`, with
+    /// how many pieces have a part of it.
+    fn piece(&mut self, place: &str, piece: &str, split: &mut Vec<(String, usize)>) {
+        let Begun { mut text, mut pieces, .. } = self.begun.remove(place).unwrap_or_default();
+        let before = text.len();
+        text.push_str(piece);
+        pieces += 1;
+        if let Some(found) = self.redactor.places(&text) {
+            if found.start < before {
+                split.push((place.to_owned(), pieces));
             }
+            text.drain(..found.end);
         }
+        let begun = self.redactor.begun(&text);
+        text.drain(..text.len() - begun);
+        if begun > 0 && self.begun.len() < PLACES {
+            pieces = if begun <= piece.len() { 1 } else { pieces };
+            self.begun.insert(place.to_owned(), Begun { text, pieces, at: self.number });
+        }
+    }
+
+    /// Masks the last pieces at a place of the events that wait, so many.
+    fn mask(&mut self, place: &str, pieces: usize) {
+        self.waiting
+            .iter_mut()
+            .rev()
+            .filter_map(|event| mask_piece(event, place).then_some(()))
+            .nth(pieces - 1);
     }
 
     /// Sends what waits.
     fn release(&mut self) {
+        self.begun.clear();
         for event in self.waiting.drain(..) {
             self.out.send(event);
         }
@@ -191,6 +202,37 @@ impl Drop for Held {
         // The call was stopped.
         self.release();
     }
+}
+
+/// The place of events of the transcript that are no JSON. No JSON pointer begins like that.
+const TEXT_PLACE: &str = "text";
+
+/// The place of the lines for people.
+fn line_place(stream: Stream) -> &'static str {
+    match stream {
+        Stream::Answer => "answer",
+        Stream::Progress => "progress",
+    }
+}
+
+/// Masks what an event has at a place. Whether it has anything there.
+fn mask_piece(event: &mut CallEvent, place: &str) -> bool {
+    match event {
+        CallEvent::Line { stream, text } if line_place(*stream) == place => *text = MASK.to_owned(),
+        CallEvent::Transcript(text) => match serde_json::from_str::<Value>(text) {
+            Ok(mut value) => match value.pointer_mut(place) {
+                Some(piece @ Value::String(_)) => {
+                    *piece = Value::from(MASK);
+                    *text = value.to_string();
+                }
+                _ => return false,
+            },
+            Err(_) if place == TEXT_PLACE => *text = MASK.to_owned(),
+            Err(_) => return false,
+        },
+        _ => return false,
+    }
+    true
 }
 
 /// Calls `see` with each text within a value and its place, a JSON pointer.
@@ -289,23 +331,68 @@ mod tests {
 
     const KEY: &str = "sk-0123456789abcdef";
 
-    fn transcript(events: &[Value]) -> Vec<String> {
+    /// What is seen of events, but for signs of life.
+    fn seen(events: impl IntoIterator<Item = CallEvent>) -> Vec<CallEvent> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
         std::fs::write(&path, KEY).unwrap();
         let (out, seen) = crate::output::recorded();
         let mut held = Held::new(Redactor::of(&[SecretSource::File(path)]), out);
-        for event in events {
-            held.take(CallEvent::Transcript(event.to_string()));
-        }
+        events.into_iter().for_each(|event| held.take(event));
         drop(held);
         let seen = seen.lock().unwrap();
-        seen.iter()
+        seen.iter().filter(|event| **event != CallEvent::Alive).cloned().collect()
+    }
+
+    fn transcript(events: &[Value]) -> Vec<String> {
+        let events = events.iter().map(|event| CallEvent::Transcript(event.to_string()));
+        seen(events)
+            .iter()
             .map(|event| match event {
                 CallEvent::Transcript(text) => text.clone(),
                 other => format!("{other:?}"),
             })
             .collect()
+    }
+
+    fn line(text: &str) -> CallEvent {
+        CallEvent::Line { stream: Stream::Answer, text: text.to_owned() }
+    }
+
+    #[test]
+    fn a_secret_that_is_split_over_lines_is_found() {
+        let other = || CallEvent::Line { stream: Stream::Progress, text: "works".to_owned() };
+        for at in 1..KEY.len() {
+            let (first, second) = KEY.split_at(at);
+            // Lines come with the events that they are made of, and between those of others.
+            let of = |text: &str| [CallEvent::Transcript(json!({ "line": text }).to_string()), line(text)];
+            let events = [of("begins").to_vec(), of(first).to_vec(), vec![other()], of(second).to_vec()];
+            let seen = seen(events.concat());
+            assert_eq!(seen.len(), 7);
+            let text = format!("{seen:?}");
+            assert!(!text.contains(second) && text.contains("begins") && text.contains("works"), "{text}");
+            assert_eq!(text.matches(MASK).count(), 4, "{text}");
+        }
+        // One behind another.
+        let seen = seen([line(&format!("{KEY} {}", &KEY[..5])), line(&KEY[5..]), line("end")]);
+        assert!(!format!("{seen:?}").contains(&KEY[5..]), "{seen:?}");
+    }
+
+    #[test]
+    fn lines_without_a_secret_are_shown_at_once_and_in_order() {
+        let (out, seen) = crate::output::recorded();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        std::fs::write(&path, KEY).unwrap();
+        let mut held = Held::new(Redactor::of(&[SecretSource::File(path)]), out);
+        held.take(line("one"));
+        assert_eq!(*seen.lock().unwrap(), [line("one")]);
+        // It could begin here, and does not.
+        held.take(line("sk-"));
+        assert_eq!(*seen.lock().unwrap(), [line("one"), CallEvent::Alive]);
+        held.take(line("learn"));
+        let shown = [line("one"), CallEvent::Alive, line("sk-"), line("learn")];
+        assert_eq!(*seen.lock().unwrap(), shown);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
-use wfhost_core::policy::budget::{Budget, Expected, Short, Spent, Usual};
+use wfhost_core::policy::budget::{Budget, Expected, Keeping, Short, Spent, Usual};
 use wfhost_core::{Failure, RunId};
 
 /// What a family may spend and has spent, as it is recorded.
@@ -40,6 +40,8 @@ struct State {
     usual: HashMap<String, Usual>,
     /// Who was told that a provider's calls are not counted.
     warned: HashSet<(RunId, String)>,
+    /// Providers whose calls no budget in dollars of a family can count, and what is missing.
+    uncounted: HashMap<(RunId, String), Keeping>,
 }
 
 /// Warnings that are remembered; then they may come again.
@@ -94,6 +96,20 @@ impl Ledger {
             Some(usual) => *usual = usual.and(spent),
             None => drop(state.usual.insert(provider.to_owned(), Usual::new(spent))),
         }
+    }
+
+    /// A call of the provider was not counted by a budget in dollars of a family.
+    pub fn cannot_count(&self, root: &RunId, provider: &str, why: Keeping) {
+        let mut state = self.lock();
+        if state.uncounted.len() >= WARNED {
+            state.uncounted.clear();
+        }
+        state.uncounted.insert((root.clone(), provider.to_owned()), why);
+    }
+
+    /// What the answers of the provider lacked for a budget in dollars of a family.
+    pub fn uncounted(&self, root: &RunId, provider: &str) -> Option<Keeping> {
+        self.lock().uncounted.get(&(root.clone(), provider.to_owned())).copied()
     }
 
     /// Whether this is the first warning to a family about a provider.

@@ -57,7 +57,7 @@ pub use self::options::CallOptions;
 pub use self::output::{CallEvent, CallOutput, Lines, Stream};
 pub use self::policy::{Concurrency, Policy, ProviderPolicy};
 pub use self::recorder::{Recorder, Writers};
-pub use self::records::{AnswerCache, Conversations, Records, Transcripts};
+pub use self::records::{AnswerCache, Conversations, Origin, Origins, Records, Transcripts};
 pub use self::scripted::{ScriptError, Scripted};
 pub use self::secret::{
     MASK, Redactor, Secret, SecretError, SecretSource, hide_credentials, is_secret_name, looks_secret,
@@ -130,22 +130,30 @@ pub struct Check {
     pub what: String,
     /// What is wrong, if it is not as it should be.
     pub problem: Option<String>,
+    /// What one should know of it though it is there.
+    pub note: Option<String>,
 }
 
 impl Check {
     /// A program on PATH, or a file.
     pub fn program(name: &str) -> Self {
         let problem = command::find_program(name).is_none().then(|| format!("`{name}` is not on PATH"));
-        Self { what: format!("program {name}"), problem }
+        Self { what: format!("program {name}"), problem, note: None }
     }
 
     /// A secret that can be read.
     pub fn secret(source: &SecretSource) -> Self {
         let secret = source.read();
         // One that could be an ordinary word is not searched for in answers.
-        let shown = secret.as_ref().is_ok_and(|secret| !secret.is_hidden());
-        let note = if shown { " (too short or too plain to be taken out of what is shown)" } else { "" };
-        Self { what: format!("key {source}{note}"), problem: secret.err().map(|error| error.to_string()) }
+        let plain = secret.as_ref().is_ok_and(|secret| !secret.is_hidden());
+        let note = format!(
+            "{source} only stands in for a key: it is too short or too plain to be taken out of what is shown"
+        );
+        Self {
+            what: format!("key {source}"),
+            problem: secret.err().map(|error| error.to_string()),
+            note: plain.then_some(note),
+        }
     }
 }
 

@@ -40,7 +40,26 @@ pub trait Conversations: Send + Sync {
     fn relatives<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<RunId>, Failure>>;
 }
 
-/// All that calls keep and look up.
-pub trait Records: AnswerCache + Transcripts + Conversations {}
+/// Which run it is, of all that there are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Origin {
+    pub run: RunId,
+    /// What the database of the run is told by: letters and digits.
+    pub database: String,
+    pub begun_at: Timestamp,
+}
 
-impl<T: AnswerCache + Transcripts + Conversations> Records for T {}
+/// Where runs are kept.
+pub trait Origins: Send + Sync {
+    /// Where a run is from.
+    ///
+    /// # Errors
+    ///
+    /// `unavailable` if it cannot be read now.
+    fn origin<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Origin, Failure>>;
+}
+
+/// All that calls keep and look up.
+pub trait Records: AnswerCache + Transcripts + Conversations + Origins {}
+
+impl<T: AnswerCache + Transcripts + Conversations + Origins> Records for T {}

@@ -2,6 +2,7 @@
 //! needed, and taken out of everything that is shown or kept.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 
 /// Values shorter than this are not searched for: `test`, `none`, `ollama` and
@@ -288,19 +289,24 @@ impl Redactor {
         self.needles.iter().any(|needle| text.contains(needle))
     }
 
-    /// Whether a secret could begin at the end of `text` and go on in what comes next.
-    pub fn may_go_on(&self, text: &str) -> bool {
-        self.needles.iter().any(|needle| {
-            let longest = text.len().min(needle.len() - 1);
-            (1..=longest).any(|length| {
-                needle.is_char_boundary(length) && text.as_bytes().ends_with(&needle.as_bytes()[..length])
-            })
-        })
+    /// From where the first secret in `text` begins to where the last one ends.
+    pub fn places(&self, text: &str) -> Option<Range<usize>> {
+        let ranges = self.needles.iter().filter_map(|needle| {
+            let last = text.rfind(needle)?;
+            Some(text.find(needle)?..last + needle.len())
+        });
+        ranges.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end))
     }
 
-    /// Bytes of the longest form of a secret.
-    pub fn longest(&self) -> usize {
-        self.needles.first().map_or(0, String::len)
+    /// How many bytes at the end of `text` may be the beginning of a secret that goes on in what comes next.
+    pub fn begun(&self, text: &str) -> usize {
+        let begun = self.needles.iter().filter_map(|needle| {
+            let longest = text.len().min(needle.len() - 1);
+            (1..=longest).rev().find(|&length| {
+                needle.is_char_boundary(length) && text.as_bytes().ends_with(&needle.as_bytes()[..length])
+            })
+        });
+        begun.max().unwrap_or(0)
     }
 
     /// `text` without the secrets.
@@ -441,7 +447,7 @@ mod tests {
     #[test]
     fn a_secret_may_go_on_in_the_next_piece() {
         let redactor = Redactor::new([Secret("sk-0123456789abcdef".to_owned())]);
-        assert!(redactor.may_go_on("the key is sk-01") && redactor.may_go_on("s"));
-        assert!(!redactor.may_go_on("the key is sk-02") && !redactor.may_go_on(""));
+        assert_eq!((redactor.begun("the key is sk-01"), redactor.begun("s")), (5, 1));
+        assert_eq!((redactor.begun("the key is sk-02"), redactor.begun("")), (0, 0));
     }
 }

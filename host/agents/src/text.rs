@@ -39,17 +39,17 @@ pub(crate) fn check_word(what: &str, text: &str) -> Result<(), CallFailure> {
 }
 
 /// Refuses free text of a guest as an argument of its own where a program could
-/// take it for an option. `after_dashes`: whether `--` stands before it.
-pub(crate) fn check_argument(text: &str, after_dashes: bool) -> Result<(), CallFailure> {
-    let refused = |why: &str| Err(CallFailure::new(FailureKind::Rejected, why));
+/// take it for an option. `what` names it: `the prompt`. `after_dashes`: whether `--` stands before it.
+pub(crate) fn check_argument(what: &str, text: &str, after_dashes: bool) -> Result<(), CallFailure> {
+    let refused = |why: &str| Err(CallFailure::new(FailureKind::Rejected, format!("{what} {why}")));
     if text.contains('\0') {
         return refused(
-            "the prompt has a zero byte, which no argument can have; let the program read it: prompt = \"stdin\"",
+            "has a zero byte, which no argument can have; let the program read it: prompt = \"stdin\"",
         );
     }
     if text.starts_with('-') && !after_dashes {
         return refused(
-            "the prompt begins with a dash, so that the program could take it for an option; \
+            "begins with a dash, so that the program could take it for an option; \
              put \"--\" at the end of `argv`, or let the program read it: prompt = \"stdin\"",
         );
     }
@@ -123,10 +123,10 @@ mod tests {
 
     #[test]
     fn a_prompt_is_no_option() {
-        assert!(check_argument("- a list", false).is_err());
-        assert!(check_argument("- a list", true).is_ok());
-        assert!(check_argument("a\0b", true).is_err());
-        assert!(check_argument("plain --text", false).is_ok());
+        assert!(check_argument("the prompt", "- a list", false).is_err());
+        assert!(check_argument("the prompt", "- a list", true).is_ok());
+        assert!(check_argument("the prompt", "a\0b", true).is_err());
+        assert!(check_argument("the prompt", "plain --text", false).is_ok());
     }
 
     #[test]

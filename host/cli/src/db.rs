@@ -227,10 +227,10 @@ async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Resul
     })
     .await?;
     let root = common.places().workspaces();
-    // All databases of the user have it in common: what this one never knew is another one's.
+    let identity = store.identity().await?;
     let is_gone = |run: &RunId| database.was_deleted(run).unwrap_or(false);
     let goes: HashSet<_> = old.iter().collect();
-    let would = clean(&root, true, |run| !goes.contains(run) && !is_gone(run)).await?;
+    let would = clean(&root, &identity, true, |run| !goes.contains(run) && !is_gone(run)).await?;
     if dry_run {
         printer::say(common, "Dry run", &format!("{} runs would be deleted{}", old.len(), workspaces(would)));
         match common.output {
@@ -250,7 +250,7 @@ async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Resul
     }
     let modules = store.delete_unused_modules(before).await?;
     store.delete_old_answers(before).await?;
-    let cleaned = clean(&root, false, |run| !is_gone(run)).await?;
+    let cleaned = clean(&root, &identity, false, |run| !is_gone(run)).await?;
     let counts = format!("{} runs, {modules} modules{}", deleted.len(), workspaces(cleaned));
     printer::say(common, "Deleted", &counts);
     if common.output != Format::Text {
@@ -261,10 +261,11 @@ async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Resul
 
 async fn clean(
     root: &Path,
+    database: &str,
     dry_run: bool,
     keep: impl Fn(&RunId) -> bool,
 ) -> Result<CleanedWorkspaces, Trouble> {
-    clean_workspaces(root, dry_run, keep)
+    clean_workspaces(root, database, dry_run, keep)
         .await
         .map_err(|error| Trouble::usage("WF0004", format!("{} cannot be read: {error}", root.display())))
 }

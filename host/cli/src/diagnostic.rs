@@ -68,7 +68,7 @@ pub(crate) struct Trouble {
     /// Lines below the message, indented.
     pub details: Vec<String>,
     pub hints: Vec<String>,
-    /// What it came of, the nearest first, as far as the message does not say it.
+    /// What it came of, the nearest first. The message may say the same in one sentence.
     pub causes: Vec<String>,
     pub exit: Exit,
 }
@@ -94,18 +94,14 @@ impl Trouble {
         self
     }
 
-    /// With the errors that an error came of.
+    /// With the chain of errors that it came of, or that it says itself.
     pub fn because(mut self, error: &dyn std::error::Error) -> Self {
-        let mut said = self.message.clone();
-        let mut next = Some(error);
-        while let Some(error) = next {
-            let cause = error.to_string();
-            // Most messages end with their cause.
-            if !said.contains(&cause) {
-                self.causes.push(cause.clone());
+        for cause in std::iter::successors(Some(error), |error| error.source()) {
+            let cause = cause.to_string();
+            // Some errors only hand on the one that they are made of.
+            if cause != *self.causes.last().unwrap_or(&self.message) {
+                self.causes.push(cause);
             }
-            said = cause;
-            next = error.source();
         }
         self
     }
@@ -196,7 +192,7 @@ impl Trouble {
             format!("{:>4} | {}", error.line(), &line[from..to.max(from)]),
             format!("     | {}^ {}", " ".repeat(before.width()), plain(error)),
         ];
-        Self { details, ..Self::usage("WF0002", format!("{what} is not valid JSON")) }
+        Self { details, ..Self::usage("WF0002", format!("{what} is not valid JSON")) }.because(error)
     }
 }
 
@@ -329,10 +325,12 @@ impl From<DriveError> for Trouble {
                 )),
             DriveError::Grant { ref run, source: GrantError::Changed { ref path, .. } } => {
                 Self::host("WF0405", error.to_string())
+                    .because(&error)
                     .hint(format!("restore {path} as it was, then `{}`", command("resume", run)))
                     .hint("or begin a new run, which reads what is there now")
             }
             DriveError::Grant { ref run, .. } => Self::host("WF0405", error.to_string())
+                .because(&error)
                 .hint(format!("once the directory is there: `{}`", command("resume", run))),
             DriveError::Stack { ref run, .. } => Self::host("WF0407", error.to_string()).hint(format!(
                 "begin a new run with a stack of one of these sizes; `{}`",
@@ -340,6 +338,7 @@ impl From<DriveError> for Trouble {
             )),
             DriveError::Instance(_) => Self::host("WF0404", error.to_string()).because(&error),
             DriveError::Trouble { ref run, .. } => Self::host("WF0410", error.to_string())
+                .because(&error)
                 .hint(format!("once there is memory (`free -h`, `ulimit -v`): `{}`", command("resume", run))),
         }
     }

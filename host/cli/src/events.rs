@@ -1,11 +1,11 @@
 //! `wfhost events`
 
-use serde_json::{Value, json};
 use wfhost::clock::rfc3339;
 use wfhost::store::TranscriptLine;
 use wfhost_core::{Entry, Position};
 
 use super::diagnostic::{Exit, Trouble};
+use super::document::document;
 use super::follow::unreadable;
 use super::place::find_run;
 use super::tail::{LiveLines, News, tail};
@@ -105,23 +105,21 @@ fn show_live(format: Format, run: &str, line: &TranscriptLine) {
         let (time, step) = (rfc3339(line.line.at), line.line.step);
         printer::line(format!("{:>6}  {time}  {run}  {:<16}  step={step} {}", "", "live", line.line.text));
     } else {
-        printer::json(&json!({ "run": run, "kind": "live", "live": transcript::view(line) }));
+        printer::json(&document! { "run": run, "kind": "live", "live": transcript::view(line) });
     }
 }
 
 fn show(format: Format, event: u64, run: &str, position: Position, entry: &Entry) {
-    let Value::Object(fields) = journal::describe(position, &entry.event) else { return };
+    let fields = journal::describe(position, &entry.event);
     if format == Format::Text {
         let fields: Vec<_> = fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let (time, kind) = (rfc3339(entry.at), entry.event.kind());
         printer::line(format!("{event:>6}  {time}  {run}  {kind:<16}  {}", fields.join(" ")).trim_end());
         return;
     }
-    let mut view = json!({
+    let mut view = document! {
         "event": event, "run": run, "position": position, "at": rfc3339(entry.at), "kind": entry.event.kind(),
-    });
-    if let Some(view) = view.as_object_mut() {
-        view.extend(fields);
-    }
+    };
+    view.extend(fields);
     printer::json(&view);
 }

@@ -158,11 +158,11 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ),
     (
         "WF0408",
-        "a budget in dollars cannot be kept: a model has no price\n\nThe service tells tokens and no costs, so a price is needed: [prices.\"MODEL\"] in wfhost.toml, with input and output in dollars for a million tokens (0 for a model that costs nothing). No call was made. `wfhost retry RUN` goes on when the price is there.",
+        "a budget in dollars cannot be kept\n\nThe provider tells tokens and no costs: a price is needed, [prices.\"MODEL\"] in wfhost.toml, with input and output in dollars for a million tokens (0 for a model that costs nothing). Or its first answer told nothing of what it consumed: no price helps, have it tell. The call was not made. `wfhost retry RUN` goes on when that is mended.",
     ),
     (
         "WF0409",
-        "a budget does not count the calls of a provider\n\nPrograms that write text, tools and services without pointers to their usage do not tell what a call consumes. Their calls are made as if they cost nothing; those of others are counted. A program can tell with `format = \"jsonl\"`, a service with `input_tokens` and `output_tokens`.",
+        "a budget does not count the calls of a provider\n\nPrograms that write text, tools and services without pointers to their usage do not tell what a call consumes. Their calls are made as if they cost nothing; those of others are counted. A program can tell with `format = \"jsonl\"`, a service with `input_tokens` and `output_tokens`. One that could tell and does not is found out by its first answer; a budget in dollars then allows no other call (WF0408).",
     ),
     (
         "WF0410",

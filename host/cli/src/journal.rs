@@ -1,10 +1,10 @@
 //! `wfhost journal`
 
-use serde_json::{Value, json};
 use wfhost::clock::rfc3339;
 use wfhost_core::{EndedChild, Event, FailedCall, Outcome, Position, decode_op};
 
 use super::diagnostic::{Exit, Trouble};
+use super::document::{Document, document, raw};
 use super::place::find_run;
 use super::{Common, Format, printer};
 
@@ -28,25 +28,23 @@ impl Journal {
             .map_err(|source| wfhost::HostError::Journal { run: info.id.clone(), source })?;
         let entries = journal.entries.iter().enumerate().map(|(position, entry)| {
             let mut view = describe(Position(position as u64), &entry.event);
-            view["position"] = position.into();
-            view["at"] = rfc3339(entry.at).into();
-            view["kind"] = entry.event.kind().into();
+            view.extend(document! {
+                "position": position, "at": rfc3339(entry.at), "kind": entry.event.kind(),
+            });
             view
         });
         match common.output {
             Format::Json => {
                 let entries: Vec<_> = entries.collect();
-                let view = json!({
+                let view = document! {
                     "schema": "wfhost/journal/1", "run": info.id, "head": journal.head, "entries": entries,
-                });
+                };
                 printer::json(&view);
             }
             Format::Jsonl => entries.for_each(|entry| printer::json(&entry)),
             Format::Text => {
                 for (position, entry) in journal.entries.iter().enumerate() {
-                    let Value::Object(fields) = describe(Position(position as u64), &entry.event) else {
-                        continue;
-                    };
+                    let fields = describe(Position(position as u64), &entry.event);
                     let fields: Vec<_> =
                         fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
                     let time = rfc3339(entry.at);
@@ -61,57 +59,58 @@ impl Journal {
 }
 
 /// The fields of an entry.
-pub(super) fn describe(position: Position, event: &Event) -> Value {
+pub(super) fn describe(position: Position, event: &Event) -> Document {
     match event {
-        Event::Started(started) => json!(started),
+        // Its fields as they are.
+        Event::Started(started) => serde_json::from_str(raw(started).get()).unwrap_or_default(),
         Event::Scheduled { step, op } => match decode_op(op, position) {
-            Ok(op) => json!({ "step": step, "op": op }),
-            Err(error) => json!({ "step": step, "error": error.to_string() }),
+            Ok(op) => document! { "step": step, "op": op },
+            Err(error) => document! { "step": step, "error": error.to_string() },
         },
         Event::Attempted { step, attempt, after } => {
-            json!({ "step": step, "attempt": attempt, "after": after })
+            document! { "step": step, "attempt": attempt, "after": after }
         }
         Event::Completed { step, outcome } => match Outcome::from(outcome.clone()) {
-            Ok(output) => json!({ "step": step, "output": output }),
-            Err(failure) => json!({ "step": step, "failure": failure }),
+            Ok(output) => document! { "step": step, "output": output },
+            Err(failure) => document! { "step": step, "failure": failure },
         },
         Event::Answered { step, outcome, by, note } => match Outcome::from(outcome.clone()) {
-            Ok(output) => json!({ "step": step, "output": output, "by": by, "note": note }),
-            Err(failure) => json!({ "step": step, "failure": failure, "by": by, "note": note }),
+            Ok(output) => document! { "step": step, "output": output, "by": by, "note": note },
+            Err(failure) => document! { "step": step, "failure": failure, "by": by, "note": note },
         },
         Event::ChildEnded(child) => {
             let EndedChild { step, run, outcome, spent } = child.as_ref();
             match Outcome::from(outcome.clone()) {
-                Ok(output) => json!({ "step": step, "run": run, "output": output, "spent": spent }),
-                Err(failure) => json!({ "step": step, "run": run, "failure": failure, "spent": spent }),
+                Ok(output) => document! { "step": step, "run": run, "output": output, "spent": spent },
+                Err(failure) => document! { "step": step, "run": run, "failure": failure, "spent": spent },
             }
         }
-        Event::ContinuedAsNew { run } => json!({ "run": run }),
-        Event::Forked { run, from, .. } => json!({ "run": run, "from": from }),
-        Event::Retried { from, step, .. } => json!({ "from": from, "step": step }),
+        Event::ContinuedAsNew { run } => document! { "run": run },
+        Event::Forked { run, from, .. } => document! { "run": run, "from": from },
+        Event::Retried { from, step, .. } => document! { "from": from, "step": step },
         Event::AttemptFailed(failed) => {
             let FailedCall { step, attempt, provider, failure, auth, again_at, usage, heartbeat } =
                 failed.as_ref();
-            json!({
+            document! {
                 "step": step, "attempt": attempt, "provider": provider, "failure": failure, "auth": auth,
                 "again_at": again_at.map(rfc3339), "usage": usage, "heartbeat": heartbeat,
-            })
+            }
         }
         Event::Postponed { step, until, reason } => {
-            json!({ "step": step, "until": rfc3339(*until), "reason": reason })
+            document! { "step": step, "until": rfc3339(*until), "reason": reason }
         }
         Event::Delegated { step, provider, question, deadline } => {
-            json!({ "step": step, "provider": provider, "question": question, "deadline": deadline.map(rfc3339) })
+            document! { "step": step, "provider": provider, "question": question, "deadline": deadline.map(rfc3339) }
         }
-        Event::BudgetChanged { budget } => json!({ "budget": budget }),
-        Event::Moved { module } => json!({ "module": module }),
-        Event::Cancelled { step } | Event::Returned { step } => json!({ "step": step }),
-        Event::Received { name, payload, id } => json!({ "signal": name, "payload": payload, "id": id }),
-        Event::CancelRequested { reason } => json!({ "reason": reason }),
-        Event::Patched { id } => json!({ "id": id }),
+        Event::BudgetChanged { budget } => document! { "budget": budget },
+        Event::Moved { module } => document! { "module": module },
+        Event::Cancelled { step } | Event::Returned { step } => document! { "step": step },
+        Event::Received { name, payload, id } => document! { "signal": name, "payload": payload, "id": id },
+        Event::CancelRequested { reason } => document! { "reason": reason },
+        Event::Patched { id } => document! { "id": id },
         Event::Finished { outcome, stopped } => match Outcome::from(outcome.clone()) {
-            Ok(output) => json!({ "output": output, "stopped": stopped }),
-            Err(failure) => json!({ "failure": failure, "stopped": stopped }),
+            Ok(output) => document! { "output": output, "stopped": stopped },
+            Err(failure) => document! { "failure": failure, "stopped": stopped },
         },
     }
 }

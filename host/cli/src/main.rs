@@ -11,6 +11,7 @@ mod demo;
 mod diagnostic;
 mod diff;
 mod doctor;
+mod document;
 mod events;
 mod explain;
 mod follow;

@@ -1,9 +1,9 @@
 //! `wfhost messages`
 
-use serde_json::json;
 use wfhost::clock::rfc3339;
 
 use super::diagnostic::{Exit, Trouble};
+use super::document::document;
 use super::place::find_run;
 use super::{Common, Format, printer};
 
@@ -30,18 +30,18 @@ impl Messages {
         let run = find_run(store.as_ref(), &self.run).await?.id;
         let messages = store.messages(&run, self.after, self.limit).await?;
         let view = |message: &wfhost::store::OutMessage| {
-            json!({
+            document! {
                 "id": message.number, "at": rfc3339(message.at), "name": message.name,
-                "payload": message.payload.value(),
-            })
+                "payload": message.payload,
+            }
         };
         match common.output {
             Format::Json => {
                 let views: Vec<_> = messages.iter().map(view).collect();
                 let next = messages.last().map(|message| message.number).or(self.after);
-                let page =
-                    json!({ "schema": "wfhost/messages/1", "run": run, "messages": views, "after": next });
-                printer::json(&page);
+                printer::json(&document! {
+                    "schema": "wfhost/messages/1", "run": run, "messages": views, "after": next,
+                });
             }
             Format::Jsonl => messages.iter().for_each(|message| printer::json(&view(message))),
             Format::Text => messages.iter().for_each(|message| {

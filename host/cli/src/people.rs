@@ -1,6 +1,6 @@
 //! `wfhost inbox`, `answer`, `approve`, `deny`
 
-use serde_json::{Value, json};
+use serde_json::json;
 use wfhost::clock::{self, rfc3339};
 use wfhost::store::{MessageBody, OpenQuestion, RunInfo, Store};
 use wfhost::world::environment;
@@ -8,6 +8,7 @@ use wfhost::world::text::command;
 use wfhost_core::{Failure, FailureKind, Json, Outcome, RunId, Step};
 
 use super::diagnostic::{Exit, Trouble};
+use super::document::{Document, document};
 use super::place::{find_run, json_arg};
 use super::signal::say_next;
 use super::{Common, Format, printer, view};
@@ -38,7 +39,7 @@ impl Inbox {
         match common.output {
             Format::Json => {
                 let questions: Vec<_> = questions.iter().map(describe).collect();
-                printer::json(&json!({ "schema": "wfhost/inbox/1", "questions": questions }));
+                printer::json(&document! { "schema": "wfhost/inbox/1", "questions": questions });
             }
             Format::Jsonl => questions.iter().for_each(|question| printer::json(&describe(question))),
             Format::Text if questions.is_empty() => printer::say(common, "Inbox", "no open questions"),
@@ -48,8 +49,8 @@ impl Inbox {
     }
 }
 
-fn describe(open: &OpenQuestion) -> Value {
-    json!({
+fn describe(open: &OpenQuestion) -> Document {
+    document! {
         "run": open.run,
         "workflow": open.workflow,
         "step": open.step,
@@ -57,10 +58,10 @@ fn describe(open: &OpenQuestion) -> Value {
         "deadline": open.deadline.map(rfc3339),
         "prompt": open.question.prompt,
         "choices": open.question.choices,
-        "schema": open.question.schema.as_ref().map(Json::value),
-        "details": open.question.details.as_ref().map(Json::value),
+        "schema": open.question.schema,
+        "details": open.question.details,
         "next": commands(open),
-    })
+    }
 }
 
 /// The commands that end a question.

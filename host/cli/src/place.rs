@@ -75,7 +75,12 @@ impl Common {
             return Err(Trouble::usage("WF0710", missing)
                 .hint("name the configuration that it is to go on with: --config FILE"));
         }
-        Ok(Config::load(&Places { project: Some(project), ..self.places_from(None) })?)
+        self.config_of_project(project)
+    }
+
+    /// The configuration of a project, by its file.
+    pub fn config_of_project(&self, file: PathBuf) -> Result<Config, Trouble> {
+        Ok(Config::load(&Places { project: Some(file), ..self.places_from(None) })?)
     }
 
     /// The database that the flags, the environment or the defaults name. It is made if it is not there.
@@ -384,7 +389,7 @@ pub(crate) async fn read_journal(store: &dyn Store, run: &RunId) -> Result<Journ
 /// JSON from an argument: the text itself, `@FILE`, or `-` for stdin.
 pub(crate) fn json_arg(what: &str, arg: &str) -> Result<Json, Trouble> {
     let unreadable = |error: std::io::Error| {
-        Trouble::usage("WF0004", format!("{what} cannot be read from `{arg}`: {error}"))
+        Trouble::usage("WF0004", format!("{what} cannot be read from `{arg}`: {error}")).because(&error)
     };
     // More than may be, so that the limit that refuses it says by how much.
     let most = 2 * limits::INPUT_BYTES as u64;
@@ -397,6 +402,9 @@ pub(crate) fn json_arg(what: &str, arg: &str) -> Result<Json, Trouble> {
     Json::parse(text.clone()).map_err(|error| {
         let trouble = Trouble::bad_json(what, &text, &error);
         match arg {
+            _ if error.to_string().starts_with("number out of range") => trouble.hint(
+                "a number has to be in the range of a double, below 1.8e308; a larger one can be a string",
+            ),
             // A word without quotes is the most frequent mistake.
             _ if !text.trim_start().starts_with(['{', '[', '"']) && !text.trim().is_empty() => {
                 trouble.hint(format!("a text is a JSON string: '{}'", serde_json::Value::from(text.trim())))

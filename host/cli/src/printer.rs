@@ -9,6 +9,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 
 use anstyle::{AnsiColor, Style};
+use serde::Serialize;
 use serde_json::Value;
 use unicode_width::UnicodeWidthStr;
 use wfhost::world::text;
@@ -16,6 +17,7 @@ use wfhost_core::Json;
 
 use super::Common;
 use super::diagnostic::Trouble;
+use super::document::raw;
 
 pub(super) const ERROR: Style = AnsiColor::Red.on_default().bold();
 pub(super) const GOOD: Style = AnsiColor::Green.on_default().bold();
@@ -54,8 +56,8 @@ pub(super) fn failure() -> Option<Trouble> {
 }
 
 /// A line of a document for other programs.
-pub(super) fn json(value: &Value) {
-    value_text(&value.to_string());
+pub(super) fn json(document: &impl Serialize) {
+    value_text(raw(document).get());
 }
 
 /// JSON of a program as it is.
@@ -149,6 +151,26 @@ pub(super) fn cell(text: &str, width: usize) -> String {
     format!("{text}{}", " ".repeat(fill))
 }
 
+/// Text on one line that takes at most so many cells of a terminal.
+pub(super) fn shortened(text: &str, width: usize) -> String {
+    // The first characters will do: written out, none takes less than a cell, but for those of no width.
+    let head = &text[..text.floor_char_boundary(width.saturating_mul(32))];
+    let line = text::one_line(head);
+    if head.len() == text.len() && line.width() <= width {
+        return line.into_owned();
+    }
+    let mut cut = String::new();
+    for c in line.chars() {
+        cut.push(c);
+        if cut.width() >= width {
+            cut.pop();
+            break;
+        }
+    }
+    cut.push('…');
+    cut
+}
+
 /// A column of a table.
 pub(super) struct Column {
     pub title: &'static str,
@@ -197,6 +219,16 @@ mod tests {
     fn columns_are_measured_in_cells() {
         for name in ["abc", "日本語", "é", "👩‍🚀", "a\x1b[2Jb"] {
             assert_eq!(cell(name, 20).width(), 20, "{name}");
+        }
+    }
+
+    #[test]
+    fn long_text_is_cut_by_cells() {
+        assert_eq!(shortened("abc\ndef", 7), "abc def");
+        assert_eq!(shortened("日本語日本語", 7), "日本語…");
+        for text in ["x".repeat(100_000), "\x1b".repeat(100_000), "é".repeat(121)] {
+            let cut = shortened(&text, 120);
+            assert!(cut.ends_with('…') && cut.width() <= 120, "{cut}");
         }
     }
 

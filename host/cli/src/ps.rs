@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::json;
 use wfhost::clock;
 use wfhost::store::{RunFilter, RunInfo, RunState, Store};
 use wfhost_core::{RunId, Timestamp};
 
 use super::diagnostic::{Exit, Trouble};
+use super::document::document;
 use super::place::{find_run, label_arg, since_arg};
 use super::printer::{Column, left, right};
 use super::{Common, Format, printer, view};
@@ -123,7 +123,7 @@ pub(super) fn print_runs(common: &Common, runs: &[RunInfo], next: Option<&RunId>
     match common.output {
         Format::Json => {
             let views: Vec<_> = runs.iter().map(|info| view::run(info, None)).collect();
-            printer::json(&json!({ "schema": "wfhost/runs/1", "runs": views, "next": next }));
+            printer::json(&document! { "schema": "wfhost/runs/1", "runs": views, "next": next });
         }
         Format::Jsonl => {
             for info in runs {

@@ -1,15 +1,18 @@
 //! `wfhost replay`
 
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+use serde_json::json;
 use wfhost::agents::Providers;
 use wfhost::engine::{Asked, Denied, Frame, Replayed};
 use wfhost::store::{Emission, LogLevel, LogLine};
 use wfhost::{Adopt, Evict, StepInfo, steps};
-use wfhost_core::{Outcome, Position};
+use wfhost_core::{Json, Outcome, Position};
 
 use super::diagnostic::{Exit, Trouble};
+use super::document::{Document, document};
 use super::place::find_run;
-use super::{Common, Format, logs, module_arg, printer};
+use super::{Common, Format, logs, module_arg, printer, view};
 
 /// Repeat a run without any effect, to look into it
 ///
@@ -91,7 +94,7 @@ impl Replay {
                 }
             }
             Format::Json | Format::Jsonl => {
-                printer::json(&view(info.id.as_str(), entries, &replayed, &lines, &known));
+                printer::json(&describe(info.id.as_str(), entries, &replayed, &lines, &known));
             }
         }
         printer::say(common, "Replayed", &format!("{}  {entries} entries, as it was", info.id));
@@ -127,7 +130,7 @@ fn print_step(asked: &Asked, known: &[StepInfo]) {
     }
 }
 
-fn view(run: &str, entries: u64, replayed: &Replayed, lines: &[LogLine], known: &[StepInfo]) -> Value {
+fn describe(run: &str, entries: u64, replayed: &Replayed, lines: &[LogLine], known: &[StepInfo]) -> Document {
     let frame = |frame: &Frame| json!({ "function": frame.function, "file": frame.file, "line": frame.line, "column": frame.column });
     let step = |asked: &Asked| {
         let what = known.iter().find(|info| info.step == asked.step);
@@ -138,12 +141,8 @@ fn view(run: &str, entries: u64, replayed: &Replayed, lines: &[LogLine], known: 
             "frames": asked.frames.iter().map(frame).collect::<Vec<_>>(),
         })
     };
-    let (output, failure) = match &replayed.outcome {
-        Some(Ok(json)) => (json.value(), Value::Null),
-        Some(Err(failure)) => (Value::Null, json!(failure)),
-        None => (Value::Null, Value::Null),
-    };
-    json!({
+    let (output, failure) = view::parts(replayed.outcome.as_ref());
+    document! {
         "schema": "wfhost/replay/1",
         "run": run,
         "entries": Position(entries),
@@ -153,16 +152,16 @@ fn view(run: &str, entries: u64, replayed: &Replayed, lines: &[LogLine], known: 
         "steps": replayed.trace.iter().map(step).collect::<Vec<_>>(),
         "log": lines.iter().map(logs::view).collect::<Vec<_>>(),
         "published": published(replayed),
-    })
+    }
 }
 
 /// The latest value of each key.
-fn published(replayed: &Replayed) -> Value {
-    let mut values = serde_json::Map::new();
+fn published(replayed: &Replayed) -> BTreeMap<&str, &Json> {
+    let mut values = BTreeMap::new();
     for emission in &replayed.emissions {
         if let Emission::State { key, value, .. } = emission {
-            values.insert(key.clone(), value.value());
+            values.insert(key.as_str(), value);
         }
     }
-    Value::Object(values)
+    values
 }

@@ -1,6 +1,7 @@
 //! `wfhost schedule`
 
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
 use wfhost::clock::{self, rfc3339};
 use wfhost::schedule::{self, BadTimes, Schedule, When};
 use wfhost::store::{Schedules, Store};
@@ -10,6 +11,7 @@ use wfhost_core::policy::budget::Budget;
 use wfhost_core::{RunConfig, RunId, Timestamp, spell_millis};
 
 use super::diagnostic::{Exit, Trouble};
+use super::document::{Document, document};
 use super::place::{AgentArgs, budget_arg, json_arg, label_arg, length_arg, nearest, since_arg};
 use super::printer::{Column, left, right};
 use super::{Common, Format, module_arg, printer};
@@ -281,24 +283,23 @@ fn times(when: &When) -> String {
     }
 }
 
-fn view(schedule: &Schedule) -> Value {
-    let labels: serde_json::Map<_, _> =
-        schedule.labels.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect();
-    json!({
+fn view(schedule: &Schedule) -> Document {
+    let labels: BTreeMap<_, _> = schedule.labels.iter().map(|(key, value)| (key, value)).collect();
+    document! {
         "schema": "wfhost/schedule/1", "name": schedule.name, "when": times(&schedule.when),
         "workflow": schedule.workflow, "module": schedule.module, "input": schedule.input, "labels": labels,
         "overlap": schedule.overlap.as_str(), "catch_up": schedule.catch_up.as_str(),
         "paused": schedule.next_at.is_none(),
         "next": schedule.next_times(SHOWN).into_iter().map(rfc3339).collect::<Vec<_>>(),
         "fired": schedule.fired, "last": schedule.last, "created_at": rfc3339(schedule.created_at),
-    })
+    }
 }
 
 fn list(common: &Common, schedules: &[Schedule]) {
     match common.output {
         Format::Json => {
             let views: Vec<_> = schedules.iter().map(view).collect();
-            printer::json(&json!({ "schema": "wfhost/schedules/1", "schedules": views }));
+            printer::json(&document! { "schema": "wfhost/schedules/1", "schedules": views });
         }
         Format::Jsonl => schedules.iter().for_each(|schedule| printer::json(&view(schedule))),
         Format::Text if schedules.is_empty() => {

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use wfhost::Adopt;
 use wfhost::agents::Providers;
 use wfhost::store::{Projects, RunFilter, StoreError};
+use wfhost::{Adopt, Configurations};
 use wfhost_config::Config;
 
 use super::diagnostic::{Exit, Trouble};
@@ -33,7 +34,7 @@ pub(crate) struct Serve {
     /// configuration; may be repeated [default: the one here]
     #[arg(long = "project", value_name = "DIR", conflicts_with = "all")]
     projects: Vec<PathBuf>,
-    /// Take up the runs of all projects, with the configuration that holds here
+    /// Take up the runs of all projects, each with its project's configuration
     #[arg(long)]
     all: bool,
     /// Programs that are in memory at the same time; the other runs wait
@@ -62,11 +63,20 @@ impl Serve {
                 Trouble::usage("WF0709", format!("{} is in no project", dir.display()))
                     .hint("a project is a directory with a wfhost.toml, and what is below it")
             })?;
-            configured.insert(name.clone(), self.providers(&config)?);
+            configured.insert(name.clone(), providers_of(&self.agents, &config)?);
             served.push(Some(name));
         }
         let projects = if self.all { Projects::All } else { Projects::Only(served) };
-        let providers = self.providers(&here)?;
+        let providers = providers_of(&self.agents, &here)?;
+        // A configuration that was named holds for all.
+        let configured: Arc<dyn Configurations> = match self.all && common.config.is_none() {
+            true => {
+                configured.extend(here.project_name().map(|name| (name, providers.clone())));
+                let known = Mutex::new(configured.into_iter().map(|(name, own)| (name, Ok(own))).collect());
+                Arc::new(EachItsOwn { common: common.clone(), agents: self.agents.clone(), known })
+            }
+            false => Arc::new(configured),
+        };
         let options = common.host_options(store, providers, self.agents.evict.into(), Adopt::Due)?;
         let max_live = self.max_live as usize;
         let options = wfhost::HostOptions { max_live, projects, configured, ..options };
@@ -105,14 +115,43 @@ impl Serve {
     }
 }
 
-impl Serve {
-    /// The providers of one configuration.
-    fn providers(&self, config: &Config) -> Result<Providers, Trouble> {
-        let mut providers = self.agents.providers(config)?;
-        if let Some(provider) = self.agents.default_provider().and_then(|name| providers.get(&name)) {
-            providers.set_fallback(provider);
+/// The providers of one configuration.
+fn providers_of(agents: &AgentArgs, config: &Config) -> Result<Providers, Trouble> {
+    let mut providers = agents.providers(config)?;
+    if let Some(provider) = agents.default_provider().and_then(|name| providers.get(&name)) {
+        providers.set_fallback(provider);
+    }
+    Ok(providers)
+}
+
+/// For the runs of each project the configuration of that project.
+#[derive(Debug)]
+struct EachItsOwn {
+    common: Common,
+    agents: AgentArgs,
+    /// Those that were read, and what is wrong with those that cannot be used.
+    known: Mutex<BTreeMap<String, Result<Providers, String>>>,
+}
+
+impl Configurations for EachItsOwn {
+    fn providers(&self, project: &str) -> Option<Providers> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Ok(providers)) = known.get(project) {
+            return Some(providers.clone());
         }
-        Ok(providers)
+        let config = self.common.config_of_project(PathBuf::from(project));
+        let read =
+            config.and_then(|config| providers_of(&self.agents, &config)).map_err(|error| error.message);
+        if let Err(problem) = &read
+            && known.get(project).and_then(|before| before.as_ref().err()) != Some(problem)
+        {
+            let text = format!("the runs of {project} make no calls of its providers: {problem}");
+            printer::say(&self.common, "Project", &text);
+        }
+        // Nobody else's providers answer for it: its calls wait for a host that has its own.
+        let providers = read.clone().unwrap_or_else(|_| Providers::builtin());
+        known.insert(project.to_owned(), read);
+        Some(providers)
     }
 }
 

@@ -1,9 +1,12 @@
 //! `wfhost show`
 
+use std::collections::BTreeMap;
+
 use wfhost::clock::rfc3339;
 use wfhost::store::{RunFilter, RunInfo, Store};
 
 use super::diagnostic::{Exit, Trouble};
+use super::document::document;
 use super::place::{find_run, read_journal, started};
 use super::{Common, Format, printer, ps, view};
 
@@ -25,6 +28,9 @@ pub(crate) struct Show {
     chain: bool,
 }
 
+/// Cells of a terminal that a label takes at most; `-o json` has all of it.
+const LABEL: usize = 120;
+
 impl Show {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let store = common.reader()?;
@@ -37,14 +43,8 @@ impl Show {
         let input = started(&journal).map_or_else(wfhost_core::Json::null, |started| started.input.clone());
         if common.output != Format::Text {
             let mut view = view::run(&info, Some(&steps));
-            view["input"] = input.value();
-            view["published"] = store
-                .state(&info.id)
-                .await?
-                .into_iter()
-                .map(|(key, value)| (key, value.value()))
-                .collect::<serde_json::Map<_, _>>()
-                .into();
+            let published: BTreeMap<_, _> = store.state(&info.id).await?.into_iter().collect();
+            view.extend(document! { "input": input, "published": published });
             printer::json(&view);
             return Ok(Exit::Done);
         }
@@ -65,7 +65,7 @@ impl Show {
         printer::line(format!("updated   {}", rfc3339(info.updated_at)));
         printer::line(format!("entries   {}", info.entries));
         for (key, value) in &info.labels {
-            printer::line(format!("label     {key}={value}"));
+            printer::line(format!("label     {}", printer::shortened(&format!("{key}={value}"), LABEL)));
         }
         printer::line(format!("input     {input}"));
         if let Some(outcome) = &info.outcome {
@@ -79,10 +79,10 @@ impl Show {
             let attempts =
                 if step.attempts > 1 { format!("  attempt {}", step.attempts) } else { String::new() };
             printer::line(format!(
-                "  {mark} {:>3}  {:<7} {:<44} {end}{attempts}",
+                "  {mark} {:>3}  {:<7} {} {end}{attempts}",
                 step.step.0,
                 step.op.kind(),
-                step.op.label()
+                printer::cell(&printer::shortened(&step.op.label(), LABEL), 44)
             ));
             if self.io {
                 let asked = serde_json::to_string(&step.op).unwrap_or_default();

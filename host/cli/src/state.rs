@@ -1,9 +1,9 @@
 //! `wfhost state`
 
-use serde_json::json;
 use wfhost::clock::rfc3339;
 
 use super::diagnostic::{Exit, Trouble};
+use super::document::document;
 use super::place::find_run;
 use super::{Common, Format, printer};
 
@@ -46,10 +46,10 @@ impl State {
             });
         }
         for published in published {
-            let view = json!({
+            let view = document! {
                 "schema": "wfhost/state/1", "run": run, "number": published.number,
                 "at": rfc3339(published.at), "key": published.key, "value": published.value,
-            });
+            };
             match (common.output, &self.key, self.history) {
                 (Format::Json | Format::Jsonl, ..) => printer::json(&view),
                 (Format::Text, Some(_), false) => printer::value(&published.value),

@@ -2,10 +2,10 @@
 
 use serde_json::json;
 use wfhost::clock::rfc3339;
+use wfhost::steps;
 use wfhost::store::{Store, TranscriptFilter, TranscriptKind, TranscriptLine};
 use wfhost::world::text::command;
-use wfhost::{StepInfo, steps};
-use wfhost_core::{Journal, Op, Position, RunId, Step};
+use wfhost_core::{Journal, Position, RunId, Step};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
@@ -62,12 +62,12 @@ impl Transcript {
             }
         }
         match (any, self.step) {
-            // An agent need not say anything, nor change anything.
+            // An agent need not say anything, nor change anything; a step of another kind has no agent.
             (false, Some(step)) if self.is_step(store.as_ref(), &run, step).await? => {
                 printer::say(common, "Silent", &format!("step {step} of {run} has nothing of that kind"));
                 Ok(Exit::Done)
             }
-            (false, Some(step)) if common.output == Format::Text => {
+            (false, Some(step)) => {
                 Err(Trouble::usage("WF0705", format!("there is no such transcript of step {step} of {run}"))
                     .hint(format!(
                         "its steps: `{}`; all transcripts: `{}`",
@@ -81,13 +81,12 @@ impl Transcript {
 }
 
 impl Transcript {
-    /// Whether the run has such a step, and it is one of an agent.
+    /// Whether the run has such a step.
     async fn is_step(&self, store: &dyn Store, run: &RunId, step: u64) -> Result<bool, Trouble> {
         let rows = store.journal(run, Position(0)).await?;
         // A damaged journal is for `verify` to report.
         let Ok(journal) = Journal::read(rows) else { return Ok(false) };
-        let is_asked = |info: &StepInfo| info.step == Step(step) && matches!(info.op, Op::Agent(_));
-        Ok(steps(&journal).iter().any(is_asked))
+        Ok(steps(&journal).iter().any(|info| info.step == Step(step)))
     }
 }
 

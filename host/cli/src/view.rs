@@ -1,25 +1,23 @@
 //! Runs as JSON, `wfhost/run/1`, and as lines.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use wfhost::advice::advice;
 use wfhost::clock::rfc3339;
 use wfhost::store::{RunInfo, RunState};
 use wfhost::world::text::command;
 use wfhost::{StepInfo, is_held};
-use wfhost_core::{Outcome, Timestamp};
+use wfhost_core::{Failure, Json, Outcome, Timestamp};
+
+use super::document::{Document, document, raw};
 
 /// A run as the JSON that `run`, `ps` and `show` print. `steps`, if they are known.
-pub(super) fn run(info: &RunInfo, steps: Option<&[StepInfo]>) -> Value {
-    let (output, failure) = match &info.outcome {
-        Some(Ok(json)) => (json.value(), Value::Null),
-        Some(Err(failure)) => (Value::Null, json!(failure)),
-        None => (Value::Null, Value::Null),
-    };
-    let failed = info.outcome.as_ref().and_then(|outcome| outcome.as_ref().err());
-    let advice = failed.and_then(|failure| advice(&info.id, failure));
-    let labels: serde_json::Map<_, _> =
-        info.labels.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect();
-    let mut view = json!({
+pub(super) fn run(info: &RunInfo, steps: Option<&[StepInfo]>) -> Document {
+    let (output, failure) = parts(info.outcome.as_ref());
+    let advice = failure.and_then(|failure| advice(&info.id, failure));
+    let labels: BTreeMap<_, _> = info.labels.iter().map(|(key, value)| (key, value)).collect();
+    let mut view = document! {
         "schema": "wfhost/run/1",
         "id": info.id,
         "key": info.key,
@@ -37,29 +35,35 @@ pub(super) fn run(info: &RunInfo, steps: Option<&[StepInfo]>) -> Value {
         "root": info.links.root,
         "chain": info.links.chain,
         "continued_as": info.links.next,
-        "spent": { "tokens": info.spent.tokens, "cost_micros": info.spent.micros },
+        "spent": document! { "tokens": info.spent.tokens, "cost_micros": info.spent.micros },
         "created_at": rfc3339(info.created_at),
         "updated_at": rfc3339(info.updated_at),
         "attempts": info.epoch,
         "entries": info.entries,
         "waiting_for": waiting_for(info),
         "next": next(info),
-    });
+    };
     if let Some(steps) = steps {
-        view["steps"] = steps.iter().map(step).collect();
+        view.insert("steps".to_owned(), raw(&steps.iter().map(step).collect::<Vec<_>>()));
     }
     view
 }
 
-fn step(info: &StepInfo) -> Value {
-    let (state, finished, output, failure) = match &info.ended {
-        None => ("open", Value::Null, Value::Null, Value::Null),
-        Some((at, None)) => ("cancelled", rfc3339(*at).into(), Value::Null, Value::Null),
-        Some((at, Some(Ok(json)))) => ("completed", rfc3339(*at).into(), json.value(), Value::Null),
-        Some((at, Some(Err(failure)))) => ("failed", rfc3339(*at).into(), Value::Null, json!(failure)),
+/// What came out, and why nothing did.
+pub(super) fn parts(outcome: Option<&Outcome>) -> (Option<&Json>, Option<&Failure>) {
+    (outcome.and_then(|outcome| outcome.as_ref().ok()), outcome.and_then(|outcome| outcome.as_ref().err()))
+}
+
+fn step(info: &StepInfo) -> Document {
+    let state = match &info.ended {
+        None => "open",
+        Some((_, None)) => "cancelled",
+        Some((_, Some(Ok(_)))) => "completed",
+        Some((_, Some(Err(_)))) => "failed",
     };
-    let provider = output.get("provider").cloned().unwrap_or(Value::Null);
-    json!({
+    let (output, failure) = parts(info.ended.as_ref().and_then(|(_, outcome)| outcome.as_ref()));
+    let provider = output.and_then(|output| output.value().get("provider").cloned());
+    document! {
         "step": info.step,
         "kind": info.op.kind(),
         "label": info.op.label(),
@@ -70,20 +74,20 @@ fn step(info: &StepInfo) -> Value {
         "waits_until": info.waits.as_ref().map(|(at, _)| rfc3339(*at)),
         "waits_for": info.waits.as_ref().map(|(_, reason)| reason),
         "started_at": rfc3339(info.started_at),
-        "finished_at": finished,
+        "finished_at": info.ended.as_ref().map(|(at, _)| rfc3339(*at)),
         "input": info.op,
         "output": output,
         "failure": failure,
-    })
+    }
 }
 
 /// The attempts that failed, as far as the journal has them.
-fn failed_attempts(info: &StepInfo) -> Vec<Value> {
+fn failed_attempts(info: &StepInfo) -> Vec<Document> {
     let attempts = info.failed.iter().map(|failed| {
-        json!({
+        document! {
             "attempt": failed.attempt, "provider": failed.provider, "failure": failed.failure,
             "usage": failed.usage, "again_at": failed.again_at.map(rfc3339),
-        })
+        }
     });
     attempts.collect()
 }

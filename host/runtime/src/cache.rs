@@ -22,9 +22,9 @@ use wfhost_core::Digest;
 /// The length of the authenticator at the end of each file, in bytes.
 const TAG_BYTES: usize = 32;
 const SECRET_FILE: &str = "secret";
+/// The directory of the compiled components.
+const COMPONENTS: &str = "components";
 
-/// Bytes of all compiled components together. One of Python takes 31 MB.
-const MOST_BYTES: u64 = 2 << 30;
 /// One that is being written is left alone for so long; then its process is gone.
 const PARTIAL: Duration = Duration::from_secs(3_600);
 
@@ -39,6 +39,8 @@ struct Artifact {
 #[derive(Debug)]
 pub struct Cache {
     place: Option<Place>,
+    /// Bytes of all compiled components together.
+    most: u64,
 }
 
 #[derive(Debug)]
@@ -50,12 +52,16 @@ struct Place {
 }
 
 impl Cache {
+    /// Bytes that compiled components take at most. One of Python takes 31 MB.
+    pub const MOST_BYTES: u64 = 2 << 30;
+
     /// The cache below `root`. A place that cannot be used safely is not used.
     pub fn new(root: Option<PathBuf>, engine: &Engine) -> Self {
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
         let settings = hasher.finish();
-        Self { place: root.and_then(|root| Place::open(&root, settings).ok()) }
+        let place = root.and_then(|root| Place::open(&root, settings).ok());
+        Self { place, most: Self::MOST_BYTES }
     }
 
     /// The compiled component, if it is here and is what was put here.
@@ -77,28 +83,24 @@ impl Cache {
     pub fn keep(&self, module: Digest, artifact: &[u8]) {
         if let Some(place) = &self.place {
             let _ = place.write(module, artifact);
-            let _ = place.shrink(MOST_BYTES);
+            let _ = place.shrink(self.most);
         }
     }
 
-    /// How many compiled components there are, and their bytes.
+    /// How many compiled components there are below `root`, and their bytes. None is made: a cache that is not
+    /// there is empty.
     ///
     /// # Errors
     ///
     /// The directory cannot be read.
-    pub fn usage(&self) -> io::Result<(usize, u64)> {
-        let artifacts = self.place.as_ref().map(Place::artifacts).transpose()?.unwrap_or_default();
+    pub fn usage_of(root: Option<&Path>) -> io::Result<(usize, u64)> {
+        let dir = root.map(|root| Dir::open_ambient_dir(root.join(COMPONENTS), ambient_authority()));
+        let artifacts = match dir {
+            None => Vec::new(),
+            Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Some(dir) => artifacts(&dir?)?,
+        };
         Ok((artifacts.len(), artifacts.iter().map(|artifact| artifact.bytes).sum()))
-    }
-
-    /// Deletes those that were not used for the longest time until there are no more than so many
-    /// bytes. Gives how many.
-    ///
-    /// # Errors
-    ///
-    /// The directory cannot be read.
-    pub fn shrink(&self, bytes: u64) -> io::Result<usize> {
-        self.place.as_ref().map_or(Ok(0), |place| place.shrink(bytes))
     }
 }
 
@@ -111,11 +113,11 @@ impl Place {
         let outer = Dir::open_ambient_dir(root, ambient_authority())?;
         let mut builder = DirBuilder::new();
         builder.mode(0o700);
-        match outer.create_dir_with("components", &builder) {
+        match outer.create_dir_with(COMPONENTS, &builder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        let dir = outer.open_dir("components")?;
+        let dir = outer.open_dir(COMPONENTS)?;
         let metadata = dir.dir_metadata()?;
         let mine = metadata.uid() == rustix::process::geteuid().as_raw();
         if !mine || metadata.mode() & 0o077 != 0 {
@@ -154,25 +156,10 @@ impl Place {
         Ok(bytes)
     }
 
-    fn artifacts(&self) -> io::Result<Vec<Artifact>> {
-        let mut artifacts = Vec::new();
-        for entry in self.dir.entries()? {
-            let entry = entry?;
-            let (Ok(name), Ok(metadata)) = (entry.file_name().into_string(), entry.metadata()) else {
-                continue;
-            };
-            let used =
-                metadata.modified().map_or(SystemTime::UNIX_EPOCH, cap_std::time::SystemTime::into_std);
-            let old = used.elapsed().is_ok_and(|age| age > PARTIAL);
-            if name.ends_with(".bin") || name.contains(".bin.") && old {
-                artifacts.push(Artifact { name, bytes: metadata.len(), used });
-            }
-        }
-        Ok(artifacts)
-    }
-
+    /// Deletes those that were not used for the longest time until there are no more than so many
+    /// bytes. Gives how many.
     fn shrink(&self, most: u64) -> io::Result<usize> {
-        let mut artifacts = self.artifacts()?;
+        let mut artifacts = artifacts(&self.dir)?;
         artifacts.sort_by_key(|artifact| artifact.used);
         let mut bytes: u64 = artifacts.iter().map(|artifact| artifact.bytes).sum();
         let mut deleted = 0;
@@ -203,6 +190,23 @@ impl Place {
     }
 }
 
+/// The compiled components in a directory.
+fn artifacts(dir: &Dir) -> io::Result<Vec<Artifact>> {
+    let mut artifacts = Vec::new();
+    for entry in dir.entries()? {
+        let entry = entry?;
+        let (Ok(name), Ok(metadata)) = (entry.file_name().into_string(), entry.metadata()) else {
+            continue;
+        };
+        let used = metadata.modified().map_or(SystemTime::UNIX_EPOCH, cap_std::time::SystemTime::into_std);
+        let old = used.elapsed().is_ok_and(|age| age > PARTIAL);
+        if name.ends_with(".bin") || name.contains(".bin.") && old {
+            artifacts.push(Artifact { name, bytes: metadata.len(), used });
+        }
+    }
+    Ok(artifacts)
+}
+
 fn create_private(dir: &Dir, name: &str) -> io::Result<cap_std::fs::File> {
     dir.open_with(name, OpenOptions::new().write(true).create(true).truncate(true).mode(0o600))
 }
@@ -227,5 +231,39 @@ fn secret(dir: &Dir) -> io::Result<[u8; 32]> {
     match named {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => read(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn module(number: u8) -> Digest {
+        Digest::of(&[number])
+    }
+
+    #[test]
+    fn what_was_not_used_for_the_longest_time_goes_when_there_is_too_much() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::open(dir.path(), 7).unwrap();
+        let cache = Cache { place: Some(place), most: 3_200 };
+        let place = cache.place.as_ref().unwrap();
+        let read = |number| place.read(&place.name(module(number)), module(number));
+        let age = |number, seconds| {
+            let file = std::fs::File::open(dir.path().join(COMPONENTS).join(place.name(module(number))));
+            file.unwrap().set_modified(SystemTime::now() - Duration::from_secs(seconds)).unwrap();
+        };
+        for number in 1..=3 {
+            cache.keep(module(number), &[number; 1_000]);
+            age(number, 100 - u64::from(number));
+        }
+        assert_eq!(Cache::usage_of(Some(dir.path())).unwrap(), (3, 3 * (1_000 + TAG_BYTES as u64)));
+        // The first is used once more, so the second is the one that goes.
+        assert_eq!(read(1).unwrap(), [1; 1_000]);
+        cache.keep(module(4), &[4; 1_000]);
+        assert!(read(2).is_err() && [1, 3, 4].into_iter().all(|number| read(number).is_ok()));
+        assert_eq!(Cache::usage_of(Some(dir.path())).unwrap().0, 3);
+        assert_eq!(Cache::usage_of(Some(&dir.path().join("nowhere"))).unwrap(), (0, 0));
+        assert!(!dir.path().join("nowhere").exists());
     }
 }

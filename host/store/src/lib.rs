@@ -324,6 +324,9 @@ pub trait Extras: Send + Sync {
     /// Carries out one firing of a schedule, if nobody did so before. False if somebody did.
     fn fire(&self, fire: Fire) -> BoxFuture<'_, Result<bool>>;
 
+    /// What the store is told by, wherever it is moved to; a copy has the same. Letters and digits.
+    fn identity(&self) -> BoxFuture<'_, Result<String>>;
+
     /// The number of write transactions that this handle has committed.
     fn commits(&self) -> u64;
 

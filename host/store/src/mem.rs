@@ -1358,6 +1358,12 @@ impl Extras for MemStore {
         })
     }
 
+    /// It is gone with its process, so the name of that will do.
+    fn identity(&self) -> BoxFuture<'_, Result<String>> {
+        let identity = format!("memory{}", std::process::id());
+        async move { Ok(identity) }.boxed()
+    }
+
     fn commits(&self) -> u64 {
         self.commits.load(Ordering::Relaxed)
     }

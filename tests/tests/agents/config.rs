@@ -180,5 +180,34 @@ fn c11_a_step_without_lines_has_an_empty_transcript() {
     let shown = place.run(["transcript", "r", "1", "--diff"]);
     assert_eq!((shown.code(), shown.stdout().as_str()), (Some(0), ""));
     assert!(shown.stderr().contains("step 1 of r has nothing of that kind"), "{}", shown.stderr());
+    for format in ["text", "json"] {
+        assert_eq!(place.run(["transcript", "r", "7", "-o", format]).code(), Some(2));
+    }
     assert!(place.run(["transcript", "r", "7"]).stderr().contains("error[WF0705]"));
+    // A step without an agent is a step all the same.
+    let question = serde_json::json!({"do": [{"ask": {"prompt": "Go?"}}]});
+    crate::run(&place, &question, &["--id", "q", "--no-wait"]);
+    for format in ["text", "json"] {
+        let shown = place.run(["transcript", "q", "1", "-o", format]);
+        assert_eq!((shown.code(), shown.stdout().as_str()), (Some(0), ""), "{}", shown.stderr());
+    }
+}
+
+#[test]
+fn doctor_says_what_only_stands_in_for_a_key_and_how_large_the_cache_is() {
+    let place = Place::new();
+    let told = |key: &str, format: &str| {
+        let mut command = place.wfhost(["doctor", "-o", format]);
+        let output = command.env("OPENAI_API_KEY", key).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = told("none", "text");
+    assert!(text.contains("✓ provider openai: $OPENAI_API_KEY only stands in for a key"), "{text}");
+    assert!(!told("sk-0123456789abcdef", "text").contains("stands in"));
+    let cache = text.lines().find(|line| line.contains("cache ")).unwrap();
+    assert!(cache.contains("compiled modules, ") && cache.ends_with("MiB of at most 2048 MiB"), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&told("none", "json")).unwrap();
+    let findings = json["findings"].as_array().unwrap();
+    let openai = findings.iter().find(|finding| finding["what"] == "provider openai").unwrap();
+    assert!(openai["note"].is_string() && openai["problem"].is_null(), "{openai}");
 }

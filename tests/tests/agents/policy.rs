@@ -607,7 +607,8 @@ fn what_an_agent_changed_in_its_workspace_is_recorded() {
     let call = json!({"agent_with": {"prompt": "p", "providers": ["agent"], "workspace": "s"}});
     let nowhere = json!({"agent_with": {"prompt": "p", "providers": ["agent"], "workspace": "x"}});
     let results = run(&place, &json!({"do": [call, nowhere]}), &[]).ok_json();
-    assert!(results[0]["output"].as_str().unwrap().ends_with("/workspaces/r/s"), "{results}");
+    let directory = results[0]["output"].as_str().unwrap();
+    assert!(directory.contains("/workspaces/@") && directory.ends_with("/r/s"), "{results}");
     assert_eq!(results[1]["message"], "no workspace `x` is configured; there are: s");
     let changes = &place.show("r")["steps"][0]["output"]["changes"];
     assert_eq!(*changes, json!({"files": ["A new.txt"], "changed": 1, "added": 1, "removed": 0}));

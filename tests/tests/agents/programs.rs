@@ -444,3 +444,39 @@ fn c13_variables_of_the_network_reach_coding_agents_only() {
     let reply: Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
     assert_eq!(reply[0]["output"], "http://proxy:1 1");
 }
+
+/// The system only says that something is missing.
+#[test]
+fn what_keeps_a_program_from_being_started_is_named() {
+    let place = Place::new();
+    let failure = |config: String, more: Value| {
+        place.file("wfhost.toml", format!("[providers.agent]\nkind = \"command\"\n{config}"));
+        let mut request = json!({"prompt": "p", "providers": ["agent"], "retry": quick(1)});
+        request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let failure = gave(&run(&place, &ask(request), &["--id", &format!("r{}", config.len())]));
+        failure["message"].as_str().unwrap().to_owned()
+    };
+    let script = program(&place, "script.sh", "#!/no/such/interpreter -x\n");
+    let cases = [
+        ("argv = [\"true\"]\ndirectory = \"/nonexist\"\n".to_owned(), "its directory /nonexist is not there"),
+        (format!("argv = [{script:?}]\n"), "its interpreter `/no/such/interpreter` is not there"),
+        ("argv = [\"no-such-program\"]\n".to_owned(), "there is no such program on PATH"),
+        ("argv = [\"./no-such\"]\n".to_owned(), "cannot be started: there is no such program"),
+    ];
+    for (config, expected) in cases {
+        let message = failure(config, json!({}));
+        assert!(message.contains(expected), "{message}");
+    }
+    let message = failure("argv = [\"true\", \"${input}\"]\n".to_owned(), json!({"input": -1}));
+    assert!(message.starts_with("the argument ${input} begins with a dash"), "{message}");
+}
+
+#[test]
+fn an_answer_that_does_not_fit_as_a_whole_is_named_without_a_place() {
+    let place = Place::new();
+    shell(&place, "text", "echo '[1]'");
+    let schema = json!({"type": "object"});
+    let request = json!({"prompt": "p", "providers": ["agent"], "schema": schema, "retry": quick(1)});
+    let message = gave(&run(&place, &ask(request), &[]))["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("corrections: ") && !message.contains(": :"), "{message}");
+}

@@ -194,6 +194,66 @@ fn a_budget_that_does_not_count_a_provider_says_so_once() {
     assert_eq!(transcript.matches("WF0409").count(), 1, "{transcript}");
 }
 
+/// II-B10: what a provider could have told is judged by what it does tell.
+#[test]
+fn a_budget_of_money_ends_the_calls_that_it_cannot_count() {
+    let call = json!({"agent_or_fail": {"prompt": "p", "providers": ["agent"]}});
+    let input = json!({"do": vec![call; 3]});
+    let tokens = r#"{"output": 1, "usage": {"input_tokens": 400, "output_tokens": 4}}"#;
+    let price = "[prices.\"agent/*\"]\ninput = 0\noutput = 0\n";
+    for (id, line, more, made) in
+        [("nothing", r#"{"output": 1}"#, "", 1), ("tokens", tokens, "", 1), ("priced", tokens, price, 3)]
+    {
+        let place = Place::new();
+        shell(&place, "jsonl", &format!("echo '{line}'"));
+        let config = std::fs::read_to_string(place.path("wfhost.toml")).unwrap();
+        place.file("wfhost.toml", config + more);
+        let ran = run(&place, &input, &["--budget", "usd=0.01"]);
+        assert_eq!(calls(&place).len(), made, "{id}: {}", ran.stderr());
+        let stopped = made == 1;
+        assert_eq!(ran.code(), Some(if stopped { 7 } else { 0 }), "{id}: {}", ran.stderr());
+        // It is said where people look: while it runs, and afterwards.
+        let said = |text: &str| usize::from(text.contains("did not count this call of agent"));
+        assert_eq!(said(&ran.stderr()), usize::from(stopped), "{id}: {}", ran.stderr());
+        assert_eq!(ran.stderr().contains("error") || ran.stderr().contains("WF0408"), stopped, "{id}");
+        assert_eq!(said(&place.run(["transcript", "r", "1"]).stdout()), usize::from(stopped), "{id}");
+        let why = place.run(["why", "r"]).stdout();
+        assert_eq!(
+            why.contains("its budget of dollars counted nothing for 1 call of agent"),
+            stopped,
+            "{why}"
+        );
+    }
+}
+
+#[test]
+fn a_budget_of_tokens_says_once_that_it_counts_nothing() {
+    let place = Place::new();
+    shell(&place, "jsonl", "echo '{\"output\": 1}'");
+    let input = parallel(3, json!({"prompt": "p", "providers": ["agent"]}));
+    let ran = run(&place, &input, &["--budget", "tokens=100"]);
+    assert_eq!((ran.code(), calls(&place).len()), (Some(0), 3), "{}", ran.stderr());
+    assert_eq!(ran.stderr().matches("WF0409").count(), 1, "{}", ran.stderr());
+    let why = place.run(["why", "r"]).stdout();
+    assert!(why.contains("its budget of tokens counted nothing for 3 calls of agent (WF0409)"), "{why}");
+}
+
+#[test]
+fn a_service_that_leaves_its_usage_out_is_noticed() {
+    let place = Place::new();
+    let server = Server::start(|_, answer| {
+        let message = json!({"content": "hello"});
+        answer.json(json!({"model": "m-1", "choices": [{"finish_reason": "stop", "message": message}]}));
+    });
+    let provider = "[providers.gpt]\nkind = \"openai\"\napi_key = false\nmodel = \"m-1\"\nstream = false\n";
+    let price = "[prices.\"m-1\"]\ninput = 2\noutput = 10\n";
+    place.file("wfhost.toml", format!("{provider}base_url = {:?}\n{price}", server.url));
+    let call = json!({"agent_or_fail": {"prompt": "p", "providers": ["gpt"]}});
+    let ran = run(&place, &json!({"do": vec![call; 3]}), &["--budget", "usd=1,tokens=50k"]);
+    assert_eq!((ran.code(), server.requests().len()), (Some(7), 1), "{}", ran.stderr());
+    assert!(ran.stderr().contains("WF0409") && ran.stderr().contains("WF0408"), "{}", ran.stderr());
+}
+
 /// II-B5: once is once, whatever comes of it.
 #[test]
 fn a_call_that_may_be_made_once_is_made_once() {

@@ -144,3 +144,35 @@ fn e11_a_secret_shows_nowhere() {
         check(&path.display().to_string(), &std::fs::read(path).unwrap());
     }
 }
+
+#[test]
+fn a_secret_that_is_split_over_two_lines_is_neither_shown_nor_stored() {
+    const KEY: &str = "sk-0123456789abcdefgh";
+    let place = Place::new();
+    let lines = program(
+        &place,
+        "lines.sh",
+        "#!/bin/sh\necho '{\"line\":\"begins\"}'\necho '{\"line\":\"the key sk-012345\"}'\nsleep 0.2\n\
+         echo '{\"line\":\"6789abcdefgh is it\"}'\necho '{\"line\":\"goes on\",\"output\":1}'\n",
+    );
+    place.file(
+        "wfhost.toml",
+        format!(
+            "[providers.j]\nkind = \"command\"\nargv = [{lines:?}]\nformat = \"jsonl\"\n\
+             secrets = {{ TOOL_KEY = {{ env = \"TEST_KEY\" }} }}\n"
+        ),
+    );
+    let input = json!({"do": [{"agent_with": {"prompt": "p", "providers": ["j"]}}]});
+    let ran = place.wfhost(run_args(&place, &input, &["-v"])).env("TEST_KEY", KEY).output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let mut seen = [ran.stdout, ran.stderr].concat();
+    for more in [&["-o", "json"][..], &["--raw"]] {
+        seen.extend(place.run(["transcript", "r"].iter().chain(more)).0.stdout);
+    }
+    for name in ["wfhost.db", "wfhost.db-wal"] {
+        seen.extend(std::fs::read(place.path(name)).unwrap_or_default());
+    }
+    let seen = String::from_utf8_lossy(&seen);
+    assert!(!seen.contains("sk-012345") && !seen.contains("6789abcdefgh"), "{seen}");
+    assert!(seen.contains("begins") && seen.contains("goes on") && seen.contains("[redacted]"), "{seen}");
+}

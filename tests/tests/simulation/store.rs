@@ -264,6 +264,10 @@ impl Extras for Faulty {
         self.with(async move { self.store.fire(fire).await }.boxed())
     }
 
+    fn identity(&self) -> BoxFuture<'_, Result<String>> {
+        self.store.identity()
+    }
+
     fn commits(&self) -> u64 {
         self.store.commits()
     }

@@ -182,7 +182,7 @@ impl Command {
         };
         if self.prompt_by() == PromptBy::Argument {
             let message = call.message();
-            check_argument(&message, argv.iter().any(|arg| arg == "--"))?;
+            check_argument("the prompt", &message, argv.iter().any(|arg| arg == "--"))?;
             argv.push(message);
         }
         Ok(argv)
@@ -389,10 +389,12 @@ fn filled(args: &[String], values: &Map<String, Value>) -> Result<Vec<String>, C
             Value::String(text) => text,
             other => other.to_string(),
         };
-        if FREE.iter().any(|name| arg.starts_with(&format!("${{{name}}}"))) {
-            check_argument(&text, args[..index].iter().any(|arg| arg == "--"))?;
-        } else if text.contains('\0') {
-            check_argument(&text, true)?;
+        match FREE.iter().find(|name| arg.starts_with(&format!("${{{name}}}"))) {
+            Some(name) => {
+                let what = format!("the argument ${{{name}}}");
+                check_argument(&what, &text, args[..index].iter().any(|arg| arg == "--"))?;
+            }
+            None => check_argument(&format!("the argument {arg}"), &text, true)?,
         }
         filled.push(text);
     }

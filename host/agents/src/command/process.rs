@@ -2,7 +2,7 @@
 //! line, and leaving none of them behind.
 
 use std::collections::VecDeque;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -166,7 +166,8 @@ impl Spawn<'_> {
             false => self.direct(&program, out, directory)?,
         };
         if let Progress::Failed(number) = running.started().await {
-            return Err(cannot(&program, &std::io::Error::from_raw_os_error(number)));
+            let directory = Some(running.directory.as_path()).filter(|path| *path != Path::new(""));
+            return Err(cannot(&program, directory, &std::io::Error::from_raw_os_error(number)));
         }
         Ok(running)
     }
@@ -194,7 +195,7 @@ impl Spawn<'_> {
         let (reader, connection) = UnixStream::from_std(own).map_err(lost)?.into_split();
         let (mut command, marker) = self.command("/proc/self/exe", &self.argv)?;
         command.arg0(supervisor::NAME).stderr(Stdio::from(std::os::fd::OwnedFd::from(other)));
-        let mut child = command.spawn().map_err(|error| cannot(program, &error))?;
+        let mut child = command.spawn().map_err(|error| cannot(program, self.directory, &error))?;
         // It has the only other end of the connection now.
         drop(command);
         let heard = Arc::new(Heard::new(out));
@@ -207,11 +208,11 @@ impl Spawn<'_> {
     fn direct(self, program: &str, out: CallOutput, directory: PathBuf) -> Result<Running, CallFailure> {
         let (mut command, marker) = self.command(program, &self.argv[1..])?;
         command.stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(|error| cannot(program, &error))?;
+        let mut child = command.spawn().map_err(|error| cannot(program, self.directory, &error))?;
         let heard = Arc::new(Heard::new(out));
         let (told, progress) = watch::channel(Progress::Runs);
         // Nobody listens at its other end, but it is noticed when it is closed.
-        let (own, other) = UnixStream::pair().map_err(|error| cannot(program, &error))?;
+        let (own, other) = UnixStream::pair().map_err(|error| cannot(program, None, &error))?;
         let stderr = child.stderr.take();
         let connection = Some(own.into_split().1);
         let running = Running::new(self.input, &mut child, heard, progress, connection, directory)?;
@@ -221,21 +222,50 @@ impl Spawn<'_> {
 }
 
 /// A program that cannot be started.
-fn cannot(program: &str, error: &std::io::Error) -> CallFailure {
+fn cannot(program: &str, directory: Option<&Path>, error: &std::io::Error) -> CallFailure {
     let (kind, why) = match error.kind() {
         std::io::ErrorKind::ArgumentListTooLong => (
             FailureKind::Rejected,
-            "its arguments are too long; let it read the prompt: prompt = \"stdin\"".to_owned(),
+            "its arguments are too long (each may have 128 KiB); a program that reads the prompt takes any: \
+             prompt = \"stdin\", which each preset has as its agent needs it"
+                .to_owned(),
         ),
         // A zero byte within an argument.
         std::io::ErrorKind::InvalidInput => (FailureKind::Rejected, error.to_string()),
-        std::io::ErrorKind::NotFound => {
-            (FailureKind::Unavailable, "there is no such program on PATH".to_owned())
-        }
+        std::io::ErrorKind::NotFound => (FailureKind::Unavailable, what_is_missing(program, directory)),
         _ => (FailureKind::Unavailable, error.to_string()),
     };
     // The same would happen the next time.
     CallFailure { exhausted: true, ..CallFailure::new(kind, format!("`{program}` cannot be started: {why}")) }
+}
+
+/// The system says that something is missing, and not what.
+fn what_is_missing(program: &str, directory: Option<&Path>) -> String {
+    if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
+        return format!("its directory {} is not there", directory.display());
+    }
+    // A path is looked up in the directory that the program is started in.
+    let path = directory.filter(|_| program.contains('/')).map(|directory| directory.join(program));
+    let path = path.map_or_else(|| program.to_owned(), |path| path.to_string_lossy().into_owned());
+    let Some(file) = find_program(&path) else {
+        return match program.contains('/') {
+            true => "there is no such program".to_owned(),
+            false => "there is no such program on PATH".to_owned(),
+        };
+    };
+    match interpreter(&file) {
+        Some(interpreter) => format!("its interpreter `{interpreter}` is not there"),
+        None => "what loads it is not there: it was built for another system".to_owned(),
+    }
+}
+
+/// The program that a script names in its first line.
+fn interpreter(script: &Path) -> Option<String> {
+    let mut head = [0; 256];
+    let count = std::fs::File::open(script).and_then(|mut file| file.read(&mut head)).ok()?;
+    let line = head[..count].strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let line = String::from_utf8_lossy(line);
+    line.split_whitespace().next().map(str::to_owned)
 }
 
 /// Hears what a supervisor tells, until nothing of its program is left.

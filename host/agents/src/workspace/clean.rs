@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use wfhost_core::RunId;
 
-use super::git;
+use super::{git, of_database};
 
 /// What was removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -17,16 +17,17 @@ pub struct CleanedWorkspaces {
 }
 
 /// Removes the scratch directories and work trees below `root` (`workspaces` in
-/// the data directory) of all runs that `keep` does not want to keep. What is no
-/// directory of a run stays; so does what cannot be removed. With `dry_run`
+/// the data directory) of all runs of a database that `keep` does not want to keep.
+/// What is no directory of a run stays; so does what cannot be removed. With `dry_run`
 /// nothing is removed, and the result says what would be.
 pub async fn clean_workspaces(
     root: &Path,
+    database: &str,
     dry_run: bool,
     keep: impl Fn(&RunId) -> bool,
 ) -> io::Result<CleanedWorkspaces> {
     let mut cleaned = CleanedWorkspaces::default();
-    let entries = match std::fs::read_dir(root) {
+    let entries = match std::fs::read_dir(root.join(of_database(database))) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(cleaned),
         Err(error) => return Err(error),
@@ -80,31 +81,36 @@ async fn size(directory: PathBuf) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{WorkspaceConfig, open};
+    use super::super::{Origin, WorkspaceConfig, open};
     use super::*;
-    use wfhost_core::Step;
+    use wfhost_core::{Step, Timestamp};
 
     #[tokio::test]
     async fn directories_of_runs_that_are_gone_go() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("w");
         let scratch = WorkspaceConfig::Scratch { root: root.clone() };
-        let id = |text: &str| text.parse::<RunId>().unwrap();
-        for run in ["gone", "kept"] {
-            let workspace = open(&scratch, "s", &id(run), Step(1)).await.unwrap();
+        for (database, run) in [("d1", "gone"), ("d1", "kept"), ("d2", "gone")] {
+            let run = run.parse().unwrap();
+            let origin = Origin { run, database: database.to_owned(), begun_at: Timestamp(1) };
+            let workspace = open(&scratch, "s", &origin, Step(1)).await.unwrap();
             std::fs::write(workspace.directory().unwrap().join("a"), "12345").unwrap();
         }
+        let others = root.join("@d2/gone/s/a");
+        let root = root.join("@d1");
         std::os::unix::fs::symlink(dir.path(), root.join("gone/s/link")).unwrap();
         std::fs::write(root.join("note"), "").unwrap();
         let keep = |run: &RunId| run.as_str() == "kept";
-        let would = clean_workspaces(&root, true, keep).await.unwrap();
+        let clean =
+            async |dry_run| clean_workspaces(&dir.path().join("w"), "d1", dry_run, keep).await.unwrap();
+        let would = clean(true).await;
         assert!(would.runs == 1 && root.join("gone").is_dir());
-        assert_eq!(clean_workspaces(&root, false, keep).await.unwrap(), would);
+        assert_eq!(clean(false).await, would);
         assert!(
             !root.join("gone").exists() && root.join("kept/s/a").is_file() && root.join("note").is_file()
         );
-        assert!(dir.path().is_dir());
-        let nothing = clean_workspaces(&dir.path().join("nowhere"), false, keep).await.unwrap();
+        assert!(dir.path().is_dir() && others.is_file());
+        let nothing = clean_workspaces(&dir.path().join("nowhere"), "d1", false, keep).await.unwrap();
         assert_eq!(nothing, CleanedWorkspaces::default());
     }
 }

@@ -7,15 +7,16 @@ mod snapshot;
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
-use wfhost_core::{FailureKind, Json, RunId, Step};
+use wfhost_core::{FailureKind, Json, Step, Timestamp};
 
 pub use self::clean::{CleanedWorkspaces, clean_workspaces};
 use self::snapshot::Snapshot;
 use super::guarded::clean_json;
-use super::{CallFailure, Redactor, command};
+use super::{CallFailure, Origin, Redactor, command};
 
 /// How a workspace is made.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -64,7 +65,7 @@ const PATHS: usize = 200;
 pub(crate) async fn open(
     config: &WorkspaceConfig,
     name: &str,
-    run: &RunId,
+    origin: &Origin,
     step: Step,
 ) -> Result<Workspace, CallFailure> {
     let unusable = |error: String| {
@@ -81,7 +82,7 @@ pub(crate) async fn open(
     let (directory, before) = match config {
         WorkspaceConfig::None => (None, Before::Unknown),
         WorkspaceConfig::Scratch { root } => {
-            let directory = settled(below(root, run, name).map_err(unusable)?).await;
+            let directory = settled(below(root, origin, name).map_err(unusable)?).await;
             let before = snapshot::take(directory.clone()).await.map_err(unusable)?;
             (Some(directory), Before::Files(before))
         }
@@ -91,7 +92,7 @@ pub(crate) async fn open(
             (Some(path), Before::Files(before))
         }
         WorkspaceConfig::Worktree { repository, base, root } => {
-            let parent = below(root, run, "").map_err(unusable)?;
+            let parent = below(root, origin, "").map_err(unusable)?;
             let directory = settled(parent.join(name)).await;
             let base = base.as_deref().unwrap_or("HEAD");
             git::worktree(repository, &directory, base).await.map_err(unusable)?;
@@ -103,9 +104,14 @@ pub(crate) async fn open(
     Ok(Workspace { directory, before, token })
 }
 
+/// What the directory of a database is called, below which those of its runs are. No run is called so.
+fn of_database(identity: &str) -> String {
+    format!("@{identity}")
+}
+
 /// Makes the directory of a run below `root`, for its user alone. Nothing that
 /// a run or a workspace is called leads out of it.
-fn below(root: &Path, run: &RunId, name: &str) -> Result<PathBuf, String> {
+fn below(root: &Path, origin: &Origin, name: &str) -> Result<PathBuf, String> {
     let text = |error: std::io::Error| error.to_string();
     let make = |path: &Path| std::fs::DirBuilder::new().recursive(true).mode(PRIVATE).create(path);
     make(root).map_err(text)?;
@@ -114,14 +120,30 @@ fn below(root: &Path, run: &RunId, name: &str) -> Result<PathBuf, String> {
         std::fs::set_permissions(root, std::fs::Permissions::from_mode(PRIVATE)).map_err(text)?;
     }
     let root_dir = Dir::open_ambient_dir(root, ambient_authority()).map_err(text)?;
-    let relative = Path::new(run.as_str()).join(name);
     let mut builder = cap_std::fs::DirBuilder::new();
     cap_std::fs::DirBuilderExt::mode(builder.recursive(true), PRIVATE);
-    root_dir.create_dir_with(&relative, &builder).map_err(text)?;
+    let mut root = root.canonicalize().map_err(text)?;
+    let mut runs = root_dir;
+    if !is_of_earlier_version(&runs, origin) {
+        let database = of_database(&origin.database);
+        runs.create_dir_with(&database, &builder).map_err(text)?;
+        runs = runs.open_dir(&database).map_err(text)?;
+        root.push(database);
+    }
+    let relative = Path::new(origin.run.as_str()).join(name);
+    runs.create_dir_with(&relative, &builder).map_err(text)?;
     // Through the capability, so that a link that somebody put there is not followed out of it.
-    root_dir.open_dir(&relative).map_err(text)?;
-    let root = root.canonicalize().map_err(text)?;
+    runs.open_dir(&relative).map_err(text)?;
     Ok(root.join(relative))
+}
+
+/// Whether an earlier version made the directory of a run, which goes on in it. It kept the runs of
+/// all databases in one place, so one that is older than the run is that of another one of the name.
+fn is_of_earlier_version(root: &Dir, origin: &Origin) -> bool {
+    let Ok(found) = root.symlink_metadata(origin.run.as_str()) else { return false };
+    let made = found.created().or_else(|_| found.modified()).map(cap_std::time::SystemTime::into_std);
+    let since = made.ok().and_then(|made| made.duration_since(UNIX_EPOCH).ok());
+    found.is_dir() && since.is_some_and(|since| Timestamp(since.as_millis() as u64) >= origin.begun_at)
 }
 
 /// The mode of directories that only their user may enter.
@@ -180,8 +202,25 @@ fn summary(paths: Vec<String>, added: usize, removed: usize) -> Json {
 mod tests {
     use super::*;
 
-    fn id(text: &str) -> RunId {
-        text.parse().unwrap()
+    fn id(run: &str) -> Origin {
+        Origin { run: run.parse().unwrap(), database: "d1".to_owned(), begun_at: Timestamp(1) }
+    }
+
+    #[tokio::test]
+    async fn runs_of_different_databases_share_no_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = WorkspaceConfig::Scratch { root: dir.path().join("w") };
+        let opened = async |origin: &Origin| {
+            let workspace = open(&config, "s", origin, Step(1)).await.unwrap();
+            workspace.directory().unwrap().to_owned()
+        };
+        let (here, there) = (id("r1"), Origin { database: "d2".to_owned(), ..id("r1") });
+        assert_ne!(opened(&here).await, opened(&there).await);
+        // A run of an earlier version goes on where it was; a new one of the same name does not.
+        std::fs::create_dir(dir.path().join("w/r2")).unwrap();
+        let later = Origin { begun_at: Timestamp(u64::MAX), ..id("r2") };
+        assert!(opened(&later).await.ends_with("w/@d1/r2/s"));
+        assert!(opened(&id("r2")).await.ends_with("w/r2/s"));
     }
 
     #[tokio::test]
@@ -218,7 +257,7 @@ mod tests {
                 .is_ok_and(|w| { w.directory().unwrap().starts_with(root.canonicalize().unwrap()) })
         );
         assert!(open(&config, "s", &id(".."), Step(1)).await.is_err());
-        std::os::unix::fs::symlink(dir.path(), root.join("r9")).unwrap();
+        std::os::unix::fs::symlink(dir.path(), root.join("@d1/r9")).unwrap();
         assert!(open(&config, "s", &id("r9"), Step(1)).await.is_err());
         // A link within is recorded as a link.
         let workspace = open(&config, "s", &id("r3"), Step(1)).await.unwrap();
@@ -256,7 +295,7 @@ mod tests {
         assert!(changes.diff.contains("+two"), "{}", changes.diff);
         assert_eq!(std::fs::read_to_string(repository.join("a.txt")).unwrap(), "one\n");
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(&dir.path().join("w")), mode(&dir.path().join("w/r1"))), (0o700, 0o700));
+        assert_eq!((mode(&dir.path().join("w")), mode(&dir.path().join("w/@d1/r1"))), (0o700, 0o700));
         // A later step sees only what it changed itself.
         let again = open(&config, "tree", &id("r1"), Step(2)).await.unwrap();
         assert_eq!(again.changes().await.unwrap().diff, "");

@@ -119,6 +119,19 @@ impl Budget {
         }
     }
 
+    /// Whether it counted a call by what came with its answer. `priced`: whether the model that
+    /// answered has a price.
+    pub fn counted(&self, usage: Option<&Usage>, priced: bool) -> Keeping {
+        let tokens = usage.is_some_and(|usage| Spent::of(usage).tokens > 0);
+        let cost = usage.is_some_and(|usage| usage.cost_micros > 0);
+        match (self.micros.is_some() && !cost, tokens) {
+            (true, false) => Keeping::Blind(Unit::Micros),
+            (true, true) if !priced => Keeping::NoPrice,
+            _ if self.tokens.is_some() && !tokens => Keeping::Blind(Unit::Tokens),
+            _ => Keeping::Kept,
+        }
+    }
+
     /// What is left of it after `spent`.
     #[must_use]
     pub fn less(self, spent: Spent) -> Self {
@@ -439,6 +452,24 @@ mod tests {
         assert_eq!(tokens.can_be_kept(Tells::NOTHING, true), Keeping::Blind(Unit::Tokens));
         assert_eq!(tokens.can_be_kept(Tells::TOKENS, false), Keeping::Kept);
         assert_eq!(Budget::default().can_be_kept(Tells::NOTHING, false), Keeping::Kept);
+    }
+
+    #[test]
+    fn whether_a_call_was_counted_is_told_by_its_answer() {
+        let tokens = Budget { tokens: Some(1), ..Budget::default() };
+        let money = Budget { micros: Some(1), ..Budget::default() };
+        let told = usage(10, 1, 0);
+        let paid = Usage { cost_micros: 5, ..Usage::default() };
+        assert_eq!(tokens.counted(None, true), Keeping::Blind(Unit::Tokens));
+        assert_eq!(tokens.counted(Some(&paid), true), Keeping::Blind(Unit::Tokens));
+        assert_eq!(tokens.counted(Some(&told), false), Keeping::Kept);
+        assert_eq!(money.counted(None, true), Keeping::Blind(Unit::Micros));
+        assert_eq!(money.counted(Some(&Usage::default()), true), Keeping::Blind(Unit::Micros));
+        assert_eq!(money.counted(Some(&told), false), Keeping::NoPrice);
+        // The price may be nothing.
+        assert_eq!(money.counted(Some(&told), true), Keeping::Kept);
+        assert_eq!(money.counted(Some(&paid), false), Keeping::Kept);
+        assert_eq!(Budget::default().counted(None, false), Keeping::Kept);
     }
 
     #[test]

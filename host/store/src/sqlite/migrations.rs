@@ -12,6 +12,9 @@ use wfhost_core::{
 use super::{APPLICATION_ID, MIGRATIONS, SqliteOptions, SqliteStore};
 use crate::*;
 
+/// The first format whose tables for runs are those of now.
+const PRESENT_RUNS: usize = 7;
+
 const NAMES: [&str; 4] = ["waits", "runs", "asks", "waits.1"];
 
 fn id(text: &str) -> RunId {
@@ -125,7 +128,7 @@ fn database(path: &Path, format: usize) -> Connection {
 
 #[tokio::test]
 async fn a_database_of_every_earlier_format_opens_and_goes_on() {
-    for format in 1..MIGRATIONS.len() {
+    for format in 1..PRESENT_RUNS {
         let dir = tempfile::TempDir::new().unwrap();
         let path = dir.path().join("w.db");
         drop(database(&path, format));
@@ -186,9 +189,27 @@ async fn a_database_of_every_earlier_format_opens_and_goes_on() {
     }
 }
 
+#[tokio::test]
+async fn each_database_has_an_identity_of_its_own_and_keeps_it() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let [old, new] = ["old.db", "new.db"].map(|name| dir.path().join(name));
+    let c = Connection::open(&old).unwrap();
+    MIGRATIONS[..6].iter().for_each(|migration| c.execute_batch(migration).unwrap());
+    c.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+    c.pragma_update(None, "user_version", 6).unwrap();
+    drop(c);
+    let mut known = Vec::new();
+    for path in [&old, &new, &old, &new] {
+        let store = SqliteStore::open(path, &SqliteOptions::default()).unwrap();
+        known.push(store.identity().await.unwrap());
+    }
+    assert_eq!((&known[0], &known[1]), (&known[2], &known[3]));
+    assert!(known[0] != known[1] && known[0].len() == 16, "{known:?}");
+}
+
 #[test]
 fn a_process_of_an_earlier_version_notices_that_the_database_was_migrated() {
-    for format in 2..MIGRATIONS.len() {
+    for format in 2..PRESENT_RUNS {
         let dir = tempfile::TempDir::new().unwrap();
         let path = dir.path().join("w.db");
         let old = database(&path, format);

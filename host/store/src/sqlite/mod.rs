@@ -682,6 +682,11 @@ impl Extras for SqliteStore {
         self.writer.commits()
     }
 
+    fn identity(&self) -> BoxFuture<'_, Result<String>> {
+        let read = || self.read(|c| c.query_row("SELECT id FROM identity", [], |row| row.get(0)));
+        async move { read() }.boxed()
+    }
+
     fn check_place(&self) -> Result<()> {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let moved = || StoreError::Moved { place: self.path.clone() };

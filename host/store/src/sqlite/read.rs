@@ -338,6 +338,7 @@ fn run_info(row: &SqlRow<'_>, clock: &dyn Clock) -> Result<RunInfo> {
     Ok(RunInfo {
         key: None,
         project: None,
+        imported: true,
         workflow: String::new(),
         module: Digest([0; 32]),
         state: state_word(row, 4).unwrap_or(RunState::Running),

@@ -121,3 +121,9 @@ ALTER TABLE answers ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
 UPDATE answers SET bytes = octet_length(reply);
 CREATE INDEX answers_at ON answers (at, bytes);
 CREATE INDEX modules_name ON modules (name, added_at);
+
+-- By which what is kept beside the database is told from what belongs to others.
+CREATE TABLE identity (
+    id TEXT NOT NULL                       -- random
+) STRICT;
+INSERT INTO identity VALUES (lower(hex(randomblob(8))));
