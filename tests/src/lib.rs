@@ -3,6 +3,8 @@
 
 #[cfg(test)]
 mod layers;
+#[cfg(test)]
+mod licences;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

@@ -344,7 +344,9 @@ fn a_repository_s_filters_do_not_run() {
     let ran = run(&place, &request("echo", json!({ "workspace": "w" })), &[]);
     assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
     assert!(!place.path("pwned").exists());
-    let trees = place.path("data/wfhost/workspaces/r/w");
+    // Below the identity of the database.
+    let mut databases = std::fs::read_dir(place.path("data/wfhost/workspaces")).unwrap();
+    let trees = databases.next().unwrap().unwrap().path().join("r/w");
     assert_eq!(std::fs::read_to_string(trees.join("a.txt")).unwrap(), "one\n");
     assert_eq!(std::fs::read_to_string(trees.join("b.toml")).unwrap(), "two\n");
 }

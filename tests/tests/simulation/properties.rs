@@ -535,8 +535,8 @@ impl Property for APauseHolds {
 
     fn check(&self, history: &History) -> Result<(), String> {
         for (chain, state) in &history.ended.rested {
-            let of = history.sent.iter().filter(|sent| sent.chain == *chain);
-            let last = of.filter(|sent| matches!(sent.wish, Wish::Pause | Wish::Resume)).next_back();
+            let mut of = history.sent.iter().filter(|sent| sent.chain == *chain);
+            let last = of.rfind(|sent| matches!(sent.wish, Wish::Pause | Wish::Resume));
             let paused = last.is_some_and(|last| last.wish == Wish::Pause && last.told == Told::Yes);
             // A request to stop goes before a pause.
             if paused && !history.was_cancelled(chain) && *state != RunState::Paused && !state.is_final() {
