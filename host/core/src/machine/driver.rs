@@ -27,10 +27,10 @@ impl Machine {
             }
         }
         work.extend(self.steps.take_aborts().map(|step| Work::Abort { step }));
-        for (step, attempt, position, bytes) in self.steps.take_starts() {
+        for (step, attempt, position) in self.steps.take_starts() {
             // The bytes are our own encoding, checked by the chain; a journal that was
             // forged on purpose shows up as a step that fails.
-            match decode_op(&bytes, position) {
+            match decode_op(self.steps.op(step).unwrap_or_default(), position) {
                 Ok(op) => work.push(Work::Execute { step, attempt, op }),
                 Err(error) => {
                     let failure = Failure::new(FailureKind::Rejected, error.to_string());

@@ -819,13 +819,13 @@ impl Steps {
         calls
     }
 
-    /// What is to be carried out and has not begun, with its attempt and operation.
-    pub(super) fn take_starts(&mut self) -> Vec<(Step, u32, Position, ByteVec)> {
+    /// What is to be carried out and has not begun, with its attempt and where it was scheduled.
+    pub(super) fn take_starts(&mut self) -> Vec<(Step, u32, Position)> {
         let starts = std::mem::take(&mut self.starts);
         let begin = |step| {
             let state = self.states.get_mut(&step).filter(|state| state.is_open() && !state.begun)?;
             state.begun = true;
-            Some((step, state.attempts, state.scheduled, state.op.clone()))
+            Some((step, state.attempts, state.scheduled))
         };
         starts.into_iter().filter_map(begin).collect()
     }
