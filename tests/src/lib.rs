@@ -53,6 +53,7 @@ pub fn component(place: &Place, core: &str) -> String {
 }
 
 /// A database and a script of its own for one test.
+#[derive(Debug)]
 pub struct Place {
     dir: TempDir,
 }

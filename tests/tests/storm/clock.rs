@@ -1,0 +1,70 @@
+//! Wall clocks of processes that are wrong for a while.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::json;
+use wfhost_tests::{Place, module};
+
+const DAY_MS: i64 = 86_400_000;
+
+/// A library that comes between a process and the clocks of the system.
+#[derive(Debug)]
+pub struct Library(PathBuf);
+
+impl Library {
+    /// None, with the reason on stdout, if there is no compiler or processes do not take it.
+    pub fn build(place: &Place) -> Option<Self> {
+        let (source, library) = (place.file("clock.c", include_str!("clock.c")), place.path("clock.so"));
+        let built =
+            Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).output();
+        let library = Self(library);
+        match built {
+            Err(error) => println!("no clocks that jump: cc cannot be started: {error}"),
+            Ok(built) if !built.status.success() => {
+                println!("no clocks that jump: {}", String::from_utf8_lossy(&built.stderr));
+            }
+            Ok(_) if !library.misleads(place) => println!("no clocks that jump: the library is not loaded"),
+            Ok(_) => return Some(library),
+        }
+        None
+    }
+
+    /// Whether a process believes it.
+    fn misleads(&self, place: &Place) -> bool {
+        let day = |ahead_ms: i64, id: &str| {
+            let input = json!({ "do": [] }).to_string();
+            let elsewhere = Place::new();
+            let mut begin = elsewhere.wfhost(["run", &module("probe"), "-d", "--id", id, "-i", &input]);
+            let clock = self.clock(place, id, &mut begin);
+            clock.set(ahead_ms);
+            let _ = begin.output();
+            let created = elsewhere.show(id)["created_at"].clone();
+            created.as_str().expect("a time")[..10].to_owned()
+        };
+        day(0, "right") != day(2 * DAY_MS, "wrong")
+    }
+
+    /// Gives a process a clock of its own, which is right so far.
+    pub fn clock(&self, place: &Place, name: &str, command: &mut Command) -> Clock {
+        let path = place.path(&format!("clock-{name}"));
+        let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path);
+        let clock = Clock(file.expect("a test writes its files"));
+        clock.set(0);
+        command.env("LD_PRELOAD", &self.0).env("STORM_CLOCK", path);
+        clock
+    }
+}
+
+/// The clock of one process.
+#[derive(Debug)]
+pub struct Clock(File);
+
+impl Clock {
+    /// Sets it to so many milliseconds ahead of the right time.
+    pub fn set(&self, ahead_ms: i64) {
+        self.0.write_all_at(&ahead_ms.to_ne_bytes(), 0).expect("a test writes its files");
+    }
+}
