@@ -394,3 +394,31 @@ impl FileConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Whatever is written there is read, or refused with the line that it stands in.
+        #[test]
+        fn any_text_is_read_or_refused(
+            lines in proptest::collection::vec(
+                prop_oneof![
+                    "\\[(agents|providers|workspaces|prices|store|limits)(\\.[a-z\"*]{1,4})?\\]",
+                    "(kind|argv|base_url|model|input|path|default|rate|per_minute|max_parallel) = .{0,30}",
+                    "[a-z_.]{1,12} = (\"[a-z]*\"|[0-9]{1,25}|-?[0-9.e]{1,9}|true|\\[.{0,9}\\]|\\{.{0,9}\\})",
+                    ".{0,40}",
+                ],
+                0..10,
+            ),
+        ) {
+            let text = lines.join("\n");
+            if let Err(error) = parse(Path::new("wfhost.toml"), &text) {
+                prop_assert!(error.to_string().len() < 2_000);
+            }
+        }
+    }
+}

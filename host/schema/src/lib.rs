@@ -412,6 +412,7 @@ pub fn check(question: &Question, answer: &Json) -> Result<(), BadAnswer> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -422,6 +423,46 @@ mod tests {
             schema: schema.map(Json::from),
             choices: choices.iter().map(|&choice| choice.to_owned()).collect(),
             details: None,
+        }
+    }
+
+    /// Schemas of the keywords that have schemas in them, and of others with any values.
+    fn any_schema() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(json!(true)),
+            Just(json!({})),
+            proptest::sample::select(&["object", "array", "string", "integer", "number", "null", "none"][..])
+                .prop_map(|kind| json!({ "type": kind })),
+            proptest::sample::select(
+                &["#", "#/$defs/a", "#/$defs/b", "#a", "http://h/x", "#/properties/a"][..]
+            )
+            .prop_map(|to| json!({ "$ref": to })),
+            ".{0,12}".prop_map(|pattern| json!({ "pattern": pattern })),
+            any::<i64>().prop_map(|n| json!({ "minimum": n, "multipleOf": n, "maxLength": n })),
+        ];
+        let keyword = proptest::sample::select(&SCHEMAS[..]).prop_map(str::to_owned);
+        leaf.prop_recursive(5, 40, 4, move |inner| {
+            let named = proptest::collection::btree_map("[ab]", inner.clone(), 0..3);
+            let several = proptest::collection::vec(inner.clone(), 0..4);
+            prop_oneof![
+                (keyword.clone(), inner.clone()).prop_map(|(key, inner)| json!({ key: inner })),
+                (keyword.clone(), several).prop_map(|(key, several)| json!({ key: several })),
+                (proptest::sample::select(&NAMED[..]), named).prop_map(|(key, named)| json!({ key: named })),
+                (inner.clone(), inner)
+                    .prop_map(|(a, b)| json!({ "$defs": { "a": a }, "anyOf": [b, { "$ref": "#/$defs/a" }] })),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+        /// Each is refused, or says of any document in bounded time whether it fits.
+        #[test]
+        fn any_schema_is_refused_or_used(schema in any_schema(), depth in 0..12_usize) {
+            if let Ok(schema) = Schema::compile(&Json::from(schema)) {
+                let document = (0..depth).fold(json!("x"), |inner, _| json!({ "a": inner, "b": [1, inner] }));
+                prop_assert!(schema.faults(&Json::from(document), MAX_FAULTS).len() <= MAX_FAULTS);
+            }
         }
     }
 

@@ -396,6 +396,7 @@ pub(super) fn opencode(said: &mut Said, event: &Value, out: &CallOutput) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -407,6 +408,61 @@ mod tests {
         }
         let failure = said.failure.expect("a failure");
         (failure.auth, failure.failure.message)
+    }
+
+    /// JSON of the words that programs use, and of others, in any places.
+    fn any_event() -> impl Strategy<Value = Value> {
+        let word = proptest::sample::select(&[
+            "type",
+            "result",
+            "error",
+            "message",
+            "usage",
+            "delta",
+            "content",
+            "item",
+            "part",
+            "data",
+            "text",
+            "session_id",
+            "input_tokens",
+            "turn.failed",
+            "item.completed",
+            "step_finish",
+            "statusCode",
+            "status",
+        ]);
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            word.clone().prop_map(Value::from),
+            ".{0,20}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(5, 40, 6, move |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                proptest::collection::btree_map(word.clone().prop_map(str::to_owned), inner, 0..6)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_programs_say_is_taken(events in proptest::collection::vec(any_event(), 1..8)) {
+            for take in [claude, codex, gemini, opencode] {
+                let mut said = Said::default();
+                events.iter().for_each(|event| take(&mut said, event, &CallOutput::none()));
+                said.finish();
+            }
+            let mut said = Said::default();
+            for event in &events {
+                // Some of it is refused.
+                let _ = own(&mut said, event, &CallOutput::none());
+            }
+        }
     }
 
     #[test]

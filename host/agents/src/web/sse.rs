@@ -84,6 +84,8 @@ fn invalid(what: String) -> CallFailure {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const STREAM: &str =
@@ -91,6 +93,32 @@ mod tests {
 
     fn event(data: &str) -> SseEvent {
         SseEvent { data: data.to_owned() }
+    }
+
+    proptest! {
+        /// A stream says the same in whatever pieces it comes, and no bytes are too much.
+        #[test]
+        fn any_bytes_in_any_pieces(
+            bytes in prop_oneof![
+                proptest::collection::vec(any::<u8>(), 0..300),
+                "(data|event|:|\\r|\\n| |x|\u{feff}){0,80}".prop_map(String::into_bytes),
+            ],
+            at in any::<proptest::sample::Index>(),
+        ) {
+            let mut whole = SseParser::default();
+            let expected = whole.push(&bytes);
+            let (one, two) = bytes.split_at(at.index(bytes.len() + 1));
+            let mut pieces = SseParser::default();
+            let found = pieces.push(one).and_then(|mut events| {
+                events.extend(pieces.push(two)?);
+                Ok(events)
+            });
+            prop_assert_eq!(found.is_err(), expected.is_err());
+            if let (Ok(found), Ok(expected)) = (found, expected) {
+                prop_assert_eq!(found, expected);
+                prop_assert_eq!(whole.is_complete(), pieces.is_complete());
+            }
+        }
     }
 
     #[test]
