@@ -147,6 +147,7 @@ pub fn steps(journal: &Journal) -> Vec<StepInfo> {
             | Event::Finished { .. }
             | Event::Moved { .. }
             | Event::BudgetChanged { .. }
+            | Event::ClockSet
             | Event::ContinuedAsNew { .. }
             | Event::Forked { .. }
             | Event::Completed { .. }

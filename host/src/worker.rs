@@ -37,6 +37,8 @@ const AGAIN_AT_MOST: Duration = Duration::from_secs(30);
 const OWNERS_EVERY: Duration = Duration::from_millis(200);
 /// How often is looked whether the database is still the one that was opened.
 const PLACE_EVERY: Duration = Duration::from_secs(1);
+/// Runs that were parked by a clock that was ahead are looked for after this time.
+const PUT_RIGHT_EVERY: Duration = Duration::from_secs(30);
 /// What is due is looked up again after this time, in case the clock was set.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// What becomes due within this time of a look is taken up together.
@@ -1075,10 +1077,18 @@ async fn find_work(inner: Weak<Inner>) {
 /// Notices which processes die, and that the database is gone.
 async fn watch_owners(inner: Weak<Inner>) {
     let mut place_at = Instant::now();
+    let mut right_at = Instant::now();
     loop {
         {
             let Some(inner) = inner.upgrade() else { return };
             let _ = inner.fence_dead().await;
+            if right_at <= Instant::now() {
+                right_at = Instant::now() + PUT_RIGHT_EVERY;
+                // If it fails, the next look makes up for it.
+                if inner.store.put_right().await.is_ok_and(|runs| runs > 0) {
+                    inner.work.notify_one();
+                }
+            }
             if place_at <= Instant::now() {
                 place_at = Instant::now() + PLACE_EVERY;
                 if let Err(error) = inner.store.check_place() {

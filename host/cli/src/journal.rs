@@ -103,6 +103,7 @@ pub(super) fn describe(position: Position, event: &Event) -> Document {
             document! { "step": step, "provider": provider, "question": question, "deadline": deadline.map(rfc3339) }
         }
         Event::BudgetChanged { budget } => document! { "budget": budget },
+        Event::ClockSet => Document::from([]),
         Event::Moved { module } => document! { "module": module },
         Event::Cancelled { step } | Event::Returned { step } => document! { "step": step },
         Event::Received { name, payload, id } => document! { "signal": name, "payload": payload, "id": id },

@@ -33,7 +33,7 @@ pub struct Entry {
 }
 
 /// Clocks of hosts differ by so much without having been set, in milliseconds.
-const TOLERATED_MS: u64 = 1_000;
+pub(crate) const TOLERATED_MS: u64 = 1_000;
 
 /// What happened.
 #[derive(Clone, PartialEq, Debug, Encode, Decode)]
@@ -208,6 +208,10 @@ pub enum Event {
         #[n(0)]
         step: Step,
     },
+    /// The system clock had been ahead at an entry before: what lasts has no more
+    /// than its length left from here.
+    #[n(20)]
+    ClockSet,
 }
 
 /// How a child ended.
@@ -251,7 +255,7 @@ pub struct FailedCall {
 }
 
 /// The number of kinds that this version knows.
-const KINDS: u32 = 20;
+const KINDS: u32 = 21;
 
 impl Event {
     /// The step that this entry ends, and how; none if it ends none, or if that
@@ -289,6 +293,7 @@ impl Event {
             Self::ContinuedAsNew { .. } => "continued-as-new",
             Self::Forked { .. } => "forked",
             Self::Returned { .. } => "returned",
+            Self::ClockSet => "clock-set",
         }
     }
 }

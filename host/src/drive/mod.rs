@@ -344,6 +344,7 @@ impl Driver<'_> {
             self.cancel_by = Some(Instant::now() + CANCEL_GRACE);
         }
         machine.settle_move(now);
+        machine.notice_clock(now);
         for (step, attempt) in self.calls.all() {
             if !machine.adopt(step, attempt) {
                 self.calls.abort(step);

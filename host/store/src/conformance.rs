@@ -800,6 +800,21 @@ async fn a_journal_whose_end_is_missing_is_not_gone_on_with() {
 }
 
 #[tokio::test]
+async fn a_run_that_was_parked_by_a_clock_that_was_ahead_is_due_when_it_is_right() {
+    for store in stores().await {
+        for (run, until) in [("ahead", 3_700_000), ("right", 200_000)] {
+            create(&store, run, None).await.1.unwrap();
+            store.at(if run == "ahead" { 3_600_000 } else { 100_000 });
+            park(&store, run, Some(until), &[]).await;
+        }
+        assert_eq!(store.due(9, Wanted::default()).await.0, Vec::<String>::new());
+        assert_eq!(store.put_right().await.unwrap(), 1);
+        assert_eq!(store.due(9, Wanted::default()).await.0, ["ahead"]);
+        assert_eq!(store.put_right().await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
 async fn a_run_that_was_begun_by_a_clock_that_was_ahead_is_due_at_once() {
     for store in stores().await {
         let module = store.put_module("w", b"module").await.unwrap();

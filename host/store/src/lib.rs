@@ -117,6 +117,10 @@ pub trait Work: Send + Sync {
     /// other for ever; among each, those that were due first.
     fn claim_due(&self, session: SessionId, limit: usize, wanted: Wanted) -> BoxFuture<'_, Result<Due>>;
 
+    /// Makes runs due that were parked by a clock which was ahead of this one: by that they would
+    /// wait too long. Gives how many.
+    fn put_right(&self) -> BoxFuture<'_, Result<u64>>;
+
     /// Sets how often a run that the session has was started without coming
     /// forward. For a claim that is held up before the program begins: whoever
     /// dies meanwhile says nothing about the program.

@@ -70,6 +70,8 @@ struct Run {
     given: Given,
     starts: u32,
     troubles: u32,
+    /// What the clock showed when it was parked.
+    parked_at: Option<Timestamp>,
     /// It was asked to stop.
     stopping: bool,
     messages: Vec<OutMessage>,
@@ -174,6 +176,7 @@ impl Data {
             given: run.given.unwrap_or_default(),
             starts: 0,
             troubles: 0,
+            parked_at: None,
             stopping: false,
             messages: Vec::new(),
             questions: BTreeMap::new(),
@@ -453,6 +456,7 @@ impl Run {
             }
         };
         self.starts = 0;
+        self.parked_at = (state == RunState::Waiting).then_some(now);
         self.troubles = trouble.as_ref().map_or(0, |_| self.troubles + 1);
         self.session = None;
         self.info.state = state;
@@ -649,6 +653,23 @@ impl Work for MemStore {
                 .filter_map(|(_, _, run)| data.take(&run, session))
                 .collect();
             Ok(Due { more: runs.len() == limit, runs, next_in_ms })
+        })
+    }
+
+    fn put_right(&self) -> BoxFuture<'_, Result<u64>> {
+        let now = self.clock.now();
+        self.change(|data| {
+            let is_late = |at: Option<Timestamp>, by: u64| at.is_some_and(|at| at.since(now) > by);
+            let mut count = 0;
+            for run in data.runs.iter_mut().filter(|run| run.session.is_none()) {
+                let info = &mut run.info;
+                if info.state == RunState::Waiting && is_late(info.due_at, 0) && is_late(run.parked_at, 1_000)
+                {
+                    info.due_at = Some(Timestamp(0));
+                    count += 1;
+                }
+            }
+            Ok(count)
         })
     }
 
@@ -867,6 +888,7 @@ impl Journals for MemStore {
                 given: run.given,
                 starts: 0,
                 troubles: 0,
+                parked_at: None,
                 stopping: false,
                 messages: run.messages,
                 questions: BTreeMap::new(),

@@ -138,6 +138,10 @@ impl Work for Faulty {
         self.troubled(self.store.wakes(seen))
     }
 
+    fn put_right(&self) -> BoxFuture<'_, Result<u64>> {
+        self.with(async move { self.store.put_right().await }.boxed())
+    }
+
     fn claim_due(&self, session: SessionId, limit: usize, wanted: Wanted) -> BoxFuture<'_, Result<Due>> {
         self.with(async move { self.store.claim_due(session, limit, wanted).await }.boxed())
     }

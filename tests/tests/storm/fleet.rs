@@ -206,7 +206,7 @@ impl<'a> Fleet<'a> {
         let mut wrong_until = None;
         if let Some(clock) = clock.as_ref().filter(|_| self.dice.roll(12) == 0) {
             // It knows no better when it begins.
-            clock.set(self.dice.wrong(true));
+            clock.set(self.dice.wrong());
             wrong_until = Some(Instant::now() + Duration::from_secs(5 + self.dice.roll(10)));
             self.figures.jumps += 1;
         }
@@ -273,7 +273,7 @@ impl<'a> Fleet<'a> {
                     true => BELIEVED_AFTER + Duration::from_secs(3),
                     false => Duration::from_millis(100 + self.dice.roll(8_000)),
                 };
-                let ahead_ms = self.dice.wrong(believed);
+                let ahead_ms = self.dice.wrong();
                 let server = &mut self.servers[victim];
                 if let Some(clock) = &server.clock {
                     clock.set(ahead_ms);

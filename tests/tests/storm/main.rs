@@ -37,11 +37,10 @@ impl Dice {
         self.0 % sides
     }
 
-    /// By how much a clock is wrong, ahead or behind, in milliseconds. One that a host believes is
-    /// wrong by less: what it parks then is due by that clock, and nobody else looks at it before.
-    fn wrong(&mut self, believed: bool) -> i64 {
-        let by = if believed { 15_000 } else { 3_600_000 };
-        if self.roll(2) == 0 { by } else { -by }
+    /// By how much a clock is wrong, ahead or behind, in milliseconds.
+    fn wrong(&mut self) -> i64 {
+        const HOUR_MS: i64 = 3_600_000;
+        if self.roll(2) == 0 { HOUR_MS } else { -HOUR_MS }
     }
 }
 

@@ -112,7 +112,7 @@ impl<'a> Outside<'a> {
     fn rashly(&self, args: &[&str], dice: &mut Dice) -> Told {
         let mut command = self.place.wfhost(args);
         let takes_ms = self.takes_ms.load(Ordering::Relaxed);
-        self.mislead(&mut command, args[0] == "cancel", dice);
+        self.mislead(&mut command, dice);
         let killed = dice.roll(10) == 0;
         let end = killed.then(|| (Duration::from_millis(dice.roll(2 * takes_ms + 1)), Signal::KILL));
         let begin = Instant::now();
@@ -125,11 +125,11 @@ impl<'a> Outside<'a> {
         self.told(args, ended)
     }
 
-    /// Gives one of eight processes a clock that is wrong from the beginning, by less if it drives runs.
-    fn mislead(&self, command: &mut Command, drives: bool, dice: &mut Dice) {
+    /// Gives one of eight processes a clock that is wrong from the beginning.
+    fn mislead(&self, command: &mut Command, dice: &mut Dice) {
         if let Some(library) = self.library.filter(|_| dice.roll(8) == 0) {
             let name = format!("guest-{}", self.number.fetch_add(1, Ordering::Relaxed));
-            library.clock(self.place, &name, command).set(dice.wrong(drives));
+            library.clock(self.place, &name, command).set(dice.wrong());
         }
     }
 
@@ -149,7 +149,7 @@ impl<'a> Outside<'a> {
     fn pass_by(&self, run: &str, dice: &mut Dice) {
         let (life, script) = self.lives.begin();
         let mut command = self.place.wfhost(["resume", "-q", run, "--agents", &script]);
-        self.mislead(&mut command, true, dice);
+        self.mislead(&mut command, dice);
         if dice.roll(2) == 0 {
             command.env("WFHOST_EVICT", "always");
         }

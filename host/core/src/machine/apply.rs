@@ -143,7 +143,7 @@ impl Machine {
             (Status::Running, Event::Delegated { step, provider, question, deadline }) => {
                 self.steps.delegate(step, provider, *question, deadline, from_clock)?;
             }
-            (Status::Running, Event::BudgetChanged { .. }) => {}
+            (Status::Running, Event::BudgetChanged { .. } | Event::ClockSet) => {}
             (Status::Running, Event::Cancelled { step }) => {
                 self.steps.cancel(step)?;
                 if recorded {

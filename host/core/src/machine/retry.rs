@@ -86,6 +86,7 @@ impl Void {
                 | Event::Retried { .. }
                 | Event::Moved { .. }
                 | Event::BudgetChanged { .. }
+                | Event::ClockSet
                 | Event::ContinuedAsNew { .. }
                 | Event::Forked { .. } => false,
             };

@@ -129,6 +129,14 @@ impl Machine {
         true
     }
 
+    /// Records that the system clock had been ahead, if it had: then what lasts does not wait until
+    /// it has caught up, wherever the run is loaded next.
+    pub fn notice_clock(&mut self, clock: Timestamp) {
+        if !self.has_ended() && self.last_clock.since(clock) > crate::entry::TOLERATED_MS {
+            self.append(clock, Event::ClockSet);
+        }
+    }
+
     /// From the next entry on the run is executed with another module.
     pub fn move_to(&mut self, module: Digest) {
         self.moving = (module != self.module).then_some(module);

@@ -142,7 +142,7 @@ fn an_entry_of_a_future_kind_says_so() {
 
 #[test]
 fn the_first_unknown_kind_is_the_next_number() {
-    for (kind, op, known) in [(19, 7, true), (20, 8, false)] {
+    for (kind, op, known) in [(19, 7, true), (21, 8, false)] {
         let entry = [0x82, 0x00, 0x82, kind, 0x80];
         let unknown = EntryError::UnknownKind { position: Position(7), kind: u32::from(kind) };
         let error = Entry::decode(&entry, Position(7)).unwrap_err();

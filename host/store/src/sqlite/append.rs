@@ -294,12 +294,14 @@ struct GivenUp<'a> {
     trouble: Option<&'a str>,
     /// Whoever gives it up knows its journal.
     knows: bool,
+    /// What the clock shows by which it waits.
+    parked_at: Option<Timestamp>,
 }
 
 impl GivenUp<'_> {
     fn new(state: RunState, append: &Append) -> Self {
         let knows = append.before != Digest([0; 32]);
-        Self { state, outcome: None, waiting: None, due_at: None, trouble: None, knows }
+        Self { state, outcome: None, waiting: None, due_at: None, trouble: None, knows, parked_at: None }
     }
 
     fn store(&self, c: &Connection, id: i64) -> Result<()> {
@@ -309,7 +311,7 @@ impl GivenUp<'_> {
         c.prepare_cached(concat!(
             "UPDATE runs SET state = ?2, outcome = ?3, wait_until = ?4, wait_for = ?5, people = ?6, due_at = ?7,
                              trouble = ?8, troubles = iif(?8 IS NULL, 0, troubles + 1),
-                             starts = 0, session = NULL,
+                             starts = 0, session = NULL, parked_at = ?10,
                              (head, updated_at) = (SELECT iif(?9, l.head, runs.head), l.at FROM commits l
                                                    WHERE l.id = ",
             last_place!("?1"),
@@ -325,7 +327,8 @@ impl GivenUp<'_> {
             self.due_at,
             self.trouble,
             // What is missing at the end of a journal that cannot be read would be forgotten.
-            self.knows
+            self.knows,
+            self.parked_at.map(millis)
         ])?;
         Ok(())
     }
@@ -355,7 +358,8 @@ fn settle(
                 return Ok(());
             }
             let due_at = waiting.until.map(millis);
-            GivenUp { waiting: Some(waiting), due_at, ..GivenUp::new(RunState::Waiting, append) }
+            let parked_at = Some(clock.now());
+            GivenUp { waiting: Some(waiting), due_at, parked_at, ..GivenUp::new(RunState::Waiting, append) }
                 .store(c, id)?;
         }
         Next::Release { waiting, trouble } => {

@@ -219,6 +219,18 @@ pub(super) fn look(
     Ok((due, next.map(|next| next.abs_diff(now))))
 }
 
+/// Runs that were parked by a clock that was ahead of this one.
+const AHEAD: &str = "state = 'waiting' AND session IS NULL AND due_at > ?1 AND parked_at > ?1 + 1000";
+
+pub(super) fn any_ahead(c: &Connection, clock: &dyn Clock) -> rusqlite::Result<bool> {
+    c.prepare_cached(&format!("SELECT 1 FROM runs WHERE {AHEAD}"))?.exists([millis(clock.now())])
+}
+
+pub(super) fn put_right(c: &Connection, clock: &dyn Clock) -> Result<u64> {
+    let sql = format!("UPDATE runs SET due_at = 0 WHERE {AHEAD}");
+    Ok(c.prepare_cached(&sql)?.execute([millis(clock.now())])? as u64)
+}
+
 /// Claims what is due. `turn` counts the claims, so that small ones share fairly, too.
 pub(super) fn claim_due(
     c: &Connection,

@@ -420,6 +420,18 @@ impl Work for SqliteStore {
         .boxed()
     }
 
+    fn put_right(&self) -> BoxFuture<'_, Result<u64>> {
+        async move {
+            // Hardly ever are there any: then nothing is written.
+            if !self.read(|c| claims::any_ahead(c, self.clock.as_ref()))? {
+                return Ok(0);
+            }
+            let clock = Arc::clone(&self.clock);
+            self.write(move |c| claims::put_right(c, clock.as_ref())).await
+        }
+        .boxed()
+    }
+
     fn set_starts<'a>(
         &'a self,
         session: SessionId,

@@ -127,3 +127,6 @@ CREATE TABLE identity (
     id TEXT NOT NULL                       -- random
 ) STRICT;
 INSERT INTO identity VALUES (lower(hex(randomblob(8))));
+
+-- What the clock showed when the run was parked.
+ALTER TABLE runs ADD COLUMN parked_at INTEGER;

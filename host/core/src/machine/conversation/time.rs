@@ -229,6 +229,30 @@ fn a_sleep_that_began_while_the_clock_was_ahead_does_not_wait_for_it() {
 }
 
 #[test]
+fn a_run_that_was_left_while_the_clock_was_ahead_is_put_right_by_whoever_loads_it() {
+    let mut t = Talk::start();
+    t.clock = DAWN.after(TEN_MINUTES);
+    let step = t.ask(sleep(5_000));
+    t.waits(step);
+    // Nothing comes in, but it is loaded where the clock is right.
+    t.clock = DAWN.after(7_000);
+    t.reopen();
+    let step = t.ask(sleep(5_000));
+    t.m.notice_clock(t.clock);
+    assert_eq!(t.m.next_deadline(), Some(DAWN.after(12_000)));
+    // That is recorded, once.
+    let entries = t.m.entries();
+    t.m.notice_clock(t.clock);
+    assert_eq!(t.m.entries(), entries);
+    t.reopen();
+    assert_eq!(t.m.next_deadline(), Some(DAWN.after(12_000)));
+    let again = t.ask(sleep(5_000));
+    assert_eq!(again, step);
+    t.pass(5_000);
+    assert_eq!(t.got(again), Ok(Json::null()));
+}
+
+#[test]
 fn the_time_that_passed_goes_on_while_the_clock_catches_up() {
     let mut t = ahead();
     let before = t.m.observed().elapsed_ms();
