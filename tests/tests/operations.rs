@@ -374,6 +374,10 @@ fn g05_a_changed_export_is_refused() {
         assert!(ran.stderr().starts_with("error[WF"), "{}", ran.stderr());
         assert!(ids(&other, &[]).is_empty());
     }
+    let place = Place::new();
+    let bytes = place.file("bytes", [0xff, 0xfe, 0x00, 0x9f]);
+    let error = place.run(["db", "import", &bytes]).error(2, &place);
+    assert!(error.starts_with("error[WF0510]") && error.contains("hint: "), "{error}");
     for garbage in ["", "{}", "[1,2]\n", "\u{0}\u{1}", &text[..text.len() / 2]] {
         let other = Place::new();
         let bad = other.file("bad.jsonl", garbage);

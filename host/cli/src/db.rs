@@ -132,7 +132,13 @@ fn read(file: &PathBuf) -> Result<String, Trouble> {
             _ => private::read_at_most(EXPORT_BYTES, file),
         }),
     };
-    text.map_err(|error| Trouble::usage("WF0004", format!("{} cannot be read: {error}", file.display())))
+    text.map_err(|error| match error.kind() {
+        std::io::ErrorKind::InvalidData => {
+            Trouble::usage("WF0510", format!("{} is no exported run: it is no text", file.display()))
+                .hint("`wfhost db export RUN FILE` makes one")
+        }
+        _ => Trouble::usage("WF0004", format!("{} cannot be read: {error}", file.display())),
+    })
 }
 
 /// Calls `each` with all runs, the newest first.
