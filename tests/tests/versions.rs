@@ -15,9 +15,17 @@ fn broken() -> [(&'static str, Value, &'static str); 5] {
     ]
 }
 
+/// Begins a run of version 0, up to where it waits. Gives the script of its agents.
+fn begin(place: &Place, input: &Value, evict: &str) -> String {
+    let script = place.script(json!({ "default": { "reply": "${prompt}!" } }));
+    let mut run = place.wfhost(["run", &version(place, 0), "--id", "r", "--no-wait", "--agents", &script]);
+    let ran = run.args(["-i", &input.to_string()]).env("WFHOST_EVICT", evict).output().unwrap();
+    assert_eq!(ran.status.code(), Some(3), "{}", String::from_utf8_lossy(&ran.stderr));
+    script
+}
+
 /// Begins a run of version 0 that asks `one` and `two`, posts a message and waits for the signal `go`.
 fn waiting(place: &Place, other: &Value, evict: &str) -> String {
-    let script = place.script(json!({ "default": { "reply": "${prompt}!" } }));
     let right = json!([{"agent": "one"}, {"agent": "two"}]);
     let input = json!({"do": [
         {"by_version": [right, other]},
@@ -25,10 +33,7 @@ fn waiting(place: &Place, other: &Value, evict: &str) -> String {
         {"wait": {"name": "go"}},
         {"agent": "three"},
     ]});
-    let mut run = place.wfhost(["run", &version(place, 0), "--id", "r", "--no-wait", "--agents", &script]);
-    let ran = run.args(["-i", &input.to_string()]).env("WFHOST_EVICT", evict).output().unwrap();
-    assert_eq!(ran.status.code(), Some(3), "{}", String::from_utf8_lossy(&ran.stderr));
-    script
+    begin(place, &input, evict)
 }
 
 /// The run goes on with the code that it began with.
@@ -68,20 +73,8 @@ fn a_broken_version_is_refused_everywhere_and_the_run_stays_where_it_is() {
 #[test]
 fn a_version_that_breaks_where_the_run_waits_is_not_moved_to() {
     let place = Place::new();
-    let script = place.script(json!({ "default": { "reply": "${prompt}!" } }));
     let input = json!({"do": [{"agent": "one"}, {"by_version": [[{"wait": {"name": "go"}}], [{"panic": "boom"}]]}, {"agent": "two"}]});
-    let begun = place.run([
-        "run",
-        &version(&place, 0),
-        "--id",
-        "r",
-        "--no-wait",
-        "--agents",
-        &script,
-        "-i",
-        &input.to_string(),
-    ]);
-    assert_eq!(begun.code(), Some(3), "{}", begun.stderr());
+    let script = begin(&place, &input, "auto");
     let moved = place.run(["upgrade", "r", "--module", &version(&place, 1)]);
     assert_eq!(moved.code(), Some(5), "{}{}", moved.stdout(), moved.stderr());
     assert_eq!(place.run(["signal", "r", "go"]).code(), Some(0));
@@ -101,7 +94,6 @@ fn code_that_logs_more_or_less_loses_and_doubles_no_message() {
     for evict in ["auto", "always"] {
         for (old, new) in [(0, 1), (1, 0), (1, 3), (3, 1)] {
             let place = Place::new();
-            let script = place.script(json!({ "default": { "reply": "${prompt}!" } }));
             let by_version = json!({"by_version": [lines(old), lines(new)]});
             let input = json!({"do": [
                 by_version, {"post": {"name": "news", "payload": 1}},
@@ -117,19 +109,7 @@ fn code_that_logs_more_or_less_loses_and_doubles_no_message() {
                 let ran = place.wfhost(args).env("WFHOST_EVICT", evict).output().unwrap();
                 (ran.status.code(), String::from_utf8_lossy(&ran.stderr).into_owned())
             };
-            let text = input.to_string();
-            let begun = run(&[
-                "run",
-                &version(&place, 0),
-                "--id",
-                "r",
-                "--no-wait",
-                "--agents",
-                &script,
-                "-i",
-                &text,
-            ]);
-            assert_eq!(begun.0, Some(3), "{}", begun.1);
+            let script = begin(&place, &input, evict);
             assert_eq!(messages(&place), [1, 2]);
             let moved = run(&["upgrade", "r", "--module", &version(&place, 1)]);
             assert_eq!(moved.0, Some(0), "{}", moved.1);
