@@ -272,9 +272,10 @@ impl Host {
     ) -> Result<RunHandle, HostError> {
         let project = options.config.project.clone();
         // Without room it waits in the store like others.
-        let current = match self.inner.has_room() {
-            true => Some(self.inner.session().await?),
-            false => None,
+        let room = self.inner.try_room();
+        let current = match room {
+            Some(_) => Some(self.inner.session().await?),
+            None => None,
         };
         let (id, machine) = self.create(module, options, current.as_ref()).await?;
         let watched = self.inner.watch(&id, providers);
@@ -403,7 +404,7 @@ impl Host {
             Some(module) => self.check_move(id, module).await?,
             None => ClaimHow::Asked,
         };
-        self.inner.room().await;
+        let _room = self.inner.room().await;
         match self.inner.claim_and_open(id, how, options.module.as_ref()).await? {
             Ok(mut ready) => {
                 self.change_budget(&mut ready.machine, options.budget);
@@ -449,6 +450,7 @@ impl Host {
         if let Some(step) = plan.step {
             self.retry_child(id, step).await?;
         }
+        let _room = self.inner.room().await;
         let current = self.inner.session().await?;
         let opened = match self.inner.claim(id, ClaimHow::Reopen).await? {
             Claimed::Yes(opened) => opened,

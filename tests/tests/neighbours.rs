@@ -49,6 +49,25 @@ fn talker() -> String {
     by_hand(100, imports, body)
 }
 
+/// Passes through one place of changed code after the other, each with a name of its own.
+fn patcher() -> String {
+    let imports = r#"
+      (import "wfhost:workflow/context@0.1.0" "patched" (func $patched (param i32 i32) (result i32)))"#;
+    let body = "(loop $again
+        (i32.store (i32.const 4096) (i32.add (i32.load (i32.const 4096)) (i32.const 1)))
+        (local.set $step (i32.const 0))
+        (loop $digit
+            (i32.store8 (i32.add (i32.const 8192) (local.get $step))
+                (i32.add (i32.const 97)
+                    (i32.and (i32.shr_u (i32.load (i32.const 4096)) (i32.mul (local.get $step) (i32.const 4)))
+                        (i32.const 15))))
+            (local.set $step (i32.add (local.get $step) (i32.const 1)))
+            (br_if $digit (i32.lt_u (local.get $step) (i32.const 8))))
+        (drop (call $patched (i32.const 8192) (i32.const 8)))
+        (br $again))";
+    by_hand(1, imports, body)
+}
+
 /// How late the timers of a run were, in milliseconds: the median and the 99th of a hundred.
 fn lateness(place: &Place, run: &str) -> (i64, i64) {
     let at = |entry: &Value| {
@@ -212,6 +231,20 @@ fn memory_that_the_system_refuses_leaves_the_run_as_it_is() {
     assert_eq!(place.journal("refused").len(), 1, "only that it began");
     let resumed = place.run(["resume", "refused"]);
     assert_eq!(resumed.code(), Some(0), "{}", resumed.stderr());
+}
+
+/// I-B10 c: each new name is an entry, and nothing is committed while a program computes.
+#[test]
+fn places_of_changed_code_count_as_entries() {
+    let place = Place::new();
+    let file = component(&place, &patcher());
+    assert_eq!(place.run(["run", &file, "--id", "r", "--max-entries", "5000"]).code(), Some(1));
+    let message = place.show("r")["failure"]["message"].clone();
+    assert!(
+        message.as_str().unwrap().contains("the run has 5000 entries in its journal"),
+        "{message}"
+    );
+    assert_eq!(place.run(["replay", "r"]).code(), Some(0));
 }
 
 /// I-B10 f, III-D3.

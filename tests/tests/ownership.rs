@@ -242,6 +242,47 @@ fn d04_a_signal_wakes_a_parked_run_while_any_host_serves() {
     assert!(ran.stderr().contains("Stopped  nothing is lost"), "{}", ran.stderr());
 }
 
+/// Two places in memory and sixty runs that only wait: none keeps its place while others queue.
+#[test]
+fn runs_that_only_wait_make_room_for_those_that_queue() {
+    let place = Place::new();
+    for n in 0..60 {
+        let input = json!({ "do": [{ "sleep": 3_600_000 }] }).to_string();
+        let ran = place.run(["run", &module("probe"), "-i", &input, "-d", "-q", "--id", &format!("r{n}")]);
+        assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    }
+    let serve = place.spawn(["serve", "--max-live", "2"]);
+    // With the grace that a run alone has to be dropped from memory, they would take a minute.
+    eventually("all wait", || {
+        let waiting = place.run(["ps", "--state", "waiting", "--limit", "100", "-o", "json"]).ok_json();
+        (waiting.as_array().unwrap().len() == 60).then_some(())
+    });
+    kill(serve);
+}
+
+/// What one of them plans before it has the run may be over when it has it.
+#[test]
+fn of_eight_who_try_a_run_again_one_does_and_nothing_is_paid_for_twice() {
+    let place = Place::new();
+    let script = place.script(json!({
+        "rules": [{ "match": "flaky", "fail": { "kind": "rejected" } }],
+        "default": { "reply": "paid" },
+    }));
+    let program = json!([{ "agent": "one" }, { "agent_or_fail": { "prompt": "flaky" } }, { "agent": "two" }]);
+    let ran = finish(begin(&place, "r", &program, &["--agents", &script]));
+    assert_eq!(ran.code(), Some(1), "{}", ran.stderr());
+    let script = place.script(json!({ "default": { "reply": "paid" } }));
+    let racing: Vec<_> = (0..8).map(|_| place.spawn(["retry", "r", "--agents", &script])).collect();
+    for child in racing {
+        let ran = finish(child);
+        assert!([Some(0), Some(2), Some(3), Some(6)].contains(&ran.code()), "{}", ran.stderr());
+    }
+    assert_eq!(count(&place, "r", "retried"), 1);
+    assert_eq!(place.show("r")["state"], "completed");
+    let prompts: Vec<_> = place.calls().iter().map(|call| call["prompt"].clone()).collect();
+    assert_eq!(prompts, ["one", "flaky", "flaky", "two"]);
+}
+
 #[test]
 fn a_cancel_succeeds_also_if_a_server_is_quicker_with_it() {
     let place = Place::new();

@@ -445,6 +445,24 @@ fn h03_files_and_output_are_limited_and_the_program_may_go_on() {
     assert!(logs.lines().last().unwrap().contains("the run has written as much as it may"), "the last line");
 }
 
+/// A byte far behind the end of a file is one byte for the program and millions of zeros for the host.
+#[test]
+fn zeros_that_the_host_writes_cost_fuel() {
+    let far = 60_000_000;
+    let set_size = |size: u64| json!({ "file": { "set_size": ["/a", size] } });
+    let write_far = |at: u64| json!({ "file": { "write_at": ["/a", at, "x"] } });
+    for grow in [set_size as fn(u64) -> Value, write_far] {
+        let program = |at: u64| {
+            let round = json!({ "each": [grow(at), set_size(0)] });
+            json!([{ "file": { "write": ["/a", "x"] } }, { "repeat": { "times": 40, "operation": round } }])
+        };
+        let message = failure(&Place::new(), &program(far), &["--fuel", "1000000000"]);
+        assert!(message.contains("used up its 1000000000 units of fuel"), "{message}");
+        let near = run(&Place::new(), &program(10), &["--fuel", "1000000000"]);
+        assert_eq!(near.code(), Some(0), "{}", near.stderr());
+    }
+}
+
 /// A program by hand: what it does, and what it returns.
 fn by_hand(imports: &str, body: &str) -> String {
     format!(

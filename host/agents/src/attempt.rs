@@ -220,7 +220,7 @@ impl Attempt {
                     within(deadline, &self.world, settled.notified()).await.ok_or_else(too_late)?;
                     continue;
                 }
-                Err(failure) => return Err(self.failed(failure.into())),
+                Err(short) => return Err(self.failed(Failure::from(short).into())),
             };
             if place.is_none() && self.gate.has_turns(name, rate) {
                 place = Some(self.gate.place(name, rate, &self.call.run, self.call.step));

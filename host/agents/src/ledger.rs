@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 use wfhost_core::policy::budget::{Budget, Expected, Keeping, Short, Spent, Usual};
-use wfhost_core::{Failure, RunId};
+use wfhost_core::RunId;
 
 /// What a family may spend and has spent, as it is recorded.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ pub struct Purse {
 }
 
 /// Reads what is recorded now.
-pub type ReadPurse = Box<dyn Fn() -> BoxFuture<'static, Result<Purse, Failure>> + Send + Sync>;
+pub type ReadPurse = Box<dyn Fn() -> BoxFuture<'static, Purse> + Send + Sync>;
 
 /// What is set aside, of all families that this host makes calls for.
 #[derive(Debug, Default)]
@@ -134,18 +134,18 @@ impl InQueue {
     ///
     /// # Errors
     ///
-    /// If nothing is left, or what is recorded cannot be read.
+    /// If nothing is left.
     pub async fn set_aside(
         &mut self,
         read: &ReadPurse,
         expected: impl Fn() -> Expected,
-    ) -> Result<SetAside, Failure> {
+    ) -> Result<SetAside, Short> {
         loop {
             // Only those who spend from the same purse know its root before it was read.
             let settled = self.settled();
-            let purse = read().await?;
+            let purse = read().await;
             if !purse.budget.counts() {
-                return purse.budget.can_afford(purse.spent).map(|()| SetAside::Free).map_err(Failure::from);
+                return purse.budget.can_afford(purse.spent).map(|()| SetAside::Free);
             }
             if let Some(done) = self.decide(purse, expected(), settled)? {
                 return Ok(done);
@@ -274,7 +274,7 @@ mod tests {
             let tokens_spent = spent.load(Ordering::SeqCst);
             let budget = Budget { tokens: Some(tokens), ..Budget::default() };
             let spent = Spent { tokens: tokens_spent, ..Spent::default() };
-            Box::pin(std::future::ready(Ok(Purse { root: root(), budget, spent })))
+            Box::pin(std::future::ready(Purse { root: root(), budget, spent }))
         })
     }
 

@@ -227,7 +227,7 @@ impl Driver<'_> {
 }
 
 /// What a run, and the family that it shares its budget with, may spend and has spent.
-async fn purse(shared: Shared, world: Arc<dyn World>, store: SharedStore) -> Result<Purse, Failure> {
+async fn purse(shared: Shared, world: Arc<dyn World>, store: SharedStore) -> Purse {
     let (root, mut budget, mut spent, shares) = {
         let machine = &shared.lock().machine;
         (machine.root().clone(), machine.budget(), machine.spent(world.now()), machine.shares_budget())
@@ -244,7 +244,7 @@ async fn purse(shared: Shared, world: Arc<dyn World>, store: SharedStore) -> Res
         budget = Budget { time_ms: budget.time_ms, ..family.budget };
         spent = Spent { time_ms: spent.time_ms, ..family.spent };
     }
-    Ok(Purse { root, budget, spent })
+    Purse { root, budget, spent }
 }
 
 /// What the journal keeps of an answer.

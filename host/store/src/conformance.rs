@@ -525,10 +525,14 @@ fn child(parent: &mut Machine, step: u64, name: Option<&str>, on_close: OnParent
 
 /// The next round of a run, as a driver makes it.
 fn next_round(old: &Machine, name: &str) -> NewRun {
+    started(round_after(old, name))
+}
+
+fn round_after(old: &Machine, name: &str) -> Started {
     let (first, round) = old.round();
     let (first, from) = (first.clone(), old.run().clone());
     let origin = Origin::Continued { first, from, round: round + 1, spent: Spent::default() };
-    started(Started { run: id(name), origin: Some(origin), ..old.started().clone() })
+    Started { run: id(name), origin: Some(origin), ..old.started().clone() }
 }
 
 fn started(started: Started) -> NewRun {
@@ -1499,4 +1503,124 @@ async fn the_oldest_answers_go_beyond_a_size() {
     }
     assert_eq!(left, [7, 8, 9]);
     assert_eq!(store.delete_old_answers(Timestamp(9)).await.unwrap(), 2);
+}
+
+/// What operations cost, in instructions of SQLite's machine, with so many children, rounds,
+/// questions, modules, schedules and lines of transcripts there.
+async fn costs(many: u64) -> Vec<(&'static str, u64)> {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("w.db");
+    let counted = crate::sqlite::costs::of(&path);
+    let clock = Arc::new(Hands::default());
+    let hands: Arc<dyn Clock> = clock.clone();
+    let options =
+        SqliteOptions { clock: hands, synchronous: Synchronous::Normal, ..SqliteOptions::default() };
+    let store = Shop::open(Arc::new(SqliteStore::open(&path, &options).unwrap()), clock, None).await;
+
+    let (mut parent, _) = create(&store, "p", None).await;
+    let children = (1..=many).map(|step| child(&mut parent, step, None, OnParentClose::Cancel)).collect();
+    store.append(Append { children, ..store.with("p", None) }).await.unwrap();
+    for step in 1..=many / 2 {
+        let opened = store.opened(store.mine, &format!("p.{step}")).await;
+        store.append(end(store.mine, &format!("p.{step}"), opened.epoch.0)).await.unwrap();
+    }
+    let (mut round, _) = create(&store, "c", None).await;
+    for n in 2..=many {
+        let next = format!("c-{n}");
+        let goes_on = Next::Continue { run: Box::new(next_round(&round, &next)) };
+        let last = round.run().to_string();
+        let epoch = match n {
+            2 => Epoch(1),
+            _ => store.opened(store.mine, &last).await.epoch,
+        };
+        store.append(Append { epoch, next: goes_on, ..store.with(&last, None) }).await.unwrap();
+        round = Machine::start(round_after(&round, &next), Timestamp(15));
+    }
+    let last = round.run().clone();
+    for n in 0..many {
+        create(&store, &format!("q{n}"), Some(&format!("key{n}"))).await.1.unwrap();
+        let questions = vec![question(n)];
+        store.append(Append { questions, ..store.with(&format!("q{n}"), None) }).await.unwrap();
+        let module = store.put_module(&format!("m{n}"), &n.to_le_bytes()).await.unwrap();
+        let schedule = crate::schedule::Schedule {
+            name: format!("s{n}"),
+            when: crate::schedule::When::Every { millis: 1_000, from: Timestamp(1 << 40) },
+            overlap: Default::default(),
+            catch_up: Default::default(),
+            workflow: "w".to_owned(),
+            module,
+            input: Json::null(),
+            labels: Vec::new(),
+            config: RunConfig::default(),
+            created_at: Timestamp(1),
+            next_at: Some(Timestamp(1 << 40)),
+            fired: 0,
+            last: None,
+        };
+        store.put_schedule(schedule, false).await.unwrap();
+        let kind = TranscriptKind::Heartbeat;
+        let line = NewTranscript { step: Step(n), attempt: 1, at: Timestamp(1), kind, text: "x".to_owned() };
+        store.transcribe(&id("q0"), vec![line]).await.unwrap();
+    }
+
+    let mut costs = Vec::new();
+    let mut begin = counted.load(Ordering::Relaxed);
+    let mut took = |what| {
+        let end = counted.load(Ordering::Relaxed);
+        costs.push((what, end - std::mem::replace(&mut begin, end)));
+    };
+    store.run(&id("p")).await.unwrap();
+    took("a look at a run");
+    assert!(store.family(&id("c")).await.unwrap().spent.tokens == 0);
+    took("what a chain has spent");
+    store.family(&id("p")).await.unwrap();
+    took("what a family has spent");
+    store.busy_relatives(&id("p")).await.unwrap();
+    took("whether a family is at work");
+    assert_eq!(store.ended_children(&id("p"), &[Step(1)]).await.unwrap().len(), 1);
+    took("one child of many");
+    assert_eq!(post(&store, "c", signal("s", Some("1"))).await, Posted::Continued(last.clone()));
+    took("a signal to the first round");
+    assert_eq!(post(&store, last.as_str(), signal("s", Some("1"))).await, Posted::Added);
+    took("a signal to the last round");
+    store.append(Append { dropped: vec![Step(many)], ..store.with("p", None) }).await.unwrap();
+    took("a child that is dropped");
+    assert!(store.question(&id("q1"), Step(1)).await.unwrap().is_some());
+    took("a look at a question");
+    let outcome = Ok(Json::null());
+    let answer = MessageBody::Answer { step: Step(1), outcome, by: None, note: None };
+    assert_eq!(post(&store, "q1", answer).await, Posted::Added);
+    took("an answer");
+    assert!(store.module_named("m1").await.unwrap().is_some());
+    took("a module by its name");
+    assert!(store.due_schedules(9).await.unwrap().due.is_empty());
+    took("which schedules are due");
+    assert_eq!(store.due(1, Wanted::default()).await.0.len(), 1);
+    took("a claim of what is due");
+    let filter = TranscriptFilter { step: Some(Step(1)), ..TranscriptFilter::default() };
+    assert_eq!(store.transcript(&id("q0"), filter, 9).await.unwrap().len(), 1);
+    took("the transcript of a step");
+    assert!(store.last_heartbeat(&id("q0"), Step(1)).await.unwrap().is_some());
+    took("the last heartbeat of a step");
+    assert!(matches!(create(&store, "new", Some("key1")).await.1.unwrap(), Created::Known(_)));
+    took("a start with a key that is known");
+    create(&store, "newer", None).await.1.unwrap();
+    took("a start");
+    park(&store, "newer", Some(1 << 40), &["s"]).await;
+    took("a run that is parked");
+    store.append(end(store.mine, "q2", 1)).await.unwrap();
+    took("an end");
+    store.keep(store.mine).await.unwrap();
+    took("a renewal");
+    costs
+}
+
+/// With twenty times as much of everything there, nothing is looked at that does not concern it.
+#[tokio::test]
+async fn no_cost_grows_with_what_is_there() {
+    let (few, many) = (costs(20).await, costs(400).await);
+    println!("{few:?}\n{many:?}");
+    let grown: Vec<_> =
+        few.iter().zip(&many).filter(|((_, few), (_, many))| *many > few + few / 2 + 50).collect();
+    assert!(grown.is_empty(), "{grown:?}");
 }

@@ -57,6 +57,24 @@ pub fn particular() -> (Value, Value) {
     (program, json!([["sim: a", "other: b", null, "sim: c"], "other: d", "sim: e"]))
 }
 
+/// Sends to itself, with a store that fails before it has posted, and after. Each is read once.
+pub fn sender(run: &str) -> (Value, Value) {
+    let send = |n: u8| json!({ "send": { "run": run, "name": "own", "payload": n } });
+    let wait = || json!({ "wait": { "name": "own" } });
+    let program = rounds_of(&[
+        send(1),
+        json!({ "agent": "a" }),
+        send(2),
+        json!({ "sleep": 300 }),
+        send(3),
+        wait(),
+        wait(),
+        wait(),
+        json!({ "race": [wait(), { "sleep": 500 }] }),
+    ]);
+    (program, json!([null, "sim: a", null, null, null, 1, 2, 3, [1, null]]))
+}
+
 /// Reads what is sent to it, in several rounds. What it has read it asks an agent about.
 pub fn reader(rounds: u64) -> Value {
     let about = |operation: Value| json!({ "agent_about": operation });

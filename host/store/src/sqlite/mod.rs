@@ -2,6 +2,8 @@
 
 mod append;
 mod claims;
+#[cfg(test)]
+pub(crate) mod costs;
 mod errors;
 mod inbox;
 mod journal;
@@ -236,6 +238,8 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_handler(Some(writer::wait_for_turn))?;
+    #[cfg(test)]
+    costs::count(&mut connection, path)?;
     connection.set_prepared_statement_cache_capacity(64);
     // A plan does not depend on the values: no statement is compiled again because they differ.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;

@@ -179,11 +179,17 @@ pub(super) fn transcript(
 ) -> Result<Vec<TranscriptLine>> {
     let kinds: Vec<_> = filter.kinds.iter().map(|kind| *kind as u8).collect();
     let kinds = serde_json::to_string(&kinds).unwrap_or_default();
-    c.prepare_cached(
-        "SELECT t.id, t.step, t.attempt, t.at, t.kind, t.text FROM runs r JOIN transcripts t ON t.run = r.id
-         WHERE r.name = ?1 AND t.id > ?2 AND (?3 IS NULL OR t.step = ?3)
-           AND (?4 = '[]' OR t.kind IN (SELECT value FROM json_each(?4))) ORDER BY t.id LIMIT ?5",
-    )?
+    // A statement for each index, so that one step of many is not looked for among the lines of all.
+    let (index, of_step) = match filter.step {
+        None => ("transcripts_run", "?3 IS NULL"),
+        Some(_) => ("transcripts_step", "t.step = ?3"),
+    };
+    c.prepare_cached(&format!(
+        "SELECT t.id, t.step, t.attempt, t.at, t.kind, t.text
+         FROM runs r JOIN transcripts t INDEXED BY {index} ON t.run = r.id
+         WHERE r.name = ?1 AND t.id > ?2 AND {of_step}
+           AND (?4 = '[]' OR t.kind IN (SELECT value FROM json_each(?4))) ORDER BY t.id LIMIT ?5"
+    ))?
     .query_map(
         params![
             run.as_str(),

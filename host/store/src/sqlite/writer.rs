@@ -384,3 +384,55 @@ pub(super) fn wait_for_turn(tries: i32) -> bool {
     std::thread::sleep(Duration::from_micros(100 + jitter));
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use futures_util::FutureExt;
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_write_that_panics_takes_only_itself_back() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let open = || Connection::open(directory.path().join("t.db")).unwrap();
+        let first = open();
+        first.execute_batch("CREATE TABLE t (n INTEGER)").unwrap();
+        let writer = Writer::new("t.db".to_owned(), first, open()).unwrap();
+        let insert = |n: u32| {
+            writer.write(move |connection| {
+                connection.execute("INSERT INTO t VALUES (?1)", [n]).unwrap();
+                assert_ne!(n, 5, "the sixth panics in its middle");
+                Ok(())
+            })
+        };
+        let (begun, has_begun) = mpsc::channel();
+        let (go_on, may_go_on) = mpsc::channel::<()>();
+        let mut others = std::pin::pin!(join_all((0..10).map(insert)));
+        std::thread::scope(|scope| {
+            // While this one has the writer the others queue up, and share a transaction.
+            scope.spawn(|| {
+                let slow = writer.write(move |_| {
+                    let _ = begun.send(());
+                    let _ = may_go_on.recv();
+                    Ok(())
+                });
+                assert_eq!(slow.now_or_never(), Some(Ok(())));
+            });
+            has_begun.recv().unwrap();
+            assert!((&mut others).now_or_never().is_none());
+            go_on.send(()).unwrap();
+        });
+        for (n, written) in (0..).zip(others.await) {
+            match written {
+                Err(StoreError::Failed { reason, .. }) if n == 5 => assert_eq!(reason, "a write panicked"),
+                other => assert_eq!((n, other), (n, Ok(()))),
+            }
+        }
+        assert_eq!(insert(11).await, Ok(()), "the writer goes on");
+        let there: u32 = open().query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
+        assert_eq!(there, 10);
+    }
+}

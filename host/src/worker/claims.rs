@@ -1,0 +1,222 @@
+//! From a run in the store to a machine that has its journal.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use wfhost_core::{Digest, Epoch, Journal, Machine, Origin, Position, Row, RunId, Timestamp, plan_retry};
+use wfhost_runtime::{Denied, Module};
+use wfhost_store::{Append, ClaimHow, Claimed, Fence, Next, Opened, SessionId, StoreError, Unreadable};
+use wfhost_world::lock;
+
+use super::{AGAIN_AFTER, Current, Inner, Live, Ready};
+use crate::host::HostError;
+
+impl Inner {
+    /// Claims a run once more that this host has. None if it has lost it.
+    pub(super) async fn reopen(
+        self: &Arc<Self>,
+        run: &RunId,
+        live: &Live,
+    ) -> Result<Option<Box<Opened>>, StoreError> {
+        match self.store.claim(live.session, run, ClaimHow::AsItIs).await {
+            Ok(Claimed::Yes(opened)) => {
+                self.is_over();
+                Ok(Some(opened))
+            }
+            Ok(Claimed::Unreadable(unreadable)) => {
+                let Unreadable { epoch, error, .. } = *unreadable;
+                self.release(run, live.session, epoch, error.to_string()).await;
+                Err(error)
+            }
+            Ok(Claimed::NotDue | Claimed::Held { .. } | Claimed::Ended | Claimed::NoSuchRun)
+            | Err(StoreError::SessionOver | StoreError::Fenced { .. }) => Ok(None),
+            Err(error) => {
+                live.doubtful.store(true, Ordering::Relaxed);
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives a run up that cannot be advanced here, whatever this execution did. If the store is in
+    /// trouble itself it is asked again and again, while others go on.
+    pub(super) async fn release(
+        self: &Arc<Self>,
+        run: &RunId,
+        session: SessionId,
+        epoch: Epoch,
+        trouble: String,
+    ) {
+        let next = Next::Release { waiting: None, trouble: Some(trouble) };
+        let append = Append::new(run.clone(), session, epoch, Timestamp(0), next);
+        if self.is_released(&append).await {
+            return;
+        }
+        let inner = Arc::downgrade(self);
+        self.spawn(async move {
+            loop {
+                tokio::time::sleep(AGAIN_AFTER).await;
+                let Some(inner) = inner.upgrade() else { return };
+                if inner.is_released(&append).await {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Whether the run is not this host's any more after that append.
+    pub(super) async fn is_released(&self, append: &Append) -> bool {
+        // A session that ends gives everything up.
+        lock(&self.state).closing
+            || matches!(
+                self.store.append(append.clone()).await,
+                Ok(_) | Err(StoreError::Fenced { .. } | StoreError::SessionOver)
+            )
+    }
+
+    /// Claims a run and reads it; or says why it cannot be had.
+    pub async fn claim_and_open(
+        self: &Arc<Self>,
+        run: &RunId,
+        how: ClaimHow,
+        module: Option<&Module>,
+    ) -> Result<Result<Ready, Claimed>, HostError> {
+        let current = self.session().await?;
+        let opened = match self.claim(run, how).await? {
+            Claimed::Yes(opened) => opened,
+            other => return Ok(Err(other)),
+        };
+        let epoch = opened.epoch;
+        match self.open(*opened, current.clone(), module).await {
+            Ok(ready) => Ok(Ok(ready)),
+            Err(error) => {
+                self.release(run, current.session, epoch, error.to_string()).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes a run over if nobody living has it. One that cannot be read is an error.
+    pub async fn claim(self: &Arc<Self>, run: &RunId, how: ClaimHow) -> Result<Claimed, HostError> {
+        let current = self.session().await?;
+        let session = current.session;
+        if self.is_live(run) {
+            return Ok(Claimed::Held { session, owner: self.owner.clone(), left_ms: self.lease_ms });
+        }
+        let mut dead: Option<SessionId> = None;
+        loop {
+            let claimed = self.store.claim(session, run, how).await;
+            match &claimed {
+                Err(StoreError::SessionOver) => self.lose(&current),
+                Err(_) => self.doubt(),
+                Ok(_) => {}
+            }
+            match claimed? {
+                Claimed::Held { session: holder, ref owner, .. }
+                    if dead != Some(holder) && self.world.is_dead(owner) =>
+                {
+                    self.store.fence(holder, Fence::Dead).await?;
+                    dead = Some(holder);
+                }
+                Claimed::Unreadable(unreadable) => {
+                    let Unreadable { epoch, error, .. } = *unreadable;
+                    self.release(run, session, epoch, error.to_string()).await;
+                    return Err(error.into());
+                }
+                claimed => return Ok(claimed),
+            }
+        }
+    }
+
+    /// Makes a claimed run ready to be driven.
+    pub(super) async fn open(
+        &self,
+        opened: Opened,
+        current: Current,
+        moved: Option<&Module>,
+    ) -> Result<Ready, HostError> {
+        let Opened {
+            run,
+            epoch,
+            starts,
+            module: digest,
+            emissions,
+            given,
+            rows,
+            mut place,
+            inbox,
+            project,
+            imported,
+            ..
+        } = opened;
+        let unusable = |source| HostError::Journal { run: run.clone(), source };
+        let mut journal = Journal::read(rows).map_err(unusable)?;
+        // A run that had ended goes on from there.
+        if let Ok(retry) = plan_retry(&journal, None, true) {
+            let before = journal.head;
+            let row = retry.append(&mut journal, emissions, self.world.now());
+            let machine = Machine::open(journal.clone(), given).map_err(unusable)?;
+            place = self.append_retry(&run, &current, epoch, before, row, &machine).await?;
+        }
+        let mut machine = Machine::open(journal, given).map_err(unusable)?;
+        if let Some(Origin::Reused { from }) = machine.started().origin.clone() {
+            // If it was deleted everything is asked afresh.
+            let rows = self.store.journal(&from, Position(0)).await?;
+            if let Ok(journal) = Journal::read(rows) {
+                machine.take_answers_from(&journal);
+            }
+        }
+        let module = match moved {
+            Some(module) => module.clone(),
+            None => {
+                let name = machine.started().workflow.clone();
+                match self.engine.ready(&name, digest).await {
+                    Some(module) => module,
+                    None => {
+                        // Whoever dies while it is compiled says nothing about the program.
+                        let count = |starts| self.store.set_starts(current.session, &run, epoch, starts);
+                        count(starts.saturating_sub(1)).await?;
+                        let module = self.module(&run, digest, &name).await?;
+                        count(starts).await?;
+                        module
+                    }
+                }
+            }
+        };
+        let inbox = Some(inbox);
+        Ok(Ready { current, epoch, starts, machine, module, project, imported, place, inbox })
+    }
+
+    /// Commits that a run which had ended goes on. Gives the place of that.
+    pub async fn append_retry(
+        &self,
+        run: &RunId,
+        current: &Current,
+        epoch: Epoch,
+        before: Digest,
+        row: Row,
+        machine: &Machine,
+    ) -> Result<Option<u64>, HostError> {
+        let append = Append {
+            before,
+            row: Some(row),
+            questions: machine.open_questions(),
+            ..Append::new(run.clone(), current.session, epoch, machine.last_at(), Next::Go)
+        };
+        Ok(self.store.append(append).await?.place)
+    }
+
+    /// A run's journal, read and checked.
+    pub async fn journal(&self, run: &RunId) -> Result<Journal, HostError> {
+        let rows = self.store.journal(run, Position(0)).await?;
+        Journal::read(rows).map_err(|source| HostError::Journal { run: run.clone(), source })
+    }
+
+    pub async fn module(&self, run: &RunId, digest: Digest, name: &str) -> Result<Module, HostError> {
+        let bytes = async {
+            let bytes = self.store.module(digest).await?;
+            bytes.ok_or_else(|| HostError::NoModule { run: run.clone(), digest })
+        };
+        // It was accepted when the run began.
+        self.engine.load(name, digest, Denied::Trap, bytes).await
+    }
+}

@@ -1,0 +1,342 @@
+//! Drives runs, each in a task of its own, and tells those who follow them how that ended.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use wfhost_core::{End, Epoch, Failure, FailureKind, Machine, RunId};
+use wfhost_store::{Append, Next, RunState, SessionId, StoreError, Wake};
+use wfhost_world::lock;
+
+use super::{AGAIN_AFTER, Current, From, Inner, Live, Ready};
+use crate::drive::{Control, Drive, DriveError, Driven, Leave, Pace};
+use crate::handle::Ending;
+use crate::host::{Evict, HostError};
+
+/// One that fails for another reason is tried again after twice the time each time, up to this.
+const AGAIN_AT_MOST: Duration = Duration::from_secs(30);
+/// How long a run may only wait before its program is dropped from memory.
+const PARK_GRACE: Duration = Duration::from_secs(2);
+/// A run that was claimed more often without coming forward is given up.
+const MAX_STARTS: u32 = 5;
+
+impl Inner {
+    /// Drives a run in a task of its own, as soon as it is not driven here any more.
+    pub fn begin(self: &Arc<Self>, run: &RunId, from: From) {
+        let current = from.current();
+        let control = Control::under(current.lease.clone());
+        if self.crowded.load(Ordering::Relaxed) {
+            control.crowd();
+        }
+        let live = Arc::new(Live {
+            session: current.session,
+            epoch: AtomicU64::new(0),
+            doubtful: AtomicBool::new(false),
+            control,
+        });
+        {
+            let mut state = lock(&self.state);
+            if state.closing {
+                // It is given up with the session.
+                return;
+            }
+            if state.live.contains_key(run) {
+                drop(state);
+                let (inner, run) = (Arc::clone(self), run.clone());
+                tokio::spawn(async move {
+                    loop {
+                        let left = inner.left.notified();
+                        if !inner.is_live(&run) {
+                            break;
+                        }
+                        left.await;
+                    }
+                    inner.begin(&run, from);
+                });
+                return;
+            }
+            state.live.insert(run.clone(), Arc::clone(&live));
+        }
+        let entered = Entered { inner: Arc::clone(self), run: run.clone() };
+        tokio::spawn(async move {
+            let Entered { inner, run } = &entered;
+            let driven = inner.drive(run, &live, from).await;
+            inner.report(run, driven);
+        });
+    }
+
+    /// Tells those who follow the run how driving it ended.
+    pub(super) fn report(&self, run: &RunId, driven: Result<Driven, HostError>) {
+        let ending = match driven {
+            Ok(Driven::Ended(outcome)) => Some(Ok(Ending::Finished(outcome))),
+            Ok(Driven::Refused(mismatch)) => {
+                Some(Ok(Ending::Refused { reason: mismatch.to_string(), mismatch: Some(mismatch) }))
+            }
+            Ok(Driven::Paused) => Some(Ok(Ending::Paused)),
+            Ok(Driven::Left) => Some(Ok(Ending::Stopped)),
+            Ok(Driven::Continued(next)) => Some(Ok(Ending::Continued(next))),
+            Ok(Driven::HandedOver(error)) => Some(Err(error.into())),
+            Ok(Driven::Parked | Driven::Lost) => None,
+            Err(error) => Some(Err(error)),
+        };
+        if let (Some(watched), Some(ending)) = (self.watched(run), ending) {
+            *lock(&watched.ending) = Some(ending);
+        }
+    }
+
+    /// Drives a run as far as it goes.
+    pub(super) async fn drive(
+        self: &Arc<Self>,
+        run: &RunId,
+        live: &Live,
+        from: From,
+    ) -> Result<Driven, HostError> {
+        let mut from = Some(from);
+        let mut wait = AGAIN_AFTER;
+        loop {
+            let driven = match from.take() {
+                Some(from) => self.advance(run, live, from).await,
+                None => match self.reopen(run, live).await {
+                    Ok(Some(opened)) => {
+                        let current = Current { session: live.session, lease: live.control.lease.clone() };
+                        from = Some(From::Opened(opened, current));
+                        continue;
+                    }
+                    Ok(None) => return Ok(Driven::Lost),
+                    Err(error) => Err(error.into()),
+                },
+            };
+            let error = match driven {
+                Err(HostError::Store(error) | HostError::Drive(DriveError::Store(error))) => error,
+                other => return other,
+            };
+            self.trouble.send_if_modified(|trouble| {
+                let news = error.is_passing() && trouble.as_ref() != Some(&error);
+                if news {
+                    *trouble = Some(error.clone());
+                }
+                news
+            });
+            let goes_on = match error {
+                StoreError::Raced { .. } => true,
+                // Who follows it is told, and decides.
+                _ if self.watched(run).is_some() => false,
+                _ if error.is_passing()
+                    || matches!(error, StoreError::Failed { .. } | StoreError::Unknown { .. }) =>
+                {
+                    tokio::select! {
+                        biased;
+                        () = tokio::time::sleep(wait) => {}
+                        () = live.control.left() => {}
+                    }
+                    if !error.is_passing() {
+                        wait = (2 * wait).min(AGAIN_AT_MOST);
+                    }
+                    true
+                }
+                _ => false,
+            };
+            // One that is left gently has time for its calls, which go on.
+            if !goes_on || live.control.leaving() >= Leave::Now {
+                let epoch = Epoch(live.epoch.load(Ordering::Relaxed));
+                self.release(run, live.session, epoch, error.to_string()).await;
+                return Err(error.into());
+            }
+        }
+    }
+
+    /// A trouble that passes is over.
+    pub(super) fn is_over(&self) {
+        self.trouble.send_if_modified(|trouble| {
+            let is_over = trouble.as_ref().is_some_and(StoreError::is_passing);
+            if is_over {
+                *trouble = None;
+            }
+            is_over
+        });
+    }
+
+    /// Drives a run once.
+    pub(super) async fn advance(
+        self: &Arc<Self>,
+        run: &RunId,
+        live: &Live,
+        from: From,
+    ) -> Result<Driven, HostError> {
+        let watched = self.watched(run);
+        let ready = match from {
+            From::Ready(ready) => *ready,
+            From::Opened(opened, current) => {
+                let epoch = opened.epoch;
+                live.epoch.store(epoch.0, Ordering::Relaxed);
+                match self.open(*opened, current, None).await {
+                    Ok(ready) => ready,
+                    Err(error) => {
+                        if !is_of_store(&error) {
+                            self.release(run, live.session, epoch, error.to_string()).await;
+                        }
+                        return Err(error);
+                    }
+                }
+            }
+        };
+        let Ready {
+            current: Current { session, .. },
+            epoch,
+            starts,
+            mut machine,
+            module,
+            project,
+            imported,
+            place,
+            inbox,
+        } = ready;
+        live.epoch.store(epoch.0, Ordering::Relaxed);
+        if starts > MAX_STARTS {
+            return self.give_up(run, session, epoch, starts, machine).await;
+        }
+        machine.move_to(module.digest);
+        let providers = match watched.as_ref().and_then(|watched| watched.providers.clone()) {
+            Some(providers) => providers,
+            None => {
+                let configured = project.as_ref().and_then(|project| self.configured.providers(project));
+                let providers = configured.as_ref().unwrap_or(&self.providers);
+                // A script writes to the file of calls that it names: one of strangers is not opened.
+                match self.scripts && !imported {
+                    true => providers.for_run(&machine.started().config),
+                    false => providers.clone(),
+                }
+            }
+        };
+        let weak = Arc::downgrade(self);
+        let committed = Arc::new({
+            let watched = watched.clone();
+            move || {
+                if let Some(watched) = &watched {
+                    watched.changed.send_modify(|count| *count += 1);
+                }
+            }
+        });
+        let calls = self.calls.of(run);
+        let driven = Drive {
+            engine: &self.engine,
+            store: &self.store,
+            world: &self.world,
+            providers: &providers,
+            gate: &self.gate,
+            run,
+            session,
+            epoch,
+            starts,
+            module: &module,
+            pace: match self.evict {
+                Evict::AfterGrace => Pace::ParkAfter(PARK_GRACE),
+                Evict::Always => Pace::ParkAtOnce,
+            },
+            control: &live.control,
+            committed,
+            wake: Arc::new(move |wakes: &[Wake]| {
+                if let Some(inner) = Weak::upgrade(&weak) {
+                    inner.wake_all(wakes);
+                }
+            }),
+            modules: &self.named,
+            project,
+            imported,
+            calls: Arc::clone(&calls),
+            place,
+            inbox,
+        }
+        .run(machine)
+        .await;
+        match driven {
+            Ok(driven) => {
+                self.calls.forget(run);
+                Ok(driven)
+            }
+            Err(error) => {
+                self.calls.keep(run, calls);
+                let error = HostError::from(error);
+                // The run stays as it was committed; somebody else may take it up.
+                if !is_of_store(&error) {
+                    self.release(run, session, epoch, error.to_string()).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// A run that never comes forward, because its program brings down the host, is ended.
+    pub(super) async fn give_up(
+        &self,
+        run: &RunId,
+        session: SessionId,
+        epoch: Epoch,
+        starts: u32,
+        machine: Machine,
+    ) -> Result<Driven, HostError> {
+        let message = format!(
+            "no-progress: the run was begun {} times without one new entry, so its program seems to \
+             bring down the host",
+            starts - 1
+        );
+        let outcome = Err(Failure::new(FailureKind::Failed, message));
+        let now = self.world.now();
+        let (row, at) = machine.with_end(End::Finished { outcome: &outcome, stopped: true }, now);
+        let next = Next::End { outcome: outcome.clone(), spent: machine.spent(now) };
+        let append = Append {
+            before: machine.head(),
+            row: Some(row.into()),
+            ..Append::new(run.clone(), session, epoch, at, next)
+        };
+        match self.store.append(append).await {
+            Ok(appended) => {
+                self.wake_all(&appended.wake);
+                Ok(Driven::Ended(outcome))
+            }
+            Err(StoreError::Fenced { .. }) => Ok(Driven::Lost),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What became of a run that somebody else advances, or nobody.
+    pub async fn recorded_end(&self, run: &RunId) -> Result<Option<Ending>, HostError> {
+        let info = self.store.run(run).await?.ok_or_else(|| HostError::NoSuchRun(run.clone()))?;
+        if let Some(next) = info.links.next {
+            return Ok(Some(Ending::Continued(next)));
+        }
+        Ok(match (info.state, info.outcome) {
+            (RunState::Paused, _) => Some(Ending::Paused),
+            (RunState::Refused, Some(Err(failure))) => {
+                Some(Ending::Refused { reason: failure.message, mismatch: None })
+            }
+            (state, Some(outcome)) if state.is_final() => Some(Ending::Finished(outcome)),
+            _ => None,
+        })
+    }
+}
+
+/// A run is driven here as long as this lives.
+struct Entered {
+    inner: Arc<Inner>,
+    run: RunId,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut state = lock(&self.inner.state);
+        let left = state.live.remove(&self.run);
+        if left.is_some_and(|live| live.doubtful.load(Ordering::Relaxed)) {
+            self.inner.unsure.store(true, Ordering::Relaxed);
+        }
+        state.tell(&self.run);
+        drop(state);
+        self.inner.left.notify_waiters();
+        self.inner.work.notify_one();
+    }
+}
+
+/// Whether the store failed, not the run.
+pub(super) fn is_of_store(error: &HostError) -> bool {
+    matches!(error, HostError::Store(_) | HostError::Drive(DriveError::Store(_)))
+}

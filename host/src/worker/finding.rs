@@ -1,0 +1,188 @@
+//! Takes up what is due, and notices what other processes commit.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use wfhost_core::RunId;
+use wfhost_store::{Seen, SharedStore, StoreError, Unreadable, Wake, Wanted};
+use wfhost_world::lock;
+
+use super::{AGAIN_AFTER, From, Inner};
+use crate::host::Adopt;
+
+/// What is due is looked up again after this time, in case the clock was set.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// What becomes due within this time of a look is taken up together.
+const GATHER: Duration = Duration::from_millis(1);
+/// Runs that are claimed together at most.
+const CLAIMS_AT_ONCE: usize = 256;
+
+impl Inner {
+    /// Something was sent to a run.
+    pub fn wake(&self, run: &RunId) {
+        if let Some(live) = lock(&self.state).live.get(run) {
+            live.control.inbox.notify_one();
+        }
+        self.work.notify_one();
+    }
+
+    /// The same of several, and what else may be due.
+    pub fn wake_all(&self, wakes: &[Wake]) {
+        if wakes.is_empty() {
+            return;
+        }
+        let state = lock(&self.state);
+        for wake in wakes {
+            match wake {
+                Wake::Run(run) => {
+                    if let Some(live) = state.live.get(run) {
+                        live.control.inbox.notify_one();
+                    }
+                }
+                Wake::Due => {}
+                Wake::Gap => state.live.values().for_each(|live| live.control.inbox.notify_one()),
+            }
+        }
+        self.work.notify_one();
+    }
+
+    /// Takes up what is due. Gives the time until something else is.
+    pub(super) async fn adopt_due(self: &Arc<Self>) -> Result<Duration, StoreError> {
+        let (room, except) = {
+            let state = lock(&self.state);
+            if state.closing {
+                return Ok(LOOK_EVERY);
+            }
+            let taken = state.live.len() + state.reserved;
+            (self.max_live.saturating_sub(taken), state.left.iter().cloned().collect())
+        };
+        let current = self.session().await?;
+        self.settle_doubt(&current).await?;
+        let families = match self.adopt {
+            Adopt::Due => None,
+            Adopt::Own => Some(self.own_families().await?),
+        };
+        if families.as_ref().is_some_and(Vec::is_empty) {
+            return Ok(LOOK_EVERY);
+        }
+        // One schedule that fails holds up nothing.
+        let fires = match self.adopt {
+            Adopt::Due => self.fire_schedules().await.unwrap_or(None),
+            Adopt::Own => None,
+        };
+        let limit = room.min(CLAIMS_AT_ONCE);
+        let wanted = Wanted { projects: self.projects.clone(), families, except };
+        let due = match self.store.claim_due(current.session, limit, wanted).await {
+            Err(StoreError::SessionOver) => {
+                // It was stopped for too long: another session begins.
+                self.lose(&current);
+                return Ok(GATHER);
+            }
+            due => due.inspect_err(|_| self.doubt())?,
+        };
+        if !due.runs.is_empty() {
+            // Something was written.
+            self.is_over();
+        }
+        for claimed in due.runs {
+            match claimed {
+                Ok(opened) => {
+                    let run = opened.run.clone();
+                    self.begin(&run, From::Opened(Box::new(opened), current.clone()));
+                }
+                Err(Unreadable { run, epoch, error }) => {
+                    self.release(&run, current.session, epoch, error.to_string()).await;
+                }
+            }
+        }
+        if room == 0 && due.more {
+            self.crowd();
+        } else {
+            self.crowded.store(false, Ordering::Relaxed);
+        }
+        if room > 0 && due.more {
+            return Ok(GATHER);
+        }
+        let next = [fires, due.next_in_ms].into_iter().flatten().min();
+        Ok(next.map_or(LOOK_EVERY, Duration::from_millis).min(LOOK_EVERY))
+    }
+
+    /// The families of the runs that somebody follows here.
+    pub(super) async fn own_families(&self) -> Result<Vec<RunId>, StoreError> {
+        let followed: Vec<_> = {
+            let state = lock(&self.state);
+            let followed =
+                state.watched.iter().filter_map(|(run, watched)| Some((run.clone(), watched.upgrade()?)));
+            followed.collect()
+        };
+        let mut roots = BTreeSet::new();
+        for (run, watched) in followed {
+            if watched.root.get().is_none()
+                && let Some(info) = self.store.run(&run).await?
+            {
+                // Two looks find the same.
+                let _ = watched.root.set(info.links.root);
+            }
+            roots.extend(watched.root.get().cloned());
+        }
+        Ok(roots.into_iter().collect())
+    }
+}
+
+/// Takes up what is due, whenever that is.
+pub(super) async fn find_work(inner: Weak<Inner>) {
+    let Some(work) = inner.upgrade().map(|inner| Arc::clone(&inner.work)) else { return };
+    loop {
+        let Some(strong) = inner.upgrade() else { return };
+        // A store that fails shows it where it is used.
+        let adopted = strong.adopt_due().await;
+        let wait = match adopted {
+            Ok(wait) => wait,
+            Err(error) if error.is_passing() => {
+                strong.trouble.send_if_modified(|trouble| trouble.replace(error.clone()) != Some(error));
+                AGAIN_AFTER
+            }
+            Err(_) => AGAIN_AFTER,
+        };
+        drop(strong);
+        let looked = Instant::now();
+        tokio::select! {
+            biased;
+            () = work.notified() => {}
+            () = tokio::time::sleep_until(looked + wait) => {}
+        }
+        // Runs that end one after the other make room one after the other.
+        tokio::time::sleep_until(looked + GATHER).await;
+    }
+}
+
+/// Notices what other processes write.
+pub(super) async fn watch_others(inner: Weak<Inner>, store: SharedStore, mut seen: Seen) {
+    loop {
+        let wakes = store.wakes(&mut seen).await;
+        let Some(inner) = inner.upgrade() else { return };
+        match wakes {
+            Ok(wakes) => {
+                inner.wake_all(&wakes);
+                // What is driven here tells its followers by itself.
+                let state = lock(&inner.state);
+                for (run, watched) in &state.watched {
+                    if !state.live.contains_key(run)
+                        && let Some(watched) = watched.upgrade()
+                    {
+                        watched.tell();
+                    }
+                }
+            }
+            Err(_) => {
+                drop(inner);
+                // What was seen is not known: everything is looked at the next time.
+                seen = Seen::default();
+                tokio::time::sleep(AGAIN_AFTER).await;
+            }
+        }
+    }
+}

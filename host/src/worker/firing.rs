@@ -1,0 +1,68 @@
+//! Begins the runs of schedules.
+
+use wfhost_core::{RunId, Timestamp};
+use wfhost_store::schedule::{Firing, LastRun, Schedule};
+use wfhost_store::{Fire, RunFilter, RunInfo, StoreError};
+
+use super::Inner;
+
+/// Schedules that are fired between two looks for runs.
+const FIRINGS_AT_ONCE: usize = 64;
+
+impl Inner {
+    /// Begins the runs of schedules that are due. Gives in how many milliseconds there is more to do.
+    pub(super) async fn fire_schedules(&self) -> Result<Option<u64>, StoreError> {
+        let schedules = self.store.due_schedules(FIRINGS_AT_ONCE).await?;
+        let now = self.world.now();
+        let mut fired = false;
+        for schedule in schedules.due {
+            // One that cannot be fired is tried again at the next look; the others are not kept from it.
+            fired |= self.fire(&schedule, now).await.unwrap_or(false);
+        }
+        // One that is behind may be due again, after what else is.
+        Ok(if fired { Some(0) } else { schedules.next_in_ms })
+    }
+
+    /// Fires a schedule, unless another host has. False if nothing changed.
+    pub(super) async fn fire(&self, schedule: &Schedule, now: Timestamp) -> Result<bool, StoreError> {
+        let Some(due) = schedule.next_at else { return Ok(false) };
+        let last = match &schedule.last {
+            Some(run) => self.latest(run).await?,
+            None => None,
+        };
+        let last_run = match &last {
+            None => LastRun::None,
+            Some(info) if info.state.is_final() => LastRun::Ended(info.updated_at),
+            Some(_) => LastRun::GoesOn,
+        };
+        let fire = |next, run, cancel| Fire { schedule: schedule.name.clone(), due, next, run, cancel };
+        let (at, next, cancel) = match schedule.firing(due, now, last_run) {
+            Firing::Wait => return Ok(false),
+            Firing::Skip { next } => return self.store.fire(fire(next, None, None)).await,
+            Firing::Run { at, next, cancel } => (at, next, cancel),
+        };
+        let cancel = last.filter(|_| cancel).map(|info| info.id);
+        for again in [false, true] {
+            // Without random numbers no run can begin anywhere; the next look tries again.
+            let Ok(run) = schedule.run(at, now, again) else { return Ok(false) };
+            match self.store.fire(fire(next, Some(run), cancel.clone())).await {
+                Err(StoreError::IdTaken { .. } | StoreError::IdUsed { .. }) if !again => {}
+                fired => {
+                    if let Some(run) = &cancel {
+                        self.wake(run);
+                    }
+                    return fired;
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// The run that this one goes on as in the end, which may be itself.
+    pub(super) async fn latest(&self, run: &RunId) -> Result<Option<RunInfo>, StoreError> {
+        let info = self.store.run(run).await?;
+        let Some(chain) = info.as_ref().and_then(|info| info.links.chain.clone()) else { return Ok(info) };
+        let newest = RunFilter { chain: Some(chain), limit: 1, ..RunFilter::default() };
+        Ok(self.store.runs(newest).await?.pop().or(info))
+    }
+}

@@ -1,0 +1,296 @@
+//! Finds the runs that can be advanced, and advances them.
+
+mod claims;
+mod driving;
+mod finding;
+mod firing;
+mod sessions;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Once, OnceLock, Weak};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+use wfhost_agents::{Gate, Providers};
+use wfhost_core::{Epoch, Machine, RunId};
+use wfhost_runtime::{Engine, Module};
+use wfhost_store::{Inbox, Opened, Owner, Projects, Seen, SessionId, SharedStore, StoreError};
+use wfhost_world::{Lease, World, lock};
+
+use self::finding::{find_work, watch_others};
+use self::sessions::watch_owners;
+use crate::calls::Registry;
+use crate::drive::{Control, Done, Leave};
+use crate::family::Modules;
+use crate::handle::Ending;
+use crate::host::{Adopt, Configurations, Evict, HostError};
+
+/// A store that could not be reached, or has no room, is tried again after this time.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// What all tasks of a host share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub engine: Arc<Engine>,
+    pub store: SharedStore,
+    pub world: Arc<dyn World>,
+    pub owner: Owner,
+    pub providers: Providers,
+    /// Where agent calls wait for their turn.
+    pub gate: Arc<Gate>,
+    pub evict: Evict,
+    pub adopt: Adopt,
+    pub projects: Projects,
+    pub configured: Arc<dyn Configurations>,
+    pub scripts: bool,
+    pub lease_ms: u64,
+    /// Runs that are driven at the same time.
+    pub max_live: usize,
+    pub state: Mutex<State>,
+    /// What programs mean by the names of modules.
+    pub named: Modules,
+    /// The session under which this host advances runs, once it does.
+    pub current: tokio::sync::Mutex<Option<Current>>,
+    /// Calls under way, which survive whoever began them.
+    pub calls: Arc<Registry<Done>>,
+    /// What keeps this host from its work, if something does.
+    pub trouble: watch::Sender<Option<StoreError>>,
+    /// Others wait for a place in memory.
+    pub crowded: AtomicBool,
+    /// A claim failed, and it is not known whether it was made: this host may have runs that nobody drives.
+    pub unsure: AtomicBool,
+    /// The tasks that end with this.
+    pub tasks: Mutex<Vec<AbortHandle>>,
+    /// There may be work.
+    pub work: Arc<Notify>,
+    /// A run is driven no more.
+    pub left: Notify,
+    pub going: Once,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    /// The runs that are driven here.
+    live: BTreeMap<RunId, Arc<Live>>,
+    /// Those that somebody of this process follows.
+    watched: BTreeMap<RunId, Weak<Watched>>,
+    /// Places for runs that are about to be driven.
+    reserved: usize,
+    /// Those that were left on request.
+    left: BTreeSet<RunId>,
+    closing: bool,
+}
+
+impl State {
+    /// Has those who follow a run look at it.
+    fn tell(&self, run: &RunId) {
+        if let Some(watched) = self.watched.get(run).and_then(Weak::upgrade) {
+            watched.tell();
+        }
+    }
+}
+
+/// The session of a host.
+#[derive(Clone, Debug)]
+pub(crate) struct Current {
+    pub session: SessionId,
+    pub lease: Lease,
+}
+
+/// A run that is driven here.
+#[derive(Debug)]
+struct Live {
+    session: SessionId,
+    /// Of the latest claim.
+    epoch: AtomicU64,
+    /// Another claim may have been made.
+    doubtful: AtomicBool,
+    control: Control,
+}
+
+/// A place for a run that is about to be driven, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Room(Arc<Inner>);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        lock(&self.0.state).reserved -= 1;
+        self.0.left.notify_waiters();
+    }
+}
+
+/// A run that somebody follows.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    /// Counts what was committed.
+    pub changed: watch::Sender<u64>,
+    /// The run may have ended: it is not driven here any more, or another process wrote something.
+    pub over: Notify,
+    pub ending: Mutex<Option<Result<Ending, HostError>>>,
+    /// Who answers its calls here, if not those of the host.
+    pub providers: Option<Providers>,
+    /// The top of its family, once that is known.
+    root: OnceLock<RunId>,
+}
+
+impl Watched {
+    /// Has those who follow the run look whether it has ended.
+    fn tell(&self) {
+        self.changed.send_modify(|count| *count += 1);
+        self.over.notify_one();
+    }
+}
+
+/// A run that is this host's, and a machine that has its journal.
+pub(crate) struct Ready {
+    pub current: Current,
+    pub epoch: Epoch,
+    pub starts: u32,
+    pub machine: Machine,
+    pub module: Module,
+    pub project: Option<String>,
+    pub imported: bool,
+    /// Of the last commit, if it is known.
+    pub place: Option<u64>,
+    /// What was in the inbox, if that was looked up.
+    pub inbox: Option<Inbox>,
+}
+
+/// From where a run is driven.
+pub(crate) enum From {
+    Ready(Box<Ready>),
+    /// It was claimed.
+    Opened(Box<Opened>, Current),
+}
+
+impl From {
+    fn current(&self) -> &Current {
+        match self {
+            Self::Ready(ready) => &ready.current,
+            Self::Opened(_, current) => current,
+        }
+    }
+}
+
+impl Inner {
+    /// Begins the tasks that keep a host going, until it is dropped.
+    pub fn set_going(self: &Arc<Self>) {
+        self.going.call_once(|| {
+            let inner = || Arc::downgrade(self);
+            let (store, seen) = (Arc::clone(&self.store), Seen::default());
+            self.spawn(find_work(inner()));
+            self.spawn(watch_owners(inner()));
+            self.spawn(watch_others(inner(), store, seen));
+        });
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let handle = tokio::spawn(task).abort_handle();
+        let mut tasks = lock(&self.tasks);
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(handle);
+    }
+
+    pub fn watch(&self, run: &RunId, providers: Option<Providers>) -> (Arc<Watched>, watch::Receiver<u64>) {
+        let (changed, changes) = watch::channel(0);
+        let (over, ending, root) = (Notify::new(), Mutex::default(), OnceLock::new());
+        let mut state = lock(&self.state);
+        // Who looks on changes nothing for those who brought their own providers.
+        let others = || state.watched.get(run).and_then(Weak::upgrade)?.providers.clone();
+        let providers = providers.or_else(others);
+        let watched = Arc::new(Watched { changed, over, ending, providers, root });
+        // Now and then, so that following many costs no more for each.
+        if state.watched.len().is_power_of_two() {
+            state.watched.retain(|_, watched| watched.strong_count() > 0);
+        }
+        state.watched.insert(run.clone(), Arc::downgrade(&watched));
+        state.left.remove(run);
+        (watched, changes)
+    }
+
+    pub fn is_live(&self, run: &RunId) -> bool {
+        lock(&self.state).live.contains_key(run)
+    }
+
+    pub fn live(&self) -> usize {
+        lock(&self.state).live.len()
+    }
+
+    /// A place for a run more that is driven here, if there is one.
+    pub fn try_room(self: &Arc<Self>) -> Option<Room> {
+        let mut state = lock(&self.state);
+        let has_room = state.live.len() + state.reserved < self.max_live;
+        has_room.then(|| {
+            state.reserved += 1;
+            Room(Arc::clone(self))
+        })
+    }
+
+    /// Waits for a place for a run more. None if nothing is taken up any more.
+    pub async fn room(self: &Arc<Self>) -> Option<Room> {
+        loop {
+            let left = self.left.notified();
+            if let Some(room) = self.try_room() {
+                return Some(room);
+            }
+            if lock(&self.state).closing {
+                return None;
+            }
+            self.crowd();
+            left.await;
+        }
+    }
+
+    /// Has runs that only wait give up their places.
+    fn crowd(&self) {
+        self.crowded.store(true, Ordering::Relaxed);
+        for live in lock(&self.state).live.values() {
+            live.control.crowd();
+        }
+    }
+
+    fn watched(&self, run: &RunId) -> Option<Arc<Watched>> {
+        lock(&self.state).watched.get(run).and_then(Weak::upgrade)
+    }
+
+    /// Leaves a run, and does not take it up again.
+    pub fn leave(&self, run: &RunId) {
+        let mut state = lock(&self.state);
+        state.left.insert(run.clone());
+        match state.live.get(run) {
+            Some(live) => live.control.leave(Leave::Now),
+            None => state.tell(run),
+        }
+    }
+
+    pub fn is_left(&self, run: &RunId) -> bool {
+        lock(&self.state).left.contains(run)
+    }
+
+    /// Takes up nothing new, and leaves all runs.
+    pub fn close(&self, how: Leave) {
+        let mut state = lock(&self.state);
+        state.closing = true;
+        for live in state.live.values() {
+            live.control.leave(how);
+        }
+        self.left.notify_waiters();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        for task in lock(&self.tasks).drain(..) {
+            task.abort();
+        }
+        // Nothing is driven any more. Without a runtime the process is about to end, which others notice.
+        if let (Some(current), Ok(runtime)) =
+            (self.current.get_mut().take(), tokio::runtime::Handle::try_current())
+        {
+            let store = Arc::clone(&self.store);
+            runtime.spawn(async move { store.end_session(current.session).await });
+        }
+    }
+}

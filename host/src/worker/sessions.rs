@@ -1,0 +1,170 @@
+//! Sessions of this host: how it keeps its own, and ends those of processes that are gone.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use wfhost_store::{Fence, Kept, StoreError};
+use wfhost_world::{Lease, lock};
+
+use super::{AGAIN_AFTER, Current, Inner};
+use crate::drive::Leave;
+
+/// How often a session is renewed while its lease runs.
+const RENEWALS: u32 = 3;
+/// How often is looked whether the owners of sessions still live.
+const OWNERS_EVERY: Duration = Duration::from_millis(200);
+/// How often is looked whether the database is still the one that was opened.
+const PLACE_EVERY: Duration = Duration::from_secs(1);
+/// Runs that were parked by a clock that was ahead are looked for after this time.
+const PUT_RIGHT_EVERY: Duration = Duration::from_secs(30);
+
+impl Inner {
+    /// The session of this host, which begins if there is none.
+    pub async fn session(self: &Arc<Self>) -> Result<Current, StoreError> {
+        let mut current = self.current.lock().await;
+        if let Some(current) = current.as_ref().filter(|current| !current.lease.is_lost()) {
+            return Ok(current.clone());
+        }
+        let asked = Instant::now();
+        let session = self.store.begin_session(&self.owner, self.lease_ms).await?;
+        let begun = Current { session, lease: Lease::default() };
+        begun.lease.extend(asked + self.term());
+        *current = Some(begun.clone());
+        self.spawn(keep(Arc::downgrade(self), begun.clone()));
+        Ok(begun)
+    }
+
+    /// How long this host counts on a session from before it asked for its renewal: less than the
+    /// others do.
+    pub(super) fn term(&self) -> Duration {
+        Duration::from_millis(self.lease_ms - self.lease_ms / 10)
+    }
+
+    /// Another process has ended the session.
+    pub(super) fn lose(&self, lost: &Current) {
+        lost.lease.lose();
+        for live in lock(&self.state).live.values().filter(|live| live.session == lost.session) {
+            live.control.leave(Leave::Lost);
+        }
+    }
+
+    /// The database is not where it was: what would be done in it would be lost, so nothing is.
+    pub(super) async fn has_moved(&self, error: StoreError) {
+        self.trouble.send_replace(Some(error));
+        let current = self.current.lock().await.clone();
+        current.iter().for_each(|current| self.lose(current));
+        for watched in lock(&self.state).watched.values().filter_map(Weak::upgrade) {
+            watched.tell();
+        }
+    }
+
+    /// A claim failed, and it may have been made.
+    pub fn doubt(&self) {
+        self.unsure.store(true, Ordering::Relaxed);
+        self.work.notify_one();
+    }
+
+    /// Gives up what this host has and does not drive.
+    pub(super) async fn settle_doubt(&self, current: &Current) -> Result<(), StoreError> {
+        if !self.unsure.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let driven = lock(&self.state).live.keys().cloned().collect();
+        let shed = self.store.shed(current.session, driven).await;
+        shed.map(drop).inspect_err(|_| self.unsure.store(true, Ordering::Relaxed))
+    }
+
+    /// Gives up all that this host has, for others.
+    pub async fn end_session(&self) {
+        let current = self.current.lock().await.take();
+        if let Some(current) = current {
+            self.lose(&current);
+            // Else the others find out that this process is gone.
+            let _ = self.store.end_session(current.session).await;
+        }
+    }
+
+    /// Ends the sessions of processes that are no more.
+    pub(super) async fn fence_dead(&self) -> Result<(), StoreError> {
+        let own = self.current.lock().await.as_ref().map(|current| current.session);
+        for session in self.store.sessions().await? {
+            let fence = match session.left_ms {
+                _ if Some(session.id) == own => continue,
+                0 => Fence::IfOver,
+                _ if self.world.is_dead(&session.owner) => Fence::Dead,
+                _ => continue,
+            };
+            if self.store.fence(session.id, fence).await? > 0 {
+                self.work.notify_one();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Notices which processes die, and that the database is gone.
+pub(super) async fn watch_owners(inner: Weak<Inner>) {
+    let mut place_at = Instant::now();
+    let mut right_at = Instant::now();
+    loop {
+        {
+            let Some(inner) = inner.upgrade() else { return };
+            let _ = inner.fence_dead().await;
+            if right_at <= Instant::now() {
+                right_at = Instant::now() + PUT_RIGHT_EVERY;
+                // If it fails, the next look makes up for it.
+                if inner.store.put_right().await.is_ok_and(|runs| runs > 0) {
+                    inner.work.notify_one();
+                }
+            }
+            if place_at <= Instant::now() {
+                place_at = Instant::now() + PLACE_EVERY;
+                if let Err(error) = inner.store.check_place() {
+                    inner.has_moved(error).await;
+                }
+            }
+        }
+        tokio::time::sleep(OWNERS_EVERY).await;
+    }
+}
+
+/// Keeps a session of this host.
+pub(super) async fn keep(inner: Weak<Inner>, current: Current) {
+    let Some(every) = inner.upgrade().map(|inner| Duration::from_millis(inner.lease_ms) / RENEWALS) else {
+        return;
+    };
+    let mut wait = every;
+    loop {
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep(wait) => {}
+            // A process that was stopped renews at once, and then decides.
+            () = current.lease.wanted() => {}
+        }
+        let Some(inner) = inner.upgrade() else { return };
+        if current.lease.is_lost() {
+            return;
+        }
+        let asked = Instant::now();
+        match inner.store.keep(current.session).await {
+            Ok(Kept::Until { .. }) => {
+                current.lease.extend(asked + inner.term());
+                inner.is_over();
+                wait = every;
+            }
+            Ok(Kept::Fenced) => {
+                inner.lose(&current);
+                inner.work.notify_one();
+                return;
+            }
+            // It is over if this does not pass in time.
+            Err(_) => {
+                drop(inner);
+                wait = every.min(AGAIN_AFTER);
+                tokio::time::sleep(wait.min(Duration::from_millis(50))).await;
+            }
+        }
+    }
+}

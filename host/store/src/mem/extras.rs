@@ -1,0 +1,177 @@
+//! Modules, transcripts, kept answers and schedules.
+
+use super::*;
+
+impl Extras for MemStore {
+    fn put_module<'a>(&'a self, name: &'a str, bytes: &'a [u8]) -> BoxFuture<'a, Result<Digest>> {
+        self.change(|data| {
+            let digest = Digest::of(bytes);
+            let info = ModuleInfo {
+                digest,
+                name: name.to_owned(),
+                bytes: bytes.len() as u64,
+                added_at: self.clock.now(),
+            };
+            data.modules.entry(digest).or_insert_with(|| (info, bytes.to_owned()));
+            Ok(digest)
+        })
+    }
+
+    fn module(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Vec<u8>>>> {
+        self.look(|data| data.modules.get(&digest).map(|(_, bytes)| bytes.clone()))
+    }
+
+    fn module_info(&self, digest: Digest) -> BoxFuture<'_, Result<Option<ModuleInfo>>> {
+        self.look(|data| data.modules.get(&digest).map(|(info, _)| info.clone()))
+    }
+
+    fn module_named<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<ModuleInfo>>> {
+        self.look(|data| {
+            let named = data.modules.values().map(|(info, _)| info).filter(|info| info.name == name);
+            named.max_by_key(|info| (info.added_at, std::cmp::Reverse(info.digest))).cloned()
+        })
+    }
+
+    fn modules(&self) -> BoxFuture<'_, Result<Vec<ModuleInfo>>> {
+        self.look(|data| {
+            let mut modules: Vec<_> = data.modules.values().map(|(info, _)| info.clone()).collect();
+            modules.sort_by(|a, b| (&a.name, b.added_at, a.digest).cmp(&(&b.name, a.added_at, b.digest)));
+            modules
+        })
+    }
+
+    fn delete_unused_modules(&self, before: Timestamp) -> BoxFuture<'_, Result<usize>> {
+        self.change(|data| {
+            let scheduled = data.schedules.values().map(|schedule| schedule.module);
+            let used: Vec<_> = data.runs.iter().map(|run| run.info.module).chain(scheduled).collect();
+            let all = data.modules.len();
+            data.modules.retain(|digest, (info, _)| info.added_at >= before || used.contains(digest));
+            Ok(all - data.modules.len())
+        })
+    }
+
+    fn transcribe<'a>(&'a self, run: &'a RunId, lines: Vec<NewTranscript>) -> BoxFuture<'a, Result<()>> {
+        self.change(|data| {
+            let first = data.transcribed + 1;
+            data.transcribed += lines.len() as u64;
+            if let Some(run) = data.run_mut(run) {
+                for (number, line) in (first..).zip(lines) {
+                    if line.kind == TranscriptKind::Heartbeat {
+                        let same = |kept: &TranscriptLine| {
+                            kept.line.step == line.step && kept.line.kind == TranscriptKind::Heartbeat
+                        };
+                        run.transcript.retain(|kept| !same(kept));
+                    }
+                    run.transcript.push(TranscriptLine { number, line });
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn keep_answer(&self, key: Digest, at: Timestamp, reply: Json) -> BoxFuture<'_, Result<()>> {
+        self.change(|data| {
+            data.answers.insert(key, (at, reply));
+            Ok(())
+        })
+    }
+
+    fn kept_answer(&self, key: Digest) -> BoxFuture<'_, Result<Option<(Timestamp, Json)>>> {
+        self.look(|data| data.answers.get(&key).cloned())
+    }
+
+    fn delete_old_answers(&self, before: Timestamp) -> BoxFuture<'_, Result<usize>> {
+        self.change(|data| {
+            let all = data.answers.len();
+            data.answers.retain(|_, (at, _)| *at >= before);
+            Ok(all - data.answers.len())
+        })
+    }
+
+    fn put_schedule(&self, schedule: Schedule, replace: bool) -> BoxFuture<'_, Result<bool>> {
+        self.change(|data| {
+            if !data.modules.contains_key(&schedule.module) {
+                return Err(StoreError::NoSuchModule(schedule.module));
+            }
+            let free = replace || !data.schedules.contains_key(&schedule.name);
+            if free {
+                data.schedules.insert(schedule.name.clone(), schedule);
+            }
+            Ok(free)
+        })
+    }
+
+    fn schedules(&self) -> BoxFuture<'_, Result<Schedules>> {
+        self.look(|data| Schedules {
+            known: data.schedules.values().cloned().collect(),
+            ..Schedules::default()
+        })
+    }
+
+    fn set_schedule<'a>(&'a self, name: &'a str, next: Option<Timestamp>) -> BoxFuture<'a, Result<bool>> {
+        self.change(|data| {
+            let schedule = data.schedules.get_mut(name);
+            Ok(schedule.map(|schedule| schedule.next_at = next).is_some())
+        })
+    }
+
+    fn delete_schedule<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool>> {
+        self.change(|data| Ok(data.schedules.remove(name).is_some()))
+    }
+
+    fn due_schedules(&self, limit: usize) -> BoxFuture<'_, Result<DueSchedules>> {
+        let now = self.clock.now();
+        self.look(|data| {
+            let is_due = |schedule: &&Schedule| schedule.next_at.is_some_and(|at| at <= now);
+            let mut due: Vec<_> = data.schedules.values().filter(is_due).cloned().collect();
+            due.sort_by_key(|schedule| schedule.next_at);
+            due.truncate(limit);
+            let later = data.schedules.values().filter_map(|schedule| schedule.next_at);
+            let next = later.filter(|at| *at > now).min();
+            let next_in_ms = next.map(|next| next.since(now));
+            DueSchedules { due, unreadable: Vec::new(), next_in_ms }
+        })
+    }
+
+    fn fire(&self, fire: Fire) -> BoxFuture<'_, Result<bool>> {
+        self.change(|data| {
+            let due = data.schedules.get(&fire.schedule).is_some_and(|known| known.next_at == Some(fire.due));
+            if !due {
+                return Ok(false);
+            }
+            if let Some(run) = &fire.run {
+                data.check_new(&run.id, run.module)?;
+            }
+            if let Some(run) = fire.cancel {
+                data.deliver(
+                    &run,
+                    self.clock.now(),
+                    MessageBody::Cancel { reason: Some(OVERTAKEN.to_owned()) },
+                );
+            }
+            if let Some(known) = data.schedules.get_mut(&fire.schedule) {
+                known.next_at = fire.next;
+                known.fired += u64::from(fire.run.is_some());
+                known.last = fire.run.as_ref().map(|run| run.id.clone()).or_else(|| known.last.take());
+            }
+            if let Some(run) = fire.run {
+                data.insert(run, self.clock.now());
+            }
+            Ok(true)
+        })
+    }
+
+    /// It is gone with its process, so the name of that will do.
+    fn identity(&self) -> BoxFuture<'_, Result<String>> {
+        let identity = format!("memory{}", std::process::id());
+        async move { Ok(identity) }.boxed()
+    }
+
+    fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    fn check_place(&self) -> Result<()> {
+        Ok(())
+    }
+}

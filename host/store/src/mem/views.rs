@@ -1,0 +1,178 @@
+//! Looking at runs.
+
+use super::*;
+
+impl Views for MemStore {
+    fn run<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Option<RunInfo>>> {
+        self.look(|data| data.run(run).map(|run| data.info(run, self.clock.as_ref())))
+    }
+
+    fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Vec<RunInfo>>> {
+        self.look(|data| {
+            let end = match &filter.before {
+                Some(before) => data.runs.iter().position(|run| run.info.id == *before).unwrap_or(0),
+                None => data.runs.len(),
+            };
+            let wanted = |run: &&Run| {
+                let info = &run.info;
+                (filter.states.is_empty() || filter.states.contains(&info.state))
+                    && filter.workflow.as_ref().is_none_or(|workflow| info.workflow == *workflow)
+                    && filter.project.as_ref().is_none_or(|project| info.project.as_ref() == Some(project))
+                    && filter.labels.iter().all(|label| info.labels.contains(label))
+                    && filter.since.is_none_or(|since| info.created_at >= since)
+                    && filter.idle_since.is_none_or(|since| info.updated_at < since)
+                    && (!filter.top || info.parent.is_none())
+                    && filter.parent.as_ref().is_none_or(|parent| info.parent.as_ref() == Some(parent))
+                    && filter.root.as_ref().is_none_or(|root| info.links.root == *root)
+                    && filter.chain.as_ref().is_none_or(|chain| info.links.chain.as_ref() == Some(chain))
+                    && filter.prefix.as_ref().is_none_or(|prefix| info.id.as_str().starts_with(prefix))
+            };
+            let newest_first = data.runs[..end].iter().rev().filter(wanted).take(filter.limit);
+            newest_first.map(|run| data.info(run, self.clock.as_ref())).collect()
+        })
+    }
+
+    fn busy_relatives<'a>(&'a self, root: &'a RunId) -> BoxFuture<'a, Result<bool>> {
+        let now = self.clock.now();
+        self.look(|data| {
+            let family = data.runs.iter().filter(|run| run.info.links.root == *root);
+            family
+                .into_iter()
+                .any(|run| run.session.is_some() || run.info.due_at.is_some_and(|due| due <= now))
+        })
+    }
+
+    fn ended_children<'a>(
+        &'a self,
+        parent: &'a RunId,
+        steps: &'a [Step],
+    ) -> BoxFuture<'a, Result<Vec<RunInfo>>> {
+        self.look(|data| {
+            let children = data.runs.iter().map(|run| &run.info).filter(|info| {
+                info.parent.as_ref() == Some(parent)
+                    && info.links.step.is_some_and(|step| steps.contains(&step))
+                    && info.outcome.is_some()
+                    && info.state.is_final()
+            });
+            children.cloned().collect()
+        })
+    }
+
+    fn family<'a>(&'a self, root: &'a RunId) -> BoxFuture<'a, Result<Family>> {
+        self.look(|data| {
+            let chained = |info: &RunInfo| info.links.chain.as_ref() == Some(root);
+            let infos = data.runs.iter().map(|run| &run.info);
+            let head = infos.rev().find(|info| chained(info)).or(data.run(root).map(|run| &run.info));
+            let spent = data.ledgers.get(root).copied().unwrap_or_default();
+            Family { budget: head.map(|info| info.budget).unwrap_or_default(), spent }
+        })
+    }
+
+    fn logs<'a>(&'a self, run: &'a RunId, from: u64, limit: usize) -> BoxFuture<'a, Result<Vec<LogLine>>> {
+        self.look(|data| {
+            let lines = data.run(run).into_iter().flat_map(|run| &run.logs);
+            lines.filter(|line| line.number >= from).take(limit).cloned().collect()
+        })
+    }
+
+    fn messages<'a>(
+        &'a self,
+        run: &'a RunId,
+        after: Option<u64>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<OutMessage>>> {
+        self.look(|data| {
+            let messages = data.run(run).into_iter().flat_map(|run| &run.messages);
+            let wanted = messages.filter(|message| after.is_none_or(|after| message.number > after));
+            wanted.take(limit).cloned().collect()
+        })
+    }
+
+    fn questions<'a>(
+        &'a self,
+        run: Option<&'a RunId>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<OpenQuestion>>> {
+        self.look(|data| {
+            let runs = data.runs.iter().filter(|known| run.is_none_or(|run| known.info.id == *run));
+            let open = runs.flat_map(|run| run.questions.values()).filter(|(_, answered)| !answered);
+            let mut open: Vec<_> = open.map(|(question, _)| question.clone()).collect();
+            open.sort_by_key(|question| question.asked_at);
+            open.truncate(limit);
+            open
+        })
+    }
+
+    fn question<'a>(&'a self, run: &'a RunId, step: Step) -> BoxFuture<'a, Result<Option<OpenQuestion>>> {
+        self.look(|data| {
+            let (question, answered) = data.run(run)?.questions.get(&step)?;
+            (!answered).then(|| question.clone())
+        })
+    }
+
+    fn state<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<(String, Json)>>> {
+        self.look(|data| {
+            let published = data.run(run).into_iter().flat_map(|run| &run.published);
+            let latest: BTreeMap<_, _> =
+                published.map(|published| (published.key.clone(), published.value.clone())).collect();
+            latest.into_iter().collect()
+        })
+    }
+
+    fn snapshot<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Option<Snapshot>>> {
+        self.look(|data| {
+            let run = data.run(run)?;
+            Some(Snapshot {
+                info: data.info(run, self.clock.as_ref()),
+                rows: run.rows.clone(),
+                logs: run.logs.clone(),
+                messages: run.messages.clone(),
+                published: run.published.clone(),
+                inbox: run.inbox.clone(),
+            })
+        })
+    }
+
+    fn published<'a>(
+        &'a self,
+        run: &'a RunId,
+        key: Option<&'a str>,
+        after: Option<u64>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Published>>> {
+        self.look(|data| {
+            let published = data.run(run).into_iter().flat_map(|run| &run.published);
+            let wanted = published.filter(|published| {
+                key.is_none_or(|key| published.key == key)
+                    && after.is_none_or(|after| published.number > after)
+            });
+            wanted.take(limit).cloned().collect()
+        })
+    }
+
+    fn transcript<'a>(
+        &'a self,
+        run: &'a RunId,
+        filter: TranscriptFilter,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<TranscriptLine>>> {
+        self.look(|data| {
+            let lines = data.run(run).into_iter().flat_map(|run| &run.transcript);
+            let wanted = lines.filter(|line| {
+                line.number > filter.after
+                    && filter.step.is_none_or(|step| line.line.step == step)
+                    && (filter.kinds.is_empty() || filter.kinds.contains(&line.line.kind))
+            });
+            wanted.take(limit).cloned().collect()
+        })
+    }
+
+    fn last_heartbeat<'a>(&'a self, run: &'a RunId, step: Step) -> BoxFuture<'a, Result<Option<String>>> {
+        self.look(|data| {
+            let lines = data.run(run)?.transcript.iter().rev();
+            let mut beats =
+                lines.filter(|line| line.line.step == step && line.line.kind == TranscriptKind::Heartbeat);
+            beats.next().map(|line| line.line.text.clone())
+        })
+    }
+}

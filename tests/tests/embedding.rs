@@ -1,0 +1,105 @@
+//! The library: what programs that embed it rely on, beyond what the command line shows.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use serde_json::{Value, json};
+use wfhost::agents::{Providers, Scripted};
+use wfhost::engine::Module;
+use wfhost::store::{MessageBody, RunState, SqliteOptions, SqliteStore};
+use wfhost::{Ending, Evict, Host, HostOptions, ResumeOptions, StartOptions};
+use wfhost_core::{Json, RunId};
+use wfhost_tests::{Place, module};
+
+/// A host over the database of the place, with the module that the tests use.
+async fn host(place: &Place, options: impl FnOnce(&mut HostOptions)) -> (Host, Module) {
+    let store = SqliteStore::open(&place.db(), &SqliteOptions::default()).expect("a database");
+    let mut all = HostOptions::new(Arc::new(store));
+    options(&mut all);
+    let host = Host::new(all).expect("a host");
+    let bytes = std::fs::read(module("probe")).expect("examples/build made it");
+    let module = host.add_module("probe", &bytes).await.expect("a workflow");
+    (host, module)
+}
+
+fn starting(id: &str, program: Value) -> StartOptions {
+    let input = Json::from(json!({ "do": program }));
+    StartOptions { input, id: Some(id.parse().expect("an id")), ..StartOptions::default() }
+}
+
+/// Who looks at a run takes nothing from those who have it advanced by providers of their own.
+#[tokio::test]
+async fn of_several_handles_of_a_run_each_sees_its_end() {
+    let place = Place::new();
+    let script = place.script(json!({ "default": { "reply": "from the script" } }));
+    let mut providers = Providers::builtin();
+    providers.set_default(Arc::new(Scripted::read(Path::new(&script)).expect("a script")));
+    // Dropped at each wait: providers are looked up again when it goes on.
+    let (host, module) = host(&place, |options| options.evict = Evict::Always).await;
+    let program = json!([{ "wait": { "name": "go" } }, { "agent": "x" }]);
+    let id = host.enqueue(&module, starting("r", program)).await.expect("a run");
+    let options = ResumeOptions { providers: Some(providers), ..ResumeOptions::default() };
+    let mut first = host.resume(&id, options).await.expect("it can be resumed");
+    let mut second = host.watch(&id);
+    let mut third = host.watch(&id);
+    while host.store().run(&id).await.unwrap().unwrap().state != RunState::Waiting {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let go = MessageBody::Signal { name: "go".to_owned(), payload: Json::null(), id: None };
+    host.post(&id, go).await.expect("it is taken");
+    for handle in [&mut first, &mut second, &mut third] {
+        let Ending::Finished(Ok(output)) = handle.ending().await.expect("an end") else {
+            panic!("it ends well")
+        };
+        assert_eq!(output.as_str(), r#"[null,"from the script"]"#);
+    }
+}
+
+/// Also if all are begun at the same moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_runs_are_in_memory_than_are_allowed() {
+    let place = Place::new();
+    let (host, module) = host(&place, |options| options.max_live = 3).await;
+    let sleeps = json!([{ "sleep": 3_600_000 }]);
+    let (first, second): (Vec<_>, Vec<_>) = (0..30).map(|n| format!("r{n}")).partition(|id| id.len() < 3);
+    for id in &first {
+        host.enqueue(&module, starting(id, sleeps.clone())).await.expect("a run");
+    }
+    let all_wait = async || {
+        for id in first.iter().chain(&second) {
+            let id: RunId = id.parse().unwrap();
+            let info = host.store().run(&id).await.unwrap();
+            if info.is_none_or(|info| info.state != RunState::Waiting) {
+                return false;
+            }
+        }
+        true
+    };
+    let begun = async {
+        let resumed = first.iter().map(|id| {
+            let (host, id): (_, RunId) = (host.clone(), id.parse().unwrap());
+            async move { host.resume(&id, ResumeOptions::default()).await.expect("it can be resumed") }
+        });
+        let started = second.iter().map(|id| {
+            let (host, module, options) = (host.clone(), module.clone(), starting(id, sleeps.clone()));
+            async move { host.start(&module, options, None).await.expect("it can be started") }
+        });
+        let handles = futures::join!(join_all(resumed), join_all(started));
+        while !all_wait().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        handles
+    };
+    let mut most = 0;
+    let mut begun = std::pin::pin!(begun);
+    let _handles = loop {
+        most = most.max(host.live());
+        tokio::select! {
+            handles = &mut begun => break handles,
+            () = tokio::time::sleep(Duration::from_micros(200)) => {}
+        }
+    };
+    assert!((1..=3).contains(&most), "{most} at once");
+}
