@@ -30,7 +30,7 @@ struct Measure {
     take: fn(&Place) -> Vec<Reading>,
 }
 
-const MEASURES: [Measure; 13] = [
+const MEASURES: [Measure; 14] = [
     Measure { name: "serial", take: steps::serial },
     Measure { name: "concurrent", take: steps::concurrent },
     Measure { name: "parallel", take: steps::parallel },
@@ -43,6 +43,7 @@ const MEASURES: [Measure; 13] = [
     Measure { name: "signal", take: waking::signal },
     Measure { name: "timers", take: waking::timers },
     Measure { name: "process", take: processes::processes },
+    Measure { name: "beside", take: processes::beside },
     Measure { name: "memory", take: memory::memory },
 ];
 

@@ -5,9 +5,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use wfhost::store::Synchronous;
 use wfhost_tests::lines;
 
-use crate::place::{Place, steps};
+use crate::place::{Place, program, steps};
 use crate::report::{Reading, Target, median};
 
 /// Milliseconds from the start of a process to its end.
@@ -114,4 +115,51 @@ fn kill(place: &Place, count: u64) -> Vec<Reading> {
     );
     let reading = reading.beside("`wfhost --version`", bare);
     vec![if count <= 5_000 { reading.target(Target::Under(100.0)) } else { reading }]
+}
+
+/// Processor time that a process has used, in seconds.
+fn processor_time(process: &Child) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id())).expect("Linux");
+    let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
+    let ticks =
+        |n: usize| fields.split(' ').nth(n).and_then(|field| field.parse::<f64>().ok()).expect("ticks");
+    // utime and stime, in the hundredths of a second that Linux shows.
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+/// What a process with runs in memory takes while another one commits as fast as it can: it must not
+/// grow with the number of its runs.
+pub fn beside(place: &Place) -> Vec<Reading> {
+    [200, 2_000].into_iter().map(|count| live_beside_commits(place, place.many(count))).collect()
+}
+
+fn live_beside_commits(place: &Place, count: u64) -> Reading {
+    let db = place.fresh("wfhost.db");
+    let (script, calls) = (db.with_file_name("agents.json"), db.with_file_name("calls.jsonl"));
+    let slow = json!({ "default": { "reply": null, "delay_ms": 600_000 }, "calls": "calls.jsonl" });
+    std::fs::write(&script, slow.to_string()).expect("a script");
+    let waits = json!([{ "agent_of": { "provider": "scripted", "prompt": "x" } }]);
+    place.runtime.block_on(async {
+        let bench = place.bench(&db, Synchronous::Normal).await;
+        for _ in 0..count {
+            bench.host.enqueue(&bench.probe, program(&waits)).await.expect("a run");
+        }
+    });
+    let script = script.display().to_string();
+    let serve = ["serve", "-q", "--agents", &script, "--max-live", "4000"];
+    let serve = Killed(place.wfhost(&db, serve).spawn().expect("the program starts"));
+    wait_for_calls(&calls, count as usize);
+    let module = wfhost_tests::module("counter");
+    let input = json!({ "steps": place.many(30_000) }).to_string();
+    let (before, begin) = (processor_time(&serve.0), Instant::now());
+    let run = ["run", &module, "-i", &input, "-q", "--agent", "echo", "--synchronous", "normal"];
+    time(&mut place.wfhost(&db, run));
+    let (used, length) = (processor_time(&serve.0) - before, begin.elapsed().as_secs_f64());
+    drop(serve);
+    place.discard(&db);
+    Reading::new(
+        format!("processor time of a process with {count} live runs beside one that commits"),
+        "% of a core",
+        used / length * 100.0,
+    )
 }

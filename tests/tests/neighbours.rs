@@ -240,10 +240,7 @@ fn places_of_changed_code_count_as_entries() {
     let file = component(&place, &patcher());
     assert_eq!(place.run(["run", &file, "--id", "r", "--max-entries", "5000"]).code(), Some(1));
     let message = place.show("r")["failure"]["message"].clone();
-    assert!(
-        message.as_str().unwrap().contains("the run has 5000 entries in its journal"),
-        "{message}"
-    );
+    assert!(message.as_str().unwrap().contains("the run has 5000 entries in its journal"), "{message}");
     assert_eq!(place.run(["replay", "r"]).code(), Some(0));
 }
 

@@ -255,7 +255,7 @@ fn runs_that_only_wait_make_room_for_those_that_queue() {
     // With the grace that a run alone has to be dropped from memory, they would take a minute.
     eventually("all wait", || {
         let waiting = place.run(["ps", "--state", "waiting", "--limit", "100", "-o", "json"]).ok_json();
-        (waiting.as_array().unwrap().len() == 60).then_some(())
+        (waiting["runs"].as_array().unwrap().len() == 60).then_some(())
     });
     kill(serve);
 }
@@ -265,7 +265,7 @@ fn runs_that_only_wait_make_room_for_those_that_queue() {
 fn of_eight_who_try_a_run_again_one_does_and_nothing_is_paid_for_twice() {
     let place = Place::new();
     let script = place.script(json!({
-        "rules": [{ "match": "flaky", "fail": { "kind": "rejected" } }],
+        "rules": [{ "match": "flaky", "reply": "well", "fail": { "kind": "rejected" } }],
         "default": { "reply": "paid" },
     }));
     let program = json!([{ "agent": "one" }, { "agent_or_fail": { "prompt": "flaky" } }, { "agent": "two" }]);

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
-use wfhost_core::policy::budget::{Budget, Expected, Keeping, Short, Spent, Usual};
 use wfhost_core::RunId;
+use wfhost_core::policy::budget::{Budget, Expected, Keeping, Short, Spent, Usual};
 
 /// What a family may spend and has spent, as it is recorded.
 #[derive(Clone, Debug)]

@@ -222,15 +222,18 @@ impl RunCtx {
     /// Pays for an entry of the journal. A program that has as many as it may have is stopped here,
     /// and so is one that holds too much of what it was answered.
     pub async fn charge_entry(&mut self, bytes: u64) -> wasmtime::Result<()> {
-        let (live, entries, held) = {
+        let (at_end, entries, held) = {
             let machine = &self.shared.lock().machine;
-            (machine.is_live(), machine.entries(), machine.held_bytes())
+            // While it is replaying the entries are those of the execution before. If that ended here, its
+            // end is one of them.
+            let ended_here = u64::from(machine.is_at_stop());
+            let at_end = machine.is_live() || ended_here == 1;
+            (at_end, machine.entries() - ended_here, machine.held_bytes())
         };
-        // While it is replaying the entries are those of the execution before.
-        if live && entries >= self.sandbox.entries {
+        if at_end && entries >= self.sandbox.entries {
             return Err(life_limit("entries in its journal", self.sandbox.entries));
         }
-        if live && held > limits::HELD_BYTES {
+        if at_end && held > limits::HELD_BYTES {
             let limit = limits::HELD_BYTES;
             let message =
                 format!("the program holds more than {limit} bytes of answers, as many as are allowed");

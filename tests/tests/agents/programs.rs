@@ -469,6 +469,9 @@ fn what_keeps_a_program_from_being_started_is_named() {
     }
     let message = failure("argv = [\"true\", \"${input}\"]\n".to_owned(), json!({"input": -1}));
     assert!(message.starts_with("the argument ${input} begins with a dash"), "{message}");
+    let long = json!({"prompt": "p".repeat(70_000)});
+    let message = failure("argv = [\"true\", \"${prompt}${prompt}\"]\n".to_owned(), long);
+    assert!(message.contains("its arguments are too long: each may have 128 KiB"), "{message}");
 }
 
 #[test]

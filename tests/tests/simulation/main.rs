@@ -88,8 +88,8 @@ async fn begin(host: &Host, versions: &[Vec<u8>]) -> (BTreeMap<RunId, Option<Val
         modules.insert(version, host.add_module(&name, bytes).await.expect("the probe is a module"));
     }
     let busy = (0..RUNS).map(|n| (format!("r{n}"), programs::busy(n)));
-    let known = busy
-        .chain([("p0".to_owned(), programs::particular()), ("s0".to_owned(), programs::sender("s0"))]);
+    let known =
+        busy.chain([("p0".to_owned(), programs::particular()), ("s0".to_owned(), programs::sender("s0"))]);
     let known = known.map(|(id, (program, result))| (id, program, Some(result)));
     let readers = (0..READERS).map(|n| (format!("m{n}"), programs::reader(1 + n), None));
     let mut expected = BTreeMap::new();

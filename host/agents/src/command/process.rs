@@ -226,8 +226,8 @@ fn cannot(program: &str, directory: Option<&Path>, error: &std::io::Error) -> Ca
     let (kind, why) = match error.kind() {
         std::io::ErrorKind::ArgumentListTooLong => (
             FailureKind::Rejected,
-            "its arguments are too long (each may have 128 KiB); a program that reads the prompt takes any: \
-             prompt = \"stdin\", which each preset has as its agent needs it"
+            "its arguments are too long: each may have 128 KiB. With prompt = \"stdin\" the program reads \
+             the prompt from its standard input, which has no limit"
                 .to_owned(),
         ),
         // A zero byte within an argument.

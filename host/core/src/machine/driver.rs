@@ -140,6 +140,11 @@ impl Machine {
         self.script.is_empty()
     }
 
+    /// Whether the replay has come to where the program was ended while it computed.
+    pub fn is_at_stop(&self) -> bool {
+        self.script.front().is_some_and(|front| front.event.stops())
+    }
+
     /// How the run ended, if it has.
     pub fn outcome(&self) -> Option<&Outcome> {
         match &self.status {
