@@ -80,6 +80,9 @@ pub struct HostOptions {
     pub max_live: usize,
     /// How long a lease runs, in milliseconds.
     pub lease_ms: u64,
+    /// How often is looked for what nobody tells of, if more seldom than usual: owners that died, times
+    /// that came early. A simulation, in which all is told, need not look.
+    pub look_every: Duration,
     pub world: Arc<dyn World>,
 }
 
@@ -98,6 +101,7 @@ impl HostOptions {
             scripts: true,
             max_live: 2_000,
             lease_ms: 30_000,
+            look_every: Duration::ZERO,
             world: Arc::new(System),
         }
     }
@@ -204,6 +208,7 @@ impl Host {
             configured: options.configured,
             scripts: options.scripts,
             lease_ms: options.lease_ms,
+            look_every: options.look_every,
             max_live: options.max_live,
             state: Mutex::new(State::default()),
             named: Modules::default(),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Each crate, and those of this repository that it may know.
-const LAYERS: [(&str, &str, &[&str]); 10] = [
+const LAYERS: [(&str, &str, &[&str]); 11] = [
     ("core", "wfhost-core", &[]),
     ("schema", "wfhost-schema", &["wfhost-core"]),
     ("world", "wfhost-world", &["wfhost-core"]),
@@ -19,7 +19,8 @@ const LAYERS: [(&str, &str, &[&str]); 10] = [
     ),
     ("config", "wfhost-config", &["wfhost-agents", "wfhost-core", "wfhost-world"]),
     ("build", "wfhost-build", &["wfhost-world"]),
-    ("cli", "wfhost-cli", &["wfhost", "wfhost-build", "wfhost-config", "wfhost-core"]),
+    ("simulate", "wfhost-simulate", &["wfhost", "wfhost-config", "wfhost-core"]),
+    ("cli", "wfhost-cli", &["wfhost", "wfhost-build", "wfhost-config", "wfhost-core", "wfhost-simulate"]),
 ];
 
 fn root() -> PathBuf {

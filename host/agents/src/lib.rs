@@ -58,7 +58,7 @@ pub use self::output::{CallEvent, CallOutput, Lines, Stream};
 pub use self::policy::{Concurrency, Policy, ProviderPolicy};
 pub use self::recorder::{Recorder, Writers};
 pub use self::records::{AnswerCache, Conversations, Origin, Origins, Records, Transcripts};
-pub use self::scripted::{ScriptError, Scripted};
+pub use self::scripted::{ScriptError, Scripted, fill};
 pub use self::secret::{
     MASK, Redactor, Secret, SecretError, SecretSource, hide_credentials, is_secret_name, looks_secret,
 };
@@ -164,6 +164,8 @@ pub struct Providers {
     named: BTreeMap<String, Arc<dyn Provider>>,
     default: Option<Arc<dyn Provider>>,
     fallback: Option<Arc<dyn Provider>>,
+    /// Answers to every name that is not there.
+    any: Option<Arc<dyn Provider>>,
     /// The scripts that runs were begun with, read once: their replies go on in turn.
     scripts: Arc<Mutex<BTreeMap<String, Arc<Scripted>>>>,
 }
@@ -192,7 +194,13 @@ impl Providers {
     }
 
     pub fn get(&self, name: &str) -> Option<Arc<dyn Provider>> {
-        self.named.get(name).cloned()
+        self.named.get(name).or(self.any.as_ref()).cloned()
+    }
+
+    /// Has `provider` answer all calls that nobody else here answers, whatever name they ask for.
+    pub fn set_any(&mut self, provider: Arc<dyn Provider>) {
+        self.fallback = Some(Arc::clone(&provider));
+        self.any = Some(provider);
     }
 
     /// Has `provider` answer the calls that name none, whatever the run was

@@ -251,8 +251,8 @@ impl Rule {
     }
 }
 
-/// Puts the prompt and the groups of the pattern into the texts of a reply.
-fn fill(reply: &Value, prompt: &str, captures: Option<&Captures<'_>>) -> Value {
+/// Puts the prompt (`${prompt}`) and the groups of the pattern (`$1`) into the texts of a reply.
+pub fn fill(reply: &Value, prompt: &str, captures: Option<&Captures<'_>>) -> Value {
     let inside = |value: &Value| fill(value, prompt, captures);
     match reply {
         Value::String(text) => {

@@ -307,6 +307,15 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "WF0806",
         "the program trapped\n\nIt executed an instruction that cannot be: `unreachable`, an access outside of its memory, a division by zero. Languages end a program so after a panic or an uncaught error; `wfhost logs RUN` has what it wrote last.",
     ),
+    (
+        "WF0820",
+        "a scenario of `wfhost test` cannot be used\n\nIt is a TOML file:\n\n    input = { topic = \"bees\" }      # of the run\n    within = \"30d\"                  # a run that has not ended then is stuck\n\n    [[agents]]                      # the first rule that matches answers\n    match = \"^book (\\\\w+)\"         # found in the prompt\n    reply = \"booked $1\"             # or replies = [...], one of them\n    delay = \"1s..10m\"\n    fails = 0.2                     # of the attempts\n\n    [[people]]                      # who answers questions\n    answers = [true, false]\n    never = 0.1\n\n    [[signals]]\n    name = \"approve\"\n    payload = { ok = true }\n    after = \"0s..8d\"\n    twice = 0.1\n\n    [world]\n    kills = 0.04                    # of the host, at each call and each answer\n    cancel = 0.1                    # in so many executions\n\n    [expect]\n    states = [\"completed\"]\n    [[expect.calls]]\n    match = \"^charge\"\n    at_most = 1\n    [[expect.owed]]                 # unless the run completes\n    done = \"^book (\\\\w+)\"\n    undone = \"^cancel $1\"\n\nAll of it: https://github.com/wfhost/wfhost/blob/main/docs/testing.md",
+    ),
+    (
+        "WF0821",
+        "a simulation failed by itself\n\nThat is a fault of wfhost: please report it, with the module and the seed.",
+    ),
+    ("WF0822", "a report of `wfhost test` cannot be written"),
 ];
 
 #[cfg(test)]

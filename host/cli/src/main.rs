@@ -38,6 +38,7 @@ mod show;
 mod signal;
 mod state;
 mod tail;
+mod test;
 mod transcript;
 mod trust;
 mod upgrade;
@@ -201,6 +202,8 @@ enum Verb {
     Inspect(inspect::Inspect),
     /// Check that a module can be run as a workflow
     Check(check::Check),
+    /// Test a workflow by simulation
+    Test(test::Test),
     /// Build a workflow to a component
     Build(build::Build),
     /// Make a new workflow project
@@ -213,7 +216,7 @@ enum Verb {
 
 /// Verbs by what they are for, as `wfhost -h` lists them.
 const GROUPS: &[(&str, &[&str])] = &[
-    ("Start", &["demo", "new", "build", "check", "inspect", "run"]),
+    ("Start", &["demo", "new", "build", "test", "check", "inspect", "run"]),
     ("See", &["ps", "show", "why", "logs", "state", "messages", "events", "transcript", "journal", "diff"]),
     ("Act", &["signal", "inbox", "answer", "approve", "deny", "resume", "pause", "cancel", "retry", "fork"]),
     ("Change", &["add", "modules", "upgrade", "replay", "verify", "delete"]),
@@ -343,6 +346,7 @@ async fn execute(cli: &Cli) -> Result<Exit, Trouble> {
         Verb::Events(verb) => verb.execute(common).await,
         Verb::Schedule(verb) => verb.execute(common).await,
         Verb::Serve(verb) => verb.execute(common).await,
+        Verb::Test(verb) => verb.execute(common).await,
         Verb::Fork(verb) => verb.execute(common).await,
         Verb::Upgrade(verb) => verb.execute(common).await,
         Verb::Diff(verb) => verb.execute(common).await,

@@ -6,7 +6,8 @@
 //! (a diff, WIT) is written byte for byte, unless a terminal shows it.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
@@ -124,6 +125,44 @@ impl Line {
 pub(super) fn say(common: &Common, word: &str, text: &str) {
     if !common.quiet {
         Line::word(GOOD, word).plain(text).show();
+    }
+}
+
+/// A line on stderr that tells how far something is, where a terminal shows it.
+pub(super) struct Progress {
+    what: String,
+    of: u64,
+    shown: Option<Mutex<Instant>>,
+}
+
+impl Progress {
+    pub fn new(common: &Common, what: &str, of: u64) -> Self {
+        let is_shown = !common.quiet && io::stderr().is_terminal();
+        let shown = is_shown.then(|| Mutex::new(Instant::now()));
+        Self { what: text::one_line(what).into(), of, shown }
+    }
+
+    /// So many are done, and so many of them failed.
+    pub fn at(&self, done: u64, failed: u64) {
+        const EVERY: Duration = Duration::from_millis(100);
+        let Some(Ok(mut shown)) = self.shown.as_ref().map(Mutex::try_lock) else { return };
+        if shown.elapsed() >= EVERY {
+            *shown = Instant::now();
+            let _ = write!(
+                anstream::stderr(),
+                "\r\x1b[K{DIM}{:>8}{DIM:#}  {}  {done} of {}, {failed} failed",
+                "Testing",
+                self.what,
+                self.of
+            );
+        }
+    }
+
+    /// Takes the line away.
+    pub fn end(&self) {
+        if self.shown.is_some() {
+            let _ = write!(anstream::stderr(), "\r\x1b[K");
+        }
     }
 }
 

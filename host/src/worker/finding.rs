@@ -49,12 +49,16 @@ impl Inner {
         self.work.notify_one();
     }
 
+    fn look_every(&self) -> Duration {
+        LOOK_EVERY.max(self.look_every)
+    }
+
     /// Takes up what is due. Gives the time until something else is.
     pub(super) async fn adopt_due(self: &Arc<Self>) -> Result<Duration, StoreError> {
         let (room, except) = {
             let state = lock(&self.state);
             if state.closing {
-                return Ok(LOOK_EVERY);
+                return Ok(self.look_every());
             }
             let taken = state.live.len() + state.reserved;
             (self.max_live.saturating_sub(taken), state.left.iter().cloned().collect())
@@ -66,7 +70,7 @@ impl Inner {
             Adopt::Own => Some(self.own_families().await?),
         };
         if families.as_ref().is_some_and(Vec::is_empty) {
-            return Ok(LOOK_EVERY);
+            return Ok(self.look_every());
         }
         // One schedule that fails holds up nothing.
         let fires = match self.adopt {
@@ -107,7 +111,8 @@ impl Inner {
             return Ok(GATHER);
         }
         let next = [fires, due.next_in_ms].into_iter().flatten().min();
-        Ok(next.map_or(LOOK_EVERY, Duration::from_millis).min(LOOK_EVERY))
+        let look = self.look_every();
+        Ok(next.map_or(look, Duration::from_millis).min(look))
     }
 
     /// The families of the runs that somebody follows here.

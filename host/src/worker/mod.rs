@@ -46,6 +46,8 @@ pub(crate) struct Inner {
     pub configured: Arc<dyn Configurations>,
     pub scripts: bool,
     pub lease_ms: u64,
+    /// See [`HostOptions::look_every`](crate::HostOptions::look_every).
+    pub look_every: Duration,
     /// Runs that are driven at the same time.
     pub max_live: usize,
     pub state: Mutex<State>,

@@ -106,6 +106,7 @@ impl Inner {
 
 /// Notices which processes die, and that the database is gone.
 pub(super) async fn watch_owners(inner: Weak<Inner>) {
+    let Some(every) = inner.upgrade().map(|inner| OWNERS_EVERY.max(inner.look_every)) else { return };
     let mut place_at = Instant::now();
     let mut right_at = Instant::now();
     loop {
@@ -126,7 +127,7 @@ pub(super) async fn watch_owners(inner: Weak<Inner>) {
                 }
             }
         }
-        tokio::time::sleep(OWNERS_EVERY).await;
+        tokio::time::sleep(every).await;
     }
 }
 

@@ -1,0 +1,345 @@
+//! `wfhost test`
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+use wfhost::engine::Engine;
+use wfhost::world::environment;
+use wfhost_core::spell_millis;
+use wfhost_simulate::{Event, Finding, Report, Scenario, ScenarioError, Simulator, SimulatorError, Wanted};
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::{json_arg, length_arg};
+use super::printer::{DIM, ERROR, GOOD, Line};
+use super::{Common, Format, module_arg, printer};
+
+/// The scenario of a project, if none is named.
+const SCENARIO: &str = "wfhost-test.toml";
+/// Lines of a story that are shown from its beginning and from its end.
+const STORY_LINES: usize = 20;
+
+/// Test a workflow by simulation: thousands of executions in virtual time
+///
+/// Agents answer after a while or fail, people answer late or never, signals come early and twice, the
+/// host is killed at any moment. What has to hold whatever happens is in a scenario, a TOML file; without
+/// one: no panic, no deadlock, no difference when the journal is repeated, every run ends. A failure is
+/// told as a short story, and its seed repeats it.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost test                                the workflow of this directory, wfhost-test.toml
+  wfhost test hello.wasm -i '{\"name\":\"Ada\"}'
+  wfhost test . --scenario strikes.toml --executions 20000
+  wfhost test . --seed 17                    what happens with this seed
+  wfhost test . --junit report.xml           for CI
+
+A scenario: https://github.com/wfhost/wfhost/blob/main/docs/testing.md")]
+pub(crate) struct Test {
+    /// A component's file, or a directory with a workflow
+    #[arg(default_value = ".")]
+    module: String,
+    /// What the world is like and what has to hold (may be repeated)
+    #[arg(long = "scenario", value_name = "FILE")]
+    scenarios: Vec<PathBuf>,
+    /// The input of the run instead of the scenario's: JSON, @FILE, or - for stdin
+    #[arg(short, long, value_name = "JSON", allow_negative_numbers = true)]
+    input: Option<String>,
+    /// How many seeds are tried for each scenario
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
+    executions: u64,
+    /// Begin no more after this time, like 30s
+    #[arg(long, value_name = "LENGTH", value_parser = length_arg)]
+    time: Option<u64>,
+    /// Try this seed only, and tell what happens
+    #[arg(long, value_name = "N", conflicts_with_all = ["executions", "time"])]
+    seed: Option<u64>,
+    /// How many are tried at once; as many as there are processors if it is not said
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+    /// Where runs that failed are written to, as `wfhost db import` takes them
+    #[arg(long, value_name = "DIR", default_value = "wfhost-failures")]
+    keep: PathBuf,
+    /// Write the results as JUnit XML, too
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+}
+
+impl From<ScenarioError> for Trouble {
+    fn from(error: ScenarioError) -> Self {
+        let details = match &error {
+            ScenarioError::Syntax { source, .. } => source.to_string().lines().map(str::to_owned).collect(),
+            ScenarioError::Read { .. } => Vec::new(),
+        };
+        let message = match &error {
+            ScenarioError::Syntax { path, .. } => {
+                format!("the scenario {} is not as it should be", path.display())
+            }
+            ScenarioError::Read { .. } => error.to_string(),
+        };
+        Self { details, ..Self::usage("WF0820", message) }
+            .hint("`wfhost explain WF0820` shows the form of a scenario")
+            .because(&error)
+    }
+}
+
+impl From<SimulatorError> for Trouble {
+    fn from(error: SimulatorError) -> Self {
+        match error {
+            SimulatorError::Host(error) => error.into(),
+        }
+    }
+}
+
+impl Test {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let scenarios = self.read_scenarios()?;
+        let found = module_arg::find(None, &self.module).await?;
+        let modules = found.directory.as_ref().map(PathBuf::from);
+        let engine = Arc::new(Engine::new(environment::cache_dir())?);
+        let simulator = Simulator::new(engine, &found.name, found.bytes, modules, None).await?;
+        if let Some(seed) = self.seed {
+            return self.one(common, &simulator, &scenarios, seed).await;
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut reports = Vec::new();
+        for scenario in scenarios {
+            let jobs = self
+                .jobs
+                .map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+            let time = self.time.map(Duration::from_millis);
+            let wanted = Wanted { first: 0, count: self.executions, time, threads: jobs };
+            let (simulator, stopped) = (simulator.clone(), Arc::clone(&stop));
+            let progress = printer::Progress::new(common, &scenario.name, self.executions);
+            let exploring = blocking(move || {
+                let report =
+                    simulator.explore(&scenario, wanted, &stopped, |done, failed| progress.at(done, failed));
+                progress.end();
+                report
+            });
+            let mut exploring = std::pin::pin!(exploring);
+            let report = tokio::select! {
+                report = &mut exploring => report,
+                // What was found up to now is told.
+                _ = tokio::signal::ctrl_c() => {
+                    stop.store(true, Ordering::Relaxed);
+                    exploring.await
+                }
+            };
+            reports.push(report??);
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        let kept = self.keep_findings(&reports)?;
+        for report in &reports {
+            self.show(common, report, &kept);
+        }
+        if common.output != Format::Text {
+            printer::json(&json!({ "schema": "wfhost/test/1", "reports": reports, "kept": kept }));
+        }
+        if let Some(file) = &self.junit {
+            std::fs::write(file, junit(&found.name, &reports)).map_err(|error| cannot_write(file, &error))?;
+        }
+        let failed = reports.iter().any(|report| report.failed > 0);
+        Ok(match (stop.load(Ordering::Relaxed), failed) {
+            (_, true) => Exit::RunFailed,
+            (true, false) => Exit::Signalled(2),
+            (false, false) => Exit::Done,
+        })
+    }
+
+    /// The scenarios that are named, else that of the project, else the usual one.
+    fn read_scenarios(&self) -> Result<Vec<Arc<Scenario>>, Trouble> {
+        let mut paths = self.scenarios.clone();
+        let module = Path::new(&self.module);
+        let home = if module.is_dir() { module } else { module.parent().unwrap_or(Path::new("")) };
+        let usual = home.join(SCENARIO);
+        if paths.is_empty() && usual.is_file() {
+            paths.push(usual);
+        }
+        let input = self.input.as_deref().map(|input| json_arg("the input", input)).transpose()?;
+        let input = input.map(|input| input.value());
+        if paths.is_empty() {
+            return Ok(vec![Arc::new(Scenario::usual(input.unwrap_or_default()))]);
+        }
+        let scenarios = paths.iter().map(|path| {
+            let scenario = Scenario::read(path)?;
+            let input = input.clone().unwrap_or_else(|| scenario.input.clone());
+            Ok(Arc::new(Scenario { input, ..scenario }))
+        });
+        scenarios.collect()
+    }
+
+    /// Tells what happens with one seed.
+    async fn one(
+        &self,
+        common: &Common,
+        simulator: &Simulator,
+        scenarios: &[Arc<Scenario>],
+        seed: u64,
+    ) -> Result<Exit, Trouble> {
+        let mut failed = false;
+        let mut documents = Vec::new();
+        for scenario in scenarios {
+            let (simulator, of) = (simulator.clone(), Arc::clone(scenario));
+            let (execution, fault) = blocking(move || simulator.once(&of, seed)).await??;
+            failed |= fault.is_some();
+            let state = execution.main.state.as_str();
+            if common.output == Format::Text {
+                tell(&execution.story, usize::MAX);
+                let verdict = fault.as_ref().map_or_else(String::new, |fault| format!(": {fault}"));
+                let style = if fault.is_some() { ERROR } else { GOOD };
+                let word = if fault.is_some() { "Failed" } else { "Passed" };
+                Line::word(style, word)
+                    .plain(format!("{} with seed {seed}, {state}{verdict}", scenario.name))
+                    .show();
+            }
+            documents.push(json!({
+                "scenario": scenario.name, "seed": seed, "state": state, "fault": fault, "story": execution.story,
+            }));
+            if let Some(export) = execution.export {
+                self.write(&self.file_of(&scenario.name, seed), &export)?;
+            }
+        }
+        if common.output != Format::Text {
+            printer::json(&json!({ "schema": "wfhost/test-seed/1", "executions": documents }));
+        }
+        Ok(if failed { Exit::RunFailed } else { Exit::Done })
+    }
+
+    fn file_of(&self, scenario: &str, seed: u64) -> PathBuf {
+        self.keep.join(format!("{scenario}-{seed}.jsonl"))
+    }
+
+    fn write(&self, file: &Path, export: &str) -> Result<(), Trouble> {
+        std::fs::create_dir_all(&self.keep)
+            .and_then(|()| std::fs::write(file, export))
+            .map_err(|error| cannot_write(file, &error))
+    }
+
+    /// Writes the runs that failed. Gives their files.
+    fn keep_findings(&self, reports: &[Report]) -> Result<BTreeSet<PathBuf>, Trouble> {
+        let mut kept = BTreeSet::new();
+        for report in reports {
+            for finding in &report.findings {
+                let file = self.file_of(&report.scenario, finding.seed);
+                if let Some(export) = &finding.export {
+                    self.write(&file, export)?;
+                    kept.insert(file);
+                }
+            }
+        }
+        Ok(kept)
+    }
+
+    fn show(&self, common: &Common, report: &Report, kept: &BTreeSet<PathBuf>) {
+        if common.output != Format::Text {
+            return;
+        }
+        for finding in &report.findings {
+            self.show_finding(report, finding, kept);
+        }
+        let rate = report.executions as f64 / report.seconds.max(1e-9);
+        let ends: Vec<_> = report.coverage.ends.iter().map(|(end, count)| format!("{count} {end}")).collect();
+        let (style, word) = if report.failed > 0 { (ERROR, "Failed") } else { (GOOD, "Passed") };
+        Line::word(style, word)
+            .plain(format!("{}  {} executions", report.scenario, report.executions))
+            .styled(
+                DIM,
+                format!(
+                    "  {} failed, {rate:.0}/s, {} orders, {} deaths of hosts, {}",
+                    report.failed,
+                    report.coverage.orders,
+                    report.coverage.deaths,
+                    ends.join(", ")
+                ),
+            )
+            .show();
+    }
+
+    fn show_finding(&self, report: &Report, finding: &Finding, kept: &BTreeSet<PathBuf>) {
+        printer::line(format!("{}, seed {}: {}", report.scenario, finding.seed, finding.fault));
+        tell(&finding.story, STORY_LINES);
+        let mut more = format!("{} of {} unusual decisions are needed for it", finding.left, finding.unusual);
+        let file = self.file_of(&report.scenario, finding.seed);
+        if kept.contains(&file) {
+            more.push_str(&format!("; the run is in {}", file.display()));
+        }
+        printer::line(format!("{:>10}  {more}", ""));
+    }
+}
+
+/// Prints a story; of a long one its beginning and its end.
+fn tell(story: &[Event], most: usize) {
+    for (n, event) in story.iter().enumerate() {
+        let from_end = story.len() - n;
+        if n == most && from_end > most {
+            printer::line(format!("{:>10}  … {} more", "", story.len() - 2 * most));
+        }
+        if n < most || from_end <= most {
+            printer::line(format!("{:>10}  {}", spell_millis(event.at), event.what));
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Trouble> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Trouble::host("WF0821", format!("the simulation itself failed: {error}")))
+}
+
+fn cannot_write(file: &Path, error: &std::io::Error) -> Trouble {
+    Trouble::host("WF0822", format!("{} cannot be written: {error}", file.display()))
+        .hint("name another place with --keep DIR or --junit FILE")
+}
+
+/// A test case for each scenario, as CI systems read it.
+fn junit(module: &str, reports: &[Report]) -> String {
+    let quoted = |text: &str| {
+        let text: String = text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect();
+        text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    };
+    let failures = reports.iter().filter(|report| report.failed > 0).count();
+    let mut xml = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"{}\" tests=\"{}\" failures=\"{failures}\">\n",
+        quoted(module),
+        reports.len()
+    );
+    for report in reports {
+        xml.push_str(&format!(
+            "  <testcase classname=\"{}\" name=\"{}\" time=\"{:.3}\">\n",
+            quoted(module),
+            quoted(&report.scenario),
+            report.seconds
+        ));
+        for finding in &report.findings {
+            let story: Vec<_> = finding
+                .story
+                .iter()
+                .map(|event| format!("{}  {}", spell_millis(event.at), event.what))
+                .collect();
+            xml.push_str(&format!(
+                "    <failure message=\"{}\">{}</failure>\n",
+                quoted(&format!("seed {}: {}", finding.seed, finding.fault)),
+                quoted(&story.join("\n"))
+            ));
+        }
+        xml.push_str("  </testcase>\n");
+    }
+    xml.push_str("</testsuite>\n");
+    xml
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_programs_say_is_no_markup() {
+        let xml = junit("a<b", &[]);
+        assert!(xml.contains("a&lt;b") && !xml.contains("a<b"));
+    }
+}

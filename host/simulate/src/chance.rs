@@ -1,0 +1,108 @@
+//! Chance that can be taken back: each decision has a name, and is drawn from the seed and that name
+//! alone. So a decision can be undone without changing any other, by which a failure is shrunk.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::sync::{Mutex, PoisonError};
+
+#[derive(Debug, Default)]
+pub struct Chance {
+    seed: u64,
+    /// Decisions that are not made: nothing unusual happens there.
+    undone: BTreeSet<String>,
+    /// Those that made something unusual happen.
+    made: Mutex<BTreeSet<String>>,
+}
+
+impl Chance {
+    pub fn new(seed: u64, undone: BTreeSet<String>) -> Self {
+        Self { seed, undone, made: Mutex::default() }
+    }
+
+    /// Something between 0 and 1, the same for the same seed and name.
+    fn draw(&self, name: &str) -> f64 {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.seed.to_le_bytes()).update(name.as_bytes());
+        let mut bytes = [0; 8];
+        hasher.finalize_xof().fill(&mut bytes);
+        (u64::from_le_bytes(bytes) >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    fn note(&self, name: String) {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
+    }
+
+    /// Whether something unusual happens, which it does this often.
+    pub fn happens(&self, name: String, often: f64) -> bool {
+        let happens = often > 0.0 && !self.undone.contains(&name) && self.draw(&name) < often;
+        if happens {
+            self.note(name);
+        }
+        happens
+    }
+
+    /// A length of time. Undone it is the shortest.
+    pub fn length(&self, name: String, range: &RangeInclusive<u64>) -> u64 {
+        let (least, most) = (*range.start(), *range.end());
+        if least >= most || self.undone.contains(&name) {
+            return least;
+        }
+        // Many short ones and few long ones, as it is in the world: each order of magnitude alike.
+        let (low, high) = ((least as f64 + 1.0).ln(), (most as f64 + 1.0).ln());
+        let length = ((low + (high - low) * self.draw(&name)).exp() - 1.0).round() as u64;
+        let length = length.clamp(least, most);
+        if length > least {
+            self.note(name);
+        }
+        length
+    }
+
+    /// One of several, the first if it is undone.
+    pub fn one<'a, T>(&self, name: String, all: &'a [T]) -> Option<&'a T> {
+        if all.len() < 2 || self.undone.contains(&name) {
+            return all.first();
+        }
+        let index = (self.draw(&name) * all.len() as f64) as usize;
+        if index > 0 {
+            self.note(name);
+        }
+        all.get(index)
+    }
+
+    /// For the random numbers of the program.
+    pub fn seed_of_run(&self) -> [u8; 32] {
+        *blake3::hash(&self.seed.to_le_bytes()).as_bytes()
+    }
+
+    /// The names of the decisions that made something unusual happen.
+    pub fn made(&self) -> BTreeSet<String> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decision_depends_on_its_name_alone_and_can_be_undone() {
+        let chance = Chance::new(7, BTreeSet::new());
+        let delay = chance.length("delay".to_owned(), &(0..=100_000));
+        assert_eq!(delay, Chance::new(7, BTreeSet::new()).length("delay".to_owned(), &(0..=100_000)));
+        let often = (0..1_000).filter(|n| chance.happens(format!("{n}"), 0.25)).count();
+        assert!((180..320).contains(&often), "{often}");
+        let undone = Chance::new(7, chance.made());
+        assert_eq!(undone.length("delay".to_owned(), &(0..=100_000)), 0);
+        assert!((0..1_000).all(|n| !undone.happens(format!("{n}"), 0.25)));
+        assert!(undone.made().is_empty());
+    }
+
+    #[test]
+    fn lengths_stay_within_their_range() {
+        let chance = Chance::new(1, BTreeSet::new());
+        for n in 0..1_000 {
+            let length = chance.length(format!("{n}"), &(10..=20));
+            assert!((10..=20).contains(&length), "{length}");
+        }
+    }
+}

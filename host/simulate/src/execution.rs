@@ -1,0 +1,209 @@
+//! One execution of a scenario from one seed.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+use wfhost::agents::Providers;
+use wfhost::engine::{Denied, Engine};
+use wfhost::store::{Fence, MemStore, RunFilter, RunInfo, RunState, Seen, SharedStore};
+use wfhost::{Adopt, Evict, Host, HostError, HostOptions, StartOptions, archive};
+use wfhost_core::{Given, Json, RunConfig, RunId};
+
+use crate::chance::Chance;
+use crate::outside::{Agent, Outside, Process, Reached, VirtualClock};
+use crate::scenario::Scenario;
+
+/// Longer than any execution: nobody has to look whether a session is over, since deaths are told.
+const LEASE_MS: u64 = 1 << 40;
+/// A host looks so seldom for what nobody tells it of.
+const LOOK_EVERY: Duration = Duration::from_secs(24 * 3_600);
+/// Children that nobody waits for, and requests to stop, have so long after the end of the run.
+const SETTLES: Duration = Duration::from_secs(60);
+
+/// Something that happened, with the virtual time from the beginning in milliseconds.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Event {
+    pub at: u64,
+    pub what: String,
+}
+
+/// A program that is tested.
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub name: String,
+    pub bytes: Arc<Vec<u8>>,
+    /// Where the modules of children are looked for.
+    pub modules: Option<PathBuf>,
+    pub agent: Option<String>,
+}
+
+/// A run at its end.
+#[derive(Debug)]
+pub struct Ended {
+    pub info: RunInfo,
+    pub journal: wfhost_core::Journal,
+    /// What differs when its journal is repeated, if something does.
+    pub differs: Option<String>,
+}
+
+/// What came of one seed.
+#[derive(Debug)]
+pub struct Execution {
+    /// The latest round of the run; none if it could not even begin.
+    pub main: RunInfo,
+    pub runs: Vec<Ended>,
+    pub published: Vec<(String, Json)>,
+    pub reached: Vec<Reached>,
+    pub story: Vec<Event>,
+    /// Something went wrong outside because of which the run may end badly.
+    pub excused: bool,
+    /// The names of the decisions that made something unusual happen.
+    pub made: BTreeSet<String>,
+    /// The run as `wfhost db import` takes it.
+    pub export: Option<String>,
+}
+
+fn id() -> RunId {
+    "test".parse().unwrap_or_else(|_| unreachable!("it is an id"))
+}
+
+/// Executes a scenario in virtual time. The same seed gives the same execution.
+pub fn execute(
+    program: &Program,
+    engine: &Arc<Engine>,
+    scenario: &Arc<Scenario>,
+    seed: u64,
+    undone: BTreeSet<String>,
+    export: bool,
+) -> Result<Execution, HostError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.unwrap_or_else(|error| panic!("a runtime needs threads and memory: {error}"));
+    let chance = Chance::new(seed, undone);
+    let done = runtime.block_on(run(program, engine, scenario, chance, export));
+    // What still runs belongs to hosts that are dead.
+    runtime.shutdown_background();
+    done
+}
+
+fn host(outside: &Arc<Outside>, engine: &Arc<Engine>) -> Result<Host, HostError> {
+    let pid = outside.next_process();
+    let mut providers = Providers::builtin();
+    providers.set_any(Arc::new(Agent { outside: Arc::clone(outside), pid }));
+    let evicts = outside.chance.happens(format!("host {pid} evicts"), outside.scenario.world.evict.0);
+    let host = Host::new(HostOptions {
+        engine: Some(Arc::clone(engine)),
+        providers,
+        evict: if evicts { Evict::Always } else { Evict::AfterGrace },
+        adopt: Adopt::Due,
+        lease_ms: LEASE_MS,
+        look_every: LOOK_EVERY,
+        world: Arc::new(Process { outside: Arc::clone(outside), pid }),
+        ..HostOptions::new(Arc::clone(&outside.store))
+    })?;
+    Ok(host)
+}
+
+async fn run(
+    program: &Program,
+    engine: &Arc<Engine>,
+    scenario: &Arc<Scenario>,
+    chance: Chance,
+    export: bool,
+) -> Result<Execution, HostError> {
+    let began = Instant::now();
+    let store: SharedStore = Arc::new(MemStore::with_clock(Arc::new(VirtualClock(began))));
+    let seed = chance.seed_of_run();
+    let outside = Arc::new(Outside::new(Arc::clone(scenario), chance, Arc::clone(&store), began));
+    let mut living = host(&outside, engine)?;
+    let module = living.add_module_with(&program.name, &program.bytes, Denied::Trap).await?;
+    let config = RunConfig {
+        agent: program.agent.clone(),
+        modules: program.modules.as_ref().map(|path| path.to_string_lossy().into_owned()),
+        ..RunConfig::default()
+    };
+    let options = StartOptions {
+        input: Json::from(scenario.input.clone()),
+        id: Some(id()),
+        config,
+        seed: Some(seed),
+        ..StartOptions::default()
+    };
+    living.enqueue(&module, options).await?;
+    living.serve();
+    outside.send_signals(&id());
+    let people = tokio::spawn(Arc::clone(&outside).answer_questions());
+    let deadline = began + Duration::from_millis(scenario.within);
+    let mut ended = std::pin::pin!(end_of(&store));
+    loop {
+        tokio::select! {
+            biased;
+            () = outside.dies.notified() => {
+                for session in store.sessions().await? {
+                    store.fence(session.id, Fence::Dead).await?;
+                }
+                let dead = std::mem::replace(&mut living, host(&outside, engine)?);
+                living.serve();
+                // Whatever it still does is refused by the store.
+                tokio::spawn(async move { dead.close(None).await });
+            }
+            ended = &mut ended => {
+                ended?;
+                break;
+            }
+            () = tokio::time::sleep_until(deadline) => break,
+        }
+    }
+    tokio::time::sleep(SETTLES).await;
+    people.abort();
+    let main = latest(&store).await?;
+    let mut runs = Vec::new();
+    for info in store.runs(RunFilter { limit: 1_000, ..RunFilter::default() }).await? {
+        let journal = living.journal(&info.id).await?;
+        let module = living.module_of(&info).await?;
+        let replayed = living.replay(&info.id, journal.clone(), &module, Given::Everything).await?;
+        runs.push(Ended { differs: replayed.departs.map(|mismatch| mismatch.to_string()), info, journal });
+    }
+    let export = match export {
+        true => archive::export(store.as_ref(), &main).await.ok(),
+        false => None,
+    };
+    let take =
+        |story: &std::sync::Mutex<Vec<Event>>| story.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let reached = outside.reached.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    Ok(Execution {
+        published: store.state(&main.id).await?,
+        main,
+        runs,
+        reached,
+        story: take(&outside.story),
+        excused: outside.excuse.load(Ordering::Relaxed) > 0,
+        made: outside.chance.made(),
+        export,
+    })
+}
+
+/// The latest round of the run.
+async fn latest(store: &SharedStore) -> Result<RunInfo, HostError> {
+    let newest = RunFilter { chain: Some(id()), limit: 1, ..RunFilter::default() };
+    if let Some(info) = store.runs(newest).await?.pop() {
+        return Ok(info);
+    }
+    store.run(&id()).await?.ok_or_else(|| HostError::NoSuchRun(id()))
+}
+
+/// Waits until the run has ended for good, or is refused.
+async fn end_of(store: &SharedStore) -> Result<(), HostError> {
+    let mut seen = Seen::default();
+    loop {
+        store.wakes(&mut seen).await?;
+        let state = latest(store).await?.state;
+        if state == RunState::Refused || state.is_final() && state != RunState::Continued {
+            return Ok(());
+        }
+    }
+}

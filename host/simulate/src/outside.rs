@@ -1,0 +1,332 @@
+//! What a simulated run meets: time, processes that die, agents, people.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use wfhost::agents::{Call, CallFailure, CallOutput, Provider};
+use wfhost::store::{Clock, MessageBody, Owner, Seen, SharedStore};
+use wfhost::world::World;
+use wfhost_core::policy::retry::is_once;
+use wfhost_core::{Json, Reply, RunId, Timestamp};
+
+use crate::chance::Chance;
+use crate::execution::Event;
+use crate::scenario::{AgentRule, Scenario, failure};
+
+/// When every execution begins, in milliseconds since 1970.
+const BEGINNING: u64 = 1_800_000_000_000;
+/// A host that dies more often than this in one execution would only make it longer.
+const MOST_DEATHS: u32 = 6;
+
+/// A call that reached an agent. Attempts at one step share the key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reached {
+    pub key: String,
+    pub prompt: String,
+    pub once: bool,
+}
+
+/// What is shared by all who take part in an execution.
+#[derive(Debug)]
+pub struct Outside {
+    pub scenario: Arc<Scenario>,
+    pub chance: Chance,
+    pub store: SharedStore,
+    began: Instant,
+    /// The process that lives.
+    alive: AtomicU32,
+    deaths: AtomicU32,
+    /// The host is to die.
+    pub dies: Notify,
+    pub story: Mutex<Vec<Event>>,
+    pub reached: Mutex<Vec<Reached>>,
+    /// Something happened because of which the run may end badly.
+    pub excuse: AtomicU32,
+    calls: AtomicU64,
+}
+
+/// Virtual time.
+#[derive(Debug)]
+pub struct VirtualClock(pub Instant);
+
+impl Clock for VirtualClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(BEGINNING + self.ticks_ms())
+    }
+
+    fn ticks_ms(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn source(&self) -> &str {
+        "simulation"
+    }
+}
+
+impl Outside {
+    pub fn new(scenario: Arc<Scenario>, chance: Chance, store: SharedStore, began: Instant) -> Self {
+        Self {
+            scenario,
+            chance,
+            store,
+            began,
+            alive: AtomicU32::new(0),
+            deaths: AtomicU32::new(0),
+            dies: Notify::new(),
+            story: Mutex::default(),
+            reached: Mutex::default(),
+            excuse: AtomicU32::new(0),
+            calls: AtomicU64::new(0),
+        }
+    }
+
+    /// How much virtual time has passed, in milliseconds.
+    pub fn at(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub fn tell(&self, what: impl Into<String>) {
+        let event = Event { at: self.at(), what: what.into() };
+        self.story.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+    }
+
+    fn excuse(&self) {
+        self.excuse.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The next process lives.
+    pub fn next_process(&self) -> u32 {
+        self.alive.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn is_alive(&self, pid: u32) -> bool {
+        self.alive.load(Ordering::Relaxed) == pid
+    }
+
+    /// Whether the host dies here. If it does nothing of it goes on.
+    fn may_die(&self, place: String) -> bool {
+        let dies = self.deaths.load(Ordering::Relaxed) < MOST_DEATHS
+            && self.chance.happens(place, self.scenario.world.kills.0);
+        if dies {
+            self.deaths.fetch_add(1, Ordering::Relaxed);
+            self.tell("the host dies");
+            // From now on its process is nobody.
+            self.alive.fetch_add(1, Ordering::Relaxed);
+            self.dies.notify_one();
+        }
+        dies
+    }
+
+    /// Asks the run to stop, if that is to happen at this call.
+    async fn may_cancel(&self, run: &RunId) {
+        let number = self.calls.fetch_add(1, Ordering::Relaxed);
+        // Spread over the first eight calls.
+        let often = self.scenario.world.cancel.0 / 8.0;
+        if number < 8 && self.chance.happens(format!("cancel at call {number}"), often) {
+            self.excuse();
+            self.tell("somebody asks the run to stop");
+            let top = run.as_str().split('.').next().and_then(|top| top.parse().ok());
+            let body = MessageBody::Cancel { reason: Some("the simulation".to_owned()) };
+            // A run that has ended needs not be stopped.
+            let _ = wfhost::post(&self.store, &top.unwrap_or_else(|| run.clone()), body).await;
+        }
+    }
+
+    /// Sends the signals of the scenario.
+    pub fn send_signals(self: &Arc<Self>, run: &RunId) {
+        for (index, rule) in self.scenario.signals.iter().enumerate() {
+            let name = format!("signal {} {index}", rule.name);
+            if self.chance.happens(format!("{name} is not sent"), rule.never.0) {
+                self.excuse();
+                continue;
+            }
+            let twice = self.chance.happens(format!("{name} is sent twice"), rule.twice.0);
+            for time in 0..1 + u8::from(twice) {
+                let after = self.chance.length(format!("{name} {time}"), &rule.after);
+                let payload = self.chance.one(format!("{name} {time}: payload"), &rule.payloads);
+                let payload = payload.unwrap_or(&rule.payload).clone();
+                let (outside, run, name) = (Arc::clone(self), run.clone(), rule.name.clone());
+                let id = Some(format!("{index}.{time}"));
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(after)).await;
+                    let body =
+                        MessageBody::Signal { name: name.clone(), payload: Json::from(payload.clone()), id };
+                    match wfhost::post(&outside.store, &run, body).await {
+                        Ok(_) => outside.tell(format!("signal {name} {payload}")),
+                        Err(_) => outside.tell(format!("signal {name} comes after the end")),
+                    }
+                });
+            }
+        }
+    }
+
+    /// Answers the questions of all runs.
+    pub async fn answer_questions(self: Arc<Self>) {
+        let mut seen = Seen::default();
+        let mut known = BTreeMap::new();
+        loop {
+            let Ok(_) = self.store.wakes(&mut seen).await else { return };
+            let Ok(open) = self.store.questions(None, 1_000).await else { return };
+            for open in open {
+                let place = (open.run.clone(), open.step);
+                if known.insert(place, ()).is_some() {
+                    continue;
+                }
+                let question = &open.question;
+                let name = format!("question {} {}", open.run, open.step.0);
+                let asked = cut(&question.prompt);
+                let rule = self.scenario.people.iter().find(|rule| {
+                    rule.pattern.as_ref().is_none_or(|pattern| pattern.0.is_match(&question.prompt))
+                });
+                let Some(rule) = rule else {
+                    self.excuse();
+                    self.tell(format!("nobody answers {asked}: no rule of the scenario does"));
+                    continue;
+                };
+                if self.chance.happens(format!("{name} is not answered"), rule.never.0) {
+                    self.excuse();
+                    self.tell(format!("nobody answers {asked}"));
+                    continue;
+                }
+                let delay = self.chance.length(format!("{name}: delay"), &rule.delay);
+                let choices: Vec<Value> = match rule.answers.is_empty() {
+                    false => rule.answers.clone(),
+                    true if question.choices.is_empty() => vec![Value::Bool(true), Value::Bool(false)],
+                    true => question.choices.iter().map(|choice| Value::from(choice.as_str())).collect(),
+                };
+                let answer =
+                    self.chance.one(format!("{name}: answer"), &choices).cloned().unwrap_or_default();
+                let outside = Arc::clone(&self);
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(delay)).await;
+                    let body = MessageBody::Answer {
+                        step: open.step,
+                        outcome: Ok(Json::from(answer.clone())),
+                        by: Some("somebody".to_owned()),
+                        note: None,
+                    };
+                    match wfhost::post(&outside.store, &open.run, body).await {
+                        Ok(_) => outside.tell(format!("somebody answers {asked}: {answer}")),
+                        Err(error) => outside.tell(format!("an answer to {asked} is refused: {error}")),
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// A text as a story has room for it.
+pub fn cut(text: &str) -> String {
+    const WIDTH: usize = 60;
+    let line = text.lines().next().unwrap_or_default();
+    match line.char_indices().nth(WIDTH) {
+        Some((end, _)) => format!("`{}…`", &line[..end]),
+        None if line.len() < text.len() => format!("`{line}…`"),
+        None => format!("`{line}`"),
+    }
+}
+
+/// One process's view of it.
+#[derive(Debug)]
+pub struct Process {
+    pub outside: Arc<Outside>,
+    pub pid: u32,
+}
+
+impl World for Process {
+    fn now(&self) -> Timestamp {
+        Timestamp(BEGINNING + self.outside.at())
+    }
+
+    fn owner(&self) -> Owner {
+        Owner { host: "simulation".to_owned(), realm: "simulation".to_owned(), pid: self.pid, started: 1 }
+    }
+
+    fn is_dead(&self, other: &Owner) -> bool {
+        !self.outside.is_alive(other.pid)
+    }
+}
+
+/// Answers all calls, by the rules of the scenario.
+#[derive(Debug)]
+pub struct Agent {
+    pub outside: Arc<Outside>,
+    pub pid: u32,
+}
+
+impl Provider for Agent {
+    fn name(&self) -> &str {
+        "simulated"
+    }
+
+    fn call(&self, call: Call, _: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>> {
+        async move {
+            let outside = &self.outside;
+            // A dead process calls nobody.
+            if !outside.is_alive(self.pid) {
+                return std::future::pending().await;
+            }
+            let request = &call.request;
+            let said =
+                request.label.as_deref().map_or_else(|| cut(&request.prompt), |label| format!("`{label}`"));
+            let name = format!("{} attempt {}", call.key, call.attempt);
+            outside.may_cancel(&call.run).await;
+            if outside.may_die(format!("the host dies before {name}")) {
+                return std::future::pending().await;
+            }
+            let rules = &outside.scenario.agents;
+            let found = rules
+                .iter()
+                .find_map(|rule| Some((rule, rule.answers(&request.providers, &request.prompt)?)));
+            let Some((rule, captures)) = found else {
+                outside.excuse();
+                outside.tell(format!("no rule of the scenario answers {said}"));
+                return Err(CallFailure::new(
+                    wfhost_core::FailureKind::Rejected,
+                    "no rule of the scenario answers this call",
+                ));
+            };
+            let delay = outside.chance.length(format!("{name}: delay"), &rule.delay);
+            let fails = outside.chance.happens(format!("{name} fails"), rule.fails.0);
+            if !fails {
+                // The agent does it, whether the host hears of that or not.
+                let reached =
+                    Reached { key: call.key.clone(), prompt: request.prompt.clone(), once: is_once(request) };
+                outside.reached.lock().unwrap_or_else(PoisonError::into_inner).push(reached);
+            }
+            tokio::time::sleep(Duration::from_millis(delay)).await;
+            if fails {
+                let kind = outside.chance.one(format!("{name} fails: kind"), &rule.kinds);
+                let kind = *kind.unwrap_or(&wfhost_core::FailureKind::Unavailable);
+                outside.excuse();
+                outside.tell(format!("agent {said} fails: {kind}"));
+                return Err(CallFailure::from(failure(kind)));
+            }
+            let reply = reply(rule, outside, &name, &request.prompt, captures.as_ref());
+            if outside.may_die(format!("the host dies after {name}")) {
+                return std::future::pending().await;
+            }
+            outside.tell(format!("agent {said} answers"));
+            Ok(Reply { usage: rule.usage, ..Reply::new("simulated", Json::from(reply)) })
+        }
+        .boxed()
+    }
+}
+
+fn reply(
+    rule: &AgentRule,
+    outside: &Outside,
+    name: &str,
+    prompt: &str,
+    captures: Option<&regex::Captures<'_>>,
+) -> Value {
+    let chosen = outside.chance.one(format!("{name}: reply"), &rule.replies).unwrap_or(&rule.reply);
+    wfhost::agents::fill(chosen, prompt, captures)
+}
