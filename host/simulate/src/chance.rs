@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
+
+use wfhost::world::lock;
 
 #[derive(Debug, Default)]
 pub struct Chance {
@@ -29,7 +31,7 @@ impl Chance {
     }
 
     fn note(&self, name: String) {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
+        lock(&self.made).insert(name);
     }
 
     /// Whether something unusual happens, which it does this often.
@@ -76,7 +78,7 @@ impl Chance {
 
     /// The names of the decisions that made something unusual happen.
     pub fn made(&self) -> BTreeSet<String> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.made).clone()
     }
 }
 

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::Instant;
 use wfhost::agents::Providers;
-use wfhost::engine::{Denied, Engine};
+use wfhost::engine::{Engine, Module};
 use wfhost::store::{Fence, MemStore, RunFilter, RunInfo, RunState, Seen, SharedStore};
+use wfhost::world::lock;
 use wfhost::{Adopt, Evict, Host, HostError, HostOptions, StartOptions, archive};
 use wfhost_core::{Given, Json, RunConfig, RunId};
 
@@ -36,6 +37,7 @@ pub struct Event {
 #[derive(Clone, Debug)]
 pub struct Program {
     pub name: String,
+    pub module: Module,
     pub bytes: Arc<Vec<u8>>,
     /// Where the modules of children are looked for.
     pub modules: Option<PathBuf>,
@@ -120,7 +122,7 @@ async fn run(
     let seed = chance.seed_of_run();
     let outside = Arc::new(Outside::new(Arc::clone(scenario), chance, Arc::clone(&store), began));
     let mut living = host(&outside, engine)?;
-    let module = living.add_module_with(&program.name, &program.bytes, Denied::Trap).await?;
+    store.put_module(&program.name, &program.bytes).await?;
     let config = RunConfig {
         agent: program.agent.clone(),
         modules: program.modules.as_ref().map(|path| path.to_string_lossy().into_owned()),
@@ -133,7 +135,7 @@ async fn run(
         seed: Some(seed),
         ..StartOptions::default()
     };
-    living.enqueue(&module, options).await?;
+    living.enqueue(&program.module, options).await?;
     living.serve();
     outside.send_signals(&id());
     let people = tokio::spawn(Arc::clone(&outside).answer_questions());
@@ -172,15 +174,13 @@ async fn run(
         true => archive::export(store.as_ref(), &main).await.ok(),
         false => None,
     };
-    let take =
-        |story: &std::sync::Mutex<Vec<Event>>| story.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let reached = outside.reached.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let reached = lock(&outside.reached).clone();
     Ok(Execution {
         published: store.state(&main.id).await?,
         main,
         runs,
         reached,
-        story: take(&outside.story),
+        story: lock(&outside.story).clone(),
         excused: outside.excuse.load(Ordering::Relaxed) > 0,
         made: outside.chance.made(),
         export,

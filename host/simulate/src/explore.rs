@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use wfhost::HostError;
 use wfhost::engine::{Denied, Engine};
+use wfhost::world::lock;
 use wfhost_core::Digest;
 
 use crate::execution::{Event, Execution, Program, execute};
@@ -102,8 +103,8 @@ impl Simulator {
     ) -> Result<Self, SimulatorError> {
         // Loaded before any execution: in virtual time nobody may wait for what takes real time.
         let owned = async { Ok::<_, HostError>(bytes.clone()) };
-        engine.load(name, Digest::of(&bytes), Denied::Trap, owned).await?;
-        let program = Program { name: name.to_owned(), bytes: Arc::new(bytes), modules, agent };
+        let module = engine.load(name, Digest::of(&bytes), Denied::Trap, owned).await?;
+        let program = Program { name: name.to_owned(), module, bytes: Arc::new(bytes), modules, agent };
         Ok(Self { program, engine })
     }
 
@@ -235,10 +236,6 @@ impl Simulator {
             export: execution.export,
         })
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Coverage {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use wfhost::agents::{Call, CallFailure, CallOutput, Provider};
 use wfhost::store::{Clock, MessageBody, Owner, Seen, SharedStore};
-use wfhost::world::World;
+use wfhost::world::{World, lock};
 use wfhost_core::policy::retry::is_once;
 use wfhost_core::{Json, Reply, RunId, Timestamp};
 
@@ -49,6 +49,8 @@ pub struct Outside {
     pub reached: Mutex<Vec<Reached>>,
     /// Something happened because of which the run may end badly.
     pub excuse: AtomicU32,
+    /// Calls under way that will go well.
+    under_way: Mutex<BTreeMap<u64, Reached>>,
     calls: AtomicU64,
 }
 
@@ -83,6 +85,7 @@ impl Outside {
             story: Mutex::default(),
             reached: Mutex::default(),
             excuse: AtomicU32::new(0),
+            under_way: Mutex::default(),
             calls: AtomicU64::new(0),
         }
     }
@@ -94,7 +97,22 @@ impl Outside {
 
     pub fn tell(&self, what: impl Into<String>) {
         let event = Event { at: self.at(), what: what.into() };
-        self.story.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+        lock(&self.story).push(event);
+    }
+
+    /// A call that nobody waits for any more: the agent may carry it out all the same.
+    fn may_be_done(&self, reached: Reached) {
+        let often = self.scenario.world.dropped.0;
+        if self.chance.happens(format!("{} is carried out although nobody waits for it", reached.key), often)
+        {
+            self.tell(format!("agent {} does what nobody waits for any more", cut(&reached.prompt)));
+            lock(&self.reached).push(reached);
+        }
+    }
+
+    /// Whether an agent has done what an attempt with this key asked for.
+    fn has_reached(&self, key: &str) -> bool {
+        lock(&self.reached).iter().any(|call| call.key == key)
     }
 
     fn excuse(&self) {
@@ -111,12 +129,20 @@ impl Outside {
     }
 
     /// Whether the host dies here. If it does nothing of it goes on.
-    fn may_die(&self, place: String) -> bool {
+    fn may_die(&self, place: String, once: bool) -> bool {
         let dies = self.deaths.load(Ordering::Relaxed) < MOST_DEATHS
             && self.chance.happens(place, self.scenario.world.kills.0);
         if dies {
             self.deaths.fetch_add(1, Ordering::Relaxed);
             self.tell("the host dies");
+            let under_way = std::mem::take(&mut *lock(&self.under_way));
+            // Nobody knows what became of calls that may be made once.
+            if once || under_way.values().any(|call| call.once) {
+                self.excuse();
+            }
+            for reached in under_way.into_values() {
+                self.may_be_done(reached);
+            }
             // From now on its process is nobody.
             self.alive.fetch_add(1, Ordering::Relaxed);
             self.dies.notify_one();
@@ -125,8 +151,7 @@ impl Outside {
     }
 
     /// Asks the run to stop, if that is to happen at this call.
-    async fn may_cancel(&self, run: &RunId) {
-        let number = self.calls.fetch_add(1, Ordering::Relaxed);
+    async fn may_cancel(&self, run: &RunId, number: u64) {
         // Spread over the first eight calls.
         let often = self.scenario.world.cancel.0 / 8.0;
         if number < 8 && self.chance.happens(format!("cancel at call {number}"), often) {
@@ -254,6 +279,29 @@ impl World for Process {
     }
 }
 
+/// A call that is under way. If the run gives it up, the agent may carry it out all the same.
+struct UnderWay<'a> {
+    outside: &'a Outside,
+    number: u64,
+}
+
+impl UnderWay<'_> {
+    fn is_done(&self) {
+        let reached = lock(&self.outside.under_way).remove(&self.number);
+        lock(&self.outside.reached).extend(reached);
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let outside = self.outside;
+        // Those of a host that died are not among them any more.
+        if let Some(reached) = lock(&outside.under_way).remove(&self.number) {
+            outside.may_be_done(reached);
+        }
+    }
+}
+
 /// Answers all calls, by the rules of the scenario.
 #[derive(Debug)]
 pub struct Agent {
@@ -277,8 +325,9 @@ impl Provider for Agent {
             let said =
                 request.label.as_deref().map_or_else(|| cut(&request.prompt), |label| format!("`{label}`"));
             let name = format!("{} attempt {}", call.key, call.attempt);
-            outside.may_cancel(&call.run).await;
-            if outside.may_die(format!("the host dies before {name}")) {
+            let number = outside.calls.fetch_add(1, Ordering::Relaxed);
+            outside.may_cancel(&call.run, number).await;
+            if outside.may_die(format!("the host dies before {name}"), is_once(request)) {
                 return std::future::pending().await;
             }
             let rules = &outside.scenario.agents;
@@ -294,14 +343,20 @@ impl Provider for Agent {
                 ));
             };
             let delay = outside.chance.length(format!("{name}: delay"), &rule.delay);
-            let fails = outside.chance.happens(format!("{name} fails"), rule.fails.0);
+            // What an attempt before has done, of which nobody heard, is not refused the next time.
+            let fails = !outside.has_reached(&call.key)
+                && outside.chance.happens(format!("{name} fails"), rule.fails.0);
             if !fails {
-                // The agent does it, whether the host hears of that or not.
-                let reached =
-                    Reached { key: call.key.clone(), prompt: request.prompt.clone(), once: is_once(request) };
-                outside.reached.lock().unwrap_or_else(PoisonError::into_inner).push(reached);
+                let (key, prompt) = (call.key.clone(), request.prompt.clone());
+                let reached = Reached { key, prompt, once: is_once(request) };
+                lock(&outside.under_way).insert(number, reached);
             }
+            let under_way = UnderWay { outside, number };
             tokio::time::sleep(Duration::from_millis(delay)).await;
+            if !outside.is_alive(self.pid) {
+                return std::future::pending().await;
+            }
+            under_way.is_done();
             if fails {
                 let kind = outside.chance.one(format!("{name} fails: kind"), &rule.kinds);
                 let kind = *kind.unwrap_or(&wfhost_core::FailureKind::Unavailable);
@@ -310,7 +365,7 @@ impl Provider for Agent {
                 return Err(CallFailure::from(failure(kind)));
             }
             let reply = reply(rule, outside, &name, &request.prompt, captures.as_ref());
-            if outside.may_die(format!("the host dies after {name}")) {
+            if outside.may_die(format!("the host dies after {name}"), is_once(request)) {
                 return std::future::pending().await;
             }
             outside.tell(format!("agent {said} answers"));

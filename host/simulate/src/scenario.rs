@@ -136,11 +136,14 @@ pub struct Troubles {
     pub cancel: Share,
     /// How many of the hosts drop programs from memory at each wait.
     pub evict: Share,
+    /// How many of the calls under way that nobody waits for any more, because the run gave them up or the
+    /// host died, are carried out all the same.
+    pub dropped: Share,
 }
 
 impl Default for Troubles {
     fn default() -> Self {
-        Self { kills: Share(0.04), cancel: Share(0.0), evict: Share(0.5) }
+        Self { kills: Share(0.04), cancel: Share(0.0), evict: Share(0.5), dropped: Share(0.2) }
     }
 }
 
