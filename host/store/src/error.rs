@@ -40,6 +40,8 @@ pub enum StoreError {
     Unreachable { place: String, reason: String },
     #[error("it is not known whether {place} did what it was asked for: {reason}")]
     Unknown { place: String, reason: String },
+    #[error("the search was given up after {millis} ms")]
+    TooLong { millis: u64 },
     #[error("the database {place} was removed or replaced while it was in use")]
     Moved { place: String },
 }
@@ -64,6 +66,7 @@ impl StoreError {
             Self::Unreachable { .. } => "WF0318",
             Self::Unknown { .. } => "WF0319",
             Self::Moved { .. } => "WF0320",
+            Self::TooLong { .. } => "WF0323",
         }
     }
 

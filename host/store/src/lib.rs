@@ -14,6 +14,7 @@
 //! are due. Time is the store's: callers give lengths, never points of their
 //! own clock, except for what is part of a journal.
 
+mod access;
 mod append;
 mod clock;
 #[cfg(test)]
@@ -40,6 +41,7 @@ use wfhost_core::{
 
 use crate::schedule::Schedule;
 
+pub use self::access::*;
 pub use self::append::*;
 pub use self::clock::{Clock, SystemClock};
 pub use self::error::StoreError;
@@ -63,9 +65,9 @@ pub use wfhost_world::Owner;
 /// Writes that concern one run happen one after the other, whoever makes them:
 /// what is posted is either seen by the append that parks or ends the run, or
 /// makes the run due, or is refused.
-pub trait Store: Sessions + Work + Journals + Mail + Views + Extras + fmt::Debug {}
+pub trait Store: Sessions + Work + Journals + Mail + Views + Extras + Access + fmt::Debug {}
 
-impl<T: Sessions + Work + Journals + Mail + Views + Extras + fmt::Debug> Store for T {}
+impl<T: Sessions + Work + Journals + Mail + Views + Extras + Access + fmt::Debug> Store for T {}
 
 /// Who may write: hosts, each for as long as it renews its session.
 pub trait Sessions: Send + Sync {
@@ -170,6 +172,17 @@ pub trait Journals: Send + Sync {
     /// behind `from`.
     fn journal<'a>(&'a self, run: &'a RunId, from: Position) -> BoxFuture<'a, Result<Vec<Row>>>;
 
+    /// At most `limit` rows of a journal in their order, from the one that holds `from` on.
+    fn journal_part<'a>(
+        &'a self,
+        run: &'a RunId,
+        from: Position,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Row>>>;
+
+    /// The place of the last commit of all; 0 if there is none.
+    fn last_place(&self) -> BoxFuture<'_, Result<u64>>;
+
     /// What was committed behind the place `after`, of all runs, in order. A
     /// place appears only when all before it have.
     fn changes(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Change>>>;
@@ -208,8 +221,11 @@ pub trait Views: Send + Sync {
     /// What is known of one run.
     fn run<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Option<RunInfo>>>;
 
-    /// Runs, newest first.
+    /// Runs, newest first. [`StoreError::TooLong`] if that takes longer than the filter has patience.
     fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Vec<RunInfo>>>;
+
+    /// How many runs are in each state; states without any may be left out.
+    fn counts(&self) -> BoxFuture<'_, Result<Vec<(RunState, u64)>>>;
 
     /// Whether a run of this family can be advanced now, or is advanced.
     fn busy_relatives<'a>(&'a self, root: &'a RunId) -> BoxFuture<'a, Result<bool>>;

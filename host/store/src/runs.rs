@@ -505,6 +505,29 @@ pub(super) const PARENT_GONE: &str = "its parent does not wait for it any more";
 /// Why a run is cancelled whose schedule begins another one.
 pub(super) const OVERTAKEN: &str = "the next run of its schedule begins";
 
+/// What parked runs wait for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum WaitsFor {
+    /// A signal, of that name if one is given.
+    Signal(Option<String>),
+    /// An answer of a person.
+    People,
+    /// A time.
+    Time,
+}
+
+impl WaitsFor {
+    /// Whether that is among what a run waits for.
+    pub fn is_in(&self, waiting: &Waiting) -> bool {
+        match self {
+            Self::Signal(None) => !waiting.signals.is_empty(),
+            Self::Signal(Some(name)) => waiting.signals.contains(name),
+            Self::People => waiting.people,
+            Self::Time => waiting.until.is_some(),
+        }
+    }
+}
+
 /// Which runs to list.
 #[derive(Clone, PartialEq, Debug)]
 pub struct RunFilter {
@@ -528,6 +551,18 @@ pub struct RunFilter {
     pub before: Option<RunId>,
     /// Only runs created at this time or later.
     pub since: Option<Timestamp>,
+    /// Only runs created before this time.
+    pub until: Option<Timestamp>,
+    /// Only the runs with this key, of whatever workflow.
+    pub key: Option<String>,
+    /// Only runs that are executed with this module.
+    pub module: Option<Digest>,
+    /// Only runs that wait for this.
+    pub waits: Option<WaitsFor>,
+    /// Only runs whose id, workflow, key, labels or phase contain this, whatever the case of its ASCII letters.
+    pub text: Option<String>,
+    /// A search that takes longer is given up; none is if none.
+    pub patience_ms: Option<u64>,
     /// Only runs whose latest entry is older.
     pub idle_since: Option<Timestamp>,
     pub limit: usize,
@@ -547,6 +582,12 @@ impl Default for RunFilter {
             top: false,
             before: None,
             since: None,
+            until: None,
+            key: None,
+            module: None,
+            waits: None,
+            text: None,
+            patience_ms: None,
             idle_since: None,
             limit: 50,
         }

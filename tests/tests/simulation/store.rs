@@ -150,6 +150,7 @@ impl Work for Faulty {
 impl Journals for Faulty {
     pass_on! {
         journal(run: &'a RunId, from: Position) -> Vec<Row>;
+        journal_part(run: &'a RunId, from: Position, limit: usize) -> Vec<Row>;
         delete(run: &'a RunId) -> Deleted;
     }
 
@@ -171,6 +172,10 @@ impl Journals for Faulty {
             Ok(appended)
         };
         self.with(work.boxed())
+    }
+
+    fn last_place(&self) -> BoxFuture<'_, Result<u64>> {
+        self.with(async move { self.store.last_place().await }.boxed())
     }
 
     fn changes(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Change>>> {
@@ -213,8 +218,44 @@ impl Views for Faulty {
         last_heartbeat(run: &'a RunId, step: Step) -> Option<String>;
     }
 
+    fn counts(&self) -> BoxFuture<'_, Result<Vec<(RunState, u64)>>> {
+        self.with(async move { self.store.counts().await }.boxed())
+    }
+
     fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Vec<RunInfo>>> {
         self.with(async move { self.store.runs(filter).await }.boxed())
+    }
+}
+
+impl Access for Faulty {
+    pass_on! {
+        token(id: &'a str) -> Option<Token>;
+        delete_token(id: &'a str) -> bool;
+        set_token_used(id: &'a str, at: Timestamp) -> ();
+    }
+
+    fn secret(&self) -> BoxFuture<'_, Result<[u8; 32]>> {
+        self.store.secret()
+    }
+
+    fn put_token(&self, token: Token) -> BoxFuture<'_, Result<()>> {
+        self.with(async move { self.store.put_token(token).await }.boxed())
+    }
+
+    fn tokens(&self) -> BoxFuture<'_, Result<Vec<Token>>> {
+        self.with(async move { self.store.tokens().await }.boxed())
+    }
+
+    fn record_act(&self, act: Act) -> BoxFuture<'_, Result<()>> {
+        self.with(async move { self.store.record_act(act).await }.boxed())
+    }
+
+    fn acts(&self, before: Option<u64>, limit: usize) -> BoxFuture<'_, Result<Vec<Act>>> {
+        self.with(async move { self.store.acts(before, limit).await }.boxed())
+    }
+
+    fn use_once(&self, token: Digest, body: Digest) -> BoxFuture<'_, Result<Used>> {
+        self.with(async move { self.store.use_once(token, body).await }.boxed())
     }
 }
 

@@ -120,6 +120,22 @@ impl Journals for MemStore {
         })
     }
 
+    fn journal_part<'a>(
+        &'a self,
+        run: &'a RunId,
+        from: Position,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Row>>> {
+        self.look(|data| {
+            let rows = data.run(run).into_iter().flat_map(|run| &run.rows);
+            rows.filter(|row| row.end() > from).take(limit).cloned().collect()
+        })
+    }
+
+    fn last_place(&self) -> BoxFuture<'_, Result<u64>> {
+        self.look(|data| data.commits.len() as u64)
+    }
+
     fn changes(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Change>>> {
         self.look(|data| {
             let places = data.commits.iter().zip(1..).filter(|(_, place)| *place > after);

@@ -1,6 +1,7 @@
 //! The store's contract in memory, as plainly as can be: for tests and
 //! experiments, and as what the other implementations are compared with.
 
+mod access;
 mod data;
 mod extras;
 mod journals;
@@ -64,6 +65,11 @@ struct Data {
     schedules: BTreeMap<String, Schedule>,
     transcribed: u64,
     answers: HashMap<Digest, (Timestamp, Json)>,
+    secret: Option<[u8; 32]>,
+    tokens: BTreeMap<String, Token>,
+    acts: Vec<Act>,
+    /// What came by addresses that work once.
+    used: HashMap<Digest, Digest>,
     /// Counts claims of what is due.
     turns: usize,
 }

@@ -2,6 +2,15 @@
 
 use super::*;
 
+/// Whether a text is somewhere in what a run is found by.
+fn says(info: &RunInfo, text: &str) -> bool {
+    let labels = info.labels.iter().flat_map(|(key, value)| [key.as_str(), value.as_str()]);
+    let words = [info.id.as_str(), info.workflow.as_str()].into_iter().chain(labels);
+    let words = words.chain(info.key.as_deref()).chain(info.phase.as_deref());
+    let text = text.to_ascii_lowercase();
+    words.into_iter().any(|word| word.to_ascii_lowercase().contains(&text))
+}
+
 impl Views for MemStore {
     fn run<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Option<RunInfo>>> {
         self.look(|data| data.run(run).map(|run| data.info(run, self.clock.as_ref())))
@@ -20,6 +29,14 @@ impl Views for MemStore {
                     && filter.project.as_ref().is_none_or(|project| info.project.as_ref() == Some(project))
                     && filter.labels.iter().all(|label| info.labels.contains(label))
                     && filter.since.is_none_or(|since| info.created_at >= since)
+                    && filter.until.is_none_or(|until| info.created_at < until)
+                    && filter.key.as_ref().is_none_or(|key| info.key.as_ref() == Some(key))
+                    && filter.module.is_none_or(|module| info.module == module)
+                    && filter.text.as_ref().is_none_or(|text| says(info, text))
+                    && filter.waits.as_ref().is_none_or(|waits| {
+                        (!filter.states.is_empty() || info.state == RunState::Waiting)
+                            && info.waiting.as_ref().is_some_and(|waiting| waits.is_in(waiting))
+                    })
                     && filter.idle_since.is_none_or(|since| info.updated_at < since)
                     && (!filter.top || info.parent.is_none())
                     && filter.parent.as_ref().is_none_or(|parent| info.parent.as_ref() == Some(parent))
@@ -29,6 +46,13 @@ impl Views for MemStore {
             };
             let newest_first = data.runs[..end].iter().rev().filter(wanted).take(filter.limit);
             newest_first.map(|run| data.info(run, self.clock.as_ref())).collect()
+        })
+    }
+
+    fn counts(&self) -> BoxFuture<'_, Result<Vec<(RunState, u64)>>> {
+        self.look(|data| {
+            let count = |state| data.runs.iter().filter(|run| run.info.state == state).count() as u64;
+            RunState::ALL.into_iter().map(|state| (state, count(state))).collect()
         })
     }
 

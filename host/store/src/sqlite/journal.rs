@@ -165,6 +165,29 @@ pub(super) fn read(c: &Connection, run: &RunId, from: Position) -> Result<Vec<Ro
     .collect()
 }
 
+/// At most so many commits of a run, from the one that holds `from` on.
+pub(super) fn part(c: &Connection, run: &RunId, from: Position, limit: usize) -> Result<Vec<Row>> {
+    let Some((number, from)) = read::number(c, run)?.map(|number| (number, from.0 as i64)) else {
+        return Ok(Vec::new());
+    };
+    c.prepare_cached(concat!(
+        "SELECT j.seq, j.count, j.body, j.head FROM ",
+        commits!("?1"),
+        " AND f.seq >= ifnull((SELECT max(seq) FROM commits INDEXED BY journal_firsts
+                               WHERE first NOT NULL AND run = ?1 AND seq <= ?2), 0)
+          AND j.seq + j.count > ?2 ORDER BY f.seq, j.id LIMIT ?3"
+    ))?
+    .query_map(params![number, from, limit as i64], |sql| row(sql, 0))?
+    .collect()
+}
+
+/// The place of the last commit of all.
+pub(super) fn last(c: &Connection) -> Result<u64> {
+    c.prepare_cached("SELECT ifnull(max(id), 0) FROM commits")?
+        .query_row([], |row| row.get::<_, i64>(0))
+        .map(|place| place as u64)
+}
+
 pub(super) fn changes(c: &Connection, after: u64, limit: usize) -> Result<Vec<Change>> {
     c.prepare_cached(
         "SELECT j.id, r.name, j.seq, j.count, j.body, j.head FROM commits j JOIN runs r ON r.id = j.run

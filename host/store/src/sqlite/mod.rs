@@ -1,5 +1,6 @@
 //! The store in one SQLite file.
 
+mod access;
 mod append;
 mod claims;
 #[cfg(test)]
@@ -20,7 +21,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -36,7 +37,7 @@ use super::*;
 /// `wfho`, which tells our files from other programs'.
 const APPLICATION_ID: i32 = 0x7766_686f;
 /// Numbered migrations: the n-th makes format n of format n - 1.
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     include_str!("schema.sql"),
     include_str!("schema-2.sql"),
     include_str!("schema-3.sql"),
@@ -44,6 +45,7 @@ const MIGRATIONS: [&str; 7] = [
     include_str!("schema-5.sql"),
     include_str!("schema-6.sql"),
     include_str!("schema-7.sql"),
+    include_str!("schema-8.sql"),
 ];
 
 /// What a commit survives.
@@ -71,6 +73,9 @@ impl Default for SqliteOptions {
         Self { synchronous: Synchronous::default(), max_pages: None, clock: Arc::new(SystemClock) }
     }
 }
+
+/// Steps of SQLite's machine between two looks at the time, where it is limited: some ten microseconds.
+const LOOKS_AT_TIME_EVERY: std::ffi::c_int = 4_000;
 
 /// How often is looked whether another process wrote something.
 const WATCH_EVERY: Duration = Duration::from_millis(10);
@@ -186,6 +191,31 @@ impl SqliteStore {
             None => connect(Path::new(&self.path)).map_err(failed)?,
         };
         let result = work(&connection).map_err(failed);
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        result
+    }
+
+    /// The same, given up after that time.
+    fn read_within<T>(
+        &self,
+        millis: u64,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        let failed = |error| classify(&self.path, error);
+        let pooled = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut connection = match pooled {
+            Some(connection) => connection,
+            None => connect(Path::new(&self.path)).map_err(failed)?,
+        };
+        let until = Instant::now() + Duration::from_millis(millis);
+        connection
+            .progress_handler(LOOKS_AT_TIME_EVERY, Some(move || Instant::now() > until))
+            .map_err(failed)?;
+        let result = work(&connection).map_err(|error| match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::OperationInterrupted) => StoreError::TooLong { millis },
+            _ => failed(error),
+        });
+        connection.progress_handler(0, None::<fn() -> bool>).map_err(failed)?;
         self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
         result
     }
@@ -498,6 +528,19 @@ impl Journals for SqliteStore {
         async move { self.read(|c| journal::changes(c, after, limit)) }.boxed()
     }
 
+    fn journal_part<'a>(
+        &'a self,
+        run: &'a RunId,
+        from: Position,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Row>>> {
+        async move { self.read(|c| journal::part(c, run, from, limit)) }.boxed()
+    }
+
+    fn last_place(&self) -> BoxFuture<'_, Result<u64>> {
+        async move { self.read(journal::last) }.boxed()
+    }
+
     fn import(&self, run: ImportedRun) -> BoxFuture<'_, Result<()>> {
         self.write(move |c| write::import(c, &run)).boxed()
     }
@@ -529,7 +572,18 @@ impl Views for SqliteStore {
     }
 
     fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Vec<RunInfo>>> {
-        async move { self.read(|c| read::runs(c, &filter, self.clock.as_ref())) }.boxed()
+        async move {
+            let work = |c: &Connection| read::runs(c, &filter, self.clock.as_ref());
+            match filter.patience_ms {
+                Some(millis) => self.read_within(millis, work),
+                None => self.read(work),
+            }
+        }
+        .boxed()
+    }
+
+    fn counts(&self) -> BoxFuture<'_, Result<Vec<(RunState, u64)>>> {
+        async move { self.read(read::counts) }.boxed()
     }
 
     fn busy_relatives<'a>(&'a self, root: &'a RunId) -> BoxFuture<'a, Result<bool>> {
@@ -717,5 +771,46 @@ impl Extras for SqliteStore {
                 Ok(())
             }
         }
+    }
+}
+
+impl Access for SqliteStore {
+    fn secret(&self) -> BoxFuture<'_, Result<[u8; 32]>> {
+        async move { self.read(access::secret) }.boxed()
+    }
+
+    fn put_token(&self, token: Token) -> BoxFuture<'_, Result<()>> {
+        self.write(move |c| access::put_token(c, &token)).boxed()
+    }
+
+    fn token<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Token>>> {
+        async move { self.read(|c| access::token(c, id)) }.boxed()
+    }
+
+    fn tokens(&self) -> BoxFuture<'_, Result<Vec<Token>>> {
+        async move { self.read(access::tokens) }.boxed()
+    }
+
+    fn delete_token<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<bool>> {
+        let id = id.to_owned();
+        self.write(move |c| access::delete_token(c, &id)).boxed()
+    }
+
+    fn set_token_used<'a>(&'a self, id: &'a str, at: Timestamp) -> BoxFuture<'a, Result<()>> {
+        let id = id.to_owned();
+        self.write(move |c| access::set_token_used(c, &id, at)).boxed()
+    }
+
+    fn record_act(&self, act: Act) -> BoxFuture<'_, Result<()>> {
+        self.write(move |c| access::record_act(c, &act)).boxed()
+    }
+
+    fn acts(&self, before: Option<u64>, limit: usize) -> BoxFuture<'_, Result<Vec<Act>>> {
+        async move { self.read(|c| access::acts(c, before, limit)) }.boxed()
+    }
+
+    fn use_once(&self, token: Digest, body: Digest) -> BoxFuture<'_, Result<Used>> {
+        let clock = Arc::clone(&self.clock);
+        self.write(move |c| access::use_once(c, token, body, clock.now())).boxed()
     }
 }

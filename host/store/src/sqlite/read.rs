@@ -13,6 +13,7 @@ use crate::{
     Clock, DueSchedules, Family, INBOX_BYTES, INBOX_MESSAGES, Inbox, Links, LogLevel, LogLine, Message,
     MessageBody, MessageId, ModuleInfo, NewTranscript, OpenQuestion, OutMessage, Part, Published, RunFilter,
     RunInfo, RunState, Schedules, Snapshot, TranscriptFilter, TranscriptKind, TranscriptLine, Waiting,
+    WaitsFor,
 };
 
 type Result<T> = rusqlite::Result<T>;
@@ -437,10 +438,16 @@ pub(super) fn snapshot(c: &Connection, name: &RunId, clock: &dyn Clock) -> Resul
 
 pub(super) fn runs(c: &Connection, filter: &RunFilter, clock: &dyn Clock) -> Result<Vec<RunInfo>> {
     let states: Vec<_> = filter.states.iter().map(|state| state.as_str()).collect();
+    // The runs with a label are found by that: the others are not looked at.
+    let (from, order) = match filter.labels.is_empty() {
+        true => (RUN.to_owned(), "r.id"),
+        false => (RUN.replacen("FROM runs r", "FROM labels w CROSS JOIN runs r ON r.id = w.run", 1), "w.run"),
+    };
     // An `OR` would not use an index, so the conditions are those that are asked for. All parameters
     // are there.
     let mut sql = format!(
-        "{RUN} WHERE ?1 NOT NULL AND ?3 NOT NULL AND coalesce(?2, ?4, ?5, ?6, ?7, ?9, ?10, ?11, ?12, 0) NOT NULL"
+        "{from} WHERE ?1 NOT NULL AND ?3 NOT NULL AND coalesce(?2, ?4, ?5, ?6, ?7, ?9, ?10, ?11, ?12, ?13, ?14, ?15,
+                                                               ?16, ?17, 0) NOT NULL"
     );
     let mut given = |is_given: bool, condition: &str| {
         if is_given {
@@ -448,24 +455,49 @@ pub(super) fn runs(c: &Connection, filter: &RunFilter, clock: &dyn Clock) -> Res
             sql.push_str(condition);
         }
     };
-    given(!filter.states.is_empty(), "r.state IN (SELECT value FROM json_each(?1))");
+    // One alone is found by the index, in order.
+    given(filter.states.len() == 1, "r.state = (?1 ->> 0)");
+    given(filter.states.len() > 1, "r.state IN (SELECT value FROM json_each(?1))");
     given(filter.workflow.is_some(), "r.workflow = ?2");
+    given(!filter.labels.is_empty(), "w.key = (?3 ->> '$[0][0]') AND w.value = (?3 ->> '$[0][1]')");
     given(
-        !filter.labels.is_empty(),
+        filter.labels.len() > 1,
         "NOT EXISTS (SELECT 1 FROM json_each(?3) wanted WHERE NOT EXISTS (
-             SELECT 1 FROM json_each(r.labels) label
-             WHERE label.value ->> 0 = wanted.value ->> 0 AND label.value ->> 1 = wanted.value ->> 1))",
+             SELECT 1 FROM labels l WHERE l.key = wanted.value ->> 0 AND l.value = wanted.value ->> 1
+             AND l.run = r.id))",
     );
     given(filter.prefix.is_some(), "r.name >= ?4 AND r.name < ?4 || char(0x10FFFF)");
-    given(filter.before.is_some(), "r.id < (SELECT id FROM runs WHERE name = ?5)");
+    let before = format!("{order} < (SELECT id FROM runs WHERE name = ?5)");
+    given(filter.before.is_some(), &before);
     given(filter.since.is_some(), "r.created_at >= ?6");
+    given(filter.until.is_some(), "r.created_at < ?13");
+    given(filter.key.is_some(), "r.key = ?14");
+    given(filter.module.is_some(), "r.module = ?15");
+    given(
+        filter.text.is_some(),
+        "instr(lower(r.name || ' ' || r.workflow || ' ' || ifnull(r.key, '') || ' ' || r.labels || ' ' ||
+               ifnull(r.phase, '')), lower(?16)) > 0",
+    );
+    let (waits, name) = match &filter.waits {
+        None => ("", None),
+        Some(WaitsFor::Signal(None)) => ("r.wait_for <> '[]'", None),
+        Some(WaitsFor::Signal(Some(name))) => {
+            ("EXISTS (SELECT 1 FROM json_each(r.wait_for) WHERE value = ?17)", Some(name))
+        }
+        Some(WaitsFor::People) => ("r.people = 1", None),
+        Some(WaitsFor::Time) => ("r.wait_until NOT NULL", None),
+    };
+    // What is parked is in one of few states, mostly the first.
+    given(filter.waits.is_some() && filter.states.is_empty(), "r.state = 'waiting'");
+    given(filter.waits.is_some(), "r.wait_for NOT NULL");
+    given(filter.waits.is_some(), waits);
     given(filter.idle_since.is_some(), "r.updated_at < ?7");
     given(filter.parent.is_some(), "r.parent = ?9");
     given(filter.root.is_some(), "r.root = ?10");
     given(filter.chain.is_some(), "r.chain = ?11");
     given(filter.project.is_some(), "r.project = ?12");
     given(filter.top, "r.parent IS NULL");
-    sql.push_str(" ORDER BY r.id DESC LIMIT ?8");
+    sql.push_str(&format!(" ORDER BY {order} DESC LIMIT ?8"));
     c.prepare_cached(&sql)?
         .query_map(
             params![
@@ -480,10 +512,21 @@ pub(super) fn runs(c: &Connection, filter: &RunFilter, clock: &dyn Clock) -> Res
                 filter.parent.as_ref().map(RunId::as_str),
                 filter.root.as_ref().map(RunId::as_str),
                 filter.chain.as_ref().map(RunId::as_str),
-                filter.project
+                filter.project,
+                filter.until.map(super::write::millis),
+                filter.key,
+                filter.module.map(|digest| digest.0),
+                filter.text,
+                name
             ],
             |row| run_info(row, clock),
         )?
+        .collect()
+}
+
+pub(super) fn counts(c: &Connection) -> Result<Vec<(RunState, u64)>> {
+    c.prepare_cached("SELECT state, count(*) FROM runs GROUP BY state")?
+        .query_map([], |row| Ok((state_word(row, 0)?, row.get::<_, i64>(1)? as u64)))?
         .collect()
 }
 

@@ -111,6 +111,7 @@ pub(super) fn insert_run(c: &Connection, run: &NewRun, clock: &dyn Clock) -> Res
         ":given": given_bytes(run.given.unwrap_or_default()), ":imported": run.imported,
     })?;
     let id = c.last_insert_rowid();
+    insert_labels(c, id, &run.labels)?;
     append_rows(c, id, &run.id, &run.rows, run.updated_at)?;
     for body in &run.inbox {
         insert_message(c, id, run.created_at, body)?;
@@ -120,6 +121,25 @@ pub(super) fn insert_run(c: &Connection, run: &NewRun, clock: &dyn Clock) -> Res
         start_child(c, id, &run.id, child, clock)?;
     }
     Ok(id)
+}
+
+/// Makes a run to be found by its labels.
+fn insert_labels(c: &Connection, id: i64, labels: &[(String, String)]) -> rusqlite::Result<()> {
+    for (key, value) in labels {
+        c.prepare_cached("INSERT OR IGNORE INTO labels (key, value, run) VALUES (?1, ?2, ?3)")?
+            .execute(params![key, value, id])?;
+    }
+    Ok(())
+}
+
+/// Takes back that a run is found by the labels that it has.
+fn delete_labels(c: &Connection, id: i64) -> rusqlite::Result<()> {
+    c.prepare_cached(
+        "DELETE FROM labels WHERE run = ?1 AND (key, value) IN
+             (SELECT l.value ->> 0, l.value ->> 1 FROM runs r, json_each(r.labels) l WHERE r.id = ?1)",
+    )?
+    .execute([id])?;
+    Ok(())
 }
 
 /// Commits that a new run brings along.
@@ -259,6 +279,7 @@ pub(super) fn import(c: &Connection, run: &ImportedRun) -> Result<()> {
         info.imported,
     ])?;
     let id = c.last_insert_rowid();
+    insert_labels(c, id, &info.labels)?;
     set_ledger(c, id, info.spent, info.budget)?;
     append_rows(c, id, &info.id, &run.rows, info.updated_at)?;
     for line in &run.logs {
@@ -284,6 +305,11 @@ pub(super) fn import(c: &Connection, run: &ImportedRun) -> Result<()> {
 pub(super) fn rebuild(c: &Connection, run: &Rebuilt) -> Result<bool> {
     let info = &run.info;
     let waiting = info.waiting.as_ref();
+    // By what was there: whether it is changed is not known yet, so all is put back in any case.
+    let known = read::number(c, &info.id)?;
+    if let Some(id) = known {
+        delete_labels(c, id)?;
+    }
     let changed = c
         .prepare_cached(concat!(
             "UPDATE runs SET workflow = :workflow, module = :module, labels = :labels, parent = :parent,
@@ -311,7 +337,13 @@ pub(super) fn rebuild(c: &Connection, run: &Rebuilt) -> Result<bool> {
             ":root": info.links.root.as_str(), ":chain": info.links.chain.as_ref().map(RunId::as_str),
             ":next": info.links.next.as_ref().map(RunId::as_str),
         })?;
-    let Some(id) = read::number(c, &info.id)?.filter(|_| changed > 0) else { return Ok(false) };
+    let Some(id) = known else { return Ok(false) };
+    let labels: String =
+        c.prepare_cached("SELECT labels FROM runs WHERE id = ?1")?.query_row([id], |row| row.get(0))?;
+    insert_labels(c, id, &serde_json::from_str::<Vec<_>>(&labels).unwrap_or_default())?;
+    if changed == 0 {
+        return Ok(false);
+    }
     set_ledger(c, id, info.spent, info.budget)?;
     c.prepare_cached("DELETE FROM questions WHERE run = ?1")?.execute([id])?;
     change_questions(c, id, &run.questions)?;
@@ -370,6 +402,7 @@ pub(super) fn delete(c: &Connection, run: &RunId, clock: &dyn Clock) -> Result<D
         cancel_children(c, run, None, clock.now())?;
     }
     journal::delete(c, id)?;
+    delete_labels(c, id)?;
     for table in ["inbox", "logs", "published", "questions", "messages", "transcripts"] {
         c.prepare_cached(&format!("DELETE FROM {table} WHERE run = ?1"))?.execute([id])?;
     }
