@@ -64,7 +64,7 @@
 //! | --- | --- |
 //! | ask an agent | [`agent()`] |
 //! | wait for a time | [`sleep()`], [`sleep_until`], [`timeout`] |
-//! | wait for somebody | [`signal()`], [`ask()`] |
+//! | wait for somebody | [`signal()`], [`ask()`], [`call()`] |
 //! | tell somebody | [`send`], [`post`], [`publish`], [`phase`], [`info!`] |
 //! | start other runs | [`child()`], [`continue_as_new`] |
 //! | do many things, but not too many at once | [`parallel_map`], [`try_parallel_map`], [`Semaphore`] |
@@ -78,6 +78,7 @@
 
 mod agent;
 mod ask;
+mod call;
 #[rustfmt::skip]
 #[allow(clippy::all, clippy::pedantic, missing_docs, dead_code, unused, reason = "generated")]
 #[doc(hidden)]
@@ -103,6 +104,7 @@ mod time;
 
 pub use agent::{Agent, agent};
 pub use ask::{Ask, ask};
+pub use call::{Call, call};
 pub use child::{Child, OnParentClose, child};
 pub use choice::{first_ok, quorum, race};
 pub use context::{

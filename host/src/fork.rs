@@ -10,6 +10,7 @@ use wfhost_store::{
 };
 use wfhost_world::{fresh_id, fresh_seed};
 
+use crate::history::{StepInfo, steps};
 use crate::host::{Host, HostError};
 
 /// How a run is forked.
@@ -23,6 +24,16 @@ pub struct ForkOptions {
     pub module: Option<Module>,
     /// A fresh id if none.
     pub id: Option<RunId>,
+}
+
+/// What a fork would be.
+#[derive(Clone, Debug)]
+pub struct ForkPreview {
+    pub module: Digest,
+    /// How many it would begin with, its own first ones included.
+    pub entries: u64,
+    /// What it would wait for, or ask anew.
+    pub open: Vec<StepInfo>,
 }
 
 /// Why a run cannot be forked.
@@ -59,6 +70,27 @@ impl Host {
     /// Makes a new run out of what another one did, which stays as it is.
     /// Whoever finds the new one first advances it.
     pub async fn fork(&self, id: &RunId, options: ForkOptions) -> Result<RunId, ForkError> {
+        let run = self.plan_fork(id, options).await?;
+        let fork = run.id.clone();
+        match self.store().create(run).await? {
+            Created::New | Created::Known(_) => {
+                self.look_for_work();
+                Ok(fork)
+            }
+        }
+    }
+
+    /// What [`Host::fork`] would make; nothing is made.
+    pub async fn preview_fork(&self, id: &RunId, options: ForkOptions) -> Result<ForkPreview, ForkError> {
+        let run = self.plan_fork(id, options).await?;
+        let unusable = |source| HostError::Journal { run: id.clone(), source };
+        let journal = Journal::read(run.rows).map_err(unusable)?;
+        let open = steps(&journal).into_iter().filter(|step| step.ended.is_none());
+        Ok(ForkPreview { module: run.module, entries: journal.entries.len() as u64, open: open.collect() })
+    }
+
+    /// A fork that agrees with what it takes over.
+    async fn plan_fork(&self, id: &RunId, options: ForkOptions) -> Result<NewRun, ForkError> {
         let info = self.store().run(id).await?.ok_or_else(|| HostError::NoSuchRun(id.clone()))?;
         let module = match options.module {
             Some(module) => module,
@@ -106,20 +138,14 @@ impl Host {
         let questions = machine.open_questions();
         // All that it gives out is its own, what it took over included.
         let given = Some(Given::Nothing);
-        let run = NewRun {
+        Ok(NewRun {
             questions,
             children,
             given,
             project: info.project,
             imported: info.imported,
             ..NewRun::new(&machine, rows)
-        };
-        match self.store().create(run).await? {
-            Created::New | Created::Known(_) => {
-                self.look_for_work();
-                Ok(fork)
-            }
-        }
+        })
     }
 
     /// Moves a run that nobody advances to another module, if that agrees with

@@ -11,14 +11,14 @@ use tokio::sync::Notify;
 use wfhost_agents::Providers;
 use wfhost_core::policy::budget::Budget;
 use wfhost_core::{
-    CannotRetry, Digest, Epoch, FailureKind, Given, Grant, Journal, JournalError, Json, Machine, Mismatch,
-    Row, RunConfig, RunId, Started, Step, Timestamp, limits, plan_retry,
+    CannotRetry, Digest, End, Epoch, Failure, FailureKind, Given, Grant, Journal, JournalError, Json,
+    Machine, Mismatch, QuestionChange, Row, RunConfig, RunId, Started, Step, Timestamp, limits, plan_retry,
 };
 use wfhost_runtime::{self as engine, Denied, Engine, GrantError, Module, ModuleError, StackError};
 use wfhost_schema::{self as schema, BadAnswer};
 use wfhost_store::{
-    Append, ClaimHow, Claimed, Created, MessageBody, NewMessage, NewRun, Opened, Owner, Posted, Projects,
-    RunInfo, SharedStore, StoreError,
+    Append, ClaimHow, Claimed, Created, MessageBody, ModuleInfo, NewMessage, NewRun, Next, Opened, Owner,
+    Part, Posted, Projects, RunInfo, SharedStore, StoreError,
 };
 use wfhost_world::{NoRandom, System, World, fresh_id, fresh_seed, owner};
 
@@ -183,6 +183,14 @@ pub enum HostError {
     Random(#[from] NoRandom),
 }
 
+/// A run that was asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Submitted {
+    pub run: RunId,
+    /// False if there was one with the key already, which is this one.
+    pub is_new: bool,
+}
+
 /// Advances runs. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -303,6 +311,11 @@ impl Host {
         Ok(RunHandle::new(id, Arc::clone(&self.inner), watched))
     }
 
+    /// Has the host look at once for what is due.
+    pub fn wake(&self) {
+        self.look_for_work();
+    }
+
     /// Has the host look for work at once.
     pub(crate) fn look_for_work(&self) {
         self.inner.work.notify_one();
@@ -330,9 +343,96 @@ impl Host {
 
     /// Begins a run that whichever host finds it first advances.
     pub async fn enqueue(&self, module: &Module, options: StartOptions) -> Result<RunId, HostError> {
-        let (id, _) = self.create(module, options, None).await?;
+        self.submit(module, options).await.map(|submitted| submitted.run)
+    }
+
+    /// The same, and tells whether the run is a new one.
+    pub async fn submit(&self, module: &Module, options: StartOptions) -> Result<Submitted, HostError> {
+        let (run, machine) = self.create(module, options, None).await?;
         self.look_for_work();
-        Ok(id)
+        Ok(Submitted { run, is_new: machine.is_some() })
+    }
+
+    /// A module of the store, ready to be executed.
+    pub async fn stored_module(&self, info: &ModuleInfo) -> Result<Module, HostError> {
+        let bytes = async {
+            let bytes = self.store().module(info.digest).await?;
+            Ok::<_, HostError>(bytes.ok_or(StoreError::NoSuchModule(info.digest))?)
+        };
+        // It was accepted when it was put there.
+        self.inner.engine.load(&info.name, info.digest, Denied::Trap, bytes).await
+    }
+
+    /// Ends a run where it stands: the program does not notice, and its open steps end with it. What
+    /// was sent to it and not taken is lost. One that another process advances is [`HostError::Held`].
+    pub async fn terminate(&self, id: &RunId, reason: Option<&str>) -> Result<(), HostError> {
+        self.inner.leave_and_wait(id).await;
+        let current = self.inner.session().await?;
+        let opened = match self.inner.claim(id, ClaimHow::AsItIs).await? {
+            Claimed::Yes(opened) => opened,
+            other => return Err(self.refused(id, other)),
+        };
+        let epoch = opened.epoch;
+        let ended = self.end_where_it_stands(*opened, reason).await;
+        if ended.is_err() {
+            let next = Next::Release { waiting: None, trouble: None };
+            let back = Append::new(id.clone(), current.session, epoch, Timestamp(0), next);
+            if self.store().append(back).await.is_err() {
+                self.doubt();
+            }
+        }
+        self.inner.forget_left(id);
+        self.look_for_work();
+        ended
+    }
+
+    async fn end_where_it_stands(&self, opened: Opened, reason: Option<&str>) -> Result<(), HostError> {
+        let Opened { run, session, epoch, given, rows, .. } = opened;
+        let unusable = |source| HostError::Journal { run: run.clone(), source };
+        let machine = Machine::open(Journal::read(rows).map_err(unusable)?, given).map_err(unusable)?;
+        let why = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+        let outcome = Err(Failure::new(FailureKind::Cancelled, format!("terminated{why}")));
+        // Again, if something comes in meanwhile: that is lost with the rest.
+        loop {
+            let mut consumed = Vec::new();
+            let mut part = Part::Behind(None);
+            loop {
+                let inbox = self.store().inbox(&run, part).await?;
+                consumed.extend(inbox.messages.iter().map(|message| message.id));
+                match inbox.messages.last().filter(|_| inbox.more) {
+                    Some(last) => part = Part::Behind(Some(last.id)),
+                    None => break,
+                }
+            }
+            let now = self.now();
+            let (row, at) = machine.with_end(End::Finished { outcome: &outcome, stopped: true }, now);
+            let questions = machine.open_questions().into_iter();
+            let closed = questions.filter_map(|change| match change {
+                QuestionChange::Asked { step, .. } => Some(QuestionChange::Closed { step }),
+                QuestionChange::Closed { .. } => None,
+            });
+            let append = Append {
+                before: machine.head(),
+                row: Some(row.into()),
+                consumed,
+                questions: closed.collect(),
+                ..Append::new(
+                    run.clone(),
+                    session,
+                    epoch,
+                    at,
+                    Next::End { outcome: outcome.clone(), spent: machine.spent(now) },
+                )
+            };
+            match self.store().append(append).await {
+                Ok(appended) => {
+                    self.inner.wake_all(&appended.wake);
+                    return Ok(());
+                }
+                Err(StoreError::Raced { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// Creates a run. Without a machine if the key was known.

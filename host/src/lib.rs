@@ -5,6 +5,7 @@
 
 pub mod advice;
 pub mod archive;
+pub mod call;
 mod calls;
 mod drive;
 mod family;
@@ -35,10 +36,11 @@ pub mod engine {
     pub use crate::drive::{Asked, DriveError, Replayed};
 }
 
-pub use fork::{Checked, ForkError, ForkOptions, Upgraded};
+pub use fork::{Checked, ForkError, ForkOptions, ForkPreview, Upgraded};
 pub use handle::{Ending, RunHandle};
 pub use history::{StepInfo, steps};
 pub use host::{
-    Adopt, Configurations, Evict, Host, HostError, HostOptions, ResumeOptions, StartOptions, is_held, post,
+    Adopt, Configurations, Evict, Host, HostError, HostOptions, ResumeOptions, StartOptions, Submitted,
+    is_held, post,
 };
 pub use wfhost_runtime::GrantError;

@@ -267,6 +267,23 @@ impl Inner {
         }
     }
 
+    /// Leaves a run that is driven here, and waits until it is not.
+    pub async fn leave_and_wait(&self, run: &RunId) {
+        self.leave(run);
+        loop {
+            let left = self.left.notified();
+            if !self.is_live(run) {
+                return;
+            }
+            left.await;
+        }
+    }
+
+    /// A run that was left may be taken up again.
+    pub fn forget_left(&self, run: &RunId) {
+        lock(&self.state).left.remove(run);
+    }
+
     pub fn is_left(&self, run: &RunId) -> bool {
         lock(&self.state).left.contains(run)
     }
