@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Each crate, and those of this repository that it may know.
-const LAYERS: [(&str, &str, &[&str]); 11] = [
+const LAYERS: [(&str, &str, &[&str]); 13] = [
     ("core", "wfhost-core", &[]),
     ("schema", "wfhost-schema", &["wfhost-core"]),
     ("world", "wfhost-world", &["wfhost-core"]),
@@ -20,7 +20,21 @@ const LAYERS: [(&str, &str, &[&str]); 11] = [
     ("config", "wfhost-config", &["wfhost-agents", "wfhost-core", "wfhost-world"]),
     ("build", "wfhost-build", &["wfhost-world"]),
     ("simulate", "wfhost-simulate", &["wfhost", "wfhost-config", "wfhost-core"]),
-    ("cli", "wfhost-cli", &["wfhost", "wfhost-build", "wfhost-config", "wfhost-core", "wfhost-simulate"]),
+    ("view", "wfhost-view", &["wfhost", "wfhost-config", "wfhost-core"]),
+    ("server", "wfhost-server", &["wfhost", "wfhost-config", "wfhost-core", "wfhost-view"]),
+    (
+        "cli",
+        "wfhost-cli",
+        &[
+            "wfhost",
+            "wfhost-build",
+            "wfhost-config",
+            "wfhost-core",
+            "wfhost-server",
+            "wfhost-simulate",
+            "wfhost-view",
+        ],
+    ),
 ];
 
 fn root() -> PathBuf {

@@ -104,6 +104,8 @@ impl Place {
         // What the user of the machine has configured is none of the tests' business.
         command.env("XDG_CONFIG_HOME", self.path("config")).env("XDG_DATA_HOME", self.path("data"));
         command.env("XDG_STATE_HOME", self.path("state"));
+        // The tests of the server say where it answers.
+        command.env("WFHOST_LISTEN", "off");
         for name in ["ANTHROPIC_API_KEY", "OPENAI_API_KEY", "WFHOST_AGENT", "WFHOST_CONFIG", "WFHOST_TRUST"] {
             command.env_remove(name);
         }

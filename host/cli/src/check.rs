@@ -12,10 +12,11 @@ use wfhost::store::{MemStore, RunFilter, SharedStore};
 use wfhost::world::environment;
 use wfhost::{Adopt, Evict, HostError, archive, clock};
 use wfhost_core::{Digest, Journal, Timestamp};
+use wfhost_view::UpgradeView;
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{find_run, read_journal};
-use super::{Common, Format, module_arg, printer, upgrade, view};
+use super::{Common, Format, module_arg, printer, upgrade};
 
 /// Sleeps up to this length are waited for in a check.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -161,18 +162,9 @@ impl Check {
         let (count, mut differ) = (journals.len(), 0);
         for (run, journal) in journals {
             let checked = host.check_against(&run, journal, &module).await?;
-            let why = match (&checked.departs, &checked.ends) {
-                (Some(mismatch), _) => Some(mismatch.to_string()),
-                (None, Some((recorded, found))) => Some(format!(
-                    "it ended with {}, now with {}",
-                    view::outcome(recorded),
-                    view::outcome(found)
-                )),
-                (None, None) => None,
-            };
-            differ += usize::from(why.is_some());
-            let word = if why.is_some() { "diverges" } else { "compatible" };
-            upgrade::show(common, &run, word, why.as_deref());
+            let view = UpgradeView::checked(&run, &checked);
+            differ += usize::from(view.why.is_some());
+            upgrade::show(common, &view);
         }
         printer::say(common, "Replayed", &format!("{count} runs, of which {differ} diverge"));
         Ok(if differ > 0 { Exit::Mismatch } else { Exit::Done })

@@ -2,14 +2,14 @@
 
 use wfhost::clock::rfc3339;
 use wfhost::store::TranscriptLine;
-use wfhost_core::{Entry, Position};
+use wfhost_core::{Entry, Position, RunId};
+use wfhost_view::{EntryView, TranscriptView, describe, document};
 
 use super::diagnostic::{Exit, Trouble};
-use super::document::document;
 use super::follow::unreadable;
 use super::place::find_run;
 use super::tail::{LiveLines, News, tail};
-use super::{Common, Format, journal, printer, transcript};
+use super::{Common, Format, printer};
 
 /// Show what happens, as it is committed: of one run or of all
 ///
@@ -49,7 +49,7 @@ impl Events {
                 for change in &changes {
                     for entry in change.row.entries() {
                         let (position, entry) = entry.map_err(|error| unreadable(&change.run, error))?;
-                        show(common.output, change.place, change.run.as_str(), position, &entry);
+                        show(common.output, change.place, &change.run, position, &entry);
                     }
                     next = change.place + 1;
                 }
@@ -76,7 +76,7 @@ impl Events {
                 for entry in row.entries() {
                     let (position, entry) = entry.map_err(|error| unreadable(&run, error))?;
                     if position.0 >= next {
-                        show(common.output, position.0, run.as_str(), position, &entry);
+                        show(common.output, position.0, &run, position, &entry);
                         next = position.0 + 1;
                         news = true;
                     }
@@ -105,21 +105,17 @@ fn show_live(format: Format, run: &str, line: &TranscriptLine) {
         let (time, step) = (rfc3339(line.line.at), line.line.step);
         printer::line(format!("{:>6}  {time}  {run}  {:<16}  step={step} {}", "", "live", line.line.text));
     } else {
-        printer::json(&document! { "run": run, "kind": "live", "live": transcript::view(line) });
+        printer::json(&document! { "run": run, "kind": "live", "live": TranscriptView::of(line) });
     }
 }
 
-fn show(format: Format, event: u64, run: &str, position: Position, entry: &Entry) {
-    let fields = journal::describe(position, &entry.event);
+fn show(format: Format, event: u64, run: &RunId, position: Position, entry: &Entry) {
     if format == Format::Text {
+        let fields = describe(position, &entry.event);
         let fields: Vec<_> = fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let (time, kind) = (rfc3339(entry.at), entry.event.kind());
         printer::line(format!("{event:>6}  {time}  {run}  {kind:<16}  {}", fields.join(" ")).trim_end());
         return;
     }
-    let mut view = document! {
-        "event": event, "run": run, "position": position, "at": rfc3339(entry.at), "kind": entry.event.kind(),
-    };
-    view.extend(fields);
-    printer::json(&view);
+    printer::json(&EntryView::of(position, entry).event(run, &event));
 }

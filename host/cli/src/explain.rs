@@ -135,6 +135,10 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "a database that was found is not only yours\n\nIts runs say what agents are asked, so one that nobody named is used only if it and its directory belong to you or root and nobody else may write them. A database that --db or WFHOST_DB names is used in any case.",
     ),
     (
+        "WF0323",
+        "a search took too long\n\nWhat is asked for by state, workflow or label is found at once; texts and times are looked for in what these leave. Narrow the search.",
+    ),
+    (
         "WF0401",
         "there is no such provider\n\nA run that calls it stays where it is until a process with that provider goes on with it.",
     ),
@@ -261,6 +265,10 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "WF0704",
         "a value of a configuration file cannot be used\n\nLengths of time are texts like \"90s\", \"15m\", \"2h\"; prices are US dollars for a million tokens; a rate is { per_minute = 60, burst = 5 }.",
     ),
+    (
+        "WF0518",
+        "a run refused a call\n\nThe program was asked something that it does not want to answer; the message is its own.",
+    ),
     ("WF0705", "the run has no such step, or no transcript of it"),
     (
         "WF0706",
@@ -303,6 +311,75 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "WF0805",
         "the program panicked\n\nThe message says where. A fixed program goes on where the old one failed: `wfhost resume RUN --module FIXED.wasm`.",
     ),
+    (
+        "WF0810",
+        "the server cannot have its address\n\nAnother program listens there, or the system does not allow it (ports below 1024 belong to root). `wfhost serve --listen ADDRESS` names another one, `--listen off` none.",
+    ),
+    (
+        "WF0811",
+        "the server cannot be set up so\n\nAn address that others reach needs a token first (`wfhost token new`), TLS needs a certificate and its key as PEM files. https://github.com/wfhost/wfhost/blob/main/docs/server.md",
+    ),
+    (
+        "WF0812",
+        "a request to the server cannot be used\n\nThe message says which part. /openapi.json describes all requests.",
+    ),
+    ("WF0813", "there is nothing at this address of the server"),
+    (
+        "WF0814",
+        "a request came too slowly\n\nThe next part of a request has to come within 15 seconds, so that nobody keeps the server busy with nothing.",
+    ),
+    (
+        "WF0815",
+        "the server has too much to do\n\nConnections, streams and requests that wait are bounded, for each token and in all. Try again in some seconds; one stream of all runs does the work of many.",
+    ),
+    (
+        "WF0816",
+        "the server is ending\n\nRequests under way are answered, new ones are for another server, or for this one when it is back.",
+    ),
+    ("WF0817", "the server only shows\n\nIt was started with --read-only."),
+    (
+        "WF0818",
+        "the server failed to answer\n\nNothing is known to be wrong with the request. Please report it.",
+    ),
+    (
+        "WF0819",
+        "an act on many runs is not what the preview showed\n\nFirst ask for the preview (`dry_run`), then say how many runs it found, as `expected`. If there are others by now nothing is done.",
+    ),
+    (
+        "WF0901",
+        "the server needs a token\n\n`wfhost token new NAME --scope SCOPES` makes one. It goes into the header `Authorization: Bearer TOKEN`.",
+    ),
+    (
+        "WF0902",
+        "the token is not known, or its time is over\n\nIt may have been removed, or it is one of another database.",
+    ),
+    (
+        "WF0903",
+        "the token does not allow that\n\nThe message names the scope that is needed. `wfhost token new` makes a token that has it.",
+    ),
+    (
+        "WF0904",
+        "a request is addressed to another host\n\nA page of another site may have had its name lead here. If the name leads here on purpose: `wfhost serve --allow-host NAME`, or --public-url.",
+    ),
+    (
+        "WF0905",
+        "a request comes from a page of another site\n\nOnly pages of the server itself may act for the user of a browser.",
+    ),
+    (
+        "WF0906",
+        "a token is in an address\n\nAddresses are kept in logs and histories. Remove that token (`wfhost token rm`), make another one, and send it in the header `Authorization`.",
+    ),
+    ("WF0907", "there is no such token\n\n`wfhost token ls` lists them."),
+    ("WF0908", "an address for a callback is not one\n\nIt has to be whole, and of this database."),
+    (
+        "WF0909",
+        "something else came by a callback's address before\n\nAn address works once; the same body again is answered like the first time.",
+    ),
+    (
+        "WF0910",
+        "a callback's address is of no use any more\n\nThe run has ended, the question is answered, or the time of the address is over.",
+    ),
+    ("WF0911", "a token cannot be named so"),
     (
         "WF0806",
         "the program trapped\n\nIt executed an instruction that cannot be: `unreachable`, an access outside of its memory, a division by zero. Languages end a program so after a panic or an uncaught error; `wfhost logs RUN` has what it wrote last.",

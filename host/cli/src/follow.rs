@@ -12,11 +12,12 @@ use wfhost_core::{
     Entry, EntryError, Event, Failure, FailureKind, Op, Outcome, Position, RunId, Step, Timestamp, decode_op,
     spell_millis,
 };
+use wfhost_view::RunView;
 
 use super::diagnostic::{Exit, Trouble};
 use super::printer::{DIM, ERROR, GOOD, Line, PLAIN, say};
 use super::tail::LiveLines;
-use super::{Common, Format, printer, view};
+use super::{Common, Format, printer};
 
 /// How it began.
 pub(super) enum Beginning {
@@ -125,7 +126,7 @@ pub(super) async fn follow(
             if common.output != Format::Text
                 && let Some(info) = host.store().run(&id).await?
             {
-                printer::json(&view::run(&info, None));
+                printer::json(&RunView::of(&info));
             }
             Ok(exit)
         }
@@ -201,7 +202,7 @@ pub(super) fn result(common: &Common, info: &RunInfo, outcome: &Outcome) -> Exit
         (Format::Text, Ok(json)) => printer::value(json),
         (Format::Text, Err(failure)) if common.quiet => printer::note(&failure.to_string()),
         (Format::Text, Err(_)) => {}
-        (Format::Json | Format::Jsonl, _) => printer::json(&view::run(info, None)),
+        (Format::Json | Format::Jsonl, _) => printer::json(&RunView::of(info)),
     }
     match outcome {
         Ok(_) => Exit::Done,

@@ -2,10 +2,11 @@
 
 use wfhost::{Adopt, Evict, ForkOptions, HostError, ResumeOptions};
 use wfhost_core::{ForkPlan, Json, Position, RunId};
+use wfhost_view::RunView;
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{AgentArgs, find_run, json_arg};
-use super::{Common, Format, follow, module_arg, printer, view};
+use super::{Common, Format, follow, module_arg, printer};
 
 /// Make a new run out of what another one did
 ///
@@ -92,7 +93,7 @@ impl Fork {
             printer::say(common, "Queued", &format!("{fork}; `wfhost serve` advances it"));
             match common.output {
                 Format::Text => printer::line(fork.as_str()),
-                Format::Json | Format::Jsonl => printer::json(&view::run(&made, None)),
+                Format::Json | Format::Jsonl => printer::json(&RunView::of(&made)),
             }
             return Ok(Exit::Done);
         }

@@ -1,13 +1,14 @@
 //! `wfhost logs`
 
-use serde_json::{Value, json};
+use serde_json::json;
 use wfhost::clock::rfc3339;
 use wfhost::store::{LogLevel, LogLine, TranscriptLine};
+use wfhost_view::{LogView, TranscriptView};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
 use super::tail::{LiveLines, News, tail};
-use super::{Common, Format, printer, transcript};
+use super::{Common, Format, printer};
 
 /// Show what a run logged
 #[derive(clap::Args)]
@@ -71,23 +72,15 @@ fn print_live(format: Format, line: &TranscriptLine) {
         let (at, step) = (rfc3339(line.line.at), line.line.step);
         printer::line(format!("{at}  agent  {}  step={step}", line.line.text));
     } else {
-        printer::json(&json!({ "live": transcript::view(line) }));
+        printer::json(&json!({ "live": TranscriptView::of(line) }));
     }
 }
 
 pub(super) fn print(format: Format, line: &LogLine) {
     if format != Format::Text {
-        return printer::json(&view(line));
+        return printer::json(&LogView::of(line));
     }
     let LogLine { at, level, message, fields, .. } = line;
     let fields: Vec<_> = fields.iter().map(|(key, value)| format!(" {key}={value}")).collect();
     printer::line(format!("{}  {:<5}  {message}{}", rfc3339(*at), level.as_str(), fields.concat()));
-}
-
-/// A line as JSON.
-pub(super) fn view(line: &LogLine) -> Value {
-    let LogLine { number, at, level, message, fields } = line;
-    let fields: serde_json::Map<_, _> =
-        fields.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
-    json!({ "number": number, "at": rfc3339(*at), "level": level.as_str(), "message": message, "fields": fields })
 }

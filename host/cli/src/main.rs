@@ -1,6 +1,7 @@
 //! The program `wfhost`: one file for each verb.
 
 mod build;
+mod call;
 mod cancel;
 mod check;
 mod completions;
@@ -11,7 +12,6 @@ mod demo;
 mod diagnostic;
 mod diff;
 mod doctor;
-mod document;
 mod events;
 mod explain;
 mod follow;
@@ -39,11 +39,12 @@ mod signal;
 mod state;
 mod tail;
 mod test;
+mod terminate;
+mod token;
 mod transcript;
 mod trust;
 mod upgrade;
 mod verify;
-mod view;
 mod why;
 
 use std::process::ExitCode;
@@ -146,8 +147,12 @@ enum Verb {
     Transcript(transcript::Transcript),
     /// Send a signal to a run
     Signal(signal::Signal),
+    /// Call a run, and print its answer
+    Call(call::Call),
     /// Ask a run to stop
     Cancel(cancel::Cancel),
+    /// End a run where it stands
+    Terminate(terminate::Terminate),
     /// Leave a run alone until it is resumed
     Pause(pause::Pause),
     /// Try a run that failed again
@@ -170,6 +175,8 @@ enum Verb {
     Schedule(schedule::ScheduleVerb),
     /// Advance whatever is due
     Serve(serve::Serve),
+    /// Let programs and people in to the server
+    Token(token::TokenVerb),
     /// Make a new run out of what another one did
     Fork(fork::Fork),
     /// Move the runs of a workflow to new code
@@ -218,9 +225,25 @@ enum Verb {
 const GROUPS: &[(&str, &[&str])] = &[
     ("Start", &["demo", "new", "build", "test", "check", "inspect", "run"]),
     ("See", &["ps", "show", "why", "logs", "state", "messages", "events", "transcript", "journal", "diff"]),
-    ("Act", &["signal", "inbox", "answer", "approve", "deny", "resume", "pause", "cancel", "retry", "fork"]),
+    (
+        "Act",
+        &[
+            "signal",
+            "call",
+            "inbox",
+            "answer",
+            "approve",
+            "deny",
+            "resume",
+            "pause",
+            "cancel",
+            "terminate",
+            "retry",
+            "fork",
+        ],
+    ),
     ("Change", &["add", "modules", "upgrade", "replay", "verify", "delete"]),
-    ("Operate", &["serve", "schedule", "db", "config", "trust", "untrust", "doctor"]),
+    ("Operate", &["serve", "token", "schedule", "db", "config", "trust", "untrust", "doctor"]),
     ("Help", &["explain", "completions"]),
 ];
 
@@ -265,7 +288,7 @@ fn main() -> ExitCode {
                     details: lines.map(str::to_owned).collect(),
                     ..Trouble::usage("WF0007", message)
                 };
-                trouble.print(true, false);
+                diagnostic::print(&trouble, true, false);
                 return code.into();
             }
             // Nothing can be done about a closed terminal.
@@ -287,12 +310,12 @@ fn main() -> ExitCode {
         Err(error) => Err(Trouble::host("WF0001", format!("no threads can be started: {error}"))),
     };
     let exit = result.unwrap_or_else(|trouble| {
-        trouble.print(json, verbose);
+        diagnostic::print(&trouble, json, verbose);
         trouble.exit
     });
     match printer::failure() {
         Some(trouble) => {
-            trouble.print(json, verbose);
+            diagnostic::print(&trouble, json, verbose);
             if exit == Exit::Done { trouble.exit.into() } else { exit.into() }
         }
         None => exit.into(),
@@ -334,7 +357,9 @@ async fn execute(cli: &Cli) -> Result<Exit, Trouble> {
         Verb::Untrust(verb) => verb.execute(common),
         Verb::Doctor(verb) => verb.execute(common).await,
         Verb::Signal(verb) => verb.execute(common).await,
+        Verb::Call(verb) => verb.execute(common).await,
         Verb::Cancel(verb) => verb.execute(common).await,
+        Verb::Terminate(verb) => verb.execute(common).await,
         Verb::Pause(verb) => verb.execute(common).await,
         Verb::Retry(verb) => verb.execute(common).await,
         Verb::Why(verb) => verb.execute(common).await,
@@ -347,6 +372,7 @@ async fn execute(cli: &Cli) -> Result<Exit, Trouble> {
         Verb::Schedule(verb) => verb.execute(common).await,
         Verb::Serve(verb) => verb.execute(common).await,
         Verb::Test(verb) => verb.execute(common).await,
+        Verb::Token(verb) => verb.execute(common).await,
         Verb::Fork(verb) => verb.execute(common).await,
         Verb::Upgrade(verb) => verb.execute(common).await,
         Verb::Diff(verb) => verb.execute(common).await,

@@ -1,9 +1,9 @@
 //! `wfhost messages`
 
 use wfhost::clock::rfc3339;
+use wfhost_view::{MessageView, MessagesView};
 
 use super::diagnostic::{Exit, Trouble};
-use super::document::document;
 use super::place::find_run;
 use super::{Common, Format, printer};
 
@@ -29,21 +29,11 @@ impl Messages {
         let store = common.reader()?;
         let run = find_run(store.as_ref(), &self.run).await?.id;
         let messages = store.messages(&run, self.after, self.limit).await?;
-        let view = |message: &wfhost::store::OutMessage| {
-            document! {
-                "id": message.number, "at": rfc3339(message.at), "name": message.name,
-                "payload": message.payload,
-            }
-        };
         match common.output {
             Format::Json => {
-                let views: Vec<_> = messages.iter().map(view).collect();
-                let next = messages.last().map(|message| message.number).or(self.after);
-                printer::json(&document! {
-                    "schema": "wfhost/messages/1", "run": run, "messages": views, "after": next,
-                });
+                printer::json(&MessagesView::new(&run, self.after, &messages));
             }
-            Format::Jsonl => messages.iter().for_each(|message| printer::json(&view(message))),
+            Format::Jsonl => messages.iter().for_each(|message| printer::json(&MessageView::of(message))),
             Format::Text => messages.iter().for_each(|message| {
                 let at = rfc3339(message.at);
                 printer::line(format!("{:>5}  {at}  {}  {}", message.number, message.name, message.payload));

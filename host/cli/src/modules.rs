@@ -5,6 +5,7 @@ use wfhost::agents::Providers;
 use wfhost::clock::rfc3339;
 use wfhost::engine::Denied;
 use wfhost::{Adopt, Evict};
+use wfhost_view::ModuleView;
 
 use super::diagnostic::{Exit, Trouble};
 use super::printer::{Column, left, right};
@@ -56,12 +57,7 @@ impl Modules {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let modules = common.reader()?.modules().await?;
         if common.output != Format::Text {
-            for module in modules {
-                printer::json(&json!({
-                    "schema": "wfhost/module/1", "name": module.name, "digest": module.digest,
-                    "bytes": module.bytes, "added_at": rfc3339(module.added_at),
-                }));
-            }
+            modules.iter().for_each(|module| printer::json(&ModuleView::of(module)));
             return Ok(Exit::Done);
         }
         if modules.is_empty() {

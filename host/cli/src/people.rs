@@ -1,17 +1,15 @@
 //! `wfhost inbox`, `answer`, `approve`, `deny`
 
-use serde_json::json;
 use wfhost::clock::{self, rfc3339};
 use wfhost::store::{MessageBody, OpenQuestion, RunInfo, Store};
 use wfhost::world::environment;
-use wfhost::world::text::command;
-use wfhost_core::{Failure, FailureKind, Json, Outcome, RunId, Step};
+use wfhost_core::{Failure, FailureKind, Outcome, RunId, Step};
+use wfhost_view::{InboxView, QuestionView, ago, answer_commands};
 
 use super::diagnostic::{Exit, Trouble};
-use super::document::{Document, document};
 use super::place::{find_run, json_arg};
 use super::signal::say_next;
-use super::{Common, Format, printer, view};
+use super::{Common, Format, printer};
 
 /// List the questions that runs ask people, oldest first
 #[derive(clap::Args)]
@@ -38,10 +36,9 @@ impl Inbox {
         questions.retain(|open| open.deadline.is_none_or(|deadline| deadline > store.now()));
         match common.output {
             Format::Json => {
-                let questions: Vec<_> = questions.iter().map(describe).collect();
-                printer::json(&document! { "schema": "wfhost/inbox/1", "questions": questions });
+                printer::json(&InboxView::of(&questions));
             }
-            Format::Jsonl => questions.iter().for_each(|question| printer::json(&describe(question))),
+            Format::Jsonl => questions.iter().for_each(|question| printer::json(&QuestionView::of(question))),
             Format::Text if questions.is_empty() => printer::say(common, "Inbox", "no open questions"),
             Format::Text => questions.iter().for_each(print),
         }
@@ -49,34 +46,8 @@ impl Inbox {
     }
 }
 
-fn describe(open: &OpenQuestion) -> Document {
-    document! {
-        "run": open.run,
-        "workflow": open.workflow,
-        "step": open.step,
-        "asked_at": rfc3339(open.asked_at),
-        "deadline": open.deadline.map(rfc3339),
-        "prompt": open.question.prompt,
-        "choices": open.question.choices,
-        "schema": open.question.schema,
-        "details": open.question.details,
-        "next": commands(open),
-    }
-}
-
-/// The commands that end a question.
-pub(super) fn commands(open: &OpenQuestion) -> Vec<String> {
-    let (run, step) = (&open.run, open.step);
-    let answer = match open.question.choices.first() {
-        Some(choice) => Json::from(json!(choice)).into_string(),
-        None => "JSON".to_owned(),
-    };
-    let answer = command("answer", run).arg(step).option("-i", answer);
-    vec![answer.to_string(), command("deny", run).arg(step).option("--note", "WHY").to_string()]
-}
-
 fn print(open: &OpenQuestion) {
-    let ago = view::ago(open.asked_at, clock::now());
+    let ago = ago(open.asked_at, clock::now());
     let until = open.deadline.map(|at| format!(", until {}", rfc3339(at))).unwrap_or_default();
     printer::line(format!("{}  step {}  {}  asked {ago} ago{until}", open.run, open.step, open.workflow));
     for line in open.question.prompt.lines() {
@@ -90,7 +61,7 @@ fn print(open: &OpenQuestion) {
             printer::line(format!("    {name:<8} {json}"));
         }
     }
-    if let Some(command) = commands(open).first() {
+    if let Some(command) = answer_commands(open).first() {
         printer::line(format!("    do       {command}"));
     }
 }

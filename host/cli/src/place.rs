@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use wfhost::agents::{Providers, Scripted, Suggested, suggested};
 use wfhost::engine::check_stack;
-use wfhost::store::{
-    MemStore, RunFilter, RunInfo, SharedStore, SqliteOptions, SqliteStore, Store, Synchronous,
-};
-use wfhost::world::environment::{self, BadVariable};
+use wfhost::store::{MemStore, RunInfo, SharedStore, SqliteOptions, SqliteStore, Synchronous};
+use wfhost::world::environment;
 use wfhost::world::private::{self, NotPrivate};
 use wfhost::world::text::quoted;
-use wfhost::{Adopt, Evict, Host, HostError, HostOptions};
+use wfhost::{Adopt, Evict, Host, HostOptions};
 use wfhost_config::{Config, Consent, Places, units};
 use wfhost_core::policy::budget::Budget;
-use wfhost_core::{Digest, Event, Journal, Json, Position, RunId, Started, Timestamp, limits};
+use wfhost_core::{Digest, Json, Timestamp, limits};
+
+pub(super) use wfhost_view::{find_run, latest, nearest, read_journal, started};
 
 use super::diagnostic::{Trouble, section};
 use super::{Common, Format, printer};
@@ -182,13 +182,6 @@ impl Common {
     }
 }
 
-impl From<BadVariable> for Trouble {
-    fn from(error: BadVariable) -> Self {
-        Self::usage("WF0008", error.to_string())
-            .hint(format!("`unset {}`, or set it to {}", error.name, error.expected))
-    }
-}
-
 /// Who answers the agent calls of a run.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct AgentArgs {
@@ -300,90 +293,6 @@ fn no_provider(name: &str, providers: &Providers) -> Trouble {
             |nearest| format!("did you mean `{nearest}`?"),
         ))
         .hint(format!("configure it: {} in wfhost.toml", section(name)))
-}
-
-/// What somebody may have meant who typed `text`: close to it, or none.
-pub(super) fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    // At most a third of its letters are wrong; swapped ones count once.
-    let far = text.chars().count().div_ceil(3).min(4);
-    let distance = |known: &str| strsim::osa_distance(known, text);
-    // What nobody types by hand is not mistyped.
-    let typed = known.filter(|known| !known.starts_with("run_0") || text.starts_with("run_"));
-    typed
-        .map(|known| (distance(known), known))
-        .filter(|(distance, _)| *distance <= far)
-        .min()
-        .map(|(_, known)| known)
-}
-
-/// The run that `text` means: an id, the beginning of one, `@last`, `@last:2`.
-pub(crate) async fn find_run(store: &dyn Store, text: &str) -> Result<RunInfo, Trouble> {
-    if let Some(rest) = text.strip_prefix("@last") {
-        let back = match rest.strip_prefix(':') {
-            None if rest.is_empty() => Some(1),
-            None => None,
-            Some(number) => number.parse::<usize>().ok().filter(|&n| n > 0 && n <= 10_000),
-        };
-        let Some(back) = back else {
-            return Err(Trouble::usage("WF0501", format!("`{text}` names no run"))
-                .hint("`@last` is the newest, `@last:2` the one before"));
-        };
-        // Children are found through those that started them.
-        let runs = store.runs(RunFilter { limit: back, top: true, ..RunFilter::default() }).await?;
-        let count = runs.len();
-        return runs.into_iter().nth(back - 1).ok_or_else(|| {
-            Trouble::usage("WF0501", format!("there are {count} runs, so none is `{text}`"))
-                .hint("begin one with `wfhost run FILE.wasm`")
-        });
-    }
-    if let Ok(id) = text.parse::<RunId>()
-        && let Some(info) = store.run(&id).await?
-    {
-        return Ok(info);
-    }
-    let filter = RunFilter { prefix: Some(text.to_owned()), limit: 3, ..RunFilter::default() };
-    let mut found = if text.is_empty() { Vec::new() } else { store.runs(filter).await? };
-    match found.len() {
-        1 => Ok(found.remove(0)),
-        0 => {
-            let known = store.runs(RunFilter { limit: 200, ..RunFilter::default() }).await?;
-            let nearest = nearest(text, known.iter().map(|info| info.id.as_str()));
-            let trouble = Trouble::usage("WF0501", format!("there is no run `{text}`"));
-            Err(match nearest {
-                Some(nearest) => trouble.hint(format!("the nearest is `{nearest}`; `wfhost ps` lists them")),
-                None if known.is_empty() => {
-                    trouble.hint("there are none yet: begin one with `wfhost run FILE.wasm`")
-                }
-                None => trouble.hint("`wfhost ps` lists them"),
-            })
-        }
-        _ => {
-            let names: Vec<_> = found.iter().map(|info| format!("`{}`", info.id)).collect();
-            Err(Trouble::usage("WF0504", format!("`{text}` is the beginning of several ids"))
-                .hint(format!("for example {}", names.join(", "))))
-        }
-    }
-}
-
-/// The run that this one goes on as, if it does, in the end.
-pub(crate) async fn latest(store: &dyn Store, info: RunInfo) -> Result<RunInfo, Trouble> {
-    let Some(chain) = info.links.chain.clone() else { return Ok(info) };
-    let newest = RunFilter { chain: Some(chain), limit: 1, ..RunFilter::default() };
-    Ok(store.runs(newest).await?.pop().unwrap_or(info))
-}
-
-/// How a journal begins.
-pub(crate) fn started(journal: &Journal) -> Option<&Started> {
-    match journal.entries.first().map(|entry| &entry.event) {
-        Some(Event::Started(started)) => Some(started),
-        _ => None,
-    }
-}
-
-/// A run's journal, read and checked.
-pub(crate) async fn read_journal(store: &dyn Store, run: &RunId) -> Result<Journal, Trouble> {
-    let rows = store.journal(run, Position(0)).await?;
-    Ok(Journal::read(rows).map_err(|source| HostError::Journal { run: run.clone(), source })?)
 }
 
 /// JSON from an argument: the text itself, `@FILE`, or `-` for stdin.

@@ -15,10 +15,10 @@ use serde_json::Value;
 use unicode_width::UnicodeWidthStr;
 use wfhost::world::text;
 use wfhost_core::Json;
+use wfhost_view::raw;
 
 use super::Common;
 use super::diagnostic::Trouble;
-use super::document::raw;
 
 pub(super) const ERROR: Style = AnsiColor::Red.on_default().bold();
 pub(super) const GOOD: Style = AnsiColor::Green.on_default().bold();

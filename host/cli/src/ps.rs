@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use wfhost::clock;
 use wfhost::store::{RunFilter, RunInfo, RunState, Store};
 use wfhost_core::{RunId, Timestamp};
+use wfhost_view::{RunView, RunsView, ago, waits};
 
 use super::diagnostic::{Exit, Trouble};
-use super::document::document;
 use super::place::{find_run, label_arg, since_arg};
 use super::printer::{Column, left, right};
-use super::{Common, Format, printer, view};
+use super::{Common, Format, printer};
 
 /// List runs, newest first
 #[derive(clap::Args)]
@@ -122,12 +122,11 @@ pub(super) async fn print_descendants(store: &dyn Store, info: &RunInfo) -> Resu
 pub(super) fn print_runs(common: &Common, runs: &[RunInfo], next: Option<&RunId>) {
     match common.output {
         Format::Json => {
-            let views: Vec<_> = runs.iter().map(|info| view::run(info, None)).collect();
-            printer::json(&document! { "schema": "wfhost/runs/1", "runs": views, "next": next });
+            printer::json(&RunsView::new(runs, next.map(ToString::to_string)));
         }
         Format::Jsonl => {
             for info in runs {
-                printer::json(&view::run(info, None));
+                printer::json(&RunView::of(info));
             }
         }
         Format::Text if runs.is_empty() => {
@@ -164,9 +163,9 @@ fn print_table(runs: &[RunInfo], depths: &[usize]) {
             info.workflow.clone(),
             info.state.as_str().to_owned(),
             info.entries.to_string(),
-            view::ago(info.created_at, now),
+            ago(info.created_at, now),
             info.project.as_deref().map(directory).unwrap_or_default(),
-            view::waits(info),
+            waits(info),
         ]
     });
     let shown = |index: usize| projects || COLUMNS[index].title != "PROJECT";

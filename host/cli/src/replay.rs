@@ -1,18 +1,15 @@
 //! `wfhost replay`
 
-use std::collections::BTreeMap;
-
-use serde_json::json;
 use wfhost::agents::Providers;
-use wfhost::engine::{Asked, Denied, Frame, Replayed};
-use wfhost::store::{Emission, LogLevel, LogLine};
+use wfhost::engine::{Asked, Denied};
+use wfhost::store::LogLevel;
 use wfhost::{Adopt, Evict, StepInfo, steps};
-use wfhost_core::{Json, Outcome, Position};
+use wfhost_core::Outcome;
+use wfhost_view::{ReplayView, log_lines};
 
 use super::diagnostic::{Exit, Trouble};
-use super::document::{Document, document};
 use super::place::find_run;
-use super::{Common, Format, logs, module_arg, printer, view};
+use super::{Common, Format, logs, module_arg, printer};
 
 /// Repeat a run without any effect, to look into it
 ///
@@ -94,7 +91,7 @@ impl Replay {
                 }
             }
             Format::Json | Format::Jsonl => {
-                printer::json(&describe(info.id.as_str(), entries, &replayed, &lines, &known));
+                printer::json(&ReplayView::new(&info.id, entries, &replayed, &lines, &known));
             }
         }
         printer::say(common, "Replayed", &format!("{}  {entries} entries, as it was", info.id));
@@ -109,16 +106,6 @@ fn spell(outcome: &Outcome) -> String {
     }
 }
 
-/// What the program wrote, numbered as it was when it was stored.
-fn log_lines(replayed: &Replayed, level: LogLevel) -> Vec<LogLine> {
-    let lines = replayed.emissions.iter().zip(0..).filter_map(|(emission, number)| match emission {
-        Emission::Log(line) => Some(LogLine { number, ..line.clone() }),
-        Emission::Phase { title, at } => Some(LogLine::phase(number, *at, title)),
-        Emission::State { .. } | Emission::Message { .. } => None,
-    });
-    lines.filter(|line| line.level >= level).collect()
-}
-
 fn print_step(asked: &Asked, known: &[StepInfo]) {
     let what = known.iter().find(|info| info.step == asked.step);
     let (kind, label) =
@@ -128,40 +115,4 @@ fn print_step(asked: &Asked, known: &[StepInfo]) {
         let function = frame.function.as_deref().unwrap_or("?");
         printer::line(format!("         {function}  {frame}"));
     }
-}
-
-fn describe(run: &str, entries: u64, replayed: &Replayed, lines: &[LogLine], known: &[StepInfo]) -> Document {
-    let frame = |frame: &Frame| json!({ "function": frame.function, "file": frame.file, "line": frame.line, "column": frame.column });
-    let step = |asked: &Asked| {
-        let what = known.iter().find(|info| info.step == asked.step);
-        json!({
-            "step": asked.step,
-            "kind": what.map(|info| info.op.kind()),
-            "label": what.map(|info| info.op.label()),
-            "frames": asked.frames.iter().map(frame).collect::<Vec<_>>(),
-        })
-    };
-    let (output, failure) = view::parts(replayed.outcome.as_ref());
-    document! {
-        "schema": "wfhost/replay/1",
-        "run": run,
-        "entries": Position(entries),
-        "ended": replayed.outcome.is_some(),
-        "output": output,
-        "failure": failure,
-        "steps": replayed.trace.iter().map(step).collect::<Vec<_>>(),
-        "log": lines.iter().map(logs::view).collect::<Vec<_>>(),
-        "published": published(replayed),
-    }
-}
-
-/// The latest value of each key.
-fn published(replayed: &Replayed) -> BTreeMap<&str, &Json> {
-    let mut values = BTreeMap::new();
-    for emission in &replayed.emissions {
-        if let Emission::State { key, value, .. } = emission {
-            values.insert(key.as_str(), value);
-        }
-    }
-    values
 }

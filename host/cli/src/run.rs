@@ -7,10 +7,11 @@ use wfhost::engine::Denied;
 use wfhost::{Adopt, Evict, HostError, StartOptions};
 use wfhost_core::policy::budget::Budget;
 use wfhost_core::{RunConfig, RunId, Sandbox};
+use wfhost_view::RunView;
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{AgentArgs, Seed, budget_arg, dir_arg, env_arg, json_arg, label_arg, seed_arg, stack_arg};
-use super::{Common, Format, follow, module_arg, printer, view};
+use super::{Common, Format, follow, module_arg, printer};
 
 /// Run a workflow
 ///
@@ -142,7 +143,7 @@ impl Run {
                 Format::Text => printer::line(id.as_str()),
                 _ => {
                     let info = host.store().run(&id).await?.ok_or(HostError::NoSuchRun(id))?;
-                    printer::json(&view::run(&info, None));
+                    printer::json(&RunView::of(&info));
                 }
             }
             return Ok(Exit::Done);

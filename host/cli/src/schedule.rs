@@ -1,17 +1,15 @@
 //! `wfhost schedule`
 
-use std::collections::BTreeMap;
-
 use wfhost::clock::{self, rfc3339};
-use wfhost::schedule::{self, BadTimes, Schedule, When};
+use wfhost::schedule::{self, Schedule, When};
 use wfhost::store::{Schedules, Store};
 use wfhost::world::text::command;
 use wfhost::{Adopt, Evict, HostError};
 use wfhost_core::policy::budget::Budget;
-use wfhost_core::{RunConfig, RunId, Timestamp, spell_millis};
+use wfhost_core::{RunConfig, RunId, Timestamp};
+use wfhost_view::{ScheduleView, SchedulesView, times};
 
 use super::diagnostic::{Exit, Trouble};
-use super::document::{Document, document};
 use super::place::{AgentArgs, budget_arg, json_arg, label_arg, length_arg, nearest, since_arg};
 use super::printer::{Column, left, right};
 use super::{Common, Format, module_arg, printer};
@@ -211,19 +209,6 @@ impl Named {
     }
 }
 
-impl From<BadTimes> for Trouble {
-    fn from(error: BadTimes) -> Self {
-        let hint = match error {
-            BadTimes::Cron { .. } => "like '0 9 * * 1-5' for nine o'clock on working days",
-            BadTimes::Zone(_) => "name it like Europe/Berlin, or UTC",
-            BadTimes::Never(_) => "`0 0 29 2 *` comes every four years; no month has more days than it has",
-            BadTimes::Long => "a length like 30s, 15m, 2h, 90d",
-            BadTimes::Short => "give --every a longer time, or have one run go on in a loop",
-        };
-        Self::usage("WF0515", error.to_string()).hint(hint)
-    }
-}
-
 impl Add {
     async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let input = json_arg("the input", &self.input)?;
@@ -276,32 +261,12 @@ impl Add {
     }
 }
 
-fn times(when: &When) -> String {
-    match when {
-        When::Cron(text) => text.clone(),
-        When::Every { millis, .. } => format!("every {}", spell_millis(*millis)),
-    }
-}
-
-fn view(schedule: &Schedule) -> Document {
-    let labels: BTreeMap<_, _> = schedule.labels.iter().map(|(key, value)| (key, value)).collect();
-    document! {
-        "schema": "wfhost/schedule/1", "name": schedule.name, "when": times(&schedule.when),
-        "workflow": schedule.workflow, "module": schedule.module, "input": schedule.input, "labels": labels,
-        "overlap": schedule.overlap.as_str(), "catch_up": schedule.catch_up.as_str(),
-        "paused": schedule.next_at.is_none(),
-        "next": schedule.next_times(SHOWN).into_iter().map(rfc3339).collect::<Vec<_>>(),
-        "fired": schedule.fired, "last": schedule.last, "created_at": rfc3339(schedule.created_at),
-    }
-}
-
 fn list(common: &Common, schedules: &[Schedule]) {
     match common.output {
         Format::Json => {
-            let views: Vec<_> = schedules.iter().map(view).collect();
-            printer::json(&document! { "schema": "wfhost/schedules/1", "schedules": views });
+            printer::json(&SchedulesView::of(schedules));
         }
-        Format::Jsonl => schedules.iter().for_each(|schedule| printer::json(&view(schedule))),
+        Format::Jsonl => schedules.iter().for_each(|schedule| printer::json(&ScheduleView::of(schedule))),
         Format::Text if schedules.is_empty() => {
             printer::note("there are no schedules; add one with `wfhost schedule add`");
         }
@@ -331,7 +296,7 @@ fn list(common: &Common, schedules: &[Schedule]) {
 
 fn show(common: &Common, schedule: &Schedule) {
     if common.output != Format::Text {
-        printer::json(&view(schedule));
+        printer::json(&ScheduleView::of(schedule));
         return;
     }
     printer::line(format!("schedule  {}", schedule.name));

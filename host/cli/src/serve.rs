@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use wfhost::agents::Providers;
-use wfhost::store::{Projects, RunFilter, StoreError};
+use wfhost::store::{Access, Projects, RunFilter, StoreError, TokenKind, Views};
+use wfhost::world::environment;
 use wfhost::{Adopt, Configurations};
 use wfhost_config::Config;
+use wfhost_server::{Address, Defaults, ServeError, Server};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{AgentArgs, length_arg};
@@ -22,10 +24,16 @@ use super::{Common, follow, printer};
 /// processes may do so with one database. Ctrl-C and SIGTERM pick up nothing new
 /// and wait for the calls under way; a second one leaves them, to be made again
 /// by the next process.
+///
+/// It also answers over HTTP: an API, live events, pages. Everybody needs a
+/// token, also on this machine; the address that is shown lets a browser in,
+/// once. https://github.com/wfhost/wfhost/blob/main/docs/server.md
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost serve
   wfhost serve --max-live 200 --grace 5m
+  wfhost serve --listen unix:/run/wfhost.sock
+  wfhost serve --listen 0.0.0.0:443 --tls-cert cert.pem --tls-key key.pem --allow-host wf.example.org
   wfhost serve --project ~/src/reviews --project ~/src/reports")]
 pub(crate) struct Serve {
     #[command(flatten)]
@@ -46,6 +54,141 @@ pub(crate) struct Serve {
     /// Stop when nothing has been due and nothing was driven for so long
     #[arg(long, value_name = "LENGTH", value_parser = length_arg)]
     idle: Option<u64>,
+    #[command(flatten)]
+    network: Network,
+}
+
+/// Where and to whom the server answers.
+#[derive(clap::Args)]
+struct Network {
+    /// Where to answer: HOST:PORT, unix:PATH, or off [default: 127.0.0.1:7777, if nobody has it]
+    #[arg(long, value_name = "ADDRESS", env = environment::LISTEN)]
+    listen: Option<String>,
+    /// How others reach it, if it is behind a proxy: https://wf.example.org
+    #[arg(long, value_name = "URL", value_parser = url_arg)]
+    public_url: Option<String>,
+    /// A name that requests may be addressed to, besides localhost; may be repeated
+    #[arg(long = "allow-host", value_name = "NAME")]
+    hosts: Vec<String>,
+    /// A certificate with its chain, as PEM
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its key, as PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Change nothing through the server
+    #[arg(long)]
+    read_only: bool,
+}
+
+fn url_arg(text: &str) -> Result<String, String> {
+    let text = text.trim_end_matches('/');
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    match rest {
+        Some(host) if !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ']) => Ok(text.to_owned()),
+        _ => Err("a URL without a path, like https://wf.example.org".to_owned()),
+    }
+}
+
+/// Where it answers if nothing else is said.
+const USUAL: &str = "127.0.0.1:7777";
+
+impl Network {
+    /// The server; none if there is to be none, or if another one has the usual address.
+    async fn bind(
+        &self,
+        common: &Common,
+        host: &wfhost::Host,
+        defaults: Defaults,
+    ) -> Result<Option<Server>, Trouble> {
+        if self.listen.as_deref() == Some("off") {
+            return Ok(None);
+        }
+        let asked = self.listen.as_deref();
+        let listen: Address = asked.unwrap_or(USUAL).parse().map_err(|error| {
+            Trouble::usage("WF0811", format!("`--listen` is no address: {error}"))
+                .hint("leave it out for 127.0.0.1:7777, which only this machine reaches")
+        })?;
+        if !listen.is_local() {
+            let tokens = host.store().tokens().await?;
+            if !tokens.iter().any(|token| token.kind == TokenKind::Bearer) {
+                return Err(Trouble::usage(
+                    "WF0811",
+                    format!("{listen} can be reached by others, and there are no tokens"),
+                )
+                .hint("make one first: `wfhost token new NAME --scope admin`")
+                .hint("or stay on this machine: `wfhost serve`"));
+            }
+            let is_tls = self.tls_cert.is_some()
+                || self.public_url.as_ref().is_some_and(|url| url.starts_with("https:"));
+            if !is_tls {
+                printer::say(
+                    common,
+                    "Note",
+                    "what is said is not encrypted: give --tls-cert, or put a proxy before it",
+                );
+            }
+        }
+        let tls = self.tls_cert.clone().zip(self.tls_key.clone());
+        let options = wfhost_server::Options {
+            listen,
+            tls: tls.map(|(certificate, key)| wfhost_server::Tls { certificate, key }),
+            public_url: self.public_url.clone(),
+            hosts: self.hosts.clone(),
+            read_only: self.read_only,
+            defaults,
+        };
+        match Server::bind(host.clone(), options).await {
+            Ok(server) => Ok(Some(server)),
+            // Another process serves already, most likely this database: both advance runs.
+            Err(ServeError::Listen { source, .. })
+                if asked.is_none() && source.kind() == std::io::ErrorKind::AddrInUse =>
+            {
+                printer::say(
+                    common,
+                    "Note",
+                    &format!("{USUAL} is in use, so this process only advances runs"),
+                );
+                Ok(None)
+            }
+            Err(ServeError::Host(error)) => Err(error.into()),
+            Err(error @ ServeError::Tls(_)) => Err(Trouble::usage("WF0811", error.to_string())
+                .hint("both are PEM files: the certificate with its chain, and its key")),
+            Err(error @ ServeError::Listen { .. }) => Err(Trouble::usage("WF0810", error.to_string())
+                .because(&error)
+                .hint("name another one with --listen, or `--listen off`")),
+        }
+    }
+}
+
+/// Tells the user's own programs where the server is and lets them in, as long as it runs.
+struct Told(Option<PathBuf>);
+
+impl Told {
+    fn of(server: &Server) -> Self {
+        Self(tell(server).ok().flatten())
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn tell(server: &Server) -> std::io::Result<Option<PathBuf>> {
+    use std::io::Write;
+    use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+    let Some(dir) = environment::state_dir().map(|dir| dir.join("servers")) else { return Ok(None) };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+    let path = dir.join(format!("{}.json", std::process::id()));
+    let _ = std::fs::remove_file(&path);
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    let told = serde_json::json!({ "url": server.url(), "token": server.token(), "pid": std::process::id() });
+    file.write_all(told.to_string().as_bytes())?;
+    Ok(Some(path))
 }
 
 impl Serve {
@@ -67,6 +210,12 @@ impl Serve {
             served.push(Some(name));
         }
         let projects = if self.all { Projects::All } else { Projects::Only(served) };
+        let defaults = Defaults {
+            agent: self.agents.default_provider().or_else(|| here.default_agent().map(str::to_owned)),
+            budget: here.budget(),
+            project: here.project_name(),
+            config: here.clone(),
+        };
         let providers = providers_of(&self.agents, &here)?;
         // A configuration that was named holds for all.
         let configured: Arc<dyn Configurations> = match self.all && common.config.is_none() {
@@ -84,8 +233,15 @@ impl Serve {
         // Errors of the database show here and not as silence.
         host.store().runs(RunFilter { limit: 1, ..RunFilter::default() }).await?;
         let mut signals = follow::Signals::new()?;
+        let server = self.network.bind(common, &host, defaults).await?;
+        let _told = server.as_ref().map(Told::of);
         host.serve();
         printer::say(common, "Serving", &format!("{}; Ctrl-C stops", common.place()?.display()));
+        if let Some(server) = &server {
+            printer::say(common, "Open", server.login().unwrap_or(server.url()));
+        }
+        let drainer = server.as_ref().map(Server::drainer);
+        let answering = server.map(|server| tokio::spawn(server.run()));
         let number = tokio::select! {
             number = signals.next() => Some(number),
             () = idle(&host, self.idle) => None,
@@ -94,6 +250,10 @@ impl Serve {
                 return Err(error.into());
             }
         };
+        // Nothing new is let in while calls under way come to their ends.
+        if let Some(drainer) = &drainer {
+            drainer.drain();
+        }
         let live = host.live();
         if live > 0 {
             printer::say(common, "Leaving", &format!("{live} runs, once their calls are done"));
@@ -106,6 +266,9 @@ impl Serve {
                 _ = signals.next() => host.close(None).await,
             }
         };
+        if let Some(answering) = answering {
+            let _ = answering.await;
+        }
         let text = match dropped {
             0 => "nothing is lost".to_owned(),
             dropped => format!("the calls of {dropped} runs will be made again; nothing is lost"),

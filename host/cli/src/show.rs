@@ -1,14 +1,12 @@
 //! `wfhost show`
 
-use std::collections::BTreeMap;
-
 use wfhost::clock::rfc3339;
 use wfhost::store::{RunFilter, RunInfo, Store};
+use wfhost_view::{RunView, ended, outcome as spell, relatives, waits};
 
 use super::diagnostic::{Exit, Trouble};
-use super::document::document;
 use super::place::{find_run, read_journal, started};
-use super::{Common, Format, printer, ps, view};
+use super::{Common, Format, printer, ps};
 
 /// Show one run and its steps
 #[derive(clap::Args)]
@@ -42,20 +40,19 @@ impl Show {
         let steps = wfhost::steps(&journal);
         let input = started(&journal).map_or_else(wfhost_core::Json::null, |started| started.input.clone());
         if common.output != Format::Text {
-            let mut view = view::run(&info, Some(&steps));
-            let published: BTreeMap<_, _> = store.state(&info.id).await?.into_iter().collect();
-            view.extend(document! { "input": input, "published": published });
-            printer::json(&view);
+            let published = Some(store.state(&info.id).await?.into_iter().collect());
+            let view = RunView::of(&info).with_steps(&steps);
+            printer::json(&RunView { input: Some(input), published, ..view });
             return Ok(Exit::Done);
         }
         printer::line(format!("run       {}", info.id));
         printer::line(format!("workflow  {}  {}", info.workflow, info.module));
         printer::line(format!("state     {}", info.state.as_str()));
-        let waits = view::waits(&info);
+        let waits = waits(&info);
         if !info.state.is_final() && !waits.is_empty() {
             printer::line(format!("waits     {waits}"));
         }
-        for (what, run) in view::relatives(&info) {
+        for (what, run) in relatives(&info) {
             printer::line(format!("{what:<9} {run}"));
         }
         if let Some(project) = &info.project {
@@ -69,13 +66,13 @@ impl Show {
         }
         printer::line(format!("input     {input}"));
         if let Some(outcome) = &info.outcome {
-            printer::line(format!("result    {}", view::outcome(outcome)));
+            printer::line(format!("result    {}", spell(outcome)));
         }
         for (key, value) in store.state(&info.id).await? {
             printer::line(format!("published {key} = {value}"));
         }
         for step in &steps {
-            let (mark, end) = view::ended(step);
+            let (mark, end) = ended(step);
             let attempts =
                 if step.attempts > 1 { format!("  attempt {}", step.attempts) } else { String::new() };
             printer::line(format!(
@@ -88,7 +85,7 @@ impl Show {
                 let asked = serde_json::to_string(&step.op).unwrap_or_default();
                 printer::line(format!("         asked     {asked}"));
                 if let Some((_, Some(outcome))) = &step.ended {
-                    printer::line(format!("         answered  {}", view::outcome(outcome)));
+                    printer::line(format!("         answered  {}", spell(outcome)));
                 }
             }
         }

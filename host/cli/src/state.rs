@@ -1,9 +1,9 @@
 //! `wfhost state`
 
 use wfhost::clock::rfc3339;
+use wfhost_view::{PublishedView, published_now};
 
 use super::diagnostic::{Exit, Trouble};
-use super::document::document;
 use super::place::find_run;
 use super::{Common, Format, printer};
 
@@ -33,9 +33,7 @@ impl State {
         let run = find_run(store.as_ref(), &self.run).await?.id;
         let mut published = store.published(&run, self.key.as_deref(), None, usize::MAX >> 1).await?;
         if !self.history {
-            let latest: std::collections::BTreeMap<_, _> =
-                published.into_iter().map(|published| (published.key.clone(), published)).collect();
-            published = latest.into_values().collect();
+            published = published_now(published);
         }
         if let (Some(key), true) = (&self.key, published.is_empty()) {
             let known: Vec<_> = store.state(&run).await?.into_iter().map(|(key, _)| key).collect();
@@ -46,12 +44,8 @@ impl State {
             });
         }
         for published in published {
-            let view = document! {
-                "schema": "wfhost/state/1", "run": run, "number": published.number,
-                "at": rfc3339(published.at), "key": published.key, "value": published.value,
-            };
             match (common.output, &self.key, self.history) {
-                (Format::Json | Format::Jsonl, ..) => printer::json(&view),
+                (Format::Json | Format::Jsonl, ..) => printer::json(&PublishedView::of(&run, &published)),
                 (Format::Text, Some(_), false) => printer::value(&published.value),
                 (Format::Text, _, false) => {
                     printer::line(format!("{} = {}", published.key, published.value));

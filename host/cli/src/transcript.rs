@@ -1,11 +1,10 @@
 //! `wfhost transcript`
 
-use serde_json::json;
-use wfhost::clock::rfc3339;
 use wfhost::steps;
 use wfhost::store::{Store, TranscriptFilter, TranscriptKind, TranscriptLine};
 use wfhost::world::text::command;
 use wfhost_core::{Journal, Position, RunId, Step};
+use wfhost_view::TranscriptView;
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
@@ -94,14 +93,6 @@ fn print(format: Format, line: &TranscriptLine) {
     match (format, line.line.kind) {
         (Format::Text, TranscriptKind::Event | TranscriptKind::Diff) => printer::data(&line.line.text),
         (Format::Text, _) => line.line.text.lines().for_each(printer::line),
-        _ => printer::json(&view(line)),
+        _ => printer::json(&TranscriptView::of(line)),
     }
-}
-
-/// A line as JSON.
-pub(super) fn view(TranscriptLine { number, line }: &TranscriptLine) -> serde_json::Value {
-    json!({
-        "number": number, "step": line.step, "attempt": line.attempt, "at": rfc3339(line.at),
-        "kind": line.kind.as_str(), "text": line.text,
-    })
 }

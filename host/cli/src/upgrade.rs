@@ -1,10 +1,9 @@
 //! `wfhost upgrade`
 
-use serde_json::json;
 use wfhost::agents::Providers;
-use wfhost::store::{RunFilter, RunInfo, RunState};
+use wfhost::store::{RunFilter, RunState};
 use wfhost::{Adopt, Evict, Upgraded};
-use wfhost_core::RunId;
+use wfhost_view::UpgradeView;
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
@@ -54,30 +53,19 @@ impl Upgrade {
             let upgraded = host.upgrade(info, &module).await?;
             moved += usize::from(matches!(upgraded, Upgraded::Moved));
             departs += usize::from(matches!(upgraded, Upgraded::Departs(_)));
-            report(common, info, &upgraded);
+            show(common, &UpgradeView::upgraded(&info.id, &upgraded));
         }
         printer::say(common, "Upgraded", &format!("{moved} of {} runs to {}", runs.len(), module.digest));
         Ok(if departs > 0 { Exit::Mismatch } else { Exit::Done })
     }
 }
 
-fn report(common: &Common, info: &RunInfo, upgraded: &Upgraded) {
-    let (word, why) = match upgraded {
-        Upgraded::Moved => ("migrated", None),
-        Upgraded::Same => ("same", None),
-        Upgraded::Departs(mismatch) => ("diverges", Some(mismatch.to_string())),
-        Upgraded::Left(error) => ("left", Some(error.to_string())),
-    };
-    show(common, &info.id, word, why.as_deref());
-}
-
 /// Shows a run and what became of it.
-pub(super) fn show(common: &Common, run: &RunId, word: &str, why: Option<&str>) {
+pub(super) fn show(common: &Common, view: &UpgradeView) {
+    let UpgradeView { result, run, why, .. } = view;
     match (common.output, why) {
-        (Format::Json | Format::Jsonl, why) => {
-            printer::json(&json!({ "schema": "wfhost/upgrade/1", "run": run, "result": word, "why": why }));
-        }
-        (Format::Text, Some(why)) => printer::line(format!("{word:<10} {run}  {why}")),
-        (Format::Text, None) => printer::line(format!("{word:<10} {run}")),
+        (Format::Json | Format::Jsonl, _) => printer::json(view),
+        (Format::Text, Some(why)) => printer::line(format!("{result:<10} {run}  {why}")),
+        (Format::Text, None) => printer::line(format!("{result:<10} {run}")),
     }
 }

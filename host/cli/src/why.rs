@@ -1,9 +1,8 @@
 //! `wfhost why`
 
-use serde_json::json;
 use wfhost::store::Part;
-use wfhost::why::{Parallel, why};
-use wfhost_core::Started;
+use wfhost::why::why;
+use wfhost_view::{WhyView, parallel};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{find_run, read_journal, started};
@@ -26,17 +25,11 @@ impl Why {
         let info = find_run(store.as_ref(), &self.run).await?;
         let journal = read_journal(store.as_ref(), &info.id).await?;
         let inbox = store.inbox(&info.id, Part::Next).await?.messages;
-        let parallel = parallel(common, started(&journal));
+        let parallel = parallel(&common.config().unwrap_or_default(), started(&journal));
         let now = wfhost::clock::now();
         let blockers = why(&info, &wfhost::steps(&journal), &inbox, &parallel, now);
         if common.output != Format::Text {
-            let blockers: Vec<_> =
-                blockers.iter().map(|b| json!({ "what": b.what, "do": b.remedy })).collect();
-            let view = json!({
-                "schema": "wfhost/why/1", "run": info.id, "state": info.state.as_str(), "project": info.project,
-                "blockers": blockers,
-            });
-            printer::json(&view);
+            printer::json(&WhyView::new(&info, blockers));
             return Ok(Exit::Done);
         }
         if let Some(project) = info.project.as_ref().filter(|_| !info.state.is_final()) {
@@ -48,14 +41,4 @@ impl Why {
         }
         Ok(Exit::Done)
     }
-}
-
-/// How many calls may be under way, by the run and by the configuration that holds here, as far as
-/// that can be used.
-fn parallel(common: &Common, started: Option<&Started>) -> Parallel {
-    let config = started.map(|started| started.config.clone()).unwrap_or_default();
-    let here = common.config().unwrap_or_default();
-    let default = config.agent.or_else(|| here.default_agent().map(str::to_owned));
-    let run = [config.max_parallel, here.parallel_calls()].into_iter().flatten().min();
-    Parallel { run, providers: here.parallel_by_provider(), default }
 }

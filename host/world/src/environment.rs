@@ -39,6 +39,8 @@ variables! { READ:
     EVICT = "WFHOST_EVICT";
     /// Where compiled modules are kept \[default: `wfhost` in the user's cache directory\].
     CACHE = "WFHOST_CACHE";
+    /// Where the server answers, as `wfhost serve --listen`; `off` for nowhere.
+    LISTEN = "WFHOST_LISTEN";
     /// How long a lease runs, in milliseconds from 100 to 86,400,000 \[default: 30000\].
     LEASE_MS = "WFHOST_LEASE_MS";
     /// The greatest size of the database, in pages of 4 KiB.

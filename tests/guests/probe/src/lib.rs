@@ -70,6 +70,16 @@ fn child(asked: operation::Child) -> wfhost::Child {
     child
 }
 
+async fn take_call(name: &str) -> Result<Value> {
+    let call = wfhost::call(name).await?;
+    let input = call.input.clone();
+    match input == json!("no") {
+        true => call.refuse("it said no")?,
+        false => call.reply(json!({ "got": &input }))?,
+    }
+    Ok(input)
+}
+
 fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
     async move {
         match operation {
@@ -81,6 +91,7 @@ fn perform(operation: Operation) -> LocalBoxFuture<'static, Value> {
             Operation::Sleep(length) => value(sleep(millis(length)).await),
             Operation::SleepUntil(at) => value(wfhost::sleep_until(Timestamp::from_millis(at)).await),
             Operation::Wait { name, timeout_ms } => value(wait(&name, timeout_ms).await),
+            Operation::Call(name) => value(take_call(&name).await),
             Operation::WaitMany { name, count } => {
                 let waits = (0..count).map(|_| wait(&name, None));
                 json!(join_all(waits).await.into_iter().map(value).collect::<Vec<_>>())

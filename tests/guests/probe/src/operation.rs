@@ -52,6 +52,8 @@ pub enum Operation {
         name: String,
         timeout_ms: Option<u64>,
     },
+    /// Takes a call of this name and answers with its input; refuses one whose input is `"no"`.
+    Call(String),
     /// Waits for so many signals of one name side by side. Gives all payloads.
     WaitMany {
         name: String,

@@ -7,18 +7,18 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 /// The members of an object.
-pub(super) type Document = BTreeMap<String, Box<RawValue>>;
+pub type Document = BTreeMap<String, Box<RawValue>>;
 
 /// Makes a [`Document`]: `document! { "name": value, ... }`.
+#[macro_export]
 macro_rules! document {
     ($($name:literal: $value:expr),* $(,)?) => {
-        $crate::document::Document::from([$(($name.to_owned(), $crate::document::raw(&$value))),*])
+        $crate::Document::from([$(($name.to_owned(), $crate::raw(&$value))),*])
     };
 }
-pub(super) use document;
 
 /// A value as JSON on one line.
-pub(super) fn raw(value: &impl Serialize) -> Box<RawValue> {
+pub fn raw(value: &impl Serialize) -> Box<RawValue> {
     let raw = to_raw_value(value).unwrap_or_default();
     // Line ends can only stand between values.
     match raw.get().contains(['\n', '\r']) {

@@ -1,0 +1,38 @@
+//! `wfhost terminate`
+
+use wfhost::agents::Providers;
+use wfhost::{Adopt, Evict};
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::find_run;
+use super::{Common, printer};
+
+/// End a run where it stands
+///
+/// The program does not notice and cannot clean up, and what was sent to it and
+/// not taken is lost: try `wfhost cancel` first. A run that another process
+/// advances is refused; a server ends its own by
+/// POST /api/v1/runs/RUN/terminate.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost terminate run_01k9 --reason 'it does not come to its end'")]
+pub(crate) struct Terminate {
+    /// An id, the beginning of one, @last, @last:2
+    run: String,
+    /// Why, for the record
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+impl Terminate {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let store = common.reader()?;
+        let run = find_run(store.as_ref(), &self.run).await?.id;
+        let host = common.host(store, Providers::builtin(), Evict::default(), Adopt::Own)?;
+        let ended = host.terminate(&run, self.reason.as_deref()).await;
+        host.close(None).await;
+        ended?;
+        printer::say(common, "Ended", run.as_str());
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,238 @@
+//! `wfhost token`
+
+use serde_json::json;
+use wfhost::clock::{self, rfc3339};
+use wfhost::store::{Access, Act, SharedStore, Token, TokenKind};
+use wfhost::world::environment;
+use wfhost_core::Timestamp;
+use wfhost_server::{Scope, Scopes, mint};
+
+use super::diagnostic::{Exit, Trouble};
+use super::place::{length_arg, nearest};
+use super::printer::{Column, left};
+use super::{Common, Format, printer};
+
+/// Let programs and people in to the server
+///
+/// A token is shown once, when it is made; the database keeps a digest of it.
+/// A removed one lets nobody in any more, at once.
+#[derive(clap::Args)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct TokenVerb {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand)]
+enum Verb {
+    /// Make a token, and print it
+    New(New),
+    /// List the tokens, without themselves
+    Ls,
+    /// Remove a token
+    Rm(Rm),
+    /// List what was done through servers, and by whom, the latest first
+    Audit(Audit),
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost token new ci --scope runs:start,runs:read --expires 90d
+  wfhost token new me --scope admin
+  wfhost token new phone --scope runs:read,payloads:read,people:answer --browser")]
+struct New {
+    /// Whose it is, for people
+    name: String,
+    /// What it allows: runs:read, payloads:read, runs:start, runs:signal,
+    /// people:answer, runs:control, modules:write, schedules:write,
+    /// metrics:read, admin; separated by commas
+    #[arg(long = "scope", value_name = "SCOPES", value_delimiter = ',', required = true)]
+    scopes: Vec<Scope>,
+    /// How long it is good: 90d, 12h [default: for ever]
+    #[arg(long, value_name = "LENGTH", value_parser = length_arg)]
+    expires: Option<u64>,
+    /// Print an address instead, which lets one browser in, once, within an hour
+    #[arg(long, conflicts_with = "expires")]
+    browser: bool,
+}
+
+#[derive(clap::Args)]
+struct Rm {
+    /// The id or the name of a token, as `ls` lists them
+    token: String,
+}
+
+#[derive(clap::Args)]
+struct Audit {
+    /// At most so many
+    #[arg(short = 'n', long, default_value_t = 100)]
+    limit: usize,
+}
+
+/// How long an address to log in with is good.
+const HOUR_MS: u64 = 3_600_000;
+
+impl TokenVerb {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let store = match &self.verb {
+            Verb::New(_) => common.store()?,
+            _ => common.reader()?,
+        };
+        match &self.verb {
+            Verb::New(new) => new.execute(common, &store).await,
+            Verb::Ls => list(common, &store).await,
+            Verb::Rm(rm) => rm.execute(common, &store).await,
+            Verb::Audit(audit) => audit.execute(common, &store).await,
+        }
+    }
+}
+
+/// What was done on the command line is recorded, too.
+async fn record(store: &SharedStore, act: &str, target: String, result: String) -> Result<(), Trouble> {
+    let user = environment::text(environment::USER).unwrap_or_else(|| "somebody".to_owned());
+    let who = format!("{user} (command line)");
+    let act = Act { number: 0, at: clock::now(), who, act: act.to_owned(), target, result };
+    Ok(store.record_act(act).await?)
+}
+
+impl New {
+    async fn execute(&self, common: &Common, store: &SharedStore) -> Result<Exit, Trouble> {
+        let name = self.name.trim();
+        if name.is_empty() || name.len() > 100 || name.chars().any(char::is_control) {
+            return Err(Trouble::usage(
+                "WF0911",
+                "the name of a token has 1 to 100 bytes, and no control characters",
+            )
+            .hint("like `wfhost token new ci --scope runs:start`"));
+        }
+        let scopes: Scopes = self.scopes.iter().copied().collect();
+        let (kind, length) = match self.browser {
+            true => (TokenKind::Login, Some(HOUR_MS)),
+            false => (TokenKind::Bearer, self.expires),
+        };
+        let expires_at: Option<Timestamp> = length.map(|millis| clock::now().after(millis));
+        let minted = mint(name, kind, scopes, expires_at)?;
+        store.put_token(minted.token.clone()).await?;
+        let scopes = scopes.words().join(" ");
+        record(store, "tokens.create", format!("{name} ({})", minted.token.id), scopes.clone()).await?;
+        let until = expires_at.map_or("for ever".to_owned(), |at| format!("until {}", rfc3339(at)));
+        printer::say(common, "Token", &format!("{} of {name}: {scopes}; {until}", minted.token.id));
+        let text = match self.browser {
+            // The server has the same path wherever it is.
+            true => format!("/ui/login?code={}", minted.text),
+            false => minted.text,
+        };
+        match common.output {
+            Format::Text => printer::line(text),
+            Format::Json | Format::Jsonl => printer::json(&json!({
+                "schema": "wfhost/token/1", "secret": text, "token": view(&minted.token),
+            })),
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn view(token: &Token) -> serde_json::Value {
+    json!({
+        "id": token.id, "name": token.name, "kind": token.kind.as_str(), "scopes": token.scopes,
+        "created_at": rfc3339(token.created_at), "expires_at": token.expires_at.map(rfc3339),
+        "used_at": token.used_at.map(rfc3339),
+    })
+}
+
+async fn list(common: &Common, store: &SharedStore) -> Result<Exit, Trouble> {
+    let tokens = store.tokens().await?;
+    match common.output {
+        Format::Json => {
+            let tokens: Vec<_> = tokens.iter().map(view).collect();
+            printer::json(&json!({ "schema": "wfhost/tokens/1", "tokens": tokens }));
+        }
+        Format::Jsonl => tokens.iter().for_each(|token| printer::json(&view(token))),
+        Format::Text if tokens.is_empty() => {
+            printer::note("there are no tokens; `wfhost token new` makes one")
+        }
+        Format::Text => {
+            const COLUMNS: [Column; 6] =
+                [left("TOKEN"), left("NAME"), left("KIND"), left("SCOPES"), left("UNTIL"), left("USED")];
+            let now = clock::now();
+            let rows = tokens.iter().map(|token| {
+                let until = token.expires_at.map_or("for ever".to_owned(), rfc3339);
+                vec![
+                    token.id.clone(),
+                    token.name.clone(),
+                    token.kind.as_str().to_owned(),
+                    token.scopes.join(" "),
+                    if token.expires_at.is_some_and(|at| at <= now) { "over".to_owned() } else { until },
+                    token.used_at.map_or("never".to_owned(), rfc3339),
+                ]
+            });
+            printer::table(&COLUMNS.each_ref(), rows);
+        }
+    }
+    Ok(Exit::Done)
+}
+
+impl Rm {
+    async fn execute(&self, common: &Common, store: &SharedStore) -> Result<Exit, Trouble> {
+        let tokens = store.tokens().await?;
+        let by_id = tokens.iter().filter(|token| token.id == self.token);
+        let mut found: Vec<_> = by_id.collect();
+        if found.is_empty() {
+            found = tokens.iter().filter(|token| token.name == self.token).collect();
+        }
+        match found.as_slice() {
+            [] => {
+                let known = tokens.iter().flat_map(|token| [token.id.as_str(), token.name.as_str()]);
+                let trouble = Trouble::usage("WF0907", format!("there is no token `{}`", self.token));
+                Err(match nearest(&self.token, known) {
+                    Some(nearest) => trouble.hint(format!("the nearest is `{nearest}`")),
+                    None => trouble.hint("`wfhost token ls` lists them"),
+                })
+            }
+            [token] => {
+                store.delete_token(&token.id).await?;
+                record(
+                    store,
+                    "tokens.delete",
+                    format!("{} ({})", token.name, token.id),
+                    "removed".to_owned(),
+                )
+                .await?;
+                printer::say(common, "Removed", &format!("{} of {}", token.id, token.name));
+                Ok(Exit::Done)
+            }
+            several => {
+                let ids: Vec<_> = several.iter().map(|token| token.id.as_str()).collect();
+                Err(Trouble::usage(
+                    "WF0907",
+                    format!("there are several tokens of the name `{}`", self.token),
+                )
+                .hint(format!("name one by its id: {}", ids.join(", "))))
+            }
+        }
+    }
+}
+
+impl Audit {
+    async fn execute(&self, common: &Common, store: &SharedStore) -> Result<Exit, Trouble> {
+        let acts = store.acts(None, self.limit).await?;
+        let view = |act: &Act| {
+            json!({
+                "number": act.number, "at": rfc3339(act.at), "who": act.who, "act": act.act,
+                "target": act.target, "result": act.result,
+            })
+        };
+        match common.output {
+            Format::Json => {
+                let acts: Vec<_> = acts.iter().map(view).collect();
+                printer::json(&json!({ "schema": "wfhost/audit/1", "acts": acts }));
+            }
+            Format::Jsonl => acts.iter().for_each(|act| printer::json(&view(act))),
+            Format::Text => acts.iter().for_each(|act| {
+                let Act { who, act: what, target, result, .. } = act;
+                printer::line(format!("{}  {who}  {what}  {target}  {result}", rfc3339(act.at)));
+            }),
+        }
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,687 @@
+//! Runs as a whole: list, start, count, act on many.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use wfhost::StartOptions;
+use wfhost::store::{MessageBody, RunFilter, RunInfo, RunState, Views, WaitsFor};
+use wfhost_core::policy::budget::Budget;
+use wfhost_core::{Digest, Json, RunConfig, RunId, Sandbox, Timestamp};
+use wfhost_view::{RunView, RunsView, Trouble};
+
+use super::{Asked, Refusals, Sent, View, find, limit, wait};
+use crate::app::{App, ended};
+use crate::auth::{Caller, Identity, Scope};
+use crate::problem::Problem;
+
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::default().routes(routes!(list, start)).routes(routes!(counts)).routes(routes!(batch))
+}
+
+/// How long a list is searched for.
+const PATIENCE_MS: u64 = 2_000;
+
+/// Any JSON.
+pub(super) type Anything = serde_json::Value;
+
+/// A run as who asks may see it.
+pub(super) fn shown(view: RunView, caller: &Identity) -> RunView {
+    if caller.may(Scope::PayloadsRead) { view } else { view.hidden() }
+}
+
+/// Which runs.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Wanted {
+    /// States, separated by commas: queued, running, waiting, paused, refused, completed, failed, cancelled, continued.
+    pub state: Option<String>,
+    pub workflow: Option<String>,
+    /// `key=value`; several are separated by commas, and all have to be there.
+    pub label: Option<String>,
+    /// Created at this time or later: RFC 3339, or a length of time before now like `2h`.
+    pub since: Option<String>,
+    /// Created before this time.
+    pub until: Option<String>,
+    /// Contained in the id, the workflow, the key, the labels or the phase.
+    pub text: Option<String>,
+    /// What it waits for: `people`, `time`, `signal`, or `signal:NAME`.
+    pub waits: Option<String>,
+    /// With this key.
+    pub key: Option<String>,
+    /// Executed with the module of this digest.
+    pub module: Option<String>,
+    /// Children of this run.
+    pub parent: Option<String>,
+    /// Only runs that nobody started.
+    pub top: Option<bool>,
+}
+
+/// A time: RFC 3339, or a length of time before now.
+pub(super) fn time(name: &str, text: &str) -> Result<Timestamp, Problem> {
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return Ok(Timestamp(u64::try_from(time.as_millisecond()).unwrap_or(0)));
+    }
+    let millis = wfhost_config::units::millis(text).map_err(|_| {
+        Problem::bad(format!(
+            "`{name}` is a time like 2026-01-31T12:00:00Z, or a length of time before now like 2h"
+        ))
+    })?;
+    Ok(Timestamp(wfhost::clock::now().0.saturating_sub(millis)))
+}
+
+/// The digest of a module.
+pub(super) fn digest(text: &str) -> Result<Digest, Problem> {
+    Digest::parse(text)
+        .ok_or_else(|| Problem::bad(format!("`{text}` is no digest; one has 64 hexadecimal digits")))
+}
+
+impl Wanted {
+    /// Pages hand it to the list.
+    pub fn filter(&self) -> Result<RunFilter, Problem> {
+        let words = |text: &Option<String>| {
+            let words = text.iter().flat_map(|text| text.split(',')).map(str::trim);
+            words.filter(|word| !word.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let state = |word: &String| {
+            RunState::parse(word).ok_or_else(|| {
+                let known: Vec<_> = RunState::ALL.iter().map(|state| state.as_str()).collect();
+                Problem::bad(format!("`{word}` is no state; there are {}", known.join(", ")))
+            })
+        };
+        let label = |word: &String| match word.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+            _ => Err(Problem::bad(format!("`{word}` is no label: one is given as key=value"))),
+        };
+        let waits = |text: &String| match text.as_str() {
+            "people" => Ok(WaitsFor::People),
+            "time" => Ok(WaitsFor::Time),
+            "signal" => Ok(WaitsFor::Signal(None)),
+            text => match text.strip_prefix("signal:").filter(|name| !name.is_empty()) {
+                Some(name) => Ok(WaitsFor::Signal(Some(name.to_owned()))),
+                None => Err(Problem::bad("`waits` is people, time, signal, or signal:NAME")),
+            },
+        };
+        Ok(RunFilter {
+            states: words(&self.state).iter().map(state).collect::<Result<_, _>>()?,
+            workflow: self.workflow.clone(),
+            labels: words(&self.label).iter().map(label).collect::<Result<_, _>>()?,
+            since: self.since.as_deref().map(|text| time("since", text)).transpose()?,
+            until: self.until.as_deref().map(|text| time("until", text)).transpose()?,
+            text: self.text.clone().filter(|text| !text.is_empty()),
+            waits: self.waits.as_ref().map(waits).transpose()?,
+            key: self.key.clone(),
+            module: self.module.as_deref().map(digest).transpose()?,
+            parent: self.parent.as_deref().map(super::run_id).transpose()?,
+            top: self.top.unwrap_or(false),
+            patience_ms: Some(PATIENCE_MS),
+            ..RunFilter::default()
+        })
+    }
+}
+
+/// Which page.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Page {
+    /// What `next` of the page before said.
+    pub cursor: Option<String>,
+    /// At most so many.
+    #[param(minimum = 1, maximum = 1000)]
+    pub limit: Option<u32>,
+}
+
+/// Both in one, so that what is neither is refused.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListAsked {
+    state: Option<String>,
+    workflow: Option<String>,
+    label: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
+    text: Option<String>,
+    waits: Option<String>,
+    key: Option<String>,
+    module: Option<String>,
+    parent: Option<String>,
+    top: Option<bool>,
+    cursor: Option<String>,
+    limit: Option<u32>,
+}
+
+impl ListAsked {
+    fn split(self) -> (Wanted, Page) {
+        let Self {
+            state,
+            workflow,
+            label,
+            since,
+            until,
+            text,
+            waits,
+            key,
+            module,
+            parent,
+            top,
+            cursor,
+            limit,
+        } = self;
+        let wanted = Wanted { state, workflow, label, since, until, text, waits, key, module, parent, top };
+        (wanted, Page { cursor, limit })
+    }
+}
+
+/// A cursor tells nothing but where to go on.
+fn cursor_of(run: &RunId) -> String {
+    URL_SAFE_NO_PAD.encode(format!("r:{run}"))
+}
+
+fn run_of(cursor: &str) -> Option<RunId> {
+    let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
+    std::str::from_utf8(&bytes).ok()?.strip_prefix("r:")?.parse().ok()
+}
+
+/// A page of runs, newest first, and the cursor of the next one.
+pub(crate) async fn page(
+    app: &App,
+    wanted: &Wanted,
+    page: &Page,
+) -> Result<(Vec<RunInfo>, Option<String>), Problem> {
+    let most = limit(page.limit, 50, 1_000);
+    let before = match &page.cursor {
+        Some(cursor) => {
+            Some(run_of(cursor).ok_or_else(|| Problem::bad("the cursor is none that a page gave"))?)
+        }
+        None => None,
+    };
+    let filter = RunFilter { before, limit: most + 1, ..wanted.filter()? };
+    let mut runs = app.read(async move |store| store.runs(filter).await).await?;
+    let more = runs.len() > most;
+    runs.truncate(most);
+    let next = runs.last().filter(|_| more).map(|info| cursor_of(&info.id));
+    Ok((runs, next))
+}
+
+/// List runs, newest first
+#[utoipa::path(get, path = "/runs", tag = "runs", operation_id = "listRuns", params(Wanted, Page),
+    security(("bearer" = ["runs:read"])), responses((status = 200, description = "A page of runs", body = RunsView), Refusals))]
+async fn list(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    Asked(asked): Asked<ListAsked>,
+) -> Result<View<RunsView>, Problem> {
+    caller.need(&app, Scope::RunsRead)?;
+    let (wanted, asked) = asked.split();
+    let (runs, next) = page(&app, &wanted, &asked).await?;
+    let mut view = RunsView::new(&runs, next);
+    view.runs = view.runs.into_iter().map(|run| shown(run, &caller)).collect();
+    Ok(View(view))
+}
+
+/// How many runs are in each state.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CountsView {
+    pub counts: BTreeMap<&'static str, u64>,
+    #[schema(example = "wfhost/counts/1")]
+    schema: &'static str,
+}
+
+/// How many runs there are, by state.
+pub(crate) async fn count(app: &App) -> Result<CountsView, Problem> {
+    let mut counts: BTreeMap<_, _> = RunState::ALL.iter().map(|state| (state.as_str(), 0)).collect();
+    let found = app.read(async |store| store.counts().await).await?;
+    counts.extend(found.into_iter().map(|(state, count)| (state.as_str(), count)));
+    Ok(CountsView { counts, schema: "wfhost/counts/1" })
+}
+
+/// Count runs by state
+#[utoipa::path(get, path = "/runs/counts", tag = "runs", operation_id = "countRuns", security(("bearer" = ["runs:read"])),
+    responses((status = 200, description = "How many there are", body = CountsView), Refusals))]
+async fn counts(State(app): State<App>, Caller(caller): Caller) -> Result<View<CountsView>, Problem> {
+    caller.need(&app, Scope::RunsRead)?;
+    count(&app).await.map(View)
+}
+
+/// What a run may spend.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BudgetAsked {
+    tokens: Option<u64>,
+    /// Millionths of a US dollar.
+    cost_micros: Option<u64>,
+    /// Milliseconds since the run began.
+    time_ms: Option<u64>,
+}
+
+impl From<BudgetAsked> for Budget {
+    fn from(asked: BudgetAsked) -> Self {
+        Self { tokens: asked.tokens, micros: asked.cost_micros, time_ms: asked.time_ms }
+    }
+}
+
+/// A signal that is sent to the run.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct FirstSignal {
+    #[schema(min_length = 1, max_length = 256)]
+    name: String,
+    #[schema(value_type = Anything)]
+    payload: Option<Json>,
+    /// Signals with the same id are delivered once.
+    id: Option<String>,
+}
+
+/// A run that is to begin.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct StartAsked {
+    /// The name of its module: the newest of that name.
+    workflow: Option<String>,
+    /// The digest of its module, in the place of `workflow`.
+    module: Option<String>,
+    #[schema(value_type = Anything)]
+    input: Option<Json>,
+    /// An id of one's own: letters, digits, `_`, `-`, `.`.
+    #[schema(min_length = 1, max_length = 128)]
+    id: Option<String>,
+    /// The same key gives the same run of the workflow. The header `Idempotency-Key` is the same.
+    #[schema(max_length = 256)]
+    key: Option<String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    /// Who answers agent calls that name nobody.
+    agent: Option<String>,
+    budget: Option<BudgetAsked>,
+    /// Agent calls under way at the same time.
+    #[schema(minimum = 1)]
+    max_parallel: Option<u32>,
+    /// The program's memory.
+    #[schema(minimum = 1, maximum = 4096)]
+    memory_mib: Option<u64>,
+    /// Instructions between two steps.
+    #[schema(minimum = 1)]
+    fuel: Option<u64>,
+    /// Instructions in its whole life.
+    #[schema(minimum = 1)]
+    total_fuel: Option<u64>,
+    /// Entries that its journal may have.
+    #[schema(minimum = 1)]
+    max_entries: Option<u64>,
+    /// The program's environment; it is kept in the journal.
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    /// Sent to the run, whether it is new or not: with an id both can be asked for again.
+    signal: Option<FirstSignal>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct WaitAsked {
+    /// Wait so long for the run to end, like `30s`; a minute at most.
+    pub wait: Option<String>,
+}
+
+/// The header that makes a request the same as one before.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = key.to_str().map_err(|_| Problem::bad("the header `Idempotency-Key` is not ASCII"))?.trim();
+    // RFC 8941 writes it as a string.
+    let key = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).unwrap_or(key);
+    if key.is_empty() {
+        Err(Problem::bad("the header `Idempotency-Key` is empty"))
+    } else {
+        Ok(Some(key.to_owned()))
+    }
+}
+
+impl StartAsked {
+    /// What is asked for is within bounds.
+    fn check(&self) -> Result<(), Problem> {
+        let positive = [
+            ("max_parallel", self.max_parallel.map(u64::from)),
+            ("memory_mib", self.memory_mib),
+            ("fuel", self.fuel),
+            ("total_fuel", self.total_fuel),
+            ("max_entries", self.max_entries),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, number)| *number == Some(0)) {
+            return Err(Problem::unfit(format!("`{name}` is at least 1")));
+        }
+        if self.memory_mib.is_some_and(|mib| mib > 4_096) {
+            return Err(Problem::unfit("`memory_mib` is at most 4096"));
+        }
+        if self.signal.as_ref().is_some_and(|signal| signal.name.is_empty()) {
+            return Err(Trouble::usage("WF0505", "the name of a signal is empty").into());
+        }
+        if let Some((name, _)) = self
+            .env
+            .iter()
+            .find(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0'))
+        {
+            return Err(Problem::unfit(format!(
+                "`{name}` is no name of a variable, or its value has zero bytes"
+            )));
+        }
+        Ok(())
+    }
+
+    fn options(self, app: &App, key: Option<String>) -> Result<StartOptions, Problem> {
+        let defaults = &app.options().defaults;
+        let usual = RunConfig::default();
+        let sandbox = Sandbox::default();
+        let configured = defaults.budget;
+        let budget = match (self.budget.map(Budget::from), configured) {
+            (Some(asked), Some(configured)) => Some(asked.or(configured)),
+            (asked, configured) => asked.or(configured),
+        };
+        let bad_id = |error: wfhost_core::BadRunId| Problem::unfit(format!("the id cannot be used: {error}"));
+        Ok(StartOptions {
+            input: self.input.unwrap_or_else(Json::null),
+            id: self.id.map(|id| id.parse().map_err(bad_id)).transpose()?,
+            key: self.key.or(key),
+            labels: self.labels.into_iter().collect(),
+            config: RunConfig {
+                agent: self.agent.or_else(|| defaults.agent.clone()),
+                budget,
+                max_parallel: self.max_parallel,
+                memory_bytes: self.memory_mib.map_or(usual.memory_bytes, |mib| mib << 20),
+                fuel: self.fuel.unwrap_or(usual.fuel),
+                project: defaults.project.clone(),
+                sandbox: Some(Sandbox {
+                    total_fuel: self.total_fuel.unwrap_or(sandbox.total_fuel),
+                    entries: self.max_entries.unwrap_or(sandbox.entries),
+                    env: self.env.into_iter().collect(),
+                    ..sandbox
+                }),
+                ..usual
+            },
+            seed: None,
+        })
+    }
+}
+
+/// The module of that name, else of that digest.
+pub(super) async fn module(
+    app: &App,
+    name: Option<&str>,
+    by: Option<&str>,
+) -> Result<wfhost::engine::Module, Problem> {
+    let missing = |what: &str| {
+        let trouble = Trouble::usage("WF0110", format!("there is no module {what}"));
+        Problem::from(trouble.hint("`POST /api/v1/modules` or `wfhost add FILE` puts one there"))
+    };
+    let info = match (name, by) {
+        (_, Some(by)) => {
+            let wanted = digest(by)?;
+            app.read(async move |store| store.module_info(wanted).await).await?.ok_or_else(|| missing(by))?
+        }
+        (Some(name), None) => {
+            let wanted = name.to_owned();
+            app.read(async move |store| store.module_named(&wanted).await)
+                .await?
+                .ok_or_else(|| missing(name))?
+        }
+        (None, None) => return Err(Problem::unfit("name a `workflow`, or a `module` by its digest")),
+    };
+    Ok(app.host().stored_module(&info).await?)
+}
+
+/// Start a run
+///
+/// With a key this can be repeated: the same key gives the same run, and another input or module under
+/// it is refused. With `wait` the answer has the result, if the run ends in time.
+#[utoipa::path(post, path = "/runs", tag = "runs", operation_id = "startRun", request_body = StartAsked, params(WaitAsked,
+        ("Idempotency-Key" = Option<String>, Header, description = "The key, if the body has none")),
+    security(("bearer" = ["runs:start"])),
+    responses((status = 200, description = "There was a run with the key", body = RunView),
+        (status = 201, description = "It began", body = RunView),
+        (status = 202, description = "It goes on after the time to wait", body = RunView), Refusals))]
+async fn start(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    headers: HeaderMap,
+    Asked(asked): Asked<WaitAsked>,
+    Sent(start): Sent<StartAsked>,
+) -> Result<Response, Problem> {
+    caller.need(&app, Scope::RunsStart)?;
+    if start.signal.is_some() {
+        caller.need(&app, Scope::RunsSignal)?;
+    }
+    let patience = wait(asked.wait.as_deref())?;
+    start.check()?;
+    let (workflow, signal) = (start.workflow.clone(), start.signal.clone());
+    let module = module(&app, workflow.as_deref(), start.module.as_deref()).await?;
+    if let (Some(workflow), true) = (&workflow, start.module.is_some())
+        && *workflow != *module.name
+    {
+        return Err(Problem::unfit(format!("the module is one of `{}`, not of `{workflow}`", module.name)));
+    }
+    let options = start.options(&app, idempotency_key(&headers)?)?;
+    let submitted = app.host().submit(&module, options).await?;
+    let word = if submitted.is_new { "started" } else { "known" };
+    app.record(&caller, "runs.start", submitted.run.as_str(), word).await?;
+    let mut run = submitted.run;
+    if let Some(FirstSignal { name, payload, id }) = signal {
+        let body = MessageBody::Signal { name, payload: payload.unwrap_or_else(Json::null), id };
+        run = app.host().post(&run, body).await?.1;
+        app.record(&caller, "runs.signal", run.as_str(), "sent").await?;
+    }
+    let (info, status) = match patience {
+        Some(patience) => {
+            let _place = app.stream(&caller)?;
+            let info = await_end(&app, run, patience).await?;
+            let ended = info.state.is_final();
+            (info, if !ended { StatusCode::ACCEPTED } else { new_or_known(submitted.is_new) })
+        }
+        None => (find(&app, run.as_str()).await?, new_or_known(submitted.is_new)),
+    };
+    let place = HeaderValue::from_str(&format!("/api/v1/runs/{}", info.id));
+    let mut response = (status, View(shown(RunView::of(&info), &caller))).into_response();
+    if let Ok(place) = place {
+        response.headers_mut().insert(header::LOCATION, place);
+    }
+    Ok(response)
+}
+
+fn new_or_known(is_new: bool) -> StatusCode {
+    if is_new { StatusCode::CREATED } else { StatusCode::OK }
+}
+
+/// Waits until a run ends, or the latest round of it; for so long at most.
+pub(super) async fn await_end(app: &App, run: RunId, patience: Duration) -> Result<RunInfo, Problem> {
+    let mut run = run;
+    let until = tokio::time::Instant::now() + patience;
+    let mut changes = app.changes();
+    let mut draining = app.draining();
+    loop {
+        changes.borrow_and_update();
+        let info = find(app, run.as_str()).await?;
+        if let Some(next) = info.links.next.clone().filter(|_| info.state == RunState::Continued) {
+            run = next;
+            continue;
+        }
+        if info.state.is_final() {
+            return Ok(info);
+        }
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(until) => return Ok(info),
+            () = ended(&mut draining) => return Ok(info),
+            _ = changes.changed() => {}
+        }
+        app.breathe().await;
+    }
+}
+
+/// What is to be done with many runs.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+enum Act {
+    Pause,
+    Resume,
+    Cancel,
+    Terminate,
+    Retry,
+    Signal,
+    Delete,
+}
+
+/// Something that is to be done with many runs.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct BatchAsked {
+    /// Which runs. At least one condition is needed.
+    filter: Wanted,
+    act: Act,
+    /// Only tell which runs it would be: the default.
+    dry_run: Option<bool>,
+    /// How many the preview found. If there are more by now, nothing is done.
+    expected: Option<u64>,
+    /// Why, for the record of the runs.
+    reason: Option<String>,
+    /// The signal to send.
+    signal: Option<FirstSignal>,
+}
+
+/// What became of one run.
+#[derive(Debug, Serialize, ToSchema)]
+struct Done {
+    error: Option<String>,
+    run: String,
+}
+
+/// What was done with many runs, or would be.
+#[derive(Debug, Serialize, ToSchema)]
+struct BatchView {
+    /// How many runs it was or would be.
+    count: u64,
+    dry_run: bool,
+    /// The runs, newest first.
+    runs: Vec<Done>,
+    #[schema(example = "wfhost/batch/1")]
+    schema: &'static str,
+}
+
+/// Runs that are acted on at once.
+const BATCH: usize = 1_000;
+
+/// Act on many runs
+///
+/// First as a preview, which says how many runs it would be; then with that number as `expected`.
+#[utoipa::path(post, path = "/runs/batch", tag = "runs", operation_id = "actOnRuns", request_body = BatchAsked,
+    security(("bearer" = ["runs:control"])),
+    responses((status = 200, description = "What was done, or would be", body = BatchView), Refusals))]
+async fn batch(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    Sent(asked): Sent<BatchAsked>,
+) -> Result<View<BatchView>, Problem> {
+    caller.need(&app, Scope::RunsControl)?;
+    if matches!(asked.act, Act::Signal) {
+        caller.need(&app, Scope::RunsSignal)?;
+    }
+    let filter = asked.filter.filter()?;
+    if (RunFilter { patience_ms: None, ..filter.clone() }) == RunFilter::default() {
+        return Err(Problem::unfit("the filter has no condition: it would be all runs"));
+    }
+    let filter = RunFilter { limit: BATCH + 1, ..filter };
+    let found = app.read(async move |store| store.runs(filter).await).await?;
+    if found.len() > BATCH {
+        return Err(Problem::unfit(format!(
+            "the filter finds more than {BATCH} runs; narrow it, or go on by parts"
+        )));
+    }
+    let count = found.len() as u64;
+    let dry_run = asked.dry_run.unwrap_or(true);
+    if !dry_run && asked.expected != Some(count) {
+        let message = match asked.expected {
+            Some(expected) => {
+                format!("there are {count} such runs by now, and not {expected}; nothing was done")
+            }
+            None => format!("say how many runs it is to be, as `expected`: there are {count}"),
+        };
+        return Err(Problem::new(StatusCode::CONFLICT, Trouble::usage("WF0819", message)));
+    }
+    let mut runs = Vec::new();
+    for info in found {
+        let error = match dry_run {
+            true => None,
+            false => {
+                act(&app, &caller, &info, &asked).await.err().map(|problem| problem.trouble().message.clone())
+            }
+        };
+        runs.push(Done { run: info.id.to_string(), error });
+    }
+    Ok(View(BatchView { count, dry_run, runs, schema: "wfhost/batch/1" }))
+}
+
+async fn act(app: &App, caller: &Identity, info: &RunInfo, asked: &BatchAsked) -> Result<(), Problem> {
+    use super::acts;
+    let run = &info.id;
+    match asked.act {
+        Act::Pause => acts::pause(app, caller, run).await.map(drop),
+        Act::Resume => acts::resume(app, caller, run).await,
+        Act::Cancel => acts::cancel(app, caller, run, asked.reason.clone()).await.map(drop),
+        Act::Terminate => acts::terminate(app, caller, run, asked.reason.as_deref()).await,
+        Act::Retry => acts::retry(app, caller, run, None).await,
+        Act::Delete => acts::delete(app, caller, run).await,
+        Act::Signal => {
+            let Some(FirstSignal { name, payload, id }) = asked.signal.clone() else {
+                return Err(Problem::unfit("the act is to send a signal, and `signal` is missing"));
+            };
+            acts::signal(app, caller, run, &name, payload.unwrap_or_else(Json::null), id).await.map(drop)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_come_back_and_others_are_none() {
+        let run: RunId = "run_01k9.2".parse().unwrap();
+        assert_eq!(run_of(&cursor_of(&run)), Some(run));
+        for text in ["", "x", "cjo", "cjoh"] {
+            assert_eq!(run_of(text).map(|run| run.to_string()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn filters_are_understood_or_refused() {
+        let wanted = |text: &str| serde_json::from_str::<Wanted>(text).unwrap().filter();
+        let filter = wanted(
+            r#"{"state":"waiting,failed","label":"team=red,a=","waits":"signal:go","since":"2h","top":true}"#,
+        )
+        .unwrap();
+        assert_eq!(filter.states, [RunState::Waiting, RunState::Failed]);
+        assert_eq!(filter.labels, [("team".to_owned(), "red".to_owned()), ("a".to_owned(), String::new())]);
+        assert_eq!(filter.waits, Some(WaitsFor::Signal(Some("go".to_owned()))));
+        assert!(filter.since.is_some() && filter.top);
+        for bad in [
+            r#"{"state":"dead"}"#,
+            r#"{"label":"team"}"#,
+            r#"{"waits":"rain"}"#,
+            r#"{"waits":"signal:"}"#,
+            r#"{"since":"yesterday"}"#,
+            r#"{"module":"abc"}"#,
+            r#"{"parent":"a b"}"#,
+        ] {
+            assert_eq!(
+                wanted(bad).unwrap_err().status().as_u16(),
+                if bad.contains("parent") { 404 } else { 400 },
+                "{bad}"
+            );
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Schedules.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use wfhost::schedule::{CatchUp, Overlap, Schedule, When};
+use wfhost::store::{Extras, Journals};
+use wfhost::{HostError, clock};
+use wfhost_core::{Json, RunConfig, RunId, Timestamp, limits};
+use wfhost_view::{ScheduleView, SchedulesView, Trouble, nearest};
+
+use super::acts::ActView;
+use super::runs::{Anything, BudgetAsked, module, time};
+use super::{At, Refusals, Sent, View};
+use crate::app::App;
+use crate::auth::{Caller, Identity, Scope};
+use crate::problem::Problem;
+
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::default()
+        .routes(routes!(list))
+        .routes(routes!(show, put, remove))
+        .routes(routes!(pause))
+        .routes(routes!(resume))
+        .routes(routes!(fire))
+}
+
+/// Without the input, for those who may not see it.
+fn shown(mut view: ScheduleView, caller: &Identity) -> ScheduleView {
+    if !caller.may(Scope::PayloadsRead) {
+        let mut input = Some(view.input);
+        wfhost_view::hide(&mut input);
+        view.input = input.unwrap_or_else(Json::null);
+    }
+    view
+}
+
+/// List schedules
+#[utoipa::path(get, path = "/schedules", tag = "schedules", operation_id = "listSchedules",
+    security(("bearer" = ["runs:read"])),
+    responses((status = 200, description = "By name", body = SchedulesView), Refusals))]
+async fn list(State(app): State<App>, Caller(caller): Caller) -> Result<View<SchedulesView>, Problem> {
+    caller.need(&app, Scope::RunsRead)?;
+    let found = app.read(async |store| store.schedules().await).await?.known;
+    let mut view = SchedulesView::of(&found);
+    view.schedules = view.schedules.into_iter().map(|schedule| shown(schedule, &caller)).collect();
+    Ok(View(view))
+}
+
+pub(crate) async fn find(app: &App, name: &str) -> Result<Schedule, Problem> {
+    let schedules = app.read(async |store| store.schedules().await).await?;
+    if let Some((name, why)) = schedules.unreadable.iter().find(|(known, _)| known == name) {
+        return Err(Trouble::host("WF0315", format!("the schedule `{name}` cannot be read: {why}")).into());
+    }
+    let mut known = schedules.known;
+    if let Some(index) = known.iter().position(|schedule| schedule.name == name) {
+        return Ok(known.swap_remove(index));
+    }
+    let nearest = nearest(name, known.iter().map(|schedule| schedule.name.as_str()));
+    let trouble = Trouble::usage("WF0513", format!("there is no schedule `{name}`"));
+    Err(nearest
+        .map_or_else(|| trouble.clone(), |near| trouble.clone().hint(format!("the nearest is `{near}`")))
+        .into())
+}
+
+/// Show a schedule and its next times
+#[utoipa::path(get, path = "/schedules/{name}", tag = "schedules", operation_id = "getSchedule",
+    params(("name" = String, Path)), security(("bearer" = ["runs:read"])),
+    responses((status = 200, description = "The schedule", body = ScheduleView), Refusals))]
+async fn show(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    At(name): At<String>,
+) -> Result<View<ScheduleView>, Problem> {
+    caller.need(&app, Scope::RunsRead)?;
+    let found = find(&app, &name).await?;
+    Ok(View(shown(ScheduleView::of(&found), &caller)))
+}
+
+/// When runs begin, and of what.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ScheduleAsked {
+    /// The name of the module: the newest of that name now.
+    workflow: Option<String>,
+    /// The digest of the module, in the place of `workflow`.
+    module: Option<String>,
+    /// Minute, hour, day of the month, month, day of the week.
+    cron: Option<String>,
+    /// The time zone of `cron` [default: UTC].
+    tz: Option<String>,
+    /// In the place of `cron`: a length of time like `15m`.
+    every: Option<String>,
+    /// The first time of `every`, RFC 3339 [default: now].
+    from: Option<String>,
+    #[schema(value_type = Anything)]
+    input: Option<Json>,
+    /// If the last run goes on when the next is to begin: skip, queue, cancel, allow [default: skip].
+    overlap: Option<String>,
+    /// What becomes of times that no host was there for: none, last, all [default: last].
+    catch_up: Option<String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    budget: Option<BudgetAsked>,
+    /// Who answers agent calls that name nobody.
+    agent: Option<String>,
+    /// Put it in the place of one of the same name.
+    #[serde(default)]
+    replace: bool,
+}
+
+/// Add a schedule, or change one
+#[utoipa::path(put, path = "/schedules/{name}", tag = "schedules", operation_id = "putSchedule",
+    params(("name" = String, Path)), request_body = ScheduleAsked, security(("bearer" = ["schedules:write"])),
+    responses((status = 201, description = "It is there", body = ScheduleView), Refusals))]
+async fn put(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    At(name): At<String>,
+    Sent(asked): Sent<ScheduleAsked>,
+) -> Result<Response, Problem> {
+    caller.need(&app, Scope::SchedulesWrite)?;
+    let name: RunId = name.parse().map_err(|error: wfhost_core::BadRunId| {
+        Problem::unfit(format!("the name of a schedule begins the ids of its runs: {error}"))
+    })?;
+    let now = clock::now();
+    let from = asked.from.as_deref().map(|text| time("from", text)).transpose()?;
+    let when = match (&asked.cron, &asked.every) {
+        (Some(cron), None) => When::cron(cron, asked.tz.as_deref().unwrap_or("UTC")),
+        (None, Some(every)) => {
+            let millis = wfhost_config::units::millis(every)
+                .map_err(|error| Problem::unfit(format!("`every` is a length of time like 15m: {error}")))?;
+            When::every(millis, from.unwrap_or(now))
+        }
+        _ => return Err(Problem::unfit("give the times either as `cron` or as `every`")),
+    };
+    let when = when.map_err(Problem::from_error)?;
+    let overlap = asked.overlap.as_deref().map_or(Some(Overlap::default()), Overlap::parse);
+    let overlap = overlap.ok_or_else(|| Problem::unfit("`overlap` is skip, queue, cancel or allow"))?;
+    let catch_up = asked.catch_up.as_deref().map_or(Some(CatchUp::default()), CatchUp::parse);
+    let catch_up = catch_up.ok_or_else(|| Problem::unfit("`catch_up` is none, last or all"))?;
+    let input = asked.input.unwrap_or_else(Json::null);
+    limits::check("the input", input.as_str().len(), limits::INPUT_BYTES).map_err(HostError::from)?;
+    let labels: Vec<_> = asked.labels.into_iter().collect();
+    limits::check_labels(&labels).map_err(HostError::from)?;
+    let module = module(&app, asked.workflow.as_deref(), asked.module.as_deref()).await?;
+    let defaults = &app.options().defaults;
+    let schedule = Schedule {
+        name: name.to_string(),
+        next_at: first(&when, now),
+        when,
+        overlap,
+        catch_up,
+        workflow: module.name.to_string(),
+        module: module.digest,
+        input,
+        labels,
+        config: RunConfig {
+            agent: asked.agent.or_else(|| defaults.agent.clone()),
+            budget: asked.budget.map(Into::into).or(defaults.budget),
+            project: defaults.project.clone(),
+            ..RunConfig::default()
+        },
+        created_at: now,
+        fired: 0,
+        last: None,
+    };
+    if !app.store().put_schedule(schedule.clone(), asked.replace).await? {
+        let trouble = Trouble::usage("WF0514", format!("there is a schedule `{name}` already"));
+        return Err(trouble.hint("say `replace` to put the new one in its place").into());
+    }
+    app.record(&caller, "schedules.put", name.as_str(), "put").await?;
+    Ok((StatusCode::CREATED, View(shown(ScheduleView::of(&schedule), &caller))).into_response())
+}
+
+/// The first time from now on.
+fn first(when: &When, now: Timestamp) -> Option<Timestamp> {
+    match when {
+        When::Every { from, .. } if *from >= now => Some(*from),
+        when => when.next_after(now),
+    }
+}
+
+/// What became of an act on a schedule.
+#[derive(Debug, Serialize, ToSchema)]
+struct RemovedView {
+    name: String,
+    /// Always `removed`.
+    result: &'static str,
+    #[schema(example = "wfhost/act/1")]
+    schema: &'static str,
+}
+
+/// Remove a schedule; its runs stay
+#[utoipa::path(delete, path = "/schedules/{name}", tag = "schedules", operation_id = "deleteSchedule",
+    params(("name" = String, Path)), security(("bearer" = ["schedules:write"])),
+    responses((status = 200, description = "It is gone", body = RemovedView), Refusals))]
+async fn remove(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    At(name): At<String>,
+) -> Result<View<RemovedView>, Problem> {
+    caller.need(&app, Scope::SchedulesWrite)?;
+    // Also one that cannot be read.
+    if !app.store().delete_schedule(&name).await? {
+        find(&app, &name).await?;
+    }
+    app.record(&caller, "schedules.delete", &name, "removed").await?;
+    Ok(View(RemovedView { name, result: "removed", schema: "wfhost/act/1" }))
+}
+
+/// Leave out all times from now on
+#[utoipa::path(post, path = "/schedules/{name}/pause", tag = "schedules", operation_id = "pauseSchedule",
+    params(("name" = String, Path)), security(("bearer" = ["schedules:write"])),
+    responses((status = 200, description = "It is paused; its runs go on", body = ScheduleView), Refusals))]
+async fn pause(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    At(name): At<String>,
+) -> Result<View<ScheduleView>, Problem> {
+    caller.need(&app, Scope::SchedulesWrite)?;
+    let found = find(&app, &name).await?;
+    app.store().set_schedule(&found.name, None).await?;
+    app.record(&caller, "schedules.pause", &name, "paused").await?;
+    Ok(View(shown(ScheduleView::of(&Schedule { next_at: None, ..found }), &caller)))
+}
+
+/// Go on with a schedule, from now
+#[utoipa::path(post, path = "/schedules/{name}/resume", tag = "schedules", operation_id = "resumeSchedule",
+    params(("name" = String, Path)), security(("bearer" = ["schedules:write"])),
+    responses((status = 200, description = "It goes on", body = ScheduleView), Refusals))]
+async fn resume(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    At(name): At<String>,
+) -> Result<View<ScheduleView>, Problem> {
+    caller.need(&app, Scope::SchedulesWrite)?;
+    let found = find(&app, &name).await?;
+    let next = found.when.next_after(clock::now());
+    app.store().set_schedule(&found.name, next).await?;
+    app.record(&caller, "schedules.resume", &name, "resumed").await?;
+    app.host().wake();
+    Ok(View(shown(ScheduleView::of(&Schedule { next_at: next, ..found }), &caller)))
+}
+
+/// Begin a run of a schedule now, besides those of its times
+#[utoipa::path(post, path = "/schedules/{name}/fire", tag = "schedules", operation_id = "fireSchedule",
+    params(("name" = String, Path)), security(("bearer" = ["schedules:write"])),
+    responses((status = 201, description = "The run", body = ActView), Refusals))]
+async fn fire(
+    State(app): State<App>,
+    Caller(caller): Caller,
+    At(name): At<String>,
+) -> Result<Response, Problem> {
+    caller.need(&app, Scope::SchedulesWrite)?;
+    let found = find(&app, &name).await?;
+    let run = found.run_now(clock::now()).map_err(HostError::from)?;
+    let id = run.id.clone();
+    app.store().create(run).await?;
+    app.host().wake();
+    app.record(&caller, "schedules.fire", &name, id.as_str()).await?;
+    Ok((StatusCode::CREATED, View(ActView::new(&id, "started"))).into_response())
+}

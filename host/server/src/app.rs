@@ -1,0 +1,295 @@
+//! What all requests share.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+use wfhost::clock;
+use wfhost::store::{Access, Act, SharedStore, Token, TokenKind};
+use wfhost::world::lock;
+use wfhost::{Host, HostError};
+use wfhost_config::Config;
+use wfhost_core::Timestamp;
+use wfhost_core::policy::budget::Budget;
+use wfhost_view::Trouble;
+
+use crate::auth::{Identity, Minted, Scope, Scopes, mint};
+use crate::listen::{Address, Listener, Tls};
+use crate::problem::Problem;
+
+/// How a server is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub listen: Address,
+    pub tls: Option<Tls>,
+    /// Where others reach it, if it is behind a proxy: `https://wf.example.org`.
+    pub public_url: Option<String>,
+    /// Names that requests may be addressed to, besides those of this machine and `public_url`.
+    pub hosts: Vec<String>,
+    /// Nothing is changed through it.
+    pub read_only: bool,
+    pub defaults: Defaults,
+}
+
+/// What runs get that are started through the server and say nothing else.
+#[derive(Clone, Debug, Default)]
+pub struct Defaults {
+    /// Who answers calls that name nobody.
+    pub agent: Option<String>,
+    pub budget: Option<Budget>,
+    pub project: Option<String>,
+    /// What holds where the server runs.
+    pub config: Config,
+}
+
+/// Reads of the store that are done at the same time; the others wait.
+const READS: usize = 8;
+/// How long one may take, waiting included.
+const READ_PATIENCE: Duration = Duration::from_secs(10);
+/// Streams and long polls that one token has at the same time.
+const STREAMS: usize = 100;
+/// Streams and long polls of all.
+const ALL_STREAMS: usize = 2_000;
+
+/// What all requests share. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct App(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    host: Host,
+    options: Options,
+    url: String,
+    /// Of the database.
+    identity: String,
+    secret: [u8; 32],
+    is_tls: bool,
+    is_unix: bool,
+    port: u16,
+    /// What this server lets in as long as it runs.
+    own: Option<Minted>,
+    draining: watch::Receiver<bool>,
+    changed: watch::Sender<u64>,
+    reads: Semaphore,
+    streams: Mutex<HashMap<String, usize>>,
+    /// When the use of a token was written down last.
+    used: Mutex<HashMap<String, Timestamp>>,
+}
+
+impl App {
+    pub(crate) async fn new(
+        host: Host,
+        options: Options,
+        listener: &Listener,
+        url: String,
+        identity: String,
+        draining: watch::Receiver<bool>,
+    ) -> Result<Self, HostError> {
+        let secret = host.store().secret().await?;
+        let is_unix = listener.is_unix();
+        let own = match is_unix {
+            true => None,
+            false => Some(mint("this server", TokenKind::Bearer, Scopes::all(), None)?),
+        };
+        Ok(Self(Arc::new(Shared {
+            host,
+            url,
+            identity,
+            secret,
+            is_tls: options.tls.is_some()
+                || options.public_url.as_ref().is_some_and(|url| url.starts_with("https:")),
+            is_unix,
+            port: listener.port(),
+            own,
+            draining,
+            changed: watch::Sender::new(0),
+            reads: Semaphore::new(READS),
+            streams: Mutex::default(),
+            used: Mutex::default(),
+            options,
+        })))
+    }
+
+    pub fn host(&self) -> &Host {
+        &self.0.host
+    }
+
+    pub fn store(&self) -> &SharedStore {
+        self.0.host.store()
+    }
+
+    pub fn options(&self) -> &Options {
+        &self.0.options
+    }
+
+    /// Where others reach it.
+    pub fn url(&self) -> &str {
+        &self.0.url
+    }
+
+    /// What the database is told by.
+    pub fn identity(&self) -> &str {
+        &self.0.identity
+    }
+
+    /// What addresses for callbacks are made of.
+    pub(crate) fn secret(&self) -> &[u8; 32] {
+        &self.0.secret
+    }
+
+    /// Whether browsers reach it by TLS.
+    pub fn is_tls(&self) -> bool {
+        self.0.is_tls
+    }
+
+    /// Whether only those come who may open a socket of the user.
+    pub(crate) fn is_unix(&self) -> bool {
+        self.0.is_unix
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.0.port
+    }
+
+    pub(crate) fn own_token(&self) -> Option<&str> {
+        self.0.own.as_ref().map(|own| own.text.as_str())
+    }
+
+    pub(crate) fn own(&self) -> Option<&Token> {
+        self.0.own.as_ref().map(|own| &own.token)
+    }
+
+    /// Becomes true when the server ends.
+    pub fn draining(&self) -> watch::Receiver<bool> {
+        self.0.draining.clone()
+    }
+
+    /// Counts what was committed, by whomever. Subscribe first, read then, and nothing is missed.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changed.subscribe()
+    }
+
+    pub(crate) fn changed(&self) -> &watch::Sender<u64> {
+        &self.0.changed
+    }
+
+    /// Reads from the store, beside the workers that advance runs.
+    pub async fn read<T, F, R, E>(&self, work: F) -> Result<T, Problem>
+    where
+        T: Send + 'static,
+        E: Into<Trouble> + Send + 'static,
+        F: FnOnce(SharedStore) -> R + Send + 'static,
+        R: Future<Output = Result<T, E>> + Send,
+    {
+        let busy = || Problem::busy("the database is asked more than it can answer");
+        let shared = Arc::clone(&self.0);
+        let read = async move {
+            let _permit = shared.reads.acquire().await.ok()?;
+            let (store, runtime) = (Arc::clone(shared.host.store()), tokio::runtime::Handle::current());
+            tokio::task::spawn_blocking(move || runtime.block_on(work(store))).await.ok()
+        };
+        match tokio::time::timeout(READ_PATIENCE, read).await {
+            Ok(Some(read)) => read.map_err(|error| Problem::from(error.into())),
+            Ok(None) => Err(Problem::internal("a read failed")),
+            Err(_) => Err(busy()),
+        }
+    }
+
+    /// Waits so long that all who look for news together do not look too often: a hundredth of a second
+    /// for few, more for many.
+    pub(crate) async fn breathe(&self) {
+        let many = self.0.changed.receiver_count().div_ceil(50);
+        tokio::time::sleep(Duration::from_millis(10 * many as u64)).await;
+    }
+
+    /// Takes one of the places for those that wait.
+    pub(crate) fn stream(&self, who: &Identity) -> Result<Stream, Problem> {
+        let mut streams = lock(&self.0.streams);
+        let all: usize = streams.values().sum();
+        let own = streams.entry(who.id.clone()).or_default();
+        if *own >= STREAMS || all >= ALL_STREAMS {
+            return Err(Problem::too_many_streams(STREAMS));
+        }
+        *own += 1;
+        Ok(Stream { app: self.clone(), who: who.id.clone() })
+    }
+
+    /// Whether the use of a token is to be written down again: once a minute.
+    pub(crate) fn is_used_anew(&self, id: &str, now: Timestamp) -> bool {
+        let mut used = lock(&self.0.used);
+        let anew = used.get(id).is_none_or(|at| now.since(*at) >= 60_000);
+        if anew {
+            used.retain(|_, at| now.since(*at) < 3_600_000);
+            used.insert(id.to_owned(), now);
+        }
+        anew
+    }
+
+    /// Writes down what somebody did.
+    pub async fn record(&self, who: &Identity, act: &str, target: &str, result: &str) -> Result<(), Problem> {
+        let cut = |text: &str| text[..text.floor_char_boundary(512)].to_owned();
+        let act = Act {
+            number: 0,
+            at: clock::now(),
+            who: who.spelled(),
+            act: act.to_owned(),
+            target: cut(target),
+            result: cut(result),
+        };
+        self.store().record_act(act).await.map_err(Problem::from_error)
+    }
+
+    /// An address with which a browser gets in as who may do everything, once, within an hour.
+    pub(crate) async fn login_address(&self) -> Result<String, HostError> {
+        const HOUR: u64 = 3_600_000;
+        let all = Scopes::all();
+        let minted = mint("the terminal", TokenKind::Login, all, Some(clock::now().after(HOUR)))?;
+        self.store().put_token(minted.token).await?;
+        Ok(format!("{}/ui/login?code={}", self.0.url, minted.text))
+    }
+
+    /// Who comes by the socket of the user.
+    pub(crate) fn user(&self) -> Identity {
+        Identity {
+            id: "socket".to_owned(),
+            name: "the user".to_owned(),
+            scopes: Scopes::all(),
+            by_cookie: false,
+        }
+    }
+
+    /// Refuses what changes something, if this server only shows.
+    pub(crate) fn check_writable(&self, scope: Scope) -> Result<(), Problem> {
+        match self.0.options.read_only && !scope.is_reading() {
+            true => Err(Problem::read_only()),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Waits until the server ends.
+pub(crate) async fn ended(draining: &mut watch::Receiver<bool>) {
+    // The sender lives as long as the server.
+    let _ = draining.wait_for(|draining| *draining).await;
+}
+
+/// A place among those that wait, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    app: App,
+    who: String,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let mut streams = lock(&self.app.0.streams);
+        if let Some(count) = streams.get_mut(&self.who) {
+            *count -= 1;
+            if *count == 0 {
+                streams.remove(&self.who);
+            }
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! The description of the API, OpenAPI 3.1, made of the handlers themselves.
+
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{
+    ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, ServerBuilder,
+};
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::api;
+use crate::app::App;
+use crate::auth::Scope;
+
+/// The routes of the API, and their description as JSON.
+pub(crate) fn parts() -> (axum::Router<App>, String) {
+    let scopes = Scope::ALL.iter().map(|scope| format!("* `{scope}`: {}", scope.meaning()));
+    let about = format!(
+        "Runs of workflows: started, followed, answered, changed. Every error is `application/problem+json` with a \
+         `code` that `wfhost explain` knows, and `hints`.\n\nWhat an operation needs is among its `security`:\n\n{}",
+        scopes.collect::<Vec<_>>().join("\n")
+    );
+    let bearer = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("`wfhost token new NAME --scope SCOPE` makes one."))
+        .build();
+    let openapi = OpenApiBuilder::new()
+        .info(InfoBuilder::new().title("wfhost").version("1").description(Some(about)).license(Some(
+            LicenseBuilder::new().name("Apache-2.0 OR MIT").identifier(Some("Apache-2.0 OR MIT")).build(),
+        )))
+        .servers(Some([ServerBuilder::new().url("/").build()]))
+        .components(Some(
+            ComponentsBuilder::new().security_scheme("bearer", SecurityScheme::Http(bearer)).build(),
+        ))
+        .build();
+    let (router, mut document): (_, OpenApi) =
+        OpenApiRouter::with_openapi(openapi).nest("/api/v1", api::router()).split_for_parts();
+    // The same text from the same program: parts come in the order of the routes, schemas by name.
+    document.tags = None;
+    let text = serde_json::to_string_pretty(&document).unwrap_or_default();
+    (router, text + "\n")
+}
+
+/// The description as it is served.
+pub fn document() -> String {
+    parts().1
+}

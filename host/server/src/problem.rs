@@ -1,0 +1,210 @@
+//! Errors of the API: `application/problem+json` (RFC 9457) with a code and hints.
+
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+use wfhost_view::{Exit, Trouble};
+
+/// An answer that is an error.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    trouble: Box<Trouble>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// How it looks.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ProblemView {
+    /// Explained by `wfhost explain CODE`.
+    #[schema(example = "WF0501")]
+    code: &'static str,
+    /// Lines that say more.
+    details: Vec<String>,
+    /// What mends it.
+    hints: Vec<String>,
+    #[schema(example = 404)]
+    status: u16,
+    /// What is wrong.
+    title: String,
+    r#type: String,
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, trouble: Trouble) -> Self {
+        Self { status, trouble: Box::new(trouble), headers: Vec::new() }
+    }
+
+    fn with(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.headers.push((name, HeaderValue::from_static(value)));
+        self
+    }
+
+    pub fn from_error(error: impl Into<Trouble>) -> Self {
+        error.into().into()
+    }
+
+    /// What the request says cannot be understood.
+    pub fn bad(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, Trouble::usage("WF0812", message))
+    }
+
+    /// It is understood, and cannot be.
+    pub fn unfit(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, Trouble::usage("WF0812", message))
+    }
+
+    pub fn missing(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, Trouble::usage("WF0813", message))
+    }
+
+    pub(crate) fn too_large(what: &str, limit: usize) -> Self {
+        let message = format!("{what} has more than the {limit} bytes that are allowed");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, Trouble::usage("WF0003", message))
+            .with(header::CONNECTION, "close")
+    }
+
+    pub(crate) fn too_slow() -> Self {
+        let trouble = Trouble::usage("WF0814", "the request came too slowly");
+        Self::new(StatusCode::REQUEST_TIMEOUT, trouble).with(header::CONNECTION, "close")
+    }
+
+    pub(crate) fn busy(message: &str) -> Self {
+        let trouble = Trouble::host("WF0815", message).hint("try again in some seconds");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, trouble).with(header::RETRY_AFTER, "2")
+    }
+
+    pub(crate) fn draining() -> Self {
+        let trouble =
+            Trouble::host("WF0816", "the server is ending").hint("ask another one, or this one later");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, trouble)
+            .with(header::RETRY_AFTER, "1")
+            .with(header::CONNECTION, "close")
+    }
+
+    pub(crate) fn too_many_streams(limit: usize) -> Self {
+        let message = format!("too many streams and requests that wait; one token has {limit} at most");
+        let trouble =
+            Trouble::usage("WF0815", message).hint("end some of them, or use one stream of all runs");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, trouble).with(header::RETRY_AFTER, "5")
+    }
+
+    pub(crate) fn read_only() -> Self {
+        let trouble = Trouble::usage("WF0817", "this server only shows")
+            .hint("it was started with --read-only; use the command line, or another server");
+        Self::new(StatusCode::FORBIDDEN, trouble)
+    }
+
+    pub(crate) fn internal(message: &str) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, Trouble::host("WF0818", message))
+    }
+
+    pub(crate) fn unauthorized(code: &'static str, message: &str) -> Self {
+        let trouble = Trouble::usage(code, message)
+            .hint("`wfhost token new NAME` makes one; it goes into the header `Authorization: Bearer TOKEN`");
+        Self::new(StatusCode::UNAUTHORIZED, trouble).with(header::WWW_AUTHENTICATE, "Bearer realm=\"wfhost\"")
+    }
+
+    pub(crate) fn forbidden(code: &'static str, message: impl Into<String>, hint: &str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, Trouble::usage(code, message).hint(hint))
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub fn trouble(&self) -> &Trouble {
+        &self.trouble
+    }
+}
+
+/// The status of an error of the host.
+fn status(trouble: &Trouble) -> StatusCode {
+    match trouble.code {
+        "WF0110" | "WF0303" | "WF0501" | "WF0504" | "WF0507" | "WF0512" | "WF0513" | "WF0705" => {
+            StatusCode::NOT_FOUND
+        }
+        "WF0201" | "WF0301" | "WF0302" | "WF0305" | "WF0502" | "WF0503" | "WF0506" | "WF0514" | "WF0516" => {
+            StatusCode::CONFLICT
+        }
+        "WF0003" => StatusCode::PAYLOAD_TOO_LARGE,
+        "WF0002" => StatusCode::BAD_REQUEST,
+        // What may pass.
+        "WF0312" | "WF0313" | "WF0318" | "WF0319" | "WF0323" | "WF0410" => StatusCode::SERVICE_UNAVAILABLE,
+        _ if trouble.exit == Exit::Usage => StatusCode::UNPROCESSABLE_ENTITY,
+        code if code.starts_with("WF04") => StatusCode::UNPROCESSABLE_ENTITY,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+impl From<Trouble> for Problem {
+    fn from(trouble: Trouble) -> Self {
+        Self::new(status(&trouble), trouble)
+    }
+}
+
+impl From<wfhost::HostError> for Problem {
+    fn from(error: wfhost::HostError) -> Self {
+        Self::from_error(error)
+    }
+}
+
+impl From<wfhost::store::StoreError> for Problem {
+    fn from(error: wfhost::store::StoreError) -> Self {
+        Self::from_error(error)
+    }
+}
+
+impl From<wfhost::ForkError> for Problem {
+    fn from(error: wfhost::ForkError) -> Self {
+        Self::from_error(error)
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(error: QueryRejection) -> Self {
+        Self::bad(error.body_text())
+    }
+}
+
+impl From<PathRejection> for Problem {
+    fn from(error: PathRejection) -> Self {
+        Self::bad(error.body_text())
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let Trouble { code, message, details, hints, .. } = *self.trouble;
+        let view = ProblemView {
+            code,
+            details,
+            hints,
+            status: self.status.as_u16(),
+            title: message,
+            r#type: format!("urn:wfhost:{code}"),
+        };
+        let body = serde_json::to_vec(&view).unwrap_or_default();
+        let mut response = (self.status, body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        for (name, value) in self.headers {
+            headers.insert(name, value);
+        }
+        response
+    }
+}
+
+pub(crate) async fn no_route() -> Problem {
+    let trouble = Trouble::usage("WF0813", "there is nothing at this address")
+        .hint("what there is: /openapi.json, and /ui for people");
+    Problem::new(StatusCode::NOT_FOUND, trouble)
+}
+
+pub(crate) async fn no_method() -> Problem {
+    let trouble = Trouble::usage("WF0813", "this address does not know the method")
+        .hint("the header `Allow` has those that it knows");
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, trouble)
+}

@@ -1,0 +1,91 @@
+//! Which run is meant.
+
+use wfhost::HostError;
+use wfhost::store::{RunFilter, RunInfo, Store};
+use wfhost_core::{Event, Journal, Position, RunId, Started};
+
+use crate::Trouble;
+
+/// What somebody may have meant who typed `text`: close to it, or none.
+pub fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // At most a third of its letters are wrong; swapped ones count once.
+    let far = text.chars().count().div_ceil(3).min(4);
+    let distance = |known: &str| strsim::osa_distance(known, text);
+    // What nobody types by hand is not mistyped.
+    let typed = known.filter(|known| !known.starts_with("run_0") || text.starts_with("run_"));
+    typed
+        .map(|known| (distance(known), known))
+        .filter(|(distance, _)| *distance <= far)
+        .min()
+        .map(|(_, known)| known)
+}
+
+/// The run that `text` means: an id, the beginning of one, `@last`, `@last:2`.
+pub async fn find_run(store: &dyn Store, text: &str) -> Result<RunInfo, Trouble> {
+    if let Some(rest) = text.strip_prefix("@last") {
+        let back = match rest.strip_prefix(':') {
+            None if rest.is_empty() => Some(1),
+            None => None,
+            Some(number) => number.parse::<usize>().ok().filter(|&n| n > 0 && n <= 10_000),
+        };
+        let Some(back) = back else {
+            return Err(Trouble::usage("WF0501", format!("`{text}` names no run"))
+                .hint("`@last` is the newest, `@last:2` the one before"));
+        };
+        // Children are found through those that started them.
+        let runs = store.runs(RunFilter { limit: back, top: true, ..RunFilter::default() }).await?;
+        let count = runs.len();
+        return runs.into_iter().nth(back - 1).ok_or_else(|| {
+            Trouble::usage("WF0501", format!("there are {count} runs, so none is `{text}`"))
+                .hint("begin one with `wfhost run FILE.wasm`")
+        });
+    }
+    if let Ok(id) = text.parse::<RunId>()
+        && let Some(info) = store.run(&id).await?
+    {
+        return Ok(info);
+    }
+    let filter = RunFilter { prefix: Some(text.to_owned()), limit: 3, ..RunFilter::default() };
+    let mut found = if text.is_empty() { Vec::new() } else { store.runs(filter).await? };
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        0 => {
+            let known = store.runs(RunFilter { limit: 200, ..RunFilter::default() }).await?;
+            let nearest = nearest(text, known.iter().map(|info| info.id.as_str()));
+            let trouble = Trouble::usage("WF0501", format!("there is no run `{text}`"));
+            Err(match nearest {
+                Some(nearest) => trouble.hint(format!("the nearest is `{nearest}`; `wfhost ps` lists them")),
+                None if known.is_empty() => {
+                    trouble.hint("there are none yet: begin one with `wfhost run FILE.wasm`")
+                }
+                None => trouble.hint("`wfhost ps` lists them"),
+            })
+        }
+        _ => {
+            let names: Vec<_> = found.iter().map(|info| format!("`{}`", info.id)).collect();
+            Err(Trouble::usage("WF0504", format!("`{text}` is the beginning of several ids"))
+                .hint(format!("for example {}", names.join(", "))))
+        }
+    }
+}
+
+/// The run that this one goes on as, if it does, in the end.
+pub async fn latest(store: &dyn Store, info: RunInfo) -> Result<RunInfo, Trouble> {
+    let Some(chain) = info.links.chain.clone() else { return Ok(info) };
+    let newest = RunFilter { chain: Some(chain), limit: 1, ..RunFilter::default() };
+    Ok(store.runs(newest).await?.pop().unwrap_or(info))
+}
+
+/// How a journal begins.
+pub fn started(journal: &Journal) -> Option<&Started> {
+    match journal.entries.first().map(|entry| &entry.event) {
+        Some(Event::Started(started)) => Some(started),
+        _ => None,
+    }
+}
+
+/// A run's journal, read and checked.
+pub async fn read_journal(store: &dyn Store, run: &RunId) -> Result<Journal, Trouble> {
+    let rows = store.journal(run, Position(0)).await?;
+    Ok(Journal::read(rows).map_err(|source| HostError::Journal { run: run.clone(), source })?)
+}

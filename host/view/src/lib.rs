@@ -1,0 +1,38 @@
+//! What wfhost shows: one form for the command line, the HTTP API and the pages of the server.
+//!
+//! Each view is a struct that serializes to the JSON which `-o json` prints and the API answers with.
+//! Times are RFC 3339. Members are in the order of their names, so that two outputs can be compared.
+
+mod compare;
+mod document;
+mod find;
+mod hide;
+mod journal;
+mod lines;
+mod modules;
+mod people;
+mod replay;
+mod run;
+mod schedule;
+mod trouble;
+mod why;
+
+pub use self::compare::{Difference, Told, compare};
+pub use self::document::{Document, raw};
+pub use self::find::{find_run, latest, nearest, read_journal, started};
+pub use self::hide::hide;
+pub use self::journal::{EntryView, JournalView, describe, entries};
+pub use self::lines::{LogView, MessageView, MessagesView, PublishedView, TranscriptView, published_now};
+pub use self::modules::{ModuleView, UpgradeView};
+pub use self::people::{InboxView, QuestionView, answer_commands};
+pub use self::replay::{AskedView, FrameView, ReplayView, log_lines};
+pub use self::run::{
+    FailedAttemptView, RunView, RunsView, SpentView, StepView, WaitView, ago, ended, outcome, parts,
+    relatives, waits,
+};
+pub use self::schedule::{ScheduleView, SchedulesView, times};
+pub use self::trouble::{Exit, Trouble, section};
+pub use self::why::{BlockerView, WhyView, parallel};
+
+/// Any JSON, in the OpenAPI description.
+type Anything = serde_json::Value;

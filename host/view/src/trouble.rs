@@ -1,0 +1,420 @@
+//! Errors as people read them: what, where, why, and what mends it.
+
+use std::process::ExitCode;
+
+use unicode_width::UnicodeWidthStr;
+use wfhost::agents::ScriptError;
+use wfhost::archive::ArchiveError;
+use wfhost::engine::{DriveError, ModuleError};
+use wfhost::schedule::BadTimes;
+use wfhost::store::StoreError;
+use wfhost::world::environment::BadVariable;
+use wfhost::world::text::{command, one_line, quoted};
+use wfhost::{ForkError, GrantError, HostError};
+use wfhost_config::ConfigError;
+use wfhost_core::{CannotRetry, Digest, Mismatch, RunId};
+
+/// The exit codes of the program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exit {
+    Done,
+    /// The run failed or was cancelled.
+    RunFailed,
+    /// Bad arguments or bad input.
+    Usage,
+    /// The run waits (only with `--no-wait`).
+    Waits,
+    /// Database, disk, provider.
+    Host,
+    /// The module diverges from the journal.
+    Mismatch,
+    /// Another live process holds the lease.
+    Held,
+    /// The run failed because it had spent its budget.
+    Budget,
+    /// Ended by a signal of the operating system.
+    Signalled(u8),
+}
+
+impl Exit {
+    /// The code that the process ends with.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::RunFailed => 1,
+            Self::Usage => 2,
+            Self::Waits => 3,
+            Self::Host => 4,
+            Self::Mismatch => 5,
+            Self::Held => 6,
+            Self::Budget => 7,
+            Self::Signalled(number) => 128 + number,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.number())
+    }
+}
+
+/// An error with all that a user needs.
+#[derive(Clone, Debug)]
+pub struct Trouble {
+    pub code: &'static str,
+    pub message: String,
+    /// Lines below the message, indented.
+    pub details: Vec<String>,
+    pub hints: Vec<String>,
+    /// What it came of, the nearest first. The message may say the same in one sentence.
+    pub causes: Vec<String>,
+    pub exit: Exit,
+}
+
+impl Trouble {
+    pub fn usage(code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            details: Vec::new(),
+            hints: Vec::new(),
+            causes: Vec::new(),
+            exit: Exit::Usage,
+        }
+    }
+
+    pub fn host(code: &'static str, message: impl Into<String>) -> Self {
+        Self { exit: Exit::Host, ..Self::usage(code, message) }
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// With the chain of errors that it came of, or that it says itself.
+    pub fn because(mut self, error: &dyn std::error::Error) -> Self {
+        for cause in std::iter::successors(Some(error), |error| error.source()) {
+            let cause = cause.to_string();
+            // Some errors only hand on the one that they are made of.
+            if cause != *self.causes.last().unwrap_or(&self.message) {
+                self.causes.push(cause);
+            }
+        }
+        self
+    }
+
+    /// A program that diverges from its journal. `moved`: the modules, if the
+    /// one now is another one than the recorded one.
+    pub fn mismatch(run: &RunId, mismatch: &Mismatch, moved: Option<(Digest, Digest)>) -> Self {
+        let word = |value: &serde_json::Value| match value {
+            serde_json::Value::Null if mismatch.field.is_none() => String::new(),
+            serde_json::Value::String(text) if mismatch.field.is_none() => text.clone(),
+            other => other.to_string(),
+        };
+        let (recorded, asked) = (word(&mismatch.recorded_value), word(&mismatch.asked_value));
+        // How a program came to its end is not compared with anything.
+        let ended = Some(&asked).filter(|_| mismatch.asked == "stop").cloned();
+        let (recorded, asked, marked) = around_difference(&recorded, &asked);
+        let asked = ended.unwrap_or(asked);
+        let field = mismatch.field.as_deref().filter(|name| !name.is_empty());
+        let shown = field.map(|field| format!("{field} ")).unwrap_or_default();
+        let width = mismatch.recorded.len().max(mismatch.asked.len());
+        let line = |who: &str, kind: &str, value: &str| {
+            format!("{who}  {kind:width$}  {shown}{value}").trim_end().to_owned()
+        };
+        let mut details =
+            vec![line("recorded", &mismatch.recorded, &recorded), line("now asks", &mismatch.asked, &asked)];
+        if let Some(name) = field {
+            let (from, length) = marked;
+            let indent = 8 + 2 + width + 2 + shown.chars().count() + from;
+            details.push(format!("{}{} field `{name}`", " ".repeat(indent), "^".repeat(length.max(1))));
+        }
+        let mut hints = vec!["nothing was executed, and the journal is as it was".to_owned()];
+        if let Some((old, new)) = moved {
+            let short = |digest: Digest| digest.to_string()[..13].to_owned();
+            details.push(format!(
+                "cause: the module changed (recorded {}…, now {}…)",
+                short(old),
+                short(new)
+            ));
+            hints.push(format!("keep the old code: `{}`", command("resume", run)));
+            let fork = command("fork", run).option("--at", mismatch.position).option("--module", "MODULE");
+            hints.push(format!("or go on from before the change: `{fork}`"));
+        }
+        Self {
+            code: "WF0201",
+            message: format!("{run} is non-deterministic at entry {}", mismatch.position),
+            details,
+            hints,
+            causes: Vec::new(),
+            exit: Exit::Mismatch,
+        }
+    }
+
+    /// Text that is no JSON, with the place underlined.
+    pub fn bad_json(what: &str, text: &str, error: &serde_json::Error) -> Self {
+        let line = text.lines().nth(error.line().saturating_sub(1)).unwrap_or_default();
+        let column = error.column().max(1);
+        // A long line is shown around the place.
+        let from = line.floor_char_boundary(column.saturating_sub(41));
+        let to = line.ceil_char_boundary((column + 30).min(line.len()));
+        let before = one_line(line.get(from..(column - 1).clamp(from, line.len())).unwrap_or_default());
+        let details = vec![
+            format!("{:>4} | {}", error.line(), &line[from..to.max(from)]),
+            format!("     | {}^ {}", " ".repeat(before.width()), plain(error)),
+        ];
+        Self { details, ..Self::usage("WF0002", format!("{what} is not valid JSON")) }.because(error)
+    }
+}
+
+/// Two texts cut to the place where they differ, and where the second one
+/// differs: its first character there and how many.
+fn around_difference(recorded: &str, asked: &str) -> (String, String, (usize, usize)) {
+    /// Characters that are shown before and from the difference on.
+    const BEFORE: usize = 30;
+    const FROM: usize = 60;
+    let (a, b): (Vec<char>, Vec<char>) = (recorded.chars().collect(), asked.chars().collect());
+    let same = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
+    let rest = a[same..].iter().rev().zip(b[same..].iter().rev()).take_while(|(a, b)| a == b).count();
+    let start = same.saturating_sub(BEFORE);
+    let cut = |text: &[char]| {
+        let end = text.len().min(same + FROM);
+        let (before, behind) = (if start > 0 { "…" } else { "" }, if end < text.len() { "…" } else { "" });
+        format!("{before}{}{behind}", text[start.min(end)..end].iter().collect::<String>())
+    };
+    let length = (b.len() - rest).saturating_sub(same).min(FROM);
+    (cut(&a), cut(&b), (same - start + usize::from(start > 0), length))
+}
+
+/// The section of a provider's configuration.
+pub fn section(provider: &str) -> String {
+    let bare = provider.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+    if bare { format!("[providers.{provider}]") } else { format!("[providers.{provider:?}]") }
+}
+
+/// serde's message without the place, which is shown.
+fn plain(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.split(" at line ").next().unwrap_or(&text).to_owned()
+}
+
+impl From<ModuleError> for Trouble {
+    fn from(error: ModuleError) -> Self {
+        Self::usage(error.code(), error.to_string()).hint(error.hint()).because(&error)
+    }
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        let hint = match &error {
+            StoreError::Fenced { .. } | StoreError::SessionOver => {
+                "`wfhost show` tells who has it".to_owned()
+            }
+            StoreError::IdTaken { id } => {
+                format!("choose another --id, or go on with it: `{}`", command("resume", id))
+            }
+            StoreError::IdUsed { .. } => "choose another --id: ids are not used again".to_owned(),
+            StoreError::Raced { .. } => "try again".to_owned(),
+            StoreError::KeyUsed { run, .. } => {
+                format!("choose another --key, or look at that run: `{}`", command("show", run))
+            }
+            StoreError::NoSuchModule(_) => "run the module's file once: `wfhost run FILE.wasm`".to_owned(),
+            StoreError::CannotOpen { .. } => "name another place with --db FILE or WFHOST_DB".to_owned(),
+            StoreError::ReadOnly { place } => {
+                format!("make it writable, `chmod u+w {}`, or name another with --db", quoted(place))
+            }
+            StoreError::Full { .. } => {
+                "make room; nothing that was committed is lost, `wfhost resume` goes on".to_owned()
+            }
+            StoreError::Locked { .. } => "end the program that keeps it locked, and try again".to_owned(),
+            StoreError::Newer { .. } => "update wfhost, or name another database with --db".to_owned(),
+            StoreError::Damaged { .. } => "keep a copy of the file, and restore it from a backup".to_owned(),
+            StoreError::Foreign { .. } => "name another file with --db".to_owned(),
+            StoreError::Failed { .. } => "try again; if it stays, look at the disk".to_owned(),
+            StoreError::Unreachable { .. } => "try again; runs go on once it is there".to_owned(),
+            StoreError::Unknown { .. } => "look at what it did before you try again".to_owned(),
+            StoreError::TooLong { .. } => "narrow the search: by state, workflow, label".to_owned(),
+            StoreError::Moved { .. } => {
+                "put the file back where it was; what was done meanwhile is in the one that was removed"
+                    .to_owned()
+            }
+        };
+        let exit = match error {
+            StoreError::IdTaken { .. } | StoreError::IdUsed { .. } | StoreError::KeyUsed { .. } => {
+                Exit::Usage
+            }
+            _ => Exit::Host,
+        };
+        Self { exit, ..Self::usage(error.code(), error.to_string()) }.hint(hint).because(&error)
+    }
+}
+
+impl From<ConfigError> for Trouble {
+    fn from(error: ConfigError) -> Self {
+        let details = match &error {
+            ConfigError::Syntax { line, text, .. } => vec![format!("{line:>4} | {text}")],
+            ConfigError::Untrusted { keys, .. } => vec![format!("it sets {}", keys.join(", "))],
+            _ => Vec::new(),
+        };
+        Self { details, ..Self::usage(error.code(), error.to_string()) }.hint(error.hint()).because(&error)
+    }
+}
+
+impl From<ScriptError> for Trouble {
+    fn from(error: ScriptError) -> Self {
+        match &error {
+            ScriptError::Syntax { path, text, source } => {
+                let trouble = Self::bad_json(&format!("the script {}", path.display()), text, source);
+                Self { code: "WF0402", ..trouble }
+            }
+            _ => Self::usage("WF0402", error.to_string()).because(&error),
+        }
+        .hint("`wfhost explain WF0402` shows the form of a script")
+    }
+}
+
+impl From<DriveError> for Trouble {
+    fn from(error: DriveError) -> Self {
+        match error {
+            DriveError::Store(error) => error.into(),
+            DriveError::NoProvider { ref run, ref provider } => {
+                let resume = command("resume", run);
+                let hint = match provider.as_str() {
+                    "scripted" => format!("give its rules: `{}`", resume.option("--agents", "FILE")),
+                    _ => format!("configure {} in wfhost.toml, then `{resume}`", section(provider)),
+                };
+                Self::host("WF0401", error.to_string()).hint(hint)
+            }
+            DriveError::NoDefaultProvider { ref run } => Self::host("WF0403", error.to_string())
+                .hint(format!(
+                    "with a key: `ANTHROPIC_API_KEY=... {}`, or OPENAI_API_KEY",
+                    command("resume", run)
+                ))
+                .hint("with a coding agent: put claude, codex, gemini, opencode, cursor-agent or amp on PATH")
+                .hint(format!(
+                    "to try it out: `{}`, or --agents FILE",
+                    command("resume", run).option("--agent", "echo")
+                )),
+            DriveError::Grant { ref run, source: GrantError::Changed { ref path, .. } } => {
+                Self::host("WF0405", error.to_string())
+                    .because(&error)
+                    .hint(format!("restore {path} as it was, then `{}`", command("resume", run)))
+                    .hint("or begin a new run, which reads what is there now")
+            }
+            DriveError::Grant { ref run, .. } => Self::host("WF0405", error.to_string())
+                .because(&error)
+                .hint(format!("once the directory is there: `{}`", command("resume", run))),
+            DriveError::Stack { ref run, .. } => Self::host("WF0407", error.to_string()).hint(format!(
+                "begin a new run with a stack of one of these sizes; `{}`",
+                command("show", run)
+            )),
+            DriveError::Instance(_) => Self::host("WF0404", error.to_string()).because(&error),
+            DriveError::Trouble { ref run, .. } => Self::host("WF0410", error.to_string())
+                .because(&error)
+                .hint(format!("once there is memory (`free -h`, `ulimit -v`): `{}`", command("resume", run))),
+        }
+    }
+}
+
+impl From<HostError> for Trouble {
+    fn from(error: HostError) -> Self {
+        match error {
+            HostError::Store(error) => error.into(),
+            HostError::Module(error) => error.into(),
+            HostError::Drive(error) => error.into(),
+            HostError::Grant(_) => Self::usage("WF0406", error.to_string())
+                .because(&error)
+                .hint("a directory is granted as `--dir HOST::GUEST`, like `--dir ./data::/data`"),
+            HostError::Journal { .. } => Self::host("WF0202", error.to_string()).because(&error).hint(
+                "nothing was executed; if a newer wfhost wrote it, use that one, else restore a backup",
+            ),
+            HostError::NoSuchRun(_) => {
+                Self::usage("WF0501", error.to_string()).hint("`wfhost ps` lists them")
+            }
+            HostError::Ended { ref run } => Self::usage("WF0502", error.to_string())
+                .hint(format!("how it ended: `{}`", command("show", run))),
+            HostError::Held { .. } => Self { exit: Exit::Held, ..Self::usage("WF0503", error.to_string()) }
+                .hint("it goes on there; end that process to take the run over"),
+            HostError::NoModule { .. } => Self::host("WF0303", error.to_string())
+                .hint("run the module's file once: `wfhost run FILE.wasm`"),
+            HostError::Departs { ref run, old, new, ref mismatch } => {
+                Self::mismatch(run, mismatch, Some((old, new)))
+            }
+            HostError::CannotRetry { ref run, ref reason } => {
+                let hint = match reason {
+                    CannotRetry::OwnFault => format!(
+                        "name a step that failed: `{}`; or fix the program: `{}`",
+                        command("retry", run).arg("STEP"),
+                        command("resume", run).option("--module", "FILE")
+                    ),
+                    CannotRetry::Undone => format!("what was undone: `{}`", command("show", run)),
+                    CannotRetry::NotEnded => format!("what it waits for: `{}`", command("why", run)),
+                    _ => format!("its steps: `{}`", command("show", run)),
+                };
+                Self::usage("WF0506", error.to_string()).hint(hint)
+            }
+            HostError::NoQuestion { .. } => {
+                Self::usage("WF0507", error.to_string()).hint("`wfhost inbox` lists the open ones")
+            }
+            HostError::BadAnswer(_) => Self::usage("WF0508", error.to_string())
+                .hint("the question stays open; `wfhost inbox -o json` shows its schema"),
+            HostError::Stack(_) => Self::usage("WF0407", error.to_string()),
+            HostError::TooLarge(_) => Self::usage("WF0003", error.to_string()),
+            HostError::Random(_) => Self::host("WF0001", error.to_string()),
+        }
+    }
+}
+
+impl From<ForkError> for Trouble {
+    fn from(error: ForkError) -> Self {
+        match error {
+            ForkError::Host(error) => error.into(),
+            ForkError::Cannot { ref run, .. } => Self::usage("WF0205", error.to_string())
+                .hint(format!("its entries and their numbers: `{}`", command("journal", run))),
+            ForkError::Departs { ref run, ref mismatch, .. } => Self {
+                message: format!("a fork of {run} would be non-deterministic at entry {}", mismatch.position),
+                hints: vec![
+                    "nothing was made, and the run is as it was".to_owned(),
+                    format!(
+                        "take over less: `{}`, or only the answers: `--reuse`",
+                        command("fork", run).option("--at", mismatch.position)
+                    ),
+                ],
+                ..Self::mismatch(run, mismatch, None)
+            },
+        }
+    }
+}
+
+impl From<ArchiveError> for Trouble {
+    fn from(error: ArchiveError) -> Self {
+        match error {
+            ArchiveError::Host(error) => error.into(),
+            ArchiveError::Line { .. } | ArchiveError::Damaged(_) => Self::usage("WF0510", error.to_string())
+                .because(&error)
+                .hint("export the run again; nothing was imported"),
+        }
+    }
+}
+
+impl From<BadVariable> for Trouble {
+    fn from(error: BadVariable) -> Self {
+        Self::usage("WF0008", error.to_string())
+            .hint(format!("`unset {}`, or set it to {}", error.name, error.expected))
+    }
+}
+
+impl From<BadTimes> for Trouble {
+    fn from(error: BadTimes) -> Self {
+        let hint = match error {
+            BadTimes::Cron { .. } => "like '0 9 * * 1-5' for nine o'clock on working days",
+            BadTimes::Zone(_) => "name it like Europe/Berlin, or UTC",
+            BadTimes::Never(_) => "`0 0 29 2 *` comes every four years; no month has more days than it has",
+            BadTimes::Long => "a length like 30s, 15m, 2h, 90d",
+            BadTimes::Short => "give --every a longer time, or have one run go on in a loop",
+        };
+        Self::usage("WF0515", error.to_string()).hint(hint)
+    }
+}
