@@ -1,0 +1,465 @@
+//! What the API does.
+
+use serde_json::{Value, json};
+use wfhost_tests::{Place, bytes_of_version, eventually};
+
+use crate::client::{Server, add_probe, program, token};
+
+/// Waits until a run is in a state.
+fn comes_to(server: &Server, run: &str, state: &str) -> Value {
+    eventually(&format!("{run} is {state}"), || {
+        let view = server.get(&format!("/api/v1/runs/{run}"));
+        (view["state"] == state).then_some(view)
+    })
+}
+
+#[test]
+fn a_run_is_started_once_for_a_key_and_its_result_waited_for() {
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &[]);
+    let mut asked = program(&json!([{ "agent": "hi" }]));
+    asked["key"] = "order-17".into();
+    asked["labels"] = json!({ "team": "red" });
+    let first = server.ask("POST", "/api/v1/runs?wait=30s", Some(&asked));
+    assert_eq!(first.status, 201, "{}", first.text());
+    let view = first.ok();
+    assert_eq!((&view["state"], &view["output"]), (&json!("completed"), &json!(["hi"])), "{view}");
+    let run = view["id"].as_str().unwrap();
+    assert_eq!(first.header("location"), Some(format!("/api/v1/runs/{run}").as_str()));
+    // The same again is the same run; something else under the key is refused.
+    let again = server.ask("POST", "/api/v1/runs", Some(&asked));
+    assert_eq!((again.status, again.ok()["id"].as_str()), (200, Some(run)));
+    let mut other = program(&json!([{ "agent": "ho" }]));
+    other["key"] = "order-17".into();
+    assert_eq!(server.ask("POST", "/api/v1/runs", Some(&other)).error(422), "WF0304");
+    // The header is the same as the key.
+    let bearer = format!("Bearer {}", server.token);
+    let headers = [("Authorization", bearer.as_str()), ("Idempotency-Key", "order-17")];
+    asked.as_object_mut().unwrap().remove("key");
+    let by_header = server.try_ask("POST", "/api/v1/runs", &headers, asked.to_string().as_bytes()).unwrap();
+    assert_eq!((by_header.status, by_header.ok()["id"].as_str()), (200, Some(run)));
+    // The command line says the same of it, member by member.
+    assert_eq!(
+        place.run(["show", run, "-o", "json"]).ok_json(),
+        server.get(&format!("/api/v1/runs/{run}?steps=true"))
+    );
+    // What goes on longer than is waited for.
+    let slow =
+        server.ask("POST", "/api/v1/runs?wait=100ms", Some(&program(&json!([{ "wait": { "name": "go" } }]))));
+    assert_eq!(slow.status, 202, "{}", slow.text());
+}
+
+#[test]
+fn starts_that_cannot_be_are_refused_and_nothing_begins() {
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &[]);
+    for (asked, status, code) in [
+        (json!({ "workflow": "nobody" }), 404, "WF0110"),
+        (json!({}), 422, "WF0812"),
+        (json!({ "workflow": "probe", "id": "a b" }), 422, "WF0812"),
+        (json!({ "workflow": "probe", "inputs": 1 }), 422, "WF0812"),
+        (json!({ "workflow": "probe", "memory_mib": 0 }), 422, "WF0812"),
+        (json!({ "workflow": "probe", "module": "abc" }), 400, "WF0812"),
+        (json!({ "workflow": "probe", "key": "k".repeat(300) }), 413, "WF0003"),
+        (json!({ "workflow": "probe", "signal": { "name": "" } }), 422, "WF0505"),
+    ] {
+        assert_eq!(server.ask("POST", "/api/v1/runs", Some(&asked)).error(status), code, "{asked}");
+    }
+    let bearer = format!("Bearer {}", server.token);
+    let send = |body: &str, kind: &str| {
+        let headers = [("Authorization", bearer.as_str()), ("Content-Type", kind)];
+        server.try_ask("POST", "/api/v1/runs", &headers, body.as_bytes()).unwrap()
+    };
+    assert_eq!(send("{", "application/json").error(400), "WF0002");
+    assert_eq!(send("workflow=probe", "application/x-www-form-urlencoded").error(400), "WF0812");
+    assert_eq!(server.get("/api/v1/runs")["runs"], json!([]));
+    assert_eq!(server.ask("GET", "/api/v1/nothing", None).error(404), "WF0813");
+    assert_eq!(server.ask("PATCH", "/api/v1/runs", None).error(405), "WF0813");
+    assert_eq!(server.ask("GET", "/api/v1/runs/nobody", None).error(404), "WF0501");
+    assert_eq!(server.ask("GET", "/api/v1/runs?sate=failed", None).error(400), "WF0812");
+}
+
+#[test]
+fn lists_are_filtered_and_read_by_pages() {
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &[]);
+    for n in 0..7 {
+        let waits = json!([{ "wait": { "name": if n % 2 == 0 { "even" } else { "odd" } } }]);
+        let mut asked = program(if n == 6 { &json!([{ "agent": "x" }]) } else { &waits });
+        asked["id"] = format!("n{n}").into();
+        asked["labels"] = json!({ "n": n.to_string(), "all": "yes" });
+        server.post("/api/v1/runs", &asked);
+    }
+    for n in 0..6 {
+        comes_to(&server, &format!("n{n}"), "waiting");
+    }
+    comes_to(&server, "n6", "completed");
+    let ids = |query: &str| -> Vec<String> {
+        let view = server.get(&format!("/api/v1/runs?{query}"));
+        view["runs"].as_array().unwrap().iter().map(|run| run["id"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(ids("state=completed"), ["n6"]);
+    assert_eq!(ids("state=waiting,completed&limit=2"), ["n6", "n5"]);
+    assert_eq!(ids("label=n=3"), ["n3"]);
+    assert_eq!(ids("label=all=yes,n=4"), ["n4"]);
+    assert_eq!(ids("label=all=no"), [""; 0]);
+    assert_eq!(ids("waits=signal:odd"), ["n5", "n3", "n1"]);
+    assert_eq!(ids("waits=signal").len(), 6);
+    assert_eq!(ids("waits=people").len(), 0);
+    assert_eq!(ids("text=N2"), ["n2"]);
+    assert_eq!(ids("workflow=probe&since=1h").len(), 7);
+    assert_eq!(ids("until=1h").len(), 0);
+    let counts = server.get("/api/v1/runs/counts")["counts"].clone();
+    assert_eq!(
+        (&counts["waiting"], &counts["completed"], &counts["failed"]),
+        (&json!(6), &json!(1), &json!(0))
+    );
+    // All pages together are all runs, each once, also if new ones come meanwhile.
+    let mut seen = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let page = server.get(&format!("/api/v1/runs?limit=3{cursor}"));
+        seen.extend(
+            page["runs"].as_array().unwrap().iter().map(|run| run["id"].as_str().unwrap().to_owned()),
+        );
+        let mut more = program(&json!([]));
+        more["id"] = format!("late{}", seen.len()).into();
+        server.post("/api/v1/runs", &more);
+        match page["next"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(seen, ["n6", "n5", "n4", "n3", "n2", "n1", "n0"]);
+    assert_eq!(server.ask("GET", "/api/v1/runs?cursor=abc", None).error(400), "WF0812");
+}
+
+#[test]
+fn signals_questions_and_callbacks_reach_their_runs() {
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &[]);
+    // A signal with the start, by one request.
+    let mut asked = program(&json!([{ "wait": { "name": "go" } }]));
+    asked["signal"] = json!({ "name": "go", "payload": { "n": 12345678901234567890123_u128.to_string() } });
+    let view = server.ask("POST", "/api/v1/runs?wait=30s", Some(&asked)).ok();
+    assert_eq!(view["output"], json!([{ "n": "12345678901234567890123" }]), "{view}");
+    // A signal with an id is delivered once.
+    let mut asked = program(&json!([{ "wait": { "name": "go" } }, { "wait": { "name": "go" } }]));
+    asked["id"] = "twice".into();
+    server.post("/api/v1/runs", &asked);
+    let bearer = format!("Bearer {}", server.token);
+    let headers = [("Authorization", bearer.as_str()), ("Idempotency-Key", "s1")];
+    let send = || server.try_ask("POST", "/api/v1/runs/twice/signals/go", &headers, b"1").unwrap();
+    assert_eq!([send().status, send().status], [202, 200]);
+    server.post("/api/v1/runs/twice/signals/go", &json!(2));
+    assert_eq!(comes_to(&server, "twice", "completed")["output"], json!([1, 2]));
+    assert_eq!(server.ask("POST", "/api/v1/runs/twice/signals/go", Some(&json!(3))).error(409), "WF0502");
+    // A question, its schema, and who answered.
+    let schema = json!({ "type": "object", "properties": { "n": { "type": "integer" } }, "required": ["n"] });
+    let mut asked = program(&json!([{ "ask": { "prompt": "How many?", "schema": schema } }]));
+    asked["id"] = "asks".into();
+    server.post("/api/v1/runs", &asked);
+    let question = eventually("the question", || {
+        server.get("/api/v1/questions")["questions"].as_array()?.first().cloned()
+    });
+    assert_eq!(
+        (&question["run"], &question["step"], &question["schema"]),
+        (&json!("asks"), &json!(1), &schema)
+    );
+    let wrong =
+        server.ask("POST", "/api/v1/runs/asks/steps/1/answer", Some(&json!({ "answer": { "n": "x" } })));
+    assert_eq!(wrong.error(422), "WF0508");
+    let ada = token(&place, "ada", "people:answer");
+    let answered = server.ask_as(
+        &ada,
+        "POST",
+        "/api/v1/runs/asks/steps/1/answer",
+        Some(&json!({ "answer": { "n": 3 }, "note": "ok" })),
+    );
+    assert_eq!(answered.status, 202, "{}", answered.text());
+    comes_to(&server, "asks", "completed");
+    let entry = place.journal("asks").into_iter().find(|entry| entry["kind"] == "answered").unwrap();
+    assert_eq!((&entry["by"], &entry["note"]), (&json!("ada"), &json!("ok")));
+    assert_eq!(server.ask("POST", "/api/v1/runs/asks/steps/1/deny", Some(&json!({}))).error(409), "WF0502");
+}
+
+#[test]
+fn runs_are_paused_resumed_cancelled_terminated_and_tried_again() {
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &[]);
+    let begin = |id: &str, operations: &Value| {
+        let mut asked = program(operations);
+        asked["id"] = id.into();
+        server.post("/api/v1/runs", &asked);
+    };
+    let waits = json!([{ "wait": { "name": "go" } }]);
+    for id in ["p", "c", "t", "d"] {
+        begin(id, &waits);
+        comes_to(&server, id, "waiting");
+    }
+    server.post("/api/v1/runs/p/pause", &json!({}));
+    comes_to(&server, "p", "paused");
+    server.post("/api/v1/runs/p/signals/go", &json!(1));
+    server.post("/api/v1/runs/p/resume", &json!({}));
+    assert_eq!(comes_to(&server, "p", "completed")["output"], json!([1]));
+    let cancelled = server.ask("POST", "/api/v1/runs/c/cancel", Some(&json!({ "reason": "no need" })));
+    assert_eq!(cancelled.status, 202);
+    comes_to(&server, "c", "cancelled");
+    let ended = server.post("/api/v1/runs/t/terminate", &json!({ "reason": "now" }));
+    assert_eq!(ended["result"], "terminated");
+    let view = server.get("/api/v1/runs/t?steps=true");
+    assert_eq!(
+        (&view["state"], &view["failure"]["message"]),
+        (&json!("cancelled"), &json!("terminated: now")),
+        "{view}"
+    );
+    let last = place.journal("t").pop().unwrap();
+    assert_eq!((&last["kind"], &last["stopped"]), (&json!("finished"), &json!(true)), "{last}");
+    assert_eq!(server.ask("POST", "/api/v1/runs/t/terminate", Some(&json!({}))).error(409), "WF0502");
+    assert_eq!(place.run(["verify", "t"]).code(), Some(0));
+    // A run that computes is ended, too.
+    begin("spins", &json!([{ "sleep": 600_000 }]));
+    eventually("it runs", || (server.get("/api/v1/runs/spins")["state"] != "queued").then_some(()));
+    server.post("/api/v1/runs/spins/terminate", &json!({}));
+    assert_eq!(server.get("/api/v1/runs/spins")["state"], "cancelled");
+    // Deleted with everything.
+    server.post("/api/v1/runs/d/terminate", &json!({}));
+    assert_eq!(server.ask("DELETE", "/api/v1/runs/d", None).ok()["result"], "deleted");
+    assert_eq!(server.ask("GET", "/api/v1/runs/d", None).error(404), "WF0501");
+    // One that failed is tried again where it failed.
+    begin("f", &json!([{ "agent_of": { "provider": "scripted", "prompt": "x" } }]));
+    let why = eventually("why it does not go on", || {
+        let why = server.get("/api/v1/runs/f/why");
+        why["blockers"].as_array().is_some_and(|blockers| !blockers.is_empty()).then_some(why)
+    });
+    assert_eq!(why["schema"], "wfhost/why/1");
+    // Who did what.
+    let audit = server.get("/api/v1/audit?limit=500")["acts"].as_array().unwrap().clone();
+    for act in [
+        "runs.start",
+        "runs.pause",
+        "runs.resume",
+        "runs.cancel",
+        "runs.terminate",
+        "runs.delete",
+        "runs.signal",
+    ] {
+        let found =
+            audit.iter().find(|found| found["act"] == act).unwrap_or_else(|| panic!("{act}: {audit:?}"));
+        assert!(found["who"].as_str().unwrap().starts_with("this server ("), "{found}");
+    }
+}
+
+#[test]
+fn many_runs_are_acted_on_after_a_preview() {
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &[]);
+    for n in 0..5 {
+        let mut asked = program(&json!([{ "wait": { "name": "go" } }]));
+        asked["id"] = format!("b{n}").into();
+        asked["labels"] = json!({ "batch": if n < 3 { "a" } else { "b" } });
+        server.post("/api/v1/runs", &asked);
+        comes_to(&server, &format!("b{n}"), "waiting");
+    }
+    let mut asked = json!({ "filter": { "label": "batch=a" }, "act": "signal", "signal": { "name": "go", "payload": 7 } });
+    let preview = server.post("/api/v1/runs/batch", &asked);
+    assert_eq!((&preview["count"], &preview["dry_run"]), (&json!(3), &json!(true)));
+    asked["dry_run"] = false.into();
+    assert_eq!(server.ask("POST", "/api/v1/runs/batch", Some(&asked)).error(409), "WF0819");
+    asked["expected"] = 2.into();
+    assert_eq!(server.ask("POST", "/api/v1/runs/batch", Some(&asked)).error(409), "WF0819");
+    assert_eq!(server.get("/api/v1/runs/counts")["counts"]["waiting"], 5);
+    asked["expected"] = 3.into();
+    let done = server.post("/api/v1/runs/batch", &asked);
+    assert!(done["runs"].as_array().unwrap().iter().all(|run| run["error"].is_null()), "{done}");
+    for n in 0..3 {
+        assert_eq!(comes_to(&server, &format!("b{n}"), "completed")["output"], json!([7]));
+    }
+    assert_eq!(server.get("/api/v1/runs/counts")["counts"]["waiting"], 2);
+    let all = json!({ "filter": {}, "act": "cancel" });
+    assert_eq!(server.ask("POST", "/api/v1/runs/batch", Some(&all)).error(422), "WF0812");
+}
+
+#[test]
+fn a_run_is_forked_replayed_moved_and_compared() {
+    let place = Place::new();
+    let digest = add_probe(&place);
+    let server = Server::start(&place, &[]);
+    let mut asked = program(&json!([{ "agent": "one" }, { "agent": "two" }]));
+    asked["id"] = "r".into();
+    server.ask("POST", "/api/v1/runs?wait=30s", Some(&asked)).ok();
+    let journal = server.get("/api/v1/runs/r/journal")["entries"].as_array().unwrap().clone();
+    let answer = journal.iter().position(|entry| entry["kind"] == "completed").unwrap();
+    // What it would be; nothing is made.
+    let edit = json!([{ "entry": answer, "answer": { "text": "edited", "provider": "echo" } }]);
+    let mut fork = json!({ "at": answer + 1, "edits": edit, "dry_run": true });
+    let preview = server.post("/api/v1/runs/r/fork", &fork);
+    assert_eq!((&preview["dry_run"], &preview["run"]), (&json!(true), &Value::Null), "{preview}");
+    assert_eq!(server.get("/api/v1/runs")["runs"].as_array().unwrap().len(), 1);
+    fork["dry_run"] = false.into();
+    fork["id"] = "f".into();
+    let made = server.ask("POST", "/api/v1/runs/r/fork", Some(&fork));
+    assert_eq!((made.status, &made.ok()["run"]["id"]), (201, &json!("f")));
+    let view = comes_to(&server, "f", "completed");
+    assert_eq!(view["output"], json!(["edited", "two"]), "{view}");
+    assert_eq!(server.ask("POST", "/api/v1/runs/r/fork", Some(&json!({ "at": 0 }))).error(422), "WF0205");
+    let differs = server.get("/api/v1/runs/r/compare/f");
+    assert_eq!(differs, place.run(["diff", "r", "f", "-o", "json"]).ok_json());
+    assert!(differs["differences"].as_array().unwrap().iter().any(|d| d["what"] == "result"), "{differs}");
+    // Replayed as it was, and under other code.
+    let replayed = server.post("/api/v1/runs/r/replay", &json!({}));
+    assert_eq!((&replayed["ended"], &replayed["output"]), (&json!(true), &json!(["one", "two"])));
+    let bearer = format!("Bearer {}", server.token);
+    let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/octet-stream")];
+    let upload =
+        server.try_ask("POST", "/api/v1/modules?name=probe", &headers, &bytes_of_version(1)).unwrap();
+    assert_eq!(upload.status, 201, "{}", upload.text());
+    let other = upload.ok()["digest"].as_str().unwrap().to_owned();
+    assert_ne!(other, digest);
+    let module = server.get(&format!("/api/v1/modules/{other}"));
+    assert!(
+        module["imports"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|import| import["name"].as_str().unwrap().contains("agent")),
+        "{module}"
+    );
+    assert_eq!(server.post("/api/v1/runs/r/replay", &json!({ "module": other }))["ended"], true);
+    // Two runs that wait: one fits the new code, one does not.
+    let start = |id: &str, operations: &Value| {
+        let asked = json!({ "module": digest, "input": { "do": operations }, "id": id });
+        server.post("/api/v1/runs", &asked);
+        comes_to(&server, id, "waiting");
+    };
+    start("fits", &json!([{ "wait": { "name": "go" } }]));
+    start("not", &json!([{ "by_version": [[{ "wait": { "name": "a" } }], [{ "wait": { "name": "b" } }]] }]));
+    let preview = server.post(&format!("/api/v1/modules/{other}/upgrade"), &json!({}));
+    let result = |view: &Value, run: &str| {
+        let runs = view["runs"].as_array().unwrap();
+        runs.iter().find(|found| found["run"] == run).unwrap()["result"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(
+        (result(&preview, "fits"), result(&preview, "not")),
+        ("compatible".to_owned(), "diverges".to_owned())
+    );
+    assert_eq!(server.get("/api/v1/runs/fits")["module"], digest.as_str());
+    let moved = server.post(&format!("/api/v1/modules/{other}/upgrade"), &json!({ "dry_run": false }));
+    assert_eq!(
+        (result(&moved, "fits"), result(&moved, "not")),
+        ("migrated".to_owned(), "diverges".to_owned())
+    );
+    assert_eq!(server.get("/api/v1/runs/fits")["module"], other.as_str());
+    assert_eq!(
+        server.ask("POST", "/api/v1/runs/not/replay", Some(&json!({ "module": other }))).error(409),
+        "WF0201"
+    );
+    assert_eq!(server.post("/api/v1/runs/r/verify", &json!({}))["faults"], json!([]));
+    let not_wasm = server.try_ask("POST", "/api/v1/modules?name=x", &headers, b"\x7fELF").unwrap();
+    assert_eq!(not_wasm.error(422), "WF0102");
+}
+
+#[test]
+fn journals_logs_state_messages_and_transcripts_are_read_by_parts() {
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &[]);
+    let many: Vec<_> = (0..30).map(|n| json!({ "agent": format!("a{n}") })).collect();
+    let mut asked = program(&json!(many));
+    asked["id"] = "r".into();
+    server.ask("POST", "/api/v1/runs?wait=30s", Some(&asked)).ok();
+    let whole = place.journal("r");
+    let (mut read, mut from) = (Vec::new(), json!(0));
+    while let Some(at) = from.as_u64() {
+        let page = server.get(&format!("/api/v1/runs/r/journal?from={at}&limit=7"));
+        assert!(page["entries"].as_array().unwrap().len() <= 7);
+        read.extend(page["entries"].as_array().unwrap().clone());
+        from = page["next"].clone();
+    }
+    assert_eq!(read, whole, "as the command line has it");
+    let last = server.get("/api/v1/runs/r/journal?last=2");
+    assert_eq!(last["entries"].as_array().unwrap(), &whole[whole.len() - 2..]);
+    assert!(last["head"].as_str().is_some());
+    let steps = server.get("/api/v1/runs/r/steps?after=10&limit=5");
+    let numbers: Vec<_> =
+        steps["steps"].as_array().unwrap().iter().map(|step| step["step"].as_u64().unwrap()).collect();
+    assert_eq!((numbers, &steps["next"]), (vec![11, 12, 13, 14, 15], &json!(15)));
+    assert_eq!(server.get("/api/v1/runs/r/steps/30")["label"], "a29");
+    assert_eq!(server.ask("GET", "/api/v1/runs/r/steps/31", None).error(404), "WF0705");
+    for part in ["logs", "messages", "state", "transcript", "family", "why"] {
+        let view = server.get(&format!("/api/v1/runs/r/{part}"));
+        assert!(view["schema"].as_str().unwrap().starts_with("wfhost/"), "{view}");
+    }
+}
+
+#[test]
+fn schedules_are_made_fired_paused_and_removed() {
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &[]);
+    let asked =
+        json!({ "workflow": "probe", "cron": "0 9 * * 1-5", "tz": "Europe/Berlin", "input": { "do": [] } });
+    let made = server.ask("PUT", "/api/v1/schedules/report", Some(&asked));
+    assert_eq!((made.status, made.ok()["next"].as_array().unwrap().len()), (201, 5));
+    assert_eq!(server.ask("PUT", "/api/v1/schedules/report", Some(&asked)).error(409), "WF0514");
+    assert_eq!(server.get("/api/v1/schedules"), place.run(["schedule", "ls", "-o", "json"]).ok_json());
+    let run =
+        server.ask("POST", "/api/v1/schedules/report/fire", None).ok()["run"].as_str().unwrap().to_owned();
+    comes_to(&server, &run, "completed");
+    assert_eq!(server.ask("POST", "/api/v1/schedules/report/pause", None).ok()["paused"], true);
+    assert_eq!(server.ask("POST", "/api/v1/schedules/report/resume", None).ok()["paused"], false);
+    let bad = json!({ "workflow": "probe", "cron": "61 * * * *" });
+    assert_eq!(server.ask("PUT", "/api/v1/schedules/bad", Some(&bad)).error(422), "WF0515");
+    assert_eq!(server.ask("DELETE", "/api/v1/schedules/report", None).status, 200);
+    assert_eq!(server.ask("GET", "/api/v1/schedules/report", None).error(404), "WF0513");
+}
+
+#[test]
+fn long_polls_come_back_when_something_changed_or_the_server_ends() {
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &["--grace", "1s"]);
+    let mut asked = program(&json!([{ "wait": { "name": "go" } }]));
+    asked["id"] = "r".into();
+    server.post("/api/v1/runs", &asked);
+    let entries = comes_to(&server, "r", "waiting")["entries"].as_u64().unwrap();
+    let same = server.get(&format!("/api/v1/runs/r?wait=50ms&until=change&after={entries}"));
+    assert_eq!(same["entries"], entries);
+    std::thread::scope(|scope| {
+        let changed =
+            scope.spawn(|| server.get(&format!("/api/v1/runs/r?wait=60s&until=change&after={entries}")));
+        let ended = scope.spawn(|| server.get("/api/v1/runs/r?wait=60s"));
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        server.post("/api/v1/runs/r/signals/go", &json!(1));
+        assert!(changed.join().unwrap()["entries"].as_u64().unwrap() > entries);
+        assert_eq!(ended.join().unwrap()["state"], "completed");
+    });
+    // One that nobody ends does not hold the server up.
+    asked["id"] = "held".into();
+    server.post("/api/v1/runs", &asked);
+    comes_to(&server, "held", "waiting");
+    let (address, token) = (server.address.clone(), server.token.clone());
+    let waits = std::thread::spawn(move || {
+        let stream = std::net::TcpStream::connect(&address).unwrap();
+        let request = format!(
+            "GET /api/v1/runs/held?wait=60s HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n"
+        );
+        use std::io::{Read, Write};
+        let mut stream = stream;
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let begin = std::time::Instant::now();
+    assert_eq!(server.stop().code(), Some(143));
+    assert!(begin.elapsed() < std::time::Duration::from_secs(20), "a minute was not waited for");
+    assert!(waits.join().unwrap().starts_with("HTTP/1.1 200"));
+}

@@ -1,0 +1,8 @@
+//! The HTTP server, by the real binary over real sockets.
+
+mod access;
+mod api;
+mod client;
+mod events;
+mod hostile;
+mod openapi;
