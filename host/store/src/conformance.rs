@@ -1623,4 +1623,140 @@ async fn no_cost_grows_with_what_is_there() {
     let grown: Vec<_> =
         few.iter().zip(&many).filter(|((_, few), (_, many))| *many > few + few / 2 + 50).collect();
     assert!(grown.is_empty(), "{grown:?}");
+#[tokio::test]
+async fn runs_are_found_by_what_they_are_labelled_with_and_wait_for() {
+    for store in stores().await {
+        for n in 0..6 {
+            create(&store, &format!("r{n}"), Some(&format!("k{n}"))).await.1.unwrap();
+        }
+        for (n, signals) in [(0, &["go"][..]), (1, &["go", "stop"]), (2, &[])] {
+            park(&store, &format!("r{n}"), (n == 2).then_some(900), signals).await;
+        }
+        let found = async |filter: RunFilter| -> Vec<String> {
+            let runs = store.runs(RunFilter { patience_ms: Some(60_000), ..filter }).await.unwrap();
+            runs.iter().map(|info| info.id.to_string()).collect()
+        };
+        let usual = RunFilter::default;
+        let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(found(RunFilter { labels: vec![label("run", "r3")], ..usual() }).await, ["r3"]);
+        let both = vec![label("run", "r3"), label("run", "r4")];
+        assert_eq!(found(RunFilter { labels: both, ..usual() }).await, [""; 0]);
+        assert_eq!(found(RunFilter { labels: vec![label("run", "none")], ..usual() }).await, [""; 0]);
+        let waits = |waits| RunFilter { waits: Some(waits), ..usual() };
+        assert_eq!(found(waits(WaitsFor::Signal(Some("stop".to_owned())))).await, ["r1"]);
+        assert_eq!(found(waits(WaitsFor::Signal(None))).await, ["r1", "r0"]);
+        assert_eq!(found(waits(WaitsFor::Time)).await, ["r2"]);
+        assert_eq!(found(waits(WaitsFor::People)).await, [""; 0]);
+        let key = Some("k5".to_owned());
+        assert_eq!(found(RunFilter { key, ..usual() }).await, ["r5"]);
+        let text = |text: &str| RunFilter { text: Some(text.to_owned()), ..usual() };
+        assert_eq!(found(text("R4")).await, ["r4"]);
+        assert_eq!(found(text("K1")).await, ["r1"]);
+        assert_eq!(found(text("nothing of that")).await, [""; 0]);
+        let states = vec![RunState::Waiting];
+        let before = Some(id("r2"));
+        assert_eq!(found(RunFilter { states, before, limit: 1, ..usual() }).await, ["r1"]);
+        let counts: BTreeMap<_, _> =
+            store.counts().await.unwrap().into_iter().map(|(state, count)| (state.as_str(), count)).collect();
+        assert_eq!((counts.get("waiting"), counts.get("running")), (Some(&3), Some(&3)));
+        // A deleted run is not found by its label, and its label can be another run's.
+        store.fence(store.mine, Fence::Dead).await.unwrap();
+        assert_eq!(store.delete(&id("r3")).await.unwrap(), Deleted::Yes);
+        assert_eq!(found(RunFilter { labels: vec![label("run", "r3")], ..usual() }).await, [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn a_journal_is_read_by_parts_from_any_entry() {
+    for store in stores().await {
+        let (mut machine, _) = create(&store, "r", None).await;
+        // Rows of one, two and three entries.
+        for n in 0..9_u64 {
+            for _ in 0..=n % 3 {
+                machine.receive("s".to_owned(), Json::null(), None, Timestamp(20));
+            }
+            let row = row(&mut machine);
+            store.append(store.with("r", Some(row))).await.unwrap();
+        }
+        let whole = store.journal(&id("r"), Position(0)).await.unwrap();
+        for from in 0..=machine.entries() + 1 {
+            for limit in [1, 2, 100] {
+                let part = store.journal_part(&id("r"), Position(from), limit).await.unwrap();
+                let wanted = whole.iter().filter(|row| row.end().0 > from).take(limit).cloned();
+                assert_eq!(part, wanted.collect::<Vec<_>>(), "from {from}, {limit} rows");
+            }
+        }
+        assert_eq!(store.last_place().await.unwrap(), store.changes(0, 99).await.unwrap().last().unwrap().place);
+        assert!(store.journal_part(&id("none"), Position(0), 9).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn tokens_acts_and_addresses_are_kept_and_work_once() {
+    for store in stores().await {
+        let secret = store.secret().await.unwrap();
+        assert!(secret != [0; 32] && store.secret().await.unwrap() == secret);
+        let token = |id: &str, at| Token {
+            id: id.to_owned(),
+            name: "ci".to_owned(),
+            kind: TokenKind::Bearer,
+            hash: Digest::of(id.as_bytes()),
+            scopes: vec!["runs:read".to_owned()],
+            created_at: Timestamp(at),
+            expires_at: Some(Timestamp(99)),
+            used_at: None,
+        };
+        store.put_token(token("b", 2)).await.unwrap();
+        store.put_token(token("a", 3)).await.unwrap();
+        store.set_token_used("b", Timestamp(7)).await.unwrap();
+        let used = Token { used_at: Some(Timestamp(7)), ..token("b", 2) };
+        assert_eq!(store.tokens().await.unwrap(), [used.clone(), token("a", 3)]);
+        assert_eq!((store.token("b").await.unwrap(), store.token("c").await.unwrap()), (Some(used), None));
+        // Of several who take it, one has it.
+        assert!(store.delete_token("a").await.unwrap());
+        assert!(!store.delete_token("a").await.unwrap());
+        for n in 0..3 {
+            let act = Act {
+                number: 0,
+                at: Timestamp(n),
+                who: "ada".to_owned(),
+                act: "runs.cancel".to_owned(),
+                target: format!("r{n}"),
+                result: "asked".to_owned(),
+            };
+            store.record_act(act).await.unwrap();
+        }
+        let acts = store.acts(None, 2).await.unwrap();
+        assert_eq!(acts.iter().map(|act| act.target.as_str()).collect::<Vec<_>>(), ["r2", "r1"]);
+        assert_eq!(store.acts(Some(acts[1].number), 9).await.unwrap()[0].target, "r0");
+        let (address, body, other) = (Digest([1; 32]), Digest([2; 32]), Digest([3; 32]));
+        let uses = [body, body, other, body].map(|body| store.use_once(address, body));
+        let mut found = Vec::new();
+        for used in uses {
+            found.push(used.await.unwrap());
+        }
+        assert_eq!(found, [Used::First, Used::Again, Used::Otherwise, Used::Again]);
+    }
+}
+
+#[tokio::test]
+async fn a_search_that_takes_too_long_is_given_up_and_harms_nobody() {
+    let store = stores().await.remove(1);
+    let path = store.dir.as_ref().unwrap().path().join("w.db");
+    create(&store, "r", None).await.1.unwrap();
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    raw.execute_batch(
+        "INSERT INTO runs (name, epoch, state, created_at, module, workflow, root, labels)
+         WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 60000)
+         SELECT 'many' || n, 1, 'completed', 5, zeroblob(32), 'w', 'many' || n, '[]' FROM n",
+    )
+    .unwrap();
+    let text = Some("nobody has this".to_owned());
+    let filter = RunFilter { text, patience_ms: Some(0), ..RunFilter::default() };
+    assert_eq!(store.runs(filter.clone()).await, Err(StoreError::TooLong { millis: 0 }));
+    assert_eq!(store.runs(RunFilter { patience_ms: None, ..filter }).await.unwrap(), []);
+    // What is found by an index is found at once, whatever else there is.
+    let labels = vec![("run".to_owned(), "r".to_owned())];
+    let quick = RunFilter { labels, patience_ms: Some(1_000), ..RunFilter::default() };
+    assert_eq!(store.runs(quick).await.unwrap().len(), 1);
 }

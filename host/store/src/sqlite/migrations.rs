@@ -190,6 +190,32 @@ async fn a_database_of_every_earlier_format_opens_and_goes_on() {
 }
 
 #[tokio::test]
+async fn runs_of_format_7_are_found_by_their_labels_and_the_database_has_a_secret() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let mut secrets = Vec::new();
+    for name in ["a.db", "b.db"] {
+        let path = dir.path().join(name);
+        let c = Connection::open(&path).unwrap();
+        MIGRATIONS[..7].iter().for_each(|migration| c.execute_batch(migration).unwrap());
+        c.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+        c.pragma_update(None, "user_version", 7).unwrap();
+        c.execute_batch(
+            r#"INSERT INTO runs (name, epoch, state, created_at, module, workflow, root, labels) VALUES
+               ('x', 1, 'completed', 5, zeroblob(32), 'w', 'x', '[["team","red"],["n","1"],["n","1"]]'),
+               ('y', 1, 'completed', 5, zeroblob(32), 'w', 'y', '[]');"#,
+        )
+        .unwrap();
+        drop(c);
+        let store: SharedStore = Arc::new(SqliteStore::open(&path, &SqliteOptions::default()).unwrap());
+        let labels = vec![("team".to_owned(), "red".to_owned()), ("n".to_owned(), "1".to_owned())];
+        let found = store.runs(RunFilter { labels, ..RunFilter::default() }).await.unwrap();
+        assert_eq!(found.iter().map(|info| info.id.as_str()).collect::<Vec<_>>(), ["x"]);
+        secrets.push(store.secret().await.unwrap());
+    }
+    assert_ne!(secrets[0], secrets[1]);
+}
+
+#[tokio::test]
 async fn each_database_has_an_identity_of_its_own_and_keeps_it() {
     let dir = tempfile::TempDir::new().unwrap();
     let [old, new] = ["old.db", "new.db"].map(|name| dir.path().join(name));
