@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 use wfhost::clock;
-use wfhost::store::{Access, Act, SharedStore, Token, TokenKind};
+use wfhost::store::{Act, SharedStore, Token, TokenKind};
 use wfhost::world::lock;
 use wfhost::{Host, HostError};
 use wfhost_config::Config;
@@ -208,11 +208,10 @@ impl App {
     pub(crate) fn stream(&self, who: &Identity) -> Result<Stream, Problem> {
         let mut streams = lock(&self.0.streams);
         let all: usize = streams.values().sum();
-        let own = streams.entry(who.id.clone()).or_default();
-        if *own >= STREAMS || all >= ALL_STREAMS {
+        if streams.get(&who.id).is_some_and(|own| *own >= STREAMS) || all >= ALL_STREAMS {
             return Err(Problem::too_many_streams(STREAMS));
         }
-        *own += 1;
+        *streams.entry(who.id.clone()).or_default() += 1;
         Ok(Stream { app: self.clone(), who: who.id.clone() })
     }
 

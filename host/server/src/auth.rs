@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, header};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use subtle::ConstantTimeEq;
-use wfhost::store::{Access, Token, TokenKind};
+use wfhost::store::{Token, TokenKind};
 use wfhost::world::{fresh_id, fresh_seed};
 use wfhost::{HostError, clock};
 use wfhost_core::{Digest, Timestamp};

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use wfhost::StartOptions;
 use wfhost::clock;
-use wfhost::store::{Access, MessageBody, Posted, Used};
+use wfhost::store::{MessageBody, Posted, Used};
 use wfhost_core::{Digest, Json, RunConfig, RunId, Step, Timestamp};
 use wfhost_view::Trouble;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wfhost::store::{Extras, Seen, Work};
+use wfhost::store::Seen;
 
 use crate::app::App;
 

@@ -1686,7 +1686,10 @@ async fn a_journal_is_read_by_parts_from_any_entry() {
                 assert_eq!(part, wanted.collect::<Vec<_>>(), "from {from}, {limit} rows");
             }
         }
-        assert_eq!(store.last_place().await.unwrap(), store.changes(0, 99).await.unwrap().last().unwrap().place);
+        assert_eq!(
+            store.last_place().await.unwrap(),
+            store.changes(0, 99).await.unwrap().last().unwrap().place
+        );
         assert!(store.journal_part(&id("none"), Position(0), 9).await.unwrap().is_empty());
     }
 }

@@ -3,6 +3,7 @@
 mod access;
 mod api;
 mod client;
+mod docs;
 mod events;
 mod hostile;
 mod openapi;

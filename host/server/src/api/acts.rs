@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use wfhost::engine::Module;
-use wfhost::store::{Deleted, Fence, Journals, LogLevel, MessageBody, Posted, RunInfo, Sessions, Work};
+use wfhost::store::{Deleted, Fence, LogLevel, MessageBody, Posted, RunInfo};
 use wfhost::{ForkOptions, HostError, ResumeOptions, steps};
 use wfhost_core::{ForkPlan, Given, Json, Position, RunId, Step};
 use wfhost_view::{ReplayView, RunView, StepView, Trouble, UpgradeView, log_lines};

@@ -21,7 +21,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use wfhost::HostError;
-use wfhost::store::{Journals, SharedStore, TranscriptFilter, TranscriptKind, Views};
+use wfhost::store::{SharedStore, TranscriptFilter, TranscriptKind};
 use wfhost_core::{Position, RunId};
 use wfhost_view::{
     EntryView, LogView, MessageView, PublishedView, RunView, TranscriptView, Trouble, document, entries, raw,
@@ -477,6 +477,8 @@ struct Telling {
     shown: Option<String>,
     over: bool,
     begun: bool,
+    /// When something was said last.
+    spoke: tokio::time::Instant,
     _place: Stream,
 }
 
@@ -492,6 +494,7 @@ fn as_stream(app: &App, source: Source, cursor: Cursor, follow: bool, place: Str
         shown: None,
         over: false,
         begun: false,
+        spoke: tokio::time::Instant::now(),
         _place: place,
     };
     let told = stream::unfold(telling, async |mut telling| {
@@ -512,6 +515,7 @@ impl Telling {
     async fn next(&mut self) -> Option<String> {
         loop {
             if let Some(text) = self.ready.pop_front() {
+                self.spoke = tokio::time::Instant::now();
                 return Some(text);
             }
             if self.over {
@@ -530,7 +534,7 @@ impl Telling {
 
     /// Waits until there may be something to tell.
     async fn wait(&mut self) {
-        let ping = tokio::time::sleep(PING);
+        let ping = tokio::time::sleep_until(self.spoke + PING);
         tokio::pin!(ping);
         let (bye, pinged) = ("retry: 500\n".to_owned() + &self.plain("bye"), self.plain("ping"));
         let beside = self.source.run.is_some() && self.source.payloads && self.source.kinds.has("live");

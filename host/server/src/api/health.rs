@@ -8,7 +8,6 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::json;
-use wfhost::store::Journals;
 
 use crate::api::View;
 use crate::app::App;

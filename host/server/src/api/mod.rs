@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use utoipa::IntoResponses;
 use utoipa_axum::router::OpenApiRouter;
 use wfhost::HostError;
-use wfhost::store::{RunInfo, Views};
+use wfhost::store::RunInfo;
 use wfhost_core::RunId;
 
 use crate::app::App;

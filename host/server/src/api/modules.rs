@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use wfhost::engine::{Denied, summarize};
-use wfhost::store::{Extras, ModuleInfo, RunFilter, RunState, Views};
+use wfhost::store::{ModuleInfo, RunFilter, RunState};
 use wfhost_core::limits;
 use wfhost_view::{ModuleView, Trouble, UpgradeView};
 

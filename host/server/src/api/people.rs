@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use wfhost::HostError;
-use wfhost::store::{MessageBody, OpenQuestion, Sessions, Views};
+use wfhost::store::{MessageBody, OpenQuestion};
 use wfhost_core::{Failure, FailureKind, Json, Outcome, RunId, Step, limits};
 use wfhost_view::InboxView;
 

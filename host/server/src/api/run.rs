@@ -8,9 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use wfhost::store::{
-    Journals, LogLevel, Mail, Part, RunFilter, RunInfo, TranscriptFilter, TranscriptKind, Views,
-};
+use wfhost::store::{LogLevel, Part, RunFilter, RunInfo, TranscriptFilter, TranscriptKind};
 use wfhost::why::why;
 use wfhost::{HostError, clock, steps};
 use wfhost_core::{Position, Step};

@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use wfhost::StartOptions;
-use wfhost::store::{MessageBody, RunFilter, RunInfo, RunState, Views, WaitsFor};
+use wfhost::store::{MessageBody, RunFilter, RunInfo, RunState, WaitsFor};
 use wfhost_core::policy::budget::Budget;
 use wfhost_core::{Digest, Json, RunConfig, RunId, Sandbox, Timestamp};
 use wfhost_view::{RunView, RunsView, Trouble};

@@ -10,7 +10,6 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use wfhost::schedule::{CatchUp, Overlap, Schedule, When};
-use wfhost::store::{Extras, Journals};
 use wfhost::{HostError, clock};
 use wfhost_core::{Json, RunConfig, RunId, Timestamp, limits};
 use wfhost_view::{ScheduleView, SchedulesView, Trouble, nearest};

@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use wfhost::clock::{self, rfc3339};
-use wfhost::store::{Access, Act, Session, Sessions, Token, TokenKind};
+use wfhost::store::{Act, Session, Token, TokenKind};
 use wfhost_view::Trouble;
 
 use super::{Asked, At, Refusals, Sent, View, limit};

@@ -9,7 +9,7 @@ use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
 use wfhost::clock;
-use wfhost::store::{Access, Token, TokenKind};
+use wfhost::store::{Token, TokenKind};
 
 use crate::app::App;
 use crate::auth::{Caller, Scope, Scopes, check, cookie_name, mint};
