@@ -60,7 +60,7 @@ impl Build {
                 offline: self.offline,
                 ..build::BuildOptions::default()
             };
-            build::build(&self.dir, &options, &mut tell)?
+            build::build(&self.dir, &options, &mut tell).map_err(failed)?
         };
         for build::Built { name, path, bytes } in &built {
             printer::say(common, "Built", &format!("{name}  {} kB", bytes / 1_000));
@@ -84,7 +84,7 @@ fn tell(progress: build::Progress<'_>) {
 
 /// Builds the only workflow of a directory, for verbs that take a module.
 pub(super) fn only(dir: &Path) -> Result<PathBuf, Trouble> {
-    let mut built = build::build(dir, &build::BuildOptions::default(), &mut tell)?;
+    let mut built = build::build(dir, &build::BuildOptions::default(), &mut tell).map_err(failed)?;
     if built.len() > 1 {
         let names: Vec<_> = built.iter().map(|built| built.path.display().to_string()).collect();
         return Err(Trouble::usage("WF0609", format!("{} has several workflows", dir.display()))
@@ -93,8 +93,7 @@ pub(super) fn only(dir: &Path) -> Result<PathBuf, Trouble> {
     Ok(built.remove(0).path)
 }
 
-impl From<build::BuildError> for Trouble {
-    fn from(error: build::BuildError) -> Self {
-        Self::usage(error.code(), error.to_string()).hint(error.hint())
-    }
+/// What keeps a workflow from being built.
+fn failed(error: build::BuildError) -> Trouble {
+    Trouble::usage(error.code(), error.to_string()).hint(error.hint())
 }

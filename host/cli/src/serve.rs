@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use wfhost::agents::Providers;
-use wfhost::store::{Access, Projects, RunFilter, StoreError, TokenKind, Views};
+use wfhost::store::{Projects, RunFilter, StoreError, TokenKind};
 use wfhost::world::environment;
 use wfhost::{Adopt, Configurations};
 use wfhost_config::Config;

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use wfhost::clock::{self, rfc3339};
-use wfhost::store::{Access, Act, SharedStore, Token, TokenKind};
+use wfhost::store::{Act, SharedStore, Token, TokenKind};
 use wfhost::world::environment;
 use wfhost_core::Timestamp;
 use wfhost_server::{Scope, Scopes, mint};
