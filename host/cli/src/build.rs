@@ -49,7 +49,7 @@ impl Build {
             if let Err(error @ (ModuleError::Empty | ModuleError::NotWasm(_))) = summarize(&core) {
                 return Err(error.into());
             }
-            let bytes = build::wrap(&self.dir, &path)?;
+            let bytes = build::wrap(&self.dir, &path).map_err(failed)?;
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             vec![build::Built { name, path, bytes }]
         } else {
