@@ -101,6 +101,7 @@ sdk![
     "macros/src/workflow.rs",
     "src/agent.rs",
     "src/ask.rs",
+    "src/call.rs",
     "src/bindings.rs",
     "src/child.rs",
     "src/choice.rs",

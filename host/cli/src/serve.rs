@@ -154,7 +154,7 @@ impl Network {
             Err(ServeError::Host(error)) => Err(error.into()),
             Err(error @ ServeError::Tls(_)) => Err(Trouble::usage("WF0811", error.to_string())
                 .hint("both are PEM files: the certificate with its chain, and its key")),
-            Err(error @ ServeError::Listen { .. }) => Err(Trouble::usage("WF0810", error.to_string())
+            Err(error @ ServeError::Listen { .. }) => Err(Trouble::host("WF0810", error.to_string())
                 .because(&error)
                 .hint("name another one with --listen, or `--listen off`")),
         }

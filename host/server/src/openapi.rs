@@ -1,5 +1,6 @@
 //! The description of the API, OpenAPI 3.1, made of the handlers themselves.
 
+use serde_json::{Value, json};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{
     ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, ServerBuilder,
@@ -35,8 +36,37 @@ pub(crate) fn parts() -> (axum::Router<App>, String) {
         OpenApiRouter::with_openapi(openapi).nest("/api/v1", api::router()).split_for_parts();
     // The same text from the same program: parts come in the order of the routes, schemas by name.
     document.tags = None;
+    let mut document = serde_json::to_value(&document).unwrap_or_default();
+    share_refusals(&mut document);
     let text = serde_json::to_string_pretty(&document).unwrap_or_default();
     (router, text + "\n")
+}
+
+/// Each operation names the same errors: they are written once.
+fn share_refusals(document: &mut Value) {
+    const KIND: &str = "application/problem+json";
+    let mut shared = serde_json::Map::new();
+    let mut problem_schema = Value::Null;
+    let paths = document["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut());
+    let operations =
+        paths.flat_map(|path| path.as_object_mut().into_iter().flat_map(|path| path.values_mut()));
+    for operation in operations {
+        for (status, response) in operation["responses"].as_object_mut().into_iter().flatten() {
+            if response["content"].get(KIND).is_some() {
+                let name = format!("Error{status}");
+                let reference = json!({ "$ref": format!("#/components/responses/{name}") });
+                let mut whole = std::mem::replace(response, reference);
+                let problem = json!({ "$ref": "#/components/schemas/ProblemView" });
+                let schema = std::mem::replace(&mut whole["content"][KIND]["schema"], problem);
+                shared.entry(name).or_insert(whole);
+                if problem_schema.is_null() {
+                    problem_schema = schema;
+                }
+            }
+        }
+    }
+    document["components"]["responses"] = Value::Object(shared);
+    document["components"]["schemas"]["ProblemView"] = problem_schema;
 }
 
 /// The description as it is served.

@@ -218,7 +218,8 @@ fn bodies_that_are_too_large_are_not_read() {
         }
     }
     let grown = memory() - before;
-    assert!(grown < 200_000, "{grown} kB for what is refused");
+    // A module is held in memory, and may have 64 MiB.
+    assert!(grown < 256_000, "{grown} kB for what is refused");
     assert_eq!(server.ask("GET", "/api/v1/runs", None).status, 200);
 }
 

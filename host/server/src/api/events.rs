@@ -429,7 +429,7 @@ async fn answer(
     cursor: Cursor,
 ) -> Result<Response, Problem> {
     let patience = wait(asked.wait.as_deref())?;
-    let most = limit(asked.limit, 200, 1_000);
+    let most = limit(asked.limit, 200, 1_000)?;
     if wants_stream(headers) {
         let place = app.stream(caller)?;
         return Ok(as_stream(app, source, cursor, asked.follow.unwrap_or(true), place));

@@ -135,8 +135,11 @@ pub(crate) async fn find(app: &App, text: &str) -> Result<RunInfo, Problem> {
 }
 
 /// How many are asked for, within bounds.
-pub(crate) fn limit(asked: Option<u32>, usual: u32, most: u32) -> usize {
-    asked.unwrap_or(usual).clamp(1, most) as usize
+pub(crate) fn limit(asked: Option<u32>, usual: u32, most: u32) -> Result<usize, Problem> {
+    match asked.unwrap_or(usual) {
+        limit if (1..=most).contains(&limit) => Ok(limit as usize),
+        _ => Err(Problem::bad(format!("`limit` is from 1 to {most}"))),
+    }
 }
 
 /// The newest module of that name.

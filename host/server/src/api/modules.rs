@@ -71,8 +71,9 @@ async fn upload(
     if !is_name(&asked.name) {
         return Err(Problem::unfit("the name of a workflow consists of letters, digits, `_`, `-` and `.`"));
     }
-    limits::check("the name of a workflow", asked.name.len(), limits::NAME_BYTES)
-        .map_err(wfhost::HostError::from)?;
+    if asked.name.len() > limits::NAME_BYTES {
+        return Err(Problem::unfit("the name of a workflow has 256 bytes at most"));
+    }
     let denied = if asked.trap_denied.unwrap_or(false) { Denied::Trap } else { Denied::Refuse };
     let added = app.host().add_module_with(&asked.name, &bytes, denied).await?;
     app.record(&caller, "modules.upload", &format!("{} {}", asked.name, added.digest), "added").await?;
@@ -102,7 +103,7 @@ struct InspectView {
 }
 
 async fn info(app: &App, text: &str) -> Result<ModuleInfo, Problem> {
-    let wanted = digest(text)?;
+    let wanted = digest(text).map_err(|_| missing(text))?;
     app.read(async move |store| store.module_info(wanted).await).await?.ok_or_else(|| missing(text))
 }
 

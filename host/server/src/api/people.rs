@@ -54,7 +54,7 @@ async fn list(
     caller.need(&app, Scope::RunsRead)?;
     caller.need(&app, Scope::PayloadsRead)?;
     let run = asked.run.as_deref().map(run_id).transpose()?;
-    let found = open(&app, run, limit(asked.limit, 100, 1_000)).await?;
+    let found = open(&app, run, limit(asked.limit, 100, 1_000)?).await?;
     Ok(View(InboxView::of(&found)))
 }
 

@@ -187,7 +187,7 @@ async fn list_steps(
         )));
     }
     let info = find(&app, &run).await?;
-    let most = limit(asked.limit, 1_000, 10_000);
+    let most = limit(asked.limit, 1_000, 10_000)?;
     let known =
         app.read(async move |store| read_journal(store.as_ref(), &info.id).await.map(|j| steps(&j))).await?;
     let wanted = known.iter().filter(|step| asked.after.is_none_or(|after| step.step.0 > after));
@@ -245,7 +245,7 @@ async fn journal(
 ) -> Result<View<JournalView>, Problem> {
     caller.need(&app, Scope::RunsRead)?;
     let info = find(&app, &run).await?;
-    let most = limit(asked.limit, 1_000, 10_000);
+    let most = limit(asked.limit, 1_000, 10_000)?;
     let from = match asked.last {
         Some(last) => info.entries.0.saturating_sub(last),
         None => asked.from.unwrap_or(0),
@@ -315,7 +315,7 @@ async fn logs(
             .ok_or_else(|| Problem::bad("`level` is trace, debug, info, warn or error"))?,
     };
     let info = find(&app, &run).await?;
-    let (from, most) = (asked.from.unwrap_or(0), limit(asked.limit, 1_000, 10_000));
+    let (from, most) = (asked.from.unwrap_or(0), limit(asked.limit, 1_000, 10_000)?);
     let lines = app.read(async move |store| store.logs(&info.id, from, most).await).await?;
     let next = lines.last().map_or(from, |line| line.number + 1);
     let lines = lines.iter().filter(|line| line.level >= level).map(LogView::of).collect();
@@ -345,7 +345,7 @@ async fn messages(
     caller.need(&app, Scope::RunsRead)?;
     caller.need(&app, Scope::PayloadsRead)?;
     let info = find(&app, &run).await?;
-    let (id, most) = (info.id.clone(), limit(asked.limit, 100, 1_000));
+    let (id, most) = (info.id.clone(), limit(asked.limit, 100, 1_000)?);
     let found = app.read(async move |store| store.messages(&id, asked.after, most).await).await?;
     Ok(View(MessagesView::new(&info.id, asked.after, &found)))
 }
@@ -386,7 +386,7 @@ async fn state(
     caller.need(&app, Scope::RunsRead)?;
     caller.need(&app, Scope::PayloadsRead)?;
     let info = find(&app, &run).await?;
-    let (id, most) = (info.id.clone(), limit(asked.limit, 1_000, 10_000));
+    let (id, most) = (info.id.clone(), limit(asked.limit, 1_000, 10_000)?);
     // Only the last of each key is wanted, wherever it is.
     let all = if asked.history.unwrap_or(false) { most } else { usize::MAX >> 1 };
     let (key, after) = (asked.key.clone(), asked.after);
@@ -449,7 +449,7 @@ async fn transcript(
     };
     let kinds = words.map(kind).collect::<Result<Vec<_>, _>>()?;
     let info = find(&app, &run).await?;
-    let (after, most) = (asked.after.unwrap_or(0), limit(asked.limit, 200, 1_000));
+    let (after, most) = (asked.after.unwrap_or(0), limit(asked.limit, 200, 1_000)?);
     let filter = TranscriptFilter { after, step: asked.step.map(Step), kinds };
     let found = app.read(async move |store| store.transcript(&info.id, filter, most).await).await?;
     let next = found.last().map_or(after, |line| line.number);

@@ -197,7 +197,7 @@ pub(crate) async fn page(
     wanted: &Wanted,
     page: &Page,
 ) -> Result<(Vec<RunInfo>, Option<String>), Problem> {
-    let most = limit(page.limit, 50, 1_000);
+    let most = limit(page.limit, 50, 1_000)?;
     let before = match &page.cursor {
         Some(cursor) => {
             Some(run_of(cursor).ok_or_else(|| Problem::bad("the cursor is none that a page gave"))?)

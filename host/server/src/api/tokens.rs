@@ -200,7 +200,7 @@ async fn audit(
     Asked(asked): Asked<AuditAsked>,
 ) -> Result<View<AuditsView>, Problem> {
     caller.need(&app, Scope::Admin)?;
-    let most = limit(asked.limit, 100, 1_000);
+    let most = limit(asked.limit, 100, 1_000)?;
     let before = asked.before;
     let found = app.read(async move |store| store.acts(before, most).await).await?;
     let before = found.last().filter(|_| found.len() == most).map(|act| act.number);

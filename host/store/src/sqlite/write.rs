@@ -134,11 +134,18 @@ fn insert_labels(c: &Connection, id: i64, labels: &[(String, String)]) -> rusqli
 
 /// Takes back that a run is found by the labels that it has.
 fn delete_labels(c: &Connection, id: i64) -> rusqlite::Result<()> {
-    c.prepare_cached(
-        "DELETE FROM labels WHERE run = ?1 AND (key, value) IN
-             (SELECT l.value ->> 0, l.value ->> 1 FROM runs r, json_each(r.labels) l WHERE r.id = ?1)",
-    )?
-    .execute([id])?;
+    let readable = c
+        .prepare_cached("SELECT json_valid(labels) FROM runs WHERE id = ?1")?
+        .query_row([id], |row| row.get::<_, bool>(0))
+        .optional()?;
+    let sql = match readable {
+        Some(false) | None => "DELETE FROM labels WHERE run = ?1",
+        Some(true) => {
+            "DELETE FROM labels WHERE run = ?1 AND (key, value) IN
+                 (SELECT l.value ->> 0, l.value ->> 1 FROM runs r, json_each(r.labels) l WHERE r.id = ?1)"
+        }
+    };
+    c.prepare_cached(sql)?.execute([id])?;
     Ok(())
 }
 
@@ -305,11 +312,7 @@ pub(super) fn import(c: &Connection, run: &ImportedRun) -> Result<()> {
 pub(super) fn rebuild(c: &Connection, run: &Rebuilt) -> Result<bool> {
     let info = &run.info;
     let waiting = info.waiting.as_ref();
-    // By what was there: whether it is changed is not known yet, so all is put back in any case.
     let known = read::number(c, &info.id)?;
-    if let Some(id) = known {
-        delete_labels(c, id)?;
-    }
     let changed = c
         .prepare_cached(concat!(
             "UPDATE runs SET workflow = :workflow, module = :module, labels = :labels, parent = :parent,
@@ -337,13 +340,10 @@ pub(super) fn rebuild(c: &Connection, run: &Rebuilt) -> Result<bool> {
             ":root": info.links.root.as_str(), ":chain": info.links.chain.as_ref().map(RunId::as_str),
             ":next": info.links.next.as_ref().map(RunId::as_str),
         })?;
-    let Some(id) = known else { return Ok(false) };
-    let labels: String =
-        c.prepare_cached("SELECT labels FROM runs WHERE id = ?1")?.query_row([id], |row| row.get(0))?;
-    insert_labels(c, id, &serde_json::from_str::<Vec<_>>(&labels).unwrap_or_default())?;
-    if changed == 0 {
-        return Ok(false);
-    }
+    let Some(id) = known.filter(|_| changed > 0) else { return Ok(false) };
+    // Whatever it is found by: this looks at all labels, and is done to few runs.
+    c.prepare_cached("DELETE FROM labels WHERE run = ?1")?.execute([id])?;
+    insert_labels(c, id, &info.labels)?;
     set_ledger(c, id, info.spent, info.budget)?;
     c.prepare_cached("DELETE FROM questions WHERE run = ?1")?.execute([id])?;
     change_questions(c, id, &run.questions)?;
