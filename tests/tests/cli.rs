@@ -264,7 +264,7 @@ fn databases_that_cannot_be_used_are_explained() {
     let error = place.run(["ps"]).error(4, &place);
     assert!(
         error.starts_with(
-            "error[WF0314]: the database DIR/wfhost.db has format 99, this wfhost knows formats up to 7"
+            "error[WF0314]: the database DIR/wfhost.db has format 99, this wfhost knows formats up to 8"
         ),
         "{error}"
     );

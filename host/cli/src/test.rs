@@ -67,29 +67,27 @@ pub(crate) struct Test {
     junit: Option<PathBuf>,
 }
 
-impl From<ScenarioError> for Trouble {
-    fn from(error: ScenarioError) -> Self {
-        let details = match &error {
-            ScenarioError::Syntax { source, .. } => source.to_string().lines().map(str::to_owned).collect(),
-            ScenarioError::Read { .. } => Vec::new(),
-        };
-        let message = match &error {
-            ScenarioError::Syntax { path, .. } => {
-                format!("the scenario {} is not as it should be", path.display())
-            }
-            ScenarioError::Read { .. } => error.to_string(),
-        };
-        Self { details, ..Self::usage("WF0820", message) }
-            .hint("`wfhost explain WF0820` shows the form of a scenario")
-            .because(&error)
-    }
+/// What is wrong with a scenario.
+fn bad_scenario(error: ScenarioError) -> Trouble {
+    let details = match &error {
+        ScenarioError::Syntax { source, .. } => source.to_string().lines().map(str::to_owned).collect(),
+        ScenarioError::Read { .. } => Vec::new(),
+    };
+    let message = match &error {
+        ScenarioError::Syntax { path, .. } => {
+            format!("the scenario {} is not as it should be", path.display())
+        }
+        ScenarioError::Read { .. } => error.to_string(),
+    };
+    Trouble { details, ..Trouble::usage("WF0820", message) }
+        .hint("`wfhost explain WF0820` shows the form of a scenario")
+        .because(&error)
 }
 
-impl From<SimulatorError> for Trouble {
-    fn from(error: SimulatorError) -> Self {
-        match error {
-            SimulatorError::Host(error) => error.into(),
-        }
+/// What keeps a simulation from being made.
+fn not_simulated(error: SimulatorError) -> Trouble {
+    match error {
+        SimulatorError::Host(error) => error.into(),
     }
 }
 
@@ -99,7 +97,7 @@ impl Test {
         let found = module_arg::find(None, &self.module).await?;
         let modules = found.directory.as_ref().map(PathBuf::from);
         let engine = Arc::new(Engine::new(environment::cache_dir())?);
-        let simulator = Simulator::new(engine, &found.name, found.bytes, modules, None).await?;
+        let simulator = Simulator::new(engine, &found.name, found.bytes, modules, None).await.map_err(not_simulated)?;
         if let Some(seed) = self.seed {
             return self.one(common, &simulator, &scenarios, seed).await;
         }
@@ -166,7 +164,7 @@ impl Test {
             return Ok(vec![Arc::new(Scenario::usual(input.unwrap_or_default()))]);
         }
         let scenarios = paths.iter().map(|path| {
-            let scenario = Scenario::read(path)?;
+            let scenario = Scenario::read(path).map_err(bad_scenario)?;
             let input = input.clone().unwrap_or_else(|| scenario.input.clone());
             Ok(Arc::new(Scenario { input, ..scenario }))
         });
@@ -185,7 +183,7 @@ impl Test {
         let mut documents = Vec::new();
         for scenario in scenarios {
             let (simulator, of) = (simulator.clone(), Arc::clone(scenario));
-            let (execution, fault) = blocking(move || simulator.once(&of, seed)).await??;
+            let (execution, fault) = blocking(move || simulator.once(&of, seed)).await?.map_err(not_simulated)?;
             failed |= fault.is_some();
             let state = execution.main.state.as_str();
             if common.output == Format::Text {
