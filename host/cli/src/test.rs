@@ -97,7 +97,8 @@ impl Test {
         let found = module_arg::find(None, &self.module).await?;
         let modules = found.directory.as_ref().map(PathBuf::from);
         let engine = Arc::new(Engine::new(environment::cache_dir())?);
-        let simulator = Simulator::new(engine, &found.name, found.bytes, modules, None).await.map_err(not_simulated)?;
+        let simulator =
+            Simulator::new(engine, &found.name, found.bytes, modules, None).await.map_err(not_simulated)?;
         if let Some(seed) = self.seed {
             return self.one(common, &simulator, &scenarios, seed).await;
         }
@@ -126,7 +127,7 @@ impl Test {
                     exploring.await
                 }
             };
-            reports.push(report??);
+            reports.push(report?.map_err(not_simulated)?);
             if stop.load(Ordering::Relaxed) {
                 break;
             }
@@ -183,7 +184,8 @@ impl Test {
         let mut documents = Vec::new();
         for scenario in scenarios {
             let (simulator, of) = (simulator.clone(), Arc::clone(scenario));
-            let (execution, fault) = blocking(move || simulator.once(&of, seed)).await?.map_err(not_simulated)?;
+            let (execution, fault) =
+                blocking(move || simulator.once(&of, seed)).await?.map_err(not_simulated)?;
             failed |= fault.is_some();
             let state = execution.main.state.as_str();
             if common.output == Format::Text {

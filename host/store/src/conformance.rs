@@ -1623,6 +1623,8 @@ async fn no_cost_grows_with_what_is_there() {
     let grown: Vec<_> =
         few.iter().zip(&many).filter(|((_, few), (_, many))| *many > few + few / 2 + 50).collect();
     assert!(grown.is_empty(), "{grown:?}");
+}
+
 #[tokio::test]
 async fn runs_are_found_by_what_they_are_labelled_with_and_wait_for() {
     for store in stores().await {
