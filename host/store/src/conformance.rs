@@ -1619,7 +1619,6 @@ async fn costs(many: u64) -> Vec<(&'static str, u64)> {
 #[tokio::test]
 async fn no_cost_grows_with_what_is_there() {
     let (few, many) = (costs(20).await, costs(400).await);
-    println!("{few:?}\n{many:?}");
     let grown: Vec<_> =
         few.iter().zip(&many).filter(|((_, few), (_, many))| *many > few + few / 2 + 50).collect();
     assert!(grown.is_empty(), "{grown:?}");
