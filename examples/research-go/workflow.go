@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -36,20 +37,20 @@ type report struct {
 func init() { wfhost.Workflow(research) }
 func main() {}
 
-func research(input input) (*report, error) {
+func research(ctx context.Context, input input) (*report, error) {
 	count := or(input.Sections, 3)
 	result := &report{Topic: input.Topic}
 
 	wfhost.Phase("outline")
 	prompt := fmt.Sprintf("outline %s in %d sections", input.Topic, count)
-	outline, err := wfhost.Agent{Prompt: prompt, Label: "outline"}.Text()
+	outline, err := wfhost.Agent{Prompt: prompt, Label: "outline"}.Text(ctx)
 	if err != nil {
 		return nil, err
 	}
 	result.Outline = outline
 
 	wfhost.Phase("sections")
-	if result.Sections, err = write(input.Topic, outline, count); err != nil {
+	if result.Sections, err = write(ctx, input.Topic, outline, count); err != nil {
 		return nil, err
 	}
 	for result.Rounds < rounds {
@@ -58,7 +59,7 @@ func research(input input) (*report, error) {
 		wfhost.Phase(name)
 		draft := strings.Join(result.Sections, "\n\n")
 		prompt := fmt.Sprintf("review round %d of %s:\n%s", result.Rounds, input.Topic, draft)
-		review, err := wfhost.Agent{Prompt: prompt, Label: name}.Text()
+		review, err := wfhost.Agent{Prompt: prompt, Label: name}.Text(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -68,7 +69,7 @@ func research(input input) (*report, error) {
 			break
 		}
 		if result.Rounds < rounds {
-			if result.Sections, err = write(input.Topic, review, count); err != nil {
+			if result.Sections, err = write(ctx, input.Topic, review, count); err != nil {
 				return nil, err
 			}
 		}
@@ -79,7 +80,7 @@ func research(input input) (*report, error) {
 
 	wfhost.Phase("approval")
 	timeout := time.Duration(or(input.ApprovalTimeoutS, 7*24*3600)) * time.Second
-	answer, err := wfhost.Signal[approval]("approve", timeout)
+	answer, err := wfhost.Signal[approval](ctx, "approve", timeout)
 	switch {
 	case err == nil:
 		result.Approval = &answer
@@ -90,13 +91,13 @@ func research(input input) (*report, error) {
 }
 
 // write has all sections written side by side, following an outline or a review.
-func write(topic, guidance string, count int) ([]string, error) {
+func write(ctx context.Context, topic, guidance string, count int) ([]string, error) {
 	sections := make([]*wfhost.Step[string], 0, count)
 	for number := 1; number <= count; number++ {
 		prompt := fmt.Sprintf("write section %d of %s:\n%s", number, topic, guidance)
 		sections = append(sections, wfhost.Agent{Prompt: prompt, Label: fmt.Sprintf("section %d", number)}.Start())
 	}
-	return wfhost.All(sections)
+	return wfhost.All(ctx, sections)
 }
 
 func or(value *int, otherwise int) int {

@@ -2,53 +2,76 @@
 sections written side by side, a review of at most three rounds, and the
 approval of a person."""
 
-from wfhost import Failure, agent, all_of, log, phase, publish, signal, start_agent
+import asyncio
+from dataclasses import dataclass
+from typing import Optional
+
+from wfhost import Failure, agent, log, phase, publish, signal
 
 ROUNDS = 3
-WEEK = 7 * 24 * 3600
 
 
-def run(input):
-    topic, count = input["topic"], input.get("sections", 3)
+@dataclass
+class Input:
+    topic: str
+    sections: int = 3
+    approval_timeout_s: float = 7 * 24 * 3600
+
+
+@dataclass
+class Approval:
+    ok: bool
+    note: Optional[str] = None
+
+
+@dataclass
+class Report:
+    topic: str
+    outline: str
+    sections: list[str]
+    rounds: int
+    approval: Optional[Approval]
+
+
+async def run(input: Input) -> Report:
+    topic = input.topic
 
     phase("outline")
-    outline = agent(f"outline {topic} in {count} sections", label="outline")
+    outline = await agent(f"outline {topic} in {input.sections} sections", label="outline")
 
     phase("sections")
-    sections = write(topic, outline, count)
+    sections = await write(topic, outline, input.sections)
 
     rounds = 0
     while rounds < ROUNDS:
         rounds += 1
         phase(f"review {rounds}")
         draft = "\n\n".join(sections)
-        review = agent(f"review round {rounds} of {topic}:\n{draft}", label=f"review {rounds}")
+        review = await agent(f"review round {rounds} of {topic}:\n{draft}", label=f"review {rounds}")
         if review.lstrip().lower().startswith(("ok", "approved")):
             log(f"accepted in round {rounds}")
             break
         if rounds < ROUNDS:
-            sections = write(topic, review, count)
+            sections = await write(topic, review, input.sections)
     publish("draft", sections)
 
     phase("approval")
-    answer = approval(input.get("approval_timeout_s", WEEK))
-    return {"topic": topic, "outline": outline, "sections": sections, "rounds": rounds, "approval": answer}
+    return Report(topic, outline, sections, rounds, await approval(input.approval_timeout_s))
 
 
-def write(topic, guidance, count):
+async def write(topic: str, guidance: str, count: int) -> list[str]:
     """Has all sections written side by side, following an outline or a review."""
-    return all_of([
-        start_agent(f"write section {number} of {topic}:\n{guidance}", label=f"section {number}")
+    return await asyncio.gather(*(
+        agent(f"write section {number} of {topic}:\n{guidance}", label=f"section {number}")
         for number in range(1, count + 1)
-    ])
+    ))
 
 
-def approval(timeout):
+async def approval(timeout: float) -> Optional[Approval]:
     """None if nobody answers in time."""
     try:
-        answer = signal("approve", timeout=timeout)
+        return await signal("approve", timeout=timeout, returns=Approval)
     except Failure as failure:
         if failure.kind == "timed-out":
             return None
         raise
-    return {"ok": answer["ok"], "note": answer.get("note")}

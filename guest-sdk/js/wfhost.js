@@ -1,11 +1,12 @@
 // Durable workflows in JavaScript and TypeScript.
 //
-// A module exports `run = workflow((input) => ...)`. Each call here that waits is a step of the
-// run's journal and is never carried out a second time once it is done. Calls block: there is
-// nothing to await. What is to happen side by side is started first (`agent.start`, ...) and
-// waited for afterwards (`get`, `all`, `any`).
+// A module exports `run = workflow(async (input) => ...)`. What is asked of the world is a step of the
+// run's journal, and never carried out a second time once it is done. Steps begin when they are made
+// and are awaited like promises.
 //
 // Types and descriptions are in wfhost.d.ts.
+
+import "./install.js";
 
 import * as agents from "wfhost:workflow/agent@0.1.0";
 import * as children from "wfhost:workflow/child@0.1.0";
@@ -13,59 +14,25 @@ import * as context from "wfhost:workflow/context@0.1.0";
 import * as logging from "wfhost:workflow/log@0.1.0";
 import * as signals from "wfhost:workflow/signal@0.1.0";
 import * as sleeps from "wfhost:workflow/sleep@0.1.0";
-import * as types from "wfhost:workflow/types@0.1.0";
 
-export class Failure extends Error {
-  constructor(kind, message, { details, attempts = 0 } = {}) {
-    super(message);
-    this.name = "Failure";
-    this.kind = kind;
-    this.details = details;
-    this.attempts = attempts;
-  }
-}
+import { Failure, call, describeError, json, optionalJson, record } from "./failure.js";
+import { Step, Task, drive, stepsBegun } from "./loop.js";
+import { ONCE, RETRY, length } from "./policy.js";
+import { data, fitting, jsonSchema, text } from "./schema.js";
+import { clearTimeout, setTimeout } from "./timers.js";
 
-/** Calls the host; its failures are records that arrive as the payload of an error. */
-function call(body) {
-  try {
-    return body();
-  } catch (error) {
-    const failure = error?.payload;
-    if (typeof failure?.kind !== "string") throw error;
-    const details = failure.details == null ? undefined : JSON.parse(failure.details);
-    throw new Failure(failure.kind, failure.message, { details, attempts: failure.attempts });
-  }
-}
+export { Failure, Step, Task };
+export { Semaphore, firstOk, parallelMap, quorum, race, retry, spawn, timeout } from "./patterns.js";
+export { saga } from "./saga.js";
 
-function json(value) {
-  const text = JSON.stringify(value);
-  if (text === undefined) throw new Failure("rejected", `${typeof value} is not JSON`);
-  return text;
-}
-
-function optionalJson(value) {
-  return value === undefined ? undefined : json(value);
-}
-
-/** The failure that an error ends a run with. */
-function record(error) {
-  if (error instanceof Failure) {
-    const { kind, message, details, attempts } = error;
-    return { kind, message, details: optionalJson(details), attempts };
-  }
-  const isError = error instanceof Error;
-  const message = isError ? `${error.name}: ${error.message}` : String(error);
-  const details = isError && error.stack ? json({ stack: error.stack }) : undefined;
-  return { kind: "failed", message, details, attempts: 0 };
-}
-
-export function workflow(body) {
-  return (input) => {
+export function workflow(body, { input: schema } = {}) {
+  return (given) => {
     // The interpreter's own seed was drawn when the module was built: it is the same in every run.
     Math.random = random;
     let failure;
     try {
-      return json(body(JSON.parse(input)) ?? null);
+      const input = inputOf(JSON.parse(given), schema);
+      return json(drive(() => body(input)) ?? null, "result");
     } catch (error) {
       failure = record(error);
     }
@@ -73,130 +40,130 @@ export function workflow(body) {
   };
 }
 
-export class Step {
-  #step;
-  #read;
-
-  constructor(step, read) {
-    this.#step = step;
-    this.#read = read;
-  }
-
-  get id() {
-    return this.#step.id();
-  }
-
-  get() {
-    return this.#read(JSON.parse(call(() => this.#step.get())));
-  }
-
-  /** For `any`. */
-  static handle(step) {
-    return step.#step;
+function inputOf(given, schema) {
+  try {
+    return fitting(schema, given, "input");
+  } catch (error) {
+    throw new Failure("rejected", describeError(error));
   }
 }
-
-const asItIs = (value) => value;
-
-// A call that names this kind among the fatal ones is made at most once.
-const once = { maxAttempts: 1, fatal: ["unknown-outcome"] };
 
 function request(prompt, options = {}) {
   const {
     providers = [],
     provider,
     retry,
-    once: atMostOnce = false,
+    once = false,
     limits,
     cache,
     input,
     schema,
     options: passed,
-    ...rest
+    session,
+    fork,
+    model,
+    workspace,
+    label,
+    group,
   } = options;
+  const forwarded = fork === undefined ? passed : { ...passed, fork: true };
   return {
     prompt,
     providers: provider === undefined ? providers : [provider],
-    input: optionalJson(input),
-    schema: optionalJson(schema),
-    options: optionalJson(passed),
-    retry: (atMostOnce || retry || undefined) && {
-      maxAttempts: 3,
-      initial: 1_000,
-      factor: 2,
-      max: 60_000,
-      jitter: 0.1,
-      fatal: [],
-      ...retry,
-      ...(atMostOnce && once),
+    input: optionalJson(input, "input"),
+    schema: optionalJson(jsonSchema(schema), "schema"),
+    options: optionalJson(forwarded, "options"),
+    retry: once || retry ? { ...RETRY, ...retry, ...(once && ONCE) } : undefined,
+    limits: limits && {
+      attempt: length(limits.attempt, "limit"),
+      total: length(limits.total, "limit"),
+      heartbeat: length(limits.heartbeat, "limit"),
     },
-    limits,
-    cache,
-    ...rest,
+    cache: cache && { version: cache.version, ttl: length(cache.ttl, "age") },
+    session: fork ?? session,
+    model,
+    workspace,
+    label,
+    group,
   };
 }
 
-export function agent(prompt, options) {
-  return JSON.parse(call(() => agents.run(request(prompt, options))).output);
+function begin(prompt, options, read) {
+  return new Step(() => agents.start(request(prompt, options)), read);
 }
 
-agent.reply = (prompt, options) => {
-  const reply = call(() => agents.run(request(prompt, options)));
-  return { ...reply, output: JSON.parse(reply.output) };
-};
+export function agent(prompt, options) {
+  const schema = options?.schema;
+  const read = schema === undefined ? text : (output) => data(output, schema);
+  return begin(prompt, options, (reply) => read(reply.output));
+}
 
-agent.start = (prompt, options) =>
-  new Step(agents.start(request(prompt, options)), (reply) => reply.output);
+agent.json = (prompt, options) => begin(prompt, options, (reply) => data(reply.output, options?.schema));
+
+function replyOf(reply, options) {
+  const { session, model, provider, usage } = reply;
+  const schema = options?.schema;
+  return {
+    output: schema === undefined ? reply.output : data(reply.output, schema),
+    session: session ?? undefined,
+    model: model ?? undefined,
+    provider: provider ?? "",
+    usage: usage
+      ? {
+          inputTokens: usage.input_tokens ?? 0,
+          outputTokens: usage.output_tokens ?? 0,
+          cachedTokens: usage.cached_tokens ?? 0,
+          costMicros: usage.cost_micros ?? 0,
+        }
+      : undefined,
+  };
+}
+
+agent.reply = (prompt, options) => begin(prompt, options, (reply) => replyOf(reply, options));
+
+const nothing = () => undefined;
 
 export function sleep(millis) {
-  call(() => sleeps.sleep(millis));
+  return new Step(() => sleeps.startFor(length(millis)), nothing);
 }
 
-sleep.until = (time) => call(() => sleeps.sleepUntil(Number(time)));
-sleep.start = (millis) => new Step(sleeps.startFor(millis), asItIs);
+sleep.until = (time) => new Step(() => sleeps.start(length(Math.max(Number(time), 0), "time")), nothing);
 
-export function signal(name, { timeout } = {}) {
-  return JSON.parse(call(() => signals.wait(name, timeout)));
+export function signal(name, { timeout, schema } = {}) {
+  return new Step(
+    () => signals.start(name, length(timeout, "timeout")),
+    (payload) => fitting(schema, payload, `signal ${name}`),
+  );
 }
-
-signal.start = (name, { timeout } = {}) => new Step(signals.start(name, timeout), asItIs);
 
 export function send(run, name, payload = null) {
-  call(() => signals.send(run, name, json(payload)));
+  call(() => signals.send(run, name, json(payload, "payload")));
 }
 
-function question(prompt, { schema, choices = [], details } = {}) {
-  return { prompt, schema: optionalJson(schema), choices, details: optionalJson(details) };
+export function ask(prompt, { schema, choices = [], details, timeout } = {}) {
+  return new Step(
+    () => {
+      const question = {
+        prompt,
+        schema: optionalJson(jsonSchema(schema), "schema"),
+        choices,
+        details: optionalJson(details, "details"),
+      };
+      return signals.startAsk(question, length(timeout, "timeout"));
+    },
+    (answer) => fitting(schema, answer, "answer"),
+  );
 }
-
-export function ask(prompt, options = {}) {
-  return JSON.parse(call(() => signals.ask(question(prompt, options), options.timeout)));
-}
-
-ask.start = (prompt, options = {}) =>
-  new Step(signals.startAsk(question(prompt, options), options.timeout), asItIs);
 
 export function post(name, payload = null) {
-  signals.post(name, json(payload));
+  signals.post(name, json(payload, "payload"));
 }
 
-function childOptions({ id, onClose = "cancel", labels = {} } = {}) {
-  return { id, onClose, labels: Object.entries(labels) };
-}
-
-export function child(module, input = null, options) {
-  return JSON.parse(call(() => children.run(module, json(input), options && childOptions(options))));
-}
-
-child.start = (module, input = null, options) =>
-  new Step(children.start(module, json(input), options && childOptions(options)), asItIs);
-
-export function all(steps) {
-  return steps.map((step) => step.get());
-}
-
-export function any(steps) {
-  return types.waitAny(steps.map(Step.handle));
+export function child(module, input = null, { id, onClose = "cancel", labels = {}, schema } = {}) {
+  return new Step(
+    () => children.start(module, json(input, "input"), { id, onClose, labels: Object.entries(labels) }),
+    (result) => fitting(schema, result, "result"),
+  );
 }
 
 export function now() {
@@ -213,12 +180,30 @@ export function info() {
   return { ...rest, started: new Date(Number(started)), labels: Object.fromEntries(labels) };
 }
 
-export const budget = () => context.budget();
+export function budget() {
+  const { total, spent } = context.budget();
+  if (total == null) return { total: undefined, spent: Number(spent), remaining: Infinity };
+  return { total: Number(total), spent: Number(spent), remaining: Math.max(Number(total) - Number(spent), 0) };
+}
+
 export const patched = (id) => context.patched(id);
 export const cancelled = () => context.cancelled();
 export const phase = (title) => context.phase(title);
 export const publish = (key, value) => context.publish(key, json(value));
-export const continueAsNew = (input) => context.continueAsNew(json(input));
+export const continueAsNew = (input) => context.continueAsNew(json(input, "input"));
+
+export async function rounds(steps, first, body) {
+  let state = first;
+  for (;;) {
+    const round = await body(state);
+    if (round === null || typeof round !== "object" || !("done" in round || "next" in round)) {
+      throw new Failure("failed", "a round gives { next: state } or { done: result }");
+    }
+    if ("done" in round) return round.done;
+    if (stepsBegun() >= steps) continueAsNew(round.next);
+    state = round.next;
+  }
+}
 
 function spell(value) {
   if (typeof value === "string") return value;
@@ -226,7 +211,12 @@ function spell(value) {
   return JSON.stringify(value) ?? String(value);
 }
 
-const write = (level) => (...values) => logging.write(level, values.map(spell).join(" "), []);
+function write(level) {
+  return (message, fields = {}) => {
+    const pairs = Object.entries(fields).map(([name, value]) => [name, spell(value)]);
+    logging.write(level, spell(message), pairs);
+  };
+}
 
 export const log = {
   trace: write("trace"),
@@ -236,4 +226,16 @@ export const log = {
   error: write("error"),
 };
 
-globalThis.console ??= { ...log, log: log.info };
+const print = (level) => (...values) => logging.write(level, values.map(spell).join(" "), []);
+
+globalThis.console ??= {
+  trace: print("trace"),
+  debug: print("debug"),
+  log: print("info"),
+  info: print("info"),
+  warn: print("warn"),
+  error: print("error"),
+};
+
+globalThis.setTimeout ??= setTimeout;
+globalThis.clearTimeout ??= clearTimeout;

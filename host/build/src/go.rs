@@ -16,7 +16,11 @@ macro_rules! sdk {
 }
 
 sdk![
+    "README.md",
+    "agent.go",
     "go.mod",
+    "host.go",
+    "host_wasm.go",
     "internal/bindings/export_wit_world/workflow.go",
     "internal/bindings/wfhost_workflow_agent/empty.s",
     "internal/bindings/wfhost_workflow_agent/wit_bindings.go",
@@ -41,6 +45,11 @@ sdk![
     "internal/wit/types/result.go",
     "internal/wit/types/tuple.go",
     "internal/wit/types/unit.go",
+    "patterns.go",
+    "run.go",
+    "saga.go",
+    "schema.go",
+    "step.go",
     "wfhost.go",
 ];
 
@@ -108,6 +117,7 @@ mod tests {
                 }
             }
         }
+        files.retain(|file| !file.ends_with("_test.go"));
         files.sort();
         let mut carried: Vec<_> = SDK.iter().map(|(name, _)| (*name).to_owned()).collect();
         carried.sort();

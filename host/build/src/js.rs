@@ -10,12 +10,36 @@ use wfhost_world::{environment, private};
 use super::layout::Layout;
 use super::{BuildError, BuildOptions, Built, Progress, file};
 
-/// The SDK, its types, and the world for componentize-qjs.
-const SDK: [(&str, &str); 3] = [
-    ("wfhost.js", include_str!("../../../guest-sdk/js/wfhost.js")),
-    ("wfhost.d.ts", include_str!("../../../guest-sdk/js/wfhost.d.ts")),
-    ("wit/workflow.wit", include_str!("../../../wit/workflow.wit")),
+macro_rules! sdk {
+    ($($file:literal),* $(,)?) => {
+        /// The SDK, which is an npm package, and the world for componentize-qjs.
+        const SDK: &[(&str, &str)] = &[
+            $(($file, include_str!(concat!("../../../guest-sdk/js/", $file))),)*
+            ("wit/workflow.wit", include_str!("../../../wit/workflow.wit")),
+        ];
+    };
+}
+
+sdk![
+    "README.md",
+    "failure.js",
+    "globals.d.ts",
+    "install.js",
+    "loop.js",
+    "package.json",
+    "patterns.js",
+    "policy.js",
+    "promise.js",
+    "saga.js",
+    "schema.js",
+    "timers.js",
+    "wfhost.d.ts",
+    "wfhost.js",
 ];
+
+/// What esbuild rewrites. An export of a component has returned before the engine runs what promises
+/// wait for, so `async` becomes generators over the promises of the SDK.
+const LOWERED: [&str; 3] = ["async-await", "async-generator", "for-await"];
 
 /// The file that exports `run`.
 const ENTRIES: [&str; 4] = ["workflow.ts", "workflow.js", "src/workflow.ts", "src/workflow.js"];
@@ -32,7 +56,8 @@ pub(super) fn build(
     options: &BuildOptions,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Built, BuildError> {
-    let layout = Layout::prepare(dir, "js-sdk", &SDK, options)?;
+    let layout = Layout::prepare(dir, "js-sdk", SDK, options)?;
+    let sdk = installed(&layout.dir).unwrap_or_else(|| layout.sdk.clone());
     let entry = entry.canonicalize().map_err(file(entry))?;
     let bundle = layout.intermediate("bundle.js");
     let mut esbuild = tool(&layout.dir, "esbuild")?;
@@ -42,7 +67,9 @@ pub(super) fn build(
         // Else it would take one of a directory above.
         esbuild.arg("--tsconfig-raw={}");
     }
-    esbuild.arg(format!("--alias:wfhost={}", layout.sdk.join("wfhost.js").display()));
+    esbuild.args(LOWERED.map(|feature| format!("--supported:{feature}=false")));
+    esbuild.arg(format!("--inject:{}", sdk.join("install.js").display()));
+    esbuild.arg(format!("--alias:wfhost={}", sdk.join("wfhost.js").display()));
     esbuild.arg(format!("--outfile={}", bundle.display()));
     layout.run(&mut esbuild, "esbuild")?;
 
@@ -51,6 +78,12 @@ pub(super) fn build(
     componentize.arg("--wit").arg(layout.sdk.join("wit")).args(["--world", "workflow", "--sync"]);
     componentize.arg("--js").arg(&bundle);
     layout.write(|layout, partial| layout.run(componentize.arg("--output").arg(partial), "componentize-qjs"))
+}
+
+/// The SDK that the project has installed as a package of its own. It comes with wfhost otherwise.
+fn installed(dir: &Path) -> Option<PathBuf> {
+    let sdk = dir.join("node_modules/wfhost").canonicalize().ok()?;
+    sdk.join("install.js").is_file().then_some(sdk)
 }
 
 /// Whether the project has settings of TypeScript of its own, beside its main file or above that.
@@ -85,6 +118,31 @@ mod tests {
         assert_eq!(entry(dir.path()), Some(dir.path().join("src/workflow.js")));
         std::fs::write(dir.path().join("workflow.ts"), "").unwrap();
         assert_eq!(entry(dir.path()), Some(dir.path().join("workflow.ts")));
+    }
+
+    #[test]
+    fn the_whole_sdk_is_carried() {
+        let sdk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-sdk/js");
+        let files = std::fs::read_dir(&sdk).unwrap().map(|entry| entry.unwrap());
+        let files = files.filter(|entry| entry.file_type().unwrap().is_file());
+        let mut files: Vec<_> =
+            files.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        files.retain(|name| name != "package-lock.json");
+        files.sort();
+        let carried = SDK.iter().map(|(name, _)| *name).filter(|name| !name.starts_with("wit/"));
+        let mut carried: Vec<_> = carried.collect();
+        carried.sort_unstable();
+        assert_eq!(carried, files);
+    }
+
+    #[test]
+    fn a_package_of_the_sdk_goes_before_the_one_that_comes_along() {
+        let dir = tempfile::tempdir().unwrap();
+        let package = dir.path().join("node_modules/wfhost");
+        std::fs::create_dir_all(&package).unwrap();
+        assert_eq!(installed(dir.path()), None);
+        std::fs::write(package.join("install.js"), "").unwrap();
+        assert_eq!(installed(dir.path()), Some(package.canonicalize().unwrap()));
     }
 
     #[test]

@@ -8,11 +8,27 @@ use std::process::Command;
 use super::layout::Layout;
 use super::{BuildError, BuildOptions, Built, Progress, file};
 
-/// The SDK, the module with the export, and the world.
-const SDK: [(&str, &str); 3] = [
-    ("wfhost.py", include_str!("../../../guest-sdk/python/wfhost.py")),
-    ("wfhost_app.py", include_str!("../../../guest-sdk/python/wfhost_app.py")),
-    ("wit/workflow.wit", include_str!("../../../wit/workflow.wit")),
+macro_rules! sdk {
+    ($($file:literal),* $(,)?) => {
+        /// The package of the SDK, and the world.
+        const SDK: &[(&str, &str)] = &[
+            $(($file, include_str!(concat!("../../../guest-sdk/python/", $file))),)*
+            ("wit/workflow.wit", include_str!("../../../wit/workflow.wit")),
+        ];
+    };
+}
+
+sdk![
+    "README.md",
+    "pyproject.toml",
+    "wfhost/__init__.py",
+    "wfhost/_app.py",
+    "wfhost/_entry.py",
+    "wfhost/_host.py",
+    "wfhost/_loop.py",
+    "wfhost/_patterns.py",
+    "wfhost/_schema.py",
+    "wfhost/py.typed",
 ];
 
 /// The directory of the module `workflow`, if the project has one.
@@ -27,14 +43,23 @@ pub(super) fn build(
     options: &BuildOptions,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Built, BuildError> {
-    let layout = Layout::prepare(dir, "python-sdk", &SDK, options)?;
+    let layout = Layout::prepare(dir, "python-sdk", SDK, options)?;
     let sources = sources.canonicalize().map_err(file(sources))?;
     progress(Progress::Wrapping(&layout.name));
     let mut componentize = tool(&layout.dir)?;
     componentize.arg("--wit-path").arg(layout.sdk.join("wit")).args(["--world", "workflow"]);
-    componentize.args(["componentize", "wfhost_app", "--python-path"]).arg(&layout.sdk);
-    componentize.arg("--python-path").arg(&sources);
+    componentize.args(["componentize", "wfhost._app", "--python-path"]).arg(&sources);
+    // What the project has installed in its environment goes before what comes along.
+    for place in environment_of(&layout.dir).into_iter().chain([layout.sdk.clone()]) {
+        componentize.arg("--python-path").arg(place);
+    }
     layout.write(|layout, partial| layout.run(componentize.arg("--output").arg(partial), "componentize-py"))
+}
+
+/// The packages of the project's virtual environment.
+fn environment_of(dir: &Path) -> Option<PathBuf> {
+    let versions = std::fs::read_dir(dir.join(".venv/lib")).ok()?.flatten();
+    versions.map(|version| version.path().join("site-packages")).find(|packages| packages.is_dir())
 }
 
 /// The tool of the project's virtual environment, else the one on the path.
@@ -48,5 +73,33 @@ fn tool(dir: &Path) -> Result<Command, BuildError> {
     match found {
         true => Ok(Command::new("componentize-py")),
         false => Err(BuildError::NoComponentizePy),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_package_is_carried() {
+        let sdk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-sdk/python");
+        let entries = std::fs::read_dir(sdk.join("wfhost")).unwrap().map(|entry| entry.unwrap());
+        let entries = entries.filter(|entry| entry.file_type().unwrap().is_file());
+        let mut files: Vec<_> =
+            entries.map(|entry| format!("wfhost/{}", entry.file_name().to_string_lossy())).collect();
+        files.sort();
+        let carried = SDK.iter().map(|(name, _)| *name).filter(|name| name.starts_with("wfhost/"));
+        let mut carried: Vec<_> = carried.collect();
+        carried.sort_unstable();
+        assert_eq!(carried, files);
+    }
+
+    #[test]
+    fn packages_of_the_environment_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(environment_of(dir.path()), None);
+        let packages = dir.path().join(".venv/lib/python3.14/site-packages");
+        std::fs::create_dir_all(&packages).unwrap();
+        assert_eq!(environment_of(dir.path()), Some(packages));
     }
 }

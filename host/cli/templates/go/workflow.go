@@ -2,6 +2,7 @@
 package main
 
 import (
+	"context"
 	"time"
 
 	wfhost "github.com/wfhost/wfhost/guest-sdk/go"
@@ -18,19 +19,19 @@ type output struct {
 func init() { wfhost.Workflow(run) }
 func main() {}
 
-func run(input input) (*output, error) {
+func run(ctx context.Context, input input) (*output, error) {
 	name := input.Name
 	if name == "" {
 		name = "world"
 	}
-	greeting, err := wfhost.Agent{Prompt: "greet " + name}.Text()
+	greeting, err := wfhost.Agent{Prompt: "greet " + name}.Text(ctx)
 	if err != nil {
 		return nil, err
 	}
 	// The deadline survives crashes.
-	if err := wfhost.Sleep(time.Second); err != nil {
+	if err := wfhost.Sleep(ctx, time.Second); err != nil {
 		return nil, err
 	}
-	wfhost.Infof("greeted %s", name)
+	wfhost.Log.With(wfhost.Fields{"name": name}).Infof("greeted")
 	return &output{greeting}, nil
 }

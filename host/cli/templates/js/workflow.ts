@@ -2,10 +2,10 @@
 
 import { agent, log, sleep, workflow } from "wfhost";
 
-export const run = workflow(({ name = "world" }: { name?: string }) => {
-  const greeting = agent(`greet ${name}`);
+export const run = workflow(async ({ name = "world" }: { name?: string }) => {
+  const greeting = await agent(`greet ${name}`);
   // The deadline survives crashes.
-  sleep(1000);
-  log.info(`greeted ${name}`);
+  await sleep(1000);
+  log.info("greeted", { name });
   return { greeting };
 });

@@ -1,12 +1,23 @@
 """A durable workflow: whatever happens to the machine, no finished step is done twice."""
 
+from dataclasses import dataclass
+
 from wfhost import agent, log, sleep
 
 
-def run(input):
-    name = (input or {}).get("name", "world")
-    greeting = agent(f"greet {name}")
+@dataclass
+class Input:
+    name: str = "world"
+
+
+@dataclass
+class Output:
+    greeting: str
+
+
+async def run(input: Input) -> Output:
+    greeting = await agent(f"greet {input.name}")
     # The deadline survives crashes.
-    sleep(1)
-    log(f"greeted {name}")
-    return {"greeting": greeting}
+    await sleep(1)
+    log("greeted", name=input.name)
+    return Output(greeting)

@@ -1,9 +1,10 @@
 """What `wfhost build` makes a component of: the program's `run` as its export."""
 
-import wfhost
-import workflow
+import workflow  # type: ignore[import-not-found]
+
+from wfhost._entry import execute
 
 
 class WitWorld:
     def run(self, input: str) -> str:
-        return wfhost._entry(workflow.run, input)
+        return execute(workflow.run, input)
