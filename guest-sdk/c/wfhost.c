@@ -1,5 +1,5 @@
 /* The functions of wfhost.h over the generated bindings. */
-#include "wfhost.h"
+#include "internal.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -13,43 +13,35 @@ void __component_type_object_force_link_workflow(void) {}
 
 /* Texts. */
 
-static void *allocate(size_t size) {
-  void *memory = malloc(size ? size : 1);
-  if (!memory) wf_panic("out of memory: %zu bytes", size);
-  return memory;
-}
-
 static workflow_string_t string(const char *text) {
   if (!text) text = "";
   workflow_string_t string = {(uint8_t *)text, strlen(text)};
   return string;
 }
 
-/* A copy with a zero byte at its end. */
-static const char *text(workflow_string_t string) {
-  char *text = allocate(string.len + 1);
-  memcpy(text, string.ptr, string.len);
-  text[string.len] = 0;
-  return text;
+static const char *text(workflow_string_t string) { return wf_copy(string.ptr, string.len); }
+
+static const char *optional_text(workflow_option_string_t from) { return from.is_some ? text(from.val) : NULL; }
+
+/* Of texts that end with NULL. */
+static workflow_list_string_t list(const char *const *from) {
+  size_t count = 0;
+  while (from && from[count]) count++;
+  workflow_list_string_t to = {wf_allocate(count * sizeof(workflow_string_t)), count};
+  for (size_t i = 0; i < count; i++) to.ptr[i] = string(from[i]);
+  return to;
 }
 
-static const char *format_list(const char *format, va_list list) {
-  va_list again;
-  va_copy(again, list);
-  int length = vsnprintf(NULL, 0, format, list);
-  char *text = allocate(length < 0 ? 1 : (size_t)length + 1);
-  text[0] = 0;
-  if (length >= 0) vsnprintf(text, (size_t)length + 1, format, again);
-  va_end(again);
-  return text;
-}
-
-const char *wf_format(const char *format, ...) {
-  va_list list;
-  va_start(list, format);
-  const char *text = format_list(format, list);
-  va_end(list);
-  return text;
+/* Of names and values in turn, that end with NULL. */
+static workflow_list_tuple2_string_string_t pairs(const char *const *from) {
+  size_t count = 0;
+  while (from && from[2 * count]) count++;
+  workflow_list_tuple2_string_string_t to = {wf_allocate(count * sizeof(workflow_tuple2_string_string_t)), count};
+  for (size_t i = 0; i < count; i++) {
+    to.ptr[i].f0 = string(from[2 * i]);
+    to.ptr[i].f1 = string(from[2 * i + 1]);
+  }
+  return to;
 }
 
 /* Results. */
@@ -62,7 +54,7 @@ wf_result wf_ok(const char *json) {
 wf_result wf_fail(wf_kind kind, const char *format, ...) {
   va_list list;
   va_start(list, format);
-  wf_result result = {.kind = kind, .message = format_list(format, list)};
+  wf_result result = {.kind = kind, .message = wf_format_list(format, list)};
   va_end(list);
   return result;
 }
@@ -103,70 +95,117 @@ bool exports_workflow_run(workflow_json_t *input, workflow_json_t *ret, workflow
 
 /* Agents. */
 
+static uint64_t begun;
+
+static wf_step started(int32_t handle) {
+  begun++;
+  wf_step step = {handle};
+  return step;
+}
+
+uint64_t wf_steps_begun(void) { return begun; }
+
 static void option(workflow_option_string_t *to, const char *text) {
   to->is_some = text != NULL;
   to->val = string(text);
 }
 
-/* `provider` is where the list of one provider may stand. */
-static wfhost_workflow_agent_request_t agent_request(wf_request from, workflow_string_t *provider) {
+static void option_json(wfhost_workflow_agent_option_json_t *to, const char *json) {
+  to->is_some = json != NULL;
+  to->val = string(json);
+}
+
+static void option_millis(wfhost_workflow_agent_option_millis_t *to, uint64_t length_ms) {
+  to->is_some = length_ms != 0;
+  to->val = length_ms;
+}
+
+wf_retry wf_whole_retry(wf_retry retry) {
+  if (!retry.max_attempts) retry.max_attempts = 3;
+  if (!retry.initial_ms) retry.initial_ms = 1000;
+  if (!retry.factor) retry.factor = 2;
+  if (!retry.max_ms) retry.max_ms = 60000;
+  if (!retry.jitter) retry.jitter = 0.1f;
+  if (retry.jitter < 0) retry.jitter = 0;
+  return retry;
+}
+
+static wfhost_workflow_agent_request_t agent_request(wf_request from) {
   /* A call that names this kind among the fatal ones is made at most once. */
-  static workflow_string_t unknown_outcome;
+  static const char *const unknown_outcome[] = {"unknown-outcome", NULL};
+  const char *const single[] = {from.provider, NULL};
   wfhost_workflow_agent_request_t to;
   memset(&to, 0, sizeof to);
   to.prompt = string(from.prompt);
-  to.input.is_some = from.input != NULL;
-  to.input.val = string(from.input);
-  if (from.provider) {
-    *provider = string(from.provider);
-    to.providers.ptr = provider;
-    to.providers.len = 1;
-  }
+  option_json(&to.input, from.input);
+  to.providers = list(from.providers ? from.providers : single);
   option(&to.model, from.model);
-  to.schema.is_some = from.schema != NULL;
-  to.schema.val = string(from.schema);
-  option(&to.session, from.session);
+  option_json(&to.schema, from.schema);
+  option(&to.session, from.fork ? from.fork : from.session);
   option(&to.workspace, from.workspace);
   option(&to.label, from.label);
   option(&to.group, from.group);
-  to.options.is_some = from.options != NULL;
-  to.options.val = string(from.options);
-  to.limits.is_some = from.attempt_ms || from.total_ms;
-  to.limits.val.attempt.is_some = from.attempt_ms != 0;
-  to.limits.val.attempt.val = from.attempt_ms;
-  to.limits.val.total.is_some = from.total_ms != 0;
-  to.limits.val.total.val = from.total_ms;
-  if (from.once) {
-    unknown_outcome = string("unknown-outcome");
-    to.retry.is_some = true;
-    to.retry.val.max_attempts = 1;
-    to.retry.val.fatal.ptr = &unknown_outcome;
-    to.retry.val.fatal.len = 1;
+  option_json(&to.options, from.options);
+  if (from.fork) {
+    const char *members = from.options ? from.options + strspn(from.options, " \t\r\n") : "{}";
+    bool is_empty = members[0] == '{' && members[1 + strspn(members + 1, " \t\r\n")] == '}';
+    option_json(&to.options, wf_format("{\"fork\":true%s%s", is_empty ? "" : ",", members + 1));
   }
+  option_millis(&to.limits.val.attempt, from.attempt_ms);
+  option_millis(&to.limits.val.total, from.total_ms);
+  option_millis(&to.limits.val.heartbeat, from.heartbeat_ms);
+  to.limits.is_some = from.attempt_ms || from.total_ms || from.heartbeat_ms;
+  if (from.once || from.retry) {
+    wf_retry retry = from.once ? (wf_retry){.max_attempts = 1, .fatal = unknown_outcome} : *from.retry;
+    retry = wf_whole_retry(retry);
+    to.retry.is_some = true;
+    to.retry.val.max_attempts = retry.max_attempts;
+    to.retry.val.initial = retry.initial_ms;
+    to.retry.val.factor = retry.factor;
+    to.retry.val.max = retry.max_ms;
+    to.retry.val.jitter = retry.jitter;
+    to.retry.val.fatal = list(retry.fatal);
+  }
+  to.cache.is_some = from.cache_version != NULL;
+  to.cache.val.version = string(from.cache_version);
+  option_millis(&to.cache.val.ttl, from.cache_ttl_ms);
   return to;
 }
 
-wf_result wf_agent(wf_request request) {
-  workflow_string_t provider;
-  wfhost_workflow_agent_request_t asked = agent_request(request, &provider);
-  wfhost_workflow_agent_reply_t reply;
-  wfhost_workflow_agent_failure_t failure;
-  if (!wfhost_workflow_agent_run(&asked, &reply, &failure)) return failed(failure);
-  return wf_ok(text(reply.output));
+wf_result wf_agent(wf_request request) { return wf_agent_reply(request).output; }
+
+wf_reply wf_agent_reply(wf_request request) {
+  wf_step step = wf_agent_start(request);
+  wf_reply reply = wf_agent_reply_get(step);
+  wf_drop(step);
+  return reply;
 }
 
 wf_step wf_agent_start(wf_request request) {
-  workflow_string_t provider;
-  wfhost_workflow_agent_request_t asked = agent_request(request, &provider);
-  wf_step step = {wfhost_workflow_agent_start(&asked).__handle};
-  return step;
+  wfhost_workflow_agent_request_t asked = agent_request(request);
+  return started(wfhost_workflow_agent_start(&asked).__handle);
 }
 
-wf_result wf_agent_get(wf_step step) {
-  wf_result result = wf_get(step);
-  if (result.json) result.json = wf_json_get(result.json, "output");
-  return result;
+wf_reply wf_agent_reply_get(wf_step step) {
+  wf_reply reply;
+  memset(&reply, 0, sizeof reply);
+  reply.output = wf_get(step);
+  const char *json = reply.output.json;
+  if (!json) return reply;
+  reply.output.json = wf_json_get(json, "output");
+  reply.session = wf_json_text(wf_json_get(json, "session"));
+  reply.model = wf_json_text(wf_json_get(json, "model"));
+  reply.provider = wf_json_text(wf_json_get(json, "provider"));
+  const char *usage = wf_json_get(json, "usage");
+  reply.has_usage = usage && *usage == '{';
+  reply.input_tokens = wf_json_whole(wf_json_get(usage, "input_tokens"), 0);
+  reply.output_tokens = wf_json_whole(wf_json_get(usage, "output_tokens"), 0);
+  reply.cached_tokens = wf_json_whole(wf_json_get(usage, "cached_tokens"), 0);
+  reply.cost_micros = wf_json_whole(wf_json_get(usage, "cost_micros"), 0);
+  return reply;
 }
+
+wf_result wf_agent_get(wf_step step) { return wf_agent_reply_get(step).output; }
 
 /* Steps. */
 
@@ -196,65 +235,79 @@ void wf_drop(wf_step step) {
   wfhost_workflow_types_step_drop_own(own);
 }
 
+wf_set wf_set_new(void) {
+  wf_set set = {wfhost_workflow_types_constructor_wait_set().__handle};
+  return set;
+}
+
+static wfhost_workflow_types_borrow_wait_set_t borrow_set(wf_set set) {
+  wfhost_workflow_types_borrow_wait_set_t borrowed = {set.handle};
+  return borrowed;
+}
+
+void wf_set_add(wf_set set, wf_step step, uint64_t tag) {
+  wfhost_workflow_types_method_wait_set_add(borrow_set(set), borrow(step), tag);
+}
+
+void wf_set_remove(wf_set set, uint64_t tag) { wfhost_workflow_types_method_wait_set_remove(borrow_set(set), tag); }
+
+uint64_t wf_set_next(wf_set set) { return wfhost_workflow_types_method_wait_set_next(borrow_set(set)); }
+
+void wf_set_drop(wf_set set) {
+  wfhost_workflow_types_own_wait_set_t own = {set.handle};
+  wfhost_workflow_types_wait_set_drop_own(own);
+}
+
 /* Time. */
 
-static wf_result done(bool ok, wfhost_workflow_types_failure_t failure) {
-  return ok ? wf_ok("null") : failed(failure);
+/* Waits for a step that nothing else refers to. */
+static wf_result get_and_drop(wf_step step) {
+  wf_result result = wf_get(step);
+  wf_drop(step);
+  return result;
 }
 
-wf_result wf_sleep(uint64_t length_ms) {
-  wfhost_workflow_sleep_failure_t failure;
-  bool ok = wfhost_workflow_sleep_sleep(length_ms, &failure);
-  return done(ok, failure);
-}
+wf_result wf_sleep(uint64_t length_ms) { return get_and_drop(wf_sleep_start(length_ms)); }
 
 wf_result wf_sleep_until(uint64_t at) {
-  wfhost_workflow_sleep_failure_t failure;
-  bool ok = wfhost_workflow_sleep_sleep_until(at, &failure);
-  return done(ok, failure);
+  return get_and_drop(started(wfhost_workflow_sleep_start(at).__handle));
 }
 
-wf_step wf_sleep_start(uint64_t length_ms) {
-  wf_step step = {wfhost_workflow_sleep_start_for(length_ms).__handle};
-  return step;
-}
+wf_step wf_sleep_start(uint64_t length_ms) { return started(wfhost_workflow_sleep_start_for(length_ms).__handle); }
 
 /* Signals and people. */
 
 wf_result wf_signal(const char *name, uint64_t timeout_ms) {
-  workflow_string_t named = string(name), json;
-  wfhost_workflow_signal_failure_t failure;
-  uint64_t *timeout = timeout_ms == WF_FOREVER ? NULL : &timeout_ms;
-  bool ok = wfhost_workflow_signal_wait(&named, timeout, &json, &failure);
-  return result(ok, json, failure);
+  return get_and_drop(wf_signal_start(name, timeout_ms));
 }
 
 wf_step wf_signal_start(const char *name, uint64_t timeout_ms) {
   workflow_string_t named = string(name);
   uint64_t *timeout = timeout_ms == WF_FOREVER ? NULL : &timeout_ms;
-  wf_step step = {wfhost_workflow_signal_start(&named, timeout).__handle};
-  return step;
+  return started(wfhost_workflow_signal_start(&named, timeout).__handle);
 }
 
 wf_result wf_send(const char *run, const char *name, const char *payload) {
   workflow_string_t target = string(run), named = string(name), json = string(payload);
   wfhost_workflow_signal_failure_t failure;
   bool ok = wfhost_workflow_signal_send(&target, &named, &json, &failure);
-  return done(ok, failure);
+  return ok ? wf_ok("null") : failed(failure);
 }
 
-wf_result wf_ask(const char *prompt, const char *schema, uint64_t timeout_ms) {
+wf_step wf_ask_start(wf_question asked) {
   wfhost_workflow_signal_question_t question;
   memset(&question, 0, sizeof question);
-  question.prompt = string(prompt);
-  question.schema.is_some = schema != NULL;
-  question.schema.val = string(schema);
-  workflow_string_t json;
-  wfhost_workflow_signal_failure_t failure;
-  uint64_t *timeout = timeout_ms == WF_FOREVER ? NULL : &timeout_ms;
-  bool ok = wfhost_workflow_signal_ask(&question, timeout, &json, &failure);
-  return result(ok, json, failure);
+  question.prompt = string(asked.prompt);
+  question.schema.is_some = asked.schema != NULL;
+  question.schema.val = string(asked.schema);
+  question.choices = list(asked.choices);
+  question.details.is_some = asked.details != NULL;
+  question.details.val = string(asked.details);
+  uint64_t *timeout = asked.timeout_ms ? &asked.timeout_ms : NULL;
+  return started(wfhost_workflow_signal_start_ask(&question, timeout).__handle);
 }
+
+wf_result wf_ask(wf_question asked) { return get_and_drop(wf_ask_start(asked)); }
 
 void wf_post(const char *name, const char *payload) {
   workflow_string_t named = string(name), json = string(payload);
@@ -263,17 +316,19 @@ void wf_post(const char *name, const char *payload) {
 
 /* Children. */
 
-wf_result wf_child(const char *module, const char *input) {
-  workflow_string_t named = string(module), given = string(input), json;
-  wfhost_workflow_child_failure_t failure;
-  bool ok = wfhost_workflow_child_run(&named, &given, NULL, &json, &failure);
-  return result(ok, json, failure);
+wf_result wf_child(const char *module, const char *input, wf_child_options options) {
+  return get_and_drop(wf_child_start(module, input, options));
 }
 
-wf_step wf_child_start(const char *module, const char *input) {
-  workflow_string_t named = string(module), given = string(input);
-  wf_step step = {wfhost_workflow_child_start(&named, &given, NULL).__handle};
-  return step;
+wf_step wf_child_start(const char *module, const char *input, wf_child_options options) {
+  workflow_string_t named = string(module), given = string(input ? input : "null");
+  wfhost_workflow_child_options_t asked;
+  memset(&asked, 0, sizeof asked);
+  option(&asked.id, options.id);
+  asked.on_close =
+      options.abandon ? WFHOST_WORKFLOW_CHILD_ON_PARENT_CLOSE_ABANDON : WFHOST_WORKFLOW_CHILD_ON_PARENT_CLOSE_CANCEL;
+  asked.labels = pairs(options.labels);
+  return started(wfhost_workflow_child_start(&named, &given, &asked).__handle);
 }
 
 /* The run. */
@@ -282,10 +337,38 @@ uint64_t wf_now(void) { return wfhost_workflow_context_now(); }
 
 uint64_t wf_random(void) { return wfhost_workflow_context_random(); }
 
-const char *wf_run_id(void) {
-  wfhost_workflow_context_run_info_t info;
-  wfhost_workflow_context_info(&info);
-  return text(info.run);
+wf_info wf_run_info(void) {
+  wfhost_workflow_context_run_info_t from;
+  wfhost_workflow_context_info(&from);
+  const char **labels = wf_allocate((2 * from.labels.len + 1) * sizeof *labels);
+  for (size_t i = 0; i < from.labels.len; i++) {
+    labels[2 * i] = text(from.labels.ptr[i].f0);
+    labels[2 * i + 1] = text(from.labels.ptr[i].f1);
+  }
+  labels[2 * from.labels.len] = NULL;
+  wf_info info = {
+      .run = text(from.run),
+      .workflow = text(from.workflow),
+      .digest = text(from.digest),
+      .parent = optional_text(from.parent),
+      .started = from.started,
+      .attempt = from.attempt,
+      .labels = labels,
+  };
+  return info;
+}
+
+wf_spending wf_budget(void) {
+  wfhost_workflow_context_spending_t from;
+  wfhost_workflow_context_budget(&from);
+  uint64_t left = from.total.is_some && from.total.val > from.spent ? from.total.val - from.spent : 0;
+  wf_spending spending = {
+      .limited = from.total.is_some,
+      .total = from.total.is_some ? from.total.val : 0,
+      .spent = from.spent,
+      .remaining = from.total.is_some ? left : UINT64_MAX,
+  };
+  return spending;
 }
 
 bool wf_patched(const char *id) {
@@ -311,13 +394,24 @@ _Noreturn void wf_continue_as_new(const char *input) {
   __builtin_trap();
 }
 
+static void write_line(wf_level level, const char *const *fields, const char *format, va_list list) {
+  workflow_string_t message = string(wf_format_list(format, list));
+  workflow_list_tuple2_string_string_t all = pairs(fields);
+  wfhost_workflow_log_write((uint8_t)level, &message, &all);
+}
+
 void wf_log(wf_level level, const char *format, ...) {
   va_list list;
   va_start(list, format);
-  workflow_string_t message = string(format_list(format, list));
+  write_line(level, NULL, format, list);
   va_end(list);
-  workflow_list_tuple2_string_string_t fields = {NULL, 0};
-  wfhost_workflow_log_write((uint8_t)level, &message, &fields);
+}
+
+void wf_log_with(wf_level level, const char *const *fields, const char *format, ...) {
+  va_list list;
+  va_start(list, format);
+  write_line(level, fields, format, list);
+  va_end(list);
 }
 
 _Noreturn void wf_panic(const char *format, ...) {
@@ -332,179 +426,3 @@ _Noreturn void wf_panic(const char *format, ...) {
   __builtin_trap();
 }
 
-/* JSON. */
-
-const char *wf_json_string(const char *from) {
-  char *json = allocate(strlen(from) * 6 + 3), *to = json;
-  *to++ = '"';
-  for (; *from; from++) {
-    unsigned char c = (unsigned char)*from;
-    if (c == '"' || c == '\\') {
-      *to++ = '\\';
-      *to++ = (char)c;
-    } else if (c == '\n') {
-      *to++ = '\\';
-      *to++ = 'n';
-    } else if (c < 0x20) {
-      to += snprintf(to, 7, "\\u%04x", c);
-    } else {
-      *to++ = (char)c;
-    }
-  }
-  *to++ = '"';
-  *to = 0;
-  return json;
-}
-
-static const char *skip_space(const char *at) {
-  while (*at == ' ' || *at == '\t' || *at == '\n' || *at == '\r') at++;
-  return at;
-}
-
-/* Behind a string that begins at `at`. */
-static const char *skip_string(const char *at) {
-  for (at++; *at && *at != '"'; at++) {
-    if (*at == '\\' && at[1]) at++;
-  }
-  return *at ? at + 1 : at;
-}
-
-/* Behind a value. The host hands over valid JSON only. */
-static const char *skip_value(const char *at) {
-  if (*at == '"') return skip_string(at);
-  if (*at == '{' || *at == '[') {
-    int depth = 0;
-    while (*at) {
-      if (*at == '"') {
-        at = skip_string(at);
-        continue;
-      }
-      if (*at == '{' || *at == '[') depth++;
-      if (*at == '}' || *at == ']') depth--;
-      at++;
-      if (depth == 0) break;
-    }
-    return at;
-  }
-  while (*at && !strchr(",}] \t\n\r", *at)) at++;
-  return at;
-}
-
-static unsigned hexadecimal(const char *at) {
-  unsigned value = 0;
-  for (int i = 0; i < 4; i++) {
-    char c = at[i];
-    unsigned digit = c >= '0' && c <= '9' ? (unsigned)(c - '0') : ((unsigned)(c | 0x20) - 'a' + 10) & 15;
-    if (!c) return 0xfffd;
-    value = value << 4 | digit;
-  }
-  return value;
-}
-
-static char *put_utf8(char *to, unsigned c) {
-  if (c < 0x80) {
-    *to++ = (char)c;
-  } else if (c < 0x800) {
-    *to++ = (char)(0xc0 | c >> 6);
-    *to++ = (char)(0x80 | (c & 0x3f));
-  } else if (c < 0x10000) {
-    *to++ = (char)(0xe0 | c >> 12);
-    *to++ = (char)(0x80 | (c >> 6 & 0x3f));
-    *to++ = (char)(0x80 | (c & 0x3f));
-  } else {
-    *to++ = (char)(0xf0 | c >> 18);
-    *to++ = (char)(0x80 | (c >> 12 & 0x3f));
-    *to++ = (char)(0x80 | (c >> 6 & 0x3f));
-    *to++ = (char)(0x80 | (c & 0x3f));
-  }
-  return to;
-}
-
-const char *wf_json_text(const char *json) {
-  if (!json) return NULL;
-  json = skip_space(json);
-  if (*json != '"') return NULL;
-  const char *end = skip_string(json);
-  char *text = allocate((size_t)(end - json) + 1), *to = text;
-  for (const char *at = json + 1; at < end && *at != '"'; at++) {
-    if (*at != '\\') {
-      *to++ = *at;
-      continue;
-    }
-    switch (*++at) {
-      case 'n': *to++ = '\n'; break;
-      case 't': *to++ = '\t'; break;
-      case 'r': *to++ = '\r'; break;
-      case 'b': *to++ = '\b'; break;
-      case 'f': *to++ = '\f'; break;
-      case 'u': {
-        if (end - at < 5) break;
-        unsigned c = hexadecimal(at + 1);
-        at += 4;
-        /* Two halves make one character; a half alone is none. */
-        if (c >= 0xd800 && c < 0xdc00 && end - at >= 7 && at[1] == '\\' && at[2] == 'u') {
-          unsigned low = hexadecimal(at + 3);
-          if (low >= 0xdc00 && low < 0xe000) {
-            c = 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00);
-            at += 6;
-          }
-        }
-        to = put_utf8(to, c >= 0xd800 && c < 0xe000 ? 0xfffd : c);
-        break;
-      }
-      default: *to++ = *at;
-    }
-  }
-  *to = 0;
-  return text;
-}
-
-const char *wf_json_get(const char *json, const char *key) {
-  if (!json) return NULL;
-  const char *at = skip_space(json);
-  if (*at != '{') return NULL;
-  at = skip_space(at + 1);
-  while (*at == '"') {
-    const char *name = wf_json_text(at);
-    at = skip_space(skip_string(at));
-    if (*at != ':') return NULL;
-    at = skip_space(at + 1);
-    const char *end = skip_value(at);
-    if (strcmp(name, key) == 0) {
-      workflow_string_t value = {(uint8_t *)at, (size_t)(end - at)};
-      return text(value);
-    }
-    at = skip_space(end);
-    if (*at == ',') at = skip_space(at + 1);
-  }
-  return NULL;
-}
-
-uint64_t wf_json_whole(const char *json, uint64_t otherwise) {
-  if (!json) return otherwise;
-  json = skip_space(json);
-  uint64_t value = 0;
-  const char *at = json;
-  for (; *at >= '0' && *at <= '9'; at++) {
-    uint64_t digit = (uint64_t)(*at - '0');
-    if (value > (UINT64_MAX - digit) / 10) return otherwise;
-    value = value * 10 + digit;
-  }
-  return at == json || *skip_space(at) ? otherwise : value;
-}
-
-const char *wf_json_array(const char *const *items, size_t count) {
-  size_t length = 3;
-  for (size_t i = 0; i < count; i++) length += strlen(items[i]) + 1;
-  char *json = allocate(length), *to = json;
-  *to++ = '[';
-  for (size_t i = 0; i < count; i++) {
-    if (i) *to++ = ',';
-    size_t bytes = strlen(items[i]);
-    memcpy(to, items[i], bytes);
-    to += bytes;
-  }
-  *to++ = ']';
-  *to = 0;
-  return json;
-}
