@@ -79,16 +79,22 @@ static wf_result result(bool ok, workflow_string_t json, wfhost_workflow_types_f
   return ok ? wf_ok(text(json)) : failed(failure);
 }
 
+/* What an export gives is freed after it, so it is not the program's own, which may be a literal. */
+static workflow_string_t given(const char *text) {
+  if (!text) text = "";
+  return string(wf_copy(text, strlen(text)));
+}
+
 bool exports_workflow_run(workflow_json_t *input, workflow_json_t *ret, workflow_failure_t *err) {
   wf_result result = workflow(text(*input));
   if (result.json) {
-    *ret = string(result.json);
+    *ret = given(result.json);
     return true;
   }
   err->kind = (uint8_t)result.kind;
-  err->message = string(result.message);
+  err->message = given(result.message);
   err->details.is_some = result.details != NULL;
-  err->details.val = string(result.details);
+  err->details.val = given(result.details);
   err->attempts = result.attempts;
   return false;
 }

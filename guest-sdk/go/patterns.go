@@ -36,7 +36,11 @@ func contest[T any](ctx context.Context, functions []func(ctx context.Context) (
 		}()
 		letBegin()
 	}
-	return results, cancel
+	return results, func() {
+		cancel()
+		// They see it now, and cancel their steps.
+		runtime.Gosched()
+	}
 }
 
 // Race gives the result of the function that ends first, with its index. The context of the others
@@ -111,6 +115,7 @@ func Map[T, R any](ctx context.Context, items []T, limit int, function func(ctx 
 // MapSeq is Map for items that are taken when it is their turn.
 func MapSeq[T, R any](ctx context.Context, items iter.Seq[T], limit int, function func(ctx context.Context, item T) (R, error)) ([]R, error) {
 	ctx, cancel := context.WithCancel(ctx)
+	defer runtime.Gosched()
 	defer cancel()
 	next, stop := iter.Pull(items)
 	defer stop()

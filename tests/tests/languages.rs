@@ -87,9 +87,9 @@ fn h08_what_python_shows_of_the_machine_is_virtual() {
         "program/workflow.py",
         r#"
 import os, random, socket, time, uuid
-from wfhost import Failure, agent, any_of, now, run_id, sleep, start_agent, start_sleep
+from wfhost import Failure, agent, info, now, race, sleep
 
-def run(input):
+async def run(input):
     if input == "raise":
         raise KeyError("not like this")
     if input == "fail":
@@ -97,17 +97,17 @@ def run(input):
     if input == "socket":
         socket.create_connection(("127.0.0.1", 80))
     def seen():
-        return [time.time(), now().timestamp(), random.random(), str(uuid.uuid4()), list({"b", "a", "c"}), os.environ.get("HOME"), run_id()]
-    first = any_of([start_sleep(60), start_agent(repr(seen())), start_sleep(60)])
+        return [time.time(), now().timestamp(), random.random(), str(uuid.uuid4()), list({"b", "a", "c"}), os.environ.get("HOME"), info().run]
+    first, _ = await race(sleep(60), agent(repr(seen())), sleep(60))
     before = time.monotonic()
     time.sleep(0.02)
     slept = time.monotonic() - before
     with open("/note", "w") as file:
         file.write("kept")
-    told = agent(repr(seen()) + open("/note").read())
+    told = await agent(repr(seen()) + open("/note").read())
     print("printed")
     try:
-        sleep(1e15)
+        await sleep(1e15)
     except Failure as failure:
         refused = failure.kind
     return {"first": first, "slept": slept >= 0.02, "told": told, "refused": refused, "clocks": abs(time.time() - now().timestamp()) < 1e-5}
@@ -181,23 +181,31 @@ fn h08_what_javascript_shows_of_the_machine_is_virtual() {
     let module = javascript(
         &place,
         r#"
-        import { agent, any, info, now, sleep, workflow, Failure } from "wfhost";
-        export const run = workflow((input) => {
+        import { agent, info, now, race, sleep, workflow, Failure } from "wfhost";
+        export const run = workflow(async (input) => {
+          await sleep(1);
           if (input === "throw") throw new TypeError("not like this");
           if (input === "fail") throw new Failure("rejected", "no", { details: { why: [1] } });
+          if (input === "forgotten") {
+            (async () => {
+              await sleep(1);
+              throw new RangeError("nobody looked");
+            })();
+            await sleep(5);
+            return "fine";
+          }
           const seen = () => [Date.now(), +now(), Math.random(), Object.keys({ b: 1, a: 2 }), 0 / 0, info().run];
           console.log("seen", seen());
-          const steps = [sleep.start(60_000), agent.start(JSON.stringify(seen())), sleep.start(60_000)];
-          const first = any(steps);
-          sleep(2);
-          const told = agent(JSON.stringify(seen()));
+          const { index: first } = await race([sleep(60_000), agent(JSON.stringify(seen())), sleep(60_000)]);
+          const timed = await new Promise((resolve) => setTimeout(resolve, 2, "timed"));
+          const told = await agent(JSON.stringify(seen()));
           let refused;
           try {
-            sleep(1e18);
+            await sleep(1e18);
           } catch (error) {
             refused = [error instanceof Failure, error.kind];
           }
-          return { first, told: JSON.parse(told), refused, clocks: Date.now() === +now() };
+          return { first, timed, told: JSON.parse(told), refused, clocks: Date.now() === +now() };
         });
         "#,
     );
@@ -207,6 +215,7 @@ fn h08_what_javascript_shows_of_the_machine_is_virtual() {
     let output = run("one");
     assert_eq!((&output["first"], &output["refused"]), (&json!(1), &json!([true, "rejected"])));
     assert_eq!((&output["clocks"], &output["told"][5]), (&json!(true), &json!("one")));
+    assert_eq!(output["timed"], "timed");
     assert_eq!(place.run(["replay", "one"]).code(), Some(0));
     assert!(place.run(["logs", "one"]).stdout().contains("seen ["));
     // Random numbers are of the run, not of the module.
@@ -216,6 +225,8 @@ fn h08_what_javascript_shows_of_the_machine_is_virtual() {
     assert_eq!(place.run(["run", &module, "-i", "\"fail\"", "--id", "fail"]).code(), Some(1));
     let failure = place.show("fail")["failure"].clone();
     assert_eq!((&failure["kind"], &failure["details"]), (&json!("rejected"), &json!({ "why": [1] })));
+    assert_eq!(place.run(["run", &module, "-i", "\"forgotten\"", "--id", "forgotten"]).code(), Some(1));
+    assert_eq!(place.show("forgotten")["failure"]["message"], "RangeError: nobody looked");
 }
 
 /// What the C library shows of the machine.
@@ -303,6 +314,7 @@ fn h08_what_go_shows_of_the_machine_is_virtual() {
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -323,7 +335,7 @@ func seen() string {
 	return fmt.Sprint(time.Now().UnixMilli(), rand.Uint64(), names, os.Getenv("HOME"), wfhost.Info().Run)
 }
 
-func run(input string) (map[string]any, error) {
+func run(ctx context.Context, input string) (map[string]any, error) {
 	switch input {
 	case "fail":
 		return nil, fmt.Errorf("wrapped: %w", &wfhost.Failure{Kind: wfhost.Rejected, Message: "no", Details: []byte(`{"why":[1]}`)})
@@ -334,9 +346,12 @@ func run(input string) (map[string]any, error) {
 	}
 	// Steps side by side, some of them cancelled, and enough garbage for many collections.
 	slow := wfhost.StartSleep(time.Minute)
-	first := wfhost.Any(slow, wfhost.Agent{Prompt: seen()}.Start())
+	first, err := wfhost.Any(ctx, slow, wfhost.Agent{Prompt: seen()}.Start())
+	if err != nil {
+		return nil, err
+	}
 	slow.Cancel()
-	_, cancelled := slow.Get()
+	_, cancelled := slow.Get(ctx)
 	total := 0
 	for round := range 60 {
 		garbage := make([][]byte, 0)
@@ -344,7 +359,7 @@ func run(input string) (map[string]any, error) {
 			garbage = append(garbage, make([]byte, 10_000))
 		}
 		total += len(garbage)
-		answer, err := wfhost.Agent{Prompt: fmt.Sprint(round), Input: garbage[0]}.Text()
+		answer, err := wfhost.Agent{Prompt: fmt.Sprint(round), Input: garbage[0]}.Text(ctx)
 		if err != nil || answer != fmt.Sprint(round) {
 			return nil, fmt.Errorf("%q, %w", answer, err)
 		}
@@ -354,13 +369,13 @@ func run(input string) (map[string]any, error) {
 	slept := time.Since(before)
 	done := make(chan string)
 	go func() { done <- seen() }()
-	told, err := wfhost.Agent{Prompt: <-done}.Text()
+	told, err := wfhost.Agent{Prompt: <-done}.Text(ctx)
 	if err != nil {
 		return nil, err
 	}
 	fmt.Println("printed")
-	_, refused := wfhost.Agent{Prompt: "x", Input: make(chan int)}.Text()
-	_, late := wfhost.Signal[int]("never", 5*time.Millisecond)
+	_, refused := wfhost.Agent{Prompt: "x", Input: make(chan int)}.Text(ctx)
+	_, late := wfhost.Signal[int](ctx, "never", 5*time.Millisecond)
 	return map[string]any{
 		"first": first, "cancelled": wfhost.Cancelled.Is(cancelled), "total": total, "slept": slept >= 20*time.Millisecond,
 		"told": told, "refused": wfhost.Rejected.Is(refused), "late": wfhost.TimedOut.Is(late),

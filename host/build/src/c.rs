@@ -9,12 +9,22 @@ use wfhost_world::environment;
 use super::layout::Layout;
 use super::{BuildError, BuildOptions, Built, Progress, componentize, file, read};
 
-/// The SDK: its headers and what is compiled.
-const SDK: [(&str, &str); 4] = [
-    ("wfhost.h", include_str!("../../../guest-sdk/c/wfhost.h")),
-    ("wfhost.c", include_str!("../../../guest-sdk/c/wfhost.c")),
-    ("bindings/workflow.h", include_str!("../../../guest-sdk/c/bindings/workflow.h")),
-    ("bindings/workflow.c", include_str!("../../../guest-sdk/c/bindings/workflow.c")),
+macro_rules! sdk {
+    ($($file:literal),* $(,)?) => {
+        /// The SDK: its headers and what is compiled.
+        pub(super) const SDK: &[(&str, &str)] =
+            &[$(($file, include_str!(concat!("../../../guest-sdk/c/", $file)))),*];
+    };
+}
+
+sdk![
+    "bindings/workflow.c",
+    "bindings/workflow.h",
+    "internal.h",
+    "json.c",
+    "patterns.c",
+    "wfhost.c",
+    "wfhost.h",
 ];
 
 /// Where Debian has the C library for WASI.
@@ -42,14 +52,15 @@ pub(super) fn build(
     options: &BuildOptions,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Built, BuildError> {
-    let layout = Layout::prepare(dir, "c-sdk", &SDK, options)?;
+    let layout = Layout::prepare(dir, "c-sdk", SDK, options)?;
     let sdk = &layout.sdk;
     let core = layout.intermediate("core.wasm");
     let mut clang = find().ok_or(BuildError::NoClang)?;
     // Line numbers show in failures and in `wfhost replay --backtrace`.
     clang.args(["--target=wasm32-wasi", "-Wno-deprecated", "-mexec-model=reactor", "-std=gnu17"]);
     clang.args(["-O2", "-g", "-Wall"]).arg("-I").arg(sdk);
-    clang.args([sdk.join("wfhost.c"), sdk.join("bindings/workflow.c")]).args(sources);
+    let own = SDK.iter().filter(|(name, _)| name.ends_with(".c")).map(|(name, _)| sdk.join(name));
+    clang.args(own).args(sources);
     clang.arg("-o").arg(&core);
     layout.run(&mut clang, "clang")?;
     progress(Progress::Wrapping(&layout.name));

@@ -10,7 +10,7 @@ use super::{BuildError, BuildOptions, Built, Progress, componentize, file, read}
 macro_rules! sdk {
     ($($file:literal),* $(,)?) => {
         /// The SDK, with its generated bindings.
-        const SDK: &[(&str, &str)] =
+        pub(super) const SDK: &[(&str, &str)] =
             &[$(($file, include_str!(concat!("../../../guest-sdk/go/", $file)))),*];
     };
 }

@@ -13,7 +13,7 @@ use super::{BuildError, BuildOptions, Built, Progress, file};
 macro_rules! sdk {
     ($($file:literal),* $(,)?) => {
         /// The SDK, which is an npm package, and the world for componentize-qjs.
-        const SDK: &[(&str, &str)] = &[
+        pub(super) const SDK: &[(&str, &str)] = &[
             $(($file, include_str!(concat!("../../../guest-sdk/js/", $file))),)*
             ("wit/workflow.wit", include_str!("../../../wit/workflow.wit")),
         ];

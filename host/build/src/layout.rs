@@ -32,12 +32,7 @@ impl Layout {
         let dir = dir.canonicalize().map_err(file(dir))?;
         let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let target = options.target_dir.clone().unwrap_or_else(|| dir.join("target"));
-        let sdk = target.join("wfhost").join(sdk_name);
-        for (name, text) in sdk_files {
-            let path = sdk.join(name);
-            create_parent(&path)?;
-            std::fs::write(&path, text).map_err(file(&path))?;
-        }
+        let sdk = provide(&target, sdk_name, sdk_files)?;
         let out = Out::new(options.out.as_deref(), &target, 1).path(&name);
         Ok(Self { dir, name, sdk, out, target })
     }
@@ -66,6 +61,21 @@ impl Layout {
             false => Err(BuildError::Compiler { what: name, dir: self.dir.clone() }),
         }
     }
+}
+
+/// Writes an SDK below a target directory. Gives its place.
+pub(super) fn provide(
+    target: &Path,
+    sdk_name: &str,
+    sdk_files: &[(&str, &str)],
+) -> Result<PathBuf, BuildError> {
+    let sdk = target.join("wfhost").join(sdk_name);
+    for (name, text) in sdk_files {
+        let path = sdk.join(name);
+        create_parent(&path)?;
+        std::fs::write(&path, text).map_err(file(&path))?;
+    }
+    Ok(sdk)
 }
 
 /// Has a file made under another name and gives it its own when it is there: whole or not at all, as

@@ -163,6 +163,31 @@ pub fn build(
         .collect()
 }
 
+/// A language whose SDK comes with wfhost and is written below the target directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sdk {
+    /// JavaScript and TypeScript.
+    Js,
+    /// Python.
+    Python,
+    /// Go.
+    Go,
+    /// C.
+    C,
+}
+
+/// Writes the SDK of a language where editors and type checkers of a project look for it. Each build does
+/// so as well.
+pub fn provide_sdk(dir: &Path, sdk: Sdk) -> Result<PathBuf, BuildError> {
+    let (name, files) = match sdk {
+        Sdk::Js => ("js-sdk", js::SDK),
+        Sdk::Python => ("python-sdk", python::SDK),
+        Sdk::Go => ("go-sdk", go::SDK),
+        Sdk::C => ("c-sdk", c::SDK),
+    };
+    layout::provide(&dir.join("target"), name, files)
+}
+
 /// Wraps the core module in a file into a component in another. Gives its size.
 pub fn wrap(core: &Path, path: &Path) -> Result<u64, BuildError> {
     write_component(core, &read(core)?, path)

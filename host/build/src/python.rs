@@ -11,7 +11,7 @@ use super::{BuildError, BuildOptions, Built, Progress, file};
 macro_rules! sdk {
     ($($file:literal),* $(,)?) => {
         /// The package of the SDK, and the world.
-        const SDK: &[(&str, &str)] = &[
+        pub(super) const SDK: &[(&str, &str)] = &[
             $(($file, include_str!(concat!("../../../guest-sdk/python/", $file))),)*
             ("wit/workflow.wit", include_str!("../../../wit/workflow.wit")),
         ];

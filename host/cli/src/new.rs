@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use wfhost::world::text::quoted;
+use wfhost_build::Sdk;
 
 use super::diagnostic::{Exit, Trouble};
 use super::{Common, printer};
@@ -40,6 +41,17 @@ impl Template {
             Self::C => C,
         }
     }
+
+    /// The SDK that comes with wfhost. That of Rust is copied, so that the project builds anywhere.
+    fn sdk(self) -> Option<Sdk> {
+        match self {
+            Self::Rust => None,
+            Self::Js => Some(Sdk::Js),
+            Self::Python => Some(Sdk::Python),
+            Self::Go => Some(Sdk::Go),
+            Self::C => Some(Sdk::C),
+        }
+    }
 }
 
 /// The files of a project, `{{name}}` standing for its name.
@@ -64,6 +76,7 @@ const JS: &[(&str, &str)] = &[
 /// The same in Python.
 const PYTHON: &[(&str, &str)] = &[
     ("workflow.py", include_str!("../templates/python/workflow.py")),
+    ("pyproject.toml", include_str!("../templates/python/pyproject.toml.txt")),
     ("README.md", include_str!("../templates/python/README.md")),
     ("agents.json", include_str!("../templates/rust/agents.json")),
     (".gitignore", "/.venv\n/target\n__pycache__\n"),
@@ -73,6 +86,7 @@ const PYTHON: &[(&str, &str)] = &[
 const GO: &[(&str, &str)] = &[
     ("workflow.go", include_str!("../templates/go/workflow.go")),
     ("go.mod", include_str!("../templates/go/go.mod.txt")),
+    ("go.work", include_str!("../templates/go/go.work.txt")),
     ("README.md", include_str!("../templates/go/README.md")),
     ("agents.json", include_str!("../templates/rust/agents.json")),
     (".gitignore", "/target\n"),
@@ -81,6 +95,7 @@ const GO: &[(&str, &str)] = &[
 /// The same in C, whose SDK `wfhost build` brings along.
 const C: &[(&str, &str)] = &[
     ("workflow.c", include_str!("../templates/c/workflow.c")),
+    ("compile_flags.txt", include_str!("../templates/c/compile_flags.txt")),
     ("README.md", include_str!("../templates/c/README.md")),
     ("agents.json", include_str!("../templates/rust/agents.json")),
     (".gitignore", "/target\n"),
@@ -143,6 +158,10 @@ impl New {
         }
         for (file, text) in SDK.iter().filter(|_| self.template == Template::Rust) {
             write(&self.dir.join("wfhost-sdk").join(file), text)?;
+        }
+        if let Some(sdk) = self.template.sdk() {
+            // For editors, before the first build.
+            wfhost_build::provide_sdk(&self.dir, sdk)?;
         }
         printer::say(common, "Created", &name);
         let dir = self.dir.to_string_lossy();
