@@ -1,4 +1,4 @@
-/* Texts and JSON: needs nothing of the host. */
+/* Texts, results and JSON: needs nothing of the host. */
 #include "internal.h"
 
 #include <math.h>
@@ -36,6 +36,27 @@ const char *wf_format(const char *format, ...) {
   const char *text = wf_format_list(format, list);
   va_end(list);
   return text;
+}
+
+/* Results. */
+
+wf_result wf_ok(const char *json) {
+  wf_result result = {.json = json ? json : "null"};
+  return result;
+}
+
+wf_result wf_fail(wf_kind kind, const char *format, ...) {
+  va_list list;
+  va_start(list, format);
+  wf_result result = {.kind = kind, .message = wf_format_list(format, list)};
+  va_end(list);
+  return result;
+}
+
+const char *wf_kind_name(wf_kind kind) {
+  static const char *const names[] = {"failed",          "timed-out",   "cancelled", "invalid-output",
+                                      "budget-exceeded", "unavailable", "rejected"};
+  return kind <= WF_REJECTED ? names[kind] : "failed";
 }
 
 /* Writing. */

@@ -104,6 +104,16 @@ wf_result wf_map(size_t count, size_t limit, wf_starter start, void *context, wf
   return outcome;
 }
 
+wf_retry wf_whole_retry(wf_retry retry) {
+  if (!retry.max_attempts) retry.max_attempts = 3;
+  if (!retry.initial_ms) retry.initial_ms = 1000;
+  if (!retry.factor) retry.factor = 2;
+  if (!retry.max_ms) retry.max_ms = 60000;
+  if (!retry.jitter) retry.jitter = 0.1f;
+  if (retry.jitter < 0) retry.jitter = 0;
+  return retry;
+}
+
 /* The rules of the host. */
 bool wf_allows_another(wf_retry policy, uint32_t attempt, wf_result failure) {
   const char *reason = wf_json_text(wf_json_get(failure.details, "reason"));

@@ -46,25 +46,6 @@ static workflow_list_tuple2_string_string_t pairs(const char *const *from) {
 
 /* Results. */
 
-wf_result wf_ok(const char *json) {
-  wf_result result = {.json = json ? json : "null"};
-  return result;
-}
-
-wf_result wf_fail(wf_kind kind, const char *format, ...) {
-  va_list list;
-  va_start(list, format);
-  wf_result result = {.kind = kind, .message = wf_format_list(format, list)};
-  va_end(list);
-  return result;
-}
-
-const char *wf_kind_name(wf_kind kind) {
-  static const char *const names[] = {"failed",          "timed-out",   "cancelled", "invalid-output",
-                                      "budget-exceeded", "unavailable", "rejected"};
-  return kind <= WF_REJECTED ? names[kind] : "failed";
-}
-
 static wf_result failed(wfhost_workflow_types_failure_t failure) {
   wf_result result = {
       .kind = (wf_kind)failure.kind,
@@ -124,16 +105,6 @@ static void option_json(wfhost_workflow_agent_option_json_t *to, const char *jso
 static void option_millis(wfhost_workflow_agent_option_millis_t *to, uint64_t length_ms) {
   to->is_some = length_ms != 0;
   to->val = length_ms;
-}
-
-wf_retry wf_whole_retry(wf_retry retry) {
-  if (!retry.max_attempts) retry.max_attempts = 3;
-  if (!retry.initial_ms) retry.initial_ms = 1000;
-  if (!retry.factor) retry.factor = 2;
-  if (!retry.max_ms) retry.max_ms = 60000;
-  if (!retry.jitter) retry.jitter = 0.1f;
-  if (retry.jitter < 0) retry.jitter = 0;
-  return retry;
 }
 
 static wfhost_workflow_agent_request_t agent_request(wf_request from) {

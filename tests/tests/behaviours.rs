@@ -54,7 +54,13 @@ fn scenarios() -> Vec<Scenario> {
         ),
         scenario(
             "map",
-            json!(["ok polish d0", "ok polish ok draft 1", "ok polish ok draft 2", "ok polish ok draft 3", "ok polish ok draft 4"]),
+            json!([
+                "ok polish d0",
+                "ok polish ok draft 1",
+                "ok polish ok draft 2",
+                "ok polish ok draft 3",
+                "ok polish ok draft 4"
+            ]),
             &[
                 "agent draft 0",
                 "agent draft 1",
@@ -116,13 +122,17 @@ fn scenarios() -> Vec<Scenario> {
         scenario("sleep", json!({ "long": "rejected" }), &["sleep", "sleep", "sleep"]),
         Scenario {
             name: "fail",
-            ends: Err(json!({ "kind": "unavailable", "message": "nobody is there", "details": { "why": [1] } })),
+            ends: Err(
+                json!({ "kind": "unavailable", "message": "nobody is there", "details": { "why": [1] } }),
+            ),
             steps: &[],
             cancelled: &[],
         },
         Scenario {
             name: "nonsense",
-            ends: Err(json!({ "kind": "rejected", "message": "there is no scenario nonsense", "details": null })),
+            ends: Err(
+                json!({ "kind": "rejected", "message": "there is no scenario nonsense", "details": null }),
+            ),
             steps: &[],
             cancelled: &[],
         },
@@ -231,7 +241,10 @@ impl Program {
     /// What outsiders see.
     fn outside(&self) {
         let shown = self.place.show("facts");
-        assert_eq!((&shown["published"], &shown["phase"]), (&json!({ "progress": { "done": 3 } }), &json!("looking")));
+        assert_eq!(
+            (&shown["published"], &shown["phase"]),
+            (&json!({ "progress": { "done": 3 } }), &json!("looking"))
+        );
         let logs = self.place.run(["logs", "facts"]).stdout();
         assert!(logs.contains("careful step=3 who=Ada") || logs.contains("careful who=Ada step=3"), "{logs}");
         let messages = self.place.run(["messages", "facts"]).stdout();
@@ -244,7 +257,12 @@ impl Program {
         assert_eq!(self.run("together", &[]).ok_json(), json!(["ok a2 done a1", "ok b2 ok b1"]));
         let mut steps = steps(&self.place.show("together"));
         steps[..2].sort();
-        assert_eq!(steps, ["agent a1", "agent b1", "agent b2 ok b1", "agent a2 done a1"], "{}", self.language);
+        assert_eq!(
+            steps,
+            ["agent a1", "agent b1", "agent b2 ok b1", "agent a2 done a1"],
+            "{}",
+            self.language
+        );
     }
 
     /// Each run of the chain has two rounds, for as many steps.
@@ -257,7 +275,10 @@ impl Program {
             assert_eq!(steps(&self.place.show(run)), prompts, "{}", self.language);
         }
         let last = self.place.show("rounds-3");
-        assert_eq!((&last["output"], steps(&last)), (&json!({ "rounds": 4 }), vec!["agent round 4".to_owned()]));
+        assert_eq!(
+            (&last["output"], steps(&last)),
+            (&json!({ "rounds": 4 }), vec!["agent round 4".to_owned()])
+        );
     }
 
     /// A run that is asked to stop undoes what it did.
@@ -266,7 +287,11 @@ impl Program {
         assert_eq!(self.place.run(["cancel", "stopped"]).code(), Some(0));
         self.place.run(["resume", "stopped"]);
         let shown = self.place.show("stopped");
-        assert_eq!((&shown["state"], &shown["failure"]["kind"]), (&json!("cancelled"), &json!("cancelled")), "{shown}");
+        assert_eq!(
+            (&shown["state"], &shown["failure"]["kind"]),
+            (&json!("cancelled"), &json!("cancelled")),
+            "{shown}"
+        );
         assert_eq!(shown["failure"]["details"]["saga"]["undone"], json!(["flight"]), "{}", self.language);
         assert_eq!(self.calls("undo ok book flight"), 1);
     }
@@ -275,19 +300,30 @@ impl Program {
     fn ask(&self) {
         assert_eq!(self.run("ask", &["--no-wait"]).code(), Some(3));
         let inbox = self.place.run(["inbox", "-o", "json"]).stdout();
-        assert!(inbox.contains("which colour?") && inbox.contains("green") && inbox.contains("\"why\""), "{inbox}");
+        assert!(
+            inbox.contains("which colour?") && inbox.contains("green") && inbox.contains("\"why\""),
+            "{inbox}"
+        );
         assert_eq!(self.place.run(["answer", "ask", "-i", "\"red\""]).code(), Some(0));
         assert_eq!(self.place.run(["resume", "ask", "--no-wait"]).code(), Some(3));
         assert_eq!(self.place.run(["deny", "ask"]).code(), Some(0));
         let output = self.place.run(["resume", "ask"]).ok_json();
-        assert_eq!(output, json!({ "colour": "red", "refused": "rejected", "late": "timed-out" }), "{}", self.language);
+        assert_eq!(
+            output,
+            json!({ "colour": "red", "refused": "rejected", "late": "timed-out" }),
+            "{}",
+            self.language
+        );
     }
 
     /// What the language itself throws fails the run.
     fn broken(&self, says: &str) {
         assert_eq!(self.run("broken", &[]).code(), Some(1));
         let shown = self.place.show("broken");
-        assert_eq!((&shown["failure"]["kind"], &shown["failure"]["message"]), (&json!("failed"), &json!(says)));
+        assert_eq!(
+            (&shown["failure"]["kind"], &shown["failure"]["message"]),
+            (&json!("failed"), &json!(says))
+        );
         assert_eq!(steps(&shown), ["agent first"]);
     }
 
@@ -365,13 +401,20 @@ fn the_table_of_what_each_sdk_has_is_true() {
     let languages = [
         sources(&sdk.join("src"), &[".rs"]),
         sources(&sdk.join("js"), &[".d.ts", "package.json"]) + "wfhost.d.ts",
-        sources(&sdk.join("python/wfhost"), &[".py"]) + "py.typed" + &sources(&sdk.join("python"), &[".toml"]) + "pyproject.toml",
+        sources(&sdk.join("python/wfhost"), &[".py"])
+            + "py.typed"
+            + &sources(&sdk.join("python"), &[".toml"])
+            + "pyproject.toml",
         sources(&sdk.join("go"), &[".go"]) + "go.mod",
         sources(&sdk.join("c"), &["wfhost.h"]),
     ];
     let text = std::fs::read_to_string(root.join("docs/languages.md")).unwrap();
     let (_, table) = text.split_once("## What each SDK has").unwrap();
-    let rows: Vec<_> = table.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|')).collect();
+    let rows: Vec<_> = table
+        .lines()
+        .skip_while(|line| !line.starts_with('|'))
+        .take_while(|line| line.starts_with('|'))
+        .collect();
     assert!(rows.len() > 30, "{} rows", rows.len());
     for row in &rows[2..] {
         let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
@@ -381,9 +424,12 @@ fn the_table_of_what_each_sdk_has_is_true() {
             match answer {
                 // Each name in the SDK itself.
                 "yes" => {
-                    let names = more.split('`').skip(1).step_by(2).filter(|name| !name.contains("package.json"));
-                    for name in names.map(|name| name.split('.').next_back().unwrap().trim_end_matches("()")) {
-                        let known = has_word(source, name) || ["ts", "typed", "toml", "mod", "TypedDict"].contains(&name);
+                    let names =
+                        more.split('`').skip(1).step_by(2).filter(|name| !name.contains("package.json"));
+                    for name in names.map(|name| name.split('.').next_back().unwrap().trim_end_matches("()"))
+                    {
+                        let known = has_word(source, name)
+                            || ["ts", "typed", "toml", "mod", "TypedDict"].contains(&name);
                         assert!(known, "`{name}` of `{}` is not there", cells[0]);
                     }
                 }

@@ -125,8 +125,7 @@ mod tests {
         let sdk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-sdk/js");
         let files = std::fs::read_dir(&sdk).unwrap().map(|entry| entry.unwrap());
         let files = files.filter(|entry| entry.file_type().unwrap().is_file());
-        let mut files: Vec<_> =
-            files.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        let mut files: Vec<_> = files.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         files.retain(|name| name != "package-lock.json");
         files.sort();
         let carried = SDK.iter().map(|(name, _)| *name).filter(|name| !name.starts_with("wit/"));
