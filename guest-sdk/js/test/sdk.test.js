@@ -156,9 +156,9 @@ test("async generators and for await work", () => {
     }
     const seen = [];
     for await (const number of numbers()) seen.push(number);
-    return seen;
+    return [seen, await Array.fromAsync(numbers(), (number) => number * 2), await Array.fromAsync([agent("a"), "b"])];
   });
-  assert.deepEqual(output, [0, 1, 2]);
+  assert.deepEqual(output, [[0, 1, 2], [0, 2, 4], ["a", "b"]]);
 });
 
 test("a step that is cancelled fails, and its host is told", () => {
