@@ -189,8 +189,16 @@ fn the_javascript_sdk_passes_its_own_tests() {
 
 #[test]
 fn the_python_sdk_passes_its_own_tests() {
+    let place = Place::new();
     let sdk = root().join("guest-sdk/python");
     tool(&sdk, "python3", &["-W", "error::RuntimeWarning", "-B", "-m", "unittest", "discover", "tests"]);
+    // The settings are in pyproject.toml; the programs are found beside the package.
+    let cache = place.path("mypy").display().to_string();
+    tool(&sdk, "python3", &["-m", "mypy", "--cache-dir", &cache]);
+    for program in ["examples/research-python", "tests/behaviours/python"] {
+        let file = root().join(program).join("workflow.py").display().to_string();
+        tool(&sdk, "python3", &["-m", "mypy", "--config-file=", "--strict", "--cache-dir", &cache, &file]);
+    }
 }
 
 #[test]

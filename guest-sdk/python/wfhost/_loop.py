@@ -10,7 +10,7 @@ import asyncio
 import collections
 import contextvars
 import json as _json
-from typing import Any, Awaitable, Callable, Coroutine, Generic, NoReturn, Optional, TypeVar, cast
+from typing import Any, Awaitable, Callable, Coroutine, NoReturn, Optional, TypeVar, cast
 
 from . import _host
 from ._host import Failure
@@ -237,7 +237,7 @@ def current() -> Loop:
     return loop
 
 
-class Step(asyncio.Future, Generic[T], Waitable):  # type: ignore[type-arg]
+class Step(asyncio.Future[T], Waitable):
     """An operation that was started, a future to be awaited.
 
     It goes on until it is done, is cancelled, or the run ends. Cancelling what awaits it cancels it.
@@ -271,7 +271,7 @@ class Step(asyncio.Future, Generic[T], Waitable):  # type: ignore[type-arg]
         again and gives the same."""
         if not self.done():
             self.finish()
-        return self.result()  # type: ignore[no-any-return]
+        return self.result()
 
     def cancel(self, msg: Any = None) -> bool:
         """Gives it up. If it is not done, whoever does it is told to stop."""
