@@ -40,18 +40,20 @@ fn scenarios() -> Vec<Scenario> {
             steps: &["sleep", "agent b", "signal never"],
             cancelled: &[1, 3],
         },
-        scenario(
-            "quorum",
-            json!({
+        Scenario {
+            name: "quorum",
+            ends: Ok(json!({
                 "votes": [[2, "ok fast"], [1, "slow"]],
                 "message": "2 of 3 tries failed, 2 have to succeed: no",
                 "details": { "failures": [
                     { "index": 0, "kind": "failed", "message": "no" },
                     { "index": 1, "kind": "failed", "message": "no" },
                 ] },
-            }),
-            &["agent bad", "agent slow", "agent fast", "agent bad", "agent bad too", "agent fast"],
-        ),
+            })),
+            steps: &["agent bad", "agent slow", "agent fast", "agent bad", "agent bad too", "agent fast"],
+            // It would have been tried again.
+            cancelled: &[1],
+        },
         scenario(
             "map",
             json!([
@@ -117,7 +119,7 @@ fn scenarios() -> Vec<Scenario> {
                 "run": "facts", "workflow": "behaviours", "labels": { "a": "b" }, "attempt": 1, "parent": null,
                 "patched": true, "cancelled": false, "clock": true, "gone": "rejected",
             }),
-            &["send no-such-run/go"],
+            &["send go to no-such-run"],
         ),
         scenario("sleep", json!({ "long": "rejected" }), &["sleep", "sleep", "sleep"]),
         Scenario {
@@ -192,8 +194,10 @@ impl Program {
     fn run(&self, scenario: &str, more: &[&str]) -> wfhost_tests::Ran {
         let input = json!({ "scenario": scenario }).to_string();
         let args = ["run", &self.module, "-q", "-i", &input, "--agents", &self.script, "--id", scenario];
-        let set = ["--label", "a=b", "--budget", "tokens=1000", "--evict", "always"];
-        self.place.run(args.into_iter().chain(set).chain(more.iter().copied()))
+        // Under a budget the first call of a provider is made alone, which would order the others.
+        let budget = if scenario == "budget" { &["--budget", "tokens=1000"][..] } else { &[] };
+        let set = ["--label", "a=b"].iter().chain(budget).chain(more).copied();
+        self.place.run(args.into_iter().chain(set))
     }
 
     fn calls(&self, prompt: &str) -> usize {
@@ -219,6 +223,8 @@ impl Program {
         let mut cancelled: Vec<_> = cancelled.map(|entry| entry["step"].as_u64().unwrap()).collect();
         cancelled.sort_unstable();
         assert_eq!(cancelled, scenario.cancelled, "{what}");
+        let replayed = self.place.run(["replay", scenario.name]);
+        assert_eq!(replayed.code(), Some(0), "{what}: {}", replayed.stderr());
     }
 
     /// What a call of an agent says to the host, where it said something.
@@ -272,7 +278,9 @@ impl Program {
         for (run, prompts) in
             [("rounds", ["agent round 0", "agent round 1"]), ("rounds-2", ["agent round 2", "agent round 3"])]
         {
-            assert_eq!(steps(&self.place.show(run)), prompts, "{}", self.language);
+            let made = steps(&self.place.show(run));
+            assert_eq!(made[..2], prompts, "{}", self.language);
+            assert_eq!(made.len(), 3, "{made:?}");
         }
         let last = self.place.show("rounds-3");
         assert_eq!(
