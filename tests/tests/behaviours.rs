@@ -291,6 +291,8 @@ impl Program {
 
     /// A run that is asked to stop undoes what it did.
     fn stopped(&self) {
+        // The scenario `saga` has undone one as well.
+        let undone = self.calls("undo ok book flight");
         assert_eq!(self.run("stopped", &["--no-wait"]).code(), Some(3));
         assert_eq!(self.place.run(["cancel", "stopped"]).code(), Some(0));
         self.place.run(["resume", "stopped"]);
@@ -301,7 +303,7 @@ impl Program {
             "{shown}"
         );
         assert_eq!(shown["failure"]["details"]["saga"]["undone"], json!(["flight"]), "{}", self.language);
-        assert_eq!(self.calls("undo ok book flight"), 1);
+        assert_eq!(self.calls("undo ok book flight"), undone + 1);
     }
 
     /// People answer, refuse, and do not come.
