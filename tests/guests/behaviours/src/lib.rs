@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures::future::join;
 use serde::{Deserialize, Serialize};
 use wfhost::{
-    Error, FailureKind, Result, Retry, Value, agent, ask, child, json, patched,
-    phase, post, publish, quorum, race, retry, rounds, saga, signal, sleep, sleep_until, timeout, try_parallel_map,
+    Error, FailureKind, Result, Retry, Value, agent, ask, child, json, patched, phase, post, publish, quorum,
+    race, retry, rounds, saga, signal, sleep, sleep_until, timeout, try_parallel_map,
 };
 
 #[derive(Deserialize, Serialize)]
@@ -56,7 +56,12 @@ async fn behaviours(input: Input) -> Result<Value> {
                 .label("l")
                 .group("g")
                 .retry(Retry::attempts(5).fatal(["unavailable"]))
-                .limits(wfhost::Limits::new().attempt(millis(60_000)).total(millis(90_000)).heartbeat(millis(30_000)))
+                .limits(
+                    wfhost::Limits::new()
+                        .attempt(millis(60_000))
+                        .total(millis(90_000))
+                        .heartbeat(millis(30_000))
+                )
                 .options(json!({ "t": 0 }))
                 .text()
                 .await?
@@ -67,12 +72,8 @@ async fn behaviours(input: Input) -> Result<Value> {
             json!([a?, b?])
         }
         "race" => {
-            let (index, value) = race([
-                Contestant::Sleep.run(),
-                Contestant::Agent.run(),
-                Contestant::Signal.run(),
-            ])
-            .await;
+            let (index, value) =
+                race([Contestant::Sleep.run(), Contestant::Agent.run(), Contestant::Signal.run()]).await;
             json!([index, value?])
         }
         "quorum" => {
@@ -88,7 +89,9 @@ async fn behaviours(input: Input) -> Result<Value> {
             })
             .await?
         ),
-        "timeout" => json!({ "kind": kind(timeout(millis(5), signal("never").json::<Value>()).await.and_then(|inner| inner)) }),
+        "timeout" => {
+            json!({ "kind": kind(timeout(millis(5), signal("never").json::<Value>()).await.and_then(|inner| inner)) })
+        }
         "cancel" => {
             let step = sleep(millis(60_000)).start();
             let answer = agent("meanwhile").text().await?;
@@ -155,7 +158,8 @@ async fn behaviours(input: Input) -> Result<Value> {
             })
         }
         "ask" => {
-            let colour: String = ask("which colour?").choices(["red", "green"]).details(json!({ "why": 1 })).json().await?;
+            let colour: String =
+                ask("which colour?").choices(["red", "green"]).details(json!({ "why": 1 })).json().await?;
             let refused = ask("really?").json::<Value>().await;
             let late = ask("anybody?").timeout(millis(1)).json::<Value>().await;
             json!({ "colour": colour, "refused": kind(refused), "late": kind(late) })
@@ -165,7 +169,11 @@ async fn behaviours(input: Input) -> Result<Value> {
             sleep_until(wfhost::Timestamp::from_millis(1)).await?;
             json!({ "long": kind(sleep(Duration::from_secs(1 << 40)).await) })
         }
-        "fail" => return Err(Error::new(FailureKind::Unavailable, "nobody is there").with_details(json!({ "why": [1] }))),
+        "fail" => {
+            return Err(
+                Error::new(FailureKind::Unavailable, "nobody is there").with_details(json!({ "why": [1] }))
+            );
+        }
         other => return Err(Error::rejected(format!("there is no scenario {other}"))),
     })
 }
