@@ -52,7 +52,7 @@ impl ActView {
     }
 }
 
-pub(super) async fn signal(
+pub(crate) async fn signal(
     app: &App,
     caller: &Identity,
     run: &RunId,
@@ -157,7 +157,7 @@ async fn call_run(
     }
 }
 
-pub(super) async fn pause(
+pub(crate) async fn pause(
     app: &App,
     caller: &Identity,
     run: &RunId,
@@ -187,7 +187,7 @@ async fn pause_run(
     Ok(View(ActView::new(&run, word)))
 }
 
-pub(super) async fn resume(app: &App, caller: &Identity, run: &RunId) -> Result<(), Problem> {
+pub(crate) async fn resume(app: &App, caller: &Identity, run: &RunId) -> Result<(), Problem> {
     let info = find(app, run.as_str()).await?;
     if info.state.is_final() {
         return Err(HostError::Ended { run: run.clone() }.into());
@@ -239,7 +239,7 @@ async fn other_module(app: &App, digest: Option<&str>) -> Result<Option<Module>,
     }
 }
 
-pub(super) async fn cancel(
+pub(crate) async fn cancel(
     app: &App,
     caller: &Identity,
     run: &RunId,
@@ -284,7 +284,7 @@ async fn cancel_run(
     Ok((StatusCode::ACCEPTED, View(ActView::new(&run, "asked"))).into_response())
 }
 
-pub(super) async fn terminate(
+pub(crate) async fn terminate(
     app: &App,
     caller: &Identity,
     run: &RunId,
@@ -313,7 +313,7 @@ async fn terminate_run(
     Ok(View(ActView::new(&run, "terminated")))
 }
 
-pub(super) async fn retry(
+pub(crate) async fn retry(
     app: &App,
     caller: &Identity,
     run: &RunId,

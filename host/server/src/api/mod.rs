@@ -1,15 +1,15 @@
 //! The API, below `/api/v1`: a file for each noun.
 
-mod acts;
+pub(crate) mod acts;
 mod body;
 mod events;
 pub(crate) mod health;
-mod modules;
-mod people;
-mod run;
-mod runs;
-mod schedules;
-mod tokens;
+pub(crate) mod modules;
+pub(crate) mod people;
+pub(crate) mod run;
+pub(crate) mod runs;
+pub(crate) mod schedules;
+pub(crate) mod tokens;
 
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;

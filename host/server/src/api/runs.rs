@@ -34,7 +34,7 @@ const PATIENCE_MS: u64 = 2_000;
 pub(super) type Anything = serde_json::Value;
 
 /// A run as who asks may see it.
-pub(super) fn shown(view: RunView, caller: &Identity) -> RunView {
+pub(crate) fn shown(view: RunView, caller: &Identity) -> RunView {
     if caller.may(Scope::PayloadsRead) { view } else { view.hidden() }
 }
 
@@ -255,7 +255,7 @@ async fn counts(State(app): State<App>, Caller(caller): Caller) -> Result<View<C
 /// What a run may spend.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct BudgetAsked {
+pub(crate) struct BudgetAsked {
     tokens: Option<u64>,
     /// Millionths of a US dollar.
     cost_micros: Option<u64>,
@@ -272,7 +272,7 @@ impl From<BudgetAsked> for Budget {
 /// A signal that is sent to the run.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct FirstSignal {
+pub(crate) struct FirstSignal {
     #[schema(min_length = 1, max_length = 256)]
     name: String,
     #[schema(value_type = Anything)]
@@ -284,7 +284,7 @@ struct FirstSignal {
 /// A run that is to begin.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct StartAsked {
+pub(crate) struct StartAsked {
     /// The name of its module: the newest of that name.
     workflow: Option<String>,
     /// The digest of its module, in the place of `workflow`.
@@ -345,6 +345,11 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Pro
 }
 
 impl StartAsked {
+    /// The same with this input, as it was written.
+    pub(crate) fn with_input(self, input: Json) -> Self {
+        Self { input: Some(input), ..self }
+    }
+
     /// What is asked for is within bounds.
     fn check(&self) -> Result<(), Problem> {
         let positive = [
@@ -411,7 +416,7 @@ impl StartAsked {
 }
 
 /// The module of that name, else of that digest.
-pub(super) async fn module(
+pub(crate) async fn module(
     app: &App,
     name: Option<&str>,
     by: Option<&str>,
@@ -458,18 +463,8 @@ async fn start(
         caller.need(&app, Scope::RunsSignal)?;
     }
     let patience = wait(asked.wait.as_deref())?;
-    start.check()?;
-    let (workflow, signal) = (start.workflow.clone(), start.signal.clone());
-    let module = module(&app, workflow.as_deref(), start.module.as_deref()).await?;
-    if let (Some(workflow), true) = (&workflow, start.module.is_some())
-        && *workflow != *module.name
-    {
-        return Err(Problem::unfit(format!("the module is one of `{}`, not of `{workflow}`", module.name)));
-    }
-    let options = start.options(&app, idempotency_key(&headers)?)?;
-    let submitted = app.host().submit(&module, options).await?;
-    let word = if submitted.is_new { "started" } else { "known" };
-    app.record(&caller, "runs.start", submitted.run.as_str(), word).await?;
+    let signal = start.signal.clone();
+    let submitted = begin(&app, &caller, start, idempotency_key(&headers)?).await?;
     let mut run = submitted.run;
     if let Some(FirstSignal { name, payload, id }) = signal {
         let body = MessageBody::Signal { name, payload: payload.unwrap_or_else(Json::null), id };
@@ -491,6 +486,26 @@ async fn start(
         response.headers_mut().insert(header::LOCATION, place);
     }
     Ok(response)
+}
+
+/// Begins a run, or finds the one of its key, and records who asked. What it is signalled is not sent.
+pub(crate) async fn begin(
+    app: &App,
+    caller: &Identity,
+    start: StartAsked,
+    key: Option<String>,
+) -> Result<wfhost::Submitted, Problem> {
+    start.check()?;
+    let module = module(app, start.workflow.as_deref(), start.module.as_deref()).await?;
+    if let (Some(workflow), true) = (&start.workflow, start.module.is_some())
+        && *workflow != *module.name
+    {
+        return Err(Problem::unfit(format!("the module is one of `{}`, not of `{workflow}`", module.name)));
+    }
+    let submitted = app.host().submit(&module, start.options(app, key)?).await?;
+    let word = if submitted.is_new { "started" } else { "known" };
+    app.record(caller, "runs.start", submitted.run.as_str(), word).await?;
+    Ok(submitted)
 }
 
 fn new_or_known(is_new: bool) -> StatusCode {

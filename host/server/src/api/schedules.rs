@@ -218,7 +218,7 @@ async fn remove(
 #[utoipa::path(post, path = "/schedules/{name}/pause", tag = "schedules", operation_id = "pauseSchedule",
     params(("name" = String, Path)), security(("bearer" = ["schedules:write"])),
     responses((status = 200, description = "It is paused; its runs go on", body = ScheduleView), Refusals))]
-async fn pause(
+pub(crate) async fn pause(
     State(app): State<App>,
     Caller(caller): Caller,
     At(name): At<String>,
@@ -234,7 +234,7 @@ async fn pause(
 #[utoipa::path(post, path = "/schedules/{name}/resume", tag = "schedules", operation_id = "resumeSchedule",
     params(("name" = String, Path)), security(("bearer" = ["schedules:write"])),
     responses((status = 200, description = "It goes on", body = ScheduleView), Refusals))]
-async fn resume(
+pub(crate) async fn resume(
     State(app): State<App>,
     Caller(caller): Caller,
     At(name): At<String>,
@@ -252,7 +252,7 @@ async fn resume(
 #[utoipa::path(post, path = "/schedules/{name}/fire", tag = "schedules", operation_id = "fireSchedule",
     params(("name" = String, Path)), security(("bearer" = ["schedules:write"])),
     responses((status = 201, description = "The run", body = ActView), Refusals))]
-async fn fire(
+pub(crate) async fn fire(
     State(app): State<App>,
     Caller(caller): Caller,
     At(name): At<String>,

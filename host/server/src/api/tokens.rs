@@ -13,7 +13,7 @@ use wfhost_view::Trouble;
 
 use super::{Asked, At, Refusals, Sent, View, limit};
 use crate::app::App;
-use crate::auth::{Caller, NoScope, Scope, Scopes, mint};
+use crate::auth::{Caller, Identity, Minted, NoScope, Scope, Scopes, mint};
 use crate::problem::Problem;
 
 pub(super) fn router() -> OpenApiRouter<App> {
@@ -73,7 +73,7 @@ async fn list(State(app): State<App>, Caller(caller): Caller) -> Result<View<Tok
 /// A token that is to be made.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct TokenAsked {
+pub(crate) struct TokenAsked {
     /// For people.
     #[schema(min_length = 1, max_length = 100)]
     name: String,
@@ -103,7 +103,15 @@ async fn create(
     Caller(caller): Caller,
     Sent(asked): Sent<TokenAsked>,
 ) -> Result<Response, Problem> {
-    caller.need(&app, Scope::Admin)?;
+    let minted = make(&app, &caller, &asked).await?;
+    let token = TokenView::of(&minted.token);
+    let view = NewTokenView { schema: "wfhost/token/1", secret: minted.text, token };
+    Ok((StatusCode::CREATED, View(view)).into_response())
+}
+
+/// Makes a token, and records who did.
+pub(crate) async fn make(app: &App, caller: &Identity, asked: &TokenAsked) -> Result<Minted, Problem> {
+    caller.need(app, Scope::Admin)?;
     let name = asked.name.trim();
     if name.is_empty() || name.len() > 100 || name.chars().any(char::is_control) {
         return Err(Problem::unfit("the name of a token has 1 to 100 bytes, and no control characters"));
@@ -120,20 +128,18 @@ async fn create(
     let minted = mint(name, TokenKind::Bearer, scopes, expires_at)?;
     app.store().put_token(minted.token.clone()).await?;
     app.record(
-        &caller,
+        caller,
         "tokens.create",
         &format!("{name} ({})", minted.token.id),
         &minted.token.scopes.join(" "),
     )
     .await?;
-    let token = TokenView::of(&minted.token);
-    let view = NewTokenView { schema: "wfhost/token/1", secret: minted.text, token };
-    Ok((StatusCode::CREATED, View(view)).into_response())
+    Ok(minted)
 }
 
 /// What became of a token.
 #[derive(Debug, Serialize, ToSchema)]
-struct TokenGoneView {
+pub(crate) struct TokenGoneView {
     id: String,
     /// Always `removed`.
     result: &'static str,
@@ -145,7 +151,7 @@ struct TokenGoneView {
 #[utoipa::path(delete, path = "/tokens/{id}", tag = "access", operation_id = "deleteToken", params(("id" = String, Path)),
     security(("bearer" = ["admin"])),
     responses((status = 200, description = "It is gone", body = TokenGoneView), Refusals))]
-async fn remove(
+pub(crate) async fn remove(
     State(app): State<App>,
     Caller(caller): Caller,
     At(id): At<String>,

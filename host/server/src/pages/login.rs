@@ -2,15 +2,17 @@
 //!
 //! Nothing happens by following a link, since programs follow links, too: the page has a button.
 
+use askama::Template;
 use axum::Router;
 use axum::extract::{Form, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
 use wfhost::clock;
 use wfhost::store::{Token, TokenKind};
 
+use super::{Fault, page, shown};
 use crate::app::App;
 use crate::auth::{Caller, Scope, Scopes, check, cookie_name, mint};
 use crate::problem::Problem;
@@ -25,55 +27,46 @@ pub(super) fn router() -> Router<App> {
         .route("/ui/logout", post(logout))
 }
 
-#[derive(Debug, Deserialize)]
-struct Code {
-    #[serde(default)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Asked {
     code: String,
+    /// The page to go to.
+    next: String,
+}
+
+#[derive(Template)]
+#[template(path = "login.html")]
+struct LoginPage {
+    asked: Asked,
+    error: Option<&'static str>,
 }
 
 /// The form. What it shows depends on nothing but the address.
-async fn show(Query(Code { code }): Query<Code>) -> Html<String> {
-    page(&code, None)
+async fn show(Query(asked): Query<Asked>) -> Result<Response, Fault> {
+    page(&LoginPage { asked, error: None })
 }
 
-fn page(code: &str, error: Option<&str>) -> Html<String> {
-    let field = match code.is_empty() {
-        true => "<p><label>Token or code<br><input name=\"code\" type=\"password\" autocomplete=\"off\" autofocus \
-                 required size=\"50\"></label></p>"
-            .to_owned(),
-        false => format!("<input name=\"code\" type=\"hidden\" value=\"{}\">", escaped(code)),
-    };
-    let error = error.map(|error| format!("<p role=\"alert\">{}</p>", escaped(error))).unwrap_or_default();
-    Html(format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" \
-         content=\"width=device-width\"><meta name=\"color-scheme\" content=\"light dark\"><title>wfhost: log in</title>\
-         <main><h1>wfhost</h1>{error}<form method=\"post\" action=\"/ui/login\">{field}<p><button>Log in</button></p>\
-         </form><p>A new address to log in with: <code>wfhost token new NAME --browser</code></p></main></html>"
-    ))
+/// A page of this server, wherever the address says.
+fn inside(next: &str) -> &str {
+    let is_page = next == "/ui" || next.starts_with("/ui/") || next.starts_with("/ui?");
+    if is_page && !next.contains(['\\', '\r', '\n']) { next } else { "/ui" }
 }
 
-/// Text within HTML, attributes included.
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-        .replace('\'', "&#39;")
-}
-
-async fn login(State(app): State<App>, Form(Code { code }): Form<Code>) -> Result<Response, Problem> {
-    let code = code.trim();
+async fn login(State(app): State<App>, Form(asked): Form<Asked>) -> Result<Response, Fault> {
+    let code = asked.code.trim();
     let refused = || {
-        let said = "This is no token, or it was used already, or its time is over.";
-        (StatusCode::UNAUTHORIZED, page("", Some(said))).into_response()
+        let error = Some("This is no token, or it was used already, or its time is over.");
+        let asked = Asked { code: String::new(), next: asked.next.clone() };
+        shown(StatusCode::UNAUTHORIZED, &LoginPage { asked, error })
     };
     let token = match check(&app, code, TokenKind::Login).await? {
         // Of several who try, one gets in.
         Some(login) if app.store().delete_token(&login.id).await? => login,
-        Some(_) => return Ok(refused()),
+        Some(_) => return refused(),
         None => match check(&app, code, TokenKind::Bearer).await? {
             Some(bearer) => bearer,
-            None => return Ok(refused()),
+            None => return refused(),
         },
     };
     let scopes: Scopes = token.scopes.iter().filter_map(|word| word.parse::<Scope>().ok()).collect();
@@ -83,7 +76,7 @@ async fn login(State(app): State<App>, Form(Code { code }): Form<Code>) -> Resul
     let minted = mint(&format!("browser of {}", token.name), TokenKind::Session, scopes, Some(until))?;
     app.store().put_token(minted.token).await?;
     sweep(&app).await;
-    let mut response = Redirect::to("/ui").into_response();
+    let mut response = Redirect::to(inside(&asked.next)).into_response();
     let age = until.since(clock::now()) / 1_000;
     set_cookie(&app, &mut response, &minted.text, age)?;
     Ok(response)
@@ -113,8 +106,25 @@ async fn logout(State(app): State<App>, Caller(caller): Caller) -> Result<Respon
 fn set_cookie(app: &App, response: &mut Response, value: &str, age: u64) -> Result<(), Problem> {
     let secure = if app.is_tls() { "; Secure" } else { "" };
     let name = cookie_name(app);
-    let cookie = format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax; Max-Age={age}{secure}");
+    let cookie = format!("{name}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={age}{secure}");
     let cookie = HeaderValue::from_str(&cookie).map_err(|_| Problem::internal("a cookie cannot be made"))?;
     response.headers_mut().insert(header::SET_COOKIE, cookie);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::inside;
+
+    #[test]
+    fn nobody_is_led_elsewhere() {
+        for page in ["/ui", "/ui?state=waiting", "/ui/runs/r"] {
+            assert_eq!(inside(page), page);
+        }
+        for other in
+            ["", "https://evil.example", "//evil.example", "/uix", "/\\evil", "/ui/\r\nX: y", "/api/v1/runs"]
+        {
+            assert_eq!(inside(other), "/ui");
+        }
+    }
 }

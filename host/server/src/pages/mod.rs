@@ -1,12 +1,236 @@
 //! Pages for people.
+//!
+//! They are made here from what the API tells, work without JavaScript, and have nothing of their own to
+//! say: what a script adds to them is that they follow what happens. Nothing acts but forms.
 
+mod assets;
+mod compare;
+mod form;
+mod gantt;
+mod inbox;
 mod login;
+mod more;
+mod run;
+mod runs;
+mod start;
+mod step;
+pub(crate) mod text;
 
+use askama::Template;
 use axum::Router;
+use axum::extract::{DefaultBodyLimit, FromRequestParts};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::response::{Html, IntoResponse, Redirect, Response};
+use wfhost_core::limits;
+use wfhost_view::Trouble;
 
+use self::text::address;
+use crate::api::people;
 use crate::app::App;
+use crate::auth::{Identity, Scope, identify};
+use crate::problem::Problem;
 
 /// The pages, below `/ui`.
 pub(crate) fn router() -> Router<App> {
-    login::router()
+    Router::new()
+        .merge(runs::router())
+        .merge(run::router())
+        .merge(step::router())
+        .merge(inbox::router())
+        .merge(start::router())
+        .merge(compare::router())
+        .merge(more::router())
+        // A form is as large as the JSON in it, three bytes for each at most.
+        .layer(DefaultBodyLimit::max(3 * limits::INPUT_BYTES))
+        .merge(login::router())
+        .merge(assets::router())
+}
+
+/// What all pages have around them.
+#[derive(Clone, Debug)]
+struct Shell {
+    title: String,
+    /// The page of the navigation that it belongs to.
+    here: &'static str,
+    who: String,
+    /// Questions that wait for an answer.
+    questions: usize,
+    admin: bool,
+    /// What of the commits changes the page: `all`, or the id of a run; nothing if empty.
+    live: String,
+    /// What was done just now.
+    said: Option<&'static str>,
+}
+
+/// What pages say about an act that led to them.
+const SAID: [(&str, &str); 12] = [
+    ("paused", "The run is paused."),
+    ("asked", "The run was asked. It does so as soon as it can."),
+    ("stopping", "The run is stopping already."),
+    ("resumed", "The run goes on."),
+    ("retried", "The run is tried again."),
+    ("terminated", "The run has ended."),
+    ("sent", "The signal was sent."),
+    ("answered", "Your answer was taken."),
+    ("denied", "The question was refused."),
+    ("started", "The run has begun."),
+    ("known", "There was a run with this key already. This is it."),
+    ("removed", "It was removed."),
+];
+
+impl Shell {
+    async fn new(
+        app: &App,
+        who: &Identity,
+        title: impl Into<String>,
+        here: &'static str,
+    ) -> Result<Self, Fault> {
+        let may = who.may(Scope::RunsRead) && who.may(Scope::PayloadsRead);
+        let questions = if may { people::open(app, None, 100).await?.len() } else { 0 };
+        Ok(Self {
+            title: title.into(),
+            here,
+            who: who.name.clone(),
+            questions,
+            admin: who.may(Scope::Admin),
+            live: String::new(),
+            said: None,
+        })
+    }
+
+    fn live(mut self, live: impl Into<String>) -> Self {
+        self.live = live.into();
+        self
+    }
+
+    fn said(mut self, word: Option<&str>) -> Self {
+        self.said =
+            word.and_then(|word| SAID.iter().find(|(known, _)| *known == word)).map(|(_, said)| *said);
+        self
+    }
+}
+
+/// A template as an answer.
+fn page(template: &impl Template) -> Result<Response, Fault> {
+    shown(StatusCode::OK, template)
+}
+
+fn shown(status: StatusCode, template: &impl Template) -> Result<Response, Fault> {
+    let html = template.render().map_err(|_| Problem::internal("the page cannot be written"))?;
+    Ok((status, Html(html)).into_response())
+}
+
+/// The page that follows an act: the same for another load of it.
+fn then(path: &str, said: &str) -> Response {
+    Redirect::to(&address(path, &[("said", said)])).into_response()
+}
+
+/// A problem as a page.
+#[derive(Debug)]
+struct Fault(Problem);
+
+impl<E: Into<Problem>> From<E> for Fault {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+#[derive(Template)]
+#[template(path = "fault.html")]
+struct FaultPage {
+    status: u16,
+    code: &'static str,
+    message: String,
+    details: Vec<String>,
+    hints: Vec<String>,
+}
+
+impl IntoResponse for Fault {
+    fn into_response(self) -> Response {
+        let (status, trouble) = (self.0.status(), self.0.trouble());
+        let page = FaultPage {
+            status: status.as_u16(),
+            code: trouble.code,
+            message: trouble.message.clone(),
+            details: trouble.details.clone(),
+            hints: trouble.hints.clone(),
+        };
+        match page.render() {
+            Ok(html) => (status, Html(html)).into_response(),
+            Err(_) => self.0.into_response(),
+        }
+    }
+}
+
+/// Who looks at a page. Others are led to the log-in, and from there back.
+#[derive(Clone, Debug)]
+struct Visitor(Identity);
+
+/// Why a page is not shown.
+enum Turned {
+    Fault(Fault),
+    Elsewhere(Box<Response>),
+}
+
+impl IntoResponse for Turned {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Fault(fault) => fault.into_response(),
+            Self::Elsewhere(response) => *response,
+        }
+    }
+}
+
+#[derive(Template)]
+#[template(path = "bounce.html")]
+struct Bounce {
+    to: String,
+}
+
+impl FromRequestParts<App> for Visitor {
+    type Rejection = Turned;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Turned> {
+        if let Some(who) = identify(app, parts).await.map_err(|error| Turned::Fault(error.into()))? {
+            return Ok(Self(who));
+        }
+        if parts.method != Method::GET {
+            let problem = Problem::unauthorized("WF0901", "you are not logged in any more");
+            return Err(Turned::Fault(problem.into()));
+        }
+        let to = parts.uri.path_and_query().map_or("/ui", |path| path.as_str()).to_owned();
+        // The cookie does not come along from other sites. The page leads here once more, from itself.
+        let crosses =
+            parts.headers.get("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none");
+        if crosses && let Ok(html) = (Bounce { to: to.clone() }).render() {
+            return Err(Turned::Elsewhere(Box::new(Html(html).into_response())));
+        }
+        let to = if to == "/ui" { String::new() } else { to };
+        Err(Turned::Elsewhere(Box::new(
+            Redirect::to(&address("/ui/login", &[("next", &to)])).into_response(),
+        )))
+    }
+}
+
+/// Refuses a page to those who may not see it.
+fn need(app: &App, who: &Identity, scopes: &[Scope]) -> Result<(), Fault> {
+    for scope in scopes {
+        who.need(app, *scope)?;
+    }
+    Ok(())
+}
+
+/// JSON that somebody wrote into a field.
+fn json_of(what: &str, text: &str) -> Result<wfhost_core::Json, Problem> {
+    let text = text.trim();
+    let parsed = wfhost_core::Json::parse(text.to_owned());
+    parsed.map_err(|error| {
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, Trouble::bad_json(what, text, &error))
+    })
+}
+
+/// A header that lets browsers keep what does not change.
+fn kept() -> (header::HeaderName, HeaderValue) {
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))
 }

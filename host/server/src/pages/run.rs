@@ -1,0 +1,563 @@
+//! One run.
+
+use askama::Template;
+use axum::Router;
+use axum::extract::{Form, Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::{Deserialize, Serialize};
+use wfhost::clock;
+use wfhost::store::{LogLevel, RunFilter, RunInfo};
+use wfhost_core::{Position, Step};
+use wfhost_view::{EntryView, LogView, RunView, Trouble, entries, read_journal};
+
+use super::gantt::{Bar, chart, length};
+use super::runs::Row;
+use super::text::{Time, address, dollars, part, pretty};
+use super::{Fault, Shell, Visitor, need, page, then};
+use crate::api::run::blockers;
+use crate::api::{acts, find, run_id, runs};
+use crate::app::App;
+use crate::auth::Scope;
+use crate::problem::Problem;
+
+pub(super) fn router() -> Router<App> {
+    Router::new()
+        .route("/ui/runs/{run}", get(show))
+        .route("/ui/runs/{run}/chart", get(charted))
+        .route("/ui/runs/{run}/journal", get(journal))
+        .route("/ui/runs/{run}/logs", get(logs))
+        .route("/ui/runs/{run}/at", get(at))
+        .route("/ui/runs/{run}/act", post(act))
+        .route("/ui/runs/{run}/signal", post(signal))
+        .route("/ui/runs/{run}/verify", post(verify))
+}
+
+/// Steps in the table of the page. The chart has all.
+const STEPS: usize = 200;
+/// Lines of the log on the page.
+const LINES: usize = 50;
+
+pub(super) fn path(run: &str) -> String {
+    format!("/ui/runs/{}", part(run))
+}
+
+/// A step in the table.
+pub(super) struct StepRow {
+    pub bar: Bar,
+    pub href: String,
+    pub length: String,
+    /// Since the run began.
+    pub offset: String,
+}
+
+impl StepRow {
+    fn of(info: &RunInfo, bar: Bar) -> Self {
+        Self {
+            href: format!("{}/steps/{}", path(info.id.as_str()), bar.step),
+            length: length(&bar),
+            offset: wfhost_core::spell_millis(bar.from.saturating_sub(info.created_at.0)),
+            bar,
+        }
+    }
+}
+
+/// What may be done with a run now.
+#[derive(Clone, Copy, Default)]
+struct Acts {
+    pause: bool,
+    resume: bool,
+    cancel: bool,
+    terminate: bool,
+    retry: bool,
+    signal: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ShowAsked {
+    after: Option<u64>,
+    said: String,
+}
+
+#[derive(Template)]
+#[template(path = "run.html")]
+struct RunPage {
+    shell: Shell,
+    run: RunView,
+    path: String,
+    created: Time,
+    updated: Time,
+    cost: String,
+    budget: String,
+    why: Vec<(String, Option<String>)>,
+    input: Option<String>,
+    output: Option<String>,
+    published: Vec<(String, String)>,
+    relatives: Vec<(&'static str, String, String)>,
+    /// Its children.
+    rows: Vec<Row>,
+    labels: Vec<(String, String, String)>,
+    same: String,
+    another: String,
+    steps: Vec<StepRow>,
+    count: usize,
+    failed: Vec<StepRow>,
+    next: Option<u64>,
+    questions: Vec<super::inbox::Asked>,
+    /// The end of its log.
+    lines: Vec<LogView>,
+    signals: Vec<String>,
+    acts: Acts,
+    may_answer: bool,
+    /// The page that its forms lead back to.
+    back: &'static str,
+    cli: String,
+    curl: String,
+}
+
+/// A run and what belongs to it: two runs that it has to do with, as addresses.
+fn relatives(run: &RunView) -> Vec<(&'static str, String, String)> {
+    let link = |what, id: &String| (what, id.clone(), path(id));
+    let parent = run.parent.as_ref().map(|id| link("started by", id));
+    let first = run.chain.as_ref().filter(|id| **id != run.id).map(|id| link("first round", id));
+    let next = run.continued_as.as_ref().map(|id| link("goes on as", id));
+    [parent, first, next].into_iter().flatten().collect()
+}
+
+async fn show(
+    State(app): State<App>,
+    Visitor(who): Visitor,
+    Path(run): Path<String>,
+    Query(asked): Query<ShowAsked>,
+) -> Result<Response, Fault> {
+    need(&app, &who, &[Scope::RunsRead])?;
+    let info = find(&app, &run).await?;
+    let may = who.may(Scope::PayloadsRead);
+    let id = info.id.clone();
+    let charted = app
+        .read(async move |store| {
+            read_journal(store.as_ref(), &id).await.map(|journal| {
+                let input = wfhost_view::started(&journal).map(|started| started.input.clone());
+                (chart(&journal, may), input)
+            })
+        })
+        .await?;
+    let (chart, input) = charted;
+    let view = RunView { input, ..RunView::of(&info) };
+    let (published, log) = if may { emitted(&app, &info).await? } else { (Vec::new(), Vec::new()) };
+    let view = runs::shown(view, &who);
+    let why = match may {
+        true => blockers(&app, info.clone()).await?.blockers,
+        false => Vec::new(),
+    };
+    let count = chart.bars.len();
+    let failed = chart.bars.iter().filter(|bar| bar.state == "failed").take(5).cloned();
+    let failed = failed.map(|bar| StepRow::of(&info, bar)).collect();
+    let wanted = chart.bars.into_iter().filter(|bar| asked.after.is_none_or(|after| bar.step > after));
+    let steps: Vec<_> = wanted.take(STEPS).map(|bar| StepRow::of(&info, bar)).collect();
+    let next = steps.last().map(|row| row.bar.step).filter(|last| *last < count as u64);
+    let filter = RunFilter { parent: Some(info.id.clone()), limit: 20, ..RunFilter::default() };
+    let mut children = Vec::new();
+    let mut left = 2_000;
+    for child in app.read(async move |store| store.runs(filter).await).await? {
+        children.push(Row::of(&app, &who, child, &mut left).await?);
+    }
+    let questions = match may {
+        true => super::inbox::asked(&app, Some(info.id.clone())).await?,
+        false => Vec::new(),
+    };
+    let is_final = info.state.is_final();
+    let controls = who.may(Scope::RunsControl) && !app.options().read_only;
+    let paused = info.state.as_str() == "paused";
+    let acts = Acts {
+        pause: controls && !is_final && !paused,
+        resume: controls && !is_final && (paused || info.state.as_str() == "refused"),
+        cancel: controls && !is_final,
+        terminate: controls && !is_final,
+        retry: controls && matches!(info.state.as_str(), "failed" | "cancelled"),
+        signal: !is_final && who.may(Scope::RunsSignal) && !app.options().read_only,
+    };
+    let live = if is_final { String::new() } else { run.clone() };
+    page(&RunPage {
+        shell: Shell::new(&app, &who, format!("{} {}", view.workflow, view.id), "runs")
+            .await?
+            .live(live)
+            .said(Some(&asked.said)),
+        path: path(&run),
+        created: Time::of(info.created_at),
+        updated: Time::of(info.updated_at),
+        cost: dollars(view.spent.cost_micros),
+        budget: info.budget.micros.map(dollars).unwrap_or_default(),
+        why: why.into_iter().map(|blocker| (blocker.what, blocker.remedy)).collect(),
+        input: view.input.as_ref().map(|json| pretty(json.as_str())),
+        output: view.output.as_ref().map(|json| pretty(json.as_str())),
+        published,
+        relatives: relatives(&view),
+        rows: children,
+        labels: super::runs::labels(&view),
+        same: address("/ui", &[("workflow", &view.workflow)]),
+        another: address("/ui/start", &[("workflow", &view.workflow)]),
+        steps,
+        count,
+        failed,
+        next,
+        questions,
+        lines: log,
+        signals: info.waiting.iter().flat_map(|waiting| waiting.signals.clone()).collect(),
+        acts,
+        may_answer: who.may(Scope::PeopleAnswer) && !app.options().read_only,
+        back: "run",
+        cli: format!("wfhost show {}", view.id),
+        curl: curl(&app, &format!("/api/v1/runs/{}", view.id)),
+        run: view,
+    })
+}
+
+/// A command that asks the API the same.
+pub(super) fn curl(app: &App, path: &str) -> String {
+    format!("curl -H \"Authorization: Bearer $WFHOST_TOKEN\" {}{path}", app.url())
+}
+
+/// What a run published, and the end of its log.
+async fn emitted(app: &App, info: &RunInfo) -> Result<(Vec<(String, String)>, Vec<LogView>), Problem> {
+    let (id, emissions) = (info.id.clone(), info.emissions);
+    app.read(async move |store| {
+        let state = store.state(&id).await?;
+        // Lines are among what else was given out: a few numbers more hold enough of them.
+        let lines = store.logs(&id, emissions.saturating_sub(10 * LINES as u64), 10 * LINES).await?;
+        let last = lines.iter().skip(lines.len().saturating_sub(LINES)).map(LogView::of).collect();
+        let state = state.into_iter().map(|(key, value)| (key, pretty(value.as_str()))).collect();
+        Ok::<_, Trouble>((state, last))
+    })
+    .await
+}
+
+#[derive(Serialize)]
+struct Chart {
+    /// Milliseconds since the beginning of time, by the clock of the server.
+    now: u64,
+    ended: bool,
+    run: String,
+    steps: Vec<Bar>,
+}
+
+async fn charted(
+    State(app): State<App>,
+    Visitor(who): Visitor,
+    Path(run): Path<String>,
+) -> Result<Response, Fault> {
+    need(&app, &who, &[Scope::RunsRead])?;
+    let info = find(&app, &run).await?;
+    let may = who.may(Scope::PayloadsRead);
+    let id = info.id.clone();
+    let steps = app
+        .read(async move |store| {
+            read_journal(store.as_ref(), &id).await.map(|journal| chart(&journal, may).bars)
+        })
+        .await?;
+    let chart = Chart { now: clock::now().0, ended: info.state.is_final(), run, steps };
+    Ok(crate::api::View(chart).into_response())
+}
+
+/// An entry in the table.
+struct EntryRow {
+    position: u64,
+    kind: String,
+    at: Time,
+    step: Option<u64>,
+    rest: String,
+}
+
+#[derive(Template)]
+#[template(path = "journal.html")]
+struct JournalPage {
+    shell: Shell,
+    run: String,
+    path: String,
+    rows: Vec<EntryRow>,
+    entries: u64,
+    next: Option<u64>,
+    before: Option<u64>,
+    said: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct JournalAsked {
+    from: u64,
+}
+
+/// Entries on one page.
+const ENTRIES: usize = 200;
+
+async fn journal(
+    State(app): State<App>,
+    Visitor(who): Visitor,
+    Path(run): Path<String>,
+    Query(asked): Query<JournalAsked>,
+) -> Result<Response, Fault> {
+    journal_page(&app, &who, &run, asked.from, None).await
+}
+
+async fn journal_page(
+    app: &App,
+    who: &crate::auth::Identity,
+    run: &str,
+    from: u64,
+    said: Option<String>,
+) -> Result<Response, Fault> {
+    need(app, who, &[Scope::RunsRead])?;
+    let info = find(app, run).await?;
+    let (id, may) = (info.id.clone(), who.may(Scope::PayloadsRead));
+    let read = app.read(async move |store| store.journal_part(&id, Position(from), ENTRIES).await).await?;
+    let unreadable = |error: wfhost_core::EntryError| {
+        Problem::from(wfhost::HostError::Journal { run: info.id.clone(), source: error.into() })
+    };
+    let mut found = entries(&read, Position(from)).map_err(unreadable)?;
+    found.truncate(ENTRIES);
+    let rows: Vec<_> = found
+        .iter()
+        .map(|(position, entry)| {
+            let view = EntryView::of(*position, entry);
+            let view = if may { view } else { view.hidden() };
+            let json = serde_json::to_value(&view).unwrap_or_default();
+            let mut object = json.as_object().cloned().unwrap_or_default();
+            for known in ["position", "entry", "at", "kind", "event", "schema", "run"] {
+                object.remove(known);
+            }
+            let step = object.get("step").and_then(serde_json::Value::as_u64);
+            let rest = serde_json::to_string(&object).unwrap_or_default();
+            EntryRow {
+                position: position.0,
+                kind: entry.event.kind().to_owned(),
+                at: Time::of(entry.at),
+                step,
+                rest,
+            }
+        })
+        .collect();
+    let end = rows.last().map_or(from, |row| row.position + 1);
+    page(&JournalPage {
+        shell: Shell::new(app, who, format!("Journal of {run}"), "runs").await?,
+        path: path(run),
+        run: run.to_owned(),
+        rows,
+        entries: info.entries.0,
+        next: (end < info.entries.0).then_some(end),
+        before: (from > 0).then(|| from.saturating_sub(ENTRIES as u64)),
+        said,
+    })
+}
+
+async fn verify(
+    State(app): State<App>,
+    Visitor(who): Visitor,
+    Path(run): Path<String>,
+) -> Result<Response, Fault> {
+    need(&app, &who, &[Scope::RunsRead])?;
+    let info = find(&app, &run).await?;
+    let found = acts::verify(&app, info).await?;
+    let said = match found.faults.is_empty() {
+        true => {
+            format!("The journal is complete and unaltered: {} entries, head {}.", found.entries, found.head)
+        }
+        false => format!("The journal has faults: {}", found.faults.join("; ")),
+    };
+    journal_page(&app, &who, &run, 0, Some(said)).await
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct LogsAsked {
+    from: u64,
+    level: String,
+    text: String,
+}
+
+#[derive(Template)]
+#[template(path = "logs.html")]
+struct LogsPage {
+    shell: Shell,
+    run: String,
+    path: String,
+    level: String,
+    text: String,
+    levels: Vec<&'static str>,
+    lines: Vec<LogView>,
+    next: Option<String>,
+}
+
+async fn logs(
+    State(app): State<App>,
+    Visitor(who): Visitor,
+    Path(run): Path<String>,
+    Query(asked): Query<LogsAsked>,
+) -> Result<Response, Fault> {
+    const MOST: usize = 500;
+    need(&app, &who, &[Scope::RunsRead, Scope::PayloadsRead])?;
+    let info = find(&app, &run).await?;
+    let LogsAsked { from, level, text } = asked;
+    let found = app.read(async move |store| store.logs(&info.id, from, MOST).await).await?;
+    let least = LogLevel::ALL.into_iter().find(|known| known.as_str() == level).unwrap_or(LogLevel::ALL[0]);
+    let wanted = found.iter().filter(|line| line.level >= least && line.message.contains(&text));
+    let next = found.last().filter(|_| found.len() == MOST).map(|line| (line.number + 1).to_string());
+    let next = next.map(|next| {
+        address(&format!("{}/logs", path(&run)), &[("from", &next), ("level", &level), ("text", &text)])
+    });
+    page(&LogsPage {
+        shell: Shell::new(&app, &who, format!("Log of {run}"), "runs").await?,
+        path: path(&run),
+        run,
+        levels: LogLevel::ALL.iter().map(|level| level.as_str()).collect(),
+        lines: wanted.map(LogView::of).collect(),
+        next,
+        level,
+        text,
+    })
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct AtAsked {
+    entry: Option<u64>,
+}
+
+/// A step as it was.
+struct ThenStep {
+    bar: Bar,
+    source: String,
+}
+
+#[derive(Template)]
+#[template(path = "at.html")]
+struct AtPage {
+    shell: Shell,
+    run: String,
+    path: String,
+    entry: u64,
+    last: u64,
+    kind: String,
+    at: Time,
+    open: Vec<ThenStep>,
+    ended: usize,
+    published: Vec<(String, String)>,
+    lines: Vec<LogView>,
+    problem: Option<String>,
+    may_fork: bool,
+}
+
+/// The run as it was when an entry was the last one: the program is executed once more up to there, and
+/// nothing of what it asks for happens.
+async fn at(
+    State(app): State<App>,
+    Visitor(who): Visitor,
+    Path(run): Path<String>,
+    Query(asked): Query<AtAsked>,
+) -> Result<Response, Fault> {
+    need(&app, &who, &[Scope::RunsRead, Scope::PayloadsRead])?;
+    let info = find(&app, &run).await?;
+    let last = info.entries.0.saturating_sub(1);
+    let entry = asked.entry.unwrap_or(last).min(last);
+    let id = info.id.clone();
+    let (chart, kind, time) = app
+        .read(async move |store| {
+            let mut journal = read_journal(store.as_ref(), &id).await?;
+            journal.entries.truncate(entry as usize + 1);
+            let end = journal.entries.last().map(|entry| (entry.event.kind(), entry.at));
+            let (kind, at) = end.unwrap_or(("", clock::now()));
+            Ok::<_, Trouble>((chart(&journal, true), kind, at))
+        })
+        .await?;
+    let replayed = acts::replay(&app, &info, None, Some(entry), true).await;
+    let (mut published, mut lines, mut sources) = (Vec::new(), Vec::new(), Vec::new());
+    let problem = match replayed {
+        Ok(view) => {
+            published =
+                view.published.iter().map(|(key, value)| (key.clone(), pretty(value.as_str()))).collect();
+            sources = view.steps;
+            lines = view.log;
+            lines = lines.split_off(lines.len().saturating_sub(LINES));
+            None
+        }
+        Err(problem) => Some(problem.trouble().message.clone()),
+    };
+    let source = |step: u64| {
+        let frames = sources.iter().find(|asked| asked.step == step).map(|asked| &asked.frames);
+        // The innermost place that is not of the SDK is the program's own.
+        let frame = frames.and_then(|frames| frames.iter().find(|frame| !frame.file.contains("/.cargo/")));
+        frame.map(|frame| format!("{}:{}", frame.file, frame.line)).unwrap_or_default()
+    };
+    let ended = chart.bars.iter().filter(|bar| bar.to.is_some()).count();
+    let open = chart.bars.into_iter().filter(|bar| bar.to.is_none());
+    let open = open.map(|bar| ThenStep { source: source(bar.step), bar }).collect();
+    page(&AtPage {
+        shell: Shell::new(&app, &who, format!("{run} at entry {entry}"), "runs").await?,
+        path: path(&run),
+        run,
+        entry,
+        last,
+        kind: kind.to_owned(),
+        at: Time::of(time),
+        open,
+        ended,
+        published,
+        lines,
+        problem,
+        may_fork: who.may(Scope::RunsControl) && who.may(Scope::RunsStart) && !app.options().read_only,
+    })
+}
+
+#[derive(Deserialize)]
+struct ActAsked {
+    act: String,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    step: Option<u64>,
+}
+
+async fn act(
+    State(app): State<App>,
+    Visitor(who): Visitor,
+    Path(run): Path<String>,
+    Form(asked): Form<ActAsked>,
+) -> Result<Response, Fault> {
+    need(&app, &who, &[Scope::RunsControl])?;
+    let id = run_id(&run)?;
+    let reason = Some(asked.reason.trim().to_owned()).filter(|reason| !reason.is_empty());
+    let (said, run) = match asked.act.as_str() {
+        "pause" => acts::pause(&app, &who, &id).await?,
+        "resume" => acts::resume(&app, &who, &id).await.map(|()| ("resumed", id))?,
+        "cancel" => ("asked", acts::cancel(&app, &who, &id, reason).await?),
+        "terminate" => {
+            acts::terminate(&app, &who, &id, reason.as_deref()).await.map(|()| ("terminated", id))?
+        }
+        "retry" => acts::retry(&app, &who, &id, asked.step.map(Step)).await.map(|()| ("retried", id))?,
+        other => return Err(Problem::bad(format!("`{other}` is no act")).into()),
+    };
+    Ok(then(&path(run.as_str()), said))
+}
+
+#[derive(Deserialize)]
+struct SignalAsked {
+    name: String,
+    #[serde(default)]
+    payload: String,
+}
+
+async fn signal(
+    State(app): State<App>,
+    Visitor(who): Visitor,
+    Path(run): Path<String>,
+    Form(asked): Form<SignalAsked>,
+) -> Result<Response, Fault> {
+    need(&app, &who, &[Scope::RunsSignal])?;
+    let id = run_id(&run)?;
+    let payload = match asked.payload.trim() {
+        "" => wfhost_core::Json::null(),
+        text => super::json_of("the payload", text)?,
+    };
+    let (_, run) = acts::signal(&app, &who, &id, asked.name.trim(), payload, None).await?;
+    Ok(then(&path(run.as_str()), "sent"))
+}

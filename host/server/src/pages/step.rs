@@ -1,0 +1,225 @@
+//! One step of a run: what was asked, how it was answered, and another answer to go on from.
+
+use askama::Template;
+use axum::Router;
+use axum::extract::{Form, Path, State};
+use axum::response::Response;
+use axum::routing::{get, post};
+use serde::Deserialize;
+use wfhost::ForkOptions;
+use wfhost::store::TranscriptFilter;
+use wfhost_core::{ForkPlan, Position, Step};
+use wfhost_view::{StepView, TranscriptView, Trouble, read_journal};
+
+use super::gantt::{Bar, chart, length};
+use super::inbox::Asked;
+use super::run::{curl, path};
+use super::text::{Time, pretty};
+use super::{Fault, Shell, Visitor, need, page, then};
+use crate::api::{find, run_id};
+use crate::app::App;
+use crate::auth::Scope;
+
+pub(super) fn router() -> Router<App> {
+    Router::new().route("/ui/runs/{run}/steps/{step}", get(show)).route("/ui/runs/{run}/fork", post(fork))
+}
+
+/// Lines of a transcript on the page.
+const LINES: usize = 500;
+
+/// An attempt at a call.
+struct Tried {
+    number: usize,
+    state: &'static str,
+    from: Time,
+    length: String,
+    failure: String,
+    /// The delay before it.
+    after: String,
+}
+
+/// What an agent said or changed, a part of the same kind at a time.
+struct Said {
+    kind: &'static str,
+    attempt: u32,
+    text: String,
+}
+
+#[derive(Template)]
+#[template(path = "step.html")]
+struct StepPage {
+    shell: Shell,
+    run: String,
+    path: String,
+    bar: Bar,
+    from: Time,
+    to: Option<Time>,
+    length: String,
+    request: String,
+    answer: Option<String>,
+    failure: Option<String>,
+    waits: Option<(String, Time)>,
+    tried: Vec<Tried>,
+    said: Vec<Said>,
+    question: Option<Asked>,
+    may_answer: bool,
+    may_fork: bool,
+    previous: Option<u64>,
+    next: Option<u64>,
+    cli: String,
+    curl: String,
+    back: &'static str,
+}
+
+/// Puts lines of the same kind together.
+fn gathered(lines: &[TranscriptView]) -> Vec<Said> {
+    let mut said: Vec<Said> = Vec::new();
+    for line in lines {
+        match said.last_mut().filter(|last| last.kind == line.kind && last.attempt == line.attempt) {
+            Some(last) => last.text.push_str(&line.text),
+            None => said.push(Said { kind: line.kind, attempt: line.attempt, text: line.text.clone() }),
+        }
+    }
+    said
+}
+
+fn tried(bar: &Bar, view: &StepView) -> Vec<Tried> {
+    let mut before = None;
+    let mut failures = view.failed_attempts.iter();
+    let attempt = |(index, attempt): (usize, &super::gantt::Attempt)| {
+        let end = |to: u64| wfhost_core::spell_millis(to.saturating_sub(attempt.from));
+        let delay = before.map(|to: u64| attempt.from.saturating_sub(to)).filter(|delay| *delay > 0);
+        before = attempt.to;
+        let failure = if attempt.state == "failed" { failures.next() } else { None };
+        let last = view.failure.as_ref().filter(|_| attempt.state == "failed").map(ToString::to_string);
+        Tried {
+            number: index + 1,
+            state: attempt.state,
+            from: Time::of(wfhost_core::Timestamp(attempt.from)),
+            length: attempt.to.map(end).unwrap_or_default(),
+            failure: failure.map(|failed| failed.failure.to_string()).or(last).unwrap_or_default(),
+            after: delay.map(wfhost_core::spell_millis).unwrap_or_default(),
+        }
+    };
+    bar.attempts.iter().enumerate().map(attempt).collect()
+}
+
+async fn show(
+    State(app): State<App>,
+    Visitor(who): Visitor,
+    Path((run, step)): Path<(String, u64)>,
+) -> Result<Response, Fault> {
+    need(&app, &who, &[Scope::RunsRead])?;
+    let info = find(&app, &run).await?;
+    let may = who.may(Scope::PayloadsRead);
+    let id = info.id.clone();
+    let chart = app
+        .read(async move |store| read_journal(store.as_ref(), &id).await.map(|journal| chart(&journal, may)))
+        .await?;
+    let count = chart.bars.len() as u64;
+    let index = (step as usize).wrapping_sub(1);
+    let missing = || Trouble::usage("WF0705", format!("{run} has no step {step}"));
+    let bar = chart.bars.get(index).cloned().ok_or_else(missing)?;
+    let view = StepView::of(&chart.infos[index]);
+    let view = if may { view } else { view.hidden() };
+    let mut said = Vec::new();
+    let mut question = None;
+    if may {
+        let id = info.id.clone();
+        let filter = TranscriptFilter { after: 0, step: Some(Step(step)), kinds: Vec::new() };
+        let lines = app.read(async move |store| store.transcript(&id, filter, LINES).await).await?;
+        said = gathered(&lines.iter().map(TranscriptView::of).collect::<Vec<_>>());
+        question = super::inbox::asked(&app, Some(info.id.clone()))
+            .await?
+            .into_iter()
+            .find(|asked| asked.step == step);
+    }
+    let controls = who.may(Scope::RunsControl) && who.may(Scope::RunsStart) && !app.options().read_only;
+    let shell = Shell::new(&app, &who, format!("Step {step} of {run}"), "runs").await?;
+    let open = bar.to.is_none() && !info.state.is_final();
+    page(&StepPage {
+        shell: if open { shell.live(run.clone()) } else { shell },
+        path: path(&run),
+        from: Time::parse(&view.started_at),
+        to: view.finished_at.as_deref().map(Time::parse),
+        length: length(&bar),
+        request: pretty(view.input.get()),
+        answer: view.output.as_ref().map(|json| pretty(json.as_str())),
+        failure: view.failure.as_ref().map(ToString::to_string),
+        waits: view.waits_for.clone().zip(view.waits_until.as_deref().map(Time::parse)),
+        tried: tried(&bar, &view),
+        said,
+        question,
+        may_answer: who.may(Scope::PeopleAnswer) && !app.options().read_only,
+        may_fork: controls && may,
+        previous: step.checked_sub(1).filter(|previous| *previous > 0),
+        next: (step < count).then_some(step + 1),
+        cli: format!("wfhost show {run} --steps"),
+        curl: curl(&app, &format!("/api/v1/runs/{run}/steps/{step}")),
+        back: "run",
+        bar,
+        run,
+    })
+}
+
+#[derive(Deserialize)]
+struct ForkAsked {
+    /// The first entry that is left out.
+    #[serde(default)]
+    at: Option<u64>,
+    /// The entry whose answer is another one.
+    #[serde(default)]
+    entry: Option<u64>,
+    #[serde(default)]
+    answer: String,
+    /// Only look.
+    #[serde(default)]
+    preview: Option<String>,
+}
+
+#[derive(Template)]
+#[template(path = "fork.html")]
+struct ForkPage {
+    shell: Shell,
+    run: String,
+    path: String,
+    entries: u64,
+    at: Option<u64>,
+    entry: Option<u64>,
+    answer: String,
+    open: Vec<StepView>,
+}
+
+async fn fork(
+    State(app): State<App>,
+    Visitor(who): Visitor,
+    Path(run): Path<String>,
+    Form(asked): Form<ForkAsked>,
+) -> Result<Response, Fault> {
+    need(&app, &who, &[Scope::RunsControl, Scope::RunsStart, Scope::PayloadsRead])?;
+    let id = run_id(&run)?;
+    let edits = match asked.entry {
+        Some(entry) => vec![(Position(entry), super::json_of("the answer", &asked.answer)?)],
+        None => Vec::new(),
+    };
+    // Behind another answer nothing of what was is kept.
+    let at = asked.at.or(asked.entry.map(|entry| entry + 1)).map(Position);
+    let options =
+        ForkOptions { plan: ForkPlan { at, edits, input: None }, reuse: false, module: None, id: None };
+    if asked.preview.is_some() {
+        let preview = app.host().preview_fork(&id, options).await?;
+        return page(&ForkPage {
+            shell: Shell::new(&app, &who, format!("Fork of {run}"), "runs").await?,
+            path: path(&run),
+            run,
+            entries: preview.entries,
+            at: at.map(|at| at.0),
+            entry: asked.entry,
+            answer: asked.answer,
+            open: preview.open.iter().map(StepView::of).collect(),
+        });
+    }
+    let made = app.host().fork(&id, options).await?;
+    app.record(&who, "runs.fork", &run, made.as_str()).await?;
+    Ok(then(&path(made.as_str()), "started"))
+}

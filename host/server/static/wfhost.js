@@ -1,0 +1,296 @@
+// @ts-check
+// What makes pages follow what happens. Without it they are the same, and stand still.
+
+import { chart } from "./gantt.js";
+
+const main = /** @type {HTMLElement} */ (document.getElementById("main"));
+const link = /** @type {HTMLElement} */ (document.getElementById("link"));
+document.documentElement.classList.add("js");
+
+/** @type {import("./gantt.js").Chart[]} */
+let charts = [];
+for (const place of main.querySelectorAll("[data-chart]")) {
+    charts.push(chart(/** @type {HTMLElement} */ (place), openDrawer));
+}
+
+// --- Live ------------------------------------------------------------------------------------------
+
+/** Milliseconds between two loads of a page, at least. */
+const PAUSE = 700;
+let loading = false, wanted = false, last = 0;
+
+/** Loads what the page shows now, and changes only what differs. */
+async function refresh() {
+    if (loading || document.hidden) { wanted = true; return; }
+    const early = PAUSE - (performance.now() - last);
+    loading = true;
+    wanted = false;
+    if (early > 0) await new Promise((go) => setTimeout(go, early));
+    const began = performance.now();
+    try {
+        const answer = await fetch(location.pathname + location.search, { headers: { accept: "text/html" } });
+        if (answer.redirected || answer.status === 401) return say("You are logged out.", true);
+        if (answer.ok) await take(await answer.text());
+        await Promise.all(charts.map((chart) => chart.load()));
+    } catch {
+        say("Connection lost", true);
+    }
+    // A page that is slow to make is asked for less often.
+    last = performance.now() + 2 * (performance.now() - began);
+    loading = false;
+    if (wanted) refresh();
+}
+
+/** @param {string} html */
+async function take(html) {
+    const fresh = new DOMParser().parseFromString(html, "text/html");
+    const next = fresh.getElementById("main");
+    if (!next) return;
+    // Said once is enough, and a form that somebody fills in stays as it is.
+    next.querySelector(".said")?.remove();
+    main.querySelector(":scope > .said")?.remove();
+    for (const form of main.querySelectorAll("form")) {
+        if (form.dataset.dirty || form.contains(document.activeElement)) form.dataset.own = "";
+    }
+    const row = main.querySelector("tr.here");
+    // @ts-ignore: htmx is a global of its own file.
+    await window.htmx.swap({ sourceElement: main, target: main, swap: "innerMorph", text: next.innerHTML, transition: false });
+    if (row?.id) document.getElementById(row.id)?.classList.add("here");
+    for (const form of main.querySelectorAll("form[data-own]")) {
+        if (!/** @type {HTMLFormElement} */ (form).dataset.dirty && !form.matches(".filter, .answer")) form.removeAttribute("data-own");
+    }
+    document.title = fresh.title;
+    const count = document.querySelector("header nav"), counted = fresh.querySelector("header nav");
+    if (count && counted && count.innerHTML !== counted.innerHTML) count.innerHTML = counted.innerHTML;
+    if (!next.dataset.live) delete main.dataset.live;
+    spell();
+}
+
+main.addEventListener("input", (event) => {
+    const form = /** @type {HTMLElement} */ (event.target).closest("form");
+    if (form) form.dataset.dirty = "1";
+});
+
+/** @param {string} text @param {boolean} [bad] */
+function say(text, bad) {
+    if (link.textContent !== text) link.textContent = text;
+    link.className = bad ? "bad" : "";
+}
+
+/** Something happened to this run. @param {string} run */
+function changed(run) {
+    const live = main.dataset.live;
+    if (live === "all" || live === run || charts.some((chart) => chart.follows(run))) refresh();
+}
+
+// A browser has few connections to a server: one tab has the stream, and tells the others. When it is
+// closed the next one takes over.
+const channel = new BroadcastChannel("wfhost");
+let heard = performance.now();
+let mine = false;
+
+/** @param {{kind: string, run?: string}} news */
+function hear(news) {
+    heard = performance.now();
+    if (news.kind === "lost") return say("Connection lost", true);
+    if (link.className === "bad") { say("Live"); refresh(); } else say("Live");
+    if (news.kind === "commit" && news.run) changed(news.run);
+}
+channel.onmessage = (event) => hear(event.data);
+
+/** @param {{kind: string, run?: string}} news */
+function tell(news) { hear(news); channel.postMessage(news); }
+
+function listen() {
+    return new Promise(() => {
+        mine = true;
+        const stream = new EventSource("/api/v1/events?kinds=commit");
+        stream.onopen = () => tell({ kind: "open" });
+        stream.addEventListener("commit", (event) => tell({ kind: "commit", run: JSON.parse(event.data).run }));
+        stream.addEventListener("ping", () => tell({ kind: "ping" }));
+        stream.onerror = () => {
+            tell({ kind: "lost" });
+            // A refused stream is not opened again by the browser.
+            if (stream.readyState === EventSource.CLOSED) setTimeout(() => again(), 2000);
+        };
+        const again = () => { if (stream.readyState === EventSource.CLOSED) { stream.close(); listen(); } };
+    });
+}
+if (main.dataset.live || charts.length > 0) {
+    say("Connecting");
+    if (navigator.locks) navigator.locks.request("wfhost-events", listen);
+    else listen();
+    // Whoever has the stream may be gone without a word.
+    setInterval(() => { if (performance.now() - heard > 25_000) say("Connection lost", true); }, 5_000);
+    // Another tab has the stream already, and it is quiet.
+    setTimeout(() => { if (!mine && link.textContent === "Connecting") say("Live"); }, 1_500);
+}
+document.addEventListener("visibilitychange", () => { if (!document.hidden && wanted) refresh(); });
+
+// --- Times -----------------------------------------------------------------------------------------
+
+/** Writes the local time over each time. */
+function spell() {
+    for (const time of document.querySelectorAll("time[datetime]")) {
+        const at = new Date(/** @type {HTMLTimeElement} */ (time).dateTime);
+        if (!isNaN(at.getTime())) time.setAttribute("title", at.toLocaleString());
+    }
+}
+spell();
+
+// --- Drawer ----------------------------------------------------------------------------------------
+
+const drawer = document.createElement("aside");
+drawer.id = "drawer";
+drawer.hidden = true;
+drawer.tabIndex = -1;
+drawer.setAttribute("aria-label", "Step");
+document.body.append(drawer);
+/** @type {Element | null} */
+let opener = null;
+
+/** Shows the page of a step beside the run. @param {string} href */
+async function openDrawer(href) {
+    opener ??= document.activeElement;
+    const answer = await fetch(href, { headers: { accept: "text/html" } }).catch(() => null);
+    const fresh = answer?.ok ? new DOMParser().parseFromString(await answer.text(), "text/html") : null;
+    const step = fresh?.getElementById("step");
+    if (!step) { location.href = href; return; }
+    const close = document.createElement("button");
+    close.type = "button";
+    close.className = "close quiet";
+    close.textContent = "Close";
+    close.onclick = closeDrawer;
+    const whole = document.createElement("a");
+    whole.href = href;
+    whole.textContent = "Page of its own";
+    const bar = document.createElement("p");
+    bar.className = "acts";
+    bar.append(whole, " ", close);
+    // Within a page the heading is one of the second rank.
+    const title = step.querySelector("h1");
+    if (title) {
+        const lower = document.createElement("h2");
+        lower.id = title.id;
+        lower.append(...title.childNodes);
+        title.replaceWith(lower);
+    }
+    drawer.replaceChildren(bar, document.adoptNode(step));
+    drawer.hidden = false;
+    document.body.classList.add("drawn");
+    history.replaceState(null, "", "#step-" + href.split("/").pop());
+    ready(drawer);
+    spell();
+    drawer.focus({ preventScroll: true });
+    for (const chart of charts) chart.paint();
+}
+
+function closeDrawer() {
+    drawer.hidden = true;
+    document.body.classList.remove("drawn");
+    history.replaceState(null, "", location.pathname + location.search);
+    for (const chart of charts) chart.paint();
+    // A row of a chart is made anew when it is painted.
+    if (opener instanceof HTMLElement && opener.isConnected) opener.focus({ preventScroll: true });
+    else charts[0]?.move(0);
+    opener = null;
+}
+
+const deep = /^#step-(\d+)$/.exec(location.hash);
+const first = /** @type {HTMLElement | null} */ (main.querySelector("[data-chart]"));
+if (deep && first) openDrawer(first.dataset.chart + "/steps/" + deep[1]);
+
+// --- Copy, JSON, slider ----------------------------------------------------------------------------
+
+/** @param {HTMLElement} place */
+function ready(place) {
+    for (const code of place.querySelectorAll("code.copy")) {
+        if (code.nextElementSibling?.matches(".copier")) continue;
+        const button = document.createElement("button");
+        button.type = "button";
+        button.className = "quiet copier";
+        button.textContent = "Copy";
+        button.dataset.own = "";
+        code.after(button);
+    }
+    for (const area of place.querySelectorAll("textarea[data-json]")) {
+        area.addEventListener("input", () => checkJson(/** @type {HTMLTextAreaElement} */ (area)));
+    }
+}
+document.addEventListener("click", async (event) => {
+    const button = /** @type {HTMLElement} */ (event.target).closest?.(".copier");
+    if (!button) return;
+    const text = button.previousElementSibling?.textContent ?? "";
+    try { await navigator.clipboard.writeText(text); button.textContent = "Copied"; } catch { getSelection()?.selectAllChildren(/** @type {Element} */ (button.previousElementSibling)); }
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+});
+ready(main);
+
+/** Says at once what is wrong; the server checks it again. @param {HTMLTextAreaElement} area */
+function checkJson(area) {
+    const text = area.value.trim();
+    let fault = "";
+    try { if (text) JSON.parse(text); } catch (error) { fault = error instanceof Error ? error.message : "This is no JSON."; }
+    area.setCustomValidity(fault);
+    area.setAttribute("aria-invalid", String(fault !== ""));
+    let said = /** @type {HTMLElement | null} */ (area.parentElement?.querySelector(".json-fault") ?? null);
+    if (!said) {
+        said = document.createElement("small");
+        said.className = "json-fault";
+        said.setAttribute("role", "status");
+        area.after(said);
+    }
+    said.textContent = fault;
+}
+
+const slide = /** @type {HTMLInputElement | null} */ (main.querySelector("[data-slide]"));
+if (slide) {
+    const output = slide.form?.querySelector("output");
+    slide.addEventListener("input", () => { if (output) output.textContent = slide.value; });
+    slide.addEventListener("change", () => slide.form?.submit());
+}
+
+// --- Keys ------------------------------------------------------------------------------------------
+
+const sheet = /** @type {HTMLDialogElement} */ (document.getElementById("sheet"));
+document.getElementById("keys")?.addEventListener("click", () => sheet.showModal());
+let went = 0;
+
+/** @param {number} by */
+function move(by) {
+    if (charts.length === 1 && charts[0].count() > 0 && !main.querySelector("table.runs")) return charts[0].move(by);
+    const rows = [...main.querySelectorAll("tr[data-row]")].filter((row) => row.getClientRects().length > 0);
+    if (rows.length === 0) return;
+    const at = rows.findIndex((row) => row.classList.contains("here"));
+    const next = rows[Math.max(0, Math.min(rows.length - 1, at < 0 ? 0 : at + by))];
+    for (const row of rows) row.classList.toggle("here", row === next);
+    next.scrollIntoView({ block: "nearest" });
+    /** @type {HTMLElement | null} */ (next.querySelector("a"))?.focus({ preventScroll: true });
+}
+
+document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const on = /** @type {HTMLElement} */ (event.target);
+    const types = on.matches("input:not([type=radio]):not([type=checkbox]), textarea, select");
+    if (event.key === "Escape") {
+        if (types) on.blur(); else if (!drawer.hidden) closeDrawer();
+        return;
+    }
+    if (types || sheet.open) return;
+    if (performance.now() - went < 1000) {
+        const to = { r: "/ui", i: "/ui/inbox", s: "/ui/start", m: "/ui/modules" }[event.key];
+        went = 0;
+        if (to) { location.href = to; return; }
+    }
+    switch (event.key) {
+        case "j": move(1); break;
+        case "k": move(-1); break;
+        case "g": went = performance.now(); break;
+        case "?": sheet.showModal(); break;
+        case "/": {
+            const field = /** @type {HTMLElement | null} */ (main.querySelector("#search, .gantt input[type=search]"));
+            if (field) { event.preventDefault(); field.focus(); }
+            break;
+        }
+    }
+});
