@@ -235,7 +235,7 @@ fn a_browser_gets_in_by_a_code_once_and_only_by_a_button() {
     let first = log_in();
     assert_eq!(first.status, 303, "{}", first.text());
     let cookie = first.header("set-cookie").unwrap().to_owned();
-    assert!(cookie.contains("httponly") && cookie.contains("samesite=lax"), "{cookie}");
+    assert!(cookie.contains("httponly") && cookie.contains("samesite=strict"), "{cookie}");
     assert_eq!(log_in().status, 401, "it works once");
     // Headers are compared in lower case here, so the cookie is taken from the bytes of another login.
     let ran = place.run(["token", "new", "laptop", "--scope", "runs:read", "--browser"]).stdout();

@@ -7,3 +7,4 @@ mod docs;
 mod events;
 mod hostile;
 mod openapi;
+mod pages;

@@ -1,0 +1,251 @@
+// The path of a stranger, in a real browser, against a real server. Each check that fails is told, and
+// the suite ends with 1.
+
+import { AxeBuilder } from "@axe-core/playwright";
+import { execFileSync, spawn } from "node:child_process";
+import { mkdtempSync, readdirSync, readFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { chromium } from "playwright-core";
+
+const { CHROMIUM, WFHOST, PROBE, SHOTS } = process.env;
+const home = mkdtempSync(join(tmpdir(), "wfhost-browser-"));
+const env = { ...process.env, HOME: home, XDG_STATE_HOME: join(home, "state"), XDG_DATA_HOME: join(home, "data"), WFHOST_DB: join(home, "wfhost.db") };
+const cli = (...args) => execFileSync(WFHOST, args, { env, cwd: home, encoding: "utf8" }).trim();
+
+let faults = 0;
+function check(what, holds, more = "") {
+    console.log(`${holds ? "ok  " : "FAIL"} ${what}${holds ? "" : " " + more}`);
+    if (!holds) faults++;
+}
+async function eventually(what, look) {
+    for (let i = 0; i < 200; i++) {
+        const found = await look().catch(() => false);
+        if (found) return found;
+        await new Promise((go) => setTimeout(go, 100));
+    }
+    throw new Error(`never: ${what}`);
+}
+
+async function serve(listen) {
+    const child = spawn(WFHOST, ["serve", "--listen", listen, "--agent", "echo"], { env, cwd: home, stdio: "ignore" });
+    const told = join(home, "state/wfhost/servers", `${child.pid}.json`);
+    const { url, token } = await eventually("the server tells where it is", async () => JSON.parse(readFileSync(told, "utf8")));
+    await eventually("the server answers", async () => (await fetch(url + "/readyz")).ok);
+    return { child, url, token, listen: url.split("//")[1] };
+}
+
+let server = await serve("127.0.0.1:0");
+const browser = await chromium.launch({
+    executablePath: CHROMIUM,
+    args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+});
+const strays = [], errors = [];
+async function context(options = {}) {
+    const made = await browser.newContext({ viewport: { width: 1280, height: 860 }, ...options });
+    made.on("request", (request) => {
+        if (!request.url().startsWith(server.url) && !request.url().startsWith("data:")) strays.push(request.url());
+    });
+    made.on("console", (message) => {
+        // A lost connection is told there, too.
+        if (message.type() === "error" && !/ERR_(CONNECTION|INCOMPLETE|EMPTY)|status of 4/.test(message.text())) errors.push(message.text());
+    });
+    made.on("weberror", (error) => errors.push(error.error().message));
+    return made;
+}
+async function login(page) {
+    await page.goto(server.url + "/ui");
+    await page.fill("#code", server.token);
+    await page.click("button");
+    await page.waitForURL(/\/ui$/);
+}
+async function axe(page, what) {
+    const { violations } = await new AxeBuilder({ page }).analyze();
+    check(`axe: ${what}`, violations.length === 0, JSON.stringify(violations.map((v) => [v.id, v.nodes.slice(0, 3).map((n) => n.html)]), null, 1));
+}
+let shots = 0;
+const shot = (page, name) => page.screenshot({ path: join(SHOTS, `${String(++shots).padStart(2, "0")}-${name}.png`) });
+const api = async (method, path, body) => {
+    const answer = await fetch(server.url + "/api/v1" + path, { method, headers: { authorization: `Bearer ${server.token}`, "content-type": "application/json" }, body: body && JSON.stringify(body) });
+    return answer.json();
+};
+
+try {
+    const desk = await context();
+    const page = await desk.newPage();
+    await login(page);
+    check("a new user is told what to do", (await page.textContent("main")).includes("Nothing has run here yet"));
+    await shot(page, "first");
+    await axe(page, "first page");
+
+    cli("add", PROBE);
+    await page.goto(server.url + "/ui/start");
+    await page.fill("textarea[name=input]", "{");
+    check("JSON that is none is told at once", (await page.textContent(".json-fault")) !== "");
+    const program = { do: [
+        { agent: "write a plan" },
+        { log: "planned" },
+        { wait: { name: "go" } },
+        { ask: { prompt: "Ship it?", schema: { type: "object", required: ["ok"], properties: { ok: { type: "boolean", title: "Ship" }, why: { type: "string", title: "Why" } } } } },
+        { sleep: 200 },
+        { agent: "done" },
+    ] };
+    await page.fill("textarea[name=input]", JSON.stringify(program, null, 2));
+    await page.fill("input[name=labels]", "team=red");
+    await shot(page, "start");
+    await axe(page, "start");
+    await page.click("main form.answer button");
+    await page.waitForURL(/\/ui\/runs\//);
+    const path = new URL(page.url()).pathname, run = path.split("/").pop();
+    await page.waitForSelector(".gantt.ready");
+    await eventually("the page says why it waits, by itself", async () => (await page.textContent("main")).includes("it waits for go"));
+    check("the page is live", (await eventually("live", async () => (await page.textContent("#link")) === "Live")));
+    await shot(page, "waits");
+    await axe(page, "run that waits");
+
+    const list = await desk.newPage();
+    await list.goto(server.url + "/ui");
+    check("the list says why it waits", /go/.test(await list.textContent("td.why")));
+    await shot(list, "list");
+    await axe(list, "list");
+    await list.keyboard.press("j");
+    await list.keyboard.press("Enter");
+    await list.waitForURL(/\/ui\/runs\//);
+    check("a run is opened by keys", list.url().includes(run));
+    await list.goBack();
+    await list.keyboard.press("/");
+    check("/ goes to the search", await list.evaluate(() => document.activeElement?.id === "search"));
+    await list.fill("#search", "nothing like that");
+    await list.keyboard.press("Enter");
+    await list.waitForURL(/text=/);
+    check("filters find nothing where there is nothing", (await list.textContent("main")).includes("No run is like that"));
+    await list.goto(server.url + "/ui");
+
+    // From signal to page: without a load, without losing what is typed.
+    await page.locator("details.card form textarea").fill('{"by": "me"}');
+    await page.click("details.card form button");
+    await page.waitForURL(/said=sent/);
+    await eventually("the question shows", async () => (await page.textContent("main")).includes("Ship it?"));
+    await eventually("the other tab follows", async () => (await list.textContent("td.why")).includes("Ship it?") || (await list.textContent("header")).includes("1"));
+
+    const phone = await context({ viewport: { width: 380, height: 780 }, colorScheme: "dark", hasTouch: true });
+    const small = await phone.newPage();
+    await login(small);
+    await shot(small, "phone-list");
+    await axe(small, "list on a phone, dark");
+    await small.goto(server.url + "/ui/inbox");
+    check("the page is not wider than a phone", await small.evaluate(() => document.documentElement.scrollWidth <= innerWidth));
+    await small.fill("article input[type=text]", "looks good");
+    await shot(small, "phone-inbox");
+    await axe(small, "inbox on a phone, dark");
+    await small.check("article input[type=checkbox]");
+    await small.click("article button.main");
+    await small.waitForURL(/said=answered/);
+    await eventually("the run ends, and the page of it says so", async () => (await page.textContent("h1")).includes("completed"));
+    await small.goto(server.url + path);
+    await small.waitForSelector(".gantt.ready");
+    await shot(small, "phone-run");
+    check("the run is not wider than a phone", await small.evaluate(() => document.documentElement.scrollWidth <= innerWidth));
+    await axe(small, "run on a phone, dark");
+
+    await page.goto(server.url + path);
+    await page.waitForSelector(".gantt.ready");
+    await shot(page, "completed");
+    await page.keyboard.press("j");
+    await page.keyboard.press("Enter");
+    await page.waitForSelector("#drawer:not([hidden])");
+    check("a step has an address", page.url().endsWith("#step-1"));
+    await shot(page, "drawer");
+    await axe(page, "drawer");
+    const answer = await page.inputValue("#drawer textarea[name=answer]");
+    check("the answer can be edited", answer.includes("write a plan"), answer);
+    await page.fill("#drawer textarea[name=answer]", answer.replace("write a plan", "another plan"));
+    await page.click("#drawer form.answer[action$='/fork'] button[name=preview]");
+    await page.waitForSelector("h1:has-text('What the fork would be')");
+    await axe(page, "preview of a fork");
+    await shot(page, "preview");
+    await page.click("button.main");
+    await page.waitForURL(/said=started/);
+    const fork = new URL(page.url()).pathname.split("/").pop();
+    check("the fork is another run", fork !== run);
+    await page.goto(`${server.url}/ui/compare?a=${run}&b=${fork}`);
+    await page.waitForSelector(".gantt.ready");
+    check("the comparison shows both answers", /another plan/.test(await page.textContent("main")));
+    await shot(page, "compare");
+    await axe(page, "comparison");
+
+    for (const [name, at] of [["at", `${path}/at?entry=3`], ["journal", `${path}/journal`], ["logs", `${path}/logs`], ["modules", "/ui/modules"], ["schedules", "/ui/schedules"], ["workers", "/ui/workers"], ["tokens", "/ui/tokens"], ["inbox", "/ui/inbox"], ["step", `${path}/steps/1`]]) {
+        await page.goto(server.url + at);
+        await shot(page, name);
+        await axe(page, name);
+    }
+
+    // Without scripts everything can be read.
+    const bare = await context({ javaScriptEnabled: false });
+    const plain = await bare.newPage();
+    await login(plain);
+    await plain.goto(server.url + path);
+    check("steps are a table without scripts", await plain.locator("table.steps tr[data-row]").first().isVisible());
+    await shot(plain, "no-script");
+
+    // Twelve tabs are live at once, though a browser has six connections to a server.
+    const tabs = [];
+    for (let i = 0; i < 12; i++) {
+        const tab = await desk.newPage();
+        await tab.goto(server.url + "/ui");
+        tabs.push(tab);
+    }
+    await api("POST", "/runs", { workflow: "probe", id: "for-tabs", input: { do: [{ wait: { name: "x" } }] } });
+    // A page in the background is brought up to date when it is looked at.
+    for (const [index, tab] of tabs.entries()) {
+        await tab.bringToFront();
+        await eventually(`tab ${index} shows the run`, async () => (await tab.textContent("main")).includes("for-tabs"));
+    }
+    check("12 tabs are live", true);
+    for (const tab of tabs) await tab.close();
+
+    // 10,000 steps.
+    await api("POST", "/runs?wait=60s", { workflow: "probe", id: "many", input: { do: [{ agent_many: { count: 10000, bytes: 10 } }] } });
+    const before = Date.now();
+    await page.goto(server.url + "/ui/runs/many");
+    await page.waitForSelector(".gantt.ready .row");
+    const loaded = Date.now() - before;
+    const frame = await page.evaluate(async () => {
+        const view = document.querySelector(".rows"), times = [];
+        for (let i = 0; i < 100; i++) {
+            const at = performance.now();
+            view.scrollTop = i * 2000;
+            await new Promise((go) => requestAnimationFrame(go));
+            times.push(performance.now() - at);
+        }
+        return times.sort((a, b) => a - b)[50];
+    });
+    console.log(`     10,000 steps: drawn after ${loaded} ms, p50 of a frame while scrolling ${frame.toFixed(1)} ms, ${await page.locator(".row").count()} rows in the document`);
+    check("only rows in view are in the document", (await page.locator(".row").count()) < 60);
+    await shot(page, "many");
+
+    // The server goes away and comes back.
+    await page.goto(server.url + "/ui");
+    await eventually("live", async () => (await page.textContent("#link")) === "Live");
+    server.child.kill("SIGKILL");
+    await eventually("the page says that the connection is lost", async () => (await page.textContent("#link")) === "Connection lost");
+    await shot(page, "lost");
+    const { url } = server;
+    server = await serve(server.listen);
+    check("the same address", server.url === url);
+    await eventually("the page is live again", async () => (await page.textContent("#link")) === "Live");
+    await api("POST", "/runs", { workflow: "probe", id: "after", input: { do: [] } });
+    await eventually("and shows what is new", async () => (await page.textContent("main")).includes("after"));
+    check("it comes back by itself", true);
+
+    check("no request left the machine", strays.length === 0, strays.join(" "));
+    check("no error in the console", errors.length === 0, errors.join("\n"));
+} catch (error) {
+    check("the suite goes through", false, error.stack);
+    for (const open of browser.contexts().flatMap((one) => one.pages())) await shot(open, "fault").catch(() => {});
+} finally {
+    await browser.close();
+    server.child.kill("SIGKILL");
+}
+console.log(`${readdirSync(SHOTS).length} screenshots in ${SHOTS}`);
+process.exit(faults === 0 ? 0 : 1);

@@ -1,0 +1,274 @@
+//! The pages, as a browser without JavaScript has them.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+use wfhost_tests::{Place, eventually};
+
+use crate::client::{Answer, Server, add_probe, program, token};
+
+/// A browser: it has a cookie, and sends forms.
+struct Browser<'a> {
+    server: &'a Server,
+    cookie: String,
+}
+
+impl<'a> Browser<'a> {
+    fn new(server: &'a Server, token: &str) -> Self {
+        Self { server, cookie: server.log_in(token) }
+    }
+
+    #[track_caller]
+    fn get(&self, path: &str) -> Answer {
+        let headers = [("Cookie", self.cookie.as_str()), ("Sec-Fetch-Site", "same-origin")];
+        self.server.try_ask("GET", path, &headers, b"").expect("an answer")
+    }
+
+    /// The text of a page.
+    #[track_caller]
+    fn page(&self, path: &str) -> String {
+        let answer = self.get(path);
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        assert!(answer.header("content-type").is_some_and(|kind| kind.starts_with("text/html")), "{path}");
+        answer.text()
+    }
+
+    #[track_caller]
+    fn send(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
+        let headers = [
+            ("Cookie", self.cookie.as_str()),
+            ("Sec-Fetch-Site", "same-origin"),
+            ("Content-Type", "application/x-www-form-urlencoded"),
+        ];
+        let body: Vec<_> = fields.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
+        self.server.try_ask("POST", path, &headers, body.join("&").as_bytes()).expect("an answer")
+    }
+
+    /// Sends a form that leads to a page, and gives its address.
+    #[track_caller]
+    fn act(&self, path: &str, fields: &[(&str, &str)]) -> String {
+        let answer = self.send(path, fields);
+        assert_eq!(answer.status, 303, "{path}: {}", answer.text());
+        answer.header("location").expect("a place").to_owned()
+    }
+}
+
+fn encoded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+}
+
+/// The addresses within a page that lead to others of this server.
+fn links(html: &str) -> BTreeSet<String> {
+    let parts = ["href=\"", "src=\"", "action=\""].iter().flat_map(|start| html.split(start).skip(1));
+    let links = parts.filter_map(|rest| rest.split('"').next());
+    links.map(|link| link.replace("&amp;", "&")).filter(|link| link.starts_with('/')).collect()
+}
+
+const HOSTILE: &str = "<script>alert(1)</script>\" onload='x' \u{202e}gpj\u{1b}[2J\u{200b}";
+
+/// Nothing of it is markup, and what would be unseen is shown.
+#[track_caller]
+fn check_harmless(path: &str, html: &str) {
+    assert!(!html.contains("<script>alert"), "{path}");
+    assert!(!html.contains("\" onload='"), "{path}");
+    for unseen in ['\u{202e}', '\u{1b}', '\u{200b}'] {
+        assert!(!html.contains(unseen), "{path} has {unseen:?}");
+    }
+    // The policy for pages forbids what stands within them.
+    assert!(!html.contains("<style") && !html.contains(" style=") && !html.contains("javascript:"), "{path}");
+    for script in html.split("<script").skip(1) {
+        assert!(script.starts_with(" src=\"/ui/static/"), "{path}: {}", &script[..script.len().min(80)]);
+    }
+}
+
+#[test]
+fn each_page_is_whole_and_says_what_others_wrote_as_text() {
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &[]);
+    let browser = Browser::new(&server, &server.token);
+    let mut asked = program(&json!([
+        { "agent": HOSTILE },
+        { "log": HOSTILE },
+        { "publish": { "key": HOSTILE, "value": HOSTILE } },
+        { "ask": { "prompt": HOSTILE } }
+    ]));
+    asked["id"] = "hostile".into();
+    asked["labels"] = json!({ "team": HOSTILE });
+    asked["key"] = HOSTILE.into();
+    server.post("/api/v1/runs", &asked);
+    let mut other = program(&json!([{ "wait": { "name": "go" } }]));
+    other["id"] = "waits".into();
+    server.post("/api/v1/runs", &other);
+    eventually("both wait", || {
+        let runs = server.get("/api/v1/runs?state=waiting");
+        (runs["runs"].as_array().map(Vec::len) == Some(2)).then_some(())
+    });
+    let list = browser.page("/ui");
+    assert!(list.contains("&lt;script&gt;alert(1)") && list.contains("⟨U+202E⟩gpj"), "{list}");
+    assert!(list.contains("signal go") || list.contains("`go`"), "why it waits is in the list: {list}");
+    // Everything that links lead to, from the first page on.
+    let mut left = vec!["/ui".to_owned(), format!("/ui?text={}", encoded(HOSTILE))];
+    let mut seen: BTreeSet<String> = left.iter().cloned().collect();
+    while let Some(path) = left.pop() {
+        let answer = browser.get(&path);
+        let is_form = path.ends_with("/act") || path.ends_with("/answer") || path.ends_with("/deny");
+        let is_form =
+            is_form || path.ends_with("/fork") || path.ends_with("/verify") || path.ends_with("/signal");
+        let is_form = is_form || path.ends_with("/remove") || path == "/ui/logout";
+        if is_form {
+            assert_eq!(answer.status, 405, "a link to {path} does nothing");
+            continue;
+        }
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        if !answer.header("content-type").is_some_and(|kind| kind.starts_with("text/html")) {
+            continue;
+        }
+        let html = answer.text();
+        check_harmless(&path, &html);
+        assert!(html.contains("<title>") && html.contains("</html>") && html.contains("<h1"), "{path}");
+        left.extend(links(&html).into_iter().filter(|link| seen.insert(link.clone())));
+    }
+    for page in
+        ["/ui/inbox", "/ui/start", "/ui/modules", "/ui/schedules", "/ui/workers", "/ui/tokens", "/ui/compare"]
+    {
+        assert!(seen.contains(page), "{page} can be reached");
+    }
+    for page in ["/ui/runs/hostile/steps/1", "/ui/runs/hostile/at?entry=1", "/ui/runs/hostile/logs"] {
+        assert!(seen.contains(page), "{page} can be reached: {seen:?}");
+    }
+}
+
+#[test]
+fn a_run_is_started_signalled_answered_forked_and_compared_by_forms() {
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &[]);
+    let browser = Browser::new(&server, &server.token);
+    assert!(browser.page("/ui").contains("Nothing has run here yet"));
+    let bad =
+        browser.send("/ui/start", &[("workflow", "probe"), ("input", "{\"do\": ["), ("labels", "team=red")]);
+    assert_eq!(bad.status, 422);
+    assert!(
+        bad.text().contains("role=\"alert\"") && bad.text().contains("{&quot;do&quot;: ["),
+        "{}",
+        bad.text()
+    );
+    let input = json!({ "do": [
+        { "agent": "first" },
+        { "wait": { "name": "go" } },
+        { "ask": { "prompt": "ship it?", "choices": ["yes", "no"] } }
+    ] });
+    let fields =
+        [("workflow", "probe"), ("input", &*input.to_string()), ("labels", "team=red"), ("key", "k")];
+    let first = browser.act("/ui/start", &fields);
+    let path = first.split('?').next().unwrap().to_owned();
+    let again = browser.act("/ui/start", &fields);
+    assert!(
+        again.starts_with(&path) && again.ends_with("said=known"),
+        "the same key is the same run: {again}"
+    );
+    let run = path.strip_prefix("/ui/runs/").unwrap().to_owned();
+    eventually("it waits for the signal", || browser.page(&path).contains("it waits for go").then_some(()));
+    let refused = browser.send(&format!("{path}/signal"), &[("name", "go"), ("payload", "{")]);
+    assert_eq!(refused.status, 422);
+    browser.act(&format!("{path}/signal"), &[("name", "go"), ("payload", "{\"a\":1}")]);
+    eventually("it asks", || browser.page("/ui/inbox").contains("ship it?").then_some(()));
+    let question = server.get("/api/v1/questions")["questions"][0]["step"].as_u64().unwrap();
+    let answer = format!("{path}/steps/{question}/answer");
+    let wrong = browser.send(&answer, &[("f.", "\"maybe\""), ("note", "hm")]);
+    assert_eq!(wrong.status, 422, "{}", wrong.text());
+    assert!(
+        wrong.text().contains("ship it?") && wrong.text().contains("value=\"hm\""),
+        "the form comes again"
+    );
+    assert_eq!(browser.act(&answer, &[("f.", "\"yes\""), ("back", "inbox")]), "/ui/inbox?said=answered");
+    eventually("it ends", || browser.page(&path).contains("state completed").then_some(()));
+    assert!(!browser.page("/ui/inbox").contains("ship it?"));
+    // Another answer at the first step, first as a preview, which makes nothing.
+    let step = browser.page(&format!("{path}/steps/1"));
+    let entry = step.split("name=\"entry\" value=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+    let known = server.get(&format!("/api/v1/runs/{run}/steps/1"))["output"].to_string();
+    let edited = known.replacen("first", "second", 1);
+    let fork = format!("{path}/fork");
+    let preview = browser.send(&fork, &[("entry", entry), ("answer", &edited), ("preview", "1")]);
+    assert_eq!(preview.status, 200, "{}", preview.text());
+    assert_eq!(server.get("/api/v1/runs")["runs"].as_array().unwrap().len(), 1);
+    let made = browser.act(&fork, &[("entry", entry), ("answer", &edited)]);
+    let made = made.split('?').next().unwrap().strip_prefix("/ui/runs/").unwrap().to_owned();
+    let compared = browser.page(&format!("/ui/compare?a={run}&b={made}"));
+    assert!(compared.contains("first") && compared.contains("second"), "{compared}");
+    // As it was before the signal came.
+    let then = browser.page(&format!("{path}/at?entry=2"));
+    assert!(then.contains("As it was at entry 2"), "{then}");
+    let verified = browser.send(&format!("{path}/verify"), &[]);
+    assert!(verified.text().contains("complete and unaltered"), "{}", verified.text());
+    for (act, said) in [("pause", "paused"), ("resume", "resumed"), ("cancel", "asked")] {
+        let to = browser.act(&format!("/ui/runs/{made}/act"), &[("act", act), ("reason", "enough")]);
+        assert!(to.ends_with(said) || act == "pause", "{act}: {to}");
+    }
+    eventually("the fork is cancelled", || {
+        (server.get(&format!("/api/v1/runs/{made}"))["state"] == "cancelled").then_some(())
+    });
+}
+
+#[test]
+fn pages_need_a_log_in_and_the_scopes_of_the_api() {
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &[]);
+    let mut asked = program(&json!([{ "agent": "the secret" }, { "wait": { "name": "go" } }]));
+    asked["id"] = "r".into();
+    server.post("/api/v1/runs", &asked);
+    eventually("it waits", || (server.get("/api/v1/runs/r")["state"] == "waiting").then_some(()));
+    let pages = [
+        "/ui",
+        "/ui/runs/r",
+        "/ui/runs/r/steps/1",
+        "/ui/runs/r/chart",
+        "/ui/inbox",
+        "/ui/start",
+        "/ui/tokens",
+    ];
+    for page in pages {
+        let answer = server.try_ask("GET", page, &[], b"").unwrap();
+        assert_eq!(answer.status, 303, "{page}");
+        assert!(answer.header("location").unwrap().starts_with("/ui/login"), "{page}");
+        // From another site the cookie does not come: the page leads to itself, and tells nothing.
+        let crossing = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate")];
+        let answer = server.try_ask("GET", page, &crossing, b"").unwrap();
+        assert!(
+            answer.text().contains("http-equiv=\"refresh\"") && !answer.text().contains("secret"),
+            "{page}"
+        );
+    }
+    let nobody = server.try_ask("POST", "/ui/runs/r/act", &[], b"act=cancel").unwrap();
+    assert!(nobody.status == 401 || nobody.status == 415, "{}", nobody.status);
+    let reader = Browser::new(&server, &token(&place, "reader", "runs:read"));
+    for page in ["/ui", "/ui/runs/r", "/ui/runs/r/steps/1", "/ui/runs/r/journal", "/ui/runs/r/chart"] {
+        let answer = reader.get(page);
+        assert_eq!(answer.status, 200, "{page}");
+        assert!(!answer.text().contains("the secret"), "{page} tells payloads");
+    }
+    for page in ["/ui/inbox", "/ui/start", "/ui/tokens", "/ui/runs/r/at", "/ui/runs/r/logs", "/ui/compare"] {
+        assert_eq!(reader.get(page).status, 403, "{page}");
+    }
+    for (path, fields) in [
+        ("/ui/runs/r/act", [("act", "cancel")].as_slice()),
+        ("/ui/runs/r/signal", &[("name", "go")]),
+        ("/ui/runs/r/fork", &[("at", "1")]),
+        ("/ui/runs/r/steps/1/answer", &[("f.", "1")]),
+        ("/ui/start", &[("workflow", "probe")]),
+        ("/ui/tokens", &[("name", "x"), ("scope", "admin")]),
+    ] {
+        assert_eq!(reader.send(path, fields).status, 403, "{path}");
+    }
+    // A page of another site sends the same.
+    let forged = [
+        ("Cookie", reader.cookie.as_str()),
+        ("Sec-Fetch-Site", "cross-site"),
+        ("Content-Type", "application/x-www-form-urlencoded"),
+    ];
+    assert_eq!(server.try_ask("POST", "/ui/runs/r/act", &forged, b"act=cancel").unwrap().status, 403);
+    assert_eq!(server.get("/api/v1/runs/r")["state"], "waiting");
+}
