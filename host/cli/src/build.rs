@@ -94,6 +94,6 @@ pub(super) fn only(dir: &Path) -> Result<PathBuf, Trouble> {
 }
 
 /// What keeps a workflow from being built.
-fn failed(error: build::BuildError) -> Trouble {
+pub(super) fn failed(error: build::BuildError) -> Trouble {
     Trouble::usage(error.code(), error.to_string()).hint(error.hint())
 }

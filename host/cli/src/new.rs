@@ -161,7 +161,7 @@ impl New {
         }
         if let Some(sdk) = self.template.sdk() {
             // For editors, before the first build.
-            wfhost_build::provide_sdk(&self.dir, sdk)?;
+            wfhost_build::provide_sdk(&self.dir, sdk).map_err(super::build::failed)?;
         }
         printer::say(common, "Created", &name);
         let dir = self.dir.to_string_lossy();
