@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Each crate, and those of this repository that it may know.
-const LAYERS: [(&str, &str, &[&str]); 13] = [
+const LAYERS: [(&str, &str, &[&str]); 14] = [
     ("core", "wfhost-core", &[]),
     ("schema", "wfhost-schema", &["wfhost-core"]),
     ("world", "wfhost-world", &["wfhost-core"]),
     ("store", "wfhost-store", &["wfhost-core", "wfhost-world"]),
+    ("postgres", "wfhost-postgres", &["wfhost-core", "wfhost-store"]),
     ("agents", "wfhost-agents", &["wfhost-core", "wfhost-schema", "wfhost-world"]),
     ("runtime", "wfhost-runtime", &["wfhost-core", "wfhost-schema", "wfhost-world"]),
     (

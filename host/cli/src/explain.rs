@@ -139,6 +139,27 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "a search took too long\n\nWhat is asked for by state, workflow or label is found at once; texts and times are looked for in what these leave. Narrow the search.",
     ),
     (
+        "WF0331",
+        "the server of the database does not let this user in\n\nThe password is wrong or missing, the user is not known, or may not do what wfhost needs: make tables in its schema, and read and write them.",
+    ),
+    (
+        "WF0332",
+        "there is no safe connection to the server of the database\n\nWith sslmode=require or verify-full the certificate of the server has to be signed by an authority that the system or ?sslrootcert=FILE names, for the host that the URL names.",
+    ),
+    (
+        "WF0333",
+        "the server of the database is a standby\n\nIt can only be read. After a failover the old primary is one of these.",
+    ),
+    ("WF0334", "the server of the database takes no more connections"),
+    (
+        "WF0335",
+        "the server or the tables of the database cannot be used\n\nPostgreSQL has to be of version 14 or later, its texts UTF8, its transactions `read committed`, and `fsync` and `full_page_writes` on unless the program says that a crash may take the last commits.",
+    ),
+    (
+        "WF0336",
+        "the URL of a database cannot be read\n\nLike postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full",
+    ),
+    (
         "WF0401",
         "there is no such provider\n\nA run that calls it stays where it is until a process with that provider goes on with it.",
     ),

@@ -132,7 +132,9 @@ fn status(trouble: &Trouble) -> StatusCode {
         "WF0003" => StatusCode::PAYLOAD_TOO_LARGE,
         "WF0002" => StatusCode::BAD_REQUEST,
         // What may pass.
-        "WF0312" | "WF0313" | "WF0318" | "WF0319" | "WF0323" | "WF0410" => StatusCode::SERVICE_UNAVAILABLE,
+        "WF0312" | "WF0313" | "WF0318" | "WF0319" | "WF0323" | "WF0333" | "WF0334" | "WF0410" => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         _ if trouble.exit == Exit::Usage => StatusCode::UNPROCESSABLE_ENTITY,
         // What the request names, and what is not to be had here.
         "WF0401" | "WF0403" | "WF0405" | "WF0406" | "WF0407" => StatusCode::UNPROCESSABLE_ENTITY,

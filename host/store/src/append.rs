@@ -145,7 +145,7 @@ pub enum Next {
 pub const AGAIN_AFTER_MS: u64 = 30_000;
 
 /// How long a run rests after so many troubles in a row, this one included.
-pub(super) fn rest_ms(troubles: u32) -> u64 {
+pub fn rest_ms(troubles: u32) -> u64 {
     AGAIN_AFTER_MS << troubles.saturating_sub(1).min(5)
 }
 
@@ -181,6 +181,10 @@ impl Waiting {
         }
     }
 }
+
+/// A run that could not be advanced and to which something was sent comes back to life no sooner than this:
+/// else it would be tried again and again. In milliseconds.
+pub const AT_ONCE_MS: u64 = 1_000;
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Appended {

@@ -1,4 +1,6 @@
-//! The store's contract as tests, run over every implementation.
+//! The store's contract as tests, run over every implementation: [`conformance!`](crate::conformance!)
+//! makes a test of each, over the stores that it is given.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,11 +14,74 @@ use wfhost_core::{
 
 use super::*;
 
-const LEASE: u64 = 1_000;
+/// How long sessions last, in milliseconds.
+pub const LEASE: u64 = 1_000;
+
+/// Tests of all that stores have to do. `$stores` is an asynchronous function without parameters that
+/// gives fresh, empty stores, as [`Shop`]s.
+#[macro_export]
+macro_rules! conformance {
+    ($stores:path) => {
+        $crate::conformance! { $stores:
+            modules_are_kept_by_digest,
+            a_journal_comes_back_as_it_was_appended,
+            parking_looks_for_what_came_in,
+            a_request_to_stop_always_wakes,
+            a_signal_with_an_id_is_delivered_once_for_the_life_of_the_run,
+            runs_are_listed_newest_first_by_filters_and_pages,
+            questions_are_listed_oldest_first_and_answered_once,
+            messages_for_outsiders_are_read_behind_a_place,
+            changes_of_all_runs_come_in_one_order_without_gaps,
+            what_is_kept_besides_the_journal_can_be_replaced,
+            transcripts_are_kept_in_order_and_go_with_their_run,
+            the_latest_answer_to_a_question_is_kept,
+            children_are_cancelled_with_their_parent_unless_they_are_abandoned,
+            a_child_that_is_deleted_is_a_failure_of_its_parent,
+            a_run_continues_as_another_with_what_is_in_its_inbox,
+            a_key_gives_the_same_run_of_its_workflow_and_an_id_is_taken_once,
+            a_stale_session_epoch_position_or_head_appends_nothing,
+            a_session_is_renewed_for_all_its_runs_and_fenced_as_a_whole,
+            whoever_comes_for_a_run_of_a_session_that_is_over_gets_it,
+            a_claim_opens_the_run_in_one_go,
+            a_run_that_was_parked_by_a_clock_that_was_ahead_is_due_when_it_is_right,
+            a_run_that_was_begun_by_a_clock_that_was_ahead_is_due_at_once,
+            what_is_due_is_claimed_together_in_the_order_of_its_time,
+            new_runs_come_behind_those_that_have_begun_and_have_a_share,
+            a_host_takes_only_the_runs_that_it_wants,
+            a_run_belongs_to_the_project_of_its_journal_unless_it_is_said_otherwise,
+            a_run_with_trouble_rests_longer_each_time_until_it_comes_forward,
+            starts_are_counted_until_the_run_comes_forward,
+            only_a_claim_that_reopens_takes_a_run_that_failed,
+            a_run_that_was_handed_over_can_be_given_back_as_it_was,
+            nothing_that_was_sent_vanishes_with_an_end,
+            an_answer_after_the_deadline_is_refused,
+            a_pause_holds_up_no_request_to_stop,
+            a_paused_run_is_nobodys_until_somebody_asks,
+            a_pause_outlives_those_who_only_look_at_the_run,
+            an_inbox_is_read_in_parts_with_requests_first,
+            what_a_program_gives_out_is_numbered_by_the_store,
+            a_deleted_run_leaves_nothing_but_its_id,
+            earlier_rounds_stay_as_long_as_the_chain_goes_on,
+            a_child_begins_and_ends_with_an_entry_of_its_parent,
+            times_beyond_all_measure_are_never,
+            runs_are_found_by_what_they_are_labelled_with_and_wait_for,
+            a_journal_is_read_by_parts_from_any_entry,
+            tokens_acts_and_addresses_are_kept_and_work_once,
+        }
+    };
+    ($stores:path: $($name:ident,)*) => {
+        $(
+            #[tokio::test]
+            async fn $name() {
+                $crate::conformance::$name($stores().await).await;
+            }
+        )*
+    };
+}
 
 /// A clock that a test sets.
 #[derive(Debug, Default)]
-struct Hands {
+pub struct Hands {
     now: AtomicU64,
     ticks: AtomicU64,
 }
@@ -36,12 +101,14 @@ impl Clock for Hands {
 }
 
 /// A store, and two hosts that use it.
-struct Shop {
-    store: SharedStore,
-    clock: Arc<Hands>,
-    mine: SessionId,
-    other: SessionId,
-    dir: Option<tempfile::TempDir>,
+#[allow(missing_debug_implementations)]
+pub struct Shop {
+    pub store: SharedStore,
+    pub clock: Arc<Hands>,
+    pub mine: SessionId,
+    pub other: SessionId,
+    /// What lives as long as the store.
+    pub kept: Box<dyn std::any::Any + Send + Sync>,
 }
 
 impl std::ops::Deref for Shop {
@@ -53,33 +120,34 @@ impl std::ops::Deref for Shop {
 }
 
 impl Shop {
-    async fn open(store: SharedStore, clock: Arc<Hands>, dir: Option<tempfile::TempDir>) -> Self {
+    /// `clock`: by which the store judges.
+    pub async fn open(store: SharedStore, clock: Arc<Hands>) -> Self {
         let mine = store.begin_session(&owner(1), LEASE).await.unwrap();
         let other = store.begin_session(&owner(2), LEASE).await.unwrap();
-        Self { store, clock, mine, other, dir }
+        Self { store, clock, mine, other, kept: Box::new(()) }
     }
 
     /// Time goes on.
-    fn at(&self, now: u64) {
+    pub fn at(&self, now: u64) {
         self.clock.now.store(now, Ordering::Relaxed);
     }
 
-    fn ticks(&self, ticks: u64) {
+    pub fn ticks(&self, ticks: u64) {
         self.clock.ticks.store(ticks, Ordering::Relaxed);
     }
 
     /// An append of the first host.
-    fn with(&self, run: &str, row: Option<Row>) -> Append {
+    pub fn with(&self, run: &str, row: Option<Row>) -> Append {
         // Without a row it says no more than that the journal is known.
         let before = row.as_ref().map_or(Digest([1; 32]), |row| before(run, row));
         Append { before, row, ..Append::new(id(run), self.mine, Epoch(1), Timestamp(20), Next::Go) }
     }
 
-    async fn claim_as(&self, session: SessionId, run: &str, how: ClaimHow) -> Claimed {
+    pub async fn claim_as(&self, session: SessionId, run: &str, how: ClaimHow) -> Claimed {
         self.claim(session, &id(run), how).await.unwrap()
     }
 
-    async fn opened(&self, session: SessionId, run: &str) -> Opened {
+    pub async fn opened(&self, session: SessionId, run: &str) -> Opened {
         match self.claim_as(session, run, ClaimHow::Asked).await {
             Claimed::Yes(opened) => *opened,
             other => panic!("{run}: {other:?}"),
@@ -87,47 +155,35 @@ impl Shop {
     }
 
     /// Claims what is due for the second host.
-    async fn due(&self, limit: usize, wanted: Wanted) -> (Vec<String>, bool, Option<u64>) {
+    pub async fn due(&self, limit: usize, wanted: Wanted) -> (Vec<String>, bool, Option<u64>) {
         let due = self.claim_due(self.other, limit, wanted).await.unwrap();
         let runs = due.runs.iter().map(|run| run.as_ref().unwrap().run.to_string()).collect();
         (runs, due.more, due.next_in_ms)
     }
 
-    async fn bodies(&self, run: &str) -> Vec<MessageBody> {
+    pub async fn bodies(&self, run: &str) -> Vec<MessageBody> {
         let inbox = self.inbox(&id(run), Part::Next).await.unwrap();
         inbox.messages.into_iter().map(|message| message.body).collect()
     }
 
-    async fn info(&self, run: &str) -> RunInfo {
+    pub async fn info(&self, run: &str) -> RunInfo {
         self.run(&id(run)).await.unwrap().unwrap()
     }
 }
 
-async fn stores() -> Vec<Shop> {
-    let dir = tempfile::TempDir::new().unwrap();
-    let clock = Arc::new(Hands::default());
-    let hands: Arc<dyn Clock> = clock.clone();
-    let options = SqliteOptions { clock: hands, ..SqliteOptions::default() };
-    let sqlite = SqliteStore::open(&dir.path().join("w.db"), &options).unwrap();
-    let sqlite = Shop::open(Arc::new(sqlite), clock, Some(dir)).await;
-    let clock = Arc::new(Hands::default());
-    let mem = Shop::open(Arc::new(MemStore::with_clock(clock.clone())), clock, None).await;
-    vec![mem, sqlite]
-}
-
-fn id(text: &str) -> RunId {
+pub fn id(text: &str) -> RunId {
     text.parse().unwrap()
 }
 
-fn owner(pid: u32) -> Owner {
+pub fn owner(pid: u32) -> Owner {
     Owner { host: "here".to_owned(), realm: "m b s".to_owned(), pid, started: 1 }
 }
 
-fn machine(run: &str, module: Digest) -> Machine {
+pub fn machine(run: &str, module: Digest) -> Machine {
     configured(run, module, RunConfig::default())
 }
 
-fn configured(run: &str, module: Digest, config: RunConfig) -> Machine {
+pub fn configured(run: &str, module: Digest, config: RunConfig) -> Machine {
     let started = Started {
         run: id(run),
         workflow: "w".to_owned(),
@@ -146,18 +202,18 @@ fn configured(run: &str, module: Digest, config: RunConfig) -> Machine {
 /// The heads of the rows that a test made, by the run and the end.
 static HEADS: Mutex<BTreeMap<(RunId, Position), Digest>> = Mutex::new(BTreeMap::new());
 
-fn row(machine: &mut Machine) -> Row {
+pub fn row(machine: &mut Machine) -> Row {
     let row = Row::from(machine.take_unsaved().unwrap());
     HEADS.lock().unwrap().insert((machine.run().clone(), row.end()), row.head);
     row
 }
 
 /// The head before a row.
-fn before(run: &str, row: &Row) -> Digest {
+pub fn before(run: &str, row: &Row) -> Digest {
     HEADS.lock().unwrap().get(&(id(run), row.first)).copied().unwrap_or(Digest([0; 32]))
 }
 
-async fn create(store: &Shop, run: &str, key: Option<&str>) -> (Machine, Result<Created>) {
+pub async fn create(store: &Shop, run: &str, key: Option<&str>) -> (Machine, Result<Created>) {
     let module = store.put_module("w", b"module").await.unwrap();
     let mut machine = machine(run, module);
     let rows = vec![row(&mut machine)];
@@ -171,7 +227,7 @@ async fn create(store: &Shop, run: &str, key: Option<&str>) -> (Machine, Result<
 }
 
 /// A run that nobody has advanced yet.
-async fn enqueue(store: &Shop, run: &str, project: Option<&str>) -> Machine {
+pub async fn enqueue(store: &Shop, run: &str, project: Option<&str>) -> Machine {
     let module = store.put_module("w", b"module").await.unwrap();
     let mut machine = machine(run, module);
     let rows = vec![row(&mut machine)];
@@ -180,22 +236,21 @@ async fn enqueue(store: &Shop, run: &str, project: Option<&str>) -> Machine {
     machine
 }
 
-fn received(machine: &mut Machine) -> Row {
+pub fn received(machine: &mut Machine) -> Row {
     machine.receive("s".to_owned(), Json::null(), None, Timestamp(20));
     row(machine)
 }
 
-fn signal(name: &str, id: Option<&str>) -> MessageBody {
+pub fn signal(name: &str, id: Option<&str>) -> MessageBody {
     MessageBody::Signal { name: name.to_owned(), payload: Json::null(), id: id.map(str::to_owned) }
 }
 
-async fn post(store: &Shop, run: &str, body: MessageBody) -> Posted {
+pub async fn post(store: &Shop, run: &str, body: MessageBody) -> Posted {
     store.post(NewMessage { run: id(run), body }).await.unwrap()
 }
 
-#[tokio::test]
-async fn modules_are_kept_by_digest() {
-    for store in stores().await {
+pub async fn modules_are_kept_by_digest(stores: Vec<Shop>) {
+    for store in stores {
         let digest = store.put_module("a", b"one").await.unwrap();
         assert_eq!(digest, Digest::of(b"one"));
         assert_eq!(store.put_module("b", b"one").await.unwrap(), digest);
@@ -207,9 +262,8 @@ async fn modules_are_kept_by_digest() {
     }
 }
 
-#[tokio::test]
-async fn a_journal_comes_back_as_it_was_appended() {
-    for store in stores().await {
+pub async fn a_journal_comes_back_as_it_was_appended(stores: Vec<Shop>) {
+    for store in stores {
         let (mut machine, _) = create(&store, "r", None).await;
         assert!(machine.receive("s".to_owned(), Json::null(), None, Timestamp(20)));
         store.append(store.with("r", Some(row(&mut machine)))).await.unwrap();
@@ -222,9 +276,8 @@ async fn a_journal_comes_back_as_it_was_appended() {
     }
 }
 
-#[tokio::test]
-async fn parking_looks_for_what_came_in() {
-    for store in stores().await {
+pub async fn parking_looks_for_what_came_in(stores: Vec<Shop>) {
+    for store in stores {
         create(&store, "r", None).await.1.unwrap();
         let waiting = Waiting { until: Some(Timestamp(99)), signals: vec!["go".to_owned()], people: false };
         let park = || Append { next: Next::Park(waiting.clone()), ..store.with("r", None) };
@@ -242,9 +295,8 @@ async fn parking_looks_for_what_came_in() {
     }
 }
 
-#[tokio::test]
-async fn a_request_to_stop_always_wakes() {
-    for store in stores().await {
+pub async fn a_request_to_stop_always_wakes(stores: Vec<Shop>) {
+    for store in stores {
         create(&store, "r", None).await.1.unwrap();
         assert_eq!(post(&store, "r", MessageBody::Cancel { reason: None }).await, Posted::Added);
         let park = Append { next: Next::Park(Waiting::default()), ..store.with("r", None) };
@@ -252,9 +304,8 @@ async fn a_request_to_stop_always_wakes() {
     }
 }
 
-#[tokio::test]
-async fn a_signal_with_an_id_is_delivered_once_for_the_life_of_the_run() {
-    for store in stores().await {
+pub async fn a_signal_with_an_id_is_delivered_once_for_the_life_of_the_run(stores: Vec<Shop>) {
+    for store in stores {
         create(&store, "r", None).await.1.unwrap();
         assert_eq!(post(&store, "r", signal("s", Some("1"))).await, Posted::Added);
         assert_eq!(post(&store, "r", signal("s", Some("1"))).await, Posted::Duplicate);
@@ -270,9 +321,8 @@ async fn a_signal_with_an_id_is_delivered_once_for_the_life_of_the_run() {
     }
 }
 
-#[tokio::test]
-async fn runs_are_listed_newest_first_by_filters_and_pages() {
-    for store in stores().await {
+pub async fn runs_are_listed_newest_first_by_filters_and_pages(stores: Vec<Shop>) {
+    for store in stores {
         for run in ["a1", "a2", "b1"] {
             create(&store, run, None).await.1.unwrap();
         }
@@ -294,14 +344,14 @@ async fn runs_are_listed_newest_first_by_filters_and_pages() {
 }
 
 /// Parks the run that process 1 advances.
-async fn park(store: &Shop, run: &str, until: Option<u64>, signals: &[&str]) {
+pub async fn park(store: &Shop, run: &str, until: Option<u64>, signals: &[&str]) {
     let signals = signals.iter().map(|&name| name.to_owned()).collect();
     let waiting = Waiting { until: until.map(Timestamp), signals, people: false };
     let park = Append { next: Next::Park(waiting), ..store.with(run, None) };
     assert!(!store.append(park).await.unwrap().due);
 }
 
-fn question(step: u64) -> QuestionChange {
+pub fn question(step: u64) -> QuestionChange {
     let question = wfhost_core::Question {
         prompt: "Go on?".to_owned(),
         schema: None,
@@ -311,9 +361,8 @@ fn question(step: u64) -> QuestionChange {
     QuestionChange::Asked { step: Step(step), at: Timestamp(step), deadline: None, question }
 }
 
-#[tokio::test]
-async fn questions_are_listed_oldest_first_and_answered_once() {
-    for store in stores().await {
+pub async fn questions_are_listed_oldest_first_and_answered_once(stores: Vec<Shop>) {
+    for store in stores {
         for (run, step) in [("b", 7), ("a", 3)] {
             create(&store, run, None).await.1.unwrap();
             let questions = vec![question(step)];
@@ -343,9 +392,8 @@ async fn questions_are_listed_oldest_first_and_answered_once() {
     }
 }
 
-#[tokio::test]
-async fn messages_for_outsiders_are_read_behind_a_place() {
-    for store in stores().await {
+pub async fn messages_for_outsiders_are_read_behind_a_place(stores: Vec<Shop>) {
+    for store in stores {
         create(&store, "r", None).await.1.unwrap();
         let message = |name: &str| Emission::Message {
             name: name.to_owned(),
@@ -364,9 +412,8 @@ async fn messages_for_outsiders_are_read_behind_a_place() {
     }
 }
 
-#[tokio::test]
-async fn changes_of_all_runs_come_in_one_order_without_gaps() {
-    for store in stores().await {
+pub async fn changes_of_all_runs_come_in_one_order_without_gaps(stores: Vec<Shop>) {
+    for store in stores {
         let (mut a, _) = create(&store, "a", None).await;
         let (mut b, _) = create(&store, "b", None).await;
         for n in 0..4 {
@@ -385,9 +432,8 @@ async fn changes_of_all_runs_come_in_one_order_without_gaps() {
     }
 }
 
-#[tokio::test]
-async fn what_is_kept_besides_the_journal_can_be_replaced() {
-    for store in stores().await {
+pub async fn what_is_kept_besides_the_journal_can_be_replaced(stores: Vec<Shop>) {
+    for store in stores {
         create(&store, "r", None).await.1.unwrap();
         let log = |message: &str| {
             let (number, at, level) = (9, Timestamp(1), LogLevel::Info);
@@ -425,22 +471,8 @@ async fn what_is_kept_besides_the_journal_can_be_replaced() {
     }
 }
 
-#[test]
-fn many_can_open_a_database_that_is_not_there_yet() {
-    for _ in 0..20 {
-        let dir = tempfile::TempDir::new().unwrap();
-        let path = dir.path().join("w.db");
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| SqliteStore::open(&path, &SqliteOptions::default()).map(drop).unwrap());
-            }
-        });
-    }
-}
-
-#[tokio::test]
-async fn transcripts_are_kept_in_order_and_go_with_their_run() {
-    for store in stores().await {
+pub async fn transcripts_are_kept_in_order_and_go_with_their_run(stores: Vec<Shop>) {
+    for store in stores {
         let (_, created) = create(&store, "r", None).await;
         created.unwrap();
         create(&store, "other", None).await.1.unwrap();
@@ -483,9 +515,8 @@ async fn transcripts_are_kept_in_order_and_go_with_their_run() {
     }
 }
 
-#[tokio::test]
-async fn the_latest_answer_to_a_question_is_kept() {
-    for store in stores().await {
+pub async fn the_latest_answer_to_a_question_is_kept(stores: Vec<Shop>) {
+    for store in stores {
         let key = Digest::of(b"question");
         assert_eq!(store.kept_answer(key).await.unwrap(), None);
         for at in [30, 40] {
@@ -497,20 +528,8 @@ async fn the_latest_answer_to_a_question_is_kept() {
     }
 }
 
-#[test]
-fn the_files_are_readable_for_their_owner_only() {
-    use std::os::unix::fs::PermissionsExt;
-    let dir = tempfile::TempDir::new().unwrap();
-    let path = dir.path().join("sub/w.db");
-    let _store = SqliteStore::open(&path, &SqliteOptions::default()).unwrap();
-    for name in ["sub/w.db", "sub/w.db-wal", "sub/w.db-shm"] {
-        let mode = std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600, "{name}");
-    }
-}
-
 /// A child of `parent` at a step, as a driver makes it.
-fn child(parent: &mut Machine, step: u64, name: Option<&str>, on_close: OnParentClose) -> NewRun {
+pub fn child(parent: &mut Machine, step: u64, name: Option<&str>, on_close: OnParentClose) -> NewRun {
     let step = Step(step);
     let run = name.map_or_else(|| parent.run().child(step), id);
     let depth = parent.child().map_or(0, |child| child.depth) + 1;
@@ -524,11 +543,11 @@ fn child(parent: &mut Machine, step: u64, name: Option<&str>, on_close: OnParent
 }
 
 /// The next round of a run, as a driver makes it.
-fn next_round(old: &Machine, name: &str) -> NewRun {
+pub fn next_round(old: &Machine, name: &str) -> NewRun {
     started(round_after(old, name))
 }
 
-fn round_after(old: &Machine, name: &str) -> Started {
+pub fn round_after(old: &Machine, name: &str) -> Started {
     let (first, round) = old.round();
     let (first, from) = (first.clone(), old.run().clone());
     let origin = Origin::Continued { first, from, round: round + 1, spent: Spent::default() };
@@ -541,19 +560,18 @@ fn started(started: Started) -> NewRun {
     NewRun::new(&machine, rows)
 }
 
-async fn state_of(store: &Shop, run: &str) -> RunState {
+pub async fn state_of(store: &Shop, run: &str) -> RunState {
     store.run(&id(run)).await.unwrap().unwrap().state
 }
 
-fn end(session: SessionId, run: &str, epoch: u64) -> Append {
+pub fn end(session: SessionId, run: &str, epoch: u64) -> Append {
     let spent = Spent { tokens: 5, micros: 7, time_ms: 1 };
     let next = Next::End { outcome: Ok(Json::null()), spent };
     Append::new(id(run), session, Epoch(epoch), Timestamp(40), next)
 }
 
-#[tokio::test]
-async fn children_are_cancelled_with_their_parent_unless_they_are_abandoned() {
-    for store in stores().await {
+pub async fn children_are_cancelled_with_their_parent_unless_they_are_abandoned(stores: Vec<Shop>) {
+    for store in stores {
         let (mut parent, _) = create(&store, "p", None).await;
         let children = vec![
             child(&mut parent, 1, None, OnParentClose::Cancel),
@@ -573,9 +591,8 @@ async fn children_are_cancelled_with_their_parent_unless_they_are_abandoned() {
     }
 }
 
-#[tokio::test]
-async fn a_child_that_is_deleted_is_a_failure_of_its_parent() {
-    for store in stores().await {
+pub async fn a_child_that_is_deleted_is_a_failure_of_its_parent(stores: Vec<Shop>) {
+    for store in stores {
         let (mut parent, _) = create(&store, "p", None).await;
         let children = vec![child(&mut parent, 1, None, OnParentClose::Cancel)];
         store.append(Append { children, ..store.with("p", None) }).await.unwrap();
@@ -587,9 +604,8 @@ async fn a_child_that_is_deleted_is_a_failure_of_its_parent() {
     }
 }
 
-#[tokio::test]
-async fn a_run_continues_as_another_with_what_is_in_its_inbox() {
-    for store in stores().await {
+pub async fn a_run_continues_as_another_with_what_is_in_its_inbox(stores: Vec<Shop>) {
+    for store in stores {
         let (mut first, _) = create(&store, "r", None).await;
         assert_eq!(post(&store, "r", signal("s", Some("1"))).await, Posted::Added);
         let next =
@@ -618,9 +634,8 @@ async fn a_run_continues_as_another_with_what_is_in_its_inbox() {
     }
 }
 
-#[tokio::test]
-async fn a_key_gives_the_same_run_of_its_workflow_and_an_id_is_taken_once() {
-    for store in stores().await {
+pub async fn a_key_gives_the_same_run_of_its_workflow_and_an_id_is_taken_once(stores: Vec<Shop>) {
+    for store in stores {
         assert_eq!(create(&store, "a", Some("k")).await.1.unwrap(), Created::New);
         assert_eq!(create(&store, "b", Some("k")).await.1.unwrap(), Created::Known(id("a")));
         assert_eq!(create(&store, "a", None).await.1, Err(StoreError::IdTaken { id: id("a") }));
@@ -642,9 +657,8 @@ async fn a_key_gives_the_same_run_of_its_workflow_and_an_id_is_taken_once() {
     }
 }
 
-#[tokio::test]
-async fn a_stale_session_epoch_position_or_head_appends_nothing() {
-    for store in stores().await {
+pub async fn a_stale_session_epoch_position_or_head_appends_nothing(stores: Vec<Shop>) {
+    for store in stores {
         let (mut machine, _) = create(&store, "r", None).await;
         let first = received(&mut machine);
         let fenced = Err(StoreError::Fenced { run: id("r") });
@@ -679,9 +693,8 @@ async fn a_stale_session_epoch_position_or_head_appends_nothing() {
     }
 }
 
-#[tokio::test]
-async fn a_session_is_renewed_for_all_its_runs_and_fenced_as_a_whole() {
-    for store in stores().await {
+pub async fn a_session_is_renewed_for_all_its_runs_and_fenced_as_a_whole(stores: Vec<Shop>) {
+    for store in stores {
         let mut machines = Vec::new();
         for run in ["a", "b"] {
             machines.push(create(&store, run, None).await.0);
@@ -725,9 +738,8 @@ async fn a_session_is_renewed_for_all_its_runs_and_fenced_as_a_whole() {
     }
 }
 
-#[tokio::test]
-async fn whoever_comes_for_a_run_of_a_session_that_is_over_gets_it() {
-    for store in stores().await {
+pub async fn whoever_comes_for_a_run_of_a_session_that_is_over_gets_it(stores: Vec<Shop>) {
+    for store in stores {
         create(&store, "r", None).await.1.unwrap();
         store.ticks(LEASE);
         let opened = store.opened(store.other, "r").await;
@@ -740,9 +752,8 @@ async fn whoever_comes_for_a_run_of_a_session_that_is_over_gets_it() {
     }
 }
 
-#[tokio::test]
-async fn a_claim_opens_the_run_in_one_go() {
-    for store in stores().await {
+pub async fn a_claim_opens_the_run_in_one_go(stores: Vec<Shop>) {
+    for store in stores {
         let (mut machine, _) = create(&store, "r", None).await;
         let row = received(&mut machine);
         let head = row.head;
@@ -764,48 +775,8 @@ async fn a_claim_opens_the_run_in_one_go() {
     }
 }
 
-#[tokio::test]
-async fn a_journal_whose_end_is_missing_is_not_gone_on_with() {
-    let dir = tempfile::TempDir::new().unwrap();
-    let path = dir.path().join("w.db");
-    let sqlite: SharedStore = Arc::new(SqliteStore::open(&path, &SqliteOptions::default()).unwrap());
-    let sqlite = Shop::open(sqlite, Arc::default(), None).await;
-    let mem = Arc::new(MemStore::default());
-    let mem_shop = Shop::open(mem.clone(), Arc::default(), None).await;
-    for store in [&sqlite, &mem_shop] {
-        for run in ["lost", "odd"] {
-            let (mut machine, _) = create(store, run, None).await;
-            let row = received(&mut machine);
-            store.append(store.with(run, Some(row))).await.unwrap();
-            park(store, run, Some(0), &[]).await;
-        }
-    }
-    let raw = rusqlite::Connection::open(&path).unwrap();
-    let of = |run: &str| format!("run = (SELECT id FROM runs WHERE name = '{run}')");
-    raw.execute_batch(&format!(
-        "DELETE FROM commits WHERE {} AND seq = 1; UPDATE commits SET seq = -70 WHERE {} AND seq = 1",
-        of("lost"),
-        of("odd")
-    ))
-    .unwrap();
-    mem.lose_tail(&id("lost"));
-    for (store, run) in [(&sqlite, "lost"), (&sqlite, "odd"), (&mem_shop, "lost")] {
-        // Nor does it become whole by being given up.
-        for _ in 0..2 {
-            let claimed = store.claim_as(store.other, run, ClaimHow::Asked).await;
-            let Claimed::Unreadable(unreadable) = claimed else { panic!("{run}: {claimed:?}") };
-            assert!(matches!(&unreadable.error, StoreError::Damaged { .. }), "{:?}", unreadable.error);
-            let trouble = Next::Release { waiting: None, trouble: Some("damaged".to_owned()) };
-            let release = Append::new(id(run), store.other, unreadable.epoch, Timestamp(0), trouble);
-            store.append(release).await.unwrap();
-            assert_eq!(store.run(&id("lost")).await.unwrap().unwrap().lease, None);
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_run_that_was_parked_by_a_clock_that_was_ahead_is_due_when_it_is_right() {
-    for store in stores().await {
+pub async fn a_run_that_was_parked_by_a_clock_that_was_ahead_is_due_when_it_is_right(stores: Vec<Shop>) {
+    for store in stores {
         for (run, until) in [("ahead", 3_700_000), ("right", 200_000)] {
             create(&store, run, None).await.1.unwrap();
             store.at(if run == "ahead" { 3_600_000 } else { 100_000 });
@@ -818,9 +789,8 @@ async fn a_run_that_was_parked_by_a_clock_that_was_ahead_is_due_when_it_is_right
     }
 }
 
-#[tokio::test]
-async fn a_run_that_was_begun_by_a_clock_that_was_ahead_is_due_at_once() {
-    for store in stores().await {
+pub async fn a_run_that_was_begun_by_a_clock_that_was_ahead_is_due_at_once(stores: Vec<Shop>) {
+    for store in stores {
         let module = store.put_module("w", b"module").await.unwrap();
         let mut machine = machine("r", module);
         let rows = vec![row(&mut machine)];
@@ -830,9 +800,8 @@ async fn a_run_that_was_begun_by_a_clock_that_was_ahead_is_due_at_once() {
     }
 }
 
-#[tokio::test]
-async fn what_is_due_is_claimed_together_in_the_order_of_its_time() {
-    for store in stores().await {
+pub async fn what_is_due_is_claimed_together_in_the_order_of_its_time(stores: Vec<Shop>) {
+    for store in stores {
         for (run, until) in [("late", Some(300)), ("soon", Some(200)), ("never", None), ("held", None)] {
             create(&store, run, None).await.1.unwrap();
             if run != "held" {
@@ -858,9 +827,8 @@ async fn what_is_due_is_claimed_together_in_the_order_of_its_time() {
     }
 }
 
-#[tokio::test]
-async fn new_runs_come_behind_those_that_have_begun_and_have_a_share() {
-    for store in stores().await {
+pub async fn new_runs_come_behind_those_that_have_begun_and_have_a_share(stores: Vec<Shop>) {
+    for store in stores {
         for n in 0..8 {
             enqueue(&store, &format!("new{n}"), None).await;
             create(&store, &format!("begun{n}"), None).await.1.unwrap();
@@ -880,9 +848,8 @@ async fn new_runs_come_behind_those_that_have_begun_and_have_a_share() {
     }
 }
 
-#[tokio::test]
-async fn a_host_takes_only_the_runs_that_it_wants() {
-    for store in stores().await {
+pub async fn a_host_takes_only_the_runs_that_it_wants(stores: Vec<Shop>) {
+    for store in stores {
         for (run, project) in [("a", Some("/a")), ("b", Some("/b")), ("none", None), ("left", Some("/a"))] {
             enqueue(&store, run, project).await;
         }
@@ -906,9 +873,8 @@ async fn a_host_takes_only_the_runs_that_it_wants() {
     }
 }
 
-#[tokio::test]
-async fn a_run_belongs_to_the_project_of_its_journal_unless_it_is_said_otherwise() {
-    for store in stores().await {
+pub async fn a_run_belongs_to_the_project_of_its_journal_unless_it_is_said_otherwise(stores: Vec<Shop>) {
+    for store in stores {
         let module = store.put_module("w", b"module").await.unwrap();
         let begun = |run: &str| {
             let config = RunConfig { project: Some("/a".to_owned()), ..RunConfig::default() };
@@ -944,9 +910,8 @@ async fn a_run_belongs_to_the_project_of_its_journal_unless_it_is_said_otherwise
     }
 }
 
-#[tokio::test]
-async fn a_run_with_trouble_rests_longer_each_time_until_it_comes_forward() {
-    for store in stores().await {
+pub async fn a_run_with_trouble_rests_longer_each_time_until_it_comes_forward(stores: Vec<Shop>) {
+    for store in stores {
         let (mut machine, _) = create(&store, "r", None).await;
         let waiting = Waiting { signals: vec!["go".to_owned()], ..Waiting::default() };
         let release = |epoch, waiting: Option<Waiting>| {
@@ -981,9 +946,8 @@ async fn a_run_with_trouble_rests_longer_each_time_until_it_comes_forward() {
     }
 }
 
-#[tokio::test]
-async fn starts_are_counted_until_the_run_comes_forward() {
-    for store in stores().await {
+pub async fn starts_are_counted_until_the_run_comes_forward(stores: Vec<Shop>) {
+    for store in stores {
         let (mut machine, _) = create(&store, "r", None).await;
         let mut session = store.mine;
         for starts in 1..4 {
@@ -1005,9 +969,8 @@ async fn starts_are_counted_until_the_run_comes_forward() {
     }
 }
 
-#[tokio::test]
-async fn only_a_claim_that_reopens_takes_a_run_that_failed() {
-    for store in stores().await {
+pub async fn only_a_claim_that_reopens_takes_a_run_that_failed(stores: Vec<Shop>) {
+    for store in stores {
         for (run, outcome, opens) in [
             ("failed", Err(Failure::new(FailureKind::Failed, "m")), true),
             ("stopped", Err(Failure::new(FailureKind::Cancelled, "m")), true),
@@ -1034,9 +997,8 @@ async fn only_a_claim_that_reopens_takes_a_run_that_failed() {
     }
 }
 
-#[tokio::test]
-async fn a_run_that_was_handed_over_can_be_given_back_as_it_was() {
-    for store in stores().await {
+pub async fn a_run_that_was_handed_over_can_be_given_back_as_it_was(stores: Vec<Shop>) {
+    for store in stores {
         create(&store, "r", None).await.1.unwrap();
         let (waiting, trouble) = (Some(Waiting::default()), Some("no such provider".to_owned()));
         let next = Next::Release { waiting, trouble };
@@ -1051,9 +1013,8 @@ async fn a_run_that_was_handed_over_can_be_given_back_as_it_was() {
     }
 }
 
-#[tokio::test]
-async fn nothing_that_was_sent_vanishes_with_an_end() {
-    for store in stores().await {
+pub async fn nothing_that_was_sent_vanishes_with_an_end(stores: Vec<Shop>) {
+    for store in stores {
         let answer = MessageBody::Answer { step: Step(3), outcome: Ok(Json::null()), by: None, note: None };
         for (run, body) in
             [("s", signal("go", None)), ("a", answer.clone()), ("c", MessageBody::Cancel { reason: None })]
@@ -1081,9 +1042,8 @@ async fn nothing_that_was_sent_vanishes_with_an_end() {
     }
 }
 
-#[tokio::test]
-async fn an_answer_after_the_deadline_is_refused() {
-    for store in stores().await {
+pub async fn an_answer_after_the_deadline_is_refused(stores: Vec<Shop>) {
+    for store in stores {
         create(&store, "r", None).await.1.unwrap();
         let QuestionChange::Asked { step, at, question, .. } = question(3) else { unreachable!() };
         let asked = QuestionChange::Asked { step, at, deadline: Some(Timestamp(500)), question };
@@ -1098,9 +1058,8 @@ async fn an_answer_after_the_deadline_is_refused() {
     }
 }
 
-#[tokio::test]
-async fn a_pause_holds_up_no_request_to_stop() {
-    for store in stores().await {
+pub async fn a_pause_holds_up_no_request_to_stop(stores: Vec<Shop>) {
+    for store in stores {
         let cancel = || MessageBody::Cancel { reason: None };
         for (run, next) in [("p", Next::Pause), ("f", Next::Refuse { reason: "other".to_owned() })] {
             create(&store, run, None).await.1.unwrap();
@@ -1128,9 +1087,8 @@ async fn a_pause_holds_up_no_request_to_stop() {
     }
 }
 
-#[tokio::test]
-async fn a_paused_run_is_nobodys_until_somebody_asks() {
-    for store in stores().await {
+pub async fn a_paused_run_is_nobodys_until_somebody_asks(stores: Vec<Shop>) {
+    for store in stores {
         create(&store, "held", None).await.1.unwrap();
         create(&store, "free", None).await.1.unwrap();
         park(&store, "free", Some(50), &["go"]).await;
@@ -1153,9 +1111,8 @@ async fn a_paused_run_is_nobodys_until_somebody_asks() {
     }
 }
 
-#[tokio::test]
-async fn a_pause_outlives_those_who_only_look_at_the_run() {
-    for store in stores().await {
+pub async fn a_pause_outlives_those_who_only_look_at_the_run(stores: Vec<Shop>) {
+    for store in stores {
         create(&store, "r", None).await.1.unwrap();
         // However often it is asked for.
         for _ in 0..3 {
@@ -1178,9 +1135,8 @@ async fn a_pause_outlives_those_who_only_look_at_the_run() {
     }
 }
 
-#[tokio::test]
-async fn an_inbox_is_read_in_parts_with_requests_first() {
-    for store in stores().await {
+pub async fn an_inbox_is_read_in_parts_with_requests_first(stores: Vec<Shop>) {
+    for store in stores {
         create(&store, "r", None).await.1.unwrap();
         for n in 0..70 {
             post(&store, "r", signal(&n.to_string(), None)).await;
@@ -1219,9 +1175,8 @@ async fn an_inbox_is_read_in_parts_with_requests_first() {
     }
 }
 
-#[tokio::test]
-async fn what_a_program_gives_out_is_numbered_by_the_store() {
-    for store in stores().await {
+pub async fn what_a_program_gives_out_is_numbered_by_the_store(stores: Vec<Shop>) {
+    for store in stores {
         create(&store, "r", None).await.1.unwrap();
         let log = |message: &str| {
             let (at, level) = (Timestamp(1), LogLevel::Info);
@@ -1255,9 +1210,8 @@ async fn what_a_program_gives_out_is_numbered_by_the_store() {
     }
 }
 
-#[tokio::test]
-async fn a_deleted_run_leaves_nothing_but_its_id() {
-    for store in stores().await {
+pub async fn a_deleted_run_leaves_nothing_but_its_id(stores: Vec<Shop>) {
+    for store in stores {
         let (_, created) = create(&store, "r", Some("k")).await;
         created.unwrap();
         let run = id("r");
@@ -1285,9 +1239,8 @@ async fn a_deleted_run_leaves_nothing_but_its_id() {
     }
 }
 
-#[tokio::test]
-async fn earlier_rounds_stay_as_long_as_the_chain_goes_on() {
-    for store in stores().await {
+pub async fn earlier_rounds_stay_as_long_as_the_chain_goes_on(stores: Vec<Shop>) {
+    for store in stores {
         let (first, _) = create(&store, "r", None).await;
         let next = Next::Continue { run: Box::new(next_round(&first, "r-2")) };
         store.append(Append { next, ..store.with("r", None) }).await.unwrap();
@@ -1299,9 +1252,8 @@ async fn earlier_rounds_stay_as_long_as_the_chain_goes_on() {
     }
 }
 
-#[tokio::test]
-async fn a_child_begins_and_ends_with_an_entry_of_its_parent() {
-    for store in stores().await {
+pub async fn a_child_begins_and_ends_with_an_entry_of_its_parent(stores: Vec<Shop>) {
+    for store in stores {
         let (mut parent, _) = create(&store, "p", None).await;
         create(&store, "other", None).await.1.unwrap();
         let cancel = OnParentClose::Cancel;
@@ -1353,9 +1305,8 @@ async fn a_child_begins_and_ends_with_an_entry_of_its_parent() {
     }
 }
 
-#[tokio::test]
-async fn times_beyond_all_measure_are_never() {
-    for store in stores().await {
+pub async fn times_beyond_all_measure_are_never(stores: Vec<Shop>) {
+    for store in stores {
         create(&store, "r", None).await.1.unwrap();
         park(&store, "r", Some(u64::MAX), &[]).await;
         store.at(1 << 50);
@@ -1363,270 +1314,8 @@ async fn times_beyond_all_measure_are_never() {
     }
 }
 
-#[tokio::test]
-async fn wake_ups_name_the_runs_that_something_was_sent_to() {
-    let dir = tempfile::TempDir::new().unwrap();
-    let open = || -> SharedStore {
-        Arc::new(SqliteStore::open(&dir.path().join("w.db"), &SqliteOptions::default()).unwrap())
-    };
-    let store = Shop::open(open(), Arc::default(), None).await;
-    let others = Shop::open(open(), Arc::default(), None).await;
-    let mut seen = Seen::default();
-    assert_eq!(store.wakes(&mut seen).await.unwrap(), [Wake::Gap]);
-    for run in ["a", "b"] {
-        create(&store, run, None).await.1.unwrap();
-    }
-    let patience = std::time::Duration::from_millis(100);
-    let own = tokio::time::timeout(patience, store.wakes(&mut seen)).await;
-    assert!(own.is_err(), "one's own commits wake nobody: {own:?}");
-    post(&others, "b", signal("s", None)).await;
-    assert_eq!(store.wakes(&mut seen).await.unwrap(), [Wake::Run(id("b")), Wake::Due]);
-    // A commit that sends nothing names nobody.
-    create(&others, "c", None).await.1.unwrap();
-    assert_eq!(store.wakes(&mut seen).await.unwrap(), [Wake::Due]);
-    let mem = stores().await.remove(0);
-    let mut seen = Seen::default();
-    assert_eq!(mem.wakes(&mut seen).await.unwrap(), [Wake::Gap]);
-    create(&mem, "a", None).await.1.unwrap();
-    post(&mem, "a", signal("s", None)).await;
-    assert_eq!(mem.wakes(&mut seen).await.unwrap(), [Wake::Run(id("a")), Wake::Due]);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn many_runs_share_commits_and_a_lone_one_makes_one_each() {
-    let store = stores().await.remove(1);
-    let mut machines = Vec::new();
-    for n in 0..100 {
-        machines.push((format!("r{n}"), create(&store, &format!("r{n}"), None).await.0));
-    }
-    let before = store.commits();
-    for _ in 0..10 {
-        let row = received(&mut machines[0].1);
-        store.append(store.with("r0", Some(row))).await.unwrap();
-    }
-    assert_eq!(store.commits() - before, 10);
-    let before = store.commits();
-    let store = Arc::new(store);
-    let tasks: Vec<_> = machines
-        .into_iter()
-        .map(|(run, mut machine)| {
-            let store = Arc::clone(&store);
-            tokio::spawn(async move {
-                for _ in 0..20 {
-                    let row = received(&mut machine);
-                    store.append(store.with(&run, Some(row))).await.unwrap();
-                }
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await.unwrap();
-    }
-    let commits = store.commits() - before;
-    assert!(commits < 1_000, "2,000 appends took {commits} commits");
-}
-
-#[tokio::test]
-async fn a_database_that_was_moved_or_replaced_is_noticed() {
-    let store = stores().await.remove(1);
-    let path = store.dir.as_ref().unwrap().path().join("w.db");
-    create(&store, "r", None).await.1.unwrap();
-    store.check_place().unwrap();
-    let log = path.with_file_name("w.db-wal");
-    std::fs::rename(&log, path.with_file_name("gone")).unwrap();
-    assert!(matches!(store.check_place(), Err(StoreError::Moved { .. })));
-    std::fs::rename(path.with_file_name("gone"), &log).unwrap();
-    store.check_place().unwrap();
-    std::fs::rename(&path, path.with_file_name("other.db")).unwrap();
-    assert!(matches!(store.check_place(), Err(StoreError::Moved { .. })));
-    std::fs::write(&path, b"").unwrap();
-    assert!(matches!(store.check_place(), Err(StoreError::Moved { .. })));
-}
-
-#[tokio::test]
-async fn a_full_database_takes_nothing_and_goes_on_when_there_is_room() {
-    let dir = tempfile::TempDir::new().unwrap();
-    let path = dir.path().join("w.db");
-    let limited = SqliteOptions { max_pages: Some(56), ..SqliteOptions::default() };
-    let store: SharedStore = Arc::new(SqliteStore::open(&path, &limited).unwrap());
-    let store = Shop::open(store, Arc::default(), None).await;
-    let (mut machine, _) = create(&store, "r", None).await;
-    let big = Json::string(&"x".repeat(400_000));
-    machine.receive("s".to_owned(), big, None, Timestamp(20));
-    let append = store.with("r", Some(row(&mut machine)));
-    let refused = store.append(append.clone()).await;
-    assert!(matches!(&refused, Err(error @ StoreError::Full { .. }) if error.is_passing()), "{refused:?}");
-    assert_eq!(post(&store, "r", signal("s", None)).await, Posted::Added);
-    drop(store);
-    let store: SharedStore = Arc::new(SqliteStore::open(&path, &SqliteOptions::default()).unwrap());
-    store.append(append).await.unwrap();
-    assert_eq!(store.run(&id("r")).await.unwrap().unwrap().entries, Position(2));
-}
-
-#[tokio::test]
-async fn the_write_ahead_log_stays_bounded_whoever_writes() {
-    let dir = tempfile::TempDir::new().unwrap();
-    let path = dir.path().join("w.db");
-    let open = || -> SharedStore {
-        let options = SqliteOptions { synchronous: Synchronous::Normal, ..SqliteOptions::default() };
-        Arc::new(SqliteStore::open(&path, &options).unwrap())
-    };
-    // One that is there all the time and does nothing, and many that come and go.
-    let idle = open();
-    for n in 0..60 {
-        let store = Shop::open(open(), Arc::default(), None).await;
-        let (mut machine, _) = create(&store, &format!("r{n}"), None).await;
-        for _ in 0..5 {
-            machine.receive("s".to_owned(), Json::string(&"x".repeat(100_000)), None, Timestamp(20));
-            let row = row(&mut machine);
-            store.append(store.with(&format!("r{n}"), Some(row))).await.unwrap();
-        }
-    }
-    let log = std::fs::metadata(path.with_file_name("w.db-wal")).unwrap().len();
-    assert!(log < 16 << 20, "30 MB were written, the log has {log} bytes");
-    drop(idle);
-}
-
-#[tokio::test]
-async fn the_oldest_answers_go_beyond_a_size() {
-    let store = stores().await.remove(1);
-    let path = store.dir.as_ref().unwrap().path().join("w.db");
-    for n in 0..10_u8 {
-        let reply = Json::string(&"x".repeat(98));
-        store.keep_answer(Digest([n; 32]), Timestamp(u64::from(n)), reply).await.unwrap();
-    }
-    let raw = rusqlite::Connection::open(&path).unwrap();
-    super::sqlite::bound_answers(&raw, 350);
-    let mut left = Vec::new();
-    for n in 0..10 {
-        left.extend(store.kept_answer(Digest([n; 32])).await.unwrap().map(|_| n));
-    }
-    assert_eq!(left, [7, 8, 9]);
-    assert_eq!(store.delete_old_answers(Timestamp(9)).await.unwrap(), 2);
-}
-
-/// What operations cost, in instructions of SQLite's machine, with so many children, rounds,
-/// questions, modules, schedules and lines of transcripts there.
-async fn costs(many: u64) -> Vec<(&'static str, u64)> {
-    let dir = tempfile::TempDir::new().unwrap();
-    let path = dir.path().join("w.db");
-    let counted = crate::sqlite::costs::of(&path);
-    let clock = Arc::new(Hands::default());
-    let hands: Arc<dyn Clock> = clock.clone();
-    let options =
-        SqliteOptions { clock: hands, synchronous: Synchronous::Normal, ..SqliteOptions::default() };
-    let store = Shop::open(Arc::new(SqliteStore::open(&path, &options).unwrap()), clock, None).await;
-
-    let (mut parent, _) = create(&store, "p", None).await;
-    let children = (1..=many).map(|step| child(&mut parent, step, None, OnParentClose::Cancel)).collect();
-    store.append(Append { children, ..store.with("p", None) }).await.unwrap();
-    for step in 1..=many / 2 {
-        let opened = store.opened(store.mine, &format!("p.{step}")).await;
-        store.append(end(store.mine, &format!("p.{step}"), opened.epoch.0)).await.unwrap();
-    }
-    let (mut round, _) = create(&store, "c", None).await;
-    for n in 2..=many {
-        let next = format!("c-{n}");
-        let goes_on = Next::Continue { run: Box::new(next_round(&round, &next)) };
-        let last = round.run().to_string();
-        let epoch = match n {
-            2 => Epoch(1),
-            _ => store.opened(store.mine, &last).await.epoch,
-        };
-        store.append(Append { epoch, next: goes_on, ..store.with(&last, None) }).await.unwrap();
-        round = Machine::start(round_after(&round, &next), Timestamp(15));
-    }
-    let last = round.run().clone();
-    for n in 0..many {
-        create(&store, &format!("q{n}"), Some(&format!("key{n}"))).await.1.unwrap();
-        let questions = vec![question(n)];
-        store.append(Append { questions, ..store.with(&format!("q{n}"), None) }).await.unwrap();
-        let module = store.put_module(&format!("m{n}"), &n.to_le_bytes()).await.unwrap();
-        let schedule = crate::schedule::Schedule {
-            name: format!("s{n}"),
-            when: crate::schedule::When::Every { millis: 1_000, from: Timestamp(1 << 40) },
-            overlap: Default::default(),
-            catch_up: Default::default(),
-            workflow: "w".to_owned(),
-            module,
-            input: Json::null(),
-            labels: Vec::new(),
-            config: RunConfig::default(),
-            created_at: Timestamp(1),
-            next_at: Some(Timestamp(1 << 40)),
-            fired: 0,
-            last: None,
-        };
-        store.put_schedule(schedule, false).await.unwrap();
-        let kind = TranscriptKind::Heartbeat;
-        let line = NewTranscript { step: Step(n), attempt: 1, at: Timestamp(1), kind, text: "x".to_owned() };
-        store.transcribe(&id("q0"), vec![line]).await.unwrap();
-    }
-
-    let mut costs = Vec::new();
-    let mut begin = counted.load(Ordering::Relaxed);
-    let mut took = |what| {
-        let end = counted.load(Ordering::Relaxed);
-        costs.push((what, end - std::mem::replace(&mut begin, end)));
-    };
-    store.run(&id("p")).await.unwrap();
-    took("a look at a run");
-    assert!(store.family(&id("c")).await.unwrap().spent.tokens == 0);
-    took("what a chain has spent");
-    store.family(&id("p")).await.unwrap();
-    took("what a family has spent");
-    store.busy_relatives(&id("p")).await.unwrap();
-    took("whether a family is at work");
-    assert_eq!(store.ended_children(&id("p"), &[Step(1)]).await.unwrap().len(), 1);
-    took("one child of many");
-    assert_eq!(post(&store, "c", signal("s", Some("1"))).await, Posted::Continued(last.clone()));
-    took("a signal to the first round");
-    assert_eq!(post(&store, last.as_str(), signal("s", Some("1"))).await, Posted::Added);
-    took("a signal to the last round");
-    store.append(Append { dropped: vec![Step(many)], ..store.with("p", None) }).await.unwrap();
-    took("a child that is dropped");
-    assert!(store.question(&id("q1"), Step(1)).await.unwrap().is_some());
-    took("a look at a question");
-    let outcome = Ok(Json::null());
-    let answer = MessageBody::Answer { step: Step(1), outcome, by: None, note: None };
-    assert_eq!(post(&store, "q1", answer).await, Posted::Added);
-    took("an answer");
-    assert!(store.module_named("m1").await.unwrap().is_some());
-    took("a module by its name");
-    assert!(store.due_schedules(9).await.unwrap().due.is_empty());
-    took("which schedules are due");
-    assert_eq!(store.due(1, Wanted::default()).await.0.len(), 1);
-    took("a claim of what is due");
-    let filter = TranscriptFilter { step: Some(Step(1)), ..TranscriptFilter::default() };
-    assert_eq!(store.transcript(&id("q0"), filter, 9).await.unwrap().len(), 1);
-    took("the transcript of a step");
-    assert!(store.last_heartbeat(&id("q0"), Step(1)).await.unwrap().is_some());
-    took("the last heartbeat of a step");
-    assert!(matches!(create(&store, "new", Some("key1")).await.1.unwrap(), Created::Known(_)));
-    took("a start with a key that is known");
-    create(&store, "newer", None).await.1.unwrap();
-    took("a start");
-    park(&store, "newer", Some(1 << 40), &["s"]).await;
-    took("a run that is parked");
-    store.append(end(store.mine, "q2", 1)).await.unwrap();
-    took("an end");
-    store.keep(store.mine).await.unwrap();
-    took("a renewal");
-    costs
-}
-
-/// With twenty times as much of everything there, nothing is looked at that does not concern it.
-#[tokio::test]
-async fn no_cost_grows_with_what_is_there() {
-    let (few, many) = (costs(20).await, costs(400).await);
-    let grown: Vec<_> =
-        few.iter().zip(&many).filter(|((_, few), (_, many))| *many > few + few / 2 + 50).collect();
-    assert!(grown.is_empty(), "{grown:?}");
-}
-
-#[tokio::test]
-async fn runs_are_found_by_what_they_are_labelled_with_and_wait_for() {
-    for store in stores().await {
+pub async fn runs_are_found_by_what_they_are_labelled_with_and_wait_for(stores: Vec<Shop>) {
+    for store in stores {
         for n in 0..6 {
             create(&store, &format!("r{n}"), Some(&format!("k{n}"))).await.1.unwrap();
         }
@@ -1667,9 +1356,8 @@ async fn runs_are_found_by_what_they_are_labelled_with_and_wait_for() {
     }
 }
 
-#[tokio::test]
-async fn a_journal_is_read_by_parts_from_any_entry() {
-    for store in stores().await {
+pub async fn a_journal_is_read_by_parts_from_any_entry(stores: Vec<Shop>) {
+    for store in stores {
         let (mut machine, _) = create(&store, "r", None).await;
         // Rows of one, two and three entries.
         for n in 0..9_u64 {
@@ -1695,9 +1383,8 @@ async fn a_journal_is_read_by_parts_from_any_entry() {
     }
 }
 
-#[tokio::test]
-async fn tokens_acts_and_addresses_are_kept_and_work_once() {
-    for store in stores().await {
+pub async fn tokens_acts_and_addresses_are_kept_and_work_once(stores: Vec<Shop>) {
+    for store in stores {
         let secret = store.secret().await.unwrap();
         assert!(secret != [0; 32] && store.secret().await.unwrap() == secret);
         let token = |id: &str, at| Token {
@@ -1741,26 +1428,4 @@ async fn tokens_acts_and_addresses_are_kept_and_work_once() {
         }
         assert_eq!(found, [Used::First, Used::Again, Used::Otherwise, Used::Again]);
     }
-}
-
-#[tokio::test]
-async fn a_search_that_takes_too_long_is_given_up_and_harms_nobody() {
-    let store = stores().await.remove(1);
-    let path = store.dir.as_ref().unwrap().path().join("w.db");
-    create(&store, "r", None).await.1.unwrap();
-    let raw = rusqlite::Connection::open(&path).unwrap();
-    raw.execute_batch(
-        "INSERT INTO runs (name, epoch, state, created_at, module, workflow, root, labels)
-         WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 60000)
-         SELECT 'many' || n, 1, 'completed', 5, zeroblob(32), 'w', 'many' || n, '[]' FROM n",
-    )
-    .unwrap();
-    let text = Some("nobody has this".to_owned());
-    let filter = RunFilter { text, patience_ms: Some(0), ..RunFilter::default() };
-    assert_eq!(store.runs(filter.clone()).await, Err(StoreError::TooLong { millis: 0 }));
-    assert_eq!(store.runs(RunFilter { patience_ms: None, ..filter }).await.unwrap(), []);
-    // What is found by an index is found at once, whatever else there is.
-    let labels = vec![("run".to_owned(), "r".to_owned())];
-    let quick = RunFilter { labels, patience_ms: Some(1_000), ..RunFilter::default() };
-    assert_eq!(store.runs(quick).await.unwrap().len(), 1);
 }

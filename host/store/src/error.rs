@@ -42,6 +42,18 @@ pub enum StoreError {
     Unknown { place: String, reason: String },
     #[error("the search was given up after {millis} ms")]
     TooLong { millis: u64 },
+    #[error("the database {place} does not let this user in: {reason}")]
+    Refused { place: String, reason: String },
+    #[error("there is no safe connection to the database {place}: {reason}")]
+    Insecure { place: String, reason: String },
+    #[error("the database {place} is a standby, which cannot be written to")]
+    Standby { place: String },
+    #[error("the database {place} takes no more connections: {reason}")]
+    Crowded { place: String, reason: String },
+    #[error("the database {place} cannot be used: {reason}")]
+    Unfit { place: String, reason: String },
+    #[error("`{place}` is no URL of a database: {reason}")]
+    BadUrl { place: String, reason: String },
     #[error("the database {place} was removed or replaced while it was in use")]
     Moved { place: String },
 }
@@ -67,11 +79,24 @@ impl StoreError {
             Self::Unknown { .. } => "WF0319",
             Self::Moved { .. } => "WF0320",
             Self::TooLong { .. } => "WF0323",
+            Self::Refused { .. } => "WF0331",
+            Self::Insecure { .. } => "WF0332",
+            Self::Standby { .. } => "WF0333",
+            Self::Crowded { .. } => "WF0334",
+            Self::Unfit { .. } => "WF0335",
+            Self::BadUrl { .. } => "WF0336",
         }
     }
 
     /// Whether the same may succeed soon, without anybody's doing in the program.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Full { .. } | Self::Locked { .. } | Self::Unreachable { .. })
+        matches!(
+            self,
+            Self::Full { .. }
+                | Self::Locked { .. }
+                | Self::Unreachable { .. }
+                | Self::Standby { .. }
+                | Self::Crowded { .. }
+        )
     }
 }

@@ -17,8 +17,10 @@
 mod access;
 mod append;
 mod clock;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 #[cfg(test)]
-mod conformance;
+mod contract;
 mod cron;
 mod error;
 mod mem;

@@ -4,7 +4,7 @@ use super::*;
 
 /// Names a message that was not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct MessageId(pub(super) i64);
+pub struct MessageId(pub i64);
 
 #[derive(Clone, PartialEq, Debug)]
 pub struct NewMessage {
@@ -65,7 +65,7 @@ pub enum MessageBody {
 
 impl MessageBody {
     /// What it takes in memory, about.
-    pub(super) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         let outcome = |outcome: &Outcome| match outcome {
             Ok(json) => json.as_str().len(),
             Err(failure) => failure.message.len(),

@@ -74,7 +74,7 @@ impl NewRun {
 
 impl NewRun {
     /// What a run with these first entries was started with that this one is not.
-    pub(super) fn differs_from(&self, first: &Row) -> Option<&'static str> {
+    pub fn differs_from(&self, first: &Row) -> Option<&'static str> {
         let started = |row: &Row| match row.entries().next() {
             Some(Ok((_, wfhost_core::Entry { event: wfhost_core::Event::Started(started), .. }))) => {
                 Some(started)
@@ -500,10 +500,10 @@ impl RunInfo {
 }
 
 /// Why a child is cancelled that ends with its parent.
-pub(super) const PARENT_GONE: &str = "its parent does not wait for it any more";
+pub const PARENT_GONE: &str = "its parent does not wait for it any more";
 
 /// Why a run is cancelled whose schedule begins another one.
-pub(super) const OVERTAKEN: &str = "the next run of its schedule begins";
+pub const OVERTAKEN: &str = "the next run of its schedule begins";
 
 /// What parked runs wait for.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -4,11 +4,11 @@ use super::*;
 
 /// Names a session: 63 random bits, never given out twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct SessionId(pub(super) u64);
+pub struct SessionId(pub u64);
 
 impl SessionId {
     /// A fresh one.
-    pub(super) fn fresh() -> Result<Self> {
+    pub fn fresh() -> Result<Self> {
         let mut bytes = [0; 8];
         getrandom::fill(&mut bytes).map_err(|error| StoreError::Failed {
             place: "the system".to_owned(),

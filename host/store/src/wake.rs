@@ -17,7 +17,7 @@ pub enum Wake {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Seen {
     /// Counts what was committed by others, if it was asked for before.
-    pub(super) version: Option<u64>,
+    pub version: Option<u64>,
     /// The last message.
-    pub(super) message: i64,
+    pub message: i64,
 }

@@ -236,15 +236,38 @@ impl From<StoreError> for Trouble {
             StoreError::Unreachable { .. } => "try again; runs go on once it is there".to_owned(),
             StoreError::Unknown { .. } => "look at what it did before you try again".to_owned(),
             StoreError::TooLong { .. } => "narrow the search: by state, workflow, label".to_owned(),
+            StoreError::Refused { .. } => {
+                "look at user and password of the URL; characters like @ and / in it are written as %40 and %2F"
+                    .to_owned()
+            }
+            StoreError::Insecure { .. } => {
+                "name the authority of its certificate with ?sslrootcert=FILE, and the host as the certificate does"
+                    .to_owned()
+            }
+            StoreError::Standby { .. } => {
+                "name the primary, or all of them: postgres://USER@ONE,OTHER/NAME finds the one that is written to"
+                    .to_owned()
+            }
+            StoreError::Crowded { .. } => {
+                "a host takes up to 10 connections: raise max_connections of the server, or run fewer hosts"
+                    .to_owned()
+            }
+            StoreError::Unfit { .. } => {
+                "`wfhost explain WF0335` says what a server has to be".to_owned()
+            }
+            StoreError::BadUrl { .. } => {
+                "like postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full".to_owned()
+            }
             StoreError::Moved { .. } => {
                 "put the file back where it was; what was done meanwhile is in the one that was removed"
                     .to_owned()
             }
         };
         let exit = match error {
-            StoreError::IdTaken { .. } | StoreError::IdUsed { .. } | StoreError::KeyUsed { .. } => {
-                Exit::Usage
-            }
+            StoreError::IdTaken { .. }
+            | StoreError::IdUsed { .. }
+            | StoreError::KeyUsed { .. }
+            | StoreError::BadUrl { .. } => Exit::Usage,
             _ => Exit::Host,
         };
         Self { exit, ..Self::usage(error.code(), error.to_string()) }.hint(hint).because(&error)

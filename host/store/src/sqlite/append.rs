@@ -7,14 +7,10 @@ use wfhost_core::{Digest, Failure, FailureKind, Given, Json, QuestionChange, Run
 use super::inbox::{cancel_children, drop_pauses, insert_message, tell_parent, wakes};
 use super::journal::{End, last_place};
 use super::write::{Fault, Result, budget_bytes, check_new, insert_run, millis, outcome_bytes, to_json};
-use crate::append::rest_ms;
 use crate::{
-    Append, Appended, Clock, Emission, LogLine, MessageBody, NewRun, Next, RunState, StoreError, Waiting,
-    Wake,
+    AT_ONCE_MS, Append, Appended, Clock, Emission, LogLine, MessageBody, NewRun, Next, RunState, StoreError,
+    Waiting, Wake, rest_ms,
 };
-
-/// A run that comes back to life at once would be tried again and again: not sooner than this.
-const AT_ONCE_MS: u64 = 1_000;
 
 /// What an append has to know of its run.
 struct Held {

@@ -1,0 +1,560 @@
+//! Connections to the server.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls_platform_verifier::Verifier;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Row, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
+use wfhost_store::StoreError;
+
+use crate::args::{Arg, Columns};
+use crate::clock::Time;
+use crate::errors::{Fault, classify, no_connection, spelled};
+use crate::url::{Tls, Url};
+
+/// Connections for what is no append, at most.
+const POOLED: usize = 6;
+/// How long a server is waited for by who has no runs to lose, in milliseconds.
+const PATIENCE: u64 = 2_000;
+/// A statement that takes longer has failed: whoever waits for it has a lease to lose.
+const STATEMENT: Duration = Duration::from_secs(15);
+/// What is done again because others were in the way is so up to this often.
+const TRIES: u32 = 5;
+/// The oldest server that has all that is used.
+const OLDEST_SERVER: i32 = 140_000;
+
+/// What is asked of the server for each connection. Plans do not depend on how large tables were when they
+/// were made.
+const SETTINGS: &str = "SET default_transaction_isolation = 'read committed'; SET enable_seqscan = off; \
+    SET plan_cache_mode = force_generic_plan; SET jit = off; SET idle_in_transaction_session_timeout = '5s'; \
+    SET lock_timeout = '10s'; SET client_min_messages = warning; SET bytea_output = hex";
+
+/// How the server behind a connection is told from others.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Identity {
+    pub store: String,
+}
+
+/// Makes connections.
+pub(crate) struct Connector {
+    pub url: Url,
+    tls: Option<MakeRustlsConnect>,
+    pub time: Time,
+    /// The store that was opened: another one is none of ours.
+    known: Mutex<Option<Identity>>,
+    /// Whether the store that answers is another one by now.
+    pub moved: AtomicBool,
+    /// What was committed by this handle.
+    pub commits: Commits,
+    /// Whether a server that may lose what it says is kept is good enough.
+    pub relaxed: bool,
+}
+
+/// Counts what a handle commits.
+#[derive(Debug, Default)]
+pub(crate) struct Commits(AtomicU64);
+
+impl Commits {
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub fn about_to_be_made(&self) {
+        abort_at("before", self.count() + 1);
+    }
+
+    pub fn made(&self) {
+        let number = self.0.fetch_add(1, Ordering::Relaxed) + 1;
+        abort_at("after", number);
+    }
+}
+
+/// Lets a test kill the process at a chosen commit: `WFHOST_ABORT_AT=after-commit:7`.
+#[cfg(debug_assertions)]
+fn abort_at(point: &str, commit: u64) {
+    static WANTED: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    let wanted = WANTED.get_or_init(|| std::env::var("WFHOST_ABORT_AT").ok());
+    if wanted.as_ref().is_some_and(|wanted| *wanted == format!("{point}-commit:{commit}")) {
+        std::process::abort();
+    }
+}
+
+#[cfg(not(debug_assertions))]
+fn abort_at(_point: &str, _commit: u64) {}
+
+/// A connection, which ends with this.
+pub(crate) struct Conn {
+    pub client: Client,
+    pub pid: i32,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// What a connection hears besides answers.
+pub(crate) type Hear = Box<dyn Fn(tokio_postgres::Notification) + Send>;
+
+impl Connector {
+    pub fn new(url: Url, time: Time, relaxed: bool) -> Result<Self, StoreError> {
+        let tls = (url.tls != Tls::Disable)
+            .then(|| tls_config(&url))
+            .transpose()
+            .map_err(|reason| StoreError::Insecure { place: url.place.clone(), reason })?;
+        let moved = AtomicBool::new(false);
+        let known = Mutex::default();
+        let commits = Commits::default();
+        Ok(Self { url, tls: tls.map(MakeRustlsConnect::new), time, known, moved, commits, relaxed })
+    }
+
+    /// The store that connections have to lead to from now on.
+    pub fn know(&self, identity: Identity) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(identity);
+    }
+
+    /// A connection to a server that can be written to.
+    pub async fn connect(&self, hear: Option<Hear>) -> Result<Conn, StoreError> {
+        let place = &self.url.place;
+        let failed = |error| no_connection(place, &error);
+        let patience = Duration::from_secs(10);
+        let connecting = async {
+            match &self.tls {
+                None => {
+                    let (client, connection) = self.url.config.connect(NoTls).await.map_err(failed)?;
+                    Ok(driven(client, connection, hear))
+                }
+                Some(tls) => self.connect_tls(tls.clone(), hear).await,
+            }
+        };
+        let conn = tokio::time::timeout(patience, connecting).await.map_err(|_| {
+            StoreError::Unreachable { place: place.clone(), reason: "it does not answer".to_owned() }
+        })??;
+        let checking = async {
+            conn.client.batch_execute(SETTINGS).await.map_err(failed)?;
+            self.check(&conn).await
+        };
+        tokio::time::timeout(patience, checking)
+            .await
+            .map_err(|_| StoreError::Unreachable {
+                place: place.clone(),
+                reason: "it does not answer".to_owned(),
+            })?
+            .map(|pid| {
+                let mut conn = conn;
+                conn.pid = pid;
+                conn
+            })
+    }
+
+    async fn connect_tls<T>(&self, tls: T, hear: Option<Hear>) -> Result<Conn, StoreError>
+    where
+        T: MakeTlsConnect<Socket> + Send,
+        T::TlsConnect: Send,
+        T::Stream: Send + 'static,
+        <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+    {
+        let connected = self.url.config.connect(tls).await;
+        let (client, connection) = connected.map_err(|error| no_connection(&self.url.place, &error))?;
+        Ok(driven(client, connection, hear))
+    }
+
+    /// Looks whether the server is one that can be trusted with runs. Gives the number of its process.
+    async fn check(&self, conn: &Conn) -> Result<i32, StoreError> {
+        let place = &self.url.place;
+        let unfit = |reason: String| StoreError::Unfit { place: place.clone(), reason };
+        let asked = Instant::now();
+        let row = query(
+            &conn.client,
+            "SELECT pg_backend_pid(), pg_is_in_recovery(), current_setting('server_version_num')::int4,
+                    current_setting('transaction_isolation'), current_setting('fsync'),
+                    current_setting('full_page_writes'), current_setting('default_transaction_read_only'),
+                    (extract(epoch FROM clock_timestamp()) * 1000000)::int8, current_setting('server_encoding')",
+            Vec::new(),
+        )
+        .await
+        .map_err(|error| classify(place, &error).into_error())?;
+        let strange = |strange: crate::args::Strange| unfit(strange.0);
+        let row = row.first().ok_or_else(|| unfit("it says nothing of itself".to_owned()))?;
+        let text = |column| row.text(column).map_err(strange);
+        let version: i32 = row.value(2).map_err(strange)?;
+        if version < OLDEST_SERVER {
+            return Err(unfit(format!(
+                "its PostgreSQL is of version {}, 14 is the oldest",
+                version / 10_000
+            )));
+        }
+        if row.value(1).map_err(strange)? {
+            return Err(StoreError::Standby { place: place.clone() });
+        }
+        if text(6)? == "on" {
+            return Err(StoreError::ReadOnly { place: place.clone() });
+        }
+        if text(3)? != "read committed" {
+            return Err(unfit(format!("its transactions are `{}`, not `read committed`", text(3)?)));
+        }
+        if text(8)? != "UTF8" {
+            return Err(unfit(format!("its texts are {}, not UTF8", text(8)?)));
+        }
+        for (column, name) in [(4, "fsync"), (5, "full_page_writes")] {
+            if !self.relaxed && text(column)? == "off" {
+                return Err(unfit(format!("its `{name}` is off: a crash would damage it")));
+            }
+        }
+        self.time.saw(asked, row.int(7).map_err(strange)?);
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(known) = known {
+            let sql = format!("SELECT store FROM \"{}\".meta", self.url.schema);
+            let store = match query(&conn.client, &sql, Vec::new()).await {
+                Ok(rows) => rows.first().and_then(|row| row.text(0).ok()),
+                Err(error) if matches!(error.code(), Some(&SqlState::UNDEFINED_TABLE)) => None,
+                Err(error) => return Err(classify(place, &error).into_error()),
+            };
+            if store.as_ref() != Some(&known.store) {
+                self.moved.store(true, Ordering::Relaxed);
+                return Err(StoreError::Moved { place: place.clone() });
+            }
+        }
+        row.value(0).map_err(strange)
+    }
+}
+
+fn driven<S, T>(client: Client, mut connection: Connection<S, T>, hear: Option<Hear>) -> Conn
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let driver = tokio::spawn(async move {
+        let mut messages =
+            std::pin::pin!(futures_util::stream::poll_fn(move |cx| connection.poll_message(cx)));
+        while let Some(Ok(message)) = futures_util::StreamExt::next(&mut messages).await {
+            if let (AsyncMessage::Notification(notification), Some(hear)) = (message, &hear) {
+                hear(notification);
+            }
+        }
+    });
+    Conn { client, pid: 0, driver }
+}
+
+/// Sends a statement and reads its answer, in one round trip.
+pub(crate) async fn query(
+    client: &Client,
+    sql: &str,
+    args: Vec<Arg>,
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let typed: Vec<(&(dyn ToSql + Sync), Type)> =
+        args.iter().map(|(value, kind)| (&**value as &(dyn ToSql + Sync), kind.clone())).collect();
+    client.query_typed(sql, &typed).await
+}
+
+/// The same with a limit of time.
+pub(crate) async fn ask(place: &str, conn: &Conn, sql: &str, args: Vec<Arg>) -> Result<Vec<Row>, Fault> {
+    match tokio::time::timeout(STATEMENT, query(&conn.client, sql, args)).await {
+        Ok(Ok(rows)) => Ok(rows),
+        Ok(Err(error)) => Err(classify(place, &error)),
+        Err(_) => {
+            let reason = format!("it took longer than {} s", STATEMENT.as_secs());
+            Err(Fault::Lost(StoreError::Unreachable { place: place.to_owned(), reason }))
+        }
+    }
+}
+
+/// Connections for reads, and for writes that are no appends.
+pub(crate) struct Pool {
+    pub connector: Arc<Connector>,
+    idle: Mutex<Vec<Conn>>,
+    permits: Semaphore,
+    /// How long a server that cannot be reached is waited for, in milliseconds.
+    patience: AtomicU64,
+}
+
+impl Pool {
+    pub fn new(connector: Arc<Connector>) -> Self {
+        Self {
+            connector,
+            idle: Mutex::default(),
+            permits: Semaphore::new(POOLED),
+            patience: AtomicU64::new(PATIENCE),
+        }
+    }
+
+    fn place(&self) -> &str {
+        &self.connector.url.place
+    }
+
+    /// Puts names of tables into the schema.
+    pub fn sql(&self, sql: &str) -> String {
+        in_schema(sql, &self.connector.url.schema)
+    }
+
+    fn take(&self) -> Option<Conn> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|conn| !conn.client.is_closed());
+        idle.pop()
+    }
+
+    fn put(&self, conn: Conn) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
+    }
+
+    /// Waits for the server as long as a session lasts.
+    pub fn be_patient(&self, lease_ms: u64) {
+        self.patience.fetch_max(lease_ms.min(30_000), Ordering::Relaxed);
+    }
+
+    /// Does something with a connection.
+    pub async fn with<T>(&self, work: impl AsyncFnOnce(&Conn) -> Result<T, Fault>) -> Result<T, Fault> {
+        let Ok(_permit) = self.permits.acquire().await else {
+            let (place, reason) = (self.place().to_owned(), "it was closed".to_owned());
+            return Err(Fault::NoConnection(StoreError::Unreachable { place, reason }));
+        };
+        let conn = match self.take() {
+            Some(conn) => conn,
+            None => self.connector.connect(None).await.map_err(Fault::NoConnection)?,
+        };
+        let done = work(&conn).await;
+        if !matches!(done, Err(Fault::Lost(_) | Fault::NoConnection(_))) {
+            self.put(conn);
+        }
+        done
+    }
+
+    /// Tries again what does no harm if it is done twice. `args` are made for each try. Tells besides whether it
+    /// is unknown what became of an earlier one.
+    async fn persist(
+        &self,
+        sql: &str,
+        args: &(dyn Fn() -> Vec<Arg> + Sync),
+    ) -> Result<(Vec<Row>, bool), StoreError> {
+        let sql = self.sql(sql);
+        let until = Instant::now() + Duration::from_millis(self.patience.load(Ordering::Relaxed));
+        let (mut doubt, mut lost, mut raced) = (false, 0_u32, 0);
+        loop {
+            let wait = match self.with(async |conn| ask(self.place(), conn, &sql, args()).await).await {
+                Ok(rows) => return Ok((rows, doubt)),
+                Err(Fault::Refused(error)) => return Err(error),
+                Err(Fault::Again(error)) => {
+                    raced += 1;
+                    if raced >= TRIES {
+                        return Err(error);
+                    }
+                    Duration::from_millis(jitter(20))
+                }
+                Err(Fault::Lost(error)) => {
+                    doubt = true;
+                    lost += 1;
+                    if lost > 1 && Instant::now() > until {
+                        return Err(error);
+                    }
+                    // A connection that lay idle while the server began anew says so only when it is used.
+                    Duration::from_millis(if lost == 1 { 0 } else { 100 + jitter(100) })
+                }
+                Err(Fault::NoConnection(error)) => {
+                    lost += 1;
+                    if !error.is_passing() || Instant::now() > until {
+                        return Err(if doubt { self.unknown(&error) } else { error });
+                    }
+                    Duration::from_millis((50 << lost.min(4)) + jitter(100))
+                }
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// It is not known what became of a write.
+    pub fn unknown(&self, error: &StoreError) -> StoreError {
+        StoreError::Unknown { place: self.place().to_owned(), reason: spelled(error) }
+    }
+
+    /// Reads.
+    pub async fn read(
+        &self,
+        sql: &str,
+        args: &(dyn Fn() -> Vec<Arg> + Sync),
+    ) -> Result<Vec<Row>, StoreError> {
+        match self.persist(sql, args).await {
+            Ok((rows, _)) => Ok(rows),
+            // Nothing was to be changed.
+            Err(StoreError::Unknown { place, reason }) => Err(StoreError::Unreachable { place, reason }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads, unless that takes the server longer than so many milliseconds.
+    pub async fn read_within(
+        &self,
+        millis: u64,
+        sql: &str,
+        args: &(dyn Fn() -> Vec<Arg> + Sync),
+    ) -> Result<Vec<Row>, StoreError> {
+        let sql = self.sql(sql);
+        // Zero were no limit. Behind a pooler a setting lasts for a transaction only.
+        let begin = format!(
+            "BEGIN READ ONLY; SET LOCAL statement_timeout = {}",
+            millis.clamp(1, i32::MAX.unsigned_abs().into())
+        );
+        let place = self.place();
+        let limit = STATEMENT.saturating_add(Duration::from_millis(millis));
+        let late = |_| {
+            let reason = "it does not answer".to_owned();
+            Fault::Lost(StoreError::Unreachable { place: place.to_owned(), reason })
+        };
+        let attempt = async || {
+            self.with(async |conn| {
+                let reading = async {
+                    let failed = |error| classify(place, &error);
+                    conn.client.batch_execute(&begin).await.map_err(failed)?;
+                    let read = query(&conn.client, &sql, args()).await;
+                    if read.as_ref().is_err_and(|error| error.as_db_error().is_none()) {
+                        return read.map_err(failed);
+                    }
+                    // Nothing was changed: either end is the same.
+                    conn.client.batch_execute("ROLLBACK").await.map_err(failed)?;
+                    read.map_err(|error| match error.code() {
+                        Some(&SqlState::QUERY_CANCELED) => Fault::Refused(StoreError::TooLong { millis }),
+                        _ => failed(error),
+                    })
+                };
+                tokio::time::timeout(limit, reading).await.map_err(late)?
+            })
+            .await
+        };
+        match attempt().await {
+            // A connection that lay idle while the server began anew says so only when it is used.
+            Err(Fault::Lost(_)) => attempt().await.map_err(Fault::into_error),
+            read => read.map_err(Fault::into_error),
+        }
+    }
+
+    /// A write that does no harm if it is done twice. The flag tells that it may have been.
+    pub async fn write(
+        &self,
+        sql: &str,
+        args: &(dyn Fn() -> Vec<Arg> + Sync),
+    ) -> Result<(Vec<Row>, bool), StoreError> {
+        self.connector.commits.about_to_be_made();
+        let written = self.persist(sql, args).await.map_err(|error| match error {
+            StoreError::Unreachable { .. } => self.unknown(&error),
+            error => error,
+        })?;
+        self.connector.commits.made();
+        Ok(written)
+    }
+
+    /// A write that must not be done twice: what is lost on the way stays unknown.
+    pub async fn write_once(
+        &self,
+        sql: &str,
+        args: &(dyn Fn() -> Vec<Arg> + Sync),
+    ) -> Result<Vec<Row>, StoreError> {
+        let sql = self.sql(sql);
+        let mut raced = 0;
+        self.connector.commits.about_to_be_made();
+        loop {
+            match self.with(async |conn| ask(self.place(), conn, &sql, args()).await).await {
+                Ok(rows) => {
+                    self.connector.commits.made();
+                    return Ok(rows);
+                }
+                Err(Fault::Again(_)) if raced < TRIES => {
+                    raced += 1;
+                    tokio::time::sleep(Duration::from_millis(jitter(20))).await;
+                }
+                Err(Fault::Lost(error)) => return Err(self.unknown(&error)),
+                Err(fault) => return Err(fault.into_error()),
+            }
+        }
+    }
+}
+
+/// Puts names of tables and functions into a schema: `wf` stands for it.
+pub(crate) fn in_schema(sql: &str, schema: &str) -> String {
+    sql.replace("wf.", &format!("\"{schema}\"."))
+}
+
+/// Up to so many, so that those who were in each other's way are not again.
+pub(crate) fn jitter(most: u64) -> u64 {
+    let mut bytes = [0; 8];
+    // Without random numbers all wait alike.
+    let _ = getrandom::fill(&mut bytes);
+    u64::from_le_bytes(bytes) % most.max(1)
+}
+
+fn tls_config(url: &Url) -> Result<ClientConfig, String> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| spelled(&error))?;
+    let builder = builder.dangerous();
+    let verifier: Arc<dyn ServerCertVerifier> = match (url.tls, &url.root_certificate) {
+        (Tls::Prefer, None) => Arc::new(Unverified(provider)),
+        (_, Some(file)) => {
+            let pem = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
+            let certificates = rustls::pki_types::pem::PemObject::pem_slice_iter(&pem)
+                .collect::<Result<Vec<CertificateDer<'static>>, _>>()
+                .map_err(|error| format!("{}: {error}", file.display()))?;
+            let mut roots = rustls::RootCertStore::empty();
+            let (added, _) = roots.add_parsable_certificates(certificates);
+            if added == 0 {
+                return Err(format!("{} has no certificate", file.display()));
+            }
+            rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+                .build()
+                .map_err(|error| spelled(&error))?
+        }
+        (_, None) => Arc::new(Verifier::new(provider).map_err(|error| spelled(&error))?),
+    };
+    Ok(builder.with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
+/// Encrypts for whoever answers: `sslmode=prefer` promises no more.
+#[derive(Debug)]
+struct Unverified(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

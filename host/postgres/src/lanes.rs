@@ -1,0 +1,519 @@
+//! Appends, many in one call.
+//!
+//! A lane is a connection with a task. It takes what is queued, sends it as one statement, and answers all. So a
+//! lone run waits for nobody, and many share a commit. All appends of a run go through the same lane.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use wfhost_core::{Digest, RunId};
+use wfhost_store::{Append, Appended, Next, Result, SessionId, StoreError, Wake};
+
+use crate::args::{Arg, Columns, args_of, millis};
+use crate::connect::{Conn, Connector, ask, in_schema, jitter};
+use crate::errors::Fault;
+use crate::jobs::Jobs;
+use crate::notify::{Notices, Told};
+
+/// Lanes of a host.
+pub(crate) const LANES: usize = 2;
+/// Appends of one call, at most.
+const BATCH: usize = 1_000;
+/// What they take, about, in bytes.
+const BATCH_BYTES: usize = 4 << 20;
+/// Numbers of runs that are remembered.
+const KNOWN: usize = 100_000;
+
+/// The lane of a run.
+pub(crate) fn lane_of(run: &RunId) -> usize {
+    let mut hasher = std::hash::DefaultHasher::new();
+    run.as_str().hash(&mut hasher);
+    hasher.finish() as usize % LANES
+}
+
+/// Numbers by which the tables know runs. They are never given out twice.
+#[derive(Default)]
+pub(crate) struct Numbers(Mutex<HashMap<RunId, i64>>);
+
+impl Numbers {
+    pub fn get(&self, run: &RunId) -> Option<i64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(run).copied()
+    }
+
+    pub fn put(&self, run: RunId, number: i64) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= KNOWN {
+            known.clear();
+        }
+        known.insert(run, number);
+    }
+
+    pub fn forget(&self, run: &RunId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
+    }
+}
+
+/// What lanes share.
+pub(crate) struct Shared {
+    pub connector: Arc<Connector>,
+    pub numbers: Numbers,
+    pub notices: Arc<Notices>,
+    /// How long the sessions last that were begun here, in milliseconds.
+    pub leases: Mutex<HashMap<SessionId, u64>>,
+}
+
+struct Job {
+    append: Append,
+    reply: oneshot::Sender<Result<Appended>>,
+}
+
+pub(crate) struct Lanes {
+    queues: Vec<mpsc::UnboundedSender<Job>>,
+    place: String,
+}
+
+impl Lanes {
+    pub fn new(shared: &Arc<Shared>) -> Self {
+        let place = shared.connector.url.place.clone();
+        let queues = (0..LANES).map(|number| {
+            let (queue, jobs) = mpsc::unbounded_channel();
+            let lane = Lane { shared: Arc::clone(shared), number, conn: None };
+            tokio::spawn(lane.work(jobs));
+            queue
+        });
+        Self { queues: queues.collect(), place }
+    }
+
+    pub async fn append(&self, append: Append) -> Result<Appended> {
+        let (reply, answer) = oneshot::channel();
+        let closed =
+            || StoreError::Failed { place: self.place.clone(), reason: "the store was closed".to_owned() };
+        let queue = &self.queues[lane_of(&append.run)];
+        queue.send(Job { append, reply }).map_err(|_| closed())?;
+        answer.await.unwrap_or_else(|_| Err(closed()))
+    }
+}
+
+struct Lane {
+    shared: Arc<Shared>,
+    number: usize,
+    conn: Option<Conn>,
+}
+
+/// What became of each of a batch.
+type Outcomes = Vec<Result<Appended>>;
+
+/// Of appends that were not refused before they were sent.
+struct Batch<'a> {
+    session: SessionId,
+    /// With the numbers of the runs, and where they are among all.
+    plain: Vec<(usize, i64, &'a Append)>,
+    others: Vec<(usize, i64, &'a Append)>,
+}
+
+impl Lane {
+    async fn work(mut self, mut jobs: mpsc::UnboundedReceiver<Job>) {
+        let mut held: VecDeque<Job> = VecDeque::new();
+        loop {
+            let first = match held.pop_front() {
+                Some(job) => job,
+                None => match jobs.recv().await {
+                    Some(job) => job,
+                    None => return,
+                },
+            };
+            let mut batch = vec![first];
+            let mut runs: HashSet<RunId> = batch.iter().map(|job| job.append.run.clone()).collect();
+            let mut bytes = size(&batch[0].append);
+            let mut left = VecDeque::new();
+            while batch.len() < BATCH && bytes < BATCH_BYTES {
+                let Some(job) = held.pop_front().or_else(|| jobs.try_recv().ok()) else { break };
+                // One after the other, as each says where it goes on.
+                if runs.insert(job.append.run.clone()) {
+                    bytes += size(&job.append);
+                    batch.push(job);
+                } else {
+                    left.push_back(job);
+                }
+            }
+            left.append(&mut held);
+            held = left;
+            self.commit(batch).await;
+        }
+    }
+
+    async fn commit(&mut self, batch: Vec<Job>) {
+        let mut sessions: BTreeMap<SessionId, Vec<Job>> = BTreeMap::new();
+        for job in batch {
+            sessions.entry(job.append.session).or_default().push(job);
+        }
+        for (session, jobs) in sessions {
+            let (appends, replies): (Vec<_>, Vec<_>) =
+                jobs.into_iter().map(|job| (job.append, job.reply)).unzip();
+            let outcomes = self.commit_of(session, &appends).await;
+            for (reply, outcome) in replies.into_iter().zip(outcomes) {
+                // Nobody waits if the caller was dropped; the append stands all the same.
+                let _ = reply.send(outcome);
+            }
+        }
+    }
+
+    /// Commits what one session appends.
+    async fn commit_of(&mut self, session: SessionId, appends: &[Append]) -> Outcomes {
+        let lease = self.shared.leases.lock().unwrap_or_else(PoisonError::into_inner).get(&session).copied();
+        let until = Instant::now() + Duration::from_millis(lease.unwrap_or(30_000).clamp(1_000, 60_000));
+        let numbers = match self.numbers(appends, until).await {
+            Ok(numbers) => numbers,
+            Err(error) => return appends.iter().map(|_| Err(error.clone())).collect(),
+        };
+        let all: Vec<_> = numbers.into_iter().zip(appends).enumerate().collect();
+        let mut outcomes: Vec<_> = appends.iter().map(|append| Err(fenced(append))).collect();
+        let known: Vec<_> = all
+            .iter()
+            .filter_map(|(at, (number, append))| number.map(|number| (*at, number, *append)))
+            .collect();
+        match self.send(session, &known, until).await {
+            Ok(done) => done.into_iter().for_each(|(at, outcome)| outcomes[at] = outcome),
+            Err(error)
+                if known.len() == 1
+                    || matches!(error, StoreError::Unknown { .. } | StoreError::Unreachable { .. }) =>
+            {
+                known.iter().for_each(|(at, ..)| outcomes[*at] = Err(error.clone()));
+            }
+            Err(_) => {
+                // One that fails takes only itself back.
+                for one in known {
+                    match self.send(session, &[one], until).await {
+                        Ok(done) => done.into_iter().for_each(|(at, outcome)| outcomes[at] = outcome),
+                        Err(error) => outcomes[one.0] = Err(error),
+                    }
+                }
+            }
+        }
+        outcomes
+    }
+
+    /// The numbers of runs; none for those that there are not.
+    async fn numbers(&mut self, appends: &[Append], until: Instant) -> Result<Vec<Option<i64>>> {
+        let shared = Arc::clone(&self.shared);
+        let known = |append: &Append| shared.numbers.get(&append.run);
+        let missing: Vec<_> = appends
+            .iter()
+            .filter(|append| known(append).is_none())
+            .map(|append| append.run.to_string())
+            .collect();
+        if !missing.is_empty() {
+            let sql = "SELECT name, run FROM wf.runs WHERE name = ANY ($1) AND NOT gone";
+            let rows = self.persist(sql, &|| args_of![missing.clone()], until).await?;
+            for row in rows {
+                if let (Ok(run), Ok(number)) = (crate::read::id(&row, 0), row.int(1)) {
+                    shared.numbers.put(run, number);
+                }
+            }
+        }
+        Ok(appends.iter().map(known).collect())
+    }
+
+    /// The connection of this lane.
+    async fn conn(&mut self, until: Instant) -> Result<&Conn> {
+        if self.conn.as_ref().is_some_and(|conn| conn.client.is_closed()) {
+            self.conn = None;
+        }
+        let mut wait = 20;
+        while self.conn.is_none() {
+            match self.shared.connector.connect(None).await {
+                Ok(conn) => self.conn = Some(conn),
+                Err(error) if error.is_passing() && Instant::now() < until => {
+                    tokio::time::sleep(Duration::from_millis(wait + jitter(wait))).await;
+                    wait = (wait * 2).min(500);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.conn.as_ref().ok_or_else(|| unreachable!("there is one by now"))
+    }
+
+    async fn ask(
+        &mut self,
+        sql: &str,
+        args: Vec<Arg>,
+        until: Instant,
+    ) -> Result<Vec<tokio_postgres::Row>, Fault> {
+        let connector = Arc::clone(&self.shared.connector);
+        let sql = in_schema(sql, &connector.url.schema);
+        let conn = self.conn(until).await.map_err(Fault::NoConnection)?;
+        let answer = ask(&connector.url.place, conn, &sql, args).await;
+        if matches!(answer, Err(Fault::Lost(_))) {
+            self.conn = None;
+        }
+        answer
+    }
+
+    /// Asks until there is an answer.
+    async fn persist(
+        &mut self,
+        sql: &str,
+        args: &(dyn Fn() -> Vec<Arg> + Sync),
+        until: Instant,
+    ) -> Result<Vec<tokio_postgres::Row>> {
+        loop {
+            match self.ask(sql, args(), until).await {
+                Ok(rows) => return Ok(rows),
+                Err(Fault::Lost(_) | Fault::Again(_)) if Instant::now() < until => {
+                    tokio::time::sleep(Duration::from_millis(10 + jitter(20))).await;
+                }
+                Err(fault) => return Err(fault.into_error()),
+            }
+        }
+    }
+
+    /// Sends a batch until it is known what became of it.
+    async fn send(
+        &mut self,
+        session: SessionId,
+        appends: &[(usize, i64, &Append)],
+        until: Instant,
+    ) -> Result<Vec<(usize, Result<Appended>)>> {
+        if appends.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (plain, others) = appends.iter().copied().partition(|(_, _, append)| is_plain(append));
+        let batch = Batch { session, plain, others };
+        // Where no entry tells whether it was committed, the lane does.
+        let mark = batch.others.iter().any(|(_, _, append)| append.row.is_none());
+        let mark = mark.then(|| jitter(i64::MAX as u64) as i64 | 1);
+        let mut again = 0;
+        loop {
+            let args = self.arguments(&batch, mark)?;
+            let sql = "SELECT idx, place, result FROM wf.commit_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
+                       $13::jsonb, $14)";
+            self.shared.connector.commits.about_to_be_made();
+            let error = match self.ask(sql, args, until).await {
+                Ok(rows) => {
+                    self.shared.connector.commits.made();
+                    return self.outcomes(&batch, &rows);
+                }
+                Err(Fault::Again(error)) => {
+                    again += 1;
+                    if again > 5 {
+                        return Err(error);
+                    }
+                    tokio::time::sleep(Duration::from_millis(jitter(10 << again))).await;
+                    continue;
+                }
+                Err(Fault::Lost(error)) => error,
+                Err(fault) => return Err(fault.into_error()),
+            };
+            // It may be under way still: what became of it is looked up behind the lock that it takes.
+            match self.became(&batch, mark, until).await {
+                Ok(Some(outcomes)) => return Ok(outcomes),
+                Ok(None) if Instant::now() < until => {}
+                Ok(None) => return Err(error),
+                Err(lost) => {
+                    let reason = format!("{error}; {lost}");
+                    return Err(StoreError::Unknown {
+                        place: self.shared.connector.url.place.clone(),
+                        reason,
+                    });
+                }
+            }
+        }
+    }
+
+    fn arguments(&self, batch: &Batch<'_>, mark: Option<i64>) -> Result<Vec<Arg>> {
+        let rows: Vec<_> = batch
+            .plain
+            .iter()
+            .filter_map(|(_, run, append)| append.row.as_ref().map(|row| (*run, *append, row)))
+            .collect();
+        let mut jobs = Jobs { rows: rows.len() as i64, ..Jobs::default() };
+        let others = batch.others.iter().map(|(_, run, append)| jobs.append(*run, append));
+        let others = others.collect::<Result<Vec<_>>>()?;
+        let others = (!others.is_empty()).then_some(Value::Array(others));
+        let bytes = |bytes: &dyn Fn(&Append, &wfhost_core::Row) -> Vec<u8>| {
+            rows.iter().map(|(_, append, row)| bytes(append, row)).collect::<Vec<_>>()
+        };
+        let numbers = |number: &dyn Fn(&Append, &wfhost_core::Row) -> i64| {
+            rows.iter().map(|(_, append, row)| number(append, row)).collect::<Vec<_>>()
+        };
+        Ok(args_of![
+            batch.session.0 as i64,
+            self.number as i16,
+            mark,
+            self.shared.connector.time.set_now(),
+            rows.iter().map(|(run, ..)| *run).collect::<Vec<_>>(),
+            numbers(&|append, _| append.epoch.0 as i64),
+            numbers(&|_, row| row.first.0 as i64),
+            bytes(&|append, _| append.before.0.to_vec()),
+            rows.iter().map(|(_, _, row)| row.count as i32).collect::<Vec<_>>(),
+            numbers(&|append, _| millis(append.at)),
+            bytes(&|_, row| row.head.0.to_vec()),
+            bytes(&|_, row| row.bytes.clone()),
+            others,
+            jobs.blobs,
+        ])
+    }
+
+    fn outcomes(
+        &self,
+        batch: &Batch<'_>,
+        rows: &[tokio_postgres::Row],
+    ) -> Result<Vec<(usize, Result<Appended>)>> {
+        let strange = |strange: crate::args::Strange| StoreError::Unknown {
+            place: self.shared.connector.url.place.clone(),
+            reason: strange.0,
+        };
+        let mut outcomes: Vec<_> = batch
+            .plain
+            .iter()
+            .chain(&batch.others)
+            .map(|(at, _, append)| (*at, Err(fenced(append))))
+            .collect();
+        for row in rows {
+            let index: i32 = row.value(0).map_err(strange)?;
+            let Ok(index) = usize::try_from(index) else { break };
+            let Some(outcome) = outcomes.get_mut(index) else { continue };
+            match row.maybe_text(2).map_err(strange)? {
+                None => {
+                    let place = row.maybe_int(1).map_err(strange)?.map(|place| place as u64);
+                    outcome.1 = Ok(Appended { place, ..Appended::default() });
+                }
+                Some(said) => {
+                    let (_, _, append) = batch.others[index - batch.plain.len()];
+                    outcome.1 = self.outcome(append, &said);
+                }
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// What an append of another kind came to.
+    fn outcome(&self, append: &Append, said: &str) -> Result<Appended> {
+        let said: Value = serde_json::from_str(said).unwrap_or_default();
+        match said["code"].as_i64() {
+            Some(0) => {}
+            Some(2) => return Err(StoreError::Raced { run: append.run.clone() }),
+            Some(code @ 3..=5) => {
+                let Next::Continue { run } = &append.next else { return Err(fenced(append)) };
+                return Err(new_refused(code, &run.id, run.module));
+            }
+            _ => return Err(fenced(append)),
+        }
+        let mut wake = Vec::new();
+        for told in said["wakes"].as_array().into_iter().flatten() {
+            let Some(told) = Told::read(told) else { continue };
+            wake.push(told.run.clone().map_or(Wake::Due, Wake::Run));
+            self.shared.notices.tell(told, false);
+        }
+        Ok(Appended { due: said["due"].as_bool().unwrap_or_default(), place: said["place"].as_u64(), wake })
+    }
+
+    /// What became of a batch that nobody heard of; none if nothing was done.
+    async fn became(
+        &mut self,
+        batch: &Batch<'_>,
+        mark: Option<i64>,
+        until: Instant,
+    ) -> Result<Option<Vec<(usize, Result<Appended>)>>> {
+        let all: Vec<_> = batch.plain.iter().chain(&batch.others).copied().collect();
+        let rows: Vec<_> = all
+            .iter()
+            .filter_map(|(at, run, append)| append.row.as_ref().map(|row| (*at, *run, row)))
+            .collect();
+        let (session, number) = (batch.session.0 as i64, self.number as i16);
+        let found = self
+            .persist(
+                "SELECT batch, there FROM wf.became_1($1, $2, $3, $4, $5)",
+                &|| {
+                    args_of![
+                        session,
+                        number,
+                        rows.iter().map(|(_, run, _)| *run).collect::<Vec<_>>(),
+                        rows.iter().map(|(.., row)| row.first.0 as i64).collect::<Vec<_>>(),
+                        rows.iter().map(|(.., row)| row.head.0.to_vec()).collect::<Vec<_>>(),
+                    ]
+                },
+                until,
+            )
+            .await?;
+        let strange = |strange: crate::args::Strange| StoreError::Unknown {
+            place: self.shared.connector.url.place.clone(),
+            reason: strange.0,
+        };
+        let Some(found) = found.first() else {
+            return Ok(Some(all.iter().map(|(at, _, append)| (*at, Err(fenced(append)))).collect()));
+        };
+        let there: Vec<bool> = found.value(1).map_err(strange)?;
+        let committed =
+            there.contains(&true) || mark.is_some() && found.maybe_int(0).map_err(strange)? == mark;
+        if !committed {
+            return Ok(None);
+        }
+        self.shared.connector.commits.made();
+        // Nobody was told of it.
+        self.shared.notices.gap();
+        let mine = self
+            .persist(
+                "SELECT run FROM wf.hot WHERE run = ANY ($1) AND session = $2",
+                &|| args_of![all.iter().map(|(_, run, _)| *run).collect::<Vec<_>>(), session],
+                until,
+            )
+            .await?;
+        let mine: HashSet<i64> = mine.iter().filter_map(|row| row.int(0).ok()).collect();
+        let there: HashMap<usize, bool> = rows.iter().map(|(at, ..)| *at).zip(there).collect();
+        let outcomes = all.iter().map(|(at, run, append)| {
+            let raced = || Err(StoreError::Raced { run: append.run.clone() });
+            let still_mine = mine.contains(run);
+            // Who looks once more finds all that is to be found.
+            let looks = Ok(Appended { due: !is_plain(append) && still_mine, ..Appended::default() });
+            let outcome = match (&append.next, there.get(at)) {
+                (_, Some(false)) => raced(),
+                (Next::Go | Next::Park(_), _) => looks,
+                _ if still_mine => raced(),
+                _ => looks,
+            };
+            (*at, outcome)
+        });
+        Ok(Some(outcomes.collect()))
+    }
+}
+
+/// Whether an append is no more than a row.
+fn is_plain(append: &Append) -> bool {
+    append.row.is_some()
+        && append.before != Digest([0; 32])
+        && append.next == Next::Go
+        && append.consumed.is_empty()
+        && append.emissions.is_empty()
+        && append.given.is_none()
+        && append.questions.is_empty()
+        && append.module.is_none()
+        && append.children.is_empty()
+        && append.dropped.is_empty()
+        && append.ledger.is_none()
+}
+
+/// What an append takes, about, in bytes.
+fn size(append: &Append) -> usize {
+    let rows = |rows: &[wfhost_core::Row]| rows.iter().map(|row| row.bytes.len()).sum::<usize>();
+    let children: usize = append.children.iter().map(|child| rows(&child.rows)).sum();
+    256 + append.row.as_ref().map_or(0, |row| row.bytes.len()) + children
+}
+
+fn fenced(append: &Append) -> StoreError {
+    StoreError::Fenced { run: append.run.clone() }
+}
+
+/// Why a run is not created.
+pub(crate) fn new_refused(code: i64, run: &RunId, module: Digest) -> StoreError {
+    match code {
+        3 => StoreError::IdTaken { id: run.clone() },
+        4 => StoreError::IdUsed { id: run.clone() },
+        _ => StoreError::NoSuchModule(module),
+    }
+}

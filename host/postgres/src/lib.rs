@@ -1,0 +1,209 @@
+//! Runs in a PostgreSQL database, which any number of hosts on any number of machines share.
+//!
+//! What is written is one call of a function on the server ([`functions-1.sql`]), each a transaction of its own:
+//! whole, or not at all. Appends of many runs share a call. Nothing is committed under a session that was fenced, as
+//! each batch locks a row that the one who fences removes.
+//!
+//! [`PostgresStore`] is for programs that embed wfhost: it is a [`Store`](wfhost_store::Store) like the one in a file,
+//! and is given to `wfhost::HostOptions::new` in its place. The command `wfhost` does not know it yet.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use wfhost_postgres::{PostgresOptions, PostgresStore};
+//! use wfhost_store::{RunFilter, RunState, SharedStore};
+//!
+//! # async fn example() -> wfhost_store::Result<()> {
+//! let url = "postgres://wfhost:secret@db.example.com/workflows?sslmode=verify-full";
+//! let store: SharedStore = Arc::new(PostgresStore::open(url, &PostgresOptions::default()).await?);
+//! // `wfhost::HostOptions::new(store)` is what a host that drives runs is made of. The store itself tells what there is.
+//! let waiting = RunFilter { states: vec![RunState::Waiting], ..RunFilter::default() };
+//! for run in store.runs(waiting).await? {
+//!     println!("{} waits for {:?}", run.id, run.waiting);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`functions-1.sql`]: https://github.com/wfhost/wfhost/blob/main/host/postgres/src/functions-1.sql
+
+mod access;
+mod args;
+mod clock;
+mod connect;
+mod errors;
+mod format;
+mod jobs;
+mod lanes;
+mod notify;
+mod read;
+mod store;
+mod url;
+
+use std::fmt;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, Once, PoisonError};
+
+use tokio::task::AbortHandle;
+use wfhost_store::{Clock, Result, StoreError, Synchronous};
+
+use crate::args::{Columns, Strange, args_of};
+use crate::connect::{Connector, Pool};
+use crate::lanes::{Lanes, Shared};
+use crate::notify::Notices;
+use crate::url::Url;
+
+pub use crate::format::{Formats, Migrate};
+pub use crate::url::{is_url, without_password};
+
+/// How a database is opened.
+#[derive(Clone, Debug)]
+pub struct PostgresOptions {
+    /// With [`Synchronous::Normal`] a server is taken, too, that may lose what it said was kept.
+    pub synchronous: Synchronous,
+    pub migrate: Migrate,
+    /// Another time than that of the server: for tests.
+    pub clock: Option<Arc<dyn Clock>>,
+}
+
+impl Default for PostgresOptions {
+    fn default() -> Self {
+        Self { synchronous: Synchronous::default(), migrate: Migrate::Yes, clock: None }
+    }
+}
+
+/// Runs in a PostgreSQL database.
+pub struct PostgresStore {
+    shared: Arc<Shared>,
+    pool: Arc<Pool>,
+    lanes: Lanes,
+    identity: String,
+    /// Counts claims of what is due.
+    turns: AtomicUsize,
+    tasks: Mutex<Vec<AbortHandle>>,
+    hears: Once,
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PostgresStore({})", self.place())
+    }
+}
+
+impl Drop for PostgresStore {
+    fn drop(&mut self) {
+        for task in self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            task.abort();
+        }
+    }
+}
+
+/// What a server says of itself, for people.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Server {
+    /// Like `15.18`.
+    pub version: String,
+    pub formats: Formats,
+    /// Whether notices of other hosts come through; none if that was not tried.
+    pub encrypted: bool,
+    /// What one should know though nothing is wrong.
+    pub notes: Vec<String>,
+}
+
+impl PostgresStore {
+    /// Opens a database, and makes its tables if they are not there and this is allowed. To be called within a
+    /// runtime of tokio, which has to go on as long as the store does.
+    pub async fn open(url: &str, options: &PostgresOptions) -> Result<Self> {
+        let pool = pool(url, options)?;
+        let identity = format::prepare(&pool, options.migrate).await?;
+        pool.connector.know(identity.clone());
+        let (notices, told) = Notices::new();
+        let shared = Arc::new(Shared {
+            connector: Arc::clone(&pool.connector),
+            numbers: lanes::Numbers::default(),
+            notices,
+            leases: Mutex::default(),
+        });
+        let tells = notify::tell_others(Arc::clone(&pool), identity.store.clone(), told);
+        let tasks = Mutex::new(vec![tokio::spawn(tells).abort_handle()]);
+        let lanes = Lanes::new(&shared);
+        let turns = AtomicUsize::new(0);
+        Ok(Self { shared, pool, lanes, identity: identity.store, turns, tasks, hears: Once::new() })
+    }
+
+    /// Looks at a server without changing anything.
+    pub async fn look(url: &str, options: &PostgresOptions) -> Result<Server> {
+        let pool = pool(url, options)?;
+        let formats = format::found(&pool).await?;
+        let rows = pool
+            .read(
+                "SELECT current_setting('server_version'),
+                        coalesce((SELECT ssl FROM pg_catalog.pg_stat_ssl WHERE pid = pg_backend_pid()), false),
+                        current_setting('synchronous_commit'), current_setting('synchronous_standby_names'),
+                        (SELECT count(*) FROM pg_catalog.pg_stat_replication)",
+                &|| Vec::new(),
+            )
+            .await?;
+        let strange = |strange: Strange| StoreError::Damaged {
+            place: pool.connector.url.place.clone(),
+            reason: strange.0,
+        };
+        let Some(row) = rows.first() else { return Err(strange(args::strange("the server"))) };
+        let text = |column| row.text(column).map_err(strange);
+        let mut notes = Vec::new();
+        if text(2)? == "off" {
+            notes.push(
+                "its `synchronous_commit` is off: a crash of the server loses the last commits".to_owned(),
+            );
+        }
+        if text(3)?.is_empty() && row.int(4).map_err(strange)? > 0 {
+            notes.push(
+                "its standbys are not synchronous: a failover can lose the last commits; runs notice and repeat them"
+                    .to_owned(),
+            );
+        }
+        let encrypted: bool = row.value(1).map_err(strange)?;
+        if !encrypted && !pool.connector.url.place.contains("@%2F") {
+            notes.push("the connection is not encrypted".to_owned());
+        }
+        let version = text(0)?.split(' ').next().unwrap_or_default().to_owned();
+        Ok(Server { version, formats, encrypted, notes })
+    }
+
+    /// The URL without its password.
+    pub fn place(&self) -> &str {
+        &self.pool.connector.url.place
+    }
+
+    /// Whether other hosts are heard; else the database is asked what they did.
+    pub fn listens(&self) -> bool {
+        self.shared.notices.listens()
+    }
+
+    /// Begins to hear other hosts. Who only looks at something does not.
+    fn hear(&self) {
+        self.hears.call_once(|| {
+            let notices = Arc::clone(&self.shared.notices);
+            let hears = notify::hear_others(Arc::downgrade(&self.pool), notices, self.identity.clone());
+            let task = tokio::spawn(hears).abort_handle();
+            self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+        });
+    }
+
+    /// Whether a run of this id was here and was deleted.
+    pub async fn was_deleted(&self, run: &wfhost_core::RunId) -> Result<bool> {
+        let sql = "SELECT 1 FROM wf.runs WHERE name = $1 AND gone";
+        Ok(!self.pool.read(sql, &|| args_of![run.as_str()]).await?.is_empty())
+    }
+
+    fn damaged(&self, strange: Strange) -> StoreError {
+        StoreError::Damaged { place: self.place().to_owned(), reason: strange.0 }
+    }
+}
+
+fn pool(url: &str, options: &PostgresOptions) -> Result<Arc<Pool>> {
+    let time = clock::Time::new(options.clock.clone());
+    let relaxed = options.synchronous == Synchronous::Normal;
+    let connector = Connector::new(Url::parse(url)?, time, relaxed)?;
+    Ok(Arc::new(Pool::new(Arc::new(connector))))
+}

@@ -1,0 +1,367 @@
+//! What several hosts do at the same time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use wfhost_core::{Digest, Epoch, Json, Machine, Position, Row, RunId, Timestamp};
+use wfhost_postgres::{PostgresOptions, PostgresStore};
+use wfhost_store::conformance::{LEASE, id, machine, owner, signal};
+use wfhost_store::schedule::{CatchUp, Overlap, Schedule, When};
+use wfhost_store::*;
+
+async fn open(url: &str) -> Arc<PostgresStore> {
+    let options = PostgresOptions { synchronous: Synchronous::Normal, ..PostgresOptions::default() };
+    Arc::new(PostgresStore::open(url, &options).await.expect("the store opens"))
+}
+
+async fn create(store: &PostgresStore, session: SessionId, run: &str) -> Machine {
+    let module = store.put_module("w", b"module").await.expect("a module is kept");
+    let mut machine = machine(run, module);
+    let rows = machine.take_unsaved().map(Row::from).into_iter().collect();
+    let new = NewRun { session: Some(session), ..NewRun::new(&machine, rows) };
+    assert_eq!(store.create(new).await, Ok(Created::New));
+    machine
+}
+
+/// The next commit of a run, and the head before it.
+fn step(machine: &mut Machine) -> (Digest, Option<Row>) {
+    let before = machine.head();
+    machine.receive("s".to_owned(), Json::null(), None, Timestamp(20));
+    (before, machine.take_unsaved().map(Row::from))
+}
+
+fn go(session: SessionId, run: &str, epoch: u64, machine: &mut Machine) -> Append {
+    let (before, row) = step(machine);
+    Append { before, row, ..Append::new(id(run), session, Epoch(epoch), Timestamp(20), Next::Go) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_posted_while_a_run_is_parked_wakes_it() {
+    let url = private_postgres::fresh_url();
+    let (one, other) = (open(&url).await, open(&url).await);
+    let session = one.begin_session(&owner(1), 600_000).await.unwrap();
+    create(&one, session, "r").await;
+    let mut epoch = 1;
+    for _ in 0..500 {
+        let waiting = Waiting { signals: vec!["go".to_owned()], ..Waiting::default() };
+        let park = Append::new(id("r"), session, Epoch(epoch), Timestamp(20), Next::Park(waiting));
+        let post = NewMessage { run: id("r"), body: signal("go", None) };
+        let (parked, posted) = tokio::join!(one.append(park), other.post(post));
+        assert_eq!(posted, Ok(Posted::Added));
+        if !parked.unwrap().due {
+            // It was parked before the signal came: that has made it due.
+            let due = one.claim_due(session, 1, Wanted::default()).await.unwrap();
+            assert_eq!(due.runs.len(), 1, "a wake-up was lost");
+            epoch = due.runs[0].as_ref().unwrap().epoch.0;
+        }
+        let inbox = one.inbox(&id("r"), Part::Next).await.unwrap();
+        let consumed: Vec<_> = inbox.messages.iter().map(|message| message.id).collect();
+        assert_eq!(consumed.len(), 1);
+        let take = Append::new(id("r"), session, Epoch(epoch), Timestamp(20), Next::Go);
+        one.append(Append { consumed, ..take }).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_reader_of_changes_misses_none_beside_six_writers() {
+    let url = private_postgres::fresh_url();
+    let done = Arc::new(AtomicU64::new(0));
+    let mut writers = Vec::new();
+    for writer in 0..6 {
+        let store = open(&url).await;
+        let session = store.begin_session(&owner(writer), 600_000).await.unwrap();
+        let run = format!("r{writer}");
+        let mut machine = create(&store, session, &run).await;
+        let done = Arc::clone(&done);
+        writers.push(tokio::spawn(async move {
+            for _ in 0..300 {
+                store.append(go(session, &run, 1, &mut machine)).await.unwrap();
+            }
+            done.fetch_add(1, Ordering::Relaxed);
+        }));
+    }
+    let reader = open(&url).await;
+    let (mut after, mut seen) = (0, BTreeMap::<RunId, u64>::new());
+    loop {
+        let all_written = done.load(Ordering::Relaxed) == 6;
+        let changes = reader.changes(after, 50).await.unwrap();
+        for change in &changes {
+            assert!(change.place > after, "places only grow");
+            after = change.place;
+            let next = seen.entry(change.run.clone()).or_default();
+            assert_eq!(change.row.first.0, *next, "a commit of {} was passed over", change.run);
+            *next = change.row.end().0;
+        }
+        if changes.is_empty() && all_written {
+            break;
+        }
+    }
+    assert_eq!(seen.values().copied().collect::<Vec<_>>(), [301; 6]);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_is_appended_behind_the_fence_of_a_writing_owner() {
+    let url = private_postgres::fresh_url();
+    let (writing, taking) = (open(&url).await, open(&url).await);
+    for round in 0..40 {
+        let session = writing.begin_session(&owner(1), 600_000).await.unwrap();
+        let run = format!("r{round}");
+        let mut machine = create(&writing, session, &run).await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let writer = {
+            let (store, run, stop) = (Arc::clone(&writing), run.clone(), Arc::clone(&stop));
+            tokio::spawn(async move {
+                loop {
+                    let written = machine.entries();
+                    match store.append(go(session, &run, 1, &mut machine)).await {
+                        Ok(_) => {}
+                        Err(StoreError::Fenced { .. }) => return written,
+                        Err(error) => panic!("{error}"),
+                    }
+                    assert!(!stop.load(Ordering::Relaxed), "it goes on behind the fence");
+                }
+            })
+        };
+        tokio::time::sleep(Duration::from_millis(3 + round % 5)).await;
+        assert_eq!(taking.fence(session, Fence::Dead).await.unwrap(), 1);
+        let at_the_fence = taking.journal(&id(&run), Position(0)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        stop.store(true, Ordering::Relaxed);
+        let told = writer.await.unwrap();
+        let later = taking.journal(&id(&run), Position(0)).await.unwrap();
+        assert_eq!(later.len(), at_the_fence.len());
+        assert_eq!(later.last().map(|row| row.end().0), Some(told), "what it was told is what is there");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_two_that_create_the_same_one_does() {
+    let url = private_postgres::fresh_url();
+    let (one, other) = (open(&url).await, open(&url).await);
+    let module = one.put_module("w", b"module").await.unwrap();
+    let new = |run: &str, key: Option<String>| {
+        let mut machine = machine(run, module);
+        let rows = machine.take_unsaved().map(Row::from).into_iter().collect();
+        NewRun { key, ..NewRun::new(&machine, rows) }
+    };
+    for round in 0..100 {
+        let run = format!("r{round}");
+        let results = tokio::join!(one.create(new(&run, None)), other.create(new(&run, None)));
+        let taken = Err(StoreError::IdTaken { id: id(&run) });
+        assert!(
+            results == (Ok(Created::New), taken.clone()) || results == (taken, Ok(Created::New)),
+            "{results:?}"
+        );
+        let key = Some(format!("k{round}"));
+        let (a, b) = (format!("a{round}"), format!("b{round}"));
+        let results = tokio::join!(one.create(new(&a, key.clone())), other.create(new(&b, key)));
+        assert!(
+            results == (Ok(Created::New), Ok(Created::Known(id(&a))))
+                || results == (Ok(Created::Known(id(&b))), Ok(Created::New)),
+            "{results:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_schedule_fires_once_however_many_try() {
+    let url = private_postgres::fresh_url();
+    let mut stores = Vec::new();
+    for _ in 0..8 {
+        stores.push(open(&url).await);
+    }
+    let module = stores[0].put_module("w", b"module").await.unwrap();
+    let schedule = Schedule {
+        name: "s".to_owned(),
+        when: When::Every { millis: 1_000, from: Timestamp(0) },
+        overlap: Overlap::Allow,
+        catch_up: CatchUp::All,
+        workflow: "w".to_owned(),
+        module,
+        input: Json::null(),
+        labels: Vec::new(),
+        config: wfhost_core::RunConfig::default(),
+        created_at: Timestamp(0),
+        next_at: Some(Timestamp(1_000)),
+        fired: 0,
+        last: None,
+    };
+    assert!(stores[0].put_schedule(schedule.clone(), false).await.unwrap());
+    for round in 1..=20 {
+        let due = Timestamp(round * 1_000);
+        let fires = stores.iter().map(|store| {
+            let run = schedule.run(due, due, true).unwrap();
+            let next = Some(Timestamp(due.0 + 1_000));
+            store.fire(Fire { schedule: "s".to_owned(), due, next, run: Some(run), cancel: None })
+        });
+        let fired = futures_util::future::join_all(fires).await;
+        assert_eq!(fired.iter().filter(|fired| **fired == Ok(true)).count(), 1, "{fired:?}");
+    }
+    assert_eq!(stores[0].schedules().await.unwrap().known[0].fired, 20);
+    assert_eq!(stores[0].runs(RunFilter::default()).await.unwrap().len(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_runs_share_commits_and_due_ones_are_claimed_once() {
+    let url = private_postgres::fresh_url();
+    let (one, other) = (open(&url).await, open(&url).await);
+    let session = one.begin_session(&owner(1), 600_000).await.unwrap();
+    let mut machines = Vec::new();
+    for number in 0..100 {
+        let run = format!("r{number}");
+        machines.push((run.clone(), create(&one, session, &run).await));
+    }
+    let before = one.commits();
+    let tasks = machines.into_iter().map(|(run, mut machine)| {
+        let store = Arc::clone(&one);
+        tokio::spawn(async move {
+            for _ in 0..20 {
+                store.append(go(session, &run, 1, &mut machine)).await.unwrap();
+            }
+            let release = Next::Release { waiting: None, trouble: None };
+            store.append(Append::new(id(&run), session, Epoch(1), Timestamp(20), release)).await.unwrap();
+        })
+    });
+    futures_util::future::join_all(tasks.collect::<Vec<_>>()).await;
+    let commits = one.commits() - before;
+    assert!(commits < 1_000, "2,100 appends took {commits} commits");
+    let second = other.begin_session(&owner(2), 600_000).await.unwrap();
+    let mut claimed = Vec::new();
+    for _ in 0..20 {
+        let (a, b) = tokio::join!(
+            one.claim_due(session, 7, Wanted::default()),
+            other.claim_due(second, 7, Wanted::default())
+        );
+        for due in [a.unwrap(), b.unwrap()] {
+            claimed.extend(due.runs.into_iter().map(|run| run.unwrap().run));
+        }
+    }
+    claimed.sort();
+    claimed.dedup();
+    assert_eq!(claimed.len(), 100, "each is claimed, and once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn another_host_is_told_of_what_concerns_it() {
+    let url = private_postgres::fresh_url();
+    let (one, other) = (open(&url).await, open(&url).await);
+    let session = one.begin_session(&owner(1), LEASE).await.unwrap();
+    create(&one, session, "mine").await;
+    let mut seen = Seen::default();
+    assert_eq!(one.wakes(&mut seen).await.unwrap(), [Wake::Gap]);
+    let mut hears = async |wanted: Wake, except: Option<Wake>| {
+        let end = tokio::time::Instant::now() + Duration::from_secs(20);
+        while tokio::time::Instant::now() < end {
+            let wakes = one.wakes(&mut seen).await.unwrap();
+            assert!(except.as_ref().is_none_or(|except| !wakes.contains(except)), "{wakes:?}");
+            if wakes.contains(&wanted) {
+                return;
+            }
+        }
+        panic!("{wanted:?} was not heard");
+    };
+    while !one.listens() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    other.post(NewMessage { run: id("mine"), body: signal("s", None) }).await.unwrap();
+    hears(Wake::Run(id("mine")), None).await;
+    let theirs = other.begin_session(&owner(2), LEASE).await.unwrap();
+    create(&other, theirs, "theirs").await;
+    other.post(NewMessage { run: id("theirs"), body: signal("s", None) }).await.unwrap();
+    let release = Next::Release { waiting: None, trouble: None };
+    other.append(Append::new(id("theirs"), theirs, Epoch(1), Timestamp(20), release)).await.unwrap();
+    other.end_session(theirs).await.unwrap();
+    let module = Digest::of(b"module");
+    let mut new = machine("new", module);
+    let rows = new.take_unsaved().map(Row::from).into_iter().collect();
+    other.create(NewRun::new(&new, rows)).await.unwrap();
+    hears(Wake::Due, Some(Wake::Run(id("theirs")))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_database_of_others_and_of_a_later_format_is_refused() {
+    let url = private_postgres::fresh_url();
+    let store = open(&url).await;
+    assert!(store.identity().await.unwrap().len() == 16);
+    drop(store);
+    let options = PostgresOptions { synchronous: Synchronous::Normal, ..PostgresOptions::default() };
+    let fresh = private_postgres::fresh_url();
+    let no = PostgresOptions { migrate: wfhost_postgres::Migrate::No, ..options.clone() };
+    assert!(matches!(PostgresStore::open(&fresh, &no).await, Err(StoreError::Unfit { .. })));
+    let looked = PostgresStore::look(&url, &options).await.unwrap();
+    assert_eq!(looked.formats.found, Some(looked.formats.newest));
+    assert_eq!(PostgresStore::look(&fresh, &options).await.unwrap().formats.found, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_works_once_works_for_one_of_many() {
+    let url = private_postgres::fresh_url();
+    let stores = [open(&url).await, open(&url).await, open(&url).await];
+    let secret = stores[0].secret().await.unwrap();
+    for store in &stores {
+        assert_eq!(store.secret().await.unwrap(), secret, "it is the database's, not a host's");
+    }
+    for round in 0..50_u8 {
+        let token = Token {
+            id: format!("t{round}"),
+            name: String::new(),
+            kind: TokenKind::Login,
+            hash: Digest([round; 32]),
+            scopes: Vec::new(),
+            created_at: Timestamp(1),
+            expires_at: None,
+            used_at: None,
+        };
+        stores[0].put_token(token).await.unwrap();
+        let tries = stores.iter().enumerate().map(|(n, store)| {
+            let store = Arc::clone(store);
+            tokio::spawn(async move {
+                let taken = store.delete_token(&format!("t{round}")).await.unwrap();
+                let body = Digest([u8::try_from(n).unwrap(); 32]);
+                (taken, store.use_once(Digest([round; 32]), body).await.unwrap())
+            })
+        });
+        let (mut taken, mut first) = (0, 0);
+        for tried in tries.collect::<Vec<_>>() {
+            let (has_it, used) = tried.await.unwrap();
+            taken += u32::from(has_it);
+            first += u32::from(used == Used::First);
+            assert_ne!(used, Used::Again, "each came with something else");
+        }
+        assert_eq!((taken, first), (1, 1));
+    }
+}
+
+#[tokio::test]
+async fn the_last_acts_are_kept_and_older_ones_go() {
+    let url = private_postgres::fresh_url();
+    let store = open(&url).await;
+    let act = |n: u64| Act {
+        number: 0,
+        at: Timestamp(n),
+        who: "ada".to_owned(),
+        act: "runs.cancel".to_owned(),
+        target: "r\0".to_owned(),
+        result: "asked".to_owned(),
+    };
+    private_postgres::query(
+        &url,
+        &format!(
+            "INSERT INTO audit (at, who, act, target, result)
+             SELECT n, 'ada', 'runs.cancel', 'r', 'asked' FROM generate_series(1, {}) n",
+            KEPT_ACTS + 100
+        ),
+    );
+    for n in 0..200 {
+        store.record_act(act(KEPT_ACTS + 101 + n)).await.unwrap();
+    }
+    let count: u64 = private_postgres::query(&url, "SELECT count(*) FROM audit").parse().unwrap();
+    assert!((KEPT_ACTS..KEPT_ACTS + 128).contains(&count), "{count} are there");
+    let last = store.acts(None, 1).await.unwrap().remove(0);
+    assert_eq!(Act { number: 0, ..last }, act(KEPT_ACTS + 300));
+}
