@@ -195,10 +195,12 @@ impl Listener {
                 let _permit = permit;
                 let serving = async {
                     match tls {
-                        Some(tls) => match tokio::time::timeout(HEAD, tls.accept(stream)).await {
-                            Ok(Ok(stream)) => answer(stream, router, &mut draining).await,
-                            Ok(Err(_)) | Err(_) => {}
-                        },
+                        Some(tls) => {
+                            let greeted = tokio::time::timeout(HEAD, tls.accept(stream)).await;
+                            if let Ok(Ok(stream)) = greeted {
+                                answer(stream, router, &mut draining).await;
+                            }
+                        }
                         None => answer(stream, router, &mut draining).await,
                     }
                 };

@@ -93,7 +93,10 @@ let mine = false;
 function hear(news) {
     heard = performance.now();
     if (news.kind === "lost") return say("Connection lost", true);
-    if (link.className === "bad") { say("Live"); refresh(); } else say("Live");
+    // What happened before the stream was there is on no stream.
+    const fresh = news.kind === "open" || link.className === "bad";
+    say("Live");
+    if (fresh) refresh();
     if (news.kind === "commit" && news.run) changed(news.run);
 }
 channel.onmessage = (event) => hear(event.data);
@@ -123,7 +126,7 @@ if (main.dataset.live || charts.length > 0) {
     // Whoever has the stream may be gone without a word.
     setInterval(() => { if (performance.now() - heard > 25_000) say("Connection lost", true); }, 5_000);
     // Another tab has the stream already, and it is quiet.
-    setTimeout(() => { if (!mine && link.textContent === "Connecting") say("Live"); }, 1_500);
+    setTimeout(() => { if (!mine && link.textContent === "Connecting") { say("Live"); refresh(); } }, 1_500);
 }
 document.addEventListener("visibilitychange", () => { if (!document.hidden && wanted) refresh(); });
 

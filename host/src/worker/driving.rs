@@ -8,7 +8,7 @@ use wfhost_core::{End, Epoch, Failure, FailureKind, Machine, RunId};
 use wfhost_store::{Append, Next, RunState, SessionId, StoreError, Wake};
 use wfhost_world::lock;
 
-use super::{AGAIN_AFTER, Current, From, Inner, Live, Ready};
+use super::{AGAIN_AFTER, Current, From, Inner, Live, Ready, Room};
 use crate::drive::{Control, Drive, DriveError, Driven, Leave, Pace};
 use crate::handle::Ending;
 use crate::host::{Evict, HostError};
@@ -41,7 +41,10 @@ impl Inner {
                 return;
             }
             if state.live.contains_key(run) {
+                // Its place is kept while the driver before it leaves.
+                state.reserved += 1;
                 drop(state);
+                let room = Room { inner: Arc::clone(self), places: 1 };
                 let (inner, run) = (Arc::clone(self), run.clone());
                 tokio::spawn(async move {
                     loop {
@@ -52,6 +55,7 @@ impl Inner {
                         left.await;
                     }
                     inner.begin(&run, from);
+                    drop(room);
                 });
                 return;
             }

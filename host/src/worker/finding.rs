@@ -55,13 +55,12 @@ impl Inner {
 
     /// Takes up what is due. Gives the time until something else is.
     pub(super) async fn adopt_due(self: &Arc<Self>) -> Result<Duration, StoreError> {
-        let (room, except) = {
+        let except = {
             let state = lock(&self.state);
             if state.closing {
                 return Ok(self.look_every());
             }
-            let taken = state.live.len() + state.reserved;
-            (self.max_live.saturating_sub(taken), state.left.iter().cloned().collect())
+            state.left.iter().cloned().collect()
         };
         let current = self.session().await?;
         self.settle_doubt(&current).await?;
@@ -77,7 +76,9 @@ impl Inner {
             Adopt::Due => self.fire_schedules().await.unwrap_or(None),
             Adopt::Own => None,
         };
-        let limit = room.min(CLAIMS_AT_ONCE);
+        // Held until what is claimed is among the runs that are driven.
+        let room = self.rooms(CLAIMS_AT_ONCE);
+        let limit = room.places;
         let wanted = Wanted { projects: self.projects.clone(), families, except };
         let due = match self.store.claim_due(current.session, limit, wanted).await {
             Err(StoreError::SessionOver) => {
@@ -102,12 +103,12 @@ impl Inner {
                 }
             }
         }
-        if room == 0 && due.more {
+        if limit == 0 && due.more {
             self.crowd();
         } else {
             self.crowded.store(false, Ordering::Relaxed);
         }
-        if room > 0 && due.more {
+        if limit > 0 && due.more {
             return Ok(GATHER);
         }
         let next = [fires, due.next_in_ms].into_iter().flatten().min();

@@ -112,14 +112,20 @@ struct Live {
     control: Control,
 }
 
-/// A place for a run that is about to be driven, until this is dropped.
+/// Places for runs that are about to be driven, until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Room(Arc<Inner>);
+pub(crate) struct Room {
+    inner: Arc<Inner>,
+    places: usize,
+}
 
 impl Drop for Room {
     fn drop(&mut self) {
-        lock(&self.0.state).reserved -= 1;
-        self.0.left.notify_waiters();
+        // Else who finds no place would wake himself to look again.
+        if self.places > 0 {
+            lock(&self.inner.state).reserved -= self.places;
+            self.inner.left.notify_waiters();
+        }
     }
 }
 
@@ -222,12 +228,17 @@ impl Inner {
 
     /// A place for a run more that is driven here, if there is one.
     pub fn try_room(self: &Arc<Self>) -> Option<Room> {
+        let room = self.rooms(1);
+        (room.places > 0).then_some(room)
+    }
+
+    /// As many places as there are, up to `most`.
+    fn rooms(self: &Arc<Self>, most: usize) -> Room {
         let mut state = lock(&self.state);
-        let has_room = state.live.len() + state.reserved < self.max_live;
-        has_room.then(|| {
-            state.reserved += 1;
-            Room(Arc::clone(self))
-        })
+        let taken = state.live.len() + state.reserved;
+        let places = self.max_live.saturating_sub(taken).min(most);
+        state.reserved += places;
+        Room { inner: Arc::clone(self), places }
     }
 
     /// Waits for a place for a run more. None if nothing is taken up any more.

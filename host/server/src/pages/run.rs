@@ -216,7 +216,7 @@ async fn show(
 
 /// A command that asks the API the same.
 pub(super) fn curl(app: &App, path: &str) -> String {
-    format!("curl -H \"Authorization: Bearer $WFHOST_TOKEN\" {}{path}", app.url())
+    format!("curl -H \"Authorization: Bearer $TOKEN\" {}{path}", app.url())
 }
 
 /// What a run published, and the end of its log.
