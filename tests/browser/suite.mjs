@@ -98,7 +98,7 @@ try {
     await page.waitForURL(/\/ui\/runs\//);
     const path = new URL(page.url()).pathname, run = path.split("/").pop();
     await page.waitForSelector(".gantt.ready");
-    await eventually("the page says why it waits, by itself", async () => (await page.textContent("main")).includes("it waits for go"));
+    await eventually("the page says why it waits, by itself", async () => (await page.textContent("main")).includes("waiting for the signal"));
     check("the page is live", (await eventually("live", async () => (await page.textContent("#link")) === "Live")));
     await shot(page, "waits");
     await axe(page, "run that waits");
@@ -122,6 +122,7 @@ try {
     await list.goto(server.url + "/ui");
 
     // From signal to page: without a load, without losing what is typed.
+    await page.click("details.card summary");
     await page.locator("details.card form textarea").fill('{"by": "me"}');
     await page.click("details.card form button");
     await page.waitForURL(/said=sent/);

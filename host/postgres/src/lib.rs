@@ -18,9 +18,7 @@
 //! let store: SharedStore = Arc::new(PostgresStore::open(url, &PostgresOptions::default()).await?);
 //! // `wfhost::HostOptions::new(store)` is what a host that drives runs is made of. The store itself tells what there is.
 //! let waiting = RunFilter { states: vec![RunState::Waiting], ..RunFilter::default() };
-//! for run in store.runs(waiting).await? {
-//!     println!("{} waits for {:?}", run.id, run.waiting);
-//! }
+//! let waiting: Vec<_> = store.runs(waiting).await?.into_iter().map(|run| (run.id, run.waiting)).collect();
 //! # Ok(())
 //! # }
 //! ```

@@ -203,7 +203,7 @@ export function chart(host, open) {
             link.style.width = names + "px";
             const length = bar.to === null ? "open" : spell(bar.to - bar.from);
             const tries = bar.attempts.length > 1 ? ", " + bar.attempts.length + " attempts" : "";
-            link.setAttribute("aria-label", `Step ${bar.step}, ${bar.kind}, ${plain(bar.label)}, ${bar.state}, ${length}${tries}`);
+            link.setAttribute("aria-label", `${bar.step} ${bar.kind} ${plain(bar.label)}, ${bar.state}, ${length}${tries}`);
             link.append(make("b", "dot " + bar.state), make("span", "number", String(bar.step)), make("em", "", bar.kind), " " + plain(bar.label));
             link.title = plain(bar.label);
             const space = make("span", "space");
