@@ -122,7 +122,6 @@ try {
     await list.goto(server.url + "/ui");
 
     // From signal to page: without a load, without losing what is typed.
-    await page.click("details.card summary");
     await page.locator("details.card form textarea").fill('{"by": "me"}');
     await page.click("details.card form button");
     await page.waitForURL(/said=sent/);

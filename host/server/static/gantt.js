@@ -204,7 +204,7 @@ export function chart(host, open) {
             const length = bar.to === null ? "open" : spell(bar.to - bar.from);
             const tries = bar.attempts.length > 1 ? ", " + bar.attempts.length + " attempts" : "";
             link.setAttribute("aria-label", `${bar.step} ${bar.kind} ${plain(bar.label)}, ${bar.state}, ${length}${tries}`);
-            link.append(make("b", "dot " + bar.state), make("span", "number", String(bar.step)), make("em", "", bar.kind), " " + plain(bar.label));
+            link.append(make("b", "dot " + bar.state), make("span", "number", String(bar.step)), " ", make("em", "", bar.kind), " " + plain(bar.label));
             link.title = plain(bar.label);
             const space = make("span", "space");
             space.setAttribute("aria-hidden", "true");

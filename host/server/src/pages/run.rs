@@ -8,7 +8,7 @@ use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use wfhost::clock;
 use wfhost::store::{LogLevel, RunFilter, RunInfo};
-use wfhost_core::{Position, Step};
+use wfhost_core::{Journal, Op, Position, Step};
 use wfhost_view::{EntryView, LogView, RunView, Trouble, entries, read_journal};
 
 use super::gantt::{Bar, chart, length};
@@ -139,11 +139,11 @@ async fn show(
         .read(async move |store| {
             read_journal(store.as_ref(), &id).await.map(|journal| {
                 let input = wfhost_view::started(&journal).map(|started| started.input.clone());
-                (chart(&journal, may), input)
+                (chart(&journal, may), input, awaited(&journal))
             })
         })
         .await?;
-    let (chart, input) = charted;
+    let (chart, input, signals) = charted;
     let view = RunView { input, ..RunView::of(&info) };
     let (published, log) = if may { emitted(&app, &info).await? } else { (Vec::new(), Vec::new()) };
     let view = runs::shown(view, &who);
@@ -204,7 +204,7 @@ async fn show(
         next,
         questions,
         lines: log,
-        signals: info.waiting.iter().flat_map(|waiting| waiting.signals.clone()).collect(),
+        signals: if is_final { Vec::new() } else { signals },
         acts,
         may_answer: who.may(Scope::PeopleAnswer) && !app.options().read_only,
         back: "run",
@@ -212,6 +212,16 @@ async fn show(
         curl: curl(&app, &format!("/api/v1/runs/{}", view.id)),
         run: view,
     })
+}
+
+/// The signals that a run waits for, also while it is in memory.
+fn awaited(journal: &Journal) -> Vec<String> {
+    let open = wfhost::steps(journal).into_iter().filter(|step| step.ended.is_none());
+    let names = open.filter_map(|step| match step.op {
+        Op::Signal { name, .. } => Some(name),
+        _ => None,
+    });
+    names.collect()
 }
 
 /// A command that asks the API the same.
