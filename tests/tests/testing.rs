@@ -184,3 +184,15 @@ fn what_is_no_scenario_is_refused_with_its_place() {
     let missing = place.run(["test", &module("probe"), "--scenario", "/no/such.toml"]);
     assert!(missing.error(2, &place).starts_with("error[WF0820]"));
 }
+
+/// What was found is not lost because it cannot be written.
+#[test]
+fn a_finding_that_cannot_be_kept_is_told() {
+    let place = Place::new();
+    let input = json!({ "do": [{ "wait": { "name": "never" } }] }).to_string();
+    let keep = place.file("taken", "a file");
+    let ran = place.run(["test", &module("probe"), "-i", &input, "--executions", "3", "--keep", &keep]);
+    assert_eq!(ran.code(), Some(4), "{}", ran.stderr());
+    assert!(ran.stdout().contains("the run never ends"), "{}", ran.stdout());
+    assert!(ran.stderr().contains("error[WF0822]"), "{}", ran.stderr());
+}

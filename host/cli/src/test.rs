@@ -132,13 +132,16 @@ impl Test {
                 break;
             }
         }
-        let kept = self.keep_findings(&reports)?;
+        let mut kept = BTreeSet::new();
+        // What was found is told, also if it cannot be kept.
+        let keeping = self.keep_findings(&reports, &mut kept);
         for report in &reports {
             self.show(common, report, &kept);
         }
         if common.output != Format::Text {
             printer::json(&json!({ "schema": "wfhost/test/1", "reports": reports, "kept": kept }));
         }
+        keeping?;
         if let Some(file) = &self.junit {
             std::fs::write(file, junit(&found.name, &reports)).map_err(|error| cannot_write(file, &error))?;
         }
@@ -220,9 +223,8 @@ impl Test {
             .map_err(|error| cannot_write(file, &error))
     }
 
-    /// Writes the runs that failed. Gives their files.
-    fn keep_findings(&self, reports: &[Report]) -> Result<BTreeSet<PathBuf>, Trouble> {
-        let mut kept = BTreeSet::new();
+    /// Writes the runs that failed, and notes their files.
+    fn keep_findings(&self, reports: &[Report], kept: &mut BTreeSet<PathBuf>) -> Result<(), Trouble> {
         for report in reports {
             for finding in &report.findings {
                 let file = self.file_of(&report.scenario, finding.seed);
@@ -232,7 +234,7 @@ impl Test {
                 }
             }
         }
-        Ok(kept)
+        Ok(())
     }
 
     fn show(&self, common: &Common, report: &Report, kept: &BTreeSet<PathBuf>) {

@@ -64,6 +64,8 @@ pub struct Execution {
     pub story: Vec<Event>,
     /// Something went wrong outside because of which the run may end badly.
     pub excused: bool,
+    /// Deaths of hosts.
+    pub deaths: u32,
     /// The names of the decisions that made something unusual happen.
     pub made: BTreeSet<String>,
     /// The run as `wfhost db import` takes it.
@@ -181,7 +183,8 @@ async fn run(
         runs,
         reached,
         story: lock(&outside.story).clone(),
-        excused: outside.excuse.load(Ordering::Relaxed) > 0,
+        excused: outside.excused.load(Ordering::Relaxed),
+        deaths: outside.deaths.load(Ordering::Relaxed),
         made: outside.chance.made(),
         export,
     })

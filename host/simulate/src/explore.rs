@@ -241,7 +241,7 @@ impl Simulator {
 impl Coverage {
     fn add(&mut self, execution: &Execution) {
         *self.ends.entry(execution.main.state.as_str().to_owned()).or_default() += 1;
-        self.deaths += execution.story.iter().filter(|event| event.what == "the host dies").count() as u64;
+        self.deaths += u64::from(execution.deaths);
         let mut order = blake3::Hasher::new();
         for run in &execution.runs {
             for step in wfhost::steps(&run.journal) {

@@ -1,7 +1,7 @@
 //! What a simulated run meets: time, processes that die, agents, people.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -42,13 +42,13 @@ pub struct Outside {
     began: Instant,
     /// The process that lives.
     alive: AtomicU32,
-    deaths: AtomicU32,
+    pub deaths: AtomicU32,
     /// The host is to die.
     pub dies: Notify,
     pub story: Mutex<Vec<Event>>,
     pub reached: Mutex<Vec<Reached>>,
     /// Something happened because of which the run may end badly.
-    pub excuse: AtomicU32,
+    pub excused: AtomicBool,
     /// Calls under way that will go well.
     under_way: Mutex<BTreeMap<u64, Reached>>,
     calls: AtomicU64,
@@ -84,7 +84,7 @@ impl Outside {
             dies: Notify::new(),
             story: Mutex::default(),
             reached: Mutex::default(),
-            excuse: AtomicU32::new(0),
+            excused: AtomicBool::new(false),
             under_way: Mutex::default(),
             calls: AtomicU64::new(0),
         }
@@ -116,7 +116,7 @@ impl Outside {
     }
 
     fn excuse(&self) {
-        self.excuse.fetch_add(1, Ordering::Relaxed);
+        self.excused.store(true, Ordering::Relaxed);
     }
 
     /// The next process lives.
@@ -195,13 +195,13 @@ impl Outside {
     /// Answers the questions of all runs.
     pub async fn answer_questions(self: Arc<Self>) {
         let mut seen = Seen::default();
-        let mut known = BTreeMap::new();
+        let mut known = BTreeSet::new();
         loop {
             let Ok(_) = self.store.wakes(&mut seen).await else { return };
             let Ok(open) = self.store.questions(None, 1_000).await else { return };
             for open in open {
                 let place = (open.run.clone(), open.step);
-                if known.insert(place, ()).is_some() {
+                if !known.insert(place) {
                     continue;
                 }
                 let question = &open.question;

@@ -7,7 +7,7 @@ use wfhost_tests::Place;
 
 use crate::client::{Server, add_probe, program, token};
 
-const SCOPES: [&str; 10] = [
+pub const SCOPES: [&str; 10] = [
     "runs:read",
     "payloads:read",
     "runs:start",

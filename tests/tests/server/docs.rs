@@ -56,18 +56,7 @@ fn every_command_of_the_page_is_understood() {
         count += 1;
     }
     assert!(count >= 5, "{count}");
-    for scope in [
-        "runs:read",
-        "payloads:read",
-        "runs:start",
-        "runs:signal",
-        "people:answer",
-        "runs:control",
-        "modules:write",
-        "schedules:write",
-        "metrics:read",
-        "admin",
-    ] {
+    for scope in crate::access::SCOPES {
         assert!(page.contains(&format!("| `{scope}` |")), "{scope}");
     }
     let help = place.run(["serve", "--help"]).stdout();
