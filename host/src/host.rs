@@ -364,11 +364,12 @@ impl Host {
     }
 
     /// Ends a run where it stands: the program does not notice, and its open steps end with it. What
-    /// was sent to it and not taken is lost. One that another process advances is [`HostError::Held`].
+    /// was sent to it and not taken is lost. If another process advances it, it is taken from that
+    /// one, which may commit nothing of it any more and stops its calls when it renews its session.
     pub async fn terminate(&self, id: &RunId, reason: Option<&str>) -> Result<(), HostError> {
         self.inner.leave_and_wait(id).await;
         let current = self.inner.session().await?;
-        let opened = match self.inner.claim(id, ClaimHow::AsItIs).await? {
+        let opened = match self.inner.claim(id, ClaimHow::Seize).await? {
             Claimed::Yes(opened) => opened,
             other => return Err(self.refused(id, other)),
         };

@@ -10,9 +10,8 @@ use super::{Common, printer};
 /// End a run where it stands
 ///
 /// The program does not notice and cannot clean up, and what was sent to it and
-/// not taken is lost: try `wfhost cancel` first. A run that another process
-/// advances is refused; a server ends its own by
-/// POST /api/v1/runs/RUN/terminate.
+/// not taken is lost: try `wfhost cancel` first. If another process advances the
+/// run it is taken from that one, which stops its calls within its lease.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost terminate run_01k9 --reason 'it does not come to its end'")]

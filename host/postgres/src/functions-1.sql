@@ -533,7 +533,7 @@ BEGIN
             v_code := 1;
         ELSIF h.state >= 5 AND NOT (p_how = 'reopen' AND h.state IN (6, 7)) THEN
             v_code := 2;
-        ELSIF h.session <> p_session THEN
+        ELSIF h.session <> p_session AND p_how <> 'seize' THEN
             v_code := 3;
         ELSIF h.session IS NULL AND p_how = 'due' AND (h.due_at IS NULL OR h.due_at > wf.now_1(p_now)) THEN
             v_code := 4;

@@ -476,6 +476,15 @@ impl Sessions for PostgresStore {
         .boxed()
     }
 
+    fn held(&self, session: SessionId) -> BoxFuture<'_, Result<Vec<RunId>>> {
+        async move {
+            let sql = "SELECT r.name FROM wf.hot x JOIN wf.runs r USING (run) WHERE x.session = $1";
+            let rows = self.pool.read(sql, &|| args_of![session.0 as i64]).await?;
+            self.all(&rows, |row| read::id(row, 0))
+        }
+        .boxed()
+    }
+
     fn end_session(&self, session: SessionId) -> BoxFuture<'_, Result<u64>> {
         async move {
             self.shared.notices.ended(session);
@@ -499,6 +508,7 @@ impl Work for PostgresStore {
             ClaimHow::Asked => "asked",
             ClaimHow::AsItIs => "as-it-is",
             ClaimHow::Reopen => "reopen",
+            ClaimHow::Seize => "seize",
         };
         async move {
             loop {

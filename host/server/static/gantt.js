@@ -128,7 +128,7 @@ export function chart(host, open) {
     const view = make("div", "rows");
     view.tabIndex = 0;
     view.setAttribute("role", "region");
-    view.setAttribute("aria-label", "Steps on a time axis");
+    view.setAttribute("aria-label", host.dataset.name ? `Steps of ${host.dataset.name} on a time axis` : "Steps on a time axis");
     const list = make("div", "list");
     list.setAttribute("role", "list");
     view.append(list);

@@ -132,13 +132,34 @@ document.addEventListener("visibilitychange", () => { if (!document.hidden && wa
 
 // --- Times -----------------------------------------------------------------------------------------
 
-/** Writes the local time over each time. */
+const UNITS = /** @type {[number, string][]} */ ([[86_400, "d"], [3_600, "h"], [60, "m"], [1, "s"]]);
+
+/** A length of time as the server spells it. @param {number} seconds whole ones */
+function length(seconds) {
+    const first = UNITS.findIndex(([unit]) => seconds >= unit);
+    if (first < 0) return "0s";
+    const words = UNITS.slice(first, first + 2).map(([unit, name], index) =>
+        [Math.floor((index ? seconds % UNITS[first][0] : seconds) / unit), name]);
+    return words.filter(([number], index) => index === 0 || number).map((word) => word.join("")).join(" ");
+}
+
+/** Writes the local time over each time, and how long ago it was. */
 function spell() {
-    for (const time of document.querySelectorAll("time[datetime]")) {
-        const at = new Date(/** @type {HTMLTimeElement} */ (time).dateTime);
-        if (!isNaN(at.getTime())) time.setAttribute("title", at.toLocaleString());
+    for (const time of /** @type {NodeListOf<HTMLTimeElement>} */ (document.querySelectorAll("time[datetime]"))) {
+        const at = new Date(time.dateTime).getTime();
+        if (isNaN(at)) continue;
+        time.title = new Date(at).toLocaleString();
+        if (!("ago" in time.dataset)) continue;
+        // The clocks of a browser and a server differ.
+        const seconds = Math.floor((Date.now() + ahead - at) / 1000);
+        const text = time.dataset.ago === "age" ? length(Math.max(seconds, 0))
+            : seconds < 0 ? `in ${length(-seconds)}` : seconds < 1 ? "just now" : `${length(seconds)} ago`;
+        if (time.textContent !== text) time.textContent = text;
     }
 }
+/** Milliseconds by which the server's clock is ahead of this one. */
+const ahead = new Date(main.dataset.now ?? Date.now()).getTime() - Date.now();
+setInterval(() => { if (!document.hidden) spell(); }, 1_000);
 spell();
 
 // --- Drawer ----------------------------------------------------------------------------------------

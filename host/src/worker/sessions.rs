@@ -1,10 +1,12 @@
 //! Sessions of this host: how it keeps its own, and ends those of processes that are gone.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use wfhost_core::{Epoch, RunId};
 use wfhost_store::{Fence, Kept, StoreError};
 use wfhost_world::{Lease, lock};
 
@@ -58,6 +60,30 @@ impl Inner {
         for watched in lock(&self.state).watched.values().filter_map(Weak::upgrade) {
             watched.tell();
         }
+    }
+
+    /// Leaves runs that somebody took from this session while it lasted. One that begins or ends at
+    /// this moment is not among those of the session either, so it is left only if it was missing
+    /// (`suspects`) at the renewal before, too.
+    async fn leave_seized(&self, current: &Current, suspects: &mut BTreeSet<(RunId, Epoch)>) {
+        let driven: BTreeSet<_> = {
+            let state = lock(&self.state);
+            let live = state.live.iter().filter(|(_, live)| live.session == current.session);
+            live.map(|(run, live)| (run.clone(), Epoch(live.epoch.load(Ordering::Relaxed)))).collect()
+        };
+        if driven.is_empty() {
+            suspects.clear();
+            return;
+        }
+        let Ok(held) = self.store.held(current.session).await else { return };
+        let held: BTreeSet<_> = held.into_iter().collect();
+        let missing: BTreeSet<_> = driven.into_iter().filter(|(run, _)| !held.contains(run)).collect();
+        for (run, _) in missing.intersection(suspects) {
+            if let Some(live) = lock(&self.state).live.get(run) {
+                live.control.leave(Leave::Lost);
+            }
+        }
+        *suspects = missing;
     }
 
     /// A claim failed, and it may have been made.
@@ -137,6 +163,7 @@ pub(super) async fn keep(inner: Weak<Inner>, current: Current) {
         return;
     };
     let mut wait = every;
+    let mut suspects = BTreeSet::new();
     loop {
         tokio::select! {
             biased;
@@ -153,6 +180,7 @@ pub(super) async fn keep(inner: Weak<Inner>, current: Current) {
             Ok(Kept::Until { .. }) => {
                 current.lease.extend(asked + inner.term());
                 inner.is_over();
+                inner.leave_seized(&current, &mut suspects).await;
                 wait = every;
             }
             Ok(Kept::Fenced) => {

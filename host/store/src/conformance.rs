@@ -42,6 +42,7 @@ macro_rules! conformance {
             a_stale_session_epoch_position_or_head_appends_nothing,
             a_session_is_renewed_for_all_its_runs_and_fenced_as_a_whole,
             whoever_comes_for_a_run_of_a_session_that_is_over_gets_it,
+            a_run_is_seized_from_a_session_that_lives,
             a_claim_opens_the_run_in_one_go,
             a_run_that_was_parked_by_a_clock_that_was_ahead_is_due_when_it_is_right,
             a_run_that_was_begun_by_a_clock_that_was_ahead_is_due_at_once,
@@ -748,6 +749,28 @@ pub async fn whoever_comes_for_a_run_of_a_session_that_is_over_gets_it(stores: V
         // Whoever has it gets it once more.
         assert_eq!(store.opened(store.other, "r").await.epoch, Epoch(3));
         let none = store.claim(store.other, &id("x"), ClaimHow::Asked).await.unwrap();
+        assert_eq!(none, Claimed::NoSuchRun);
+    }
+}
+
+pub async fn a_run_is_seized_from_a_session_that_lives(stores: Vec<Shop>) {
+    for store in stores {
+        for run in ["r", "s"] {
+            create(&store, run, None).await.1.unwrap();
+        }
+        let mut held = store.held(store.mine).await.unwrap();
+        held.sort();
+        assert_eq!(held, [id("r"), id("s")]);
+        let Claimed::Yes(opened) = store.claim_as(store.other, "r", ClaimHow::Seize).await else {
+            panic!("it is had")
+        };
+        assert_eq!((opened.epoch, opened.was), (Epoch(2), RunState::Running));
+        // Only that run is lost, and nothing is appended to it any more by whoever had it.
+        assert_eq!(store.append(store.with("r", None)).await, Err(StoreError::Fenced { run: id("r") }));
+        store.append(store.with("s", None)).await.unwrap();
+        assert_eq!(store.held(store.mine).await.unwrap(), [id("s")]);
+        assert_eq!(store.held(store.other).await.unwrap(), [id("r")]);
+        let none = store.claim_as(store.other, "x", ClaimHow::Seize).await;
         assert_eq!(none, Claimed::NoSuchRun);
     }
 }

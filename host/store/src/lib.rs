@@ -96,6 +96,9 @@ pub trait Sessions: Send + Sync {
     /// whether it was made. They are due for others, and it does not count as a failure of theirs.
     fn shed(&self, session: SessionId, keep: Vec<RunId>) -> BoxFuture<'_, Result<u64>>;
 
+    /// The runs that a session has, in no order.
+    fn held(&self, session: SessionId) -> BoxFuture<'_, Result<Vec<RunId>>>;
+
     /// Ends one's own session; runs that it still has are due for others, and
     /// it does not count as a failure of theirs.
     fn end_session(&self, session: SessionId) -> BoxFuture<'_, Result<u64>>;
@@ -105,7 +108,7 @@ pub trait Sessions: Send + Sync {
 pub trait Work: Send + Sync {
     /// Claims one run: makes the session the one that advances it, under a new
     /// epoch, unless `how` forbids it or another session has it that is not
-    /// over. A run that the session has already is given to it once more. The claim is counted as a start until the run comes forward or is
+    /// over (which only [`ClaimHow::Seize`] overrules). A run that the session has already is given to it once more. The claim is counted as a start until the run comes forward or is
     /// given up in order; see [`Work::set_starts`].
     fn claim<'a>(
         &'a self,

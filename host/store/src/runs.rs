@@ -161,6 +161,9 @@ pub enum ClaimHow {
     AsItIs,
     /// Also those that failed or were cancelled.
     Reopen,
+    /// Any that has not ended, also one that another session has: what that one appends from then on
+    /// is stale. For whoever ends a run where it stands.
+    Seize,
 }
 
 #[derive(Clone, PartialEq, Debug)]

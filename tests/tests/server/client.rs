@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -19,9 +19,14 @@ pub struct Server {
 impl Server {
     /// Starts one at a free port, and waits until it answers.
     pub fn start(place: &Place, more: &[&str]) -> Self {
-        let mut args = vec!["serve", "--listen", "127.0.0.1:0", "--agent", "echo"];
-        args.extend(more);
-        let child = place.spawn(args);
+        Self::start_in(place, more, &[])
+    }
+
+    /// The same, with environment variables.
+    pub fn start_in(place: &Place, more: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = place.wfhost(["serve", "--listen", "127.0.0.1:0", "--agent", "echo"]);
+        command.args(more).envs(variables.iter().copied());
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
         let told = place.path(&format!("state/wfhost/servers/{}.json", child.id()));
         let told: Value = eventually("the server tells where it is", || {
             serde_json::from_str(&std::fs::read_to_string(&told).ok()?).ok()

@@ -8,3 +8,4 @@ mod events;
 mod hostile;
 mod openapi;
 mod pages;
+mod verbs;

@@ -121,6 +121,10 @@ impl Sessions for Faulty {
         self.with(async move { self.store.shed(session, keep).await }.boxed())
     }
 
+    fn held(&self, session: SessionId) -> BoxFuture<'_, Result<Vec<RunId>>> {
+        self.with(async move { self.store.held(session).await }.boxed())
+    }
+
     fn end_session(&self, session: SessionId) -> BoxFuture<'_, Result<u64>> {
         self.with(async move { self.store.end_session(session).await }.boxed())
     }

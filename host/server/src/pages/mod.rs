@@ -22,6 +22,7 @@ use axum::extract::{DefaultBodyLimit, FromRequestParts};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
+use wfhost::world::clock;
 use wfhost_core::limits;
 use wfhost_view::Trouble;
 
@@ -61,6 +62,8 @@ struct Shell {
     live: String,
     /// What was done just now.
     said: Option<&'static str>,
+    /// The server's time, which ages are told by.
+    now: String,
 }
 
 /// What pages say about an act that led to them.
@@ -96,6 +99,7 @@ impl Shell {
             admin: who.may(Scope::Admin),
             live: String::new(),
             said: None,
+            now: clock::rfc3339(clock::now()),
         })
     }
 

@@ -91,9 +91,10 @@ pub(super) struct Time {
 impl Time {
     pub fn of(at: Timestamp) -> Self {
         let now = clock::now();
-        let ago = match at > now {
-            true => format!("in {}", ago(now, at)),
-            false => format!("{} ago", ago(at, now)),
+        let ago = match now.since(at) {
+            0 if at > now => format!("in {}", ago(now, at)),
+            0..1_000 => "just now".to_owned(),
+            _ => format!("{} ago", ago(at, now)),
         };
         Self { at: clock::rfc3339(at), ago }
     }

@@ -227,6 +227,13 @@ impl Sessions for MemStore {
         })
     }
 
+    fn held(&self, session: SessionId) -> BoxFuture<'_, Result<Vec<RunId>>> {
+        self.look(|data| {
+            let held = data.runs.iter().filter(|run| run.session == Some(session));
+            held.map(|run| run.info.id.clone()).collect()
+        })
+    }
+
     fn end_session(&self, session: SessionId) -> BoxFuture<'_, Result<u64>> {
         self.change(|data| {
             for run in data.runs.iter_mut().filter(|run| run.session == Some(session)) {

@@ -19,7 +19,7 @@ impl Work for MemStore {
                 return Ok(Claimed::Ended);
             }
             match found.session {
-                Some(holder) if holder == session => {}
+                Some(holder) if holder == session || how == ClaimHow::Seize => {}
                 Some(holder) => match data.session(holder, self.clock.as_ref()) {
                     Some(Session { id: session, owner, left_ms }) if left_ms > 0 => {
                         return Ok(Claimed::Held { session, owner, left_ms });
@@ -39,7 +39,7 @@ impl Work for MemStore {
                         found.take(id, self.clock.now(), MessageBody::Pause);
                         data.inbox = id.0;
                     }
-                    ClaimHow::AsItIs | ClaimHow::Due => {}
+                    ClaimHow::AsItIs | ClaimHow::Due | ClaimHow::Seize => {}
                 }
             }
             Ok(match data.take(run, session) {

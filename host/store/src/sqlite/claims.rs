@@ -107,7 +107,9 @@ pub(super) fn claim(
     if found.was.is_final() && !reopens {
         return Ok(Claim::No(Claimed::Ended));
     }
-    if let Some(holder) = found.session.filter(|holder| *holder != session.0 as i64) {
+    if how == ClaimHow::Seize {
+        // Whoever has it, its epoch is over.
+    } else if let Some(holder) = found.session.filter(|holder| *holder != session.0 as i64) {
         if let Some(held) = sessions::living(c, holder, clock)? {
             let crate::Session { id: session, owner, left_ms } = held;
             return Ok(Claim::No(Claimed::Held { session, owner, left_ms }));
@@ -124,7 +126,7 @@ pub(super) fn claim(
         ClaimHow::AsItIs if found.was == RunState::Paused => {
             insert_message(c, found.id, clock.now(), &MessageBody::Pause)?;
         }
-        ClaimHow::AsItIs | ClaimHow::Due => {}
+        ClaimHow::AsItIs | ClaimHow::Due | ClaimHow::Seize => {}
     }
     found.take(c, session)?;
     Ok(Claim::Yes(Box::new(found)))

@@ -408,6 +408,10 @@ impl Sessions for SqliteStore {
         self.write(move |c| sessions::shed(c, session, &keep)).boxed()
     }
 
+    fn held(&self, session: SessionId) -> BoxFuture<'_, Result<Vec<RunId>>> {
+        async move { self.read(|c| sessions::held(c, session)) }.boxed()
+    }
+
     fn end_session(&self, session: SessionId) -> BoxFuture<'_, Result<u64>> {
         self.write(move |c| sessions::end(c, session)).boxed()
     }

@@ -3,6 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
 use wfhost_core::{RunId, Timestamp};
 
+use super::read;
 use super::write::{Fault, Result, millis, to_json};
 use crate::{Clock, Fence, Kept, Owner, Session, SessionId, StoreError};
 
@@ -124,6 +125,12 @@ pub(super) fn shed(c: &Connection, id: SessionId, keep: &[RunId]) -> Result<u64>
         )?
         .execute(params![id.0 as i64, to_json(&keep)])?;
     Ok(runs as u64)
+}
+
+pub(super) fn held(c: &Connection, id: SessionId) -> rusqlite::Result<Vec<RunId>> {
+    c.prepare_cached("SELECT name FROM runs WHERE session = ?1")?
+        .query_map([id.0 as i64], |row| read::id(row, 0))?
+        .collect()
 }
 
 pub(super) fn end(c: &Connection, id: SessionId) -> Result<u64> {
