@@ -129,7 +129,6 @@ fn status(trouble: &Trouble) -> StatusCode {
         "WF0201" | "WF0301" | "WF0302" | "WF0305" | "WF0502" | "WF0503" | "WF0506" | "WF0514" | "WF0516" => {
             StatusCode::CONFLICT
         }
-        "WF0003" => StatusCode::PAYLOAD_TOO_LARGE,
         "WF0002" => StatusCode::BAD_REQUEST,
         // What may pass.
         "WF0312" | "WF0313" | "WF0318" | "WF0319" | "WF0323" | "WF0333" | "WF0334" | "WF0410" => {

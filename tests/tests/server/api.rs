@@ -62,7 +62,7 @@ fn starts_that_cannot_be_are_refused_and_nothing_begins() {
         (json!({ "workflow": "probe", "inputs": 1 }), 422, "WF0812"),
         (json!({ "workflow": "probe", "memory_mib": 0 }), 422, "WF0812"),
         (json!({ "workflow": "probe", "module": "abc" }), 400, "WF0812"),
-        (json!({ "workflow": "probe", "key": "k".repeat(300) }), 413, "WF0003"),
+        (json!({ "workflow": "probe", "key": "k".repeat(300) }), 422, "WF0003"),
         (json!({ "workflow": "probe", "signal": { "name": "" } }), 422, "WF0505"),
     ] {
         assert_eq!(server.ask("POST", "/api/v1/runs", Some(&asked)).error(status), code, "{asked}");
@@ -135,7 +135,7 @@ fn lists_are_filtered_and_read_by_pages() {
         }
     }
     assert_eq!(seen, ["n6", "n5", "n4", "n3", "n2", "n1", "n0"]);
-    assert_eq!(server.ask("GET", "/api/v1/runs?cursor=abc", None).error(400), "WF0812");
+    assert_eq!(server.ask("GET", "/api/v1/runs?cursor=abc", None).error(422), "WF0812");
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn a_stream_tells_a_run_to_its_end_and_goes_on_behind_any_event() {
     // What cannot be read in the header is as if it was not sent; in the query it is a mistake.
     let all: Vec<_> = server.stream(&server.token, "/api/v1/runs/r/events", Some("what?")).collect();
     assert_eq!(entries(&all), listed);
-    assert_eq!(server.ask("GET", "/api/v1/runs/r/events?after=what", None).error(400), "WF0812");
+    assert_eq!(server.ask("GET", "/api/v1/runs/r/events?after=what", None).error(422), "WF0812");
     // The same page by page.
     let (mut pages, mut next) = (Vec::new(), "0.0.0".to_owned());
     loop {

@@ -77,7 +77,7 @@ pub(crate) async fn signal(
 /// `Idempotency-Key` are delivered once.
 #[utoipa::path(post, path = "/runs/{run}/signals/{name}", tag = "acts", operation_id = "sendSignal",
     params(("run" = String, Path), ("name" = String, Path),
-        ("Idempotency-Key" = Option<String>, Header, description = "The id of the signal")),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, description = "The id of the signal")),
     request_body(content = Anything, description = "The payload", content_type = "application/json"),
     security(("bearer" = ["runs:signal"])),
     responses((status = 200, description = "It was sent before", body = ActView),
@@ -113,7 +113,7 @@ struct ReplyView {
 /// with the same `Idempotency-Key`, the call is made once and the answer comes again.
 #[utoipa::path(post, path = "/runs/{run}/calls/{name}", tag = "acts", operation_id = "callRun",
     params(("run" = String, Path), ("name" = String, Path), WaitAsked,
-        ("Idempotency-Key" = Option<String>, Header, description = "The id of the call")),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, description = "The id of the call")),
     request_body(content = Anything, description = "What the program is given", content_type = "application/json"),
     security(("bearer" = ["runs:signal", "payloads:read"])),
     responses((status = 200, description = "What it answered", body = ReplyView),
@@ -205,6 +205,7 @@ struct ResumeAsked {
     /// What it may spend from now on; what is not said stays. One that failed because it had spent all goes on.
     budget: Option<BudgetAsked>,
     /// The digest of other code to go on with, if that agrees with the journal.
+    #[schema(pattern = "^(blake3:)?[0-9a-f]{64}$")]
     module: Option<String>,
 }
 
@@ -368,9 +369,10 @@ struct ForkAsked {
     #[serde(default)]
     edits: Vec<EditAsked>,
     /// Another input.
-    #[schema(value_type = Anything)]
+    #[schema(value_type = Option<Anything>)]
     input: Option<Json>,
     /// The digest of other code.
+    #[schema(pattern = "^(blake3:)?[0-9a-f]{64}$")]
     module: Option<String>,
     /// Take over answers and not entries.
     #[serde(default)]
@@ -458,6 +460,7 @@ async fn fork_run(
 #[serde(deny_unknown_fields)]
 struct ReplayAsked {
     /// The digest of other code.
+    #[schema(pattern = "^(blake3:)?[0-9a-f]{64}$")]
     module: Option<String>,
     /// Stop behind this entry.
     to: Option<u64>,
@@ -530,6 +533,7 @@ pub(crate) async fn replay(
 #[serde(deny_unknown_fields)]
 struct UpgradeAsked {
     /// The digest of the new code.
+    #[schema(pattern = "^(blake3:)?[0-9a-f]{64}$")]
     module: String,
     /// Only tell whether it can be.
     #[serde(default)]

@@ -91,6 +91,7 @@ struct EventsAsked {
     /// Of a stream: whether it goes on when all is told [default: true].
     follow: Option<bool>,
     /// Of a page: wait so long for something to come.
+    #[param(pattern = "^[0-9]{1,12}(ms|s|m|h|d)$")]
     wait: Option<String>,
     /// Of a page: at most so many.
     #[param(minimum = 1, maximum = 1000)]
@@ -167,7 +168,7 @@ impl Kinds {
         match strange {
             Some(kind) => {
                 let known: Vec<_> = known.iter().map(|(kind, _)| *kind).collect();
-                Err(Problem::bad(format!("`{kind}` is no kind of event; there are {}", known.join(", "))))
+                Err(Problem::unfit(format!("`{kind}` is no kind of event; there are {}", known.join(", "))))
             }
             None => Ok(Self(Some(kinds))),
         }
@@ -352,7 +353,7 @@ fn asked_cursor<T>(
     match (last, after) {
         (Some(cursor), _) => Ok(Some(cursor)),
         (None, Some(text)) => {
-            parse(text).map(Some).ok_or_else(|| Problem::bad("the cursor is none that an event gave"))
+            parse(text).map(Some).ok_or_else(|| Problem::unfit("the cursor is none that an event gave"))
         }
         (None, None) => Ok(None),
     }

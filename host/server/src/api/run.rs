@@ -43,9 +43,10 @@ pub(super) fn router() -> OpenApiRouter<App> {
 #[serde(deny_unknown_fields)]
 struct ShowAsked {
     /// Wait so long, like `30s`; a minute at most. The header `Prefer: wait=30` is the same.
+    #[param(pattern = "^[0-9]{1,12}(ms|s|m|h|d)$")]
     wait: Option<String>,
     /// What to wait for: `end`, or `change` of anything behind entry `after`.
-    #[param(example = "end")]
+    #[param(example = "end", pattern = "^(end|change)$")]
     until: Option<String>,
     /// The number of entries that are known already.
     after: Option<u64>,
@@ -159,6 +160,7 @@ struct StepsAsked {
     /// Only steps behind this one.
     after: Option<u64>,
     /// Only those in this state: open, cancelled, completed, failed.
+    #[param(pattern = "^(open|cancelled|completed|failed)$")]
     state: Option<String>,
     #[param(minimum = 1, maximum = 10000)]
     limit: Option<u32>,
@@ -290,6 +292,7 @@ struct LogsAsked {
     /// The number of the first line.
     from: Option<u64>,
     /// Only lines that matter so much: trace, debug, info, warn, error.
+    #[param(pattern = "^(trace|debug|info|warn|error)$")]
     level: Option<String>,
     #[param(minimum = 1, maximum = 10000)]
     limit: Option<u32>,
@@ -421,6 +424,7 @@ struct TranscriptAsked {
     /// Only those of this step.
     step: Option<u64>,
     /// Only these kinds, separated by commas; `diff` is what an agent changed in its workspace.
+    #[param(pattern = "^(answer|progress|event|heartbeat|diff)(,(answer|progress|event|heartbeat|diff))*$")]
     kind: Option<String>,
     /// Only lines behind this number.
     after: Option<u64>,

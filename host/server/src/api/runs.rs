@@ -59,6 +59,7 @@ pub(crate) struct Wanted {
     /// With this key.
     pub key: Option<String>,
     /// Executed with the module of this digest.
+    #[param(pattern = "^(blake3:)?[0-9a-f]{64}$")]
     pub module: Option<String>,
     /// Children of this run.
     pub parent: Option<String>,
@@ -72,7 +73,7 @@ pub(super) fn time(name: &str, text: &str) -> Result<Timestamp, Problem> {
         return Ok(Timestamp(u64::try_from(time.as_millisecond()).unwrap_or(0)));
     }
     let millis = wfhost_config::units::millis(text).map_err(|_| {
-        Problem::bad(format!(
+        Problem::unfit(format!(
             "`{name}` is a time like 2026-01-31T12:00:00Z, or a length of time before now like 2h"
         ))
     })?;
@@ -95,12 +96,12 @@ impl Wanted {
         let state = |word: &String| {
             RunState::parse(word).ok_or_else(|| {
                 let known: Vec<_> = RunState::ALL.iter().map(|state| state.as_str()).collect();
-                Problem::bad(format!("`{word}` is no state; there are {}", known.join(", ")))
+                Problem::unfit(format!("`{word}` is no state; there are {}", known.join(", ")))
             })
         };
         let label = |word: &String| match word.split_once('=') {
             Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-            _ => Err(Problem::bad(format!("`{word}` is no label: one is given as key=value"))),
+            _ => Err(Problem::unfit(format!("`{word}` is no label: one is given as key=value"))),
         };
         let waits = |text: &String| match text.as_str() {
             "people" => Ok(WaitsFor::People),
@@ -108,7 +109,7 @@ impl Wanted {
             "signal" => Ok(WaitsFor::Signal(None)),
             text => match text.strip_prefix("signal:").filter(|name| !name.is_empty()) {
                 Some(name) => Ok(WaitsFor::Signal(Some(name.to_owned()))),
-                None => Err(Problem::bad("`waits` is people, time, signal, or signal:NAME")),
+                None => Err(Problem::unfit("`waits` is people, time, signal, or signal:NAME")),
             },
         };
         Ok(RunFilter {
@@ -200,7 +201,7 @@ pub(crate) async fn page(
     let most = limit(page.limit, 50, 1_000)?;
     let before = match &page.cursor {
         Some(cursor) => {
-            Some(run_of(cursor).ok_or_else(|| Problem::bad("the cursor is none that a page gave"))?)
+            Some(run_of(cursor).ok_or_else(|| Problem::unfit("the cursor is none that a page gave"))?)
         }
         None => None,
     };
@@ -275,7 +276,7 @@ impl From<BudgetAsked> for Budget {
 pub(crate) struct FirstSignal {
     #[schema(min_length = 1, max_length = 256)]
     name: String,
-    #[schema(value_type = Anything)]
+    #[schema(value_type = Option<Anything>)]
     payload: Option<Json>,
     /// Signals with the same id are delivered once.
     id: Option<String>,
@@ -288,8 +289,9 @@ pub(crate) struct StartAsked {
     /// The name of its module: the newest of that name.
     workflow: Option<String>,
     /// The digest of its module, in the place of `workflow`.
+    #[schema(pattern = "^(blake3:)?[0-9a-f]{64}$")]
     module: Option<String>,
-    #[schema(value_type = Anything)]
+    #[schema(value_type = Option<Anything>)]
     input: Option<Json>,
     /// An id of one's own: letters, digits, `_`, `-`, `.`.
     #[schema(min_length = 1, max_length = 128)]
@@ -328,6 +330,7 @@ pub(crate) struct StartAsked {
 #[into_params(parameter_in = Query)]
 pub(super) struct WaitAsked {
     /// Wait so long for the run to end, like `30s`; a minute at most.
+    #[param(pattern = "^[0-9]{1,12}(ms|s|m|h|d)$")]
     pub wait: Option<String>,
 }
 
@@ -446,7 +449,7 @@ pub(crate) async fn module(
 /// With a key this can be repeated: the same key gives the same run, and another input or module under
 /// it is refused. With `wait` the answer has the result, if the run ends in time.
 #[utoipa::path(post, path = "/runs", tag = "runs", operation_id = "startRun", request_body = StartAsked, params(WaitAsked,
-        ("Idempotency-Key" = Option<String>, Header, description = "The key, if the body has none")),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, description = "The key, if the body has none")),
     security(("bearer" = ["runs:start"])),
     responses((status = 200, description = "There was a run with the key", body = RunView),
         (status = 201, description = "It began", body = RunView),

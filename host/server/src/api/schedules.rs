@@ -89,6 +89,7 @@ struct ScheduleAsked {
     /// The name of the module: the newest of that name now.
     workflow: Option<String>,
     /// The digest of the module, in the place of `workflow`.
+    #[schema(pattern = "^(blake3:)?[0-9a-f]{64}$")]
     module: Option<String>,
     /// Minute, hour, day of the month, month, day of the week.
     cron: Option<String>,
@@ -98,7 +99,7 @@ struct ScheduleAsked {
     every: Option<String>,
     /// The first time of `every`, RFC 3339 [default: now].
     from: Option<String>,
-    #[schema(value_type = Anything)]
+    #[schema(value_type = Option<Anything>)]
     input: Option<Json>,
     /// If the last run goes on when the next is to begin: skip, queue, cancel, allow [default: skip].
     overlap: Option<String>,

@@ -208,6 +208,9 @@ async fn audit(
     caller.need(&app, Scope::Admin)?;
     let most = limit(asked.limit, 100, 1_000)?;
     let before = asked.before;
+    if before.is_some_and(|before| i64::try_from(before).is_err()) {
+        return Err(Problem::bad("`before` is the number of an act"));
+    }
     let found = app.read(async move |store| store.acts(before, most).await).await?;
     let before = found.last().filter(|_| found.len() == most).map(|act| act.number);
     let view = |act: Act| AuditView {
