@@ -221,7 +221,7 @@ export function chart(host, open) {
 
     /** @param {Part[]} parts @param {number} names */
     function paintAxis(parts, names) {
-        const marks = [];
+        const marks = [], folds = parts.filter((part) => part.folded);
         let free = -Infinity;
         for (const part of parts) {
             if (part.folded) {
@@ -237,6 +237,8 @@ export function chart(host, open) {
             const step = nice(span / Math.max(1, wide / 90));
             for (let time = part.t0; time <= part.t1; time = part.t0 === time ? start + Math.ceil((time - start + step / 2) / step) * step : time + step) {
                 const x = place(parts, time);
+                // The length of a fold stands where it is.
+                if (folds.some((fold) => fold.x0 < x + 50 && x < fold.x1)) continue;
                 if (x >= free && (x === part.x0 || x + 50 <= part.x1 || part === parts[parts.length - 1])) {
                     const mark = make("span", "tick", "+" + spell(time - start));
                     mark.style.left = names + x + "px";

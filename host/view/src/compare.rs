@@ -52,7 +52,7 @@ pub fn compare(a: &Told, b: &Told) -> (usize, Vec<Difference>) {
     let mut same = 0;
     let only = |steps: &[StepInfo], range: std::ops::Range<usize>, side: &str| {
         let step = |info: &StepInfo| {
-            let what = format!("step {} of {side} only: {} {}", info.step, info.op.kind(), info.op.label());
+            let what = format!("only {side} has step {}: {} {}", info.step, info.op.kind(), info.op.label());
             Difference { what, a: None, b: None }
         };
         steps[range].iter().map(step).collect::<Vec<_>>()

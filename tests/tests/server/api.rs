@@ -460,7 +460,7 @@ fn long_polls_come_back_when_something_changed_or_the_server_ends() {
         stream.read_to_string(&mut answer).unwrap();
         answer
     });
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    std::thread::sleep(std::time::Duration::from_millis(1_500));
     let begin = std::time::Instant::now();
     assert_eq!(server.stop().code(), Some(143));
     assert!(begin.elapsed() < std::time::Duration::from_secs(20), "a minute was not waited for");
