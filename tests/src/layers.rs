@@ -5,23 +5,24 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Each crate, and those of this repository that it may know.
-const LAYERS: [(&str, &str, &[&str]); 14] = [
+const LAYERS: [(&str, &str, &[&str]); 15] = [
     ("core", "wfhost-core", &[]),
     ("schema", "wfhost-schema", &["wfhost-core"]),
     ("world", "wfhost-world", &["wfhost-core"]),
     ("store", "wfhost-store", &["wfhost-core", "wfhost-world"]),
     ("postgres", "wfhost-postgres", &["wfhost-core", "wfhost-store"]),
     ("agents", "wfhost-agents", &["wfhost-core", "wfhost-schema", "wfhost-world"]),
+    ("registry", "wfhost-registry", &["wfhost-core", "wfhost-world"]),
     ("runtime", "wfhost-runtime", &["wfhost-core", "wfhost-schema", "wfhost-world"]),
     (
         ".",
         "wfhost",
         &["wfhost-agents", "wfhost-core", "wfhost-runtime", "wfhost-schema", "wfhost-store", "wfhost-world"],
     ),
-    ("config", "wfhost-config", &["wfhost-agents", "wfhost-core", "wfhost-world"]),
+    ("config", "wfhost-config", &["wfhost-agents", "wfhost-core", "wfhost-registry", "wfhost-world"]),
     ("build", "wfhost-build", &["wfhost-world"]),
     ("simulate", "wfhost-simulate", &["wfhost", "wfhost-config", "wfhost-core"]),
-    ("view", "wfhost-view", &["wfhost", "wfhost-config", "wfhost-core"]),
+    ("view", "wfhost-view", &["wfhost", "wfhost-config", "wfhost-core", "wfhost-registry"]),
     ("server", "wfhost-server", &["wfhost", "wfhost-config", "wfhost-core", "wfhost-view"]),
     (
         "cli",
@@ -31,6 +32,7 @@ const LAYERS: [(&str, &str, &[&str]); 14] = [
             "wfhost-build",
             "wfhost-config",
             "wfhost-core",
+            "wfhost-registry",
             "wfhost-server",
             "wfhost-simulate",
             "wfhost-view",

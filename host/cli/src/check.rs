@@ -16,6 +16,7 @@ use wfhost_view::UpgradeView;
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{find_run, read_journal};
+use super::registry::Fetch;
 use super::{Common, Format, module_arg, printer, upgrade};
 
 /// Sleeps up to this length are waited for in a check.
@@ -63,6 +64,8 @@ pub(crate) struct Check {
     /// Accept a module that imports sockets or HTTP; a call to them fails the run
     #[arg(long)]
     trap_denied: bool,
+    #[command(flatten)]
+    fetch: Fetch,
 }
 
 /// What two executions agree in.
@@ -77,7 +80,7 @@ const FIRST: &str = "first";
 
 impl Check {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let (name, bytes) = module_arg::load(None, &self.module).await?;
+        let (name, bytes) = module_arg::load(common, None, &self.module, self.fetch).await?;
         let digest = Digest::of(&bytes);
         let summary = summarize(&bytes)?;
         let text = common.output == Format::Text;

@@ -414,6 +414,67 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "a simulation failed by itself\n\nThat is a fault of wfhost: please report it, with the module and the seed.",
     ),
     ("WF0822", "a report of `wfhost test` cannot be written"),
+    (
+        "WF0920",
+        "this is no reference of a module in a registry\n\nA reference names the registry, the repository and the version: ghcr.io/acme/reviewer:1.4.2, localhost:5000/me/hello@sha256:.. Neither a registry nor a version is meant if none is named: elsewhere `hello` leads to a public registry, where anybody can put something of that name. A registry whose name has neither a dot nor a port is written as oci://NAME/..",
+    ),
+    (
+        "WF0921",
+        "a registry cannot be reached\n\nWhat may pass is tried four times. Registries are spoken to with TLS, but for those on this machine and those with\n\n    [registries.\"registry.lan:5000\"]\n    plain_http = true\n\nin wfhost.toml. What the local store has runs without a network: --offline.",
+    ),
+    (
+        "WF0922",
+        "a registry wants a login, or does not accept the one that was sent\n\n`wfhost login REGISTRY -u NAME --password-stdin` keeps one. Those of Docker and podman are used, too. Many registries want a token in place of the password.",
+    ),
+    (
+        "WF0923",
+        "a registry does not allow that\n\nThe login is right, but not entitled to this repository, or to push.",
+    ),
+    ("WF0924", "a registry does not have that\n\nSome say so of what a login is not allowed to see, too."),
+    (
+        "WF0925",
+        "a registry has too much to do\n\nIt says for how long it wants to be left alone. Up to 20 seconds are waited for.",
+    ),
+    (
+        "WF0926",
+        "a registry answered what cannot be used\n\nIt may be none: a proxy, a login page of a network, another server at this address.",
+    ),
+    (
+        "WF0927",
+        "what a registry sent is not what it was said to be\n\nThe digest or the size differs from the one by which it was asked for. It was changed, cut off or mixed up on the way or at the registry. Nothing of it was kept or run.",
+    ),
+    (
+        "WF0928",
+        "what a registry wants to send is too large\n\nA manifest may have 4 MiB, a module 128 MiB. Sizes are looked at before anything is fetched, and counted on the way.",
+    ),
+    (
+        "WF0929",
+        "what a reference leads to is no module\n\nA module is an artifact of the CNCF's layout: a manifest with a configuration of the type application/vnd.wasm.config.v0+json and one layer of the type application/wasm, which is a component. `wfhost push` and `wkg oci push` make them. An index of several things, an image for containers, a core module are none.",
+    ),
+    (
+        "WF0930",
+        "a login cannot be read or kept\n\nLogins are in wfhost/auth.json of the user's configuration directory, which only its owner may write, in the format of podman. After it those of podman and Docker are read, also by way of their credential helpers.",
+    ),
+    (
+        "WF0931",
+        "the local store of modules cannot be used\n\nIt is `modules` in wfhost's data directory ($XDG_DATA_HOME/wfhost/modules) and is an OCI image layout. It can be removed as a whole: runs have their modules in the database, and the others are fetched again.",
+    ),
+    (
+        "WF0932",
+        "a module is not in the local store, and no registry may be asked\n\n`wfhost pull REFERENCE` fetches it while there is a network.",
+    ),
+    (
+        "WF0933",
+        "a tag would be moved to other content\n\nA tag that is a full version, like 1.4.2, stays what it is: whoever uses it expects that. Push another version, or say --force.",
+    ),
+    (
+        "WF0934",
+        "the name of a module means several of the local store\n\nName one as a whole, with its registry, or say in wfhost.toml which one is meant:\n\n    [modules]\n    reviewer = \"ghcr.io/acme/reviewer:1.4.2\"",
+    ),
+    (
+        "WF0935",
+        "a registry leads elsewhere, where it is not followed\n\nLogins are not sent without TLS, nor to another host than the registry names for them; what is pushed is not sent elsewhere; nothing is followed out of TLS.",
+    ),
 ];
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use wfhost_view::RunView;
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{AgentArgs, find_run, json_arg};
+use super::registry::Fetch;
 use super::{Common, Format, follow, module_arg, printer};
 
 /// Make a new run out of what another one did
@@ -50,6 +51,8 @@ pub(crate) struct Fork {
     /// Leave the fork to `wfhost serve`
     #[arg(short, long)]
     detach: bool,
+    #[command(flatten)]
+    fetch: Fetch,
 }
 
 fn edit_arg(text: &str) -> Result<(u64, Json), String> {
@@ -69,7 +72,8 @@ impl Fork {
         let host = common.host(store, self.agents.providers(&config)?, evict, Adopt::Own)?;
         let module = match &self.module {
             Some(module) => {
-                let (name, bytes) = module_arg::load(Some(host.store().as_ref()), module).await?;
+                let (name, bytes) =
+                    module_arg::load(common, Some(host.store().as_ref()), module, self.fetch).await?;
                 Some(host.add_module(&name, &bytes).await?)
             }
             None => None,

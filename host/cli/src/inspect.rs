@@ -7,6 +7,7 @@ use wfhost::engine::{Import, summarize};
 use wfhost_core::{Digest, Limit, RunConfig};
 
 use super::diagnostic::{Exit, Trouble};
+use super::registry::Fetch;
 use super::{Common, Format, module_arg, printer};
 
 /// Show what a module imports and exports, and the limits it runs under
@@ -21,6 +22,8 @@ pub(crate) struct Inspect {
     /// Print the WIT package of workflows
     #[arg(long)]
     wit: bool,
+    #[command(flatten)]
+    fetch: Fetch,
 }
 
 impl Inspect {
@@ -31,7 +34,7 @@ impl Inspect {
         let Some(module) = &self.module else { return Ok(Exit::Done) };
         // A file needs no database.
         let store = if std::path::Path::new(module).exists() { None } else { Some(common.reader()?) };
-        let (name, bytes) = module_arg::load(store.as_deref(), module).await?;
+        let (name, bytes) = module_arg::load(common, store.as_deref(), module, self.fetch).await?;
         let summary = summarize(&bytes)?;
         let limits = RunConfig::default().limits();
         if common.output != Format::Text {

@@ -18,6 +18,7 @@ mod follow;
 mod fork;
 mod inspect;
 mod journal;
+mod login;
 mod logs;
 mod messages;
 mod module_arg;
@@ -28,6 +29,9 @@ mod people;
 mod place;
 mod printer;
 mod ps;
+mod pull;
+mod push;
+mod registry;
 mod replay;
 mod resume;
 mod retry;
@@ -203,8 +207,16 @@ enum Verb {
     Doctor(doctor::Doctor),
     /// Put a module into the database
     Add(modules::Add),
-    /// List the modules in the database
+    /// List the modules in the database and in the local store
     Modules(modules::Modules),
+    /// Push a module to a registry
+    Push(push::Push),
+    /// Fetch a module from a registry
+    Pull(pull::Pull),
+    /// Log in to a registry
+    Login(login::Login),
+    /// Forget the login of a registry
+    Logout(login::Logout),
     /// Show what a module imports and exports
     Inspect(inspect::Inspect),
     /// Check that a module can be run as a workflow
@@ -243,6 +255,7 @@ const GROUPS: &[(&str, &[&str])] = &[
         ],
     ),
     ("Change", &["add", "modules", "upgrade", "replay", "verify", "delete"]),
+    ("Share", &["push", "pull", "login", "logout"]),
     ("Operate", &["serve", "token", "schedule", "db", "config", "trust", "untrust", "doctor"]),
     ("Help", &["explain", "completions"]),
 ];
@@ -382,6 +395,10 @@ async fn execute(cli: &Cli) -> Result<Exit, Trouble> {
         Verb::Delete(verb) => verb.execute(common).await,
         Verb::Db(verb) => verb.execute(common).await,
         Verb::Add(verb) => verb.execute(common).await,
+        Verb::Push(verb) => verb.execute(common).await,
+        Verb::Pull(verb) => verb.execute(common).await,
+        Verb::Login(verb) => verb.execute(common).await,
+        Verb::Logout(verb) => verb.execute(common),
         Verb::Modules(verb) => verb.execute(common).await,
         Verb::Inspect(verb) => verb.execute(common).await,
         Verb::Check(verb) => verb.execute(common).await,

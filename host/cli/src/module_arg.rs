@@ -1,11 +1,19 @@
 //! The argument that names a module.
+//!
+//! It is, in this order: a path; a digest of the database or the local store; a name of `[modules]` in
+//! the configuration; a name in the database; a reference to a registry; a name in the local store.
+//! Nothing but a registry that is spelt out leads to one.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use wfhost::store::Store;
 use wfhost_core::Digest;
+use wfhost_registry::{Reference, Sha256};
 
+use super::Common;
 use super::diagnostic::Trouble;
+use super::place::nearest;
+use super::registry::{self, Fetch, Fetched, Origin};
 
 /// A module that was found.
 pub(crate) struct Found {
@@ -14,44 +22,138 @@ pub(crate) struct Found {
     /// The directory that its file is in, where those of its children are
     /// looked for; none for a module of the store.
     pub directory: Option<String>,
+    /// Where it came from, if that is a registry.
+    pub origin: Option<Origin>,
+}
+
+impl From<Fetched> for Found {
+    fn from(Fetched { name, bytes, origin }: Fetched) -> Self {
+        Self { name, bytes, directory: None, origin: Some(origin) }
+    }
 }
 
 /// The name and the bytes of what [`find`] finds.
-pub(crate) async fn load(store: Option<&dyn Store>, arg: &str) -> Result<(String, Vec<u8>), Trouble> {
-    find(store, arg).await.map(|found| (found.name, found.bytes))
+pub(crate) async fn load(
+    common: &Common,
+    store: Option<&dyn Store>,
+    arg: &str,
+    fetch: Fetch,
+) -> Result<(String, Vec<u8>), Trouble> {
+    find(common, store, arg, fetch).await.map(|found| (found.name, found.bytes))
 }
 
-/// Finds a module: a file, a directory (which is built), or a digest or a
-/// name in the store.
-pub(crate) async fn find(store: Option<&dyn Store>, arg: &str) -> Result<Found, Trouble> {
-    let built = if Path::new(arg).is_dir() { Some(super::build::only(Path::new(arg))?) } else { None };
-    let path = built.as_deref().unwrap_or(Path::new(arg));
-    if path.is_file() {
-        let bytes = std::fs::read(path)
-            .map_err(|error| Trouble::usage("WF0110", format!("{arg} cannot be read: {error}")))?;
-        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-        let directory = path.canonicalize().ok().and_then(|path| Some(path.parent()?.to_owned()));
-        return Ok(Found {
-            name: stem.unwrap_or_else(|| arg.to_owned()),
-            bytes,
-            directory: directory.map(|directory| directory.to_string_lossy().into_owned()),
-        });
+/// Finds a module. Without a database none is looked for in one.
+pub(crate) async fn find(
+    common: &Common,
+    store: Option<&dyn Store>,
+    arg: &str,
+    fetch: Fetch,
+) -> Result<Found, Trouble> {
+    let path = Path::new(arg);
+    if path.exists() {
+        return file(path);
     }
-    if let Some(store) = store {
-        let modules = store.modules().await?;
-        let wanted = Digest::parse(arg);
-        let short = arg.strip_prefix("blake3:").filter(|hex| hex.len() >= 6);
-        let found = modules.iter().find(|module| {
-            Some(module.digest) == wanted
-                || module.name == arg
-                || short.is_some_and(|hex| module.digest.hex().starts_with(hex))
-        });
-        if let Some(module) = found
-            && let Some(bytes) = store.module(module.digest).await?
-        {
-            return Ok(Found { name: module.name.clone(), bytes, directory: None });
+    if is_path(arg) {
+        return Err(no_module(arg, &[]));
+    }
+    let modules = match store {
+        Some(store) => store.modules().await?,
+        None => Vec::new(),
+    };
+    let in_database = async |matches: &dyn Fn(&str, Digest) -> bool| -> Result<Option<Found>, Trouble> {
+        let found = modules.iter().find(|module| matches(&module.name, module.digest));
+        let (Some(module), Some(store)) = (found, store) else { return Ok(None) };
+        let bytes = store.module(module.digest).await?;
+        Ok(bytes.map(|bytes| Found { name: module.name.clone(), bytes, directory: None, origin: None }))
+    };
+    let wanted = Digest::parse(arg);
+    let short = arg.strip_prefix("blake3:").filter(|hex| hex.len() >= 6);
+    if wanted.is_some() || short.is_some() {
+        let is_meant = |_: &str, digest: Digest| {
+            Some(digest) == wanted || short.is_some_and(|hex| digest.hex().starts_with(hex))
+        };
+        return in_database(&is_meant).await?.ok_or_else(|| no_module(arg, &[]));
+    }
+    if let Ok(digest) = arg.parse::<Sha256>() {
+        return by_digest(common, digest, fetch).await;
+    }
+    let config = common.config()?;
+    if let Some(module) = config.modules()?.get(arg) {
+        return match module.parse::<Reference>() {
+            Ok(reference) => {
+                let fetched = registry::fetch(common, &reference, fetch).await?;
+                Ok(Found { name: arg.to_owned(), ..fetched.into() })
+            }
+            Err(_) => Ok(Found { name: arg.to_owned(), ..file(Path::new(module))? }),
+        };
+    }
+    if let Some(found) = in_database(&|name, _| name == arg).await? {
+        return Ok(found);
+    }
+    if Reference::is_meant(arg) {
+        return Ok(registry::fetch(common, &arg.parse()?, fetch).await?.into());
+    }
+    let kept = registry::store()?.modules()?;
+    let named: Vec<_> = kept.iter().filter(|kept| kept.reference.name() == arg).collect();
+    match named.as_slice() {
+        [] => {
+            let names = modules.iter().map(|module| module.name.as_str());
+            let names: Vec<&str> = names.chain(kept.iter().map(|kept| kept.reference.name())).collect();
+            Err(no_module(arg, &names))
+        }
+        [kept] => {
+            let fetch = Fetch { offline: true, ..fetch };
+            Ok(registry::fetch(common, &kept.reference, fetch).await?.into())
+        }
+        several => {
+            let details = several.iter().map(|kept| kept.reference.to_string()).collect();
+            Err(Trouble {
+                details,
+                ..Trouble::usage("WF0934", format!("the local store has {} modules `{arg}`", several.len()))
+            }
+            .hint("name one of them as a whole, or say in [modules] of wfhost.toml which one is meant"))
         }
     }
-    Err(Trouble::usage("WF0110", format!("there is no file and no known module `{arg}`"))
-        .hint("name a component's file, or a module that was run before (by name or blake3:DIGEST)"))
+}
+
+/// Whether an argument is a path by its looks.
+fn is_path(arg: &str) -> bool {
+    arg.starts_with(['.', '/']) || (arg.ends_with(".wasm") && !arg.starts_with("oci://"))
+}
+
+/// A file, or what is built of a directory.
+fn file(path: &Path) -> Result<Found, Trouble> {
+    let shown = path.display();
+    let built: Option<PathBuf> = if path.is_dir() { Some(super::build::only(path)?) } else { None };
+    let path = built.as_deref().unwrap_or(path);
+    let bytes = std::fs::read(path)
+        .map_err(|error| Trouble::usage("WF0110", format!("{shown} cannot be read: {error}")))?;
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let directory = path.canonicalize().ok().and_then(|path| Some(path.parent()?.to_owned()));
+    Ok(Found {
+        name: stem.unwrap_or_else(|| shown.to_string()),
+        bytes,
+        directory: directory.map(|directory| directory.to_string_lossy().into_owned()),
+        origin: None,
+    })
+}
+
+/// A module of the local store by the digest of its manifest.
+async fn by_digest(common: &Common, digest: Sha256, fetch: Fetch) -> Result<Found, Trouble> {
+    let kept = registry::store()?.modules()?;
+    let Some(kept) = kept.iter().find(|kept| kept.descriptor.digest == digest) else {
+        return Err(Trouble::usage("WF0110", format!("the local store has no module {digest}"))
+            .hint("`wfhost modules` lists what it has; say where another one is: REGISTRY/NAME@sha256:.."));
+    };
+    Ok(registry::fetch(common, &kept.reference.at(digest), fetch).await?.into())
+}
+
+fn no_module(arg: &str, names: &[&str]) -> Trouble {
+    let trouble = Trouble::usage("WF0110", format!("there is no file and no known module `{arg}`"));
+    let trouble = match nearest(arg, names.iter().copied()) {
+        Some(near) => trouble.hint(format!("did you mean `{near}`?")),
+        None => trouble,
+    };
+    trouble
+        .hint("name a component's file, a module that was run before (by name or blake3:DIGEST), or one in a registry: REGISTRY/NAME:TAG")
 }

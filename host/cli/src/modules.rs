@@ -9,6 +9,7 @@ use wfhost_view::ModuleView;
 
 use super::diagnostic::{Exit, Trouble};
 use super::printer::{Column, left, right};
+use super::registry::Fetch;
 use super::{Common, Format, module_arg, printer};
 
 /// Put a module into the database
@@ -25,13 +26,15 @@ pub(crate) struct Add {
     /// Accept a module that imports sockets or HTTP; a call to them fails the run
     #[arg(long)]
     trap_denied: bool,
+    #[command(flatten)]
+    fetch: Fetch,
 }
 
 impl Add {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let store = common.store()?;
         let host = common.host(store, Providers::builtin(), Evict::default(), Adopt::Own)?;
-        let (name, bytes) = module_arg::load(None, &self.module).await?;
+        let (name, bytes) = module_arg::load(common, None, &self.module, self.fetch).await?;
         let denied = if self.trap_denied { Denied::Trap } else { Denied::Refuse };
         let module = host.add_module_with(&name, &bytes, denied).await?;
         printer::say(common, "Added", &format!("{name}  {}", module.digest));
@@ -46,7 +49,8 @@ impl Add {
     }
 }
 
-/// List the modules in the database, the newest of each name first
+/// List the modules in the database, the newest of each name first, and those
+/// that the local store has from registries
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost modules
@@ -56,11 +60,18 @@ pub(crate) struct Modules {}
 impl Modules {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let modules = common.reader()?.modules().await?;
+        let kept = super::registry::store()?.modules()?;
         if common.output != Format::Text {
             modules.iter().for_each(|module| printer::json(&ModuleView::of(module)));
+            for kept in &kept {
+                printer::json(&json!({
+                    "schema": "wfhost/kept/1", "reference": kept.reference.to_string(),
+                    "name": kept.reference.name(), "manifest": kept.descriptor.digest,
+                }));
+            }
             return Ok(Exit::Done);
         }
-        if modules.is_empty() {
+        if modules.is_empty() && kept.is_empty() {
             printer::note("there are no modules; `wfhost add FILE` and `wfhost run FILE` put them there");
         }
         const COLUMNS: [Column; 4] = [left(""), left(""), right(""), left("")];
@@ -69,6 +80,10 @@ impl Modules {
             vec![module.name, module.digest.to_string(), size, rfc3339(module.added_at)]
         });
         printer::table(&COLUMNS.each_ref(), rows);
+        const KEPT: [Column; 2] = [left(""), left("")];
+        let rows =
+            kept.into_iter().map(|kept| vec![kept.reference.to_string(), kept.descriptor.digest.to_string()]);
+        printer::table(&KEPT.each_ref(), rows);
         Ok(Exit::Done)
     }
 }

@@ -9,6 +9,7 @@ use wfhost_view::{ReplayView, log_lines};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
+use super::registry::Fetch;
 use super::{Common, Format, logs, module_arg, printer};
 
 /// Repeat a run without any effect, to look into it
@@ -37,6 +38,8 @@ pub(crate) struct Replay {
     /// Print the log, lines that matter at least so much
     #[arg(long, value_name = "LEVEL", value_parser = logs::level_arg)]
     log: Option<LogLevel>,
+    #[command(flatten)]
+    fetch: Fetch,
 }
 
 impl Replay {
@@ -46,7 +49,8 @@ impl Replay {
         let host = common.host(store, Providers::builtin(), Evict::default(), Adopt::Own)?;
         let module = match &self.module {
             Some(module) => {
-                let (name, bytes) = module_arg::load(Some(host.store().as_ref()), module).await?;
+                let (name, bytes) =
+                    module_arg::load(common, Some(host.store().as_ref()), module, self.fetch).await?;
                 host.add_module_with(&name, &bytes, Denied::Trap).await?
             }
             None => host.module_of(&info).await?,

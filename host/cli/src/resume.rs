@@ -7,6 +7,7 @@ use wfhost_core::policy::budget::Budget;
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{AgentArgs, budget_arg, find_run, latest};
+use super::registry::Fetch;
 use super::{Common, follow, module_arg, printer};
 
 /// Go on with a run
@@ -41,6 +42,8 @@ pub(crate) struct Resume {
     /// Leave the run to `wfhost serve`
     #[arg(short, long, conflicts_with = "module")]
     detach: bool,
+    #[command(flatten)]
+    fetch: Fetch,
 }
 
 impl Resume {
@@ -65,7 +68,8 @@ impl Resume {
         let host = common.host(store, self.agents.providers(&config)?, evict, Adopt::Own)?;
         let module = match &self.module {
             Some(module) => {
-                let (name, bytes) = module_arg::load(Some(host.store().as_ref()), module).await?;
+                let (name, bytes) =
+                    module_arg::load(common, Some(host.store().as_ref()), module, self.fetch).await?;
                 let denied = if self.trap_denied { Denied::Trap } else { Denied::Refuse };
                 Some(host.add_module_with(&name, &bytes, denied).await?)
             }

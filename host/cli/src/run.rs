@@ -11,7 +11,11 @@ use wfhost_view::RunView;
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{AgentArgs, Seed, budget_arg, dir_arg, env_arg, json_arg, label_arg, seed_arg, stack_arg};
+use super::registry::Fetch;
 use super::{Common, Format, follow, module_arg, printer};
+
+/// The label that says which reference a run's module came by, and what that stood for.
+const ORIGIN: &str = "origin";
 
 /// Run a workflow
 ///
@@ -23,8 +27,8 @@ use super::{Common, Format, follow, module_arg, printer};
   wfhost run research.wasm -i @input.json --agents answers.json
   wfhost run hello.wasm --key order-17      the same key never runs twice")]
 pub(crate) struct Run {
-    /// A component's file, a directory with a workflow crate, or the name or
-    /// digest of a module that was run before
+    /// A component's file, a directory with a workflow crate, the name or digest of
+    /// a module that was run before, or one in a registry: REGISTRY/NAME:TAG
     #[arg(default_value = ".")]
     module: String,
     /// The input: JSON, @FILE, or - for stdin
@@ -80,6 +84,8 @@ pub(crate) struct Run {
     /// The seed of the random numbers, as 64 hexadecimal digits
     #[arg(long, value_name = "HEX", hide = true, value_parser = seed_arg)]
     seed: Option<Seed>,
+    #[command(flatten)]
+    fetch: Fetch,
 }
 
 impl Run {
@@ -93,11 +99,17 @@ impl Run {
             (given, configured) => given.or(configured),
         };
         let store = common.store()?;
-        let found = module_arg::find(Some(store.as_ref()), &self.module).await?;
+        let found = module_arg::find(common, Some(store.as_ref()), &self.module, self.fetch).await?;
         let evict = if self.no_wait { Evict::Always } else { self.agents.evict.into() };
         let host = common.host(store, providers.clone(), evict, Adopt::Own)?;
         let denied = if self.trap_denied { Denied::Trap } else { Denied::Refuse };
         let module = host.add_module_with(&found.name, &found.bytes, denied).await?;
+        let mut labels = self.labels.clone();
+        if let Some(origin) = &found.origin
+            && labels.iter().all(|(key, _)| key != ORIGIN)
+        {
+            labels.push((ORIGIN.to_owned(), origin.exact()));
+        }
         let mut grants = Vec::new();
         for (path, guest) in &self.dirs {
             grants.push(host.grant(path, guest).await?);
@@ -106,7 +118,7 @@ impl Run {
             input,
             id: self.id.clone(),
             key: self.key.clone(),
-            labels: self.labels.clone(),
+            labels,
             config: RunConfig {
                 agent,
                 memory_bytes: self.memory << 20,

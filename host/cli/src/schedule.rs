@@ -12,6 +12,7 @@ use wfhost_view::{ScheduleView, SchedulesView, times};
 use super::diagnostic::{Exit, Trouble};
 use super::place::{AgentArgs, budget_arg, json_arg, label_arg, length_arg, nearest, since_arg};
 use super::printer::{Column, left, right};
+use super::registry::Fetch;
 use super::{Common, Format, module_arg, printer};
 
 /// Times that are shown of what is to come.
@@ -83,6 +84,8 @@ struct Add {
     budget: Option<Budget>,
     #[command(flatten)]
     agents: AgentArgs,
+    #[command(flatten)]
+    fetch: Fetch,
     /// Put it in the place of one of the same name
     #[arg(long)]
     replace: bool,
@@ -225,7 +228,7 @@ impl Add {
         let providers = self.agents.providers(&configured)?;
         let agent = self.agents.new_run_provider(common, &configured, &providers)?;
         let store = common.store()?;
-        let found = module_arg::find(Some(store.as_ref()), &self.module).await?;
+        let found = module_arg::find(common, Some(store.as_ref()), &self.module, self.fetch).await?;
         let host = common.host(store, providers, Evict::default(), Adopt::Own)?;
         let module = host.add_module(&found.name, &found.bytes).await?;
         let script = self.agents.script();

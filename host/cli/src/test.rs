@@ -15,6 +15,7 @@ use wfhost_simulate::{Event, Finding, Report, Scenario, ScenarioError, Simulator
 use super::diagnostic::{Exit, Trouble};
 use super::place::{json_arg, length_arg};
 use super::printer::{DIM, ERROR, GOOD, Line};
+use super::registry::Fetch;
 use super::{Common, Format, module_arg, printer};
 
 /// The scenario of a project, if none is named.
@@ -65,6 +66,8 @@ pub(crate) struct Test {
     /// Write the results as JUnit XML, too
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
+    #[command(flatten)]
+    fetch: Fetch,
 }
 
 /// What is wrong with a scenario.
@@ -94,7 +97,7 @@ fn not_simulated(error: SimulatorError) -> Trouble {
 impl Test {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let scenarios = self.read_scenarios()?;
-        let found = module_arg::find(None, &self.module).await?;
+        let found = module_arg::find(common, None, &self.module, self.fetch).await?;
         let modules = found.directory.as_ref().map(PathBuf::from);
         let engine = Arc::new(Engine::new(environment::cache_dir())?);
         let simulator =

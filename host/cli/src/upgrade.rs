@@ -7,6 +7,7 @@ use wfhost_view::UpgradeView;
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
+use super::registry::Fetch;
 use super::{Common, Format, module_arg, printer};
 
 /// Move the runs of a workflow to new code
@@ -29,6 +30,8 @@ pub(crate) struct Upgrade {
     /// The new code: a file, a directory, a name or a digest
     #[arg(long, value_name = "MODULE")]
     module: String,
+    #[command(flatten)]
+    fetch: Fetch,
 }
 
 impl Upgrade {
@@ -45,7 +48,8 @@ impl Upgrade {
             runs.extend(store.runs(filter).await?);
         }
         let host = common.host(store, Providers::builtin(), Evict::default(), Adopt::Own)?;
-        let (name, bytes) = module_arg::load(Some(host.store().as_ref()), &self.module).await?;
+        let (name, bytes) =
+            module_arg::load(common, Some(host.store().as_ref()), &self.module, self.fetch).await?;
         let module = host.add_module(&name, &bytes).await?;
         let mut departs = 0;
         let mut moved = 0;

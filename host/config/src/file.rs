@@ -10,8 +10,9 @@ use wfhost_core::policy::budget::{Budget, Price, Prices};
 use wfhost_core::policy::limits::TimeLimits;
 use wfhost_core::policy::rate::Rate;
 use wfhost_core::policy::retry::default_retry;
+use wfhost_registry::Reference;
 
-use super::ConfigError;
+use super::{ConfigError, modules};
 use crate::units;
 
 /// What one file says, or several together.
@@ -23,6 +24,9 @@ pub(super) struct FileConfig {
     pub providers: BTreeMap<String, (PathBuf, ProviderFile)>,
     pub prices: BTreeMap<String, Price>,
     pub workspaces: BTreeMap<String, (PathBuf, WorkspaceFile)>,
+    /// What names of modules stand for: references, or paths.
+    pub modules: BTreeMap<String, String>,
+    pub registries: BTreeMap<String, RegistryFile>,
 }
 
 #[derive(Deserialize, Default)]
@@ -105,6 +109,13 @@ struct PriceFile {
     cached: Option<u64>,
 }
 
+/// How a registry is spoken to.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RegistryFile {
+    pub plain_http: bool,
+}
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WorkspaceFile {
@@ -178,7 +189,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<(Table, FileConfig), Conf
     // The sections one by one, so that an error knows which it is about.
     let section = |name: &str| table.get(name).cloned();
     for name in table.keys() {
-        let known = ["store", "agents", "providers", "prices", "workspaces"];
+        let known = ["store", "agents", "providers", "prices", "workspaces", "modules", "registries"];
         if !known.contains(&name.as_str()) {
             let message = format!("unknown field `{name}`, expected one of `{}`", known.join("`, `"));
             return Err(ConfigError::of(path, "", &message));
@@ -234,6 +245,21 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<(Table, FileConfig), Conf
             reason: reason.to_owned(),
         })?;
         config.workspaces.insert(name, (path.to_owned(), workspace));
+    }
+    let modules: BTreeMap<String, String> = read(path, "modules", section("modules"))?;
+    for (name, module) in modules {
+        config.modules.insert(name.clone(), modules::module(path, &name, &module)?);
+    }
+    let registries: BTreeMap<String, RegistryFile> = read(path, "registries", section("registries"))?;
+    for (host, registry) in registries {
+        if !Reference::is_registry(&host) {
+            return Err(ConfigError::Value {
+                path: path.to_owned(),
+                key: format!("registries.{host:?}"),
+                reason: "it is no registry, which is named by host, and port if it has one".to_owned(),
+            });
+        }
+        config.registries.insert(host.to_ascii_lowercase(), registry);
     }
     Ok((table, config))
 }
@@ -352,6 +378,8 @@ impl FileConfig {
             providers: joined(self.providers, over.providers),
             prices: joined(self.prices, over.prices),
             workspaces: joined(self.workspaces, over.workspaces),
+            modules: joined(self.modules, over.modules),
+            registries: joined(self.registries, over.registries),
         }
     }
 

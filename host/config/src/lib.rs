@@ -30,6 +30,12 @@
 //! kind = "worktree"              # also none, scratch, dir (with `path`)
 //! repository = "."               # relative to the file
 //! base = "main"
+//!
+//! [modules]                      # what names stand for
+//! reviewer = "ghcr.io/acme/reviewer:1.4.2"
+//!
+//! [registries."registry.lan:5000"]
+//! plain_http = true              # without TLS; those on this machine are
 //! ```
 //!
 //! A flag goes before the environment, that before the project's file (found
@@ -41,6 +47,7 @@
 mod error;
 mod file;
 mod mask;
+mod modules;
 mod providers;
 mod show;
 mod trust;
@@ -184,6 +191,18 @@ impl Config {
     pub fn store(&self) -> Result<Option<PathBuf>, ConfigError> {
         self.check_trust(|key| key == "store.url")?;
         Ok(self.file.store.clone())
+    }
+
+    /// What names of modules stand for: references, or absolute paths.
+    pub fn modules(&self) -> Result<&BTreeMap<String, String>, ConfigError> {
+        self.check_trust(|key| key.starts_with("modules."))?;
+        Ok(&self.file.modules)
+    }
+
+    /// Registries that the files say something of, and whether they are spoken to without TLS.
+    pub fn registries(&self) -> Result<BTreeMap<String, bool>, ConfigError> {
+        self.check_trust(|key| key.starts_with("registries."))?;
+        Ok(self.file.registries.iter().map(|(host, file)| (host.clone(), file.plain_http)).collect())
     }
 
     /// Who answers calls that name nobody, if the files say it.

@@ -12,6 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 use wfhost_core::Digest;
+use wfhost_registry::Reference;
 use wfhost_world::private;
 
 /// What the user has agreed to.
@@ -134,11 +135,20 @@ pub(super) fn keys_to_agree(path: &Path, table: &Table, own: &[String]) -> Vec<S
         let harmful = provider.keys().filter(|key| !HARMLESS.contains(&key.as_str()));
         keys.extend(harmful.map(|key| format!("providers.{name}.{key}")));
     }
+    let addresses = section("modules").filter(|(_, module)| module.as_str().is_some_and(Reference::is_meant));
+    keys.extend(addresses.map(|(name, _)| format!("modules.{name}")));
+    // Where logins may be read on their way.
+    keys.extend(section("registries").map(|(host, _)| format!("registries.{host:?}")));
     let dir = path.parent().unwrap_or(Path::new("/"));
     let leaves =
         |value: Option<&Value>| value.and_then(Value::as_str).is_some_and(|to| leaves(dir, Path::new(to)));
     if leaves(table.get("store").and_then(|store| store.get("url"))) {
         keys.push("store.url".to_owned());
+    }
+    for (name, module) in section("modules") {
+        if !module.as_str().is_some_and(Reference::is_meant) && leaves(Some(module)) {
+            keys.push(format!("modules.{name}"));
+        }
     }
     for (name, workspace) in section("workspaces") {
         let places = ["path", "repository"].into_iter().filter(|key| leaves(workspace.get(key)));
@@ -189,13 +199,16 @@ mod tests {
             ("[workspaces.w]\nkind = \"dir\"\npath = \"/home\"", "workspaces.w.path"),
             ("[providers.mine]\nkind = \"command\"\npreset = \"claude\"", "providers.mine"),
             ("[providers.mine]\nkind = \"human\"", "providers.mine"),
+            ("[modules]\na = \"ghcr.io/a/b:1\"", "modules.a"),
+            ("[modules]\na = \"../a.wasm\"", "modules.a"),
+            ("[registries.\"a:1\"]\nplain_http = true", "registries.\"a:1\""),
         ];
         for (text, expected) in asked {
             assert_eq!(keys(text).join(" "), expected, "{text}");
         }
         let harmless = "[agents]\ndefault = \"claude\"\n[providers.claude]\nkind = \"command\"\npreset = \"claude\"\n\
                         max_parallel = 2\n[providers.boss]\nkind = \"human\"\n[store]\nurl = \"runs/wfhost.db\"\n\
-                        [workspaces.w]\nkind = \"worktree\"\nrepository = \".\"";
+                        [workspaces.w]\nkind = \"worktree\"\nrepository = \".\"\n[modules]\na = \"a.wasm\"";
         assert_eq!(keys(harmless), Vec::<String>::new());
     }
 

@@ -1,1 +1,26 @@
-//! Modules that travel: OCI registries, signatures, trust, what an artifact says of itself.
+//! Modules that travel: how they are named ([`Reference`]), fetched from and pushed to OCI registries
+//! ([`Client`]), kept in a local store that other tools read ([`Store`]), and packed as the CNCF's
+//! layout for WebAssembly wants it ([`artifact`]).
+//!
+//! Nothing of a registry is believed: sizes and digests are checked while bytes arrive, and what does
+//! not agree is kept nowhere.
+
+pub mod artifact;
+mod client;
+mod digest;
+mod error;
+mod fetch;
+mod logins;
+pub mod manifest;
+mod reference;
+mod store;
+
+pub use self::artifact::Artifact;
+pub use self::client::{Client, ClientOptions, Pushed};
+pub use self::digest::Sha256;
+pub use self::error::RegistryError;
+pub use self::fetch::{Pull, Resolved, Source, configuration, fetch, resolve};
+pub use self::logins::{Login, Logins};
+pub use self::manifest::{Descriptor, Index, Manifest};
+pub use self::reference::Reference;
+pub use self::store::{Kept, Store};

@@ -13,6 +13,7 @@ use wfhost::world::text::{command, one_line, quoted};
 use wfhost::{ForkError, GrantError, HostError};
 use wfhost_config::ConfigError;
 use wfhost_core::{CannotRetry, Digest, Mismatch, RunId};
+use wfhost_registry::RegistryError;
 
 /// The exit codes of the program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -282,6 +283,24 @@ impl From<ConfigError> for Trouble {
             _ => Vec::new(),
         };
         Self { details, ..Self::usage(error.code(), error.to_string()) }.hint(error.hint()).because(&error)
+    }
+}
+
+impl From<RegistryError> for Trouble {
+    fn from(error: RegistryError) -> Self {
+        let exit = match &error {
+            RegistryError::Reference { .. } | RegistryError::Missing { .. } | RegistryError::Taken { .. } => {
+                Exit::Usage
+            }
+            // What came is refused, as a module that departs is.
+            RegistryError::Digest { .. }
+            | RegistryError::Length { .. }
+            | RegistryError::TooLarge { .. }
+            | RegistryError::NotAModule { .. }
+            | RegistryError::Redirect { .. } => Exit::Mismatch,
+            _ => Exit::Host,
+        };
+        Self { exit, ..Self::usage(error.code(), error.to_string()) }.hint(error.hint()).because(&error)
     }
 }
 

@@ -49,6 +49,12 @@ variables! { READ:
     ANTHROPIC_API_KEY = "ANTHROPIC_API_KEY";
     /// The same of the OpenAI API, for `openai`.
     OPENAI_API_KEY = "OPENAI_API_KEY";
+    /// Where the logins of Docker are, for registries \[default: `~/.docker`\].
+    DOCKER_CONFIG = "DOCKER_CONFIG";
+    /// The file with the logins of podman \[default: `containers/auth.json` in the directory for the session\].
+    REGISTRY_AUTH_FILE = "REGISTRY_AUTH_FILE";
+    /// The directory for the session, where podman keeps logins.
+    XDG_RUNTIME_DIR = "XDG_RUNTIME_DIR";
     /// Where the WASI SDK is, which builds programs in C.
     WASI_SDK_PATH = "WASI_SDK_PATH";
     /// The user's directories \[default: `~/.config`, `~/.local/share`, `~/.local/state`, `~/.cache`\].

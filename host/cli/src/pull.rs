@@ -1,0 +1,54 @@
+//! `wfhost pull`
+
+use std::path::PathBuf;
+
+use serde_json::json;
+use wfhost::engine::summarize;
+use wfhost_core::Digest;
+use wfhost_registry::Reference;
+
+use super::diagnostic::{Exit, Trouble};
+use super::registry::Fetch;
+use super::{Common, Format, printer, registry};
+
+/// Fetch a module from a registry into the local store
+///
+/// The store is in the user's data directory and is an OCI image layout, which
+/// skopeo and oras read as well.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost pull ghcr.io/acme/reviewer:1.4.2
+  wfhost pull ghcr.io/acme/reviewer:1.4.2 --to reviewer.wasm")]
+pub(crate) struct Pull {
+    /// Which one: REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:DIGEST
+    reference: String,
+    /// Write the component to a file, too
+    #[arg(long, value_name = "FILE")]
+    to: Option<PathBuf>,
+    #[command(flatten)]
+    fetch: Fetch,
+}
+
+impl Pull {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let reference: Reference = self.reference.parse()?;
+        let fetched = registry::fetch(common, &reference, self.fetch).await?;
+        let summary = summarize(&fetched.bytes)?;
+        if let Some(file) = &self.to {
+            std::fs::write(file, &fetched.bytes).map_err(|error| {
+                Trouble::host("WF0931", format!("{} cannot be written: {error}", file.display()))
+                    .hint("name another file with --to")
+            })?;
+        }
+        let (exact, digest) = (fetched.origin.exact(), Digest::of(&fetched.bytes));
+        printer::say(common, "Pulled", &format!("{}  {digest}", fetched.name));
+        match common.output {
+            Format::Text => printer::line(&exact),
+            Format::Json | Format::Jsonl => printer::json(&json!({
+                "schema": "wfhost/pulled/1", "reference": exact, "manifest": fetched.origin.digest,
+                "name": fetched.name, "digest": digest, "bytes": fetched.bytes.len(), "exports": summary.exports,
+            })),
+        }
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,200 @@
+//! `wfhost push`
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use wfhost::clock;
+use wfhost_registry::manifest::{Descriptor, MANIFEST, Manifest};
+use wfhost_registry::{Artifact, Client, Pull, Pushed, Reference, RegistryError, Sha256};
+
+use super::diagnostic::{Exit, Trouble};
+use super::registry::Fetch;
+use super::{Common, Format, module_arg, printer, registry};
+
+/// Push a module to a registry
+///
+/// As an OCI artifact that `wkg`, `oras` and `skopeo` read. A tag that is a full
+/// version, like 1.4.2, is not moved to other content.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost push ghcr.io/acme/reviewer:1.4.2
+  wfhost push localhost:5000/me/hello:1.0.0 hello.wasm --also 1,1.0,latest")]
+pub(crate) struct Push {
+    /// Where to: REGISTRY/NAME:TAG
+    reference: String,
+    /// A component's file, a directory with a workflow, or a module by name or digest
+    #[arg(default_value = ".")]
+    module: String,
+    /// Further tags for the same
+    #[arg(long, value_name = "TAG,..", value_delimiter = ',')]
+    also: Vec<String>,
+    /// Move the tag also if it is a full version
+    #[arg(long)]
+    force: bool,
+}
+
+/// What a tag meant before.
+enum Before {
+    Nothing,
+    /// The same module with the same annotations, but for the time of the push.
+    Same(Sha256),
+    Other(Sha256),
+}
+
+impl Push {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let reference: Reference = self.reference.parse()?;
+        let (Some(tag), None) = (reference.tag(), reference.digest()) else {
+            return Err(Trouble::usage("WF0920", format!("`{reference}` names no tag to push to"))
+                .hint("like ghcr.io/acme/reviewer:1.4.2"));
+        };
+        let mut tags = vec![reference.clone()];
+        for also in &self.also {
+            let tagged = reference.tagged(also);
+            tags.push(tagged.ok_or_else(|| {
+                Trouble::usage("WF0920", format!("`{also}` is no tag"))
+                    .hint("a tag has letters, digits, and . _ -, at most 128 of them")
+            })?);
+        }
+        // The database is looked into only for what is no path.
+        let database =
+            if std::path::Path::new(&self.module).exists() { None } else { Some(common.reader()?) };
+        let (name, bytes) =
+            module_arg::load(common, database.as_deref(), &self.module, Fetch::default()).await?;
+        wfhost::engine::summarize(&bytes)?;
+        let mut annotations = BTreeMap::new();
+        annotations.insert("org.opencontainers.image.title".to_owned(), name.clone());
+        if is_version(tag) {
+            // OCI's tags have no `+`.
+            annotations.insert("org.opencontainers.image.version".to_owned(), tag.replace('_', "+"));
+        }
+        let created = clock::rfc3339(clock::now());
+        let artifact = Artifact::pack(&name, bytes, created, annotations)?;
+        let (client, store) = (registry::client(&common.config()?, registry::logins())?, registry::store()?);
+        let mut digest = artifact.digest();
+        let mut before = Vec::new();
+        for tagged in &tags {
+            let there = before_push(&client, tagged, &artifact).await?;
+            if let Before::Other(there) = there
+                && !self.force
+                && tagged.tag().is_some_and(is_version)
+            {
+                let (reference, there) = (tagged.to_string(), there.to_string());
+                return Err(RegistryError::Taken { reference, there }.into());
+            }
+            before.push(there);
+        }
+        let mut pushed = Pushed::default();
+        // What is there as it is stays, so that a second push changes nothing.
+        let same = before.iter().find_map(|before| match before {
+            Before::Same(digest) => Some(*digest),
+            _ => None,
+        });
+        let manifest = match same {
+            Some(there) => {
+                digest = there;
+                client.manifest(&reference.at(there)).await?.bytes
+            }
+            None => {
+                let layer = artifact.layer.clone().into();
+                client
+                    .push_blob(&reference, &format!("the module of {reference}"), &layer, &mut pushed)
+                    .await?;
+                let config = artifact.config.clone().into();
+                client
+                    .push_blob(&reference, &format!("the configuration of {reference}"), &config, &mut pushed)
+                    .await?;
+                artifact.manifest.clone().into()
+            }
+        };
+        for (tagged, before) in tags.iter().zip(&before) {
+            match before {
+                Before::Same(there) if *there == digest => {
+                    printer::say(common, "There", &format!("{tagged} was {digest} already"));
+                }
+                before => {
+                    client.push_manifest(tagged, MANIFEST, &manifest).await?;
+                    let moved = match before {
+                        Before::Other(old) | Before::Same(old) => format!(", which was {old}"),
+                        Before::Nothing => String::new(),
+                    };
+                    printer::say(common, "Pushed", &format!("{tagged} -> {digest}{moved}"));
+                }
+            }
+        }
+        // So that it is here without a network, and can be saved.
+        store.put(&artifact.layer)?;
+        if same.is_some() {
+            let resolved =
+                wfhost_registry::resolve(&client, &store, &reference.at(digest), Pull::Always).await?;
+            wfhost_registry::fetch(&client, &store, &resolved, Pull::Always).await?;
+        } else {
+            store.put(&artifact.config)?;
+            store.put(&manifest)?;
+        }
+        for tagged in &tags {
+            store.keep(tagged, Descriptor::of(MANIFEST, &manifest))?;
+        }
+        let exact = reference.at(digest).to_string();
+        match common.output {
+            Format::Text => printer::line(&exact),
+            Format::Json | Format::Jsonl => printer::json(&json!({
+                "schema": "wfhost/pushed/1", "reference": exact, "manifest": digest,
+                "layer": Sha256::of(&artifact.layer), "digest": wfhost_core::Digest::of(&artifact.layer),
+                "tags": tags.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "bytes": { "sent": pushed.sent, "there": pushed.there },
+            })),
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// What a tag means now, compared with what is about to be pushed.
+async fn before_push(client: &Client, tagged: &Reference, artifact: &Artifact) -> Result<Before, Trouble> {
+    let Some(there) = client.find_manifest(tagged).await? else { return Ok(Before::Nothing) };
+    let said = there.media_type.as_deref();
+    let what = tagged.to_string();
+    let without_time = |bytes: &[u8], said| -> Option<(Sha256, BTreeMap<String, String>)> {
+        let manifest = Manifest::parse(&what, bytes, said).ok()?;
+        let layer = wfhost_registry::artifact::layer(&what, &manifest).ok()?.digest;
+        let mut annotations = manifest.annotations;
+        annotations.remove("org.opencontainers.image.created");
+        Some((layer, annotations))
+    };
+    let ours = without_time(&artifact.manifest, None);
+    Ok(match without_time(&there.bytes, said) {
+        theirs if theirs.is_some() && theirs == ours => Before::Same(there.digest),
+        _ => Before::Other(there.digest),
+    })
+}
+
+/// Whether a tag is a full version, as semver has it.
+pub(crate) fn is_version(tag: &str) -> bool {
+    let core = tag.split(['-', '_']).next().unwrap_or(tag);
+    let core = core.strip_prefix('v').unwrap_or(core);
+    let parts: Vec<_> = core.split('.').collect();
+    let is_number = |part: &&str| !part.is_empty() && part.bytes().all(|c| c.is_ascii_digit());
+    parts.len() == 3 && parts.iter().all(is_number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_versions_are_told_from_other_tags() {
+        for (tag, full) in [
+            ("1.4.2", true),
+            ("v1.4.2", true),
+            ("1.4.2-rc.1_b7", true),
+            ("1.4", false),
+            ("1", false),
+            ("latest", false),
+            ("1..2", false),
+            ("1.2.3.4", false),
+            ("1.2.x", false),
+        ] {
+            assert_eq!(is_version(tag), full, "{tag}");
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! Manifests and blobs, both ways.
+
+use std::io::{Seek, Write};
+use std::path::Path;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, LINK, LOCATION};
+use reqwest::{Method, Response, StatusCode, Url};
+use serde::Deserialize;
+use tempfile::NamedTempFile;
+
+use super::{Access, Ask, Client, TRIES, answer, chain, pause, read, said};
+use crate::digest::Hasher;
+use crate::manifest::{
+    DOCKER_LIST, DOCKER_MANIFEST, Descriptor, INDEX, Index, MANIFEST, MANIFEST_BYTES, Manifest,
+};
+use crate::{Reference, RegistryError, Sha256};
+
+/// Tags of a repository that are looked at.
+const TAGS: usize = 10_000;
+/// Pages of a list that are asked for.
+const PAGES: usize = 100;
+/// What says which digest content has.
+const CONTENT_DIGEST: &str = "docker-content-digest";
+/// What says that a registry has noted what a manifest refers to.
+const OCI_SUBJECT: &str = "oci-subject";
+
+/// A manifest as it came, with a digest that is its own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fetched {
+    pub bytes: Bytes,
+    pub digest: Sha256,
+    pub media_type: Option<String>,
+}
+
+/// What was pushed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Pushed {
+    /// Bytes of blobs that were sent.
+    pub sent: u64,
+    /// Bytes of blobs that were there.
+    pub there: u64,
+}
+
+impl Client {
+    /// The manifest of a reference. That of a digest has it; that of a tag has the one that is named
+    /// beside it.
+    pub async fn manifest(&self, reference: &Reference) -> Result<Fetched, RegistryError> {
+        let what = reference.to_string();
+        match self.find_manifest(reference).await? {
+            Some(fetched) => Ok(fetched),
+            None => Err(missing(reference, what, String::new())),
+        }
+    }
+
+    /// The same; none if the registry has none.
+    pub async fn find_manifest(&self, reference: &Reference) -> Result<Option<Fetched>, RegistryError> {
+        let what = reference.to_string();
+        let host = reference.registry();
+        let path = format!("{}/manifests/{}", reference.repository(), reference.version());
+        let url = self.url(host, &path)?;
+        let mut ask = Ask::of(reference, Access::Pull, &what, Method::GET, url);
+        ask.headers = accept(&[MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_LIST]);
+        let response = self.send(&ask).await?;
+        match response.status() {
+            StatusCode::NOT_FOUND => return Ok(None),
+            StatusCode::OK => {}
+            status => return Err(refused(host, &what, status, response).await),
+        }
+        let text = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let media_type =
+            text(CONTENT_TYPE.as_str()).map(|text| text.split(';').next().unwrap_or(text).trim().to_owned());
+        // Other kinds of digests cannot be compared.
+        let named = text(CONTENT_DIGEST).and_then(|text| text.parse::<Sha256>().ok());
+        let bytes = read(host, &format!("the manifest of {what}"), response, MANIFEST_BYTES).await?;
+        let digest = Sha256::of(&bytes);
+        for expected in [reference.digest(), named].into_iter().flatten() {
+            if expected != digest {
+                return Err(RegistryError::Digest {
+                    what: format!("the manifest of {what}"),
+                    expected: expected.to_string(),
+                    found: digest.to_string(),
+                });
+            }
+        }
+        Ok(Some(Fetched { bytes, digest, media_type }))
+    }
+
+    /// A blob that is small enough to be held, checked against its descriptor.
+    pub async fn blob(
+        &self,
+        reference: &Reference,
+        what: &str,
+        of: &Descriptor,
+        most: u64,
+    ) -> Result<Bytes, RegistryError> {
+        if of.size > most {
+            return Err(RegistryError::TooLarge { what: what.to_owned(), bytes: of.size, most });
+        }
+        let mut tries = 0;
+        loop {
+            let mut bytes = Vec::with_capacity(usize::try_from(of.size.min(1 << 20)).unwrap_or(0));
+            let done = self
+                .stream(reference, what, of, |chunk| {
+                    bytes.extend_from_slice(chunk);
+                    Ok(())
+                })
+                .await;
+            tries += 1;
+            match done {
+                Ok(()) => return Ok(bytes.into()),
+                Err(Broken::Off(_)) if tries < TRIES => tokio::time::sleep(pause(tries)).await,
+                Err(broken) => return Err(broken.into()),
+            }
+        }
+    }
+
+    /// A blob into a file of a directory, checked against its descriptor.
+    pub async fn download(
+        &self,
+        reference: &Reference,
+        what: &str,
+        of: &Descriptor,
+        dir: &Path,
+    ) -> Result<NamedTempFile, RegistryError> {
+        let failed = |source| RegistryError::Store { path: dir.to_owned(), source };
+        let mut tries = 0;
+        loop {
+            let mut file = NamedTempFile::new_in(dir).map_err(failed)?;
+            let done = self.stream(reference, what, of, |chunk| file.write_all(chunk).map_err(failed)).await;
+            tries += 1;
+            match done {
+                Ok(()) => {
+                    file.as_file_mut().sync_all().and_then(|()| file.rewind()).map_err(failed)?;
+                    return Ok(file);
+                }
+                Err(Broken::Off(_)) if tries < TRIES => tokio::time::sleep(pause(tries)).await,
+                Err(broken) => return Err(broken.into()),
+            }
+        }
+    }
+
+    /// Hands a blob over, piece by piece. It had the size and the digest if this succeeds.
+    async fn stream(
+        &self,
+        reference: &Reference,
+        what: &str,
+        of: &Descriptor,
+        mut take: impl FnMut(&[u8]) -> Result<(), RegistryError>,
+    ) -> Result<(), Broken> {
+        let host = reference.registry();
+        let length =
+            |found: String| RegistryError::Length { what: what.to_owned(), expected: of.size, found };
+        let url = self.url(host, &format!("{}/blobs/{}", reference.repository(), of.digest))?;
+        let response = self.send(&Ask::of(reference, Access::Pull, what, Method::GET, url)).await?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => {
+                return Err(missing(reference, what.to_owned(), said(response).await).into());
+            }
+            status => return Err(refused(host, what, status, response).await.into()),
+        }
+        if let Some(said) = response.content_length().filter(|said| *said != of.size) {
+            return Err(length(said.to_string()).into());
+        }
+        let (mut hasher, mut count) = (Hasher::default(), 0u64);
+        let mut stream = response.bytes_stream();
+        while let Some(chunk) = stream.next().await {
+            let chunk = chunk.map_err(|error| {
+                Broken::Off(RegistryError::Unreachable {
+                    host: host.to_owned(),
+                    reason: format!("{what} broke off after {count} of {} bytes: {}", of.size, chain(&error)),
+                })
+            })?;
+            count += chunk.len() as u64;
+            if count > of.size {
+                return Err(length(format!("{count} or more")).into());
+            }
+            hasher.update(&chunk);
+            take(&chunk)?;
+        }
+        if count != of.size {
+            return Err(length(count.to_string()).into());
+        }
+        let found = hasher.finish();
+        if found != of.digest {
+            let (expected, found) = (of.digest.to_string(), found.to_string());
+            return Err(RegistryError::Digest { what: what.to_owned(), expected, found }.into());
+        }
+        Ok(())
+    }
+
+    /// Sends a blob unless it is there.
+    pub async fn push_blob(
+        &self,
+        reference: &Reference,
+        what: &str,
+        bytes: &Bytes,
+        pushed: &mut Pushed,
+    ) -> Result<Sha256, RegistryError> {
+        let host = reference.registry();
+        let digest = Sha256::of(bytes);
+        let url = self.url(host, &format!("{}/blobs/{digest}", reference.repository()))?;
+        let there = self.send(&Ask::of(reference, Access::Push, what, Method::HEAD, url)).await?;
+        if there.status().is_success() {
+            pushed.there += bytes.len() as u64;
+            return Ok(digest);
+        }
+        let url = self.url(host, &format!("{}/blobs/uploads/", reference.repository()))?;
+        let begun = self.send(&Ask::of(reference, Access::Push, what, Method::POST, url.clone())).await?;
+        if begun.status() != StatusCode::ACCEPTED {
+            let status = begun.status();
+            return Err(refused(host, what, status, begun).await);
+        }
+        let mut to = located(host, what, &url, &begun)?;
+        to.query_pairs_mut().append_pair("digest", &digest.to_string());
+        let mut ask = Ask::of(reference, Access::Push, what, Method::PUT, url.clone());
+        // Elsewhere it gets no login: `send` compares.
+        ask.url = to;
+        if ask.url.origin() != url.origin() {
+            return Err(RegistryError::Redirect {
+                host: host.to_owned(),
+                what: what.to_owned(),
+                to: ask.url.origin().ascii_serialization(),
+            });
+        }
+        ask.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        ask.body = Some(bytes.clone());
+        let done = self.send(&ask).await?;
+        match done.status() {
+            StatusCode::CREATED | StatusCode::NO_CONTENT => {
+                pushed.sent += bytes.len() as u64;
+                Ok(digest)
+            }
+            status => Err(refused(host, what, status, done).await),
+        }
+    }
+
+    /// Sends a manifest under the tag or the digest of a reference. True if the registry has noted its
+    /// subject.
+    pub async fn push_manifest(
+        &self,
+        reference: &Reference,
+        media_type: &'static str,
+        bytes: &Bytes,
+    ) -> Result<bool, RegistryError> {
+        let host = reference.registry();
+        let what = reference.to_string();
+        let path = format!("{}/manifests/{}", reference.repository(), reference.version());
+        let mut ask = Ask::of(reference, Access::Push, &what, Method::PUT, self.url(host, &path)?);
+        ask.headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+        ask.body = Some(bytes.clone());
+        let done = self.send(&ask).await?;
+        if done.status() != StatusCode::CREATED && done.status() != StatusCode::OK {
+            let status = done.status();
+            return Err(refused(host, &what, status, done).await);
+        }
+        let said = done.headers().get(CONTENT_DIGEST).and_then(|value| value.to_str().ok());
+        let digest = Sha256::of(bytes);
+        if let Some(said) = said.and_then(|text| text.parse::<Sha256>().ok())
+            && said != digest
+        {
+            let what = format!("what the registry keeps as {what}");
+            return Err(RegistryError::Digest {
+                what,
+                expected: digest.to_string(),
+                found: said.to_string(),
+            });
+        }
+        Ok(done.headers().contains_key(OCI_SUBJECT))
+    }
+
+    /// The tags of a repository.
+    pub async fn tags(&self, reference: &Reference) -> Result<Vec<String>, RegistryError> {
+        #[derive(Deserialize)]
+        struct List {
+            tags: Option<Vec<String>>,
+        }
+        let host = reference.registry();
+        let what = format!("the tags of {}", reference.place());
+        let first = self.url(host, &format!("{}/tags/list", reference.repository()))?;
+        let mut url = first.clone();
+        let mut tags = Vec::new();
+        for _ in 0..PAGES {
+            let response =
+                self.send(&Ask::of(reference, Access::Pull, &what, Method::GET, url.clone())).await?;
+            match response.status() {
+                StatusCode::OK => {}
+                StatusCode::NOT_FOUND => return Err(missing(reference, what, said(response).await)),
+                status => return Err(refused(host, &what, status, response).await),
+            }
+            let next = next_page(&url, response.headers()).filter(|next| next.origin() == first.origin());
+            let body = read(host, &what, response, MANIFEST_BYTES).await?;
+            let list: List = serde_json::from_slice(&body)
+                .map_err(|error| answer(host, format!("no list of tags: {error}")))?;
+            tags.extend(list.tags.unwrap_or_default());
+            match next {
+                Some(next) if tags.len() < TAGS => url = next,
+                _ => break,
+            }
+        }
+        tags.truncate(TAGS);
+        Ok(tags)
+    }
+
+    /// What refers to a manifest, by the registry's list or by the tag that stands for it.
+    pub async fn referrers(
+        &self,
+        reference: &Reference,
+        to: Sha256,
+    ) -> Result<Vec<Descriptor>, RegistryError> {
+        let host = reference.registry();
+        let what = format!("what refers to {}", reference.at(to));
+        let url = self.url(host, &format!("{}/referrers/{to}", reference.repository()))?;
+        let mut ask = Ask::of(reference, Access::Pull, &what, Method::GET, url);
+        ask.headers = accept(&[INDEX]);
+        let response = self.send(&ask).await?;
+        match response.status() {
+            StatusCode::OK => {
+                let body = read(host, &what, response, MANIFEST_BYTES).await?;
+                let index = Index::parse(&what, &body).map_err(|error| answer(host, error))?;
+                Ok(index.manifests)
+            }
+            // 405 and 400: what registries say of an address that they do not know.
+            status if [400, 404, 405].contains(&status.as_u16()) => {
+                Ok(self.fallback(reference, to).await?.manifests)
+            }
+            status => Err(refused(host, &what, status, response).await),
+        }
+    }
+
+    /// The index at the tag that stands for a registry's list of what refers to a manifest.
+    async fn fallback(&self, reference: &Reference, to: Sha256) -> Result<Index, RegistryError> {
+        let Some(tag) = reference.tagged(&format!("sha256-{}", to.hex())) else {
+            return Ok(Index::default());
+        };
+        match self.find_manifest(&tag).await? {
+            Some(fetched) => Index::parse(&tag.to_string(), &fetched.bytes)
+                .map_err(|error| answer(reference.registry(), error)),
+            None => Ok(Index::default()),
+        }
+    }
+
+    /// Pushes a manifest that refers to another one, where it is found by that one's digest.
+    pub async fn attach(&self, reference: &Reference, manifest: &Manifest) -> Result<(), RegistryError> {
+        let bytes = Bytes::from(manifest.to_bytes());
+        let own = reference.at(Sha256::of(&bytes));
+        let noted = self.push_manifest(&own, MANIFEST, &bytes).await?;
+        let Some(subject) = manifest.subject.as_ref().filter(|_| !noted) else { return Ok(()) };
+        let mut index = self.fallback(reference, subject.digest).await?;
+        let mut descriptor = Descriptor::of(MANIFEST, &bytes);
+        descriptor.artifact_type = manifest.artifact_type.clone();
+        descriptor.annotations = manifest.annotations.clone();
+        if index.manifests.iter().any(|there| there.digest == descriptor.digest) {
+            return Ok(());
+        }
+        index.manifests.push(descriptor);
+        let Some(tag) = reference.tagged(&format!("sha256-{}", subject.digest.hex())) else { return Ok(()) };
+        self.push_manifest(&tag, INDEX, &index.to_bytes().into()).await.map(drop)
+    }
+}
+
+/// How the transfer of a blob failed.
+enum Broken {
+    /// Perhaps not the next time.
+    Off(RegistryError),
+    Error(RegistryError),
+}
+
+impl From<RegistryError> for Broken {
+    fn from(error: RegistryError) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<Broken> for RegistryError {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Off(error) | Broken::Error(error) => error,
+        }
+    }
+}
+
+fn accept(types: &[&str]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if let Ok(value) = HeaderValue::from_str(&types.join(", ")) {
+        headers.insert(ACCEPT, value);
+    }
+    headers
+}
+
+fn missing(reference: &Reference, what: String, said: String) -> RegistryError {
+    RegistryError::Missing { host: reference.registry().to_owned(), what, said }
+}
+
+/// A status that nothing can be made of.
+async fn refused(host: &str, what: &str, status: StatusCode, response: Response) -> RegistryError {
+    let said = said(response).await;
+    if status == StatusCode::NOT_FOUND {
+        return RegistryError::Missing { host: host.to_owned(), what: what.to_owned(), said };
+    }
+    let said = if said.is_empty() { said } else { format!(": \"{said}\"") };
+    answer(host, format!("{status} for {what}{said}"))
+}
+
+/// Where an upload goes on.
+fn located(host: &str, what: &str, from: &Url, response: &Response) -> Result<Url, RegistryError> {
+    let to = response.headers().get(LOCATION).and_then(|to| to.to_str().ok());
+    let to = to.and_then(|to| from.join(to).ok());
+    to.ok_or_else(|| answer(host, format!("no address to send {what} to")))
+}
+
+/// The next page of a list (RFC 8288).
+fn next_page(from: &Url, headers: &HeaderMap) -> Option<Url> {
+    let link = headers.get(LINK)?.to_str().ok()?;
+    let (target, parameters) = link.strip_prefix('<')?.split_once('>')?;
+    let is_next =
+        parameters.split(';').any(|parameter| matches!(parameter.trim(), "rel=next" | "rel=\"next\""));
+    is_next.then(|| from.join(target).ok()).flatten()
+}

@@ -1,0 +1,199 @@
+//! Over Debian's registry: logins by name and password, and no list of what refers to what.
+
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use wfhost_tests::{Place, eventually, module};
+
+use super::{command, greets, hello, kept, ok, push, run, with_stdin};
+
+/// `ada` with the password `secret`, hashed by bcrypt.
+const HTPASSWD: &str = "ada:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
+
+/// A registry that ends with the test.
+struct Registry {
+    host: String,
+    child: Child,
+    _place: Place,
+}
+
+impl Registry {
+    /// With a login, or for everybody.
+    fn start(login: bool) -> Self {
+        let place = Place::new();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let auth = match login {
+            true => format!(
+                "auth:\n  htpasswd:\n    realm: test\n    path: {}\n",
+                place.file("htpasswd", HTPASSWD)
+            ),
+            false => String::new(),
+        };
+        let config = format!(
+            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n{auth}",
+            place.path("data").display()
+        );
+        let config = place.file("config.yml", config);
+        let child = Command::new("docker-registry").args(["serve", &config]);
+        let mut child = child;
+        let child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let child = child.expect("docker-registry is installed: tests/setup");
+        eventually("the registry", || TcpStream::connect(("127.0.0.1", port)).ok());
+        Self { host: format!("localhost:{port}"), child, _place: place }
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_module_is_pushed_and_runs_for_somebody_else() {
+    let registry = Registry::start(true);
+    let reference = format!("{}/me/hello:1.0.0", registry.host);
+    let (ada, bob) = (Place::new(), Place::new());
+    // Nobody is let in without a login.
+    let error = run(&ada, &["push", &reference, &module("hello")]).error(4, &ada);
+    assert!(error.starts_with("error[WF0922]") && error.contains("wants a login"), "{error}");
+    assert!(error.contains(&format!("hint: log in: `wfhost login {}`", registry.host)), "{error}");
+    // A wrong password is not kept.
+    let login = ["login", &registry.host, "-u", "ada", "--password-stdin"];
+    let wrong = with_stdin(&ada, &login, "wrong\n").error(4, &ada);
+    assert!(wrong.starts_with("error[WF0922]") && wrong.contains("does not accept the login"), "{wrong}");
+    assert!(!ada.path("config/wfhost/auth.json").exists());
+    for place in [&ada, &bob] {
+        let ran = with_stdin(place, &login, "secret\n");
+        assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+        assert!(!ran.stderr().contains("secret") && !ran.stderr().contains("not tried"), "{}", ran.stderr());
+    }
+    let exact = push(&ada, &reference);
+    assert!(exact.starts_with(&format!("{}/me/hello@sha256:", registry.host)), "{exact}");
+    // A second push sends nothing, and changes nothing.
+    let again = ok(&ada, &["push", &reference, &module("hello"), "-o", "json", "--also", "1,latest"]);
+    assert!(again.stderr().contains("There  "), "{}", again.stderr());
+    let again: Value = serde_json::from_str(&again.stdout()).unwrap();
+    assert_eq!(again["bytes"]["sent"], 0);
+    assert_eq!(again["reference"], exact.as_str());
+    greets(&hello(&bob, &reference, &["--id", "r"]));
+    let shown = bob.show("r");
+    let digest = exact.split_once('@').unwrap().1;
+    assert_eq!(shown["labels"]["origin"], format!("{reference}@{digest}"));
+    assert_eq!(shown["workflow"], "hello");
+    greets(&hello(&bob, &exact, &[]));
+    greets(&hello(&bob, &format!("{}/me/hello:latest", registry.host), &["--pull", "missing"]));
+    // A version is not moved, unless somebody insists; other tags are.
+    let other = ok(&ada, &["push", &format!("{}/me/hello:latest", registry.host), &module("counter")]);
+    assert!(other.stderr().contains(", which was sha256:"), "{}", other.stderr());
+    let refused = run(&ada, &["push", &reference, &module("counter")]).error(2, &ada);
+    assert!(refused.starts_with("error[WF0933]") && refused.contains("--force"), "{refused}");
+    ok(&ada, &["push", &reference, &module("counter"), "--force"]);
+    // What a digest means stays.
+    greets(&hello(&bob, &exact, &[]));
+    assert_eq!(kept(&bob).len(), 3);
+    // Without the registry.
+    drop(registry);
+    let error = hello(&bob, &reference, &[]).error(4, &bob);
+    assert!(error.starts_with("error[WF0921]") && error.contains("--offline"), "{error}");
+    let offline = hello(&bob, &reference, &["--offline", "--id", "o"]);
+    greets(&offline);
+    assert!(offline.stderr().contains("as last fetched: no registry was asked"), "{}", offline.stderr());
+    // The name alone is looked for in the database, then here, and nowhere else.
+    greets(&hello(&bob, "hello", &[]));
+    assert_eq!(run(&bob, &["resume", "r"]).code(), Some(0));
+    let error = hello(&bob, reference.replace("1.0.0", "2.0.0").as_str(), &["--offline"]).error(4, &bob);
+    assert!(error.starts_with("error[WF0932]"), "{error}");
+    // Logging out.
+    ok(&bob, &["logout", reference.split('/').next().unwrap()]);
+    assert!(!std::fs::read_to_string(bob.path("config/wfhost/auth.json")).unwrap().contains("localhost"));
+}
+
+#[test]
+fn logins_of_docker_and_its_helpers_are_used() {
+    let registry = Registry::start(true);
+    let reference = format!("{}/me/hello:1", registry.host);
+    let place = Place::new();
+    std::fs::create_dir(place.path("docker")).unwrap();
+    let config = serde_json::json!({ "auths": { &registry.host: { "auth": "YWRhOnNlY3JldA==" } } });
+    std::fs::write(place.path("docker/config.json"), config.to_string()).unwrap();
+    push(&place, &reference);
+    let config = serde_json::json!({ "credHelpers": { &registry.host: "of-test" } });
+    std::fs::write(place.path("docker/config.json"), config.to_string()).unwrap();
+    let helper = place.file(
+        "docker-credential-of-test",
+        "#!/bin/sh\necho '{\"ServerURL\":\"x\",\"Username\":\"ada\",\"Secret\":\"secret\"}'\n",
+    );
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", place.path("").display(), std::env::var("PATH").unwrap());
+    let pulled = command(&place, &["pull", &reference]).env("PATH", path).output().unwrap();
+    assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
+}
+
+#[test]
+fn skopeo_reads_the_local_store_and_fills_it() {
+    let (registry, other) = (Registry::start(false), Registry::start(false));
+    let (ada, bob) = (Place::new(), Place::new());
+    let reference = format!("{}/me/hello:1", registry.host);
+    let exact = push(&ada, &reference);
+    let skopeo = |args: &[&str]| {
+        let ran = Command::new("skopeo").args(args).output().expect("skopeo is installed: tests/setup");
+        assert!(ran.status.success(), "skopeo {args:?}: {}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8(ran.stdout).unwrap()
+    };
+    // From the local store to another registry, where the digest is the same.
+    let local = format!("oci:{}:{reference}", ada.path("data/wfhost/modules").display());
+    let there = format!("docker://{}/their/hello:2", other.host);
+    skopeo(&["--insecure-policy", "copy", "--dest-tls-verify=false", &local, &there]);
+    let moved = format!("{}/their/hello@{}", other.host, exact.split_once('@').unwrap().1);
+    greets(&hello(&bob, &moved, &[]));
+    // And from a registry into the local store, where wfhost finds it.
+    let name = format!("{}/me/hello:7", registry.host);
+    let from = format!("docker://{reference}");
+    let local = format!("oci:{}:{name}", bob.path("data/wfhost/modules").display());
+    skopeo(&["--insecure-policy", "copy", "--src-tls-verify=false", &from, &local]);
+    drop((registry, other));
+    greets(&hello(&bob, &name, &["--offline"]));
+}
+
+#[test]
+fn names_in_the_configuration_stand_for_references() {
+    let registry = Registry::start(false);
+    let reference = format!("{}/me/hello:1", registry.host);
+    let place = Place::new();
+    push(&place, &reference);
+    place.file("wfhost.toml", format!("[modules]\ngreeter = \"{reference}\"\n"));
+    // An address in a project's file has to be agreed to.
+    let error = hello(&place, "greeter", &[]).error(2, &place);
+    assert!(error.starts_with("error[WF0707]") && error.contains("modules.greeter"), "{error}");
+    ok(&place, &["trust"]);
+    greets(&hello(&place, "greeter", &["--id", "r"]));
+    assert_eq!(place.show("r")["workflow"], "greeter");
+    let error = run(&place, &["run", "greetre"]).error(2, &place);
+    assert!(error.starts_with("error[WF0110]"), "{error}");
+    place.file("wfhost.toml", "[modules]\ngreeter = \"ghcr.io/me/hello\"\n");
+    let error = hello(&place, "greeter", &[]).error(2, &place);
+    assert!(error.starts_with("error[WF0704]") && error.contains("it says no version"), "{error}");
+}
+
+#[test]
+fn nothing_leads_to_a_registry_that_is_not_named() {
+    let place = Place::new();
+    for (arg, code) in [
+        ("hello", "WF0110"),
+        ("acme/hello", "WF0110"),
+        ("hello:1", "WF0110"),
+        ("acme/hello:1", "WF0110"),
+        ("dir/hello.wasm", "WF0110"),
+        ("docker.io/hello.wasm", "WF0110"),
+        ("localhost:1/hello", "WF0920"),
+        ("oci://hello", "WF0920"),
+    ] {
+        let error = run(&place, &["run", arg]).error(2, &place);
+        assert!(error.starts_with(&format!("error[{code}]")), "{arg}: {error}");
+        assert!(error.contains("hint: "), "{error}");
+    }
+}
