@@ -475,6 +475,34 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "WF0935",
         "a registry leads elsewhere, where it is not followed\n\nLogins are not sent without TLS, nor to another host than the registry names for them; what is pushed is not sent elsewhere; nothing is followed out of TLS.",
     ),
+    (
+        "WF0940",
+        "a module is not signed by those who have to\n\nwfhost.toml says whose signatures count:\n\n    [signatures]\n    default = \"warn\"                  # off, warn, require\n    keys.acme = \"keys/acme.pub\"       # a file, or the key in Base64\n    [[signatures.rules]]\n    match = \"ghcr.io/acme/*\"\n    signers = [\"acme\"]                # one of these; level = \"require\" unless it says another\n\nIt is looked at before the module is fetched, and also of what the local store has. `wfhost verify REFERENCE` shows who signed.",
+    ),
+    (
+        "WF0941",
+        "a module has signatures, but none that can be accepted\n\nThey are by keys that are not known or not wanted, of something else, or were changed.",
+    ),
+    (
+        "WF0942",
+        "a module is not signed by whom it was before\n\nWho signed first what came from a place is kept in wfhost/signers.json of the user's state directory, and in wfhost.lock. Those who publish it may have a new key, or somebody else publishes in their name. Once you know: `wfhost pull REFERENCE --accept`, `wfhost update --accept`.",
+    ),
+    (
+        "WF0943",
+        "a key cannot be used or made\n\nKeys are P-256 or Ed25519: private ones as PKCS#8 in PEM, public ones as PEM, as OpenSSL and cosign write them. The file of a private key has to be its owner's own.",
+    ),
+    (
+        "WF0945",
+        "wfhost.lock cannot be used\n\nIt is written by `wfhost add` and `wfhost update`, and is damaged or of another version. Restore it from version control.",
+    ),
+    (
+        "WF0946",
+        "a module is not locked, or is not the one that is\n\nwfhost.lock says which manifest, which bytes and whose signature a reference stands for. `wfhost add REFERENCE` locks it, `wfhost update` locks what it stands for now.",
+    ),
+    (
+        "WF0947",
+        "an archive of modules cannot be used\n\nIt is a tar file of an OCI image layout, as `wfhost save` and `skopeo copy .. oci-archive:FILE` write it. All of it is checked before any of it is kept.",
+    ),
 ];
 
 #[cfg(test)]

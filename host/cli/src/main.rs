@@ -18,6 +18,7 @@ mod follow;
 mod fork;
 mod inspect;
 mod journal;
+mod key;
 mod login;
 mod logs;
 mod messages;
@@ -36,9 +37,11 @@ mod replay;
 mod resume;
 mod retry;
 mod run;
+mod save;
 mod schedule;
 mod serve;
 mod show;
+mod sign;
 mod signal;
 mod state;
 mod tail;
@@ -47,6 +50,7 @@ mod test;
 mod token;
 mod transcript;
 mod trust;
+mod update;
 mod upgrade;
 mod verify;
 mod why;
@@ -191,7 +195,7 @@ enum Verb {
     State(state::State),
     /// Repeat a run without any effect, to look into it
     Replay(replay::Replay),
-    /// Prove that the journal of a run is complete and unaltered
+    /// Prove that the journal of a run is complete and unaltered, or who signed a module
     Verify(verify::Verify),
     /// Delete a run
     Delete(delete::Delete),
@@ -213,6 +217,16 @@ enum Verb {
     Push(push::Push),
     /// Fetch a module from a registry
     Pull(pull::Pull),
+    /// Make a key that signs modules
+    Key(key::KeyVerb),
+    /// Sign a module in a registry
+    Sign(sign::Sign),
+    /// Lock what references of the project stand for now
+    Update(update::Update),
+    /// Write modules of the local store into a file
+    Save(save::Save),
+    /// Read modules out of a file into the local store
+    Load(save::Load),
     /// Log in to a registry
     Login(login::Login),
     /// Forget the login of a registry
@@ -255,7 +269,7 @@ const GROUPS: &[(&str, &[&str])] = &[
         ],
     ),
     ("Change", &["add", "modules", "upgrade", "replay", "verify", "delete"]),
-    ("Share", &["push", "pull", "login", "logout"]),
+    ("Share", &["push", "pull", "login", "logout", "key", "sign", "update", "save", "load"]),
     ("Operate", &["serve", "token", "schedule", "db", "config", "trust", "untrust", "doctor"]),
     ("Help", &["explain", "completions"]),
 ];
@@ -399,6 +413,11 @@ async fn execute(cli: &Cli) -> Result<Exit, Trouble> {
         Verb::Pull(verb) => verb.execute(common).await,
         Verb::Login(verb) => verb.execute(common).await,
         Verb::Logout(verb) => verb.execute(common),
+        Verb::Key(verb) => verb.execute(common),
+        Verb::Sign(verb) => verb.execute(common).await,
+        Verb::Update(verb) => verb.execute(common).await,
+        Verb::Save(verb) => verb.execute(common),
+        Verb::Load(verb) => verb.execute(common),
         Verb::Modules(verb) => verb.execute(common).await,
         Verb::Inspect(verb) => verb.execute(common).await,
         Verb::Check(verb) => verb.execute(common).await,

@@ -94,7 +94,11 @@ pub(crate) async fn find(
         return Ok(registry::fetch(common, &arg.parse()?, fetch).await?.into());
     }
     let kept = registry::store()?.modules()?;
-    let named: Vec<_> = kept.iter().filter(|kept| kept.reference.name() == arg).collect();
+    let mut named: Vec<_> = kept.iter().filter(|kept| kept.reference.name() == arg).collect();
+    // Several tags of one thing are no question, if they are of one place.
+    named.dedup_by(|a, b| {
+        a.descriptor.digest == b.descriptor.digest && a.reference.place() == b.reference.place()
+    });
     match named.as_slice() {
         [] => {
             let names = modules.iter().map(|module| module.name.as_str());

@@ -10,7 +10,7 @@ use wfhost_view::ModuleView;
 use super::diagnostic::{Exit, Trouble};
 use super::printer::{Column, left, right};
 use super::registry::Fetch;
-use super::{Common, Format, module_arg, printer};
+use super::{Common, Format, module_arg, printer, registry};
 
 /// Put a module into the database
 ///
@@ -21,7 +21,8 @@ use super::{Common, Format, module_arg, printer};
   wfhost add crawler.wasm
   wfhost add ./crawler")]
 pub(crate) struct Add {
-    /// A component's file, or a directory with a workflow
+    /// A component's file, a directory with a workflow, or one in a registry, which is
+    /// locked in wfhost.lock: REGISTRY/NAME:TAG
     module: String,
     /// Accept a module that imports sockets or HTTP; a call to them fails the run
     #[arg(long)]
@@ -34,10 +35,17 @@ impl Add {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let store = common.store()?;
         let host = common.host(store, Providers::builtin(), Evict::default(), Adopt::Own)?;
-        let (name, bytes) = module_arg::load(common, None, &self.module, self.fetch).await?;
+        let found = module_arg::find(common, None, &self.module, self.fetch).await?;
+        let (name, bytes) = (found.name, found.bytes);
         let denied = if self.trap_denied { Denied::Trap } else { Denied::Refuse };
         let module = host.add_module_with(&name, &bytes, denied).await?;
         printer::say(common, "Added", &format!("{name}  {}", module.digest));
+        if let Some(origin) = found.origin.filter(|origin| origin.reference.digest().is_none()) {
+            let mut lock = registry::Session::open(common)?.lock;
+            if lock.set(origin.locked(&name, &bytes))? {
+                printer::say(common, "Locked", &format!("{} in {}", origin.exact(), lock.path.display()));
+            }
+        }
         match common.output {
             Format::Text => printer::line(module.digest.to_string()),
             Format::Json | Format::Jsonl => {
@@ -55,12 +63,19 @@ impl Add {
 #[command(after_help = "Examples:
   wfhost modules
   wfhost modules -o json")]
-pub(crate) struct Modules {}
+pub(crate) struct Modules {
+    /// Only what wfhost.lock has: whether the registries have something newer
+    #[arg(long)]
+    outdated: bool,
+}
 
 impl Modules {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        if self.outdated {
+            return super::update::outdated(common).await;
+        }
         let modules = common.reader()?.modules().await?;
-        let kept = super::registry::store()?.modules()?;
+        let kept = registry::store()?.modules()?;
         if common.output != Format::Text {
             modules.iter().for_each(|module| printer::json(&ModuleView::of(module)));
             for kept in &kept {

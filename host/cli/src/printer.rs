@@ -128,6 +128,13 @@ pub(super) fn say(common: &Common, word: &str, text: &str) {
     }
 }
 
+/// A warning on stderr, also if no progress is wanted.
+pub(super) fn warn(common: &Common, text: &str) {
+    if common.output == super::Format::Text {
+        Line::word(ERROR, "Warning").plain(text).show();
+    }
+}
+
 /// A line on stderr that tells how far something is, where a terminal shows it.
 pub(super) struct Progress {
     what: String,

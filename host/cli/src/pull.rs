@@ -25,6 +25,9 @@ pub(crate) struct Pull {
     /// Write the component to a file, too
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
+    /// Also if it is signed by others than what came from there before
+    #[arg(long)]
+    accept: bool,
     #[command(flatten)]
     fetch: Fetch,
 }
@@ -32,7 +35,8 @@ pub(crate) struct Pull {
 impl Pull {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let reference: Reference = self.reference.parse()?;
-        let fetched = registry::fetch(common, &reference, self.fetch).await?;
+        let session = registry::Session::open(common)?;
+        let fetched = registry::fetch_with(common, &session, &reference, self.fetch, self.accept).await?;
         let summary = summarize(&fetched.bytes)?;
         if let Some(file) = &self.to {
             std::fs::write(file, &fetched.bytes).map_err(|error| {
@@ -46,7 +50,7 @@ impl Pull {
             Format::Text => printer::line(&exact),
             Format::Json | Format::Jsonl => printer::json(&json!({
                 "schema": "wfhost/pulled/1", "reference": exact, "manifest": fetched.origin.digest,
-                "name": fetched.name, "digest": digest, "bytes": fetched.bytes.len(), "exports": summary.exports,
+                "name": fetched.name, "signers": fetched.origin.signers, "digest": digest, "bytes": fetched.bytes.len(), "exports": summary.exports,
             })),
         }
         Ok(Exit::Done)

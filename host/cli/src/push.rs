@@ -28,6 +28,9 @@ pub(crate) struct Push {
     /// Further tags for the same
     #[arg(long, value_name = "TAG,..", value_delimiter = ',')]
     also: Vec<String>,
+    /// Sign it with this key: a file, or the name of one of `wfhost key new`
+    #[arg(long, value_name = "KEY")]
+    sign: Option<String>,
     /// Move the tag also if it is a full version
     #[arg(long)]
     force: bool,
@@ -56,6 +59,7 @@ impl Push {
                     .hint("a tag has letters, digits, and . _ -, at most 128 of them")
             })?);
         }
+        let key = self.sign.as_deref().map(registry::private_key).transpose()?;
         // The database is looked into only for what is no path.
         let database =
             if std::path::Path::new(&self.module).exists() { None } else { Some(common.reader()?) };
@@ -136,6 +140,11 @@ impl Push {
             store.keep(tagged, Descriptor::of(MANIFEST, &manifest))?;
         }
         let exact = reference.at(digest).to_string();
+        if let Some(key) = &key {
+            let resolved =
+                wfhost_registry::resolve(&client, &store, &reference.at(digest), Pull::Always).await?;
+            super::sign::attach(common, &client, &store, &resolved, key).await?;
+        }
         match common.output {
             Format::Text => printer::line(&exact),
             Format::Json | Format::Jsonl => printer::json(&json!({

@@ -1,8 +1,14 @@
 //! What the verbs about registries share: the client, the local store, and from a reference to a module.
 
+use std::path::{Path, PathBuf};
+
 use wfhost::world::environment;
 use wfhost_config::Config;
-use wfhost_registry::{Client, ClientOptions, Login, Logins, Pull, Reference, Sha256, Source, Store};
+use wfhost_registry::policy::{FirstSeen, Rules, Signer, Verdict};
+use wfhost_registry::{
+    Client, ClientOptions, LockFile, Locked, Login, Logins, PrivateKey, Pull, Reference, RegistryError,
+    Resolved, Sha256, Source, Store,
+};
 
 use super::diagnostic::Trouble;
 use super::{Common, printer};
@@ -16,6 +22,9 @@ pub(crate) struct Fetch {
     /// When a registry is asked what a tag means
     #[arg(long, value_enum, default_value = "always", value_name = "WHEN", hide_short_help = true)]
     pub pull: PullArg,
+    /// Only what wfhost.lock has
+    #[arg(long, hide_short_help = true)]
+    pub locked: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
@@ -47,6 +56,11 @@ pub(crate) struct Origin {
     pub reference: Reference,
     /// Of its manifest.
     pub digest: Sha256,
+    pub layer: Sha256,
+    /// The version that it says it is.
+    pub release: Option<String>,
+    /// Whose signatures are good.
+    pub signers: Vec<String>,
 }
 
 impl Origin {
@@ -55,6 +69,19 @@ impl Origin {
         match self.reference.digest() {
             Some(_) => self.reference.to_string(),
             None => format!("{}@{}", self.reference, self.digest),
+        }
+    }
+
+    /// As the lock file has it.
+    pub fn locked(&self, name: &str, bytes: &[u8]) -> Locked {
+        Locked {
+            name: name.to_owned(),
+            reference: self.reference.to_string(),
+            release: self.release.clone(),
+            manifest: self.digest,
+            layer: self.layer,
+            blake3: wfhost_core::Digest::of(bytes).hex(),
+            signer: self.signers.first().cloned(),
         }
     }
 }
@@ -92,19 +119,134 @@ pub(crate) fn client_as(config: &Config, host: &str, login: Login) -> Result<Cli
     client(config, Logins::given(host, login))
 }
 
+/// All that fetching takes.
+pub(crate) struct Session {
+    pub store: Store,
+    pub client: Client,
+    pub rules: Rules,
+    pub lock: LockFile,
+    first_seen: Option<FirstSeen>,
+}
+
+impl Session {
+    pub fn open(common: &Common) -> Result<Self, Trouble> {
+        let config = common.config()?;
+        // Beside the project's file; without one, here.
+        let here = || std::env::current_dir().unwrap_or_default();
+        let dir = config.project().and_then(|project| Some(project.path.parent()?.to_owned()));
+        Ok(Self {
+            store: store()?,
+            client: client(&config, logins())?,
+            rules: config.signatures()?,
+            lock: LockFile::read(&dir.unwrap_or_else(here))?,
+            first_seen: environment::state_dir().map(|dir| FirstSeen::new(dir.join("signers.json"))),
+        })
+    }
+
+    /// What is asked for in the place of a reference: what the lock file says it stands for.
+    pub fn pinned(&self, reference: &Reference) -> Option<(&Locked, Reference)> {
+        let locked = self.lock.find(reference).filter(|_| reference.digest().is_none())?;
+        Some((locked, reference.at(locked.manifest)))
+    }
+
+    /// Finds out what a reference means, and whether that is trusted. `accept`: also if it is signed by
+    /// others than what came from there before.
+    pub async fn resolve(
+        &self,
+        common: &Common,
+        reference: &Reference,
+        pull: Pull,
+        accept: bool,
+    ) -> Result<(Resolved, Verdict), Trouble> {
+        let resolved = wfhost_registry::resolve(&self.client, &self.store, reference, pull).await?;
+        let before = match &self.first_seen {
+            Some(first_seen) if !accept => first_seen.of(reference)?,
+            _ => None,
+        };
+        let verdict = self.rules.judge(&self.client, &self.store, &resolved, pull, before.as_ref()).await?;
+        if let Some(warning) = &verdict.warning {
+            printer::warn(common, warning);
+        }
+        if let (Some(first_seen), Some(signer)) = (&self.first_seen, verdict.signers.first()) {
+            let kept = first_seen.of(reference)?;
+            let is_kept = |kept: Signer| verdict.signers.iter().any(|signer| signer.key == kept.key);
+            if !kept.is_some_and(is_kept) {
+                first_seen.keep(reference, signer, resolved.digest)?;
+            }
+        }
+        Ok((resolved, verdict))
+    }
+
+    /// The bytes of what was resolved.
+    pub async fn take(
+        &self,
+        reference: &Reference,
+        (resolved, verdict): (Resolved, Verdict),
+        pull: Pull,
+    ) -> Result<Fetched, Trouble> {
+        let bytes = wfhost_registry::fetch(&self.client, &self.store, &resolved, pull).await?;
+        let origin = Origin {
+            reference: reference.clone(),
+            digest: resolved.digest,
+            layer: resolved.layer.digest,
+            release: resolved.version().map(str::to_owned),
+            signers: verdict.signers.into_iter().map(|signer| signer.name).collect(),
+        };
+        Ok(Fetched { name: reference.name().to_owned(), bytes, origin })
+    }
+}
+
 /// Fetches a module, and says what its reference meant.
 pub(crate) async fn fetch(common: &Common, reference: &Reference, fetch: Fetch) -> Result<Fetched, Trouble> {
-    let (store, client) = (store()?, client(&common.config()?, logins())?);
+    fetch_with(common, &Session::open(common)?, reference, fetch, false).await
+}
+
+/// The same, also if it is signed by others than before.
+pub(crate) async fn fetch_with(
+    common: &Common,
+    session: &Session,
+    reference: &Reference,
+    fetch: Fetch,
+    accept: bool,
+) -> Result<Fetched, Trouble> {
     let pull = fetch.pull();
-    let resolved = wfhost_registry::resolve(&client, &store, reference, pull).await?;
-    if reference.digest().is_none() {
-        let last = match resolved.source {
-            Source::Store => ", as last fetched: no registry was asked",
-            Source::Registry => "",
-        };
-        printer::say(common, "Module", &format!("{reference} -> {}{last}", resolved.digest));
+    let pinned = session.pinned(reference);
+    if fetch.locked && pinned.is_none() && reference.digest().is_none() {
+        let (reference, path) = (reference.to_string(), session.lock.path.clone());
+        return Err(RegistryError::NotLocked { reference, path }.into());
     }
-    let bytes = wfhost_registry::fetch(&client, &store, &resolved, pull).await?;
-    let origin = Origin { reference: reference.clone(), digest: resolved.digest };
-    Ok(Fetched { name: reference.name().to_owned(), bytes, origin })
+    let exact = pinned.as_ref().map_or(reference, |(_, exact)| exact);
+    let (resolved, verdict) = session.resolve(common, exact, pull, accept).await?;
+    let by = verdict.signers.iter().map(|signer| signer.name.as_str()).collect::<Vec<_>>().join(", ");
+    let by = if by.is_empty() { by } else { format!(", signed by {by}") };
+    if reference.digest().is_none() {
+        let how = match (resolved.source, &pinned) {
+            (_, Some(_)) => ", as it is locked",
+            (Source::Store, None) => ", as last fetched: no registry was asked",
+            (Source::Registry, None) => "",
+        };
+        printer::say(common, "Module", &format!("{reference} -> {}{by}{how}", resolved.digest));
+    } else if !by.is_empty() {
+        printer::say(common, "Module", &format!("{reference}{by}"));
+    }
+    let fetched = session.take(reference, (resolved, verdict), pull).await?;
+    if let Some((locked, _)) = pinned {
+        locked.check(fetched.origin.layer, &fetched.bytes)?;
+    }
+    Ok(fetched)
+}
+
+/// The key of a signer: a file, or one of those that `wfhost key new` made.
+pub(crate) fn private_key(name: &str) -> Result<PrivateKey, Trouble> {
+    let made = keys_dir().map(|dir| dir.join(format!("{name}.key"))).filter(|path| path.is_file());
+    let path = match Path::new(name) {
+        path if path.is_file() => path.to_owned(),
+        path => made.unwrap_or_else(|| path.to_owned()),
+    };
+    Ok(PrivateKey::read(&path)?)
+}
+
+/// Where `wfhost key new` puts keys.
+pub(crate) fn keys_dir() -> Option<PathBuf> {
+    environment::config_dir().map(|dir| dir.join("keys"))
 }

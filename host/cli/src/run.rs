@@ -16,6 +16,8 @@ use super::{Common, Format, follow, module_arg, printer};
 
 /// The label that says which reference a run's module came by, and what that stood for.
 const ORIGIN: &str = "origin";
+/// The label that says who signed it.
+const SIGNER: &str = "signer";
 
 /// Run a workflow
 ///
@@ -109,6 +111,7 @@ impl Run {
             && labels.iter().all(|(key, _)| key != ORIGIN)
         {
             labels.push((ORIGIN.to_owned(), origin.exact()));
+            labels.extend(origin.signers.iter().take(1).map(|signer| (SIGNER.to_owned(), signer.clone())));
         }
         let mut grants = Vec::new();
         for (path, guest) in &self.dirs {

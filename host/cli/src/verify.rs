@@ -3,8 +3,11 @@
 use serde_json::json;
 use wfhost::verify::verify;
 
+use wfhost_registry::Reference;
+
 use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
+use super::registry::Fetch;
 use super::{Common, Format, printer};
 
 /// Prove that the journal of a run is complete and unaltered
@@ -16,13 +19,21 @@ use super::{Common, Format, printer};
   wfhost verify @last
   wfhost verify run_01k9 -o json")]
 pub(crate) struct Verify {
-    /// An id, the beginning of one, @last, @last:2
-    #[arg(default_value = "@last")]
+    /// An id, the beginning of one, @last, @last:2; or a module: REGISTRY/NAME:TAG
+    #[arg(default_value = "@last", value_name = "RUN|REFERENCE")]
     run: String,
+    /// The key that has to have signed a module, instead of what wfhost.toml says
+    #[arg(long, value_name = "FILE")]
+    key: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    fetch: Fetch,
 }
 
 impl Verify {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        if Reference::is_meant(&self.run) {
+            return super::sign::verify(common, &self.run.parse()?, self.key.as_deref(), self.fetch).await;
+        }
         let store = common.reader()?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let report = verify(store.as_ref(), &info).await?;

@@ -27,6 +27,8 @@ pub(super) struct FileConfig {
     /// What names of modules stand for: references, or paths.
     pub modules: BTreeMap<String, String>,
     pub registries: BTreeMap<String, RegistryFile>,
+    /// Those of all files.
+    pub signatures: Vec<(PathBuf, modules::SignaturesFile)>,
 }
 
 #[derive(Deserialize, Default)]
@@ -189,7 +191,8 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<(Table, FileConfig), Conf
     // The sections one by one, so that an error knows which it is about.
     let section = |name: &str| table.get(name).cloned();
     for name in table.keys() {
-        let known = ["store", "agents", "providers", "prices", "workspaces", "modules", "registries"];
+        let known =
+            ["store", "agents", "providers", "prices", "workspaces", "modules", "registries", "signatures"];
         if !known.contains(&name.as_str()) {
             let message = format!("unknown field `{name}`, expected one of `{}`", known.join("`, `"));
             return Err(ConfigError::of(path, "", &message));
@@ -260,6 +263,9 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<(Table, FileConfig), Conf
             });
         }
         config.registries.insert(host.to_ascii_lowercase(), registry);
+    }
+    if let Some(signatures) = section("signatures") {
+        config.signatures.push((path.to_owned(), read(path, "signatures", Some(signatures))?));
     }
     Ok((table, config))
 }
@@ -380,6 +386,7 @@ impl FileConfig {
             workspaces: joined(self.workspaces, over.workspaces),
             modules: joined(self.modules, over.modules),
             registries: joined(self.registries, over.registries),
+            signatures: [self.signatures, over.signatures].concat(),
         }
     }
 

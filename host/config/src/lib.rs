@@ -36,6 +36,13 @@
 //!
 //! [registries."registry.lan:5000"]
 //! plain_http = true              # without TLS; those on this machine are
+//!
+//! [signatures]
+//! default = "warn"               # off, warn, require: what has no good signature
+//! keys.acme = "keys/acme.pub"    # a file, or the key in Base64
+//! [[signatures.rules]]
+//! match = "ghcr.io/acme/*"       # nothing runs from there that is not signed by one of
+//! signers = ["acme"]
 //! ```
 //!
 //! A flag goes before the environment, that before the project's file (found
@@ -59,6 +66,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 use wfhost_agents::{Policy, Providers};
 use wfhost_core::policy::budget::Budget;
+use wfhost_registry::policy::Rules;
 use wfhost_world::private;
 
 pub use self::error::ConfigError;
@@ -203,6 +211,12 @@ impl Config {
     pub fn registries(&self) -> Result<BTreeMap<String, bool>, ConfigError> {
         self.check_trust(|key| key.starts_with("registries."))?;
         Ok(self.file.registries.iter().map(|(host, file)| (host.clone(), file.plain_http)).collect())
+    }
+
+    /// Whose signatures modules need.
+    pub fn signatures(&self) -> Result<Rules, ConfigError> {
+        self.check_trust(|key| key == "signatures")?;
+        modules::rules(&self.file.signatures)
     }
 
     /// Who answers calls that name nobody, if the files say it.

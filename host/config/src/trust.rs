@@ -137,6 +137,10 @@ pub(super) fn keys_to_agree(path: &Path, table: &Table, own: &[String]) -> Vec<S
     }
     let addresses = section("modules").filter(|(_, module)| module.as_str().is_some_and(Reference::is_meant));
     keys.extend(addresses.map(|(name, _)| format!("modules.{name}")));
+    // What it requires may leave out what the user does.
+    if table.contains_key("signatures") {
+        keys.push("signatures".to_owned());
+    }
     // Where logins may be read on their way.
     keys.extend(section("registries").map(|(host, _)| format!("registries.{host:?}")));
     let dir = path.parent().unwrap_or(Path::new("/"));
@@ -201,6 +205,7 @@ mod tests {
             ("[providers.mine]\nkind = \"human\"", "providers.mine"),
             ("[modules]\na = \"ghcr.io/a/b:1\"", "modules.a"),
             ("[modules]\na = \"../a.wasm\"", "modules.a"),
+            ("[signatures]\ndefault = \"off\"", "signatures"),
             ("[registries.\"a:1\"]\nplain_http = true", "registries.\"a:1\""),
         ];
         for (text, expected) in asked {

@@ -42,12 +42,40 @@ pub enum RegistryError {
     Offline { reference: String },
     #[error("{reference} is there already with other content: {there}")]
     Taken { reference: String, there: String },
+    #[error("{reference} is not signed{}", by(.wanted))]
+    Unsigned { reference: String, wanted: Vec<String> },
+    #[error("{reference} has {count} {} that cannot be accepted{}: {reason}", if *.count == 1 { "signature" } else { "signatures" }, by(.wanted))]
+    BadSignature { reference: String, wanted: Vec<String>, count: usize, reason: &'static str },
+    #[error("{reference} is not signed by {before}, who signed what came from there before{}", but_by(.now))]
+    SignerChanged { reference: String, before: String, now: Vec<String> },
+    #[error("the key {path} cannot be used: {reason}", path = path.display())]
+    Key { path: PathBuf, reason: String },
+    #[error("the lock file {path} cannot be used: {reason}", path = path.display())]
+    Lock { path: PathBuf, reason: String },
+    #[error("{reference} is not what is locked: {reason}")]
+    Departs { reference: String, reason: String },
+    #[error("{reference} is not in {path}", path = path.display())]
+    NotLocked { reference: String, path: PathBuf },
+    #[error("the archive {path} cannot be used: {reason}", path = path.display())]
+    Archive { path: PathBuf, reason: String },
     #[error("the registry {host} leads {what} to {to}, where it is not followed")]
     Redirect { host: String, what: String, to: String },
 }
 
 fn quoted(said: &str) -> String {
     if said.is_empty() { String::new() } else { format!(": it says \"{said}\"") }
+}
+
+fn by(names: &[String]) -> String {
+    if names.is_empty() {
+        " by anybody who is known".to_owned()
+    } else {
+        format!(" by {}", names.join(" or "))
+    }
+}
+
+fn but_by(names: &[String]) -> String {
+    if names.is_empty() { String::new() } else { format!(", but by {}", names.join(" and ")) }
 }
 
 impl RegistryError {
@@ -69,6 +97,13 @@ impl RegistryError {
             Self::Offline { .. } => "WF0932",
             Self::Taken { .. } => "WF0933",
             Self::Redirect { .. } => "WF0935",
+            Self::Unsigned { .. } => "WF0940",
+            Self::BadSignature { .. } => "WF0941",
+            Self::SignerChanged { .. } => "WF0942",
+            Self::Key { .. } => "WF0943",
+            Self::Lock { .. } => "WF0945",
+            Self::Departs { .. } | Self::NotLocked { .. } => "WF0946",
+            Self::Archive { .. } => "WF0947",
         }
     }
 
@@ -113,6 +148,21 @@ impl RegistryError {
             Self::Taken { .. } => {
                 "a version stays what it is: push another one; `--force` moves it all the same".into()
             }
+            Self::Unsigned { .. } | Self::BadSignature { .. } => {
+                "nothing of it was fetched or run; whose signatures count says [signatures] of wfhost.toml".into()
+            }
+            Self::SignerChanged { reference, .. } => format!(
+                "ask those who publish it; if it is meant to be so: `wfhost pull {reference} --accept`"
+            ),
+            Self::Key { .. } => "`wfhost key new NAME` makes a pair; keys are PEM, as OpenSSL and cosign write them".into(),
+            Self::Lock { .. } => {
+                "restore it from version control, or remove it and add the modules again: `wfhost add REFERENCE`".into()
+            }
+            Self::Departs { reference, .. } => {
+                format!("look at what changed it; `wfhost update {reference}` locks what is there now")
+            }
+            Self::NotLocked { reference, .. } => format!("lock it: `wfhost add {reference}`, and commit the file"),
+            Self::Archive { .. } => "nothing of it was kept; `wfhost save FILE REFERENCE` writes one".into(),
             Self::Redirect { .. } => "logins and modules are not sent or taken where they could be read or changed".into(),
         }
     }

@@ -66,6 +66,11 @@ impl Resolved {
         self.reference.at(self.digest)
     }
 
+    /// What names its manifest.
+    pub fn descriptor(&self) -> Descriptor {
+        Descriptor::of(self.manifest.media_type.as_deref().unwrap_or(MANIFEST), &self.bytes)
+    }
+
     /// The version that it says it is, if it does.
     pub fn version(&self) -> Option<&str> {
         self.manifest.annotations.get("org.opencontainers.image.version").map(String::as_str)
@@ -155,8 +160,7 @@ pub async fn fetch(
     // What names the others comes last.
     store.put(&config)?;
     store.put(&resolved.bytes)?;
-    let media_type = resolved.manifest.media_type.as_deref().unwrap_or(MANIFEST);
-    store.keep(&resolved.reference, Descriptor::of(media_type, &resolved.bytes))?;
+    store.keep(&resolved.reference, resolved.descriptor())?;
     Ok(component)
 }
 

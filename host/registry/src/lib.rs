@@ -5,14 +5,19 @@
 //! Nothing of a registry is believed: sizes and digests are checked while bytes arrive, and what does
 //! not agree is kept nowhere.
 
+pub mod archive;
 pub mod artifact;
 mod client;
 mod digest;
 mod error;
 mod fetch;
+pub mod keys;
+mod lock;
 mod logins;
 pub mod manifest;
+pub mod policy;
 mod reference;
+pub mod signature;
 mod store;
 
 pub use self::artifact::Artifact;
@@ -20,6 +25,8 @@ pub use self::client::{Client, ClientOptions, Pushed};
 pub use self::digest::Sha256;
 pub use self::error::RegistryError;
 pub use self::fetch::{Pull, Resolved, Source, configuration, fetch, resolve};
+pub use self::keys::{PrivateKey, PublicKey};
+pub use self::lock::{LOCK_FILE, LockFile, Locked};
 pub use self::logins::{Login, Logins};
 pub use self::manifest::{Descriptor, Index, Manifest};
 pub use self::reference::Reference;

@@ -124,6 +124,12 @@ impl Store {
         let name = name_of(reference, manifest.digest);
         manifest.annotations.insert(REF_NAME.to_owned(), name.clone());
         self.change(|index| {
+            let has_name = |there: &Descriptor| {
+                there.digest == manifest.digest && there.annotations.contains_key(REF_NAME)
+            };
+            if reference.digest().is_some() && index.manifests.iter().any(has_name) {
+                return;
+            }
             let is_named = |there: &Descriptor| there.annotations.get(REF_NAME) == Some(&name);
             if index.manifests.iter().any(|there| is_named(there) && there.digest == manifest.digest) {
                 return;

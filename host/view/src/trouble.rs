@@ -289,14 +289,22 @@ impl From<ConfigError> for Trouble {
 impl From<RegistryError> for Trouble {
     fn from(error: RegistryError) -> Self {
         let exit = match &error {
-            RegistryError::Reference { .. } | RegistryError::Missing { .. } | RegistryError::Taken { .. } => {
-                Exit::Usage
-            }
+            RegistryError::Reference { .. }
+            | RegistryError::Missing { .. }
+            | RegistryError::Taken { .. }
+            | RegistryError::Key { .. }
+            | RegistryError::Lock { .. }
+            | RegistryError::NotLocked { .. }
+            | RegistryError::Archive { .. } => Exit::Usage,
             // What came is refused, as a module that departs is.
             RegistryError::Digest { .. }
             | RegistryError::Length { .. }
             | RegistryError::TooLarge { .. }
             | RegistryError::NotAModule { .. }
+            | RegistryError::Unsigned { .. }
+            | RegistryError::BadSignature { .. }
+            | RegistryError::SignerChanged { .. }
+            | RegistryError::Departs { .. }
             | RegistryError::Redirect { .. } => Exit::Mismatch,
             _ => Exit::Host,
         };

@@ -35,9 +35,8 @@ impl Registry {
             place.path("data").display()
         );
         let config = place.file("config.yml", config);
-        let child = Command::new("docker-registry").args(["serve", &config]);
-        let mut child = child;
-        let child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let mut command = Command::new("docker-registry");
+        let child = command.args(["serve", &config]).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let child = child.expect("docker-registry is installed: tests/setup");
         eventually("the registry", || TcpStream::connect(("127.0.0.1", port)).ok());
         Self { host: format!("localhost:{port}"), child, _place: place }

@@ -1,0 +1,73 @@
+//! `wfhost save`, `wfhost load`
+
+use std::path::PathBuf;
+
+use serde_json::json;
+use wfhost_registry::{Reference, archive};
+
+use super::diagnostic::{Exit, Trouble};
+use super::{Common, Format, printer, registry};
+
+/// Write modules of the local store, with their signatures, into a file
+///
+/// For machines without a network. The file is an OCI archive, which skopeo reads.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost save modules.tar ghcr.io/acme/reviewer:1.4.2
+  wfhost save modules.tar        all that the local store has")]
+pub(crate) struct Save {
+    /// The file
+    file: PathBuf,
+    /// Which ones [default: all]
+    references: Vec<String>,
+}
+
+/// Read modules, with their signatures, out of a file into the local store
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost load modules.tar")]
+pub(crate) struct Load {
+    /// The file
+    file: PathBuf,
+}
+
+impl Save {
+    pub fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let store = registry::store()?;
+        let mut references = Vec::new();
+        for reference in &self.references {
+            references.push(reference.parse::<Reference>()?);
+        }
+        if references.is_empty() {
+            references.extend(store.modules()?.into_iter().map(|kept| kept.reference));
+        }
+        if references.is_empty() {
+            return Err(Trouble::usage("WF0932", "the local store has no modules to save")
+                .hint("fetch some: `wfhost pull REFERENCE`"));
+        }
+        archive::save(&store, &references, &self.file)?;
+        show(common, "Saved", &references);
+        Ok(Exit::Done)
+    }
+}
+
+impl Load {
+    pub fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let references = archive::load(&registry::store()?, &self.file)?;
+        show(common, "Loaded", &references);
+        Ok(Exit::Done)
+    }
+}
+
+fn show(common: &Common, word: &str, references: &[Reference]) {
+    for reference in references {
+        match common.output {
+            Format::Text => printer::say(common, word, &reference.to_string()),
+            Format::Json | Format::Jsonl => {
+                printer::json(
+                    &json!({ "schema": "wfhost/kept/1", "reference": reference.to_string(), "name": reference.name() }),
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Modules in one file, with their signatures: an OCI archive, which is a tar file of an image layout.
+//! `skopeo copy oci-archive:FILE` and `oras` read it.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::path::{Component, Path};
+
+use crate::manifest::{Descriptor, Index, MANIFEST_BYTES, Manifest, REF_NAME};
+use crate::signature;
+use crate::{Reference, RegistryError, Sha256, Store, artifact};
+
+/// Files in an archive.
+const FILES: usize = 10_000;
+/// Bytes of `index.json` in one.
+const INDEX_BYTES: u64 = 16 << 20;
+
+/// Writes modules of the local store, with their signatures. Gives how many blobs it wrote.
+pub fn save(store: &Store, references: &[Reference], to: &Path) -> Result<usize, RegistryError> {
+    let mut index = Index::default();
+    let mut blobs = BTreeSet::new();
+    for reference in references {
+        let offline = || RegistryError::Offline { reference: reference.to_string() };
+        let found = store.find(reference)?.ok_or_else(offline)?;
+        let bytes = store.blob(&found, MANIFEST_BYTES)?.ok_or_else(offline)?;
+        let manifest = Manifest::parse(&reference.to_string(), &bytes, Some(&found.media_type))?;
+        let layer = artifact::layer(&reference.to_string(), &manifest)?;
+        blobs.extend([found.digest, manifest.config.digest, layer.digest]);
+        for (attached, bundle) in signature::kept_manifests(store, found.digest)? {
+            let bytes = store.blob(&attached, MANIFEST_BYTES)?.ok_or_else(offline)?;
+            let manifest = Manifest::parse("a signature", &bytes, None)?;
+            blobs.extend([attached.digest, bundle.digest, manifest.config.digest]);
+            if !index.manifests.contains(&attached) {
+                index.manifests.push(attached);
+            }
+        }
+        index.manifests.push(found);
+    }
+    let failed = |source| RegistryError::Archive { path: to.to_owned(), reason: format!("{source}") };
+    let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let file = tempfile::NamedTempFile::new_in(dir).map_err(|error| failed(error.to_string()))?;
+    let mut tar = tar::Builder::new(std::io::BufWriter::new(file));
+    let mut add = |name: &str, bytes: &[u8]| {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        header.set_entry_type(tar::EntryType::Regular);
+        tar.append_data(&mut header, name, bytes).map_err(|error| failed(error.to_string()))
+    };
+    add("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    add("index.json", &index.to_bytes())?;
+    for digest in &blobs {
+        let bytes = store.read(*digest, artifact::MODULE_BYTES)?;
+        let bytes = bytes.ok_or_else(|| RegistryError::Damaged {
+            path: store.root().to_owned(),
+            reason: format!("{digest} is missing"),
+        })?;
+        add(&format!("blobs/sha256/{}", digest.hex()), &bytes)?;
+    }
+    let written = tar.into_inner().and_then(|mut out| {
+        out.flush()?;
+        out.into_inner().map_err(|error| error.into_error())
+    });
+    let file = written.map_err(|error| failed(error.to_string()))?;
+    file.as_file().sync_all().map_err(|error| failed(error.to_string()))?;
+    file.persist(to).map_err(|error| failed(error.error.to_string()))?;
+    Ok(blobs.len())
+}
+
+/// Reads an archive into the local store: all of it, or nothing. Gives what the modules are called.
+pub fn load(store: &Store, from: &Path) -> Result<Vec<Reference>, RegistryError> {
+    let failed = |reason: String| RegistryError::Archive { path: from.to_owned(), reason };
+    let file = std::fs::File::open(from).map_err(|error| failed(error.to_string()))?;
+    // What is read is put into a store of its own first.
+    let dir = tempfile::tempdir().map_err(|error| failed(error.to_string()))?;
+    let beside = Store::new(dir.path().join("modules"));
+    let mut index = None;
+    let mut tar = tar::Archive::new(std::io::BufReader::new(file));
+    let entries = tar.entries().map_err(|error| failed(error.to_string()))?;
+    let mut bytes_in_all = 0u64;
+    for (count, entry) in entries.enumerate() {
+        let mut entry = entry.map_err(|error| failed(format!("it is no archive of modules: {error}")))?;
+        if count >= FILES {
+            return Err(failed(format!("it has more than {FILES} files")));
+        }
+        if entry.header().entry_type().is_dir() {
+            continue;
+        }
+        let path = entry.path().map_err(|error| failed(error.to_string()))?.into_owned();
+        let plain = path.components().filter(|part| *part != Component::CurDir);
+        let name: Vec<_> = plain.map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
+        let name = name.join("/");
+        if !entry.header().entry_type().is_file() {
+            return Err(failed(format!("`{name}` is no ordinary file")));
+        }
+        let most = if name == "index.json" { INDEX_BYTES } else { artifact::MODULE_BYTES };
+        let size = entry.size();
+        bytes_in_all = bytes_in_all.saturating_add(size);
+        if size > most || bytes_in_all > 16 * artifact::MODULE_BYTES {
+            return Err(RegistryError::TooLarge {
+                what: format!("`{name}` of {}", from.display()),
+                bytes: size,
+                most,
+            });
+        }
+        let mut bytes = Vec::new();
+        let read = entry.by_ref().take(most).read_to_end(&mut bytes);
+        read.map_err(|error| failed(format!("`{name}` cannot be read: {error}")))?;
+        match name.strip_prefix("blobs/sha256/") {
+            Some(hex) => {
+                let digest: Sha256 =
+                    format!("sha256:{hex}").parse().map_err(|_| failed(format!("`{name}` is no blob")))?;
+                let found = Sha256::of(&bytes);
+                if found != digest {
+                    let what = format!("`{name}` of {}", from.display());
+                    return Err(RegistryError::Digest {
+                        what,
+                        expected: digest.to_string(),
+                        found: found.to_string(),
+                    });
+                }
+                beside.put(&bytes)?;
+            }
+            None if name == "index.json" => {
+                index = Some(Index::parse("index.json", &bytes).map_err(failed)?);
+            }
+            None if name == "oci-layout" => {}
+            None => return Err(failed(format!("`{name}` belongs to no archive of modules"))),
+        }
+    }
+    let index = index.ok_or_else(|| failed("it has no index.json".to_owned()))?;
+    let mut modules: Vec<(Reference, Descriptor)> = Vec::new();
+    let mut attached: Vec<Descriptor> = Vec::new();
+    let mut blobs = Vec::new();
+    for descriptor in index.manifests {
+        let missing = |digest: Sha256| failed(format!("{digest} is missing in it"));
+        let bytes = beside.blob(&descriptor, MANIFEST_BYTES)?.ok_or_else(|| missing(descriptor.digest))?;
+        let what =
+            descriptor.annotations.get(REF_NAME).cloned().unwrap_or_else(|| descriptor.digest.to_string());
+        let manifest = Manifest::parse(&what, &bytes, Some(&descriptor.media_type))?;
+        let parts: Vec<Descriptor> = match descriptor.annotations.get(REF_NAME) {
+            Some(name) => {
+                let reference: Reference = name.parse()?;
+                let layer = artifact::layer(&what, &manifest)?.clone();
+                let config = beside.blob(&manifest.config, artifact::CONFIG_BYTES)?;
+                artifact::config(&what, &manifest, &config.ok_or_else(|| missing(manifest.config.digest))?)?;
+                let component = beside.blob(&layer, artifact::MODULE_BYTES)?;
+                artifact::check_head(&what, &component.ok_or_else(|| missing(layer.digest))?)?;
+                modules.push((reference, descriptor.clone()));
+                vec![manifest.config.clone(), layer]
+            }
+            None if manifest.artifact_type.as_deref() == Some(signature::BUNDLE) => {
+                let of = Descriptor { artifact_type: manifest.artifact_type.clone(), ..descriptor.clone() };
+                attached.push(of);
+                [vec![manifest.config.clone()], manifest.layers.clone()].concat()
+            }
+            None => continue,
+        };
+        blobs.push(bytes);
+        for part in parts {
+            blobs.push(beside.blob(&part, artifact::MODULE_BYTES)?.ok_or_else(|| missing(part.digest))?);
+        }
+    }
+    if modules.is_empty() {
+        return Err(failed("it has no module that has a name".to_owned()));
+    }
+    for blob in blobs {
+        store.put(&blob)?;
+    }
+    for descriptor in attached {
+        store.keep_referrer(descriptor)?;
+    }
+    let mut names = Vec::new();
+    for (reference, descriptor) in modules {
+        store.keep(&reference, descriptor)?;
+        names.push(reference);
+    }
+    Ok(names)
+}

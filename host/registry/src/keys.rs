@@ -1,0 +1,245 @@
+//! Keys that sign modules: P-256, as cosign makes them, and Ed25519. Private ones are PKCS#8 in PEM,
+//! public ones SubjectPublicKeyInfo in PEM, as OpenSSL and cosign write both.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ring::rand::SystemRandom;
+use ring::signature::{
+    ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, ED25519, EcdsaKeyPair, Ed25519KeyPair, KeyPair,
+    UnparsedPublicKey,
+};
+use wfhost_world::private;
+
+use crate::{RegistryError, Sha256};
+
+/// A public key with P-256 up to its point, in DER.
+const P256: &[u8] = &[
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
+    0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
+const P256_POINT: usize = 65;
+/// The same with Ed25519.
+const ED: &[u8] = &[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+const ED_POINT: usize = 32;
+
+/// A key that tells who signed.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PublicKey {
+    /// SubjectPublicKeyInfo in DER.
+    spki: Vec<u8>,
+}
+
+/// It is named by its fingerprint.
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PublicKey({})", self.id())
+    }
+}
+
+impl PublicKey {
+    /// Reads SubjectPublicKeyInfo in DER.
+    pub fn of_spki(spki: &[u8]) -> Option<Self> {
+        let is = |prefix: &[u8], point: usize| spki.starts_with(prefix) && spki.len() == prefix.len() + point;
+        (is(P256, P256_POINT) || is(ED, ED_POINT)).then(|| Self { spki: spki.to_owned() })
+    }
+
+    /// Reads a public key in PEM, or in Base64 without its frame.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let der = match pem(text) {
+            Some(("PUBLIC KEY", der)) => der,
+            Some((kind, _)) if kind.contains("PRIVATE") => return Err("it is a private key"),
+            Some(_) => return Err("it is another kind of PEM"),
+            None => STANDARD.decode(text.trim()).map_err(|_| "it is no public key in PEM")?,
+        };
+        Self::of_spki(&der).ok_or("it is neither a key with P-256 nor one with Ed25519")
+    }
+
+    /// In Base64, without a frame.
+    pub fn to_base64(&self) -> String {
+        STANDARD.encode(&self.spki)
+    }
+
+    pub fn to_pem(&self) -> String {
+        framed("PUBLIC KEY", &self.spki)
+    }
+
+    /// What sigstore calls the key: its SHA-256 in Base64.
+    pub fn id(&self) -> String {
+        STANDARD.encode(Sha256::of(&self.spki).0)
+    }
+
+    /// Whether a signature of some bytes is by this key.
+    pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        let check = match self.spki.strip_prefix(P256) {
+            Some(point) => UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point).verify(message, signature),
+            None => {
+                let point = self.spki.get(ED.len()..).unwrap_or_default();
+                UnparsedPublicKey::new(&ED25519, point).verify(message, signature)
+            }
+        };
+        check.is_ok()
+    }
+}
+
+/// A key that signs.
+pub struct PrivateKey {
+    pair: Pair,
+    public: PublicKey,
+}
+
+enum Pair {
+    P256(Box<EcdsaKeyPair>),
+    Ed25519(Box<Ed25519KeyPair>),
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PrivateKey(of {})", self.public.id())
+    }
+}
+
+impl PrivateKey {
+    /// Makes a key with P-256. Gives it in PEM.
+    pub fn generate() -> Result<String, RegistryError> {
+        let none = |_| key_error(Path::new("the key"), "there are no random numbers");
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new());
+        Ok(framed("PRIVATE KEY", pkcs8.map_err(none)?.as_ref()))
+    }
+
+    /// Reads PKCS#8 in PEM.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let der = match pem(text) {
+            Some(("PRIVATE KEY", der)) => der,
+            Some((kind, _)) if kind.contains("ENCRYPTED") => {
+                return Err(
+                    "it is encrypted; `openssl pkcs8 -in KEY -out NEW` decrypts one of OpenSSL, and \
+                            `cosign import-key-pair` the other way round needs one that is not",
+                );
+            }
+            Some(("EC PRIVATE KEY", _)) => {
+                return Err("it is not PKCS#8; `openssl pkcs8 -topk8 -nocrypt -in KEY -out NEW` makes it so");
+            }
+            _ => return Err("it is no private key in PEM"),
+        };
+        let rng = SystemRandom::new();
+        if let Ok(pair) = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &der, &rng) {
+            let spki = [P256, pair.public_key().as_ref()].concat();
+            let public = PublicKey::of_spki(&spki).ok_or("it has no public half")?;
+            return Ok(Self { pair: Pair::P256(Box::new(pair)), public });
+        }
+        if let Ok(pair) = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der) {
+            let spki = [ED, pair.public_key().as_ref()].concat();
+            let public = PublicKey::of_spki(&spki).ok_or("it has no public half")?;
+            return Ok(Self { pair: Pair::Ed25519(Box::new(pair)), public });
+        }
+        Err("it is neither a key with P-256 nor one with Ed25519")
+    }
+
+    /// Reads a file that only its owner may write.
+    pub fn read(path: &Path) -> Result<Self, RegistryError> {
+        let text = private::read(path).map_err(|error| key_error(path, &error.to_string()))?;
+        Self::parse(&text).map_err(|reason| key_error(path, reason))
+    }
+
+    pub fn public(&self) -> &PublicKey {
+        &self.public
+    }
+
+    /// Signs bytes, as the key's kind does it.
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, RegistryError> {
+        match &self.pair {
+            Pair::P256(pair) => {
+                let signature = pair.sign(&SystemRandom::new(), message);
+                let none = |_| key_error(Path::new("the key"), "there are no random numbers");
+                Ok(signature.map_err(none)?.as_ref().to_vec())
+            }
+            Pair::Ed25519(pair) => Ok(pair.sign(message).as_ref().to_vec()),
+        }
+    }
+}
+
+/// Reads the public key of a file, whoever wrote it.
+pub fn read_public(path: &Path) -> Result<PublicKey, RegistryError> {
+    let text = private::read_any(path).map_err(|error| key_error(path, &error.to_string()))?;
+    PublicKey::parse(&text).map_err(|reason| key_error(path, reason))
+}
+
+/// Writes a new pair: `NAME.key`, readable by its owner only, and `NAME.pub`. Nothing is overwritten.
+pub fn write_pair(dir: &Path, name: &str) -> Result<(PathBuf, PathBuf, PublicKey), RegistryError> {
+    let (private, public) = (dir.join(format!("{name}.key")), dir.join(format!("{name}.pub")));
+    for path in [&private, &public] {
+        if path.symlink_metadata().is_ok() {
+            return Err(key_error(path, "it is there already"));
+        }
+    }
+    let pem = PrivateKey::generate()?;
+    let key = PrivateKey::parse(&pem).map_err(|reason| key_error(&private, reason))?;
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |error: std::io::Error| key_error(&path, &error.to_string())
+    };
+    crate::logins::write_private(&private, pem.as_bytes()).map_err(failed(&private))?;
+    std::fs::write(&public, key.public.to_pem()).map_err(failed(&public))?;
+    Ok((private, public, key.public))
+}
+
+fn key_error(path: &Path, reason: &str) -> RegistryError {
+    RegistryError::Key { path: path.to_owned(), reason: reason.to_owned() }
+}
+
+/// The first frame of a text in PEM: its label, and what is in it.
+fn pem(text: &str) -> Option<(&str, Vec<u8>)> {
+    let (_, rest) = text.split_once("-----BEGIN ")?;
+    let (label, rest) = rest.split_once("-----")?;
+    let (body, _) = rest.split_once(&format!("-----END {label}-----"))?;
+    let body: String = body.chars().filter(|c| !c.is_whitespace()).collect();
+    Some((label, STANDARD.decode(body).ok()?))
+}
+
+fn framed(label: &str, der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_key_signs_its_public_half_verifies() {
+        let key = PrivateKey::parse(&PrivateKey::generate().unwrap()).unwrap();
+        let other = PrivateKey::parse(&PrivateKey::generate().unwrap()).unwrap();
+        let signature = key.sign(b"message").unwrap();
+        assert!(key.public().verifies(b"message", &signature));
+        assert!(!key.public().verifies(b"massage", &signature));
+        assert!(!other.public().verifies(b"message", &signature));
+        assert!(!key.public().verifies(b"message", b""));
+        let read = PublicKey::parse(&key.public().to_pem()).unwrap();
+        assert_eq!(&read, key.public());
+        assert_eq!(PublicKey::parse(&read.to_base64()).as_ref(), Ok(&read));
+        assert!(!format!("{key:?}").contains("PRIVATE KEY-----"));
+    }
+
+    #[test]
+    fn what_is_no_key_says_what_it_is() {
+        let pem = PrivateKey::generate().unwrap();
+        assert_eq!(PublicKey::parse(&pem).unwrap_err(), "it is a private key");
+        for (text, says) in [
+            ("", "no private key"),
+            (
+                "-----BEGIN ENCRYPTED COSIGN PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED COSIGN PRIVATE KEY-----",
+                "encrypted",
+            ),
+            ("-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----", "not PKCS#8"),
+            ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----", "neither"),
+            ("-----BEGIN PRIVATE KEY-----\n!\n-----END PRIVATE KEY-----", "no private key"),
+        ] {
+            let error = PrivateKey::parse(text).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! `wfhost.lock`: what the references of a project stood for when they were added or updated. It is
+//! committed with the project, so that everybody has the same modules.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use wfhost_core::Digest;
+use wfhost_world::private;
+
+use crate::{Reference, RegistryError, Sha256};
+
+/// The file's name, beside `wfhost.toml`.
+pub const LOCK_FILE: &str = "wfhost.lock";
+/// The version of its form.
+const VERSION: u32 = 1;
+const HEAD: &str =
+    "# What wfhost.toml and `wfhost add` refer to, exactly. Written by wfhost: commit it, do not edit it.\n";
+
+/// A module of a project.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Locked {
+    pub name: String,
+    /// With a tag.
+    pub reference: String,
+    /// The version that it says it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
+    pub manifest: Sha256,
+    pub layer: Sha256,
+    /// The digest that runs name, in hexadecimal digits.
+    pub blake3: String,
+    /// Who signed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<String>,
+}
+
+/// A lock file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LockFile {
+    pub path: PathBuf,
+    modules: Vec<Locked>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Form {
+    version: u32,
+    #[serde(default)]
+    module: Vec<Locked>,
+}
+
+impl LockFile {
+    /// The lock file of a directory; one that is not there has nothing.
+    pub fn read(dir: &Path) -> Result<Self, RegistryError> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: Option<toml::Value>,
+        }
+        let path = dir.join(LOCK_FILE);
+        let failed = |reason: String| RegistryError::Lock { path: path.clone(), reason };
+        if path.symlink_metadata().is_err() {
+            return Ok(Self { path, modules: Vec::new() });
+        }
+        let text = private::read(&path).map_err(|error| failed(error.to_string()))?;
+        let syntax = |error: toml::de::Error| failed(error.message().to_owned());
+        // One of another version may have any form.
+        let Version { version } = toml::from_str(&text).map_err(syntax)?;
+        match version {
+            Some(toml::Value::Integer(version)) if version == i64::from(VERSION) => {}
+            Some(version) => {
+                return Err(failed(format!("it has the version {version}, and this wfhost knows {VERSION}")));
+            }
+            None => return Err(failed("it has no version".to_owned())),
+        }
+        let Form { module: modules, .. } = toml::from_str(&text).map_err(syntax)?;
+        for (at, locked) in modules.iter().enumerate() {
+            let reference: Result<Reference, _> = locked.reference.parse();
+            if reference.is_err() || Digest::parse(&locked.blake3).is_none() {
+                return Err(failed(format!("`{}` has a reference or a digest that is none", locked.name)));
+            }
+            if modules[..at].iter().any(|before| before.reference == locked.reference) {
+                return Err(failed(format!("{} is there twice", locked.reference)));
+            }
+        }
+        Ok(Self { path, modules })
+    }
+
+    pub fn modules(&self) -> &[Locked] {
+        &self.modules
+    }
+
+    /// What a reference stands for. One with a digest needs no lock.
+    pub fn find(&self, reference: &Reference) -> Option<&Locked> {
+        let text = reference.to_string();
+        self.modules.iter().find(|locked| locked.reference == text)
+    }
+
+    /// Sets what a reference stands for, and writes the file. False if it was so.
+    pub fn set(&mut self, locked: Locked) -> Result<bool, RegistryError> {
+        if self.modules.contains(&locked) {
+            return Ok(false);
+        }
+        self.modules.retain(|there| there.reference != locked.reference);
+        self.modules.push(locked);
+        self.modules.sort();
+        let form = Form { version: VERSION, module: self.modules.clone() };
+        let failed = |reason: String| RegistryError::Lock { path: self.path.clone(), reason };
+        let text = toml::to_string(&form).map_err(|error| failed(error.to_string()))?;
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        let written = tempfile::NamedTempFile::new_in(dir).and_then(|mut file| {
+            use std::io::Write;
+            use std::os::unix::fs::PermissionsExt;
+            file.write_all(format!("{HEAD}{text}").as_bytes())?;
+            // It is committed: everybody who may read the project may read it.
+            file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+            file.persist(&self.path).map(drop).map_err(|error| error.error)
+        });
+        written.map_err(|error| failed(error.to_string()))?;
+        Ok(true)
+    }
+}
+
+impl Locked {
+    /// Fails unless a module is the one that was locked.
+    pub fn check(&self, layer: Sha256, bytes: &[u8]) -> Result<(), RegistryError> {
+        let is = Digest::of(bytes);
+        if layer != self.layer || Some(is) != Digest::parse(&self.blake3) {
+            return Err(RegistryError::Departs {
+                reference: self.reference.clone(),
+                reason: format!(
+                    "its manifest leads to {layer} ({is}), and {} ({}) is locked",
+                    self.layer, self.blake3
+                ),
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn locked(tag: &str) -> Locked {
+        Locked {
+            name: "hello".into(),
+            reference: format!("ghcr.io/a/hello:{tag}"),
+            release: None,
+            manifest: Sha256::of(b"m"),
+            layer: Sha256::of(b"l"),
+            blake3: Digest::of(b"l").hex(),
+            signer: Some("acme".into()),
+        }
+    }
+
+    #[test]
+    fn a_lock_file_reads_what_it_writes_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut lock = LockFile::read(dir.path()).unwrap();
+        assert!(lock.set(locked("2")).unwrap());
+        assert!(lock.set(locked("1")).unwrap());
+        assert!(!lock.set(locked("1")).unwrap());
+        let read = LockFile::read(dir.path()).unwrap();
+        assert_eq!(read, lock);
+        assert_eq!(read.modules()[0].reference, "ghcr.io/a/hello:1");
+        assert_eq!(read.find(&"ghcr.io/a/hello:2".parse().unwrap()), Some(&locked("2")));
+        assert!(locked("1").check(Sha256::of(b"l"), b"l").is_ok());
+        assert!(locked("1").check(Sha256::of(b"l"), b"L").is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_used_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let twice = "version = 1\n[[module]]\nname = \"a\"\nreference = \"a.io/a:1\"\nmanifest = \"M\"\nlayer = \"M\"\nblake3 = \"B\"\n";
+        let entry = twice.replace('M', &Sha256::of(b"").to_string()).replace('B', &Digest::of(b"").hex());
+        let again = entry.trim_start_matches("version = 1\n");
+        for (text, says) in [
+            ("version = 2\nnews = true", "it has the version 2, and this wfhost knows 1"),
+            ("version = \"1\"", "it has the version"),
+            ("", "it has no version"),
+            ("version = 1\nother = 2", "unknown field"),
+            ("<<<<<<< HEAD\n", ""),
+            ("version = 1\n[[module]]\nname = \"a\"", "missing field"),
+            (&entry.replace("a.io/a:1", "a"), "a reference or a digest that is none"),
+            (&format!("{entry}{again}"), "is there twice"),
+        ] {
+            std::fs::write(dir.path().join(LOCK_FILE), text).unwrap();
+            let error = LockFile::read(dir.path()).unwrap_err();
+            assert!(
+                matches!(error, RegistryError::Lock { .. }) && error.to_string().contains(says),
+                "{error}"
+            );
+        }
+    }
+}

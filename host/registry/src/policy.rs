@@ -1,0 +1,312 @@
+//! Whose signatures a module needs, by where it comes from. It is decided when its manifest is known and
+//! before anything else of it is fetched. Where a signature is required, whatever keeps it from being
+//! found is a refusal.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use wfhost_world::private;
+
+use crate::{Client, PublicKey, Pull, Reference, RegistryError, Resolved, Sha256, Store, signature};
+
+/// How much a signature matters.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    Off,
+    #[default]
+    Warn,
+    Require,
+}
+
+/// Somebody whose key is known.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Signer {
+    pub name: String,
+    pub key: PublicKey,
+}
+
+/// What holds for modules of some place.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    pub places: Pattern,
+    pub level: Level,
+    /// One of these has to have signed; anybody who is known if it is empty.
+    pub signers: Vec<Signer>,
+}
+
+/// Places of modules: `ghcr.io/acme/*` has all repositories below `acme`; elsewhere `*` stands for text
+/// without a slash.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pattern(String);
+
+impl Pattern {
+    /// None if it does not say which registry.
+    pub fn new(text: &str) -> Option<Self> {
+        let (registry, rest) = text.split_once('/')?;
+        (!registry.is_empty() && !rest.is_empty()).then(|| Self(text.to_owned()))
+    }
+
+    /// Whether a place, registry and repository, is among them.
+    pub fn has(&self, place: &str) -> bool {
+        let (parts, below) = match self.0.strip_suffix("/*") {
+            Some(parts) => (parts, true),
+            None => (self.0.as_str(), false),
+        };
+        let (parts, of): (Vec<_>, Vec<_>) = (parts.split('/').collect(), place.split('/').collect());
+        let fits = if below { of.len() > parts.len() } else { of.len() == parts.len() };
+        fits && parts.iter().zip(&of).all(|(pattern, text)| is_like(pattern, text))
+    }
+}
+
+/// Whether text is like a pattern in which `*` stands for any text.
+fn is_like(pattern: &str, text: &str) -> bool {
+    let mut pieces = pattern.split('*');
+    let first = pieces.next().unwrap_or_default();
+    let Some(mut rest) = text.strip_prefix(first) else { return false };
+    let mut pieces: Vec<_> = pieces.collect();
+    let Some(last) = pieces.pop() else { return rest.is_empty() };
+    for piece in pieces {
+        match rest.find(piece) {
+            Some(at) => rest = &rest[at + piece.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+/// What the configuration says of signatures. Rules of several files hold together.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// What holds where no rule does.
+    pub default: Level,
+    pub known: Vec<Signer>,
+    pub rules: Vec<Rule>,
+}
+
+/// What was found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Verdict {
+    /// Whose signatures are good.
+    pub signers: Vec<Signer>,
+    /// What would be a refusal if a signature were required.
+    pub warning: Option<String>,
+}
+
+impl Rules {
+    /// How much a signature matters at a place: what the strictest of the rules for it says.
+    pub fn level(&self, reference: &Reference) -> Level {
+        self.of(reference).map(|rule| rule.level).max().unwrap_or(self.default)
+    }
+
+    fn of(&self, reference: &Reference) -> impl Iterator<Item = &Rule> {
+        let place = reference.place();
+        self.rules.iter().filter(move |rule| rule.places.has(&place))
+    }
+
+    /// Judges a module by its signatures. `before`: who signed what came from there first.
+    pub async fn judge(
+        &self,
+        client: &Client,
+        store: &Store,
+        module: &Resolved,
+        pull: Pull,
+        before: Option<&Signer>,
+    ) -> Result<Verdict, RegistryError> {
+        let level = self.level(&module.reference);
+        if level == Level::Off {
+            return Ok(Verdict::default());
+        }
+        let mut keys: Vec<&Signer> = self.known.iter().collect();
+        keys.extend(self.of(&module.reference).flat_map(|rule| &rule.signers));
+        keys.extend(before);
+        let good = |bundles: &[Vec<u8>]| {
+            let mut signers: Vec<Signer> = Vec::new();
+            for signer in &keys {
+                let is_there = signers.iter().any(|there| there.key == signer.key);
+                if !is_there
+                    && bundles.iter().any(|b| signature::verify(b, &signer.key, module.digest).is_ok())
+                {
+                    signers.push((*signer).clone());
+                }
+            }
+            signers
+        };
+        let mut bundles = signature::kept(store, module.digest)?;
+        let mut signers = good(&bundles);
+        let mut trouble = None;
+        // Without keys there is nothing to look for.
+        if self.missing(module, &signers, before).is_some() && pull != Pull::Never && !keys.is_empty() {
+            match signature::signatures(client, store, module, pull).await {
+                Ok(found) => {
+                    signers = good(&found);
+                    bundles = found;
+                }
+                Err(error) if level == Level::Require => return Err(error),
+                Err(error) => trouble = Some(error.to_string()),
+            }
+        }
+        let Some(missing) = self.missing(module, &signers, before) else {
+            return Ok(Verdict { signers, warning: None });
+        };
+        if let Missing::Before(before) = missing {
+            return Err(RegistryError::SignerChanged {
+                reference: module.reference.to_string(),
+                before: before.name.clone(),
+                now: signers.iter().map(|signer| signer.name.clone()).collect(),
+            });
+        }
+        let wanted = match missing {
+            Missing::OneOf(rule) => rule.signers.iter().map(|signer| signer.name.clone()).collect(),
+            _ => Vec::new(),
+        };
+        let reason = bundles.first().map(|bundle| {
+            let tried = keys.first().map(|signer| signature::verify(bundle, &signer.key, module.digest));
+            match tried {
+                Some(Err(reason)) => reason,
+                _ => "none is by a key that is known",
+            }
+        });
+        let refusal = match reason {
+            None => RegistryError::Unsigned { reference: module.reference.to_string(), wanted },
+            Some(reason) => RegistryError::BadSignature {
+                reference: module.reference.to_string(),
+                wanted,
+                count: bundles.len(),
+                reason,
+            },
+        };
+        if level == Level::Require {
+            return Err(refusal);
+        }
+        Ok(Verdict { signers, warning: Some(trouble.unwrap_or_else(|| refusal.to_string())) })
+    }
+
+    /// What good signatures do not fulfil.
+    fn missing<'a>(
+        &'a self,
+        module: &Resolved,
+        good: &[Signer],
+        before: Option<&'a Signer>,
+    ) -> Option<Missing<'a>> {
+        if let Some(before) = before
+            && good.iter().all(|signer| signer.key != before.key)
+        {
+            return Some(Missing::Before(before));
+        }
+        for rule in
+            self.of(&module.reference).filter(|rule| rule.level != Level::Off && !rule.signers.is_empty())
+        {
+            if !rule.signers.iter().any(|wanted| good.iter().any(|signer| signer.key == wanted.key)) {
+                return Some(Missing::OneOf(rule));
+            }
+        }
+        good.is_empty().then_some(Missing::Anybody)
+    }
+}
+
+enum Missing<'a> {
+    Before(&'a Signer),
+    OneOf(&'a Rule),
+    Anybody,
+}
+
+/// Who signed first what came from a place, as known hosts of SSH are kept.
+#[derive(Clone, Debug)]
+pub struct FirstSeen {
+    path: PathBuf,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    name: String,
+    /// SubjectPublicKeyInfo in Base64.
+    key: String,
+    /// The manifest that was seen first.
+    manifest: Sha256,
+}
+
+impl FirstSeen {
+    pub fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    fn read(&self) -> Result<BTreeMap<String, Entry>, RegistryError> {
+        let failed = |reason: String| RegistryError::Key { path: self.path.clone(), reason };
+        if !self.path.exists() {
+            return Ok(BTreeMap::new());
+        }
+        let text = private::read(&self.path).map_err(|error| failed(error.to_string()))?;
+        serde_json::from_str(&text).map_err(|error| failed(format!("it cannot be read: {error}")))
+    }
+
+    /// Who signed first what came from the place of a reference.
+    pub fn of(&self, reference: &Reference) -> Result<Option<Signer>, RegistryError> {
+        let Some(Entry { name, key, .. }) = self.read()?.remove(&reference.place()) else { return Ok(None) };
+        match PublicKey::parse(&key) {
+            Ok(key) => Ok(Some(Signer { name, key })),
+            Err(reason) => Err(RegistryError::Key { path: self.path.clone(), reason: reason.to_owned() }),
+        }
+    }
+
+    /// Keeps who signed, in the place of whoever did before.
+    pub fn keep(
+        &self,
+        reference: &Reference,
+        signer: &Signer,
+        manifest: Sha256,
+    ) -> Result<(), RegistryError> {
+        let mut entries = self.read()?;
+        let entry = Entry { name: signer.name.clone(), key: signer.key.to_base64(), manifest };
+        entries.insert(reference.place(), entry);
+        let text = serde_json::to_string_pretty(&entries).unwrap_or_default();
+        crate::logins::write_private(&self.path, text.as_bytes())
+            .map_err(|error| RegistryError::Key { path: self.path.clone(), reason: error.to_string() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_end_where_names_end() {
+        for (pattern, place, has) in [
+            ("ghcr.io/acme/*", "ghcr.io/acme/reviewer", true),
+            ("ghcr.io/acme/*", "ghcr.io/acme/team/reviewer", true),
+            ("ghcr.io/acme/*", "ghcr.io/acme", false),
+            ("ghcr.io/acme/*", "ghcr.io/acme-evil/reviewer", false),
+            ("ghcr.io/acme/*", "ghcr.io.evil.com/acme/reviewer", false),
+            ("ghcr.io/*", "ghcr.io/a/b/c", true),
+            ("*/*", "localhost:5000/a/b", true),
+            ("*.acme.com/*", "eu.acme.com/x", true),
+            ("*.acme.com/*", "evilacme.com/x", false),
+            ("localhost:*/me/hello", "localhost:5000/me/hello", true),
+            ("localhost:*/me/hello", "localhost:5000/me/hello/x", false),
+            ("ghcr.io/acme/re*er", "ghcr.io/acme/reviewer", true),
+            ("ghcr.io/acme/re*x*er", "ghcr.io/acme/reviewer", false),
+            ("ghcr.io/a*a", "ghcr.io/a", false),
+        ] {
+            assert_eq!(Pattern::new(pattern).unwrap().has(place), has, "{pattern} {place}");
+        }
+        for text in ["", "*", "ghcr.io", "ghcr.io/", "/x"] {
+            assert_eq!(Pattern::new(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_strictest_rule_counts_and_rules_go_before_the_default() {
+        let rule =
+            |places: &str, level| Rule { places: Pattern::new(places).unwrap(), level, signers: Vec::new() };
+        let rules = Rules {
+            default: Level::Require,
+            known: Vec::new(),
+            rules: vec![rule("a.io/*", Level::Off), rule("a.io/x/*", Level::Require)],
+        };
+        let level = |text: &str| rules.level(&text.parse().unwrap());
+        assert_eq!(level("a.io/y:1"), Level::Off);
+        assert_eq!(level("a.io/x/y:1"), Level::Require);
+        assert_eq!(level("b.io/y:1"), Level::Require);
+    }
+}
