@@ -52,7 +52,10 @@ impl KeyVerb {
         printer::say(common, "Secret", &private.display().to_string());
         printer::say(common, "Public", &format!("{}, for those who verify:", public.display()));
         match common.output {
-            Format::Text => printer::line(format!("[signatures.keys]\n{name} = \"{}\"", key.to_base64())),
+            Format::Text => {
+                printer::line("[signatures.keys]");
+                printer::line(format!("{name} = \"{}\"", key.to_base64()));
+            }
             Format::Json | Format::Jsonl => printer::json(&json!({
                 "schema": "wfhost/key/1", "name": name, "secret": private, "public": public, "key": key.to_base64(),
             })),

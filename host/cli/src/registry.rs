@@ -119,6 +119,16 @@ pub(crate) fn client_as(config: &Config, host: &str, login: Login) -> Result<Cli
     client(config, Logins::given(host, login))
 }
 
+/// What is done about what is signed by others than what came from there before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Others {
+    Refuse,
+    /// They are kept as those who sign from now on.
+    Accept,
+    /// The lock file says exactly what is meant.
+    Locked,
+}
+
 /// All that fetching takes.
 pub(crate) struct Session {
     pub store: Store,
@@ -149,25 +159,22 @@ impl Session {
         Some((locked, reference.at(locked.manifest)))
     }
 
-    /// Finds out what a reference means, and whether that is trusted. `accept`: also if it is signed by
-    /// others than what came from there before.
+    /// Finds out what a reference means, and whether that is trusted.
     pub async fn resolve(
         &self,
-        common: &Common,
         reference: &Reference,
         pull: Pull,
-        accept: bool,
+        others: Others,
     ) -> Result<(Resolved, Verdict), Trouble> {
         let resolved = wfhost_registry::resolve(&self.client, &self.store, reference, pull).await?;
         let before = match &self.first_seen {
-            Some(first_seen) if !accept => first_seen.of(reference)?,
+            Some(first_seen) if others == Others::Refuse => first_seen.of(reference)?,
             _ => None,
         };
         let verdict = self.rules.judge(&self.client, &self.store, &resolved, pull, before.as_ref()).await?;
-        if let Some(warning) = &verdict.warning {
-            printer::warn(common, warning);
-        }
-        if let (Some(first_seen), Some(signer)) = (&self.first_seen, verdict.signers.first()) {
+        if let (Some(first_seen), Some(signer)) = (&self.first_seen, verdict.signers.first())
+            && others != Others::Locked
+        {
             let kept = first_seen.of(reference)?;
             let is_kept = |kept: Signer| verdict.signers.iter().any(|signer| signer.key == kept.key);
             if !kept.is_some_and(is_kept) {
@@ -216,7 +223,12 @@ pub(crate) async fn fetch_with(
         return Err(RegistryError::NotLocked { reference, path }.into());
     }
     let exact = pinned.as_ref().map_or(reference, |(_, exact)| exact);
-    let (resolved, verdict) = session.resolve(common, exact, pull, accept).await?;
+    let others = match pinned {
+        Some(_) => Others::Locked,
+        None if accept => Others::Accept,
+        None => Others::Refuse,
+    };
+    let (resolved, verdict) = session.resolve(exact, pull, others).await?;
     let by = verdict.signers.iter().map(|signer| signer.name.as_str()).collect::<Vec<_>>().join(", ");
     let by = if by.is_empty() { by } else { format!(", signed by {by}") };
     if reference.digest().is_none() {
@@ -228,6 +240,9 @@ pub(crate) async fn fetch_with(
         printer::say(common, "Module", &format!("{reference} -> {}{by}{how}", resolved.digest));
     } else if !by.is_empty() {
         printer::say(common, "Module", &format!("{reference}{by}"));
+    }
+    if let Some(warning) = &verdict.warning {
+        printer::warn(common, warning);
     }
     let fetched = session.take(reference, (resolved, verdict), pull).await?;
     if let Some((locked, _)) = pinned {

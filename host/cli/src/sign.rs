@@ -8,7 +8,7 @@ use wfhost_registry::policy::{Level, Pattern, Rule, Rules, Signer};
 use wfhost_registry::{Client, PrivateKey, Pull, Reference, RegistryError, Resolved, Store, keys, signature};
 
 use super::diagnostic::{Exit, Trouble};
-use super::registry::{self, Fetch, Session};
+use super::registry::{self, Fetch, Others, Session};
 use super::{Common, Format, printer};
 
 /// Sign a module in a registry
@@ -88,7 +88,7 @@ pub(crate) async fn verify(
             .retain(|rule| rule.level == Level::Require || !rule.places.has(&reference.place()));
     }
     let exact = session.pinned(reference).map_or_else(|| reference.clone(), |(_, exact)| exact);
-    let (resolved, verdict) = session.resolve(common, &exact, fetch.pull(), false).await?;
+    let (resolved, verdict) = session.resolve(&exact, fetch.pull(), Others::Locked).await?;
     let names: Vec<_> = verdict.signers.iter().map(|signer| signer.name.as_str()).collect();
     if names.is_empty() {
         let (reference, wanted) = (reference.to_string(), Vec::new());

@@ -9,7 +9,7 @@ use wfhost_registry::{Locked, Pull, Reference};
 use super::diagnostic::{Exit, Trouble};
 use super::printer::{Column, left};
 use super::push::is_version;
-use super::registry::Session;
+use super::registry::{Others, Session};
 use super::{Common, Format, printer};
 
 /// Lock what references of the project stand for now
@@ -48,10 +48,14 @@ impl Update {
         let chosen = |locked: &&Locked| {
             self.modules.is_empty() || self.modules.iter().any(|module| is_meant(locked, module))
         };
+        let others = if self.accept { Others::Accept } else { Others::Refuse };
         let mut changed = 0;
         for old in locked.iter().filter(chosen) {
             let reference: Reference = old.reference.parse()?;
-            let found = session.resolve(common, &reference, Pull::Always, self.accept).await?;
+            let found = session.resolve(&reference, Pull::Always, others).await?;
+            if let Some(warning) = &found.1.warning {
+                printer::warn(common, warning);
+            }
             let signer = found.1.signers.first().map(|signer| signer.name.clone());
             if signer != old.signer && old.signer.is_some() && !self.accept {
                 return Err(wfhost_registry::RegistryError::SignerChanged {

@@ -105,6 +105,9 @@ pub fn load(store: &Store, from: &Path) -> Result<Vec<Reference>, RegistryError>
         let mut bytes = Vec::new();
         let read = entry.by_ref().take(most).read_to_end(&mut bytes);
         read.map_err(|error| failed(format!("`{name}` cannot be read: {error}")))?;
+        if bytes.len() as u64 != size {
+            return Err(failed(format!("`{name}` is cut off")));
+        }
         match name.strip_prefix("blobs/sha256/") {
             Some(hex) => {
                 let digest: Sha256 =

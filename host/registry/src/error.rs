@@ -15,7 +15,7 @@ pub enum RegistryError {
     Login { host: String, what: String, known: bool, said: String },
     #[error("the registry {host} does not allow {what}{}", quoted(.said))]
     Forbidden { host: String, what: String, said: String },
-    #[error("the registry {host} has no {what}{}", quoted(.said))]
+    #[error("the registry {host} does not have {what}{}", quoted(.said))]
     Missing { host: String, what: String, said: String },
     #[error("the registry {host} has too much to do{}", .wait_s.map(|wait| format!("; it wants to be left alone for {wait} s")).unwrap_or_default())]
     Busy { host: String, wait_s: Option<u64> },

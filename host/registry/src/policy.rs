@@ -140,8 +140,14 @@ impl Rules {
         if self.missing(module, &signers, before).is_some() && pull != Pull::Never && !keys.is_empty() {
             match signature::signatures(client, store, module, pull).await {
                 Ok(found) => {
-                    signers = good(&found);
-                    bundles = found;
+                    // Others are of no use later either.
+                    for one in &found {
+                        if !good(std::slice::from_ref(&one.bundle)).is_empty() {
+                            one.keep(store)?;
+                        }
+                    }
+                    bundles = found.into_iter().map(|found| found.bundle).collect();
+                    signers = good(&bundles);
                 }
                 Err(error) if level == Level::Require => return Err(error),
                 Err(error) => trouble = Some(error.to_string()),

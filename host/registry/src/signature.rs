@@ -169,7 +169,7 @@ pub async fn attach(
     created: String,
 ) -> Result<bool, RegistryError> {
     let there = signatures(client, store, subject, Pull::Always).await?;
-    if there.iter().any(|bundle| verify(bundle, key.public(), subject.digest).is_ok()) {
+    if there.iter().any(|found| verify(&found.bundle, key.public(), subject.digest).is_ok()) {
         return Ok(false);
     }
     let bundle = sign(key, subject.digest)?;
@@ -183,7 +183,24 @@ pub async fn attach(
     Ok(true)
 }
 
-/// Keeps a bundle in the local store, beside what it signs.
+/// A bundle that is attached to a module.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub bundle: Vec<u8>,
+    /// What attaches it, if it is not in the local store yet.
+    manifest: Option<Manifest>,
+}
+
+impl Found {
+    /// Keeps it in the local store, beside what it signs.
+    pub fn keep(&self, store: &Store) -> Result<(), RegistryError> {
+        match &self.manifest {
+            Some(manifest) => keep(store, manifest, &self.bundle),
+            None => Ok(()),
+        }
+    }
+}
+
 fn keep(store: &Store, manifest: &Manifest, bundle: &[u8]) -> Result<(), RegistryError> {
     store.put(bundle)?;
     store.put(EMPTY_BYTES)?;
@@ -201,8 +218,9 @@ pub async fn signatures(
     store: &Store,
     subject: &Resolved,
     pull: Pull,
-) -> Result<Vec<Vec<u8>>, RegistryError> {
-    let mut bundles = kept(store, subject.digest)?;
+) -> Result<Vec<Found>, RegistryError> {
+    let kept = kept(store, subject.digest)?.into_iter();
+    let mut bundles: Vec<_> = kept.map(|bundle| Found { bundle, manifest: None }).collect();
     if pull == Pull::Never {
         return Ok(bundles);
     }
@@ -215,10 +233,8 @@ pub async fn signatures(
     for descriptor in found.into_iter().take(SIGNATURES) {
         match bundle(client, &reference, subject.digest, &descriptor).await {
             Ok((manifest, bundle)) => {
-                if !bundles.contains(&bundle) {
-                    // What cannot be kept is still good for now.
-                    let _ = keep(store, &manifest, &bundle);
-                    bundles.push(bundle);
+                if bundles.iter().all(|there| there.bundle != bundle) {
+                    bundles.push(Found { bundle, manifest: Some(manifest) });
                 }
             }
             Err(error @ (RegistryError::Unreachable { .. } | RegistryError::Busy { .. })) => {

@@ -132,6 +132,10 @@ impl Fake {
         }
     }
 
+    pub fn remove(&self, repository: &str, version: &str) {
+        self.state.lock().unwrap().manifests.remove(&(repository.to_owned(), version.to_owned()));
+    }
+
     pub fn manifest(&self, repository: &str, version: &str) -> Option<Value> {
         let state = self.state.lock().unwrap();
         let (_, bytes) = state.manifests.get(&(repository.to_owned(), version.to_owned()))?;

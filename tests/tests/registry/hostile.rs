@@ -36,7 +36,7 @@ fn refused(reference: &str, exit: i32, code: &str, says: &str) {
         [vec!["pull", reference], vec!["run", reference, "-i", r#"{"name":"Ada"}"#, "--agent", "echo"]]
     {
         let error = run(&place, &args).error(exit, &place);
-        assert!(error.starts_with(&format!("error[{code}]")), "{args:?}: {error}");
+        assert!(error.contains(&format!("error[{code}]")), "{args:?}: {error}");
         assert!(error.contains(says), "{error}");
         assert!(error.contains("hint: "), "{error}");
     }
@@ -190,21 +190,21 @@ fn refusals_say_what_mends_them() {
     let place = Place::new();
     let cases = [
         (403, 4, "WF0923", "it says \"it is DENIED\""),
-        (404, 2, "WF0924", "has no"),
+        (404, 2, "WF0924", "does not have"),
         (418, 4, "WF0926", "answered what cannot be used: 418"),
         (401, 4, "WF0926", "a login of a kind that is not known here"),
     ];
     for (status, exit, code, says) in cases {
         fake.rule(move |_| Some(refusal(status, "DENIED")));
         let error = run(&place, &["pull", &reference]).error(exit, &place);
-        assert!(error.starts_with(&format!("error[{code}]")) && error.contains(says), "{error}");
+        assert!(error.contains(&format!("error[{code}]")) && error.contains(says), "{error}");
         assert!(error.contains("hint: "), "{error}");
         fake.log();
     }
     // Another kind of server.
     fake.rule(|_| Some(Reply::new(200, "<html>Welcome</html>").with("content-type", "text/html")));
     let error = run(&place, &["pull", &reference]).error(5, &place);
-    assert!(error.starts_with("error[WF0929]"), "{error}");
+    assert!(error.contains("error[WF0929]"), "{error}");
     // What others write does not steer the terminal.
     fake.rule(|_| Some(Reply::new(403, "{\"errors\":[{\"code\":\"X\",\"message\":\"a\\u001b[2Jb\"}]}")));
     let error = run(&place, &["pull", &reference]).error(4, &place);
@@ -244,7 +244,7 @@ fn tokens_are_bought_and_bought_again_when_they_expire() {
     let place = Place::new();
     let reference = format!("{}/me/hello:1", fake.host);
     let error = run(&place, &["push", &reference, &module("hello")]).error(4, &place);
-    assert!(error.starts_with("error[WF0922]") && error.contains("wants a login"), "{error}");
+    assert!(error.contains("error[WF0922]") && error.contains("wants a login"), "{error}");
     let login = ["login", &fake.host, "-u", "ada", "--password-stdin"];
     let wrong = with_stdin(&place, &login, "wrong").error(4, &place);
     assert!(wrong.contains("does not accept the login"), "{wrong}");
@@ -266,7 +266,7 @@ fn tokens_are_bought_and_bought_again_when_they_expire() {
     });
     fake.log();
     let error = run(&bob, &["pull", &reference]).error(4, &bob);
-    assert!(error.starts_with("error[WF0922]") && error.contains("does not accept the login"), "{error}");
+    assert!(error.contains("error[WF0922]") && error.contains("does not accept the login"), "{error}");
     assert!(fake.log().len() < 6);
 }
 
@@ -289,7 +289,7 @@ fn logins_and_modules_go_nowhere_else() {
     });
     let error = run(&place, &["pull", &reference]).error(5, &place);
     assert!(
-        error.starts_with("error[WF0935]") && error.contains("http://registry.example.com/token"),
+        error.contains("error[WF0935]") && error.contains("http://registry.example.com/token"),
         "{error}"
     );
     // What is read may come from elsewhere, but the login does not go there.
@@ -308,7 +308,7 @@ fn logins_and_modules_go_nowhere_else() {
         request.path.contains("/blobs/").then(|| Reply::new(307, "").with("location", elsewhere))
     });
     let error = run(&place, &["pull", &reference]).error(2, &place);
-    assert!(error.starts_with("error[WF0924]") && !error.contains("a login came"), "{error}");
+    assert!(error.contains("error[WF0924]") && !error.contains("a login came"), "{error}");
     assert_eq!(seen.load(Ordering::SeqCst), 1);
     // What is pushed goes to the registry or nowhere.
     let to = thief.host.clone();
@@ -319,15 +319,15 @@ fn logins_and_modules_go_nowhere_else() {
     let error = run(&place, &["push", &format!("{}/me/other:1", fake.host), &module("hello")]);
     // The layer is there already, the configuration is not.
     let error = error.error(5, &place);
-    assert!(error.starts_with("error[WF0935]"), "{error}");
+    assert!(error.contains("error[WF0935]"), "{error}");
     assert_eq!(seen.load(Ordering::SeqCst), 1);
     // In a circle.
     fake.rule(|request| Some(Reply::new(302, "").with("location", request.path.clone())));
     let error = run(&place, &["pull", &reference]).error(4, &place);
-    assert!(error.starts_with("error[WF0926]") && error.contains("more than 5 redirections"), "{error}");
+    assert!(error.contains("error[WF0926]") && error.contains("more than 5 redirections"), "{error}");
     fake.rule(|_| Some(Reply::new(302, "").with("location", "file:///etc/passwd")));
     let error = run(&place, &["pull", &reference]).error(5, &place);
-    assert!(error.starts_with("error[WF0935]"), "{error}");
+    assert!(error.contains("error[WF0935]"), "{error}");
 }
 
 #[test]
@@ -342,7 +342,7 @@ fn a_local_store_that_was_changed_is_not_run() {
     *bad.last_mut().unwrap() ^= 1;
     std::fs::write(&path, bad).unwrap();
     let error = hello(&place, &reference, &["--offline"]).error(4, &place);
-    assert!(error.starts_with("error[WF0931]") && error.contains("damaged"), "{error}");
+    assert!(error.contains("error[WF0931]") && error.contains("damaged"), "{error}");
     // With a registry it is fetched anew.
     greets(&hello(&place, &reference, &[]));
     assert_eq!(std::fs::read(&path).unwrap(), good);
@@ -351,7 +351,7 @@ fn a_local_store_that_was_changed_is_not_run() {
     let index = place.path("data/wfhost/modules/index.json");
     std::fs::set_permissions(&index, std::fs::Permissions::from_mode(0o666)).unwrap();
     let error = hello(&place, &reference, &["--offline"]).error(4, &place);
-    assert!(error.starts_with("error[WF0931]") && error.contains("may be written by others"), "{error}");
+    assert!(error.contains("error[WF0931]") && error.contains("may be written by others"), "{error}");
     drop(fake);
 }
 
@@ -376,5 +376,5 @@ fn a_pull_that_was_killed_leaves_nothing_that_counts() {
     child.wait().unwrap();
     assert_eq!(kept(&place), Vec::<Value>::new());
     let error = hello(&place, &reference, &["--offline"]).error(4, &place);
-    assert!(error.starts_with("error[WF0932]"), "{error}");
+    assert!(error.contains("error[WF0932]"), "{error}");
 }

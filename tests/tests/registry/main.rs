@@ -4,6 +4,7 @@
 mod debian;
 mod fake;
 mod hostile;
+mod signatures;
 
 use std::io::Write;
 use std::process::{Command, Stdio};
