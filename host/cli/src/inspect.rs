@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use wfhost::engine::{Import, summarize};
 use wfhost_core::{Digest, Limit, RunConfig};
+use wfhost_registry::policy::Level;
+use wfhost_registry::{Reference, metadata};
 
 use super::diagnostic::{Exit, Trouble};
-use super::registry::Fetch;
+use super::registry::{Fetch, Others, Session};
 use super::{Common, Format, module_arg, printer};
 
 /// Show what a module imports and exports, and the limits it runs under
@@ -16,7 +18,8 @@ use super::{Common, Format, module_arg, printer};
   wfhost inspect hello.wasm
   wfhost inspect --wit      the world that a workflow is built against")]
 pub(crate) struct Inspect {
-    /// A component's file, or the name or digest of a module that was run before
+    /// A component's file, the name or digest of a module that was run before, or one in
+    /// a registry, which is not fetched: REGISTRY/NAME:TAG
     #[arg(required_unless_present = "wit")]
     module: Option<String>,
     /// Print the WIT package of workflows
@@ -32,6 +35,9 @@ impl Inspect {
             printer::data(include_str!("../../../wit/workflow.wit"));
         }
         let Some(module) = &self.module else { return Ok(Exit::Done) };
+        if !std::path::Path::new(module).exists() && Reference::is_meant(module) {
+            return self.reference(common, &module.parse()?).await;
+        }
         // A file needs no database.
         let store = if std::path::Path::new(module).exists() { None } else { Some(common.reader()?) };
         let (name, bytes) = module_arg::load(common, store.as_deref(), module, self.fetch).await?;
@@ -58,6 +64,48 @@ impl Inspect {
         }
         for Limit { name, value, meaning } in limits {
             printer::line(format!("limit    {name:<15} {value:>15}  {meaning}"));
+        }
+        Ok(Exit::Done)
+    }
+}
+
+impl Inspect {
+    /// What a module in a registry says of itself: its manifest and its configuration are fetched, not it.
+    async fn reference(&self, common: &Common, reference: &Reference) -> Result<Exit, Trouble> {
+        let mut session = Session::open(common)?;
+        // Looking is no running: what is not signed is told, too.
+        session.rules.default = session.rules.default.min(Level::Warn);
+        session.rules.rules.iter_mut().for_each(|rule| rule.level = rule.level.min(Level::Warn));
+        let exact = session.pinned(reference).map_or_else(|| reference.clone(), |(_, exact)| exact);
+        let pull = self.fetch.pull();
+        let (resolved, verdict) = session.resolve(&exact, pull, Others::Locked).await?;
+        let (config, _) =
+            wfhost_registry::configuration(&session.client, &session.store, &resolved, pull).await?;
+        let component = config.component.unwrap_or_default();
+        let described = metadata::of_annotations(&resolved.manifest.annotations);
+        let signers: Vec<_> = verdict.signers.iter().map(|signer| signer.name.clone()).collect();
+        if common.output != Format::Text {
+            printer::json(&json!({
+                "schema": "wfhost/artifact/1", "name": reference.name(), "reference": resolved.exact().to_string(),
+                "manifest": resolved.digest, "layer": resolved.layer.digest, "bytes": resolved.layer.size,
+                "signers": signers, "described": described, "imports": component.imports, "exports": component.exports,
+            }));
+            return Ok(Exit::Done);
+        }
+        printer::line(format!("module   {}", reference.name()));
+        printer::line(format!("manifest {}", resolved.digest));
+        printer::line(format!("layer    {}", resolved.layer.digest));
+        printer::line(format!("bytes    {}", resolved.layer.size));
+        let signed = if signers.is_empty() { "nobody who is known".to_owned() } else { signers.join(", ") };
+        printer::line(format!("signed   by {signed}"));
+        for (what, value) in described {
+            printer::line(format!("says     {what:<12}  {value}"));
+        }
+        for name in &component.imports {
+            printer::line(format!("import   {name}"));
+        }
+        for export in &component.exports {
+            printer::line(format!("export   {export}"));
         }
         Ok(Exit::Done)
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 use wfhost::clock;
 use wfhost_registry::manifest::{Descriptor, MANIFEST, Manifest};
+use wfhost_registry::metadata;
 use wfhost_registry::{Artifact, Client, Pull, Pushed, Reference, RegistryError, Sha256};
 
 use super::diagnostic::{Exit, Trouble};
@@ -66,12 +67,19 @@ impl Push {
         let (name, bytes) =
             module_arg::load(common, database.as_deref(), &self.module, Fetch::default()).await?;
         wfhost::engine::summarize(&bytes)?;
-        let mut annotations = BTreeMap::new();
-        annotations.insert("org.opencontainers.image.title".to_owned(), name.clone());
+        let mut described = metadata::of_component(&bytes);
+        let project = std::path::Path::new(&self.module);
+        if project.is_dir() {
+            for (what, value) in metadata::of_project(project) {
+                described.entry(what).or_insert(value);
+            }
+        }
+        described.insert("title", name.clone());
         if is_version(tag) {
             // OCI's tags have no `+`.
-            annotations.insert("org.opencontainers.image.version".to_owned(), tag.replace('_', "+"));
+            described.insert("version", tag.trim_start_matches('v').replace('_', "+"));
         }
+        let annotations = metadata::annotations(described);
         let created = clock::rfc3339(clock::now());
         let artifact = Artifact::pack(&name, bytes, created, annotations)?;
         let (client, store) = (registry::client(&common.config()?, registry::logins())?, registry::store()?);

@@ -15,6 +15,7 @@ pub mod keys;
 mod lock;
 mod logins;
 pub mod manifest;
+pub mod metadata;
 pub mod policy;
 mod reference;
 pub mod signature;
