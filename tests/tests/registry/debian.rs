@@ -212,8 +212,12 @@ fn from_a_new_project_to_the_result_on_another_machine() {
     let pushed = ok(&ada, &["push", &reference, "hello", "--sign", "ada"]);
     assert!(pushed.stderr().contains("Signed  "), "{}", pushed.stderr());
     // What it is can be seen without fetching it.
-    let seen: Value = serde_json::from_str(&ok(&bob, &["inspect", &reference, "-o", "json"]).stdout()).unwrap();
-    assert_eq!((&seen["described"]["version"], &seen["described"]["title"]), (&"1.0.0".into(), &"hello".into()));
+    let seen: Value =
+        serde_json::from_str(&ok(&bob, &["inspect", &reference, "-o", "json"]).stdout()).unwrap();
+    assert_eq!(
+        (&seen["described"]["version"], &seen["described"]["title"]),
+        (&"1.0.0".into(), &"hello".into())
+    );
     assert!(seen["exports"].as_array().unwrap().contains(&"run".into()), "{seen}");
     assert_eq!(kept(&bob), Vec::<Value>::new());
     // Somebody else, who knows the key.

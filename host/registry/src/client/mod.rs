@@ -319,8 +319,9 @@ impl Client {
             "https" => true,
             // Whoever can read the way to the registry can read this one.
             "http" => {
-                self.is_plain(host)
-                    && url.host_str().is_some_and(|at| is_this_machine(at) || host.starts_with(at))
+                let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+                let at = url.host_str().unwrap_or_default();
+                self.is_plain(host) && (at == name || (is_this_machine(host) && is_this_machine(at)))
             }
             _ => false,
         };
