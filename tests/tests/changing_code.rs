@@ -1,6 +1,6 @@
 //! Every command of the guide "Changing the code of a running workflow".
 
-use wfhost_tests::{Place, module, target};
+use wfhost_tests::{Place, eventually, module, target};
 
 const GUIDE: &str = include_str!("../../docs/changing-code.md");
 
@@ -90,4 +90,85 @@ fn a08_a_run_that_failed_goes_on_with_mended_code_and_asks_nothing_again() {
     assert_eq!(place.run(["resume", "r"]).ok_json(), "Send it: Write to Ada!!");
     let prompts: Vec<_> = place.calls().iter().map(|call| call["prompt"].clone()).collect();
     assert_eq!(prompts, ["Write to Ada", "Send it: Write to Ada!"]);
+}
+
+/// A workflow in C that calls an agent, waits for a signal, and tells what it is.
+fn write_workflow(place: &Place, prompt: &str, result: &str) {
+    let source = format!(
+        "#include <wfhost.h>\n\
+         wf_result workflow(const char *input) {{\n\
+         \x20 wf_result answer = wf_agent((wf_request){{.prompt = \"{prompt}\"}});\n\
+         \x20 if (!answer.json) return answer;\n\
+         \x20 wf_result signal = wf_signal(\"go\", WF_FOREVER);\n\
+         \x20 if (!signal.json) return signal;\n\
+         \x20 return wf_ok(\"\\\"{result}\\\"\");\n\
+         }}\n"
+    );
+    // As editors do: the file is never half there.
+    place.file("wf/workflow.c.new", source);
+    std::fs::rename(place.path("wf/workflow.c.new"), place.path("wf/workflow.c")).unwrap();
+}
+
+#[test]
+fn what_waits_goes_on_with_each_build_that_agrees() {
+    let place = Place::new();
+    let made = place.wfhost(["new", "wf", "-t", "c"]).current_dir(place.path("")).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    write_workflow(&place, "one", "first");
+    let said = std::fs::File::create(place.path("said")).unwrap();
+    let mut child = place
+        .wfhost(["dev", "wf", "-i", "null", "--agent", "echo"])
+        .current_dir(place.path(""))
+        .stdout(said.try_clone().unwrap())
+        .stderr(said)
+        .spawn()
+        .unwrap();
+    let text = || std::fs::read_to_string(place.path("said")).unwrap();
+    let says = |what: &str| {
+        eventually(what, || text().contains(what).then_some(()));
+    };
+    let runs = || place.run(["ps", "-o", "json"]).ok_json()["runs"].as_array().unwrap().clone();
+    let waiting = |count: usize| {
+        eventually("they wait", || {
+            let runs: Vec<_> = runs().into_iter().filter(|run| run["state"] == "waiting").collect();
+            (runs.len() == count).then(|| runs[0]["id"].as_str().unwrap().to_owned())
+        })
+    };
+    let first = waiting(1);
+    // A program that cannot be built ends nothing.
+    place.file("wf/workflow.c", "#include <wfhost.h>\nthis is no C");
+    says("for the next change; runs go on with the build before");
+    write_workflow(&place, "one", "second");
+    says(&format!("{first} goes on with this build"));
+    assert_eq!(place.run(["signal", &first, "go"]).code(), Some(0));
+    says("\"second\"");
+    assert_eq!(place.show(&first)["output"], "second");
+    // With the next build another one begins, and one that it does not fit stays as it is.
+    write_workflow(&place, "one", "third");
+    let second = waiting(1);
+    assert_ne!(first, second);
+    write_workflow(&place, "two", "third");
+    says(&format!("{second} stays with its build"));
+    waiting(2);
+    assert_eq!(place.run(["signal", &second, "go"]).code(), Some(0));
+    says("\"third\"");
+    // What is written without a change is no change.
+    let builds = text().matches("Built").count();
+    write_workflow(&place, "two", "third");
+    says("the same as before");
+    assert_eq!(text().matches("Built").count(), builds + 1);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT)
+        .unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(text().trim_end().ends_with("nothing is lost"), "{}", text());
+    assert_eq!(place.run(["db", "check", "--deep"]).code(), Some(0));
+}
+
+#[test]
+fn what_is_no_project_cannot_be_watched() {
+    let place = Place::new();
+    let error = place.run(["dev", "nowhere"]).error(2, &place);
+    assert!(error.starts_with("error[WF0004]: nowhere is no directory"), "{error}");
+    let error = place.run(["dev", "-i", "{"]).error(2, &place);
+    assert!(error.starts_with("error[WF0002]"), "{error}");
 }

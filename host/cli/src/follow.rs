@@ -274,7 +274,7 @@ impl Progress {
     }
 
     /// Shows what is new. False if nothing is.
-    async fn catch_up(&mut self, host: &Host) -> Result<bool, Trouble> {
+    pub async fn catch_up(&mut self, host: &Host) -> Result<bool, Trouble> {
         if self.quiet {
             return Ok(false);
         }

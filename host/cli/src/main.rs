@@ -9,6 +9,7 @@ mod config;
 mod db;
 mod delete;
 mod demo;
+mod dev;
 mod diagnostic;
 mod diff;
 mod doctor;
@@ -239,6 +240,8 @@ enum Verb {
     Test(test::Test),
     /// Build a workflow to a component
     Build(build::Build),
+    /// Build a workflow whenever it changes, and go on with its runs
+    Dev(dev::Dev),
     /// Make a new workflow project
     New(new::New),
     /// Explain the code of an error
@@ -249,7 +252,7 @@ enum Verb {
 
 /// Verbs by what they are for, as `wfhost -h` lists them.
 const GROUPS: &[(&str, &[&str])] = &[
-    ("Start", &["demo", "new", "build", "test", "check", "inspect", "run"]),
+    ("Start", &["demo", "new", "dev", "build", "test", "check", "inspect", "run"]),
     ("See", &["ps", "show", "why", "logs", "state", "messages", "events", "transcript", "journal", "diff"]),
     (
         "Act",
@@ -422,6 +425,7 @@ async fn execute(cli: &Cli) -> Result<Exit, Trouble> {
         Verb::Inspect(verb) => verb.execute(common).await,
         Verb::Check(verb) => verb.execute(common).await,
         Verb::Build(verb) => verb.execute(common),
+        Verb::Dev(verb) => verb.execute(common).await,
         Verb::New(verb) => verb.execute(common),
         Verb::Explain(verb) => verb.execute(),
         Verb::Completions(verb) => verb.execute(),

@@ -60,7 +60,7 @@ pub(crate) struct Serve {
 
 /// Where and to whom the server answers.
 #[derive(clap::Args)]
-struct Network {
+pub(super) struct Network {
     /// Where to answer: HOST:PORT, unix:PATH, or off [default: 127.0.0.1:7777, if nobody has it]
     #[arg(long, value_name = "ADDRESS", env = environment::LISTEN)]
     listen: Option<String>,
@@ -95,7 +95,7 @@ const USUAL: &str = "127.0.0.1:7777";
 
 impl Network {
     /// The server; none if there is to be none, or if another one has the usual address.
-    async fn bind(
+    pub async fn bind(
         &self,
         common: &Common,
         host: &wfhost::Host,
@@ -162,10 +162,10 @@ impl Network {
 }
 
 /// Tells the user's own programs where the server is and lets them in, as long as it runs.
-struct Told(Option<PathBuf>);
+pub(super) struct Told(Option<PathBuf>);
 
 impl Told {
-    fn of(server: &Server) -> Self {
+    pub fn of(server: &Server) -> Self {
         Self(tell(server).ok().flatten())
     }
 }
@@ -210,12 +210,7 @@ impl Serve {
             served.push(Some(name));
         }
         let projects = if self.all { Projects::All } else { Projects::Only(served) };
-        let defaults = Defaults {
-            agent: self.agents.default_provider().or_else(|| here.default_agent().map(str::to_owned)),
-            budget: here.budget(),
-            project: here.project_name(),
-            config: here.clone(),
-        };
+        let defaults = defaults(&self.agents, &here);
         let providers = providers_of(&self.agents, &here)?;
         // A configuration that was named holds for all.
         let configured: Arc<dyn Configurations> = match self.all && common.config.is_none() {
@@ -275,6 +270,16 @@ impl Serve {
         };
         printer::say(common, "Stopped", &text);
         Ok(number.map_or(Exit::Done, Exit::Signalled))
+    }
+}
+
+/// What runs are begun with that are started through the server.
+pub(super) fn defaults(agents: &AgentArgs, here: &Config) -> Defaults {
+    Defaults {
+        agent: agents.default_provider().or_else(|| here.default_agent().map(str::to_owned)),
+        budget: here.budget(),
+        project: here.project_name(),
+        config: here.clone(),
     }
 }
 
