@@ -35,7 +35,7 @@ pub fn save(store: &Store, references: &[Reference], to: &Path) -> Result<usize,
         }
         index.manifests.push(found);
     }
-    let failed = |source| RegistryError::Archive { path: to.to_owned(), reason: format!("{source}") };
+    let failed = |reason: String| RegistryError::Archive { path: to.to_owned(), reason };
     let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let file = tempfile::NamedTempFile::new_in(dir).map_err(|error| failed(error.to_string()))?;
     let mut tar = tar::Builder::new(std::io::BufWriter::new(file));

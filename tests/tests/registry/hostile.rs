@@ -363,7 +363,7 @@ fn a_pull_that_was_killed_leaves_nothing_that_counts() {
     let blob = layer.clone();
     fake.rule(move |request| {
         let half = Reply::new(200, good[..good.len() / 2].to_vec()).claiming(good.len());
-        request.path.ends_with(&blob).then(|| Reply { stalls: true, ..half })
+        request.path.ends_with(&blob).then_some(Reply { stalls: true, ..half })
     });
     let place = Place::new();
     let mut child = super::command(&place, &["pull", &reference]).spawn().unwrap();
