@@ -272,7 +272,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ),
     (
         "WF0701",
-        "a configuration file cannot be read\n\nwfhost.toml is TOML. Its sections are [store], [agents], [providers.NAME], [prices.\"MODEL\"] and [workspaces.NAME]; https://github.com/wfhost/wfhost/blob/main/docs/agents.md and https://github.com/wfhost/wfhost/blob/main/docs/providers.md have all their keys.",
+        "a configuration file cannot be read\n\nwfhost.toml is TOML. Its sections are [store], [agents], [providers.NAME], [prices.\"MODEL\"], [workspaces.NAME], [modules], [registries.\"HOST\"] and [signatures]; https://github.com/wfhost/wfhost/blob/main/docs/agents.md, https://github.com/wfhost/wfhost/blob/main/docs/providers.md and https://github.com/wfhost/wfhost/blob/main/docs/distribution.md have all their keys.",
     ),
     (
         "WF0702",

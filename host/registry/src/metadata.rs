@@ -1,7 +1,7 @@
 //! What a module says of itself when it is pushed: annotations of its manifest, from sections of the
 //! component (as `wasm-metadata` and `wkg` have them) and from the project that it was built of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -88,13 +88,14 @@ pub fn of_project(dir: &Path) -> Metadata {
     let authors = package["authors"].as_array().into_iter().flatten().filter_map(person);
     let authors: Vec<_> = authors.chain(person(&package["author"])).collect();
     add(&mut metadata, "authors", Some(&authors.join(", ")));
-    if let Some(revision) = git(dir, &["rev-parse", "HEAD"]) {
+    if let Some(revision) = git(dir, &[], &["rev-parse", "HEAD"]) {
         // What was not committed has no revision.
+        let off = without_filters(dir);
         let clean =
-            git(dir, &["status", "--porcelain", "--untracked-files=no"]).is_some_and(|text| text.is_empty());
+            git(dir, &off, &["diff-index", "--name-only", "HEAD"]).is_some_and(|text| text.is_empty());
         let dirty = if clean { "" } else { "-dirty" };
         add(&mut metadata, "revision", Some(&format!("{revision}{dirty}")));
-        let origin = git(dir, &["config", "--get", "remote.origin.url"]);
+        let origin = git(dir, &[], &["config", "--get", "remote.origin.url"]);
         add(&mut metadata, "source", origin.as_deref().and_then(without_login));
     }
     metadata
@@ -108,19 +109,35 @@ fn without_login(url: &str) -> Option<&str> {
     (!login && !url.starts_with(['/', '.'])).then_some(url)
 }
 
-/// What git says, if it is there and there is a repository.
-fn git(dir: &Path, args: &[&str]) -> Option<String> {
+/// Settings that switch off the programs that a repository names for the content of its files.
+fn without_filters(dir: &Path) -> Vec<(String, &'static str)> {
+    let listed = git(dir, &[], &["config", "--null", "--name-only", "--list"]).unwrap_or_default();
+    let keys = listed.split('\0').filter(|key| key.starts_with("filter."));
+    let names: BTreeSet<&str> = keys.filter_map(|key| Some(key.rsplit_once('.')?.0)).collect();
+    let off = [("clean", ""), ("smudge", ""), ("process", ""), ("required", "false")];
+    names.iter().flat_map(|name| off.map(|(variable, value)| (format!("{name}.{variable}"), value))).collect()
+}
+
+/// What git says, if it is there and there is a repository, whose hooks and monitors are not run.
+fn git(dir: &Path, settings: &[(String, &str)], args: &[&str]) -> Option<String> {
     let mut command = Command::new("git");
-    // Nothing that the repository configures is run.
-    command.args([
-        "-c",
-        "core.fsmonitor=false",
-        "-c",
-        "core.hooksPath=/dev/null",
-        "--no-optional-locks",
-        "-C",
-    ]);
-    let said = command.arg(dir).args(args).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    command.args(["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-C"]).arg(dir).args(args);
+    // Settings of a repository around this process mean another one.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("GIT_")) {
+        command.env_remove(name);
+    }
+    command
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_OPTIONAL_LOCKS", "0");
+    // Nothing is fetched: a remote can name a program.
+    command.env("GIT_ALLOW_PROTOCOL", "").env("GIT_NO_LAZY_FETCH", "1");
+    // As variables: `-c` ends the name of a setting at the first `=`.
+    command.env("GIT_CONFIG_COUNT", settings.len().to_string());
+    for (number, (key, value)) in settings.iter().enumerate() {
+        command.env(format!("GIT_CONFIG_KEY_{number}"), key).env(format!("GIT_CONFIG_VALUE_{number}"), value);
+    }
+    let said = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     said.status.success().then(|| String::from_utf8_lossy(&said.stdout).trim().to_owned())
 }
 
@@ -150,6 +167,39 @@ mod tests {
         {
             assert_eq!(project(name, text), Metadata::new());
         }
+    }
+
+    #[test]
+    fn a_repository_says_its_revision_and_has_nothing_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = |args: &[&str]| {
+            let config = ["-c", "user.name=a", "-c", "user.email=a@a.org"];
+            let said =
+                Command::new("git").arg("-C").arg(dir.path()).args(config).args(args).output().unwrap();
+            assert!(said.status.success(), "{args:?}: {}", String::from_utf8_lossy(&said.stderr));
+            String::from_utf8_lossy(&said.stdout).trim().to_owned()
+        };
+        assert_eq!(of_project(dir.path()), Metadata::new());
+        run(&["init", "-q"]);
+        std::fs::write(dir.path().join("file"), "text").unwrap();
+        std::fs::write(dir.path().join(".gitattributes"), "* filter=f\n").unwrap();
+        run(&["add", "."]);
+        run(&["commit", "-q", "-m", "first"]);
+        run(&["remote", "add", "origin", "https://a.org/a.git"]);
+        let pwned = dir.path().join("pwned");
+        for key in ["filter.f.clean", "core.fsmonitor"] {
+            run(&["config", key, &format!("touch {}; cat", pwned.display())]);
+        }
+        let revision = run(&["rev-parse", "HEAD"]);
+        let metadata = of_project(dir.path());
+        assert_eq!(
+            (metadata["revision"].as_str(), metadata["source"].as_str()),
+            (&*revision, "https://a.org/a.git")
+        );
+        std::fs::write(dir.path().join("file"), "other text").unwrap();
+        let _ = std::fs::remove_file(&pwned);
+        assert_eq!(of_project(dir.path())["revision"], format!("{revision}-dirty"));
+        assert!(!pwned.exists(), "the repository had something run");
     }
 
     #[test]

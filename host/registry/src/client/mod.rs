@@ -151,7 +151,8 @@ impl Client {
             .read_timeout(SILENT_WITHIN)
             .redirect(redirect::Policy::none())
             .user_agent(concat!("wfhost/", env!("CARGO_PKG_VERSION")));
-        let builder = if is_plain { builder.tls_certs_only([]) } else { builder };
+        // What is not encrypted is not handed to a proxy.
+        let builder = if is_plain { builder.tls_certs_only([]).no_proxy() } else { builder };
         let client = builder.build().map_err(|error| RegistryError::Unreachable {
             host: url.host_str().unwrap_or_default().to_owned(),
             reason: chain(&error),
