@@ -10,7 +10,7 @@ static FAREWELLS: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
 
 /// Has `told` go on by itself, for calls that were dropped. Without a runtime
 /// there is nobody to do it.
-pub(super) fn farewell(told: impl Future<Output = ()> + Send + 'static) {
+pub fn farewell(told: impl Future<Output = ()> + Send + 'static) {
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
     let mut farewells = FAREWELLS.lock().unwrap_or_else(PoisonError::into_inner);
     farewells.retain(|told| !told.is_finished());

@@ -44,8 +44,7 @@ pub use self::attempt::{Attempt, AttemptEnd, Made, Used};
 pub use self::call::{Call, CallFailure, Turn};
 pub use self::command::{Command, CommandConfig, Format, PRESETS, Preset, PromptBy, supervise_if_asked};
 pub use self::echo::Echo;
-use self::farewell::farewell;
-pub use self::farewell::settle;
+pub use self::farewell::{farewell, settle};
 pub use self::gate::{Gate, Slot};
 pub use self::guarded::Guarded;
 pub use self::http::{Http, HttpConfig};
@@ -64,6 +63,7 @@ pub use self::secret::{
 };
 pub use self::suggested::{Suggested, suggested};
 pub(crate) use self::text::{check_argument, check_word, without_escapes};
+pub use self::web::client_builder;
 pub use self::workspace::{CleanedWorkspaces, WorkspaceConfig, clean_workspaces};
 
 /// An adapter for one kind of agent. Dropping the future of a call stops it.

@@ -18,6 +18,7 @@ mod machine;
 mod op;
 pub mod policy;
 mod transcript;
+mod wants;
 
 pub use config::{Grant, Limit, RunConfig, Sandbox};
 pub use emission::{Emission, LogLevel, LogLine};
@@ -38,3 +39,4 @@ pub use op::{
     spell_millis,
 };
 pub use transcript::{NewTranscript, TranscriptFilter, TranscriptKind, TranscriptLine};
+pub use wants::{WANTS_SECTION, WantedDirectory, WantedHttp, WantedVariable, Wants};

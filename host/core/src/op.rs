@@ -366,6 +366,9 @@ pub struct Reply {
     /// What the agent changed in its workspace: `{files, added, removed}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changes: Option<Json>,
+    /// The digest of the component that answered, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<String>,
 }
 
 impl Reply {
@@ -379,6 +382,7 @@ impl Reply {
             provider: provider.into(),
             cached: false,
             changes: None,
+            plugin: None,
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 const LONG: Duration = Duration::from_millis(2);
 
 /// A program's execution.
-pub(crate) struct Considerate<F> {
+pub struct Considerate<F> {
     program: F,
     /// How long it took the last time.
     took: Duration,

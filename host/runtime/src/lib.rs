@@ -4,9 +4,11 @@
 mod bounds;
 mod cache;
 mod compile;
+mod components;
 mod considerate;
 mod imports;
 mod instance;
+mod loads;
 mod meter;
 mod module;
 mod recent;
@@ -15,10 +17,9 @@ mod source;
 mod stack;
 pub mod trap;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use rustix::process::{Resource, getrlimit};
 use wasmtime::component::{Component, InstancePre, Linker};
@@ -29,12 +30,13 @@ use crate::sandbox::{Granted, Snapshots};
 
 pub use self::cache::Cache;
 pub use self::compile::compile_in_processes;
-use self::considerate::Considerate;
+pub use self::components::Components;
+pub use self::considerate::Considerate;
 pub(crate) use self::instance::RunCtx;
 pub use self::instance::{HostTrouble, Inner, Shared};
+use self::loads::Loads;
 pub use self::module::{Denied, Import, ImportClass, ModuleError, ModuleSummary, inspect, summarize};
 pub(crate) use self::module::{classify, denial};
-use self::recent::Recent;
 pub use self::sandbox::{GrantError, end_lines};
 pub use self::source::{Frame, Sources};
 use self::stack::{Fitted, Stacks};
@@ -53,19 +55,12 @@ const MEMORY_GUARD_BYTES: u64 = 32 << 20;
 const SMALL_MEMORY_RESERVATION_BYTES: u64 = 16 << 20;
 const SMALL_MEMORY_GUARD_BYTES: u64 = 64 << 10;
 
-/// Components that are compiled at the same time. Each has threads of its own.
-const COMPILING: usize = 2;
-
 /// Compiles and instantiates components. One for each process.
 pub struct Engine {
     loader: Loader,
     stacks: Stacks,
     snapshots: Arc<Snapshots>,
-    /// Those that were used last.
-    known: Mutex<Recent<Module>>,
-    /// Those that are being loaded, so that nobody loads them twice.
-    loading: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
-    compiling: tokio::sync::Semaphore,
+    loads: Loads<Module>,
 }
 
 /// What it takes to make a module of a component.
@@ -109,15 +104,10 @@ impl std::fmt::Debug for Module {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Module {
     /// The size of its code in memory, about.
     fn bytes(&self) -> usize {
-        let code = self.pre.instance_pre().component().image_range();
-        code.end.addr() - code.start.addr()
+        components::size(self.pre.instance_pre().component())
     }
 }
 
@@ -132,15 +122,7 @@ impl Loader {
         inspect(bytes, denied)?;
         let component = match self.cache.load(&self.wasmtime, digest) {
             Some(component) => component,
-            None => {
-                bounds::check(bytes)?;
-                let artifact = compile::compile(&self.wasmtime, bytes)?;
-                self.cache.keep(digest, &artifact);
-                // SAFETY: the bytes were made by wasmtime just now: here, or in a process of this very
-                // program that nobody else can write to.
-                unsafe { Component::deserialize(&self.wasmtime, artifact) }
-                    .map_err(|error| ModuleError::Invalid(format!("{error:#}")))?
-            }
+            None => components::make(&self.wasmtime, &self.cache, digest, bytes)?,
         };
         self.prepare(name, digest, &component)
     }
@@ -173,9 +155,7 @@ impl Engine {
             loader: Loader { wasmtime, linker, cache },
             stacks: Stacks::default(),
             snapshots: Arc::default(),
-            known: Mutex::default(),
-            loading: Mutex::default(),
-            compiling: tokio::sync::Semaphore::new(COMPILING),
+            loads: Loads::default(),
         })
     }
 
@@ -218,16 +198,7 @@ impl Engine {
         if let Some(known) = self.known(name, digest) {
             return Ok(known);
         }
-        let turn = Arc::clone(lock(&self.loading).entry(digest).or_default());
-        let mine = turn.lock().await;
-        let loaded = self.load_now(name, digest, denied, bytes).await;
-        drop(mine);
-        let mut loading = lock(&self.loading);
-        // Whoever waits has one as well.
-        if Arc::strong_count(&turn) == 2 {
-            loading.remove(&digest);
-        }
-        loaded
+        self.loads.one_at_a_time(digest, self.load_now(name, digest, denied, bytes)).await
     }
 
     /// The module with this digest if it need not be compiled, read beside the runtime's workers.
@@ -237,7 +208,7 @@ impl Engine {
         }
         let (loader, owned) = (self.loader.clone(), name.to_owned());
         let module = blocking(move || loader.cached(&owned, digest)).await?;
-        lock(&self.known).put(digest, module.clone(), module.bytes());
+        self.loads.keep(digest, module.clone(), module.bytes());
         Some(module)
     }
 
@@ -252,15 +223,15 @@ impl Engine {
             return Ok(ready);
         }
         let bytes = bytes.await?;
-        let _permit = self.compiling.acquire().await;
+        let _turn = self.loads.turn().await;
         let (loader, owned) = (self.loader.clone(), name.to_owned());
         let module = blocking(move || loader.module(&owned, digest, &bytes, denied)).await?;
-        lock(&self.known).put(digest, module.clone(), module.bytes());
+        self.loads.keep(digest, module.clone(), module.bytes());
         Ok(module)
     }
 
     fn known(&self, name: &str, digest: Digest) -> Option<Module> {
-        let known = lock(&self.known).get(digest)?;
+        let known = self.loads.known(digest)?;
         Some(Module { name: name.into(), ..known })
     }
 

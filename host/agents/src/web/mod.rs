@@ -45,6 +45,11 @@ impl LazyClient {
 
 /// A client that follows no redirections: a key must not go elsewhere.
 pub(crate) fn client(url: &str) -> Result<Client, reqwest::Error> {
+    client_builder(url).build()
+}
+
+/// How clients begin that follow no redirections, for addresses like `url`: without TLS they need no certificates.
+pub fn client_builder(url: &str) -> reqwest::ClientBuilder {
     // One provider of cryptography for the whole process; whoever comes first has installed it.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = Client::builder()
@@ -52,8 +57,8 @@ pub(crate) fn client(url: &str) -> Result<Client, reqwest::Error> {
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("wfhost/", env!("CARGO_PKG_VERSION")));
     match url.starts_with("http://") {
-        true => builder.tls_certs_only([]).build(),
-        false => builder.build(),
+        true => builder.tls_certs_only([]),
+        false => builder,
     }
 }
 
