@@ -4016,7 +4016,7 @@ bindgen-rust\x060.60.0";
 #[doc(inline)]
 pub use __export_workflow_impl as export_workflow;
 #[rustfmt::skip]
-#[cfg(target_arch = "wasm32")]
+#[cfg(all(target_arch = "wasm32", not(feature = "plugin")))]
 #[unsafe(
     link_section = "component-type:wit-bindgen:0.60.0:wfhost:workflow@0.1.0:workflow-with-all-of-its-exports-removed:encoded world"
 )]

@@ -93,6 +93,8 @@ mod failure;
 mod logging;
 mod panics;
 mod parallel;
+#[cfg(feature = "plugin")]
+pub mod plugin;
 mod policy;
 mod repeat;
 mod reply;
@@ -174,9 +176,29 @@ pub use serde_json::{Value, json};
 /// ```
 pub use wfhost_sdk_macros::workflow;
 
+/// Makes a function the agent of this crate: see [`plugin`].
+///
+/// The function takes a [`plugin::Call`] and returns [`plugin::Result`] of a [`plugin::Reply`] or of any
+/// `serde::Serialize` type. There is one agent in a crate.
+///
+/// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
+/// use wfhost::plugin::{Call, Result};
+///
+/// #[wfhost::agent]
+/// fn shout(call: Call) -> Result<String> {
+///     Ok(call.prompt.to_uppercase())
+/// }
+/// # fn main() {}
+/// ```
+#[cfg(feature = "plugin")]
+pub use wfhost_sdk_macros::agent;
+
 /// For the code that the macros write; not part of the interface.
 #[doc(hidden)]
 pub mod __private {
+    #[cfg(feature = "plugin")]
+    pub use crate::plugin::{bindings as plugin_bindings, run as run_agent};
     pub use crate::{
         bindings,
         entry::{run, run_without_input},

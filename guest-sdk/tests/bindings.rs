@@ -37,10 +37,13 @@ fn generate(wit: &Path) -> String {
     let mut files = Files::default();
     options.build().generate(&mut resolve, world, &mut files).expect("bindings can be generated");
     let (_, code) = files.iter().next().expect("one file is generated");
-    format!(
-        "// From wit/workflow.wit, rewritten by\n// {COMMAND}\n{}",
-        std::str::from_utf8(code).expect("generated code is text")
-    )
+    let code = std::str::from_utf8(code).expect("generated code is text");
+    // The section that says what the world imports. It would become a part of plugins as well.
+    let section = "#[cfg(target_arch = \"wasm32\")]\n#[unsafe(\n    link_section";
+    assert_eq!(code.matches(section).count(), 1, "the section is found");
+    let ours = section
+        .replace("target_arch = \"wasm32\"", "all(target_arch = \"wasm32\", not(feature = \"plugin\"))");
+    format!("// From wit/workflow.wit, rewritten by\n// {COMMAND}\n{}", code.replace(section, &ours))
 }
 
 #[test]
@@ -55,6 +58,39 @@ fn bindings_are_those_of_the_wit_package() {
         kept == generated,
         "guest-sdk/src/bindings.rs is not what wit/ says; rewrite it by\n    {COMMAND}"
     );
+}
+
+/// The packages that `wit/plugin-sdk.wit` is made of, each after those that it needs.
+const PLUGIN_SDK: [&str; 5] = [
+    "../host/runtime/wit/deps/io.wit",
+    "../host/runtime/wit/deps/clocks.wit",
+    "wit/http.wit",
+    "../wit/plugin/plugin.wit",
+    "wit/plugin-sdk.wit",
+];
+
+#[test]
+fn bindings_of_plugins_are_those_of_the_wit_package() {
+    let mut resolve = Resolve::default();
+    let packages = PLUGIN_SDK.map(|file| {
+        let text = std::fs::read_to_string(here().join(file)).expect("it is there");
+        resolve.push_str(file, &text).expect("the WIT package parses")
+    });
+    let world = resolve.select_world(&packages[4..], Some("sdk")).expect("the package has a world `sdk`");
+    let options = Opts {
+        format: true,
+        pub_export_macro: true,
+        export_macro_name: Some("export_agent".to_owned()),
+        default_bindings_module: Some("::wfhost::__private::plugin_bindings".to_owned()),
+        generate_all: true,
+        ..Opts::default()
+    };
+    let mut files = Files::default();
+    options.build().generate(&mut resolve, world, &mut files).expect("bindings can be generated");
+    let (_, code) = files.iter().next().expect("one file is generated");
+    let code = std::str::from_utf8(code).expect("generated code is text");
+    let code = format!("// From wit/plugin and guest-sdk/wit, rewritten by\n// {COMMAND}\n{code}");
+    same("src/plugin", "bindings.rs", code.as_bytes());
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod imports;
 mod limits;
 mod memory;
 mod place;
+mod plugins;
 mod processes;
 mod replay;
 mod report;
@@ -30,7 +31,7 @@ struct Measure {
     take: fn(&Place) -> Vec<Reading>,
 }
 
-const MEASURES: [Measure; 14] = [
+const MEASURES: [Measure; 15] = [
     Measure { name: "serial", take: steps::serial },
     Measure { name: "concurrent", take: steps::concurrent },
     Measure { name: "parallel", take: steps::parallel },
@@ -40,6 +41,7 @@ const MEASURES: [Measure; 14] = [
     Measure { name: "finished", take: steps::finished },
     Measure { name: "replay", take: replay::replay },
     Measure { name: "import", take: imports::import_call },
+    Measure { name: "plugin", take: plugins::plugin_call },
     Measure { name: "signal", take: waking::signal },
     Measure { name: "timers", take: waking::timers },
     Measure { name: "process", take: processes::processes },

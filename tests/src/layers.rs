@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Each crate, and those of this repository that it may know.
-const LAYERS: [(&str, &str, &[&str]); 15] = [
+const LAYERS: [(&str, &str, &[&str]); 16] = [
     ("core", "wfhost-core", &[]),
     ("schema", "wfhost-schema", &["wfhost-core"]),
     ("world", "wfhost-world", &["wfhost-core"]),
@@ -14,13 +14,18 @@ const LAYERS: [(&str, &str, &[&str]); 15] = [
     ("agents", "wfhost-agents", &["wfhost-core", "wfhost-schema", "wfhost-world"]),
     ("registry", "wfhost-registry", &["wfhost-core", "wfhost-world"]),
     ("runtime", "wfhost-runtime", &["wfhost-core", "wfhost-schema", "wfhost-world"]),
+    ("plugins", "wfhost-plugins", &["wfhost-agents", "wfhost-core", "wfhost-runtime", "wfhost-world"]),
     (
         ".",
         "wfhost",
         &["wfhost-agents", "wfhost-core", "wfhost-runtime", "wfhost-schema", "wfhost-store", "wfhost-world"],
     ),
-    ("config", "wfhost-config", &["wfhost-agents", "wfhost-core", "wfhost-registry", "wfhost-world"]),
-    ("build", "wfhost-build", &["wfhost-world"]),
+    (
+        "config",
+        "wfhost-config",
+        &["wfhost-agents", "wfhost-core", "wfhost-plugins", "wfhost-registry", "wfhost-world"],
+    ),
+    ("build", "wfhost-build", &["wfhost-core", "wfhost-world"]),
     ("simulate", "wfhost-simulate", &["wfhost", "wfhost-config", "wfhost-core"]),
     ("view", "wfhost-view", &["wfhost", "wfhost-config", "wfhost-core", "wfhost-registry"]),
     ("server", "wfhost-server", &["wfhost", "wfhost-config", "wfhost-core", "wfhost-view"]),
@@ -32,6 +37,7 @@ const LAYERS: [(&str, &str, &[&str]); 15] = [
             "wfhost-build",
             "wfhost-config",
             "wfhost-core",
+            "wfhost-plugins",
             "wfhost-registry",
             "wfhost-server",
             "wfhost-simulate",

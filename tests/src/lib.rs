@@ -22,7 +22,8 @@ pub fn target() -> PathBuf {
 
 /// A component that `examples/build` or `tests/guests/build` made.
 pub fn module(name: &str) -> String {
-    let guest = name == "behaviours" || name.starts_with("probe") || name.starts_with("letter");
+    let guest =
+        matches!(name, "behaviours" | "puppet") || name.starts_with("probe") || name.starts_with("letter");
     let dir = if guest { "guests" } else { "examples" };
     let path = target().join(dir).join(format!("{name}.wasm"));
     assert!(path.is_file(), "{} is missing: run examples/build", path.display());

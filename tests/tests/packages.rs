@@ -191,7 +191,9 @@ func run(ctx context.Context, _ any) ([]string, error) {
 fn the_javascript_sdk_passes_its_own_tests() {
     let sdk = root().join("guest-sdk/js");
     tool(&sdk, "npm", &["test", "--silent"]);
-    for project in ["test", "../../tests/behaviours/js", "../../examples/research-js"] {
+    for project in
+        ["test", "../../tests/behaviours/js", "../../examples/research-js", "../../examples/weather-js"]
+    {
         tool(&sdk, "node_modules/.bin/tsc", &["-p", project]);
     }
 }
@@ -204,8 +206,12 @@ fn the_python_sdk_passes_its_own_tests() {
     // The settings are in pyproject.toml; the programs are found beside the package.
     let cache = place.path("mypy").display().to_string();
     tool(&sdk, "python3", &["-m", "mypy", "--cache-dir", &cache]);
-    for program in ["examples/research-python", "tests/behaviours/python"] {
-        let file = root().join(program).join("workflow.py").display().to_string();
+    for program in [
+        "examples/research-python/workflow.py",
+        "tests/behaviours/python/workflow.py",
+        "examples/feeds-python/plugin.py",
+    ] {
+        let file = root().join(program).display().to_string();
         tool(&sdk, "python3", &["-m", "mypy", "--config-file=", "--strict", "--cache-dir", &cache, &file]);
     }
 }

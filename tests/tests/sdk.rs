@@ -85,7 +85,8 @@ fn a_new_project_builds_and_a_crate_without_a_workflow_is_told_so() {
     let error = place.run(["build", &dir]).error(2, &place);
     assert!(
         error.ends_with(
-            "error[WF0612]: flow exports no workflow\n   hint: put `#[wfhost::workflow]` on the `async fn` that is the workflow\n"
+            "error[WF0612]: flow exports neither a workflow nor an agent\n   hint: put `#[wfhost::workflow]` on the `async fn` \
+             that is the workflow, or `#[wfhost::agent]` on the `fn` of a plugin\n"
         ),
         "{error}"
     );

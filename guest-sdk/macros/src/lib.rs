@@ -1,5 +1,6 @@
-//! The attribute `#[wfhost::workflow]`, documented where `wfhost-sdk` exports it.
+//! The attributes `#[wfhost::workflow]` and `#[wfhost::agent]`, documented where `wfhost-sdk` exports them.
 
+mod agent;
 mod workflow;
 
 use proc_macro::TokenStream;
@@ -8,4 +9,10 @@ use proc_macro::TokenStream;
 #[proc_macro_attribute]
 pub fn workflow(attribute: TokenStream, item: TokenStream) -> TokenStream {
     workflow::expand(attribute.into(), item.into()).into()
+}
+
+/// Makes a function the agent of this crate. See `wfhost::agent`.
+#[proc_macro_attribute]
+pub fn agent(attribute: TokenStream, item: TokenStream) -> TokenStream {
+    agent::expand(attribute.into(), item.into()).into()
 }

@@ -54,9 +54,37 @@ fn embed_world(bytes: &[u8]) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// Whether a core module or a component exports `run`. What cannot be read has
+/// Adds a custom section at the end of a component.
+pub(super) fn add_section(component: &mut Vec<u8>, name: &str, data: &[u8]) {
+    let mut section = Vec::new();
+    leb128(&mut section, name.len());
+    section.extend(name.as_bytes());
+    section.extend(data);
+    component.push(0);
+    leb128(component, section.len());
+    component.extend(section);
+}
+
+/// An unsigned number as WebAssembly writes it.
+fn leb128(out: &mut Vec<u8>, mut value: usize) {
+    loop {
+        let low = (value & 0x7f) as u8;
+        value >>= 7;
+        if value == 0 {
+            return out.push(low);
+        }
+        out.push(low | 0x80);
+    }
+}
+
+/// How plugins name what they export: as a component, and as a core module.
+const AGENT: &str = "wfhost:plugin/agent@0.1.0";
+const AGENT_RUN: &str = "wfhost:plugin/agent@0.1.0#run";
+
+/// Whether a core module or a component exports what workflows or plugins do. What cannot be read has
 /// other faults, which are found by others.
 pub(super) fn exports_run(bytes: &[u8]) -> bool {
+    let is_run = |name: &str| matches!(name, "run" | AGENT | AGENT_RUN);
     // Parts of a component have exports of their own, which do not count.
     let mut depth = 0u32;
     for payload in Parser::new(0).parse_all(bytes) {
@@ -64,10 +92,10 @@ pub(super) fn exports_run(bytes: &[u8]) -> bool {
             Ok(Payload::ModuleSection { .. } | Payload::ComponentSection { .. }) => depth += 1,
             Ok(Payload::End(_)) => depth = depth.saturating_sub(1),
             Ok(Payload::ExportSection(exports)) if depth == 0 => {
-                return exports.into_iter().flatten().any(|export| export.name == "run");
+                return exports.into_iter().flatten().any(|export| is_run(export.name));
             }
             Ok(Payload::ComponentExportSection(exports)) if depth == 0 => {
-                if exports.into_iter().flatten().any(|export| export.name.name == "run") {
+                if exports.into_iter().flatten().any(|export| is_run(export.name.name)) {
                     return true;
                 }
             }
@@ -86,6 +114,21 @@ mod tests {
     fn garbage_is_refused() {
         assert!(componentize(b"not wasm").is_err());
         assert!(componentize(b"").is_err());
+    }
+
+    #[test]
+    fn a_section_is_found_again() {
+        let mut component = b"\0asm\x0d\0\x01\0".to_vec();
+        let data = vec![b'x'; 300];
+        add_section(&mut component, "wfhost:wants", &data);
+        let sections: Vec<_> = Parser::new(0)
+            .parse_all(&component)
+            .filter_map(|payload| match payload.unwrap() {
+                Payload::CustomSection(section) => Some((section.name().to_owned(), section.data().to_vec())),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(sections, [("wfhost:wants".to_owned(), data)]);
     }
 
     #[test]

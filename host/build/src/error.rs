@@ -28,8 +28,10 @@ pub enum BuildError {
     File { path: PathBuf, source: std::io::Error },
     #[error("{dir} has no package `{package}`, but {}", listed(.known))]
     NoPackage { dir: PathBuf, package: String, known: Vec<String> },
-    #[error("{package} exports no workflow")]
+    #[error("{package} exports neither a workflow nor an agent")]
     NoExport { package: String },
+    #[error("{manifest}: [package.metadata.wfhost.plugin] cannot be used: {reason}", manifest = manifest.display())]
+    Wants { manifest: PathBuf, reason: String },
     #[error("this machine has no C compiler for WebAssembly")]
     NoClang,
     #[error("{dir} has no `{name}` in its node_modules")]
@@ -68,6 +70,7 @@ impl BuildError {
             Self::NoPackage { .. } => "WF0611",
             Self::NoExport { .. } => "WF0612",
             Self::NoLinker(_) => "WF0613",
+            Self::Wants { .. } => "WF0620",
             Self::NoClang => "WF0614",
             Self::Compiler { .. } => "WF0615",
             Self::NoNodeTool { .. } => "WF0616",
@@ -98,7 +101,13 @@ impl BuildError {
             Self::File { .. } => "look at the directory's permissions and space".to_owned(),
             Self::NoPackage { .. } => "name one of its packages by `-p`, or none for all".to_owned(),
             Self::NoExport { .. } => {
-                "put `#[wfhost::workflow]` on the `async fn` that is the workflow".to_owned()
+                "put `#[wfhost::workflow]` on the `async fn` that is the workflow, or `#[wfhost::agent]` on the `fn` of a plugin"
+                    .to_owned()
+            }
+            Self::Wants { .. } => {
+                "it says what the plugin asks for: http = [{ url = \"..\", methods = [\"GET\"], reason = \"..\" }], \
+                 directories = [{ path = \"/data\", reason = \"..\" }], env = [{ name = \"LANG\", reason = \"..\" }]"
+                    .to_owned()
             }
             Self::NoClang => "install the WASI SDK and set WASI_SDK_PATH, or on Debian \
                  `apt-get install clang-22 lld-22 wasi-libc libclang-rt-22-dev-wasm32`"

@@ -16,6 +16,7 @@ macro_rules! sdk {
         pub(super) const SDK: &[(&str, &str)] = &[
             $(($file, include_str!(concat!("../../../guest-sdk/js/", $file))),)*
             ("wit/workflow.wit", include_str!("../../../wit/workflow.wit")),
+            ("plugin-wit/plugin.wit", include_str!("../../../wit/plugin/plugin.wit")),
         ];
     };
 }
@@ -28,6 +29,8 @@ sdk![
     "loop.js",
     "package.json",
     "patterns.js",
+    "plugin.d.ts",
+    "plugin.js",
     "policy.js",
     "promise.js",
     "saga.js",
@@ -41,12 +44,18 @@ sdk![
 /// wait for, so `async` becomes generators over the promises of the SDK.
 const LOWERED: [&str; 3] = ["async-await", "async-generator", "for-await"];
 
-/// The file that exports `run`.
+/// The file that exports `run`, or the `agent` of a plugin.
 const ENTRIES: [&str; 4] = ["workflow.ts", "workflow.js", "src/workflow.ts", "src/workflow.js"];
+const PLUGIN_ENTRIES: [&str; 4] = ["plugin.ts", "plugin.js", "src/plugin.ts", "src/plugin.js"];
 
 /// The main file of a project in one of these languages.
 pub(super) fn entry(dir: &Path) -> Option<PathBuf> {
-    ENTRIES.iter().map(|name| dir.join(name)).find(|path| path.is_file())
+    let names = ENTRIES.iter().chain(&PLUGIN_ENTRIES);
+    names.map(|name| dir.join(name)).find(|path| path.is_file())
+}
+
+fn is_plugin(entry: &Path) -> bool {
+    entry.file_stem().is_some_and(|name| name == "plugin")
 }
 
 /// Builds the workflow with this main file.
@@ -67,15 +76,20 @@ pub(super) fn build(
         // Else it would take one of a directory above.
         esbuild.arg("--tsconfig-raw={}");
     }
-    esbuild.args(LOWERED.map(|feature| format!("--supported:{feature}=false")));
-    esbuild.arg(format!("--inject:{}", sdk.join("install.js").display()));
-    esbuild.arg(format!("--alias:wfhost={}", sdk.join("wfhost.js").display()));
+    if is_plugin(&entry) {
+        esbuild.arg(format!("--alias:wfhost/plugin={}", sdk.join("plugin.js").display()));
+    } else {
+        esbuild.args(LOWERED.map(|feature| format!("--supported:{feature}=false")));
+        esbuild.arg(format!("--inject:{}", sdk.join("install.js").display()));
+        esbuild.arg(format!("--alias:wfhost={}", sdk.join("wfhost.js").display()));
+    }
     esbuild.arg(format!("--outfile={}", bundle.display()));
     layout.run(&mut esbuild, "esbuild")?;
 
     progress(Progress::Wrapping(&layout.name));
     let mut componentize = tool(&layout.dir, "componentize-qjs")?;
-    componentize.arg("--wit").arg(layout.sdk.join("wit")).args(["--world", "workflow", "--sync"]);
+    let (wit, world) = if is_plugin(&entry) { ("plugin-wit", "agent-plugin") } else { ("wit", "workflow") };
+    componentize.arg("--wit").arg(layout.sdk.join(wit)).args(["--world", world, "--sync"]);
     componentize.arg("--js").arg(&bundle);
     layout.write(|layout, partial| layout.run(componentize.arg("--output").arg(partial), "componentize-qjs"))
 }
@@ -128,7 +142,7 @@ mod tests {
         let mut files: Vec<_> = files.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         files.retain(|name| name != "package-lock.json");
         files.sort();
-        let carried = SDK.iter().map(|(name, _)| *name).filter(|name| !name.starts_with("wit/"));
+        let carried = SDK.iter().map(|(name, _)| *name).filter(|name| !name.contains("wit/"));
         let mut carried: Vec<_> = carried.collect();
         carried.sort_unstable();
         assert_eq!(carried, files);

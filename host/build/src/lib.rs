@@ -30,10 +30,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use wfhost_core::{WANTS_SECTION, Wants};
+
 pub use self::componentize::componentize;
 pub use self::error::BuildError;
 use self::layout::write_whole;
-use self::project::Project;
+use self::project::{Kind, Project};
 use self::toolchain::Toolchain;
 
 /// A kind of WebAssembly that Rust compiles to.
@@ -144,12 +146,18 @@ pub fn build(
     }
     let project = Project::read(dir, &mut cargo::cargo())?;
     let packages = project.workflows(dir, options.package.as_deref())?;
-    let toolchain = Toolchain::find(dir, options.target, progress)?;
-    let cores = cargo::compile(dir, &packages, &toolchain, options)?;
     let out = Out::new(options.out.as_deref(), &project.target_directory, packages.len());
-    packages
+    let mut compiled = Vec::new();
+    for kind in [Kind::Workflow, Kind::Plugin] {
+        let packages: Vec<_> = packages.iter().copied().filter(|package| package.kind() == kind).collect();
+        if !packages.is_empty() {
+            let toolchain = Toolchain::find(dir, options.target, kind, progress)?;
+            let cores = cargo::compile(dir, &packages, &toolchain, options)?;
+            compiled.extend(packages.into_iter().zip(cores));
+        }
+    }
+    compiled
         .into_iter()
-        .zip(cores)
         .map(|(package, core)| {
             progress(Progress::Wrapping(&package.name));
             let path = out.path(&package.name);
@@ -157,7 +165,8 @@ pub fn build(
             if !componentize::exports_run(&bytes) {
                 return Err(BuildError::NoExport { package: package.name.clone() });
             }
-            let bytes = write_component(&core, &bytes, &path)?;
+            let wants = package.wants()?;
+            let bytes = write_component(&core, &bytes, &path, &wants)?;
             Ok(Built { name: package.name.clone(), path, bytes })
         })
         .collect()
@@ -190,7 +199,7 @@ pub fn provide_sdk(dir: &Path, sdk: Sdk) -> Result<PathBuf, BuildError> {
 
 /// Wraps the core module in a file into a component in another. Gives its size.
 pub fn wrap(core: &Path, path: &Path) -> Result<u64, BuildError> {
-    write_component(core, &read(core)?, path)
+    write_component(core, &read(core)?, path, &Wants::default())
 }
 
 /// Where components go.
@@ -228,10 +237,14 @@ fn read(path: &Path) -> Result<Vec<u8>, BuildError> {
     std::fs::read(path).map_err(file(path))
 }
 
-fn write_component(core: &Path, bytes: &[u8], path: &Path) -> Result<u64, BuildError> {
+fn write_component(core: &Path, bytes: &[u8], path: &Path, wants: &Wants) -> Result<u64, BuildError> {
     write_whole(path, |partial| {
-        let component = componentize(bytes)
+        let mut component = componentize(bytes)
             .map_err(|reason| BuildError::Componentize { path: core.to_owned(), reason })?;
+        if !wants.is_empty() {
+            let wants = serde_json::to_vec(wants).unwrap_or_default();
+            componentize::add_section(&mut component, WANTS_SECTION, &wants);
+        }
         std::fs::write(partial, &component).map_err(file(partial))
     })
 }

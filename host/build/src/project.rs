@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde::Deserialize;
+use wfhost_core::Wants;
 
 use super::BuildError;
 
@@ -21,6 +22,26 @@ pub(super) struct Package {
     pub name: String,
     pub manifest_path: PathBuf,
     targets: Vec<CrateTarget>,
+    #[serde(default)]
+    metadata: Option<Metadata>,
+}
+
+/// `[package.metadata]`, of which other tools have other parts.
+#[derive(Deserialize, Debug)]
+struct Metadata {
+    wfhost: Option<OfPackage>,
+}
+
+#[derive(Deserialize, Debug)]
+struct OfPackage {
+    plugin: Option<serde_json::Value>,
+}
+
+/// What a package builds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    Workflow,
+    Plugin,
 }
 
 #[derive(Deserialize, Debug)]
@@ -31,6 +52,22 @@ struct CrateTarget {
 impl Package {
     fn is_workflow(&self) -> bool {
         self.targets.iter().flat_map(|target| &target.crate_types).any(|kind| kind == "cdylib")
+    }
+
+    /// What a plugin asks for: `[package.metadata.wfhost.plugin]`.
+    pub fn wants(&self) -> Result<Wants, BuildError> {
+        let own = self.metadata.as_ref().and_then(|metadata| metadata.wfhost.as_ref());
+        let Some(declared) = own.and_then(|own| own.plugin.clone()) else { return Ok(Wants::default()) };
+        serde_json::from_value(declared).map_err(|error| BuildError::Wants {
+            manifest: self.manifest_path.clone(),
+            reason: error.to_string(),
+        })
+    }
+
+    /// One with `[package.metadata.wfhost.plugin]` builds a plugin.
+    pub fn kind(&self) -> Kind {
+        let own = self.metadata.as_ref().and_then(|metadata| metadata.wfhost.as_ref());
+        if own.is_some_and(|own| own.plugin.is_some()) { Kind::Plugin } else { Kind::Workflow }
     }
 }
 

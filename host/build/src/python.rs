@@ -14,6 +14,7 @@ macro_rules! sdk {
         pub(super) const SDK: &[(&str, &str)] = &[
             $(($file, include_str!(concat!("../../../guest-sdk/python/", $file))),)*
             ("wit/workflow.wit", include_str!("../../../wit/workflow.wit")),
+            ("plugin-wit/plugin.wit", include_str!("../../../wit/plugin/plugin.wit")),
         ];
     };
 }
@@ -27,13 +28,16 @@ sdk![
     "wfhost/_host.py",
     "wfhost/_loop.py",
     "wfhost/_patterns.py",
+    "wfhost/_plugin_app.py",
     "wfhost/_schema.py",
+    "wfhost/plugin.py",
     "wfhost/py.typed",
 ];
 
-/// The directory of the module `workflow`, if the project has one.
+/// The directory of the module `workflow` or `plugin`, if the project has one.
 pub(super) fn sources(dir: &Path) -> Option<PathBuf> {
-    [dir.to_owned(), dir.join("src")].into_iter().find(|dir| dir.join("workflow.py").is_file())
+    let has_one = |dir: &PathBuf| dir.join("workflow.py").is_file() || dir.join("plugin.py").is_file();
+    [dir.to_owned(), dir.join("src")].into_iter().find(has_one)
 }
 
 /// Builds the workflow in `sources`.
@@ -47,8 +51,12 @@ pub(super) fn build(
     let sources = sources.canonicalize().map_err(file(sources))?;
     progress(Progress::Wrapping(&layout.name));
     let mut componentize = tool(&layout.dir)?;
-    componentize.arg("--wit-path").arg(layout.sdk.join("wit")).args(["--world", "workflow"]);
-    componentize.args(["componentize", "wfhost._app", "--python-path"]).arg(&sources);
+    let (wit, world, app) = match sources.join("workflow.py").is_file() {
+        true => ("wit", "workflow", "wfhost._app"),
+        false => ("plugin-wit", "agent-plugin", "wfhost._plugin_app"),
+    };
+    componentize.arg("--wit-path").arg(layout.sdk.join(wit)).args(["--world", world]);
+    componentize.args(["componentize", app, "--python-path"]).arg(&sources);
     // What the project has installed in its environment goes before what comes along.
     for place in environment_of(&layout.dir).into_iter().chain([layout.sdk.clone()]) {
         componentize.arg("--python-path").arg(place);

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::project::Kind;
 use super::{BuildError, Progress, Target, cargo, sysroot};
 
 /// How cargo is to be called.
@@ -20,17 +21,24 @@ impl Toolchain {
     pub fn find(
         dir: &Path,
         wanted: Option<Target>,
+        kind: Kind,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self, BuildError> {
-        let candidates = match wanted {
-            Some(target) => vec![target],
-            None => vec![Target::Unknown, Target::Wasip2],
+        let candidates = match (wanted, kind) {
+            (Some(target), _) => vec![target],
+            (None, Kind::Workflow) => vec![Target::Unknown, Target::Wasip2],
+            // Their files, clocks and environment are those of the standard library.
+            (None, Kind::Plugin) => vec![Target::Wasip2, Target::Unknown],
         };
         let installed = candidates.into_iter().find(|&target| has_library(dir, target));
         if let Some(target) = installed {
             return Ok(Self { rustc: None, target });
         }
-        let target = wanted.unwrap_or_default();
+        let target = match (wanted, kind) {
+            (Some(target), _) => target,
+            (None, Kind::Plugin) if sysroot::can_be_made(Target::Wasip2) => Target::Wasip2,
+            (None, _) => Target::default(),
+        };
         if !sysroot::can_be_made(target) {
             return Err(BuildError::NoTarget(wanted));
         }

@@ -246,7 +246,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ("WF0611", "the workspace has no such package"),
     (
         "WF0612",
-        "the crate exports no workflow\n\nThe attribute `#[wfhost::workflow]` on an `async fn` makes it the workflow of its crate.",
+        "the crate exports neither a workflow nor an agent\n\nThe attribute `#[wfhost::workflow]` on an `async fn` makes it the workflow of its crate, `#[wfhost::agent]` on a `fn` the agent of a plugin.",
     ),
     ("WF0613", "there is no linker for WebAssembly"),
     (
@@ -269,6 +269,10 @@ pub(super) const CODES: &[(&str, &str)] = &[
     (
         "WF0619",
         "a tool of the project is not only yours\n\nWhat is found in node_modules is executed, so it and its directory have to belong to you or root, and nobody else may write them.",
+    ),
+    (
+        "WF0620",
+        "what a plugin asks for cannot be read\n\n[package.metadata.wfhost.plugin] in its Cargo.toml has `http` (url, methods, inject, reason), `directories` (path, write, reason) and `env` (name, reason), and nothing else.",
     ),
     (
         "WF0701",
@@ -503,6 +507,43 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "WF0947",
         "an archive of modules cannot be used\n\nIt is a tar file of an OCI image layout, as `wfhost save` and `skopeo copy .. oci-archive:FILE` write it. All of it is checked before any of it is kept.",
     ),
+    (
+        "WF1201",
+        "the file of a plugin cannot be read\n\n`plugin` in the provider's section is the path of a component, relative to the configuration file. `wfhost build` makes one.",
+    ),
+    (
+        "WF1202",
+        "a plugin is not the one that the configuration asks for\n\n`digest` in the provider's section says what it has to be. Look at what changed before you take the new one.",
+    ),
+    (
+        "WF1203",
+        "a component is no plugin\n\nA plugin exports `wfhost:plugin/agent@0.1.0`. What exports `run` is a workflow.",
+    ),
+    (
+        "WF1204",
+        "a plugin imports what no plugin can have\n\nIt has `wfhost:plugin/progress@0.1.0` and the interfaces of `wasi:*@0.2`. What of these it may use is granted by the provider's section.",
+    ),
+    (
+        "WF1205",
+        "a plugin does not fit the world of plugins\n\nIt was built against another version of `wit/plugin`.",
+    ),
+    ("WF1206", "a directory that a plugin is granted is not there"),
+    (
+        "WF1207",
+        "what a plugin wants cannot be read\n\nThe section `wfhost:wants` of the component was written by another version of wfhost.",
+    ),
+    (
+        "WF1210",
+        "a plugin that was called by hand did not answer\n\nThe message is its own. What was denied is said above, with the lines that would allow it.",
+    ),
+    (
+        "WF1211",
+        "there is no such plugin\n\nIt is the name of a provider of kind `plugin`, or the file of a component.",
+    ),
+    (
+        "WF1212",
+        "the cases of `wfhost plugin test` cannot be used\n\n{\"cases\": [{\"name\": \"..\", \"call\": {\"prompt\": \"..\"}, \"exchanges\": [{\"request\": {\"method\": \"POST\", \"url\": \"https://..\"}, \"response\": {\"status\": 200, \"body\": {}}}], \"expect\": {\"output\": \"..\"}}]}\nThey are in NAME.test.json beside NAME.wasm, or in the file that --cases names.",
+    ),
 ];
 
 #[cfg(test)]
@@ -528,8 +569,9 @@ mod tests {
         let mut text = "\"WF0005\"".to_owned();
         // Of all crates of the host.
         sources(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), &mut text);
-        let used: std::collections::BTreeSet<_> =
-            text.match_indices("\"WF0").filter_map(|(at, _)| text.get(at + 1..at + 7)).collect();
+        let found = text.match_indices("\"WF").filter_map(|(at, _)| text.get(at + 1..at + 7));
+        let is_code = |code: &&str| code.bytes().skip(2).all(|byte| byte.is_ascii_digit());
+        let used: std::collections::BTreeSet<_> = found.filter(is_code).collect();
         let explained: std::collections::BTreeSet<_> = CODES.iter().map(|(code, _)| *code).collect();
         assert_eq!(used, explained);
         assert_eq!(explained.len(), CODES.len(), "each code has one meaning");

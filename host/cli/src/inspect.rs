@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use wfhost::engine::{Import, summarize};
+use wfhost::engine::{Import, ModuleSummary, summarize};
 use wfhost_core::{Digest, Limit, RunConfig};
 use wfhost_registry::policy::Level;
 use wfhost_registry::{Reference, metadata};
@@ -22,17 +22,25 @@ pub(crate) struct Inspect {
     /// a registry, which is not fetched: REGISTRY/NAME:TAG
     #[arg(required_unless_present = "wit")]
     module: Option<String>,
-    /// Print the WIT package of workflows
-    #[arg(long)]
-    wit: bool,
+    /// Print the WIT package of workflows, or of plugins: --wit=plugin
+    #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "workflow", value_name = "WHICH")]
+    wit: Option<Wit>,
     #[command(flatten)]
     fetch: Fetch,
 }
 
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Wit {
+    Workflow,
+    Plugin,
+}
+
 impl Inspect {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        if self.wit {
-            printer::data(include_str!("../../../wit/workflow.wit"));
+        match self.wit {
+            Some(Wit::Workflow) => printer::data(include_str!("../../../wit/workflow.wit")),
+            Some(Wit::Plugin) => printer::data(include_str!("../../../wit/plugin/plugin.wit")),
+            None => {}
         }
         let Some(module) = &self.module else { return Ok(Exit::Done) };
         if !std::path::Path::new(module).exists() && Reference::is_meant(module) {
@@ -42,6 +50,9 @@ impl Inspect {
         let store = if std::path::Path::new(module).exists() { None } else { Some(common.reader()?) };
         let (name, bytes) = module_arg::load(common, store.as_deref(), module, self.fetch).await?;
         let summary = summarize(&bytes)?;
+        if summary.exports.iter().any(|export| export.starts_with("wfhost:plugin/agent@")) {
+            return plugin(common, &name, &bytes, &summary);
+        }
         let limits = RunConfig::default().limits();
         if common.output != Format::Text {
             let imports: Vec<_> = summary.imports.iter().map(import).collect();
@@ -109,6 +120,49 @@ impl Inspect {
         }
         Ok(Exit::Done)
     }
+}
+
+/// What a plugin is, and what it asks for.
+fn plugin(common: &Common, name: &str, bytes: &[u8], summary: &ModuleSummary) -> Result<Exit, Trouble> {
+    wfhost_plugins::imports(bytes).map_err(|error| super::plugin::unusable(&error))?;
+    let wants = wfhost_plugins::wants(bytes).map_err(|error| super::plugin::unusable(&error))?;
+    let imports: Vec<_> = summary.imports.iter().map(|import| import.name.as_str()).collect();
+    let digest = Digest::of(bytes);
+    if common.output != Format::Text {
+        printer::json(&json!({
+            "schema": "wfhost/module/1", "kind": "plugin", "name": name, "digest": digest, "bytes": bytes.len(),
+            "imports": imports, "exports": summary.exports, "wants": wants,
+        }));
+        return Ok(Exit::Done);
+    }
+    printer::line(format!("plugin   {name}"));
+    printer::line(format!("digest   {digest}"));
+    printer::line(format!("bytes    {}", bytes.len()));
+    imports.iter().for_each(|import| printer::line(format!("import   {import}")));
+    for wanted in &wants.http {
+        let with = if wanted.inject.is_empty() {
+            String::new()
+        } else {
+            format!(" with {}", wanted.inject.join(", "))
+        };
+        printer::line(format!(
+            "wants    {} {}{with}  {}",
+            wanted.methods.join(","),
+            wanted.url,
+            wanted.reason
+        ));
+    }
+    for wanted in &wants.directories {
+        let how = if wanted.write { "write" } else { "read" };
+        printer::line(format!("wants    {how} {}  {}", wanted.path, wanted.reason));
+    }
+    for wanted in &wants.env {
+        printer::line(format!("wants    ${}  {}", wanted.name, wanted.reason));
+    }
+    if wants.is_empty() {
+        printer::line("wants    nothing");
+    }
+    Ok(Exit::Done)
 }
 
 /// An import as JSON.

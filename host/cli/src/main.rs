@@ -29,6 +29,7 @@ mod new;
 mod pause;
 mod people;
 mod place;
+mod plugin;
 mod printer;
 mod ps;
 mod pull;
@@ -208,6 +209,8 @@ enum Verb {
     Trust(trust::Trust),
     /// Take back that a project is trusted
     Untrust(trust::Untrust),
+    /// Agents that are components: list, try and test them
+    Plugin(plugin::PluginVerb),
     /// Look whether everything that is needed is there
     Doctor(doctor::Doctor),
     /// Put a module into the database
@@ -273,7 +276,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ),
     ("Change", &["add", "modules", "upgrade", "replay", "verify", "delete"]),
     ("Share", &["push", "pull", "login", "logout", "key", "sign", "update", "save", "load"]),
-    ("Operate", &["serve", "token", "schedule", "db", "config", "trust", "untrust", "doctor"]),
+    ("Operate", &["serve", "token", "schedule", "db", "config", "trust", "untrust", "plugin", "doctor"]),
     ("Help", &["explain", "completions"]),
 ];
 
@@ -385,6 +388,7 @@ async fn execute(cli: &Cli) -> Result<Exit, Trouble> {
         Verb::Config(verb) => verb.execute(common),
         Verb::Trust(verb) => verb.execute(common),
         Verb::Untrust(verb) => verb.execute(common),
+        Verb::Plugin(verb) => verb.execute(common).await,
         Verb::Doctor(verb) => verb.execute(common).await,
         Verb::Signal(verb) => verb.execute(common).await,
         Verb::Call(verb) => verb.execute(common).await,

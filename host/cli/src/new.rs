@@ -8,15 +8,16 @@ use wfhost_build::Sdk;
 use super::diagnostic::{Exit, Trouble};
 use super::{Common, printer};
 
-/// Make a new workflow project
+/// Make a new project of a workflow or a plugin
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost new hello && cd hello && wfhost run --agent echo
-  wfhost new hello -t js")]
+  wfhost new hello -t js
+  wfhost new helper -t plugin")]
 pub(crate) struct New {
     /// The directory to make; its last part names the crate
     dir: PathBuf,
-    /// The language
+    /// The language, or plugin: an agent in Rust
     #[arg(short, long, value_enum, default_value = "rust", value_name = "LANGUAGE")]
     template: Template,
 }
@@ -29,6 +30,8 @@ enum Template {
     Python,
     Go,
     C,
+    /// An agent in Rust
+    Plugin,
 }
 
 impl Template {
@@ -39,13 +42,14 @@ impl Template {
             Self::Python => PYTHON,
             Self::Go => GO,
             Self::C => C,
+            Self::Plugin => PLUGIN,
         }
     }
 
     /// The SDK that comes with wfhost. That of Rust is copied, so that the project builds anywhere.
     fn sdk(self) -> Option<Sdk> {
         match self {
-            Self::Rust => None,
+            Self::Rust | Self::Plugin => None,
             Self::Js => Some(Sdk::Js),
             Self::Python => Some(Sdk::Python),
             Self::Go => Some(Sdk::Go),
@@ -101,6 +105,16 @@ const C: &[(&str, &str)] = &[
     (".gitignore", "/target\n"),
 ];
 
+/// An agent as a component.
+const PLUGIN: &[(&str, &str)] = &[
+    ("Cargo.toml", include_str!("../templates/plugin/Cargo.toml.txt")),
+    ("src/lib.rs", include_str!("../templates/plugin/src/lib.rs")),
+    ("README.md", include_str!("../templates/plugin/README.md")),
+    ("test.json", include_str!("../templates/plugin/test.json")),
+    ("wfhost.toml", include_str!("../templates/plugin/wfhost.toml.txt")),
+    (".gitignore", "/target\n"),
+];
+
 macro_rules! sdk {
     ($($file:literal),* $(,)?) => {
         /// The SDK, which is copied into the project, so that it builds anywhere.
@@ -112,6 +126,7 @@ macro_rules! sdk {
 sdk![
     "Cargo.toml",
     "macros/Cargo.toml",
+    "macros/src/agent.rs",
     "macros/src/lib.rs",
     "macros/src/workflow.rs",
     "src/agent.rs",
@@ -129,6 +144,12 @@ sdk![
     "src/logging.rs",
     "src/panics.rs",
     "src/parallel.rs",
+    "src/plugin/bindings.rs",
+    "src/plugin/call.rs",
+    "src/plugin/entry.rs",
+    "src/plugin/failure.rs",
+    "src/plugin/http.rs",
+    "src/plugin/mod.rs",
     "src/policy.rs",
     "src/repeat.rs",
     "src/reply.rs",
@@ -156,7 +177,7 @@ impl New {
         for (file, text) in self.template.files() {
             write(&self.dir.join(file), &text.replace("{{name}}", &name))?;
         }
-        for (file, text) in SDK.iter().filter(|_| self.template == Template::Rust) {
+        for (file, text) in SDK.iter().filter(|_| self.template.sdk().is_none()) {
             write(&self.dir.join("wfhost-sdk").join(file), text)?;
         }
         if let Some(sdk) = self.template.sdk() {
@@ -165,7 +186,13 @@ impl New {
         }
         printer::say(common, "Created", &name);
         let dir = self.dir.to_string_lossy();
-        let next = format!("cd {} && wfhost run --agents agents.json", quoted(&dir));
+        let next = match self.template {
+            Template::Plugin => {
+                let test = format!("wfhost plugin test target/wfhost/{name}.wasm --cases test.json");
+                format!("cd {} && wfhost build && {test}", quoted(&dir))
+            }
+            _ => format!("cd {} && wfhost run --agents agents.json", quoted(&dir)),
+        };
         printer::say(common, "next", &next);
         printer::line(self.dir.display().to_string());
         Ok(Exit::Done)
@@ -186,10 +213,10 @@ mod tests {
     fn the_whole_sdk_is_copied() {
         let sdk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-sdk");
         let mut files = Vec::new();
-        for dir in ["src", "macros/src"] {
-            for entry in std::fs::read_dir(sdk.join(dir)).unwrap() {
-                files.push(format!("{dir}/{}", entry.unwrap().file_name().to_string_lossy()));
-            }
+        for dir in ["src", "src/plugin", "macros/src"] {
+            let entries = std::fs::read_dir(sdk.join(dir)).unwrap().map(Result::unwrap);
+            let entries = entries.filter(|entry| entry.path().is_file());
+            files.extend(entries.map(|entry| format!("{dir}/{}", entry.file_name().to_string_lossy())));
         }
         files.extend(["Cargo.toml".to_owned(), "macros/Cargo.toml".to_owned()]);
         files.sort();

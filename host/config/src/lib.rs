@@ -55,6 +55,7 @@ mod error;
 mod file;
 mod mask;
 mod modules;
+mod plugin;
 mod providers;
 mod show;
 mod trust;
@@ -234,6 +235,12 @@ impl Config {
     pub fn providers(&self) -> Result<Providers, ConfigError> {
         self.check_trust(|_| true)?;
         providers::make(&self.file, self.policy())
+    }
+
+    /// The plugins that were configured.
+    pub fn plugins(&self) -> Result<Vec<wfhost_plugins::Plugin>, ConfigError> {
+        self.check_trust(|_| true)?;
+        providers::plugins(&self.file)
     }
 
     /// Whether the providers can be made as the files say it. None is, so nobody has to be asked.

@@ -21,7 +21,7 @@ const OPENAI_MODEL: &str = "gpt-5-mini";
 /// The same of `anthropic`.
 const ANTHROPIC_MODEL: &str = "claude-sonnet-4-5";
 /// The kinds that a file can name.
-const KINDS: [&str; 6] = ["command", "openai", "anthropic", "http", "mcp", "human"];
+const KINDS: [&str; 7] = ["command", "openai", "anthropic", "http", "mcp", "plugin", "human"];
 
 /// The providers that need no configuration, and the configured ones.
 pub(super) fn make(file: &FileConfig, policy: Policy) -> Result<Providers, ConfigError> {
@@ -39,9 +39,21 @@ pub(super) fn make(file: &FileConfig, policy: Policy) -> Result<Providers, Confi
     Ok(providers)
 }
 
-struct Made {
-    provider: Arc<dyn Provider>,
-    secrets: Vec<SecretSource>,
+/// The configured ones of kind `plugin`.
+pub(super) fn plugins(file: &FileConfig) -> Result<Vec<wfhost_plugins::Plugin>, ConfigError> {
+    let plugins = file.providers.iter().filter(|(_, (_, provider))| provider.kind == "plugin");
+    plugins
+        .map(|(name, (path, provider))| {
+            let one = One { path, name };
+            let config = one.plugin_config(one.read(provider.rest.clone())?)?;
+            Ok(wfhost_plugins::Plugin::new(name, config))
+        })
+        .collect()
+}
+
+pub(super) struct Made {
+    pub provider: Arc<dyn Provider>,
+    pub secrets: Vec<SecretSource>,
 }
 
 fn standard() -> BTreeMap<String, Made> {
@@ -82,9 +94,9 @@ fn passed_secrets(config: &CommandConfig) -> Vec<SecretSource> {
 type Variables = (BTreeMap<String, String>, BTreeMap<String, SecretSource>);
 
 /// Where a provider stands.
-struct One<'a> {
-    path: &'a Path,
-    name: &'a str,
+pub(super) struct One<'a> {
+    pub path: &'a Path,
+    pub name: &'a str,
 }
 
 /// A key by name; never by value.
@@ -199,6 +211,11 @@ struct McpFile {
 #[serde(deny_unknown_fields)]
 struct HumanFile {}
 
+/// Whether a variable is a secret by its name or by its value.
+pub(super) fn is_secret_variable((name, value): &(&String, &String)) -> bool {
+    is_secret_name(name) || looks_secret(value)
+}
+
 impl One<'_> {
     fn make(&self, file: &ProviderFile) -> Result<Made, ConfigError> {
         let mut rest = file.rest.clone();
@@ -287,6 +304,7 @@ impl One<'_> {
                 Ok(Made { provider: Arc::new(Command::new(self.name, config)), secrets })
             }
             "mcp" => self.mcp(self.read(rest)?, key),
+            "plugin" => self.plugin(self.read(rest)?),
             "human" => {
                 let HumanFile {} = self.read(rest)?;
                 Ok(self.made(Human::new(self.name), None))
@@ -309,7 +327,7 @@ impl One<'_> {
         format!("providers.{}", self.name)
     }
 
-    fn wrong(&self, key: &str, reason: &str) -> ConfigError {
+    pub(super) fn wrong(&self, key: &str, reason: &str) -> ConfigError {
         ConfigError::Value {
             path: self.path.to_owned(),
             key: format!("{}.{key}", self.place()),
@@ -317,7 +335,7 @@ impl One<'_> {
         }
     }
 
-    fn secret(&self, key: &str, instead: &str) -> ConfigError {
+    pub(super) fn secret(&self, key: &str, instead: &str) -> ConfigError {
         ConfigError::Secret {
             path: self.path.to_owned(),
             key: format!("{}.{key}", self.place()),
@@ -395,7 +413,7 @@ impl One<'_> {
         set: BTreeMap<String, String>,
         secrets: BTreeMap<String, SecretFile>,
     ) -> Result<Variables, ConfigError> {
-        let is_secret = |(name, value): &(&String, &String)| is_secret_name(name) || looks_secret(value);
+        let is_secret = is_secret_variable;
         if let Some((name, _)) = set.iter().find(is_secret) {
             let instead = format!("name where it is: secrets = {{ {name} = {{ env = \"NAME\" }} }}");
             return Err(self.secret(&format!("set.{name}"), &instead));

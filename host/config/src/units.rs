@@ -35,6 +35,19 @@ pub fn count(text: &str) -> Result<u64, String> {
     Ok(count.round() as u64)
 }
 
+/// A size like `512KiB`, `64MiB`, `1GiB`, in bytes.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match &text[digits.len()..] {
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err("a size is a number with KiB, MiB or GiB, like 64MiB".to_owned()),
+    };
+    let number: u64 = digits.parse().map_err(|_| format!("`{digits}` is not a whole number"))?;
+    number.checked_mul(unit).ok_or_else(|| "that is too much".to_owned())
+}
+
 /// An amount of US dollars like `0.50`, in millionths.
 pub fn micros(text: &str) -> Result<u64, String> {
     let wrong = || format!("`{text}` is not an amount of US dollars, like 0.50");
@@ -54,6 +67,8 @@ mod tests {
         assert_eq!(millis("90s"), Ok(90_000));
         assert_eq!(millis("250ms"), Ok(250));
         assert!(millis("90").is_err() && millis("-1s").is_err() && millis("999999999999d").is_err());
+        assert_eq!((bytes("64MiB"), bytes("1KiB")), (Ok(64 << 20), Ok(1 << 10)));
+        assert!(bytes("64").is_err() && bytes("64MB").is_err() && bytes("99999999999GiB").is_err());
         assert_eq!(count("20k"), Ok(20_000));
         assert_eq!(count("1.5M"), Ok(1_500_000));
         assert_eq!(count("500"), Ok(500));

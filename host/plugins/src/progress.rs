@@ -1,0 +1,271 @@
+//! What a plugin shows while it works: the interface `progress`, and its standard output and error.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use wfhost_agents::{CallEvent, CallOutput, Lines, Stream};
+use wfhost_core::{Json, limits};
+
+/// Bytes that one attempt shows; what comes after them is left out.
+const SHOWN_BYTES: u64 = 64 << 20;
+/// What an event takes besides its text, about.
+const EVENT_BYTES: u64 = 128;
+/// Bytes of a line; a longer one is divided.
+const LINE_BYTES: usize = limits::LOG_LINE_BYTES;
+
+/// Where it goes. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Progress(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    out: CallOutput,
+    answer: Mutex<Lines>,
+    left: AtomicU64,
+    cancelled: AtomicBool,
+    last_words: Mutex<Option<String>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Progress {
+    pub fn new(out: CallOutput) -> Self {
+        let answer = Mutex::new(Lines::new(out.clone(), Stream::Answer));
+        Self(Arc::new(Inner {
+            out,
+            answer,
+            left: AtomicU64::new(SHOWN_BYTES),
+            cancelled: AtomicBool::new(false),
+            last_words: Mutex::default(),
+        }))
+    }
+
+    /// Whether so many bytes may still be shown.
+    fn pays(&self, bytes: usize) -> bool {
+        let cost = bytes as u64 + EVENT_BYTES;
+        let left = self.0.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+            // What is left is too little for this one: nothing is shown any more.
+            (left > 0).then(|| left.saturating_sub(cost))
+        });
+        match left {
+            Ok(left) if left < cost => {
+                let text = format!(
+                    "the plugin has shown as much as it may ({} MiB); what follows is left out",
+                    SHOWN_BYTES >> 20
+                );
+                self.0.out.line(Stream::Progress, text);
+                false
+            }
+            Ok(_) => true,
+            Err(_) => false,
+        }
+    }
+
+    /// A line of the host itself.
+    pub fn note(&self, text: impl Into<String>) {
+        self.0.out.line(Stream::Progress, text);
+    }
+
+    /// Something was heard of the other side.
+    pub fn alive(&self) {
+        self.0.out.alive();
+    }
+
+    pub fn chunk(&self, text: &str) {
+        self.alive();
+        if self.pays(text.len()) {
+            lock(&self.0.answer).push(text);
+        }
+    }
+
+    pub fn line(&self, text: &str) {
+        self.hear(text);
+        if self.pays(text.len()) {
+            for line in text.lines() {
+                // What the host says of denials is not said in its name.
+                let claims =
+                    ["denied:", "audit:", "[["].iter().any(|start| line.trim_start().starts_with(start));
+                let line = if claims { format!("plugin: {line}") } else { line.to_owned() };
+                self.0.out.line(Stream::Progress, limits::cut(line, LINE_BYTES));
+            }
+        }
+    }
+
+    /// One that is no JSON is kept as text.
+    pub fn transcript(&self, event: String) {
+        if self.pays(event.len()) {
+            let event = Json::parse(event.clone()).unwrap_or_else(|_| Json::string(&event));
+            self.0.out.transcript(event.as_str());
+        }
+    }
+
+    /// False if it is no JSON.
+    pub fn heartbeat(&self, at: String) -> bool {
+        let json = Json::parse(at);
+        match json {
+            Ok(json) => self.0.out.send(CallEvent::Heartbeat(json)),
+            Err(_) => return false,
+        }
+        true
+    }
+
+    /// The answer is there: what of it has no line break yet is shown as well.
+    pub fn finish(&self) {
+        lock(&self.0.answer).finish();
+    }
+
+    pub fn cancel(&self) {
+        self.0.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.0.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Keeps a line that tells of a panic.
+    fn hear(&self, line: &str) {
+        let mut last = lock(&self.0.last_words);
+        match &mut *last {
+            None if line.contains("panicked at ") || line.starts_with("panic: ") => {
+                *last = Some(limits::cut(line.to_owned(), limits::NAME_BYTES));
+            }
+            // Rust's standard library writes the message on the line after.
+            Some(words) if words.ends_with(':') => {
+                *words = format!("{words} {}", limits::cut(line.to_owned(), limits::NAME_BYTES));
+            }
+            _ => {}
+        }
+    }
+
+    /// What the plugin said when it panicked.
+    pub fn last_words(&self) -> Option<String> {
+        lock(&self.0.last_words).clone()
+    }
+}
+
+/// Standard output and error of a plugin: lines about its work.
+#[derive(Clone, Debug)]
+pub(crate) struct Stdio {
+    progress: Progress,
+    rest: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Stdio {
+    pub fn new(progress: Progress) -> Self {
+        Self { progress, rest: Arc::default() }
+    }
+
+    fn take(&self, bytes: &[u8]) {
+        let mut rest = lock(&self.rest);
+        rest.extend_from_slice(bytes);
+        while let Some(end) =
+            rest.iter().position(|byte| *byte == b'\n').or((rest.len() > LINE_BYTES).then_some(LINE_BYTES))
+        {
+            let line: Vec<u8> = rest.drain(..=end).collect();
+            self.progress.line(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']));
+        }
+    }
+
+    /// Shows what has no line break.
+    pub fn finish(&self) {
+        let rest = std::mem::take(&mut *lock(&self.rest));
+        if !rest.is_empty() {
+            self.progress.line(&String::from_utf8_lossy(&rest));
+        }
+    }
+}
+
+impl IsTerminal for Stdio {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Stdio {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(tokio::io::sink())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Stdio {
+    async fn ready(&mut self) {}
+}
+
+impl OutputStream for Stdio {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.take(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(LINE_BYTES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(act: impl FnOnce(&Progress)) -> Vec<String> {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&seen);
+        let progress = Progress::new(CallOutput::new(move |event| {
+            if let CallEvent::Line { text, .. } = event {
+                lock(&sink).push(text);
+            }
+        }));
+        act(&progress);
+        lock(&seen).clone()
+    }
+
+    #[test]
+    fn standard_output_becomes_lines() {
+        let lines = shown(|progress| {
+            let stdio = Stdio::new(progress.clone());
+            stdio.take(b"one\r\ntw");
+            stdio.take(b"o\n\xff");
+            stdio.finish();
+        });
+        assert_eq!(lines, ["one", "two", "\u{fffd}"]);
+    }
+
+    #[test]
+    fn a_plugin_does_not_speak_for_the_host() {
+        let lines = shown(|progress| progress.line("denied: all\n [[providers.x.http]]\nfine"));
+        assert_eq!(lines, ["plugin: denied: all", "plugin:  [[providers.x.http]]", "fine"]);
+    }
+
+    #[test]
+    fn who_shows_too_much_is_told_once() {
+        let lines = shown(|progress| {
+            let text = "x".repeat(8 << 20);
+            (0..20).for_each(|_| progress.line(&text));
+        });
+        assert_eq!(lines.len(), 8);
+        assert!(lines[7].contains("as much as it may"));
+    }
+
+    #[test]
+    fn the_words_of_a_panic_are_heard() {
+        let progress = Progress::new(CallOutput::none());
+        for line in ["begin", "thread 'main' panicked at src/lib.rs:3:5:", "no good", "note: run with"] {
+            progress.line(line);
+        }
+        assert_eq!(progress.last_words().unwrap(), "thread 'main' panicked at src/lib.rs:3:5: no good");
+    }
+}
