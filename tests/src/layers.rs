@@ -38,6 +38,7 @@ const LAYERS: [(&str, &str, &[&str]); 16] = [
             "wfhost-config",
             "wfhost-core",
             "wfhost-plugins",
+            "wfhost-postgres",
             "wfhost-registry",
             "wfhost-server",
             "wfhost-simulate",

@@ -53,21 +53,115 @@ pub fn component(place: &Place, core: &str) -> String {
     place.path("made.wasm").display().to_string()
 }
 
+/// Chooses the databases of the tests: `postgres` for schemas on a server, else files.
+pub const DATABASE: &str = "WFHOST_TEST_DB";
+
+/// Whether the tests use databases on a server.
+pub fn on_a_server() -> bool {
+    match std::env::var(DATABASE).as_deref() {
+        Err(_) | Ok("" | "sqlite") => false,
+        Ok("postgres") => true,
+        Ok(other) => panic!("{DATABASE} is sqlite or postgres, not {other}"),
+    }
+}
+
+/// Whether a test is to be left out because it is about databases in files; `why` says what of them.
+pub fn only_for_files(why: &str) -> bool {
+    if on_a_server() {
+        eprintln!("left out, as it is about files: {why}");
+    }
+    on_a_server()
+}
+
 /// A database and a script of its own for one test.
 #[derive(Debug)]
 pub struct Place {
     dir: TempDir,
+    /// Of a schema on a server, instead of the file.
+    url: Option<String>,
 }
 
 impl Default for Place {
     fn default() -> Self {
-        Self { dir: TempDir::new().expect("a temporary directory") }
+        match on_a_server() {
+            true => Self::on_server(private_postgres::fresh_url()),
+            false => Self::in_file(),
+        }
     }
 }
 
 impl Place {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// With a file for a database, whatever others use.
+    pub fn in_file() -> Self {
+        Self { dir: TempDir::new().expect("a temporary directory"), url: None }
+    }
+
+    /// With the database of this URL, which gets its tables.
+    pub fn on_server(url: String) -> Self {
+        let place = Self::at(&url);
+        let made = place.run(["db", "init"]);
+        assert_eq!(made.code(), Some(0), "{}", made.stderr());
+        place
+    }
+
+    /// With the database of this URL, which has its tables.
+    pub fn at(url: &str) -> Self {
+        Self { url: Some(url.to_owned()), ..Self::in_file() }
+    }
+
+    /// As `--db` names it.
+    pub fn database(&self) -> String {
+        self.url.clone().unwrap_or_else(|| self.db().display().to_string())
+    }
+
+    /// What a query gives: rows as lines, values separated by `|`. It is said for files and for servers.
+    pub fn query(&self, in_file: &str, on_server: &str) -> String {
+        let Some(url) = &self.url else {
+            let database = rusqlite::Connection::open(self.db()).expect("the database");
+            let mut query = database.prepare(in_file).expect("valid SQL");
+            let columns = query.column_count();
+            let rows = query.query_map([], |row| {
+                let values = (0..columns).map(|column| {
+                    Ok(match row.get_ref(column)? {
+                        rusqlite::types::ValueRef::Null => String::new(),
+                        rusqlite::types::ValueRef::Integer(number) => number.to_string(),
+                        rusqlite::types::ValueRef::Real(number) => number.to_string(),
+                        rusqlite::types::ValueRef::Text(bytes) | rusqlite::types::ValueRef::Blob(bytes) => {
+                            String::from_utf8_lossy(bytes).into_owned()
+                        }
+                    })
+                });
+                Ok(values.collect::<rusqlite::Result<Vec<_>>>()?.join("|"))
+            });
+            let rows = rows.and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>);
+            return rows.expect("an answer").join("\n");
+        };
+        private_postgres::query(url, on_server)
+    }
+
+    /// Changes rows behind the back of wfhost, at least one.
+    #[track_caller]
+    pub fn change(&self, in_file: &str, on_server: &str) {
+        let changed = match &self.url {
+            None => {
+                let database = rusqlite::Connection::open(self.db()).expect("the database");
+                database.execute(in_file, []).expect("valid SQL").to_string()
+            }
+            Some(url) => {
+                let sql = format!("WITH changed AS ({on_server} RETURNING 1) SELECT count(*) FROM changed");
+                private_postgres::query(url, &sql)
+            }
+        };
+        assert_ne!(changed, "0", "{in_file}");
+    }
+
+    /// Whether anything of the database is there yet.
+    pub fn has_begun(&self) -> bool {
+        self.url.is_some() || self.db().exists()
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -100,8 +194,12 @@ impl Place {
     /// `wfhost ARGS`, with this place's database and a compilation cache that all tests share.
     pub fn wfhost<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(target().join("debug/wfhost"));
-        command.args(args).env("WFHOST_DB", self.db()).env("NO_COLOR", "1").stdin(Stdio::null());
+        command.args(args).env("WFHOST_DB", self.database()).env("NO_COLOR", "1").stdin(Stdio::null());
         command.env("WFHOST_CACHE", target().join("test-cache"));
+        if self.url.as_ref().is_some_and(|url| url.contains("schema=t_")) {
+            // The server that tests share forgets everything when it ends.
+            command.env("WFHOST_SYNCHRONOUS", "normal");
+        }
         // What the user of the machine has configured is none of the tests' business.
         command.env("XDG_CONFIG_HOME", self.path("config")).env("XDG_DATA_HOME", self.path("data"));
         command.env("XDG_STATE_HOME", self.path("state"));

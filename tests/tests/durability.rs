@@ -98,9 +98,12 @@ fn a12_bytes_grow_linearly_and_a_serial_run_makes_one_commit_a_step() {
                 "r",
             ])
             .ok_json();
-        let database = rusqlite::Connection::open(place.db()).unwrap();
-        let sql = "SELECT sum(length(body) + 32), count(*) FROM commits";
-        database.query_row(sql, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))).unwrap()
+        let found = place.query(
+            "SELECT sum(length(body) + 32), count(*) FROM commits",
+            "SELECT sum(length(body) + 32), count(*) FROM journal",
+        );
+        let (bytes, rows) = found.split_once('|').unwrap();
+        (bytes.parse::<i64>().unwrap(), rows.parse::<i64>().unwrap())
     };
     let (small, rows) = bytes(500);
     // The first entry, one row for each step, the end.

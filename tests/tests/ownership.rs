@@ -189,15 +189,11 @@ fn b08_a_run_that_never_comes_forward_is_given_up() {
         kill(child);
         child = place.spawn(["resume", "r", "--agents", &script]);
         eventually("the lease", || {
-            let held = rusqlite::Connection::open(place.db()).unwrap();
-            let (now, pid): (i64, u32) = held
-                .query_row(
-                    "SELECT r.epoch, ifnull(s.pid, 0) FROM runs r LEFT JOIN sessions s ON s.id = r.session",
-                    [],
-                    |row| Ok((row.get(0)?, row.get(1)?)),
-                )
-                .unwrap();
-            (now == epoch + 1 && pid == child.id()).then_some(())
+            let held = place.query(
+                "SELECT r.epoch, s.pid FROM runs r LEFT JOIN sessions s ON s.id = r.session",
+                "SELECT r.epoch, s.pid FROM hot r LEFT JOIN sessions s ON s.id = r.session",
+            );
+            (held == format!("{}|{}", epoch + 1, child.id())).then_some(())
         });
     }
     kill(child);

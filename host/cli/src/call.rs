@@ -45,7 +45,7 @@ impl Call {
         if self.name.is_empty() {
             return Err(Trouble::usage("WF0505", "the name of a call is empty"));
         }
-        let store = common.reader()?;
+        let store = common.reader().await?;
         let run = find_run(store.as_ref(), &self.run).await?.id;
         let id = match &self.id {
             Some(id) => id.clone(),

@@ -28,7 +28,7 @@ pub(crate) struct Cancel {
 
 impl Cancel {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.reader()?;
+        let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let body = MessageBody::Cancel { reason: self.reason.clone() };
         let (_, run) = wfhost::post(&store, &info.id, body).await?;

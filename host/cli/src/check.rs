@@ -135,7 +135,7 @@ impl Check {
         let mut journals = Vec::new();
         // A database is asked for only if there is something to ask it for.
         let asks = self.all || self.replay.iter().any(|run| !Path::new(run).is_file());
-        let store: SharedStore = if asks { common.reader()? } else { Arc::new(MemStore::default()) };
+        let store: SharedStore = if asks { common.reader().await? } else { Arc::new(MemStore::default()) };
         for run in &self.replay {
             if Path::new(run).is_file() {
                 let text = std::fs::read_to_string(run).map_err(|error| {

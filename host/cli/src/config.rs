@@ -61,7 +61,7 @@ impl ConfigVerb {
 fn store(common: &Common, configured: Option<Vec<Setting>>) -> Result<Setting, Trouble> {
     let by_environment = environment::get(environment::DB);
     let origin = match (&common.db, configured) {
-        (Some(db), _) if by_environment.is_some_and(|set| set == db.as_os_str()) => {
+        (Some(db), _) if by_environment.is_some_and(|set| set == db.as_named()) => {
             Origin::Environment(environment::DB.to_owned())
         }
         (Some(_), _) => Origin::Flag("--db".to_owned()),
@@ -71,6 +71,6 @@ fn store(common: &Common, configured: Option<Vec<Setting>>) -> Result<Setting, T
             .map_or(Origin::Default, |setting| setting.origin),
         (None, None) => Origin::Default,
     };
-    let value = format!("{:?}", common.place()?.display().to_string());
+    let value = format!("{:?}", common.place()?.to_string());
     Ok(Setting { key: "store.url".to_owned(), value, origin })
 }

@@ -5,16 +5,19 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use serde_json::json;
 use wfhost::agents::{CleanedWorkspaces, Providers, clean_workspaces};
 use wfhost::archive;
-use wfhost::clock;
-use wfhost::store::{Deleted, RunFilter, RunState, SharedStore, Store};
+use wfhost::store::{Deleted, RunFilter, RunState, Store, StoreError};
 use wfhost::verify::{compare_given_out, rebuild, verify};
 use wfhost::world::private;
 use wfhost::{Adopt, Evict, HostError};
 use wfhost_core::RunId;
+use wfhost_postgres::{Formats, Migrate, PostgresStore};
 
+use super::copy::copy;
+use super::database::{Database, Opened};
 use super::delete::confirm;
 use super::diagnostic::{Exit, Trouble};
 use super::place::{find_run, length_arg};
@@ -38,7 +41,13 @@ enum Verb {
         #[arg(long)]
         repair: bool,
     },
-    /// Copy the database while it is in use
+    /// Make the database: a file, or the tables on a server
+    Init,
+    /// Bring the tables of a server to the format of this wfhost
+    ///
+    /// It only adds: hosts of the version before go on meanwhile. A file is brought there whenever it is opened.
+    Migrate,
+    /// Copy a database in a file while it is in use
     Backup {
         /// The new file
         file: PathBuf,
@@ -54,6 +63,19 @@ enum Verb {
         /// Do not ask
         #[arg(short, long)]
         yes: bool,
+    },
+    /// Copy all that is in a database into another one, which is empty
+    ///
+    /// Between files and servers, either way: runs with their journals, inboxes and transcripts, modules, schedules,
+    /// tokens, answers that are kept; ids, keys, and the order of events are the same. No host may use the first one
+    /// meanwhile. At the end both are compared.
+    Copy {
+        /// What is copied: a file, or postgres://...
+        #[arg(value_parser = OsStringValueParser::new().map(Database::from))]
+        from: Database,
+        /// Where to: a file, which is made, or postgres://..., which gets its tables
+        #[arg(value_parser = OsStringValueParser::new().map(Database::from))]
+        to: Database,
     },
     /// Write a run with its module to a file that `db import` reads
     Export {
@@ -83,13 +105,17 @@ impl Db {
                     return Err(Trouble::usage("WF0004", format!("{} is there already", file.display()))
                         .hint("name a new file: a backup overwrites nothing"));
                 }
-                let bytes = common.existing()?.backup(file)?;
+                let Opened::File(store) = common.existing().await? else { return Err(no_file(common)) };
+                let bytes = store.backup(file)?;
                 printer::say(common, "Copied", &format!("{} bytes to {}", bytes, file.display()));
                 Ok(Exit::Done)
             }
+            Verb::Copy { from, to } => copy(common, from, to).await,
+            Verb::Init => init(common).await,
+            Verb::Migrate => migrate(common).await,
             Verb::Gc { older_than, dry_run, yes } => gc(common, *older_than, *dry_run, *yes).await,
             Verb::Export { run, file } => {
-                let store = common.reader()?;
+                let store = common.reader().await?;
                 let info = find_run(store.as_ref(), run).await?;
                 let text = archive::export(store.as_ref(), &info).await?;
                 write(file, &text)?;
@@ -97,13 +123,62 @@ impl Db {
                 Ok(Exit::Done)
             }
             Verb::Import { file } => {
-                let store = common.store()?;
+                let store = common.store().await?;
                 let run = archive::import(store.as_ref(), &read(file)?).await?;
                 printer::say(common, "Imported", run.as_str());
                 Ok(Exit::Done)
             }
         }
     }
+}
+
+/// Why a database on a server cannot do what a file can.
+fn no_file(common: &Common) -> Trouble {
+    let place = common.place().map(|place| place.to_string()).unwrap_or_default();
+    Trouble::usage("WF0339", format!("{place} is on a server, whose own tools copy it"))
+        .hint("like `pg_dump --format=custom --schema=wfhost --file=FILE URL`, which pg_restore reads")
+        .hint("the runs alone: `wfhost db copy`")
+}
+
+async fn init(common: &Common) -> Result<Exit, Trouble> {
+    let place = common.place()?;
+    let made = match &place {
+        Database::File(path) => {
+            let made = !path.exists();
+            common.open(&place).await?;
+            made
+        }
+        Database::Server(url) => {
+            let options = common.postgres_options(Migrate::Yes);
+            let found = PostgresStore::look(url, &options).await?.formats.found;
+            PostgresStore::open(url, &options).await?;
+            found.is_none()
+        }
+    };
+    let verb = if made { "Made" } else { "There" };
+    printer::say(common, verb, &format!("{place}; hosts can use it"));
+    Ok(Exit::Done)
+}
+
+async fn migrate(common: &Common) -> Result<Exit, Trouble> {
+    let place = common.place()?;
+    let Database::Server(url) = &place else {
+        common.existing().await?;
+        printer::say(common, "Migrated", &format!("{place} has the format of this wfhost"));
+        return Ok(Exit::Done);
+    };
+    let options = common.postgres_options(Migrate::Yes);
+    let Formats { found, newest } = PostgresStore::look(url, &options).await?.formats;
+    let text = match found {
+        None => return Err(StoreError::NoTables { place: place.to_string() }.into()),
+        Some(found) if found >= newest => format!("{place} has format {found} already"),
+        Some(found) => {
+            PostgresStore::open(url, &options).await?;
+            format!("{place} from format {found} to {newest}")
+        }
+    };
+    printer::say(common, "Migrated", &text);
+    Ok(Exit::Done)
 }
 
 /// Writes a file for its owner only, or stdout.
@@ -142,7 +217,7 @@ fn read(file: &PathBuf) -> Result<String, Trouble> {
 }
 
 /// Calls `each` with all runs, the newest first.
-async fn for_each_run(
+pub(super) async fn for_each_run(
     store: &dyn Store,
     filter: RunFilter,
     mut each: impl AsyncFnMut(wfhost::store::RunInfo) -> Result<(), Trouble>,
@@ -159,9 +234,9 @@ async fn for_each_run(
 }
 
 async fn check(common: &Common, deep: bool, repair: bool) -> Result<Exit, Trouble> {
-    let store = common.existing()?;
-    let mut faults = store.check()?;
-    let store: SharedStore = Arc::new(store);
+    let database = common.existing().await?;
+    let mut faults = database.faults().await?;
+    let store = database.shared();
     let host = common.host(Arc::clone(&store), Providers::builtin(), Evict::AfterGrace, Adopt::Own)?;
     for (name, why) in store.schedules().await?.unreadable {
         faults.push(format!("the schedule `{name}` cannot be read: {why}"));
@@ -217,9 +292,10 @@ async fn check(common: &Common, deep: bool, repair: bool) -> Result<Exit, Troubl
 }
 
 async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Result<Exit, Trouble> {
-    let database = common.existing()?;
-    let store: &dyn Store = &database;
-    let now = clock::now();
+    let database = common.existing().await?;
+    let shared = database.shared();
+    let store = shared.as_ref();
+    let now = store.now();
     let before = wfhost_core::Timestamp(now.0.saturating_sub(older_than));
     let filter = RunFilter {
         states: vec![RunState::Completed, RunState::Failed, RunState::Cancelled, RunState::Continued],
@@ -234,9 +310,11 @@ async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Resul
     .await?;
     let root = common.places().workspaces();
     let identity = store.identity().await?;
-    let is_gone = |run: &RunId| database.was_deleted(run).unwrap_or(false);
+    // One of which that cannot be told stays.
+    let is_gone = async |run: &RunId| database.was_deleted(run).await.unwrap_or(false);
     let goes: HashSet<_> = old.iter().collect();
-    let would = clean(&root, &identity, true, |run| !goes.contains(run) && !is_gone(run)).await?;
+    let keep = async |run: &RunId| !goes.contains(run) && !is_gone(run).await;
+    let would = clean(&root, &identity, true, keep).await?;
     if dry_run {
         printer::say(common, "Dry run", &format!("{} runs would be deleted{}", old.len(), workspaces(would)));
         match common.output {
@@ -256,7 +334,7 @@ async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Resul
     }
     let modules = store.delete_unused_modules(before).await?;
     store.delete_old_answers(before).await?;
-    let cleaned = clean(&root, &identity, false, |run| !is_gone(run)).await?;
+    let cleaned = clean(&root, &identity, false, async |run: &RunId| !is_gone(run).await).await?;
     let counts = format!("{} runs, {modules} modules{}", deleted.len(), workspaces(cleaned));
     printer::say(common, "Deleted", &counts);
     if common.output != Format::Text {
@@ -269,7 +347,7 @@ async fn clean(
     root: &Path,
     database: &str,
     dry_run: bool,
-    keep: impl Fn(&RunId) -> bool,
+    keep: impl AsyncFn(&RunId) -> bool,
 ) -> Result<CleanedWorkspaces, Trouble> {
     clean_workspaces(root, database, dry_run, keep)
         .await

@@ -24,7 +24,7 @@ pub(crate) struct Delete {
 
 impl Delete {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.reader()?;
+        let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let run = info.id;
         confirm(self.yes, &format!("delete {run}, {} with {} entries?", info.state.as_str(), info.entries))?;

@@ -3,6 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use wfhost::world::environment;
 use wfhost::world::text::command;
 use wfhost::{Adopt, HostError, ResumeOptions};
 use wfhost_core::RunId;
@@ -30,7 +31,7 @@ impl Demo {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let broken = |error: String| Trouble::host("WF0404", format!("the demo cannot be set up: {error}"));
         let component = component().map_err(broken)?;
-        let store = common.store()?;
+        let store = common.store().await?;
         let agents = AgentArgs { agent: Some("echo".to_owned()), agents: None, evict: EvictArg::Auto };
         let host =
             common.host(store, agents.providers(&common.config()?)?, agents.evict.into(), Adopt::Own)?;
@@ -77,7 +78,7 @@ impl Demo {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["run", module, "--agent", "echo", "--id", id.as_str()]);
         if let Some(db) = &common.db {
-            command.arg("--db").arg(db);
+            command.env(environment::DB, db.as_named());
         }
         let progress = if common.quiet { Stdio::null() } else { Stdio::inherit() };
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(progress).spawn()

@@ -63,7 +63,7 @@ impl Dev {
         }
         let input = self.input.as_deref().map(|input| json_arg("the input", input)).transpose()?;
         let config = common.config_of(&self.dir)?;
-        let store = common.store()?;
+        let store = common.store().await?;
         let mut providers = self.agents.providers(&config)?;
         let agent = self.agents.new_run_provider(common, &config, &providers)?;
         if let Some(provider) = agent.as_deref().and_then(|name| providers.get(name)) {

@@ -36,7 +36,7 @@ async fn told(store: &dyn Store, run: &str) -> Result<Told, Trouble> {
 
 impl Diff {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.reader()?;
+        let store = common.reader().await?;
         let (a, b) = (told(store.as_ref(), &self.a).await?, told(store.as_ref(), &self.b).await?);
         let (same, differences) = compare(&a, &b);
         if common.output != Format::Text {

@@ -5,7 +5,9 @@ use wfhost::agents::{Check, suggested};
 use wfhost::engine::Cache;
 use wfhost::store::RunFilter;
 use wfhost::world::environment;
+use wfhost_postgres::{Formats, Migrate, PostgresStore};
 
+use super::database::Database;
 use super::diagnostic::{Exit, Trouble};
 use super::{Common, Format, printer};
 
@@ -76,16 +78,75 @@ impl Doctor {
 }
 
 async fn store(common: &Common) -> Finding {
-    let place = common.place().map(|path| path.display().to_string());
+    let place = common.place();
+    if let Ok(Database::Server(url)) = &place {
+        return server(common, url).await;
+    }
     let tried = async {
-        let store = common.reader()?;
+        let store = common.reader().await?;
         store.runs(RunFilter { limit: 1, ..RunFilter::default() }).await?;
         Ok::<_, Trouble>(())
     };
     let problem = tried.await.err().map(|trouble| trouble.message);
-    let what = format!("database {}", place.unwrap_or_default());
+    let what = format!("database {}", place.map(|place| place.to_string()).unwrap_or_default());
     Finding { what: what.trim_end().to_owned(), problem, note: None, wanted: true }
 }
+
+/// What a server is like, and whether hosts can use it.
+async fn server(common: &Common, url: &str) -> Finding {
+    let what = format!("database {}", Database::Server(url.to_owned()));
+    let found = match PostgresStore::look(url, &common.postgres_options(Migrate::No)).await {
+        Ok(found) => found,
+        Err(error) => {
+            let trouble = Trouble::from(error);
+            let said: Vec<_> = std::iter::once(trouble.message).chain(trouble.hints).collect();
+            return Finding { what, problem: Some(said.join("; ")), note: None, wanted: true };
+        }
+    };
+    let mut problems = Vec::new();
+    let Formats { found: format, newest } = found.formats;
+    match format {
+        None => problems.push("it has no tables of wfhost: `wfhost db init` makes them".to_owned()),
+        Some(format) if format < newest => problems.push(format!(
+            "its tables have format {format}: `wfhost db migrate` brings them to {newest}, which this wfhost needs"
+        )),
+        Some(_) => {}
+    }
+    if !found.missing_rights.is_empty() {
+        problems.push(format!("the user may not {}", found.missing_rights.join(", ")));
+    }
+    // All runs are judged by the server's clock; this one only shows times.
+    if found.ahead_ms.unsigned_abs() > CLOCKS_DIFFER_MS {
+        let way = if found.ahead_ms > 0 { "ahead of" } else { "behind" };
+        let by = found.ahead_ms.unsigned_abs();
+        problems.push(format!("its clock is {by} ms {way} this machine's: times that are shown mislead"));
+    }
+    let (most, there) = found.connections;
+    if most.saturating_sub(there) < CONNECTIONS_OF_A_HOST {
+        problems.push(format!("it takes {most} connections and has {there}: there is no room for a host"));
+    }
+    let mut notes = vec![
+        format!("PostgreSQL {}", found.version),
+        format.map_or_else(String::new, |format| format!("format {format}")),
+        format!("{:.1} ms there and back", found.round_trip.as_secs_f64() * 1e3),
+        format!("{there} of {most} connections"),
+        if found.encrypted { "encrypted".to_owned() } else { String::new() },
+    ];
+    if !found.hears {
+        notes.push(
+            "no notices come through, as behind a pooler or with listen=off: hosts look every 100 ms".to_owned(),
+        );
+    }
+    notes.extend(found.notes);
+    notes.retain(|note| !note.is_empty());
+    let problem = (!problems.is_empty()).then(|| problems.join("; "));
+    Finding { what, problem, note: Some(notes.join("; ")), wanted: true }
+}
+
+/// By more than this clocks of machines that are kept in time do not differ.
+const CLOCKS_DIFFER_MS: u64 = 2_000;
+/// What one host takes at most.
+const CONNECTIONS_OF_A_HOST: u32 = 10;
 
 /// The compiled modules, as far as there are any.
 fn cache() -> Finding {

@@ -37,7 +37,7 @@ const PAGE: usize = 1_000;
 impl Events {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         // Who waits for what is to come waits in a database.
-        let store = if self.follow { common.store()? } else { common.reader()? };
+        let store = if self.follow { common.store().await? } else { common.reader().await? };
         let run = match &self.run {
             Some(run) => Some(find_run(store.as_ref(), run).await?.id),
             None => None,

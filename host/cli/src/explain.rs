@@ -160,6 +160,30 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "the URL of a database cannot be read\n\nLike postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full",
     ),
     (
+        "WF0337",
+        "the database has no tables of wfhost\n\n`wfhost db init` makes them: in the schema `wfhost`, or in that of ?schema=NAME. The user has to be allowed to create that schema (`GRANT CREATE ON DATABASE NAME TO USER`); hosts need no such right afterwards. Nothing else makes tables on a server, so that a mistaken URL changes nothing.",
+    ),
+    (
+        "WF0338",
+        "the tables of the database are of an earlier wfhost\n\n`wfhost db migrate` brings them to the format of this one. It only adds: hosts of the earlier version go on meanwhile and afterwards.",
+    ),
+    (
+        "WF0339",
+        "only a database in a file can do that\n\nOne on a server is copied by the server's own tools (pg_dump, pg_basebackup, snapshots): what they copy is whole at any moment.",
+    ),
+    (
+        "WF0340",
+        "a database that is copied into has to be empty\n\nTwo databases cannot be put together: ids of runs, places of events and keys would meet. Single runs are moved by `wfhost db export` and `wfhost db import`.",
+    ),
+    (
+        "WF0341",
+        "a database is in use, and is not copied\n\nWhat hosts did to it behind the copy would be missing there. End them first: `wfhost serve` ends in order at Ctrl-C or SIGTERM.",
+    ),
+    (
+        "WF0342",
+        "a copy of a database is not what was copied\n\nRuns or heads of journals differ. The first database is as it was; look what wrote to either meanwhile, and copy again into an empty one.",
+    ),
+    (
         "WF0401",
         "there is no such provider\n\nA run that calls it stays where it is until a process with that provider goes on with it.",
     ),

@@ -64,7 +64,7 @@ fn edit_arg(text: &str) -> Result<(u64, Json), String> {
 
 impl Fork {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.reader()?;
+        let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let config = common.config_for(&info)?;
         let providers = self.agents.other_providers(&config)?;

@@ -47,7 +47,7 @@ impl Inspect {
             return self.reference(common, &module.parse()?).await;
         }
         // A file needs no database.
-        let store = if std::path::Path::new(module).exists() { None } else { Some(common.reader()?) };
+        let store = if std::path::Path::new(module).exists() { None } else { Some(common.reader().await?) };
         let (name, bytes) = module_arg::load(common, store.as_deref(), module, self.fetch).await?;
         let summary = summarize(&bytes)?;
         if summary.exports.iter().any(|export| export.starts_with("wfhost:plugin/agent@")) {

@@ -21,7 +21,7 @@ pub(crate) struct Journal {
 
 impl Journal {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.reader()?;
+        let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let rows = store.journal(&info.id, wfhost_core::Position(0)).await?;
         let journal = wfhost_core::Journal::read(rows)

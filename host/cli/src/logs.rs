@@ -39,7 +39,7 @@ const PAGE: usize = 1_000;
 
 impl Logs {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.reader()?;
+        let store = common.reader().await?;
         let run = find_run(store.as_ref(), &self.run).await?.id;
         let mut next = 0;
         let mut agents = LiveLines::new(&run);

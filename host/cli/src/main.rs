@@ -6,6 +6,8 @@ mod cancel;
 mod check;
 mod completions;
 mod config;
+mod copy;
+mod database;
 mod db;
 mod delete;
 mod demo;
@@ -59,9 +61,11 @@ mod why;
 
 use std::process::ExitCode;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use wfhost::world::environment;
 
+use self::database::Database;
 use self::diagnostic::{Exit, Trouble};
 
 /// Runs are many small pieces of memory that come and go on all threads.
@@ -89,9 +93,16 @@ struct Cli {
 /// What all verbs understand.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Common {
-    /// The database [default: wfhost/wfhost.db in the user's data directory]
-    #[arg(long, global = true, env = environment::DB, value_name = "FILE")]
-    db: Option<std::path::PathBuf>,
+    /// The database: a file, or postgres://... [default: wfhost/wfhost.db in the user's data directory]
+    #[arg(
+        long,
+        global = true,
+        env = environment::DB,
+        hide_env_values = true,
+        value_name = "FILE|URL",
+        value_parser = OsStringValueParser::new().map(Database::from)
+    )]
+    db: Option<Database>,
     /// The configuration [default: wfhost.toml here or above, then the user's]
     #[arg(long, global = true, env = environment::CONFIG, value_name = "FILE")]
     config: Option<std::path::PathBuf>,

@@ -26,7 +26,7 @@ pub(crate) struct Messages {
 
 impl Messages {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.reader()?;
+        let store = common.reader().await?;
         let run = find_run(store.as_ref(), &self.run).await?.id;
         let messages = store.messages(&run, self.after, self.limit).await?;
         match common.output {

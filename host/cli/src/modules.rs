@@ -33,7 +33,7 @@ pub(crate) struct Add {
 
 impl Add {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.store()?;
+        let store = common.store().await?;
         let host = common.host(store, Providers::builtin(), Evict::default(), Adopt::Own)?;
         let found = module_arg::find(common, None, &self.module, self.fetch).await?;
         let (name, bytes) = (found.name, found.bytes);
@@ -74,7 +74,7 @@ impl Modules {
         if self.outdated {
             return super::update::outdated(common).await;
         }
-        let modules = common.reader()?.modules().await?;
+        let modules = common.reader().await?.modules().await?;
         let kept = registry::store()?.modules()?;
         if common.output != Format::Text {
             modules.iter().for_each(|module| printer::json(&ModuleView::of(module)));

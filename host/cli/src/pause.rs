@@ -22,7 +22,7 @@ pub(crate) struct Pause {
 
 impl Pause {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.reader()?;
+        let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
         if let (Posted::Stopping, run) = wfhost::post(&store, &info.id, MessageBody::Pause).await? {
             printer::say(common, "Stopping", &format!("{run}: it was asked to stop, and is not paused"));

@@ -26,7 +26,7 @@ pub(crate) struct Inbox {
 
 impl Inbox {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.reader()?;
+        let store = common.reader().await?;
         let run = match &self.run {
             Some(run) => Some(find_run(store.as_ref(), run).await?.id),
             None => None,
@@ -100,7 +100,7 @@ impl Which {
     }
 
     async fn answer(&self, common: &Common, outcome: impl FnOnce(&str) -> Outcome) -> Result<Exit, Trouble> {
-        let store = common.reader()?;
+        let store = common.reader().await?;
         let (info, step) = self.question(store.as_ref()).await?;
         let by = self.by.clone().or_else(|| environment::text(environment::USER)).filter(|by| !by.is_empty());
         let outcome = outcome(by.as_deref().unwrap_or("somebody"));

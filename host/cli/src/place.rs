@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use wfhost::agents::{Providers, Scripted, Suggested, suggested};
 use wfhost::engine::check_stack;
-use wfhost::store::{MemStore, RunInfo, SharedStore, SqliteOptions, SqliteStore, Synchronous};
+use wfhost::store::{MemStore, RunInfo, SharedStore};
 use wfhost::world::environment;
 use wfhost::world::private::{self, NotPrivate};
 use wfhost::world::text::quoted;
@@ -16,6 +16,7 @@ use wfhost_core::{Digest, Json, Timestamp, limits};
 
 pub(super) use wfhost_view::{find_run, latest, nearest, read_journal, started};
 
+use super::database::{Database, Opened};
 use super::diagnostic::{Trouble, section};
 use super::{Common, Format, printer};
 
@@ -83,73 +84,53 @@ impl Common {
         Ok(Config::load(&Places { project: Some(file), ..self.places_from(None) })?)
     }
 
-    /// The database that the flags, the environment or the defaults name. It is made if it is not there.
-    pub fn store(&self) -> Result<SharedStore, Trouble> {
-        Ok(Arc::new(self.sqlite(&self.place()?)?))
+    /// The database that the flags, the environment or the defaults name. A file is made if it is not there.
+    pub async fn store(&self) -> Result<SharedStore, Trouble> {
+        Ok(self.open(&self.place()?).await?.shared())
     }
 
-    /// The same to look into: none is made. One that is not there has no runs.
-    pub fn reader(&self) -> Result<SharedStore, Trouble> {
+    /// The same to look into: none is made. A file that is not there has no runs.
+    pub async fn reader(&self) -> Result<SharedStore, Trouble> {
         let place = self.place()?;
-        if !place.exists() {
+        if !place.is_there() {
             if self.db.is_some() && self.output == Format::Text {
-                printer::say(self, "Note", &format!("there is no database {} yet", place.display()));
+                printer::say(self, "Note", &format!("there is no database {place} yet"));
             }
             return Ok(Arc::new(MemStore::default()));
         }
-        Ok(Arc::new(self.sqlite(&place)?))
+        Ok(self.open(&place).await?.shared())
     }
 
     /// The database, which has to be there.
-    pub fn existing(&self) -> Result<SqliteStore, Trouble> {
+    pub async fn existing(&self) -> Result<Opened, Trouble> {
         let place = self.place()?;
-        if !place.exists() {
-            return Err(Trouble::usage("WF0321", format!("there is no database {}", place.display()))
+        if !place.is_there() {
+            return Err(Trouble::usage("WF0321", format!("there is no database {place}"))
                 .hint("name another with --db FILE; `wfhost run` makes one"));
         }
-        self.sqlite(&place)
+        self.open(&place).await
     }
 
     /// Where the database is.
-    pub fn place(&self) -> Result<PathBuf, Trouble> {
-        if let Some(path) = &self.db {
-            return Ok(path.clone());
+    pub fn place(&self) -> Result<Database, Trouble> {
+        if let Some(database) = &self.db {
+            return Ok(database.clone());
         }
-        if let Some(path) = self.config()?.store()? {
-            return Ok(path);
+        if let Some(named) = self.config()?.store()? {
+            return Ok(Database::from(named));
         }
-        environment::data_dir().map(|dir| dir.join("wfhost.db")).ok_or_else(|| {
+        environment::data_dir().map(|dir| Database::File(dir.join("wfhost.db"))).ok_or_else(|| {
             Trouble::host("WF0310", "there is no place for the database: HOME is not set")
                 .hint("name one with --db FILE or WFHOST_DB")
         })
     }
 
-    /// Why the database, which was named, is not only the user's.
+    /// Why the database, which was named, is not only the user's. Who may write to a server is for that to decide.
     fn strange_database(&self) -> Option<NotPrivate> {
-        self.db.as_ref().and_then(|path| private::check_place(path).err())
-    }
-
-    fn sqlite(&self, place: &Path) -> Result<SqliteStore, Trouble> {
-        // Runs say what agents are asked. One that was not named may be anybody's.
-        if self.db.is_none()
-            && let Err(strange) = private::check_place(place)
-        {
-            let said = format!("the database {} is not used: {strange}", place.display());
-            let named = quoted(&place.to_string_lossy()).into_owned();
-            return Err(
-                Trouble::usage("WF0322", said).hint(format!("if you mean it, name it: `--db {named}`"))
-            );
+        match &self.db {
+            Some(Database::File(path)) => private::check_place(path).err(),
+            _ => None,
         }
-        let synchronous = match self.synchronous {
-            super::Synchronous::Full => Synchronous::Full,
-            super::Synchronous::Normal => Synchronous::Normal,
-        };
-        // A limit that can be had without a disk of that size.
-        let pages = 1..=u64::from(u32::MAX);
-        let max_pages = environment::number(environment::MAX_PAGES, pages, "a number of pages")?;
-        let max_pages = max_pages.and_then(|pages| pages.try_into().ok());
-        let options = SqliteOptions { synchronous, max_pages, ..SqliteOptions::default() };
-        Ok(SqliteStore::open(place, &options)?)
     }
 
     /// A host over `store`.

@@ -52,7 +52,7 @@ fn state_arg(text: &str) -> Result<RunState, String> {
 
 impl Ps {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.reader()?;
+        let store = common.reader().await?;
         let before = match &self.before {
             Some(text) => Some(find_run(store.as_ref(), text).await?.id),
             None => None,

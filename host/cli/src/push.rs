@@ -63,7 +63,7 @@ impl Push {
         let key = self.sign.as_deref().map(registry::private_key).transpose()?;
         // The database is looked into only for what is no path.
         let database =
-            if std::path::Path::new(&self.module).exists() { None } else { Some(common.reader()?) };
+            if std::path::Path::new(&self.module).exists() { None } else { Some(common.reader().await?) };
         let (name, bytes) =
             module_arg::load(common, database.as_deref(), &self.module, Fetch::default()).await?;
         wfhost::engine::summarize(&bytes)?;

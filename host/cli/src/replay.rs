@@ -44,7 +44,7 @@ pub(crate) struct Replay {
 
 impl Replay {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.reader()?;
+        let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let host = common.host(store, Providers::builtin(), Evict::default(), Adopt::Own)?;
         let module = match &self.module {

@@ -48,7 +48,7 @@ pub(crate) struct Resume {
 
 impl Resume {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.reader()?;
+        let store = common.reader().await?;
         let info = latest(store.as_ref(), find_run(store.as_ref(), &self.run).await?).await?;
         let can_pay = self.budget.is_some()
             && matches!(&info.outcome, Some(Err(failure)) if failure.kind == FailureKind::BudgetExceeded);

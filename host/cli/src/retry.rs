@@ -27,7 +27,7 @@ pub(crate) struct Retry {
 
 impl Retry {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.reader()?;
+        let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let config = common.config_for(&info)?;
         let providers = self.agents.other_providers(&config)?;

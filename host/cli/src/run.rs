@@ -100,7 +100,7 @@ impl Run {
             (Some(given), Some(configured)) => Some(given.or(configured)),
             (given, configured) => given.or(configured),
         };
-        let store = common.store()?;
+        let store = common.store().await?;
         let found = module_arg::find(common, Some(store.as_ref()), &self.module, self.fetch).await?;
         let evict = if self.no_wait { Evict::Always } else { self.agents.evict.into() };
         let host = common.host(store, providers.clone(), evict, Adopt::Own)?;

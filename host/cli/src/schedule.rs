@@ -145,7 +145,7 @@ impl ScheduleVerb {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let store = match &self.verb {
             Verb::Add(add) => return add.execute(common).await,
-            _ => common.reader()?,
+            _ => common.reader().await?,
         };
         match &self.verb {
             Verb::Add(_) => {}
@@ -227,7 +227,7 @@ impl Add {
         let configured = common.config()?;
         let providers = self.agents.providers(&configured)?;
         let agent = self.agents.new_run_provider(common, &configured, &providers)?;
-        let store = common.store()?;
+        let store = common.store().await?;
         let found = module_arg::find(common, Some(store.as_ref()), &self.module, self.fetch).await?;
         let host = common.host(store, providers, Evict::default(), Adopt::Own)?;
         let module = host.add_module(&found.name, &found.bytes).await?;

@@ -193,7 +193,7 @@ fn tell(server: &Server) -> std::io::Result<Option<PathBuf>> {
 
 impl Serve {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.store()?;
+        let store = common.store().await?;
         let here = common.config()?;
         let mut served = vec![None, here.project_name()];
         let mut configured = BTreeMap::new();
@@ -231,7 +231,7 @@ impl Serve {
         let server = self.network.bind(common, &host, defaults).await?;
         let _told = server.as_ref().map(Told::of);
         host.serve();
-        printer::say(common, "Serving", &format!("{}; Ctrl-C stops", common.place()?.display()));
+        printer::say(common, "Serving", &format!("{}; Ctrl-C stops", common.place()?));
         if let Some(server) = &server {
             printer::say(common, "Open", server.login().unwrap_or(server.url()));
         }

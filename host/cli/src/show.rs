@@ -31,7 +31,7 @@ const LABEL: usize = 120;
 
 impl Show {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.reader()?;
+        let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
         if self.chain {
             return show_chain(common, store.as_ref(), &info).await;

@@ -34,7 +34,7 @@ impl Signal {
         if self.name.is_empty() {
             return Err(Trouble::usage("WF0505", "the name of a signal is empty"));
         }
-        let store = common.reader()?;
+        let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let body = MessageBody::Signal { name: self.name.clone(), payload, id: self.id.clone() };
         match wfhost::post(&store, &info.id, body).await? {

@@ -29,7 +29,7 @@ pub(crate) struct State {
 
 impl State {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.reader()?;
+        let store = common.reader().await?;
         let run = find_run(store.as_ref(), &self.run).await?.id;
         let mut published = store.published(&run, self.key.as_deref(), None, usize::MAX >> 1).await?;
         if !self.history {

@@ -25,7 +25,7 @@ pub(crate) struct Terminate {
 
 impl Terminate {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.reader()?;
+        let store = common.reader().await?;
         let run = find_run(store.as_ref(), &self.run).await?.id;
         let host = common.host(store, Providers::builtin(), Evict::default(), Adopt::Own)?;
         let ended = host.terminate(&run, self.reason.as_deref()).await;

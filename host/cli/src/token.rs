@@ -75,8 +75,8 @@ const HOUR_MS: u64 = 3_600_000;
 impl TokenVerb {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let store = match &self.verb {
-            Verb::New(_) => common.store()?,
-            _ => common.reader()?,
+            Verb::New(_) => common.store().await?,
+            _ => common.reader().await?,
         };
         match &self.verb {
             Verb::New(new) => new.execute(common, &store).await,

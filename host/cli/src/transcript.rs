@@ -40,7 +40,7 @@ const PAGE: usize = 1_000;
 
 impl Transcript {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.reader()?;
+        let store = common.reader().await?;
         let run = find_run(store.as_ref(), &self.run).await?.id;
         let kinds = match (self.raw, self.diff, common.output) {
             (true, ..) => vec![TranscriptKind::Event],

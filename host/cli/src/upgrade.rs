@@ -36,7 +36,7 @@ pub(crate) struct Upgrade {
 
 impl Upgrade {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.reader()?;
+        let store = common.reader().await?;
         let mut runs = Vec::new();
         for run in &self.runs {
             runs.push(find_run(store.as_ref(), run).await?);

@@ -34,7 +34,7 @@ impl Verify {
         if Reference::is_meant(&self.run) {
             return super::sign::verify(common, &self.run.parse()?, self.key.as_deref(), self.fetch).await;
         }
-        let store = common.reader()?;
+        let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let report = verify(store.as_ref(), &info).await?;
         if common.output == Format::Text && report.faults.is_empty() {

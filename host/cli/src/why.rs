@@ -21,7 +21,7 @@ pub(crate) struct Why {
 
 impl Why {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.reader()?;
+        let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let journal = read_journal(store.as_ref(), &info.id).await?;
         let inbox = store.inbox(&info.id, Part::Next).await?.messages;

@@ -1,11 +1,12 @@
 //! The form of a file.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
 use toml::{Table, Value};
-use wfhost_agents::{Concurrency, Policy, ProviderPolicy, WorkspaceConfig};
+use wfhost_agents::{Concurrency, Policy, ProviderPolicy, WorkspaceConfig, hide_credentials};
 use wfhost_core::policy::budget::{Budget, Price, Prices};
 use wfhost_core::policy::limits::TimeLimits;
 use wfhost_core::policy::rate::Rate;
@@ -18,7 +19,8 @@ use crate::units;
 /// What one file says, or several together.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FileConfig {
-    pub store: Option<PathBuf>,
+    /// A path from the root, or a URL as it stands.
+    pub store: Option<OsString>,
     pub agents: Agents,
     /// With the file that each stands in.
     pub providers: BTreeMap<String, (PathBuf, ProviderFile)>,
@@ -181,7 +183,8 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<(Table, FileConfig), Conf
     let table: Table = toml::from_str(text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start).min(text.len());
         let line = text[..start].matches('\n').count() + 1;
-        let whole = text.lines().nth(line - 1).unwrap_or_default();
+        // It may be an address with a password.
+        let whole = hide_credentials(text.lines().nth(line - 1).unwrap_or_default());
         let mut shown: String = whole.chars().take(SHOWN_CHARS).collect();
         if shown.len() < whole.len() {
             shown.push_str(" ...");
@@ -223,7 +226,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<(Table, FileConfig), Conf
         agents = read(path, "agents", Some(other))?;
     }
     let mut config =
-        FileConfig { store: store.url.map(|url| beside(path, &url)), agents, ..FileConfig::default() };
+        FileConfig { store: store.url.map(|url| database(path, &url)), agents, ..FileConfig::default() };
     let tables: BTreeMap<String, Table> = read(path, "providers", section("providers"))?;
     for (name, table) in tables {
         let provider = provider(path, &name, table)?;
@@ -313,6 +316,20 @@ fn provider(path: &Path, name: &str, mut rest: Table) -> Result<ProviderFile, Co
 /// A path of a file, which is relative to it.
 pub(super) fn beside(file: &Path, path: &Path) -> PathBuf {
     file.parent().unwrap_or(Path::new("")).join(path)
+}
+
+/// Whether a database is on a server, and not in a file.
+pub fn is_url(database: &str) -> bool {
+    let scheme = database.split_once("://").map(|(scheme, _)| scheme);
+    scheme.is_some_and(|scheme| !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric()))
+}
+
+/// The database that a file names.
+fn database(file: &Path, url: &Path) -> OsString {
+    match url.to_str().is_some_and(is_url) {
+        true => url.to_owned().into_os_string(),
+        false => beside(file, url).into_os_string(),
+    }
 }
 
 impl WorkspaceFile {

@@ -2,7 +2,7 @@
 //!
 //! ```toml
 //! [store]
-//! url = "wfhost.db"              # the database, relative to the file
+//! url = "wfhost.db"              # the database, relative to the file; or postgres://...
 //!
 //! [agents]
 //! default = "claude"             # who answers calls that name nobody
@@ -62,6 +62,7 @@ mod trust;
 pub mod units;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
@@ -72,6 +73,7 @@ use wfhost_world::private;
 
 pub use self::error::ConfigError;
 use self::file::FileConfig;
+pub use self::file::is_url;
 pub use self::show::{Origin, Setting};
 pub use self::trust::{Agreed, Consent};
 
@@ -196,8 +198,8 @@ impl Config {
         })
     }
 
-    /// The database that the files name.
-    pub fn store(&self) -> Result<Option<PathBuf>, ConfigError> {
+    /// The database that the files name: a path from the root, or the URL of a server.
+    pub fn store(&self) -> Result<Option<OsString>, ConfigError> {
         self.check_trust(|key| key == "store.url")?;
         Ok(self.file.store.clone())
     }

@@ -15,6 +15,8 @@ use wfhost_core::Digest;
 use wfhost_registry::Reference;
 use wfhost_world::private;
 
+use crate::file::is_url;
+
 /// What the user has agreed to.
 #[derive(Clone, Debug, Default)]
 pub struct Consent {
@@ -146,7 +148,8 @@ pub(super) fn keys_to_agree(path: &Path, table: &Table, own: &[String]) -> Vec<S
     let dir = path.parent().unwrap_or(Path::new("/"));
     let leaves =
         |value: Option<&Value>| value.and_then(Value::as_str).is_some_and(|to| leaves(dir, Path::new(to)));
-    if leaves(table.get("store").and_then(|store| store.get("url"))) {
+    let database = table.get("store").and_then(|store| store.get("url"));
+    if leaves(database) || database.and_then(Value::as_str).is_some_and(is_url) {
         keys.push("store.url".to_owned());
     }
     for (name, module) in section("modules") {
@@ -200,6 +203,7 @@ mod tests {
             ("[store]\nurl = \"/tmp/evil.db\"", "store.url"),
             ("[store]\nurl = \"../evil.db\"", "store.url"),
             ("[store]\nurl = \"link/evil.db\"", "store.url"),
+            ("[store]\nurl = \"postgres://evil.example/runs\"", "store.url"),
             ("[workspaces.w]\nkind = \"dir\"\npath = \"/home\"", "workspaces.w.path"),
             ("[providers.mine]\nkind = \"command\"\npreset = \"claude\"", "providers.mine"),
             ("[providers.mine]\nkind = \"human\"", "providers.mine"),

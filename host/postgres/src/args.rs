@@ -30,7 +30,7 @@ macro_rules! args {
 args! {
     bool => BOOL, i16 => INT2, i32 => INT4, i64 => INT8, Vec<u8> => BYTEA,
     Vec<bool> => BOOL_ARRAY, Vec<i16> => INT2_ARRAY, Vec<i32> => INT4_ARRAY, Vec<i64> => INT8_ARRAY,
-    Vec<Vec<u8>> => BYTEA_ARRAY, Vec<Option<Vec<u8>>> => BYTEA_ARRAY,
+    Vec<Vec<u8>> => BYTEA_ARRAY, Vec<Option<Vec<u8>>> => BYTEA_ARRAY, Vec<Option<i64>> => INT8_ARRAY,
 }
 
 impl IntoArg for &str {
@@ -61,6 +61,13 @@ impl IntoArg for Option<Vec<String>> {
     fn arg(self) -> Arg {
         let texts = self.map(|texts| texts.iter().map(|text| escaped(text)).collect::<Vec<_>>());
         (Box::new(texts), Type::TEXT_ARRAY)
+    }
+}
+
+/// As they are: to be escaped before.
+impl IntoArg for Vec<Option<String>> {
+    fn arg(self) -> Arg {
+        (Box::new(self), Type::TEXT_ARRAY)
     }
 }
 

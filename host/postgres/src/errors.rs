@@ -85,6 +85,10 @@ pub(crate) fn no_connection(place: &str, error: &Error) -> StoreError {
     if let Some(said) = error.as_db_error() {
         let reason = said.message().to_owned();
         return match said.code() {
+            // pg_hba.conf takes only what is encrypted from there.
+            &SqlState::INVALID_AUTHORIZATION_SPECIFICATION if reason.contains("no encryption") => {
+                StoreError::Insecure { place, reason }
+            }
             &SqlState::INVALID_PASSWORD | &SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
                 StoreError::Refused { place, reason }
             }

@@ -16,6 +16,12 @@ const MIGRATIONS: [&[&str]; 1] = [&[include_str!("schema-1.sql"), include_str!("
 /// The newest format.
 pub(crate) const FORMAT: i32 = MIGRATIONS.len() as i32;
 
+/// Numbers of transactions of another server, or places of a file: places have to grow all the same.
+pub(crate) const PLACES_GROW: &str = "
+    UPDATE wf.meta SET xid_base = greatest(xid_base, (SELECT coalesce(max(place), 0) >> 20 FROM wf.journal)
+        + 1 - pg_current_xact_id()::text::int8)
+    WHERE (SELECT coalesce(max(place), 0) >> 20 FROM wf.journal) >= pg_current_xact_id()::text::int8 + xid_base";
+
 /// What is to be done if the tables are not there, or are of an earlier format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Migrate {
@@ -89,11 +95,11 @@ async fn prepare_with(pool: &Pool, conn: &Conn, migrate: Migrate) -> Result<Iden
     let strange = |strange: crate::args::Strange| Fault::Refused(damaged(pool, strange.0));
     if format(&row).map_err(strange)? < FORMAT {
         if migrate == Migrate::No {
-            let reason = match row {
-                None => "it has no tables of wfhost",
-                Some(_) => "its tables are of an earlier format",
-            };
-            return Err(Fault::Refused(StoreError::Unfit { place, reason: reason.to_owned() }));
+            let found = format(&row).map_err(strange)? as u32;
+            return Err(Fault::Refused(match row {
+                None => StoreError::NoTables { place },
+                Some(_) => StoreError::Older { place, found, known: FORMAT as u32 },
+            }));
         }
         conn.client.batch_execute("BEGIN; SET LOCAL lock_timeout = '2s'").await.map_err(failed)?;
         let migrated = migrate_locked(pool, conn).await;
@@ -156,13 +162,6 @@ async fn migrate_locked(pool: &Pool, conn: &Conn) -> Result<(), Fault> {
         let sql = in_schema("UPDATE wf.meta SET format = $1", &url.schema);
         query(&conn.client, &sql, args_of![FORMAT]).await.map_err(failed)?;
     }
-    // Numbers of transactions of another server: places have to grow all the same.
-    let sql = in_schema(
-        "UPDATE wf.meta SET xid_base = greatest(xid_base, (SELECT coalesce(max(place), 0) >> 20 FROM wf.journal)
-             + 1 - pg_current_xact_id()::text::int8)
-         WHERE (SELECT coalesce(max(place), 0) >> 20 FROM wf.journal) >= pg_current_xact_id()::text::int8 + xid_base",
-        &url.schema,
-    );
-    query(&conn.client, &sql, Vec::new()).await.map_err(failed)?;
+    query(&conn.client, &in_schema(PLACES_GROW, &url.schema), Vec::new()).await.map_err(failed)?;
     Ok(())
 }

@@ -4,8 +4,8 @@
 //! whole, or not at all. Appends of many runs share a call. Nothing is committed under a session that was fenced, as
 //! each batch locks a row that the one who fences removes.
 //!
-//! [`PostgresStore`] is for programs that embed wfhost: it is a [`Store`](wfhost_store::Store) like the one in a file,
-//! and is given to `wfhost::HostOptions::new` in its place. The command `wfhost` does not know it yet.
+//! [`PostgresStore`] is a [`Store`](wfhost_store::Store) like the one in a file: `wfhost --db postgres://...` takes it,
+//! and programs that embed wfhost give it to `wfhost::HostOptions::new`.
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -29,10 +29,12 @@ mod access;
 mod args;
 mod clock;
 mod connect;
+mod copy;
 mod errors;
 mod format;
 mod jobs;
 mod lanes;
+mod look;
 mod notify;
 mod read;
 mod store;
@@ -45,28 +47,38 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 use tokio::task::AbortHandle;
 use wfhost_store::{Clock, Result, StoreError, Synchronous};
 
-use crate::args::{Columns, Strange, args_of};
+use crate::args::{Strange, args_of};
 use crate::connect::{Connector, Pool};
 use crate::lanes::{Lanes, Shared};
 use crate::notify::Notices;
 use crate::url::Url;
 
 pub use crate::format::{Formats, Migrate};
+pub use crate::look::Server;
 pub use crate::url::{is_url, without_password};
 
 /// How a database is opened.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PostgresOptions {
     /// With [`Synchronous::Normal`] a server is taken, too, that may lose what it said was kept.
     pub synchronous: Synchronous,
     pub migrate: Migrate,
+    /// If the URL has none.
+    pub password: Option<String>,
     /// Another time than that of the server: for tests.
     pub clock: Option<Arc<dyn Clock>>,
 }
 
+impl fmt::Debug for PostgresOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { synchronous, migrate, password: _, clock: _ } = self;
+        write!(f, "PostgresOptions({synchronous:?}, {migrate:?})")
+    }
+}
+
 impl Default for PostgresOptions {
     fn default() -> Self {
-        Self { synchronous: Synchronous::default(), migrate: Migrate::Yes, clock: None }
+        Self { synchronous: Synchronous::default(), migrate: Migrate::Yes, password: None, clock: None }
     }
 }
 
@@ -96,18 +108,6 @@ impl Drop for PostgresStore {
     }
 }
 
-/// What a server says of itself, for people.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Server {
-    /// Like `15.18`.
-    pub version: String,
-    pub formats: Formats,
-    /// Whether notices of other hosts come through; none if that was not tried.
-    pub encrypted: bool,
-    /// What one should know though nothing is wrong.
-    pub notes: Vec<String>,
-}
-
 impl PostgresStore {
     /// Opens a database, and makes its tables if they are not there and this is allowed. To be called within a
     /// runtime of tokio, which has to go on as long as the store does.
@@ -127,45 +127,6 @@ impl PostgresStore {
         let lanes = Lanes::new(&shared);
         let turns = AtomicUsize::new(0);
         Ok(Self { shared, pool, lanes, identity: identity.store, turns, tasks, hears: Once::new() })
-    }
-
-    /// Looks at a server without changing anything.
-    pub async fn look(url: &str, options: &PostgresOptions) -> Result<Server> {
-        let pool = pool(url, options)?;
-        let formats = format::found(&pool).await?;
-        let rows = pool
-            .read(
-                "SELECT current_setting('server_version'),
-                        coalesce((SELECT ssl FROM pg_catalog.pg_stat_ssl WHERE pid = pg_backend_pid()), false),
-                        current_setting('synchronous_commit'), current_setting('synchronous_standby_names'),
-                        (SELECT count(*) FROM pg_catalog.pg_stat_replication)",
-                &|| Vec::new(),
-            )
-            .await?;
-        let strange = |strange: Strange| StoreError::Damaged {
-            place: pool.connector.url.place.clone(),
-            reason: strange.0,
-        };
-        let Some(row) = rows.first() else { return Err(strange(args::strange("the server"))) };
-        let text = |column| row.text(column).map_err(strange);
-        let mut notes = Vec::new();
-        if text(2)? == "off" {
-            notes.push(
-                "its `synchronous_commit` is off: a crash of the server loses the last commits".to_owned(),
-            );
-        }
-        if text(3)?.is_empty() && row.int(4).map_err(strange)? > 0 {
-            notes.push(
-                "its standbys are not synchronous: a failover can lose the last commits; runs notice and repeat them"
-                    .to_owned(),
-            );
-        }
-        let encrypted: bool = row.value(1).map_err(strange)?;
-        if !encrypted && !pool.connector.url.place.contains("@%2F") {
-            notes.push("the connection is not encrypted".to_owned());
-        }
-        let version = text(0)?.split(' ').next().unwrap_or_default().to_owned();
-        Ok(Server { version, formats, encrypted, notes })
     }
 
     /// The URL without its password.
@@ -202,6 +163,10 @@ impl PostgresStore {
 fn pool(url: &str, options: &PostgresOptions) -> Result<Arc<Pool>> {
     let time = clock::Time::new(options.clock.clone());
     let relaxed = options.synchronous == Synchronous::Normal;
-    let connector = Connector::new(Url::parse(url)?, time, relaxed)?;
+    let mut url = Url::parse(url)?;
+    if let (None, Some(password)) = (url.config.get_password(), &options.password) {
+        url.config.password(password);
+    }
+    let connector = Connector::new(url, time, relaxed)?;
     Ok(Arc::new(Pool::new(Arc::new(connector))))
 }

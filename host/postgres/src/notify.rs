@@ -16,6 +16,7 @@ use wfhost_store::{Seen, SessionId, Wake};
 
 use crate::args::{Columns, args_of};
 use crate::connect::{Pool, jitter};
+use crate::errors::classify;
 
 /// What is told within this time goes in one statement.
 const GATHER: Duration = Duration::from_millis(2);
@@ -268,6 +269,25 @@ pub(crate) async fn hear_others(pool: Weak<Pool>, notices: Arc<Notices>, store: 
     }
 }
 
+async fn say(pool: &Pool, channel: &str, text: &str) -> wfhost_store::Result<()> {
+    pool.read("SELECT pg_notify($1, $2)", &|| args_of![channel, text]).await.map(drop)
+}
+
+/// Whether a connection hears what another one says.
+pub(crate) async fn hears(pool: &Pool) -> wfhost_store::Result<bool> {
+    let heard = Arc::new(Notify::new());
+    let hear = {
+        let heard = Arc::clone(&heard);
+        Box::new(move |_: tokio_postgres::Notification| heard.notify_one())
+    };
+    let conn = pool.connector.connect(Some(hear)).await?;
+    let channel = format!("wfhost_test_{:016x}", jitter(u64::MAX));
+    let listens = conn.client.batch_execute(&format!("LISTEN \"{channel}\"")).await;
+    listens.map_err(|error| classify(&pool.connector.url.place, &error).into_error())?;
+    say(pool, &channel, "test").await?;
+    Ok(tokio::time::timeout(SELF_TEST, heard.notified()).await.is_ok())
+}
+
 /// Why nothing is heard.
 enum Deaf {
     /// The connection is gone.
@@ -301,11 +321,16 @@ async fn listen(pool: &Weak<Pool>, notices: &Arc<Notices>, store: &str) -> Resul
         let done = tokio::time::timeout(Duration::from_secs(10), conn.client.batch_execute(&sql)).await;
         done.map_err(|_| Deaf::Lost)?.map_err(|_| Deaf::Lost)
     };
-    let own_channel = format!("{all}_test_{}", jitter(u64::MAX));
-    run(format!("LISTEN \"{all}\"; LISTEN \"{own_channel}\"; NOTIFY \"{own_channel}\", '{token}'")).await?;
+    let own_channel = format!("{all}_test_{:016x}", jitter(u64::MAX));
+    run(format!("LISTEN \"{all}\"; LISTEN \"{own_channel}\"")).await?;
+    // By another connection: a pooler gives the answer to one's own back, and nothing of others.
+    let Some(pool_here) = pool.upgrade() else { return Ok(()) };
+    say(&pool_here, &own_channel, &token).await.map_err(|_| Deaf::Lost)?;
+    drop(pool_here);
     if tokio::time::timeout(SELF_TEST, heard.notified()).await.is_err() {
         return Err(Deaf::Silent);
     }
+    run(format!("UNLISTEN \"{own_channel}\"")).await?;
     notices.listens.store(true, Ordering::Relaxed);
     let mut listened = HashSet::new();
     let mut look_at = Instant::now();

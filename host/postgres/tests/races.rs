@@ -292,7 +292,7 @@ async fn a_database_of_others_and_of_a_later_format_is_refused() {
     let options = PostgresOptions { synchronous: Synchronous::Normal, ..PostgresOptions::default() };
     let fresh = private_postgres::fresh_url();
     let no = PostgresOptions { migrate: wfhost_postgres::Migrate::No, ..options.clone() };
-    assert!(matches!(PostgresStore::open(&fresh, &no).await, Err(StoreError::Unfit { .. })));
+    assert!(matches!(PostgresStore::open(&fresh, &no).await, Err(StoreError::NoTables { .. })));
     let looked = PostgresStore::look(&url, &options).await.unwrap();
     assert_eq!(looked.formats.found, Some(looked.formats.newest));
     assert_eq!(PostgresStore::look(&fresh, &options).await.unwrap().formats.found, None);

@@ -50,6 +50,12 @@ pub enum StoreError {
     Standby { place: String },
     #[error("the database {place} takes no more connections: {reason}")]
     Crowded { place: String, reason: String },
+    #[error("the database {place} has no tables of wfhost")]
+    NoTables { place: String },
+    #[error("the tables of the database {place} have format {found}, this wfhost needs format {known}")]
+    Older { place: String, found: u32, known: u32 },
+    #[error("the database {place} is not empty")]
+    NotEmpty { place: String },
     #[error("the database {place} cannot be used: {reason}")]
     Unfit { place: String, reason: String },
     #[error("`{place}` is no URL of a database: {reason}")]
@@ -85,6 +91,9 @@ impl StoreError {
             Self::Crowded { .. } => "WF0334",
             Self::Unfit { .. } => "WF0335",
             Self::BadUrl { .. } => "WF0336",
+            Self::NoTables { .. } => "WF0337",
+            Self::Older { .. } => "WF0338",
+            Self::NotEmpty { .. } => "WF0340",
         }
     }
 

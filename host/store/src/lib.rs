@@ -21,6 +21,7 @@ mod clock;
 pub mod conformance;
 #[cfg(test)]
 mod contract;
+pub mod copy;
 mod cron;
 mod error;
 mod mem;

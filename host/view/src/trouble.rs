@@ -207,6 +207,11 @@ impl From<ModuleError> for Trouble {
     }
 }
 
+/// Whether a database is on a server, by how errors name it.
+fn is_server(place: &str) -> bool {
+    place.contains("://")
+}
+
 impl From<StoreError> for Trouble {
     fn from(error: StoreError) -> Self {
         let hint = match &error {
@@ -222,7 +227,14 @@ impl From<StoreError> for Trouble {
                 format!("choose another --key, or look at that run: `{}`", command("show", run))
             }
             StoreError::NoSuchModule(_) => "run the module's file once: `wfhost run FILE.wasm`".to_owned(),
+            StoreError::CannotOpen { place, .. } if is_server(place) => {
+                "make the database (`createdb NAME`), or name one that is there; then `wfhost db init`".to_owned()
+            }
             StoreError::CannotOpen { .. } => "name another place with --db FILE or WFHOST_DB".to_owned(),
+            StoreError::ReadOnly { place } if is_server(place) => {
+                "switch `default_transaction_read_only` off for this user or this database, or name another server"
+                    .to_owned()
+            }
             StoreError::ReadOnly { place } => {
                 format!("make it writable, `chmod u+w {}`, or name another with --db", quoted(place))
             }
@@ -230,16 +242,44 @@ impl From<StoreError> for Trouble {
                 "make room; nothing that was committed is lost, `wfhost resume` goes on".to_owned()
             }
             StoreError::Locked { .. } => "end the program that keeps it locked, and try again".to_owned(),
+            StoreError::NoTables { .. } => {
+                "`wfhost db init` makes them; or name another database with --db".to_owned()
+            }
+            StoreError::NotEmpty { .. } => {
+                "name an empty one, like ?schema=OTHER on a server, or a file that is not there".to_owned()
+            }
+            StoreError::Older { .. } => {
+                "`wfhost db migrate` brings them there; hosts of the earlier version go on meanwhile".to_owned()
+            }
             StoreError::Newer { .. } => "update wfhost, or name another database with --db".to_owned(),
+            StoreError::Damaged { place, .. } if is_server(place) => {
+                "look at the log of the server; a backup can be restored beside it, and named with --db".to_owned()
+            }
             StoreError::Damaged { .. } => "keep a copy of the file, and restore it from a backup".to_owned(),
+            StoreError::Foreign { place } if is_server(place) => {
+                "its schema belongs to another program: name another one, like ?schema=workflows".to_owned()
+            }
             StoreError::Foreign { .. } => "name another file with --db".to_owned(),
+            StoreError::Failed { place, .. } if is_server(place) => {
+                "try again; if it stays, look at the log of the server".to_owned()
+            }
             StoreError::Failed { .. } => "try again; if it stays, look at the disk".to_owned(),
-            StoreError::Unreachable { .. } => "try again; runs go on once it is there".to_owned(),
+            StoreError::Unreachable { .. } => {
+                "look at host and port of the URL, and whether the server runs; runs go on once it is there"
+                    .to_owned()
+            }
             StoreError::Unknown { .. } => "look at what it did before you try again".to_owned(),
             StoreError::TooLong { .. } => "narrow the search: by state, workflow, label".to_owned(),
             StoreError::Refused { .. } => {
                 "look at user and password of the URL; characters like @ and / in it are written as %40 and %2F"
                     .to_owned()
+            }
+            StoreError::Insecure { reason, .. } if reason.contains("does not support TLS") => {
+                "switch `ssl` on at the server; or, where nobody can listen on the way, say ?sslmode=disable"
+                    .to_owned()
+            }
+            StoreError::Insecure { reason, .. } if reason.contains("no encryption") => {
+                "it wants encrypted connections: leave out sslmode=disable, or say ?sslmode=verify-full".to_owned()
             }
             StoreError::Insecure { .. } => {
                 "name the authority of its certificate with ?sslrootcert=FILE, and the host as the certificate does"
@@ -259,6 +299,9 @@ impl From<StoreError> for Trouble {
             StoreError::BadUrl { .. } => {
                 "like postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full".to_owned()
             }
+            StoreError::Moved { place } if is_server(place) => {
+                "this process has ended nothing: begin it anew if the other database is meant".to_owned()
+            }
             StoreError::Moved { .. } => {
                 "put the file back where it was; what was done meanwhile is in the one that was removed"
                     .to_owned()
@@ -268,7 +311,9 @@ impl From<StoreError> for Trouble {
             StoreError::IdTaken { .. }
             | StoreError::IdUsed { .. }
             | StoreError::KeyUsed { .. }
-            | StoreError::BadUrl { .. } => Exit::Usage,
+            | StoreError::BadUrl { .. }
+            | StoreError::NotEmpty { .. }
+            | StoreError::NoTables { .. } => Exit::Usage,
             _ => Exit::Host,
         };
         Self { exit, ..Self::usage(error.code(), error.to_string()) }.hint(hint).because(&error)

@@ -22,7 +22,7 @@ macro_rules! variables {
 }
 
 variables! { READ:
-    /// The database, as `--db`.
+    /// The database, as `--db`: a file, or the URL of a server.
     DB = "WFHOST_DB";
     /// The configuration, as `--config`.
     CONFIG = "WFHOST_CONFIG";
@@ -45,6 +45,8 @@ variables! { READ:
     LEASE_MS = "WFHOST_LEASE_MS";
     /// The greatest size of the database, in pages of 4 KiB.
     MAX_PAGES = "WFHOST_MAX_PAGES";
+    /// The password of a database on a server, if its URL has none.
+    PGPASSWORD = "PGPASSWORD";
     /// A key of the Anthropic API. If it is set, `anthropic` is the provider of calls that name none.
     ANTHROPIC_API_KEY = "ANTHROPIC_API_KEY";
     /// The same of the OpenAI API, for `openai`.

@@ -221,11 +221,28 @@ pub fn query(url: &str, sql: &str) -> String {
     String::from_utf8_lossy(&run.stdout).trim().to_owned()
 }
 
+/// Removes the schema that a URL of [`fresh_url`] names, if nobody holds it.
+pub fn drop_schema(url: &str) {
+    let Some((url, schema)) = url.rsplit_once("schema=") else { return };
+    let run = Command::new(programs().join("psql"))
+        .args(["-X", "-q", "-c", "SET lock_timeout = '1s'; SET client_min_messages = error"])
+        .args(["-c", &format!("DROP SCHEMA IF EXISTS \"{schema}\" CASCADE")])
+        .arg(url.trim_end_matches(['?', '&']))
+        .output();
+    // It ends with the server at the latest.
+    drop(run);
+}
+
 /// The URL of an empty schema.
 pub fn fresh_url() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Numbers of processes are given out again.
+    static BEGAN: OnceLock<u128> = OnceLock::new();
+    let began = BEGAN.get_or_init(|| {
+        std::time::UNIX_EPOCH.elapsed().expect("it is later than 1970").as_micros() % 1_000_000_000
+    });
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let url = shared_url();
     let sep = if url.contains('?') { '&' } else { '?' };
-    format!("{url}{sep}schema=t_{}_{number}", std::process::id())
+    format!("{url}{sep}schema=t_{}_{began}_{number}", std::process::id())
 }

@@ -24,7 +24,7 @@ pub async fn clean_workspaces(
     root: &Path,
     database: &str,
     dry_run: bool,
-    keep: impl Fn(&RunId) -> bool,
+    keep: impl AsyncFn(&RunId) -> bool,
 ) -> io::Result<CleanedWorkspaces> {
     let mut cleaned = CleanedWorkspaces::default();
     let entries = match std::fs::read_dir(root.join(of_database(database))) {
@@ -36,7 +36,7 @@ pub async fn clean_workspaces(
         let entry = entry?;
         let name = entry.file_name();
         let Some(run) = name.to_str().and_then(|name| name.parse::<RunId>().ok()) else { continue };
-        if !entry.file_type()?.is_dir() || keep(&run) {
+        if !entry.file_type()?.is_dir() || keep(&run).await {
             continue;
         }
         let directory = entry.path();
@@ -100,7 +100,7 @@ mod tests {
         let root = root.join("@d1");
         std::os::unix::fs::symlink(dir.path(), root.join("gone/s/link")).unwrap();
         std::fs::write(root.join("note"), "").unwrap();
-        let keep = |run: &RunId| run.as_str() == "kept";
+        let keep = async |run: &RunId| run.as_str() == "kept";
         let clean =
             async |dry_run| clean_workspaces(&dir.path().join("w"), "d1", dry_run, keep).await.unwrap();
         let would = clean(true).await;

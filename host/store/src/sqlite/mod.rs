@@ -3,6 +3,7 @@
 mod access;
 mod append;
 mod claims;
+mod copy;
 #[cfg(test)]
 pub(crate) mod costs;
 mod errors;

@@ -1,0 +1,9 @@
+//! Databases on a PostgreSQL server, which any number of hosts share.
+
+mod copy;
+mod errors;
+mod guide;
+mod proxy;
+mod secure;
+mod trouble;
+mod work;
