@@ -113,6 +113,11 @@ impl Place {
         Self { url: Some(url.to_owned()), ..Self::in_file() }
     }
 
+    /// Whether its database is on a server.
+    pub fn on_a_server(&self) -> bool {
+        self.url.is_some()
+    }
+
     /// As `--db` names it.
     pub fn database(&self) -> String {
         self.url.clone().unwrap_or_else(|| self.db().display().to_string())

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use wfhost::clock;
+use wfhost::is_held;
+use wfhost::owner::this_process;
 use wfhost::store::{RunFilter, RunInfo, RunState, Store};
 use wfhost_core::{RunId, Timestamp};
 use wfhost_view::{RunView, RunsView, ago, waits};
@@ -142,19 +144,28 @@ fn directory(project: &str) -> String {
     dir.map_or_else(|| project.to_owned(), |dir| dir.to_string_lossy().into_owned())
 }
 
+/// The machine whose process has a run.
+fn host(info: &RunInfo) -> Option<&str> {
+    info.lease.as_ref().filter(|_| is_held(info)).map(|session| session.owner.host.as_str())
+}
+
 /// A line for each run, indented by its generation.
 fn print_table(runs: &[RunInfo], depths: &[usize]) {
-    const COLUMNS: [Column; 7] = [
+    const COLUMNS: [Column; 8] = [
         left("RUN"),
         left("WORKFLOW"),
         left("STATE"),
         right("ENTRIES"),
         right("AGE"),
         left("PROJECT"),
+        left("HOST"),
         left("WAITS FOR"),
     ];
     // Without any there is no column.
     let projects = runs.iter().any(|info| info.project.is_some());
+    // Where all is done on this machine, that need not be said.
+    let here = this_process().host;
+    let hosts = runs.iter().any(|info| host(info).is_some_and(|host| host != here));
     let now = clock::now();
     let depths = depths.iter().copied().chain(std::iter::repeat(0));
     let rows = runs.iter().zip(depths).map(|(info, depth)| {
@@ -165,10 +176,15 @@ fn print_table(runs: &[RunInfo], depths: &[usize]) {
             info.entries.to_string(),
             ago(info.created_at, now),
             info.project.as_deref().map(directory).unwrap_or_default(),
+            host(info).unwrap_or_default().to_owned(),
             waits(info),
         ]
     });
-    let shown = |index: usize| projects || COLUMNS[index].title != "PROJECT";
+    let shown = |index: usize| match COLUMNS[index].title {
+        "PROJECT" => projects,
+        "HOST" => hosts,
+        _ => true,
+    };
     let columns: Vec<_> =
         (0..COLUMNS.len()).filter(|index| shown(*index)).map(|index| &COLUMNS[index]).collect();
     let rows =

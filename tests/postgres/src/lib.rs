@@ -208,15 +208,24 @@ pub fn shared_url() -> String {
     }
 }
 
-/// Runs SQL in the schema that a URL of [`fresh_url`] names, and gives what `psql` prints: a line for each row.
+/// Runs SQL in the schema that a URL names, and gives what `psql` prints: a line for each row. It waits for a server
+/// that is away.
 pub fn query(url: &str, sql: &str) -> String {
-    let (url, schema) = url.rsplit_once("schema=").expect("the URL names a schema");
-    let run = Command::new(programs().join("psql"))
-        .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql])
-        .arg(url.trim_end_matches(['?', '&']))
-        .env("PGOPTIONS", format!("-csearch_path={schema}"))
-        .output()
-        .expect("psql runs");
+    let (url, schema) = url.rsplit_once("schema=").unwrap_or((url, "wfhost"));
+    let begin = Instant::now();
+    let run = loop {
+        let run = Command::new(programs().join("psql"))
+            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql])
+            .arg(url.trim_end_matches(['?', '&']))
+            .env("PGOPTIONS", format!("-csearch_path={schema}"))
+            .output()
+            .expect("psql runs");
+        // No connection: a test may have killed the server.
+        if run.status.code() != Some(2) || begin.elapsed() > Duration::from_secs(20) {
+            break run;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
     assert!(run.status.success(), "{sql}: {}", String::from_utf8_lossy(&run.stderr));
     String::from_utf8_lossy(&run.stdout).trim().to_owned()
 }

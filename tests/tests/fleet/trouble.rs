@@ -34,7 +34,9 @@ fn hosts_that_are_killed_lose_nothing() {
     let server = Postgres::start(&[]);
     let place = Place::on_server(server.url());
     let mut fleet = Fleet::new(&place, &server.url(), LEASE_MS);
-    (0..3).for_each(|_| drop(fleet.host()));
+    for _ in 0..3 {
+        fleet.host();
+    }
     fleet.begin_runs(12);
     let mut victims = 0;
     for_some_time(Duration::from_secs(4), Duration::from_millis(300), |turn| {
@@ -57,7 +59,9 @@ fn a_server_that_dies_and_comes_back_costs_no_call() {
     let server = Postgres::start(&[]);
     let place = Place::on_server(server.url());
     let mut fleet = Fleet::new(&place, &server.url(), LEASE_MS);
-    (0..2).for_each(|_| drop(fleet.host()));
+    for _ in 0..2 {
+        fleet.host();
+    }
     fleet.begin_runs(12);
     for_some_time(Duration::from_secs(3), Duration::from_millis(700), |turn| {
         server.kill();
@@ -78,7 +82,9 @@ fn backends_that_are_terminated_cost_no_call() {
     let server = Postgres::start(&[]);
     let place = Place::on_server(server.url());
     let mut fleet = Fleet::new(&place, &server.url(), LEASE_MS);
-    (0..2).for_each(|_| drop(fleet.host()));
+    for _ in 0..2 {
+        fleet.host();
+    }
     fleet.begin_runs(12);
     let mut terminated = 0;
     for_some_time(Duration::from_secs(4), Duration::from_millis(60), |turn| {
@@ -103,7 +109,9 @@ fn connections_that_are_cut_before_their_answers_cost_no_call() {
     let place = Place::on_server(server.url());
     let proxy = Proxy::to(server.port());
     let mut fleet = Fleet::new(&place, &by_tcp(proxy.port()), LEASE_MS);
-    (0..2).for_each(|_| drop(fleet.host()));
+    for _ in 0..2 {
+        fleet.host();
+    }
     fleet.begin_runs(12);
     for_some_time(Duration::from_secs(4), Duration::from_millis(40), |turn| {
         match turn % 8 {
@@ -130,7 +138,9 @@ fn connections_that_swallow_everything_are_given_up() {
     let place = Place::on_server(server.url());
     let proxy = Proxy::to(server.port());
     let mut fleet = Fleet::new(&place, &by_tcp(proxy.port()), LEASE_MS);
-    (0..2).for_each(|_| drop(fleet.host()));
+    for _ in 0..2 {
+        fleet.host();
+    }
     fleet.begin_runs(6);
     std::thread::sleep(Duration::from_millis(600));
     // Nobody is told that they are dead.
@@ -146,7 +156,9 @@ fn a_host_that_is_stopped_past_its_lease_harms_nobody() {
     let server = Postgres::start(&[]);
     let place = Place::on_server(server.url());
     let mut fleet = Fleet::new(&place, &server.url(), 1_000);
-    (0..2).for_each(|_| drop(fleet.host()));
+    for _ in 0..2 {
+        fleet.host();
+    }
     fleet.begin_runs(10);
     for round in 0..3 {
         std::thread::sleep(Duration::from_millis(400));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 use wfhost::store::{RunFilter, RunInfo, SharedStore, SqliteOptions, SqliteStore};
 use wfhost_core::{Entry, Event, Journal, Op, Outcome, Position, RunId, decode_op};
+use wfhost_postgres::{PostgresOptions, PostgresStore};
 use wfhost_tests::Place;
 
 use super::fleet::{Call, Lives};
@@ -39,10 +40,18 @@ pub fn judge(place: &Place, lives: &Lives<'_>, begun: &BTreeSet<String>, sent: &
 }
 
 fn read(place: &Place, faults: &mut Vec<String>) -> Runs {
-    let store = SqliteStore::open(&place.db(), &SqliteOptions::default()).expect("the database");
-    let store: SharedStore = Arc::new(store);
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
+        let store: SharedStore = match place.on_a_server() {
+            true => {
+                let store = PostgresStore::open(&place.database(), &PostgresOptions::default()).await;
+                Arc::new(store.expect("the database"))
+            }
+            false => {
+                let store = SqliteStore::open(&place.db(), &SqliteOptions::default());
+                Arc::new(store.expect("the database"))
+            }
+        };
         let mut runs = Runs::new();
         let all = RunFilter { limit: usize::MAX >> 1, ..RunFilter::default() };
         for info in store.runs(all).await.expect("the runs") {

@@ -10,10 +10,11 @@ mod fleet;
 mod judge;
 mod outside;
 mod programs;
+mod server;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use wfhost::store::{SqliteOptions, SqliteStore};
+use private_postgres::Postgres;
 use wfhost_tests::Place;
 
 use clock::Library;
@@ -53,8 +54,13 @@ fn a_storm_loses_nothing_and_repeats_only_what_it_hit() {
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
     println!("seed {seed}");
 
-    let place = Place::new();
-    drop(SqliteStore::open(&place.db(), &SqliteOptions::default()).expect("a new database"));
+    // A server of its own, as that is among what the storm hits.
+    let server = wfhost_tests::on_a_server().then(|| Postgres::start(&[]));
+    let place = match &server {
+        Some(server) => Place::on_server(server.url()),
+        None => Place::in_file(),
+    };
+    assert_eq!(place.run(["db", "init"]).code(), Some(0), "a new database");
     let lives = Lives::new(&place);
     let library = Library::build(&place);
     let outside = Outside::new(&place, &lives, library.as_ref());
@@ -66,6 +72,10 @@ fn a_storm_loses_nothing_and_repeats_only_what_it_hit() {
         let disturbers = (1..=6).map(|n| scope.spawn(move || outside.disturb(Dice(seed + n))));
         let mut people: Vec<_> = disturbers.collect();
         people.push(scope.spawn(|| outside.begin_runs(runs, Dice(seed + 7))));
+        if let Some(server) = &server {
+            let lives = &lives;
+            people.push(scope.spawn(move || server::disturb(server, lives, length, Dice(seed + 8))));
+        }
         let mut counted = Instant::now();
         loop {
             let storm = begin.elapsed() < length;

@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, OptionalExtension, params};
 use rustix::process::Signal;
+use wfhost::store::RunState;
 use wfhost_tests::Place;
 
 use super::clock::Library;
@@ -92,16 +92,13 @@ impl<'a> Outside<'a> {
         self.calm.load(Ordering::Relaxed)
     }
 
-    fn database(&self) -> Connection {
-        Connection::open(self.place.db()).expect("the database can be read")
-    }
-
     /// The number of runs that have not ended.
     pub fn open(&self) -> u64 {
-        let count =
-            "SELECT count(*) FROM runs WHERE state NOT IN ('completed', 'failed', 'cancelled', 'continued')";
-        let count = self.database().query_row(count, [], |row| row.get::<_, i64>(0));
-        count.expect("the database can be read") as u64
+        let count = self.place.query(
+            "SELECT count(*) FROM runs WHERE state NOT IN ('completed', 'failed', 'cancelled', 'continued')",
+            "SELECT count(*) FROM hot WHERE state < 5",
+        );
+        count.parse().expect("a number")
     }
 
     fn command(&self, args: &[&str]) -> Told {
@@ -187,10 +184,9 @@ impl<'a> Outside<'a> {
 
     /// Disturbs runs that read what they are sent, at the worst moments if possible.
     pub fn disturb(&self, mut dice: Dice) {
-        let database = self.database();
         while !self.is_calm() {
-            let worst = if dice.roll(4) > 0 { closing(&database) } else { None };
-            let Some(aim) = worst.or_else(|| any(&database)) else {
+            let worst = if dice.roll(4) > 0 { closing(self.place) } else { None };
+            let Some(aim) = worst.or_else(|| any(self.place)) else {
                 std::thread::sleep(Duration::from_millis(50));
                 continue;
             };
@@ -199,11 +195,11 @@ impl<'a> Outside<'a> {
                 let rest = deadline.saturating_sub(millis() + lead);
                 std::thread::sleep(Duration::from_millis(rest));
             }
-            self.act(&database, &aim, &mut dice);
+            self.act(&aim, &mut dice);
         }
     }
 
-    fn act(&self, database: &Connection, aim: &Aim, dice: &mut Dice) {
+    fn act(&self, aim: &Aim, dice: &mut Dice) {
         let text = format!("no. {}.", self.number.fetch_add(1, Ordering::Relaxed));
         let quoted = format!("{text:?}");
         let run = aim.run.clone();
@@ -230,7 +226,7 @@ impl<'a> Outside<'a> {
                 (run, Wish::Pause, told)
             }
             16..19 => {
-                let Some(paused) = one_that_is("paused", database) else { return };
+                let Some(paused) = one_that_is("paused", self.place) else { return };
                 let told = self.rashly(&["resume", "-q", "-d", &paused], dice);
                 (paused, Wish::Resume, told)
             }
@@ -241,7 +237,7 @@ impl<'a> Outside<'a> {
             }
             _ => {
                 // One that nobody advances at the moment, whatever it does.
-                let parked = one_that_is("waiting", database);
+                let parked = one_that_is("waiting", self.place);
                 return self.pass_by(parked.as_ref().unwrap_or(&run), dice);
             }
         };
@@ -250,8 +246,7 @@ impl<'a> Outside<'a> {
 
     /// Goes on with all that is paused.
     pub fn resume_all(&self) {
-        let database = self.database();
-        while let Some(run) = one_that_is("paused", &database) {
+        while let Some(run) = one_that_is("paused", self.place) {
             if self.command(&["resume", "-q", "-d", &run]) != Told::Yes {
                 return;
             }
@@ -260,26 +255,42 @@ impl<'a> Outside<'a> {
 }
 
 /// A question that is about to close.
-fn closing(database: &Connection) -> Option<Aim> {
-    let soon = "SELECT r.name, ifnull(r.chain, r.name), q.step, q.deadline FROM questions q
-        JOIN runs r ON r.id = q.run WHERE q.answered = 0 AND q.deadline BETWEEN ?1 + 20 AND ?1 + 1000
-        AND r.name GLOB 's*' ORDER BY random() LIMIT 1";
-    let found = database.query_row(soon, params![millis() as i64], |row| {
-        let question = Some((row.get::<_, i64>(2)? as u64, row.get::<_, i64>(3)? as u64));
-        Ok(Aim { run: row.get(0)?, chain: row.get(1)?, question })
-    });
-    found.optional().expect("the database can be read")
+fn closing(place: &Place) -> Option<Aim> {
+    let (from, to) = (millis() + 20, millis() + 1_000);
+    let found = place.query(
+        &format!(
+            "SELECT r.name, ifnull(r.chain, r.name), q.step, q.deadline FROM questions q JOIN runs r ON r.id = q.run
+             WHERE q.answered = 0 AND q.deadline BETWEEN {from} AND {to} AND r.name GLOB 's*'
+             ORDER BY random() LIMIT 1"
+        ),
+        &format!(
+            "SELECT r.name, coalesce(r.chain, r.name), q.step, q.deadline FROM questions q JOIN runs r USING (run)
+             WHERE NOT q.answered AND q.deadline BETWEEN {from} AND {to} AND r.name LIKE 's%'
+             ORDER BY random() LIMIT 1"
+        ),
+    );
+    let mut values = found.split('|').map(str::to_owned);
+    let (run, chain) = (values.next().filter(|run| !run.is_empty())?, values.next()?);
+    let question = (values.next()?.parse().ok()?, values.next()?.parse().ok()?);
+    Some(Aim { run, chain, question: Some(question) })
 }
 
-fn any(database: &Connection) -> Option<Aim> {
-    let any = "SELECT name, ifnull(chain, name) FROM runs WHERE name GLOB 's*'
-        AND state IN ('queued', 'running', 'waiting', 'paused') ORDER BY random() LIMIT 1";
-    let found =
-        database.query_row(any, [], |row| Ok(Aim { run: row.get(0)?, chain: row.get(1)?, question: None }));
-    found.optional().expect("the database can be read")
+fn any(place: &Place) -> Option<Aim> {
+    let found = place.query(
+        "SELECT name, ifnull(chain, name) FROM runs WHERE name GLOB 's*'
+         AND state IN ('queued', 'running', 'waiting', 'paused') ORDER BY random() LIMIT 1",
+        "SELECT name, coalesce(chain, name) FROM runs JOIN hot USING (run) WHERE name LIKE 's%' AND state < 4
+         ORDER BY random() LIMIT 1",
+    );
+    let (run, chain) = found.split_once('|')?;
+    Some(Aim { run: run.to_owned(), chain: chain.to_owned(), question: None })
 }
 
-fn one_that_is(state: &str, database: &Connection) -> Option<String> {
-    let one = "SELECT name FROM runs WHERE state = ?1 ORDER BY random() LIMIT 1";
-    database.query_row(one, [state], |row| row.get(0)).optional().expect("the database can be read")
+fn one_that_is(state: &str, place: &Place) -> Option<String> {
+    let number = RunState::ALL.iter().position(|known| known.as_str() == state).expect("a state");
+    let found = place.query(
+        &format!("SELECT name FROM runs WHERE state = '{state}' ORDER BY random() LIMIT 1"),
+        &format!("SELECT name FROM runs JOIN hot USING (run) WHERE state = {number} ORDER BY random() LIMIT 1"),
+    );
+    (!found.is_empty()).then_some(found)
 }
