@@ -225,6 +225,7 @@ impl Host {
             trouble: tokio::sync::watch::channel(None).0,
             crowded: AtomicBool::new(false),
             unsure: AtomicBool::new(false),
+            settle_again: Mutex::default(),
             tasks: Mutex::default(),
             work: Arc::new(Notify::new()),
             left: Notify::new(),

@@ -31,8 +31,9 @@ pub(super) async fn copy(common: &Common, from: &Database, to: &Database) -> Res
     if let Some(session) = living.iter().find(|session| session.left_ms > 0 && !is_dead(&session.owner)) {
         let owner = &session.owner;
         let said = format!("{from} is in use by process {} on {}", owner.pid, owner.host);
-        return Err(Trouble::usage("WF0341", said)
-            .hint("end that process, and copy then; nothing was copied"));
+        return Err(
+            Trouble::usage("WF0341", said).hint("end that process, and copy then; nothing was copied")
+        );
     }
     let made = matches!(to, Database::File(path) if !path.exists());
     if let Database::Server(url) = to {
@@ -93,10 +94,7 @@ async fn transfer(common: &Common, source: &Opened, target: &Opened) -> Result<u
         }
     }
     drop((read, pass));
-    let broken = |_| StoreError::Failed {
-        place: "the copy".to_owned(),
-        reason: "a thread ended".to_owned(),
-    };
+    let broken = |_| StoreError::Failed { place: "the copy".to_owned(), reason: "a thread ended".to_owned() };
     let (read, written) = (reading.await.map_err(broken)?, writing.await.map_err(broken)?);
     // Whoever writes only knows that something is missing.
     read?;
@@ -126,7 +124,8 @@ async fn compare(common: &Common, source: &dyn Store, target: &dyn Store) -> Res
                     faults.push(format!("{id} has another journal"));
                 }
                 // The chain says that the entries are those of the heads.
-                faults.extend(verify(target, &there).await?.faults.into_iter().map(|it| format!("{id}: {it}")));
+                faults
+                    .extend(verify(target, &there).await?.faults.into_iter().map(|it| format!("{id}: {it}")));
                 if at_rest(there) != at_rest(info) {
                     faults.push(format!("{id} is shown otherwise"));
                 }

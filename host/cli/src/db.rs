@@ -14,7 +14,7 @@ use wfhost::verify::{compare_given_out, rebuild, verify};
 use wfhost::world::private;
 use wfhost::{Adopt, Evict, HostError};
 use wfhost_core::RunId;
-use wfhost_postgres::{Formats, Migrate, PostgresStore};
+use wfhost_postgres::{Migrate, PostgresStore};
 
 use super::copy::copy;
 use super::database::{Database, Opened};
@@ -150,9 +150,9 @@ async fn init(common: &Common) -> Result<Exit, Trouble> {
         }
         Database::Server(url) => {
             let options = common.postgres_options(Migrate::Yes);
-            let found = PostgresStore::look(url, &options).await?.formats.found;
+            let found = PostgresStore::look(url, &options).await?.formats;
             PostgresStore::open(url, &options).await?;
-            found.is_none()
+            found.is_some_and(|formats| formats.found.is_none())
         }
     };
     let verb = if made { "Made" } else { "There" };
@@ -168,11 +168,17 @@ async fn migrate(common: &Common) -> Result<Exit, Trouble> {
         return Ok(Exit::Done);
     };
     let options = common.postgres_options(Migrate::Yes);
-    let Formats { found, newest } = PostgresStore::look(url, &options).await?.formats;
-    let text = match found {
-        None => return Err(StoreError::NoTables { place: place.to_string() }.into()),
-        Some(found) if found >= newest => format!("{place} has format {found} already"),
-        Some(found) => {
+    let found = PostgresStore::look(url, &options).await?.formats;
+    let newest = found.map_or(0, |formats| formats.newest);
+    let text = match found.map(|formats| formats.found) {
+        Some(None) => return Err(StoreError::NoTables { place: place.to_string() }.into()),
+        // Opening it tells what is missing.
+        None => {
+            PostgresStore::open(url, &options).await?;
+            format!("{place}")
+        }
+        Some(Some(found)) if found >= newest => format!("{place} has format {found} already"),
+        Some(Some(found)) => {
             PostgresStore::open(url, &options).await?;
             format!("{place} from format {found} to {newest}")
         }

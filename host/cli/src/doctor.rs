@@ -104,13 +104,15 @@ async fn server(common: &Common, url: &str) -> Finding {
         }
     };
     let mut problems = Vec::new();
-    let Formats { found: format, newest } = found.formats;
-    match format {
-        None => problems.push("it has no tables of wfhost: `wfhost db init` makes them".to_owned()),
-        Some(format) if format < newest => problems.push(format!(
+    let format = found.formats.and_then(|formats| formats.found);
+    match found.formats {
+        Some(Formats { found: None, .. }) => {
+            problems.push("it has no tables of wfhost: `wfhost db init` makes them".to_owned());
+        }
+        Some(Formats { found: Some(format), newest }) if format < newest => problems.push(format!(
             "its tables have format {format}: `wfhost db migrate` brings them to {newest}, which this wfhost needs"
         )),
-        Some(_) => {}
+        _ => {}
     }
     if !found.missing_rights.is_empty() {
         problems.push(format!("the user may not {}", found.missing_rights.join(", ")));
@@ -134,7 +136,8 @@ async fn server(common: &Common, url: &str) -> Finding {
     ];
     if !found.hears {
         notes.push(
-            "no notices come through, as behind a pooler or with listen=off: hosts look every 100 ms".to_owned(),
+            "no notices come through, as behind a pooler or with listen=off: hosts look every 100 ms"
+                .to_owned(),
         );
     }
     notes.extend(found.notes);

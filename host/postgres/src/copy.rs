@@ -22,8 +22,27 @@ fn states() -> String {
 
 /// The column of the table of states, of those of runs.
 const HOT: [&str; 21] = [
-    "epoch", "emissions", "starts", "troubles", "stopping", "state", "due_at", "wait_until", "parked_at", "people",
-    "tokens", "micros", "updated_at", "head", "given", "outcome", "wait_for", "trouble", "phase", "session", "run",
+    "epoch",
+    "emissions",
+    "starts",
+    "troubles",
+    "stopping",
+    "state",
+    "due_at",
+    "wait_until",
+    "parked_at",
+    "people",
+    "tokens",
+    "micros",
+    "updated_at",
+    "head",
+    "given",
+    "outcome",
+    "wait_for",
+    "trouble",
+    "phase",
+    "session",
+    "run",
 ];
 
 fn select(table: &Table) -> String {
@@ -158,7 +177,8 @@ impl PostgresStore {
         // A second copy waits, and finds that it is not empty.
         self.run(&conn, "SELECT 1 FROM wf.meta FOR UPDATE").await?;
         for table in TABLES.iter().filter(|table| !["store", "deleted"].contains(&table.name)) {
-            let any = self.ask(&conn, &format!("SELECT 1 FROM wf.{} LIMIT 1", table.name), Vec::new()).await?;
+            let any =
+                self.ask(&conn, &format!("SELECT 1 FROM wf.{} LIMIT 1", table.name), Vec::new()).await?;
             if !any.is_empty() {
                 return Err(StoreError::NotEmpty { place: self.place().to_owned() });
             }
@@ -170,19 +190,16 @@ impl PostgresStore {
                 None => return Err(cut_short(self.place())),
             };
             let table = &TABLES[table];
-            if table.name == "runs" {
-                self.label(&conn, table, &rows).await?;
+            match table.name {
+                "runs" => self.label(&conn, table, &rows).await?,
+                // They get numbers here, behind those of the runs.
+                "deleted" => self.go_on_behind(&conn).await?,
+                _ => {}
             }
             let arrays = arrays(table, rows).map_err(|strange| self.damaged(strange))?;
             self.ask(&conn, &insert(table), arrays).await?;
         }
-        for (table, column) in SEQUENCES {
-            let sql = format!(
-                "SELECT setval(pg_get_serial_sequence('wf.{table}', '{column}'), coalesce(max({column}), 0) + 1, false)
-                 FROM wf.{table}"
-            );
-            self.run(&conn, &sql).await?;
-        }
+        self.go_on_behind(&conn).await?;
         self.run(&conn, crate::format::PLACES_GROW).await?;
         // All statements before it succeeded, so that this is no end of a failed transaction.
         self.run(&conn, "COMMIT").await
@@ -196,6 +213,18 @@ impl PostgresStore {
     async fn ask(&self, conn: &Conn, sql: &str, args: Vec<Arg>) -> Result<Vec<SqlRow>> {
         let rows = query(&conn.client, &self.pool.sql(sql), args).await;
         rows.map_err(|error| classify(self.place(), &error).into_error())
+    }
+
+    /// Has numbers go on behind those that were copied.
+    async fn go_on_behind(&self, conn: &Conn) -> Result<()> {
+        for (table, column) in SEQUENCES {
+            let sql = format!(
+                "SELECT setval(pg_get_serial_sequence('wf.{table}', '{column}'), coalesce(max({column}), 0) + 1, false)
+                 FROM wf.{table}"
+            );
+            self.run(conn, &sql).await?;
+        }
+        Ok(())
     }
 
     /// Has runs be found by their labels.

@@ -357,10 +357,11 @@ BEGIN
 END $$;
 
 -- Commits a batch of a session: appends of no more than a row as arrays, all others as jobs. Of the former it gives
--- those that were accepted, of the latter all, behind them. One row with the index -1 if the session was fenced.
+-- those that were accepted, of the latter all, behind them. One row with the index -1 if the session was fenced, or
+-- if the batch comes too late: its sender has looked what became of it, and found nothing.
 CREATE FUNCTION wf.commit_1(p_session int8, p_lane int2, p_batch int8, p_now int8,
     p_run int8[], p_epoch int8[], p_seq int8[], p_prev bytea[], p_count int4[], p_at int8[], p_head bytea[],
-    p_body bytea[], p_jobs jsonb, b bytea[])
+    p_body bytea[], p_jobs jsonb, b bytea[], p_turn int8)
 RETURNS TABLE (idx int4, place int8, result text) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -370,7 +371,7 @@ DECLARE
     c jsonb;
     n int4;
 BEGIN
-    PERFORM 1 FROM wf.lanes WHERE session = p_session AND lane = p_lane FOR NO KEY UPDATE;
+    PERFORM 1 FROM wf.lanes WHERE session = p_session AND lane = p_lane AND turn = p_turn FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RETURN QUERY SELECT -1, NULL::int8, NULL::text;
         RETURN;
@@ -425,15 +426,16 @@ BEGIN
     END IF;
 END $$;
 
--- What became of a batch nobody heard of: behind the lock that it took, so that it is not under way any more. None
--- if the session was fenced.
-CREATE FUNCTION wf.became_1(p_session int8, p_lane int2, p_run int8[], p_seq int8[], p_head bytea[])
+-- What became of a batch nobody heard of: behind the lock that it took, so that it is not under way any more. If it
+-- has not reached the server's attention yet, it never will: another turn begins. None if the session was fenced.
+CREATE FUNCTION wf.became_1(p_session int8, p_lane int2, p_run int8[], p_seq int8[], p_head bytea[], p_turn int8)
 RETURNS TABLE (batch int8, there bool[]) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     v_batch int8;
 BEGIN
-    SELECT batch INTO v_batch FROM wf.lanes WHERE session = p_session AND lane = p_lane FOR NO KEY UPDATE;
+    UPDATE wf.lanes SET turn = greatest(turn, p_turn) WHERE session = p_session AND lane = p_lane
+        RETURNING batch INTO v_batch;
     IF NOT FOUND THEN RETURN; END IF;
     RETURN QUERY SELECT v_batch, ARRAY(
         SELECT EXISTS (SELECT 1 FROM wf.journal j WHERE j.run = a.run AND j.seq = a.seq AND j.head = a.head)

@@ -82,7 +82,7 @@ impl Lanes {
         let place = shared.connector.url.place.clone();
         let queues = (0..LANES).map(|number| {
             let (queue, jobs) = mpsc::unbounded_channel();
-            let lane = Lane { shared: Arc::clone(shared), number, conn: None };
+            let lane = Lane { shared: Arc::clone(shared), number, conn: None, turns: HashMap::new() };
             tokio::spawn(lane.work(jobs));
             queue
         });
@@ -103,6 +103,16 @@ struct Lane {
     shared: Arc<Shared>,
     number: usize,
     conn: Option<Conn>,
+    turns: HashMap<SessionId, Turn>,
+}
+
+/// Of batches of a session. Another one begins with each batch of which it is not known what became of it: a copy of
+/// that which lies in a socket, and is read by the server some time, is refused then.
+#[derive(Clone, Copy, Default)]
+struct Turn {
+    number: i64,
+    /// The server may not know of it.
+    is_new: bool,
 }
 
 /// What became of each of a batch.
@@ -287,11 +297,17 @@ impl Lane {
         // Where no entry tells whether it was committed, the lane does.
         let mark = batch.others.iter().any(|(_, _, append)| append.row.is_none());
         let mark = mark.then(|| jitter(i64::MAX as u64) as i64 | 1);
+        if self.turn(session).is_new {
+            // Nobody could be asked when it began.
+            let none = Batch { session, plain: Vec::new(), others: Vec::new() };
+            self.became(&none, None, until).await?;
+        }
         let mut again = 0;
         loop {
-            let args = self.arguments(&batch, mark)?;
+            let mut args = self.arguments(&batch, mark)?;
+            args.extend(args_of![self.turn(session).number]);
             let sql = "SELECT idx, place, result FROM wf.commit_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
-                       $13::jsonb, $14)";
+                       $13::jsonb, $14, $15)";
             self.shared.connector.commits.about_to_be_made();
             let error = match self.ask(sql, args, until).await {
                 Ok(rows) => {
@@ -310,6 +326,8 @@ impl Lane {
                 Err(fault) => return Err(fault.into_error()),
             };
             // It may be under way still: what became of it is looked up behind the lock that it takes.
+            let turn = self.turns.entry(session).or_default();
+            *turn = Turn { number: turn.number + 1, is_new: true };
             match self.became(&batch, mark, until).await {
                 Ok(Some(outcomes)) => return Ok(outcomes),
                 Ok(None) if Instant::now() < until => {}
@@ -323,6 +341,10 @@ impl Lane {
                 }
             }
         }
+    }
+
+    fn turn(&self, session: SessionId) -> Turn {
+        self.turns.get(&session).copied().unwrap_or_default()
     }
 
     fn arguments(&self, batch: &Batch<'_>, mark: Option<i64>) -> Result<Vec<Arg>> {
@@ -426,9 +448,10 @@ impl Lane {
             .filter_map(|(at, run, append)| append.row.as_ref().map(|row| (*at, *run, row)))
             .collect();
         let (session, number) = (batch.session.0 as i64, self.number as i16);
+        let turn = self.turn(batch.session).number;
         let found = self
             .persist(
-                "SELECT batch, there FROM wf.became_1($1, $2, $3, $4, $5)",
+                "SELECT batch, there FROM wf.became_1($1, $2, $3, $4, $5, $6)",
                 &|| {
                     args_of![
                         session,
@@ -436,11 +459,13 @@ impl Lane {
                         rows.iter().map(|(_, run, _)| *run).collect::<Vec<_>>(),
                         rows.iter().map(|(.., row)| row.first.0 as i64).collect::<Vec<_>>(),
                         rows.iter().map(|(.., row)| row.head.0.to_vec()).collect::<Vec<_>>(),
+                        turn,
                     ]
                 },
                 until,
             )
             .await?;
+        self.turns.insert(batch.session, Turn { number: turn, is_new: false });
         let strange = |strange: crate::args::Strange| StoreError::Unknown {
             place: self.shared.connector.url.place.clone(),
             reason: strange.0,

@@ -17,7 +17,8 @@ pub struct Server {
     pub place: String,
     /// Like `15.18`.
     pub version: String,
-    pub formats: Formats,
+    /// None if the user may not look at them.
+    pub formats: Option<Formats>,
     pub encrypted: bool,
     /// How long a question and its answer take.
     pub round_trip: Duration,
@@ -44,7 +45,11 @@ const RIGHTS: &str = "
         WHERE n.nspname = $1 AND c.relkind = 'r' AND NOT has_table_privilege(c.oid, p)
     UNION ALL
     SELECT 'call ' || p.proname FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-        WHERE n.nspname = $1 AND NOT has_function_privilege(p.oid, 'EXECUTE')";
+        WHERE n.nspname = $1 AND NOT has_function_privilege(p.oid, 'EXECUTE')
+    UNION ALL
+    SELECT 'create the schema ' || $1::text
+        WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1)
+          AND NOT has_database_privilege(current_database(), 'CREATE')";
 
 /// What can be wrong with tables besides journals: a name, and SQL that gives what is.
 const CHECKS: [(&str, &str); 8] = [
@@ -99,7 +104,12 @@ impl PostgresStore {
             place: pool.connector.url.place.clone(),
             reason: strange.0,
         };
-        let formats = found(&pool).await?;
+        let missing_rights = missing_rights(&pool).await?;
+        let formats = match found(&pool).await {
+            Ok(formats) => Some(formats),
+            Err(StoreError::Refused { .. }) if !missing_rights.is_empty() => None,
+            Err(error) => return Err(error),
+        };
         let sql = "SELECT current_setting('server_version'),
                 coalesce((SELECT ssl FROM pg_catalog.pg_stat_ssl WHERE pid = pg_backend_pid()), false),
                 current_setting('synchronous_commit'), current_setting('synchronous_standby_names'),
@@ -138,7 +148,7 @@ impl PostgresStore {
             ahead_ms,
             connections: (count(number(5)?), count(number(6)?)),
             hears,
-            missing_rights: missing_rights(&pool, formats).await?,
+            missing_rights,
             notes,
         })
     }
@@ -173,20 +183,12 @@ async fn clock(pool: &Pool) -> Result<(Duration, i64)> {
     Ok(best)
 }
 
-async fn missing_rights(pool: &Pool, formats: Formats) -> Result<Vec<String>> {
+async fn missing_rights(pool: &Pool) -> Result<Vec<String>> {
     let schema = pool.connector.url.schema.as_str();
     let read = |row: &SqlRow| -> Read<String> { row.text(0) };
-    let sql = match formats.found {
-        Some(_) => RIGHTS,
-        None => {
-            "SELECT 'create the schema ' || $1::text
-             WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1)
-               AND NOT has_database_privilege(current_database(), 'CREATE')"
-        }
-    };
-    let rows = pool.read(sql, &|| args_of![schema]).await?;
-    rows.iter().map(read).collect::<Read<_>>().map_err(|strange| StoreError::Damaged {
-        place: pool.connector.url.place.clone(),
-        reason: strange.0,
-    })
+    let rows = pool.read(RIGHTS, &|| args_of![schema]).await?;
+    rows.iter()
+        .map(read)
+        .collect::<Read<_>>()
+        .map_err(|strange| StoreError::Damaged { place: pool.connector.url.place.clone(), reason: strange.0 })
 }

@@ -28,6 +28,7 @@ CREATE TABLE wf.lanes (
     session int8 NOT NULL,
     lane    int2 NOT NULL,
     batch   int8 NOT NULL DEFAULT 0,       -- the last batch that says whether it was committed
+    turn    int8 NOT NULL DEFAULT 0,       -- what was sent in an earlier one comes too late
     PRIMARY KEY (session, lane)
 ) WITH (fillfactor = 50);
 

@@ -294,8 +294,9 @@ async fn a_database_of_others_and_of_a_later_format_is_refused() {
     let no = PostgresOptions { migrate: wfhost_postgres::Migrate::No, ..options.clone() };
     assert!(matches!(PostgresStore::open(&fresh, &no).await, Err(StoreError::NoTables { .. })));
     let looked = PostgresStore::look(&url, &options).await.unwrap();
-    assert_eq!(looked.formats.found, Some(looked.formats.newest));
-    assert_eq!(PostgresStore::look(&fresh, &options).await.unwrap().formats.found, None);
+    let formats = looked.formats.unwrap();
+    assert_eq!(formats.found, Some(formats.newest));
+    assert_eq!(PostgresStore::look(&fresh, &options).await.unwrap().formats.unwrap().found, None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -65,7 +65,14 @@ impl Inner {
         tokio::spawn(async move {
             let Entered { inner, run } = &entered;
             let driven = inner.drive(run, &live, from).await;
+            let is_lost = matches!(driven, Ok(Driven::Lost)) && !live.control.lease.is_lost();
             inner.report(run, driven);
+            if is_lost {
+                // If nobody else has it after all, it is not to stay with this session.
+                let inner = Arc::clone(inner);
+                drop(entered);
+                inner.doubt();
+            }
         });
     }
 

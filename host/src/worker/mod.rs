@@ -63,6 +63,8 @@ pub(crate) struct Inner {
     pub crowded: AtomicBool,
     /// A claim failed, and it is not known whether it was made: this host may have runs that nobody drives.
     pub unsure: AtomicBool,
+    /// When what this host has and does not drive is to be given up once more.
+    pub settle_again: Mutex<Option<tokio::time::Instant>>,
     /// The tasks that end with this.
     pub tasks: Mutex<Vec<AbortHandle>>,
     /// There may be work.

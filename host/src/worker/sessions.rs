@@ -19,6 +19,8 @@ const RENEWALS: u32 = 3;
 const OWNERS_EVERY: Duration = Duration::from_millis(200);
 /// How often is looked whether the database is still the one that was opened.
 const PLACE_EVERY: Duration = Duration::from_secs(1);
+/// Claims of which nothing was heard are made within this time, or never.
+const CLAIMS_COME_WITHIN: Duration = Duration::from_secs(3);
 /// Runs that were parked by a clock that was ahead are looked for after this time.
 const PUT_RIGHT_EVERY: Duration = Duration::from_secs(30);
 
@@ -94,12 +96,16 @@ impl Inner {
 
     /// Gives up what this host has and does not drive.
     pub(super) async fn settle_doubt(&self, current: &Current) -> Result<(), StoreError> {
-        if !self.unsure.swap(false, Ordering::Relaxed) {
+        let late = lock(&self.settle_again).is_some_and(|at| at <= Instant::now());
+        if !self.unsure.swap(false, Ordering::Relaxed) && !late {
             return Ok(());
         }
         let driven = lock(&self.state).live.keys().cloned().collect();
         let shed = self.store.shed(current.session, driven).await;
-        shed.map(drop).inspect_err(|_| self.unsure.store(true, Ordering::Relaxed))
+        shed.map(drop).inspect_err(|_| self.unsure.store(true, Ordering::Relaxed))?;
+        // A claim that was under way may have come behind it.
+        *lock(&self.settle_again) = (!late).then(|| Instant::now() + CLAIMS_COME_WITHIN);
+        Ok(())
     }
 
     /// Gives up all that this host has, for others.

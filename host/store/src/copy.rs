@@ -81,11 +81,7 @@ use Kind::{Bytes, Flag, Int, Text};
 /// commits, so that whoever follows them goes on where it was.
 pub const TABLES: [Table; 18] = [
     table("store", "identity", &[("identity", Text), ("secret", Bytes)]),
-    table(
-        "modules",
-        "digest",
-        &[("digest", Bytes), ("name", Text), ("added_at", Int), ("bytes", Bytes)],
-    ),
+    table("modules", "digest", &[("digest", Bytes), ("name", Text), ("added_at", Int), ("bytes", Bytes)]),
     table(
         "runs",
         "run",

@@ -32,15 +32,21 @@ fn what_is_wrong_with_a_server_is_told_with_what_mends_it() {
     let rules = "local all all trust
         host all ann 127.0.0.1/32 scram-sha-256
         hostssl all careful 127.0.0.1/32 trust
-        host all all 127.0.0.1/32 trust\n";
+        host all reader,many,small 127.0.0.1/32 trust\n";
     std::fs::write(server.dir().join("data/pg_hba.conf"), rules).expect("the server's rules");
     server.sql("SELECT pg_reload_conf()");
     std::thread::sleep(std::time::Duration::from_millis(200));
 
     let at = |user: &str, rest: &str| format!("postgres://{user}@127.0.0.1:{port}/{rest}");
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
+    let nobody =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
     let cases = [
-        (at("ann:not-open-sesame", "postgres"), "WF0331", "password authentication failed", "user and password"),
+        (
+            at("ann:not-open-sesame", "postgres"),
+            "WF0331",
+            "password authentication failed",
+            "user and password",
+        ),
         (at("ann", "postgres"), "WF0331", "it wants a password", "user and password"),
         (at("careful", "postgres?sslmode=disable"), "WF0332", "no encryption", "leave out sslmode=disable"),
         (at("small", "postgres?sslmode=require"), "WF0332", "does not support TLS", "switch `ssl` on"),
@@ -52,7 +58,12 @@ fn what_is_wrong_with_a_server_is_told_with_what_mends_it() {
         (at("small", "ascii"), "WF0335", "SQL_ASCII, not UTF8", "explain WF0335"),
         (format!("postgres://small@127.0.0.1:{nobody}/x"), "WF0318", "refused", "host and port"),
         ("postgres://small@nowhere.invalid/x".to_owned(), "WF0318", "nowhere.invalid", "host and port"),
-        (format!("mysql://ann:{PASSWORD}@127.0.0.1/x"), "WF0336", "begin with postgres://", "like postgres://"),
+        (
+            format!("mysql://ann:{PASSWORD}@127.0.0.1/x"),
+            "WF0336",
+            "begin with postgres://",
+            "like postgres://",
+        ),
         (at(&format!("ann:{PASSWORD}"), "postgres?ssl=on"), "WF0336", "parameter `ssl`", "like postgres://"),
     ];
     for (url, code, what, hint) in &cases {
@@ -91,7 +102,9 @@ fn what_is_wrong_with_a_server_is_told_with_what_mends_it() {
     let said = error(&place, &url, &["ps"]);
     assert!(said.contains("WF0338") && said.contains("wfhost db migrate"), "{said}");
     server.sql("UPDATE wfhost.meta SET format = 1");
-    assert!(error(&place, &url, &["db", "backup", &place.path("b").display().to_string()]).contains("WF0339"));
+    assert!(
+        error(&place, &url, &["db", "backup", &place.path("b").display().to_string()]).contains("WF0339")
+    );
 
     // A standby.
     server.kill();

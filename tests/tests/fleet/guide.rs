@@ -17,7 +17,8 @@ fn commands() -> Vec<String> {
 fn each_command_of_the_guide_does_what_it_says() {
     let place = Place::in_file();
     std::fs::copy(module("hello"), place.path("hello.wasm")).expect("the example");
-    let begun = place.run(["run", &module("hello"), "-i", r#"{"name":"Eve"}"#, "--agent", "echo", "--id", "before"]);
+    let begun =
+        place.run(["run", &module("hello"), "-i", r#"{"name":"Eve"}"#, "--agent", "echo", "--id", "before"]);
     assert_eq!(begun.code(), Some(0), "{}", begun.stderr());
 
     let commands = commands();

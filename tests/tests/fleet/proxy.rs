@@ -133,8 +133,9 @@ impl State {
                 continue;
             }
             if is_answer {
-                let taken =
-                    self.unanswered.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+                let taken = self
+                    .unanswered
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
                 if taken.is_ok() {
                     self.cut.fetch_add(1, Ordering::Relaxed);
                     break;

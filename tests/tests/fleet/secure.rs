@@ -7,7 +7,8 @@ use private_postgres::Postgres;
 use wfhost_tests::{Place, Ran};
 
 fn openssl(dir: &Path, args: &str) {
-    let ran = Command::new("openssl").args(args.split(' ')).current_dir(dir).output().expect("openssl is there");
+    let ran =
+        Command::new("openssl").args(args.split(' ')).current_dir(dir).output().expect("openssl is there");
     assert!(ran.status.success(), "{args}: {}", String::from_utf8_lossy(&ran.stderr));
 }
 
@@ -20,9 +21,15 @@ fn certificates(dir: &Path) {
             .replace("         ", "")
             .as_str(),
     );
-    openssl(dir, "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout server.key -out server.csr -subj /CN=localhost");
+    openssl(
+        dir,
+        "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout server.key -out server.csr -subj /CN=localhost",
+    );
     std::fs::write(dir.join("names"), "subjectAltName=DNS:localhost").expect("a file");
-    openssl(dir, "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2 -extfile names");
+    openssl(
+        dir,
+        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2 -extfile names",
+    );
 }
 
 #[test]

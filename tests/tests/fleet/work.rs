@@ -107,7 +107,8 @@ impl<'a> Fleet<'a> {
 
     /// How many of the runs have ended.
     pub fn ended(&self) -> usize {
-        let states = self.command(&["ps", "-o", "json", "-n", "1000", "--state", "completed,failed,cancelled"]);
+        let states =
+            self.command(&["ps", "-o", "json", "-n", "1000", "--state", "completed,failed,cancelled"]);
         if states.code() != Some(0) {
             return 0;
         }

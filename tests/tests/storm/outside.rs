@@ -290,7 +290,9 @@ fn one_that_is(state: &str, place: &Place) -> Option<String> {
     let number = RunState::ALL.iter().position(|known| known.as_str() == state).expect("a state");
     let found = place.query(
         &format!("SELECT name FROM runs WHERE state = '{state}' ORDER BY random() LIMIT 1"),
-        &format!("SELECT name FROM runs JOIN hot USING (run) WHERE state = {number} ORDER BY random() LIMIT 1"),
+        &format!(
+            "SELECT name FROM runs JOIN hot USING (run) WHERE state = {number} ORDER BY random() LIMIT 1"
+        ),
     );
     (!found.is_empty()).then_some(found)
 }
