@@ -254,11 +254,11 @@ fn a_cancelled_program_sees_it_and_may_end_by_itself() {
 
 #[test]
 fn databases_that_cannot_be_used_are_explained() {
-    let place = Place::new();
+    let place = Place::in_file();
     place.file("wfhost.db", "this is not a database, but it is long enough to be taken for one. ".repeat(20));
     let error = place.run(["ps"]).error(4, &place);
     assert!(error.starts_with("error[WF0316]: DIR/wfhost.db is no database of wfhost"), "{error}");
-    let place = Place::new();
+    let place = Place::in_file();
     place.run(["add", &module("counter")]);
     rusqlite::Connection::open(place.db()).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let error = place.run(["ps"]).error(4, &place);
@@ -272,7 +272,7 @@ fn databases_that_cannot_be_used_are_explained() {
 
 #[test]
 fn a_changed_byte_in_a_journal_is_noticed() {
-    let place = Place::new();
+    let place = Place::in_file();
     place.run(["run", &module("counter"), "-i", r#"{"steps":3}"#, "--agent", "echo", "--id", "r"]).ok_json();
     let database = rusqlite::Connection::open(place.db()).unwrap();
     database

@@ -8,7 +8,7 @@ use wfhost_tests::{Place, Ran, module};
 
 #[test]
 fn a_full_disk_stops_a_run_which_goes_on_when_there_is_room() {
-    let place = Place::new();
+    let place = Place::in_file();
     let script = place.script(json!({ "default": { "reply": "${prompt} ".repeat(2_000) } }));
     let program: Vec<_> = (0..60).map(|n| json!({ "agent": format!("step{n}") })).collect();
     let (module, input) = (module("probe"), json!({ "do": program }).to_string());
@@ -35,7 +35,7 @@ fn a_full_disk_stops_a_run_which_goes_on_when_there_is_room() {
 
 #[test]
 fn a_run_calls_nobody_any_more_when_its_database_is_gone() {
-    let place = Place::new();
+    let place = Place::in_file();
     let script = place.script(json!({ "default": { "reply": "x", "delay_ms": 700 } }));
     let program: Vec<_> = (0..12).map(|n| json!({ "agent": format!("step{n}") })).collect();
     let (module, input) = (module("probe"), json!({ "do": program }).to_string());
@@ -50,7 +50,7 @@ fn a_run_calls_nobody_any_more_when_its_database_is_gone() {
 
 #[test]
 fn a_database_that_cannot_be_written_is_named() {
-    let place = Place::new();
+    let place = Place::in_file();
     place.run(["run", &module("probe"), "-i", r#"{"do":[]}"#, "--id", "r"]).ok_json();
     let mode = |path: &std::path::Path, mode| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
@@ -75,7 +75,7 @@ fn a_database_that_cannot_be_written_is_named() {
 
 #[test]
 fn damage_anywhere_in_the_file_is_found_and_crashes_nothing() {
-    let place = Place::new();
+    let place = Place::in_file();
     let program = json!([{ "agent": "x".repeat(20_000) }, { "log": "line" }, { "wait": { "name": "go" } }]);
     let input = json!({ "do": program }).to_string();
     let args = ["run", &module("probe"), "-i", &input, "--id", "r", "--agent", "echo", "--no-wait"];

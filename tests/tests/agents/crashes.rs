@@ -33,7 +33,7 @@ fn e02_killed_in_a_retry_delay_no_attempt_is_given_away_and_no_delay_starts_anew
     let retry = json!({"max_attempts": 2, "initial": 1500, "jitter": 0.0});
     let child = start(&place, &ask(json!({"prompt": "p", "providers": ["agent"], "retry": retry})));
     eventually("the first failure", || {
-        place.db().exists().then(|| calls(&place)).filter(|calls| calls.len() == 1)
+        place.has_begun().then(|| calls(&place)).filter(|calls| calls.len() == 1)
     });
     eventually("its entry", || (entries(&place, "attempt-failed").len() == 1).then_some(()));
     kill(child);
@@ -56,7 +56,7 @@ fn e02_a_delay_that_ended_while_nobody_was_there_is_over_at_once() {
     let retry = json!({"max_attempts": 2, "initial": 300, "jitter": 0.0});
     let child = start(&place, &ask(json!({"prompt": "p", "providers": ["agent"], "retry": retry})));
     eventually("its entry", || {
-        (place.db().exists()
+        (place.has_begun()
             && place.run(["show", "r"]).code() == Some(0)
             && entries(&place, "attempt-failed").len() == 1)
             .then_some(())

@@ -547,7 +547,7 @@ fn what_agents_write_shows_while_they_work_and_not_on_replay() {
     );
     let child = place.spawn(run_args(&place, &ask(json!({"prompt": "p", "providers": ["agent"]})), &[]));
     eventually("the run", || {
-        place.db().exists().then(|| place.run(["show", "r"])).filter(|ran| ran.code() == Some(0))
+        place.has_begun().then(|| place.run(["show", "r"])).filter(|ran| ran.code() == Some(0))
     });
     // Somebody else follows, too.
     let follow = place.spawn(["logs", "r", "-f"]);

@@ -3,6 +3,7 @@
 mod copy;
 mod errors;
 mod guide;
+mod pooler;
 mod proxy;
 mod secure;
 mod trouble;

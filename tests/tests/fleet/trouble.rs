@@ -1,4 +1,7 @@
 //! Hosts, servers and connections that fail while runs are advanced.
+//!
+//! The short form runs with all tests. A longer one, with more runs:
+//! `WFHOST_FLEET=60,40 cargo test -p wfhost-tests --test fleet trouble:: -- --nocapture` (seconds, runs).
 
 use std::time::{Duration, Instant};
 
@@ -13,9 +16,22 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Of a host whose death is found out by others, who are on the same machine.
 const LEASE_MS: u64 = 30_000;
 
+/// How long things fail, in seconds, and how many runs there are, if others are wanted than usually.
+fn form() -> Option<(u64, usize)> {
+    let form = std::env::var("WFHOST_FLEET").ok()?;
+    let (seconds, runs) = form.split_once(',').expect("SECONDS,RUNS");
+    Some((seconds.parse().expect("seconds"), runs.parse().expect("a number")))
+}
+
+/// Begins runs.
+fn begin(fleet: &mut Fleet<'_>, usually: usize) {
+    fleet.begin_runs(form().map_or(usually, |(_, runs)| runs));
+}
+
 /// Does something again and again, for so long.
 fn for_some_time(length: Duration, every: Duration, mut act: impl FnMut(u32)) {
     let begin = Instant::now();
+    let length = form().map_or(length, |(seconds, _)| Duration::from_secs(seconds));
     for turn in 0.. {
         if begin.elapsed() > length {
             return;
@@ -37,7 +53,7 @@ fn hosts_that_are_killed_lose_nothing() {
     for _ in 0..3 {
         fleet.host();
     }
-    fleet.begin_runs(12);
+    begin(&mut fleet, 12);
     let mut victims = 0;
     for_some_time(Duration::from_secs(4), Duration::from_millis(300), |turn| {
         fleet.replace(turn as usize % 3);
@@ -62,7 +78,7 @@ fn a_server_that_dies_and_comes_back_costs_no_call() {
     for _ in 0..2 {
         fleet.host();
     }
-    fleet.begin_runs(12);
+    begin(&mut fleet, 12);
     for_some_time(Duration::from_secs(3), Duration::from_millis(700), |turn| {
         server.kill();
         server.begin();
@@ -85,7 +101,7 @@ fn backends_that_are_terminated_cost_no_call() {
     for _ in 0..2 {
         fleet.host();
     }
-    fleet.begin_runs(12);
+    begin(&mut fleet, 12);
     let mut terminated = 0;
     for_some_time(Duration::from_secs(4), Duration::from_millis(60), |turn| {
         let sql = "SELECT count(pg_terminate_backend(pid)) FROM (SELECT pid FROM pg_stat_activity
@@ -112,7 +128,7 @@ fn connections_that_are_cut_before_their_answers_cost_no_call() {
     for _ in 0..2 {
         fleet.host();
     }
-    fleet.begin_runs(12);
+    begin(&mut fleet, 12);
     for_some_time(Duration::from_secs(4), Duration::from_millis(40), |turn| {
         match turn % 8 {
             7 => proxy.cut_all(),
@@ -141,7 +157,7 @@ fn connections_that_swallow_everything_are_given_up() {
     for _ in 0..2 {
         fleet.host();
     }
-    fleet.begin_runs(6);
+    begin(&mut fleet, 6);
     std::thread::sleep(Duration::from_millis(600));
     // Nobody is told that they are dead.
     proxy.swallow_all();
@@ -159,7 +175,7 @@ fn a_host_that_is_stopped_past_its_lease_harms_nobody() {
     for _ in 0..2 {
         fleet.host();
     }
-    fleet.begin_runs(10);
+    begin(&mut fleet, 10);
     for round in 0..3 {
         std::thread::sleep(Duration::from_millis(400));
         fleet.send(round % 2, Signal::STOP);
