@@ -70,7 +70,7 @@ fn values_that_cannot_be_used_are_named() {
 
 #[test]
 fn each_value_is_shown_with_its_origin() {
-    let place = Place::new();
+    let place = Place::in_file();
     place.file(
         "wfhost.toml",
         "[agents]\ndefault = \"gpt\"\nretry = { max_attempts = 7 }\n[providers.gpt]\nkind = \"openai\"\n",

@@ -1,0 +1,170 @@
+//! Runs as those who claim them get them.
+
+use tokio_postgres::Row as SqlRow;
+use wfhost_core::{Digest, Epoch, Given, Outcome, Position, Row, RunId};
+use wfhost_store::*;
+
+use crate::PostgresStore;
+use crate::args::{Columns, Read, args_of, strange};
+use crate::read;
+
+/// A run that was claimed and is to be read.
+pub(super) struct Taken {
+    number: i64,
+    run: RunId,
+    epoch: Epoch,
+    starts: u32,
+    module: Digest,
+    emissions: u64,
+    given: Given,
+    was: RunState,
+    waited: Option<Waiting>,
+    trouble: Option<String>,
+    /// Of the chain, when the run was given up the last time.
+    head: Option<Digest>,
+    project: Option<String>,
+    imported: bool,
+    outcome: Option<Outcome>,
+}
+
+impl Taken {
+    /// The columns of `take_1`, from `first` on.
+    pub fn read(row: &SqlRow, first: usize) -> Read<Self> {
+        let emissions = row.int(first + 5)? as u64;
+        Ok(Self {
+            number: row.int(first)?,
+            run: read::id(row, first + 1)?,
+            epoch: Epoch(row.int(first + 2)? as u64),
+            starts: row.value::<i32>(first + 3)? as u32,
+            module: row.digest(first + 4)?,
+            emissions,
+            given: match row.maybe_bytes(first + 6)? {
+                Some(given) => minicbor::decode(&given).map_err(|_| strange("what was given out"))?,
+                None => Given::Counted(emissions),
+            },
+            was: read::state(row, first + 7)?,
+            waited: read::waiting(row, first + 8, first + 9, first + 10)?,
+            head: row.maybe_digest(first + 11)?,
+            project: row.maybe_text(first + 12)?,
+            outcome: read::outcome(row, first + 13)?,
+            trouble: row.maybe_text(first + 14)?,
+            imported: row.value(first + 15)?,
+        })
+    }
+}
+
+/// What a run that was claimed has.
+#[derive(Default)]
+struct Found {
+    rows: Vec<Row>,
+    place: Option<u64>,
+    messages: Vec<SqlRow>,
+}
+
+impl PostgresStore {
+    /// Reads runs that were claimed, all of one state of the database.
+    pub(super) async fn open_runs(
+        &self,
+        session: SessionId,
+        taken: Vec<Taken>,
+    ) -> Result<Vec<Result<Opened, Unreadable>>> {
+        if taken.is_empty() {
+            return Ok(Vec::new());
+        }
+        let numbers: Vec<_> = taken.iter().map(|taken| taken.number).collect();
+        let rows = self
+            .pool
+            .read(
+                "SELECT run, seq, count, body, head, place FROM wf.journal WHERE run = ANY ($1) ORDER BY run, seq",
+                &|| args_of![numbers.clone()],
+            )
+            .await?;
+        let sql = format!(
+            "SELECT m.* FROM unnest($1) w(run), LATERAL (
+                 SELECT i.run, {} FROM wf.inbox i WHERE i.run = w.run ORDER BY i.calm, i.id LIMIT $2) m",
+            read::MESSAGE
+        );
+        let limit = INBOX_MESSAGES as i64 + 1;
+        let messages = self.pool.read(&sql, &|| args_of![numbers.clone(), limit]).await?;
+        let mut found: std::collections::HashMap<i64, Found> = std::collections::HashMap::new();
+        for row in rows {
+            let of = |row: &SqlRow| Read::Ok((row.int(0)?, read::journal_row(row, 1)?, row.int(5)? as u64));
+            // A row that cannot be read is one that is missing: it is noticed as that.
+            if let Ok((number, entries, place)) = of(&row) {
+                let found = found.entry(number).or_default();
+                found.rows.push(entries);
+                found.place = Some(place);
+            }
+        }
+        for row in messages {
+            if let Ok(number) = row.int(0) {
+                found.entry(number).or_default().messages.push(row);
+            }
+        }
+        let opened = taken.into_iter().map(|taken| {
+            let found = found.remove(&taken.number).unwrap_or_default();
+            self.shared.numbers.put(taken.run.clone(), taken.number);
+            let (run, epoch) = (taken.run.clone(), taken.epoch);
+            self.open_run(session, taken, found).map_err(|error| Unreadable { run, epoch, error })
+        });
+        Ok(opened.collect())
+    }
+
+    /// Looks whether a run is what it was left as.
+    fn open_run(&self, session: SessionId, taken: Taken, found: Found) -> Result<Opened> {
+        let damaged = |reason: String| StoreError::Damaged {
+            place: self.place().to_owned(),
+            reason: format!("the journal of {}: {reason}", taken.run),
+        };
+        let Found { rows, place, messages } = found;
+        let mut end = Position(0);
+        for row in &rows {
+            if row.first != end || row.count == 0 {
+                return Err(damaged(format!("a row begins at entry {} where {end} is due", row.first)));
+            }
+            end = row.end();
+        }
+        if rows.is_empty() {
+            return Err(damaged("it is empty".to_owned()));
+        }
+        if let Some(head) = taken.head {
+            // Whoever died went on behind the place where the run was given up last.
+            let is_there = match taken.was {
+                RunState::Running => rows.iter().any(|row| row.head == head),
+                _ => rows.last().is_some_and(|row| row.head == head),
+            };
+            if !is_there {
+                return Err(damaged(format!("its last entries are missing, up to the head {head}")));
+            }
+        }
+        let inbox = read::inbox(messages.iter(), 1).map_err(|strange| damaged(strange.0))?;
+        Ok(Opened {
+            run: taken.run.clone(),
+            session,
+            epoch: taken.epoch,
+            starts: taken.starts,
+            module: taken.module,
+            emissions: taken.emissions,
+            given: taken.given,
+            rows,
+            place,
+            inbox,
+            project: taken.project.clone(),
+            imported: taken.imported,
+            was: taken.was,
+            waited: taken.waited.clone(),
+            trouble: taken.trouble.clone(),
+            outcome: taken.outcome.clone(),
+        })
+    }
+
+    /// Reads a run that a claim gave.
+    pub(super) async fn committed_claim(&self, session: SessionId, rows: &[SqlRow]) -> Result<Claimed> {
+        let taken = self.all(rows, |row| Taken::read(row, 2))?;
+        match self.open_runs(session, taken).await?.pop() {
+            Some(Ok(opened)) => Ok(Claimed::Yes(Box::new(opened))),
+            Some(Err(unreadable)) => Ok(Claimed::Unreadable(Box::new(unreadable))),
+            None => Ok(Claimed::NoSuchRun),
+        }
+    }
+}

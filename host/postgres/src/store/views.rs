@@ -1,0 +1,268 @@
+//! Looking at runs.
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use wfhost_core::policy::budget::{Budget, Spent};
+use wfhost_core::{Json, RunId, Step};
+use wfhost_store::*;
+
+use super::most;
+use crate::PostgresStore;
+use crate::args::{Columns, args_of, strange};
+use crate::read;
+
+impl PostgresStore {
+    async fn snapshot_of(&self, run: &RunId) -> Result<Option<Snapshot>> {
+        use crate::connect::ask;
+        use crate::errors::Fault;
+        let place = self.place().to_owned();
+        let name = || args_of![run.as_str()];
+        let all = i64::MAX;
+        let read = self
+            .pool
+            .with(async |conn| {
+                let ask = async |sql: &str, args| ask(&place, conn, &self.pool.sql(sql), args).await;
+                ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", Vec::new()).await?;
+                let read = async {
+                    let info = format!("{} AND r.name = $2", read::run_columns());
+                    let info = ask(&info, args_of![self.ticks(), run.as_str()]).await?;
+                    let rows = "SELECT j.seq, j.count, j.body, j.head FROM wf.runs r JOIN wf.journal j
+                                ON j.run = r.run WHERE r.name = $1 AND NOT r.gone ORDER BY j.seq";
+                    let rows = ask(rows, name()).await?;
+                    let logs = ask(read::LOGS, args_of![run.as_str(), 0_i64, all]).await?;
+                    let messages = ask(read::MESSAGES, args_of![run.as_str(), -1_i64, all]).await?;
+                    let published =
+                        ask(read::PUBLISHED, args_of![run.as_str(), None::<&str>, -1_i64, all]).await?;
+                    let inbox = format!(
+                        "SELECT {} FROM wf.runs r JOIN wf.inbox i ON i.run = r.run
+                         WHERE r.name = $1 AND NOT r.gone ORDER BY i.id",
+                        read::MESSAGE
+                    );
+                    let inbox = ask(&inbox, name()).await?;
+                    Ok::<_, Fault>((info, rows, logs, messages, published, inbox))
+                }
+                .await;
+                // Nothing was changed: either end is the same.
+                ask("ROLLBACK", Vec::new()).await?;
+                read
+            })
+            .await;
+        let (info, rows, logs, messages, published, inbox) = read.map_err(Fault::into_error)?;
+        let Some(info) = self.one(&info, read::run_info)? else { return Ok(None) };
+        let mut taken = Vec::new();
+        for row in &inbox {
+            let part = read::inbox(std::iter::once(row), 0).map_err(|strange| self.damaged(strange))?;
+            taken.extend(part.messages);
+        }
+        Ok(Some(Snapshot {
+            info,
+            rows: self.all(&rows, |row| read::journal_row(row, 0))?,
+            logs: self.all(&logs, read::log)?,
+            messages: self.all(&messages, read::message_out)?,
+            published: self.all(&published, read::published)?,
+            inbox: taken,
+        }))
+    }
+}
+
+impl Views for PostgresStore {
+    fn run<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Option<RunInfo>>> {
+        async move {
+            let sql = format!("{} AND r.name = $2", read::run_columns());
+            let rows = self.pool.read(&sql, &|| args_of![self.ticks(), run.as_str()]).await?;
+            self.one(&rows, read::run_info)
+        }
+        .boxed()
+    }
+
+    fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Vec<RunInfo>>> {
+        async move {
+            let (sql, _) = read::runs(&filter);
+            let args = || {
+                let mut args = args_of![self.ticks()];
+                args.extend(read::runs(&filter).1);
+                args
+            };
+            let rows = match filter.patience_ms {
+                Some(millis) => self.pool.read_within(millis, &sql, &args).await?,
+                None => self.pool.read(&sql, &args).await?,
+            };
+            self.all(&rows, read::run_info)
+        }
+        .boxed()
+    }
+
+    fn counts(&self) -> BoxFuture<'_, Result<Vec<(RunState, u64)>>> {
+        async move {
+            let sql = "SELECT state, count(*) FROM wf.hot GROUP BY state";
+            let rows = self.pool.read(sql, &|| Vec::new()).await?;
+            self.all(&rows, |row| Ok((read::state(row, 0)?, row.int(1)? as u64)))
+        }
+        .boxed()
+    }
+
+    fn busy_relatives<'a>(&'a self, root: &'a RunId) -> BoxFuture<'a, Result<bool>> {
+        async move {
+            let sql = "SELECT EXISTS (SELECT 1 FROM wf.runs r JOIN wf.hot h ON h.run = r.run
+                       WHERE r.root = $1 AND (h.session IS NOT NULL OR h.due_at <= wf.now_1($2)))";
+            let rows = self.pool.read(sql, &|| args_of![root.as_str(), self.set_now()]).await?;
+            Ok(self.flag(&rows)? == Some(true))
+        }
+        .boxed()
+    }
+
+    fn ended_children<'a>(
+        &'a self,
+        parent: &'a RunId,
+        steps: &'a [Step],
+    ) -> BoxFuture<'a, Result<Vec<RunInfo>>> {
+        async move {
+            let steps: Vec<_> = steps.iter().map(|step| step.0 as i64).collect();
+            let sql = format!(
+                "{} AND r.parent = $2 AND r.parent_step = ANY ($3) AND h.state IN (5, 6, 7)
+                 ORDER BY array_position($3, r.parent_step)",
+                read::run_columns()
+            );
+            let rows =
+                self.pool.read(&sql, &|| args_of![self.ticks(), parent.as_str(), steps.clone()]).await?;
+            self.all(&rows, read::run_info)
+        }
+        .boxed()
+    }
+
+    fn family<'a>(&'a self, root: &'a RunId) -> BoxFuture<'a, Result<Family>> {
+        async move {
+            // The latest round of the one at the top.
+            let sql = "SELECT coalesce((SELECT tokens FROM wf.ledgers WHERE root = $1), 0),
+                    coalesce((SELECT micros FROM wf.ledgers WHERE root = $1), 0),
+                    CASE WHEN EXISTS (SELECT 1 FROM wf.runs WHERE chain = $1)
+                    THEN (SELECT budget FROM wf.runs WHERE chain = $1 ORDER BY run DESC LIMIT 1)
+                    ELSE (SELECT budget FROM wf.runs WHERE name = $1) END";
+            let rows = self.pool.read(sql, &|| args_of![root.as_str()]).await?;
+            let family = self.one(&rows, |row| {
+                let budget = match row.maybe_bytes(2)? {
+                    Some(bytes) => minicbor::decode(&bytes).map_err(|_| strange("a budget"))?,
+                    None => Budget::default(),
+                };
+                let spent = Spent { tokens: row.int(0)? as u64, micros: row.int(1)? as u64, time_ms: 0 };
+                Ok(Family { budget, spent })
+            })?;
+            Ok(family.unwrap_or_default())
+        }
+        .boxed()
+    }
+
+    fn logs<'a>(&'a self, run: &'a RunId, from: u64, limit: usize) -> BoxFuture<'a, Result<Vec<LogLine>>> {
+        async move {
+            let args = || args_of![run.as_str(), i64::try_from(from).unwrap_or(i64::MAX), most(limit)];
+            self.all(&self.pool.read(read::LOGS, &args).await?, read::log)
+        }
+        .boxed()
+    }
+
+    fn messages<'a>(
+        &'a self,
+        run: &'a RunId,
+        after: Option<u64>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<OutMessage>>> {
+        async move {
+            let args = || args_of![run.as_str(), after.map_or(-1, |after| after as i64), most(limit)];
+            self.all(&self.pool.read(read::MESSAGES, &args).await?, read::message_out)
+        }
+        .boxed()
+    }
+
+    fn questions<'a>(
+        &'a self,
+        run: Option<&'a RunId>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<OpenQuestion>>> {
+        async move {
+            let rows = match run {
+                Some(run) => {
+                    let sql = format!("{} AND r.name = $1 ORDER BY q.at, q.step LIMIT $2", read::QUESTION);
+                    self.pool.read(&sql, &|| args_of![run.as_str(), most(limit)]).await?
+                }
+                None => {
+                    let sql = format!("{} ORDER BY q.at, q.run, q.step LIMIT $1", read::QUESTION);
+                    self.pool.read(&sql, &|| args_of![most(limit)]).await?
+                }
+            };
+            self.all(&rows, read::question)
+        }
+        .boxed()
+    }
+
+    fn question<'a>(&'a self, run: &'a RunId, step: Step) -> BoxFuture<'a, Result<Option<OpenQuestion>>> {
+        async move {
+            let sql = format!("{} AND r.name = $1 AND q.step = $2", read::QUESTION);
+            let rows = self.pool.read(&sql, &|| args_of![run.as_str(), step.0 as i64]).await?;
+            self.one(&rows, read::question)
+        }
+        .boxed()
+    }
+
+    fn snapshot<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Option<Snapshot>>> {
+        self.snapshot_of(run).boxed()
+    }
+
+    fn state<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<(String, Json)>>> {
+        async move {
+            let sql = "SELECT DISTINCT ON (p.key) p.number, p.at, p.key, p.value
+                       FROM wf.runs r JOIN wf.published p ON p.run = r.run
+                       WHERE r.name = $1 ORDER BY p.key, p.number DESC";
+            let rows = self.pool.read(sql, &|| args_of![run.as_str()]).await?;
+            let latest = self.all(&rows, read::published)?;
+            Ok(latest.into_iter().map(|published| (published.key, published.value)).collect())
+        }
+        .boxed()
+    }
+
+    fn published<'a>(
+        &'a self,
+        run: &'a RunId,
+        key: Option<&'a str>,
+        after: Option<u64>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Published>>> {
+        async move {
+            let args = || args_of![run.as_str(), key, after.map_or(-1, |after| after as i64), most(limit)];
+            self.all(&self.pool.read(read::PUBLISHED, &args).await?, read::published)
+        }
+        .boxed()
+    }
+
+    fn transcript<'a>(
+        &'a self,
+        run: &'a RunId,
+        filter: TranscriptFilter,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<TranscriptLine>>> {
+        async move {
+            let kinds: Vec<_> = filter.kinds.iter().map(|kind| *kind as i16).collect();
+            let kinds = (!kinds.is_empty()).then_some(kinds);
+            let args = || {
+                args_of![
+                    run.as_str(),
+                    filter.after as i64,
+                    filter.step.map(|step| step.0 as i64),
+                    kinds.clone(),
+                    most(limit)
+                ]
+            };
+            self.all(&self.pool.read(read::TRANSCRIPT, &args).await?, read::transcript)
+        }
+        .boxed()
+    }
+
+    fn last_heartbeat<'a>(&'a self, run: &'a RunId, step: Step) -> BoxFuture<'a, Result<Option<String>>> {
+        async move {
+            let sql = "SELECT t.text FROM wf.runs r JOIN wf.transcripts t ON t.run = r.run
+                       WHERE r.name = $1 AND t.step = $2 AND t.kind = $3 ORDER BY t.id DESC LIMIT 1";
+            let args = || args_of![run.as_str(), step.0 as i64, TranscriptKind::Heartbeat as i16];
+            self.one(&self.pool.read(sql, &args).await?, |row| row.text(0))
+        }
+        .boxed()
+    }
+}
