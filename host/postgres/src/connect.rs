@@ -1,6 +1,6 @@
 //! Connections to the server.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,8 @@ pub(crate) struct Connector {
     known: Mutex<Option<Identity>>,
     /// Whether the store that answers is another one by now.
     pub moved: AtomicBool,
+    /// How often one of the servers was made the primary, as far as that was seen.
+    timeline: AtomicI64,
     /// What was committed by this handle.
     pub commits: Commits,
     /// Whether a server that may lose what it says is kept is good enough.
@@ -118,7 +120,8 @@ impl Connector {
         let moved = AtomicBool::new(false);
         let known = Mutex::default();
         let commits = Commits::default();
-        Ok(Self { url, tls: tls.map(MakeRustlsConnect::new), time, known, moved, commits, relaxed })
+        let (tls, timeline) = (tls.map(MakeRustlsConnect::new), AtomicI64::new(0));
+        Ok(Self { url, tls, time, known, moved, timeline, commits, relaxed })
     }
 
     /// The store that connections have to lead to from now on.
@@ -182,7 +185,9 @@ impl Connector {
             "SELECT pg_backend_pid(), pg_is_in_recovery(), current_setting('server_version_num')::int4,
                     current_setting('transaction_isolation'), current_setting('fsync'),
                     current_setting('full_page_writes'), current_setting('default_transaction_read_only'),
-                    (extract(epoch FROM clock_timestamp()) * 1000000)::int8, current_setting('server_encoding')",
+                    (extract(epoch FROM clock_timestamp()) * 1000000)::int8, current_setting('server_encoding'),
+                    CASE WHEN pg_is_in_recovery() THEN 0
+                         ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int8 END",
             Vec::new(),
         )
         .await
@@ -198,6 +203,11 @@ impl Connector {
             )));
         }
         if row.value(1).map_err(strange)? {
+            return Err(StoreError::Standby { place: place.clone() });
+        }
+        // After a failover the old primary may come back as if nothing had happened.
+        let timeline = row.int(9).map_err(strange)?;
+        if self.timeline.fetch_max(timeline, Ordering::Relaxed) > timeline {
             return Err(StoreError::Standby { place: place.clone() });
         }
         if text(6)? == "on" {

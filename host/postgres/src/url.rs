@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use tokio_postgres::Config;
-use tokio_postgres::config::{SslMode, TargetSessionAttrs};
+use tokio_postgres::config::{LoadBalanceHosts, SslMode, TargetSessionAttrs};
 use wfhost_store::StoreError;
 
 /// How the connection is made safe.
@@ -217,6 +217,8 @@ impl Url {
             .application_name(concat!("wfhost/", env!("CARGO_PKG_VERSION")));
         if places.len() > 1 {
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+            // The first one may be an old primary that came back: the next try begins elsewhere.
+            config.load_balance_hosts(LoadBalanceHosts::Random);
         }
         let tls = if is_local { Tls::Disable } else { tls.unwrap_or(Tls::Prefer) };
         config.ssl_mode(match tls {

@@ -28,7 +28,7 @@ struct Pipes {
 }
 
 /// Where the programs of the newest server are.
-fn programs() -> PathBuf {
+pub fn programs() -> PathBuf {
     let mut versions: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()

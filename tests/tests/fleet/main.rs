@@ -2,6 +2,7 @@
 
 mod copy;
 mod errors;
+mod failover;
 mod guide;
 mod pooler;
 mod proxy;
