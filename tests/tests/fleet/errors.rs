@@ -1,7 +1,7 @@
 //! What is said when a server cannot be used, and that no password is.
 
 use private_postgres::Postgres;
-use wfhost_tests::{Place, Ran};
+use wfhost_tests::{Place, Ran, module};
 
 /// Is in every URL that has one.
 const PASSWORD: &str = "open-sesame";
@@ -194,4 +194,47 @@ fn the_doctor_says_what_a_server_is_like() {
     }
     let ran = place.run(["--db", &format!("{}?listen=off", server.url()), "doctor"]);
     assert!(ran.stdout().contains("hosts look every 100 ms"), "{}", ran.stdout());
+}
+
+#[test]
+fn the_check_of_a_server_finds_what_does_not_fit_together() {
+    let place = Place::on_server(private_postgres::fresh_url());
+    for (id, program) in
+        [("a", r#"{"do":[{"wait":{"name":"go"}}]}"#), ("b", r#"{"do":[{"wait":{"name":"go"}}]}"#)]
+    {
+        let ran = place.run(["run", &module("probe"), "-i", program, "--no-wait", "-q", "--id", id]);
+        assert_eq!(ran.code(), Some(3), "{}", ran.stderr());
+    }
+    assert_eq!(place.run(["db", "check", "--deep"]).code(), Some(0));
+    let of = |run: &str| format!("run = (SELECT run FROM runs WHERE name = '{run}')");
+    for (damage, mended, fault) in [
+        (
+            format!("UPDATE hot SET state = 1, due_at = NULL WHERE {}", of("a")),
+            format!("UPDATE hot SET state = 2 WHERE {}", of("a")),
+            "a: nobody has the run, and nobody will",
+        ),
+        (
+            format!("UPDATE hot SET session = 77 WHERE {}", of("b")),
+            format!("UPDATE hot SET session = NULL WHERE {}", of("b")),
+            "b: the run belongs to a session that there is not",
+        ),
+        (
+            "INSERT INTO inbox (run, at, calm, kind, name, text)
+             SELECT run, 1, true, 'signal', 'go', '1' FROM runs WHERE name = 'a'"
+                .to_owned(),
+            "DELETE FROM inbox".to_owned(),
+            "a: the run waits for something that is in its inbox",
+        ),
+        (
+            "INSERT INTO sessions (id, host, realm, pid, started, lease_ms, until, version) VALUES (7, 'h', 'r', 1, 1, 1, 1, '0')".to_owned(),
+            "DELETE FROM sessions".to_owned(),
+            "7: the session has no lanes",
+        ),
+    ] {
+        place.change(&damage, &damage);
+        let error = place.run(["db", "check"]).error(4, &place);
+        assert!(error.starts_with("error[WF0511]") && error.contains(fault), "{damage}: {error}");
+        place.change(&mended, &mended);
+        assert_eq!(place.run(["db", "check"]).code(), Some(0), "{mended}");
+    }
 }

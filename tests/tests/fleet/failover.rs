@@ -46,6 +46,8 @@ impl Standby {
             .arg("-D")
             .arg(&dir)
             .args(["-c", &port_setting, "-c", &sockets, "-c", "listen_addresses=127.0.0.1"])
+            // No less than its primary has.
+            .args(["-c", "max_connections=400"])
             .stderr(Stdio::null())
             .spawn()
             .expect("it starts");
