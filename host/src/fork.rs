@@ -12,6 +12,7 @@ use wfhost_world::{fresh_id, fresh_seed};
 
 use crate::history::{StepInfo, steps};
 use crate::host::{Host, HostError};
+use crate::observer::Notice;
 
 /// How a run is forked.
 #[derive(Clone, Debug, Default)]
@@ -71,9 +72,10 @@ impl Host {
     /// Whoever finds the new one first advances it.
     pub async fn fork(&self, id: &RunId, options: ForkOptions) -> Result<RunId, ForkError> {
         let run = self.plan_fork(id, options).await?;
-        let fork = run.id.clone();
+        let (fork, workflow) = (run.id.clone(), run.workflow.clone());
         match self.store().create(run).await? {
             Created::New | Created::Known(_) => {
+                self.see(Notice::Created { run: &fork, workflow: &workflow });
                 self.look_for_work();
                 Ok(fork)
             }

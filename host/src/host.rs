@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use wfhost_agents::Providers;
+use wfhost_agents::{Gate, Providers};
 use wfhost_core::policy::budget::Budget;
 use wfhost_core::{
     CannotRetry, Digest, End, Epoch, Failure, FailureKind, Given, Grant, Journal, JournalError, Json,
@@ -18,13 +18,14 @@ use wfhost_runtime::{self as engine, Denied, Engine, GrantError, Module, ModuleE
 use wfhost_schema::{self as schema, BadAnswer};
 use wfhost_store::{
     Append, ClaimHow, Claimed, Created, MessageBody, ModuleInfo, NewMessage, NewRun, Next, Opened, Owner,
-    Part, Posted, Projects, RunInfo, SharedStore, StoreError,
+    Part, Posted, Projects, RunInfo, RunState, SharedStore, StoreError,
 };
 use wfhost_world::{NoRandom, System, World, fresh_id, fresh_seed, owner};
 
 use crate::drive::{self, DriveError, Leave, Replayed};
 use crate::family::{self, Modules, Wanted};
 use crate::handle::RunHandle;
+use crate::observer::{Notice, Observer};
 use crate::worker::{Current, From, Inner, Ready, State};
 
 /// When the program of a waiting run is dropped from memory.
@@ -84,6 +85,8 @@ pub struct HostOptions {
     /// that came early. A simulation, in which all is told, need not look.
     pub look_every: Duration,
     pub world: Arc<dyn World>,
+    /// Is told what the host does.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 impl HostOptions {
@@ -103,6 +106,7 @@ impl HostOptions {
             lease_ms: 30_000,
             look_every: Duration::ZERO,
             world: Arc::new(System),
+            observer: None,
         }
     }
 }
@@ -209,7 +213,11 @@ impl Host {
             owner: options.world.owner(),
             world: options.world,
             providers: options.providers,
-            gate: Arc::default(),
+            gate: match &options.observer {
+                Some(observer) => Arc::new(Gate::observed(Arc::clone(observer) as _)),
+                None => Arc::default(),
+            },
+            observer: options.observer,
             evict: options.evict,
             adopt: options.adopt,
             projects: options.projects,
@@ -334,6 +342,10 @@ impl Host {
         Ok(family::start(machine, found, self.now()))
     }
 
+    pub(crate) fn see(&self, notice: Notice<'_>) {
+        self.inner.see(notice);
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         self.inner.world.now()
     }
@@ -428,6 +440,12 @@ impl Host {
             };
             match self.store().append(append).await {
                 Ok(appended) => {
+                    self.inner.see(Notice::Ended {
+                        run: &run,
+                        workflow: &machine.started().workflow,
+                        state: RunState::Cancelled,
+                        after: Duration::from_millis(at.since(machine.started_at())),
+                    });
                     self.inner.wake_all(&appended.wake);
                     return Ok(());
                 }
@@ -495,7 +513,10 @@ impl Host {
             self.inner.doubt();
         }
         match created? {
-            Created::New => Ok((id, Some(machine))),
+            Created::New => {
+                self.inner.see(Notice::Created { run: &id, workflow: &module.name });
+                Ok((id, Some(machine)))
+            }
             Created::Known(id) => Ok((id, None)),
         }
     }
@@ -678,7 +699,17 @@ impl Host {
     /// Sends a message to a run of this store, whoever advances it, or to the
     /// run that it goes on as. Tells which.
     pub async fn post(&self, run: &RunId, body: MessageBody) -> Result<(Posted, RunId), HostError> {
-        let (posted, run) = post(self.store(), run, body).await?;
+        let is_signal = matches!(body, MessageBody::Signal { .. });
+        let posted = post(self.store(), run, body).await;
+        if is_signal {
+            let outcome = match &posted {
+                Ok((Posted::Duplicate, _)) => "duplicate",
+                Ok(_) => "posted",
+                Err(_) => "refused",
+            };
+            self.inner.see(Notice::Signal { run, outcome });
+        }
+        let (posted, run) = posted?;
         self.inner.wake(&run);
         Ok((posted, run))
     }

@@ -13,6 +13,7 @@ mod fork;
 mod handle;
 mod history;
 mod host;
+mod observer;
 mod records;
 pub mod verify;
 pub mod why;
@@ -43,4 +44,5 @@ pub use host::{
     Adopt, Configurations, Evict, Host, HostError, HostOptions, ResumeOptions, StartOptions, Submitted,
     is_held, post,
 };
+pub use observer::{Notice, Observer, StepEnd};
 pub use wfhost_runtime::GrantError;

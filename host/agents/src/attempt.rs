@@ -22,6 +22,7 @@ use wfhost_world::{Lease, World};
 
 use super::gate::{Gate, Permit, Place, Slot};
 use super::ledger::{ReadPurse, Reservation, SetAside};
+use super::observer::{CallObserver, CallPhase, InPhase, SeenCall, SeenEnd};
 use super::recorder::Recorder;
 use super::session::{Asks, GoesOn};
 use super::{Call, CallFailure, Policy, Provider, Records, Turn, session, workspace};
@@ -82,6 +83,8 @@ pub struct Attempt {
     pub purse: ReadPurse,
     /// What its turns consumed up to now.
     pub used: Used,
+    /// From when to when the provider had it, if somebody observes.
+    pub asked: Option<(Instant, Instant)>,
 }
 
 /// What an attempt consumed up to now, also if it is never told how it ended.
@@ -107,7 +110,32 @@ impl Attempt {
     pub async fn make(mut self: Box<Self>) -> Made {
         let mut reservation = None;
         let end = self.try_once(&mut reservation).await;
+        if let Some(observer) = &self.gate.observer {
+            self.tell(observer.as_ref(), &end);
+        }
         Made { end, reservation }
+    }
+
+    fn tell(&self, observer: &dyn CallObserver, end: &AttemptEnd) {
+        let (outcome, model, usage) = match end {
+            AttemptEnd::Answered(reply) if reply.cached => ("cached", reply.model.as_deref(), None),
+            AttemptEnd::Answered(reply) => ("answered", reply.model.as_deref(), reply.usage),
+            AttemptEnd::Failed { failure, .. } => (failure.failure.kind.word(), None, failure.usage),
+            AttemptEnd::Postponed { .. } => ("postponed", None, None),
+            AttemptEnd::Delegated { .. } => ("delegated", None, None),
+        };
+        let asked = self.asked;
+        observer.see_call(SeenCall::Ended(SeenEnd {
+            run: &self.call.run,
+            step: self.call.step,
+            attempt: self.call.attempt,
+            provider: self.provider.name(),
+            model: model.or_else(|| self.models().next()),
+            outcome,
+            took: asked.map(|(since, until)| until.saturating_duration_since(since)),
+            first: asked.and_then(|(since, _)| Some(self.recorder.first_heard()?.duration_since(since))),
+            usage,
+        }));
     }
 
     /// What few attempts need is boxed, so that all are small.
@@ -130,6 +158,9 @@ impl Attempt {
                 return self.failed(CallFailure::new(FailureKind::Rejected, message));
             }
         };
+        let (observer, provider) = (self.gate.observer.clone(), Arc::clone(&self.provider));
+        let in_phase = |phase| observer.as_ref().map(|observer| InPhase::enter(observer, &provider, phase));
+        let waits = in_phase(CallPhase::Waiting);
         let permit = match self.wait_for_turn(deadline).await {
             Ok((permit, reservation)) => {
                 *set_aside = reservation;
@@ -137,14 +168,20 @@ impl Attempt {
             }
             Err(end) => return end,
         };
+        drop(waits);
         if let Some(Err(failure)) = set_aside.as_ref().map(|aside| self.keeps_to(aside)) {
             return self.failed(failure);
         }
         if let Err(failure) = self.prepare().boxed().await {
             return self.failed(failure);
         }
+        let asks = in_phase(CallPhase::Asking);
+        let since = Instant::now();
         let made = self.answer(validator.as_ref()).await;
-        drop(permit);
+        if asks.is_some() {
+            self.asked = Some((since, Instant::now()));
+        }
+        drop((permit, asks));
         let usage = match &made {
             Ok(reply) => reply.usage,
             Err(failure) => failure.usage,

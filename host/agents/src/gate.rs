@@ -9,6 +9,7 @@ use wfhost_core::policy::retry;
 use wfhost_core::{RunId, Step, Timestamp};
 
 use super::ledger::Ledger;
+use super::observer::CallObserver;
 use super::session::Known;
 
 /// What calls share.
@@ -32,6 +33,8 @@ pub struct Gate {
     /// What is set aside of the budgets of families.
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) conversations: Known,
+    /// Is told of all calls.
+    pub(crate) observer: Option<Arc<dyn CallObserver>>,
 }
 
 #[derive(Debug, Default)]
@@ -158,6 +161,11 @@ impl State {
 }
 
 impl Gate {
+    /// One at which all calls are seen.
+    pub fn observed(observer: Arc<dyn CallObserver>) -> Self {
+        Self { observer: Some(observer), ..Self::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -45,6 +45,8 @@ struct Inner {
 
 struct Heard {
     last: Instant,
+    /// When something was heard first since [`Recorder::begin`].
+    first: Option<Instant>,
     heartbeat: Option<Json>,
     bytes: usize,
     /// Of them those of the last heartbeat: each takes the place of the one before.
@@ -73,6 +75,7 @@ impl Recorder {
     ) -> Self {
         let heard = Mutex::new(Heard {
             last: Instant::now(),
+            first: None,
             heartbeat: None,
             bytes: 0,
             heartbeat_bytes: 0,
@@ -98,9 +101,15 @@ impl Recorder {
         self.0.heard().last
     }
 
+    /// When something was heard first.
+    pub fn first_heard(&self) -> Option<Instant> {
+        self.0.heard().first
+    }
+
     /// The silence begins now.
     pub fn begin(&self) {
-        self.0.heard().last = Instant::now();
+        let mut heard = self.0.heard();
+        (heard.last, heard.first) = (Instant::now(), None);
     }
 
     /// The last heartbeat's payload.
@@ -126,7 +135,11 @@ impl Inner {
     }
 
     fn take(&self, event: CallEvent) {
-        self.heard().last = Instant::now();
+        let now = Instant::now();
+        let mut heard = self.heard();
+        heard.last = now;
+        heard.first.get_or_insert(now);
+        drop(heard);
         match event {
             CallEvent::Alive => {}
             CallEvent::Line { stream, mut text } => {

@@ -22,6 +22,7 @@ mod fork;
 mod inspect;
 mod journal;
 mod key;
+mod log;
 mod login;
 mod logs;
 mod messages;

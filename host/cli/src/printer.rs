@@ -13,6 +13,7 @@ use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 use serde_json::Value;
 use unicode_width::UnicodeWidthStr;
+use wfhost::clock::{self, rfc3339};
 use wfhost::world::text;
 use wfhost_core::Json;
 use wfhost_view::raw;
@@ -121,8 +122,45 @@ impl Line {
     }
 }
 
+/// How important a line of the log is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Level {
+    Debug,
+    Info,
+    Warn,
+}
+
+/// Whether what is said to people is said as lines of a log.
+static LOGS: OnceLock<()> = OnceLock::new();
+
+/// From now on, what is said to people is said as lines of a log.
+pub(super) fn say_as_log() {
+    LOGS.get_or_init(|| ());
+}
+
+/// A line of the log on stderr, as JSON.
+pub(super) fn log(level: Level, event: &str, fields: Value) {
+    let level = match level {
+        Level::Debug => "debug",
+        Level::Info => "info",
+        Level::Warn => "warn",
+    };
+    let head = [("at", rfc3339(clock::now())), ("level", level.to_owned()), ("event", event.to_owned())];
+    let mut line: serde_json::Map<_, _> =
+        head.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+    if let Value::Object(fields) = fields {
+        line.extend(fields);
+    }
+    // In one piece: threads take turns.
+    let line = format!("{}\n", text::json(&Value::Object(line).to_string()));
+    let _ = io::stderr().lock().write_all(line.as_bytes());
+}
+
 /// A line for people on stderr: a word and what it is about.
 pub(super) fn say(common: &Common, word: &str, text: &str) {
+    if LOGS.get().is_some() {
+        return log(Level::Info, &word.to_lowercase(), serde_json::json!({ "message": text }));
+    }
     if !common.quiet {
         Line::word(GOOD, word).plain(text).show();
     }

@@ -10,9 +10,10 @@ use wfhost::store::{Projects, RunFilter, StoreError, TokenKind};
 use wfhost::world::environment;
 use wfhost::{Adopt, Configurations};
 use wfhost_config::Config;
-use wfhost_server::{Address, Defaults, ServeError, Server};
+use wfhost_server::{Address, Defaults, Drainer, Metrics, MetricsServer, ServeError, Server};
 
 use super::diagnostic::{Exit, Trouble};
+use super::log::{Log, LogFormat, Watch};
 use super::place::{AgentArgs, length_arg};
 use super::{Common, follow, printer};
 
@@ -54,6 +55,9 @@ pub(crate) struct Serve {
     /// Stop when nothing has been due and nothing was driven for so long
     #[arg(long, value_name = "LENGTH", value_parser = length_arg)]
     idle: Option<u64>,
+    /// How it says what happens, on stderr
+    #[arg(long, value_enum, default_value = "text", value_name = "FORMAT", env = environment::LOG_FORMAT)]
+    log_format: LogFormat,
     #[command(flatten)]
     network: Network,
 }
@@ -79,6 +83,14 @@ pub(super) struct Network {
     /// Change nothing through the server
     #[arg(long)]
     read_only: bool,
+    /// Figures for Prometheus at an address of their own, for whoever reaches it,
+    /// without a token; with one they are at /metrics of the server
+    #[arg(long, value_name = "ADDRESS", value_parser = address_arg)]
+    metrics: Option<Address>,
+}
+
+fn address_arg(text: &str) -> Result<Address, String> {
+    text.parse()
 }
 
 fn url_arg(text: &str) -> Result<String, String> {
@@ -100,6 +112,7 @@ impl Network {
         common: &Common,
         host: &wfhost::Host,
         defaults: Defaults,
+        metrics: &Arc<Metrics>,
     ) -> Result<Option<Server>, Trouble> {
         if self.listen.as_deref() == Some("off") {
             return Ok(None);
@@ -137,6 +150,7 @@ impl Network {
             hosts: self.hosts.clone(),
             read_only: self.read_only,
             defaults,
+            metrics: Arc::clone(metrics),
         };
         match Server::bind(host.clone(), options).await {
             Ok(server) => Ok(Some(server)),
@@ -158,6 +172,28 @@ impl Network {
                 .because(&error)
                 .hint("name another one with --listen, or `--listen off`")),
         }
+    }
+
+    /// Shows the figures at their own address, if they have one.
+    async fn show_metrics(
+        &self,
+        common: &Common,
+        host: &wfhost::Host,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Option<MetricsServer>, Trouble> {
+        let Some(address) = &self.metrics else { return Ok(None) };
+        let server = match MetricsServer::bind(host.clone(), Arc::clone(metrics), address).await {
+            Ok(server) => server,
+            Err(ServeError::Host(error)) => return Err(error.into()),
+            Err(error) => {
+                return Err(Trouble::host("WF0810", error.to_string())
+                    .because(&error)
+                    .hint("name another one with --metrics, or leave it out"));
+            }
+        };
+        let whom = if address.is_local() { "this machine" } else { "whoever reaches it" };
+        printer::say(common, "Figures", &format!("{} for {whom}, without a token", server.url()));
+        Ok(Some(server))
     }
 }
 
@@ -193,6 +229,9 @@ fn tell(server: &Server) -> std::io::Result<Option<PathBuf>> {
 
 impl Serve {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        if self.log_format == LogFormat::Json {
+            printer::say_as_log();
+        }
         let store = common.store().await?;
         let here = common.config()?;
         let mut served = vec![None, here.project_name()];
@@ -223,20 +262,34 @@ impl Serve {
         };
         let options = common.host_options(store, providers, self.agents.evict.into(), Adopt::Due)?;
         let max_live = self.max_live as usize;
-        let options = wfhost::HostOptions { max_live, projects, configured, ..options };
+        let metrics = Arc::<Metrics>::default();
+        let log = (self.log_format == LogFormat::Json).then_some(Log { verbose: common.verbose });
+        let watch = Watch { metrics: Arc::clone(&metrics), log };
+        let observer = Some(Arc::new(watch) as Arc<dyn wfhost::Observer>);
+        let options = wfhost::HostOptions { max_live, projects, configured, observer, ..options };
         let host = wfhost::Host::new(options)?;
         // Errors of the database show here and not as silence.
         host.store().runs(RunFilter { limit: 1, ..RunFilter::default() }).await?;
         let mut signals = follow::Signals::new()?;
-        let server = self.network.bind(common, &host, defaults).await?;
+        let server = self.network.bind(common, &host, defaults, &metrics).await?;
+        let figures = self.network.show_metrics(common, &host, &metrics).await?;
         let _told = server.as_ref().map(Told::of);
         host.serve();
         printer::say(common, "Serving", &format!("{}; Ctrl-C stops", common.place()?));
         if let Some(server) = &server {
-            printer::say(common, "Open", server.login().unwrap_or(server.url()));
+            // A log is kept; the code of the address lets somebody in.
+            let login = server.login().filter(|_| self.log_format == LogFormat::Text);
+            printer::say(common, "Open", login.unwrap_or(server.url()));
         }
-        let drainer = server.as_ref().map(Server::drainer);
-        let answering = server.map(|server| tokio::spawn(server.run()));
+        let drainers = server.as_ref().map(Server::drainer).into_iter();
+        let drainers: Vec<_> = drainers.chain(figures.as_ref().map(MetricsServer::drainer)).collect();
+        let mut answering = tokio::task::JoinSet::new();
+        if let Some(server) = server {
+            answering.spawn(server.run());
+        }
+        if let Some(figures) = figures {
+            answering.spawn(figures.run());
+        }
         let number = tokio::select! {
             number = signals.next() => Some(number),
             () = idle(&host, self.idle) => None,
@@ -246,9 +299,7 @@ impl Serve {
             }
         };
         // Nothing new is let in while calls under way come to their ends.
-        if let Some(drainer) = &drainer {
-            drainer.drain();
-        }
+        drainers.iter().for_each(Drainer::drain);
         let live = host.live();
         if live > 0 {
             printer::say(common, "Leaving", &format!("{live} runs, once their calls are done"));
@@ -261,9 +312,7 @@ impl Serve {
                 _ = signals.next() => host.close(None).await,
             }
         };
-        if let Some(answering) = answering {
-            let _ = answering.await;
-        }
+        while answering.join_next().await.is_some() {}
         let text = match dropped {
             0 => "nothing is lost".to_owned(),
             dropped => format!("the calls of {dropped} runs will be made again; nothing is lost"),

@@ -28,9 +28,10 @@ pub enum FailureKind {
     Rejected,
 }
 
-impl fmt::Display for FailureKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl FailureKind {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
             Self::Failed => "failed",
             Self::TimedOut => "timed-out",
             Self::Cancelled => "cancelled",
@@ -38,7 +39,13 @@ impl fmt::Display for FailureKind {
             Self::BudgetExceeded => "budget-exceeded",
             Self::Unavailable => "unavailable",
             Self::Rejected => "rejected",
-        })
+        }
+    }
+}
+
+impl fmt::Display for FailureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
     }
 }
 

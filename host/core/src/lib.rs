@@ -10,6 +10,7 @@ pub mod course;
 mod emission;
 mod entry;
 mod failure;
+mod glance;
 mod ids;
 pub mod journal;
 mod json;
@@ -27,6 +28,7 @@ pub use entry::{
     encode_op,
 };
 pub use failure::{Failure, FailureKind, Outcome};
+pub use glance::Glance;
 pub use ids::{BadRunId, Digest, Epoch, Position, RunId, Step, Timestamp};
 pub use journal::{Journal, JournalError, Row};
 pub use json::{Difference, Json, VALUES, first_difference};

@@ -17,6 +17,7 @@ use wfhost_view::Trouble;
 
 use crate::auth::{Identity, Minted, Scope, Scopes, mint};
 use crate::listen::{Address, Listener, Tls};
+use crate::metrics::{Metrics, Streams};
 use crate::problem::Problem;
 
 /// How a server is set up.
@@ -31,6 +32,8 @@ pub struct Options {
     /// Nothing is changed through it.
     pub read_only: bool,
     pub defaults: Defaults,
+    /// What it counts, and shows. The host should have it as its observer.
+    pub metrics: Arc<Metrics>,
 }
 
 /// What runs get that are started through the server and say nothing else.
@@ -212,7 +215,7 @@ impl App {
             return Err(Problem::too_many_streams(STREAMS));
         }
         *streams.entry(who.id.clone()).or_default() += 1;
-        Ok(Stream { app: self.clone(), who: who.id.clone() })
+        Ok(Stream { app: self.clone(), who: who.id.clone(), _open: self.0.options.metrics.stream() })
     }
 
     /// Whether the use of a token is to be written down again: once a minute.
@@ -279,6 +282,7 @@ pub(crate) async fn ended(draining: &mut watch::Receiver<bool>) {
 pub(crate) struct Stream {
     app: App,
     who: String,
+    _open: Streams,
 }
 
 impl Drop for Stream {

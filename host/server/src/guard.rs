@@ -15,6 +15,7 @@ use tower_http::csrf::CsrfLayer;
 use wfhost_view::Trouble;
 
 use crate::app::App;
+use crate::metrics;
 use crate::problem::Problem;
 
 /// Puts the guards around everything.
@@ -31,6 +32,7 @@ pub(crate) fn around(router: Router, app: &App) -> Router {
         .layer(CatchPanicLayer::custom(failed))
         .layer(CsrfLayer::new().with_rejection_response(refused))
         .layer(from_fn_with_state(app.clone(), guard))
+        .layer(from_fn_with_state(app.clone(), metrics::count))
 }
 
 /// What browsers may do with answers.

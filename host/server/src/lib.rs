@@ -10,6 +10,7 @@ mod callbacks;
 mod changes;
 mod guard;
 mod listen;
+mod metrics;
 mod openapi;
 mod pages;
 mod problem;
@@ -24,6 +25,7 @@ use wfhost::Host;
 pub use self::app::{App, Defaults, Options};
 pub use self::auth::{Minted, Scope, Scopes, mint};
 pub use self::listen::{Address, Tls, TlsError};
+pub use self::metrics::{Metrics, MetricsServer};
 pub use self::openapi::document as openapi;
 pub use self::problem::Problem;
 
@@ -126,6 +128,7 @@ fn router(app: &App) -> axum::Router {
         .merge(pages::router())
         .merge(callbacks::router())
         .merge(api::health::router(document))
+        .route("/metrics", axum::routing::get(metrics::serve))
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::no_method)
         .with_state(app.clone());

@@ -138,6 +138,7 @@ impl Driver<'_> {
             cache,
             purse: Box::new(move || purse(shared.clone(), Arc::clone(&world), Arc::clone(&store)).boxed()),
             used: Used::default(),
+            asked: None,
         });
         let made = async move {
             let Made { end, reservation } = attempting.make().await;

@@ -6,6 +6,7 @@ mod agent;
 mod control;
 mod execute;
 mod replay;
+mod watching;
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -33,8 +34,10 @@ use self::agent::Attempted;
 pub(crate) use self::control::{Control, Leave};
 pub(crate) use self::replay::replay;
 pub use self::replay::{Asked, Replayed};
+use self::watching::Watching;
 use crate::calls::{self, Calls};
 use crate::family::{self, Modules, Wanted};
+use crate::observer::Observer;
 use crate::records::StoredRecords;
 
 /// An answer that came while the program computes on is committed after this
@@ -108,6 +111,22 @@ pub(crate) enum Driven {
     Continued(RunId),
 }
 
+impl Driven {
+    /// The word for it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Ended(_) => "ended",
+            Self::Parked => "parked",
+            Self::Paused => "paused",
+            Self::Refused(_) => "refused",
+            Self::Left => "left",
+            Self::HandedOver(_) => "handed-over",
+            Self::Lost => "lost",
+            Self::Continued(_) => "continued",
+        }
+    }
+}
+
 /// Has runs of this host look at what came in.
 pub(crate) type WakeRuns = dyn Fn(&[Wake]) + Send + Sync;
 
@@ -143,6 +162,8 @@ pub(crate) struct Drive<'a> {
     pub place: Option<u64>,
     /// What was in the inbox when the run was opened, if that was looked up.
     pub inbox: Option<Inbox>,
+    /// Is told what is committed.
+    pub observer: Option<&'a Arc<dyn Observer>>,
 }
 
 /// How the work on a step ended.
@@ -178,6 +199,7 @@ pub(super) struct Driver<'a> {
     again: Option<Box<Append>>,
     /// What is set aside for calls that ended, until that is committed.
     settling: Vec<Reservation>,
+    watching: Option<Box<Watching>>,
 }
 
 enum Turn {
@@ -191,7 +213,9 @@ impl Drive<'_> {
     /// Drives the run until it ends, waits or has to be left. After an error calls go on.
     pub async fn run(mut self, machine: Machine) -> Result<Driven, DriveError> {
         let calls = Arc::clone(&self.calls);
+        let watching = self.observer.map(|observer| Box::new(Watching::new(observer, &machine)));
         let mut driver = Driver {
+            watching,
             ledger: (machine.spent_itself(), machine.budget()),
             head: machine.taken_head(),
             shared: Shared::new(machine, Arc::clone(self.world)),
@@ -336,6 +360,9 @@ impl Driver<'_> {
 
     /// The program has come to the end of its journal.
     fn come_through(&mut self) {
+        if let Some(watching) = &mut self.watching {
+            watching.came_through();
+        }
         let now = self.now();
         let mut inner = self.shared.lock();
         let machine = &mut inner.machine;
@@ -767,7 +794,16 @@ impl Driver<'_> {
     async fn store_append(&mut self, append: Append) -> Result<Appended, DriveError> {
         self.commit_by = None;
         let (head, ledger) = (append.row.as_ref().map(|row| row.head), append.ledger);
-        let appended = self.drive.store.append(append).await?;
+        let pending = self.watching.is_some().then(|| Watching::read(&append));
+        let appended = self.drive.store.append(append).await;
+        if let (Some(watching), Some(pending)) = (&mut self.watching, pending) {
+            let machine = &self.shared.lock().machine;
+            match &appended {
+                Ok(_) => watching.tell(pending, |step| machine.is_open(step)),
+                Err(error) => watching.failed(error),
+            }
+        }
+        let appended = appended?;
         self.settling.clear();
         self.head = head.unwrap_or(self.head);
         self.ledger = ledger.unwrap_or(self.ledger);

@@ -114,7 +114,8 @@ impl Inner {
                 Claimed::Held { session: holder, ref owner, .. }
                     if dead != Some(holder) && self.world.is_dead(owner) =>
                 {
-                    self.store.fence(holder, Fence::Dead).await?;
+                    let runs = self.store.fence(holder, Fence::Dead).await?;
+                    self.took_over(Fence::Dead, runs);
                     dead = Some(holder);
                 }
                 Claimed::Unreadable(unreadable) => {

@@ -12,6 +12,7 @@ use super::{AGAIN_AFTER, Current, From, Inner, Live, Ready, Room};
 use crate::drive::{Control, Drive, DriveError, Driven, Leave, Pace};
 use crate::handle::Ending;
 use crate::host::{Evict, HostError};
+use crate::observer::Notice;
 
 /// One that fails for another reason is tried again after twice the time each time, up to this.
 const AGAIN_AT_MOST: Duration = Duration::from_secs(30);
@@ -228,6 +229,13 @@ impl Inner {
                 }
             }
         });
+        let workflow = self.observer.as_ref().map(|_| machine.started().workflow.clone());
+        if let Some(workflow) = &workflow {
+            let entries = machine.entries();
+            let queued = (entries == 1).then(|| self.world.now().since(machine.started_at()));
+            let queued = queued.map(Duration::from_millis);
+            self.see(Notice::Opened { run, workflow, entries, queued });
+        }
         let calls = self.calls.of(run);
         let driven = Drive {
             engine: &self.engine,
@@ -257,9 +265,19 @@ impl Inner {
             calls: Arc::clone(&calls),
             place,
             inbox,
+            observer: self.observer.as_ref(),
         }
         .run(machine)
         .await;
+        if let Some(workflow) = &workflow {
+            let trouble = match &driven {
+                Ok(Driven::HandedOver(error)) | Err(error) => Some(error.to_string()),
+                // Where a program departs from its journal quotes what it works on.
+                Ok(_) => None,
+            };
+            let how = driven.as_ref().map_or("failed", Driven::word);
+            self.see(Notice::Left { run, workflow, how, trouble: trouble.as_deref() });
+        }
         match driven {
             Ok(driven) => {
                 self.calls.forget(run);
@@ -302,6 +320,9 @@ impl Inner {
         };
         match self.store.append(append).await {
             Ok(appended) => {
+                let after = Duration::from_millis(at.since(machine.started_at()));
+                let workflow = &machine.started().workflow;
+                self.see(Notice::Ended { run, workflow, state: RunState::of(Some(&outcome)), after });
                 self.wake_all(&appended.wake);
                 Ok(Driven::Ended(outcome))
             }

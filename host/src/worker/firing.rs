@@ -5,6 +5,7 @@ use wfhost_store::schedule::{Firing, LastRun, Schedule};
 use wfhost_store::{Fire, RunFilter, RunInfo, StoreError};
 
 use super::Inner;
+use crate::observer::Notice;
 
 /// Schedules that are fired between two looks for runs.
 const FIRINGS_AT_ONCE: usize = 64;
@@ -45,9 +46,13 @@ impl Inner {
         for again in [false, true] {
             // Without random numbers no run can begin anywhere; the next look tries again.
             let Ok(run) = schedule.run(at, now, again) else { return Ok(false) };
+            let (id, workflow) = (run.id.clone(), run.workflow.clone());
             match self.store.fire(fire(next, Some(run), cancel.clone())).await {
                 Err(StoreError::IdTaken { .. } | StoreError::IdUsed { .. }) if !again => {}
                 fired => {
+                    if fired == Ok(true) {
+                        self.see(Notice::Created { run: &id, workflow: &workflow });
+                    }
                     if let Some(run) = &cancel {
                         self.wake(run);
                     }

@@ -26,6 +26,7 @@ use crate::drive::{Control, Done, Leave};
 use crate::family::Modules;
 use crate::handle::Ending;
 use crate::host::{Adopt, Configurations, Evict, HostError};
+use crate::observer::{Notice, Observer};
 
 /// A store that could not be reached, or has no room, is tried again after this time.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -72,6 +73,8 @@ pub(crate) struct Inner {
     /// A run is driven no more.
     pub left: Notify,
     pub going: Once,
+    /// Is told what the host does.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 #[derive(Debug, Default)]
@@ -185,6 +188,13 @@ impl From {
 }
 
 impl Inner {
+    /// Tells who observes this host.
+    pub fn see(&self, notice: Notice<'_>) {
+        if let Some(observer) = &self.observer {
+            observer.see(notice);
+        }
+    }
+
     /// Begins the tasks that keep a host going, until it is dropped.
     pub fn set_going(self: &Arc<Self>) {
         self.going.call_once(|| {

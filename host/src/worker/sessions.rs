@@ -12,6 +12,7 @@ use wfhost_world::{Lease, lock};
 
 use super::{AGAIN_AFTER, Current, Inner};
 use crate::drive::Leave;
+use crate::observer::Notice;
 
 /// How often a session is renewed while its lease runs.
 const RENEWALS: u32 = 3;
@@ -118,6 +119,15 @@ impl Inner {
         }
     }
 
+    /// The session of another host was ended.
+    pub(super) fn took_over(&self, fence: Fence, runs: u64) {
+        let why = match fence {
+            Fence::IfOver => "late",
+            Fence::Dead => "dead",
+        };
+        self.see(Notice::TookOver { why, runs });
+    }
+
     /// Ends the sessions of processes that are no more.
     pub(super) async fn fence_dead(&self) -> Result<(), StoreError> {
         let own = self.current.lock().await.as_ref().map(|current| current.session);
@@ -128,7 +138,9 @@ impl Inner {
                 _ if self.world.is_dead(&session.owner) => Fence::Dead,
                 _ => continue,
             };
-            if self.store.fence(session.id, fence).await? > 0 {
+            let runs = self.store.fence(session.id, fence).await?;
+            if runs > 0 {
+                self.took_over(fence, runs);
                 self.work.notify_one();
             }
         }

@@ -375,6 +375,7 @@ pub async fn questions_are_listed_oldest_first_and_answered_once(stores: Vec<Sho
             open.into_iter().map(|open| (open.run.to_string(), open.step.0)).collect::<Vec<_>>()
         };
         assert_eq!(open(None).await, [("a".to_owned(), 3), ("b".to_owned(), 7)]);
+        assert_load(&store).await;
         let answer = |step| MessageBody::Answer {
             step: Step(step),
             outcome: Ok(Json::null()),
@@ -1372,10 +1373,29 @@ pub async fn runs_are_found_by_what_they_are_labelled_with_and_wait_for(stores: 
         let counts: BTreeMap<_, _> =
             store.counts().await.unwrap().into_iter().map(|(state, count)| (state.as_str(), count)).collect();
         assert_eq!((counts.get("waiting"), counts.get("running")), (Some(&3), Some(&3)));
+        assert_load(&store).await;
         // A deleted run is not found by its label, and its label can be another run's.
         store.fence(store.mine, Fence::Dead).await.unwrap();
         assert_eq!(store.delete(&id("r3")).await.unwrap(), Deleted::Yes);
         assert_eq!(found(RunFilter { labels: vec![label("run", "r3")], ..usual() }).await, [""; 0]);
+    }
+}
+
+/// What the load says is what the runs and questions say.
+async fn assert_load(store: &Shop) {
+    let load = store.load().await.unwrap();
+    let now = store.now();
+    let runs = store.runs(RunFilter { limit: 1_000, ..RunFilter::default() }).await.unwrap();
+    let due: Vec<_> = runs.iter().filter_map(|run| run.due_at).filter(|due| *due <= now).collect();
+    let oldest = due.iter().filter(|due| due.0 > 0).min();
+    let asked: Vec<_> = store.questions(None, 1_000).await.unwrap();
+    let first = asked.iter().map(|question| question.asked_at).min();
+    assert_eq!(load.due, due.len() as u64);
+    assert_eq!(load.questions, asked.len() as u64);
+    // The clock may go on between the looks.
+    for (ms, at) in [(load.lag_ms, oldest.copied()), (load.question_ms, first)] {
+        assert_eq!(ms.is_some(), at.is_some());
+        assert!(at.is_none_or(|at| now.since(at).abs_diff(ms.unwrap()) < 5_000), "{ms:?} {at:?} {now:?}");
     }
 }
 

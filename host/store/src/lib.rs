@@ -233,6 +233,9 @@ pub trait Views: Send + Sync {
     /// How many runs are in each state; states without any may be left out.
     fn counts(&self) -> BoxFuture<'_, Result<Vec<(RunState, u64)>>>;
 
+    /// How much there is to do, and how large the store is.
+    fn load(&self) -> BoxFuture<'_, Result<Load>>;
+
     /// Whether a run of this family can be advanced now, or is advanced.
     fn busy_relatives<'a>(&'a self, root: &'a RunId) -> BoxFuture<'a, Result<bool>>;
 

@@ -508,6 +508,24 @@ pub const PARENT_GONE: &str = "its parent does not wait for it any more";
 /// Why a run is cancelled whose schedule begins another one.
 pub const OVERTAKEN: &str = "the next run of its schedule begins";
 
+/// How much there is to do, and how large the store is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Load {
+    /// Runs that could be advanced now and that nobody has.
+    pub due: u64,
+    /// How long the one that waits longest has been due, in milliseconds. Those that became due because
+    /// something came in, or because their host is gone, are not among them: it is not known since when.
+    pub lag_ms: Option<u64>,
+    /// Questions that nobody has answered.
+    pub questions: u64,
+    /// How long the oldest of them is open, in milliseconds.
+    pub question_ms: Option<u64>,
+    /// Of the database; 0 if that is not known.
+    pub bytes: u64,
+    /// Of what is written ahead of it.
+    pub wal_bytes: u64,
+}
+
 /// What parked runs wait for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum WaitsFor {

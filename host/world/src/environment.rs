@@ -41,6 +41,8 @@ variables! { READ:
     CACHE = "WFHOST_CACHE";
     /// Where the server answers, as `wfhost serve --listen`; `off` for nowhere.
     LISTEN = "WFHOST_LISTEN";
+    /// How `wfhost serve` says what happens, `text` or `json`, as `--log-format`.
+    LOG_FORMAT = "WFHOST_LOG_FORMAT";
     /// How long a lease runs, in milliseconds from 100 to 86,400,000 \[default: 30000\].
     LEASE_MS = "WFHOST_LEASE_MS";
     /// The greatest size of the database, in pages of 4 KiB.

@@ -226,6 +226,10 @@ impl Views for Faulty {
         self.with(async move { self.store.counts().await }.boxed())
     }
 
+    fn load(&self) -> BoxFuture<'_, Result<Load>> {
+        self.with(async move { self.store.load().await }.boxed())
+    }
+
     fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Vec<RunInfo>>> {
         self.with(async move { self.store.runs(filter).await }.boxed())
     }

@@ -1,6 +1,7 @@
 //! What the driver asks.
 
 use super::*;
+use crate::glance;
 
 impl Machine {
     /// What has to be done now. Empty while the program is replaying, for what
@@ -242,6 +243,22 @@ impl Machine {
     /// The steps that are not done, in their order.
     pub fn open_steps(&self) -> impl Iterator<Item = OpenStep<'_>> {
         self.steps.open()
+    }
+
+    /// The kinds of the steps that are not done, and when they were asked for.
+    pub fn open_kinds(&self) -> Vec<(Step, &'static str, Timestamp)> {
+        let kinds = self.steps.open().map(|open| open.step);
+        kinds
+            .filter_map(|step| {
+                let kind = glance::op_kind(self.steps.op(step)?).unwrap_or("other");
+                Some((step, kind, self.steps.scheduled_at(step)?))
+            })
+            .collect()
+    }
+
+    /// Whether a step is neither done nor dropped.
+    pub fn is_open(&self, step: Step) -> bool {
+        self.steps.is_open(step)
     }
 
     /// The names that the program waits for signals of.

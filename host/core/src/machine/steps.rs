@@ -864,6 +864,10 @@ impl Steps {
         })
     }
 
+    pub(super) fn scheduled_at(&self, step: Step) -> Option<Timestamp> {
+        self.states.get(&step).map(|state| state.at)
+    }
+
     pub(super) fn take_questions(&mut self) -> Vec<QuestionChange> {
         std::mem::take(&mut self.question_changes)
     }

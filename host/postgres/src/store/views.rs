@@ -101,6 +101,31 @@ impl Views for PostgresStore {
         .boxed()
     }
 
+    fn load(&self) -> BoxFuture<'_, Result<Load>> {
+        async move {
+            let sql = "SELECT d.count, d.oldest, q.count, q.oldest, wf.now_1($1),
+                              pg_database_size(current_database())
+                       FROM (SELECT count(*) AS count, min(due_at) FILTER (WHERE due_at > 0) AS oldest
+                             FROM wf.hot WHERE due_at IS NOT NULL AND due_at <= wf.now_1($1)) d,
+                            (SELECT count(*) AS count, min(at) AS oldest FROM wf.questions WHERE NOT answered) q";
+            let rows = self.pool.read(sql, &|| args_of![self.set_now()]).await?;
+            let loads = self.all(&rows, |row| {
+                let now = row.int(4)?;
+                let since = |at: Option<i64>| at.map(|at| now.saturating_sub(at).max(0) as u64);
+                Ok(Load {
+                    due: row.int(0)? as u64,
+                    lag_ms: since(row.maybe_int(1)?),
+                    questions: row.int(2)? as u64,
+                    question_ms: since(row.maybe_int(3)?),
+                    bytes: row.int(5)? as u64,
+                    wal_bytes: 0,
+                })
+            })?;
+            Ok(loads.into_iter().next().unwrap_or_default())
+        }
+        .boxed()
+    }
+
     fn busy_relatives<'a>(&'a self, root: &'a RunId) -> BoxFuture<'a, Result<bool>> {
         async move {
             let sql = "SELECT EXISTS (SELECT 1 FROM wf.runs r JOIN wf.hot h ON h.run = r.run

@@ -56,6 +56,23 @@ impl Views for MemStore {
         })
     }
 
+    fn load(&self) -> BoxFuture<'_, Result<Load>> {
+        let now = self.clock.now();
+        self.look(|data| {
+            let due = data.runs.iter().filter_map(|run| run.info.due_at).filter(|due| *due <= now);
+            let asked = data.runs.iter().flat_map(|run| run.questions.values());
+            let asked: Vec<_> =
+                asked.filter(|(_, answered)| !answered).map(|(question, _)| question.asked_at).collect();
+            Load {
+                due: due.clone().count() as u64,
+                lag_ms: due.filter(|due| due.0 > 0).min().map(|due| now.since(due)),
+                questions: asked.len() as u64,
+                question_ms: asked.iter().min().map(|at| now.since(*at)),
+                ..Load::default()
+            }
+        })
+    }
+
     fn busy_relatives<'a>(&'a self, root: &'a RunId) -> BoxFuture<'a, Result<bool>> {
         let now = self.clock.now();
         self.look(|data| {

@@ -591,6 +591,16 @@ impl Views for SqliteStore {
         async move { self.read(read::counts) }.boxed()
     }
 
+    fn load(&self) -> BoxFuture<'_, Result<Load>> {
+        async move {
+            let load = self.read_at_once(|c| read::load(c, write::millis(self.clock.now())))?;
+            // There is none before the first write.
+            let wal = std::fs::metadata(format!("{}-wal", self.path));
+            Ok(Load { wal_bytes: wal.map_or(0, |wal| wal.len()), ..load })
+        }
+        .boxed()
+    }
+
     fn busy_relatives<'a>(&'a self, root: &'a RunId) -> BoxFuture<'a, Result<bool>> {
         async move { self.read_at_once(|c| read::busy_relatives(c, root, write::millis(self.clock.now()))) }
             .boxed()

@@ -10,7 +10,7 @@ use super::journal::{self, last_place};
 use super::sessions;
 use crate::schedule::{CatchUp, Overlap, Schedule};
 use crate::{
-    Clock, DueSchedules, Family, INBOX_BYTES, INBOX_MESSAGES, Inbox, Links, LogLevel, LogLine, Message,
+    Clock, DueSchedules, Family, INBOX_BYTES, INBOX_MESSAGES, Inbox, Links, Load, LogLevel, LogLine, Message,
     MessageBody, MessageId, ModuleInfo, NewTranscript, OpenQuestion, OutMessage, Part, Published, RunFilter,
     RunInfo, RunState, Schedules, Snapshot, TranscriptFilter, TranscriptKind, TranscriptLine, Waiting,
     WaitsFor,
@@ -528,6 +528,36 @@ pub(super) fn counts(c: &Connection) -> Result<Vec<(RunState, u64)>> {
     c.prepare_cached("SELECT state, count(*) FROM runs GROUP BY state")?
         .query_map([], |row| Ok((state_word(row, 0)?, row.get::<_, i64>(1)? as u64)))?
         .collect()
+}
+
+pub(super) fn load(c: &Connection, now: i64) -> Result<Load> {
+    let number = |sql: &str| {
+        let mut statement = c.prepare_cached(sql)?;
+        let parameters = &[&now][..statement.parameter_count()];
+        statement.query_row(rusqlite::params_from_iter(parameters), |row| row.get::<_, Option<i64>>(0))
+    };
+    // Each by an index of its own.
+    const BEGUN: &str = "FROM runs INDEXED BY runs_due WHERE due_at NOT NULL AND state <> 'queued'";
+    const NEW: &str = "FROM runs INDEXED BY runs_new WHERE due_at NOT NULL AND state = 'queued'";
+    let (mut due, mut oldest) = (0, None);
+    for which in [BEGUN, NEW] {
+        due += number(&format!("SELECT count(*) {which} AND due_at <= ?1"))?.unwrap_or(0);
+        // What is due at once has the time 0.
+        let first = number(&format!("SELECT min(due_at) {which} AND due_at > 0 AND due_at <= ?1"))?;
+        oldest = [oldest, first].into_iter().flatten().min();
+    }
+    let asked = number("SELECT min(at) FROM questions WHERE answered = 0")?;
+    let questions = number("SELECT count(*) FROM questions WHERE answered = 0")?;
+    let [pages, size] = [number("PRAGMA page_count")?, number("PRAGMA page_size")?];
+    let since = |at: i64| now.saturating_sub(at).max(0) as u64;
+    Ok(Load {
+        due: due as u64,
+        lag_ms: oldest.map(since),
+        questions: questions.unwrap_or(0) as u64,
+        question_ms: asked.map(since),
+        bytes: (pages.unwrap_or(0) * size.unwrap_or(0)) as u64,
+        wal_bytes: 0,
+    })
 }
 
 pub(super) fn busy_relatives(c: &Connection, root: &RunId, now: i64) -> Result<bool> {

@@ -1,0 +1,234 @@
+//! Figures for Prometheus. Counters count what this process did; what the database holds is looked up
+//! when somebody asks, now and then. No label is the id of a run.
+
+mod figures;
+mod listener;
+
+use std::time::{Duration, Instant};
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use prometheus_client::encoding::{prometheus_text, text};
+use wfhost::agents::{CallObserver, CallPhase, SeenCall, SeenEnd};
+use wfhost::store::{Load, RunState, StoreError};
+use wfhost::{Host, Notice, Observer};
+
+use self::figures::Figures;
+pub(crate) use self::figures::Streams;
+pub use self::listener::MetricsServer;
+use crate::app::App;
+use crate::auth::{Caller, Scope};
+use crate::problem::Problem;
+
+/// What the database holds is not looked up more often.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long that may take.
+const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The figures of a process. Observes hosts.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    figures: Figures,
+    looked: tokio::sync::Mutex<Option<Instant>>,
+}
+
+impl Metrics {
+    /// The figures as text: of the format of Prometheus, or OpenMetrics.
+    pub async fn text(&self, host: &Host, open: bool) -> String {
+        self.look(host).await;
+        let mut out = String::new();
+        let encode = if open { text::encode } else { prometheus_text::encode };
+        // Writing to memory does not fail.
+        let _ = encode(&mut out, &self.figures.registry);
+        out
+    }
+
+    /// Looks up what the database holds, if that was not done just before.
+    async fn look(&self, host: &Host) {
+        self.figures.live.set(host.live() as i64);
+        let commits = host.store().commits();
+        self.figures.commits.inc_by(commits.saturating_sub(self.figures.commits.get()));
+        let mut looked = self.looked.lock().await;
+        if looked.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
+            return;
+        }
+        let (store, runtime) = (host.store().clone(), tokio::runtime::Handle::current());
+        // Reading takes its time, and the workers advance runs meanwhile.
+        let reading = tokio::task::spawn_blocking(move || {
+            runtime.block_on(async { Ok::<_, StoreError>((store.counts().await?, store.load().await?)) })
+        });
+        match tokio::time::timeout(LOOK_PATIENCE, reading).await {
+            Ok(Ok(Ok((counts, load)))) => {
+                self.figures.up.set(1);
+                self.show(&counts, &load);
+            }
+            Ok(Ok(Err(error))) => {
+                self.figures.up.set(0);
+                self.figures.store_errors.get_or_create(&[("code", error.code())]).inc();
+            }
+            // What was found before is old, and says so.
+            Ok(Err(_)) | Err(_) => drop(self.figures.up.set(0)),
+        }
+        *looked = Some(Instant::now());
+    }
+
+    fn show(&self, counts: &[(RunState, u64)], load: &Load) {
+        let figures = &self.figures;
+        for state in RunState::ALL {
+            let count = counts.iter().find(|(known, _)| *known == state).map_or(0, |(_, count)| *count);
+            figures.runs.get_or_create(&[("state", state.as_str())]).set(count as i64);
+        }
+        let seconds = |ms: Option<u64>| ms.unwrap_or(0) as f64 / 1_000.0;
+        figures.due.set(load.due as i64);
+        figures.due_lag.set(seconds(load.lag_ms));
+        figures.questions.set(load.questions as i64);
+        figures.question_age.set(seconds(load.question_ms));
+        figures.database_bytes.set(load.bytes as i64);
+        figures.wal_bytes.set(load.wal_bytes as i64);
+    }
+
+    pub(crate) fn stream(&self) -> Streams {
+        Streams::open(&self.figures)
+    }
+}
+
+/// The model of calls of which none is known.
+const NO_MODEL: &str = "unknown";
+
+impl CallObserver for Metrics {
+    fn see_call(&self, seen: SeenCall<'_>) {
+        let figures = &self.figures;
+        match seen {
+            SeenCall::Entered { provider, phase } => drop(figures.in_phase(provider, phase).inc()),
+            SeenCall::Left { provider, phase, after } => {
+                figures.in_phase(provider, phase).dec();
+                if phase == CallPhase::Waiting {
+                    let labels = vec![("provider", figures.provider(provider))];
+                    figures.slot_wait.get_or_create(&labels).observe(after.as_secs_f64());
+                }
+            }
+            SeenCall::Ended(SeenEnd { provider, model, outcome, took, first, usage, .. }) => {
+                let (name, model) = figures.model(provider, model.unwrap_or(NO_MODEL));
+                let one = vec![("provider", name.clone())];
+                let labels = vec![("provider", name.clone()), ("outcome", outcome.to_owned())];
+                figures.attempts.get_or_create(&labels).inc();
+                let both = vec![("provider", name), ("model", model)];
+                if let Some(took) = took {
+                    figures.attempt.get_or_create(&both).observe(took.as_secs_f64());
+                }
+                if let Some(first) = first {
+                    figures.first_chunk.get_or_create(&one).observe(first.as_secs_f64());
+                }
+                let Some(usage) = usage else { return };
+                let kinds = [
+                    ("input", usage.input_tokens),
+                    ("cached", usage.cached_tokens),
+                    ("output", usage.output_tokens),
+                ];
+                for (kind, tokens) in kinds {
+                    let mut labels = both.clone();
+                    labels.push(("type", kind.to_owned()));
+                    figures.tokens.get_or_create(&labels).inc_by(tokens);
+                }
+                figures.cost.get_or_create(&both).inc_by(usage.cost_micros as f64 / 1e6);
+            }
+        }
+    }
+}
+
+impl Observer for Metrics {
+    fn see(&self, notice: Notice<'_>) {
+        let figures = &self.figures;
+        match notice {
+            Notice::Created { workflow, .. } => {
+                let labels = vec![("workflow", figures.workflow(workflow))];
+                figures.started.get_or_create(&labels).inc();
+            }
+            Notice::Opened { queued, .. } => {
+                if let Some(queued) = queued {
+                    figures.queued.observe(queued.as_secs_f64());
+                }
+            }
+            Notice::CameThrough { entries, took, .. } => {
+                // The first entry of a run that begins is no replay.
+                if entries > 1 {
+                    figures.replayed.inc_by(entries);
+                    figures.replay.observe(took.as_secs_f64());
+                }
+            }
+            Notice::Appended { entries, took, .. } => {
+                figures.appends.inc();
+                figures.entries.inc_by(u64::from(entries));
+                figures.commit.observe(took.as_secs_f64());
+            }
+            Notice::Step { kind, end, .. } => {
+                figures.steps.get_or_create(&[("kind", kind), ("outcome", end.word())]).inc();
+            }
+            Notice::Received { .. } => {
+                figures.signals.get_or_create(&[("outcome", "received")]).inc();
+            }
+            Notice::Ended { workflow, state, after, .. } => {
+                let workflow = figures.workflow(workflow);
+                let labels = vec![("workflow", workflow.clone()), ("state", state.as_str().to_owned())];
+                figures.ended.get_or_create(&labels).inc();
+                figures.run.get_or_create(&vec![("workflow", workflow)]).observe(after.as_secs_f64());
+            }
+            Notice::Left { how, .. } => {
+                figures.drives.get_or_create(&[("end", how)]).inc();
+                if how == "parked" {
+                    figures.parked.inc();
+                }
+            }
+            Notice::Failed { error, .. } => {
+                // What came in meanwhile, and who has the run now, are no errors of the store.
+                if !matches!(
+                    error,
+                    StoreError::Raced { .. } | StoreError::Fenced { .. } | StoreError::SessionOver
+                ) {
+                    figures.store_errors.get_or_create(&[("code", error.code())]).inc();
+                }
+            }
+            Notice::TookOver { why, runs } => {
+                figures.takeovers.get_or_create(&[("why", why)]).inc_by(runs);
+            }
+            Notice::Signal { outcome, .. } => {
+                figures.signals.get_or_create(&[("outcome", outcome)]).inc();
+            }
+        }
+    }
+}
+
+/// For those who may read figures.
+pub(crate) async fn serve(
+    State(app): State<App>,
+    Caller(who): Caller,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    who.need(&app, Scope::MetricsRead)?;
+    Ok(answer(&app.options().metrics, app.host(), &headers).await)
+}
+
+async fn answer(metrics: &Metrics, host: &Host, headers: &HeaderMap) -> Response {
+    let asked = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let open = asked.contains("application/openmetrics-text");
+    let kind = match open {
+        true => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        false => "text/plain; version=0.0.4; charset=utf-8",
+    };
+    ([(header::CONTENT_TYPE, kind)], metrics.text(host, open).await).into_response()
+}
+
+/// Counts the requests by the routes that they were for.
+pub(crate) async fn count(State(app): State<App>, request: Request, next: Next) -> Response {
+    let since = Instant::now();
+    let path = request.extensions().get::<MatchedPath>();
+    let route = path.map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
+    let response = next.run(request).await;
+    let figures = &app.options().metrics.figures;
+    let status = response.status().as_u16().to_string();
+    figures.requests.get_or_create(&vec![("route", route.clone()), ("status", status)]).inc();
+    figures.request.get_or_create(&vec![("route", route)]).observe(since.elapsed().as_secs_f64());
+    response
+}
