@@ -179,7 +179,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn read(mut stream: impl Read) -> std::io::Result<Self> {
+    pub fn read(mut stream: impl Read) -> std::io::Result<Self> {
         let mut bytes = Vec::new();
         // A server that has said what it wants may reset the connection.
         if let Err(error) = stream.read_to_end(&mut bytes)

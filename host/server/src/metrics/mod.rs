@@ -35,6 +35,11 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// The names of all figures.
+    pub fn names(&self) -> &[String] {
+        &self.figures.names
+    }
+
     /// The figures as text: of the format of Prometheus, or OpenMetrics.
     pub async fn text(&self, host: &Host, open: bool) -> String {
         self.look(host).await;
