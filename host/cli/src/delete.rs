@@ -53,7 +53,7 @@ pub(super) fn confirm(yes: bool, question: &str) -> Result<(), Trouble> {
     if yes {
         return Ok(());
     }
-    let refused = || Trouble::usage("WF0509", "nothing was deleted");
+    let refused = || Trouble::usage("WF0509", "nothing was done");
     if !std::io::stdin().is_terminal() {
         return Err(refused().hint("say --yes: this cannot be undone"));
     }

@@ -443,6 +443,10 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ),
     ("WF0822", "a report of `wfhost test` cannot be written"),
     (
+        "WF0823",
+        "the configuration of an MCP client cannot be changed\n\n`wfhost mcp install` shows what belongs into it; put it in by hand.",
+    ),
+    (
         "WF0920",
         "this is no reference of a module in a registry\n\nA reference names the registry, the repository and the version: ghcr.io/acme/reviewer:1.4.2, localhost:5000/me/hello@sha256:.. Neither a registry nor a version is meant if none is named: elsewhere `hello` leads to a public registry, where anybody can put something of that name. A registry whose name has neither a dot nor a port is written as oci://NAME/..",
     ),

@@ -25,6 +25,7 @@ mod key;
 mod log;
 mod login;
 mod logs;
+mod mcp;
 mod messages;
 mod module_arg;
 mod modules;
@@ -197,6 +198,8 @@ enum Verb {
     Schedule(schedule::ScheduleVerb),
     /// Advance whatever is due
     Serve(serve::Serve),
+    /// Let coding agents start, follow and inspect runs (MCP)
+    Mcp(mcp::Mcp),
     /// Let programs and people in to the server
     Token(token::TokenVerb),
     /// Make a new run out of what another one did
@@ -288,7 +291,10 @@ const GROUPS: &[(&str, &[&str])] = &[
     ),
     ("Change", &["add", "modules", "upgrade", "replay", "verify", "delete"]),
     ("Share", &["push", "pull", "login", "logout", "key", "sign", "update", "save", "load"]),
-    ("Operate", &["serve", "token", "schedule", "db", "config", "trust", "untrust", "plugin", "doctor"]),
+    (
+        "Operate",
+        &["serve", "mcp", "token", "schedule", "db", "config", "trust", "untrust", "plugin", "doctor"],
+    ),
     ("Help", &["explain", "completions"]),
 ];
 
@@ -418,6 +424,7 @@ async fn execute(cli: &Cli) -> Result<Exit, Trouble> {
         Verb::Schedule(verb) => verb.execute(common).await,
         Verb::Serve(verb) => verb.execute(common).await,
         Verb::Test(verb) => verb.execute(common).await,
+        Verb::Mcp(verb) => verb.execute(common).await,
         Verb::Token(verb) => verb.execute(common).await,
         Verb::Fork(verb) => verb.execute(common).await,
         Verb::Upgrade(verb) => verb.execute(common).await,

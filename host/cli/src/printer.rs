@@ -62,6 +62,11 @@ pub(super) fn json(document: &impl Serialize) {
     value_text(raw(document).get());
 }
 
+/// A message of a protocol, which is JSON.
+pub(super) fn message(json: &str) {
+    value_text(json);
+}
+
 /// JSON of a program as it is.
 pub(super) fn value(value: &Json) {
     value_text(value.as_str());

@@ -83,6 +83,9 @@ pub(super) struct Network {
     /// Change nothing through the server
     #[arg(long)]
     read_only: bool,
+    /// Offer each module as a tool of its own to MCP clients
+    #[arg(long)]
+    mcp_workflows: bool,
     /// Figures for Prometheus at an address of their own, for whoever reaches it,
     /// without a token; with one they are at /metrics of the server
     #[arg(long, value_name = "ADDRESS", value_parser = address_arg)]
@@ -150,6 +153,7 @@ impl Network {
             hosts: self.hosts.clone(),
             read_only: self.read_only,
             defaults,
+            mcp_workflows: self.mcp_workflows,
             metrics: Arc::clone(metrics),
         };
         match Server::bind(host.clone(), options).await {

@@ -16,7 +16,7 @@ use wfhost_core::policy::budget::Budget;
 use wfhost_view::Trouble;
 
 use crate::auth::{Identity, Minted, Scope, Scopes, mint};
-use crate::listen::{Address, Listener, Tls};
+use crate::listen::{Address, Tls};
 use crate::metrics::{Metrics, Streams};
 use crate::problem::Problem;
 
@@ -32,6 +32,8 @@ pub struct Options {
     /// Nothing is changed through it.
     pub read_only: bool,
     pub defaults: Defaults,
+    /// Whether clients of the Model Context Protocol have each module as a tool.
+    pub mcp_workflows: bool,
     /// What it counts, and shows. The host should have it as its observer.
     pub metrics: Arc<Metrics>,
 }
@@ -81,17 +83,25 @@ struct Shared {
     used: Mutex<HashMap<String, Timestamp>>,
 }
 
+/// Where requests come in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum At {
+    /// Where only the user of this process can send any.
+    User,
+    Port(u16),
+}
+
 impl App {
     pub(crate) async fn new(
         host: Host,
         options: Options,
-        listener: &Listener,
+        at: At,
         url: String,
         identity: String,
         draining: watch::Receiver<bool>,
     ) -> Result<Self, HostError> {
         let secret = host.store().secret().await?;
-        let is_unix = listener.is_unix();
+        let is_unix = at == At::User;
         let own = match is_unix {
             true => None,
             false => Some(mint("this server", TokenKind::Bearer, Scopes::all(), None)?),
@@ -104,7 +114,10 @@ impl App {
             is_tls: options.tls.is_some()
                 || options.public_url.as_ref().is_some_and(|url| url.starts_with("https:")),
             is_unix,
-            port: listener.port(),
+            port: match at {
+                At::User => 0,
+                At::Port(port) => port,
+            },
             own,
             draining,
             changed: watch::Sender::new(0),

@@ -10,6 +10,7 @@ mod callbacks;
 mod changes;
 mod guard;
 mod listen;
+mod mcp;
 mod metrics;
 mod openapi;
 mod pages;
@@ -22,9 +23,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use wfhost::Host;
 
+use self::app::At;
 pub use self::app::{App, Defaults, Options};
 pub use self::auth::{Minted, Scope, Scopes, mint};
 pub use self::listen::{Address, Tls, TlsError};
+pub use self::mcp::{Mcp, McpOptions};
 pub use self::metrics::{Metrics, MetricsServer};
 pub use self::openapi::document as openapi;
 pub use self::problem::Problem;
@@ -66,7 +69,8 @@ impl Server {
         let url = options.public_url.clone().unwrap_or_else(|| listener.url());
         let identity = host.store().identity().await?;
         let (drain, draining) = watch::channel(false);
-        let app = App::new(host, options, &listener, url.clone(), identity, draining).await?;
+        let at = if listener.is_unix() { At::User } else { At::Port(listener.port()) };
+        let app = App::new(host, options, at, url.clone(), identity, draining).await?;
         let login = match listener.is_unix() {
             // Whoever can open the socket is the user.
             true => None,
@@ -106,6 +110,38 @@ impl Server {
     }
 }
 
+/// What the API does, for the user of this process: without an address.
+#[derive(Debug)]
+pub struct Local {
+    app: App,
+    drain: watch::Sender<bool>,
+    watching: tokio::task::JoinHandle<()>,
+}
+
+impl Local {
+    /// Over a host.
+    pub async fn new(host: Host, options: Options) -> Result<Self, ServeError> {
+        let identity = host.store().identity().await?;
+        let (drain, draining) = watch::channel(false);
+        let url = options.public_url.clone().unwrap_or_default();
+        let app = App::new(host, options, At::User, url, identity, draining).await?;
+        let watching = tokio::spawn(changes::watch(app.clone()));
+        Ok(Self { app, drain, watching })
+    }
+
+    /// A server of the Model Context Protocol for the user.
+    pub fn mcp(&self, read_only: bool, options: McpOptions) -> Mcp {
+        Mcp::of_user(&self.app, read_only, options)
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        self.drain.send_replace(true);
+        self.watching.abort();
+    }
+}
+
 /// Ends a server.
 #[derive(Clone, Debug)]
 pub struct Drainer(watch::Sender<bool>);
@@ -129,6 +165,7 @@ fn router(app: &App) -> axum::Router {
         .merge(callbacks::router())
         .merge(api::health::router(document))
         .route("/metrics", axum::routing::get(metrics::serve))
+        .route("/mcp", axum::routing::post(mcp::over_http))
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::no_method)
         .with_state(app.clone());

@@ -6,6 +6,7 @@ mod client;
 mod docs;
 mod events;
 mod hostile;
+mod mcp;
 mod metrics;
 mod openapi;
 mod pages;

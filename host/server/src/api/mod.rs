@@ -23,7 +23,7 @@ use wfhost_core::RunId;
 use crate::app::App;
 use crate::problem::{Problem, ProblemView};
 
-pub(crate) use self::body::{Payload, Sent};
+pub(crate) use self::body::{Payload, Sent, read as read_body};
 
 /// All routes.
 pub(crate) fn router() -> OpenApiRouter<App> {

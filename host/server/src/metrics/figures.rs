@@ -110,6 +110,7 @@ pub(super) struct Figures {
     pub requests: Family<Named, Counter>,
     pub request: Histograms,
     pub streams: Gauge,
+    pub mcp: Family<Fixed<1>, Counter>,
 
     workflows: Names,
     providers: Names,
@@ -236,6 +237,7 @@ impl Default for Figures {
                 Family::new_with_constructor(short as fn() -> Histogram),
             ),
             streams: add(r, "event_streams", "Streams and long polls that are open", Gauge::default()),
+            mcp: add(r, "mcp_requests", "Requests of MCP clients, by method", Family::default()),
             workflows: Names::default(),
             providers: Names::default(),
             models: Names::default(),

@@ -94,10 +94,33 @@ impl Metrics {
         figures.wal_bytes.set(load.wal_bytes as i64);
     }
 
+    /// A client of the Model Context Protocol asked something.
+    pub(crate) fn asked_by_mcp(&self, method: &str) {
+        let known = METHODS.into_iter().find(|known| *known == method).unwrap_or("other");
+        self.figures.mcp.get_or_create(&[("method", known)]).inc();
+    }
+
     pub(crate) fn stream(&self) -> Streams {
         Streams::open(&self.figures)
     }
 }
+
+/// What clients of the Model Context Protocol may ask.
+const METHODS: [&str; 13] = [
+    "initialize",
+    "ping",
+    "prompts/get",
+    "prompts/list",
+    "resources/list",
+    "resources/read",
+    "resources/templates/list",
+    "server/discover",
+    "tasks/cancel",
+    "tasks/get",
+    "tasks/update",
+    "tools/call",
+    "tools/list",
+];
 
 /// The model of calls of which none is known.
 const NO_MODEL: &str = "unknown";

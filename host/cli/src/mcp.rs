@@ -1,0 +1,337 @@
+//! `wfhost mcp`
+
+use std::collections::HashMap;
+use std::io::{BufRead, Read};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use wfhost::store::Projects;
+use wfhost::world::environment;
+use wfhost::{Adopt, HostOptions};
+use wfhost_server::{Address, Defaults, Local, McpOptions, Metrics, ServeError};
+
+use super::delete::confirm;
+use super::diagnostic::{Exit, Trouble};
+use super::place::AgentArgs;
+use super::{Common, Format, printer};
+
+/// Let coding agents start, follow and inspect runs (MCP)
+///
+/// Speaks the Model Context Protocol over standard input and output, and advances
+/// what is due meanwhile, as `wfhost serve` does; both may be there at the same
+/// time. Runs go on without it, when anybody serves the database. A server has the
+/// same at /mcp. https://github.com/wfhost/wfhost/blob/main/docs/mcp.md
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+#[command(after_help = "Examples:
+  wfhost mcp install
+  wfhost mcp install --write claude-code
+  wfhost mcp --read-only")]
+pub(crate) struct Mcp {
+    #[command(subcommand)]
+    act: Option<Act>,
+    #[command(flatten)]
+    agents: AgentArgs,
+    /// Change nothing: only tools that look
+    #[arg(long)]
+    read_only: bool,
+    /// Offer each module as a tool of its own, too
+    #[arg(long)]
+    workflows: bool,
+    /// Let the client answer the questions that runs ask people; an agent could approve what it asked for
+    #[arg(long, conflicts_with = "read_only")]
+    allow_answers: bool,
+}
+
+#[derive(clap::Subcommand)]
+enum Act {
+    /// Show how clients are told of it, or write that into a client's configuration
+    Install(Install),
+}
+
+/// Show how clients are told of it, or write that into a client's configuration
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  wfhost mcp install
+  wfhost mcp install --write claude-code
+  wfhost mcp install --write codex --yes")]
+pub(crate) struct Install {
+    /// Write it into the configuration of this client, after asking
+    #[arg(long, value_enum, value_name = "CLIENT")]
+    write: Option<Client>,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+}
+
+/// A client whose configuration is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Client {
+    ClaudeCode,
+    Codex,
+    GeminiCli,
+    Opencode,
+}
+
+impl Mcp {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        if let Some(Act::Install(install)) = &self.act {
+            return install.execute(common);
+        }
+        let store = common.store()?;
+        let config = common.config()?;
+        let mut providers = self.agents.providers(&config)?;
+        let agent = self.agents.new_run_provider(common, &config, &providers)?;
+        if let Some(provider) = agent.as_ref().and_then(|name| providers.get(name)) {
+            providers.set_fallback(provider);
+        }
+        let project = config.project_name();
+        let defaults =
+            Defaults { agent, budget: config.budget(), project: project.clone(), config: config.clone() };
+        let metrics = Arc::<Metrics>::default();
+        let host = common.host_options(store, providers, self.agents.evict.into(), Adopt::Due)?;
+        let host = wfhost::Host::new(HostOptions { projects: Projects::Only(vec![None, project]), ..host })?;
+        if !self.read_only {
+            host.serve();
+        }
+        let options = wfhost_server::Options {
+            // Nothing listens.
+            listen: Address::Unix(PathBuf::new()),
+            tls: None,
+            public_url: None,
+            hosts: Vec::new(),
+            read_only: self.read_only,
+            defaults,
+            mcp_workflows: self.workflows,
+            metrics,
+        };
+        let local = Local::new(host.clone(), options).await.map_err(|error| match error {
+            ServeError::Host(error) => Trouble::from(error),
+            error => Trouble::host("WF0810", error.to_string()),
+        })?;
+        let options = McpOptions { answers: self.allow_answers, workflows: self.workflows };
+        talk(Arc::new(local.mcp(self.read_only, options))).await;
+        // Calls under way come to their ends, if that is soon; else they are made again.
+        host.close(Some(Duration::from_secs(2))).await;
+        Ok(Exit::Done)
+    }
+}
+
+/// The longest message: an input, and what stands around it.
+const MESSAGE_BYTES: u64 = 11 << 20;
+
+/// Lines of standard input, read on a thread of their own, as nothing else can wait for them.
+fn lines() -> tokio::sync::mpsc::Receiver<String> {
+    let (sender, receiver) = tokio::sync::mpsc::channel(16);
+    std::thread::spawn(move || {
+        let mut input = std::io::stdin().lock();
+        loop {
+            let mut line = Vec::new();
+            // A client that sends more than a message may have is beyond help.
+            let read = (&mut input).take(MESSAGE_BYTES).read_until(b'\n', &mut line);
+            let is_whole = line.last() == Some(&b'\n') || (line.len() as u64) < MESSAGE_BYTES;
+            if !matches!(read, Ok(1..)) || !is_whole {
+                return;
+            }
+            let line = String::from_utf8_lossy(&line).trim().to_owned();
+            if !line.is_empty() && sender.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// Answers until the client closes its end. Requests are answered side by side: some wait.
+async fn talk(mcp: Arc<wfhost_server::Mcp>) {
+    let mut lines = lines();
+    let running: Arc<Mutex<HashMap<String, tokio::task::AbortHandle>>> = Arc::default();
+    let mut tasks = tokio::task::JoinSet::new();
+    while let Some(line) = lines.recv().await {
+        let message: Value = serde_json::from_str(&line).unwrap_or_default();
+        let known = |running: &Mutex<HashMap<String, _>>, id: &Value| {
+            running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id.to_string())
+        };
+        if message["method"] == "notifications/cancelled" {
+            let task: Option<tokio::task::AbortHandle> = known(&running, &message["params"]["requestId"]);
+            task.inspect(tokio::task::AbortHandle::abort);
+            continue;
+        }
+        let id = message.get("id").cloned();
+        let (mcp, done, of) = (Arc::clone(&mcp), Arc::clone(&running), id.clone());
+        let answering = async move {
+            let answer = mcp.take(&line).await;
+            if let Some(id) = &of {
+                done.lock().unwrap_or_else(PoisonError::into_inner).remove(&id.to_string());
+            }
+            if let Some(answer) = answer {
+                printer::message(&answer);
+            }
+        };
+        // Before it can have ended.
+        let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
+        let task = tasks.spawn(answering);
+        if let Some(id) = id {
+            running.insert(id.to_string(), task);
+        }
+        drop(running);
+        while tasks.try_join_next().is_some() {}
+        if printer::is_broken() {
+            return;
+        }
+    }
+    // What was asked before the end is answered, what waits is not waited for.
+    let _ =
+        tokio::time::timeout(Duration::from_secs(1), async { while tasks.join_next().await.is_some() {} })
+            .await;
+}
+
+impl Client {
+    const ALL: [Self; 4] = [Self::ClaudeCode, Self::Codex, Self::GeminiCli, Self::Opencode];
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::ClaudeCode => "Claude Code",
+            Self::Codex => "Codex",
+            Self::GeminiCli => "Gemini CLI",
+            Self::Opencode => "opencode",
+        }
+    }
+
+    /// Its configuration: of the project here, but for those that have none.
+    fn file(self) -> Option<PathBuf> {
+        match self {
+            Self::ClaudeCode => Some(".mcp.json".into()),
+            Self::Codex => Some(environment::home()?.join(".codex/config.toml")),
+            Self::GeminiCli => Some(".gemini/settings.json".into()),
+            Self::Opencode => Some("opencode.json".into()),
+        }
+    }
+
+    /// What stands in it: where, and what.
+    fn entry(self) -> (&'static str, Value) {
+        match self {
+            Self::ClaudeCode | Self::GeminiCli | Self::Codex => {
+                ("mcpServers", json!({ "command": "wfhost", "args": ["mcp"] }))
+            }
+            Self::Opencode => {
+                ("mcp", json!({ "type": "local", "command": ["wfhost", "mcp"], "enabled": true }))
+            }
+        }
+    }
+
+    fn shown(self) -> String {
+        match self {
+            Self::Codex => CODEX.to_owned(),
+            _ => {
+                let (section, entry) = self.entry();
+                serde_json::to_string_pretty(&json!({ (section): { "wfhost": entry } })).unwrap_or_default()
+            }
+        }
+    }
+
+    /// The file with wfhost in it; none if it is there.
+    fn merged(self, before: &str) -> Result<Option<String>, String> {
+        if self == Self::Codex {
+            if before.contains("[mcp_servers.wfhost]") {
+                return Ok(None);
+            }
+            let gap = if before.trim().is_empty() { "" } else { "\n" };
+            let end = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
+            return Ok(Some(format!("{before}{end}{gap}{CODEX}\n")));
+        }
+        let mut whole: Value = match before.trim() {
+            "" => json!({}),
+            text => serde_json::from_str(text).map_err(|error| error.to_string())?,
+        };
+        let (section, entry) = self.entry();
+        let whole_object = whole.as_object_mut().ok_or("it is no JSON object")?;
+        let servers = whole_object.entry(section).or_insert_with(|| json!({}));
+        let servers = servers.as_object_mut().ok_or_else(|| format!("`{section}` is no object"))?;
+        if servers.contains_key("wfhost") {
+            return Ok(None);
+        }
+        servers.insert("wfhost".to_owned(), entry);
+        Ok(Some(serde_json::to_string_pretty(&whole).unwrap_or_default() + "\n"))
+    }
+}
+
+/// What Codex is told.
+const CODEX: &str = "[mcp_servers.wfhost]\ncommand = \"wfhost\"\nargs = [\"mcp\"]";
+
+impl Install {
+    fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+        let Some(client) = self.write else {
+            if common.output != Format::Text {
+                let all = Client::ALL.into_iter().map(|client| {
+                    let file = client.file().map(|file| file.display().to_string());
+                    json!({ "client": client.title(), "file": file, "text": client.shown() })
+                });
+                let all: Vec<_> = all.collect();
+                printer::json(&json!({ "schema": "wfhost/mcp-install/1", "clients": all }));
+                return Ok(Exit::Done);
+            }
+            for client in Client::ALL {
+                let file = client.file().map(|file| file.display().to_string()).unwrap_or_default();
+                printer::line(format!("# {}: {file}", client.title()));
+                client.shown().lines().for_each(printer::line);
+                printer::line("");
+            }
+            printer::note(
+                "`wfhost mcp install --write CLIENT` writes it there; `--read-only`, `--workflows` go behind `mcp`",
+            );
+            return Ok(Exit::Done);
+        };
+        let file = client.file().ok_or_else(|| {
+            Trouble::usage(
+                "WF0823",
+                format!("it is not known where {} has its configuration", client.title()),
+            )
+            .hint("HOME is not set; put in by hand what `wfhost mcp install` shows")
+        })?;
+        let unusable = |why: String| {
+            Trouble::usage("WF0823", format!("{} cannot be changed: {why}", file.display()))
+                .hint("put in by hand what `wfhost mcp install` shows")
+        };
+        let before = match std::fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(unusable(error.to_string())),
+        };
+        let Some(after) = client.merged(&before).map_err(unusable)? else {
+            printer::say(common, "Known", &format!("{} has wfhost in {}", client.title(), file.display()));
+            return Ok(Exit::Done);
+        };
+        let verb = if before.is_empty() { "make" } else { "change" };
+        confirm(self.yes, &format!("{verb} {} so that {} knows wfhost?", file.display(), client.title()))?;
+        if let Some(directory) = file.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+            std::fs::create_dir_all(directory).map_err(|error| unusable(error.to_string()))?;
+        }
+        std::fs::write(&file, after).map_err(|error| unusable(error.to_string()))?;
+        printer::say(common, "Wrote", &file.display().to_string());
+        Ok(Exit::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_stays() {
+        let claude = Client::ClaudeCode.merged(r#"{"other": 1, "mcpServers": {"x": {}}}"#).unwrap().unwrap();
+        let json: Value = serde_json::from_str(&claude).unwrap();
+        assert_eq!((&json["other"], json["mcpServers"].as_object().unwrap().len()), (&json!(1), 2));
+        assert_eq!(Client::ClaudeCode.merged(&claude), Ok(None));
+        assert!(Client::GeminiCli.merged("// a comment\n{}").is_err());
+        assert!(Client::Opencode.merged(r#"{"mcp": 1}"#).is_err());
+        let codex = Client::Codex.merged("model = \"x\"").unwrap().unwrap();
+        assert!(codex.starts_with("model = \"x\"\n\n[mcp_servers.wfhost]"));
+        assert_eq!(Client::Codex.merged(&codex), Ok(None));
+        for client in Client::ALL {
+            assert!(client.merged("").unwrap().unwrap().contains(&client.shown()[..1]));
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Questions of runs as elicitations: forms that the client shows to its user.
+
+use serde_json::{Map, Value, json};
+
+use super::rpc::RpcError;
+use super::tools::{refused, said};
+use super::{Answered, Arguments, Asked, Mcp, part};
+
+/// What is between a run and a step in the name of an elicitation.
+const BETWEEN: char = '/';
+
+/// A question, as the client may put it to its user.
+pub(super) fn elicitation(question: &Value) -> (String, Value) {
+    let run = question["run"].as_str().unwrap_or_default();
+    let step = &question["step"];
+    let name = format!("{run}{BETWEEN}{step}");
+    let prompt = question["prompt"].as_str().unwrap_or_default();
+    let workflow = question["workflow"].as_str().unwrap_or_default();
+    let mut message = format!("{prompt}\n\n({workflow}, {run}, step {step})");
+    if let Some(details) = question.get("details").filter(|details| !details.is_null()) {
+        message.push_str(&format!("\n\n{details}"));
+    }
+    let request = json!({
+        "method": "elicitation/create",
+        "params": { "mode": "form", "message": message, "requestedSchema": form(question) },
+    });
+    (name, request)
+}
+
+/// Whether an object of this schema is a form: flat, of simple values.
+fn is_flat(schema: &Value) -> bool {
+    let simple = |property: &Value| {
+        matches!(property["type"].as_str(), Some("string" | "number" | "integer" | "boolean"))
+    };
+    schema["type"] == "object"
+        && schema["properties"]
+            .as_object()
+            .is_some_and(|properties| !properties.is_empty() && properties.values().all(simple))
+}
+
+/// The form of a question. What is not simple is asked for as JSON.
+fn form(question: &Value) -> Value {
+    let one = |answer: Value| json!({ "type": "object", "properties": { "answer": answer }, "required": ["answer"] });
+    let choices = question["choices"].as_array().filter(|choices| !choices.is_empty());
+    if let Some(choices) = choices {
+        return one(json!({ "type": "string", "enum": choices }));
+    }
+    let schema = &question["schema"];
+    match schema["type"].as_str() {
+        _ if is_flat(schema) => {
+            let mut form = json!({ "type": "object", "properties": schema["properties"] });
+            if schema["required"].is_array() {
+                form["required"] = schema["required"].clone();
+            }
+            form
+        }
+        Some(kind @ ("boolean" | "number" | "integer" | "string")) => one(json!({ "type": kind })),
+        _ if schema.is_null() => one(json!({ "type": "string" })),
+        _ => one(json!({ "type": "string", "description": format!("JSON that fits {schema}") })),
+    }
+}
+
+/// The answer that a filled-in form stands for.
+fn answer(question: &Value, content: &Value) -> Result<Value, String> {
+    let schema = &question["schema"];
+    let has_choices = question["choices"].as_array().is_some_and(|choices| !choices.is_empty());
+    if !has_choices && is_flat(schema) {
+        return Ok(content.clone());
+    }
+    let answer = content.get("answer").cloned().ok_or("the form has no `answer`")?;
+    let simple = matches!(schema["type"].as_str(), Some("boolean" | "number" | "integer" | "string"));
+    match &answer {
+        Value::String(text) if !has_choices && !simple && !schema.is_null() => {
+            serde_json::from_str(text).map_err(|error| format!("the answer is no JSON: {error}"))
+        }
+        _ => Ok(answer),
+    }
+}
+
+impl Mcp {
+    /// The open questions of a run, if this client may see and answer them.
+    pub(super) async fn questions(&self, run: &str) -> Vec<Value> {
+        use crate::auth::Scope::{PayloadsRead, PeopleAnswer, RunsRead};
+        if !self.may(&[PeopleAnswer, PayloadsRead, RunsRead]) {
+            return Vec::new();
+        }
+        let asked = Asked::get("/questions".to_owned()).with("run", Some(run.to_owned()));
+        let Answered { body, .. } = self.ask(asked).await;
+        body["questions"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// Takes what the user of the client said to questions of a run. Gives what the API refused.
+    pub(super) async fn take_answers(&self, run: &str, responses: &Map<String, Value>) -> Result<(), Value> {
+        let bad = |why: String| json!({ "code": "WF0812", "title": why, "hints": [], "details": [], "status": 422 });
+        let open = self.questions(run).await;
+        for (name, response) in responses {
+            let step = name.rsplit_once(BETWEEN).filter(|(known, _)| *known == run);
+            let step = step.and_then(|(_, step)| step.parse::<u64>().ok());
+            let step = step.ok_or_else(|| bad(format!("`{name}` is no question of {run}")))?;
+            // One that was answered in the meantime needs nothing more.
+            let Some(question) = open.iter().find(|question| question["step"] == step) else { continue };
+            let path = format!("/runs/{}/steps/{step}", part(run));
+            let asked = match response["action"].as_str() {
+                Some("accept") => {
+                    let answer = answer(question, &response["content"]).map_err(bad)?;
+                    Asked::post(format!("{path}/answer"), json!({ "answer": answer }))
+                }
+                Some("decline") => Asked::post(format!("{path}/deny"), json!({})),
+                // It was put aside: the question stays open.
+                Some("cancel") => continue,
+                _ => return Err(bad(format!("`{name}` has no `action`: accept, decline or cancel"))),
+            };
+            let Answered { status, body } = self.ask(asked).await;
+            // Somebody else was quicker.
+            if !status.is_success() && body["code"] != "WF0507" {
+                return Err(body);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the end of a run; if it asks something, the client is to ask its user.
+    pub(super) async fn wait_and_ask(
+        &self,
+        params: &Map<String, Value>,
+        arguments: &Arguments,
+    ) -> Result<Value, RpcError> {
+        let run = arguments.get("run").and_then(Value::as_str).unwrap_or_default();
+        let seconds = arguments.get("seconds").and_then(Value::as_u64).unwrap_or(30).min(60);
+        let responses = params.get("inputResponses").and_then(Value::as_object);
+        if let Some(responses) = responses
+            && let Err(problem) = self.take_answers(run, responses).await
+        {
+            return Ok(refused(&problem));
+        }
+        // What the user put aside is not asked again at once.
+        let put_aside = |name: &String| {
+            responses.is_some_and(|responses| {
+                responses.get(name).is_some_and(|response| response["action"] == "cancel")
+            })
+        };
+        let until = tokio::time::Instant::now() + std::time::Duration::from_secs(seconds);
+        let mut known: Option<u64> = None;
+        loop {
+            let questions = self.questions(run).await;
+            let asked: Map<_, _> =
+                questions.iter().map(elicitation).filter(|(name, _)| !put_aside(name)).collect();
+            if !asked.is_empty() {
+                return Ok(
+                    json!({ "resultType": "input_required", "inputRequests": asked, "requestState": run }),
+                );
+            }
+            let left = until.saturating_duration_since(tokio::time::Instant::now());
+            let asked = Asked::get(format!("/runs/{}", part(run)));
+            let asked = match known {
+                Some(entries) => asked
+                    .with("wait", Some(format!("{}ms", left.as_millis())))
+                    .with("until", Some("change".to_owned()))
+                    .with("after", Some(entries.to_string())),
+                None => asked,
+            };
+            let Answered { status, body } = self.ask(asked).await;
+            if !status.is_success() {
+                return Ok(refused(&body));
+            }
+            let has_ended = matches!(body["state"].as_str(), Some("completed" | "failed" | "cancelled"));
+            if has_ended || left.is_zero() {
+                return Ok(said(&body));
+            }
+            known = body["entries"].as_u64();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn question(schema: Value, choices: Value) -> Value {
+        json!({ "run": "r", "step": 3, "workflow": "w", "prompt": "May I?", "schema": schema, "choices": choices })
+    }
+
+    #[test]
+    fn forms_are_flat_and_give_the_answer_that_the_question_wants() {
+        let filled = |question: &Value, content: Value| answer(question, &content);
+        let choice = question(Value::Null, json!(["yes", "no"]));
+        assert_eq!(form(&choice)["properties"]["answer"]["enum"], json!(["yes", "no"]));
+        assert_eq!(filled(&choice, json!({ "answer": "yes" })), Ok(json!("yes")));
+        let number = question(json!({ "type": "integer" }), json!([]));
+        assert_eq!(filled(&number, json!({ "answer": 7 })), Ok(json!(7)));
+        let free = question(Value::Null, json!([]));
+        assert_eq!(filled(&free, json!({ "answer": "7" })), Ok(json!("7")));
+        let flat =
+            json!({ "type": "object", "properties": { "n": { "type": "integer" } }, "required": ["n"] });
+        let flat = question(flat, json!([]));
+        assert_eq!(form(&flat)["required"], json!(["n"]));
+        assert_eq!(filled(&flat, json!({ "n": 1 })), Ok(json!({ "n": 1 })));
+        let nested = question(json!({ "type": "array" }), json!([]));
+        assert_eq!(form(&nested)["properties"]["answer"]["type"], "string");
+        assert_eq!(filled(&nested, json!({ "answer": "[1]" })), Ok(json!([1])));
+        assert!(filled(&nested, json!({ "answer": "[" })).is_err());
+        assert!(filled(&free, json!({})).is_err());
+        assert_eq!(elicitation(&free).0, "r/3");
+    }
+}

@@ -1,0 +1,62 @@
+//! Prompts: what a model is best told to begin with.
+
+use serde_json::{Map, Value, json};
+
+use super::rpc::RpcError;
+use super::tools::arguments;
+
+pub(super) fn list() -> Value {
+    let argument =
+        |name: &str, about: &str| json!([{ "name": name, "description": about, "required": true }]);
+    json!([
+        {
+            "name": "debug_run", "title": "Debug a run",
+            "description": "Find out why a run is stuck or failed, and what mends it",
+            "arguments": argument("run", "The id of the run"),
+        },
+        {
+            "name": "write_workflow", "title": "Write a workflow",
+            "description": "Write a durable workflow for a task, build and test it",
+            "arguments": argument("task", "What the workflow is to do"),
+        },
+    ])
+}
+
+pub(super) fn get(params: &Map<String, Value>) -> Result<Value, RpcError> {
+    let given = arguments(params)?;
+    let argument = |name: &str| {
+        let text = given.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+        text.ok_or_else(|| RpcError::params(format!("the prompt needs `{name}`")))
+    };
+    let (about, text) = match params.get("name").and_then(Value::as_str) {
+        Some("debug_run") => {
+            let run = argument("run")?;
+            let text = format!(
+                "Find out what is wrong with the run {run} of wfhost.\n\
+                 1. `run_why` says what keeps it, and what moves it on.\n\
+                 2. `run_show` with steps shows the step that failed; `run_step` and `run_transcript` what was asked and said.\n\
+                 3. `run_replay_check` says whether the program still does what it did.\n\
+                 4. If an answer was bad, `run_fork` as a dry run shows what another answer would lead to.\n\
+                 Say the cause in one sentence, then what you propose. Change nothing before I agree."
+            );
+            ("Find out why a run is stuck or failed", text)
+        }
+        Some("write_workflow") => {
+            let task = argument("task")?;
+            let text = format!(
+                "Write a workflow for wfhost that does this: {task}\n\
+                 * `wfhost new NAME` makes a project with an example; `wfhost build` builds it, `wfhost test` tests it in \
+                 simulated worlds, `wfhost check` says what does not fit.\n\
+                 * The program is ordinary code. All that it does to the world is a call of the SDK: agents, sleeps, signals, \
+                 questions to people, children. Those are recorded, and repeated from the record after a crash.\n\
+                 * Ask a person before anything that cannot be undone.\n\
+                 * Add it by `wfhost add`, and start it by `run_start` with a `key`."
+            );
+            ("Write a durable workflow", text)
+        }
+        _ => return Err(RpcError::params("there are the prompts debug_run and write_workflow")),
+    };
+    Ok(json!({
+        "description": about, "messages": [{ "role": "user", "content": { "type": "text", "text": text } }],
+    }))
+}

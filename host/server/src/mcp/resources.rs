@@ -1,0 +1,72 @@
+//! Runs and modules as resources.
+
+use serde_json::{Map, Value, json};
+
+use super::rpc::RpcError;
+use super::{Mcp, part};
+use crate::auth::Scope;
+
+/// What all addresses begin with.
+const SCHEME: &str = "wfhost://";
+/// Runs that are listed.
+const RUNS: usize = 50;
+
+pub(super) fn templates() -> Value {
+    let one = |address: &str, name: &str, about: &str| {
+        json!({
+            "uriTemplate": format!("{SCHEME}{address}"), "name": name, "description": about,
+            "mimeType": "application/json",
+        })
+    };
+    json!([
+        one("runs/{run}", "run", "A run with its steps"),
+        one("runs/{run}/journal", "journal", "The journal of a run, from its beginning"),
+        one("runs/{run}/why", "why", "What keeps a run, and what moves it on"),
+        one("modules/{digest}", "module", "What a module imports and exports"),
+    ])
+}
+
+impl Mcp {
+    /// The newest runs, and the modules.
+    pub(super) async fn resources(&self) -> Result<Vec<Value>, RpcError> {
+        if !self.may(&[Scope::RunsRead]) {
+            return Ok(Vec::new());
+        }
+        let runs = self.fetch(format!("/runs?limit={RUNS}")).await?;
+        let modules = self.fetch("/modules".to_owned()).await?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let runs = runs["runs"].as_array().into_iter().flatten().map(|run| {
+            json!({
+                "uri": format!("{SCHEME}runs/{}", text(&run["id"])),
+                "name": run["id"],
+                "title": format!("{} {} ({})", text(&run["workflow"]), text(&run["id"]), text(&run["state"])),
+                "mimeType": "application/json",
+            })
+        });
+        let modules = modules["modules"].as_array().into_iter().flatten().map(|module| {
+            json!({
+                "uri": format!("{SCHEME}modules/{}", text(&module["digest"])),
+                "name": module["name"],
+                "title": format!("Module {}", text(&module["name"])),
+                "mimeType": "application/json",
+            })
+        });
+        Ok(runs.chain(modules).collect())
+    }
+
+    pub(super) async fn read_resource(&self, params: &Map<String, Value>) -> Result<Value, RpcError> {
+        let Some(Value::String(uri)) = params.get("uri") else {
+            return Err(RpcError::params("`uri` says which resource"));
+        };
+        let parts: Vec<_> = uri.strip_prefix(SCHEME).unwrap_or_default().split('/').collect();
+        let path = match parts[..] {
+            ["runs", run] => format!("/runs/{}?steps=true", part(run)),
+            ["runs", run, what @ ("journal" | "why")] => format!("/runs/{}/{what}", part(run)),
+            ["modules", digest] => format!("/modules/{}", part(digest)),
+            _ => return Err(RpcError::params(format!("there is no resource {uri}"))),
+        };
+        let body = self.fetch(path).await?;
+        let text = body.to_string();
+        Ok(json!({ "contents": [{ "uri": uri, "mimeType": "application/json", "text": text }] }))
+    }
+}

@@ -1,0 +1,111 @@
+//! Runs as tasks: the id of the task is that of the run, so whoever serves the database knows it.
+
+use serde_json::{Map, Value, json};
+
+use super::interact::elicitation;
+use super::rpc::RpcError;
+use super::tools::{refused, said};
+use super::{Answered, Asked, Mcp, part};
+
+/// The extension of the protocol for tasks.
+pub(super) const EXTENSION: &str = "io.modelcontextprotocol/tasks";
+/// How often a client is to look.
+const LOOK_MS: u64 = 1_000;
+
+/// What is the same in all that is said of a task.
+fn base(run: &Value, status: &str) -> Value {
+    json!({
+        "taskId": run["id"],
+        "status": status,
+        "statusMessage": format!("{}: {}", run["state"].as_str().unwrap_or_default(), run["waits"].as_str().unwrap_or_default()),
+        "createdAt": run["created_at"],
+        "lastUpdatedAt": run["updated_at"],
+        "ttlMs": null,
+        "pollIntervalMs": LOOK_MS,
+    })
+}
+
+/// What a client is told that started a run.
+pub(super) fn created(run: &Value) -> Value {
+    let mut task = base(run, "working");
+    task["resultType"] = "task".into();
+    task
+}
+
+fn id(params: &Map<String, Value>) -> Result<&str, RpcError> {
+    let id = params.get("taskId").and_then(Value::as_str);
+    id.ok_or_else(|| RpcError::params("`taskId` says which task"))
+}
+
+impl Mcp {
+    /// How a task is. One that goes on as another run is that one.
+    pub(super) async fn task(&self, params: &Map<String, Value>) -> Result<Value, RpcError> {
+        let first = id(params)?;
+        let mut run = self.fetch(format!("/runs/{}", part(first))).await?;
+        while let Some(next) = run["continued_as"].as_str().filter(|_| run["state"] == "continued") {
+            run = self.fetch(format!("/runs/{}", part(next))).await?;
+        }
+        let mut task = match run["state"].as_str() {
+            Some("completed") => {
+                let mut task = base(&run, "completed");
+                task["result"] = said(&run);
+                task
+            }
+            Some("cancelled") => base(&run, "cancelled"),
+            // A tool that failed has a result, too: what failed, and what mends it.
+            Some("failed") => {
+                let mut task = base(&run, "completed");
+                let title = run["failure"]["message"].as_str().unwrap_or("it failed");
+                let mut result =
+                    refused(&json!({ "code": run["code"], "title": title, "hints": run["hints"] }));
+                result["structuredContent"] = run.clone();
+                task["result"] = result;
+                task
+            }
+            _ => {
+                let questions = match run["id"].as_str() {
+                    Some(run) => self.questions(run).await,
+                    None => Vec::new(),
+                };
+                let status = if questions.is_empty() { "working" } else { "input_required" };
+                let mut task = base(&run, status);
+                if !questions.is_empty() {
+                    task["inputRequests"] = Value::Object(questions.iter().map(elicitation).collect());
+                }
+                task
+            }
+        };
+        task["taskId"] = first.into();
+        Ok(task)
+    }
+
+    /// Takes what the user of the client said to the questions of a task.
+    pub(super) async fn update_task(&self, params: &Map<String, Value>) -> Result<Value, RpcError> {
+        let first = id(params)?;
+        let Some(Value::Object(responses)) = params.get("inputResponses") else {
+            return Err(RpcError::params("`inputResponses` has what was said"));
+        };
+        let mut run = self.fetch(format!("/runs/{}", part(first))).await?;
+        while let Some(next) = run["continued_as"].as_str().filter(|_| run["state"] == "continued") {
+            run = self.fetch(format!("/runs/{}", part(next))).await?;
+        }
+        let run = run["id"].as_str().unwrap_or(first);
+        match self.take_answers(run, responses).await {
+            Ok(()) => Ok(json!({})),
+            Err(problem) => Err(RpcError::of_problem(axum::http::StatusCode::UNPROCESSABLE_ENTITY, &problem)),
+        }
+    }
+
+    /// Asks the run to stop.
+    pub(super) async fn cancel_task(&self, params: &Map<String, Value>) -> Result<Value, RpcError> {
+        let run = id(params)?;
+        let asked =
+            Asked::post(format!("/runs/{}/cancel", part(run)), json!({ "reason": "its task was cancelled" }));
+        let Answered { status, body } = self.ask(asked).await;
+        // One that has ended is not cancelled any more, which is no error.
+        match status.is_success() || body["code"] == "WF0502" {
+            true => Ok(json!({})),
+            false => Err(RpcError::of_problem(status, &body)),
+        }
+    }
+}

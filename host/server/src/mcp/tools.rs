@@ -1,0 +1,558 @@
+//! The tools: requests of the API, described for models.
+
+use serde_json::{Map, Value, json};
+
+use super::rpc::{Client, RpcError};
+use super::{Answered, Arguments, Asked, Mcp, part};
+use crate::auth::Scope;
+
+/// What a tool does to the world.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Effect {
+    Reads,
+    /// Something new comes about.
+    Adds,
+    /// Something cannot be undone.
+    Destroys,
+}
+
+/// A tool.
+struct Tool {
+    name: &'static str,
+    title: &'static str,
+    about: &'static str,
+    effect: Effect,
+    /// The same again changes nothing.
+    idempotent: bool,
+    scopes: &'static [Scope],
+    /// Names, types as in JSON Schema, and what they are; with a `*` they are needed.
+    arguments: &'static [(&'static str, &'static str, &'static str)],
+}
+
+use Effect::{Adds, Destroys, Reads};
+use Scope::{PayloadsRead, PeopleAnswer, RunsControl, RunsRead, RunsSignal, RunsStart};
+
+const RUN: (&str, &str, &str) = ("run*", "string", "The id of the run");
+
+/// All of them. `run_answer` is there only if that was granted.
+const TOOLS: &[Tool] = &[
+    Tool {
+        name: "workflow_list",
+        title: "List workflows",
+        about: "The modules that can be started: name, digest, when each was added.",
+        effect: Reads,
+        idempotent: true,
+        scopes: &[RunsRead],
+        arguments: &[],
+    },
+    Tool {
+        name: "run_start",
+        title: "Start a run",
+        about: "Starts a workflow. It goes on until it ends, whatever becomes of this client. With a `key` this is \
+                safe to repeat: the same key gives the same run.",
+        effect: Adds,
+        idempotent: false,
+        scopes: &[RunsStart],
+        arguments: &[
+            ("workflow*", "string", "The name of the workflow"),
+            ("input", "any", "What the program is given"),
+            ("key", "string", "The same key gives the same run"),
+            ("id", "string", "An id for the run"),
+            ("agent", "string", "Who answers agent calls that name nobody"),
+            ("labels", "object", "Texts to find it by"),
+            ("wait_seconds", "integer", "Wait so long for its end, 60 at most"),
+        ],
+    },
+    Tool {
+        name: "run_list",
+        title: "List runs",
+        about: "Runs, newest first, each with what it waits for or why it failed.",
+        effect: Reads,
+        idempotent: true,
+        scopes: &[RunsRead],
+        arguments: &[
+            ("state", "string", "Like waiting, failed, running,completed"),
+            ("workflow", "string", "Only runs of this workflow"),
+            ("label", "string", "Only runs with this label, like team=red"),
+            ("text", "string", "Only runs whose id, workflow, key, labels or phase contain this"),
+            ("waits", "string", "Only runs that wait for this: people, time, signal, signal:NAME"),
+            ("limit", "integer", "At most so many"),
+            ("cursor", "string", "Go on where a page ended: its `next`"),
+        ],
+    },
+    Tool {
+        name: "run_show",
+        title: "Show a run",
+        about: "One run: state, result or failure with hints, and with `steps` what each step asked for and got.",
+        effect: Reads,
+        idempotent: true,
+        scopes: &[RunsRead],
+        arguments: &[RUN, ("steps", "boolean", "Also its input, steps and published values")],
+    },
+    Tool {
+        name: "run_why",
+        title: "Say why a run does not go on",
+        about: "What keeps a run, and for each reason what would move it on. Begin here with a run that is stuck.",
+        effect: Reads,
+        idempotent: true,
+        scopes: &[RunsRead],
+        arguments: &[RUN],
+    },
+    Tool {
+        name: "run_wait",
+        title: "Wait for a run",
+        about: "Waits until a run ends, and shows it; after that time it shows the run as it is. If it asks a person \
+                something and the client can ask its user, the question is put to him.",
+        effect: Reads,
+        idempotent: true,
+        scopes: &[RunsRead],
+        arguments: &[RUN, ("seconds", "integer", "From 0 to 60; 30 if not said")],
+    },
+    Tool {
+        name: "run_events",
+        title: "Read events of a run",
+        about: "What happened, in order: entries of its journal, log lines, messages, what agents said. `next` is the \
+                cursor to go on behind.",
+        effect: Reads,
+        idempotent: true,
+        scopes: &[RunsRead],
+        arguments: &[
+            RUN,
+            ("after", "string", "The cursor of the last page"),
+            ("kinds", "string", "Like entry,log,message,state,live"),
+            ("limit", "integer", "At most so many"),
+            ("wait_seconds", "integer", "Wait so long for something new, 60 at most"),
+        ],
+    },
+    Tool {
+        name: "run_step",
+        title: "Show a step",
+        about: "One step of a run: what it asked for, the answer or failure, attempts and their cost.",
+        effect: Reads,
+        idempotent: true,
+        scopes: &[RunsRead],
+        arguments: &[RUN, ("step*", "integer", "The number of the step")],
+    },
+    Tool {
+        name: "run_transcript",
+        title: "Read what agents said",
+        about: "What the agents of a run said while they worked, and what they changed in their workspaces.",
+        effect: Reads,
+        idempotent: true,
+        scopes: &[RunsRead, PayloadsRead],
+        arguments: &[
+            RUN,
+            ("step", "integer", "Only of this step"),
+            ("after", "integer", "Only lines behind this number"),
+            ("limit", "integer", "At most so many lines"),
+        ],
+    },
+    Tool {
+        name: "run_signal",
+        title: "Send a signal to a run",
+        about: "Sends a signal. It is kept until the run waits for one of this name. With an `id` it is delivered once.",
+        effect: Adds,
+        idempotent: false,
+        scopes: &[RunsSignal],
+        arguments: &[
+            RUN,
+            ("name*", "string", "The name of the signal"),
+            ("payload", "any", "What it carries"),
+            ("id", "string", "Signals with the same id are delivered once"),
+        ],
+    },
+    Tool {
+        name: "question_list",
+        title: "List questions for people",
+        about: "The questions that runs ask people, oldest first. They are for people to answer.",
+        effect: Reads,
+        idempotent: true,
+        scopes: &[RunsRead, PayloadsRead],
+        arguments: &[("run", "string", "Only those of this run")],
+    },
+    Tool {
+        name: "run_answer",
+        title: "Answer a question",
+        about: "Answers a question of a run in the name of this client, or denies it.",
+        effect: Destroys,
+        idempotent: false,
+        scopes: &[PeopleAnswer],
+        arguments: &[
+            RUN,
+            ("step*", "integer", "The step that asks"),
+            ("answer", "any", "One of its choices, or what fits its schema"),
+            ("deny", "boolean", "Refuse instead: the program gets a failure"),
+            ("note", "string", "For the record"),
+        ],
+    },
+    Tool {
+        name: "run_cancel",
+        title: "Ask a run to stop",
+        about: "Asks a run to stop. Its open steps end as cancelled, and the program may clean up.",
+        effect: Destroys,
+        idempotent: true,
+        scopes: &[RunsControl],
+        arguments: &[RUN, ("reason", "string", "For the record")],
+    },
+    Tool {
+        name: "run_retry",
+        title: "Try a failed run again",
+        about: "Goes on with a run that failed, at the step that it failed of or another one. What was done stays done.",
+        effect: Adds,
+        idempotent: false,
+        scopes: &[RunsControl],
+        arguments: &[RUN, ("step", "integer", "The step; the one that it failed of if none")],
+    },
+    Tool {
+        name: "run_fork",
+        title: "Fork a run",
+        about: "Makes a new run out of the first entries of another one, with other answers if wanted. Only tells what \
+                it would be, unless `dry_run` is false.",
+        effect: Adds,
+        idempotent: false,
+        scopes: &[RunsControl, RunsStart],
+        arguments: &[
+            RUN,
+            ("at", "integer", "The first entry that is left out"),
+            ("edits", "array", "Other answers: [{\"entry\": N, \"answer\": JSON}]"),
+            ("input", "any", "Another input"),
+            ("module", "string", "The digest of other code"),
+            ("reuse", "boolean", "Take over answers and not entries"),
+            ("dry_run", "boolean", "true if not said: nothing is made"),
+        ],
+    },
+    Tool {
+        name: "run_replay_check",
+        title: "Check that a run repeats",
+        about: "Executes a run again without any effect, with its own or other code, and says where that departs from \
+                what was recorded.",
+        effect: Reads,
+        idempotent: true,
+        scopes: &[RunsRead, PayloadsRead],
+        arguments: &[
+            RUN,
+            ("module", "string", "The digest of other code"),
+            ("trace", "boolean", "Also where in the source each step is asked for"),
+        ],
+    },
+];
+
+/// What names of tools for workflows begin with.
+const WORKFLOW: &str = "workflow_run_";
+
+impl Tool {
+    fn view(&self) -> Value {
+        let mut properties = Map::new();
+        let mut required = Vec::new();
+        for (name, kind, about) in self.arguments {
+            let bare = name.trim_end_matches('*');
+            let mut schema = json!({ "description": about });
+            if *kind != "any" {
+                schema["type"] = (*kind).into();
+            }
+            if *kind == "array" {
+                schema["items"] = json!({ "type": "object" });
+            }
+            properties.insert(bare.to_owned(), schema);
+            if bare.len() < name.len() {
+                required.push(bare);
+            }
+        }
+        json!({
+            "name": self.name,
+            "title": self.title,
+            "description": self.about,
+            "inputSchema": {
+                "type": "object", "properties": properties, "required": required, "additionalProperties": false,
+            },
+            "outputSchema": { "type": "object" },
+            "annotations": annotations(self.title, self.effect, self.idempotent),
+        })
+    }
+
+    /// Refuses arguments that are not there, or not of their types.
+    fn check(&self, arguments: &Arguments) -> Result<(), RpcError> {
+        let named =
+            |name: &str| self.arguments.iter().find(|(known, ..)| known.trim_end_matches('*') == name);
+        if let Some(name) = arguments.keys().find(|name| named(name).is_none()) {
+            return Err(RpcError::params(format!("`{}` has no argument `{name}`", self.name)));
+        }
+        for (name, kind, _) in self.arguments {
+            let bare = name.trim_end_matches('*');
+            let fits = match arguments.get(bare) {
+                None if bare.len() < name.len() => {
+                    return Err(RpcError::params(format!("`{}` needs `{bare}`", self.name)));
+                }
+                None => true,
+                Some(value) => match *kind {
+                    "string" => value.is_string(),
+                    "integer" => value.is_u64(),
+                    "boolean" => value.is_boolean(),
+                    "object" => value.is_object(),
+                    "array" => value.is_array(),
+                    _ => true,
+                },
+            };
+            if !fits {
+                return Err(RpcError::params(format!("`{bare}` of `{}` is to be of type {kind}", self.name)));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn annotations(title: &str, effect: Effect, idempotent: bool) -> Value {
+    json!({
+        "title": title,
+        "readOnlyHint": effect == Reads,
+        "destructiveHint": effect == Destroys,
+        "idempotentHint": idempotent,
+        "openWorldHint": false,
+    })
+}
+
+/// What a tool says: the JSON of the API, also as text.
+pub(super) fn said(body: &Value) -> Value {
+    json!({ "content": [{ "type": "text", "text": body.to_string() }], "structuredContent": body, "isError": false })
+}
+
+/// What a tool says that was refused: what is wrong, what mends it, and the code.
+pub(super) fn refused(problem: &Value) -> Value {
+    let mut lines = vec![format!(
+        "error[{}]: {}",
+        problem["code"].as_str().unwrap_or("WF0818"),
+        problem["title"].as_str().unwrap_or("it cannot be answered"),
+    )];
+    let texts = |name: &str| problem[name].as_array().into_iter().flatten().filter_map(Value::as_str);
+    lines.extend(texts("details").map(str::to_owned));
+    lines.extend(texts("hints").map(|hint| format!("hint: {hint}")));
+    json!({
+        "content": [{ "type": "text", "text": lines.join("\n") }], "structuredContent": problem, "isError": true,
+    })
+}
+
+pub(super) fn arguments(params: &Map<String, Value>) -> Result<Arguments, RpcError> {
+    match params.get("arguments") {
+        None | Some(Value::Null) => Ok(Arguments::new()),
+        Some(Value::Object(arguments)) => Ok(arguments.clone().into_iter().collect()),
+        Some(_) => Err(RpcError::params("`arguments` is an object")),
+    }
+}
+
+fn text(arguments: &Arguments, name: &str) -> Option<String> {
+    match arguments.get(name)? {
+        Value::String(text) => Some(text.clone()),
+        Value::Null => None,
+        other => Some(other.to_string()),
+    }
+}
+
+fn seconds(arguments: &Arguments, name: &str) -> Option<String> {
+    text(arguments, name).map(|seconds| format!("{seconds}s"))
+}
+
+/// The arguments of these names, as a body.
+fn body(arguments: &Arguments, names: &[&str]) -> Value {
+    let named = names.iter().filter_map(|name| Some(((*name).to_owned(), arguments.get(*name)?.clone())));
+    Value::Object(named.collect())
+}
+
+/// The request that a tool stands for.
+fn request(name: &str, a: &Arguments) -> Option<Asked> {
+    let of_run = |rest: &str| {
+        let run = text(a, "run").unwrap_or_default();
+        format!("/runs/{}{rest}", part(&run))
+    };
+    let at_step = |rest: &str| of_run(&format!("/steps/{}{rest}", text(a, "step").unwrap_or_default()));
+    Some(match name {
+        "workflow_list" => Asked::get("/modules".to_owned()),
+        "run_start" => {
+            let names = ["workflow", "input", "key", "id", "agent", "labels"];
+            Asked::post("/runs".to_owned(), body(a, &names)).with("wait", seconds(a, "wait_seconds"))
+        }
+        "run_list" => {
+            let names = ["state", "workflow", "label", "text", "waits", "limit", "cursor"];
+            names
+                .into_iter()
+                .fold(Asked::get("/runs".to_owned()), |asked, name| asked.with(name, text(a, name)))
+        }
+        "run_show" => Asked::get(of_run("")).with("steps", text(a, "steps")),
+        "run_why" => Asked::get(of_run("/why")),
+        "run_wait" => {
+            let wait = seconds(a, "seconds").unwrap_or_else(|| "30s".to_owned());
+            Asked::get(of_run("")).with("wait", Some(wait))
+        }
+        "run_events" => {
+            let names = ["after", "kinds", "limit"];
+            let asked = Asked::get(of_run("/events")).with("wait", seconds(a, "wait_seconds"));
+            names.into_iter().fold(asked, |asked, name| asked.with(name, text(a, name)))
+        }
+        "run_step" => Asked::get(at_step("")),
+        "run_transcript" => {
+            let names = ["step", "after", "limit"];
+            names
+                .into_iter()
+                .fold(Asked::get(of_run("/transcript")), |asked, name| asked.with(name, text(a, name)))
+        }
+        "run_signal" => {
+            let signal = text(a, "name").unwrap_or_default();
+            let payload = a.get("payload").cloned().unwrap_or_default();
+            let asked = Asked::post(of_run(&format!("/signals/{}", part(&signal))), payload);
+            Asked { key: text(a, "id"), ..asked }
+        }
+        "question_list" => Asked::get("/questions".to_owned()).with("run", text(a, "run")),
+        "run_answer" if a.get("deny") == Some(&Value::Bool(true)) => {
+            Asked::post(at_step("/deny"), body(a, &["note"]))
+        }
+        "run_answer" => Asked::post(at_step("/answer"), body(a, &["answer", "note"])),
+        "run_cancel" => Asked::post(of_run("/cancel"), body(a, &["reason"])),
+        "run_retry" => Asked::post(of_run("/retry"), body(a, &["step"])),
+        "run_fork" => {
+            let mut body = body(a, &["at", "edits", "input", "module", "reuse"]);
+            body["dry_run"] = a.get("dry_run").cloned().unwrap_or(Value::Bool(true));
+            Asked::post(of_run("/fork"), body)
+        }
+        "run_replay_check" => Asked::post(of_run("/replay"), body(a, &["module", "trace"])),
+        _ => return None,
+    })
+}
+
+impl Mcp {
+    fn offers(&self, tool: &Tool) -> bool {
+        self.may(tool.scopes) && (tool.name != "run_answer" || self.options.answers)
+    }
+
+    /// The tools of this client.
+    pub(super) async fn tools(&self) -> Vec<Value> {
+        let mut tools: Vec<_> = TOOLS.iter().filter(|tool| self.offers(tool)).map(Tool::view).collect();
+        if self.options.workflows && self.may(&[RunsStart, RunsRead]) {
+            let names = self.workflows().await;
+            tools.extend(names.iter().filter(|name| is_tool_name(name)).map(|name| {
+                let title = format!("Run {name}");
+                json!({
+                    "name": format!("{WORKFLOW}{name}"),
+                    "title": title,
+                    "description": format!("Starts a run of the workflow `{name}` with this input, and waits for its end for a while."),
+                    "inputSchema": {
+                        "type": "object",
+                        "properties": {
+                            "input": { "description": "What the program is given" },
+                            "key": { "type": "string", "description": "The same key gives the same run" },
+                        },
+                        "additionalProperties": false,
+                    },
+                    "outputSchema": { "type": "object" },
+                    "annotations": annotations(&title, Adds, false),
+                })
+            }));
+        }
+        tools
+    }
+
+    /// The names of the modules.
+    async fn workflows(&self) -> Vec<String> {
+        let Answered { body, .. } = self.ask(Asked::get("/modules".to_owned())).await;
+        let modules = body["modules"].as_array().into_iter().flatten();
+        let mut names: Vec<_> =
+            modules.filter_map(|module| Some(module["name"].as_str()?.to_owned())).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    pub(super) async fn call(&self, client: &Client, params: Map<String, Value>) -> Result<Value, RpcError> {
+        let Some(Value::String(name)) = params.get("name") else {
+            return Err(RpcError::params("`name` says which tool"));
+        };
+        let mut arguments = arguments(&params)?;
+        let mut name = name.as_str();
+        if let Some(workflow) = name.strip_prefix(WORKFLOW).filter(|_| self.options.workflows) {
+            arguments.insert("workflow".to_owned(), workflow.into());
+            if !client.knows_tasks() {
+                arguments.entry("wait_seconds".to_owned()).or_insert(30.into());
+            }
+            name = "run_start";
+        }
+        let tool = TOOLS.iter().find(|tool| tool.name == name && self.offers(tool));
+        let tool = tool.ok_or_else(|| {
+            let known = TOOLS.iter().any(|tool| tool.name == name);
+            let why = if known { "is not granted to this client" } else { "is no tool" };
+            RpcError::params(format!("`{name}` {why}"))
+        })?;
+        tool.check(&arguments)?;
+        if tool.name == "run_wait" && client.elicits() {
+            return self.wait_and_ask(&params, &arguments).await;
+        }
+        if tool.name == "run_start" && client.knows_tasks() {
+            // The task is waited for.
+            arguments.remove("wait_seconds");
+        }
+        let Some(asked) = request(tool.name, &arguments) else { return Err(RpcError::method(name)) };
+        let Answered { status, body } = self.ask(asked).await;
+        if !status.is_success() {
+            return Ok(refused(&body));
+        }
+        if tool.name == "run_start" && client.knows_tasks() {
+            return Ok(super::tasks::created(&body));
+        }
+        Ok(said(&body))
+    }
+}
+
+/// Whether clients take it for a part of a tool's name.
+fn is_tool_name(name: &str) -> bool {
+    (1..=100).contains(&name.len())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_tool_is_a_request_and_says_what_it_does() {
+        for tool in TOOLS {
+            let needed: Arguments = tool
+                .arguments
+                .iter()
+                .filter(|(name, ..)| name.ends_with('*'))
+                .map(|(name, kind, _)| {
+                    let value = if *kind == "integer" { json!(1) } else { json!("x") };
+                    (name.trim_end_matches('*').to_owned(), value)
+                })
+                .collect();
+            tool.check(&needed).unwrap();
+            let asked = request(tool.name, &needed).expect("a request");
+            let view = tool.view();
+            assert_eq!(view["annotations"]["readOnlyHint"], tool.effect == Reads, "{}", tool.name);
+            // What only reads needs no scope for more, and the other way round.
+            let reads = tool.scopes.iter().all(|scope| scope.is_reading());
+            assert_eq!(reads, tool.effect == Reads, "{}", tool.name);
+            assert!(asked.path.starts_with('/') && !asked.path.contains("//"), "{}", asked.path);
+        }
+    }
+
+    #[test]
+    fn arguments_are_checked() {
+        let tool = TOOLS.iter().find(|tool| tool.name == "run_step").unwrap();
+        let given = |json: Value| -> Arguments { serde_json::from_value(json).unwrap() };
+        assert!(tool.check(&given(json!({ "run": "r", "step": 1 }))).is_ok());
+        for bad in [
+            json!({ "run": "r" }),
+            json!({ "run": 1, "step": 1 }),
+            json!({ "run": "r", "step": "1" }),
+            json!({ "run": "r", "step": -1 }),
+            json!({ "run": "r", "step": 1, "more": 1 }),
+        ] {
+            assert!(tool.check(&given(bad.clone())).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_fork_is_a_dry_run_unless_it_is_said_otherwise() {
+        let of =
+            |json: Value| request("run_fork", &serde_json::from_value(json).unwrap()).unwrap().body.unwrap();
+        assert_eq!(of(json!({ "run": "r" }))["dry_run"], true);
+        assert_eq!(of(json!({ "run": "r", "dry_run": false }))["dry_run"], false);
+    }
+}

@@ -1,0 +1,425 @@
+//! The Model Context Protocol, by a small client of our own over standard input and output and over HTTP.
+//! `tests/mcp/client.py` does the same with the official client for Python.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+
+use serde_json::{Value, json};
+use wfhost_tests::{Place, eventually};
+
+use crate::client::{Server, add_probe, token};
+
+const NEW: &str = "2026-07-28";
+
+/// What a request says of a client that knows everything.
+fn knows_all() -> Value {
+    json!({
+        "io.modelcontextprotocol/protocolVersion": NEW,
+        "io.modelcontextprotocol/clientInfo": { "name": "test", "version": "1" },
+        "io.modelcontextprotocol/clientCapabilities": {
+            "elicitation": { "form": {} }, "extensions": { "io.modelcontextprotocol/tasks": {} },
+        },
+    })
+}
+
+/// A way to a server.
+enum Way<'a> {
+    Stdio { child: Child, input: ChildStdin, output: BufReader<ChildStdout> },
+    Http { server: &'a Server, token: String },
+}
+
+struct Client<'a> {
+    way: Way<'a>,
+    /// What each request says, if it says something.
+    meta: Option<Value>,
+    last: u64,
+}
+
+impl<'a> Client<'a> {
+    fn stdio(place: &Place, more: &[&str], meta: Option<Value>) -> Self {
+        let args = ["mcp", "--agent", "echo"].iter().chain(more);
+        let mut command = place.wfhost(args);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("wfhost");
+        let (input, output) = (child.stdin.take().expect("a pipe"), child.stdout.take().expect("a pipe"));
+        let output = BufReader::new(output);
+        Self { way: Way::Stdio { child, input, output }, meta, last: 0 }
+    }
+
+    fn http(server: &'a Server, token: &str, meta: Option<Value>) -> Self {
+        Self { way: Way::Http { server, token: token.to_owned() }, meta, last: 0 }
+    }
+
+    /// Sends a request, and gives the whole answer.
+    fn ask(&mut self, method: &str, mut params: Value) -> Value {
+        self.last += 1;
+        if let Some(meta) = &self.meta {
+            params["_meta"] = meta.clone();
+        }
+        let request = json!({ "jsonrpc": "2.0", "id": self.last, "method": method, "params": params });
+        let answer = match &mut self.way {
+            Way::Stdio { input, output, .. } => {
+                writeln!(input, "{request}").expect("it reads");
+                let mut line = String::new();
+                output.read_line(&mut line).expect("it answers");
+                serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line}"))
+            }
+            Way::Http { server, token } => {
+                let bearer = format!("Bearer {token}");
+                let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+                let body = request.to_string();
+                server.try_ask("POST", "/mcp", &headers, body.as_bytes()).expect("an answer").json()
+            }
+        };
+        assert_eq!(answer["jsonrpc"], "2.0", "{answer}");
+        assert_eq!(answer["id"], self.last, "{answer}");
+        answer
+    }
+
+    #[track_caller]
+    fn ok(&mut self, method: &str, params: Value) -> Value {
+        let answer = self.ask(method, params);
+        assert!(answer["error"].is_null(), "{answer}");
+        answer["result"].clone()
+    }
+
+    #[track_caller]
+    fn call(&mut self, tool: &str, arguments: Value) -> Value {
+        self.ok("tools/call", json!({ "name": tool, "arguments": arguments }))
+    }
+
+    fn tools(&mut self) -> Vec<String> {
+        let listed = self.ok("tools/list", json!({}));
+        let tools = listed["tools"].as_array().expect("tools").iter();
+        tools.map(|tool| tool["name"].as_str().expect("a name").to_owned()).collect()
+    }
+}
+
+impl Drop for Client<'_> {
+    fn drop(&mut self) {
+        if let Way::Stdio { child, .. } = &mut self.way {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn asks() -> Value {
+    json!({ "do": [{ "agent": "first" }, { "ask": { "prompt": "May I?", "choices": ["yes", "no"] } }, { "agent": "last" }] })
+}
+
+/// Starts a run as a task, by one client; the next one sees its question, the one after that answers it.
+fn walk<'a>(connect: &mut dyn FnMut() -> Client<'a>) {
+    let started =
+        connect().call("run_start", json!({ "workflow": "probe", "id": "r", "key": "k", "input": asks() }));
+    assert_eq!(started["resultType"], "task", "{started}");
+    assert_eq!((&started["taskId"], &started["status"]), (&json!("r"), &json!("working")));
+
+    // Both sides are others now.
+    let mut client = connect();
+    let task = eventually("it asks", || {
+        let task = client.ok("tasks/get", json!({ "taskId": "r" }));
+        (task["status"] == "input_required").then_some(task)
+    });
+    let asked = &task["inputRequests"]["r/2"];
+    assert_eq!(asked["method"], "elicitation/create", "{task}");
+    assert!(asked["params"]["message"].as_str().is_some_and(|text| text.starts_with("May I?")));
+    assert_eq!(asked["params"]["requestedSchema"]["properties"]["answer"]["enum"], json!(["yes", "no"]));
+    drop(client);
+
+    let mut client = connect();
+    let answer = |content: &str| json!({ "r/2": { "action": "accept", "content": { "answer": content } } });
+    // What does not fit leaves the question open.
+    let refused = client.ask("tasks/update", json!({ "taskId": "r", "inputResponses": answer("perhaps") }));
+    assert!(
+        refused["error"]["data"]["code"].as_str().is_some_and(|code| code.starts_with("WF")),
+        "{refused}"
+    );
+    client.ok("tasks/update", json!({ "taskId": "r", "inputResponses": answer("yes") }));
+    let task = eventually("it ends", || {
+        let task = client.ok("tasks/get", json!({ "taskId": "r" }));
+        (task["status"] == "completed").then_some(task)
+    });
+    let result = &task["result"];
+    assert_eq!(result["isError"], false, "{task}");
+    assert_eq!(result["structuredContent"]["output"], json!(["first", "yes", "last"]), "{task}");
+    assert_eq!(result["structuredContent"]["schema"], "wfhost/run/1");
+    // Again, as somebody who missed that: nothing is done twice.
+    client.ok("tasks/update", json!({ "taskId": "r", "inputResponses": answer("yes") }));
+    client.ok("tasks/cancel", json!({ "taskId": "r" }));
+    assert_eq!(client.ok("tasks/get", json!({ "taskId": "r" }))["status"], "completed");
+}
+
+#[test]
+fn a_run_is_a_task_and_its_question_an_elicitation_over_stdio() {
+    let place = Place::new();
+    add_probe(&place);
+    walk(&mut || Client::stdio(&place, &[], Some(knows_all())));
+    // Who answered is in the journal.
+    let journal = place.run(["journal", "r"]).stdout();
+    assert!(journal.contains("by=\"mcp\""), "{journal}");
+}
+
+#[test]
+fn a_run_is_a_task_and_its_question_an_elicitation_over_http_also_when_the_server_is_killed() {
+    let place = Place::new();
+    add_probe(&place);
+    let agent = token(&place, "agent", "runs:read,payloads:read,runs:start,runs:control,people:answer");
+    let started = {
+        let server = Server::start(&place, &[]);
+        let mut client = Client::http(&server, &agent, Some(knows_all()));
+        let started =
+            client.call("run_start", json!({ "workflow": "probe", "id": "r", "key": "k", "input": asks() }));
+        drop(client);
+        server.kill();
+        started
+    };
+    assert_eq!(started["resultType"], "task", "{started}");
+    let server = Server::start(&place, &[]);
+    walk(&mut || Client::http(&server, &agent, Some(knows_all())));
+    // Requests of clients are counted.
+    let figures = server.ask("GET", "/metrics", None).text();
+    assert!(figures.contains("wfhost_mcp_requests_total{method=\"tasks/get\"}"), "{figures}");
+}
+
+#[test]
+fn who_waits_is_asked_the_question_and_may_put_it_aside() {
+    let place = Place::new();
+    add_probe(&place);
+    let mut client = Client::stdio(&place, &[], Some(knows_all()));
+    client.call("run_start", json!({ "workflow": "probe", "id": "r", "input": asks() }));
+    let wait = json!({ "name": "run_wait", "arguments": { "run": "r", "seconds": 20 } });
+    let asked = client.ok("tools/call", wait.clone());
+    assert_eq!(asked["resultType"], "input_required", "{asked}");
+    assert_eq!(asked["inputRequests"]["r/2"]["method"], "elicitation/create");
+    let with = |action: Value, seconds: u64| {
+        let mut wait = wait.clone();
+        wait["arguments"]["seconds"] = seconds.into();
+        wait["inputResponses"] = json!({ "r/2": action });
+        wait["requestState"] = asked["requestState"].clone();
+        wait
+    };
+    let aside = client.ok("tools/call", with(json!({ "action": "cancel" }), 0));
+    assert_eq!(aside["structuredContent"]["state"], "waiting", "{aside}");
+    let declined = client.ok("tools/call", with(json!({ "action": "decline" }), 20));
+    assert_eq!(declined["structuredContent"]["state"], "completed", "{declined}");
+    assert!(declined["structuredContent"]["output"][1].to_string().contains("rejected"), "{declined}");
+}
+
+#[test]
+fn older_clients_get_along_by_a_handshake_and_plain_results() {
+    let place = Place::new();
+    add_probe(&place);
+    for version in ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"] {
+        let mut client = Client::stdio(&place, &[], None);
+        let info = client
+            .ok("initialize", json!({ "protocolVersion": version, "capabilities": {}, "clientInfo": {} }));
+        assert_eq!(info["protocolVersion"], version);
+        assert_eq!(info["serverInfo"]["name"], "wfhost");
+        assert!(info["resultType"].is_null() && info["capabilities"]["extensions"].is_null(), "{info}");
+        assert_eq!(client.ok("ping", json!({})), json!({}));
+        let id = format!("r-{version}");
+        let input = json!({ "do": [{ "agent": "hi" }] });
+        let done = client
+            .call("run_start", json!({ "workflow": "probe", "id": id, "input": input, "wait_seconds": 20 }));
+        assert_eq!(done["structuredContent"]["output"], json!(["hi"]), "{done}");
+        let text = done["content"][0]["text"].as_str().expect("a text");
+        assert_eq!(serde_json::from_str::<Value>(text).unwrap(), done["structuredContent"]);
+        // Tasks are nothing that they know.
+        assert_eq!(client.ask("tasks/get", json!({ "taskId": id }))["error"]["code"], -32_601);
+    }
+    let mut client = Client::stdio(&place, &[], None);
+    let info = client.ok("initialize", json!({ "protocolVersion": "1999-01-01" }));
+    assert_eq!(info["protocolVersion"], "2025-11-25");
+}
+
+#[test]
+fn versions_and_messages_that_are_not_known_are_refused_as_the_protocol_wants() {
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &[]);
+    let mut unknown = knows_all();
+    unknown["io.modelcontextprotocol/protocolVersion"] = "2031-01-01".into();
+    let refused = Client::http(&server, &server.token, Some(unknown)).ask("tools/list", json!({}));
+    assert_eq!(refused["error"]["code"], -32_022, "{refused}");
+    assert!(refused["error"]["data"]["supported"].as_array().expect("versions").contains(&json!(NEW)));
+    let mut client = Client::http(&server, &server.token, Some(knows_all()));
+    let found = client.ok("server/discover", json!({}));
+    assert_eq!(found["_meta"]["io.modelcontextprotocol/serverInfo"]["name"], "wfhost");
+    assert_eq!((&found["resultType"], &found["cacheScope"]), (&json!("complete"), &json!("private")));
+    assert_eq!(client.ask("nothing/here", json!({}))["error"]["code"], -32_601);
+    assert_eq!(client.ask("tools/call", json!({}))["error"]["code"], -32_602);
+    assert_eq!(client.ask("tools/call", json!({ "name": "run_eat" }))["error"]["code"], -32_602);
+    assert_eq!(
+        client.ask("tools/call", json!({ "name": "run_show", "arguments": { "run": 1 } }))["error"]["code"],
+        -32_602
+    );
+
+    let bearer = format!("Bearer {}", server.token);
+    let mut headers = vec![("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+    let send = |headers: &[(&str, &str)], body: &str| {
+        server.try_ask("POST", "/mcp", headers, body.as_bytes()).expect("an answer")
+    };
+    assert_eq!(send(&headers, "{").json()["error"]["code"], -32_700);
+    assert_eq!(send(&headers, "7").json()["error"]["code"], -32_600);
+    // What asks for nothing gets nothing.
+    let told = send(&headers, r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
+    assert_eq!((told.status, told.body.len()), (202, 0));
+    let both = send(
+        &headers,
+        r#"[{"jsonrpc":"2.0","id":1,"method":"ping"},{"jsonrpc":"2.0","id":"b","method":"ping"}]"#,
+    );
+    assert_eq!(both.json().as_array().map(Vec::len), Some(2));
+    // Pages of other sites get nothing done, whatever they have.
+    headers.push(("Origin", "https://evil.example"));
+    assert_eq!(send(&headers, r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#).status, 403);
+    headers.pop();
+    headers.extend([("MCP-Protocol-Version", NEW), ("Mcp-Method", "tools/list")]);
+    let other =
+        send(&headers, r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"run_list"}}"#);
+    assert_eq!((other.status, &other.json()["error"]["code"]), (400, &json!(-32_020)));
+    assert_eq!(server.try_ask("POST", "/mcp", &[], b"{}").unwrap().status, 401);
+    assert_eq!(server.ask("GET", "/mcp", None).status, 405);
+}
+
+#[test]
+fn tools_are_those_that_the_client_may_use() {
+    let place = Place::new();
+    add_probe(&place);
+    let reads = ["run_list", "run_show", "run_why", "run_wait", "question_list", "run_replay_check"];
+    let acts = ["run_start", "run_signal", "run_cancel", "run_retry", "run_fork"];
+    let has =
+        |tools: &[String], names: &[&str]| names.iter().all(|name| tools.iter().any(|tool| tool == name));
+    let has_none =
+        |tools: &[String], names: &[&str]| !names.iter().any(|name| tools.iter().any(|tool| tool == name));
+
+    let all = Client::stdio(&place, &[], None).tools();
+    assert!(has(&all, &reads) && has(&all, &acts) && has_none(&all, &["run_answer"]), "{all:?}");
+    let only = Client::stdio(&place, &["--read-only"], None).tools();
+    assert!(has(&only, &reads) && has_none(&only, &acts) && has_none(&only, &["run_answer"]), "{only:?}");
+    let may = Client::stdio(&place, &["--allow-answers"], None).tools();
+    assert!(has(&may, &["run_answer"]), "{may:?}");
+    let named = Client::stdio(&place, &["--workflows"], None).tools();
+    assert!(has(&named, &["workflow_run_probe"]), "{named:?}");
+
+    // A tool that is not offered is not there either.
+    let mut client = Client::stdio(&place, &["--read-only"], None);
+    let refused =
+        client.ask("tools/call", json!({ "name": "run_start", "arguments": { "workflow": "probe" } }));
+    assert!(refused["error"]["message"].as_str().is_some_and(|why| why.contains("not granted")), "{refused}");
+
+    let server = Server::start(&place, &[]);
+    let reader = token(&place, "reader", "runs:read");
+    let tools = Client::http(&server, &reader, None).tools();
+    assert!(
+        has(&tools, &["run_list", "run_show"])
+            && has_none(&tools, &acts)
+            && has_none(&tools, &["run_transcript"])
+    );
+    // Who may do everything was not told to answer for people; who has that scope was.
+    assert!(has_none(&Client::http(&server, &server.token, None).tools(), &["run_answer"]));
+    let grants = token(&place, "grants", "runs:read,payloads:read,people:answer");
+    assert!(has(&Client::http(&server, &grants, None).tools(), &["run_answer"]));
+}
+
+#[test]
+fn tools_do_what_the_api_does_and_tell_its_errors() {
+    let place = Place::new();
+    add_probe(&place);
+    let mut client = Client::stdio(&place, &["--workflows", "--allow-answers"], None);
+    assert_eq!(client.call("workflow_list", json!({}))["structuredContent"]["modules"][0]["name"], "probe");
+    let input =
+        json!({ "do": [{ "agent": "a" }, { "wait": { "name": "go" } }, { "ask": { "prompt": "?" } }] });
+    let started =
+        client.call("run_start", json!({ "workflow": "probe", "id": "r", "key": "k", "input": input }));
+    assert_eq!(started["structuredContent"]["id"], "r");
+    // The same key with another input is refused, with the code and what mends it.
+    let other = client.call("run_start", json!({ "workflow": "probe", "key": "k", "input": 1 }));
+    assert_eq!(other["isError"], true);
+    let text = other["content"][0]["text"].as_str().expect("a text");
+    assert!(text.starts_with("error[WF0304]") && other["structuredContent"]["code"] == "WF0304", "{other}");
+    eventually("it waits", || {
+        let why = client.call("run_why", json!({ "run": "r" }));
+        why["content"][0]["text"].as_str().expect("a text").contains("go").then_some(())
+    });
+    let sent =
+        client.call("run_signal", json!({ "run": "r", "name": "go", "payload": { "n": 1 }, "id": "s" }));
+    assert_eq!(sent["isError"], false, "{sent}");
+    let question = eventually("it asks", || {
+        let listed = client.call("question_list", json!({ "run": "r" }));
+        listed["structuredContent"]["questions"].get(0).cloned()
+    });
+    assert_eq!(question["step"], 3);
+    let answered =
+        client.call("run_answer", json!({ "run": "r", "step": 3, "answer": true, "note": "fine" }));
+    assert_eq!(answered["isError"], false, "{answered}");
+    let shown = client.call("run_wait", json!({ "run": "r", "seconds": 20 }));
+    assert_eq!(shown["structuredContent"]["output"], json!(["a", { "n": 1 }, true]), "{shown}");
+    let steps = client.call("run_show", json!({ "run": "r", "steps": true }));
+    assert_eq!(steps["structuredContent"]["steps"].as_array().map(Vec::len), Some(3));
+    assert_eq!(client.call("run_step", json!({ "run": "r", "step": 1 }))["isError"], false);
+    assert_eq!(client.call("run_transcript", json!({ "run": "r" }))["isError"], false);
+    let events = client.call("run_events", json!({ "run": "r", "kinds": "entry" }));
+    assert!(events["structuredContent"]["next"].is_string(), "{events}");
+    assert_eq!(client.call("run_replay_check", json!({ "run": "r" }))["isError"], false);
+    let fork = client.call("run_fork", json!({ "run": "r", "at": 3 }));
+    assert_eq!(fork["structuredContent"]["dry_run"], true, "{fork}");
+    let fork = client.call("run_fork", json!({ "run": "r", "at": 3, "dry_run": false }));
+    let fork = fork["structuredContent"]["run"]["id"].as_str().expect("a run").to_owned();
+    assert_eq!(client.call("run_cancel", json!({ "run": fork, "reason": "enough" }))["isError"], false);
+    let listed = client.call("run_list", json!({ "workflow": "probe", "limit": 10 }));
+    assert_eq!(listed["structuredContent"]["runs"].as_array().map(Vec::len), Some(2));
+    // The address of another thing than a run leads nowhere.
+    let odd = client.call("run_show", json!({ "run": "../modules" }));
+    assert_eq!(
+        (&odd["isError"], &odd["structuredContent"]["code"]),
+        (&json!(true), &json!("WF0501")),
+        "{odd}"
+    );
+
+    let own = client.call("workflow_run_probe", json!({ "input": { "do": [{ "agent": "x" }] } }));
+    assert_eq!(own["structuredContent"]["output"], json!(["x"]), "{own}");
+
+    let listed = client.ok("resources/list", json!({}));
+    let uris: Vec<_> =
+        listed["resources"].as_array().expect("resources").iter().map(|one| &one["uri"]).collect();
+    assert!(uris.contains(&&json!("wfhost://runs/r")), "{uris:?}");
+    for uri in uris {
+        let read = client.ok("resources/read", json!({ "uri": uri }));
+        let text = read["contents"][0]["text"].as_str().expect("a text");
+        assert!(serde_json::from_str::<Value>(text).is_ok(), "{uri}");
+    }
+    for uri in ["wfhost://runs/r/journal", "wfhost://runs/r/why"] {
+        client.ok("resources/read", json!({ "uri": uri }));
+    }
+    let missing = client.ask("resources/read", json!({ "uri": "wfhost://runs/nobody" }));
+    assert_eq!(missing["error"]["data"]["code"], "WF0501", "{missing}");
+    assert_eq!(
+        client.ask("resources/read", json!({ "uri": "file:///etc/passwd" }))["error"]["code"],
+        -32_602
+    );
+    assert!(
+        client
+            .ok("prompts/get", json!({ "name": "debug_run", "arguments": { "run": "r" } }))
+            .to_string()
+            .contains("run_why")
+    );
+    assert_eq!(client.ask("prompts/get", json!({ "name": "debug_run" }))["error"]["code"], -32_602);
+}
+
+#[test]
+fn what_clients_are_told_is_shown_and_written_after_asking() {
+    let place = Place::new();
+    let shown = place.run(["mcp", "install"]);
+    assert_eq!(shown.code(), Some(0), "{}", shown.stderr());
+    for text in ["Claude Code: .mcp.json", "[mcp_servers.wfhost]", "settings.json", "opencode.json"] {
+        assert!(shown.stdout().contains(text), "{}", shown.stdout());
+    }
+    // Nobody is there to be asked.
+    assert_eq!(place.run(["mcp", "install", "--write", "claude-code"]).code(), Some(2));
+    assert!(!std::path::Path::new(&place.path(".mcp.json")).exists());
+}
