@@ -96,7 +96,7 @@ def check_stdio():
 def check_http():
     for mode in ["auto", "legacy"]:
         root, env = place()
-        serve = [WFHOST, "serve", "--listen", "127.0.0.1:0"]
+        serve = [WFHOST, "serve", "--listen", "127.0.0.1:0", "--agent", "echo"]
         server = subprocess.Popen(serve, env=env, stderr=subprocess.DEVNULL)
         try:
             told = root / "state/wfhost/servers" / f"{server.pid}.json"
@@ -108,7 +108,7 @@ def check_http():
             headers = {"Authorization": f"Bearer {told['token']}"}
 
             def open_client():
-                http = httpx2.AsyncClient(headers=headers)
+                http = httpx2.AsyncClient(headers=headers, timeout=60)
                 transport = streamable_http_client(told["url"] + "/mcp", http_client=http)
                 return Client(transport, mode=mode, elicitation_callback=says_yes)
 

@@ -97,7 +97,8 @@ impl Http {
             .get(&config.url)?
             .post(&config.url)
             .header("content-type", "application/json")
-            .header("idempotency-key", format!("{}-{}", call.key, call.turns.len()));
+            .header("idempotency-key", format!("{}-{}", call.key, call.turns.len()))
+            .header("traceparent", wfhost_core::trace::traceparent(&call.run, call.step, call.attempt));
         if let Some(source) = &config.key {
             let key = source.read().map_err(|error| CallFailure::auth(error.to_string()))?;
             let value = format!("{}{}", config.key_prefix, key.expose());

@@ -443,6 +443,10 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ),
     ("WF0822", "a report of `wfhost test` cannot be written"),
     (
+        "WF0824",
+        "a collector did not take a trace\n\nNothing is lost: spans are made of the journal, and the same each time. Send it again with `wfhost trace RUN --otlp URL`.",
+    ),
+    (
         "WF0823",
         "the configuration of an MCP client cannot be changed\n\n`wfhost mcp install` shows what belongs into it; put it in by hand.",
     ),

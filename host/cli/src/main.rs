@@ -54,6 +54,7 @@ mod tail;
 mod terminate;
 mod test;
 mod token;
+mod trace;
 mod transcript;
 mod trust;
 mod update;
@@ -162,6 +163,8 @@ enum Verb {
     Ps(ps::Ps),
     /// Show one run and its steps
     Show(show::Show),
+    /// Show a run as a trace, or send it to a collector
+    Trace(trace::TraceVerb),
     /// Show the journal of a run
     Journal(journal::Journal),
     /// Show what a run logged
@@ -271,7 +274,22 @@ enum Verb {
 /// Verbs by what they are for, as `wfhost -h` lists them.
 const GROUPS: &[(&str, &[&str])] = &[
     ("Start", &["demo", "new", "dev", "build", "test", "check", "inspect", "run"]),
-    ("See", &["ps", "show", "why", "logs", "state", "messages", "events", "transcript", "journal", "diff"]),
+    (
+        "See",
+        &[
+            "ps",
+            "show",
+            "why",
+            "logs",
+            "state",
+            "messages",
+            "events",
+            "transcript",
+            "trace",
+            "journal",
+            "diff",
+        ],
+    ),
     (
         "Act",
         &[
@@ -400,6 +418,7 @@ async fn execute(cli: &Cli) -> Result<Exit, Trouble> {
         Verb::Resume(verb) => verb.execute(common).await,
         Verb::Ps(verb) => verb.execute(common).await,
         Verb::Show(verb) => verb.execute(common).await,
+        Verb::Trace(verb) => verb.execute(common).await,
         Verb::Journal(verb) => verb.execute(common).await,
         Verb::Logs(verb) => verb.execute(common).await,
         Verb::Transcript(verb) => verb.execute(common).await,

@@ -18,6 +18,7 @@ pub mod limits;
 mod machine;
 mod op;
 pub mod policy;
+pub mod trace;
 mod transcript;
 mod wants;
 

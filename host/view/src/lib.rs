@@ -14,6 +14,7 @@ mod people;
 mod replay;
 mod run;
 mod schedule;
+mod trace;
 mod trouble;
 mod why;
 
@@ -31,6 +32,7 @@ pub use self::run::{
     relatives, waits,
 };
 pub use self::schedule::{ScheduleView, SchedulesView, times};
+pub use self::trace::{Link, Span, Trace, otlp};
 pub use self::trouble::{Exit, Trouble, section};
 pub use self::why::{BlockerView, WhyView, parallel};
 

@@ -69,6 +69,16 @@ variables! { READ:
     XDG_STATE_HOME = "XDG_STATE_HOME";
     /// See `XDG_CONFIG_HOME`.
     XDG_CACHE_HOME = "XDG_CACHE_HOME";
+    /// Where `wfhost trace --otlp` sends spans: the address of a collector.
+    OTEL_EXPORTER_OTLP_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    /// The same as a whole URL, which goes before.
+    OTEL_EXPORTER_OTLP_TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+    /// Headers for the collector: `name=value,name=value`.
+    OTEL_EXPORTER_OTLP_HEADERS = "OTEL_EXPORTER_OTLP_HEADERS";
+    /// The name of the service that spans are of \[default: `wfhost`\].
+    OTEL_SERVICE_NAME = "OTEL_SERVICE_NAME";
+    /// What else is said of it: `name=value,name=value`.
+    OTEL_RESOURCE_ATTRIBUTES = "OTEL_RESOURCE_ATTRIBUTES";
     /// The home directory: above it no project is looked for.
     HOME = "HOME";
     /// Who answers a question, unless `--by` says it.
@@ -92,6 +102,8 @@ variables! { SET:
     KEY = "WFHOST_KEY";
     /// A file with the latest heartbeat of the attempt before, if it reported one.
     HEARTBEAT_FILE = "WFHOST_HEARTBEAT_FILE";
+    /// The span of the attempt, for what the program traces itself (W3C Trace Context).
+    TRACEPARENT = "TRACEPARENT";
     /// What tells the processes of a call from others, whatever they do to hide.
     CALL = "WFHOST_CALL";
 }

@@ -10,4 +10,5 @@ mod mcp;
 mod metrics;
 mod openapi;
 mod pages;
+mod trace;
 mod verbs;

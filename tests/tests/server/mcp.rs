@@ -204,7 +204,10 @@ fn who_waits_is_asked_the_question_and_may_put_it_aside() {
         wait
     };
     let aside = client.ok("tools/call", with(json!({ "action": "cancel" }), 0));
-    assert_eq!(aside["structuredContent"]["state"], "waiting", "{aside}");
+    assert!(
+        ["waiting", "running"].map(Value::from).contains(&aside["structuredContent"]["state"]),
+        "{aside}"
+    );
     let declined = client.ok("tools/call", with(json!({ "action": "decline" }), 20));
     assert_eq!(declined["structuredContent"]["state"], "completed", "{declined}");
     assert!(declined["structuredContent"]["output"][1].to_string().contains("rejected"), "{declined}");

@@ -210,6 +210,7 @@ impl Command {
             ("WFHOST_STEP", call.step.to_string()),
             ("WFHOST_ATTEMPT", call.attempt.to_string()),
             ("WFHOST_KEY", call.key.clone()),
+            ("TRACEPARENT", wfhost_core::trace::traceparent(&call.run, call.step, call.attempt)),
         ];
         environment.extend(own.map(|(name, value)| (name.to_owned(), value)));
         Ok(environment)
