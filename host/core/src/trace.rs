@@ -10,7 +10,9 @@ fn bytes<const N: usize>(run: &RunId, what: &str, numbers: &[u64]) -> [u8; N] {
         hasher.update(&(text.len() as u64).to_le_bytes());
         hasher.update(text.as_bytes());
     }
-    numbers.iter().for_each(|number| drop(hasher.update(&number.to_le_bytes())));
+    for number in numbers {
+        hasher.update(&number.to_le_bytes());
+    }
     let mut id = [0; N];
     hasher.finalize_xof().fill(&mut id);
     // Zero stands for none.
