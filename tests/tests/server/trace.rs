@@ -114,13 +114,17 @@ fn attempts_and_the_delays_between_them_are_spans_and_programs_are_told_theirs()
     } });
     let file = place.path("wfhost.toml");
     let input = json!({ "do": [{ "agent_with": request }] }).to_string();
-    let ran = place.run(["run", &wfhost_tests::module("probe"), "--id", "r", "--config", &file, "-i", &input]);
+    let ran =
+        place.run(["run", &wfhost_tests::module("probe"), "--id", "r", "--config", &file, "-i", &input]);
     assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
     let found = spans(&trace(&place, "r", &[]));
     let mut attempts = named(&found, "invoke_agent tells");
     attempts.sort_by_key(|span| attribute(span, "wfhost.attempt").cloned().unwrap().to_string());
     assert_eq!(attempts.len(), 2, "{found:?}");
-    assert_eq!((&attempts[0]["status"]["code"], attribute(attempts[0], "error.type")), (&json!(2), Some(&json!("failed"))));
+    assert_eq!(
+        (&attempts[0]["status"]["code"], attribute(attempts[0], "error.type")),
+        (&json!(2), Some(&json!("failed")))
+    );
     assert_eq!(named(&found, "retry_delay").len(), 1);
     // The program's own spans hang below its attempt.
     let told = format!(
@@ -135,7 +139,8 @@ fn attempts_and_the_delays_between_them_are_spans_and_programs_are_told_theirs()
 fn a_trace_is_sent_to_a_collector_and_a_refusal_is_told() {
     let place = Place::new();
     let input = json!({ "do": [{ "agent": "x" }] }).to_string();
-    let ran = place.run(["run", &wfhost_tests::module("probe"), "--id", "r", "--agent", "echo", "-i", &input]);
+    let ran =
+        place.run(["run", &wfhost_tests::module("probe"), "--id", "r", "--agent", "echo", "-i", &input]);
     assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
     let collector = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", collector.local_addr().unwrap());
@@ -153,7 +158,8 @@ fn a_trace_is_sent_to_a_collector_and_a_refusal_is_told() {
                 let length = head.to_ascii_lowercase();
                 let length = length.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
                 if body.len() >= length.and_then(|text| text.parse().ok()).unwrap_or(0) {
-                    let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbusy");
+                    let answer =
+                        format!("HTTP/1.1 {status}\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbusy");
                     stream.write_all(answer.as_bytes()).unwrap();
                     return (head.to_owned(), serde_json::from_str::<Value>(body).expect("JSON"));
                 }
