@@ -72,9 +72,17 @@ impl Dev {
         // What waits is put aside at once, so that other code can take it up.
         let mut options = common.host_options(store, providers, Evict::Always, Adopt::Due)?;
         options.projects = Projects::Only(vec![None, config.project_name()]);
+        let metrics = std::sync::Arc::<wfhost_server::Metrics>::default();
+        options.observer = Some(std::sync::Arc::clone(&metrics) as _);
         let host = Host::new(options)?;
         let mut signals = Signals::new()?;
-        let server = self.network.bind(common, &host, super::serve::defaults(&self.agents, &config)).await?;
+        let figures = self.network.show_metrics(common, &host, &metrics).await?;
+        // They end with the process.
+        if let Some(figures) = figures {
+            tokio::spawn(figures.run());
+        }
+        let defaults = super::serve::defaults(&self.agents, &config);
+        let server = self.network.bind(common, &host, defaults, &metrics).await?;
         let _told = server.as_ref().map(Told::of);
         host.serve();
         say(common, "Watching", &format!("{}; Ctrl-C stops", self.dir.display()));

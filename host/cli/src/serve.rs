@@ -179,7 +179,7 @@ impl Network {
     }
 
     /// Shows the figures at their own address, if they have one.
-    async fn show_metrics(
+    pub async fn show_metrics(
         &self,
         common: &Common,
         host: &wfhost::Host,
