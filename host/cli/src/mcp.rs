@@ -80,7 +80,7 @@ impl Mcp {
         if let Some(Act::Install(install)) = &self.act {
             return install.execute(common);
         }
-        let store = common.store()?;
+        let store = common.store().await?;
         let config = common.config()?;
         let mut providers = self.agents.providers(&config)?;
         let agent = self.agents.new_run_provider(common, &config, &providers)?;

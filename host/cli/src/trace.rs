@@ -94,7 +94,7 @@ fn address(given: Option<&str>) -> String {
 
 impl TraceVerb {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let store = common.reader()?;
+        let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let journal = read_journal(store.as_ref(), &info.id).await?;
         let trace = Trace::of(&info, &journal, self.content);

@@ -71,7 +71,8 @@ impl Update {
                 printer::say(common, "Same", &format!("{}  {}", old.name, old.reference));
                 continue;
             }
-            let host = common.host(common.store().await?, Providers::builtin(), Evict::default(), Adopt::Own)?;
+            let host =
+                common.host(common.store().await?, Providers::builtin(), Evict::default(), Adopt::Own)?;
             host.add_module_with(&old.name, &fetched.bytes, Denied::Refuse).await?;
             show(common, old, &new);
             session.lock.set(new)?;

@@ -29,8 +29,7 @@ fn spans(otlp: &Value) -> BTreeMap<String, Value> {
 }
 
 fn trace(place: &Place, run: &str, more: &[&str]) -> Value {
-    let args = ["trace", run, "-o", "json"].iter().chain(more);
-    let ran = place.run(args);
+    let ran = place.run(["trace", run, "-o", "json"].into_iter().chain(more.iter().copied()));
     assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
     serde_json::from_str(&ran.stdout()).expect("JSON")
 }
@@ -108,11 +107,10 @@ fn attempts_and_the_delays_between_them_are_spans_and_programs_are_told_theirs()
     add_probe(&place);
     let config = "[providers.tells]\nkind = \"command\"\nargv = [\"sh\", \"-c\", \
         \"if [ $WFHOST_ATTEMPT = 1 ]; then exit 1; fi; printf %s $TRACEPARENT\"]\n";
-    std::fs::write(place.path("wfhost.toml"), config).expect("a configuration");
+    let file = place.file("wfhost.toml", config);
     let request = json!({ "prompt": "x", "providers": ["tells"], "retry": {
         "max_attempts": 3, "initial_ms": 50, "factor": 1.0, "max_ms": 50, "jitter": 0.0, "fatal": [],
     } });
-    let file = place.path("wfhost.toml");
     let input = json!({ "do": [{ "agent_with": request }] }).to_string();
     let ran =
         place.run(["run", &wfhost_tests::module("probe"), "--id", "r", "--config", &file, "-i", &input]);
