@@ -201,6 +201,28 @@ pub(crate) fn json(text: &str) -> Result<Value, CallFailure> {
     })
 }
 
+/// Sends JSON to an address that takes it, and gives the status; what was answered beside an error is
+/// said with it. For others than agents: a collector of traces.
+pub async fn post_json(
+    url: &str,
+    headers: &[(String, String)],
+    body: String,
+    within: std::time::Duration,
+) -> Result<(), String> {
+    let client = client(url).map_err(|error| chain(&error))?;
+    let mut request = client.post(url).timeout(within).header("content-type", "application/json").body(body);
+    for (name, value) in headers {
+        request = request.header(name, value);
+    }
+    let response = request.send().await.map_err(|error| chain(&error))?;
+    let status = response.status();
+    if status.is_success() {
+        return Ok(());
+    }
+    let said = response.text().await.unwrap_or_default();
+    Err(format!("it answered {status}: {}", &said[..said.floor_char_boundary(500)]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,26 +269,4 @@ mod tests {
         assert_eq!(message_in("plain\ntext"), "plain text");
         assert_eq!(message_in("<html>"), "");
     }
-}
-
-/// Sends JSON to an address that takes it, and gives the status; what was answered beside an error is
-/// said with it. For others than agents: a collector of traces.
-pub async fn post_json(
-    url: &str,
-    headers: &[(String, String)],
-    body: String,
-    within: std::time::Duration,
-) -> Result<(), String> {
-    let client = client(url).map_err(|error| chain(&error))?;
-    let mut request = client.post(url).timeout(within).header("content-type", "application/json").body(body);
-    for (name, value) in headers {
-        request = request.header(name, value);
-    }
-    let response = request.send().await.map_err(|error| chain(&error))?;
-    let status = response.status();
-    if status.is_success() {
-        return Ok(());
-    }
-    let said = response.text().await.unwrap_or_default();
-    Err(format!("it answered {status}: {}", &said[..said.floor_char_boundary(500)]))
 }
