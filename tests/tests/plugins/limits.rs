@@ -31,7 +31,7 @@ fn fuel_memory_and_handles_are_bounded() {
 #[test]
 fn a_spinning_plugin_starves_nobody() {
     let place = Place::new();
-    grant(&place, "");
+    grant(&place, "fuel = 1_000_000_000_000");
     let spin = json!({ "prompt": "s", "providers": ["puppet"], "options": { "do": ["spin"] },
                        "limits": { "attempt": 4_000 }, "retry": { "max_attempts": 1 } });
     let calls: Vec<_> = (0..4).map(|_| json!({ "agent_with": spin })).collect();

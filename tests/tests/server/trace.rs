@@ -109,7 +109,7 @@ fn attempts_and_the_delays_between_them_are_spans_and_programs_are_told_theirs()
         \"if [ $WFHOST_ATTEMPT = 1 ]; then exit 1; fi; printf %s $TRACEPARENT\"]\n";
     let file = place.file("wfhost.toml", config);
     let request = json!({ "prompt": "x", "providers": ["tells"], "retry": {
-        "max_attempts": 3, "initial_ms": 50, "factor": 1.0, "max_ms": 50, "jitter": 0.0, "fatal": [],
+        "max_attempts": 3, "initial": 50, "factor": 1.0, "max": 50, "jitter": 0.0, "fatal": [],
     } });
     let input = json!({ "do": [{ "agent_with": request }] }).to_string();
     let ran =
