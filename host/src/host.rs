@@ -20,12 +20,13 @@ use wfhost_store::{
     Append, ClaimHow, Claimed, Created, MessageBody, ModuleInfo, NewMessage, NewRun, Next, Opened, Owner,
     Part, Posted, Projects, RunInfo, RunState, SharedStore, StoreError,
 };
-use wfhost_world::{NoRandom, System, World, fresh_id, fresh_seed, owner};
+use wfhost_world::{NoRandom, World, fresh_id, fresh_seed, owner};
 
 use crate::drive::{self, DriveError, Leave, Replayed};
 use crate::family::{self, Modules, Wanted};
 use crate::handle::RunHandle;
 use crate::observer::{Notice, Observer};
+use crate::surroundings::Surroundings;
 use crate::worker::{Current, From, Inner, Ready, State};
 
 /// When the program of a waiting run is dropped from memory.
@@ -93,7 +94,6 @@ impl HostOptions {
     /// The defaults over a store.
     pub fn new(store: SharedStore) -> Self {
         Self {
-            store,
             cache: None,
             engine: None,
             providers: Providers::builtin(),
@@ -105,7 +105,8 @@ impl HostOptions {
             max_live: 2_000,
             lease_ms: 30_000,
             look_every: Duration::ZERO,
-            world: Arc::new(System),
+            world: Arc::new(Surroundings(Arc::clone(&store))),
+            store,
             observer: None,
         }
     }

@@ -15,6 +15,7 @@ mod history;
 mod host;
 mod observer;
 mod records;
+mod surroundings;
 pub mod verify;
 pub mod why;
 mod worker;
@@ -45,4 +46,5 @@ pub use host::{
     is_held, post,
 };
 pub use observer::{Notice, Observer, StepEnd};
+pub use surroundings::Surroundings;
 pub use wfhost_runtime::GrantError;

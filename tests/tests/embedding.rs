@@ -8,9 +8,11 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 use wfhost::agents::{Providers, Scripted};
 use wfhost::engine::Module;
-use wfhost::store::{MessageBody, RunState, SqliteOptions, SqliteStore};
+use wfhost::store::{
+    Clock, MemStore, MessageBody, RunState, SharedStore, SqliteOptions, SqliteStore, SystemClock,
+};
 use wfhost::{Ending, Evict, Host, HostOptions, ResumeOptions, StartOptions};
-use wfhost_core::{Json, RunId};
+use wfhost_core::{Json, RunId, Timestamp};
 use wfhost_tests::{Place, module};
 
 /// A host over the database of the place, with the module that the tests use.
@@ -27,6 +29,48 @@ async fn host(place: &Place, options: impl FnOnce(&mut HostOptions)) -> (Host, M
 fn starting(id: &str, program: Value) -> StartOptions {
     let input = Json::from(json!({ "do": program }));
     StartOptions { input, id: Some(id.parse().expect("an id")), ..StartOptions::default() }
+}
+
+/// A clock that is an hour ahead.
+#[derive(Debug)]
+struct Ahead;
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        Timestamp(SystemClock.now().0 + 3_600_000)
+    }
+
+    fn ticks_ms(&self) -> u64 {
+        SystemClock.ticks_ms()
+    }
+
+    fn source(&self) -> &str {
+        SystemClock.source()
+    }
+}
+
+/// Hosts on several machines share the time of their store: deadlines are judged by it, and their own
+/// clocks do not count.
+#[tokio::test]
+async fn the_time_of_a_run_is_that_of_its_store() {
+    let store: SharedStore = Arc::new(MemStore::with_clock(Arc::new(Ahead)));
+    let host = Host::new(HostOptions::new(Arc::clone(&store))).expect("a host");
+    let bytes = std::fs::read(module("probe")).expect("examples/build made it");
+    let module = host.add_module("probe", &bytes).await.expect("a workflow");
+    let before = Ahead.now();
+    let program = json!([{ "sleep": 20 }, { "sleep": 20 }]);
+    let mut handle = host.start(&module, starting("r", program), None).await.expect("a run");
+    let ended = tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            match handle.ended().await.expect("a store") {
+                Some(ending) => break ending,
+                None => handle.changed().await,
+            }
+        }
+    });
+    assert!(matches!(ended.await.expect("nothing is waited for an hour"), Ending::Finished(Ok(_))));
+    let info = store.run(&handle.id).await.unwrap().unwrap();
+    assert!(info.created_at >= before && info.updated_at <= Ahead.now(), "{info:?}");
 }
 
 /// Who looks at a run takes nothing from those who have it advanced by providers of their own.

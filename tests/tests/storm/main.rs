@@ -110,6 +110,13 @@ fn a_storm_loses_nothing_and_repeats_only_what_it_hit() {
     }
     if calm_after.is_none() {
         faults.push(format!("{} runs have not ended", outside.open()));
+        let open = place.run(["ps", "--state", "waiting", "-o", "json"]).ok_json();
+        for run in open["runs"].as_array().into_iter().flatten() {
+            let id = run["id"].as_str().expect("an id");
+            faults.push(place.run(["why", id]).stdout());
+            let journal = place.journal(id);
+            faults.extend(journal.iter().rev().take(8).rev().map(ToString::to_string));
+        }
     }
     let log = std::fs::read_to_string(place.path("log")).expect("the log of the processes");
     faults.extend(log.lines().filter(|line| line.contains("panicked at")).map(str::to_owned));
