@@ -163,6 +163,24 @@ pub fn command(verb: &str, run: impl fmt::Display) -> Command {
     Command::new(verb).arg(run)
 }
 
+/// Why a request failed: the causes of an error without what it says itself, as that names the URL, which
+/// may hold a secret.
+pub fn causes_of_request(error: &dyn std::error::Error) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if parts.last() != Some(&text) {
+            parts.push(text);
+        }
+        source = cause.source();
+    }
+    if parts.is_empty() {
+        parts.push("the request failed".to_owned());
+    }
+    parts.join(": ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

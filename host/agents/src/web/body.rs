@@ -4,7 +4,7 @@ use reqwest::Response;
 use wfhost_core::{FailureKind, limits};
 
 use super::sse::{SseEvent, SseParser};
-use super::unavailable;
+use super::{causes_of_request, unavailable};
 use crate::{CallFailure, CallOutput};
 
 /// Bytes of an event stream, which tells an answer in small pieces with much around them.
@@ -73,7 +73,7 @@ pub(crate) enum Progress {
 
 async fn next(response: &mut Response, read: usize) -> Result<Option<bytes::Bytes>, CallFailure> {
     response.chunk().await.map_err(|error| {
-        unavailable(format!("the answer broke off after {read} bytes: {}", super::chain(&error)))
+        unavailable(format!("the answer broke off after {read} bytes: {}", causes_of_request(&error)))
     })
 }
 

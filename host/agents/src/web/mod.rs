@@ -12,6 +12,7 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 use wfhost_core::{FailureKind, Timestamp};
 use wfhost_world::clock;
+use wfhost_world::text::causes_of_request;
 
 pub(crate) use self::body::{Progress, events, read};
 use super::{CallFailure, CallOutput};
@@ -37,7 +38,7 @@ impl LazyClient {
             return Ok(client);
         }
         let client = client(url).map_err(|error| {
-            unavailable(format!("no connection can be made from here: {}", chain(&error)))
+            unavailable(format!("no connection can be made from here: {}", causes_of_request(&error)))
         })?;
         Ok(self.0.get_or_init(|| client))
     }
@@ -91,28 +92,11 @@ fn no_connection(error: &reqwest::Error) -> CallFailure {
     if error.is_builder() {
         return CallFailure::new(
             FailureKind::Rejected,
-            format!("the request cannot be made: {}", chain(error)),
+            format!("the request cannot be made: {}", causes_of_request(error)),
         );
     }
     let what = if error.is_connect() { "cannot be reached" } else { "broke the connection off" };
-    unavailable(format!("the service {what}: {}", chain(error)))
-}
-
-/// The causes of an error without its URL, which may hold a secret.
-fn chain(error: &reqwest::Error) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        if parts.last() != Some(&text) {
-            parts.push(text);
-        }
-        source = cause.source();
-    }
-    if parts.is_empty() {
-        parts.push("the request failed".to_owned());
-    }
-    parts.join(": ")
+    unavailable(format!("the service {what}: {}", causes_of_request(error)))
 }
 
 /// What an answer that is no success means.
@@ -209,12 +193,12 @@ pub async fn post_json(
     body: String,
     within: std::time::Duration,
 ) -> Result<(), String> {
-    let client = client(url).map_err(|error| chain(&error))?;
+    let client = client(url).map_err(|error| causes_of_request(&error))?;
     let mut request = client.post(url).timeout(within).header("content-type", "application/json").body(body);
     for (name, value) in headers {
         request = request.header(name, value);
     }
-    let response = request.send().await.map_err(|error| chain(&error))?;
+    let response = request.send().await.map_err(|error| causes_of_request(&error))?;
     let status = response.status();
     if status.is_success() {
         return Ok(());

@@ -19,6 +19,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFT
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, redirect};
 use serde::Deserialize;
 use wfhost_world::lock;
+use wfhost_world::text::causes_of_request;
 
 use self::challenge::Challenge;
 pub use self::transfer::Pushed;
@@ -155,7 +156,7 @@ impl Client {
         let builder = if is_plain { builder.tls_certs_only([]).no_proxy() } else { builder };
         let client = builder.build().map_err(|error| RegistryError::Unreachable {
             host: url.host_str().unwrap_or_default().to_owned(),
-            reason: chain(&error),
+            reason: causes_of_request(&error),
         })?;
         Ok(cell.get_or_init(|| client))
     }
@@ -188,7 +189,10 @@ impl Client {
                         tokio::time::sleep(pause(tries)).await;
                         continue;
                     }
-                    return Err(RegistryError::Unreachable { host: host.to_owned(), reason: chain(&error) });
+                    return Err(RegistryError::Unreachable {
+                        host: host.to_owned(),
+                        reason: causes_of_request(&error),
+                    });
                 }
             };
             let status = response.status();
@@ -346,7 +350,8 @@ impl Client {
                         tokio::time::sleep(pause(tries)).await;
                         continue;
                     }
-                    let reason = format!("where it gives tokens out ({realm}): {}", chain(&error));
+                    let reason =
+                        format!("where it gives tokens out ({realm}): {}", causes_of_request(&error));
                     return Err(RegistryError::Unreachable { host: host.to_owned(), reason });
                 }
             };
@@ -512,7 +517,7 @@ async fn read(host: &str, what: &str, response: Response, most: u64) -> Result<B
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(|error| RegistryError::Unreachable {
             host: host.to_owned(),
-            reason: format!("{what} broke off: {}", chain(&error)),
+            reason: format!("{what} broke off: {}", causes_of_request(&error)),
         })?;
         if (body.len() + chunk.len()) as u64 > most {
             return Err(too_large((body.len() + chunk.len()) as u64));
@@ -567,25 +572,8 @@ fn pause(tries: u32) -> Duration {
 
 /// Whether another try of a request makes sense: a name that is not known stays so for a while.
 fn may_pass(error: &reqwest::Error) -> bool {
-    let text = chain(error);
+    let text = causes_of_request(error);
     !error.is_redirect() && !text.contains("certificate") && !text.contains("dns error")
-}
-
-/// The causes of an error without its URL, which may hold a secret.
-fn chain(error: &reqwest::Error) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        if parts.last() != Some(&text) {
-            parts.push(text);
-        }
-        source = cause.source();
-    }
-    if parts.is_empty() {
-        parts.push("the request failed".to_owned());
-    }
-    parts.join(": ")
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use reqwest::{Method, Response, StatusCode, Url};
 use serde::Deserialize;
 use tempfile::NamedTempFile;
 
-use super::{Access, Ask, Client, TRIES, answer, chain, pause, read, said};
+use super::{Access, Ask, Client, TRIES, answer, causes_of_request, pause, read, said};
 use crate::digest::Hasher;
 use crate::manifest::{
     DOCKER_LIST, DOCKER_MANIFEST, Descriptor, INDEX, Index, MANIFEST, MANIFEST_BYTES, Manifest,
@@ -170,7 +170,11 @@ impl Client {
             let chunk = chunk.map_err(|error| {
                 Broken::Off(RegistryError::Unreachable {
                     host: host.to_owned(),
-                    reason: format!("{what} broke off after {count} of {} bytes: {}", of.size, chain(&error)),
+                    reason: format!(
+                        "{what} broke off after {count} of {} bytes: {}",
+                        of.size,
+                        causes_of_request(&error)
+                    ),
                 })
             })?;
             count += chunk.len() as u64;
