@@ -9,31 +9,31 @@ use wfhost_build as build;
 use super::diagnostic::{Exit, Trouble};
 use super::{Common, Format, printer};
 
-/// Build a workflow in Rust, TypeScript, JavaScript, Python or C to a component
+/// Build a workflow in Rust, TypeScript, JavaScript, Python, Go or C to a component
 ///
-/// A workspace gives one component for each of its workflows; a core module's
-/// file is only wrapped.
+/// A Cargo workspace produces a component for each of its workflows. The file of a
+/// core module is only wrapped into a component.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost build
   wfhost build my-workflow --out my-workflow.wasm
   wfhost build workspace -p one-of-it")]
 pub(crate) struct Build {
-    /// The directory of the project, or the file of a core module
+    /// The project directory, or the file of a core module
     #[arg(default_value = ".")]
     dir: PathBuf,
-    /// The component's file, or the directory of several
+    /// The output file, or the directory for several components
     /// [default: target/wfhost/NAME.wasm]
     #[arg(short = 'O', long, value_name = "PATH")]
     out: Option<PathBuf>,
-    /// Only this package of the workspace
+    /// Build only this package of the workspace
     #[arg(short, long, value_name = "NAME")]
     package: Option<String>,
-    /// What to compile to: wasm32-unknown-unknown, wasm32-wasip2 or
-    /// wasm32-wasip1 [default: the first that the machine can]
+    /// The compilation target: wasm32-unknown-unknown, wasm32-wasip2 or
+    /// wasm32-wasip1 [default: the first one that is installed]
     #[arg(long, value_name = "TARGET")]
     target: Option<build::Target>,
-    /// Do not let cargo use the network
+    /// Build without network access (cargo)
     #[arg(long)]
     offline: bool,
 }
@@ -75,7 +75,7 @@ impl Build {
     }
 }
 
-/// Says what takes long.
+/// Announces what takes long.
 fn tell(progress: build::Progress<'_>) {
     if let build::Progress::Preparing(target) = progress {
         printer::note(&format!("Preparing the standard library for {target}, once; this takes a minute"));
@@ -87,7 +87,7 @@ pub(super) fn only(dir: &Path) -> Result<PathBuf, Trouble> {
     let mut built = build::build(dir, &build::BuildOptions::default(), &mut tell).map_err(failed)?;
     if built.len() > 1 {
         let names: Vec<_> = built.iter().map(|built| built.path.display().to_string()).collect();
-        return Err(Trouble::usage("WF0609", format!("{} has several workflows", dir.display()))
+        return Err(Trouble::usage("WF0609", format!("{} contains several workflows", dir.display()))
             .hint(format!("name one: {}", names.join(", "))));
     }
     Ok(built.remove(0).path)

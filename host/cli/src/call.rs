@@ -11,11 +11,11 @@ use super::diagnostic::{Exit, Trouble};
 use super::place::{find_run, json_arg, length_arg};
 use super::{Common, Format, follow, printer};
 
-/// Call a run, and print its answer
+/// Send a request to a run and print its reply
 ///
-/// The program takes calls by their names and answers each. Some process has to
-/// advance the run meanwhile, like `wfhost serve`. Nothing is lost if this one
-/// ends first: the same --id asks for the answer again.
+/// The program receives calls by name and replies to each. Another process, such as
+/// `wfhost serve`, has to advance the run meanwhile. Nothing is lost if this command
+/// ends first: repeat it with the same --id to get the reply.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost call @last status
@@ -25,18 +25,18 @@ pub(crate) struct Call {
     run: String,
     /// The name of the call
     name: String,
-    /// What the program is given: JSON, @FILE, or - for stdin
+    /// The payload: JSON, @FILE, or - for stdin
     #[arg(short, long, default_value = "null", value_name = "JSON", allow_negative_numbers = true)]
     input: String,
-    /// Calls with the same id are one
+    /// Calls with the same id are the same call
     #[arg(long)]
     id: Option<String>,
-    /// How long the answer is waited for
+    /// How long to wait for the reply
     #[arg(long, value_name = "LENGTH", default_value = "30s", value_parser = length_arg)]
     timeout: u64,
 }
 
-/// How often is looked for an answer.
+/// The interval between two looks for the reply.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 impl Call {
@@ -86,7 +86,7 @@ impl Call {
             Called::Open { run } => {
                 let again =
                     wfhost::world::text::command("call", &run).arg(&self.name).option("--id", &call.id);
-                printer::say(common, "Open", &format!("{run} has not answered yet"));
+                printer::say(common, "Open", &format!("{run} has not replied yet"));
                 printer::say(common, "next", &again.option("-i", call.input.as_str()).to_string());
                 Ok(signalled.map_or(Exit::Waits, Exit::Signalled))
             }

@@ -8,10 +8,10 @@ use super::diagnostic::{Exit, Trouble};
 use super::place::{AgentArgs, find_run};
 use super::{Common, follow, printer};
 
-/// Ask a run to stop
+/// Cancel a run
 ///
-/// Its open steps end as cancelled; the program sees it and has ten seconds to
-/// clean up. If no process advances the run, this one does for that time.
+/// Its open steps end as cancelled; the program observes this and has ten seconds to
+/// clean up. If no other process advances the run, this command does meanwhile.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost cancel @last
@@ -19,7 +19,7 @@ use super::{Common, follow, printer};
 pub(crate) struct Cancel {
     /// An id, the beginning of one, @last, @last:2
     run: String,
-    /// Why, for the record
+    /// The reason, for the journal
     #[arg(long)]
     reason: Option<String>,
     #[command(flatten)]
@@ -34,7 +34,11 @@ impl Cancel {
         let (_, run) = wfhost::post(&store, &info.id, body).await?;
         let info = store.run(&run).await?.ok_or_else(|| HostError::NoSuchRun(run.clone()))?;
         if is_held(&info) {
-            printer::say(common, "Asked", &format!("{run} to stop; the process that advances it sees to it"));
+            printer::say(
+                common,
+                "Requested",
+                &format!("cancellation of {run}; the process that advances it carries it out"),
+            );
             return Ok(Exit::Done);
         }
         // A run can be stopped also if its project is gone or not trusted.
@@ -51,13 +55,15 @@ impl Cancel {
                 Err(error) => return Err(error.into()),
             };
         match handle.ending().await? {
-            Ending::Finished(Ok(_)) => printer::say(common, "Done", &format!("{run} completed all the same")),
+            Ending::Finished(Ok(_)) => {
+                printer::say(common, "Done", &format!("{run} completed before it was cancelled"))
+            }
             Ending::Finished(Err(failure)) => printer::say(common, "Stopped", &format!("{run}  {failure}")),
             Ending::Refused { mismatch: Some(mismatch), .. } => {
                 return Err(Trouble::mismatch(&run, &mismatch, None));
             }
             Ending::Continued(next) => {
-                printer::say(common, "Continued", &format!("as {next}, which is asked to stop too"));
+                printer::say(common, "Continued", &format!("as {next}, which is cancelled too"));
             }
             Ending::Refused { .. } | Ending::Paused | Ending::Stopped => {}
         }

@@ -24,8 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Check that a module can be run as a workflow: its imports, its exports, its code
 ///
-/// With --twice it is run, and repeated by a second process that compiles it
-/// anew: whatever the program observes or computes has to be the same.
+/// With --twice the module is run, and then replayed by a second process that compiles
+/// it again: everything that the program observes or computes has to be the same.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost check hello.wasm
@@ -35,17 +35,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Check {
     /// A component's file, or a directory with a workflow
     module: String,
-    /// Replay the journal of this run, or of this exported one, against it: would
-    /// the run go on with it? (may be repeated)
+    /// Check that this run, or this exported run, is compatible: replay its journal
+    /// against the module (may be repeated)
     #[arg(long, value_name = "RUN|FILE", conflicts_with = "twice")]
     replay: Vec<String>,
-    /// The same with all runs of a workflow of this name
+    /// Check all runs of the workflow with this name
     #[arg(long, conflicts_with = "twice")]
     all: bool,
-    /// Run it, and see that a second execution is the same bit by bit
+    /// Run the module, and check that a second execution is identical
     #[arg(long)]
     twice: bool,
-    /// The input of that run: JSON, @FILE
+    /// The input of the run: JSON, @FILE
     #[arg(
         short,
         long,
@@ -68,10 +68,10 @@ pub(crate) struct Check {
     fetch: Fetch,
 }
 
-/// What two executions agree in.
+/// The result of two equal executions.
 struct Twice {
     entries: u64,
-    /// How both failed; null if they did not.
+    /// The failure of both executions; null if they completed.
     failure: Value,
 }
 
@@ -97,7 +97,7 @@ impl Check {
         // What is compiled here is what the first execution takes; the second one compiles by itself.
         let cache = dir.as_ref().map(|dir| dir.path().join(FIRST));
         Engine::new(cache)?.module(&name, digest, &bytes, denied)?;
-        printer::say(common, "Fits", &format!("{name}  {digest}"));
+        printer::say(common, "Valid", &format!("{name}  {digest}"));
         let entries = match &dir {
             Some(dir) => Some(self.run_twice(common, &bytes, dir.path())?),
             None => None,
@@ -140,7 +140,7 @@ impl Check {
             if Path::new(run).is_file() {
                 let text = std::fs::read_to_string(run).map_err(|error| {
                     Trouble::usage("WF0510", format!("{run} cannot be read: {error}"))
-                        .hint("a run's id, or a file that `wfhost db export` wrote")
+                        .hint("name a run by its id, or a file that `wfhost db export` wrote")
                 })?;
                 let archive = archive::read(&text)?;
                 let unusable = |source| HostError::Journal { run: archive.run.info.id.clone(), source };
@@ -169,7 +169,7 @@ impl Check {
             differ += usize::from(view.why.is_some());
             upgrade::show(common, &view);
         }
-        printer::say(common, "Replayed", &format!("{count} runs, of which {differ} diverge"));
+        printer::say(common, "Replayed", &format!("{count} runs, {differ} of them diverge"));
         Ok(if differ > 0 { Exit::Mismatch } else { Exit::Done })
     }
 
@@ -270,7 +270,7 @@ fn failed(error: std::io::Error) -> Trouble {
     Trouble::host("WF0204", format!("the module could not be run for a check: {error}"))
 }
 
-/// What went wrong in another process, which said so itself.
+/// The error of another process, as it reported it.
 fn passed_on(output: &Output, what: &str) -> Trouble {
     let exit = match output.status.code() {
         Some(5) => Exit::Mismatch,
@@ -278,5 +278,5 @@ fn passed_on(output: &Output, what: &str) -> Trouble {
     };
     let errors = String::from_utf8_lossy(&output.stderr);
     let details = errors.lines().map(str::to_owned).collect();
-    Trouble { details, exit, ..Trouble::host("WF0204", format!("{what} went wrong")) }
+    Trouble { details, exit, ..Trouble::host("WF0204", format!("{what} failed")) }
 }

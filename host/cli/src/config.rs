@@ -16,7 +16,7 @@ pub(crate) struct ConfigVerb {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// Every value that holds, and where it comes from
+    /// Show every value and its origin
     Show,
 }
 
@@ -57,7 +57,7 @@ impl ConfigVerb {
     }
 }
 
-/// Where the database is, and who says so.
+/// The location of the database, and its origin.
 fn store(common: &Common, configured: Option<Vec<Setting>>) -> Result<Setting, Trouble> {
     let by_environment = environment::get(environment::DB);
     let origin = match (&common.db, configured) {

@@ -17,23 +17,21 @@ use super::{Common, printer};
 
 /// Batches that are read ahead.
 const AHEAD: usize = 4;
-/// How often is said how far it has come.
+/// The interval between two reports of progress.
 const SAY_EVERY: Duration = Duration::from_secs(2);
 
-/// Copies all that is in one database into another one, which is empty, and looks whether that is the same.
+/// Copies a whole database into an empty one, and compares the two.
 pub(super) async fn copy(common: &Common, from: &Database, to: &Database) -> Result<Exit, Trouble> {
     if !from.is_there() {
-        return Err(Trouble::usage("WF0321", format!("there is no database {from}"))
-            .hint("the first one is copied, into the second"));
+        return Err(Trouble::usage("WF0321", format!("the database {from} does not exist"))
+            .hint("the first database is copied into the second one"));
     }
     let source = common.open(from).await?;
     let living = source.shared().sessions().await?;
     if let Some(session) = living.iter().find(|session| session.left_ms > 0 && !is_dead(&session.owner)) {
         let owner = &session.owner;
         let said = format!("{from} is in use by process {} on {}", owner.pid, owner.host);
-        return Err(
-            Trouble::usage("WF0341", said).hint("end that process, and copy then; nothing was copied")
-        );
+        return Err(Trouble::usage("WF0341", said).hint("stop that process first; nothing was copied"));
     }
     let made = matches!(to, Database::File(path) if !path.exists());
     if let Database::Server(url) = to {
@@ -59,8 +57,12 @@ pub(super) async fn copy(common: &Common, from: &Database, to: &Database) -> Res
     };
     let target = common.open(to).await?;
     let runs = compare(common, source.shared().as_ref(), target.shared().as_ref()).await?;
-    printer::say(common, "Copied", &format!("{runs} runs, {rows} rows: every head is the same in {to}"));
-    printer::say(common, "next", "use it: --db, WFHOST_DB or [store] url; keep the first one until then");
+    printer::say(common, "Copied", &format!("{runs} runs, {rows} rows to {to}: all journals match"));
+    printer::say(
+        common,
+        "next",
+        "use it with --db, WFHOST_DB or [store] url, and keep the first one until then",
+    );
     Ok(Exit::Done)
 }
 
@@ -121,13 +123,13 @@ async fn compare(common: &Common, source: &dyn Store, target: &dyn Store) -> Res
                     Ok::<_, StoreError>(rows.into_iter().map(|row| (row.first, row.head)).collect::<Vec<_>>())
                 };
                 if heads(source).await? != heads(target).await? {
-                    faults.push(format!("{id} has another journal"));
+                    faults.push(format!("{id} has a different journal"));
                 }
                 // The chain says that the entries are those of the heads.
                 faults
                     .extend(verify(target, &there).await?.faults.into_iter().map(|it| format!("{id}: {it}")));
                 if at_rest(there) != at_rest(info) {
-                    faults.push(format!("{id} is shown otherwise"));
+                    faults.push(format!("{id} has different metadata"));
                 }
             }
         }
@@ -144,12 +146,12 @@ async fn compare(common: &Common, source: &dyn Store, target: &dyn Store) -> Res
     if faults.is_empty() {
         return Ok(runs);
     }
-    let said = format!("the copy differs in {} points", faults.len());
+    let said = format!("the copy differs in {} places", faults.len());
     Err(Trouble { details: faults, ..Trouble::host("WF0342", said) }
-        .hint("nothing was done to the first database: go on with that one"))
+        .hint("the first database is unchanged: keep using it"))
 }
 
-/// A run as it is when nobody has it.
+/// A run without the session that owns it.
 fn at_rest(info: RunInfo) -> RunInfo {
     let due_at = if info.lease.is_some() { Some(Timestamp(0)) } else { info.due_at };
     RunInfo { lease: None, due_at, ..info }

@@ -15,7 +15,7 @@ use wfhost_postgres::{Migrate, PostgresOptions, PostgresStore, without_password}
 use super::Common;
 use super::diagnostic::Trouble;
 
-/// Where runs are kept.
+/// The location of a database.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Database {
     File(PathBuf),
@@ -49,7 +49,7 @@ impl fmt::Debug for Database {
 }
 
 impl Database {
-    /// As it was named, with all that is secret in it: for the environment of wfhost's own processes.
+    /// The name as given, including its password: for the environment of wfhost's own processes.
     pub fn as_named(&self) -> &OsStr {
         match self {
             Self::File(path) => path.as_os_str(),
@@ -57,7 +57,7 @@ impl Database {
         }
     }
 
-    /// Whether there is one to look into; of a server that is for it to say.
+    /// Whether the database exists; always true for a server, which reports that itself.
     pub fn is_there(&self) -> bool {
         match self {
             Self::File(path) => path.exists(),
@@ -90,7 +90,7 @@ impl Opened {
         }
     }
 
-    /// What is wrong with the database besides its runs.
+    /// Faults of the database other than those of its runs.
     pub async fn faults(&self) -> Result<Vec<String>, StoreError> {
         match self {
             Self::File(store) => store.check(),
@@ -111,7 +111,7 @@ impl Common {
                     let said = format!("the database {} is not used: {strange}", path.display());
                     let named = quoted(&path.to_string_lossy()).into_owned();
                     return Err(Trouble::usage("WF0322", said)
-                        .hint(format!("if you mean it, name it: `--db {named}`")));
+                        .hint(format!("to use it anyway, name it explicitly: `--db {named}`")));
                 }
                 Ok(Opened::File(Arc::new(SqliteStore::open(path, &self.sqlite_options()?)?)))
             }

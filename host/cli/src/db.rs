@@ -23,7 +23,7 @@ use super::diagnostic::{Exit, Trouble};
 use super::place::{find_run, length_arg};
 use super::{Common, Format, printer};
 
-/// Look after the database
+/// Maintain the database
 #[derive(clap::Args)]
 pub(crate) struct Db {
     #[command(subcommand)]
@@ -32,68 +32,68 @@ pub(crate) struct Db {
 
 #[derive(clap::Subcommand)]
 enum Verb {
-    /// Check the file and every run in it
+    /// Check the database and every run in it
     Check {
-        /// Also replay each run, and compare what its program gave out
+        /// Also replay each run, and compare its output
         #[arg(long)]
         deep: bool,
-        /// Write what is kept besides the journals anew, where it differs from them
+        /// Rebuild everything that differs from the journals
         #[arg(long)]
         repair: bool,
     },
-    /// Make the database: a file, or the tables on a server
+    /// Create the database: a file, or the tables on a server
     Init,
-    /// Bring the tables of a server to the format of this wfhost
+    /// Migrate the tables of a server to the format of this wfhost
     ///
-    /// It only adds: hosts of the version before go on meanwhile. A file is brought there whenever it is opened.
+    /// A migration only adds: hosts of the previous version keep working. A database file is migrated when it is opened.
     Migrate,
-    /// Copy a database in a file while it is in use
+    /// Back up a database file while it is in use
     Backup {
         /// The new file
         file: PathBuf,
     },
-    /// Delete runs that ended long ago, modules that no run uses, workspaces of runs that are gone
+    /// Delete old runs, unused modules, and workspaces of deleted runs
     Gc {
-        /// Since when they have to have ended, like 30d
+        /// Delete runs that ended longer ago than this, like 30d
         #[arg(long, value_name = "LENGTH", value_parser = length_arg)]
         older_than: u64,
-        /// Only say what would be deleted
+        /// Only print what would be deleted
         #[arg(long)]
         dry_run: bool,
         /// Do not ask
         #[arg(short, long)]
         yes: bool,
     },
-    /// Copy all that is in a database into another one, which is empty
+    /// Copy a whole database into an empty one
     ///
-    /// Between files and servers, either way: runs with their journals, inboxes and transcripts, modules, schedules,
-    /// tokens, answers that are kept; ids, keys, and the order of events are the same. No host may use the first one
-    /// meanwhile. At the end both are compared.
+    /// Works between files and servers, in both directions. It copies runs with their journals, inboxes and
+    /// transcripts, modules, schedules, tokens and cached answers, and preserves ids, keys and the order of events.
+    /// No host may use the first database meanwhile. At the end both are compared.
     Copy {
-        /// What is copied: a file, or postgres://...
+        /// The source: a file, or postgres://...
         #[arg(value_parser = OsStringValueParser::new().map(Database::from))]
         from: Database,
-        /// Where to: a file, which is made, or postgres://..., which gets its tables
+        /// The target: a new file, or postgres://..., where the tables are created
         #[arg(value_parser = OsStringValueParser::new().map(Database::from))]
         to: Database,
     },
-    /// Write a run with its module to a file that `db import` reads
+    /// Export a run with its module to a file for `db import`
     Export {
         /// An id, the beginning of one, @last, @last:2
         run: String,
         /// The file, or - for stdout
         file: PathBuf,
     },
-    /// Take in a run that was exported
+    /// Import an exported run
     ///
-    /// One that has not ended is paused: `wfhost resume` goes on with it here.
+    /// A run that has not ended is paused: `wfhost resume` continues it here.
     Import {
         /// The file, or - for stdin
         file: PathBuf,
     },
 }
 
-/// Runs that are read at once.
+/// The number of runs that are read at once.
 const PAGE: usize = 500;
 
 impl Db {
@@ -102,8 +102,8 @@ impl Db {
             Verb::Check { deep, repair } => check(common, *deep, *repair).await,
             Verb::Backup { file } => {
                 if file.exists() {
-                    return Err(Trouble::usage("WF0004", format!("{} is there already", file.display()))
-                        .hint("name a new file: a backup overwrites nothing"));
+                    return Err(Trouble::usage("WF0004", format!("{} already exists", file.display()))
+                        .hint("name a new file: a backup never overwrites a file"));
                 }
                 let Opened::File(store) = common.existing().await? else { return Err(no_file(common)) };
                 let bytes = store.backup(file)?;
@@ -135,9 +135,9 @@ impl Db {
 /// Why a database on a server cannot do what a file can.
 fn no_file(common: &Common) -> Trouble {
     let place = common.place().map(|place| place.to_string()).unwrap_or_default();
-    Trouble::usage("WF0339", format!("{place} is on a server, whose own tools copy it"))
-        .hint("like `pg_dump --format=custom --schema=wfhost --file=FILE URL`, which pg_restore reads")
-        .hint("the runs alone: `wfhost db copy`")
+    Trouble::usage("WF0339", format!("{place} is on a server: use the server's own backup tools"))
+        .hint("for example `pg_dump --format=custom --schema=wfhost --file=FILE URL`, which pg_restore reads")
+        .hint("to copy it into another wfhost database: `wfhost db copy`")
 }
 
 async fn init(common: &Common) -> Result<Exit, Trouble> {
@@ -155,8 +155,8 @@ async fn init(common: &Common) -> Result<Exit, Trouble> {
             found.is_some_and(|formats| formats.found.is_none())
         }
     };
-    let verb = if made { "Made" } else { "There" };
-    printer::say(common, verb, &format!("{place}; hosts can use it"));
+    let verb = if made { "Created" } else { "Exists" };
+    printer::say(common, verb, &format!("{place}; it is ready for hosts"));
     Ok(Exit::Done)
 }
 
@@ -177,7 +177,7 @@ async fn migrate(common: &Common) -> Result<Exit, Trouble> {
             PostgresStore::open(url, &options).await?;
             format!("{place}")
         }
-        Some(Some(found)) if found >= newest => format!("{place} has format {found} already"),
+        Some(Some(found)) if found >= newest => format!("{place} already has format {found}"),
         Some(Some(found)) => {
             PostgresStore::open(url, &options).await?;
             format!("{place} from format {found} to {newest}")
@@ -201,7 +201,7 @@ fn write(file: &PathBuf, text: &str) -> Result<(), Trouble> {
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
 }
 
-/// Bytes that an exported run may have.
+/// The maximum size of an exported run, in bytes.
 const EXPORT_BYTES: u64 = 1 << 30;
 
 fn read(file: &PathBuf) -> Result<String, Trouble> {
@@ -215,8 +215,8 @@ fn read(file: &PathBuf) -> Result<String, Trouble> {
     };
     text.map_err(|error| match error.kind() {
         std::io::ErrorKind::InvalidData => {
-            Trouble::usage("WF0510", format!("{} is no exported run: it is no text", file.display()))
-                .hint("`wfhost db export RUN FILE` makes one")
+            Trouble::usage("WF0510", format!("{} is not an exported run: it is not text", file.display()))
+                .hint("`wfhost db export RUN FILE` writes one")
         }
         _ => Trouble::usage("WF0004", format!("{} cannot be read: {error}", file.display())),
     })
@@ -293,8 +293,9 @@ async fn check(common: &Common, deep: bool, repair: bool) -> Result<Exit, Troubl
         return Ok(Exit::Done);
     }
     let trouble = Trouble::host("WF0511", format!("the database has {} faults", faults.len()));
-    Err(Trouble { details: faults, ..trouble }
-        .hint("`wfhost db check --repair` rebuilds what the journals know; for the rest restore a backup"))
+    Err(Trouble { details: faults, ..trouble }.hint(
+        "`wfhost db check --repair` rebuilds what follows from the journals; for the rest, restore a backup",
+    ))
 }
 
 async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Result<Exit, Trouble> {
@@ -322,7 +323,7 @@ async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Resul
     let keep = async |run: &RunId| !goes.contains(run) && !is_gone(run).await;
     let would = clean(&root, &identity, true, keep).await?;
     if dry_run {
-        printer::say(common, "Dry run", &format!("{} runs would be deleted{}", old.len(), workspaces(would)));
+        printer::say(common, "Dry run", &format!("would delete {} runs{}", old.len(), workspaces(would)));
         match common.output {
             Format::Text => old.iter().for_each(|run| printer::line(run.as_str())),
             _ => print_gc(true, &old, None, would),

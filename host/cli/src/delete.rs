@@ -10,14 +10,14 @@ use super::{Common, printer};
 
 /// Delete a run with everything that belongs to it
 ///
-/// Its id is not used again. A run whose lease a live process holds is refused.
+/// Its id is not reused. A run whose lease is held by a live process is refused.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost delete run_01k9 --yes")]
 pub(crate) struct Delete {
     /// An id, the beginning of one, @last, @last:2
     run: String,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(short, long)]
     yes: bool,
 }
@@ -38,9 +38,9 @@ impl Delete {
             Deleted::Needed => {
                 return Err(Trouble::usage(
                     "WF0516",
-                    format!("{run} is an earlier round of a run that goes on"),
+                    format!("{run} is an earlier round of a run that has not ended"),
                 )
-                .hint("what is sent to it is passed on to the latest round; delete it when that has ended"));
+                .hint("its messages are passed on to the latest round; delete it when that has ended"));
             }
             Deleted::NoSuchRun => return Err(wfhost::HostError::NoSuchRun(run).into()),
         }
@@ -55,7 +55,7 @@ pub(super) fn confirm(yes: bool, question: &str) -> Result<(), Trouble> {
     }
     let refused = || Trouble::usage("WF0509", "nothing was done");
     if !std::io::stdin().is_terminal() {
-        return Err(refused().hint("say --yes: this cannot be undone"));
+        return Err(refused().hint("this cannot be undone: confirm it with --yes"));
     }
     printer::prompt(&format!("{question} [y/N]"));
     let mut line = String::new();

@@ -12,10 +12,10 @@ use super::diagnostic::{Exit, Trouble};
 use super::place::{AgentArgs, EvictArg};
 use super::{Common, follow, printer};
 
-/// See a run being killed and going on, without a compiler
+/// Watch a run being killed and resumed, without a compiler
 ///
-/// An embedded workflow is run by a second process, which is killed with
-/// SIGKILL in the middle; this one goes on with the run.
+/// A second process runs an embedded workflow and is killed with SIGKILL in the
+/// middle; this process then continues the run.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost demo")]
@@ -54,7 +54,7 @@ impl Demo {
             if begin.elapsed() > PATIENCE {
                 // It may be gone by itself; the error is what matters.
                 let _ = worker.kill();
-                return Err(broken("the worker does nothing".to_owned()));
+                return Err(broken("the worker makes no progress".to_owned()));
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

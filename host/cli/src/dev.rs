@@ -17,25 +17,25 @@ use super::printer::{DIM, ERROR, Line, say};
 use super::serve::{Network, Told};
 use super::{Common, Format, build, printer};
 
-/// Build a workflow whenever it changes, and go on with its runs
+/// Rebuild a workflow on every change, and migrate its runs
 ///
-/// Watches a project, and builds it when a file changes. Runs of the workflow
-/// that wait go on with the new build if it agrees with their journals; where it
-/// does not, they stay as they are and the difference is shown. With -i a run
-/// begins with the first build, and again when the one before has ended or stays
-/// behind. A build that fails ends nothing: the build before goes on.
+/// Watches a project and builds it when a file changes. Waiting runs of the workflow
+/// are migrated to the new build if it is compatible with their journals; otherwise
+/// they stay as they are, and the difference is shown. With -i a run is started with
+/// the first build, and again when the previous run has ended or was left behind.
+/// When a build fails, runs continue on the previous one.
 ///
-/// Meanwhile it advances what is due and answers over HTTP, as `wfhost serve`
-/// does. Ctrl-C leaves runs where they are.
+/// Meanwhile it advances due runs and answers over HTTP, as `wfhost serve` does.
+/// Ctrl-C leaves runs where they are.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost dev -i '{\"name\":\"Ada\"}' --agents agents.json
   wfhost dev my-workflow --agent echo")]
 pub(crate) struct Dev {
-    /// The directory of the project
+    /// The project directory
     #[arg(default_value = ".")]
     dir: PathBuf,
-    /// Begin runs with this input: JSON, or @FILE
+    /// Start runs with this input: JSON, or @FILE
     #[arg(short, long, value_name = "JSON", allow_negative_numbers = true)]
     input: Option<String>,
     #[command(flatten)]
@@ -44,9 +44,9 @@ pub(crate) struct Dev {
     network: Network,
 }
 
-/// How often files are looked at.
+/// The interval between two looks at the files.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// How often what was committed is looked at.
+/// The interval between two looks at new commits.
 const SHOW_EVERY: Duration = Duration::from_millis(30);
 /// Directories that hold what was made, and not what it was made of.
 const MADE: [&str; 6] = ["target", "node_modules", "__pycache__", "dist", "build", "venv"];
@@ -58,8 +58,8 @@ const PAGE: usize = 1_000;
 impl Dev {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         if !self.dir.is_dir() {
-            return Err(Trouble::usage("WF0004", format!("{} is no directory", self.dir.display()))
-                .hint("name the directory of a project; `wfhost new NAME` makes one"));
+            return Err(Trouble::usage("WF0004", format!("{} is not a directory", self.dir.display()))
+                .hint("name a project directory; `wfhost new NAME` creates one"));
         }
         let input = self.input.as_deref().map(|input| json_arg("the input", input)).transpose()?;
         let config = common.config_of(&self.dir)?;
@@ -189,10 +189,10 @@ impl Session<'_> {
         }
     }
 
-    /// Says what is wrong, and that it can be mended.
+    /// Reports a failed build, and that it can be fixed.
     fn complain(&self, trouble: &Trouble) {
         diagnostic::print(trouble, self.common.output != Format::Text, self.common.verbose);
-        let goes_on = if self.module.is_some() { "; runs go on with the build before" } else { "" };
+        let goes_on = if self.module.is_some() { "; runs continue on the previous build" } else { "" };
         say(self.common, "Watching", &format!("for the next change{goes_on}"));
     }
 
@@ -254,7 +254,7 @@ impl Session<'_> {
                 continue;
             };
             match self.host.upgrade(&info, &module).await {
-                Ok(Upgraded::Moved) => say(self.common, "Moved", &format!("{run} goes on with this build")),
+                Ok(Upgraded::Moved) => say(self.common, "Migrated", &format!("{run} to this build")),
                 Ok(Upgraded::Departs(mismatch)) => self.departs(&run, &mismatch),
                 // It calls somebody just now, here or elsewhere.
                 Ok(Upgraded::Left(wfhost::HostError::Held { .. })) => self.behind.push(run),
@@ -267,8 +267,8 @@ impl Session<'_> {
 
     /// A run stays with the code that it has.
     fn departs(&self, run: &RunId, mismatch: &Mismatch) {
-        Line::word(ERROR, "Differs").plain(format!("{run} stays with its build: {mismatch}")).show();
-        let hint = "wrap the change in `patched`, or begin a new run".to_owned();
+        Line::word(ERROR, "Diverges").plain(format!("{run} stays on its build: {mismatch}")).show();
+        let hint = "wrap the change in `patched`, or start a new run".to_owned();
         Line::new().plain("    ").styled(DIM, "hint:").plain(" ").plain(hint).show();
     }
 

@@ -11,8 +11,8 @@ use super::{Common, Format, printer};
 
 /// Show where two runs differ
 ///
-/// Steps that ask for the same are put side by side; those that only one of
-/// the runs has, and answers that differ, are shown. Times do not count.
+/// Steps with equal requests are compared. Shows steps that only one of the runs has,
+/// and answers that differ. Times are ignored.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost diff @last:2 @last
@@ -20,7 +20,7 @@ use super::{Common, Format, printer};
 pub(crate) struct Diff {
     /// An id, the beginning of one, @last, @last:2
     a: String,
-    /// The other one
+    /// The other run
     b: String,
 }
 

@@ -11,10 +11,9 @@ use super::database::Database;
 use super::diagnostic::{Exit, Trouble};
 use super::{Common, Format, printer};
 
-/// Look whether everything that is needed is there
+/// Check the installation: database, providers, keys, programs
 ///
-/// Nobody is asked anything: keys are looked for and programs are found, no
-/// provider is called.
+/// Looks for keys and programs, but calls no provider.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost doctor
@@ -25,9 +24,9 @@ pub(crate) struct Doctor {}
 struct Finding {
     what: String,
     problem: Option<String>,
-    /// What one should know though nothing is wrong.
+    /// Information that is not a problem.
     note: Option<String>,
-    /// Whether the user has said that he wants it.
+    /// Whether the user has configured it explicitly.
     wanted: bool,
 }
 
@@ -53,7 +52,7 @@ impl Doctor {
             });
         }
         let default = match config.default_agent() {
-            Some(name) if providers.get(name).is_none() => Err(format!("there is no provider `{name}`")),
+            Some(name) if providers.get(name).is_none() => Err(format!("unknown provider `{name}`")),
             Some(name) => Ok(format!("{name}, by configuration")),
             None => match suggested() {
                 Some(suggested) => Ok(format!("{}, because {}", suggested.provider, suggested.why)),
@@ -107,38 +106,36 @@ async fn server(common: &Common, url: &str) -> Finding {
     let format = found.formats.and_then(|formats| formats.found);
     match found.formats {
         Some(Formats { found: None, .. }) => {
-            problems.push("it has no tables of wfhost: `wfhost db init` makes them".to_owned());
+            problems.push("it does not contain wfhost's tables: `wfhost db init` creates them".to_owned());
         }
         Some(Formats { found: Some(format), newest }) if format < newest => problems.push(format!(
-            "its tables have format {format}: `wfhost db migrate` brings them to {newest}, which this wfhost needs"
+            "its tables have format {format}: `wfhost db migrate` migrates them to {newest}, which this wfhost needs"
         )),
         _ => {}
     }
     if !found.missing_rights.is_empty() {
-        problems.push(format!("the user may not {}", found.missing_rights.join(", ")));
+        problems.push(format!("the user lacks the privilege to {}", found.missing_rights.join(", ")));
     }
     // All runs are judged by the server's clock; this one only shows times.
     if found.ahead_ms.unsigned_abs() > CLOCKS_DIFFER_MS {
         let way = if found.ahead_ms > 0 { "ahead of" } else { "behind" };
         let by = found.ahead_ms.unsigned_abs();
-        problems.push(format!("its clock is {by} ms {way} this machine's: times that are shown mislead"));
+        problems
+            .push(format!("its clock is {by} ms {way} this machine's clock: displayed times are misleading"));
     }
     let (most, there) = found.connections;
     if most.saturating_sub(there) < CONNECTIONS_OF_A_HOST {
-        problems.push(format!("it takes {most} connections and has {there}: there is no room for a host"));
+        problems.push(format!("it allows {most} connections and has {there}: too few are left for a host"));
     }
     let mut notes = vec![
         format!("PostgreSQL {}", found.version),
         format.map_or_else(String::new, |format| format!("format {format}")),
-        format!("{:.1} ms there and back", found.round_trip.as_secs_f64() * 1e3),
+        format!("{:.1} ms round trip", found.round_trip.as_secs_f64() * 1e3),
         format!("{there} of {most} connections"),
         if found.encrypted { "encrypted".to_owned() } else { String::new() },
     ];
     if !found.hears {
-        notes.push(
-            "no notices come through, as behind a pooler or with listen=off: hosts look every 100 ms"
-                .to_owned(),
-        );
+        notes.push("no notifications (a pooler, or listen=off): hosts poll every 100 ms".to_owned());
     }
     notes.extend(found.notes);
     notes.retain(|note| !note.is_empty());

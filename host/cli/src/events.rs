@@ -11,12 +11,11 @@ use super::place::find_run;
 use super::tail::{LiveLines, News, tail};
 use super::{Common, Format, printer};
 
-/// Show what happens, as it is committed: of one run or of all
+/// Show events as they are committed, of one run or of all runs
 ///
-/// Each event is an entry of a journal. Nothing is left out and nothing comes
-/// twice; `--after` goes on behind any event. For one run `event` is the
-/// position in its journal; for all it is the place of the commit, which
-/// several entries may share.
+/// Each event is a journal entry, and is delivered exactly once; `--after` continues
+/// after any event. For one run, `event` is the position in its journal; for all runs
+/// it is the position of the commit, which several entries may share.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost events --follow -o jsonl
@@ -24,10 +23,10 @@ use super::{Common, Format, printer};
 pub(crate) struct Events {
     /// An id, the beginning of one, @last, @last:2 [default: all runs]
     run: Option<String>,
-    /// Go on: of one run until it ends
+    /// Keep following; for one run until it ends
     #[arg(short, long)]
     follow: bool,
-    /// Only what comes behind this event
+    /// Only events after this one
     #[arg(long, value_name = "N")]
     after: Option<u64>,
 }

@@ -3,13 +3,13 @@
 use super::diagnostic::{Exit, Trouble};
 use super::printer;
 
-/// Explain the code of an error
+/// Explain an error code
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost explain WF0201
   wfhost explain      all codes")]
 pub(crate) struct Explain {
-    /// Like WF0201
+    /// The code, like WF0201
     code: Option<String>,
 }
 
@@ -33,7 +33,7 @@ impl Explain {
     }
 }
 
-/// Every code that an error can have.
+/// Every error code.
 pub(super) const CODES: &[(&str, &str)] = &[
     (
         "WF0001",
@@ -93,10 +93,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "WF0203",
         "two executions of one journal differ\n\nThey requested the same steps, but returned, logged or published different values. The sandbox is meant to make this impossible: please report it with the module.",
     ),
-    (
-        "WF0204",
-        "a module could not be run for a check\n\nThe run's own error is shown above.",
-    ),
+    ("WF0204", "a module could not be run for a check\n\nThe run's own error is shown above."),
     (
         "WF0205",
         "invalid fork\n\nA fork copies the entries before --at: at least the first one, and not the end of the run. --edit names one of these entries that holds an answer: a completed step, or a signal.",
@@ -201,10 +198,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "WF0406",
         "a directory cannot be granted\n\n`--dir HOST::GUEST` grants the program read access to the directory HOST at the path GUEST. The whole directory is read before the run starts, and its digest becomes part of the run.",
     ),
-    (
-        "WF0407",
-        "invalid stack size\n\nThe size is 1, 2, 4, 8 or 16 MiB. It is fixed when a run starts.",
-    ),
+    ("WF0407", "invalid stack size\n\nThe size is 1, 2, 4, 8 or 16 MiB. It is fixed when a run starts."),
     (
         "WF0408",
         "a budget in dollars cannot be enforced\n\nEither the provider reports tokens but no costs: add a price, [prices.\"MODEL\"] in wfhost.toml, with input and output in dollars per million tokens (0 for a free model). Or its first answer reported no usage at all: then a price does not help, and the provider has to report usage. The call was not made. `wfhost retry RUN` continues when this is fixed.",
@@ -242,10 +236,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ("WF0511", "a database check found faults"),
     ("WF0512", "a run has published nothing under that key"),
     ("WF0513", "the schedule does not exist"),
-    (
-        "WF0514",
-        "a schedule of that name already exists\n\n`--replace` replaces it; its runs stay.",
-    ),
+    ("WF0514", "a schedule of that name already exists\n\n`--replace` replaces it; its runs stay."),
     (
         "WF0515",
         "invalid times of a schedule\n\nUse the five fields of cron (minute, hour, day of the month, month, day of the week), in the time zone of --tz; or a duration of at least a second.",
@@ -286,10 +277,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "WF0617",
         "the build tool of a Python project is missing\n\ncomponentize-py turns a Python program into a component. It is looked for in the project's `.venv` and on PATH.",
     ),
-    (
-        "WF0618",
-        "the Go compiler is missing\n\nGo 1.25 or newer has to be on PATH as `go`.",
-    ),
+    ("WF0618", "the Go compiler is missing\n\nGo 1.25 or newer has to be on PATH as `go`."),
     (
         "WF0619",
         "a tool of the project can be written by other users\n\nPrograms in node_modules are executed, so you or root have to own them and their directory, and no other user may be able to write them.",
@@ -314,10 +302,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "WF0704",
         "a configuration file has an invalid value\n\nDurations are strings like \"90s\", \"15m\", \"2h\"; prices are US dollars per million tokens; a rate is { per_minute = 60, burst = 5 }.",
     ),
-    (
-        "WF0518",
-        "a run refused a call\n\nThe program rejected the request; the message is the program's.",
-    ),
+    ("WF0518", "a run refused a call\n\nThe program rejected the request; the message is the program's."),
     ("WF0705", "the run has no such step, or no transcript of it"),
     (
         "WF0706",
@@ -348,10 +333,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "WF0802",
         "the program used up the fuel of the whole run\n\nA replay computes everything again, so the total computation of a run is limited. Raise the limit with `--total-fuel N`, or continue as new from time to time.",
     ),
-    (
-        "WF0803",
-        "the program exceeded its memory limit\n\n`wfhost run --memory MIB` raises the limit.",
-    ),
+    ("WF0803", "the program exceeded its memory limit\n\n`wfhost run --memory MIB` raises the limit."),
     (
         "WF0804",
         "the program ran out of stack\n\nThe usual cause is unbounded recursion. `wfhost run --stack MIB` raises the limit: 1, 2, 4, 8 or 16.",
@@ -386,10 +368,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "the server is shutting down\n\nRequests in progress are answered. Send new ones to another server, or to this one when it is running again.",
     ),
     ("WF0817", "the server is read-only\n\nIt was started with --read-only."),
-    (
-        "WF0818",
-        "internal server error\n\nThe request is not known to be at fault. Please report it.",
-    ),
+    ("WF0818", "internal server error\n\nThe request is not known to be at fault. Please report it."),
     (
         "WF0819",
         "an action on many runs no longer matches its preview\n\nFirst request the preview (`dry_run`), then send the number of runs that it found as `expected`. If the runs have changed since then, nothing is done.",
@@ -466,11 +445,11 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "WF0923",
         "a registry denied access\n\nThe login is valid, but has no permission for this repository, or to push.",
     ),
-    ("WF0924", "not found in the registry\n\nSome registries also report this for content that the login is not allowed to see."),
     (
-        "WF0925",
-        "a registry is overloaded\n\nIt says when to try again. wfhost waits for up to 20 seconds.",
+        "WF0924",
+        "not found in the registry\n\nSome registries also report this for content that the login is not allowed to see.",
     ),
+    ("WF0925", "a registry is overloaded\n\nIt says when to try again. wfhost waits for up to 20 seconds."),
     (
         "WF0926",
         "a registry sent an invalid answer\n\nIt may not be a registry: a proxy, a network's login page, or another server at this address.",
@@ -568,10 +547,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "WF1210",
         "a plugin that was called manually failed\n\nThe message is the plugin's. Denied requests are listed above, with the configuration that would allow them.",
     ),
-    (
-        "WF1211",
-        "the plugin does not exist\n\nName a provider of kind `plugin`, or the file of a component.",
-    ),
+    ("WF1211", "the plugin does not exist\n\nName a provider of kind `plugin`, or the file of a component."),
     (
         "WF1212",
         "invalid test cases of `wfhost plugin test`\n\n{\"cases\": [{\"name\": \"..\", \"call\": {\"prompt\": \"..\"}, \"exchanges\": [{\"request\": {\"method\": \"POST\", \"url\": \"https://..\"}, \"response\": {\"status\": 200, \"body\": {}}}], \"expect\": {\"output\": \"..\"}}]}\nThey are read from NAME.test.json beside NAME.wasm, or from the file that --cases names.",

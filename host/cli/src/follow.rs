@@ -44,7 +44,7 @@ pub(super) async fn follow(
         match beginning {
             Beginning::Started => say(common, "Started", &format!("{id}  {}  {module}…", info.workflow)),
             Beginning::Known => {
-                say(common, "Duplicate", &format!("{id} has this key already  {}  {module}…", info.workflow));
+                say(common, "Duplicate", &format!("{id} already has this key  {}  {module}…", info.workflow));
             }
             Beginning::Resumed(entries) => {
                 progress.absorb(host, entries).await?;
@@ -113,7 +113,7 @@ pub(super) async fn follow(
             exit: Exit::Mismatch,
             ..Trouble::usage("WF0201", format!("{id} is refused: {reason}"))
         }
-        .hint("nothing was executed, and the journal is as it was")),
+        .hint("nothing was executed, and the journal is unchanged")),
         ending @ (Ending::Stopped | Ending::Paused | Ending::Continued(_)) => {
             let (word, exit) = match (signalled, ending) {
                 (Some(number), _) => ("Stopped", Exit::Signalled(number)),
@@ -133,7 +133,7 @@ pub(super) async fn follow(
     }
 }
 
-/// Says what helps a run whose program came to a bad end.
+/// Suggests a fix for a run whose program failed.
 fn advise(run: &RunId, failure: &Failure) {
     let Some(advice) = advice(run, failure) else { return };
     for hint in advice.hints {
@@ -186,7 +186,7 @@ async fn leave_others(common: &Common, host: &Host, signals: &mut Signals, signa
     tokio::select! {
         _ = &mut patient => return,
         () = tokio::time::sleep(Duration::from_millis(300)) => {
-            let text = format!("calls of {} other runs; Ctrl-C leaves them to be made again", host.live());
+            let text = format!("calls of {} other runs; Ctrl-C stops them, and they will be made again", host.live());
             say(common, "Finish", &text);
         }
     }
@@ -342,8 +342,9 @@ impl Progress {
                 }
             }
             Event::AttemptFailed(failed) if !self.quiet => {
-                let again =
-                    failed.again_at.map(|at| format!("; again in {}", spell_millis(at.since(entry.at))));
+                let again = failed
+                    .again_at
+                    .map(|at| format!("; next attempt in {}", spell_millis(at.since(entry.at))));
                 let text = format!(
                     "{:>2}  attempt {} ({})  {}{}",
                     failed.step,
@@ -381,7 +382,7 @@ impl Progress {
                 }
             }
             Event::CancelRequested { .. } if !self.quiet => {
-                Line::word(ERROR, "Cancel").plain("asked to stop; the program may clean up").show();
+                Line::word(ERROR, "Cancel").plain("requested; the program may clean up").show();
             }
             _ => {}
         }

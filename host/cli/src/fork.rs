@@ -9,12 +9,12 @@ use super::place::{AgentArgs, find_run, json_arg};
 use super::registry::Fetch;
 use super::{Common, Format, follow, module_arg, printer};
 
-/// Make a new run out of what another one did
+/// Start a new run from the history of another one
 ///
-/// The fork begins with the entries of the run before --at: nothing of that is
-/// done or paid again. The run itself stays as it is. With --reuse the fork
-/// begins from the top instead, with whatever code, and each step that asks
-/// for the same as one of the run did takes its answer.
+/// The fork starts with the entries of the run before --at: their steps are not
+/// executed or paid for again. The original run is unchanged. With --reuse the fork
+/// starts from the beginning instead, with any code, and each step whose request
+/// equals one of the original run takes its answer.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost fork @last --at 12
@@ -25,22 +25,22 @@ pub(crate) struct Fork {
     /// An id, the beginning of one, @last, @last:2
     #[arg(default_value = "@last")]
     run: String,
-    /// The first entry of the journal that is left out [default: its end]
+    /// The first journal entry that is not copied [default: the end of the journal]
     #[arg(long, value_name = "N")]
     at: Option<u64>,
-    /// Another answer at an entry: N=JSON (may be repeated)
+    /// Replace the answer at an entry: N=JSON (may be repeated)
     #[arg(long = "edit", value_name = "N=JSON", value_parser = edit_arg, conflicts_with = "reuse")]
     edits: Vec<(u64, Json)>,
-    /// Another input: JSON, @FILE, or - for stdin
+    /// A different input: JSON, @FILE, or - for stdin
     #[arg(short, long, value_name = "JSON", allow_negative_numbers = true)]
     input: Option<String>,
-    /// Go on with this module: a file, a directory, a name or a digest
+    /// Continue on this module: a file, a directory, a name or a digest
     #[arg(long, value_name = "MODULE")]
     module: Option<String>,
-    /// Take over answers and not entries
+    /// Reuse answers instead of copying entries
     #[arg(long, conflicts_with = "at")]
     reuse: bool,
-    /// The id of the fork [default: a fresh one]
+    /// The id of the fork [default: a new one]
     #[arg(long, value_name = "ID")]
     id: Option<RunId>,
     #[command(flatten)]
@@ -56,8 +56,8 @@ pub(crate) struct Fork {
 }
 
 fn edit_arg(text: &str) -> Result<(u64, Json), String> {
-    let (entry, json) = text.split_once('=').ok_or("an edit is given as N=JSON")?;
-    let entry = entry.trim().parse().map_err(|_| "the number of an entry stands before the `=`")?;
+    let (entry, json) = text.split_once('=').ok_or("an edit has the form N=JSON")?;
+    let entry = entry.trim().parse().map_err(|_| "expected the number of an entry before the `=`")?;
     let json = Json::parse(json.to_owned()).map_err(|error| format!("the answer is not JSON: {error}"))?;
     Ok((entry, json))
 }

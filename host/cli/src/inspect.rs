@@ -12,13 +12,13 @@ use super::diagnostic::{Exit, Trouble};
 use super::registry::{Fetch, Others, Session};
 use super::{Common, Format, module_arg, printer};
 
-/// Show what a module imports and exports, and the limits it runs under
+/// Show a module's imports, exports and limits
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost inspect hello.wasm
   wfhost inspect --wit      the world that a workflow is built against")]
 pub(crate) struct Inspect {
-    /// A component's file, the name or digest of a module that was run before, or one in
+    /// A component file, the name or digest of a module in the database, or a module in
     /// a registry, which is not fetched: REGISTRY/NAME:TAG
     #[arg(required_unless_present = "wit")]
     module: Option<String>,
@@ -107,7 +107,7 @@ impl Inspect {
         printer::line(format!("manifest {}", resolved.digest));
         printer::line(format!("layer    {}", resolved.layer.digest));
         printer::line(format!("bytes    {}", resolved.layer.size));
-        let signed = if signers.is_empty() { "nobody who is known".to_owned() } else { signers.join(", ") };
+        let signed = if signers.is_empty() { "no known key".to_owned() } else { signers.join(", ") };
         printer::line(format!("signed   by {signed}"));
         for (what, value) in described {
             printer::line(format!("says     {what:<12}  {value}"));

@@ -8,7 +8,7 @@ use wfhost_registry::keys;
 use super::diagnostic::{Exit, Trouble};
 use super::{Common, Format, printer, registry};
 
-/// Make a key that signs modules
+/// Create keys for signing modules
 #[derive(clap::Args)]
 pub(crate) struct KeyVerb {
     #[command(subcommand)]
@@ -17,22 +17,22 @@ pub(crate) struct KeyVerb {
 
 #[derive(clap::Subcommand)]
 enum Action {
-    /// Make a pair of keys: NAME.key, which is secret, and NAME.pub for those who verify
+    /// Create a key pair: NAME.key, which is private, and NAME.pub for verification
     New(New),
 }
 
-/// Make a pair of keys: NAME.key, which is secret, and NAME.pub for those who verify
+/// Create a key pair: NAME.key, which is private, and NAME.pub for verification
 ///
-/// They are P-256 in PEM, as cosign and OpenSSL read them. The secret one is not
-/// encrypted; it can be read by its owner only.
+/// The keys are P-256 in PEM, which cosign and OpenSSL read. The private key is not
+/// encrypted; only its owner can read it.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost key new acme
   wfhost push ghcr.io/acme/reviewer:1.4.2 --sign acme")]
 struct New {
-    /// What the key is called
+    /// The name of the key
     name: String,
-    /// Where it is put [default: wfhost/keys in the user's configuration directory]
+    /// The directory of the key [default: wfhost/keys in the user's configuration directory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
@@ -42,15 +42,16 @@ impl KeyVerb {
         let Action::New(New { name, dir }) = &self.action;
         let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if name.is_empty() || name.starts_with('.') || !name.chars().all(is_name) {
-            return Err(Trouble::usage("WF0943", format!("a key cannot be called `{name}`"))
-                .hint("its name has letters, digits, and - _ ."));
+            return Err(Trouble::usage("WF0943", format!("invalid key name `{name}`"))
+                .hint("a name consists of letters, digits, and - _ ."));
         }
         let dir = dir.clone().or_else(registry::keys_dir).ok_or_else(|| {
-            Trouble::host("WF0943", "there is no place for keys: HOME is not set").hint("name one with --dir")
+            Trouble::host("WF0943", "there is no directory for keys: HOME is not set")
+                .hint("name one with --dir")
         })?;
         let (private, public, key) = keys::write_pair(&dir, name)?;
         printer::say(common, "Secret", &private.display().to_string());
-        printer::say(common, "Public", &format!("{}, for those who verify:", public.display()));
+        printer::say(common, "Public", &format!("{}, for verification:", public.display()));
         match common.output {
             Format::Text => {
                 printer::line("[signatures.keys]");

@@ -19,10 +19,10 @@ pub(crate) struct Logs {
     /// An id, the beginning of one, @last, @last:2
     #[arg(default_value = "@last")]
     run: String,
-    /// Go on until the run ends
+    /// Follow the log until the run ends
     #[arg(short, long)]
     follow: bool,
-    /// Only lines that matter at least so much: trace, debug, info, warn, error
+    /// Only lines of at least this level: trace, debug, info, warn, error
     #[arg(long, value_name = "LEVEL", default_value = "trace", value_parser = level_arg)]
     level: LogLevel,
 }
@@ -34,7 +34,7 @@ pub(super) fn level_arg(text: &str) -> Result<LogLevel, String> {
         .ok_or_else(|| "the levels are trace, debug, info, warn, error".to_owned())
 }
 
-/// Lines that are read at once.
+/// The number of lines that are read at once.
 const PAGE: usize = 1_000;
 
 impl Logs {

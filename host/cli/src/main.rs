@@ -106,15 +106,15 @@ pub(crate) struct Common {
         value_parser = OsStringValueParser::new().map(Database::from)
     )]
     db: Option<Database>,
-    /// The configuration [default: wfhost.toml here or above, then the user's]
+    /// The configuration file [default: wfhost.toml here or above, then the user's]
     #[arg(long, global = true, env = environment::CONFIG, value_name = "FILE")]
     config: Option<std::path::PathBuf>,
-    /// Obey a project's file as if `wfhost trust` had been said of it; one that somebody else may have
-    /// written is refused all the same [env: WFHOST_TRUST]
+    /// Trust the project's wfhost.toml for this command; a file that another user can write is
+    /// refused all the same [env: WFHOST_TRUST]
     #[arg(long, global = true)]
     trust: bool,
-    /// What a commit survives: `full` also the loss of power, `normal` only the
-    /// death of the process, at several times the speed
+    /// What a commit survives: `full` a power failure, `normal` (several times faster)
+    /// only the death of the process
     #[arg(
         long,
         global = true,
@@ -124,13 +124,13 @@ pub(crate) struct Common {
         value_name = "MODE"
     )]
     synchronous: Synchronous,
-    /// What stdout carries
+    /// The output format of stdout
     #[arg(short, long, global = true, value_enum, default_value = "text", value_name = "FORMAT")]
     output: Format,
-    /// No progress
+    /// Print no progress
     #[arg(short, long, global = true)]
     quiet: bool,
-    /// More: the log of the program, the causes of errors
+    /// Print more: the program's log, the causes of errors
     #[arg(short, long, global = true)]
     verbose: bool,
 }
@@ -153,11 +153,11 @@ enum Format {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// See a run being killed and going on, without a compiler
+    /// Watch a run being killed and resumed, without a compiler
     Demo(demo::Demo),
     /// Run a workflow
     Run(run::Run),
-    /// Go on with a run
+    /// Resume a run
     Resume(resume::Resume),
     /// List runs
     Ps(ps::Ps),
@@ -173,49 +173,49 @@ enum Verb {
     Transcript(transcript::Transcript),
     /// Send a signal to a run
     Signal(signal::Signal),
-    /// Call a run, and print its answer
+    /// Send a request to a run and print its reply
     Call(call::Call),
-    /// Ask a run to stop
+    /// Cancel a run
     Cancel(cancel::Cancel),
-    /// End a run where it stands
+    /// End a run immediately, without cleanup
     Terminate(terminate::Terminate),
-    /// Leave a run alone until it is resumed
+    /// Pause a run until it is resumed
     Pause(pause::Pause),
-    /// Try a run that failed again
+    /// Retry a failed run
     Retry(retry::Retry),
-    /// Say what keeps a run, and what would move it
+    /// Explain what blocks a run and how to unblock it
     Why(why::Why),
-    /// List the questions that runs ask people
+    /// List open questions of runs to people
     Inbox(people::Inbox),
     /// Answer a question of a run
     Answer(people::Answer),
     /// Answer a question with true
     Approve(people::Approve),
-    /// Refuse a question
+    /// Reject a question
     Deny(people::Deny),
-    /// Show what a run posted for outsiders
+    /// Show the messages that a run posted
     Messages(messages::Messages),
-    /// Show what happens, as it is committed
+    /// Show events as they are committed
     Events(events::Events),
-    /// Begin runs at certain times
+    /// Start runs on a schedule
     Schedule(schedule::ScheduleVerb),
-    /// Advance whatever is due
+    /// Advance all due runs, and serve the API and the web pages
     Serve(serve::Serve),
     /// Let coding agents start, follow and inspect runs (MCP)
     Mcp(mcp::Mcp),
-    /// Let programs and people in to the server
+    /// Manage the tokens of the server
     Token(token::TokenVerb),
-    /// Make a new run out of what another one did
+    /// Start a new run from the history of another one
     Fork(fork::Fork),
-    /// Move the runs of a workflow to new code
+    /// Migrate the runs of a workflow to new code
     Upgrade(upgrade::Upgrade),
     /// Show where two runs differ
     Diff(diff::Diff),
     /// Show what a run published
     State(state::State),
-    /// Repeat a run without any effect, to look into it
+    /// Replay a run without effects, to inspect it
     Replay(replay::Replay),
-    /// Prove that the journal of a run is complete and unaltered, or who signed a module
+    /// Verify the journal of a run, or the signatures of a module
     Verify(verify::Verify),
     /// Delete a run
     Delete(delete::Delete),
@@ -223,15 +223,15 @@ enum Verb {
     Db(db::Db),
     /// Show the configuration
     Config(config::ConfigVerb),
-    /// Obey the wfhost.toml of a project
+    /// Trust the wfhost.toml of a project
     Trust(trust::Trust),
-    /// Take back that a project is trusted
+    /// Stop trusting a project
     Untrust(trust::Untrust),
-    /// Agents that are components: list, try and test them
+    /// List, call and test plugins (agents that are components)
     Plugin(plugin::PluginVerb),
-    /// Look whether everything that is needed is there
+    /// Check the installation: database, providers, keys, programs
     Doctor(doctor::Doctor),
-    /// Put a module into the database
+    /// Add a module to the database
     Add(modules::Add),
     /// List the modules in the database and in the local store
     Modules(modules::Modules),
@@ -239,19 +239,19 @@ enum Verb {
     Push(push::Push),
     /// Fetch a module from a registry
     Pull(pull::Pull),
-    /// Make a key that signs modules
+    /// Create keys for signing modules
     Key(key::KeyVerb),
     /// Sign a module in a registry
     Sign(sign::Sign),
-    /// Lock what references of the project stand for now
+    /// Update wfhost.lock to the current versions of modules
     Update(update::Update),
-    /// Write modules of the local store into a file
+    /// Save modules of the local store to a file
     Save(save::Save),
-    /// Read modules out of a file into the local store
+    /// Load modules from a file into the local store
     Load(save::Load),
     /// Log in to a registry
     Login(login::Login),
-    /// Forget the login of a registry
+    /// Log out of a registry
     Logout(login::Logout),
     /// Show what a module imports and exports
     Inspect(inspect::Inspect),
@@ -261,17 +261,17 @@ enum Verb {
     Test(test::Test),
     /// Build a workflow to a component
     Build(build::Build),
-    /// Build a workflow whenever it changes, and go on with its runs
+    /// Rebuild a workflow on every change, and migrate its runs
     Dev(dev::Dev),
-    /// Make a new workflow project
+    /// Create a new project
     New(new::New),
-    /// Explain the code of an error
+    /// Explain an error code
     Explain(explain::Explain),
     /// Print a completion script for a shell
     Completions(completions::Completions),
 }
 
-/// Verbs by what they are for, as `wfhost -h` lists them.
+/// Verbs grouped by purpose, as `wfhost -h` lists them.
 const GROUPS: &[(&str, &[&str])] = &[
     ("Start", &["demo", "new", "dev", "build", "test", "check", "inspect", "run"]),
     (
@@ -376,7 +376,7 @@ fn main() -> ExitCode {
             runtime.shutdown_background();
             result
         }
-        Err(error) => Err(Trouble::host("WF0001", format!("no threads can be started: {error}"))),
+        Err(error) => Err(Trouble::host("WF0001", format!("threads cannot be started: {error}"))),
     };
     let exit = result.unwrap_or_else(|trouble| {
         diagnostic::print(&trouble, json, verbose);

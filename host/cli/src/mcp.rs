@@ -19,10 +19,10 @@ use super::{Common, Format, printer};
 
 /// Let coding agents start, follow and inspect runs (MCP)
 ///
-/// Speaks the Model Context Protocol over standard input and output, and advances
-/// what is due meanwhile, as `wfhost serve` does; both may be there at the same
-/// time. Runs go on without it, when anybody serves the database. A server has the
-/// same at /mcp. https://github.com/wfhost/wfhost/blob/main/docs/mcp.md
+/// Speaks the Model Context Protocol over stdin and stdout, and advances due runs
+/// meanwhile, as `wfhost serve` does; both can run at the same time. Runs continue
+/// after it exits if another process serves the database. A server offers the same
+/// at /mcp. https://github.com/wfhost/wfhost/blob/main/docs/mcp.md
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "Examples:
@@ -34,34 +34,34 @@ pub(crate) struct Mcp {
     act: Option<Act>,
     #[command(flatten)]
     agents: AgentArgs,
-    /// Change nothing: only tools that look
+    /// Offer only tools that change nothing
     #[arg(long)]
     read_only: bool,
-    /// Offer each module as a tool of its own, too
+    /// Also offer each module as a tool of its own
     #[arg(long)]
     workflows: bool,
-    /// Let the client answer the questions that runs ask people; an agent could approve what it asked for
+    /// Let the client answer questions to people; an agent could approve its own requests
     #[arg(long, conflicts_with = "read_only")]
     allow_answers: bool,
 }
 
 #[derive(clap::Subcommand)]
 enum Act {
-    /// Show how clients are told of it, or write that into a client's configuration
+    /// Print the configuration for MCP clients, or write it
     Install(Install),
 }
 
-/// Show how clients are told of it, or write that into a client's configuration
+/// Print the configuration for MCP clients, or write it
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost mcp install
   wfhost mcp install --write claude-code
   wfhost mcp install --write codex --yes")]
 pub(crate) struct Install {
-    /// Write it into the configuration of this client, after asking
+    /// Write it into this client's configuration, after confirmation
     #[arg(long, value_enum, value_name = "CLIENT")]
     write: Option<Client>,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(short, long)]
     yes: bool,
 }
@@ -247,9 +247,9 @@ impl Client {
             text => serde_json::from_str(text).map_err(|error| error.to_string())?,
         };
         let (section, entry) = self.entry();
-        let whole_object = whole.as_object_mut().ok_or("it is no JSON object")?;
+        let whole_object = whole.as_object_mut().ok_or("it is not a JSON object")?;
         let servers = whole_object.entry(section).or_insert_with(|| json!({}));
-        let servers = servers.as_object_mut().ok_or_else(|| format!("`{section}` is no object"))?;
+        let servers = servers.as_object_mut().ok_or_else(|| format!("`{section}` is not an object"))?;
         if servers.contains_key("wfhost") {
             return Ok(None);
         }
@@ -280,20 +280,17 @@ impl Install {
                 printer::line("");
             }
             printer::note(
-                "`wfhost mcp install --write CLIENT` writes it there; `--read-only`, `--workflows` go behind `mcp`",
+                "`wfhost mcp install --write CLIENT` writes it; add `--read-only` or `--workflows` after `mcp`",
             );
             return Ok(Exit::Done);
         };
         let file = client.file().ok_or_else(|| {
-            Trouble::usage(
-                "WF0823",
-                format!("it is not known where {} has its configuration", client.title()),
-            )
-            .hint("HOME is not set; put in by hand what `wfhost mcp install` shows")
+            Trouble::usage("WF0823", format!("the configuration of {} was not found", client.title()))
+                .hint("HOME is not set; add the output of `wfhost mcp install` by hand")
         })?;
         let unusable = |why: String| {
             Trouble::usage("WF0823", format!("{} cannot be changed: {why}", file.display()))
-                .hint("put in by hand what `wfhost mcp install` shows")
+                .hint("add the output of `wfhost mcp install` by hand")
         };
         let before = match std::fs::read_to_string(&file) {
             Ok(text) => text,
@@ -301,11 +298,15 @@ impl Install {
             Err(error) => return Err(unusable(error.to_string())),
         };
         let Some(after) = client.merged(&before).map_err(unusable)? else {
-            printer::say(common, "Known", &format!("{} has wfhost in {}", client.title(), file.display()));
+            printer::say(
+                common,
+                "Exists",
+                &format!("{} already has wfhost in {}", client.title(), file.display()),
+            );
             return Ok(Exit::Done);
         };
-        let verb = if before.is_empty() { "make" } else { "change" };
-        confirm(self.yes, &format!("{verb} {} so that {} knows wfhost?", file.display(), client.title()))?;
+        let verb = if before.is_empty() { "create" } else { "change" };
+        confirm(self.yes, &format!("{verb} {} so that {} can use wfhost?", file.display(), client.title()))?;
         if let Some(directory) = file.parent().filter(|directory| !directory.as_os_str().is_empty()) {
             std::fs::create_dir_all(directory).map_err(|error| unusable(error.to_string()))?;
         }

@@ -7,7 +7,7 @@ use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
 use super::{Common, Format, printer};
 
-/// Show what a run posted for outsiders, in order
+/// Show the messages that a run posted, in order
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost messages @last
@@ -16,10 +16,10 @@ pub(crate) struct Messages {
     /// An id, the beginning of one, @last, @last:2
     #[arg(default_value = "@last")]
     run: String,
-    /// Only those behind this one
+    /// Only messages after this one
     #[arg(long, value_name = "ID")]
     after: Option<u64>,
-    /// At most so many
+    /// The maximum number of messages
     #[arg(short = 'n', long, default_value_t = 100)]
     limit: usize,
 }

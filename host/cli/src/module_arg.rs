@@ -113,9 +113,12 @@ pub(crate) async fn find(
             let details = several.iter().map(|kept| kept.reference.to_string()).collect();
             Err(Trouble {
                 details,
-                ..Trouble::usage("WF0934", format!("the local store has {} modules `{arg}`", several.len()))
+                ..Trouble::usage(
+                    "WF0934",
+                    format!("the local store contains {} modules named `{arg}`", several.len()),
+                )
             }
-            .hint("name one of them as a whole, or say in [modules] of wfhost.toml which one is meant"))
+            .hint("use the full reference, or define the name in [modules] of wfhost.toml"))
         }
     }
 }
@@ -146,18 +149,18 @@ fn file(path: &Path) -> Result<Found, Trouble> {
 async fn by_digest(common: &Common, digest: Sha256, fetch: Fetch) -> Result<Found, Trouble> {
     let kept = registry::store()?.modules()?;
     let Some(kept) = kept.iter().find(|kept| kept.descriptor.digest == digest) else {
-        return Err(Trouble::usage("WF0110", format!("the local store has no module {digest}"))
-            .hint("`wfhost modules` lists what it has; say where another one is: REGISTRY/NAME@sha256:.."));
+        return Err(Trouble::usage("WF0110", format!("the module {digest} is not in the local store"))
+            .hint("`wfhost modules` lists its content; for another module name its registry: REGISTRY/NAME@sha256:.."));
     };
     Ok(registry::fetch(common, &kept.reference.at(digest), fetch).await?.into())
 }
 
 fn no_module(arg: &str, names: &[&str]) -> Trouble {
-    let trouble = Trouble::usage("WF0110", format!("there is no file and no known module `{arg}`"));
+    let trouble = Trouble::usage("WF0110", format!("no file and no module is named `{arg}`"));
     let trouble = match nearest(arg, names.iter().copied()) {
         Some(near) => trouble.hint(format!("did you mean `{near}`?")),
         None => trouble,
     };
     trouble
-        .hint("name a component's file, a module that was run before (by name or blake3:DIGEST), or one in a registry: REGISTRY/NAME:TAG")
+        .hint("name a component file, a module in the database (by name or blake3:DIGEST), or one in a registry: REGISTRY/NAME:TAG")
 }

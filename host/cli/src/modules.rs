@@ -12,16 +12,16 @@ use super::printer::{Column, left, right};
 use super::registry::Fetch;
 use super::{Common, Format, module_arg, printer, registry};
 
-/// Put a module into the database
+/// Add a module to the database
 ///
-/// Runs can begin children of it by its name, and `wfhost run NAME` finds it.
-/// The newest of several with one name counts.
+/// Runs can start children of it by its name, and `wfhost run NAME` finds it.
+/// Of several modules with the same name, the newest is used.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost add crawler.wasm
   wfhost add ./crawler")]
 pub(crate) struct Add {
-    /// A component's file, a directory with a workflow, or one in a registry, which is
+    /// A component file, a directory with a workflow, or a module in a registry, which is
     /// locked in wfhost.lock: REGISTRY/NAME:TAG
     module: String,
     /// Accept a module that imports sockets or HTTP; a call to them fails the run
@@ -58,13 +58,13 @@ impl Add {
 }
 
 /// List the modules in the database, the newest of each name first, and those
-/// that the local store has from registries
+/// that were fetched from registries into the local store
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost modules
   wfhost modules -o json")]
 pub(crate) struct Modules {
-    /// Only what wfhost.lock has: whether the registries have something newer
+    /// Compare the modules in wfhost.lock with their registries
     #[arg(long)]
     outdated: bool,
 }
@@ -87,7 +87,7 @@ impl Modules {
             return Ok(Exit::Done);
         }
         if modules.is_empty() && kept.is_empty() {
-            printer::note("there are no modules; `wfhost add FILE` and `wfhost run FILE` put them there");
+            printer::note("no modules; `wfhost add FILE` and `wfhost run FILE` add them");
         }
         const COLUMNS: [Column; 4] = [left(""), left(""), right(""), left("")];
         let rows = modules.into_iter().map(|module| {

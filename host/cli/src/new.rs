@@ -8,16 +8,16 @@ use wfhost_build::Sdk;
 use super::diagnostic::{Exit, Trouble};
 use super::{Common, printer};
 
-/// Make a new project of a workflow or a plugin
+/// Create a new workflow or plugin project
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost new hello && cd hello && wfhost run --agent echo
   wfhost new hello -t js
   wfhost new helper -t plugin")]
 pub(crate) struct New {
-    /// The directory to make; its last part names the crate
+    /// The directory to create; its last part names the project
     dir: PathBuf,
-    /// The language, or plugin: an agent in Rust
+    /// The language, or `plugin` for an agent in Rust
     #[arg(short, long, value_enum, default_value = "rust", value_name = "LANGUAGE")]
     template: Template,
 }
@@ -166,12 +166,12 @@ impl New {
         let legal = name.starts_with(|c: char| c.is_ascii_alphabetic())
             && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
         if !legal || name == "wfhost" || name == "wfhost-sdk" {
-            return Err(Trouble::usage("WF0610", format!("`{name}` cannot be the name of a project"))
-                .hint("a name begins with a letter and has letters, digits, `-` and `_`"));
+            return Err(Trouble::usage("WF0610", format!("invalid project name `{name}`"))
+                .hint("a name starts with a letter and consists of letters, digits, `-` and `_`"));
         }
         let used = std::fs::read_dir(&self.dir).is_ok_and(|mut entries| entries.next().is_some());
         if used || self.dir.is_file() {
-            return Err(Trouble::usage("WF0610", format!("{} is there already", self.dir.display()))
+            return Err(Trouble::usage("WF0610", format!("{} already exists", self.dir.display()))
                 .hint("choose another name, or an empty directory"));
         }
         for (file, text) in self.template.files() {

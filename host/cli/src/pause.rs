@@ -7,10 +7,10 @@ use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
 use super::{Common, printer};
 
-/// Leave a run alone until it is resumed
+/// Pause a run until it is resumed
 ///
-/// It begins nothing new; calls under way are finished and recorded. Signals
-/// that come meanwhile are kept.
+/// The run starts nothing new; calls in flight are finished and recorded. Signals
+/// that arrive meanwhile are kept.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost pause run_01k9
@@ -25,11 +25,19 @@ impl Pause {
         let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
         if let (Posted::Stopping, run) = wfhost::post(&store, &info.id, MessageBody::Pause).await? {
-            printer::say(common, "Stopping", &format!("{run}: it was asked to stop, and is not paused"));
+            printer::say(
+                common,
+                "Stopping",
+                &format!("{run}: its cancellation was requested, so it is not paused"),
+            );
             return Ok(Exit::Done);
         }
         match wfhost::is_held(&info) {
-            true => printer::say(common, "Asked", &format!("{}; it pauses when its calls are done", info.id)),
+            true => printer::say(
+                common,
+                "Requested",
+                &format!("pause of {}; it takes effect when its calls are done", info.id),
+            ),
             false => printer::say(common, "Paused", info.id.as_str()),
         }
         printer::say(common, "next", &command("resume", &info.id).to_string());

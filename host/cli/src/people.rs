@@ -11,15 +11,15 @@ use super::place::{find_run, json_arg};
 use super::signal::say_next;
 use super::{Common, Format, printer};
 
-/// List the questions that runs ask people, oldest first
+/// List open questions of runs to people, oldest first
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost inbox
   wfhost inbox run_01k9 -o json")]
 pub(crate) struct Inbox {
-    /// Only those of this run
+    /// Only questions of this run
     run: Option<String>,
-    /// At most so many
+    /// The maximum number of questions
     #[arg(short = 'n', long, default_value_t = 100)]
     limit: usize,
 }
@@ -73,10 +73,10 @@ struct Which {
     run: String,
     /// The number of the step that asks [default: the oldest open question]
     step: Option<u64>,
-    /// Who answers, for the record [default: the user of this process]
+    /// Who answers, for the journal [default: the user of this process]
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
-    /// A note for the record
+    /// A note for the journal
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
 }
@@ -120,8 +120,8 @@ impl Which {
 
 /// Answer a question of a run
 ///
-/// The answer has to be one of the choices and to fit the schema, if the
-/// question has them; if not, the question stays open.
+/// The answer has to be one of the choices and match the schema, if the question
+/// has them; otherwise the question stays open.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost answer @last -i '\"green\"'
@@ -141,7 +141,7 @@ impl Answer {
     }
 }
 
-/// Answer a question with true, or with what --input says
+/// Answer a question with true, or with the value of --input
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost approve @last --by ada
@@ -161,7 +161,7 @@ impl Approve {
     }
 }
 
-/// Refuse a question: the program gets the failure `rejected`
+/// Reject a question: the program gets the failure `rejected`
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost deny @last --by ada --note 'too expensive'")]

@@ -21,7 +21,7 @@ use super::diagnostic::{Trouble, section};
 use super::{Common, Format, printer};
 
 impl Common {
-    /// What the user has agreed to about the files of projects.
+    /// Which project files the user trusts.
     pub fn consent(&self) -> Consent {
         let given = environment::get(environment::TRUST);
         let all = self.trust || given.as_ref().is_some_and(|given| given == "1");
@@ -66,15 +66,18 @@ impl Common {
         let Some(project) = project.map(PathBuf::from) else { return self.config() };
         // Who else writes the database could name any project that the user trusts.
         if let Some(strange) = self.strange_database() {
-            let said = format!("the project of {} is not used, as the database names it: {strange}", info.id);
+            let said = format!(
+                "the project of {} is not used, because the database is not trusted: {strange}",
+                info.id
+            );
             let config = quoted(&project.to_string_lossy()).into_owned();
             return Err(Trouble::usage("WF0711", said)
-                .hint(format!("if the run is to go on with it, name it: `--config {config}`")));
+                .hint(format!("to continue the run with it, name it explicitly: `--config {config}`")));
         }
         if !project.is_file() {
-            let missing = format!("the project of {} is not there: {}", info.id, project.display());
+            let missing = format!("the project of {} was not found: {}", info.id, project.display());
             return Err(Trouble::usage("WF0710", missing)
-                .hint("name the configuration that it is to go on with: --config FILE"));
+                .hint("name the configuration to continue with: --config FILE"));
         }
         self.config_of_project(project)
     }
@@ -94,7 +97,7 @@ impl Common {
         let place = self.place()?;
         if !place.is_there() {
             if self.db.is_some() && self.output == Format::Text {
-                printer::say(self, "Note", &format!("there is no database {place} yet"));
+                printer::say(self, "Note", &format!("the database {place} does not exist yet"));
             }
             return Ok(Arc::new(MemStore::default()));
         }
@@ -105,8 +108,8 @@ impl Common {
     pub async fn existing(&self) -> Result<Opened, Trouble> {
         let place = self.place()?;
         if !place.is_there() {
-            return Err(Trouble::usage("WF0321", format!("there is no database {place}"))
-                .hint("name another with --db FILE; `wfhost run` makes one"));
+            return Err(Trouble::usage("WF0321", format!("the database {place} does not exist"))
+                .hint("name another one with --db FILE; `wfhost run` creates one"));
         }
         self.open(&place).await
     }
@@ -120,7 +123,7 @@ impl Common {
             return Ok(Database::from(named));
         }
         environment::data_dir().map(|dir| Database::File(dir.join("wfhost.db"))).ok_or_else(|| {
-            Trouble::host("WF0310", "there is no place for the database: HOME is not set")
+            Trouble::host("WF0310", "there is no directory for the database: HOME is not set")
                 .hint("name one with --db FILE or WFHOST_DB")
         })
     }
@@ -166,11 +169,11 @@ impl Common {
 /// Who answers the agent calls of a run.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct AgentArgs {
-    /// The provider of agent calls that name none: a configured one, or echo,
-    /// human, openai, anthropic, claude, codex, ... [env: WFHOST_AGENT]
+    /// The default provider of agent calls: a configured one, or echo, human,
+    /// openai, anthropic, claude, codex, ... [env: WFHOST_AGENT]
     #[arg(long, value_name = "PROVIDER")]
     pub agent: Option<String>,
-    /// Answers from a file of rules (provider `scripted`)
+    /// Answer agent calls from a file of rules (provider `scripted`)
     #[arg(long, value_name = "FILE")]
     pub agents: Option<PathBuf>,
     /// When a waiting program is dropped from memory
@@ -268,9 +271,9 @@ impl AgentArgs {
 
 fn no_provider(name: &str, providers: &Providers) -> Trouble {
     let known: Vec<_> = providers.names().collect();
-    Trouble::usage("WF0401", format!("there is no provider `{name}`"))
+    Trouble::usage("WF0401", format!("unknown provider `{name}`"))
         .hint(nearest(name, known.iter().copied()).map_or_else(
-            || format!("there are: {}; `scripted` needs --agents FILE", known.join(", ")),
+            || format!("known providers: {}; `scripted` needs --agents FILE", known.join(", ")),
             |nearest| format!("did you mean `{nearest}`?"),
         ))
         .hint(format!("configure it: {} in wfhost.toml", section(name)))
@@ -293,13 +296,12 @@ pub(crate) fn json_arg(what: &str, arg: &str) -> Result<Json, Trouble> {
         let trouble = Trouble::bad_json(what, &text, &error);
         match arg {
             _ if error.to_string().starts_with("number out of range") => trouble.hint(
-                "a number has to be in the range of a double, below 1.8e308; a larger one can be a string",
+                "a number has to be in the range of a double, below 1.8e308; pass a larger one as a string",
             ),
             // A word without quotes is the most frequent mistake.
-            _ if !text.trim_start().starts_with(['{', '[', '"']) && !text.trim().is_empty() => {
-                trouble.hint(format!("a text is a JSON string: '{}'", serde_json::Value::from(text.trim())))
-            }
-            _ => trouble.hint("JSON is given as '{\"key\":\"value\"}', as @FILE, or as - for stdin"),
+            _ if !text.trim_start().starts_with(['{', '[', '"']) && !text.trim().is_empty() => trouble
+                .hint(format!("text has to be a JSON string: '{}'", serde_json::Value::from(text.trim()))),
+            _ => trouble.hint("pass JSON as '{\"key\":\"value\"}', as @FILE, or as - for stdin"),
         }
     })
 }
@@ -308,15 +310,16 @@ pub(crate) fn json_arg(what: &str, arg: &str) -> Result<Json, Trouble> {
 pub(crate) fn label_arg(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("a label is given as key=value".to_owned()),
+        _ => Err("a label has the form key=value".to_owned()),
     }
 }
 
 /// `NAME=VALUE` of `--env`.
 pub(crate) fn env_arg(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or_else(|| "a variable is given as NAME=VALUE".to_owned())?;
+    let (name, value) =
+        text.split_once('=').ok_or_else(|| "a variable has the form NAME=VALUE".to_owned())?;
     if name.is_empty() || text.contains('\0') {
-        return Err("a variable has a name, and no zero bytes".to_owned());
+        return Err("a variable needs a name, and must not contain zero bytes".to_owned());
     }
     limits::check("a variable", text.len(), limits::ENV_BYTES).map_err(|error| error.to_string())?;
     Ok((name.to_owned(), value.to_owned()))
@@ -325,7 +328,7 @@ pub(crate) fn env_arg(text: &str) -> Result<(String, String), String> {
 /// `HOST::GUEST` of `--dir`.
 pub(crate) fn dir_arg(text: &str) -> Result<(PathBuf, String), String> {
     let (host, guest) =
-        text.split_once("::").ok_or_else(|| "a directory is given as HOST::GUEST".to_owned())?;
+        text.split_once("::").ok_or_else(|| "a directory has the form HOST::GUEST".to_owned())?;
     Ok((PathBuf::from(host), guest.to_owned()))
 }
 
@@ -346,7 +349,7 @@ pub(crate) fn stack_arg(text: &str) -> Result<u64, String> {
     Ok(mib)
 }
 
-/// A length of time like `90s`, `15m`, `2h`, `7d`, in milliseconds.
+/// A duration like `90s`, `15m`, `2h`, `7d`, in milliseconds.
 pub(crate) fn length_arg(text: &str) -> Result<u64, String> {
     units::millis(text)
 }
@@ -360,13 +363,13 @@ pub(crate) fn budget_arg(text: &str) -> Result<Budget, String> {
             "tokens" => budget.tokens = Some(units::count(value)?),
             "usd" => budget.micros = Some(units::micros(value)?),
             "time" => budget.time_ms = Some(units::millis(value)?),
-            _ => return Err("a budget is given as tokens=20k,usd=0.50,time=5m, or some of these".to_owned()),
+            _ => return Err("a budget has the form tokens=20k,usd=0.50,time=5m, or some of these".to_owned()),
         }
     }
     Ok(budget)
 }
 
-/// A point in time: RFC 3339, or a length of time before now.
+/// A point in time: RFC 3339, or a duration before now.
 pub(crate) fn since_arg(text: &str) -> Result<Timestamp, String> {
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
         return Ok(Timestamp(u64::try_from(time.as_millisecond()).unwrap_or(0)));
@@ -374,5 +377,5 @@ pub(crate) fn since_arg(text: &str) -> Result<Timestamp, String> {
     let now = wfhost::clock::now();
     length_arg(text)
         .map(|millis| Timestamp(now.0.saturating_sub(millis)))
-        .map_err(|error| format!("neither a time like 2026-01-31T12:00:00Z, nor a length of time: {error}"))
+        .map_err(|error| format!("neither a time like 2026-01-31T12:00:00Z nor a duration: {error}"))
 }

@@ -15,7 +15,7 @@ use super::diagnostic::{Exit, Trouble};
 use super::place::{json_arg, length_arg};
 use super::{Common, Format, printer};
 
-/// Agents that are components: list, try and test them
+/// List, call and test plugins (agents that are components)
 #[derive(clap::Args)]
 pub(crate) struct PluginVerb {
     #[command(subcommand)]
@@ -24,21 +24,21 @@ pub(crate) struct PluginVerb {
 
 #[derive(Subcommand)]
 enum What {
-    /// List the plugins that are configured
+    /// List the configured plugins
     Ls(Ls),
-    /// Call a plugin once, by hand
+    /// Call a plugin once
     Call(CallArgs),
     /// Test a plugin against recorded HTTP, without a network
     Test(TestArgs),
 }
 
-/// List the plugins that are configured, and what each may and wants to do
+/// List the configured plugins, their grants and the permissions that they request
 #[derive(clap::Args)]
 struct Ls {}
 
-/// Call a plugin once, by hand, with what is granted by configuration
+/// Call a plugin once, with its configured grants
 ///
-/// A file is granted nothing.
+/// A component file has no grants.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost plugin call reviewer -p 'Review this' -i @diff.json
@@ -49,7 +49,7 @@ struct CallArgs {
     /// The prompt
     #[arg(short, long, default_value = "", value_name = "TEXT")]
     prompt: String,
-    /// Data beside the prompt: JSON, @FILE, or - for stdin
+    /// The input besides the prompt: JSON, @FILE, or - for stdin
     #[arg(short, long, value_name = "JSON", allow_negative_numbers = true)]
     input: Option<String>,
     /// The options of the call
@@ -57,19 +57,19 @@ struct CallArgs {
     options: Option<String>,
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
-    /// Send requests that nothing grants, and list them
+    /// Send requests that are not granted, and list them
     #[arg(long)]
     audit: bool,
-    /// How long it may take
+    /// The time limit
     #[arg(long, value_name = "LENGTH", default_value = "5m", value_parser = length_arg)]
     timeout: u64,
 }
 
 /// Test a plugin against recorded HTTP
 ///
-/// Each case is a call with the requests that it makes, their answers, and what comes of it. There is no
-/// network, the clock stands at a fixed time, and random numbers are the same each time. What the plugin
-/// wants (wfhost:wants) is granted, and nothing else.
+/// Each case is a call with the expected requests, their responses, and the expected result. There is no
+/// network, the clock is fixed, and random numbers are the same each time. Exactly the permissions that
+/// the plugin requests (wfhost:wants) are granted.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost plugin test reviewer.wasm                      reviewer.test.json beside it
@@ -77,7 +77,7 @@ struct CallArgs {
 struct TestArgs {
     /// The component's file
     plugin: PathBuf,
-    /// The cases
+    /// The file of test cases [default: NAME.test.json beside NAME.wasm]
     #[arg(long, value_name = "FILE")]
     cases: Option<PathBuf>,
 }
@@ -226,7 +226,7 @@ impl CallArgs {
                 Ok(Exit::Done)
             }
             Err(failure) => {
-                let message = format!("the plugin did not answer: {}", failure.failure);
+                let message = format!("the plugin failed: {}", failure.failure);
                 Err(Trouble { exit: Exit::RunFailed, ..Trouble::usage("WF1210", message) })
             }
         }
@@ -248,8 +248,9 @@ impl CallArgs {
             }
             None => {
                 let message = format!("`{}` is neither a configured plugin nor a file", self.plugin);
-                return Err(Trouble::usage("WF1211", message)
-                    .hint("`wfhost plugin ls` lists those that are configured"));
+                return Err(
+                    Trouble::usage("WF1211", message).hint("`wfhost plugin ls` lists the configured plugins")
+                );
             }
         };
         config.audit |= self.audit;
@@ -292,12 +293,12 @@ impl TestArgs {
         let file = self.cases.clone().unwrap_or_else(|| self.plugin.with_extension("test.json"));
         let bad = |reason: String| {
             Trouble::usage("WF1212", format!("{} cannot be used: {reason}", file.display()))
-                .hint("`wfhost explain WF1212` shows the form")
+                .hint("`wfhost explain WF1212` shows the format")
         };
         let text = std::fs::read_to_string(&file).map_err(|error| bad(error.to_string()))?;
         let Cases { cases } = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
         if cases.is_empty() {
-            return Err(bad("it has no cases".to_owned()));
+            return Err(bad("it contains no cases".to_owned()));
         }
         let mut results = Vec::new();
         for case in cases {
@@ -368,7 +369,8 @@ impl Expect {
             }
             Ok(reply) => {
                 if let Some(kind) = &self.failure {
-                    faults.push(format!("it did not fail ({kind}), it answered {}", reply.output.as_str()));
+                    faults
+                        .push(format!("it did not fail with {kind}, but answered {}", reply.output.as_str()));
                 }
                 let differs = |what: &str, found: Value, expected: &Option<Value>| match expected {
                     Some(expected) if *expected != found => {

@@ -52,9 +52,10 @@ pub(super) fn is_broken() -> bool {
 /// What went wrong with stdout. A reader that has seen enough is no error.
 pub(super) fn failure() -> Option<Trouble> {
     let error = BROKEN.get().filter(|error| error.kind() != io::ErrorKind::BrokenPipe)?;
-    Some(Trouble::host("WF0006", format!("stdout cannot be written: {error}")).hint(
-        "runs are not affected: what was to be printed can be asked for again, like with `wfhost show`",
-    ))
+    Some(
+        Trouble::host("WF0006", format!("stdout cannot be written: {error}"))
+            .hint("runs are not affected: print the data again, for example with `wfhost show`"),
+    )
 }
 
 /// A line of a document for other programs.
@@ -121,7 +122,7 @@ impl Line {
         self
     }
 
-    /// Writes it. Nobody can be told if that fails: stderr is where one would be.
+    /// Writes the line. A failure is ignored: stderr is where it would be reported.
     pub fn show(self) {
         let _ = writeln!(anstream::stderr(), "{}", self.0.trim_end());
     }
@@ -178,7 +179,7 @@ pub(super) fn warn(common: &Common, text: &str) {
     }
 }
 
-/// A line on stderr that tells how far something is, where a terminal shows it.
+/// A progress line on stderr, if that is a terminal.
 pub(super) struct Progress {
     what: String,
     of: u64,

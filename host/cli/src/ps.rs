@@ -34,13 +34,13 @@ pub(crate) struct Ps {
     /// Only runs older than this one
     #[arg(long, value_name = "RUN")]
     before: Option<String>,
-    /// Only runs begun since then: a time, or a length of time like 2h or 7d
+    /// Only runs started since then: a time, or a duration like 2h or 7d
     #[arg(long, value_name = "WHEN", value_parser = since_arg)]
     since: Option<Timestamp>,
-    /// With their children, as a tree; only runs without a parent count
+    /// Show children as a tree; -n counts only runs without a parent
     #[arg(long)]
     tree: bool,
-    /// At most so many
+    /// The maximum number of runs
     #[arg(short = 'n', long, default_value_t = 50)]
     limit: usize,
 }
@@ -132,7 +132,7 @@ pub(super) fn print_runs(common: &Common, runs: &[RunInfo], next: Option<&RunId>
             }
         }
         Format::Text if runs.is_empty() => {
-            printer::note("there are no such runs; begin one with `wfhost run FILE.wasm`");
+            printer::note("no runs found; start one with `wfhost run FILE.wasm`");
         }
         Format::Text => print_table(runs, &[]),
     }

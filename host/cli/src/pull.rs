@@ -13,19 +13,19 @@ use super::{Common, Format, printer, registry};
 
 /// Fetch a module from a registry into the local store
 ///
-/// The store is in the user's data directory and is an OCI image layout, which
-/// skopeo and oras read as well.
+/// The store is an OCI image layout in the user's data directory, which skopeo and
+/// oras can read.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost pull ghcr.io/acme/reviewer:1.4.2
   wfhost pull ghcr.io/acme/reviewer:1.4.2 --to reviewer.wasm")]
 pub(crate) struct Pull {
-    /// Which one: REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:DIGEST
+    /// The module: REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:DIGEST
     reference: String,
-    /// Write the component to a file, too
+    /// Also write the component to a file
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
-    /// Also if it is signed by others than what came from there before
+    /// Accept a signer that differs from the previous one
     #[arg(long)]
     accept: bool,
     #[command(flatten)]

@@ -14,25 +14,25 @@ use super::{Common, Format, module_arg, printer, registry};
 
 /// Push a module to a registry
 ///
-/// As an OCI artifact that `wkg`, `oras` and `skopeo` read. A tag that is a full
-/// version, like 1.4.2, is not moved to other content.
+/// The module becomes an OCI artifact that `wkg`, `oras` and `skopeo` can read. A tag
+/// that is a full version, like 1.4.2, is not moved to other content.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost push ghcr.io/acme/reviewer:1.4.2
   wfhost push localhost:5000/me/hello:1.0.0 hello.wasm --also 1,1.0,latest")]
 pub(crate) struct Push {
-    /// Where to: REGISTRY/NAME:TAG
+    /// The target: REGISTRY/NAME:TAG
     reference: String,
-    /// A component's file, a directory with a workflow, or a module by name or digest
+    /// A component file, a directory with a workflow, or a module by name or digest
     #[arg(default_value = ".")]
     module: String,
-    /// Further tags for the same
+    /// Additional tags
     #[arg(long, value_name = "TAG,..", value_delimiter = ',')]
     also: Vec<String>,
-    /// Sign it with this key: a file, or the name of one of `wfhost key new`
+    /// Sign the module with this key: a file, or a name given to `wfhost key new`
     #[arg(long, value_name = "KEY")]
     sign: Option<String>,
-    /// Move the tag also if it is a full version
+    /// Move a tag even if it is a full version
     #[arg(long)]
     force: bool,
 }
@@ -49,15 +49,15 @@ impl Push {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let reference: Reference = self.reference.parse()?;
         let (Some(tag), None) = (reference.tag(), reference.digest()) else {
-            return Err(Trouble::usage("WF0920", format!("`{reference}` names no tag to push to"))
-                .hint("like ghcr.io/acme/reviewer:1.4.2"));
+            return Err(Trouble::usage("WF0920", format!("`{reference}` has no tag to push to"))
+                .hint("for example ghcr.io/acme/reviewer:1.4.2"));
         };
         let mut tags = vec![reference.clone()];
         for also in &self.also {
             let tagged = reference.tagged(also);
             tags.push(tagged.ok_or_else(|| {
-                Trouble::usage("WF0920", format!("`{also}` is no tag"))
-                    .hint("a tag has letters, digits, and . _ -, at most 128 of them")
+                Trouble::usage("WF0920", format!("invalid tag `{also}`"))
+                    .hint("a tag consists of letters, digits, and . _ -, at most 128 characters")
             })?);
         }
         let key = self.sign.as_deref().map(registry::private_key).transpose()?;
@@ -122,7 +122,7 @@ impl Push {
         for (tagged, before) in tags.iter().zip(&before) {
             match before {
                 Before::Same(there) if *there == digest => {
-                    printer::say(common, "There", &format!("{tagged} was {digest} already"));
+                    printer::say(common, "Exists", &format!("{tagged} is already {digest}"));
                 }
                 before => {
                     client.push_manifest(tagged, MANIFEST, &manifest).await?;

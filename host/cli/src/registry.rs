@@ -16,23 +16,23 @@ use super::{Common, printer};
 /// Whether registries are asked about a module.
 #[derive(clap::Args, Clone, Copy, Debug, Default)]
 pub(crate) struct Fetch {
-    /// Ask no registry: what the local store has counts
+    /// Contact no registry: use the local store
     #[arg(long)]
     pub offline: bool,
-    /// When a registry is asked what a tag means
+    /// When to ask a registry what a tag refers to
     #[arg(long, value_enum, default_value = "always", value_name = "WHEN", hide_short_help = true)]
     pub pull: PullArg,
-    /// Only what wfhost.lock has
+    /// Only modules in wfhost.lock
     #[arg(long, hide_short_help = true)]
     pub locked: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
 pub(crate) enum PullArg {
-    /// Each time
+    /// Every time
     #[default]
     Always,
-    /// If the local store does not know it
+    /// If the local store does not have it
     Missing,
     /// Never, as with --offline
     Never,
@@ -96,7 +96,7 @@ pub(crate) struct Fetched {
 /// The local store of modules.
 pub(crate) fn store() -> Result<Store, Trouble> {
     let dir = environment::data_dir().ok_or_else(|| {
-        Trouble::host("WF0931", "there is no place for the local store: HOME is not set")
+        Trouble::host("WF0931", "there is no directory for the local store: HOME is not set")
             .hint("set HOME or XDG_DATA_HOME")
     })?;
     Ok(Store::new(dir.join("modules")))
@@ -119,11 +119,11 @@ pub(crate) fn client_as(config: &Config, host: &str, login: Login) -> Result<Cli
     client(config, Logins::given(host, login))
 }
 
-/// What is done about what is signed by others than what came from there before.
+/// How to handle a module whose signer has changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Others {
     Refuse,
-    /// They are kept as those who sign from now on.
+    /// The new signer is accepted and recorded.
     Accept,
     /// The lock file says exactly what is meant.
     Locked,
@@ -233,8 +233,8 @@ pub(crate) async fn fetch_with(
     let by = if by.is_empty() { by } else { format!(", signed by {by}") };
     if reference.digest().is_none() {
         let how = match (resolved.source, &pinned) {
-            (_, Some(_)) => ", as it is locked",
-            (Source::Store, None) => ", as last fetched: no registry was asked",
+            (_, Some(_)) => ", as locked",
+            (Source::Store, None) => ", from the local store, without asking the registry",
             (Source::Registry, None) => "",
         };
         printer::say(common, "Module", &format!("{reference} -> {}{by}{how}", resolved.digest));

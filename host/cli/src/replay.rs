@@ -12,10 +12,10 @@ use super::place::find_run;
 use super::registry::Fetch;
 use super::{Common, Format, logs, module_arg, printer};
 
-/// Repeat a run without any effect, to look into it
+/// Replay a run without effects, to inspect it
 ///
-/// The program is executed against its journal: nothing is asked, sent or
-/// stored. That it does the same as before is checked on the way.
+/// The program is executed against its journal: no calls are made, and nothing is
+/// sent or stored. The replay checks that the program does the same as before.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost replay @last
@@ -29,13 +29,13 @@ pub(crate) struct Replay {
     /// Execute this module instead: a file, a directory, a name or a digest
     #[arg(long, value_name = "MODULE")]
     module: Option<String>,
-    /// Stop behind this entry of the journal
+    /// Stop after this journal entry
     #[arg(long, value_name = "N")]
     to: Option<u64>,
-    /// Show where in the source each step is asked for
+    /// Show where in the source each step is requested
     #[arg(long)]
     backtrace: bool,
-    /// Print the log, lines that matter at least so much
+    /// Print the log from this level
     #[arg(long, value_name = "LEVEL", value_parser = logs::level_arg)]
     log: Option<LogLevel>,
     #[command(flatten)]
@@ -81,7 +81,7 @@ impl Replay {
                     format!("now       {}", spell(found)),
                 ],
                 exit: Exit::Mismatch,
-                ..Trouble::host("WF0203", format!("{} came to another end than it did before", info.id))
+                ..Trouble::host("WF0203", format!("{} ended differently than before", info.id))
             });
         }
         let lines = log_lines(&replayed, self.log.unwrap_or(LogLevel::ALL[0]));
@@ -98,7 +98,7 @@ impl Replay {
                 printer::json(&ReplayView::new(&info.id, entries, &replayed, &lines, &known));
             }
         }
-        printer::say(common, "Replayed", &format!("{}  {entries} entries, as it was", info.id));
+        printer::say(common, "Replayed", &format!("{}  {entries} entries without a difference", info.id));
         Ok(Exit::Done)
     }
 }

@@ -10,11 +10,11 @@ use super::place::{AgentArgs, budget_arg, find_run, latest};
 use super::registry::Fetch;
 use super::{Common, follow, module_arg, printer};
 
-/// Go on with a run
+/// Resume a run
 ///
-/// What it has done is replayed from its journal, nothing of it is done again.
-/// With --module the run goes on with other code, if that is compatible with
-/// the journal; a run that failed goes on where it failed.
+/// Completed steps are replayed from the journal and not executed again. With --module
+/// the run continues with other code, if that is compatible with the journal; a failed
+/// run continues where it failed.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost resume @last
@@ -24,7 +24,7 @@ pub(crate) struct Resume {
     /// An id, the beginning of one, @last, @last:2
     #[arg(default_value = "@last")]
     run: String,
-    /// Go on with this module: a file, a directory, a name or a digest
+    /// Continue with this module: a file, a directory, a name or a digest
     #[arg(long, value_name = "MODULE")]
     module: Option<String>,
     /// Accept a module that imports sockets or HTTP; a call to them fails the run
@@ -32,14 +32,14 @@ pub(crate) struct Resume {
     trap_denied: bool,
     #[command(flatten)]
     agents: AgentArgs,
-    /// What the run may spend from now on, like tokens=50k; what is not said
-    /// stays. One that failed because it had spent all goes on
+    /// The new budget of the run, like tokens=50k; other limits are unchanged. A run
+    /// that failed because it exceeded its budget continues
     #[arg(long, value_name = "BUDGET", value_parser = budget_arg)]
     budget: Option<Budget>,
     /// Stop when the run only waits, with exit code 3
     #[arg(long, conflicts_with = "detach")]
     no_wait: bool,
-    /// Leave the run to `wfhost serve`
+    /// Let `wfhost serve` advance the run
     #[arg(short, long, conflicts_with = "module")]
     detach: bool,
     #[command(flatten)]

@@ -7,11 +7,11 @@ use super::diagnostic::{Exit, Trouble};
 use super::place::{AgentArgs, find_run};
 use super::{Common, follow};
 
-/// Try a run that failed again
+/// Retry a failed run
 ///
-/// At the step that is named, else at the one whose failure it ended with. What
-/// the program did after that step had failed is void; all other steps keep
-/// their results. A cancelled run goes on where it was cancelled.
+/// The run continues from the given step, or else from the step that made it fail.
+/// Everything after that step is void; all other steps keep their results. A
+/// cancelled run continues where it was cancelled.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost retry @last

@@ -21,25 +21,25 @@ const SIGNER: &str = "signer";
 
 /// Run a workflow
 ///
-/// The run goes on until it ends; its result is printed. Ctrl-C leaves it as it
-/// is: `wfhost resume` goes on from there.
+/// Advances the run until it ends, and prints its result. Ctrl-C suspends it:
+/// `wfhost resume` continues from there.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost run hello.wasm -i '{\"name\":\"Ada\"}' --agent echo
   wfhost run research.wasm -i @input.json --agents answers.json
   wfhost run hello.wasm --key order-17      the same key never runs twice")]
 pub(crate) struct Run {
-    /// A component's file, a directory with a workflow crate, the name or digest of
-    /// a module that was run before, or one in a registry: REGISTRY/NAME:TAG
+    /// A component file, a directory with a workflow project, the name or digest of a
+    /// module in the database, or one in a registry: REGISTRY/NAME:TAG
     #[arg(default_value = ".")]
     module: String,
     /// The input: JSON, @FILE, or - for stdin
     #[arg(short, long, default_value = "null", value_name = "JSON", allow_negative_numbers = true)]
     input: String,
-    /// The id of the run [default: a fresh one]
+    /// The id of the run [default: a new one]
     #[arg(long)]
     id: Option<RunId>,
-    /// The same key gives the same run
+    /// An idempotency key: the same key returns the same run
     #[arg(long)]
     key: Option<String>,
     /// A label, for `ps`
@@ -47,37 +47,37 @@ pub(crate) struct Run {
     labels: Vec<(String, String)>,
     #[command(flatten)]
     agents: AgentArgs,
-    /// What the run may spend, like tokens=20k,usd=0.50,time=5m
+    /// The budget of the run, like tokens=20k,usd=0.50,time=5m
     #[arg(long, value_name = "BUDGET", value_parser = budget_arg)]
     budget: Option<Budget>,
-    /// Agent calls of the run that are under way at the same time
+    /// The maximum number of agent calls in flight
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_parallel: Option<u32>,
     /// Stop when the run only waits, with exit code 3
     #[arg(long, conflicts_with = "detach")]
     no_wait: bool,
-    /// Leave the run to `wfhost serve`, and print its id
+    /// Let `wfhost serve` advance the run, and print its id
     #[arg(short, long)]
     detach: bool,
-    /// The program's memory in MiB
+    /// The program's memory limit in MiB
     #[arg(long, value_name = "MIB", default_value_t = RunConfig::default().memory_bytes >> 20, value_parser = clap::value_parser!(u64).range(1..=4096))]
     memory: u64,
-    /// The program's stack in MiB: 1, 2, 4, 8 or 16
+    /// The program's stack size in MiB: 1, 2, 4, 8 or 16
     #[arg(long, value_name = "MIB", hide_short_help = true, default_value_t = RunConfig::default().stack_bytes >> 20, value_parser = stack_arg)]
     stack: u64,
-    /// Instructions that the program may execute between two steps
+    /// The maximum number of instructions between two steps
     #[arg(long, value_name = "N", default_value_t = RunConfig::default().fuel, value_parser = clap::value_parser!(u64).range(1..))]
     fuel: u64,
-    /// Instructions that the program may execute in its whole life
+    /// The maximum number of instructions of the whole run
     #[arg(long, value_name = "N", hide_short_help = true, default_value_t = Sandbox::default().total_fuel, value_parser = clap::value_parser!(u64).range(1..))]
     total_fuel: u64,
-    /// Entries that the journal may have before the program gets no further step
+    /// The maximum number of journal entries
     #[arg(long, value_name = "N", hide_short_help = true, default_value_t = Sandbox::default().entries, value_parser = clap::value_parser!(u64).range(1..))]
     max_entries: u64,
-    /// A variable of the program's environment; it is kept in the journal
+    /// An environment variable for the program; it is stored in the journal
     #[arg(long, value_name = "NAME=VALUE", value_parser = env_arg)]
     env: Vec<(String, String)>,
-    /// A directory that the program may read, as HOST::GUEST
+    /// Grant read access to a directory, as HOST::GUEST
     #[arg(long = "dir", value_name = "HOST::GUEST", value_parser = dir_arg)]
     dirs: Vec<(PathBuf, String)>,
     /// Accept a module that imports sockets or HTTP; a call to them fails the run
@@ -151,7 +151,7 @@ impl Run {
         if self.detach {
             let id = host.enqueue(&module, options).await?;
             match is_known(&id).await? {
-                true => printer::say(common, "Duplicate", &format!("{id} has this key already")),
+                true => printer::say(common, "Duplicate", &format!("{id} already has this key")),
                 false => printer::say(common, "Queued", &format!("{id}; `wfhost serve` advances it")),
             }
             match common.output {

@@ -8,9 +8,9 @@ use wfhost_registry::{Reference, archive};
 use super::diagnostic::{Exit, Trouble};
 use super::{Common, Format, printer, registry};
 
-/// Write modules of the local store, with their signatures, into a file
+/// Save modules of the local store, with their signatures, to a file
 ///
-/// For machines without a network. The file is an OCI archive, which skopeo reads.
+/// For machines without a network. The file is an OCI archive, which skopeo can read.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost save modules.tar ghcr.io/acme/reviewer:1.4.2
@@ -18,11 +18,11 @@ use super::{Common, Format, printer, registry};
 pub(crate) struct Save {
     /// The file
     file: PathBuf,
-    /// Which ones [default: all]
+    /// The modules [default: all]
     references: Vec<String>,
 }
 
-/// Read modules, with their signatures, out of a file into the local store
+/// Load modules, with their signatures, from a file into the local store
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost load modules.tar")]
@@ -42,8 +42,8 @@ impl Save {
             references.extend(store.modules()?.into_iter().map(|kept| kept.reference));
         }
         if references.is_empty() {
-            return Err(Trouble::usage("WF0932", "the local store has no modules to save")
-                .hint("fetch some: `wfhost pull REFERENCE`"));
+            return Err(Trouble::usage("WF0932", "the local store is empty")
+                .hint("fetch a module first: `wfhost pull REFERENCE`"));
         }
         archive::save(&store, &references, &self.file)?;
         show(common, "Saved", &references);

@@ -15,12 +15,12 @@ use super::printer::{Column, left, right};
 use super::registry::Fetch;
 use super::{Common, Format, module_arg, printer};
 
-/// Times that are shown of what is to come.
+/// The number of future times that are shown.
 const SHOWN: usize = 5;
 
-/// Begin runs at certain times
+/// Start runs on a schedule
 ///
-/// Any process that serves the database begins them, each time exactly one.
+/// Any process that serves the database starts the runs, each exactly once.
 #[derive(clap::Args)]
 #[command(arg_required_else_help = true)]
 pub(crate) struct ScheduleVerb {
@@ -36,11 +36,11 @@ enum Verb {
     Ls,
     /// Show one schedule and its next times
     Show(Named),
-    /// Leave out all times from now on
+    /// Pause a schedule: skip all times from now on
     Pause(Named),
-    /// Go on, from now
+    /// Resume a schedule from now on
     Resume(Named),
-    /// Begin a run now, besides those of its times
+    /// Start an additional run now
     Fire(Named),
     /// Remove a schedule; its runs stay
     Rm(Named),
@@ -51,17 +51,17 @@ enum Verb {
   wfhost schedule add report --cron '0 9 * * 1-5' --tz Europe/Berlin report.wasm
   wfhost schedule add probe --every 15m probe.wasm -i '{\"depth\":2}' --overlap queue")]
 struct Add {
-    /// Letters, digits, `_`, `-`, `.`; its runs are called after it
+    /// The name: letters, digits, `_`, `-`, `.`; it begins the ids of its runs
     name: RunId,
-    /// A component's file, a directory, a name or a digest
+    /// A component file, a directory, a name or a digest
     module: String,
-    /// Minute, hour, day of the month, month, day of the week
+    /// Cron fields: minute, hour, day of the month, month, day of the week
     #[arg(long, value_name = "FIELDS", required_unless_present = "every")]
     cron: Option<String>,
     /// The time zone of --cron
     #[arg(long, value_name = "ZONE", default_value = "UTC")]
     tz: String,
-    /// A length of time like 30s, 15m, 2h
+    /// A fixed interval like 30s, 15m, 2h
     #[arg(long, value_name = "LENGTH", value_parser = length_arg, conflicts_with_all = ["cron", "tz"])]
     every: Option<u64>,
     /// The first time of --every, RFC 3339 [default: now]
@@ -70,37 +70,37 @@ struct Add {
     /// The input of its runs: JSON, @FILE, or - for stdin
     #[arg(short, long, default_value = "null", value_name = "JSON", allow_negative_numbers = true)]
     input: String,
-    /// If the last run goes on when the next is to begin
+    /// What to do if the previous run has not ended when the next one is due
     #[arg(long, value_enum, default_value = "skip")]
     overlap: Overlap,
-    /// Times that no host was there for
+    /// What to do about times at which no host was running
     #[arg(long, value_enum, default_value = "last")]
     catch_up: CatchUp,
     /// A label of its runs (may be repeated)
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label_arg)]
     labels: Vec<(String, String)>,
-    /// What each run may spend, like tokens=20k,usd=0.50,time=5m
+    /// The budget of each run, like tokens=20k,usd=0.50,time=5m
     #[arg(long, value_name = "BUDGET", value_parser = budget_arg)]
     budget: Option<Budget>,
     #[command(flatten)]
     agents: AgentArgs,
     #[command(flatten)]
     fetch: Fetch,
-    /// Put it in the place of one of the same name
+    /// Replace an existing schedule of the same name
     #[arg(long)]
     replace: bool,
 }
 
-/// What happens if the last run of a schedule goes on when the next is to begin.
+/// What happens if the previous run of a schedule has not ended when the next one is due.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Overlap {
-    /// There is none this time
+    /// Skip this time
     Skip,
-    /// It begins when the last one has ended
+    /// Start the next run when the previous one has ended
     Queue,
-    /// The last one is cancelled
+    /// Cancel the previous run
     Cancel,
-    /// Both go on
+    /// Run both
     Allow,
 }
 
@@ -115,14 +115,14 @@ impl From<Overlap> for schedule::Overlap {
     }
 }
 
-/// What becomes of times that no host was there for.
+/// What happens to times at which no host was running.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum CatchUp {
-    /// They pass without a run
+    /// Start no run
     None,
-    /// One run begins, for the last of them
+    /// Start one run, for the latest missed time
     Last,
-    /// A run begins for each of them
+    /// Start a run for each missed time
     All,
 }
 
@@ -161,7 +161,7 @@ impl ScheduleVerb {
             Verb::Pause(named) => {
                 let schedule = named.find(store.as_ref()).await?;
                 store.set_schedule(&schedule.name, None).await?;
-                printer::say(common, "Paused", &format!("{}; its runs go on", schedule.name));
+                printer::say(common, "Paused", &format!("{}; its runs continue", schedule.name));
             }
             Verb::Resume(named) => {
                 let schedule = named.find(store.as_ref()).await?;
@@ -201,13 +201,13 @@ impl Named {
             return Ok(known.swap_remove(index));
         }
         let nearest = nearest(&self.name, known.iter().map(|schedule| schedule.name.as_str()));
-        let trouble = Trouble::usage("WF0513", format!("there is no schedule `{}`", self.name));
+        let trouble = Trouble::usage("WF0513", format!("unknown schedule `{}`", self.name));
         Err(match nearest {
             Some(nearest) => {
-                trouble.hint(format!("the nearest is `{nearest}`; `wfhost schedule ls` lists them"))
+                trouble.hint(format!("did you mean `{nearest}`? `wfhost schedule ls` lists all schedules"))
             }
-            None if known.is_empty() => trouble.hint("there are none yet: `wfhost schedule add -h`"),
-            None => trouble.hint("`wfhost schedule ls` lists them"),
+            None if known.is_empty() => trouble.hint("there are no schedules yet: `wfhost schedule add -h`"),
+            None => trouble.hint("`wfhost schedule ls` lists all schedules"),
         })
     }
 }
@@ -255,11 +255,11 @@ impl Add {
             last: None,
         };
         if !host.store().put_schedule(schedule.clone(), self.replace).await? {
-            return Err(Trouble::usage("WF0514", format!("there is a schedule `{}` already", self.name))
-                .hint("choose another name, or put the new one in its place with --replace"));
+            return Err(Trouble::usage("WF0514", format!("the schedule `{}` already exists", self.name))
+                .hint("choose another name, or replace it with --replace"));
         }
         show(common, &schedule);
-        printer::say(common, "Added", &format!("{}; `wfhost serve` begins its runs", self.name));
+        printer::say(common, "Added", &format!("{}; `wfhost serve` starts its runs", self.name));
         Ok(Exit::Done)
     }
 }
@@ -271,7 +271,7 @@ fn list(common: &Common, schedules: &[Schedule]) {
         }
         Format::Jsonl => schedules.iter().for_each(|schedule| printer::json(&ScheduleView::of(schedule))),
         Format::Text if schedules.is_empty() => {
-            printer::note("there are no schedules; add one with `wfhost schedule add`");
+            printer::note("no schedules; add one with `wfhost schedule add`");
         }
         Format::Text => {
             const COLUMNS: [Column; 6] = [

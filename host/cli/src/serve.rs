@@ -17,18 +17,17 @@ use super::log::{Log, LogFormat, Watch};
 use super::place::{AgentArgs, length_arg};
 use super::{Common, follow, printer};
 
-/// Advance whatever is due
+/// Advance all due runs, and serve the API and the web pages
 ///
-/// Timers, signals, answers, requests to stop, new runs, and the runs of
-/// processes that died; those of the project here, of each --project, and those
-/// that belong to none, each with its project's configuration. Any number of
-/// processes may do so with one database. Ctrl-C and SIGTERM pick up nothing new
-/// and wait for the calls under way; a second one leaves them, to be made again
-/// by the next process.
+/// Runs are due because of timers, signals, answers, cancellation requests, or because
+/// they are new or their process died. Serves the runs of the project here, of each
+/// --project, and of no project, each with its project's configuration. Any number of
+/// processes can serve one database. On Ctrl-C or SIGTERM it claims no more runs and
+/// waits for the calls in flight; a second signal stops them, and the next process
+/// makes them again.
 ///
-/// It also answers over HTTP: an API, live events, pages. Everybody needs a
-/// token, also on this machine; the address that is shown lets a browser in,
-/// once. https://github.com/wfhost/wfhost/blob/main/docs/server.md
+/// Over HTTP it serves an API, live events and web pages. Every client needs a token,
+/// also on this machine; the printed URL logs a browser in, once. https://github.com/wfhost/wfhost/blob/main/docs/server.md
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost serve
@@ -43,19 +42,19 @@ pub(crate) struct Serve {
     /// configuration; may be repeated [default: the one here]
     #[arg(long = "project", value_name = "DIR", conflicts_with = "all")]
     projects: Vec<PathBuf>,
-    /// Take up the runs of all projects, each with its project's configuration
+    /// Serve the runs of all projects, each with its project's configuration
     #[arg(long)]
     all: bool,
-    /// Programs that are in memory at the same time; the other runs wait
+    /// The maximum number of programs in memory; the other runs wait
     #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=4_000))]
     max_live: u32,
-    /// How long calls under way are waited for at the end
+    /// How long to wait for calls in flight on shutdown
     #[arg(long, value_name = "LENGTH", default_value = "30s", value_parser = length_arg)]
     grace: u64,
-    /// Stop when nothing has been due and nothing was driven for so long
+    /// Exit after having been idle for this long
     #[arg(long, value_name = "LENGTH", value_parser = length_arg)]
     idle: Option<u64>,
-    /// How it says what happens, on stderr
+    /// The format of the log on stderr
     #[arg(long, value_enum, default_value = "text", value_name = "FORMAT", env = environment::LOG_FORMAT)]
     log_format: LogFormat,
     #[command(flatten)]
@@ -65,29 +64,29 @@ pub(crate) struct Serve {
 /// Where and to whom the server answers.
 #[derive(clap::Args)]
 pub(super) struct Network {
-    /// Where to answer: HOST:PORT, unix:PATH, or off [default: 127.0.0.1:7777, if nobody has it]
+    /// The address to listen on: HOST:PORT, unix:PATH, or off [default: 127.0.0.1:7777, if it is free]
     #[arg(long, value_name = "ADDRESS", env = environment::LISTEN)]
     listen: Option<String>,
-    /// How others reach it, if it is behind a proxy: https://wf.example.org
+    /// The public URL behind a proxy: https://wf.example.org
     #[arg(long, value_name = "URL", value_parser = url_arg)]
     public_url: Option<String>,
-    /// A name that requests may be addressed to, besides localhost; may be repeated
+    /// An accepted host name besides localhost; may be repeated
     #[arg(long = "allow-host", value_name = "NAME")]
     hosts: Vec<String>,
-    /// A certificate with its chain, as PEM
+    /// The TLS certificate with its chain, as PEM
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
-    /// Its key, as PEM
+    /// The key of the certificate, as PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// Change nothing through the server
+    /// Reject all changes through the server
     #[arg(long)]
     read_only: bool,
-    /// Offer each module as a tool of its own to MCP clients
+    /// Offer each module to MCP clients as a tool of its own
     #[arg(long)]
     mcp_workflows: bool,
-    /// Figures for Prometheus at an address of their own, for whoever reaches it,
-    /// without a token; with one they are at /metrics of the server
+    /// Serve Prometheus metrics at this address without a token, to every client that
+    /// can reach it; with a token they are at /metrics of the server
     #[arg(long, value_name = "ADDRESS", value_parser = address_arg)]
     metrics: Option<Address>,
 }
@@ -122,27 +121,23 @@ impl Network {
         }
         let asked = self.listen.as_deref();
         let listen: Address = asked.unwrap_or(USUAL).parse().map_err(|error| {
-            Trouble::usage("WF0811", format!("`--listen` is no address: {error}"))
-                .hint("leave it out for 127.0.0.1:7777, which only this machine reaches")
+            Trouble::usage("WF0811", format!("invalid address for `--listen`: {error}"))
+                .hint("omit it for 127.0.0.1:7777, which is reachable only from this machine")
         })?;
         if !listen.is_local() {
             let tokens = host.store().tokens().await?;
             if !tokens.iter().any(|token| token.kind == TokenKind::Bearer) {
                 return Err(Trouble::usage(
                     "WF0811",
-                    format!("{listen} can be reached by others, and there are no tokens"),
+                    format!("{listen} is reachable from other machines, but there are no tokens"),
                 )
-                .hint("make one first: `wfhost token new NAME --scope admin`")
-                .hint("or stay on this machine: `wfhost serve`"));
+                .hint("create one first: `wfhost token new NAME --scope admin`")
+                .hint("or listen on this machine only: `wfhost serve`"));
             }
             let is_tls = self.tls_cert.is_some()
                 || self.public_url.as_ref().is_some_and(|url| url.starts_with("https:"));
             if !is_tls {
-                printer::say(
-                    common,
-                    "Note",
-                    "what is said is not encrypted: give --tls-cert, or put a proxy before it",
-                );
+                printer::say(common, "Note", "connections are not encrypted: use --tls-cert or a TLS proxy");
             }
         }
         let tls = self.tls_cert.clone().zip(self.tls_key.clone());
@@ -171,10 +166,10 @@ impl Network {
             }
             Err(ServeError::Host(error)) => Err(error.into()),
             Err(error @ ServeError::Tls(_)) => Err(Trouble::usage("WF0811", error.to_string())
-                .hint("both are PEM files: the certificate with its chain, and its key")),
+                .hint("both have to be PEM files: the certificate with its chain, and its key")),
             Err(error @ ServeError::Listen { .. }) => Err(Trouble::host("WF0810", error.to_string())
                 .because(&error)
-                .hint("name another one with --listen, or `--listen off`")),
+                .hint("choose another address with --listen, or `--listen off`")),
         }
     }
 
@@ -192,11 +187,11 @@ impl Network {
             Err(error) => {
                 return Err(Trouble::host("WF0810", error.to_string())
                     .because(&error)
-                    .hint("name another one with --metrics, or leave it out"));
+                    .hint("choose another address with --metrics, or omit it"));
             }
         };
-        let whom = if address.is_local() { "this machine" } else { "whoever reaches it" };
-        printer::say(common, "Figures", &format!("{} for {whom}, without a token", server.url()));
+        let whom = if address.is_local() { "this machine" } else { "every client that can reach it" };
+        printer::say(common, "Metrics", &format!("{} for {whom}, without a token", server.url()));
         Ok(Some(server))
     }
 }
@@ -246,8 +241,8 @@ impl Serve {
             })?;
             let config = common.config_of(&dir)?;
             let name = config.project_name().ok_or_else(|| {
-                Trouble::usage("WF0709", format!("{} is in no project", dir.display()))
-                    .hint("a project is a directory with a wfhost.toml, and what is below it")
+                Trouble::usage("WF0709", format!("{} does not belong to a project", dir.display()))
+                    .hint("a project is a directory with a wfhost.toml, and everything below it")
             })?;
             configured.insert(name.clone(), providers_of(&self.agents, &config)?);
             served.push(Some(name));
@@ -306,7 +301,7 @@ impl Serve {
         drainers.iter().for_each(Drainer::drain);
         let live = host.live();
         if live > 0 {
-            printer::say(common, "Leaving", &format!("{live} runs, once their calls are done"));
+            printer::say(common, "Leaving", &format!("{live} runs, when their calls are done"));
         }
         let dropped = {
             let patient = host.close(Some(Duration::from_millis(self.grace)));
@@ -366,7 +361,7 @@ impl Configurations for EachItsOwn {
         if let Err(problem) = &read
             && known.get(project).and_then(|before| before.as_ref().err()) != Some(problem)
         {
-            let text = format!("the runs of {project} make no calls of its providers: {problem}");
+            let text = format!("runs of {project} cannot call its providers: {problem}");
             printer::say(&self.common, "Project", &text);
         }
         // Nobody else's providers answer for it: its calls wait for a host that has its own.
@@ -384,7 +379,7 @@ async fn gone(common: &Common, host: &wfhost::Host) -> StoreError {
         match &known {
             Some(error @ StoreError::Moved { .. }) => return error.clone(),
             Some(error) => {
-                printer::say(common, "Waiting", &format!("{error}; runs go on when that is over"));
+                printer::say(common, "Waiting", &format!("{error}; runs continue when this is resolved"));
             }
             None => printer::say(common, "Serving", "again"),
         }

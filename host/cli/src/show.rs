@@ -18,10 +18,10 @@ pub(crate) struct Show {
     /// An id, the beginning of one, @last, @last:2
     #[arg(default_value = "@last")]
     run: String,
-    /// What each step asked for and was answered
+    /// Also show the request and the answer of each step
     #[arg(long)]
     io: bool,
-    /// All rounds of a run that continues as new, oldest first
+    /// Show all rounds of a run that continues as new, oldest first
     #[arg(long)]
     chain: bool,
 }

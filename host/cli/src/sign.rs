@@ -13,15 +13,15 @@ use super::{Common, Format, printer};
 
 /// Sign a module in a registry
 ///
-/// The signature is a sigstore bundle by a key, attached to the module's manifest
-/// as cosign does it.
+/// The signature is a sigstore bundle made with a key, attached to the module's
+/// manifest as cosign does it.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost sign ghcr.io/acme/reviewer:1.4.2 --key acme")]
 pub(crate) struct Sign {
-    /// Which one: REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:DIGEST
+    /// The module: REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:DIGEST
     reference: String,
-    /// A file, or the name of one of `wfhost key new`
+    /// The key: a file, or a name given to `wfhost key new`
     #[arg(long, value_name = "KEY")]
     key: String,
 }
@@ -55,7 +55,7 @@ pub(crate) async fn attach(
     let created = clock::rfc3339(clock::now());
     let word = match signature::attach(client, store, resolved, key, created).await? {
         true => "Signed",
-        false => "There",
+        false => "Exists",
     };
     printer::say(common, word, &format!("{} by the key {}", resolved.exact(), key.public().id()));
     Ok(())

@@ -10,7 +10,7 @@ use super::{Common, printer};
 
 /// Send a signal to a run
 ///
-/// It is kept until the run waits for one of this name.
+/// The signal is kept until the run waits for one of this name.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost signal @last approve -i '{\"ok\":true}'
@@ -39,7 +39,7 @@ impl Signal {
         let body = MessageBody::Signal { name: self.name.clone(), payload, id: self.id.clone() };
         match wfhost::post(&store, &info.id, body).await? {
             (Posted::Duplicate, run) => {
-                printer::say(common, "Duplicate", &format!("{run} has a signal with this id already"));
+                printer::say(common, "Duplicate", &format!("{run} already has a signal with this id"));
             }
             (_, run) => {
                 printer::say(common, "Sent", &format!("{} to {run}", self.name));
@@ -52,7 +52,7 @@ impl Signal {
     }
 }
 
-/// How a run that was sent something goes on, if nobody advances it.
+/// How a run continues after a message, if no process advances it.
 pub(super) fn say_next(common: &Common, info: &RunInfo) {
     if !is_held(info) {
         let resume = command("resume", &info.id);

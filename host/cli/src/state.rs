@@ -9,8 +9,8 @@ use super::{Common, Format, printer};
 
 /// Show what a run published
 ///
-/// Programs publish values under keys, which anybody can read at any time,
-/// also while the run waits or after it has ended.
+/// Programs publish values under keys. They can be read at any time, also while the
+/// run waits and after it has ended.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost state @last
@@ -22,7 +22,7 @@ pub(crate) struct State {
     run: String,
     /// Only the value of this key, as JSON
     key: Option<String>,
-    /// Also the values that it had before, oldest first
+    /// Also show previous values, oldest first
     #[arg(long)]
     history: bool,
 }

@@ -7,18 +7,18 @@ use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
 use super::{Common, printer};
 
-/// End a run where it stands
+/// End a run immediately, without cleanup
 ///
-/// The program does not notice and cannot clean up, and what was sent to it and
-/// not taken is lost: try `wfhost cancel` first. If another process advances the
-/// run it is taken from that one, which stops its calls within its lease.
+/// The program does not notice and cannot clean up, and messages that it has not
+/// consumed are lost: try `wfhost cancel` first. If another process advances the
+/// run, its lease is revoked, and it stops its calls before that lease ends.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost terminate run_01k9 --reason 'it does not come to its end'")]
 pub(crate) struct Terminate {
     /// An id, the beginning of one, @last, @last:2
     run: String,
-    /// Why, for the record
+    /// The reason, for the journal
     #[arg(long)]
     reason: Option<String>,
 }

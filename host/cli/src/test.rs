@@ -25,10 +25,10 @@ const STORY_LINES: usize = 20;
 
 /// Test a workflow by simulation: thousands of executions in virtual time
 ///
-/// Agents answer after a while or fail, people answer late or never, signals come early and twice, the
-/// host is killed at any moment. What has to hold whatever happens is in a scenario, a TOML file; without
-/// one: no panic, no deadlock, no difference when the journal is repeated, every run ends. A failure is
-/// told as a short story, and its seed repeats it.
+/// Agents answer late or fail, people answer late or never, signals arrive early and twice, and the host is
+/// killed at any moment. A scenario, a TOML file, states what must hold in every execution. Without one:
+/// no panic, no deadlock, no divergence on replay, and every run ends. A failure is shrunk to a short
+/// story, and its seed reproduces it.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost test                                the workflow of this directory, wfhost-test.toml
@@ -39,31 +39,31 @@ const STORY_LINES: usize = 20;
 
 A scenario: https://github.com/wfhost/wfhost/blob/main/docs/testing.md")]
 pub(crate) struct Test {
-    /// A component's file, or a directory with a workflow
+    /// A component file, or a directory with a workflow
     #[arg(default_value = ".")]
     module: String,
-    /// What the world is like and what has to hold (may be repeated)
+    /// A scenario: the simulated world and the expectations (may be repeated)
     #[arg(long = "scenario", value_name = "FILE")]
     scenarios: Vec<PathBuf>,
     /// The input of the run instead of the scenario's: JSON, @FILE, or - for stdin
     #[arg(short, long, value_name = "JSON", allow_negative_numbers = true)]
     input: Option<String>,
-    /// How many seeds are tried for each scenario
+    /// The number of executions for each scenario, one per seed
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
     executions: u64,
-    /// Begin no more after this time, like 30s
+    /// Start no more executions after this time, like 30s
     #[arg(long, value_name = "LENGTH", value_parser = length_arg)]
     time: Option<u64>,
-    /// Try this seed only, and tell what happens
+    /// Execute only this seed, and print what happens
     #[arg(long, value_name = "N", conflicts_with_all = ["executions", "time"])]
     seed: Option<u64>,
-    /// How many are tried at once; as many as there are processors if it is not said
+    /// The number of parallel executions [default: the number of CPUs]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
-    /// Where runs that failed are written to, as `wfhost db import` takes them
+    /// The directory for failed runs, in the format of `wfhost db import`
     #[arg(long, value_name = "DIR", default_value = "wfhost-failures")]
     keep: PathBuf,
-    /// Write the results as JUnit XML, too
+    /// Also write the results as JUnit XML
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
     #[command(flatten)]
@@ -78,12 +78,12 @@ fn bad_scenario(error: ScenarioError) -> Trouble {
     };
     let message = match &error {
         ScenarioError::Syntax { path, .. } => {
-            format!("the scenario {} is not as it should be", path.display())
+            format!("invalid scenario {}", path.display())
         }
         ScenarioError::Read { .. } => error.to_string(),
     };
     Trouble { details, ..Trouble::usage("WF0820", message) }
-        .hint("`wfhost explain WF0820` shows the form of a scenario")
+        .hint("`wfhost explain WF0820` shows the format of a scenario")
         .because(&error)
 }
 
@@ -255,7 +255,7 @@ impl Test {
             .styled(
                 DIM,
                 format!(
-                    "  {} failed, {rate:.0}/s, {} orders, {} deaths of hosts, {}",
+                    "  {} failed, {rate:.0}/s, {} orders, {} host deaths, {}",
                     report.failed,
                     report.coverage.orders,
                     report.coverage.deaths,
@@ -268,7 +268,7 @@ impl Test {
     fn show_finding(&self, report: &Report, finding: &Finding, kept: &BTreeSet<PathBuf>) {
         printer::line(format!("{}, seed {}: {}", report.scenario, finding.seed, finding.fault));
         tell(&finding.story, STORY_LINES);
-        let mut more = format!("{} of {} unusual decisions are needed for it", finding.left, finding.unusual);
+        let mut more = format!("it takes {} of {} unusual decisions", finding.left, finding.unusual);
         let file = self.file_of(&report.scenario, finding.seed);
         if kept.contains(&file) {
             more.push_str(&format!("; the run is in {}", file.display()));
@@ -293,12 +293,12 @@ fn tell(story: &[Event], most: usize) {
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Trouble> {
     tokio::task::spawn_blocking(work)
         .await
-        .map_err(|error| Trouble::host("WF0821", format!("the simulation itself failed: {error}")))
+        .map_err(|error| Trouble::host("WF0821", format!("internal error of the simulation: {error}")))
 }
 
 fn cannot_write(file: &Path, error: &std::io::Error) -> Trouble {
     Trouble::host("WF0822", format!("{} cannot be written: {error}", file.display()))
-        .hint("name another place with --keep DIR or --junit FILE")
+        .hint("choose another path with --keep DIR or --junit FILE")
 }
 
 /// A test case for each scenario, as CI systems read it.

@@ -12,10 +12,10 @@ use super::place::{length_arg, nearest};
 use super::printer::{Column, left};
 use super::{Common, Format, printer};
 
-/// Let programs and people in to the server
+/// Manage the tokens of the server
 ///
-/// A token is shown once, when it is made; the database keeps a digest of it.
-/// A removed one lets nobody in any more, at once.
+/// A token is shown once, when it is created; the database stores only its digest.
+/// Removing a token takes effect immediately.
 #[derive(clap::Args)]
 #[command(arg_required_else_help = true)]
 pub(crate) struct TokenVerb {
@@ -25,13 +25,13 @@ pub(crate) struct TokenVerb {
 
 #[derive(clap::Subcommand)]
 enum Verb {
-    /// Make a token, and print it
+    /// Create a token, and print it
     New(New),
-    /// List the tokens, without themselves
+    /// List the tokens, without their secrets
     Ls,
     /// Remove a token
     Rm(Rm),
-    /// List what was done through servers, and by whom, the latest first
+    /// Show the audit log of the server, the latest first
     Audit(Audit),
 }
 
@@ -41,17 +41,17 @@ enum Verb {
   wfhost token new me --scope admin
   wfhost token new phone --scope runs:read,payloads:read,people:answer --browser")]
 struct New {
-    /// Whose it is, for people
+    /// The name of the token
     name: String,
-    /// What it allows: runs:read, payloads:read, runs:start, runs:signal,
+    /// Its permissions: runs:read, payloads:read, runs:start, runs:signal,
     /// people:answer, runs:control, modules:write, schedules:write,
     /// metrics:read, admin; separated by commas
     #[arg(long = "scope", value_name = "SCOPES", value_delimiter = ',', required = true)]
     scopes: Vec<Scope>,
-    /// How long it is good: 90d, 12h [default: for ever]
+    /// How long it is valid: 90d, 12h [default: no expiry]
     #[arg(long, value_name = "LENGTH", value_parser = length_arg)]
     expires: Option<u64>,
-    /// Print an address instead, which lets one browser in, once, within an hour
+    /// Print a URL instead, which logs in one browser, once, within an hour
     #[arg(long, conflicts_with = "expires")]
     browser: bool,
 }
@@ -64,7 +64,7 @@ struct Rm {
 
 #[derive(clap::Args)]
 struct Audit {
-    /// At most so many
+    /// The maximum number of entries
     #[arg(short = 'n', long, default_value_t = 100)]
     limit: usize,
 }
@@ -101,9 +101,9 @@ impl New {
         if name.is_empty() || name.len() > 100 || name.chars().any(char::is_control) {
             return Err(Trouble::usage(
                 "WF0911",
-                "the name of a token has 1 to 100 bytes, and no control characters",
+                "the name of a token needs 1 to 100 bytes, without control characters",
             )
-            .hint("like `wfhost token new ci --scope runs:start`"));
+            .hint("for example `wfhost token new ci --scope runs:start`"));
         }
         let scopes: Scopes = self.scopes.iter().copied().collect();
         let (kind, length) = match self.browser {
@@ -115,7 +115,7 @@ impl New {
         store.put_token(minted.token.clone()).await?;
         let scopes = scopes.words().join(" ");
         record(store, "tokens.create", format!("{name} ({})", minted.token.id), scopes.clone()).await?;
-        let until = expires_at.map_or("for ever".to_owned(), |at| format!("until {}", rfc3339(at)));
+        let until = expires_at.map_or("no expiry".to_owned(), |at| format!("until {}", rfc3339(at)));
         printer::say(common, "Token", &format!("{} of {name}: {scopes}; {until}", minted.token.id));
         let text = match self.browser {
             // The server has the same path wherever it is.
@@ -148,21 +148,19 @@ async fn list(common: &Common, store: &SharedStore) -> Result<Exit, Trouble> {
             printer::json(&json!({ "schema": "wfhost/tokens/1", "tokens": tokens }));
         }
         Format::Jsonl => tokens.iter().for_each(|token| printer::json(&view(token))),
-        Format::Text if tokens.is_empty() => {
-            printer::note("there are no tokens; `wfhost token new` makes one")
-        }
+        Format::Text if tokens.is_empty() => printer::note("no tokens; `wfhost token new` creates one"),
         Format::Text => {
             const COLUMNS: [Column; 6] =
-                [left("TOKEN"), left("NAME"), left("KIND"), left("SCOPES"), left("UNTIL"), left("USED")];
+                [left("TOKEN"), left("NAME"), left("KIND"), left("SCOPES"), left("EXPIRES"), left("USED")];
             let now = clock::now();
             let rows = tokens.iter().map(|token| {
-                let until = token.expires_at.map_or("for ever".to_owned(), rfc3339);
+                let until = token.expires_at.map_or("never".to_owned(), rfc3339);
                 vec![
                     token.id.clone(),
                     token.name.clone(),
                     token.kind.as_str().to_owned(),
                     token.scopes.join(" "),
-                    if token.expires_at.is_some_and(|at| at <= now) { "over".to_owned() } else { until },
+                    if token.expires_at.is_some_and(|at| at <= now) { "expired".to_owned() } else { until },
                     token.used_at.map_or("never".to_owned(), rfc3339),
                 ]
             });
@@ -183,10 +181,10 @@ impl Rm {
         match found.as_slice() {
             [] => {
                 let known = tokens.iter().flat_map(|token| [token.id.as_str(), token.name.as_str()]);
-                let trouble = Trouble::usage("WF0907", format!("there is no token `{}`", self.token));
+                let trouble = Trouble::usage("WF0907", format!("unknown token `{}`", self.token));
                 Err(match nearest(&self.token, known) {
-                    Some(nearest) => trouble.hint(format!("the nearest is `{nearest}`")),
-                    None => trouble.hint("`wfhost token ls` lists them"),
+                    Some(nearest) => trouble.hint(format!("did you mean `{nearest}`?")),
+                    None => trouble.hint("`wfhost token ls` lists all tokens"),
                 })
             }
             [token] => {
@@ -203,11 +201,8 @@ impl Rm {
             }
             several => {
                 let ids: Vec<_> = several.iter().map(|token| token.id.as_str()).collect();
-                Err(Trouble::usage(
-                    "WF0907",
-                    format!("there are several tokens of the name `{}`", self.token),
-                )
-                .hint(format!("name one by its id: {}", ids.join(", "))))
+                Err(Trouble::usage("WF0907", format!("several tokens are named `{}`", self.token))
+                    .hint(format!("use its id: {}", ids.join(", "))))
             }
         }
     }

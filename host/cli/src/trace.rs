@@ -12,8 +12,8 @@ use super::{Common, Format, printer};
 
 /// Show a run as a trace, or send it to a collector
 ///
-/// Spans are made of the journal: they have the same ids whenever and by whomever they are made, also of
-/// runs that took days, and of hosts that died. Without --content they say nothing of what the run works on.
+/// Spans are derived from the journal, so their ids are always the same, also for runs that took days and hosts
+/// that died. Without --content they contain no data of the run.
 /// https://github.com/wfhost/wfhost/blob/main/docs/observability.md
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -25,10 +25,10 @@ pub(crate) struct TraceVerb {
     /// An id, the beginning of one, @last, @last:2
     #[arg(default_value = "@last")]
     run: String,
-    /// Send it by OTLP over HTTP; without a URL to that of OTEL_EXPORTER_OTLP_ENDPOINT
+    /// Send it with OTLP over HTTP [default URL: OTEL_EXPORTER_OTLP_ENDPOINT]
     #[arg(long, value_name = "URL", num_args = 0..=1)]
     otlp: Option<Option<String>>,
-    /// Also prompts, answers and messages of failures
+    /// Include prompts, answers and failure messages
     #[arg(long)]
     content: bool,
 }
@@ -104,9 +104,8 @@ impl TraceVerb {
             let text = otlp(&[trace], &resource()).to_string();
             let headers = environment::text(environment::OTEL_EXPORTER_OTLP_HEADERS);
             wfhost::agents::post_json(&url, &pairs(headers), text, PATIENCE).await.map_err(|why| {
-                Trouble::host("WF0824", format!("the trace was not taken by {url}: {why}")).hint(
-                    "give the address of a collector that takes OTLP over HTTP, mostly http://HOST:4318",
-                )
+                Trouble::host("WF0824", format!("{url} did not accept the trace: {why}"))
+                    .hint("name a collector that accepts OTLP over HTTP, usually http://HOST:4318")
             })?;
             printer::say(common, "Sent", &format!("{count} spans of {} as trace {id} to {url}", info.id));
         } else if common.output == Format::Text {

@@ -12,8 +12,8 @@ use super::{Common, Format, printer};
 
 /// Show what an agent said while it worked
 ///
-/// By default the lines for people who watch; --raw gives the events as the
-/// provider sent them, --diff what the agent changed in its workspace.
+/// By default prints readable lines; --raw prints the events as the provider sent
+/// them, --diff the changes in the agent's workspace.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost transcript @last 1
@@ -24,10 +24,10 @@ pub(crate) struct Transcript {
     run: String,
     /// The number of the step, as `show` lists it [default: all]
     step: Option<u64>,
-    /// The events as the provider sent them
+    /// Print the events as the provider sent them
     #[arg(long, conflicts_with = "diff")]
     raw: bool,
-    /// What was changed in the workspace
+    /// Print the changes in the workspace
     #[arg(long)]
     diff: bool,
     /// Only this attempt
@@ -63,16 +63,17 @@ impl Transcript {
         match (any, self.step) {
             // An agent need not say anything, nor change anything; a step of another kind has no agent.
             (false, Some(step)) if self.is_step(store.as_ref(), &run, step).await? => {
-                printer::say(common, "Silent", &format!("step {step} of {run} has nothing of that kind"));
+                printer::say(common, "Empty", &format!("step {step} of {run} has no such lines"));
                 Ok(Exit::Done)
             }
             (false, Some(step)) => {
-                Err(Trouble::usage("WF0705", format!("there is no such transcript of step {step} of {run}"))
-                    .hint(format!(
+                Err(Trouble::usage("WF0705", format!("step {step} of {run} has no such transcript")).hint(
+                    format!(
                         "its steps: `{}`; all transcripts: `{}`",
                         command("show", &run),
                         command("transcript", &run).option("-o", "jsonl")
-                    )))
+                    ),
+                ))
             }
             _ => Ok(Exit::Done),
         }

@@ -7,11 +7,10 @@ use wfhost_config::{Agreed, Config, Project};
 use super::diagnostic::{Exit, Trouble};
 use super::{Common, printer};
 
-/// Obey the wfhost.toml of a project
+/// Trust the wfhost.toml of a project
 ///
-/// A project's file that names programs, addresses or secrets is refused until
-/// this was said of it. It holds for its present content: a changed file is
-/// refused again.
+/// A project file that names programs, addresses or secrets is refused until you trust
+/// it. Trust applies to its current content: a changed file is refused again.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost trust
@@ -22,7 +21,7 @@ pub(crate) struct Trust {
     dir: PathBuf,
 }
 
-/// Take back that a project is trusted
+/// Stop trusting a project
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost untrust
@@ -40,8 +39,8 @@ fn project(common: &Common, dir: &Path) -> Result<(Config, Project), Trouble> {
         .map_err(|error| Trouble::usage("WF0004", format!("{} cannot be read: {error}", dir.display())))?;
     let config = common.config_of(&dir)?;
     let Some(project) = config.project().cloned() else {
-        return Err(Trouble::usage("WF0709", format!("{} is in no project", dir.display()))
-            .hint("a project is a directory with a wfhost.toml, and what is below it"));
+        return Err(Trouble::usage("WF0709", format!("{} does not belong to a project", dir.display()))
+            .hint("a project is a directory with a wfhost.toml, and everything below it"));
     };
     Ok((config, project))
 }
@@ -53,7 +52,7 @@ impl Trust {
         config.check()?;
         let path = project.path.display();
         if project.keys.is_empty() {
-            printer::say(common, "Harmless", &format!("{path} sets nothing that has to be trusted"));
+            printer::say(common, "Harmless", &format!("{path} contains nothing that needs trust"));
             return Ok(Exit::Done);
         }
         for setting in config.settings() {
@@ -66,10 +65,10 @@ impl Trust {
             }
         }
         common.consent().agree(&project.path, &project.text).map_err(|error| {
-            Trouble::host("WF0708", format!("it cannot be kept that {path} is trusted: {error}"))
+            Trouble::host("WF0708", format!("the trust in {path} cannot be recorded: {error}"))
                 .hint("set HOME or XDG_STATE_HOME to a directory that you can write to, or use WFHOST_TRUST")
         })?;
-        printer::say(common, "Trusted", &format!("{path}, as it is now"));
+        printer::say(common, "Trusted", &format!("{path}, with its current content"));
         Ok(Exit::Done)
     }
 }
@@ -79,11 +78,11 @@ impl Untrust {
         let (_, project) = project(common, &self.dir)?;
         let path = project.path.display();
         let withdrawn = common.consent().withdraw(&project.path).map_err(|error| {
-            Trouble::host("WF0708", format!("it cannot be taken back that {path} is trusted: {error}"))
+            Trouble::host("WF0708", format!("the trust in {path} cannot be removed: {error}"))
         })?;
         let text = match (withdrawn, project.agreed) {
-            (true, _) => format!("{path} is not trusted any more"),
-            (false, Agreed::Yes) => format!("{path} is trusted by --config, --trust or WFHOST_TRUST only"),
+            (true, _) => format!("{path} is no longer trusted"),
+            (false, Agreed::Yes) => format!("{path} is trusted only by --config, --trust or WFHOST_TRUST"),
             (false, _) => format!("{path} was not trusted"),
         };
         printer::say(common, "Untrust", &text);

@@ -12,19 +12,19 @@ use super::push::is_version;
 use super::registry::{Others, Session};
 use super::{Common, Format, printer};
 
-/// Lock what references of the project stand for now
+/// Update wfhost.lock to the current versions of modules
 ///
-/// Shows what changes in wfhost.lock: versions, manifests, signers. Another signer
-/// has to be accepted.
+/// Shows the changes in wfhost.lock: versions, manifests, signers. A different signer
+/// has to be accepted explicitly.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost update
   wfhost update reviewer
   wfhost update reviewer --accept")]
 pub(crate) struct Update {
-    /// Names or references [default: all that is locked]
+    /// Names or references [default: all locked modules]
     modules: Vec<String>,
-    /// Also what is signed by others than before
+    /// Accept signers that differ from the previous ones
     #[arg(long)]
     accept: bool,
 }
@@ -79,7 +79,7 @@ impl Update {
             changed += 1;
         }
         if common.output == Format::Text && locked.is_empty() {
-            printer::note("nothing is locked; `wfhost add REFERENCE` does it");
+            printer::note("nothing is locked; `wfhost add REFERENCE` locks a module");
         } else if changed > 0 {
             printer::say(common, "Locked", &format!("{changed} in {}", session.lock.path.display()));
         }
@@ -131,14 +131,14 @@ pub(crate) async fn outdated(common: &Common) -> Result<Exit, Trouble> {
                 "locked": locked.manifest, "now": now, "moved": moved, "newest": newest,
             }));
         } else if moved || newest.is_some() {
-            let what = if moved { format!("is {now} now") } else { String::new() };
-            let newer = newest.map(|tag| format!("there is {tag}")).unwrap_or_default();
+            let what = if moved { format!("is now {now}") } else { String::new() };
+            let newer = newest.map(|tag| format!("{tag} is available")).unwrap_or_default();
             rows.push(vec![locked.name.clone(), locked.reference.clone(), newer, what]);
         }
     }
     if common.output == Format::Text {
         if rows.is_empty() {
-            printer::note("what is locked is what there is");
+            printer::note("all locked modules are up to date");
         }
         const COLUMNS: [Column; 4] = [left(""), left(""), left(""), left("")];
         printer::table(&COLUMNS.each_ref(), rows);

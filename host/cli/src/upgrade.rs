@@ -10,18 +10,18 @@ use super::place::find_run;
 use super::registry::Fetch;
 use super::{Common, Format, module_arg, printer};
 
-/// Move the runs of a workflow to new code
+/// Migrate the runs of a workflow to new code
 ///
-/// The journal of each run is replayed against the module first. If that
-/// agrees the run goes on with it when it is advanced the next time;
-/// otherwise it stays exactly where it is, and the difference is shown.
+/// The journal of each run is replayed against the module first. A compatible run
+/// uses the module when it is advanced the next time; any other run stays exactly
+/// where it is, and the difference is shown.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost upgrade --workflow research --module new.wasm
   wfhost upgrade run_01k9 run_01ka --module new.wasm
   wfhost check new.wasm --all               what it would do")]
 pub(crate) struct Upgrade {
-    /// Only these runs: ids, beginnings of ids, @last
+    /// These runs: ids, beginnings of ids, @last
     #[arg(required_unless_present = "workflow")]
     runs: Vec<String>,
     /// All runs of this workflow that have not ended

@@ -10,10 +10,10 @@ use super::place::find_run;
 use super::registry::Fetch;
 use super::{Common, Format, printer};
 
-/// Prove that the journal of a run is complete and unaltered
+/// Verify the journal of a run, or the signatures of a module
 ///
-/// Every entry is part of a chain of digests, whose head is kept with the run.
-/// What else is known of the run is compared with what the journal says.
+/// Recomputes the chain of digests over every journal entry, whose head is stored
+/// with the run, and compares everything else that is stored with the journal.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost verify @last
@@ -22,7 +22,7 @@ pub(crate) struct Verify {
     /// An id, the beginning of one, @last, @last:2; or a module: REGISTRY/NAME:TAG
     #[arg(default_value = "@last", value_name = "RUN|REFERENCE")]
     run: String,
-    /// The key that has to have signed a module, instead of what wfhost.toml says
+    /// The required signing key of a module, instead of the rules in wfhost.toml
     #[arg(long, value_name = "FILE")]
     key: Option<std::path::PathBuf>,
     #[command(flatten)]
@@ -49,8 +49,8 @@ impl Verify {
         if report.faults.is_empty() {
             return Ok(Exit::Done);
         }
-        let trouble = Trouble::host("WF0511", format!("{} is not as it was written", info.id));
+        let trouble = Trouble::host("WF0511", format!("the stored data of {} is damaged", info.id));
         Err(Trouble { details: report.faults, ..trouble }
-            .hint("restore the database from a backup, `wfhost db check` looks at all of it"))
+            .hint("restore the database from a backup; `wfhost db check` checks all of it"))
     }
 }

@@ -8,7 +8,7 @@ use super::diagnostic::{Exit, Trouble};
 use super::place::{find_run, read_journal, started};
 use super::{Common, Format, printer};
 
-/// Say what keeps a run, and what would move it: one line for each thing
+/// Explain what blocks a run and how to unblock it
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost why @last
