@@ -28,11 +28,11 @@ pub fn advice(run: &RunId, failure: &Failure) -> Option<Advice> {
         return None;
     }
     let (_, code) = ENDS.into_iter().find(|(begin, _)| failure.message.starts_with(begin))?;
-    let more = |flag: &str, what: &str| format!("if it needs so much, begin it again with {what}: `{flag}`");
+    let more = |flag: &str, what: &str| format!("if it needs more, start a new run with {what}: `{flag}`");
     let fixed = command("resume", run).option("--module", "FIXED.wasm");
-    let fixed = format!("fix the program, then go on where it failed: `{fixed}`");
-    let place = format!("where it was at its last step: `{} --backtrace`", command("replay", run));
-    let logs = format!("what it wrote last: `{}`", command("logs", run));
+    let fixed = format!("fix the program, then continue where it failed: `{fixed}`");
+    let place = format!("show where it was at its last step: `{} --backtrace`", command("replay", run));
+    let logs = format!("show its last output: `{}`", command("logs", run));
     let hints = match code {
         "WF0801" => vec![more("wfhost run --fuel N", "more fuel"), place],
         "WF0802" => vec![more("wfhost run --total-fuel N", "more fuel"), place],

@@ -25,7 +25,7 @@ pub enum ArchiveError {
     Host(#[from] HostError),
     #[error("line {line} cannot be read: {reason}")]
     Line { line: usize, reason: String },
-    #[error("the file is not as it was written: {0}")]
+    #[error("the file is damaged: {0}")]
     Damaged(String),
 }
 
@@ -233,7 +233,7 @@ pub fn read(text: &str) -> Result<Archive, ArchiveError> {
     let mut end = None;
     for (index, line) in text.split_inclusive('\n').enumerate() {
         if end.is_some() {
-            return Err(damaged("something follows its end"));
+            return Err(damaged("there is data after its end"));
         }
         let parsed: Line = serde_json::from_str(line)
             .map_err(|error| ArchiveError::Line { line: index + 1, reason: error.to_string() })?;
@@ -253,23 +253,23 @@ pub fn read(text: &str) -> Result<Archive, ArchiveError> {
         Some(Line::Module { digest, name, bytes }),
     ) = (lines.next(), lines.next())
     else {
-        return Err(damaged("it does not begin with a run and its module"));
+        return Err(damaged("it does not start with a run and its module"));
     };
     if schema != SCHEMA {
-        return Err(damaged("it is of another version"));
+        return Err(damaged("it has an unsupported version"));
     }
-    let id: RunId = id.parse().map_err(|_| damaged("its id is none"))?;
+    let id: RunId = id.parse().map_err(|_| damaged("its id is invalid"))?;
     let decode = |text: &str| STANDARD.decode(text).map_err(|_| damaged("bytes are not base64"));
     let module = decode(&bytes)?;
     if Digest::of(&module).to_string() != digest {
-        return Err(damaged("the module has other bytes than it had"));
+        return Err(damaged("the content of the module does not match its digest"));
     }
     let contents = Contents::read(lines)?;
     let unusable = |source| HostError::Journal { run: id.clone(), source };
     let journal = Journal::read(contents.rows.clone()).map_err(unusable)?;
     let machine = Machine::open(journal, Given::Everything).map_err(unusable)?;
     if *machine.run() != id || machine.module().to_string() != digest {
-        return Err(damaged("its journal is that of another run"));
+        return Err(damaged("its journal belongs to another run"));
     }
     let run = ImportedRun {
         // Its project and its script are files of another machine.

@@ -66,12 +66,12 @@ impl Modules {
             let found = store.module_info(digest).await?;
             return found
                 .map(|module| (module.name, digest))
-                .ok_or_else(|| rejected(format!("there is no module {name} in the store")));
+                .ok_or_else(|| rejected(format!("the module {name} is not in the store")));
         }
         let legal = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
         if name.is_empty() || name.starts_with('.') || !name.chars().all(legal) {
             return Err(rejected(format!(
-                "`{name}` is no name of a module: it consists of letters, digits, `_`, `-` and `.`"
+                "invalid module name `{name}`: a name consists of letters, digits, `_`, `-` and `.`"
             )));
         }
         if name == parent.workflow {
@@ -87,7 +87,7 @@ impl Modules {
             let beside =
                 parent.directory.as_ref().map(|dir| format!(", and no {name}.wasm in {}", dir.display()));
             rejected(format!(
-                "there is no module `{name}` in the store{}; `wfhost add FILE` puts one there",
+                "the module `{name}` is not in the store{}; add it with `wfhost add FILE`",
                 beside.unwrap_or_default()
             ))
         })
@@ -114,7 +114,7 @@ impl Modules {
             |error: std::io::Error| rejected(format!("{} cannot be read: {error}", path.display()));
         let bytes = std::fs::read(&path).map_err(unreadable)?;
         engine::inspect(&bytes, Denied::Refuse)
-            .map_err(|error| rejected(format!("{} is no workflow: {error}", path.display())))?;
+            .map_err(|error| rejected(format!("{} is not a workflow: {error}", path.display())))?;
         let digest = store.put_module(name, &bytes).await?;
         lock(&self.files).insert(path, (changed, metadata.len(), digest));
         Ok(Some(digest))

@@ -42,10 +42,10 @@ pub struct ForkPreview {
 pub enum ForkError {
     #[error(transparent)]
     Host(#[from] HostError),
-    #[error("{run} cannot be forked so: {reason}")]
+    #[error("invalid fork of {run}: {reason}")]
     Cannot { run: RunId, reason: CannotFork },
     /// The program departs from what it would take over.
-    #[error("a fork of {run} does not fit the module {module}: {mismatch}")]
+    #[error("a fork of {run} is not compatible with the module {module}: {mismatch}")]
     Departs { run: RunId, module: Digest, mismatch: Box<Mismatch> },
 }
 

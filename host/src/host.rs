@@ -164,9 +164,9 @@ pub enum HostError {
     Grant(#[from] GrantError),
     #[error(transparent)]
     Stack(#[from] StackError),
-    #[error("the journal of {run} cannot be used: {source}")]
+    #[error("the journal of {run} cannot be read: {source}")]
     Journal { run: RunId, source: JournalError },
-    #[error("there is no run {0}")]
+    #[error("unknown run {0}")]
     NoSuchRun(RunId),
     #[error("{run} has ended")]
     Ended { run: RunId },
@@ -174,13 +174,13 @@ pub enum HostError {
     Held { run: RunId, owner: Owner },
     #[error("the module of {run} ({digest}) is not in the store")]
     NoModule { run: RunId, digest: Digest },
-    #[error("{run} does not fit the module {new}: {mismatch}")]
+    #[error("{run} is not compatible with the module {new}: {mismatch}")]
     Departs { run: RunId, old: Digest, new: Digest, mismatch: Box<Mismatch> },
-    #[error("{run} cannot be tried again: {reason}")]
+    #[error("{run} cannot be retried: {reason}")]
     CannotRetry { run: RunId, reason: CannotRetry },
     #[error("{run} has no open question{}", .step.map(|step| format!(" at step {step}")).unwrap_or_default())]
     NoQuestion { run: RunId, step: Option<Step> },
-    #[error("the answer does not fit: {0}")]
+    #[error("the answer does not match: {0}")]
     BadAnswer(#[from] BadAnswer),
     #[error(transparent)]
     TooLarge(#[from] limits::TooLarge),

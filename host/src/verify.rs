@@ -55,13 +55,13 @@ pub async fn verify(store: &dyn Store, info: &RunInfo) -> Result<Report> {
     if let Some(head) = cut {
         report.is_cut = true;
         report.faults.push(format!(
-            "the journal ends with the head {}, the run was left with {head}: its last entries are missing",
+            "the journal ends with the head {}, but the run has {head}: its last entries are missing",
             report.head
         ));
     }
     report.faults.extend(differences(info, &machine));
     if waits_for_nothing(info, &machine) {
-        report.faults.push("it waits for nothing, and no host will ever take it up".to_owned());
+        report.faults.push("it waits for nothing, and no host will ever advance it".to_owned());
     }
     if store.module(machine.module()).await?.is_none() {
         report.faults.push(format!("its module {} is missing", machine.module()));
@@ -80,7 +80,7 @@ pub async fn verify(store: &dyn Store, info: &RunInfo) -> Result<Report> {
         }
         let open = asks.len().saturating_sub(answered);
         if asked.len() != open {
-            report.faults.push(format!("{} questions are listed, it asks {open}", asked.len()));
+            report.faults.push(format!("{} questions are stored, but {open} are open", asked.len()));
         }
     }
     Ok(report)
@@ -105,7 +105,7 @@ fn differences(info: &RunInfo, machine: &Machine) -> Vec<String> {
     let mut faults = Vec::new();
     let mut compare = |what: &str, stored: String, journal: String| {
         if stored != journal {
-            faults.push(format!("the {what} is stored as {stored}, the journal says {journal}"));
+            faults.push(format!("the {what} is stored as {stored}, but the journal says {journal}"));
         }
     };
     compare("id", info.id.to_string(), said.id.to_string());
@@ -113,10 +113,10 @@ fn differences(info: &RunInfo, machine: &Machine) -> Vec<String> {
     compare("module", info.module.to_string(), said.module.to_string());
     compare("labels", format!("{:?}", info.labels), format!("{:?}", said.labels));
     compare("parent", format!("{:?}", info.parent), format!("{:?}", said.parent));
-    compare("place among its relatives", format!("{:?}", info.links), format!("{:?}", said.links));
+    compare("links to related runs", format!("{:?}", info.links), format!("{:?}", said.links));
     compare("amount spent", format!("{:?}", info.spent), format!("{:?}", said.spent));
     compare("budget", format!("{:?}", info.budget), format!("{:?}", said.budget));
-    compare("time of the beginning", info.created_at.to_string(), said.created_at.to_string());
+    compare("start time", info.created_at.to_string(), said.created_at.to_string());
     let stored = info.outcome.as_ref().filter(|_| info.state.is_final());
     compare("outcome", format!("{stored:?}"), format!("{:?}", said.outcome));
     if let Some(waiting) = &info.waiting {
@@ -131,7 +131,7 @@ fn differences(info: &RunInfo, machine: &Machine) -> Vec<String> {
             && info.due_at.is_none() != waits.until.is_none()
             && info.due_at != Some(Timestamp(0))
         {
-            faults.push(format!("it is due at {:?}, and waits until {:?}", info.due_at, waiting.until));
+            faults.push(format!("it is due at {:?}, but waits until {:?}", info.due_at, waiting.until));
         }
     }
     faults
@@ -210,11 +210,11 @@ pub async fn compare_given_out(store: &dyn Store, rebuilt: &Rebuilt) -> Result<V
     let mut faults = Vec::new();
     let mut compare = |same: bool, what: &str| {
         if !same {
-            faults.push(format!("{what} are not those that the program gave out"));
+            faults.push(format!("{what} differ from the program's output"));
         }
     };
-    compare(store.logs(run, 0, all).await? == logs, "the lines of its log");
+    compare(store.logs(run, 0, all).await? == logs, "the log lines");
     compare(store.messages(run, None, all).await? == messages, "its messages");
-    compare(store.published(run, None, None, all).await? == published, "the values that it published");
+    compare(store.published(run, None, None, all).await? == published, "the published values");
     Ok(faults)
 }

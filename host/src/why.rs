@@ -1,4 +1,4 @@
-//! What keeps a run, and what would move it.
+//! What blocks a run, and how to unblock it.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -14,11 +14,11 @@ use crate::advice::advice;
 use crate::history::StepInfo;
 use crate::is_held;
 
-/// One thing that keeps a run.
+/// One thing that blocks a run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Blocker {
     pub what: String,
-    /// The command that would move it.
+    /// The command that unblocks it.
     pub remedy: Option<String>,
 }
 
@@ -26,7 +26,7 @@ fn remedy(verb: &str, run: impl Display) -> String {
     command(verb, run).to_string()
 }
 
-/// How many agent calls may be under way at the same time, as far as that is known where one looks.
+/// The concurrency limits of agent calls, as far as they are known to the caller.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Parallel {
     /// Of the run.
@@ -55,7 +55,7 @@ impl Parallel {
     }
 }
 
-/// Everything that keeps a run at `now`: at least one thing, also when it has ended. And what its budget
+/// Everything that blocks a run at `now`: at least one thing, also when it has ended. And what its budget
 /// does not count.
 pub fn why(
     info: &RunInfo,
@@ -107,7 +107,7 @@ fn keeps(
         }
         RunState::Continued => {
             let next = info.links.next.as_ref().map_or("another run", |next| next.as_str());
-            return vec![blocker(format!("it goes on as {next}"), Some(remedy("why", next)))];
+            return vec![blocker(format!("it continues as {next}"), Some(remedy("why", next)))];
         }
         RunState::Failed | RunState::Cancelled => {
             let failure = info.outcome.as_ref().and_then(|outcome| outcome.as_ref().err());
@@ -141,7 +141,7 @@ fn keeps(
     }
     if let Some(trouble) = &info.trouble {
         blockers.push(blocker(
-            format!("the process that tried last could not go on: {trouble}"),
+            format!("the last attempt to advance it failed: {trouble}"),
             Some(remedy("resume", run)),
         ));
     }
@@ -156,10 +156,10 @@ fn keeps(
     });
     for message in pending {
         let what = match &message.body {
-            MessageBody::Cancel { .. } => "a request to cancel it that no process has seen yet".to_owned(),
+            MessageBody::Cancel { .. } => "a cancellation request that no process has handled yet".to_owned(),
             MessageBody::Pause => "a request to pause that takes effect when its calls are done".to_owned(),
             MessageBody::Answer { step, .. } => {
-                format!("an answer to step {step} that no process has seen yet")
+                format!("an answer to step {step} that no process has handled yet")
             }
             MessageBody::Signal { .. } | MessageBody::Child { .. } => continue,
         };
@@ -186,7 +186,9 @@ fn keeps(
     }
     if blockers.is_empty() {
         let what = match &info.lease {
-            Some(session) => format!("process {} on {} computes", session.owner.pid, session.owner.host),
+            Some(session) => {
+                format!("process {} on {} is executing it", session.owner.pid, session.owner.host)
+            }
             None => "nothing".to_owned(),
         };
         blockers.push(blocker(what, None));
@@ -207,7 +209,7 @@ fn waits_for(info: &RunInfo, open: &StepInfo, now: Timestamp) -> Blocker {
             Some(command("signal", run).arg(name).option("-i", "JSON").to_string()),
         ),
         Op::Ask { timeout_ms: Some(millis), .. } if open.started_at.after(*millis) <= now => (
-            format!("step {step} asked a person, and its time for an answer is over"),
+            format!("step {step} asked a person, but the time limit for an answer has expired"),
             info.lease.is_none().then(|| remedy("resume", run)),
         ),
         Op::Ask { question, timeout_ms } => {
@@ -251,7 +253,7 @@ fn waits_for(info: &RunInfo, open: &StepInfo, now: Timestamp) -> Blocker {
             let what = format!("step {step} has been waiting for its child {child} ({module}) for {since}");
             (what, Some(remedy("why", child)))
         }
-        op => (format!("step {step} is a {} that has been under way for {since}", op.kind()), None),
+        op => (format!("step {step} is a {} that has been in progress for {since}", op.kind()), None),
     };
     Blocker { what, remedy }
 }

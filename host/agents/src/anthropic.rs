@@ -98,9 +98,12 @@ impl Anthropic {
 
     fn body(&self, call: &Call) -> Result<Value, CallFailure> {
         let rejected = |message: &str| CallFailure::new(FailureKind::Rejected, message);
-        let model = call.request.model.as_deref().or(self.config.model.as_deref()).ok_or_else(|| {
-            rejected("the call names no model, and the configuration of its provider has none")
-        })?;
+        let model = call
+            .request
+            .model
+            .as_deref()
+            .or(self.config.model.as_deref())
+            .ok_or_else(|| rejected("neither the call nor its provider's configuration names a model"))?;
         // The API takes no empty messages.
         let said = |text: &str| match text.trim_end() {
             "" => "(nothing)".to_owned(),
@@ -141,8 +144,9 @@ impl Anthropic {
             .header("idempotency-key", format!("{}-{}", call.key, call.turns.len()));
         if let Some(source) = &self.config.key {
             let key = source.read().map_err(|error| CallFailure::auth(error.to_string()))?;
-            let mut value = reqwest::header::HeaderValue::from_str(key.expose())
-                .map_err(|_| CallFailure::auth(format!("{source} holds no key: it has line breaks")))?;
+            let mut value = reqwest::header::HeaderValue::from_str(key.expose()).map_err(|_| {
+                CallFailure::auth(format!("{source} does not contain a key: it has line breaks"))
+            })?;
             value.set_sensitive(true);
             request = request.header("x-api-key", value);
         }
@@ -159,10 +163,9 @@ impl Anthropic {
             }
         };
         let failure = match answer.stop.as_deref() {
-            Some("max_tokens" | "model_context_window_exceeded") => Some(CallFailure::new(
-                FailureKind::InvalidOutput,
-                "the answer was cut off at the greatest number of tokens",
-            )),
+            Some("max_tokens" | "model_context_window_exceeded") => {
+                Some(CallFailure::new(FailureKind::InvalidOutput, "the answer was truncated at max_tokens"))
+            }
             Some("refusal") => Some(CallFailure::new(FailureKind::Rejected, "the model refused to answer")),
             _ => None,
         };

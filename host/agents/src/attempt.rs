@@ -154,7 +154,7 @@ impl Attempt {
         let validator = match validator {
             Ok(validator) => validator,
             Err(error) => {
-                let message = format!("the schema of the call cannot be used: {error}");
+                let message = format!("the schema of the call is invalid: {error}");
                 return self.failed(CallFailure::new(FailureKind::Rejected, message));
             }
         };
@@ -270,7 +270,7 @@ impl Attempt {
             if deadline.is_some_and(|deadline| until >= deadline) {
                 return Err(self.failed(CallFailure::new(
                     FailureKind::TimedOut,
-                    format!("the quota of {name} leaves no room within the time limit of the step"),
+                    format!("the rate limit of {name} allows no attempt within the time limit of the step"),
                 )));
             }
             let wait = until.since(now);
@@ -326,8 +326,8 @@ impl Attempt {
             Keeping::Blind(unit) => {
                 if self.gate.ledger.warns(aside.root(), name) {
                     let text = format!(
-                        "warning: the budget of {unit} does not count the calls of {name}, which does not tell \
-                         what they consume ({NOT_COUNTED})"
+                        "warning: the budget of {unit} does not count the calls of {name}, which does not report \
+                         usage ({NOT_COUNTED})"
                     );
                     self.recorder.note(TranscriptKind::Progress, text);
                 }
@@ -351,14 +351,14 @@ impl Attempt {
             return;
         }
         let (unit, what, more) = match found {
-            Keeping::Blind(Unit::Tokens) => (Unit::Tokens, "what it consumed", String::new()),
+            Keeping::Blind(Unit::Tokens) => (Unit::Tokens, "its usage", String::new()),
             Keeping::Blind(_) => {
-                (Unit::Micros, "what it consumed", format!("; no other is made ({NO_PRICE})"))
+                (Unit::Micros, "its usage", format!("; no further call is made ({NO_PRICE})"))
             }
             _ => (
                 Unit::Micros,
-                "what it cost, and its model has no price",
-                format!("; no other is made ({NO_PRICE})"),
+                "its cost, and whose model has no price",
+                format!("; no further call is made ({NO_PRICE})"),
             ),
         };
         if unit == Unit::Micros {
@@ -366,7 +366,7 @@ impl Attempt {
         }
         if self.gate.ledger.warns(aside.root(), name) {
             let text = format!(
-                "warning: the budget of {unit} did not count this call of {name}, which did not tell {what} \
+                "warning: the budget of {unit} did not count this call of {name}, which did not report {what} \
                  ({NOT_COUNTED}){more}"
             );
             self.recorder.note(TranscriptKind::Progress, text);
@@ -382,7 +382,7 @@ impl Attempt {
                 CallFailure::new(
                     FailureKind::Rejected,
                     format!(
-                        "no workspace `{name}` is configured; there are: {}",
+                        "unknown workspace `{name}`; configured are: {}",
                         if known.is_empty() { "none".to_owned() } else { known.join(", ") }
                     ),
                 )
@@ -485,7 +485,7 @@ impl Attempt {
             match bound {
                 Bound::Attempt => format!("no answer within {}", spell(Some(self.limits.attempt_ms))),
                 Bound::Total => {
-                    format!("the step was not done within {}", spell(self.limits.total_ms))
+                    format!("the step did not complete within {}", spell(self.limits.total_ms))
                 }
                 Bound::Heartbeat => format!("no sign of life for {}", spell(self.limits.heartbeat_ms)),
             },
@@ -519,11 +519,11 @@ impl Attempt {
             if turns.len() >= corrections {
                 let tried = match corrections {
                     0 => String::new(),
-                    corrections => format!(", also after {corrections} corrections"),
+                    corrections => format!(", even after {corrections} corrections"),
                 };
                 let message = format!(
-                    "the answer does not fit the schema{tried}: {}",
-                    errors.first().map_or("it holds no JSON".to_owned(), |error| {
+                    "the answer does not match the schema{tried}: {}",
+                    errors.first().map_or("it contains no JSON".to_owned(), |error| {
                         let place = error.path.as_str();
                         let separator = if place.is_empty() { "" } else { ": " };
                         format!("{place}{separator}{}", error.message)
@@ -536,7 +536,7 @@ impl Attempt {
             let correction = structured::correction(schema, &errors);
             self.recorder.note(
                 TranscriptKind::Progress,
-                format!("the answer does not fit the schema: correction {}", turns.len() + 1),
+                format!("the answer does not match the schema: correction {}", turns.len() + 1),
             );
             turns.push(Turn { answer, session: reply.session, correction });
         }
@@ -573,7 +573,7 @@ fn fit(schema: &Schema, output: &Json) -> Result<Json, (String, Vec<SchemaError>
 fn no_price(provider: &str, model: Option<&str>, budget: Budget) -> CallFailure {
     let pattern = model.map_or(format!("{provider}/*"), str::to_owned);
     let message = format!(
-        "the budget in dollars cannot be kept: {provider} does not tell what a call costs, and {} has no price; \
+        "the budget in dollars cannot be enforced: {provider} does not report costs, and {} has no price; \
          add [prices.{pattern:?}] to wfhost.toml, or give the run a budget of tokens ({NO_PRICE})",
         model.map_or("its model".to_owned(), |model| format!("`{model}`")),
     );
@@ -588,8 +588,8 @@ fn no_price(provider: &str, model: Option<&str>, budget: Budget) -> CallFailure 
 /// The same after a call that did not tell what it consumed: a price would not help.
 fn not_told(provider: &str, budget: Budget) -> CallFailure {
     let message = format!(
-        "the budget in dollars cannot be kept: a call of {provider} did not tell what it consumed; have it tell, \
-         or begin a run without a budget in dollars ({NO_PRICE})"
+        "the budget in dollars cannot be enforced: a call of {provider} reported no usage; make it report usage, \
+         or start a run without a budget in dollars ({NO_PRICE})"
     );
     let details = serde_json::json!({
         "code": NO_PRICE, "unit": "cost_micros", "total": budget.micros, "provider": provider,

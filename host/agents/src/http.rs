@@ -102,8 +102,9 @@ impl Http {
         if let Some(source) = &config.key {
             let key = source.read().map_err(|error| CallFailure::auth(error.to_string()))?;
             let value = format!("{}{}", config.key_prefix, key.expose());
-            let mut value = reqwest::header::HeaderValue::from_str(&value)
-                .map_err(|_| CallFailure::auth(format!("{source} holds no key: it has line breaks")))?;
+            let mut value = reqwest::header::HeaderValue::from_str(&value).map_err(|_| {
+                CallFailure::auth(format!("{source} does not contain a key: it has line breaks"))
+            })?;
             value.set_sensitive(true);
             request = request.header(&config.key_header, value);
         }
@@ -128,8 +129,7 @@ impl Http {
         let at = |pointer: &Option<String>| pointer.as_deref().and_then(|pointer| body.pointer(pointer));
         let Some(output) = at(&config.output) else {
             let pointer = config.output.as_deref().unwrap_or_default();
-            let message =
-                format!("the answer of the service has nothing at `{pointer}`: {}", web::shorten(&text));
+            let message = format!("the service's answer has nothing at `{pointer}`: {}", web::shorten(&text));
             return Err(CallFailure::new(FailureKind::InvalidOutput, message));
         };
         let string = |pointer| at(pointer).and_then(Value::as_str).map(str::to_owned);

@@ -34,7 +34,7 @@ impl Provider for Human {
     }
 
     fn call(&self, _: Call, _: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>> {
-        let message = "a person is asked by a question, not by a call";
+        let message = "a person is asked with a question, not with a call";
         Box::pin(std::future::ready(Err(CallFailure::new(FailureKind::Rejected, message))))
     }
 }

@@ -139,7 +139,7 @@ pub struct Check {
 impl Check {
     /// A program on PATH, or a file.
     pub fn program(name: &str) -> Self {
-        let problem = command::find_program(name).is_none().then(|| format!("`{name}` is not on PATH"));
+        let problem = command::find_program(name).is_none().then(|| format!("`{name}` not found on PATH"));
         Self { what: format!("program {name}"), problem, note: None }
     }
 
@@ -148,9 +148,7 @@ impl Check {
         let secret = source.read();
         // One that could be an ordinary word is not searched for in answers.
         let plain = secret.as_ref().is_ok_and(|secret| !secret.is_hidden());
-        let note = format!(
-            "{source} only stands in for a key: it is too short or too plain to be taken out of what is shown"
-        );
+        let note = format!("{source} only stands in for a key: it is too short or too simple to be redacted");
         Self {
             what: format!("key {source}"),
             problem: secret.err().map(|error| error.to_string()),

@@ -32,14 +32,14 @@ impl CallOptions {
             Some(Value::Object(members)) => members,
             Some(other) => {
                 let shown = shorten(&other.to_string());
-                return Err(rejected(format!("the options of a call are an object, not {shown}")));
+                return Err(rejected(format!("the options of a call have to be an object, not {shown}")));
             }
         };
         options.remove(FORK);
         match options.keys().find(|name| !self.allows(name)) {
             None => Ok(options),
             Some(name) => Err(rejected(format!(
-                "a call may not set the option `{}`; allowed are: {} (`call_options` of the provider)",
+                "a call must not set the option `{}`; allowed options: {} (`call_options` of the provider)",
                 shorten(name),
                 if self.0.is_empty() { "none".to_owned() } else { self.0.join(", ") },
             ))),

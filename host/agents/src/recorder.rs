@@ -156,7 +156,7 @@ impl Inner {
             CallEvent::Transcript(text) => self.keep(TranscriptKind::Event, text),
             CallEvent::Heartbeat(payload) if payload.as_str().len() > HEARTBEAT_BYTES => {
                 let text = format!(
-                    "a heartbeat of {} bytes was refused: {HEARTBEAT_BYTES} are allowed",
+                    "a heartbeat of {} bytes was refused: the limit is {HEARTBEAT_BYTES}",
                     payload.as_str().len()
                 );
                 self.keep(TranscriptKind::Progress, text);
@@ -179,7 +179,7 @@ impl Inner {
                 if std::mem::replace(&mut heard.cut, true) {
                     return;
                 }
-                text = format!("what follows is left out: more than {} MiB", ATTEMPT_BYTES >> 20);
+                text = format!("the rest is omitted: more than {} MiB", ATTEMPT_BYTES >> 20);
             }
         }
         let at = self.world.now();

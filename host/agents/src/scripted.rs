@@ -49,7 +49,7 @@ const SCRIPT_BYTES: u64 = 16 << 20;
 pub enum ScriptError {
     #[error("the script {path} cannot be read: {source}")]
     Read { path: PathBuf, source: std::io::Error },
-    #[error("the script {path} is not as it should be: {source}")]
+    #[error("invalid script {path}: {source}")]
     Syntax { path: PathBuf, text: String, source: serde_json::Error },
     #[error("rule {rule} of {path}: {source}")]
     Pattern { path: PathBuf, rule: usize, source: regex::Error },

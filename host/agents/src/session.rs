@@ -109,7 +109,7 @@ impl Known {
                 true => Ok(GoesOn { session: Some(id.to_owned()), history: Vec::new() }),
                 false => Err(CallFailure::new(
                     FailureKind::Rejected,
-                    format!("there is no conversation `{id}` of this run or its family to go on with"),
+                    format!("this run and its family have no conversation `{id}` to continue"),
                 )),
             };
         };

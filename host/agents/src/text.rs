@@ -17,7 +17,7 @@ const WORD_BYTES: usize = 1_024;
 /// `what` names it: `the model`.
 pub(crate) fn check_word(what: &str, text: &str) -> Result<(), CallFailure> {
     let refused = |why: &str| {
-        Err(CallFailure::new(FailureKind::Rejected, format!("{what} of the call cannot be used: {why}")))
+        Err(CallFailure::new(FailureKind::Rejected, format!("{what} of the call is invalid: {why}")))
     };
     if text.is_empty() {
         return refused("it is empty");
@@ -33,7 +33,7 @@ pub(crate) fn check_word(what: &str, text: &str) -> Result<(), CallFailure> {
         .trim_start()
         .starts_with(['-', '\u{2010}', '\u{2011}', '\u{2012}', '\u{2013}', '\u{2014}', '\u{2212}'])
     {
-        return refused("it begins with a dash, so that a program could take it for an option");
+        return refused("it starts with a dash, so a program could take it for an option");
     }
     Ok(())
 }
@@ -44,13 +44,13 @@ pub(crate) fn check_argument(what: &str, text: &str, after_dashes: bool) -> Resu
     let refused = |why: &str| Err(CallFailure::new(FailureKind::Rejected, format!("{what} {why}")));
     if text.contains('\0') {
         return refused(
-            "has a zero byte, which no argument can have; let the program read it: prompt = \"stdin\"",
+            "has a zero byte, which arguments cannot contain; pass it on stdin: prompt = \"stdin\"",
         );
     }
     if text.starts_with('-') && !after_dashes {
         return refused(
-            "begins with a dash, so that the program could take it for an option; \
-             put \"--\" at the end of `argv`, or let the program read it: prompt = \"stdin\"",
+            "starts with a dash, so the program could take it for an option; \
+             put \"--\" at the end of `argv`, or pass it on stdin: prompt = \"stdin\"",
         );
     }
     Ok(())

@@ -10,31 +10,33 @@ use super::Target;
 /// Why nothing was built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    #[error("{0} holds no project: no Cargo.toml, no workflow.ts, .js or .py, no go.mod, no C files")]
+    #[error(
+        "{0} does not contain a project: no Cargo.toml, no workflow.ts, .js or .py, no go.mod, no C files"
+    )]
     NoCrate(PathBuf),
     #[error("`{command}` cannot be run: {source}")]
     NoTool { command: String, source: std::io::Error },
-    #[error("cargo did not build {0}")]
+    #[error("cargo failed to build {0}")]
     Cargo(PathBuf),
-    #[error("{0} builds no `cdylib`, so there is nothing to run")]
+    #[error("{0} does not build a `cdylib`, so there is nothing to run")]
     NoWorkflow(PathBuf),
-    #[error("this machine has no Rust toolchain for WebAssembly")]
+    #[error("no Rust toolchain for WebAssembly is installed")]
     NoTarget(Option<Target>),
-    #[error("the standard library for {target} cannot be prepared: {reason}")]
+    #[error("the standard library for {target} cannot be built: {reason}")]
     Sysroot { target: Target, reason: String },
     #[error("{path} cannot be wrapped into a component: {reason}")]
     Componentize { path: PathBuf, reason: String },
     #[error("{path}: {source}")]
     File { path: PathBuf, source: std::io::Error },
-    #[error("{dir} has no package `{package}`, but {}", listed(.known))]
+    #[error("{dir} does not contain the package `{package}`, but {}", listed(.known))]
     NoPackage { dir: PathBuf, package: String, known: Vec<String> },
     #[error("{package} exports neither a workflow nor an agent")]
     NoExport { package: String },
-    #[error("{manifest}: [package.metadata.wfhost.plugin] cannot be used: {reason}", manifest = manifest.display())]
+    #[error("{manifest}: invalid [package.metadata.wfhost.plugin]: {reason}", manifest = manifest.display())]
     Wants { manifest: PathBuf, reason: String },
-    #[error("this machine has no C compiler for WebAssembly")]
+    #[error("no C compiler for WebAssembly was found")]
     NoClang,
-    #[error("{dir} has no `{name}` in its node_modules")]
+    #[error("`{name}` not found in the node_modules of {dir}")]
     NoNodeTool { name: &'static str, dir: PathBuf },
     #[error("`{name}` is not executed: {source}")]
     StrangeTool { name: &'static str, source: NotPrivate },
@@ -42,15 +44,15 @@ pub enum BuildError {
     NoComponentizePy,
     #[error("`go` not found on PATH")]
     NoGo,
-    #[error("{what} did not build {dir}")]
+    #[error("{what} failed to build {dir}")]
     Compiler { what: &'static str, dir: PathBuf },
-    #[error("`{0}`, which links WebAssembly, not found on PATH")]
+    #[error("the WebAssembly linker `{0}` not found on PATH")]
     NoLinker(&'static str),
 }
 
 fn listed(names: &[String]) -> String {
     match names {
-        [] => "it has none that builds a workflow".to_owned(),
+        [] => "none that builds a workflow".to_owned(),
         names => format!("`{}`", names.join("`, `")),
     }
 }
@@ -83,7 +85,7 @@ impl BuildError {
     /// What mends it.
     pub fn hint(&self) -> String {
         match self {
-            Self::NoCrate(_) => "`wfhost new NAME` makes one".to_owned(),
+            Self::NoCrate(_) => "`wfhost new NAME` creates one".to_owned(),
             Self::NoTool { .. } => "install Rust with cargo, see rustup.rs".to_owned(),
             Self::Cargo(_) => "its messages are above".to_owned(),
             Self::NoWorkflow(_) => "put `[lib] crate-type = [\"cdylib\"]` into Cargo.toml".to_owned(),
@@ -94,18 +96,18 @@ impl BuildError {
                     "`rustup target add {target}`, or on Debian `apt-get install rustc-web rust-web-src{libc}`"
                 )
             }
-            Self::Sysroot { target, .. } => format!("`rustup target add {target}` does without"),
+            Self::Sysroot { target, .. } => format!("`rustup target add {target}` installs it without building"),
             Self::Componentize { .. } => {
                 "build against the WIT package of this wfhost: `wfhost inspect --wit`".to_owned()
             }
-            Self::File { .. } => "look at the directory's permissions and space".to_owned(),
-            Self::NoPackage { .. } => "name one of its packages by `-p`, or none for all".to_owned(),
+            Self::File { .. } => "check the directory's permissions and free space".to_owned(),
+            Self::NoPackage { .. } => "name one of its packages with `-p`, or omit it to build all".to_owned(),
             Self::NoExport { .. } => {
                 "put `#[wfhost::workflow]` on the `async fn` that is the workflow, or `#[wfhost::agent]` on the `fn` of a plugin"
                     .to_owned()
             }
             Self::Wants { .. } => {
-                "it says what the plugin asks for: http = [{ url = \"..\", methods = [\"GET\"], reason = \"..\" }], \
+                "it lists the permissions that the plugin requests: http = [{ url = \"..\", methods = [\"GET\"], reason = \"..\" }], \
                  directories = [{ path = \"/data\", reason = \"..\" }], env = [{ name = \"LANG\", reason = \"..\" }]"
                     .to_owned()
             }
@@ -117,14 +119,14 @@ impl BuildError {
                 "`pip install componentize-py==0.25.1`, also in the project's `.venv`".to_owned()
             }
             Self::StrangeTool { .. } => {
-                "install the project's tools yourself: remove its node_modules, then `npm install`".to_owned()
+                "reinstall the project's tools: remove its node_modules, then `npm install`".to_owned()
             }
             Self::NoGo => "install Go 1.25 or newer, see go.dev".to_owned(),
             Self::NoNodeTool { dir, .. } => format!(
                 "`cd {} && npm install`; a project needs `npm install --save-dev componentize-qjs@0.4.5 esbuild`",
                 quoted(&dir.to_string_lossy())
             ),
-            Self::NoLinker(_) => "install Rust by rustup, see rustup.rs, or `apt-get install lld`".to_owned(),
+            Self::NoLinker(_) => "install Rust with rustup, see rustup.rs, or `apt-get install lld`".to_owned(),
         }
     }
 }

@@ -50,7 +50,7 @@ pub(super) fn rustc(target: Target, progress: &mut dyn FnMut(Progress<'_>)) -> R
     let failed = |reason| BuildError::Sysroot { target, reason };
     let version = run(Command::new(DEBIAN_RUSTC).arg("-vV")).map_err(failed)?;
     let cache = environment::cache_dir();
-    let cache = cache.ok_or_else(|| failed("there is no HOME to keep it in".to_owned()))?;
+    let cache = cache.ok_or_else(|| failed("HOME is not set".to_owned()))?;
     let name = name(target, &version);
     let finished = cache.join(&name);
     let rustc = finished.join("bin/rustc");
@@ -88,7 +88,7 @@ struct Recipe<'a> {
 impl Recipe<'_> {
     fn make(&self) -> Result<(), BuildError> {
         let failed = |reason| BuildError::Sysroot { target: self.target, reason };
-        let host = host(self.version).ok_or_else(|| failed("rustc names no host".to_owned()))?;
+        let host = host(self.version).ok_or_else(|| failed("rustc reports no host".to_owned()))?;
         let linkers = self.linkers(host)?;
         let debian = print(OsStr::new(DEBIAN_RUSTC), "sysroot").map_err(failed)?;
         let built = self.build_library().map_err(failed)?;

@@ -20,13 +20,13 @@ pub enum ConfigError {
         /// The user agreed to what was in it before.
         before: bool,
     },
-    #[error("the configuration {path} is not TOML: {reason}", path = path.display())]
+    #[error("the configuration {path} is not valid TOML: {reason}", path = path.display())]
     Syntax { path: PathBuf, line: usize, text: String, reason: String },
     #[error("{path} has an unknown key `{key}`{}", .section.as_ref().map(|section| format!(" in [{section}]")).unwrap_or_default(), path = path.display())]
     UnknownKey { path: PathBuf, section: Option<String>, key: String, nearest: Option<String> },
-    #[error("{path} has a secret in `{key}`", path = path.display())]
+    #[error("{path} contains a secret in `{key}`", path = path.display())]
     Secret { path: PathBuf, key: String, instead: String },
-    #[error("{path}: `{key}` cannot be used: {reason}", path = path.display())]
+    #[error("{path}: invalid value of `{key}`: {reason}", path = path.display())]
     Value { path: PathBuf, key: String, reason: String },
 }
 
@@ -46,7 +46,7 @@ impl ConfigError {
     /// What fixes it.
     pub fn hint(&self) -> String {
         match self {
-            Self::Read { .. } => "make it readable, or name another with --config FILE".to_owned(),
+            Self::Read { .. } => "make it readable, or name another file with --config FILE".to_owned(),
             Self::Stranger { path, source } => {
                 let named = quoted(&path.to_string_lossy()).into_owned();
                 let own = match source {
@@ -56,23 +56,23 @@ impl ConfigError {
                     _ => String::new(),
                 };
                 format!(
-                    "{own}look at it, then name it: `--config {named}`, or its directory in WFHOST_TRUST; \
-                     `--config /dev/null` goes without"
+                    "{own}review it, then name it: `--config {named}`, or its directory in WFHOST_TRUST; \
+                     `--config /dev/null` uses no file"
                 )
             }
             Self::Untrusted { path, .. } if path.file_name() != Some(super::PROJECT_FILE.as_ref()) => {
-                format!("look at it, then name it: `--config {}`", quoted(&path.to_string_lossy()))
+                format!("review it, then name it: `--config {}`", quoted(&path.to_string_lossy()))
             }
             Self::Untrusted { path, .. } => {
                 let dir = path.parent().unwrap_or(path).to_string_lossy();
                 let trust = Command::new("trust").arg(dir);
-                format!("look at it, then say `{trust}`; in CI give --trust, or set WFHOST_TRUST")
+                format!("review it, then run `{trust}`; in CI use --trust, or set WFHOST_TRUST")
             }
-            Self::Syntax { .. } => "`wfhost explain WF0701` shows the form".to_owned(),
+            Self::Syntax { .. } => "`wfhost explain WF0701` shows the format".to_owned(),
             Self::UnknownKey { nearest: Some(nearest), .. } => format!("did you mean `{nearest}`?"),
             Self::UnknownKey { nearest: None, .. } => "remove it".to_owned(),
             Self::Secret { instead, .. } => instead.clone(),
-            Self::Value { .. } => "`wfhost explain WF0704` shows the forms of values".to_owned(),
+            Self::Value { .. } => "`wfhost explain WF0704` shows the format of values".to_owned(),
         }
     }
 

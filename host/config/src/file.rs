@@ -148,7 +148,7 @@ fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     match Value::deserialize(deserializer)? {
         Value::Integer(number) => Ok(number as f64),
         Value::Float(number) => Ok(number),
-        _ => Err(serde::de::Error::custom("an amount of US dollars is a number")),
+        _ => Err(serde::de::Error::custom("an amount of US dollars has to be a number")),
     }
 }
 
@@ -262,7 +262,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<(Table, FileConfig), Conf
             return Err(ConfigError::Value {
                 path: path.to_owned(),
                 key: format!("registries.{host:?}"),
-                reason: "it is no registry, which is named by host, and port if it has one".to_owned(),
+                reason: "it has to be the host of a registry, with its port if there is one".to_owned(),
             });
         }
         config.registries.insert(host.to_ascii_lowercase(), registry);
@@ -283,7 +283,7 @@ fn provider(path: &Path, name: &str, mut rest: Table) -> Result<ProviderFile, Co
     };
     let kind = match rest.remove("kind") {
         Some(Value::String(kind)) => kind,
-        Some(_) => return Err(wrong("kind", "it is text")),
+        Some(_) => return Err(wrong("kind", "it has to be text")),
         None => return Err(wrong("kind", "it is missing")),
     };
     let max_parallel = match rest.remove("max_parallel") {
@@ -293,7 +293,7 @@ fn provider(path: &Path, name: &str, mut rest: Table) -> Result<ProviderFile, Co
             Some(
                 number
                     .filter(|number| *number > 0)
-                    .ok_or_else(|| wrong("max_parallel", "it is a number from 1"))?,
+                    .ok_or_else(|| wrong("max_parallel", "it has to be a number of at least 1"))?,
             )
         }
     };
@@ -305,7 +305,7 @@ fn provider(path: &Path, name: &str, mut rest: Table) -> Result<ProviderFile, Co
             let RateFile { per_minute, burst } =
                 rate.map_err(|error| ConfigError::of(path, &place, error.message()))?;
             if per_minute == 0 || burst == Some(0) {
-                return Err(wrong("rate", "its numbers are greater than 0"));
+                return Err(wrong("rate", "its numbers have to be greater than 0"));
             }
             Some(Rate { per_minute, burst: burst.unwrap_or(1) })
         }
@@ -335,9 +335,9 @@ fn database(file: &Path, url: &Path) -> OsString {
 impl WorkspaceFile {
     fn check(&self) -> Result<(), &'static str> {
         match self.kind {
-            WorkspaceKind::Dir if self.path.is_none() => Err("a workspace of the kind `dir` has a `path`"),
+            WorkspaceKind::Dir if self.path.is_none() => Err("a workspace of kind `dir` needs a `path`"),
             WorkspaceKind::Worktree if self.repository.is_none() => {
-                Err("a workspace of the kind `worktree` has a `repository`")
+                Err("a workspace of kind `worktree` needs a `repository`")
             }
             _ => Ok(()),
         }

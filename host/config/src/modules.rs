@@ -49,12 +49,12 @@ pub(super) fn rules(files: &[(PathBuf, SignaturesFile)]) -> Result<Rules, Config
         for RuleFile { places, signers, level } in &file.rules {
             let at = |reason: &str| wrong(format!("signatures.rules, {places:?}"), reason.to_owned());
             let pattern = Pattern::new(places)
-                .ok_or_else(|| at("`match` names a registry and repositories, like ghcr.io/acme/*"))?;
+                .ok_or_else(|| at("`match` has to name a registry and repositories, like ghcr.io/acme/*"))?;
             let mut wanted = Vec::new();
             for name in signers {
                 // A name means what its own file says, if it says it.
                 let signer = known.iter().chain(&rules.known).find(|signer| signer.name == *name);
-                let signer = signer.ok_or_else(|| at(&format!("`{name}` is none of [signatures.keys]")))?;
+                let signer = signer.ok_or_else(|| at(&format!("`{name}` is not in [signatures.keys]")))?;
                 wanted.push(signer.clone());
             }
             // Whoever names a place means it.
@@ -75,7 +75,7 @@ pub(super) fn module(file: &Path, name: &str, module: &str) -> Result<String, Co
         |reason: String| ConfigError::Value { path: file.to_owned(), key: format!("modules.{name}"), reason };
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     if name.is_empty() || !name.chars().all(is_name) {
-        return Err(wrong("a module's name has letters, digits, - and _".to_owned()));
+        return Err(wrong("a module's name consists of letters, digits, - and _".to_owned()));
     }
     if !Reference::is_meant(module) {
         return Ok(beside(file, Path::new(module)).to_string_lossy().into_owned());

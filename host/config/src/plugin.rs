@@ -87,17 +87,17 @@ impl One<'_> {
     pub(super) fn plugin_config(&self, file: PluginFile) -> Result<PluginConfig, ConfigError> {
         let PluginFile { plugin, digest, model, keeps_conversations, .. } = &file;
         let plugin = plugin.as_deref().filter(|plugin| !plugin.is_empty());
-        let plugin = plugin.ok_or_else(|| self.wrong("plugin", "it is missing: the path of a component"))?;
+        let plugin =
+            plugin.ok_or_else(|| self.wrong("plugin", "it is missing: it names the path of a component"))?;
         let path = std::path::absolute(beside(self.path, Path::new(plugin)));
         let mut config = PluginConfig::new(path.map_err(|error| self.wrong("plugin", &error.to_string()))?);
         config.digest = match digest {
             None => None,
             Some(text) => {
                 let digest = Digest::parse(text);
-                Some(
-                    digest
-                        .ok_or_else(|| self.wrong("digest", "it is `blake3:` and 64 hexadecimal digits"))?,
-                )
+                Some(digest.ok_or_else(|| {
+                    self.wrong("digest", "it has to be `blake3:` and 64 hexadecimal digits")
+                })?)
             }
         };
         (config.model, config.keeps_conversations) = (model.clone(), *keeps_conversations);
@@ -105,20 +105,20 @@ impl One<'_> {
             let bytes = units::bytes(memory).map_err(|reason| self.wrong("memory", &reason))?;
             config.memory_bytes = Some(bytes)
                 .filter(|bytes| (64 << 10..=MEMORY_BYTES).contains(bytes))
-                .ok_or_else(|| self.wrong("memory", "it is from 64KiB to 4GiB"))?;
+                .ok_or_else(|| self.wrong("memory", "it has to be from 64KiB to 4GiB"))?;
         }
         if let Some(fuel) = file.fuel {
             config.fuel = Some(fuel)
                 .filter(|fuel| *fuel > 0)
-                .ok_or_else(|| self.wrong("fuel", "it is greater than 0"))?;
+                .ok_or_else(|| self.wrong("fuel", "it has to be greater than 0"))?;
         }
         if let Some(grace) = &file.grace {
             let millis = units::millis(grace).map_err(|reason| self.wrong("grace", &reason))?;
             let millis = Some(millis).filter(|millis| *millis <= GRACE_MS);
-            let millis = millis.ok_or_else(|| self.wrong("grace", "it is a minute at most"))?;
+            let millis = millis.ok_or_else(|| self.wrong("grace", "it can be at most a minute"))?;
             config.grace = Duration::from_millis(millis);
         }
-        const INSTEAD: &str = "a plugin is given no secret: the host puts it into requests, \
+        const INSTEAD: &str = "plugins receive no secrets: the host adds them to requests, \
                                http = [{ url = \"..\", inject = { authorization = { env = \"NAME\", prefix = \"Bearer \" } } }]";
         if let Some((name, _)) = file.set.iter().find(is_secret_variable) {
             return Err(self.secret(&format!("set.{name}"), INSTEAD));
@@ -129,7 +129,7 @@ impl One<'_> {
         (config.set, config.env) = (file.set, file.env);
         for (guest, DirectoryFile { path, write }) in file.directories {
             if guest.is_empty() || guest.contains(['\0', '\n']) {
-                return Err(self.wrong("directories", "a directory has a name for the plugin, like /data"));
+                return Err(self.wrong("directories", "a directory needs a path for the plugin, like /data"));
             }
             config.directories.insert(guest, DirectoryGrant { path: beside(self.path, &path), write });
         }
@@ -153,15 +153,21 @@ impl One<'_> {
                 method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-')
                     && !matches!(*known, Method::CONNECT | Method::TRACE)
             });
-            let reason = || format!("`{method}` is none: they are like GET and POST, not CONNECT or TRACE");
+            let reason = || {
+                format!(
+                    "`{method}` is not an allowed method: use GET, POST and the like, not CONNECT or TRACE"
+                )
+            };
             methods.push(known.ok_or_else(|| self.wrong(&key("methods"), &reason()))?);
         }
         if methods.is_empty() {
-            return Err(self.wrong(&key("methods"), "it names those that are allowed: [\"GET\"]"));
+            return Err(self.wrong(&key("methods"), "it has to list the allowed methods: [\"GET\"]"));
         }
         let has_secrets = !file.inject.is_empty() || !file.inject_query.is_empty();
         if has_secrets && !url.is_one_host() {
-            return Err(self.wrong(&key("inject"), "a secret goes to one host: there is no `*` in `url`"));
+            return Err(
+                self.wrong(&key("inject"), "a secret can be sent to one host only: remove the `*` in `url`")
+            );
         }
         let mut grant = HttpGrant::new(url, methods);
         for (name, injected) in file.inject {
@@ -169,7 +175,7 @@ impl One<'_> {
             let bad = |c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_');
             let lower = name.to_ascii_lowercase();
             if name.is_empty() || name.contains(bad) || matches!(lower.as_str(), "host" | "content-length") {
-                return Err(self.wrong(&place, "it is no name of a header that can be set"));
+                return Err(self.wrong(&place, "it is not the name of a header that can be set"));
             }
             grant.inject.insert(lower, self.injected(&place, injected)?);
         }
@@ -194,12 +200,11 @@ impl One<'_> {
             (Some(env), None) if is_variable(&env) => SecretSource::Env(env),
             (Some(_), None) => {
                 // A key in the place of the name of one.
-                return Err(
-                    self.secret(&format!("{place}.env"), "name the variable that has it: env = \"NAME\"")
-                );
+                return Err(self
+                    .secret(&format!("{place}.env"), "name the variable that contains it: env = \"NAME\""));
             }
             (None, Some(file)) => SecretSource::File(beside(self.path, &file)),
-            _ => return Err(self.wrong(place, "it has one of `env` and `file`")),
+            _ => return Err(self.wrong(place, "it needs exactly one of `env` and `file`")),
         };
         Ok(Injected { source, prefix })
     }

@@ -311,7 +311,7 @@ impl One<'_> {
             }
             other => {
                 let reason = match other {
-                    "echo" | "scripted" => format!("`{other}` is there without configuration"),
+                    "echo" | "scripted" => format!("`{other}` is built in and needs no configuration"),
                     _ => format!("there are {}", KINDS.join(", ")),
                 };
                 Err(self.wrong("kind", &reason))
@@ -361,8 +361,7 @@ impl One<'_> {
         key: KeyFile,
         default: Option<SecretSource>,
     ) -> Result<Option<SecretSource>, ConfigError> {
-        const INSTEAD: &str =
-            "name the variable or the file that has it: api_key_env = \"NAME\" or api_key_file = \"PATH\"";
+        const INSTEAD: &str = "name the variable or the file that contains it: api_key_env = \"NAME\" or api_key_file = \"PATH\"";
         match key {
             KeyFile { api_key: Some(toml::Value::Boolean(false)), .. } => Ok(None),
             KeyFile { api_key: Some(_), .. } => Err(self.secret("api_key", INSTEAD)),
@@ -390,7 +389,7 @@ impl One<'_> {
         };
         match headers.keys().find(|name| is_secret(name)) {
             Some(name) => {
-                let instead = "keys are sent by api_key_env or api_key_file; `http` has api_key_header for their header";
+                let instead = "keys are sent with api_key_env or api_key_file; `http` has api_key_header for their header";
                 Err(self.secret(&format!("headers.{name}"), instead))
             }
             None => Ok(headers),
@@ -400,10 +399,10 @@ impl One<'_> {
     fn url(&self, key: &str, url: String) -> Result<String, ConfigError> {
         let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
         let Some(rest) = rest else {
-            return Err(self.wrong(key, "it begins with https:// or http://"));
+            return Err(self.wrong(key, "it has to start with https:// or http://"));
         };
         if rest.split('/').next().is_some_and(|host| host.contains('@')) {
-            return Err(self.secret(key, "take the user and the password out of the URL; use api_key_env"));
+            return Err(self.secret(key, "remove the user and the password from the URL; use api_key_env"));
         }
         Ok(url)
     }
@@ -415,7 +414,7 @@ impl One<'_> {
     ) -> Result<Variables, ConfigError> {
         let is_secret = is_secret_variable;
         if let Some((name, _)) = set.iter().find(is_secret) {
-            let instead = format!("name where it is: secrets = {{ {name} = {{ env = \"NAME\" }} }}");
+            let instead = format!("name its source: secrets = {{ {name} = {{ env = \"NAME\" }} }}");
             return Err(self.secret(&format!("set.{name}"), &instead));
         }
         let mut sources = BTreeMap::new();
@@ -423,7 +422,11 @@ impl One<'_> {
             let source = match secret {
                 SecretFile { env: Some(env), file: None } => SecretSource::Env(env),
                 SecretFile { env: None, file: Some(file) } => SecretSource::File(beside(self.path, &file)),
-                _ => return Err(self.wrong(&format!("secrets.{name}"), "it has one of `env` and `file`")),
+                _ => {
+                    return Err(
+                        self.wrong(&format!("secrets.{name}"), "it needs exactly one of `env` and `file`")
+                    );
+                }
             };
             sources.insert(name, source);
         }
@@ -451,10 +454,10 @@ impl One<'_> {
             })?),
         };
         if preset.is_none() && argv.is_empty() {
-            return Err(self.wrong("argv", "there is neither `argv` nor `preset`"));
+            return Err(self.wrong("argv", "it needs `argv` or `preset`"));
         }
         if preset.is_some() && (prompt.is_some() || format.is_some()) {
-            return Err(self.wrong("preset", "it knows `prompt` and `format` itself"));
+            return Err(self.wrong("preset", "it sets `prompt` and `format` itself"));
         }
         let (set, secrets) = self.variables(set, secrets)?;
         Ok(CommandConfig {
@@ -481,7 +484,7 @@ impl One<'_> {
             (_, Some(tools)) => CallOptions::from(tools),
         };
         if output.as_ref().is_some_and(|output| !output.is_empty() && !output.starts_with('/')) {
-            return Err(self.wrong("output", "it is a JSON pointer: it begins with a slash"));
+            return Err(self.wrong("output", "it has to be a JSON pointer, which starts with a slash"));
         }
         let (server, secrets) = match (argv.is_empty(), url) {
             (false, None) => {
@@ -506,7 +509,7 @@ impl One<'_> {
                 };
                 (server, key.into_iter().collect())
             }
-            _ => return Err(self.wrong("argv", "there is one of `argv` and `url`")),
+            _ => return Err(self.wrong("argv", "it needs exactly one of `argv` and `url`")),
         };
         let config = McpConfig { server, tool, tools, arguments, output };
         Ok(Made { provider: Arc::new(Mcp::new(self.name, config)), secrets })

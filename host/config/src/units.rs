@@ -9,10 +9,10 @@ pub fn millis(text: &str) -> Result<u64, String> {
         "m" => 60_000,
         "h" => 3_600_000,
         "d" => 86_400_000,
-        _ => return Err("a length of time is a number with ms, s, m, h or d, like 90s or 7d".to_owned()),
+        _ => return Err("a duration is a number with ms, s, m, h or d, like 90s or 7d".to_owned()),
     };
     let number: u64 = digits.parse().map_err(|_| format!("`{digits}` is not a whole number"))?;
-    number.checked_mul(unit).ok_or_else(|| "that is too long".to_owned())
+    number.checked_mul(unit).ok_or_else(|| "the duration is too long".to_owned())
 }
 
 /// A count like `500`, `20k`, `1.5M`.
@@ -45,7 +45,7 @@ pub fn bytes(text: &str) -> Result<u64, String> {
         _ => return Err("a size is a number with KiB, MiB or GiB, like 64MiB".to_owned()),
     };
     let number: u64 = digits.parse().map_err(|_| format!("`{digits}` is not a whole number"))?;
-    number.checked_mul(unit).ok_or_else(|| "that is too much".to_owned())
+    number.checked_mul(unit).ok_or_else(|| "the size is too large".to_owned())
 }
 
 /// An amount of US dollars like `0.50`, in millionths.

@@ -402,10 +402,10 @@ pub enum Origin {
 /// Bytes that are no entry of format 1.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum EntryError {
-    #[error("entry {position} is of kind {kind}, which this version does not know: a newer wfhost wrote it")]
+    #[error("entry {position} has the unknown kind {kind}: it was written by a newer wfhost")]
     UnknownKind { position: Position, kind: u32 },
     #[error(
-        "entry {position} holds an operation of kind {kind}, which this version does not know: a newer wfhost wrote it"
+        "entry {position} contains an operation of the unknown kind {kind}: it was written by a newer wfhost"
     )]
     UnknownOp { position: Position, kind: u32 },
     #[error("entry {position} is damaged: {reason}")]

@@ -65,11 +65,11 @@ impl RunId {
 /// A text that cannot be the id of a run.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum BadRunId {
-    #[error("an id is not empty")]
+    #[error("an id must not be empty")]
     Empty,
-    #[error("an id has at most {max} bytes, this one has {0}", max = RunId::MAX_BYTES)]
+    #[error("an id has at most {max} bytes, but this one has {0}", max = RunId::MAX_BYTES)]
     TooLong(usize),
-    #[error("an id consists of letters, digits, `_`, `-` and `.`; this one has {0:?}")]
+    #[error("an id consists of letters, digits, `_`, `-` and `.`, but this one contains {0:?}")]
     Character(char),
 }
 

@@ -57,13 +57,13 @@ pub enum JournalError {
     Gap { expected: Position, found: Position },
     #[error("the row at entry {found} follows entry {last}", last = .expected.0.saturating_sub(1))]
     Repeated { expected: Position, found: Position },
-    #[error("entries {first} to {last} are not those that were written: their digest differs")]
+    #[error("entries {first} to {last} are damaged: their digest differs")]
     Chain { first: Position, last: Position },
-    #[error("the row at entry {first} holds another number of entries than it says")]
+    #[error("the row at entry {first} does not contain the number of entries that it declares")]
     Count { first: Position },
     #[error(transparent)]
     Entry(#[from] EntryError),
-    #[error("entry {position} cannot stand there: {reason}")]
+    #[error("entry {position} is invalid at its position: {reason}")]
     Illegal { position: Position, reason: String },
 }
 

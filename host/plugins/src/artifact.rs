@@ -19,23 +19,23 @@ pub(crate) const AGENT: &str = "wfhost:plugin/agent@0.1.0";
 pub enum PluginError {
     #[error("the plugin {path} cannot be read: {source}", path = path.display())]
     Read { path: PathBuf, source: std::io::Error },
-    #[error("the plugin {path} has more than {} MiB", BYTES >> 20, path = path.display())]
+    #[error("the plugin {path} is larger than {} MiB", BYTES >> 20, path = path.display())]
     TooLarge { path: PathBuf },
-    #[error("the plugin {path} is {found}, not {wanted}, which the configuration asks for", path = path.display())]
+    #[error("the plugin {path} is {found}, but the configuration requires {wanted}", path = path.display())]
     Digest { path: PathBuf, found: Digest, wanted: Digest },
     #[error("this is a workflow, not a plugin: it exports `run`, not `{AGENT}`")]
     Workflow,
-    #[error("this is no plugin: it does not export `{AGENT}`")]
+    #[error("this is not a plugin: it does not export `{AGENT}`")]
     NoAgent,
-    #[error("the plugin imports `{0}`, which no plugin can have")]
+    #[error("the plugin imports `{0}`, which is not available to plugins")]
     Import(String),
     #[error("the plugin cannot be used: {0}")]
     Module(#[from] ModuleError),
-    #[error("the plugin does not fit the world `wfhost:plugin/agent-plugin@0.1.0`: {0}")]
+    #[error("the plugin does not match the world `wfhost:plugin/agent-plugin@0.1.0`: {0}")]
     Unfit(String),
-    #[error("what the plugin wants cannot be read: {0}")]
+    #[error("the permissions that the plugin requests cannot be read: {0}")]
     Wants(String),
-    #[error("the plugin cannot have the directory {path}: {source}", path = path.display())]
+    #[error("the directory {path} of the plugin cannot be used: {source}", path = path.display())]
     Directory { path: PathBuf, source: std::io::Error },
 }
 
@@ -59,18 +59,18 @@ impl PluginError {
         match self {
             Self::Read { .. } => "build it with `wfhost build`, or correct `plugin` in the configuration".to_owned(),
             Self::TooLarge { .. } => "build it without debug information".to_owned(),
-            Self::Digest { .. } => "look at what changed, then take the new `digest` into the configuration".to_owned(),
+            Self::Digest { .. } => "review the changes, then put the new `digest` into the configuration".to_owned(),
             Self::Workflow => "run it with `wfhost run`".to_owned(),
             Self::NoAgent | Self::Unfit(_) => {
                 "build it against the WIT package of this wfhost: `wfhost inspect --wit=plugin` prints it".to_owned()
             }
             Self::Import(_) => {
-                "plugins import `wfhost:plugin/progress@0.1.0` and interfaces of `wasi:*@0.2`: `wasi:http` for the \
+                "plugins can import `wfhost:plugin/progress@0.1.0` and interfaces of `wasi:*@0.2`: `wasi:http` for the \
                  network, `wasi:filesystem` for files"
                     .to_owned()
             }
-            Self::Wants(_) => "build it with this wfhost".to_owned(),
-            Self::Directory { .. } => "make it, or take it out of `directories`".to_owned(),
+            Self::Wants(_) => "build it with this version of wfhost".to_owned(),
+            Self::Directory { .. } => "create it, or remove it from `directories`".to_owned(),
             Self::Module(error) => error.hint(),
         }
     }

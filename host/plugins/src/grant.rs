@@ -117,30 +117,30 @@ impl FromStr for UrlPattern {
     fn from_str(text: &str) -> Result<Self, BadPattern> {
         let bad = |reason: &str| BadPattern(reason.to_owned());
         let url = Url::parse(text).map_err(|error| {
-            BadPattern(format!("it is no URL ({error}): it is like https://api.example.com/v1/"))
+            BadPattern(format!("it is not a URL ({error}), like https://api.example.com/v1/"))
         })?;
         if !matches!(url.scheme(), "https" | "http") {
-            return Err(bad("it begins with https:// or http://"));
+            return Err(bad("it has to start with https:// or http://"));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(bad("take the user and the password out of it; secrets go into `inject`"));
+            return Err(bad("remove the user and the password from it; secrets belong in `inject`"));
         }
         if url.query().is_some() || url.fragment().is_some() {
-            return Err(bad("it has no query and no fragment: it grants a path with all that is below it"));
+            return Err(bad(
+                "it must not have a query or a fragment: it grants a path and everything below it",
+            ));
         }
         if let Some(reason) = ambiguous(url.path()) {
-            return Err(BadPattern(format!(
-                "its path has {reason}, which servers read in more than one way"
-            )));
+            return Err(BadPattern(format!("its path has {reason}, which servers interpret differently")));
         }
-        let host = url.host_str().ok_or_else(|| bad("it names no host"))?;
+        let host = url.host_str().ok_or_else(|| bad("it has no host"))?;
         let host = match host.strip_prefix('*') {
             Some("") => HostPattern::Any,
             Some(rest) if rest.starts_with('.') && rest.len() > 1 && !rest.contains('*') => {
                 HostPattern::Below(rest.to_owned())
             }
             None if !host.contains('*') => HostPattern::Exactly(host.to_owned()),
-            _ => return Err(bad("a `*` stands for the first part of a host: *.example.com")),
+            _ => return Err(bad("a `*` can only be the first part of a host: *.example.com")),
         };
         let port = url.port_or_known_default().ok_or_else(|| bad("it has no port"))?;
         let (scheme, path) = (url.scheme().to_owned(), url.path().to_owned());
@@ -246,21 +246,19 @@ pub(crate) fn judge(
     asked: &str,
 ) -> Result<Allowed, Denial> {
     let ambiguous_because = |reason: String| Denial::Ambiguous { reason };
-    let url =
-        Url::parse(asked).map_err(|error| ambiguous_because(format!("its address is no URL ({error})")))?;
+    let url = Url::parse(asked)
+        .map_err(|error| ambiguous_because(format!("its address is not a URL ({error})")))?;
     if !matches!(url.scheme(), "https" | "http") || url.host_str().is_none_or(str::is_empty) {
-        return Err(ambiguous_because(format!("its address begins with {}:", url.scheme())));
+        return Err(ambiguous_because(format!("its address starts with {}:", url.scheme())));
     }
     // Also an empty one: what stands before the sign could be taken for the host.
     let authority = asked.split_once("://").map_or(asked, |(_, rest)| rest);
     let authority = authority.split(['/', '?', '#', '\\']).next().unwrap_or_default();
     if authority.contains('@') || !url.username().is_empty() || url.password().is_some() {
-        return Err(ambiguous_because("its address names a user".to_owned()));
+        return Err(ambiguous_because("its address contains a user".to_owned()));
     }
     if let Some(reason) = ambiguous(url.path()) {
-        return Err(ambiguous_because(format!(
-            "its path has {reason}, which servers read in more than one way"
-        )));
+        return Err(ambiguous_because(format!("its path has {reason}, which servers interpret differently")));
     }
     let fits = |(_, grant): &(usize, &HttpGrant)| grant.url.matches(&url);
     let mut granting = grants.iter().enumerate().filter(fits);
@@ -309,7 +307,7 @@ impl Denial {
             Self::Ambiguous { reason } => vec![format!("denied: a request was not sent: {reason}")],
             Self::Url { method, url } => {
                 let mut lines =
-                    vec![format!("denied: {method} {}, which nothing grants. To allow it:", shown(url))];
+                    vec![format!("denied: {method} {}, which is not granted. To allow it:", shown(url))];
                 lines.extend(grant_lines(provider, method, url));
                 lines
             }
@@ -332,7 +330,7 @@ impl Denial {
             ],
             Self::Private { url, grant: None } => {
                 let mut lines = vec![format!(
-                    "denied: {} is not on the public network, where nothing is sent unless it is granted:",
+                    "denied: {} is not on the public network, where requests need an explicit grant:",
                     shown(url)
                 )];
                 lines.extend(grant_lines(provider, &Method::GET, url));
@@ -369,7 +367,7 @@ pub(crate) fn wanted_lines(provider: &str, wanted: &WantedHttp) -> String {
     let inject =
         if inject.is_empty() { String::new() } else { format!(", inject = {{ {} }}", inject.join(", ")) };
     format!(
-        "it wants {} {} ({}): [providers.{provider}] http = [{{ url = {:?}, methods = {:?}{inject} }}]",
+        "it requests {} {} ({}): [providers.{provider}] http = [{{ url = {:?}, methods = {:?}{inject} }}]",
         wanted.methods.join(","),
         wanted.url,
         wanted.reason,

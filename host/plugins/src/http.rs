@@ -141,7 +141,7 @@ impl Requests {
             let value = secret.expose().to_owned();
             if value.len() < SHORTEST {
                 return Err(CallFailure::auth(format!(
-                    "{source} holds less than {SHORTEST} bytes, which cannot be kept from a plugin"
+                    "{source} has less than {SHORTEST} bytes, which is too short to be redacted"
                 )));
             }
             secrets.push(secret);
@@ -152,10 +152,10 @@ impl Requests {
             let mut one = Filled { headers: Vec::new(), query: Vec::new() };
             for (name, injected) in &grant.inject {
                 let value = format!("{}{}", injected.prefix, read(&injected.source)?);
-                let bad = |_| CallFailure::auth(format!("{} cannot stand in a header", injected.source));
+                let bad = |_| CallFailure::auth(format!("{} cannot be part of a header", injected.source));
                 let mut value = HeaderValue::from_str(&value).map_err(bad)?;
                 value.set_sensitive(true);
-                let bad = |_| CallFailure::auth(format!("{name:?} is no name of a header"));
+                let bad = |_| CallFailure::auth(format!("{name:?} is not the name of a header"));
                 one.headers.push((HeaderName::from_bytes(name.as_bytes()).map_err(bad)?, value));
             }
             for (name, injected) in &grant.inject_query {
@@ -184,7 +184,7 @@ impl Requests {
             Ok(allowed) => {
                 if allowed.grant.is_none() {
                     let url = shown(&allowed.url);
-                    let mut lines = vec![format!("audit: {method} {url} was sent though nothing grants it:")];
+                    let mut lines = vec![format!("audit: {method} {url} was sent without a grant:")];
                     lines.extend(grant::grant_lines(provider, method, &allowed.url));
                     self.tell(lines);
                 }
@@ -399,7 +399,7 @@ impl Reading {
                     self.read += piece.len() as u64;
                     if self.read > self.most {
                         let text = format!(
-                            "denied: a response has more than the {} bytes that are allowed (max_response)",
+                            "denied: a response exceeds the limit of {} bytes (max_response)",
                             self.most
                         );
                         self.requests.tell(vec![text]);

@@ -79,7 +79,7 @@ impl bindings::wfhost::plugin::progress::Host for PluginCtx {
     fn heartbeat(&mut self, at: String) -> wasmtime::Result<()> {
         match self.progress.heartbeat(at) {
             true => Ok(()),
-            false => Err(wasmtime::Error::msg("a heartbeat is JSON")),
+            false => Err(wasmtime::Error::msg("a heartbeat has to be JSON")),
         }
     }
 
@@ -99,7 +99,7 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<PluginCtx>> {
 
 /// A plugin wanted more memory than it may have.
 #[derive(Debug, thiserror::Error)]
-#[error("the plugin needs more than the {0} bytes of memory that it may use (`memory`)")]
+#[error("the plugin exceeded its memory limit of {0} bytes (`memory`)")]
 struct OutOfMemory(u64);
 
 struct Limiter {
@@ -218,10 +218,10 @@ pub(crate) fn explain(error: &wasmtime::Error, bounds: Bounds, progress: &Progre
             None => format!("the plugin trapped: {trap}"),
         },
         None if text.contains("fuel allocated for hostcalls") => {
-            format!("the plugin hands over more than {} bytes in one call", limits::TRANSFER_BYTES)
+            format!("the plugin passed more than {} bytes in one call", limits::TRANSFER_BYTES)
         }
         None if text.contains("handle limit") || text.contains("table has no free keys") => {
-            format!("the plugin holds {HANDLES} handles, as many as are allowed")
+            format!("the plugin reached the limit of {HANDLES} handles")
         }
         None => format!("the plugin was stopped: {text}"),
     }

@@ -56,7 +56,7 @@ impl Progress {
         match left {
             Ok(left) if left < cost => {
                 let text = format!(
-                    "the plugin has shown as much as it may ({} MiB); what follows is left out",
+                    "the plugin reached its output limit ({} MiB); the rest is omitted",
                     SHOWN_BYTES >> 20
                 );
                 self.0.out.line(Stream::Progress, text);

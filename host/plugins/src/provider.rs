@@ -220,7 +220,7 @@ impl Plugin {
             let Ok(value) = std::env::var(name) else { continue };
             if looks_secret(&value) {
                 let message = format!(
-                    "the variable {name} holds a secret, which no plugin is given (WF0703); put it into requests by \
+                    "the variable {name} contains a secret, which plugins do not receive (WF0703); add it to requests with \
                      `inject`"
                 );
                 return Err(CallFailure {
@@ -293,14 +293,14 @@ impl Plugin {
         let missing = missing.map(|wanted| {
             let write = if wanted.write { ", write = true" } else { "" };
             format!(
-                "it wants the directory {} ({}): directories = {{ {:?} = {{ path = \"..\"{write} }} }}",
+                "it requests the directory {} ({}): directories = {{ {:?} = {{ path = \"..\"{write} }} }}",
                 wanted.path, wanted.reason, wanted.path
             )
         });
         let variables =
             wants.env.iter().filter(|wanted| !set.contains_key(&wanted.name) && !env.contains(&wanted.name));
         let variables = variables.map(|wanted| {
-            format!("it wants the variable {} ({}): env = [{:?}]", wanted.name, wanted.reason, wanted.name)
+            format!("it requests the variable {} ({}): env = [{:?}]", wanted.name, wanted.reason, wanted.name)
         });
         http.chain(missing).chain(variables).collect()
     }
@@ -336,7 +336,7 @@ impl Plugin {
             |message: String| CallFailure::new(FailureKind::InvalidOutput, message).with_usage(usage);
         if reply.output.len() > limits::ANSWER_BYTES {
             let most = limits::ANSWER_BYTES >> 20;
-            return Err(invalid(format!("the answer is longer than the {most} MiB that are allowed")));
+            return Err(invalid(format!("the answer exceeds the limit of {most} MiB")));
         }
         let output = Json::parse(reply.output).map_err(|error| {
             invalid(format!("the plugin answered with something that is not JSON: {error}"))
@@ -407,18 +407,18 @@ impl Provider for Plugin {
         checks.extend(self.config.secrets().map(Check::secret));
         checks.extend(self.config.directories.values().map(|DirectoryGrant { path, .. }| Check {
             what: format!("directory {}", path.display()),
-            problem: (!path.is_dir()).then(|| format!("{} is no directory", path.display())),
+            problem: (!path.is_dir()).then(|| format!("{} is not a directory", path.display())),
             note: None,
         }));
         let audits =
-            self.config.audit.then(|| "`audit` lets it send requests that nothing grants".to_owned());
+            self.config.audit.then(|| "`audit` lets it send requests that are not granted".to_owned());
         checks.extend(audits.map(|note| Check { what: "audit".to_owned(), problem: None, note: Some(note) }));
         let secret = |name: &&String| {
             is_secret_name(name) || std::env::var(name.as_str()).is_ok_and(|value| looks_secret(&value))
         };
         checks.extend(self.config.env.iter().filter(secret).map(|name| Check {
             what: format!("variable {name}"),
-            problem: Some(format!("the variable {name} holds a secret, which no plugin is given")),
+            problem: Some(format!("the variable {name} contains a secret, which plugins do not receive")),
             note: None,
         }));
         checks

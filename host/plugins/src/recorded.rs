@@ -90,7 +90,7 @@ impl Recording {
                 let near = state.open.iter().find(|exchange| exchange.request.url == made.url);
                 let why = match near {
                     Some(near) => near.request.difference(made),
-                    None => "no exchange has this address".to_owned(),
+                    None => "no exchange matches this address".to_owned(),
                 };
                 state.unexpected.push(format!("{} {}: {why}", made.method, made.url));
                 None
@@ -104,7 +104,7 @@ impl Recording {
         let unmade = state
             .open
             .iter()
-            .map(|Exchange { request, .. }| format!("{} {} was not asked for", request.method, request.url));
+            .map(|Exchange { request, .. }| format!("{} {} was not requested", request.method, request.url));
         state.unexpected.iter().cloned().chain(unmade).collect()
     }
 }
@@ -177,7 +177,7 @@ mod tests {
             [
                 "POST https://x.org/: the body is {\"a\":2}, not {\"a\":1}",
                 "GET https://x.org/: the method is not POST",
-                "POST https://x.org/: no exchange has this address",
+                "POST https://x.org/: no exchange matches this address",
             ]
         );
     }

@@ -193,12 +193,12 @@ impl Connector {
         .await
         .map_err(|error| classify(place, &error).into_error())?;
         let strange = |strange: crate::args::Strange| unfit(strange.0);
-        let row = row.first().ok_or_else(|| unfit("it says nothing of itself".to_owned()))?;
+        let row = row.first().ok_or_else(|| unfit("it does not identify itself".to_owned()))?;
         let text = |column| row.text(column).map_err(strange);
         let version: i32 = row.value(2).map_err(strange)?;
         if version < OLDEST_SERVER {
             return Err(unfit(format!(
-                "its PostgreSQL is of version {}, 14 is the oldest",
+                "it is PostgreSQL {}; version 14 or later is required",
                 version / 10_000
             )));
         }
@@ -217,11 +217,11 @@ impl Connector {
             return Err(unfit(format!("its transactions are `{}`, not `read committed`", text(3)?)));
         }
         if text(8)? != "UTF8" {
-            return Err(unfit(format!("its texts are {}, not UTF8", text(8)?)));
+            return Err(unfit(format!("its encoding is {}, not UTF8", text(8)?)));
         }
         for (column, name) in [(4, "fsync"), (5, "full_page_writes")] {
             if !self.relaxed && text(column)? == "off" {
-                return Err(unfit(format!("its `{name}` is off: a crash would damage it")));
+                return Err(unfit(format!("its `{name}` is off, so a crash could damage it")));
             }
         }
         self.time.saw(asked, row.int(7).map_err(strange)?);

@@ -106,7 +106,10 @@ pub(crate) fn no_connection(place: &str, error: &Error) -> StoreError {
         cause = next.source();
     }
     if reason.contains("password missing") {
-        return StoreError::Refused { place, reason: "it wants a password, and the URL has none".to_owned() };
+        return StoreError::Refused {
+            place,
+            reason: "it requires a password, but the URL has none".to_owned(),
+        };
     }
     if reason.contains("does not allow writes") || reason.contains("read only") {
         return StoreError::Standby { place };

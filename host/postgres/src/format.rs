@@ -110,7 +110,7 @@ async fn prepare_with(pool: &Pool, conn: &Conn, migrate: Migrate) -> Result<Iden
         row = meta(pool, conn).await?;
     }
     let Some(row) = row else {
-        return Err(Fault::Refused(damaged(pool, "its tables say nothing of their format".to_owned())));
+        return Err(Fault::Refused(damaged(pool, "its tables do not declare their format".to_owned())));
     };
     let oldest: i32 = row.value(1).map_err(strange)?;
     if oldest > FORMAT {

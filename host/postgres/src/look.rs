@@ -62,17 +62,17 @@ const CHECKS: [(&str, &str); 8] = [
         "SELECT h.run::text FROM wf.hot h LEFT JOIN wf.runs r ON r.run = h.run AND NOT r.gone WHERE r.run IS NULL",
     ),
     (
-        "the run belongs to a session that there is not",
+        "the run belongs to a session that does not exist",
         "SELECT r.name FROM wf.hot h JOIN wf.runs r ON r.run = h.run
          WHERE h.session IS NOT NULL AND NOT EXISTS (SELECT 1 FROM wf.sessions s WHERE s.id = h.session)",
     ),
     (
-        "nobody has the run, and nobody will: it is neither due, nor does it wait",
+        "no host owns the run or will claim it: it is neither due nor waiting",
         "SELECT r.name FROM wf.hot h JOIN wf.runs r ON r.run = h.run
          WHERE h.session IS NULL AND h.due_at IS NULL AND h.state IN (0, 1)",
     ),
     (
-        "the run waits for something that is in its inbox, and is not due",
+        "the run waits for something that is in its inbox, but is not due",
         "SELECT r.name FROM wf.hot h JOIN wf.runs r ON r.run = h.run
          WHERE h.session IS NULL AND h.due_at IS NULL AND h.state = 2 AND EXISTS (SELECT 1 FROM wf.inbox i
              WHERE i.run = h.run AND (i.kind <> 'signal' OR i.name = ANY (h.wait_for)))",
@@ -128,7 +128,7 @@ impl PostgresStore {
         }
         if text(3)?.is_empty() && number(4)? > 0 {
             notes.push(
-                "its standbys are not synchronous: a failover can lose the last commits; runs notice and repeat them"
+                "its standbys are not synchronous: a failover can lose the last commits, which runs then repeat"
                     .to_owned(),
             );
         }

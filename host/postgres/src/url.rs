@@ -78,11 +78,11 @@ impl Url {
         let place = shown(text);
         let bad = |reason: String| StoreError::BadUrl { place: place.clone(), reason };
         let Some((scheme @ ("postgres" | "postgresql"), rest)) = text.split_once("://") else {
-            return Err(bad("it has to begin with postgres://".to_owned()));
+            return Err(bad("it has to start with postgres://".to_owned()));
         };
         let decoded = |part: &str| match percent_decode_str(part).decode_utf8() {
             Ok(text) if !text.contains('\0') => Ok(text.into_owned()),
-            _ => Err(bad("what is %-encoded in it is no text".to_owned())),
+            _ => Err(bad("its percent-encoded part is not text".to_owned())),
         };
         let (rest, query) = rest.split_once('?').map_or((rest, ""), |(rest, query)| (rest, query));
         if rest.contains('#') || query.contains('#') {
@@ -102,7 +102,8 @@ impl Url {
         for host in hosts.split(',').filter(|host| !host.is_empty()) {
             let (name, port) = match host.strip_prefix('[') {
                 Some(six) => {
-                    let (name, port) = six.split_once(']').ok_or_else(|| bad("`[` has no end".to_owned()))?;
+                    let (name, port) =
+                        six.split_once(']').ok_or_else(|| bad("`[` is not closed".to_owned()))?;
                     (name.to_owned(), port.strip_prefix(':'))
                 }
                 None => match host.rsplit_once(':') {
@@ -127,7 +128,7 @@ impl Url {
                         "require" | "verify-ca" | "verify-full" => Tls::Require,
                         other => {
                             return Err(bad(format!(
-                                "sslmode is disable, prefer, require or verify-full, not `{other}`"
+                                "sslmode has to be disable, prefer, require or verify-full, not `{other}`"
                             )));
                         }
                     });
@@ -138,7 +139,7 @@ impl Url {
                     listen = match value.as_str() {
                         "on" => true,
                         "off" => false,
-                        other => return Err(bad(format!("listen is on or off, not `{other}`"))),
+                        other => return Err(bad(format!("listen has to be on or off, not `{other}`"))),
                     }
                 }
                 "connect_timeout" => {
@@ -147,7 +148,7 @@ impl Url {
                         .ok()
                         .filter(|seconds| (1..=600).contains(seconds))
                         .map(Duration::from_secs)
-                        .ok_or_else(|| bad("connect_timeout is 1 to 600, in seconds".to_owned()))?;
+                        .ok_or_else(|| bad("connect_timeout has to be from 1 to 600 seconds".to_owned()))?;
                 }
                 "host" => places = value.split(',').map(|host| (host.to_owned(), None)).collect(),
                 "port" => {
@@ -162,11 +163,11 @@ impl Url {
                 // What looks like one may be a part of a password that was not encoded.
                 _ if query.contains('@') => {
                     return Err(bad(format!(
-                        "`?` in a password has to be written as %3F; there are {PARAMETERS}"
+                        "`?` in a password has to be written as %3F; known parameters: {PARAMETERS}"
                     )));
                 }
                 other => {
-                    return Err(bad(format!("it has a parameter `{other}`; there are {PARAMETERS}")));
+                    return Err(bad(format!("unknown parameter `{other}`; known parameters: {PARAMETERS}")));
                 }
             }
         }
@@ -177,7 +178,7 @@ impl Url {
                 && name.len() <= 60
         };
         if !is_word(&schema) || schema.starts_with("pg_") || schema == "information_schema" {
-            return Err(bad("the name of a schema is small letters, digits and _".to_owned()));
+            return Err(bad("the name of a schema consists of lower-case letters, digits and _".to_owned()));
         }
         if places.is_empty() {
             places.push(("localhost".to_owned(), None));
@@ -189,9 +190,7 @@ impl Url {
             let name = if name.is_empty() { "localhost" } else { name };
             let number = match port.as_deref() {
                 None | Some("") => 5432,
-                Some(port) => {
-                    port.parse::<u16>().map_err(|_| bad("what follows a host is no port".to_owned()))?
-                }
+                Some(port) => port.parse::<u16>().map_err(|_| bad("the port is invalid".to_owned()))?,
             };
             config.host(name).port(number);
             is_local &= name.starts_with('/');

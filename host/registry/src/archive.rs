@@ -78,7 +78,7 @@ pub fn load(store: &Store, from: &Path) -> Result<Vec<Reference>, RegistryError>
     let entries = tar.entries().map_err(|error| failed(error.to_string()))?;
     let mut bytes_in_all = 0u64;
     for (count, entry) in entries.enumerate() {
-        let mut entry = entry.map_err(|error| failed(format!("it is no archive of modules: {error}")))?;
+        let mut entry = entry.map_err(|error| failed(format!("it is not a module archive: {error}")))?;
         if count >= FILES {
             return Err(failed(format!("it has more than {FILES} files")));
         }
@@ -90,7 +90,7 @@ pub fn load(store: &Store, from: &Path) -> Result<Vec<Reference>, RegistryError>
         let name: Vec<_> = plain.map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
         let name = name.join("/");
         if !entry.header().entry_type().is_file() {
-            return Err(failed(format!("`{name}` is no ordinary file")));
+            return Err(failed(format!("`{name}` is not a regular file")));
         }
         let most = if name == "index.json" { INDEX_BYTES } else { artifact::MODULE_BYTES };
         let size = entry.size();
@@ -106,12 +106,12 @@ pub fn load(store: &Store, from: &Path) -> Result<Vec<Reference>, RegistryError>
         let read = entry.by_ref().take(most).read_to_end(&mut bytes);
         read.map_err(|error| failed(format!("`{name}` cannot be read: {error}")))?;
         if bytes.len() as u64 != size {
-            return Err(failed(format!("`{name}` is cut off")));
+            return Err(failed(format!("`{name}` is truncated")));
         }
         match name.strip_prefix("blobs/sha256/") {
             Some(hex) => {
                 let digest: Sha256 =
-                    format!("sha256:{hex}").parse().map_err(|_| failed(format!("`{name}` is no blob")))?;
+                    format!("sha256:{hex}").parse().map_err(|_| failed(format!("`{name}` is not a blob")))?;
                 let found = Sha256::of(&bytes);
                 if found != digest {
                     let what = format!("`{name}` of {}", from.display());
@@ -127,7 +127,7 @@ pub fn load(store: &Store, from: &Path) -> Result<Vec<Reference>, RegistryError>
                 index = Some(Index::parse("index.json", &bytes).map_err(failed)?);
             }
             None if name == "oci-layout" => {}
-            None => return Err(failed(format!("`{name}` belongs to no archive of modules"))),
+            None => return Err(failed(format!("`{name}` does not belong in a module archive"))),
         }
     }
     let index = index.ok_or_else(|| failed("it has no index.json".to_owned()))?;
@@ -164,7 +164,7 @@ pub fn load(store: &Store, from: &Path) -> Result<Vec<Reference>, RegistryError>
         }
     }
     if modules.is_empty() {
-        return Err(failed("it has no module that has a name".to_owned()));
+        return Err(failed("it contains no named module".to_owned()));
     }
     for blob in blobs {
         store.put(&blob)?;

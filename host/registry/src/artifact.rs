@@ -137,7 +137,7 @@ pub fn config(what: &str, manifest: &Manifest, bytes: &[u8]) -> Result<Config, R
     }
     let layers: Vec<_> = manifest.layers.iter().map(|layer| layer.digest).collect();
     if config.layer_digests != layers {
-        return Err(not("its configuration names other layers than its manifest".to_owned()));
+        return Err(not("its configuration names different layers than its manifest".to_owned()));
     }
     Ok(config)
 }

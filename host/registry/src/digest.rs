@@ -47,7 +47,7 @@ impl Hasher {
 
 /// Text that is no SHA-256 digest as OCI writes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("a digest is written as sha256: and 64 hexadecimal digits in lower case")]
+#[error("a digest has the form sha256: and 64 hexadecimal digits in lower case")]
 pub struct BadDigest;
 
 impl FromStr for Sha256 {

@@ -51,10 +51,10 @@ impl PublicKey {
         let der = match pem(text) {
             Some(("PUBLIC KEY", der)) => der,
             Some((kind, _)) if kind.contains("PRIVATE") => return Err("it is a private key"),
-            Some(_) => return Err("it is another kind of PEM"),
-            None => STANDARD.decode(text.trim()).map_err(|_| "it is no public key in PEM")?,
+            Some(_) => return Err("it is a different kind of PEM"),
+            None => STANDARD.decode(text.trim()).map_err(|_| "it is not a public key in PEM")?,
         };
-        Self::of_spki(&der).ok_or("it is neither a key with P-256 nor one with Ed25519")
+        Self::of_spki(&der).ok_or("it is neither a P-256 nor an Ed25519 key")
     }
 
     /// In Base64, without a frame.
@@ -104,7 +104,7 @@ impl fmt::Debug for PrivateKey {
 impl PrivateKey {
     /// Makes a key with P-256. Gives it in PEM.
     pub fn generate() -> Result<String, RegistryError> {
-        let none = |_| key_error(Path::new("the key"), "there are no random numbers");
+        let none = |_| key_error(Path::new("the key"), "random numbers are not available");
         let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new());
         Ok(framed("PRIVATE KEY", pkcs8.map_err(none)?.as_ref()))
     }
@@ -120,22 +120,22 @@ impl PrivateKey {
                 );
             }
             Some(("EC PRIVATE KEY", _)) => {
-                return Err("it is not PKCS#8; `openssl pkcs8 -topk8 -nocrypt -in KEY -out NEW` makes it so");
+                return Err("it is not PKCS#8; `openssl pkcs8 -topk8 -nocrypt -in KEY -out NEW` converts it");
             }
-            _ => return Err("it is no private key in PEM"),
+            _ => return Err("it is not a private key in PEM"),
         };
         let rng = SystemRandom::new();
         if let Ok(pair) = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &der, &rng) {
             let spki = [P256, pair.public_key().as_ref()].concat();
-            let public = PublicKey::of_spki(&spki).ok_or("it has no public half")?;
+            let public = PublicKey::of_spki(&spki).ok_or("it has no public key")?;
             return Ok(Self { pair: Pair::P256(Box::new(pair)), public });
         }
         if let Ok(pair) = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der) {
             let spki = [ED, pair.public_key().as_ref()].concat();
-            let public = PublicKey::of_spki(&spki).ok_or("it has no public half")?;
+            let public = PublicKey::of_spki(&spki).ok_or("it has no public key")?;
             return Ok(Self { pair: Pair::Ed25519(Box::new(pair)), public });
         }
-        Err("it is neither a key with P-256 nor one with Ed25519")
+        Err("it is neither a P-256 nor an Ed25519 key")
     }
 
     /// Reads a file that only its owner may write.
@@ -153,7 +153,7 @@ impl PrivateKey {
         match &self.pair {
             Pair::P256(pair) => {
                 let signature = pair.sign(&SystemRandom::new(), message);
-                let none = |_| key_error(Path::new("the key"), "there are no random numbers");
+                let none = |_| key_error(Path::new("the key"), "random numbers are not available");
                 Ok(signature.map_err(none)?.as_ref().to_vec())
             }
             Pair::Ed25519(pair) => Ok(pair.sign(message).as_ref().to_vec()),
@@ -172,7 +172,7 @@ pub fn write_pair(dir: &Path, name: &str) -> Result<(PathBuf, PathBuf, PublicKey
     let (private, public) = (dir.join(format!("{name}.key")), dir.join(format!("{name}.pub")));
     for path in [&private, &public] {
         if path.symlink_metadata().is_ok() {
-            return Err(key_error(path, "it is there already"));
+            return Err(key_error(path, "it already exists"));
         }
     }
     let pem = PrivateKey::generate()?;

@@ -14,7 +14,7 @@ pub const LOCK_FILE: &str = "wfhost.lock";
 /// The version of its form.
 const VERSION: u32 = 1;
 const HEAD: &str =
-    "# What wfhost.toml and `wfhost add` refer to, exactly. Written by wfhost: commit it, do not edit it.\n";
+    "# The exact versions of the modules of this project. Written by wfhost: commit it, do not edit it.\n";
 
 /// A module of a project.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -69,7 +69,7 @@ impl LockFile {
         match version {
             Some(toml::Value::Integer(version)) if version == i64::from(VERSION) => {}
             Some(version) => {
-                return Err(failed(format!("it has the version {version}, and this wfhost knows {VERSION}")));
+                return Err(failed(format!("it has version {version}, but this wfhost supports {VERSION}")));
             }
             None => return Err(failed("it has no version".to_owned())),
         }
@@ -77,10 +77,10 @@ impl LockFile {
         for (at, locked) in modules.iter().enumerate() {
             let reference: Result<Reference, _> = locked.reference.parse();
             if reference.is_err() || Digest::parse(&locked.blake3).is_none() {
-                return Err(failed(format!("`{}` has a reference or a digest that is none", locked.name)));
+                return Err(failed(format!("`{}` has an invalid reference or digest", locked.name)));
             }
             if modules[..at].iter().any(|before| before.reference == locked.reference) {
-                return Err(failed(format!("{} is there twice", locked.reference)));
+                return Err(failed(format!("{} is listed twice", locked.reference)));
             }
         }
         Ok(Self { path, modules })
@@ -129,7 +129,7 @@ impl Locked {
             return Err(RegistryError::Departs {
                 reference: self.reference.clone(),
                 reason: format!(
-                    "its manifest leads to {layer} ({is}), and {} ({}) is locked",
+                    "its manifest refers to {layer} ({is}), but {} ({}) is locked",
                     self.layer, self.blake3
                 ),
             });

@@ -111,9 +111,9 @@ impl Logins {
         };
         let mut file: Value =
             serde_json::from_str(&text).map_err(|error| failed(format!("it is not JSON: {error}")))?;
-        let object = file.as_object_mut().ok_or_else(|| failed("it is no JSON object".to_owned()))?;
+        let object = file.as_object_mut().ok_or_else(|| failed("it is not a JSON object".to_owned()))?;
         let auths = object.entry("auths").or_insert_with(|| json!({}));
-        let auths = auths.as_object_mut().ok_or_else(|| failed("`auths` is no JSON object".to_owned()))?;
+        let auths = auths.as_object_mut().ok_or_else(|| failed("`auths` is not a JSON object".to_owned()))?;
         let changed = change(auths);
         if changed {
             write_private(&path, file.to_string().as_bytes()).map_err(|error| failed(error.to_string()))?;

@@ -104,10 +104,12 @@ impl Manifest {
     pub fn parse(what: &str, bytes: &[u8], said: Option<&str>) -> Result<Self, RegistryError> {
         let not = |reason: String| RegistryError::NotAModule { what: what.to_owned(), reason };
         let looks: Looks = serde_json::from_slice(bytes)
-            .map_err(|error| not(format!("where its manifest should be is none: {error}")))?;
+            .map_err(|error| not(format!("its manifest is invalid: {error}")))?;
         let types = [said, looks.media_type.as_deref()];
         if looks.manifests.is_some() || types.iter().flatten().any(|is| [INDEX, DOCKER_LIST].contains(is)) {
-            return Err(not("it is an index of several things; name one of them by its digest".to_owned()));
+            return Err(
+                not("it is an index of several manifests; name one of them by its digest".to_owned()),
+            );
         }
         for is in types.into_iter().flatten() {
             if ![MANIFEST, DOCKER_MANIFEST].contains(&is) {
@@ -117,10 +119,10 @@ impl Manifest {
         if let (Some(said), Some(is)) = (said, &looks.media_type)
             && said != is
         {
-            return Err(not(format!("its manifest came as `{said}` and says that it is `{is}`")));
+            return Err(not(format!("its manifest was sent as `{said}` but declares `{is}`")));
         }
         if looks.schema_version != Some(2) || looks.layers.is_none() {
-            return Err(not("its manifest is not one of schema version 2".to_owned()));
+            return Err(not("its manifest does not have schema version 2".to_owned()));
         }
         serde_json::from_slice(bytes).map_err(|error| not(format!("its manifest is damaged: {error}")))
     }
@@ -136,7 +138,7 @@ impl Index {
     /// Reads an index.
     pub fn parse(what: &str, bytes: &[u8]) -> Result<Self, String> {
         let index: Self =
-            serde_json::from_slice(bytes).map_err(|error| format!("{what} is no index: {error}"))?;
+            serde_json::from_slice(bytes).map_err(|error| format!("{what} is not an index: {error}"))?;
         match index.schema_version {
             2 => Ok(index),
             other => Err(format!("{what} has the schema version {other}")),

@@ -171,7 +171,7 @@ impl Rules {
             let tried = keys.first().map(|signer| signature::verify(bundle, &signer.key, module.digest));
             match tried {
                 Some(Err(reason)) => reason,
-                _ => "none is by a key that is known",
+                _ => "none was made with a known key",
             }
         });
         let refusal = match reason {

@@ -139,18 +139,24 @@ impl FromStr for Reference {
         let wrong = |reason| RegistryError::Reference { text: text.to_owned(), reason };
         let bare = text.strip_prefix(SCHEME);
         let Some((registry, rest)) = bare.unwrap_or(text).split_once('/') else {
-            return Err(wrong("it has no registry; there is none that is meant if none is named"));
+            return Err(wrong("it has no registry, and there is no default registry"));
         };
         if bare.is_none() && !is_host(registry) {
-            return Err(wrong("it begins with no registry; there is none that is meant if none is named"));
+            return Err(wrong("it does not start with a registry, and there is no default registry"));
         }
         if !Self::is_registry(registry) {
-            return Err(wrong("the registry's name is none"));
+            return Err(wrong("the registry's name is invalid"));
         }
         let (rest, digest) = match rest.split_once('@') {
             Some((rest, digest)) => {
                 let digest = digest.parse();
-                (rest, Some(digest.map_err(|_| wrong("behind @ stands sha256: and 64 hexadecimal digits"))?))
+                (
+                    rest,
+                    Some(
+                        digest
+                            .map_err(|_| wrong("after @, sha256: and 64 hexadecimal digits are expected"))?,
+                    ),
+                )
             }
             None => (rest, None),
         };
@@ -160,14 +166,14 @@ impl FromStr for Reference {
         };
         if !is_repository(repository) {
             return Err(wrong(
-                "a repository's name has letters in lower case, digits, and . _ - between them",
+                "a repository's name consists of lower-case letters, digits, and . _ - between them",
             ));
         }
         if tag.is_some_and(|tag| !is_tag(tag)) {
-            return Err(wrong("a tag has letters, digits, and . _ -, at most 128 of them"));
+            return Err(wrong("a tag consists of letters, digits, and . _ -, at most 128 characters"));
         }
         if tag.is_none() && digest.is_none() {
-            return Err(wrong("it says no version; none is meant if none is named"));
+            return Err(wrong("it has no version, and there is no default version"));
         }
         Ok(Self {
             registry: registry.to_ascii_lowercase(),

@@ -104,30 +104,32 @@ pub fn sign(key: &PrivateKey, manifest: Sha256) -> Result<Vec<u8>, RegistryError
 
 /// Whether a bundle is a signature of the manifest by the key. What is wrong with it, if not.
 pub fn verify(bundle: &[u8], key: &PublicKey, manifest: Sha256) -> Result<(), &'static str> {
-    let bundle: Bundle = serde_json::from_slice(bundle).map_err(|_| "it is no bundle by a key")?;
+    let bundle: Bundle = serde_json::from_slice(bundle).map_err(|_| "it is not a bundle made with a key")?;
     if bundle.media_type != BUNDLE {
-        return Err("it is a bundle of another version");
+        return Err("it is a bundle of an unsupported version");
     }
     let envelope = bundle.dsse_envelope;
-    let [signed] = envelope.signatures.as_slice() else { return Err("it has not exactly one signature") };
+    let [signed] = envelope.signatures.as_slice() else {
+        return Err("it does not have exactly one signature");
+    };
     if envelope.payload_type != PAYLOAD {
-        return Err("what is signed is no statement");
+        return Err("the signed content is not a statement");
     }
     let payload = decoded(&envelope.payload).ok_or("its payload is not Base64")?;
     let signature = decoded(&signed.sig).ok_or("its signature is not Base64")?;
     // Nothing of what is signed is believed before this.
     if !key.verifies(&authenticated(PAYLOAD, &payload), &signature) {
-        return Err("it is not by that key, or was changed");
+        return Err("it was made with another key, or was changed");
     }
     let statement: Statement =
-        serde_json::from_slice(&payload).map_err(|_| "what is signed is no statement")?;
+        serde_json::from_slice(&payload).map_err(|_| "the signed content is not a statement")?;
     if statement.kind != STATEMENT || statement.predicate_type != SIGN {
-        return Err("what is signed says something else");
+        return Err("the signed statement is of a different type");
     }
-    let [subject] = statement.subject.as_slice() else { return Err("it is not about exactly one thing") };
+    let [subject] = statement.subject.as_slice() else { return Err("it does not have exactly one subject") };
     match subject.digest.get("sha256") {
         Some(hex) if *hex == manifest.hex() => Ok(()),
-        _ => Err("it is about something else"),
+        _ => Err("it has a different subject"),
     }
 }
 
@@ -258,7 +260,7 @@ async fn bundle(
     let manifest = Manifest::parse(&what, &fetched.bytes, fetched.media_type.as_deref())?;
     let layer = layer(&manifest, subject).ok_or_else(|| RegistryError::NotAModule {
         what: what.clone(),
-        reason: "it is no signature".to_owned(),
+        reason: "it is not a signature".to_owned(),
     })?;
     let bytes = client.blob(reference, &what, layer, BUNDLE_BYTES).await?;
     Ok((manifest, bytes.to_vec()))
@@ -313,8 +315,11 @@ mod tests {
         let (subject, another) = (Sha256::of(b"manifest"), Sha256::of(b"another"));
         let bundle = sign(&key, subject).unwrap();
         assert_eq!(verify(&bundle, key.public(), subject), Ok(()));
-        assert_eq!(verify(&bundle, other.public(), subject), Err("it is not by that key, or was changed"));
-        assert_eq!(verify(&bundle, key.public(), another), Err("it is about something else"));
+        assert_eq!(
+            verify(&bundle, other.public(), subject),
+            Err("it was made with another key, or was changed")
+        );
+        assert_eq!(verify(&bundle, key.public(), another), Err("it has a different subject"));
     }
 
     #[test]
@@ -360,6 +365,6 @@ mod tests {
             b["dsseEnvelope"]["payload"] = STANDARD.encode(&statement).into();
             b["dsseEnvelope"]["signatures"][0]["sig"] = STANDARD.encode(&signature).into();
         });
-        assert_eq!(other, Err("what is signed says something else"));
+        assert_eq!(other, Err("the signed statement is of a different type"));
     }
 }

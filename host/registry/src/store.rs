@@ -82,7 +82,7 @@ impl Store {
         }
         let Some(bytes) = self.read(of.digest, of.size)? else { return Ok(None) };
         if bytes.len() as u64 != of.size {
-            return Err(self.damaged(format!("{} has not the size that it should have", of.digest)));
+            return Err(self.damaged(format!("{} does not have the expected size", of.digest)));
         }
         Ok(Some(bytes))
     }
@@ -97,7 +97,7 @@ impl Store {
         let mut bytes = Vec::new();
         file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(self.failed())?;
         if bytes.len() as u64 > most || Sha256::of(&bytes) != digest {
-            return Err(self.damaged(format!("{digest} does not have the content of that digest")));
+            return Err(self.damaged(format!("the content of {digest} does not match its digest")));
         }
         Ok(Some(bytes))
     }

@@ -11,21 +11,21 @@ pub enum ModuleError {
     NotWasm(&'static str),
     #[error("this is a core WebAssembly module, not a component")]
     CoreModule,
-    #[error("the component imports `{import}`, which a workflow may not use: {reason}")]
+    #[error("the component imports `{import}`, which workflows must not use: {reason}")]
     Denied { import: String, reason: &'static str, instead: &'static str },
-    #[error("the component does not export `run`, so it is no workflow; it exports {}", spell(.exports))]
+    #[error("the component does not export `run`, so it is not a workflow; it exports {}", spell(.exports))]
     NoRun { exports: Vec<String> },
-    #[error("the component imports `{import}`, which wfhost does not know")]
+    #[error("the component imports the unknown interface `{import}`")]
     UnknownImport { import: String },
-    #[error("the component does not fit the world `wfhost:workflow/workflow@0.1.0`: {0}")]
+    #[error("the component does not match the world `wfhost:workflow/workflow@0.1.0`: {0}")]
     Unfit(String),
     #[error("the component is invalid: {0}")]
     Invalid(String),
-    #[error("the component has {found} {what}, {limit} are allowed: it would take too much to compile")]
+    #[error("the component is too expensive to compile: it has {found} {what}, the limit is {limit}")]
     TooComplex { what: &'static str, found: u64, limit: u64 },
-    #[error("the component takes more than {0} to compile")]
+    #[error("the component is too expensive to compile: it takes more than {0}")]
     TooExpensive(String),
-    #[error("the WebAssembly engine cannot be set up: {0}")]
+    #[error("the WebAssembly engine cannot be initialised: {0}")]
     Engine(String),
 }
 
@@ -57,7 +57,7 @@ impl ModuleError {
     pub fn hint(&self) -> String {
         match self {
             Self::Empty | Self::NotWasm(_) => {
-                "build the workflow to a component with `wfhost build`, or make one with `wfhost new NAME`"
+                "build the workflow to a component with `wfhost build`, or create one with `wfhost new NAME`"
                     .to_owned()
             }
             Self::CoreModule => {
@@ -73,14 +73,14 @@ impl ModuleError {
                     .to_owned()
             }
             Self::UnknownImport { .. } => {
-                "a workflow imports interfaces of `wfhost:workflow@0.1.0` and of `wasi:*@0.2` only".to_owned()
+                "a workflow can import only interfaces of `wfhost:workflow@0.1.0` and `wasi:*@0.2`".to_owned()
             }
-            Self::Invalid(_) => "build the module again; the file may be cut short".to_owned(),
+            Self::Invalid(_) => "build the module again; the file may be truncated".to_owned(),
             Self::TooComplex { .. } | Self::TooExpensive(_) => {
-                "compilers make nothing of the kind; if it was generated, divide it into smaller functions or types"
+                "ordinary compilers stay below this limit; split generated code into smaller functions or types"
                     .to_owned()
             }
-            Self::Engine(_) => "this is a fault of wfhost or of this machine; please report it".to_owned(),
+            Self::Engine(_) => "this is a bug in wfhost or a problem of this machine; please report it".to_owned(),
         }
     }
 }
@@ -285,23 +285,23 @@ const AGENT: &str =
 
 /// Packages of WASI that no workflow may use: why, and what to do instead.
 const DENIED_PACKAGES: [(&str, &str, &str); 11] = [
-    ("sockets", "what comes from the network differs each time", AGENT),
-    ("http", "what a server answers differs each time", AGENT),
-    ("tls", "what comes from the network differs each time", AGENT),
-    ("nn", "what a model answers differs each time", AGENT),
-    ("keyvalue", "what a store holds differs each time", AGENT),
-    ("blobstore", "what a store holds differs each time", AGENT),
-    ("sql", "what a database holds differs each time", AGENT),
-    ("messaging", "what comes in differs each time", "use signals: `wfhost:workflow/signal`"),
+    ("sockets", "data from the network differs each time", AGENT),
+    ("http", "the answer of a server differs each time", AGENT),
+    ("tls", "data from the network differs each time", AGENT),
+    ("nn", "the answer of a model differs each time", AGENT),
+    ("keyvalue", "the content of a store differs each time", AGENT),
+    ("blobstore", "the content of a store differs each time", AGENT),
+    ("sql", "the content of a database differs each time", AGENT),
+    ("messaging", "incoming data differs each time", "use signals: `wfhost:workflow/signal`"),
     (
         "config",
         "it differs from machine to machine",
-        "hand it over in the input, or as `--env NAME=VALUE` (`wasi:cli/environment`)",
+        "pass it in the input, or as `--env NAME=VALUE` (`wasi:cli/environment`)",
     ),
-    ("logging", "the log of a run is written in another way", "print it, or use `wfhost:workflow/log`"),
+    ("logging", "runs have a log of their own", "print it, or use `wfhost:workflow/log`"),
     (
         "threads",
-        "threads come to run in another order each time",
+        "threads run in a different order each time",
         "start steps and wait for them: `start` and `wait-any`",
     ),
 ];
@@ -316,7 +316,7 @@ pub(crate) fn denial(import: &str) -> (&'static str, &'static str) {
     }
     match wasi {
         Some("clocks/timezone") => {
-            ("the time zone differs from machine to machine", "hand it over in the input; time is in UTC")
+            ("the time zone differs from machine to machine", "pass it in the input; time is in UTC")
         }
         Some(_) if !is_wasi_02(version) => (
             "wfhost provides WASI 0.2",
@@ -361,7 +361,7 @@ mod tests {
     #[test]
     fn every_denied_package_has_a_reason_of_its_own() {
         let reason = |import| denial(import).0;
-        assert_eq!(reason("wasi:keyvalue/store@0.2.0-draft"), "what a store holds differs each time");
+        assert_eq!(reason("wasi:keyvalue/store@0.2.0-draft"), "the content of a store differs each time");
         assert_eq!(reason("wasi:config/store@0.2.0-rc.1"), "it differs from machine to machine");
         assert_eq!(reason("wasi:clocks/timezone@0.2.3"), "the time zone differs from machine to machine");
         assert_eq!(reason("wasi:random/random@0.3.0"), "wfhost provides WASI 0.2");

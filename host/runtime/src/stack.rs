@@ -18,7 +18,7 @@ use crate::sandbox::link_denied;
 
 /// A stack of a size that there is none of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("programs have a stack of 1, 2, 4, 8 or 16 MiB, and not of {0} bytes")]
+#[error("a stack has 1, 2, 4, 8 or 16 MiB, not {0} bytes")]
 pub struct StackError(pub u64);
 
 /// Whether programs can have a stack of so many bytes: a power of two from 1 to 16 MiB. They are few,

@@ -103,9 +103,9 @@ impl Outside {
     /// A call that nobody waits for any more: the agent may carry it out all the same.
     fn may_be_done(&self, reached: Reached) {
         let often = self.scenario.world.dropped.0;
-        if self.chance.happens(format!("{} is carried out although nobody waits for it", reached.key), often)
+        if self.chance.happens(format!("{} is carried out although nothing waits for it", reached.key), often)
         {
-            self.tell(format!("agent {} does what nobody waits for any more", cut(&reached.prompt)));
+            self.tell(format!("agent {} carries out a call that nothing waits for", cut(&reached.prompt)));
             lock(&self.reached).push(reached);
         }
     }
@@ -156,7 +156,7 @@ impl Outside {
         let often = self.scenario.world.cancel.0 / 8.0;
         if number < 8 && self.chance.happens(format!("cancel at call {number}"), often) {
             self.excuse();
-            self.tell("somebody asks the run to stop");
+            self.tell("cancellation is requested");
             let top = run.as_str().split('.').next().and_then(|top| top.parse().ok());
             let body = MessageBody::Cancel { reason: Some("the simulation".to_owned()) };
             // A run that has ended needs not be stopped.
@@ -185,7 +185,7 @@ impl Outside {
                         MessageBody::Signal { name: name.clone(), payload: Json::from(payload.clone()), id };
                     match wfhost::post(&outside.store, &run, body).await {
                         Ok(_) => outside.tell(format!("signal {name} {payload}")),
-                        Err(_) => outside.tell(format!("signal {name} comes after the end")),
+                        Err(_) => outside.tell(format!("signal {name} arrives after the end")),
                     }
                 });
             }
@@ -238,7 +238,7 @@ impl Outside {
                         note: None,
                     };
                     match wfhost::post(&outside.store, &open.run, body).await {
-                        Ok(_) => outside.tell(format!("somebody answers {asked}: {answer}")),
+                        Ok(_) => outside.tell(format!("a person answers {asked}: {answer}")),
                         Err(error) => outside.tell(format!("an answer to {asked} is refused: {error}")),
                     }
                 });

@@ -18,7 +18,7 @@ const MAX_BYTES: u64 = 4 << 20;
 pub enum ScenarioError {
     #[error("the scenario {path} cannot be read: {source}")]
     Read { path: PathBuf, source: std::io::Error },
-    #[error("the scenario {path} is not as it should be: {source}")]
+    #[error("invalid scenario {path}: {source}")]
     Syntax { path: PathBuf, source: Box<toml::de::Error> },
 }
 
@@ -211,7 +211,7 @@ impl<'de> Deserialize<'de> for Share {
         };
         match (0.0..=1.0).contains(&value) {
             true => Ok(Self(value)),
-            false => Err(serde::de::Error::custom("a share is a number from 0 to 1")),
+            false => Err(serde::de::Error::custom("a share has to be a number from 0 to 1")),
         }
     }
 }
@@ -243,7 +243,7 @@ fn range<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RangeInclusive<u6
     };
     match least <= most {
         true => Ok(least..=most),
-        false => Err(serde::de::Error::custom(format!("`{text}` ends before it begins"))),
+        false => Err(serde::de::Error::custom(format!("`{text}` ends before it starts"))),
     }
 }
 
@@ -254,7 +254,7 @@ fn states<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RunState>, D
         .iter()
         .map(|name| {
             RunState::parse(name).ok_or_else(|| {
-                serde::de::Error::custom(format!("there is no state `{name}`; the states are {}", known()))
+                serde::de::Error::custom(format!("unknown state `{name}`; the states are {}", known()))
             })
         })
         .collect()

@@ -142,7 +142,7 @@ fn gave(scenario: &Scenario, execution: &Execution) -> Result<(), Fault> {
     if let (Some(expected), Some(Ok(result))) = (&scenario.expect.result, &execution.main.outcome)
         && !has(&result.value(), expected)
     {
-        let what = format!("the result is {}, and has to have {expected}", cut(result.as_str()));
+        let what = format!("the result is {}, but has to contain {expected}", cut(result.as_str()));
         return Err(fault(FaultKind::Result, what));
     }
     if execution.main.state != RunState::Completed {
@@ -155,7 +155,7 @@ fn gave(scenario: &Scenario, execution: &Execution) -> Result<(), Fault> {
             let value = value.map_or_else(|| "not published".to_owned(), |value| value.to_string());
             return Err(fault(
                 FaultKind::Published,
-                format!("`{key}` is {value} in the end, and has to have {expected}"),
+                format!("`{key}` is {value} at the end, but has to contain {expected}"),
             ));
         }
     }
@@ -169,7 +169,7 @@ fn called(scenario: &Scenario, execution: &Execution) -> Result<(), Fault> {
     }
     if let Some(call) = execution.reached.iter().find(|call| call.once && times[&call.key] > 1) {
         let what = format!(
-            "the call {} may be made once, and was made {} times",
+            "the call {} may be made once, but was made {} times",
             cut(&call.prompt),
             times[&call.key]
         );
@@ -183,7 +183,7 @@ fn called(scenario: &Scenario, execution: &Execution) -> Result<(), Fault> {
         let calls = calls.map(|call| &call.key).collect::<BTreeSet<_>>().len() as u64;
         if calls < rule.at_least || rule.at_most.is_some_and(|most| calls > most) {
             let what = format!(
-                "{calls} calls match `{}`, {} are expected",
+                "{calls} calls match `{}`, but {} are expected",
                 rule.pattern.0,
                 bounds(rule.at_least, rule.at_most)
             );
@@ -216,7 +216,7 @@ fn undone(scenario: &Scenario, execution: &Execution) -> Result<(), Fault> {
                 .is_ok_and(|wanted| execution.reached.iter().any(|call| wanted.is_match(&call.prompt)));
             if !is_undone {
                 let what = format!(
-                    "{} was done and not undone: the run is {}, and no call matches `{wanted}`",
+                    "{} was done but not undone: the run is {}, and no call matches `{wanted}`",
                     cut(&call.prompt),
                     execution.main.state.as_str()
                 );

@@ -65,7 +65,7 @@ async fn send(
             Posted::Continued(next) => run = next,
             Posted::Ended => break rejected(format!("{run} has ended")),
             Posted::NoSuchRun | Posted::NoQuestion | Posted::Stopping => {
-                break rejected(format!("there is no run {run}"));
+                break rejected(format!("unknown run {run}"));
             }
         }
     };

@@ -67,17 +67,17 @@ pub(crate) enum Pace {
 pub enum DriveError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("{run} asks for the provider `{provider}`, which this host does not have")]
+    #[error("{run} calls the provider `{provider}`, which this host does not have")]
     NoProvider { run: RunId, provider: String },
-    #[error("{run} asks an agent, and there is no default provider")]
+    #[error("{run} calls an agent, but there is no default provider")]
     NoDefaultProvider { run: RunId },
-    #[error("{run} cannot go on: {source}")]
+    #[error("{run} cannot continue: {source}")]
     Grant { run: RunId, source: GrantError },
-    #[error("{run} cannot go on: {source}")]
+    #[error("{run} cannot continue: {source}")]
     Stack { run: RunId, source: StackError },
     #[error("the program cannot be started: {0}")]
     Instance(String),
-    #[error("{run} cannot go on here: {source}")]
+    #[error("{run} cannot continue on this host: {source}")]
     Trouble { run: RunId, source: HostTrouble },
 }
 

@@ -1,22 +1,22 @@
-//! Why the store could not do it.
+//! The errors of a store.
 
 use super::*;
 
-/// Why the store could not do what it was asked for. Nothing was changed, except
-/// that it is not known after [`StoreError::Unknown`].
+/// The error of a store operation. Nothing was changed, except that the outcome is
+/// unknown after [`StoreError::Unknown`].
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("another process advances {run} by now")]
+    #[error("another process has taken over {run}")]
     Fenced { run: RunId },
-    #[error("another process ended the session of this one, which had not renewed it in time")]
+    #[error("another process ended the session of this one, because its lease had expired")]
     SessionOver,
-    #[error("something was sent to {run} in the meantime")]
+    #[error("a message for {run} arrived in the meantime")]
     Raced { run: RunId },
-    #[error("there is a run {id} already")]
+    #[error("the run {id} already exists")]
     IdTaken { id: RunId },
     #[error("the id {id} belonged to a run that was deleted")]
     IdUsed { id: RunId },
-    #[error("the key {key} belongs to {run}, which was started with another {differs}")]
+    #[error("the key {key} belongs to {run}, which was started with a different {differs}")]
     KeyUsed { key: String, run: RunId, differs: &'static str },
     #[error("module {0} is not in the store")]
     NoSuchModule(Digest),
@@ -28,37 +28,37 @@ pub enum StoreError {
     Full { place: String },
     #[error("the database {place} is locked by {}", by.as_deref().unwrap_or("another program"))]
     Locked { place: String, by: Option<String> },
-    #[error("the database {place} has format {found}, this wfhost knows formats up to {known}")]
+    #[error("the database {place} has format {found}, but this wfhost supports formats up to {known}")]
     Newer { place: String, found: u32, known: u32 },
     #[error("{place} is damaged: {reason}")]
     Damaged { place: String, reason: String },
-    #[error("{place} is no database of wfhost")]
+    #[error("{place} is not a wfhost database")]
     Foreign { place: String },
-    #[error("the database {place} failed: {reason}")]
+    #[error("an operation of the database {place} failed: {reason}")]
     Failed { place: String, reason: String },
     #[error("the database {place} cannot be reached: {reason}")]
     Unreachable { place: String, reason: String },
-    #[error("it is not known whether {place} did what it was asked for: {reason}")]
+    #[error("it is unknown whether the operation of {place} succeeded: {reason}")]
     Unknown { place: String, reason: String },
-    #[error("the search was given up after {millis} ms")]
+    #[error("the search was stopped after {millis} ms")]
     TooLong { millis: u64 },
-    #[error("the database {place} does not let this user in: {reason}")]
+    #[error("the database {place} denied access: {reason}")]
     Refused { place: String, reason: String },
-    #[error("there is no safe connection to the database {place}: {reason}")]
+    #[error("no secure connection to the database {place}: {reason}")]
     Insecure { place: String, reason: String },
-    #[error("the database {place} is a standby, which cannot be written to")]
+    #[error("the database {place} is a standby, which is read-only")]
     Standby { place: String },
-    #[error("the database {place} takes no more connections: {reason}")]
+    #[error("the database {place} accepts no more connections: {reason}")]
     Crowded { place: String, reason: String },
-    #[error("the database {place} has no tables of wfhost")]
+    #[error("the database {place} does not contain wfhost's tables")]
     NoTables { place: String },
-    #[error("the tables of the database {place} have format {found}, this wfhost needs format {known}")]
+    #[error("the tables of the database {place} have format {found}, but this wfhost needs format {known}")]
     Older { place: String, found: u32, known: u32 },
     #[error("the database {place} is not empty")]
     NotEmpty { place: String },
     #[error("the database {place} cannot be used: {reason}")]
     Unfit { place: String, reason: String },
-    #[error("`{place}` is no URL of a database: {reason}")]
+    #[error("invalid database URL `{place}`: {reason}")]
     BadUrl { place: String, reason: String },
     #[error("the database {place} was removed or replaced while it was in use")]
     Moved { place: String },

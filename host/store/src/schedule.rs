@@ -91,15 +91,15 @@ words!(CatchUp: None = "none", Last = "last", All = "all");
 /// Times that are none.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum BadTimes {
-    #[error("`{text}` is no cron expression with five fields: {reason}")]
+    #[error("invalid cron expression `{text}`: {reason}")]
     Cron { text: String, reason: String },
-    #[error("there is no time zone `{0}`")]
+    #[error("unknown time zone `{0}`")]
     Zone(String),
-    #[error("the shortest time between two runs is {}", spell_millis(SHORTEST_MS))]
+    #[error("the shortest interval is {}", spell_millis(SHORTEST_MS))]
     Short,
-    #[error("the longest time between two runs is {}", spell_millis(limits::SLEEP_MS))]
+    #[error("the longest interval is {}", spell_millis(limits::SLEEP_MS))]
     Long,
-    #[error("`{0}` stands for no time that ever comes")]
+    #[error("`{0}` never matches")]
     Never(String),
 }
 

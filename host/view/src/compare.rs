@@ -75,7 +75,7 @@ pub fn compare(a: &Told, b: &Told) -> (usize, Vec<Difference>) {
                 let found = first_difference(&asked_a[old_index], &asked_b[new_index]);
                 let field = found.as_ref().map(|found| found.path.clone()).unwrap_or_default();
                 let numbers = numbers(of_a, of_b);
-                let what = format!("step {numbers} asks for something else: {field}");
+                let what = format!("step {numbers} requests something else: {field}");
                 let (left, right) = found.map(|found| (found.left, found.right)).unwrap_or_default();
                 differences.push(Difference { what, a: Some(left), b: Some(right) });
             }

@@ -29,15 +29,15 @@ pub async fn find_run(store: &dyn Store, text: &str) -> Result<RunInfo, Trouble>
             Some(number) => number.parse::<usize>().ok().filter(|&n| n > 0 && n <= 10_000),
         };
         let Some(back) = back else {
-            return Err(Trouble::usage("WF0501", format!("`{text}` names no run"))
-                .hint("`@last` is the newest, `@last:2` the one before"));
+            return Err(Trouble::usage("WF0501", format!("`{text}` is not a run"))
+                .hint("`@last` is the newest run, `@last:2` the one before"));
         };
         // Children are found through those that started them.
         let runs = store.runs(RunFilter { limit: back, top: true, ..RunFilter::default() }).await?;
         let count = runs.len();
         return runs.into_iter().nth(back - 1).ok_or_else(|| {
-            Trouble::usage("WF0501", format!("there are {count} runs, so none is `{text}`"))
-                .hint("begin one with `wfhost run FILE.wasm`")
+            Trouble::usage("WF0501", format!("there are only {count} runs, so `{text}` does not exist"))
+                .hint("start one with `wfhost run FILE.wasm`")
         });
     }
     if let Ok(id) = text.parse::<RunId>()
@@ -52,18 +52,20 @@ pub async fn find_run(store: &dyn Store, text: &str) -> Result<RunInfo, Trouble>
         0 => {
             let known = store.runs(RunFilter { limit: 200, ..RunFilter::default() }).await?;
             let nearest = nearest(text, known.iter().map(|info| info.id.as_str()));
-            let trouble = Trouble::usage("WF0501", format!("there is no run `{text}`"));
+            let trouble = Trouble::usage("WF0501", format!("unknown run `{text}`"));
             Err(match nearest {
-                Some(nearest) => trouble.hint(format!("the nearest is `{nearest}`; `wfhost ps` lists them")),
-                None if known.is_empty() => {
-                    trouble.hint("there are none yet: begin one with `wfhost run FILE.wasm`")
+                Some(nearest) => {
+                    trouble.hint(format!("did you mean `{nearest}`? `wfhost ps` lists all runs"))
                 }
-                None => trouble.hint("`wfhost ps` lists them"),
+                None if known.is_empty() => {
+                    trouble.hint("there are no runs yet: start one with `wfhost run FILE.wasm`")
+                }
+                None => trouble.hint("`wfhost ps` lists all runs"),
             })
         }
         _ => {
             let names: Vec<_> = found.iter().map(|info| format!("`{}`", info.id)).collect();
-            Err(Trouble::usage("WF0504", format!("`{text}` is the beginning of several ids"))
+            Err(Trouble::usage("WF0504", format!("`{text}` matches several runs"))
                 .hint(format!("for example {}", names.join(", "))))
         }
     }

@@ -132,7 +132,7 @@ impl Trouble {
             let indent = 8 + 2 + width + 2 + shown.chars().count() + from;
             details.push(format!("{}{} field `{name}`", " ".repeat(indent), "^".repeat(length.max(1))));
         }
-        let mut hints = vec!["nothing was executed, and the journal is as it was".to_owned()];
+        let mut hints = vec!["nothing was executed, and the journal is unchanged".to_owned()];
         if let Some((old, new)) = moved {
             let short = |digest: Digest| digest.to_string()[..13].to_owned();
             details.push(format!(
@@ -142,7 +142,7 @@ impl Trouble {
             ));
             hints.push(format!("keep the old code: `{}`", command("resume", run)));
             let fork = command("fork", run).option("--at", mismatch.position).option("--module", "MODULE");
-            hints.push(format!("or go on from before the change: `{fork}`"));
+            hints.push(format!("or fork the run before the change: `{fork}`"));
         }
         Self {
             code: "WF0201",
@@ -216,94 +216,94 @@ impl From<StoreError> for Trouble {
     fn from(error: StoreError) -> Self {
         let hint = match &error {
             StoreError::Fenced { .. } | StoreError::SessionOver => {
-                "`wfhost show` tells who has it".to_owned()
+                "`wfhost show` prints the owner of its lease".to_owned()
             }
             StoreError::IdTaken { id } => {
-                format!("choose another --id, or go on with it: `{}`", command("resume", id))
+                format!("choose another --id, or resume that run: `{}`", command("resume", id))
             }
-            StoreError::IdUsed { .. } => "choose another --id: ids are not used again".to_owned(),
+            StoreError::IdUsed { .. } => "choose another --id: ids are not reused".to_owned(),
             StoreError::Raced { .. } => "try again".to_owned(),
             StoreError::KeyUsed { run, .. } => {
-                format!("choose another --key, or look at that run: `{}`", command("show", run))
+                format!("choose another --key, or show that run: `{}`", command("show", run))
             }
-            StoreError::NoSuchModule(_) => "run the module's file once: `wfhost run FILE.wasm`".to_owned(),
+            StoreError::NoSuchModule(_) => "add the module: `wfhost add FILE.wasm`".to_owned(),
             StoreError::CannotOpen { place, .. } if is_server(place) => {
-                "make the database (`createdb NAME`), or name one that is there; then `wfhost db init`".to_owned()
+                "create the database (`createdb NAME`), or name an existing one; then `wfhost db init`".to_owned()
             }
-            StoreError::CannotOpen { .. } => "name another place with --db FILE or WFHOST_DB".to_owned(),
+            StoreError::CannotOpen { .. } => "name another file with --db FILE or WFHOST_DB".to_owned(),
             StoreError::ReadOnly { place } if is_server(place) => {
-                "switch `default_transaction_read_only` off for this user or this database, or name another server"
+                "turn off `default_transaction_read_only` for this user or this database, or name another server"
                     .to_owned()
             }
             StoreError::ReadOnly { place } => {
-                format!("make it writable, `chmod u+w {}`, or name another with --db", quoted(place))
+                format!("make it writable, `chmod u+w {}`, or name another file with --db", quoted(place))
             }
             StoreError::Full { .. } => {
-                "make room; nothing that was committed is lost, `wfhost resume` goes on".to_owned()
+                "free disk space, then `wfhost resume`; nothing that was committed is lost".to_owned()
             }
-            StoreError::Locked { .. } => "end the program that keeps it locked, and try again".to_owned(),
+            StoreError::Locked { .. } => "stop the program that holds the lock, and try again".to_owned(),
             StoreError::NoTables { .. } => {
-                "`wfhost db init` makes them; or name another database with --db".to_owned()
+                "`wfhost db init` creates them; or name another database with --db".to_owned()
             }
             StoreError::NotEmpty { .. } => {
-                "name an empty one, like ?schema=OTHER on a server, or a file that is not there".to_owned()
+                "name an empty database: a file that does not exist, or ?schema=OTHER on a server".to_owned()
             }
             StoreError::Older { .. } => {
-                "`wfhost db migrate` brings them there; hosts of the earlier version go on meanwhile".to_owned()
+                "`wfhost db migrate` migrates them; hosts of the earlier version keep working".to_owned()
             }
             StoreError::Newer { .. } => "update wfhost, or name another database with --db".to_owned(),
             StoreError::Damaged { place, .. } if is_server(place) => {
-                "look at the log of the server; a backup can be restored beside it, and named with --db".to_owned()
+                "check the log of the server; restore a backup beside it, and name that with --db".to_owned()
             }
             StoreError::Damaged { .. } => "keep a copy of the file, and restore it from a backup".to_owned(),
             StoreError::Foreign { place } if is_server(place) => {
-                "its schema belongs to another program: name another one, like ?schema=workflows".to_owned()
+                "its schema belongs to another program: name another schema, like ?schema=workflows".to_owned()
             }
             StoreError::Foreign { .. } => "name another file with --db".to_owned(),
             StoreError::Failed { place, .. } if is_server(place) => {
-                "try again; if it stays, look at the log of the server".to_owned()
+                "try again; if the error persists, check the log of the server".to_owned()
             }
-            StoreError::Failed { .. } => "try again; if it stays, look at the disk".to_owned(),
+            StoreError::Failed { .. } => "try again; if the error persists, check the disk".to_owned(),
             StoreError::Unreachable { .. } => {
-                "look at host and port of the URL, and whether the server runs; runs go on once it is there"
+                "check host and port of the URL, and whether the server is running; runs continue once it is reachable"
                     .to_owned()
             }
-            StoreError::Unknown { .. } => "look at what it did before you try again".to_owned(),
-            StoreError::TooLong { .. } => "narrow the search: by state, workflow, label".to_owned(),
+            StoreError::Unknown { .. } => "check whether it took effect before you try again".to_owned(),
+            StoreError::TooLong { .. } => "narrow the search by state, workflow or label".to_owned(),
             StoreError::Refused { .. } => {
-                "look at user and password of the URL; characters like @ and / in it are written as %40 and %2F"
+                "check user and password of the URL; write characters like @ and / in them as %40 and %2F"
                     .to_owned()
             }
             StoreError::Insecure { reason, .. } if reason.contains("does not support TLS") => {
-                "switch `ssl` on at the server; or, where nobody can listen on the way, say ?sslmode=disable"
+                "turn on `ssl` at the server; or, on a network that cannot be intercepted, use ?sslmode=disable"
                     .to_owned()
             }
             StoreError::Insecure { reason, .. } if reason.contains("no encryption") => {
-                "it wants encrypted connections: leave out sslmode=disable, or say ?sslmode=verify-full".to_owned()
+                "the server requires encryption: remove sslmode=disable, or use ?sslmode=verify-full".to_owned()
             }
             StoreError::Insecure { .. } => {
-                "name the authority of its certificate with ?sslrootcert=FILE, and the host as the certificate does"
+                "name the authority of its certificate with ?sslrootcert=FILE, and use the host name in the certificate"
                     .to_owned()
             }
             StoreError::Standby { .. } => {
-                "name the primary, or all of them: postgres://USER@ONE,OTHER/NAME finds the one that is written to"
+                "name the primary, or all servers: postgres://USER@ONE,OTHER/NAME finds the primary"
                     .to_owned()
             }
             StoreError::Crowded { .. } => {
-                "a host takes up to 10 connections: raise max_connections of the server, or run fewer hosts"
+                "a host uses up to 10 connections: raise max_connections of the server, or run fewer hosts"
                     .to_owned()
             }
             StoreError::Unfit { .. } => {
-                "`wfhost explain WF0335` says what a server has to be".to_owned()
+                "`wfhost explain WF0335` lists the requirements for a server".to_owned()
             }
             StoreError::BadUrl { .. } => {
-                "like postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full".to_owned()
+                "for example postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full".to_owned()
             }
             StoreError::Moved { place } if is_server(place) => {
-                "this process has ended nothing: begin it anew if the other database is meant".to_owned()
+                "restart this process if the new database is intended".to_owned()
             }
             StoreError::Moved { .. } => {
-                "put the file back where it was; what was done meanwhile is in the one that was removed"
+                "move the file back; what was done meanwhile is in the removed file"
                     .to_owned()
             }
         };
@@ -366,7 +366,7 @@ impl From<ScriptError> for Trouble {
             }
             _ => Self::usage("WF0402", error.to_string()).because(&error),
         }
-        .hint("`wfhost explain WF0402` shows the form of a script")
+        .hint("`wfhost explain WF0402` shows the format of a script")
     }
 }
 
@@ -377,7 +377,7 @@ impl From<DriveError> for Trouble {
             DriveError::NoProvider { ref run, ref provider } => {
                 let resume = command("resume", run);
                 let hint = match provider.as_str() {
-                    "scripted" => format!("give its rules: `{}`", resume.option("--agents", "FILE")),
+                    "scripted" => format!("name its rules: `{}`", resume.option("--agents", "FILE")),
                     _ => format!("configure {} in wfhost.toml, then `{resume}`", section(provider)),
                 };
                 Self::host("WF0401", error.to_string()).hint(hint)
@@ -395,20 +395,21 @@ impl From<DriveError> for Trouble {
             DriveError::Grant { ref run, source: GrantError::Changed { ref path, .. } } => {
                 Self::host("WF0405", error.to_string())
                     .because(&error)
-                    .hint(format!("restore {path} as it was, then `{}`", command("resume", run)))
-                    .hint("or begin a new run, which reads what is there now")
+                    .hint(format!("restore {path}, then `{}`", command("resume", run)))
+                    .hint("or start a new run with the current content")
             }
             DriveError::Grant { ref run, .. } => Self::host("WF0405", error.to_string())
                 .because(&error)
-                .hint(format!("once the directory is there: `{}`", command("resume", run))),
-            DriveError::Stack { ref run, .. } => Self::host("WF0407", error.to_string()).hint(format!(
-                "begin a new run with a stack of one of these sizes; `{}`",
-                command("show", run)
-            )),
+                .hint(format!("when the directory exists again: `{}`", command("resume", run))),
+            DriveError::Stack { ref run, .. } => Self::host("WF0407", error.to_string())
+                .hint(format!("start a new run with one of these stack sizes; `{}`", command("show", run))),
             DriveError::Instance(_) => Self::host("WF0404", error.to_string()).because(&error),
-            DriveError::Trouble { ref run, .. } => Self::host("WF0410", error.to_string())
-                .because(&error)
-                .hint(format!("once there is memory (`free -h`, `ulimit -v`): `{}`", command("resume", run))),
+            DriveError::Trouble { ref run, .. } => {
+                Self::host("WF0410", error.to_string()).because(&error).hint(format!(
+                    "when memory is available (`free -h`, `ulimit -v`): `{}`",
+                    command("resume", run)
+                ))
+            }
         }
     }
 }
@@ -421,37 +422,38 @@ impl From<HostError> for Trouble {
             HostError::Drive(error) => error.into(),
             HostError::Grant(_) => Self::usage("WF0406", error.to_string())
                 .because(&error)
-                .hint("a directory is granted as `--dir HOST::GUEST`, like `--dir ./data::/data`"),
-            HostError::Journal { .. } => Self::host("WF0202", error.to_string()).because(&error).hint(
-                "nothing was executed; if a newer wfhost wrote it, use that one, else restore a backup",
-            ),
+                .hint("the form is `--dir HOST::GUEST`, for example `--dir ./data::/data`"),
+            HostError::Journal { .. } => Self::host("WF0202", error.to_string())
+                .because(&error)
+                .hint("nothing was executed; use the newer wfhost that wrote it, or restore a backup"),
             HostError::NoSuchRun(_) => {
-                Self::usage("WF0501", error.to_string()).hint("`wfhost ps` lists them")
+                Self::usage("WF0501", error.to_string()).hint("`wfhost ps` lists all runs")
             }
             HostError::Ended { ref run } => Self::usage("WF0502", error.to_string())
-                .hint(format!("how it ended: `{}`", command("show", run))),
+                .hint(format!("show how it ended: `{}`", command("show", run))),
             HostError::Held { .. } => Self { exit: Exit::Held, ..Self::usage("WF0503", error.to_string()) }
-                .hint("it goes on there; end that process to take the run over"),
-            HostError::NoModule { .. } => Self::host("WF0303", error.to_string())
-                .hint("run the module's file once: `wfhost run FILE.wasm`"),
+                .hint("it continues there; stop that process to take over the run"),
+            HostError::NoModule { .. } => {
+                Self::host("WF0303", error.to_string()).hint("add the module: `wfhost add FILE.wasm`")
+            }
             HostError::Departs { ref run, old, new, ref mismatch } => {
                 Self::mismatch(run, mismatch, Some((old, new)))
             }
             HostError::CannotRetry { ref run, ref reason } => {
                 let hint = match reason {
                     CannotRetry::OwnFault => format!(
-                        "name a step that failed: `{}`; or fix the program: `{}`",
+                        "name a failed step: `{}`; or fix the program: `{}`",
                         command("retry", run).arg("STEP"),
                         command("resume", run).option("--module", "FILE")
                     ),
-                    CannotRetry::Undone => format!("what was undone: `{}`", command("show", run)),
-                    CannotRetry::NotEnded => format!("what it waits for: `{}`", command("why", run)),
-                    _ => format!("its steps: `{}`", command("show", run)),
+                    CannotRetry::Undone => format!("show its compensations: `{}`", command("show", run)),
+                    CannotRetry::NotEnded => format!("show what it waits for: `{}`", command("why", run)),
+                    _ => format!("show its steps: `{}`", command("show", run)),
                 };
                 Self::usage("WF0506", error.to_string()).hint(hint)
             }
             HostError::NoQuestion { .. } => {
-                Self::usage("WF0507", error.to_string()).hint("`wfhost inbox` lists the open ones")
+                Self::usage("WF0507", error.to_string()).hint("`wfhost inbox` lists the open questions")
             }
             HostError::BadAnswer(_) => Self::usage("WF0508", error.to_string())
                 .hint("the question stays open; `wfhost inbox -o json` shows its schema"),
@@ -467,13 +469,13 @@ impl From<ForkError> for Trouble {
         match error {
             ForkError::Host(error) => error.into(),
             ForkError::Cannot { ref run, .. } => Self::usage("WF0205", error.to_string())
-                .hint(format!("its entries and their numbers: `{}`", command("journal", run))),
+                .hint(format!("show its entries and their numbers: `{}`", command("journal", run))),
             ForkError::Departs { ref run, ref mismatch, .. } => Self {
                 message: format!("a fork of {run} would be non-deterministic at entry {}", mismatch.position),
                 hints: vec![
-                    "nothing was made, and the run is as it was".to_owned(),
+                    "no fork was created, and the run is unchanged".to_owned(),
                     format!(
-                        "take over less: `{}`, or only the answers: `--reuse`",
+                        "copy fewer entries: `{}`, or reuse only the answers: `--reuse`",
                         command("fork", run).option("--at", mismatch.position)
                     ),
                 ],
@@ -504,11 +506,13 @@ impl From<BadVariable> for Trouble {
 impl From<BadTimes> for Trouble {
     fn from(error: BadTimes) -> Self {
         let hint = match error {
-            BadTimes::Cron { .. } => "like '0 9 * * 1-5' for nine o'clock on working days",
-            BadTimes::Zone(_) => "name it like Europe/Berlin, or UTC",
-            BadTimes::Never(_) => "`0 0 29 2 *` comes every four years; no month has more days than it has",
-            BadTimes::Long => "a length like 30s, 15m, 2h, 90d",
-            BadTimes::Short => "give --every a longer time, or have one run go on in a loop",
+            BadTimes::Cron { .. } => "for example '0 9 * * 1-5' for nine o'clock on working days",
+            BadTimes::Zone(_) => "use a name like Europe/Berlin, or UTC",
+            BadTimes::Never(_) => {
+                "check day and month: `0 0 29 2 *` matches every four years, `0 0 31 2 *` never"
+            }
+            BadTimes::Long => "use a duration like 30s, 15m, 2h, 90d",
+            BadTimes::Short => "use a longer --every, or a single run with a loop",
         };
         Self::usage("WF0515", error.to_string()).hint(hint)
     }

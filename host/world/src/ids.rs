@@ -6,7 +6,7 @@ use crate::clock;
 
 /// The system gives no random numbers.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the system gives no random numbers: {0}")]
+#[error("random numbers are not available: {0}")]
 pub struct NoRandom(pub String);
 
 /// What everything random of a run is made of.

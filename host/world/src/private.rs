@@ -32,9 +32,9 @@ pub fn upward(from: &Path, home: Option<&Path>) -> Vec<PathBuf> {
 pub enum NotPrivate {
     #[error("{} belongs to the user with the id {owner}", path.display())]
     Owner { path: PathBuf, owner: u32 },
-    #[error("{} may be written by others (mode {mode:o})", path.display())]
+    #[error("{} can be written by other users (mode {mode:o})", path.display())]
     Writable { path: PathBuf, mode: u32 },
-    #[error("{} is no ordinary file", path.display())]
+    #[error("{} is not a regular file", path.display())]
     Kind { path: PathBuf },
     #[error("{} has more than {FILE_BYTES} bytes", path.display())]
     TooLarge { path: PathBuf },

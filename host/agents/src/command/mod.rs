@@ -351,8 +351,7 @@ async fn text(running: &mut Running, out: &CallOutput) -> Result<Said, CallFailu
         answer.push_str(&line.text);
         answer.push('\n');
         if answer.len() > limits::ANSWER_BYTES {
-            let message =
-                format!("the answer is longer than the {} MiB that are allowed", limits::ANSWER_BYTES >> 20);
+            let message = format!("the answer exceeds the limit of {} MiB", limits::ANSWER_BYTES >> 20);
             return Err(CallFailure::new(FailureKind::InvalidOutput, message));
         }
         out.line(Stream::Answer, line.text);

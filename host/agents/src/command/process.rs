@@ -226,7 +226,7 @@ fn cannot(program: &str, directory: Option<&Path>, error: &std::io::Error) -> Ca
     let (kind, why) = match error.kind() {
         std::io::ErrorKind::ArgumentListTooLong => (
             FailureKind::Rejected,
-            "its arguments are too long: each may have 128 KiB. With prompt = \"stdin\" the program reads \
+            "its arguments are too long: the limit for each is 128 KiB. With prompt = \"stdin\" the program reads \
              the prompt from its standard input, which has no limit"
                 .to_owned(),
         ),
@@ -242,20 +242,20 @@ fn cannot(program: &str, directory: Option<&Path>, error: &std::io::Error) -> Ca
 /// The system says that something is missing, and not what.
 fn what_is_missing(program: &str, directory: Option<&Path>) -> String {
     if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
-        return format!("its directory {} is not there", directory.display());
+        return format!("its directory {} does not exist", directory.display());
     }
     // A path is looked up in the directory that the program is started in.
     let path = directory.filter(|_| program.contains('/')).map(|directory| directory.join(program));
     let path = path.map_or_else(|| program.to_owned(), |path| path.to_string_lossy().into_owned());
     let Some(file) = find_program(&path) else {
         return match program.contains('/') {
-            true => "there is no such program".to_owned(),
-            false => "there is no such program on PATH".to_owned(),
+            true => "the program does not exist".to_owned(),
+            false => "the program was not found on PATH".to_owned(),
         };
     };
     match interpreter(&file) {
-        Some(interpreter) => format!("its interpreter `{interpreter}` is not there"),
-        None => "what loads it is not there: it was built for another system".to_owned(),
+        Some(interpreter) => format!("its interpreter `{interpreter}` does not exist"),
+        None => "its loader does not exist: it was built for another system".to_owned(),
     }
 }
 
@@ -437,7 +437,7 @@ impl Running {
             stdin.flush().await
         };
         written.await.map_err(|error| {
-            let message = format!("the program takes no input any more: {error}");
+            let message = format!("the program no longer accepts input: {error}");
             CallFailure::new(FailureKind::Unavailable, message)
         })
     }

@@ -65,8 +65,9 @@ impl Server {
         }
         if let Some(source) = key {
             let secret = source.read().map_err(|error| CallFailure::auth(error.to_string()))?;
-            let mut value = HeaderValue::from_str(&format!("Bearer {}", secret.expose()))
-                .map_err(|_| CallFailure::auth(format!("{source} holds no key: it has line breaks")))?;
+            let mut value = HeaderValue::from_str(&format!("Bearer {}", secret.expose())).map_err(|_| {
+                CallFailure::auth(format!("{source} does not contain a key: it has line breaks"))
+            })?;
             value.set_sensitive(true);
             headers.insert("authorization", value);
         }
@@ -91,7 +92,7 @@ impl Server {
                 }
             }
         }
-        Err(web::unavailable("the server forgets each session at once"))
+        Err(web::unavailable("the server forgets each session immediately"))
     }
 
     async fn post(
@@ -228,7 +229,7 @@ fn hinted(unanswered: Unanswered) -> Unanswered {
             let message = &mut failure.failure.message;
             if message.contains("answered 404") || message.contains("answered 405") {
                 message.push_str(
-                    "; perhaps it speaks the transport of 2024 (HTTP with SSE) only, which is not supported",
+                    "; it may support only the transport of 2024 (HTTP with SSE), which wfhost does not",
                 );
             }
             Unanswered::Failed(failure)

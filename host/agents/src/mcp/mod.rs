@@ -97,8 +97,7 @@ impl Mcp {
             (Some(tool), _) => Ok(tool.to_owned()),
             (None, Some(tool)) => Ok(tool.clone()),
             (None, None) => Err(rejected(
-                "the call names no tool (option `tool`), and the configuration of its provider has none"
-                    .to_owned(),
+                "neither the call (option `tool`) nor its provider's configuration names a tool".to_owned(),
             )),
         }
     }
@@ -132,7 +131,7 @@ impl Mcp {
                 let value = answer.value();
                 let found = value.pointer(pointer).or_else(|| result.pointer(pointer)).ok_or_else(|| {
                     let message = format!(
-                        "the answer of the tool `{tool}` has nothing at `{pointer}`: {}",
+                        "the result of the tool `{tool}` has nothing at `{pointer}`: {}",
                         super::web::shorten(answer.as_str())
                     );
                     CallFailure::new(FailureKind::InvalidOutput, message)
@@ -171,7 +170,7 @@ fn output(tool: &str, result: &Value) -> Result<Json, CallFailure> {
         if result["content"].is_array() {
             return Ok(Json::from(Value::Null));
         }
-        let message = format!("the tool `{tool}` gave no content");
+        let message = format!("the tool `{tool}` returned no content");
         return Err(CallFailure::new(FailureKind::InvalidOutput, message));
     }
     // Data is often given as text.
@@ -246,7 +245,7 @@ fn revision(begun: &Value) -> Result<String, CallFailure> {
         return Ok(chosen.to_owned());
     }
     let message =
-        format!("the server speaks another revision of the protocol: {}", super::web::shorten(chosen));
+        format!("the server uses an unsupported revision of the protocol: {}", super::web::shorten(chosen));
     Err(CallFailure { exhausted: true, ..CallFailure::new(FailureKind::Unavailable, message) })
 }
 
@@ -290,7 +289,7 @@ fn hear(message: &Value, id: u32, out: &CallOutput) -> Result<Heard, CallFailure
             "ping" => json!({ "jsonrpc": "2.0", "id": asked, "result": {} }),
             _ => json!({
                 "jsonrpc": "2.0", "id": asked,
-                "error": { "code": -32601, "message": "the client cannot do that" },
+                "error": { "code": -32601, "message": "not supported by the client" },
             }),
         }));
     }

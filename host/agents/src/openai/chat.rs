@@ -119,7 +119,7 @@ pub(super) async fn streamed(response: Response, out: &CallOutput) -> Result<Ans
 fn end(reason: &str, usage: Option<Usage>) -> Result<(), CallFailure> {
     match reason {
         "length" => Err(cut_off(usage)),
-        "content_filter" => Err(refused("a filter of the service stopped it", usage)),
+        "content_filter" => Err(refused("the service's content filter stopped it", usage)),
         _ => Ok(()),
     }
 }

@@ -210,7 +210,7 @@ fn model<'a>(config: &'a OpenAiConfig, call: &'a Call) -> Result<&'a str, CallFa
     call.request.model.as_deref().or(config.model.as_deref()).ok_or_else(|| {
         CallFailure::new(
             FailureKind::Rejected,
-            "the call names no model, and the configuration of its provider has none",
+            "neither the call nor its provider's configuration names a model",
         )
     })
 }
@@ -255,7 +255,7 @@ fn failed(error: &Value) -> CallFailure {
 
 /// The answer ended before the model was done with it.
 fn cut_off(usage: Option<Usage>) -> CallFailure {
-    let message = "the answer was cut off at the greatest number of tokens";
+    let message = "the answer was truncated at max_tokens";
     CallFailure::new(FailureKind::InvalidOutput, message).with_usage(usage)
 }
 

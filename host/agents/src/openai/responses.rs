@@ -49,12 +49,12 @@ pub(super) fn whole(body: &Value) -> Result<Answer, CallFailure> {
     match body["status"].as_str() {
         Some("incomplete") => {
             return Err(match body.pointer("/incomplete_details/reason").and_then(Value::as_str) {
-                Some("content_filter") => refused("a filter of the service stopped it", usage),
+                Some("content_filter") => refused("the service's content filter stopped it", usage),
                 _ => cut_off(usage),
             });
         }
         Some("failed" | "cancelled") => {
-            return Err(web::unavailable("the service gave the answer up").with_usage(usage));
+            return Err(web::unavailable("the service abandoned the answer").with_usage(usage));
         }
         _ => {}
     }

@@ -73,13 +73,13 @@ pub(crate) enum Progress {
 
 async fn next(response: &mut Response, read: usize) -> Result<Option<bytes::Bytes>, CallFailure> {
     response.chunk().await.map_err(|error| {
-        unavailable(format!("the answer broke off after {read} bytes: {}", causes_of_request(&error)))
+        unavailable(format!("the answer was interrupted after {read} bytes: {}", causes_of_request(&error)))
     })
 }
 
 fn within(size: usize, limit: usize) -> Result<(), CallFailure> {
     if size > limit {
-        let message = format!("the answer is longer than the {} MiB that are allowed", limit >> 20);
+        let message = format!("the answer exceeds the limit of {} MiB", limit >> 20);
         return Err(CallFailure::new(FailureKind::InvalidOutput, message));
     }
     Ok(())

@@ -38,7 +38,7 @@ impl LazyClient {
             return Ok(client);
         }
         let client = client(url).map_err(|error| {
-            unavailable(format!("no connection can be made from here: {}", causes_of_request(&error)))
+            unavailable(format!("connections cannot be made: {}", causes_of_request(&error)))
         })?;
         Ok(self.0.get_or_init(|| client))
     }
@@ -95,7 +95,7 @@ fn no_connection(error: &reqwest::Error) -> CallFailure {
             format!("the request cannot be made: {}", causes_of_request(error)),
         );
     }
-    let what = if error.is_connect() { "cannot be reached" } else { "broke the connection off" };
+    let what = if error.is_connect() { "cannot be reached" } else { "closed the connection" };
     unavailable(format!("the service {what}: {}", causes_of_request(error)))
 }
 

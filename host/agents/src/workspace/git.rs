@@ -117,7 +117,7 @@ pub(super) async fn worktree(repository: &Path, directory: &Path, base: &str) ->
     }
     let path = directory.to_str().ok_or("its path is not UTF-8")?;
     if base.starts_with('-') {
-        return Err(format!("`{base}` is no commit"));
+        return Err(format!("`{base}` is not a commit"));
     }
     let none = Overrides::new();
     let add = ["worktree", "add", "--quiet", "--no-checkout", "--detach", "--", path, base];

@@ -18,11 +18,11 @@ pub struct ForkPlan {
 /// Why a run cannot be forked so.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum CannotFork {
-    #[error("a fork takes over at least 1 and at most {most} entries of this run, not {at}")]
+    #[error("a fork copies at least 1 and at most {most} entries of this run, not {at}")]
     OutOfRange { at: Position, most: Position },
-    #[error("entry {at} is `{kind}`, which holds no answer")]
+    #[error("entry {at} is `{kind}`, which has no answer")]
     NoAnswer { at: Position, kind: &'static str },
-    #[error("entry {0} is not taken over, so it cannot be edited")]
+    #[error("entry {0} is not copied, so it cannot be edited")]
     NotTaken(Position),
 }
 

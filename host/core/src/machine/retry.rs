@@ -134,17 +134,17 @@ pub enum CannotRetry {
     NotEnded,
     #[error("the run completed")]
     Completed,
-    #[error("the run goes on as {0}")]
+    #[error("the run continues as {0}")]
     Continued(RunId),
     #[error("step {0} did not fail")]
     NotFailed(Step),
     #[error("the run has no step {0}")]
     NoSuchStep(Step),
     /// The program failed by itself: it would do so again.
-    #[error("no step failed; the program failed by itself, and would do so again")]
+    #[error("no step failed; the program failed by itself, and would fail again")]
     OwnFault,
     /// What the steps did is gone: their results may not be used again.
-    #[error("what the run did was undone; begin a new one")]
+    #[error("the run was compensated; start a new one")]
     Undone,
 }
 

@@ -243,7 +243,7 @@ impl Client {
                     if redirects > REDIRECTS {
                         return Err(answer(
                             host,
-                            format!("more than {REDIRECTS} redirections for {}", ask.what),
+                            format!("more than {REDIRECTS} redirects for {}", ask.what),
                         ));
                     }
                 }
@@ -274,7 +274,7 @@ impl Client {
         let headers = response.headers().get_all(WWW_AUTHENTICATE);
         let challenge = Challenge::parse(headers.iter().filter_map(|value| value.to_str().ok()));
         let Some(challenge) = challenge else {
-            return Err(answer(ask.host, "it wants a login of a kind that is not known here".to_owned()));
+            return Err(answer(ask.host, "it requires an unsupported kind of login".to_owned()));
         };
         lock(&self.tokens).remove(&(ask.host.to_owned(), scope_of(ask, &challenge)));
         lock(&self.challenges).insert(ask.host.to_owned(), challenge);
@@ -290,7 +290,7 @@ impl Client {
                 Some(Login::Identity(_)) => {
                     return Err(RegistryError::Credential {
                         host: ask.host.to_owned(),
-                        reason: "it is an identity token, and the registry wants a password".to_owned(),
+                        reason: "it is an identity token, but the registry requires a password".to_owned(),
                     });
                 }
                 None => None,
@@ -517,7 +517,7 @@ async fn read(host: &str, what: &str, response: Response, most: u64) -> Result<B
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(|error| RegistryError::Unreachable {
             host: host.to_owned(),
-            reason: format!("{what} broke off: {}", causes_of_request(&error)),
+            reason: format!("the transfer of {what} was interrupted: {}", causes_of_request(&error)),
         })?;
         if (body.len() + chunk.len()) as u64 > most {
             return Err(too_large((body.len() + chunk.len()) as u64));

@@ -171,7 +171,7 @@ impl Client {
                 Broken::Off(RegistryError::Unreachable {
                     host: host.to_owned(),
                     reason: format!(
-                        "{what} broke off after {count} of {} bytes: {}",
+                        "the transfer of {what} was interrupted after {count} of {} bytes: {}",
                         of.size,
                         causes_of_request(&error)
                     ),
@@ -297,7 +297,7 @@ impl Client {
             let next = next_page(&url, response.headers()).filter(|next| next.origin() == first.origin());
             let body = read(host, &what, response, MANIFEST_BYTES).await?;
             let list: List = serde_json::from_slice(&body)
-                .map_err(|error| answer(host, format!("no list of tags: {error}")))?;
+                .map_err(|error| answer(host, format!("invalid list of tags: {error}")))?;
             tags.extend(list.tags.unwrap_or_default());
             match next {
                 Some(next) if tags.len() < TAGS => url = next,

@@ -26,11 +26,11 @@ pub enum GrantError {
     Special { path: String },
     #[error("the name {path} is not valid UTF-8")]
     Name { path: String },
-    #[error("the directory {path} is too large: it may have {limit}")]
+    #[error("the directory {path} is too large: the limit is {limit}")]
     TooLarge { path: String, limit: String },
-    #[error("the directory {path} is not as it was when the run began: {found}, recorded is {recorded}")]
+    #[error("the directory {path} has changed since the run started: {found}, recorded is {recorded}")]
     Changed { path: String, recorded: Digest, found: Digest },
-    #[error("{guest} is no place for a granted directory: {reason}")]
+    #[error("{guest} is an invalid path for a granted directory: {reason}")]
     Place { guest: String, reason: &'static str },
 }
 
@@ -112,10 +112,10 @@ impl Snapshots {
 /// Whether a program can be shown a directory there.
 fn check_place(guest: &str) -> Result<(), GrantError> {
     let reason = match guest.strip_prefix('/') {
-        None => "it has to begin with a slash",
-        Some("" | "tmp") => "the program's own files are there",
+        None => "it has to start with a slash",
+        Some("" | "tmp") => "it contains the program's own files",
         Some(rest) if rest.split('/').any(|part| matches!(part, "" | "." | "..")) => {
-            "it may have no empty parts, no `.` and no `..`"
+            "it must not contain empty parts, `.` or `..`"
         }
         Some(rest) if rest.len() > limits::NAME_BYTES || rest.contains('\0') => "it is too long",
         Some(_) => return Ok(()),
@@ -136,7 +136,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn directory(&mut self, dir: &Dir, path: &str, depth: usize) -> Result<Item, GrantError> {
         if depth > DEPTH {
-            return Err(self.too_large(format!("{DEPTH} directories within each other")));
+            return Err(self.too_large(format!("{DEPTH} nested directories")));
         }
         let mut items = BTreeMap::new();
         for entry in dir.entries().map_err(|source| unreadable(path, source))? {
