@@ -199,7 +199,7 @@ impl App {
         F: FnOnce(SharedStore) -> R + Send + 'static,
         R: Future<Output = Result<T, E>> + Send,
     {
-        let busy = || Problem::busy("the database is asked more than it can answer");
+        let busy = || Problem::busy("the database is overloaded");
         let shared = Arc::clone(&self.0);
         let read = async move {
             let _permit = shared.reads.acquire().await.ok()?;

@@ -81,7 +81,7 @@ impl fmt::Display for Scope {
 
 /// A word that is no scope.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("`{0}` is no scope; there are {known}", known = Scope::ALL.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(", "))]
+#[error("unknown scope `{0}`; known scopes: {known}", known = Scope::ALL.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(", "))]
 pub struct NoScope(String);
 
 impl FromStr for Scope {
@@ -203,7 +203,7 @@ impl Identity {
     pub(crate) fn need(&self, app: &App, scope: Scope) -> Result<(), Problem> {
         if !self.may(scope) {
             let message = format!("the token `{}` does not have the scope {scope}", self.name);
-            let hint = format!("make one that has: `wfhost token new NAME --scope {scope}`");
+            let hint = format!("create a token with it: `wfhost token new NAME --scope {scope}`");
             return Err(Problem::forbidden("WF0903", message, &hint));
         }
         app.check_writable(scope)
@@ -259,9 +259,12 @@ pub(crate) async fn identify(app: &App, parts: &Parts) -> Result<Option<Identity
             let (scheme, token) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
         });
-        let unknown = || Problem::unauthorized("WF0902", "the token is not known, or its time is over");
+        let unknown = || Problem::unauthorized("WF0902", "the token is unknown or has expired");
         let Some(bearer) = bearer else {
-            return Err(Problem::unauthorized("WF0902", "the header `Authorization` has no bearer token"));
+            return Err(Problem::unauthorized(
+                "WF0902",
+                "the header `Authorization` does not contain a bearer token",
+            ));
         };
         let token = check(app, bearer, TokenKind::Bearer).await?.ok_or_else(unknown)?;
         return Ok(Some(Identity::of(&token, false)));
@@ -293,7 +296,7 @@ impl FromRequestParts<App> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let missing = || Problem::unauthorized("WF0901", "a token is needed");
+        let missing = || Problem::unauthorized("WF0901", "a token is required");
         identify(app, parts).await?.map(Self).ok_or_else(missing)
     }
 }

@@ -84,8 +84,8 @@ fn read(secret: &[u8; 32], token: &str) -> Option<Said> {
 
 /// Whatever is wrong with an address, it is told alike.
 fn unknown() -> Problem {
-    let trouble = Trouble::usage("WF0908", "there is nothing at this address")
-        .hint("it has to be whole, as it was given out; addresses of another database are not known here");
+    let trouble = Trouble::usage("WF0908", "unknown callback URL")
+        .hint("use the complete URL as it was issued; URLs of another database are not known here");
     Problem::new(StatusCode::NOT_FOUND, trouble)
 }
 
@@ -96,7 +96,7 @@ fn over(message: &str) -> Problem {
 fn find(app: &App, token: &str) -> Result<Said, Problem> {
     let said = read(app.secret(), token).ok_or_else(unknown)?;
     match said.expires_at {
-        Some(at) if Timestamp(at) <= clock::now() => Err(over("the time of this address is over")),
+        Some(at) if Timestamp(at) <= clock::now() => Err(over("this callback URL has expired")),
         _ => Ok(said),
     }
 }
@@ -162,7 +162,7 @@ async fn act(
     };
     let taken = take(&app, &token, said.purpose, payload, delivery).await?;
     Ok(match is_form {
-        true => Html("<!doctype html><html lang=\"en\"><title>wfhost</title><main><h1>Thank you</h1><p>It was taken.</p></main></html>")
+        true => Html("<!doctype html><html lang=\"en\"><title>wfhost</title><main><h1>Thank you</h1><p>Your response was accepted.</p></main></html>")
             .into_response(),
         false => (StatusCode::OK, View(taken)).into_response(),
     })
@@ -254,8 +254,8 @@ async fn take(
 async fn once(app: &App, address: Digest, body: Digest) -> Result<Used, Problem> {
     match app.store().use_once(address, body).await? {
         Used::Otherwise => {
-            let trouble = Trouble::usage("WF0909", "something else came by this address before")
-                .hint("an address is used once; the same body again is answered like the first time");
+            let trouble = Trouble::usage("WF0909", "this callback URL was already used with another body")
+                .hint("a callback URL works once; sending the same body again gets the same answer");
             Err(Problem::new(StatusCode::CONFLICT, trouble))
         }
         used => Ok(used),
@@ -265,7 +265,7 @@ async fn once(app: &App, address: Digest, body: Digest) -> Result<Used, Problem>
 fn gone(error: wfhost::HostError) -> Problem {
     match error {
         wfhost::HostError::Ended { .. } | wfhost::HostError::NoSuchRun(_) => over("the run has ended"),
-        wfhost::HostError::NoQuestion { .. } => over("the question is answered, or its time is over"),
+        wfhost::HostError::NoQuestion { .. } => over("the question is answered, or has expired"),
         error => error.into(),
     }
 }

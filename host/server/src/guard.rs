@@ -22,7 +22,7 @@ use crate::problem::Problem;
 pub(crate) fn around(router: Router, app: &App) -> Router {
     let refused = |_| {
         let hint =
-            "a page of another site sent the request; programs send no `Origin` and no `Sec-Fetch-Site`";
+            "a page of another site sent the request; programs must not send `Origin` or `Sec-Fetch-Site`";
         Problem::forbidden("WF0905", "the request comes from another site", hint).into_response()
     };
     let failed = |_| Problem::internal("the request could not be answered").into_response();
@@ -71,8 +71,9 @@ fn check(app: &App, request: &Request) -> Result<(), Problem> {
         check_host(app, request)?;
     }
     if has_token(request.uri()) {
-        let trouble = Trouble::usage("WF0906", "a token is in the address")
-            .hint("addresses are written to logs: `wfhost token rm` it, and send another one in a header");
+        let trouble = Trouble::usage("WF0906", "the URL contains a token").hint(
+            "URLs are written to logs: remove it with `wfhost token rm`, and send another one in a header",
+        );
         return Err(Problem::new(StatusCode::BAD_REQUEST, trouble));
     }
     Ok(())
@@ -99,8 +100,8 @@ fn check_host(app: &App, request: &Request) -> Result<(), Problem> {
     if is_ours && request.headers().get_all(header::HOST).iter().count() <= 1 {
         return Ok(());
     }
-    let trouble = Trouble::usage("WF0904", format!("no server of the name `{host}` is here"))
-        .hint("if the name leads here on purpose: `wfhost serve --allow-host NAME`, or --public-url");
+    let trouble = Trouble::usage("WF0904", format!("this server does not answer for the host `{host}`"))
+        .hint("if the name is intended: `wfhost serve --allow-host NAME`, or --public-url");
     Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, trouble))
 }
 

@@ -37,7 +37,7 @@ use self::listen::Listener;
 /// Why a server cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    #[error("{address} cannot be listened on: {source}")]
+    #[error("cannot listen on {address}: {source}")]
     Listen { address: String, source: io::Error },
     #[error(transparent)]
     Tls(#[from] TlsError),

@@ -63,7 +63,9 @@ impl FromStr for Address {
         let text = text
             .strip_prefix("localhost:")
             .map_or_else(|| text.to_owned(), |port| format!("127.0.0.1:{port}"));
-        text.parse().map(Self::Tcp).map_err(|_| "like 127.0.0.1:7777, [::1]:7777, or unix:PATH".to_owned())
+        text.parse()
+            .map(Self::Tcp)
+            .map_err(|_| "expected an address like 127.0.0.1:7777, [::1]:7777, or unix:PATH".to_owned())
     }
 }
 
@@ -268,7 +270,9 @@ async fn refuse(mut stream: Box<dyn Connection>) {
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     if path.symlink_metadata().is_ok_and(|data| data.file_type().is_socket()) {
         match std::os::unix::net::UnixStream::connect(path) {
-            Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "somebody listens there")),
+            Ok(_) => {
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process is listening there"));
+            }
             Err(_) => std::fs::remove_file(path)?,
         }
     }

@@ -15,13 +15,13 @@ use crate::auth::Scope;
 pub(crate) fn parts() -> (axum::Router<App>, String) {
     let scopes = Scope::ALL.iter().map(|scope| format!("* `{scope}`: {}", scope.meaning()));
     let about = format!(
-        "Runs of workflows: started, followed, answered, changed. Every error is `application/problem+json` with a \
-         `code` that `wfhost explain` knows, and `hints`.\n\nWhat an operation needs is among its `security`:\n\n{}",
+        "Start, follow, answer and change runs of workflows. Every error is `application/problem+json` with a \
+         `code` that `wfhost explain` knows, and `hints`.\n\nThe required scopes of an operation are listed in its `security`:\n\n{}",
         scopes.collect::<Vec<_>>().join("\n")
     );
     let bearer = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
-        .description(Some("`wfhost token new NAME --scope SCOPE` makes one."))
+        .description(Some("`wfhost token new NAME --scope SCOPE` creates one."))
         .build();
     let openapi = OpenApiBuilder::new()
         .info(InfoBuilder::new().title("wfhost").version("1").description(Some(about)).license(Some(

@@ -61,39 +61,39 @@ impl Problem {
     }
 
     pub(crate) fn too_large(what: &str, limit: usize) -> Self {
-        let message = format!("{what} has more than the {limit} bytes that are allowed");
+        let message = format!("{what} exceeds the limit of {limit} bytes");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, Trouble::usage("WF0003", message))
             .with(header::CONNECTION, "close")
     }
 
     pub(crate) fn too_slow() -> Self {
-        let trouble = Trouble::usage("WF0814", "the request came too slowly");
+        let trouble = Trouble::usage("WF0814", "the request was sent too slowly");
         Self::new(StatusCode::REQUEST_TIMEOUT, trouble).with(header::CONNECTION, "close")
     }
 
     pub(crate) fn busy(message: &str) -> Self {
-        let trouble = Trouble::host("WF0815", message).hint("try again in some seconds");
+        let trouble = Trouble::host("WF0815", message).hint("try again in a few seconds");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, trouble).with(header::RETRY_AFTER, "2")
     }
 
     pub(crate) fn draining() -> Self {
-        let trouble =
-            Trouble::host("WF0816", "the server is ending").hint("ask another one, or this one later");
+        let trouble = Trouble::host("WF0816", "the server is shutting down")
+            .hint("use another server, or try again later");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, trouble)
             .with(header::RETRY_AFTER, "1")
             .with(header::CONNECTION, "close")
     }
 
     pub(crate) fn too_many_streams(limit: usize) -> Self {
-        let message = format!("too many streams and requests that wait; one token has {limit} at most");
+        let message = format!("too many streams and waiting requests; the limit for a token is {limit}");
         let trouble =
-            Trouble::usage("WF0815", message).hint("end some of them, or use one stream of all runs");
+            Trouble::usage("WF0815", message).hint("close some of them, or use one stream of all runs");
         Self::new(StatusCode::TOO_MANY_REQUESTS, trouble).with(header::RETRY_AFTER, "5")
     }
 
     pub(crate) fn read_only() -> Self {
-        let trouble = Trouble::usage("WF0817", "this server only shows")
-            .hint("it was started with --read-only; use the command line, or another server");
+        let trouble = Trouble::usage("WF0817", "this server is read-only")
+            .hint("it was started with --read-only: use the command line, or another server");
         Self::new(StatusCode::FORBIDDEN, trouble)
     }
 
@@ -103,7 +103,7 @@ impl Problem {
 
     pub(crate) fn unauthorized(code: &'static str, message: &str) -> Self {
         let trouble = Trouble::usage(code, message)
-            .hint("`wfhost token new NAME` makes one; it goes into the header `Authorization: Bearer TOKEN`");
+            .hint("`wfhost token new NAME` creates one; send it in the header `Authorization: Bearer TOKEN`");
         Self::new(StatusCode::UNAUTHORIZED, trouble).with(header::WWW_AUTHENTICATE, "Bearer realm=\"wfhost\"")
     }
 
@@ -200,13 +200,13 @@ impl IntoResponse for Problem {
 }
 
 pub(crate) async fn no_route() -> Problem {
-    let trouble = Trouble::usage("WF0813", "there is nothing at this address")
-        .hint("what there is: /openapi.json, and /ui for people");
+    let trouble = Trouble::usage("WF0813", "unknown path")
+        .hint("see /openapi.json for the API, and /ui for the web pages");
     Problem::new(StatusCode::NOT_FOUND, trouble)
 }
 
 pub(crate) async fn no_method() -> Problem {
-    let trouble = Trouble::usage("WF0813", "this address does not know the method")
-        .hint("the header `Allow` has those that it knows");
+    let trouble = Trouble::usage("WF0813", "this path does not support the method")
+        .hint("the header `Allow` lists the supported methods");
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, trouble)
 }

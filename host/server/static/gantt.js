@@ -119,7 +119,7 @@ export function chart(host, open) {
     told.setAttribute("role", "status");
     tools.append(told);
     const legend = make("p", "legend dim");
-    for (const [name, text] of [["done", "attempt"], ["failed", "failed"], ["delay", "retry delay"], ["wait", "waits"], ["lost", "lost or dropped"], ["open", "under way"]]) {
+    for (const [name, text] of [["done", "attempt"], ["failed", "failed"], ["delay", "retry delay"], ["wait", "waits"], ["lost", "lost or dropped"], ["open", "in progress"]]) {
         const sample = make("i", "bar " + name);
         legend.append(sample, " " + text + " ");
     }

@@ -80,8 +80,8 @@ pub(crate) async fn signal(
         ("Idempotency-Key" = Option<String>, Header, min_length = 1, description = "The id of the signal")),
     request_body(content = Anything, description = "The payload", content_type = "application/json"),
     security(("bearer" = ["runs:signal"])),
-    responses((status = 200, description = "It was sent before", body = ActView),
-        (status = 202, description = "It is in the inbox of the run", body = ActView), Refusals))]
+    responses((status = 200, description = "The signal was sent before", body = ActView),
+        (status = 202, description = "The signal is in the inbox of the run", body = ActView), Refusals))]
 async fn send_signal(
     State(app): State<App>,
     Caller(caller): Caller,
@@ -114,10 +114,10 @@ struct ReplyView {
 #[utoipa::path(post, path = "/runs/{run}/calls/{name}", tag = "acts", operation_id = "callRun",
     params(("run" = String, Path), ("name" = String, Path), WaitAsked,
         ("Idempotency-Key" = Option<String>, Header, min_length = 1, description = "The id of the call")),
-    request_body(content = Anything, description = "What the program is given", content_type = "application/json"),
+    request_body(content = Anything, description = "The payload", content_type = "application/json"),
     security(("bearer" = ["runs:signal", "payloads:read"])),
-    responses((status = 200, description = "What it answered", body = ReplyView),
-        (status = 202, description = "It has not answered in time; ask again with the same key", body = ActView), Refusals))]
+    responses((status = 200, description = "The reply", body = ReplyView),
+        (status = 202, description = "The run has not replied in time; repeat the request with the same key", body = ActView), Refusals))]
 async fn call_run(
     State(app): State<App>,
     Caller(caller): Caller,
@@ -176,7 +176,7 @@ pub(crate) async fn pause(
 /// Leave a run alone until it is resumed
 #[utoipa::path(post, path = "/runs/{run}/pause", tag = "acts", operation_id = "pauseRun", params(("run" = String, Path)),
     security(("bearer" = ["runs:control"])),
-    responses((status = 200, description = "It is paused, or will be when its calls are done", body = ActView), Refusals))]
+    responses((status = 200, description = "The run is paused, or will be when its calls are done", body = ActView), Refusals))]
 async fn pause_run(
     State(app): State<App>,
     Caller(caller): Caller,
@@ -212,7 +212,7 @@ struct ResumeAsked {
 /// Go on with a run
 #[utoipa::path(post, path = "/runs/{run}/resume", tag = "acts", operation_id = "resumeRun", params(("run" = String, Path)),
     request_body = ResumeAsked, security(("bearer" = ["runs:control"])),
-    responses((status = 200, description = "It goes on", body = ActView), Refusals))]
+    responses((status = 200, description = "The run continues", body = ActView), Refusals))]
 async fn resume_run(
     State(app): State<App>,
     Caller(caller): Caller,
@@ -273,7 +273,7 @@ impl ReasonAsked {
 /// Its open steps end as cancelled; the program sees it and has ten seconds to clean up.
 #[utoipa::path(post, path = "/runs/{run}/cancel", tag = "acts", operation_id = "cancelRun", params(("run" = String, Path)),
     request_body = ReasonAsked, security(("bearer" = ["runs:control"])),
-    responses((status = 202, description = "It is asked", body = ActView), Refusals))]
+    responses((status = 202, description = "The cancellation was requested", body = ActView), Refusals))]
 async fn cancel_run(
     State(app): State<App>,
     Caller(caller): Caller,
@@ -301,7 +301,7 @@ pub(crate) async fn terminate(
 /// advances is refused; ask that one.
 #[utoipa::path(post, path = "/runs/{run}/terminate", tag = "acts", operation_id = "terminateRun",
     params(("run" = String, Path)), request_body = ReasonAsked, security(("bearer" = ["runs:control"])),
-    responses((status = 200, description = "It has ended", body = ActView), Refusals))]
+    responses((status = 200, description = "The run has ended", body = ActView), Refusals))]
 async fn terminate_run(
     State(app): State<App>,
     Caller(caller): Caller,
@@ -335,7 +335,7 @@ struct RetryAsked {
 /// Try a run that failed again
 #[utoipa::path(post, path = "/runs/{run}/retry", tag = "acts", operation_id = "retryRun", params(("run" = String, Path)),
     request_body = RetryAsked, security(("bearer" = ["runs:control"])),
-    responses((status = 200, description = "It goes on", body = ActView), Refusals))]
+    responses((status = 200, description = "The run continues", body = ActView), Refusals))]
 async fn retry_run(
     State(app): State<App>,
     Caller(caller): Caller,
@@ -402,7 +402,7 @@ struct ForkView {
 /// Make a new run out of what another one did, which stays as it is
 #[utoipa::path(post, path = "/runs/{run}/fork", tag = "acts", operation_id = "forkRun", params(("run" = String, Path)),
     request_body = ForkAsked, security(("bearer" = ["runs:control", "runs:start"])),
-    responses((status = 200, description = "What it would be", body = ForkView),
+    responses((status = 200, description = "The preview of the fork", body = ForkView),
         (status = 201, description = "The fork", body = ForkView), Refusals))]
 async fn fork_run(
     State(app): State<App>,
@@ -414,9 +414,11 @@ async fn fork_run(
     caller.need(&app, Scope::RunsStart)?;
     let run = run_id(&run)?;
     if asked.reuse && (asked.at.is_some() || !asked.edits.is_empty()) {
-        return Err(Problem::unfit("`reuse` takes over answers from the top: without `at` and `edits`"));
+        return Err(Problem::unfit(
+            "`reuse` starts from the beginning: it cannot be combined with `at` and `edits`",
+        ));
     }
-    let bad_id = |error: wfhost_core::BadRunId| Problem::unfit(format!("the id cannot be used: {error}"));
+    let bad_id = |error: wfhost_core::BadRunId| Problem::unfit(format!("invalid id: {error}"));
     let options = ForkOptions {
         plan: ForkPlan {
             at: asked.at.map(Position),
@@ -474,7 +476,7 @@ struct ReplayAsked {
 /// A program that does something else is 409 with the difference. Nothing is asked, sent or stored.
 #[utoipa::path(post, path = "/runs/{run}/replay", tag = "acts", operation_id = "replayRun", params(("run" = String, Path)),
     request_body = ReplayAsked, security(("bearer" = ["runs:read", "payloads:read"])),
-    responses((status = 200, description = "It did the same", body = ReplayView), Refusals))]
+    responses((status = 200, description = "The replay did the same", body = ReplayView), Refusals))]
 async fn replay_run(
     State(app): State<App>,
     Caller(caller): Caller,
@@ -516,7 +518,7 @@ pub(crate) async fn replay(
     if let (Some(recorded), Some(found)) = (recorded, &replayed.outcome)
         && recorded != found
     {
-        let message = format!("{} came to another end than it did before", info.id);
+        let message = format!("{} ended differently than before", info.id);
         let details = vec![
             format!("recorded  {}", wfhost_view::outcome(recorded)),
             format!("now       {}", wfhost_view::outcome(found)),
@@ -543,7 +545,7 @@ struct UpgradeAsked {
 /// Move a run to new code, if that agrees with its journal
 #[utoipa::path(post, path = "/runs/{run}/upgrade", tag = "acts", operation_id = "upgradeRun",
     params(("run" = String, Path)), request_body = UpgradeAsked, security(("bearer" = ["runs:control"])),
-    responses((status = 200, description = "What became of it, or would", body = UpgradeView), Refusals))]
+    responses((status = 200, description = "The result for the run, or its preview", body = UpgradeView), Refusals))]
 async fn upgrade_run(
     State(app): State<App>,
     Caller(caller): Caller,
@@ -632,8 +634,8 @@ pub(super) async fn delete(app: &App, caller: &Identity, run: &RunId) -> Result<
         Deleted::Yes => app.record(caller, "runs.delete", run.as_str(), "deleted").await,
         Deleted::Held { owner, .. } => Err(HostError::Held { run: run.clone(), owner }.into()),
         Deleted::Needed => {
-            Err(Trouble::usage("WF0516", format!("{run} is an earlier round of a run that goes on"))
-                .hint("what is sent to it is passed on to the latest round; delete it when that has ended")
+            Err(Trouble::usage("WF0516", format!("{run} is an earlier round of a run that has not ended"))
+                .hint("its messages are passed on to the latest round; delete it when that has ended")
                 .into())
         }
         Deleted::NoSuchRun => Err(HostError::NoSuchRun(run.clone()).into()),
@@ -643,7 +645,7 @@ pub(super) async fn delete(app: &App, caller: &Identity, run: &RunId) -> Result<
 /// Delete a run with everything that belongs to it
 #[utoipa::path(delete, path = "/runs/{run}", tag = "acts", operation_id = "deleteRun", params(("run" = String, Path)),
     security(("bearer" = ["runs:control"])),
-    responses((status = 200, description = "It is gone", body = ActView), Refusals))]
+    responses((status = 200, description = "The run was deleted", body = ActView), Refusals))]
 pub(super) async fn delete_run(
     State(app): State<App>,
     Caller(caller): Caller,
@@ -719,12 +721,12 @@ async fn create_callback(
             if !scopes.iter().any(|scope| caller.may(*scope)) {
                 caller.need(&app, Scope::RunsSignal)?;
             }
-            return Err(Problem::unfit("give `run` with `signal` or with `step`, or `workflow` alone"));
+            return Err(Problem::unfit("set `run` with `signal` or `step`, or `workflow` alone"));
         }
     };
     let expires = expires.as_deref().map(wfhost_config::units::millis).transpose();
     let expires =
-        expires.map_err(|error| Problem::unfit(format!("`expires` is a length of time: {error}")))?;
+        expires.map_err(|error| Problem::unfit(format!("`expires` has to be a duration: {error}")))?;
     let expires_at = expires.map(|millis| wfhost::clock::now().after(millis));
     let token = token(app.secret(), purpose.clone(), expires_at);
     app.record(&caller, "callbacks.create", &format!("{purpose:?}"), "made").await?;

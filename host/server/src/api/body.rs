@@ -35,7 +35,7 @@ pub(crate) async fn read(request: Request, what: &str, limit: usize) -> Result<V
         loop {
             let part = tokio::time::timeout(PART, body.frame()).await.map_err(|_| Problem::too_slow())?;
             let Some(part) = part else { return Ok(()) };
-            let part = part.map_err(|_| Problem::bad("the body ends before its end"))?;
+            let part = part.map_err(|_| Problem::bad("the body is incomplete"))?;
             if let Ok(data) = part.into_data() {
                 if bytes.len() + data.len() > limit {
                     return Err(Problem::too_large(what, limit));
@@ -58,7 +58,7 @@ fn check_json(request: &Request) -> Result<(), Problem> {
     let kind = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
     match kind.is_empty() || kind.eq_ignore_ascii_case("application/json") || kind.ends_with("+json") {
         true => Ok(()),
-        false => Err(Problem::bad(format!("the body is `{kind}`, and has to be `application/json`"))),
+        false => Err(Problem::bad(format!("the body is `{kind}`, but has to be `application/json`"))),
     }
 }
 
@@ -80,7 +80,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Sent<T> {
                 serde_json::error::Category::Data => Problem::unfit,
                 _ => |text: String| Problem::from(Trouble::usage("WF0002", text)),
             };
-            kind(format!("the request cannot be used: {error}"))
+            kind(format!("invalid request: {error}"))
         })
     }
 }

@@ -168,7 +168,10 @@ impl Kinds {
         match strange {
             Some(kind) => {
                 let known: Vec<_> = known.iter().map(|(kind, _)| *kind).collect();
-                Err(Problem::unfit(format!("`{kind}` is no kind of event; there are {}", known.join(", "))))
+                Err(Problem::unfit(format!(
+                    "unknown kind of event `{kind}`; known kinds: {}",
+                    known.join(", ")
+                )))
             }
             None => Ok(Self(Some(kinds))),
         }
@@ -222,7 +225,7 @@ impl Source {
         match (cursor, &self.run) {
             (Cursor::Run(cursor), Some(run)) => self.read_run(store, run, cursor).await,
             (Cursor::All(cursor), _) => self.read_all(store, cursor).await,
-            (Cursor::Run(_), None) => unreachable!("a cursor of a run is made for a run"),
+            (Cursor::Run(_), None) => unreachable!("the cursor belongs to a single run"),
         }
     }
 
@@ -353,7 +356,7 @@ fn asked_cursor<T>(
     match (last, after) {
         (Some(cursor), _) => Ok(Some(cursor)),
         (None, Some(text)) => {
-            parse(text).map(Some).ok_or_else(|| Problem::unfit("the cursor is none that an event gave"))
+            parse(text).map(Some).ok_or_else(|| Problem::unfit("invalid cursor: use one from an event"))
         }
         (None, None) => Ok(None),
     }
@@ -370,7 +373,7 @@ fn wants_stream(headers: &HeaderMap) -> bool {
 /// `next` to go on behind. Without the scope `payloads:read` only entries are told, without what they carry.
 #[utoipa::path(get, path = "/runs/{run}/events", tag = "events", operation_id = "followRun",
     params(("run" = String, Path), EventsAsked,
-        ("Last-Event-ID" = Option<String>, Header, description = "Go on behind this cursor")),
+        ("Last-Event-ID" = Option<String>, Header, description = "Continue after this cursor")),
     security(("bearer" = ["runs:read"])),
     responses((status = 200, description = "What happened", content((EventsView = "application/json"),
         (EventView = "text/event-stream"))), Refusals))]
@@ -393,7 +396,7 @@ async fn of_run(
 ///
 /// From now on, or from behind a cursor. `kinds=commit` tells only which run has how many entries.
 #[utoipa::path(get, path = "/events", tag = "events", operation_id = "followAll",
-    params(EventsAsked, ("Last-Event-ID" = Option<String>, Header, description = "Go on behind this cursor")),
+    params(EventsAsked, ("Last-Event-ID" = Option<String>, Header, description = "Continue after this cursor")),
     security(("bearer" = ["runs:read"])),
     responses((status = 200, description = "What happened", content((EventsView = "application/json"),
         (EventView = "text/event-stream"))), Refusals))]

@@ -115,7 +115,7 @@ impl<T: serde::Serialize> axum::response::IntoResponse for View<T> {
         use axum::http::header;
         match serde_json::to_vec(&self.0) {
             Ok(body) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
-            Err(_) => Problem::internal("the answer cannot be written").into_response(),
+            Err(_) => Problem::internal("the response cannot be written").into_response(),
         }
     }
 }
@@ -123,7 +123,7 @@ impl<T: serde::Serialize> axum::response::IntoResponse for View<T> {
 /// The id in an address. Here only whole ids count.
 pub(crate) fn run_id(text: &str) -> Result<RunId, Problem> {
     let missing = |error: wfhost_core::BadRunId| {
-        Problem::from(wfhost_view::Trouble::usage("WF0501", format!("`{text}` is no id of a run: {error}")))
+        Problem::from(wfhost_view::Trouble::usage("WF0501", format!("invalid run id `{text}`: {error}")))
     };
     text.parse().map_err(missing)
 }
@@ -138,7 +138,7 @@ pub(crate) async fn find(app: &App, text: &str) -> Result<RunInfo, Problem> {
 pub(crate) fn limit(asked: Option<u32>, usual: u32, most: u32) -> Result<usize, Problem> {
     match asked.unwrap_or(usual) {
         limit if (1..=most).contains(&limit) => Ok(limit as usize),
-        _ => Err(Problem::bad(format!("`limit` is from 1 to {most}"))),
+        _ => Err(Problem::bad(format!("`limit` has to be from 1 to {most}"))),
     }
 }
 
@@ -154,6 +154,6 @@ pub(crate) const LONGEST_WAIT_MS: u64 = 60_000;
 pub(crate) fn wait(text: Option<&str>) -> Result<Option<std::time::Duration>, Problem> {
     let Some(text) = text else { return Ok(None) };
     let millis = wfhost_config::units::millis(text)
-        .map_err(|error| Problem::bad(format!("`wait` is a length of time like 30s: {error}")))?;
+        .map_err(|error| Problem::bad(format!("`wait` has to be a duration like 30s: {error}")))?;
     Ok(Some(std::time::Duration::from_millis(millis.min(LONGEST_WAIT_MS))))
 }

@@ -57,7 +57,7 @@ struct UploadAsked {
 #[utoipa::path(post, path = "/modules", tag = "modules", operation_id = "uploadModule", params(UploadAsked),
     request_body(content = String, description = "The component", content_type = "application/octet-stream"),
     security(("bearer" = ["modules:write"])),
-    responses((status = 201, description = "It is there", body = ModuleView), Refusals))]
+    responses((status = 201, description = "The module is in the database", body = ModuleView), Refusals))]
 async fn upload(
     State(app): State<App>,
     Caller(caller): Caller,
@@ -82,7 +82,7 @@ async fn upload(
 }
 
 fn missing(what: &str) -> Problem {
-    Trouble::usage("WF0110", format!("there is no module {what}")).into()
+    Trouble::usage("WF0110", format!("unknown module {what}")).into()
 }
 
 /// Something that a module imports.
@@ -160,7 +160,7 @@ const MOVES: usize = 200;
 /// The journal of each run is replayed against the module. One that diverges stays where it is.
 #[utoipa::path(post, path = "/modules/{digest}/upgrade", tag = "modules", operation_id = "upgradeRuns",
     params(("digest" = String, Path)), request_body = MoveAsked, security(("bearer" = ["runs:control"])),
-    responses((status = 200, description = "What became of each, or would", body = MovesView), Refusals))]
+    responses((status = 200, description = "The result for each run, or its preview", body = MovesView), Refusals))]
 async fn upgrade_all(
     State(app): State<App>,
     Caller(caller): Caller,
@@ -177,7 +177,7 @@ async fn upgrade_all(
     if found.len() > MOVES {
         let message = format!("the workflow has more than {MOVES} runs that have not ended");
         return Err(Problem::unfit(format!(
-            "{message}; move them one by one: POST /api/v1/runs/RUN/upgrade"
+            "{message}; migrate them one by one: POST /api/v1/runs/RUN/upgrade"
         )));
     }
     let dry_run = asked.dry_run.unwrap_or(true);

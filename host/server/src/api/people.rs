@@ -94,7 +94,7 @@ struct AnswerAsked {
 #[utoipa::path(post, path = "/runs/{run}/steps/{step}/answer", tag = "people", operation_id = "answerStep",
     params(("run" = String, Path), ("step" = u64, Path)), request_body = AnswerAsked,
     security(("bearer" = ["people:answer"])),
-    responses((status = 202, description = "It is answered", body = ActView), Refusals))]
+    responses((status = 202, description = "The question is answered", body = ActView), Refusals))]
 async fn answer_step(
     State(app): State<App>,
     Caller(caller): Caller,
@@ -125,7 +125,7 @@ pub(crate) fn denial(by: &str, note: Option<&str>) -> Outcome {
 #[utoipa::path(post, path = "/runs/{run}/steps/{step}/deny", tag = "people", operation_id = "denyStep",
     params(("run" = String, Path), ("step" = u64, Path)), request_body = DenyAsked,
     security(("bearer" = ["people:answer"])),
-    responses((status = 202, description = "It is refused", body = ActView), Refusals))]
+    responses((status = 202, description = "The question is rejected", body = ActView), Refusals))]
 async fn deny_step(
     State(app): State<App>,
     Caller(caller): Caller,

@@ -78,7 +78,7 @@ async fn show(
     let patience = wait(asked.wait.as_deref())?.or_else(|| preferred(&headers));
     let info = match (patience, asked.until.as_deref()) {
         (_, Some(other)) if !matches!(other, "end" | "change") => {
-            return Err(Problem::bad("`until` is end or change"));
+            return Err(Problem::bad("`until` has to be end or change"));
         }
         (None, _) => find(&app, &run).await?,
         (Some(patience), Some("change")) => {
@@ -173,7 +173,7 @@ fn step_shown(view: StepView, caller: &Identity) -> StepView {
 /// List the steps of a run
 #[utoipa::path(get, path = "/runs/{run}/steps", tag = "run", operation_id = "listSteps",
     params(("run" = String, Path), StepsAsked), security(("bearer" = ["runs:read"])),
-    responses((status = 200, description = "Its steps in order", body = StepsView), Refusals))]
+    responses((status = 200, description = "The steps in order", body = StepsView), Refusals))]
 async fn list_steps(
     State(app): State<App>,
     Caller(caller): Caller,
@@ -185,7 +185,7 @@ async fn list_steps(
         asked.state.as_deref().filter(|s| !["open", "cancelled", "completed", "failed"].contains(s))
     {
         return Err(Problem::bad(format!(
-            "`{state}` is no state of a step: open, cancelled, completed, failed"
+            "unknown state of a step `{state}`; known states: open, cancelled, completed, failed"
         )));
     }
     let info = find(&app, &run).await?;
@@ -315,7 +315,7 @@ async fn logs(
         Some(text) => LogLevel::ALL
             .into_iter()
             .find(|level| level.as_str() == text)
-            .ok_or_else(|| Problem::bad("`level` is trace, debug, info, warn or error"))?,
+            .ok_or_else(|| Problem::bad("`level` has to be trace, debug, info, warn or error"))?,
     };
     let info = find(&app, &run).await?;
     let (from, most) = (asked.from.unwrap_or(0), limit(asked.limit, 1_000, 10_000)?);
@@ -379,7 +379,7 @@ struct StateAsked {
 /// Read what a run published
 #[utoipa::path(get, path = "/runs/{run}/state", tag = "run", operation_id = "readState",
     params(("run" = String, Path), StateAsked), security(("bearer" = ["runs:read", "payloads:read"])),
-    responses((status = 200, description = "Values, the latest of each key", body = StateView), Refusals))]
+    responses((status = 200, description = "The latest value of each key", body = StateView), Refusals))]
 async fn state(
     State(app): State<App>,
     Caller(caller): Caller,
@@ -449,7 +449,7 @@ async fn transcript(
     let kind = |word: &str| {
         let known = TranscriptKind::ALL.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(", ");
         let found = TranscriptKind::ALL.iter().copied().find(|kind| kind.as_str() == word);
-        found.ok_or_else(|| Problem::bad(format!("`{word}` is no kind; there are {known}")))
+        found.ok_or_else(|| Problem::bad(format!("unknown kind `{word}`; known kinds: {known}")))
     };
     let kinds = words.map(kind).collect::<Result<Vec<_>, _>>()?;
     let info = find(&app, &run).await?;
@@ -476,7 +476,7 @@ pub(crate) async fn blockers(app: &App, info: RunInfo) -> Result<WhyView, Proble
 /// Say what keeps a run, and what would move it
 #[utoipa::path(get, path = "/runs/{run}/why", tag = "run", operation_id = "explainRun", params(("run" = String, Path)),
     security(("bearer" = ["runs:read", "payloads:read"])),
-    responses((status = 200, description = "What keeps it", body = WhyView), Refusals))]
+    responses((status = 200, description = "What blocks the run", body = WhyView), Refusals))]
 async fn explain(
     State(app): State<App>,
     Caller(caller): Caller,
@@ -491,7 +491,7 @@ async fn explain(
 /// List the family of a run: its children and theirs, newest first
 #[utoipa::path(get, path = "/runs/{run}/family", tag = "run", operation_id = "listFamily", params(("run" = String, Path)),
     security(("bearer" = ["runs:read"])),
-    responses((status = 200, description = "All with the same root, a thousand at most", body = RunsView), Refusals))]
+    responses((status = 200, description = "All runs with the same root, at most a thousand", body = RunsView), Refusals))]
 async fn family(
     State(app): State<App>,
     Caller(caller): Caller,
@@ -540,7 +540,7 @@ pub(crate) async fn differences(app: &App, a: &str, b: &str) -> Result<DiffView,
 /// Compare two runs
 #[utoipa::path(get, path = "/runs/{run}/compare/{other}", tag = "run", operation_id = "compareRuns",
     params(("run" = String, Path), ("other" = String, Path)), security(("bearer" = ["runs:read", "payloads:read"])),
-    responses((status = 200, description = "Where they differ", body = DiffView), Refusals))]
+    responses((status = 200, description = "The differences", body = DiffView), Refusals))]
 async fn compare_runs(
     State(app): State<App>,
     Caller(caller): Caller,

@@ -74,7 +74,7 @@ pub(super) fn time(name: &str, text: &str) -> Result<Timestamp, Problem> {
     }
     let millis = wfhost_config::units::millis(text).map_err(|_| {
         Problem::unfit(format!(
-            "`{name}` is a time like 2026-01-31T12:00:00Z, or a length of time before now like 2h"
+            "`{name}` has to be a time like 2026-01-31T12:00:00Z, or a duration before now like 2h"
         ))
     })?;
     Ok(Timestamp(wfhost::clock::now().0.saturating_sub(millis)))
@@ -83,7 +83,7 @@ pub(super) fn time(name: &str, text: &str) -> Result<Timestamp, Problem> {
 /// The digest of a module.
 pub(super) fn digest(text: &str) -> Result<Digest, Problem> {
     Digest::parse(text)
-        .ok_or_else(|| Problem::bad(format!("`{text}` is no digest; one has 64 hexadecimal digits")))
+        .ok_or_else(|| Problem::bad(format!("invalid digest `{text}`: a digest has 64 hexadecimal digits")))
 }
 
 impl Wanted {
@@ -96,12 +96,12 @@ impl Wanted {
         let state = |word: &String| {
             RunState::parse(word).ok_or_else(|| {
                 let known: Vec<_> = RunState::ALL.iter().map(|state| state.as_str()).collect();
-                Problem::unfit(format!("`{word}` is no state; there are {}", known.join(", ")))
+                Problem::unfit(format!("unknown state `{word}`; known states: {}", known.join(", ")))
             })
         };
         let label = |word: &String| match word.split_once('=') {
             Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-            _ => Err(Problem::unfit(format!("`{word}` is no label: one is given as key=value"))),
+            _ => Err(Problem::unfit(format!("invalid label `{word}`: the form is key=value"))),
         };
         let waits = |text: &String| match text.as_str() {
             "people" => Ok(WaitsFor::People),
@@ -109,7 +109,7 @@ impl Wanted {
             "signal" => Ok(WaitsFor::Signal(None)),
             text => match text.strip_prefix("signal:").filter(|name| !name.is_empty()) {
                 Some(name) => Ok(WaitsFor::Signal(Some(name.to_owned()))),
-                None => Err(Problem::unfit("`waits` is people, time, signal, or signal:NAME")),
+                None => Err(Problem::unfit("`waits` has to be people, time, signal, or signal:NAME")),
             },
         };
         Ok(RunFilter {
@@ -201,7 +201,7 @@ pub(crate) async fn page(
     let most = limit(page.limit, 50, 1_000)?;
     let before = match &page.cursor {
         Some(cursor) => {
-            Some(run_of(cursor).ok_or_else(|| Problem::unfit("the cursor is none that a page gave"))?)
+            Some(run_of(cursor).ok_or_else(|| Problem::unfit("invalid cursor: use one from a page"))?)
         }
         None => None,
     };
@@ -247,7 +247,7 @@ pub(crate) async fn count(app: &App) -> Result<CountsView, Problem> {
 
 /// Count runs by state
 #[utoipa::path(get, path = "/runs/counts", tag = "runs", operation_id = "countRuns", security(("bearer" = ["runs:read"])),
-    responses((status = 200, description = "How many there are", body = CountsView), Refusals))]
+    responses((status = 200, description = "The number of runs", body = CountsView), Refusals))]
 async fn counts(State(app): State<App>, Caller(caller): Caller) -> Result<View<CountsView>, Problem> {
     caller.need(&app, Scope::RunsRead)?;
     count(&app).await.map(View)
@@ -363,10 +363,10 @@ impl StartAsked {
             ("max_entries", self.max_entries),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, number)| *number == Some(0)) {
-            return Err(Problem::unfit(format!("`{name}` is at least 1")));
+            return Err(Problem::unfit(format!("`{name}` has to be at least 1")));
         }
         if self.memory_mib.is_some_and(|mib| mib > 4_096) {
-            return Err(Problem::unfit("`memory_mib` is at most 4096"));
+            return Err(Problem::unfit("`memory_mib` has to be at most 4096"));
         }
         if self.signal.as_ref().is_some_and(|signal| signal.name.is_empty()) {
             return Err(Trouble::usage("WF0505", "the name of a signal is empty").into());
@@ -377,7 +377,7 @@ impl StartAsked {
             .find(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0'))
         {
             return Err(Problem::unfit(format!(
-                "`{name}` is no name of a variable, or its value has zero bytes"
+                "`{name}` is not a valid variable name, or its value contains zero bytes"
             )));
         }
         Ok(())
@@ -392,7 +392,7 @@ impl StartAsked {
             (Some(asked), Some(configured)) => Some(asked.or(configured)),
             (asked, configured) => asked.or(configured),
         };
-        let bad_id = |error: wfhost_core::BadRunId| Problem::unfit(format!("the id cannot be used: {error}"));
+        let bad_id = |error: wfhost_core::BadRunId| Problem::unfit(format!("invalid id: {error}"));
         Ok(StartOptions {
             input: self.input.unwrap_or_else(Json::null),
             id: self.id.map(|id| id.parse().map_err(bad_id)).transpose()?,
@@ -425,8 +425,8 @@ pub(crate) async fn module(
     by: Option<&str>,
 ) -> Result<wfhost::engine::Module, Problem> {
     let missing = |what: &str| {
-        let trouble = Trouble::usage("WF0110", format!("there is no module {what}"));
-        Problem::from(trouble.hint("`POST /api/v1/modules` or `wfhost add FILE` puts one there"))
+        let trouble = Trouble::usage("WF0110", format!("unknown module {what}"));
+        Problem::from(trouble.hint("add it with `POST /api/v1/modules` or `wfhost add FILE`"))
     };
     let info = match (name, by) {
         (_, Some(by)) => {
@@ -449,11 +449,11 @@ pub(crate) async fn module(
 /// With a key this can be repeated: the same key gives the same run, and another input or module under
 /// it is refused. With `wait` the answer has the result, if the run ends in time.
 #[utoipa::path(post, path = "/runs", tag = "runs", operation_id = "startRun", request_body = StartAsked, params(WaitAsked,
-        ("Idempotency-Key" = Option<String>, Header, min_length = 1, description = "The key, if the body has none")),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, description = "The idempotency key, if the body has none")),
     security(("bearer" = ["runs:start"])),
-    responses((status = 200, description = "There was a run with the key", body = RunView),
+    responses((status = 200, description = "A run with the key already existed", body = RunView),
         (status = 201, description = "It began", body = RunView),
-        (status = 202, description = "It goes on after the time to wait", body = RunView), Refusals))]
+        (status = 202, description = "The run has not ended within the wait", body = RunView), Refusals))]
 async fn start(
     State(app): State<App>,
     Caller(caller): Caller,
@@ -598,7 +598,7 @@ const BATCH: usize = 1_000;
 /// First as a preview, which says how many runs it would be; then with that number as `expected`.
 #[utoipa::path(post, path = "/runs/batch", tag = "runs", operation_id = "actOnRuns", request_body = BatchAsked,
     security(("bearer" = ["runs:control"])),
-    responses((status = 200, description = "What was done, or would be", body = BatchView), Refusals))]
+    responses((status = 200, description = "What was done, or its preview", body = BatchView), Refusals))]
 async fn batch(
     State(app): State<App>,
     Caller(caller): Caller,
@@ -610,13 +610,13 @@ async fn batch(
     }
     let filter = asked.filter.filter()?;
     if (RunFilter { patience_ms: None, ..filter.clone() }) == RunFilter::default() {
-        return Err(Problem::unfit("the filter has no condition: it would be all runs"));
+        return Err(Problem::unfit("the filter has no condition: it would match all runs"));
     }
     let filter = RunFilter { limit: BATCH + 1, ..filter };
     let found = app.read(async move |store| store.runs(filter).await).await?;
     if found.len() > BATCH {
         return Err(Problem::unfit(format!(
-            "the filter finds more than {BATCH} runs; narrow it, or go on by parts"
+            "the filter matches more than {BATCH} runs; narrow it, or proceed in parts"
         )));
     }
     let count = found.len() as u64;
@@ -624,9 +624,9 @@ async fn batch(
     if !dry_run && asked.expected != Some(count) {
         let message = match asked.expected {
             Some(expected) => {
-                format!("there are {count} such runs by now, and not {expected}; nothing was done")
+                format!("there are now {count} matching runs, not {expected}; nothing was done")
             }
-            None => format!("say how many runs it is to be, as `expected`: there are {count}"),
+            None => format!("confirm the number of runs with `expected`: there are {count}"),
         };
         return Err(Problem::new(StatusCode::CONFLICT, Trouble::usage("WF0819", message)));
     }
@@ -655,7 +655,7 @@ async fn act(app: &App, caller: &Identity, info: &RunInfo, asked: &BatchAsked) -
         Act::Delete => acts::delete(app, caller, run).await,
         Act::Signal => {
             let Some(FirstSignal { name, payload, id }) = asked.signal.clone() else {
-                return Err(Problem::unfit("the act is to send a signal, and `signal` is missing"));
+                return Err(Problem::unfit("the action is to send a signal, but `signal` is missing"));
             };
             acts::signal(app, caller, run, &name, payload.unwrap_or_else(Json::null), id).await.map(drop)
         }

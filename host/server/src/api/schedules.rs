@@ -62,9 +62,9 @@ pub(crate) async fn find(app: &App, name: &str) -> Result<Schedule, Problem> {
         return Ok(known.swap_remove(index));
     }
     let nearest = nearest(name, known.iter().map(|schedule| schedule.name.as_str()));
-    let trouble = Trouble::usage("WF0513", format!("there is no schedule `{name}`"));
+    let trouble = Trouble::usage("WF0513", format!("unknown schedule `{name}`"));
     Err(nearest
-        .map_or_else(|| trouble.clone(), |near| trouble.clone().hint(format!("the nearest is `{near}`")))
+        .map_or_else(|| trouble.clone(), |near| trouble.clone().hint(format!("did you mean `{near}`?")))
         .into())
 }
 
@@ -118,7 +118,7 @@ struct ScheduleAsked {
 /// Add a schedule, or change one
 #[utoipa::path(put, path = "/schedules/{name}", tag = "schedules", operation_id = "putSchedule",
     params(("name" = String, Path)), request_body = ScheduleAsked, security(("bearer" = ["schedules:write"])),
-    responses((status = 201, description = "It is there", body = ScheduleView), Refusals))]
+    responses((status = 201, description = "The schedule was stored", body = ScheduleView), Refusals))]
 async fn put(
     State(app): State<App>,
     Caller(caller): Caller,
@@ -135,16 +135,17 @@ async fn put(
         (Some(cron), None) => When::cron(cron, asked.tz.as_deref().unwrap_or("UTC")),
         (None, Some(every)) => {
             let millis = wfhost_config::units::millis(every)
-                .map_err(|error| Problem::unfit(format!("`every` is a length of time like 15m: {error}")))?;
+                .map_err(|error| Problem::unfit(format!("`every` has to be a duration like 15m: {error}")))?;
             When::every(millis, from.unwrap_or(now))
         }
-        _ => return Err(Problem::unfit("give the times either as `cron` or as `every`")),
+        _ => return Err(Problem::unfit("use either `cron` or `every`")),
     };
     let when = when.map_err(Problem::from_error)?;
     let overlap = asked.overlap.as_deref().map_or(Some(Overlap::default()), Overlap::parse);
-    let overlap = overlap.ok_or_else(|| Problem::unfit("`overlap` is skip, queue, cancel or allow"))?;
+    let overlap =
+        overlap.ok_or_else(|| Problem::unfit("`overlap` has to be skip, queue, cancel or allow"))?;
     let catch_up = asked.catch_up.as_deref().map_or(Some(CatchUp::default()), CatchUp::parse);
-    let catch_up = catch_up.ok_or_else(|| Problem::unfit("`catch_up` is none, last or all"))?;
+    let catch_up = catch_up.ok_or_else(|| Problem::unfit("`catch_up` has to be none, last or all"))?;
     let input = asked.input.unwrap_or_else(Json::null);
     limits::check("the input", input.as_str().len(), limits::INPUT_BYTES).map_err(HostError::from)?;
     let labels: Vec<_> = asked.labels.into_iter().collect();
@@ -172,8 +173,8 @@ async fn put(
         last: None,
     };
     if !app.store().put_schedule(schedule.clone(), asked.replace).await? {
-        let trouble = Trouble::usage("WF0514", format!("there is a schedule `{name}` already"));
-        return Err(trouble.hint("say `replace` to put the new one in its place").into());
+        let trouble = Trouble::usage("WF0514", format!("the schedule `{name}` already exists"));
+        return Err(trouble.hint("set `replace` to replace it").into());
     }
     app.record(&caller, "schedules.put", name.as_str(), "put").await?;
     Ok((StatusCode::CREATED, View(shown(ScheduleView::of(&schedule), &caller))).into_response())
@@ -200,7 +201,7 @@ struct RemovedView {
 /// Remove a schedule; its runs stay
 #[utoipa::path(delete, path = "/schedules/{name}", tag = "schedules", operation_id = "deleteSchedule",
     params(("name" = String, Path)), security(("bearer" = ["schedules:write"])),
-    responses((status = 200, description = "It is gone", body = RemovedView), Refusals))]
+    responses((status = 200, description = "The schedule was removed", body = RemovedView), Refusals))]
 async fn remove(
     State(app): State<App>,
     Caller(caller): Caller,
@@ -218,7 +219,7 @@ async fn remove(
 /// Leave out all times from now on
 #[utoipa::path(post, path = "/schedules/{name}/pause", tag = "schedules", operation_id = "pauseSchedule",
     params(("name" = String, Path)), security(("bearer" = ["schedules:write"])),
-    responses((status = 200, description = "It is paused; its runs go on", body = ScheduleView), Refusals))]
+    responses((status = 200, description = "The schedule is paused; its runs continue", body = ScheduleView), Refusals))]
 pub(crate) async fn pause(
     State(app): State<App>,
     Caller(caller): Caller,
@@ -234,7 +235,7 @@ pub(crate) async fn pause(
 /// Go on with a schedule, from now
 #[utoipa::path(post, path = "/schedules/{name}/resume", tag = "schedules", operation_id = "resumeSchedule",
     params(("name" = String, Path)), security(("bearer" = ["schedules:write"])),
-    responses((status = 200, description = "It goes on", body = ScheduleView), Refusals))]
+    responses((status = 200, description = "The schedule is active again", body = ScheduleView), Refusals))]
 pub(crate) async fn resume(
     State(app): State<App>,
     Caller(caller): Caller,

@@ -84,7 +84,7 @@ pub(crate) struct TokenAsked {
     expires: Option<String>,
 }
 
-/// A new token. It is shown this once.
+/// A new token. The token, shown only once.
 #[derive(Debug, Serialize, ToSchema)]
 struct NewTokenView {
     #[schema(example = "wfhost/token/1")]
@@ -97,7 +97,7 @@ struct NewTokenView {
 /// Make a token
 #[utoipa::path(post, path = "/tokens", tag = "access", operation_id = "createToken", request_body = TokenAsked,
     security(("bearer" = ["admin"])),
-    responses((status = 201, description = "It is shown this once", body = NewTokenView), Refusals))]
+    responses((status = 201, description = "The token, shown only once", body = NewTokenView), Refusals))]
 async fn create(
     State(app): State<App>,
     Caller(caller): Caller,
@@ -114,16 +114,16 @@ pub(crate) async fn make(app: &App, caller: &Identity, asked: &TokenAsked) -> Re
     caller.need(app, Scope::Admin)?;
     let name = asked.name.trim();
     if name.is_empty() || name.len() > 100 || name.chars().any(char::is_control) {
-        return Err(Problem::unfit("the name of a token has 1 to 100 bytes, and no control characters"));
+        return Err(Problem::unfit("the name of a token needs 1 to 100 bytes, without control characters"));
     }
     let scopes = asked.scopes.iter().map(|word| word.parse::<Scope>()).collect::<Result<Scopes, NoScope>>();
     let scopes = scopes.map_err(|error| Problem::unfit(error.to_string()))?;
     if scopes == Scopes::default() {
-        return Err(Problem::unfit("a token has at least one scope"));
+        return Err(Problem::unfit("a token needs at least one scope"));
     }
     let expires = asked.expires.as_deref().map(wfhost_config::units::millis).transpose();
     let expires =
-        expires.map_err(|error| Problem::unfit(format!("`expires` is a length of time: {error}")))?;
+        expires.map_err(|error| Problem::unfit(format!("`expires` has to be a duration: {error}")))?;
     let expires_at = expires.map(|millis| clock::now().after(millis));
     let minted = mint(name, TokenKind::Bearer, scopes, expires_at)?;
     app.store().put_token(minted.token.clone()).await?;
@@ -150,7 +150,7 @@ pub(crate) struct TokenGoneView {
 /// Remove a token: it lets nobody in any more
 #[utoipa::path(delete, path = "/tokens/{id}", tag = "access", operation_id = "deleteToken", params(("id" = String, Path)),
     security(("bearer" = ["admin"])),
-    responses((status = 200, description = "It is gone", body = TokenGoneView), Refusals))]
+    responses((status = 200, description = "The token was removed", body = TokenGoneView), Refusals))]
 pub(crate) async fn remove(
     State(app): State<App>,
     Caller(caller): Caller,
@@ -158,8 +158,8 @@ pub(crate) async fn remove(
 ) -> Result<View<TokenGoneView>, Problem> {
     caller.need(&app, Scope::Admin)?;
     if !app.store().delete_token(&id).await? {
-        let trouble = Trouble::usage("WF0907", format!("there is no token `{id}`"));
-        return Err(Problem::new(StatusCode::NOT_FOUND, trouble.hint("`wfhost token ls` lists them")));
+        let trouble = Trouble::usage("WF0907", format!("unknown token `{id}`"));
+        return Err(Problem::new(StatusCode::NOT_FOUND, trouble.hint("`wfhost token ls` lists all tokens")));
     }
     app.record(&caller, "tokens.delete", &id, "removed").await?;
     Ok(View(TokenGoneView { id, result: "removed", schema: "wfhost/act/1" }))
@@ -209,7 +209,7 @@ async fn audit(
     let most = limit(asked.limit, 100, 1_000)?;
     let before = asked.before;
     if before.is_some_and(|before| i64::try_from(before).is_err()) {
-        return Err(Problem::bad("`before` is the number of an act"));
+        return Err(Problem::bad("`before` has to be the number of an action"));
     }
     let found = app.read(async move |store| store.acts(before, most).await).await?;
     let before = found.last().filter(|_| found.len() == most).map(|act| act.number);
@@ -245,7 +245,7 @@ struct WorkersView {
 
 /// List the processes that advance runs
 #[utoipa::path(get, path = "/workers", tag = "access", operation_id = "listWorkers", security(("bearer" = ["runs:read"])),
-    responses((status = 200, description = "Those with a session", body = WorkersView), Refusals))]
+    responses((status = 200, description = "The hosts that have a session", body = WorkersView), Refusals))]
 async fn workers(State(app): State<App>, Caller(caller): Caller) -> Result<View<WorkersView>, Problem> {
     caller.need(&app, Scope::RunsRead)?;
     let found = app.read(async |store| store.sessions().await).await?;

@@ -56,7 +56,7 @@ fn form(question: &Value) -> Value {
         }
         Some(kind @ ("boolean" | "number" | "integer" | "string")) => one(json!({ "type": kind })),
         _ if schema.is_null() => one(json!({ "type": "string" })),
-        _ => one(json!({ "type": "string", "description": format!("JSON that fits {schema}") })),
+        _ => one(json!({ "type": "string", "description": format!("JSON that matches {schema}") })),
     }
 }
 
@@ -71,7 +71,7 @@ fn answer(question: &Value, content: &Value) -> Result<Value, String> {
     let simple = matches!(schema["type"].as_str(), Some("boolean" | "number" | "integer" | "string"));
     match &answer {
         Value::String(text) if !has_choices && !simple && !schema.is_null() => {
-            serde_json::from_str(text).map_err(|error| format!("the answer is no JSON: {error}"))
+            serde_json::from_str(text).map_err(|error| format!("the answer is not valid JSON: {error}"))
         }
         _ => Ok(answer),
     }
@@ -96,7 +96,7 @@ impl Mcp {
         for (name, response) in responses {
             let step = name.rsplit_once(BETWEEN).filter(|(known, _)| *known == run);
             let step = step.and_then(|(_, step)| step.parse::<u64>().ok());
-            let step = step.ok_or_else(|| bad(format!("`{name}` is no question of {run}")))?;
+            let step = step.ok_or_else(|| bad(format!("{run} has no question `{name}`")))?;
             // One that was answered in the meantime needs nothing more.
             let Some(question) = open.iter().find(|question| question["step"] == step) else { continue };
             let path = format!("/runs/{}/steps/{step}", part(run));

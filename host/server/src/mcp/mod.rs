@@ -123,14 +123,14 @@ impl Mcp {
 
     async fn one(&self, message: Value) -> Option<Value> {
         let Value::Object(mut message) = message else {
-            return Some(RpcError::request("a message is an object").answer(Value::Null));
+            return Some(RpcError::request("a message has to be an object").answer(Value::Null));
         };
         let id = message.remove("id");
         let Some(Value::String(method)) = message.remove("method") else {
             // An answer to something: nothing is asked here.
             let answers = message.contains_key("result") || message.contains_key("error");
             return (!answers)
-                .then(|| RpcError::request("a request has a `method`").answer(id.unwrap_or_default()));
+                .then(|| RpcError::request("a request needs a `method`").answer(id.unwrap_or_default()));
         };
         // A notification: cancelled, initialized. None changes anything.
         let id = id?;
@@ -138,7 +138,7 @@ impl Mcp {
         let params = match message.remove("params") {
             None | Some(Value::Null) => Map::new(),
             Some(Value::Object(params)) => params,
-            Some(_) => return Some(RpcError::params("`params` is an object").answer(id)),
+            Some(_) => return Some(RpcError::params("`params` has to be an object").answer(id)),
         };
         Some(match self.request(&method, params).await {
             Ok(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }),
@@ -187,9 +187,9 @@ impl Mcp {
     }
 
     fn instructions(&self) -> &'static str {
-        "wfhost runs durable workflows. workflow_list says what can be started; run_start starts, with a `key` it \
-         is safe to repeat; run_wait waits for the end; run_why says what keeps a run and what moves it on. Runs go \
-         on without this server. Questions of runs are for people."
+        "wfhost runs durable workflows. workflow_list lists the workflows; run_start starts one, and is safe to \
+         repeat with a `key`; run_wait waits for the end; run_why says what blocks a run and how to unblock it. Runs \
+         continue without this server. Questions of runs are for people."
     }
 
     fn initialize(&self, params: &Map<String, Value>) -> Value {
@@ -237,7 +237,7 @@ impl Mcp {
         };
         let request = match request.body(body) {
             Ok(request) => request,
-            Err(error) => return failed(format!("this cannot be asked: {error}")),
+            Err(error) => return failed(format!("invalid request: {error}")),
         };
         let response = match self.api.clone().oneshot(request).await {
             Ok(response) => response,
@@ -246,7 +246,7 @@ impl Mcp {
         let status = response.status();
         let bytes = match response.into_body().collect().await {
             Ok(body) => body.to_bytes(),
-            Err(error) => return failed(format!("the answer ends before its end: {error}")),
+            Err(error) => return failed(format!("the response is incomplete: {error}")),
         };
         Answered { status, body: serde_json::from_slice(&bytes).unwrap_or_default() }
     }

@@ -11,13 +11,13 @@ pub(super) fn list() -> Value {
     json!([
         {
             "name": "debug_run", "title": "Debug a run",
-            "description": "Find out why a run is stuck or failed, and what mends it",
+            "description": "Find out why a run is stuck or failed, and how to fix it",
             "arguments": argument("run", "The id of the run"),
         },
         {
             "name": "write_workflow", "title": "Write a workflow",
             "description": "Write a durable workflow for a task, build and test it",
-            "arguments": argument("task", "What the workflow is to do"),
+            "arguments": argument("task", "What the workflow should do"),
         },
     ])
 }
@@ -33,9 +33,9 @@ pub(super) fn get(params: &Map<String, Value>) -> Result<Value, RpcError> {
             let run = argument("run")?;
             let text = format!(
                 "Find out what is wrong with the run {run} of wfhost.\n\
-                 1. `run_why` says what keeps it, and what moves it on.\n\
-                 2. `run_show` with steps shows the step that failed; `run_step` and `run_transcript` what was asked and said.\n\
-                 3. `run_replay_check` says whether the program still does what it did.\n\
+                 1. `run_why` says what blocks it, and how to unblock it.\n\
+                 2. `run_show` with steps shows the step that failed; `run_step` and `run_transcript` its request and its messages.\n\
+                 3. `run_replay_check` says whether the program is still compatible with the journal.\n\
                  4. If an answer was bad, `run_fork` as a dry run shows what another answer would lead to.\n\
                  Say the cause in one sentence, then what you propose. Change nothing before I agree."
             );
@@ -45,12 +45,12 @@ pub(super) fn get(params: &Map<String, Value>) -> Result<Value, RpcError> {
             let task = argument("task")?;
             let text = format!(
                 "Write a workflow for wfhost that does this: {task}\n\
-                 * `wfhost new NAME` makes a project with an example; `wfhost build` builds it, `wfhost test` tests it in \
-                 simulated worlds, `wfhost check` says what does not fit.\n\
-                 * The program is ordinary code. All that it does to the world is a call of the SDK: agents, sleeps, signals, \
-                 questions to people, children. Those are recorded, and repeated from the record after a crash.\n\
+                 * `wfhost new NAME` creates a project with an example; `wfhost build` builds it, `wfhost test` tests it in \
+                 simulated worlds, `wfhost check` checks it.\n\
+                 * The program is ordinary code. Everything that it does to the world is an SDK call: agents, sleeps, signals, \
+                 questions to people, children. These calls are recorded, and replayed from the record after a crash.\n\
                  * Ask a person before anything that cannot be undone.\n\
-                 * Add it by `wfhost add`, and start it by `run_start` with a `key`."
+                 * Add it with `wfhost add`, and start it with `run_start` and a `key`."
             );
             ("Write a durable workflow", text)
         }

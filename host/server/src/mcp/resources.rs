@@ -20,8 +20,8 @@ pub(super) fn templates() -> Value {
     };
     json!([
         one("runs/{run}", "run", "A run with its steps"),
-        one("runs/{run}/journal", "journal", "The journal of a run, from its beginning"),
-        one("runs/{run}/why", "why", "What keeps a run, and what moves it on"),
+        one("runs/{run}/journal", "journal", "The journal of a run, from its start"),
+        one("runs/{run}/why", "why", "What blocks a run, and how to unblock it"),
         one("modules/{digest}", "module", "What a module imports and exports"),
     ])
 }
@@ -56,14 +56,14 @@ impl Mcp {
 
     pub(super) async fn read_resource(&self, params: &Map<String, Value>) -> Result<Value, RpcError> {
         let Some(Value::String(uri)) = params.get("uri") else {
-            return Err(RpcError::params("`uri` says which resource"));
+            return Err(RpcError::params("`uri` has to name a resource"));
         };
         let parts: Vec<_> = uri.strip_prefix(SCHEME).unwrap_or_default().split('/').collect();
         let path = match parts[..] {
             ["runs", run] => format!("/runs/{}?steps=true", part(run)),
             ["runs", run, what @ ("journal" | "why")] => format!("/runs/{}/{what}", part(run)),
             ["modules", digest] => format!("/modules/{}", part(digest)),
-            _ => return Err(RpcError::params(format!("there is no resource {uri}"))),
+            _ => return Err(RpcError::params(format!("unknown resource {uri}"))),
         };
         let body = self.fetch(path).await?;
         let text = body.to_string();

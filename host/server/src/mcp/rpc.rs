@@ -42,7 +42,7 @@ impl RpcError {
     }
 
     pub fn parse(error: &serde_json::Error) -> Self {
-        Self::new(-32_700, format!("the message is no JSON: {error}"))
+        Self::new(-32_700, format!("the message is not valid JSON: {error}"))
     }
 
     pub fn request(message: impl Into<String>) -> Self {
@@ -50,7 +50,7 @@ impl RpcError {
     }
 
     pub fn method(method: &str) -> Self {
-        Self::new(-32_601, format!("there is no method `{method}`"))
+        Self::new(-32_601, format!("unknown method `{method}`"))
     }
 
     pub fn params(message: impl Into<String>) -> Self {
@@ -99,7 +99,7 @@ impl Client {
                 _ => Ok(Self::default()),
             };
         };
-        let version = version.as_str().ok_or_else(|| RpcError::params(format!("`{VERSION}` is no text")))?;
+        let version = version.as_str().ok_or_else(|| RpcError::params(format!("`{VERSION}` is not text")))?;
         if !versions().contains(&version) {
             return Err(RpcError::version(version));
         }

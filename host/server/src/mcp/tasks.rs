@@ -34,7 +34,7 @@ pub(super) fn created(run: &Value) -> Value {
 
 fn id(params: &Map<String, Value>) -> Result<&str, RpcError> {
     let id = params.get("taskId").and_then(Value::as_str);
-    id.ok_or_else(|| RpcError::params("`taskId` says which task"))
+    id.ok_or_else(|| RpcError::params("`taskId` has to name a task"))
 }
 
 impl Mcp {
@@ -83,7 +83,7 @@ impl Mcp {
     pub(super) async fn update_task(&self, params: &Map<String, Value>) -> Result<Value, RpcError> {
         let first = id(params)?;
         let Some(Value::Object(responses)) = params.get("inputResponses") else {
-            return Err(RpcError::params("`inputResponses` has what was said"));
+            return Err(RpcError::params("`inputResponses` has to contain the responses"));
         };
         let mut run = self.fetch(format!("/runs/{}", part(first))).await?;
         while let Some(next) = run["continued_as"].as_str().filter(|_| run["state"] == "continued") {

@@ -48,19 +48,19 @@ const TOOLS: &[Tool] = &[
     Tool {
         name: "run_start",
         title: "Start a run",
-        about: "Starts a workflow. It goes on until it ends, whatever becomes of this client. With a `key` this is \
-                safe to repeat: the same key gives the same run.",
+        about: "Starts a workflow. It runs until it ends, even if this client disconnects. With a `key` this is \
+                safe to repeat: the same key returns the same run.",
         effect: Adds,
         idempotent: false,
         scopes: &[RunsStart],
         arguments: &[
             ("workflow*", "string", "The name of the workflow"),
-            ("input", "any", "What the program is given"),
-            ("key", "string", "The same key gives the same run"),
+            ("input", "any", "The input of the program"),
+            ("key", "string", "The same key returns the same run"),
             ("id", "string", "An id for the run"),
-            ("agent", "string", "Who answers agent calls that name nobody"),
-            ("labels", "object", "Texts to find it by"),
-            ("wait_seconds", "integer", "Wait so long for its end, 60 at most"),
+            ("agent", "string", "The provider of agent calls that name none"),
+            ("labels", "object", "Labels to find it by"),
+            ("wait_seconds", "integer", "How long to wait for its end, at most 60"),
         ],
     },
     Tool {
@@ -76,14 +76,14 @@ const TOOLS: &[Tool] = &[
             ("label", "string", "Only runs with this label, like team=red"),
             ("text", "string", "Only runs whose id, workflow, key, labels or phase contain this"),
             ("waits", "string", "Only runs that wait for this: people, time, signal, signal:NAME"),
-            ("limit", "integer", "At most so many"),
-            ("cursor", "string", "Go on where a page ended: its `next`"),
+            ("limit", "integer", "The maximum number of results"),
+            ("cursor", "string", "The `next` of the previous page"),
         ],
     },
     Tool {
         name: "run_show",
         title: "Show a run",
-        about: "One run: state, result or failure with hints, and with `steps` what each step asked for and got.",
+        about: "One run: state, result or failure with hints, and with `steps` the request and result of each step.",
         effect: Reads,
         idempotent: true,
         scopes: &[RunsRead],
@@ -91,8 +91,8 @@ const TOOLS: &[Tool] = &[
     },
     Tool {
         name: "run_why",
-        title: "Say why a run does not go on",
-        about: "What keeps a run, and for each reason what would move it on. Begin here with a run that is stuck.",
+        title: "Explain what blocks a run",
+        about: "What blocks a run, and how to unblock it. Start here if a run is stuck.",
         effect: Reads,
         idempotent: true,
         scopes: &[RunsRead],
@@ -101,18 +101,18 @@ const TOOLS: &[Tool] = &[
     Tool {
         name: "run_wait",
         title: "Wait for a run",
-        about: "Waits until a run ends, and shows it; after that time it shows the run as it is. If it asks a person \
-                something and the client can ask its user, the question is put to him.",
+        about: "Waits until a run ends, and shows it; after the time limit it shows the run as it is. If it asks a person \
+                a question and the client can ask its user, the question is passed on to the user.",
         effect: Reads,
         idempotent: true,
         scopes: &[RunsRead],
-        arguments: &[RUN, ("seconds", "integer", "From 0 to 60; 30 if not said")],
+        arguments: &[RUN, ("seconds", "integer", "From 0 to 60; the default is 30")],
     },
     Tool {
         name: "run_events",
         title: "Read events of a run",
-        about: "What happened, in order: entries of its journal, log lines, messages, what agents said. `next` is the \
-                cursor to go on behind.",
+        about: "The events of a run, in order: journal entries, log lines, messages, output of agents. `next` is the \
+                cursor to continue after.",
         effect: Reads,
         idempotent: true,
         scopes: &[RunsRead],
@@ -120,14 +120,14 @@ const TOOLS: &[Tool] = &[
             RUN,
             ("after", "string", "The cursor of the last page"),
             ("kinds", "string", "Like entry,log,message,state,live"),
-            ("limit", "integer", "At most so many"),
-            ("wait_seconds", "integer", "Wait so long for something new, 60 at most"),
+            ("limit", "integer", "The maximum number of results"),
+            ("wait_seconds", "integer", "How long to wait for new events, at most 60"),
         ],
     },
     Tool {
         name: "run_step",
         title: "Show a step",
-        about: "One step of a run: what it asked for, the answer or failure, attempts and their cost.",
+        about: "One step of a run: its request, the answer or failure, attempts and their cost.",
         effect: Reads,
         idempotent: true,
         scopes: &[RunsRead],
@@ -136,15 +136,15 @@ const TOOLS: &[Tool] = &[
     Tool {
         name: "run_transcript",
         title: "Read what agents said",
-        about: "What the agents of a run said while they worked, and what they changed in their workspaces.",
+        about: "The output of a run's agents while they worked, and their changes in workspaces.",
         effect: Reads,
         idempotent: true,
         scopes: &[RunsRead, PayloadsRead],
         arguments: &[
             RUN,
             ("step", "integer", "Only of this step"),
-            ("after", "integer", "Only lines behind this number"),
-            ("limit", "integer", "At most so many lines"),
+            ("after", "integer", "Only lines after this number"),
+            ("limit", "integer", "The maximum number of lines"),
         ],
     },
     Tool {
@@ -157,14 +157,14 @@ const TOOLS: &[Tool] = &[
         arguments: &[
             RUN,
             ("name*", "string", "The name of the signal"),
-            ("payload", "any", "What it carries"),
+            ("payload", "any", "The payload"),
             ("id", "string", "Signals with the same id are delivered once"),
         ],
     },
     Tool {
         name: "question_list",
         title: "List questions for people",
-        about: "The questions that runs ask people, oldest first. They are for people to answer.",
+        about: "Open questions of runs to people, oldest first. People should answer them.",
         effect: Reads,
         idempotent: true,
         scopes: &[RunsRead, PayloadsRead],
@@ -180,51 +180,51 @@ const TOOLS: &[Tool] = &[
         arguments: &[
             RUN,
             ("step*", "integer", "The step that asks"),
-            ("answer", "any", "One of its choices, or what fits its schema"),
-            ("deny", "boolean", "Refuse instead: the program gets a failure"),
-            ("note", "string", "For the record"),
+            ("answer", "any", "One of its choices, or a value that matches its schema"),
+            ("deny", "boolean", "Reject instead: the program gets a failure"),
+            ("note", "string", "A note for the journal"),
         ],
     },
     Tool {
         name: "run_cancel",
-        title: "Ask a run to stop",
-        about: "Asks a run to stop. Its open steps end as cancelled, and the program may clean up.",
+        title: "Cancel a run",
+        about: "Cancels a run. Its open steps end as cancelled, and the program may clean up.",
         effect: Destroys,
         idempotent: true,
         scopes: &[RunsControl],
-        arguments: &[RUN, ("reason", "string", "For the record")],
+        arguments: &[RUN, ("reason", "string", "A note for the journal")],
     },
     Tool {
         name: "run_retry",
-        title: "Try a failed run again",
-        about: "Goes on with a run that failed, at the step that it failed of or another one. What was done stays done.",
+        title: "Retry a failed run",
+        about: "Continues a failed run, from the step that made it fail or another one. Completed steps stay completed.",
         effect: Adds,
         idempotent: false,
         scopes: &[RunsControl],
-        arguments: &[RUN, ("step", "integer", "The step; the one that it failed of if none")],
+        arguments: &[RUN, ("step", "integer", "The step; by default the one that made it fail")],
     },
     Tool {
         name: "run_fork",
         title: "Fork a run",
-        about: "Makes a new run out of the first entries of another one, with other answers if wanted. Only tells what \
-                it would be, unless `dry_run` is false.",
+        about: "Creates a new run from the first entries of another one, optionally with different answers. Only a \
+                preview, unless `dry_run` is false.",
         effect: Adds,
         idempotent: false,
         scopes: &[RunsControl, RunsStart],
         arguments: &[
             RUN,
-            ("at", "integer", "The first entry that is left out"),
-            ("edits", "array", "Other answers: [{\"entry\": N, \"answer\": JSON}]"),
+            ("at", "integer", "The first entry that is not copied"),
+            ("edits", "array", "Different answers: [{\"entry\": N, \"answer\": JSON}]"),
             ("input", "any", "Another input"),
             ("module", "string", "The digest of other code"),
-            ("reuse", "boolean", "Take over answers and not entries"),
-            ("dry_run", "boolean", "true if not said: nothing is made"),
+            ("reuse", "boolean", "Reuse answers instead of copying entries"),
+            ("dry_run", "boolean", "Defaults to true: nothing is created"),
         ],
     },
     Tool {
         name: "run_replay_check",
-        title: "Check that a run repeats",
-        about: "Executes a run again without any effect, with its own or other code, and says where that departs from \
+        title: "Check that a run replays",
+        about: "Replays a run without effects, with its own or other code, and reports where that diverges from \
                 what was recorded.",
         effect: Reads,
         idempotent: true,
@@ -232,7 +232,7 @@ const TOOLS: &[Tool] = &[
         arguments: &[
             RUN,
             ("module", "string", "The digest of other code"),
-            ("trace", "boolean", "Also where in the source each step is asked for"),
+            ("trace", "boolean", "Also report where in the source each step is requested"),
         ],
     },
 ];
@@ -294,7 +294,10 @@ impl Tool {
                 },
             };
             if !fits {
-                return Err(RpcError::params(format!("`{bare}` of `{}` is to be of type {kind}", self.name)));
+                return Err(RpcError::params(format!(
+                    "`{bare}` of `{}` has to be of type {kind}",
+                    self.name
+                )));
             }
         }
         Ok(())
@@ -335,7 +338,7 @@ pub(super) fn arguments(params: &Map<String, Value>) -> Result<Arguments, RpcErr
     match params.get("arguments") {
         None | Some(Value::Null) => Ok(Arguments::new()),
         Some(Value::Object(arguments)) => Ok(arguments.clone().into_iter().collect()),
-        Some(_) => Err(RpcError::params("`arguments` is an object")),
+        Some(_) => Err(RpcError::params("`arguments` has to be an object")),
     }
 }
 
@@ -432,7 +435,7 @@ impl Mcp {
                 json!({
                     "name": format!("{WORKFLOW}{name}"),
                     "title": title,
-                    "description": format!("Starts a run of the workflow `{name}` with this input, and waits for its end for a while."),
+                    "description": format!("Starts a run of the workflow `{name}` with this input, and waits some time for its end."),
                     "inputSchema": {
                         "type": "object",
                         "properties": {

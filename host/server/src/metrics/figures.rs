@@ -129,7 +129,7 @@ impl Default for Figures {
         let r = &mut registry;
         let build = Family::<Fixed<1>, Gauge>::default();
         build.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
-        add(r, "build_info", "1; which version this is", build);
+        add(r, "build_info", "Always 1; the version is a label", build);
         Self {
             started: add(r, "runs_started", "Runs that this process created", Family::default()),
             ended: add(r, "runs_ended", "Runs that ended while this process drove them", Family::default()),
@@ -140,15 +140,15 @@ impl Default for Figures {
                 Family::new_with_constructor(runs as fn() -> Histogram),
             ),
             queued: add(r, "run_queue_seconds", "From the creation of a run to its first step", long()),
-            live: add(r, "live_runs", "Runs that this process drives at this moment", Gauge::default()),
+            live: add(r, "live_runs", "Runs that this process is driving", Gauge::default()),
             drives: add(
                 r,
                 "drives",
-                "Times that this process drove a run, by how that ended",
+                "How often this process drove a run, by how that ended",
                 Family::default(),
             ),
-            parked: add(r, "parked", "Times that a run was put aside to wait", Counter::default()),
-            replayed: add(r, "replayed_entries", "Entries that programs repeated", Counter::default()),
+            parked: add(r, "parked", "How often a run was evicted to wait", Counter::default()),
+            replayed: add(r, "replayed_entries", "Entries that were replayed", Counter::default()),
             replay: add(
                 r,
                 "replay_duration_seconds",
@@ -158,7 +158,7 @@ impl Default for Figures {
             takeovers: add(
                 r,
                 "takeovers",
-                "Runs that this process freed from hosts that died or were late",
+                "Runs that this process took from hosts that died or whose lease expired",
                 Family::default(),
             ),
             steps: add(r, "steps", "Steps that ended", Family::default()),
@@ -172,7 +172,7 @@ impl Default for Figures {
             attempt: add(
                 r,
                 "attempt_duration_seconds",
-                "How long a provider had an attempt",
+                "Duration of an attempt at the provider",
                 Family::new_with_constructor(long as fn() -> Histogram),
             ),
             slot_wait: add(
@@ -184,16 +184,16 @@ impl Default for Figures {
             first_chunk: add(
                 r,
                 "first_chunk_seconds",
-                "From asking a provider to hearing of it",
+                "From calling a provider to its first response",
                 Family::new_with_constructor(long as fn() -> Histogram),
             ),
-            tokens: add(r, "tokens", "Tokens; those cached are among the input", Family::default()),
-            cost: add(r, "cost_usd", "What calls cost, in US dollars", Family::default()),
-            asking: add(r, "calls_in_flight", "Attempts that a provider has now", Family::default()),
+            tokens: add(r, "tokens", "Tokens; cached tokens are part of the input", Family::default()),
+            cost: add(r, "cost_usd", "Cost of calls, in US dollars", Family::default()),
+            asking: add(r, "calls_in_flight", "Attempts in flight", Family::default()),
             waiting: add(
                 r,
                 "calls_waiting",
-                "Attempts that wait for a slot, a budget or their turn now",
+                "Attempts that are waiting for a slot, a budget or their turn",
                 Family::default(),
             ),
             commits: add(r, "commits", "Write transactions of this process", Counter::default()),
@@ -207,10 +207,10 @@ impl Default for Figures {
             commit: add(
                 r,
                 "commit_duration_seconds",
-                "How long an append took, with the wait for its transaction",
+                "Duration of an append, including the wait for its transaction",
                 short(),
             ),
-            store_errors: add(r, "store_errors", "What the database refused, by code", Family::default()),
+            store_errors: add(r, "store_errors", "Errors of the database, by code", Family::default()),
             up: add(
                 r,
                 "database_up",
@@ -218,25 +218,20 @@ impl Default for Figures {
                 Gauge::default(),
             ),
             runs: add(r, "runs", "Runs in the database, by state", Family::default()),
-            due: add(r, "due_runs", "Runs that could be advanced now and that nobody has", Gauge::default()),
-            due_lag: add(r, "due_lag_seconds", "How long the oldest deadline has passed", Gauge::default()),
-            questions: add(r, "questions_open", "Questions that nobody has answered", Gauge::default()),
-            question_age: add(
-                r,
-                "question_age_seconds",
-                "How long the oldest of them is open",
-                Gauge::default(),
-            ),
+            due: add(r, "due_runs", "Due runs that no process owns", Gauge::default()),
+            due_lag: add(r, "due_lag_seconds", "Time since the oldest deadline expired", Gauge::default()),
+            questions: add(r, "questions_open", "Open questions", Gauge::default()),
+            question_age: add(r, "question_age_seconds", "Age of the oldest open question", Gauge::default()),
             database_bytes: add(r, "database_bytes", "Size of the database", Gauge::default()),
             wal_bytes: add(r, "wal_bytes", "Size of its write-ahead log", Gauge::default()),
             requests: add(r, "http_requests", "Requests that were answered, by route", Family::default()),
             request: add(
                 r,
                 "http_request_duration_seconds",
-                "From a request to the head of its answer; long polls wait",
+                "From a request to the head of its response; long polls wait",
                 Family::new_with_constructor(short as fn() -> Histogram),
             ),
-            streams: add(r, "event_streams", "Streams and long polls that are open", Gauge::default()),
+            streams: add(r, "event_streams", "Open streams and long polls", Gauge::default()),
             mcp: add(r, "mcp_requests", "Requests of MCP clients, by method", Family::default()),
             workflows: Names::default(),
             providers: Names::default(),

@@ -42,7 +42,7 @@ fn content(name: &str, embedded: &'static [u8]) -> Cow<'static, [u8]> {
 
 async fn file(Path(name): Path<String>, headers: HeaderMap) -> Response {
     let Some((name, kind, embedded)) = FILES.iter().find(|(known, ..)| *known == name) else {
-        return Problem::missing("there is no such file").into_response();
+        return Problem::missing("the file does not exist").into_response();
     };
     let bytes = content(name, embedded);
     let tag = format!("\"{}\"", &Digest::of(&bytes).hex()[..16]);

@@ -185,18 +185,18 @@ fn value(field: &Field, text: Option<&str>) -> Result<Option<Value>, String> {
             let known = choices
                 .iter()
                 .find(|(json, _)| json == given)
-                .ok_or(format!("`{title}` is none of the choices"))?;
+                .ok_or(format!("`{title}` is not one of the choices"))?;
             Some(read(&known.0).map_err(|error| error.to_string())?)
         }
         (Kind::Number { .. }, Some(given)) => {
-            let number = given.parse::<Number>().map_err(|_| format!("`{title}` is a number"))?;
+            let number = given.parse::<Number>().map_err(|_| format!("`{title}` has to be a number"))?;
             Some(Value::Number(number))
         }
         (Kind::Lines, Some(given)) => {
             Some(given.lines().map(str::trim).filter(|line| !line.is_empty()).collect())
         }
         (Kind::Raw, Some(given)) => {
-            Some(read(given).map_err(|error| format!("`{title}` is no JSON: {error}"))?)
+            Some(read(given).map_err(|error| format!("`{title}` is not valid JSON: {error}"))?)
         }
     })
 }
@@ -219,7 +219,7 @@ fn read<'a>(fields: &[Field], given: impl Fn(&str) -> Option<&'a str>) -> Result
         // Taken as it was written: no digit is lost.
         if let (Kind::Raw, Some(text)) = (&whole.kind, text) {
             return Json::parse(text.trim().to_owned())
-                .map_err(|error| format!("the answer is no JSON: {error}"));
+                .map_err(|error| format!("the answer is not valid JSON: {error}"));
         }
         let value = value(whole, text)?.ok_or("an answer is missing")?;
         return Json::of(&value).map_err(|error| error.to_string());

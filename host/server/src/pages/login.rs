@@ -56,7 +56,7 @@ fn inside(next: &str) -> &str {
 async fn login(State(app): State<App>, Form(asked): Form<Asked>) -> Result<Response, Fault> {
     let code = asked.code.trim();
     let refused = || {
-        let error = Some("This is no token, or it was used already, or its time is over.");
+        let error = Some("This token is invalid, was already used, or has expired.");
         let asked = Asked { code: String::new(), next: asked.next.clone() };
         shown(StatusCode::UNAUTHORIZED, &LoginPage { asked, error })
     };

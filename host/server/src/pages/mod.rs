@@ -69,16 +69,16 @@ struct Shell {
 /// What pages say about an act that led to them.
 const SAID: [(&str, &str); 12] = [
     ("paused", "The run is paused."),
-    ("asked", "The run was asked. It does so as soon as it can."),
-    ("stopping", "The run is stopping already."),
-    ("resumed", "The run goes on."),
-    ("retried", "The run is tried again."),
+    ("asked", "The request was sent. It takes effect as soon as possible."),
+    ("stopping", "The run is already stopping."),
+    ("resumed", "The run continues."),
+    ("retried", "The run is being retried."),
     ("terminated", "The run has ended."),
     ("sent", "The signal was sent."),
-    ("answered", "Your answer was taken."),
-    ("denied", "The question was refused."),
-    ("started", "The run has begun."),
-    ("known", "There was a run with this key already. This is it."),
+    ("answered", "Your answer was accepted."),
+    ("denied", "The question was rejected."),
+    ("started", "The run has started."),
+    ("known", "A run with this key already exists. This is that run."),
     ("removed", "It was removed."),
 ];
 
@@ -121,7 +121,7 @@ fn page(template: &impl Template) -> Result<Response, Fault> {
 }
 
 fn shown(status: StatusCode, template: &impl Template) -> Result<Response, Fault> {
-    let html = template.render().map_err(|_| Problem::internal("the page cannot be written"))?;
+    let html = template.render().map_err(|_| Problem::internal("the page cannot be rendered"))?;
     Ok((status, Html(html)).into_response())
 }
 
@@ -200,7 +200,7 @@ impl FromRequestParts<App> for Visitor {
             return Ok(Self(who));
         }
         if parts.method != Method::GET {
-            let problem = Problem::unauthorized("WF0901", "you are not logged in any more");
+            let problem = Problem::unauthorized("WF0901", "you are no longer logged in");
             return Err(Turned::Fault(problem.into()));
         }
         let to = parts.uri.path_and_query().map_or("/ui", |path| path.as_str()).to_owned();

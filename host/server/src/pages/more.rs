@@ -118,7 +118,7 @@ async fn act_on_schedule(
         "pause" => schedules::pause(state, caller, at).await.map(|_| "")?,
         "resume" => schedules::resume(state, caller, at).await.map(|_| "")?,
         "fire" => schedules::fire(state, caller, at).await.map(|_| "started")?,
-        other => return Err(Problem::bad(format!("`{other}` is no act")).into()),
+        other => return Err(Problem::bad(format!("unknown action `{other}`")).into()),
     };
     Ok(then("/ui/schedules", said))
 }

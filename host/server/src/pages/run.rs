@@ -121,7 +121,7 @@ fn relatives(run: &RunView) -> Vec<(&'static str, String, String)> {
     let link = |what, id: &String| (what, id.clone(), path(id));
     let parent = run.parent.as_ref().map(|id| link("started by", id));
     let first = run.chain.as_ref().filter(|id| **id != run.id).map(|id| link("first round", id));
-    let next = run.continued_as.as_ref().map(|id| link("goes on as", id));
+    let next = run.continued_as.as_ref().map(|id| link("continues as", id));
     [parent, first, next].into_iter().flatten().collect()
 }
 
@@ -544,7 +544,7 @@ async fn act(
             acts::terminate(&app, &who, &id, reason.as_deref()).await.map(|()| ("terminated", id))?
         }
         "retry" => acts::retry(&app, &who, &id, asked.step.map(Step)).await.map(|()| ("retried", id))?,
-        other => return Err(Problem::bad(format!("`{other}` is no act")).into()),
+        other => return Err(Problem::bad(format!("unknown action `{other}`")).into()),
     };
     Ok(then(&path(run.as_str()), said))
 }

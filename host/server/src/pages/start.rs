@@ -71,7 +71,7 @@ fn asked(filled: &Filled) -> Result<StartAsked, Problem> {
     for line in filled.labels.split(['\n', ',']).map(str::trim).filter(|line| !line.is_empty()) {
         let pair = line.split_once('=').filter(|(key, _)| !key.is_empty());
         let (key, value) =
-            pair.ok_or_else(|| Problem::unfit(format!("`{line}` is no label: one is given as key=value")))?;
+            pair.ok_or_else(|| Problem::unfit(format!("invalid label `{line}`: the form is key=value")))?;
         labels.insert(key.to_owned(), value.into());
     }
     let key = Some(filled.key.trim()).filter(|key| !key.is_empty());
