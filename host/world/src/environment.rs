@@ -24,42 +24,42 @@ macro_rules! variables {
 variables! { READ:
     /// The database, as `--db`: a file, or the URL of a server.
     DB = "WFHOST_DB";
-    /// The configuration, as `--config`.
+    /// The configuration file, as `--config`.
     CONFIG = "WFHOST_CONFIG";
-    /// The provider of agent calls that name none, as `--agent`.
+    /// The default provider of agent calls, as `--agent`.
     AGENT = "WFHOST_AGENT";
-    /// Which project files are trusted besides those that `wfhost trust` was said of: `1` for any that only
-    /// you or root can have written, else directories separated by `:`, whoever owns what is below them. For
-    /// machines where nobody can be asked.
+    /// Which project files are trusted in addition to those of `wfhost trust`: `1` for all files that
+    /// only you or root can write, or directories separated by `:`, regardless of who owns the files
+    /// below them. For CI.
     TRUST = "WFHOST_TRUST";
     /// What a commit survives, `full` or `normal`, as `--synchronous`.
     SYNCHRONOUS = "WFHOST_SYNCHRONOUS";
-    /// When a waiting program is dropped from memory: `auto`, or `always` to test that a program does
-    /// the same after being rebuilt.
+    /// When a waiting program is evicted from memory: `auto`, or `always` to test that it does the same
+    /// after a replay.
     EVICT = "WFHOST_EVICT";
-    /// Where compiled modules are kept \[default: `wfhost` in the user's cache directory\].
+    /// The directory of compiled modules \[default: `wfhost` in the user's cache directory\].
     CACHE = "WFHOST_CACHE";
-    /// Where the server answers, as `wfhost serve --listen`; `off` for nowhere.
+    /// The address that the server listens on, as `wfhost serve --listen`; `off` for none.
     LISTEN = "WFHOST_LISTEN";
-    /// How `wfhost serve` says what happens, `text` or `json`, as `--log-format`.
+    /// The log format of `wfhost serve`, `text` or `json`, as `--log-format`.
     LOG_FORMAT = "WFHOST_LOG_FORMAT";
-    /// How long a lease runs, in milliseconds from 100 to 86,400,000 \[default: 30000\].
+    /// The duration of a lease, in milliseconds from 100 to 86,400,000 \[default: 30000\].
     LEASE_MS = "WFHOST_LEASE_MS";
-    /// The greatest size of the database, in pages of 4 KiB.
+    /// The maximum size of the database, in pages of 4 KiB.
     MAX_PAGES = "WFHOST_MAX_PAGES";
     /// The password of a database on a server, if its URL has none.
     PGPASSWORD = "PGPASSWORD";
-    /// A key of the Anthropic API. If it is set, `anthropic` is the provider of calls that name none.
+    /// A key of the Anthropic API. If it is set, `anthropic` is the default provider.
     ANTHROPIC_API_KEY = "ANTHROPIC_API_KEY";
-    /// The same of the OpenAI API, for `openai`.
+    /// A key of the OpenAI API, for `openai`.
     OPENAI_API_KEY = "OPENAI_API_KEY";
-    /// Where the logins of Docker are, for registries \[default: `~/.docker`\].
+    /// The directory of Docker's logins, for registries \[default: `~/.docker`\].
     DOCKER_CONFIG = "DOCKER_CONFIG";
-    /// The file with the logins of podman \[default: `containers/auth.json` in the directory for the session\].
+    /// The file of podman's logins \[default: `containers/auth.json` in the runtime directory\].
     REGISTRY_AUTH_FILE = "REGISTRY_AUTH_FILE";
-    /// The directory for the session, where podman keeps logins.
+    /// The runtime directory, where podman stores logins.
     XDG_RUNTIME_DIR = "XDG_RUNTIME_DIR";
-    /// Where the WASI SDK is, which builds programs in C.
+    /// The directory of the WASI SDK, which builds programs in C.
     WASI_SDK_PATH = "WASI_SDK_PATH";
     /// The user's directories \[default: `~/.config`, `~/.local/share`, `~/.local/state`, `~/.cache`\].
     XDG_CONFIG_HOME = "XDG_CONFIG_HOME";
@@ -69,25 +69,25 @@ variables! { READ:
     XDG_STATE_HOME = "XDG_STATE_HOME";
     /// See `XDG_CONFIG_HOME`.
     XDG_CACHE_HOME = "XDG_CACHE_HOME";
-    /// Where `wfhost trace --otlp` sends spans: the address of a collector.
+    /// The collector to which `wfhost trace --otlp` sends spans.
     OTEL_EXPORTER_OTLP_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT";
-    /// The same as a whole URL, which goes before.
+    /// The full URL of the collector, which takes precedence.
     OTEL_EXPORTER_OTLP_TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
     /// Headers for the collector: `name=value,name=value`.
     OTEL_EXPORTER_OTLP_HEADERS = "OTEL_EXPORTER_OTLP_HEADERS";
-    /// The name of the service that spans are of \[default: `wfhost`\].
+    /// The service name in spans \[default: `wfhost`\].
     OTEL_SERVICE_NAME = "OTEL_SERVICE_NAME";
-    /// What else is said of it: `name=value,name=value`.
+    /// More attributes of the service: `name=value,name=value`.
     OTEL_RESOURCE_ATTRIBUTES = "OTEL_RESOURCE_ATTRIBUTES";
-    /// The home directory: above it no project is looked for.
+    /// The home directory. Projects are not looked for above it.
     HOME = "HOME";
-    /// Who answers a question, unless `--by` says it.
+    /// The user who answers a question, unless `--by` names one.
     USER = "USER";
-    /// Where programs are looked for.
+    /// The directories in which programs are looked for.
     PATH = "PATH";
-    /// If it is set and not empty, nothing is coloured.
+    /// If set and not empty, output has no colours.
     NO_COLOR = "NO_COLOR";
-    /// If it is set and not `0`, output is coloured that does not go to a terminal, too.
+    /// If set and not `0`, output has colours even if it does not go to a terminal.
     CLICOLOR_FORCE = "CLICOLOR_FORCE";
 }
 
@@ -100,11 +100,11 @@ variables! { SET:
     ATTEMPT = "WFHOST_ATTEMPT";
     /// The idempotency key: the same for all attempts of a step.
     KEY = "WFHOST_KEY";
-    /// A file with the latest heartbeat of the attempt before, if it reported one.
+    /// A file with the latest heartbeat of the previous attempt, if it reported one.
     HEARTBEAT_FILE = "WFHOST_HEARTBEAT_FILE";
-    /// The span of the attempt, for what the program traces itself (W3C Trace Context).
+    /// The span of the attempt, for the program's own traces (W3C Trace Context).
     TRACEPARENT = "TRACEPARENT";
-    /// What tells the processes of a call from others, whatever they do to hide.
+    /// An identifier of the call, by which the host finds its processes.
     CALL = "WFHOST_CALL";
 }
 
@@ -187,9 +187,9 @@ mod tests {
             format!("| variable | meaning |\n| --- | --- |\n{}", lines.collect::<String>())
         };
         format!(
-            "# Environment variables\n\nFlags go before the environment, the environment before configuration files. \
-             This page is made of\n`host/world/src/environment.rs`.\n\n## Read by wfhost\n\n{}\nProviders read further \
-             ones that the configuration names: [Providers](providers.md).\n\n## Set for agents that are programs\n\n{}",
+            "# Environment variables\n\nFlags take precedence over environment variables, and these over configuration files. \
+             This page is generated from\n`host/world/src/environment.rs`.\n\n## Read by wfhost\n\n{}\nProviders read \
+             other variables, which the configuration names: [Providers](providers.md).\n\n## Set for agent programs\n\n{}",
             table(READ),
             table(SET)
         )

@@ -84,7 +84,7 @@ pub(crate) struct TokenAsked {
     expires: Option<String>,
 }
 
-/// A new token. The token, shown only once.
+/// A new token, which is shown only once.
 #[derive(Debug, Serialize, ToSchema)]
 struct NewTokenView {
     #[schema(example = "wfhost/token/1")]
