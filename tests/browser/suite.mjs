@@ -118,7 +118,7 @@ try {
     await list.fill("#search", "nothing like that");
     await list.keyboard.press("Enter");
     await list.waitForURL(/text=/);
-    check("filters find nothing where there is nothing", (await list.textContent("main")).includes("No run is like that"));
+    check("filters find nothing where there is nothing", (await list.textContent("main")).includes("No matching runs."));
     await list.goto(server.url + "/ui");
 
     // From signal to page: without a load, without losing what is typed.
@@ -161,7 +161,7 @@ try {
     check("the answer can be edited", answer.includes("write a plan"), answer);
     await page.fill("#drawer textarea[name=answer]", answer.replace("write a plan", "another plan"));
     await page.click("#drawer form.answer[action$='/fork'] button[name=preview]");
-    await page.waitForSelector("h1:has-text('What the fork would be')");
+    await page.waitForSelector("h1:has-text('Fork preview')");
     await axe(page, "preview of a fork");
     await shot(page, "preview");
     await page.click("button.main");

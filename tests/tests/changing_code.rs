@@ -137,9 +137,9 @@ fn what_waits_goes_on_with_each_build_that_agrees() {
     let first = waiting(1);
     // A program that cannot be built ends nothing.
     place.file("wf/workflow.c", "#include <wfhost.h>\nthis is no C");
-    says("for the next change; runs go on with the build before");
+    says("for the next change; runs continue on the previous build");
     write_workflow(&place, "one", "second");
-    says(&format!("{first} goes on with this build"));
+    says(&format!("{first} to this build"));
     assert_eq!(place.run(["signal", &first, "go"]).code(), Some(0));
     says("\"second\"");
     assert_eq!(place.show(&first)["output"], "second");
@@ -148,7 +148,7 @@ fn what_waits_goes_on_with_each_build_that_agrees() {
     let second = waiting(1);
     assert_ne!(first, second);
     write_workflow(&place, "two", "third");
-    says(&format!("{second} stays with its build"));
+    says(&format!("{second} stays on its build"));
     waiting(2);
     assert_eq!(place.run(["signal", &second, "go"]).code(), Some(0));
     says("\"third\"");

@@ -38,7 +38,7 @@ fn files_that_are_no_workflow_are_named() {
         (b"\0asm\x01\0\0\0", "error[WF0103]: this is a core WebAssembly module, not a component"),
         (
             b"\0asm\x0d\0\x01\0",
-            "error[WF0105]: the component does not export `run`, so it is no workflow; it exports nothing",
+            "error[WF0105]: the component does not export `run`, so it is not a workflow; it exports nothing",
         ),
     ];
     for (bytes, expected) in cases {
@@ -49,7 +49,7 @@ fn files_that_are_no_workflow_are_named() {
     }
     let error = place.run(["run", "no-such.wasm"]).error(2, &place);
     assert!(
-        error.starts_with("error[WF0110]: there is no file and no known module `no-such.wasm`"),
+        error.starts_with("error[WF0110]: no file and no module is named `no-such.wasm`"),
         "{error}"
     );
 }
@@ -58,8 +58,8 @@ fn files_that_are_no_workflow_are_named() {
 fn h02_what_reaches_outside_is_denied_before_anything_runs() {
     let place = Place::new();
     let cases = [
-        ("wasi:sockets/tcp@0.2.0", "what comes from the network differs each time"),
-        ("wasi:http/outgoing-handler@0.2.3", "what a server answers differs each time"),
+        ("wasi:sockets/tcp@0.2.0", "data from the network differs each time"),
+        ("wasi:http/outgoing-handler@0.2.3", "the answer of a server differs each time"),
         ("wasi:cli/environment@0.3.0", "wfhost provides WASI 0.2"),
     ];
     for (import, reason) in cases {
@@ -67,7 +67,7 @@ fn h02_what_reaches_outside_is_denied_before_anything_runs() {
         let file = place.file("module.wasm", wat::parse_str(text).unwrap());
         let error = place.run(["run", &file]).error(2, &place);
         let expected = format!(
-            "error[WF0104]: the component imports `{import}`, which a workflow may not use: {reason}"
+            "error[WF0104]: the component imports `{import}`, which workflows must not use: {reason}"
         );
         assert_eq!(error.lines().next(), Some(expected.as_str()));
         assert!(error.contains("hint: "), "{error}");
@@ -97,10 +97,10 @@ fn bad_json_is_underlined() {
     let error = place.run(["run", &module("hello"), "-i", r#"{"name":Ada}"#]).error(2, &place);
     assert_eq!(
         error,
-        "error[WF0002]: the input is not valid JSON\n     1 | {\"name\":Ada}\n       |         ^ expected value\n   hint: JSON is given as '{\"key\":\"value\"}', as @FILE, or as - for stdin\n"
+        "error[WF0002]: the input is not valid JSON\n     1 | {\"name\":Ada}\n       |         ^ expected value\n   hint: pass JSON as '{\"key\":\"value\"}', as @FILE, or as - for stdin\n"
     );
     let error = place.run(["run", &module("hello"), "-i", "Ada"]).error(2, &place);
-    assert!(error.contains(r#"hint: a text is a JSON string: '"Ada"'"#), "{error}");
+    assert!(error.contains(r#"hint: text has to be a JSON string: '"Ada"'"#), "{error}");
     let error = place.run(["run", &module("hello"), "-i", "@nowhere.json"]).error(2, &place);
     assert!(error.starts_with("error[WF0004]: the input cannot be read from `@nowhere.json`"), "{error}");
 }
@@ -129,16 +129,16 @@ fn runs_are_found_by_prefix_and_age_and_unknown_ones_name_the_nearest() {
     let error = place.run(["show", "alpha"]).error(2, &place);
     assert_eq!(
         error,
-        "error[WF0504]: `alpha` is the beginning of several ids\n   hint: for example `alpha-2`, `alpha-1`\n"
+        "error[WF0504]: `alpha` matches several runs\n   hint: for example `alpha-2`, `alpha-1`\n"
     );
     let error = place.run(["show", "bets"]).error(2, &place);
     assert_eq!(
         error,
-        "error[WF0501]: there is no run `bets`\n   hint: the nearest is `beta`; `wfhost ps` lists them\n"
+        "error[WF0501]: unknown run `bets`\n   hint: did you mean `beta`? `wfhost ps` lists all runs\n"
     );
     let taken =
         place.run(["run", &module("counter"), "-i", r#"{"steps":0}"#, "--id", "beta"]).error(2, &place);
-    assert!(taken.starts_with("error[WF0302]: there is a run beta already"), "{taken}");
+    assert!(taken.starts_with("error[WF0302]: the run beta already exists"), "{taken}");
     let listed = place.run(["ps", "-o", "json"]).ok_json();
     let ids: Vec<_> =
         listed["runs"].as_array().unwrap().iter().map(|run| run["id"].as_str().unwrap()).collect();
@@ -159,7 +159,7 @@ fn the_same_key_gives_the_same_run() {
 fn without_a_provider_the_run_stays_and_can_be_resumed_with_one() {
     let place = Place::new();
     let error = place.run(["run", &module("hello"), "--id", "r"]).error(4, &place);
-    assert!(error.contains("error[WF0403]: r asks an agent, and there is no default provider"), "{error}");
+    assert!(error.contains("error[WF0403]: r calls an agent, but there is no default provider"), "{error}");
     assert!(error.contains("hint: to try it out: `wfhost resume r --agent echo`"), "{error}");
     assert_eq!(place.show("r")["state"], "waiting");
     assert_eq!(place.run(["resume", "r", "--agent", "echo"]).ok_json(), json!({ "greeting": "greet world" }));
@@ -257,14 +257,14 @@ fn databases_that_cannot_be_used_are_explained() {
     let place = Place::in_file();
     place.file("wfhost.db", "this is not a database, but it is long enough to be taken for one. ".repeat(20));
     let error = place.run(["ps"]).error(4, &place);
-    assert!(error.starts_with("error[WF0316]: DIR/wfhost.db is no database of wfhost"), "{error}");
+    assert!(error.starts_with("error[WF0316]: DIR/wfhost.db is not a wfhost database"), "{error}");
     let place = Place::in_file();
     place.run(["add", &module("counter")]);
     rusqlite::Connection::open(place.db()).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let error = place.run(["ps"]).error(4, &place);
     assert!(
         error.starts_with(
-            "error[WF0314]: the database DIR/wfhost.db has format 99, this wfhost knows formats up to 8"
+            "error[WF0314]: the database DIR/wfhost.db has format 99, but this wfhost supports formats up to 8"
         ),
         "{error}"
     );
@@ -329,10 +329,10 @@ fn a_new_project_builds_and_runs() {
     let made = place.path("greeter").display().to_string();
     assert_eq!(place.run(["new", &made]).stdout().trim(), made);
     let again = place.run(["new", &made]).error(2, &place);
-    assert!(again.starts_with("error[WF0610]: DIR/greeter is there already"), "{again}");
+    assert!(again.starts_with("error[WF0610]: DIR/greeter already exists"), "{again}");
     let agents = format!("{made}/agents.json");
     let ran = place.run(["run", &made, "-i", r#"{"name":"Ada"}"#, "--agents", &agents]);
     assert_eq!(ran.ok_json(), json!({ "greeting": "Hello, Ada!" }));
     let error = place.run(["build", &place.path("").display().to_string()]).error(2, &place);
-    assert!(error.starts_with("error[WF0601]: DIR/ holds no project"), "{error}");
+    assert!(error.starts_with("error[WF0601]: DIR/ does not contain a project"), "{error}");
 }

@@ -78,9 +78,9 @@ fn f02_a_child_is_a_run_of_its_own_and_gives_its_result_or_failure() {
     assert_eq!((&results[0][1]["run"], &results[0][1]["parent"]), (&json!("p.1"), &json!("p")));
     assert_eq!((&results[1]["failure"], &results[1]["message"]), (&json!("failed"), &json!("no")));
     assert_eq!(results[2]["failure"], "rejected");
-    assert!(results[2]["message"].as_str().unwrap().contains("there is a run named already"), "{results}");
-    assert!(results[3]["message"].as_str().unwrap().contains("there is no module `no-such`"), "{results}");
-    assert!(results[4]["message"].as_str().unwrap().contains("no name of a module"), "{results}");
+    assert!(results[2]["message"].as_str().unwrap().contains("the run named already exists"), "{results}");
+    assert!(results[3]["message"].as_str().unwrap().contains("the module `no-such` is not in the store"), "{results}");
+    assert!(results[4]["message"].as_str().unwrap().contains("invalid module name"), "{results}");
     let shown = place.show("p.1");
     assert_eq!((&shown["parent"], &shown["root"]), (&json!("p"), &json!("p")));
     assert_eq!(place.show("named")["labels"], json!({ "k": "v" }));
@@ -111,7 +111,7 @@ fn f02_a_file_beside_the_parent_is_found_by_its_name() {
     let parent = place.path("parent.wasm").display().to_string();
     let results = place.run(["run", &parent, "-i", &input.to_string(), "--agent", "echo"]).ok_json();
     assert_eq!(results[0], json!({ "greeting": "greet Ada" }));
-    assert!(results[1]["message"].as_str().unwrap().contains("is no workflow"), "{results}");
+    assert!(results[1]["message"].as_str().unwrap().contains("is not a workflow"), "{results}");
     // Also when the files are gone, for it is in the store now.
     assert!(place.run(["modules"]).stdout().contains("helper  blake3:"));
     assert_eq!(place.run(["add", &module("counter")]).code(), Some(0));
@@ -384,13 +384,13 @@ fn g01_a_fork_shares_what_was_done_before() {
         json!(["z!"])
     );
     for (args, reason) in [
-        (&["--at", "0"][..], "a fork takes over at least 1"),
+        (&["--at", "0"][..], "a fork copies at least 1"),
         (&["--at", "99"], "not 99"),
-        (&["--edit", "1=2"], "entry 1 is `scheduled`, which holds no answer"),
-        (&["--edit", "4=2", "--at", "3"], "entry 4 is not taken over"),
+        (&["--edit", "1=2"], "entry 1 is `scheduled`, which has no answer"),
+        (&["--edit", "4=2", "--at", "3"], "entry 4 is not copied"),
     ] {
         let error = place.run(["fork", "r"].iter().chain(args)).error(2, &place);
-        assert!(error.contains("error[WF0205]: r cannot be forked so") && error.contains(reason), "{error}");
+        assert!(error.contains("error[WF0205]: invalid fork of r") && error.contains(reason), "{error}");
     }
     for run in ["f", "g"] {
         assert_eq!(place.run(["verify", run]).code(), Some(0), "{run}");
@@ -517,9 +517,9 @@ fn a_schedule_begins_each_run_once_however_many_hosts_there_are() {
     assert!(ran.stdout().contains("when      every 1s\n"), "{}", ran.stdout());
     assert!(add("often", &["--every", "5s"]).error(2, &place).contains("WF0514"));
     assert_eq!(add("daily", &["--cron", "0 9 * * *", "--tz", "Europe/Berlin"]).code(), Some(0));
-    assert!(add("bad", &["--cron", "0 25 * * *"]).error(2, &place).contains("no cron expression"));
+    assert!(add("bad", &["--cron", "0 25 * * *"]).error(2, &place).contains("invalid cron expression"));
     assert!(
-        add("bad", &["--cron", "0 9 * * *", "--tz", "Mars/Base"]).error(2, &place).contains("no time zone")
+        add("bad", &["--cron", "0 9 * * *", "--tz", "Mars/Base"]).error(2, &place).contains("unknown time zone")
     );
     let servers: Vec<_> = (0..4).map(|_| place.spawn(["serve"])).collect();
     let fired = || {

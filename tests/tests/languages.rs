@@ -462,6 +462,6 @@ fn what_does_not_compile_says_so() {
     place.file("broken/broken.c", "int workflow(void) { return x; }");
     let dir = place.path("broken").display().to_string();
     let error = place.run(["build", &dir]).error(2, &place);
-    assert!(error.contains("error[WF0615]: clang did not build"), "{error}");
+    assert!(error.contains("error[WF0615]: clang failed to build"), "{error}");
     assert!(error.contains("broken.c:1:"), "{error}");
 }

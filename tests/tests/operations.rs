@@ -106,7 +106,7 @@ fn a_failed_run_is_retried_at_the_step_it_failed_of() {
     let prompts: Vec<_> = place.calls().iter().map(|call| call["prompt"].clone()).collect();
     assert_eq!(prompts, ["book", "pay", "pay", "ship"]);
     let error = place.run(["retry", "r"]).error(2, &place);
-    assert!(error.starts_with("error[WF0506]: r cannot be tried again"), "{error}");
+    assert!(error.starts_with("error[WF0506]: r cannot be retried"), "{error}");
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn g04_deleting_leaves_nothing_and_ids_are_not_used_again() {
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     finish(child);
     let error = place.run(["delete", "r"]).error(2, &place);
-    assert!(error.contains("say --yes: this cannot be undone"), "{error}");
+    assert!(error.contains("this cannot be undone: confirm it with --yes"), "{error}");
     assert_eq!(place.run(["delete", "r", "--yes"]).code(), Some(0));
     assert_eq!(place.run(["show", "r"]).code(), Some(2));
     let error = run(&place, "r", &program, &["--no-wait"]).error(2, &place);
@@ -175,7 +175,7 @@ fn g04_gc_takes_the_workspaces_of_runs_that_are_gone() {
     assert_eq!(place.run(["delete", "gone", "--yes"]).code(), Some(0));
     age(&place, "'old'");
     let gc = |more: &[&str]| place.run(["db", "gc", "--older-than", "30m"].iter().chain(more));
-    assert!(gc(&["--dry-run"]).stderr().contains("1 runs would be deleted, the workspaces of 2 (10 bytes)"));
+    assert!(gc(&["--dry-run"]).stderr().contains("would delete 1 runs, the workspaces of 2 (10 bytes)"));
     let mut view = json!({
         "schema": "wfhost/gc/1", "dry_run": true, "runs": ["old"], "modules": null,
         "workspaces": { "runs": 2, "bytes": 10 },
@@ -328,7 +328,7 @@ fn g05_export_and_import_keep_every_byte() {
     other.run(["approve", "r"]);
     assert_eq!(other.run(["resume", "r"]).ok_json()[5], "y");
     let error = other.run(["db", "import", &file]).error(2, &other);
-    assert!(error.starts_with("error[WF0302]: there is a run r already"), "{error}");
+    assert!(error.starts_with("error[WF0302]: the run r already exists"), "{error}");
 }
 
 #[test]
@@ -477,7 +477,7 @@ fn b10_what_the_database_keeps_besides_the_journal_is_compared_and_rebuilt() {
 
 #[test]
 fn a_backup_of_a_database_in_use_is_complete() {
-    if only_for_files("a server's own tools copy what is on it") {
+    if only_for_files("a server's own tools back it up") {
         return;
     }
     let place = Place::new();

@@ -74,7 +74,7 @@ fn f04_what_was_done_is_undone_in_reverse_and_the_run_fails_with_the_cause() {
     // The flight that was cancelled is not taken for a booked one by a second try.
     let error = place.run(["retry", "r"]).error(2, &place);
     assert!(error.starts_with("error[WF0506]"), "{error}");
-    assert!(error.contains("what the run did was undone; begin a new one"), "{error}");
+    assert!(error.contains("the run was compensated; start a new one"), "{error}");
     assert_eq!(place.calls().len(), 5);
 }
 
@@ -200,7 +200,7 @@ fn f07_a_run_that_is_cancelled_undoes_what_it_did_also_when_it_is_killed_meanwhi
         assert_eq!(prompts, ["book flight", "book hotel", "book car", "cancel hotel", "cancel flight"]);
         // What is gone is not gone on with.
         let error = place.run(["retry", "r"]).error(2, &place);
-        assert!(error.contains("what the run did was undone"), "{error}");
+        assert!(error.contains("the run was compensated"), "{error}");
     }
 }
 

@@ -237,7 +237,7 @@ fn h03_a_run_keeps_the_stack_that_it_began_with() {
     let smallest = Place::new();
     assert_eq!(run(&smallest, &shallow, &["--stack", "1"]).code(), Some(0));
     let error = run(&Place::new(), &shallow, &["--stack", "3"]).error(2, &place);
-    assert!(error.contains("programs have a stack of 1, 2, 4, 8 or 16 MiB"), "{error}");
+    assert!(error.contains("a stack has 1, 2, 4, 8 or 16 MiB"), "{error}");
 }
 
 /// The same under a limit of the address space.

@@ -344,7 +344,7 @@ fn looking_makes_no_database() {
     }
     let listed = place.run(["ps", "--db", &db]);
     assert_eq!(listed.code(), Some(0));
-    assert!(listed.stderr().contains("there is no database"), "{}", listed.stderr());
+    assert!(listed.stderr().contains("does not exist yet"), "{}", listed.stderr());
 }
 
 #[test]

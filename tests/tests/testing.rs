@@ -102,7 +102,7 @@ fn a_wait_for_what_may_never_come_is_found() {
     "#;
     let finding = found(&place, &program, rest);
     assert_eq!(finding["fault"]["what"], "the run never ends: it is waiting for the signal `revised`");
-    assert_eq!(story(&finding), [r#"somebody answers `go on?`: "yes""#]);
+    assert_eq!(story(&finding), [r#"a person answers `go on?`: "yes""#]);
 }
 
 #[test]

@@ -59,10 +59,10 @@ fn a_project_file_of_a_stranger_is_refused() {
     };
     // Anybody may put another one in its place.
     std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o777)).unwrap();
-    refused("may be written by others (mode 777)");
+    refused("can be written by other users (mode 777)");
     std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
     std::fs::set_permissions(dir.join("wfhost.toml"), std::fs::Permissions::from_mode(0o666)).unwrap();
-    refused("may be written by others (mode 666)");
+    refused("can be written by other users (mode 666)");
     // Not even where all files are trusted; one below a directory that was named is.
     let (module, input) = (module("probe"), ask());
     let below_named = place.path("theirs").canonicalize().unwrap().display().to_string();
@@ -103,7 +103,7 @@ fn a_project_that_names_programs_is_asked_about_once() {
             "{error}"
         );
         assert!(error.contains("it sets providers.agent.argv"), "{error}");
-        assert!(error.contains("then say `wfhost trust DIR/p`"), "{error}");
+        assert!(error.contains("then run `wfhost trust DIR/p`"), "{error}");
         assert!(!dir.join("was-here").exists());
     };
     refused("r", "is not trusted yet");
@@ -242,7 +242,7 @@ fn a_link_to_a_trusted_file_is_that_file() {
     // A stranger's link chooses nothing.
     std::fs::set_permissions(&clone, std::fs::Permissions::from_mode(0o777)).unwrap();
     let error = start(&place, &clone, "strange", &[]).error(2, &place);
-    assert!(error.contains("WF0706") && error.contains("may be written by others"), "{error}");
+    assert!(error.contains("WF0706") && error.contains("can be written by other users"), "{error}");
 }
 
 /// N3: a provider that the user configured is replaced by a project only if that was agreed to.
@@ -313,7 +313,7 @@ fn a_database_of_a_stranger_has_to_be_named() {
     std::fs::set_permissions(&db, std::fs::Permissions::from_mode(0o666)).unwrap();
     let error = unnamed(&["ps"]).error(2, &place);
     assert!(error.starts_with("error[WF0322]: the database DIR/p/runs.db is not used"), "{error}");
-    assert!(error.contains("may be written by others") && error.contains("--db DIR/p/runs.db"), "{error}");
+    assert!(error.contains("can be written by other users") && error.contains("--db DIR/p/runs.db"), "{error}");
     let db = db.display().to_string();
     assert_eq!(unnamed(&["ps", "--db", &db]).code(), Some(0));
     // What it says of a run's project does not hold: the user might trust that project.

@@ -148,6 +148,6 @@ mod tests {
     fn an_unknown_package_names_the_known_ones() {
         let known = vec!["hello".to_owned(), "counter".to_owned()];
         let error = BuildError::NoPackage { dir: "x".into(), package: "helo".to_owned(), known };
-        assert_eq!(error.to_string(), "x has no package `helo`, but `hello`, `counter`");
+        assert_eq!(error.to_string(), "x does not contain the package `helo`, but `hello`, `counter`");
     }
 }

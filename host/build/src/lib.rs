@@ -260,7 +260,7 @@ mod tests {
             (error.code(), error.to_string().as_str()),
             (
                 "WF0601",
-                "/ holds no project: no Cargo.toml, no workflow.ts, .js or .py, no go.mod, no C files"
+                "/ does not contain a project: no Cargo.toml, no workflow.ts, .js or .py, no go.mod, no C files"
             )
         );
     }

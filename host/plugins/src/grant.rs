@@ -505,12 +505,12 @@ mod tests {
     #[test]
     fn a_pattern_says_what_it_is_not() {
         for (text, reason) in [
-            ("api.example.com", "no URL"),
+            ("api.example.com", "not a URL"),
             ("ftp://x.org/", "https://"),
             ("https://ada:pw@x.org/", "inject"),
-            ("https://x.org/?a=b", "no query"),
-            ("https://x.org/a;b", "more than one way"),
-            ("https:///", "no URL"),
+            ("https://x.org/?a=b", "not have a query"),
+            ("https://x.org/a;b", "interpret differently"),
+            ("https:///", "not a URL"),
         ] {
             let error = text.parse::<UrlPattern>().unwrap_err().to_string();
             assert!(error.contains(reason), "{text}: {error}");

@@ -215,8 +215,8 @@ mod tests {
         let cases: &[(Change<'_>, &str)] = &[
             (&|m| m["layers"] = vec![layer.clone(), layer.clone()].into(), "it has 2 layers instead of one"),
             (&|m| m["layers"] = serde_json::json!([]), "it has 0 layers"),
-            (&|m| m["manifests"] = serde_json::json!([]), "an index of several things"),
-            (&|m| m["mediaType"] = super::super::manifest::INDEX.into(), "an index of several things"),
+            (&|m| m["manifests"] = serde_json::json!([]), "an index of several manifests"),
+            (&|m| m["mediaType"] = super::super::manifest::INDEX.into(), "an index of several manifests"),
             (&|m| m["mediaType"] = "text/html".into(), "of the type `text/html`"),
             (
                 &|m| m["config"]["mediaType"] = "application/vnd.oci.image.config.v1+json".into(),

@@ -229,14 +229,14 @@ mod tests {
         let pem = PrivateKey::generate().unwrap();
         assert_eq!(PublicKey::parse(&pem).unwrap_err(), "it is a private key");
         for (text, says) in [
-            ("", "no private key"),
+            ("", "not a private key"),
             (
                 "-----BEGIN ENCRYPTED COSIGN PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED COSIGN PRIVATE KEY-----",
                 "encrypted",
             ),
             ("-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----", "not PKCS#8"),
             ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----", "neither"),
-            ("-----BEGIN PRIVATE KEY-----\n!\n-----END PRIVATE KEY-----", "no private key"),
+            ("-----BEGIN PRIVATE KEY-----\n!\n-----END PRIVATE KEY-----", "not a private key"),
         ] {
             let error = PrivateKey::parse(text).unwrap_err();
             assert!(error.contains(says), "{error}");

@@ -176,14 +176,14 @@ mod tests {
         let entry = twice.replace('M', &Sha256::of(b"").to_string()).replace('B', &Digest::of(b"").hex());
         let again = entry.trim_start_matches("version = 1\n");
         for (text, says) in [
-            ("version = 2\nnews = true", "it has the version 2, and this wfhost knows 1"),
-            ("version = \"1\"", "it has the version"),
+            ("version = 2\nnews = true", "it has version 2, but this wfhost supports 1"),
+            ("version = \"1\"", "it has version"),
             ("", "it has no version"),
             ("version = 1\nother = 2", "unknown field"),
             ("<<<<<<< HEAD\n", ""),
             ("version = 1\n[[module]]\nname = \"a\"", "missing field"),
-            (&entry.replace("a.io/a:1", "a"), "a reference or a digest that is none"),
-            (&format!("{entry}{again}"), "is there twice"),
+            (&entry.replace("a.io/a:1", "a"), "an invalid reference or digest"),
+            (&format!("{entry}{again}"), "is listed twice"),
         ] {
             std::fs::write(dir.path().join(LOCK_FILE), text).unwrap();
             let error = LockFile::read(dir.path()).unwrap_err();

@@ -359,7 +359,7 @@ mod tests {
             ("[[agents]]\nfails = 2", "a number from 0 to 1"),
             ("[[agents]]\ndelay = \"5m..1s\"", "ends before it begins"),
             ("[[agents]]\nmatch = \"(\"", "regex parse error"),
-            ("[expect]\nstates = [\"done\"]", "there is no state `done`"),
+            ("[expect]\nstates = [\"done\"]", "unknown state `done`"),
             ("[[signal]]\nname = \"x\"", "unknown field `signal`"),
         ] {
             let error = parse(text).unwrap_err();

@@ -1294,7 +1294,7 @@ pub async fn a_child_begins_and_ends_with_an_entry_of_its_parent(stores: Vec<Sho
         assert!(matches!(
             &store.bodies("p").await[..],
             [MessageBody::Child { step: Step(2), outcome: Err(failure), .. }]
-                if failure.message.contains("there is a run other already")
+                if failure.message.contains("the run other already exists")
         ));
         // Once more is the same.
         let again = Append { children: children[..1].to_vec(), ..store.with("p", None) };

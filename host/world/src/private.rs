@@ -197,7 +197,7 @@ mod tests {
         mode(&file, 0o644);
         mode(dir.path(), 0o1777);
         let refused = read(&file).unwrap_err();
-        assert!(refused.to_string().contains("may be written by others (mode 1777)"), "{refused}");
+        assert!(refused.to_string().contains("can be written by other users (mode 1777)"), "{refused}");
         assert_eq!(read_any(&file).unwrap(), "text");
         mode(dir.path(), 0o700);
         // A link into a directory of others.

@@ -47,7 +47,7 @@ fn secrets_have_no_place_in_a_file() {
     let header = "[providers.g]\nkind = \"http\"\nurl = \"https://example.com\"\nheaders = { Authorization = \"x\" }\n";
     refused(header, "WF0703", &["headers.Authorization"]);
     let url = "[providers.g]\nkind = \"http\"\nurl = \"https://me:pw@example.com/\"\n";
-    refused(url, "WF0703", &["take the user and the password out of the URL"]);
+    refused(url, "WF0703", &["remove the user and the password from the URL"]);
     let set = "[providers.g]\nkind = \"command\"\nargv = [\"x\"]\nset = { GH_TOKEN = \"x\" }\n";
     refused(set, "WF0703", &["secrets = { GH_TOKEN = { env = \"NAME\" } }"]);
 }
@@ -62,10 +62,10 @@ fn values_that_cannot_be_used_are_named() {
     );
     refused("[providers.g]\nkind = \"telepathy\"\n", "WF0704", &["there are command, openai, anthropic"]);
     refused("[providers.g]\nmodel = \"m\"\n", "WF0704", &["providers.g.kind", "it is missing"]);
-    refused("[providers.g]\nkind = \"command\"\n", "WF0704", &["neither `argv` nor `preset`"]);
+    refused("[providers.g]\nkind = \"command\"\n", "WF0704", &["needs `argv` or `preset`"]);
     refused("[providers.g]\nkind = \"command\"\npreset = \"clod\"\n", "WF0704", &["there are claude, codex"]);
-    refused("[workspaces.w]\nkind = \"worktree\"\n", "WF0704", &["has a `repository`"]);
-    refused("[providers.g]\nkind = \"openai\"\nmax_parallel = 0\n", "WF0704", &["it is a number from 1"]);
+    refused("[workspaces.w]\nkind = \"worktree\"\n", "WF0704", &["needs a `repository`"]);
+    refused("[providers.g]\nkind = \"openai\"\nmax_parallel = 0\n", "WF0704", &["a number of at least 1"]);
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn doctor_checks_each_provider_and_asks_nobody() {
     assert_eq!(ran.code(), Some(4), "{}", ran.stdout());
     for line in [
         "✓ provider fine",
-        "✗ provider gone: `wfhost-no-such-program` is not on PATH",
+        "✗ provider gone: `wfhost-no-such-program` not found on PATH",
         "✗ provider keyless: the environment variable WFHOST_NO_SUCH_KEY is not set",
         "✓ provider echo",
     ] {
@@ -179,7 +179,7 @@ fn c11_a_step_without_lines_has_an_empty_transcript() {
     crate::run(&place, &crate::ask(serde_json::json!({"prompt": "p", "providers": ["echo"]})), &[]);
     let shown = place.run(["transcript", "r", "1", "--diff"]);
     assert_eq!((shown.code(), shown.stdout().as_str()), (Some(0), ""));
-    assert!(shown.stderr().contains("step 1 of r has nothing of that kind"), "{}", shown.stderr());
+    assert!(shown.stderr().contains("step 1 of r has no such lines"), "{}", shown.stderr());
     for format in ["text", "json"] {
         assert_eq!(place.run(["transcript", "r", "7", "-o", format]).code(), Some(2));
     }

@@ -278,7 +278,7 @@ fn a_correction_goes_on_in_the_same_conversation() {
     assert_eq!(reply["usage"]["output_tokens"], 8, "both turns are paid for");
     let messages = server.requests()[1].body["messages"].clone();
     assert_eq!(messages[1], json!({"role": "assistant", "content": "not json"}));
-    assert!(messages[2]["content"].as_str().unwrap().contains("holds no JSON"), "{messages}");
+    assert!(messages[2]["content"].as_str().unwrap().contains("contains no JSON"), "{messages}");
 }
 
 #[test]

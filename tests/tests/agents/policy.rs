@@ -221,7 +221,7 @@ fn e06_what_does_not_fit_is_corrected_in_turns_that_are_no_attempts() {
     assert_eq!(gave(&run(&place, &input, &[]))["output"], json!({"ok": true}));
     assert_eq!(step(&place)["attempts"], 1);
     let prompt = |n: u32| std::fs::read_to_string(place.path(&format!("prompt{n}"))).unwrap();
-    assert!(prompt(2).contains("no idea") && prompt(2).contains("holds no JSON"), "{}", prompt(2));
+    assert!(prompt(2).contains("no idea") && prompt(2).contains("contains no JSON"), "{}", prompt(2));
     assert!(prompt(3).contains("at /ok: \"yes\" is not of type \"boolean\""), "{}", prompt(3));
 }
 
@@ -246,7 +246,7 @@ fn e06_a_bad_schema_is_the_program_s_error_and_nobody_is_asked() {
     let failure =
         gave(&run(&place, &ask(json!({"prompt": "p", "providers": ["agent"], "schema": {"type": 7}})), &[]));
     assert_eq!(failure["failure"], "rejected");
-    assert!(failure["message"].as_str().unwrap().starts_with("the schema of the call cannot be used"));
+    assert!(failure["message"].as_str().unwrap().starts_with("the schema of the call is invalid"));
     assert_eq!(calls(&place).len(), 0);
 }
 
@@ -609,7 +609,7 @@ fn what_an_agent_changed_in_its_workspace_is_recorded() {
     let results = run(&place, &json!({"do": [call, nowhere]}), &[]).ok_json();
     let directory = results[0]["output"].as_str().unwrap();
     assert!(directory.contains("/workspaces/@") && directory.ends_with("/r/s"), "{results}");
-    assert_eq!(results[1]["message"], "no workspace `x` is configured; there are: s");
+    assert_eq!(results[1]["message"], "unknown workspace `x`; configured are: s");
     let changes = &place.show("r")["steps"][0]["output"]["changes"];
     assert_eq!(*changes, json!({"files": ["A new.txt"], "changed": 1, "added": 1, "removed": 0}));
     let diff = wfhost(&place, &["transcript", "r", "1", "--diff"]).stdout();

@@ -321,7 +321,7 @@ fn a_program_that_is_not_there_is_not_tried_again() {
     let failure =
         gave(&run(&place, &ask(json!({"prompt": "p", "providers": ["gone"], "retry": quick(5)})), &[]));
     assert_eq!((failure["failure"].as_str(), failure["attempts"].as_u64()), (Some("unavailable"), Some(1)));
-    assert!(failure["message"].as_str().unwrap().contains("there is no such program on PATH"), "{failure}");
+    assert!(failure["message"].as_str().unwrap().contains("the program was not found on PATH"), "{failure}");
     let request = json!({"prompt": "p", "providers": ["gone", "other"], "retry": quick(2)});
     assert_eq!(gave(&run(&place, &ask(request), &["--id", "s"]))["output"], "fine");
 }
@@ -460,8 +460,8 @@ fn what_keeps_a_program_from_being_started_is_named() {
     let cases = [
         ("argv = [\"true\"]\ndirectory = \"/nonexist\"\n".to_owned(), "its directory /nonexist is not there"),
         (format!("argv = [{script:?}]\n"), "its interpreter `/no/such/interpreter` is not there"),
-        ("argv = [\"no-such-program\"]\n".to_owned(), "there is no such program on PATH"),
-        ("argv = [\"./no-such\"]\n".to_owned(), "cannot be started: there is no such program"),
+        ("argv = [\"no-such-program\"]\n".to_owned(), "the program was not found on PATH"),
+        ("argv = [\"./no-such\"]\n".to_owned(), "cannot be started: the program does not exist"),
     ];
     for (config, expected) in cases {
         let message = failure(config, json!({}));
@@ -471,7 +471,7 @@ fn what_keeps_a_program_from_being_started_is_named() {
     assert!(message.starts_with("the argument ${input} begins with a dash"), "{message}");
     let long = json!({"prompt": "p".repeat(70_000)});
     let message = failure("argv = [\"true\", \"${prompt}${prompt}\"]\n".to_owned(), long);
-    assert!(message.contains("its arguments are too long: each may have 128 KiB"), "{message}");
+    assert!(message.contains("its arguments are too long: the limit for each is 128 KiB"), "{message}");
 }
 
 #[test]

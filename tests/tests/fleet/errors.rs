@@ -47,24 +47,24 @@ fn what_is_wrong_with_a_server_is_told_with_what_mends_it() {
             "password authentication failed",
             "user and password",
         ),
-        (at("ann", "postgres"), "WF0331", "it wants a password", "user and password"),
-        (at("careful", "postgres?sslmode=disable"), "WF0332", "no encryption", "leave out sslmode=disable"),
-        (at("small", "postgres?sslmode=require"), "WF0332", "does not support TLS", "switch `ssl` on"),
+        (at("ann", "postgres"), "WF0331", "it requires a password", "user and password"),
+        (at("careful", "postgres?sslmode=disable"), "WF0332", "no encryption", "remove sslmode=disable"),
+        (at("small", "postgres?sslmode=require"), "WF0332", "does not support TLS", "turn on `ssl`"),
         (at("reader", "postgres"), "WF0311", "cannot be written to", "default_transaction_read_only"),
         (at("many", "postgres"), "WF0334", "takes no more connections", "max_connections"),
         (at("small", "missing"), "WF0310", "database \"missing\" does not exist", "createdb"),
-        (at("small", "postgres"), "WF0337", "has no tables of wfhost", "wfhost db init"),
-        (at("small", "postgres?schema=theirs"), "WF0316", "is no database of wfhost", "?schema="),
+        (at("small", "postgres"), "WF0337", "does not contain wfhost's tables", "wfhost db init"),
+        (at("small", "postgres?schema=theirs"), "WF0316", "is not a wfhost database", "?schema="),
         (at("small", "ascii"), "WF0335", "SQL_ASCII, not UTF8", "explain WF0335"),
         (format!("postgres://small@127.0.0.1:{nobody}/x"), "WF0318", "refused", "host and port"),
         ("postgres://small@nowhere.invalid/x".to_owned(), "WF0318", "nowhere.invalid", "host and port"),
         (
             format!("mysql://ann:{PASSWORD}@127.0.0.1/x"),
             "WF0336",
-            "begin with postgres://",
-            "like postgres://",
+            "start with postgres://",
+            "for example postgres://",
         ),
-        (at(&format!("ann:{PASSWORD}"), "postgres?ssl=on"), "WF0336", "parameter `ssl`", "like postgres://"),
+        (at(&format!("ann:{PASSWORD}"), "postgres?ssl=on"), "WF0336", "parameter `ssl`", "for example postgres://"),
     ];
     for (url, code, what, hint) in &cases {
         let said = error(&place, url, &["ps"]);
@@ -86,7 +86,7 @@ fn what_is_wrong_with_a_server_is_told_with_what_mends_it() {
     // Whoever may, does; twice is once.
     server.sql("GRANT CREATE ON DATABASE postgres TO ann");
     let url = at(&format!("ann:{PASSWORD}"), "postgres");
-    for word in ["Made", "There"] {
+    for word in ["Created", "Exists"] {
         let ran = Ran(place.wfhost(["db", "init"]).env("WFHOST_DB", &url).output().expect("it starts"));
         assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
         assert!(ran.stderr().contains(word) && !ran.stderr().contains(PASSWORD), "{}", ran.stderr());
@@ -184,16 +184,16 @@ fn the_doctor_says_what_a_server_is_like() {
     let doctor = || place.run(["--db", &server.url(), "doctor"]);
     let ran = doctor();
     assert_eq!(ran.code(), Some(4), "{}", ran.stdout());
-    assert!(ran.stdout().contains("`wfhost db init` makes them"), "{}", ran.stdout());
+    assert!(ran.stdout().contains("`wfhost db init` creates them"), "{}", ran.stdout());
     assert_eq!(place.run(["--db", &server.url(), "db", "init"]).code(), Some(0));
     let ran = doctor();
     assert_eq!(ran.code(), Some(0), "{}", ran.stdout());
     let line = ran.stdout().lines().find(|line| line.contains("database postgres://")).unwrap().to_owned();
-    for part in ["✓", "PostgreSQL ", "format 1", "ms there and back", "of 400 connections"] {
+    for part in ["✓", "PostgreSQL ", "format 1", "ms round trip", "of 400 connections"] {
         assert!(line.contains(part), "no {part:?} in {line}");
     }
     let ran = place.run(["--db", &format!("{}?listen=off", server.url()), "doctor"]);
-    assert!(ran.stdout().contains("hosts look every 100 ms"), "{}", ran.stdout());
+    assert!(ran.stdout().contains("hosts poll every 100 ms"), "{}", ran.stdout());
 }
 
 #[test]
@@ -211,12 +211,12 @@ fn the_check_of_a_server_finds_what_does_not_fit_together() {
         (
             format!("UPDATE hot SET state = 1, due_at = NULL WHERE {}", of("a")),
             format!("UPDATE hot SET state = 2 WHERE {}", of("a")),
-            "a: nobody has the run, and nobody will",
+            "a: no host owns the run or will claim it",
         ),
         (
             format!("UPDATE hot SET session = 77 WHERE {}", of("b")),
             format!("UPDATE hot SET session = NULL WHERE {}", of("b")),
-            "b: the run belongs to a session that there is not",
+            "b: the run belongs to a session that does not exist",
         ),
         (
             "INSERT INTO inbox (run, at, calm, kind, name, text)

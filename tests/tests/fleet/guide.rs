@@ -62,7 +62,7 @@ fn each_command_of_the_guide_does_what_it_says() {
     let (said, told) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
     assert!(ran.status.success(), "{said}\n{told}");
     // What was in the file is there, and what was begun on the server has ended.
-    assert!(said.contains("before") && told.contains("every head is the same"), "{said}\n{told}");
+    assert!(said.contains("before") && told.contains("all journals match"), "{said}\n{told}");
     assert!(said.contains("completed") && !said.contains("no process has picked it up"), "{said}");
     let back = place.path("copy.db");
     let there = place.run(["--db", &back.display().to_string(), "show", "before", "-o", "json"]).ok_json();

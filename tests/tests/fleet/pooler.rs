@@ -71,7 +71,7 @@ fn hosts_work_behind_a_pooler() {
     let url = format!("postgres://wf@127.0.0.1:{}/postgres?sslmode=disable", pooler.port);
     let place = Place::on_server(url.clone());
     let doctor = place.run(["doctor"]).stdout();
-    assert!(doctor.contains("hosts look every 100 ms"), "{doctor}");
+    assert!(doctor.contains("hosts poll every 100 ms"), "{doctor}");
     let mut fleet = Fleet::new(&place, &url, 30_000);
     for _ in 0..2 {
         fleet.host();

@@ -325,10 +325,10 @@ fn what_is_no_plugin_is_explained() {
 fn configuration_that_grants_nonsense_is_refused() {
     let place = Place::new();
     for (more, code, expected) in [
-        ("http = [{ url = \"https://x.org/\" }]", "WF0704", "names those that are allowed"),
-        ("http = [{ url = \"x.org\", methods = [\"GET\"] }]", "WF0704", "no URL"),
+        ("http = [{ url = \"https://x.org/\" }]", "WF0704", "list the allowed methods"),
+        ("http = [{ url = \"x.org\", methods = [\"GET\"] }]", "WF0704", "not a URL"),
         ("http = [{ url = \"https://x.org/\", methods = [\"CONNECT\"] }]", "WF0704", "CONNECT"),
-        ("http = [{ url = \"https://x.org/\", methods = [\"get\"] }]", "WF0704", "like GET"),
+        ("http = [{ url = \"https://x.org/\", methods = [\"get\"] }]", "WF0704", "use GET"),
         (
             "http = [{ url = \"https://*.x.org/\", methods = [\"GET\"], inject = { authorization = { env = \"K\" } } }]",
             "WF0704",
@@ -337,7 +337,7 @@ fn configuration_that_grants_nonsense_is_refused() {
         (
             "http = [{ url = \"https://x.org/\", methods = [\"GET\"], inject = { host = { env = \"K\" } } }]",
             "WF0704",
-            "no name of a header",
+            "not the name of a header",
         ),
         (
             "http = [{ url = \"https://x.org/\", methods = [\"GET\"], metods = 1 }]",

@@ -55,7 +55,7 @@ fn a_plugin_says_what_it_wants_and_what_it_lacks() {
     };
     let lacks = doctor("");
     assert!(
-        lacks.contains("it wants POST https://api.anthropic.com/v1/messages (asks the model)"),
+        lacks.contains("it requests POST https://api.anthropic.com/v1/messages (asks the model)"),
         "{lacks}"
     );
     place.file("key", "sk-test-0123456789");
@@ -110,7 +110,7 @@ fn a_plugin_is_tested_without_a_network() {
     let text = bad.stdout();
     assert_eq!(bad.code(), Some(1), "{text}");
     assert!(text.contains("the output is \"hello\", not \"bye\"") && text.contains("the body is"), "{text}");
-    assert!(text.contains("POST https://api.anthropic.com/v1/messages was not asked for"), "{text}");
+    assert!(text.contains("POST https://api.anthropic.com/v1/messages was not requested"), "{text}");
     assert!(test(json!([])).error(2, &place).contains("WF1212"));
     assert!(test(json!([{ "nme": 1 }])).error(2, &place).contains("WF1212"));
 }

@@ -61,20 +61,20 @@ fn wrong_truncated_and_over_long_content_is_refused() {
     let mut wrong = good.clone();
     *wrong.last_mut().unwrap() ^= 1;
     answering(Reply::new(200, wrong));
-    refused(&reference, 5, "WF0927", "is not what it was said to be");
+    refused(&reference, 5, "WF0927", "does not match its digest");
     let short = good[..good.len() - 1].to_vec();
     answering(Reply::new(200, short.clone()));
-    refused(&reference, 5, "WF0927", "has not the size");
+    refused(&reference, 5, "WF0927", "does not match its size");
     answering(Reply::new(200, short.clone()).endless());
-    refused(&reference, 5, "WF0927", "has not the size");
+    refused(&reference, 5, "WF0927", "does not match its size");
     let long = [good.clone(), vec![0; 100]].concat();
     answering(Reply::new(200, long.clone()));
-    refused(&reference, 5, "WF0927", "has not the size");
+    refused(&reference, 5, "WF0927", "does not match its size");
     answering(Reply::new(200, long).endless());
     refused(&reference, 5, "WF0927", "or more came");
     // Broken off each time.
     answering(Reply::new(200, short).claiming(good.len()));
-    refused(&reference, 4, "WF0921", "broke off after");
+    refused(&reference, 4, "WF0921", "was interrupted after");
     // Broken off once: it is asked again.
     let tries = Arc::new(AtomicUsize::new(0));
     let (counted, once) = (tries.clone(), good.clone());
@@ -99,7 +99,7 @@ fn manifests_that_lie_are_refused() {
         put(&changed);
     };
     changed(&|m| m["layers"][0]["size"] = (good.len() - 1).into());
-    refused(&reference, 5, "WF0927", "has not the size");
+    refused(&reference, 5, "WF0927", "does not match its size");
     changed(&|m| m["layers"][0]["size"] = (200u64 << 20).into());
     refused(&reference, 5, "WF0928", "at most 134217728 may be");
     changed(&|m| m["config"]["size"] = (200u64 << 20).into());
@@ -112,7 +112,7 @@ fn manifests_that_lie_are_refused() {
     changed(&|m| m["config"]["mediaType"] = "application/vnd.oci.image.config.v1+json".into());
     refused(&reference, 5, "WF0929", "its configuration is of the type");
     changed(&|m| m["manifests"] = json!([]));
-    refused(&reference, 5, "WF0929", "an index of several things");
+    refused(&reference, 5, "WF0929", "an index of several manifests");
     // A configuration of another module.
     let config =
         json!({ "created": "x", "architecture": "wasm", "os": "wasip2", "layerDigests": [Sha256::of(b"x")] });
@@ -122,14 +122,14 @@ fn manifests_that_lie_are_refused() {
         m["config"]["digest"] = digest.to_string().into();
         m["config"]["size"] = config.len().into();
     });
-    refused(&reference, 5, "WF0929", "names other layers than its manifest");
+    refused(&reference, 5, "WF0929", "names different layers than its manifest");
     // An index where a manifest is expected.
     let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [] }).to_string();
     fake.put_manifest("me/hello", "1", INDEX, index.as_bytes());
-    refused(&reference, 5, "WF0929", "an index of several things");
+    refused(&reference, 5, "WF0929", "an index of several manifests");
     for text in ["", "{", "[]", "null", "<html>", "{\"schemaVersion\":2}"] {
         fake.put_manifest("me/hello", "1", MANIFEST, text.as_bytes());
-        refused(&reference, 5, "WF0929", "is no module");
+        refused(&reference, 5, "WF0929", "is not a module");
     }
     // Huge, with and without saying so.
     let huge = vec![b' '; 5 << 20];
@@ -151,7 +151,7 @@ fn another_manifest_than_the_one_that_was_named_is_refused() {
             .contains("/manifests/sha256:")
             .then(|| Reply::new(200, reply.clone()).with("content-type", MANIFEST))
     });
-    refused(&exact, 5, "WF0927", "is not what it was said to be");
+    refused(&exact, 5, "WF0927", "does not match its digest");
     // The digest beside a tag is another one.
     fake.rule(move |request| {
         request.path.ends_with("/manifests/1").then(|| {
@@ -159,7 +159,7 @@ fn another_manifest_than_the_one_that_was_named_is_refused() {
             reply.with("docker-content-digest", Sha256::of(b"another").to_string())
         })
     });
-    refused(&reference, 5, "WF0927", "is not what it was said to be");
+    refused(&reference, 5, "WF0927", "does not match its digest");
 }
 
 #[test]
@@ -191,8 +191,8 @@ fn refusals_say_what_mends_them() {
     let cases = [
         (403, 4, "WF0923", "it says \"it is DENIED\""),
         (404, 2, "WF0924", "does not have"),
-        (418, 4, "WF0926", "answered what cannot be used: 418"),
-        (401, 4, "WF0926", "a login of a kind that is not known here"),
+        (418, 4, "WF0926", "sent an invalid answer: 418"),
+        (401, 4, "WF0926", "an unsupported kind of login"),
     ];
     for (status, exit, code, says) in cases {
         fake.rule(move |_| Some(refusal(status, "DENIED")));
@@ -244,10 +244,10 @@ fn tokens_are_bought_and_bought_again_when_they_expire() {
     let place = Place::new();
     let reference = format!("{}/me/hello:1", fake.host);
     let error = run(&place, &["push", &reference, &module("hello")]).error(4, &place);
-    assert!(error.contains("error[WF0922]") && error.contains("wants a login"), "{error}");
+    assert!(error.contains("error[WF0922]") && error.contains("requires a login"), "{error}");
     let login = ["login", &fake.host, "-u", "ada", "--password-stdin"];
     let wrong = with_stdin(&place, &login, "wrong").error(4, &place);
-    assert!(wrong.contains("does not accept the login"), "{wrong}");
+    assert!(wrong.contains("rejected the login"), "{wrong}");
     assert_eq!(with_stdin(&place, &login, "secret").code(), Some(0));
     fake.log();
     push(&place, &reference);
@@ -266,7 +266,7 @@ fn tokens_are_bought_and_bought_again_when_they_expire() {
     });
     fake.log();
     let error = run(&bob, &["pull", &reference]).error(4, &bob);
-    assert!(error.contains("error[WF0922]") && error.contains("does not accept the login"), "{error}");
+    assert!(error.contains("error[WF0922]") && error.contains("rejected the login"), "{error}");
     assert!(fake.log().len() < 6);
 }
 
@@ -351,7 +351,7 @@ fn a_local_store_that_was_changed_is_not_run() {
     let index = place.path("data/wfhost/modules/index.json");
     std::fs::set_permissions(&index, std::fs::Permissions::from_mode(0o666)).unwrap();
     let error = hello(&place, &reference, &["--offline"]).error(4, &place);
-    assert!(error.contains("error[WF0931]") && error.contains("may be written by others"), "{error}");
+    assert!(error.contains("error[WF0931]") && error.contains("can be written by other users"), "{error}");
     drop(fake);
 }
 

@@ -137,7 +137,7 @@ fn tampered_bundles_and_those_of_other_modules_are_refused() {
         }
     };
     attach(&other);
-    refused(&fake, &place, &reference, "WF0941", "it is not by that key, or was changed");
+    refused(&fake, &place, &reference, "WF0941", "it was made with another key, or was changed");
     // A good signature of another module.
     attach(&bundle_of_another());
     refused(&fake, &place, &reference, "WF0941", "cannot be accepted");
@@ -235,7 +235,7 @@ fn what_is_locked_stays_until_it_is_updated() {
     ok(&publisher, &["push", &reference.replace(":1", ":2.0.0"), &module("saga"), "--sign", "acme"]);
     let ran = hello(&place, &reference, &["--locked"]);
     greets(&ran);
-    assert!(ran.stderr().contains("as it is locked"), "{}", ran.stderr());
+    assert!(ran.stderr().contains("as locked"), "{}", ran.stderr());
     let outdated: Value =
         serde_json::from_str(&ok(&place, &["modules", "--outdated", "-o", "json"]).stdout()).unwrap();
     assert_eq!((&outdated["moved"], &outdated["newest"]), (&json!(true), &json!("2.0.0")));
@@ -263,10 +263,10 @@ fn what_is_locked_stays_until_it_is_updated() {
         (
             lock.replace("version = 1", "version = 2"),
             "WF0945",
-            "it has the version 2, and this wfhost knows 1",
+            "it has version 2, but this wfhost supports 1",
         ),
         ("<<<<<<< HEAD".to_owned(), "WF0945", "cannot be used"),
-        (other_bytes, "WF0946", "is not what is locked"),
+        (other_bytes, "WF0946", "differs from the locked module"),
     ] {
         std::fs::write(place.path("wfhost.lock"), text).unwrap();
         let ran = hello(&place, &reference, &[]);
@@ -314,7 +314,7 @@ fn saved_modules_run_where_there_is_no_network_with_their_signatures() {
         assert_eq!(kept(&other), Vec::<Value>::new());
         assert!(!other.path("data/wfhost/modules").exists());
     }
-    for bytes in [&b""[..], b"no archive", &good[..good.len() / 2]] {
+    for bytes in [&b""[..], b"not a module archive", &good[..good.len() / 2]] {
         let bad = place.file("bad.tar", bytes);
         let error = run(&Place::new(), &["load", &bad]).error(2, &place);
         assert!(error.contains("error[WF0947]"), "{error}");
@@ -368,7 +368,7 @@ fn openssl_verifies_our_signatures_and_its_keys_sign() {
     let error = run(&place, &["sign", &reference, "--key", "nowhere"]).error(2, &place);
     assert!(error.contains("error[WF0943]"), "{error}");
     let error = run(&place, &["key", "new", "acme"]).error(2, &place);
-    assert!(error.contains("error[WF0943]") && error.contains("it is there already"), "{error}");
+    assert!(error.contains("error[WF0943]") && error.contains("it already exists"), "{error}");
     let mode = |path: &Path| {
         std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions()) & 0o777
     };

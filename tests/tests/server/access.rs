@@ -202,7 +202,7 @@ fn tokens_are_shown_once_end_and_can_be_taken_back() {
     assert_eq!(server.ask("DELETE", &format!("/api/v1/tokens/{id}"), None).error(404), "WF0907");
     // One whose time is over.
     let short = place.run(["token", "new", "short", "--scope", "runs:read", "--expires", "1s"]).stdout();
-    wfhost_tests::eventually("its time is over", || {
+    wfhost_tests::eventually("has expired", || {
         (server.ask_as(short.trim(), "GET", "/api/v1/runs", None).status == 401).then_some(())
     });
     for (asked, status) in [
@@ -267,7 +267,7 @@ fn a_browser_gets_in_by_a_code_once_and_only_by_a_button() {
 fn addresses_that_others_reach_need_tokens_and_sockets_need_none() {
     let place = Place::new();
     let error = place.run(["serve", "--listen", "0.0.0.0:0"]).error(2, &place);
-    assert!(error.starts_with("error[WF0811]: 0.0.0.0:0 can be reached by others"), "{error}");
+    assert!(error.starts_with("error[WF0811]: 0.0.0.0:0 is reachable from other machines"), "{error}");
     let error = place.run(["serve", "--listen", "nowhere"]).error(2, &place);
     assert!(error.starts_with("error[WF0811]"), "{error}");
     let error = place

@@ -164,7 +164,7 @@ fn callbacks_act_on_post_only_once_and_cannot_be_made_up() {
     let late = late["url"].as_str().unwrap().split_once(&server.address).unwrap().1.to_owned();
     assert_eq!(send(&late, "1").error(410), "WF0910");
     let short = make(&json!({ "run": "r", "signal": "x", "expires": "1ms" }));
-    eventually("its time is over", || (send(&short, "1").status == 410).then_some(()));
+    eventually("has expired", || (send(&short, "1").status == 410).then_some(()));
     // What the journal shows does not tell the address.
     let reader = token(&place, "reader", "runs:read,payloads:read");
     let seen = server.ask_as(&reader, "GET", "/api/v1/runs/r/journal", None).text();

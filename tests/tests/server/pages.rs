@@ -200,7 +200,7 @@ fn a_run_is_started_signalled_answered_forked_and_compared_by_forms() {
     assert!(compared.contains("first") && compared.contains("second"), "{compared}");
     // As it was before the signal came.
     let then = browser.page(&format!("{path}/at?entry=2"));
-    assert!(then.contains("As it was at entry 2"), "{then}");
+    assert!(then.contains("State at entry 2"), "{then}");
     let verified = browser.send(&format!("{path}/verify"), &[]);
     assert!(verified.text().contains("complete and unaltered"), "{}", verified.text());
     for (act, said) in [("pause", "paused"), ("resume", "resumed"), ("cancel", "asked")] {

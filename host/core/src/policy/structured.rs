@@ -13,7 +13,7 @@ const ERRORS_TOLD: usize = 10;
 /// What an agent is told beside the prompt, so that its answer fits.
 pub fn instruction(schema: &Json) -> String {
     format!(
-        "Answer with JSON only, without any text around it. It has to fit this JSON Schema:\n```json\n{schema}\n```"
+        "Answer with JSON only, without any text around it. It has to match this JSON Schema:\n```json\n{schema}\n```"
     )
 }
 
@@ -128,8 +128,8 @@ fn bytes_before(text: &str, line: usize, column: usize) -> usize {
 /// JSON was found at all.
 pub fn correction(schema: &Json, errors: &[SchemaError]) -> String {
     let mut text = match errors {
-        [] => "Your answer holds no JSON.".to_owned(),
-        _ => "Your answer does not fit the JSON Schema:".to_owned(),
+        [] => "Your answer contains no JSON.".to_owned(),
+        _ => "Your answer does not match the JSON Schema:".to_owned(),
     };
     for error in errors.iter().take(ERRORS_TOLD) {
         let path = if error.path.is_empty() { "the whole answer" } else { error.path.as_str() };
@@ -219,7 +219,7 @@ mod tests {
         assert!(text.contains("{\"type\":\"object\"}"));
         let many: Vec<_> = (0..15).map(|i| error(&format!("/{i}"))).collect();
         assert!(correction(&schema, &many).contains("- and 5 more"));
-        assert!(correction(&schema, &[]).starts_with("Your answer holds no JSON."));
+        assert!(correction(&schema, &[]).starts_with("Your answer contains no JSON."));
     }
 
     proptest! {
