@@ -32,7 +32,7 @@ fn d06_a_question_stays_open_until_a_fitting_answer_comes() {
     assert!(text.contains("    How many?\n") && text.contains("choices  red, green"), "{text}");
 
     let error = place.run(["answer", "older", "-i", r#"{"n":0}"#]).error(2, &place);
-    assert!(error.starts_with("error[WF0508]: the answer does not fit"), "{error}");
+    assert!(error.starts_with("error[WF0508]: the answer does not match"), "{error}");
     assert!(error.contains("0 is less than the minimum of 1"), "{error}");
     let error = place.run(["answer", "newer", "-i", "\"blue\""]).error(2, &place);
     assert!(error.contains("red") && error.contains("green"), "{error}");
