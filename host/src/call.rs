@@ -2,7 +2,7 @@
 //!
 //! A call of the name `n` is a signal `call:n` with the payload `{"id": ID, "input": INPUT}`. The program
 //! answers by posting a message `reply:ID` with `{"ok": OUTPUT}` or `{"error": TEXT}`. Both are recorded
-//! like all signals and messages, so nothing is lost or answered twice, whoever dies.
+//! like all signals and messages, so nothing is lost or answered twice, whichever process dies.
 
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 //!
 //! They belong to the host and not to one execution of a driver. A driver that
 //! has to be left (a store that is out of reach for a moment, an append that
-//! came too late) leaves them to whoever drives the run next in this process,
+//! came too late) leaves them to the next drive of the run in this process,
 //! who gets their answers. Nothing that is under way and paid for is dropped
 //! because of something else.
 
@@ -172,7 +172,7 @@ impl<T> Default for Registry<T> {
 }
 
 impl<T: Send + 'static> Registry<T> {
-    /// The calls of a run, for whoever drives it now.
+    /// The calls of a run, for its current drive.
     pub fn of(&self, run: &RunId) -> Arc<Calls<T>> {
         let mut runs = lock(&self.runs);
         match runs.get_mut(run) {

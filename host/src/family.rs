@@ -1,4 +1,4 @@
-//! Runs that other runs bring forth: children, and the next rounds of runs
+//! Runs that other runs start: children, and the next rounds of runs
 //! that continue as new.
 
 use std::collections::HashMap;
@@ -207,7 +207,7 @@ fn left(machine: &Machine, now: Timestamp) -> Option<Budget> {
     some(machine.budget()).map(|budget| budget.less(machine.spent(now)))
 }
 
-/// No budget is none.
+/// None if there is no budget.
 fn some(budget: Budget) -> Option<Budget> {
     (budget != Budget::default()).then_some(budget)
 }

@@ -44,7 +44,7 @@ pub enum ForkError {
     Host(#[from] HostError),
     #[error("invalid fork of {run}: {reason}")]
     Cannot { run: RunId, reason: CannotFork },
-    /// The program departs from what it would take over.
+    /// The program diverges from the entries that would be copied.
     #[error("a fork of {run} is not compatible with the module {module}: {mismatch}")]
     Departs { run: RunId, module: Digest, mismatch: Box<Mismatch> },
 }
@@ -210,14 +210,14 @@ impl Host {
         let next = Next::Release { waiting: None, trouble: None };
         let release = Append::new(append.run.clone(), append.session, append.epoch, append.at, next);
         if self.store().append(append).await?.due {
-            // Something came in for it: whoever is there goes on with it.
+            // Something arrived for it: any host can continue it.
             self.store().append(release).await?;
         }
         self.look_for_work();
         Ok(())
     }
 
-    /// The run's machine, and where the module departs from it.
+    /// The run's machine, and where the module diverges from it.
     async fn try_module(
         &self,
         opened: &Opened,

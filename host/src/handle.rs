@@ -1,4 +1,4 @@
-//! Following a run to its end, whoever advances it.
+//! Following a run to its end, whichever process advances it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ const GATHER: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub enum Ending {
     Finished(Outcome),
-    /// Its module departs from its journal. Nothing was executed.
+    /// Its module diverges from its journal. Nothing was executed.
     Refused {
         reason: String,
         /// None if another process found out.

@@ -39,10 +39,10 @@ pub enum Evict {
     Always,
 }
 
-/// Which runs a host takes up by itself.
+/// Which runs a host claims on its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Adopt {
-    /// All that are due, whoever began them.
+    /// All due runs, whichever process started them.
     #[default]
     Due,
     /// Only those that are followed through a [`RunHandle`].
@@ -72,7 +72,7 @@ pub struct HostOptions {
     pub providers: Providers,
     pub evict: Evict,
     pub adopt: Adopt,
-    /// Of which projects, if all that are due are taken up.
+    /// Of which projects, if all due runs are claimed.
     pub projects: Projects,
     /// Who answers the calls of the runs of a project, if not `providers`.
     pub configured: Arc<dyn Configurations>,
@@ -139,7 +139,7 @@ impl Default for StartOptions {
     }
 }
 
-/// How a run is taken up.
+/// How a run is resumed.
 #[derive(Clone, Debug, Default)]
 pub struct ResumeOptions {
     /// Who answers its calls here, if not those that the host was given.
@@ -524,7 +524,7 @@ impl Host {
 
     /// Goes on with a run, also one that is paused or refused. One that has
     /// ended, or that a living process advances, is an error; but a run that
-    /// failed goes on where it failed if it is given a mended module.
+    /// failed continues where it failed if it is given a fixed module.
     pub async fn resume(&self, id: &RunId, options: ResumeOptions) -> Result<RunHandle, HostError> {
         if options.budget.is_some() && options.module.is_none() && self.has_spent_all(id).await? {
             return self.retry(id, None, options).await;
@@ -654,7 +654,7 @@ impl Host {
         let info = self.inner.store.run(id).await?.ok_or_else(|| HostError::NoSuchRun(id.clone()))?;
         let mut journal = self.inner.journal(id).await?;
         let how = if info.state.is_final() {
-            // A program that was mended goes on where the old one failed.
+            // A fixed program continues where the old one failed.
             let retry = plan_retry(&journal, None, true)
                 .map_err(|reason| HostError::CannotRetry { run: id.clone(), reason })?;
             retry.append(&mut journal, info.emissions, self.inner.world.now());
@@ -697,7 +697,7 @@ impl Host {
         self.inner.module(&info.id, info.module, &info.workflow).await
     }
 
-    /// Sends a message to a run of this store, whoever advances it, or to the
+    /// Sends a message to a run of this store, whichever process advances it, or to the
     /// run that it goes on as. Tells which.
     pub async fn post(&self, run: &RunId, body: MessageBody) -> Result<(Posted, RunId), HostError> {
         let is_signal = matches!(body, MessageBody::Signal { .. });

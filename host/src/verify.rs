@@ -16,7 +16,7 @@ pub struct Report {
     pub head: Digest,
     /// What is wrong; empty if nothing is.
     pub faults: Vec<String>,
-    /// Its last entries are missing: whoever went on would do again what they say is done.
+    /// Its last entries are missing: a host that continued the run would repeat their steps.
     pub is_cut: bool,
 }
 
@@ -99,7 +99,7 @@ fn waits_for_nothing(info: &RunInfo, machine: &Machine) -> bool {
     !goes_on && info.lease.is_none() && info.due_at.is_none()
 }
 
-/// Where the row of a run departs from its journal.
+/// Where the row of a run differs from its journal.
 fn differences(info: &RunInfo, machine: &Machine) -> Vec<String> {
     let said = RunInfo::of(machine);
     let mut faults = Vec::new();
@@ -189,7 +189,7 @@ pub async fn rebuild(host: &Host, info: &RunInfo) -> Result<Rebuilt, HostError> 
     Ok(Rebuilt { info: rebuilt, emissions, questions })
 }
 
-/// Where what a program gave out departs from what is stored of it.
+/// Where the stored output of a program differs from the output of a replay.
 pub async fn compare_given_out(store: &dyn Store, rebuilt: &Rebuilt) -> Result<Vec<String>> {
     let run = &rebuilt.info.id;
     let Some(emissions) = &rebuilt.emissions else { return Ok(Vec::new()) };

@@ -48,10 +48,7 @@ fn files_that_are_no_workflow_are_named() {
         assert!(error.contains("hint: "), "{error}");
     }
     let error = place.run(["run", "no-such.wasm"]).error(2, &place);
-    assert!(
-        error.starts_with("error[WF0110]: no file and no module is named `no-such.wasm`"),
-        "{error}"
-    );
+    assert!(error.starts_with("error[WF0110]: no file and no module is named `no-such.wasm`"), "{error}");
 }
 
 #[test]

@@ -79,7 +79,10 @@ fn f02_a_child_is_a_run_of_its_own_and_gives_its_result_or_failure() {
     assert_eq!((&results[1]["failure"], &results[1]["message"]), (&json!("failed"), &json!("no")));
     assert_eq!(results[2]["failure"], "rejected");
     assert!(results[2]["message"].as_str().unwrap().contains("the run named already exists"), "{results}");
-    assert!(results[3]["message"].as_str().unwrap().contains("the module `no-such` is not in the store"), "{results}");
+    assert!(
+        results[3]["message"].as_str().unwrap().contains("the module `no-such` is not in the store"),
+        "{results}"
+    );
     assert!(results[4]["message"].as_str().unwrap().contains("invalid module name"), "{results}");
     let shown = place.show("p.1");
     assert_eq!((&shown["parent"], &shown["root"]), (&json!("p"), &json!("p")));
@@ -519,7 +522,9 @@ fn a_schedule_begins_each_run_once_however_many_hosts_there_are() {
     assert_eq!(add("daily", &["--cron", "0 9 * * *", "--tz", "Europe/Berlin"]).code(), Some(0));
     assert!(add("bad", &["--cron", "0 25 * * *"]).error(2, &place).contains("invalid cron expression"));
     assert!(
-        add("bad", &["--cron", "0 9 * * *", "--tz", "Mars/Base"]).error(2, &place).contains("unknown time zone")
+        add("bad", &["--cron", "0 9 * * *", "--tz", "Mars/Base"])
+            .error(2, &place)
+            .contains("unknown time zone")
     );
     let servers: Vec<_> = (0..4).map(|_| place.spawn(["serve"])).collect();
     let fired = || {

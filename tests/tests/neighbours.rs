@@ -161,7 +161,8 @@ fn a_component_that_would_take_too_much_to_compile_is_refused_with_a_code() {
     let file = place.file("bomb.wasm", wat::parse_str(text).unwrap());
     let error = place.run(["check", &file]).error(2, &place);
     assert!(
-        error.starts_with("error[WF0111]: the component is too expensive to compile") && error.contains("types in one type"),
+        error.starts_with("error[WF0111]: the component is too expensive to compile")
+            && error.contains("types in one type"),
         "{error}"
     );
 }

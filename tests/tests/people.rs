@@ -107,7 +107,10 @@ fn a_question_whose_time_is_over_is_not_offered_to_anybody() {
     parked(&place, "q", &json!([{ "ask": { "prompt": "Anyone?", "timeout_ms": 700 } }]));
     eventually("the deadline", || inbox(&place).is_empty().then_some(()));
     let why = place.run(["why", "q"]).stdout();
-    assert!(why.contains("the time limit for an answer has expired") && !why.contains("wfhost answer"), "{why}");
+    assert!(
+        why.contains("the time limit for an answer has expired") && !why.contains("wfhost answer"),
+        "{why}"
+    );
     assert_eq!(place.run(["answer", "q", "-i", "1"]).code(), Some(2));
     assert_eq!(place.run(["resume", "q"]).ok_json()[0]["failure"], "timed-out");
 }

@@ -91,5 +91,8 @@ fn a_new_project_builds_and_a_crate_without_a_workflow_is_told_so() {
         "{error}"
     );
     let error = place.run(["build", &dir, "-p", "flaw"]).error(2, &place);
-    assert!(error.contains("error[WF0611]: DIR/flow does not contain the package `flaw`, but `flow`"), "{error}");
+    assert!(
+        error.contains("error[WF0611]: DIR/flow does not contain the package `flaw`, but `flow`"),
+        "{error}"
+    );
 }

@@ -313,7 +313,10 @@ fn a_database_of_a_stranger_has_to_be_named() {
     std::fs::set_permissions(&db, std::fs::Permissions::from_mode(0o666)).unwrap();
     let error = unnamed(&["ps"]).error(2, &place);
     assert!(error.starts_with("error[WF0322]: the database DIR/p/runs.db is not used"), "{error}");
-    assert!(error.contains("can be written by other users") && error.contains("--db DIR/p/runs.db"), "{error}");
+    assert!(
+        error.contains("can be written by other users") && error.contains("--db DIR/p/runs.db"),
+        "{error}"
+    );
     let db = db.display().to_string();
     assert_eq!(unnamed(&["ps", "--db", &db]).code(), Some(0));
     // What it says of a run's project does not hold: the user might trust that project.

@@ -134,7 +134,7 @@ pub(super) fn opening(request: &AgentRequest) -> String {
 #[error("{failure}")]
 pub struct CallFailure {
     pub failure: Failure,
-    /// The provider does not accept who is asking: it is of no use to this run
+    /// Authentication or billing failed: the provider is disabled for this run
     /// any more.
     pub auth: bool,
     /// The provider asks not to be called again before that much time is over.
@@ -150,7 +150,7 @@ impl CallFailure {
         Failure::new(kind, message).into()
     }
 
-    /// The provider does not accept who is asking.
+    /// Authentication or billing failed.
     pub fn auth(message: impl Into<String>) -> Self {
         Self { auth: true, ..Self::new(FailureKind::Rejected, message) }
     }

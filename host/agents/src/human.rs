@@ -5,7 +5,7 @@
 //! `rejected`. The prompt is the question, the input its details, the schema
 //! that of the answer; the option `choices` lists the answers that are
 //! allowed. The time limit of the whole step holds. While nobody answers the
-//! run is parked and takes up nothing.
+//! run is suspended and uses no memory.
 
 use futures_util::future::BoxFuture;
 use wfhost_core::{FailureKind, Reply};

@@ -82,7 +82,7 @@ impl BuildError {
         }
     }
 
-    /// What mends it.
+    /// How to fix it.
     pub fn hint(&self) -> String {
         match self {
             Self::NoCrate(_) => "`wfhost new NAME` creates one".to_owned(),

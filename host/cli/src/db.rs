@@ -263,9 +263,9 @@ async fn check(common: &Common, deep: bool, repair: bool) -> Result<Exit, Troubl
                         found.iter().for_each(|fault| {
                             printer::say(common, "Repaired", &format!("{}: {fault}", info.id))
                         });
-                        let mended =
+                        let fixed =
                             store.run(&info.id).await?.ok_or(HostError::NoSuchRun(info.id.clone()))?;
-                        found = verify(store.as_ref(), &mended).await?.faults;
+                        found = verify(store.as_ref(), &fixed).await?.faults;
                     }
                 }
                 Err(error) => found.push(format!("it cannot be replayed: {error}")),

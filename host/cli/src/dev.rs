@@ -69,7 +69,7 @@ impl Dev {
         if let Some(provider) = agent.as_deref().and_then(|name| providers.get(name)) {
             providers.set_fallback(provider);
         }
-        // What waits is put aside at once, so that other code can take it up.
+        // Waiting runs are evicted immediately, so that they can be migrated.
         let mut options = common.host_options(store, providers, Evict::Always, Adopt::Due)?;
         options.projects = Projects::Only(vec![None, config.project_name()]);
         let metrics = std::sync::Arc::<wfhost_server::Metrics>::default();

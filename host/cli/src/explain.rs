@@ -573,7 +573,7 @@ mod tests {
     /// Codes in the sources, told by their form.
     #[test]
     fn every_code_in_the_sources_is_explained_and_every_explained_code_is_used() {
-        // The one for codes that there are none of is used in this file.
+        // The code for unknown codes is used in this file.
         let mut text = "\"WF0005\"".to_owned();
         // Of all crates of the host.
         sources(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), &mut text);

@@ -216,7 +216,7 @@ pub(super) fn unreadable(run: &RunId, error: EntryError) -> Trouble {
     HostError::Journal { run: run.clone(), source: error.into() }.into()
 }
 
-/// What is shown of a run while it goes on: what was committed, whoever did.
+/// What is shown of a run in progress: the commits of any process.
 pub(super) struct Progress {
     quiet: bool,
     verbose: bool,
@@ -388,7 +388,7 @@ impl Progress {
         }
     }
 
-    /// A signal is there for whoever waits for it first.
+    /// A signal completes the first wait for it.
     fn signal(&mut self, name: String, at: Timestamp) {
         let waits = self.waits.entry(name.clone()).or_default();
         if waits.is_empty() {

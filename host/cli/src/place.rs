@@ -220,7 +220,7 @@ impl AgentArgs {
         Ok(providers)
     }
 
-    /// The providers of one run that is taken up again, if others are named
+    /// The providers of one run that is resumed, if others are named
     /// than those that it was begun with.
     pub fn other_providers(&self, config: &Config) -> Result<Option<Providers>, Trouble> {
         let Some(name) = self.default_provider() else { return Ok(None) };

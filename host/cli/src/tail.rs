@@ -64,7 +64,7 @@ impl LiveLines {
         Ok(())
     }
 
-    /// The next ones; none if there are none yet.
+    /// The next lines; empty if there are none yet.
     pub async fn next(&mut self, store: &dyn Store) -> Result<Vec<TranscriptLine>, Trouble> {
         let kinds = vec![TranscriptKind::Answer, TranscriptKind::Progress];
         let filter = TranscriptFilter { after: self.last, step: None, kinds };

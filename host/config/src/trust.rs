@@ -24,7 +24,7 @@ pub struct Consent {
     pub records: Option<PathBuf>,
     /// To every file that only the user, or root, can have written.
     pub all: bool,
-    /// To every file below these directories, whoever wrote it.
+    /// To every file below these directories, regardless of its owner.
     pub below: Vec<PathBuf>,
 }
 
@@ -55,7 +55,7 @@ impl Consent {
             return Agreed::Yes;
         }
         let Some(record) = self.record(path) else { return Agreed::No };
-        // A record that anybody else could have written is none.
+        // A record that another user could have written does not count.
         let record = private::read(&record).ok().and_then(|json| serde_json::from_str::<Record>(&json).ok());
         match record {
             Some(record) if record.path != path => Agreed::No,

@@ -243,7 +243,7 @@ pub struct FailedCall {
     /// The provider did not accept who was asking; the run asks it no more.
     #[n(4)]
     pub auth: bool,
-    /// When the next attempt begins; none if there is none.
+    /// When the next attempt starts; none if there is no further attempt.
     #[n(5)]
     pub again_at: Option<Timestamp>,
     /// What the attempt consumed.
@@ -445,7 +445,7 @@ impl Entry {
     }
 }
 
-/// The kind of the entry at the start of `bytes` if it is none that is known.
+/// The kind of the entry at the start of `bytes`, if it is unknown.
 fn unknown_kind(bytes: &[u8]) -> Option<u32> {
     let mut decoder = Decoder::new(bytes);
     decoder.array().ok()?;

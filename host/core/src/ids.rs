@@ -24,7 +24,7 @@ impl Serialize for RunId {
     }
 }
 
-/// Also a journal from elsewhere cannot bring an id that is none.
+/// A journal from elsewhere cannot introduce an invalid id, either.
 impl<'b, C> Decode<'b, C> for RunId {
     fn decode(decoder: &mut Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
         decoder.str()?.parse().map_err(minicbor::decode::Error::custom)

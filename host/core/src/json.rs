@@ -349,7 +349,7 @@ mod tests {
         let error = Json::parse(nested(DEPTH + 1)).unwrap_err();
         assert!(error.to_string().contains("recursion limit"), "{error}");
         assert!(Json::parse(nested(1_000_000)).is_err());
-        // Brackets in strings are none.
+        // Brackets in strings do not count.
         assert!(Json::parse(format!("\"\\\"{}\"", "[".repeat(1_000))).is_ok());
     }
 

@@ -1,4 +1,4 @@
-//! Ids of spans, as functions of the run: whoever makes them, and whenever, they are the same.
+//! Ids of spans, as functions of the run: they are the same whichever process derives them, at any time.
 
 use crate::{RunId, Step};
 

@@ -54,7 +54,7 @@ impl PluginError {
         }
     }
 
-    /// What mends it.
+    /// How to fix it.
     pub fn hint(&self) -> String {
         match self {
             Self::Read { .. } => "build it with `wfhost build`, or correct `plugin` in the configuration".to_owned(),
@@ -158,7 +158,7 @@ pub fn wants(bytes: &[u8]) -> Result<Wants, PluginError> {
     Ok(Wants::default())
 }
 
-/// What a plugin imports, by name. What is none is told so.
+/// The imports of a plugin, by name. An error if the component is not a plugin.
 pub fn imports(bytes: &[u8]) -> Result<Vec<String>, PluginError> {
     let summary = summarize(bytes)?;
     if !summary.exports.iter().any(|name| name == AGENT) {

@@ -392,7 +392,7 @@ pub(crate) fn shown(url: &Url) -> String {
     url.to_string()
 }
 
-/// Headers that no plugin sets: they are about the connection, or say who is asking in the host's name.
+/// Headers that plugins must not set: they are about the connection, or identify the client in the host's name.
 pub(crate) fn is_forbidden(name: &HeaderName) -> bool {
     wasmtime_wasi_http::DEFAULT_FORBIDDEN_HEADERS.contains(name)
         || matches!(

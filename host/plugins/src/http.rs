@@ -133,7 +133,7 @@ impl Requests {
     ///
     /// # Errors
     ///
-    /// One cannot be had, or is none.
+    /// A secret is not available, or is invalid.
     pub fn new(network: Arc<Network>, progress: Progress) -> Result<Self, CallFailure> {
         let mut secrets: Vec<Secret> = Vec::new();
         let mut read = |source: &SecretSource| -> Result<String, CallFailure> {

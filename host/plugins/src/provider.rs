@@ -277,7 +277,7 @@ impl Plugin {
     ///
     /// # Errors
     ///
-    /// Its file cannot be read, or is none of a plugin.
+    /// Its file cannot be read, or is not a plugin.
     pub fn lacks(&self) -> Result<Vec<String>, PluginError> {
         let (_, bytes) = self.artifact.read()?;
         Ok(self.missing(&artifact::wants(&bytes)?))

@@ -27,7 +27,7 @@ use crate::url::{Tls, Url};
 const POOLED: usize = 6;
 /// How long a server is waited for by who has no runs to lose, in milliseconds.
 const PATIENCE: u64 = 2_000;
-/// A statement that takes longer has failed: whoever waits for it has a lease to lose.
+/// A statement that takes longer has failed: the process that waits for it would lose its lease.
 const STATEMENT: Duration = Duration::from_secs(15);
 /// What is done again because others were in the way is so up to this often.
 const TRIES: u32 = 5;
@@ -51,7 +51,7 @@ pub(crate) struct Connector {
     pub url: Url,
     tls: Option<MakeRustlsConnect>,
     pub time: Time,
-    /// The store that was opened: another one is none of ours.
+    /// The identity of the store that was opened: a connection to another one is refused.
     known: Mutex<Option<Identity>>,
     /// Whether the store that answers is another one by now.
     pub moved: AtomicBool,
@@ -530,7 +530,7 @@ fn tls_config(url: &Url) -> Result<ClientConfig, String> {
     Ok(builder.with_custom_certificate_verifier(verifier).with_no_client_auth())
 }
 
-/// Encrypts for whoever answers: `sslmode=prefer` promises no more.
+/// Encrypts without verifying the server: `sslmode=prefer` promises no more.
 #[derive(Debug)]
 struct Unverified(Arc<CryptoProvider>);
 

@@ -34,7 +34,7 @@ pub enum Migrate {
 /// What a database has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Formats {
-    /// Of the tables; none if there are none.
+    /// The format of the tables; none if there are no tables.
     pub found: Option<u32>,
     pub newest: u32,
 }
@@ -122,7 +122,7 @@ async fn prepare_with(pool: &Pool, conn: &Conn, migrate: Migrate) -> Result<Iden
 async fn migrate_locked(pool: &Pool, conn: &Conn) -> Result<(), Fault> {
     let url = &pool.connector.url;
     let failed = |error| classify(&url.place, &error);
-    // One at a time; whoever comes second finds it done.
+    // One at a time; a second process finds it done.
     let lock = "SELECT pg_advisory_xact_lock(hashtextextended('wfhost migrate ' || $1, 0))";
     query(&conn.client, lock, args_of![url.schema.as_str()]).await.map_err(failed)?;
     let row = meta(pool, conn).await?;

@@ -148,7 +148,7 @@ impl Notices {
         let _ = self.queue.send(Item::Tell(told));
     }
 
-    /// Waits until all was told, if this handle is none of a host: its process may end at once.
+    /// Waits until all was told, if this handle does not belong to a host: its process may exit immediately.
     pub async fn flush(&self) {
         if self.own().is_empty() {
             let (done, told) = oneshot::channel();

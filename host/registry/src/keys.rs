@@ -161,7 +161,7 @@ impl PrivateKey {
     }
 }
 
-/// Reads the public key of a file, whoever wrote it.
+/// Reads the public key of a file, regardless of its owner.
 pub fn read_public(path: &Path) -> Result<PublicKey, RegistryError> {
     let text = private::read_any(path).map_err(|error| key_error(path, &error.to_string()))?;
     PublicKey::parse(&text).map_err(|reason| key_error(path, reason))

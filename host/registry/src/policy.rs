@@ -256,7 +256,7 @@ impl FirstSeen {
         }
     }
 
-    /// Keeps who signed, in the place of whoever did before.
+    /// Records the signers, replacing the previous ones.
     pub fn keep(
         &self,
         reference: &Reference,

@@ -53,7 +53,7 @@ impl ModuleError {
         }
     }
 
-    /// What mends it.
+    /// How to fix it.
     pub fn hint(&self) -> String {
         match self {
             Self::Empty | Self::NotWasm(_) => {
@@ -92,10 +92,10 @@ pub enum ImportClass {
     Durable,
     /// A pure function of the journal.
     Pure,
-    /// Not to be had in a workflow. Runtimes of some languages import it
+    /// Not available in a workflow. Runtimes of some languages import it
     /// without need: then it is linked, and fails the run when it is called.
     Trapped,
-    /// Not to be had in a workflow.
+    /// Not available in a workflow.
     Denied,
     Unknown,
 }

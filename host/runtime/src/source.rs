@@ -1,6 +1,6 @@
 //! Places in the source of a program, by the debug information (DWARF) that its module carries.
 //!
-//! It is read when a place is wanted and not before: programs that are put aside, or that trap by
+//! It is read when a place is wanted and not before: programs that are evicted, or that trap by
 //! the thousand, pay nothing for it, and compiled modules are kept without it.
 
 use std::fmt;

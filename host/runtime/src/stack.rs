@@ -16,7 +16,7 @@ use super::{Module, address_space_is_limited, linker, wasmtime};
 use crate::imports::WorkflowPre;
 use crate::sandbox::link_denied;
 
-/// A stack of a size that there is none of.
+/// An unsupported stack size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("a stack has 1, 2, 4, 8 or 16 MiB, not {0} bytes")]
 pub struct StackError(pub u64);

@@ -1,4 +1,4 @@
-//! Addresses for others: whoever has one can send one signal, answer one question, or start runs of one
+//! Callback URLs: a client that has one can send one signal, answer one question, or start runs of one
 //! workflow, and nothing else.
 //!
 //! An address is `/c/TOKEN`; its token says what it is for, and ends with a MAC under a secret of the

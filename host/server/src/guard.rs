@@ -105,7 +105,7 @@ fn check_host(app: &App, request: &Request) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, trouble))
 }
 
-/// Numbers cannot be made to lead elsewhere, so whoever used one meant this machine.
+/// A numeric address cannot resolve to another host, so a request to one was meant for this machine.
 fn is_own_address(host: &str) -> bool {
     host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok()
 }

@@ -23,7 +23,7 @@ pub(crate) struct ProblemView {
     code: &'static str,
     /// Lines that say more.
     details: Vec<String>,
-    /// What mends it.
+    /// How to fix it.
     hints: Vec<String>,
     #[schema(example = 404)]
     status: u16,
@@ -135,7 +135,7 @@ fn status(trouble: &Trouble) -> StatusCode {
             StatusCode::SERVICE_UNAVAILABLE
         }
         _ if trouble.exit == Exit::Usage => StatusCode::UNPROCESSABLE_ENTITY,
-        // What the request names, and what is not to be had here.
+        // What the request names, and what is not available here.
         "WF0401" | "WF0403" | "WF0405" | "WF0406" | "WF0407" => StatusCode::UNPROCESSABLE_ENTITY,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }

@@ -90,7 +90,8 @@ impl Driver<'_> {
         let run = self.drive.run.clone();
         let policy = Arc::clone(self.drive.providers.policy());
         let Some(provider) = provider else {
-            let message = format!("no provider is left: {} did not accept who is asking", listed.join(", "));
+            let message =
+                format!("no provider is left: authentication or billing failed for {}", listed.join(", "));
             let failure = Failure { attempts: attempt, ..Failure::new(FailureKind::Rejected, message) };
             self.calls.begin((step, attempt), std::future::ready(Done::Step(Err(failure))).boxed());
             return;

@@ -405,7 +405,7 @@ impl Driver<'_> {
             self.append_always(Next::Pause, Vec::new()).await?;
             return Ok(Driven::Paused);
         } else if !self.course.may_park(sight)
-            // Else whoever is there next need not even look at it.
+            // Else the next host does not even have to look at it.
             || self.append_always(Next::Park(self.waiting()), Vec::new()).await?.due
         {
             self.append_always(release, Vec::new()).await?;
@@ -890,11 +890,11 @@ impl Driver<'_> {
         }
     }
 
-    /// The program departs from its journal: what it did in this execution is void. Only a
+    /// The program diverges from its journal: what it did in this execution is void. Only a
     /// request to stop can be carried out without it.
     async fn refuse(&mut self, mismatch: Box<Mismatch>) -> Result<Driven, DriveError> {
         self.shared.lock().emissions.clear();
-        let why = "the run was asked to stop while its module departed from its journal";
+        let why = "the run was asked to stop while its module diverged from its journal";
         if let Some(driven) = self.stop_without_program(why).await? {
             return Ok(driven);
         }

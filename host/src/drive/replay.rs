@@ -37,7 +37,7 @@ pub struct Replayed {
 }
 
 impl Replayed {
-    /// Why a run may not be executed with this module from now on: it departs from the journal, or
+    /// Why a run may not be executed with this module from now on: it diverges from the journal, or
     /// it comes to its end and stops there of itself, where the run goes on today.
     pub fn refusal(self) -> Option<Box<Mismatch>> {
         let stops = match (&self.outcome, self.stopped) {

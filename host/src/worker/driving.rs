@@ -272,7 +272,7 @@ impl Inner {
         if let Some(workflow) = &workflow {
             let trouble = match &driven {
                 Ok(Driven::HandedOver(error)) | Err(error) => Some(error.to_string()),
-                // Where a program departs from its journal quotes what it works on.
+                // The text of a divergence quotes data of the run.
                 Ok(_) => None,
             };
             let how = driven.as_ref().map_or("failed", Driven::word);

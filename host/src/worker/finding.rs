@@ -15,7 +15,7 @@ use crate::host::Adopt;
 
 /// What is due is looked up again after this time, in case the clock was set.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// What becomes due within this time of a look is taken up together.
+/// Runs that become due within this time of a look are claimed together.
 const GATHER: Duration = Duration::from_millis(1);
 /// Runs that are claimed together at most.
 const CLAIMS_AT_ONCE: usize = 256;

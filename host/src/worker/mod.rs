@@ -56,7 +56,7 @@ pub(crate) struct Inner {
     pub named: Modules,
     /// The session under which this host advances runs, once it does.
     pub current: tokio::sync::Mutex<Option<Current>>,
-    /// Calls under way, which survive whoever began them.
+    /// Calls in flight, which outlive the drive that started them.
     pub calls: Arc<Registry<Done>>,
     /// What keeps this host from its work, if something does.
     pub trouble: watch::Sender<Option<StoreError>>,
@@ -253,7 +253,7 @@ impl Inner {
         Room { inner: Arc::clone(self), places }
     }
 
-    /// Waits for a place for a run more. None if nothing is taken up any more.
+    /// Waits for a free slot for a run. None if no more runs are claimed.
     pub async fn room(self: &Arc<Self>) -> Option<Room> {
         loop {
             let left = self.left.notified();
@@ -302,7 +302,7 @@ impl Inner {
         }
     }
 
-    /// A run that was left may be taken up again.
+    /// A run that was released can be claimed again.
     pub fn forget_left(&self, run: &RunId) {
         lock(&self.state).left.remove(run);
     }

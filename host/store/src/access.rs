@@ -89,7 +89,7 @@ pub trait Access: Send + Sync {
     /// All tokens, oldest first.
     fn tokens(&self) -> BoxFuture<'_, Result<Vec<Token>>>;
 
-    /// Removes a token. False if there is none of that id: of several who try, one succeeds.
+    /// Removes a token. False if it does not exist: of several concurrent removals, one succeeds.
     fn delete_token<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<bool>>;
 
     /// Records when a token was used last.

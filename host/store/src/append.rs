@@ -122,7 +122,7 @@ pub enum Next {
     /// goes on as with `Go`, and [`Appended::due`] says so.
     Park(Waiting),
     /// It is given up without being at rest. Without `trouble` it is due at
-    /// once, for whoever comes next. With `trouble`, which is why it could not
+    /// once, for the next host. With `trouble`, which is why it could not
     /// be advanced, it is due after [`AGAIN_AFTER_MS`], doubled with each trouble
     /// since it came forward last, or when `waiting` says, if that is sooner.
     /// Messages wake it as if it was parked with `waiting`.
@@ -130,7 +130,7 @@ pub enum Next {
     /// It is left alone until somebody asks for it, and requests to pause are
     /// taken; an untaken request to stop makes it due.
     Pause,
-    /// The module departs from the journal; an untaken request to stop makes it due.
+    /// The module diverges from the journal; a pending cancellation request makes it due.
     Refuse { reason: String },
     /// It has ended; its parent is told, and children that are to end with it
     /// are cancelled. `spent`: with its children.

@@ -78,7 +78,7 @@ const fn table(name: &'static str, order: &'static str, columns: &'static [(&'st
 use Kind::{Bytes, Flag, Int, Text};
 
 /// What there is, in the order in which it is copied. Numbers of runs are the same everywhere, as are places of
-/// commits, so that whoever follows them goes on where it was.
+/// commits, so that followers continue where they were.
 pub const TABLES: [Table; 18] = [
     table("store", "identity", &[("identity", Text), ("secret", Bytes)]),
     table("modules", "digest", &[("digest", Bytes), ("name", Text), ("added_at", Int), ("bytes", Bytes)]),

@@ -23,7 +23,7 @@ pub(crate) struct Cron {
     all_hours: bool,
 }
 
-/// Why it is none.
+/// Why an expression is invalid.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum NoCron {
     Zone,

@@ -65,7 +65,7 @@ pub use wfhost_world::Owner;
 /// Crash contract in general: what a method reports as done survives the death
 /// of the process, and with [`Synchronous::Full`] that of the machine.
 ///
-/// Writes that concern one run happen one after the other, whoever makes them:
+/// Writes that concern one run happen one after the other, whichever process makes them:
 /// what is posted is either seen by the append that parks or ends the run, or
 /// makes the run due, or is refused.
 pub trait Store: Sessions + Work + Journals + Mail + Views + Extras + Access + fmt::Debug {}
@@ -186,7 +186,7 @@ pub trait Journals: Send + Sync {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<Row>>>;
 
-    /// The place of the last commit of all; 0 if there is none.
+    /// The position of the last commit of all runs; 0 if there are no commits.
     fn last_place(&self) -> BoxFuture<'_, Result<u64>>;
 
     /// What was committed behind the place `after`, of all runs, in order. A
@@ -341,10 +341,10 @@ pub trait Extras: Send + Sync {
     /// All schedules, by name.
     fn schedules(&self) -> BoxFuture<'_, Result<Schedules>>;
 
-    /// Sets when a schedule fires next; never while that is none. False if there is none of that name.
+    /// Sets when a schedule fires next; with none it is paused. False if the schedule does not exist.
     fn set_schedule<'a>(&'a self, name: &'a str, next: Option<Timestamp>) -> BoxFuture<'a, Result<bool>>;
 
-    /// Removes a schedule; its runs stay. False if there is none of that name.
+    /// Removes a schedule; its runs stay. False if the schedule does not exist.
     fn delete_schedule<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool>>;
 
     /// Up to `limit` schedules that are due at the store's time.

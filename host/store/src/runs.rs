@@ -157,12 +157,12 @@ pub enum ClaimHow {
     /// Any that has not ended: somebody asked for it to go on, so earlier requests to pause are void.
     Asked,
     /// Any that has not ended, by a host that had it already or only looks at it: one that is paused
-    /// has a request to pause in its inbox again, for whoever has it next.
+    /// has a request to pause in its inbox again, for its next owner.
     AsItIs,
     /// Also those that failed or were cancelled.
     Reopen,
     /// Any that has not ended, also one that another session has: what that one appends from then on
-    /// is stale. For whoever ends a run where it stands.
+    /// is stale. For terminating a run.
     Seize,
 }
 
@@ -254,7 +254,7 @@ pub struct Due {
     pub next_in_ms: Option<u64>,
 }
 
-/// Which of the runs that are due a host takes up.
+/// Which of the due runs a host claims.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Wanted {
     pub projects: Projects,
@@ -264,7 +264,7 @@ pub struct Wanted {
     pub except: Vec<RunId>,
 }
 
-/// Projects whose runs a host takes up.
+/// Projects whose runs a host claims.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Projects {
     #[default]
@@ -312,7 +312,7 @@ pub enum RunState {
     Waiting,
     /// Somebody asked for it to be left alone.
     Paused,
-    /// Its module departs from its journal; nothing is lost.
+    /// Its module diverges from its journal; nothing is lost.
     Refused,
     Completed,
     Failed,
@@ -454,7 +454,7 @@ pub struct RunInfo {
     pub epoch: Epoch,
     /// Who advances it.
     pub lease: Option<Session>,
-    /// When it can be advanced by whoever is there.
+    /// When any host can advance it.
     pub due_at: Option<Timestamp>,
     /// Why the host that tried last could not advance it.
     pub trouble: Option<String>,

@@ -47,7 +47,7 @@ pub enum When {
 /// What happens if the last run of a schedule goes on when the next is to begin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Overlap {
-    /// There is none this time
+    /// Skip this time
     #[default]
     Skip,
     /// It begins when the last one has ended
@@ -88,7 +88,7 @@ macro_rules! words {
 words!(Overlap: Skip = "skip", Queue = "queue", Cancel = "cancel", Allow = "allow");
 words!(CatchUp: None = "none", Last = "last", All = "all");
 
-/// Times that are none.
+/// Invalid times.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum BadTimes {
     #[error("invalid cron expression `{text}`: {reason}")]
@@ -195,7 +195,7 @@ impl FromStr for When {
 /// The last run that a schedule began.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LastRun {
-    /// There is none, or it is gone.
+    /// There is no such schedule, or it was removed.
     None,
     GoesOn,
     Ended(Timestamp),

@@ -14,7 +14,7 @@ use crate::Anything;
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct QuestionView {
     pub asked_at: String,
-    /// The answers to choose from; any if there are none.
+    /// The answers to choose from; empty if any answer is allowed.
     pub choices: Vec<String>,
     pub deadline: Option<String>,
     #[schema(value_type = Anything)]

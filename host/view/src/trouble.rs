@@ -1,4 +1,4 @@
-//! Errors as people read them: what, where, why, and what mends it.
+//! Errors for people: what, where, why, and how to fix it.
 
 use std::process::ExitCode;
 
@@ -341,7 +341,7 @@ impl From<RegistryError> for Trouble {
             | RegistryError::Lock { .. }
             | RegistryError::NotLocked { .. }
             | RegistryError::Archive { .. } => Exit::Usage,
-            // What came is refused, as a module that departs is.
+            // The content is refused, like a module that diverges.
             RegistryError::Digest { .. }
             | RegistryError::Length { .. }
             | RegistryError::TooLarge { .. }

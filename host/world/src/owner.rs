@@ -103,7 +103,7 @@ fn space() -> Option<String> {
     Some("all".to_owned())
 }
 
-/// Whether there is a process with that pid, whoever may look at it.
+/// Whether a process with that pid exists, also if it belongs to another user.
 fn exists(pid: u32) -> bool {
     let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else { return false };
     // A process that may not be signalled is one.

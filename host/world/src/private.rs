@@ -57,7 +57,7 @@ pub fn read(path: &Path) -> Result<String, NotPrivate> {
     text(path, &mut file, &metadata)
 }
 
-/// Reads a file that the user has named, whoever wrote it.
+/// Reads a file that the user has named, regardless of its owner.
 pub fn read_any(path: &Path) -> Result<String, NotPrivate> {
     let (mut file, metadata) = open(path)?;
     text(path, &mut file, &metadata)

@@ -1,4 +1,4 @@
-//! Text that others wrote (programs, agents, files, whoever named a run), made safe to show on a
+//! Untrusted text (of programs, agents, files, names), made safe to show on a
 //! terminal and to hand to a shell.
 
 use std::borrow::Cow;

@@ -64,7 +64,12 @@ fn what_is_wrong_with_a_server_is_told_with_what_mends_it() {
             "start with postgres://",
             "for example postgres://",
         ),
-        (at(&format!("ann:{PASSWORD}"), "postgres?ssl=on"), "WF0336", "parameter `ssl`", "for example postgres://"),
+        (
+            at(&format!("ann:{PASSWORD}"), "postgres?ssl=on"),
+            "WF0336",
+            "parameter `ssl`",
+            "for example postgres://",
+        ),
     ];
     for (url, code, what, hint) in &cases {
         let said = error(&place, url, &["ps"]);

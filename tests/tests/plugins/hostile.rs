@@ -398,10 +398,7 @@ fn an_audit_lists_what_a_plugin_asks_for() {
     assert!(output[0]["error"].as_str().unwrap().contains("rohibited"), "{answer}");
     assert_eq!(output[1]["status"], 200);
     let shown = shown(&place);
-    assert!(
-        shown.contains("audit: GET http://nowhere.invalid/x was sent without a grant"),
-        "{shown}"
-    );
+    assert!(shown.contains("audit: GET http://nowhere.invalid/x was sent without a grant"), "{shown}");
     assert!(shown.contains("url = \"http://nowhere.invalid/x\""), "{shown}");
     is_kept(&place, &[&answer.to_string()]);
 }

@@ -29,7 +29,7 @@ pub(crate) struct Said {
     pub stray: Option<String>,
     /// What is wrong with the first line that was no event, where there may be none.
     pub garbage: Option<String>,
-    /// The service told the program that it does not know who is asking.
+    /// The service refused the login of the program.
     pub(super) refused: u32,
     /// The answer that comes in pieces, for those who watch.
     pub(super) pieces: Option<Lines>,
@@ -66,7 +66,7 @@ fn failed(message: &str, auth: bool) -> CallFailure {
     }
 }
 
-/// A status that says that the service does not know who is asking, or wants money.
+/// A status of an authentication or billing failure.
 fn is_auth_status(status: &Value) -> bool {
     matches!(status.as_u64(), Some(401 | 402))
 }

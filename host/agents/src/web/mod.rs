@@ -51,7 +51,7 @@ pub(crate) fn client(url: &str) -> Result<Client, reqwest::Error> {
 
 /// How clients begin that follow no redirections, for addresses like `url`: without TLS they need no certificates.
 pub fn client_builder(url: &str) -> reqwest::ClientBuilder {
-    // One provider of cryptography for the whole process; whoever comes first has installed it.
+    // One provider of cryptography for the whole process; the first user has installed it.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = Client::builder()
         .connect_timeout(CONNECT_WITHIN)

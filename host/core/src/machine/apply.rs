@@ -125,7 +125,7 @@ impl Machine {
             (Status::Running, Event::Retried { step, .. }) => {
                 // What is void was left out before; see `retry`.
                 self.retried = true;
-                // Whoever tries again may have mended what a provider refused.
+                // The cause of an authentication failure may have been fixed before the retry.
                 self.providers_out.clear();
                 if let Some(step) = step {
                     self.steps.begin_again(step, from_clock);

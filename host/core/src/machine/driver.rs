@@ -203,7 +203,7 @@ impl Machine {
         self.child().map_or(self.round().0, |child| &child.root)
     }
 
-    /// The seed of a run that this one brings forth, by `step`: nothing that is
+    /// The seed of a run that this one starts, by `step`: nothing that is
     /// random in the two is the same.
     pub fn seed_for(&self, step: Step) -> [u8; 32] {
         let what = [b"run".as_slice(), &step.0.to_be_bytes()].concat();

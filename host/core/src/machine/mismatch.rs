@@ -1,4 +1,4 @@
-//! How a program that departs from its journal is described.
+//! Describing how a program diverges from its journal.
 
 use std::fmt;
 

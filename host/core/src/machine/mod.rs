@@ -204,7 +204,7 @@ pub struct Machine {
 
     observed: Position,
     now: Timestamp,
-    /// Whether the open calls of the last execution were taken up again.
+    /// Whether the open calls of the last execution were resumed.
     resumed: bool,
     /// What it gives out without entries.
     giving: Giving,
@@ -349,7 +349,7 @@ impl Machine {
     }
 
     /// The program ended here, by itself or not: it trapped, reached a limit, waits for nothing.
-    /// How that departs from the journal, if it does: there are entries left that the program
+    /// How that diverges from the journal, if it does: there are entries left that the program
     /// originated the last time, other than that the host ended it. `how` it ended is for people.
     pub fn departure(&self, how: &str) -> Option<Box<Mismatch>> {
         let front = self.script.front().filter(|front| !front.event.stops())?;

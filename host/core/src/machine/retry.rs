@@ -120,7 +120,7 @@ fn is_unaffordable(outcome: &Recorded) -> bool {
     matches!(outcome, Recorded::Err(failure) if failure.kind == FailureKind::BudgetExceeded)
 }
 
-/// Where a run that had ended is taken up.
+/// Where a run that had ended is resumed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Retry {
     pub from: Position,
@@ -157,8 +157,8 @@ fn is_undone(failure: &crate::Failure) -> bool {
 
 /// Finds where to take up a run that failed: at the step that is named, else
 /// at the one whose failure the run ended with, else, if it was cancelled,
-/// where that happened. A run that has undone what it did is taken up only at a named step. With `end_only` nothing but the end is void, which
-/// serves a program that was mended.
+/// where that happened. A compensated run is resumed only at a named step. With `end_only` nothing but the end is void, which
+/// serves a fixed program.
 pub fn plan_retry(journal: &Journal, step: Option<Step>, end_only: bool) -> Result<Retry, CannotRetry> {
     let void = Void::of(&journal.entries);
     let standing = || {

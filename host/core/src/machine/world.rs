@@ -24,7 +24,7 @@ impl Machine {
         if self.has_ended() || !self.steps.is_question(step) {
             return false;
         }
-        // A call is answered with a reply, whoever answers it.
+        // A call is answered with a reply, by a provider or a person.
         let outcome = match (outcome, self.steps.delegated_to(step)) {
             (Ok(output), Some(provider)) => {
                 let reply = Reply::new(provider, output);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 /// The provider of attempt `attempt` (counted from 1): the n-th of the list,
 /// the last one for all attempts beyond its end. One that is out, because it
-/// did not accept who is asking, is skipped: the next one after it, else the
+/// had an authentication failure, is skipped: the next one after it, else the
 /// nearest one before it. None if all are out or the list is empty.
 pub fn for_attempt<'a>(list: &'a [String], attempt: u32, out: &BTreeSet<String>) -> Option<&'a str> {
     let last = list.len().checked_sub(1)?;

@@ -30,7 +30,7 @@ impl Rate {
 const AFTER_BLOCK: Rate = Rate { per_minute: 600, burst: 1 };
 /// How long that pace is kept after the end of the block, in microseconds.
 const PACED_US: u64 = 30_000_000;
-/// A turn may be taken up so much later, in microseconds, before it lapses.
+/// A turn may be used this much later, in microseconds, before it lapses.
 const LATE_US: u64 = 5_000_000;
 const LATE_AT_MOST_US: u64 = 60_000_000;
 /// Calls that ask at the same time may see it so much apart, in microseconds.

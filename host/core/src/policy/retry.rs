@@ -28,7 +28,7 @@ pub struct FailedAttempt {
     /// Counted from 1.
     pub attempt: u32,
     pub kind: FailureKind,
-    /// The provider does not accept who is asking.
+    /// Authentication or billing failed at the provider.
     pub auth: bool,
     /// The provider asks not to be called again before that much time is over.
     pub retry_after_ms: Option<u64>,
@@ -43,7 +43,7 @@ pub struct Situation {
     /// without those that failed for authentication: their provider was of no
     /// use. Attempts that a dying host took along do not count either.
     pub failures: u32,
-    /// Whether a provider is left that does accept who is asking.
+    /// Whether a provider is left without an authentication failure.
     pub provider_left: bool,
     /// When the step as a whole has to be done.
     pub deadline: Option<Timestamp>,
@@ -139,7 +139,7 @@ pub fn is_once(request: &AgentRequest) -> bool {
 }
 
 /// How often a call is tried: as it says, else as the configuration says. One
-/// that may be made at most once is tried once, whoever refuses it and why.
+/// that may be made at most once is tried once, whatever the failure.
 pub fn of_call(request: &AgentRequest, configured: &Retry) -> Retry {
     let retry = request.retry.as_ref().unwrap_or(configured).clone();
     match is_once(request) {

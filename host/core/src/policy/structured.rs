@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::Json;
 
-/// Turns in which an agent may mend its answer, within one attempt.
+/// Turns in which an agent may correct its answer, within one attempt.
 pub const CORRECTIONS: u32 = 3;
 /// Errors of one answer that the agent is told.
 const ERRORS_TOLD: usize = 10;

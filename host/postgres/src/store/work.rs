@@ -101,7 +101,7 @@ impl Work for PostgresStore {
                         Some(Session { id: session, owner, left_ms }) if left_ms > 0 => {
                             break Ok(Claimed::Held { session, owner, left_ms });
                         }
-                        // Before the row is locked: whoever is fenced may wait for it.
+                        // Before the row is locked: a fenced process may wait for it.
                         _ => drop(self.end(SessionId(holder as u64), true, false).await?),
                     },
                     _ => break Err(StoreError::SessionOver),

@@ -145,7 +145,7 @@ impl Client {
         if let Some(client) = cell.get() {
             return Ok(client);
         }
-        // One provider of cryptography for the whole process; whoever comes first has installed it.
+        // One provider of cryptography for the whole process; the first user has installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_WITHIN)

@@ -10,7 +10,7 @@
 //! cli         the environment that the run was given, no terminal
 //! filesystem  private files in memory
 //! grants      directories of the host, to read only
-//! denied      what is linked only to say that it is not to be had
+//! denied      imports that are linked only to report that they are not available
 //! ```
 //!
 //! Everything else is refused before compilation (see [`crate::inspect`]).

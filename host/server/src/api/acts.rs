@@ -198,7 +198,7 @@ pub(crate) async fn resume(app: &App, caller: &Identity, run: &RunId) -> Result<
     app.record(caller, "runs.resume", run.as_str(), "resumed").await
 }
 
-/// How a run is taken up again.
+/// How a run is resumed.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ResumeAsked {

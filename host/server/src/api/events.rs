@@ -1,6 +1,6 @@
 //! What happens, as it is committed: as server-sent events, or page by page.
 //!
-//! Each event has a cursor; whoever gives one gets what comes behind it, from any process, also after
+//! Each event has a cursor; a client that sends one gets the events after it, from any process, also after
 //! all were restarted. Nothing is buffered for a client: who is slow reads later from the store.
 //!
 //! The cursor of a run is `P.E.T`: the entries of its journal that were told, the number behind the last

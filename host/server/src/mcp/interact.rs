@@ -106,7 +106,7 @@ impl Mcp {
                     Asked::post(format!("{path}/answer"), json!({ "answer": answer }))
                 }
                 Some("decline") => Asked::post(format!("{path}/deny"), json!({})),
-                // It was put aside: the question stays open.
+                // The user dismissed it: the question stays open.
                 Some("cancel") => continue,
                 _ => return Err(bad(format!("`{name}` has no `action`: accept, decline or cancel"))),
             };
@@ -133,7 +133,7 @@ impl Mcp {
         {
             return Ok(refused(&problem));
         }
-        // What the user put aside is not asked again at once.
+        // A question that the user dismissed is not repeated immediately.
         let put_aside = |name: &String| {
             responses.is_some_and(|responses| {
                 responses.get(name).is_some_and(|response| response["action"] == "cancel")

@@ -1,4 +1,4 @@
-//! Runs as tasks: the id of the task is that of the run, so whoever serves the database knows it.
+//! Runs as tasks: the id of the task is that of the run, so every server of the database knows it.
 
 use serde_json::{Map, Value, json};
 
@@ -52,7 +52,7 @@ impl Mcp {
                 task
             }
             Some("cancelled") => base(&run, "cancelled"),
-            // A tool that failed has a result, too: what failed, and what mends it.
+            // A tool that failed has a result, too: what failed, and how to fix it.
             Some("failed") => {
                 let mut task = base(&run, "completed");
                 let title = run["failure"]["message"].as_str().unwrap_or("it failed");

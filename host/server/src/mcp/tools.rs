@@ -319,7 +319,7 @@ pub(super) fn said(body: &Value) -> Value {
     json!({ "content": [{ "type": "text", "text": body.to_string() }], "structuredContent": body, "isError": false })
 }
 
-/// What a tool says that was refused: what is wrong, what mends it, and the code.
+/// The text of a refused tool call: what is wrong, how to fix it, and the code.
 pub(super) fn refused(problem: &Value) -> Value {
     let mut lines = vec![format!(
         "error[{}]: {}",

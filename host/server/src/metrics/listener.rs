@@ -1,4 +1,4 @@
-//! Figures at an address of their own, for whoever reaches it.
+//! Metrics at an address of their own, for every client that can reach it.
 
 use std::sync::Arc;
 

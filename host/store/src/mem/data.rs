@@ -291,7 +291,7 @@ impl Run {
     }
 
     /// True if it was to be parked but something for it has come in.
-    /// `knows`: whoever appends knows the journal.
+    /// `knows`: the caller that appends knows the journal.
     pub(super) fn settle(&mut self, next: &Next, knows: bool, now: Timestamp) -> bool {
         let stop_due = self.inbox.iter().any(|message| matches!(message.body, MessageBody::Cancel { .. }));
         let stop_due = stop_due.then_some(Timestamp(0));

@@ -46,7 +46,7 @@ macro_rules! commits {
 
 /// Where the journal of a run ends.
 pub(super) struct End {
-    /// Of its last commit; none if there is none.
+    /// The position of its last commit; none if there are no commits.
     place: Option<i64>,
     /// Of the next entry.
     position: i64,

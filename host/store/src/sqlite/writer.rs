@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use super::errors::classify;
 use crate::{Result, StoreError};
 
-/// Pages in the write-ahead log after which it is checkpointed in the background, whoever wrote them:
+/// Pages in the write-ahead log after which it is checkpointed in the background, whichever process wrote them:
 /// some MiB. If not all can be taken, because somebody reads, it is tried again after so many more.
 const CHECKPOINT_PAGES: usize = 1_500;
 /// The writer waits for the end of a checkpoint once so few commits came during the part before,
@@ -105,7 +105,7 @@ struct Typed<T, F> {
 impl<T: Send, F: FnMut(&Connection) -> Result<T> + Send> Job for Typed<T, F> {
     fn execute(&mut self, connection: &Connection) -> Did {
         let before = connection.total_changes();
-        // A job that panics takes only itself back; the others wait for whoever holds the writer.
+        // A job that panics rolls back only itself; the others wait for the thread that holds the writer.
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (self.work)(connection)));
         let panicked = done.is_err();
         let result = done.unwrap_or_else(|_| {

@@ -1,4 +1,4 @@
-//! Programs that depart from their journal.
+//! Programs that diverge from their journal.
 
 use super::*;
 

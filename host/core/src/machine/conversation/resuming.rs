@@ -1,4 +1,4 @@
-//! What the next host takes up, and what is refused as a journal.
+//! What the next host resumes, and what is refused as a journal.
 
 use super::*;
 

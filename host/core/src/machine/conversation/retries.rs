@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The run is taken up again as `wfhost retry` does it.
+/// The run is retried as `wfhost retry` does it.
 fn retry(t: &mut Talk, step: Option<Step>, end_only: bool) -> Result<(), CannotRetry> {
     let mut journal = t.journal();
     let plan = plan_retry(&journal, step, end_only)?;
@@ -108,8 +108,8 @@ fn a_mended_program_goes_on_at_the_end() {
     let step = t.agent("a");
     assert_eq!(t.got(step), said("A"));
     assert_eq!([t.lines(1), t.lines(1)], [0, 1], "what was given out is not given out again");
-    let mended = t.agent("b");
-    t.waits(mended);
+    let fixed = t.agent("b");
+    t.waits(fixed);
     assert_eq!(t.work(), ["call 2 #1 b"]);
 }
 
