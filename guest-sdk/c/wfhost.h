@@ -23,24 +23,24 @@
 extern "C" {
 #endif
 
-/* Why something did not end well. */
+/* The kind of a failure. */
 typedef enum {
-  WF_FAILED,          /* the other side answered that it could not do it */
-  WF_TIMED_OUT,       /* a time limit passed */
+  WF_FAILED,          /* the other side reported that it could not do it */
+  WF_TIMED_OUT,       /* a time limit expired */
   WF_CANCELLED,       /* the step or the run was cancelled */
-  WF_INVALID_OUTPUT,  /* an answer does not fit what was asked for */
-  WF_BUDGET_EXCEEDED, /* the budget does not allow it */
-  WF_UNAVAILABLE,     /* nobody could be reached who would do it */
-  WF_REJECTED,        /* the request itself is wrong, or somebody refused it */
+  WF_INVALID_OUTPUT,  /* an answer does not match the schema of the request */
+  WF_BUDGET_EXCEEDED, /* it would exceed the budget */
+  WF_UNAVAILABLE,     /* no provider could be reached */
+  WF_REJECTED,        /* the request is invalid, or it was refused */
 } wf_kind;
 
-/* What a step or a run gives. */
+/* The result of a step or a run. */
 typedef struct {
   const char *json;    /* NULL if it failed */
   wf_kind kind;        /* of a failure */
   const char *message; /* of a failure, for people */
   const char *details; /* of a failure: JSON, or NULL */
-  uint32_t attempts;   /* of a failure: how often it was tried */
+  uint32_t attempts;   /* of a failure: the number of attempts */
 } wf_result;
 
 /* The program. `input` is JSON. */
@@ -48,61 +48,61 @@ wf_result workflow(const char *input);
 
 /* A result. */
 wf_result wf_ok(const char *json);
-/* A failure with a message as of `printf`. */
+/* A failure, with a message formatted like `printf`. */
 wf_result wf_fail(wf_kind kind, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* The name of a kind, like `timed-out`. */
 const char *wf_kind_name(wf_kind kind);
 
-/* For timeouts: none. */
+/* A timeout that never expires. */
 #define WF_FOREVER UINT64_MAX
 
-/* When and how often a failed attempt is repeated. Zeros mean the defaults. */
+/* When and how often a failed attempt is retried. Zeros mean the defaults. */
 typedef struct {
-  uint32_t max_attempts;    /* in all, the first one included; 3 */
+  uint32_t max_attempts;    /* in total, including the first one; 3 */
   uint64_t initial_ms;      /* the delay before the second attempt; 1000 */
-  float factor;             /* each further delay is so many times the one before; 2 */
-  uint64_t max_ms;          /* no delay is longer; 60000 */
-  float jitter;             /* each delay is varied by up to this fraction; 0.1, a negative one is none */
-  const char *const *fatal; /* kinds or reasons that are not tried again; ends with NULL */
+  float factor;             /* each further delay is this many times longer; 2 */
+  uint64_t max_ms;          /* the longest delay; 60000 */
+  float jitter;             /* each delay varies by up to this fraction; 0.1; negative: none */
+  const char *const *fatal; /* kinds or reasons that are not retried; ends with NULL */
 } wf_retry;
 
-/* What an agent is asked. All but the prompt may be NULL or 0. */
+/* A request to an agent. All but the prompt may be NULL or 0. */
 typedef struct {
   const char *prompt;
   const char *input;            /* structured data: JSON */
   const char *provider;         /* the run's default if NULL */
   const char *const *providers; /* attempt n goes to the n-th; ends with NULL; before `provider` */
   const char *model;            /* the provider's default if NULL */
-  const char *schema;           /* a JSON Schema that the answer has to fit */
-  const char *label;            /* what people see; the prompt's beginning if NULL */
-  const char *group;            /* calls of one group share a limit of concurrency */
+  const char *schema;           /* a JSON Schema that the answer has to match */
+  const char *label;            /* a label for people; the prompt's beginning if NULL */
+  const char *group;            /* calls of the same group share a concurrency limit */
   const char *workspace;        /* the name of a workspace of the host */
-  const char *session;          /* goes on with an earlier conversation: that of a reply */
-  const char *fork;             /* the same, but that conversation stays as it is */
+  const char *session;          /* continues an earlier conversation: that of a reply */
+  const char *fork;             /* forks it: the original conversation is unchanged */
   const char *options;          /* a JSON object for the provider */
   const wf_retry *retry;        /* the host's policy if NULL */
-  uint64_t attempt_ms;          /* the time that one attempt may take */
-  uint64_t total_ms;            /* the time that all may take */
+  uint64_t attempt_ms;          /* the time limit of one attempt */
+  uint64_t total_ms;            /* the time limit of the whole step */
   uint64_t heartbeat_ms;        /* the longest time without a sign of life */
-  const char *cache_version;    /* the answer may be one of an earlier run that asked the same under it */
-  uint64_t cache_ttl_ms;        /* the greatest age of such an answer */
-  bool once;                    /* one call is made, whatever happens; see docs/agents.md */
+  const char *cache_version;    /* reuses the answer to an equal request with this version */
+  uint64_t cache_ttl_ms;        /* the maximum age of such an answer */
+  bool once;                    /* the call is made at most once; see docs/agents.md */
 } wf_request;
 
-/* An answer with all that is known about it. */
+/* An answer with its session, usage and provider. */
 typedef struct {
   wf_result output;    /* JSON: a string if the agent sent plain text */
-  const char *session; /* to go on with this conversation, or NULL */
+  const char *session; /* the id of the conversation, to continue it, or NULL */
   const char *model;   /* or NULL */
   const char *provider;
-  bool has_usage; /* whether the provider told what it consumed */
+  bool has_usage; /* whether the provider reported its usage */
   uint64_t input_tokens, output_tokens, cached_tokens;
   uint64_t cost_micros; /* millionths of a US dollar */
 } wf_reply;
 
-/* Asks and waits. Gives the answer: a JSON string if the agent sent plain text. */
+/* Calls an agent and waits. Returns the answer: a JSON string if the agent sent plain text. */
 wf_result wf_agent(wf_request request);
-/* The same with all that is known about the answer. */
+/* Like `wf_agent`, with the session, usage and provider of the answer. */
 wf_reply wf_agent_reply(wf_request request);
 
 /* An operation that was started. 0 is none. */
@@ -110,20 +110,20 @@ typedef struct {
   int32_t handle;
 } wf_step;
 
-/* Asks. The step gives an object with `output`, `provider`, `session`, ... */
+/* Calls an agent. The step returns an object with `output`, `provider`, `session`, ... */
 wf_step wf_agent_start(wf_request request);
-/* The output of a step that `wf_agent_start` gave; waits for it. */
+/* The output of a step of `wf_agent_start`; waits for it. */
 wf_result wf_agent_get(wf_step step);
 /* The reply of such a step; waits for it. */
 wf_reply wf_agent_reply_get(wf_step step);
 
-/* Waits until a step is done; gives the same each time. */
+/* Waits until a step is done; returns the same result each time. */
 wf_result wf_get(wf_step step);
 /* The index of the one of `count` steps that was done first; waits for one. */
 size_t wf_wait_any(const wf_step *steps, size_t count);
 /* The number of a step within the run. */
 uint64_t wf_step_id(wf_step step);
-/* Gives a step up: one that is not done is cancelled. */
+/* Drops a step: an open step is cancelled. */
 void wf_drop(wf_step step);
 
 /* Many steps, each under a tag, for programs that go on with each as it is done. A step leaves the set
@@ -150,38 +150,38 @@ wf_result wf_quorum(const wf_step *steps, size_t count, size_t needed, size_t *i
 /* The result of a step if it is there in time; else WF_TIMED_OUT. The caller drops it in both cases. */
 wf_result wf_get_within(wf_step step, uint64_t limit_ms);
 
-/* Begins the step of an item. */
+/* Starts the step of an item. */
 typedef wf_step (*wf_starter)(void *context, size_t index);
-/* Begins `count` steps, at most `limit` at the same time, and gives their results in `results`, in their
- * order. The first failure is returned; what is under way is dropped then, and no more begun. */
+/* Starts `count` steps, at most `limit` at the same time, and stores their results in `results`, in their
+ * order. The first failure is returned; steps in progress are then dropped, and no more started. */
 wf_result wf_map(size_t count, size_t limit, wf_starter start, void *context, wf_result *results);
 
-/* A block that is told which attempt it is, from 1. */
+/* A block that receives the number of the attempt, from 1. */
 typedef wf_result (*wf_attempt)(void *context, uint32_t attempt);
-/* Runs a block until it succeeds, as often and with such delays as the policy says; the delays are durable.
- * WF_CANCELLED, WF_REJECTED and WF_BUDGET_EXCEEDED end it at once. For one call of an agent see `retry` of
- * its request, which the host keeps. */
+/* Retries a block until it succeeds, according to a policy; the delays are durable. WF_CANCELLED,
+ * WF_REJECTED and WF_BUDGET_EXCEEDED end it immediately. For a single agent call see `retry` of its request,
+ * which the host enforces. */
 wf_result wf_again(wf_retry policy, wf_attempt block, void *context);
 /* Whether a policy allows another attempt after one (from 1) failed so, and the delay before it. */
 bool wf_allows_another(wf_retry policy, uint32_t attempt, wf_result failure);
 uint64_t wf_retry_delay(wf_retry policy, uint32_t attempt, uint64_t random);
 
-/* A round: gives the next state, JSON, or sets `done` and gives the result. */
+/* A round: returns the next state, JSON, or sets `done` and returns the result. */
 typedef wf_result (*wf_round)(void *context, const char *state, bool *done);
-/* Runs rounds until one is done. After about `steps` steps the run continues as new: a fresh run of the
- * same module begins with the state as its input, so that each journal stays short. */
+/* Runs rounds until one is done. After about `steps` steps the run continues as new: a new run of the
+ * same module starts with the state as its input, so that each journal stays short. */
 wf_result wf_rounds(uint64_t steps, const char *state, wf_round block, void *context);
 
-/* What was done and how it is undone: `wf_saga saga = {0};`. */
+/* Completed steps with their compensations: `wf_saga saga = {0};`. */
 typedef struct {
   struct wf_undone *last;
 } wf_saga;
-/* Undoes something, told by `value`. */
+/* Compensates the step that `value` describes. */
 typedef wf_result (*wf_undo_function)(const void *value);
-/* Registers an undoing, after what it undoes, or before it if it copes with there being nothing to undo. */
+/* Registers a compensation, after its step, or before it if it succeeds when there is nothing to compensate. */
 void wf_undo(wf_saga *saga, const char *name, wf_undo_function undo, const void *value);
-/* To be returned: if `result` is a failure, undoes everything in the reverse order and adds a member `saga`
- * to its details, with the names of what was `undone` and `not_undone`. */
+/* To be returned: if `result` is a failure, compensates all steps in the reverse order and adds a member `saga`
+ * to its details, with the names of the steps that were `undone` and `not_undone`. */
 wf_result wf_saga_end(wf_saga *saga, wf_result result);
 
 /* Durable timers: the deadline is kept across crashes. */
@@ -195,27 +195,27 @@ wf_step wf_signal_start(const char *name, uint64_t timeout_ms);
 /* Sends a signal to another run, exactly once. */
 wf_result wf_send(const char *run, const char *name, const char *payload);
 
-/* What a person is asked. All but the prompt may be NULL or 0. */
+/* A question to a person. All but the prompt may be NULL or 0. */
 typedef struct {
   const char *prompt;
-  const char *schema;         /* a JSON Schema that the answer has to fit */
+  const char *schema;         /* a JSON Schema that the answer has to match */
   const char *const *choices; /* the answer is one of them; ends with NULL */
-  const char *details;        /* JSON: what one has to know to answer */
+  const char *details;        /* JSON: information for the person who answers */
   uint64_t timeout_ms;        /* 0 is none */
 } wf_question;
-/* Asks a person. A refusal is the failure WF_REJECTED. */
+/* Asks a person. If the person denies the question, the failure is WF_REJECTED. */
 wf_result wf_ask(wf_question question);
 wf_step wf_ask_start(wf_question question);
-/* Leaves a message for whoever reads them outside. */
+/* Appends to the messages of this run, which are read with a cursor. */
 void wf_post(const char *name, const char *payload);
 
-/* What is said of a child besides its input; all may be NULL or 0. */
+/* The options of a child; all may be NULL or 0. */
 typedef struct {
-  const char *id;            /* made from the parent's and the step if NULL */
-  bool abandon;              /* goes on when this run ends first; else it is cancelled */
+  const char *id;            /* derived from the parent's id and the step if NULL */
+  bool abandon;              /* continues when this run ends first; else it is cancelled */
   const char *const *labels; /* names and values in turn; ends with NULL */
 } wf_child_options;
-/* Runs another workflow as a run of its own and gives its result. */
+/* Runs another workflow as a run of its own and returns its result. */
 wf_result wf_child(const char *module, const char *input, wf_child_options options);
 wf_step wf_child_start(const char *module, const char *input, wf_child_options options);
 
@@ -223,18 +223,18 @@ wf_step wf_child_start(const char *module, const char *input, wf_child_options o
 uint64_t wf_now(void);
 /* The next number of the run's random stream. */
 uint64_t wf_random(void);
-/* What is known about the run. */
+/* Information about the run. */
 typedef struct {
   const char *run;            /* its id */
   const char *workflow;       /* its name */
-  const char *digest;         /* of the module that it began with */
+  const char *digest;         /* of the module that it started with */
   const char *parent;         /* the run that started it, or NULL */
-  uint64_t started;           /* when it began */
-  uint32_t attempt;           /* how often it was begun again; 1 is the first time */
+  uint64_t started;           /* when it started */
+  uint32_t attempt;           /* the attempt at the whole run, from 1 */
   const char *const *labels;  /* names and values in turn; ends with NULL */
 } wf_info;
 wf_info wf_run_info(void);
-/* What the run and its children may use and have used, in tokens. */
+/* The budget of the run and its children, and what has been spent of it, in tokens. */
 typedef struct {
   bool limited;
   uint64_t total; /* 0 if it is not limited */
@@ -242,15 +242,15 @@ typedef struct {
   uint64_t remaining; /* UINT64_MAX if it is not limited */
 } wf_spending;
 wf_spending wf_budget(void);
-/* Whether this run reaches the place for the first time under code that has it. */
+/* False for runs that passed this place before the code contained the call, true for all others. */
 bool wf_patched(const char *id);
-/* Whether the run was asked to stop. */
+/* Whether cancellation of the run was requested. */
 bool wf_cancelled(void);
-/* Names what is being done, for people who watch. */
+/* Names the current phase of the run, for people. */
 void wf_phase(const char *title);
-/* State that outsiders can read: the latest value of a key. */
+/* Publishes state, which can be read at any time: the latest value of a key. */
 void wf_publish(const char *key, const char *json);
-/* Ends this run and goes on as a fresh one with this input. */
+/* Ends this run and continues as a new one with this input. */
 _Noreturn void wf_continue_as_new(const char *input);
 
 typedef enum { WF_TRACE, WF_DEBUG, WF_INFO, WF_WARN, WF_ERROR } wf_level;
@@ -259,10 +259,10 @@ void wf_log(wf_level level, const char *format, ...) __attribute__((format(print
 /* The same with fields, names and values in turn; ends with NULL. */
 void wf_log_with(wf_level level, const char *const *fields, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
-/* Fails the run at once, with a message as of `printf`. */
+/* Fails the run immediately, with a message formatted like `printf`. */
 _Noreturn void wf_panic(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* A text as of `printf`. */
+/* A text formatted like `printf`. */
 const char *wf_format(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* A text as JSON: "..." with everything escaped that has to be; null if it is NULL. */

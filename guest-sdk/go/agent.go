@@ -8,19 +8,19 @@ import (
 	"time"
 )
 
-// Retry is when and how often a failed attempt is repeated. What is left zero is as the comments say.
+// Retry is when and how often a failed attempt is retried. Zero values mean the defaults below.
 type Retry struct {
-	// MaxAttempts counts all attempts, the first one included: 3.
+	// MaxAttempts is the total number of attempts, including the first one. Default: 3.
 	MaxAttempts uint32
-	// Initial is the delay before the second attempt: a second.
+	// Initial is the delay before the second attempt. Default: a second.
 	Initial time.Duration
-	// Factor makes each further delay longer: 2.
+	// Factor multiplies each further delay. Default: 2.
 	Factor float32
-	// Max is the longest delay: a minute.
+	// Max is the longest delay. Default: a minute.
 	Max time.Duration
-	// Jitter is the fraction, 0 to 1, that each delay is varied by: 0.1. A negative one is none.
+	// Jitter is the fraction, from 0 to 1, by which each delay varies. Default: 0.1; negative: none.
 	Jitter float32
-	// Fatal are kinds of failure, or reasons in their details, that are not worth another attempt.
+	// Fatal are kinds of failure, or reasons in their details, that are not retried.
 	Fatal []string
 }
 
@@ -41,17 +41,17 @@ func or[T comparable](value *T, otherwise T) {
 	}
 }
 
-// Limits are the time limits of a call; 0 is none but that of the host.
+// Limits are the time limits of a call; 0 means the host's limit.
 type Limits struct {
 	// Attempt is for one attempt, Total for all with their delays, Heartbeat the longest time without a
 	// sign of life.
 	Attempt, Total, Heartbeat time.Duration
 }
 
-// Cache allows an answer of an earlier run that asked the same under the same version.
+// Cache reuses the answer to an equal request of an earlier run with the same version.
 type Cache struct {
 	Version string
-	// Age is the greatest age of the answer; 0 is any.
+	// Age is the maximum age of the answer; 0 means any age.
 	Age time.Duration
 }
 
@@ -59,24 +59,24 @@ type Cache struct {
 // up to the configuration of the host.
 type Agent struct {
 	Prompt string
-	// Input is structured data beside the prompt.
+	// Input is structured data in addition to the prompt.
 	Input any
 	// Provider answers.
 	Provider string
-	// Providers may answer: attempt n goes to the n-th, the last one gets the rest. It goes before Provider.
+	// Providers may answer: attempt n goes to the n-th, the last one gets the rest. It takes precedence over Provider.
 	Providers []string
 	Model     string
-	// Schema is a JSON Schema that the answer has to fit; see also Answer.
+	// Schema is a JSON Schema that the answer has to match; see also Answer.
 	Schema any
-	// Session goes on with an earlier conversation: Reply.Session of its last answer.
+	// Session continues an earlier conversation: Reply.Session of its last answer.
 	Session string
-	// Fork is the same, but that conversation stays as it is: what is said from here on belongs to a new one.
+	// Fork starts a new conversation from that point; the original is unchanged.
 	Fork string
-	// Workspace is where the agent works: the name of one that the host was configured with.
+	// Workspace is the workspace of the agent, by its name in the host's configuration.
 	Workspace string
-	// Label is what people see; the beginning of the prompt if there is none.
+	// Label is a label for people. Default: the beginning of the prompt.
 	Label string
-	// Group is for calls that share a limit of concurrency.
+	// Group is for calls that share a concurrency limit.
 	Group string
 	Retry *Retry
 	// Once has one call made, whatever happens: no second attempt and no correction of an answer that
@@ -85,24 +85,24 @@ type Agent struct {
 	Once   bool
 	Limits *Limits
 	Cache  *Cache
-	// Options is an object that is passed to the provider as it is.
+	// Options is an object that is passed to the provider unchanged.
 	Options map[string]any
 }
 
-// Reply is an answer with all that is known about it.
+// Reply is an answer with its session, usage and provider.
 type Reply struct {
 	// Output is a JSON string if the agent answered with plain text.
 	Output json.RawMessage `json:"output"`
-	// Session is to go on with this conversation.
+	// Session is the id of the conversation, to continue it.
 	Session string `json:"session"`
 	Model   string `json:"model"`
-	// Provider is who answered.
+	// Provider is the provider that answered.
 	Provider string `json:"provider"`
-	// Usage is what it consumed; nil if the provider does not say so.
+	// Usage is the usage of the answer; nil if the provider does not report it.
 	Usage *Usage `json:"usage"`
 }
 
-// Usage is what an answer consumed.
+// Usage is the usage of an answer.
 type Usage struct {
 	InputTokens  uint64 `json:"input_tokens"`
 	OutputTokens uint64 `json:"output_tokens"`
@@ -120,7 +120,7 @@ func (reply *Reply) Text() string {
 	return string(reply.Output)
 }
 
-// Decode reads the answer into a value. If the agent answered with text, the text is read as JSON.
+// Decode reads the answer into a value. If the agent answered with text, the text is parsed as JSON.
 func (reply *Reply) Decode(into any) error {
 	var text string
 	if json.Unmarshal(reply.Output, &text) == nil && json.Unmarshal([]byte(text), into) == nil {
@@ -141,17 +141,17 @@ func excerpt(text string) string {
 	return text
 }
 
-// Text asks and waits for the answer as text.
+// Text calls the agent and waits for the answer as text.
 func (call Agent) Text(ctx context.Context) (string, error) {
 	return call.Start().Get(ctx)
 }
 
-// Reply asks and waits for the answer with all that is known about it.
+// Reply calls the agent and waits for the answer with its session, usage and provider.
 func (call Agent) Reply(ctx context.Context) (*Reply, error) {
 	return call.StartReply().Get(ctx)
 }
 
-// Decode asks, waits, and reads the answer into a value.
+// Decode calls the agent, waits, and decodes the answer into a value.
 func (call Agent) Decode(ctx context.Context, into any) error {
 	reply, err := call.Reply(ctx)
 	if err != nil {
@@ -160,13 +160,13 @@ func (call Agent) Decode(ctx context.Context, into any) error {
 	return reply.Decode(into)
 }
 
-// Answer asks and waits for an answer of a type. The agent is told its JSON Schema, SchemaOf, if the
+// Answer calls the agent and waits for an answer of a type. The agent is told its JSON Schema, SchemaOf, if the
 // call has none of its own.
 func Answer[T any](ctx context.Context, call Agent) (T, error) {
 	return StartAnswer[T](call).Get(ctx)
 }
 
-// Start asks without waiting for the answer.
+// Start calls the agent without waiting for the answer.
 func (call Agent) Start() *Step[string] {
 	return startAgent(call, func(reply *Reply) (string, error) { return reply.Text(), nil })
 }

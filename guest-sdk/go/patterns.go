@@ -43,8 +43,8 @@ func contest[T any](ctx context.Context, functions []func(ctx context.Context) (
 	}
 }
 
-// Race gives the result of the function that ends first, with its index. The context of the others
-// ends, which cancels the steps that they wait for. Of no functions none ever ends.
+// Race returns the result of the function that ends first, with its index. The context of the others
+// ends, which cancels the steps that they wait for. Without any functions it never ends.
 func Race[T any](ctx context.Context, functions ...func(ctx context.Context) (T, error)) (int, T, error) {
 	results, cancel := contest(ctx, functions)
 	defer cancel()
@@ -58,7 +58,7 @@ type Success[T any] struct {
 	Value T
 }
 
-// Quorum gives the results of the first count functions that succeed, in the order in which they did;
+// Quorum returns the results of the first count functions that succeed, in the order in which they did;
 // the context of the others ends. It fails as soon as there can be no count successes any more, with
 // all failures in the details.
 func Quorum[T any](ctx context.Context, count int, functions ...func(ctx context.Context) (T, error)) ([]Success[T], error) {
@@ -94,8 +94,8 @@ func Quorum[T any](ctx context.Context, count int, functions ...func(ctx context
 	return successes, nil
 }
 
-// FirstOK gives the result of the function that succeeds first; the context of the others ends.
-// Failures count only if all fail.
+// FirstOK returns the result of the first function that succeeds; the context of the others ends.
+// It fails only if all functions fail.
 func FirstOK[T any](ctx context.Context, functions ...func(ctx context.Context) (T, error)) (T, error) {
 	successes, err := Quorum(ctx, 1, functions...)
 	if err != nil {

@@ -9,20 +9,20 @@ import (
 	"time"
 )
 
-// Sleep waits for a length of time, of at most 100 years. The deadline is fixed when it begins and
+// Sleep waits for a duration of at most 100 years. The deadline is fixed when it starts and
 // survives crashes; a run that sleeps uses no memory.
 func Sleep(ctx context.Context, length time.Duration) error {
 	_, err := StartSleep(length).Get(ctx)
 	return err
 }
 
-// SleepUntil waits until a point in time. One that has passed is over at once.
+// SleepUntil waits until a point in time. A time that has passed ends the sleep immediately.
 func SleepUntil(ctx context.Context, at time.Time) error {
 	_, err := started(host.sleepUntil(uint64(max(at.UnixMilli(), 0))), readNothing).Get(ctx)
 	return err
 }
 
-// StartSleep begins a sleep without waiting for its end.
+// StartSleep starts a sleep without waiting for its end.
 func StartSleep(length time.Duration) *Step[struct{}] {
 	return started(host.sleepFor(millis(length)), readNothing)
 }
@@ -35,29 +35,29 @@ func first(timeout []time.Duration) *uint64 {
 	return &length
 }
 
-// Signal waits for a signal of this name and reads its payload; with a timeout, at most so long.
-// Signals that come early are kept; each is taken by one wait.
+// Signal waits for a signal of this name and reads its payload; with a timeout, at most for that long.
+// Early signals are kept; each signal is consumed by one wait.
 func Signal[T any](ctx context.Context, name string, timeout ...time.Duration) (T, error) {
 	return StartSignal[T](name, timeout...).Get(ctx)
 }
 
-// StartSignal begins to wait for a signal.
+// StartSignal starts to wait for a signal.
 func StartSignal[T any](name string, timeout ...time.Duration) *Step[T] {
 	return started(host.startSignal(name, first(timeout)), readJSON[T]("signal "+name))
 }
 
-// Question is what a person is asked.
+// Question is a question to a person.
 type Question struct {
 	Prompt string
-	// Schema is a JSON Schema that the answer has to fit, see SchemaOf.
+	// Schema is a JSON Schema that the answer has to match, see SchemaOf.
 	Schema any
-	// Choices: if there are any, the answer is one of them.
+	// Choices, if not empty, are the allowed answers.
 	Choices []string
-	// Details are what one has to know to answer.
+	// Details are information for the person who answers.
 	Details any
 }
 
-// Ask asks a person and waits for the answer; with a timeout, at most so long. A refusal is the failure
+// Ask asks a person and waits for the answer; with a timeout, at most for that long. A refusal is the failure
 // Rejected.
 func Ask[T any](ctx context.Context, question Question, timeout ...time.Duration) (T, error) {
 	return StartAsk[T](question, timeout...).Get(ctx)
@@ -76,7 +76,7 @@ func StartAsk[T any](question Question, timeout ...time.Duration) *Step[T] {
 	return started(host.startAsk(asked), readJSON[T]("answer"))
 }
 
-// Send sends a signal to another run, exactly once. It fails as Rejected if there is no such run or if
+// Send sends a signal to another run, exactly once. It fails as Rejected if the run does not exist or if
 // it has ended.
 func Send(run, name string, payload any) error {
 	text, err := write("payload", payload)
@@ -89,7 +89,7 @@ func Send(run, name string, payload any) error {
 	return nil
 }
 
-// Post appends to the messages of this run, which outsiders read in order.
+// Post appends to the messages of this run, which are read in order with a cursor.
 func Post(name string, payload any) error {
 	text, err := write("payload", payload)
 	if err == nil {
@@ -98,13 +98,13 @@ func Post(name string, payload any) error {
 	return err
 }
 
-// ChildOptions are what is said of a child besides its input.
+// ChildOptions are the options of a child.
 type ChildOptions struct {
-	// ID is the child's id; made from the parent's id and the step if empty.
+	// ID is the child's id; derived from the parent's id and the step if empty.
 	ID string
-	// Abandon lets it go on when this run ends first; otherwise it is cancelled.
+	// Abandon lets the child continue when this run ends first; otherwise it is cancelled.
 	Abandon bool
-	// Labels are by which people find it.
+	// Labels are the child's labels.
 	Labels map[string]string
 }
 
@@ -113,7 +113,7 @@ func Child[T any](ctx context.Context, module string, input any, options ...Chil
 	return StartChild[T](module, input, options...).Get(ctx)
 }
 
-// StartChild begins a child run without waiting for its end.
+// StartChild starts a child run without waiting for its end.
 func StartChild[T any](module string, input any, options ...ChildOptions) *Step[T] {
 	text, err := write("input", input)
 	if err != nil {
@@ -130,52 +130,52 @@ func StartChild[T any](module string, input any, options ...ChildOptions) *Step[
 	return started(host.startChild(request), readJSON[T]("result"))
 }
 
-// RunInfo is what is known about this run.
+// RunInfo is information about this run.
 type RunInfo struct {
 	// Run is its id.
 	Run string
 	// Workflow is the name of the workflow.
 	Workflow string
-	// Digest is the BLAKE3 digest of the module that the run began with.
+	// Digest is the BLAKE3 digest of the module that the run started with.
 	Digest string
 	// Parent is the run that started this one; empty if none did.
 	Parent  string
 	Started time.Time
-	// Attempt is how often the run as a whole was begun again; 1 is the first time.
+	// Attempt is the attempt at the whole run, from 1.
 	Attempt uint32
 	Labels  map[string]string
 }
 
-// Info is what is known about this run.
+// Info is information about this run.
 func Info() RunInfo {
 	return host.info()
 }
 
-// Now is the time of the run: when the latest thing happened that the program has seen.
+// Now is the virtual time of the run: the time of the latest event that the program has observed.
 func Now() time.Time {
 	return time.UnixMilli(int64(host.now())).UTC()
 }
 
-// Random is the next random number of this run. A replay gets the same ones.
+// Random is the next random number of this run. A replay returns the same numbers.
 func Random() uint64 {
 	return host.random()
 }
 
-// Spending is what a run may use and has used, in tokens.
+// Spending is the budget of a run and what has been spent of it, in tokens.
 type Spending struct {
 	// Total is the limit, if it is Limited.
 	Total   uint64
 	Limited bool
-	// Spent is what this run and its children have used.
+	// Spent is what this run and its children have spent.
 	Spent uint64
 }
 
-// Remaining is what is left; limited tells whether there is a limit.
+// Remaining is the remaining budget; limited reports whether there is a limit.
 func (spending Spending) Remaining() (left uint64, limited bool) {
 	return spending.Total - min(spending.Spent, spending.Total), spending.Limited
 }
 
-// Budget is what this run may use and has used.
+// Budget is the budget of this run and what has been spent of it.
 func Budget() Spending {
 	return host.budget()
 }
@@ -192,12 +192,12 @@ func IsCancelled() bool {
 	return host.cancelled()
 }
 
-// Phase names what is being done now, for people who watch.
+// Phase names the current phase of the run, for people.
 func Phase(title string) {
 	host.phase(title)
 }
 
-// Publish sets state that outsiders can read at any time. The latest value of a key holds.
+// Publish publishes state, which can be read at any time: the latest value of a key.
 func Publish(key string, value any) error {
 	text, err := write("value", value)
 	if err == nil {
@@ -206,7 +206,7 @@ func Publish(key string, value any) error {
 	return err
 }
 
-// ContinueAsNew ends this run and goes on as a fresh one of the same module with this input. It
+// ContinueAsNew ends this run and continues as a new run of the same module with this input. It
 // returns only if the input cannot be written.
 func ContinueAsNew(input any) error {
 	text, err := write("input", input)

@@ -9,7 +9,7 @@ import (
 // Sagas that have not ended. The run does not end before them.
 var sagas sync.WaitGroup
 
-// Saga is what was done in a block of Compensate, and how it is undone.
+// Saga has the completed steps of a block of Compensate, with their compensations.
 type Saga struct {
 	done []undo
 }
@@ -19,9 +19,9 @@ type undo struct {
 	undo func(ctx context.Context) error
 }
 
-// Compensate runs a block, and undoes what it did, in the reverse order, if it fails or its context
+// Compensate runs a block, and compensates its completed steps, in the reverse order, if it fails or its context
 // ends. The failure then has a member `saga` in its details, with the names of what was `undone` and
-// `not_undone`. Undoing has a context that does not end, and the run does not end before it is through.
+// `not_undone`. Compensations have a context that does not end, and the run does not end before they are complete.
 //
 //	err := wfhost.Compensate(ctx, func(ctx context.Context, trip *wfhost.Saga) error {
 //		flight, err := wfhost.Do(ctx, trip, "flight", book("flight"), cancel)
@@ -56,8 +56,8 @@ func Do[T any](
 	return value, err
 }
 
-// Undo registers an undoing by itself, for what is about to be done. It has to cope with there being
-// nothing to undo.
+// Undo registers a compensation before its step. It has to succeed also when there is
+// nothing to compensate.
 func (saga *Saga) Undo(name string, undoing func(ctx context.Context) error) {
 	saga.done = append(saga.done, undo{name, undoing})
 }

@@ -48,7 +48,7 @@ func notStarted[T any](err error) *Step[T] {
 	return &Step[T]{operation: ended}
 }
 
-// ID is its number within the run; 0 if it could not be started.
+// ID is the number of the step within the run; 0 if it could not be started.
 func (step *Step[T]) ID() uint64 {
 	return step.number
 }
@@ -288,7 +288,7 @@ func All[T any](ctx context.Context, steps []*Step[T]) ([]T, error) {
 	return results, nil
 }
 
-// A length in the host's unit, rounded up: whoever asks for a little time gets some.
+// A duration in the host's unit, rounded up, so that a short one does not become zero.
 func millis(length time.Duration) uint64 {
 	whole := max(length, 0) / time.Millisecond
 	if max(length, 0)%time.Millisecond > 0 {

@@ -46,31 +46,31 @@ type Kind string
 const (
 	// Failed: the other side answered that it could not do it.
 	Failed Kind = "failed"
-	// TimedOut: a time limit passed.
+	// TimedOut: a time limit expired.
 	TimedOut Kind = "timed-out"
 	// Cancelled: the step or the run was cancelled.
 	Cancelled Kind = "cancelled"
-	// InvalidOutput: an answer does not fit what was asked for.
+	// InvalidOutput: an answer does not match the schema of the request.
 	InvalidOutput Kind = "invalid-output"
-	// BudgetExceeded: the budget does not allow it.
+	// BudgetExceeded: it would exceed the budget.
 	BudgetExceeded Kind = "budget-exceeded"
-	// Unavailable: nobody could be reached who would do it.
+	// Unavailable: no provider could be reached.
 	Unavailable Kind = "unavailable"
-	// Rejected: the request itself is wrong, or somebody refused it.
+	// Rejected: the request is invalid, or it was refused.
 	Rejected Kind = "rejected"
 )
 
 // In the order of the WIT package.
 var kinds = []Kind{Failed, TimedOut, Cancelled, InvalidOutput, BudgetExceeded, Unavailable, Rejected}
 
-// Failure is why a step or a run did not end well. Returned by a workflow, also wrapped, it is how its
-// run fails; any other error fails it with the kind Failed.
+// Failure is the failure of a step or a run. If a workflow returns it, also wrapped, the
+// run fails with it; any other error fails the run with the kind Failed.
 type Failure struct {
 	Kind    Kind
 	Message string
 	// Details is for programs; nil if there are none.
 	Details json.RawMessage
-	// Attempts is how often it was tried; 0 if it never was.
+	// Attempts is the number of attempts; 0 if none was made.
 	Attempts uint32
 	cause    error
 }
@@ -88,7 +88,7 @@ func (failure *Failure) Unwrap() error {
 	return failure.cause
 }
 
-// IsOutcomeUnknown tells whether nobody knows if the call was carried out: the host died during one
+// IsOutcomeUnknown reports whether it is unknown if the call was carried out: the host died during one
 // that may be made once.
 func (failure *Failure) IsOutcomeUnknown() bool {
 	return failure.reason() == "unknown-outcome"
@@ -104,7 +104,7 @@ func (failure *Failure) reason() string {
 	return details.Reason
 }
 
-// Is tells whether an error is a failure of this kind, also one that is wrapped.
+// Is reports whether an error is a failure of this kind, also if it is wrapped.
 func (kind Kind) Is(err error) bool {
 	return err != nil && failureOf(err).Kind == kind
 }

@@ -58,7 +58,7 @@ export function heartbeat(at: unknown): void;
 export function cancelled(): boolean;
 
 /**
- * Sends a request and waits for its answer. What is not granted is denied. Redirections are not followed.
+ * Sends a request and waits for its answer. What is not granted is denied. Redirects are not followed.
  * A `body` that is no text is sent as JSON; `timeout` is in milliseconds.
  */
 export function http(

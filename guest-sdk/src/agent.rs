@@ -1,4 +1,4 @@
-//! Asking agents.
+//! Agent calls.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use crate::{
     time::millis,
 };
 
-/// Asks an agent: a model, a coding agent, a service, a person, whatever the host was given.
+/// Calls an agent: a model, a coding agent, a service, a person, or any other provider of the host.
 ///
-/// What is not said is left to the host's configuration. The call ends with
+/// Unset options are taken from the host's configuration. The call ends with
 /// [`text`](Agent::text), [`json`](Agent::json) or [`reply`](Agent::reply).
 ///
 /// ```no_run
@@ -41,7 +41,7 @@ pub fn agent(prompt: impl Into<String>) -> Agent {
     Agent { request: Box::new(Request { prompt: prompt.into(), ..Request::default() }) }
 }
 
-/// A call of an agent that is being put together: see [`agent()`].
+/// A builder of an agent call: see [`agent()`].
 #[derive(Clone, Debug)]
 #[must_use = "an agent is asked by `.text()`, `.json()` or `.reply()`"]
 pub struct Agent {
@@ -71,30 +71,30 @@ struct Request {
 }
 
 impl Agent {
-    /// Structured data beside the prompt.
+    /// Structured data in addition to the prompt.
     pub fn input(mut self, input: impl Serialize) -> Self {
         self.request.input = self.write("input", input);
         self
     }
 
-    /// The model. Without it the provider's own default.
+    /// The model [default: the provider's].
     pub fn model(mut self, model: impl Into<String>) -> Self {
         self.request.model = Some(model.into());
         self
     }
 
-    /// Who shall answer. Without it the run's default.
+    /// The provider that answers; by default, the run's default provider.
     pub fn provider(self, provider: impl Into<String>) -> Self {
         self.providers([provider])
     }
 
-    /// Who shall answer, in this order: attempt n goes to the n-th, the last one gets the rest.
+    /// The providers that answer: attempt n goes to the n-th, the last one gets the rest.
     pub fn providers(mut self, providers: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.request.providers = providers.into_iter().map(Into::into).collect();
         self
     }
 
-    /// A JSON Schema that the answer has to fit. The host sees to it.
+    /// A JSON Schema that the answer has to match. The host enforces it.
     ///
     /// ```no_run
     /// # extern crate wfhost_sdk as wfhost;
@@ -112,7 +112,7 @@ impl Agent {
         self
     }
 
-    /// The answer has to fit this type: its JSON Schema.
+    /// The answer has to match the JSON Schema of this type.
     ///
     /// ```no_run
     /// # extern crate wfhost_sdk as wfhost;
@@ -134,47 +134,48 @@ impl Agent {
         self.schema(schemars::schema_for!(T).into())
     }
 
-    /// Goes on with an earlier conversation: [`Reply::session`] of its last answer.
+    /// Continues an earlier conversation: [`Reply::session`] of its last answer.
     pub fn session(mut self, session: impl Into<String>) -> Self {
         self.request.session = Some(session.into());
         self
     }
 
-    /// The same, but that conversation stays as it is: what is said from here on belongs to a
-    /// new one. Agents that cannot do that go on with the conversation itself.
+    /// Forks an earlier conversation: the call starts a new conversation from that point, and the
+    /// original is unchanged. Agents that cannot fork continue the conversation itself.
     pub fn fork(mut self, session: impl Into<String>) -> Self {
         self.request.fork = true;
         self.session(session)
     }
 
-    /// Where the agent works: the name of a workspace that the host was configured with.
+    /// The workspace of the agent, by its name in the host's configuration.
     pub fn workspace(mut self, workspace: impl Into<String>) -> Self {
         self.request.workspace = Some(workspace.into());
         self
     }
 
-    /// What people see. Without it the beginning of the prompt.
+    /// A label for people; by default, the beginning of the prompt.
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.request.label = Some(label.into());
         self
     }
 
-    /// Calls of the same group share a limit of concurrency.
+    /// Calls of the same group share a concurrency limit.
     pub fn group(mut self, group: impl Into<String>) -> Self {
         self.request.group = Some(group.into());
         self
     }
 
-    /// When and how often a failed attempt is repeated. Without it the host decides.
+    /// When and how often a failed attempt is retried; by default, the host's policy.
     pub fn retry(mut self, retry: Retry) -> Self {
         self.request.retry = Some(retry);
         self
     }
 
-    /// The call is made at most once, for what must not happen twice: one attempt, and if the host
-    /// dies during it the call ends with [`Failure::is_outcome_unknown`](crate::Failure::is_outcome_unknown)
-    /// instead of being made again. Without it a call in flight is made again, with the same
-    /// idempotency key. It goes before [`retry`](Agent::retry).
+    /// Makes the call at most once, for effects that must not happen twice: there is a single
+    /// attempt, and if the host dies during it, the call fails with
+    /// [`Failure::is_outcome_unknown`](crate::Failure::is_outcome_unknown) instead of being made again.
+    /// By default, a call in flight is made again, with the same idempotency key. Takes precedence
+    /// over [`retry`](Agent::retry).
     ///
     /// ```no_run
     /// # extern crate wfhost_sdk as wfhost;
@@ -194,14 +195,14 @@ impl Agent {
         self
     }
 
-    /// How long it may take. Without it the host decides.
+    /// Time limits; by default, those of the host.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.request.limits = Some(limits);
         self
     }
 
-    /// The answer may be taken from an earlier run that asked the same under the same version, if
-    /// it is not older than this.
+    /// Reuses the answer to an equal request of an earlier run with the same version, if it is not
+    /// older than this.
     ///
     /// ```no_run
     /// # extern crate wfhost_sdk as wfhost;
@@ -220,36 +221,36 @@ impl Agent {
         self
     }
 
-    /// An object that is passed to the provider as it is.
+    /// An object that is passed to the provider unchanged.
     pub fn options(mut self, options: impl Serialize) -> Self {
         self.request.options = self.write("options", options);
         self
     }
 
-    /// Asks. The answer is text: a JSON string as it is, other JSON as it is written.
+    /// Makes the call. The answer is text: the content of a JSON string, or other JSON as text.
     ///
     /// # Errors
     ///
-    /// What the host says when there is no answer: [`Error::kind`].
+    /// The host's failure if there is no answer: [`Error::kind`].
     pub fn text(self) -> Step<String> {
         self.ask(|json| text(&json))
     }
 
-    /// Asks. The answer is data: if the agent answers with text, the text is read as JSON.
+    /// Makes the call. The answer is data: if the agent answers with text, the text is parsed as JSON.
     ///
     /// # Errors
     ///
-    /// What the host says when there is no answer, and [`FailureKind::InvalidOutput`] if it does
-    /// not fit the type.
+    /// The host's failure if there is no answer, and [`FailureKind::InvalidOutput`] if the answer
+    /// does not match the type.
     pub fn json<T: DeserializeOwned>(self) -> Step<T> {
         self.ask(|json| parse(&json)?.json())
     }
 
-    /// Asks. The answer comes with all that is known about it.
+    /// Makes the call. Returns the answer with its session, usage and provider.
     ///
     /// # Errors
     ///
-    /// What the host says when there is no answer: [`Error::kind`].
+    /// The host's failure if there is no answer: [`Error::kind`].
     pub fn reply(self) -> Step<Reply> {
         self.ask(|json| parse(&json))
     }

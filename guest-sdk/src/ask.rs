@@ -15,7 +15,7 @@ use crate::{
 
 /// Asks a person and waits for the answer: an approval, a choice, any input.
 ///
-/// Open questions are listed by `wfhost inbox`; `wfhost answer`, `approve` and `deny` end them.
+/// `wfhost inbox` lists open questions; `wfhost answer`, `approve` and `deny` close them.
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;
@@ -44,7 +44,7 @@ pub fn ask(prompt: impl Into<String>) -> Ask {
     }
 }
 
-/// A question that is being put together: see [`ask()`].
+/// A builder of a question: see [`ask()`].
 #[derive(Clone, Debug)]
 #[must_use = "a question is not asked until it is awaited"]
 pub struct Ask {
@@ -54,25 +54,25 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// A JSON Schema that the answer has to fit. The host refuses others.
+    /// A JSON Schema that the answer has to match. The host refuses other answers.
     pub fn schema(mut self, schema: Value) -> Self {
         self.question.schema = Some(schema.to_string());
         self
     }
 
-    /// The answer has to fit this type: its JSON Schema.
+    /// The answer has to match the JSON Schema of this type.
     #[cfg(feature = "schemars")]
     pub fn schema_of<T: schemars::JsonSchema>(self) -> Self {
         self.schema(schemars::schema_for!(T).into())
     }
 
-    /// The answer is one of these.
+    /// The answer has to be one of these.
     pub fn choices(mut self, choices: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.question.choices = choices.into_iter().map(Into::into).collect();
         self
     }
 
-    /// What one has to know to answer.
+    /// Information for the person who answers.
     pub fn details(mut self, details: impl Serialize) -> Self {
         match write(details, "details") {
             Ok(details) => self.question.details = Some(details),
@@ -81,20 +81,20 @@ impl Ask {
         self
     }
 
-    /// Gives up after this time with [`TimedOut`](crate::FailureKind::TimedOut). The question is
-    /// withdrawn then.
+    /// Fails after this time with [`TimedOut`](crate::FailureKind::TimedOut), and withdraws the
+    /// question.
     pub fn timeout(mut self, length: Duration) -> Self {
         self.timeout = Some(length);
         self
     }
 
-    /// Asks, and reads the answer as this type.
+    /// Asks the question, and parses the answer as this type.
     ///
     /// # Errors
     ///
-    /// [`Rejected`](crate::FailureKind::Rejected) if the person refuses,
+    /// [`Rejected`](crate::FailureKind::Rejected) if the person denies the question,
     /// [`TimedOut`](crate::FailureKind::TimedOut), and
-    /// [`InvalidOutput`](crate::FailureKind::InvalidOutput) if the answer does not fit the type.
+    /// [`InvalidOutput`](crate::FailureKind::InvalidOutput) if the answer does not match the type.
     pub fn json<T: DeserializeOwned>(self) -> Step<T> {
         Step::new(
             move || match self.problem {

@@ -1,4 +1,4 @@
-//! Calls from outside, which the program answers.
+//! Calls into the run, to which the program replies.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -9,9 +9,9 @@ use crate::{
 };
 
 /// Waits for the next call of this name: `wfhost call RUN NAME -i INPUT`, or
-/// `POST /api/v1/runs/RUN/calls/NAME`. Whoever calls waits for [`Call::reply`] or [`Call::refuse`].
+/// `POST /api/v1/runs/RUN/calls/NAME`. The caller waits for [`Call::reply`] or [`Call::refuse`].
 ///
-/// Calls that come early are kept, first in, first out for each name.
+/// Early calls are kept, first in, first out for each name.
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;
@@ -32,17 +32,17 @@ use crate::{
 ///
 /// # Errors
 ///
-/// [`Cancelled`](crate::FailureKind::Cancelled) when the run is asked to stop.
+/// [`Cancelled`](crate::FailureKind::Cancelled) when the run is cancelled.
 pub async fn call(name: impl AsRef<str>) -> Result<Call> {
     signal(format!("call:{}", name.as_ref())).json().await
 }
 
-/// A call that waits for an answer.
+/// A call that waits for a reply.
 #[derive(Clone, Debug, Deserialize)]
 #[must_use = "somebody waits for the answer"]
 pub struct Call {
     id: String,
-    /// What the program was given.
+    /// The input of the call.
     pub input: Value,
 }
 
@@ -51,22 +51,22 @@ impl Call {
     ///
     /// # Errors
     ///
-    /// If it does not fit.
+    /// If the input does not match the type.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_value(self.input.clone()).context("the input of a call")
     }
 
-    /// Answers it.
+    /// Replies to the call.
     ///
     /// # Errors
     ///
-    /// If the answer is no JSON, or too large.
+    /// If the reply cannot be written as JSON, or is too large.
     pub fn reply(self, output: impl Serialize) -> Result<()> {
         let output = serde_json::to_value(output).context("the answer to a call")?;
         post(&format!("reply:{}", self.id), json!({ "ok": output }))
     }
 
-    /// Refuses it: whoever called gets this message as an error.
+    /// Refuses the call: the caller gets this message as an error.
     ///
     /// # Errors
     ///

@@ -34,13 +34,13 @@ pub fn child(module: impl Into<String>) -> Child {
     }
 }
 
-/// What becomes of a child when its parent ends first.
+/// What happens to a child when its parent ends first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum OnParentClose {
-    /// It is cancelled.
+    /// The child is cancelled.
     #[default]
     Cancel,
-    /// It goes on by itself.
+    /// The child continues on its own.
     Abandon,
 }
 
@@ -53,7 +53,7 @@ impl From<OnParentClose> for host::OnParentClose {
     }
 }
 
-/// A child run that is being put together: see [`child()`].
+/// A builder of a child run: see [`child()`].
 #[derive(Clone, Debug)]
 #[must_use = "a child is not started until it is awaited"]
 pub struct Child {
@@ -64,36 +64,36 @@ pub struct Child {
 }
 
 impl Child {
-    /// The child's input. Without it `null`.
+    /// The child's input; by default, `null`.
     pub fn input(mut self, input: impl Serialize) -> Self {
         self.input = write(input, "input").map_err(|error| format!("{error:#}"));
         self
     }
 
-    /// The child's id. Without it one is made from the parent's id and the step.
+    /// The child's id; by default, derived from the parent's id and the step.
     pub fn id(mut self, id: impl Into<String>) -> Self {
         self.options.id = Some(id.into());
         self
     }
 
-    /// What becomes of it when this run ends first. Without it, it is cancelled.
+    /// What happens to the child when this run ends first; by default, it is cancelled.
     pub fn on_parent_close(mut self, on_close: OnParentClose) -> Self {
         self.options.on_close = on_close.into();
         self
     }
 
-    /// Adds a label, by which people find it.
+    /// Adds a label, by which the run can be found.
     pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.options.labels.push((key.into(), value.into()));
         self
     }
 
-    /// Runs it, and reads its result as this type.
+    /// Runs the child, and parses its result as this type.
     ///
     /// # Errors
     ///
-    /// What the child failed with, and [`InvalidOutput`](crate::FailureKind::InvalidOutput) if its
-    /// result does not fit the type.
+    /// The child's failure, and [`InvalidOutput`](crate::FailureKind::InvalidOutput) if its
+    /// result does not match the type.
     pub fn json<T: DeserializeOwned>(self) -> Step<T> {
         Step::new(
             move || {

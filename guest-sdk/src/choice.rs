@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 
-/// Gives the output of the future that ends first, with its index; the others are dropped, which
+/// Returns the output of the future that ends first, with its index. The others are dropped, which
 /// cancels their steps. The winner is the same in every replay.
 ///
-/// Futures of different types are what `select!` and `future::select` of the `futures` crate are
-/// for. Of no futures none ever ends.
+/// For futures of different types, use `select!` or `future::select` of the `futures` crate. Without
+/// any futures, this never ends.
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;
@@ -28,8 +28,8 @@ pub async fn race<T>(futures: impl IntoIterator<Item: IntoFuture<Output = T>>) -
     }
 }
 
-/// Gives the output of the future that succeeds first; the others are dropped, which cancels their
-/// steps. Failures count only if all fail.
+/// Returns the output of the first future that succeeds. The others are dropped, which cancels their
+/// steps. Fails only if all futures fail.
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;
@@ -42,15 +42,15 @@ pub async fn race<T>(futures: impl IntoIterator<Item: IntoFuture<Output = T>>) -
 ///
 /// # Errors
 ///
-/// As those of [`quorum`].
+/// Like [`quorum`].
 pub async fn first_ok<T>(futures: impl IntoIterator<Item: IntoFuture<Output = Result<T>>>) -> Result<T> {
     let successes = quorum(1, futures).await?;
     let (_, first) = successes.into_iter().next().expect("a quorum of one has one member");
     Ok(first)
 }
 
-/// Gives the outputs of the first `count` futures that succeed, with their indices, in the order in
-/// which they did; the others are dropped, which cancels their steps.
+/// Returns the outputs of the first `count` futures that succeed, with their indices, in the order in
+/// which they succeeded. The others are dropped, which cancels their steps.
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;
@@ -65,8 +65,8 @@ pub async fn first_ok<T>(futures: impl IntoIterator<Item: IntoFuture<Output = Re
 ///
 /// # Errors
 ///
-/// As soon as there can be no `count` successes any more: of the kind of the latest failure, with
-/// all of them in the details as `{"failures": [{"index", "kind", "message"}]}`.
+/// As soon as `count` successes are no longer possible: of the kind of the latest failure, with all
+/// failures in the details as `{"failures": [{"index", "kind", "message"}]}`.
 /// [`Rejected`](crate::FailureKind::Rejected) if there are fewer futures than that.
 pub async fn quorum<T>(
     count: usize,

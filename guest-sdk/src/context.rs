@@ -6,27 +6,27 @@ use serde::Serialize;
 
 use crate::{bindings::wfhost::workflow::context as host, error::Result, signal::write, time::Timestamp};
 
-/// What is known about this run.
+/// Information about this run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct RunInfo {
-    /// Its id.
+    /// The id of this run.
     pub run: String,
     /// The name of the workflow.
     pub workflow: String,
-    /// The BLAKE3 digest of the module that the run began with.
+    /// The BLAKE3 digest of the module that the run started with.
     pub digest: String,
     /// The run that started this one.
     pub parent: Option<String>,
-    /// When it began.
+    /// When the run started.
     pub started: Timestamp,
-    /// How often the run as a whole was begun again; 1 is the first time.
+    /// The attempt at the whole run, from 1.
     pub attempt: u32,
-    /// What it was labelled with.
+    /// The labels of the run.
     pub labels: BTreeMap<String, String>,
 }
 
-/// What is known about this run: its id, its workflow, when it began.
+/// Information about this run: its id, its workflow, its start time.
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;
@@ -45,7 +45,7 @@ pub fn info() -> RunInfo {
     }
 }
 
-/// The next random number of this run. A replay gets the same ones.
+/// The next random number of this run. A replay returns the same numbers.
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;
@@ -55,24 +55,24 @@ pub fn random() -> u64 {
     host::random()
 }
 
-/// What a run may use and has used, in tokens.
+/// The budget of a run and what has been spent of it, in tokens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Budget {
-    /// None: there is no limit.
+    /// The limit; None if there is none.
     pub total: Option<u64>,
-    /// By this run and its children.
+    /// Spent by this run and its children.
     pub spent: u64,
 }
 
 impl Budget {
-    /// What is left; None if there is no limit.
+    /// The remaining budget; None if there is no limit.
     pub fn remaining(self) -> Option<u64> {
         self.total.map(|total| total.saturating_sub(self.spent))
     }
 }
 
-/// What this run may use and has used.
+/// The budget of this run and what has been spent of it.
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;
@@ -83,8 +83,8 @@ pub fn budget() -> Budget {
     Budget { total, spent }
 }
 
-/// For changes of a workflow while runs of it are under way: true for runs that reach this place
-/// for the first time under code that has it, false for those that passed it before.
+/// Makes a change of the code conditional while runs are in progress: false for runs that passed
+/// this place before the code contained the call, true for all others.
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;
@@ -101,13 +101,13 @@ pub fn patched(id: &str) -> bool {
     host::patched(id)
 }
 
-/// True once the program has seen that somebody asked the run to stop. There is some time to
+/// True once the program has observed that its cancellation was requested. It has some time to
 /// clean up.
 pub fn cancelled() -> bool {
     host::cancelled()
 }
 
-/// Names what is being done now, for people who watch.
+/// Names the current phase of the run, for people.
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;
@@ -117,7 +117,8 @@ pub fn phase(title: impl AsRef<str>) {
     host::phase(title.as_ref());
 }
 
-/// State that outsiders can read at any time. The latest value of a key holds.
+/// Publishes state, which can be read at any time. A new value replaces the previous value of
+/// its key.
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;
@@ -135,8 +136,8 @@ pub fn publish(key: &str, value: impl Serialize) -> Result<()> {
     Ok(())
 }
 
-/// Ends this run and goes on as a fresh one of the same module with this input, so that the
-/// journal of a workflow that never ends stays short. It does not return.
+/// Ends this run and continues as a new run of the same module with this input, so that the
+/// journal of a long-running workflow stays short. Does not return.
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;

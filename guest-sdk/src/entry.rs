@@ -44,7 +44,7 @@ where
     block_on(workflow(input)).into_host()
 }
 
-/// Runs a workflow that takes none. Whatever input the run has is left unread.
+/// Runs a workflow without an input. The input of the run is ignored.
 pub fn run_without_input<F, O>(workflow: impl FnOnce() -> F) -> Result<String, host::Failure>
 where
     F: Future<Output = O>,

@@ -6,14 +6,13 @@ use serde::Serialize;
 
 use crate::failure::{Failure, FailureKind};
 
-/// The result of whatever can fail in a workflow.
+/// The result of an operation that can fail in a workflow.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Any error: what the host reported, what the workflow itself found wrong, or a standard error.
+/// Any error: a failure reported by the host, an error of the workflow, or a standard error.
 ///
-/// `?` turns every [`std::error::Error`] into it. A [`Failure`] stays one, so that a program can
-/// ask what [`kind`](Error::kind) it is, and that is also what the run fails with when the
-/// workflow returns it. Every other error is of the kind [`FailureKind::Failed`].
+/// `?` turns every [`std::error::Error`] into it. A [`Failure`] is preserved, so that a program can
+/// ask for its [`kind`](Error::kind); if the workflow returns the error, the run fails with it. Every other error is of the kind [`FailureKind::Failed`].
 ///
 /// ```
 /// # extern crate wfhost_sdk as wfhost;
@@ -27,7 +26,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// assert_eq!(Error::rejected("no").kind(), FailureKind::Rejected);
 /// ```
 ///
-/// It is printed like this:
+/// Errors are printed like this:
 ///
 /// ```
 /// # extern crate wfhost_sdk as wfhost;
@@ -40,7 +39,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Error(Box<Inner>);
 
 struct Inner {
-    /// What was being done, the innermost first.
+    /// The contexts, the innermost first.
     contexts: Vec<String>,
     cause: Cause,
 }
@@ -67,7 +66,7 @@ impl Error {
         Self::new(FailureKind::Failed, message)
     }
 
-    /// An error of the kind [`FailureKind::Rejected`]: what was asked for is wrong or refused.
+    /// An error of the kind [`FailureKind::Rejected`]: the request is invalid or refused.
     pub fn rejected(message: impl Into<String>) -> Self {
         Self::new(FailureKind::Rejected, message)
     }
@@ -99,14 +98,14 @@ impl Error {
         self
     }
 
-    /// Says what was being done when it happened. See also [`Context`].
+    /// Adds what the program was doing when the error occurred. See also [`Context`].
     #[must_use]
     pub fn context(mut self, context: impl fmt::Display) -> Self {
         self.0.contexts.push(context.to_string());
         self
     }
 
-    /// What kind of failure it is: that of the [`Failure`], else [`FailureKind::Failed`].
+    /// The kind of the [`Failure`], or else [`FailureKind::Failed`].
     ///
     /// ```no_run
     /// # extern crate wfhost_sdk as wfhost;
@@ -141,8 +140,8 @@ impl Error {
         }
     }
 
-    /// What the run fails with if the workflow returns this error: the failure, or one of the
-    /// kind [`FailureKind::Failed`], with all that is known in its message.
+    /// The failure of the run if the workflow returns this error: the failure itself, or one of the
+    /// kind [`FailureKind::Failed`] with the whole error in its message.
     pub fn into_failure(self) -> Failure {
         let message = format!("{self:#}");
         match self.0.cause {
@@ -215,7 +214,7 @@ fn chain(error: &dyn StdError) -> String {
     text
 }
 
-/// Adds to an error what was being done.
+/// Adds to an error what the program was doing.
 ///
 /// ```
 /// # extern crate wfhost_sdk as wfhost;
@@ -232,14 +231,14 @@ pub trait Context<T> {
     ///
     /// # Errors
     ///
-    /// The error that there was, with the text before it; for `None` the text alone.
+    /// The original error with the text as its context; for `None` the text alone.
     fn context(self, context: impl fmt::Display) -> Result<T>;
 
-    /// Adds a text that is made only if there is an error.
+    /// Adds a text that is computed only if there is an error.
     ///
     /// # Errors
     ///
-    /// The error that there was, with the text before it; for `None` the text alone.
+    /// The original error with the text as its context; for `None` the text alone.
     fn with_context<C: fmt::Display>(self, context: impl FnOnce() -> C) -> Result<T>;
 }
 

@@ -14,24 +14,24 @@ pub(crate) const UNKNOWN_OUTCOME: &str = "unknown-outcome";
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FailureKind {
-    /// The other side answered that it could not do it.
+    /// The other side reported that it could not do it.
     Failed,
-    /// A time limit passed.
+    /// A time limit expired.
     TimedOut,
     /// The step or the run was cancelled.
     Cancelled,
-    /// An answer does not fit what was asked for.
+    /// An answer does not match the schema of the request.
     InvalidOutput,
-    /// The budget does not allow it.
+    /// It would exceed the budget.
     BudgetExceeded,
-    /// Nobody could be reached who would do it.
+    /// No provider could be reached.
     Unavailable,
-    /// The request itself is wrong, or somebody refused it.
+    /// The request is invalid, or it was refused.
     Rejected,
 }
 
 impl FailureKind {
-    /// Its name, as it stands in journals and in JSON.
+    /// The name of the kind in journals and in JSON.
     ///
     /// ```
     /// # extern crate wfhost_sdk as wfhost;
@@ -56,26 +56,26 @@ impl fmt::Display for FailureKind {
     }
 }
 
-/// A step or a run that did not end well, as the host reports it.
+/// The failure of a step or a run, as the host reports it.
 ///
 /// It is a standard error, so `?` turns it into an [`Error`](crate::Error), which gives it back
 /// by [`Error::failure`](crate::Error::failure).
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Failure {
-    /// What kind of failure it was, for programs.
+    /// The kind of the failure, for programs.
     pub kind: FailureKind,
     /// What happened, for people.
     pub message: String,
     /// What happened, for programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub details: Option<Value>,
-    /// How often it was tried; 0 if it never was.
+    /// The number of attempts; 0 if none was made.
     #[serde(default)]
     pub attempts: u32,
 }
 
 impl Failure {
-    /// A failure without details that was never tried.
+    /// A failure without details and attempts.
     ///
     /// ```
     /// # extern crate wfhost_sdk as wfhost;
@@ -89,8 +89,8 @@ impl Failure {
 }
 
 impl Failure {
-    /// Whether nobody knows if the call was carried out: the host died during a call that may be
-    /// made once ([`Agent::once`](crate::Agent::once)).
+    /// Whether it is unknown if the call was carried out: the host died during a call that may be
+    /// made only once ([`Agent::once`](crate::Agent::once)).
     pub fn is_outcome_unknown(&self) -> bool {
         self.details.as_ref().is_some_and(|details| details["reason"] == UNKNOWN_OUTCOME)
     }

@@ -1,9 +1,9 @@
 //! Durable workflows in ordinary async Rust, for the host `wfhost`.
 //!
 //! A workflow is an `async fn` that is compiled to a WebAssembly component. The host journals
-//! everything it asks of the world, so a run can be killed at any instant and goes on where it
-//! was: a finished step is never executed again, a sleep keeps its deadline, a signal is not
-//! lost. Nothing has to be done for that but to use this crate for what is outside.
+//! every request to the outside world, so a run can be killed at any instant and continues where
+//! it was: a completed step is never executed again, a sleep keeps its deadline, a signal is not
+//! lost. All that a program has to do is to use this crate for access to the outside world.
 //!
 //! Workflows call it `wfhost`: `wfhost = { package = "wfhost-sdk", .. }` in their `Cargo.toml`.
 //!
@@ -36,11 +36,11 @@
 //!
 //! # Concurrency
 //!
-//! Whatever takes time is a [`Step`], a future. It starts when it is first polled and is
-//! cancelled when it is dropped, so the combinators of the `futures` crate do what they say:
-//! `join!` and `join_all` run steps beside each other and start them in the order of their
-//! arguments, `select!` cancels what lost, `FuturesUnordered` gives results as they come.
-//! Which step finishes first is recorded, and the same in every replay.
+//! Every operation that takes time is a [`Step`], a future. It starts when it is first polled and
+//! is cancelled when it is dropped, so the combinators of the `futures` crate work as usual:
+//! `join!` and `join_all` run steps concurrently and start them in the order of their arguments,
+//! `select!` cancels the losers, `FuturesUnordered` returns results as they arrive. Which step
+//! finishes first is recorded, and is the same in every replay.
 //!
 //! ```no_run
 //! # extern crate wfhost_sdk as wfhost;
@@ -52,26 +52,26 @@
 //! # }
 //! ```
 //!
-//! # What a workflow must not do
+//! # Determinism
 //!
-//! Nothing in particular. The sandbox has no clock, no random numbers, no files and no network
-//! but those of the host, and they are the same in every replay. Use [`now`] and [`random`] where
-//! the standard library has nothing on `wasm32-unknown-unknown`.
+//! There are no rules to follow. The sandbox has no clock, no random numbers, no files and no
+//! network except those of the host, which are the same in every replay. Use [`now`] and
+//! [`random`] where the standard library has no equivalent on `wasm32-unknown-unknown`.
 //!
-//! # Where things are
+//! # Overview
 //!
 //! | to | use |
 //! | --- | --- |
 //! | ask an agent | [`agent()`] |
 //! | wait for a time | [`sleep()`], [`sleep_until`], [`timeout`] |
-//! | wait for somebody | [`signal()`], [`ask()`], [`call()`] |
-//! | tell somebody | [`send`], [`post`], [`publish`], [`phase`], [`info!`] |
+//! | wait for a message | [`signal()`], [`ask()`], [`call()`] |
+//! | send a message | [`send`], [`post`], [`publish`], [`phase`], [`info!`] |
 //! | start other runs | [`child()`], [`continue_as_new`] |
-//! | do many things, but not too many at once | [`parallel_map`], [`try_parallel_map`], [`Semaphore`] |
-//! | take whichever is first | [`race`], [`first_ok`], [`quorum`] |
-//! | do it again | [`retry()`], [`loop_until`] |
-//! | undo what was done | [`saga()`] |
-//! | know about the run | [`info()`], [`now`], [`random`], [`budget`], [`cancelled`], [`patched`] |
+//! | run many tasks with bounded concurrency | [`parallel_map`], [`try_parallel_map`], [`Semaphore`] |
+//! | race | [`race`], [`first_ok`], [`quorum`] |
+//! | retry and repeat | [`retry()`], [`loop_until`] |
+//! | compensate (sagas) | [`saga()`] |
+//! | inspect the run | [`info()`], [`now`], [`random`], [`budget`], [`cancelled`], [`patched`] |
 //! | fail | [`Error`], [`bail!`], [`Failure`] |
 
 #![warn(missing_docs)]

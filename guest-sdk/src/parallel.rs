@@ -12,14 +12,14 @@ use std::{
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
-/// Calls a function for each item, at most `limit` (at least one) at the same time, and gives the
-/// results in the order of the items.
+/// Calls a function for each item, for at most `limit` items (at least one) at the same time, and
+/// returns the results in the order of the items.
 ///
-/// The next item is begun as soon as any other one is done; `buffered` of the `futures` crate waits
-/// for the first one. Items are taken from the iterator when it is their turn.
+/// The next item starts as soon as any other one is done; `buffered` of the `futures` crate waits
+/// for the first one. Items are taken from the iterator when they start.
 ///
-/// An item may go through several stages, each at its own pace; how many are in a stage is what a
-/// [`Semaphore`] limits.
+/// Items move through several stages independently; a [`Semaphore`] limits how many items are in
+/// one stage.
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;
@@ -41,8 +41,8 @@ pub async fn parallel_map<T, R>(
     }
 }
 
-/// The same for a function that can fail. The first failure ends it: what is under way is dropped,
-/// which cancels its steps, and no further item is begun.
+/// Like [`parallel_map`], for a function that can fail. The first failure ends it: items in progress
+/// are dropped, which cancels their steps, and no further item is started.
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;
@@ -59,7 +59,7 @@ pub async fn parallel_map<T, R>(
 ///
 /// # Errors
 ///
-/// The failure that came first.
+/// The first failure.
 pub async fn try_parallel_map<T, R, E>(
     items: impl IntoIterator<Item = T>,
     limit: usize,
@@ -85,7 +85,7 @@ pub async fn try_parallel_map<T, R, E>(
     }
 }
 
-/// Lets so many futures run at the same time, in the order in which they came.
+/// Limits how many futures run at the same time, in first-in, first-out order.
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;
@@ -102,7 +102,7 @@ pub async fn try_parallel_map<T, R, E>(
 /// # }
 /// ```
 ///
-/// For calls of agents in all runs of a host see [`Agent::group`](crate::Agent::group).
+/// For agent calls across all runs of a host, see [`Agent::group`](crate::Agent::group).
 #[derive(Debug)]
 pub struct Semaphore {
     free: Cell<usize>,
@@ -115,17 +115,17 @@ type Waiter = RefCell<Turn>;
 enum Turn {
     Waiting(Waker),
     Come,
-    /// Nobody waits any more.
+    /// The waiting future was dropped.
     Gone,
 }
 
 impl Semaphore {
-    /// One that lets so many run, at least one.
+    /// A semaphore for this many futures, at least one.
     pub fn new(limit: usize) -> Self {
         Self { free: Cell::new(limit.max(1)), queue: RefCell::default() }
     }
 
-    /// Waits for its turn, then for the future.
+    /// Waits for a slot, then for the future.
     pub async fn run<F: IntoFuture>(&self, future: F) -> F::Output {
         let _permit = Acquire { semaphore: self, waiter: None }.await;
         future.await

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crate::{bindings::wfhost::workflow::agent as host, error::Error, failure::FailureKind, time::millis};
 
-/// When and how often a failed attempt is repeated.
+/// When and how often a failed attempt is retried.
 ///
-/// Attempts and the time of the next one survive crashes of the host.
+/// The number of attempts and the time of the next one survive crashes of the host.
 ///
 /// ```
 /// # extern crate wfhost_sdk as wfhost;
@@ -32,8 +32,8 @@ pub struct Retry {
 }
 
 impl Retry {
-    /// That many attempts in all, the first one included; 1 second before the second one, twice as
-    /// long before each further one but at most a minute, varied by up to a tenth.
+    /// This many attempts in total, including the first one. The delay before the second attempt is
+    /// 1 second; it doubles for each further one, up to a minute, and varies by up to a tenth.
     pub fn attempts(max_attempts: u32) -> Self {
         Self {
             max_attempts,
@@ -57,28 +57,28 @@ impl Retry {
         self
     }
 
-    /// Each further delay is this many times the one before.
+    /// Each further delay is this many times longer.
     #[must_use]
     pub fn factor(mut self, factor: f32) -> Self {
         self.factor = factor;
         self
     }
 
-    /// No delay is longer.
+    /// The longest delay.
     #[must_use]
     pub fn max(mut self, delay: Duration) -> Self {
         self.max = delay;
         self
     }
 
-    /// Each delay is varied by up to this fraction, 0 to 1.
+    /// Each delay varies by up to this fraction, from 0 to 1.
     #[must_use]
     pub fn jitter(mut self, fraction: f32) -> Self {
         self.jitter = fraction;
         self
     }
 
-    /// Kinds of failure that are not worth another attempt.
+    /// Kinds of failure that are not retried.
     #[must_use]
     pub fn fatal(mut self, kinds: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.fatal = kinds.into_iter().map(Into::into).collect();
@@ -87,8 +87,8 @@ impl Retry {
 }
 
 impl Retry {
-    /// Whether the policy allows another attempt after the `attempt`-th (from 1) failed so. The
-    /// rules are those that the host has for agent calls.
+    /// Whether the policy allows another attempt after the `attempt`-th (from 1) failed with this
+    /// error. The rules are the host's rules for agent calls.
     pub(crate) fn allows_another(&self, attempt: u32, error: &Error) -> bool {
         let kind = error.kind();
         let never =
@@ -149,19 +149,19 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// No limits but those of the host.
+    /// Only the host's limits.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Of one attempt.
+    /// The limit of one attempt.
     #[must_use]
     pub fn attempt(mut self, length: Duration) -> Self {
         self.attempt = Some(length);
         self
     }
 
-    /// Of the whole step, with all attempts and the delays between them.
+    /// The limit of the whole step, with all attempts and the delays between them.
     #[must_use]
     pub fn total(mut self, length: Duration) -> Self {
         self.total = Some(length);

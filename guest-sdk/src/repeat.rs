@@ -1,4 +1,4 @@
-//! The same again.
+//! Retries and loops.
 
 use std::ops::ControlFlow;
 
@@ -12,11 +12,10 @@ use crate::{
     step::begun,
 };
 
-/// Runs a block again until it succeeds, as often and with such delays as the policy says. The
-/// delays are durable sleeps.
+/// Retries a block until it succeeds, according to a policy. The delays are durable sleeps.
 ///
 /// An agent call has its own attempts ([`Agent::retry`](crate::Agent::retry)), which the host makes;
-/// this is for what consists of several steps. The block is told which attempt it is, from 1.
+/// this is for blocks of several steps. The block receives the number of the attempt, from 1.
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;
@@ -35,9 +34,9 @@ use crate::{
 ///
 /// # Errors
 ///
-/// That of the last attempt. Kinds that the policy calls fatal end it at once, as do
+/// That of the last attempt. Fatal kinds of the policy end it immediately, as do
 /// [`Cancelled`](crate::FailureKind::Cancelled), [`Rejected`](crate::FailureKind::Rejected) and
-/// [`BudgetExceeded`](crate::FailureKind::BudgetExceeded), which would come again.
+/// [`BudgetExceeded`](crate::FailureKind::BudgetExceeded), which would recur.
 pub async fn retry<T>(policy: Retry, mut block: impl AsyncFnMut(u32) -> Result<T>) -> Result<T> {
     let mut attempt = 1;
     loop {
@@ -54,11 +53,11 @@ pub async fn retry<T>(policy: Retry, mut block: impl AsyncFnMut(u32) -> Result<T
     }
 }
 
-/// Runs a block until it says that it is done, at most `max` times. Each round gets what the one
-/// before made, and its number, from 1.
+/// Repeats a block at most `max` times. Each round receives the value of the previous one, and its
+/// number, from 1.
 ///
-/// The block ends the loop by [`ControlFlow::Break`]. What the last round made is
-/// [`ControlFlow::Continue`] if it never did.
+/// The block ends the loop with [`ControlFlow::Break`], which is returned. If it never does, the
+/// [`ControlFlow::Continue`] of the last round is returned.
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;
@@ -83,7 +82,7 @@ pub async fn retry<T>(policy: Retry, mut block: impl AsyncFnMut(u32) -> Result<T
 ///
 /// # Errors
 ///
-/// That of the block, which ends the loop.
+/// An error of the block, which ends the loop.
 pub async fn loop_until<S, B>(
     max: u32,
     first: S,
@@ -99,16 +98,15 @@ pub async fn loop_until<S, B>(
     Ok(ControlFlow::Continue(state))
 }
 
-/// Runs a block again and again, until it says that it is done. Each round gets the state that
-/// the one before made.
+/// Repeats a block until it returns [`ControlFlow::Break`]. Each round receives the state of the
+/// previous one.
 ///
-/// After about `steps` steps the run continues as new: it ends, and a fresh run of the same module
-/// begins with the state as its input, so the workflow's input is the type of the state. Signals
-/// that nobody waited for go along. The journal of each run stays short, however many rounds there
-/// are.
+/// After about `steps` steps the run continues as new: it ends, and a new run of the same module
+/// starts with the state as its input, so the workflow's input is the type of the state. Pending
+/// signals are kept. The journal of each run stays short, however many rounds there are.
 ///
-/// What the workflow has begun outside of the block, a wait or a sleep, is dropped when it
-/// continues as new.
+/// Steps that the workflow has started outside of the block, a wait or a sleep, are dropped when
+/// it continues as new.
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;
@@ -136,7 +134,7 @@ pub async fn loop_until<S, B>(
 ///
 /// # Errors
 ///
-/// That of the block, which ends the loop.
+/// An error of the block, which ends the loop.
 ///
 /// # Panics
 ///

@@ -8,7 +8,7 @@ use crate::{
     failure::FailureKind,
 };
 
-/// An agent's answer with all that is known about it.
+/// An agent's answer with its session, usage and provider.
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;
@@ -28,16 +28,16 @@ use crate::{
 pub struct Reply {
     /// A JSON string if the agent answered with plain text.
     pub output: Value,
-    /// To go on with this conversation: [`Agent::session`](crate::Agent::session).
+    /// The id of the conversation, to continue it: [`Agent::session`](crate::Agent::session).
     #[serde(default)]
     pub session: Option<String>,
     /// The model that answered.
     #[serde(default)]
     pub model: Option<String>,
-    /// What the answer consumed, if the provider says so.
+    /// The usage of the answer, if the provider reports it.
     #[serde(default)]
     pub usage: Option<Usage>,
-    /// Who answered.
+    /// The provider that answered.
     #[serde(default)]
     pub provider: String,
 }
@@ -51,11 +51,11 @@ impl Reply {
         }
     }
 
-    /// The answer as data. If the agent answered with text, the text is read as JSON.
+    /// The answer as data. If the agent answered with text, the text is parsed as JSON.
     ///
     /// # Errors
     ///
-    /// [`FailureKind::InvalidOutput`] if it does not fit the type.
+    /// [`FailureKind::InvalidOutput`] if the answer does not match the type.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
         let mismatch = match &self.output {
             Value::String(text) => match serde_json::from_str(text) {
@@ -78,7 +78,7 @@ impl Reply {
     }
 }
 
-/// Enough of a text to know it again.
+/// The beginning of a text, for error messages.
 fn excerpt(text: &str) -> String {
     const LONGEST: usize = 200;
     match text.char_indices().nth(LONGEST) {
@@ -87,16 +87,16 @@ fn excerpt(text: &str) -> String {
     }
 }
 
-/// What an answer consumed.
+/// The usage of an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Usage {
-    /// Tokens that the model read.
+    /// Input tokens.
     pub input_tokens: u64,
-    /// Tokens that it wrote.
+    /// Output tokens.
     pub output_tokens: u64,
-    /// Those of the read ones that came from a cache.
+    /// Input tokens that were served from a cache.
     pub cached_tokens: u64,
     /// Millionths of a US dollar.
     pub cost_micros: u64,

@@ -1,4 +1,4 @@
-//! Steps that are undone when a later one fails.
+//! Compensation: steps that are undone when a later one fails.
 
 use std::{
     cell::{Cell, RefCell},
@@ -18,16 +18,16 @@ use crate::{
     step::spawn,
 };
 
-/// Runs a block whose steps are undone if it fails.
+/// Runs a block whose completed steps are compensated if it fails.
 ///
-/// Each step says at once how it is undone. If the block returns an error, what was done is
-/// undone, the latest first, and the error is returned. That also happens when the run is asked to
-/// stop (the steps then fail with [`FailureKind::Cancelled`], and there is a grace of some seconds
-/// to clean up in) and when the future is dropped, by a [`timeout`](crate::timeout()) for example:
-/// the undoing then goes on beside whatever the workflow does next, and the run does not end
-/// before it is through.
+/// Each step declares its compensation. If the block returns an error, the completed steps are
+/// compensated, the latest first, and the error is returned. The same happens when the run is
+/// cancelled (the steps then fail with [`FailureKind::Cancelled`], and there is a grace period of
+/// some seconds) and when the future is dropped, for example by a [`timeout`](crate::timeout()):
+/// compensation then runs concurrently with whatever the workflow does next, and the run does not
+/// end before it is complete.
 ///
-/// Undoing consists of ordinary steps: it goes on after a crash of the host where it was.
+/// Compensations are ordinary steps: after a crash of the host they continue where they were.
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;
@@ -56,11 +56,11 @@ use crate::{
 ///
 /// # Errors
 ///
-/// That of the block. If anything was undone, its details have a member `saga` with the names of
-/// the steps that were `undone`, in that order, and of those that were `not_undone` as objects
-/// `{"step", "kind", "message"}`: an undoing that fails is also an error in the log, and the others
-/// are undone all the same. A run that ends with such an error is not taken up again by
-/// `wfhost retry`: what it did is gone.
+/// The error of the block. If any step was compensated, the details have a member `saga` with the
+/// names of the steps that were `undone`, in that order, and of those that were `not_undone` as
+/// objects `{"step", "kind", "message"}`. A compensation that fails is also logged as an error, and
+/// the other compensations still run. `wfhost retry` refuses a run that ended with such an error,
+/// because the results of its steps are no longer valid.
 pub async fn saga<T>(block: impl AsyncFnOnce(&Saga) -> Result<T>) -> Result<T> {
     let saga = Saga::default();
     match block(&saga).await {
@@ -72,29 +72,28 @@ pub async fn saga<T>(block: impl AsyncFnOnce(&Saga) -> Result<T>) -> Result<T> {
     }
 }
 
-/// What was done in a block of [`saga()`], and how it is undone.
+/// The completed steps of a block of [`saga()`], with their compensations.
 #[derive(Default)]
 pub struct Saga {
     done: RefCell<Vec<Undo>>,
 }
 
 impl Saga {
-    /// Does a step; `undo` is called with its result if the block fails later.
+    /// Executes a step; `undo` is called with its result if the block fails later.
     ///
-    /// Steps may run side by side, as in `try_join!(saga.step(..), saga.step(..))`: they are
-    /// undone in the reverse of the order in which they were done. Whatever the step is, a call of
-    /// an agent or a block of several, nothing of it is undone if it fails itself. Where a call may
-    /// have had an effect although it failed (a time limit, a request to stop), register its
-    /// undoing before it by [`undo`](Saga::undo).
+    /// Steps can run concurrently, as in `try_join!(saga.step(..), saga.step(..))`: they are
+    /// compensated in the reverse of the order in which they completed. A step, whether an agent
+    /// call or a block of several steps, is not compensated if it fails itself. If a call may have
+    /// had an effect although it failed (a time limit, a cancellation), register its compensation
+    /// before the call with [`undo`](Saga::undo).
     ///
-    /// The name is for people and for the details of errors. The value is given to each call of
-    /// `undo`; that is more than one only if the run is asked to stop while the undoing is under
-    /// way, which is then begun again from its beginning.
+    /// The name is for people and for the details of errors. `undo` is called more than once only if
+    /// the run is cancelled during the compensation, which is then started again.
     ///
     /// # Errors
     ///
-    /// That of the step, and [`FailureKind::Cancelled`] if the run was asked to stop before: nothing
-    /// new is begun then.
+    /// The error of the step, and [`FailureKind::Cancelled`] if the run was cancelled before: no new
+    /// step is started then.
     pub async fn step<T, U>(
         &self,
         name: impl Into<String>,
@@ -114,8 +113,8 @@ impl Saga {
         Ok(value)
     }
 
-    /// Registers an undoing by itself, for what is about to be done. It has to cope with there
-    /// being nothing to undo.
+    /// Registers a compensation before the step that it compensates. It has to succeed also when
+    /// there is nothing to compensate.
     ///
     /// ```no_run
     /// # extern crate wfhost_sdk as wfhost;

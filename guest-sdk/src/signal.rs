@@ -13,10 +13,10 @@ use crate::{
     time::millis,
 };
 
-/// Waits for a signal of this name. Anybody can send one, by `wfhost signal RUN NAME` or from
-/// another workflow by [`send`].
+/// Waits for a signal of this name. Signals are sent with `wfhost signal RUN NAME`, over the API, or
+/// from another workflow with [`send`].
 ///
-/// Signals that come early are kept, first in, first out for each name. Each is taken by one wait.
+/// Early signals are kept, first in, first out for each name. Each signal is consumed by one wait.
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;
@@ -40,7 +40,7 @@ pub fn signal(name: impl Into<String>) -> Signal {
     Signal { name: name.into(), timeout: None }
 }
 
-/// A wait for a signal that is being put together: see [`signal()`].
+/// A builder of a wait for a signal: see [`signal()`].
 #[derive(Clone, Debug)]
 #[must_use = "a wait does nothing until it is awaited"]
 pub struct Signal {
@@ -49,20 +49,20 @@ pub struct Signal {
 }
 
 impl Signal {
-    /// Gives up after this time with [`TimedOut`](crate::FailureKind::TimedOut). A signal that
-    /// comes later is kept for the next wait.
+    /// Fails after this time with [`TimedOut`](crate::FailureKind::TimedOut). A later signal is kept
+    /// for the next wait.
     pub fn timeout(mut self, length: Duration) -> Self {
         self.timeout = Some(length);
         self
     }
 
-    /// Waits, and reads the payload as this type.
+    /// Waits, and parses the payload as this type.
     ///
     /// # Errors
     ///
     /// [`TimedOut`](crate::FailureKind::TimedOut), [`Cancelled`](crate::FailureKind::Cancelled)
-    /// when the run is asked to stop, and [`InvalidOutput`](crate::FailureKind::InvalidOutput) if
-    /// the payload does not fit the type. The signal is consumed then: wait again for a better one.
+    /// when the run is cancelled, and [`InvalidOutput`](crate::FailureKind::InvalidOutput) if
+    /// the payload does not match the type. The signal is then consumed: wait again for another one.
     pub fn json<T: DeserializeOwned>(self) -> Step<T> {
         Step::new(move || Ok(host::start(&self.name, self.timeout.map(millis))), decode)
     }
@@ -89,13 +89,13 @@ impl IntoFuture for Signal {
 ///
 /// # Errors
 ///
-/// [`Rejected`](crate::FailureKind::Rejected) if there is no such run or if it has ended.
+/// [`Rejected`](crate::FailureKind::Rejected) if the run does not exist or has ended.
 pub fn send(run: &str, name: &str, payload: impl Serialize) -> Result<()> {
     let payload = write(payload, "payload")?;
     host::send(run, name, &payload).map_err(|failure| Error::from(Failure::from(failure)))
 }
 
-/// Appends to the messages of this run, which outsiders read in order and with a cursor.
+/// Appends to the messages of this run, which are read in order with a cursor.
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;

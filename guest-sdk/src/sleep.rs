@@ -15,10 +15,10 @@ use crate::{
     time::{Timestamp, millis},
 };
 
-/// Sleeps for a length of time, of at most 100 years.
+/// Sleeps for a duration of at most 100 years.
 ///
-/// The deadline is fixed when the sleep starts (when it is first polled) and is kept across
-/// crashes: a run that was down meanwhile goes on at once. A sleeping run uses no memory.
+/// The deadline is fixed when the sleep starts (when it is first polled) and survives
+/// crashes: if it has passed meanwhile, the run continues immediately. A sleeping run uses no memory.
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;
@@ -31,13 +31,13 @@ use crate::{
 ///
 /// # Errors
 ///
-/// [`FailureKind::Rejected`] if it is too long, [`FailureKind::Cancelled`] when the run is asked
-/// to stop.
+/// [`FailureKind::Rejected`] if the duration is too long, [`FailureKind::Cancelled`] when the run is
+/// cancelled.
 pub fn sleep(length: Duration) -> Step<()> {
     Step::new(move || Ok(host::start_for(millis(length))), decode_nothing)
 }
 
-/// Sleeps until a point in time, at most 100 years ahead. One that has passed is over at once.
+/// Sleeps until a point in time, at most 100 years ahead. A time that has passed ends the sleep immediately.
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;
@@ -57,9 +57,9 @@ pub fn sleep_until(at: Timestamp) -> Step<()> {
     Step::new(move || Ok(host::start(at.as_millis())), decode_nothing)
 }
 
-/// Gives a future a time limit. When it passes, the future is dropped, which cancels its steps.
+/// Gives a future a time limit. When it expires, the future is dropped, which cancels its steps.
 ///
-/// For a single agent call see also [`Agent::limits`](crate::Agent::limits), which the host keeps.
+/// For a single agent call see also [`Agent::limits`](crate::Agent::limits), which the host enforces.
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;
@@ -77,12 +77,12 @@ pub fn sleep_until(at: Timestamp) -> Step<()> {
 ///
 /// # Errors
 ///
-/// [`FailureKind::TimedOut`] if the time is over first.
+/// [`FailureKind::TimedOut`] if the limit expires first.
 pub fn timeout<F: Future>(length: Duration, future: F) -> Timeout<F> {
     Timeout { future: Some(Box::pin(future)), limit: sleep(length) }
 }
 
-/// The future that [`timeout`] makes.
+/// The future of [`timeout`].
 #[derive(Debug)]
 #[must_use = "a future does nothing until it is awaited"]
 pub struct Timeout<F> {

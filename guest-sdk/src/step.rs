@@ -19,13 +19,13 @@ use crate::{
     failure::{Failure, FailureKind},
 };
 
-/// One operation that the workflow asked for, as a future: an agent call, a sleep, a wait.
+/// One operation of the workflow, as a future: an agent call, a sleep, a wait.
 ///
-/// It starts when it is polled for the first time (or by [`start`](Step::start)) and is cancelled
-/// when it is dropped before it is done. Its result is in the journal from then on, so that a
-/// replay gives it without doing anything.
+/// A step starts when it is polled for the first time (or by [`start`](Step::start)) and is
+/// cancelled when it is dropped before it is done. When it is done, its result is in the journal, so
+/// a replay returns the result without executing the step again.
 ///
-/// It can be used in `select!` as it is, without `fuse` and `pin!`:
+/// A step can be used in `select!` directly, without `fuse` and `pin!`:
 ///
 /// ```no_run
 /// # extern crate wfhost_sdk as wfhost;
@@ -53,7 +53,7 @@ enum State {
     /// Started, not yet polled.
     Started(host::Step),
     Waiting(Waiting),
-    /// It could not even be started.
+    /// The step could not be started.
     Failed(Error),
     Over,
 }
@@ -62,7 +62,7 @@ thread_local! {
     static BEGUN: Cell<u64> = const { Cell::new(0) };
 }
 
-/// How many steps the workflow has begun in this execution.
+/// The number of steps that the workflow has started in this execution.
 pub(crate) fn begun() -> u64 {
     BEGUN.get()
 }
@@ -81,7 +81,7 @@ impl<T> Step<T> {
         Self { state: State::New(Box::new(begin)), decode }
     }
 
-    /// Starts it now and not when it is first polled.
+    /// Starts the step now, not when it is first polled.
     ///
     /// ```no_run
     /// # extern crate wfhost_sdk as wfhost;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bindings::wfhost::workflow::context as host;
 
-/// The time of the run: when the latest thing happened that the program has seen.
+/// The virtual time of the run: the time of the latest event that the program has observed.
 ///
 /// It is the same in every replay. It stands still while the program computes.
 ///
@@ -29,7 +29,7 @@ pub fn now() -> Timestamp {
 
 /// A point in time, in milliseconds since 1970-01-01 UTC.
 ///
-/// In JSON it is that number. Arithmetic stops at the ends of the range.
+/// In JSON it is that number. Arithmetic saturates.
 ///
 /// ```
 /// # extern crate wfhost_sdk as wfhost;
@@ -55,7 +55,7 @@ impl Timestamp {
         self.0
     }
 
-    /// How long it has been since then; zero if that lies ahead.
+    /// The time elapsed since then; zero if that is in the future.
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
@@ -120,7 +120,7 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// A length in the host's unit, rounded up: whoever asks for a little time gets some.
+/// A duration in the host's unit, rounded up, so that a short duration does not become zero.
 pub(crate) fn millis(length: Duration) -> u64 {
     u64::try_from(length.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }

@@ -64,7 +64,7 @@ def _optional_millis(length: Optional[Length]) -> Optional[int]:
 
 @_dataclasses.dataclass(frozen=True)
 class Limits:
-    """How long one attempt, the whole step with all attempts, and the time without a sign of life may be."""
+    """Time limits for one attempt, for the whole step, and for the time without a sign of life."""
 
     attempt: Optional[Length] = None
     total: Optional[Length] = None
@@ -82,7 +82,7 @@ class Cache:
 
 @_dataclasses.dataclass(frozen=True)
 class Usage:
-    """What an answer consumed. ``cost_micros`` are millionths of a US dollar."""
+    """The usage of an answer. ``cost_micros`` are millionths of a US dollar."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -92,7 +92,7 @@ class Usage:
 
 @_dataclasses.dataclass(frozen=True)
 class Reply:
-    """An answer with all that is known about it.
+    """An answer with its session, usage and provider.
 
     Attributes:
         output: JSON: a text if the agent answered with plain text.
@@ -113,7 +113,7 @@ class Reply:
         return _text(self.output)
 
     def json(self, returns: Any = Any) -> Any:
-        """The answer as data of a type: if the agent answered with text, the text is read as JSON."""
+        """The answer as data of a type: if the agent answered with text, the text is parsed as JSON."""
         return _data(returns, self.output)
 
 
@@ -150,37 +150,37 @@ def _reply(reply: Mapping[str, Any]) -> Reply:
 
 
 class AgentOptions(TypedDict, total=False):
-    """How an agent is asked. What is not said is left to the host's configuration."""
+    """Options of an agent call. Unset options are taken from the host's configuration."""
 
     input: Any
-    """Structured data beside the prompt."""
+    """Structured data in addition to the prompt."""
     provider: str
-    """Who answers."""
+    """The provider that answers."""
     providers: Sequence[str]
-    """Who answers: attempt n goes to the n-th, the last one gets the rest."""
+    """The providers that answer: attempt n goes to the n-th, the last one gets the rest."""
     model: str
     """The provider's default if none."""
     session: Optional[str]
-    """Goes on with an earlier conversation: `Reply.session` of its last answer."""
+    """Continues an earlier conversation: `Reply.session` of its last answer."""
     fork: str
-    """The same, but that conversation stays as it is: what is said from here on belongs to a new one."""
+    """Forks an earlier conversation: starts a new one from that point; the original is unchanged."""
     workspace: str
-    """Where the agent works: the name of a workspace that the host was configured with."""
+    """The workspace of the agent, by its name in the host's configuration."""
     label: str
-    """What people see; the beginning of the prompt if none."""
+    """A label for people. Default: the beginning of the prompt."""
     group: str
-    """Calls of one group share a limit of concurrency."""
+    """Calls of the same group share a concurrency limit."""
     retry: Retry
-    """When and how often a failed attempt is repeated."""
+    """When and how often a failed attempt is retried."""
     once: bool
-    """One call is made, whatever happens: no second attempt and no correction of an answer that does not fit.
+    """Makes the call at most once: no second attempt and no correction of an answer that does not match.
     If the host dies during it, the call fails and `Failure.is_outcome_unknown`."""
     limits: Limits
-    """How long it may take."""
+    """Time limits of the call."""
     cache: Cache
-    """The answer may be taken from an earlier run."""
+    """Reuses the answer to an equal request of an earlier run."""
     options: Mapping[str, Any]
-    """An object that is passed to the provider as it is."""
+    """An object that is passed to the provider unchanged."""
 
 
 _OPTIONS = frozenset(AgentOptions.__annotations__)
@@ -233,7 +233,7 @@ def agent(prompt: str, *, returns: type[T], **options: Unpack[AgentOptions]) -> 
 @overload
 def agent(prompt: str, **options: Unpack[AgentOptions]) -> Step[str]: ...
 def agent(prompt: str, *, returns: Any = None, **options: Any) -> Step[Any]:
-    """Asks an agent: a model, a coding agent, a service, a person.
+    """Calls an agent: a model, a coding agent, a service, a person.
 
     The answer is a text, or data of the type ``returns``: a dataclass, a ``TypedDict``, a pydantic model,
     ``list[str]``, ... The host has the agent answer so that it fits. The options are those of `AgentOptions`.
@@ -245,15 +245,15 @@ def agent(prompt: str, *, returns: Any = None, **options: Any) -> Step[Any]:
 
 
 def agent_json(prompt: str, *, schema: Any = None, **options: Unpack[AgentOptions]) -> Step[Any]:
-    """Asks an agent; the answer is any data. If the agent answers with text, the text is read as JSON.
-    ``schema`` is a JSON Schema that it has to fit."""
+    """Calls an agent; the answer is any data. If the agent answers with text, the text is parsed as JSON.
+    ``schema`` is a JSON Schema that it has to match."""
     return _ask_agent(lambda reply: _data(Any, reply["output"]), prompt, schema, options)
 
 
 def agent_reply(
     prompt: str, *, returns: Any = None, schema: Any = None, **options: Unpack[AgentOptions]
 ) -> Step[Reply]:
-    """Asks an agent; the answer comes with its session, its usage, and who answered."""
+    """Calls an agent; the answer comes with its session, usage and provider."""
 
     def read(reply: Mapping[str, Any]) -> Reply:
         made = _reply(reply)
@@ -282,8 +282,8 @@ def signal(name: str, *, timeout: Optional[Length] = None, returns: type[T]) -> 
 @overload
 def signal(name: str, *, timeout: Optional[Length] = None) -> Step[Any]: ...
 def signal(name: str, *, timeout: Optional[Length] = None, returns: Any = Any) -> Step[Any]:
-    """Waits for a signal and gives its payload, of the type ``returns``. Signals that come early are kept;
-    each is taken by one wait."""
+    """Waits for a signal and returns its payload, of the type ``returns``. Early signals are kept;
+    each signal is consumed by one wait."""
     return Step(lambda: _host.signal.start(name, _optional_millis(timeout)), _fitting(returns, f"signal {name}"))
 
 
@@ -291,7 +291,7 @@ def send(run: str, name: str, payload: Any = None) -> None:
     """Sends a signal to another run, exactly once.
 
     Raises:
-        Failure: ``rejected`` if there is no such run or if it has ended.
+        Failure: ``rejected`` if the run does not exist or if it has ended.
     """
     _host.call(_host.signal.send, run, name, _host.dump(payload, "payload"))
 
@@ -305,7 +305,7 @@ def ask(
     details: Any = None,
     timeout: Optional[Length] = None,
 ) -> Step[Any]:
-    """Asks a person. A refusal is the failure ``rejected``.
+    """Asks a person. If the person denies the question, the failure is ``rejected``.
 
     Args:
         prompt: What is asked.
@@ -326,7 +326,7 @@ def ask(
 
 
 def post(name: str, payload: Any = None) -> None:
-    """Appends to the messages of this run, which outsiders read in order."""
+    """Appends to the messages of this run, which are read in order with a cursor."""
     _host.signal.post(name, _host.dump(payload, "payload"))
 
 
@@ -339,7 +339,7 @@ def child(
     labels: Optional[Mapping[str, str]] = None,
     returns: Any = Any,
 ) -> Step[Any]:
-    """Runs another workflow as a durable run of its own and gives its result, of the type ``returns``.
+    """Runs another workflow as a durable run of its own and returns its result, of the type ``returns``.
 
     Args:
         module: The name of the workflow.
@@ -360,7 +360,7 @@ def child(
 
 
 def now() -> _datetime.datetime:
-    """Virtual time in UTC: when the latest thing happened that the program has seen."""
+    """Virtual time in UTC: the time of the latest event that the program has observed."""
     return _datetime.datetime.fromtimestamp(_host.context.now() / 1000, _datetime.timezone.utc)
 
 
@@ -371,7 +371,7 @@ def random() -> int:
 
 @_dataclasses.dataclass(frozen=True)
 class RunInfo:
-    """What is known about this run."""
+    """Information about this run."""
 
     run: str
     workflow: str
@@ -383,7 +383,7 @@ class RunInfo:
 
 
 def info() -> RunInfo:
-    """What is known about this run: its id, its workflow, when it began."""
+    """Information about this run: its id, its workflow, its start time."""
     known = _host.context.info()
     started = _datetime.datetime.fromtimestamp(known.started / 1000, _datetime.timezone.utc)
     labels = dict(known.labels)
@@ -399,38 +399,38 @@ class Budget:
 
     @property
     def remaining(self) -> Optional[int]:
-        """What is left; None if there is no limit."""
+        """The remaining budget; None if there is no limit."""
         return None if self.total is None else max(self.total - self.spent, 0)
 
 
 def budget() -> Budget:
-    """What this run and its children may use and have used."""
+    """The budget of this run and its children, and what has been spent of it."""
     spending = _host.context.budget()
     return Budget(spending.total, spending.spent)
 
 
 def patched(id: str) -> bool:
-    """Whether the run reaches this place for the first time under code that has it."""
+    """False for runs that passed this place before the code contained the call, true for all others."""
     return bool(_host.context.patched(id))
 
 
 def cancelled() -> bool:
-    """Whether the run was asked to stop. There is some time to clean up."""
+    """Whether cancellation of the run was requested. It has some time to clean up."""
     return bool(_host.context.cancelled())
 
 
 def phase(title: str) -> None:
-    """Names what is being done, for people who watch."""
+    """Names the current phase of the run, for people."""
     _host.context.phase(title)
 
 
 def publish(key: str, value: Any) -> None:
-    """State that outsiders can read: the latest value of a key."""
+    """Publishes state, which can be read at any time: the latest value of a key."""
     _host.context.publish(key, _host.dump(value))
 
 
 def continue_as_new(input: Any) -> NoReturn:
-    """Ends this run and goes on as a fresh one with this input."""
+    """Ends this run and continues as a new one with this input."""
     _continue_as_new(input)
     raise AssertionError("the run has ended")
 

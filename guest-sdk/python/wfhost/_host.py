@@ -40,7 +40,7 @@ except ImportError:
 
 
 class Failure(Exception):
-    """Why a step did not end well. Raised by a workflow, it is how its run fails; any other exception fails
+    """The failure of a step. If a workflow raises it, the run fails with it; any other exception fails
     it as ``failed``.
 
     Attributes:
@@ -63,7 +63,7 @@ class Failure(Exception):
 
     @property
     def is_outcome_unknown(self) -> bool:
-        """Whether nobody knows if the call was carried out: the host died during one that may be made
+        """Whether it is unknown if the call was carried out: the host died during one that may be made
         ``once``."""
         return isinstance(self.details, dict) and self.details.get("reason") == "unknown-outcome"
 

@@ -263,7 +263,7 @@ class Step(asyncio.Future[T], Waitable):
 
     @property
     def id(self) -> int:
-        """Its number within the run; 0 if it could not be started or has ended."""
+        """The number of the step within the run; 0 if it could not be started or has ended."""
         return 0 if self.handle is None else int(self.handle.id())
 
     def get(self) -> T:

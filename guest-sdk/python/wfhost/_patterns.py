@@ -18,7 +18,7 @@ S = TypeVar("S")
 
 @dataclasses.dataclass(frozen=True)
 class Retry:
-    """When and how often a failed attempt is repeated. Lengths are seconds.
+    """When and how often a failed attempt is retried. Lengths are seconds.
 
     Attributes:
         attempts: In all, the first one included.
@@ -26,7 +26,7 @@ class Retry:
         factor: Each further delay is this many times the one before.
         max: No delay is longer.
         jitter: Each delay is varied by up to this fraction, 0 to 1.
-        fatal: Kinds of failure, or reasons in their details, that are not worth another attempt.
+        fatal: Kinds of failure, or reasons in their details, that are not retried.
     """
 
     attempts: int = 3
@@ -98,7 +98,7 @@ class _Contest(Generic[T]):
 
 
 async def race(*contestants: Awaitable[T]) -> tuple[int, T]:
-    """Gives the index and the result of the one that ends first; the others are cancelled.
+    """Returns the index and the result of the one that ends first; the others are cancelled.
 
     Raises:
         Failure: The first one failed.
@@ -135,7 +135,7 @@ async def quorum(count: int, *contestants: Awaitable[T]) -> list[tuple[int, T]]:
 
 
 async def first_ok(*contestants: Awaitable[T]) -> T:
-    """Gives the result of the one that succeeds first; the others are cancelled. Failures count only if
+    """Returns the result of the first one that succeeds; the others are cancelled. Fails only if
     all fail."""
     ((_, first),) = await quorum(1, *contestants)
     return first
@@ -234,14 +234,14 @@ def continue_as_new(input: Any) -> Any:
 
 
 class saga:
-    """Undoes what was done in its block, in the reverse order, if the block fails or is cancelled::
+    """Compensates the completed steps of its block, in the reverse order, if the block fails or is cancelled::
 
         async with saga() as trip:
             flight = await trip.step("flight", book("flight"), cancel)
             hotel = await trip.step("hotel", book("hotel"), cancel)
 
     The failure that leaves it has a member ``saga`` in its details, with the names of what was ``undone`` and
-    ``not_undone``. The run does not end before the undoing is through, and nothing cancels that.
+    ``not_undone``. The run does not end before compensation is complete, and nothing cancels that.
     """
 
     def __init__(self) -> None:
@@ -259,8 +259,8 @@ class saga:
         return value
 
     def undo(self, name: str, undo: Callable[[], Any]) -> None:
-        """Registers an undoing by itself, for what is about to be done. It has to cope with there being
-        nothing to undo."""
+        """Registers a compensation before its step. It has to succeed also when there is
+        nothing to compensate."""
         self._done.append((name, undo))
 
     async def __aenter__(self) -> saga:

@@ -297,7 +297,7 @@ def _excerpt(value: Any) -> str:
 
 
 def decode_answer(kind: Any, output: Any) -> Any:
-    """The data of an agent's answer. If it answered with text, the text is read as JSON."""
+    """The data of an agent's answer. If it answered with text, the text is parsed as JSON."""
     if not isinstance(output, str):
         return decode(kind, output)
     try:

@@ -62,7 +62,7 @@ class Failure(Exception):
 
 @dataclass
 class Usage:
-    """What an answer consumed. The cost is in millionths of a US dollar."""
+    """The usage of an answer. The cost is in millionths of a US dollar."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -101,7 +101,7 @@ class Call:
 
 @dataclass
 class Response:
-    """An answer of a service, of any status. Redirections are not followed."""
+    """An answer of a service, of any status. Redirects are not followed."""
 
     status: int
     headers: dict[str, str]
@@ -131,7 +131,7 @@ def transcript(event: Any) -> None:
 
 
 def heartbeat(at: Any) -> None:
-    """Says how far the work is. The next attempt finds the last one in ``call.heartbeat``."""
+    """Reports the progress of the work. The next attempt finds the last report in ``call.heartbeat``."""
     _progress.heartbeat(_json.dumps(at))
 
 
