@@ -55,7 +55,7 @@ fn read(payload: &Json) -> Result<Json, String> {
 
 impl Call {
     /// Makes the call, or finds that it was made, and waits for the answer. `changes` tells that
-    /// something was committed; `ending`, once it is true, that nobody waits any more.
+    /// something was committed; `ending`, once it is true, that nothing waits any more.
     pub async fn make(
         &self,
         host: &Host,

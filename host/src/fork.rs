@@ -33,7 +33,7 @@ pub struct ForkPreview {
     pub module: Digest,
     /// How many it would begin with, its own first ones included.
     pub entries: u64,
-    /// What it would wait for, or ask anew.
+    /// What it would wait for, or ask again.
     pub open: Vec<StepInfo>,
 }
 

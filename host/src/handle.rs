@@ -27,7 +27,7 @@ pub enum Ending {
         /// None if another process found out.
         mismatch: Option<Box<Mismatch>>,
     },
-    /// It goes on as that run: see [`RunHandle::follow_on`].
+    /// It continues as that run: see [`RunHandle::follow_on`].
     Continued(RunId),
     /// Somebody asked for it to be left alone.
     Paused,
@@ -111,7 +111,7 @@ impl RunHandle {
         }
     }
 
-    /// Follows the run that this one goes on as, in the same way.
+    /// Follows the run that this one continues as, in the same way.
     #[must_use]
     pub fn follow_on(self, next: RunId) -> Self {
         let watched = self.inner.watch(&next, self.watched.providers.clone());
@@ -119,7 +119,7 @@ impl RunHandle {
         Self::new(next, self.inner, watched)
     }
 
-    /// Leaves the run as soon as what it has is committed; calls under way are
+    /// Leaves the run as soon as what it has is committed; calls in flight are
     /// dropped. It can be resumed at any time.
     pub fn stop(&self) {
         self.inner.leave(&self.id);

@@ -698,7 +698,7 @@ impl Host {
     }
 
     /// Sends a message to a run of this store, whichever process advances it, or to the
-    /// run that it goes on as. Tells which.
+    /// run that it continues as. Tells which.
     pub async fn post(&self, run: &RunId, body: MessageBody) -> Result<(Posted, RunId), HostError> {
         let is_signal = matches!(body, MessageBody::Signal { .. });
         let posted = post(self.store(), run, body).await;
@@ -720,7 +720,7 @@ impl Host {
         self.inner.journal(run).await
     }
 
-    /// Takes up nothing new and leaves all runs. With a grace, calls under way
+    /// Takes up nothing new and leaves all runs. With a grace, calls in flight
     /// are waited for so long; what is left then is dropped, and made again by
     /// whoever goes on. Gives the number of runs that had to be left so.
     pub async fn close(&self, grace: Option<Duration>) -> usize {
@@ -759,7 +759,7 @@ impl Host {
     }
 }
 
-/// Sends a message to a run of a store, or to the run that it goes on as.
+/// Sends a message to a run of a store, or to the run that it continues as.
 /// Tells which.
 pub async fn post(store: &SharedStore, run: &RunId, body: MessageBody) -> Result<(Posted, RunId), HostError> {
     match &body {

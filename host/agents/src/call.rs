@@ -25,7 +25,7 @@ pub struct Call {
     pub heartbeat: Option<Json>,
     /// Where a program works. The host's own directory if none.
     pub directory: Option<PathBuf>,
-    /// The conversation to go on with, by the provider's own id. Another
+    /// The conversation to continue, by the provider's own id. Another
     /// provider's is none.
     pub session: Option<String>,
     /// What was asked and answered before in the conversation of the request's
@@ -67,7 +67,7 @@ impl Call {
         opening(&self.request)
     }
 
-    /// The conversation to go on with: the one of the last turn, else the one
+    /// The conversation to continue: the one of the last turn, else the one
     /// of the request.
     pub fn session(&self) -> Option<&str> {
         let last = self.turns.last().and_then(|turn| turn.session.as_deref());

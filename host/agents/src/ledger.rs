@@ -1,4 +1,4 @@
-//! What is set aside of budgets for calls under way.
+//! What is set aside of budgets for calls in flight.
 //!
 //! What a call will consume is known only when it is over. So a part of the
 //! budget of its family is set aside before it begins, by what calls of its
@@ -159,7 +159,7 @@ impl InQueue {
         self.ledger.lock().families.get(root).map(|family| family.settled)
     }
 
-    /// None if the purse has to be read anew.
+    /// None if the purse has to be read again.
     fn decide(
         &mut self,
         purse: Purse,

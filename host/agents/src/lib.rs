@@ -78,7 +78,7 @@ pub trait Provider: Send + Sync + fmt::Debug {
         None
     }
 
-    /// Whether it can go on with a conversation by an id of its own. For the
+    /// Whether it can continue a conversation by an id of its own. For the
     /// others the host keeps what was said: [`Call::history`].
     fn keeps_conversations(&self) -> bool {
         true
@@ -166,7 +166,7 @@ pub struct Providers {
     fallback: Option<Arc<dyn Provider>>,
     /// Answers to every name that is not there.
     any: Option<Arc<dyn Provider>>,
-    /// The scripts that runs were begun with, read once: their replies go on in turn.
+    /// The scripts that runs were started with, read once: their replies go on in turn.
     scripts: Arc<Mutex<BTreeMap<String, Arc<Scripted>>>>,
 }
 
@@ -215,7 +215,7 @@ impl Providers {
         self.fallback = Some(provider);
     }
 
-    /// The provider for a call that names none, in a run that was begun with
+    /// The provider for a call that names none, in a run that was started with
     /// `recorded`; as an error the name of one that is not there, if one is named.
     pub fn choose(&self, recorded: Option<&str>) -> Result<Arc<dyn Provider>, Option<String>> {
         match (&self.default, recorded) {
@@ -225,7 +225,7 @@ impl Providers {
         }
     }
 
-    /// The same with the script that a run was begun with, unless there is
+    /// The same with the script that a run was started with, unless there is
     /// another one. A script that cannot be read is none.
     pub fn for_run(&self, config: &RunConfig) -> Self {
         let mut providers = self.clone();

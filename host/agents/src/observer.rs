@@ -32,7 +32,7 @@ pub enum SeenCall<'a> {
         provider: &'a str,
         phase: CallPhase,
     },
-    /// It is not there any more, also because nobody waits for it.
+    /// It is not there any more, also because nothing waits for it.
     Left {
         provider: &'a str,
         phase: CallPhase,

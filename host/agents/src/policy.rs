@@ -55,14 +55,14 @@ pub struct Concurrency {
 /// What holds for one provider.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ProviderPolicy {
-    /// Calls that are under way at the same time; no limit if none.
+    /// Calls in flight at the same time; no limit if none.
     pub max_parallel: Option<u32>,
     pub rate: Option<Rate>,
 }
 
 impl Policy {
     /// The slots that a call has to have, with their limits. `run_limit`: what
-    /// the run was begun with.
+    /// the run was started with.
     pub fn slots(
         &self,
         run: &RunId,

@@ -4,7 +4,7 @@
 //! answer's provider gave its conversation. So what was said before is found by
 //! going from an answer to the one that it went on from, and so on. For agents
 //! that keep no conversations themselves the id is just the step of the
-//! answer, `RUN/STEP`. Nothing changes what such an id stands for: to go on with
+//! answer, `RUN/STEP`. Nothing changes what such an id stands for: to continue
 //! one twice is to fork.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -27,7 +27,7 @@ pub(super) fn id(run: &RunId, step: Step) -> String {
     format!("{run}/{step}")
 }
 
-/// Who asks to go on with a conversation.
+/// Who asks to continue a conversation.
 pub(super) struct Asks<'a> {
     pub run: &'a RunId,
     pub provider: &'a str,
@@ -37,7 +37,7 @@ pub(super) struct Asks<'a> {
     pub is_first: bool,
 }
 
-/// How a provider goes on with a conversation.
+/// How a provider continues a conversation.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct GoesOn {
     /// By its own id.
@@ -88,7 +88,7 @@ struct Answer {
 }
 
 impl Known {
-    /// How a provider goes on with the conversation `id`. The id of one
+    /// How a provider continues the conversation `id`. The id of one
     /// provider means nothing to another one, which is told what was said.
     ///
     /// # Errors

@@ -45,7 +45,7 @@ pub(super) fn can_be_made(target: Target) -> bool {
 
 /// The compiler of a sysroot that has the library. It is made if it is not
 /// there: by one process, while others wait for it; one that was interrupted
-/// is made anew.
+/// is made again.
 pub(super) fn rustc(target: Target, progress: &mut dyn FnMut(Progress<'_>)) -> Result<PathBuf, BuildError> {
     let failed = |reason| BuildError::Sysroot { target, reason };
     let version = run(Command::new(DEBIAN_RUSTC).arg("-vV")).map_err(failed)?;

@@ -140,7 +140,7 @@ struct Session<'a> {
     begin: StartOptions,
     /// The last build that could be used.
     module: Option<Module>,
-    /// The run that was begun with it.
+    /// The run that was started with it.
     begun: Option<RunId>,
     /// Runs that are to move to it, once their calls are done.
     behind: Vec<RunId>,

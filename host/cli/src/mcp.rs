@@ -113,7 +113,7 @@ impl Mcp {
         })?;
         let options = McpOptions { answers: self.allow_answers, workflows: self.workflows };
         talk(Arc::new(local.mcp(self.read_only, options))).await;
-        // Calls under way come to their ends, if that is soon; else they are made again.
+        // Calls in flight come to their ends, if that is soon; else they are made again.
         host.close(Some(Duration::from_secs(2))).await;
         Ok(Exit::Done)
     }
@@ -144,7 +144,7 @@ fn lines() -> tokio::sync::mpsc::Receiver<String> {
     receiver
 }
 
-/// Answers until the client closes its end. Requests are answered side by side: some wait.
+/// Answers until the client closes its end. Requests are answered concurrently: some wait.
 async fn talk(mcp: Arc<wfhost_server::Mcp>) {
     let mut lines = lines();
     let running: Arc<Mutex<HashMap<String, tokio::task::AbortHandle>>> = Arc::default();

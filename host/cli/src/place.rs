@@ -221,7 +221,7 @@ impl AgentArgs {
     }
 
     /// The providers of one run that is resumed, if others are named
-    /// than those that it was begun with.
+    /// than those that it was started with.
     pub fn other_providers(&self, config: &Config) -> Result<Option<Providers>, Trouble> {
         let Some(name) = self.default_provider() else { return Ok(None) };
         let mut providers = self.providers(config)?;
@@ -242,7 +242,7 @@ impl AgentArgs {
         self.agent.clone().or_else(|| self.agents.is_some().then(|| "scripted".to_owned()))
     }
 
-    /// The provider that a new run is begun with: what a flag, the environment
+    /// The provider that a new run is started with: what a flag, the environment
     /// or the configuration names, else what the environment suggests.
     pub fn new_run_provider(
         &self,

@@ -297,7 +297,7 @@ impl Serve {
                 return Err(error.into());
             }
         };
-        // Nothing new is let in while calls under way come to their ends.
+        // Nothing new is let in while calls in flight come to their ends.
         drainers.iter().for_each(Drainer::drain);
         let live = host.live();
         if live > 0 {
@@ -321,7 +321,7 @@ impl Serve {
     }
 }
 
-/// What runs are begun with that are started through the server.
+/// What runs are started with that are started through the server.
 pub(super) fn defaults(agents: &AgentArgs, here: &Config) -> Defaults {
     Defaults {
         agent: agents.default_provider().or_else(|| here.default_agent().map(str::to_owned)),

@@ -5,13 +5,13 @@
 //! url = "wfhost.db"              # the database, relative to the file; or postgres://...
 //!
 //! [agents]
-//! default = "claude"             # who answers calls that name nobody
+//! default = "claude"             # who answers calls that name no provider
 //! retry = { max_attempts = 3, initial = "1s", factor = 2.0, max = "60s", jitter = 0.1, fatal = [] }
 //! limits = { attempt = "30m", total = "2h", heartbeat = "5m" }
 //! budget = { tokens = 200000, usd = 2.5, time = "1h" }   # of each run that is begun
 //!
 //! [agents.concurrency]
-//! host = 16                      # calls under way in this process
+//! host = 16                      # calls in flight in this process
 //! run = 8                        # of each run
 //! group = 4                      # of each group without a number of its own
 //! groups = { tickets = 2 }
@@ -222,7 +222,7 @@ impl Config {
         modules::rules(&self.file.signatures)
     }
 
-    /// Who answers calls that name nobody, if the files say it.
+    /// Who answers calls that name no provider, if the files say it.
     pub fn default_agent(&self) -> Option<&str> {
         self.file.agents.default.as_deref()
     }

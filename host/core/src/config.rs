@@ -29,7 +29,7 @@ pub struct RunConfig {
     /// What the run may spend; no limit if none.
     #[n(5)]
     pub budget: Option<Budget>,
-    /// Agent calls of the run that are under way at the same time; no limit if none.
+    /// Agent calls of the run in flight; no limit if none.
     #[n(6)]
     pub max_parallel: Option<u32>,
     /// Journals of the first versions have none: then the defaults hold.

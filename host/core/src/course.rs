@@ -25,7 +25,7 @@ pub enum Phase {
 pub enum Rest {
     /// Somebody asked for it to be left alone.
     Paused,
-    /// The host leaves it to others, when the calls under way have ended.
+    /// The host leaves it to others, when the calls in flight have ended.
     Leaving,
     /// At once.
     Now,
@@ -38,7 +38,7 @@ pub struct Sight {
     pub live: bool,
     /// It waits for something that has not happened.
     pub waits: bool,
-    /// Calls that are under way.
+    /// Calls in flight.
     pub calls: usize,
     /// All that is open is waited for: time, signals, people, children, another host.
     pub only_waits: bool,

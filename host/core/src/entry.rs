@@ -89,7 +89,7 @@ pub enum Event {
         #[n(2)]
         id: Option<String>,
     },
-    /// Somebody asked the run to stop. All open steps end as cancelled.
+    /// Cancellation of the run was requested. All open steps end as cancelled.
     #[n(6)]
     CancelRequested {
         #[n(0)]
@@ -110,7 +110,7 @@ pub enum Event {
         #[n(1)]
         stopped: bool,
     },
-    /// Somebody answered a question: the step is done.
+    /// A person answered a question: the step is done.
     #[n(9)]
     Answered {
         #[n(0)]
@@ -173,7 +173,7 @@ pub enum Event {
         #[n(3)]
         deadline: Option<Timestamp>,
     },
-    /// Somebody changed what the run may spend.
+    /// The run's budget was changed.
     #[n(15)]
     BudgetChanged {
         #[n(0)]
@@ -182,7 +182,7 @@ pub enum Event {
     /// A child ended, or could not be started: the step is done.
     #[n(16)]
     ChildEnded(#[n(0)] Box<EndedChild>),
-    /// The run ended and goes on as another one. Always the last entry.
+    /// The run ended and continues as another one. Always the last entry.
     #[n(17)]
     ContinuedAsNew {
         #[n(0)]

@@ -189,7 +189,7 @@ impl RunCtx {
         }
     }
 
-    /// A step was asked for by the call that is under way.
+    /// A step was asked for by the call in flight.
     pub fn trace(&mut self, step: Step) {
         if self.tracing
             && let Some(trace) = &mut self.shared.lock().trace

@@ -182,7 +182,7 @@ impl Engine {
     }
 
     /// [`Engine::module`] beside the runtime's workers, for many at once: nothing is compiled twice at the same
-    /// time, few are compiled side by side, and those that were used last are kept. `bytes` are asked
+    /// time, few are compiled concurrently, and those that were used last are kept. `bytes` are asked
     /// for only if they are needed.
     ///
     /// # Errors
@@ -325,7 +325,7 @@ fn wasmtime(stack_bytes: u64, limited: bool) -> wasmtime::Result<Wasmtime> {
     config.consume_fuel(true);
     config.max_wasm_stack(stack_bytes);
     config.async_stack_size(stack_bytes + HOST_STACK_BYTES);
-    // Thousands of instances side by side.
+    // Thousands of instances concurrently.
     config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
     let (reservation, guard) = if limited {
         (SMALL_MEMORY_RESERVATION_BYTES, SMALL_MEMORY_GUARD_BYTES)

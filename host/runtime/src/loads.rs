@@ -1,4 +1,4 @@
-//! Loading what takes long, for many at once: nothing twice at the same time, few side by side, and what
+//! Loading what takes long, for many at once: nothing twice at the same time, few concurrently, and what
 //! was used last is kept.
 
 use std::collections::HashMap;

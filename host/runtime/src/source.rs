@@ -32,7 +32,7 @@ impl fmt::Display for Frame {
 /// An offset within the bytes of a program's module.
 pub type Offset = usize;
 
-/// Where a program is: the calls that are under way, the innermost first.
+/// Where a program is: the calls in flight, the innermost first.
 pub(super) fn offsets(backtrace: &WasmBacktrace) -> Vec<Offset> {
     backtrace.frames().iter().filter_map(wasmtime::FrameInfo::module_offset).collect()
 }

@@ -345,7 +345,7 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
     let thread = std::thread::Builder::new().name("schema".to_owned()).stack_size(STACK_BYTES);
     let begun = thread.spawn(move || {
         let done = catch_unwind(AssertUnwindSafe(work));
-        // Also if nobody waits for it any more.
+        // Also if nothing waits for it any more.
         drop(turn);
         let _ = tell.send(done);
     });

@@ -41,7 +41,7 @@ pub struct Options {
 /// What runs get that are started through the server and say nothing else.
 #[derive(Clone, Debug, Default)]
 pub struct Defaults {
-    /// Who answers calls that name nobody.
+    /// Who answers calls that name no provider.
     pub agent: Option<String>,
     pub budget: Option<Budget>,
     pub project: Option<String>,

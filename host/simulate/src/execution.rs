@@ -23,7 +23,7 @@ use crate::scenario::Scenario;
 const LEASE_MS: u64 = 1 << 40;
 /// A host looks so seldom for what nobody tells it of.
 const LOOK_EVERY: Duration = Duration::from_secs(24 * 3_600);
-/// Children that nobody waits for, and requests to stop, have so long after the end of the run.
+/// Children that nothing waits for, and requests to stop, have so long after the end of the run.
 const SETTLES: Duration = Duration::from_secs(60);
 
 /// Something that happened, with the virtual time from the beginning in milliseconds.

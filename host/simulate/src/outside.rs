@@ -49,7 +49,7 @@ pub struct Outside {
     pub reached: Mutex<Vec<Reached>>,
     /// Something happened because of which the run may end badly.
     pub excused: AtomicBool,
-    /// Calls under way that will go well.
+    /// Calls in flight that will go well.
     under_way: Mutex<BTreeMap<u64, Reached>>,
     calls: AtomicU64,
 }
@@ -100,7 +100,7 @@ impl Outside {
         lock(&self.story).push(event);
     }
 
-    /// A call that nobody waits for any more: the agent may carry it out all the same.
+    /// A call that nothing waits for any more: the agent may carry it out all the same.
     fn may_be_done(&self, reached: Reached) {
         let often = self.scenario.world.dropped.0;
         if self.chance.happens(format!("{} is carried out although nothing waits for it", reached.key), often)
@@ -279,7 +279,7 @@ impl World for Process {
     }
 }
 
-/// A call that is under way. If the run gives it up, the agent may carry it out all the same.
+/// A call in flight. If the run gives it up, the agent may carry it out all the same.
 struct UnderWay<'a> {
     outside: &'a Outside,
     number: u64,

@@ -136,7 +136,7 @@ pub struct Troubles {
     pub cancel: Share,
     /// How many of the hosts drop programs from memory at each wait.
     pub evict: Share,
-    /// How many of the calls under way that nobody waits for any more, because the run gave them up or the
+    /// How many of the calls in flight that nothing waits for any more, because the run gave them up or the
     /// host died, are carried out all the same.
     pub dropped: Share,
 }

@@ -45,7 +45,7 @@ pub(crate) struct Attempted {
 }
 
 impl Driver<'_> {
-    /// Who answers the next attempt at a call; none if nobody is left or nobody waits for it.
+    /// Who answers the next attempt at a call; none if nobody is left or nothing waits for it.
     pub(super) fn provider_of(
         &self,
         step: Step,

@@ -10,9 +10,9 @@ use wfhost_world::Lease;
 #[repr(u8)]
 pub(crate) enum Leave {
     No,
-    /// Nothing new begins; calls under way are waited for.
+    /// Nothing new begins; calls in flight are waited for.
     Gently,
-    /// At once; calls under way are dropped, and made again some time.
+    /// At once; calls in flight are dropped, and made again some time.
     Now,
     /// Somebody else has it already.
     Lost,

@@ -107,7 +107,7 @@ pub(crate) enum Driven {
     HandedOver(DriveError),
     /// Another process has taken it over.
     Lost,
-    /// It goes on as that run.
+    /// It continues as that run.
     Continued(RunId),
 }
 
@@ -156,7 +156,7 @@ pub(crate) struct Drive<'a> {
     pub project: Option<String>,
     /// Whether the run was imported; what it begins counts as imported, too.
     pub imported: bool,
-    /// The run's calls that are under way in this process.
+    /// The run's calls in flight in this process.
     pub calls: Arc<Calls<Done>>,
     /// The place of the last commit, if it is known.
     pub place: Option<u64>,
@@ -259,7 +259,7 @@ impl Driver<'_> {
         loop {
             match self.drive.control.leaving() {
                 Leave::No => {}
-                // Calls that are under way are waited for, so the program has to come through first.
+                // Calls in flight are waited for, so the program has to come through first.
                 Leave::Gently if self.course.phase() == Phase::Replaying && self.calls.len() > 0 => {}
                 Leave::Gently => self.course.rest(Rest::Leaving),
                 Leave::Now => self.course.rest(Rest::Now),
@@ -653,7 +653,7 @@ impl Driver<'_> {
         Ok(None)
     }
 
-    /// The run ends here and goes on as a fresh one.
+    /// The run ends here and continues as a fresh one.
     async fn continue_as_new(&mut self, step: Step, input: Json) -> Result<Driven, DriveError> {
         let [id, other] = self.shared.lock().machine.ids_of_next_round();
         let id = if self.drive.store.run(&id).await?.is_some() { other } else { id };

@@ -63,7 +63,7 @@ impl Inner {
         Ok(false)
     }
 
-    /// The run that this one goes on as in the end, which may be itself.
+    /// The run that this one continues as in the end, which may be itself.
     pub(super) async fn latest(&self, run: &RunId) -> Result<Option<RunInfo>, StoreError> {
         let info = self.store.run(run).await?;
         let Some(chain) = info.as_ref().and_then(|info| info.links.chain.clone()) else { return Ok(info) };

@@ -32,7 +32,7 @@ pub struct Append {
     /// Children that these entries start. One whose id is somebody else's is
     /// not created: its failure is put into the inbox of this run.
     pub children: Vec<NewRun>,
-    /// Steps whose children nobody waits for any more: those that are to be
+    /// Steps whose children nothing waits for any more: those that are to be
     /// cancelled then are.
     pub dropped: Vec<Step>,
     /// What the run has spent by itself and what it may spend, if one of the two changed.
@@ -119,7 +119,7 @@ pub enum Next {
     /// It goes on, and stays with the session.
     Go,
     /// It waits, unless a message that could wake it is in its inbox: then it
-    /// goes on as with `Go`, and [`Appended::due`] says so.
+    /// continues as with `Go`, and [`Appended::due`] says so.
     Park(Waiting),
     /// It is given up without being at rest. Without `trouble` it is due at
     /// once, for the next host. With `trouble`, which is why it could not
@@ -135,7 +135,7 @@ pub enum Next {
     /// It has ended; its parent is told, and children that are to end with it
     /// are cancelled. `spent`: with its children.
     End { outcome: Outcome, spent: Spent },
-    /// It has ended and goes on as that run, which is created and takes over
+    /// It has ended and continues as that run, which is created and takes over
     /// untaken signals and requests.
     Continue { run: Box<NewRun> },
 }

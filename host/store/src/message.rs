@@ -100,7 +100,7 @@ pub enum Posted {
     Duplicate,
     /// The run has ended.
     Ended,
-    /// The run goes on as this one, which is the latest: it is to be posted there.
+    /// The run continues as this one, which is the latest: it is to be posted there.
     Continued(RunId),
     /// The run does not ask that, it was answered, or its deadline has passed.
     NoQuestion,

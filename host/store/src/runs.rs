@@ -102,7 +102,7 @@ pub struct Links {
     pub root: RunId,
     /// The first round, if it is one of several.
     pub chain: Option<RunId>,
-    /// The run that it goes on as.
+    /// The run that it continues as.
     pub next: Option<RunId>,
 }
 
@@ -185,7 +185,7 @@ pub enum Claimed {
     NoSuchRun,
 }
 
-/// A run that was claimed, and all that is needed to go on with it.
+/// A run that was claimed, and all that is needed to continue it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Opened {
     pub run: RunId,
@@ -317,7 +317,7 @@ pub enum RunState {
     Completed,
     Failed,
     Cancelled,
-    /// It ended and goes on as another run.
+    /// It ended and continues as another run.
     Continued,
 }
 

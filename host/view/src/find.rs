@@ -71,7 +71,7 @@ pub async fn find_run(store: &dyn Store, text: &str) -> Result<RunInfo, Trouble>
     }
 }
 
-/// The run that this one goes on as, if it does, in the end.
+/// The run that this one continues as, if it does, in the end.
 pub async fn latest(store: &dyn Store, info: RunInfo) -> Result<RunInfo, Trouble> {
     let Some(chain) = info.links.chain.clone() else { return Ok(info) };
     let newest = RunFilter { chain: Some(chain), limit: 1, ..RunFilter::default() };

@@ -25,7 +25,7 @@ pub struct RunView {
     pub chain: Option<String>,
     /// The code that explains its failure.
     pub code: Option<&'static str>,
-    /// The run that it goes on as.
+    /// The run that it continues as.
     pub continued_as: Option<String>,
     pub created_at: String,
     /// The number of entries in its journal.

@@ -1,6 +1,6 @@
 //! What programs say in lines of JSON.
 //!
-//! Whether a failure means that nobody is logged in is told by the fields that
+//! Whether a failure means that the user is not logged in is told by the fields that
 //! a program has for that, never by words within a text: a text may be about
 //! anything.
 
@@ -57,7 +57,7 @@ fn text(value: &Value) -> Option<String> {
     value.as_str().map(str::to_owned)
 }
 
-/// A failure that a program reported. `auth`: nobody is logged in, or has to pay.
+/// A failure that a program reported. `auth`: the user is not logged in, or has to pay.
 fn failed(message: &str, auth: bool) -> CallFailure {
     let message = format!("the agent reported an error: {}", shorten(&without_escapes(message)));
     match auth {

@@ -14,7 +14,7 @@ use crate::CallOutput;
 /// What the arguments of a coding agent are made of.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arguments<'a> {
-    /// The conversation to go on with.
+    /// The conversation to continue.
     pub session: Option<&'a str>,
     pub model: Option<&'a str>,
     /// What was configured.
@@ -31,11 +31,11 @@ pub struct Preset {
     /// Variables of the host that it gets besides the usual ones and [`NETWORK`].
     pub env: &'static [&'static str],
     pub prompt: PromptBy,
-    /// Exit codes that mean: nobody is logged in.
+    /// Exit codes that mean: the user is not logged in.
     pub(super) no_login: &'static [i32],
     pub(super) args: fn(&Arguments<'_>) -> Vec<String>,
     pub(super) take: fn(&mut Said, &Value, &CallOutput),
-    /// Whether a line of stderr says that nobody is logged in. For programs that say it nowhere else.
+    /// Whether a line of stderr says that the user is not logged in. For programs that say it nowhere else.
     pub(super) wants_login: fn(&str) -> bool,
 }
 

@@ -27,7 +27,7 @@ pub(super) struct Server {
     headers: HeaderMap,
 }
 
-/// A session with a server. Dropping it cancels the call under way, and ends
+/// A session with a server. Dropping it cancels the call in flight, and ends
 /// the session.
 struct Session<'a> {
     server: &'a Server,

@@ -229,7 +229,7 @@ fn initialized() -> Value {
     json!({ "jsonrpc": "2.0", "method": "notifications/initialized" })
 }
 
-/// Tells the server that nobody waits for the tool any more.
+/// Tells the server that nothing waits for the tool any more.
 fn cancelled() -> Value {
     json!({
         "jsonrpc": "2.0",

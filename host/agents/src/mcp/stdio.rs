@@ -37,7 +37,7 @@ pub(super) async fn call(
     result
 }
 
-/// A server that runs. Dropping it cancels the call under way, and lets the
+/// A server that runs. Dropping it cancels the call in flight, and lets the
 /// server end.
 struct Server {
     program: Option<Running>,

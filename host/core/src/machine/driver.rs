@@ -58,7 +58,7 @@ impl Machine {
         self.steps.take_children()
     }
 
-    /// The steps of children that nobody waits for any more, since the last time.
+    /// The steps of children that nothing waits for any more, since the last time.
     pub fn take_dropped_children(&mut self) -> Vec<Step> {
         self.steps.take_dropped_children()
     }
@@ -99,7 +99,7 @@ impl Machine {
     }
 
     /// Takes over a call that an earlier execution of this process began and that is still under
-    /// way: it is not begun again. False if nobody waits for that attempt.
+    /// way: it is not begun again. False if nothing waits for that attempt.
     pub fn adopt(&mut self, step: Step, attempt: u32) -> bool {
         self.is_live() && !self.resumed && self.steps.adopt(step, attempt)
     }
@@ -154,7 +154,7 @@ impl Machine {
         }
     }
 
-    /// The run that this one goes on as, if it does.
+    /// The run that this one continues as, if it does.
     pub fn continued_as(&self) -> Option<&RunId> {
         match &self.status {
             Status::Continued(run) => Some(run),
@@ -190,7 +190,7 @@ impl Machine {
         }
     }
 
-    /// An id for the run that this one goes on as, which tells what it is; and
+    /// An id for the run that this one continues as, which tells what it is; and
     /// another one, in case that is somebody else's.
     pub fn ids_of_next_round(&self) -> [RunId; 2] {
         let (first, round) = self.round();
@@ -277,7 +277,7 @@ impl Machine {
         self.is_live() && self.steps.only_waits()
     }
 
-    /// Whether somebody asked the run to stop, be it seen by the program or not.
+    /// Whether cancellation of the run was requested, whether the program has observed it or not.
     pub fn cancel_requested(&self) -> bool {
         self.cancel_requested.is_some()
     }

@@ -98,7 +98,7 @@ pub enum Work {
     Execute { step: Step, attempt: u32, op: Op },
     /// End a step that cannot be carried out.
     Fail { step: Step, failure: Failure },
-    /// Stop what carries out this step: nobody waits for it any more.
+    /// Stop what carries out this step: nothing waits for it any more.
     Abort { step: Step },
 }
 
@@ -107,7 +107,7 @@ pub enum Work {
 pub enum End<'a> {
     /// `stopped`: by the host, where the program stood.
     Finished { outcome: &'a Outcome, stopped: bool },
-    /// It goes on as that run.
+    /// It continues as that run.
     Continued(&'a RunId),
 }
 
@@ -168,7 +168,7 @@ enum Status {
     New,
     Running,
     Ended(Outcome),
-    /// It goes on as another run.
+    /// It continues as another run.
     Continued(RunId),
 }
 

@@ -890,7 +890,7 @@ impl Steps {
     }
 
     /// The signals that the program has not read: first those that were given to waits which it
-    /// began, as they were given, then those that nobody waits for, of each name as they came.
+    /// began, as they were given, then those that nothing waits for, of each name as they came.
     pub(super) fn unread_signals(&self) -> Vec<(String, Json)> {
         let given = self.states.iter().filter(|(_, state)| state.has_unread_signal());
         let mut given: Vec<_> = given

@@ -3,7 +3,7 @@
 use super::*;
 
 impl Machine {
-    /// A step was carried out. False if nobody waits for it any more.
+    /// A step was carried out. False if nothing waits for it any more.
     pub fn complete(&mut self, step: Step, outcome: Outcome, clock: Timestamp) -> bool {
         if self.has_ended() || !self.steps.is_open(step) {
             return false;
@@ -12,7 +12,7 @@ impl Machine {
         true
     }
 
-    /// Somebody answered a question. False if nobody waits for it any more.
+    /// A person answered a question. False if nothing waits for it any more.
     pub fn answer(
         &mut self,
         step: Step,
@@ -40,7 +40,7 @@ impl Machine {
     }
 
     /// An attempt at an agent call failed, and whether another one follows.
-    /// False if nobody waits for the call any more.
+    /// False if nothing waits for the call any more.
     pub fn fail_attempt(&mut self, failed: FailedCall, clock: Timestamp) -> bool {
         let step = failed.step;
         if self.has_ended() || !self.steps.is_open(step) || failed.attempt != self.steps.attempts(step) {
@@ -51,7 +51,7 @@ impl Machine {
     }
 
     /// The attempt at an agent call that was begun was not made: it has to
-    /// wait until then. False if nobody waits for the call any more.
+    /// wait until then. False if nothing waits for the call any more.
     pub fn postpone(&mut self, step: Step, until: Timestamp, reason: String, clock: Timestamp) -> bool {
         if self.has_ended() || !self.steps.is_open(step) {
             return false;
@@ -77,7 +77,7 @@ impl Machine {
         true
     }
 
-    /// A child ended. False if nobody waits for it any more.
+    /// A child ended. False if nothing waits for it any more.
     pub fn end_child(
         &mut self,
         step: Step,
@@ -94,7 +94,7 @@ impl Machine {
         true
     }
 
-    /// The run ends and goes on as another one, as its program asked for.
+    /// The run ends and continues as another one, as its program asked for.
     /// False if it has ended.
     pub fn continue_as(&mut self, run: RunId, clock: Timestamp) -> bool {
         if self.has_ended() {
@@ -104,7 +104,7 @@ impl Machine {
         true
     }
 
-    /// What stands in the journal now is that of another run, and goes on as this one.
+    /// What stands in the journal now is that of another run, and continues as this one.
     pub fn fork(&mut self, run: RunId, seed: [u8; 32], clock: Timestamp) -> bool {
         if self.has_ended() {
             return false;
@@ -119,7 +119,7 @@ impl Machine {
         self.reuse.read(journal);
     }
 
-    /// Somebody changes what the run may spend. False if that changes nothing
+    /// The run's budget is changed. False if that changes nothing
     /// or the run has ended.
     pub fn change_budget(&mut self, budget: Budget, clock: Timestamp) -> bool {
         if self.has_ended() || budget == self.budget() {
@@ -161,7 +161,7 @@ impl Machine {
         true
     }
 
-    /// Somebody wants the run to stop. False if that is known or the run has ended.
+    /// Cancellation of the run is requested. False if that is known or the run has ended.
     pub fn request_cancel(&mut self, reason: Option<String>, clock: Timestamp) -> bool {
         if self.has_ended() || self.cancel_requested.is_some() {
             return false;

@@ -204,7 +204,7 @@ pub(crate) async fn resume(app: &App, caller: &Identity, run: &RunId) -> Result<
 struct ResumeAsked {
     /// What it may spend from now on; what is not said stays. One that failed because it had spent all goes on.
     budget: Option<BudgetAsked>,
-    /// The digest of other code to go on with, if that agrees with the journal.
+    /// The digest of other code to continue, if that agrees with the journal.
     #[schema(pattern = "^(blake3:)?[0-9a-f]{64}$")]
     module: Option<String>,
 }
@@ -391,7 +391,7 @@ struct ForkView {
     /// How many entries it begins with.
     entries: u64,
     module: String,
-    /// What it would wait for, or ask anew; only of a dry run.
+    /// What it would wait for, or ask again; only of a dry run.
     open: Vec<StepView>,
     /// The fork; null of a dry run.
     run: Option<RunView>,

@@ -301,10 +301,10 @@ pub(crate) struct StartAsked {
     key: Option<String>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
-    /// Who answers agent calls that name nobody.
+    /// Who answers agent calls that name no provider.
     agent: Option<String>,
     budget: Option<BudgetAsked>,
-    /// Agent calls under way at the same time.
+    /// Agent calls in flight at the same time.
     #[schema(minimum = 1)]
     max_parallel: Option<u32>,
     /// The program's memory.

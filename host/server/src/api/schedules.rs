@@ -108,7 +108,7 @@ struct ScheduleAsked {
     #[serde(default)]
     labels: BTreeMap<String, String>,
     budget: Option<BudgetAsked>,
-    /// Who answers agent calls that name nobody.
+    /// Who answers agent calls that name no provider.
     agent: Option<String>,
     /// Put it in the place of one of the same name.
     #[serde(default)]

@@ -38,7 +38,7 @@ fn id(params: &Map<String, Value>) -> Result<&str, RpcError> {
 }
 
 impl Mcp {
-    /// How a task is. One that goes on as another run is that one.
+    /// How a task is. One that continues as another run is that one.
     pub(super) async fn task(&self, params: &Map<String, Value>) -> Result<Value, RpcError> {
         let first = id(params)?;
         let mut run = self.fetch(format!("/runs/{}", part(first))).await?;

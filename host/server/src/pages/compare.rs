@@ -1,4 +1,4 @@
-//! Two runs side by side.
+//! Two runs concurrently.
 
 use askama::Template;
 use axum::Router;

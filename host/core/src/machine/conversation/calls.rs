@@ -1,4 +1,4 @@
-//! Steps one after the other and side by side; dropped ones.
+//! Steps one after the other and concurrently; dropped ones.
 
 use super::*;
 
