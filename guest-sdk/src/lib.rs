@@ -73,6 +73,7 @@
 //! | compensate (sagas) | [`saga()`] |
 //! | inspect the run | [`info()`], [`now`], [`random`], [`budget`], [`cancelled`], [`patched`] |
 //! | fail | [`Error`], [`bail!`], [`Failure`] |
+//! | test it in simulated worlds | [`scenarios!`] |
 
 #![warn(missing_docs)]
 
@@ -102,6 +103,8 @@ mod saga;
 mod signal;
 mod sleep;
 mod step;
+#[cfg(not(target_family = "wasm"))]
+pub mod testing;
 mod time;
 
 pub use agent::{Agent, agent};
@@ -175,6 +178,21 @@ pub use serde_json::{Value, json};
 /// }
 /// ```
 pub use wfhost_sdk_macros::workflow;
+
+/// Makes a test of each scenario of this project, for `cargo test`.
+///
+/// A file `tests/scenarios.rs` with the one line
+///
+/// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
+/// wfhost::scenarios!();
+/// ```
+///
+/// has a test for `wfhost-test.toml` and for each file `scenarios/*.toml` beside `Cargo.toml`; without any, one
+/// of what every workflow has to keep. Each runs `wfhost test`, and shows the story of what went wrong. The
+/// binary is the `wfhost` on the `PATH`, or the one that `WFHOST_BIN` names. Scenarios that are added are
+/// noticed when the file is compiled the next time.
+pub use wfhost_sdk_macros::scenarios;
 
 /// Makes a function the agent of this crate: see [`plugin`].
 ///

@@ -27,6 +27,7 @@ use crate::family::{self, Modules, Wanted};
 use crate::handle::RunHandle;
 use crate::observer::{Notice, Observer};
 use crate::surroundings::Surroundings;
+use crate::virtual_time::{Ahead, Planned, VirtualTime};
 use crate::worker::{Current, From, Inner, Ready, State};
 
 /// When the program of a waiting run is dropped from memory.
@@ -88,6 +89,9 @@ pub struct HostOptions {
     pub world: Arc<dyn World>,
     /// Is told what the host does.
     pub observer: Option<Arc<dyn Observer>>,
+    /// Puts the clock forward to the next deadline whenever nothing else can go on. Runs stay in memory
+    /// while they wait. Only for a store that no other host advances runs of.
+    pub virtual_time: bool,
 }
 
 impl HostOptions {
@@ -108,6 +112,7 @@ impl HostOptions {
             world: Arc::new(Surroundings(Arc::clone(&store))),
             store,
             observer: None,
+            virtual_time: false,
         }
     }
 }
@@ -204,7 +209,12 @@ pub struct Host {
 
 impl Host {
     /// A host over a store. Has to be called within a tokio runtime.
-    pub fn new(options: HostOptions) -> Result<Self, HostError> {
+    pub fn new(mut options: HostOptions) -> Result<Self, HostError> {
+        let work: Arc<Notify> = Arc::default();
+        let time = options.virtual_time.then(|| Arc::new(VirtualTime::new(Arc::clone(&work))));
+        if let Some(time) = &time {
+            options.world = Arc::new(Ahead { world: options.world, time: Arc::clone(time) });
+        }
         let inner = Arc::new(Inner {
             engine: match options.engine {
                 Some(engine) => engine,
@@ -236,7 +246,8 @@ impl Host {
             unsure: AtomicBool::new(false),
             settle_again: Mutex::default(),
             tasks: Mutex::default(),
-            work: Arc::new(Notify::new()),
+            work,
+            time,
             left: Notify::new(),
             going: Once::new(),
         });
@@ -319,6 +330,29 @@ impl Host {
         self.serve();
         self.look_for_work();
         Ok(RunHandle::new(id, Arc::clone(&self.inner), watched))
+    }
+
+    /// Sends a signal to a run when so much virtual time has passed. Does nothing without
+    /// [`HostOptions::virtual_time`].
+    ///
+    /// # Errors
+    ///
+    /// If the name or the payload is too large.
+    pub fn plan_signal(
+        &self,
+        run: &RunId,
+        after: Duration,
+        name: &str,
+        payload: Json,
+    ) -> Result<(), HostError> {
+        limits::check("the name of a signal", name.len(), limits::NAME_BYTES)?;
+        limits::check("a signal's payload", payload.as_str().len(), limits::SIGNAL_BYTES)?;
+        if let Some(time) = &self.inner.time {
+            let at = self.now().after(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+            let body = MessageBody::Signal { name: name.to_owned(), payload, id: None };
+            time.plan(Planned { at, run: run.clone(), body });
+        }
+        Ok(())
     }
 
     /// Has the host look at once for what is due.

@@ -17,6 +17,7 @@ mod observer;
 mod records;
 mod surroundings;
 pub mod verify;
+mod virtual_time;
 pub mod why;
 mod worker;
 

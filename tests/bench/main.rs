@@ -13,6 +13,7 @@ mod plugins;
 mod processes;
 mod replay;
 mod report;
+mod simulating;
 mod steps;
 mod waking;
 
@@ -31,7 +32,7 @@ struct Measure {
     take: fn(&Place) -> Vec<Reading>,
 }
 
-const MEASURES: [Measure; 15] = [
+const MEASURES: [Measure; 16] = [
     Measure { name: "serial", take: steps::serial },
     Measure { name: "concurrent", take: steps::concurrent },
     Measure { name: "parallel", take: steps::parallel },
@@ -46,6 +47,7 @@ const MEASURES: [Measure; 15] = [
     Measure { name: "timers", take: waking::timers },
     Measure { name: "process", take: processes::processes },
     Measure { name: "beside", take: processes::beside },
+    Measure { name: "test", take: simulating::simulating },
     Measure { name: "memory", take: memory::memory },
 ];
 

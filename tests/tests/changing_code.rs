@@ -72,7 +72,7 @@ fn every_command_of_the_guide_does_what_it_says() {
 }
 
 #[test]
-fn a08_a_run_that_failed_goes_on_with_mended_code_and_asks_nothing_again() {
+fn a_run_that_failed_goes_on_with_mended_code_and_asks_nothing_again() {
     let place = Place::new();
     let script = place.script(serde_json::json!({ "default": { "reply": "${prompt}!" } }));
     let begun = place.run(["run", &module("letter-0"), "-i", "\"Ada\"", "--id", "r", "--agents", &script]);

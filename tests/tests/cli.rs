@@ -52,7 +52,7 @@ fn files_that_are_no_workflow_are_named() {
 }
 
 #[test]
-fn h02_what_reaches_outside_is_denied_before_anything_runs() {
+fn what_reaches_outside_is_denied_before_anything_runs() {
     let place = Place::new();
     let cases = [
         ("wasi:sockets/tcp@0.2.0", "data from the network differs each time"),
@@ -165,7 +165,7 @@ fn without_a_provider_the_run_stays_and_can_be_resumed_with_one() {
 }
 
 #[test]
-fn h04_a_panic_names_its_message_and_place() {
+fn a_panic_names_its_message_and_place() {
     let place = Place::new();
     let ran = probe(&place, json!([{ "panic": "out of luck" }]), &[]);
     assert_eq!(ran.code(), Some(1));
@@ -175,7 +175,7 @@ fn h04_a_panic_names_its_message_and_place() {
 }
 
 #[test]
-fn h03_a_program_without_end_or_measure_is_stopped_by_its_limits() {
+fn a_program_without_end_or_measure_is_stopped_by_its_limits() {
     let message = |program: Value, more: &[&str]| {
         let place = Place::new();
         let ran = probe(&place, program, more);
@@ -193,7 +193,7 @@ fn h03_a_program_without_end_or_measure_is_stopped_by_its_limits() {
 }
 
 #[test]
-fn h06_sizes_and_lengths_are_limited_and_the_limit_is_named() {
+fn sizes_and_lengths_are_limited_and_the_limit_is_named() {
     let place = Place::new();
     let results = probe(&place, json!([{ "sleep": u64::MAX }]), &[]).ok_json();
     assert_eq!(results[0]["failure"], "rejected");

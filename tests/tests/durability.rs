@@ -21,7 +21,7 @@ fn kill(mut child: std::process::Child) {
 }
 
 #[test]
-fn a02_six_steps_killed_after_the_third_execute_the_other_three_only() {
+fn six_steps_killed_after_the_third_execute_the_other_three_only() {
     let place = Place::new();
     let slow = json!({ "match": "^four$", "reply": "4", "delay_ms": 60_000 });
     let script = place.script(json!({ "rules": [slow], "default": { "reply": "${prompt}" } }));
@@ -37,17 +37,17 @@ fn a02_six_steps_killed_after_the_third_execute_the_other_three_only() {
     let prompts: Vec<_> =
         place.calls().iter().map(|call| call["prompt"].as_str().unwrap().to_owned()).collect();
     assert_eq!(prompts, ["one", "two", "three", "four", "four", "five", "six"]);
-    // B1: the one in flight is repeated with the same key, as attempt 2.
+    // The one in flight is repeated with the same key, as attempt 2.
     let fours: Vec<_> = place.calls().into_iter().filter(|call| call["prompt"] == "four").collect();
     assert_eq!(fours[0]["key"], fours[1]["key"]);
     assert_eq!((&fours[0]["attempt"], &fours[1]["attempt"]), (&json!(1), &json!(2)));
-    // A1: and never again.
+    // And never again.
     place.run(["resume", "r"]);
     assert_eq!(place.calls().len(), 7);
 }
 
 #[test]
-fn a03_identical_concurrent_calls_keep_their_answers_on_replay() {
+fn identical_concurrent_calls_keep_their_answers_on_replay() {
     let place = Place::new();
     let script = place.script(json!({ "rules": [
         { "match": "same", "replies": ["first", "second", "third"], "delay_ms": 5 },
@@ -68,10 +68,10 @@ fn a03_identical_concurrent_calls_keep_their_answers_on_replay() {
 }
 
 #[test]
-fn a05_replaying_needs_no_provider() {
+fn replaying_needs_no_provider() {
     let place = Place::new();
     let script = place.script(json!({ "rules": [{ "match": "x", "replies": [1, 2, 3] }] }));
-    // A04: the same call in a loop gets a fresh answer each time, live.
+    // The same call in a loop gets a fresh answer each time, live.
     let program = json!([{ "agent": "x" }, { "agent": "x" }, { "agent": "x" }, { "wait": { "name": "go" } }]);
     let child = begin(&place, "r", &program, &["--agents", &script]);
     eventually("the wait", || (place.journal("r").len() >= 8).then_some(()));
@@ -83,7 +83,7 @@ fn a05_replaying_needs_no_provider() {
 }
 
 #[test]
-fn a12_bytes_grow_linearly_and_a_serial_run_makes_one_commit_a_step() {
+fn bytes_grow_linearly_and_a_serial_run_makes_one_commit_a_step() {
     let bytes = |steps: u64| {
         let place = Place::new();
         place
@@ -114,7 +114,7 @@ fn a12_bytes_grow_linearly_and_a_serial_run_makes_one_commit_a_step() {
 }
 
 #[test]
-fn b02_a_kill_at_any_commit_loses_nothing_and_repeats_at_most_what_was_in_flight() {
+fn a_kill_at_any_commit_loses_nothing_and_repeats_at_most_what_was_in_flight() {
     let input = json!({ "topic": "bees", "sections": 2, "approval_timeout_s": 0 }).to_string();
     let script = json!({ "rules": [{ "match": "review round 2", "reply": "ok" }], "default": { "reply": "${prompt}" } });
     let reference = Place::new();
@@ -158,7 +158,7 @@ fn b02_a_kill_at_any_commit_loses_nothing_and_repeats_at_most_what_was_in_flight
 }
 
 #[test]
-fn b03_of_eight_processes_one_advances_the_run() {
+fn of_eight_processes_one_advances_the_run() {
     let place = Place::new();
     let script = place.script(json!({ "default": { "reply": "done", "delay_ms": 1500 } }));
     let child = begin(&place, "r", &json!([{ "agent": "x" }]), &["--agents", &script]);
@@ -172,7 +172,7 @@ fn b03_of_eight_processes_one_advances_the_run() {
 }
 
 #[test]
-fn b07_six_runs_share_a_database() {
+fn six_runs_share_a_database() {
     let place = Place::new();
     let children: Vec<_> = (0..6)
         .map(|n| {
@@ -189,7 +189,7 @@ fn b07_six_runs_share_a_database() {
 }
 
 #[test]
-fn c01_sleeps_of_nothing_end_at_once() {
+fn sleeps_of_nothing_end_at_once() {
     let place = Place::new();
     let child = begin(&place, "r", &json!([{ "sleep": 0 }, { "sleep": 5 }]), &[]);
     assert_eq!(finish(child).ok_json(), json!([null, null]));
@@ -197,7 +197,7 @@ fn c01_sleeps_of_nothing_end_at_once() {
 }
 
 #[test]
-fn c02_a_killed_sleep_keeps_its_deadline() {
+fn a_killed_sleep_keeps_its_deadline() {
     let place = Place::new();
     let child = begin(&place, "r", &json!([{ "sleep": 3_000 }]), &[]);
     eventually("the sleep", || (place.journal("r").len() >= 2).then_some(()));
@@ -212,7 +212,7 @@ fn c02_a_killed_sleep_keeps_its_deadline() {
 }
 
 #[test]
-fn c03_parallel_sleeps_wake_in_the_order_of_their_deadlines() {
+fn parallel_sleeps_wake_in_the_order_of_their_deadlines() {
     for evict in ["auto", "always"] {
         let place = Place::new();
         let program = json!([{ "race": [{ "sleep": 60_000 }, { "sleep": 40 }] }, { "race": [{ "sleep": 30 }, { "sleep": 90_000 }] }]);
@@ -224,7 +224,7 @@ fn c03_parallel_sleeps_wake_in_the_order_of_their_deadlines() {
 }
 
 #[test]
-fn d01_early_signals_are_kept_in_order_and_delivered_once() {
+fn early_signals_are_kept_in_order_and_delivered_once() {
     let place = Place::new();
     let wait = json!({ "wait": { "name": "n" } });
     let program = json!([{ "wait": { "name": "go" } }, wait, wait, { "wait": { "name": "n", "timeout_ms": 50 } }, wait]);
@@ -232,17 +232,17 @@ fn d01_early_signals_are_kept_in_order_and_delivered_once() {
     for (value, id) in [("1", "a"), ("2", "b"), ("1", "a")] {
         assert_eq!(place.run(["signal", "r", "n", "-i", value, "--id", id]).code(), Some(0));
     }
-    // D2: a wrong name wakes nobody.
+    // A wrong name wakes nobody.
     place.run(["signal", "r", "other"]);
     assert_eq!(place.run(["resume", "r", "--no-wait"]).code(), Some(3));
     let child = place.spawn(["resume", "r"]);
-    // D4: signals from another process are noticed by the one that waits.
+    // Signals from another process are noticed by the one that waits.
     place.run(["signal", "r", "go", "-i", "true"]);
     let timed_out = eventually("the timeout", || {
         let steps = place.show("r")["steps"].clone();
         (steps[3]["state"] == "failed").then(|| steps[3]["failure"]["kind"].clone())
     });
-    // D3: and a signal after the deadline stays for the next wait.
+    // And a signal after the deadline stays for the next wait.
     assert_eq!(timed_out, "timed-out");
     place.run(["signal", "r", "n", "-i", "3"]);
     let output = finish(child).ok_json();
@@ -253,7 +253,7 @@ fn d01_early_signals_are_kept_in_order_and_delivered_once() {
 }
 
 #[test]
-fn d05_several_waits_for_one_name_are_served_in_their_order() {
+fn several_waits_for_one_name_are_served_in_their_order() {
     let place = Place::new();
     let program = json!([{ "wait_many": { "name": "n", "count": 3 } }]);
     assert_eq!(finish(begin(&place, "r", &program, &["--no-wait", "-q"])).code(), Some(3));
@@ -277,7 +277,7 @@ fn a_run_sends_signals_to_another() {
 }
 
 #[test]
-fn f01_parallel_calls_overlap_and_give_their_answers_in_order() {
+fn parallel_calls_overlap_and_give_their_answers_in_order() {
     let place = Place::new();
     let script = place.script(json!({ "default": { "reply": "${prompt}", "delay_ms": 300 } }));
     let calls: Vec<_> = (0..20).map(|n| json!({ "agent": n.to_string() })).collect();
@@ -291,7 +291,7 @@ fn f01_parallel_calls_overlap_and_give_their_answers_in_order() {
 }
 
 #[test]
-fn h01_every_execution_observes_the_same() {
+fn every_execution_observes_the_same() {
     let place = Place::new();
     let program = json!([
         "observe", { "sleep": 5 }, { "parallel": ["observe", { "sleep": 3 }, "observe"] }, "observe",
@@ -332,7 +332,7 @@ fn patched_is_remembered() {
 }
 
 #[test]
-fn c04_a_parked_sleep_is_ended_by_a_later_process() {
+fn a_parked_sleep_is_ended_by_a_later_process() {
     let place = Place::new();
     let child =
         begin(&place, "r", &json!([{ "sleep": 1_000 }, { "agent": "x" }]), &["--no-wait", "--agent", "echo"]);

@@ -64,7 +64,7 @@ fn echo() -> [&'static str; 2] {
 }
 
 #[test]
-fn f02_a_child_is_a_run_of_its_own_and_gives_its_result_or_failure() {
+fn a_child_is_a_run_of_its_own_and_gives_its_result_or_failure() {
     let place = Place::new();
     let program = json!([
         child(json!([{ "agent": "hello" }, "info_all"])),
@@ -102,7 +102,7 @@ fn f02_a_child_is_a_run_of_its_own_and_gives_its_result_or_failure() {
 }
 
 #[test]
-fn f02_a_file_beside_the_parent_is_found_by_its_name() {
+fn a_file_beside_the_parent_is_found_by_its_name() {
     let place = Place::new();
     std::fs::copy(module("probe"), place.path("parent.wasm")).unwrap();
     std::fs::copy(module("hello"), place.path("helper.wasm")).unwrap();
@@ -125,7 +125,7 @@ fn f02_a_file_beside_the_parent_is_found_by_its_name() {
 }
 
 #[test]
-fn f02_a_crash_at_any_time_loses_neither_parent_nor_child() {
+fn a_crash_at_any_time_loses_neither_parent_nor_child() {
     let place = Place::new();
     let script = place.script(json!({ "default": { "reply": "done ${prompt}", "delay_ms": 60 } }));
     let ask = |name: &str| child(json!([{ "agent": format!("{name} 1") }, { "agent": format!("{name} 2") }]));
@@ -152,7 +152,7 @@ fn f02_a_crash_at_any_time_loses_neither_parent_nor_child() {
 }
 
 #[test]
-fn f02_a_parent_costs_nothing_while_it_waits_and_any_host_ends_it() {
+fn a_parent_costs_nothing_while_it_waits_and_any_host_ends_it() {
     let place = Place::new();
     let program = json!([child(json!([{ "wait": { "name": "go" } }]))]);
     let ran = probe(&place, "p", program, &["--no-wait"]);
@@ -176,7 +176,7 @@ fn f02_a_parent_costs_nothing_while_it_waits_and_any_host_ends_it() {
 }
 
 #[test]
-fn f03_cancelling_a_parent_cancels_its_children_or_leaves_them() {
+fn cancelling_a_parent_cancels_its_children_or_leaves_them() {
     let place = Place::new();
     let wait = json!([{ "wait": { "name": "never" } }]);
     let program = json!([{ "parallel": [
@@ -199,7 +199,7 @@ fn f03_cancelling_a_parent_cancels_its_children_or_leaves_them() {
 }
 
 #[test]
-fn f03_a_child_that_its_parent_drops_is_cancelled_and_one_that_is_cancelled_is_a_failure() {
+fn a_child_that_its_parent_drops_is_cancelled_and_one_that_is_cancelled_is_a_failure() {
     let place = Place::new();
     let wait = || child(json!([{ "wait": { "name": "never" } }, { "must_agent": "x" }]));
     let server = place.spawn(["serve", "--agent", "echo"]);
@@ -219,7 +219,7 @@ fn f03_a_child_that_its_parent_drops_is_cancelled_and_one_that_is_cancelled_is_a
 }
 
 #[test]
-fn e07_a_budget_is_shared_with_children() {
+fn a_budget_is_shared_with_children() {
     let place = Place::new();
     let usage = json!({ "input_tokens": 30, "output_tokens": 10 });
     let script = place.script(json!({ "default": { "reply": "ok", "usage": usage } }));
@@ -279,7 +279,7 @@ fn retrying_a_parent_tries_the_child_that_failed_again() {
 }
 
 #[test]
-fn f05_a_run_continues_as_new_with_state_and_signals() {
+fn a_run_continues_as_new_with_state_and_signals() {
     let place = Place::new();
     let wait = json!({ "wait": { "name": "s" } });
     let third = json!({ "do": [wait.clone(), "info"] });
@@ -315,7 +315,7 @@ fn f05_a_run_continues_as_new_with_state_and_signals() {
 }
 
 #[test]
-fn f05_continuing_survives_kills_and_counts_as_one_child() {
+fn continuing_survives_kills_and_counts_as_one_child() {
     let place = Place::new();
     let mut rounds = json!({ "do": [{ "sleep": 20 }, "info"] });
     for _ in 0..12 {
@@ -331,7 +331,7 @@ fn f05_continuing_survives_kills_and_counts_as_one_child() {
 }
 
 #[test]
-fn f05_a_cancel_is_not_lost_by_continuing_and_large_state_is_refused() {
+fn a_cancel_is_not_lost_by_continuing_and_large_state_is_refused() {
     let place = Place::new();
     let large = json!({ "do": [], "text": "x".repeat(10 << 20) });
     let input = place.file("input.json", json!({ "do": [{ "continue_as_new": large }] }).to_string());
@@ -349,7 +349,7 @@ fn f05_a_cancel_is_not_lost_by_continuing_and_large_state_is_refused() {
 }
 
 #[test]
-fn g01_a_fork_shares_what_was_done_before() {
+fn a_fork_shares_what_was_done_before() {
     let place = Place::new();
     let script = place.script(json!({ "default": { "reply": "${prompt}!" } }));
     let program = json!([{ "agent": "a" }, "random", { "agent": "b" }, { "agent_about": { "agent": "c" } }]);
@@ -403,7 +403,7 @@ fn g01_a_fork_shares_what_was_done_before() {
 }
 
 #[test]
-fn g01_a_fork_has_children_and_questions_of_its_own() {
+fn a_fork_has_children_and_questions_of_its_own() {
     let place = Place::new();
     let asks = json!({ "ask": { "prompt": "well?" } });
     let program = json!([{ "parallel": [child(json!([{ "wait": { "name": "go" } }])), asks] }]);
@@ -422,7 +422,7 @@ fn g01_a_fork_has_children_and_questions_of_its_own() {
 }
 
 #[test]
-fn g01_a_fork_of_answers_asks_only_what_was_not_asked() {
+fn a_fork_of_answers_asks_only_what_was_not_asked() {
     let place = Place::new();
     let usage = json!({ "input_tokens": 5, "output_tokens": 5 });
     let script = place.script(json!({ "default": { "reply": "${prompt}!", "usage": usage } }));
@@ -441,7 +441,7 @@ fn g01_a_fork_of_answers_asks_only_what_was_not_asked() {
 }
 
 #[test]
-fn g02_an_exported_journal_tests_new_code() {
+fn an_exported_journal_tests_new_code() {
     let place = Place::new();
     let program = json!([{ "agent": "a" }, { "wait": { "name": "go" } }]);
     assert_eq!(probe(&place, "r", program, &["--no-wait", "--agent", "echo"]).code(), Some(3));
@@ -686,7 +686,7 @@ fn resume_or_run(place: &Place, args: &[&str]) {
 }
 
 #[test]
-fn f02_killed_at_every_commit_of_a_hand_off() {
+fn killed_at_every_commit_of_a_hand_off() {
     let grandchild = child(json!([{ "agent": "deep" }]));
     let next = json!({ "do": [{ "agent": "second round" }] });
     let continues = child(json!([grandchild, { "continue_as_new": next }]));

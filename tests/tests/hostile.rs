@@ -70,7 +70,7 @@ impl Generator {
 }
 
 #[test]
-fn h05_modules_of_the_corpus_are_refused_with_a_code() {
+fn modules_of_the_corpus_are_refused_with_a_code() {
     let engine = Engine::new(None).unwrap();
     for (path, bytes) in corpus("modules") {
         let error = engine.module("m", Digest::of(&bytes), &bytes, Denied::Trap).unwrap_err();
@@ -81,7 +81,7 @@ fn h05_modules_of_the_corpus_are_refused_with_a_code() {
 }
 
 #[test]
-fn h05_damaged_modules_are_read_or_refused() {
+fn damaged_modules_are_read_or_refused() {
     let sound: Vec<_> =
         ["hello", "research-c", "probe"].iter().map(|name| std::fs::read(module(name)).unwrap()).collect();
     let mut generator = Generator(1);
@@ -104,7 +104,7 @@ fn h05_damaged_modules_are_read_or_refused() {
 }
 
 #[test]
-fn h05_damaged_modules_are_compiled_or_refused() {
+fn damaged_modules_are_compiled_or_refused() {
     let engine = Engine::new(None).unwrap();
     let whole = std::fs::read(module("research-c")).unwrap();
     let mut generator = Generator(2);
@@ -134,7 +134,7 @@ fn generated() -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 #[test]
-fn h05_generated_modules_run_or_are_refused_and_a_replay_ends_as_they_did() {
+fn generated_modules_run_or_are_refused_and_a_replay_ends_as_they_did() {
     let place = Place::new();
     let (mut refused, mut executed, mut steps) = (0, 0, 0);
     for (path, bytes) in generated() {
@@ -198,7 +198,7 @@ fn sealed(lines: &[String]) -> String {
 }
 
 #[tokio::test]
-async fn h05_damaged_exports_are_refused_as_a_whole() {
+async fn damaged_exports_are_refused_as_a_whole() {
     let text = exported();
     let whole: Vec<String> = text.lines().map(str::to_owned).collect();
     let lines = &whole[..whole.len() - 1];
@@ -245,7 +245,7 @@ async fn h05_damaged_exports_are_refused_as_a_whole() {
 }
 
 #[test]
-fn h05_a_recorded_stack_that_no_program_can_have_is_refused_and_the_run_stays() {
+fn a_recorded_stack_that_no_program_can_have_is_refused_and_the_run_stays() {
     let text = exported();
     for stack_bytes in [0, 12_345, 3 << 20, u64::MAX] {
         let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
@@ -287,7 +287,7 @@ fn configurations() -> Vec<String> {
 }
 
 #[test]
-fn h05_damaged_configuration_is_used_or_refused_with_a_code_and_a_hint() {
+fn damaged_configuration_is_used_or_refused_with_a_code_and_a_hint() {
     let values = [
         "-1",
         "0",
@@ -357,7 +357,7 @@ fn h05_damaged_configuration_is_used_or_refused_with_a_code_and_a_hint() {
 }
 
 #[test]
-fn h05_json_of_the_corpus_is_taken_as_it_is_or_refused() {
+fn json_of_the_corpus_is_taken_as_it_is_or_refused() {
     let place = Place::new();
     for (path, bytes) in corpus("json") {
         let file = format!("@{}", path.display());
@@ -372,7 +372,7 @@ fn h05_json_of_the_corpus_is_taken_as_it_is_or_refused() {
 }
 
 #[test]
-fn h05_random_texts_are_json_or_not_and_what_is_taken_can_be_read_again() {
+fn random_texts_are_json_or_not_and_what_is_taken_can_be_read_again() {
     let pieces = [
         "{",
         "}",

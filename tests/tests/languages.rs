@@ -53,31 +53,31 @@ fn survives_a_kill(name: &str) {
 }
 
 #[test]
-fn h08_a_report_in_c_is_the_same_as_in_rust() {
+fn a_report_in_c_is_the_same_as_in_rust() {
     assert_eq!(report("research-c"), report("research"));
     survives_a_kill("research-c");
 }
 
 #[test]
-fn h08_a_report_in_typescript_is_the_same_as_in_rust() {
+fn a_report_in_typescript_is_the_same_as_in_rust() {
     assert_eq!(report("research-js"), report("research"));
     survives_a_kill("research-js");
 }
 
 #[test]
-fn h08_a_report_in_python_is_the_same_as_in_rust() {
+fn a_report_in_python_is_the_same_as_in_rust() {
     assert_eq!(report("research-python"), report("research"));
     survives_a_kill("research-python");
 }
 
 #[test]
-fn h08_a_report_in_go_is_the_same_as_in_rust() {
+fn a_report_in_go_is_the_same_as_in_rust() {
     assert_eq!(report("research-go"), report("research"));
     survives_a_kill("research-go");
 }
 
 #[test]
-fn h08_what_python_shows_of_the_machine_is_virtual() {
+fn what_python_shows_of_the_machine_is_virtual() {
     let place = Place::new();
     assert_eq!(
         place.run(["new", &place.path("program").display().to_string(), "-t", "python"]).code(),
@@ -151,14 +151,14 @@ fn is_checked_twice(name: &str) {
 }
 
 #[test]
-fn h08_programs_in_other_languages_are_checked_twice() {
+fn programs_in_other_languages_are_checked_twice() {
     for name in ["research-c", "research-go", "research-js"] {
         is_checked_twice(name);
     }
 }
 
 #[test]
-fn h08_a_program_in_python_is_checked_twice() {
+fn a_program_in_python_is_checked_twice() {
     is_checked_twice("research-python");
 }
 
@@ -176,7 +176,7 @@ fn javascript(place: &Place, text: &str) -> String {
 }
 
 #[test]
-fn h08_what_javascript_shows_of_the_machine_is_virtual() {
+fn what_javascript_shows_of_the_machine_is_virtual() {
     let place = Place::new();
     let module = javascript(
         &place,
@@ -268,7 +268,7 @@ wf_result workflow(const char *input) {
 "#;
 
 #[test]
-fn h08_the_c_library_is_virtual() {
+fn the_c_library_is_virtual() {
     let place = Place::new();
     std::fs::create_dir(place.path("library")).unwrap();
     place.file("library/library.c", LIBRARY);
@@ -304,7 +304,7 @@ fn a_new_project_in_typescript_builds_and_runs() {
 }
 
 #[test]
-fn h08_what_go_shows_of_the_machine_is_virtual() {
+fn what_go_shows_of_the_machine_is_virtual() {
     let place = Place::new();
     let dir = place.path("program").display().to_string();
     assert_eq!(place.run(["new", &dir, "-t", "go"]).code(), Some(0));

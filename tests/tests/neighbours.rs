@@ -199,7 +199,7 @@ fn many_runs_of_a_new_module_compile_it_once_while_others_go_on() {
     assert_eq!(kept.count(), 1);
 }
 
-/// I-B10 d: the program is not told, the run is not ended.
+/// The program is not told, the run is not ended.
 #[test]
 fn memory_that_the_system_refuses_leaves_the_run_as_it_is() {
     let place = Place::new();
@@ -234,7 +234,7 @@ fn memory_that_the_system_refuses_leaves_the_run_as_it_is() {
     assert_eq!(resumed.code(), Some(0), "{}", resumed.stderr());
 }
 
-/// I-B10 c: each new name is an entry, and nothing is committed while a program computes.
+/// Each new name is an entry, and nothing is committed while a program computes.
 #[test]
 fn places_of_changed_code_count_as_entries() {
     let place = Place::new();
@@ -245,7 +245,6 @@ fn places_of_changed_code_count_as_entries() {
     assert_eq!(place.run(["replay", "r"]).code(), Some(0));
 }
 
-/// I-B10 f, III-D3.
 #[test]
 fn results_failures_and_panics_are_bounded() {
     let place = Place::new();
@@ -271,7 +270,7 @@ fn results_failures_and_panics_are_bounded() {
     }
 }
 
-/// II-B4: 2.4 kB that kept the host busy for minutes.
+/// 2.4 kB that kept the host busy for minutes.
 #[test]
 fn a_schema_that_doubles_at_each_level_fails_its_call_at_once() {
     let place = Place::new();

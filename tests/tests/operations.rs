@@ -28,7 +28,7 @@ fn age(place: &Place, names: &str) {
 }
 
 #[test]
-fn f07_a_program_that_does_not_end_when_asked_is_stopped_after_its_grace() {
+fn a_program_that_does_not_end_when_asked_is_stopped_after_its_grace() {
     let place = Place::new();
     let program = json!([{ "wait": { "name": "go" } }, { "wait": { "name": "never" } }, { "wait": { "name": "ever" } }]);
     let child = spawn(&place, "r", &program, &[]);
@@ -43,7 +43,7 @@ fn f07_a_program_that_does_not_end_when_asked_is_stopped_after_its_grace() {
 }
 
 #[test]
-fn f08_a_program_that_waits_for_nothing_fails() {
+fn a_program_that_waits_for_nothing_fails() {
     let place = Place::new();
     let ran = run(&place, "r", &json!(["deadlock"]), &[]);
     assert_eq!(ran.code(), Some(1));
@@ -52,7 +52,7 @@ fn f08_a_program_that_waits_for_nothing_fails() {
 }
 
 #[test]
-fn g03_a_paused_run_finishes_its_calls_and_begins_nothing() {
+fn a_paused_run_finishes_its_calls_and_begins_nothing() {
     let place = Place::new();
     let script = place.script(json!({ "default": { "reply": "${prompt}", "delay_ms": 500 } }));
     let program = json!([{ "agent": "one" }, { "agent": "two" }]);
@@ -110,7 +110,7 @@ fn a_failed_run_is_retried_at_the_step_it_failed_of() {
 }
 
 #[test]
-fn g04_deleting_leaves_nothing_and_ids_are_not_used_again() {
+fn deleting_leaves_nothing_and_ids_are_not_used_again() {
     let place = Place::new();
     let script = place.script(json!({ "default": { "reply": "x", "delay_ms": 600_000 } }));
     let program = json!([{ "log": "x" }, { "post": { "name": "m", "payload": 1 } }, { "agent": "slow" }]);
@@ -134,7 +134,7 @@ fn g04_deleting_leaves_nothing_and_ids_are_not_used_again() {
 }
 
 #[test]
-fn g04_gc_deletes_what_ended_long_ago() {
+fn gc_deletes_what_ended_long_ago() {
     let place = Place::new();
     for id in ["old", "new"] {
         run(&place, id, &json!([{ "sleep": 1 }]), &[]).ok_json();
@@ -149,7 +149,7 @@ fn g04_gc_deletes_what_ended_long_ago() {
 }
 
 #[test]
-fn g04_gc_takes_the_workspaces_of_runs_that_are_gone() {
+fn gc_takes_the_workspaces_of_runs_that_are_gone() {
     let place = Place::new();
     let config = place.file("wfhost.toml", "[workspaces.w]\nkind = \"scratch\"\n");
     let program = json!([{ "agent_with": { "prompt": "p", "providers": ["echo"], "workspace": "w" } }]);
@@ -293,7 +293,7 @@ fn a_damaged_row_hides_no_other_run() {
 }
 
 #[test]
-fn g05_export_and_import_keep_every_byte() {
+fn export_and_import_keep_every_byte() {
     let place = Place::new();
     let program = json!([
         { "agent": "x" }, { "log": "line" }, { "publish": { "key": "k", "value": [1] } },
@@ -332,7 +332,7 @@ fn g05_export_and_import_keep_every_byte() {
 }
 
 #[test]
-fn g05_a_run_that_moves_is_exported_as_it_is_at_one_moment() {
+fn a_run_that_moves_is_exported_as_it_is_at_one_moment() {
     let place = Place::new();
     let each =
         json!({ "each": [{ "log": "x" }, { "agent": "x" }, { "publish": { "key": "k", "value": 1 } }] });
@@ -359,7 +359,7 @@ fn g05_a_run_that_moves_is_exported_as_it_is_at_one_moment() {
 }
 
 #[test]
-fn g05_a_changed_export_is_refused() {
+fn a_changed_export_is_refused() {
     let place = Place::new();
     run(&place, "r", &json!([{ "agent": "x" }]), &["--agent", "echo"]).ok_json();
     let file = place.path("r.jsonl").display().to_string();
@@ -394,7 +394,7 @@ fn g05_a_changed_export_is_refused() {
 }
 
 #[test]
-fn g05_verify_finds_one_changed_byte() {
+fn verify_finds_one_changed_byte() {
     let place = Place::new();
     run(&place, "r", &json!([{ "agent": "x" }, { "agent": "y" }]), &["--agent", "echo"]).ok_json();
     assert_eq!(place.run(["verify", "r"]).code(), Some(0));
@@ -426,7 +426,7 @@ fn verify_finds_entries_that_are_missing_at_the_end() {
 }
 
 #[test]
-fn b10_what_the_database_keeps_besides_the_journal_is_compared_and_rebuilt() {
+fn what_the_database_keeps_besides_the_journal_is_compared_and_rebuilt() {
     let place = Place::new();
     run(&place, "done", &json!([{ "log": "x" }, { "publish": { "key": "k", "value": 1 } }]), &[]).ok_json();
     let asks = json!([{ "post": { "name": "m", "payload": 1 } }, { "ask": { "prompt": "Go?" } }]);
@@ -496,7 +496,7 @@ fn a_backup_of_a_database_in_use_is_complete() {
 }
 
 #[test]
-fn g06_runs_are_listed_by_state_workflow_label_and_time() {
+fn runs_are_listed_by_state_workflow_label_and_time() {
     let place = Place::new();
     for (id, label) in [("a", "team=x"), ("b", "team=y"), ("c", "team=x")] {
         run(&place, id, &json!([]), &["--label", label]).ok_json();
@@ -524,7 +524,7 @@ fn g06_runs_are_listed_by_state_workflow_label_and_time() {
 }
 
 #[test]
-fn g07_why_names_what_keeps_a_run_and_what_would_move_it() {
+fn why_names_what_keeps_a_run_and_what_would_move_it() {
     let place = Place::new();
     let why = |run: &str| place.run(["why", run]).stdout();
     let wait = json!({ "wait": { "name": "go" } });
@@ -571,7 +571,7 @@ fn g07_why_names_what_keeps_a_run_and_what_would_move_it() {
 }
 
 #[test]
-fn g08_events_are_gapless_and_ordered_across_processes() {
+fn events_are_gapless_and_ordered_across_processes() {
     let place = Place::new();
     place.run(["ps"]);
     let mut all = place.spawn(["events", "--follow", "-o", "jsonl"]);

@@ -42,7 +42,7 @@ fn count(place: &Place, run: &str, kind: &str) -> usize {
 }
 
 #[test]
-fn b03_of_eight_processes_that_try_to_advance_a_run_one_does() {
+fn of_eight_processes_that_try_to_advance_a_run_one_does() {
     let place = Place::new();
     let script = place.script(json!({ "default": { "reply": "never", "delay_ms": 600_000 } }));
     parked(&place, "r", &[json!({ "agent": "work" })], &["--agents", &script]);
@@ -66,7 +66,7 @@ fn b03_of_eight_processes_that_try_to_advance_a_run_one_does() {
 }
 
 #[test]
-fn b04_a_process_that_was_stopped_past_its_lease_writes_nothing() {
+fn a_process_that_was_stopped_past_its_lease_writes_nothing() {
     let place = Place::new();
     let late = place.script(json!({ "default": { "reply": "late", "delay_ms": 1_500 } }));
     let (module, input) =
@@ -97,7 +97,7 @@ fn b04_a_process_that_was_stopped_past_its_lease_writes_nothing() {
 }
 
 #[test]
-fn b05_the_runs_of_a_dead_process_are_taken_over_at_once() {
+fn the_runs_of_a_dead_process_are_taken_over_at_once() {
     let place = Place::new();
     let script = place.script(json!({ "default": { "reply": "never", "delay_ms": 600_000 } }));
     let quick = place.file("quick.json", r#"{"default":{"reply":"soon"}}"#);
@@ -134,7 +134,7 @@ fn count_if_there(place: &Place, run: &str, kind: &str) -> usize {
 }
 
 #[test]
-fn b06_a_call_that_takes_longer_than_the_lease_is_not_stolen() {
+fn a_call_that_takes_longer_than_the_lease_is_not_stolen() {
     let place = Place::new();
     let script = place.script(json!({ "default": { "reply": "slow", "delay_ms": 1_500 } }));
     let spawn = |args: &[&str]| {
@@ -151,7 +151,7 @@ fn b06_a_call_that_takes_longer_than_the_lease_is_not_stolen() {
 }
 
 #[test]
-fn b07_runs_with_different_delays_share_a_database() {
+fn runs_with_different_delays_share_a_database() {
     let place = Place::new();
     let children: Vec<_> = (0..6)
         .map(|n| {
@@ -178,7 +178,7 @@ fn b07_runs_with_different_delays_share_a_database() {
 }
 
 #[test]
-fn b08_a_run_that_never_comes_forward_is_given_up() {
+fn a_run_that_never_comes_forward_is_given_up() {
     let place = Place::new();
     let script = place.script(json!({ "default": { "reply": "ok" } }));
     let program = json!([{ "agent": "x" }, "spin"]);
@@ -205,7 +205,7 @@ fn b08_a_run_that_never_comes_forward_is_given_up() {
 }
 
 #[test]
-fn c04_due_runs_are_advanced_by_whichever_process_is_there() {
+fn due_runs_are_advanced_by_whichever_process_is_there() {
     let place = Place::new();
     for n in 0..20 {
         let program = json!([{ "sleep": 300 + 20 * n }, { "agent": "x" }]);
@@ -224,7 +224,7 @@ fn c04_due_runs_are_advanced_by_whichever_process_is_there() {
 }
 
 #[test]
-fn d04_a_signal_wakes_a_parked_run_while_any_host_serves() {
+fn a_signal_wakes_a_parked_run_while_any_host_serves() {
     let place = Place::new();
     parked(&place, "r", &[json!({ "wait": { "name": "then" } })], &[]);
     let server = place.spawn(["serve"]);

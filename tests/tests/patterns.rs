@@ -61,7 +61,7 @@ fn cancelled(place: &Place) -> usize {
 }
 
 #[test]
-fn f04_what_was_done_is_undone_in_reverse_and_the_run_fails_with_the_cause() {
+fn what_was_done_is_undone_in_reverse_and_the_run_fails_with_the_cause() {
     let place = Place::new();
     let script = broke(&place, &[]);
     let child = begin(&place, &saga(&[booking("flight"), booking("hotel"), payment()]), &script);
@@ -79,7 +79,7 @@ fn f04_what_was_done_is_undone_in_reverse_and_the_run_fails_with_the_cause() {
 }
 
 #[test]
-fn f04_a_saga_that_succeeds_undoes_nothing() {
+fn a_saga_that_succeeds_undoes_nothing() {
     let place = Place::new();
     let script = place.script(json!({ "default": { "reply": "${prompt}" } }));
     let child = begin(&place, &saga(&[booking("flight"), booking("hotel")]), &script);
@@ -88,7 +88,7 @@ fn f04_a_saga_that_succeeds_undoes_nothing() {
 }
 
 #[test]
-fn f04_each_is_undone_once_although_the_host_is_killed_before_during_and_after_it() {
+fn each_is_undone_once_although_the_host_is_killed_before_during_and_after_it() {
     let names = ["flight", "hotel", "car"];
     // The undoing of each is a call, a wait, and a call.
     let step = |name: &str| {
@@ -141,7 +141,7 @@ fn f04_each_is_undone_once_although_the_host_is_killed_before_during_and_after_i
 }
 
 #[test]
-fn f04_an_undoing_that_fails_is_recorded_and_the_rest_are_undone() {
+fn an_undoing_that_fails_is_recorded_and_the_rest_are_undone() {
     let place = Place::new();
     let refuses = json!({ "match": "^cancel hotel", "reply": "", "fail": { "times": 99, "kind": "rejected", "message": "too late" } });
     let script = broke(&place, &[refuses]);
@@ -157,7 +157,7 @@ fn f04_an_undoing_that_fails_is_recorded_and_the_rest_are_undone() {
 }
 
 #[test]
-fn f04_what_is_registered_before_a_step_is_undone_although_that_step_failed() {
+fn what_is_registered_before_a_step_is_undone_although_that_step_failed() {
     let place = Place::new();
     let mut pay = payment();
     pay["before"] = json!(true);
@@ -169,7 +169,7 @@ fn f04_what_is_registered_before_a_step_is_undone_although_that_step_failed() {
 }
 
 #[test]
-fn f07_a_run_that_is_cancelled_undoes_what_it_did_also_when_it_is_killed_meanwhile() {
+fn a_run_that_is_cancelled_undoes_what_it_did_also_when_it_is_killed_meanwhile() {
     for killed in [false, true] {
         let place = Place::new();
         let hangs = |prompt: &str| json!({ "match": prompt, "reply": "late", "delay_ms": 600_000 });
@@ -205,7 +205,7 @@ fn f07_a_run_that_is_cancelled_undoes_what_it_did_also_when_it_is_killed_meanwhi
 }
 
 #[test]
-fn f07_an_undoing_that_the_request_to_stop_interrupts_is_begun_again() {
+fn an_undoing_that_the_request_to_stop_interrupts_is_begun_again() {
     let place = Place::new();
     let script = broke(&place, &[]);
     let mut hotel = booking("hotel");
@@ -228,7 +228,7 @@ fn f07_an_undoing_that_the_request_to_stop_interrupts_is_begun_again() {
 }
 
 #[test]
-fn f04_a_saga_that_is_dropped_is_undone_beside_what_comes_next_and_before_the_end() {
+fn a_saga_that_is_dropped_is_undone_beside_what_comes_next_and_before_the_end() {
     let place = Place::new();
     let script = place.script(json!({ "default": { "reply": "${prompt}" } }));
     let mut flight = booking("flight");
@@ -272,7 +272,7 @@ fn most_open(journal: &[Value]) -> BTreeMap<String, usize> {
 }
 
 #[test]
-fn f01_a_bounded_map_keeps_its_bound_and_the_order_of_its_items() {
+fn a_bounded_map_keeps_its_bound_and_the_order_of_its_items() {
     let place = Place::new();
     // The earlier ones take longer.
     let rules: Vec<_> = (0..8)
@@ -290,7 +290,7 @@ fn f01_a_bounded_map_keeps_its_bound_and_the_order_of_its_items() {
 }
 
 #[test]
-fn f01_the_first_failure_of_a_map_cancels_what_is_under_way() {
+fn the_first_failure_of_a_map_cancels_what_is_under_way() {
     let place = Place::new();
     let script = broke(&place, &[json!({ "match": "^hang", "reply": "", "delay_ms": 600_000 })]);
     let operations = ["hang 1", "pay", "hang 2", "never"].map(|prompt| json!({ "agent": prompt }));
@@ -301,7 +301,7 @@ fn f01_the_first_failure_of_a_map_cancels_what_is_under_way() {
 }
 
 #[test]
-fn f01_items_of_a_pipeline_go_on_at_their_own_pace() {
+fn items_of_a_pipeline_go_on_at_their_own_pace() {
     let place = Place::new();
     let slow = json!({ "match": "^draft a$", "reply": "a", "delay_ms": 600_000 });
     let script = place.script(json!({ "rules": [slow, { "match": "^draft (.)", "reply": "$1" }, { "match": "^review (.)", "reply": "$1!" }] }));
@@ -328,7 +328,7 @@ fn f01_items_of_a_pipeline_go_on_at_their_own_pace() {
 }
 
 #[test]
-fn f01_winners_are_the_same_on_replay_and_losers_are_cancelled() {
+fn winners_are_the_same_on_replay_and_losers_are_cancelled() {
     let place = Place::new();
     let script = broke(
         &place,
@@ -370,7 +370,7 @@ fn f01_winners_are_the_same_on_replay_and_losers_are_cancelled() {
 }
 
 #[test]
-fn f01_a_block_is_tried_again_with_durable_delays_and_a_loop_has_a_last_round() {
+fn a_block_is_tried_again_with_durable_delays_and_a_loop_has_a_last_round() {
     let place = Place::new();
     let fails = |prompt: &str, times: u32, kind: &str| json!({ "match": prompt, "reply": "done", "fail": { "times": times, "kind": kind, "message": "not yet" } });
     let rules = json!([

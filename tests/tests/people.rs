@@ -15,7 +15,7 @@ fn inbox(place: &Place) -> Vec<Value> {
 }
 
 #[test]
-fn d06_a_question_stays_open_until_a_fitting_answer_comes() {
+fn a_question_stays_open_until_a_fitting_answer_comes() {
     let place = Place::new();
     let schema = json!({ "type": "object", "properties": { "n": { "type": "integer", "minimum": 1 } }, "required": ["n"] });
     parked(
@@ -54,7 +54,7 @@ fn d06_a_question_stays_open_until_a_fitting_answer_comes() {
 }
 
 #[test]
-fn d06_an_answer_wakes_the_run_wherever_it_waits() {
+fn an_answer_wakes_the_run_wherever_it_waits() {
     let place = Place::new();
     let (module, input) = (module("probe"), json!({ "do": [{ "ask": { "prompt": "Go on?" } }] }).to_string());
     let child = place.spawn(["run", &module, "-i", &input, "--id", "r"]);
@@ -73,7 +73,7 @@ fn d06_an_answer_wakes_the_run_wherever_it_waits() {
 }
 
 #[test]
-fn d07_who_decided_is_recorded_and_a_refusal_is_a_value() {
+fn who_decided_is_recorded_and_a_refusal_is_a_value() {
     let place = Place::new();
     parked(&place, "r", &json!([{ "ask": { "prompt": "Ship?" } }, { "ask": { "prompt": "Really?" } }]));
     assert_eq!(place.run(["approve", "r", "--by", "ada", "--note", "looks fine"]).code(), Some(0));
@@ -129,7 +129,7 @@ fn a_question_with_a_bad_schema_is_the_programs_error() {
 }
 
 #[test]
-fn d08_messages_come_in_order_behind_a_cursor() {
+fn messages_come_in_order_behind_a_cursor() {
     let place = Place::new();
     let post = |n: u32| json!({ "post": { "name": "chapter", "payload": { "n": n } } });
     parked(

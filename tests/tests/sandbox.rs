@@ -42,7 +42,7 @@ fn observations() -> Value {
 }
 
 #[test]
-fn h01_whatever_the_standard_library_shows_is_the_same_in_every_execution() {
+fn whatever_the_standard_library_shows_is_the_same_in_every_execution() {
     let place = Place::new();
     // Dropped at each wait, the program is executed again from its beginning each time.
     // What differed then would differ in a prompt, and that is a mismatch.
@@ -58,7 +58,7 @@ fn h01_whatever_the_standard_library_shows_is_the_same_in_every_execution() {
 }
 
 #[test]
-fn h01_a_check_runs_a_module_twice_and_compares() {
+fn a_check_runs_a_module_twice_and_compares() {
     let place = Place::new();
     // A sleep of the standard library needs WASI; the other one does not.
     for (name, sleep) in [("probe", "sleep"), ("probe-wasi", "std_sleep")] {
@@ -123,7 +123,7 @@ impl Generator {
 }
 
 #[test]
-fn h01_random_programs_agree_with_themselves_killed_evicted_and_replayed() {
+fn random_programs_agree_with_themselves_killed_evicted_and_replayed() {
     for seed in 0..8 {
         let place = Place::new();
         let mut generator = Generator(seed);
@@ -150,7 +150,7 @@ fn h01_random_programs_agree_with_themselves_killed_evicted_and_replayed() {
 }
 
 #[test]
-fn c05_the_standard_librarys_sleep_survives_a_kill() {
+fn the_standard_librarys_sleep_survives_a_kill() {
     let place = Place::new();
     let program = json!(["std_time", { "std_sleep": 1_500 }, "std_time", "now", { "measured_sleep": 20 }]);
     let mut child = place.spawn(args(&program, &[]));
@@ -171,7 +171,7 @@ fn c05_the_standard_librarys_sleep_survives_a_kill() {
 }
 
 #[test]
-fn c05_timers_in_one_poll_come_in_the_same_order_after_a_replay() {
+fn timers_in_one_poll_come_in_the_same_order_after_a_replay() {
     let place = Place::new();
     let lengths = [60, 10, 35, 10, 0];
     let poll = json!({ "poll_timers": lengths });
@@ -192,7 +192,7 @@ fn c05_timers_in_one_poll_come_in_the_same_order_after_a_replay() {
 }
 
 #[test]
-fn h02_the_hosts_files_environment_and_input_are_out_of_reach() {
+fn the_hosts_files_environment_and_input_are_out_of_reach() {
     let place = Place::new();
     let secret = place.file("secret.txt", "secret");
     let read = |path: &str| json!({ "file": { "read": path } });
@@ -217,7 +217,7 @@ fn h02_the_hosts_files_environment_and_input_are_out_of_reach() {
 }
 
 #[test]
-fn h03_a_run_keeps_the_stack_that_it_began_with() {
+fn a_run_keeps_the_stack_that_it_began_with() {
     let place = Place::new();
     let program = json!([{ "depth": 120_000 }, { "wait": { "name": "go" } }, { "depth": 120_000 }]);
     let message = failure(&place, &program, &[]);
@@ -256,7 +256,7 @@ fn limited(command: &Command) -> Command {
 }
 
 #[test]
-fn h01_a_run_is_the_same_where_the_address_space_is_limited() {
+fn a_run_is_the_same_where_the_address_space_is_limited() {
     let place = Place::new();
     // The memory grows beyond what is reserved for it then.
     let program =
@@ -272,7 +272,7 @@ fn h01_a_run_is_the_same_where_the_address_space_is_limited() {
 }
 
 #[test]
-fn h02_what_a_runtime_imports_without_need_can_be_trapped() {
+fn what_a_runtime_imports_without_need_can_be_trapped() {
     let place = Place::new();
     let mut text = String::from("(component (import \"wasi:sockets/instance-network@0.2.3\" (instance");
     text.push_str(" (export \"network\" (type (sub resource)))");
@@ -293,7 +293,7 @@ fn h02_what_a_runtime_imports_without_need_can_be_trapped() {
 }
 
 #[test]
-fn h02_the_environment_is_what_the_run_was_given() {
+fn the_environment_is_what_the_run_was_given() {
     let place = Place::new();
     let output = run(&place, &json!(["environment"]), &["--env", "A=1", "--env", "PATH=x=y"]).ok_json();
     assert_eq!(output[0]["variables"], json!(["A=1", "PATH=x=y"]));
@@ -317,7 +317,7 @@ fn granted(place: &Place) -> String {
 }
 
 #[test]
-fn h02_a_granted_directory_can_be_read_and_not_left_or_changed() {
+fn a_granted_directory_can_be_read_and_not_left_or_changed() {
     let place = Place::new();
     let grant = granted(&place);
     let file = |operation: Value| json!({ "file": operation });
@@ -354,7 +354,7 @@ fn h02_a_granted_directory_can_be_read_and_not_left_or_changed() {
 }
 
 #[test]
-fn h02_a_granted_directory_that_changed_keeps_the_run_from_going_on() {
+fn a_granted_directory_that_changed_keeps_the_run_from_going_on() {
     let place = Place::new();
     let grant = granted(&place);
     let program = json!([{ "file": { "read": "/data/b" } }, { "wait": { "name": "go" } }, { "file": { "read": "/data/sub/a" } }]);
@@ -394,7 +394,7 @@ fn files_are_private_and_behave_like_files() {
 }
 
 #[test]
-fn h03_what_a_program_wants_without_measure_is_refused_with_the_limit() {
+fn what_a_program_wants_without_measure_is_refused_with_the_limit() {
     let cases: [(Value, &[&str], &str); 8] = [
         (json!(["spin"]), &["--fuel", "3000000"], "used up its 3000000 units of fuel between two steps"),
         (
@@ -427,7 +427,7 @@ fn h03_what_a_program_wants_without_measure_is_refused_with_the_limit() {
 }
 
 #[test]
-fn h03_files_and_output_are_limited_and_the_program_may_go_on() {
+fn files_and_output_are_limited_and_the_program_may_go_on() {
     let place = Place::new();
     let fill = |path: &str, bytes: u64| json!({ "file": { "fill": { "path": path, "bytes": bytes } } });
     let program = json!([fill("/a", 60 << 20), fill("/b", 10 << 20), { "file": { "remove": "/a" } }, fill("/c", 10 << 20)]);
@@ -477,7 +477,7 @@ fn by_hand(imports: &str, body: &str) -> String {
 }
 
 #[test]
-fn h03_millions_of_handles_and_endless_tables_are_refused() {
+fn millions_of_handles_and_endless_tables_are_refused() {
     let place = Place::new();
     let sets = r#"(import "wfhost:workflow/types@0.1.0" "[constructor]wait-set" (func $set (result i32)))"#;
     let file = component(&place, &by_hand(sets, "(loop $again (drop (call $set)) (br $again))"));
@@ -492,7 +492,7 @@ fn h03_millions_of_handles_and_endless_tables_are_refused() {
 }
 
 #[test]
-fn h03_spinning_programs_do_not_hold_up_their_neighbours() {
+fn spinning_programs_do_not_hold_up_their_neighbours() {
     let place = Place::new();
     let spin = json!({ "do": ["spin"] }).to_string();
     for n in 0..4 {
@@ -530,7 +530,7 @@ fn h03_spinning_programs_do_not_hold_up_their_neighbours() {
 }
 
 #[test]
-fn h04_leaving_in_any_way_fails_the_run_and_says_how() {
+fn leaving_in_any_way_fails_the_run_and_says_how() {
     let cases = [
         // WASI 0.2 tells success and failure apart, no more.
         (json!([{ "exit": 3 }]), "the program called exit(1) instead of returning from `run`"),
@@ -545,7 +545,7 @@ fn h04_leaving_in_any_way_fails_the_run_and_says_how() {
 }
 
 #[test]
-fn h06_sizes_that_go_in_are_limited() {
+fn sizes_that_go_in_are_limited() {
     let place = Place::new();
     let file = place.file("input.json", format!("\"{}\"", "x".repeat(11 << 20)));
     let error = place.run(["run", &module("probe"), "-i", &format!("@{file}")]).error(2, &place);
@@ -612,7 +612,7 @@ fn a_replay_shows_where_each_step_is_asked_for() {
 
 /// Every byte of a module counts, and none may bring the host down.
 #[test]
-fn h05_damaged_modules_are_refused_or_run_and_never_crash_the_host() {
+fn damaged_modules_are_refused_or_run_and_never_crash_the_host() {
     let place = Place::new();
     let whole = std::fs::read(module("hello")).unwrap();
     let mut generator = Generator(7);

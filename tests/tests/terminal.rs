@@ -268,7 +268,7 @@ fn errors_are_json_where_json_was_asked_for() {
     assert!(text.contains("more: wfhost explain WF0701"), "{text}");
 }
 
-/// III-D2: what programs exchange is shown to the last digit.
+/// What programs exchange is shown to the last digit.
 #[test]
 fn numbers_keep_their_digits_in_every_view() {
     const LONG: &str = "123456789012345678901234567890";

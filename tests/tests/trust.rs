@@ -41,7 +41,7 @@ fn start(place: &Place, dir: &Path, id: &str, more: &[&str]) -> Ran {
     within(place, dir, &args, &[])
 }
 
-/// II-B2: a file that another user wrote above the working directory is not obeyed.
+/// A file that another user wrote above the working directory is not obeyed.
 #[test]
 fn a_project_file_of_a_stranger_is_refused() {
     let place = Place::new();
@@ -146,7 +146,7 @@ fn trusted(place: &Place, name: &str) -> std::path::PathBuf {
     dir
 }
 
-/// II-B1: what another directory's process does with a run.
+/// What another directory's process does with a run.
 #[test]
 fn a_run_goes_on_with_the_configuration_of_its_own_project() {
     let place = Place::new();
@@ -176,7 +176,7 @@ fn a_run_goes_on_with_the_configuration_of_its_own_project() {
     assert_eq!(place.run(["resume", "moved", "--config", &config]).ok_json(), json!([null, "b"]));
 }
 
-/// II-B1: also a server of all projects answers a run by the providers of its own.
+/// Also a server of all projects answers a run by the providers of its own.
 #[test]
 fn a_server_of_all_projects_uses_no_project_for_another() {
     let place = Place::new();
@@ -225,7 +225,7 @@ fn a_server_has_each_project_s_own_configuration() {
     assert_eq!((output("of-a"), output("of-b")), (json!(["a"]), json!(["b"])));
 }
 
-/// N1: what was agreed to is a file with what stands beside it, and not beside a link to it.
+/// What was agreed to is a file with what stands beside it, and not beside a link to it.
 #[test]
 fn a_link_to_a_trusted_file_is_that_file() {
     let place = Place::new();
@@ -245,7 +245,7 @@ fn a_link_to_a_trusted_file_is_that_file() {
     assert!(error.contains("WF0706") && error.contains("can be written by other users"), "{error}");
 }
 
-/// N3: a provider that the user configured is replaced by a project only if that was agreed to.
+/// A provider that the user configured is replaced by a project only if that was agreed to.
 #[test]
 fn a_project_does_not_replace_the_user_s_own_provider_unasked() {
     let place = Place::new();
@@ -264,7 +264,7 @@ fn a_project_does_not_replace_the_user_s_own_provider_unasked() {
     assert!(error.contains("WF0707") && error.contains("it sets providers.claude"), "{error}");
 }
 
-/// N11: a file that was named for one command is not trusted by the next.
+/// A file that was named for one command is not trusted by the next.
 #[test]
 fn naming_a_file_is_no_consent_for_later() {
     let place = Place::new();
@@ -295,7 +295,7 @@ fn what_cannot_be_used_cannot_be_trusted() {
     assert!(error.starts_with("error[WF0703]"), "{error}");
 }
 
-/// N10: a database that a project names may be a stranger's.
+/// A database that a project names may be a stranger's.
 #[test]
 fn a_database_of_a_stranger_has_to_be_named() {
     let place = Place::new();

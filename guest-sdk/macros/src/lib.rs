@@ -1,6 +1,7 @@
-//! The attributes `#[wfhost::workflow]` and `#[wfhost::agent]`, documented where `wfhost-sdk` exports them.
+//! The attributes `#[wfhost::workflow]` and `#[wfhost::agent]`, and `scenarios!`, documented where `wfhost-sdk` exports them.
 
 mod agent;
+mod scenarios;
 mod workflow;
 
 use proc_macro::TokenStream;
@@ -15,4 +16,10 @@ pub fn workflow(attribute: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn agent(attribute: TokenStream, item: TokenStream) -> TokenStream {
     agent::expand(attribute.into(), item.into()).into()
+}
+
+/// Makes a test of each scenario of this project. See `wfhost::scenarios`.
+#[proc_macro]
+pub fn scenarios(arguments: TokenStream) -> TokenStream {
+    scenarios::expand(arguments.into()).into()
 }

@@ -445,6 +445,28 @@ class Schemas(unittest.TestCase):
         with self.assertRaises(_schema.Misfit):
             _schema.decode(Verdict, {"ok": "perhaps"})
 
+    def test_models_of_pydantic_1_are_types_of_answers(self) -> None:
+        try:
+            import pydantic.v1 as pydantic
+        except ImportError:
+            try:
+                import pydantic
+            except ImportError:
+                self.skipTest("pydantic is not installed")
+        if not hasattr(pydantic.BaseModel, "__fields__") or hasattr(pydantic.BaseModel, "model_validate"):
+            self.skipTest("there is no pydantic 1")
+
+        class Vote(pydantic.BaseModel):  # type: ignore[misc, name-defined]
+            ok: bool
+            reasons: typing.List[str] = []
+
+        schema = _schema.schema_of(list[Vote])
+        self.assertEqual(schema["$defs"]["Vote"]["required"], ["ok"])
+        (vote,) = _schema.decode(list[Vote], [{"ok": True}])
+        self.assertEqual(json.loads(json.dumps(vote, default=_schema.encode)), {"ok": True, "reasons": []})
+        with self.assertRaises(_schema.Misfit):
+            _schema.decode(Vote, {"ok": "perhaps"})
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -41,6 +41,11 @@ def _is_pydantic(kind: Any) -> bool:
     return isinstance(kind, type) and hasattr(kind, "model_json_schema") and hasattr(kind, "model_validate")
 
 
+def _is_pydantic_1(kind: Any) -> bool:
+    """Models of pydantic 1, which is Python alone and so runs in a component."""
+    return isinstance(kind, type) and hasattr(kind, "__fields__") and hasattr(kind, "parse_obj") and hasattr(kind, "schema")
+
+
 def _members(kind: Any) -> dict[str, tuple[Any, bool, Any]] | None:
     """The members of a record: its type, whether it has to be there, and its metadata."""
     if dataclasses.is_dataclass(kind):
@@ -110,6 +115,11 @@ def _schema(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     if _is_pydantic(kind):
         inner = kind.model_json_schema()
         definitions.update(inner.pop("$defs", {}))
+        definitions[kind.__name__] = inner
+        return {"$ref": f"#/$defs/{kind.__name__}"}
+    if _is_pydantic_1(kind):
+        inner = kind.schema(ref_template="#/$defs/{model}")
+        definitions.update(inner.pop("definitions", {}))
         definitions[kind.__name__] = inner
         return {"$ref": f"#/$defs/{kind.__name__}"}
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
@@ -185,6 +195,11 @@ def decode(kind: Any, value: Any) -> Any:
     if _is_pydantic(kind):
         try:
             return kind.model_validate(value)
+        except ValueError as error:
+            raise Misfit(str(error)) from error
+    if _is_pydantic_1(kind):
+        try:
+            return kind.parse_obj(value)
         except ValueError as error:
             raise Misfit(str(error)) from error
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
@@ -324,6 +339,8 @@ def encode(value: Any) -> Any:
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if callable(dump := getattr(value, "model_dump", None)) and not isinstance(value, type):
         return dump(mode="json")
+    if _is_pydantic_1(type(value)):
+        return _json.loads(value.json())
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, (datetime.datetime, datetime.date)):

@@ -51,6 +51,7 @@ sdk![
     "schema.go",
     "step.go",
     "wfhost.go",
+    "wfhosttest/wfhosttest.go",
 ];
 
 /// The file that makes a directory a Go module.

@@ -35,6 +35,8 @@ sdk![
     "promise.js",
     "saga.js",
     "schema.js",
+    "testing.d.ts",
+    "testing.js",
     "timers.js",
     "wfhost.d.ts",
     "wfhost.js",

@@ -32,6 +32,7 @@ sdk![
     "wfhost/_schema.py",
     "wfhost/plugin.py",
     "wfhost/py.typed",
+    "wfhost_pytest.py",
 ];
 
 /// The directory of the module `workflow` or `plugin`, if the project has one.

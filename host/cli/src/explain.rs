@@ -430,6 +430,10 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "the configuration of an MCP client cannot be changed\n\n`wfhost mcp install` prints the entry that belongs in it; add it by hand.",
     ),
     (
+        "WF0829",
+        "time cannot be virtual here\n\n`wfhost run --virtual-time` puts the clock of its own process forward whenever nothing but a deadline is left. The hosts of a database on a server judge by its clock, so a file is needed: --db try.db. Whose time was skipped has the label time=virtual, which nothing else may set then.",
+    ),
+    (
         "WF0920",
         "invalid module reference\n\nA reference names the registry, the repository and the version: ghcr.io/acme/reviewer:1.4.2, localhost:5000/me/hello@sha256:.. There is no default registry and no default version: with other tools, `hello` resolves to a public registry, where anyone can publish that name. A registry whose name has neither a dot nor a port is written as oci://NAME/..",
     ),

@@ -125,9 +125,11 @@ macro_rules! sdk {
 
 sdk![
     "Cargo.toml",
+    "README.md",
     "macros/Cargo.toml",
     "macros/src/agent.rs",
     "macros/src/lib.rs",
+    "macros/src/scenarios.rs",
     "macros/src/workflow.rs",
     "src/agent.rs",
     "src/ask.rs",
@@ -157,6 +159,7 @@ sdk![
     "src/signal.rs",
     "src/sleep.rs",
     "src/step.rs",
+    "src/testing.rs",
     "src/time.rs",
 ];
 
@@ -218,7 +221,7 @@ mod tests {
             let entries = entries.filter(|entry| entry.path().is_file());
             files.extend(entries.map(|entry| format!("{dir}/{}", entry.file_name().to_string_lossy())));
         }
-        files.extend(["Cargo.toml".to_owned(), "macros/Cargo.toml".to_owned()]);
+        files.extend(["Cargo.toml", "README.md", "macros/Cargo.toml"].map(str::to_owned));
         files.sort();
         let mut copied: Vec<_> = SDK.iter().map(|(file, _)| (*file).to_owned()).collect();
         copied.sort();

@@ -1,16 +1,21 @@
 //! `wfhost run`
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use wfhost::clock;
 use wfhost::engine::Denied;
-use wfhost::{Adopt, Evict, HostError, StartOptions};
+use wfhost::world::fresh_id;
+use wfhost::{Adopt, Evict, Host, HostError, HostOptions, StartOptions};
 use wfhost_core::policy::budget::Budget;
-use wfhost_core::{RunConfig, RunId, Sandbox};
+use wfhost_core::{Json, RunConfig, RunId, Sandbox};
 use wfhost_view::RunView;
 
+use super::database::Database;
 use super::diagnostic::{Exit, Trouble};
-use super::place::{AgentArgs, Seed, budget_arg, dir_arg, env_arg, json_arg, label_arg, seed_arg, stack_arg};
+use super::place::{
+    AgentArgs, Seed, budget_arg, dir_arg, env_arg, json_arg, label_arg, length_arg, seed_arg, stack_arg,
+};
 use super::registry::Fetch;
 use super::{Common, Format, follow, module_arg, printer};
 
@@ -18,6 +23,8 @@ use super::{Common, Format, follow, module_arg, printer};
 const ORIGIN: &str = "origin";
 /// The label that says who signed it.
 const SIGNER: &str = "signer";
+/// The label of a run whose time was skipped where nothing could go on.
+pub(super) const VIRTUAL_TIME: (&str, &str) = ("time", "virtual");
 
 /// Run a workflow
 ///
@@ -27,7 +34,8 @@ const SIGNER: &str = "signer";
 #[command(after_help = "Examples:
   wfhost run hello.wasm -i '{\"name\":\"Ada\"}' --agent echo
   wfhost run research.wasm -i @input.json --agents answers.json
-  wfhost run hello.wasm --key order-17      the same key never runs twice")]
+  wfhost run hello.wasm --key order-17      the same key never runs twice
+  wfhost run . --virtual-time --signal 'approve={\"ok\":true}@3d'    a week in milliseconds")]
 pub(crate) struct Run {
     /// A component file, a directory with a workflow project, the name or digest of a
     /// module in the database, or one in a registry: REGISTRY/NAME:TAG
@@ -59,6 +67,12 @@ pub(crate) struct Run {
     /// Let `wfhost serve` advance the run, and print its id
     #[arg(short, long)]
     detach: bool,
+    /// Skip waiting time: a wait of a week takes milliseconds
+    #[arg(long, conflicts_with_all = ["detach", "no_wait"])]
+    virtual_time: bool,
+    /// Send a signal to the run after this virtual time, like 'approve={\"ok\":true}@3d' (repeatable)
+    #[arg(long = "signal", value_name = "NAME[=JSON]@LENGTH", requires = "virtual_time", conflicts_with = "key", value_parser = planned_arg)]
+    signals: Vec<PlannedSignal>,
     /// The program's memory limit in MiB
     #[arg(long, value_name = "MIB", default_value_t = RunConfig::default().memory_bytes >> 20, value_parser = clap::value_parser!(u64).range(1..=4096))]
     memory: u64,
@@ -90,7 +104,42 @@ pub(crate) struct Run {
     fetch: Fetch,
 }
 
+/// A signal that is sent at a virtual time.
+#[derive(Clone, Debug)]
+struct PlannedSignal {
+    name: String,
+    payload: Json,
+    after: Duration,
+}
+
+/// `NAME@LENGTH` or `NAME=JSON@LENGTH`.
+fn planned_arg(text: &str) -> Result<PlannedSignal, String> {
+    let (signal, after) = text.rsplit_once('@').ok_or("it says after which time: NAME=JSON@3d")?;
+    let after = Duration::from_millis(length_arg(after)?);
+    let (name, payload) = match signal.split_once('=') {
+        Some((name, payload)) => (name, Json::parse(payload.to_owned()).map_err(|error| error.to_string())?),
+        None => (signal, Json::null()),
+    };
+    if name.is_empty() {
+        return Err("a signal has a name".to_owned());
+    }
+    Ok(PlannedSignal { name: name.to_owned(), payload, after })
+}
+
 impl Run {
+    /// Virtual time is that of one process, and the label that tells of it is not somebody else's.
+    fn check_virtual_time(&self, common: &Common) -> Result<(), Trouble> {
+        if let Database::Server(_) = common.place()? {
+            return Err(Trouble::usage("WF0829", "time cannot be virtual in a database on a server")
+                .hint("its hosts judge by the time of the server; take a file: --db try.db"));
+        }
+        if self.labels.iter().any(|(key, _)| key == VIRTUAL_TIME.0) {
+            let text = format!("the label `{}` tells that time was virtual", VIRTUAL_TIME.0);
+            return Err(Trouble::usage("WF0829", text).hint("choose another key for the label"));
+        }
+        Ok(())
+    }
+
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let input = json_arg("the input", &self.input)?;
         let config = common.config()?;
@@ -100,10 +149,14 @@ impl Run {
             (Some(given), Some(configured)) => Some(given.or(configured)),
             (given, configured) => given.or(configured),
         };
+        if self.virtual_time {
+            self.check_virtual_time(common)?;
+        }
         let store = common.store().await?;
         let found = module_arg::find(common, Some(store.as_ref()), &self.module, self.fetch).await?;
         let evict = if self.no_wait { Evict::Always } else { self.agents.evict.into() };
-        let host = common.host(store, providers.clone(), evict, Adopt::Own)?;
+        let options = common.host_options(store, providers.clone(), evict, Adopt::Own)?;
+        let host = Host::new(HostOptions { virtual_time: self.virtual_time, ..options })?;
         let denied = if self.trap_denied { Denied::Trap } else { Denied::Refuse };
         let module = host.add_module_with(&found.name, &found.bytes, denied).await?;
         let mut labels = self.labels.clone();
@@ -113,13 +166,26 @@ impl Run {
             labels.push((ORIGIN.to_owned(), origin.exact()));
             labels.extend(origin.signers.iter().take(1).map(|signer| (SIGNER.to_owned(), signer.clone())));
         }
+        if self.virtual_time {
+            labels.push((VIRTUAL_TIME.0.to_owned(), VIRTUAL_TIME.1.to_owned()));
+        }
         let mut grants = Vec::new();
         for (path, guest) in &self.dirs {
             grants.push(host.grant(path, guest).await?);
         }
+        // Signals are planned for a run that is known before it begins.
+        let id = match &self.id {
+            None if !self.signals.is_empty() => Some(fresh_id().map_err(HostError::from)?),
+            id => id.clone(),
+        };
+        if let Some(id) = &id {
+            for PlannedSignal { name, payload, after } in &self.signals {
+                host.plan_signal(id, *after, name, payload.clone())?;
+            }
+        }
         let options = StartOptions {
             input,
-            id: self.id.clone(),
+            id,
             key: self.key.clone(),
             labels,
             config: RunConfig {

@@ -6,6 +6,7 @@ use wfhost_view::{RunView, ended, outcome as spell, relatives, waits};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{find_run, read_journal, started};
+use super::run::VIRTUAL_TIME;
 use super::{Common, Format, printer, ps};
 
 /// Show one run and its steps
@@ -61,6 +62,9 @@ impl Show {
         printer::line(format!("created   {}", rfc3339(info.created_at)));
         printer::line(format!("updated   {}", rfc3339(info.updated_at)));
         printer::line(format!("entries   {}", info.entries));
+        if info.labels.iter().any(|(key, value)| (key.as_str(), value.as_str()) == VIRTUAL_TIME) {
+            printer::line("time      virtual: where only time was waited for, it was skipped");
+        }
         for (key, value) in &info.labels {
             printer::line(format!("label     {}", printer::shortened(&format!("{key}={value}"), LABEL)));
         }

@@ -18,8 +18,11 @@ use super::printer::{DIM, ERROR, GOOD, Line};
 use super::registry::Fetch;
 use super::{Common, Format, module_arg, printer};
 
-/// The scenario of a project, if none is named.
+/// The scenario of a project, and the directory of further ones, if none is named.
 const SCENARIO: &str = "wfhost-test.toml";
+const SCENARIOS: &str = "scenarios";
+/// Seeds that are tried for each scenario if nothing is said.
+const EXECUTIONS: u64 = 1_000;
 /// Lines of a story that are shown from its beginning and from its end.
 const STORY_LINES: usize = 20;
 
@@ -31,7 +34,8 @@ const STORY_LINES: usize = 20;
 /// story, and its seed reproduces it.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  wfhost test                                the workflow of this directory, wfhost-test.toml
+  wfhost test                                the workflow of this directory, with its scenarios:
+                                             wfhost-test.toml and scenarios/*.toml
   wfhost test hello.wasm -i '{\"name\":\"Ada\"}'
   wfhost test . --scenario strikes.toml --executions 20000
   wfhost test . --seed 17                    what happens with this seed
@@ -48,9 +52,9 @@ pub(crate) struct Test {
     /// The input of the run instead of the scenario's: JSON, @FILE, or - for stdin
     #[arg(short, long, value_name = "JSON", allow_negative_numbers = true)]
     input: Option<String>,
-    /// The number of executions for each scenario, one per seed
-    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
-    executions: u64,
+    /// The number of executions for each scenario, one per seed [env: WFHOST_EXECUTIONS] [default: 1000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    executions: Option<u64>,
     /// Start no more executions after this time, like 30s
     #[arg(long, value_name = "LENGTH", value_parser = length_arg)]
     time: Option<u64>,
@@ -63,6 +67,9 @@ pub(crate) struct Test {
     /// The directory for failed runs, in the format of `wfhost db import`
     #[arg(long, value_name = "DIR", default_value = "wfhost-failures")]
     keep: PathBuf,
+    /// Print how each step ended
+    #[arg(long)]
+    coverage: bool,
     /// Also write the results as JUnit XML
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
@@ -105,6 +112,8 @@ impl Test {
         if let Some(seed) = self.seed {
             return self.one(common, &simulator, &scenarios, seed).await;
         }
+        let configured = environment::number(environment::EXECUTIONS, 1..=u64::MAX, "a number from 1")?;
+        let executions = self.executions.or(configured).unwrap_or(EXECUTIONS);
         let stop = Arc::new(AtomicBool::new(false));
         let mut reports = Vec::new();
         for scenario in scenarios {
@@ -112,9 +121,9 @@ impl Test {
                 .jobs
                 .map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
             let time = self.time.map(Duration::from_millis);
-            let wanted = Wanted { first: 0, count: self.executions, time, threads: jobs };
+            let wanted = Wanted { first: 0, count: executions, time, threads: jobs };
             let (simulator, stopped) = (simulator.clone(), Arc::clone(&stop));
-            let progress = printer::Progress::new(common, &scenario.name, self.executions);
+            let progress = printer::Progress::new(common, &scenario.name, executions);
             let exploring = blocking(move || {
                 let report =
                     simulator.explore(&scenario, wanted, &stopped, |done, failed| progress.at(done, failed));
@@ -156,14 +165,21 @@ impl Test {
         })
     }
 
-    /// The scenarios that are named, else that of the project, else the usual one.
+    /// The scenarios that are named, else those of the project, else the usual one.
     fn read_scenarios(&self) -> Result<Vec<Arc<Scenario>>, Trouble> {
         let mut paths = self.scenarios.clone();
         let module = Path::new(&self.module);
         let home = if module.is_dir() { module } else { module.parent().unwrap_or(Path::new("")) };
-        let usual = home.join(SCENARIO);
-        if paths.is_empty() && usual.is_file() {
-            paths.push(usual);
+        if paths.is_empty() {
+            paths.extend(Some(home.join(SCENARIO)).filter(|path| path.is_file()));
+            let mut further: Vec<_> = std::fs::read_dir(home.join(SCENARIOS))
+                .into_iter()
+                .flatten()
+                .filter_map(|entry| Some(entry.ok()?.path()))
+                .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+                .collect();
+            further.sort();
+            paths.append(&mut further);
         }
         let input = self.input.as_deref().map(|input| json_arg("the input", input)).transpose()?;
         let input = input.map(|input| input.value());
@@ -263,6 +279,16 @@ impl Test {
                 ),
             )
             .show();
+        if self.coverage {
+            for (step, ends) in &report.coverage.paths {
+                let ends: Vec<_> = ends.iter().map(|(end, count)| format!("{count} {end}")).collect();
+                printer::line(format!("{:>10}  {}  {}", "", printer::cell(step, 40), ends.join(", ")));
+            }
+        }
+        // A world that never was is a test that was not made.
+        for rule in &report.coverage.unused {
+            printer::note(&format!("{}: no call or question met the rule of {rule}", report.scenario));
+        }
     }
 
     fn show_finding(&self, report: &Report, finding: &Finding, kept: &BTreeSet<PathBuf>) {

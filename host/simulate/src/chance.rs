@@ -59,6 +59,26 @@ impl Chance {
         length
     }
 
+    /// A length of time that somebody takes for the `number`th thing that is done. In half of the executions
+    /// everybody is as quick or slow as it comes. In the others each has a priority: whoever has a high one takes
+    /// as little time as there can be, whoever has a low one as much, until at one moment that is turned round. So
+    /// somebody can be the last for long, which independent lengths give seldom (as in "A Randomized Scheduler with
+    /// Probabilistic Guarantees of Finding Bugs", Burckhardt et al., 2010).
+    pub fn pace(&self, name: String, who: &str, number: u64, range: &RangeInclusive<u64>) -> u64 {
+        /// Calls among which the moment is.
+        const FIRST: f64 = 16.0;
+        let (least, most) = (*range.start(), *range.end());
+        if least >= most || self.draw("priorities") < 0.5 || self.undone.contains(&name) {
+            return self.length(name, range);
+        }
+        let turned = number as f64 >= self.draw("priorities change") * FIRST;
+        let slow = (self.draw(&format!("the priority of {who}")) < 0.5) != turned;
+        if slow {
+            self.note(name);
+        }
+        if slow { most } else { least }
+    }
+
     /// One of several, the first if it is undone.
     pub fn one<'a, T>(&self, name: String, all: &'a [T]) -> Option<&'a T> {
         if all.len() < 2 || self.undone.contains(&name) {
@@ -97,6 +117,25 @@ mod tests {
         assert_eq!(undone.length("delay".to_owned(), &(0..=100_000)), 0);
         assert!((0..1_000).all(|n| !undone.happens(format!("{n}"), 0.25)));
         assert!(undone.made().is_empty());
+    }
+
+    #[test]
+    fn in_half_of_the_executions_somebody_is_slow_until_that_is_turned_round() {
+        let mut kinds = [0; 2];
+        for seed in 0..400 {
+            let chance = Chance::new(seed, BTreeSet::new());
+            let lengths: Vec<_> =
+                (0..20).map(|n| chance.pace(format!("{n}"), "the writer", n, &(1..=1_000_000))).collect();
+            let extreme = lengths.iter().all(|length| matches!(length, 1 | 1_000_000));
+            kinds[usize::from(extreme)] += 1;
+            if extreme {
+                let turns = lengths.windows(2).filter(|pair| pair[0] != pair[1]).count();
+                assert!(turns <= 1, "{lengths:?}");
+                let undone = Chance::new(seed, chance.made());
+                assert!((0..20).all(|n| undone.pace(format!("{n}"), "the writer", n, &(1..=1_000_000)) == 1));
+            }
+        }
+        assert!(kinds.iter().all(|count| *count > 150), "{kinds:?}");
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub struct Event {
 pub struct Program {
     pub name: String,
     pub module: Module,
-    pub bytes: Arc<Vec<u8>>,
+    pub bytes: Arc<[u8]>,
     /// Where the modules of children are looked for.
     pub modules: Option<PathBuf>,
     pub agent: Option<String>,
@@ -66,6 +66,8 @@ pub struct Execution {
     pub excused: bool,
     /// Deaths of hosts.
     pub deaths: u32,
+    /// Rules of the scenario that applied.
+    pub used: BTreeSet<String>,
     /// The names of the decisions that made something unusual happen.
     pub made: BTreeSet<String>,
     /// The run as `wfhost db import` takes it.
@@ -120,11 +122,12 @@ async fn run(
     export: bool,
 ) -> Result<Execution, HostError> {
     let began = Instant::now();
-    let store: SharedStore = Arc::new(MemStore::with_clock(Arc::new(VirtualClock(began))));
+    let store = MemStore::with_clock(Arc::new(VirtualClock(began)));
+    store.share_module(&program.name, program.module.digest, &program.bytes);
+    let store: SharedStore = Arc::new(store);
     let seed = chance.seed_of_run();
     let outside = Arc::new(Outside::new(Arc::clone(scenario), chance, Arc::clone(&store), began));
     let mut living = host(&outside, engine)?;
-    store.put_module(&program.name, &program.bytes).await?;
     let config = RunConfig {
         agent: program.agent.clone(),
         modules: program.modules.as_ref().map(|path| path.to_string_lossy().into_owned()),
@@ -185,6 +188,7 @@ async fn run(
         story: lock(&outside.story).clone(),
         excused: outside.excused.load(Ordering::Relaxed),
         deaths: outside.deaths.load(Ordering::Relaxed),
+        used: std::mem::take(&mut *lock(&outside.used)),
         made: outside.chance.made(),
         export,
     })

@@ -49,6 +49,12 @@ pub struct Coverage {
     pub orders: usize,
     /// Deaths of hosts.
     pub deaths: u64,
+    /// How each step ended: `completed`, `cancelled`, `open`, or the kind of its failure.
+    pub paths: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Rules of the scenario that never applied.
+    pub unused: Vec<String>,
+    #[serde(skip)]
+    used: BTreeSet<String>,
     #[serde(skip)]
     seen: BTreeSet<u64>,
 }
@@ -104,7 +110,7 @@ impl Simulator {
         // Loaded before any execution: in virtual time nobody may wait for what takes real time.
         let owned = async { Ok::<_, HostError>(bytes.clone()) };
         let module = engine.load(name, Digest::of(&bytes), Denied::Trap, owned).await?;
-        let program = Program { name: name.to_owned(), module, bytes: Arc::new(bytes), modules, agent };
+        let program = Program { name: name.to_owned(), module, bytes: bytes.into(), modules, agent };
         Ok(Self { program, engine })
     }
 
@@ -185,6 +191,8 @@ impl Simulator {
         let findings = found.into_values().map(|(seed, fault)| self.shrink(scenario, seed, fault));
         let mut coverage = coverage.into_inner().unwrap_or_else(PoisonError::into_inner);
         coverage.orders = coverage.seen.len();
+        coverage.unused = scenario.rules();
+        coverage.unused.retain(|rule| !coverage.used.contains(rule));
         Ok(Report {
             scenario: scenario.name.clone(),
             executions: done.into_inner(),
@@ -242,14 +250,22 @@ impl Coverage {
     fn add(&mut self, execution: &Execution) {
         *self.ends.entry(execution.main.state.as_str().to_owned()).or_default() += 1;
         self.deaths += u64::from(execution.deaths);
+        self.used.extend(execution.used.iter().cloned());
         let mut order = blake3::Hasher::new();
         for run in &execution.runs {
             for step in wfhost::steps(&run.journal) {
                 let name = step.op.label();
-                *self.steps.entry(name).or_default() += 1;
-                if let Some((_, Some(Err(failure)))) = &step.ended {
-                    *self.failures.entry(failure.kind.to_string()).or_default() += 1;
-                }
+                *self.steps.entry(name.clone()).or_default() += 1;
+                let end = match &step.ended {
+                    None => "open".to_owned(),
+                    Some((_, None)) => "cancelled".to_owned(),
+                    Some((_, Some(Ok(_)))) => "completed".to_owned(),
+                    Some((_, Some(Err(failure)))) => {
+                        *self.failures.entry(failure.kind.to_string()).or_default() += 1;
+                        failure.kind.to_string()
+                    }
+                };
+                *self.paths.entry(name).or_default().entry(end).or_default() += 1;
             }
             for entry in &run.journal.entries {
                 order.update(entry.event.kind().as_bytes());
@@ -272,6 +288,10 @@ impl Coverage {
         join(&mut self.steps, other.steps);
         join(&mut self.failures, other.failures);
         self.deaths += other.deaths;
+        self.used.extend(other.used);
+        for (step, ends) in other.paths {
+            join(self.paths.entry(step).or_default(), ends);
+        }
         self.seen.extend(other.seen);
     }
 }

@@ -31,6 +31,9 @@ pub struct Reached {
     pub key: String,
     pub prompt: String,
     pub once: bool,
+    /// When it began and ended, counted in beginnings and ends of calls.
+    pub began: u64,
+    pub ended: u64,
 }
 
 /// What is shared by all who take part in an execution.
@@ -49,6 +52,10 @@ pub struct Outside {
     pub reached: Mutex<Vec<Reached>>,
     /// Something happened because of which the run may end badly.
     pub excused: AtomicBool,
+    /// Rules of the scenario that applied, by what names them.
+    pub used: Mutex<BTreeSet<String>>,
+    /// Counts beginnings and ends of calls.
+    turns: AtomicU64,
     /// Calls in flight that will go well.
     under_way: Mutex<BTreeMap<u64, Reached>>,
     calls: AtomicU64,
@@ -85,6 +92,8 @@ impl Outside {
             story: Mutex::default(),
             reached: Mutex::default(),
             excused: AtomicBool::new(false),
+            used: Mutex::default(),
+            turns: AtomicU64::new(0),
             under_way: Mutex::default(),
             calls: AtomicU64::new(0),
         }
@@ -100,8 +109,18 @@ impl Outside {
         lock(&self.story).push(event);
     }
 
+    fn turn(&self) -> u64 {
+        self.turns.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A rule of the scenario applies.
+    fn uses(&self, rule: String) {
+        lock(&self.used).insert(rule);
+    }
+
     /// A call that nothing waits for any more: the agent may carry it out all the same.
-    fn may_be_done(&self, reached: Reached) {
+    fn may_be_done(&self, mut reached: Reached) {
+        reached.ended = self.turn();
         let often = self.scenario.world.dropped.0;
         if self.chance.happens(format!("{} is carried out although nothing waits for it", reached.key), often)
         {
@@ -207,14 +226,15 @@ impl Outside {
                 let question = &open.question;
                 let name = format!("question {} {}", open.run, open.step.0);
                 let asked = cut(&question.prompt);
-                let rule = self.scenario.people.iter().find(|rule| {
+                let rule = self.scenario.people.iter().enumerate().find(|(_, rule)| {
                     rule.pattern.as_ref().is_none_or(|pattern| pattern.0.is_match(&question.prompt))
                 });
-                let Some(rule) = rule else {
+                let Some((index, rule)) = rule else {
                     self.excuse();
                     self.tell(format!("nobody answers {asked}: no rule of the scenario does"));
                     continue;
                 };
+                self.uses(rule.name(index));
                 if self.chance.happens(format!("{name} is not answered"), rule.never.0) {
                     self.excuse();
                     self.tell(format!("nobody answers {asked}"));
@@ -288,7 +308,8 @@ struct UnderWay<'a> {
 impl UnderWay<'_> {
     fn is_done(&self) {
         let reached = lock(&self.outside.under_way).remove(&self.number);
-        lock(&self.outside.reached).extend(reached);
+        let ended = self.outside.turn();
+        lock(&self.outside.reached).extend(reached.map(|reached| Reached { ended, ..reached }));
     }
 }
 
@@ -333,8 +354,9 @@ impl Provider for Agent {
             let rules = &outside.scenario.agents;
             let found = rules
                 .iter()
-                .find_map(|rule| Some((rule, rule.answers(&request.providers, &request.prompt)?)));
-            let Some((rule, captures)) = found else {
+                .enumerate()
+                .find_map(|(n, rule)| Some((n, rule, rule.answers(&request.providers, &request.prompt)?)));
+            let Some((index, rule, captures)) = found else {
                 outside.excuse();
                 outside.tell(format!("no rule of the scenario answers {said}"));
                 return Err(CallFailure::new(
@@ -342,13 +364,16 @@ impl Provider for Agent {
                     "no rule of the scenario answers this call",
                 ));
             };
-            let delay = outside.chance.length(format!("{name}: delay"), &rule.delay);
+            outside.uses(rule.name(index));
+            let who = request.label.as_deref().unwrap_or(&request.prompt);
+            let delay = outside.chance.pace(format!("{name}: delay"), who, number, &rule.delay);
             // What an attempt before has done, of which nobody heard, is not refused the next time.
             let fails = !outside.has_reached(&call.key)
                 && outside.chance.happens(format!("{name} fails"), rule.fails.0);
             if !fails {
                 let (key, prompt) = (call.key.clone(), request.prompt.clone());
-                let reached = Reached { key, prompt, once: is_once(request) };
+                let began = outside.turn();
+                let reached = Reached { key, prompt, once: is_once(request), began, ended: began };
                 lock(&outside.under_way).insert(number, reached);
             }
             let under_way = UnderWay { outside, number };

@@ -164,6 +164,26 @@ pub struct Expect {
     pub calls: Vec<CallRule>,
     #[serde(default)]
     pub owed: Vec<OwedRule>,
+    #[serde(default)]
+    pub order: Vec<OrderRule>,
+    #[serde(default)]
+    pub alone: Vec<AloneRule>,
+}
+
+/// Each call that matches `then` begins after one that matches `first` has ended.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OrderRule {
+    pub first: Pattern,
+    pub then: Pattern,
+}
+
+/// No two calls that match are under way at the same time.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AloneRule {
+    #[serde(rename = "match")]
+    pub pattern: Pattern,
 }
 
 /// How many calls reach agents. Attempts at one step count once.
@@ -291,7 +311,33 @@ impl Scenario {
     }
 }
 
+impl Scenario {
+    /// Rules of agents and people, by what names them in a report.
+    pub fn rules(&self) -> Vec<String> {
+        let agents = self.agents.iter().enumerate().map(|(index, rule)| rule.name(index));
+        let people = self.people.iter().enumerate().map(|(index, rule)| rule.name(index));
+        agents.chain(people).collect()
+    }
+}
+
+fn named(what: &str, index: usize, pattern: Option<&Pattern>) -> String {
+    match pattern {
+        Some(pattern) => format!("{what} `{}`", pattern.0),
+        None => format!("{what}, the {}. rule", index + 1),
+    }
+}
+
+impl PersonRule {
+    pub fn name(&self, index: usize) -> String {
+        named("people", index, self.pattern.as_ref())
+    }
+}
+
 impl AgentRule {
+    pub fn name(&self, index: usize) -> String {
+        named("agents", index, self.pattern.as_ref())
+    }
+
     /// Whether it answers this, and what the groups of its pattern are.
     pub fn answers<'a>(&self, provider: &[String], prompt: &'a str) -> Option<Option<regex::Captures<'a>>> {
         if self.provider.as_ref().is_some_and(|wanted| !provider.contains(wanted)) {

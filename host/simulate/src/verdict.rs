@@ -29,6 +29,8 @@ pub enum FaultKind {
     Calls,
     /// A call that may be made once was made twice.
     Twice,
+    /// A call was made before another one that has to come first, or beside one that has to be alone.
+    Order,
     /// Something was not undone.
     Owed,
 }
@@ -57,6 +59,7 @@ pub fn judge(scenario: &Scenario, execution: &Execution) -> Result<(), Fault> {
     ended(scenario, execution)?;
     gave(scenario, execution)?;
     called(scenario, execution)?;
+    ordered(scenario, execution)?;
     undone(scenario, execution)
 }
 
@@ -188,6 +191,38 @@ fn called(scenario: &Scenario, execution: &Execution) -> Result<(), Fault> {
                 bounds(rule.at_least, rule.at_most)
             );
             return Err(fault(FaultKind::Calls, what));
+        }
+    }
+    Ok(())
+}
+
+fn ordered(scenario: &Scenario, execution: &Execution) -> Result<(), Fault> {
+    let calls = &execution.reached;
+    for rule in &scenario.expect.order {
+        let first = || calls.iter().filter(|call| rule.first.0.is_match(&call.prompt));
+        for call in calls.iter().filter(|call| rule.then.0.is_match(&call.prompt)) {
+            if !first().any(|before| before.ended < call.began) {
+                let what =
+                    format!("{} was made before any call that matches `{}`", cut(&call.prompt), rule.first.0);
+                return Err(fault(FaultKind::Order, what));
+            }
+        }
+    }
+    for rule in &scenario.expect.alone {
+        let matching: Vec<_> = calls.iter().filter(|call| rule.pattern.0.is_match(&call.prompt)).collect();
+        for (n, call) in matching.iter().enumerate() {
+            let beside = matching[n + 1..].iter().find(|other| {
+                // Attempts at one step are the host's affair.
+                other.key != call.key && other.began < call.ended && call.began < other.ended
+            });
+            if let Some(other) = beside {
+                let what = format!(
+                    "{} and {} were under way at the same time",
+                    cut(&call.prompt),
+                    cut(&other.prompt)
+                );
+                return Err(fault(FaultKind::Order, what));
+            }
         }
     }
     Ok(())

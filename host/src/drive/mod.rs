@@ -39,6 +39,7 @@ use crate::calls::{self, Calls};
 use crate::family::{self, Modules, Wanted};
 use crate::observer::Observer;
 use crate::records::StoredRecords;
+use crate::virtual_time::VirtualTime;
 
 /// An answer that came while the program computes on is committed after this
 /// time at the latest.
@@ -60,6 +61,8 @@ pub(crate) enum Pace {
     ParkAtOnce,
     /// When it has only waited for so long.
     ParkAfter(Duration),
+    /// The same if it has no deadline. One that has stays, as its time is skipped.
+    WithoutDeadline(Duration),
 }
 
 /// Why a run could not be driven on. It is kept as it was.
@@ -164,6 +167,8 @@ pub(crate) struct Drive<'a> {
     pub inbox: Option<Inbox>,
     /// Is told what is committed.
     pub observer: Option<&'a Arc<dyn Observer>>,
+    /// If time is virtual.
+    pub time: Option<&'a VirtualTime>,
 }
 
 /// How the work on a step ended.
@@ -353,8 +358,11 @@ impl Driver<'_> {
         }
         let since = *self.only_waits_since.get_or_insert_with(Instant::now);
         Some(match self.drive.pace {
-            Pace::ParkAfter(grace) if !self.drive.control.is_crowded() => since + grace,
-            Pace::ParkAtOnce | Pace::ParkAfter(_) => since,
+            Pace::WithoutDeadline(_) if self.shared.lock().machine.next_deadline().is_some() => return None,
+            Pace::ParkAfter(grace) | Pace::WithoutDeadline(grace) if !self.drive.control.is_crowded() => {
+                since + grace
+            }
+            Pace::ParkAtOnce | Pace::ParkAfter(_) | Pace::WithoutDeadline(_) => since,
         })
     }
 
@@ -441,7 +449,9 @@ impl Driver<'_> {
     async fn turn(&mut self, sight: &Sight) -> Turn {
         let now = Instant::now();
         let live = self.course.has_time();
-        let deadline = self.shared.lock().machine.next_deadline().filter(|_| live).map(|at| {
+        let next = self.shared.lock().machine.next_deadline().filter(|_| live);
+        let rests = self.drive.time.filter(|_| live && sight.waits && sight.only_waits);
+        let deadline = next.map(|at| {
             let millis = at.since(self.now());
             now + Duration::from_millis(millis).min(CLOCK_CHECK)
         });
@@ -455,16 +465,29 @@ impl Driver<'_> {
                 None => std::future::pending().await,
             }
         };
+        let run = self.drive.run;
+        let rest = async || {
+            if let Some(time) = rests {
+                time.rests(run, next);
+            }
+            std::future::pending::<()>().await;
+        };
         // Calls of an earlier execution are taken over when the program has come through.
         let takes_calls = self.course.phase() != Phase::Replaying;
-        tokio::select! {
+        let turn = tokio::select! {
             biased;
             (attempt, done) = self.calls.next(), if takes_calls && sight.calls > 0 => Turn::Call(attempt, done),
             () = self.drive.control.left() => Turn::Yield,
             () = self.drive.control.inbox.notified() => Turn::Inbox,
             () = at(time) => Turn::Time,
             () = tokio::task::yield_now(), if runs => Turn::Yield,
+            // The last: when this is polled, nothing of the above has happened.
+            () = rest() => Turn::Yield,
+        };
+        if let Some(time) = rests {
+            time.stirs(run);
         }
+        turn
     }
 
     /// Takes the answers that are there without waiting, as many as one commit may hold.

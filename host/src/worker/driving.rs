@@ -249,6 +249,7 @@ impl Inner {
             starts,
             module: &module,
             pace: match self.evict {
+                _ if self.time.is_some() => Pace::WithoutDeadline(PARK_GRACE),
                 Evict::AfterGrace => Pace::ParkAfter(PARK_GRACE),
                 Evict::Always => Pace::ParkAtOnce,
             },
@@ -266,6 +267,7 @@ impl Inner {
             place,
             inbox,
             observer: self.observer.as_ref(),
+            time: self.time.as_deref(),
         }
         .run(machine)
         .await;
@@ -358,6 +360,9 @@ impl Drop for Entered {
     fn drop(&mut self) {
         let mut state = lock(&self.inner.state);
         let left = state.live.remove(&self.run);
+        if let Some(time) = &self.inner.time {
+            time.stirs(&self.run);
+        }
         if left.is_some_and(|live| live.doubtful.load(Ordering::Relaxed)) {
             self.inner.unsure.store(true, Ordering::Relaxed);
         }

@@ -10,8 +10,8 @@ use wfhost_core::RunId;
 use wfhost_store::{Seen, SharedStore, StoreError, Unreadable, Wake, Wanted};
 use wfhost_world::lock;
 
-use super::{AGAIN_AFTER, From, Inner};
-use crate::host::Adopt;
+use super::{AGAIN_AFTER, From, Inner, Live};
+use crate::host::{Adopt, post};
 
 /// What is due is looked up again after this time, in case the clock was set.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -24,7 +24,7 @@ impl Inner {
     /// Something was sent to a run.
     pub fn wake(&self, run: &RunId) {
         if let Some(live) = lock(&self.state).live.get(run) {
-            live.control.inbox.notify_one();
+            self.tell(run, live);
         }
         self.work.notify_one();
     }
@@ -39,14 +39,46 @@ impl Inner {
             match wake {
                 Wake::Run(run) => {
                     if let Some(live) = state.live.get(run) {
-                        live.control.inbox.notify_one();
+                        self.tell(run, live);
                     }
                 }
                 Wake::Due => {}
-                Wake::Gap => state.live.values().for_each(|live| live.control.inbox.notify_one()),
+                Wake::Gap => state.live.iter().for_each(|(run, live)| self.tell(run, live)),
             }
         }
         self.work.notify_one();
+    }
+
+    /// Has a run that is driven here look into its inbox.
+    fn tell(&self, run: &RunId, live: &Live) {
+        if let Some(time) = &self.time {
+            time.stirs(run);
+        }
+        live.control.inbox.notify_one();
+    }
+
+    /// If time is virtual and nothing has gone on since `changes` was read, skips to the next deadline.
+    async fn skip_time(&self, changes: u64) {
+        let Some(time) = &self.time else { return };
+        let (woken, sent) = {
+            let state = lock(&self.state);
+            if state.reserved > 0 {
+                return;
+            }
+            time.skip(changes, self.world.now(), state.live.keys())
+        };
+        for planned in sent {
+            // One that has ended needs no signal any more.
+            if let Ok((_, run)) = post(&self.store, &planned.run, planned.body).await {
+                self.wake(&run);
+            }
+        }
+        let state = lock(&self.state);
+        for run in &woken {
+            if let Some(live) = state.live.get(run) {
+                self.tell(run, live);
+            }
+        }
     }
 
     fn look_every(&self) -> Duration {
@@ -144,7 +176,13 @@ pub(super) async fn find_work(inner: Weak<Inner>) {
     loop {
         let Some(strong) = inner.upgrade() else { return };
         // A store that fails shows it where it is used.
+        let changes = strong.time.as_ref().map(|time| time.changes());
         let adopted = strong.adopt_due().await;
+        if let (Some(changes), Ok(wait)) = (changes, &adopted)
+            && *wait > GATHER
+        {
+            strong.skip_time(changes).await;
+        }
         let wait = match adopted {
             Ok(wait) => wait,
             Err(error) if error.is_passing() => {

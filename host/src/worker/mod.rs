@@ -27,6 +27,7 @@ use crate::family::Modules;
 use crate::handle::Ending;
 use crate::host::{Adopt, Configurations, Evict, HostError};
 use crate::observer::{Notice, Observer};
+use crate::virtual_time::VirtualTime;
 
 /// A store that could not be reached, or has no room, is tried again after this time.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -70,6 +71,8 @@ pub(crate) struct Inner {
     pub tasks: Mutex<Vec<AbortHandle>>,
     /// There may be work.
     pub work: Arc<Notify>,
+    /// If time is virtual.
+    pub time: Option<Arc<VirtualTime>>,
     /// A run is driven no more.
     pub left: Notify,
     pub going: Once,

@@ -45,6 +45,8 @@ variables! { READ:
     LOG_FORMAT = "WFHOST_LOG_FORMAT";
     /// The duration of a lease, in milliseconds from 100 to 86,400,000 \[default: 30000\].
     LEASE_MS = "WFHOST_LEASE_MS";
+    /// The number of executions of `wfhost test` for each scenario, as `--executions`.
+    EXECUTIONS = "WFHOST_EXECUTIONS";
     /// The maximum size of the database, in pages of 4 KiB.
     MAX_PAGES = "WFHOST_MAX_PAGES";
     /// The password of a database on a server, if its URL has none.

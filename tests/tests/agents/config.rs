@@ -143,7 +143,7 @@ fn doctor_checks_each_provider_and_asks_nobody() {
 }
 
 #[test]
-fn b29_what_looks_like_a_credential_is_hidden_or_refused() {
+fn what_looks_like_a_credential_is_hidden_or_refused() {
     let place = Place::new();
     place.file(
         "wfhost.toml",
@@ -174,7 +174,7 @@ fn b29_what_looks_like_a_credential_is_hidden_or_refused() {
 }
 
 #[test]
-fn c11_a_step_without_lines_has_an_empty_transcript() {
+fn a_step_without_lines_has_an_empty_transcript() {
     let place = Place::new();
     crate::run(&place, &crate::ask(serde_json::json!({"prompt": "p", "providers": ["echo"]})), &[]);
     let shown = place.run(["transcript", "r", "1", "--diff"]);

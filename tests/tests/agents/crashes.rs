@@ -27,7 +27,7 @@ fn resume(place: &Place) -> Value {
 }
 
 #[test]
-fn e02_killed_in_a_retry_delay_no_attempt_is_given_away_and_no_delay_starts_anew() {
+fn killed_in_a_retry_delay_no_attempt_is_given_away_and_no_delay_starts_anew() {
     let place = Place::new();
     shell(&place, "jsonl", "[ \"$WFHOST_ATTEMPT\" = 1 ] && exit 1\necho '{\"output\":\"at last\"}'");
     let retry = json!({"max_attempts": 2, "initial": 1500, "jitter": 0.0});
@@ -50,7 +50,7 @@ fn e02_killed_in_a_retry_delay_no_attempt_is_given_away_and_no_delay_starts_anew
 }
 
 #[test]
-fn e02_a_delay_that_ended_while_nobody_was_there_is_over_at_once() {
+fn a_delay_that_ended_while_nobody_was_there_is_over_at_once() {
     let place = Place::new();
     shell(&place, "jsonl", "[ \"$WFHOST_ATTEMPT\" = 1 ] && exit 1\necho '{\"output\":\"at last\"}'");
     let retry = json!({"max_attempts": 2, "initial": 300, "jitter": 0.0});

@@ -168,7 +168,7 @@ fn log(place: &Place) -> Vec<String> {
 }
 
 #[test]
-fn b21_a_server_over_stdio_ends_by_itself_and_is_answered_while_it_works() {
+fn a_server_over_stdio_ends_by_itself_and_is_answered_while_it_works() {
     let place = Place::new();
     recording(&place, "");
     assert_eq!(asked(&place, json!({"options": {"tool": "asks"}}), "r")["output"], json!({}));
@@ -177,7 +177,7 @@ fn b21_a_server_over_stdio_ends_by_itself_and_is_answered_while_it_works() {
 }
 
 #[test]
-fn c6_a_tool_over_stdio_that_is_stopped_is_told_so() {
+fn a_tool_over_stdio_that_is_stopped_is_told_so() {
     let place = Place::new();
     recording(&place, "");
     let request = json!({"options": {"tool": "hang"}, "limits": {"attempt": 5_000}});
@@ -188,7 +188,7 @@ fn c6_a_tool_over_stdio_that_is_stopped_is_told_so() {
 }
 
 #[test]
-fn c7_content_of_all_kinds_is_kept_and_a_pointer_takes_the_answer_out() {
+fn content_of_all_kinds_is_kept_and_a_pointer_takes_the_answer_out() {
     let place = Place::new();
     recording(&place, "");
     let content = json!([{"type": "image", "data": "aGk=", "mimeType": "image/png"}]);
@@ -258,14 +258,14 @@ fn asked_remote(tool: &'static str, request: Value) -> (Value, Server) {
 }
 
 #[test]
-fn b21_a_ping_over_http_is_answered_while_the_tool_works() {
+fn a_ping_over_http_is_answered_while_the_tool_works() {
     let (reply, server) = asked_remote("pings", json!({"limits": {"attempt": 20_000}}));
     assert_eq!(reply["output"], "fine");
     assert_eq!(heard(&server), ["initialize", "notifications/initialized", "tools/call", "POST", "DELETE"]);
 }
 
 #[test]
-fn c6_a_forgotten_session_is_begun_anew() {
+fn a_forgotten_session_is_begun_anew() {
     let (reply, server) = asked_remote("forgets", json!({}));
     assert_eq!(reply["output"], "fine");
     let session = ["initialize", "notifications/initialized", "tools/call"];
@@ -275,7 +275,7 @@ fn c6_a_forgotten_session_is_begun_anew() {
 }
 
 #[test]
-fn c6_a_tool_over_http_that_is_stopped_is_cancelled_and_its_session_deleted() {
+fn a_tool_over_http_that_is_stopped_is_cancelled_and_its_session_deleted() {
     let (failure, server) = asked_remote("hang", json!({"limits": {"attempt": 4_000}}));
     assert_eq!(failure["failure"], "timed-out");
     let wanted =
@@ -286,7 +286,7 @@ fn c6_a_tool_over_http_that_is_stopped_is_cancelled_and_its_session_deleted() {
 }
 
 #[test]
-fn c6_cancelling_a_run_cancels_its_tool() {
+fn cancelling_a_run_cancels_its_tool() {
     let place = Place::new();
     recording(&place, "");
     let request = json!({"prompt": "p", "providers": ["tools"], "options": {"tool": "hang"}});

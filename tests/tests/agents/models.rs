@@ -282,7 +282,7 @@ fn a_correction_goes_on_in_the_same_conversation() {
 }
 
 #[test]
-fn e12_garbage_of_a_service_is_a_clear_failure_of_that_attempt() {
+fn garbage_of_a_service_is_a_clear_failure_of_that_attempt() {
     let cases: [(&str, &str, &str); 4] = [
         ("<html>gateway</html>", "invalid-output", "not JSON"),
         ("{\"choices\": []}", "invalid-output", "no `choices[0].message.content`"),

@@ -1,4 +1,4 @@
-//! What holds for all providers: E1 to E10, A11, B6.
+//! What holds for all providers: attempts, time limits, structured answers, budgets, limits, kept answers, transcripts.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::server::Server;
 use crate::{ask, calls, entries, gave, program, quick, run, run_args, shell, step, wfhost};
 
 #[test]
-fn e01_a_failed_attempt_is_repeated_and_the_run_knows_nothing_of_it() {
+fn a_failed_attempt_is_repeated_and_the_run_knows_nothing_of_it() {
     let place = Place::new();
     let script = place.script(json!({
         "rules": [{"match": "hi", "reply": "hello", "fail": {"times": 1, "kind": "unavailable", "message": "busy"}}]
@@ -30,7 +30,7 @@ fn e01_a_failed_attempt_is_repeated_and_the_run_knows_nothing_of_it() {
 }
 
 #[test]
-fn e01_after_the_last_attempt_the_step_fails_with_their_number() {
+fn after_the_last_attempt_the_step_fails_with_their_number() {
     let place = Place::new();
     let script = place.script(json!({
         "rules": [{"match": "hi", "reply": "", "fail": {"times": 9, "kind": "unavailable", "message": "busy"}}]
@@ -42,7 +42,7 @@ fn e01_after_the_last_attempt_the_step_fails_with_their_number() {
 }
 
 #[test]
-fn e03_fatal_kinds_are_not_retried() {
+fn fatal_kinds_are_not_retried() {
     for (kind, fatal) in [("rejected", json!([])), ("timed-out", json!(["timed-out"]))] {
         let place = Place::new();
         let script = place.script(json!({
@@ -58,7 +58,7 @@ fn e03_fatal_kinds_are_not_retried() {
 }
 
 #[test]
-fn e03_a_provider_that_refuses_who_asks_is_out_for_the_run() {
+fn a_provider_that_refuses_who_asks_is_out_for_the_run() {
     let place = Place::new();
     let refusing = program(
         &place,
@@ -89,7 +89,7 @@ fn e03_a_provider_that_refuses_who_asks_is_out_for_the_run() {
 }
 
 #[test]
-fn e03_attempt_n_goes_to_the_nth_of_the_list() {
+fn attempt_n_goes_to_the_nth_of_the_list() {
     let place = Place::new();
     let failing = program(&place, "failing.sh", "#!/bin/sh\nexit 3\n");
     let other = program(&place, "other.sh", "#!/bin/sh\necho fine\n");
@@ -113,7 +113,7 @@ fn lives(pid: &str) -> bool {
 }
 
 #[test]
-fn e04_an_attempt_that_takes_too_long_is_stopped_with_its_children() {
+fn an_attempt_that_takes_too_long_is_stopped_with_its_children() {
     let place = Place::new();
     let pids = place.path("pids");
     shell(&place, "text", &format!("sleep 600 & echo $! >> {0}; echo $$ >> {0}; wait", pids.display()));
@@ -130,7 +130,7 @@ fn e04_an_attempt_that_takes_too_long_is_stopped_with_its_children() {
 }
 
 #[test]
-fn e04_the_time_limit_of_the_step_ends_all_attempts() {
+fn the_time_limit_of_the_step_ends_all_attempts() {
     let place = Place::new();
     shell(&place, "text", "sleep 600");
     let request = json!({
@@ -142,7 +142,7 @@ fn e04_the_time_limit_of_the_step_ends_all_attempts() {
 }
 
 #[test]
-fn e04_silence_ends_an_attempt_and_output_is_a_sign_of_life() {
+fn silence_ends_an_attempt_and_output_is_a_sign_of_life() {
     let place = Place::new();
     // Longer than the limit in all, never longer without a word.
     shell(&place, "text", "for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.3; done");
@@ -155,7 +155,7 @@ fn e04_silence_ends_an_attempt_and_output_is_a_sign_of_life() {
 }
 
 #[test]
-fn e05_the_last_heartbeat_is_handed_to_the_next_attempt() {
+fn the_last_heartbeat_is_handed_to_the_next_attempt() {
     let place = Place::new();
     shell(
         &place,
@@ -196,7 +196,7 @@ fn verdict() -> Value {
 }
 
 #[test]
-fn e06_an_answer_is_found_as_it_is_in_a_fence_and_in_prose() {
+fn an_answer_is_found_as_it_is_in_a_fence_and_in_prose() {
     let cases = [
         "{\"ok\": true}",
         "Sure:\n```json\n{\"ok\": true}\n```\nAnything else?",
@@ -214,7 +214,7 @@ fn e06_an_answer_is_found_as_it_is_in_a_fence_and_in_prose() {
 }
 
 #[test]
-fn e06_what_does_not_fit_is_corrected_in_turns_that_are_no_attempts() {
+fn what_does_not_fit_is_corrected_in_turns_that_are_no_attempts() {
     let place = Place::new();
     answers(&place, &["no idea", "{\"ok\": \"yes\"}", "{\"ok\": true}"]);
     let input = ask(json!({"prompt": "p", "providers": ["agent"], "schema": verdict(), "retry": quick(1)}));
@@ -226,7 +226,7 @@ fn e06_what_does_not_fit_is_corrected_in_turns_that_are_no_attempts() {
 }
 
 #[test]
-fn e06_after_three_corrections_the_output_is_invalid() {
+fn after_three_corrections_the_output_is_invalid() {
     let place = Place::new();
     answers(&place, &["1", "2", "3", "4", "{\"ok\": true}"]);
     let input = ask(json!({"prompt": "p", "providers": ["agent"], "schema": verdict(), "retry": quick(4)}));
@@ -240,7 +240,7 @@ fn e06_after_three_corrections_the_output_is_invalid() {
 }
 
 #[test]
-fn e06_a_bad_schema_is_the_program_s_error_and_nobody_is_asked() {
+fn a_bad_schema_is_the_program_s_error_and_nobody_is_asked() {
     let place = Place::new();
     answers(&place, &["{}"]);
     let failure =
@@ -251,7 +251,7 @@ fn e06_a_bad_schema_is_the_program_s_error_and_nobody_is_asked() {
 }
 
 #[test]
-fn e07_a_call_that_cannot_be_afforded_is_not_made_until_the_budget_is_raised() {
+fn a_call_that_cannot_be_afforded_is_not_made_until_the_budget_is_raised() {
     let place = Place::new();
     let script = place.script(json!({
         "default": {"reply": "x", "usage": {"input_tokens": 50, "output_tokens": 10}}
@@ -279,7 +279,7 @@ fn e07_a_call_that_cannot_be_afforded_is_not_made_until_the_budget_is_raised() {
 }
 
 #[test]
-fn e07_raising_the_budget_goes_on_with_all_calls_that_were_too_dear() {
+fn raising_the_budget_goes_on_with_all_calls_that_were_too_dear() {
     let place = Place::new();
     let script = place.script(json!({
         "default": {"reply": "x", "usage": {"input_tokens": 100}}
@@ -297,7 +297,7 @@ fn e07_raising_the_budget_goes_on_with_all_calls_that_were_too_dear() {
 }
 
 #[test]
-fn e07_money_is_counted_by_the_price_table_and_per_attempt() {
+fn money_is_counted_by_the_price_table_and_per_attempt() {
     let place = Place::new();
     let server = Server::start(|request, answer| {
         let usage = json!({"prompt_tokens": 1000, "completion_tokens": 100});
@@ -346,7 +346,7 @@ fn two_hundred(group: Option<&str>) -> Value {
 }
 
 #[test]
-fn e08_two_hundred_calls_with_a_limit_of_eight() {
+fn two_hundred_calls_with_a_limit_of_eight() {
     let limits: [(&str, &str, &[&str]); 4] = [
         ("run", "", &["--max-parallel", "8"]),
         ("group", "[agents.concurrency]\ngroups = { g = 8 }\n", &[]),
@@ -373,7 +373,7 @@ fn e08_two_hundred_calls_with_a_limit_of_eight() {
 }
 
 #[test]
-fn e08_one_means_one_after_the_other() {
+fn one_means_one_after_the_other() {
     let place = Place::new();
     let (server, seen) = counting();
     place.file("wfhost.toml", format!("[providers.service]\nkind = \"http\"\nurl = {:?}\n", server.url));
@@ -384,7 +384,7 @@ fn e08_one_means_one_after_the_other() {
 }
 
 #[test]
-fn e08_a_rate_limit_makes_later_calls_wait() {
+fn a_rate_limit_makes_later_calls_wait() {
     let place = Place::new();
     let (server, _) = counting();
     place.file(
@@ -403,7 +403,7 @@ fn e08_a_rate_limit_makes_later_calls_wait() {
 }
 
 #[test]
-fn e08_a_long_wait_for_quota_is_recorded_and_the_run_is_parked() {
+fn a_long_wait_for_quota_is_recorded_and_the_run_is_parked() {
     let place = Place::new();
     let (server, _) = counting();
     place.file(
@@ -426,7 +426,7 @@ fn e08_a_long_wait_for_quota_is_recorded_and_the_run_is_parked() {
 }
 
 #[test]
-fn e09_the_same_request_hits_across_runs_until_its_version_changes() {
+fn the_same_request_hits_across_runs_until_its_version_changes() {
     let place = Place::new();
     let script = place.script(json!({
         "rules": [
@@ -459,7 +459,7 @@ fn e09_the_same_request_hits_across_runs_until_its_version_changes() {
 }
 
 #[test]
-fn e10_cancelling_stops_calls_at_once_and_keeps_what_they_said() {
+fn cancelling_stops_calls_at_once_and_keeps_what_they_said() {
     let place = Place::new();
     let pid = place.path("pid");
     shell(&place, "text", &format!("echo working; echo $$ > {}; sleep 600", pid.display()));
@@ -477,7 +477,7 @@ fn e10_cancelling_stops_calls_at_once_and_keeps_what_they_said() {
 }
 
 #[test]
-fn a11_the_answer_is_stored_without_its_transcript_which_has_its_own_place() {
+fn the_answer_is_stored_without_its_transcript_which_has_its_own_place() {
     let place = Place::new();
     let usage = r#""usage":{"input_tokens":12,"output_tokens":3}"#;
     shell(
@@ -502,7 +502,7 @@ fn a11_the_answer_is_stored_without_its_transcript_which_has_its_own_place() {
 }
 
 #[test]
-fn a11_the_transcript_of_what_fails_is_there_before_the_run_ends() {
+fn the_transcript_of_what_fails_is_there_before_the_run_ends() {
     let place = Place::new();
     shell(&place, "jsonl", "echo '{\"line\":\"so far so good\"}'; exit 1");
     let call = json!({"agent_with": {"prompt": "p", "providers": ["agent"], "retry": quick(1)}});
@@ -515,7 +515,7 @@ fn a11_the_transcript_of_what_fails_is_there_before_the_run_ends() {
 }
 
 #[test]
-fn b06_a_call_longer_than_the_lease_is_not_taken_over() {
+fn a_call_longer_than_the_lease_is_not_taken_over() {
     let place = Place::new();
     shell(&place, "text", "sleep 2; echo done");
     let mut command =

@@ -44,7 +44,7 @@ fn limited(millis: u64) -> Value {
 }
 
 #[test]
-fn c1_a_tool_that_left_its_group_ends_with_the_time_limit() {
+fn a_tool_that_left_its_group_ends_with_the_time_limit() {
     let place = Place::new();
     shell(&place, "text", &format!("{}\nsleep 600", tool(&place)));
     assert_eq!(gave(&run(&place, &request(limited(1_500)), &[]))["failure"], "timed-out");
@@ -52,7 +52,7 @@ fn c1_a_tool_that_left_its_group_ends_with_the_time_limit() {
 }
 
 #[test]
-fn c1_a_tool_that_left_its_group_ends_with_the_run() {
+fn a_tool_that_left_its_group_ends_with_the_run() {
     let place = Place::new();
     shell(&place, "text", &format!("{}\nsleep 600", tool(&place)));
     let child = place.spawn(run_args(&place, &request(json!({})), &[]));
@@ -63,7 +63,7 @@ fn c1_a_tool_that_left_its_group_ends_with_the_run() {
 }
 
 #[test]
-fn c1_a_tool_that_left_its_group_does_not_outlive_a_host_that_was_killed() {
+fn a_tool_that_left_its_group_does_not_outlive_a_host_that_was_killed() {
     let place = Place::new();
     shell(&place, "text", &format!("{}\nsleep 600", tool(&place)));
     let mut child = place.spawn(run_args(&place, &request(json!({})), &[]));
@@ -74,7 +74,7 @@ fn c1_a_tool_that_left_its_group_does_not_outlive_a_host_that_was_killed() {
 }
 
 #[test]
-fn c1_an_agent_that_kills_its_supervisor_does_not_get_away() {
+fn an_agent_that_kills_its_supervisor_does_not_get_away() {
     let place = Place::new();
     let pid = place.path("pid");
     shell(&place, "text", &format!("kill -9 $PPID\necho $$ > {}\nsleep 600", pid.display()));
@@ -85,7 +85,7 @@ fn c1_an_agent_that_kills_its_supervisor_does_not_get_away() {
 }
 
 #[test]
-fn b9_an_answer_is_taken_when_its_program_has_ended_whoever_holds_its_pipes() {
+fn an_answer_is_taken_when_its_program_has_ended_whoever_holds_its_pipes() {
     for holder in ["setsid sleep 600 &", "setsid sh -c 'trap \"\" TERM; sleep 600' &"] {
         let place = Place::new();
         shell(&place, "text", &format!("{holder}\necho done"));

@@ -273,7 +273,7 @@ fn arguments_are_filled_in() {
 }
 
 #[test]
-fn e12_garbage_of_a_program_is_a_clear_failure_of_that_attempt() {
+fn garbage_of_a_program_is_a_clear_failure_of_that_attempt() {
     let cases = [
         ("jsonl", "echo hello", "invalid-output", "line 1 of its output is not a JSON object: hello"),
         ("jsonl", "printf '{\"output\": 1'", "invalid-output", "line 1 of its output ends in the middle"),
@@ -342,7 +342,7 @@ fn what_a_program_leaves_behind_is_ended_with_the_call() {
 }
 
 #[test]
-fn c3_a_turn_of_codex_counts_what_it_used_itself() {
+fn a_turn_of_codex_counts_what_it_used_itself() {
     let place = Place::new();
     let turn = |total: u64| {
         [
@@ -378,7 +378,7 @@ fn c3_a_turn_of_codex_counts_what_it_used_itself() {
 }
 
 #[test]
-fn c12_codex_forks_into_a_conversation_of_its_own() {
+fn codex_forks_into_a_conversation_of_its_own() {
     let place = Place::new();
     let bin = agent(
         &place,
@@ -390,7 +390,7 @@ fn c12_codex_forks_into_a_conversation_of_its_own() {
 }
 
 #[test]
-fn b28_an_option_without_a_value_is_left_out() {
+fn an_option_without_a_value_is_left_out() {
     let place = Place::new();
     let path = program(&place, "args.sh", "#!/bin/sh\nfor a in \"$@\"; do echo \"[$a]\"; done\n");
     place.file(
@@ -410,7 +410,7 @@ fn b28_an_option_without_a_value_is_left_out() {
 }
 
 #[test]
-fn c5_an_exit_code_of_gemini_says_that_nobody_is_logged_in() {
+fn an_exit_code_of_gemini_says_that_nobody_is_logged_in() {
     let place = Place::new();
     let bin = place.path("bin");
     std::fs::create_dir_all(&bin).unwrap();
@@ -430,7 +430,7 @@ fn c5_an_exit_code_of_gemini_says_that_nobody_is_logged_in() {
 }
 
 #[test]
-fn c13_variables_of_the_network_reach_coding_agents_only() {
+fn variables_of_the_network_reach_coding_agents_only() {
     let place = Place::new();
     let bin = place.path("bin");
     std::fs::create_dir_all(&bin).unwrap();

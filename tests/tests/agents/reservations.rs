@@ -22,7 +22,7 @@ fn count(place: &Place, kind: &str) -> usize {
     entries(place, kind).len()
 }
 
-/// I-B3: each of the calls is put off once, to its own turn, and a killed host changes nothing of that.
+/// Each of the calls is put off once, to its own turn, and a killed host changes nothing of that.
 #[test]
 fn a_thousand_calls_that_wait_for_a_rate_write_a_thousand_entries_through_kills() {
     const CALLS: usize = 1_000;
@@ -60,7 +60,7 @@ fn a_thousand_calls_that_wait_for_a_rate_write_a_thousand_entries_through_kills(
     assert_eq!(place.run(["verify", "r"]).code(), Some(0));
 }
 
-/// II-B18: what has not been sent when a service asks to be left alone is not sent.
+/// What has not been sent when a service asks to be left alone is not sent.
 #[test]
 fn a_wish_to_be_left_alone_holds_back_all_that_have_not_been_sent() {
     let place = Place::new();
@@ -81,7 +81,7 @@ fn a_wish_to_be_left_alone_holds_back_all_that_have_not_been_sent() {
     assert!(pause.as_millis() >= 1_900, "{pause:?}: one that stood behind it went on");
 }
 
-/// I-B7: a wish that cannot be meant blocks nobody for ever.
+/// A wish that cannot be meant blocks nobody for ever.
 #[test]
 fn a_point_in_time_in_the_place_of_a_length_blocks_nobody() {
     for garbage in ["18446744073709551615", "1800000000000"] {
@@ -98,7 +98,7 @@ fn a_point_in_time_in_the_place_of_a_length_blocks_nobody() {
     }
 }
 
-/// I-B7: no deadline is beyond the end of time.
+/// No deadline is beyond the end of time.
 #[test]
 fn a_limit_without_end_is_a_long_one() {
     let place = Place::new();
@@ -114,7 +114,7 @@ fn a_limit_without_end_is_a_long_one() {
     assert_eq!(place.run(["answer", "r", "1", "-i", "true"]).code(), Some(0));
 }
 
-/// I-B21: calls at the same time overspend by what one of them costs, at most.
+/// Calls at the same time overspend by what one of them costs, at most.
 #[test]
 fn parallel_calls_do_not_overspend_a_budget() {
     let place = Place::new();
@@ -132,7 +132,7 @@ fn parallel_calls_do_not_overspend_a_budget() {
     assert_eq!(spent, 1_020, "{}", place.show("r")["spent"]);
 }
 
-/// II-B11: what a call consumed before it took too long stays paid.
+/// What a call consumed before it took too long stays paid.
 #[test]
 fn what_a_timed_out_attempt_consumed_is_recorded() {
     let place = Place::new();
@@ -152,7 +152,7 @@ fn what_a_timed_out_attempt_consumed_is_recorded() {
     assert_eq!((usage["input_tokens"].as_u64(), usage["output_tokens"].as_u64()), (Some(70), Some(7)));
 }
 
-/// II-B10: money that nobody can count is not spent.
+/// Money that nobody can count is not spent.
 #[test]
 fn a_budget_of_money_without_a_price_is_refused_before_the_first_call() {
     let place = Place::new();
@@ -181,7 +181,7 @@ fn a_budget_of_money_without_a_price_is_refused_before_the_first_call() {
     assert_eq!(place.show("priced")["steps"][0]["output"]["usage"]["cost_micros"], 3_000);
 }
 
-/// II-B10: calls that no budget can count are warned of.
+/// Calls that no budget can count are warned of.
 #[test]
 fn a_budget_that_does_not_count_a_provider_says_so_once() {
     let place = Place::new();
@@ -194,7 +194,7 @@ fn a_budget_that_does_not_count_a_provider_says_so_once() {
     assert_eq!(transcript.matches("WF0409").count(), 1, "{transcript}");
 }
 
-/// II-B10: what a provider could have told is judged by what it does tell.
+/// What a provider could have told is judged by what it does tell.
 #[test]
 fn a_budget_of_money_ends_the_calls_that_it_cannot_count() {
     let call = json!({"agent_or_fail": {"prompt": "p", "providers": ["agent"]}});
@@ -254,7 +254,7 @@ fn a_service_that_leaves_its_usage_out_is_noticed() {
     assert!(ran.stderr().contains("WF0409") && ran.stderr().contains("WF0408"), "{}", ran.stderr());
 }
 
-/// II-B5: once is once, whatever comes of it.
+/// Once is once, whatever comes of it.
 #[test]
 fn a_call_that_may_be_made_once_is_made_once() {
     let schema = json!({"type": "object"});
@@ -276,7 +276,7 @@ fn a_call_that_may_be_made_once_is_made_once() {
     }
 }
 
-/// II-B19: the id of one provider's conversation means nothing to another one, which is told what was said.
+/// The id of one provider's conversation means nothing to another one, which is told what was said.
 #[test]
 fn a_fallback_goes_on_with_what_was_said_and_not_with_a_foreign_id() {
     let place = Place::new();
@@ -318,7 +318,7 @@ fn a_fallback_goes_on_with_what_was_said_and_not_with_a_foreign_id() {
     assert!(prompt.trim_end().ends_with("and five?"), "{prompt}");
 }
 
-/// II-B20: an answer that is kept is that of a configuration, and nothing else comes with it.
+/// An answer that is kept is that of a configuration, and nothing else comes with it.
 #[test]
 fn a_kept_answer_is_not_taken_for_that_of_another_configuration() {
     let place = Place::new();
@@ -341,7 +341,7 @@ fn a_kept_answer_is_not_taken_for_that_of_another_configuration() {
     assert_eq!(calls(&place).len(), 2);
 }
 
-/// I-B26: a heartbeat takes the place of the one before.
+/// A heartbeat takes the place of the one before.
 #[test]
 fn heartbeats_do_not_fill_a_transcript() {
     let place = Place::new();

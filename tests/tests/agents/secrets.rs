@@ -1,4 +1,4 @@
-//! E11: a secret that is put into every place that a provider has shows nowhere.
+//! A secret that is put into every place that a provider has shows nowhere.
 
 use std::path::Path;
 
@@ -37,7 +37,7 @@ fn files(dir: &Path, found: &mut Vec<std::path::PathBuf>) {
 }
 
 #[test]
-fn e11_a_secret_shows_nowhere() {
+fn a_secret_shows_nowhere() {
     let place = Place::new();
     // A service that repeats its key in every way: in errors, streams, answers.
     let server = Server::start(|request, mut answer| {

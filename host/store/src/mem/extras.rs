@@ -12,13 +12,13 @@ impl Extras for MemStore {
                 bytes: bytes.len() as u64,
                 added_at: self.clock.now(),
             };
-            data.modules.entry(digest).or_insert_with(|| (info, bytes.to_owned()));
+            data.modules.entry(digest).or_insert_with(|| (info, bytes.into()));
             Ok(digest)
         })
     }
 
     fn module(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Vec<u8>>>> {
-        self.look(|data| data.modules.get(&digest).map(|(_, bytes)| bytes.clone()))
+        self.look(|data| data.modules.get(&digest).map(|(_, bytes)| bytes.to_vec()))
     }
 
     fn module_info(&self, digest: Digest) -> BoxFuture<'_, Result<Option<ModuleInfo>>> {

@@ -48,7 +48,7 @@ struct Begun {
 
 #[derive(Debug, Default)]
 struct Data {
-    modules: HashMap<Digest, (ModuleInfo, Vec<u8>)>,
+    modules: HashMap<Digest, (ModuleInfo, Arc<[u8]>)>,
     sessions: BTreeMap<SessionId, Begun>,
     /// How many sessions were begun.
     begun: u64,
@@ -142,6 +142,14 @@ impl MemStore {
     /// A store that judges by that time.
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
         Self { data: Mutex::default(), commits: AtomicU64::new(0), changed: Notify::new(), clock }
+    }
+
+    /// Puts a module there whose digest is known. Who makes many stores neither copies nor hashes it for each.
+    pub fn share_module(&self, name: &str, digest: Digest, bytes: &Arc<[u8]>) {
+        let mut data = self.data.lock().unwrap_or_else(PoisonError::into_inner);
+        let (name, size) = (name.to_owned(), bytes.len() as u64);
+        let info = ModuleInfo { digest, name, bytes: size, added_at: self.clock.now() };
+        data.modules.entry(digest).or_insert_with(|| (info, Arc::clone(bytes)));
     }
 
     fn look<T: Send + 'static>(&self, look: impl FnOnce(&Data) -> T) -> BoxFuture<'_, Result<T>> {
