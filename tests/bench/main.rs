@@ -10,6 +10,7 @@ mod limits;
 mod memory;
 mod place;
 mod plugins;
+mod postgres;
 mod processes;
 mod replay;
 mod report;
@@ -31,7 +32,7 @@ struct Measure {
     take: fn(&Place) -> Vec<Reading>,
 }
 
-const MEASURES: [Measure; 15] = [
+const MEASURES: [Measure; 21] = [
     Measure { name: "serial", take: steps::serial },
     Measure { name: "concurrent", take: steps::concurrent },
     Measure { name: "parallel", take: steps::parallel },
@@ -47,6 +48,12 @@ const MEASURES: [Measure; 15] = [
     Measure { name: "process", take: processes::processes },
     Measure { name: "beside", take: processes::beside },
     Measure { name: "memory", take: memory::memory },
+    Measure { name: "pg-serial", take: postgres::serial },
+    Measure { name: "pg-concurrent", take: postgres::concurrent },
+    Measure { name: "pg-claims", take: postgres::claims },
+    Measure { name: "pg-waking", take: postgres::waking },
+    Measure { name: "pg-open", take: postgres::open },
+    Measure { name: "pg-hosts", take: postgres::hosts },
 ];
 
 fn main() -> ExitCode {
