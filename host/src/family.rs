@@ -2,6 +2,7 @@
 //! that continue as new.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::SystemTime;
@@ -15,6 +16,8 @@ use wfhost_runtime::{self as engine, Denied};
 use wfhost_store::{MessageBody, NewRun, Store, StoreError};
 use wfhost_world::lock;
 
+use crate::drive::DriveError;
+
 /// Finds the modules that programs name.
 #[derive(Debug, Default)]
 pub(crate) struct Modules {
@@ -26,7 +29,25 @@ pub(crate) struct Modules {
 enum NoModule {
     /// The program is told.
     Failure(Failure),
+    /// It may be in that directory, which is on another machine.
+    Elsewhere(PathBuf),
     Store(StoreError),
+}
+
+/// Why the modules of children cannot be had here.
+#[derive(Debug)]
+pub(crate) enum NotHere {
+    Store(StoreError),
+    Elsewhere { name: String, directory: PathBuf },
+}
+
+impl NotHere {
+    pub fn into_error(self, run: &RunId) -> DriveError {
+        match self {
+            Self::Store(error) => error.into(),
+            Self::Elsewhere { name, directory } => DriveError::Modules { run: run.clone(), name, directory },
+        }
+    }
 }
 
 impl From<StoreError> for NoModule {
@@ -41,13 +62,16 @@ fn rejected(message: String) -> NoModule {
 
 impl Modules {
     /// Finds the modules of all children.
-    pub async fn find_all(&self, store: &dyn Store, wanted: Wanted) -> Result<Vec<Found>, StoreError> {
+    pub async fn find_all(&self, store: &dyn Store, wanted: Wanted) -> Result<Vec<Found>, NotHere> {
         let mut found = Vec::new();
         for child in wanted.children {
             match self.find(store, &wanted.parent, &child.module).await {
                 Ok(module) => found.push((child, Ok(module))),
                 Err(NoModule::Failure(failure)) => found.push((child, Err(failure))),
-                Err(NoModule::Store(error)) => return Err(error),
+                Err(NoModule::Elsewhere(directory)) => {
+                    return Err(NotHere::Elsewhere { name: child.module, directory });
+                }
+                Err(NoModule::Store(error)) => return Err(NotHere::Store(error)),
             }
         }
         Ok(found)
@@ -55,7 +79,8 @@ impl Modules {
 
     /// The module that `parent` means by `name`: its own if it is called so,
     /// else the file of that name beside it, else the newest in the store; or
-    /// any in the store by its digest. It is in the store then.
+    /// any in the store by its digest. It is in the store then. What may lie
+    /// beside it on another machine is no failure of the program.
     async fn find(
         &self,
         store: &dyn Store,
@@ -83,6 +108,13 @@ impl Modules {
             return Ok((name.to_owned(), digest));
         }
         let known = store.module_named(name).await?;
+        if known.is_none()
+            && let Some(directory) = &parent.directory
+            && std::fs::metadata(directory).is_err_and(|error| error.kind() == ErrorKind::NotFound)
+        {
+            // Whether there is one of that name is known where the run was begun.
+            return Err(NoModule::Elsewhere(directory.clone()));
+        }
         known.map(|module| (module.name, module.digest)).ok_or_else(|| {
             let beside =
                 parent.directory.as_ref().map(|dir| format!(", and no {name}.wasm in {}", dir.display()));

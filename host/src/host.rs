@@ -371,9 +371,10 @@ impl Host {
     }
 
     /// The children that a machine wants to be started.
-    pub(crate) async fn children_of(&self, machine: &mut Machine) -> Result<Vec<NewRun>, StoreError> {
+    pub(crate) async fn children_of(&self, machine: &mut Machine) -> Result<Vec<NewRun>, HostError> {
         let Some(wanted) = Wanted::take(machine) else { return Ok(Vec::new()) };
-        let found = self.inner.named.find_all(self.store().as_ref(), wanted).await?;
+        let found = self.inner.named.find_all(self.store().as_ref(), wanted).await;
+        let found = found.map_err(|error| error.into_error(&machine.started().run))?;
         Ok(family::start(machine, found, self.now()))
     }
 

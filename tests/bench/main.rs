@@ -10,6 +10,7 @@ mod limits;
 mod memory;
 mod place;
 mod plugins;
+mod postgres;
 mod processes;
 mod replay;
 mod report;
@@ -32,7 +33,7 @@ struct Measure {
     take: fn(&Place) -> Vec<Reading>,
 }
 
-const MEASURES: [Measure; 16] = [
+const MEASURES: [Measure; 22] = [
     Measure { name: "serial", take: steps::serial },
     Measure { name: "concurrent", take: steps::concurrent },
     Measure { name: "parallel", take: steps::parallel },
@@ -49,6 +50,12 @@ const MEASURES: [Measure; 16] = [
     Measure { name: "beside", take: processes::beside },
     Measure { name: "test", take: simulating::simulating },
     Measure { name: "memory", take: memory::memory },
+    Measure { name: "pg-serial", take: postgres::serial },
+    Measure { name: "pg-concurrent", take: postgres::concurrent },
+    Measure { name: "pg-claims", take: postgres::claims },
+    Measure { name: "pg-waking", take: postgres::waking },
+    Measure { name: "pg-open", take: postgres::open },
+    Measure { name: "pg-hosts", take: postgres::hosts },
 ];
 
 fn main() -> ExitCode {

@@ -97,7 +97,11 @@ impl Bench {
         set: impl FnOnce(&mut HostOptions),
     ) -> Self {
         let options = SqliteOptions { synchronous, ..SqliteOptions::default() };
-        let store: SharedStore = Arc::new(SqliteStore::open(db, &options).expect("a database"));
+        Self::over(Arc::new(SqliteStore::open(db, &options).expect("a database")), cache, set).await
+    }
+
+    /// The same over a database that is open.
+    pub async fn over(store: SharedStore, cache: &Path, set: impl FnOnce(&mut HostOptions)) -> Self {
         let mut options = HostOptions::new(Arc::clone(&store));
         options.cache = Some(cache.to_owned());
         options.providers = Providers::builtin();

@@ -17,7 +17,7 @@ use crate::report::{Reading, Target, median, quantile};
 /// Remembers when it was called, with what prompt: the first thing after an
 /// event that others can see.
 #[derive(Clone, Debug, Default)]
-struct Watch {
+pub struct Watch {
     calls: Arc<Mutex<Vec<(Instant, String)>>>,
 }
 
@@ -36,7 +36,7 @@ impl Provider for Watch {
 }
 
 impl Watch {
-    fn install(&self, options: &mut HostOptions) {
+    pub fn install(&self, options: &mut HostOptions) {
         options.providers.add(Arc::new(self.clone()));
     }
 
@@ -45,7 +45,7 @@ impl Watch {
     }
 
     /// Waits for so many calls.
-    async fn calls(&self, count: usize) -> Vec<(Instant, String)> {
+    pub async fn calls(&self, count: usize) -> Vec<(Instant, String)> {
         while self.calls.lock().unwrap_or_else(PoisonError::into_inner).len() < count {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

@@ -211,6 +211,10 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "WF0410",
         "the machine is out of a resource that a run needs\n\nThe system refused memory to a program that is within its own limit. Nothing was recorded: the run is unchanged, and continues on another machine, or when memory is available again.",
     ),
+    (
+        "WF0415",
+        "the module of a child is on another machine\n\nA child's module is searched for in the directory of its parent's module, and then in the database. The directory where the run was started does not exist on this machine, and the database has no module of that name. The run is unchanged: it continues on a machine that has the directory, or once `wfhost add FILE.wasm` has stored the module in the database. In a fleet, add the modules of children before the runs that need them.",
+    ),
     ("WF0501", "the run does not exist"),
     ("WF0502", "the run has ended"),
     (

@@ -27,10 +27,14 @@ use crate::url::{Tls, Url};
 const POOLED: usize = 6;
 /// How long a server is waited for by who has no runs to lose, in milliseconds.
 const PATIENCE: u64 = 2_000;
-/// A statement that takes longer has failed: the process that waits for it would lose its lease.
+/// A statement that takes longer has failed.
 const STATEMENT: Duration = Duration::from_secs(15);
+/// The same for what a host cannot do without, which has a lease to lose: a part of that, between these. A connection
+/// may lead nowhere without anybody being told.
+const SOON: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+const SOON_PART: u32 = 6;
 /// What is done again because others were in the way is so up to this often.
-const TRIES: u32 = 5;
+pub(crate) const TRIES: u32 = 5;
 /// The oldest server that has all that is used.
 const OLDEST_SERVER: i32 = 140_000;
 
@@ -61,6 +65,10 @@ pub(crate) struct Connector {
     pub commits: Commits,
     /// Whether a server that may lose what it says is kept is good enough.
     pub relaxed: bool,
+    /// See [`Connector::soon`], in milliseconds.
+    soon: AtomicU64,
+    /// Statements that were prepared were not there: connections are shared with others.
+    pub shares: AtomicBool,
 }
 
 /// Counts what a handle commits.
@@ -121,7 +129,13 @@ impl Connector {
         let known = Mutex::default();
         let commits = Commits::default();
         let (tls, timeline) = (tls.map(MakeRustlsConnect::new), AtomicI64::new(0));
-        Ok(Self { url, tls, time, known, moved, timeline, commits, relaxed })
+        let (soon, shares) = (AtomicU64::new(STATEMENT.as_millis() as u64), AtomicBool::new(false));
+        Ok(Self { url, tls, time, known, moved, timeline, commits, relaxed, soon, shares })
+    }
+
+    /// Within which time what a host cannot do without is answered, or the connection is given up.
+    pub fn soon(&self) -> Duration {
+        Duration::from_millis(self.soon.load(Ordering::Relaxed))
     }
 
     /// The store that connections have to lead to from now on.
@@ -270,16 +284,25 @@ pub(crate) async fn query(
     client.query_typed(sql, &typed).await
 }
 
-/// The same with a limit of time.
-pub(crate) async fn ask(place: &str, conn: &Conn, sql: &str, args: Vec<Arg>) -> Result<Vec<Row>, Fault> {
-    match tokio::time::timeout(STATEMENT, query(&conn.client, sql, args)).await {
+/// Gives an answer up after some time.
+pub(crate) async fn within<T>(
+    place: &str,
+    limit: Duration,
+    answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, Fault> {
+    match tokio::time::timeout(limit, answer).await {
         Ok(Ok(rows)) => Ok(rows),
         Ok(Err(error)) => Err(classify(place, &error)),
         Err(_) => {
-            let reason = format!("it took longer than {} s", STATEMENT.as_secs());
+            let reason = format!("it did not answer within {} s", limit.as_secs_f32());
             Err(Fault::Lost(StoreError::Unreachable { place: place.to_owned(), reason }))
         }
     }
+}
+
+/// Asks, with the limit of time that holds for all statements.
+pub(crate) async fn ask(place: &str, conn: &Conn, sql: &str, args: Vec<Arg>) -> Result<Vec<Row>, Fault> {
+    within(place, STATEMENT, query(&conn.client, sql, args)).await
 }
 
 /// Connections for reads, and for writes that are no appends.
@@ -320,9 +343,17 @@ impl Pool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
     }
 
-    /// Waits for the server as long as a session lasts.
+    /// Waits for the server as long as a session lasts, but not for an answer of one connection.
     pub fn be_patient(&self, lease_ms: u64) {
         self.patience.fetch_max(lease_ms.min(30_000), Ordering::Relaxed);
+        let soon = Duration::from_millis(lease_ms) / SOON_PART;
+        let soon = soon.clamp(SOON.0, SOON.1).as_millis() as u64;
+        self.connector.soon.fetch_min(soon, Ordering::Relaxed);
+    }
+
+    /// Until when the server is waited for.
+    pub fn until(&self) -> Instant {
+        Instant::now() + Duration::from_millis(self.patience.load(Ordering::Relaxed))
     }
 
     /// Does something with a connection.
@@ -336,24 +367,34 @@ impl Pool {
             None => self.connector.connect(None).await.map_err(Fault::NoConnection)?,
         };
         let done = work(&conn).await;
-        if !matches!(done, Err(Fault::Lost(_) | Fault::NoConnection(_))) {
-            self.put(conn);
+        match done {
+            // The others may lead nowhere, too; each would be waited for.
+            Err(Fault::Lost(_) | Fault::NoConnection(_)) => {
+                self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            }
+            _ => self.put(conn),
         }
         done
+    }
+
+    /// Asks once.
+    pub async fn once(&self, limit: Duration, sql: &str, args: Vec<Arg>) -> Result<Vec<Row>, Fault> {
+        self.with(async |conn| within(self.place(), limit, query(&conn.client, sql, args)).await).await
     }
 
     /// Tries again what does no harm if it is done twice. `args` are made for each try. Tells besides whether it
     /// is unknown what became of an earlier one.
     async fn persist(
         &self,
+        limit: Duration,
         sql: &str,
         args: &(dyn Fn() -> Vec<Arg> + Sync),
     ) -> Result<(Vec<Row>, bool), StoreError> {
         let sql = self.sql(sql);
-        let until = Instant::now() + Duration::from_millis(self.patience.load(Ordering::Relaxed));
+        let until = self.until();
         let (mut doubt, mut lost, mut raced) = (false, 0_u32, 0);
         loop {
-            let wait = match self.with(async |conn| ask(self.place(), conn, &sql, args()).await).await {
+            let wait = match self.once(limit, &sql, args()).await {
                 Ok(rows) => return Ok((rows, doubt)),
                 Err(Fault::Refused(error)) => return Err(error),
                 Err(Fault::Again(error)) => {
@@ -395,7 +436,25 @@ impl Pool {
         sql: &str,
         args: &(dyn Fn() -> Vec<Arg> + Sync),
     ) -> Result<Vec<Row>, StoreError> {
-        match self.persist(sql, args).await {
+        self.read_in(STATEMENT, sql, args).await
+    }
+
+    /// Reads what takes the server no time.
+    pub async fn read_soon(
+        &self,
+        sql: &str,
+        args: &(dyn Fn() -> Vec<Arg> + Sync),
+    ) -> Result<Vec<Row>, StoreError> {
+        self.read_in(self.connector.soon(), sql, args).await
+    }
+
+    async fn read_in(
+        &self,
+        limit: Duration,
+        sql: &str,
+        args: &(dyn Fn() -> Vec<Arg> + Sync),
+    ) -> Result<Vec<Row>, StoreError> {
+        match self.persist(limit, sql, args).await {
             Ok((rows, _)) => Ok(rows),
             // Nothing was to be changed.
             Err(StoreError::Unknown { place, reason }) => Err(StoreError::Unreachable { place, reason }),
@@ -455,38 +514,31 @@ impl Pool {
         sql: &str,
         args: &(dyn Fn() -> Vec<Arg> + Sync),
     ) -> Result<(Vec<Row>, bool), StoreError> {
+        self.write_in(STATEMENT, sql, args).await
+    }
+
+    /// The same for what takes the server no time.
+    pub async fn write_soon(
+        &self,
+        sql: &str,
+        args: &(dyn Fn() -> Vec<Arg> + Sync),
+    ) -> Result<(Vec<Row>, bool), StoreError> {
+        self.write_in(self.connector.soon(), sql, args).await
+    }
+
+    async fn write_in(
+        &self,
+        limit: Duration,
+        sql: &str,
+        args: &(dyn Fn() -> Vec<Arg> + Sync),
+    ) -> Result<(Vec<Row>, bool), StoreError> {
         self.connector.commits.about_to_be_made();
-        let written = self.persist(sql, args).await.map_err(|error| match error {
+        let written = self.persist(limit, sql, args).await.map_err(|error| match error {
             StoreError::Unreachable { .. } => self.unknown(&error),
             error => error,
         })?;
         self.connector.commits.made();
         Ok(written)
-    }
-
-    /// A write that must not be done twice: what is lost on the way stays unknown.
-    pub async fn write_once(
-        &self,
-        sql: &str,
-        args: &(dyn Fn() -> Vec<Arg> + Sync),
-    ) -> Result<Vec<Row>, StoreError> {
-        let sql = self.sql(sql);
-        let mut raced = 0;
-        self.connector.commits.about_to_be_made();
-        loop {
-            match self.with(async |conn| ask(self.place(), conn, &sql, args()).await).await {
-                Ok(rows) => {
-                    self.connector.commits.made();
-                    return Ok(rows);
-                }
-                Err(Fault::Again(_)) if raced < TRIES => {
-                    raced += 1;
-                    tokio::time::sleep(Duration::from_millis(jitter(20))).await;
-                }
-                Err(Fault::Lost(error)) => return Err(self.unknown(&error)),
-                Err(fault) => return Err(fault.into_error()),
-            }
-        }
     }
 }
 

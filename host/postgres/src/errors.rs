@@ -65,7 +65,8 @@ pub(crate) fn classify(place: &str, error: &Error) -> Fault {
         // Two created the same at the same time: the one that comes second looks again.
         &SqlState::UNIQUE_VIOLATION => Fault::Again(StoreError::Failed { place, reason }),
         &SqlState::DISK_FULL => Fault::Refused(StoreError::Full { place }),
-        &SqlState::READ_ONLY_SQL_TRANSACTION => Fault::Refused(StoreError::ReadOnly { place }),
+        // It may not be the primary any more: the next connection finds out.
+        &SqlState::READ_ONLY_SQL_TRANSACTION => Fault::NoConnection(StoreError::ReadOnly { place }),
         &SqlState::INSUFFICIENT_PRIVILEGE => Fault::Refused(StoreError::Refused { place, reason }),
         &SqlState::TOO_MANY_CONNECTIONS => Fault::NoConnection(StoreError::Crowded { place, reason }),
         &SqlState::CANNOT_CONNECT_NOW => Fault::NoConnection(StoreError::Unreachable { place, reason }),

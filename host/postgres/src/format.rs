@@ -11,7 +11,11 @@ use crate::connect::{Conn, Identity, Pool, in_schema, query};
 use crate::errors::{Fault, classify};
 
 /// The n-th makes format n of format n - 1.
-const MIGRATIONS: [&[&str]; 1] = [&[include_str!("schema-1.sql"), include_str!("functions-1.sql")]];
+const MIGRATIONS: [&[&str]; 2] = [
+    &[include_str!("schema-1.sql"), include_str!("functions-1.sql")],
+    // Functions only.
+    &[include_str!("appends.sql")],
+];
 
 /// The newest format.
 pub(crate) const FORMAT: i32 = MIGRATIONS.len() as i32;
@@ -21,6 +25,26 @@ pub(crate) const PLACES_GROW: &str = "
     UPDATE wf.meta SET xid_base = greatest(xid_base, (SELECT coalesce(max(place), 0) >> 20 FROM wf.journal)
         + 1 - pg_current_xact_id()::text::int8)
     WHERE (SELECT coalesce(max(place), 0) >> 20 FROM wf.journal) >= pg_current_xact_id()::text::int8 + xid_base";
+
+/// Whether the server has come to numbers of transactions that are smaller than those of places, as when a dump was
+/// restored on another one: of the run that was begun last, and of all. The first look takes no time.
+const BEHIND: [&str; 2] = [
+    "SELECT coalesce((SELECT place FROM wf.journal ORDER BY run DESC, seq DESC LIMIT 1)
+        >= (pg_snapshot_xmax(pg_current_snapshot())::text::int8 + m.xid_base) << 20, false) FROM wf.meta m",
+    "SELECT EXISTS (SELECT 1 FROM wf.journal WHERE place
+        >= (SELECT (pg_snapshot_xmax(pg_current_snapshot())::text::int8 + m.xid_base) << 20 FROM wf.meta m))",
+];
+
+/// Has places grow, if the server is behind them. `all`: also if that takes a longer look.
+pub(crate) async fn catch_up(pool: &Pool, all: bool) -> Result<(), StoreError> {
+    for behind in &BEHIND[..if all { 2 } else { 1 }] {
+        let rows = pool.read(behind, &|| Vec::new()).await?;
+        if rows.first().is_some_and(|row| row.value::<bool>(0).unwrap_or_default()) {
+            pool.write(PLACES_GROW, &|| Vec::new()).await?;
+        }
+    }
+    Ok(())
+}
 
 /// What is to be done if the tables are not there, or are of an earlier format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,7 +105,11 @@ pub(crate) async fn prepare(pool: &Pool, migrate: Migrate) -> Result<Identity, S
                 tries += 1;
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             }
-            other => return other.map_err(Fault::into_error),
+            Ok(identity) => {
+                catch_up(pool, false).await?;
+                return Ok(identity);
+            }
+            Err(fault) => return Err(fault.into_error()),
         }
     }
 }

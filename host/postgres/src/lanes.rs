@@ -5,20 +5,25 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use wfhost_core::{Digest, RunId};
+use tokio_postgres::Statement;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{ToSql, Type};
+use wfhost_core::{Digest, Row, RunId};
 use wfhost_store::{Append, Appended, Next, Result, SessionId, StoreError, Wake};
 
 use crate::args::{Arg, Columns, args_of, millis};
-use crate::connect::{Conn, Connector, ask, in_schema, jitter};
-use crate::errors::Fault;
+use crate::connect::{Conn, Connector, in_schema, jitter, query, within};
+use crate::errors::{Fault, classify};
 use crate::jobs::Jobs;
 use crate::notify::{Notices, Told};
+use crate::turns::Turn;
 
 /// Lanes of a host.
 pub(crate) const LANES: usize = 2;
@@ -82,7 +87,13 @@ impl Lanes {
         let place = shared.connector.url.place.clone();
         let queues = (0..LANES).map(|number| {
             let (queue, jobs) = mpsc::unbounded_channel();
-            let lane = Lane { shared: Arc::clone(shared), number, conn: None, turns: HashMap::new() };
+            let lane = Lane {
+                shared: Arc::clone(shared),
+                number,
+                conn: None,
+                prepared: HashMap::new(),
+                turns: HashMap::new(),
+            };
             tokio::spawn(lane.work(jobs));
             queue
         });
@@ -103,17 +114,16 @@ struct Lane {
     shared: Arc<Shared>,
     number: usize,
     conn: Option<Conn>,
+    /// What was prepared with this connection.
+    prepared: HashMap<&'static str, Statement>,
     turns: HashMap<SessionId, Turn>,
 }
 
-/// Of batches of a session. Another one begins with each batch of which it is not known what became of it: a copy of
-/// that which lies in a socket, and is read by the server some time, is refused then.
-#[derive(Clone, Copy, Default)]
-struct Turn {
-    number: i64,
-    /// The server may not know of it.
-    is_new: bool,
-}
+/// What lanes send again and again.
+const COMMIT: &str =
+    "SELECT idx, place, result FROM wf.commit_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
+    $13::jsonb, $14, $15)";
+const APPEND: &str = "SELECT wf.append_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 
 /// What became of each of a batch.
 type Outcomes = Vec<Result<Appended>>;
@@ -234,6 +244,9 @@ impl Lane {
         if self.conn.as_ref().is_some_and(|conn| conn.client.is_closed()) {
             self.conn = None;
         }
+        if self.conn.is_none() {
+            self.prepared.clear();
+        }
         let mut wait = 20;
         while self.conn.is_none() {
             match self.shared.connector.connect(None).await {
@@ -257,11 +270,76 @@ impl Lane {
         let connector = Arc::clone(&self.shared.connector);
         let sql = in_schema(sql, &connector.url.schema);
         let conn = self.conn(until).await.map_err(Fault::NoConnection)?;
-        let answer = ask(&connector.url.place, conn, &sql, args).await;
-        if matches!(answer, Err(Fault::Lost(_))) {
+        let answer = within(&connector.url.place, connector.soon(), query(&conn.client, &sql, args)).await;
+        if matches!(answer, Err(Fault::Lost(_) | Fault::NoConnection(_))) {
             self.conn = None;
         }
         answer
+    }
+
+    /// Sends what is sent with each batch. It is prepared once if the connection is none that others use, too, as
+    /// they do behind a pooler: only where hosts hear each other it is not. To plan a call anew takes the server as
+    /// long as the rest of a lone step.
+    async fn commit_by(
+        &mut self,
+        sql: &'static str,
+        args: Vec<Arg>,
+        until: Instant,
+    ) -> Result<Vec<tokio_postgres::Row>, Fault> {
+        let connector = Arc::clone(&self.shared.connector);
+        let place = &connector.url.place;
+        if !self.shared.notices.listens() || connector.shares.load(Ordering::Relaxed) {
+            return self.ask(sql, args, until).await;
+        }
+        self.conn(until).await.map_err(Fault::NoConnection)?;
+        let Some(conn) = &self.conn else { return self.ask(sql, args, until).await };
+        let known = self.prepared.get(sql).cloned();
+        let answering = async {
+            let statement = match known {
+                Some(statement) => Ok(statement),
+                None => {
+                    let types: Vec<Type> = args.iter().map(|(_, kind)| kind.clone()).collect();
+                    conn.client.prepare_typed(&in_schema(sql, &connector.url.schema), &types).await
+                }
+            };
+            Ok(match statement {
+                Ok(statement) => {
+                    let values = args.iter().map(|(value, _)| &**value as &(dyn ToSql + Sync));
+                    let answer = conn.client.query(&statement, &values.collect::<Vec<_>>()).await;
+                    (Some(statement), answer)
+                }
+                Err(error) => (None, Err(error)),
+            })
+        };
+        let (statement, answer) = match within(place, connector.soon(), answering).await {
+            Ok(answered) => answered,
+            Err(fault) => {
+                self.conn = None;
+                return Err(fault);
+            }
+        };
+        if let Some(statement) = statement {
+            self.prepared.insert(sql, statement);
+        }
+        let error = match answer {
+            Ok(rows) => return Ok(rows),
+            Err(error) => error,
+        };
+        // If the statement is not there, or is to be planned anew, nothing was done.
+        match error.code() {
+            Some(&SqlState::INVALID_SQL_STATEMENT_NAME | &SqlState::DUPLICATE_PSTATEMENT) => {
+                connector.shares.store(true, Ordering::Relaxed);
+            }
+            Some(&SqlState::FEATURE_NOT_SUPPORTED) => drop(self.prepared.remove(sql)),
+            _ => {
+                let fault = classify(place, &error);
+                if matches!(fault, Fault::Lost(_) | Fault::NoConnection(_)) {
+                    self.conn = None;
+                }
+                return Err(fault);
+            }
+        }
+        self.ask(sql, args, until).await
     }
 
     /// Asks until there is an answer.
@@ -304,15 +382,24 @@ impl Lane {
         }
         let mut again = 0;
         loop {
-            let mut args = self.arguments(&batch, mark)?;
-            args.extend(args_of![self.turn(session).number]);
-            let sql = "SELECT idx, place, result FROM wf.commit_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
-                       $13::jsonb, $14, $15)";
+            let turn = self.turn(session).number;
+            let lone = lone(&batch);
+            let (sql, args) = match lone {
+                Some((run, append, row)) => (APPEND, self.arguments_of_one(turn, run, append, row)),
+                None => {
+                    let mut args = self.arguments(&batch, mark)?;
+                    args.extend(args_of![turn]);
+                    (COMMIT, args)
+                }
+            };
             self.shared.connector.commits.about_to_be_made();
-            let error = match self.ask(sql, args, until).await {
+            let error = match self.commit_by(sql, args, until).await {
                 Ok(rows) => {
                     self.shared.connector.commits.made();
-                    return self.outcomes(&batch, &rows);
+                    return match lone {
+                        Some((_, append, _)) => Ok(vec![(batch.plain[0].0, self.place_of(append, &rows)?)]),
+                        None => self.outcomes(&batch, &rows),
+                    };
                 }
                 Err(Fault::Again(error)) => {
                     again += 1;
@@ -327,7 +414,7 @@ impl Lane {
             };
             // It may be under way still: what became of it is looked up behind the lock that it takes.
             let turn = self.turns.entry(session).or_default();
-            *turn = Turn { number: turn.number + 1, is_new: true };
+            *turn = turn.next();
             match self.became(&batch, mark, until).await {
                 Ok(Some(outcomes)) => return Ok(outcomes),
                 Ok(None) if Instant::now() < until => {}
@@ -347,6 +434,33 @@ impl Lane {
         self.turns.get(&session).copied().unwrap_or_default()
     }
 
+    fn arguments_of_one(&self, turn: i64, run: i64, append: &Append, row: &Row) -> Vec<Arg> {
+        args_of![
+            append.session.0 as i64,
+            self.number as i16,
+            turn,
+            run,
+            append.epoch.0 as i64,
+            row.first.0 as i64,
+            append.before.0.to_vec(),
+            row.count as i32,
+            millis(append.at),
+            row.head.0.to_vec(),
+            row.bytes.clone(),
+        ]
+    }
+
+    /// What a lone append came to.
+    fn place_of(&self, append: &Append, rows: &[tokio_postgres::Row]) -> Result<Result<Appended>> {
+        let place = rows.first().map(|row| row.int(0)).transpose().map_err(|strange| {
+            StoreError::Unknown { place: self.shared.connector.url.place.clone(), reason: strange.0 }
+        })?;
+        Ok(match place {
+            Some(place) if place > 0 => Ok(Appended { place: Some(place as u64), ..Appended::default() }),
+            _ => Err(fenced(append)),
+        })
+    }
+
     fn arguments(&self, batch: &Batch<'_>, mark: Option<i64>) -> Result<Vec<Arg>> {
         let rows: Vec<_> = batch
             .plain
@@ -357,10 +471,10 @@ impl Lane {
         let others = batch.others.iter().map(|(_, run, append)| jobs.append(*run, append));
         let others = others.collect::<Result<Vec<_>>>()?;
         let others = (!others.is_empty()).then_some(Value::Array(others));
-        let bytes = |bytes: &dyn Fn(&Append, &wfhost_core::Row) -> Vec<u8>| {
+        let bytes = |bytes: &dyn Fn(&Append, &Row) -> Vec<u8>| {
             rows.iter().map(|(_, append, row)| bytes(append, row)).collect::<Vec<_>>()
         };
-        let numbers = |number: &dyn Fn(&Append, &wfhost_core::Row) -> i64| {
+        let numbers = |number: &dyn Fn(&Append, &Row) -> i64| {
             rows.iter().map(|(_, append, row)| number(append, row)).collect::<Vec<_>>()
         };
         Ok(args_of![
@@ -508,6 +622,14 @@ impl Lane {
     }
 }
 
+/// The append of a batch that has no other, if it is no more than a row.
+fn lone<'a>(batch: &Batch<'a>) -> Option<(i64, &'a Append, &'a Row)> {
+    match (&batch.plain[..], &batch.others[..]) {
+        (&[(_, run, append)], []) => Some((run, append, append.row.as_ref()?)),
+        _ => None,
+    }
+}
+
 /// Whether an append is no more than a row.
 fn is_plain(append: &Append) -> bool {
     append.row.is_some()
@@ -525,7 +647,7 @@ fn is_plain(append: &Append) -> bool {
 
 /// What an append takes, about, in bytes.
 fn size(append: &Append) -> usize {
-    let rows = |rows: &[wfhost_core::Row]| rows.iter().map(|row| row.bytes.len()).sum::<usize>();
+    let rows = |rows: &[Row]| rows.iter().map(|row| row.bytes.len()).sum::<usize>();
     let children: usize = append.children.iter().map(|child| rows(&child.rows)).sum();
     256 + append.row.as_ref().map_or(0, |row| row.bytes.len()) + children
 }

@@ -38,12 +38,14 @@ mod look;
 mod notify;
 mod read;
 mod store;
+mod turns;
 mod url;
 
 use std::fmt;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
+use tokio::sync::OnceCell;
 use tokio::task::AbortHandle;
 use wfhost_store::{Clock, Result, StoreError, Synchronous};
 
@@ -51,6 +53,7 @@ use crate::args::{Strange, args_of};
 use crate::connect::{Connector, Pool};
 use crate::lanes::{Lanes, Shared};
 use crate::notify::Notices;
+use crate::turns::Turns;
 use crate::url::Url;
 
 pub use crate::format::{Formats, Migrate};
@@ -89,7 +92,10 @@ pub struct PostgresStore {
     lanes: Lanes,
     identity: String,
     /// Counts claims of what is due.
-    turns: AtomicUsize,
+    looks: AtomicUsize,
+    claims: Turns,
+    /// Whether it was looked that places only grow.
+    caught_up: OnceCell<()>,
     tasks: Mutex<Vec<AbortHandle>>,
     hears: Once,
 }
@@ -125,8 +131,9 @@ impl PostgresStore {
         let tells = notify::tell_others(Arc::clone(&pool), identity.store.clone(), told);
         let tasks = Mutex::new(vec![tokio::spawn(tells).abort_handle()]);
         let lanes = Lanes::new(&shared);
-        let turns = AtomicUsize::new(0);
-        Ok(Self { shared, pool, lanes, identity: identity.store, turns, tasks, hears: Once::new() })
+        let (looks, claims) = (AtomicUsize::new(0), Turns::default());
+        let (identity, hears, caught_up) = (identity.store, Once::new(), OnceCell::new());
+        Ok(Self { shared, pool, lanes, identity, looks, claims, caught_up, tasks, hears })
     }
 
     /// The URL without its password.

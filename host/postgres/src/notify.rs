@@ -231,7 +231,7 @@ pub(crate) async fn tell_others(pool: Arc<Pool>, store: String, mut items: mpsc:
         if !channels.is_empty() {
             // If it gets lost, the looks of the others make up for it.
             let _ = pool
-                .read("SELECT pg_notify(c, p) FROM unnest($1, $2) AS t(c, p)", &|| {
+                .read_soon("SELECT pg_notify(c, p) FROM unnest($1, $2) AS t(c, p)", &|| {
                     args_of![channels.clone(), payloads.clone()]
                 })
                 .await;
@@ -270,7 +270,7 @@ pub(crate) async fn hear_others(pool: Weak<Pool>, notices: Arc<Notices>, store: 
 }
 
 async fn say(pool: &Pool, channel: &str, text: &str) -> wfhost_store::Result<()> {
-    pool.read("SELECT pg_notify($1, $2)", &|| args_of![channel, text]).await.map(drop)
+    pool.read_soon("SELECT pg_notify($1, $2)", &|| args_of![channel, text]).await.map(drop)
 }
 
 /// Whether a connection hears what another one says.
@@ -318,7 +318,7 @@ async fn listen(pool: &Weak<Pool>, notices: &Arc<Notices>, store: &str) -> Resul
     let conn = connector.connect(Some(hear)).await.map_err(|_| Deaf::Lost)?;
     let all = channel_of(store, None);
     let run = async |sql: String| {
-        let done = tokio::time::timeout(Duration::from_secs(10), conn.client.batch_execute(&sql)).await;
+        let done = tokio::time::timeout(connector.soon(), conn.client.batch_execute(&sql)).await;
         done.map_err(|_| Deaf::Lost)?.map_err(|_| Deaf::Lost)
     };
     let own_channel = format!("{all}_test_{:016x}", jitter(u64::MAX));

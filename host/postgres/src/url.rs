@@ -209,10 +209,11 @@ impl Url {
             config.password(&password);
         }
         config
-            .keepalives_idle(Duration::from_secs(5))
-            .keepalives_interval(Duration::from_secs(2))
+            // A network that swallows everything is noticed by the system within this time, whoever waits.
+            .keepalives_idle(Duration::from_secs(3))
+            .keepalives_interval(Duration::from_secs(1))
             .keepalives_retries(3)
-            .tcp_user_timeout(Duration::from_secs(10))
+            .tcp_user_timeout(Duration::from_secs(6))
             .application_name(concat!("wfhost/", env!("CARGO_PKG_VERSION")));
         if places.len() > 1 {
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);

@@ -139,6 +139,67 @@ async fn nothing_is_appended_behind_the_fence_of_a_writing_owner() {
     }
 }
 
+/// Whoever sends a claim and hears nothing does not know whether it was made. It is over before the next one is sent,
+/// and one that comes later still is refused: it would take runs away from whoever advances them by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_claim_that_nobody_heard_of_is_over_before_the_next_and_never_comes_late() {
+    let url = private_postgres::fresh_url();
+    let store = open(&url).await;
+    let host = store.begin_session(&owner(1), 600_000).await.unwrap();
+    create(&store, host, "r").await;
+    create(&store, host, "q").await;
+    store.end_session(host).await.unwrap();
+    // Answers are waited for for a second.
+    let session = store.begin_session(&owner(1), 6_000).await.unwrap();
+    let turn = async || {
+        let sql = format!("SELECT turn FROM lanes WHERE session = {} AND lane = -1", session.0);
+        private_postgres::query(&url, &sql).parse::<i64>().unwrap()
+    };
+    assert_eq!(turn().await, 0);
+    let held = holds_lanes(&url, session).await;
+    let claimed = store.claim(session, &id("r"), ClaimHow::Asked).await.unwrap();
+    let Claimed::Yes(opened) = claimed else { panic!("nobody else has it: {claimed:?}") };
+    held.await.unwrap();
+    assert!(turn().await > 0, "another turn has begun");
+    let info = store.run(&id("r")).await.unwrap().unwrap();
+    assert_eq!(info.epoch, opened.epoch, "none came behind the one that was answered");
+    // What is due is claimed by what nobody heard of, and given up by who does not drive it.
+    let held = holds_lanes(&url, session).await;
+    let unheard = store.claim_due(session, 10, Wanted::default()).await;
+    assert!(matches!(unheard, Err(StoreError::Unknown { .. })), "{unheard:?}");
+    held.await.unwrap();
+    assert_eq!(store.shed(session, vec![id("r")]).await, Ok(1));
+    let due = store.claim_due(session, 10, Wanted::default()).await.unwrap();
+    assert_eq!(due.runs.len(), 1, "{due:?}");
+    // A copy of an early one comes at last.
+    for late in [
+        format!("SELECT code FROM claim_2({}, 0, 0::int2, 'r', 'as-it-is', NULL)", session.0),
+        format!("SELECT code FROM claim_due_2({}, 0, 9, 9, NULL, true, NULL, '{{}}', NULL)", session.0),
+        format!("SELECT code FROM shed_2({}, 0, '{{}}')", session.0),
+    ] {
+        // Functions know the schema of their tables; the path is for psql.
+        assert_eq!(private_postgres::query(&url, &late), "6", "{late}");
+    }
+    assert_eq!(store.run(&id("r")).await.unwrap().unwrap().epoch, opened.epoch);
+    assert_eq!(store.held(session).await.unwrap().len(), 2, "they are this session's still");
+}
+
+/// Keeps all lanes of a session locked for longer than an answer is waited for.
+async fn holds_lanes(url: &str, session: SessionId) -> tokio::task::JoinHandle<String> {
+    let (url, number) = (url.to_owned(), session.0);
+    let looks = url.clone();
+    let held = tokio::task::spawn_blocking(move || {
+        let sql = format!(
+            "BEGIN; SELECT 1 FROM lanes WHERE session = {number} FOR UPDATE; SELECT pg_sleep(2.5); COMMIT"
+        );
+        private_postgres::query(&url, &sql)
+    });
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    let sleeps = move || private_postgres::query(&looks, sql) != "0";
+    tokio::task::spawn_blocking(move || while !sleeps() {}).await.unwrap();
+    held
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_two_that_create_the_same_one_does() {
     let url = private_postgres::fresh_url();

@@ -8,6 +8,7 @@ mod execute;
 mod replay;
 mod watching;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -74,6 +75,8 @@ pub enum DriveError {
     NoProvider { run: RunId, provider: String },
     #[error("{run} calls an agent, but there is no default provider")]
     NoDefaultProvider { run: RunId },
+    #[error("{run} starts a child of the module `{name}`, which may be in {}, and this machine has no such directory", directory.display())]
+    Modules { run: RunId, name: String, directory: PathBuf },
     #[error("{run} cannot continue: {source}")]
     Grant { run: RunId, source: GrantError },
     #[error("{run} cannot continue: {source}")]
@@ -695,7 +698,8 @@ impl Driver<'_> {
     async fn new_children(&mut self) -> Result<Vec<NewRun>, DriveError> {
         let wanted = Wanted::take(&mut self.shared.lock().machine);
         let Some(wanted) = wanted else { return Ok(Vec::new()) };
-        let found = self.drive.modules.find_all(self.drive.store.as_ref(), wanted).await?;
+        let found = self.drive.modules.find_all(self.drive.store.as_ref(), wanted).await;
+        let found = found.map_err(|error| error.into_error(self.drive.run))?;
         let (project, imported) = (&self.drive.project, self.drive.imported);
         let children = family::start(&mut self.shared.lock().machine, found, self.now());
         let children = children.into_iter();

@@ -99,13 +99,15 @@ impl StoreError {
 
     /// Whether the same may succeed soon, without anybody's doing in the program.
     pub fn is_passing(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::Full { .. }
-                | Self::Locked { .. }
-                | Self::Unreachable { .. }
-                | Self::Standby { .. }
-                | Self::Crowded { .. }
-        )
+            | Self::Locked { .. }
+            | Self::Unreachable { .. }
+            | Self::Standby { .. }
+            | Self::Crowded { .. } => true,
+            // Of a server, which others look after: it was the primary, or is kept from being written to for a while.
+            Self::ReadOnly { place } => place.contains("://"),
+            _ => false,
+        }
     }
 }

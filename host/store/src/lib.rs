@@ -16,6 +16,7 @@
 
 mod access;
 mod append;
+pub mod claims;
 mod clock;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;

@@ -67,7 +67,18 @@ pub struct RunView {
     pub waiting_for: Vec<WaitView>,
     /// What it waits for, or why it failed, on one line.
     pub waits: String,
+    /// The process that advances it, if one does.
+    pub worker: Option<HolderView>,
     pub workflow: String,
+}
+
+/// The process that advances a run.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct HolderView {
+    /// The name of its machine.
+    pub host: String,
+    /// Its number there.
+    pub pid: u32,
 }
 
 /// What the calls of a run itself consumed.
@@ -178,6 +189,11 @@ impl RunView {
             updated_at: rfc3339(info.updated_at),
             waiting_for: waiting_for(info),
             waits: waits(info),
+            worker: info
+                .lease
+                .as_ref()
+                .filter(|_| is_held(info))
+                .map(|session| HolderView { host: session.owner.host.clone(), pid: session.owner.pid }),
             workflow: info.workflow.clone(),
         }
     }

@@ -392,6 +392,11 @@ impl From<DriveError> for Trouble {
                     "to try it out: `{}`, or --agents FILE",
                     command("resume", run).option("--agent", "echo")
                 )),
+            DriveError::Modules { ref name, ref directory, .. } => Self::host("WF0415", error.to_string())
+                .hint(format!(
+                    "on the machine where the run was started: `{}` stores it in the database",
+                    command("add", directory.join(format!("{name}.wasm")).display())
+                )),
             DriveError::Grant { ref run, source: GrantError::Changed { ref path, .. } } => {
                 Self::host("WF0405", error.to_string())
                     .because(&error)

@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 /// Names the URL of a server that is there already; it is told apart by schemas.
 pub const VARIABLE: &str = "WFHOST_TEST_POSTGRES";
 
+/// Names the directory with the programs of another server than the newest one that is installed.
+pub const PROGRAMS: &str = "WFHOST_TEST_POSTGRES_PROGRAMS";
+
 /// A server that is this one's.
 #[derive(Debug)]
 pub struct Postgres {
@@ -27,8 +30,11 @@ struct Pipes {
     stdout: BufReader<ChildStdout>,
 }
 
-/// Where the programs of the newest server are.
+/// Where the programs of the newest server are, or of that which was chosen.
 pub fn programs() -> PathBuf {
+    if let Some(chosen) = std::env::var_os(PROGRAMS).filter(|chosen| !chosen.is_empty()) {
+        return PathBuf::from(chosen);
+    }
     let mut versions: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
@@ -149,6 +155,27 @@ impl Postgres {
         self.say("begin");
         self.hear("begun");
         self.wait();
+    }
+
+    /// What its processes have had of processors since it began; of those that ended, in hundredths of a second.
+    pub fn cpu(&self) -> Duration {
+        let postmaster = self.pid();
+        let stat = |pid: u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            // Behind the name, which is in parentheses: the parent, and ticks from the twelfth on.
+            let fields = stat.rsplit_once(") ")?.1.split(' ').map(|field| field.parse::<u64>().unwrap_or(0));
+            Some(fields.collect::<Vec<_>>())
+        };
+        let nanos = |pid: u32| {
+            let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+            text.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0)
+        };
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let own = pids.filter(|pid| stat(*pid).is_some_and(|fields| fields[1] == u64::from(postmaster)));
+        let living: u64 = own.chain([postmaster]).map(nanos).sum();
+        let ended = stat(postmaster).map_or(0, |fields| fields[13] + fields[14]);
+        Duration::from_nanos(living) + Duration::from_millis(10 * ended)
     }
 
     fn say(&self, word: &str) {

@@ -103,10 +103,11 @@ fn what_is_wrong_with_a_server_is_told_with_what_mends_it() {
     // Tables of a format that is to come, and of one that was.
     server.sql("UPDATE wfhost.meta SET oldest_host = 99");
     assert!(error(&place, &url, &["ps"]).contains("WF0314"));
+    let format = server.sql("SELECT format FROM wfhost.meta");
     server.sql("UPDATE wfhost.meta SET oldest_host = 1, format = 0");
     let said = error(&place, &url, &["ps"]);
     assert!(said.contains("WF0338") && said.contains("wfhost db migrate"), "{said}");
-    server.sql("UPDATE wfhost.meta SET format = 1");
+    server.sql(&format!("UPDATE wfhost.meta SET format = {format}"));
     assert!(
         error(&place, &url, &["db", "backup", &place.path("b").display().to_string()]).contains("WF0339")
     );

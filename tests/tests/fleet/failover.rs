@@ -87,21 +87,18 @@ impl Drop for Standby {
     }
 }
 
+/// The URL of a server and its standby.
+fn url_of(server: &Postgres, standby: &Standby) -> String {
+    format!("postgres://wf@127.0.0.1:{},127.0.0.1:{}/postgres?sslmode=disable", server.port(), standby.port)
+}
+
 #[test]
 fn runs_go_on_with_the_standby_and_make_up_for_what_it_has_not_seen() {
     let server = Postgres::start(&[]);
     let standby = Standby::of(&server);
-    let url = format!(
-        "postgres://wf@127.0.0.1:{},127.0.0.1:{}/postgres?sslmode=disable",
-        server.port(),
-        standby.port
-    );
+    let url = url_of(&server, &standby);
     let place = Place::on_server(url.clone());
-    let mut fleet = Fleet::new(&place, &url, 30_000);
-    for _ in 0..2 {
-        fleet.host();
-    }
-    fleet.begin_runs(10);
+    let fleet = Fleet::of(&place, &url, 30_000, 2, 10);
     // What the standby has not seen of a run that was begun is none of those who made it.
     eventually("the standby has all runs", || {
         (standby.sql("SELECT count(*) FROM wfhost.runs WHERE name LIKE 'r_'")? == "10").then_some(())
@@ -113,4 +110,50 @@ fn runs_go_on_with_the_standby_and_make_up_for_what_it_has_not_seen() {
     fleet.wait(Duration::from_secs(90));
     let (calls, again) = fleet.judge();
     eprintln!("{calls} calls, {again} of them again, for commits that the standby had not seen");
+}
+
+#[test]
+fn with_a_synchronous_standby_nothing_is_lost_and_the_old_primary_is_not_gone_to() {
+    let server = Postgres::start(&[]);
+    let standby = Standby::of(&server);
+    server.sql("ALTER SYSTEM SET synchronous_standby_names = '*'");
+    server.sql("SELECT pg_reload_conf()");
+    eventually("the standby to be waited for", || {
+        (server.sql("SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'") == "1")
+            .then_some(())
+    });
+    let url = url_of(&server, &standby);
+    let place = Place::on_server(url.clone());
+    let fleet = Fleet::of(&place, &url, 30_000, 2, 10);
+    std::thread::sleep(Duration::from_millis(500));
+    server.kill();
+    eventually("the standby is promoted", || (standby.sql("SELECT pg_promote()")? == "t").then_some(()));
+    // Hosts have to have seen the new primary, to know the old one by: two lanes and a listener of each.
+    eventually("the hosts to be there", || {
+        let there = standby
+            .sql("SELECT count(*) >= 6 FROM pg_stat_activity WHERE application_name LIKE 'wfhost/%'")?;
+        (there == "t").then_some(())
+    });
+    // It comes back as if nothing had happened, and waits for no standby any more.
+    server.begin();
+    server.sql("ALTER SYSTEM RESET synchronous_standby_names");
+    server.sql("SELECT pg_reload_conf()");
+    let before = server.sql("SELECT coalesce(max(place), 0) FROM wfhost.journal");
+    for _ in 0..10 {
+        // Each connection is made anew, to either of the two.
+        standby.sql(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'wfhost/%'",
+        );
+        std::thread::sleep(Duration::from_millis(150));
+    }
+    assert_eq!(
+        server.sql("SELECT coalesce(max(place), 0) FROM wfhost.journal"),
+        before,
+        "somebody wrote to the old one"
+    );
+    server.kill();
+    fleet.signal_runs();
+    fleet.wait(Duration::from_secs(90));
+    let (calls, again) = fleet.judge();
+    assert_eq!(again, 0, "of {calls}");
 }

@@ -1,11 +1,14 @@
 //! Databases on a PostgreSQL server, which any number of hosts share.
 
+mod backup;
 mod copy;
 mod errors;
 mod failover;
 mod guide;
+mod modules;
 mod pooler;
 mod proxy;
 mod secure;
+mod server;
 mod trouble;
 mod work;

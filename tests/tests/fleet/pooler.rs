@@ -72,11 +72,7 @@ fn hosts_work_behind_a_pooler() {
     let place = Place::on_server(url.clone());
     let doctor = place.run(["doctor"]).stdout();
     assert!(doctor.contains("hosts poll every 100 ms"), "{doctor}");
-    let mut fleet = Fleet::new(&place, &url, 30_000);
-    for _ in 0..2 {
-        fleet.host();
-    }
-    fleet.begin_runs(8);
+    let fleet = Fleet::of(&place, &url, 30_000, 2, 8);
     fleet.signal_runs();
     fleet.wait(Duration::from_secs(60));
     let (calls, again) = fleet.judge();

@@ -10,23 +10,11 @@ use rustix::process::Signal;
 use wfhost_tests::Place;
 
 use super::proxy::Proxy;
-use super::work::Fleet;
+use super::work::{Fleet, form};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 /// Of a host whose death is found out by others, who are on the same machine.
 const LEASE_MS: u64 = 30_000;
-
-/// How long things fail, in seconds, and how many runs there are, if others are wanted than usually.
-fn form() -> Option<(u64, usize)> {
-    let form = std::env::var("WFHOST_FLEET").ok()?;
-    let (seconds, runs) = form.split_once(',').expect("SECONDS,RUNS");
-    Some((seconds.parse().expect("seconds"), runs.parse().expect("a number")))
-}
-
-/// Begins runs.
-fn begin(fleet: &mut Fleet<'_>, usually: usize) {
-    fleet.begin_runs(form().map_or(usually, |(_, runs)| runs));
-}
 
 /// Does something again and again, for so long.
 fn for_some_time(length: Duration, every: Duration, mut act: impl FnMut(u32)) {
@@ -49,11 +37,7 @@ fn by_tcp(port: u16) -> String {
 fn hosts_that_are_killed_lose_nothing() {
     let server = Postgres::start(&[]);
     let place = Place::on_server(server.url());
-    let mut fleet = Fleet::new(&place, &server.url(), LEASE_MS);
-    for _ in 0..3 {
-        fleet.host();
-    }
-    begin(&mut fleet, 12);
+    let mut fleet = Fleet::of(&place, &server.url(), LEASE_MS, 3, 12);
     let mut victims = 0;
     for_some_time(Duration::from_secs(4), Duration::from_millis(300), |turn| {
         fleet.replace(turn as usize % 3);
@@ -74,11 +58,7 @@ fn hosts_that_are_killed_lose_nothing() {
 fn a_server_that_dies_and_comes_back_costs_no_call() {
     let server = Postgres::start(&[]);
     let place = Place::on_server(server.url());
-    let mut fleet = Fleet::new(&place, &server.url(), LEASE_MS);
-    for _ in 0..2 {
-        fleet.host();
-    }
-    begin(&mut fleet, 12);
+    let fleet = Fleet::of(&place, &server.url(), LEASE_MS, 2, 12);
     for_some_time(Duration::from_secs(3), Duration::from_millis(700), |turn| {
         server.kill();
         server.begin();
@@ -97,11 +77,7 @@ fn a_server_that_dies_and_comes_back_costs_no_call() {
 fn backends_that_are_terminated_cost_no_call() {
     let server = Postgres::start(&[]);
     let place = Place::on_server(server.url());
-    let mut fleet = Fleet::new(&place, &server.url(), LEASE_MS);
-    for _ in 0..2 {
-        fleet.host();
-    }
-    begin(&mut fleet, 12);
+    let fleet = Fleet::of(&place, &server.url(), LEASE_MS, 2, 12);
     let mut terminated = 0;
     for_some_time(Duration::from_secs(4), Duration::from_millis(60), |turn| {
         let sql = "SELECT count(pg_terminate_backend(pid)) FROM (SELECT pid FROM pg_stat_activity
@@ -124,11 +100,7 @@ fn connections_that_are_cut_before_their_answers_cost_no_call() {
     let server = Postgres::start(&[]);
     let place = Place::on_server(server.url());
     let proxy = Proxy::to(server.port());
-    let mut fleet = Fleet::new(&place, &by_tcp(proxy.port()), LEASE_MS);
-    for _ in 0..2 {
-        fleet.host();
-    }
-    begin(&mut fleet, 12);
+    let fleet = Fleet::of(&place, &by_tcp(proxy.port()), LEASE_MS, 2, 12);
     for_some_time(Duration::from_secs(4), Duration::from_millis(40), |turn| {
         match turn % 8 {
             7 => proxy.cut_all(),
@@ -153,11 +125,8 @@ fn connections_that_swallow_everything_are_given_up() {
     let server = Postgres::start(&[]);
     let place = Place::on_server(server.url());
     let proxy = Proxy::to(server.port());
-    let mut fleet = Fleet::new(&place, &by_tcp(proxy.port()), LEASE_MS);
-    for _ in 0..2 {
-        fleet.host();
-    }
-    begin(&mut fleet, 6);
+    // Longer than an answer is waited for, and shorter than a network takes to tell.
+    let fleet = Fleet::of(&place, &by_tcp(proxy.port()), 10_000, 2, 6);
     std::thread::sleep(Duration::from_millis(600));
     // Nobody is told that they are dead.
     proxy.swallow_all();
@@ -171,11 +140,7 @@ fn connections_that_swallow_everything_are_given_up() {
 fn a_host_that_is_stopped_past_its_lease_harms_nobody() {
     let server = Postgres::start(&[]);
     let place = Place::on_server(server.url());
-    let mut fleet = Fleet::new(&place, &server.url(), 1_000);
-    for _ in 0..2 {
-        fleet.host();
-    }
-    begin(&mut fleet, 10);
+    let fleet = Fleet::of(&place, &server.url(), 1_000, 2, 10);
     for round in 0..3 {
         std::thread::sleep(Duration::from_millis(400));
         fleet.send(round % 2, Signal::STOP);

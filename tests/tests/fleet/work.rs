@@ -23,6 +23,13 @@ pub struct Fleet<'a> {
     pub lease_ms: u64,
 }
 
+/// How long things fail, in seconds, and how many runs there are, if others are wanted than usually.
+pub fn form() -> Option<(u64, usize)> {
+    let form = std::env::var("WFHOST_FLEET").ok()?;
+    let (seconds, runs) = form.split_once(',').expect("SECONDS,RUNS");
+    Some((seconds.parse().expect("seconds"), runs.parse().expect("a number")))
+}
+
 fn log(place: &Place) -> File {
     let file = OpenOptions::new().create(true).append(true).open(place.path("log"));
     file.expect("a test writes its files")
@@ -31,6 +38,16 @@ fn log(place: &Place) -> File {
 impl<'a> Fleet<'a> {
     pub fn new(place: &'a Place, url: &str, lease_ms: u64) -> Self {
         Self { place, url: url.to_owned(), hosts: Vec::new(), begun: 0, runs: Vec::new(), lease_ms }
+    }
+
+    /// So many hosts with so many runs, or with as many as [`form`] says.
+    pub fn of(place: &'a Place, url: &str, lease_ms: u64, hosts: u32, runs: usize) -> Self {
+        let mut fleet = Self::new(place, url, lease_ms);
+        for _ in 0..hosts {
+            fleet.host();
+        }
+        fleet.begin_runs(form().map_or(runs, |(_, runs)| runs));
+        fleet
     }
 
     /// Begins a host, which records its calls for itself. Gives its number.

@@ -1,7 +1,8 @@
 //! Runs as those who claim them get them.
 
 use tokio_postgres::Row as SqlRow;
-use wfhost_core::{Digest, Epoch, Given, Outcome, Position, Row, RunId};
+use wfhost_core::{Digest, Epoch, Given, Outcome, Row, RunId};
+use wfhost_store::claims::check_rows;
 use wfhost_store::*;
 
 use crate::PostgresStore;
@@ -117,26 +118,7 @@ impl PostgresStore {
             reason: format!("the journal of {}: {reason}", taken.run),
         };
         let Found { rows, place, messages } = found;
-        let mut end = Position(0);
-        for row in &rows {
-            if row.first != end || row.count == 0 {
-                return Err(damaged(format!("a row begins at entry {} where {end} is due", row.first)));
-            }
-            end = row.end();
-        }
-        if rows.is_empty() {
-            return Err(damaged("it is empty".to_owned()));
-        }
-        if let Some(head) = taken.head {
-            // Whoever died went on behind the place where the run was given up last.
-            let is_there = match taken.was {
-                RunState::Running => rows.iter().any(|row| row.head == head),
-                _ => rows.last().is_some_and(|row| row.head == head),
-            };
-            if !is_there {
-                return Err(damaged(format!("its last entries are missing, up to the head {head}")));
-            }
-        }
+        check_rows(&rows, taken.was, taken.head).map_err(damaged)?;
         let inbox = read::inbox(messages.iter(), 1).map_err(|strange| damaged(strange.0))?;
         Ok(Opened {
             run: taken.run.clone(),

@@ -42,11 +42,12 @@ impl Sessions for PostgresStore {
 
     fn begin_session<'a>(&'a self, owner: &'a Owner, lease_ms: u64) -> BoxFuture<'a, Result<SessionId>> {
         async move {
+            self.caught_up.get_or_try_init(|| crate::format::catch_up(&self.pool, true)).await?;
             let id = SessionId::fresh()?;
             let lease = i64::try_from(lease_ms).unwrap_or(i64::MAX >> 1);
             self.shared.leases.lock().unwrap_or_else(PoisonError::into_inner).insert(id, lease_ms);
             self.pool
-                .write("SELECT wf.begin_session_1($1, $2, $3, $4, $5, $6, $7, $8, $9)", &|| {
+                .write("SELECT wf.begin_session_2($1, $2, $3, $4, $5, $6, $7, $8, $9)", &|| {
                     args_of![
                         id.0 as i64,
                         owner.host.as_str(),
@@ -73,7 +74,7 @@ impl Sessions for PostgresStore {
             let asked = std::time::Instant::now();
             let (rows, _) = self
                 .pool
-                .write(
+                .write_soon(
                     "SELECT k.until, k.now, (extract(epoch FROM clock_timestamp()) * 1000000)::int8
                      FROM wf.keep_1($1, $2) k",
                     &|| args_of![session.0 as i64, self.ticks()],
@@ -82,6 +83,7 @@ impl Sessions for PostgresStore {
             let kept = self.one(&rows, |row| Ok((row.int(0)?, row.int(1)?, row.int(2)?)))?;
             let Some((until, now, micros)) = kept else {
                 self.shared.notices.ended(session);
+                self.claims.forget(session);
                 return Ok(Kept::Fenced);
             };
             self.pool.connector.time.saw(asked, micros);
@@ -111,9 +113,10 @@ impl Sessions for PostgresStore {
     fn shed(&self, session: SessionId, keep: Vec<RunId>) -> BoxFuture<'_, Result<u64>> {
         async move {
             let keep: Vec<_> = keep.iter().map(RunId::to_string).collect();
-            let sql = "SELECT wf.shed_1($1, $2)";
-            let (rows, _) = self.pool.write(sql, &|| args_of![session.0 as i64, keep.clone()]).await?;
-            let runs = self.number(&rows)? as u64;
+            let sql = "SELECT code, runs FROM wf.shed_2($1, $2, $3)";
+            let args = |turn: i64| args_of![session.0 as i64, turn, keep.clone()];
+            let rows = self.in_turn(session, true, sql, &args).await?;
+            let runs = self.one(&rows, |row| row.int(1))?.unwrap_or_default() as u64;
             if runs > 0 {
                 self.tell_due().await;
             }
@@ -135,6 +138,7 @@ impl Sessions for PostgresStore {
         async move {
             self.shared.notices.ended(session);
             let runs = self.end(session, false, true).await?;
+            self.claims.forget(session);
             self.shared.leases.lock().unwrap_or_else(PoisonError::into_inner).remove(&session);
             Ok(runs)
         }

@@ -5,15 +5,13 @@ use std::sync::atomic::Ordering;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use wfhost_core::{Epoch, RunId};
+use wfhost_store::claims::share_of_new;
 use wfhost_store::*;
 
 use super::open::Taken;
 use crate::PostgresStore;
 use crate::args::{Columns, args_of};
 use crate::lanes::lane_of;
-
-/// Of how many claims one is kept for runs that have not begun.
-const NEW_SHARE: usize = 4;
 
 impl PostgresStore {
     /// Names of projects, and whether runs that belong to none are wanted.
@@ -58,7 +56,7 @@ impl PostgresStore {
         );
         let rows = self
             .pool
-            .read(&sql, &|| {
+            .read_soon(&sql, &|| {
                 args_of![projects.clone(), no_project, except.clone(), families.clone(), self.set_now()]
             })
             .await?;
@@ -85,10 +83,9 @@ impl Work for PostgresStore {
         async move {
             loop {
                 let lane = lane_of(run) as i16;
-                let (rows, _) = self
-                    .pool
-                    .write("SELECT * FROM wf.claim_1($1, $2, $3, $4, $5)", &|| {
-                        args_of![session.0 as i64, lane, run.as_str(), how, self.set_now()]
+                let rows = self
+                    .in_turn(session, true, "SELECT * FROM wf.claim_2($1, $2, $3, $4, $5, $6)", &|turn| {
+                        args_of![session.0 as i64, turn, lane, run.as_str(), how, self.set_now()]
                     })
                     .await?;
                 let code = self.one(&rows, |row| Ok((row.value::<i32>(0)?, row.maybe_int(1)?)))?;
@@ -118,16 +115,16 @@ impl Work for PostgresStore {
             if !any || limit == 0 {
                 return Ok(Due { runs: Vec::new(), more: any, next_in_ms });
             }
-            let turn = self.turns.fetch_add(1, Ordering::Relaxed);
-            let share = (limit + turn % NEW_SHARE) / NEW_SHARE;
+            let look = self.looks.fetch_add(1, Ordering::Relaxed);
+            let share = share_of_new(limit, look);
             let (projects, no_project) = Self::projects(&wanted);
             let names = |runs: &[RunId]| runs.iter().map(RunId::to_string).collect::<Vec<_>>();
+            let sql = "SELECT * FROM wf.claim_due_2($1, $2, $3, $4, $5, $6, $7, $8, $9)";
             let rows = self
-                .pool
-                .write_once("SELECT * FROM wf.claim_due_1($1, $2, $3, $4, $5, $6, $7, $8, $9)", &|| {
+                .in_turn(session, false, sql, &|turn| {
                     args_of![
                         session.0 as i64,
-                        0_i16,
+                        turn,
                         limit as i32,
                         share as i32,
                         projects.clone(),
@@ -138,7 +135,7 @@ impl Work for PostgresStore {
                     ]
                 })
                 .await?;
-            if self.flag(&rows)? == Some(true) {
+            if self.one(&rows, |row| row.value::<i32>(0))?.is_some_and(|code| code != 0) {
                 return Err(StoreError::SessionOver);
             }
             let mut taken = self.all(&rows, |row| Ok((row.value::<i32>(1)?, Taken::read(row, 2)?)))?;

@@ -1,6 +1,7 @@
 //! Claims, and what wakes those who wait.
 
 use super::*;
+use crate::claims::share_of_new;
 
 impl Work for MemStore {
     fn claim<'a>(
@@ -76,7 +77,7 @@ impl Work for MemStore {
             let (due, next_in_ms) = look(data);
             let (new, begun): (Vec<_>, Vec<_>) =
                 due.into_iter().partition(|(_, state, _)| *state == RunState::Queued);
-            let share = ((limit + (data.turns - 1) % 4) / 4).min(new.len());
+            let share = share_of_new(limit, data.turns - 1).min(new.len());
             let begun: Vec<_> = begun.into_iter().take(limit - share).collect();
             let room = limit - begun.len();
             let runs: Vec<_> = begun

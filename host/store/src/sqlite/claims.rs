@@ -1,18 +1,16 @@
 //! Who advances a run.
 
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
-use wfhost_core::{Digest, Epoch, Given, Outcome, Position, RunId};
+use wfhost_core::{Digest, Epoch, Given, Outcome, RunId};
 
 use super::inbox::{drop_pauses, insert_message};
 use super::write::{Fault, Result, millis, to_json};
 use super::{journal, read, sessions};
+use crate::claims::{check_rows, share_of_new};
 use crate::{
     ClaimHow, Claimed, Clock, MessageBody, Opened, Part, Projects, RunState, SessionId, StoreError, Waiting,
     Wanted,
 };
-
-/// Of how many claims one is kept for runs that have not begun.
-const NEW_SHARE: usize = 4;
 
 /// A run that was claimed and is to be read.
 pub(super) struct Taken {
@@ -245,7 +243,7 @@ pub(super) fn claim_due(
     sessions::check(c, session)?;
     let now = millis(clock.now());
     let filter = Filter::of(wanted);
-    let share = (limit + turn % NEW_SHARE) / NEW_SHARE;
+    let share = share_of_new(limit, turn);
     let new = filter.find(c, wanted, true, now, limit)?;
     let begun = filter.find(c, wanted, false, now, limit - share.min(new.len()).min(limit))?;
     let room = limit - begun.len();
@@ -263,27 +261,7 @@ pub(super) fn open(c: &Connection, taken: &Taken, place: &str) -> Result<Opened>
         Fault::Refused(StoreError::Damaged { place: place.to_owned(), reason })
     };
     let (rows, last) = journal::whole(c, taken.id)?;
-    let mut end = Position(0);
-    for row in &rows {
-        if row.first != end || row.count == 0 {
-            return Err(damaged(format!("a row begins at entry {} where {end} is due", row.first)));
-        }
-        end = row.end();
-    }
-    if rows.is_empty() {
-        return Err(damaged("it is empty".to_owned()));
-    }
-    if let Some(head) = taken.head {
-        // Whoever died went on behind the place where the run was given up last.
-        let is_there = match taken.was {
-            RunState::Running => rows.iter().any(|row| row.head.0 == head),
-            _ => rows.last().is_some_and(|row| row.head.0 == head),
-        };
-        if !is_there {
-            let head = Digest(head);
-            return Err(damaged(format!("its last entries are missing, up to the head {head}")));
-        }
-    }
+    check_rows(&rows, taken.was, taken.head.map(Digest)).map_err(damaged)?;
     Ok(Opened {
         run: taken.run.clone(),
         session: SessionId(taken.session.unwrap_or_default() as u64),

@@ -1,0 +1,37 @@
+//! What claims are in every store.
+
+use wfhost_core::{Digest, Position, Row};
+
+use crate::RunState;
+
+/// Of how many claims one is kept for runs that have not begun.
+const NEW_SHARE: usize = 4;
+
+/// How many of `limit` claims are kept for runs that have not begun. `turn` counts the looks, so that small ones share
+/// fairly, too.
+pub fn share_of_new(limit: usize, turn: usize) -> usize {
+    (limit + turn % NEW_SHARE) / NEW_SHARE
+}
+
+/// Looks whether the rows of a journal are those that a run was left with: one behind the other, up to the head of the
+/// chain when it was given up the last time, if that is known. Else says what is wrong.
+pub fn check_rows(rows: &[Row], was: RunState, head: Option<Digest>) -> Result<(), String> {
+    let mut end = Position(0);
+    for row in rows {
+        if row.first != end || row.count == 0 {
+            return Err(format!("a row begins at entry {} where {end} is due", row.first));
+        }
+        end = row.end();
+    }
+    let Some(last) = rows.last() else { return Err("it is empty".to_owned()) };
+    let Some(head) = head else { return Ok(()) };
+    // Whoever died went on behind the place where the run was given up last.
+    let is_there = match was {
+        RunState::Running => rows.iter().any(|row| row.head == head),
+        _ => last.head == head,
+    };
+    match is_there {
+        true => Ok(()),
+        false => Err(format!("its last entries are missing, up to the head {head}")),
+    }
+}
