@@ -3,7 +3,7 @@
 
 import { AxeBuilder } from "@axe-core/playwright";
 import { execFileSync, spawn } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
@@ -27,15 +27,41 @@ async function eventually(what, look) {
     throw new Error(`never: ${what}`);
 }
 
+// One call of `slow` at a time, so that the others wait for their turn; `flaky` fails at first.
+const config = join(home, "config.toml");
+writeFileSync(config, `
+[agents]
+limits = { attempt = "7m" }
+[agents.concurrency]
+host = 1
+[providers.slow]
+kind = "command"
+argv = ["sh", "-c", "echo at work >&2; sleep 0.5; echo done"]
+[providers.flaky]
+kind = "command"
+argv = ["sh", "-c", "test -e ${join(home, "tried")} || { touch ${join(home, "tried")}; exit 1; }; echo done"]
+[providers.reviewer]
+kind = "plugin"
+plugin = "reviewer.wasm"
+http = [{ url = "https://api.example.org/*", methods = ["GET"], inject = { authorization = { env = "KEY" } } }]
+[webhooks.pushes]
+verify = "github"
+secret_env = "GITHUB_SECRET"
+workflow = "probe"
+`);
+
 async function serve(listen) {
-    const child = spawn(WFHOST, ["serve", "--listen", listen, "--agent", "echo"], { env, cwd: home, stdio: "ignore" });
+    const args = ["serve", "--listen", listen, "--agent", "echo", "--config", config, "--namespace", `team=${join(home, "team.db")}`];
+    const child = spawn(WFHOST, args, { env, cwd: home, stdio: "ignore" });
     const told = join(home, "state/wfhost/servers", `${child.pid}.json`);
-    const { url, token } = await eventually("the server tells where it is", async () => JSON.parse(readFileSync(told, "utf8")));
+    const { url, token, namespaces } = await eventually("the server tells where it is", async () => JSON.parse(readFileSync(told, "utf8")));
     await eventually("the server answers", async () => (await fetch(url + "/readyz")).ok);
-    return { child, url, token, listen: url.split("//")[1] };
+    return { child, url, token, team: namespaces.team.token, listen: url.split("//")[1] };
 }
 
+const spawned = performance.now();
 let server = await serve("127.0.0.1:0");
+const answered = performance.now() - spawned;
 const browser = await chromium.launch({
     executablePath: CHROMIUM,
     args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
@@ -53,11 +79,19 @@ async function context(options = {}) {
     made.on("weberror", (error) => errors.push(error.error().message));
     return made;
 }
-async function login(page) {
-    await page.goto(server.url + "/ui");
-    await page.fill("#code", server.token);
+async function login(page, base = "", token = server.token) {
+    await page.goto(server.url + base + "/ui");
+    await page.fill("#code", token);
     await page.click("button");
     await page.waitForURL(/\/ui$/);
+}
+/** Presses Tab until this has the focus: what one cannot reach so, one cannot use without a mouse. */
+async function tabTo(page, selector) {
+    for (let i = 0; i < 80; i++) {
+        await page.keyboard.press("Tab");
+        if (await page.evaluate((selector) => document.activeElement?.matches(selector), selector)) return;
+    }
+    throw new Error(`Tab does not lead to ${selector}`);
 }
 async function axe(page, what) {
     const { violations } = await new AxeBuilder({ page }).analyze();
@@ -73,7 +107,11 @@ const api = async (method, path, body) => {
 try {
     const desk = await context();
     const page = await desk.newPage();
+    const began = performance.now();
     await login(page);
+    const first = answered + performance.now() - began;
+    check("the first page, login included, is there within a second of `serve`", first < 1000, `${first.toFixed(0)} ms`);
+    console.log(`     it is there after ${first.toFixed(0)} ms, of which the server took ${answered.toFixed(0)}`);
     check("a new user is told what to do", (await page.textContent("main")).includes("Nothing has run here yet"));
     await shot(page, "first");
     await axe(page, "first page");
@@ -174,11 +212,119 @@ try {
     await shot(page, "compare");
     await axe(page, "comparison");
 
-    for (const [name, at] of [["at", `${path}/at?entry=3`], ["journal", `${path}/journal`], ["logs", `${path}/logs`], ["modules", "/ui/modules"], ["schedules", "/ui/schedules"], ["workers", "/ui/workers"], ["tokens", "/ui/tokens"], ["inbox", "/ui/inbox"], ["step", `${path}/steps/1`]]) {
+    for (const [name, at] of [["at", `${path}/at?entry=3`], ["journal", `${path}/journal`], ["logs", `${path}/logs`], ["modules", "/ui/modules"], ["schedules", "/ui/schedules"], ["workers", "/ui/workers"], ["tokens", "/ui/tokens"], ["settings", "/ui/settings"], ["plugins", "/ui/plugins"], ["inbox", "/ui/inbox"], ["step", `${path}/steps/1`]]) {
         await page.goto(server.url + at);
         await shot(page, name);
         await axe(page, name);
     }
+
+    // Acts on many runs: a look, then the act.
+    for (let i = 0; i < 3; i++) await api("POST", "/runs", { workflow: "probe", id: `many-${i}`, labels: { batch: "one" }, input: { do: [{ wait: { name: "go" } }] } });
+    await page.goto(server.url + "/ui?label=batch%3Done");
+    await page.click("details.many summary");
+    await page.selectOption("details.many select", "cancel");
+    await shot(page, "many-chosen");
+    await axe(page, "list with acts on many");
+    await page.click("details.many button");
+    await page.waitForSelector("h1:has-text('Cancel 3 runs?')");
+    await shot(page, "many-preview");
+    await axe(page, "preview of an act on many");
+    await small.goto(page.url());
+    await shot(small, "phone-many-preview");
+    check("the preview is not wider than a phone", await small.evaluate(() => document.documentElement.scrollWidth <= innerWidth));
+    await axe(small, "preview of an act on many on a phone, dark");
+    await page.fill("input[name=reason]", "tidying up");
+    await page.click("form.answer button.danger");
+    await page.waitForSelector("h1:has-text('Cancel: 3 runs done')");
+    await shot(page, "many-done");
+    await eventually("they are cancelled", async () => (await api("GET", "/runs?label=batch=one&state=cancelled")).runs.length === 3);
+    check("many runs are cancelled at once", true);
+
+    // The chart tells apart what a call did: waiting for its turn, a retry, a host that was killed.
+    const call = (provider) => ({ agent_of: { provider, prompt: provider } });
+    await api("POST", "/runs?wait=30s", { workflow: "probe", id: "told-apart", input: { do: [
+        { parallel: [call("slow"), call("slow"), call("slow")] },
+        { agent_with: { prompt: "again", providers: ["flaky"], retry: { max_attempts: 3, initial: 400, factor: 1, max: 400, jitter: 0 } } },
+    ] } });
+    await api("POST", "/runs", { workflow: "probe", id: "taken-over", input: { do: [{ agent: "before" }, call("slow"), { agent: "behind" }] } });
+    await eventually("a call is at work", async () => (await api("GET", "/runs/taken-over/steps/2/transcript")).lines?.length > 0);
+    server.child.kill("SIGKILL");
+    server = await serve(server.listen);
+    await login(page);
+    await eventually("another host ends the run", async () => (await api("GET", "/runs/taken-over")).state === "completed");
+    await page.goto(server.url + "/ui/runs/told-apart");
+    await page.waitForSelector(".gantt.ready .row");
+    check("waiting for a turn is told apart", await page.locator(".rows .bar.queue").count() >= 2);
+    await shot(page, "told-apart");
+    await axe(page, "chart with waits for turns and a retry");
+    await page.goto(server.url + "/ui/runs/taken-over");
+    await page.waitForSelector(".gantt.ready .row");
+    check("a takeover is told", (await page.textContent(".marks")).includes("taken over") && await page.locator(".axis .line.replays").count() === 1);
+    await shot(page, "taken-over");
+    await axe(page, "chart with a takeover");
+    await page.click(".marks a");
+    await page.waitForSelector("h1:has-text('As it was at entry')");
+
+    // The slider, by keys and without scripts.
+    await page.goto(server.url + path + "?at=5");
+    await page.waitForURL(/at\?entry=5/);
+    check("an entry has an address", (await page.textContent("h1")).includes("entry 5"));
+    await page.focus("[data-slide]");
+    await page.keyboard.press("ArrowLeft");
+    await page.waitForURL(/entry=4/);
+    check("the slider moves by keys", (await page.textContent("h1")).includes("entry 4"));
+    await shot(page, "slider");
+    await small.goto(page.url());
+    await shot(small, "phone-slider");
+    check("the slider is not wider than a phone", await small.evaluate(() => document.documentElement.scrollWidth <= innerWidth));
+    await axe(small, "slider on a phone, dark");
+    await small.goto(server.url + "/ui/settings");
+    await shot(small, "phone-settings");
+    check("settings are not wider than a phone", await small.evaluate(() => document.documentElement.scrollWidth <= innerWidth));
+    await axe(small, "settings on a phone, dark");
+    await small.goto(server.url + "/ui/plugins");
+    check("plugins are not wider than a phone", await small.evaluate(() => document.documentElement.scrollWidth <= innerWidth));
+    await axe(small, "plugins on a phone, dark");
+
+    // By keys only: start, signal, look at a step, go back.
+    await page.goto(server.url + "/ui");
+    await page.keyboard.press("g");
+    await page.keyboard.press("s");
+    await page.waitForURL(/\/ui\/start/);
+    await tabTo(page, "textarea[name=input]");
+    await page.keyboard.press("ControlOrMeta+a");
+    await page.keyboard.type(JSON.stringify({ do: [{ agent: "by keys" }, { wait: { name: "key" } }] }));
+    await tabTo(page, "main form.answer button");
+    await page.keyboard.press("Enter");
+    await page.waitForURL(/\/ui\/runs\/run_/);
+    const keyed = page.url().split("/").pop().split("?")[0];
+    await eventually("it waits", async () => (await page.textContent("main")).includes("it waits for key"));
+    await tabTo(page, "form[action$='/signal'] button");
+    await page.keyboard.press("Enter");
+    await page.waitForURL(/said=sent/);
+    await eventually("it ended", async () => (await api("GET", `/runs/${keyed}`)).state === "completed");
+    await page.waitForSelector(".gantt.ready .row");
+    await page.keyboard.press("j");
+    await page.keyboard.press("Enter");
+    await page.waitForSelector("#drawer:not([hidden])");
+    await page.keyboard.press("Escape");
+    await page.waitForSelector("#drawer", { state: "hidden" });
+    check("a run is started, signalled and looked into by keys only", true);
+
+    // Another database at the same address.
+    const team = await (await context()).newPage();
+    await login(team, "/ns/team", server.team);
+    check("a namespace has its own runs", (await team.textContent("main")).includes("Nothing has run here yet"));
+    execFileSync(WFHOST, ["add", PROBE, "--db", join(home, "team.db")], { env, cwd: home });
+    await team.goto(server.url + "/ns/team/ui");
+    await eventually("it is live", async () => (await team.textContent("#link")) === "Live");
+    await fetch(server.url + "/ns/team/api/v1/runs", { method: "POST", headers: { authorization: `Bearer ${server.team}`, "content-type": "application/json" }, body: JSON.stringify({ workflow: "probe", id: "of-the-team", input: { do: [{ wait: { name: "go" } }] } }) });
+    await eventually("the list of the namespace follows", async () => (await team.textContent("main")).includes("of-the-team"));
+    await team.click("td.id a");
+    await team.waitForSelector(".gantt.ready .row");
+    check("its pages stay within it", team.url().includes("/ns/team/ui/runs/of-the-team"));
+    await shot(team, "namespace");
+    await axe(team, "run of a namespace");
 
     // Without scripts everything can be read.
     const bare = await context({ javaScriptEnabled: false });
@@ -187,6 +333,14 @@ try {
     await plain.goto(server.url + path);
     check("steps are a table without scripts", await plain.locator("table.steps tr[data-row]").first().isVisible());
     await shot(plain, "no-script");
+    await plain.goto(`${server.url}${path}/at?entry=3`);
+    await plain.click("a[rel=prev]");
+    check("the slider works without scripts", (await plain.textContent("h1")).includes("entry 2"));
+    await plain.goto(server.url + "/ui?state=completed");
+    await plain.click("details.many summary");
+    await plain.selectOption("details.many select", "pause");
+    await plain.click("details.many button");
+    check("acts on many can be looked at without scripts", (await plain.textContent("h1")).startsWith("Pause "));
 
     // Twelve tabs are live at once, though a browser has six connections to a server.
     const tabs = [];
@@ -237,7 +391,23 @@ try {
     });
     console.log(`     10,000 steps: drawn after ${loaded} ms, p50 of a frame while scrolling ${frame.toFixed(1)} ms, ${await page.locator(".row").count()} rows in the document`);
     check("only rows in view are in the document", (await page.locator(".row").count()) < 60);
+    check("a long run has an overview", await page.locator("canvas.map").isVisible());
+    await page.evaluate(() => { document.querySelector(".rows").scrollTop = 0; });
+    const map = await page.locator("canvas.map").boundingBox();
+    await page.mouse.click(map.x + map.width / 2, map.y + 10);
+    await eventually("a click into the overview goes there", async () => Math.abs(await page.evaluate(() => { const view = document.querySelector(".rows"); return view.scrollTop / view.scrollHeight - .5; })) < .05);
+    const axis = await page.locator(".axis").boundingBox();
+    await page.mouse.move(axis.x + axis.width * .5, axis.y + 8);
+    await page.mouse.down();
+    await page.mouse.move(axis.x + axis.width * .6, axis.y + 8, { steps: 4 });
+    await page.mouse.up();
+    check("drawing over the axis looks at a part of the time", await page.locator("button:has-text('Reset zoom')").isVisible());
+    await shot(page, "many-zoomed");
+    await page.focus(".rows");
+    await page.keyboard.press("0");
+    check("0 shows all of it again", !await page.locator("button:has-text('Reset zoom')").isVisible());
     await shot(page, "many");
+    await axe(page, "a run of 10,000 steps");
 
     // The server goes away and comes back.
     await page.goto(server.url + "/ui");

@@ -14,8 +14,8 @@ use wfhost_core::policy::retry::is_once;
 use wfhost_core::policy::structured::{self, CORRECTIONS, SchemaError};
 use wfhost_core::policy::{cache, structured::candidates};
 use wfhost_core::{
-    Caching, Digest, Failure, FailureKind, Json, Question, Reply, Timestamp, TranscriptKind, Usage, limits,
-    spell_millis,
+    Caching, Digest, Failure, FailureKind, Json, Question, Reply, Timestamp, Timing, TranscriptKind, Usage,
+    limits, spell_millis,
 };
 use wfhost_schema::{self as schema, Fault, Schema};
 use wfhost_world::{Lease, World};
@@ -38,6 +38,8 @@ const NOT_COUNTED: &str = "WF0409";
 #[derive(Debug)]
 pub struct Made {
     pub end: AttemptEnd,
+    /// None if it neither waited nor was heard of before its answer.
+    pub timing: Option<Timing>,
     pub reservation: Option<Reservation>,
 }
 
@@ -83,7 +85,7 @@ pub struct Attempt {
     pub purse: ReadPurse,
     /// What its turns consumed up to now.
     pub used: Used,
-    /// From when to when the provider had it, if somebody observes.
+    /// From when to when the provider had it.
     pub asked: Option<(Instant, Instant)>,
 }
 
@@ -109,11 +111,31 @@ impl Attempt {
     /// Makes the attempt.
     pub async fn make(mut self: Box<Self>) -> Made {
         let mut reservation = None;
+        let began = Instant::now();
         let end = self.try_once(&mut reservation).await;
+        let timing = match &end {
+            AttemptEnd::Answered(reply) if reply.cached => None,
+            AttemptEnd::Answered(_) | AttemptEnd::Failed { .. } => self.timing(began),
+            AttemptEnd::Postponed { .. } | AttemptEnd::Delegated { .. } => None,
+        };
         if let Some(observer) = &self.gate.observer {
             self.tell(observer.as_ref(), &end);
         }
-        Made { end, reservation }
+        Made { end, timing, reservation }
+    }
+
+    /// What is worth keeping: an attempt that is answered at once has none.
+    fn timing(&self, began: Instant) -> Option<Timing> {
+        let until = self.asked.map_or_else(Instant::now, |(since, _)| since);
+        let waited = until.saturating_duration_since(began);
+        let timing = Timing { waited_ms: millis(waited), first_ms: self.first().map(millis) };
+        Some(timing).filter(|timing| timing.waited_ms > 0 || timing.first_ms.is_some_and(|first| first > 0))
+    }
+
+    /// How long the provider had it before it was heard of first.
+    fn first(&self) -> Option<Duration> {
+        let (since, _) = self.asked?;
+        Some(self.recorder.first_heard()?.saturating_duration_since(since))
     }
 
     fn tell(&self, observer: &dyn CallObserver, end: &AttemptEnd) {
@@ -133,7 +155,7 @@ impl Attempt {
             model: model.or_else(|| self.models().next()),
             outcome,
             took: asked.map(|(since, until)| until.saturating_duration_since(since)),
-            first: asked.and_then(|(since, _)| Some(self.recorder.first_heard()?.duration_since(since))),
+            first: self.first(),
             usage,
         }));
     }
@@ -178,9 +200,7 @@ impl Attempt {
         let asks = in_phase(CallPhase::Asking);
         let since = Instant::now();
         let made = self.answer(validator.as_ref()).await;
-        if asks.is_some() {
-            self.asked = Some((since, Instant::now()));
-        }
+        self.asked = Some((since, Instant::now()));
         drop((permit, asks));
         let usage = match &made {
             Ok(reply) => reply.usage,
@@ -610,6 +630,10 @@ fn question(call: &Call) -> Question {
         choices: choices.filter_map(|choice| choice.as_str().map(str::to_owned)).collect(),
         details: request.input.clone(),
     }
+}
+
+fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Waits for something until a deadline at most.

@@ -248,7 +248,7 @@ impl Spoken {
                         self.steps.insert(*step, Arc::new(said));
                     }
                 }
-                Event::Completed { step, outcome } | Event::Answered { step, outcome, .. } => {
+                Event::Completed { step, outcome, .. } | Event::Answered { step, outcome, .. } => {
                     if let Some(said) = self.steps.get_mut(step)
                         && let Ok(json) = Outcome::from(outcome.clone())
                         && let Ok(reply) = serde_json::from_str::<Reply>(json.as_str())

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use wfhost::world::environment;
-use wfhost_config::{ConfigError, Origin, Setting};
+use wfhost_config::{Config, ConfigError, Origin, Setting};
 
 use super::diagnostic::{Exit, Trouble};
 use super::{Common, Format, printer};
@@ -29,19 +29,7 @@ impl ConfigVerb {
             Err(error @ ConfigError::Untrusted { .. }) => printer::say(common, "Note", &error.to_string()),
             providers => drop(providers?),
         }
-        let mut settings: Vec<_> =
-            config.settings().into_iter().filter(|setting| setting.key != "store.url").collect();
-        settings.push(store(common, config.store()?.is_some().then(|| config.settings()))?);
-        let agent = environment::text(environment::AGENT);
-        if let Some(agent) = agent {
-            settings.retain(|setting| setting.key != "agents.default");
-            settings.push(Setting {
-                key: "agents.default".to_owned(),
-                value: format!("{agent:?}"),
-                origin: Origin::Environment(environment::AGENT.to_owned()),
-            });
-        }
-        settings.sort_by(|a, b| a.key.cmp(&b.key));
+        let settings = in_force(common, &config)?;
         if common.output != Format::Text {
             let settings = settings.iter().map(|Setting { key, value, origin }| {
                 json!({ "key": key, "value": value, "origin": origin.to_string() })
@@ -55,6 +43,24 @@ impl ConfigVerb {
         }
         Ok(Exit::Done)
     }
+}
+
+/// Every value that applies, with its origin: files, the environment, flags.
+pub(super) fn in_force(common: &Common, config: &Config) -> Result<Vec<Setting>, Trouble> {
+    let mut settings: Vec<_> =
+        config.settings().into_iter().filter(|setting| setting.key != "store.url").collect();
+    settings.push(store(common, config.store()?.is_some().then(|| config.settings()))?);
+    let agent = environment::text(environment::AGENT);
+    if let Some(agent) = agent {
+        settings.retain(|setting| setting.key != "agents.default");
+        settings.push(Setting {
+            key: "agents.default".to_owned(),
+            value: format!("{agent:?}"),
+            origin: Origin::Environment(environment::AGENT.to_owned()),
+        });
+    }
+    settings.sort_by(|a, b| a.key.cmp(&b.key));
+    Ok(settings)
 }
 
 /// The location of the database, and its origin.

@@ -413,6 +413,14 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ),
     ("WF0911", "invalid token name"),
     (
+        "WF0912",
+        "a delivery to a webhook is not accepted\n\nIt has to be signed with the secret of `[webhooks.NAME]`, in the way that `verify` says; where the time is signed, too, it has to be near (`tolerance`). A proxy must not change the body.",
+    ),
+    (
+        "WF0913",
+        "the secret of a webhook is not there\n\n`secret_env` or `secret_file` of `[webhooks.NAME]` name where it is, for the process of the server.",
+    ),
+    (
         "WF0806",
         "the program trapped\n\nIt executed an invalid operation: `unreachable`, an out-of-bounds memory access, a division by zero. Many languages end a program this way after a panic or an uncaught error; `wfhost logs RUN` shows its last output.",
     ),

@@ -30,6 +30,7 @@ mod messages;
 mod module_arg;
 mod modules;
 mod new;
+mod notify;
 mod pause;
 mod people;
 mod place;

@@ -105,6 +105,8 @@ impl Mcp {
             read_only: self.read_only,
             defaults,
             mcp_workflows: self.workflows,
+            settings: Vec::new(),
+            webhooks: Vec::new(),
             metrics,
         };
         let local = Local::new(host.clone(), options).await.map_err(|error| match error {

@@ -1,19 +1,25 @@
 //! `wfhost serve`
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use wfhost::agents::Providers;
 use wfhost::store::{Projects, RunFilter, StoreError, TokenKind};
 use wfhost::world::environment;
 use wfhost::{Adopt, Configurations};
-use wfhost_config::Config;
+use wfhost_config::{Config, Origin, Setting};
 use wfhost_server::{Address, Defaults, Drainer, Metrics, MetricsServer, ServeError, Server};
 
+use super::config::in_force;
+use super::database::Database;
 use super::diagnostic::{Exit, Trouble};
 use super::log::{Log, LogFormat, Watch};
+use super::notify::{State, notify};
 use super::place::{AgentArgs, length_arg};
 use super::{Common, follow, printer};
 
@@ -34,7 +40,8 @@ use super::{Common, follow, printer};
   wfhost serve --max-live 200 --grace 5m
   wfhost serve --listen unix:/run/wfhost.sock
   wfhost serve --listen 0.0.0.0:443 --tls-cert cert.pem --tls-key key.pem --allow-host wf.example.org
-  wfhost serve --project ~/src/reviews --project ~/src/reports")]
+  wfhost serve --project ~/src/reviews --project ~/src/reports
+  wfhost serve --namespace red=/srv/red.db --namespace blue=/srv/blue.db")]
 pub(crate) struct Serve {
     #[command(flatten)]
     agents: AgentArgs,
@@ -45,6 +52,10 @@ pub(crate) struct Serve {
     /// Serve the runs of all projects, each with its project's configuration
     #[arg(long)]
     all: bool,
+    /// Also serve this database below /ns/NAME, with its own tokens and its own
+    /// programs in memory; may be repeated
+    #[arg(long = "namespace", value_name = "NAME=DB", value_parser = OsStringValueParser::new().try_map(namespace_arg))]
+    namespaces: Vec<Namespace>,
     /// The maximum number of programs in memory; the other runs wait
     #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=4_000))]
     max_live: u32,
@@ -89,6 +100,33 @@ pub(super) struct Network {
     /// can reach it; with a token they are at /metrics of the server
     #[arg(long, value_name = "ADDRESS", value_parser = address_arg)]
     metrics: Option<Address>,
+}
+
+/// A database of a namespace.
+#[derive(Clone, Debug)]
+struct Namespace {
+    name: String,
+    database: Database,
+}
+
+/// The same once it is open.
+struct Space {
+    name: String,
+    common: Common,
+    host: wfhost::Host,
+}
+
+fn namespace_arg(given: OsString) -> Result<Namespace, String> {
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    let bytes = given.as_bytes();
+    let parts = bytes.iter().position(|byte| *byte == b'=').map(|at| (&bytes[..at], &bytes[at + 1..]));
+    match parts.and_then(|(name, place)| Some((std::str::from_utf8(name).ok()?, place))) {
+        Some((name, place)) if !name.is_empty() && !place.is_empty() => Ok(Namespace {
+            name: name.to_owned(),
+            database: Database::from(OsString::from_vec(place.to_vec())),
+        }),
+        _ => Err("a name and a database, like red=/srv/red.db".to_owned()),
+    }
 }
 
 fn address_arg(text: &str) -> Result<Address, String> {
@@ -140,17 +178,13 @@ impl Network {
                 printer::say(common, "Note", "connections are not encrypted: use --tls-cert or a TLS proxy");
             }
         }
-        let tls = self.tls_cert.clone().zip(self.tls_key.clone());
-        let options = wfhost_server::Options {
-            listen,
-            tls: tls.map(|(certificate, key)| wfhost_server::Tls { certificate, key }),
-            public_url: self.public_url.clone(),
-            hosts: self.hosts.clone(),
-            read_only: self.read_only,
-            defaults,
-            mcp_workflows: self.mcp_workflows,
-            metrics: Arc::clone(metrics),
-        };
+        let options = self.options(common, listen, defaults, metrics)?;
+        for hook in &options.webhooks {
+            if let Err(error) = hook.secret.read() {
+                let text = format!("the webhook {} takes nothing: {error}", hook.name);
+                printer::say(common, "Note", &text);
+            }
+        }
         match Server::bind(host.clone(), options).await {
             Ok(server) => Ok(Some(server)),
             // Another process serves already, most likely this database: both advance runs.
@@ -167,10 +201,63 @@ impl Network {
             Err(ServeError::Host(error)) => Err(error.into()),
             Err(error @ ServeError::Tls(_)) => Err(Trouble::usage("WF0811", error.to_string())
                 .hint("both have to be PEM files: the certificate with its chain, and its key")),
+            Err(error @ ServeError::Namespace { .. }) => Err(Trouble::usage("WF0811", error.to_string())),
             Err(error @ ServeError::Listen { .. }) => Err(Trouble::host("WF0810", error.to_string())
                 .because(&error)
                 .hint("choose another address with --listen, or `--listen off`")),
         }
+    }
+
+    /// How a server is set up that listens there.
+    fn options(
+        &self,
+        common: &Common,
+        listen: Address,
+        defaults: Defaults,
+        metrics: &Arc<Metrics>,
+    ) -> Result<wfhost_server::Options, Trouble> {
+        let tls = self.tls_cert.clone().zip(self.tls_key.clone());
+        let (settings, webhooks) = (self.settings(common, &defaults.config)?, defaults.config.webhooks()?);
+        Ok(wfhost_server::Options {
+            listen,
+            tls: tls.map(|(certificate, key)| wfhost_server::Tls { certificate, key }),
+            public_url: self.public_url.clone(),
+            hosts: self.hosts.clone(),
+            read_only: self.read_only,
+            defaults,
+            mcp_workflows: self.mcp_workflows,
+            settings,
+            webhooks,
+            metrics: Arc::clone(metrics),
+        })
+    }
+
+    /// What holds, for the page of settings: what `wfhost config show` says, and how the server is set up.
+    fn settings(&self, common: &Common, here: &Config) -> Result<Vec<Setting>, Trouble> {
+        let mut settings = in_force(common, here)?;
+        let by_environment = environment::text(environment::LISTEN);
+        let listen = match &self.listen {
+            None => (USUAL.to_owned(), Origin::Default),
+            Some(listen) if by_environment.as_ref() == Some(listen) => {
+                (listen.clone(), Origin::Environment(environment::LISTEN.to_owned()))
+            }
+            Some(listen) => (listen.clone(), Origin::Flag("--listen".to_owned())),
+        };
+        let flag = |name: &str| Origin::Flag(format!("--{name}"));
+        let given = [
+            ("public-url", self.public_url.clone()),
+            ("allow-host", Some(self.hosts.join(" ")).filter(|hosts| !hosts.is_empty())),
+            ("tls-cert", self.tls_cert.as_ref().map(|path| path.display().to_string())),
+            ("read-only", self.read_only.then(|| "true".to_owned())),
+            ("metrics", self.metrics.as_ref().map(ToString::to_string)),
+        ];
+        let given = given.into_iter().filter_map(|(name, value)| Some((name, (value?, flag(name)))));
+        for (name, (value, origin)) in std::iter::once(("listen", listen)).chain(given) {
+            let key = format!("server.{}", name.replace('-', "_"));
+            settings.push(Setting { key, value: format!("{value:?}"), origin });
+        }
+        settings.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(settings)
     }
 
     /// Shows the figures at their own address, if they have one.
@@ -221,7 +308,13 @@ fn tell(server: &Server) -> std::io::Result<Option<PathBuf>> {
     let path = dir.join(format!("{}.json", std::process::id()));
     let _ = std::fs::remove_file(&path);
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-    let told = serde_json::json!({ "url": server.url(), "token": server.token(), "pid": std::process::id() });
+    let spaces = server.namespaces();
+    let spaces =
+        spaces.map(|space| (space.name, serde_json::json!({ "url": space.url, "token": space.token })));
+    let told = serde_json::json!({
+        "url": server.url(), "token": server.token(), "pid": std::process::id(),
+        "namespaces": spaces.collect::<BTreeMap<_, _>>(),
+    });
     file.write_all(told.to_string().as_bytes())?;
     Ok(Some(path))
 }
@@ -266,19 +359,29 @@ impl Serve {
         let watch = Watch { metrics: Arc::clone(&metrics), log };
         let observer = Some(Arc::new(watch) as Arc<dyn wfhost::Observer>);
         let options = wfhost::HostOptions { max_live, projects, configured, observer, ..options };
+        let spaces = self.spaces(common, &options).await?;
         let host = wfhost::Host::new(options)?;
         // Errors of the database show here and not as silence.
         host.store().runs(RunFilter { limit: 1, ..RunFilter::default() }).await?;
         let mut signals = follow::Signals::new()?;
-        let server = self.network.bind(common, &host, defaults, &metrics).await?;
+        let mut server = self.network.bind(common, &host, defaults.clone(), &metrics).await?;
+        if let Some(server) = &mut server {
+            self.add_spaces(server, &spaces, &defaults, &metrics).await?;
+        }
+        let hosts: Vec<_> =
+            std::iter::once(host.clone()).chain(spaces.into_iter().map(|space| space.host)).collect();
         let figures = self.network.show_metrics(common, &host, &metrics).await?;
         let _told = server.as_ref().map(Told::of);
-        host.serve();
+        hosts.iter().for_each(wfhost::Host::serve);
         printer::say(common, "Serving", &format!("{}; Ctrl-C stops", common.place()?));
         if let Some(server) = &server {
             // A log is kept; the code of the address lets somebody in.
             let login = server.login().filter(|_| self.log_format == LogFormat::Text);
             printer::say(common, "Open", login.unwrap_or(server.url()));
+            for space in server.namespaces() {
+                let login = space.login.filter(|_| self.log_format == LogFormat::Text);
+                printer::say(common, "Open", &format!("{}: {}", space.name, login.unwrap_or(space.url)));
+            }
         }
         let drainers = server.as_ref().map(Server::drainer).into_iter();
         let drainers: Vec<_> = drainers.chain(figures.as_ref().map(MetricsServer::drainer)).collect();
@@ -289,26 +392,28 @@ impl Serve {
         if let Some(figures) = figures {
             answering.spawn(figures.run());
         }
+        notify(State::Ready);
         let number = tokio::select! {
             number = signals.next() => Some(number),
-            () = idle(&host, self.idle) => None,
-            error = gone(common, &host) => {
-                host.close(None).await;
+            () = idle(&hosts, self.idle) => None,
+            error = any_gone(common, &hosts) => {
+                close(&hosts, None).await;
                 return Err(error.into());
             }
         };
+        notify(State::Stopping);
         // Nothing new is let in while calls in flight come to their ends.
         drainers.iter().for_each(Drainer::drain);
-        let live = host.live();
+        let live: usize = hosts.iter().map(wfhost::Host::live).sum();
         if live > 0 {
             printer::say(common, "Leaving", &format!("{live} runs, when their calls are done"));
         }
         let dropped = {
-            let patient = host.close(Some(Duration::from_millis(self.grace)));
+            let patient = close(&hosts, Some(Duration::from_millis(self.grace)));
             tokio::pin!(patient);
             tokio::select! {
                 dropped = &mut patient => dropped,
-                _ = signals.next() => host.close(None).await,
+                _ = signals.next() => close(&hosts, None).await,
             }
         };
         while answering.join_next().await.is_some() {}
@@ -319,6 +424,75 @@ impl Serve {
         printer::say(common, "Stopped", &text);
         Ok(number.map_or(Exit::Done, Exit::Signalled))
     }
+}
+
+impl Serve {
+    /// The hosts of the other databases, set up as the first one is.
+    async fn spaces(&self, common: &Common, like: &wfhost::HostOptions) -> Result<Vec<Space>, Trouble> {
+        let mut spaces = Vec::new();
+        for Namespace { name, database } in &self.namespaces {
+            let common = Common { db: Some(database.clone()), ..common.clone() };
+            let store = common.store().await?;
+            let own = common.host_options(store, like.providers.clone(), like.evict, Adopt::Due)?;
+            let options = wfhost::HostOptions {
+                max_live: like.max_live,
+                projects: like.projects.clone(),
+                configured: Arc::clone(&like.configured),
+                observer: like.observer.clone(),
+                ..own
+            };
+            let host = wfhost::Host::new(options)?;
+            host.store().runs(RunFilter { limit: 1, ..RunFilter::default() }).await?;
+            spaces.push(Space { name: name.clone(), common, host });
+        }
+        Ok(spaces)
+    }
+
+    /// Has the server answer for them.
+    async fn add_spaces(
+        &self,
+        server: &mut Server,
+        spaces: &[Space],
+        defaults: &Defaults,
+        metrics: &Arc<Metrics>,
+    ) -> Result<(), Trouble> {
+        let refused = |text: String| Trouble::usage("WF0811", text);
+        for Space { name, common, host } in spaces {
+            // Where it listens is known already.
+            let nowhere = Address::Unix(PathBuf::new());
+            let options = self.network.options(common, nowhere, defaults.clone(), metrics)?;
+            server.add(name, host.clone(), options).await.map_err(|error| match error {
+                ServeError::Host(error) => Trouble::from(error),
+                error => refused(error.to_string()),
+            })?;
+        }
+        for hook in defaults.config.webhooks()? {
+            if let Some(name) = hook.namespace.filter(|name| spaces.iter().all(|known| known.name != *name)) {
+                return Err(refused(format!("the webhook {} is of the namespace `{name}`", hook.name))
+                    .hint(format!("serve it, too: --namespace {name}=DB")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Ends all, each within the grace: how many runs have calls that will be made again.
+async fn close(hosts: &[wfhost::Host], grace: Option<Duration>) -> usize {
+    let mut closing = tokio::task::JoinSet::new();
+    for host in hosts.iter().cloned() {
+        closing.spawn(async move { host.close(grace).await });
+    }
+    closing.join_all().await.into_iter().sum()
+}
+
+/// Waits until one of the hosts has no database any more.
+async fn any_gone(common: &Common, hosts: &[wfhost::Host]) -> StoreError {
+    let mut watching: Vec<_> = hosts.iter().map(|host| Box::pin(gone(common, host))).collect();
+    std::future::poll_fn(|context| {
+        let mut polled = watching.iter_mut().map(|one| one.as_mut().poll(context));
+        polled.find(Poll::is_ready).unwrap_or(Poll::Pending)
+    })
+    .await
 }
 
 /// What runs are started with that are started through the server.
@@ -386,13 +560,13 @@ async fn gone(common: &Common, host: &wfhost::Host) -> StoreError {
     }
 }
 
-/// Waits until the host has had nothing to do for so long; for ever without a length.
-async fn idle(host: &wfhost::Host, millis: Option<u64>) {
+/// Waits until the hosts have had nothing to do for so long; for ever without a length.
+async fn idle(hosts: &[wfhost::Host], millis: Option<u64>) {
     let Some(millis) = millis else { return std::future::pending().await };
     const STEP: Duration = Duration::from_millis(50);
     let mut quiet = Duration::ZERO;
     while quiet < Duration::from_millis(millis) {
         tokio::time::sleep(STEP).await;
-        quiet = if host.live() == 0 { quiet + STEP } else { Duration::ZERO };
+        quiet = if hosts.iter().all(|host| host.live() == 0) { quiet + STEP } else { Duration::ZERO };
     }
 }

@@ -13,6 +13,7 @@ use wfhost_core::policy::rate::Rate;
 use wfhost_core::policy::retry::default_retry;
 use wfhost_registry::Reference;
 
+use super::webhooks::{self, Webhook};
 use super::{ConfigError, modules};
 use crate::units;
 
@@ -29,6 +30,7 @@ pub(super) struct FileConfig {
     /// What names of modules stand for: references, or paths.
     pub modules: BTreeMap<String, String>,
     pub registries: BTreeMap<String, RegistryFile>,
+    pub webhooks: BTreeMap<String, Webhook>,
     /// Those of all files.
     pub signatures: Vec<(PathBuf, modules::SignaturesFile)>,
 }
@@ -194,8 +196,17 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<(Table, FileConfig), Conf
     // The sections one by one, so that an error knows which it is about.
     let section = |name: &str| table.get(name).cloned();
     for name in table.keys() {
-        let known =
-            ["store", "agents", "providers", "prices", "workspaces", "modules", "registries", "signatures"];
+        let known = [
+            "store",
+            "agents",
+            "providers",
+            "prices",
+            "workspaces",
+            "webhooks",
+            "modules",
+            "registries",
+            "signatures",
+        ];
         if !known.contains(&name.as_str()) {
             let message = format!("unknown field `{name}`, expected one of `{}`", known.join("`, `"));
             return Err(ConfigError::of(path, "", &message));
@@ -251,6 +262,10 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<(Table, FileConfig), Conf
             reason: reason.to_owned(),
         })?;
         config.workspaces.insert(name, (path.to_owned(), workspace));
+    }
+    let webhooks: BTreeMap<String, Table> = read(path, "webhooks", section("webhooks"))?;
+    for (name, table) in webhooks {
+        config.webhooks.insert(name.clone(), webhooks::read(path, &name, table)?);
     }
     let modules: BTreeMap<String, String> = read(path, "modules", section("modules"))?;
     for (name, module) in modules {
@@ -401,6 +416,7 @@ impl FileConfig {
             providers: joined(self.providers, over.providers),
             prices: joined(self.prices, over.prices),
             workspaces: joined(self.workspaces, over.workspaces),
+            webhooks: joined(self.webhooks, over.webhooks),
             modules: joined(self.modules, over.modules),
             registries: joined(self.registries, over.registries),
             signatures: [self.signatures, over.signatures].concat(),

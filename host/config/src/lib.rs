@@ -31,6 +31,12 @@
 //! repository = "."               # relative to the file
 //! base = "main"
 //!
+//! [webhooks.github]              # POST /hooks/github of `wfhost serve`
+//! verify = "github"              # how deliveries are signed: also stripe, standard
+//! secret_env = "GITHUB_WEBHOOK_SECRET"   # or secret_file
+//! events = ["push"]              # others are left out
+//! workflow = "on-push"           # each starts a run of it; or with `signal` and `run` or `run_at`
+//!
 //! [modules]                      # what names stand for
 //! reviewer = "ghcr.io/acme/reviewer:1.4.2"
 //!
@@ -60,6 +66,7 @@ mod providers;
 mod show;
 mod trust;
 pub mod units;
+mod webhooks;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -76,6 +83,8 @@ use self::file::FileConfig;
 pub use self::file::is_url;
 pub use self::show::{Origin, Setting};
 pub use self::trust::{Agreed, Consent};
+pub use self::webhooks::{Delivers, Scheme, Target, Webhook};
+pub use wfhost_plugins::{DirectoryGrant, Plugin};
 
 /// The name of a project's file.
 pub const PROJECT_FILE: &str = "wfhost.toml";
@@ -237,6 +246,12 @@ impl Config {
     pub fn providers(&self) -> Result<Providers, ConfigError> {
         self.check_trust(|_| true)?;
         providers::make(&self.file, self.policy())
+    }
+
+    /// What is done with deliveries of others. Their secrets are not read.
+    pub fn webhooks(&self) -> Result<Vec<Webhook>, ConfigError> {
+        self.check_trust(|key| key.starts_with("webhooks."))?;
+        Ok(self.file.webhooks.values().cloned().collect())
     }
 
     /// The plugins that were configured.

@@ -59,8 +59,8 @@ pub(super) fn settings(sources: &[Source]) -> Vec<Setting> {
         .map(|(key, value)| ((*key).to_owned(), ((*value).to_owned(), Origin::Default)))
         .collect();
     for Source { origin, table } in sources {
-        // A provider, a price or a workspace is taken as a whole.
-        for section in ["providers", "prices", "workspaces"] {
+        // A provider, a price, a workspace or a webhook is taken as a whole.
+        for section in ["providers", "prices", "workspaces", "webhooks"] {
             for name in
                 table.get(section).and_then(|value| value.as_table()).into_iter().flat_map(|t| t.keys())
             {

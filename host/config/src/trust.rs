@@ -145,6 +145,8 @@ pub(super) fn keys_to_agree(path: &Path, table: &Table, own: &[String]) -> Vec<S
     }
     // Where logins may be read on their way.
     keys.extend(section("registries").map(|(host, _)| format!("registries.{host:?}")));
+    // Who may start what, and with which secret.
+    keys.extend(section("webhooks").map(|(name, _)| format!("webhooks.{name}")));
     let dir = path.parent().unwrap_or(Path::new("/"));
     let leaves =
         |value: Option<&Value>| value.and_then(Value::as_str).is_some_and(|to| leaves(dir, Path::new(to)));

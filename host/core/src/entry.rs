@@ -71,6 +71,9 @@ pub enum Event {
         step: Step,
         #[n(1)]
         outcome: Recorded,
+        /// Of an agent call: how its last attempt went, if it waited or was heard of.
+        #[n(2)]
+        timing: Option<Timing>,
     },
     /// The program dropped a step that was not done.
     #[n(4)]
@@ -252,6 +255,21 @@ pub struct FailedCall {
     /// What it reported last about its progress, for the next attempt.
     #[n(7)]
     pub heartbeat: Option<Json>,
+    /// None if it neither waited nor was heard of.
+    #[n(8)]
+    pub timing: Option<Timing>,
+}
+
+/// When what happened during an attempt at an agent call. For people: nothing is derived from it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode, Serialize)]
+pub struct Timing {
+    /// Milliseconds from the beginning of the attempt until the provider was asked: it waited for a
+    /// slot, for what was set aside of the budget, for its turn.
+    #[n(0)]
+    pub waited_ms: u64,
+    /// Milliseconds from then until the provider was heard of first; none if it only answered.
+    #[n(1)]
+    pub first_ms: Option<u64>,
 }
 
 /// The number of kinds that this version knows.
@@ -262,7 +280,7 @@ impl Event {
     /// follows from other entries (a signal that came in).
     pub fn ended_step(&self) -> Option<(Step, &Recorded)> {
         match self {
-            Self::Completed { step, outcome } | Self::Answered { step, outcome, .. } => {
+            Self::Completed { step, outcome, .. } | Self::Answered { step, outcome, .. } => {
                 Some((*step, outcome))
             }
             Self::ChildEnded(child) => Some((child.step, &child.outcome)),

@@ -121,8 +121,12 @@ mod tests {
             .map(|(step, op)| Event::Scheduled { step: Step(step), op: encode_op(op).into() })
             .collect();
         events.extend([
-            Event::Completed { step: Step(1), outcome: Recorded::Ok(Json::string(&"x".repeat(1_000))) },
-            Event::Completed { step: Step(2), outcome: failed },
+            Event::Completed {
+                step: Step(1),
+                outcome: Recorded::Ok(Json::string(&"x".repeat(1_000))),
+                timing: None,
+            },
+            Event::Completed { step: Step(2), outcome: failed, timing: None },
             Event::Answered { step: Step(6), outcome: Recorded::Ok(Json::null()), by: None, note: None },
             Event::ChildEnded(Box::new(child)),
             Event::Cancelled { step: Step(3) },

@@ -25,7 +25,7 @@ mod wants;
 pub use config::{Grant, Limit, RunConfig, Sandbox};
 pub use emission::{Emission, LogLevel, LogLine};
 pub use entry::{
-    ChildOf, EndedChild, Entry, EntryError, Event, FailedCall, Origin, Recorded, Started, decode_op,
+    ChildOf, EndedChild, Entry, EntryError, Event, FailedCall, Origin, Recorded, Started, Timing, decode_op,
     encode_op,
 };
 pub use failure::{Failure, FailureKind, Outcome};

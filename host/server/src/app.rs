@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use wfhost::clock;
-use wfhost::store::{Act, SharedStore, Token, TokenKind};
+use wfhost::store::{Act, RunState, SharedStore, Token, TokenKind};
 use wfhost::world::lock;
 use wfhost::{Host, HostError};
-use wfhost_config::Config;
+use wfhost_config::{Config, Setting, Webhook};
 use wfhost_core::Timestamp;
 use wfhost_core::policy::budget::Budget;
 use wfhost_view::Trouble;
@@ -19,6 +20,7 @@ use crate::auth::{Identity, Minted, Scope, Scopes, mint};
 use crate::listen::{Address, Tls};
 use crate::metrics::{Metrics, Streams};
 use crate::problem::Problem;
+use crate::spaces;
 
 /// How a server is set up.
 #[derive(Clone, Debug)]
@@ -34,6 +36,10 @@ pub struct Options {
     pub defaults: Defaults,
     /// Whether clients of the Model Context Protocol have each module as a tool.
     pub mcp_workflows: bool,
+    /// What holds where the server runs, and who says so: for people.
+    pub settings: Vec<Setting>,
+    /// What is done with deliveries of others.
+    pub webhooks: Vec<Webhook>,
     /// What it counts, and shows. The host should have it as its observer.
     pub metrics: Arc<Metrics>,
 }
@@ -67,6 +73,9 @@ struct Shared {
     host: Host,
     options: Options,
     url: String,
+    /// The namespace, if it is one, and what its addresses begin with.
+    space: Option<String>,
+    base: String,
     /// Of the database.
     identity: String,
     secret: [u8; 32],
@@ -78,10 +87,27 @@ struct Shared {
     draining: watch::Receiver<bool>,
     changed: watch::Sender<u64>,
     reads: Semaphore,
+    /// How many runs are in each state, and whether somebody counts.
+    counted: Mutex<Counted>,
     streams: Mutex<HashMap<String, usize>>,
     /// When the use of a token was written down last.
     used: Mutex<HashMap<String, Timestamp>>,
 }
+
+/// Runs by state, as they were counted last.
+#[derive(Clone, Debug, Default)]
+struct Counted {
+    counts: Option<Arc<[(RunState, u64)]>>,
+    at: Option<Instant>,
+    /// How long it took.
+    took: Duration,
+    is_counting: bool,
+}
+
+/// Counting that takes no longer is done anew each time.
+const QUICK_COUNT: Duration = Duration::from_millis(15);
+/// What was counted is good for so many times as long as it took.
+const COUNTED_FOR: u32 = 20;
 
 /// Where requests come in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,6 +122,7 @@ impl App {
         host: Host,
         options: Options,
         at: At,
+        space: Option<String>,
         url: String,
         identity: String,
         draining: watch::Receiver<bool>,
@@ -108,6 +135,8 @@ impl App {
         };
         Ok(Self(Arc::new(Shared {
             host,
+            base: space.as_deref().map(spaces::base).unwrap_or_default(),
+            space,
             url,
             identity,
             secret,
@@ -122,6 +151,7 @@ impl App {
             draining,
             changed: watch::Sender::new(0),
             reads: Semaphore::new(READS),
+            counted: Mutex::default(),
             streams: Mutex::default(),
             used: Mutex::default(),
             options,
@@ -143,6 +173,16 @@ impl App {
     /// Where others reach it.
     pub fn url(&self) -> &str {
         &self.0.url
+    }
+
+    /// The namespace, if it is one of several databases.
+    pub(crate) fn space(&self) -> Option<&str> {
+        self.0.space.as_deref()
+    }
+
+    /// What its addresses begin with, below that of the server: nothing, or `/ns/NAME`.
+    pub(crate) fn base(&self) -> &str {
+        &self.0.base
     }
 
     /// What the database is told by.
@@ -211,6 +251,35 @@ impl App {
             Ok(None) => Err(Problem::internal("a read failed")),
             Err(_) => Err(busy()),
         }
+    }
+
+    /// How many runs are in each state. Where counting takes long, as it does from some hundred thousand
+    /// runs on, what is told was counted some seconds ago.
+    pub(crate) async fn counts(&self) -> Result<Arc<[(RunState, u64)]>, Problem> {
+        let known = lock(&self.0.counted).clone();
+        let Some(counts) = known.counts.filter(|_| known.took > QUICK_COUNT) else {
+            return self.count().await;
+        };
+        let is_old = known.at.is_none_or(|at| at.elapsed() > COUNTED_FOR * known.took);
+        if is_old && !std::mem::replace(&mut lock(&self.0.counted).is_counting, true) {
+            let app = self.clone();
+            tokio::spawn(async move {
+                let counted = app.count().await;
+                // Whoever asks next tries again.
+                if counted.is_err() {
+                    lock(&app.0.counted).is_counting = false;
+                }
+            });
+        }
+        Ok(counts)
+    }
+
+    async fn count(&self) -> Result<Arc<[(RunState, u64)]>, Problem> {
+        let began = Instant::now();
+        let counts: Arc<[_]> = self.read(async |store| store.counts().await).await?.into();
+        let (at, took) = (Some(Instant::now()), began.elapsed());
+        *lock(&self.0.counted) = Counted { counts: Some(Arc::clone(&counts)), at, took, is_counting: false };
+        Ok(counts)
     }
 
     /// Waits so long that all who look for news together do not look too often: a hundredth of a second

@@ -234,11 +234,13 @@ pub(crate) async fn check(app: &App, text: &str, kind: TokenKind) -> Result<Opti
 
 /// The name of the cookie with the token of a browser.
 pub(crate) fn cookie_name(app: &App) -> String {
+    // Each database has its own.
+    let space = app.space().map(|space| format!("-{space}")).unwrap_or_default();
     match app.is_tls() {
         // Only this very origin can set it.
-        true => "__Host-wfhost".to_owned(),
+        true => format!("__Host-wfhost{space}"),
         // Cookies do not tell ports apart.
-        false => format!("wfhost-{}", app.port()),
+        false => format!("wfhost-{}{space}", app.port()),
     }
 }
 

@@ -9,12 +9,14 @@ mod auth;
 mod callbacks;
 mod changes;
 mod guard;
+mod hooks;
 mod listen;
 mod mcp;
 mod metrics;
 mod openapi;
 mod pages;
 mod problem;
+mod spaces;
 
 use std::io;
 use std::sync::Arc;
@@ -43,6 +45,9 @@ pub enum ServeError {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Host(#[from] wfhost::HostError),
+    /// A namespace that cannot be had.
+    #[error("the namespace `{name}` {why}")]
+    Namespace { name: String, why: &'static str },
 }
 
 impl From<wfhost::store::StoreError> for ServeError {
@@ -51,11 +56,32 @@ impl From<wfhost::store::StoreError> for ServeError {
     }
 }
 
+/// Another database of a server.
+#[derive(Debug)]
+struct Space {
+    app: App,
+    login: Option<String>,
+}
+
+/// How a namespace is reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Namespace<'a> {
+    pub name: &'a str,
+    pub url: &'a str,
+    /// The address with which a browser gets in, once.
+    pub login: Option<&'a str>,
+    /// A token that may do everything in it as long as the server runs.
+    pub token: Option<&'a str>,
+}
+
 /// A server that has its address.
 #[derive(Debug)]
 pub struct Server {
     app: App,
     listener: Listener,
+    /// The other databases.
+    spaces: Vec<Space>,
+    at: At,
     drain: watch::Sender<bool>,
     /// The address with which a browser gets in, once.
     login: Option<String>,
@@ -70,13 +96,48 @@ impl Server {
         let identity = host.store().identity().await?;
         let (drain, draining) = watch::channel(false);
         let at = if listener.is_unix() { At::User } else { At::Port(listener.port()) };
-        let app = App::new(host, options, at, url.clone(), identity, draining).await?;
-        let login = match listener.is_unix() {
-            // Whoever can open the socket is the user.
-            true => None,
-            false => Some(app.login_address().await?),
-        };
-        Ok(Self { app, listener, drain, login, url })
+        // Those of a namespace are its own.
+        let webhooks = options.webhooks.iter().filter(|hook| hook.namespace.is_none()).cloned().collect();
+        let options = Options { webhooks, ..options };
+        let app = App::new(host, options, at, None, url.clone(), identity, draining).await?;
+        let login = login_of(&app).await?;
+        Ok(Self { app, listener, spaces: Vec::new(), at, drain, login, url })
+    }
+
+    /// Serves another database, too: below `/ns/NAME`, with tokens of its own. Of `options` only what is
+    /// said of runs and deliveries counts.
+    pub async fn add(&mut self, name: &str, host: Host, options: Options) -> Result<(), ServeError> {
+        let refused = |why| ServeError::Namespace { name: name.to_owned(), why };
+        if !spaces::is_name(name) {
+            return Err(refused("is not named with small letters, digits and `-`, 40 at most"));
+        }
+        if self.spaces.iter().any(|known| known.app.space() == Some(name)) {
+            return Err(refused("is named twice"));
+        }
+        let identity = host.store().identity().await?;
+        let apps = std::iter::once(&self.app).chain(self.spaces.iter().map(|space| &space.app));
+        if apps.map(App::identity).any(|known| known == identity) {
+            return Err(refused("has a database that is served already"));
+        }
+        let of_it = |hook: &&wfhost_config::Webhook| hook.namespace.as_deref() == Some(name);
+        let webhooks = options.webhooks.iter().filter(of_it).cloned().collect();
+        let options = Options { webhooks, ..options };
+        let url = format!("{}{}", self.url, spaces::base(name));
+        let (at, draining) = (self.at, self.drain.subscribe());
+        let app = App::new(host, options, at, Some(name.to_owned()), url, identity, draining).await?;
+        let login = login_of(&app).await?;
+        self.spaces.push(Space { app, login });
+        Ok(())
+    }
+
+    /// The other databases.
+    pub fn namespaces(&self) -> impl Iterator<Item = Namespace<'_>> {
+        self.spaces.iter().map(|space| Namespace {
+            name: space.app.space().unwrap_or_default(),
+            url: space.app.url(),
+            login: space.login.as_deref(),
+            token: space.app.own_token(),
+        })
     }
 
     /// Where it is, for people and clients.
@@ -101,12 +162,15 @@ impl Server {
 
     /// Answers until it is told to end.
     pub async fn run(self) {
-        let router = router(&self.app);
-        let app = self.app.clone();
-        // What the changes of the store are told by ends with the server.
-        let watching = tokio::spawn(changes::watch(app.clone()));
-        self.listener.serve(router, app.draining()).await;
-        watching.abort();
+        let spaces: Vec<_> = self.spaces.into_iter().map(|space| space.app).collect();
+        let router = router(&self.app, &spaces);
+        // What the changes of the stores are told by ends with the server.
+        let mut watching = tokio::task::JoinSet::new();
+        for app in spaces.into_iter().chain([self.app.clone()]) {
+            watching.spawn(changes::watch(app));
+        }
+        self.listener.serve(router, self.app.draining()).await;
+        watching.abort_all();
     }
 }
 
@@ -124,7 +188,7 @@ impl Local {
         let identity = host.store().identity().await?;
         let (drain, draining) = watch::channel(false);
         let url = options.public_url.clone().unwrap_or_default();
-        let app = App::new(host, options, At::User, url, identity, draining).await?;
+        let app = App::new(host, options, At::User, None, url, identity, draining).await?;
         let watching = tokio::spawn(changes::watch(app.clone()));
         Ok(Self { app, drain, watching })
     }
@@ -155,19 +219,37 @@ impl Drainer {
 /// How long requests under way are waited for when a server ends.
 pub(crate) const DRAIN: Duration = Duration::from_secs(10);
 
+/// The address with which a browser gets in; none where whoever can open the socket is the user.
+async fn login_of(app: &App) -> Result<Option<String>, wfhost::HostError> {
+    match app.is_unix() {
+        true => Ok(None),
+        false => app.login_address().await.map(Some),
+    }
+}
+
 /// Everything that is answered.
-fn router(app: &App) -> axum::Router {
-    let (api, document) = openapi::parts();
+fn router(app: &App, spaces: &[App]) -> axum::Router {
+    let mut router = answers(app);
+    for space in spaces {
+        let below = answers(space).layer(axum::middleware::from_fn_with_state(space.clone(), spaces::rebase));
+        router = router.nest(space.base(), below);
+    }
+    guard::around(router, app)
+}
+
+/// What is answered for one database.
+fn answers(app: &App) -> axum::Router {
+    let (api, document) = openapi::parts(app.base());
     let document = Arc::<str>::from(document);
-    let router = axum::Router::new()
+    axum::Router::new()
         .merge(api)
         .merge(pages::router())
         .merge(callbacks::router())
+        .merge(hooks::router())
         .merge(api::health::router(document))
         .route("/metrics", axum::routing::get(metrics::serve))
         .route("/mcp", axum::routing::post(mcp::over_http))
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::no_method)
-        .with_state(app.clone());
-    guard::around(router, app)
+        .with_state(app.clone())
 }

@@ -11,8 +11,8 @@ use crate::api;
 use crate::app::App;
 use crate::auth::Scope;
 
-/// The routes of the API, and their description as JSON.
-pub(crate) fn parts() -> (axum::Router<App>, String) {
+/// The routes of the API, and their description as JSON. `base` is what addresses begin with.
+pub(crate) fn parts(base: &str) -> (axum::Router<App>, String) {
     let scopes = Scope::ALL.iter().map(|scope| format!("* `{scope}`: {}", scope.meaning()));
     let about = format!(
         "Start, follow, answer and change runs of workflows. Every error is `application/problem+json` with a \
@@ -27,7 +27,7 @@ pub(crate) fn parts() -> (axum::Router<App>, String) {
         .info(InfoBuilder::new().title("wfhost").version("1").description(Some(about)).license(Some(
             LicenseBuilder::new().name("Apache-2.0 OR MIT").identifier(Some("Apache-2.0 OR MIT")).build(),
         )))
-        .servers(Some([ServerBuilder::new().url("/").build()]))
+        .servers(Some([ServerBuilder::new().url(format!("{base}/")).build()]))
         .components(Some(
             ComponentsBuilder::new().security_scheme("bearer", SecurityScheme::Http(bearer)).build(),
         ))
@@ -71,5 +71,5 @@ fn share_refusals(document: &mut Value) {
 
 /// The description as it is served.
 pub fn document() -> String {
-    parts().1
+    parts("").1
 }

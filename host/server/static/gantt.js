@@ -2,12 +2,15 @@
 // The steps of a run on a time axis. Only the rows in view are in the document, and the axis shows the
 // time of these; idle time is folded.
 
-/** @typedef {{from: number, to: number | null, state: string}} Attempt */
+/** @typedef {{from: number, to: number | null, state: string, sent: number | null, first: number | null}} Attempt */
+/** @typedef {{at: number, entry: number, what: string, replays: boolean}} Mark */
 /** @typedef {{step: number, asked: number, answered: number | null, kind: string, label: string, state: string, from: number, to: number | null, attempts: Attempt[], until: number | null, provider: string | null, cost: number}} Bar */
 /** @typedef {{load: () => Promise<void>, paint: () => void, move: (by: number) => void, count: () => number, follows: (run: string) => boolean}} Chart */
 /** @typedef {{t0: number, t1: number, x0: number, x1: number, folded: boolean}} Part */
 
 const ROW = 26, LEAST = 2, FOLD = 30;
+/** Steps from which on there is an overview of all. */
+const MANY = 60, MAP = 36;
 /** Kinds that do nothing but wait. */
 const WAITS = new Set(["sleep", "signal", "ask"]);
 
@@ -22,9 +25,10 @@ export function spell(ms) {
     return Math.floor(ms / size) + name + (rest ? " " + rest + less : "");
 }
 
-/** Where times are on an axis: parts, some of them folded.
- * @param {Bar[]} bars @param {number} now @param {number} width @param {boolean} fold @returns {Part[]} */
-export function axis(bars, now, width, fold) {
+/** Where times are on an axis: parts, some of them folded. With a range nothing is outside of it.
+ * @param {Bar[]} bars @param {number} now @param {number} width @param {boolean} fold
+ * @param {[number, number] | null} [range] @returns {Part[]} */
+export function axis(bars, now, width, fold, range) {
     /** @type {[number, number][]} */
     const busy = [];
     for (const bar of bars) {
@@ -32,6 +36,10 @@ export function axis(bars, now, width, fold) {
         if (WAITS.has(bar.kind)) busy.push([bar.from, bar.from], [end, end]);
         else if (bar.attempts.length > 0) for (const one of bar.attempts) busy.push([one.from, one.to ?? now]);
         else busy.push([bar.from, end]);
+    }
+    if (range) {
+        for (const one of busy) for (const end of [0, 1]) one[end] = Math.max(range[0], Math.min(range[1], one[end]));
+        busy.push([range[0], range[0]], [range[1], range[1]]);
     }
     if (busy.length === 0) return [];
     busy.sort((a, b) => a[0] - b[0]);
@@ -73,6 +81,14 @@ export function place(parts, time) {
     return part.x0 + (part.x1 - part.x0) * Math.max(0, Math.min(1, share));
 }
 
+/** The time at a place of an axis. @param {Part[]} parts @param {number} x */
+export function timeAt(parts, x) {
+    const part = parts.find((part) => x <= part.x1) ?? parts[parts.length - 1];
+    if (!part) return 0;
+    const share = part.x1 > part.x0 ? (x - part.x0) / (part.x1 - part.x0) : 0;
+    return part.t0 + (part.t1 - part.t0) * Math.max(0, Math.min(1, share));
+}
+
 /** @param {string} tag @param {string} [name] @param {string} [text] */
 function make(tag, name, text) {
     const element = document.createElement(tag);
@@ -92,8 +108,16 @@ export function chart(host, open) {
     const path = /** @type {string} */ (host.dataset.chart);
     const run = decodeURIComponent(path.split("/").pop() ?? "");
     /** @type {Bar[]} */
-    let all = [], bars = [];
-    let now = Date.now(), skew = 0, ended = true, here = -1, start = 0;
+    let all = [];
+    /** @type {Bar[]} */
+    let bars = [];
+    /** @type {Mark[]} */
+    let marks = [];
+    /** @type {Part[]} */
+    let shown = [];
+    /** @type {[number, number] | null} the part of the time that is looked at */
+    let range = null;
+    let now = Date.now(), skew = 0, ended = true, here = -1, start = 0, names = 0;
 
     const tools = make("div", "tools");
     const search = /** @type {HTMLInputElement} */ (make("input"));
@@ -117,12 +141,24 @@ export function chart(host, open) {
     const fold = box("fold idle time"), follow = box("axis follows rows");
     const told = make("span", "dim");
     told.setAttribute("role", "status");
-    tools.append(told);
+    const whole = /** @type {HTMLButtonElement} */ (make("button", "quiet", "Reset zoom"));
+    whole.type = "button";
+    whole.hidden = true;
+    whole.onclick = () => zoom(null);
+    tools.append(told, whole);
     const legend = make("p", "legend dim");
-    for (const [name, text] of [["done", "attempt"], ["failed", "failed"], ["delay", "retry delay"], ["wait", "waits"], ["lost", "lost or dropped"], ["open", "in progress"]]) {
+    /** @type {Record<string, HTMLElement>} */
+    const samples = {};
+    for (const [name, text] of [["done", "attempt"], ["queue", "queued"], ["failed", "failed"], ["delay", "retry delay"], ["wait", "waits"], ["lost", "lost or dropped"], ["open", "in progress"], ["mark", "taken over, retried, migrated"]]) {
         const sample = make("i", "bar " + name);
+        samples[name] = sample;
         legend.append(sample, " " + text + " ");
     }
+    const map = /** @type {HTMLCanvasElement} */ (make("canvas", "map"));
+    map.setAttribute("aria-hidden", "true");
+    map.hidden = true;
+    const happened = make("ul", "marks");
+    happened.setAttribute("aria-label", "Events of the run");
     const head = make("div", "axis");
     head.setAttribute("aria-hidden", "true");
     const view = make("div", "rows");
@@ -132,9 +168,52 @@ export function chart(host, open) {
     const list = make("div", "list");
     list.setAttribute("role", "list");
     view.append(list);
-    host.append(tools, head, view, legend);
+    host.append(tools, map, head, view, legend, happened);
 
     search.oninput = which.onchange = () => { here = -1; filter(); paint(); };
+    // A part of the axis is drawn over to look at it alone; a click into the overview scrolls there.
+    head.addEventListener("pointerdown", (event) => {
+        const from = event.offsetX, box = head.getBoundingClientRect();
+        head.setPointerCapture(event.pointerId);
+        const brush = make("span", "brush");
+        head.append(brush);
+        /** @param {PointerEvent} event */
+        const drawn = (event) => {
+            const x = event.clientX - box.left;
+            brush.style.left = Math.min(from, x) + "px";
+            brush.style.width = Math.abs(x - from) + "px";
+            return x;
+        };
+        head.onpointermove = drawn;
+        head.onpointerup = head.onpointercancel = (event) => {
+            const x = drawn(event);
+            brush.remove();
+            head.onpointermove = head.onpointerup = head.onpointercancel = null;
+            if (event.type === "pointerup" && Math.abs(x - from) > 6) zoom([timeAt(shown, Math.min(from, x) - names), timeAt(shown, Math.max(from, x) - names)]);
+        };
+    });
+    /** @param {PointerEvent} event */
+    const go = (event) => {
+        const share = (event.clientX - map.getBoundingClientRect().left) / Math.max(1, map.clientWidth);
+        view.scrollTop = share * bars.length * ROW - view.clientHeight / 2;
+        paint();
+    };
+    map.onpointerdown = (event) => { map.setPointerCapture(event.pointerId); map.onpointermove = go; go(event); };
+    map.onpointerup = map.onpointercancel = () => { map.onpointermove = null; };
+    view.addEventListener("keydown", (event) => {
+        if (event.ctrlKey || event.metaKey || event.altKey) return;
+        const [from, to] = range ?? [shown[0]?.t0 ?? start, shown[shown.length - 1]?.t1 ?? now];
+        const span = to - from;
+        switch (event.key) {
+            case "ArrowLeft": if (range) zoom([from - span / 4, to - span / 4]); break;
+            case "ArrowRight": if (range) zoom([from + span / 4, to + span / 4]); break;
+            case "+": case "=": zoom([from + span / 4, to - span / 4]); break;
+            case "-": zoom([from - span / 2, to + span / 2]); break;
+            case "0": zoom(null); break;
+            default: return;
+        }
+        event.preventDefault();
+    });
     view.addEventListener("scroll", () => requestAnimationFrame(paint), { passive: true });
     new ResizeObserver(() => paint()).observe(view);
     list.addEventListener("click", (event) => {
@@ -153,9 +232,23 @@ export function chart(host, open) {
         const text = search.value.toLowerCase(), word = which.value;
         bars = all.filter((bar) => {
             const fits = word === "all" || bar.state === word || bar.kind === word || (word === "retried" && bar.attempts.length > 1);
-            return fits && (!text || (bar.kind + " " + bar.label + " " + bar.step).toLowerCase().includes(text));
+            const seen = !range || (bar.from <= range[1] && (bar.to ?? now) >= range[0]);
+            return fits && seen && (!text || (bar.kind + " " + bar.label + " " + bar.step).toLowerCase().includes(text));
         });
         told.textContent = bars.length === all.length ? "" : bars.length + " of " + all.length;
+        whole.hidden = range === null;
+    }
+
+    /** Looks at a part of the time, or at all of it. @param {[number, number] | null} part */
+    function zoom(part) {
+        const first = all.length > 0 ? all[0].from : now;
+        const last = all.reduce((latest, bar) => Math.max(latest, bar.to ?? now), first);
+        const from = Math.max(first, part?.[0] ?? first), to = Math.min(last, part?.[1] ?? last);
+        // There is nothing between two milliseconds, and nothing outside of the run.
+        if (part && to - from < 1) return;
+        range = from === first && to === last ? null : [from, to];
+        filter();
+        paint();
     }
 
     /** @param {Bar} bar @param {Part[]} parts @param {HTMLElement} into */
@@ -173,8 +266,11 @@ export function chart(host, open) {
         let before = bar.from;
         for (const one of bar.attempts) {
             if (one.from > before) put(before, one.from, "delay");
-            put(one.from, one.to ?? now, one.state);
-            before = one.to ?? now;
+            const end = one.to ?? now;
+            if (one.sent !== null) put(one.from, one.sent, "queue");
+            put(one.sent ?? one.from, end, one.state);
+            if (one.first !== null && one.first > (one.sent ?? one.from)) put(one.first, one.first, "first");
+            before = end;
         }
         if (bar.to === null && bar.until !== null && before < now) put(before, now, "delay");
     }
@@ -185,9 +281,10 @@ export function chart(host, open) {
         list.style.height = bars.length * ROW + "px";
         view.style.height = Math.min(bars.length * ROW, 520) + "px";
         if (!ended) now = Date.now() + skew;
-        const names = Math.min(300, Math.max(110, view.clientWidth * 0.34));
+        names = Math.min(300, Math.max(110, view.clientWidth * 0.34));
         const width = Math.max(60, view.clientWidth - names - 104);
-        const parts = axis(follow.checked ? bars.slice(from, Math.max(to, from + 1)) : bars, now, width, fold.checked);
+        const parts = axis(follow.checked ? bars.slice(from, Math.max(to, from + 1)) : bars, now, width, fold.checked, range);
+        shown = parts;
         const focused = list.contains(document.activeElement);
         const rows = [];
         for (let index = from; index < to; index++) {
@@ -216,12 +313,60 @@ export function chart(host, open) {
         }
         list.replaceChildren(...rows);
         if (focused) /** @type {HTMLElement | null} */ (list.querySelector(".here a"))?.focus({ preventScroll: true });
-        paintAxis(parts, names);
+        paintAxis(parts);
+        paintMap(from, to);
     }
 
-    /** @param {Part[]} parts @param {number} names */
-    function paintAxis(parts, names) {
-        const marks = [], folds = parts.filter((part) => part.folded);
+    /** All steps as a strip: where what failed, took long, or goes on, and which of them are in view.
+     * @param {number} from @param {number} to */
+    function paintMap(from, to) {
+        map.hidden = bars.length < MANY;
+        if (map.hidden) return;
+        const wide = map.clientWidth, scale = devicePixelRatio || 1;
+        map.width = wide * scale;
+        map.height = MAP * scale;
+        const pen = map.getContext("2d");
+        if (!pen || wide === 0) return;
+        pen.scale(scale, scale);
+        // The colours of the legend, in the scheme of the system.
+        /** @param {string} name */
+        const colour = (name) => getComputedStyle(samples[name]).backgroundColor;
+        const colours = [colour("done"), getComputedStyle(samples.mark).borderLeftColor, colour("open"), colour("failed")];
+        const longest = bars.reduce((most, bar) => Math.max(most, (bar.to ?? now) - bar.from), 1);
+        const columns = Math.max(1, Math.floor(wide / 2));
+        for (let column = 0; column < columns; column++) {
+            const first = Math.floor(column * bars.length / columns), last = Math.max(first + 1, Math.floor((column + 1) * bars.length / columns));
+            let rank = 0, long = 0;
+            for (let index = first; index < last && index < bars.length; index++) {
+                const bar = bars[index];
+                const own = bar.state === "failed" ? 3 : bar.to === null ? 2 : bar.attempts.length > 1 ? 1 : 0;
+                rank = Math.max(rank, own);
+                long = Math.max(long, (bar.to ?? now) - bar.from);
+            }
+            const high = 3 + (MAP - 5) * Math.log1p(long) / Math.log1p(longest);
+            pen.fillStyle = colours[rank];
+            pen.fillRect(column * 2, MAP - high, 1.5, high);
+        }
+        pen.strokeStyle = getComputedStyle(map).color;
+        pen.lineWidth = 1.5;
+        pen.strokeRect(from / bars.length * wide + .75, .75, Math.max(4, (to - from) / bars.length * wide - 1.5), MAP - 1.5);
+    }
+
+    /** What happened to the run as a whole, for those who do not see lines. */
+    function tellMarks() {
+        const items = marks.map((mark) => {
+            const item = make("li"), link = /** @type {HTMLAnchorElement} */ (make("a", "", mark.what));
+            link.href = path + "/at?entry=" + mark.entry;
+            item.append(link, " at +" + spell(mark.at - start) + (mark.replays ? ": the program was replayed" : ""));
+            return item;
+        });
+        happened.replaceChildren(...items);
+        happened.hidden = items.length === 0;
+    }
+
+    /** @param {Part[]} parts */
+    function paintAxis(parts) {
+        const drawn = [], folds = parts.filter((part) => part.folded);
         let free = -Infinity;
         for (const part of parts) {
             if (part.folded) {
@@ -230,7 +375,7 @@ export function chart(host, open) {
                 gap.style.left = names + part.x0 + "px";
                 gap.style.width = part.x1 - part.x0 + "px";
                 gap.style.height = head.clientHeight + view.clientHeight + "px";
-                marks.push(gap);
+                drawn.push(gap);
                 continue;
             }
             const wide = part.x1 - part.x0, span = part.t1 - part.t0;
@@ -242,13 +387,21 @@ export function chart(host, open) {
                 if (x >= free && (x === part.x0 || x + 50 <= part.x1 || part === parts[parts.length - 1])) {
                     const mark = make("span", "tick", "+" + spell(time - start));
                     mark.style.left = names + x + "px";
-                    marks.push(mark);
+                    drawn.push(mark);
                     free = x + 76;
                 }
                 if (span === 0) break;
             }
         }
-        head.replaceChildren(...marks);
+        for (const mark of marks) {
+            if (parts.length === 0 || mark.at < parts[0].t0 || mark.at > parts[parts.length - 1].t1) continue;
+            const line = make("span", "line" + (mark.replays ? " replays" : ""));
+            line.title = mark.what + " at +" + spell(mark.at - start);
+            line.style.left = names + place(parts, mark.at) + "px";
+            line.style.height = head.clientHeight + view.clientHeight + "px";
+            drawn.push(line);
+        }
+        head.replaceChildren(...drawn);
     }
 
     /** @param {number} least */
@@ -263,11 +416,13 @@ export function chart(host, open) {
         const told = await answer.json();
         const bottom = view.scrollTop + view.clientHeight >= bars.length * ROW - 4 && bars.length > 0;
         all = told.steps;
+        marks = told.marks;
         skew = told.now - Date.now();
         now = told.now;
         ended = told.ended;
         start = all.length > 0 ? all[0].from : now;
         filter();
+        tellMarks();
         host.classList.toggle("ready", all.length > 0);
         paint();
         // Whoever looks at the end goes on looking at it.

@@ -3,6 +3,8 @@
 
 import { chart } from "./gantt.js";
 
+/** The database that the page is of, if the server has several: what its addresses begin with. */
+const base = /^\/ns\/[^/]+/.exec(location.pathname)?.[0] ?? "";
 const main = /** @type {HTMLElement} */ (document.getElementById("main"));
 const link = /** @type {HTMLElement} */ (document.getElementById("link"));
 document.documentElement.classList.add("js");
@@ -85,7 +87,7 @@ function changed(run) {
 
 // A browser has few connections to a server: one tab has the stream, and tells the others. When it is
 // closed the next one takes over.
-const channel = new BroadcastChannel("wfhost");
+const channel = new BroadcastChannel("wfhost" + base);
 let heard = performance.now();
 let mine = false;
 
@@ -107,7 +109,7 @@ function tell(news) { hear(news); channel.postMessage(news); }
 function listen() {
     return new Promise(() => {
         mine = true;
-        const stream = new EventSource("/api/v1/events?kinds=commit");
+        const stream = new EventSource(base + "/api/v1/events?kinds=commit");
         stream.onopen = () => tell({ kind: "open" });
         stream.addEventListener("commit", (event) => tell({ kind: "commit", run: JSON.parse(event.data).run }));
         stream.addEventListener("ping", () => tell({ kind: "ping" }));
@@ -121,7 +123,7 @@ function listen() {
 }
 if (main.dataset.live || charts.length > 0) {
     say("Connecting");
-    if (navigator.locks) navigator.locks.request("wfhost-events", listen);
+    if (navigator.locks) navigator.locks.request("wfhost-events" + base, listen);
     else listen();
     // Whoever has the stream may be gone without a word.
     setInterval(() => { if (performance.now() - heard > 25_000) say("Connection lost", true); }, 5_000);
@@ -304,7 +306,7 @@ document.addEventListener("keydown", (event) => {
     if (performance.now() - went < 1000) {
         const to = { r: "/ui", i: "/ui/inbox", s: "/ui/start", m: "/ui/modules" }[event.key];
         went = 0;
-        if (to) { location.href = to; return; }
+        if (to) { location.href = base + to; return; }
     }
     switch (event.key) {
         case "j": move(1); break;

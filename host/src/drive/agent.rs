@@ -10,7 +10,8 @@ use wfhost_agents::{
 use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::policy::{self, limits::TimeLimits, retry};
 use wfhost_core::{
-    AgentRequest, CallState, FailedCall, Failure, FailureKind, Json, Outcome, Reply, Retry, Step, limits,
+    AgentRequest, CallState, FailedCall, Failure, FailureKind, Json, Outcome, Reply, Retry, Step, Timing,
+    limits,
 };
 use wfhost_runtime::Shared;
 use wfhost_store::SharedStore;
@@ -40,6 +41,8 @@ pub(crate) struct Attempted {
     pub retry: Retry,
     pub limits: TimeLimits,
     pub end: AttemptEnd,
+    /// When what happened, if it waited or was heard of.
+    pub timing: Option<Timing>,
     /// What is set aside for it until its end is recorded.
     pub reservation: Option<Reservation>,
 }
@@ -142,8 +145,9 @@ impl Driver<'_> {
             asked: None,
         });
         let made = async move {
-            let Made { end, reservation } = attempting.make().await;
-            let ended = Attempted { attempt, provider: name, listed, retry, limits, end, reservation };
+            let Made { end, timing, reservation } = attempting.make().await;
+            let ended =
+                Attempted { attempt, provider: name, listed, retry, limits, end, timing, reservation };
             Done::Attempt(Box::new(ended))
         };
         self.calls.begin((step, attempt), made.boxed());
@@ -152,14 +156,14 @@ impl Driver<'_> {
     /// Records how an attempt ended, and what comes after it.
     pub(super) fn attempt_ended(&mut self, step: Step, ended: Attempted) {
         let now = self.now();
-        let Attempted { attempt, provider, listed, retry, limits, end, reservation } = ended;
+        let Attempted { attempt, provider, listed, retry, limits, end, timing, reservation } = ended;
         self.settling.extend(reservation);
         let mut inner = self.shared.lock();
         let machine = &mut inner.machine;
         let (failure, heartbeat) = match end {
             AttemptEnd::Answered(reply) => match answer(&reply) {
                 Ok(json) => {
-                    machine.complete(step, Ok(json), now);
+                    machine.complete_timed(step, Ok(json), timing, now);
                     return;
                 }
                 Err(failure) => (CallFailure::from(failure).with_usage(reply.usage), None),
@@ -208,7 +212,8 @@ impl Driver<'_> {
             retry::Next::Retry { at, .. } => (Some(at), None),
             retry::Next::GiveUp(why) => (None, Some(why)),
         };
-        // The last failure is that of the step; what it consumed is not.
+        // The last failure is that of the step; what it consumed is not. Its times stand once.
+        let mut timing = timing;
         if again_at.is_some() || failure.usage.is_some() || failure.auth {
             let failed = FailedCall {
                 step,
@@ -219,11 +224,13 @@ impl Driver<'_> {
                 again_at,
                 usage: failure.usage,
                 heartbeat,
+                timing: timing.take(),
             };
             machine.fail_attempt(failed, now);
         }
         if let Some(why) = why {
-            machine.complete(step, Err(retry::final_failure(failure.failure, attempt, why)), now);
+            let failure = retry::final_failure(failure.failure, attempt, why);
+            machine.complete_timed(step, Err(failure), timing, now);
         }
     }
 }

@@ -105,10 +105,15 @@ pub fn describe(position: Position, event: &Event) -> Document {
         Event::Attempted { step, attempt, after } => {
             document! { "step": step, "attempt": attempt, "after": after }
         }
-        Event::Completed { step, outcome } => match Outcome::from(outcome.clone()) {
-            Ok(output) => document! { "step": step, "output": output },
-            Err(failure) => document! { "step": step, "failure": failure },
-        },
+        Event::Completed { step, outcome, timing } => {
+            let mut fields = match Outcome::from(outcome.clone()) {
+                Ok(output) => document! { "step": step, "output": output },
+                Err(failure) => document! { "step": step, "failure": failure },
+            };
+            // Only what is called has times.
+            fields.extend(timing.map(|timing| ("timing".to_owned(), raw(&timing))));
+            fields
+        }
         Event::Answered { step, outcome, by, note } => match Outcome::from(outcome.clone()) {
             Ok(output) => document! { "step": step, "output": output, "by": by, "note": note },
             Err(failure) => document! { "step": step, "failure": failure, "by": by, "note": note },
@@ -124,11 +129,11 @@ pub fn describe(position: Position, event: &Event) -> Document {
         Event::Forked { run, from, .. } => document! { "run": run, "from": from },
         Event::Retried { from, step, .. } => document! { "from": from, "step": step },
         Event::AttemptFailed(failed) => {
-            let FailedCall { step, attempt, provider, failure, auth, again_at, usage, heartbeat } =
+            let FailedCall { step, attempt, provider, failure, auth, again_at, usage, heartbeat, timing } =
                 failed.as_ref();
             document! {
                 "step": step, "attempt": attempt, "provider": provider, "failure": failure, "auth": auth,
-                "again_at": again_at.map(rfc3339), "usage": usage, "heartbeat": heartbeat,
+                "again_at": again_at.map(rfc3339), "usage": usage, "heartbeat": heartbeat, "timing": timing,
             }
         }
         Event::Postponed { step, until, reason } => {

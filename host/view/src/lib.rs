@@ -14,6 +14,7 @@ mod people;
 mod replay;
 mod run;
 mod schedule;
+mod settings;
 mod trace;
 mod trouble;
 mod why;
@@ -28,10 +29,11 @@ pub use self::modules::{ModuleView, UpgradeView};
 pub use self::people::{InboxView, QuestionView, answer_commands};
 pub use self::replay::{AskedView, FrameView, ReplayView, log_lines};
 pub use self::run::{
-    FailedAttemptView, RunView, RunsView, SpentView, StepView, WaitView, ago, ended, outcome, parts,
-    relatives, waits,
+    FailedAttemptView, RunView, RunsView, SpentView, StepOutline, StepView, WaitView, ago, ended, outcome,
+    parts, relatives, waits,
 };
 pub use self::schedule::{ScheduleView, SchedulesView, times};
+pub use self::settings::{HttpGrantView, PluginView, PluginsView, SettingView, SettingsView};
 pub use self::trace::{Link, Span, Trace, otlp};
 pub use self::trouble::{Exit, Trouble, section};
 pub use self::why::{BlockerView, WhyView, parallel};

@@ -230,14 +230,35 @@ fn hide_failure(failure: &mut Option<Failure>) {
     }
 }
 
+/// How a step is.
+fn state(info: &StepInfo) -> &'static str {
+    match &info.ended {
+        None => "open",
+        Some((_, None)) => "cancelled",
+        Some((_, Some(Ok(_)))) => "completed",
+        Some((_, Some(Err(_)))) => "failed",
+    }
+}
+
+/// What a step is called where there are many: without what was asked and answered, and without reading it.
+#[derive(Clone, Debug)]
+pub struct StepOutline {
+    pub kind: &'static str,
+    pub label: String,
+    pub state: &'static str,
+}
+
+impl StepOutline {
+    /// `may` tells whether what runs work on may be seen.
+    pub fn of(info: &StepInfo, may: bool) -> Self {
+        let label = if may { info.op.label() } else { HIDDEN.to_owned() };
+        Self { kind: info.op.kind(), label, state: state(info) }
+    }
+}
+
 impl StepView {
     pub fn of(info: &StepInfo) -> Self {
-        let state = match &info.ended {
-            None => "open",
-            Some((_, None)) => "cancelled",
-            Some((_, Some(Ok(_)))) => "completed",
-            Some((_, Some(Err(_)))) => "failed",
-        };
+        let state = state(info);
         let (output, failure) = parts(info.ended.as_ref().and_then(|(_, outcome)| outcome.as_ref()));
         let provider = output.and_then(|output| output.value().get("provider").cloned());
         let failed = info.failed.iter().map(|failed| FailedAttemptView {

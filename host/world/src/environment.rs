@@ -41,6 +41,8 @@ variables! { READ:
     CACHE = "WFHOST_CACHE";
     /// The address that the server listens on, as `wfhost serve --listen`; `off` for none.
     LISTEN = "WFHOST_LISTEN";
+    /// The socket on which systemd is notified that `wfhost serve` is ready or stopping; set by `Type=notify`.
+    NOTIFY_SOCKET = "NOTIFY_SOCKET";
     /// The log format of `wfhost serve`, `text` or `json`, as `--log-format`.
     LOG_FORMAT = "WFHOST_LOG_FORMAT";
     /// The duration of a lease, in milliseconds from 100 to 86,400,000 \[default: 30000\].

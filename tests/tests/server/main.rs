@@ -3,12 +3,15 @@
 mod access;
 mod api;
 mod client;
+mod deploy;
 mod docs;
 mod events;
+mod hooks;
 mod hostile;
 mod mcp;
 mod metrics;
 mod openapi;
 mod pages;
+mod spaces;
 mod trace;
 mod verbs;

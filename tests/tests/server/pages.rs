@@ -112,6 +112,10 @@ fn each_page_is_whole_and_says_what_others_wrote_as_text() {
     let mut seen: BTreeSet<String> = left.iter().cloned().collect();
     while let Some(path) = left.pop() {
         let answer = browser.get(&path);
+        if path == "/ui/batch" {
+            assert_eq!(answer.status, 400, "its form says what is to be done");
+            continue;
+        }
         let is_form = path.ends_with("/act") || path.ends_with("/answer") || path.ends_with("/deny");
         let is_form =
             is_form || path.ends_with("/fork") || path.ends_with("/verify") || path.ends_with("/signal");
@@ -129,9 +133,17 @@ fn each_page_is_whole_and_says_what_others_wrote_as_text() {
         assert!(html.contains("<title>") && html.contains("</html>") && html.contains("<h1"), "{path}");
         left.extend(links(&html).into_iter().filter(|link| seen.insert(link.clone())));
     }
-    for page in
-        ["/ui/inbox", "/ui/start", "/ui/modules", "/ui/schedules", "/ui/workers", "/ui/tokens", "/ui/compare"]
-    {
+    for page in [
+        "/ui/inbox",
+        "/ui/start",
+        "/ui/modules",
+        "/ui/schedules",
+        "/ui/workers",
+        "/ui/tokens",
+        "/ui/compare",
+        "/ui/settings",
+        "/ui/plugins",
+    ] {
         assert!(seen.contains(page), "{page} can be reached");
     }
     for page in ["/ui/runs/hostile/steps/1", "/ui/runs/hostile/at?entry=1", "/ui/runs/hostile/logs"] {
@@ -250,7 +262,17 @@ fn pages_need_a_log_in_and_the_scopes_of_the_api() {
         assert_eq!(answer.status, 200, "{page}");
         assert!(!answer.text().contains("the secret"), "{page} tells payloads");
     }
-    for page in ["/ui/inbox", "/ui/start", "/ui/tokens", "/ui/runs/r/at", "/ui/runs/r/logs", "/ui/compare"] {
+    for page in [
+        "/ui/inbox",
+        "/ui/start",
+        "/ui/tokens",
+        "/ui/settings",
+        "/ui/plugins",
+        "/ui/runs/r/at",
+        "/ui/runs/r/logs",
+        "/ui/compare",
+        "/ui/batch?act=cancel&state=waiting",
+    ] {
         assert_eq!(reader.get(page).status, 403, "{page}");
     }
     for (path, fields) in [
@@ -259,6 +281,7 @@ fn pages_need_a_log_in_and_the_scopes_of_the_api() {
         ("/ui/runs/r/fork", &[("at", "1")]),
         ("/ui/runs/r/steps/1/answer", &[("f.", "1")]),
         ("/ui/start", &[("workflow", "probe")]),
+        ("/ui/batch", &[("act", "cancel"), ("state", "waiting"), ("expected", "1")]),
         ("/ui/tokens", &[("name", "x"), ("scope", "admin")]),
     ] {
         assert_eq!(reader.send(path, fields).status, 403, "{path}");
@@ -271,4 +294,176 @@ fn pages_need_a_log_in_and_the_scopes_of_the_api() {
     ];
     assert_eq!(server.try_ask("POST", "/ui/runs/r/act", &forged, b"act=cancel").unwrap().status, 403);
     assert_eq!(server.get("/api/v1/runs/r")["state"], "waiting");
+}
+
+#[test]
+fn many_runs_are_acted_on_after_a_look() {
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &[]);
+    let browser = Browser::new(&server, &server.token);
+    let start = |id: &str, team: &str| {
+        let mut asked = program(&json!([{ "wait": { "name": "go" } }]));
+        asked["id"] = id.into();
+        asked["labels"] = json!({ "team": team });
+        server.post("/api/v1/runs", &asked);
+        eventually("it waits", || {
+            (server.get(&format!("/api/v1/runs/{id}"))["state"] == "waiting").then_some(())
+        });
+    };
+    for number in 0..3 {
+        start(&format!("red-{number}"), "red");
+    }
+    start("blue", "blue");
+    let state = |id: &str| server.get(&format!("/api/v1/runs/{id}"))["state"].as_str().unwrap().to_owned();
+    // Without a filter it would be all: nothing is offered.
+    assert!(!browser.page("/ui").contains("/ui/batch"));
+    let list = browser.page("/ui?label=team%3Dred");
+    assert!(list.contains("action=\"/ui/batch\"") && list.contains("value=\"team=red\""), "{list}");
+    let preview = browser.page("/ui/batch?label=team%3Dred&act=cancel");
+    assert!(
+        preview.contains("Cancel 3 runs") && preview.contains("red-2") && !preview.contains("blue"),
+        "{preview}"
+    );
+    assert!(preview.contains("cannot be undone"), "{preview}");
+    assert_eq!(state("red-0"), "waiting", "looking does nothing");
+    let filled = |expected: &'static str| {
+        [("act", "cancel"), ("label", "team=red"), ("expected", expected), ("reason", "enough")]
+    };
+    // Another one came meanwhile.
+    start("red-3", "red");
+    let answer = browser.send("/ui/batch", &filled("3"));
+    assert!(answer.status == 409 && answer.text().contains("there are now 4"), "{}", answer.text());
+    assert_eq!(state("red-0"), "waiting");
+    let answer = browser.send("/ui/batch", &filled("4"));
+    assert!(answer.status == 200 && answer.text().contains("Cancel: 4 runs done"), "{}", answer.text());
+    eventually("they are cancelled", || {
+        (0..4).all(|n| state(&format!("red-{n}")) == "cancelled").then_some(())
+    });
+    assert_eq!(state("blue"), "waiting");
+    // What cannot be done with one is told of that one.
+    let answer = browser.send("/ui/batch", &[("act", "pause"), ("label", "team=red"), ("expected", "4")]);
+    assert!(answer.status == 200 && answer.text().contains("4 failed."), "{}", answer.text());
+    let signal =
+        [("act", "signal"), ("workflow", "probe"), ("state", "waiting"), ("expected", "1"), ("name", "go")];
+    let bad: Vec<_> = signal.iter().copied().chain([("payload", "{")]).collect();
+    assert_eq!(browser.send("/ui/batch", &bad).status, 422);
+    assert_eq!(browser.send("/ui/batch", &signal).status, 200);
+    eventually("the signal came", || (state("blue") == "completed").then_some(()));
+    for (fields, status) in [
+        ([("act", "cancel"), ("expected", "5")].as_slice(), 422),
+        (&[("act", "dance"), ("state", "waiting")], 400),
+        (&[("act", "cancel"), ("state", "waiting")], 409),
+        (&[("act", "cancel"), ("state", "dead"), ("expected", "0")], 422),
+    ] {
+        assert_eq!(browser.send("/ui/batch", fields).status, status, "{fields:?}");
+    }
+    let audit = server.ask("GET", "/api/v1/audit", None).text();
+    assert!(audit.contains("red-3") && audit.contains("runs.cancel"), "{audit}");
+}
+
+#[test]
+fn settings_are_shown_with_who_says_so_and_without_secrets() {
+    let place = Place::new();
+    let config =
+        "[agents]\ndefault = 'echo'\n[providers.mine]\nkind = 'http'\nurl = 'https://u:hunter2@h.example/'\n";
+    // An address with a password is refused before anything is served.
+    let file = place.file("bad.toml", config);
+    let ran = place.run(["serve", "--listen", "off", "--idle", "0s", "--config", &file]);
+    assert_eq!(ran.code(), Some(2), "{}", ran.stderr());
+    let config = "[agents]\nlimits = { attempt = '7m' }\n[providers.tool]\nkind = 'command'\nargv = ['true', '--token', 'hunter2']\n\
+                  [providers.plug]\nkind = 'plugin'\nplugin = 'missing.wasm'\naudit = true\n\
+                  http = [{ url = 'https://api.example/*', methods = ['GET'], inject = { authorization = { env = 'KEY' } } }]\n";
+    let file = place.file("wfhost.toml", config);
+    let server = Server::start(&place, &["--config", &file]);
+    let browser = Browser::new(&server, &server.token);
+    let page = browser.page("/ui/settings");
+    for text in [
+        "agents.limits.attempt",
+        "7m",
+        "store.url",
+        "agents.retry.max_attempts",
+        "default",
+        "server.listen",
+        "flag, --listen",
+    ] {
+        assert!(page.contains(text), "{text}: {page}");
+    }
+    let json = server.ask("GET", "/api/v1/settings", None);
+    let settings = json.ok();
+    assert_eq!(settings["schema"], "wfhost/config/1");
+    for text in [page, json.text()] {
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+    let plugins = server.get("/api/v1/plugins");
+    let plugin = &plugins["plugins"][0];
+    assert_eq!(
+        (&plugin["name"], &plugin["audit"], &plugin["digest"]),
+        (&json!("plug"), &json!(true), &json!(null))
+    );
+    assert_eq!(plugin["http"][0]["inject"], json!(["authorization"]));
+    let page = browser.page("/ui/plugins");
+    assert!(page.contains("https://api.example/") && page.contains("not readable"), "{page}");
+}
+
+#[test]
+fn the_chart_tells_waiting_for_a_turn_from_working_and_who_took_over() {
+    let place = Place::new();
+    add_probe(&place);
+    // One call at a time, each of them slow: the second one waits for the first.
+    let config = "[agents.concurrency]\nhost = 1\n[providers.slow]\nkind = 'command'\nargv = ['sh', '-c', 'echo at work >&2; sleep 0.4; echo done']\n";
+    let file = place.file("wfhost.toml", config);
+    let server = Server::start(&place, &["--config", &file]);
+    let browser = Browser::new(&server, &server.token);
+    let call = json!({ "agent_of": { "provider": "slow", "prompt": "x" } });
+    let mut asked = program(&json!([{ "parallel": [call, call] }]));
+    asked["id"] = "two".into();
+    server.ask("POST", "/api/v1/runs?wait=60s", Some(&asked)).ok();
+    let chart = browser.get("/ui/runs/two/chart").ok();
+    let waited: Vec<_> = chart["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| {
+            let attempt = &step["attempts"][0];
+            let from = attempt["from"].as_u64().unwrap();
+            attempt["sent"].as_u64().map_or(0, |sent| sent - from)
+        })
+        .collect();
+    assert_eq!(waited.len(), 2, "{chart}");
+    assert!(waited.iter().max() >= Some(&300), "one waited for the other: {chart}");
+    assert!(waited.iter().min() < Some(&300), "{chart}");
+    let later = 1 + waited.iter().position(|waited| *waited >= 300).unwrap();
+    let step = browser.page(&format!("/ui/runs/two/steps/{later}"));
+    assert!(step.contains("First output after"), "{step}");
+    // A host that is killed: the next one makes the call again, and the chart says so.
+    let mut asked =
+        program(&json!([{ "agent": "before" }, { "agent_of": { "provider": "slow", "prompt": "y" } }]));
+    asked["id"] = "lost".into();
+    server.post("/api/v1/runs", &asked);
+    eventually("it is at work", || {
+        server
+            .ask("GET", "/api/v1/runs/lost/steps/2/transcript", None)
+            .text()
+            .contains("at work")
+            .then_some(())
+    });
+    server.kill();
+    let server = Server::start(&place, &["--config", &file]);
+    eventually("another host ends it", || {
+        (server.get("/api/v1/runs/lost")["state"] == "completed").then_some(())
+    });
+    let browser = Browser::new(&server, &server.token);
+    let chart = browser.get("/ui/runs/lost/chart").ok();
+    assert_eq!(chart["steps"][1]["attempts"][0]["state"], "lost", "{chart}");
+    let marks = chart["marks"].as_array().unwrap();
+    assert!(marks.len() == 1 && marks[0]["what"] == "taken over" && marks[0]["replays"] == true, "{chart}");
+    // What happened is a link to the run as it was then, also by the run's own address.
+    let entry = marks[0]["entry"].as_u64().unwrap();
+    let moved = browser.get(&format!("/ui/runs/lost?at={entry}"));
+    assert_eq!(moved.header("location"), Some(&*format!("/ui/runs/lost/at?entry={entry}")));
+    let then = browser.page(&format!("/ui/runs/lost/at?at={entry}"));
+    assert!(then.contains("attempted") && then.contains("type=\"range\""), "{then}");
+    let last = browser.page("/ui/runs/lost/at?entry=99999");
+    assert!(last.contains("finished"), "{last}");
 }

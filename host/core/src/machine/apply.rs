@@ -87,7 +87,7 @@ impl Machine {
             (Status::Running, Event::Attempted { step, attempt, .. }) => {
                 self.steps.attempt(step, attempt)?;
             }
-            (Status::Running, Event::Completed { step, outcome }) => {
+            (Status::Running, Event::Completed { step, outcome, .. }) => {
                 let done = Done { position, at, outcome: outcome.into() };
                 let watchers = self.steps.complete(step, done)?;
                 self.sets.ready(step, position, &watchers);

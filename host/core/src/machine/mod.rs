@@ -64,7 +64,7 @@ use crate::policy::budget::{Budget, Spent};
 use crate::policy::retry as policy;
 use crate::{
     AgentRequest, Digest, Failure, FailureKind, Json, Op, Outcome, Position, Question, Reply, Row, RunId,
-    Step, Timestamp,
+    Step, Timestamp, Timing,
 };
 
 /// Why the program cannot go on.

@@ -35,7 +35,7 @@ impl Void {
                 begun_at.insert(*step, at);
             }
             begun.push(step_of(&entry.event).and_then(|step| begun_at.get(&step).copied()));
-            if let Event::Completed { step, outcome } = &entry.event
+            if let Event::Completed { step, outcome, .. } = &entry.event
                 && is_unaffordable(outcome)
             {
                 unaffordable.entry(*step).or_default().push(at);
@@ -72,7 +72,7 @@ impl Void {
                 | Event::Patched { .. }
                 | Event::Finished { .. }
                 | Event::CancelRequested { .. } => from_all <= at,
-                Event::Completed { step, outcome } => {
+                Event::Completed { step, outcome, .. } => {
                     of_begun || of_retried(step) || from_unaffordable <= at && is_unaffordable(outcome)
                 }
                 Event::Answered { step, .. } => of_begun || of_retried(step),
@@ -243,14 +243,14 @@ mod tests {
             let entries = &entries[start..index];
             let mut begun = HashSet::new();
             let unaffordable = entries.iter().any(|entry| {
-                matches!(&entry.event, Event::Completed { step, outcome }
+                matches!(&entry.event, Event::Completed { step, outcome, .. }
                     if *retried == Some(*step) && is_unaffordable(outcome))
             });
             for (offset, entry) in entries.iter().enumerate() {
                 let is_void = match &entry.event {
                     Event::Scheduled { step, .. } => begun.insert(*step),
                     Event::Finished { .. } => true,
-                    Event::Completed { step, outcome } => {
+                    Event::Completed { step, outcome, .. } => {
                         let unpaid = unaffordable && is_unaffordable(outcome);
                         begun.contains(step) || *retried == Some(*step) || unpaid
                     }
@@ -278,7 +278,7 @@ mod tests {
                 2 => {
                     let failure = Failure::new(FailureKind::BudgetExceeded, String::new());
                     let outcome = if from % 2 == 0 { Ok(crate::Json::null()) } else { Err(failure) };
-                    Event::Completed { step, outcome: outcome.into() }
+                    Event::Completed { step, outcome: outcome.into(), timing: None }
                 }
                 3 => Event::Attempted { step, attempt: 2, after: None },
                 4 => Event::Finished { outcome: Ok(crate::Json::null()).into(), stopped: false },

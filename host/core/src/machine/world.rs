@@ -5,10 +5,21 @@ use super::*;
 impl Machine {
     /// A step was carried out. False if nothing waits for it any more.
     pub fn complete(&mut self, step: Step, outcome: Outcome, clock: Timestamp) -> bool {
+        self.complete_timed(step, outcome, None, clock)
+    }
+
+    /// The same of an agent call, with when what happened during its last attempt.
+    pub fn complete_timed(
+        &mut self,
+        step: Step,
+        outcome: Outcome,
+        timing: Option<Timing>,
+        clock: Timestamp,
+    ) -> bool {
         if self.has_ended() || !self.steps.is_open(step) {
             return false;
         }
-        self.append(clock, Event::Completed { step, outcome: outcome.into() });
+        self.append(clock, Event::Completed { step, outcome: outcome.into(), timing });
         true
     }
 
@@ -198,7 +209,7 @@ impl Machine {
             return;
         }
         while let Some((step, outcome)) = self.steps.due(clock, but) {
-            self.append(clock, Event::Completed { step, outcome: outcome.into() });
+            self.append(clock, Event::Completed { step, outcome: outcome.into(), timing: None });
         }
         while let Some(step) = self.steps.delay_over(clock) {
             let attempt = self.steps.attempts(step) + 1;

@@ -52,7 +52,7 @@ fn example() -> Vec<Entry> {
         },
         Entry {
             at: at(9),
-            event: Event::Completed { step: Step(1), outcome: Ok(answer).into() },
+            event: Event::Completed { step: Step(1), outcome: Ok(answer).into(), timing: None },
             behind_ms: None,
         },
     ]

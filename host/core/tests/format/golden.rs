@@ -151,7 +151,8 @@ fn every_kind() -> Vec<Entry> {
     for (op, step) in ops().iter().zip(1..) {
         events.push(Event::Scheduled { step: Step(step), op: encode_op(op).into() });
     }
-    let completed = |step, outcome: Outcome| Event::Completed { step: Step(step), outcome: outcome.into() };
+    let completed =
+        |step, outcome: Outcome| Event::Completed { step: Step(step), outcome: outcome.into(), timing: None };
     let kinds = [
         FailureKind::Failed,
         FailureKind::TimedOut,
@@ -306,6 +307,7 @@ fn attempts() -> Vec<Row> {
         again_at: Some(at(40)),
         usage: Some(usage),
         heartbeat: Some(json(r#"{"page":3}"#)),
+        timing: None,
     };
     assert!(m.fail_attempt(failed, at(30)));
     let question = Question {
@@ -328,6 +330,7 @@ fn attempts() -> Vec<Row> {
         again_at: None,
         usage: None,
         heartbeat: None,
+        timing: None,
     };
     assert!(m.fail_attempt(refused, at(42)));
     m.complete(paid, Err(Failure::new(FailureKind::Rejected, "no key")), at(42));

@@ -9,6 +9,7 @@ pub(crate) mod people;
 pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod schedules;
+pub(crate) mod settings;
 pub(crate) mod tokens;
 
 use axum::extract::{FromRequestParts, Path, Query};
@@ -35,6 +36,7 @@ pub(crate) fn router() -> OpenApiRouter<App> {
         .merge(events::router())
         .merge(modules::router())
         .merge(schedules::router())
+        .merge(settings::router())
         .merge(tokens::router())
 }
 

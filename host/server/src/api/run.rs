@@ -9,8 +9,8 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use wfhost::store::{LogLevel, Part, RunFilter, RunInfo, TranscriptFilter, TranscriptKind};
-use wfhost::why::why;
-use wfhost::{HostError, clock, steps};
+use wfhost::why::Parallel;
+use wfhost::{HostError, StepInfo, clock, steps};
 use wfhost_core::{Position, Step};
 use wfhost_view::{
     Difference, EntryView, JournalView, LogView, MessagesView, PublishedView, RunView, RunsView, StepView,
@@ -463,14 +463,26 @@ async fn transcript(
 
 /// What keeps a run.
 pub(crate) async fn blockers(app: &App, info: RunInfo) -> Result<WhyView, Problem> {
-    let config = app.options().defaults.config.clone();
-    app.read(async move |store| {
-        let journal = read_journal(store.as_ref(), &info.id).await?;
-        let inbox = store.inbox(&info.id, Part::Next).await?.messages;
-        let parallel = parallel(&config, started(&journal));
-        Ok::<_, Trouble>(WhyView::new(&info, why(&info, &steps(&journal), &inbox, &parallel, clock::now())))
-    })
-    .await
+    let (config, id) = (app.options().defaults.config.clone(), info.id.clone());
+    let (steps, parallel) = app
+        .read(async move |store| {
+            let journal = read_journal(store.as_ref(), &id).await?;
+            Ok::<_, Trouble>((steps(&journal), parallel(&config, started(&journal))))
+        })
+        .await?;
+    why(app, &info, &steps, &parallel).await
+}
+
+/// The same, of steps that are known.
+pub(crate) async fn why(
+    app: &App,
+    info: &RunInfo,
+    steps: &[StepInfo],
+    parallel: &Parallel,
+) -> Result<WhyView, Problem> {
+    let id = info.id.clone();
+    let inbox = app.read(async move |store| store.inbox(&id, Part::Next).await).await?.messages;
+    Ok(WhyView::new(info, wfhost::why::why(info, steps, &inbox, parallel, clock::now())))
 }
 
 /// Say what keeps a run, and what would move it

@@ -240,8 +240,8 @@ pub(crate) struct CountsView {
 /// How many runs there are, by state.
 pub(crate) async fn count(app: &App) -> Result<CountsView, Problem> {
     let mut counts: BTreeMap<_, _> = RunState::ALL.iter().map(|state| (state.as_str(), 0)).collect();
-    let found = app.read(async |store| store.counts().await).await?;
-    counts.extend(found.into_iter().map(|(state, count)| (state.as_str(), count)));
+    let found = app.counts().await?;
+    counts.extend(found.iter().map(|(state, count)| (state.as_str(), *count)));
     Ok(CountsView { counts, schema: "wfhost/counts/1" })
 }
 
@@ -275,11 +275,11 @@ impl From<BudgetAsked> for Budget {
 #[serde(deny_unknown_fields)]
 pub(crate) struct FirstSignal {
     #[schema(min_length = 1, max_length = 256)]
-    name: String,
+    pub name: String,
     #[schema(value_type = Option<Anything>)]
-    payload: Option<Json>,
+    pub payload: Option<Json>,
     /// Signals with the same id are delivered once.
-    id: Option<String>,
+    pub id: Option<String>,
 }
 
 /// A run that is to begin.
@@ -542,9 +542,9 @@ pub(super) async fn await_end(app: &App, run: RunId, patience: Duration) -> Resu
 }
 
 /// What is to be done with many runs.
-#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
-enum Act {
+pub(crate) enum Act {
     Pause,
     Resume,
     Cancel,
@@ -557,35 +557,35 @@ enum Act {
 /// Something that is to be done with many runs.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct BatchAsked {
+pub(crate) struct BatchAsked {
     /// Which runs. At least one condition is needed.
-    filter: Wanted,
-    act: Act,
+    pub filter: Wanted,
+    pub act: Act,
     /// Only tell which runs it would be: the default.
-    dry_run: Option<bool>,
+    pub dry_run: Option<bool>,
     /// How many the preview found. If there are more by now, nothing is done.
-    expected: Option<u64>,
+    pub expected: Option<u64>,
     /// Why, for the record of the runs.
-    reason: Option<String>,
+    pub reason: Option<String>,
     /// The signal to send.
-    signal: Option<FirstSignal>,
+    pub signal: Option<FirstSignal>,
 }
 
 /// What became of one run.
 #[derive(Debug, Serialize, ToSchema)]
-struct Done {
-    error: Option<String>,
-    run: String,
+pub(crate) struct Done {
+    pub error: Option<String>,
+    pub run: String,
 }
 
 /// What was done with many runs, or would be.
 #[derive(Debug, Serialize, ToSchema)]
-struct BatchView {
+pub(crate) struct BatchView {
     /// How many runs it was or would be.
-    count: u64,
+    pub count: u64,
     dry_run: bool,
     /// The runs, newest first.
-    runs: Vec<Done>,
+    pub runs: Vec<Done>,
     #[schema(example = "wfhost/batch/1")]
     schema: &'static str,
 }
@@ -604,9 +604,14 @@ async fn batch(
     Caller(caller): Caller,
     Sent(asked): Sent<BatchAsked>,
 ) -> Result<View<BatchView>, Problem> {
-    caller.need(&app, Scope::RunsControl)?;
-    if matches!(asked.act, Act::Signal) {
-        caller.need(&app, Scope::RunsSignal)?;
+    act_on(&app, &caller, &asked).await.map(View)
+}
+
+/// Acts on many runs, or tells on which it would.
+pub(crate) async fn act_on(app: &App, caller: &Identity, asked: &BatchAsked) -> Result<BatchView, Problem> {
+    caller.need(app, Scope::RunsControl)?;
+    if asked.act == Act::Signal {
+        caller.need(app, Scope::RunsSignal)?;
     }
     let filter = asked.filter.filter()?;
     if (RunFilter { patience_ms: None, ..filter.clone() }) == RunFilter::default() {
@@ -635,12 +640,12 @@ async fn batch(
         let error = match dry_run {
             true => None,
             false => {
-                act(&app, &caller, &info, &asked).await.err().map(|problem| problem.trouble().message.clone())
+                act(app, caller, &info, asked).await.err().map(|problem| problem.trouble().message.clone())
             }
         };
         runs.push(Done { run: info.id.to_string(), error });
     }
-    Ok(View(BatchView { count, dry_run, runs, schema: "wfhost/batch/1" }))
+    Ok(BatchView { count, dry_run, runs, schema: "wfhost/batch/1" })
 }
 
 async fn act(app: &App, caller: &Identity, info: &RunInfo, asked: &BatchAsked) -> Result<(), Problem> {

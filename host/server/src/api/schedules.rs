@@ -216,6 +216,40 @@ async fn remove(
     Ok(View(RemovedView { name, result: "removed", schema: "wfhost/act/1" }))
 }
 
+/// Does something with a schedule: whoever asks may, it is there, and what became of it is written down.
+async fn acting<T, R>(
+    app: &App,
+    caller: &Identity,
+    name: &str,
+    act: &str,
+    work: impl FnOnce(Schedule) -> R,
+) -> Result<T, Problem>
+where
+    R: Future<Output = Result<(T, String), Problem>>,
+{
+    caller.need(app, Scope::SchedulesWrite)?;
+    let (made, result) = work(find(app, name).await?).await?;
+    app.record(caller, act, name, &result).await?;
+    app.host().wake();
+    Ok(made)
+}
+
+/// Sets when a schedule begins its next run, or that it begins none.
+async fn set_next(
+    app: &App,
+    caller: &Identity,
+    name: &str,
+    (act, result): (&str, &str),
+    next: impl FnOnce(&When) -> Option<Timestamp>,
+) -> Result<View<ScheduleView>, Problem> {
+    let set = acting(app, caller, name, act, async |found: Schedule| {
+        let next_at = next(&found.when);
+        app.store().set_schedule(&found.name, next_at).await?;
+        Ok((Schedule { next_at, ..found }, result.to_owned()))
+    });
+    Ok(View(shown(ScheduleView::of(&set.await?), caller)))
+}
+
 /// Leave out all times from now on
 #[utoipa::path(post, path = "/schedules/{name}/pause", tag = "schedules", operation_id = "pauseSchedule",
     params(("name" = String, Path)), security(("bearer" = ["schedules:write"])),
@@ -225,11 +259,7 @@ pub(crate) async fn pause(
     Caller(caller): Caller,
     At(name): At<String>,
 ) -> Result<View<ScheduleView>, Problem> {
-    caller.need(&app, Scope::SchedulesWrite)?;
-    let found = find(&app, &name).await?;
-    app.store().set_schedule(&found.name, None).await?;
-    app.record(&caller, "schedules.pause", &name, "paused").await?;
-    Ok(View(shown(ScheduleView::of(&Schedule { next_at: None, ..found }), &caller)))
+    set_next(&app, &caller, &name, ("schedules.pause", "paused"), |_| None).await
 }
 
 /// Go on with a schedule, from now
@@ -241,13 +271,8 @@ pub(crate) async fn resume(
     Caller(caller): Caller,
     At(name): At<String>,
 ) -> Result<View<ScheduleView>, Problem> {
-    caller.need(&app, Scope::SchedulesWrite)?;
-    let found = find(&app, &name).await?;
-    let next = found.when.next_after(clock::now());
-    app.store().set_schedule(&found.name, next).await?;
-    app.record(&caller, "schedules.resume", &name, "resumed").await?;
-    app.host().wake();
-    Ok(View(shown(ScheduleView::of(&Schedule { next_at: next, ..found }), &caller)))
+    let next = |when: &When| when.next_after(clock::now());
+    set_next(&app, &caller, &name, ("schedules.resume", "resumed"), next).await
 }
 
 /// Begin a run of a schedule now, besides those of its times
@@ -259,12 +284,11 @@ pub(crate) async fn fire(
     Caller(caller): Caller,
     At(name): At<String>,
 ) -> Result<Response, Problem> {
-    caller.need(&app, Scope::SchedulesWrite)?;
-    let found = find(&app, &name).await?;
-    let run = found.run_now(clock::now()).map_err(HostError::from)?;
-    let id = run.id.clone();
-    app.store().create(run).await?;
-    app.host().wake();
-    app.record(&caller, "schedules.fire", &name, id.as_str()).await?;
-    Ok((StatusCode::CREATED, View(ActView::new(&id, "started"))).into_response())
+    let fired = acting(&app, &caller, &name, "schedules.fire", async |found: Schedule| {
+        let run = found.run_now(clock::now()).map_err(HostError::from)?;
+        let id = run.id.clone();
+        app.store().create(run).await?;
+        Ok((id.clone(), id.to_string()))
+    });
+    Ok((StatusCode::CREATED, View(ActView::new(&fired.await?, "started"))).into_response())
 }

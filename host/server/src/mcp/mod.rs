@@ -101,7 +101,7 @@ impl Mcp {
     }
 
     pub(crate) fn new(app: &App, who: Identity, options: McpOptions) -> Self {
-        let api = openapi::parts().0.with_state(app.clone());
+        let api = openapi::parts(app.base()).0.with_state(app.clone());
         Self { app: app.clone(), api, who, options }
     }
 

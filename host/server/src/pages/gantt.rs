@@ -4,8 +4,8 @@
 use serde::Serialize;
 use wfhost::{StepInfo, steps};
 use wfhost_core::policy::budget::Spent;
-use wfhost_core::{Event, Journal, Op, Reply, Step, Timestamp, Usage};
-use wfhost_view::StepView;
+use wfhost_core::{Event, Journal, Op, Reply, Step, Timestamp, Timing, Usage};
+use wfhost_view::StepOutline;
 
 /// One attempt of a call.
 #[derive(Clone, Debug, Serialize)]
@@ -16,6 +16,37 @@ pub(super) struct Attempt {
     pub to: Option<u64>,
     /// `done`, `failed`, `lost` with its host, `open`.
     pub state: &'static str,
+    /// When the provider was asked, if it waited before: for a slot, for the budget, for its turn.
+    pub sent: Option<u64>,
+    /// When the provider was heard of first.
+    pub first: Option<u64>,
+}
+
+impl Attempt {
+    fn begun(from: Timestamp) -> Self {
+        Self { from: from.0, to: None, state: "open", sent: None, first: None }
+    }
+
+    fn end(&mut self, at: Timestamp, state: &'static str, timing: Option<&Timing>) {
+        (self.to, self.state) = (Some(at.0), state);
+        if let Some(timing) = timing {
+            // The clock of the host and the times of the journal may differ.
+            let sent = self.from.saturating_add(timing.waited_ms).min(at.0);
+            self.sent = (timing.waited_ms > 0).then_some(sent);
+            self.first = timing.first_ms.map(|first| sent.saturating_add(first).min(at.0));
+        }
+    }
+}
+
+/// Something that happened to the run as a whole, as a line across its chart.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Mark {
+    pub at: u64,
+    pub entry: u64,
+    /// `taken over`, `retried`, `moved`, `forked`, `cancel requested`, `clock set`.
+    pub what: &'static str,
+    /// Whether the program repeated what it had done before it went on.
+    pub replays: bool,
 }
 
 /// A step on the time axis.
@@ -39,21 +70,23 @@ pub(super) struct Bar {
     pub cost: u64,
 }
 
-/// What the calls of a step have cost.
-fn cost(info: &StepInfo) -> u64 {
+/// Who answered a step, and what its calls have cost. An answer is read once.
+fn answered(info: &StepInfo) -> (Option<String>, u64) {
     let of = |usage: &Option<Usage>| usage.as_ref().map_or(0, |usage| Spent::of(usage).micros);
     let failed: u64 = info.failed.iter().map(|failed| of(&failed.usage)).sum();
-    let answered = match (&info.op, &info.ended) {
+    let reply = match (&info.op, &info.ended) {
         (Op::Agent(_), Some((_, Some(Ok(answer))))) => serde_json::from_str::<Reply>(answer.as_str()).ok(),
         _ => None,
     };
-    failed + answered.filter(|reply| !reply.cached).map_or(0, |reply| of(&reply.usage))
+    let cost = reply.as_ref().filter(|reply| !reply.cached).map_or(0, |reply| of(&reply.usage));
+    (reply.map(|reply| reply.provider), failed + cost)
 }
 
 /// Steps with what a chart shows of them.
 pub(super) struct Charted {
     pub infos: Vec<StepInfo>,
     pub bars: Vec<Bar>,
+    pub marks: Vec<Mark>,
 }
 
 /// Charts a journal. `may` tells whether labels are shown.
@@ -62,34 +95,40 @@ pub(super) fn chart(journal: &Journal, may: bool) -> Charted {
     let mut bars: Vec<Bar> = infos
         .iter()
         .map(|info| {
-            let view = StepView::of(info);
-            let view = if may { view } else { view.hidden() };
+            let outline = StepOutline::of(info, may);
+            let (provider, cost) = answered(info);
             let is_call = info.op.kind() == "agent";
-            let first = Attempt { from: info.started_at.0, to: None, state: "open" };
+            let first = Attempt::begun(info.started_at);
             Bar {
                 step: info.step.0,
                 asked: 0,
                 answered: None,
-                kind: view.kind,
-                label: view.label,
-                state: view.state,
+                kind: outline.kind,
+                label: outline.label,
+                state: outline.state,
                 from: info.started_at.0,
                 to: info.ended.as_ref().map(|(at, _)| at.0),
                 attempts: if is_call { vec![first] } else { Vec::new() },
                 until: info.waits.as_ref().map(|(at, _)| at.0),
-                provider: view.provider,
-                cost: cost(info),
+                provider,
+                cost,
             }
         })
         .collect();
-    let end = |bars: &mut Vec<Bar>, step: &Step, at: Timestamp, state| {
+    // Whether there was an attempt that this ended.
+    let end = |bars: &mut Vec<Bar>, step: &Step, at: Timestamp, state, timing: Option<&Timing>| {
         let bar = bars.get_mut((step.0 as usize).wrapping_sub(1));
-        if let Some(last) = bar.and_then(|bar| bar.attempts.last_mut()).filter(|last| last.to.is_none()) {
-            (last.to, last.state) = (Some(at.0), state);
-        }
+        let last = bar.and_then(|bar| bar.attempts.last_mut()).filter(|last| last.to.is_none());
+        let Some(last) = last else { return false };
+        last.end(at, state, timing);
+        true
     };
+    let mut marks: Vec<Mark> = Vec::new();
     for (position, entry) in journal.entries.iter().enumerate() {
         let at = entry.at;
+        if let Some((what, replays)) = marked(&entry.event) {
+            marks.push(Mark { at: at.0, entry: position as u64, what, replays });
+        }
         match &entry.event {
             Event::Scheduled { step, .. } => {
                 if let Some(bar) = bars.get_mut((step.0 as usize).wrapping_sub(1)) {
@@ -97,23 +136,36 @@ pub(super) fn chart(journal: &Journal, may: bool) -> Charted {
                 }
             }
             Event::Attempted { step, .. } => {
-                end(&mut bars, step, at, "lost");
+                // Nobody ended the attempt before: its host is gone, and another one goes on.
+                let is_over = end(&mut bars, step, at, "lost", None);
+                if is_over && marks.last().is_none_or(|last| last.at != at.0 || last.what != TAKEN_OVER) {
+                    let entry = position as u64;
+                    marks.push(Mark { at: at.0, entry, what: TAKEN_OVER, replays: true });
+                }
                 if let Some(bar) = bars.get_mut((step.0 as usize).wrapping_sub(1)) {
-                    bar.attempts.push(Attempt { from: at.0, to: None, state: "open" });
+                    bar.attempts.push(Attempt::begun(at));
                 }
             }
-            Event::AttemptFailed(failed) => end(&mut bars, &failed.step, at, "failed"),
+            Event::AttemptFailed(failed) => {
+                end(&mut bars, &failed.step, at, "failed", failed.timing.as_ref());
+            }
             Event::Postponed { step, .. } => {
                 // It was not made: it waits for its time.
                 if let Some(bar) = bars.get_mut((step.0 as usize).wrapping_sub(1)) {
                     bar.attempts.pop();
                 }
             }
-            Event::Cancelled { step } => end(&mut bars, step, at, "lost"),
+            Event::Cancelled { step } => {
+                end(&mut bars, step, at, "lost", None);
+            }
             event => {
                 if let Some((step, outcome)) = event.ended_step() {
                     let is_ok = wfhost_core::Outcome::from(outcome.clone()).is_ok();
-                    end(&mut bars, &step, at, if is_ok { "done" } else { "failed" });
+                    let timing = match event {
+                        Event::Completed { timing, .. } => timing.as_ref(),
+                        _ => None,
+                    };
+                    end(&mut bars, &step, at, if is_ok { "done" } else { "failed" }, timing);
                     if let Some(bar) = bars.get_mut((step.0 as usize).wrapping_sub(1)) {
                         bar.answered = Some(position as u64);
                     }
@@ -128,7 +180,21 @@ pub(super) fn chart(journal: &Journal, may: bool) -> Charted {
             (last.to, last.state) = (Some(to), "lost");
         }
     }
-    Charted { infos, bars }
+    Charted { infos, bars, marks }
+}
+
+const TAKEN_OVER: &str = "taken over";
+
+/// What an entry says of the run as a whole, and whether the program was executed anew from its beginning.
+fn marked(event: &Event) -> Option<(&'static str, bool)> {
+    match event {
+        Event::Retried { .. } => Some(("retried", true)),
+        Event::Moved { .. } => Some(("moved", true)),
+        Event::Forked { .. } => Some(("forked", true)),
+        Event::CancelRequested { .. } => Some(("cancel requested", false)),
+        Event::ClockSet => Some(("clock set", false)),
+        _ => None,
+    }
 }
 
 /// A length of time for people.

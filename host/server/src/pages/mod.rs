@@ -4,6 +4,7 @@
 //! say: what a script adds to them is that they follow what happens. Nothing acts but forms.
 
 mod assets;
+mod batch;
 mod compare;
 mod form;
 mod gantt;
@@ -12,8 +13,10 @@ mod login;
 mod more;
 mod run;
 mod runs;
+mod settings;
 mod start;
 mod step;
+mod subject;
 pub(crate) mod text;
 
 use askama::Template;
@@ -42,6 +45,8 @@ pub(crate) fn router() -> Router<App> {
         .merge(start::router())
         .merge(compare::router())
         .merge(more::router())
+        .merge(batch::router())
+        .merge(settings::router())
         // A form is as large as the JSON in it, three bytes for each at most.
         .layer(DefaultBodyLimit::max(3 * limits::INPUT_BYTES))
         .merge(login::router())

@@ -3,20 +3,21 @@
 use askama::Template;
 use axum::Router;
 use axum::extract::{Form, Path, Query, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use wfhost::clock;
 use wfhost::store::{LogLevel, RunFilter, RunInfo};
-use wfhost_core::{Journal, Op, Position, Step};
-use wfhost_view::{EntryView, LogView, RunView, Trouble, entries, read_journal};
+use wfhost_core::{Entry, Op, Position, Step};
+use wfhost_view::{EntryView, LogView, RunView, Trouble, entries};
 
-use super::gantt::{Bar, chart, length};
+use super::gantt::{Bar, Charted, Mark, chart, length};
 use super::runs::Row;
+use super::subject::Subject;
 use super::text::{Time, address, dollars, part, pretty};
 use super::{Fault, Shell, Visitor, need, page, then};
-use crate::api::run::blockers;
-use crate::api::{acts, find, run_id, runs};
+use crate::api::run::why;
+use crate::api::{acts, run_id, runs};
 use crate::app::App;
 use crate::auth::Scope;
 use crate::problem::Problem;
@@ -77,6 +78,8 @@ struct Acts {
 #[serde(default)]
 struct ShowAsked {
     after: Option<u64>,
+    /// The run as it was at this entry.
+    at: Option<u64>,
     said: String,
 }
 
@@ -125,50 +128,46 @@ fn relatives(run: &RunView) -> Vec<(&'static str, String, String)> {
     [parent, first, next].into_iter().flatten().collect()
 }
 
-async fn show(
-    State(app): State<App>,
-    Visitor(who): Visitor,
-    Path(run): Path<String>,
-    Query(asked): Query<ShowAsked>,
-) -> Result<Response, Fault> {
-    need(&app, &who, &[Scope::RunsRead])?;
-    let info = find(&app, &run).await?;
-    let may = who.may(Scope::PayloadsRead);
-    let id = info.id.clone();
-    let charted = app
-        .read(async move |store| {
-            read_journal(store.as_ref(), &id).await.map(|journal| {
-                let input = wfhost_view::started(&journal).map(|started| started.input.clone());
-                (chart(&journal, may), input, awaited(&journal))
-            })
-        })
-        .await?;
-    let (chart, input, signals) = charted;
-    let view = RunView { input, ..RunView::of(&info) };
-    let (published, log) = if may { emitted(&app, &info).await? } else { (Vec::new(), Vec::new()) };
-    let view = runs::shown(view, &who);
+async fn show(subject: Subject, Query(asked): Query<ShowAsked>) -> Result<Response, Fault> {
+    let may = subject.may;
+    if let Some(entry) = asked.at {
+        return Ok(Redirect::to(&format!("{}/at?entry={entry}", subject.path)).into_response());
+    }
+    let config = subject.app.options().defaults.config.clone();
+    // The journal of a long run is read once for all that the page tells of it.
+    let charted = subject.journal(move |journal| {
+        let started = wfhost_view::started(&journal);
+        let input = started.map(|started| started.input.clone());
+        (chart(&journal, may), input, wfhost_view::parallel(&config, started))
+    });
+    let (chart, input, parallel) = charted.await?;
+    let signals = awaited(&chart.infos);
+    let Subject { app, who, info, run, .. } = &subject;
+    let view = RunView { input, ..RunView::of(info) };
+    let (published, log) = if may { emitted(app, info).await? } else { (Vec::new(), Vec::new()) };
+    let view = runs::shown(view, who);
     let why = match may {
-        true => blockers(&app, info.clone()).await?.blockers,
+        true => why(app, info, &chart.infos, &parallel).await?.blockers,
         false => Vec::new(),
     };
     let count = chart.bars.len();
     let failed = chart.bars.iter().filter(|bar| bar.state == "failed").take(5).cloned();
-    let failed = failed.map(|bar| StepRow::of(&info, bar)).collect();
+    let failed = failed.map(|bar| StepRow::of(info, bar)).collect();
     let wanted = chart.bars.into_iter().filter(|bar| asked.after.is_none_or(|after| bar.step > after));
-    let steps: Vec<_> = wanted.take(STEPS).map(|bar| StepRow::of(&info, bar)).collect();
+    let steps: Vec<_> = wanted.take(STEPS).map(|bar| StepRow::of(info, bar)).collect();
     let next = steps.last().map(|row| row.bar.step).filter(|last| *last < count as u64);
     let filter = RunFilter { parent: Some(info.id.clone()), limit: 20, ..RunFilter::default() };
     let mut children = Vec::new();
     let mut left = 2_000;
     for child in app.read(async move |store| store.runs(filter).await).await? {
-        children.push(Row::of(&app, &who, child, &mut left).await?);
+        children.push(Row::of(app, who, child, &mut left).await?);
     }
     let questions = match may {
-        true => super::inbox::asked(&app, Some(info.id.clone())).await?,
+        true => super::inbox::asked(app, Some(info.id.clone())).await?,
         false => Vec::new(),
     };
     let is_final = info.state.is_final();
-    let controls = who.may(Scope::RunsControl) && !app.options().read_only;
+    let controls = subject.can(Scope::RunsControl);
     let paused = info.state.as_str() == "paused";
     let acts = Acts {
         pause: controls && !is_final && !paused,
@@ -176,15 +175,15 @@ async fn show(
         cancel: controls && !is_final,
         terminate: controls && !is_final,
         retry: controls && matches!(info.state.as_str(), "failed" | "cancelled"),
-        signal: !is_final && who.may(Scope::RunsSignal) && !app.options().read_only,
+        signal: !is_final && subject.can(Scope::RunsSignal),
     };
     let live = if is_final { String::new() } else { run.clone() };
     page(&RunPage {
-        shell: Shell::new(&app, &who, format!("{} {}", view.workflow, view.id), "runs")
+        shell: Shell::new(app, who, format!("{} {}", view.workflow, view.id), "runs")
             .await?
             .live(live)
             .said(Some(&asked.said)),
-        path: path(&run),
+        path: subject.path.clone(),
         created: Time::of(info.created_at),
         updated: Time::of(info.updated_at),
         cost: dollars(view.spent.cost_micros),
@@ -206,19 +205,19 @@ async fn show(
         lines: log,
         signals: if is_final { Vec::new() } else { signals },
         acts,
-        may_answer: who.may(Scope::PeopleAnswer) && !app.options().read_only,
+        may_answer: subject.can(Scope::PeopleAnswer),
         back: "run",
         cli: format!("wfhost show {}", view.id),
-        curl: curl(&app, &format!("/api/v1/runs/{}", view.id)),
+        curl: curl(app, &format!("/api/v1/runs/{}", view.id)),
         run: view,
     })
 }
 
 /// The signals that a run waits for, also while it is in memory.
-fn awaited(journal: &Journal) -> Vec<String> {
-    let open = wfhost::steps(journal).into_iter().filter(|step| step.ended.is_none());
-    let names = open.filter_map(|step| match step.op {
-        Op::Signal { name, .. } => Some(name),
+fn awaited(steps: &[wfhost::StepInfo]) -> Vec<String> {
+    let open = steps.iter().filter(|step| step.ended.is_none());
+    let names = open.filter_map(|step| match &step.op {
+        Op::Signal { name, .. } => Some(name.clone()),
         _ => None,
     });
     names.collect()
@@ -250,23 +249,14 @@ struct Chart {
     ended: bool,
     run: String,
     steps: Vec<Bar>,
+    marks: Vec<Mark>,
 }
 
-async fn charted(
-    State(app): State<App>,
-    Visitor(who): Visitor,
-    Path(run): Path<String>,
-) -> Result<Response, Fault> {
-    need(&app, &who, &[Scope::RunsRead])?;
-    let info = find(&app, &run).await?;
-    let may = who.may(Scope::PayloadsRead);
-    let id = info.id.clone();
-    let steps = app
-        .read(async move |store| {
-            read_journal(store.as_ref(), &id).await.map(|journal| chart(&journal, may).bars)
-        })
-        .await?;
-    let chart = Chart { now: clock::now().0, ended: info.state.is_final(), run, steps };
+async fn charted(subject: Subject) -> Result<Response, Fault> {
+    let may = subject.may;
+    let Charted { bars, marks, .. } = subject.journal(move |journal| chart(&journal, may)).await?;
+    let ended = subject.info.state.is_final();
+    let chart = Chart { now: clock::now().0, ended, run: subject.run, steps: bars, marks };
     Ok(crate::api::View(chart).into_response())
 }
 
@@ -277,6 +267,22 @@ struct EntryRow {
     at: Time,
     step: Option<u64>,
     rest: String,
+}
+
+impl EntryRow {
+    fn of(position: Position, entry: &Entry, may: bool) -> Self {
+        let view = EntryView::of(position, entry);
+        let view = if may { view } else { view.hidden() };
+        let json = serde_json::to_value(&view).unwrap_or_default();
+        let mut object = json.as_object().cloned().unwrap_or_default();
+        for known in ["position", "entry", "at", "kind", "event", "schema", "run"] {
+            object.remove(known);
+        }
+        let step = object.get("step").and_then(serde_json::Value::as_u64);
+        let rest = serde_json::to_string(&object).unwrap_or_default();
+        let kind = entry.event.kind().to_owned();
+        Self { position: position.0, kind, at: Time::of(entry.at), step, rest }
+    }
 }
 
 #[derive(Template)]
@@ -301,57 +307,25 @@ struct JournalAsked {
 /// Entries on one page.
 const ENTRIES: usize = 200;
 
-async fn journal(
-    State(app): State<App>,
-    Visitor(who): Visitor,
-    Path(run): Path<String>,
-    Query(asked): Query<JournalAsked>,
-) -> Result<Response, Fault> {
-    journal_page(&app, &who, &run, asked.from, None).await
+async fn journal(subject: Subject, Query(asked): Query<JournalAsked>) -> Result<Response, Fault> {
+    journal_page(&subject, asked.from, None).await
 }
 
-async fn journal_page(
-    app: &App,
-    who: &crate::auth::Identity,
-    run: &str,
-    from: u64,
-    said: Option<String>,
-) -> Result<Response, Fault> {
-    need(app, who, &[Scope::RunsRead])?;
-    let info = find(app, run).await?;
-    let (id, may) = (info.id.clone(), who.may(Scope::PayloadsRead));
+async fn journal_page(subject: &Subject, from: u64, said: Option<String>) -> Result<Response, Fault> {
+    let Subject { app, who, info, run, may, .. } = subject;
+    let (id, may) = (info.id.clone(), *may);
     let read = app.read(async move |store| store.journal_part(&id, Position(from), ENTRIES).await).await?;
     let unreadable = |error: wfhost_core::EntryError| {
         Problem::from(wfhost::HostError::Journal { run: info.id.clone(), source: error.into() })
     };
     let mut found = entries(&read, Position(from)).map_err(unreadable)?;
     found.truncate(ENTRIES);
-    let rows: Vec<_> = found
-        .iter()
-        .map(|(position, entry)| {
-            let view = EntryView::of(*position, entry);
-            let view = if may { view } else { view.hidden() };
-            let json = serde_json::to_value(&view).unwrap_or_default();
-            let mut object = json.as_object().cloned().unwrap_or_default();
-            for known in ["position", "entry", "at", "kind", "event", "schema", "run"] {
-                object.remove(known);
-            }
-            let step = object.get("step").and_then(serde_json::Value::as_u64);
-            let rest = serde_json::to_string(&object).unwrap_or_default();
-            EntryRow {
-                position: position.0,
-                kind: entry.event.kind().to_owned(),
-                at: Time::of(entry.at),
-                step,
-                rest,
-            }
-        })
-        .collect();
+    let rows: Vec<_> = found.iter().map(|(position, entry)| EntryRow::of(*position, entry, may)).collect();
     let end = rows.last().map_or(from, |row| row.position + 1);
     page(&JournalPage {
         shell: Shell::new(app, who, format!("Journal of {run}"), "runs").await?,
-        path: path(run),
-        run: run.to_owned(),
+        path: subject.path.clone(),
+        run: run.clone(),
         rows,
         entries: info.entries.0,
         next: (end < info.entries.0).then_some(end),
@@ -360,21 +334,15 @@ async fn journal_page(
     })
 }
 
-async fn verify(
-    State(app): State<App>,
-    Visitor(who): Visitor,
-    Path(run): Path<String>,
-) -> Result<Response, Fault> {
-    need(&app, &who, &[Scope::RunsRead])?;
-    let info = find(&app, &run).await?;
-    let found = acts::verify(&app, info).await?;
+async fn verify(subject: Subject) -> Result<Response, Fault> {
+    let found = acts::verify(&subject.app, subject.info.clone()).await?;
     let said = match found.faults.is_empty() {
         true => {
             format!("The journal is complete and unaltered: {} entries, head {}.", found.entries, found.head)
         }
         false => format!("The journal has faults: {}", found.faults.join("; ")),
     };
-    journal_page(&app, &who, &run, 0, Some(said)).await
+    journal_page(&subject, 0, Some(said)).await
 }
 
 #[derive(Default, Deserialize)]
@@ -398,26 +366,20 @@ struct LogsPage {
     next: Option<String>,
 }
 
-async fn logs(
-    State(app): State<App>,
-    Visitor(who): Visitor,
-    Path(run): Path<String>,
-    Query(asked): Query<LogsAsked>,
-) -> Result<Response, Fault> {
+async fn logs(subject: Subject, Query(asked): Query<LogsAsked>) -> Result<Response, Fault> {
     const MOST: usize = 500;
-    need(&app, &who, &[Scope::RunsRead, Scope::PayloadsRead])?;
-    let info = find(&app, &run).await?;
+    subject.need_payloads()?;
+    let Subject { app, who, info, run, path, .. } = subject;
     let LogsAsked { from, level, text } = asked;
     let found = app.read(async move |store| store.logs(&info.id, from, MOST).await).await?;
     let least = LogLevel::ALL.into_iter().find(|known| known.as_str() == level).unwrap_or(LogLevel::ALL[0]);
     let wanted = found.iter().filter(|line| line.level >= least && line.message.contains(&text));
     let next = found.last().filter(|_| found.len() == MOST).map(|line| (line.number + 1).to_string());
-    let next = next.map(|next| {
-        address(&format!("{}/logs", path(&run)), &[("from", &next), ("level", &level), ("text", &text)])
-    });
+    let next = next
+        .map(|next| address(&format!("{path}/logs"), &[("from", &next), ("level", &level), ("text", &text)]));
     page(&LogsPage {
         shell: Shell::new(&app, &who, format!("Log of {run}"), "runs").await?,
-        path: path(&run),
+        path,
         run,
         levels: LogLevel::ALL.iter().map(|level| level.as_str()).collect(),
         lines: wanted.map(LogView::of).collect(),
@@ -431,6 +393,8 @@ async fn logs(
 #[serde(default)]
 struct AtAsked {
     entry: Option<u64>,
+    /// The same.
+    at: Option<u64>,
 }
 
 /// A step as it was.
@@ -447,8 +411,8 @@ struct AtPage {
     path: String,
     entry: u64,
     last: u64,
-    kind: String,
-    at: Time,
+    /// The entry itself.
+    happened: Option<EntryRow>,
     open: Vec<ThenStep>,
     ended: usize,
     published: Vec<(String, String)>,
@@ -459,26 +423,18 @@ struct AtPage {
 
 /// The run as it was when an entry was the last one: the program is executed once more up to there, and
 /// nothing of what it asks for happens.
-async fn at(
-    State(app): State<App>,
-    Visitor(who): Visitor,
-    Path(run): Path<String>,
-    Query(asked): Query<AtAsked>,
-) -> Result<Response, Fault> {
-    need(&app, &who, &[Scope::RunsRead, Scope::PayloadsRead])?;
-    let info = find(&app, &run).await?;
-    let last = info.entries.0.saturating_sub(1);
-    let entry = asked.entry.unwrap_or(last).min(last);
-    let id = info.id.clone();
-    let (chart, kind, time) = app
-        .read(async move |store| {
-            let mut journal = read_journal(store.as_ref(), &id).await?;
-            journal.entries.truncate(entry as usize + 1);
-            let end = journal.entries.last().map(|entry| (entry.event.kind(), entry.at));
-            let (kind, at) = end.unwrap_or(("", clock::now()));
-            Ok::<_, Trouble>((chart(&journal, true), kind, at))
-        })
-        .await?;
+async fn at(subject: Subject, Query(asked): Query<AtAsked>) -> Result<Response, Fault> {
+    subject.need_payloads()?;
+    let may_fork = subject.can_fork();
+    let last = subject.info.entries.0.saturating_sub(1);
+    let entry = asked.entry.or(asked.at).unwrap_or(last).min(last);
+    let then = subject.journal(move |mut journal| {
+        journal.entries.truncate(usize::try_from(entry).unwrap_or(usize::MAX).saturating_add(1));
+        let happened = journal.entries.last().map(|last| EntryRow::of(Position(entry), last, true));
+        (chart(&journal, true), happened)
+    });
+    let (chart, happened) = then.await?;
+    let Subject { app, who, info, run, path, .. } = subject;
     let replayed = acts::replay(&app, &info, None, Some(entry), true).await;
     let (mut published, mut lines, mut sources) = (Vec::new(), Vec::new(), Vec::new());
     let problem = match replayed {
@@ -503,18 +459,17 @@ async fn at(
     let open = open.map(|bar| ThenStep { source: source(bar.step), bar }).collect();
     page(&AtPage {
         shell: Shell::new(&app, &who, format!("{run} at entry {entry}"), "runs").await?,
-        path: path(&run),
+        path,
         run,
         entry,
         last,
-        kind: kind.to_owned(),
-        at: Time::of(time),
+        happened,
         open,
         ended,
         published,
         lines,
         problem,
-        may_fork: who.may(Scope::RunsControl) && who.may(Scope::RunsStart) && !app.options().read_only,
+        may_fork,
     })
 }
 

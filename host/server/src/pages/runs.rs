@@ -29,8 +29,8 @@ const ENTRIES: u64 = 20_000;
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Filter {
-    state: String,
-    workflow: String,
+    pub state: String,
+    pub workflow: String,
     label: String,
     text: String,
     waits: String,
@@ -41,7 +41,7 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    fn wanted(&self) -> Wanted {
+    pub fn wanted(&self) -> Wanted {
         let given = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
         Wanted {
             state: given(&self.state),
@@ -55,21 +55,29 @@ impl Filter {
         }
     }
 
+    /// Its conditions, as the fields of a form.
+    pub fn fields(&self) -> Vec<(&'static str, String)> {
+        let fields = [
+            ("state", &self.state),
+            ("workflow", &self.workflow),
+            ("label", &self.label),
+            ("text", &self.text),
+            ("waits", &self.waits),
+            ("since", &self.since),
+            ("parent", &self.parent),
+        ];
+        let given = fields.into_iter().filter(|(_, value)| !value.is_empty());
+        given.map(|(name, value)| (name, value.clone())).collect()
+    }
+
     /// The address of the list with another state or cursor.
-    fn address(&self, state: &str, cursor: &str) -> String {
-        address(
-            "/ui",
-            &[
-                ("state", state),
-                ("workflow", &self.workflow),
-                ("label", &self.label),
-                ("text", &self.text),
-                ("waits", &self.waits),
-                ("since", &self.since),
-                ("parent", &self.parent),
-                ("cursor", cursor),
-            ],
-        )
+    pub fn address(&self, state: &str, cursor: &str) -> String {
+        let fields = self.fields();
+        let others = fields.iter().filter(|(name, _)| *name != "state");
+        let pairs = others.map(|(name, value)| (*name, value.as_str()));
+        let pairs: Vec<_> =
+            std::iter::once(("state", state)).chain(pairs).chain([("cursor", cursor)]).collect();
+        address("/ui", &pairs)
     }
 
     fn is_set(&self) -> bool {
@@ -114,6 +122,16 @@ impl Row {
     }
 }
 
+/// Rows for runs, with the reasons why they wait as far as few entries tell them.
+pub(super) async fn rows_of(app: &App, who: &Identity, found: Vec<RunInfo>) -> Result<Vec<Row>, Fault> {
+    let mut left = ENTRIES;
+    let mut rows = Vec::new();
+    for info in found {
+        rows.push(Row::of(app, who, info, &mut left).await?);
+    }
+    Ok(rows)
+}
+
 /// Labels with the lists of runs that have them.
 pub(super) fn labels(view: &RunView) -> Vec<(String, String, String)> {
     let href = |key: &str, value: &str| address("/ui", &[("label", &format!("{key}={value}"))]);
@@ -140,6 +158,9 @@ struct RunsPage {
     first: Option<String>,
     workflows: Vec<String>,
     may_start: bool,
+    /// What can be done with all that the filter finds.
+    acts: Vec<(&'static str, &'static str)>,
+    fields: Vec<(&'static str, String)>,
     modules: usize,
     waits: [&'static str; 3],
     since: [&'static str; 4],
@@ -154,11 +175,12 @@ async fn list(
     let cursor = Some(filter.cursor.clone()).filter(|cursor| !cursor.is_empty());
     let (found, next) = runs::page(&app, &filter.wanted(), &Page { cursor, limit: Some(PAGE) }).await?;
     let counts = runs::count(&app).await?.counts;
-    let mut left = ENTRIES;
-    let mut rows = Vec::new();
-    for info in found {
-        rows.push(Row::of(&app, &who, info, &mut left).await?);
-    }
+    let rows = rows_of(&app, &who, found).await?;
+    // Acts on many are for what was chosen.
+    let acts = match filter.fields().is_empty() || rows.is_empty() {
+        true => Vec::new(),
+        false => super::batch::choices(&app, &who),
+    };
     let chips = RunState::ALL.iter().map(|state| {
         let state = state.as_str();
         let on = filter.state == state;
@@ -181,6 +203,8 @@ async fn list(
         modules: workflows.len(),
         workflows,
         may_start: who.may(Scope::RunsStart),
+        acts,
+        fields: filter.fields(),
         waits: ["people", "time", "signal"],
         since: ["1h", "1d", "7d", "30d"],
         filter,

@@ -9,14 +9,15 @@ use serde::Deserialize;
 use wfhost::ForkOptions;
 use wfhost::store::TranscriptFilter;
 use wfhost_core::{ForkPlan, Position, Step};
-use wfhost_view::{StepView, TranscriptView, Trouble, read_journal};
+use wfhost_view::{StepView, TranscriptView, Trouble};
 
 use super::gantt::{Bar, chart, length};
 use super::inbox::Asked;
 use super::run::{curl, path};
+use super::subject::Subject;
 use super::text::{Time, pretty};
 use super::{Fault, Shell, Visitor, need, page, then};
-use crate::api::{find, run_id};
+use crate::api::run_id;
 use crate::app::App;
 use crate::auth::Scope;
 
@@ -36,6 +37,10 @@ struct Tried {
     failure: String,
     /// The delay before it.
     after: String,
+    /// How long it waited until the provider was asked.
+    waited: String,
+    /// How long after that the provider was heard of first.
+    first: String,
 }
 
 /// What an agent said or changed, a part of the same kind at a time.
@@ -82,6 +87,12 @@ fn gathered(lines: &[TranscriptView]) -> Vec<Said> {
     said
 }
 
+/// The time between two points, if both are known and differ.
+fn span(from: Option<u64>, to: Option<u64>) -> String {
+    let between = from.zip(to).map(|(from, to)| to.saturating_sub(from)).filter(|between| *between > 0);
+    between.map(wfhost_core::spell_millis).unwrap_or_default()
+}
+
 fn tried(bar: &Bar, view: &StepView) -> Vec<Tried> {
     let mut before = None;
     let mut failures = view.failed_attempts.iter();
@@ -98,23 +109,18 @@ fn tried(bar: &Bar, view: &StepView) -> Vec<Tried> {
             length: attempt.to.map(end).unwrap_or_default(),
             failure: failure.map(|failed| failed.failure.to_string()).or(last).unwrap_or_default(),
             after: delay.map(wfhost_core::spell_millis).unwrap_or_default(),
+            waited: span(Some(attempt.from), attempt.sent),
+            first: span(attempt.sent.or(Some(attempt.from)), attempt.first),
         }
     };
     bar.attempts.iter().enumerate().map(attempt).collect()
 }
 
-async fn show(
-    State(app): State<App>,
-    Visitor(who): Visitor,
-    Path((run, step)): Path<(String, u64)>,
-) -> Result<Response, Fault> {
-    need(&app, &who, &[Scope::RunsRead])?;
-    let info = find(&app, &run).await?;
-    let may = who.may(Scope::PayloadsRead);
-    let id = info.id.clone();
-    let chart = app
-        .read(async move |store| read_journal(store.as_ref(), &id).await.map(|journal| chart(&journal, may)))
-        .await?;
+async fn show(subject: Subject, Path((_, step)): Path<(String, u64)>) -> Result<Response, Fault> {
+    let may = subject.may;
+    let chart = subject.journal(move |journal| chart(&journal, may)).await?;
+    let (may_fork, may_answer) = (subject.can_fork(), subject.can(Scope::PeopleAnswer));
+    let Subject { app, who, info, run, path, .. } = subject;
     let count = chart.bars.len() as u64;
     let index = (step as usize).wrapping_sub(1);
     let missing = || Trouble::usage("WF0705", format!("{run} has no step {step}"));
@@ -133,12 +139,11 @@ async fn show(
             .into_iter()
             .find(|asked| asked.step == step);
     }
-    let controls = who.may(Scope::RunsControl) && who.may(Scope::RunsStart) && !app.options().read_only;
     let shell = Shell::new(&app, &who, format!("Step {step} of {run}"), "runs").await?;
     let open = bar.to.is_none() && !info.state.is_final();
     page(&StepPage {
         shell: if open { shell.live(run.clone()) } else { shell },
-        path: path(&run),
+        path,
         from: Time::parse(&view.started_at),
         length: length(&bar),
         request: pretty(view.input.get()),
@@ -148,8 +153,8 @@ async fn show(
         tried: tried(&bar, &view),
         said,
         question,
-        may_answer: who.may(Scope::PeopleAnswer) && !app.options().read_only,
-        may_fork: controls && may,
+        may_answer,
+        may_fork,
         previous: step.checked_sub(1).filter(|previous| *previous > 0),
         next: (step < count).then_some(step + 1),
         cli: format!("wfhost show {run} --steps"),

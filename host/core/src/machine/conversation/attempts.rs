@@ -15,6 +15,7 @@ fn unavailable(step: Step, attempt: u32, again_at: Option<Timestamp>) -> FailedC
         again_at,
         usage: None,
         heartbeat: None,
+        timing: None,
     }
 }
 

@@ -123,7 +123,7 @@ fn illegal(events: Vec<Event>, reason: &str) {
 #[test]
 fn a_journal_that_makes_no_sense_is_refused() {
     let scheduled = |step, op: &Op| Event::Scheduled { step: Step(step), op: crate::encode_op(op).into() };
-    let completed = |step| Event::Completed { step: Step(step), outcome: said(1).into() };
+    let completed = |step| Event::Completed { step: Step(step), outcome: said(1).into(), timing: None };
     let cancelled = |step| Event::Cancelled { step: Step(step) };
     let attempted = |step, attempt| Event::Attempted { step: Step(step), attempt, after: None };
     let finished = || Event::Finished { outcome: said(1).into(), stopped: false };
