@@ -29,7 +29,7 @@ fn values<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
 
 #[test]
 fn the_unit_is_one_that_systemd_takes_and_its_command_can_be_given() {
-    let unit = read("host/packagi../host/packaging/deploy/wfhost.service");
+    let unit = read("host/packaging/deploy/wfhost.service");
     let command = values(&unit, "ExecStart");
     let [command] = command[..] else { panic!("{command:?}") };
     let mut words = command.split(' ');
@@ -84,7 +84,7 @@ fn a_service_manager_is_told_when_it_answers_and_when_it_ends() {
 
 /// The instructions of the Dockerfile, each on one line.
 fn instructions() -> Vec<(String, String)> {
-    let text = read("host/packagi../host/packaging/deploy/Dockerfile").replace("\\\n", " ");
+    let text = read("host/packaging/deploy/Dockerfile").replace("\\\n", " ");
     let lines = text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
     let split = lines.map(|line| line.split_once(' ').expect("an instruction and its arguments"));
     split.map(|(name, rest)| (name.to_owned(), rest.trim().to_owned())).collect()
