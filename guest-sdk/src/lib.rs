@@ -87,6 +87,10 @@ pub mod bindings;
 mod child;
 mod choice;
 mod context;
+#[cfg(feature = "schemars")]
+#[doc(hidden)]
+#[allow(missing_docs, reason = "for the code that the macro writes")]
+pub mod describe;
 mod entry;
 mod error;
 mod executor;
@@ -158,6 +162,46 @@ pub use serde_json::{Value, json};
 /// # fn main() {}
 /// ```
 ///
+/// With the feature `schemars` a module can say what it takes and gives, so that `wfhost inspect` shows it and
+/// `wfhost run` refuses an input that does not fit before there is a run. `wfhost build` makes the schemas of the
+/// types, for which it compiles the crate a second time; nothing of that is in the module but its description. The
+/// documentation of the function is its description.
+///
+/// ```no_run
+/// # extern crate wfhost_sdk as wfhost;
+/// # #[cfg(feature = "schemars")]
+/// # mod example {
+/// use schemars::JsonSchema;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Deserialize, JsonSchema)]
+/// struct Input {
+///     /// What to write about
+///     topic: String,
+/// }
+///
+/// #[derive(Serialize, Deserialize, JsonSchema)]
+/// struct Approval {
+///     ok: bool,
+/// }
+///
+/// /// Writes a report.
+/// #[wfhost::workflow(
+///     describe,
+///     signal("approve": Approval, "Lets it be published"),
+///     state("draft": String),
+///     example(r#"{"topic": "bees"}"#),
+///     provider("reviewer"),
+///     workspace("repository"),
+/// )]
+/// async fn report(input: Input) -> wfhost::Result<String> {
+///     let approval: Approval = wfhost::signal("approve").json().await?;
+///     Ok(format!("{} {}", input.topic, approval.ok))
+/// }
+/// # }
+/// # fn main() {}
+/// ```
+///
 /// A workflow waits for things, so it has to be `async`:
 ///
 /// ```compile_fail
@@ -215,10 +259,32 @@ pub use wfhost_sdk_macros::agent;
 /// For the code that the macros write; not part of the interface.
 #[doc(hidden)]
 pub mod __private {
+    #[cfg(feature = "schemars")]
+    pub use crate::describe;
     #[cfg(feature = "plugin")]
     pub use crate::plugin::{bindings as plugin_bindings, run as run_agent};
     pub use crate::{
         bindings,
         entry::{run, run_without_input},
     };
+
+    /// What `#[workflow(describe)]` writes is there with the feature only.
+    #[cfg(feature = "schemars")]
+    #[macro_export]
+    #[doc(hidden)]
+    macro_rules! __described {
+        ($($code:tt)*) => { $($code)* };
+    }
+    #[cfg(not(feature = "schemars"))]
+    #[macro_export]
+    #[doc(hidden)]
+    macro_rules! __described {
+        ($($code:tt)*) => {
+            compile_error!(
+                "a workflow that describes itself needs schemas of its types: switch on the feature `schemars` of \
+                 wfhost-sdk, or put them into a describe.toml"
+            );
+        };
+    }
+    pub use crate::__described as described;
 }

@@ -25,7 +25,11 @@ const LAYERS: [(&str, &str, &[&str]); 16] = [
         "wfhost-config",
         &["wfhost-agents", "wfhost-core", "wfhost-plugins", "wfhost-registry", "wfhost-world"],
     ),
-    ("build", "wfhost-build", &["wfhost-core", "wfhost-world"]),
+    (
+        "build",
+        "wfhost-build",
+        &["wfhost-core", "wfhost-registry", "wfhost-runtime", "wfhost-schema", "wfhost-world"],
+    ),
     ("simulate", "wfhost-simulate", &["wfhost", "wfhost-config", "wfhost-core"]),
     ("view", "wfhost-view", &["wfhost", "wfhost-config", "wfhost-core", "wfhost-registry"]),
     ("server", "wfhost-server", &["wfhost", "wfhost-config", "wfhost-core", "wfhost-view"]),

@@ -2,6 +2,7 @@
 
 mod agent;
 mod scenarios;
+mod says;
 mod workflow;
 
 use proc_macro::TokenStream;

@@ -4,6 +4,8 @@ use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
 use syn::{Error, FnArg, ItemFn, Result, ReturnType, Safety, spanned::Spanned};
 
+use crate::says::Says;
+
 /// What the attribute stands for. In an error the function is kept as it is, so that the one
 /// mistake does not show up as many.
 pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> TokenStream {
@@ -17,14 +19,13 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> TokenStream {
 }
 
 fn checked(attribute: &TokenStream, item: &TokenStream) -> Result<TokenStream> {
-    if !attribute.is_empty() {
-        return Err(Error::new_spanned(attribute, "`#[wfhost::workflow]` takes no arguments"));
-    }
+    let says: Says = syn::parse2(attribute.clone())?;
     let function: ItemFn = syn::parse2(item.clone()).map_err(|error| {
         Error::new(error.span(), format!("`#[wfhost::workflow]` belongs on an `async fn`: {error}"))
     })?;
     check(&function)?;
-    Ok(export(&function))
+    let (export, described) = (export(&function), says.described(&function));
+    Ok(quote!(#export #described))
 }
 
 fn check(function: &ItemFn) -> Result<()> {
@@ -142,7 +143,16 @@ mod tests {
             let message = refused("", item);
             assert!(message.contains(expected), "{item}: {message}");
         }
-        assert!(refused("name = \"x\"", "async fn f() -> Result<()> {}").contains("no arguments"));
+        for (attribute, expected) in [
+            ("name = \"x\"", "it says `describe`, `signal`"),
+            ("signal", "expected parentheses"),
+            ("signal(a)", "string literal"),
+            ("signal(\"a\")", "a signal has a type"),
+            ("example(\"{}\": u8)", "unexpected token"),
+        ] {
+            let message = refused(attribute, "async fn f() -> Result<()> {}");
+            assert!(message.contains(expected), "{attribute}: {message}");
+        }
     }
 
     #[test]

@@ -568,7 +568,7 @@ impl Attempt {
 fn fit(schema: &Schema, output: &Json) -> Result<Json, (String, Vec<SchemaError>)> {
     let errors = |json: &Json| {
         let faults = schema.faults(json, 100).into_iter();
-        faults.map(|Fault { path, message }| SchemaError { path, message }).collect::<Vec<_>>()
+        faults.map(|Fault { path, message, .. }| SchemaError { path, message }).collect::<Vec<_>>()
     };
     let serde_json::Value::String(text) = output.value() else {
         let errors = errors(output);

@@ -74,7 +74,7 @@ pub(super) fn compile(
 }
 
 /// The manifest and the file of each `cdylib` that cargo reports.
-fn artifacts(stdout: &[u8]) -> Vec<(PathBuf, PathBuf)> {
+pub(super) fn artifacts(stdout: &[u8]) -> Vec<(PathBuf, PathBuf)> {
     stdout
         .split(|&byte| byte == b'\n')
         .filter_map(|line| serde_json::from_slice::<Value>(line).ok())

@@ -66,7 +66,7 @@ pub(super) fn add_section(component: &mut Vec<u8>, name: &str, data: &[u8]) {
 }
 
 /// An unsigned number as WebAssembly writes it.
-fn leb128(out: &mut Vec<u8>, mut value: usize) {
+pub(super) fn leb128(out: &mut Vec<u8>, mut value: usize) {
     loop {
         let low = (value & 0x7f) as u8;
         value >>= 7;

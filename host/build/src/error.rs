@@ -34,6 +34,10 @@ pub enum BuildError {
     NoExport { package: String },
     #[error("{manifest}: invalid [package.metadata.wfhost.plugin]: {reason}", manifest = manifest.display())]
     Wants { manifest: PathBuf, reason: String },
+    #[error("what {place} says of the workflow cannot be used: {reason}")]
+    Description { place: String, reason: String },
+    #[error("what {package} says of itself by its types cannot be made: {reason}")]
+    Derive { package: String, reason: String },
     #[error("no C compiler for WebAssembly was found")]
     NoClang,
     #[error("`{name}` not found in the node_modules of {dir}")]
@@ -73,6 +77,8 @@ impl BuildError {
             Self::NoExport { .. } => "WF0612",
             Self::NoLinker(_) => "WF0613",
             Self::Wants { .. } => "WF0620",
+            Self::Description { .. } => "WF0621",
+            Self::Derive { .. } => "WF0622",
             Self::NoClang => "WF0614",
             Self::Compiler { .. } => "WF0615",
             Self::NoNodeTool { .. } => "WF0616",
@@ -109,6 +115,13 @@ impl BuildError {
             Self::Wants { .. } => {
                 "it lists the permissions that the plugin requests: http = [{ url = \"..\", methods = [\"GET\"], reason = \"..\" }], \
                  directories = [{ path = \"/data\", reason = \"..\" }], env = [{ name = \"LANG\", reason = \"..\" }]"
+                    .to_owned()
+            }
+            Self::Description { .. } => {
+                "`wfhost explain WF0621` shows what a describe.toml or describe.json has".to_owned()
+            }
+            Self::Derive { .. } => {
+                "without `describe` in `#[wfhost::workflow(describe)]` it is built without; a describe.toml can say it instead"
                     .to_owned()
             }
             Self::NoClang => "install the WASI SDK and set WASI_SDK_PATH, or on Debian \

@@ -6,7 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{BuildError, BuildOptions, Built, Out, file};
+use super::described::About;
+use super::{BuildError, BuildOptions, Built, Out, file, read};
 
 /// The places of one build.
 pub(super) struct Layout {
@@ -47,7 +48,14 @@ impl Layout {
         self,
         make: impl FnOnce(&Self, &Path) -> Result<(), BuildError>,
     ) -> Result<Built, BuildError> {
-        let bytes = write_whole(&self.out, |partial| make(&self, partial))?;
+        // What is declared is checked before the tool takes its time.
+        let about = About::project(&self.dir)?;
+        let bytes = write_whole(&self.out, |partial| {
+            make(&self, partial)?;
+            let mut component = read(partial)?;
+            about.write_into(&mut component, &self.name)?;
+            std::fs::write(partial, &component).map_err(file(partial))
+        })?;
         Ok(Built { name: self.name, path: self.out, bytes })
     }
 

@@ -12,11 +12,15 @@
 //! python      puts workflows in Python beside their interpreter
 //! layout      where the parts of those are
 //! componentize wraps the core modules
+//! described   what modules say of themselves
+//! derive      ... by the types of a workflow in Rust
 //! ```
 
 mod c;
 mod cargo;
 mod componentize;
+mod derive;
+mod described;
 mod error;
 mod go;
 mod js;
@@ -153,12 +157,14 @@ pub fn build(
         if !packages.is_empty() {
             let toolchain = Toolchain::find(dir, options.target, kind, progress)?;
             let cores = cargo::compile(dir, &packages, &toolchain, options)?;
-            compiled.extend(packages.into_iter().zip(cores));
+            compiled.extend(
+                packages.into_iter().zip(cores).map(|(package, core)| (package, core, toolchain.clone())),
+            );
         }
     }
     compiled
         .into_iter()
-        .map(|(package, core)| {
+        .map(|(package, core, toolchain)| {
             progress(Progress::Wrapping(&package.name));
             let path = out.path(&package.name);
             let bytes = read(&core)?;
@@ -166,7 +172,17 @@ pub fn build(
                 return Err(BuildError::NoExport { package: package.name.clone() });
             }
             let wants = package.wants()?;
-            let bytes = write_component(&core, &bytes, &path, &wants)?;
+            let derived = match derive::asks(&bytes) {
+                true => {
+                    let target = options.target_dir.as_deref().unwrap_or(&project.target_directory);
+                    Some(derive::derive(dir, package, &toolchain, options, target)?)
+                }
+                false => None,
+            };
+            let about = package.about(derived)?;
+            let bytes = write_component(&core, &bytes, &path, &wants, |component| {
+                about.write_into(component, &package.name)
+            })?;
             Ok(Built { name: package.name.clone(), path, bytes })
         })
         .collect()
@@ -199,7 +215,7 @@ pub fn provide_sdk(dir: &Path, sdk: Sdk) -> Result<PathBuf, BuildError> {
 
 /// Wraps the core module in a file into a component in another. Gives its size.
 pub fn wrap(core: &Path, path: &Path) -> Result<u64, BuildError> {
-    write_component(core, &read(core)?, path, &Wants::default())
+    write_component(core, &read(core)?, path, &Wants::default(), |_| Ok(()))
 }
 
 /// Where components go.
@@ -237,7 +253,13 @@ fn read(path: &Path) -> Result<Vec<u8>, BuildError> {
     std::fs::read(path).map_err(file(path))
 }
 
-fn write_component(core: &Path, bytes: &[u8], path: &Path, wants: &Wants) -> Result<u64, BuildError> {
+fn write_component(
+    core: &Path,
+    bytes: &[u8],
+    path: &Path,
+    wants: &Wants,
+    about: impl FnOnce(&mut Vec<u8>) -> Result<(), BuildError>,
+) -> Result<u64, BuildError> {
     write_whole(path, |partial| {
         let mut component = componentize(bytes)
             .map_err(|reason| BuildError::Componentize { path: core.to_owned(), reason })?;
@@ -245,6 +267,7 @@ fn write_component(core: &Path, bytes: &[u8], path: &Path, wants: &Wants) -> Res
             let wants = serde_json::to_vec(wants).unwrap_or_default();
             componentize::add_section(&mut component, WANTS_SECTION, &wants);
         }
+        about(&mut component)?;
         std::fs::write(partial, &component).map_err(file(partial))
     })
 }

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde::Deserialize;
-use wfhost_core::Wants;
+use wfhost_core::{Description, Wants};
+use wfhost_registry::metadata;
 
 use super::BuildError;
+use super::described::{self, About};
 
 /// A cargo project, as far as it matters here.
 #[derive(Deserialize, Debug)]
@@ -24,6 +26,18 @@ pub(super) struct Package {
     targets: Vec<CrateTarget>,
     #[serde(default)]
     metadata: Option<Metadata>,
+    #[serde(default)]
+    version: Option<String>,
+    #[serde(default)]
+    description: Option<String>,
+    #[serde(default)]
+    authors: Vec<String>,
+    #[serde(default)]
+    license: Option<String>,
+    #[serde(default)]
+    repository: Option<String>,
+    #[serde(default)]
+    homepage: Option<String>,
 }
 
 /// `[package.metadata]`, of which other tools have other parts.
@@ -62,6 +76,22 @@ impl Package {
             manifest: self.manifest_path.clone(),
             reason: error.to_string(),
         })
+    }
+
+    /// What it says of itself, also what it has of its workspace.
+    pub fn about(&self, derived: Option<Description>) -> Result<About, BuildError> {
+        let dir = self.manifest_path.parent().unwrap_or(&self.manifest_path);
+        let authors = self.authors.join(", ");
+        let facts = [
+            ("version", self.version.as_deref()),
+            ("description", self.description.as_deref()),
+            ("authors", Some(authors.as_str())),
+            ("licenses", self.license.as_deref()),
+            ("source", self.repository.as_deref()),
+            ("url", self.homepage.as_deref()),
+        ];
+        let metadata = metadata::of_facts(facts, dir);
+        Ok(About { metadata, description: described::declared(dir, derived)? })
     }
 
     /// One with `[package.metadata.wfhost.plugin]` builds a plugin.

@@ -8,7 +8,7 @@ use super::project::Kind;
 use super::{BuildError, Progress, Target, cargo, sysroot};
 
 /// How cargo is to be called.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Toolchain {
     /// None: the compiler that cargo takes by itself.
     pub rustc: Option<PathBuf>,

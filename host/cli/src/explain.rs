@@ -78,6 +78,10 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ("WF0109", "the WebAssembly engine cannot be initialised"),
     ("WF0110", "the module does not exist"),
     (
+        "WF0112",
+        "what a module says of itself cannot be read\n\nThe section `wfhost:describe` of the component is damaged, there are two of it, it is too large, or a later wfhost wrote it. The module itself can be run; nothing is checked before it begins.",
+    ),
+    (
         "WF0111",
         "the component is too expensive to compile\n\nSize, nesting, functions, types and jump tables are limited, and so are the memory and time of the compiling process. The output of ordinary compilers, interpreters included, stays far below these limits.",
     ),
@@ -247,6 +251,14 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ),
     ("WF0516", "an earlier round of a run that has not ended cannot be deleted"),
     (
+        "WF0521",
+        "the input does not fit what the module says that it takes\n\nNo run was created. `wfhost inspect MODULE` shows the schema and examples; `--no-check` starts it nevertheless, and leaves the refusal to the program.",
+    ),
+    (
+        "WF0522",
+        "a signal does not carry what the module says that it takes\n\nNothing was sent. `wfhost inspect MODULE` shows the schema; `--no-check` sends it nevertheless.",
+    ),
+    (
         "WF0601",
         "the directory does not contain a project\n\nA Rust crate has a Cargo.toml, a workflow in TypeScript, JavaScript or Python a workflow.ts, .js or .py, one in C its C files.",
     ),
@@ -289,6 +301,14 @@ pub(super) const CODES: &[(&str, &str)] = &[
     (
         "WF0620",
         "the permissions that a plugin requests are invalid\n\n[package.metadata.wfhost.plugin] in its Cargo.toml has `http` (url, methods, inject, reason), `directories` (path, write, reason) and `env` (name, reason), and nothing else.",
+    ),
+    (
+        "WF0621",
+        "what a project says of its workflow cannot be used\n\nA file describe.toml or describe.json beside the source has `description`, JSON Schemas as `input` and `output`, [signals.NAME] and [state.KEY] with `description` and `schema`, [[questions]] with `prompt`, `choices` and `schema`, [[examples]] with `input`, and the lists `providers` and `workspaces`. Schemas are bounded and refer to themselves only; each example has to fit the schema of the input.",
+    ),
+    (
+        "WF0622",
+        "what a workflow in Rust says of itself by its types cannot be made\n\n`#[wfhost::workflow(describe)]` has `wfhost build` compile the crate once more, with `--cfg wfhost_describe`, and ask it for the schemas of its types. The types implement `schemars::JsonSchema`; examples are JSON.",
     ),
     (
         "WF0701",

@@ -7,6 +7,7 @@
 
 mod config;
 pub mod course;
+mod described;
 mod emission;
 mod entry;
 mod failure;
@@ -17,12 +18,17 @@ mod json;
 pub mod limits;
 mod machine;
 mod op;
+mod pointer;
 pub mod policy;
 pub mod trace;
 mod transcript;
 mod wants;
 
 pub use config::{Grant, Limit, RunConfig, Sandbox};
+pub use described::{
+    DESCRIBE_BYTES, DESCRIBE_FORM, DESCRIBE_SECTION, DescribeError, DescribedQuestion, DescribedValue,
+    Description, Example, custom_sections,
+};
 pub use emission::{Emission, LogLevel, LogLine};
 pub use entry::{
     ChildOf, EndedChild, Entry, EntryError, Event, FailedCall, Origin, Recorded, Started, Timing, decode_op,
@@ -41,5 +47,6 @@ pub use op::{
     AgentRequest, Caching, CallLimits, ChildOptions, OnParentClose, Op, Question, Reply, Retry, Usage,
     spell_millis,
 };
+pub use pointer::locate;
 pub use transcript::{NewTranscript, TranscriptFilter, TranscriptKind, TranscriptLine};
 pub use wants::{WANTS_SECTION, WantedDirectory, WantedHttp, WantedVariable, Wants};

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use wasmparser::{Parser, Payload};
+use wfhost_core::{Description, Json};
 
 use crate::manifest::{Descriptor, MANIFEST, Manifest};
 use crate::{RegistryError, Sha256};
@@ -34,6 +35,9 @@ pub struct Config {
     pub layer_digests: Vec<Sha256>,
     #[serde(default)]
     pub component: Option<Component>,
+    /// What the workflow says of itself, as in its section `wfhost:describe`: so it is known without the layer.
+    #[serde(default, rename = "wfhost:describe", skip_serializing_if = "Option::is_none")]
+    pub describe: Option<Json>,
 }
 
 /// What a component needs and gives.
@@ -71,6 +75,11 @@ impl Artifact {
         check_head(&what, &component)?;
         let (imports, exports) = interface(&component)
             .map_err(|error| RegistryError::NotAModule { what, reason: format!("it is damaged: {error}") })?;
+        // One that is too large for a configuration is in the layer only, and one that is none is none here, too.
+        let describe = Description::of(&component).ok().flatten().map(|said| said.to_bytes());
+        let describe = describe.filter(|said| said.len() as u64 <= CONFIG_BYTES / 2);
+        let describe =
+            describe.and_then(|said| String::from_utf8(said).ok()).and_then(|said| Json::parse(said).ok());
         let author = annotations.get("org.opencontainers.image.authors").cloned();
         let mut layer = Descriptor::of(LAYER, &component);
         layer.annotations.insert(TITLE.to_owned(), format!("{name}.wasm"));
@@ -81,6 +90,7 @@ impl Artifact {
             os: "wasip2".to_owned(),
             layer_digests: vec![layer.digest],
             component: Some(Component { exports, imports, target: None }),
+            describe,
         };
         let config = serde_json::to_vec(&config).unwrap_or_default();
         annotations.insert("org.opencontainers.image.created".to_owned(), created);

@@ -56,6 +56,19 @@ pub fn of_component(bytes: &[u8]) -> Metadata {
     metadata
 }
 
+/// What is known of a project, by the short names, and what its repository says.
+pub fn of_facts<'a>(
+    facts: impl IntoIterator<Item = (&'static str, Option<&'a str>)>,
+    dir: &Path,
+) -> Metadata {
+    let mut metadata = Metadata::new();
+    for (name, value) in facts {
+        add(&mut metadata, name, value);
+    }
+    of_repository(&mut metadata, dir);
+    metadata
+}
+
 /// What the files of a project and its repository say.
 pub fn of_project(dir: &Path) -> Metadata {
     let mut metadata = Metadata::new();
@@ -88,17 +101,29 @@ pub fn of_project(dir: &Path) -> Metadata {
     let authors = package["authors"].as_array().into_iter().flatten().filter_map(person);
     let authors: Vec<_> = authors.chain(person(&package["author"])).collect();
     add(&mut metadata, "authors", Some(&authors.join(", ")));
+    if let Some(module) = read("go.mod") {
+        // The path of a module in Go is where its source is, if it begins with the name of a host.
+        let path = module.lines().find_map(|line| line.trim().strip_prefix("module "));
+        let path = path.map(|path| path.split("//").next().unwrap_or(path).trim().trim_matches('"'));
+        let path = path.filter(|path| path.split_once('/').is_some_and(|(host, _)| host.contains('.')));
+        add(&mut metadata, "source", path.map(|path| format!("https://{path}")).as_deref());
+    }
+    of_repository(&mut metadata, dir);
+    metadata
+}
+
+/// Adds what git knows.
+fn of_repository(metadata: &mut Metadata, dir: &Path) {
     if let Some(revision) = git(dir, &[], &["rev-parse", "HEAD"]) {
         // What was not committed has no revision.
         let off = without_filters(dir);
         let clean =
             git(dir, &off, &["diff-index", "--name-only", "HEAD"]).is_some_and(|text| text.is_empty());
         let dirty = if clean { "" } else { "-dirty" };
-        add(&mut metadata, "revision", Some(&format!("{revision}{dirty}")));
+        add(metadata, "revision", Some(&format!("{revision}{dirty}")));
         let origin = git(dir, &[], &["config", "--get", "remote.origin.url"]);
-        add(&mut metadata, "source", origin.as_deref().and_then(without_login));
+        add(metadata, "source", origin.as_deref().and_then(without_login));
     }
-    metadata
 }
 
 /// An address without who one is there; none if there is no telling.
@@ -162,6 +187,8 @@ mod tests {
         assert_eq!(expected.len(), 5);
         assert_eq!(project("package.json", npm), expected);
         assert_eq!(project("pyproject.toml", python), expected);
+        assert_eq!(project("go.mod", "module a.org/a // here\n\ngo 1.25\n")["source"], "https://a.org/a");
+        assert_eq!(project("go.mod", "module hello\n"), Metadata::new());
         for (name, text) in
             [("Cargo.toml", "[package]\nversion.workspace = true"), ("package.json", "{"), ("other", "")]
         {

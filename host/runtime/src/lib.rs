@@ -1,6 +1,7 @@
 //! WebAssembly: settings that make every execution the same, compiled
 //! components and their cache, what programs import, and one execution.
 
+mod answer;
 mod bounds;
 mod cache;
 mod compile;
@@ -28,6 +29,7 @@ use wfhost_core::{Digest, Grant, Outcome, RunConfig, limits};
 
 use crate::sandbox::{Granted, Snapshots};
 
+pub use self::answer::answer;
 pub use self::cache::Cache;
 pub use self::compile::compile_in_processes;
 pub use self::components::Components;

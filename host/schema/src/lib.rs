@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use jsonschema::error::ValidationErrorKind;
 use jsonschema::{Keyword, PatternOptions, ValidationError, Validator};
 use serde_json::{Map, Value};
 use tokio::sync::{Semaphore, oneshot};
@@ -59,6 +60,8 @@ pub enum BadAnswer {
 pub struct Fault {
     /// A JSON pointer; empty for the document as a whole.
     pub path: String,
+    /// The member of the object there that is too much, or has a name that may not be.
+    pub member: Option<String>,
     pub message: String,
 }
 
@@ -69,6 +72,8 @@ const MAX_FAULTS: usize = 5;
 pub struct Schema {
     validator: Validator,
     work: Arc<Work>,
+    /// Documents are checked one after the other, as what it costs is counted in one place.
+    turn: std::sync::Mutex<()>,
 }
 
 /// What checking an answer has cost until now.
@@ -143,7 +148,7 @@ impl Schema {
                 Ok(Box::new(Counter(Arc::clone(&counting))) as Box<dyn for<'i> Keyword<'i>>)
             });
         let validator = options.build(&value).map_err(|error| error.to_string())?;
-        Ok(Self { validator, work })
+        Ok(Self { validator, work, turn: std::sync::Mutex::default() })
     }
 
     /// The same beside the runtime's workers.
@@ -159,8 +164,9 @@ impl Schema {
     /// What is wrong with a document, `most` faults at most. It is wrong, too, if it takes too long
     /// to find out.
     pub fn faults(&self, document: &Json, most: usize) -> Vec<Fault> {
+        let _turn = self.turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let value = document.value();
-        let whole = |message: String| vec![Fault { path: String::new(), message }];
+        let whole = |message: String| vec![Fault { path: String::new(), member: None, message }];
         match self.work.within(STEPS, || self.validator.is_valid(&value)) {
             Some(true) => return Vec::new(),
             Some(false) => {}
@@ -173,11 +179,21 @@ impl Schema {
         }
         let fault = |error: ValidationError<'_>| Fault {
             path: error.instance_path().to_string(),
+            member: member(&error),
             message: error.to_string(),
         };
         let faults = || self.validator.iter_errors(&value).take(most).map(fault).collect::<Vec<_>>();
         let found = self.work.within(STEPS_OF_FAULTS, faults).filter(|found| !found.is_empty());
         found.unwrap_or_else(|| whole("it does not fit; to find out where takes too long".to_owned()))
+    }
+}
+
+/// The member that a fault of an object is about.
+fn member(error: &ValidationError<'_>) -> Option<String> {
+    match error.kind() {
+        ValidationErrorKind::AdditionalProperties { unexpected }
+        | ValidationErrorKind::UnevaluatedProperties { unexpected } => unexpected.first().cloned(),
+        _ => None,
     }
 }
 
@@ -555,6 +571,22 @@ mod tests {
         }
         // It can be used again.
         assert_eq!(schema.faults(&Json::from(nested(20, json!({}))), 5), []);
+    }
+
+    #[test]
+    fn checks_of_one_schema_at_the_same_time_are_each_bounded() {
+        let either = json!({ "anyOf": [{ "$ref": "#/$defs/t" }, { "$ref": "#/$defs/t" }] });
+        let t = json!({ "type": "object", "properties": { "a": either } });
+        let schema = Json::from(json!({ "$defs": { "t": t }, "$ref": "#/$defs/t" }));
+        let schema = Schema::compile(&schema).unwrap();
+        let nested = |inner| Json::from((0..100).fold(inner, |inner, _| json!({ "a": inner })));
+        std::thread::scope(|scope| {
+            let dear = scope.spawn(|| schema.faults(&nested(json!("x")), 5));
+            for _ in 0..50 {
+                assert_eq!(schema.faults(&nested(json!({})), 5), []);
+            }
+            assert!(dear.join().unwrap()[0].message.contains("takes"));
+        });
     }
 
     #[test]
