@@ -22,6 +22,7 @@ use wfhost_store::{
 };
 use wfhost_world::{NoRandom, World, fresh_id, fresh_seed, owner};
 
+use crate::described::{self, Descriptions, Unfit};
 use crate::drive::{self, DriveError, Leave, Replayed};
 use crate::family::{self, Modules, Wanted};
 use crate::handle::RunHandle;
@@ -129,6 +130,8 @@ pub struct StartOptions {
     pub config: RunConfig,
     /// Of everything random; drawn if none.
     pub seed: Option<[u8; 32]>,
+    /// The input is not compared with what the module says that it takes.
+    pub unchecked: bool,
 }
 
 impl Default for StartOptions {
@@ -140,6 +143,7 @@ impl Default for StartOptions {
             labels: Vec::new(),
             config: RunConfig::default(),
             seed: None,
+            unchecked: false,
         }
     }
 }
@@ -187,10 +191,18 @@ pub enum HostError {
     NoQuestion { run: RunId, step: Option<Step> },
     #[error("the answer does not match: {0}")]
     BadAnswer(#[from] BadAnswer),
+    #[error("{0}")]
+    Unfit(Box<Unfit>),
     #[error(transparent)]
     TooLarge(#[from] limits::TooLarge),
     #[error(transparent)]
     Random(#[from] NoRandom),
+}
+
+impl std::convert::From<Box<Unfit>> for HostError {
+    fn from(unfit: Box<Unfit>) -> Self {
+        Self::Unfit(unfit)
+    }
 }
 
 /// A run that was asked for.
@@ -239,6 +251,7 @@ impl Host {
             max_live: options.max_live,
             state: Mutex::new(State::default()),
             named: Modules::default(),
+            descriptions: Descriptions::default(),
             current: tokio::sync::Mutex::default(),
             calls: Arc::default(),
             trouble: tokio::sync::watch::channel(None).0,
@@ -264,6 +277,10 @@ impl Host {
         &self.inner.store
     }
 
+    pub(crate) fn descriptions(&self) -> &Descriptions {
+        &self.inner.descriptions
+    }
+
     /// The number of runs that are driven at this moment.
     pub fn live(&self) -> usize {
         self.inner.live()
@@ -287,6 +304,7 @@ impl Host {
         let owned = async { Ok::<_, HostError>(bytes.to_vec()) };
         let module = self.inner.engine.load(name, digest, denied, owned).await?;
         self.inner.store.put_module(name, bytes).await?;
+        let _ = self.inner.descriptions.learn(digest, bytes);
         Ok(module)
     }
 
@@ -504,6 +522,9 @@ impl Host {
         }
         limits::check_labels(&options.labels)?;
         engine::check_stack(options.config.stack_bytes)?;
+        if !options.unchecked {
+            self.check(module, described::Part::Input, &options.input).await?;
+        }
         if let Some(sandbox) = &options.config.sandbox {
             let env: usize = sandbox.env.iter().map(|(name, value)| name.len() + value.len()).sum();
             limits::check("the environment", env, limits::ENV_BYTES)?;

@@ -7,6 +7,7 @@ pub mod advice;
 pub mod archive;
 pub mod call;
 mod calls;
+mod described;
 mod drive;
 mod family;
 mod fork;
@@ -39,6 +40,7 @@ pub mod engine {
     pub use crate::drive::{Asked, DriveError, Replayed};
 }
 
+pub use described::{Described, Part, Said, Unfit, check_signal, described};
 pub use fork::{Checked, ForkError, ForkOptions, ForkPreview, Upgraded};
 pub use handle::{Ending, RunHandle};
 pub use history::{StepInfo, steps};

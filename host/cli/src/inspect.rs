@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use wfhost::engine::{Import, ModuleSummary, summarize};
-use wfhost_core::{Digest, Limit, RunConfig};
+use wfhost_core::{DescribeError, Description, Digest, Limit, RunConfig};
 use wfhost_registry::policy::Level;
 use wfhost_registry::{Reference, metadata};
 
@@ -12,7 +12,9 @@ use super::diagnostic::{Exit, Trouble};
 use super::registry::{Fetch, Others, Session};
 use super::{Common, Format, module_arg, printer};
 
-/// Show a module's imports, exports and limits
+/// Show what a module is: what it says of itself, its imports and exports, its limits
+///
+/// Nothing of it is run.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost inspect hello.wasm
@@ -54,12 +56,17 @@ impl Inspect {
             return plugin(common, &name, &bytes, &summary);
         }
         let limits = RunConfig::default().limits();
+        let says = metadata::of_component(&bytes);
+        let description = Description::of(&bytes);
         if common.output != Format::Text {
             let imports: Vec<_> = summary.imports.iter().map(import).collect();
             let view = json!({
                 "schema": "wfhost/module/1", "name": name, "digest": Digest::of(&bytes), "bytes": bytes.len(),
                 "imports": imports, "exports": summary.exports,
                 "limits": limits.iter().map(|limit| (limit.name, limit.value)).collect::<BTreeMap<_, _>>(),
+                "says": says,
+                "describes": description.as_ref().ok(),
+                "describes_error": description.as_ref().err().map(ToString::to_string),
             });
             printer::json(&view);
             return Ok(Exit::Done);
@@ -67,6 +74,8 @@ impl Inspect {
         printer::line(format!("module   {name}"));
         printer::line(format!("digest   {}", Digest::of(&bytes)));
         printer::line(format!("bytes    {}", bytes.len()));
+        facts(&says);
+        about(&description);
         for import in &summary.imports {
             printer::line(format!("import   {:<40}  {}", import.name, import.class.as_str()));
         }
@@ -93,6 +102,7 @@ impl Inspect {
         let (config, _) =
             wfhost_registry::configuration(&session.client, &session.store, &resolved, pull).await?;
         let component = config.component.unwrap_or_default();
+        let description = config.describe.map(|said| Description::read(said.as_str().as_bytes())).transpose();
         let described = metadata::of_annotations(&resolved.manifest.annotations);
         let signers: Vec<_> = verdict.signers.iter().map(|signer| signer.name.clone()).collect();
         if common.output != Format::Text {
@@ -100,6 +110,8 @@ impl Inspect {
                 "schema": "wfhost/artifact/1", "name": reference.name(), "reference": resolved.exact().to_string(),
                 "manifest": resolved.digest, "layer": resolved.layer.digest, "bytes": resolved.layer.size,
                 "signers": signers, "described": described, "imports": component.imports, "exports": component.exports,
+                "describes": description.as_ref().ok(),
+                "describes_error": description.as_ref().err().map(ToString::to_string),
             }));
             return Ok(Exit::Done);
         }
@@ -109,9 +121,8 @@ impl Inspect {
         printer::line(format!("bytes    {}", resolved.layer.size));
         let signed = if signers.is_empty() { "no known key".to_owned() } else { signers.join(", ") };
         printer::line(format!("signed   by {signed}"));
-        for (what, value) in described {
-            printer::line(format!("says     {what:<12}  {value}"));
-        }
+        facts(&described);
+        about(&description);
         for name in &component.imports {
             printer::line(format!("import   {name}"));
         }
@@ -119,6 +130,28 @@ impl Inspect {
             printer::line(format!("export   {export}"));
         }
         Ok(Exit::Done)
+    }
+}
+
+/// What a module or an artifact says of itself, by the names of annotations.
+fn facts(says: &metadata::Metadata) {
+    for (what, value) in says {
+        printer::line(format!("says     {what:<12}  {value}"));
+    }
+}
+
+/// What a workflow takes and gives.
+fn about(description: &Result<Option<Description>, DescribeError>) {
+    match description {
+        Ok(None) => {}
+        Ok(Some(description)) => {
+            for (word, text) in wfhost_view::described(description) {
+                printer::line(format!("{word:<7}  {text}"));
+            }
+        }
+        Err(error) => {
+            printer::line(format!("unread   what it says of itself cannot be read (WF0112): {error}"))
+        }
     }
 }
 
@@ -131,13 +164,14 @@ fn plugin(common: &Common, name: &str, bytes: &[u8], summary: &ModuleSummary) ->
     if common.output != Format::Text {
         printer::json(&json!({
             "schema": "wfhost/module/1", "kind": "plugin", "name": name, "digest": digest, "bytes": bytes.len(),
-            "imports": imports, "exports": summary.exports, "wants": wants,
+            "imports": imports, "exports": summary.exports, "wants": wants, "says": metadata::of_component(bytes),
         }));
         return Ok(Exit::Done);
     }
     printer::line(format!("plugin   {name}"));
     printer::line(format!("digest   {digest}"));
     printer::line(format!("bytes    {}", bytes.len()));
+    facts(&metadata::of_component(bytes));
     imports.iter().for_each(|import| printer::line(format!("import   {import}")));
     for wanted in &wants.http {
         let with = if wanted.inject.is_empty() {

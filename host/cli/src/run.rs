@@ -6,9 +6,9 @@ use std::time::Duration;
 use wfhost::clock;
 use wfhost::engine::Denied;
 use wfhost::world::fresh_id;
-use wfhost::{Adopt, Evict, Host, HostError, HostOptions, StartOptions};
+use wfhost::{Adopt, Evict, Host, HostError, HostOptions, Part, StartOptions};
 use wfhost_core::policy::budget::Budget;
-use wfhost_core::{Json, RunConfig, RunId, Sandbox};
+use wfhost_core::{Digest, Json, RunConfig, RunId, Sandbox};
 use wfhost_view::RunView;
 
 use super::database::Database;
@@ -64,6 +64,9 @@ pub(crate) struct Run {
     /// Stop when the run only waits, with exit code 3
     #[arg(long, conflicts_with = "detach")]
     no_wait: bool,
+    /// Do not check the input against the module's schema
+    #[arg(long, hide_short_help = true)]
+    no_check: bool,
     /// Let `wfhost serve` advance the run, and print its id
     #[arg(short, long)]
     detach: bool,
@@ -124,6 +127,24 @@ fn planned_arg(text: &str) -> Result<PlannedSignal, String> {
         return Err("a signal has a name".to_owned());
     }
     Ok(PlannedSignal { name: name.to_owned(), payload, after })
+}
+
+/// Says that the input is not checked, as what the module says cannot be read.
+async fn note_unreadable(common: &Common, host: &Host, module: Digest) -> Result<(), Trouble> {
+    let fault = match host.described(module).await? {
+        Err(error) => error.to_string(),
+        Ok(None) => return Ok(()),
+        Ok(Some(said)) => match said.schema(&Part::Input).await {
+            Err(error) => format!("its schema of the input cannot be used: {error}"),
+            Ok(_) => return Ok(()),
+        },
+    };
+    printer::say(
+        common,
+        "Note",
+        &format!("the input is not checked: what the module says of itself, {fault}"),
+    );
+    Ok(())
 }
 
 impl Run {
@@ -207,7 +228,11 @@ impl Run {
                 }),
             },
             seed: self.seed.map(|Seed(seed)| seed),
+            unchecked: self.no_check,
         };
+        if !self.no_check {
+            note_unreadable(common, &host, module.digest).await?;
+        }
         let now = clock::now();
         // The same key gives the same run, also if that began long ago.
         let is_known = async |id: &RunId| -> Result<bool, Trouble> {

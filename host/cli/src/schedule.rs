@@ -4,7 +4,7 @@ use wfhost::clock::{self, rfc3339};
 use wfhost::schedule::{self, Schedule, When};
 use wfhost::store::{Schedules, Store};
 use wfhost::world::text::command;
-use wfhost::{Adopt, Evict, HostError};
+use wfhost::{Adopt, Evict, HostError, Part};
 use wfhost_core::policy::budget::Budget;
 use wfhost_core::{RunConfig, RunId, Timestamp};
 use wfhost_view::{ScheduleView, SchedulesView, times};
@@ -231,6 +231,7 @@ impl Add {
         let found = module_arg::find(common, Some(store.as_ref()), &self.module, self.fetch).await?;
         let host = common.host(store, providers, Evict::default(), Adopt::Own)?;
         let module = host.add_module(&found.name, &found.bytes).await?;
+        host.check(&module, Part::Input, &input).await?;
         let script = self.agents.script();
         let schedule = Schedule {
             name: self.name.to_string(),

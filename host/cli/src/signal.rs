@@ -1,11 +1,11 @@
 //! `wfhost signal`
 
-use wfhost::is_held;
 use wfhost::store::{MessageBody, Posted, RunInfo};
 use wfhost::world::text::command;
+use wfhost::{Said, is_held};
 
 use super::diagnostic::{Exit, Trouble};
-use super::place::{find_run, json_arg};
+use super::place::{find_run, json_arg, nearest};
 use super::{Common, printer};
 
 /// Send a signal to a run
@@ -26,6 +26,9 @@ pub(crate) struct Signal {
     /// Signals with the same id are delivered once
     #[arg(long)]
     id: Option<String>,
+    /// Do not compare the payload with what the module says that it takes
+    #[arg(long)]
+    no_check: bool,
 }
 
 impl Signal {
@@ -36,6 +39,10 @@ impl Signal {
         }
         let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
+        if !self.no_check {
+            let said = wfhost::check_signal(&store, &info.id, &self.name, &payload).await?;
+            self.note_unknown(common, &said);
+        }
         let body = MessageBody::Signal { name: self.name.clone(), payload, id: self.id.clone() };
         match wfhost::post(&store, &info.id, body).await? {
             (Posted::Duplicate, run) => {
@@ -49,6 +56,28 @@ impl Signal {
             }
         }
         Ok(Exit::Done)
+    }
+}
+
+impl Signal {
+    /// Says that the module names other signals and not this one.
+    fn note_unknown(&self, common: &Common, said: &Said) {
+        let Ok(Some(said)) = said else { return };
+        let known = &said.description.signals;
+        // Calls are signals of such names.
+        if known.is_empty() || known.contains_key(&self.name) || self.name.starts_with("call:") {
+            return;
+        }
+        let near = nearest(&self.name, known.keys().map(String::as_str));
+        let names = near.map_or_else(
+            || known.keys().map(|name| format!("`{name}`")).take(10).collect::<Vec<_>>().join(", "),
+            |near| format!("`{near}`"),
+        );
+        printer::say(
+            common,
+            "Note",
+            &format!("the module does not name the signal `{}`, but {names}", self.name),
+        );
     }
 }
 

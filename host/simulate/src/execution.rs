@@ -138,6 +138,8 @@ async fn run(
         id: Some(id()),
         config,
         seed: Some(seed),
+        // Schemas are read by another thread, for which virtual time does not wait. The program looks itself.
+        unchecked: true,
         ..StartOptions::default()
     };
     living.enqueue(&program.module, options).await?;

@@ -22,6 +22,7 @@ use wfhost_world::{Lease, World, lock};
 use self::finding::{find_work, watch_others};
 use self::sessions::watch_owners;
 use crate::calls::Registry;
+use crate::described::Descriptions;
 use crate::drive::{Control, Done, Leave};
 use crate::family::Modules;
 use crate::handle::Ending;
@@ -55,6 +56,8 @@ pub(crate) struct Inner {
     pub state: Mutex<State>,
     /// What programs mean by the names of modules.
     pub named: Modules,
+    /// What modules say of themselves.
+    pub descriptions: Descriptions,
     /// The session under which this host advances runs, once it does.
     pub current: tokio::sync::Mutex<Option<Current>>,
     /// Calls in flight, which outlive the drive that started them.

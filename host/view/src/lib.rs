@@ -4,6 +4,7 @@
 //! Times are RFC 3339. Members are in the order of their names, so that two outputs can be compared.
 
 mod compare;
+mod described;
 mod document;
 mod find;
 mod hide;
@@ -17,9 +18,11 @@ mod schedule;
 mod settings;
 mod trace;
 mod trouble;
+mod unfit;
 mod why;
 
 pub use self::compare::{Difference, Told, compare};
+pub use self::described::described;
 pub use self::document::{Document, raw};
 pub use self::find::{find_run, latest, nearest, read_journal, started};
 pub use self::hide::hide;

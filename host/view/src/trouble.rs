@@ -464,6 +464,7 @@ impl From<HostError> for Trouble {
                 .hint("the question stays open; `wfhost inbox -o json` shows its schema"),
             HostError::Stack(_) => Self::usage("WF0407", error.to_string()),
             HostError::TooLarge(_) => Self::usage("WF0003", error.to_string()),
+            HostError::Unfit(unfit) => unfit.into(),
             HostError::Random(_) => Self::host("WF0001", error.to_string()),
         }
     }

@@ -63,6 +63,7 @@ pub(crate) async fn signal(
     if name.is_empty() {
         return Err(Trouble::usage("WF0505", "the name of a signal is empty").into());
     }
+    app.host().check_signal(run, name, &payload).await?;
     let body = MessageBody::Signal { name: name.to_owned(), payload, id };
     let (posted, run) = app.host().post(run, body).await?;
     let is_new = posted != Posted::Duplicate;

@@ -9,11 +9,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use wfhost::engine::{Denied, summarize};
 use wfhost::store::{ModuleInfo, RunFilter, RunState};
-use wfhost_core::limits;
+use wfhost_core::{Description, limits};
 use wfhost_view::{ModuleView, Trouble, UpgradeView};
 
 use super::body::Bytes;
-use super::runs::{digest, module};
+use super::runs::{Anything, digest, module};
 use super::{Asked, At, Refusals, Sent, View, acts};
 use crate::app::App;
 use crate::auth::{Caller, Scope};
@@ -95,6 +95,12 @@ struct ImportView {
 /// A module, and what it asks of its host.
 #[derive(Debug, Serialize, ToSchema)]
 struct InspectView {
+    /// What it says of itself: JSON Schemas of input and output, signals, questions, published state, examples,
+    /// what it needs. Null if it says nothing.
+    #[schema(value_type = Anything)]
+    describes: Option<Description>,
+    /// Why that cannot be read, if it cannot.
+    describes_error: Option<String>,
     exports: Vec<String>,
     imports: Vec<ImportView>,
     module: ModuleView,
@@ -107,7 +113,7 @@ async fn info(app: &App, text: &str) -> Result<ModuleInfo, Problem> {
     app.read(async move |store| store.module_info(wanted).await).await?.ok_or_else(|| missing(text))
 }
 
-/// Show a module, and what it imports
+/// Show a module: what it says of itself, and what it imports
 #[utoipa::path(get, path = "/modules/{digest}", tag = "modules", operation_id = "getModule", params(("digest" = String, Path)),
     security(("bearer" = ["runs:read"])),
     responses((status = 200, description = "The module", body = InspectView), Refusals))]
@@ -121,11 +127,17 @@ async fn show(
     let wanted = info.digest;
     let bytes =
         app.read(async move |store| store.module(wanted).await).await?.ok_or_else(|| missing(&digest))?;
+    let (describes, describes_error) = match Description::of(&bytes) {
+        Ok(said) => (said, None),
+        Err(error) => (None, Some(error.to_string())),
+    };
     let summary = tokio::task::spawn_blocking(move || summarize(&bytes)).await;
     let summary = summary.map_err(|_| Problem::internal("the module could not be read"))?;
     let summary = summary.map_err(Problem::from_error)?;
     let imports = summary.imports.iter();
     Ok(View(InspectView {
+        describes,
+        describes_error,
         exports: summary.exports.clone(),
         imports: imports.map(|i| ImportView { class: i.class.as_str(), name: i.name.to_string() }).collect(),
         module: ModuleView::of(&info),

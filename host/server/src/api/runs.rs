@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use wfhost::StartOptions;
 use wfhost::store::{MessageBody, RunFilter, RunInfo, RunState, WaitsFor};
+use wfhost::{Part, StartOptions};
 use wfhost_core::policy::budget::Budget;
 use wfhost_core::{Digest, Json, RunConfig, RunId, Sandbox, Timestamp};
 use wfhost_view::{RunView, RunsView, Trouble};
@@ -413,7 +413,7 @@ impl StartAsked {
                 }),
                 ..usual
             },
-            seed: None,
+            ..StartOptions::default()
         })
     }
 }
@@ -504,6 +504,10 @@ pub(crate) async fn begin(
         && *workflow != *module.name
     {
         return Err(Problem::unfit(format!("the module is one of `{}`, not of `{workflow}`", module.name)));
+    }
+    if let Some(FirstSignal { name, payload, .. }) = &start.signal {
+        let payload = payload.clone().unwrap_or_else(Json::null);
+        app.host().check(&module, Part::Signal(name.clone()), &payload).await?;
     }
     let submitted = app.host().submit(&module, start.options(app, key)?).await?;
     let word = if submitted.is_new { "started" } else { "known" };

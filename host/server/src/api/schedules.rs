@@ -151,6 +151,7 @@ async fn put(
     let labels: Vec<_> = asked.labels.into_iter().collect();
     limits::check_labels(&labels).map_err(HostError::from)?;
     let module = module(&app, asked.workflow.as_deref(), asked.module.as_deref()).await?;
+    app.host().check(&module, wfhost::Part::Input, &input).await?;
     let defaults = &app.options().defaults;
     let schedule = Schedule {
         name: name.to_string(),
