@@ -1,6 +1,8 @@
 //! The tools: requests of the API, described for models.
 
 use serde_json::{Map, Value, json};
+use wfhost::Described;
+use wfhost_core::{Digest, Json};
 
 use super::rpc::{Client, RpcError};
 use super::{Answered, Arguments, Asked, Mcp, part};
@@ -429,38 +431,32 @@ impl Mcp {
     pub(super) async fn tools(&self) -> Vec<Value> {
         let mut tools: Vec<_> = TOOLS.iter().filter(|tool| self.offers(tool)).map(Tool::view).collect();
         if self.options.workflows && self.may(&[RunsStart, RunsRead]) {
-            let names = self.workflows().await;
-            tools.extend(names.iter().filter(|name| is_tool_name(name)).map(|name| {
-                let title = format!("Run {name}");
-                json!({
-                    "name": format!("{WORKFLOW}{name}"),
-                    "title": title,
-                    "description": format!("Starts a run of the workflow `{name}` with this input, and waits some time for its end."),
-                    "inputSchema": {
-                        "type": "object",
-                        "properties": {
-                            "input": { "description": "What the program is given" },
-                            "key": { "type": "string", "description": "The same key gives the same run" },
-                        },
-                        "additionalProperties": false,
-                    },
-                    "outputSchema": { "type": "object" },
-                    "annotations": annotations(&title, Adds, false),
-                })
-            }));
+            for (name, digest) in self.workflows().await {
+                let said = match digest {
+                    Some(digest) => self.app.host().described(digest).await,
+                    None => Ok(Ok(None)),
+                };
+                tools.push(workflow_tool(&name, said.ok().and_then(Result::ok).flatten().as_deref()));
+            }
         }
         tools
     }
 
-    /// The names of the modules.
-    async fn workflows(&self) -> Vec<String> {
+    /// The names of the modules that can be a part of a tool's name, and the newest module of each.
+    async fn workflows(&self) -> Vec<(String, Option<Digest>)> {
         let Answered { body, .. } = self.ask(Asked::get("/modules".to_owned())).await;
         let modules = body["modules"].as_array().into_iter().flatten();
-        let mut names: Vec<_> =
-            modules.filter_map(|module| Some(module["name"].as_str()?.to_owned())).collect();
-        names.sort_unstable();
-        names.dedup();
-        names
+        // The newest of each comes first.
+        let mut found: Vec<_> = modules
+            .filter_map(|module| {
+                let digest = module["digest"].as_str().and_then(Digest::parse);
+                Some((module["name"].as_str()?.to_owned(), digest))
+            })
+            .filter(|(name, _)| is_tool_name(name))
+            .collect();
+        found.sort_by(|(a, _), (b, _)| a.cmp(b));
+        found.dedup_by(|(a, _), (b, _)| a == b);
+        found
     }
 
     pub(super) async fn call(&self, client: &Client, params: Map<String, Value>) -> Result<Value, RpcError> {
@@ -500,6 +496,72 @@ impl Mcp {
         }
         Ok(said(&body))
     }
+}
+
+/// Bytes of a schema that is told with each list of tools, and of what a workflow says of itself.
+const SCHEMA: usize = 16 << 10;
+const ABOUT: usize = 1_000;
+
+/// A tool that starts one workflow. It takes what the module says that it takes.
+fn workflow_tool(name: &str, said: Option<&Described>) -> Value {
+    let title = format!("Run {name}");
+    let mut about =
+        format!("Starts a run of the workflow `{name}` with this input, and waits for its end for a while.");
+    let mut input = json!({ "description": "What the program is given" });
+    let mut required = Vec::new();
+    if let Some(said) = said.map(|said| &said.description) {
+        if let Some(text) = said.description.as_deref().map(str::trim).filter(|text| !text.is_empty()) {
+            about.push_str(" The workflow says of itself: ");
+            about.push_str(&text[..text.floor_char_boundary(ABOUT)]);
+        }
+        let schema = said.input.as_ref().filter(|schema| schema.as_str().len() <= SCHEMA);
+        if let Some(mut schema) = schema.map(Json::value).filter(Value::is_object) {
+            required.extend(schema["required"].as_array().filter(|names| !names.is_empty()).map(|_| "input"));
+            move_references(&mut schema);
+            input = schema;
+        }
+    }
+    json!({
+        "name": format!("{WORKFLOW}{name}"),
+        "title": title,
+        "description": about,
+        "inputSchema": {
+            "type": "object",
+            "properties": {
+                "input": input,
+                "key": { "type": "string", "description": "The same key gives the same run" },
+            },
+            "required": required,
+            "additionalProperties": false,
+        },
+        "outputSchema": { "type": "object" },
+        "annotations": annotations(&title, Adds, false),
+    })
+}
+
+/// Has the references of a schema lead to the same places when it stands as the property `input` of another one.
+fn move_references(schema: &mut Value) {
+    fn within(value: &mut Value) {
+        match value {
+            Value::Array(values) => values.iter_mut().for_each(within),
+            Value::Object(members) => {
+                for (key, value) in members {
+                    match value {
+                        Value::String(to) if key == "$ref" && (to == "#" || to.starts_with("#/")) => {
+                            *to = format!("#/properties/input{}", &to[1..]);
+                        }
+                        value => within(value),
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    if let Value::Object(members) = schema {
+        // It is a document of its own no more.
+        members.retain(|key, _| !matches!(key.as_str(), "$schema" | "$id"));
+    }
+    within(schema);
 }
 
 /// Whether clients take it for a part of a tool's name.
@@ -549,6 +611,39 @@ mod tests {
         ] {
             assert!(tool.check(&given(bad.clone())).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_tool_of_a_workflow_takes_what_that_takes() {
+        let plain = workflow_tool("a", None);
+        assert_eq!(plain["inputSchema"]["required"], json!([]));
+        let input = json!({ "$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "x", "type": "object",
+            "required": ["a"], "properties": { "a": { "$ref": "#/$defs/A" }, "$ref": { "type": "string" } },
+            "$defs": { "A": { "anyOf": [{ "$ref": "#" }, { "type": "null" }] } } });
+        let description = wfhost_core::Description {
+            description: Some("Writes \u{e4}".repeat(400)),
+            input: Some(Json::from(input)),
+            ..Default::default()
+        };
+        let tool = workflow_tool("a", Some(&Described::new(description.clone())));
+        let moved = &tool["inputSchema"]["properties"]["input"];
+        assert_eq!(
+            *moved,
+            json!({ "type": "object", "required": ["a"],
+                "properties": { "a": { "$ref": "#/properties/input/$defs/A" }, "$ref": { "type": "string" } },
+                "$defs": { "A": { "anyOf": [{ "$ref": "#/properties/input" }, { "type": "null" }] } } })
+        );
+        assert_eq!(tool["inputSchema"]["required"], json!(["input"]));
+        assert!(tool["description"].as_str().unwrap().len() < 1_200);
+        let schema = wfhost::schema::Schema::compile(&Json::from(tool["inputSchema"].clone())).unwrap();
+        assert_eq!(schema.faults(&Json::from(json!({ "input": { "a": { "a": null } } })), 5), []);
+        assert_eq!(schema.faults(&Json::from(json!({ "input": { "a": {} } })), 5).len(), 1);
+        let large = wfhost_core::Description {
+            input: Some(Json::from(json!({ "enum": vec!["x".repeat(1_000); 20] }))),
+            ..Default::default()
+        };
+        let tool = workflow_tool("a", Some(&Described::new(large)));
+        assert!(tool.to_string().len() < 2_000);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Fields for an answer, made from its choices or its schema, and the answer that was filled in.
+//! Fields for JSON, made from its choices or its schema, and the JSON that was filled in: an answer to a question,
+//! the input of a run, what a signal carries.
 
 use serde_json::{Map, Number, Value};
 use wfhost_core::Json;
@@ -100,12 +101,47 @@ fn choices(values: &[Value]) -> Kind {
     Kind::Choice(values.iter().map(|value| (value.to_string(), shown(value))).collect())
 }
 
+/// The schema that one stands for: what it refers to within its document, and of a choice between something and null
+/// the something.
+fn resolved<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
+    let mut schema = schema;
+    for _ in 0..4 {
+        let reference = word(schema, "$ref").strip_prefix('#').and_then(|to| root.pointer(to));
+        let several = schema.get("anyOf").or_else(|| schema.get("oneOf")).and_then(Value::as_array);
+        let mut something = several.into_iter().flatten().filter(|schema| word(schema, "type") != "null");
+        let only = something.next().filter(|_| something.next().is_none());
+        match reference.or(only) {
+            Some(inner) => schema = inner,
+            None => break,
+        }
+    }
+    schema
+}
+
+/// The type of a schema, if it is one, or one and null.
+fn type_of(schema: &Value) -> &str {
+    match schema.get("type") {
+        Some(Value::Array(types)) => {
+            let mut types = types.iter().filter_map(Value::as_str).filter(|name| *name != "null");
+            types.next().filter(|_| types.next().is_none()).unwrap_or_default()
+        }
+        _ => word(schema, "type"),
+    }
+}
+
+/// Whether a value of that schema is a text that may be anything.
+fn is_line(schema: &Value) -> bool {
+    let is_long = schema.get("maxLength").and_then(Value::as_u64).is_some_and(|most| most > 200);
+    type_of(schema) == "string" && schema.get("enum").is_none() && !is_long
+}
+
 /// How a value of that schema is put in.
-fn kind(schema: &Value) -> Kind {
+fn kind(root: &Value, schema: &Value) -> Kind {
+    let schema = resolved(root, schema);
     if let Some(values) = schema.get("enum").and_then(Value::as_array).filter(|values| !values.is_empty()) {
         return choices(values);
     }
-    match word(schema, "type") {
+    match type_of(schema) {
         "string" if schema.get("maxLength").and_then(Value::as_u64).is_some_and(|most| most > 200) => {
             Kind::Long
         }
@@ -113,24 +149,31 @@ fn kind(schema: &Value) -> Kind {
         "integer" => Kind::Number { whole: true },
         "number" => Kind::Number { whole: false },
         "boolean" => Kind::Boolean,
-        "array" if schema.get("items").is_some_and(|items| matches!(kind(items), Kind::Text)) => Kind::Lines,
+        // Not by this function itself: items may be what they are items of.
+        "array" if schema.get("items").is_some_and(|items| is_line(resolved(root, items))) => Kind::Lines,
         _ => Kind::Raw,
     }
 }
 
-fn field(name: &str, schema: &Value, required: bool) -> Field {
+fn field(root: &Value, name: &str, schema: &Value, required: bool) -> Field {
+    let inner = resolved(root, schema);
+    let own =
+        |key| Some(word(schema, key)).filter(|text| !text.is_empty()).unwrap_or_else(|| word(inner, key));
     let title = Some(word(schema, "title")).filter(|title| !title.is_empty()).unwrap_or(name);
-    let bound = |key: &str| schema.get(key).filter(|bound| bound.is_number()).map(Value::to_string);
-    let kind = kind(schema);
+    let bound = |key: &str| inner.get(key).filter(|bound| bound.is_number()).map(Value::to_string);
+    let kind = kind(root, schema);
     let value = match (schema.get("default"), &kind) {
-        (Some(default), Kind::Choice(_) | Kind::Raw) => default.to_string(),
+        (Some(default), Kind::Choice(_) | Kind::Raw) if !default.is_null() => default.to_string(),
+        (Some(Value::Array(lines)), Kind::Lines) => lines.iter().map(shown).collect::<Vec<_>>().join("\n"),
+        // Of an optional field it is the same as leaving it empty.
+        (Some(Value::Null), _) => String::new(),
         (Some(default), _) => shown(default),
         (None, _) => String::new(),
     };
     Field {
         name: name.to_owned(),
         title: title.to_owned(),
-        help: word(schema, "description").to_owned(),
+        help: own("description").to_owned(),
         required,
         kind,
         value,
@@ -145,11 +188,18 @@ pub(super) fn fields(question: &Question) -> Vec<Field> {
         let values: Vec<_> = question.choices.iter().map(|choice| Value::from(choice.as_str())).collect();
         return vec![Field::whole(choices(&values))];
     }
-    let Some(schema) = question.schema.as_ref().map(Json::value) else {
-        return vec![Field::whole(Kind::Raw)];
-    };
+    match &question.schema {
+        Some(schema) => fields_of(schema, "Answer"),
+        None => vec![Field::whole(Kind::Raw)],
+    }
+}
+
+/// The fields for a document of that schema, which is called so if it is one field.
+pub(super) fn fields_of(schema: &Json, called: &str) -> Vec<Field> {
+    let root = schema.value();
+    let schema = resolved(&root, &root);
     let properties = schema.get("properties").and_then(Value::as_object);
-    match properties.filter(|properties| word(&schema, "type") == "object" && !properties.is_empty()) {
+    match properties.filter(|properties| word(schema, "type") == "object" && !properties.is_empty()) {
         Some(properties) => {
             let required: Vec<_> = schema
                 .get("required")
@@ -158,11 +208,12 @@ pub(super) fn fields(question: &Question) -> Vec<Field> {
                 .flatten()
                 .filter_map(Value::as_str)
                 .collect();
-            properties.iter().map(|(name, of)| field(name, of, required.contains(&name.as_str()))).collect()
+            let named = |(name, of): (&String, _)| field(&root, name, of, required.contains(&name.as_str()));
+            properties.iter().map(named).collect()
         }
         None => {
-            let whole = field("", &schema, true);
-            let title = if whole.title.is_empty() { "Answer".to_owned() } else { whole.title.clone() };
+            let whole = field(&root, "", schema, true);
+            let title = if whole.title.is_empty() { called.to_owned() } else { whole.title.clone() };
             vec![Field { title, ..whole }]
         }
     }
@@ -203,7 +254,14 @@ fn value(field: &Field, text: Option<&str>) -> Result<Option<Value>, String> {
 
 /// The answer that a form says, and the fields with what was filled in.
 pub(super) fn answer(question: &Question, filled: &[(String, String)]) -> (Result<Json, String>, Vec<Field>) {
-    let mut fields = fields(question);
+    fill(fields(question), filled)
+}
+
+/// The document that a form says, and the fields with what was filled in.
+pub(super) fn fill(
+    mut fields: Vec<Field>,
+    filled: &[(String, String)],
+) -> (Result<Json, String>, Vec<Field>) {
     let given = |key: &str| filled.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str());
     for field in &mut fields {
         field.value = given(&field.key()).unwrap_or_default().to_owned();
@@ -281,6 +339,38 @@ mod tests {
         );
         assert_eq!(answered(&question, &[("f.n", "x")]), Err("`n` is a number".to_owned()));
         assert_eq!(answered(&question, &[("f.ok", "true")]), Err("`n` is missing".to_owned()));
+    }
+
+    #[test]
+    fn fields_of_what_schemars_writes_are_no_raw_json() {
+        let schema = json!({ "type": "object", "required": ["style"], "$defs": {
+                "Style": { "type": "string", "enum": ["Short", "Long"], "description": "How" },
+                "Nest": { "type": "array", "items": { "$ref": "#/$defs/Nest" } } },
+            "properties": { "style": { "$ref": "#/$defs/Style" }, "times": { "type": ["integer", "null"], "minimum": 1 },
+                "other": { "anyOf": [{ "$ref": "#/$defs/Style" }, { "type": "null" }], "default": null },
+                "name": { "type": "string", "default": "world" }, "loop": { "$ref": "#" },
+                "nest": { "$ref": "#/$defs/Nest" } } });
+        let fields = fields_of(&Json::of(&schema).unwrap(), "Input");
+        let seen: Vec<_> = fields
+            .iter()
+            .map(|field| (field.name.as_str(), field.is_choice(), field.value.as_str()))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                ("loop", false, ""),
+                ("name", false, "world"),
+                ("nest", false, ""),
+                ("other", true, ""),
+                ("style", true, ""),
+                ("times", false, "")
+            ]
+        );
+        assert_eq!(fields[4].help, "How");
+        assert!(fields[5].is_number() && fields[5].min == "1" && fields[0].is_raw() && fields[2].is_raw());
+        let filled = [("f.style", "\"Long\""), ("f.times", ""), ("f.name", "Ada")];
+        let filled: Vec<_> = filled.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        assert_eq!(fill(fields, &filled).0.unwrap().value(), json!({ "style": "Long", "name": "Ada" }));
     }
 
     #[test]

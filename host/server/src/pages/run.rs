@@ -11,13 +11,14 @@ use wfhost::store::{LogLevel, RunFilter, RunInfo};
 use wfhost_core::{Entry, Op, Position, Step};
 use wfhost_view::{EntryView, LogView, RunView, Trouble, entries};
 
+use super::form::{self, Field};
 use super::gantt::{Bar, Charted, Mark, chart, length};
 use super::runs::Row;
 use super::subject::Subject;
 use super::text::{Time, address, dollars, part, pretty};
 use super::{Fault, Shell, Visitor, need, page, then};
 use crate::api::run::why;
-use crate::api::{acts, run_id, runs};
+use crate::api::{acts, find, run_id, runs};
 use crate::app::App;
 use crate::auth::Scope;
 use crate::problem::Problem;
@@ -111,12 +112,30 @@ struct RunPage {
     /// The end of its log.
     lines: Vec<LogView>,
     signals: Vec<String>,
+    /// Those of them that the module says the payload of.
+    declared: Vec<SignalForm>,
     acts: Acts,
     may_answer: bool,
     /// The page that its forms lead back to.
     back: &'static str,
     cli: String,
     curl: String,
+}
+
+/// A signal that a run waits for, with fields for what it carries.
+struct SignalForm {
+    name: String,
+    about: Option<String>,
+    fields: Vec<Field>,
+}
+
+/// The fields for the payload of a signal, if the module says it, and what is said of it.
+async fn signal_fields(app: &App, info: &RunInfo, name: &str) -> Result<Option<SignalForm>, Problem> {
+    let Ok(Some(said)) = app.host().described(info.module).await? else { return Ok(None) };
+    let Some(signal) = said.description.signals.get(name) else { return Ok(None) };
+    let Some(schema) = &signal.schema else { return Ok(None) };
+    let fields = form::fields_of(schema, "Payload");
+    Ok(Some(SignalForm { name: name.to_owned(), about: signal.description.clone(), fields }))
 }
 
 /// A run and what belongs to it: two runs that it has to do with, as addresses.
@@ -178,6 +197,10 @@ async fn show(subject: Subject, Query(asked): Query<ShowAsked>) -> Result<Respon
         signal: !is_final && subject.can(Scope::RunsSignal),
     };
     let live = if is_final { String::new() } else { run.clone() };
+    let mut declared = Vec::new();
+    for name in signals.iter().filter(|_| acts.signal).take(5) {
+        declared.extend(signal_fields(app, info, name).await?);
+    }
     page(&RunPage {
         shell: Shell::new(app, who, format!("{} {}", view.workflow, view.id), "runs")
             .await?
@@ -204,6 +227,7 @@ async fn show(subject: Subject, Query(asked): Query<ShowAsked>) -> Result<Respon
         questions,
         lines: log,
         signals: if is_final { Vec::new() } else { signals },
+        declared,
         acts,
         may_answer: subject.can(Scope::PeopleAnswer),
         back: "run",
@@ -504,25 +528,27 @@ async fn act(
     Ok(then(&path(run.as_str()), said))
 }
 
-#[derive(Deserialize)]
-struct SignalAsked {
-    name: String,
-    #[serde(default)]
-    payload: String,
-}
-
 async fn signal(
     State(app): State<App>,
     Visitor(who): Visitor,
     Path(run): Path<String>,
-    Form(asked): Form<SignalAsked>,
+    Form(asked): Form<Vec<(String, String)>>,
 ) -> Result<Response, Fault> {
     need(&app, &who, &[Scope::RunsSignal])?;
     let id = run_id(&run)?;
-    let payload = match asked.payload.trim() {
+    let given =
+        |key: &str| asked.iter().find(|(known, _)| known == key).map_or("", |(_, value)| value.trim());
+    let payload = match given("payload") {
+        "" if !given("fields").is_empty() => {
+            let info = find(&app, &run).await?;
+            let form = signal_fields(&app, &info, given("name")).await?;
+            let form =
+                form.ok_or_else(|| Problem::unfit("the module does not say what this signal carries"))?;
+            form::fill(form.fields, &asked).0.map_err(Problem::unfit)?
+        }
         "" => wfhost_core::Json::null(),
         text => super::json_of("the payload", text)?,
     };
-    let (_, run) = acts::signal(&app, &who, &id, asked.name.trim(), payload, None).await?;
+    let (_, run) = acts::signal(&app, &who, &id, given("name"), payload, None).await?;
     Ok(then(&path(run.as_str()), "sent"))
 }

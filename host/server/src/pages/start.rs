@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 use wfhost_view::Trouble;
 
+use super::form::{self, Field};
 use super::run::path;
 use super::{Fault, Shell, Visitor, need, page, shown, then};
 use crate::api::runs::{StartAsked, begin};
@@ -25,10 +26,35 @@ pub(super) fn router() -> Router<App> {
 #[serde(default)]
 struct Filled {
     workflow: String,
+    /// As JSON. It goes before the fields.
     input: String,
     labels: String,
     key: String,
+    /// The workflow whose fields were shown, if any were.
+    of: String,
+    /// What was filled into them.
+    #[serde(skip)]
+    fields: Vec<(String, String)>,
 }
+
+impl From<Vec<(String, String)>> for Filled {
+    fn from(pairs: Vec<(String, String)>) -> Self {
+        let given = |name: &str| {
+            pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()).unwrap_or_default()
+        };
+        Self {
+            workflow: given("workflow"),
+            input: given("input"),
+            labels: given("labels"),
+            key: given("key"),
+            of: given("of"),
+            fields: pairs,
+        }
+    }
+}
+
+/// Fields that are shown; more are put in as JSON.
+const FIELDS: usize = 50;
 
 #[derive(Template)]
 #[template(path = "start.html")]
@@ -36,20 +62,45 @@ struct StartPage {
     shell: Shell,
     workflows: Vec<String>,
     filled: Filled,
+    /// Of the input, if the workflow says what it takes.
+    fields: Vec<Field>,
+    about: Option<String>,
     error: Option<(String, Vec<String>)>,
+}
+
+/// What a workflow says that it takes: a line for people, and fields.
+async fn described(app: &App, workflow: &str) -> Result<(Option<String>, Vec<Field>), Problem> {
+    let named = workflow.to_owned();
+    let info = app.read(async move |store| store.module_named(&named).await).await?;
+    let Some(info) = info else { return Ok((None, Vec::new())) };
+    let Ok(Some(said)) = app.host().described(info.digest).await? else { return Ok((None, Vec::new())) };
+    let fields = said.description.input.as_ref().map(|schema| form::fields_of(schema, "Input"));
+    // One that is JSON as a whole is put in as such.
+    let fields = fields.filter(|fields| {
+        fields.len() <= FIELDS && !matches!(&fields[..], [one] if one.is_raw() && one.name.is_empty())
+    });
+    Ok((said.description.description.clone(), fields.unwrap_or_default()))
 }
 
 async fn form(
     app: &App,
     who: &Identity,
-    filled: Filled,
+    mut filled: Filled,
     error: Option<(String, Vec<String>)>,
 ) -> Result<StartPage, Fault> {
     let modules = app.read(async |store| store.modules().await).await?;
     let mut workflows: Vec<_> = modules.into_iter().map(|module| module.name).collect();
     workflows.sort();
     workflows.dedup();
-    Ok(StartPage { shell: Shell::new(app, who, "Start a run", "start").await?, workflows, filled, error })
+    if let ([only], "") = (&workflows[..], filled.workflow.as_str()) {
+        filled.workflow.clone_from(only);
+    }
+    let (about, mut fields) = described(app, &filled.workflow).await?;
+    if filled.of == filled.workflow && !filled.of.is_empty() {
+        fields = form::fill(fields, &filled.fields).1;
+    }
+    let shell = Shell::new(app, who, "Start a run", "start").await?;
+    Ok(StartPage { shell, workflows, filled, fields, about, error })
 }
 
 async fn show(
@@ -62,8 +113,18 @@ async fn show(
 }
 
 /// What a form asks for, as the API has it.
-fn asked(filled: &Filled) -> Result<StartAsked, Problem> {
+async fn asked(app: &App, filled: &Filled) -> Result<StartAsked, Problem> {
     let input = match filled.input.trim() {
+        "" if !filled.of.is_empty() && filled.of != filled.workflow => {
+            return Err(Problem::unfit(format!(
+                "these are the fields of `{}`, not those that were filled in",
+                filled.workflow
+            )));
+        }
+        "" if !filled.of.is_empty() => {
+            let (_, fields) = described(app, &filled.workflow).await?;
+            form::fill(fields, &filled.fields).0.map_err(Problem::unfit)?
+        }
         "" => wfhost_core::Json::null(),
         text => super::json_of("the input", text)?,
     };
@@ -83,10 +144,11 @@ fn asked(filled: &Filled) -> Result<StartAsked, Problem> {
 async fn start(
     State(app): State<App>,
     Visitor(who): Visitor,
-    Form(filled): Form<Filled>,
+    Form(pairs): Form<Vec<(String, String)>>,
 ) -> Result<Response, Fault> {
     need(&app, &who, &[Scope::RunsStart])?;
-    let begun = match asked(&filled) {
+    let filled = Filled::from(pairs);
+    let begun = match asked(&app, &filled).await {
         Ok(asked) => begin(&app, &who, asked, None).await,
         Err(problem) => Err(problem),
     };
