@@ -1,8 +1,8 @@
 //! The attributes `#[wfhost::workflow]` and `#[wfhost::agent]`, and `scenarios!`, documented where `wfhost-sdk` exports them.
 
 mod agent;
-mod scenarios;
 mod says;
+mod scenarios;
 mod workflow;
 
 use proc_macro::TokenStream;

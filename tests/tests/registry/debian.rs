@@ -203,6 +203,10 @@ fn from_a_new_project_to_the_result_on_another_machine() {
     let reference = format!("{}/me/hello:1.0.0", registry.host);
     let (ada, bob) = (Place::new(), Place::new());
     ok(&ada, &["new", "hello"]);
+    ada.file(
+        "hello/describe.toml",
+        "description = \"Greets\"\n[input]\ntype = \"object\"\nproperties.name.type = \"string\"\n",
+    );
     ok(&ada, &["build", "hello"]);
     let key: Value = serde_json::from_str(&ok(&ada, &["key", "new", "ada", "-o", "json"]).stdout()).unwrap();
     let login = ["login", &registry.host, "-u", "ada", "--password-stdin"];
@@ -218,6 +222,12 @@ fn from_a_new_project_to_the_result_on_another_machine() {
         (&seen["described"]["version"], &seen["described"]["title"]),
         (&"1.0.0".into(), &"hello".into())
     );
+    assert_eq!(
+        seen["describes"],
+        serde_json::json!({ "description": "Greets", "input": { "type": "object", "properties": { "name": { "type": "string" } } } })
+    );
+    let text = ok(&bob, &["inspect", &reference]).stdout();
+    assert!(text.lines().any(|line| line == "takes    name              string, optional"), "{text}");
     assert!(seen["exports"].as_array().unwrap().contains(&"run".into()), "{seen}");
     assert_eq!(kept(&bob), Vec::<Value>::new());
     // Somebody else, who knows the key.
@@ -235,6 +245,12 @@ fn from_a_new_project_to_the_result_on_another_machine() {
     let ran = start(&["--id", "first"]);
     assert_eq!(ran.ok_json(), serde_json::json!({ "greeting": "Hello, Ada!" }));
     assert!(ran.stderr().contains("signed by ada"), "{}", ran.stderr());
+    // What was fetched is in the local store, and is looked at there as well; nothing that does not fit begins.
+    let stored: Value =
+        serde_json::from_str(&ok(&bob, &["inspect", "hello", "-o", "json"]).stdout()).unwrap();
+    assert_eq!(stored["describes"]["description"], "Greets");
+    let error = run(&bob, &["run", &reference, "-i", r#"{"name":7}"#]).error(2, &bob);
+    assert!(error.contains("error[WF0521]"), "{error}");
     // What is not signed is not run. Debian's registry keeps no list: the signature is at a tag.
     let other = format!("{}/me/other:1.0.0", registry.host);
     ok(&ada, &["push", &other, &module("counter")]);

@@ -4,6 +4,7 @@ mod access;
 mod api;
 mod client;
 mod deploy;
+mod described;
 mod docs;
 mod events;
 mod hooks;

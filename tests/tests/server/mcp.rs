@@ -28,7 +28,7 @@ enum Way<'a> {
     Http { server: &'a Server, token: String },
 }
 
-struct Client<'a> {
+pub struct Client<'a> {
     way: Way<'a>,
     /// What each request says, if it says something.
     meta: Option<Value>,
@@ -36,7 +36,7 @@ struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    fn stdio(place: &Place, more: &[&str], meta: Option<Value>) -> Self {
+    pub fn stdio(place: &Place, more: &[&str], meta: Option<Value>) -> Self {
         let args = ["mcp", "--agent", "echo"].iter().chain(more);
         let mut command = place.wfhost(args);
         let mut child = command
@@ -81,14 +81,14 @@ impl<'a> Client<'a> {
     }
 
     #[track_caller]
-    fn ok(&mut self, method: &str, params: Value) -> Value {
+    pub fn ok(&mut self, method: &str, params: Value) -> Value {
         let answer = self.ask(method, params);
         assert!(answer["error"].is_null(), "{answer}");
         answer["result"].clone()
     }
 
     #[track_caller]
-    fn call(&mut self, tool: &str, arguments: Value) -> Value {
+    pub fn call(&mut self, tool: &str, arguments: Value) -> Value {
         self.ok("tools/call", json!({ "name": tool, "arguments": arguments }))
     }
 

@@ -8,13 +8,13 @@ use wfhost_tests::{Place, eventually};
 use crate::client::{Answer, Server, add_probe, program, token};
 
 /// A browser: it has a cookie, and sends forms.
-struct Browser<'a> {
+pub struct Browser<'a> {
     server: &'a Server,
     cookie: String,
 }
 
 impl<'a> Browser<'a> {
-    fn new(server: &'a Server, token: &str) -> Self {
+    pub fn new(server: &'a Server, token: &str) -> Self {
         Self { server, cookie: server.log_in(token) }
     }
 
@@ -26,7 +26,7 @@ impl<'a> Browser<'a> {
 
     /// The text of a page.
     #[track_caller]
-    fn page(&self, path: &str) -> String {
+    pub fn page(&self, path: &str) -> String {
         let answer = self.get(path);
         assert_eq!(answer.status, 200, "{path}: {}", answer.text());
         assert!(answer.header("content-type").is_some_and(|kind| kind.starts_with("text/html")), "{path}");
@@ -34,7 +34,7 @@ impl<'a> Browser<'a> {
     }
 
     #[track_caller]
-    fn send(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
+    pub fn send(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
         let headers = [
             ("Cookie", self.cookie.as_str()),
             ("Sec-Fetch-Site", "same-origin"),
@@ -46,7 +46,7 @@ impl<'a> Browser<'a> {
 
     /// Sends a form that leads to a page, and gives its address.
     #[track_caller]
-    fn act(&self, path: &str, fields: &[(&str, &str)]) -> String {
+    pub fn act(&self, path: &str, fields: &[(&str, &str)]) -> String {
         let answer = self.send(path, fields);
         assert_eq!(answer.status, 303, "{path}: {}", answer.text());
         answer.header("location").expect("a place").to_owned()
