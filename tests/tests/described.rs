@@ -387,6 +387,10 @@ fn declared(language: &str, facts: &Value) {
     assert_eq!(runs(&place), 0);
     let output = place.run(["run", &module, "-i", r#"{"name":"Ada"}"#, "--agents", &agents]).ok_json();
     assert_eq!(output, json!({ "greeting": "Hello, Ada!" }));
+    if language != "c" {
+        // The others take their time to be built.
+        return;
+    }
     // The directory is as good as the module that is built of it.
     let error = place.run(["run", &dir, "-i", r#"{"name":""}"#, "--agents", &agents]).error(2, &place);
     assert!(error.contains("WF0521"), "{error}");
