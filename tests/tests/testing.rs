@@ -174,6 +174,85 @@ fn the_same_seeds_give_the_same_report_however_many_are_tried_at_once() {
     assert_eq!(alone, report("3"));
 }
 
+/// Answers are compared with their schemas in no virtual time, and in the same order each time.
+#[test]
+fn answers_of_a_type_take_no_time() {
+    let place = Place::new();
+    let schema =
+        json!({ "type": "object", "required": ["ok"], "properties": { "ok": { "type": "boolean" } } });
+    let call = |prompt: &str| json!({ "agent_with": { "prompt": prompt, "schema": schema } });
+    let program = json!([{ "each": [call("a"), call("b"), call("c")] }, call("d")]);
+    let rest = r#"
+        within = "1h"
+        [[agents]]
+        replies = [{ ok = true }, { ok = false }, { ok = "perhaps" }]
+        delay = "1s"
+        [expect]
+        states = ["completed"]
+    "#;
+    let scenario = format!("{}{rest}", input(&program));
+    let report = || {
+        let args = ["--executions", "60", "-o", "json", "--jobs", "6"];
+        let ran = test(&place, &module("probe"), &scenario, &args);
+        let mut report: Value = serde_json::from_str(&ran.stdout()).expect("JSON");
+        report["reports"][0].as_object_mut().unwrap().remove("seconds");
+        report
+    };
+    let first = report();
+    assert_eq!(first["reports"][0]["failed"], 0, "{first}");
+    assert_eq!(first, report());
+}
+
+#[test]
+fn calls_in_the_wrong_order_or_side_by_side_are_found() {
+    let place = Place::new();
+    let program = json!([{ "each": [{ "agent": "review" }, { "agent": "publish" }] }]);
+    let agents = "[[agents]]\nreply = \"ok\"\ndelay = \"1s..1h\"\n";
+    let order = format!("{agents}[[expect.order]]\nfirst = \"^review\"\nthen = \"^publish\"\n");
+    let finding = found(&place, &program, &order);
+    assert_eq!(finding["fault"]["what"], "`publish` was made before any call that matches `^review`");
+    let alone = format!("{agents}[[expect.alone]]\nmatch = \"^review|^publish\"\n");
+    let finding = found(&place, &program, &alone);
+    assert_eq!(finding["fault"]["kind"], "order", "{finding}");
+    // One after the other both hold.
+    let program = json!([{ "agent": "review" }, { "agent": "publish" }]);
+    let both = format!("{}{order}{}", input(&program), alone.replace(agents, ""));
+    let ran = test(&place, &module("probe"), &both, &["--executions", "100"]);
+    assert_eq!(ran.code(), Some(0), "{}", ran.stdout());
+}
+
+#[test]
+fn coverage_tells_how_steps_ended_and_which_rules_never_applied() {
+    let place = Place::new();
+    let program = json!([{ "agent": "outline" }]);
+    let scenario = format!(
+        "{}[[agents]]\nmatch = \"^outline\"\nfails = 0.5\nkinds = [\"rejected\"]\n[[agents]]\nmatch = \"^never\"\n[[people]]\n",
+        input(&program)
+    );
+    let ran = test(&place, &module("probe"), &scenario, &["--executions", "50", "--coverage"]);
+    let told = ran.stdout() + &ran.stderr();
+    assert!(told.contains("outline") && told.contains(" rejected") && told.contains(" completed"), "{told}");
+    assert!(told.contains("agents `^never`") && told.contains("people, the 1. rule"), "{told}");
+    assert!(!told.contains("agents `^outline`"), "{told}");
+    // All scenarios of a project are taken if none is named.
+    let dir = place.path("project");
+    std::fs::create_dir_all(dir.join("scenarios")).unwrap();
+    let probe = dir.join("probe.wasm");
+    std::fs::copy(module("probe"), &probe).unwrap();
+    let usual = format!("{}[[agents]]\nreply = 1\n", input(&program));
+    for name in ["wfhost-test.toml", "scenarios/b.toml", "scenarios/a.toml"] {
+        std::fs::write(dir.join(name), &usual).unwrap();
+    }
+    let args = ["test", &probe.display().to_string(), "-o", "json"];
+    let mut command = place.wfhost(args);
+    let output = command.env("WFHOST_EXECUTIONS", "5").output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let reports = report["reports"].as_array().unwrap();
+    let names: Vec<_> = reports.iter().map(|report| report["scenario"].as_str().unwrap()).collect();
+    assert_eq!(names, ["wfhost-test", "a", "b"]);
+    assert_eq!(reports[0]["executions"], 5);
+}
+
 #[test]
 fn what_is_no_scenario_is_refused_with_its_place() {
     let place = Place::new();

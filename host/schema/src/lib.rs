@@ -7,6 +7,7 @@
 //! ends after so many steps. Both may take a second: [`Schema::read`] and [`check_answer`] do it beside
 //! the runtime's workers.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -353,8 +354,37 @@ impl<'a> Nodes<'a> {
     }
 }
 
+thread_local! {
+    /// Whether work with schemas is done on this thread: see [`on_one_thread`].
+    static HERE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The stack of a thread of [`on_one_thread`] beyond what schemas need.
+const MORE_STACK_BYTES: usize = 8 << 20;
+
+/// Does `work` on a thread on which work with schemas is done synchronously. For simulations: their virtual
+/// time would jump ahead while another thread works, and the order of results would be that of the system.
+pub fn on_one_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let stack_bytes = STACK_BYTES + MORE_STACK_BYTES;
+        let thread = std::thread::Builder::new().name("simulation".to_owned()).stack_size(stack_bytes);
+        let begun = thread.spawn_scoped(scope, || {
+            HERE.set(true);
+            work()
+        });
+        match begun.map(std::thread::ScopedJoinHandle::join) {
+            Ok(Ok(done)) => done,
+            Ok(Err(panic)) => resume_unwind(panic),
+            Err(error) => panic!("the system gives no thread: {error}"),
+        }
+    })
+}
+
 /// Does what takes its time with schemas on a thread that has the stack for it, and holds up nobody.
 async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    if HERE.get() {
+        return work();
+    }
     static TURNS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(AT_ONCE)));
     let turn = Arc::clone(&TURNS).acquire_owned().await;
     let (tell, told) = oneshot::channel();

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use wfhost::HostError;
 use wfhost::engine::{Denied, Engine};
+use wfhost::schema::on_one_thread;
 use wfhost::world::lock;
 use wfhost_core::Digest;
 
@@ -130,9 +131,11 @@ impl Simulator {
         scenario: &Arc<Scenario>,
         seed: u64,
     ) -> Result<(Execution, Option<Fault>), SimulatorError> {
-        let execution = self.execute(scenario, seed, BTreeSet::new(), true)?;
-        let fault = judge(scenario, &execution).err();
-        Ok((execution, fault))
+        on_one_thread(|| {
+            let execution = self.execute(scenario, seed, BTreeSet::new(), true)?;
+            let fault = judge(scenario, &execution).err();
+            Ok((execution, fault))
+        })
     }
 
     /// Executes many seeds on several threads. `progress` hears how many were done, and how many failed.
@@ -149,38 +152,39 @@ impl Simulator {
         let found: Mutex<BTreeMap<_, (u64, Fault)>> = Mutex::default();
         let coverage = Mutex::new(Coverage::default());
         let error = Mutex::new(None);
+        let work = || {
+            let mut own = Coverage::default();
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let is_late = wanted.time.is_some_and(|time| began.elapsed() > time);
+                if number >= wanted.count || is_late || stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                let seed = wanted.first.wrapping_add(number);
+                let execution = match self.execute(scenario, seed, BTreeSet::new(), false) {
+                    Ok(execution) => execution,
+                    Err(trouble) => {
+                        *lock(&error) = Some(trouble);
+                        stop.store(true, Ordering::Relaxed);
+                        break;
+                    }
+                };
+                own.add(&execution);
+                if let Err(fault) = judge(scenario, &execution) {
+                    failed.fetch_add(1, Ordering::Relaxed);
+                    let mut found = lock(&found);
+                    let known = found.entry(fault.kind).or_insert((seed, fault.clone()));
+                    if seed < known.0 {
+                        *known = (seed, fault);
+                    }
+                }
+                progress(done.fetch_add(1, Ordering::Relaxed) + 1, failed.load(Ordering::Relaxed));
+            }
+            lock(&coverage).join(own);
+        };
         std::thread::scope(|scope| {
             for _ in 0..wanted.threads.max(1) {
-                scope.spawn(|| {
-                    let mut own = Coverage::default();
-                    loop {
-                        let number = next.fetch_add(1, Ordering::Relaxed);
-                        let is_late = wanted.time.is_some_and(|time| began.elapsed() > time);
-                        if number >= wanted.count || is_late || stop.load(Ordering::Relaxed) {
-                            break;
-                        }
-                        let seed = wanted.first.wrapping_add(number);
-                        let execution = match self.execute(scenario, seed, BTreeSet::new(), false) {
-                            Ok(execution) => execution,
-                            Err(trouble) => {
-                                *lock(&error) = Some(trouble);
-                                stop.store(true, Ordering::Relaxed);
-                                break;
-                            }
-                        };
-                        own.add(&execution);
-                        if let Err(fault) = judge(scenario, &execution) {
-                            failed.fetch_add(1, Ordering::Relaxed);
-                            let mut found = lock(&found);
-                            let known = found.entry(fault.kind).or_insert((seed, fault.clone()));
-                            if seed < known.0 {
-                                *known = (seed, fault);
-                            }
-                        }
-                        progress(done.fetch_add(1, Ordering::Relaxed) + 1, failed.load(Ordering::Relaxed));
-                    }
-                    lock(&coverage).join(own);
-                });
+                scope.spawn(|| on_one_thread(work));
             }
         });
         if let Some(error) = lock(&error).take() {
@@ -188,7 +192,8 @@ impl Simulator {
         }
         let seconds = began.elapsed().as_secs_f64();
         let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let findings = found.into_values().map(|(seed, fault)| self.shrink(scenario, seed, fault));
+        let shrink = |(seed, fault)| on_one_thread(|| self.shrink(scenario, seed, fault));
+        let findings = found.into_values().map(shrink);
         let mut coverage = coverage.into_inner().unwrap_or_else(PoisonError::into_inner);
         coverage.orders = coverage.seen.len();
         coverage.unused = scenario.rules();

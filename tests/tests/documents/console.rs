@@ -45,14 +45,14 @@ fn pieces(text: &str) -> Vec<Piece> {
             pieces.push(Piece::Replace { name, old, new });
         } else if line == "```console" {
             for line in lines.by_ref().take_while(|line| *line != "```") {
-                match (line.strip_prefix("$ "), pieces.last_mut()) {
-                    (Some(command), _) => {
-                        let (command, code) = command.split_once("# exit code ").unwrap_or((command, "0"));
-                        let (line, code) = (command.trim().to_owned(), code.trim().parse().unwrap());
-                        pieces.push(Piece::Command { line, code, shows: Vec::new() });
-                    }
-                    (None, Some(Piece::Command { shows, .. })) => shows.push(line.to_owned()),
-                    (None, other) => panic!("{line} belongs to no command: {other:?}"),
+                if let Some(command) = line.strip_prefix("$ ") {
+                    let (command, code) = command.split_once("# exit code ").unwrap_or((command, "0"));
+                    let (line, code) = (command.trim().to_owned(), code.trim().parse().unwrap());
+                    pieces.push(Piece::Command { line, code, shows: Vec::new() });
+                } else if let Some(Piece::Command { shows, .. }) = pieces.last_mut() {
+                    shows.push(line.to_owned());
+                } else {
+                    panic!("{line} belongs to no command");
                 }
             }
         }
