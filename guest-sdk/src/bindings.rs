@@ -146,7 +146,7 @@ static mut _RET_AREA: _RetArea = _RetArea(
 #[allow(dead_code, clippy::all)]
 pub mod wfhost {
     pub mod workflow {
-        /// Types that all interfaces share, and waiting for steps.
+        /// Types shared by all interfaces, and waiting for steps.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
         pub mod types {
             #[used]
@@ -155,27 +155,27 @@ pub mod wfhost {
             use super::super::super::_rt;
             /// RFC 8259 text.
             pub type Json = _rt::String;
-            /// A length of time in milliseconds.
+            /// A duration in milliseconds.
             pub type Millis = u64;
             /// A point in time: milliseconds since 1970-01-01 UTC.
             pub type Timestamp = u64;
-            /// Why a step or a run did not end well.
+            /// The kind of a failure of a step or a run.
             #[repr(u8)]
             #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
             pub enum FailureKind {
-                /// The other side answered that it could not do it.
+                /// The other side reported that it could not do it.
                 Failed,
-                /// A time limit passed.
+                /// A time limit expired.
                 TimedOut,
                 /// The step or the run was cancelled.
                 Cancelled,
-                /// An answer does not fit what was asked for.
+                /// An answer does not match the schema of the request.
                 InvalidOutput,
-                /// The budget does not allow it.
+                /// It would exceed the budget.
                 BudgetExceeded,
-                /// Nobody could be reached who would do it.
+                /// No provider could be reached.
                 Unavailable,
-                /// The request itself is wrong, or somebody refused it.
+                /// The request is invalid, or it was refused.
                 Rejected,
             }
             impl ::core::fmt::Debug for FailureKind {
@@ -226,7 +226,7 @@ pub mod wfhost {
                     }
                 }
             }
-            /// A step or a run that did not end well.
+            /// The failure of a step or a run.
             #[derive(Clone)]
             pub struct Failure {
                 pub kind: FailureKind,
@@ -234,7 +234,7 @@ pub mod wfhost {
                 pub message: _rt::String,
                 /// For programs.
                 pub details: Option<Json>,
-                /// How often it was tried; 0 if it never was.
+                /// The number of attempts; 0 if none was made.
                 pub attempts: u32,
             }
             impl ::core::fmt::Debug for Failure {
@@ -259,7 +259,7 @@ pub mod wfhost {
                 }
             }
             impl ::core::error::Error for Failure {}
-            /// An operation that was started. Dropping a step that is not done cancels it.
+            /// An operation that was started. Dropping an open step cancels it.
             #[derive(Debug)]
             #[repr(transparent)]
             pub struct Step {
@@ -299,8 +299,8 @@ pub mod wfhost {
                     }
                 }
             }
-            /// The same for many steps without passing them each time: `wait-any` over
-            /// n steps costs O(n), `next` O(log n). An SDK's executor is made of this.
+            /// Waits for many steps without passing them each time: `wait-any` over n
+            /// steps costs O(n), `next` O(log n). The executors of the SDKs use this.
             #[derive(Debug)]
             #[repr(transparent)]
             pub struct WaitSet {
@@ -342,7 +342,7 @@ pub mod wfhost {
             }
             impl Step {
                 #[allow(unused_unsafe, clippy::all)]
-                /// Its number within the run, counted from 1 in the order of the calls.
+                /// The number of the step within the run, from 1 in the order of the calls.
                 #[allow(async_fn_in_trait)]
                 pub fn id(&self) -> u64 {
                     unsafe {
@@ -363,7 +363,7 @@ pub mod wfhost {
             }
             impl Step {
                 #[allow(unused_unsafe, clippy::all)]
-                /// Waits until it is done. May be called again and gives the same.
+                /// Waits until the step is done. Calling it again returns the same result.
                 #[allow(async_fn_in_trait)]
                 pub fn get(&self) -> Result<Json, Failure> {
                     unsafe {
@@ -472,9 +472,9 @@ pub mod wfhost {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// Waits until one of the steps is done and gives its index in the list: of
-            /// those that are done, the one whose completion stands first in the journal.
-            /// An empty list can never be done: the run fails as deadlocked.
+            /// Waits until one of the steps is done and returns its index in the list. If
+            /// several are done, the one whose completion is first in the journal is
+            /// returned. With an empty list the run fails as deadlocked.
             #[allow(async_fn_in_trait)]
             pub fn wait_any(steps: &[&Step]) -> u32 {
                 unsafe {
@@ -525,8 +525,8 @@ pub mod wfhost {
             }
             impl WaitSet {
                 #[allow(unused_unsafe, clippy::all)]
-                /// Adds a step under a tag of the program's choice. A tag that is in the
-                /// set already is replaced.
+                /// Adds a step under a tag that the program chooses. An existing tag is
+                /// replaced.
                 #[allow(async_fn_in_trait)]
                 pub fn add(&self, step: &Step, tag: u64) -> () {
                     unsafe {
@@ -550,7 +550,7 @@ pub mod wfhost {
             }
             impl WaitSet {
                 #[allow(unused_unsafe, clippy::all)]
-                /// Removes a tag; nothing happens if it is not there.
+                /// Removes a tag, if it is in the set.
                 #[allow(async_fn_in_trait)]
                 pub fn remove(&self, tag: u64) -> () {
                     unsafe {
@@ -570,9 +570,9 @@ pub mod wfhost {
             }
             impl WaitSet {
                 #[allow(unused_unsafe, clippy::all)]
-                /// Waits until a member is done, removes it and gives its tag: of those
-                /// that are done, the one whose completion stands first in the journal.
-                /// An empty set can never be done: the run fails as deadlocked.
+                /// Waits until a member is done, removes it and returns its tag. If several
+                /// are done, the one whose completion is first in the journal is returned.
+                /// With an empty set the run fails as deadlocked.
                 #[allow(async_fn_in_trait)]
                 pub fn next(&self) -> u64 {
                     unsafe {
@@ -592,8 +592,8 @@ pub mod wfhost {
                 }
             }
         }
-        /// Agents: anything outside that is given a prompt and returns an answer. A
-        /// model, a coding agent, a service, a person, another WebAssembly component.
+        /// Agents: anything outside the sandbox that takes a prompt and returns an
+        /// answer. A model, a coding agent, a service, a person, a plugin.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
         pub mod agent {
             #[used]
@@ -604,18 +604,18 @@ pub mod wfhost {
             pub type Millis = super::super::super::wfhost::workflow::types::Millis;
             pub type Failure = super::super::super::wfhost::workflow::types::Failure;
             pub type Step = super::super::super::wfhost::workflow::types::Step;
-            /// When and how often a failed attempt is repeated.
+            /// When and how often a failed attempt is retried.
             #[derive(Clone)]
             pub struct Retry {
-                /// Attempts in all, the first one included.
+                /// The total number of attempts, including the first one.
                 pub max_attempts: u32,
                 /// The delay before the second attempt.
                 pub initial: Millis,
-                /// Each further delay is this many times the one before.
+                /// Each further delay is this many times longer.
                 pub factor: f32,
-                /// No delay is longer.
+                /// The longest delay.
                 pub max: Millis,
-                /// Each delay is varied by up to this fraction, 0 to 1.
+                /// Each delay varies by up to this fraction, from 0 to 1.
                 pub jitter: f32,
                 /// Kinds of failure that are not retried.
                 pub fatal: _rt::Vec<_rt::String>,
@@ -639,9 +639,9 @@ pub mod wfhost {
             #[repr(C)]
             #[derive(Clone, Copy)]
             pub struct Limits {
-                /// Of one attempt.
+                /// The limit of one attempt.
                 pub attempt: Option<Millis>,
-                /// Of the whole step, with all attempts and delays.
+                /// The limit of the whole step, with all attempts and delays.
                 pub total: Option<Millis>,
                 /// The longest time without a sign of life.
                 pub heartbeat: Option<Millis>,
@@ -658,12 +658,12 @@ pub mod wfhost {
                         .finish()
                 }
             }
-            /// Answers may be taken from earlier runs that asked the same.
+            /// Reuse of answers to equal requests of earlier runs.
             #[derive(Clone)]
             pub struct Caching {
-                /// Another version asks afresh.
+                /// Answers are reused only within one version.
                 pub version: _rt::String,
-                /// The greatest age of an answer.
+                /// The maximum age of an answer.
                 pub ttl: Option<Millis>,
             }
             impl ::core::fmt::Debug for Caching {
@@ -677,30 +677,30 @@ pub mod wfhost {
                         .finish()
                 }
             }
-            /// What is asked of an agent.
+            /// A request to an agent.
             #[derive(Clone)]
             pub struct Request {
                 pub prompt: _rt::String,
-                /// Structured data beside the prompt.
+                /// Structured data in addition to the prompt.
                 pub input: Option<Json>,
-                /// Who may answer; attempt n goes to the n-th. Empty: the run's default.
+                /// The providers; attempt n goes to the n-th. Empty: the run's default.
                 pub providers: _rt::Vec<_rt::String>,
-                /// The provider's default if none.
+                /// By default, the provider's model.
                 pub model: Option<_rt::String>,
-                /// A JSON Schema that the answer has to fit.
+                /// A JSON Schema that the answer has to match.
                 pub schema: Option<Json>,
-                /// Goes on with an earlier conversation: `reply.session` of its last answer.
+                /// Continues an earlier conversation: `reply.session` of its last answer.
                 pub session: Option<_rt::String>,
-                /// The name of a workspace that the host was configured with.
+                /// The name of a workspace in the host's configuration.
                 pub workspace: Option<_rt::String>,
-                /// What people see. The beginning of the prompt if none.
+                /// A label for people. By default, the beginning of the prompt.
                 pub label: Option<_rt::String>,
-                /// Calls with the same group share a limit of concurrency.
+                /// Calls with the same group share a concurrency limit.
                 pub group: Option<_rt::String>,
                 pub retry: Option<Retry>,
                 pub limits: Option<Limits>,
                 pub cache: Option<Caching>,
-                /// An object that is passed to the provider as it is.
+                /// An object that is passed to the provider unchanged.
                 pub options: Option<Json>,
             }
             impl ::core::fmt::Debug for Request {
@@ -725,7 +725,7 @@ pub mod wfhost {
                         .finish()
                 }
             }
-            /// What an answer consumed.
+            /// The usage of an answer.
             #[repr(C)]
             #[derive(Clone, Copy)]
             pub struct Usage {
@@ -753,11 +753,11 @@ pub mod wfhost {
             pub struct Reply {
                 /// A JSON string if the agent answered with plain text.
                 pub output: Json,
-                /// To go on with this conversation.
+                /// The id of the conversation, to continue it.
                 pub session: Option<_rt::String>,
                 pub model: Option<_rt::String>,
                 pub usage: Option<Usage>,
-                /// Who answered.
+                /// The provider that answered.
                 pub provider: _rt::String,
             }
             impl ::core::fmt::Debug for Reply {
@@ -775,7 +775,7 @@ pub mod wfhost {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// Asks and waits for the answer.
+            /// Calls an agent and waits for the answer.
             #[allow(async_fn_in_trait)]
             pub fn run(request: &Request) -> Result<Reply, Failure> {
                 unsafe {
@@ -1360,8 +1360,8 @@ pub mod wfhost {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// Asks. The step's JSON is the reply as an object with the record's field
-            /// names in snake_case, `output` being the JSON value itself.
+            /// Calls an agent. The step's JSON is the reply as an object with the record's
+            /// field names in snake_case; `output` is the JSON value itself.
             #[allow(async_fn_in_trait)]
             pub fn start(request: &Request) -> Step {
                 unsafe {
@@ -1771,8 +1771,8 @@ pub mod wfhost {
                 }
             }
         }
-        /// Durable timers: the deadline is fixed when the call is made and is kept
-        /// across crashes. One that has passed is done at once.
+        /// Durable timers: the deadline is fixed when the call is made and survives
+        /// crashes. A timer whose deadline has passed is done immediately.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
         pub mod sleep {
             #[used]
@@ -1784,8 +1784,8 @@ pub mod wfhost {
             pub type Failure = super::super::super::wfhost::workflow::types::Failure;
             pub type Step = super::super::super::wfhost::workflow::types::Step;
             #[allow(unused_unsafe, clippy::all)]
-            /// Sleeps for a length of time, of at most 100 years. Fails as `rejected`
-            /// if it is longer, as `cancelled` when the run is asked to stop.
+            /// Sleeps for a duration of at most 100 years. Fails as `rejected` if it is
+            /// longer, and as `cancelled` when the run is cancelled.
             #[allow(async_fn_in_trait)]
             pub fn sleep(length: Millis) -> Result<(), Failure> {
                 unsafe {
@@ -1977,7 +1977,7 @@ pub mod wfhost {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// A step that is done at that point in time. Its JSON is null.
+            /// A step that is done at a point in time. Its JSON is null.
             #[allow(async_fn_in_trait)]
             pub fn start(at: Timestamp) -> Step {
                 unsafe {
@@ -1998,7 +1998,7 @@ pub mod wfhost {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// A step that is done after that length of time. Its JSON is null.
+            /// A step that is done after a duration. Its JSON is null.
             #[allow(async_fn_in_trait)]
             pub fn start_for(length: Millis) -> Step {
                 unsafe {
@@ -2030,15 +2030,15 @@ pub mod wfhost {
             pub type Millis = super::super::super::wfhost::workflow::types::Millis;
             pub type Failure = super::super::super::wfhost::workflow::types::Failure;
             pub type Step = super::super::super::wfhost::workflow::types::Step;
-            /// Something that a person has to decide or to supply.
+            /// A question to a person.
             #[derive(Clone)]
             pub struct Question {
                 pub prompt: _rt::String,
-                /// A JSON Schema that the answer has to fit.
+                /// A JSON Schema that the answer has to match.
                 pub schema: Option<Json>,
-                /// If there are any, the answer is one of them.
+                /// If not empty, the answer has to be one of these.
                 pub choices: _rt::Vec<_rt::String>,
-                /// What one has to know to answer.
+                /// Information for the person who answers.
                 pub details: Option<Json>,
             }
             impl ::core::fmt::Debug for Question {
@@ -2055,8 +2055,8 @@ pub mod wfhost {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// Waits for a signal. Signals that come early are kept, first in, first
-            /// out for each name; each is consumed by one wait.
+            /// Waits for a signal. Early signals are kept, first in, first out for each
+            /// name; each signal is consumed by one wait.
             #[allow(async_fn_in_trait)]
             pub fn wait(name: &str, timeout: Option<Millis>) -> Result<Json, Failure> {
                 unsafe {
@@ -2179,7 +2179,7 @@ pub mod wfhost {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// The same as a step.
+            /// Waits for a signal, as a step.
             #[allow(async_fn_in_trait)]
             pub fn start(name: &str, timeout: Option<Millis>) -> Step {
                 unsafe {
@@ -2212,8 +2212,8 @@ pub mod wfhost {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// Sends a signal to another run, exactly once. Fails as `rejected` if there
-            /// is no such run or if it has ended.
+            /// Sends a signal to another run, exactly once. Fails as `rejected` if the run
+            /// does not exist or has ended.
             #[allow(async_fn_in_trait)]
             pub fn send(run: &str, name: &str, payload: &str) -> Result<(), Failure> {
                 unsafe {
@@ -2342,8 +2342,8 @@ pub mod wfhost {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// Asks a person and waits for the answer: approvals, choices, any input.
-            /// A refusal is the failure `rejected`.
+            /// Asks a person and waits for the answer: an approval, a choice, any input.
+            /// If the person denies the question, it fails as `rejected`.
             #[allow(async_fn_in_trait)]
             pub fn ask(
                 question: &Question,
@@ -2550,7 +2550,7 @@ pub mod wfhost {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// The same as a step.
+            /// Asks a person, as a step.
             #[allow(async_fn_in_trait)]
             pub fn start_ask(question: &Question, timeout: Option<Millis>) -> Step {
                 unsafe {
@@ -2662,7 +2662,7 @@ pub mod wfhost {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// Appends to the messages of this run that outsiders read with a cursor.
+            /// Appends to the messages of this run, which are read with a cursor.
             #[allow(async_fn_in_trait)]
             pub fn post(name: &str, payload: &str) -> () {
                 unsafe {
@@ -2702,7 +2702,7 @@ pub mod wfhost {
             pub type Millis = super::super::super::wfhost::workflow::types::Millis;
             pub type Failure = super::super::super::wfhost::workflow::types::Failure;
             pub type Step = super::super::super::wfhost::workflow::types::Step;
-            /// What becomes of a child when its parent ends first.
+            /// What happens to a child when its parent ends first.
             #[repr(u8)]
             #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
             pub enum OnParentClose {
@@ -2739,7 +2739,7 @@ pub mod wfhost {
             }
             #[derive(Clone)]
             pub struct Options {
-                /// The child's id. Made from the parent's id and the step if none.
+                /// The child's id. By default derived from the parent's id and the step.
                 pub id: Option<_rt::String>,
                 pub on_close: OnParentClose,
                 pub labels: _rt::Vec<(_rt::String, _rt::String)>,
@@ -2997,7 +2997,7 @@ pub mod wfhost {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// The same as a step.
+            /// Runs a module, as a step.
             #[allow(async_fn_in_trait)]
             pub fn start(module: &str, input: &str, options: Option<&Options>) -> Step {
                 unsafe {
@@ -3156,12 +3156,12 @@ pub mod wfhost {
                 pub run: _rt::String,
                 /// The name of the workflow.
                 pub workflow: _rt::String,
-                /// The BLAKE3 digest of the module that the run began with.
+                /// The BLAKE3 digest of the module that the run started with.
                 pub digest: _rt::String,
                 /// The run that started this one.
                 pub parent: Option<_rt::String>,
                 pub started: Timestamp,
-                /// Always 1 for now: how often the run as a whole was begun again.
+                /// The attempt at the whole run. Currently always 1.
                 pub attempt: u32,
                 pub labels: _rt::Vec<(_rt::String, _rt::String)>,
             }
@@ -3334,7 +3334,7 @@ pub mod wfhost {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// Virtual time: when the latest thing happened that the program has seen.
+            /// Virtual time: the time of the latest event that the program has observed.
             #[allow(async_fn_in_trait)]
             pub fn now() -> Timestamp {
                 unsafe {
@@ -3353,7 +3353,7 @@ pub mod wfhost {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// The next number of a stream that is seeded once for each run.
+            /// The next number of a random stream that is seeded once for each run.
             #[allow(async_fn_in_trait)]
             pub fn random() -> u64 {
                 unsafe {
@@ -3372,7 +3372,7 @@ pub mod wfhost {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// What this run may use and has used.
+            /// The budget of this run and what has been spent of it.
             #[allow(async_fn_in_trait)]
             pub fn budget() -> Spending {
                 unsafe {
@@ -3411,8 +3411,8 @@ pub mod wfhost {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// True for runs that reach this place for the first time under code that
-            /// has it, false for those that passed it before.
+            /// False for runs that passed this place before the code contained the call,
+            /// true for all others.
             #[allow(async_fn_in_trait)]
             pub fn patched(id: &str) -> bool {
                 unsafe {
@@ -3434,8 +3434,8 @@ pub mod wfhost {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// True once the program has seen that cancellation was asked for. There is
-            /// some time to clean up.
+            /// True once the program has observed that its cancellation was requested. It
+            /// has some time to clean up.
             #[allow(async_fn_in_trait)]
             pub fn cancelled() -> bool {
                 unsafe {
@@ -3454,7 +3454,7 @@ pub mod wfhost {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// Names what is being done now, for people who watch.
+            /// Names the current phase of the run, for people.
             #[allow(async_fn_in_trait)]
             pub fn phase(title: &str) -> () {
                 unsafe {
@@ -3475,7 +3475,8 @@ pub mod wfhost {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// State that outsiders can read at any time; the latest value of a key holds.
+            /// Publishes state, which can be read at any time. A new value replaces the
+            /// previous value of its key.
             #[allow(async_fn_in_trait)]
             pub fn publish(key: &str, value: &str) -> () {
                 unsafe {
@@ -3504,7 +3505,7 @@ pub mod wfhost {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// Ends this run and goes on as a fresh one of the same module. Does not return.
+            /// Ends this run and continues as a new run of the same module. Does not return.
             #[allow(async_fn_in_trait)]
             pub fn continue_as_new(input: &str) -> () {
                 unsafe {
@@ -3572,7 +3573,7 @@ pub mod wfhost {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// Writes a line. Silent while replaying, so that each line appears once.
+            /// Writes a line. Silent while replaying, so each line appears once.
             #[allow(async_fn_in_trait)]
             pub fn write(
                 level: Level,
@@ -3646,7 +3647,7 @@ pub mod wfhost {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// For panic hooks: says why the program is about to trap, and where in its
+            /// For panic hooks: reports why the program is about to trap, and where in its
             /// source (`file:line:column`). It becomes the message of the run's failure.
             #[allow(async_fn_in_trait)]
             pub fn panicked(message: &str, place: Option<&str>) -> () {

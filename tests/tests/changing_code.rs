@@ -168,7 +168,7 @@ fn what_waits_goes_on_with_each_build_that_agrees() {
 fn what_is_no_project_cannot_be_watched() {
     let place = Place::new();
     let error = place.run(["dev", "nowhere"]).error(2, &place);
-    assert!(error.starts_with("error[WF0004]: nowhere is no directory"), "{error}");
+    assert!(error.starts_with("error[WF0004]: nowhere is not a directory"), "{error}");
     let error = place.run(["dev", "-i", "{"]).error(2, &place);
     assert!(error.starts_with("error[WF0002]"), "{error}");
 }

@@ -73,7 +73,7 @@ fn what_reaches_outside_is_denied_before_anything_runs() {
         place.file("module.wasm", wat::parse_str("(component (import \"acme:db/sql\" (instance)))").unwrap());
     let error = place.run(["check", &file]).error(2, &place);
     assert!(
-        error.starts_with("error[WF0106]: the component imports `acme:db/sql`, which wfhost does not know"),
+        error.starts_with("error[WF0106]: the component imports the unknown interface `acme:db/sql`"),
         "{error}"
     );
 }
@@ -161,7 +161,7 @@ fn without_a_provider_the_run_stays_and_can_be_resumed_with_one() {
     assert_eq!(place.show("r")["state"], "waiting");
     assert_eq!(place.run(["resume", "r", "--agent", "echo"]).ok_json(), json!({ "greeting": "greet world" }));
     let error = place.run(["run", &module("hello"), "--agent", "gpt"]).error(2, &place);
-    assert!(error.starts_with("error[WF0401]: there is no provider `gpt`"), "{error}");
+    assert!(error.starts_with("error[WF0401]: unknown provider `gpt`"), "{error}");
 }
 
 #[test]
@@ -276,13 +276,13 @@ fn a_changed_byte_in_a_journal_is_noticed() {
         .execute("UPDATE commits SET body = CAST(replace(body, 'tick 2', 'tick 9') AS BLOB)", [])
         .unwrap();
     let error = place.run(["journal", "r"]).error(4, &place);
-    assert!(error.contains("error[WF0202]: the journal of r cannot be used"), "{error}");
+    assert!(error.contains("error[WF0202]: the journal of r cannot be read"), "{error}");
     assert!(error.contains("are not those that were written"), "{error}");
     // Bytes that are no entries at all are an error for those who only look on, too.
     database.execute("UPDATE commits SET body = x'ff'", []).unwrap();
     for events in [&["events", "r"][..], &["events"]] {
         let error = place.run(events).error(4, &place);
-        assert!(error.starts_with("error[WF0202]: the journal of r cannot be used"), "{error}");
+        assert!(error.starts_with("error[WF0202]: the journal of r cannot be read"), "{error}");
     }
 }
 

@@ -305,7 +305,7 @@ fn a_run_continues_as_new_with_state_and_signals() {
     let names: Vec<_> = chain.lines().skip(1).map(|line| line.split(' ').next().unwrap()).collect();
     assert_eq!(names, ["r", "r-2", "r-3"]);
     assert!(place.run(["show", "r-3"]).stdout().contains("chain     begins with r\n"));
-    assert!(place.run(["why", "r"]).stdout().contains("it goes on as r-2"));
+    assert!(place.run(["why", "r"]).stdout().contains("it continues as r-2"));
     for run in ["r", "r-2", "r-3"] {
         assert_eq!(place.run(["verify", run]).code(), Some(0), "{run}");
         assert_eq!(place.run(["replay", run]).code(), Some(0), "{run}");
@@ -377,7 +377,7 @@ fn a_fork_shares_what_was_done_before() {
             && diff.contains("step 3 (agent c) was answered differently at output"),
         "{diff}"
     );
-    assert!(diff.contains("step 4 asks for something else: prompt\n  a  c!\n  b  d\n"), "{diff}");
+    assert!(diff.contains("step 4 requests something else: prompt\n  a  c!\n  b  d\n"), "{diff}");
     // Another input, with which the program asks for something else than it did.
     let other = json!({ "do": [{ "agent": "z" }] }).to_string();
     let error = place.run(["fork", "r", "--at", "3", "-i", &other]).error(5, &place);
@@ -551,7 +551,10 @@ fn a_schedule_begins_each_run_once_however_many_hosts_there_are() {
     assert_eq!(place.run(["schedule", "resume", "often"]).code(), Some(0));
     assert_eq!(place.run(["schedule", "rm", "often"]).code(), Some(0));
     assert!(
-        place.run(["schedule", "rm", "ofen"]).error(2, &place).contains("`wfhost schedule ls` lists them")
+        place
+            .run(["schedule", "rm", "ofen"])
+            .error(2, &place)
+            .contains("`wfhost schedule ls` lists all schedules")
     );
 }
 

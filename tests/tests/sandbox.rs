@@ -345,7 +345,7 @@ fn a_granted_directory_can_be_read_and_not_left_or_changed() {
     assert_eq!(std::fs::read_dir(place.path("data")).unwrap().count(), 5);
     assert_eq!(std::fs::read_to_string(place.path("data/b")).unwrap(), "beta");
     for (bad, reason) in
-        [("data::data", "begin with a slash"), ("data::/", "the program's own"), ("x::/x", "cannot be read")]
+        [("data::data", "start with a slash"), ("data::/", "the program's own"), ("x::/x", "cannot be read")]
     {
         let bad = format!("{}/{bad}", place.path("").display());
         let error = place.run(["run", &module("probe-wasi"), "--dir", &bad]).error(2, &place);
@@ -364,7 +364,7 @@ fn a_granted_directory_that_changed_keeps_the_run_from_going_on() {
     std::fs::write(place.path("data/b"), "changed").unwrap();
     let error = place.run(["resume", "r"]).error(4, &place);
     assert!(
-        error.contains("error[WF0405]") && error.contains("is not as it was when the run began"),
+        error.contains("error[WF0405]") && error.contains("has changed since the run started"),
         "{error}"
     );
     assert_eq!(place.journal("r"), before);

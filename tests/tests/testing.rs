@@ -86,7 +86,7 @@ fn a_race_that_pays_twice_is_found() {
         at_most = 1
     "#;
     let finding = found(&place, &program, rest);
-    assert_eq!(finding["fault"]["what"], "2 calls match `^charge`, at most 1 are expected");
+    assert_eq!(finding["fault"]["what"], "2 calls match `^charge`, but at most 1 are expected");
 }
 
 #[test]

@@ -171,7 +171,7 @@ fn a_run_goes_on_with_the_configuration_of_its_own_project() {
     );
     std::fs::rename(&a, place.path("c")).unwrap();
     let error = within(&place, &b, &["resume", "moved"], &[]).error(2, &place);
-    assert!(error.starts_with("error[WF0710]: the project of moved is not there"), "{error}");
+    assert!(error.starts_with("error[WF0710]: the project of moved was not found"), "{error}");
     let config = place.path("b/wfhost.toml").display().to_string();
     assert_eq!(place.run(["resume", "moved", "--config", &config]).ok_json(), json!([null, "b"]));
 }

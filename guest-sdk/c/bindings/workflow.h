@@ -17,28 +17,28 @@ typedef struct workflow_string_t {
 // RFC 8259 text.
 typedef workflow_string_t wfhost_workflow_types_json_t;
 
-// A length of time in milliseconds.
+// A duration in milliseconds.
 typedef uint64_t wfhost_workflow_types_millis_t;
 
 // A point in time: milliseconds since 1970-01-01 UTC.
 typedef uint64_t wfhost_workflow_types_timestamp_t;
 
-// Why a step or a run did not end well.
+// The kind of a failure of a step or a run.
 typedef uint8_t wfhost_workflow_types_failure_kind_t;
 
-// The other side answered that it could not do it.
+// The other side reported that it could not do it.
 #define WFHOST_WORKFLOW_TYPES_FAILURE_KIND_FAILED 0
-// A time limit passed.
+// A time limit expired.
 #define WFHOST_WORKFLOW_TYPES_FAILURE_KIND_TIMED_OUT 1
 // The step or the run was cancelled.
 #define WFHOST_WORKFLOW_TYPES_FAILURE_KIND_CANCELLED 2
-// An answer does not fit what was asked for.
+// An answer does not match the schema of the request.
 #define WFHOST_WORKFLOW_TYPES_FAILURE_KIND_INVALID_OUTPUT 3
-// The budget does not allow it.
+// It would exceed the budget.
 #define WFHOST_WORKFLOW_TYPES_FAILURE_KIND_BUDGET_EXCEEDED 4
-// Nobody could be reached who would do it.
+// No provider could be reached.
 #define WFHOST_WORKFLOW_TYPES_FAILURE_KIND_UNAVAILABLE 5
-// The request itself is wrong, or somebody refused it.
+// The request is invalid, or it was refused.
 #define WFHOST_WORKFLOW_TYPES_FAILURE_KIND_REJECTED 6
 
 typedef struct {
@@ -46,14 +46,14 @@ typedef struct {
   wfhost_workflow_types_json_t val;
 } wfhost_workflow_types_option_json_t;
 
-// A step or a run that did not end well.
+// The failure of a step or a run.
 typedef struct wfhost_workflow_types_failure_t {
   wfhost_workflow_types_failure_kind_t   kind;
   // For people.
   workflow_string_t   message;
   // For programs.
   wfhost_workflow_types_option_json_t   details;
-  // How often it was tried; 0 if it never was.
+  // The number of attempts; 0 if none was made.
   uint32_t   attempts;
 } wfhost_workflow_types_failure_t;
 
@@ -97,17 +97,17 @@ typedef struct {
   size_t len;
 } workflow_list_string_t;
 
-// When and how often a failed attempt is repeated.
+// When and how often a failed attempt is retried.
 typedef struct wfhost_workflow_agent_retry_t {
-  // Attempts in all, the first one included.
+  // The total number of attempts, including the first one.
   uint32_t   max_attempts;
   // The delay before the second attempt.
   wfhost_workflow_agent_millis_t   initial;
-  // Each further delay is this many times the one before.
+  // Each further delay is this many times longer.
   float   factor;
-  // No delay is longer.
+  // The longest delay.
   wfhost_workflow_agent_millis_t   max;
-  // Each delay is varied by up to this fraction, 0 to 1.
+  // Each delay varies by up to this fraction, from 0 to 1.
   float   jitter;
   // Kinds of failure that are not retried.
   workflow_list_string_t   fatal;
@@ -120,19 +120,19 @@ typedef struct {
 
 // Time limits of a call.
 typedef struct wfhost_workflow_agent_limits_t {
-  // Of one attempt.
+  // The limit of one attempt.
   wfhost_workflow_agent_option_millis_t   attempt;
-  // Of the whole step, with all attempts and delays.
+  // The limit of the whole step, with all attempts and delays.
   wfhost_workflow_agent_option_millis_t   total;
   // The longest time without a sign of life.
   wfhost_workflow_agent_option_millis_t   heartbeat;
 } wfhost_workflow_agent_limits_t;
 
-// Answers may be taken from earlier runs that asked the same.
+// Reuse of answers to equal requests of earlier runs.
 typedef struct wfhost_workflow_agent_caching_t {
-  // Another version asks afresh.
+  // Answers are reused only within one version.
   workflow_string_t   version;
-  // The greatest age of an answer.
+  // The maximum age of an answer.
   wfhost_workflow_agent_option_millis_t   ttl;
 } wfhost_workflow_agent_caching_t;
 
@@ -161,33 +161,33 @@ typedef struct {
   wfhost_workflow_agent_caching_t val;
 } wfhost_workflow_agent_option_caching_t;
 
-// What is asked of an agent.
+// A request to an agent.
 typedef struct wfhost_workflow_agent_request_t {
   workflow_string_t   prompt;
-  // Structured data beside the prompt.
+  // Structured data in addition to the prompt.
   wfhost_workflow_agent_option_json_t   input;
-  // Who may answer; attempt n goes to the n-th. Empty: the run's default.
+  // The providers; attempt n goes to the n-th. Empty: the run's default.
   workflow_list_string_t   providers;
-  // The provider's default if none.
+  // By default, the provider's model.
   workflow_option_string_t   model;
-  // A JSON Schema that the answer has to fit.
+  // A JSON Schema that the answer has to match.
   wfhost_workflow_agent_option_json_t   schema;
-  // Goes on with an earlier conversation: `reply.session` of its last answer.
+  // Continues an earlier conversation: `reply.session` of its last answer.
   workflow_option_string_t   session;
-  // The name of a workspace that the host was configured with.
+  // The name of a workspace in the host's configuration.
   workflow_option_string_t   workspace;
-  // What people see. The beginning of the prompt if none.
+  // A label for people. By default, the beginning of the prompt.
   workflow_option_string_t   label;
-  // Calls with the same group share a limit of concurrency.
+  // Calls with the same group share a concurrency limit.
   workflow_option_string_t   group;
   wfhost_workflow_agent_option_retry_t   retry;
   wfhost_workflow_agent_option_limits_t   limits;
   wfhost_workflow_agent_option_caching_t   cache;
-  // An object that is passed to the provider as it is.
+  // An object that is passed to the provider unchanged.
   wfhost_workflow_agent_option_json_t   options;
 } wfhost_workflow_agent_request_t;
 
-// What an answer consumed.
+// The usage of an answer.
 typedef struct wfhost_workflow_agent_usage_t {
   uint64_t   input_tokens;
   uint64_t   output_tokens;
@@ -205,11 +205,11 @@ typedef struct {
 typedef struct wfhost_workflow_agent_reply_t {
   // A JSON string if the agent answered with plain text.
   wfhost_workflow_agent_json_t   output;
-  // To go on with this conversation.
+  // The id of the conversation, to continue it.
   workflow_option_string_t   session;
   workflow_option_string_t   model;
   wfhost_workflow_agent_option_usage_t   usage;
-  // Who answered.
+  // The provider that answered.
   workflow_string_t   provider;
 } wfhost_workflow_agent_reply_t;
 
@@ -249,14 +249,14 @@ typedef struct {
   wfhost_workflow_signal_json_t val;
 } wfhost_workflow_signal_option_json_t;
 
-// Something that a person has to decide or to supply.
+// A question to a person.
 typedef struct wfhost_workflow_signal_question_t {
   workflow_string_t   prompt;
-  // A JSON Schema that the answer has to fit.
+  // A JSON Schema that the answer has to match.
   wfhost_workflow_signal_option_json_t   schema;
-  // If there are any, the answer is one of them.
+  // If not empty, the answer has to be one of these.
   workflow_list_string_t   choices;
-  // What one has to know to answer.
+  // Information for the person who answers.
   wfhost_workflow_signal_option_json_t   details;
 } wfhost_workflow_signal_question_t;
 
@@ -288,7 +288,7 @@ typedef wfhost_workflow_types_millis_t wfhost_workflow_child_millis_t;
 
 typedef wfhost_workflow_types_failure_t wfhost_workflow_child_failure_t;
 
-// What becomes of a child when its parent ends first.
+// What happens to a child when its parent ends first.
 typedef uint8_t wfhost_workflow_child_on_parent_close_t;
 
 #define WFHOST_WORKFLOW_CHILD_ON_PARENT_CLOSE_CANCEL 0
@@ -305,7 +305,7 @@ typedef struct {
 } workflow_list_tuple2_string_string_t;
 
 typedef struct wfhost_workflow_child_options_t {
-  // The child's id. Made from the parent's id and the step if none.
+  // The child's id. By default derived from the parent's id and the step.
   workflow_option_string_t   id;
   wfhost_workflow_child_on_parent_close_t   on_close;
   workflow_list_tuple2_string_string_t   labels;
@@ -335,12 +335,12 @@ typedef struct wfhost_workflow_context_run_info_t {
   workflow_string_t   run;
   // The name of the workflow.
   workflow_string_t   workflow;
-  // The BLAKE3 digest of the module that the run began with.
+  // The BLAKE3 digest of the module that the run started with.
   workflow_string_t   digest;
   // The run that started this one.
   workflow_option_string_t   parent;
   wfhost_workflow_context_timestamp_t   started;
-  // Always 1 for now: how often the run as a whole was begun again.
+  // The attempt at the whole run. Currently always 1.
   uint32_t   attempt;
   workflow_list_tuple2_string_string_t   labels;
 } wfhost_workflow_context_run_info_t;
@@ -377,91 +377,92 @@ typedef struct {
 } workflow_result_json_failure_t;
 
 // Imported Functions from `wfhost:workflow/types@0.1.0`
-// Its number within the run, counted from 1 in the order of the calls.
+// The number of the step within the run, from 1 in the order of the calls.
 extern uint64_t wfhost_workflow_types_method_step_id(wfhost_workflow_types_borrow_step_t self);
-// Waits until it is done. May be called again and gives the same.
+// Waits until the step is done. Calling it again returns the same result.
 extern bool wfhost_workflow_types_method_step_get(wfhost_workflow_types_borrow_step_t self, wfhost_workflow_types_json_t *ret, wfhost_workflow_types_failure_t *err);
-// Waits until one of the steps is done and gives its index in the list: of
-// those that are done, the one whose completion stands first in the journal.
-// An empty list can never be done: the run fails as deadlocked.
+// Waits until one of the steps is done and returns its index in the list. If
+// several are done, the one whose completion is first in the journal is
+// returned. With an empty list the run fails as deadlocked.
 extern uint32_t wfhost_workflow_types_wait_any(wfhost_workflow_types_list_borrow_step_t *steps);
 extern wfhost_workflow_types_own_wait_set_t wfhost_workflow_types_constructor_wait_set(void);
-// Adds a step under a tag of the program's choice. A tag that is in the
-// set already is replaced.
+// Adds a step under a tag that the program chooses. An existing tag is
+// replaced.
 extern void wfhost_workflow_types_method_wait_set_add(wfhost_workflow_types_borrow_wait_set_t self, wfhost_workflow_types_borrow_step_t step, uint64_t tag);
-// Removes a tag; nothing happens if it is not there.
+// Removes a tag, if it is in the set.
 extern void wfhost_workflow_types_method_wait_set_remove(wfhost_workflow_types_borrow_wait_set_t self, uint64_t tag);
-// Waits until a member is done, removes it and gives its tag: of those
-// that are done, the one whose completion stands first in the journal.
-// An empty set can never be done: the run fails as deadlocked.
+// Waits until a member is done, removes it and returns its tag. If several
+// are done, the one whose completion is first in the journal is returned.
+// With an empty set the run fails as deadlocked.
 extern uint64_t wfhost_workflow_types_method_wait_set_next(wfhost_workflow_types_borrow_wait_set_t self);
 
 // Imported Functions from `wfhost:workflow/agent@0.1.0`
-// Asks and waits for the answer.
+// Calls an agent and waits for the answer.
 extern bool wfhost_workflow_agent_run(wfhost_workflow_agent_request_t *request, wfhost_workflow_agent_reply_t *ret, wfhost_workflow_agent_failure_t *err);
-// Asks. The step's JSON is the reply as an object with the record's field
-// names in snake_case, `output` being the JSON value itself.
+// Calls an agent. The step's JSON is the reply as an object with the record's
+// field names in snake_case; `output` is the JSON value itself.
 extern wfhost_workflow_agent_own_step_t wfhost_workflow_agent_start(wfhost_workflow_agent_request_t *request);
 
 // Imported Functions from `wfhost:workflow/sleep@0.1.0`
-// Sleeps for a length of time, of at most 100 years. Fails as `rejected`
-// if it is longer, as `cancelled` when the run is asked to stop.
+// Sleeps for a duration of at most 100 years. Fails as `rejected` if it is
+// longer, and as `cancelled` when the run is cancelled.
 extern bool wfhost_workflow_sleep_sleep(wfhost_workflow_sleep_millis_t length, wfhost_workflow_sleep_failure_t *err);
 // Sleeps until a point in time, at most 100 years ahead.
 extern bool wfhost_workflow_sleep_sleep_until(wfhost_workflow_sleep_timestamp_t at, wfhost_workflow_sleep_failure_t *err);
-// A step that is done at that point in time. Its JSON is null.
+// A step that is done at a point in time. Its JSON is null.
 extern wfhost_workflow_sleep_own_step_t wfhost_workflow_sleep_start(wfhost_workflow_sleep_timestamp_t at);
-// A step that is done after that length of time. Its JSON is null.
+// A step that is done after a duration. Its JSON is null.
 extern wfhost_workflow_sleep_own_step_t wfhost_workflow_sleep_start_for(wfhost_workflow_sleep_millis_t length);
 
 // Imported Functions from `wfhost:workflow/signal@0.1.0`
-// Waits for a signal. Signals that come early are kept, first in, first
-// out for each name; each is consumed by one wait.
+// Waits for a signal. Early signals are kept, first in, first out for each
+// name; each signal is consumed by one wait.
 extern bool wfhost_workflow_signal_wait(workflow_string_t *name, wfhost_workflow_signal_millis_t *maybe_timeout, wfhost_workflow_signal_json_t *ret, wfhost_workflow_signal_failure_t *err);
-// The same as a step.
+// Waits for a signal, as a step.
 extern wfhost_workflow_signal_own_step_t wfhost_workflow_signal_start(workflow_string_t *name, wfhost_workflow_signal_millis_t *maybe_timeout);
-// Sends a signal to another run, exactly once. Fails as `rejected` if there
-// is no such run or if it has ended.
+// Sends a signal to another run, exactly once. Fails as `rejected` if the run
+// does not exist or has ended.
 extern bool wfhost_workflow_signal_send(workflow_string_t *run, workflow_string_t *name, wfhost_workflow_signal_json_t *payload, wfhost_workflow_signal_failure_t *err);
-// Asks a person and waits for the answer: approvals, choices, any input.
-// A refusal is the failure `rejected`.
+// Asks a person and waits for the answer: an approval, a choice, any input.
+// If the person denies the question, it fails as `rejected`.
 extern bool wfhost_workflow_signal_ask(wfhost_workflow_signal_question_t *question, wfhost_workflow_signal_millis_t *maybe_timeout, wfhost_workflow_signal_json_t *ret, wfhost_workflow_signal_failure_t *err);
-// The same as a step.
+// Asks a person, as a step.
 extern wfhost_workflow_signal_own_step_t wfhost_workflow_signal_start_ask(wfhost_workflow_signal_question_t *question, wfhost_workflow_signal_millis_t *maybe_timeout);
-// Appends to the messages of this run that outsiders read with a cursor.
+// Appends to the messages of this run, which are read with a cursor.
 extern void wfhost_workflow_signal_post(workflow_string_t *name, wfhost_workflow_signal_json_t *payload);
 
 // Imported Functions from `wfhost:workflow/child@0.1.0`
 // Runs a module and waits for its result.
 extern bool wfhost_workflow_child_run(workflow_string_t *module, wfhost_workflow_child_json_t *input, wfhost_workflow_child_options_t *maybe_options, wfhost_workflow_child_json_t *ret, wfhost_workflow_child_failure_t *err);
-// The same as a step.
+// Runs a module, as a step.
 extern wfhost_workflow_child_own_step_t wfhost_workflow_child_start(workflow_string_t *module, wfhost_workflow_child_json_t *input, wfhost_workflow_child_options_t *maybe_options);
 
 // Imported Functions from `wfhost:workflow/context@0.1.0`
 extern void wfhost_workflow_context_info(wfhost_workflow_context_run_info_t *ret);
-// Virtual time: when the latest thing happened that the program has seen.
+// Virtual time: the time of the latest event that the program has observed.
 extern wfhost_workflow_context_timestamp_t wfhost_workflow_context_now(void);
-// The next number of a stream that is seeded once for each run.
+// The next number of a random stream that is seeded once for each run.
 extern uint64_t wfhost_workflow_context_random(void);
-// What this run may use and has used.
+// The budget of this run and what has been spent of it.
 extern void wfhost_workflow_context_budget(wfhost_workflow_context_spending_t *ret);
-// True for runs that reach this place for the first time under code that
-// has it, false for those that passed it before.
+// False for runs that passed this place before the code contained the call,
+// true for all others.
 extern bool wfhost_workflow_context_patched(workflow_string_t *id);
-// True once the program has seen that cancellation was asked for. There is
-// some time to clean up.
+// True once the program has observed that its cancellation was requested. It
+// has some time to clean up.
 extern bool wfhost_workflow_context_cancelled(void);
-// Names what is being done now, for people who watch.
+// Names the current phase of the run, for people.
 extern void wfhost_workflow_context_phase(workflow_string_t *title);
-// State that outsiders can read at any time; the latest value of a key holds.
+// Publishes state, which can be read at any time. A new value replaces the
+// previous value of its key.
 extern void wfhost_workflow_context_publish(workflow_string_t *key, wfhost_workflow_context_json_t *value);
-// Ends this run and goes on as a fresh one of the same module. Does not return.
+// Ends this run and continues as a new run of the same module. Does not return.
 extern void wfhost_workflow_context_continue_as_new(wfhost_workflow_context_json_t *input);
 
 // Imported Functions from `wfhost:workflow/log@0.1.0`
-// Writes a line. Silent while replaying, so that each line appears once.
+// Writes a line. Silent while replaying, so each line appears once.
 extern void wfhost_workflow_log_write(wfhost_workflow_log_level_t level, workflow_string_t *message, workflow_list_tuple2_string_string_t *fields);
-// For panic hooks: says why the program is about to trap, and where in its
+// For panic hooks: reports why the program is about to trap, and where in its
 // source (`file:line:column`). It becomes the message of the run's failure.
 extern void wfhost_workflow_log_panicked(workflow_string_t *message, workflow_string_t *maybe_place);
 

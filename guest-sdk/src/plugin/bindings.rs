@@ -7778,22 +7778,22 @@ pub mod wfhost {
             use super::super::super::_rt;
             /// RFC 8259 text.
             pub type Json = _rt::String;
-            /// A length of time in milliseconds.
+            /// A duration in milliseconds.
             pub type Millis = u64;
             #[repr(u8)]
             #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
             pub enum FailureKind {
-                /// It could not be done. Tried again, as the call says.
+                /// It could not be done. Retried, according to the call's policy.
                 Failed,
                 /// The other side took too long.
                 TimedOut,
                 /// The call was cancelled.
                 Cancelled,
-                /// The answer does not fit what was asked for.
+                /// The answer does not match the schema of the request.
                 InvalidOutput,
-                /// Nobody could be reached who would do it.
+                /// The other side could not be reached.
                 Unavailable,
-                /// The request itself is wrong, or somebody refused it. Not tried again.
+                /// The request is invalid, or it was refused. Not retried.
                 Rejected,
             }
             impl ::core::fmt::Debug for FailureKind {
@@ -7840,15 +7840,15 @@ pub mod wfhost {
                     }
                 }
             }
-            /// What an answer consumed.
+            /// The usage of an answer.
             #[repr(C)]
             #[derive(Clone, Copy)]
             pub struct Usage {
                 pub input_tokens: u64,
                 pub output_tokens: u64,
-                /// Input tokens that the other side had in its cache.
+                /// Input tokens served from the other side's cache.
                 pub cached_tokens: u64,
-                /// US dollars, in millionths. 0 if it is not known.
+                /// Millionths of a US dollar. 0 if unknown.
                 pub cost_micros: u64,
             }
             impl ::core::fmt::Debug for Usage {
@@ -7864,7 +7864,7 @@ pub mod wfhost {
                         .finish()
                 }
             }
-            /// An attempt that did not end well.
+            /// A failed attempt.
             #[derive(Clone)]
             pub struct Failure {
                 pub kind: FailureKind,
@@ -7872,11 +7872,11 @@ pub mod wfhost {
                 pub message: _rt::String,
                 /// For programs.
                 pub details: Option<Json>,
-                /// Who is asking is not accepted: the provider is of no use to this run any more.
+                /// Authentication or billing failed: disables the provider for the run.
                 pub auth: bool,
-                /// The other side asks to be left alone for so long.
+                /// How long the other side asks to wait.
                 pub retry_after: Option<Millis>,
-                /// What the attempt consumed all the same.
+                /// The usage of the failed attempt.
                 pub usage: Option<Usage>,
             }
             impl ::core::fmt::Debug for Failure {
@@ -7903,7 +7903,7 @@ pub mod wfhost {
                 }
             }
             impl ::core::error::Error for Failure {}
-            /// One question of a conversation and its answer.
+            /// One request of a conversation and its answer.
             #[derive(Clone)]
             pub struct Exchange {
                 pub said: _rt::String,
@@ -7923,26 +7923,26 @@ pub mod wfhost {
             /// One attempt at a call.
             #[derive(Clone)]
             pub struct Call {
-                /// Everything that an agent which reads text has to know: the prompt, the
-                /// input, what form the answer has to have, corrections.
+                /// The whole request as text: the prompt, the input, the required form of the
+                /// answer, corrections.
                 pub message: _rt::String,
                 pub prompt: _rt::String,
                 pub input: Option<Json>,
-                /// The JSON Schema that the answer has to fit.
+                /// The JSON Schema that the answer has to match.
                 pub schema: Option<Json>,
                 pub options: Option<Json>,
                 pub model: Option<_rt::String>,
-                /// The conversation to go on with, by an id that the plugin gave out.
+                /// The conversation to continue, by an id that the plugin returned.
                 pub session: Option<_rt::String>,
-                /// What was asked and answered before, oldest first, if the host keeps conversations.
+                /// The conversation so far, oldest first, if the host keeps conversations.
                 pub history: _rt::Vec<Exchange>,
-                /// The same for every attempt at this step, and for no other step.
+                /// The idempotency key: the same for all attempts at this step, and for no other step.
                 pub key: _rt::String,
                 pub run: _rt::String,
                 pub step: u64,
-                /// Counted from 1.
+                /// The number of the attempt, from 1.
                 pub attempt: u32,
-                /// What the attempt before reported last by `heartbeat`.
+                /// The last `heartbeat` of the previous attempt.
                 pub heartbeat: Option<Json>,
             }
             impl ::core::fmt::Debug for Call {
@@ -7988,8 +7988,8 @@ pub mod wfhost {
                 }
             }
         }
-        /// What people see while a call is under way. Each function returns at once
-        /// and is a sign of life.
+        /// Progress of a call in flight, for people. Each function returns immediately
+        /// and counts as a sign of life.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
         pub mod progress {
             #[used]
@@ -7998,7 +7998,7 @@ pub mod wfhost {
             use super::super::super::_rt;
             pub type Json = super::super::super::wfhost::plugin::types::Json;
             #[allow(unused_unsafe, clippy::all)]
-            /// A piece of the answer, as it comes.
+            /// A piece of the answer, as it arrives.
             #[allow(async_fn_in_trait)]
             pub fn chunk(text: &str) -> () {
                 unsafe {
@@ -8061,7 +8061,7 @@ pub mod wfhost {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// How far the work is. The last one is handed to the next attempt.
+            /// The progress of the work. The last one is passed to the next attempt.
             #[allow(async_fn_in_trait)]
             pub fn heartbeat(at: &str) -> () {
                 unsafe {
@@ -8082,8 +8082,8 @@ pub mod wfhost {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// Whether the call was cancelled. A plugin that goes on all the same is
-            /// stopped after a grace.
+            /// Whether the call was cancelled. A plugin that continues is stopped after a
+            /// grace period.
             #[allow(async_fn_in_trait)]
             pub fn cancelled() -> bool {
                 unsafe {
@@ -8102,7 +8102,7 @@ pub mod wfhost {
                 }
             }
         }
-        /// HTTP in few calls, for languages in which `wasi:http` is many. What is granted, denied and injected is the same.
+        /// A simple HTTP interface, for languages in which `wasi:http` is cumbersome. Grants and injected secrets are the same.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
         pub mod http {
             #[used]
@@ -8116,7 +8116,7 @@ pub mod wfhost {
                 pub url: _rt::String,
                 pub headers: _rt::Vec<(_rt::String, _rt::Vec<u8>)>,
                 pub body: Option<_rt::Vec<u8>>,
-                /// How long the head of the answer, and then each of its pieces, may take.
+                /// The time limit for the head of the response, and then for each of its pieces.
                 pub timeout: Option<Millis>,
             }
             impl ::core::fmt::Debug for Request {
@@ -8135,11 +8135,11 @@ pub mod wfhost {
             }
             #[derive(Clone)]
             pub enum Error {
-                /// The host does not allow it. Its progress tells people which line of configuration would.
+                /// The request is not granted. The progress shows the configuration that would allow it.
                 Denied(_rt::String),
                 /// The request cannot be sent as it is.
                 Invalid(_rt::String),
-                /// Nobody answers, or the answer broke off.
+                /// There is no response, or it was interrupted.
                 Broken(_rt::String),
             }
             impl ::core::fmt::Debug for Error {
@@ -8169,7 +8169,7 @@ pub mod wfhost {
                 }
             }
             impl ::core::error::Error for Error {}
-            /// The head of an answer, of any status. Redirections are not followed.
+            /// The head of a response, of any status. Redirects are not followed.
             #[derive(Debug)]
             #[repr(transparent)]
             pub struct Response {
@@ -8306,7 +8306,7 @@ pub mod wfhost {
             }
             impl Response {
                 #[allow(unused_unsafe, clippy::all)]
-                /// The next piece of the body as it comes; none at its end.
+                /// The next piece of the body; none at its end.
                 #[allow(async_fn_in_trait)]
                 pub fn read(&self) -> Result<Option<_rt::Vec<u8>>, Error> {
                     unsafe {

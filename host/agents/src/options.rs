@@ -69,7 +69,7 @@ mod tests {
         let allowed = CallOptions::of(&["temperature"]);
         assert_eq!(allowed.take(&call(json!({"temperature": 1, "fork": true}))).unwrap().len(), 1);
         let refused = allowed.take(&call(json!({"tools": []}))).unwrap_err();
-        assert!(refused.failure.message.contains("may not set the option `tools`"), "{refused}");
+        assert!(refused.failure.message.contains("must not set the option `tools`"), "{refused}");
         assert!(CallOptions::of(&["*"]).take(&call(json!({"tools": []}))).is_ok());
         assert!(allowed.take(&call(json!([1]))).is_err());
     }

@@ -257,7 +257,7 @@ mod tests {
             (0..20).for_each(|_| progress.line(&text));
         });
         assert_eq!(lines.len(), 8);
-        assert!(lines[7].contains("as much as it may"));
+        assert!(lines[7].contains("reached its output limit"));
     }
 
     #[test]

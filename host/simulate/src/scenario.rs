@@ -403,7 +403,7 @@ mod tests {
     fn what_cannot_be_meant_is_refused_with_its_place() {
         for (text, expected) in [
             ("[[agents]]\nfails = 2", "a number from 0 to 1"),
-            ("[[agents]]\ndelay = \"5m..1s\"", "ends before it begins"),
+            ("[[agents]]\ndelay = \"5m..1s\"", "ends before it starts"),
             ("[[agents]]\nmatch = \"(\"", "regex parse error"),
             ("[expect]\nstates = [\"done\"]", "unknown state `done`"),
             ("[[signal]]\nname = \"x\"", "unknown field `signal`"),

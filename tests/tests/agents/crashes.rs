@@ -119,7 +119,7 @@ fn killed_in_a_correction_turn_the_attempt_begins_anew() {
         &place,
         "text",
         &format!(
-            "if grep -q 'holds no JSON'; then\n  if [ ! -e {0} ]; then touch {0}; sleep 600; fi\n  echo '{{\"ok\":true}}'\n\
+            "if grep -q 'contains no JSON'; then\n  if [ ! -e {0} ]; then touch {0}; sleep 600; fi\n  echo '{{\"ok\":true}}'\n\
              else echo 'no idea'; fi",
             hangs.display()
         ),

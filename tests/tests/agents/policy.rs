@@ -172,7 +172,7 @@ printf '{"output": %s}\n' "$(cat "$WFHOST_HEARTBEAT_FILE")""#,
     assert_eq!(gave(&run(&place, &input, &[]))["output"], json!({"done": 7}));
     assert_eq!(entries(&place, "attempt-failed")[0]["heartbeat"], json!({"done": 7}));
     let transcript = place.run(["transcript", "r", "1"]);
-    assert!(transcript.stdout().contains("was refused: 1048576 are allowed"), "{}", transcript.stdout());
+    assert!(transcript.stdout().contains("was refused: the limit is 1048576"), "{}", transcript.stdout());
 }
 
 /// Answers in turn with the parts that `---` separates.

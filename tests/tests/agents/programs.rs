@@ -293,7 +293,7 @@ fn garbage_of_a_program_is_a_clear_failure_of_that_attempt() {
         ("text", "kill -9 $$", "failed", "was killed, perhaps for lack of memory (signal 9)"),
         ("text", "printf 'caf\\351\\n'", "invalid-output", "not UTF-8 at byte 3"),
         ("text", "head -c 100000000 /dev/zero | tr '\\0' x", "invalid-output", "longer than 16 MiB"),
-        ("text", "yes | head -c 100000000", "invalid-output", "longer than the 16 MiB"),
+        ("text", "yes | head -c 100000000", "invalid-output", "exceeds the limit of 16 MiB"),
         ("jsonl", "echo '{\"error\":\"busy\",\"kind\":\"unavailable\"}'", "unavailable", "busy"),
     ];
     for (format, script, kind, said) in cases {
@@ -458,8 +458,11 @@ fn what_keeps_a_program_from_being_started_is_named() {
     };
     let script = program(&place, "script.sh", "#!/no/such/interpreter -x\n");
     let cases = [
-        ("argv = [\"true\"]\ndirectory = \"/nonexist\"\n".to_owned(), "its directory /nonexist is not there"),
-        (format!("argv = [{script:?}]\n"), "its interpreter `/no/such/interpreter` is not there"),
+        (
+            "argv = [\"true\"]\ndirectory = \"/nonexist\"\n".to_owned(),
+            "its directory /nonexist does not exist",
+        ),
+        (format!("argv = [{script:?}]\n"), "its interpreter `/no/such/interpreter` does not exist"),
         ("argv = [\"no-such-program\"]\n".to_owned(), "the program was not found on PATH"),
         ("argv = [\"./no-such\"]\n".to_owned(), "cannot be started: the program does not exist"),
     ];
@@ -468,7 +471,7 @@ fn what_keeps_a_program_from_being_started_is_named() {
         assert!(message.contains(expected), "{message}");
     }
     let message = failure("argv = [\"true\", \"${input}\"]\n".to_owned(), json!({"input": -1}));
-    assert!(message.starts_with("the argument ${input} begins with a dash"), "{message}");
+    assert!(message.starts_with("the argument ${input} starts with a dash"), "{message}");
     let long = json!({"prompt": "p".repeat(70_000)});
     let message = failure("argv = [\"true\", \"${prompt}${prompt}\"]\n".to_owned(), long);
     assert!(message.contains("its arguments are too long: the limit for each is 128 KiB"), "{message}");

@@ -43,7 +43,7 @@ fn a_guest_sets_no_option_of_a_coding_agent() {
             let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
             let output = command.env("PATH", path).output().unwrap();
             let failure = serde_json::from_slice::<Value>(&output.stdout).unwrap()[0].clone();
-            rejected(&failure, "cannot be used");
+            rejected(&failure, "is invalid");
             assert!(!started.exists(), "{preset} {name} {word:?}");
         }
     }
@@ -78,7 +78,7 @@ fn a_prompt_is_no_option_of_a_program() {
             gave(&run(&place, &request(provider, json!({"prompt": "--exec=evil"})), &["--id", provider]));
         match expected {
             Some(expected) => assert_eq!(answer["output"], expected),
-            None => rejected(&answer, "begins with a dash"),
+            None => rejected(&answer, "starts with a dash"),
         }
     }
 }
@@ -123,7 +123,7 @@ fn a_guest_hands_a_model_no_tools() {
             let id = format!("{provider}{index}{name}");
             let failure =
                 gave(&run(&place, &request(provider, json!({"options": {name: value}})), &["--id", &id]));
-            rejected(&failure, &format!("may not set the option `{name}`"));
+            rejected(&failure, &format!("must not set the option `{name}`"));
         }
     }
     assert_eq!(server.requests().len(), 0);

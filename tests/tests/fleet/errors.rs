@@ -51,7 +51,7 @@ fn what_is_wrong_with_a_server_is_told_with_what_mends_it() {
         (at("careful", "postgres?sslmode=disable"), "WF0332", "no encryption", "remove sslmode=disable"),
         (at("small", "postgres?sslmode=require"), "WF0332", "does not support TLS", "turn on `ssl`"),
         (at("reader", "postgres"), "WF0311", "cannot be written to", "default_transaction_read_only"),
-        (at("many", "postgres"), "WF0334", "takes no more connections", "max_connections"),
+        (at("many", "postgres"), "WF0334", "accepts no more connections", "max_connections"),
         (at("small", "missing"), "WF0310", "database \"missing\" does not exist", "createdb"),
         (at("small", "postgres"), "WF0337", "does not contain wfhost's tables", "wfhost db init"),
         (at("small", "postgres?schema=theirs"), "WF0316", "is not a wfhost database", "?schema="),

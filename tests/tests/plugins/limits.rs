@@ -21,7 +21,7 @@ fn stopped(more: &str, act: Value, expected: &str) {
 #[test]
 fn fuel_memory_and_handles_are_bounded() {
     stopped("fuel = 100_000_000", json!("spin"), "100000000 units of fuel");
-    stopped("memory = \"32MiB\"", json!({ "allocate": 100 << 20 }), "33554432 bytes of memory");
+    stopped("memory = \"32MiB\"", json!({ "allocate": 100 << 20 }), "33554432 bytes");
     stopped("", json!({ "hold": 5_000 }), "handles");
     stopped("", json!({ "panic": "no good" }), "no good");
     stopped("", json!({ "exit": 7 }), "the plugin exited");

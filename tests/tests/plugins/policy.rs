@@ -318,7 +318,7 @@ fn what_is_no_plugin_is_explained() {
     // And before anybody is called.
     let config = place.path("wfhost.toml").display().to_string();
     let doctor = place.run(["doctor", "--config", &config]).stdout();
-    assert!(doctor.contains("provider puppet") && doctor.contains("nowhere is no directory"), "{doctor}");
+    assert!(doctor.contains("provider puppet") && doctor.contains("nowhere is not a directory"), "{doctor}");
 }
 
 #[test]

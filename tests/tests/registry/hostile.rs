@@ -231,7 +231,7 @@ fn busy_registries_are_asked_again() {
     }
     let begin = Instant::now();
     fake.rule(|_| Some(refusal(429, "TOOMANYREQUESTS").with("retry-after", "3600")));
-    refused(&reference, 4, "WF0925", "it wants to be left alone for 3600 s");
+    refused(&reference, 4, "WF0925", "it asks to wait for 3600 s");
     fake.rule(|_| Some(refusal(503, "UNAVAILABLE")));
     refused(&reference, 4, "WF0921", "it answers 503");
     assert!(begin.elapsed().as_secs() < 20);

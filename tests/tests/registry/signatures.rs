@@ -198,7 +198,10 @@ fn another_signer_than_before_has_to_be_accepted() {
     let second = reference.replace(":1", ":2");
     ok(&publisher, &["push", &second, &module("counter"), "--sign", "bob"]);
     let error = run(&place, &["pull", &second]).error(5, &place);
-    assert!(error.contains("error[WF0942]") && error.contains("not signed by acme, who signed"), "{error}");
+    assert!(
+        error.contains("error[WF0942]") && error.contains("not signed by its previous signer acme"),
+        "{error}"
+    );
     assert!(error.contains("but by bob") && error.contains("--accept"), "{error}");
     // Nor is one that is not signed at all, or whose key is not configured any more.
     let third = reference.replace(":1", ":3");
@@ -213,7 +216,10 @@ fn another_signer_than_before_has_to_be_accepted() {
     ok(&place, &["pull", &second, "--accept"]);
     ok(&place, &["pull", &second]);
     let error = hello(&place, &reference, &[]).error(5, &place);
-    assert!(error.contains("error[WF0942]") && error.contains("not signed by bob"), "{error}");
+    assert!(
+        error.contains("error[WF0942]") && error.contains("not signed by its previous signer bob"),
+        "{error}"
+    );
     drop(fake);
 }
 

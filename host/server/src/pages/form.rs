@@ -337,7 +337,7 @@ mod tests {
             answered(&question, &filled),
             Ok(json!({ "ok": false, "n": 7, "tags": ["a", "b"], "size": null, "any": { "x": 1 } }))
         );
-        assert_eq!(answered(&question, &[("f.n", "x")]), Err("`n` is a number".to_owned()));
+        assert_eq!(answered(&question, &[("f.n", "x")]), Err("`n` has to be a number".to_owned()));
         assert_eq!(answered(&question, &[("f.ok", "true")]), Err("`n` is missing".to_owned()));
     }
 

@@ -18,17 +18,17 @@ type Millis = uint64
 type Failure = wfhost_workflow_types.Failure
 type Step = wfhost_workflow_types.Step
 
-// When and how often a failed attempt is repeated.
+// When and how often a failed attempt is retried.
 type Retry struct {
-        // Attempts in all, the first one included.
+        // The total number of attempts, including the first one.
 MaxAttempts uint32
 // The delay before the second attempt.
 Initial uint64
-// Each further delay is this many times the one before.
+// Each further delay is this many times longer.
 Factor float32
-// No delay is longer.
+// The longest delay.
 Max uint64
-// Each delay is varied by up to this fraction, 0 to 1.
+// Each delay varies by up to this fraction, from 0 to 1.
 Jitter float32
 // Kinds of failure that are not retried.
 Fatal []string
@@ -36,49 +36,49 @@ Fatal []string
 
 // Time limits of a call.
 type Limits struct {
-        // Of one attempt.
+        // The limit of one attempt.
 Attempt witTypes.Option[uint64]
-// Of the whole step, with all attempts and delays.
+// The limit of the whole step, with all attempts and delays.
 Total witTypes.Option[uint64]
 // The longest time without a sign of life.
 Heartbeat witTypes.Option[uint64]
 }
 
-// Answers may be taken from earlier runs that asked the same.
+// Reuse of answers to equal requests of earlier runs.
 type Caching struct {
-        // Another version asks afresh.
+        // Answers are reused only within one version.
 Version string
-// The greatest age of an answer.
+// The maximum age of an answer.
 Ttl witTypes.Option[uint64]
 }
 
-// What is asked of an agent.
+// A request to an agent.
 type Request struct {
         Prompt string
-// Structured data beside the prompt.
+// Structured data in addition to the prompt.
 Input witTypes.Option[string]
-// Who may answer; attempt n goes to the n-th. Empty: the run's default.
+// The providers; attempt n goes to the n-th. Empty: the run's default.
 Providers []string
-// The provider's default if none.
+// By default, the provider's model.
 Model witTypes.Option[string]
-// A JSON Schema that the answer has to fit.
+// A JSON Schema that the answer has to match.
 Schema witTypes.Option[string]
-// Goes on with an earlier conversation: `reply.session` of its last answer.
+// Continues an earlier conversation: `reply.session` of its last answer.
 Session witTypes.Option[string]
-// The name of a workspace that the host was configured with.
+// The name of a workspace in the host's configuration.
 Workspace witTypes.Option[string]
-// What people see. The beginning of the prompt if none.
+// A label for people. By default, the beginning of the prompt.
 Label witTypes.Option[string]
-// Calls with the same group share a limit of concurrency.
+// Calls with the same group share a concurrency limit.
 Group witTypes.Option[string]
 Retry witTypes.Option[Retry]
 Limits witTypes.Option[Limits]
 Cache witTypes.Option[Caching]
-// An object that is passed to the provider as it is.
+// An object that is passed to the provider unchanged.
 Options witTypes.Option[string]
 }
 
-// What an answer consumed.
+// The usage of an answer.
 type Usage struct {
         InputTokens uint64
 OutputTokens uint64
@@ -91,11 +91,11 @@ CostMicros uint64
 type Reply struct {
         // A JSON string if the agent answered with plain text.
 Output string
-// To go on with this conversation.
+// The id of the conversation, to continue it.
 Session witTypes.Option[string]
 Model witTypes.Option[string]
 Usage witTypes.Option[Usage]
-// Who answered.
+// The provider that answered.
 Provider string
 }
 

@@ -22,11 +22,11 @@ const (
         OnParentCloseCancel uint8 = 0
 OnParentCloseAbandon uint8 = 1
 )
-// What becomes of a child when its parent ends first.
+// What happens to a child when its parent ends first.
 type OnParentClose = uint8
 
 type Options struct {
-        // The child's id. Made from the parent's id and the step if none.
+        // The child's id. By default derived from the parent's id and the step.
 Id witTypes.Option[string]
 OnClose OnParentClose
 Labels []witTypes.Tuple2[string, string]

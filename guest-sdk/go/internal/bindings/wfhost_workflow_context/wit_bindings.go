@@ -20,12 +20,12 @@ type RunInfo struct {
 Run string
 // The name of the workflow.
 Workflow string
-// The BLAKE3 digest of the module that the run began with.
+// The BLAKE3 digest of the module that the run started with.
 Digest string
 // The run that started this one.
 Parent witTypes.Option[string]
 Started uint64
-// Always 1 for now: how often the run as a whole was begun again.
+// The attempt at the whole run. Currently always 1.
 Attempt uint32
 Labels []witTypes.Tuple2[string, string]
 }

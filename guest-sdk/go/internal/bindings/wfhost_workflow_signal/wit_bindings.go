@@ -18,14 +18,14 @@ type Millis = uint64
 type Failure = wfhost_workflow_types.Failure
 type Step = wfhost_workflow_types.Step
 
-// Something that a person has to decide or to supply.
+// A question to a person.
 type Question struct {
         Prompt string
-// A JSON Schema that the answer has to fit.
+// A JSON Schema that the answer has to match.
 Schema witTypes.Option[string]
-// If there are any, the answer is one of them.
+// If not empty, the answer has to be one of these.
 Choices []string
-// What one has to know to answer.
+// Information for the person who answers.
 Details witTypes.Option[string]
 }
 

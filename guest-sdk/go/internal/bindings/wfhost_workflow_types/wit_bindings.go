@@ -14,45 +14,45 @@ witTypes "github.com/wfhost/wfhost/guest-sdk/go/internal/wit/types"
 
 // RFC 8259 text.
 type Json = string
-// A length of time in milliseconds.
+// A duration in milliseconds.
 type Millis = uint64
 // A point in time: milliseconds since 1970-01-01 UTC.
 type Timestamp = uint64
 
 const (
-        // The other side answered that it could not do it.
+        // The other side reported that it could not do it.
 FailureKindFailed uint8 = 0
-// A time limit passed.
+// A time limit expired.
 FailureKindTimedOut uint8 = 1
 // The step or the run was cancelled.
 FailureKindCancelled uint8 = 2
-// An answer does not fit what was asked for.
+// An answer does not match the schema of the request.
 FailureKindInvalidOutput uint8 = 3
-// The budget does not allow it.
+// It would exceed the budget.
 FailureKindBudgetExceeded uint8 = 4
-// Nobody could be reached who would do it.
+// No provider could be reached.
 FailureKindUnavailable uint8 = 5
-// The request itself is wrong, or somebody refused it.
+// The request is invalid, or it was refused.
 FailureKindRejected uint8 = 6
 )
-// Why a step or a run did not end well.
+// The kind of a failure of a step or a run.
 type FailureKind = uint8
 
-// A step or a run that did not end well.
+// The failure of a step or a run.
 type Failure struct {
         Kind FailureKind
 // For people.
 Message string
 // For programs.
 Details witTypes.Option[string]
-// How often it was tried; 0 if it never was.
+// The number of attempts; 0 if none was made.
 Attempts uint32
 }
 
 //go:wasmimport wfhost:workflow/types@0.1.0 [resource-drop]step
 func resourceDropStep(handle int32)
 
-// An operation that was started. Dropping a step that is not done cancels it.
+// An operation that was started. Dropping an open step cancels it.
 type Step struct {
         handle *witRuntime.Handle
 }
@@ -97,8 +97,8 @@ func StepFromBorrowHandle(handleValue int32) *Step {
 //go:wasmimport wfhost:workflow/types@0.1.0 [resource-drop]wait-set
 func resourceDropWaitSet(handle int32)
 
-// The same for many steps without passing them each time: `wait-any` over
-// n steps costs O(n), `next` O(log n). An SDK's executor is made of this.
+// Waits for many steps without passing them each time: `wait-any` over n
+// steps costs O(n), `next` O(log n). The executors of the SDKs use this.
 type WaitSet struct {
         handle *witRuntime.Handle
 }
