@@ -8,10 +8,10 @@ use futures_util::future::{join_all, try_join_all};
 use private_postgres::Postgres;
 use serde_json::{Value, json};
 use tokio_postgres::{Client, NoTls, Statement};
+use wfhost::Evict;
 use wfhost::store::{
     ClaimHow, Claimed, MessageBody, Owner, RunFilter, RunState, SharedStore, Synchronous, Wanted,
 };
-use wfhost::{Evict, Host};
 use wfhost_core::{Json, RunId};
 use wfhost_postgres::{PostgresOptions, PostgresStore};
 
@@ -127,6 +127,10 @@ impl Loop {
         }
     }
 
+    async fn simple(&self, sql: &str) {
+        self.client.batch_execute(sql).await.expect("a transaction");
+    }
+
     /// What DBOS does: a transaction that looks whether the workflow was cancelled and the step was done, and one that
     /// looks whose it is and records the step. Each statement is a round trip, BEGIN and COMMIT are as well, as
     /// psycopg sends them; one of the commits has something to make durable.
@@ -135,15 +139,14 @@ impl Loop {
         self.client.execute(begin, &[&workflow]).await.expect("a row");
         let output = "x".repeat(STEP_BYTES);
         for step in 0..count as i32 {
-            let simple = async |sql: &str| self.client.batch_execute(sql).await.expect("a transaction");
-            simple("BEGIN").await;
+            self.simple("BEGIN").await;
             self.client.query(&self.status, &[&workflow]).await.expect("a row");
             self.client.query(&self.output, &[&workflow, &step]).await.expect("no row");
-            simple("COMMIT").await;
-            simple("BEGIN").await;
+            self.simple("COMMIT").await;
+            self.simple("BEGIN").await;
             self.client.query(&self.executor, &[&workflow]).await.expect("a row");
             self.client.query(&self.record, &[&workflow, &step, &output]).await.expect("a row");
-            simple("COMMIT").await;
+            self.simple("COMMIT").await;
         }
     }
 }
@@ -183,7 +186,11 @@ pub fn concurrent(place: &Place) -> Vec<Reading> {
     const CONNECTIONS: u64 = 50;
     let server = server();
     place.runtime.block_on(async {
-        let loops = join_all((0..CONNECTIONS).map(|_| Loop::new(&server))).await;
+        // One after the other: the first creates the tables.
+        let mut loops = Vec::new();
+        for _ in 0..CONNECTIONS {
+            loops.push(Loop::new(&server).await);
+        }
         let loops = Arc::new(loops);
         let each = place.many(200);
         let dbos = took(&server, async {
@@ -393,7 +400,9 @@ pub fn hosts(place: &Place) -> Vec<Reading> {
                 );
             }
             let begin = Instant::now();
-            all.iter().for_each(|bench| Host::serve(&bench.host));
+            for bench in &all {
+                bench.host.serve();
+            }
             let left = RunFilter {
                 states: vec![RunState::Queued, RunState::Running, RunState::Waiting],
                 limit: 1,
