@@ -54,6 +54,10 @@ async function take(html) {
     for (const form of main.querySelectorAll("form")) {
         if (form.dataset.dirty || form.contains(document.activeElement)) form.dataset.own = "";
     }
+    // What somebody opened stays open.
+    for (const one of /** @type {NodeListOf<HTMLDetailsElement>} */ (main.querySelectorAll("details[data-toggled]"))) {
+        if (one.open) one.dataset.own = ""; else delete one.dataset.own;
+    }
     const row = main.querySelector("tr.here");
     // @ts-ignore: htmx is a global of its own file.
     await window.htmx.swap({ sourceElement: main, target: main, swap: "innerMorph", text: next.innerHTML, transition: false });
@@ -71,6 +75,11 @@ async function take(html) {
 main.addEventListener("input", (event) => {
     const form = /** @type {HTMLElement} */ (event.target).closest("form");
     if (form) form.dataset.dirty = "1";
+});
+
+main.addEventListener("click", (event) => {
+    const summary = /** @type {HTMLElement} */ (event.target).closest("summary");
+    if (summary?.parentElement) summary.parentElement.dataset.toggled = "1";
 });
 
 /** @param {string} text @param {boolean} [bad] */

@@ -114,9 +114,16 @@ impl Server {
 
     /// What a browser sends from then on that logged in with this code.
     pub fn log_in(&self, code: &str) -> String {
+        self.log_in_below("", code)
+    }
+
+    /// The same for a namespace, by what its addresses begin with.
+    pub fn log_in_below(&self, base: &str, code: &str) -> String {
         let form = [("Content-Type", "application/x-www-form-urlencoded")];
-        let answer =
-            self.try_ask("POST", "/ui/login", &form, format!("code={code}").as_bytes()).expect("an answer");
+        let answer = self
+            .try_ask("POST", &format!("{base}/ui/login"), &form, format!("code={code}").as_bytes())
+            .expect("an answer");
+        assert_eq!(answer.header("location"), Some(&*format!("{base}/ui")), "{}", answer.text());
         let cookie = answer.as_written.lines().find_map(|line| {
             line.to_ascii_lowercase()
                 .starts_with("set-cookie: ")

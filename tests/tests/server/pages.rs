@@ -320,15 +320,15 @@ fn many_runs_are_acted_on_after_a_look() {
     assert!(!browser.page("/ui").contains("/ui/batch"));
     let list = browser.page("/ui?label=team%3Dred");
     assert!(list.contains("action=\"/ui/batch\"") && list.contains("value=\"team=red\""), "{list}");
-    let preview = browser.page("/ui/batch?label=team%3Dred&act=cancel");
+    let preview = browser.page("/ui/batch?label=team%3Dred&act=terminate");
     assert!(
-        preview.contains("Cancel 3 runs") && preview.contains("red-2") && !preview.contains("blue"),
+        preview.contains("Terminate 3 runs") && preview.contains("red-2") && !preview.contains("blue"),
         "{preview}"
     );
     assert!(preview.contains("cannot be undone"), "{preview}");
     assert_eq!(state("red-0"), "waiting", "looking does nothing");
     let filled = |expected: &'static str| {
-        [("act", "cancel"), ("label", "team=red"), ("expected", expected), ("reason", "enough")]
+        [("act", "terminate"), ("label", "team=red"), ("expected", expected), ("reason", "enough")]
     };
     // Another one came meanwhile.
     start("red-3", "red");
@@ -336,10 +336,8 @@ fn many_runs_are_acted_on_after_a_look() {
     assert!(answer.status == 409 && answer.text().contains("there are now 4"), "{}", answer.text());
     assert_eq!(state("red-0"), "waiting");
     let answer = browser.send("/ui/batch", &filled("4"));
-    assert!(answer.status == 200 && answer.text().contains("Cancel: 4 runs done"), "{}", answer.text());
-    eventually("they are cancelled", || {
-        (0..4).all(|n| state(&format!("red-{n}")) == "cancelled").then_some(())
-    });
+    assert!(answer.status == 200 && answer.text().contains("Terminate: 4 runs done"), "{}", answer.text());
+    eventually("they have ended", || (0..4).all(|n| state(&format!("red-{n}")) == "cancelled").then_some(()));
     assert_eq!(state("blue"), "waiting");
     // What cannot be done with one is told of that one.
     let answer = browser.send("/ui/batch", &[("act", "pause"), ("label", "team=red"), ("expected", "4")]);
@@ -359,7 +357,7 @@ fn many_runs_are_acted_on_after_a_look() {
         assert_eq!(browser.send("/ui/batch", fields).status, status, "{fields:?}");
     }
     let audit = server.ask("GET", "/api/v1/audit", None).text();
-    assert!(audit.contains("red-3") && audit.contains("runs.cancel"), "{audit}");
+    assert!(audit.contains("red-3") && audit.contains("runs.terminate"), "{audit}");
 }
 
 #[test]
@@ -442,11 +440,7 @@ fn the_chart_tells_waiting_for_a_turn_from_working_and_who_took_over() {
     asked["id"] = "lost".into();
     server.post("/api/v1/runs", &asked);
     eventually("it is at work", || {
-        server
-            .ask("GET", "/api/v1/runs/lost/steps/2/transcript", None)
-            .text()
-            .contains("at work")
-            .then_some(())
+        server.ask("GET", "/api/v1/runs/lost/transcript", None).text().contains("at work").then_some(())
     });
     server.kill();
     let server = Server::start(&place, &["--config", &file]);

@@ -53,11 +53,7 @@ fn each_namespace_has_its_own_runs_tokens_and_pages() {
     });
     assert_eq!(server.get("/api/v1/runs/same")["state"], "waiting");
     // Pages stay within, by a cookie of their own.
-    let form = [("Content-Type", "application/x-www-form-urlencoded")];
-    let entered = server.try_ask("POST", "/ns/red/ui/login", &form, format!("code={by_hand}").as_bytes());
-    let entered = entered.unwrap();
-    assert_eq!((entered.status, entered.header("location")), (303, Some("/ns/red/ui")), "{}", entered.text());
-    let cookie = entered.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
+    let cookie = server.log_in_below("/ns/red", &by_hand);
     let page = |path: &str| server.try_ask("GET", path, &[("Cookie", &cookie)], b"").unwrap();
     for path in
         ["/ns/red/ui", "/ns/red/ui/runs/same", "/ns/red/ui/runs/same/at?entry=1", "/ns/red/ui/settings"]
