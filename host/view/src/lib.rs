@@ -28,8 +28,8 @@ pub use self::modules::{ModuleView, UpgradeView};
 pub use self::people::{InboxView, QuestionView, answer_commands};
 pub use self::replay::{AskedView, FrameView, ReplayView, log_lines};
 pub use self::run::{
-    FailedAttemptView, RunView, RunsView, SpentView, StepView, WaitView, ago, ended, outcome, parts,
-    relatives, waits,
+    FailedAttemptView, PluginView, RunView, RunsView, SpentView, StepView, WaitView, ago, ended, outcome,
+    parts, relatives, waits,
 };
 pub use self::schedule::{ScheduleView, SchedulesView, times};
 pub use self::trace::{Link, Span, Trace, otlp};
