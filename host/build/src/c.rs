@@ -1,6 +1,6 @@
 //! Workflows in C: which compiler there is, and calling it.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -59,14 +59,28 @@ pub(super) fn build(
     // Line numbers show in failures and in `wfhost replay --backtrace`.
     clang.args(["--target=wasm32-wasi", "-Wno-deprecated", "-mexec-model=reactor", "-std=gnu17"]);
     clang.args(["-O2", "-g", "-Wall"]).arg("-I").arg(sdk);
+    // The same source gives the same bytes wherever it is.
+    clang.arg(prefix_map(sdk, "c-sdk")).arg(prefix_map(&layout.dir, ".")).arg("-fdebug-compilation-dir=.");
     let own = SDK.iter().filter(|(name, _)| name.ends_with(".c")).map(|(name, _)| sdk.join(name));
-    clang.args(own).args(sources);
+    clang.args(own);
+    for source in sources {
+        clang.arg(source.canonicalize().map_err(file(source))?);
+    }
     clang.arg("-o").arg(&core);
     layout.run(&mut clang, "clang")?;
     progress(Progress::Wrapping(&layout.name));
     let component = componentize(&read(&core)?)
         .map_err(|reason| BuildError::Componentize { path: core.clone(), reason })?;
     layout.write(|_, partial| std::fs::write(partial, &component).map_err(file(partial)))
+}
+
+/// Has a directory called otherwise in what is compiled.
+fn prefix_map(dir: &Path, name: &str) -> OsString {
+    let mut map = OsString::from("-ffile-prefix-map=");
+    map.push(dir);
+    map.push("=");
+    map.push(name);
+    map
 }
 
 /// The compiler of the WASI SDK if it is named, else Debian's.

@@ -50,12 +50,17 @@ impl Delete {
 
 /// Asks on a terminal; elsewhere `--yes` is needed.
 pub(super) fn confirm(yes: bool, question: &str) -> Result<(), Trouble> {
+    ask(yes, question, "say --yes: this cannot be undone")
+}
+
+/// The same, with what is to be said where nobody can be asked.
+pub(super) fn ask(yes: bool, question: &str, instead: &str) -> Result<(), Trouble> {
     if yes {
         return Ok(());
     }
     let refused = || Trouble::usage("WF0509", "nothing was done");
     if !std::io::stdin().is_terminal() {
-        return Err(refused().hint("this cannot be undone: confirm it with --yes"));
+        return Err(refused().hint(instead));
     }
     printer::prompt(&format!("{question} [y/N]"));
     let mut line = String::new();

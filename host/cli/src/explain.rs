@@ -540,7 +540,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ),
     (
         "WF0943",
-        "a key cannot be used or created\n\nKeys are P-256 or Ed25519: private keys as PKCS#8 in PEM, public keys as PEM, as OpenSSL and cosign write them. Only its owner may have access to the file of a private key.",
+        "a key cannot be used or created\n\nKeys are P-256 or Ed25519: private keys as PKCS#8 in PEM, public keys as PEM, as OpenSSL and cosign write them. Only its owner may have access to the file of a private key. A key encrypted as OpenSSL does it is read with the passphrase in WFHOST_KEY_PASSPHRASE.",
     ),
     (
         "WF0945",
@@ -553,6 +553,26 @@ pub(super) const CODES: &[(&str, &str)] = &[
     (
         "WF0947",
         "an archive of modules cannot be used\n\nIt is a tar file of an OCI image layout, as `wfhost save` and `skopeo copy .. oci-archive:FILE` write it. The whole file is checked before anything is stored.",
+    ),
+    (
+        "WF0948",
+        "the certificates for a registry cannot be used\n\n[registries.\"HOST\"] ca = \"FILE\" names a file with CA certificates in PEM. Only these are then accepted for the registry; without `ca` it is the system's trust store.",
+    ),
+    (
+        "WF0949",
+        "no version of a module matches the requirement\n\nREGISTRY/NAME@REQUIREMENT is the newest matching version: ^1.2 (1.2.0 up to 2), ~1.2 (up to 1.3), >=1.2, <1.5, =1.4.2, or *. Versions are the tags that are full versions, like 1.4.2. Pre-releases like 2.0.0-rc.1 match only if the requirement names them.",
+    ),
+    (
+        "WF0950",
+        "the source of a module is not known or cannot be fetched\n\n`wfhost push REFERENCE DIR --sign KEY --provenance` attaches it: the commit of a git repository that others can fetch, with everything committed. `wfhost verify REFERENCE --rebuild` fetches that commit by https or ssh, or from --source, and builds it.",
+    ),
+    (
+        "WF0951",
+        "a module differs from its rebuilt source\n\nThe parts that differ are listed. Other versions of compilers and tools produce other bytes: compare the versions that the module names with yours. If they are the same, ask the publisher.",
+    ),
+    (
+        "WF0952",
+        "a module has no provenance, but a rule requires it\n\n[[signatures.rules]] with `provenance = true` requires what `wfhost push REFERENCE DIR --sign KEY --provenance` attaches, signed by an accepted signer of the module.",
     ),
     (
         "WF1201",
@@ -578,6 +598,22 @@ pub(super) const CODES: &[(&str, &str)] = &[
     (
         "WF1207",
         "the permissions that a plugin requests cannot be read\n\nThe section `wfhost:wants` of the component was written by another version of wfhost.",
+    ),
+    (
+        "WF1213",
+        "a plugin cannot be added or removed\n\n`wfhost plugin add` writes a section [providers.NAME] to wfhost.toml, and `wfhost plugin rm` removes it. A section that is not written as lines below such headers has to be edited by hand.",
+    ),
+    (
+        "WF1214",
+        "a new version of a plugin requests more permissions than were accepted\n\nwfhost.lock stores the permissions that the plugin requested when it was added or updated. Review the lines with +; `wfhost update NAME --accept` accepts them. This grants nothing: permissions are granted in its section of wfhost.toml.",
+    ),
+    (
+        "WF1215",
+        "a permission is granted that a plugin does not request\n\n--inject and --directory of `wfhost plugin add` refer to requested permissions; `wfhost inspect` shows them.",
+    ),
+    (
+        "WF1208",
+        "the certificates for the servers of a plugin cannot be used\n\n`ca` in [[providers.NAME.http]] names a file with CA certificates in PEM. Only these are then accepted for the grant's host; without `ca` it is the system's trust store.",
     ),
     (
         "WF1210",

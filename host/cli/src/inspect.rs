@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 use wfhost::engine::{Import, ModuleSummary, summarize};
 use wfhost_core::{DescribeError, Description, Digest, Limit, RunConfig};
 use wfhost_registry::policy::Level;
-use wfhost_registry::{Reference, metadata};
+use wfhost_registry::{Reference, metadata, provenance};
 
 use super::diagnostic::{Exit, Trouble};
-use super::registry::{Fetch, Others, Session};
-use super::{Common, Format, module_arg, printer};
+use super::registry::{Fetch, Others};
+use super::{Common, Format, module_arg, plugin_add, printer, registry, sign};
 
 /// Show what a module is: what it says of itself, its imports and exports, its limits
 ///
@@ -92,7 +92,7 @@ impl Inspect {
 impl Inspect {
     /// What a module in a registry says of itself: its manifest and its configuration are fetched, not it.
     async fn reference(&self, common: &Common, reference: &Reference) -> Result<Exit, Trouble> {
-        let mut session = Session::open(common)?;
+        let mut session = registry::open(common)?;
         // Looking is no running: what is not signed is told, too.
         session.rules.default = session.rules.default.min(Level::Warn);
         session.rules.rules.iter_mut().for_each(|rule| rule.level = rule.level.min(Level::Warn));
@@ -104,10 +104,19 @@ impl Inspect {
         let component = config.component.unwrap_or_default();
         let description = config.describe.map(|said| Description::read(said.as_str().as_bytes())).transpose();
         let described = metadata::of_annotations(&resolved.manifest.annotations);
+        let annotations = &resolved.manifest.annotations;
+        let is_plugin = annotations.get(metadata::KIND).is_some_and(|kind| kind == "plugin");
+        let kind = if is_plugin { "plugin" } else { "workflow" };
+        let wants =
+            annotations.get(metadata::WANTS).filter(|text| is_plugin && text.len() <= metadata::WANTS_BYTES);
+        let wants: Option<wfhost_core::Wants> = wants.and_then(|text| serde_json::from_str(text).ok());
         let signers: Vec<_> = verdict.signers.iter().map(|signer| signer.name.clone()).collect();
+        let said =
+            provenance::find(&session.client, &session.store, &resolved, &verdict.signers, pull).await?;
         if common.output != Format::Text {
+            let views: Vec<_> = said.iter().map(|(by, said)| sign::provenance_view(by, said)).collect();
             printer::json(&json!({
-                "schema": "wfhost/artifact/1", "name": reference.name(), "reference": resolved.exact().to_string(),
+                "schema": "wfhost/artifact/1", "provenance": views, "kind": kind, "wants": wants, "name": reference.name(), "reference": resolved.exact().to_string(),
                 "manifest": resolved.digest, "layer": resolved.layer.digest, "bytes": resolved.layer.size,
                 "signers": signers, "described": described, "imports": component.imports, "exports": component.exports,
                 "describes": description.as_ref().ok(),
@@ -115,14 +124,21 @@ impl Inspect {
             }));
             return Ok(Exit::Done);
         }
-        printer::line(format!("module   {}", reference.name()));
+        let head = if is_plugin { "plugin" } else { "module" };
+        printer::line(format!("{head:<8} {}", reference.name()));
         printer::line(format!("manifest {}", resolved.digest));
         printer::line(format!("layer    {}", resolved.layer.digest));
         printer::line(format!("bytes    {}", resolved.layer.size));
         let signed = if signers.is_empty() { "no known key".to_owned() } else { signers.join(", ") };
         printer::line(format!("signed   by {signed}"));
+        for (by, said) in &said {
+            printer::line(format!("source   {}, according to {by}", sign::built_from(said)));
+        }
         facts(&described);
         about(&description);
+        for line in wants.iter().flat_map(plugin_add::wants_lines) {
+            printer::line(format!("wants    {line}"));
+        }
         for name in &component.imports {
             printer::line(format!("import   {name}"));
         }
@@ -173,26 +189,7 @@ fn plugin(common: &Common, name: &str, bytes: &[u8], summary: &ModuleSummary) ->
     printer::line(format!("bytes    {}", bytes.len()));
     facts(&metadata::of_component(bytes));
     imports.iter().for_each(|import| printer::line(format!("import   {import}")));
-    for wanted in &wants.http {
-        let with = if wanted.inject.is_empty() {
-            String::new()
-        } else {
-            format!(" with {}", wanted.inject.join(", "))
-        };
-        printer::line(format!(
-            "wants    {} {}{with}  {}",
-            wanted.methods.join(","),
-            wanted.url,
-            wanted.reason
-        ));
-    }
-    for wanted in &wants.directories {
-        let how = if wanted.write { "write" } else { "read" };
-        printer::line(format!("wants    {how} {}  {}", wanted.path, wanted.reason));
-    }
-    for wanted in &wants.env {
-        printer::line(format!("wants    ${}  {}", wanted.name, wanted.reason));
-    }
+    plugin_add::wants_lines(&wants).iter().for_each(|line| printer::line(format!("wants    {line}")));
     if wants.is_empty() {
         printer::line("wants    nothing");
     }

@@ -23,8 +23,8 @@ enum Action {
 
 /// Create a key pair: NAME.key, which is private, and NAME.pub for verification
 ///
-/// The keys are P-256 in PEM, which cosign and OpenSSL read. The private key is not
-/// encrypted; only its owner can read it.
+/// The keys are P-256 in PEM, which cosign and OpenSSL read. Only its owner can read the
+/// private key; with --encrypt it is encrypted with a passphrase.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost key new acme
@@ -35,11 +35,14 @@ struct New {
     /// The directory of the key [default: wfhost/keys in the user's configuration directory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Encrypt the private key with the passphrase in WFHOST_KEY_PASSPHRASE
+    #[arg(long)]
+    encrypt: bool,
 }
 
 impl KeyVerb {
     pub fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let Action::New(New { name, dir }) = &self.action;
+        let Action::New(New { name, dir, encrypt }) = &self.action;
         let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if name.is_empty() || name.starts_with('.') || !name.chars().all(is_name) {
             return Err(Trouble::usage("WF0943", format!("invalid key name `{name}`"))
@@ -49,7 +52,13 @@ impl KeyVerb {
             Trouble::host("WF0943", "there is no directory for keys: HOME is not set")
                 .hint("name one with --dir")
         })?;
-        let (private, public, key) = keys::write_pair(&dir, name)?;
+        let passphrase = registry::passphrase();
+        if *encrypt && passphrase.is_none() {
+            return Err(Trouble::usage("WF0943", "no passphrase is set to encrypt the key with")
+                .hint("set WFHOST_KEY_PASSPHRASE; signing needs it as well"));
+        }
+        let passphrase = passphrase.filter(|_| *encrypt);
+        let (private, public, key) = keys::write_pair(&dir, name, passphrase.as_deref())?;
         printer::say(common, "Secret", &private.display().to_string());
         printer::say(common, "Public", &format!("{}, for verification:", public.display()));
         match common.output {

@@ -35,10 +35,12 @@ mod pause;
 mod people;
 mod place;
 mod plugin;
+mod plugin_add;
 mod printer;
 mod ps;
 mod pull;
 mod push;
+mod rebuild;
 mod registry;
 mod replay;
 mod resume;
@@ -228,7 +230,7 @@ enum Verb {
     Trust(trust::Trust),
     /// Stop trusting a project
     Untrust(trust::Untrust),
-    /// List, call and test plugins (agents that are components)
+    /// Add, list, call and test plugins (agents that are components)
     Plugin(plugin::PluginVerb),
     /// Check the installation: database, providers, keys, programs
     Doctor(doctor::Doctor),

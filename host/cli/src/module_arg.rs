@@ -1,7 +1,8 @@
 //! The argument that names a module.
 //!
 //! It is, in this order: a path; a digest of the database or the local store; a name of `[modules]` in
-//! the configuration; a name in the database; a reference to a registry; a name in the local store.
+//! the configuration, also with what its version has to fit (`hello@^1.2`); a name in the database; a
+//! reference to a registry; a name in the local store.
 //! Nothing but a registry that is spelt out leads to one.
 
 use std::path::{Path, PathBuf};
@@ -76,6 +77,11 @@ pub(crate) async fn find(
     }
     if let Ok(digest) = arg.parse::<Sha256>() {
         return by_digest(common, digest, fetch).await;
+    }
+    if registry::with_requirement(arg).is_some() {
+        let reference = registry::meant(common, arg)?;
+        let name = arg.split('@').next().unwrap_or(arg).to_owned();
+        return Ok(Found { name, ..registry::fetch(common, &reference, fetch).await?.into() });
     }
     let config = common.config()?;
     if let Some(module) = config.modules()?.get(arg) {

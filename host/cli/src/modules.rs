@@ -10,7 +10,7 @@ use wfhost_view::ModuleView;
 use super::diagnostic::{Exit, Trouble};
 use super::printer::{Column, left, right};
 use super::registry::Fetch;
-use super::{Common, Format, module_arg, printer, registry};
+use super::{Common, Format, module_arg, plugin_add, printer, registry};
 
 /// Add a module to the database
 ///
@@ -37,11 +37,12 @@ impl Add {
         let host = common.host(store, Providers::builtin(), Evict::default(), Adopt::Own)?;
         let found = module_arg::find(common, None, &self.module, self.fetch).await?;
         let (name, bytes) = (found.name, found.bytes);
+        plugin_add::is_workflow(&name, &bytes, &self.module)?;
         let denied = if self.trap_denied { Denied::Trap } else { Denied::Refuse };
         let module = host.add_module_with(&name, &bytes, denied).await?;
         printer::say(common, "Added", &format!("{name}  {}", module.digest));
         if let Some(origin) = found.origin.filter(|origin| origin.reference.digest().is_none()) {
-            let mut lock = registry::Session::open(common)?.lock;
+            let mut lock = registry::open(common)?.lock;
             if lock.set(origin.locked(&name, &bytes))? {
                 printer::say(common, "Locked", &format!("{} in {}", origin.exact(), lock.path.display()));
             }

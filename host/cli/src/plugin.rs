@@ -13,9 +13,9 @@ use wfhost_plugins::{Exchange, Plugin, PluginConfig, PluginError, Recording, wan
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{json_arg, length_arg};
-use super::{Common, Format, printer};
+use super::{Common, Format, plugin_add, printer};
 
-/// List, call and test plugins (agents that are components)
+/// Add, list, call and test plugins (agents that are components)
 #[derive(clap::Args)]
 pub(crate) struct PluginVerb {
     #[command(subcommand)]
@@ -24,6 +24,10 @@ pub(crate) struct PluginVerb {
 
 #[derive(Subcommand)]
 enum What {
+    /// Add a plugin to the project as a provider, with the grants that it asks for
+    Add(plugin_add::AddArgs),
+    /// Remove a plugin from the project
+    Rm(plugin_add::RmArgs),
     /// List the configured plugins
     Ls(Ls),
     /// Call a plugin once
@@ -129,6 +133,8 @@ struct Expect {
 impl PluginVerb {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         match &self.what {
+            What::Add(args) => args.execute(common).await,
+            What::Rm(args) => args.execute(common),
             What::Ls(_) => ls(common),
             What::Call(args) => args.execute(common).await,
             What::Test(args) => args.execute(common).await,
@@ -146,7 +152,7 @@ fn ls(common: &Common) -> Result<Exit, Trouble> {
         let checks = plugin.check();
         let problems: Vec<_> = checks.into_iter().filter_map(|check| check.problem).collect();
         let lacks = plugin.lacks().unwrap_or_default();
-        (plugin, plugin.digest().ok(), problems, lacks)
+        (plugin, plugin.digest().ok().flatten(), problems, lacks)
     });
     if common.output != Format::Text {
         let plugins: Vec<_> = described
@@ -161,7 +167,7 @@ fn ls(common: &Common) -> Result<Exit, Trouble> {
                                 "inject": grant.inject.keys().collect::<Vec<_>>() })
                     })
                     .collect();
-                json!({ "name": plugin.name(), "file": config.path, "digest": digest, "http": http,
+                json!({ "name": plugin.name(), "file": config.source.to_string(), "digest": digest, "http": http,
                         "directories": config.directories.keys().collect::<Vec<_>>(), "audit": config.audit,
                         "problems": problems, "lacks": lacks })
             })
@@ -172,7 +178,7 @@ fn ls(common: &Common) -> Result<Exit, Trouble> {
     for (plugin, digest, problems, lacks) in described {
         let config = plugin.config();
         let digest = digest.map(|digest| digest.to_string()).unwrap_or_default();
-        printer::line(format!("{}  {}  {digest}", plugin.name(), config.path.display()));
+        printer::line(format!("{}  {}  {digest}", plugin.name(), config.source));
         for grant in &config.http {
             let methods: Vec<_> = grant.methods.iter().map(ToString::to_string).collect();
             let with: Vec<_> = grant.inject.keys().map(String::as_str).collect();

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use serde_json::json;
 use wfhost::engine::summarize;
 use wfhost_core::Digest;
-use wfhost_registry::Reference;
 
 use super::diagnostic::{Exit, Trouble};
 use super::registry::Fetch;
@@ -20,7 +19,8 @@ use super::{Common, Format, printer, registry};
   wfhost pull ghcr.io/acme/reviewer:1.4.2
   wfhost pull ghcr.io/acme/reviewer:1.4.2 --to reviewer.wasm")]
 pub(crate) struct Pull {
-    /// The module: REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:DIGEST
+    /// The module: REGISTRY/NAME:TAG, REGISTRY/NAME@sha256:DIGEST, or the newest version that
+    /// matches: REGISTRY/NAME@^1.2
     reference: String,
     /// Also write the component to a file
     #[arg(long, value_name = "FILE")]
@@ -34,8 +34,8 @@ pub(crate) struct Pull {
 
 impl Pull {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let reference: Reference = self.reference.parse()?;
-        let session = registry::Session::open(common)?;
+        let reference = registry::meant(common, &self.reference)?;
+        let session = registry::open(common)?;
         let fetched = registry::fetch_with(common, &session, &reference, self.fetch, self.accept).await?;
         let summary = summarize(&fetched.bytes)?;
         if let Some(file) = &self.to {

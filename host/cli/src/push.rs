@@ -6,20 +6,21 @@ use serde_json::json;
 use wfhost::clock;
 use wfhost_registry::manifest::{Descriptor, MANIFEST, Manifest};
 use wfhost_registry::metadata;
-use wfhost_registry::{Artifact, Client, Pull, Pushed, Reference, RegistryError, Sha256};
+use wfhost_registry::{Artifact, Client, Provenance, Pull, Pushed, Reference, RegistryError, Sha256};
 
 use super::diagnostic::{Exit, Trouble};
 use super::registry::Fetch;
-use super::{Common, Format, module_arg, printer, registry};
+use super::{Common, Format, module_arg, plugin_add, printer, registry};
 
-/// Push a module to a registry
+/// Push a workflow or a plugin to a registry
 ///
 /// The module becomes an OCI artifact that `wkg`, `oras` and `skopeo` can read. A tag
 /// that is a full version, like 1.4.2, is not moved to other content.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost push ghcr.io/acme/reviewer:1.4.2
-  wfhost push localhost:5000/me/hello:1.0.0 hello.wasm --also 1,1.0,latest")]
+  wfhost push localhost:5000/me/hello:1.0.0 hello.wasm --also 1,1.0,latest
+  wfhost push ghcr.io/acme/reviewer:1.4.2 . --sign acme --provenance")]
 pub(crate) struct Push {
     /// The target: REGISTRY/NAME:TAG
     reference: String,
@@ -32,6 +33,10 @@ pub(crate) struct Push {
     /// Sign the module with this key: a file, or a name given to `wfhost key new`
     #[arg(long, value_name = "KEY")]
     sign: Option<String>,
+    /// Attach a signed statement of the source: repository, commit, tools. MODULE has to be a
+    /// directory in which everything is committed
+    #[arg(long, requires = "sign")]
+    provenance: bool,
     /// Move a tag even if it is a full version
     #[arg(long)]
     force: bool,
@@ -60,6 +65,13 @@ impl Push {
                     .hint("a tag consists of letters, digits, and . _ -, at most 128 characters")
             })?);
         }
+        if self.provenance && !std::path::Path::new(&self.module).is_dir() {
+            return Err(Trouble::usage(
+                "WF0950",
+                format!("`{}` is not a directory that can be built", self.module),
+            )
+            .hint("push the project itself: `wfhost push REFERENCE DIR --sign KEY --provenance`"));
+        }
         let key = self.sign.as_deref().map(registry::private_key).transpose()?;
         // The database is looked into only for what is no path.
         let database =
@@ -67,8 +79,21 @@ impl Push {
         let (name, bytes) =
             module_arg::load(common, database.as_deref(), &self.module, Fetch::default()).await?;
         wfhost::engine::summarize(&bytes)?;
+        let wants = plugin_add::is_plugin(&bytes).then(|| plugin_add::wants_of(&bytes)).transpose()?;
         let mut described = metadata::of_component(&bytes);
         let project = std::path::Path::new(&self.module);
+        let provenance = match self.provenance {
+            true => Some(Provenance::of_project(project, &bytes, env!("CARGO_PKG_VERSION")).map_err(
+                |reason| {
+                    Trouble::usage(
+                        "WF0950",
+                        format!("no provenance can be stated for {}: {reason}", project.display()),
+                    )
+                    .hint("commit all sources, and set `repository` or the remote `origin`")
+                },
+            )?),
+            false => None,
+        };
         if project.is_dir() {
             for (what, value) in metadata::of_project(project) {
                 described.entry(what).or_insert(value);
@@ -79,7 +104,15 @@ impl Push {
             // OCI's tags have no `+`.
             described.insert("version", tag.trim_start_matches('v').replace('_', "+"));
         }
-        let annotations = metadata::annotations(described);
+        let mut annotations = metadata::annotations(described);
+        let kind = if wants.is_some() { "plugin" } else { "workflow" };
+        annotations.insert(metadata::KIND.to_owned(), kind.to_owned());
+        // So that it can be looked at without being fetched.
+        if let Some(wants) = wants.filter(|wants| !wants.is_empty())
+            && let Ok(wants) = serde_json::to_string(&wants)
+        {
+            annotations.insert(metadata::WANTS.to_owned(), wants);
+        }
         let created = clock::rfc3339(clock::now());
         let artifact = Artifact::pack(&name, bytes, created, annotations)?;
         let (client, store) = (registry::client(&common.config()?, registry::logins())?, registry::store()?);
@@ -152,6 +185,9 @@ impl Push {
             let resolved =
                 wfhost_registry::resolve(&client, &store, &reference.at(digest), Pull::Always).await?;
             super::sign::attach(common, &client, &store, &resolved, key).await?;
+            if let Some(provenance) = &provenance {
+                super::sign::attach_provenance(common, &client, &store, &resolved, provenance, key).await?;
+            }
         }
         match common.output {
             Format::Text => printer::line(&exact),

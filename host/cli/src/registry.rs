@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use wfhost::world::environment;
 use wfhost_config::Config;
-use wfhost_registry::policy::{FirstSeen, Rules, Signer, Verdict};
+use wfhost_registry::policy::{FirstSeen, Verdict};
+use wfhost_registry::version::{self, VersionReq};
 use wfhost_registry::{
-    Client, ClientOptions, LockFile, Locked, Login, Logins, PrivateKey, Pull, Reference, RegistryError,
-    Resolved, Sha256, Source, Store,
+    Client, How, Judged, LockFile, Login, Logins, PrivateKey, Pull, Reference, Source, Store,
 };
+pub(crate) use wfhost_registry::{Fetched, Origin, Others, Session};
 
 use super::diagnostic::Trouble;
 use super::{Common, printer};
@@ -49,50 +50,6 @@ impl Fetch {
     }
 }
 
-/// Where a module came from.
-#[derive(Clone, Debug)]
-pub(crate) struct Origin {
-    /// As it was asked for.
-    pub reference: Reference,
-    /// Of its manifest.
-    pub digest: Sha256,
-    pub layer: Sha256,
-    /// The version that it says it is.
-    pub release: Option<String>,
-    /// Whose signatures are good.
-    pub signers: Vec<String>,
-}
-
-impl Origin {
-    /// The reference with the digest that it stood for.
-    pub fn exact(&self) -> String {
-        match self.reference.digest() {
-            Some(_) => self.reference.to_string(),
-            None => format!("{}@{}", self.reference, self.digest),
-        }
-    }
-
-    /// As the lock file has it.
-    pub fn locked(&self, name: &str, bytes: &[u8]) -> Locked {
-        Locked {
-            name: name.to_owned(),
-            reference: self.reference.to_string(),
-            release: self.release.clone(),
-            manifest: self.digest,
-            layer: self.layer,
-            blake3: wfhost_core::Digest::of(bytes).hex(),
-            signer: self.signers.first().cloned(),
-        }
-    }
-}
-
-/// A module out of a registry or the local store.
-pub(crate) struct Fetched {
-    pub name: String,
-    pub bytes: Vec<u8>,
-    pub origin: Origin,
-}
-
 /// The local store of modules.
 pub(crate) fn store() -> Result<Store, Trouble> {
     let dir = environment::data_dir().ok_or_else(|| {
@@ -109,9 +66,7 @@ pub(crate) fn logins() -> Logins {
 
 /// A client of registries as the configuration wants it.
 pub(crate) fn client(config: &Config, logins: Logins) -> Result<Client, Trouble> {
-    let (plain, tls) = config.registries()?.into_iter().partition::<Vec<_>, _>(|(_, plain)| *plain);
-    let hosts = |of: Vec<(String, bool)>| of.into_iter().map(|(host, _)| host).collect();
-    Ok(Client::new(ClientOptions { logins, plain: hosts(plain), tls: hosts(tls) }))
+    Ok(Client::new(config.registries(logins)?))
 }
 
 /// A client that is somebody else than the kept logins say.
@@ -119,93 +74,76 @@ pub(crate) fn client_as(config: &Config, host: &str, login: Login) -> Result<Cli
     client(config, Logins::given(host, login))
 }
 
-/// How to handle a module whose signer has changed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Others {
-    Refuse,
-    /// The new signer is accepted and recorded.
-    Accept,
-    /// The lock file says exactly what is meant.
-    Locked,
+/// The file of the first signers.
+pub(crate) fn first_seen() -> Option<FirstSeen> {
+    environment::state_dir().map(|dir| FirstSeen::new(dir.join("signers.json")))
 }
 
-/// All that fetching takes.
-pub(crate) struct Session {
-    pub store: Store,
-    pub client: Client,
-    pub rules: Rules,
-    pub lock: LockFile,
-    first_seen: Option<FirstSeen>,
+/// All that fetching takes, as the configuration wants it.
+pub(crate) fn open(common: &Common) -> Result<Session, Trouble> {
+    let config = common.config()?;
+    Ok(Session {
+        store: store()?,
+        client: client(&config, logins())?,
+        rules: config.signatures()?,
+        lock: LockFile::read(&project_dir(&config))?,
+        first_seen: first_seen(),
+    })
 }
 
-impl Session {
-    pub fn open(common: &Common) -> Result<Self, Trouble> {
-        let config = common.config()?;
-        // Beside the project's file; without one, here.
-        let here = || std::env::current_dir().unwrap_or_default();
-        let dir = config.project().and_then(|project| Some(project.path.parent()?.to_owned()));
-        Ok(Self {
-            store: store()?,
-            client: client(&config, logins())?,
-            rules: config.signatures()?,
-            lock: LockFile::read(&dir.unwrap_or_else(here))?,
-            first_seen: environment::state_dir().map(|dir| FirstSeen::new(dir.join("signers.json"))),
-        })
-    }
+/// Where the lock file is: beside the project's file; without one, here.
+pub(crate) fn project_dir(config: &Config) -> PathBuf {
+    let dir = config.project().and_then(|project| Some(project.path.parent()?.to_owned()));
+    dir.unwrap_or_else(|| std::env::current_dir().unwrap_or_default())
+}
 
-    /// What is asked for in the place of a reference: what the lock file says it stands for.
-    pub fn pinned(&self, reference: &Reference) -> Option<(&Locked, Reference)> {
-        let locked = self.lock.find(reference).filter(|_| reference.digest().is_none())?;
-        Some((locked, reference.at(locked.manifest)))
+/// `NAME@REQUIREMENT`.
+pub(crate) fn with_requirement(text: &str) -> Option<(&str, VersionReq)> {
+    let (name, requirement) = text.split_once('@')?;
+    if name.is_empty() || name.contains(['/', ':']) {
+        return None;
     }
+    Some((name, version::requirement(requirement)?))
+}
 
-    /// Finds out what a reference means, and whether that is trusted.
-    pub async fn resolve(
-        &self,
-        reference: &Reference,
-        pull: Pull,
-        others: Others,
-    ) -> Result<(Resolved, Verdict), Trouble> {
-        let resolved = wfhost_registry::resolve(&self.client, &self.store, reference, pull).await?;
-        let before = match &self.first_seen {
-            Some(first_seen) if others == Others::Refuse => first_seen.of(reference)?,
-            _ => None,
-        };
-        let verdict = self.rules.judge(&self.client, &self.store, &resolved, pull, before.as_ref()).await?;
-        if let (Some(first_seen), Some(signer)) = (&self.first_seen, verdict.signers.first())
-            && others != Others::Locked
-        {
-            let kept = first_seen.of(reference)?;
-            let is_kept = |kept: Signer| verdict.signers.iter().any(|signer| signer.key == kept.key);
-            if !kept.is_some_and(is_kept) {
-                first_seen.keep(reference, signer, resolved.digest)?;
-            }
+/// What a text means: a reference, or a name with what its version has to fit, `hello@^1.2`. The name is one of
+/// `[modules]`, of the lock file or of the local store; no registry is meant that none of them names.
+pub(crate) fn meant(common: &Common, text: &str) -> Result<Reference, Trouble> {
+    let Some((name, requirement)) = with_requirement(text) else { return Ok(text.parse()?) };
+    let config = common.config()?;
+    if let Some(module) = config.modules()?.get(name) {
+        let reference = module.parse::<Reference>().map_err(|_| {
+            Trouble::usage("WF0920", format!("`{name}` in [modules] is a file, which has no versions"))
+                .hint("name a module in a registry: REGISTRY/NAME:TAG")
+        })?;
+        return Ok(reference.fitting(&requirement));
+    }
+    let lock = LockFile::read(&project_dir(&config))?;
+    let locked = lock.modules().iter().filter(|locked| locked.name == name);
+    let mut found: Vec<Reference> = locked.filter_map(|locked| locked.reference.parse().ok()).collect();
+    if found.is_empty() {
+        let kept = store()?.modules()?.into_iter().map(|kept| kept.reference);
+        found = kept.filter(|reference| reference.name() == name).collect();
+    }
+    found.sort();
+    found.dedup_by_key(|reference| reference.place());
+    match found.as_slice() {
+        [reference] => Ok(reference.fitting(&requirement)),
+        [] => Err(Trouble::usage("WF0110", format!("no known registry has a module `{name}`")).hint(
+            format!("use the full reference, REGISTRY/{text}, or add the name to [modules] in wfhost.toml"),
+        )),
+        several => {
+            let details = several.iter().map(Reference::place).collect();
+            let message = format!("{} repositories have a module `{name}`", several.len());
+            Err(Trouble { details, ..Trouble::usage("WF0934", message) }
+                .hint("name one of them as a whole, or say in [modules] of wfhost.toml which one is meant"))
         }
-        Ok((resolved, verdict))
-    }
-
-    /// The bytes of what was resolved.
-    pub async fn take(
-        &self,
-        reference: &Reference,
-        (resolved, verdict): (Resolved, Verdict),
-        pull: Pull,
-    ) -> Result<Fetched, Trouble> {
-        let bytes = wfhost_registry::fetch(&self.client, &self.store, &resolved, pull).await?;
-        let origin = Origin {
-            reference: reference.clone(),
-            digest: resolved.digest,
-            layer: resolved.layer.digest,
-            release: resolved.version().map(str::to_owned),
-            signers: verdict.signers.into_iter().map(|signer| signer.name).collect(),
-        };
-        Ok(Fetched { name: reference.name().to_owned(), bytes, origin })
     }
 }
 
 /// Fetches a module, and says what its reference meant.
 pub(crate) async fn fetch(common: &Common, reference: &Reference, fetch: Fetch) -> Result<Fetched, Trouble> {
-    fetch_with(common, &Session::open(common)?, reference, fetch, false).await
+    fetch_with(common, &open(common)?, reference, fetch, false).await
 }
 
 /// The same, also if it is signed by others than before.
@@ -216,39 +154,35 @@ pub(crate) async fn fetch_with(
     fetch: Fetch,
     accept: bool,
 ) -> Result<Fetched, Trouble> {
-    let pull = fetch.pull();
-    let pinned = session.pinned(reference);
-    if fetch.locked && pinned.is_none() && reference.digest().is_none() {
-        let (reference, path) = (reference.to_string(), session.lock.path.clone());
-        return Err(RegistryError::NotLocked { reference, path }.into());
-    }
-    let exact = pinned.as_ref().map_or(reference, |(_, exact)| exact);
-    let others = match pinned {
-        Some(_) => Others::Locked,
-        None if accept => Others::Accept,
-        None => Others::Refuse,
-    };
-    let (resolved, verdict) = session.resolve(exact, pull, others).await?;
+    let how = How { pull: fetch.pull(), locked: fetch.locked, accept };
+    let judged = session.judge(reference, how).await?;
+    let Judged { resolved, verdict, .. } = &judged;
     let by = verdict.signers.iter().map(|signer| signer.name.as_str()).collect::<Vec<_>>().join(", ");
     let by = if by.is_empty() { by } else { format!(", signed by {by}") };
     if reference.digest().is_none() {
-        let how = match (resolved.source, &pinned) {
-            (_, Some(_)) => ", as locked",
-            (Source::Store, None) => ", from the local store, without asking the registry",
-            (Source::Registry, None) => "",
+        let how = match (resolved.source, judged.is_locked) {
+            (_, true) => ", as locked",
+            (Source::Store, false) => ", from the local store, without asking the registry",
+            (Source::Registry, false) => "",
         };
-        printer::say(common, "Module", &format!("{reference} -> {}{by}{how}", resolved.digest));
+        let tag = reference.requirement().and(resolved.reference.tag());
+        let tag = tag.map(|tag| format!(" -> {tag}")).unwrap_or_default();
+        printer::say(common, "Module", &format!("{reference}{tag} -> {}{by}{how}", resolved.digest));
     } else if !by.is_empty() {
         printer::say(common, "Module", &format!("{reference}{by}"));
     }
-    if let Some(warning) = &verdict.warning {
+    warn(common, &judged.verdict, judged.is_new);
+    Ok(session.fetch(reference, judged, how.pull).await?)
+}
+
+/// Tells what is wrong with the signatures of a module. That it has none is told when it comes here, not each time
+/// that it is used.
+pub(crate) fn warn(common: &Common, verdict: &Verdict, is_new: bool) {
+    if let Some(warning) = &verdict.warning
+        && (is_new || !verdict.is_unsigned || common.verbose)
+    {
         printer::warn(common, warning);
     }
-    let fetched = session.take(reference, (resolved, verdict), pull).await?;
-    if let Some((locked, _)) = pinned {
-        locked.check(fetched.origin.layer, &fetched.bytes)?;
-    }
-    Ok(fetched)
 }
 
 /// The key of a signer: a file, or one of those that `wfhost key new` made.
@@ -258,7 +192,12 @@ pub(crate) fn private_key(name: &str) -> Result<PrivateKey, Trouble> {
         path if path.is_file() => path.to_owned(),
         path => made.unwrap_or_else(|| path.to_owned()),
     };
-    Ok(PrivateKey::read(&path)?)
+    Ok(PrivateKey::read(&path, passphrase().as_deref())?)
+}
+
+/// The passphrase of keys that are encrypted.
+pub(crate) fn passphrase() -> Option<String> {
+    environment::text(environment::KEY_PASSPHRASE)
 }
 
 /// Where `wfhost key new` puts keys.

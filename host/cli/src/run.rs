@@ -17,7 +17,7 @@ use super::place::{
     AgentArgs, Seed, budget_arg, dir_arg, env_arg, json_arg, label_arg, length_arg, seed_arg, stack_arg,
 };
 use super::registry::Fetch;
-use super::{Common, Format, follow, module_arg, printer};
+use super::{Common, Format, follow, module_arg, plugin_add, printer};
 
 /// The label that says which reference a run's module came by, and what that stood for.
 const ORIGIN: &str = "origin";
@@ -163,7 +163,8 @@ impl Run {
 
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let input = json_arg("the input", &self.input)?;
-        let config = common.config()?;
+        let mut config = common.config()?;
+        config.set_pull(self.fetch.pull());
         let providers = self.agents.providers(&config)?;
         let agent = self.agents.new_run_provider(common, &config, &providers)?;
         let budget = match (self.budget, config.budget()) {
@@ -179,7 +180,13 @@ impl Run {
         let options = common.host_options(store, providers.clone(), evict, Adopt::Own)?;
         let host = Host::new(HostOptions { virtual_time: self.virtual_time, ..options })?;
         let denied = if self.trap_denied { Denied::Trap } else { Denied::Refuse };
-        let module = host.add_module_with(&found.name, &found.bytes, denied).await?;
+        let module = match host.add_module_with(&found.name, &found.bytes, denied).await {
+            Ok(module) => module,
+            Err(error) => {
+                plugin_add::is_workflow(&found.name, &found.bytes, &self.module)?;
+                return Err(error.into());
+            }
+        };
         let mut labels = self.labels.clone();
         if let Some(origin) = &found.origin
             && labels.iter().all(|(key, _)| key != ORIGIN)

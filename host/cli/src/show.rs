@@ -2,7 +2,7 @@
 
 use wfhost::clock::rfc3339;
 use wfhost::store::{RunFilter, RunInfo, Store};
-use wfhost_view::{RunView, ended, outcome as spell, relatives, waits};
+use wfhost_view::{AnsweringPluginView, RunView, ended, outcome as spell, relatives, waits};
 
 use super::diagnostic::{Exit, Trouble};
 use super::place::{find_run, read_journal, started};
@@ -85,6 +85,9 @@ impl Show {
                 step.op.kind(),
                 printer::cell(&printer::shortened(&step.op.label(), LABEL), 44)
             ));
+            if let Some(plugin) = AnsweringPluginView::of(step) {
+                printer::line(format!("         plugin    {plugin}"));
+            }
             if self.io {
                 let asked = serde_json::to_string(&step.op).unwrap_or_default();
                 printer::line(format!("         asked     {asked}"));

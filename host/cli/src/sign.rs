@@ -5,11 +5,14 @@ use std::path::Path;
 use serde_json::json;
 use wfhost::clock;
 use wfhost_registry::policy::{Level, Pattern, Rule, Rules, Signer};
-use wfhost_registry::{Client, PrivateKey, Pull, Reference, RegistryError, Resolved, Store, keys, signature};
+use wfhost_registry::{
+    Client, PrivateKey, Provenance, Pull, Reference, RegistryError, Resolved, Store, keys, provenance,
+    signature,
+};
 
 use super::diagnostic::{Exit, Trouble};
-use super::registry::{self, Fetch, Others, Session};
-use super::{Common, Format, printer};
+use super::registry::{self, Fetch, Others};
+use super::{Common, Format, printer, rebuild};
 
 /// Sign a module in a registry
 ///
@@ -61,20 +64,60 @@ pub(crate) async fn attach(
     Ok(())
 }
 
+/// Says where what was resolved comes from.
+pub(crate) async fn attach_provenance(
+    common: &Common,
+    client: &Client,
+    store: &Store,
+    resolved: &Resolved,
+    said: &Provenance,
+    key: &PrivateKey,
+) -> Result<(), Trouble> {
+    let now = clock::rfc3339(clock::now());
+    let word = match provenance::attach(client, store, resolved, said, key, now).await? {
+        true => "Provenance",
+        false => "Exists",
+    };
+    printer::say(common, word, &built_from(said));
+    Ok(())
+}
+
+/// Where something was built from, on one line.
+pub(crate) fn built_from(said: &Provenance) -> String {
+    let path = if said.path.is_empty() { String::new() } else { format!(", directory {}", said.path) };
+    format!("built from {} at {}{path}", said.source, said.revision)
+}
+
+pub(crate) fn provenance_view(by: &str, said: &Provenance) -> serde_json::Value {
+    json!({
+        "by": by, "source": said.source, "revision": said.revision, "path": said.path, "layer": said.layer,
+        "wfhost": said.wfhost, "tools": said.tools, "locks": said.locks,
+    })
+}
+
+/// How a module is built again.
+pub(crate) struct Rebuild<'a> {
+    /// Where its source is, instead of where it is said to be.
+    pub source: Option<&'a str>,
+    pub yes: bool,
+}
+
 /// Looks at the signatures of a module. Fails without a good one, whatever the level of its place is.
 pub(crate) async fn verify(
     common: &Common,
     reference: &Reference,
     key: Option<&Path>,
     fetch: Fetch,
+    rebuild: Option<Rebuild<'_>>,
 ) -> Result<Exit, Trouble> {
-    let mut session = Session::open(common)?;
+    let mut session = registry::open(common)?;
     if let Some(path) = key {
         let signer = Signer { name: path.display().to_string(), key: keys::read_public(path)? };
         let rule = Pattern::new("*/*").map(|places| Rule {
             places,
             level: Level::Require,
             signers: vec![signer.clone()],
+            provenance: false,
         });
         session.rules =
             Rules { default: Level::Require, known: vec![signer], rules: rule.into_iter().collect() };
@@ -89,17 +132,53 @@ pub(crate) async fn verify(
     }
     let exact = session.pinned(reference).map_or_else(|| reference.clone(), |(_, exact)| exact);
     let (resolved, verdict) = session.resolve(&exact, fetch.pull(), Others::Locked).await?;
-    let names: Vec<_> = verdict.signers.iter().map(|signer| signer.name.as_str()).collect();
+    let names: Vec<_> = verdict.signers.iter().map(|signer| signer.name.clone()).collect();
     if names.is_empty() {
         let (reference, wanted) = (reference.to_string(), Vec::new());
         return Err(RegistryError::Unsigned { reference, wanted }.into());
     }
-    match common.output {
-        Format::Text => printer::line(format!("{}  signed by {}", resolved.exact(), names.join(", "))),
-        Format::Json | Format::Jsonl => printer::json(&json!({
+    let said =
+        provenance::find(&session.client, &session.store, &resolved, &verdict.signers, fetch.pull()).await?;
+    if common.output == Format::Text {
+        printer::line(format!("{}  signed by {}", resolved.exact(), names.join(", ")));
+        for (by, said) in &said {
+            printer::line(format!("  {}, according to {by}", built_from(said)));
+        }
+    }
+    let rebuilt = match rebuild {
+        None => None,
+        Some(Rebuild { source, yes }) => {
+            let Some((_, said)) = said.first() else {
+                let message = format!("{reference} has no provenance by an accepted signer");
+                return Err(Trouble::usage("WF0950", message).hint(
+                    "nothing was built; `wfhost push REFERENCE DIR --sign KEY --provenance` attaches it",
+                ));
+            };
+            let question = format!("build {}, which runs its build scripts?", said.source);
+            super::delete::ask(
+                yes,
+                &question,
+                "building runs code of the source on this machine: confirm it with --yes",
+            )?;
+            let bytes =
+                wfhost_registry::fetch(&session.client, &session.store, &resolved, fetch.pull()).await?;
+            Some((rebuild::rebuild(common, said, source, &bytes)?, said))
+        }
+    };
+    if common.output != Format::Text {
+        let views: Vec<_> = said.iter().map(|(by, said)| provenance_view(by, said)).collect();
+        printer::json(&json!({
             "schema": "wfhost/signed/1", "reference": resolved.exact().to_string(),
-            "manifest": resolved.digest, "signers": names,
-        })),
+            "manifest": resolved.digest, "signers": names, "provenance": views,
+            "rebuilt": rebuilt.as_ref().map(|(rebuilt, _)| rebuilt.view()),
+        }));
+    }
+    if let Some((rebuilt, said)) = rebuilt {
+        let digest = rebuilt.digest;
+        if let Some(trouble) = rebuilt.trouble(said, &reference.to_string()) {
+            return Err(trouble);
+        }
+        printer::say(common, "Same", &format!("the rebuilt module is identical: {digest}"));
     }
     Ok(Exit::Done)
 }

@@ -4,18 +4,18 @@ use serde_json::json;
 use wfhost::agents::Providers;
 use wfhost::engine::Denied;
 use wfhost::{Adopt, Evict};
-use wfhost_registry::{Locked, Pull, Reference};
+use wfhost_registry::version::{self, VersionReq};
+use wfhost_registry::{Locked, LockedKind, Pull, Reference};
 
 use super::diagnostic::{Exit, Trouble};
 use super::printer::{Column, left};
-use super::push::is_version;
-use super::registry::{Others, Session};
-use super::{Common, Format, printer};
+use super::registry::Others;
+use super::{Common, Format, plugin_add, printer, registry};
 
 /// Update wfhost.lock to the current versions of modules
 ///
-/// Shows the changes in wfhost.lock: versions, manifests, signers. A different signer
-/// has to be accepted explicitly.
+/// Shows the changes in wfhost.lock: versions, manifests, signers, and what plugins ask
+/// for. A different signer, and a plugin that asks for more, have to be accepted explicitly.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost update
@@ -24,17 +24,22 @@ use super::{Common, Format, printer};
 pub(crate) struct Update {
     /// Names or references [default: all locked modules]
     modules: Vec<String>,
-    /// Accept signers that differ from the previous ones
+    /// Accept signers that differ from the previous ones, and plugins that ask for more
     #[arg(long)]
     accept: bool,
 }
 
 impl Update {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
-        let mut session = Session::open(common)?;
+        let mut session = registry::open(common)?;
         let locked: Vec<Locked> = session.lock.modules().to_vec();
-        let is_meant =
-            |locked: &Locked, module: &String| *module == locked.name || *module == locked.reference;
+        let is_meant = |locked: &Locked, module: &String| {
+            let named = registry::with_requirement(module).zip(locked.reference.parse::<Reference>().ok());
+            let fits = |((name, requirement), reference): (_, Reference)| {
+                name == locked.name && reference.requirement() == Some(requirement)
+            };
+            *module == locked.name || *module == locked.reference || named.is_some_and(fits)
+        };
         for module in &self.modules {
             if !locked.iter().any(|locked| is_meant(locked, module)) {
                 let path = session.lock.path.display().to_string();
@@ -52,11 +57,9 @@ impl Update {
         let mut changed = 0;
         for old in locked.iter().filter(chosen) {
             let reference: Reference = old.reference.parse()?;
-            let found = session.resolve(&reference, Pull::Always, others).await?;
-            if let Some(warning) = &found.1.warning {
-                printer::warn(common, warning);
-            }
-            let signer = found.1.signers.first().map(|signer| signer.name.clone());
+            let (resolved, verdict) = session.resolve(&reference, Pull::Always, others).await?;
+            registry::warn(common, &verdict, resolved.digest != old.manifest);
+            let signer = verdict.signers.first().map(|signer| signer.name.clone());
             if signer != old.signer && old.signer.is_some() && !self.accept {
                 return Err(wfhost_registry::RegistryError::SignerChanged {
                     reference: old.reference.clone(),
@@ -65,15 +68,26 @@ impl Update {
                 }
                 .into());
             }
-            let fetched = session.take(&reference, found, Pull::Always).await?;
-            let new = fetched.origin.locked(&old.name, &fetched.bytes);
+            let fetched = session.take(&reference, &resolved, verdict, Pull::Always).await?;
+            let new = match old.kind {
+                None => fetched.origin.locked(&old.name, &fetched.bytes),
+                Some(LockedKind::Plugin) => {
+                    let wants = plugin_add::wants_of(&fetched.bytes)?;
+                    fetched.origin.locked_plugin(&old.name, &fetched.bytes, wants)
+                }
+            };
             if new == *old {
                 printer::say(common, "Same", &format!("{}  {}", old.name, old.reference));
                 continue;
             }
-            let host =
-                common.host(common.store().await?, Providers::builtin(), Evict::default(), Adopt::Own)?;
-            host.add_module_with(&old.name, &fetched.bytes, Denied::Refuse).await?;
+            match old.kind {
+                None => {
+                    let store = common.store().await?;
+                    let host = common.host(store, Providers::builtin(), Evict::default(), Adopt::Own)?;
+                    host.add_module_with(&old.name, &fetched.bytes, Denied::Refuse).await?;
+                }
+                Some(LockedKind::Plugin) => plugin_add::accept_wider(common, old, &new, self.accept)?,
+            }
             show(common, old, &new);
             session.lock.set(new)?;
             changed += 1;
@@ -112,26 +126,35 @@ fn show(common: &Common, old: &Locked, new: &Locked) {
     }
 }
 
-/// Shows for what is locked whether its tag means something else now, and whether there is a newer version.
+/// Shows for what is locked whether it means something else now, and whether there is a newer version. What `update`
+/// would take counts as well as what is beyond it.
 pub(crate) async fn outdated(common: &Common) -> Result<Exit, Trouble> {
-    let session = Session::open(common)?;
+    let session = registry::open(common)?;
     let mut rows = Vec::new();
     for locked in session.lock.modules() {
         let reference: Reference = locked.reference.parse()?;
-        let now = session.client.manifest(&reference).await?.digest;
+        let resolved =
+            wfhost_registry::resolve(&session.client, &session.store, &reference, Pull::Always).await?;
+        let now = resolved.digest;
         let tags = session.client.tags(&reference).await?;
-        let own = locked.release.as_deref().or(reference.tag()).and_then(version);
-        let newest = tags.iter().filter(|tag| is_version(tag)).filter_map(|tag| Some((version(tag)?, tag)));
-        let newest = newest.filter(|(version, _)| own.as_ref().is_some_and(|own| version > own)).max();
-        let newest = newest.map(|(_, tag)| tag.clone());
+        let own = locked.release.as_deref().or(reference.tag()).and_then(version::beginning_of_tag);
+        let newest = version::newest(&VersionReq::STAR, tags.iter().map(String::as_str));
+        let newest = newest.filter(|(version, _)| own.as_ref().is_some_and(|own| version > own));
+        let newest = newest.map(|(_, tag)| tag.to_owned());
         let moved = now != locked.manifest;
+        // The tag that a requirement means now.
+        let wanted = reference.requirement().and(resolved.reference.tag()).map(str::to_owned);
         if common.output != Format::Text {
             printer::json(&json!({
                 "schema": "wfhost/outdated/1", "name": locked.name, "reference": locked.reference,
-                "locked": locked.manifest, "now": now, "moved": moved, "newest": newest,
+                "locked": locked.manifest, "now": now, "moved": moved, "newest": newest, "fits": wanted,
             }));
         } else if moved || newest.is_some() {
-            let what = if moved { format!("is now {now}") } else { String::new() };
+            let what = match &wanted {
+                Some(tag) if moved => format!("is now {tag}, {now}"),
+                None if moved => format!("is now {now}"),
+                _ => String::new(),
+            };
             let newer = newest.map(|tag| format!("{tag} is available")).unwrap_or_default();
             rows.push(vec![locked.name.clone(), locked.reference.clone(), newer, what]);
         }
@@ -144,27 +167,4 @@ pub(crate) async fn outdated(common: &Common) -> Result<Exit, Trouble> {
         printer::table(&COLUMNS.each_ref(), rows);
     }
     Ok(Exit::Done)
-}
-
-/// The numbers of a released version, to be compared. One that comes before a release has none.
-fn version(text: &str) -> Option<[u64; 3]> {
-    let text = text.strip_prefix('v').unwrap_or(text);
-    let core = text.split(['_', '+']).next().unwrap_or(text);
-    let mut parts = core.split('.').map(|part| part.parse::<u64>().ok());
-    let numbers = [parts.next()??, parts.next().unwrap_or(Some(0))?, parts.next().unwrap_or(Some(0))?];
-    parts.next().is_none().then_some(numbers)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::version;
-
-    #[test]
-    fn versions_are_compared_by_their_numbers() {
-        assert!(version("1.10.0") > version("1.9.9"));
-        assert!(version("v2.0.0_b1") > version("1.9"));
-        assert_eq!(version("1.0.0-rc.1"), None);
-        assert_eq!(version("latest"), None);
-        assert_eq!(version("1.2.3.4"), None);
-    }
 }

@@ -8,6 +8,7 @@ use wfhost_registry::Reference;
 use super::diagnostic::{Exit, Trouble};
 use super::place::find_run;
 use super::registry::Fetch;
+use super::sign::Rebuild;
 use super::{Common, Format, printer};
 
 /// Verify the journal of a run, or the signatures of a module
@@ -17,7 +18,8 @@ use super::{Common, Format, printer};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost verify @last
-  wfhost verify run_01k9 -o json")]
+  wfhost verify run_01k9 -o json
+  wfhost verify ghcr.io/acme/reviewer:1.4.2 --rebuild")]
 pub(crate) struct Verify {
     /// An id, the beginning of one, @last, @last:2; or a module: REGISTRY/NAME:TAG
     #[arg(default_value = "@last", value_name = "RUN|REFERENCE")]
@@ -25,6 +27,15 @@ pub(crate) struct Verify {
     /// The required signing key of a module, instead of the rules in wfhost.toml
     #[arg(long, value_name = "FILE")]
     key: Option<std::path::PathBuf>,
+    /// Build a module again from the source that its provenance names, and compare
+    #[arg(long)]
+    rebuild: bool,
+    /// A clone of that source, instead of fetching it
+    #[arg(long, value_name = "DIR|URL", requires = "rebuild")]
+    source: Option<String>,
+    /// Do not ask before something is built
+    #[arg(short, long, requires = "rebuild")]
+    yes: bool,
     #[command(flatten)]
     fetch: Fetch,
 }
@@ -32,7 +43,9 @@ pub(crate) struct Verify {
 impl Verify {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         if Reference::is_meant(&self.run) {
-            return super::sign::verify(common, &self.run.parse()?, self.key.as_deref(), self.fetch).await;
+            let rebuild = self.rebuild.then_some(Rebuild { source: self.source.as_deref(), yes: self.yes });
+            let reference = self.run.parse()?;
+            return super::sign::verify(common, &reference, self.key.as_deref(), self.fetch, rebuild).await;
         }
         let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;

@@ -116,10 +116,13 @@ struct PriceFile {
 }
 
 /// How a registry is spoken to.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RegistryFile {
+    #[serde(default)]
     pub plain_http: bool,
+    /// Who certifies it, instead of those that the machine knows: a path, relative to the file.
+    pub ca: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -272,14 +275,19 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<(Table, FileConfig), Conf
         config.modules.insert(name.clone(), modules::module(path, &name, &module)?);
     }
     let registries: BTreeMap<String, RegistryFile> = read(path, "registries", section("registries"))?;
-    for (host, registry) in registries {
+    for (host, mut registry) in registries {
+        let wrong = |reason: &str| ConfigError::Value {
+            path: path.to_owned(),
+            key: format!("registries.{host:?}"),
+            reason: reason.to_owned(),
+        };
         if !Reference::is_registry(&host) {
-            return Err(ConfigError::Value {
-                path: path.to_owned(),
-                key: format!("registries.{host:?}"),
-                reason: "it has to be the host of a registry, with its port if there is one".to_owned(),
-            });
+            return Err(wrong("it has to be the host of a registry, with its port if there is one"));
         }
+        if registry.plain_http && registry.ca.is_some() {
+            return Err(wrong("`ca` and `plain_http` exclude each other"));
+        }
+        registry.ca = registry.ca.map(|ca| beside(path, &ca));
         config.registries.insert(host.to_ascii_lowercase(), registry);
     }
     if let Some(signatures) = section("signatures") {

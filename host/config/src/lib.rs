@@ -42,6 +42,8 @@
 //!
 //! [registries."registry.lan:5000"]
 //! plain_http = true              # without TLS; those on this machine are
+//! [registries."registry.corp"]
+//! ca = "corp.pem"                # who certifies it, instead of those that the machine knows
 //!
 //! [signatures]
 //! default = "warn"               # off, warn, require: what has no good signature
@@ -64,6 +66,7 @@ mod modules;
 mod plugin;
 mod providers;
 mod show;
+mod supply;
 mod trust;
 pub mod units;
 mod webhooks;
@@ -76,6 +79,7 @@ use toml::{Table, Value};
 use wfhost_agents::{Policy, Providers};
 use wfhost_core::policy::budget::Budget;
 use wfhost_registry::policy::Rules;
+use wfhost_registry::{ClientOptions, Logins, Pull, Reference};
 use wfhost_world::private;
 
 pub use self::error::ConfigError;
@@ -105,6 +109,8 @@ pub struct Config {
     /// Where workspaces are made.
     workspaces: PathBuf,
     project: Option<Project>,
+    /// Whether registries are asked for plugins.
+    pull: Pull,
 }
 
 /// The file of a project.
@@ -219,10 +225,10 @@ impl Config {
         Ok(&self.file.modules)
     }
 
-    /// Registries that the files say something of, and whether they are spoken to without TLS.
-    pub fn registries(&self) -> Result<BTreeMap<String, bool>, ConfigError> {
+    /// How registries are spoken to.
+    pub fn registries(&self, logins: Logins) -> Result<ClientOptions, ConfigError> {
         self.check_trust(|key| key.starts_with("registries."))?;
-        Ok(self.file.registries.iter().map(|(host, file)| (host.clone(), file.plain_http)).collect())
+        Ok(modules::registries(&self.file.registries, logins))
     }
 
     /// Whose signatures modules need.
@@ -241,11 +247,16 @@ impl Config {
         self.file.agents.budget
     }
 
+    /// Whether registries are asked for plugins that are not on this machine.
+    pub fn set_pull(&mut self, pull: Pull) {
+        self.pull = pull;
+    }
+
     /// The providers that are there without configuration, and the configured
     /// ones, with all that holds for their calls.
     pub fn providers(&self) -> Result<Providers, ConfigError> {
         self.check_trust(|_| true)?;
-        providers::make(&self.file, self.policy())
+        providers::make(&self.file, self.policy(), self.pull)
     }
 
     /// What is done with deliveries of others. Their secrets are not read.
@@ -257,12 +268,30 @@ impl Config {
     /// The plugins that were configured.
     pub fn plugins(&self) -> Result<Vec<wfhost_plugins::Plugin>, ConfigError> {
         self.check_trust(|_| true)?;
-        providers::plugins(&self.file)
+        providers::plugins(&self.file, self.pull)
+    }
+
+    /// The references of plugins that were configured, by the name of the provider, with the file that each
+    /// stands in.
+    pub fn plugin_references(&self) -> impl Iterator<Item = (&str, &Path, Reference)> {
+        self.file.providers.iter().filter(|(_, (_, provider))| provider.kind == "plugin").filter_map(
+            |(name, (path, provider))| {
+                let plugin = provider.rest.get("plugin")?.as_str()?;
+                Some((name.as_str(), path.as_path(), plugin.parse().ok()?))
+            },
+        )
+    }
+
+    /// Whether a text can be a configuration file at that place.
+    pub fn check_text(path: &Path, text: &str) -> Result<(), ConfigError> {
+        let mut config = Self::default();
+        config.add(path, text, Origin::Project(path.to_owned()))?;
+        config.check()
     }
 
     /// Whether the providers can be made as the files say it. None is, so nobody has to be asked.
     pub fn check(&self) -> Result<(), ConfigError> {
-        providers::make(&self.file, self.policy()).map(drop)
+        providers::make(&self.file, self.policy(), self.pull).map(drop)
     }
 
     /// The names of the providers that were configured.

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use wfhost_registry::policy::{Level, Pattern, Rule, Rules, Signer};
-use wfhost_registry::{PublicKey, Reference, keys};
+use wfhost_registry::{ClientOptions, Logins, PublicKey, Reference, keys};
 
 use super::ConfigError;
-use super::file::beside;
+use super::file::{RegistryFile, beside};
 
 /// Whose signatures modules need.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -29,6 +29,19 @@ struct RuleFile {
     #[serde(default)]
     signers: Vec<String>,
     level: Option<Level>,
+    #[serde(default)]
+    provenance: bool,
+}
+
+/// How registries are spoken to.
+pub(super) fn registries(files: &BTreeMap<String, RegistryFile>, logins: Logins) -> ClientOptions {
+    let mut options = ClientOptions { logins, ..ClientOptions::default() };
+    for (host, RegistryFile { plain_http, ca }) in files {
+        let set = if *plain_http { &mut options.plain } else { &mut options.tls };
+        set.insert(host.clone());
+        options.certified.extend(ca.clone().map(|ca| (host.clone(), ca)));
+    }
+    options
 }
 
 /// What several files say together: no file takes back what another one requires.
@@ -46,7 +59,7 @@ pub(super) fn rules(files: &[(PathBuf, SignaturesFile)]) -> Result<Rules, Config
             let key = key.map_err(|error| wrong(format!("signatures.keys.{name}"), error.to_string()))?;
             known.push(Signer { name: name.clone(), key });
         }
-        for RuleFile { places, signers, level } in &file.rules {
+        for RuleFile { places, signers, level, provenance } in &file.rules {
             let at = |reason: &str| wrong(format!("signatures.rules, {places:?}"), reason.to_owned());
             let pattern = Pattern::new(places)
                 .ok_or_else(|| at("`match` has to name a registry and repositories, like ghcr.io/acme/*"))?;
@@ -62,6 +75,7 @@ pub(super) fn rules(files: &[(PathBuf, SignaturesFile)]) -> Result<Rules, Config
                 places: pattern,
                 level: level.unwrap_or(Level::Require),
                 signers: wanted,
+                provenance: *provenance,
             });
         }
         rules.known.append(&mut known);

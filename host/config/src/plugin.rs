@@ -8,12 +8,16 @@ use std::time::Duration;
 use serde::Deserialize;
 use wfhost_agents::{SecretSource, is_secret_name};
 use wfhost_core::Digest;
-use wfhost_plugins::{DirectoryGrant, HttpGrant, Injected, Method, Plugin, PluginConfig, UrlPattern};
+use wfhost_plugins::{
+    DirectoryGrant, HttpGrant, Injected, Method, Plugin, PluginConfig, PluginSource, UrlPattern,
+};
+use wfhost_registry::Reference;
 use wfhost_world::environment;
 
 use super::ConfigError;
 use super::file::beside;
 use super::providers::{Made, One, is_secret_variable};
+use super::supply::FromRegistry;
 use crate::units;
 
 /// The greatest memory of a plugin: what 32 bits address.
@@ -66,6 +70,7 @@ struct HttpGrantFile {
     max_response: Option<String>,
     #[serde(default)]
     private: bool,
+    ca: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -87,19 +92,36 @@ impl One<'_> {
     pub(super) fn plugin_config(&self, file: PluginFile) -> Result<PluginConfig, ConfigError> {
         let PluginFile { plugin, digest, model, keeps_conversations, .. } = &file;
         let plugin = plugin.as_deref().filter(|plugin| !plugin.is_empty());
-        let plugin =
-            plugin.ok_or_else(|| self.wrong("plugin", "it is missing: it names the path of a component"))?;
-        let path = std::path::absolute(beside(self.path, Path::new(plugin)));
-        let mut config = PluginConfig::new(path.map_err(|error| self.wrong("plugin", &error.to_string()))?);
-        config.digest = match digest {
-            None => None,
-            Some(text) => {
-                let digest = Digest::parse(text);
-                Some(digest.ok_or_else(|| {
+        let plugin = plugin.ok_or_else(|| {
+            self.wrong(
+                "plugin",
+                "it is missing: it names the path of a component, or a reference in a registry",
+            )
+        })?;
+        let digest =
+            match digest {
+                None => None,
+                Some(text) => Some(Digest::parse(text).ok_or_else(|| {
                     self.wrong("digest", "it has to be `blake3:` and 64 hexadecimal digits")
-                })?)
+                })?),
+            };
+        let mut config = PluginConfig::of(match Reference::is_meant(plugin) {
+            true => {
+                let reference: Reference =
+                    plugin.parse().map_err(|error| self.wrong("plugin", &format!("{error}")))?;
+                if digest.is_some() {
+                    let reason =
+                        "a plugin from a registry is pinned by wfhost.lock, or by @sha256: in `plugin`";
+                    return Err(self.wrong("digest", reason));
+                }
+                PluginSource::Supply(Arc::new(FromRegistry::new(self, reference)?))
             }
-        };
+            false => {
+                let path = std::path::absolute(beside(self.path, Path::new(plugin)));
+                let path = path.map_err(|error| self.wrong("plugin", &error.to_string()))?;
+                PluginSource::File { path, digest }
+            }
+        });
         (config.model, config.keeps_conversations) = (model.clone(), *keeps_conversations);
         if let Some(memory) = &file.memory {
             let bytes = units::bytes(memory).map_err(|reason| self.wrong("memory", &reason))?;
@@ -191,6 +213,10 @@ impl One<'_> {
             grant.max_response = bytes;
         }
         grant.private = file.private;
+        if file.ca.is_some() && file.url.starts_with("http:") {
+            return Err(self.wrong(&key("ca"), "it needs an https:// URL"));
+        }
+        grant.ca = file.ca.map(|ca| beside(self.path, &ca));
         Ok(grant)
     }
 

@@ -13,6 +13,8 @@ use wfhost_agents::{
     Provider, Providers, SecretSource, is_secret_name, looks_secret,
 };
 
+use wfhost_registry::Pull;
+
 use super::ConfigError;
 use super::file::{FileConfig, ProviderFile, beside};
 
@@ -24,10 +26,10 @@ const ANTHROPIC_MODEL: &str = "claude-sonnet-4-5";
 const KINDS: [&str; 7] = ["command", "openai", "anthropic", "http", "mcp", "plugin", "human"];
 
 /// The providers that need no configuration, and the configured ones.
-pub(super) fn make(file: &FileConfig, policy: Policy) -> Result<Providers, ConfigError> {
+pub(super) fn make(file: &FileConfig, policy: Policy, pull: Pull) -> Result<Providers, ConfigError> {
     let mut made: BTreeMap<String, Made> = standard();
     for (name, (path, provider)) in &file.providers {
-        let one = One { path, name };
+        let one = One { path, name, all: file, pull };
         made.insert(name.clone(), one.make(provider)?);
     }
     let mut providers = Providers::builtin();
@@ -40,11 +42,11 @@ pub(super) fn make(file: &FileConfig, policy: Policy) -> Result<Providers, Confi
 }
 
 /// The configured ones of kind `plugin`.
-pub(super) fn plugins(file: &FileConfig) -> Result<Vec<wfhost_plugins::Plugin>, ConfigError> {
+pub(super) fn plugins(file: &FileConfig, pull: Pull) -> Result<Vec<wfhost_plugins::Plugin>, ConfigError> {
     let plugins = file.providers.iter().filter(|(_, (_, provider))| provider.kind == "plugin");
     plugins
         .map(|(name, (path, provider))| {
-            let one = One { path, name };
+            let one = One { path, name, all: file, pull };
             let config = one.plugin_config(one.read(provider.rest.clone())?)?;
             Ok(wfhost_plugins::Plugin::new(name, config))
         })
@@ -97,6 +99,10 @@ type Variables = (BTreeMap<String, String>, BTreeMap<String, SecretSource>);
 pub(super) struct One<'a> {
     pub path: &'a Path,
     pub name: &'a str,
+    /// With what is said beside it.
+    pub all: &'a FileConfig,
+    /// Whether registries are asked.
+    pub pull: Pull,
 }
 
 /// A key by name; never by value.

@@ -369,6 +369,9 @@ pub struct Reply {
     /// The digest of the component that answered, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plugin: Option<String>,
+    /// Who signed that component, if it came from a registry and somebody who is known did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<String>,
 }
 
 impl Reply {
@@ -383,6 +386,7 @@ impl Reply {
             cached: false,
             changes: None,
             plugin: None,
+            signer: None,
         }
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 pub const WANTS_SECTION: &str = "wfhost:wants";
 
 /// What a plugin asks for. It works with less, or says what is missing.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Wants {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -18,7 +18,7 @@ pub struct Wants {
 }
 
 /// Addresses, in the form of a grant.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WantedHttp {
     pub url: String,
@@ -31,7 +31,7 @@ pub struct WantedHttp {
 }
 
 /// A directory, by its path for the plugin.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WantedDirectory {
     pub path: String,
@@ -41,7 +41,7 @@ pub struct WantedDirectory {
 }
 
 /// A variable of the environment.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WantedVariable {
     pub name: String,

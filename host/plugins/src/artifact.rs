@@ -1,7 +1,7 @@
-//! A plugin's file: what it is, found out by reading it, before anything is compiled.
+//! A plugin's component: what it is, found out by reading it, before anything is compiled.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use wasmparser::{Parser, Payload};
@@ -35,6 +35,12 @@ pub enum PluginError {
     Unfit(String),
     #[error("the permissions that the plugin requests cannot be read: {0}")]
     Wants(String),
+    /// It comes from a registry and cannot be obtained. `code`, `hint`: those of the cause; `passes`: a later attempt
+    /// may succeed.
+    #[error("the plugin {reference} cannot be obtained: {reason}")]
+    Supply { reference: String, reason: String, code: &'static str, hint: String, passes: bool },
+    #[error("the certificates of the plugin's servers cannot be used: {path}: {reason}", path = path.display())]
+    Certificates { path: PathBuf, reason: String },
     #[error("the directory {path} of the plugin cannot be used: {source}", path = path.display())]
     Directory { path: PathBuf, source: std::io::Error },
 }
@@ -50,7 +56,9 @@ impl PluginError {
             Self::Unfit(_) => "WF1205",
             Self::Directory { .. } => "WF1206",
             Self::Wants(_) => "WF1207",
+            Self::Certificates { .. } => "WF1208",
             Self::Module(error) => error.code(),
+            Self::Supply { code, .. } => code,
         }
     }
 
@@ -69,9 +77,11 @@ impl PluginError {
                  network, `wasi:filesystem` for files"
                     .to_owned()
             }
+            Self::Certificates { .. } => "`ca` names a file with certificates in PEM; or remove it".to_owned(),
             Self::Wants(_) => "build it with this version of wfhost".to_owned(),
             Self::Directory { .. } => "create it, or remove it from `directories`".to_owned(),
             Self::Module(error) => error.hint(),
+            Self::Supply { hint, .. } => hint.clone(),
         }
     }
 }
@@ -95,6 +105,10 @@ pub(crate) struct Artifact {
 impl Artifact {
     pub fn new(path: PathBuf, wanted: Option<Digest>) -> Self {
         Self { path, wanted, known: Mutex::default() }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// What it is now; with its bytes if they had to be read for that.

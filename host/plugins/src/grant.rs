@@ -30,6 +30,8 @@ pub struct HttpGrant {
     pub max_response: u64,
     /// Also at addresses that are not of the public network.
     pub private: bool,
+    /// Who certifies the host, instead of those that the machine knows: a file with certificates in PEM.
+    pub ca: Option<PathBuf>,
 }
 
 impl HttpGrant {
@@ -48,6 +50,7 @@ impl HttpGrant {
             max_requests: Self::MAX_REQUESTS,
             max_response: Self::MAX_RESPONSE,
             private: false,
+            ca: None,
         }
     }
 

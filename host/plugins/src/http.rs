@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,13 +12,14 @@ use futures_util::{StreamExt, TryStreamExt};
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::{BodyExt, BodyStream, StreamBody};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, Url};
 use wasmtime_wasi_http::{Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpHooks};
 use wfhost_agents::{CallFailure, Secret, SecretSource, client_builder};
+use wfhost_world::lock;
 
-use crate::address::is_public;
+use crate::certificates;
 use crate::grant::{self, Allowed, Denial, HttpGrant, Reach, judge, shown};
+use crate::lookup::{Judged, Lookup, OutOfReach, System};
 use crate::mask::{Masker, Masks, SHORTEST};
 use crate::progress::Progress;
 use crate::recorded::{Made, Recording};
@@ -36,66 +37,40 @@ pub(crate) struct Network {
     audit: bool,
     /// Instead of the network.
     recording: Option<Recording>,
-    clients: Mutex<HashMap<(Reach, bool), Client>>,
+    lookup: Arc<dyn Lookup>,
+    clients: Mutex<HashMap<Kind, Client>>,
 }
+
+/// What connections have in common: which addresses, whether with TLS, and certified by whom.
+type Kind = (Reach, bool, Option<PathBuf>);
 
 impl Network {
     pub fn new(provider: String, grants: Vec<HttpGrant>, audit: bool, recording: Option<Recording>) -> Self {
-        Self { provider, grants, audit, recording, clients: Mutex::default() }
+        Self { provider, grants, audit, recording, lookup: Arc::new(System), clients: Mutex::default() }
     }
 
     pub fn grants(&self) -> &[HttpGrant] {
         &self.grants
     }
 
-    fn client(&self, reach: Reach, url: &Url) -> Result<Client, reqwest::Error> {
-        let key = (reach, url.scheme() == "https");
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = clients.get(&key) {
+    fn client(&self, reach: Reach, url: &Url, grant: Option<usize>) -> Result<Client, Error> {
+        let is_tls = url.scheme() == "https";
+        let ca = grant.and_then(|grant| self.grants[grant].ca.clone()).filter(|_| is_tls);
+        let kind = (reach, is_tls, ca);
+        if let Some(client) = lock(&self.clients).get(&kind) {
             return Ok(client.clone());
         }
         // No redirects: the next request is one of the plugin, and judged like any other.
-        let client = client_builder(url.as_str())
+        let mut builder = client_builder(url.as_str())
             .no_proxy()
             .retry(reqwest::retry::never())
-            .dns_resolver(Resolver(reach))
-            .build()?;
-        clients.insert(key, client.clone());
-        Ok(client)
-    }
-}
-
-/// Looks names up, and takes only addresses that may be reached.
-#[derive(Clone, Copy, Debug)]
-struct Resolver(Reach);
-
-/// All addresses of a name are out of reach.
-#[derive(Debug, thiserror::Error)]
-#[error("the addresses of {0} are not on the public network")]
-struct OutOfReach(String);
-
-impl Resolver {
-    fn takes(self, address: IpAddr) -> bool {
-        match self.0 {
-            Reach::Public => is_public(address),
-            Reach::Loopback => address.is_loopback(),
-            Reach::Any => true,
+            .dns_resolver(Judged { lookup: Arc::clone(&self.lookup), reach });
+        if let Some(ca) = &kind.2 {
+            let certificates = certificates::read(ca).map_err(|_| Error::ConfigurationError)?;
+            builder = builder.tls_certs_only(certificates);
         }
-    }
-}
-
-impl Resolve for Resolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let resolver = *self;
-        Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let any = !found.is_empty();
-            let taken: Vec<_> = found.into_iter().filter(|address| resolver.takes(address.ip())).collect();
-            match taken.is_empty() && any {
-                true => Err(OutOfReach(name.as_str().to_owned()).into()),
-                false => Ok(Box::new(taken.into_iter()) as Addrs),
-            }
-        })
+        let client = builder.build().map_err(|_| Error::ConfigurationError)?;
+        Ok(lock(&self.clients).entry(kind).or_insert(client).clone())
     }
 }
 
@@ -149,6 +124,9 @@ impl Requests {
         };
         let mut filled = Vec::new();
         for grant in network.grants() {
+            if let Some(ca) = &grant.ca {
+                certificates::read(ca).map_err(|error| crate::provider::unusable(&error))?;
+            }
             let mut one = Filled { headers: Vec::new(), query: Vec::new() };
             for (name, injected) in &grant.inject {
                 let value = format!("{}{}", injected.prefix, read(&injected.source)?);
@@ -249,7 +227,7 @@ impl Requests {
             let pieces = answer.body().into_iter().map(Bytes::from).collect();
             return self.response((status, headers), Body::Pieces(pieces), grant, None);
         }
-        let client = self.network.client(reach, &url).map_err(|_| Error::ConfigurationError)?;
+        let client = self.network.client(reach, &url, grant)?;
         let mut sending = client.request(method, url.clone()).headers(headers);
         if !http_body::Body::is_end_stream(&body) {
             // Trailers are left out.
@@ -308,7 +286,11 @@ impl Requests {
         }
         // Those of the body are the plugin's own; the address may have a secret in it.
         let cause = causes.by_ref().last().map(ToString::to_string).unwrap_or_default();
-        self.tell(vec![format!("no answer of {}: {cause}", shown(url))]);
+        let mut lines = vec![format!("no answer of {}: {cause}", shown(url))];
+        if cause.contains("certificate") {
+            lines.push("for a private certificate authority set beside `url`: ca = \"FILE\"".to_owned());
+        }
+        self.tell(lines);
         match error {
             error if error.is_timeout() => Error::ConnectionTimeout,
             error if error.is_connect() => Error::ConnectionRefused,
@@ -455,5 +437,97 @@ impl WasiHttpHooks for Hooks {
             let nothing: Io = Box::new(std::future::ready(Ok(())));
             Ok((response, nothing))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::sync::atomic::AtomicUsize;
+
+    use futures_util::future::BoxFuture;
+    use wfhost_agents::CallOutput;
+
+    use super::*;
+
+    /// A name that stands for something else each time.
+    #[derive(Debug)]
+    struct Rebinding {
+        answers: Vec<Vec<IpAddr>>,
+        asked: AtomicUsize,
+    }
+
+    impl Lookup for Rebinding {
+        fn lookup(&self, _: String) -> BoxFuture<'static, std::io::Result<Vec<IpAddr>>> {
+            let at = self.asked.fetch_add(1, Ordering::Relaxed).min(self.answers.len() - 1);
+            let answer = self.answers[at].clone();
+            Box::pin(async move { Ok(answer) })
+        }
+    }
+
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    /// Of the public network, where nobody answers at this port.
+    const PUBLIC: IpAddr = IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1));
+
+    /// Sends requests one after the other. Gives their errors, how often the name was looked up, and whether anybody
+    /// came to this machine.
+    async fn sent(
+        answers: &[&[IpAddr]],
+        private: bool,
+        requests: usize,
+    ) -> (Vec<Option<Error>>, usize, bool) {
+        let listener = std::net::TcpListener::bind((HERE, 0)).unwrap();
+        let url = format!("http://rebind.example.com:{}/", listener.local_addr().unwrap().port());
+        let mut grant = HttpGrant::new(url.parse().unwrap(), [Method::GET]);
+        grant.private = private;
+        let answers = answers.iter().map(|answer| answer.to_vec()).collect();
+        let lookup = Arc::new(Rebinding { answers, asked: AtomicUsize::new(0) });
+        let mut network = Network::new("p".into(), vec![grant], false, None);
+        network.lookup = Arc::clone(&lookup) as Arc<dyn Lookup>;
+        let requests_of = Requests::new(Arc::new(network), Progress::new(CallOutput::none())).unwrap();
+        let requests_of = Arc::new(requests_of);
+        let mut errors = Vec::new();
+        for _ in 0..requests {
+            let body: WasiBody = http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync();
+            let options = RequestOptions {
+                connect_timeout: Some(Duration::from_millis(200)),
+                first_byte_timeout: Some(Duration::from_millis(100)),
+                between_bytes_timeout: None,
+            };
+            let sending = Arc::clone(&requests_of);
+            let sent = sending.send(Method::GET, url.clone(), HeaderMap::new(), body, Some(options)).await;
+            errors.push(sent.err());
+        }
+        listener.set_nonblocking(true).unwrap();
+        let came = listener.accept().is_ok();
+        (errors, lookup.asked.load(Ordering::Relaxed), came)
+    }
+
+    #[tokio::test]
+    async fn a_name_that_stands_for_something_else_later_leads_nowhere_else() {
+        // Judged once, and connected to what was judged: what it means at the second look does not matter.
+        let (errors, asked, came) = sent(&[&[PUBLIC], &[HERE]], false, 1).await;
+        assert!(errors[0].is_some() && asked == 1 && !came, "{errors:?} {asked}");
+        // The next request is judged by what the name means then.
+        let (errors, asked, came) = sent(&[&[PUBLIC], &[HERE]], false, 2).await;
+        assert!(matches!(errors[1], Some(Error::DestinationIpProhibited)), "{errors:?}");
+        assert!(asked == 2 && !came);
+        // Of several addresses only those are tried that may be reached.
+        let (errors, _, came) = sent(&[&[HERE, PUBLIC]], false, 1).await;
+        assert!(
+            errors[0].is_some() && !matches!(errors[0], Some(Error::DestinationIpProhibited)),
+            "{errors:?}"
+        );
+        assert!(!came);
+        for answer in ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "::ffff:127.0.0.1", "fd00::1"] {
+            let (errors, _, came) = sent(&[&[answer.parse().unwrap()]], false, 1).await;
+            assert!(
+                matches!(errors[0], Some(Error::DestinationIpProhibited)) && !came,
+                "{answer}: {errors:?}"
+            );
+        }
+        // The test would notice: where that is granted somebody comes.
+        let (_, _, came) = sent(&[&[HERE]], true, 1).await;
+        assert!(came);
     }
 }

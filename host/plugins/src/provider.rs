@@ -21,6 +21,7 @@ use crate::http::{Network, Requests};
 use crate::instance::{self, AgentPluginPre, Bounds, PluginCtx, wit};
 use crate::progress::Progress;
 use crate::recorded::Recording;
+use crate::source::{PluginSource, Supplied, Supply};
 
 /// Bytes of memory, if nothing else is said.
 const MEMORY_BYTES: u64 = 256 << 20;
@@ -32,10 +33,8 @@ const GRACE: Duration = Duration::from_secs(2);
 /// How a plugin is run, and what it is granted.
 #[derive(Clone, Debug)]
 pub struct PluginConfig {
-    /// The component.
-    pub path: PathBuf,
-    /// What it has to be.
-    pub digest: Option<Digest>,
+    /// Where its component comes from.
+    pub source: PluginSource,
     /// For calls that name none.
     pub model: Option<String>,
     /// It goes on with conversations by ids of its own.
@@ -58,11 +57,15 @@ pub struct PluginConfig {
 }
 
 impl PluginConfig {
-    /// With nothing granted.
+    /// A component in a file, with nothing granted.
     pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self::of(PluginSource::File { path: path.into(), digest: None })
+    }
+
+    /// With nothing granted.
+    pub fn of(source: PluginSource) -> Self {
         Self {
-            path: path.into(),
-            digest: None,
+            source,
             model: None,
             keeps_conversations: false,
             memory_bytes: MEMORY_BYTES,
@@ -120,7 +123,10 @@ fn components(cache: Option<PathBuf>) -> Result<&'static Components, ModuleError
 /// A plugin that is ready to be executed.
 #[derive(Clone)]
 struct Ready {
+    /// Which component its source gave, in the source's words.
+    pinned: String,
     digest: Digest,
+    signer: Option<String>,
     pre: AgentPluginPre<PluginCtx>,
     /// It asks whether it was cancelled.
     looks: bool,
@@ -130,11 +136,20 @@ struct Ready {
 pub struct Plugin {
     name: String,
     config: PluginConfig,
-    artifact: Arc<Artifact>,
+    from: Where,
     network: Arc<Network>,
     /// Clock and random numbers are the same each time.
     repeatable: bool,
     ready: Mutex<Option<Ready>>,
+    /// Whoever fetches it does so for all.
+    fetching: tokio::sync::Mutex<()>,
+}
+
+/// Where it is looked for.
+#[derive(Clone)]
+enum Where {
+    File(Arc<Artifact>),
+    Supply(Arc<dyn Supply>),
 }
 
 impl std::fmt::Debug for Plugin {
@@ -158,41 +173,98 @@ impl Plugin {
     }
 
     fn over(name: String, config: PluginConfig, recording: Option<Recording>) -> Self {
-        let artifact = Arc::new(Artifact::new(config.path.clone(), config.digest));
+        let from = match &config.source {
+            PluginSource::File { path, digest } => {
+                Where::File(Arc::new(Artifact::new(path.clone(), *digest)))
+            }
+            PluginSource::Supply(supply) => Where::Supply(Arc::clone(supply)),
+        };
         let repeatable = recording.is_some();
         let network = Network::new(name.clone(), config.http.clone(), config.audit, recording);
-        Self { name, config, artifact, network: Arc::new(network), repeatable, ready: Mutex::default() }
+        let (network, ready, fetching) = (Arc::new(network), Mutex::default(), tokio::sync::Mutex::default());
+        Self { name, config, from, network, repeatable, ready, fetching }
     }
 
     pub fn config(&self) -> &PluginConfig {
         &self.config
     }
 
-    /// What its file is now.
-    pub fn digest(&self) -> Result<Digest, PluginError> {
-        self.artifact.digest().map(|(digest, _)| digest)
+    /// What it is now. One that comes from elsewhere and is not on this machine is not known: none.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or is not to be used.
+    pub fn digest(&self) -> Result<Option<Digest>, PluginError> {
+        match &self.from {
+            Where::File(artifact) => artifact.digest().map(|(digest, _)| Some(digest)),
+            Where::Supply(supply) => Ok(supply.kept()?.map(|bytes| Digest::of(&bytes))),
+        }
     }
 
-    /// The plugin as its file is now, compiled if it has to be.
-    async fn ready(&self) -> Result<Ready, PluginError> {
-        let artifact = Arc::clone(&self.artifact);
-        let (digest, bytes) = blocking(move || artifact.digest()).await?;
+    /// Its component as far as it is on this machine.
+    fn here(&self) -> Result<Option<(Digest, Vec<u8>)>, PluginError> {
+        match &self.from {
+            Where::File(artifact) => artifact.read().map(Some),
+            Where::Supply(supply) => Ok(supply.kept()?.map(|bytes| (Digest::of(&bytes), bytes))),
+        }
+    }
+
+    /// The one that was made ready, if it is still the one that is meant.
+    fn known(&self, pinned: &str) -> Option<Ready> {
         let known = self.ready.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(ready) = known.filter(|ready| ready.digest == digest) {
+        known.filter(|ready| ready.pinned == pinned)
+    }
+
+    /// The plugin as it is now, fetched and compiled if it has to be.
+    async fn ready(&self) -> Result<Ready, PluginError> {
+        match &self.from {
+            Where::File(artifact) => self.ready_file(artifact).await,
+            Where::Supply(supply) => {
+                let pinning = Arc::clone(supply);
+                let pinned = blocking(move || pinning.pinned()).await?;
+                if let Some(ready) = self.known(&pinned) {
+                    return Ok(ready);
+                }
+                let _fetching = self.fetching.lock().await;
+                if let Some(ready) = self.known(&pinned) {
+                    return Ok(ready);
+                }
+                let Supplied { bytes, signer } = supply.supply().await?;
+                let digest = Digest::of(&bytes);
+                self.compiled(pinned, digest, bytes, signer).await
+            }
+        }
+    }
+
+    async fn ready_file(&self, artifact: &Arc<Artifact>) -> Result<Ready, PluginError> {
+        let reading = Arc::clone(artifact);
+        let (digest, bytes) = blocking(move || reading.digest()).await?;
+        let pinned = digest.to_string();
+        if let Some(ready) = self.known(&pinned) {
             return Ok(ready);
         }
         let bytes = match bytes {
             Some(bytes) => bytes,
             None => {
-                let artifact = Arc::clone(&self.artifact);
-                let (found, bytes) = blocking(move || artifact.read()).await?;
+                let reading = Arc::clone(artifact);
+                let (found, bytes) = blocking(move || reading.read()).await?;
                 if found != digest {
                     let source = std::io::Error::other("it changed while it was read");
-                    return Err(PluginError::Read { path: self.config.path.clone(), source });
+                    return Err(PluginError::Read { path: artifact.path().to_owned(), source });
                 }
                 bytes
             }
         };
+        self.compiled(pinned, digest, bytes, None).await
+    }
+
+    async fn compiled(
+        &self,
+        pinned: String,
+        digest: Digest,
+        bytes: Vec<u8>,
+        signer: Option<String>,
+    ) -> Result<Ready, PluginError> {
         let bytes = blocking(move || artifact::imports(&bytes).map(|_| bytes)).await?;
         let components = components(self.config.cache.clone())?;
         let component = components.load(digest, async { Ok::<_, PluginError>(bytes) }).await?;
@@ -201,7 +273,7 @@ impl Plugin {
         let looks = looks(&component, engine);
         let linked = instance::linker(engine).and_then(|linker| linker.instantiate_pre(&component));
         let pre = linked.and_then(AgentPluginPre::new).map_err(unfit)?;
-        let ready = Ready { digest, pre, looks };
+        let ready = Ready { pinned, digest, signer, pre, looks };
         *self.ready.lock().unwrap_or_else(PoisonError::into_inner) = Some(ready.clone());
         Ok(ready)
     }
@@ -245,7 +317,8 @@ impl Plugin {
     }
 
     async fn answer(&self, call: Call, out: CallOutput) -> Result<Reply, CallFailure> {
-        let Ready { digest, pre, looks } = self.ready().await.map_err(|error| unusable(&error))?;
+        let Ready { digest, signer, pre, looks, .. } =
+            self.ready().await.map_err(|error| unusable(&error))?;
         let progress = Progress::new(out);
         let requests = Arc::new(Requests::new(Arc::clone(&self.network), progress.clone())?);
         let wasi = self.wasi()?;
@@ -262,7 +335,10 @@ impl Plugin {
         let ended = task.await;
         running.task = None;
         match ended {
-            Ok(Ok(Ok(reply))) => self.reply(&call, digest, reply),
+            Ok(Ok(Ok(reply))) => {
+                let reply = self.reply(&call, digest, reply)?;
+                Ok(Reply { signer, ..reply })
+            }
             Ok(Ok(Err(failure))) => Err(failed(failure)),
             Ok(Err(error)) => {
                 let message = instance::explain(&error, bounds, &progress);
@@ -277,10 +353,12 @@ impl Plugin {
     ///
     /// # Errors
     ///
-    /// Its file cannot be read, or is not a plugin.
+    /// It cannot be read, or is not a plugin.
     pub fn lacks(&self) -> Result<Vec<String>, PluginError> {
-        let (_, bytes) = self.artifact.read()?;
-        Ok(self.missing(&artifact::wants(&bytes)?))
+        match self.here()? {
+            Some((_, bytes)) => Ok(self.missing(&artifact::wants(&bytes)?)),
+            None => Ok(Vec::new()),
+        }
     }
 
     fn missing(&self, wants: &Wants) -> Vec<String> {
@@ -372,7 +450,11 @@ impl Provider for Plugin {
     }
 
     fn configuration(&self) -> String {
-        let digest = self.digest().map(|digest| digest.to_string()).unwrap_or_default();
+        let digest = match &self.from {
+            Where::File(artifact) => artifact.digest().map(|(digest, _)| digest.to_string()),
+            Where::Supply(supply) => supply.pinned(),
+        };
+        let digest = digest.unwrap_or_default();
         let PluginConfig { set, env, directories, http, .. } = &self.config;
         let env: Vec<_> = env.iter().map(|name| (name, std::env::var(name).ok())).collect();
         format!("{digest} {set:?} {env:?} {directories:?} {http:?}")
@@ -387,16 +469,21 @@ impl Provider for Plugin {
     }
 
     fn check(&self) -> Vec<Check> {
-        let file = self.artifact.read().and_then(|(digest, bytes)| {
+        let here = self.here().and_then(|here| {
+            let Some((digest, bytes)) = here else { return Ok(None) };
             artifact::imports(&bytes)?;
-            Ok((digest, artifact::wants(&bytes)?))
+            Ok(Some((digest, artifact::wants(&bytes)?)))
         });
-        let what = format!("plugin {}", self.config.path.display());
-        let mut checks = vec![match file {
-            Ok((digest, wants)) => {
+        let what = format!("plugin {}", self.config.source);
+        let mut checks = vec![match here {
+            Ok(Some((digest, wants))) => {
                 let missing = self.missing(&wants).join("; ");
                 let note =
                     if missing.is_empty() { digest.to_string() } else { format!("{digest}; {missing}") };
+                Check { what, problem: None, note: Some(note) }
+            }
+            Ok(None) => {
+                let note = "it is not in the local store yet: the first call fetches it".to_owned();
                 Check { what, problem: None, note: Some(note) }
             }
             Err(error) => {
@@ -405,6 +492,11 @@ impl Provider for Plugin {
             }
         }];
         checks.extend(self.config.secrets().map(Check::secret));
+        checks.extend(self.config.http.iter().filter_map(|grant| grant.ca.as_ref()).map(|ca| Check {
+            what: format!("certificates {}", ca.display()),
+            problem: crate::certificates::read(ca).err().map(|error| error.to_string()),
+            note: None,
+        }));
         checks.extend(self.config.directories.values().map(|DirectoryGrant { path, .. }| Check {
             what: format!("directory {}", path.display()),
             problem: (!path.is_dir()).then(|| format!("{} is not a directory", path.display())),
@@ -494,9 +586,12 @@ fn looks(component: &wasmtime::component::Component, engine: &wasmtime::Engine) 
     }
 }
 
-/// A plugin that would do no better another time.
-fn unusable(error: &PluginError) -> CallFailure {
+/// A plugin that cannot be executed. It would do no better another time, unless it is somewhere that cannot be reached.
+pub(crate) fn unusable(error: &PluginError) -> CallFailure {
     let message = format!("{error} ({}); {}", error.code(), error.hint());
+    if matches!(error, PluginError::Supply { passes: true, .. }) {
+        return CallFailure::new(FailureKind::Unavailable, message);
+    }
     CallFailure { exhausted: true, ..CallFailure::new(FailureKind::Rejected, message) }
 }
 

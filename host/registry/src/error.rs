@@ -46,6 +46,8 @@ pub enum RegistryError {
     Unsigned { reference: String, wanted: Vec<String> },
     #[error("{reference} has {count} {} that cannot be accepted{}: {reason}", if *.count == 1 { "signature" } else { "signatures" }, by(.wanted))]
     BadSignature { reference: String, wanted: Vec<String>, count: usize, reason: &'static str },
+    #[error("{reference} has no provenance by an accepted signer")]
+    NoProvenance { reference: String },
     #[error("{reference} is not signed by its previous signer {before}{}", but_by(.now))]
     SignerChanged { reference: String, before: String, now: Vec<String> },
     #[error("the key {path} cannot be used: {reason}", path = path.display())]
@@ -58,6 +60,14 @@ pub enum RegistryError {
     NotLocked { reference: String, path: PathBuf },
     #[error("the archive {path} cannot be used: {reason}", path = path.display())]
     Archive { path: PathBuf, reason: String },
+    #[error("no version matches {reference}{}", newest(.there))]
+    NoVersion {
+        reference: String,
+        /// The newest ones.
+        there: Vec<String>,
+    },
+    #[error("the certificates for the registry {host} cannot be used: {path}: {reason}", path = path.display())]
+    Certificates { host: String, path: PathBuf, reason: String },
     #[error("the registry {host} redirects {what} to {to}, which is not followed")]
     Redirect { host: String, what: String, to: String },
 }
@@ -68,6 +78,14 @@ fn quoted(said: &str) -> String {
 
 fn by(names: &[String]) -> String {
     if names.is_empty() { " by a known key".to_owned() } else { format!(" by {}", names.join(" or ")) }
+}
+
+fn newest(there: &[String]) -> String {
+    if there.is_empty() {
+        "; no version is available".to_owned()
+    } else {
+        format!("; available: {}", there.join(", "))
+    }
 }
 
 fn but_by(names: &[String]) -> String {
@@ -97,9 +115,12 @@ impl RegistryError {
             Self::BadSignature { .. } => "WF0941",
             Self::SignerChanged { .. } => "WF0942",
             Self::Key { .. } => "WF0943",
+            Self::NoProvenance { .. } => "WF0952",
             Self::Lock { .. } => "WF0945",
             Self::Departs { .. } | Self::NotLocked { .. } => "WF0946",
             Self::Archive { .. } => "WF0947",
+            Self::Certificates { .. } => "WF0948",
+            Self::NoVersion { .. } => "WF0949",
         }
     }
 
@@ -109,6 +130,9 @@ impl RegistryError {
             Self::Reference { .. } => {
                 "a reference consists of registry, repository and version: ghcr.io/acme/reviewer:1.4.2, or @sha256:..".into()
             }
+            Self::Unreachable { host, reason } if reason.contains("certificate") => format!(
+                "nothing was sent; for a private certificate authority set `[registries.\"{host}\"] ca = \"FILE\"` in wfhost.toml"
+            ),
             Self::Unreachable { host, .. } => format!(
                 "check the name and the network; a registry without TLS on another machine needs \
                  `[registries.\"{host}\"] plain_http = true` in wfhost.toml; `--offline` uses the local store"
@@ -147,9 +171,15 @@ impl RegistryError {
             Self::Unsigned { .. } | Self::BadSignature { .. } => {
                 "nothing of it was fetched or run; accepted signers are in [signatures] of wfhost.toml".into()
             }
+            Self::NoProvenance { .. } => {
+                "nothing was fetched or run; publishers attach it with `wfhost push REFERENCE DIR --sign KEY --provenance`".into()
+            }
             Self::SignerChanged { reference, .. } => format!(
                 "verify this with the publisher; to accept the new signer: `wfhost pull {reference} --accept`"
             ),
+            Self::Key { reason, .. } if reason.contains("passphrase") => {
+                "set the passphrase of an encrypted key in WFHOST_KEY_PASSPHRASE".into()
+            }
             Self::Key { .. } => "`wfhost key new NAME` creates a key pair; keys are PEM, as OpenSSL and cosign write them".into(),
             Self::Lock { .. } => {
                 "restore it from version control, or remove it and add the modules again: `wfhost add REFERENCE`".into()
@@ -158,6 +188,12 @@ impl RegistryError {
                 format!("find out why it changed; `wfhost update {reference}` locks the current version")
             }
             Self::NotLocked { reference, .. } => format!("lock it: `wfhost add {reference}`, and commit the file"),
+            Self::NoVersion { .. } => {
+                "only tags that are full versions match, like 1.4.2; `^1.2` means versions compatible with it, as in Cargo".into()
+            }
+            Self::Certificates { host, .. } => format!(
+                "name a file with certificates in PEM: `[registries.\"{host}\"] ca = \"FILE\"` in wfhost.toml"
+            ),
             Self::Archive { .. } => "nothing of it was stored; `wfhost save FILE REFERENCE` writes an archive".into(),
             Self::Redirect { .. } => "logins and modules are only transferred where they cannot be read or changed".into(),
         }

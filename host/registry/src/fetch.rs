@@ -4,9 +4,13 @@
 use std::fmt;
 
 use bytes::Bytes;
+use semver::VersionReq;
 
 use crate::manifest::{Descriptor, MANIFEST, MANIFEST_BYTES, Manifest};
-use crate::{Client, Reference, RegistryError, Sha256, Store, artifact};
+use crate::{Client, Reference, RegistryError, Sha256, Store, artifact, version};
+
+/// Versions that are named where none fits.
+const SHOWN: usize = 5;
 
 /// Whether a registry is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -38,7 +42,7 @@ impl fmt::Display for Source {
 /// A module whose manifest is known. Nothing else of it was fetched.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Resolved {
-    /// As it was asked for.
+    /// As it was asked for; with the tag if only a requirement was.
     pub reference: Reference,
     /// Of the manifest.
     pub digest: Sha256,
@@ -77,6 +81,48 @@ impl Resolved {
     }
 }
 
+/// The tags of a place, by whoever may be asked: the registry, or the local store.
+pub async fn versions(
+    client: &Client,
+    store: &Store,
+    reference: &Reference,
+    pull: Pull,
+) -> Result<Vec<String>, RegistryError> {
+    if pull == Pull::Always {
+        return client.tags(reference).await;
+    }
+    let place = reference.place();
+    let kept = store.modules()?.into_iter().filter(|kept| kept.reference.place() == place);
+    Ok(kept.filter_map(|kept| kept.reference.tag().map(str::to_owned)).collect())
+}
+
+/// The reference of the newest version that fits one that says what has to.
+async fn fitting(
+    client: &Client,
+    store: &Store,
+    reference: &Reference,
+    requirement: &VersionReq,
+    pull: Pull,
+) -> Result<Reference, RegistryError> {
+    let mut tags = versions(client, store, reference, pull).await?;
+    let mut found =
+        version::newest(requirement, tags.iter().map(String::as_str)).map(|(_, tag)| tag.to_owned());
+    if found.is_none() && pull == Pull::Missing {
+        tags = versions(client, store, reference, Pull::Always).await?;
+        found = version::newest(requirement, tags.iter().map(String::as_str)).map(|(_, tag)| tag.to_owned());
+    }
+    if let Some(tagged) = found.and_then(|tag| reference.tagged(&tag)) {
+        return Ok(tagged);
+    }
+    if pull == Pull::Never {
+        return Err(RegistryError::Offline { reference: reference.to_string() });
+    }
+    let mut there: Vec<_> = tags.iter().filter_map(|tag| Some((version::of_tag(tag)?, tag))).collect();
+    there.sort();
+    let there = there.into_iter().rev().map(|(_, tag)| tag.clone()).take(SHOWN).collect();
+    Err(RegistryError::NoVersion { reference: reference.to_string(), there })
+}
+
 /// Finds out which manifest a reference means.
 pub async fn resolve(
     client: &Client,
@@ -84,6 +130,10 @@ pub async fn resolve(
     reference: &Reference,
     pull: Pull,
 ) -> Result<Resolved, RegistryError> {
+    if let Some(requirement) = reference.requirement() {
+        let tagged = fitting(client, store, reference, &requirement, pull).await?;
+        return Box::pin(resolve(client, store, &tagged, pull)).await;
+    }
     let asks_here = pull != Pull::Always || reference.digest().is_some();
     if asks_here && let Some(found) = store.find(reference)? {
         match stored(store, reference, &found) {

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use ring::rand::SystemRandom;
+use pkcs8::pkcs5::pbes2;
+use pkcs8::{EncryptedPrivateKeyInfoRef, PrivateKeyInfoRef};
+use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, ED25519, EcdsaKeyPair, Ed25519KeyPair, KeyPair,
     UnparsedPublicKey,
@@ -24,6 +26,13 @@ const P256_POINT: usize = 65;
 /// The same with Ed25519.
 const ED: &[u8] = &[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 const ED_POINT: usize = 32;
+
+/// The label of an encrypted key.
+const ENCRYPTED: &str = "ENCRYPTED PRIVATE KEY";
+/// Iterations of PBKDF2 for keys of ours, as OWASP advises for SHA-256.
+const ITERATIONS: u32 = 600_000;
+/// Those of others that are waited for.
+const MOST_ITERATIONS: u32 = 10_000_000;
 
 /// A key that tells who signed.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -109,28 +118,68 @@ impl PrivateKey {
         Ok(framed("PRIVATE KEY", pkcs8.map_err(none)?.as_ref()))
     }
 
-    /// Reads PKCS#8 in PEM.
-    pub fn parse(text: &str) -> Result<Self, &'static str> {
-        let der = match pem(text) {
-            Some(("PRIVATE KEY", der)) => der,
-            Some((kind, _)) if kind.contains("ENCRYPTED") => {
-                return Err(
-                    "it is encrypted; `openssl pkcs8 -in KEY -out NEW` decrypts one of OpenSSL, and \
-                            `cosign import-key-pair` the other way round needs one that is not",
-                );
+    /// The same, encrypted with a passphrase as OpenSSL does it: PBES2 with PBKDF2 (HMAC with SHA-256) and AES-256 in
+    /// CBC mode.
+    pub fn generate_encrypted(passphrase: &str) -> Result<String, RegistryError> {
+        let failed = |reason: &str| key_error(Path::new("the key"), reason);
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new());
+        let pkcs8 = pkcs8.map_err(|_| failed("there are no random numbers"))?;
+        let (mut salt, mut iv) = ([0; 16], [0; 16]);
+        for bytes in [&mut salt, &mut iv] {
+            SystemRandom::new().fill(bytes).map_err(|_| failed("there are no random numbers"))?;
+        }
+        let kdf = pbes2::Pbkdf2Params::hmac_sha256(ITERATIONS, &salt);
+        let kdf = pbes2::Kdf::Pbkdf2(kdf.map_err(|error| failed(&error.to_string()))?);
+        let parameters = pbes2::Parameters { kdf, encryption: pbes2::EncryptionScheme::Aes256Cbc { iv } };
+        let plain = PrivateKeyInfoRef::try_from(pkcs8.as_ref());
+        let plain = plain.map_err(|error| failed(&error.to_string()))?;
+        let sealed = plain.encrypt_with_params(parameters, passphrase.as_bytes());
+        let sealed = sealed.map_err(|error| failed(&error.to_string()))?;
+        Ok(framed(ENCRYPTED, sealed.as_bytes()))
+    }
+
+    /// Reads PKCS#8 in PEM. `passphrase`: of one that is encrypted.
+    pub fn parse(text: &str, passphrase: Option<&str>) -> Result<Self, &'static str> {
+        match pem(text) {
+            Some(("PRIVATE KEY", der)) => Self::of_der(&der),
+            Some((ENCRYPTED, der)) => {
+                let passphrase = passphrase.ok_or("it is encrypted, and no passphrase is set")?;
+                let sealed = EncryptedPrivateKeyInfoRef::try_from(der.as_slice());
+                let sealed = sealed.map_err(|_| "its encryption is not supported")?;
+                // How long it takes is up to whoever wrote the file.
+                let is_bounded = match sealed.encryption_algorithm.pbes2().map(|pbes2| &pbes2.kdf) {
+                    Some(pbes2::Kdf::Pbkdf2(kdf)) => kdf.iteration_count <= MOST_ITERATIONS,
+                    Some(pbes2::Kdf::Scrypt(kdf)) => {
+                        let blocks = u64::from(kdf.block_size) * kdf.cost_parameter;
+                        blocks <= 1 << 21 && kdf.parallelization <= 16
+                    }
+                    _ => return Err("its encryption is not supported"),
+                };
+                if !is_bounded {
+                    return Err("its key derivation takes too long");
+                }
+                let plain = sealed.decrypt(passphrase).map_err(|_| "the passphrase is wrong")?;
+                Self::of_der(plain.as_bytes())
             }
+            Some((kind, _)) if kind.contains("ENCRYPTED") => Err(
+                "it is encrypted in the format of cosign; keys encrypted by `openssl pkcs8 -topk8` are supported",
+            ),
             Some(("EC PRIVATE KEY", _)) => {
-                return Err("it is not PKCS#8; `openssl pkcs8 -topk8 -nocrypt -in KEY -out NEW` converts it");
+                Err("it is not PKCS#8; `openssl pkcs8 -topk8 -nocrypt -in KEY -out NEW` converts it")
             }
-            _ => return Err("it is not a private key in PEM"),
-        };
+            _ => Err("it is not a private key in PEM"),
+        }
+    }
+
+    /// Reads PKCS#8.
+    fn of_der(der: &[u8]) -> Result<Self, &'static str> {
         let rng = SystemRandom::new();
-        if let Ok(pair) = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &der, &rng) {
+        if let Ok(pair) = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, der, &rng) {
             let spki = [P256, pair.public_key().as_ref()].concat();
             let public = PublicKey::of_spki(&spki).ok_or("it has no public key")?;
             return Ok(Self { pair: Pair::P256(Box::new(pair)), public });
         }
-        if let Ok(pair) = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der) {
+        if let Ok(pair) = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der) {
             let spki = [ED, pair.public_key().as_ref()].concat();
             let public = PublicKey::of_spki(&spki).ok_or("it has no public key")?;
             return Ok(Self { pair: Pair::Ed25519(Box::new(pair)), public });
@@ -138,10 +187,10 @@ impl PrivateKey {
         Err("it is neither a P-256 nor an Ed25519 key")
     }
 
-    /// Reads a file that only its owner may write.
-    pub fn read(path: &Path) -> Result<Self, RegistryError> {
+    /// Reads a file that only its owner may write. `passphrase`: of one that is encrypted.
+    pub fn read(path: &Path, passphrase: Option<&str>) -> Result<Self, RegistryError> {
         let text = private::read(path).map_err(|error| key_error(path, &error.to_string()))?;
-        Self::parse(&text).map_err(|reason| key_error(path, reason))
+        Self::parse(&text, passphrase).map_err(|reason| key_error(path, reason))
     }
 
     pub fn public(&self) -> &PublicKey {
@@ -167,16 +216,24 @@ pub fn read_public(path: &Path) -> Result<PublicKey, RegistryError> {
     PublicKey::parse(&text).map_err(|reason| key_error(path, reason))
 }
 
-/// Writes a new pair: `NAME.key`, readable by its owner only, and `NAME.pub`. Nothing is overwritten.
-pub fn write_pair(dir: &Path, name: &str) -> Result<(PathBuf, PathBuf, PublicKey), RegistryError> {
+/// Writes a new pair: `NAME.key`, readable by its owner only, and `NAME.pub`. Nothing is overwritten. `passphrase`: the
+/// first is encrypted with it.
+pub fn write_pair(
+    dir: &Path,
+    name: &str,
+    passphrase: Option<&str>,
+) -> Result<(PathBuf, PathBuf, PublicKey), RegistryError> {
     let (private, public) = (dir.join(format!("{name}.key")), dir.join(format!("{name}.pub")));
     for path in [&private, &public] {
         if path.symlink_metadata().is_ok() {
             return Err(key_error(path, "it already exists"));
         }
     }
-    let pem = PrivateKey::generate()?;
-    let key = PrivateKey::parse(&pem).map_err(|reason| key_error(&private, reason))?;
+    let pem = match passphrase {
+        Some(passphrase) => PrivateKey::generate_encrypted(passphrase)?,
+        None => PrivateKey::generate()?,
+    };
+    let key = PrivateKey::parse(&pem, passphrase).map_err(|reason| key_error(&private, reason))?;
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |error: std::io::Error| key_error(&path, &error.to_string())
@@ -211,8 +268,8 @@ mod tests {
 
     #[test]
     fn what_a_key_signs_its_public_half_verifies() {
-        let key = PrivateKey::parse(&PrivateKey::generate().unwrap()).unwrap();
-        let other = PrivateKey::parse(&PrivateKey::generate().unwrap()).unwrap();
+        let key = PrivateKey::parse(&PrivateKey::generate().unwrap(), None).unwrap();
+        let other = PrivateKey::parse(&PrivateKey::generate().unwrap(), None).unwrap();
         let signature = key.sign(b"message").unwrap();
         assert!(key.public().verifies(b"message", &signature));
         assert!(!key.public().verifies(b"massage", &signature));
@@ -222,6 +279,20 @@ mod tests {
         assert_eq!(&read, key.public());
         assert_eq!(PublicKey::parse(&read.to_base64()).as_ref(), Ok(&read));
         assert!(!format!("{key:?}").contains("PRIVATE KEY-----"));
+    }
+
+    #[test]
+    fn an_encrypted_key_is_read_with_its_passphrase_only() {
+        let pem = PrivateKey::generate_encrypted("open sesame").unwrap();
+        assert!(pem.starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----"));
+        let key = PrivateKey::parse(&pem, Some("open sesame")).unwrap();
+        assert!(key.public().verifies(b"m", &key.sign(b"m").unwrap()));
+        assert!(PrivateKey::parse(&pem, None).unwrap_err().contains("no passphrase"));
+        assert!(PrivateKey::parse(&pem, Some("open")).unwrap_err().contains("is wrong"));
+        // A passphrase that is not needed does no harm.
+        assert!(PrivateKey::parse(&PrivateKey::generate().unwrap(), Some("x")).is_ok());
+        let cut = pem.replacen("MI", "AA", 1);
+        assert!(PrivateKey::parse(&cut, Some("open sesame")).is_err());
     }
 
     #[test]
@@ -238,7 +309,7 @@ mod tests {
             ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----", "neither"),
             ("-----BEGIN PRIVATE KEY-----\n!\n-----END PRIVATE KEY-----", "not a private key"),
         ] {
-            let error = PrivateKey::parse(text).unwrap_err();
+            let error = PrivateKey::parse(text, None).unwrap_err();
             assert!(error.contains(says), "{error}");
         }
     }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use wfhost_core::Digest;
+use wfhost_core::{Digest, Wants};
 use wfhost_world::private;
 
 use crate::{Reference, RegistryError, Sha256};
@@ -33,6 +33,19 @@ pub struct Locked {
     /// Who signed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signer: Option<String>,
+    /// What it is, if it is no workflow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<LockedKind>,
+    /// What a plugin asks for, as it was accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wants: Option<Wants>,
+}
+
+/// What is locked, if it is no workflow.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LockedKind {
+    Plugin,
 }
 
 /// A lock file.
@@ -46,7 +59,7 @@ pub struct LockFile {
 #[serde(deny_unknown_fields)]
 struct Form {
     version: u32,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     module: Vec<Locked>,
 }
 
@@ -98,26 +111,45 @@ impl LockFile {
 
     /// Sets what a reference stands for, and writes the file. False if it was so.
     pub fn set(&mut self, locked: Locked) -> Result<bool, RegistryError> {
-        if self.modules.contains(&locked) {
-            return Ok(false);
-        }
-        self.modules.retain(|there| there.reference != locked.reference);
-        self.modules.push(locked);
-        self.modules.sort();
-        let form = Form { version: VERSION, module: self.modules.clone() };
+        self.change(|modules| {
+            modules.retain(|there| there.reference != locked.reference);
+            modules.push(locked);
+        })
+    }
+
+    /// Takes a reference out, and writes the file. False if it was not there.
+    pub fn remove(&mut self, reference: &str) -> Result<bool, RegistryError> {
+        self.change(|modules| modules.retain(|there| there.reference != reference))
+    }
+
+    /// Changes what the file has now, so that nothing is lost that somebody else has put there since it was read.
+    fn change(&mut self, change: impl FnOnce(&mut Vec<Locked>)) -> Result<bool, RegistryError> {
+        let dir = self.path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let failed = |reason: String| RegistryError::Lock { path: self.path.clone(), reason };
-        let text = toml::to_string(&form).map_err(|error| failed(error.to_string()))?;
-        let dir = self.path.parent().unwrap_or(Path::new("."));
-        let written = tempfile::NamedTempFile::new_in(dir).and_then(|mut file| {
-            use std::io::Write;
-            use std::os::unix::fs::PermissionsExt;
-            file.write_all(format!("{HEAD}{text}").as_bytes())?;
-            // It is committed: everybody who may read the project may read it.
-            file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-            file.persist(&self.path).map(drop).map_err(|error| error.error)
-        });
-        written.map_err(|error| failed(error.to_string()))?;
-        Ok(true)
+        // The directory, as the file is another one after each change. The lock ends with it.
+        let locked = std::fs::File::open(dir).and_then(|dir| dir.lock().map(|()| dir));
+        let _locked = locked.map_err(|error| failed(error.to_string()))?;
+        let before = Self::read(dir)?.modules;
+        let mut modules = before.clone();
+        change(&mut modules);
+        modules.sort();
+        let is_same = modules == before;
+        if !is_same {
+            let form = Form { version: VERSION, module: modules.clone() };
+            let text = toml::to_string(&form).map_err(|error| failed(error.to_string()))?;
+            let written = tempfile::NamedTempFile::new_in(dir).and_then(|mut file| {
+                use std::io::Write;
+                use std::os::unix::fs::PermissionsExt;
+                file.write_all(format!("{HEAD}{text}").as_bytes())?;
+                file.as_file().sync_all()?;
+                // It is committed: everybody who may read the project may read it.
+                file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+                file.persist(&self.path).map(drop).map_err(|error| error.error)
+            });
+            written.map_err(|error| failed(error.to_string()))?;
+        }
+        self.modules = modules;
+        Ok(!is_same)
     }
 }
 
@@ -151,7 +183,45 @@ mod tests {
             layer: Sha256::of(b"l"),
             blake3: Digest::of(b"l").hex(),
             signer: Some("acme".into()),
+            kind: None,
+            wants: None,
         }
+    }
+
+    #[test]
+    fn what_a_plugin_wants_is_kept_and_others_entries_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let wants: Wants = serde_json::from_value(serde_json::json!({
+            "http": [{ "url": "https://a.org/v1/", "methods": ["GET"], "inject": ["x-key"], "reason": "reads" }],
+            "env": [{ "name": "LANG", "reason": "speaks" }],
+        }))
+        .unwrap();
+        let plugin = Locked { kind: Some(LockedKind::Plugin), wants: Some(wants), ..locked("1") };
+        let mut one = LockFile::read(dir.path()).unwrap();
+        let mut other = LockFile::read(dir.path()).unwrap();
+        assert!(one.set(plugin.clone()).unwrap());
+        // It was read before that.
+        assert!(other.set(locked("2")).unwrap());
+        let read = LockFile::read(dir.path()).unwrap();
+        assert_eq!(read.modules(), [plugin.clone(), locked("2")]);
+        assert!(one.remove(&plugin.reference).unwrap());
+        assert!(!one.remove(&plugin.reference).unwrap());
+        assert_eq!(LockFile::read(dir.path()).unwrap().modules(), [locked("2")]);
+    }
+
+    #[test]
+    fn many_that_lock_at_once_lose_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let path = dir.path();
+                scope.spawn(move || {
+                    let mut lock = LockFile::read(path).unwrap();
+                    lock.set(locked(&number.to_string())).unwrap();
+                });
+            }
+        });
+        assert_eq!(LockFile::read(dir.path()).unwrap().modules().len(), 8);
     }
 
     #[test]

@@ -105,6 +105,7 @@ impl Logins {
             reason: "HOME is not set".to_owned(),
         })?;
         let failed = |reason: String| RegistryError::Logins { path: path.clone(), reason };
+        let _lock = lock_beside(&path).map_err(|error| failed(error.to_string()))?;
         let text = match path.exists() {
             true => private::read(&path).map_err(|error| failed(error.to_string()))?,
             false => "{}".to_owned(),
@@ -120,6 +121,18 @@ impl Logins {
         }
         Ok((path, changed))
     }
+}
+
+/// Has whoever changes a file wait for others who do. Beside it, as the file is another one after each change; the
+/// lock ends with what is returned.
+pub(crate) fn lock_beside(path: &Path) -> std::io::Result<std::fs::File> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let mut options = std::fs::OpenOptions::new();
+    let options = options.write(true).create(true).truncate(false).mode(0o600);
+    let lock = options.open(path.with_extension("lock"))?;
+    lock.lock()?;
+    Ok(lock)
 }
 
 /// Writes a file that only its owner can read, whole or not at all.

@@ -12,6 +12,12 @@ use wasmparser::{Parser, Payload};
 const PREFIX: &str = "org.opencontainers.image.";
 /// Sections of components, and annotations, of these names.
 const NAMES: [&str; 7] = ["version", "description", "authors", "licenses", "source", "url", "revision"];
+/// The annotation that says what a module is: `workflow` or `plugin`.
+pub const KIND: &str = "dev.wfhost.kind";
+/// The annotation that says what a plugin asks for, in JSON. What counts is the section of the component.
+pub const WANTS: &str = "dev.wfhost.wants";
+/// Bytes of that.
+pub const WANTS_BYTES: usize = 32 << 10;
 /// Bytes of one.
 const VALUE_BYTES: usize = 4 << 10;
 
@@ -116,14 +122,17 @@ pub fn of_project(dir: &Path) -> Metadata {
 fn of_repository(metadata: &mut Metadata, dir: &Path) {
     if let Some(revision) = git(dir, &[], &["rev-parse", "HEAD"]) {
         // What was not committed has no revision.
-        let off = without_filters(dir);
-        let clean =
-            git(dir, &off, &["diff-index", "--name-only", "HEAD"]).is_some_and(|text| text.is_empty());
-        let dirty = if clean { "" } else { "-dirty" };
+        let dirty = if is_clean(dir) { "" } else { "-dirty" };
         add(metadata, "revision", Some(&format!("{revision}{dirty}")));
         let origin = git(dir, &[], &["config", "--get", "remote.origin.url"]);
         add(metadata, "source", origin.as_deref().and_then(without_login));
     }
+}
+
+/// Whether all files of a repository that are committed are as they were committed.
+pub(crate) fn is_clean(dir: &Path) -> bool {
+    let off = without_filters(dir);
+    git(dir, &off, &["diff-index", "--name-only", "HEAD"]).is_some_and(|text| text.is_empty())
 }
 
 /// An address without who one is there; none if there is no telling.
@@ -144,7 +153,7 @@ fn without_filters(dir: &Path) -> Vec<(String, &'static str)> {
 }
 
 /// What git says, if it is there and there is a repository, whose hooks and monitors are not run.
-fn git(dir: &Path, settings: &[(String, &str)], args: &[&str]) -> Option<String> {
+pub(crate) fn git(dir: &Path, settings: &[(String, &str)], args: &[&str]) -> Option<String> {
     let mut command = Command::new("git");
     command.args(["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-C"]).arg(dir).args(args);
     // Settings of a repository around this process mean another one.

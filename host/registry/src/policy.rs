@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use wfhost_world::private;
 
-use crate::{Client, PublicKey, Pull, Reference, RegistryError, Resolved, Sha256, Store, signature};
+use crate::{
+    Client, PublicKey, Pull, Reference, RegistryError, Resolved, Sha256, Store, provenance, signature,
+};
 
 /// How much a signature matters.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Deserialize)]
@@ -34,6 +36,8 @@ pub struct Rule {
     pub level: Level,
     /// One of these has to have signed; anybody who is known if it is empty.
     pub signers: Vec<Signer>,
+    /// Who signed has to say as well what it was built from.
+    pub provenance: bool,
 }
 
 /// Places of modules: `ghcr.io/acme/*` has all repositories below `acme`; elsewhere `*` stands for text
@@ -92,6 +96,9 @@ pub struct Verdict {
     pub signers: Vec<Signer>,
     /// What would be a refusal if a signature were required.
     pub warning: Option<String>,
+    /// There was no signature at all, which does not change by itself: it is enough to be told when the module
+    /// comes here.
+    pub is_unsigned: bool,
 }
 
 impl Rules {
@@ -154,7 +161,8 @@ impl Rules {
             }
         }
         let Some(missing) = self.missing(module, &signers, before) else {
-            return Ok(Verdict { signers, warning: None });
+            let warning = self.unsaid(client, store, module, &signers, pull).await?;
+            return Ok(Verdict { signers, warning, is_unsigned: false });
         };
         if let Missing::Before(before) = missing {
             return Err(RegistryError::SignerChanged {
@@ -167,6 +175,8 @@ impl Rules {
             Missing::OneOf(rule) => rule.signers.iter().map(|signer| signer.name.clone()).collect(),
             _ => Vec::new(),
         };
+        // What says something else is no attempt at a signature.
+        bundles.retain(|bundle| signature::claims_to_sign(bundle));
         let reason = bundles.first().map(|bundle| {
             let tried = keys.first().map(|signer| signature::verify(bundle, &signer.key, module.digest));
             match tried {
@@ -186,7 +196,27 @@ impl Rules {
         if level == Level::Require {
             return Err(refusal);
         }
-        Ok(Verdict { signers, warning: Some(trouble.unwrap_or_else(|| refusal.to_string())) })
+        let is_unsigned = trouble.is_none() && matches!(refusal, RegistryError::Unsigned { .. });
+        Ok(Verdict { signers, warning: Some(trouble.unwrap_or_else(|| refusal.to_string())), is_unsigned })
+    }
+
+    /// Fails, or warns, if nobody who signed says what it was built from where a rule wants that.
+    async fn unsaid(
+        &self,
+        client: &Client,
+        store: &Store,
+        module: &Resolved,
+        signers: &[Signer],
+        pull: Pull,
+    ) -> Result<Option<String>, RegistryError> {
+        let levels = self.of(&module.reference).filter(|rule| rule.provenance).map(|rule| rule.level);
+        let Some(level) = levels.max().filter(|level| *level != Level::Off) else { return Ok(None) };
+        let refusal = match provenance::find(client, store, module, signers, pull).await {
+            Ok(said) if !said.is_empty() => return Ok(None),
+            Ok(_) => RegistryError::NoProvenance { reference: module.reference.to_string() },
+            Err(error) => error,
+        };
+        if level == Level::Require { Err(refusal) } else { Ok(Some(refusal.to_string())) }
     }
 
     /// What good signatures do not fulfil.
@@ -256,19 +286,45 @@ impl FirstSeen {
         }
     }
 
-    /// Records the signers, replacing the previous ones.
+    /// Keeps who signed what came from the place of a reference: the first of `signers`, if none of them is kept.
+    /// `replace`: also in the place of somebody else. Two processes do not lose one another's entries.
+    ///
+    /// # Errors
+    ///
+    /// Somebody else was kept in the meantime, and is not to be replaced.
     pub fn keep(
         &self,
         reference: &Reference,
-        signer: &Signer,
+        signers: &[Signer],
         manifest: Sha256,
+        replace: bool,
     ) -> Result<(), RegistryError> {
+        let Some(first) = signers.first() else { return Ok(()) };
+        let is_kept = |kept: &Signer| signers.iter().any(|signer| signer.key == kept.key);
+        // Mostly there is nothing to do.
+        if self.of(reference)?.is_some_and(|kept| is_kept(&kept)) {
+            return Ok(());
+        }
+        let failed =
+            |error: std::io::Error| RegistryError::Key { path: self.path.clone(), reason: error.to_string() };
+        let _lock = crate::logins::lock_beside(&self.path).map_err(failed)?;
+        if let Some(kept) = self.of(reference)? {
+            if is_kept(&kept) {
+                return Ok(());
+            }
+            if !replace {
+                return Err(RegistryError::SignerChanged {
+                    reference: reference.to_string(),
+                    before: kept.name,
+                    now: signers.iter().map(|signer| signer.name.clone()).collect(),
+                });
+            }
+        }
         let mut entries = self.read()?;
-        let entry = Entry { name: signer.name.clone(), key: signer.key.to_base64(), manifest };
+        let entry = Entry { name: first.name.clone(), key: first.key.to_base64(), manifest };
         entries.insert(reference.place(), entry);
         let text = serde_json::to_string_pretty(&entries).unwrap_or_default();
-        crate::logins::write_private(&self.path, text.as_bytes())
-            .map_err(|error| RegistryError::Key { path: self.path.clone(), reason: error.to_string() })
+        crate::logins::write_private(&self.path, text.as_bytes()).map_err(failed)
     }
 }
 
@@ -302,9 +358,42 @@ mod tests {
     }
 
     #[test]
+    fn many_that_see_signers_at_once_lose_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state/signers.json");
+        let key = crate::PrivateKey::parse(&crate::PrivateKey::generate().unwrap(), None).unwrap();
+        let signer = Signer { name: "acme".to_owned(), key: key.public().clone() };
+        let of = |number: usize| format!("ghcr.io/a/b{number}:1").parse::<Reference>().unwrap();
+        std::thread::scope(|scope| {
+            for number in 0..16 {
+                let (first_seen, signer) = (FirstSeen::new(path.clone()), &signer);
+                scope.spawn(move || {
+                    let signers = std::slice::from_ref(signer);
+                    first_seen.keep(&of(number), signers, Sha256::of(b"m"), false).unwrap();
+                });
+            }
+        });
+        let first_seen = FirstSeen::new(path);
+        for number in 0..16 {
+            assert_eq!(first_seen.of(&of(number)).unwrap().as_ref(), Some(&signer), "{number}");
+        }
+        // Nobody takes the place of somebody else unless that is said.
+        let other = crate::PrivateKey::parse(&crate::PrivateKey::generate().unwrap(), None).unwrap();
+        let other = [Signer { name: "bob".to_owned(), key: other.public().clone() }];
+        let refused = first_seen.keep(&of(1), &other, Sha256::of(b"m"), false);
+        assert!(matches!(refused, Err(RegistryError::SignerChanged { .. })));
+        first_seen.keep(&of(1), &other, Sha256::of(b"m"), true).unwrap();
+        assert_eq!(first_seen.of(&of(1)).unwrap().unwrap().name, "bob");
+    }
+
+    #[test]
     fn the_strictest_rule_counts_and_rules_go_before_the_default() {
-        let rule =
-            |places: &str, level| Rule { places: Pattern::new(places).unwrap(), level, signers: Vec::new() };
+        let rule = |places: &str, level| Rule {
+            places: Pattern::new(places).unwrap(),
+            level,
+            signers: Vec::new(),
+            provenance: false,
+        };
         let rules = Rules {
             default: Level::Require,
             known: Vec::new(),

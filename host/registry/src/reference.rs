@@ -1,4 +1,5 @@
-//! What a module in a registry is called: `ghcr.io/acme/reviewer:1.4.2`, or `..@sha256:DIGEST`.
+//! What a module in a registry is called: `ghcr.io/acme/reviewer:1.4.2`, or `..@sha256:DIGEST`; or `..@^1.4`, the
+//! newest version that fits.
 //!
 //! The grammar is that of the OCI distribution specification, but nothing is filled in: neither a
 //! registry nor a tag. Elsewhere `hello` means a repository of a public registry, where anybody can
@@ -7,7 +8,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{RegistryError, Sha256};
+use semver::VersionReq;
+
+use crate::{RegistryError, Sha256, version};
 
 /// What may stand in front of a reference, so that it is taken for nothing else.
 const SCHEME: &str = "oci://";
@@ -16,13 +19,15 @@ const REPOSITORY_BYTES: usize = 255;
 /// Bytes of a tag.
 const TAG_BYTES: usize = 128;
 
-/// A registry, a repository in it, and which version: a tag, a digest, or both.
+/// A registry, a repository in it, and which version: a tag, a digest, or both; or what the version has to fit.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Reference {
     registry: String,
     repository: String,
     tag: Option<String>,
     digest: Option<Sha256>,
+    /// As it is written anew; neither tag nor digest stand beside it.
+    requirement: Option<String>,
 }
 
 impl Reference {
@@ -51,6 +56,17 @@ impl Reference {
         self.digest
     }
 
+    /// What the version has to fit, if no certain one is meant.
+    pub fn requirement(&self) -> Option<VersionReq> {
+        self.requirement.as_deref().and_then(version::requirement)
+    }
+
+    /// The same repository at the newest version that fits.
+    #[must_use]
+    pub fn fitting(&self, requirement: &VersionReq) -> Self {
+        Self { tag: None, digest: None, requirement: Some(requirement.to_string()), ..self.clone() }
+    }
+
     /// Registry and repository.
     pub fn place(&self) -> String {
         format!("{}/{}", self.registry, self.repository)
@@ -64,13 +80,18 @@ impl Reference {
     /// The same repository at a manifest.
     #[must_use]
     pub fn at(&self, digest: Sha256) -> Self {
-        Self { tag: None, digest: Some(digest), ..self.clone() }
+        Self { tag: None, digest: Some(digest), requirement: None, ..self.clone() }
     }
 
     /// The same repository at a tag, if it can be one.
     #[must_use]
     pub fn tagged(&self, tag: &str) -> Option<Self> {
-        is_tag(tag).then(|| Self { tag: Some(tag.to_owned()), digest: None, ..self.clone() })
+        is_tag(tag).then(|| Self {
+            tag: Some(tag.to_owned()),
+            digest: None,
+            requirement: None,
+            ..self.clone()
+        })
     }
 
     /// What a registry is asked for: the digest if there is one, else the tag.
@@ -78,7 +99,7 @@ impl Reference {
         match (self.digest, &self.tag) {
             (Some(digest), _) => digest.to_string(),
             (None, Some(tag)) => tag.clone(),
-            // None is made without both.
+            // One that has a requirement is found out first.
             (None, None) => String::new(),
         }
     }
@@ -147,18 +168,14 @@ impl FromStr for Reference {
         if !Self::is_registry(registry) {
             return Err(wrong("the registry's name is invalid"));
         }
-        let (rest, digest) = match rest.split_once('@') {
-            Some((rest, digest)) => {
-                let digest = digest.parse();
-                (
-                    rest,
-                    Some(
-                        digest
-                            .map_err(|_| wrong("after @, sha256: and 64 hexadecimal digits are expected"))?,
-                    ),
-                )
-            }
-            None => (rest, None),
+        const BEHIND: &str =
+            "after @, sha256: and 64 hexadecimal digits, or a version requirement like ^1.2, are expected";
+        let (rest, digest, requirement) = match rest.split_once('@') {
+            Some((rest, text)) => match text.parse() {
+                Ok(digest) => (rest, Some(digest), None),
+                Err(_) => (rest, None, Some(version::requirement(text).ok_or_else(|| wrong(BEHIND))?)),
+            },
+            None => (rest, None, None),
         };
         let (repository, tag) = match rest.split_once(':') {
             Some((repository, tag)) => (repository, Some(tag)),
@@ -172,7 +189,10 @@ impl FromStr for Reference {
         if tag.is_some_and(|tag| !is_tag(tag)) {
             return Err(wrong("a tag consists of letters, digits, and . _ -, at most 128 characters"));
         }
-        if tag.is_none() && digest.is_none() {
+        if tag.is_some() && requirement.is_some() {
+            return Err(wrong("it has both a version and a version requirement"));
+        }
+        if tag.is_none() && digest.is_none() && requirement.is_none() {
             return Err(wrong("it has no version, and there is no default version"));
         }
         Ok(Self {
@@ -180,6 +200,7 @@ impl FromStr for Reference {
             repository: repository.to_owned(),
             tag: tag.map(str::to_owned),
             digest,
+            requirement: requirement.map(|requirement| requirement.to_string()),
         })
     }
 }
@@ -196,6 +217,9 @@ impl fmt::Display for Reference {
         }
         if let Some(digest) = &self.digest {
             write!(f, "@{digest}")?;
+        }
+        if let Some(requirement) = &self.requirement {
+            write!(f, "@{requirement}")?;
         }
         Ok(())
     }
@@ -218,6 +242,20 @@ mod tests {
             let reference: Reference = text.parse().unwrap();
             assert_eq!(reference.to_string(), text);
             assert_eq!(reference.to_string().parse::<Reference>().unwrap(), reference);
+        }
+        for (text, written) in [
+            ("ghcr.io/acme/reviewer@^1.2", "ghcr.io/acme/reviewer@^1.2"),
+            ("ghcr.io/acme/reviewer@1.2", "ghcr.io/acme/reviewer@^1.2"),
+            ("ghcr.io/acme/reviewer@>=1.2,<2", "ghcr.io/acme/reviewer@>=1.2, <2"),
+            ("localhost:5000/a@*", "localhost:5000/a@*"),
+        ] {
+            let reference: Reference = text.parse().unwrap();
+            assert_eq!(
+                (reference.to_string().as_str(), reference.tag(), reference.digest()),
+                (written, None, None)
+            );
+            assert_eq!(written.parse::<Reference>().unwrap(), reference);
+            assert_eq!(reference.at(digest).requirement(), None);
         }
         let reference: Reference = with_digest.parse().unwrap();
         assert_eq!((reference.version(), reference.name()), (digest.to_string(), "reviewer"));
@@ -245,6 +283,10 @@ mod tests {
             "ghcr.io/a:-1",
             "ghcr.io/a@sha256:12",
             "ghcr.io/a@md5:12",
+            "ghcr.io/a@",
+            "ghcr.io/a@latest",
+            "ghcr.io/a:1@^1",
+            "ghcr.io/a@^1@^2",
             "user@ghcr.io/a:1",
             "ghcr.io:0/a:1",
             "ghcr.io:+80/a:1",

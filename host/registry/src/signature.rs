@@ -14,8 +14,10 @@ use crate::{Client, PrivateKey, PublicKey, Pull, Reference, RegistryError, Resol
 
 /// The type of a bundle, as an artifact and as its layer.
 pub const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
+/// What statements are about that say where something comes from.
+pub const PROVENANCE: &str = "https://slsa.dev/provenance/v1";
 /// What statements are about that are signatures and nothing more.
-const SIGN: &str = "https://sigstore.dev/cosign/sign/v1";
+pub(crate) const SIGN: &str = "https://sigstore.dev/cosign/sign/v1";
 const STATEMENT: &str = "https://in-toto.io/Statement/v1";
 const PAYLOAD: &str = "application/vnd.in-toto+json";
 /// The configuration of what needs none.
@@ -71,6 +73,8 @@ struct Statement {
     kind: String,
     subject: Vec<Subject>,
     predicate_type: String,
+    #[serde(default)]
+    predicate: serde_json::Value,
 }
 
 #[derive(Deserialize)]
@@ -79,11 +83,16 @@ struct Subject {
     digest: BTreeMap<String, String>,
 }
 
-/// Signs the digest of a manifest. Gives a bundle.
-pub fn sign(key: &PrivateKey, manifest: Sha256) -> Result<Vec<u8>, RegistryError> {
+/// Signs a statement about a manifest. Gives a bundle.
+pub fn sign(
+    key: &PrivateKey,
+    manifest: Sha256,
+    kind: &str,
+    predicate: serde_json::Value,
+) -> Result<Vec<u8>, RegistryError> {
     let statement = json!({
         "_type": STATEMENT, "subject": [{ "digest": { "sha256": manifest.hex() } }],
-        "predicateType": SIGN, "predicate": {},
+        "predicateType": kind, "predicate": predicate,
     });
     let statement = statement.to_string();
     let signature = key.sign(&authenticated(PAYLOAD, statement.as_bytes()))?;
@@ -104,6 +113,16 @@ pub fn sign(key: &PrivateKey, manifest: Sha256) -> Result<Vec<u8>, RegistryError
 
 /// Whether a bundle is a signature of the manifest by the key. What is wrong with it, if not.
 pub fn verify(bundle: &[u8], key: &PublicKey, manifest: Sha256) -> Result<(), &'static str> {
+    predicate(bundle, key, manifest, SIGN).map(drop)
+}
+
+/// What a bundle of a certain kind says of the manifest, if it is by the key. What is wrong with it, if not.
+pub fn predicate(
+    bundle: &[u8],
+    key: &PublicKey,
+    manifest: Sha256,
+    kind: &str,
+) -> Result<serde_json::Value, &'static str> {
     let bundle: Bundle = serde_json::from_slice(bundle).map_err(|_| "it is not a bundle made with a key")?;
     if bundle.media_type != BUNDLE {
         return Err("it is a bundle of an unsupported version");
@@ -123,14 +142,25 @@ pub fn verify(bundle: &[u8], key: &PublicKey, manifest: Sha256) -> Result<(), &'
     }
     let statement: Statement =
         serde_json::from_slice(&payload).map_err(|_| "the signed content is not a statement")?;
-    if statement.kind != STATEMENT || statement.predicate_type != SIGN {
+    if statement.kind != STATEMENT || statement.predicate_type != kind {
         return Err("the signed statement is of a different type");
     }
     let [subject] = statement.subject.as_slice() else { return Err("it does not have exactly one subject") };
     match subject.digest.get("sha256") {
-        Some(hex) if *hex == manifest.hex() => Ok(()),
+        Some(hex) if *hex == manifest.hex() => Ok(statement.predicate),
         _ => Err("it has a different subject"),
     }
+}
+
+/// Whether a bundle claims to be a signature and nothing more. Nothing of it was verified.
+pub(crate) fn claims_to_sign(bundle: &[u8]) -> bool {
+    let claimed = || -> Option<String> {
+        let bundle: Bundle = serde_json::from_slice(bundle).ok()?;
+        let statement = decoded(&bundle.dsse_envelope.payload)?;
+        Some(serde_json::from_slice::<Statement>(&statement).ok()?.predicate_type)
+    };
+    // What cannot be read is a bad signature.
+    claimed().is_none_or(|kind| kind == SIGN)
 }
 
 /// What is really signed: the type and the payload with their lengths.
@@ -146,10 +176,10 @@ fn decoded(text: &str) -> Option<Vec<u8>> {
 }
 
 /// The manifest that attaches a bundle to a module's. `created`: RFC 3339.
-pub fn attachment(subject: &Resolved, bundle: &[u8], created: String) -> Manifest {
+pub fn attachment(subject: &Resolved, bundle: &[u8], kind: &str, created: String) -> Manifest {
     let mut annotations = BTreeMap::new();
     annotations.insert("dev.sigstore.bundle.content".to_owned(), "dsse-envelope".to_owned());
-    annotations.insert("dev.sigstore.bundle.predicateType".to_owned(), SIGN.to_owned());
+    annotations.insert("dev.sigstore.bundle.predicateType".to_owned(), kind.to_owned());
     annotations.insert("org.opencontainers.image.created".to_owned(), created);
     Manifest {
         schema_version: 2,
@@ -174,15 +204,27 @@ pub async fn attach(
     if there.iter().any(|found| verify(&found.bundle, key.public(), subject.digest).is_ok()) {
         return Ok(false);
     }
-    let bundle = sign(key, subject.digest)?;
-    let manifest = attachment(subject, &bundle, created);
+    let bundle = sign(key, subject.digest, SIGN, json!({}))?;
+    attach_bundle(client, store, subject, &bundle, SIGN, created).await?;
+    Ok(true)
+}
+
+/// Attaches a bundle to a module, where it is and in the local store.
+pub(crate) async fn attach_bundle(
+    client: &Client,
+    store: &Store,
+    subject: &Resolved,
+    bundle: &[u8],
+    kind: &str,
+    created: String,
+) -> Result<(), RegistryError> {
+    let manifest = attachment(subject, bundle, kind, created);
     let (reference, mut pushed) = (subject.exact(), Default::default());
     let what = format!("the signature of {}", subject.reference);
-    client.push_blob(&reference, &what, &bundle.clone().into(), &mut pushed).await?;
+    client.push_blob(&reference, &what, &bundle.to_vec().into(), &mut pushed).await?;
     client.push_blob(&reference, &what, &EMPTY_BYTES.to_vec().into(), &mut pushed).await?;
     client.attach(&reference, &manifest).await?;
-    keep(store, &manifest, &bundle)?;
-    Ok(true)
+    keep(store, &manifest, bundle)
 }
 
 /// A bundle that is attached to a module.
@@ -306,14 +348,14 @@ mod tests {
     use super::*;
 
     fn key() -> PrivateKey {
-        PrivateKey::parse(&PrivateKey::generate().unwrap()).unwrap()
+        PrivateKey::parse(&PrivateKey::generate().unwrap(), None).unwrap()
     }
 
     #[test]
     fn a_bundle_is_good_for_one_key_and_one_manifest() {
         let (key, other) = (key(), key());
         let (subject, another) = (Sha256::of(b"manifest"), Sha256::of(b"another"));
-        let bundle = sign(&key, subject).unwrap();
+        let bundle = sign(&key, subject, SIGN, json!({})).unwrap();
         assert_eq!(verify(&bundle, key.public(), subject), Ok(()));
         assert_eq!(
             verify(&bundle, other.public(), subject),
@@ -326,7 +368,8 @@ mod tests {
     fn no_byte_of_what_is_signed_can_be_changed() {
         let key = key();
         let subject = Sha256::of(b"manifest");
-        let bundle: serde_json::Value = serde_json::from_slice(&sign(&key, subject).unwrap()).unwrap();
+        let bundle: serde_json::Value =
+            serde_json::from_slice(&sign(&key, subject, SIGN, json!({})).unwrap()).unwrap();
         let changed = |change: &dyn Fn(&mut serde_json::Value)| {
             let mut changed = bundle.clone();
             change(&mut changed);
@@ -366,5 +409,9 @@ mod tests {
             b["dsseEnvelope"]["signatures"][0]["sig"] = STANDARD.encode(&signature).into();
         });
         assert_eq!(other, Err("the signed statement is of a different type"));
+        let bundle = sign(&key, subject, PROVENANCE, json!({ "a": 1 })).unwrap();
+        assert!(verify(&bundle, key.public(), subject).is_err() && !claims_to_sign(&bundle));
+        assert_eq!(predicate(&bundle, key.public(), subject, PROVENANCE), Ok(json!({ "a": 1 })));
+        assert!(claims_to_sign(b"{}"));
     }
 }

@@ -32,7 +32,7 @@ pub use self::modules::{ModuleView, UpgradeView};
 pub use self::people::{InboxView, QuestionView, answer_commands};
 pub use self::replay::{AskedView, FrameView, ReplayView, log_lines};
 pub use self::run::{
-    FailedAttemptView, RunView, RunsView, SpentView, StepOutline, StepView, WaitView, ago, ended, outcome,
+    AnsweringPluginView, FailedAttemptView, RunView, RunsView, SpentView, StepOutline, StepView, WaitView, ago, ended, outcome,
     parts, relatives, waits,
 };
 pub use self::schedule::{ScheduleView, SchedulesView, times};

@@ -10,7 +10,7 @@ use wfhost::clock::rfc3339;
 use wfhost::store::{RunInfo, RunState};
 use wfhost::world::text::command;
 use wfhost::{StepInfo, is_held};
-use wfhost_core::{Failure, Json, Outcome, Timestamp, Usage};
+use wfhost_core::{Failure, Json, Op, Outcome, Timestamp, Usage};
 
 use crate::Anything;
 use crate::hide::{HIDDEN, hide, size};
@@ -134,6 +134,10 @@ pub struct StepView {
     pub label: String,
     #[schema(value_type = Anything)]
     pub output: Option<Json>,
+    /// The component that answered, if the provider is a plugin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    pub plugin: Option<AnsweringPluginView>,
     pub provider: Option<String>,
     pub started_at: String,
     /// `open`, `cancelled`, `completed` or `failed`.
@@ -141,6 +145,36 @@ pub struct StepView {
     pub step: u64,
     pub waits_for: Option<String>,
     pub waits_until: Option<String>,
+}
+
+/// A plugin that answered.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct AnsweringPluginView {
+    /// Of its component.
+    #[schema(example = "blake3:51be02..")]
+    pub digest: String,
+    /// Who signed it, if somebody who is known did.
+    pub signer: Option<String>,
+}
+
+impl AnsweringPluginView {
+    /// What the answer of an agent's step says. That of other steps may have members of the same names.
+    pub fn of(info: &StepInfo) -> Option<Self> {
+        let (Op::Agent(_), Some((_, Some(Ok(answer))))) = (&info.op, &info.ended) else { return None };
+        let answer = answer.value();
+        let text = |name: &str| answer.get(name)?.as_str().map(str::to_owned);
+        Some(Self { digest: text("plugin")?, signer: text("signer") })
+    }
+}
+
+impl std::fmt::Display for AnsweringPluginView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.digest)?;
+        match &self.signer {
+            Some(signer) => write!(f, ", signed by {signer}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// An attempt at an agent call that failed, as far as the journal has it.
@@ -277,6 +311,7 @@ impl StepView {
             kind: info.op.kind(),
             label: info.op.label(),
             output: output.cloned(),
+            plugin: AnsweringPluginView::of(info),
             provider: provider.and_then(|provider| provider.as_str().map(str::to_owned)),
             started_at: rfc3339(info.started_at),
             state,

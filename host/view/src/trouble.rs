@@ -340,6 +340,8 @@ impl From<RegistryError> for Trouble {
             | RegistryError::Key { .. }
             | RegistryError::Lock { .. }
             | RegistryError::NotLocked { .. }
+            | RegistryError::NoVersion { .. }
+            | RegistryError::Certificates { .. }
             | RegistryError::Archive { .. } => Exit::Usage,
             // The content is refused, like a module that diverges.
             RegistryError::Digest { .. }
@@ -349,6 +351,7 @@ impl From<RegistryError> for Trouble {
             | RegistryError::Unsigned { .. }
             | RegistryError::BadSignature { .. }
             | RegistryError::SignerChanged { .. }
+            | RegistryError::NoProvenance { .. }
             | RegistryError::Departs { .. }
             | RegistryError::Redirect { .. } => Exit::Mismatch,
             _ => Exit::Host,

@@ -57,6 +57,8 @@ variables! { READ:
     ANTHROPIC_API_KEY = "ANTHROPIC_API_KEY";
     /// A key of the OpenAI API, for `openai`.
     OPENAI_API_KEY = "OPENAI_API_KEY";
+    /// The passphrase of an encrypted signing key.
+    KEY_PASSPHRASE = "WFHOST_KEY_PASSPHRASE";
     /// The directory of Docker's logins, for registries \[default: `~/.docker`\].
     DOCKER_CONFIG = "DOCKER_CONFIG";
     /// The file of podman's logins \[default: `containers/auth.json` in the runtime directory\].

@@ -1,6 +1,7 @@
 //! Agent plugins: components that answer the calls of workflows, through the real binary. The plugin is the
 //! puppet (`tests/guests/puppet`), which does what the call's options say; servers are on this machine.
 
+mod certificates;
 mod examples;
 mod hostile;
 #[allow(clippy::duplicate_mod, reason = "the same by another interface")]
@@ -11,6 +12,7 @@ mod policy;
 #[allow(dead_code, reason = "the tests of other providers use all of it")]
 #[path = "../agents/server.rs"]
 mod server;
+mod tls;
 mod tools;
 
 use serde_json::{Value, json};

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 use wfhost_tests::{Place, eventually, module};
 
+use super::certificates::certify;
 use super::{command, greets, hello, kept, ok, push, run, with_stdin};
 
 /// `ada` with the password `secret`, hashed by bcrypt.
@@ -21,7 +22,11 @@ struct Registry {
 impl Registry {
     /// With a login, or for everybody.
     fn start(login: bool) -> Self {
-        let place = Place::new();
+        Self::start_with(Place::new(), login, None)
+    }
+
+    /// With TLS: certificate and key are files of the place.
+    fn start_with(place: Place, login: bool, tls: Option<(&str, &str)>) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let auth = match login {
             true => format!(
@@ -30,8 +35,12 @@ impl Registry {
             ),
             false => String::new(),
         };
+        let tls = tls.map_or_else(String::new, |(certificate, key)| {
+            let file = |name: &str| place.path(name).display().to_string();
+            format!("  tls:\n    certificate: {}\n    key: {}\n", file(certificate), file(key))
+        });
         let config = format!(
-            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n{auth}",
+            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n{tls}{auth}",
             place.path("data").display()
         );
         let config = place.file("config.yml", config);
@@ -268,4 +277,42 @@ fn from_a_new_project_to_the_result_on_another_machine() {
     assert_eq!(run(&bob, &["resume", "second", "--no-wait"]).code(), Some(3));
     let error = start(&["--offline"]).error(4, &bob);
     assert!(error.contains("error[WF0932]"), "{error}");
+}
+
+#[test]
+fn a_registry_that_is_certified_by_ones_own_is_one_for_who_says_so() {
+    let certified = Place::new();
+    certify(&certified, "ours");
+    certify(&certified, "theirs");
+    let (ours, theirs) = (certified.path("ours.pem"), certified.path("theirs.pem"));
+    let registry = Registry::start_with(certified, true, Some(("ours-server.pem", "ours-server.key")));
+    let reference = format!("{}/me/hello:1.0.0", registry.host);
+    let place = Place::new();
+    let configure = |text: &str| {
+        place.file("wfhost.toml", format!("[registries.\"{}\"]\n{text}\n", registry.host));
+        ok(&place, &["trust"]);
+    };
+    let login = ["login", &registry.host, "-u", "ada", "--password-stdin"];
+    // With TLS, and by nobody whom the machine knows; or by somebody else.
+    configure("plain_http = false");
+    let error = with_stdin(&place, &login, "secret\n").error(4, &place);
+    assert!(error.contains("error[WF0921]") && error.contains("UnknownIssuer"), "{error}");
+    assert!(error.contains("ca = \"FILE\""), "{error}");
+    configure(&format!("ca = {:?}", theirs.display().to_string()));
+    let error = with_stdin(&place, &login, "secret\n").error(4, &place);
+    assert!(error.contains("error[WF0921]") && error.contains("UnknownIssuer"), "{error}");
+    configure("ca = \"missing.pem\"");
+    let error = with_stdin(&place, &login, "secret\n").error(2, &place);
+    assert!(error.contains("error[WF0948]") && error.contains("missing.pem"), "{error}");
+    place.file("wfhost.toml", format!("[registries.\"{}\"]\nplain_http = true\nca = \"x\"\n", registry.host));
+    let error = with_stdin(&place, &login, "secret\n").error(2, &place);
+    assert!(error.contains("error[WF0704]") && error.contains("exclude each other"), "{error}");
+    configure(&format!("ca = {:?}", ours.display().to_string()));
+    assert_eq!(with_stdin(&place, &login, "secret\n").code(), Some(0));
+    push(&place, &reference);
+    let other = Place::new();
+    other.file("wfhost.toml", std::fs::read(place.path("wfhost.toml")).unwrap());
+    ok(&other, &["trust"]);
+    assert_eq!(with_stdin(&other, &login, "secret\n").code(), Some(0));
+    greets(&hello(&other, &reference, &[]));
 }

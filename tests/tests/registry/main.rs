@@ -1,10 +1,15 @@
 //! Modules that travel, by the real binary: over Debian's registry, and over one that does whatever a
 //! registry should not do.
 
+#[path = "../plugins/certificates.rs"]
+mod certificates;
 mod debian;
 mod fake;
 mod hostile;
+mod plugins;
+mod provenance;
 mod signatures;
+mod versions;
 
 use std::io::Write;
 use std::process::{Command, Stdio};

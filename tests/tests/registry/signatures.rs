@@ -368,9 +368,27 @@ fn openssl_verifies_our_signatures_and_its_keys_sign() {
     let error = run(&place, &["verify", &reference, "--key", "other.pub"]).error(5, &place);
     assert!(error.contains("error[WF0941]"), "{error}");
     // Keys that cannot be used say why.
-    openssl(&["pkcs8", "-topk8", "-in", "ec.key", "-passout", "pass:x", "-out", "locked.key"]);
+    openssl(&["pkcs8", "-topk8", "-in", "ec.key", "-passout", "pass:open sesame", "-out", "locked.key"]);
     let error = run(&place, &["sign", &reference, "--key", "locked.key"]).error(2, &place);
     assert!(error.contains("error[WF0943]") && error.contains("it is encrypted"), "{error}");
+    assert!(error.contains("WFHOST_KEY_PASSPHRASE"), "{error}");
+    let with = |passphrase: &str, args: &[&str]| {
+        Ran(super::command(&place, args).env("WFHOST_KEY_PASSPHRASE", passphrase).output().unwrap())
+    };
+    let error = with("open", &["sign", &reference, "--key", "locked.key"]).error(2, &place);
+    assert!(error.contains("the passphrase is wrong"), "{error}");
+    let signed = with("open sesame", &["sign", &reference, "--key", "locked.key"]);
+    assert!(signed.stderr().contains("Exists"), "the same key has signed: {}", signed.stderr());
+    // And ours are read by OpenSSL.
+    assert_eq!(with("tell nobody", &["key", "new", "sealed", "--encrypt"]).code(), Some(0));
+    let sealed = "config/wfhost/keys/sealed.key";
+    assert!(
+        openssl(&["pkey", "-in", sealed, "-passin", "pass:tell nobody", "-noout", "-text"]).contains("P-256")
+    );
+    assert_eq!(with("tell nobody", &["sign", &reference, "--key", "sealed"]).code(), Some(0));
+    ok(&place, &["verify", &reference, "--key", "config/wfhost/keys/sealed.pub"]);
+    let error = run(&place, &["key", "new", "other", "--encrypt"]).error(2, &place);
+    assert!(error.contains("error[WF0943]") && error.contains("no passphrase"), "{error}");
     let error = run(&place, &["sign", &reference, "--key", "nowhere"]).error(2, &place);
     assert!(error.contains("error[WF0943]"), "{error}");
     let error = run(&place, &["key", "new", "acme"]).error(2, &place);

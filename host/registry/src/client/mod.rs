@@ -7,7 +7,8 @@
 mod challenge;
 mod transfer;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,8 @@ use futures_util::StreamExt;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, redirect};
 use serde::Deserialize;
-use wfhost_world::lock;
 use wfhost_world::text::causes_of_request;
+use wfhost_world::{lock, private};
 
 use self::challenge::Challenge;
 pub use self::transfer::Pushed;
@@ -52,6 +53,8 @@ pub struct ClientOptions {
     pub plain: BTreeSet<String>,
     /// Registries on this machine that have TLS all the same.
     pub tls: BTreeSet<String>,
+    /// Who certifies a registry, instead of those that the machine knows: files with certificates in PEM.
+    pub certified: BTreeMap<String, PathBuf>,
 }
 
 /// A client of any number of registries.
@@ -61,6 +64,8 @@ pub struct Client {
     http: OnceLock<reqwest::Client>,
     /// For registries without TLS: it needs no certificates, which take a while to find.
     plain: OnceLock<reqwest::Client>,
+    /// For those that are certified by somebody else.
+    certified: Mutex<HashMap<String, reqwest::Client>>,
     /// What each registry said about how it wants to be asked.
     challenges: Mutex<HashMap<String, Challenge>>,
     /// By registry and scope.
@@ -92,6 +97,19 @@ impl Access {
             Self::Pull => "pull",
             Self::Push => "pull,push",
         }
+    }
+}
+
+/// The certificates of a file.
+fn certificates(host: &str, path: &Path) -> Result<Vec<reqwest::Certificate>, RegistryError> {
+    let failed =
+        |reason: String| RegistryError::Certificates { host: host.to_owned(), path: path.to_owned(), reason };
+    let text = private::read_any(path).map_err(|error| failed(error.to_string()))?;
+    let found = reqwest::Certificate::from_pem_bundle(text.as_bytes());
+    let found = found.map_err(|error| failed(causes_of_request(&error)))?;
+    match found.is_empty() {
+        true => Err(failed("it has no certificate in PEM".to_owned())),
+        false => Ok(found),
     }
 }
 
@@ -139,26 +157,43 @@ impl Client {
             .map_err(|error| answer(host, format!("it has no address: {error}")))
     }
 
-    fn http(&self, url: &Url) -> Result<&reqwest::Client, RegistryError> {
+    fn http(&self, url: &Url) -> Result<reqwest::Client, RegistryError> {
         let is_plain = url.scheme() == "http";
+        let host = match (url.host_str().unwrap_or_default(), url.port()) {
+            (host, Some(port)) => format!("{host}:{port}"),
+            (host, None) => host.to_owned(),
+        };
+        let by = self.options.certified.get(&host).filter(|_| !is_plain);
         let cell = if is_plain { &self.plain } else { &self.http };
-        if let Some(client) = cell.get() {
+        let there = match by {
+            Some(_) => lock(&self.certified).get(&host).cloned(),
+            None => cell.get().cloned(),
+        };
+        if let Some(client) = there {
             return Ok(client);
         }
         // One provider of cryptography for the whole process; the first user has installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let builder = reqwest::Client::builder()
+        let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_WITHIN)
             .read_timeout(SILENT_WITHIN)
             .redirect(redirect::Policy::none())
             .user_agent(concat!("wfhost/", env!("CARGO_PKG_VERSION")));
         // What is not encrypted is not handed to a proxy.
-        let builder = if is_plain { builder.tls_certs_only([]).no_proxy() } else { builder };
+        if is_plain {
+            builder = builder.tls_certs_only([]).no_proxy();
+        }
+        if let Some(path) = by {
+            builder = builder.tls_certs_only(certificates(&host, path)?);
+        }
         let client = builder.build().map_err(|error| RegistryError::Unreachable {
             host: url.host_str().unwrap_or_default().to_owned(),
             reason: causes_of_request(&error),
         })?;
-        Ok(cell.get_or_init(|| client))
+        Ok(match by {
+            Some(_) => lock(&self.certified).entry(host).or_insert(client).clone(),
+            None => cell.get_or_init(|| client).clone(),
+        })
     }
 
     /// Makes a request until it is answered. What is returned is a success, 404, or something that its
@@ -341,7 +376,7 @@ impl Client {
         let mut tries = 0;
         loop {
             let client = self.http(&url)?;
-            let request = token_request(client, &url, service, scope, login.as_ref());
+            let request = token_request(&client, &url, service, scope, login.as_ref());
             let response = match request.send().await {
                 Ok(response) => response,
                 Err(error) => {
