@@ -32,8 +32,8 @@ pub use self::modules::{ModuleView, UpgradeView};
 pub use self::people::{InboxView, QuestionView, answer_commands};
 pub use self::replay::{AskedView, FrameView, ReplayView, log_lines};
 pub use self::run::{
-    AnsweringPluginView, FailedAttemptView, RunView, RunsView, SpentView, StepOutline, StepView, WaitView, ago, ended, outcome,
-    parts, relatives, waits,
+    AnsweringPluginView, FailedAttemptView, RunView, RunsView, SpentView, StepOutline, StepView, WaitView,
+    ago, ended, outcome, parts, relatives, waits,
 };
 pub use self::schedule::{ScheduleView, SchedulesView, times};
 pub use self::settings::{HttpGrantView, PluginView, PluginsView, SettingView, SettingsView};
