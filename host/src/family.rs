@@ -218,7 +218,7 @@ fn child(parent: &Machine, new: NewChild, (workflow, module): (String, Digest), 
         module,
         input: new.input,
         seed: parent.seed_for(new.step),
-        config: RunConfig { budget: left(parent, now), ..parent.started().config.clone() },
+        config: RunConfig { budget: left(parent, now), caller: None, ..parent.started().config.clone() },
         labels: options.map(|options| options.labels).unwrap_or_default(),
         parent: Some(parent.run().clone()),
         child: Some(ChildOf {
@@ -254,7 +254,7 @@ pub(crate) fn next_round(old: &Machine, step: Step, input: Json, id: RunId, now:
         module: old.module(),
         input,
         seed: old.seed_for(step),
-        config: RunConfig { budget: some(old.budget()), ..old.started().config.clone() },
+        config: RunConfig { budget: some(old.budget()), caller: None, ..old.started().config.clone() },
         parent: old.parent().cloned(),
         child: old.child().cloned(),
         origin: Some(Origin::Continued {

@@ -5,7 +5,9 @@ Claude Code, codex, opencode and gemini need. It listens on a free port of this
 machine and prints its number.
 
 A prompt `run: COMMAND` makes the model ask for that shell command once, and
-answer `done` afterwards; every other prompt is answered with `answer: PROMPT`.
+answer `done` afterwards. Lines `use: TOOL JSON` make it use those tools, one
+after the other (Anthropic's API only), and answer with what they gave. Every
+other prompt is answered with `answer: PROMPT`.
 The key `wrong` is refused with 401. Each model request is a line of the file
 named by the first argument."""
 import json
@@ -101,13 +103,21 @@ class Handler(BaseHTTPRequestHandler):
         tools = {t["name"]: t for t in body.get("tools", []) if t.get("name")}
         tool = next((n for n in ("Bash", "bash") if n in tools), None)
         text, command = plan(user, has_result, tool)
+        call = {"command": command, "description": "a command", "timeout": 600000}
+        uses = [use for t in user for use in re.findall(r"^use: (\S+) (.*)$", t, re.M)]
+        results = [b for b in blocks if b.get("type") == "tool_result"]
+        if uses and tools:
+            text = "\n".join(t for b in results for t in texts(b.get("content"))) if len(results) >= len(uses) else None
+            if text is None:
+                tool, call = uses[len(results)][0], json.loads(uses[len(results)][1])
         usage = {"input_tokens": 100, "output_tokens": 10, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0}
-        block = {"type": "text", "text": ""} if text is not None else {"type": "tool_use", "id": "toolu_1", "name": tool, "input": {}}
+        block = {"type": "text", "text": ""} if text is not None else {
+            "type": "tool_use", "id": f"toolu_{len(results) + 1}", "name": tool, "input": {}}
         delta = {"type": "text_delta", "text": text} if text is not None else {
-            "type": "input_json_delta", "partial_json": json.dumps({"command": command, "description": "a command", "timeout": 600000})}
+            "type": "input_json_delta", "partial_json": json.dumps(call)}
         stop = "end_turn" if text is not None else "tool_use"
         if not body.get("stream"):
-            content = [{"type": "text", "text": text}] if text is not None else [{**block, "input": {"command": command, "description": "a command"}}]
+            content = [{"type": "text", "text": text}] if text is not None else [{**block, "input": call}]
             return self.reply(200, {"id": "msg_1", "type": "message", "role": "assistant", "model": body.get("model"),
                                     "content": content, "stop_reason": stop, "stop_sequence": None, "usage": usage})
         self.send_events([

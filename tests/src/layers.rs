@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Each crate, and those of this repository that it may know.
-const LAYERS: [(&str, &str, &[&str]); 16] = [
+const LAYERS: [(&str, &str, &[&str]); 17] = [
     ("core", "wfhost-core", &[]),
     ("schema", "wfhost-schema", &["wfhost-core"]),
     ("world", "wfhost-world", &["wfhost-core"]),
@@ -32,6 +32,7 @@ const LAYERS: [(&str, &str, &[&str]); 16] = [
     ),
     ("simulate", "wfhost-simulate", &["wfhost", "wfhost-config", "wfhost-core"]),
     ("view", "wfhost-view", &["wfhost", "wfhost-config", "wfhost-core", "wfhost-registry"]),
+    ("notify", "wfhost-notify", &["wfhost", "wfhost-config", "wfhost-core", "wfhost-view"]),
     ("server", "wfhost-server", &["wfhost", "wfhost-config", "wfhost-core", "wfhost-view"]),
     (
         "cli",
@@ -41,6 +42,7 @@ const LAYERS: [(&str, &str, &[&str]); 16] = [
             "wfhost-build",
             "wfhost-config",
             "wfhost-core",
+            "wfhost-notify",
             "wfhost-plugins",
             "wfhost-postgres",
             "wfhost-registry",

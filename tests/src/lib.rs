@@ -210,7 +210,16 @@ impl Place {
         command.env("XDG_STATE_HOME", self.path("state"));
         // The tests of the server say where it answers.
         command.env("WFHOST_LISTEN", "off");
-        for name in ["ANTHROPIC_API_KEY", "OPENAI_API_KEY", "WFHOST_AGENT", "WFHOST_CONFIG", "WFHOST_TRUST"] {
+        for name in [
+            "ANTHROPIC_API_KEY",
+            "OPENAI_API_KEY",
+            "WFHOST_AGENT",
+            "WFHOST_CONFIG",
+            "WFHOST_TRUST",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "TRACEPARENT",
+        ] {
             command.env_remove(name);
         }
         command

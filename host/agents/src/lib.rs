@@ -65,7 +65,7 @@ pub use self::secret::{
 };
 pub use self::suggested::{Suggested, suggested};
 pub(crate) use self::text::{check_argument, check_word, without_escapes};
-pub use self::web::{client_builder, post_json};
+pub use self::web::{Posted, Poster, client_builder};
 pub use self::workspace::{CleanedWorkspaces, WorkspaceConfig, clean_workspaces};
 
 /// An adapter for one kind of agent. Dropping the future of a call stops it.

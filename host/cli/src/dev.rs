@@ -15,7 +15,7 @@ use super::follow::{Progress, Signals};
 use super::place::{AgentArgs, json_arg};
 use super::printer::{DIM, ERROR, Line, say};
 use super::serve::{Network, Told};
-use super::{Common, Format, build, printer};
+use super::{Common, Format, build, printer, tell};
 
 /// Rebuild a workflow on every change, and migrate its runs
 ///
@@ -85,6 +85,10 @@ impl Dev {
         let server = self.network.bind(common, &host, defaults, &metrics).await?;
         let _told = server.as_ref().map(Told::of);
         host.serve();
+        let report = tell::Reports { common: common.clone(), metrics: Some(metrics), log: None };
+        let (sinks, export) = (tell::sinks([&config])?, tell::export(None, false)?);
+        let url = server.as_ref().map(|server| server.url().to_owned());
+        let teller = tell::start(host.store(), sinks, export, report, url);
         say(common, "Watching", &format!("{}; Ctrl-C stops", self.dir.display()));
         if let Some(server) = &server {
             say(common, "Open", server.login().unwrap_or(server.url()));
@@ -127,6 +131,7 @@ impl Dev {
         if let Some(answering) = answering {
             let _ = answering.await;
         }
+        teller.stop(std::time::Duration::from_secs(1)).await;
         say(common, "Stopped", "nothing is lost");
         Ok(Exit::Signalled(number))
     }

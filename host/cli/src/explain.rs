@@ -398,6 +398,18 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "an action on many runs no longer matches its preview\n\nFirst request the preview (`dry_run`), then send the number of runs that it found as `expected`. If the runs have changed since then, nothing is done.",
     ),
     (
+        "WF0850",
+        "there is no such sink\n\nWho is told of what happens stands in the configuration, under [sinks.NAME]. `wfhost sinks ls` lists all.",
+    ),
+    (
+        "WF0851",
+        "a message was not delivered\n\nThe receiver has to answer with 200 to 299, a program to end with 0. What it said is shown. `wfhost serve` tries again for as long as `give_up` says; `wfhost sinks retry` begins anew.",
+    ),
+    (
+        "WF0852",
+        "there is no such message\n\n`wfhost sinks log` lists those that wait, and those that were delivered or given up in the last thirty days.",
+    ),
+    (
         "WF0901",
         "the server requires a token\n\n`wfhost token new NAME --scope SCOPES` creates one. Send it in the header `Authorization: Bearer TOKEN`.",
     ),

@@ -46,7 +46,7 @@ impl Observer for Watch {
 }
 
 /// The log as JSON.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Log {
     pub verbose: bool,
 }
@@ -56,7 +56,7 @@ fn millis(length: Duration) -> u64 {
 }
 
 impl Log {
-    fn line(&self, level: Level, event: &str, fields: Value) {
+    pub fn line(&self, level: Level, event: &str, fields: Value) {
         if self.verbose || level != Level::Debug {
             printer::log(level, event, fields);
         }

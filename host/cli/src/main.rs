@@ -52,8 +52,10 @@ mod serve;
 mod show;
 mod sign;
 mod signal;
+mod sinks;
 mod state;
 mod tail;
+mod tell;
 mod terminate;
 mod test;
 mod token;
@@ -208,6 +210,8 @@ enum Verb {
     Mcp(mcp::Mcp),
     /// Manage the tokens of the server
     Token(token::TokenVerb),
+    /// Tell others what happens to runs
+    Sinks(sinks::SinksVerb),
     /// Start a new run from the history of another one
     Fork(fork::Fork),
     /// Migrate the runs of a workflow to new code
@@ -314,7 +318,10 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Share", &["push", "pull", "login", "logout", "key", "sign", "update", "save", "load"]),
     (
         "Operate",
-        &["serve", "mcp", "token", "schedule", "db", "config", "trust", "untrust", "plugin", "doctor"],
+        &[
+            "serve", "mcp", "token", "sinks", "schedule", "db", "config", "trust", "untrust", "plugin",
+            "doctor",
+        ],
     ),
     ("Help", &["explain", "completions"]),
 ];
@@ -448,6 +455,7 @@ async fn execute(cli: &Cli) -> Result<Exit, Trouble> {
         Verb::Test(verb) => verb.execute(common).await,
         Verb::Mcp(verb) => verb.execute(common).await,
         Verb::Token(verb) => verb.execute(common).await,
+        Verb::Sinks(verb) => verb.execute(common).await,
         Verb::Fork(verb) => verb.execute(common).await,
         Verb::Upgrade(verb) => verb.execute(common).await,
         Verb::Diff(verb) => verb.execute(common).await,

@@ -15,7 +15,7 @@ use wfhost_server::{Address, Defaults, Local, McpOptions, Metrics, ServeError};
 use super::delete::confirm;
 use super::diagnostic::{Exit, Trouble};
 use super::place::AgentArgs;
-use super::{Common, Format, printer};
+use super::{Common, Format, printer, tell};
 
 /// Let coding agents start, follow and inspect runs (MCP)
 ///
@@ -93,8 +93,12 @@ impl Mcp {
         let metrics = Arc::<Metrics>::default();
         let host = common.host_options(store, providers, self.agents.evict.into(), Adopt::Due)?;
         let host = wfhost::Host::new(HostOptions { projects: Projects::Only(vec![None, project]), ..host })?;
+        let mut teller = None;
         if !self.read_only {
             host.serve();
+            let report = tell::Reports { common: common.clone(), metrics: None, log: None };
+            let (sinks, export) = (tell::sinks([&config])?, tell::export(None, false)?);
+            teller = Some(tell::start(host.store(), sinks, export, report, None));
         }
         let options = wfhost_server::Options {
             // Nothing listens.
@@ -117,6 +121,9 @@ impl Mcp {
         talk(Arc::new(local.mcp(self.read_only, options))).await;
         // Calls in flight come to their ends, if that is soon; else they are made again.
         host.close(Some(Duration::from_secs(2))).await;
+        if let Some(teller) = teller {
+            teller.stop(Duration::from_secs(1)).await;
+        }
         Ok(Exit::Done)
     }
 }

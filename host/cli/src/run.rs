@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use wfhost::clock;
 use wfhost::engine::Denied;
-use wfhost::world::fresh_id;
+use wfhost::world::{environment, fresh_id};
 use wfhost::{Adopt, Evict, Host, HostError, HostOptions, Part, StartOptions};
 use wfhost_core::policy::budget::Budget;
+use wfhost_core::trace::parse_traceparent;
 use wfhost_core::{Digest, Json, RunConfig, RunId, Sandbox};
 use wfhost_view::RunView;
 
@@ -103,6 +104,10 @@ pub(crate) struct Run {
     /// The seed of the random numbers, as 64 hexadecimal digits
     #[arg(long, value_name = "HEX", hide = true, value_parser = seed_arg)]
     seed: Option<Seed>,
+    /// The span of who asks for the run, as W3C Trace Context has it; its trace has a link to it
+    /// [default: $TRACEPARENT]
+    #[arg(long, value_name = "TRACEPARENT", hide_short_help = true)]
+    traceparent: Option<String>,
     #[command(flatten)]
     fetch: Fetch,
 }
@@ -159,6 +164,17 @@ impl Run {
             return Err(Trouble::usage("WF0829", text).hint("choose another key for the label"));
         }
         Ok(())
+    }
+
+    /// Who asks for the run. What the environment has and nobody can read is ignored, as the standard says.
+    fn caller(&self) -> Result<Option<String>, Trouble> {
+        let is_one = |text: &str| parse_traceparent(text).is_some();
+        match &self.traceparent {
+            Some(given) if is_one(given) => Ok(Some(given.trim().to_owned())),
+            Some(given) => Err(Trouble::usage("WF0007", format!("`{given}` is no traceparent"))
+                .hint("like 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")),
+            None => Ok(environment::text(environment::TRACEPARENT).filter(|text| is_one(text))),
+        }
     }
 
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
@@ -233,6 +249,7 @@ impl Run {
                     grants,
                     ..Sandbox::default()
                 }),
+                caller: self.caller()?,
             },
             seed: self.seed.map(|Seed(seed)| seed),
             unchecked: self.no_check,

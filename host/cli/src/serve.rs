@@ -21,7 +21,7 @@ use super::diagnostic::{Exit, Trouble};
 use super::log::{Log, LogFormat, Watch};
 use super::notify::{State, notify};
 use super::place::{AgentArgs, length_arg};
-use super::{Common, follow, printer};
+use super::{Common, follow, printer, tell};
 
 /// Advance all due runs, and serve the API and the web pages
 ///
@@ -65,6 +65,13 @@ pub(crate) struct Serve {
     /// Exit after having been idle for this long
     #[arg(long, value_name = "LENGTH", value_parser = length_arg)]
     idle: Option<u64>,
+    /// Send spans of what happens to this collector by OTLP over HTTP [default: that of
+    /// OTEL_EXPORTER_OTLP_ENDPOINT, if it is set]
+    #[arg(long, value_name = "URL")]
+    otlp: Option<String>,
+    /// Spans have prompts, answers and messages of failures, too
+    #[arg(long)]
+    otlp_content: bool,
     /// The format of the log on stderr
     #[arg(long, value_enum, default_value = "text", value_name = "FORMAT", env = environment::LOG_FORMAT)]
     log_format: LogFormat,
@@ -319,6 +326,9 @@ fn tell(server: &Server) -> std::io::Result<Option<PathBuf>> {
     Ok(Some(path))
 }
 
+/// How long others are told of what happened, once everything else has come to its end.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
 impl Serve {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         if self.log_format == LogFormat::Json {
@@ -327,7 +337,7 @@ impl Serve {
         let store = common.store().await?;
         let here = common.config()?;
         let mut served = vec![None, here.project_name()];
-        let mut configured = BTreeMap::new();
+        let (mut configured, mut others) = (BTreeMap::new(), Vec::new());
         for dir in &self.projects {
             let dir = dir.canonicalize().map_err(|error| {
                 Trouble::usage("WF0004", format!("{} cannot be read: {error}", dir.display()))
@@ -339,7 +349,10 @@ impl Serve {
             })?;
             configured.insert(name.clone(), providers_of(&self.agents, &config)?);
             served.push(Some(name));
+            others.push(config);
         }
+        let sinks = tell::sinks(std::iter::once(&here).chain(&others))?;
+        let export = tell::export(self.otlp.as_deref(), self.otlp_content)?;
         let projects = if self.all { Projects::All } else { Projects::Only(served) };
         let defaults = defaults(&self.agents, &here);
         let providers = providers_of(&self.agents, &here)?;
@@ -373,6 +386,17 @@ impl Serve {
         let figures = self.network.show_metrics(common, &host, &metrics).await?;
         let _told = server.as_ref().map(Told::of);
         hosts.iter().for_each(wfhost::Host::serve);
+        let report = tell::Reports { common: common.clone(), metrics: Some(Arc::clone(&metrics)), log };
+        let url = server.as_ref().map(|server| server.url().to_owned());
+        // Each database has sinks and a collector of its own; the pages of others have longer addresses.
+        let tellers: Vec<_> = hosts
+            .iter()
+            .enumerate()
+            .map(|(number, host)| {
+                let url = url.clone().filter(|_| number == 0);
+                tell::start(host.store(), sinks.clone(), export.clone(), report.clone(), url)
+            })
+            .collect();
         printer::say(common, "Serving", &format!("{}; Ctrl-C stops", common.place()?));
         if let Some(server) = &server {
             // A log is kept; the code of the address lets somebody in.
@@ -417,6 +441,10 @@ impl Serve {
             }
         };
         while answering.join_next().await.is_some() {}
+        // What ended just now is told, if that is soon; else by the next host.
+        for teller in tellers {
+            teller.stop(LAST_WORDS).await;
+        }
         let text = match dropped {
             0 => "nothing is lost".to_owned(),
             dropped => format!("the calls of {dropped} runs will be made again; nothing is lost"),

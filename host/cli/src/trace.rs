@@ -1,9 +1,7 @@
 //! `wfhost trace`
 
-use std::time::Duration;
-
-use wfhost::world::environment;
 use wfhost_core::spell_millis;
+use wfhost_notify::Otlp;
 use wfhost_view::{Span, Trace, otlp};
 
 use super::diagnostic::{Exit, Trouble};
@@ -33,65 +31,6 @@ pub(crate) struct TraceVerb {
     content: bool,
 }
 
-/// Where traces go if nothing else is said: a collector on this machine.
-const USUAL: &str = "http://localhost:4318";
-/// How long a collector may take.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// `name=value` pairs of a variable, with `%20` and the like.
-fn pairs(text: Option<String>) -> Vec<(String, String)> {
-    let plain = |text: &str| {
-        let mut bytes = Vec::new();
-        let mut rest = text.trim().as_bytes();
-        while let [first, more @ ..] = rest {
-            let digits = more.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-            match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-                Some(byte) if *first == b'%' => {
-                    bytes.push(byte);
-                    rest = &more[2..];
-                }
-                _ => {
-                    bytes.push(*first);
-                    rest = more;
-                }
-            }
-        }
-        String::from_utf8_lossy(&bytes).into_owned()
-    };
-    let text = text.unwrap_or_default();
-    let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
-    pairs.map(|(name, value)| (plain(name), plain(value))).collect()
-}
-
-/// Who sends the traces.
-fn resource() -> Vec<(String, String)> {
-    let mut all = pairs(environment::text(environment::OTEL_RESOURCE_ATTRIBUTES));
-    if let Some(name) = environment::text(environment::OTEL_SERVICE_NAME) {
-        all.retain(|(known, _)| known != "service.name");
-        all.push(("service.name".to_owned(), name));
-    }
-    if !all.iter().any(|(name, _)| name == "service.name") {
-        all.push(("service.name".to_owned(), "wfhost".to_owned()));
-    }
-    all.push(("service.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()));
-    all
-}
-
-/// Where traces are sent to.
-fn address(given: Option<&str>) -> String {
-    let traces = environment::text(environment::OTEL_EXPORTER_OTLP_TRACES_ENDPOINT);
-    if let Some(whole) = traces.filter(|_| given.is_none()) {
-        return whole;
-    }
-    let base =
-        given.map(str::to_owned).or_else(|| environment::text(environment::OTEL_EXPORTER_OTLP_ENDPOINT));
-    let base = base.unwrap_or_else(|| USUAL.to_owned());
-    match base.ends_with("/v1/traces") {
-        true => base,
-        false => format!("{}/v1/traces", base.trim_end_matches('/')),
-    }
-}
-
 impl TraceVerb {
     pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
         let store = common.reader().await?;
@@ -100,10 +39,9 @@ impl TraceVerb {
         let trace = Trace::of(&info, &journal, self.content);
         let (id, count) = (trace.id.clone(), trace.spans.len());
         if let Some(given) = &self.otlp {
-            let url = address(given.as_deref());
-            let text = otlp(&[trace], &resource()).to_string();
-            let headers = environment::text(environment::OTEL_EXPORTER_OTLP_HEADERS);
-            wfhost::agents::post_json(&url, &pairs(headers), text, PATIENCE).await.map_err(|why| {
+            let to = Otlp::from_environment(given.as_deref()).map_err(bad_collector)?;
+            let url = to.place();
+            to.send_once(&[trace]).await.map_err(|why| {
                 Trouble::host("WF0824", format!("{url} did not accept the trace: {why}"))
                     .hint("name a collector that accepts OTLP over HTTP, usually http://HOST:4318")
             })?;
@@ -112,7 +50,8 @@ impl TraceVerb {
             printer::line(format!("trace {id}"));
             trace.spans.iter().for_each(|span| show(&trace, span));
         } else {
-            printer::json(&otlp(&[trace], &resource()));
+            let who = Otlp::from_environment(None).map_err(bad_collector)?;
+            printer::json(&otlp(&[trace], who.resource()));
         }
         Ok(Exit::Done)
     }
@@ -138,16 +77,8 @@ fn show(trace: &Trace, span: &Span) {
     ));
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn variables_of_pairs_are_read() {
-        let found = pairs(Some("a=1, Authorization=Bearer%20x%3D ,bad,%zz=2".to_owned()));
-        let expected = [("a", "1"), ("Authorization", "Bearer x="), ("%zz", "2")];
-        assert_eq!(found, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
-        assert_eq!(address(Some("http://c:4318/")), "http://c:4318/v1/traces");
-        assert_eq!(address(Some("http://c/v1/traces")), "http://c/v1/traces");
-    }
+/// A collector that cannot be used.
+pub(super) fn bad_collector(why: String) -> Trouble {
+    Trouble::usage("WF0008", why)
+        .hint("docs/environment.md has all variables; `http://HOST:4318` is the usual address")
 }

@@ -13,6 +13,7 @@ use wfhost_core::policy::rate::Rate;
 use wfhost_core::policy::retry::default_retry;
 use wfhost_registry::Reference;
 
+use super::sinks::SinkFile;
 use super::webhooks::{self, Webhook};
 use super::{ConfigError, modules};
 use crate::units;
@@ -33,6 +34,8 @@ pub(super) struct FileConfig {
     pub webhooks: BTreeMap<String, Webhook>,
     /// Those of all files.
     pub signatures: Vec<(PathBuf, modules::SignaturesFile)>,
+    /// Those of all files, with the file and the name of each.
+    pub sinks: Vec<(PathBuf, String, SinkFile)>,
 }
 
 #[derive(Deserialize, Default)]
@@ -209,6 +212,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<(Table, FileConfig), Conf
             "modules",
             "registries",
             "signatures",
+            "sinks",
         ];
         if !known.contains(&name.as_str()) {
             let message = format!("unknown field `{name}`, expected one of `{}`", known.join("`, `"));
@@ -292,6 +296,13 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<(Table, FileConfig), Conf
     }
     if let Some(signatures) = section("signatures") {
         config.signatures.push((path.to_owned(), read(path, "signatures", Some(signatures))?));
+    }
+    let sinks: BTreeMap<String, Value> = read(path, "sinks", section("sinks"))?;
+    for (name, sink) in sinks {
+        let place = format!("sinks.{name}");
+        let sink: Result<SinkFile, toml::de::Error> = sink.try_into();
+        let sink = sink.map_err(|error| ConfigError::of(path, &place, error.message()))?;
+        config.sinks.push((path.to_owned(), name, sink));
     }
     Ok((table, config))
 }
@@ -428,6 +439,7 @@ impl FileConfig {
             modules: joined(self.modules, over.modules),
             registries: joined(self.registries, over.registries),
             signatures: [self.signatures, over.signatures].concat(),
+            sinks: [self.sinks, over.sinks].concat(),
         }
     }
 

@@ -51,6 +51,12 @@
 //! [[signatures.rules]]
 //! match = "ghcr.io/acme/*"       # nothing runs from there that is not signed by one of
 //! signers = ["acme"]
+//!
+//! [sinks.ops]                 # who is told of what happens; or `argv`, a program
+//! url = "https://example.org/hooks/wfhost"
+//! secret_env = "OPS_WEBHOOK_SECRET"
+//! events = ["run.failed", "question.asked", "budget.low"]
+//! workflows = ["review*"]
 //! ```
 //!
 //! A flag goes before the environment, that before the project's file (found
@@ -66,6 +72,7 @@ mod modules;
 mod plugin;
 mod providers;
 mod show;
+mod sinks;
 mod supply;
 mod trust;
 pub mod units;
@@ -86,6 +93,7 @@ pub use self::error::ConfigError;
 use self::file::FileConfig;
 pub use self::file::is_url;
 pub use self::show::{Origin, Setting};
+pub use self::sinks::{EVENTS, Sink, SinkTo};
 pub use self::trust::{Agreed, Consent};
 pub use self::webhooks::{Delivers, Scheme, Target, Webhook};
 pub use wfhost_plugins::{DirectoryGrant, Plugin};
@@ -111,6 +119,8 @@ pub struct Config {
     project: Option<Project>,
     /// Whether registries are asked for plugins.
     pull: Pull,
+    /// Whether somebody named the project's file: it holds for all runs.
+    named: bool,
 }
 
 /// The file of a project.
@@ -164,6 +174,7 @@ impl Config {
         let real = real.map_err(|source| private::NotPrivate::Io { path: path.clone(), source });
         let real = real.map_err(|source| ConfigError::Read { source })?;
         let named = places.file.is_some();
+        config.named = named;
         let text = match named || places.consent.names(&real) {
             true => private::read_any(&real).map_err(|source| ConfigError::Read { source })?,
             false => {
@@ -235,6 +246,23 @@ impl Config {
     pub fn signatures(&self) -> Result<Rules, ConfigError> {
         self.check_trust(|key| key == "signatures")?;
         modules::rules(&self.file.signatures)
+    }
+
+    /// Who is told of what happens to runs. Those of a project's file are told of its runs.
+    pub fn sinks(&self) -> Result<Vec<Sink>, ConfigError> {
+        self.check_trust(|key| key.starts_with("sinks."))?;
+        let own = self.project.as_ref().filter(|_| !self.named);
+        let sinks = self.file.sinks.iter().map(|(path, name, file)| {
+            let project = own.filter(|project| project.path == *path).and_then(|_| self.project_name());
+            sinks::sink(path, name, file, project.as_deref())
+        });
+        let mut sinks: Vec<Sink> = sinks.collect::<Result<_, _>>()?;
+        // Of two with one name that are told of all runs, that of the file that was named counts.
+        sinks.reverse();
+        let mut known = std::collections::BTreeSet::new();
+        sinks.retain(|sink| known.insert(sink.id.clone()));
+        sinks.reverse();
+        Ok(sinks)
     }
 
     /// Who answers calls that name no provider, if the files say it.

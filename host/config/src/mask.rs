@@ -9,6 +9,9 @@ pub(super) fn masked(key: &str, value: &Value) -> Value {
     let name = key.rsplit('.').next().unwrap_or(key);
     match value {
         Value::String(text) if names_a_secret(name) => Value::String(hidden(text)),
+        Value::String(url) if key.starts_with("sinks.") && name == "url" => {
+            Value::String(host_of(&hide_credentials(url)))
+        }
         Value::String(text) => Value::String(hide_credentials(text)),
         Value::Array(values) => {
             let mut after_flag = false;
@@ -33,6 +36,15 @@ fn names_a_secret(name: &str) -> bool {
     let name = name.trim_start_matches('-').replace('-', "_").to_ascii_lowercase();
     let place = ["_env", "_file", "max_tokens"].iter().any(|end| name.ends_with(end));
     !place && is_secret_name(&name)
+}
+
+/// An address without what follows its host: with many services whoever knows that may post.
+fn host_of(url: &str) -> String {
+    let begin = url.find("://").map_or(0, |at| at + 3);
+    match url[begin..].find(['/', '?', '#']) {
+        Some(end) if url.len() > begin + end + 1 => format!("{}/{MASK}", &url[..begin + end]),
+        _ => url.to_owned(),
+    }
 }
 
 fn hidden(text: &str) -> String {
@@ -63,6 +75,8 @@ mod tests {
             ("p.max_tokens", "4096", "4096"),
             ("p.argv", "[\"./review.sh\", \"--model\", \"m\"]", "[\"./review.sh\", \"--model\", \"m\"]"),
             ("set.API_TOKEN", "\"abc\"", "\"[redacted]\""),
+            ("sinks.w.url", "\"https://hooks.example/T0/B0/x\"", "\"https://hooks.example/[redacted]\""),
+            ("sinks.w.url", "\"https://hooks.example/\"", "\"https://hooks.example/\""),
         ] {
             assert_eq!(shown(key, value), expected, "{key}");
         }

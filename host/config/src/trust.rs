@@ -143,6 +143,8 @@ pub(super) fn keys_to_agree(path: &Path, table: &Table, own: &[String]) -> Vec<S
     if table.contains_key("signatures") {
         keys.push("signatures".to_owned());
     }
+    // Who learns what happens, and programs.
+    keys.extend(section("sinks").map(|(name, _)| format!("sinks.{name}")));
     // Where logins may be read on their way.
     keys.extend(section("registries").map(|(host, _)| format!("registries.{host:?}")));
     // Who may start what, and with which secret.
@@ -213,6 +215,7 @@ mod tests {
             ("[modules]\na = \"../a.wasm\"", "modules.a"),
             ("[signatures]\ndefault = \"off\"", "signatures"),
             ("[registries.\"a:1\"]\nplain_http = true", "registries.\"a:1\""),
+            ("[sinks.w]\nurl = \"https://x\"\nsecret = false", "sinks.w"),
         ];
         for (text, expected) in asked {
             assert_eq!(keys(text).join(" "), expected, "{text}");

@@ -42,6 +42,11 @@ pub struct RunConfig {
     /// configuration file. Only hosts that serve that project take the run up.
     #[n(9)]
     pub project: Option<String>,
+    /// The span of whoever asked for the run, as a `traceparent` of W3C Trace Context. What the run begins
+    /// has others.
+    #[n(10)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller: Option<String>,
 }
 
 impl Default for RunConfig {
@@ -57,6 +62,7 @@ impl Default for RunConfig {
             sandbox: Some(Sandbox::default()),
             modules: None,
             project: None,
+            caller: None,
         }
     }
 }

@@ -44,6 +44,21 @@ pub fn traceparent(run: &RunId, step: Step, attempt: u32) -> String {
     format!("00-{}-{}-01", trace_id(run), attempt_id(run, step, attempt))
 }
 
+/// The ids of the trace and the span that a `traceparent` names, in hexadecimal. None if it is none of
+/// [W3C Trace Context](https://www.w3.org/TR/trace-context/): then it is to be ignored.
+pub fn parse_traceparent(text: &str) -> Option<(&str, &str)> {
+    let mut parts = text.trim().split('-');
+    let is_hex = |part: &str, length: usize| {
+        part.len() == length && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let is_id = |part: &str, length: usize| is_hex(part, length) && part.bytes().any(|byte| byte != b'0');
+    let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let known = is_hex(version, 2) && version != "ff" && is_hex(flags, 2);
+    // Later versions may have more behind it.
+    let ends = version != "00" || parts.next().is_none();
+    (known && ends && is_id(trace, 32) && is_id(span, 16)).then_some((trace, span))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -65,7 +80,35 @@ mod tests {
             }
         }
         assert_ne!(trace_id(&run("a")), trace_id(&run("b")));
-        let parts: Vec<_> = traceparent(&run("r"), Step(1), 1).split('-').map(str::len).collect();
+        let made = traceparent(&run("r"), Step(1), 1);
+        let ids = (trace_id(&run("r")), attempt_id(&run("r"), Step(1), 1));
+        assert_eq!(parse_traceparent(&made), Some((ids.0.as_str(), ids.1.as_str())));
+        let parts: Vec<_> = made.split('-').map(str::len).collect();
         assert_eq!(parts, [2, 32, 16, 2]);
+    }
+
+    #[test]
+    fn what_is_no_traceparent_is_none() {
+        let (trace, span) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+        let good = [
+            format!("00-{trace}-{span}-01"),
+            format!(" 00-{trace}-{span}-00 "),
+            format!("01-{trace}-{span}-01-x"),
+        ];
+        for text in &good {
+            assert_eq!(parse_traceparent(text), Some((trace, span)), "{text}");
+        }
+        for text in [
+            String::new(),
+            format!("ff-{trace}-{span}-01"),
+            format!("00-{trace}-{span}"),
+            format!("00-{trace}-{span}-01-x"),
+            format!("00-{}-{span}-01", "0".repeat(32)),
+            format!("00-{trace}-{}-01", "0".repeat(16)),
+            format!("00-{}-{span}-01", trace.to_uppercase()),
+            format!("00-{trace}é-{span}-01"),
+        ] {
+            assert_eq!(parse_traceparent(&text), None, "{text}");
+        }
     }
 }

@@ -125,8 +125,8 @@ fn insert(table: &Table) -> String {
 }
 
 /// What numbers rows, which goes on behind what was copied.
-const SEQUENCES: [(&str, &str); 4] =
-    [("runs", "run"), ("inbox", "id"), ("transcripts", "id"), ("audit", "id")];
+const SEQUENCES: [(&str, &str); 5] =
+    [("runs", "run"), ("inbox", "id"), ("transcripts", "id"), ("audit", "id"), ("deliveries", "id")];
 
 impl PostgresStore {
     /// Gives all that there is, as it is at one moment.

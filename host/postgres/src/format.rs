@@ -11,10 +11,11 @@ use crate::connect::{Conn, Identity, Pool, in_schema, query};
 use crate::errors::{Fault, classify};
 
 /// The n-th makes format n of format n - 1.
-const MIGRATIONS: [&[&str]; 2] = [
+const MIGRATIONS: [&[&str]; 3] = [
     &[include_str!("schema-1.sql"), include_str!("functions-1.sql")],
     // Functions only.
     &[include_str!("appends.sql")],
+    &[include_str!("schema-3.sql")],
 ];
 
 /// The newest format.

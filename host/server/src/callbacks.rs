@@ -151,6 +151,7 @@ async fn act(
     let is_form = kind.is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded"));
     let delivery = request.headers().get("webhook-id").or_else(|| request.headers().get("x-github-delivery"));
     let delivery = delivery.and_then(|id| id.to_str().ok()).map(str::to_owned);
+    let asker = crate::api::runs::traceparent(request.headers());
     let payload = if is_form {
         let axum::extract::Form(Filled { body }) = axum::extract::Form::from_request(request, &app)
             .await
@@ -160,7 +161,7 @@ async fn act(
     } else {
         Payload::from_request(request, &app).await?.0
     };
-    let taken = take(&app, &token, said.purpose, payload, delivery).await?;
+    let taken = take(&app, &token, said.purpose, payload, (delivery, asker)).await?;
     Ok(match is_form {
         true => Html("<!doctype html><html lang=\"en\"><title>wfhost</title><main><h1>Thank you</h1><p>Your response was accepted.</p></main></html>")
             .into_response(),
@@ -173,7 +174,8 @@ async fn take(
     token: &str,
     purpose: Purpose,
     payload: Json,
-    delivery: Option<String>,
+    // The id of the delivery, and the span of who delivers.
+    (delivery, asker): (Option<String>, Option<String>),
 ) -> Result<TakenView, Problem> {
     let address = Digest::of(token.as_bytes());
     let body = Digest::of(payload.as_str().as_bytes());
@@ -239,6 +241,7 @@ async fn take(
                     agent: defaults.agent.clone(),
                     budget: defaults.budget,
                     project: defaults.project.clone(),
+                    caller: asker,
                     ..RunConfig::default()
                 },
                 ..StartOptions::default()

@@ -79,7 +79,7 @@ use Kind::{Bytes, Flag, Int, Text};
 
 /// What there is, in the order in which it is copied. Numbers of runs are the same everywhere, as are places of
 /// commits, so that followers continue where they were.
-pub const TABLES: [Table; 18] = [
+pub const TABLES: [Table; 20] = [
     table("store", "identity", &[("identity", Text), ("secret", Bytes)]),
     table("modules", "digest", &[("digest", Bytes), ("name", Text), ("added_at", Int), ("bytes", Bytes)]),
     table(
@@ -231,6 +231,26 @@ pub const TABLES: [Table; 18] = [
         &[("id", Int), ("at", Int), ("who", Text), ("act", Text), ("target", Text), ("result", Text)],
     ),
     table("callbacks", "token", &[("token", Bytes), ("body", Bytes), ("at", Int)]),
+    // Who reads is not in the copy.
+    table("cursors", "name", &[("name", Text), ("place", Int), ("at", Int)]),
+    table(
+        "deliveries",
+        "id",
+        &[
+            ("id", Int),
+            ("sink", Text),
+            ("message", Text),
+            ("event", Text),
+            ("run", Text),
+            ("state", Int),
+            ("tries", Int),
+            ("created_at", Int),
+            ("next_at", Int),
+            ("ended_at", Int),
+            ("said", Text),
+            ("body", Text),
+        ],
+    ),
 ];
 
 /// A copy that was cut short.

@@ -27,6 +27,7 @@ mod cron;
 mod error;
 mod mem;
 mod message;
+mod outbox;
 mod runs;
 pub mod schedule;
 mod session;
@@ -51,6 +52,7 @@ pub use self::clock::{Clock, SystemClock};
 pub use self::error::StoreError;
 pub use self::mem::MemStore;
 pub use self::message::*;
+pub use self::outbox::*;
 pub use self::runs::*;
 pub use self::session::*;
 pub use self::sqlite::{SqliteOptions, SqliteStore, Synchronous};
@@ -69,9 +71,9 @@ pub use wfhost_world::Owner;
 /// Writes that concern one run happen one after the other, whichever process makes them:
 /// what is posted is either seen by the append that parks or ends the run, or
 /// makes the run due, or is refused.
-pub trait Store: Sessions + Work + Journals + Mail + Views + Extras + Access + fmt::Debug {}
+pub trait Store: Sessions + Work + Journals + Mail + Views + Extras + Access + Outbox + fmt::Debug {}
 
-impl<T: Sessions + Work + Journals + Mail + Views + Extras + Access + fmt::Debug> Store for T {}
+impl<T: Sessions + Work + Journals + Mail + Views + Extras + Access + Outbox + fmt::Debug> Store for T {}
 
 /// Who may write: hosts, each for as long as it renews its session.
 pub trait Sessions: Send + Sync {

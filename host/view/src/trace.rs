@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 use wfhost::store::RunInfo;
 use wfhost::{StepInfo, steps};
-use wfhost_core::trace::{attempt_id, span_id, trace_id};
+use wfhost_core::trace::{attempt_id, parse_traceparent, span_id, trace_id};
 use wfhost_core::{Event, Failure, Journal, Json, Op, Origin, Outcome, RunId, Step, Timestamp, Usage};
 
 /// A span.
@@ -17,6 +17,8 @@ pub struct Span {
     pub name: String,
     /// What it asks of others, not only of itself.
     pub is_call: bool,
+    /// It goes on: its end is the last that is known of it.
+    pub is_open: bool,
     pub from: Timestamp,
     pub to: Timestamp,
     pub attributes: Vec<(&'static str, Value)>,
@@ -30,7 +32,7 @@ pub struct Span {
 pub struct Link {
     pub trace: String,
     pub span: String,
-    /// What it is to this one: `parent`, `previous`, `forked-from`, `reused`.
+    /// What it is to this one: `parent`, `previous`, `forked-from`, `reused`, `caller`.
     pub what: &'static str,
 }
 
@@ -179,6 +181,12 @@ impl Trace {
                 Some(Origin::Reused { from }) => links.push(link(from, root_id(from), "reused")),
                 None => {}
             }
+            let caller = started.config.caller.as_deref().and_then(parse_traceparent);
+            links.extend(caller.map(|(trace, span)| Link {
+                trace: trace.to_owned(),
+                span: span.to_owned(),
+                what: "caller",
+            }));
         }
         let about = vec![
             ("wfhost.run.id", json!(run)),
@@ -190,6 +198,7 @@ impl Trace {
             parent: None,
             name: format!("start {}", info.workflow),
             is_call: false,
+            is_open: false,
             from: begun,
             to: begun,
             attributes: about.clone(),
@@ -212,6 +221,7 @@ impl Trace {
                 parent: Some(root_id(run)),
                 name: format!("invoke_workflow {}", info.workflow),
                 is_call: false,
+                is_open: false,
                 from: begun,
                 to: info.updated_at.max(begun),
                 attributes,
@@ -287,6 +297,7 @@ fn of_step(run: &RunId, step: &StepInfo, calls: &Calls, content: bool, spans: &m
         parent: Some(root_id(run)),
         name,
         is_call: false,
+        is_open: done.is_none(),
         from: step.started_at,
         to: to.max(step.started_at),
         attributes,
@@ -350,6 +361,7 @@ fn of_step(run: &RunId, step: &StepInfo, calls: &Calls, content: bool, spans: &m
             parent: Some(id.clone()),
             name,
             is_call: true,
+            is_open: false,
             from: attempt.from,
             to: to.max(attempt.from),
             attributes,
@@ -364,6 +376,7 @@ fn of_step(run: &RunId, step: &StepInfo, calls: &Calls, content: bool, spans: &m
             parent: Some(id.clone()),
             name: wait.what.to_owned(),
             is_call: false,
+            is_open: false,
             from: wait.from,
             to: to.max(wait.from),
             attributes: vec![("wfhost.run.id", json!(run)), ("wfhost.step", json!(step.step.0))],

@@ -75,12 +75,28 @@ variables! { READ:
     XDG_STATE_HOME = "XDG_STATE_HOME";
     /// See `XDG_CONFIG_HOME`.
     XDG_CACHE_HOME = "XDG_CACHE_HOME";
-    /// The collector to which `wfhost trace --otlp` sends spans.
+    /// The collector to which spans are sent. If set, `wfhost serve` sends them continuously.
     OTEL_EXPORTER_OTLP_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT";
     /// The full URL of the collector, which takes precedence.
     OTEL_EXPORTER_OTLP_TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
     /// Headers for the collector: `name=value,name=value`.
     OTEL_EXPORTER_OTLP_HEADERS = "OTEL_EXPORTER_OTLP_HEADERS";
+    /// The same for traces only, which goes before.
+    OTEL_EXPORTER_OTLP_TRACES_HEADERS = "OTEL_EXPORTER_OTLP_TRACES_HEADERS";
+    /// How spans are sent: `http/json` or `http/protobuf` \[default: `http/json`\].
+    OTEL_EXPORTER_OTLP_PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL";
+    /// The same for traces only, which goes before.
+    OTEL_EXPORTER_OTLP_TRACES_PROTOCOL = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL";
+    /// How long a collector may take, in milliseconds \[default: 10000\].
+    OTEL_EXPORTER_OTLP_TIMEOUT = "OTEL_EXPORTER_OTLP_TIMEOUT";
+    /// The same for traces only, which goes before.
+    OTEL_EXPORTER_OTLP_TRACES_TIMEOUT = "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT";
+    /// How often spans that ended are sent, in milliseconds \[default: 5000\].
+    OTEL_BSP_SCHEDULE_DELAY = "OTEL_BSP_SCHEDULE_DELAY";
+    /// `none`: no spans are sent, whatever else is set.
+    OTEL_TRACES_EXPORTER = "OTEL_TRACES_EXPORTER";
+    /// `true`: the same.
+    OTEL_SDK_DISABLED = "OTEL_SDK_DISABLED";
     /// The service name in spans \[default: `wfhost`\].
     OTEL_SERVICE_NAME = "OTEL_SERVICE_NAME";
     /// More attributes of the service: `name=value,name=value`.
@@ -110,6 +126,10 @@ variables! { SET:
     HEARTBEAT_FILE = "WFHOST_HEARTBEAT_FILE";
     /// The span of the attempt, for the program's own traces (W3C Trace Context).
     TRACEPARENT = "TRACEPARENT";
+    /// Of a program that is told of an event: which message it is, the same each time it is told.
+    MESSAGE = "WFHOST_MESSAGE";
+    /// The kind of the event.
+    EVENT = "WFHOST_EVENT";
     /// An identifier of the call, by which the host finds its processes.
     CALL = "WFHOST_CALL";
 }

@@ -267,6 +267,62 @@ impl Access for Faulty {
     }
 }
 
+impl Outbox for Faulty {
+    fn hold_cursor<'a>(
+        &'a self,
+        name: &'a str,
+        holder: &'a str,
+        hold_ms: u64,
+    ) -> BoxFuture<'a, Result<Option<u64>>> {
+        self.store.hold_cursor(name, holder, hold_ms)
+    }
+
+    fn advance_cursor(&self, advance: Advance) -> BoxFuture<'_, Result<bool>> {
+        self.store.advance_cursor(advance)
+    }
+
+    fn cursors(&self) -> BoxFuture<'_, Result<Vec<Cursor>>> {
+        self.store.cursors()
+    }
+
+    fn drop_cursor<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool>> {
+        self.store.drop_cursor(name)
+    }
+
+    fn put_deliveries(&self, deliveries: Vec<NewDelivery>) -> BoxFuture<'_, Result<u64>> {
+        self.store.put_deliveries(deliveries)
+    }
+
+    fn claim_deliveries<'a>(
+        &'a self,
+        sink: &'a str,
+        hold_ms: u64,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Delivery>>> {
+        self.store.claim_deliveries(sink, hold_ms, limit)
+    }
+
+    fn settle_delivery(&self, number: u64, tries: u32, settled: Settled) -> BoxFuture<'_, Result<bool>> {
+        self.store.settle_delivery(number, tries, settled)
+    }
+
+    fn deliveries(&self, filter: DeliveryFilter, limit: usize) -> BoxFuture<'_, Result<Vec<Delivery>>> {
+        self.store.deliveries(filter, limit)
+    }
+
+    fn redeliver(&self, numbers: Vec<u64>) -> BoxFuture<'_, Result<u64>> {
+        self.store.redeliver(numbers)
+    }
+
+    fn sink_loads(&self) -> BoxFuture<'_, Result<Vec<SinkLoad>>> {
+        self.store.sink_loads()
+    }
+
+    fn delete_old_deliveries(&self, before: Timestamp) -> BoxFuture<'_, Result<u64>> {
+        self.store.delete_old_deliveries(before)
+    }
+}
+
 impl Extras for Faulty {
     pass_on! {
         put_module(name: &'a str, bytes: &'a [u8]) -> Digest;

@@ -185,26 +185,73 @@ pub(crate) fn json(text: &str) -> Result<Value, CallFailure> {
     })
 }
 
-/// Sends JSON to an address that takes it, and gives the status; what was answered beside an error is
-/// said with it. For others than agents: a collector of traces.
-pub async fn post_json(
-    url: &str,
-    headers: &[(String, String)],
-    body: String,
-    within: std::time::Duration,
-) -> Result<(), String> {
-    let client = client(url).map_err(|error| causes_of_request(&error))?;
-    let mut request = client.post(url).timeout(within).header("content-type", "application/json").body(body);
-    for (name, value) in headers {
-        request = request.header(name, value);
+/// Posts to an address of others than agents: a collector of traces, somebody who is told of events. Each
+/// address has one of its own.
+#[derive(Debug, Default)]
+pub struct Poster(LazyClient);
+
+/// What was answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Posted {
+    pub status: u16,
+    /// It wants to be left alone for so long.
+    pub retry_after_ms: Option<u64>,
+    /// The beginning of what it says, on one line; if it took what it got, only for [`Poster::post_and_hear`].
+    pub said: String,
+}
+
+impl Poster {
+    /// Posts JSON, and waits so long for the answer. No redirection is followed. An error is a connection
+    /// that could not be had, or an answer that did not come.
+    pub async fn post(
+        &self,
+        url: &str,
+        headers: &[(String, String)],
+        body: Vec<u8>,
+        within: Duration,
+    ) -> Result<Posted, String> {
+        let json = "application/json";
+        let (status, response) = self.send(url, json, headers, body, within).await?;
+        let retry_after_ms = retry_after_ms(response.headers());
+        let said = match status {
+            200..=299 => String::new(),
+            _ => message_in(&body::read_lossy(response, ERROR_BYTES).await),
+        };
+        Ok(Posted { status, retry_after_ms, said })
     }
-    let response = request.send().await.map_err(|error| causes_of_request(&error))?;
-    let status = response.status();
-    if status.is_success() {
-        return Ok(());
+
+    /// The same of a kind of content, and with what is said by who took it.
+    pub async fn post_and_hear(
+        &self,
+        url: &str,
+        kind: &str,
+        headers: &[(String, String)],
+        body: Vec<u8>,
+        within: Duration,
+    ) -> Result<Posted, String> {
+        let (status, response) = self.send(url, kind, headers, body, within).await?;
+        let retry_after_ms = retry_after_ms(response.headers());
+        let text = body::read_lossy(response, ERROR_BYTES).await;
+        let said = if (200..300).contains(&status) { text } else { message_in(&text) };
+        Ok(Posted { status, retry_after_ms, said })
     }
-    let said = response.text().await.unwrap_or_default();
-    Err(format!("it answered {status}: {}", &said[..said.floor_char_boundary(500)]))
+
+    async fn send(
+        &self,
+        url: &str,
+        kind: &str,
+        headers: &[(String, String)],
+        body: Vec<u8>,
+        within: Duration,
+    ) -> Result<(u16, Response), String> {
+        let client = self.0.get(url).map_err(|failure| failure.failure.message)?;
+        let mut request = client.post(url).timeout(within).header(CONTENT_TYPE, kind).body(body);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let response = request.send().await.map_err(|error| causes_of_request(&error))?;
+        Ok((response.status().as_u16(), response))
+    }
 }
 
 #[cfg(test)]

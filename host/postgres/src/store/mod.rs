@@ -4,6 +4,7 @@ mod extras;
 mod journals;
 mod mail;
 mod open;
+mod outbox;
 mod sessions;
 mod views;
 mod work;

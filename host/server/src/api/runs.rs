@@ -324,6 +324,10 @@ pub(crate) struct StartAsked {
     env: BTreeMap<String, String>,
     /// Sent to the run, whether it is new or not: with an id both can be asked for again.
     signal: Option<FirstSignal>,
+    /// The span of who asks; it comes in a header.
+    #[serde(skip)]
+    #[schema(ignore)]
+    caller: Option<String>,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -332,6 +336,14 @@ pub(super) struct WaitAsked {
     /// Wait so long for the run to end, like `30s`; a minute at most.
     #[param(pattern = "^[0-9]{1,12}(ms|s|m|h|d)$")]
     pub wait: Option<String>,
+}
+
+/// The span of who asks, as W3C Trace Context has it. What nobody can read is ignored, as the standard says.
+pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let mut all = headers.get_all("traceparent").iter();
+    let text = all.next()?.to_str().ok()?.trim();
+    let one = all.next().is_none() && wfhost_core::trace::parse_traceparent(text).is_some();
+    one.then(|| text.to_owned())
 }
 
 /// The header that makes a request the same as one before.
@@ -411,6 +423,7 @@ impl StartAsked {
                     env: self.env.into_iter().collect(),
                     ..sandbox
                 }),
+                caller: self.caller,
                 ..usual
             },
             ..StartOptions::default()
@@ -449,7 +462,8 @@ pub(crate) async fn module(
 /// With a key this can be repeated: the same key gives the same run, and another input or module under
 /// it is refused. With `wait` the answer has the result, if the run ends in time.
 #[utoipa::path(post, path = "/runs", tag = "runs", operation_id = "startRun", request_body = StartAsked, params(WaitAsked,
-        ("Idempotency-Key" = Option<String>, Header, min_length = 1, description = "The idempotency key, if the body has none")),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, description = "The idempotency key, if the body has none"),
+        ("traceparent" = Option<String>, Header, description = "The caller's span (W3C Trace Context): the trace of the run links to it")),
     security(("bearer" = ["runs:start"])),
     responses((status = 200, description = "A run with the key already existed", body = RunView),
         (status = 201, description = "It began", body = RunView),
@@ -467,6 +481,7 @@ async fn start(
     }
     let patience = wait(asked.wait.as_deref())?;
     let signal = start.signal.clone();
+    let start = StartAsked { caller: traceparent(&headers), ..start };
     let submitted = begin(&app, &caller, start, idempotency_key(&headers)?).await?;
     let mut run = submitted.run;
     if let Some(FirstSignal { name, payload, id }) = signal {

@@ -112,9 +112,17 @@ pub(super) struct Figures {
     pub streams: Gauge,
     pub mcp: Family<Fixed<1>, Counter>,
 
+    pub deliveries: Family<Named, Counter>,
+    pub pending: Family<Named, Gauge>,
+    pub given_up: Family<Named, Gauge>,
+    pub oldest: Family<Named, Gauge<f64, AtomicU64>>,
+    pub spans: Family<Fixed<1>, Counter>,
+    pub export_lag: Gauge<f64, AtomicU64>,
+
     workflows: Names,
     providers: Names,
     models: Names,
+    sinks: Names,
 }
 
 impl fmt::Debug for Figures {
@@ -233,9 +241,31 @@ impl Default for Figures {
             ),
             streams: add(r, "event_streams", "Open streams and long polls", Gauge::default()),
             mcp: add(r, "mcp_requests", "Requests of MCP clients, by method", Family::default()),
+            deliveries: add(
+                r,
+                "sink_deliveries",
+                "Tries to tell somebody of an event, by how they ended",
+                Family::default(),
+            ),
+            pending: add(r, "sink_pending", "Messages that are to be delivered", Family::default()),
+            given_up: add(r, "sink_given_up", "Messages that nobody tries any more", Family::default()),
+            oldest: add(
+                r,
+                "sink_oldest_seconds",
+                "How long the oldest of those to be delivered has waited",
+                Family::default(),
+            ),
+            spans: add(r, "spans", "Spans that a collector took, or does not want", Family::default()),
+            export_lag: add(
+                r,
+                "export_lag_seconds",
+                "How long commits wait to be told as spans; 0 if none does",
+                Gauge::default(),
+            ),
             workflows: Names::default(),
             providers: Names::default(),
             models: Names::default(),
+            sinks: Names::default(),
             registry: registry.0,
             names: registry.1,
         }
@@ -262,6 +292,10 @@ impl Figures {
 
     pub fn provider(&self, name: &str) -> String {
         self.providers.get(name)
+    }
+
+    pub fn sink(&self, name: &str) -> String {
+        self.sinks.get(name)
     }
 
     /// A provider and its model. Programs name models.

@@ -4,6 +4,7 @@
 mod figures;
 mod listener;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
@@ -12,7 +13,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use prometheus_client::encoding::{prometheus_text, text};
 use wfhost::agents::{CallObserver, CallPhase, SeenCall, SeenEnd};
-use wfhost::store::{Load, RunState, StoreError};
+use wfhost::store::{Cursor, Load, RunState, SharedStore, SinkLoad, StoreError};
 use wfhost::{Host, Notice, Observer};
 
 use self::figures::Figures;
@@ -61,13 +62,12 @@ impl Metrics {
         }
         let (store, runtime) = (host.store().clone(), tokio::runtime::Handle::current());
         // Reading takes its time, and the workers advance runs meanwhile.
-        let reading = tokio::task::spawn_blocking(move || {
-            runtime.block_on(async { Ok::<_, StoreError>((store.counts().await?, store.load().await?)) })
-        });
+        let reading = tokio::task::spawn_blocking(move || runtime.block_on(Looked::of(&store)));
         match tokio::time::timeout(LOOK_PATIENCE, reading).await {
-            Ok(Ok(Ok((counts, load)))) => {
+            Ok(Ok(Ok(looked))) => {
                 self.figures.up.set(1);
-                self.show(&counts, &load);
+                self.show(&looked.counts, &looked.load);
+                self.show_outbox(&looked);
             }
             Ok(Ok(Err(error))) => {
                 self.figures.up.set(0);
@@ -94,6 +94,43 @@ impl Metrics {
         figures.wal_bytes.set(load.wal_bytes as i64);
     }
 
+    fn show_outbox(&self, looked: &Looked) {
+        let figures = &self.figures;
+        // A sink that is gone has no figures any more.
+        figures.pending.clear();
+        figures.given_up.clear();
+        figures.oldest.clear();
+        // Those of several projects may have one name.
+        let mut sinks: BTreeMap<&str, (u64, u64, u64)> = BTreeMap::new();
+        for load in &looked.sinks {
+            let name = load.sink.split('@').next().unwrap_or_default();
+            let sum = sinks.entry(name).or_default();
+            *sum =
+                (sum.0 + load.pending, sum.1 + load.given_up, sum.2.max(load.oldest_ms.unwrap_or_default()));
+        }
+        for (name, (pending, given_up, oldest_ms)) in sinks {
+            let labels = vec![("sink", figures.sink(name))];
+            figures.pending.get_or_create(&labels).set(pending as i64);
+            figures.given_up.get_or_create(&labels).set(given_up as i64);
+            figures.oldest.get_or_create(&labels).set(oldest_ms as f64 / 1_000.0);
+        }
+        let exported = looked.cursors.iter().find(|cursor| cursor.name == OTLP_CURSOR);
+        let behind = exported.filter(|cursor| cursor.place < looked.last_place);
+        let lag = behind.map_or(0, |cursor| looked.now.since(cursor.at));
+        figures.export_lag.set(lag as f64 / 1_000.0);
+    }
+
+    /// A try to tell somebody of an event ended.
+    pub fn count_delivery(&self, sink: &str, outcome: &str) {
+        let labels = vec![("sink", self.figures.sink(sink)), ("outcome", outcome.to_owned())];
+        self.figures.deliveries.get_or_create(&labels).inc();
+    }
+
+    /// A collector was sent spans: `sent` are those that it took, `rejected` those that it does not want.
+    pub fn count_spans(&self, outcome: &'static str, count: u64) {
+        self.figures.spans.get_or_create(&[("outcome", outcome)]).inc_by(count);
+    }
+
     /// A client of the Model Context Protocol asked something.
     pub(crate) fn asked_by_mcp(&self, method: &str) {
         let known = METHODS.into_iter().find(|known| *known == method).unwrap_or("other");
@@ -102,6 +139,33 @@ impl Metrics {
 
     pub(crate) fn stream(&self) -> Streams {
         Streams::open(&self.figures)
+    }
+}
+
+/// The cursor of who sends spans.
+const OTLP_CURSOR: &str = "otlp";
+
+/// What a database holds.
+struct Looked {
+    counts: Vec<(RunState, u64)>,
+    load: Load,
+    sinks: Vec<SinkLoad>,
+    cursors: Vec<Cursor>,
+    last_place: u64,
+    now: wfhost_core::Timestamp,
+}
+
+impl Looked {
+    async fn of(store: &SharedStore) -> Result<Self, StoreError> {
+        let cursors = store.cursors().await?;
+        Ok(Self {
+            counts: store.counts().await?,
+            load: store.load().await?,
+            sinks: store.sink_loads().await?,
+            last_place: if cursors.is_empty() { 0 } else { store.last_place().await? },
+            cursors,
+            now: store.now(),
+        })
     }
 }
 

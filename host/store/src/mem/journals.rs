@@ -268,6 +268,7 @@ impl Journals for MemStore {
                 data.cancel_children(run, None, now);
             }
             data.deleted.push(run.clone());
+            data.deliveries.retain(|delivery| delivery.what.run != *run);
             let chain = gone.links.chain.clone().unwrap_or_else(|| run.clone());
             if !data.runs.iter().any(|known| known.info.links.chain.as_ref() == Some(&chain)) {
                 data.seen.retain(|(of, _)| *of != chain);

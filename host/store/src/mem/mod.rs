@@ -5,6 +5,7 @@ mod access;
 mod data;
 mod extras;
 mod journals;
+mod outbox;
 mod views;
 mod work;
 
@@ -70,8 +71,21 @@ struct Data {
     acts: Vec<Act>,
     /// What came by addresses that work once.
     used: HashMap<Digest, Digest>,
+    cursors: BTreeMap<String, Reading>,
+    deliveries: Vec<Delivery>,
+    /// How many deliveries there were.
+    delivered: u64,
     /// Counts claims of what is due.
     turns: usize,
+}
+
+/// How far the commits were read, and who reads them until when.
+#[derive(Debug)]
+struct Reading {
+    place: u64,
+    at: Timestamp,
+    holder: Option<String>,
+    until: Timestamp,
 }
 
 #[derive(Debug)]

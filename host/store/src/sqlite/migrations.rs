@@ -216,6 +216,45 @@ async fn runs_of_format_7_are_found_by_their_labels_and_the_database_has_a_secre
 }
 
 #[tokio::test]
+async fn a_database_of_format_8_keeps_all_and_has_an_outbox_that_begins_at_its_end() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("w.db");
+    let c = Connection::open(&path).unwrap();
+    MIGRATIONS[..8].iter().for_each(|migration| c.execute_batch(migration).unwrap());
+    c.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+    c.pragma_update(None, "user_version", 8).unwrap();
+    let (machine, rows) = machine("waits");
+    c.execute("INSERT INTO modules VALUES (?1, 'w', 5, CAST('module' AS BLOB))", [Digest::of(b"module").0])
+        .unwrap();
+    c.execute(
+        "INSERT INTO runs (name, epoch, state, due_at, created_at, module, workflow, root, labels, head)
+         VALUES ('waits', 3, 'waiting', 700, 10, ?1, 'w', 'waits', '[]', ?2)",
+        params![Digest::of(b"module").0, machine.head().0],
+    )
+    .unwrap();
+    for (place, row) in (1..).zip(&rows) {
+        let sql = "INSERT INTO commits (id, run, seq, count, at, first, head, body)
+                   VALUES (?1, 1, ?2, ?3, 12, iif(?1 = 1, 1, NULL), ?4, ?5)";
+        c.execute(sql, params![place, row.first.0 as i64, row.count, row.head.0, row.bytes]).unwrap();
+    }
+    c.execute_batch(
+        "INSERT INTO tokens VALUES ('t', 'ci', 'bearer', zeroblob(32), '[\"admin\"]', 1, NULL, NULL);
+         INSERT INTO audit (at, who, act, target, result) VALUES (1, 'ada', 'runs.cancel', 'waits', 'asked');",
+    )
+    .unwrap();
+    let secret: [u8; 32] = c.query_row("SELECT secret FROM identity", [], |row| row.get(0)).unwrap();
+    drop(c);
+    let store: SharedStore = Arc::new(SqliteStore::open(&path, &SqliteOptions::default()).unwrap());
+    assert_eq!(store.secret().await.unwrap(), secret);
+    assert_eq!((store.tokens().await.unwrap().len(), store.acts(None, 9).await.unwrap().len()), (1, 1));
+    let info = store.run(&id("waits")).await.unwrap().unwrap();
+    assert_eq!((info.entries.0, info.head), (machine.entries(), Some(machine.head())));
+    // What was committed before is told to nobody.
+    assert_eq!(store.hold_cursor("s", "me", 1_000).await.unwrap(), Some(rows.len() as u64));
+    assert_eq!(store.sink_loads().await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn each_database_has_an_identity_of_its_own_and_keeps_it() {
     let dir = tempfile::TempDir::new().unwrap();
     let [old, new] = ["old.db", "new.db"].map(|name| dir.path().join(name));

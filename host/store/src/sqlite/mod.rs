@@ -11,6 +11,7 @@ mod inbox;
 mod journal;
 #[cfg(test)]
 mod migrations;
+mod outbox;
 mod read;
 mod schedules;
 mod sessions;
@@ -38,7 +39,7 @@ use super::*;
 /// `wfho`, which tells our files from other programs'.
 const APPLICATION_ID: i32 = 0x7766_686f;
 /// Numbered migrations: the n-th makes format n of format n - 1.
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 9] = [
     include_str!("schema.sql"),
     include_str!("schema-2.sql"),
     include_str!("schema-3.sql"),
@@ -47,6 +48,7 @@ const MIGRATIONS: [&str; 8] = [
     include_str!("schema-6.sql"),
     include_str!("schema-7.sql"),
     include_str!("schema-8.sql"),
+    include_str!("schema-9.sql"),
 ];
 
 /// What a commit survives.
@@ -827,5 +829,74 @@ impl Access for SqliteStore {
     fn use_once(&self, token: Digest, body: Digest) -> BoxFuture<'_, Result<Used>> {
         let clock = Arc::clone(&self.clock);
         self.write(move |c| access::use_once(c, token, body, clock.now())).boxed()
+    }
+}
+
+impl Outbox for SqliteStore {
+    fn hold_cursor<'a>(
+        &'a self,
+        name: &'a str,
+        holder: &'a str,
+        hold_ms: u64,
+    ) -> BoxFuture<'a, Result<Option<u64>>> {
+        let (name, holder, clock) = (name.to_owned(), holder.to_owned(), Arc::clone(&self.clock));
+        self.write(move |c| outbox::hold_cursor(c, &name, &holder, hold_ms, clock.now())).boxed()
+    }
+
+    fn advance_cursor(&self, advance: Advance) -> BoxFuture<'_, Result<bool>> {
+        let clock = Arc::clone(&self.clock);
+        self.write(move |c| outbox::advance_cursor(c, &advance, clock.now())).boxed()
+    }
+
+    fn cursors(&self) -> BoxFuture<'_, Result<Vec<Cursor>>> {
+        async move { self.read(|c| outbox::cursors(c, self.clock.now())) }.boxed()
+    }
+
+    fn drop_cursor<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool>> {
+        let name = name.to_owned();
+        self.write(move |c| outbox::drop_cursor(c, &name)).boxed()
+    }
+
+    fn put_deliveries(&self, deliveries: Vec<NewDelivery>) -> BoxFuture<'_, Result<u64>> {
+        let clock = Arc::clone(&self.clock);
+        self.write(move |c| outbox::put_deliveries(c, &deliveries, clock.now())).boxed()
+    }
+
+    fn claim_deliveries<'a>(
+        &'a self,
+        sink: &'a str,
+        hold_ms: u64,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Delivery>>> {
+        async move {
+            if !self.read(|c| outbox::any_due(c, sink, self.clock.now()))? {
+                return Ok(Vec::new());
+            }
+            let (sink, clock) = (sink.to_owned(), Arc::clone(&self.clock));
+            self.write(move |c| outbox::claim_deliveries(c, &sink, hold_ms, limit, clock.now())).await
+        }
+        .boxed()
+    }
+
+    fn settle_delivery(&self, number: u64, tries: u32, settled: Settled) -> BoxFuture<'_, Result<bool>> {
+        let clock = Arc::clone(&self.clock);
+        self.write(move |c| outbox::settle_delivery(c, number, tries, &settled, clock.now())).boxed()
+    }
+
+    fn deliveries(&self, filter: DeliveryFilter, limit: usize) -> BoxFuture<'_, Result<Vec<Delivery>>> {
+        async move { self.read(|c| outbox::deliveries(c, &filter, limit)) }.boxed()
+    }
+
+    fn redeliver(&self, numbers: Vec<u64>) -> BoxFuture<'_, Result<u64>> {
+        let clock = Arc::clone(&self.clock);
+        self.write(move |c| outbox::redeliver(c, &numbers, clock.now())).boxed()
+    }
+
+    fn sink_loads(&self) -> BoxFuture<'_, Result<Vec<SinkLoad>>> {
+        async move { self.read(|c| outbox::sink_loads(c, self.clock.now())) }.boxed()
+    }
+
+    fn delete_old_deliveries(&self, before: Timestamp) -> BoxFuture<'_, Result<u64>> {
+        self.write(move |c| outbox::delete_old_deliveries(c, before)).boxed()
     }
 }

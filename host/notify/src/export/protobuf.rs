@@ -1,0 +1,143 @@
+//! Spans as Protocol Buffers: `opentelemetry.proto.collector.trace.v1.ExportTraceServiceRequest`, version
+//! [1.7.0](https://github.com/open-telemetry/opentelemetry-proto/blob/v1.7.0/opentelemetry/proto/trace/v1/trace.proto).
+
+use serde_json::Value;
+use wfhost_core::Timestamp;
+use wfhost_view::{Span, Trace};
+
+/// A message that is being written.
+#[derive(Default)]
+struct Message(Vec<u8>);
+
+impl Message {
+    fn number(&mut self, mut number: u64) {
+        while number >= 0x80 {
+            self.0.push(number as u8 | 0x80);
+            number >>= 7;
+        }
+        self.0.push(number as u8);
+    }
+
+    fn varint(&mut self, field: u64, value: u64) {
+        self.number(field << 3);
+        self.number(value);
+    }
+
+    fn fixed(&mut self, field: u64, value: u64) {
+        self.number(field << 3 | 1);
+        self.0.extend(value.to_le_bytes());
+    }
+
+    fn bytes(&mut self, field: u64, bytes: &[u8]) {
+        self.number(field << 3 | 2);
+        self.number(bytes.len() as u64);
+        self.0.extend(bytes);
+    }
+
+    fn message(&mut self, field: u64, write: impl FnOnce(&mut Self)) {
+        let mut inner = Self::default();
+        write(&mut inner);
+        self.bytes(field, &inner.0);
+    }
+
+    /// A `KeyValue`.
+    fn attribute(&mut self, field: u64, name: &str, value: &Value) {
+        self.message(field, |pair| {
+            pair.bytes(1, name.as_bytes());
+            pair.message(2, |any| match value {
+                Value::Bool(flag) => any.varint(2, u64::from(*flag)),
+                Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+                    (Some(number), _) => any.varint(3, number as u64),
+                    // Beyond what the type holds.
+                    (None, Some(number)) => any.varint(3, number.min(i64::MAX as u64)),
+                    _ => any.fixed(4, number.as_f64().unwrap_or_default().to_bits()),
+                },
+                Value::String(text) => any.bytes(1, text.as_bytes()),
+                other => any.bytes(1, other.to_string().as_bytes()),
+            });
+        });
+    }
+}
+
+/// The bytes of an id in hexadecimal.
+fn id(hex: &str) -> Vec<u8> {
+    let digits = hex.as_bytes().chunks(2);
+    digits.filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
+}
+
+fn nanos(at: Timestamp) -> u64 {
+    at.0.saturating_mul(1_000_000)
+}
+
+fn span(message: &mut Message, trace: &str, span: &Span) {
+    message.bytes(1, &id(trace));
+    message.bytes(2, &id(&span.id));
+    if let Some(parent) = &span.parent {
+        message.bytes(4, &id(parent));
+    }
+    message.bytes(5, span.name.as_bytes());
+    message.varint(6, if span.is_call { 3 } else { 1 });
+    message.fixed(7, nanos(span.from));
+    message.fixed(8, nanos(span.to));
+    for (name, value) in &span.attributes {
+        message.attribute(9, name, value);
+    }
+    if let Some((kind, _)) = &span.failed {
+        message.attribute(9, "error.type", &Value::String(kind.clone()));
+    }
+    for link in &span.links {
+        message.message(13, |message| {
+            message.bytes(1, &id(&link.trace));
+            message.bytes(2, &id(&link.span));
+            message.attribute(4, "wfhost.link", &Value::String(link.what.to_owned()));
+        });
+    }
+    if let Some((_, said)) = &span.failed {
+        message.message(15, |status| {
+            status.bytes(2, said.as_bytes());
+            status.varint(3, 2);
+        });
+    }
+}
+
+/// A request with these traces. `resource`: what sends them.
+pub(super) fn export(traces: &[Trace], resource: &[(String, String)]) -> Vec<u8> {
+    let mut request = Message::default();
+    request.message(1, |of_resource| {
+        of_resource.message(1, |message| {
+            for (name, value) in resource {
+                message.attribute(1, name, &Value::String(value.clone()));
+            }
+        });
+        of_resource.message(2, |scoped| {
+            scoped.message(1, |scope| {
+                scope.bytes(1, b"wfhost");
+                scope.bytes(2, env!("CARGO_PKG_VERSION").as_bytes());
+            });
+            for trace in traces {
+                for one in &trace.spans {
+                    scoped.message(2, |message| span(message, &trace.id, one));
+                }
+            }
+        });
+    });
+    request.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_protocol_buffers_have_them() {
+        let mut message = Message::default();
+        message.varint(1, 150);
+        message.bytes(2, b"testing");
+        message.fixed(3, 1);
+        // The examples of the format's own description.
+        let expected =
+            [&[0x08, 0x96, 0x01, 0x12, 0x07][..], b"testing", &[0x19, 1, 0, 0, 0, 0, 0, 0, 0]].concat();
+        assert_eq!(message.0, expected);
+        assert_eq!(id("00ff10"), [0, 255, 16]);
+    }
+}

@@ -1,0 +1,218 @@
+//! Finds what sinks are told of: reads the commits behind their cursors, and keeps what follows.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use wfhost::store::{Family, NewDelivery, Result, RunFilter, RunInfo, RunState, SharedStore, StoreError};
+use wfhost_config::Sink;
+use wfhost_core::RunId;
+
+use crate::event::{Seen, What, concerns, message, seen, spent_part};
+use crate::reader::{Reader, holder};
+use crate::{LOOK_EVERY, Report, Told};
+
+/// Commits that are read at once.
+const PAGE: usize = 500;
+/// How often is looked for runs that are refused: no entry says that.
+const REFUSED_EVERY: Duration = Duration::from_secs(5);
+/// Refused runs that are looked at, the newest.
+const REFUSED: usize = 500;
+/// How long is remembered what was delivered or given up, in milliseconds: thirty days.
+const REMEMBER_MS: u64 = 2_592_000_000;
+/// How often that is looked after.
+const FORGET_EVERY: Duration = Duration::from_secs(3_600);
+/// How long is waited when the store does not answer.
+const REST: Duration = Duration::from_secs(2);
+
+pub(crate) struct Planner {
+    store: SharedStore,
+    sinks: Arc<[Sink]>,
+    report: Arc<dyn Report>,
+    url: Option<String>,
+    readers: Vec<Reader>,
+    /// Messages of refused runs that are kept already.
+    refused: BTreeSet<(String, String)>,
+    looked: Option<Instant>,
+    forgot: Option<Instant>,
+}
+
+/// What was looked up about runs while a page of commits is read.
+#[derive(Default)]
+struct Known {
+    runs: HashMap<RunId, Option<RunInfo>>,
+    families: BTreeMap<RunId, Family>,
+}
+
+impl Planner {
+    pub fn new(
+        store: &SharedStore,
+        sinks: &Arc<[Sink]>,
+        report: &Arc<dyn Report>,
+        url: Option<String>,
+    ) -> Self {
+        let holder = holder();
+        Self {
+            store: Arc::clone(store),
+            sinks: Arc::clone(sinks),
+            report: Arc::clone(report),
+            url,
+            readers: sinks.iter().map(|sink| Reader::new(sink.id.clone(), &holder)).collect(),
+            refused: BTreeSet::new(),
+            looked: None,
+            forgot: None,
+        }
+    }
+
+    pub async fn run(mut self, mut stopped: watch::Receiver<bool>) {
+        let mut known: Option<String> = None;
+        loop {
+            let wait = match self.look().await {
+                Ok(true) => Duration::ZERO,
+                Ok(false) => {
+                    known = None;
+                    LOOK_EVERY
+                }
+                Err(error) => {
+                    let why = error.to_string();
+                    if known.as_ref() != Some(&why) {
+                        self.report.told(Told::Failed { what: "sinks", why: &why });
+                    }
+                    known = Some(why);
+                    REST
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = stopped.wait_for(|stopped| *stopped) => break,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        self.leave().await;
+    }
+
+    /// Lets other hosts go on at once.
+    pub async fn leave(&mut self) {
+        for reader in &mut self.readers {
+            reader.leave(&self.store).await;
+        }
+    }
+
+    /// Reads a page of commits. True if there is more.
+    pub async fn look(&mut self) -> Result<bool, StoreError> {
+        let mut places: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for (number, reader) in self.readers.iter_mut().enumerate() {
+            reader.hold(&self.store).await?;
+            if let Some(place) = reader.place {
+                places.entry(place).or_default().push(number);
+            }
+        }
+        let mut more = false;
+        for (place, readers) in places {
+            // Most read at the same place, and together.
+            let store = Arc::clone(&self.store);
+            let changes = aside(async move { store.changes(place, PAGE).await }).await?;
+            more |= changes.len() == PAGE;
+            let end = changes.last().map_or(place, |change| change.place);
+            let found: Vec<Seen> = changes.iter().flat_map(seen).collect();
+            let mut known = Known::default();
+            for number in readers {
+                let sink = &self.sinks[number];
+                let mut deliveries = Vec::new();
+                for seen in &found {
+                    deliveries.extend(self.told(sink, seen, &mut known).await?);
+                }
+                let store = Arc::clone(&self.store);
+                self.readers[number].read_to(&store, end, deliveries).await?;
+            }
+        }
+        if self.looked.is_none_or(|at| at.elapsed() >= REFUSED_EVERY) {
+            self.look_at_refused().await?;
+            self.looked = Some(Instant::now());
+        }
+        if self.forgot.is_none_or(|at| at.elapsed() >= FORGET_EVERY) {
+            let before = wfhost_core::Timestamp(self.store.now().0.saturating_sub(REMEMBER_MS));
+            self.store.delete_old_deliveries(before).await?;
+            self.forgot = Some(Instant::now());
+        }
+        Ok(more)
+    }
+
+    /// The message for a sink, if it is told of that.
+    async fn told(
+        &self,
+        sink: &Sink,
+        seen: &Seen,
+        known: &mut Known,
+    ) -> Result<Option<NewDelivery>, StoreError> {
+        let event = seen.what.event();
+        if !sink.wants(event) {
+            return Ok(None);
+        }
+        if !known.runs.contains_key(&seen.run) {
+            let info = self.store.run(&seen.run).await?;
+            known.runs.insert(seen.run.clone(), info);
+        }
+        // It was deleted meanwhile.
+        let Some(Some(info)) = known.runs.get(&seen.run) else { return Ok(None) };
+        if !seen.is_news(info, self.store.now()) || !concerns(sink, event, info) {
+            return Ok(None);
+        }
+        let mut family = None;
+        if seen.what == What::Spent {
+            let root = &info.links.root;
+            if !known.families.contains_key(root) {
+                known.families.insert(root.clone(), self.store.family(root).await?);
+            }
+            family = known.families.get(root);
+            if family.and_then(spent_part).is_none_or(|part| part < sink.budget) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(message(sink, seen, info, family, self.url.as_deref())))
+    }
+
+    /// Keeps what is to be told of runs that are refused now.
+    async fn look_at_refused(&mut self) -> Result<(), StoreError> {
+        let wanting = |sink: &Sink| sink.wants("run.refused");
+        if !self.sinks.iter().any(wanting) {
+            return Ok(());
+        }
+        let filter = RunFilter { states: vec![RunState::Refused], limit: REFUSED, ..RunFilter::default() };
+        let store = Arc::clone(&self.store);
+        let runs = aside(async move { store.runs(filter).await }).await?;
+        let mut new = Vec::new();
+        for info in &runs {
+            let why = info.outcome.as_ref().and_then(|outcome| outcome.as_ref().err());
+            let seen = Seen {
+                run: info.id.clone(),
+                position: info.entries,
+                at: info.updated_at,
+                what: What::Refused(why.map(|failure| failure.message.clone())),
+            };
+            for sink in self.sinks.iter().filter(|sink| concerns(sink, "run.refused", info)) {
+                let message = message(sink, &seen, info, None, self.url.as_deref());
+                if self.refused.insert((message.sink.clone(), message.message.clone())) {
+                    new.push(message);
+                }
+            }
+        }
+        if !new.is_empty() {
+            self.store.put_deliveries(new).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads beside the workers that advance runs.
+pub(crate) async fn aside<T: Send + 'static>(
+    read: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+) -> Result<T, StoreError> {
+    let runtime = tokio::runtime::Handle::current();
+    let read = tokio::task::spawn_blocking(move || runtime.block_on(read)).await;
+    read.unwrap_or_else(|error| {
+        Err(StoreError::Failed { place: "the host".to_owned(), reason: error.to_string() })
+    })
+}

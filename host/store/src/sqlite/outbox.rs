@@ -1,0 +1,236 @@
+//! What is told to others.
+
+use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
+use wfhost_core::Timestamp;
+
+use super::journal;
+use super::read::strange;
+use super::write::{Result as WriteResult, millis, to_json};
+use crate::{Advance, Cursor, Delivery, DeliveryFilter, DeliveryState, NewDelivery, Settled, SinkLoad};
+
+type Result<T> = rusqlite::Result<T>;
+
+fn time(at: i64) -> Timestamp {
+    Timestamp(at as u64)
+}
+
+pub(super) fn hold_cursor(
+    c: &Connection,
+    name: &str,
+    holder: &str,
+    hold_ms: u64,
+    now: Timestamp,
+) -> WriteResult<Option<u64>> {
+    let last = journal::last(c)?;
+    let place: Option<i64> = c
+        .prepare_cached(
+            "INSERT INTO cursors (name, place, at, holder, until) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until
+             WHERE holder IS NULL OR holder = excluded.holder OR until <= ?3
+             RETURNING place",
+        )?
+        .query_row(params![name, last as i64, millis(now), holder, millis(now.after(hold_ms))], |row| {
+            row.get(0)
+        })
+        .optional()?;
+    Ok(place.map(|place| place as u64))
+}
+
+pub(super) fn advance_cursor(c: &Connection, advance: &Advance, now: Timestamp) -> WriteResult<bool> {
+    let moved = c
+        .prepare_cached(
+            "UPDATE cursors SET place = max(place, ?3), at = ?4, until = ?5, holder = iif(?6, holder, NULL)
+             WHERE name = ?1 AND holder = ?2",
+        )?
+        .execute(params![
+            advance.name,
+            advance.holder,
+            advance.place as i64,
+            millis(now),
+            millis(now.after(advance.hold_ms)),
+            advance.hold_ms > 0
+        ])?;
+    if moved == 0 {
+        return Ok(false);
+    }
+    put_deliveries(c, &advance.deliveries, now)?;
+    Ok(true)
+}
+
+pub(super) fn cursors(c: &Connection, now: Timestamp) -> Result<Vec<Cursor>> {
+    c.prepare_cached(
+        "SELECT name, place, at, ifnull(until > ?1 AND holder NOT NULL, 0) FROM cursors ORDER BY name",
+    )?
+    .query_map([millis(now)], |row| {
+        Ok(Cursor {
+            name: row.get(0)?,
+            place: row.get::<_, i64>(1)? as u64,
+            at: time(row.get(2)?),
+            is_held: row.get(3)?,
+        })
+    })?
+    .collect()
+}
+
+pub(super) fn drop_cursor(c: &Connection, name: &str) -> WriteResult<bool> {
+    let cursors = c.prepare_cached("DELETE FROM cursors WHERE name = ?1")?.execute([name])?;
+    let deliveries = c.prepare_cached("DELETE FROM deliveries WHERE sink = ?1")?.execute([name])?;
+    Ok(cursors + deliveries > 0)
+}
+
+pub(super) fn put_deliveries(c: &Connection, deliveries: &[NewDelivery], now: Timestamp) -> WriteResult<u64> {
+    let mut new = 0;
+    for one in deliveries {
+        new += c
+            .prepare_cached(
+                "INSERT INTO deliveries (sink, message, event, run, state, tries, created_at, next_at, body)
+                 VALUES (?1, ?2, ?3, ?4, 0, 0, ?5, ?5, ?6) ON CONFLICT (sink, message) DO NOTHING",
+            )?
+            .execute(params![one.sink, one.message, one.event, one.run.as_str(), millis(now), one.body])?;
+    }
+    Ok(new as u64)
+}
+
+/// The columns of [`delivery`].
+const COLUMNS: &str =
+    "id, sink, message, event, run, body, created_at, state, tries, next_at, ended_at, said";
+
+fn delivery(row: &SqlRow<'_>) -> Result<Delivery> {
+    Ok(Delivery {
+        number: row.get::<_, i64>(0)? as u64,
+        what: NewDelivery {
+            sink: row.get(1)?,
+            message: row.get(2)?,
+            event: row.get(3)?,
+            run: row.get_ref(4)?.as_str()?.parse().map_err(|_| strange(4, "the id of a run"))?,
+            body: row.get(5)?,
+        },
+        created_at: time(row.get(6)?),
+        state: DeliveryState::of_number(row.get(7)?).ok_or_else(|| strange(7, "a state"))?,
+        tries: row.get(8)?,
+        next_at: row.get::<_, Option<i64>>(9)?.map(time),
+        ended_at: row.get::<_, Option<i64>>(10)?.map(time),
+        said: row.get(11)?,
+    })
+}
+
+/// Whether there is anything to claim: a look costs no transaction.
+pub(super) fn any_due(c: &Connection, sink: &str, now: Timestamp) -> Result<bool> {
+    c.prepare_cached("SELECT 1 FROM deliveries WHERE state = 0 AND sink = ?1 AND next_at <= ?2")?
+        .exists(params![sink, millis(now)])
+}
+
+pub(super) fn claim_deliveries(
+    c: &Connection,
+    sink: &str,
+    hold_ms: u64,
+    limit: usize,
+    now: Timestamp,
+) -> WriteResult<Vec<Delivery>> {
+    let sql = format!(
+        "UPDATE deliveries SET tries = tries + 1, next_at = ?3 WHERE id IN (SELECT id FROM deliveries
+             WHERE state = 0 AND sink = ?1 AND next_at <= ?2 ORDER BY next_at, id LIMIT ?4)
+         RETURNING {COLUMNS}"
+    );
+    let mut claimed = c
+        .prepare_cached(&sql)?
+        .query_map(params![sink, millis(now), millis(now.after(hold_ms)), limit as i64], delivery)?
+        .collect::<Result<Vec<_>>>()?;
+    claimed.sort_by_key(|delivery| delivery.number);
+    Ok(claimed)
+}
+
+pub(super) fn settle_delivery(
+    c: &Connection,
+    number: u64,
+    tries: u32,
+    settled: &Settled,
+    now: Timestamp,
+) -> WriteResult<bool> {
+    let number = number as i64;
+    let changed = match settled {
+        // Whoever else tries it by now need not have: it is there.
+        Settled::Delivered => c
+            .prepare_cached(
+                "UPDATE deliveries SET state = 1, next_at = NULL, ended_at = ?2, said = NULL
+                 WHERE id = ?1 AND state <> 1",
+            )?
+            .execute(params![number, millis(now)])?,
+        Settled::Again { in_ms, said } => c
+            .prepare_cached(
+                "UPDATE deliveries SET next_at = ?3, said = ?4 WHERE id = ?1 AND tries = ?2 AND state = 0",
+            )?
+            .execute(params![number, tries, millis(now.after(*in_ms)), said])?,
+        Settled::GivenUp { said } => c
+            .prepare_cached(
+                "UPDATE deliveries SET state = 2, next_at = NULL, ended_at = ?3, said = ?4
+                 WHERE id = ?1 AND tries = ?2 AND state = 0",
+            )?
+            .execute(params![number, tries, millis(now), said])?,
+    };
+    Ok(changed > 0)
+}
+
+pub(super) fn deliveries(c: &Connection, filter: &DeliveryFilter, limit: usize) -> Result<Vec<Delivery>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM deliveries WHERE (?1 IS NULL OR sink = ?1) AND (?2 IS NULL OR state = ?2)
+         AND (?3 IS NULL OR run = ?3) AND id < ?4 AND (?5 IS NULL OR message = ?5) ORDER BY id DESC LIMIT ?6"
+    );
+    c.prepare_cached(&sql)?
+        .query_map(
+            params![
+                filter.sink,
+                filter.state.map(DeliveryState::number),
+                filter.run.as_ref().map(|run| run.as_str()),
+                filter.before.map_or(i64::MAX, |before| before as i64),
+                filter.message,
+                limit as i64
+            ],
+            delivery,
+        )?
+        .collect()
+}
+
+pub(super) fn redeliver(c: &Connection, numbers: &[u64], now: Timestamp) -> WriteResult<u64> {
+    let changed = c
+        .prepare_cached(
+            "UPDATE deliveries SET state = 0, tries = 0, next_at = ?2, ended_at = NULL, said = NULL,
+                 created_at = ?2
+             WHERE id IN (SELECT value FROM json_each(?1))",
+        )?
+        .execute(params![to_json(&numbers), millis(now)])?;
+    Ok(changed as u64)
+}
+
+pub(super) fn sink_loads(c: &Connection, now: Timestamp) -> Result<Vec<SinkLoad>> {
+    let mut loads: Vec<SinkLoad> = Vec::new();
+    let mut statement = c.prepare_cached(
+        "SELECT sink, state, count(*), min(created_at) FROM deliveries GROUP BY state, sink ORDER BY sink",
+    )?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (sink, state, count): (String, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let load = match loads.iter().position(|load| load.sink == sink) {
+            Some(known) => &mut loads[known],
+            None => {
+                loads.push(SinkLoad { sink, pending: 0, delivered: 0, given_up: 0, oldest_ms: None });
+                loads.last_mut().ok_or(rusqlite::Error::QueryReturnedNoRows)?
+            }
+        };
+        let count = count as u64;
+        match DeliveryState::of_number(state).ok_or_else(|| strange(1, "a state"))? {
+            DeliveryState::Pending => {
+                load.pending = count;
+                load.oldest_ms = Some(now.since(time(row.get(3)?)));
+            }
+            DeliveryState::Delivered => load.delivered = count,
+            DeliveryState::GivenUp => load.given_up = count,
+        }
+    }
+    Ok(loads)
+}
+
+pub(super) fn delete_old_deliveries(c: &Connection, before: Timestamp) -> WriteResult<u64> {
+    let gone = c.prepare_cached("DELETE FROM deliveries WHERE ended_at < ?1")?.execute([millis(before)])?;
+    Ok(gone as u64)
+}

@@ -1,0 +1,220 @@
+//! A server sends spans as they end, and loses none: whoever dies, and however long the collector is away.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+use wfhost_tests::{Place, eventually};
+
+use crate::client::{Server, add_probe};
+use crate::receiver::Receiver;
+
+/// The spans that came, by trace and id, with how often each came. One that comes again is the same.
+fn spans(receiver: &Receiver) -> BTreeMap<(String, String), (Value, usize)> {
+    let mut found: BTreeMap<(String, String), (Value, usize)> = BTreeMap::new();
+    for got in receiver.got() {
+        assert_eq!(got.path, "/v1/traces");
+        for span in got.json()["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().expect("spans") {
+            let id = |name: &str| span[name].as_str().expect("an id").to_owned();
+            let known = found.entry((id("traceId"), id("spanId"))).or_insert_with(|| (span.clone(), 0));
+            assert_eq!(known.0, *span, "what comes again is the same");
+            known.1 += 1;
+        }
+    }
+    found
+}
+
+/// The spans of a run as `wfhost trace` has them now, by trace and id.
+fn told(place: &Place, run: &str) -> BTreeMap<(String, String), Value> {
+    let trace = place.run(["trace", run, "-o", "json"]).ok_json();
+    let spans = trace["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().expect("spans").clone();
+    let id = |span: &Value, name: &str| span[name].as_str().expect("an id").to_owned();
+    spans.into_iter().map(|span| ((id(&span, "traceId"), id(&span, "spanId")), span)).collect()
+}
+
+fn place() -> Place {
+    let place = Place::new();
+    add_probe(&place);
+    place
+}
+
+fn serve(place: &Place, receiver: &Receiver) -> Server {
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url.as_str()),
+        ("OTEL_BSP_SCHEDULE_DELAY", "100"),
+        ("OTEL_SERVICE_NAME", "reviews"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-team=red"),
+    ];
+    Server::start_in(place, &[], &variables)
+}
+
+fn start(server: &Server, id: &str, operations: Value) {
+    server.post("/api/v1/runs", &json!({ "workflow": "probe", "id": id, "input": { "do": operations } }));
+}
+
+/// Waits until all spans of a run came as they are.
+#[track_caller]
+fn all_came(place: &Place, receiver: &Receiver, run: &str) {
+    let wanted = told(place, run);
+    eventually("all spans come", || {
+        let came = spans(receiver);
+        let all = wanted.iter().all(|(id, span)| came.get(id).is_some_and(|(came, _)| came == span));
+        all.then_some(())
+    });
+}
+
+#[test]
+fn spans_come_as_they_end_each_once_with_what_belongs_to_them() {
+    let receiver = Receiver::start();
+    let place = place();
+    let server = serve(&place, &receiver);
+    let child = json!({ "module": "probe", "input": { "do": [{ "agent": "the secret of the child" }] } });
+    start(
+        &server,
+        "r",
+        json!([{ "agent": "x" }, { "child": child }, { "wait": { "name": "go" } }, { "agent": "y" }]),
+    );
+    // While it waits, what ended is there, and above it its root; what is open is not.
+    eventually("the first step comes", || {
+        let came = spans(&receiver);
+        let names: BTreeSet<_> = came.values().filter_map(|(span, _)| span["name"].as_str()).collect();
+        (names.contains("child probe")).then_some(())
+    });
+    let came = spans(&receiver);
+    assert!(came.values().any(|(span, _)| span["name"] == "start probe"));
+    assert!(!came.values().any(|(span, _)| span["name"] == "wait_for_signal go"));
+    server.post("/api/v1/runs/r/signals/go", &json!(1));
+    assert_eq!(server.get("/api/v1/runs/r?wait=30s")["state"], "completed");
+    for run in ["r", "r.2"] {
+        all_came(&place, &receiver, run);
+    }
+    assert_eq!(server.stop().code(), Some(143));
+    let came = spans(&receiver);
+    assert!(came.values().all(|(_, times)| *times == 1), "each came once: {came:?}");
+    assert_eq!(came.len(), told(&place, "r").len() + told(&place, "r.2").len(), "and nothing else");
+    // Each has its parent, which came too.
+    for ((trace, id), (span, _)) in &came {
+        if let Some(parent) = span["parentSpanId"].as_str() {
+            assert!(came.contains_key(&(trace.clone(), parent.to_owned())), "{id} {span}");
+        }
+    }
+    let first = &receiver.got()[0];
+    assert_eq!(first.header("x-team"), "red");
+    assert!(
+        first.body.contains("reviews") && !receiver.got().iter().any(|got| got.body.contains("the secret"))
+    );
+    // Nothing is told again by the next one.
+    let before = receiver.got().len();
+    let server = serve(&place, &receiver);
+    start(&server, "next", json!([{ "agent": "x" }]));
+    all_came(&place, &receiver, "next");
+    let came: BTreeSet<String> = receiver.got()[before..]
+        .iter()
+        .flat_map(|got| {
+            got.json()["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().cloned().expect("spans")
+        })
+        .map(|span| span["traceId"].to_string())
+        .collect();
+    assert_eq!(came.len(), 1, "{came:?}");
+}
+
+#[test]
+fn a_collector_that_is_away_and_hosts_that_are_killed_lose_nothing() {
+    let receiver = Receiver::start();
+    let place = place();
+    receiver.always(Some((503, "")));
+    // What is under way when the first collector comes is told from its beginning.
+    let early = Server::start(&place, &[]);
+    start(&early, "early", json!([{ "agent": "x" }, { "wait": { "name": "go" } }]));
+    start(&early, "over", json!([{ "agent": "x" }]));
+    assert_eq!(early.get("/api/v1/runs/over?wait=30s")["state"], "completed");
+    early.kill();
+    let server = serve(&place, &receiver);
+    eventually("it is tried", || (!receiver.got().is_empty()).then_some(()));
+    receiver.always(None);
+    eventually("it is taken", || (spans(&receiver).len() >= 3).then_some(()));
+    receiver.always(Some((503, "")));
+    for n in 0..5 {
+        start(&server, &format!("r{n}"), json!([{ "agent": "x" }, { "agent": "y" }]));
+    }
+    server.get("/api/v1/runs/r4?wait=30s");
+    server.kill();
+    // One that dies as the collector takes it: it may come twice, and is the same.
+    let server = serve(&place, &receiver);
+    receiver.always(None);
+    server.kill();
+    let server = serve(&place, &receiver);
+    server.post("/api/v1/runs/early/signals/go", &json!(1));
+    assert_eq!(server.get("/api/v1/runs/early?wait=30s")["state"], "completed");
+    for run in ["early", "r0", "r1", "r2", "r3", "r4"] {
+        all_came(&place, &receiver, run);
+    }
+    // What had ended before anybody was told is not.
+    let over = told(&place, "over");
+    assert!(spans(&receiver).keys().all(|id| !over.contains_key(id)));
+    let figures = server.ask("GET", "/metrics", None).text();
+    assert!(figures.contains("wfhost_spans_total{outcome=\"sent\"}"), "{figures}");
+}
+
+#[test]
+fn of_several_hosts_one_sends_and_what_a_collector_does_not_want_holds_up_nothing() {
+    let receiver = Receiver::start();
+    let place = place();
+    let servers = [serve(&place, &receiver), serve(&place, &receiver)];
+    start(&servers[0], "a", json!([{ "agent": "x" }]));
+    all_came(&place, &receiver, "a");
+    receiver.answer([(400, "")]);
+    start(&servers[1], "bad", json!([{ "agent": "x" }]));
+    servers[1].get("/api/v1/runs/bad?wait=30s");
+    start(&servers[1], "b", json!([{ "agent": "x" }]));
+    all_came(&place, &receiver, "b");
+    // The other one goes on, once the first one has left.
+    let [one, two] = servers;
+    assert_eq!(one.stop().code(), Some(143));
+    start(&two, "c", json!([{ "agent": "x" }]));
+    all_came(&place, &receiver, "c");
+    let came = spans(&receiver);
+    assert!(came.values().all(|(_, times)| *times == 1), "{came:?}");
+}
+
+#[test]
+fn a_run_links_to_the_span_of_who_asked_for_it() {
+    let place = place();
+    let caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let server = Server::start(&place, &[]);
+    let body = json!({ "workflow": "probe", "id": "api", "input": { "do": [{ "agent": "x" }] } }).to_string();
+    let bearer = format!("Bearer {}", server.token);
+    let ask = |id: &str, traceparent: &str| {
+        let headers = [
+            ("Authorization", bearer.as_str()),
+            ("Content-Type", "application/json"),
+            ("traceparent", traceparent),
+        ];
+        let body = body.replace("\"api\"", &format!("\"{id}\""));
+        server.try_ask("POST", "/api/v1/runs", &headers, body.as_bytes()).expect("an answer").status
+    };
+    assert_eq!((ask("api", caller), ask("none", "nonsense")), (201, 201));
+    let input = json!({ "do": [{ "child": { "module": "probe", "input": { "do": [] } } }] }).to_string();
+    let probe = wfhost_tests::module("probe");
+    let ran = place.run(["run", &probe, "--id", "flag", "--traceparent", caller, "-i", &input]);
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    let mut command = place.wfhost(["run", &probe, "--id", "variable", "-i", &input]);
+    assert!(command.env("TRACEPARENT", caller).output().expect("it starts").status.success());
+    let links = |run: &str| {
+        let trace = place.run(["trace", run, "-o", "json"]).ok_json();
+        let root = trace["resourceSpans"][0]["scopeSpans"][0]["spans"][0].clone();
+        let callers = root["links"]
+            .as_array()
+            .expect("links")
+            .iter()
+            .filter(|link| link["attributes"][0]["value"]["stringValue"] == "caller");
+        callers.map(|link| (link["traceId"].clone(), link["spanId"].clone())).collect::<Vec<_>>()
+    };
+    let expected = vec![(json!("0af7651916cd43dd8448eb211c80319c"), json!("b7ad6b7169203331"))];
+    for run in ["api", "flag", "variable"] {
+        assert_eq!(links(run), expected, "{run}");
+    }
+    // What a run begins was not asked for by its caller.
+    assert_eq!((links("none"), links("flag.1")), (Vec::new(), Vec::new()));
+    let refused = place.run(["run", &probe, "--traceparent", "x", "-i", &input]);
+    assert_eq!(refused.code(), Some(2), "{}", refused.stderr());
+}
