@@ -53,7 +53,10 @@ pub(super) fn rebuild(
         Trouble::host("WF0950", format!("no temporary directory can be created: {error}"))
             .hint("set TMPDIR to a writable directory")
     })?;
-    let tree = dir.path().join("source");
+    // Some languages name what they build after the directory.
+    let name = said.source.rsplit(['/', ':']).next().unwrap_or_default().trim_end_matches(".git");
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let tree = dir.path().join(if !name.is_empty() && name.chars().all(is_name) { name } else { "source" });
     let from = source.unwrap_or(&said.source);
     // What is said to be the source is never something of this machine.
     let protocols = if source.is_some() { "https:ssh:file" } else { "https:ssh" };
@@ -86,6 +89,8 @@ pub(super) fn rebuild(
         return Err(Trouble::host("WF0950", format!("{from} has no commit {}", said.revision))
             .hint("`--source DIR` names a clone that has it"));
     }
+    // What is built says where it comes from.
+    git(&["-C", &at, "remote", "set-url", "origin", &said.source])?;
     let project = project(&tree, &said.path)?;
     let built = build::only(&project)?;
     let bytes = std::fs::read(&built).map_err(|error| {

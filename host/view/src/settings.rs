@@ -82,9 +82,9 @@ impl PluginView {
         };
         Self {
             audit: config.audit,
-            digest: plugin.digest().ok().map(|digest| digest.to_string()),
+            digest: plugin.digest().ok().flatten().map(|digest| digest.to_string()),
             directories: config.directories.iter().map(directory).collect(),
-            file: config.path.display().to_string(),
+            file: config.source.to_string(),
             http: http.collect(),
             lacks: plugin.lacks().unwrap_or_default(),
             name: plugin.name().to_owned(),
