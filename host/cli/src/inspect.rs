@@ -12,9 +12,9 @@ use super::diagnostic::{Exit, Trouble};
 use super::registry::{Fetch, Others};
 use super::{Common, Format, module_arg, plugin_add, printer, registry, sign};
 
-/// Show what a module is: what it says of itself, its imports and exports, its limits
+/// Show a module's description, imports, exports and limits
 ///
-/// Nothing of it is run.
+/// Nothing of the module is executed.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost inspect hello.wasm

@@ -26,7 +26,7 @@ pub(crate) struct Signal {
     /// Signals with the same id are delivered once
     #[arg(long)]
     id: Option<String>,
-    /// Do not compare the payload with what the module says that it takes
+    /// Do not check the payload against the module's schema
     #[arg(long)]
     no_check: bool,
 }
