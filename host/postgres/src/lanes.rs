@@ -410,7 +410,16 @@ impl Lane {
                     continue;
                 }
                 Err(Fault::Lost(error)) => error,
-                Err(fault) => return Err(fault.into_error()),
+                Err(fault) => {
+                    let error = fault.into_error();
+                    // Nothing was done. What passes is waited for here: a run that had to be read again would have
+                    // to make calls again whose answers it has in memory only.
+                    if !error.is_passing() || Instant::now() >= until {
+                        return Err(error);
+                    }
+                    tokio::time::sleep(Duration::from_millis(50 + jitter(100))).await;
+                    continue;
+                }
             };
             // It may be under way still: what became of it is looked up behind the lock that it takes.
             let turn = self.turns.entry(session).or_default();
