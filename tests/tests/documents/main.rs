@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use wfhost_tests::{Place, target};
+use wfhost_tests::Place;
 
 /// The root of the repository.
 fn root() -> PathBuf {
