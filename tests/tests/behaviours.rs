@@ -416,7 +416,7 @@ fn the_table_of_what_each_sdk_has_is_true() {
             + "py.typed"
             + &sources(&sdk.join("python"), &[".toml"])
             + "pyproject.toml",
-        sources(&sdk.join("go"), &[".go"]) + "go.mod",
+        sources(&sdk.join("go"), &[".go"]) + &sources(&sdk.join("go/wfhosttest"), &[".go"]) + "go.mod",
         sources(&sdk.join("c"), &["wfhost.h"]),
     ];
     let text = std::fs::read_to_string(root.join("docs/languages.md")).unwrap();

@@ -261,7 +261,7 @@ fn databases_that_cannot_be_used_are_explained() {
     let error = place.run(["ps"]).error(4, &place);
     assert!(
         error.starts_with(
-            "error[WF0314]: the database DIR/wfhost.db has format 99, but this wfhost supports formats up to 8"
+            "error[WF0314]: the database DIR/wfhost.db has format 99, but this wfhost supports formats up to 9"
         ),
         "{error}"
     );
@@ -277,7 +277,7 @@ fn a_changed_byte_in_a_journal_is_noticed() {
         .unwrap();
     let error = place.run(["journal", "r"]).error(4, &place);
     assert!(error.contains("error[WF0202]: the journal of r cannot be read"), "{error}");
-    assert!(error.contains("are not those that were written"), "{error}");
+    assert!(error.contains("are damaged"), "{error}");
     // Bytes that are no entries at all are an error for those who only look on, too.
     database.execute("UPDATE commits SET body = x'ff'", []).unwrap();
     for events in [&["events", "r"][..], &["events"]] {

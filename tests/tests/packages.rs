@@ -201,7 +201,7 @@ fn fails_with_a_story(place: &Place, command: &mut Command) -> String {
     let text =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success(), "{text}");
-    assert!(text.contains("1 calls match `^greet`, at least 2 are expected"), "{text}");
+    assert!(text.contains("1 calls match `^greet`, but at least 2 are expected"), "{text}");
     assert!(text.contains("agent `greet` answers"), "{text}");
     text
 }

@@ -144,7 +144,7 @@ mod tests {
             assert!(message.contains(expected), "{item}: {message}");
         }
         for (attribute, expected) in [
-            ("name = \"x\"", "it says `describe`, `signal`"),
+            ("name = \"x\"", "it says `describe`, `signal("),
             ("signal", "expected parentheses"),
             ("signal(a)", "string literal"),
             ("signal(\"a\")", "a signal has a type"),

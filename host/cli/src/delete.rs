@@ -50,7 +50,7 @@ impl Delete {
 
 /// Asks on a terminal; elsewhere `--yes` is needed.
 pub(super) fn confirm(yes: bool, question: &str) -> Result<(), Trouble> {
-    ask(yes, question, "say --yes: this cannot be undone")
+    ask(yes, question, "this cannot be undone: confirm it with --yes")
 }
 
 /// The same, with what is to be said where nobody can be asked.

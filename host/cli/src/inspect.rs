@@ -166,7 +166,7 @@ fn about(description: &Result<Option<Description>, DescribeError>) {
             }
         }
         Err(error) => {
-            printer::line(format!("unread   what it says of itself cannot be read (WF0112): {error}"))
+            printer::line(format!("unread   what it says of itself cannot be read ({}): {error}", "WF0112"))
         }
     }
 }

@@ -74,17 +74,17 @@ pub(crate) struct Run {
     /// Skip waiting time: a wait of a week takes milliseconds
     #[arg(long, conflicts_with_all = ["detach", "no_wait"])]
     virtual_time: bool,
-    /// Send a signal to the run after this virtual time, like 'approve={\"ok\":true}@3d' (repeatable)
-    #[arg(long = "signal", value_name = "NAME[=JSON]@LENGTH", requires = "virtual_time", conflicts_with = "key", value_parser = planned_arg)]
+    /// Send a signal to the run after this virtual time, like 'approve={"ok":true}@3d' (repeatable)
+    #[arg(long = "signal", value_name = "NAME[=JSON]@LENGTH", hide_short_help = true, requires = "virtual_time", conflicts_with = "key", value_parser = planned_arg)]
     signals: Vec<PlannedSignal>,
     /// The program's memory limit in MiB
-    #[arg(long, value_name = "MIB", default_value_t = RunConfig::default().memory_bytes >> 20, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    #[arg(long, value_name = "MIB", hide_short_help = true, default_value_t = RunConfig::default().memory_bytes >> 20, value_parser = clap::value_parser!(u64).range(1..=4096))]
     memory: u64,
     /// The program's stack size in MiB: 1, 2, 4, 8 or 16
     #[arg(long, value_name = "MIB", hide_short_help = true, default_value_t = RunConfig::default().stack_bytes >> 20, value_parser = stack_arg)]
     stack: u64,
     /// The maximum number of instructions between two steps
-    #[arg(long, value_name = "N", default_value_t = RunConfig::default().fuel, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", hide_short_help = true, default_value_t = RunConfig::default().fuel, value_parser = clap::value_parser!(u64).range(1..))]
     fuel: u64,
     /// The maximum number of instructions of the whole run
     #[arg(long, value_name = "N", hide_short_help = true, default_value_t = Sandbox::default().total_fuel, value_parser = clap::value_parser!(u64).range(1..))]
@@ -99,7 +99,7 @@ pub(crate) struct Run {
     #[arg(long = "dir", value_name = "HOST::GUEST", value_parser = dir_arg)]
     dirs: Vec<(PathBuf, String)>,
     /// Accept a module that imports sockets or HTTP; a call to them fails the run
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     trap_denied: bool,
     /// The seed of the random numbers, as 64 hexadecimal digits
     #[arg(long, value_name = "HEX", hide = true, value_parser = seed_arg)]

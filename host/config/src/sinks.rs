@@ -287,7 +287,7 @@ mod tests {
             ("url = \"ftp://x\"\nsecret_env = \"S\"", "https://"),
             ("url = \"https://\"\nsecret_env = \"S\"", "https://"),
             ("url = \"https://x\"", "secret = false"),
-            ("url = \"https://x\"\nsecret = \"whsec_abc\"", "has a secret"),
+            ("url = \"https://x\"\nsecret = \"whsec_abc\"", "contains a secret"),
             ("url = \"https://x\"\nsecret = false\nsecret_env = \"S\"", "beside"),
             ("argv = []", "empty"),
             ("argv = [\"x\"]\nevents = [\"run.ended\"]", "no event `run.ended`"),

@@ -569,7 +569,7 @@ mod tests {
         };
         assert_eq!(
             denial(Method::POST, "https://x.org/v2?key=1"),
-            "denied: POST https://x.org/v2, which nothing grants. To allow it:\n[[providers.web.http]]\n\
+            "denied: POST https://x.org/v2, which is not granted. To allow it:\n[[providers.web.http]]\n\
              url = \"https://x.org/v2\"\nmethods = [\"POST\"]"
         );
         assert_eq!(

@@ -284,7 +284,7 @@ mod tests {
     fn what_is_wrong_with_a_url_is_said() {
         assert!(reason("mysql://ann:secret@host/db").contains("postgres://"));
         assert!(reason("postgres://host:x1/db").contains("the port is invalid"));
-        assert!(reason("postgres://host/db?ssl=on").contains("`ssl`; there are sslmode"));
+        assert!(reason("postgres://host/db?ssl=on").contains("`ssl`; known parameters: sslmode"));
         assert!(reason("postgres://host/db?sslmode=maybe").contains("not `maybe`"));
         assert!(reason("postgres://host/db?listen").contains("no value"));
         assert!(reason("postgres://host/db?schema=A-b").contains("lower-case letters"));

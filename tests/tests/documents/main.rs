@@ -91,7 +91,9 @@ fn each_command_in_the_documents_has_verbs_and_options_that_exist() {
     let mut count = 0;
     for file in files {
         let name = file.strip_prefix(&root).unwrap_or(Path::new("?")).display().to_string();
-        for command in commands(&std::fs::read_to_string(&file).unwrap()) {
+        // A line of a Cargo.toml or an import may begin with the name, too.
+        let is_command = |line: &String| !line.starts_with("wfhost =") && !line.starts_with("wfhost \"");
+        for command in commands(&std::fs::read_to_string(&file).unwrap()).into_iter().filter(is_command) {
             count += 1;
             let mut verbs = String::new();
             for word in command.split_whitespace().skip(1) {

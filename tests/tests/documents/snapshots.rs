@@ -70,7 +70,7 @@ fn errors_are_as_kept() {
         &["run", &hello, "--virtual-time", "-d"],
         &["run", &hello, "--id", "done"],
         &["show", "run_nobody"],
-        &["resume", "done"],
+        &["resume", "run_nobody"],
         &["signal", "done", "go"],
         &["retry", "done"],
         &["answer", "done", "-i", "1"],

@@ -15,7 +15,7 @@ fn program(server: &Postgres, name: &str) -> Command {
 
 fn places(place: &Place) -> Vec<u64> {
     let events = place.run(["events", "-o", "jsonl"]).stdout();
-    let place = |line: &str| serde_json::from_str::<Value>(line).ok()?["place"].as_u64();
+    let place = |line: &str| serde_json::from_str::<Value>(line).ok()?["event"].as_u64();
     events.lines().filter_map(place).collect()
 }
 

@@ -116,7 +116,10 @@ fn a_wrong_count_is_found() {
         rows[1].count = count;
         let error = refused(rows);
         assert_eq!(error, JournalError::Count { first: Position(1) });
-        assert_eq!(error.to_string(), "the row at entry 1 holds another number of entries than it says");
+        assert_eq!(
+            error.to_string(),
+            "the row at entry 1 does not contain the number of entries that it declares"
+        );
     }
 }
 
@@ -126,7 +129,7 @@ fn damage_says_which_entries_it_concerns() {
     let last = rows[1].bytes.len() - 1;
     rows[1].bytes[last] ^= 1;
     let text = refused(rows).to_string();
-    assert_eq!(text, "entries 1 to 13 are not those that were written: their digest differs");
+    assert_eq!(text, "entries 1 to 13 are damaged: their digest differs");
 }
 
 #[test]
@@ -134,10 +137,7 @@ fn an_entry_of_a_future_kind_says_so() {
     // [at, [200, [1, "x"]]]
     let future = rows::unhex("82 00 82 18c8 82 01 6178".replace(' ', "").as_str());
     let error = refused(vec![forged(&[&started(), &future])]);
-    assert_eq!(
-        error.to_string(),
-        "entry 1 is of kind 200, which this version does not know: a newer wfhost wrote it"
-    );
+    assert_eq!(error.to_string(), "entry 1 has the unknown kind 200: it was written by a newer wfhost");
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn an_operation_of_a_future_kind_says_so() {
     let error = Machine::open(journal, wfhost_core::Given::default()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "entry 1 holds an operation of kind 200, which this version does not know: a newer wfhost wrote it"
+        "entry 1 contains an operation of the unknown kind 200: it was written by a newer wfhost"
     );
 }
 

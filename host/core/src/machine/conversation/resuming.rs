@@ -158,7 +158,7 @@ fn a_journal_begins_with_started_and_its_times_do_not_go_back() {
     assert_eq!(open(vec![patched(DAWN)]), begins);
     let first = Entry { at: DAWN, event: Event::Started(Box::new(started())), behind_ms: None };
     let error = open(vec![first, patched(Timestamp(DAWN.0 - 1))]);
-    assert_eq!(error.to_string(), "entry 1 cannot stand there: it is older than the entry before");
+    assert_eq!(error.to_string(), "entry 1 is invalid at its position: it is older than the entry before");
 }
 
 #[test]
