@@ -148,7 +148,8 @@ impl Drop for Crowd {
 
 #[test]
 fn a_server_without_free_connections_is_waited_for() {
-    let server = Postgres::start(&["max_connections=40"]);
+    // A backend that sleeps notices only so that its client has gone.
+    let server = Postgres::start(&["max_connections=40", "client_connection_check_interval=100"]);
     server.sql("CREATE ROLE many LOGIN; CREATE ROLE hosts LOGIN; GRANT CREATE ON DATABASE postgres TO hosts");
     let url = server.url().replace("wf@", "hosts@");
     let place = Place::on_server(url.clone());
