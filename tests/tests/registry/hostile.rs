@@ -71,7 +71,7 @@ fn wrong_truncated_and_over_long_content_is_refused() {
     answering(Reply::new(200, long.clone()));
     refused(&reference, 5, "WF0927", "does not match its size");
     answering(Reply::new(200, long).endless());
-    refused(&reference, 5, "WF0927", "or more came");
+    refused(&reference, 5, "WF0927", "or more");
     // Broken off each time.
     answering(Reply::new(200, short).claiming(good.len()));
     refused(&reference, 4, "WF0921", "was interrupted after");
@@ -101,7 +101,7 @@ fn manifests_that_lie_are_refused() {
     changed(&|m| m["layers"][0]["size"] = (good.len() - 1).into());
     refused(&reference, 5, "WF0927", "does not match its size");
     changed(&|m| m["layers"][0]["size"] = (200u64 << 20).into());
-    refused(&reference, 5, "WF0928", "at most 134217728 may be");
+    refused(&reference, 5, "WF0928", "the limit is 134217728");
     changed(&|m| m["config"]["size"] = (200u64 << 20).into());
     refused(&reference, 5, "WF0928", "the configuration of");
     changed(&|m| {
@@ -135,7 +135,7 @@ fn manifests_that_lie_are_refused() {
     let huge = vec![b' '; 5 << 20];
     for reply in [Reply::new(200, huge.clone()), Reply::new(200, huge).endless()] {
         fake.rule(move |request| request.path.ends_with("/manifests/1").then(|| reply.clone()));
-        refused(&reference, 5, "WF0928", "at most 4194304 may be");
+        refused(&reference, 5, "WF0928", "the limit is 4194304");
     }
 }
 
@@ -324,7 +324,7 @@ fn logins_and_modules_go_nowhere_else() {
     // In a circle.
     fake.rule(|request| Some(Reply::new(302, "").with("location", request.path.clone())));
     let error = run(&place, &["pull", &reference]).error(4, &place);
-    assert!(error.contains("error[WF0926]") && error.contains("more than 5 redirections"), "{error}");
+    assert!(error.contains("error[WF0926]") && error.contains("more than 5 redirects"), "{error}");
     fake.rule(|_| Some(Reply::new(302, "").with("location", "file:///etc/passwd")));
     let error = run(&place, &["pull", &reference]).error(5, &place);
     assert!(error.contains("error[WF0935]"), "{error}");
