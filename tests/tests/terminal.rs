@@ -439,7 +439,7 @@ fn the_short_help_fits_on_a_screen() {
         assert!(help.contains(verb), "{verb}: {help}");
     }
     let long = place.run(["--help"]).stdout();
-    assert!(long.contains("Say what keeps a run"), "{long}");
+    assert!(long.contains("Explain what blocks a run"), "{long}");
 }
 
 #[test]

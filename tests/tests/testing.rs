@@ -206,8 +206,8 @@ fn answers_of_a_type_take_no_time() {
 #[test]
 fn calls_in_the_wrong_order_or_side_by_side_are_found() {
     let place = Place::new();
-    let program = json!([{ "each": [{ "agent": "review" }, { "agent": "publish" }] }]);
-    let agents = "[[agents]]\nreply = \"ok\"\ndelay = \"1s..1h\"\n";
+    let program = json!([{ "parallel": [{ "agent": "review" }, { "agent": "publish" }] }]);
+    let agents = "[[agents]]\nreply = \"ok\"\ndelay = \"1s..10m\"\n";
     let order = format!("{agents}[[expect.order]]\nfirst = \"^review\"\nthen = \"^publish\"\n");
     let finding = found(&place, &program, &order);
     assert_eq!(finding["fault"]["what"], "`publish` was made before any call that matches `^review`");
