@@ -73,6 +73,10 @@ pub(crate) struct Exporter {
     poster: Poster,
     /// How many entries of a run were told by this process.
     told: HashMap<RunId, usize>,
+    /// The cursor was made by this process, and what was under way then is not told yet.
+    begins: bool,
+    /// What it reads for the first time is told from its beginning.
+    whole: bool,
 }
 
 impl Exporter {
@@ -84,6 +88,8 @@ impl Exporter {
             reader: Reader::new(OTLP_CURSOR.to_owned(), &holder()),
             poster: Poster::default(),
             told: HashMap::new(),
+            begins: false,
+            whole: false,
         }
     }
 
@@ -128,12 +134,19 @@ impl Exporter {
     /// Sends what follows from a page of commits. True if there is more.
     async fn look(&mut self) -> Result<bool, Halt> {
         if self.reader.place.is_none() {
-            self.begin().await?;
+            let is_known = self.store.cursors().await?.iter().any(|cursor| cursor.name == OTLP_CURSOR);
+            self.reader.hold(&self.store).await?;
+            self.begins |= !is_known && self.reader.place.is_some();
         }
         let Some(place) = self.reader.place else { return Ok(false) };
+        if self.begins {
+            self.tell_under_way().await?;
+            (self.begins, self.whole) = (false, true);
+        }
         let store = Arc::clone(&self.store);
         let changes = aside(async move { store.changes(place, PAGE).await }).await?;
         let Some(end) = changes.last().map(|change| change.place) else {
+            self.whole = false;
             self.reader.read_to(&self.store, place, Vec::new()).await?;
             return Ok(false);
         };
@@ -150,7 +163,9 @@ impl Exporter {
             if from.is_some_and(|told| told >= last) {
                 continue;
             }
-            let Some((trace, entries, ended)) = self.news(&run, from.unwrap_or(first)).await? else {
+            let Some((trace, entries, ended)) =
+                self.news(&run, from.unwrap_or(if self.whole { 0 } else { first })).await?
+            else {
                 continue;
             };
             told.push((run, entries, ended));
@@ -167,22 +182,22 @@ impl Exporter {
         Ok(changes.len() == PAGE)
     }
 
-    /// Asks for the cursor. When it is made, what is under way is told from its beginning: else it would
-    /// have no root.
-    async fn begin(&mut self) -> Result<(), Halt> {
-        let is_known = self.store.cursors().await?.iter().any(|cursor| cursor.name == OTLP_CURSOR);
-        if !is_known {
-            let states = RunState::ALL.into_iter().filter(|state| !state.is_final()).collect();
-            let filter = RunFilter { states, limit: UNDER_WAY, ..RunFilter::default() };
-            let store = Arc::clone(&self.store);
-            for info in aside(async move { store.runs(filter).await }).await? {
-                if let Some((trace, entries, ended)) = self.news(&info.id, 0).await? {
-                    self.send(vec![trace]).await?;
-                    self.remember(info.id, entries, ended);
-                }
+    /// Tells what was under way when the cursor was made from its beginning: else it would have no root. The
+    /// cursor is there already, so what ends meanwhile is behind it.
+    async fn tell_under_way(&mut self) -> Result<(), Halt> {
+        let states = RunState::ALL.into_iter().filter(|state| !state.is_final()).collect();
+        let filter = RunFilter { states, limit: UNDER_WAY, ..RunFilter::default() };
+        let store = Arc::clone(&self.store);
+        for info in aside(async move { store.runs(filter).await }).await? {
+            if self.told.contains_key(&info.id) {
+                continue;
+            }
+            if let Some((trace, entries, ended)) = self.news(&info.id, 0).await? {
+                self.send(vec![trace]).await?;
+                self.remember(info.id, entries, ended);
             }
         }
-        Ok(self.reader.hold(&self.store).await?)
+        Ok(())
     }
 
     fn remember(&mut self, run: RunId, entries: usize, ended: bool) {
