@@ -506,11 +506,7 @@ impl Serve {
 
 /// Ends all, each within the grace: how many runs have calls that will be made again.
 async fn close(hosts: &[wfhost::Host], grace: Option<Duration>) -> usize {
-    let mut closing = tokio::task::JoinSet::new();
-    for host in hosts.iter().cloned() {
-        closing.spawn(async move { host.close(grace).await });
-    }
-    closing.join_all().await.into_iter().sum()
+    futures_util::future::join_all(hosts.iter().map(|host| host.close(grace))).await.into_iter().sum()
 }
 
 /// Waits until one of the hosts has no database any more.
