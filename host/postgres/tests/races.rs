@@ -84,6 +84,7 @@ async fn a_reader_of_changes_misses_none_beside_six_writers() {
     }
     let reader = open(&url).await;
     let (mut after, mut seen) = (0, BTreeMap::<RunId, u64>::new());
+    let begin = std::time::Instant::now();
     loop {
         let all_written = done.load(Ordering::Relaxed) == 6;
         let changes = reader.changes(after, 50).await.unwrap();
@@ -94,7 +95,9 @@ async fn a_reader_of_changes_misses_none_beside_six_writers() {
             assert_eq!(change.row.first.0, *next, "a commit of {} was passed over", change.run);
             *next = change.row.end().0;
         }
-        if changes.is_empty() && all_written {
+        // Another program's long transaction on the server holds changes back, and loses none.
+        let all_seen = seen.len() == 6 && seen.values().all(|count| *count == 301);
+        if changes.is_empty() && all_written && (all_seen || begin.elapsed() > Duration::from_secs(60)) {
             break;
         }
     }
