@@ -399,7 +399,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ),
     (
         "WF0850",
-        "there is no such sink\n\nWho is told of what happens stands in the configuration, under [sinks.NAME]. `wfhost sinks ls` lists all.",
+        "unknown sink\n\nSinks are configured under [sinks.NAME]. `wfhost sinks ls` lists all of them.",
     ),
     (
         "WF0851",
@@ -407,7 +407,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ),
     (
         "WF0852",
-        "there is no such message\n\n`wfhost sinks log` lists those that wait, and those that were delivered or given up in the last thirty days.",
+        "unknown message\n\n`wfhost sinks log` lists pending messages, and those that were delivered or given up in the last thirty days.",
     ),
     (
         "WF0901",

@@ -156,6 +156,9 @@ fn facts(says: &metadata::Metadata) {
     }
 }
 
+/// The code that explains a description that cannot be read.
+const INVALID_DESCRIPTION: &str = "WF0112";
+
 /// What a workflow takes and gives.
 fn about(description: &Result<Option<Description>, DescribeError>) {
     match description {
@@ -166,7 +169,7 @@ fn about(description: &Result<Option<Description>, DescribeError>) {
             }
         }
         Err(error) => {
-            printer::line(format!("unread   what it says of itself cannot be read ({}): {error}", "WF0112"))
+            printer::line(format!("unread   its description is invalid ({INVALID_DESCRIPTION}): {error}"))
         }
     }
 }

@@ -20,7 +20,7 @@ use super::{Common, Format, printer};
 
 /// Tell others what happens to runs
 ///
-/// Who is told stands in the configuration, under [sinks.NAME]: an address that messages are posted to,
+/// Sinks are configured under [sinks.NAME]: an address that messages are posted to,
 /// signed as Standard Webhooks has it, or a program that reads them. `wfhost serve` delivers them, each at
 /// least once. https://github.com/wfhost/wfhost/blob/main/docs/sinks.md
 #[derive(clap::Args)]
@@ -111,10 +111,10 @@ fn place(sink: &Sink) -> String {
 }
 
 fn no_such_sink(name: &str, known: &[String]) -> Trouble {
-    let trouble = Trouble::usage("WF0850", format!("there is no sink `{name}`"));
+    let trouble = Trouble::usage("WF0850", format!("unknown sink `{name}`"));
     match nearest(name, known.iter().map(String::as_str)) {
         Some(nearest) => trouble.hint(format!("did you mean `{nearest}`?")),
-        None => trouble.hint("`wfhost sinks ls` lists those that there are; they stand under [sinks.NAME]"),
+        None => trouble.hint("`wfhost sinks ls` lists all sinks; configure one under [sinks.NAME]"),
     }
 }
 
@@ -129,6 +129,16 @@ fn id_of(name: &str, configured: &[Sink], loads: &[SinkLoad]) -> Result<String, 
     let known =
         configured.iter().map(|sink| sink.name.clone()).chain(loads.iter().map(|load| load.sink.clone()));
     Err(no_such_sink(name, &known.collect::<Vec<_>>()))
+}
+
+/// The id of the sink that was named, if one was.
+async fn chosen(
+    name: Option<&str>,
+    configured: &[Sink],
+    store: &SharedStore,
+) -> Result<Option<String>, Trouble> {
+    let Some(name) = name else { return Ok(None) };
+    id_of(name, configured, &store.sink_loads().await?).map(Some)
 }
 
 impl SinksVerb {
@@ -193,7 +203,7 @@ async fn list(common: &Common, store: &SharedStore, configured: &[Sink]) -> Resu
         return Ok(Exit::Done);
     }
     if views.is_empty() {
-        printer::note("nobody is told; who is stands in the configuration, under [sinks.NAME]");
+        printer::note("no sink is configured; add one under [sinks.NAME] to the configuration");
         return Ok(Exit::Done);
     }
     let text = |value: &Value| match value {
@@ -270,10 +280,7 @@ impl Log {
         store: &SharedStore,
         configured: &[Sink],
     ) -> Result<Exit, Trouble> {
-        let sink = match &self.sink {
-            Some(name) => Some(id_of(name, configured, &store.sink_loads().await?)?),
-            None => None,
-        };
+        let sink = chosen(self.sink.as_deref(), configured, store).await?;
         let run: Option<RunId> = match &self.run {
             Some(run) => Some(find_run(store.as_ref(), run).await?.id),
             None => None,
@@ -320,10 +327,7 @@ impl Retry {
         store: &SharedStore,
         configured: &[Sink],
     ) -> Result<Exit, Trouble> {
-        let sink = match &self.sink {
-            Some(name) => Some(id_of(name, configured, &store.sink_loads().await?)?),
-            None => None,
-        };
+        let sink = chosen(self.sink.as_deref(), configured, store).await?;
         let mut numbers = Vec::new();
         if self.messages.is_empty() {
             let filter =
@@ -339,8 +343,8 @@ impl Retry {
                 };
                 let found = store.deliveries(filter, MOST).await?;
                 if found.is_empty() {
-                    return Err(Trouble::usage("WF0852", format!("there is no message `{message}`"))
-                        .hint("`wfhost sinks log` lists those of the last thirty days"));
+                    return Err(Trouble::usage("WF0852", format!("unknown message `{message}`"))
+                        .hint("`wfhost sinks log` lists the messages of the last thirty days"));
                 }
                 numbers.extend(found.iter().map(|delivery| delivery.number));
             }

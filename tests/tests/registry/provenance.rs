@@ -9,6 +9,7 @@ use wfhost_registry::manifest::MANIFEST;
 use wfhost_tests::{Place, module};
 
 use super::fake::Fake;
+use super::signatures::{configure, key};
 use super::{kept, ok, run};
 
 fn git(dir: &Path, args: &[&str]) -> String {
@@ -36,13 +37,8 @@ fn project(place: &Place) -> (String, String) {
 fn a_module_says_what_it_was_built_from_and_is_built_again() {
     let (fake, place) = (Fake::new(), Place::new());
     let reference = format!("{}/me/hello:1.0.0", fake.host);
-    let made: Value =
-        serde_json::from_str(&ok(&place, &["key", "new", "acme", "-o", "json"]).stdout()).unwrap();
-    std::fs::write(
-        place.path("config/wfhost/config.toml"),
-        format!("[signatures.keys]\nacme = {}\n", made["key"]),
-    )
-    .unwrap();
+    let keys = format!("[signatures.keys]\n{}", key(&place, "acme"));
+    configure(&place, &keys);
     let (flow, revision) = project(&place);
     let push = ["push", &reference, &flow, "--sign", "acme", "--provenance"];
     // Who signs nothing says nothing.
@@ -76,13 +72,9 @@ fn a_module_says_what_it_was_built_from_and_is_built_again() {
     // A rule can want that it is said; then what is signed and no more is refused, before it is fetched.
     let (other, silent) = (Place::new(), format!("{}/me/silent:1.0.0", fake.host));
     ok(&place, &["push", &silent, &module("hello"), "--sign", "acme"]);
-    let rule = |keys: &Value| {
-        format!(
-            "[signatures.keys]\nacme = {keys}\n[[signatures.rules]]\nmatch = \"localhost:*/me/*\"\nsigners = [\"acme\"]\nprovenance = true\n"
-        )
-    };
-    std::fs::create_dir_all(other.path("config/wfhost")).unwrap();
-    std::fs::write(other.path("config/wfhost/config.toml"), rule(&made["key"])).unwrap();
+    let rule =
+        "[[signatures.rules]]\nmatch = \"localhost:*/me/*\"\nsigners = [\"acme\"]\nprovenance = true\n";
+    configure(&other, &format!("{keys}{rule}"));
     let error = run(&other, &["pull", &silent]).error(5, &other);
     assert!(error.contains("error[WF0952]") && error.contains("--provenance"), "{error}");
     assert_eq!(kept(&other), Vec::<Value>::new());
@@ -111,13 +103,7 @@ fn a_module_says_what_it_was_built_from_and_is_built_again() {
 fn a_module_that_is_not_what_its_source_gives_is_found_out() {
     let (fake, place) = (Fake::new(), Place::new());
     let reference = format!("{}/me/hello:1", fake.host);
-    let made: Value =
-        serde_json::from_str(&ok(&place, &["key", "new", "acme", "-o", "json"]).stdout()).unwrap();
-    std::fs::write(
-        place.path("config/wfhost/config.toml"),
-        format!("[signatures.keys]\nacme = {}\n", made["key"]),
-    )
-    .unwrap();
+    configure(&place, &format!("[signatures.keys]\n{}", key(&place, "acme")));
     let (flow, _) = project(&place);
     // A change that git was told not to look at.
     let main = Path::new(&flow).join("workflow.c");

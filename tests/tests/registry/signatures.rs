@@ -16,13 +16,13 @@ use super::{greets, hello, kept, ok, push, run};
 const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 
 /// Makes a key, and gives its line for the configuration.
-fn key(place: &Place, name: &str) -> String {
+pub(super) fn key(place: &Place, name: &str) -> String {
     let made: Value = serde_json::from_str(&ok(place, &["key", "new", name, "-o", "json"]).stdout()).unwrap();
     format!("{name} = {}\n", made["key"])
 }
 
 /// The user's configuration.
-fn configure(place: &Place, text: &str) {
+pub(super) fn configure(place: &Place, text: &str) {
     std::fs::create_dir_all(place.path("config/wfhost")).unwrap();
     std::fs::write(place.path("config/wfhost/config.toml"), text).unwrap();
 }
