@@ -281,13 +281,19 @@ impl Ran {
 
 /// Waits until `condition` gives something; half a minute at most.
 #[track_caller]
-pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub fn eventually<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    eventually_within(Duration::from_secs(30), what, condition)
+}
+
+/// The same, with a patience of its own.
+#[track_caller]
+pub fn eventually_within<T>(patience: Duration, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let begin = Instant::now();
     loop {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(begin.elapsed() < Duration::from_secs(30), "{what} did not happen");
+        assert!(begin.elapsed() < patience, "{what} did not happen");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

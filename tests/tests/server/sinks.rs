@@ -1,10 +1,11 @@
 //! Others are told of what happens to runs: whoever dies, and however long they are away.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use wfhost_notify::{sign, signing_key};
-use wfhost_tests::{Place, eventually, lines};
+use wfhost_tests::{Place, eventually, eventually_within, lines};
 
 use crate::client::{Server, add_probe};
 use crate::receiver::{Got, Receiver};
@@ -149,7 +150,8 @@ fn a_receiver_that_is_away_gets_all_later_with_the_same_ids_also_when_hosts_are_
         let listed = place.run(["sinks", "ls", "-o", "json"]).ok_json();
         listed["sinks"][0]["delivered"] == 4
     };
-    eventually("all are there", || all().then_some(()));
+    // What failed twice on a slow machine is tried again after half a minute.
+    eventually_within(Duration::from_secs(120), "all are there", || all().then_some(()));
     let got = receiver.got();
     let after: BTreeSet<_> = got.iter().map(|one| one.header("webhook-id").to_owned()).collect();
     assert_eq!((after.len(), after.is_superset(&before)), (4, true), "{got:?}");
