@@ -264,9 +264,9 @@ fn a_program_reads_messages_and_one_that_fails_or_hangs_is_run_again() {
 }
 
 #[test]
-fn a_budget_that_is_nearly_spent_is_told_once_and_a_refused_run_as_well() {
+fn a_budget_that_is_nearly_spent_is_told_once() {
     let receiver = Receiver::start();
-    let place = place(&sink(&receiver, "events = [\"budget.low\", \"run.refused\"]"));
+    let place = place(&sink(&receiver, "events = [\"budget.low\"]"));
     let usage = json!({ "input_tokens": 30, "output_tokens": 10 });
     let script = place.script(json!({ "default": { "reply": "x", "usage": usage } }));
     let server = Server::start_in(&place, &["--agents", &script], &[("OPS_SECRET", SECRET)]);
