@@ -47,6 +47,11 @@ pub struct RunConfig {
     #[n(10)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caller: Option<String>,
+    /// The digest of these rules, under which the store keeps them: a host that has no such file, or another
+    /// one, answers by them as well.
+    #[n(11)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub script_digest: Option<Digest>,
 }
 
 impl Default for RunConfig {
@@ -63,6 +68,7 @@ impl Default for RunConfig {
             modules: None,
             project: None,
             caller: None,
+            script_digest: None,
         }
     }
 }
@@ -85,25 +91,25 @@ impl RunConfig {
             limit("stack_bytes", self.stack_bytes, "stack"),
             limit("table_elements", limits::TABLE_ELEMENTS, "elements of all tables"),
             limit("fuel", self.fuel, "instructions between two steps"),
-            limit("total_fuel", sandbox.total_fuel, "instructions in the whole life"),
+            limit("total_fuel", sandbox.total_fuel, "instructions in total"),
             limit("entries", sandbox.entries, "entries of the journal"),
             limit("open_steps", limits::OPEN_STEPS as u64, "steps open at the same time"),
             limit("set_members", limits::SET_MEMBERS as u64, "members of all wait sets"),
             limit("children", limits::CHILDREN as u64, "children of one run"),
-            limit("child_depth", limits::CHILD_DEPTH.into(), "generations of children"),
+            limit("child_depth", limits::CHILD_DEPTH.into(), "depth of nested children"),
             limit("handles", sandbox.handles.into(), "handles open at the same time"),
-            limit("call_bytes", sandbox.call_bytes, "bytes that all steps ask with"),
-            limit("one_call_bytes", limits::CALL_BYTES as u64, "bytes that one step asks with"),
-            limit("transfer_bytes", limits::TRANSFER_BYTES as u64, "bytes handed over in one call"),
+            limit("call_bytes", sandbox.call_bytes, "bytes of all requests"),
+            limit("one_call_bytes", limits::CALL_BYTES as u64, "bytes of one request"),
+            limit("transfer_bytes", limits::TRANSFER_BYTES as u64, "bytes passed in one call"),
             limit("output_bytes", sandbox.output_bytes, "bytes logged and published"),
-            limit("log_line_bytes", limits::LOG_LINE_BYTES as u64, "bytes of a line; the rest is cut"),
+            limit("log_line_bytes", limits::LOG_LINE_BYTES as u64, "bytes of a line; the rest is truncated"),
             limit("input_bytes", limits::INPUT_BYTES as u64, "bytes of the input, and of the result"),
             limit("answer_bytes", limits::ANSWER_BYTES as u64, "bytes of an agent's answer"),
             limit("signal_bytes", limits::SIGNAL_BYTES as u64, "bytes of a signal"),
             limit(
                 "message_bytes",
                 limits::MESSAGE_BYTES as u64,
-                "bytes of a failure's text; the rest is cut",
+                "bytes of a failure's text; the rest is truncated",
             ),
             limit("details_bytes", limits::DETAILS_BYTES as u64, "bytes of a failure's details"),
             limit("held_bytes", limits::HELD_BYTES, "bytes of answers held at the same time"),

@@ -48,5 +48,7 @@ pub use op::{
     spell_millis,
 };
 pub use pointer::locate;
-pub use transcript::{NewTranscript, TranscriptFilter, TranscriptKind, TranscriptLine};
+pub use transcript::{
+    NewTranscript, TURN_AWAITED, TURN_TAKEN, TranscriptFilter, TranscriptKind, TranscriptLine,
+};
 pub use wants::{WANTS_SECTION, WantedDirectory, WantedHttp, WantedVariable, Wants};

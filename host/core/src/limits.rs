@@ -4,61 +4,63 @@
 //! sizes here are the same for all runs, so that a journal can always be read
 //! within bounds.
 
-/// Bytes of a run's input and of its result.
+/// Bytes of a run's input, and of its result.
 pub const INPUT_BYTES: usize = 10 << 20;
-/// Bytes of everything that one call hands over: a prompt with its data, a schema, ...
+/// Bytes of all data in one call, such as the prompt, its input and a schema.
 pub const CALL_BYTES: usize = 10 << 20;
 /// Bytes of an agent's answer.
 pub const ANSWER_BYTES: usize = 16 << 20;
 /// Bytes of a signal's payload.
 pub const SIGNAL_BYTES: usize = 1 << 20;
-/// Bytes of a value that a run publishes.
+/// Bytes of a published value.
 pub const STATE_BYTES: usize = 1 << 20;
-/// Bytes of one line of the log with its fields; longer ones are cut.
+/// Bytes of one log line with its fields; longer ones are truncated.
 pub const LOG_LINE_BYTES: usize = 64 << 10;
-/// Bytes of the text of a failure or a panic; longer ones are cut.
+/// Bytes of the message of a failure or panic; longer ones are truncated.
 pub const MESSAGE_BYTES: usize = 64 << 10;
-/// Bytes of the details of a failure.
+/// Bytes of a failure's details.
 pub const DETAILS_BYTES: usize = 1 << 20;
-/// Bytes of answers, signals and results that a program holds at the same time.
+/// Bytes of answers, signals and results that a program holds at once.
 pub const HELD_BYTES: u64 = 1 << 30;
-/// Bytes of all labels of a run together.
+/// Bytes of all labels of a run, in total.
 pub const LABELS_BYTES: usize = 64 << 10;
-/// Bytes of names: signals, published keys, phases, patches, labels.
+/// Bytes of the name of a signal, published key, phase, patch or label.
 pub const NAME_BYTES: usize = 256;
-/// Bytes of an id that deduplicates signals or starts.
+/// Bytes of an idempotency key of a signal or a start.
 pub const KEY_BYTES: usize = 256;
 /// The longest sleep or timeout: 100 years of 365.25 days, in milliseconds.
 pub const SLEEP_MS: u64 = 100 * 31_557_600_000;
-/// Steps of one run that are open at the same time.
+/// Open steps of one run at the same time.
 pub const OPEN_STEPS: usize = 100_000;
-/// Members of all wait sets of one run together.
+/// Members of all wait sets of one run, in total.
 pub const SET_MEMBERS: usize = 100_000;
-/// Children that one run starts in its life.
+/// Children that one run starts over its lifetime.
 pub const CHILDREN: usize = 100_000;
-/// Generations of children: a run that nobody started is generation 0.
+/// Depth of nested children; a run without a parent has depth 0.
 pub const CHILD_DEPTH: u32 = 16;
-/// Bytes of a program's stack, if its run asks for nothing else.
+/// Bytes of a program's stack, unless its run requests another size.
 pub const STACK_BYTES: u64 = 2 << 20;
-/// Elements of all tables of a program together; one built by an ordinary
-/// compiler has some thousands.
+/// Elements of all tables of a program, in total; ordinary compilers generate
+/// a few thousand.
 pub const TABLE_ELEMENTS: u64 = 1 << 20;
-/// Core instances, tables and memories of a program; one of a language with
-/// shared libraries has some dozens.
+/// Core instances of a program; languages with shared libraries need a few
+/// dozen.
 pub const INSTANCES: usize = 1_000;
+/// Tables of a program.
 pub const TABLES: usize = 200;
+/// Memories of a program.
 pub const MEMORIES: usize = 50;
-/// Bytes that a program hands to the host in one call, of whatever form.
+/// Bytes that a program passes to the host in one call, in any form.
 pub const TRANSFER_BYTES: usize = 64 << 20;
-/// Random bytes that a program may ask for at once.
+/// Random bytes that a program may request at once.
 pub const RANDOM_BYTES: u64 = 1 << 20;
-/// Bytes of a run's environment, names and values together.
+/// Bytes of a run's environment variables, names and values in total.
 pub const ENV_BYTES: usize = 64 << 10;
-/// Bytes of all files in a directory that a run is granted. It is held in memory.
+/// Bytes of all files in a directory that is granted to a run; it is held in memory.
 pub const GRANT_BYTES: u64 = 256 << 20;
-/// Files, directories and links in a directory that a run is granted.
+/// Files, directories and links in a directory that is granted to a run.
 pub const GRANT_FILES: u64 = 100_000;
-/// Bytes of one row of the journal: what one commit appends for one run. Larger
+/// Bytes of one journal row: everything that one commit appends for one run. It is larger
 /// than any entry; rows are closed well below it.
 pub const ROW_BYTES: usize = 64 << 20;
 

@@ -16,10 +16,19 @@ pub enum TranscriptKind {
     Heartbeat,
     /// What the attempt changed in its workspace, as a unified diff.
     Diff,
+    /// That the attempt waits for its turn ([`TURN_AWAITED`]), or got it ([`TURN_TAKEN`]). Nothing is said of one that
+    /// got it at once.
+    Queue,
 }
 
+/// A call waits for a slot, the budget or a rate.
+pub const TURN_AWAITED: &str = "waits for its turn";
+/// It waited, and the provider is asked now.
+pub const TURN_TAKEN: &str = "got its turn";
+
 impl TranscriptKind {
-    pub const ALL: [Self; 5] = [Self::Answer, Self::Progress, Self::Event, Self::Heartbeat, Self::Diff];
+    pub const ALL: [Self; 6] =
+        [Self::Answer, Self::Progress, Self::Event, Self::Heartbeat, Self::Diff, Self::Queue];
 
     /// The word that people see.
     pub fn as_str(self) -> &'static str {
@@ -29,6 +38,7 @@ impl TranscriptKind {
             Self::Event => "event",
             Self::Heartbeat => "heartbeat",
             Self::Diff => "diff",
+            Self::Queue => "queue",
         }
     }
 

@@ -104,4 +104,7 @@ pub trait Access: Send + Sync {
     /// Records that something that works once is used, and with what: of several who try at the
     /// same time, one is the first.
     fn use_once(&self, token: Digest, body: Digest) -> BoxFuture<'_, Result<Used>>;
+
+    /// Takes back that it was used with this; if it was used with something else, nothing changes.
+    fn release_use(&self, token: Digest, body: Digest) -> BoxFuture<'_, Result<()>>;
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use wfhost_core::policy::budget::{Budget, Spent};
+use wfhost_core::policy::rate::Rate;
 use wfhost_core::{
     ChildOf, Digest, Epoch, Event, Failure, FailureKind, Json, Machine, OnParentClose, Origin, Position, Row,
     RunConfig, RunId, Started, Step, Timestamp,
@@ -70,6 +71,11 @@ macro_rules! conformance {
             tokens_acts_and_addresses_are_kept_and_work_once,
             a_cursor_is_one_readers_and_moves_with_what_follows_from_the_commits,
             a_delivery_is_tried_by_one_at_a_time_until_it_is_settled,
+            slots_are_shared_and_those_of_a_session_that_was_ended_are_free,
+            slots_are_given_out_by_one_rule,
+            a_turn_belongs_to_its_step_whichever_host_asks_for_it,
+            turns_are_those_of_one_queue,
+            what_runs_need_besides_their_modules_is_kept_by_digest,
         }
     };
     ($stores:path: $($name:ident,)*) => {
@@ -341,6 +347,9 @@ pub async fn runs_are_listed_newest_first_by_filters_and_pages(stores: Vec<Shop>
             list(RunFilter { labels: vec![("run".to_owned(), "a1".to_owned())], ..all() }).await,
             ["a1"]
         );
+        let some = |ids: &[&str]| RunFilter { ids: Some(ids.iter().map(|run| id(run)).collect()), ..all() };
+        assert_eq!(list(some(&["a1", "none", "b1"])).await, ["b1", "a1"]);
+        assert!(list(some(&[])).await.is_empty());
         assert!(list(RunFilter { states: vec![RunState::Waiting], ..all() }).await.is_empty());
         assert!(list(RunFilter { workflow: Some("x".to_owned()), ..all() }).await.is_empty());
     }
@@ -509,6 +518,9 @@ pub async fn transcripts_are_kept_in_order_and_go_with_their_run(stores: Vec<Sho
         assert_eq!(first.len(), 1);
         let rest = TranscriptFilter { after: first[0].number, ..TranscriptFilter::default() };
         assert_eq!(read(rest).await, ["{}", "b"]);
+        let whole = store.transcript(&run, TranscriptFilter::default(), 9).await.unwrap();
+        assert_eq!(store.transcript_end(&run).await, Ok(whole[2].number));
+        assert_eq!(store.transcript_end(&id("nobody")).await, Ok(0));
         assert_eq!(store.last_heartbeat(&run, Step(1)).await.unwrap(), None);
         let beats = ["5", "6"].map(|beat| line(1, TranscriptKind::Heartbeat, beat)).to_vec();
         store.transcribe(&run, beats).await.unwrap();
@@ -516,6 +528,7 @@ pub async fn transcripts_are_kept_in_order_and_go_with_their_run(stores: Vec<Sho
         park(&store, "r", None, &[]).await;
         assert_eq!(store.delete(&run).await.unwrap(), Deleted::Yes);
         assert_eq!(read(TranscriptFilter::default()).await, [""; 0]);
+        assert_eq!(store.transcript_end(&run).await, Ok(0));
     }
 }
 
@@ -986,6 +999,9 @@ pub async fn starts_are_counted_until_the_run_comes_forward(stores: Vec<Shop>) {
         store.fence(session, Fence::Dead).await.unwrap();
         let opened = store.opened(store.other, "r").await;
         assert_eq!(opened.starts, 3);
+        // Whoever has it and begins again, because the store failed, has not been brought down by it.
+        let opened = store.opened(store.other, "r").await;
+        assert_eq!(opened.starts, 3);
         let row = received(&mut machine);
         let append = Append { session: store.other, epoch: opened.epoch, ..store.with("r", Some(row)) };
         store.append(append).await.unwrap();
@@ -1147,12 +1163,21 @@ pub async fn a_pause_outlives_those_who_only_look_at_the_run(stores: Vec<Shop>) 
         assert_eq!(store.bodies("r").await, [MessageBody::Pause]);
         store.append(Append { next: Next::Pause, ..store.with("r", None) }).await.unwrap();
         assert!(store.bodies("r").await.is_empty());
-        // Whoever has it next, if the one that looks dies, is to pause it.
-        let claimed = store.claim_as(store.other, "r", ClaimHow::AsItIs).await;
-        let Claimed::Yes(opened) = claimed else { panic!("{claimed:?}") };
-        assert_eq!(opened.inbox.messages.len(), 1);
-        store.fence(store.other, Fence::Dead).await.unwrap();
-        assert_eq!(store.bodies("r").await, [MessageBody::Pause]);
+        // Whoever has it next, if the one that looks dies, or wants to terminate it, is to pause it.
+        for how in [ClaimHow::AsItIs, ClaimHow::Seize] {
+            let session = store.begin_session(&owner(4), LEASE).await.unwrap();
+            let claimed = store.claim_as(session, "r", how).await;
+            let Claimed::Yes(opened) = claimed else { panic!("{claimed:?}") };
+            assert_eq!(opened.inbox.messages.len(), 1);
+            store.fence(session, Fence::Dead).await.unwrap();
+            assert_eq!(store.bodies("r").await, [MessageBody::Pause]);
+            let opened = store.opened(store.other, "r").await;
+            let consumed = opened.inbox.messages.iter().map(|message| message.id).collect();
+            let next = Next::Pause;
+            let again = Append::new(id("r"), store.other, opened.epoch, Timestamp(0), next);
+            store.append(Append { consumed, ..again }).await.unwrap();
+            assert!(store.bodies("r").await.is_empty());
+        }
         // Whoever wants it to go on has it without that.
         let third = store.begin_session(&owner(3), LEASE).await.unwrap();
         let claimed = store.claim_as(third, "r", ClaimHow::Asked).await;
@@ -1231,8 +1256,26 @@ pub async fn what_a_program_gives_out_is_numbered_by_the_store(stores: Vec<Shop>
         assert_eq!(published(None, None, 1).await, [one]);
         assert_eq!(published(None, Some(1), 9).await, [two]);
         assert_eq!(published(Some("other"), None, 9).await, []);
+        let other = Emission::State { key: "b".to_owned(), value: Json::string("of b"), at: Timestamp(2) };
+        store.append(Append { emissions: vec![other], ..store.with("r", None) }).await.unwrap();
+        let latest = async |key, after, limit| {
+            let found = store.latest(&id("r"), key, after, limit).await.unwrap();
+            found
+                .into_iter()
+                .map(|value| (value.key, value.number, value.at, value.value))
+                .collect::<Vec<_>>()
+        };
+        let of_b = ("b".to_owned(), 5, Timestamp(2), Json::string("of b"));
+        let of_k = ("k".to_owned(), 4, Timestamp(1), Json::string("two"));
+        assert_eq!(latest(None, None, 9).await, [of_b.clone(), of_k.clone()], "by key");
+        assert_eq!(latest(None, None, 1).await, std::slice::from_ref(&of_b));
+        assert_eq!(latest(Some("k"), None, 9).await, std::slice::from_ref(&of_k));
+        assert_eq!(latest(None, Some(3), 9).await, [of_b.clone(), of_k]);
+        assert_eq!(latest(None, Some(4), 9).await, [of_b]);
+        assert_eq!(latest(Some("k"), Some(4), 9).await, []);
+        assert_eq!(latest(Some("other"), None, 9).await, []);
         let info = store.info("r").await;
-        assert_eq!((info.phase.as_deref(), info.emissions), (Some("p"), 5));
+        assert_eq!((info.phase.as_deref(), info.emissions), (Some("p"), 6));
     }
 }
 
@@ -1246,8 +1289,14 @@ pub async fn a_deleted_run_leaves_nothing_but_its_id(stores: Vec<Shop>) {
         store.append(Append { questions: vec![question(1)], ..store.with("r", None) }).await.unwrap();
         park(&store, "r", None, &[]).await;
         post(&store, "r", signal("s", Some("1"))).await;
+        let rate = Rate { per_minute: 60, burst: 1 };
+        let waits = |run, step| pass("provider:p", rate, run, step);
+        let turns = store.take_turns(vec![waits("r", 1), waits("r", 2), waits("s", 1)]).await.unwrap();
         let place = store.changes(0, 10).await.unwrap().last().unwrap().place;
         assert_eq!(store.delete(&run).await.unwrap(), Deleted::Yes);
+        // Turns of its steps are others'.
+        assert!(turns[1].is_some() && turns[1] < turns[2], "{turns:?}");
+        assert_eq!(store.take_turns(vec![waits("s", 2)]).await.unwrap(), [turns[1]]);
         assert_eq!(store.delete(&run).await.unwrap(), Deleted::NoSuchRun);
         assert_eq!(store.run(&run).await.unwrap(), None);
         assert!(store.questions(None, 10).await.unwrap().is_empty());
@@ -1349,7 +1398,9 @@ pub async fn runs_are_found_by_what_they_are_labelled_with_and_wait_for(stores: 
             park(&store, &format!("r{n}"), (n == 2).then_some(900), signals).await;
         }
         let found = async |filter: RunFilter| -> Vec<String> {
-            let runs = store.runs(RunFilter { patience_ms: Some(60_000), ..filter }).await.unwrap();
+            let filter = RunFilter { patience_ms: Some(60_000), ..filter };
+            let runs = store.runs(filter.clone()).await.unwrap();
+            assert_eq!(store.count_runs(filter).await.unwrap(), runs.len() as u64);
             runs.iter().map(|info| info.id.to_string()).collect()
         };
         let usual = RunFilter::default;
@@ -1472,6 +1523,10 @@ pub async fn tokens_acts_and_addresses_are_kept_and_work_once(stores: Vec<Shop>)
             found.push(used.await.unwrap());
         }
         assert_eq!(found, [Used::First, Used::Again, Used::Otherwise, Used::Again]);
+        store.release_use(address, other).await.unwrap();
+        assert_eq!(store.use_once(address, other).await.unwrap(), Used::Otherwise);
+        store.release_use(address, body).await.unwrap();
+        assert_eq!(store.use_once(address, other).await.unwrap(), Used::First);
     }
 }
 
@@ -1515,8 +1570,13 @@ pub async fn a_cursor_is_one_readers_and_moves_with_what_follows_from_the_commit
         let kept: Vec<_> =
             kept.iter().map(|one| (one.what.sink.as_str(), one.what.message.as_str())).collect();
         assert_eq!(kept, [("t", "m1"), ("s", "m1")]);
-        let cursor =
-            |at, is_held| Cursor { name: "s".to_owned(), place: last + 5, at: Timestamp(at), is_held };
+        let cursor = |at, is_held| Cursor {
+            name: "s".to_owned(),
+            place: last + 5,
+            at: Timestamp(at),
+            is_held,
+            holder: Some("a".to_owned()),
+        };
         assert_eq!(store.cursors().await.unwrap(), [cursor(1_000, true)]);
         // Whoever had it is gone, and another one goes on.
         store.at(1_100);
@@ -1526,6 +1586,7 @@ pub async fn a_cursor_is_one_readers_and_moves_with_what_follows_from_the_commit
         // One that is let go is the next one's at once.
         let go = Advance { hold_ms: 0, ..advance("b", last + 5, &[]) };
         assert!(store.advance_cursor(go).await.unwrap());
+        assert_eq!(store.cursors().await.unwrap()[0].holder, None);
         assert_eq!(store.hold_cursor("s", "a", 100).await.unwrap(), Some(last + 5));
         assert!(store.drop_cursor("s").await.unwrap());
         assert!(!store.drop_cursor("s").await.unwrap());
@@ -1591,5 +1652,224 @@ pub async fn a_delivery_is_tried_by_one_at_a_time_until_it_is_settled(stores: Ve
         store.append(Append { next: end, ..store.with("r", None) }).await.unwrap();
         assert_eq!(store.delete(&id("r")).await.unwrap(), Deleted::Yes);
         assert_eq!(store.deliveries(of_run, 9).await.unwrap(), []);
+    }
+}
+
+fn slot_ask(limits: &[(&str, u32)], used: u32, wants: u32, waited_ms: u64) -> SlotAsk {
+    SlotAsk {
+        limits: limits.iter().map(|(name, limit)| ((*name).to_owned(), *limit)).collect(),
+        used,
+        wants,
+        waited_ms,
+        calls: (0..used).map(|n| format!("r#{n}")).collect(),
+        waiting: (used..wants).map(|n| format!("r#{n}")).collect(),
+    }
+}
+
+pub async fn slots_are_shared_and_those_of_a_session_that_was_ended_are_free(stores: Vec<Shop>) {
+    const P: [(&str, u32); 1] = [("provider:p", 3)];
+    for store in stores {
+        store.at(1_000);
+        let (mine, other) = (store.mine, store.other);
+        assert_eq!(store.slots().await.unwrap(), []);
+        assert_eq!(store.share_slots(mine, vec![slot_ask(&P, 0, 2, 0)]).await.unwrap(), [2]);
+        assert_eq!(store.share_slots(other, vec![slot_ask(&P, 0, 2, 5)]).await.unwrap(), [1]);
+        // Asking again for the same gives the same.
+        assert_eq!(store.share_slots(mine, vec![slot_ask(&P, 2, 2, 0)]).await.unwrap(), [2]);
+        assert_eq!(store.share_slots(other, vec![slot_ask(&P, 1, 2, 5)]).await.unwrap(), [1]);
+        let known = store.slots().await.unwrap();
+        let of = |session| known.iter().find(|share| share.session == session).unwrap();
+        assert_eq!((of(mine).need.has, of(mine).used, of(mine).owner.clone()), (2, 2, owner(1)));
+        assert_eq!((of(other).need.has, of(other).need.wants, of(other).need.since), (1, 2, Timestamp(995)));
+        assert_eq!(
+            (&of(other).calls[..], &of(other).waiting[..]),
+            (&["r#0".to_owned()][..], &["r#1".to_owned()][..])
+        );
+        // What one gives back is the other's, without its asking. Limits of other names are other limits.
+        let elsewhere = slot_ask(&[("provider:q", 1)], 0, 1, 0);
+        assert_eq!(store.share_slots(mine, vec![slot_ask(&P, 1, 1, 0), elsewhere]).await.unwrap(), [1, 1]);
+        let known = store.slots().await.unwrap();
+        assert_eq!(known.iter().map(|share| share.need.has).sum::<u32>(), 4, "{known:?}");
+        assert_eq!(store.share_slots(other, vec![slot_ask(&P, 2, 2, 0)]).await.unwrap(), [2]);
+        // A limit that is smaller now lets nobody in; calls under way are not stopped.
+        assert_eq!(
+            store.share_slots(other, vec![slot_ask(&[("provider:p", 1)], 2, 3, 0)]).await.unwrap(),
+            [2]
+        );
+        // Whoever dies leaves his slots to others.
+        store.fence(other, Fence::Dead).await.unwrap();
+        assert_eq!(store.slots().await.unwrap().len(), 2);
+        assert_eq!(store.share_slots(mine, vec![slot_ask(&P, 1, 9, 0)]).await.unwrap(), [3]);
+        let late = store.share_slots(other, vec![slot_ask(&P, 2, 2, 0)]).await;
+        assert_eq!(late, Err(StoreError::SessionOver));
+        assert_eq!(store.share_slots(mine, Vec::new()).await.unwrap(), [0; 0]);
+        assert_eq!(store.slots().await.unwrap(), []);
+        store.share_slots(mine, vec![slot_ask(&P, 0, 9, 0)]).await.unwrap();
+        store.end_session(mine).await.unwrap();
+        assert_eq!(store.slots().await.unwrap(), []);
+    }
+}
+
+/// Numbers that look random, the same each time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (self.0 >> 33) % sides
+    }
+}
+
+pub async fn slots_are_given_out_by_one_rule(stores: Vec<Shop>) {
+    use wfhost_core::policy::share::{Need, share};
+    const SETS: [&[(&str, u32)]; 4] = [
+        &[("all", 6)],
+        &[("all", 6), ("provider:p", 3)],
+        &[("group:g", 2), ("provider:p", 3)],
+        &[("provider:q", 1)],
+    ];
+    for store in stores {
+        let mut dice = Dice(7);
+        let third = store.begin_session(&owner(3), LEASE).await.unwrap();
+        let sessions = [store.mine, store.other, third];
+        let mut model: BTreeMap<(SessionId, String), Need> = BTreeMap::new();
+        for round in 0..120 {
+            let now = Timestamp(1_000 + round * 10);
+            store.at(now.0);
+            let session = sessions[dice.roll(3) as usize];
+            let mut asks = Vec::new();
+            for limits in SETS {
+                let key = serde_json::to_string(limits).unwrap();
+                let had = model.remove(&(session, key.clone())).map_or(0, |need| need.has);
+                let used = had.saturating_sub(dice.roll(3) as u32);
+                let ask = slot_ask(limits, used, used + dice.roll(4) as u32, dice.roll(200));
+                if ask.wants > 0 {
+                    let since = Timestamp(now.0 - ask.waited_ms);
+                    let need = Need { limits: ask.limits.clone(), has: used, wants: ask.wants, since };
+                    model.insert((session, key), need);
+                    asks.push(ask);
+                }
+            }
+            let mut needs: Vec<Need> = model.values().cloned().collect();
+            share(&mut needs, now);
+            model.values_mut().zip(&needs).for_each(|(known, need)| known.clone_from(need));
+            let has = store.share_slots(session, asks.clone()).await.unwrap();
+            let known: Vec<Need> = store.slots().await.unwrap().into_iter().map(|share| share.need).collect();
+            assert_eq!(known, needs, "{store:?}, round {round}", store = store.store);
+            let expected = asks.iter().map(|ask| {
+                let own = model.iter().find(|((of, _), need)| *of == session && need.limits == ask.limits);
+                own.unwrap().1.has
+            });
+            assert_eq!(has, expected.collect::<Vec<_>>());
+        }
+    }
+}
+
+/// A call would like to begin.
+pub fn pass(name: &str, rate: Rate, run: &str, step: u64) -> TurnWord {
+    TurnWord::Pass { name: name.to_owned(), rate, run: id(run), step: Step(step) }
+}
+
+pub async fn a_turn_belongs_to_its_step_whichever_host_asks_for_it(stores: Vec<Shop>) {
+    let rate = Rate { per_minute: 60, burst: 2 };
+    for store in stores {
+        store.at(100_000);
+        let words = (1..=5).map(|step| pass("provider:p", rate, "r", step)).collect();
+        let at = |millis| Some(Timestamp(millis));
+        let turns = store.take_turns(words).await.unwrap();
+        assert_eq!(turns, [None, None, at(101_000), at(102_000), at(103_000)]);
+        let info = |waiting, next| TurnsInfo { name: "provider:p".to_owned(), waiting, next };
+        assert_eq!(store.turns().await.unwrap(), [info(3, at(101_000))]);
+        // Asked again, it is the same turn; another call goes behind them.
+        let words = vec![pass("provider:p", rate, "r", 4), pass("provider:p", rate, "s", 1)];
+        assert_eq!(store.take_turns(words).await.unwrap(), [at(102_000), at(104_000)]);
+        // What is given back is the next one's.
+        let release = TurnWord::Release { name: "provider:p".to_owned(), run: id("r"), step: Step(4) };
+        let turns = store.take_turns(vec![release, pass("provider:p", rate, "s", 2)]).await.unwrap();
+        assert_eq!(turns, [None, at(102_000)]);
+        store.at(101_000);
+        assert_eq!(store.take_turns(vec![pass("provider:p", rate, "r", 3)]).await.unwrap(), [None]);
+        // The provider asks to be left alone: all turns are later by that.
+        let block = TurnWord::Block { name: "provider:p".to_owned(), rate, millis: 10_000 };
+        let turns = store.take_turns(vec![block, pass("provider:p", rate, "r", 5)]).await.unwrap();
+        assert_eq!(turns, [None, at(113_000)]);
+        // A run that ends gives back all that it has.
+        store.take_turns(vec![TurnWord::ReleaseRun { run: id("s") }]).await.unwrap();
+        assert_eq!(store.turns().await.unwrap(), [info(1, at(113_000))]);
+    }
+}
+
+pub async fn turns_are_those_of_one_queue(stores: Vec<Shop>) {
+    use wfhost_core::policy::rate::Queue;
+    let rates = [Rate { per_minute: 120, burst: 1 }, Rate { per_minute: 6, burst: 3 }];
+    for store in stores {
+        let mut dice = Dice(11);
+        let mut model: [Queue<(RunId, Step)>; 2] = Default::default();
+        let mut now = 1_000_000;
+        for round in 0..150 {
+            // Calls that come in time, late, or much too late, and a clock that is set back.
+            now = match dice.roll(20) {
+                0 => now + 70_000,
+                1 => now - 30_000,
+                _ => now + dice.roll(1_500),
+            };
+            store.at(now);
+            let at = Timestamp(now);
+            let (mut words, mut expected) = (Vec::new(), Vec::new());
+            for _ in 0..=dice.roll(4) {
+                let (which, run, step) =
+                    (dice.roll(2) as usize, ["a", "b", "c"][dice.roll(3) as usize], dice.roll(6));
+                let (name, rate) = (["provider:p", "provider:q"][which].to_owned(), rates[which]);
+                let queue = &mut model[which];
+                let call = (id(run), Step(step));
+                let (word, answer) = match dice.roll(12) {
+                    0 | 1 => {
+                        queue.release(&call);
+                        (TurnWord::Release { name, run: call.0, step: call.1 }, None)
+                    }
+                    2 => {
+                        let millis = dice.roll(3_000);
+                        queue.block(Some(rate), at, at.after(millis));
+                        (TurnWord::Block { name, rate, millis }, None)
+                    }
+                    3 => {
+                        let first = (id(run), Step(0));
+                        model
+                            .iter_mut()
+                            .for_each(|queue| queue.release_from(&first, |(of, _)| *of == first.0));
+                        (TurnWord::ReleaseRun { run: first.0 }, None)
+                    }
+                    _ => (pass(&name, rate, run, step), queue.pass(&call, Some(rate), at).err()),
+                };
+                words.push(word);
+                expected.push(answer);
+            }
+            let turns = store.take_turns(words.clone()).await.unwrap();
+            assert_eq!(turns, expected, "{:?}, round {round}: {words:?}", store.store);
+        }
+        let waiting = |queue: &Queue<(RunId, Step)>| (queue.waiting().0 as u64, queue.waiting().1);
+        let known = store.turns().await.unwrap();
+        let known: Vec<_> = known.into_iter().map(|info| (info.waiting, info.next)).collect();
+        assert_eq!(known, model.iter().map(waiting).collect::<Vec<_>>());
+    }
+}
+
+pub async fn what_runs_need_besides_their_modules_is_kept_by_digest(stores: Vec<Shop>) {
+    const HOUR: u64 = BLOB_RENEWED_MS;
+    for store in stores {
+        store.at(10 * HOUR);
+        let one = store.put_blob(b"one").await.unwrap();
+        assert_eq!(one, Digest::of(b"one"));
+        let two = store.put_blob(b"two").await.unwrap();
+        assert_eq!(store.blob(one).await.unwrap().as_deref(), Some(&b"one"[..]));
+        assert_eq!(store.blob(Digest::of(b"three")).await.unwrap(), None);
+        // What is put again is there as if it had been put then.
+        store.at(13 * HOUR);
+        store.put_blob(b"two").await.unwrap();
+        assert!(store.has_blobs(Timestamp(12 * HOUR)).await.unwrap());
+        assert!(!store.has_blobs(Timestamp(10 * HOUR)).await.unwrap());
+        assert_eq!(store.delete_blobs(Timestamp(12 * HOUR), vec![one]).await.unwrap(), 0);
+        assert_eq!(store.delete_blobs(Timestamp(12 * HOUR), Vec::new()).await.unwrap(), 1);
+        assert_eq!((store.blob(one).await.unwrap(), store.blob(two).await.unwrap().is_some()), (None, true));
     }
 }

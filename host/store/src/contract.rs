@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use wfhost_core::policy::rate::Rate;
 use wfhost_core::{Digest, Epoch, Json, Machine, OnParentClose, Position, RunConfig, Step, Timestamp};
 
 use super::conformance::*;
@@ -120,7 +121,10 @@ async fn wake_ups_name_the_runs_that_something_was_sent_to() {
     assert_eq!(mem.wakes(&mut seen).await.unwrap(), [Wake::Gap]);
     create(&mem, "a", None).await.1.unwrap();
     post(&mem, "a", signal("s", None)).await;
-    assert_eq!(mem.wakes(&mut seen).await.unwrap(), [Wake::Run(id("a")), Wake::Due]);
+    // It is somebody's, so nothing is due.
+    assert_eq!(mem.wakes(&mut seen).await.unwrap(), [Wake::Run(id("a"))]);
+    enqueue(&mem, "d", None).await;
+    assert_eq!(mem.wakes(&mut seen).await.unwrap(), [Wake::Due]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -292,6 +296,13 @@ async fn costs(many: u64) -> Vec<(&'static str, u64)> {
         store.transcribe(&id("q0"), vec![line]).await.unwrap();
     }
 
+    let rate = Rate { per_minute: 60, burst: 1 };
+    let release =
+        |run: &str, step| TurnWord::Release { name: "provider:p".to_owned(), run: id(run), step: Step(step) };
+    let waits = (0..=many).map(|step| pass("provider:p", rate, "q0", step)).collect();
+    let given = store.take_turns(waits).await.unwrap();
+    store.take_turns((1..many).map(|step| release("q0", step)).collect()).await.unwrap();
+
     let mut costs = Vec::new();
     let mut begin = counted.load(Ordering::Relaxed);
     let mut took = |what| {
@@ -341,6 +352,11 @@ async fn costs(many: u64) -> Vec<(&'static str, u64)> {
     took("an end");
     store.keep(store.mine).await.unwrap();
     took("a renewal");
+    let turn = store.take_turns(vec![pass("provider:p", rate, "q1", 1)]).await.unwrap();
+    took("a turn that another call gave back");
+    assert_eq!(turn, [given[1]]);
+    store.take_turns(vec![release("q1", 1)]).await.unwrap();
+    took("a turn that is given back");
     costs
 }
 

@@ -79,9 +79,10 @@ use Kind::{Bytes, Flag, Int, Text};
 
 /// What there is, in the order in which it is copied. Numbers of runs are the same everywhere, as are places of
 /// commits, so that followers continue where they were.
-pub const TABLES: [Table; 20] = [
+pub const TABLES: [Table; 21] = [
     table("store", "identity", &[("identity", Text), ("secret", Bytes)]),
     table("modules", "digest", &[("digest", Bytes), ("name", Text), ("added_at", Int), ("bytes", Bytes)]),
+    table("blobs", "digest", &[("digest", Bytes), ("added_at", Int), ("bytes", Bytes)]),
     table(
         "runs",
         "run",

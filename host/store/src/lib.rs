@@ -25,6 +25,7 @@ mod contract;
 pub mod copy;
 mod cron;
 mod error;
+mod limits;
 mod mem;
 mod message;
 mod outbox;
@@ -50,6 +51,7 @@ pub use self::access::*;
 pub use self::append::*;
 pub use self::clock::{Clock, SystemClock};
 pub use self::error::StoreError;
+pub use self::limits::*;
 pub use self::mem::MemStore;
 pub use self::message::*;
 pub use self::outbox::*;
@@ -71,9 +73,15 @@ pub use wfhost_world::Owner;
 /// Writes that concern one run happen one after the other, whichever process makes them:
 /// what is posted is either seen by the append that parks or ends the run, or
 /// makes the run due, or is refused.
-pub trait Store: Sessions + Work + Journals + Mail + Views + Extras + Access + Outbox + fmt::Debug {}
+pub trait Store:
+    Sessions + Work + Journals + Mail + Views + Extras + Access + Outbox + Limits + fmt::Debug
+{
+}
 
-impl<T: Sessions + Work + Journals + Mail + Views + Extras + Access + Outbox + fmt::Debug> Store for T {}
+impl<T> Store for T where
+    T: Sessions + Work + Journals + Mail + Views + Extras + Access + Outbox + Limits + fmt::Debug
+{
+}
 
 /// Who may write: hosts, each for as long as it renews its session.
 pub trait Sessions: Send + Sync {
@@ -204,8 +212,8 @@ pub trait Journals: Send + Sync {
     /// changed, if somebody advances it or its journal has another end.
     fn rebuild(&self, run: Rebuilt) -> BoxFuture<'_, Result<bool>>;
 
-    /// Removes a run with everything that belongs to it. Its id is not given
-    /// to another one. Earlier rounds of a run that has not ended are kept:
+    /// Removes a run with everything that belongs to it; turns that its steps wait
+    /// for are given back. Its id is not given to another one. Earlier rounds of a run that has not ended are kept:
     /// what is sent to them is passed on.
     fn delete<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Deleted>>;
 }
@@ -232,6 +240,9 @@ pub trait Views: Send + Sync {
 
     /// Runs, newest first. [`StoreError::TooLong`] if that takes longer than the filter has patience.
     fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Vec<RunInfo>>>;
+
+    /// How many runs that would be, at most the filter's limit. [`StoreError::TooLong`] as for them.
+    fn count_runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<u64>>;
 
     /// How many runs are in each state; states without any may be left out.
     fn counts(&self) -> BoxFuture<'_, Result<Vec<(RunState, u64)>>>;
@@ -280,6 +291,16 @@ pub trait Views: Send + Sync {
     /// What a run has published: the latest value of each key, by key.
     fn state<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Vec<(String, Json)>>>;
 
+    /// What a run has published, with a number greater than `after`: the latest value of one key, or of each, by
+    /// key. The values before are not read.
+    fn latest<'a>(
+        &'a self,
+        run: &'a RunId,
+        key: Option<&'a str>,
+        after: Option<u64>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Published>>>;
+
     /// What a run has published with a number greater than `after`, of one key
     /// or of all, in order.
     fn published<'a>(
@@ -298,6 +319,10 @@ pub trait Views: Send + Sync {
         filter: TranscriptFilter,
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<TranscriptLine>>>;
+
+    /// The number of the last line of a run's transcript, of whichever kind; 0 if there is none. All with smaller
+    /// numbers can be read, too.
+    fn transcript_end<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<u64>>;
 
     /// The payload of the last heartbeat that was kept of a step.
     fn last_heartbeat<'a>(&'a self, run: &'a RunId, step: Step) -> BoxFuture<'a, Result<Option<String>>>;
@@ -323,6 +348,22 @@ pub trait Extras: Send + Sync {
     /// Removes modules that no run is executed with and that were added before
     /// `before`. Gives how many.
     fn delete_unused_modules(&self, before: Timestamp) -> BoxFuture<'_, Result<usize>>;
+
+    /// Keeps bytes that runs need besides their modules under their BLAKE3 digest. Putting them again changes
+    /// nothing but when they were added, if that was longer ago than [`BLOB_RENEWED_MS`].
+    fn put_blob<'a>(&'a self, bytes: &'a [u8]) -> BoxFuture<'a, Result<Digest>>;
+
+    /// Such bytes. [`StoreError::Damaged`] if they do not have this digest any more.
+    fn blob(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Vec<u8>>>>;
+
+    /// Whether any were added before `before`. A store that cannot tell says so of any.
+    fn has_blobs(&self, before: Timestamp) -> BoxFuture<'_, Result<bool>> {
+        let _ = before;
+        Box::pin(std::future::ready(Ok(true)))
+    }
+
+    /// Removes those that were added before `before`, except for some. Gives how many.
+    fn delete_blobs(&self, before: Timestamp, except: Vec<Digest>) -> BoxFuture<'_, Result<usize>>;
 
     /// Adds to the transcripts of a run. Nothing happens if the run is gone.
     fn transcribe<'a>(&'a self, run: &'a RunId, lines: Vec<NewTranscript>) -> BoxFuture<'a, Result<()>>;
@@ -371,6 +412,10 @@ pub trait Extras: Send + Sync {
 pub type SharedStore = Arc<dyn Store>;
 
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// Bytes that are put again count as added anew if they were added longer ago than this, in milliseconds. So one who
+/// removes what was added before that, and that no run needs, takes nothing from a run that begins at this moment.
+pub const BLOB_RENEWED_MS: u64 = 3_600_000;
 
 /// What kept answers take together at most, in bytes.
 pub const KEPT_ANSWERS_BYTES: u64 = 1 << 30;

@@ -13,6 +13,8 @@ pub struct Cursor {
     pub at: Timestamp,
     /// Whether a host reads behind it now.
     pub is_held: bool,
+    /// Who took it last, and has not let it go.
+    pub holder: Option<String>,
 }
 
 /// How far a cursor goes on.

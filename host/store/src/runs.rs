@@ -161,8 +161,8 @@ pub enum ClaimHow {
     AsItIs,
     /// Also those that failed or were cancelled.
     Reopen,
-    /// Any that has not ended, also one that another session has: what that one appends from then on
-    /// is stale. For terminating a run.
+    /// As it is, also if another session has it: what that one appends from then on is stale. For
+    /// terminating a run.
     Seize,
 }
 
@@ -191,7 +191,7 @@ pub struct Opened {
     pub run: RunId,
     pub session: SessionId,
     pub epoch: Epoch,
-    /// Claims since the run came forward last that were not given up in order, this one included.
+    /// Sessions that had the run since it came forward last and did not give it up in order, this one included.
     pub starts: u32,
     /// The module that it is executed with.
     pub module: Digest,
@@ -553,6 +553,8 @@ impl WaitsFor {
 #[derive(Clone, PartialEq, Debug)]
 pub struct RunFilter {
     pub states: Vec<RunState>,
+    /// Only these runs.
+    pub ids: Option<Vec<RunId>>,
     pub workflow: Option<String>,
     /// Only runs of this project.
     pub project: Option<String>,
@@ -593,6 +595,7 @@ impl Default for RunFilter {
     fn default() -> Self {
         Self {
             states: Vec::new(),
+            ids: None,
             workflow: None,
             project: None,
             labels: Vec::new(),

@@ -9,6 +9,8 @@ pub enum Wake {
     Run(RunId),
     /// A run or a schedule may be due.
     Due,
+    /// A session of this host was given slots: see [`Limits`].
+    Limits,
     /// It is not known what happened: everything has to be looked at.
     Gap,
 }
@@ -20,4 +22,6 @@ pub struct Seen {
     pub version: Option<u64>,
     /// The last message.
     pub message: i64,
+    /// How many of the next looks follow each other quickly, because something was sent a moment ago.
+    pub soon: u8,
 }

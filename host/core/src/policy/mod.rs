@@ -8,4 +8,5 @@ pub mod limits;
 pub mod providers;
 pub mod rate;
 pub mod retry;
+pub mod share;
 pub mod structured;

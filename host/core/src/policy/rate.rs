@@ -1,6 +1,6 @@
 //! How many calls may begin in a length of time, and when each has its turn.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::Timestamp;
 
@@ -15,12 +15,13 @@ pub struct Rate {
 }
 
 impl Rate {
-    fn interval_us(self) -> u64 {
+    /// The time from one call to the next.
+    pub fn interval_us(self) -> u64 {
         60_000_000 / u64::from(self.per_minute.max(1))
     }
 
     /// How much of the rate may be used at once, as a length of time.
-    fn allowance_us(self) -> u64 {
+    pub fn allowance_us(self) -> u64 {
         self.interval_us().saturating_mul(u64::from(self.burst.max(1)))
     }
 }
@@ -40,11 +41,11 @@ const SET_BACK_US: u64 = 1_000_000;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Turn {
     /// When the bucket is full again behind it, on the clock of the turns. Unique among turns.
-    full_at_us: u64,
+    pub full_at_us: u64,
     /// On the same clock.
-    at_us: u64,
+    pub at_us: u64,
     /// How much of the bucket it takes.
-    interval_us: u64,
+    pub interval_us: u64,
 }
 
 /// The turns at a provider, in the order of asking. A token bucket (the
@@ -58,15 +59,15 @@ pub struct Turn {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Turns {
     /// When the bucket will be full again.
-    full_at_us: u64,
+    pub full_at_us: u64,
     /// By how much the clock of the turns is behind that of the world.
-    behind_us: i128,
+    pub behind_us: i128,
     /// The end of the last block, in microseconds since 1970.
-    blocked_until_us: u64,
+    pub blocked_until_us: u64,
     /// The latest time that was asked for.
-    seen_us: u64,
+    pub seen_us: u64,
     /// Turns that nobody wants any more, and that are not the last ones.
-    returned: BTreeSet<Turn>,
+    pub returned: BTreeSet<Turn>,
 }
 
 impl Turns {
@@ -78,11 +79,21 @@ impl Turns {
             return Turn { full_at_us: 0, at_us: earliest_us, interval_us: 0 };
         };
         while let Some(turn) = self.returned.pop_first() {
-            // One that was given back and has passed is lost.
-            if turn.at_us >= earliest_us {
+            if !self.has_passed(turn, now) {
                 return turn;
             }
         }
+        self.take_last(rate, now)
+    }
+
+    /// Whether a turn that was given back is lost: nobody can be in time for it.
+    pub fn has_passed(&self, turn: Turn, now: Timestamp) -> bool {
+        turn.at_us < self.earliest_us(now)
+    }
+
+    /// The turn behind all that were given out, for a call that asks at `now`.
+    pub fn take_last(&mut self, rate: Rate, now: Timestamp) -> Turn {
+        let earliest_us = self.earliest_us(now);
         let interval_us = rate.interval_us();
         let full_at_us = self.full_at_us.max(earliest_us).saturating_add(interval_us);
         self.full_at_us = full_at_us;
@@ -98,9 +109,14 @@ impl Turns {
 
     /// Whether it is too late for a turn: late calls that all went at once would be too many.
     pub fn has_lapsed(&self, turn: Turn, rate: Option<Rate>, now: Timestamp) -> bool {
-        let allowance_us = rate.map_or(0, Rate::allowance_us);
-        let late_us = allowance_us.clamp(LATE_US, LATE_AT_MOST_US);
-        self.at(turn).after(late_us / 1_000) < now
+        self.at(turn).after(late_us(rate) / 1_000) < now
+    }
+
+    /// Turns of this rate that have lapsed are full at this time or before, on the clock of the turns: behind it none
+    /// has to be looked for.
+    pub fn lapsed_until_us(&self, rate: Rate, now: Timestamp) -> u64 {
+        let until_us = self.of_turns(micros(now)).saturating_sub(late_us(Some(rate)));
+        until_us.saturating_add(rate.allowance_us())
     }
 
     /// Gives back a turn that was not made use of. Those who got later ones keep them.
@@ -109,13 +125,20 @@ impl Turns {
             return;
         }
         self.returned.insert(turn);
-        // The last ones have nobody behind them.
         while let Some(last) = self.returned.last().copied()
-            && last.full_at_us == self.full_at_us
+            && self.take_back(last)
         {
             self.returned.pop_last();
-            self.full_at_us = last.full_at_us.saturating_sub(last.interval_us);
         }
+    }
+
+    /// Takes back a turn that nobody wants, if nobody has one behind it. Whether it was so.
+    pub fn take_back(&mut self, turn: Turn) -> bool {
+        let is_last = turn.full_at_us == self.full_at_us;
+        if is_last {
+            self.full_at_us = turn.full_at_us.saturating_sub(turn.interval_us);
+        }
+        is_last
     }
 
     /// The provider asks to be left alone until then: no turn is before, and
@@ -168,6 +191,84 @@ impl Turns {
         self.blocked_until_us = self.blocked_until_us.saturating_sub(back_us);
         self.seen_us = now_us;
     }
+}
+
+/// The turns at one provider that were given to calls which are to come again, by what tells these apart.
+#[derive(Clone, Debug)]
+pub struct Queue<K> {
+    turns: Turns,
+    held: BTreeMap<K, Turn>,
+    in_order: BTreeSet<(Turn, K)>,
+}
+
+impl<K> Default for Queue<K> {
+    fn default() -> Self {
+        Self { turns: Turns::default(), held: BTreeMap::new(), in_order: BTreeSet::new() }
+    }
+}
+
+impl<K: Ord + Clone> Queue<K> {
+    /// Whether a call may begin at `now`; else when its turn is. It keeps its turn until it comes back.
+    pub fn pass(&mut self, call: &K, rate: Option<Rate>, now: Timestamp) -> Result<(), Timestamp> {
+        self.turns.see(now);
+        // Those who did not come.
+        while let Some((turn, _)) = self.in_order.first()
+            && self.turns.has_lapsed(*turn, rate, now)
+            && let Some((_, call)) = self.in_order.pop_first()
+        {
+            self.held.remove(&call);
+        }
+        let turn = match self.held.get(call) {
+            Some(turn) => *turn,
+            None if self.turns.is_open(rate, now) => return Ok(()),
+            None => self.turns.take(rate, now),
+        };
+        let at = self.turns.at(turn);
+        if at > now {
+            self.held.insert(call.clone(), turn);
+            self.in_order.insert((turn, call.clone()));
+            return Err(at);
+        }
+        self.forget(call);
+        Ok(())
+    }
+
+    fn forget(&mut self, call: &K) -> Option<Turn> {
+        let turn = self.held.remove(call)?;
+        self.in_order.remove(&(turn, call.clone()));
+        Some(turn)
+    }
+
+    /// A call does not wait for its turn any more.
+    pub fn release(&mut self, call: &K) {
+        if let Some(turn) = self.forget(call) {
+            self.turns.give_back(turn);
+        }
+    }
+
+    /// Does the same for several calls, which costs least when the last ones come first.
+    pub fn release_from(&mut self, first: &K, is_meant: impl Fn(&K) -> bool) {
+        let meant = self.held.range(first..).map(|(call, _)| call).take_while(|call| is_meant(call));
+        let meant: Vec<K> = meant.cloned().collect();
+        for call in meant.iter().rev() {
+            self.release(call);
+        }
+    }
+
+    /// The provider asks to be left alone until then.
+    pub fn block(&mut self, rate: Option<Rate>, now: Timestamp, until: Timestamp) {
+        self.turns.block(rate, now, until);
+    }
+
+    /// How many calls have turns that they wait for, and when the first of these is.
+    pub fn waiting(&self) -> (usize, Option<Timestamp>) {
+        (self.held.len(), self.in_order.first().map(|(turn, _)| self.turns.at(*turn)))
+    }
+}
+
+/// How much later a turn may be used.
+fn late_us(rate: Option<Rate>) -> u64 {
+    rate.map_or(0, Rate::allowance_us).clamp(LATE_US, LATE_AT_MOST_US)
 }
 
 fn micros(at: Timestamp) -> u64 {
@@ -294,6 +395,23 @@ mod tests {
         }
 
         #[test]
+        fn what_has_lapsed_is_found(
+            per_minute in 1_u32..2_000, burst in 1_u32..400, steps in prop::collection::vec(0_u64..90_000, 1..40),
+        ) {
+            let rate = Rate { per_minute, burst };
+            let mut turns = Turns::default();
+            let (mut now, mut given) = (1_000_000, Vec::new());
+            for step in steps {
+                now += step;
+                turns.block(Some(rate), Timestamp(now), Timestamp(now + step % 7));
+                given.push(turns.take(Some(rate), Timestamp(now)));
+                let until_us = turns.lapsed_until_us(rate, Timestamp(now));
+                let lapsed = given.iter().filter(|turn| turns.has_lapsed(**turn, Some(rate), Timestamp(now)));
+                prop_assert!(lapsed.into_iter().all(|turn| turn.full_at_us <= until_us));
+            }
+        }
+
+        #[test]
         fn nothing_overflows(per_minute: u32, burst: u32, times in prop::collection::vec(any::<u64>(), 1..20)) {
             let rate = Some(Rate { per_minute, burst });
             let mut turns = Turns::default();
@@ -302,6 +420,7 @@ mod tests {
                 turns.block(rate, Timestamp(pair[0]), Timestamp(pair[1]));
                 turns.at(turn);
                 turns.has_lapsed(turn, rate, Timestamp(pair[1]));
+                turns.lapsed_until_us(Rate { per_minute, burst }, Timestamp(pair[1]));
                 turns.give_back(turn);
             }
         }

@@ -78,4 +78,13 @@ impl Access for MemStore {
             })
         })
     }
+
+    fn release_use(&self, token: Digest, body: Digest) -> BoxFuture<'_, Result<()>> {
+        self.change(|data| {
+            if data.used.get(&token) == Some(&body) {
+                data.used.remove(&token);
+            }
+            Ok(())
+        })
+    }
 }

@@ -161,8 +161,7 @@ impl Data {
         let place = self.commits.iter().rposition(|(of, _)| of == run).map(|index| index as u64 + 1);
         let run = self.run_mut(run)?;
         let (was, waited) = (run.info.state, run.info.waiting.take());
-        run.session = Some(session);
-        run.starts += 1;
+        run.starts += u32::from(run.session.replace(session) != Some(session));
         run.stopping &= !was.is_final();
         run.info.epoch.0 += 1;
         run.info.state = RunState::Running;

@@ -50,6 +50,33 @@ impl Extras for MemStore {
         })
     }
 
+    fn put_blob<'a>(&'a self, bytes: &'a [u8]) -> BoxFuture<'a, Result<Digest>> {
+        self.change(|data| {
+            let (digest, now) = (Digest::of(bytes), self.clock.now());
+            let (added_at, _) = data.blobs.entry(digest).or_insert_with(|| (now, bytes.into()));
+            if added_at.after(BLOB_RENEWED_MS) < now {
+                *added_at = now;
+            }
+            Ok(digest)
+        })
+    }
+
+    fn blob(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Vec<u8>>>> {
+        self.look(|data| data.blobs.get(&digest).map(|(_, bytes)| bytes.to_vec()))
+    }
+
+    fn has_blobs(&self, before: Timestamp) -> BoxFuture<'_, Result<bool>> {
+        self.look(|data| data.blobs.values().any(|(added_at, _)| *added_at < before))
+    }
+
+    fn delete_blobs(&self, before: Timestamp, except: Vec<Digest>) -> BoxFuture<'_, Result<usize>> {
+        self.change(|data| {
+            let all = data.blobs.len();
+            data.blobs.retain(|digest, (added_at, _)| *added_at >= before || except.contains(digest));
+            Ok(all - data.blobs.len())
+        })
+    }
+
     fn transcribe<'a>(&'a self, run: &'a RunId, lines: Vec<NewTranscript>) -> BoxFuture<'a, Result<()>> {
         self.change(|data| {
             let first = data.transcribed + 1;

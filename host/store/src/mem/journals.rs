@@ -267,6 +267,7 @@ impl Journals for MemStore {
                 }
                 data.cancel_children(run, None, now);
             }
+            data.release_turns(run);
             data.deleted.push(run.clone());
             data.deliveries.retain(|delivery| delivery.what.run != *run);
             let chain = gone.links.chain.clone().unwrap_or_else(|| run.clone());

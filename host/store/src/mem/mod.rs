@@ -5,6 +5,7 @@ mod access;
 mod data;
 mod extras;
 mod journals;
+mod limits;
 mod outbox;
 mod views;
 mod work;
@@ -50,6 +51,7 @@ struct Begun {
 #[derive(Debug, Default)]
 struct Data {
     modules: HashMap<Digest, (ModuleInfo, Arc<[u8]>)>,
+    blobs: HashMap<Digest, (Timestamp, Arc<[u8]>)>,
     sessions: BTreeMap<SessionId, Begun>,
     /// How many sessions were begun.
     begun: u64,
@@ -76,7 +78,10 @@ struct Data {
     /// How many deliveries there were.
     delivered: u64,
     /// Counts claims of what is due.
-    turns: usize,
+    looks: usize,
+    /// By session and limits.
+    slots: Vec<SlotShare>,
+    turns: limits::Queues,
 }
 
 /// How far the commits were read, and who reads them until when.
@@ -132,6 +137,7 @@ impl Data {
     /// Ends a session. Gives how many runs it had.
     fn fence(&mut self, session: SessionId) -> u64 {
         self.sessions.remove(&session);
+        self.slots.retain(|share| share.session != session);
         let mut count = 0;
         for run in self.runs.iter_mut().filter(|run| run.session == Some(session)) {
             run.session = None;
@@ -164,6 +170,14 @@ impl MemStore {
         let (name, size) = (name.to_owned(), bytes.len() as u64);
         let info = ModuleInfo { digest, name, bytes: size, added_at: self.clock.now() };
         data.modules.entry(digest).or_insert_with(|| (info, Arc::clone(bytes)));
+    }
+
+    /// The state of the latest round of a run, without a copy of all that is known of it.
+    pub fn state_of_latest(&self, run: &RunId) -> Option<RunState> {
+        let data = self.data.lock().unwrap_or_else(PoisonError::into_inner);
+        let rounds = |known: &&Run| known.info.links.chain.as_ref() == Some(run);
+        let latest = data.runs.iter().rev().find(rounds).or_else(|| data.run(run));
+        latest.map(|run| run.info.state)
     }
 
     fn look<T: Send + 'static>(&self, look: impl FnOnce(&Data) -> T) -> BoxFuture<'_, Result<T>> {

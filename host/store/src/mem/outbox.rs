@@ -76,6 +76,7 @@ impl Outbox for MemStore {
                 place: reading.place,
                 at: reading.at,
                 is_held: reading.holder.is_some() && reading.until > now,
+                holder: reading.holder.clone(),
             });
             cursors.collect()
         })

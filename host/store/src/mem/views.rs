@@ -25,6 +25,7 @@ impl Views for MemStore {
             let wanted = |run: &&Run| {
                 let info = &run.info;
                 (filter.states.is_empty() || filter.states.contains(&info.state))
+                    && filter.ids.as_ref().is_none_or(|ids| ids.contains(&info.id))
                     && filter.workflow.as_ref().is_none_or(|workflow| info.workflow == *workflow)
                     && filter.project.as_ref().is_none_or(|project| info.project.as_ref() == Some(project))
                     && filter.labels.iter().all(|label| info.labels.contains(label))
@@ -47,6 +48,10 @@ impl Views for MemStore {
             let newest_first = data.runs[..end].iter().rev().filter(wanted).take(filter.limit);
             newest_first.map(|run| data.info(run, self.clock.as_ref())).collect()
         })
+    }
+
+    fn count_runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<u64>> {
+        async move { Ok(self.runs(filter).await?.len() as u64) }.boxed()
     }
 
     fn counts(&self) -> BoxFuture<'_, Result<Vec<(RunState, u64)>>> {
@@ -174,6 +179,22 @@ impl Views for MemStore {
         })
     }
 
+    fn latest<'a>(
+        &'a self,
+        run: &'a RunId,
+        key: Option<&'a str>,
+        after: Option<u64>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Published>>> {
+        self.look(|data| {
+            let published = data.run(run).into_iter().flat_map(|run| &run.published);
+            let wanted = published.filter(|published| key.is_none_or(|key| published.key == key));
+            let latest: BTreeMap<_, _> = wanted.map(|published| (&published.key, published)).collect();
+            let new = latest.into_values().filter(|last| after.is_none_or(|after| last.number > after));
+            new.take(limit).cloned().collect()
+        })
+    }
+
     fn published<'a>(
         &'a self,
         run: &'a RunId,
@@ -206,6 +227,10 @@ impl Views for MemStore {
             });
             wanted.take(limit).cloned().collect()
         })
+    }
+
+    fn transcript_end<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<u64>> {
+        self.look(|data| data.run(run).and_then(|run| run.transcript.last()).map_or(0, |line| line.number))
     }
 
     fn last_heartbeat<'a>(&'a self, run: &'a RunId, step: Step) -> BoxFuture<'a, Result<Option<String>>> {

@@ -36,7 +36,7 @@ impl Work for MemStore {
             if let Some(found) = data.run_mut(run) {
                 match how {
                     ClaimHow::Asked | ClaimHow::Reopen => found.drop_pauses(),
-                    ClaimHow::AsItIs if found.info.state == RunState::Paused => {
+                    ClaimHow::AsItIs | ClaimHow::Seize if found.info.state == RunState::Paused => {
                         found.take(id, self.clock.now(), MessageBody::Pause);
                         data.inbox = id.0;
                     }
@@ -73,11 +73,11 @@ impl Work for MemStore {
         }
         self.change(|data| {
             data.check_session(session)?;
-            data.turns += 1;
+            data.looks += 1;
             let (due, next_in_ms) = look(data);
             let (new, begun): (Vec<_>, Vec<_>) =
                 due.into_iter().partition(|(_, state, _)| *state == RunState::Queued);
-            let share = share_of_new(limit, data.turns - 1).min(new.len());
+            let share = share_of_new(limit, data.looks - 1).min(new.len());
             let begun: Vec<_> = begun.into_iter().take(limit - share).collect();
             let room = limit - begun.len();
             let runs: Vec<_> = begun
@@ -140,7 +140,7 @@ impl Work for MemStore {
         async move {
             let Some(version) = seen.version else {
                 let last = self.data.lock().unwrap_or_else(PoisonError::into_inner).inbox;
-                *seen = Seen { version: Some(self.commits()), message: last };
+                *seen = Seen { version: Some(self.commits()), message: last, soon: 0 };
                 return Ok(vec![Wake::Gap]);
             };
             let now = loop {
@@ -154,8 +154,15 @@ impl Work for MemStore {
             let data = self.data.lock().unwrap_or_else(PoisonError::into_inner);
             let told =
                 data.runs.iter().filter(|run| run.inbox.iter().any(|message| message.id.0 > seen.message));
-            let wakes = told.map(|run| Wake::Run(run.info.id.clone())).chain([Wake::Due]).collect();
-            *seen = Seen { version: Some(now), message: data.inbox };
+            let mut wakes: Vec<_> = told.map(|run| Wake::Run(run.info.id.clone())).collect();
+            // As long as every run is somebody's or waits for no time, nobody has to look.
+            if !data.schedules.is_empty() || data.runs.iter().any(|run| run.info.due_at.is_some()) {
+                wakes.push(Wake::Due);
+            }
+            if data.slots.iter().any(|share| share.need.wants > share.used) {
+                wakes.push(Wake::Limits);
+            }
+            *seen = Seen { version: Some(now), message: data.inbox, soon: 0 };
             Ok(wakes)
         }
         .boxed()

@@ -90,6 +90,12 @@ pub(super) fn acts(c: &Connection, before: Option<u64>, limit: usize) -> Result<
     .collect()
 }
 
+pub(super) fn release_use(c: &Connection, token: Digest, body: Digest) -> WriteResult<()> {
+    c.prepare_cached("DELETE FROM callbacks WHERE token = ?1 AND body = ?2")?
+        .execute(params![token.0, body.0])?;
+    Ok(())
+}
+
 pub(super) fn use_once(c: &Connection, token: Digest, body: Digest, now: Timestamp) -> WriteResult<Used> {
     let known: Option<[u8; 32]> = c
         .prepare_cached("SELECT body FROM callbacks WHERE token = ?1")?

@@ -71,13 +71,14 @@ impl Taken {
     fn take(&mut self, c: &Connection, session: SessionId) -> Result<()> {
         c.prepare_cached(
             "UPDATE runs SET epoch = epoch + 1, session = ?2, state = 'running', wait_until = NULL,
-                             wait_for = NULL, people = 0, outcome = NULL, starts = starts + 1, due_at = NULL,
+                             wait_for = NULL, people = 0, outcome = NULL, starts = starts + (session IS NOT ?2), due_at = NULL,
                              trouble = NULL, stopping = iif(?3, 0, stopping)
              WHERE id = ?1",
         )?
         .execute(params![self.id, session.0 as i64, self.was.is_final()])?;
         self.epoch.0 += 1;
-        self.starts += 1;
+        // Whoever has it and begins again has not been brought down by it.
+        self.starts += u32::from(self.session != Some(session.0 as i64));
         self.session = Some(session.0 as i64);
         Ok(())
     }
@@ -121,7 +122,7 @@ pub(super) fn claim(
     }
     match how {
         ClaimHow::Asked | ClaimHow::Reopen => drop_pauses(c, found.id)?,
-        ClaimHow::AsItIs if found.was == RunState::Paused => {
+        ClaimHow::AsItIs | ClaimHow::Seize if found.was == RunState::Paused => {
             insert_message(c, found.id, clock.now(), &MessageBody::Pause)?;
         }
         ClaimHow::AsItIs | ClaimHow::Due | ClaimHow::Seize => {}
@@ -160,8 +161,8 @@ impl Filter {
         }
     }
 
-    /// The runs that are due, new ones or others.
-    fn find(&self, c: &Connection, wanted: &Wanted, new: bool, now: i64, limit: usize) -> Result<Vec<Taken>> {
+    /// Where new runs or others are found that are due some time, and which of them are wanted.
+    fn from(&self, wanted: &Wanted, new: bool) -> String {
         let (index, is) = if new { ("runs_new", "=") } else { ("runs_due", "<>") };
         let from = match wanted.families {
             None => format!("runs r INDEXED BY {index} WHERE"),
@@ -170,11 +171,13 @@ impl Filter {
                     .to_owned()
             }
         };
-        let sql = format!(
-            "SELECT {RUN} FROM {from} r.due_at NOT NULL AND r.due_at <= ?1 AND r.state {is} 'queued'{}
-             ORDER BY r.due_at LIMIT ?2",
-            self.sql
-        );
+        format!("{from} r.due_at NOT NULL AND r.state {is} 'queued'{}", self.sql)
+    }
+
+    /// The runs that are due, new ones or others.
+    fn find(&self, c: &Connection, wanted: &Wanted, new: bool, now: i64, limit: usize) -> Result<Vec<Taken>> {
+        let from = self.from(wanted, new);
+        let sql = format!("SELECT {RUN} FROM {from} AND r.due_at <= ?1 ORDER BY r.due_at LIMIT ?2");
         Ok(c.prepare_cached(&sql)?
             .query_map(params![now, limit as i64, self.projects, self.families, self.except], Taken::read)?
             .collect::<rusqlite::Result<Vec<_>>>()?)
@@ -183,19 +186,9 @@ impl Filter {
     /// When the next run is due that is not so `now`.
     fn next(&self, c: &Connection, wanted: &Wanted, now: i64) -> rusqlite::Result<Option<i64>> {
         let mut next = None::<i64>;
-        for (index, is) in [("runs_new", "="), ("runs_due", "<>")] {
-            let from = match wanted.families {
-                None => format!("runs r INDEXED BY {index} WHERE"),
-                Some(_) => {
-                    "json_each(?4) f CROSS JOIN runs r INDEXED BY runs_family_due WHERE r.root = f.value AND"
-                        .to_owned()
-                }
-            };
-            let sql = format!(
-                "SELECT r.due_at FROM {from} r.due_at NOT NULL AND r.due_at > ?1 AND r.state {is} 'queued'{}
-                 ORDER BY r.due_at LIMIT ?2",
-                self.sql
-            );
+        for new in [true, false] {
+            let from = self.from(wanted, new);
+            let sql = format!("SELECT r.due_at FROM {from} AND r.due_at > ?1 ORDER BY r.due_at LIMIT ?2");
             let due: Option<i64> = c
                 .prepare_cached(&sql)?
                 .query_row(params![now, 1, self.projects, self.families, self.except], |row| row.get(0))

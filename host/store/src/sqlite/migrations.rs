@@ -255,6 +255,31 @@ async fn a_database_of_format_8_keeps_all_and_has_an_outbox_that_begins_at_its_e
 }
 
 #[tokio::test]
+async fn a_database_of_format_9_keeps_all_and_shares_limits_with_processes_that_know_none() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("w.db");
+    let old = Connection::open(&path).unwrap();
+    MIGRATIONS[..9].iter().for_each(|migration| old.execute_batch(migration).unwrap());
+    old.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+    old.pragma_update(None, "user_version", 9).unwrap();
+    old.execute_batch("INSERT INTO cursors VALUES ('s', 7, 1, NULL, NULL)").unwrap();
+    let store: SharedStore = Arc::new(SqliteStore::open(&path, &SqliteOptions::default()).unwrap());
+    assert_eq!(store.cursors().await.unwrap()[0].place, 7);
+    let owner = Owner { host: "h".to_owned(), realm: "m b s".to_owned(), pid: 1, started: 1 };
+    let (one, other) = (
+        store.begin_session(&owner, 60_000).await.unwrap(),
+        store.begin_session(&owner, 60_000).await.unwrap(),
+    );
+    let ask = SlotAsk { limits: vec![("all".to_owned(), 1)], wants: 1, ..SlotAsk::default() };
+    assert_eq!(store.share_slots(one, vec![ask.clone()]).await.unwrap(), [1]);
+    assert_eq!(store.share_slots(other, vec![ask.clone()]).await.unwrap(), [0]);
+    // A process that was there before ends a session: it knows of no slots.
+    old.execute("DELETE FROM sessions WHERE id = ?1", [one.0 as i64]).unwrap();
+    assert_eq!(store.slots().await.unwrap().len(), 1);
+    assert_eq!(store.share_slots(other, vec![ask]).await.unwrap(), [1]);
+}
+
+#[tokio::test]
 async fn each_database_has_an_identity_of_its_own_and_keeps_it() {
     let dir = tempfile::TempDir::new().unwrap();
     let [old, new] = ["old.db", "new.db"].map(|name| dir.path().join(name));

@@ -9,6 +9,7 @@ pub(crate) mod costs;
 mod errors;
 mod inbox;
 mod journal;
+mod limits;
 #[cfg(test)]
 mod migrations;
 mod outbox;
@@ -39,7 +40,7 @@ use super::*;
 /// `wfho`, which tells our files from other programs'.
 const APPLICATION_ID: i32 = 0x7766_686f;
 /// Numbered migrations: the n-th makes format n of format n - 1.
-const MIGRATIONS: [&str; 9] = [
+const MIGRATIONS: [&str; 10] = [
     include_str!("schema.sql"),
     include_str!("schema-2.sql"),
     include_str!("schema-3.sql"),
@@ -49,6 +50,7 @@ const MIGRATIONS: [&str; 9] = [
     include_str!("schema-7.sql"),
     include_str!("schema-8.sql"),
     include_str!("schema-9.sql"),
+    include_str!("schema-10.sql"),
 ];
 
 /// What a commit survives.
@@ -82,6 +84,9 @@ const LOOKS_AT_TIME_EVERY: std::ffi::c_int = 4_000;
 
 /// How often is looked whether another process wrote something.
 const WATCH_EVERY: Duration = Duration::from_millis(10);
+/// The same, for this many looks after another process sent something to a run.
+const WATCH_SOON: Duration = Duration::from_millis(2);
+const WATCH_SOON_TIMES: u8 = 20;
 
 /// Removes the oldest answers beyond `bytes`.
 #[cfg(test)]
@@ -147,8 +152,7 @@ impl SqliteStore {
                 .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
                 .map_err(failed)?;
         }
-        let checkpointer = connect(path).map_err(failed)?;
-        let writer = Writer::new(text.clone(), connection, checkpointer).map_err(failed)?;
+        let writer = Writer::new(text.clone(), connection).map_err(failed)?;
         let files = Mutex::new((file_id(path), None));
         let (readers, clock, turns) = (Mutex::default(), Arc::clone(&options.clock), AtomicUsize::new(0));
         Ok(Self { writer, path: text, readers, clock, turns, files })
@@ -500,14 +504,18 @@ impl Work for SqliteStore {
                 if version != seen.version {
                     let (runs, last) = self.read_at_once(|c| read::addressed(c, seen.message))?;
                     let first = seen.version.is_none();
-                    *seen = Seen { version, message: last };
+                    // Messages often come in series, and their senders wait for answers.
+                    let soon = if runs.is_empty() { seen.soon } else { WATCH_SOON_TIMES };
+                    *seen = Seen { version, message: last, soon };
                     if first {
                         return Ok(vec![Wake::Gap]);
                     }
                     let runs = runs.into_iter().map(Wake::Run);
                     return Ok(runs.chain([Wake::Due]).collect());
                 }
-                tokio::time::sleep(WATCH_EVERY).await;
+                let wait = if seen.soon > 0 { WATCH_SOON } else { WATCH_EVERY };
+                seen.soon = seen.soon.saturating_sub(1);
+                tokio::time::sleep(wait).await;
             }
         }
         .boxed()
@@ -589,6 +597,17 @@ impl Views for SqliteStore {
         .boxed()
     }
 
+    fn count_runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<u64>> {
+        async move {
+            let work = |c: &Connection| read::count_runs(c, &filter);
+            match filter.patience_ms {
+                Some(millis) => self.read_within(millis, work),
+                None => self.read(work),
+            }
+        }
+        .boxed()
+    }
+
     fn counts(&self) -> BoxFuture<'_, Result<Vec<(RunState, u64)>>> {
         async move { self.read(read::counts) }.boxed()
     }
@@ -653,6 +672,16 @@ impl Views for SqliteStore {
         async move { self.read_at_once(|c| read::snapshot(c, run, self.clock.as_ref())) }.boxed()
     }
 
+    fn latest<'a>(
+        &'a self,
+        run: &'a RunId,
+        key: Option<&'a str>,
+        after: Option<u64>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Published>>> {
+        async move { self.read(|c| read::latest(c, run, key, after, limit)) }.boxed()
+    }
+
     fn published<'a>(
         &'a self,
         run: &'a RunId,
@@ -670,6 +699,10 @@ impl Views for SqliteStore {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<TranscriptLine>>> {
         async move { self.read(|c| read::transcript(c, run, &filter, limit)) }.boxed()
+    }
+
+    fn transcript_end<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<u64>> {
+        async move { self.read(|c| read::transcript_end(c, run)) }.boxed()
     }
 
     fn last_heartbeat<'a>(&'a self, run: &'a RunId, step: Step) -> BoxFuture<'a, Result<Option<String>>> {
@@ -697,7 +730,7 @@ impl Extras for SqliteStore {
             match bytes {
                 Some(bytes) if Digest::of(&bytes) != digest => Err(StoreError::Damaged {
                     place: self.path.clone(),
-                    reason: format!("module {digest} has other bytes than it had"),
+                    reason: format!("the content of module {digest} has changed"),
                 }),
                 bytes => Ok(bytes),
             }
@@ -719,6 +752,47 @@ impl Extras for SqliteStore {
 
     fn delete_unused_modules(&self, before: Timestamp) -> BoxFuture<'_, Result<usize>> {
         self.write(move |c| write::delete_unused_modules(c, before)).boxed()
+    }
+
+    fn put_blob<'a>(&'a self, bytes: &'a [u8]) -> BoxFuture<'a, Result<Digest>> {
+        async move {
+            let (digest, now) = (Digest::of(bytes), self.clock.now());
+            let lately = write::millis(Timestamp(now.0.saturating_sub(BLOB_RENEWED_MS)));
+            if self.read(|c| read::has_blob(c, digest, lately))? {
+                return Ok(digest);
+            }
+            let bytes = bytes.to_owned();
+            self.write(move |c| write::put_blob(c, digest, &bytes, now)).await?;
+            Ok(digest)
+        }
+        .boxed()
+    }
+
+    fn blob(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Vec<u8>>>> {
+        async move {
+            let bytes = self.read(|c| read::blob(c, digest))?;
+            match bytes {
+                Some(bytes) if Digest::of(&bytes) != digest => Err(StoreError::Damaged {
+                    place: self.path.clone(),
+                    reason: format!("the content stored under {digest} has changed"),
+                }),
+                bytes => Ok(bytes),
+            }
+        }
+        .boxed()
+    }
+
+    fn has_blobs(&self, before: Timestamp) -> BoxFuture<'_, Result<bool>> {
+        async move {
+            self.read(|c| {
+                c.prepare_cached("SELECT 1 FROM blobs WHERE added_at < ?1")?.exists([write::millis(before)])
+            })
+        }
+        .boxed()
+    }
+
+    fn delete_blobs(&self, before: Timestamp, except: Vec<Digest>) -> BoxFuture<'_, Result<usize>> {
+        self.write(move |c| write::delete_blobs(c, before, &except)).boxed()
     }
 
     fn transcribe<'a>(&'a self, run: &'a RunId, lines: Vec<NewTranscript>) -> BoxFuture<'a, Result<()>> {
@@ -830,6 +904,10 @@ impl Access for SqliteStore {
         let clock = Arc::clone(&self.clock);
         self.write(move |c| access::use_once(c, token, body, clock.now())).boxed()
     }
+
+    fn release_use(&self, token: Digest, body: Digest) -> BoxFuture<'_, Result<()>> {
+        self.write(move |c| access::release_use(c, token, body)).boxed()
+    }
 }
 
 impl Outbox for SqliteStore {
@@ -898,5 +976,25 @@ impl Outbox for SqliteStore {
 
     fn delete_old_deliveries(&self, before: Timestamp) -> BoxFuture<'_, Result<u64>> {
         self.write(move |c| outbox::delete_old_deliveries(c, before)).boxed()
+    }
+}
+
+impl Limits for SqliteStore {
+    fn share_slots(&self, session: SessionId, asks: Vec<SlotAsk>) -> BoxFuture<'_, Result<Vec<u32>>> {
+        let clock = Arc::clone(&self.clock);
+        self.write(move |c| limits::share_slots(c, session, &asks, clock.as_ref())).boxed()
+    }
+
+    fn slots(&self) -> BoxFuture<'_, Result<Vec<SlotShare>>> {
+        async move { self.read(|c| limits::slots(c, self.clock.as_ref())) }.boxed()
+    }
+
+    fn take_turns(&self, words: Vec<TurnWord>) -> BoxFuture<'_, Result<Vec<Option<Timestamp>>>> {
+        let clock = Arc::clone(&self.clock);
+        self.write(move |c| limits::take_turns(c, &words, clock.now())).boxed()
+    }
+
+    fn turns(&self) -> BoxFuture<'_, Result<Vec<TurnsInfo>>> {
+        async move { self.read(limits::turns) }.boxed()
     }
 }

@@ -59,7 +59,7 @@ pub(super) fn advance_cursor(c: &Connection, advance: &Advance, now: Timestamp) 
 
 pub(super) fn cursors(c: &Connection, now: Timestamp) -> Result<Vec<Cursor>> {
     c.prepare_cached(
-        "SELECT name, place, at, ifnull(until > ?1 AND holder NOT NULL, 0) FROM cursors ORDER BY name",
+        "SELECT name, place, at, ifnull(until > ?1 AND holder NOT NULL, 0), holder FROM cursors ORDER BY name",
     )?
     .query_map([millis(now)], |row| {
         Ok(Cursor {
@@ -67,6 +67,7 @@ pub(super) fn cursors(c: &Connection, now: Timestamp) -> Result<Vec<Cursor>> {
             place: row.get::<_, i64>(1)? as u64,
             at: time(row.get(2)?),
             is_held: row.get(3)?,
+            holder: row.get(4)?,
         })
     })?
     .collect()

@@ -88,6 +88,18 @@ pub(super) fn module(c: &Connection, digest: Digest) -> Result<Option<Vec<u8>>> 
         .optional()
 }
 
+pub(super) fn blob(c: &Connection, digest: Digest) -> Result<Option<Vec<u8>>> {
+    c.prepare_cached("SELECT bytes FROM blobs WHERE digest = ?1")?
+        .query_row([digest.0], |row| row.get(0))
+        .optional()
+}
+
+/// Whether a blob was added at or after that time.
+pub(super) fn has_blob(c: &Connection, digest: Digest, since: i64) -> Result<bool> {
+    c.prepare_cached("SELECT 1 FROM blobs WHERE digest = ?1 AND added_at >= ?2")?
+        .exists(params![digest.0, since])
+}
+
 /// The columns of [`module_row`].
 const MODULE: &str = "SELECT digest, name, length(bytes), added_at FROM modules";
 
@@ -437,6 +449,21 @@ pub(super) fn snapshot(c: &Connection, name: &RunId, clock: &dyn Clock) -> Resul
 }
 
 pub(super) fn runs(c: &Connection, filter: &RunFilter, clock: &dyn Clock) -> Result<Vec<RunInfo>> {
+    found(c, filter, |sql| sql, |row| run_info(row, clock))
+}
+
+pub(super) fn count_runs(c: &Connection, filter: &RunFilter) -> Result<u64> {
+    let count = |sql| format!("SELECT count(*) FROM ({sql})");
+    Ok(found(c, filter, count, |row| row.get::<_, i64>(0))?.into_iter().sum::<i64>() as u64)
+}
+
+/// What `about` makes of the query for the runs that a filter finds.
+fn found<T>(
+    c: &Connection,
+    filter: &RunFilter,
+    about: impl FnOnce(String) -> String,
+    read: impl FnMut(&SqlRow<'_>) -> Result<T>,
+) -> Result<Vec<T>> {
     let states: Vec<_> = filter.states.iter().map(|state| state.as_str()).collect();
     // The runs with a label are found by that: the others are not looked at.
     let (from, order) = match filter.labels.is_empty() {
@@ -447,7 +474,7 @@ pub(super) fn runs(c: &Connection, filter: &RunFilter, clock: &dyn Clock) -> Res
     // are there.
     let mut sql = format!(
         "{from} WHERE ?1 NOT NULL AND ?3 NOT NULL AND coalesce(?2, ?4, ?5, ?6, ?7, ?9, ?10, ?11, ?12, ?13, ?14, ?15,
-                                                               ?16, ?17, 0) NOT NULL"
+                                                               ?16, ?17, ?18, 0) NOT NULL"
     );
     let mut given = |is_given: bool, condition: &str| {
         if is_given {
@@ -458,6 +485,7 @@ pub(super) fn runs(c: &Connection, filter: &RunFilter, clock: &dyn Clock) -> Res
     // One alone is found by the index, in order.
     given(filter.states.len() == 1, "r.state = (?1 ->> 0)");
     given(filter.states.len() > 1, "r.state IN (SELECT value FROM json_each(?1))");
+    given(filter.ids.is_some(), "r.name IN (SELECT value FROM json_each(?18))");
     given(filter.workflow.is_some(), "r.workflow = ?2");
     given(!filter.labels.is_empty(), "w.key = (?3 ->> '$[0][0]') AND w.value = (?3 ->> '$[0][1]')");
     given(
@@ -498,7 +526,7 @@ pub(super) fn runs(c: &Connection, filter: &RunFilter, clock: &dyn Clock) -> Res
     given(filter.project.is_some(), "r.project = ?12");
     given(filter.top, "r.parent IS NULL");
     sql.push_str(&format!(" ORDER BY {order} DESC LIMIT ?8"));
-    c.prepare_cached(&sql)?
+    c.prepare_cached(&about(sql))?
         .query_map(
             params![
                 super::write::to_json(&states),
@@ -517,9 +545,10 @@ pub(super) fn runs(c: &Connection, filter: &RunFilter, clock: &dyn Clock) -> Res
                 filter.key,
                 filter.module.map(|digest| digest.0),
                 filter.text,
-                name
+                name,
+                filter.ids.as_ref().map(super::write::to_json)
             ],
-            |row| run_info(row, clock),
+            read,
         )?
         .collect()
 }
@@ -627,6 +656,14 @@ pub(super) fn family(c: &Connection, root: &RunId) -> Result<Family> {
     Ok(Family { budget: head.unwrap_or_default(), spent: spent.unwrap_or_default() })
 }
 
+pub(super) fn transcript_end(c: &Connection, run: &RunId) -> Result<u64> {
+    c.prepare_cached(
+        "SELECT coalesce(max(id), 0) FROM transcripts INDEXED BY transcripts_run
+         WHERE run = (SELECT id FROM runs WHERE name = ?1)",
+    )?
+    .query_row([run.as_str()], |row| Ok(row.get::<_, i64>(0)? as u64))
+}
+
 pub(super) fn last_heartbeat(c: &Connection, run: &RunId, step: Step) -> Result<Option<String>> {
     c.prepare_cached(
         "SELECT t.text FROM runs r JOIN transcripts t INDEXED BY transcripts_step ON t.run = r.id
@@ -709,14 +746,38 @@ pub(super) fn published(
     );
     let after = after.map_or(-1, |after| after as i64);
     c.prepare_cached(&sql)?
-        .query_map(params![run.as_str(), key, after, limit as i64], |row| {
-            Ok(Published {
-                number: row.get::<_, i64>(0)? as u64,
-                at: time(row, 1)?,
-                key: row.get(2)?,
-                value: json(row, 3)?,
-            })
-        })?
+        .query_map(params![run.as_str(), key, after, limit as i64], published_row)?
+        .collect()
+}
+
+fn published_row(row: &SqlRow<'_>) -> Result<Published> {
+    Ok(Published {
+        number: row.get::<_, i64>(0)? as u64,
+        at: time(row, 1)?,
+        key: row.get(2)?,
+        value: json(row, 3)?,
+    })
+}
+
+pub(super) fn latest(
+    c: &Connection,
+    run: &RunId,
+    key: Option<&str>,
+    after: Option<u64>,
+    limit: usize,
+) -> Result<Vec<Published>> {
+    let of_key = if key.is_some() { "AND key = ?2" } else { "AND ?2 IS NULL" };
+    // Of the values before, the index alone is read.
+    let sql = format!(
+        "WITH this AS (SELECT id FROM runs WHERE name = ?1),
+              newest AS (SELECT key, max(number) AS number FROM published WHERE run = (SELECT id FROM this) {of_key}
+                         GROUP BY key HAVING max(number) > ?3 ORDER BY key LIMIT ?4)
+         SELECT p.number, p.at, p.key, p.value FROM newest n
+         JOIN published p ON p.run = (SELECT id FROM this) AND p.key = n.key AND p.number = n.number ORDER BY p.key"
+    );
+    let after = after.map_or(-1, |after| after as i64);
+    c.prepare_cached(&sql)?
+        .query_map(params![run.as_str(), key, after, limit as i64], published_row)?
         .collect()
 }
 

@@ -105,6 +105,7 @@ pub(super) fn check(c: &Connection, id: SessionId) -> Result<()> {
 pub(super) fn fence(c: &Connection, id: i64) -> Result<u64> {
     let runs =
         c.prepare_cached("UPDATE runs SET session = NULL, due_at = 0 WHERE session = ?1")?.execute([id])?;
+    c.prepare_cached("DELETE FROM slots WHERE session = ?1")?.execute([id])?;
     c.prepare_cached("DELETE FROM sessions WHERE id = ?1")?.execute([id])?;
     Ok(runs as u64)
 }

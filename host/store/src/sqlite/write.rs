@@ -9,7 +9,7 @@ use super::append::{
 };
 use super::inbox::{cancel_children, drop_pauses, insert_message, tell_parent};
 use super::journal::{self, End, last_place};
-use super::{read, sessions};
+use super::{limits, read, sessions};
 use crate::{
     Clock, Created, Deleted, ImportedRun, KEPT_ANSWERS_BYTES, NewRun, NewTranscript, Published, Rebuilt,
     RunState, StoreError, TranscriptKind,
@@ -37,6 +37,26 @@ pub(super) fn millis(at: Timestamp) -> i64 {
 /// Lists of pairs and names are kept as JSON.
 pub(super) fn to_json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_else(|e| unreachable!("texts are always JSON: {e}"))
+}
+
+pub(super) fn put_blob(c: &Connection, digest: Digest, bytes: &[u8], now: Timestamp) -> Result<()> {
+    c.prepare_cached(
+        "INSERT INTO blobs (digest, added_at, bytes) VALUES (?1, ?2, ?3)
+         ON CONFLICT (digest) DO UPDATE SET added_at = max(added_at, excluded.added_at)",
+    )?
+    .execute(params![digest.0, millis(now), bytes])?;
+    Ok(())
+}
+
+pub(super) fn delete_blobs(c: &Connection, before: Timestamp, except: &[Digest]) -> Result<usize> {
+    let except: Vec<_> = except.iter().map(Digest::hex).collect();
+    let gone = c
+        .prepare_cached(
+            "DELETE FROM blobs WHERE added_at < ?1
+             AND lower(hex(digest)) NOT IN (SELECT value FROM json_each(?2))",
+        )?
+        .execute(params![millis(before), to_json(&except)])?;
+    Ok(gone)
 }
 
 pub(super) fn outcome_bytes(outcome: &Outcome) -> Vec<u8> {
@@ -406,6 +426,7 @@ pub(super) fn delete(c: &Connection, run: &RunId, clock: &dyn Clock) -> Result<D
     for table in ["inbox", "logs", "published", "questions", "messages", "transcripts"] {
         c.prepare_cached(&format!("DELETE FROM {table} WHERE run = ?1"))?.execute([id])?;
     }
+    limits::release_run(c, run)?;
     c.prepare_cached("DELETE FROM runs WHERE id = ?1")?.execute([id])?;
     c.prepare_cached("INSERT INTO deleted (name, at) VALUES (?1, ?2)")?
         .execute(params![run.as_str(), millis(clock.now())])?;

@@ -5,7 +5,8 @@
 //! lone run so pays no thread switch. What queued up meanwhile is left to the
 //! writer's thread, which goes on until the queue is empty.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,8 +19,10 @@ use super::errors::classify;
 use crate::{Result, StoreError};
 
 /// Pages in the write-ahead log after which it is checkpointed in the background, whichever process wrote them:
-/// some MiB. If not all can be taken, because somebody reads, it is tried again after so many more.
+/// some MiB.
 const CHECKPOINT_PAGES: usize = 1_500;
+/// If a reader keeps the log from being restarted, that is tried again after this many more pages.
+const AGAIN_AFTER_PAGES: usize = 500;
 /// The writer waits for the end of a checkpoint once so few commits came during the part before,
 /// or after so many parts.
 const FEW_COMMITS: u64 = 16;
@@ -43,6 +46,8 @@ struct Shared {
     asked_at: AtomicUsize,
     checkpoint: Mutex<Checkpoint>,
     checkpoint_due: Condvar,
+    /// A checkpoint has copied nearly all of the log; whoever uses the connection next finishes it.
+    nearly_copied: AtomicBool,
 }
 
 #[derive(Default)]
@@ -136,11 +141,8 @@ impl<T: Send, F: FnMut(&Connection) -> Result<T> + Send> Job for Typed<T, F> {
 }
 
 impl Writer {
-    pub(super) fn new(
-        path: String,
-        mut connection: Connection,
-        checkpointer: Connection,
-    ) -> rusqlite::Result<Self> {
+    /// `path`: the file of `connection`, which is opened a second time when its log has to be checkpointed.
+    pub(super) fn new(path: String, mut connection: Connection) -> rusqlite::Result<Self> {
         let logged = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&logged);
         connection.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: std::ffi::c_int| {
@@ -157,11 +159,12 @@ impl Writer {
             asked_at: AtomicUsize::new(0),
             checkpoint: Mutex::default(),
             checkpoint_due: Condvar::new(),
+            nearly_copied: AtomicBool::new(false),
         });
         let (writer, checkpoints) = (Arc::clone(&shared), Arc::clone(&shared));
         let threads = vec![
             std::thread::spawn(move || writer.commit_what_is_left()),
-            std::thread::spawn(move || checkpoints.checkpoint(&checkpointer)),
+            std::thread::spawn(move || checkpoints.checkpoint()),
         ];
         Ok(Self { shared, threads })
     }
@@ -271,7 +274,7 @@ impl Shared {
 
     /// Executes jobs in one transaction. False if it was rolled back because one of them failed.
     fn transaction(&self, jobs: &mut [Box<dyn Job>]) -> Result<bool> {
-        let connection = lock(&self.connection);
+        let mut connection = lock(&self.connection);
         let run = |sql: &str| -> Result<()> {
             let done = connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
             done.map(drop).map_err(|error| classify(&self.path, error))
@@ -296,10 +299,14 @@ impl Shared {
         run("COMMIT").inspect_err(|_| self.roll_back(&connection))?;
         let commits = self.commits.fetch_add(1, Ordering::Relaxed) + 1;
         abort_at("after", commits);
+        if self.nearly_copied.load(Ordering::Relaxed) {
+            self.restart_log(&mut connection);
+        }
         let (logged, asked_at) = (self.logged.load(Ordering::Relaxed), self.asked_at.load(Ordering::Relaxed));
-        // Fewer than the last time: the log was begun anew.
-        let since = if logged < asked_at { logged } else { logged - asked_at };
-        if since >= CHECKPOINT_PAGES {
+        if logged < asked_at {
+            // The log was restarted.
+            self.asked_at.store(0, Ordering::Relaxed);
+        } else if logged - asked_at >= CHECKPOINT_PAGES {
             self.asked_at.store(logged, Ordering::Relaxed);
             lock(&self.checkpoint).due = true;
             self.checkpoint_due.notify_one();
@@ -318,28 +325,46 @@ impl Shared {
         }
     }
 
-    fn checkpoint(&self, connection: &Connection) {
+    /// Restarts the log: the next commit writes from its beginning, so the file keeps its size. On many file
+    /// systems, growing it takes half of the time of a commit.
+    fn restart_log(&self, connection: &mut Connection) {
+        self.nearly_copied.store(false, Ordering::Relaxed);
+        // Copies the rest, and waits for readers of the log. Most reads take microseconds; longer ones are not
+        // waited for, because commits have to wait meanwhile.
+        let patient = connection.busy_handler(Some(wait_briefly));
+        let done = connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get(0));
+        if patient.and_then(|()| connection.busy_handler(Some(wait_for_turn))).is_err() || done != Ok(0) {
+            let logged = self.logged.load(Ordering::Relaxed);
+            let asked_at = logged.saturating_sub(CHECKPOINT_PAGES - AGAIN_AFTER_PAGES);
+            self.asked_at.store(asked_at, Ordering::Relaxed);
+        }
+    }
+
+    fn checkpoint(&self) {
+        // Most processes write less than has to be checkpointed, and have no use for another connection.
+        let mut connection = None;
         let mut state = lock(&self.checkpoint);
         loop {
             // What is due is done also by a process that ends: it may be that all are short ones.
             if std::mem::take(&mut state.due) {
                 drop(state);
-                // Passive: takes what no reader needs, and stops nobody.
-                let checkpoint = |connection: &Connection| {
-                    let _ = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
-                };
+                connection = connection.or_else(|| super::connect(Path::new(&self.path)).ok());
                 for _ in 0..PARTS {
                     let before = self.commits();
-                    checkpoint(connection);
+                    // Passive: takes what no reader needs, and stops nobody.
+                    if let Some(connection) = &connection {
+                        let _ = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+                    }
                     // What is written meanwhile becomes less with each part.
                     if self.commits() - before <= FEW_COMMITS {
                         break;
                     }
                 }
-                // Once all of the log is taken it is written from its beginning again: it keeps
-                // its size, and a commit need not make it grow, which for many file systems is half
-                // of its time.
-                checkpoint(&lock(&self.connection));
+                self.nearly_copied.store(true, Ordering::Relaxed);
+                // A process that commits without a pause could keep this thread waiting for the lock.
+                if let Ok(mut connection) = self.connection.try_lock() {
+                    self.restart_log(&mut connection);
+                }
                 state = lock(&self.checkpoint);
             } else if state.closed {
                 return;
@@ -365,6 +390,12 @@ fn abort_at(_point: &str, _commit: u64) {}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits for current readers, for about two milliseconds.
+fn wait_briefly(tries: i32) -> bool {
+    std::thread::sleep(Duration::from_micros(100));
+    tries < 10
 }
 
 /// Waits for another process to finish its transaction. SQLite's own handler
@@ -395,12 +426,38 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn the_log_is_restarted_while_commits_follow_each_other_without_a_pause() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("t.db");
+        let first = Connection::open(&path).unwrap();
+        first.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF").unwrap();
+        first.execute_batch("PRAGMA wal_autocheckpoint = 0").unwrap();
+        first.execute_batch("CREATE TABLE t (n INTEGER PRIMARY KEY, text TEXT)").unwrap();
+        let writer = Writer::new(path.display().to_string(), first).unwrap();
+        for n in 0..4 * CHECKPOINT_PAGES {
+            let write = writer.write(move |connection| {
+                let mut insert = connection.prepare_cached("INSERT INTO t VALUES (?1, ?2)").unwrap();
+                insert.execute((n as i64, "0".repeat(2_000))).unwrap();
+                Ok(())
+            });
+            assert_eq!(write.await, Ok(()));
+            // About as long as a sync takes.
+            std::thread::sleep(Duration::from_micros(20));
+        }
+        // The file has the largest size that the log ever had.
+        let log = std::fs::metadata(directory.path().join("t.db-wal")).unwrap().len();
+        let pages = log as usize / 4_096;
+        assert!(pages < 2 * CHECKPOINT_PAGES, "{pages} pages");
+    }
+
+    #[tokio::test]
     async fn a_write_that_panics_takes_only_itself_back() {
         let directory = tempfile::TempDir::new().unwrap();
         let open = || Connection::open(directory.path().join("t.db")).unwrap();
         let first = open();
         first.execute_batch("CREATE TABLE t (n INTEGER)").unwrap();
-        let writer = Writer::new("t.db".to_owned(), first, open()).unwrap();
+        let path = directory.path().join("t.db").display().to_string();
+        let writer = Writer::new(path, first).unwrap();
         let insert = |n: u32| {
             writer.write(move |connection| {
                 connection.execute("INSERT INTO t VALUES (?1)", [n]).unwrap();
