@@ -144,6 +144,15 @@ impl Access for PostgresStore {
         .boxed()
     }
 
+    fn release_use(&self, token: Digest, body: Digest) -> BoxFuture<'_, Result<()>> {
+        async move {
+            let sql = "DELETE FROM wf.callbacks WHERE token = $1 AND body = $2";
+            self.pool.write(sql, &|| args_of![token, body]).await?;
+            Ok(())
+        }
+        .boxed()
+    }
+
     fn use_once(&self, token_used: Digest, body: Digest) -> BoxFuture<'_, Result<Used>> {
         async move {
             let asked = token()?;

@@ -31,6 +31,7 @@ args! {
     bool => BOOL, i16 => INT2, i32 => INT4, i64 => INT8, Vec<u8> => BYTEA,
     Vec<bool> => BOOL_ARRAY, Vec<i16> => INT2_ARRAY, Vec<i32> => INT4_ARRAY, Vec<i64> => INT8_ARRAY,
     Vec<Vec<u8>> => BYTEA_ARRAY, Vec<Option<Vec<u8>>> => BYTEA_ARRAY, Vec<Option<i64>> => INT8_ARRAY,
+    Vec<Option<i16>> => INT2_ARRAY,
 }
 
 impl IntoArg for &str {

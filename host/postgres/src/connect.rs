@@ -1,5 +1,6 @@
 //! Connections to the server.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Row, Socket};
+use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Row, Socket, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use wfhost_store::StoreError;
 
@@ -35,6 +36,8 @@ const SOON: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(
 const SOON_PART: u32 = 6;
 /// What is done again because others were in the way is so up to this often.
 pub(crate) const TRIES: u32 = 5;
+/// Statements that a connection has prepared, at most.
+const PREPARED: usize = 256;
 /// The oldest server that has all that is used.
 const OLDEST_SERVER: i32 = 140_000;
 
@@ -67,8 +70,10 @@ pub(crate) struct Connector {
     pub relaxed: bool,
     /// See [`Connector::soon`], in milliseconds.
     soon: AtomicU64,
+    /// A connection heard what another one said: they are connections of the server's, not of a pooler.
+    direct: AtomicBool,
     /// Statements that were prepared were not there: connections are shared with others.
-    pub shares: AtomicBool,
+    shares: AtomicBool,
 }
 
 /// Counts what a handle commits.
@@ -108,6 +113,14 @@ pub(crate) struct Conn {
     pub client: Client,
     pub pid: i32,
     driver: JoinHandle<()>,
+    sent: Mutex<HashMap<String, Sent>>,
+}
+
+/// What a connection knows of a statement.
+#[derive(Clone)]
+enum Sent {
+    Once,
+    Prepared(Statement),
 }
 
 impl Drop for Conn {
@@ -119,6 +132,30 @@ impl Drop for Conn {
 /// What a connection hears besides answers.
 pub(crate) type Hear = Box<dyn Fn(tokio_postgres::Notification) + Send>;
 
+impl Conn {
+    fn sent(&self) -> std::sync::MutexGuard<'_, HashMap<String, Sent>> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of a statement; from now on that it was sent, if nothing is.
+    fn sent_before(&self, sql: &str) -> Option<Sent> {
+        let mut sent = self.sent();
+        let known = sent.get(sql).cloned();
+        if known.is_none() && sent.len() < PREPARED {
+            sent.insert(sql.to_owned(), Sent::Once);
+        }
+        known
+    }
+
+    fn keep(&self, sql: &str, statement: &Statement) {
+        self.sent().insert(sql.to_owned(), Sent::Prepared(statement.clone()));
+    }
+
+    fn forget(&self, sql: &str) {
+        self.sent().remove(sql);
+    }
+}
+
 impl Connector {
     pub fn new(url: Url, time: Time, relaxed: bool) -> Result<Self, StoreError> {
         let tls = (url.tls != Tls::Disable)
@@ -129,13 +166,61 @@ impl Connector {
         let known = Mutex::default();
         let commits = Commits::default();
         let (tls, timeline) = (tls.map(MakeRustlsConnect::new), AtomicI64::new(0));
-        let (soon, shares) = (AtomicU64::new(STATEMENT.as_millis() as u64), AtomicBool::new(false));
-        Ok(Self { url, tls, time, known, moved, timeline, commits, relaxed, soon, shares })
+        let soon = AtomicU64::new(STATEMENT.as_millis() as u64);
+        let (direct, shares) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { url, tls, time, known, moved, timeline, commits, relaxed, soon, direct, shares })
     }
 
     /// Within which time what a host cannot do without is answered, or the connection is given up.
     pub fn soon(&self) -> Duration {
         Duration::from_millis(self.soon.load(Ordering::Relaxed))
+    }
+
+    /// Whether connections are those of the server, as far as is known.
+    pub fn set_direct(&self, direct: bool) {
+        self.direct.store(direct, Ordering::Relaxed);
+    }
+
+    /// Sends a statement like [`query`]. What a connection sends again is prepared, unless others may use it as well,
+    /// as behind a pooler: to plan a call anew takes the server as long as the rest of a lone step.
+    pub async fn send(
+        &self,
+        conn: &Conn,
+        sql: &str,
+        args: &[Arg],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        if !self.direct.load(Ordering::Relaxed) || self.shares.load(Ordering::Relaxed) {
+            return query_with(&conn.client, sql, args).await;
+        }
+        let Some(known) = conn.sent_before(sql) else {
+            return query_with(&conn.client, sql, args).await;
+        };
+        let answer = async {
+            let statement = match known {
+                Sent::Prepared(statement) => statement,
+                Sent::Once => {
+                    let types: Vec<Type> = args.iter().map(|(_, kind)| kind.clone()).collect();
+                    let statement = conn.client.prepare_typed(sql, &types).await?;
+                    conn.keep(sql, &statement);
+                    statement
+                }
+            };
+            let values = args.iter().map(|(value, _)| &**value as &(dyn ToSql + Sync));
+            conn.client.query(&statement, &values.collect::<Vec<_>>()).await
+        };
+        let error = match answer.await {
+            Ok(rows) => return Ok(rows),
+            Err(error) => error,
+        };
+        // If the statement is not there, or is to be planned anew, nothing was done.
+        match error.code() {
+            Some(&SqlState::INVALID_SQL_STATEMENT_NAME | &SqlState::DUPLICATE_PSTATEMENT) => {
+                self.shares.store(true, Ordering::Relaxed);
+            }
+            Some(&SqlState::FEATURE_NOT_SUPPORTED) => conn.forget(sql),
+            _ => return Err(error),
+        }
+        query_with(&conn.client, sql, args).await
     }
 
     /// The store that connections have to lead to from now on.
@@ -270,7 +355,7 @@ where
             }
         }
     });
-    Conn { client, pid: 0, driver }
+    Conn { client, pid: 0, driver, sent: Mutex::default() }
 }
 
 /// Sends a statement and reads its answer, in one round trip.
@@ -279,6 +364,10 @@ pub(crate) async fn query(
     sql: &str,
     args: Vec<Arg>,
 ) -> Result<Vec<Row>, tokio_postgres::Error> {
+    query_with(client, sql, &args).await
+}
+
+async fn query_with(client: &Client, sql: &str, args: &[Arg]) -> Result<Vec<Row>, tokio_postgres::Error> {
     let typed: Vec<(&(dyn ToSql + Sync), Type)> =
         args.iter().map(|(value, kind)| (&**value as &(dyn ToSql + Sync), kind.clone())).collect();
     client.query_typed(sql, &typed).await
@@ -303,6 +392,15 @@ pub(crate) async fn within<T>(
 /// Asks, with the limit of time that holds for all statements.
 pub(crate) async fn ask(place: &str, conn: &Conn, sql: &str, args: Vec<Arg>) -> Result<Vec<Row>, Fault> {
     within(place, STATEMENT, query(&conn.client, sql, args)).await
+}
+
+/// Which plan a statement is carried out by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Plan {
+    /// That which the connection made before: for what is looked up by keys, or done by a function.
+    Kept,
+    /// One for the tables as they are: for lists, where the best way depends on how many there are of what.
+    Anew,
 }
 
 /// Connections for reads, and for writes that are no appends.
@@ -378,37 +476,49 @@ impl Pool {
     }
 
     /// Asks once.
-    pub async fn once(&self, limit: Duration, sql: &str, args: Vec<Arg>) -> Result<Vec<Row>, Fault> {
-        self.with(async |conn| within(self.place(), limit, query(&conn.client, sql, args)).await).await
+    pub async fn once(
+        &self,
+        limit: Duration,
+        plan: Plan,
+        sql: &str,
+        args: Vec<Arg>,
+    ) -> Result<Vec<Row>, Fault> {
+        let asking = async |conn: &Conn| match plan {
+            Plan::Kept => within(self.place(), limit, self.connector.send(conn, sql, &args)).await,
+            Plan::Anew => within(self.place(), limit, query_with(&conn.client, sql, &args)).await,
+        };
+        self.with(asking).await
     }
 
     /// Tries again what does no harm if it is done twice. `args` are made for each try. Tells besides whether it
-    /// is unknown what became of an earlier one.
+    /// is unknown what became of an earlier one, also if the last one failed.
     async fn persist(
         &self,
         limit: Duration,
+        plan: Plan,
         sql: &str,
         args: &(dyn Fn() -> Vec<Arg> + Sync),
-    ) -> Result<(Vec<Row>, bool), StoreError> {
+    ) -> Result<(Vec<Row>, bool), (StoreError, bool)> {
         let sql = self.sql(sql);
         let until = self.until();
         let (mut doubt, mut lost, mut raced) = (false, 0_u32, 0);
         loop {
-            let wait = match self.once(limit, &sql, args()).await {
+            let wait = match self.once(limit, plan, &sql, args()).await {
                 Ok(rows) => return Ok((rows, doubt)),
-                Err(Fault::Refused(error)) => return Err(error),
+                Err(Fault::Refused(error)) => return Err((error, doubt)),
                 Err(Fault::Again(error)) => {
                     raced += 1;
                     if raced >= TRIES {
-                        return Err(error);
+                        return Err((error, doubt));
                     }
                     Duration::from_millis(jitter(20))
                 }
                 Err(Fault::Lost(error)) => {
-                    doubt = true;
+                    // What a server says that it has no room for is not done.
+                    doubt |= !matches!(error, StoreError::Crowded { .. });
                     lost += 1;
                     if lost > 1 && Instant::now() > until {
-                        return Err(error);
+                        return Err((error, doubt));
                     }
                     // A connection that lay idle while the server began anew says so only when it is used.
                     Duration::from_millis(if lost == 1 { 0 } else { 100 + jitter(100) })
@@ -416,7 +526,7 @@ impl Pool {
                 Err(Fault::NoConnection(error)) => {
                     lost += 1;
                     if !error.is_passing() || Instant::now() > until {
-                        return Err(if doubt { self.unknown(&error) } else { error });
+                        return Err((error, doubt));
                     }
                     Duration::from_millis((50 << lost.min(4)) + jitter(100))
                 }
@@ -436,7 +546,16 @@ impl Pool {
         sql: &str,
         args: &(dyn Fn() -> Vec<Arg> + Sync),
     ) -> Result<Vec<Row>, StoreError> {
-        self.read_in(STATEMENT, sql, args).await
+        self.read_in(STATEMENT, Plan::Kept, sql, args).await
+    }
+
+    /// Reads, by the plan that suits the tables as they are now.
+    pub async fn read_anew(
+        &self,
+        sql: &str,
+        args: &(dyn Fn() -> Vec<Arg> + Sync),
+    ) -> Result<Vec<Row>, StoreError> {
+        self.read_in(STATEMENT, Plan::Anew, sql, args).await
     }
 
     /// Reads what takes the server no time.
@@ -445,21 +564,19 @@ impl Pool {
         sql: &str,
         args: &(dyn Fn() -> Vec<Arg> + Sync),
     ) -> Result<Vec<Row>, StoreError> {
-        self.read_in(self.connector.soon(), sql, args).await
+        self.read_in(self.connector.soon(), Plan::Kept, sql, args).await
     }
 
     async fn read_in(
         &self,
         limit: Duration,
+        plan: Plan,
         sql: &str,
         args: &(dyn Fn() -> Vec<Arg> + Sync),
     ) -> Result<Vec<Row>, StoreError> {
-        match self.persist(limit, sql, args).await {
-            Ok((rows, _)) => Ok(rows),
-            // Nothing was to be changed.
-            Err(StoreError::Unknown { place, reason }) => Err(StoreError::Unreachable { place, reason }),
-            Err(error) => Err(error),
-        }
+        // Nothing was to be changed: whether an earlier try was carried out does not matter.
+        let read = self.persist(limit, plan, sql, args).await;
+        read.map(|(rows, _)| rows).map_err(|(error, _)| error)
     }
 
     /// Reads, unless that takes the server longer than so many milliseconds.
@@ -533,8 +650,11 @@ impl Pool {
         args: &(dyn Fn() -> Vec<Arg> + Sync),
     ) -> Result<(Vec<Row>, bool), StoreError> {
         self.connector.commits.about_to_be_made();
-        let written = self.persist(limit, sql, args).await.map_err(|error| match error {
+        let written = self.persist(limit, Plan::Kept, sql, args).await;
+        let written = written.map_err(|(error, doubt)| match error {
             StoreError::Unreachable { .. } => self.unknown(&error),
+            // An earlier try may have succeeded, whatever is said of the last one.
+            error if doubt => self.unknown(&error),
             error => error,
         })?;
         self.connector.commits.made();

@@ -8,7 +8,7 @@ use wfhost_store::{
     PARENT_GONE, Rebuilt, RunInfo, RunState, StoreError, Waiting,
 };
 
-use crate::args::{escaped, millis};
+use crate::args::{Arg, args_of, escaped, millis};
 
 /// Collects jobs and their blobs.
 #[derive(Default)]
@@ -111,17 +111,15 @@ impl Jobs {
                 let body: AnswerBody = (*step, outcome.clone().into(), by.clone(), note.clone());
                 json!({ "kind": "answer", "calm": true, "step": step.0, "body": self.blob(cbor(body)) })
             }
-            MessageBody::Child { step, run, outcome, spent } => {
-                let body: ChildBody = (*step, run.clone(), outcome.clone().into(), *spent);
-                json!({ "kind": "child", "calm": true, "step": step.0, "body": self.blob(cbor(body)) })
-            }
+            MessageBody::Child { step, run, outcome, spent } => self.told(run, *step, outcome, *spent),
         })
     }
 
     /// What the parent of a run is told when it ends.
     pub fn told(&mut self, run: &RunId, step: Step, outcome: &Outcome, spent: Spent) -> Value {
-        let (run, outcome) = (run.clone(), outcome.clone());
-        self.message(&MessageBody::Child { step, run, outcome, spent })
+        json!({
+            "kind": "child", "calm": true, "step": step.0, "body": self.blob(child_body(step, run, outcome, spent)),
+        })
     }
 
     fn questions(&mut self, changes: &[QuestionChange]) -> Value {
@@ -418,12 +416,57 @@ fn given_bytes(given: Given) -> Vec<u8> {
     cbor(given)
 }
 
-fn outcome_bytes(outcome: &Outcome) -> Vec<u8> {
+/// What is told of a child's end.
+pub(crate) fn child_body(step: Step, run: &RunId, outcome: &Outcome, spent: Spent) -> Vec<u8> {
+    let body: ChildBody = (step, run.clone(), outcome.clone().into(), spent);
+    cbor(body)
+}
+
+/// Whether a new run is no more than its first row.
+pub(crate) fn is_bare(run: &NewRun) -> bool {
+    run.rows.len() == 1
+        && run.labels.is_empty()
+        && run.inbox.is_empty()
+        && run.questions.is_empty()
+        && run.children.is_empty()
+}
+
+/// The arguments of `begin_5`, for a run that is [bare](is_bare).
+pub(crate) fn beginning(run: &NewRun) -> Vec<Arg> {
+    let state = if run.session.is_some() { RunState::Running } else { RunState::Queued };
+    let row = run.rows.first();
+    args_of![
+        run.session.map(|session| session.0 as i64),
+        run.id.as_str(),
+        run.key.as_deref(),
+        run.project.as_deref(),
+        run.imported,
+        run.workflow.as_str(),
+        run.module,
+        run.parent.as_ref().map(RunId::as_str),
+        run.links.step.map(|step| step.0 as i64),
+        run.links.on_close.map(|close| close as i16),
+        run.links.root.as_str(),
+        run.links.chain.as_ref().map(RunId::as_str),
+        run.created_at,
+        run.updated_at,
+        (run.budget != Budget::default()).then(|| cbor(run.budget)),
+        pairs(&run.labels),
+        number(state) as i16,
+        given_bytes(run.given.unwrap_or_default()),
+        row.map(|row| row.first.0 as i64),
+        row.map(|row| row.count as i32),
+        row.map(|row| row.head.0.to_vec()),
+        row.map(|row| row.bytes.clone()),
+    ]
+}
+
+pub(crate) fn outcome_bytes(outcome: &Outcome) -> Vec<u8> {
     cbor(Recorded::from(outcome.clone()))
 }
 
 /// Rows that a run brings along follow each other from 0 on.
-fn check_rows(run: &RunId, rows: &[Row]) -> Result<(), StoreError> {
+pub(crate) fn check_rows(run: &RunId, rows: &[Row]) -> Result<(), StoreError> {
     let mut end = wfhost_core::Position(0);
     for row in rows {
         if row.first != end {

@@ -1,27 +1,26 @@
 //! Appends, many in one call.
 //!
 //! A lane is a connection with a task. It takes what is queued, sends it as one statement, and answers all. So a
-//! lone run waits for nobody, and many share a commit. All appends of a run go through the same lane.
+//! lone run waits for nobody, and many share a commit; those that were just answered are [waited for](Company) a
+//! moment. All appends of a run go through the same lane.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use tokio_postgres::Statement;
-use tokio_postgres::error::SqlState;
-use tokio_postgres::types::{ToSql, Type};
-use wfhost_core::{Digest, Row, RunId};
-use wfhost_store::{Append, Appended, Next, Result, SessionId, StoreError, Wake};
+use wfhost_core::policy::budget::Spent;
+use wfhost_core::{Digest, Outcome, Row, RunId, Step};
+use wfhost_store::{Append, Appended, Next, PARENT_GONE, Result, RunState, SessionId, StoreError, Wake};
 
 use crate::args::{Arg, Columns, args_of, millis};
-use crate::connect::{Conn, Connector, in_schema, jitter, query, within};
-use crate::errors::{Fault, classify};
-use crate::jobs::Jobs;
+use crate::company::Company;
+use crate::connect::{Conn, Connector, in_schema, jitter, within};
+use crate::errors::Fault;
+use crate::jobs::{self, Jobs, child_body, outcome_bytes};
 use crate::notify::{Notices, Told};
 use crate::turns::Turn;
 
@@ -74,6 +73,7 @@ pub(crate) struct Shared {
 
 struct Job {
     append: Append,
+    at: Instant,
     reply: oneshot::Sender<Result<Appended>>,
 }
 
@@ -91,8 +91,8 @@ impl Lanes {
                 shared: Arc::clone(shared),
                 number,
                 conn: None,
-                prepared: HashMap::new(),
                 turns: HashMap::new(),
+                company: Company::new(Instant::now()),
             };
             tokio::spawn(lane.work(jobs));
             queue
@@ -105,7 +105,7 @@ impl Lanes {
         let closed =
             || StoreError::Failed { place: self.place.clone(), reason: "the store was closed".to_owned() };
         let queue = &self.queues[lane_of(&append.run)];
-        queue.send(Job { append, reply }).map_err(|_| closed())?;
+        queue.send(Job { append, at: Instant::now(), reply }).map_err(|_| closed())?;
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 }
@@ -114,15 +114,14 @@ struct Lane {
     shared: Arc<Shared>,
     number: usize,
     conn: Option<Conn>,
-    /// What was prepared with this connection.
-    prepared: HashMap<&'static str, Statement>,
     turns: HashMap<SessionId, Turn>,
+    company: Company,
 }
 
 /// What lanes send again and again.
 const COMMIT: &str =
-    "SELECT idx, place, result FROM wf.commit_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
-    $13::jsonb, $14, $15)";
+    "SELECT idx, place, result FROM wf.commit_5($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
+    $13, $14, $15, $16, $17, $18::jsonb, $19)";
 const APPEND: &str = "SELECT wf.append_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 
 /// What became of each of a batch.
@@ -147,12 +146,21 @@ impl Lane {
                     None => return,
                 },
             };
+            self.company.came(&first.append.run, first.at);
             let mut batch = vec![first];
             let mut runs: HashSet<RunId> = batch.iter().map(|job| job.append.run.clone()).collect();
             let mut bytes = size(&batch[0].append);
             let mut left = VecDeque::new();
             while batch.len() < BATCH && bytes < BATCH_BYTES {
-                let Some(job) = held.pop_front().or_else(|| jobs.try_recv().ok()) else { break };
+                let Some(job) = held.pop_front().or_else(|| jobs.try_recv().ok()) else {
+                    let Some(until) = self.company.wait_until(Instant::now()) else { break };
+                    match tokio::time::timeout_at(until, jobs.recv()).await {
+                        Ok(Some(job)) => held.push_back(job),
+                        _ => break,
+                    }
+                    continue;
+                };
+                self.company.came(&job.append.run, job.at);
                 // One after the other, as each says where it goes on.
                 if runs.insert(job.append.run.clone()) {
                     bytes += size(&job.append);
@@ -175,7 +183,16 @@ impl Lane {
         for (session, jobs) in sessions {
             let (appends, replies): (Vec<_>, Vec<_>) =
                 jobs.into_iter().map(|job| (job.append, job.reply)).unzip();
+            let begin = Instant::now();
             let outcomes = self.commit_of(session, &appends).await;
+            let (now, mut going_on) = (Instant::now(), Vec::new());
+            for (append, outcome) in appends.into_iter().zip(&outcomes) {
+                match (&append.next, outcome) {
+                    (Next::Go, Ok(_)) => going_on.push(append.run),
+                    _ => self.company.left(&append.run),
+                }
+            }
+            self.company.answered(now, now - begin, going_on);
             for (reply, outcome) in replies.into_iter().zip(outcomes) {
                 // Nobody waits if the caller was dropped; the append stands all the same.
                 let _ = reply.send(outcome);
@@ -244,9 +261,6 @@ impl Lane {
         if self.conn.as_ref().is_some_and(|conn| conn.client.is_closed()) {
             self.conn = None;
         }
-        if self.conn.is_none() {
-            self.prepared.clear();
-        }
         let mut wait = 20;
         while self.conn.is_none() {
             match self.shared.connector.connect(None).await {
@@ -270,76 +284,11 @@ impl Lane {
         let connector = Arc::clone(&self.shared.connector);
         let sql = in_schema(sql, &connector.url.schema);
         let conn = self.conn(until).await.map_err(Fault::NoConnection)?;
-        let answer = within(&connector.url.place, connector.soon(), query(&conn.client, &sql, args)).await;
+        let answer = within(&connector.url.place, connector.soon(), connector.send(conn, &sql, &args)).await;
         if matches!(answer, Err(Fault::Lost(_) | Fault::NoConnection(_))) {
             self.conn = None;
         }
         answer
-    }
-
-    /// Sends what is sent with each batch. It is prepared once if the connection is none that others use, too, as
-    /// they do behind a pooler: only where hosts hear each other it is not. To plan a call anew takes the server as
-    /// long as the rest of a lone step.
-    async fn commit_by(
-        &mut self,
-        sql: &'static str,
-        args: Vec<Arg>,
-        until: Instant,
-    ) -> Result<Vec<tokio_postgres::Row>, Fault> {
-        let connector = Arc::clone(&self.shared.connector);
-        let place = &connector.url.place;
-        if !self.shared.notices.listens() || connector.shares.load(Ordering::Relaxed) {
-            return self.ask(sql, args, until).await;
-        }
-        self.conn(until).await.map_err(Fault::NoConnection)?;
-        let Some(conn) = &self.conn else { return self.ask(sql, args, until).await };
-        let known = self.prepared.get(sql).cloned();
-        let answering = async {
-            let statement = match known {
-                Some(statement) => Ok(statement),
-                None => {
-                    let types: Vec<Type> = args.iter().map(|(_, kind)| kind.clone()).collect();
-                    conn.client.prepare_typed(&in_schema(sql, &connector.url.schema), &types).await
-                }
-            };
-            Ok(match statement {
-                Ok(statement) => {
-                    let values = args.iter().map(|(value, _)| &**value as &(dyn ToSql + Sync));
-                    let answer = conn.client.query(&statement, &values.collect::<Vec<_>>()).await;
-                    (Some(statement), answer)
-                }
-                Err(error) => (None, Err(error)),
-            })
-        };
-        let (statement, answer) = match within(place, connector.soon(), answering).await {
-            Ok(answered) => answered,
-            Err(fault) => {
-                self.conn = None;
-                return Err(fault);
-            }
-        };
-        if let Some(statement) = statement {
-            self.prepared.insert(sql, statement);
-        }
-        let error = match answer {
-            Ok(rows) => return Ok(rows),
-            Err(error) => error,
-        };
-        // If the statement is not there, or is to be planned anew, nothing was done.
-        match error.code() {
-            Some(&SqlState::INVALID_SQL_STATEMENT_NAME | &SqlState::DUPLICATE_PSTATEMENT) => {
-                connector.shares.store(true, Ordering::Relaxed);
-            }
-            Some(&SqlState::FEATURE_NOT_SUPPORTED) => drop(self.prepared.remove(sql)),
-            _ => {
-                let fault = classify(place, &error);
-                if matches!(fault, Fault::Lost(_) | Fault::NoConnection(_)) {
-                    self.conn = None;
-                }
-                return Err(fault);
-            }
-        }
-        self.ask(sql, args, until).await
     }
 
     /// Asks until there is an answer.
@@ -386,14 +335,10 @@ impl Lane {
             let lone = lone(&batch);
             let (sql, args) = match lone {
                 Some((run, append, row)) => (APPEND, self.arguments_of_one(turn, run, append, row)),
-                None => {
-                    let mut args = self.arguments(&batch, mark)?;
-                    args.extend(args_of![turn]);
-                    (COMMIT, args)
-                }
+                None => (COMMIT, self.arguments(&batch, turn, mark)?),
             };
             self.shared.connector.commits.about_to_be_made();
-            let error = match self.commit_by(sql, args, until).await {
+            let error = match self.ask(sql, args, until).await {
                 Ok(rows) => {
                     self.shared.connector.commits.made();
                     return match lone {
@@ -470,7 +415,7 @@ impl Lane {
         })
     }
 
-    fn arguments(&self, batch: &Batch<'_>, mark: Option<i64>) -> Result<Vec<Arg>> {
+    fn arguments(&self, batch: &Batch<'_>, turn: i64, mark: Option<i64>) -> Result<Vec<Arg>> {
         let rows: Vec<_> = batch
             .plain
             .iter()
@@ -486,9 +431,25 @@ impl Lane {
         let numbers = |number: &dyn Fn(&Append, &Row) -> i64| {
             rows.iter().map(|(_, append, row)| number(append, row)).collect::<Vec<_>>()
         };
+        let ends: Vec<_> = rows
+            .iter()
+            .map(|(_, append, _)| match &append.next {
+                Next::End { outcome, spent } => Some((&append.run, outcome, *spent)),
+                _ => None,
+            })
+            .collect();
+        let ends = ends.iter().any(Option::is_some).then_some(ends);
+        let of_ends = |bytes: &dyn Fn(&RunId, &Outcome, Spent) -> Vec<u8>| {
+            let of_end = |end: &Option<_>| end.map(|(run, outcome, spent)| bytes(run, outcome, spent));
+            ends.as_ref().map(|ends| ends.iter().map(of_end).collect::<Vec<_>>())
+        };
+        let state = |end: &Option<(_, &Outcome, _)>| {
+            end.map(|(_, outcome, _)| jobs::number(RunState::of(Some(outcome))) as i16)
+        };
         Ok(args_of![
             batch.session.0 as i64,
             self.number as i16,
+            turn,
             mark,
             self.shared.connector.time.set_now(),
             rows.iter().map(|(run, ..)| *run).collect::<Vec<_>>(),
@@ -499,6 +460,11 @@ impl Lane {
             numbers(&|append, _| millis(append.at)),
             bytes(&|_, row| row.head.0.to_vec()),
             bytes(&|_, row| row.bytes.clone()),
+            ends.as_ref().map(|ends| ends.iter().map(state).collect::<Vec<_>>()),
+            of_ends(&|_, outcome, _| outcome_bytes(outcome)),
+            // The step is in the message besides, and only the server knows it.
+            of_ends(&|run, outcome, spent| child_body(Step(0), run, outcome, spent)),
+            PARENT_GONE,
             others,
             jobs.blobs,
         ])
@@ -513,12 +479,8 @@ impl Lane {
             place: self.shared.connector.url.place.clone(),
             reason: strange.0,
         };
-        let mut outcomes: Vec<_> = batch
-            .plain
-            .iter()
-            .chain(&batch.others)
-            .map(|(at, _, append)| (*at, Err(fenced(append))))
-            .collect();
+        let all: Vec<_> = batch.plain.iter().chain(&batch.others).collect();
+        let mut outcomes: Vec<_> = all.iter().map(|(at, _, append)| (*at, Err(fenced(append)))).collect();
         for row in rows {
             let index: i32 = row.value(0).map_err(strange)?;
             let Ok(index) = usize::try_from(index) else { break };
@@ -529,7 +491,7 @@ impl Lane {
                     outcome.1 = Ok(Appended { place, ..Appended::default() });
                 }
                 Some(said) => {
-                    let (_, _, append) = batch.others[index - batch.plain.len()];
+                    let (_, _, append) = all[index];
                     outcome.1 = self.outcome(append, &said);
                 }
             }
@@ -631,19 +593,19 @@ impl Lane {
     }
 }
 
-/// The append of a batch that has no other, if it is no more than a row.
+/// The append of a batch that has no other, if it is no more than a row of a run that goes on.
 fn lone<'a>(batch: &Batch<'a>) -> Option<(i64, &'a Append, &'a Row)> {
     match (&batch.plain[..], &batch.others[..]) {
-        (&[(_, run, append)], []) => Some((run, append, append.row.as_ref()?)),
+        (&[(_, run, append)], []) if append.next == Next::Go => Some((run, append, append.row.as_ref()?)),
         _ => None,
     }
 }
 
-/// Whether an append is no more than a row.
+/// Whether an append is no more than a row, which may be the last one.
 fn is_plain(append: &Append) -> bool {
     append.row.is_some()
         && append.before != Digest([0; 32])
-        && append.next == Next::Go
+        && matches!(append.next, Next::Go | Next::End { .. })
         && append.consumed.is_empty()
         && append.emissions.is_empty()
         && append.given.is_none()

@@ -28,6 +28,7 @@
 mod access;
 mod args;
 mod clock;
+mod company;
 mod connect;
 mod copy;
 mod errors;
@@ -42,7 +43,7 @@ mod turns;
 mod url;
 
 use std::fmt;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use tokio::sync::OnceCell;
@@ -94,6 +95,8 @@ pub struct PostgresStore {
     /// Counts claims of what is due.
     looks: AtomicUsize,
     claims: Turns,
+    /// Counts what sessions tell of the slots that they need.
+    slot_turns: AtomicU64,
     /// Whether it was looked that places only grow.
     caught_up: OnceCell<()>,
     tasks: Mutex<Vec<AbortHandle>>,
@@ -131,9 +134,9 @@ impl PostgresStore {
         let tells = notify::tell_others(Arc::clone(&pool), identity.store.clone(), told);
         let tasks = Mutex::new(vec![tokio::spawn(tells).abort_handle()]);
         let lanes = Lanes::new(&shared);
-        let (looks, claims) = (AtomicUsize::new(0), Turns::default());
+        let (looks, claims, slot_turns) = (AtomicUsize::new(0), Turns::default(), AtomicU64::new(1));
         let (identity, hears, caught_up) = (identity.store, Once::new(), OnceCell::new());
-        Ok(Self { shared, pool, lanes, identity, looks, claims, caught_up, tasks, hears })
+        Ok(Self { shared, pool, lanes, identity, looks, claims, slot_turns, caught_up, tasks, hears })
     }
 
     /// The URL without its password.

@@ -116,7 +116,7 @@ impl PostgresStore {
                 (SELECT count(*) FROM pg_catalog.pg_stat_replication),
                 current_setting('max_connections')::int8,
                 (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend')";
-        let rows = pool.read(sql, &|| Vec::new()).await?;
+        let rows = pool.read_anew(sql, &|| Vec::new()).await?;
         let row = rows.first().ok_or_else(|| damaged(strange("the server")))?;
         let text = |column| row.text(column).map_err(damaged);
         let number = |column| row.int(column).map_err(damaged);
@@ -158,7 +158,7 @@ impl PostgresStore {
         let mut faults = Vec::new();
         for (fault, sql) in CHECKS {
             let sql = format!("{sql} LIMIT {NAMED}");
-            let rows = self.pool.read(&sql, &|| Vec::new()).await?;
+            let rows = self.pool.read_anew(&sql, &|| Vec::new()).await?;
             let names = self.all(&rows, |row| row.text(0))?;
             faults.extend(names.into_iter().map(|name| format!("{name}: {fault}")));
         }
@@ -172,7 +172,7 @@ async fn clock(pool: &Pool) -> Result<(Duration, i64)> {
     for _ in 0..5 {
         let (asked, here) = (Instant::now(), SystemClock.now());
         let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8";
-        let rows = pool.read(sql, &|| Vec::new()).await?;
+        let rows = pool.read_anew(sql, &|| Vec::new()).await?;
         let took = asked.elapsed();
         let there = rows.first().and_then(|row| row.int(0).ok()).unwrap_or_default();
         let here = i64::try_from(here.0).unwrap_or(i64::MAX) + took.as_millis() as i64 / 2;
@@ -186,7 +186,7 @@ async fn clock(pool: &Pool) -> Result<(Duration, i64)> {
 async fn missing_rights(pool: &Pool) -> Result<Vec<String>> {
     let schema = pool.connector.url.schema.as_str();
     let read = |row: &SqlRow| -> Read<String> { row.text(0) };
-    let rows = pool.read(RIGHTS, &|| args_of![schema]).await?;
+    let rows = pool.read_anew(RIGHTS, &|| args_of![schema]).await?;
     rows.iter()
         .map(read)
         .collect::<Read<_>>()

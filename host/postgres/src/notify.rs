@@ -15,10 +15,10 @@ use wfhost_core::RunId;
 use wfhost_store::{Seen, SessionId, Wake};
 
 use crate::args::{Columns, args_of};
-use crate::connect::{Pool, jitter};
+use crate::connect::{Connector, Pool, jitter};
 use crate::errors::classify;
 
-/// What is told within this time goes in one statement.
+/// So long after a statement, what is told is gathered for the next one.
 const GATHER: Duration = Duration::from_millis(2);
 /// Wake-ups that are remembered for those who ask late.
 const REMEMBERED: usize = 4_096;
@@ -30,6 +30,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const POLL_EVERY: Duration = Duration::from_millis(100);
 /// How long the listener waits for its own notice.
 const SELF_TEST: Duration = Duration::from_secs(2);
+/// A session was given slots. No run has such an id.
+const LIMITS: &str = "+limits";
 /// A notice has less than 8,000 bytes.
 const PAYLOAD: usize = 7_000;
 
@@ -37,7 +39,8 @@ const PAYLOAD: usize = 7_000;
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Told {
     pub run: Option<RunId>,
-    /// The session that has the run; none if it is due for all; 0 if it is nobody's business.
+    /// The session that has the run; none if it is due for all; 0 if it is nobody's business. Without a run it
+    /// was given slots.
     pub to: Option<u64>,
 }
 
@@ -48,6 +51,11 @@ impl Told {
             _ => None,
         };
         Some(Self { run, to: told["to"].as_u64() })
+    }
+
+    /// A session was given slots.
+    pub fn limits(session: u64) -> Self {
+        Self { run: None, to: Some(session) }
     }
 }
 
@@ -97,6 +105,12 @@ impl Notices {
         self.listens.load(Ordering::Relaxed)
     }
 
+    /// Others are heard by a connection, or not: one that hears is none of a pooler's.
+    fn set_listens(&self, connector: &Connector, listens: bool) {
+        self.listens.store(listens, Ordering::Relaxed);
+        connector.set_direct(listens);
+    }
+
     fn own(&self) -> HashSet<u64> {
         self.own.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -137,6 +151,12 @@ impl Notices {
             (Some(session), Some(run)) if self.own().contains(&session) => {
                 if here {
                     self.push([Wake::Run(run.clone())]);
+                }
+                return;
+            }
+            (Some(session), None) if self.own().contains(&session) => {
+                if here {
+                    self.push([Wake::Limits]);
                 }
                 return;
             }
@@ -196,9 +216,11 @@ fn channel_of(store: &str, session: Option<u64>) -> String {
 
 /// Tells other hosts, as long as there are any who tell.
 pub(crate) async fn tell_others(pool: Arc<Pool>, store: String, mut items: mpsc::UnboundedReceiver<Item>) {
+    let mut gather_until = Instant::now();
     while let Some(first) = items.recv().await {
-        if matches!(first, Item::Tell(_)) {
-            tokio::time::sleep(GATHER).await;
+        // What comes alone is told at once.
+        if matches!(first, Item::Tell(_)) && gather_until > Instant::now() {
+            tokio::time::sleep_until(gather_until).await;
         }
         let (mut all, mut flushed) = (Vec::new(), Vec::new());
         let mut next = Some(first);
@@ -211,9 +233,11 @@ pub(crate) async fn tell_others(pool: Arc<Pool>, store: String, mut items: mpsc:
         }
         let mut due = false;
         let mut runs: std::collections::BTreeMap<u64, BTreeSet<RunId>> = std::collections::BTreeMap::new();
+        let mut limits = BTreeSet::new();
         for Told { run, to } in all {
             match (to, run) {
                 (Some(session), Some(run)) => drop(runs.entry(session).or_default().insert(run)),
+                (Some(session), None) => drop(limits.insert(session)),
                 _ => due = true,
             }
         }
@@ -221,6 +245,10 @@ pub(crate) async fn tell_others(pool: Arc<Pool>, store: String, mut items: mpsc:
         if due {
             channels.push(channel_of(&store, None));
             payloads.push("due".to_owned());
+        }
+        for session in limits {
+            channels.push(channel_of(&store, Some(session)));
+            payloads.push(LIMITS.to_owned());
         }
         for (session, runs) in runs {
             let names: Vec<_> = runs.iter().map(RunId::as_str).collect();
@@ -235,6 +263,7 @@ pub(crate) async fn tell_others(pool: Arc<Pool>, store: String, mut items: mpsc:
                     args_of![channels.clone(), payloads.clone()]
                 })
                 .await;
+            gather_until = Instant::now() + GATHER;
         }
         for done in flushed {
             // Who waited may be gone.
@@ -254,7 +283,10 @@ pub(crate) async fn hear_others(pool: Weak<Pool>, notices: Arc<Notices>, store: 
                 Err(Deaf::Silent) => can_listen = false,
                 Err(Deaf::Lost) => wait = (wait * 2).min(2_000),
             }
-            notices.listens.store(false, Ordering::Relaxed);
+            match pool.upgrade() {
+                Some(pool) => notices.set_listens(&pool.connector, false),
+                None => return,
+            }
             notices.gap();
             if look(&pool, &notices).await.is_none() {
                 return;
@@ -308,6 +340,7 @@ async fn listen(pool: &Weak<Pool>, notices: &Arc<Notices>, store: &str) -> Resul
             text if text == token => heard.notify_one(),
             "due" => notices.push([Wake::Due]),
             "look" => notices.gap(),
+            LIMITS if notice.channel() != all => notices.push([Wake::Limits]),
             text if notice.channel() != all => {
                 let runs = text.split(' ').filter_map(|run| run.parse().ok()).map(Wake::Run);
                 notices.push(runs);
@@ -331,7 +364,7 @@ async fn listen(pool: &Weak<Pool>, notices: &Arc<Notices>, store: &str) -> Resul
         return Err(Deaf::Silent);
     }
     run(format!("UNLISTEN \"{own_channel}\"")).await?;
-    notices.listens.store(true, Ordering::Relaxed);
+    notices.set_listens(&connector, true);
     let mut listened = HashSet::new();
     let mut look_at = Instant::now();
     loop {

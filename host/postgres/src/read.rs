@@ -109,6 +109,11 @@ pub(crate) const PUBLISHED: &str = "SELECT p.number, p.at, p.key, p.value
     FROM wf.runs r JOIN wf.published p ON p.run = r.run
     WHERE r.name = $1 AND ($2::text IS NULL OR p.key = $2) AND p.number > $3 ORDER BY p.number, p.key LIMIT $4";
 
+pub(crate) const LATEST: &str = "SELECT DISTINCT ON (p.key) p.number, p.at, p.key, p.value
+    FROM wf.runs r JOIN wf.published p ON p.run = r.run
+    WHERE r.name = $1 AND ($2::text IS NULL OR p.key = $2) AND p.number > $3
+    ORDER BY p.key, p.number DESC LIMIT $4";
+
 pub(crate) fn published(row: &SqlRow) -> Read<Published> {
     Ok(Published {
         number: row.int(0)? as u64,
@@ -186,6 +191,9 @@ fn message(row: &SqlRow, first: usize) -> Read<Message> {
 /// Columns of [`session`]; `s` is the table of sessions, and `$1` the time, if it is not the server's.
 pub(crate) const SESSION: &str =
     "s.id, s.host, s.realm, s.pid, s.started, greatest(s.until - wf.now_1($1), 0)";
+
+/// How many columns these are.
+pub(crate) const SESSION_COLUMNS: usize = 6;
 
 /// A session from six columns; none if they are null.
 pub(crate) fn session(row: &SqlRow, first: usize) -> Read<Option<Session>> {
@@ -310,6 +318,8 @@ pub(crate) fn runs(filter: &RunFilter) -> (String, Vec<Arg>) {
             sql.push_str(&format!(" AND {}", condition.replace('?', &format!("${}", args.len() + 1))));
         }
     };
+    let ids = filter.ids.as_ref().map(|ids| ids.iter().map(ToString::to_string).collect::<Vec<_>>());
+    given("r.name = ANY (?)", ids.map(IntoArg::arg));
     given("r.workflow = ?", filter.workflow.as_deref().map(IntoArg::arg));
     let mut labels = filter.labels.iter().map(|label| label_key(label).arg());
     given("w.label = ?", labels.next());

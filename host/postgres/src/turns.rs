@@ -13,7 +13,7 @@ use wfhost_store::{Result, SessionId, StoreError};
 
 use crate::PostgresStore;
 use crate::args::{Arg, Columns, args_of};
-use crate::connect::{TRIES, jitter};
+use crate::connect::{Plan, TRIES, jitter};
 use crate::errors::Fault;
 
 /// Another one begins with each statement of which it is not known what became of it: a copy of that which comes
@@ -89,12 +89,12 @@ impl PostgresStore {
     ) -> Result<Vec<Row>> {
         let sql = self.pool.sql(sql);
         let until = self.pool.until();
-        let (mut raced, mut missed) = (0, 0_u32);
+        let (mut raced, mut missed, mut doubt) = (0, 0_u32, false);
         loop {
             let number = self.turn(session).await?;
             let connector = &self.pool.connector;
             connector.commits.about_to_be_made();
-            match self.pool.once(connector.soon(), &sql, args(number)).await {
+            match self.pool.once(connector.soon(), Plan::Kept, &sql, args(number)).await {
                 Ok(rows) => {
                     connector.commits.made();
                     match self.one(&rows, |row| row.value::<i32>(0))? {
@@ -106,7 +106,7 @@ impl PostgresStore {
                 Err(Fault::Again(error)) => {
                     raced += 1;
                     if raced >= TRIES {
-                        return Err(error);
+                        return Err(self.failed(error, doubt));
                     }
                     tokio::time::sleep(Duration::from_millis(jitter(20))).await;
                 }
@@ -116,17 +116,23 @@ impl PostgresStore {
                     if !again || settled.is_err() || Instant::now() > until {
                         return Err(self.pool.unknown(&error));
                     }
+                    doubt = true;
                 }
                 Err(Fault::NoConnection(error)) => {
                     if !error.is_passing() || Instant::now() > until {
-                        return Err(error);
+                        return Err(self.failed(error, doubt));
                     }
                     missed += 1;
                     let wait = (50 << missed.min(4)) + jitter(100);
                     tokio::time::sleep(Duration::from_millis(wait)).await;
                 }
-                Err(Fault::Refused(error)) => return Err(error),
+                Err(Fault::Refused(error)) => return Err(self.failed(error, doubt)),
             }
         }
+    }
+
+    /// What is said of a statement whose last try failed. `doubt`: one before it may have succeeded.
+    fn failed(&self, error: StoreError, doubt: bool) -> StoreError {
+        if doubt { self.pool.unknown(&error) } else { error }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use wfhost_core::{Digest, Epoch, Json, Machine, Position, Row, RunId, Timestamp};
+use wfhost_core::{Digest, Epoch, Json, Machine, Position, Row, RunId, Step, Timestamp};
 use wfhost_postgres::{PostgresOptions, PostgresStore};
 use wfhost_store::conformance::{LEASE, id, machine, owner, signal};
 use wfhost_store::schedule::{CatchUp, Overlap, Schedule, When};
@@ -142,6 +142,61 @@ async fn nothing_is_appended_behind_the_fence_of_a_writing_owner() {
     }
 }
 
+/// Numbers are given before they are committed: of two agents, the one that began first may come second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_follows_what_agents_say_misses_none_of_those_that_speak_at_the_same_time() {
+    let url = private_postgres::fresh_url();
+    let store = open(&url).await;
+    let session = store.begin_session(&owner(1), 600_000).await.unwrap();
+    create(&store, session, "r").await;
+    create(&store, session, "other").await;
+    let said = |text: &str| NewTranscript {
+        step: Step(2),
+        attempt: 1,
+        at: Timestamp(20),
+        kind: TranscriptKind::Answer,
+        text: text.to_owned(),
+    };
+    let (server, schema) = url.split_once("schema=").expect("a schema of its own");
+    let (first, connection) =
+        tokio_postgres::connect(server.trim_end_matches(['?', '&']), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let sql = format!(
+        "BEGIN; SELECT {schema}.transcribe_1('r', '{{1}}', '{{20}}', '{{1}}', '{{0}}', '{{first}}', 9::int2,
+             '\\x01'::bytea, NULL)"
+    );
+    first.batch_execute(&sql).await.unwrap();
+    let second = {
+        let (store, said) = (Arc::clone(&store), said("second"));
+        tokio::spawn(async move { store.transcribe(&id("r"), vec![said]).await })
+    };
+    // Whether it waits or not, that is what happens.
+    let waits = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%{schema}%transcribe_1%'"
+    );
+    while !second.is_finished() && first.query_one(&waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        tokio::task::yield_now().await;
+    }
+    // Agents of other runs do not.
+    store.transcribe(&id("other"), vec![said("other")]).await.unwrap();
+    let (mut after, mut told) = (0, Vec::new());
+    for _ in 0..2 {
+        let filter = TranscriptFilter { after, ..TranscriptFilter::default() };
+        for line in store.transcript(&id("r"), filter, 10).await.unwrap() {
+            after = line.number;
+            told.push(line.line.text);
+        }
+        // Between the two looks all is committed.
+        first.batch_execute("COMMIT").await.unwrap();
+        while !second.is_finished() {
+            tokio::task::yield_now().await;
+        }
+    }
+    second.await.unwrap().unwrap();
+    assert_eq!(told, ["first", "second"]);
+    assert_eq!(store.transcript_end(&id("r")).await, Ok(after));
+}
+
 /// Whoever sends a claim and hears nothing does not know whether it was made. It is over before the next one is sent,
 /// and one that comes later still is refused: it would take runs away from whoever advances them by then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -197,8 +252,11 @@ async fn holds_lanes(url: &str, session: SessionId) -> tokio::task::JoinHandle<S
         );
         private_postgres::query(&url, &sql)
     });
-    let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
-    let sleeps = move || private_postgres::query(&looks, sql) != "0";
+    // Other tests have it sleep, too.
+    let sql = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE '%session = {number} %'"
+    );
+    let sleeps = move || private_postgres::query(&looks, &sql) != "0";
     tokio::task::spawn_blocking(move || while !sleeps() {}).await.unwrap();
     held
 }
@@ -334,6 +392,15 @@ async fn another_host_is_told_of_what_concerns_it() {
     }
     other.post(NewMessage { run: id("mine"), body: signal("s", None) }).await.unwrap();
     hears(Wake::Run(id("mine")), None).await;
+    // It waits for a slot, and is given one.
+    let giver = other.begin_session(&owner(3), 600_000).await.unwrap();
+    let ask = |used, wants| {
+        vec![SlotAsk { limits: vec![("all".to_owned(), 1)], used, wants, ..SlotAsk::default() }]
+    };
+    assert_eq!(other.share_slots(giver, ask(0, 1)).await.unwrap(), [1]);
+    assert_eq!(one.share_slots(session, ask(0, 1)).await.unwrap(), [0]);
+    other.share_slots(giver, Vec::new()).await.unwrap();
+    hears(Wake::Limits, None).await;
     let theirs = other.begin_session(&owner(2), LEASE).await.unwrap();
     create(&other, theirs, "theirs").await;
     other.post(NewMessage { run: id("theirs"), body: signal("s", None) }).await.unwrap();
@@ -429,4 +496,108 @@ async fn the_last_acts_are_kept_and_older_ones_go() {
     assert!((KEPT_ACTS..KEPT_ACTS + 128).contains(&count), "{count} are there");
     let last = store.acts(None, 1).await.unwrap().remove(0);
     assert_eq!(Act { number: 0, ..last }, act(KEPT_ACTS + 300));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_slot_is_given_twice_and_none_is_lost_among_hosts_that_ask_at_the_same_time() {
+    const LIMIT: u32 = 5;
+    let url = private_postgres::fresh_url();
+    let used = Arc::new(AtomicU64::new(0));
+    let mut hosts = Vec::new();
+    for n in 1..=4 {
+        let (store, used) = (open(&url).await, Arc::clone(&used));
+        let session = store.begin_session(&owner(n), 600_000).await.unwrap();
+        hosts.push(tokio::spawn(async move {
+            let limits = vec![("all".to_owned(), 9), ("provider:p".to_owned(), LIMIT)];
+            let ask =
+                |used, wants| vec![SlotAsk { limits: limits.clone(), used, wants, ..SlotAsk::default() }];
+            let (mut left, mut has) = (60, 0);
+            while left > 0 {
+                has = store.share_slots(session, ask(has, 3.min(left))).await.unwrap()[0];
+                let now = used.fetch_add(u64::from(has), Ordering::SeqCst) + u64::from(has);
+                assert!(now <= u64::from(LIMIT), "{now}");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                used.fetch_sub(u64::from(has), Ordering::SeqCst);
+                left -= has;
+                has = 0;
+            }
+            store.share_slots(session, Vec::new()).await.unwrap();
+        }));
+    }
+    for host in hosts {
+        host.await.unwrap();
+    }
+    assert_eq!(open(&url).await.slots().await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn turns_that_several_hosts_ask_for_at_the_same_time_are_all_different() {
+    let url = private_postgres::fresh_url();
+    let rate = wfhost_core::policy::rate::Rate { per_minute: 600, burst: 1 };
+    let mut hosts = Vec::new();
+    for host in 0..4 {
+        let store = open(&url).await;
+        hosts.push(tokio::spawn(async move {
+            let mut turns = Vec::new();
+            for step in 0..50 {
+                let run = id(&format!("r{host}"));
+                let word = TurnWord::Pass {
+                    name: "provider:p".to_owned(),
+                    rate,
+                    run,
+                    step: wfhost_core::Step(step),
+                };
+                turns.extend(store.take_turns(vec![word]).await.unwrap()[0]);
+            }
+            turns
+        }));
+    }
+    let mut turns = Vec::new();
+    for host in hosts {
+        turns.extend(host.await.unwrap());
+    }
+    turns.sort();
+    assert!(turns.len() >= 100, "most had to wait: {}", turns.len());
+    assert!(turns.windows(2).all(|pair| pair[1].since(pair[0]) >= 99), "{turns:?}");
+}
+
+/// A backup, or a session that somebody forgot: what hosts write must not leave more behind with every step.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_transaction_that_is_held_open_makes_the_tables_that_change_no_larger_with_each_step() {
+    let url = private_postgres::fresh_url();
+    let (server, schema) = url.split_once("schema=").expect("a schema of its own");
+    let (server, schema) = (server.trim_end_matches(['?', '&']), schema.split('&').next().unwrap_or(schema));
+    let store = open(&url).await;
+    let session = store.begin_session(&owner(1), 600_000).await.unwrap();
+    let mut machines = Vec::new();
+    for number in 0..20 {
+        let run = format!("r{number}");
+        machines.push((run.clone(), create(&store, session, &run).await));
+    }
+    let connect = async || {
+        let (client, connection) = tokio_postgres::connect(server, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    };
+    let (holder, other) = (connect().await, connect().await);
+    let look = format!("SELECT count(*) FROM \"{schema}\".hot");
+    holder.batch_execute(&format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {look}")).await.unwrap();
+    let size = async || {
+        let sql = format!(
+            "SELECT pg_total_relation_size('\"{schema}\".hot') + pg_total_relation_size('\"{schema}\".lanes')
+                + pg_total_relation_size('\"{schema}\".sessions')"
+        );
+        other.query_one(&sql, &[]).await.unwrap().get::<_, i64>(0)
+    };
+    let before = size().await;
+    for _ in 0..100 {
+        let all = machines.iter_mut().map(|(run, machine)| store.append(go(session, run, 1, machine)));
+        futures_util::future::try_join_all(all).await.unwrap();
+    }
+    // 2,000 steps that left a row each would have left 100 KiB and more.
+    let after = size().await;
+    assert!(after < before + (64 << 10), "{before} bytes became {after}");
+    // What it reads is what was there, and what others read is all.
+    holder.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(store.journal(&id("r7"), Position(0)).await.unwrap().len(), 101);
 }

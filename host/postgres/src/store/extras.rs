@@ -44,7 +44,7 @@ impl Extras for PostgresStore {
             match self.one(&rows, |row| row.bytes(0))? {
                 Some(bytes) if Digest::of(&bytes) != digest => Err(StoreError::Damaged {
                     place: self.place().to_owned(),
-                    reason: format!("module {digest} has other bytes than it had"),
+                    reason: format!("the content of module {digest} has changed"),
                 }),
                 bytes => Ok(bytes),
             }
@@ -80,6 +80,55 @@ impl Extras for PostgresStore {
         async move {
             let sql = "SELECT wf.delete_unused_modules_1($1)";
             let (rows, _) = self.pool.write(sql, &|| args_of![before]).await?;
+            Ok(self.number(&rows)? as usize)
+        }
+        .boxed()
+    }
+
+    fn put_blob<'a>(&'a self, bytes: &'a [u8]) -> BoxFuture<'a, Result<Digest>> {
+        async move {
+            let (digest, lately) = (Digest::of(bytes), BLOB_RENEWED_MS as i64);
+            let known = "SELECT 1 FROM wf.blobs WHERE digest = $1 AND added_at >= wf.now_1($2) - $3";
+            if !self.pool.read(known, &|| args_of![digest, self.set_now(), lately]).await?.is_empty() {
+                return Ok(digest);
+            }
+            let sql = "INSERT INTO wf.blobs AS b (digest, added_at, bytes) VALUES ($1, wf.now_1($2), $3)
+                ON CONFLICT (digest) DO UPDATE SET added_at = greatest(b.added_at, excluded.added_at)";
+            self.pool.write(sql, &|| args_of![digest, self.set_now(), bytes.to_vec()]).await?;
+            Ok(digest)
+        }
+        .boxed()
+    }
+
+    fn blob(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Vec<u8>>>> {
+        async move {
+            let sql = "SELECT bytes FROM wf.blobs WHERE digest = $1";
+            let rows = self.pool.read(sql, &|| args_of![digest]).await?;
+            match self.one(&rows, |row| row.bytes(0))? {
+                Some(bytes) if Digest::of(&bytes) != digest => Err(StoreError::Damaged {
+                    place: self.place().to_owned(),
+                    reason: format!("the content stored under {digest} has changed"),
+                }),
+                bytes => Ok(bytes),
+            }
+        }
+        .boxed()
+    }
+
+    fn has_blobs(&self, before: Timestamp) -> BoxFuture<'_, Result<bool>> {
+        async move {
+            let sql = "SELECT 1 FROM wf.blobs WHERE added_at < $1 LIMIT 1";
+            Ok(!self.pool.read(sql, &|| args_of![before]).await?.is_empty())
+        }
+        .boxed()
+    }
+
+    fn delete_blobs(&self, before: Timestamp, except: Vec<Digest>) -> BoxFuture<'_, Result<usize>> {
+        async move {
+            let except: Vec<_> = except.iter().map(|digest| digest.0.to_vec()).collect();
+            let sql = "WITH gone AS (DELETE FROM wf.blobs WHERE added_at < $1 AND NOT digest = ANY ($2) RETURNING 1)
+                SELECT count(*) FROM gone";
+            let (rows, _) = self.pool.write(sql, &|| args_of![before, except.clone()]).await?;
             Ok(self.number(&rows)? as usize)
         }
         .boxed()

@@ -7,12 +7,22 @@ use wfhost_core::policy::budget::Spent;
 use wfhost_core::{Failure, FailureKind, Position, Row, RunId, Step};
 use wfhost_store::*;
 
-use super::most;
+use super::{limits, most};
 use crate::PostgresStore;
 use crate::args::{Columns, args_of, strange};
-use crate::jobs::Jobs;
-use crate::lanes::{lane_of, new_refused};
+use crate::jobs::{Jobs, beginning, check_rows, is_bare};
+use crate::lanes::new_refused;
 use crate::read;
+
+/// Removes a run, and gives back the turns that its steps wait for.
+const DELETE: &str = "SELECT code, holder,
+        (SELECT count(*) FROM wf.take_turns_4(CASE code WHEN 0 THEN $6::jsonb ELSE '[]' END, $5))
+    FROM wf.delete_1($1, $2::jsonb, $3, $4, $5)";
+
+/// Creates a run that is no more than its first row.
+const BEGIN: &str =
+    "SELECT code, run, known FROM wf.begin_5($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
+    $14, $15, $16, $17, $18, $19, $20, $21, $22)";
 
 impl PostgresStore {
     /// The head of the first commits of a run.
@@ -58,16 +68,19 @@ impl PostgresStore {
 impl Journals for PostgresStore {
     fn create(&self, run: NewRun) -> BoxFuture<'_, Result<Created>> {
         async move {
-            let mut jobs = Jobs::default();
-            let job = jobs.new_run(&run)?;
-            let blobs = jobs.blobs;
-            let lane = lane_of(&run.id) as i16;
-            let (rows, doubt) = self
-                .pool
-                .write("SELECT code, run, known FROM wf.create_1($1::jsonb, $2, $3, $4)", &|| {
-                    args_of![job.clone(), blobs.clone(), lane, self.set_now()]
-                })
-                .await?;
+            let (rows, doubt) = if is_bare(&run) {
+                check_rows(&run.id, &run.rows)?;
+                self.pool.write(BEGIN, &|| beginning(&run)).await?
+            } else {
+                let mut jobs = Jobs::default();
+                let job = jobs.new_run(&run)?;
+                let blobs = jobs.blobs;
+                self.pool
+                    .write("SELECT code, run, known FROM wf.create_5($1::jsonb, $2, $3)", &|| {
+                        args_of![job.clone(), blobs.clone(), self.set_now()]
+                    })
+                    .await?
+            };
             let read = |row: &SqlRow| Ok((row.value::<i32>(0)?, row.maybe_int(1)?, row.maybe_text(2)?));
             let Some((code, number, known)) = self.one(&rows, read)? else {
                 return Err(self.damaged(strange("what was created")));
@@ -215,10 +228,12 @@ impl Journals for PostgresStore {
                 let spent = info.map(|info| info.spent).unwrap_or_default();
                 let told = jobs.told(run, Step(0), &Err(failure.clone()), Spent { time_ms: 0, ..spent });
                 let blobs = jobs.blobs;
+                let turns = limits::told(&[TurnWord::ReleaseRun { run: run.clone() }]);
                 let (rows, doubt) = self
                     .pool
-                    .write("SELECT code, holder FROM wf.delete_1($1, $2::jsonb, $3, $4, $5)", &|| {
-                        args_of![run.as_str(), told.clone(), blobs.clone(), PARENT_GONE, self.set_now()]
+                    .write(DELETE, &|| {
+                        let (told, turns) = (told.clone(), turns.clone());
+                        args_of![run.as_str(), told, blobs.clone(), PARENT_GONE, self.set_now(), turns]
                     })
                     .await?;
                 ever_doubt |= doubt;

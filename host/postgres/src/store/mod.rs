@@ -2,6 +2,7 @@
 
 mod extras;
 mod journals;
+mod limits;
 mod mail;
 mod open;
 mod outbox;

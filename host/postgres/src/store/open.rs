@@ -63,7 +63,7 @@ struct Found {
 }
 
 impl PostgresStore {
-    /// Reads runs that were claimed, all of one state of the database.
+    /// Reads runs that were claimed.
     pub(super) async fn open_runs(
         &self,
         session: SessionId,
@@ -73,20 +73,21 @@ impl PostgresStore {
             return Ok(Vec::new());
         }
         let numbers: Vec<_> = taken.iter().map(|taken| taken.number).collect();
-        let rows = self
-            .pool
-            .read(
-                "SELECT run, seq, count, body, head, place FROM wf.journal WHERE run = ANY ($1) ORDER BY run, seq",
-                &|| args_of![numbers.clone()],
-            )
-            .await?;
-        let sql = format!(
+        let journals = "SELECT run, seq, count, body, head, place FROM wf.journal WHERE run = ANY ($1) ORDER BY run, seq";
+        let inboxes = format!(
             "SELECT m.* FROM unnest($1) w(run), LATERAL (
                  SELECT i.run, {} FROM wf.inbox i WHERE i.run = w.run ORDER BY i.calm, i.id LIMIT $2) m",
             read::MESSAGE
         );
         let limit = INBOX_MESSAGES as i64 + 1;
-        let messages = self.pool.read(&sql, &|| args_of![numbers.clone(), limit]).await?;
+        // At the same time: what comes into an inbox is told, and journals are this host's.
+        let of_journals = || args_of![numbers.clone()];
+        let of_inboxes = || args_of![numbers.clone(), limit];
+        let (rows, messages) = futures_util::future::try_join(
+            self.pool.read(journals, &of_journals),
+            self.pool.read(&inboxes, &of_inboxes),
+        )
+        .await?;
         let mut found: std::collections::HashMap<i64, Found> = std::collections::HashMap::new();
         for row in rows {
             let of = |row: &SqlRow| Read::Ok((row.int(0)?, read::journal_row(row, 1)?, row.int(5)? as u64));

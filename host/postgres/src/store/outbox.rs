@@ -102,7 +102,8 @@ impl Outbox for PostgresStore {
 
     fn cursors(&self) -> BoxFuture<'_, Result<Vec<Cursor>>> {
         async move {
-            let sql = "SELECT name, place, at, coalesce(holder IS NOT NULL AND until > wf.now_1($1), false)
+            let sql = "SELECT name, place, at, coalesce(holder IS NOT NULL AND until > wf.now_1($1), false),
+                       holder
                 FROM wf.cursors ORDER BY name";
             let rows = self.pool.read(sql, &|| args_of![self.set_now()]).await?;
             self.all(&rows, |row| {
@@ -111,6 +112,7 @@ impl Outbox for PostgresStore {
                     place: row.int(1)? as u64,
                     at: row.time(2)?,
                     is_held: row.value(3)?,
+                    holder: row.maybe_text(4)?,
                 })
             })
         }

@@ -2,6 +2,7 @@
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tokio_postgres::Row;
 use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::{Json, RunId, Step};
 use wfhost_store::*;
@@ -65,6 +66,22 @@ impl PostgresStore {
     }
 }
 
+impl PostgresStore {
+    /// What a statement about the runs of a filter gives; `statement`: made of the one that selects them.
+    async fn found(&self, filter: &RunFilter, statement: fn(&str) -> String) -> Result<Vec<Row>> {
+        let sql = statement(&read::runs(filter).0);
+        let args = || {
+            let mut args = args_of![self.ticks()];
+            args.extend(read::runs(filter).1);
+            args
+        };
+        match filter.patience_ms {
+            Some(millis) => self.pool.read_within(millis, &sql, &args).await,
+            None => self.pool.read_anew(&sql, &args).await,
+        }
+    }
+}
+
 impl Views for PostgresStore {
     fn run<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Option<RunInfo>>> {
         async move {
@@ -77,17 +94,17 @@ impl Views for PostgresStore {
 
     fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Vec<RunInfo>>> {
         async move {
-            let (sql, _) = read::runs(&filter);
-            let args = || {
-                let mut args = args_of![self.ticks()];
-                args.extend(read::runs(&filter).1);
-                args
-            };
-            let rows = match filter.patience_ms {
-                Some(millis) => self.pool.read_within(millis, &sql, &args).await?,
-                None => self.pool.read(&sql, &args).await?,
-            };
+            let rows = self.found(&filter, str::to_owned).await?;
             self.all(&rows, read::run_info)
+        }
+        .boxed()
+    }
+
+    fn count_runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<u64>> {
+        async move {
+            let counted = |runs: &str| format!("SELECT count(*) FROM ({runs}) found");
+            let rows = self.found(&filter, counted).await?;
+            self.number(&rows).map(|count| count as u64)
         }
         .boxed()
     }
@@ -95,7 +112,7 @@ impl Views for PostgresStore {
     fn counts(&self) -> BoxFuture<'_, Result<Vec<(RunState, u64)>>> {
         async move {
             let sql = "SELECT state, count(*) FROM wf.hot GROUP BY state";
-            let rows = self.pool.read(sql, &|| Vec::new()).await?;
+            let rows = self.pool.read_anew(sql, &|| Vec::new()).await?;
             self.all(&rows, |row| Ok((read::state(row, 0)?, row.int(1)? as u64)))
         }
         .boxed()
@@ -108,7 +125,7 @@ impl Views for PostgresStore {
                        FROM (SELECT count(*) AS count, min(due_at) FILTER (WHERE due_at > 0) AS oldest
                              FROM wf.hot WHERE due_at IS NOT NULL AND due_at <= wf.now_1($1)) d,
                             (SELECT count(*) AS count, min(at) AS oldest FROM wf.questions WHERE NOT answered) q";
-            let rows = self.pool.read(sql, &|| args_of![self.set_now()]).await?;
+            let rows = self.pool.read_anew(sql, &|| args_of![self.set_now()]).await?;
             let loads = self.all(&rows, |row| {
                 let now = row.int(4)?;
                 let since = |at: Option<i64>| at.map(|at| now.saturating_sub(at).max(0) as u64);
@@ -149,7 +166,7 @@ impl Views for PostgresStore {
                 read::run_columns()
             );
             let rows =
-                self.pool.read(&sql, &|| args_of![self.ticks(), parent.as_str(), steps.clone()]).await?;
+                self.pool.read_anew(&sql, &|| args_of![self.ticks(), parent.as_str(), steps.clone()]).await?;
             self.all(&rows, read::run_info)
         }
         .boxed()
@@ -180,7 +197,7 @@ impl Views for PostgresStore {
     fn logs<'a>(&'a self, run: &'a RunId, from: u64, limit: usize) -> BoxFuture<'a, Result<Vec<LogLine>>> {
         async move {
             let args = || args_of![run.as_str(), i64::try_from(from).unwrap_or(i64::MAX), most(limit)];
-            self.all(&self.pool.read(read::LOGS, &args).await?, read::log)
+            self.all(&self.pool.read_anew(read::LOGS, &args).await?, read::log)
         }
         .boxed()
     }
@@ -193,7 +210,7 @@ impl Views for PostgresStore {
     ) -> BoxFuture<'a, Result<Vec<OutMessage>>> {
         async move {
             let args = || args_of![run.as_str(), after.map_or(-1, |after| after as i64), most(limit)];
-            self.all(&self.pool.read(read::MESSAGES, &args).await?, read::message_out)
+            self.all(&self.pool.read_anew(read::MESSAGES, &args).await?, read::message_out)
         }
         .boxed()
     }
@@ -207,11 +224,11 @@ impl Views for PostgresStore {
             let rows = match run {
                 Some(run) => {
                     let sql = format!("{} AND r.name = $1 ORDER BY q.at, q.step LIMIT $2", read::QUESTION);
-                    self.pool.read(&sql, &|| args_of![run.as_str(), most(limit)]).await?
+                    self.pool.read_anew(&sql, &|| args_of![run.as_str(), most(limit)]).await?
                 }
                 None => {
                     let sql = format!("{} ORDER BY q.at, q.run, q.step LIMIT $1", read::QUESTION);
-                    self.pool.read(&sql, &|| args_of![most(limit)]).await?
+                    self.pool.read_anew(&sql, &|| args_of![most(limit)]).await?
                 }
             };
             self.all(&rows, read::question)
@@ -222,7 +239,7 @@ impl Views for PostgresStore {
     fn question<'a>(&'a self, run: &'a RunId, step: Step) -> BoxFuture<'a, Result<Option<OpenQuestion>>> {
         async move {
             let sql = format!("{} AND r.name = $1 AND q.step = $2", read::QUESTION);
-            let rows = self.pool.read(&sql, &|| args_of![run.as_str(), step.0 as i64]).await?;
+            let rows = self.pool.read_anew(&sql, &|| args_of![run.as_str(), step.0 as i64]).await?;
             self.one(&rows, read::question)
         }
         .boxed()
@@ -237,9 +254,23 @@ impl Views for PostgresStore {
             let sql = "SELECT DISTINCT ON (p.key) p.number, p.at, p.key, p.value
                        FROM wf.runs r JOIN wf.published p ON p.run = r.run
                        WHERE r.name = $1 ORDER BY p.key, p.number DESC";
-            let rows = self.pool.read(sql, &|| args_of![run.as_str()]).await?;
+            let rows = self.pool.read_anew(sql, &|| args_of![run.as_str()]).await?;
             let latest = self.all(&rows, read::published)?;
             Ok(latest.into_iter().map(|published| (published.key, published.value)).collect())
+        }
+        .boxed()
+    }
+
+    fn latest<'a>(
+        &'a self,
+        run: &'a RunId,
+        key: Option<&'a str>,
+        after: Option<u64>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Published>>> {
+        async move {
+            let args = || args_of![run.as_str(), key, after.map_or(-1, |after| after as i64), most(limit)];
+            self.all(&self.pool.read_anew(read::LATEST, &args).await?, read::published)
         }
         .boxed()
     }
@@ -253,7 +284,7 @@ impl Views for PostgresStore {
     ) -> BoxFuture<'a, Result<Vec<Published>>> {
         async move {
             let args = || args_of![run.as_str(), key, after.map_or(-1, |after| after as i64), most(limit)];
-            self.all(&self.pool.read(read::PUBLISHED, &args).await?, read::published)
+            self.all(&self.pool.read_anew(read::PUBLISHED, &args).await?, read::published)
         }
         .boxed()
     }
@@ -276,7 +307,18 @@ impl Views for PostgresStore {
                     most(limit)
                 ]
             };
-            self.all(&self.pool.read(read::TRANSCRIPT, &args).await?, read::transcript)
+            self.all(&self.pool.read_anew(read::TRANSCRIPT, &args).await?, read::transcript)
+        }
+        .boxed()
+    }
+
+    fn transcript_end<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<u64>> {
+        async move {
+            let sql =
+                "SELECT (SELECT t.id FROM wf.transcripts t WHERE t.run = r.run ORDER BY t.id DESC LIMIT 1)
+                       FROM wf.runs r WHERE r.name = $1";
+            let rows = self.pool.read(sql, &|| args_of![run.as_str()]).await?;
+            Ok(self.one(&rows, |row| row.maybe_int(0))?.flatten().unwrap_or_default() as u64)
         }
         .boxed()
     }
@@ -286,7 +328,7 @@ impl Views for PostgresStore {
             let sql = "SELECT t.text FROM wf.runs r JOIN wf.transcripts t ON t.run = r.run
                        WHERE r.name = $1 AND t.step = $2 AND t.kind = $3 ORDER BY t.id DESC LIMIT 1";
             let args = || args_of![run.as_str(), step.0 as i64, TranscriptKind::Heartbeat as i16];
-            self.one(&self.pool.read(sql, &args).await?, |row| row.text(0))
+            self.one(&self.pool.read_anew(sql, &args).await?, |row| row.text(0))
         }
         .boxed()
     }

@@ -186,8 +186,9 @@ impl Work for PostgresStore {
         async move {
             self.pool
                 .write(
-                    "UPDATE wf.hot h SET starts = $4 FROM wf.runs r WHERE r.name = $1 AND h.run = r.run
-                     AND h.session = $2 AND h.epoch = $3",
+                    // By its number: the index of sessions is not to be taken for this.
+                    "UPDATE wf.hot h SET starts = $4 WHERE h.run = (SELECT r.run FROM wf.runs r WHERE r.name = $1)
+                     AND NOT h.session IS DISTINCT FROM $2 AND h.epoch = $3",
                     &|| args_of![run.as_str(), session.0 as i64, epoch.0 as i64, starts as i32],
                 )
                 .await?;

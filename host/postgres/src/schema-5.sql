@@ -1,0 +1,350 @@
+-- Format 5: appends, beginnings and ends of runs that cost the server less. Only functions are added, and some do what
+-- they did before with less work, or better: older hosts go on with theirs.
+--
+-- A function keeps the plans that it made first, maybe when its tables were empty and any index was as good as any
+-- other. So here nothing is left to choose: what is looked up is so by one key, in a subquery of its own that cannot be
+-- taken apart (`LATERAL`, with `OFFSET 0`, `LIMIT` or a lock), and whatever else is asked of what was found is asked
+-- outside.
+
+-- As in format 2, but that the run is looked up by its number, not among all of its session.
+CREATE OR REPLACE FUNCTION wf.append_1(p_session int8, p_lane int2, p_turn int8, p_run int8, p_epoch int8, p_seq int8,
+    p_prev bytea, p_count int4, p_at int8, p_head bytea, p_body bytea) RETURNS int8 LANGUAGE plpgsql AS $$
+DECLARE
+    v_place int8;
+    v_counted bool;
+BEGIN
+    PERFORM 1 FROM wf.lanes WHERE session = p_session AND lane = p_lane AND turn = p_turn FOR NO KEY UPDATE;
+    IF NOT FOUND THEN RETURN -1; END IF;
+    SELECT ((pg_current_xact_id()::text::int8 + m.xid_base) << 20) + 1, h.counted
+        INTO v_place, v_counted
+        FROM (SELECT x.epoch, x.session, x.starts > 0 OR x.troubles > 0 AS counted FROM wf.hot x
+              WHERE x.run = p_run OFFSET 0) h,
+            (SELECT o.seq + o.count AS ends, o.head FROM wf.journal o WHERE o.run = p_run
+             ORDER BY o.seq DESC LIMIT 1) z,
+            wf.meta m
+        WHERE h.epoch = p_epoch AND h.session = p_session AND z.ends = p_seq AND z.head = p_prev AND m.one;
+    IF NOT FOUND THEN RETURN 0; END IF;
+    INSERT INTO wf.journal (run, seq, at, place, count, head, body)
+        VALUES (p_run, p_seq, p_at, v_place, p_count, p_head, p_body);
+    -- Whoever appends has come forward.
+    IF v_counted THEN
+        UPDATE wf.hot SET starts = 0, troubles = 0 WHERE run = p_run AND (starts > 0 OR troubles > 0);
+    END IF;
+    RETURN v_place;
+END $$;
+
+-- Commits a batch of a session, like commit_1: appends of no more than a row as arrays, all others as jobs. A row may
+-- be the last of its run, which ends by it as `p_state` with `p_outcome`: its parent is told `p_tell`, as the body of a
+-- message, and its children that end with it `p_parent_gone`. `p_state` is null if there is no such row.
+-- Gives those rows that were accepted, a second time with a result if others are to be woken; those whose inbox has
+-- something that the run has not taken, with the code 2; and all jobs, behind them. One row with the index -1 if the
+-- session was fenced, or if the batch comes too late.
+CREATE FUNCTION wf.commit_5(p_session int8, p_lane int2, p_turn int8, p_batch int8, p_now int8,
+    p_run int8[], p_epoch int8[], p_seq int8[], p_prev bytea[], p_count int4[], p_at int8[], p_head bytea[],
+    p_body bytea[], p_state int2[], p_outcome bytea[], p_tell bytea[], p_parent_gone text, p_jobs jsonb, b bytea[])
+RETURNS TABLE (idx int4, place int8, result text) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    v_now int8 := coalesce(p_now, (extract(epoch FROM clock_timestamp()) * 1000)::int8);
+    v_place int8;
+    v_ending int8[];
+    v_closing int8[];
+    v_spending int8[];
+    v_locked int8[];
+    v_raced int8[];
+    v_relatives int4[];
+    v_wakes jsonb;
+    v_wake jsonb;
+    a record;
+    c jsonb;
+    n int4;
+BEGIN
+    PERFORM 1 FROM wf.lanes WHERE session = p_session AND lane = p_lane AND turn = p_turn FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN QUERY SELECT -1, NULL::int8, NULL::text;
+        RETURN;
+    END IF;
+    SELECT (pg_current_xact_id()::text::int8 + m.xid_base) << 20 INTO v_place FROM wf.meta m WHERE m.one;
+    -- All rows of `hot` that may be changed: of those that do more than append, and of the relatives of those that end.
+    IF p_jobs IS NOT NULL OR p_state IS NOT NULL THEN
+        v_ending := ARRAY(SELECT e.run FROM unnest(p_run, p_state) e(run, state) WHERE e.state IS NOT NULL);
+        v_closing := v_ending;
+        v_locked := v_ending;
+        v_spending := '{}';
+        IF p_jobs IS NOT NULL THEN
+            FOR c IN SELECT jsonb_array_elements(p_jobs) LOOP
+                v_locked := v_locked || (c->>'run')::int8;
+                IF c->>'next' = 'end' THEN v_ending := v_ending || (c->>'run')::int8; END IF;
+                IF c->>'next' IN ('end', 'continue') OR c ? 'dropped' THEN
+                    v_closing := v_closing || (c->>'run')::int8;
+                END IF;
+                IF c ? 'ledger' THEN v_spending := v_spending || (c->>'run')::int8; END IF;
+            END LOOP;
+        END IF;
+        IF cardinality(v_closing) > 0 THEN
+            v_locked := v_locked
+                || ARRAY(SELECT p.run FROM unnest(v_ending) e(run),
+                    LATERAL (SELECT r.parent FROM wf.runs r WHERE r.run = e.run OFFSET 0) r,
+                    LATERAL (SELECT o.run FROM wf.runs o WHERE o.name = r.parent OFFSET 0) p)
+                || ARRAY(SELECT d.run FROM unnest(v_closing) e(run),
+                    LATERAL (SELECT r.name FROM wf.runs r WHERE r.run = e.run OFFSET 0) r,
+                    LATERAL (SELECT o.run FROM wf.runs o WHERE o.parent = r.name AND o.on_close = 0 OFFSET 0) d);
+        END IF;
+        PERFORM 1 FROM (SELECT DISTINCT u.run FROM unnest(v_locked) u(run) ORDER BY u.run OFFSET 0) l,
+            LATERAL (SELECT 1 FROM wf.hot h WHERE h.run = l.run FOR NO KEY UPDATE) h;
+        IF cardinality(v_spending) > 0 THEN
+            PERFORM 1 FROM (SELECT DISTINCT r.root FROM unnest(v_spending) u(run),
+                    LATERAL (SELECT o.root FROM wf.runs o WHERE o.run = u.run OFFSET 0) r ORDER BY r.root OFFSET 0) l,
+                LATERAL (SELECT 1 FROM wf.ledgers g WHERE g.root = l.root FOR NO KEY UPDATE) g;
+        END IF;
+        -- Nothing that was sent and not taken becomes void.
+        IF p_state IS NOT NULL THEN
+            v_raced := ARRAY(SELECT e.run FROM unnest(p_run, p_state) e(run, state),
+                LATERAL (SELECT 1 FROM wf.inbox i WHERE i.run = e.run AND i.kind IN ('answer', 'signal', 'cancel')
+                         LIMIT 1) i
+                WHERE e.state IS NOT NULL);
+            IF cardinality(v_raced) > 0 THEN
+                RETURN QUERY SELECT e.n::int4 - 1, NULL::int8, '{"code": 2}'::text
+                    FROM unnest(p_run, p_state) WITH ORDINALITY e(run, state, n)
+                    WHERE e.state IS NOT NULL AND e.run = ANY (v_raced);
+            ELSE
+                v_raced := NULL;
+            END IF;
+        END IF;
+    END IF;
+    IF cardinality(p_run) > 0 THEN
+        RETURN QUERY INSERT INTO wf.journal (run, seq, at, place, count, head, body)
+            SELECT a.run, a.seq, a.at, v_place + a.n, a.count, a.head, a.body
+            FROM unnest(p_run, p_epoch, p_seq, p_prev, p_count, p_at, p_head, p_body) WITH ORDINALITY
+                AS a(run, epoch, seq, prev, count, at, head, body, n),
+            LATERAL (SELECT o.epoch, o.session FROM wf.hot o WHERE o.run = a.run OFFSET 0) x,
+            LATERAL (SELECT o.seq + o.count AS ends, o.head FROM wf.journal o WHERE o.run = a.run
+                     ORDER BY o.seq DESC LIMIT 1) z
+            WHERE x.epoch = a.epoch AND x.session = p_session AND z.ends = a.seq AND z.head = a.prev
+              AND (v_raced IS NULL OR NOT a.run = ANY (v_raced))
+            RETURNING (place & 1048575)::int4 - 1, place, NULL::text;
+        -- Whoever appends has come forward. Hardly ever are there any.
+        PERFORM 1 FROM unnest(p_run) u(run),
+            LATERAL (SELECT 1 FROM wf.hot x WHERE x.run = u.run AND (x.starts > 0 OR x.troubles > 0) LIMIT 1) x
+            LIMIT 1;
+        IF FOUND THEN
+            FOR a IN SELECT u.run, u.epoch FROM unnest(p_run, p_epoch, p_seq) WITH ORDINALITY u(run, epoch, seq, n),
+                LATERAL (SELECT 1 FROM wf.hot x WHERE x.run = u.run AND (x.starts > 0 OR x.troubles > 0) LIMIT 1) x,
+                LATERAL (SELECT o.place FROM wf.journal o WHERE o.run = u.run AND o.seq = u.seq OFFSET 0) z
+                WHERE z.place = v_place + u.n ORDER BY u.run
+            LOOP
+                UPDATE wf.hot SET starts = 0, troubles = 0 WHERE run = a.run;
+            END LOOP;
+        END IF;
+    END IF;
+    IF p_state IS NOT NULL THEN
+        -- First all end, then relatives are told: of two that end here, none is told of the other.
+        v_relatives := '{}';
+        FOR a IN SELECT e.*, r.parent_step IS NOT NULL OR d.is_there IS NOT NULL AS relatives,
+                q.is_there IS NOT NULL AS asks, i.is_there IS NOT NULL AS mail
+            FROM unnest(p_run, p_seq, p_at, p_head, p_state, p_outcome) WITH ORDINALITY
+                e(run, seq, at, head, state, outcome, n)
+            JOIN LATERAL (SELECT o.place FROM wf.journal o WHERE o.run = e.run AND o.seq = e.seq OFFSET 0) z
+                ON z.place = v_place + e.n
+            JOIN LATERAL (SELECT o.name, o.parent_step FROM wf.runs o WHERE o.run = e.run OFFSET 0) r ON true
+            LEFT JOIN LATERAL (SELECT 1 AS is_there FROM wf.runs o WHERE o.parent = r.name AND o.on_close = 0
+                               LIMIT 1) d ON true
+            LEFT JOIN LATERAL (SELECT 1 AS is_there FROM wf.questions o WHERE o.run = e.run LIMIT 1) q ON true
+            LEFT JOIN LATERAL (SELECT 1 AS is_there FROM wf.inbox o WHERE o.run = e.run LIMIT 1) i ON true
+            WHERE e.state IS NOT NULL
+        LOOP
+            UPDATE wf.hot SET state = a.state, outcome = a.outcome, wait_until = NULL, wait_for = NULL,
+                people = false, due_at = NULL, trouble = NULL, troubles = 0, starts = 0, session = NULL,
+                parked_at = NULL, head = a.head, updated_at = a.at
+                WHERE run = a.run;
+            IF a.asks THEN DELETE FROM wf.questions WHERE run = a.run; END IF;
+            IF a.mail THEN DELETE FROM wf.inbox WHERE run = a.run; END IF;
+            IF a.relatives THEN v_relatives := v_relatives || a.n::int4; END IF;
+        END LOOP;
+        FOREACH n IN ARRAY v_relatives LOOP
+            SELECT r.name, r.parent, r.parent_step INTO a FROM wf.runs r WHERE r.run = p_run[n];
+            v_wakes := '[]';
+            IF a.parent_step IS NOT NULL THEN
+                v_wake := wf.deliver_1(a.parent, v_now, jsonb_build_object('kind', 'child', 'calm', true,
+                    'step', a.parent_step, 'body', 1), ARRAY[p_tell[n]]);
+                IF v_wake IS NOT NULL THEN v_wakes := v_wakes || v_wake; END IF;
+            END IF;
+            v_wakes := v_wakes || wf.cancel_children_1(a.name, NULL, v_now, p_parent_gone);
+            IF jsonb_array_length(v_wakes) > 0 THEN
+                RETURN QUERY SELECT n - 1, v_place + n,
+                    jsonb_build_object('code', 0, 'due', false, 'place', v_place + n, 'wakes', v_wakes)::text;
+            END IF;
+        END LOOP;
+    END IF;
+    IF p_jobs IS NOT NULL THEN
+        n := cardinality(p_run);
+        FOR c IN SELECT jsonb_array_elements(p_jobs) LOOP
+            RETURN QUERY SELECT n, NULL::int8, wf.apply_1(p_session, c, b, v_place, v_now)::text;
+            n := n + 1;
+        END LOOP;
+    END IF;
+    IF p_batch IS NOT NULL THEN
+        UPDATE wf.lanes SET batch = p_batch WHERE session = p_session AND lane = p_lane;
+    END IF;
+END $$;
+
+-- Whether a session is there, and is until this transaction has ended. Runs are created under it while its lanes
+-- append: they wait for none, as they did when they took the lock of a lane over the time that it takes to make it
+-- durable. Whoever ends the session waits for all who are here, and who comes later finds it gone.
+CREATE FUNCTION wf.hold_session_5(p_session int8) RETURNS bool LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(p_session);
+    PERFORM 1 FROM wf.sessions WHERE id = p_session;
+    RETURN FOUND;
+END $$;
+
+-- As in format 1, but that it waits for those who create runs under the session as well, and that it needs no time
+-- that grows with the square of its runs.
+CREATE OR REPLACE FUNCTION wf.fence_1(p_id int8, p_if_over bool, p_in_order bool, p_now int8) RETURNS int8
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_until int8;
+    v_runs int8;
+BEGIN
+    SELECT until INTO v_until FROM wf.sessions WHERE id = p_id FOR UPDATE;
+    IF p_if_over AND v_until > wf.now_1(p_now) THEN RETURN 0; END IF;
+    PERFORM pg_advisory_xact_lock(p_id);
+    -- Waits for the batches that are under way. Later ones find no lane.
+    PERFORM 1 FROM wf.lanes WHERE session = p_id ORDER BY lane FOR UPDATE;
+    DELETE FROM wf.lanes WHERE session = p_id;
+    PERFORM 1 FROM (SELECT s.run FROM (SELECT o.run FROM wf.hot o WHERE o.session = p_id OFFSET 0) s
+                    ORDER BY s.run OFFSET 0) l,
+        LATERAL (SELECT 1 FROM wf.hot h WHERE h.run = l.run FOR NO KEY UPDATE) h;
+    UPDATE wf.hot SET session = NULL, due_at = 0,
+        starts = CASE WHEN p_in_order THEN greatest(starts - 1, 0) ELSE starts END
+    WHERE session = p_id;
+    GET DIAGNOSTICS v_runs = ROW_COUNT;
+    DELETE FROM wf.sessions WHERE id = p_id;
+    RETURN v_runs;
+END $$;
+
+-- create_1 without the lock of a lane.
+CREATE FUNCTION wf.create_5(j jsonb, b bytea[], p_now int8) RETURNS TABLE (code int4, run int8, known text)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    known := NULL;
+    IF j ? 'session' AND NOT wf.hold_session_5((j->>'session')::int8) THEN
+        code := 6;
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    IF j ? 'key' THEN
+        SELECT 1, r.run, r.name INTO code, run, known FROM wf.runs r
+            WHERE r.workflow = j->>'workflow' AND r.key = j->>'key';
+        IF FOUND THEN RETURN NEXT; RETURN; END IF;
+    END IF;
+    code := wf.check_new_1(j->>'name', b[(j->>'module')::int]);
+    IF code = 0 THEN run := wf.insert_run_1(j, b, wf.place_1(), wf.now_1(p_now)); END IF;
+    RETURN NEXT;
+END $$;
+
+-- The same for a run that is no more than its first row, as most are: nothing has to be read from JSON.
+CREATE FUNCTION wf.begin_5(p_session int8, p_name text, p_key text, p_project text, p_imported bool, p_workflow text,
+    p_module bytea, p_parent text, p_step int8, p_on_close int2, p_root text, p_chain text, p_created_at int8,
+    p_updated_at int8, p_budget bytea, p_labels text, p_state int2, p_given bytea, p_seq int8, p_count int4,
+    p_head bytea, p_body bytea) RETURNS TABLE (code int4, run int8, known text) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    v_place int8;
+    v_run int8;
+BEGIN
+    known := NULL;
+    IF p_session IS NOT NULL AND NOT wf.hold_session_5(p_session) THEN
+        code := 6;
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    IF p_key IS NOT NULL THEN
+        SELECT 1, r.run, r.name INTO code, run, known FROM wf.runs r WHERE r.workflow = p_workflow AND r.key = p_key;
+        IF FOUND THEN RETURN NEXT; RETURN; END IF;
+    END IF;
+    code := wf.check_new_1(p_name, p_module);
+    IF code <> 0 THEN RETURN NEXT; RETURN; END IF;
+    SELECT (pg_current_xact_id()::text::int8 + m.xid_base) << 20 INTO v_place FROM wf.meta m WHERE m.one;
+    INSERT INTO wf.runs (name, key, project, imported, workflow, module, parent, parent_step, on_close, root, chain,
+                         created_at, budget, labels)
+        VALUES (p_name, p_key, p_project, p_imported, p_workflow, p_module, p_parent, p_step, p_on_close, p_root, p_chain,
+                p_created_at, p_budget, p_labels)
+        RETURNING run INTO v_run;
+    INSERT INTO wf.hot (run, epoch, session, state, due_at, updated_at, head, given)
+        VALUES (v_run, 1, p_session, p_state, CASE WHEN p_session IS NULL THEN 0 END, p_updated_at, p_head, p_given);
+    INSERT INTO wf.journal (run, seq, at, place, count, head, body)
+        VALUES (v_run, p_seq, p_updated_at, v_place + 1, p_count, p_head, p_body);
+    run := v_run;
+    RETURN NEXT;
+END $$;
+
+-- As in format 1, but that one at a time adds to the transcript of a run, until it is committed. Whoever follows it goes
+-- on behind the last number that he has seen: none may come to be seen with a smaller one later.
+CREATE OR REPLACE FUNCTION wf.transcribe_1(p_name text, p_step int8[], p_at int8[], p_attempt int8[], p_kind int2[],
+    p_text text[], p_heartbeat int2, p_token bytea, p_now int8) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_run int8;
+    i int4;
+BEGIN
+    SELECT h.run INTO v_run FROM wf.runs r JOIN wf.hot h ON h.run = r.run WHERE r.name = p_name AND NOT r.gone
+        FOR KEY SHARE OF h;
+    IF NOT FOUND THEN RETURN; END IF;
+    -- Behind the lock of the run, which whoever deletes it takes first, and before the numbers are given.
+    PERFORM pg_advisory_xact_lock(hashtextextended('wf.transcripts', v_run));
+    INSERT INTO wf.posts (token, at) VALUES (p_token, wf.now_1(p_now)) ON CONFLICT DO NOTHING;
+    IF NOT FOUND THEN RETURN; END IF;
+    FOR i IN 1 .. cardinality(p_step) LOOP
+        -- A heartbeat takes the place of the one before.
+        IF p_kind[i] = p_heartbeat THEN
+            DELETE FROM wf.transcripts t WHERE t.run = v_run AND t.id = (
+                SELECT o.id FROM wf.transcripts o WHERE o.run = v_run AND o.step = p_step[i]
+                AND o.kind = p_heartbeat ORDER BY o.id DESC LIMIT 1);
+        END IF;
+        INSERT INTO wf.transcripts (run, step, at, attempt, kind, text)
+        VALUES (v_run, p_step[i], p_at[i], p_attempt[i], p_kind[i], p_text[i]);
+    END LOOP;
+END $$;
+
+-- Whoever seizes a paused run and dies leaves a request to pause it.
+CREATE OR REPLACE FUNCTION wf.claim_1(p_session int8, p_lane int2, p_name text, p_how text, p_now int8) RETURNS TABLE (
+    code int4, holder int8, run int8, name text, epoch int8, starts int4, module bytea, emissions int8, given bytea,
+    state int2, wait_until int8, wait_for text[], people bool, head bytea, project text, outcome bytea,
+    trouble text, imported bool) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    v_run int8;
+    v_code int4 := 0;
+    h record;
+BEGIN
+    PERFORM 1 FROM wf.lanes WHERE session = p_session AND lane = p_lane FOR NO KEY UPDATE;
+    IF NOT FOUND THEN v_code := 5; END IF;
+    SELECT r.run INTO v_run FROM wf.runs r WHERE r.name = p_name AND NOT r.gone;
+    IF NOT FOUND AND v_code = 0 THEN v_code := 1; END IF;
+    IF v_code = 0 THEN
+        SELECT x.state, x.session, x.due_at INTO h FROM wf.hot x WHERE x.run = v_run FOR NO KEY UPDATE;
+        IF NOT FOUND THEN
+            v_code := 1;
+        ELSIF h.state >= 5 AND NOT (p_how = 'reopen' AND h.state IN (6, 7)) THEN
+            v_code := 2;
+        ELSIF h.session <> p_session AND p_how <> 'seize' THEN
+            v_code := 3;
+        ELSIF h.session IS NULL AND p_how = 'due' AND (h.due_at IS NULL OR h.due_at > wf.now_1(p_now)) THEN
+            v_code := 4;
+        END IF;
+    END IF;
+    IF v_code <> 0 THEN
+        code := v_code;
+        -- Else there may have been none to look at.
+        IF v_code = 3 THEN holder := h.session; END IF;
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    IF p_how IN ('asked', 'reopen') THEN
+        DELETE FROM wf.inbox i WHERE i.run = v_run AND NOT i.calm AND i.kind = 'pause';
+    ELSIF p_how IN ('as-it-is', 'seize') AND h.state = 3 THEN
+        PERFORM wf.insert_message_1(v_run, wf.now_1(p_now), '{"kind": "pause", "calm": false}', NULL);
+    END IF;
+    RETURN QUERY SELECT 0, NULL::int8, t.* FROM wf.take_1(p_session, ARRAY[v_run]) t;
+END $$;

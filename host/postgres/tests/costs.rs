@@ -1,0 +1,365 @@
+//! What is asked of the server: how much it has to read, how often it plans, and how many commits it makes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{join_all, try_join_all};
+use private_postgres::Postgres;
+use wfhost_core::policy::budget::Spent;
+use wfhost_core::{Digest, Epoch, Json, Machine, Row, RunId, Timestamp};
+use wfhost_postgres::{PostgresOptions, PostgresStore};
+use wfhost_store::conformance::{id, machine, owner, signal};
+use wfhost_store::*;
+
+async fn open(url: &str) -> PostgresStore {
+    let options = PostgresOptions { synchronous: Synchronous::Normal, ..PostgresOptions::default() };
+    PostgresStore::open(url, &options).await.expect("the store opens")
+}
+
+fn new(run: &str, session: Option<SessionId>) -> (Machine, NewRun) {
+    let mut machine = machine(run, Digest::of(b"module"));
+    let rows = machine.take_unsaved().map(Row::from).into_iter().collect();
+    let new = NewRun { session, ..NewRun::new(&machine, rows) };
+    (machine, new)
+}
+
+async fn create(store: &PostgresStore, session: SessionId, run: &str) -> Machine {
+    let (machine, new) = new(run, Some(session));
+    assert_eq!(store.create(new).await, Ok(Created::New));
+    machine
+}
+
+fn step(session: SessionId, run: &RunId, epoch: Epoch, machine: &mut Machine, next: Next) -> Append {
+    let before = machine.head();
+    machine.receive("s".to_owned(), Json::null(), None, Timestamp(20));
+    let row = machine.take_unsaved().map(Row::from);
+    Append { before, row, ..Append::new(run.clone(), session, epoch, Timestamp(20), next) }
+}
+
+fn end() -> Next {
+    Next::End { outcome: Ok(Json::null()), spent: Spent::default() }
+}
+
+async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    for _ in 0..3_000 {
+        if let Some(found) = look().await {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{what}");
+}
+
+/// What a host does with runs: they begin, go on side by side, are parked, sent something, claimed, and end.
+async fn work(store: &PostgresStore, session: SessionId, prefix: &str, runs: usize, rounds: usize) {
+    let names: Vec<_> = (0..runs).map(|number| format!("{prefix}{number}")).collect();
+    let mut machines = Vec::new();
+    for name in &names {
+        machines.push((id(name), create(store, session, name).await));
+    }
+    for _ in 0..rounds {
+        let all = machines
+            .iter_mut()
+            .map(|(run, machine)| store.append(step(session, run, Epoch(1), machine, Next::Go)));
+        try_join_all(all).await.unwrap();
+    }
+    // Alone, as well.
+    for (run, machine) in &mut machines {
+        store.append(step(session, run, Epoch(1), machine, Next::Go)).await.unwrap();
+    }
+    let waiting = Waiting { signals: vec!["go".to_owned()], ..Waiting::default() };
+    let all = machines.iter_mut().map(|(run, machine)| {
+        store.append(step(session, run, Epoch(1), machine, Next::Park(waiting.clone())))
+    });
+    try_join_all(all).await.unwrap();
+    for (run, _) in &machines {
+        let post = NewMessage { run: run.clone(), body: signal("go", None) };
+        assert_eq!(store.post(post).await, Ok(Posted::Added));
+    }
+    let mut claimed = BTreeMap::new();
+    while claimed.len() < runs {
+        for run in store.claim_due(session, 10, Wanted::default()).await.unwrap().runs {
+            let run = run.unwrap();
+            store.set_starts(session, &run.run, run.epoch, run.starts).await.unwrap();
+            claimed.insert(run.run.clone(), run);
+        }
+    }
+    let all = machines.iter_mut().map(|(run, machine)| {
+        let opened = &claimed[run];
+        let consumed = opened.inbox.messages.iter().map(|message| message.id).collect();
+        store.append(Append { consumed, ..step(session, run, opened.epoch, machine, Next::Go) })
+    });
+    try_join_all(all).await.unwrap();
+    let all = machines
+        .iter_mut()
+        .map(|(run, machine)| store.append(step(session, run, claimed[run].epoch, machine, end())));
+    try_join_all(all).await.unwrap();
+}
+
+/// How many rows and entries of indexes the server reads for that, beside so many others. All plans are made before
+/// the others are there, as in a host that was begun with the database.
+async fn reads_beside(others: usize) -> i64 {
+    let url = private_postgres::fresh_url();
+    let schema = url.split_once("schema=").expect("a schema of its own").1.to_owned();
+    let store = open(&url).await;
+    let session = store.begin_session(&owner(1), 600_000).await.unwrap();
+    store.put_module("w", b"module").await.unwrap();
+    // Who plans anew has other plans.
+    private_postgres::query(
+        &url,
+        "ALTER TABLE hot SET (autovacuum_enabled = off); ALTER TABLE runs SET (autovacuum_enabled = off);
+         ALTER TABLE journal SET (autovacuum_enabled = off); ALTER TABLE inbox SET (autovacuum_enabled = off)",
+    );
+    until("they hear each other", async || store.listens().then_some(())).await;
+    work(&store, session, "first", 10, 5).await;
+    // A third is advanced, a third is parked, a third has ended.
+    private_postgres::query(
+        &url,
+        &format!(
+            "INSERT INTO runs (name, imported, workflow, module, root, created_at, labels)
+                 SELECT 'other' || n, false, 'w', '\\x00', 'other' || n, 1, '[]' FROM generate_series(1, {others}) n;
+             INSERT INTO hot (run, epoch, session, state, due_at)
+                 SELECT run, 1, CASE run % 3 WHEN 0 THEN {0} END, CASE run % 3 WHEN 0 THEN 1 WHEN 1 THEN 2 ELSE 5 END,
+                        CASE run % 3 WHEN 1 THEN 9000000000000 END FROM runs WHERE name LIKE 'other%';
+             INSERT INTO journal (run, seq, at, place, count, head, body)
+                 SELECT run, 0, 1, 1, 1, '\\xaa', '\\xbb' FROM runs WHERE name LIKE 'other%'",
+            session.0 as i64
+        ),
+    );
+    let read = || {
+        let sql = format!(
+            "SELECT coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0) + (
+                SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE schemaname = '{schema}')
+             FROM pg_stat_user_tables WHERE schemaname = '{schema}'"
+        );
+        private_postgres::query(&url, &sql).parse::<i64>().unwrap()
+    };
+    work(&store, session, "second", 60, 20).await;
+    drop(store);
+    // Processes of the server tell what they have read when they end.
+    let sql = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%{schema}%' AND pid <> pg_backend_pid()"
+    );
+    until("connections end", async || (private_postgres::query(&url, &sql) == "0").then_some(())).await;
+    read()
+}
+
+/// A plan that was made when the tables were empty may read all live runs of a session for each row.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_the_server_reads_for_a_run_does_not_grow_with_the_runs_beside_it() {
+    let (few, many) = (reads_beside(20).await, reads_beside(2_000).await);
+    // A third of the 2,000 is read with each look for what the host did not hear, every 5 s. All of them once for each
+    // step would be more than a million.
+    assert!(many < few + 200_000, "{few} rows and entries beside 20 runs, {many} beside 2,000");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_sent_again_is_prepared_unless_connections_may_be_shared() {
+    let server = Postgres::start(&["fsync=off", "full_page_writes=off", "log_statement=all"]);
+    let count = |what: &str, function: &str| {
+        server.log().lines().filter(|line| line.contains(what) && line.contains(function)).count()
+    };
+    for (schema, listens) in [("direct", true), ("pooled", false)] {
+        let off = if listens { "" } else { "&listen=off" };
+        let store = open(&format!("{}?schema={schema}{off}", server.url())).await;
+        let session = store.begin_session(&owner(1), 600_000).await.unwrap();
+        store.put_module("w", b"module").await.unwrap();
+        if listens {
+            until("it hears itself", async || store.listens().then_some(())).await;
+        }
+        work(&store, session, "r", 20, 5).await;
+        for function in ["begin_5", "commit_5", "append_1", "post_1", "set_starts"] {
+            let of = match function {
+                "set_starts" => format!("UPDATE \"{schema}\".hot h SET starts"),
+                function => format!("\"{schema}\".{function}"),
+            };
+            let (anew, kept) = (count("execute <unnamed>", &of), count("execute s", &of));
+            if listens {
+                // Each connection plans what it sends for the first time.
+                assert!(kept > anew && anew <= 8, "{function}: {anew} were planned, {kept} were prepared");
+            } else {
+                assert!(kept == 0 && anew > 0, "{function}: {anew} were planned, {kept} were prepared");
+            }
+        }
+    }
+}
+
+/// The runs of a batch are answered at the same moment, and come back one after the other: the first of them does not
+/// go alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn runs_that_come_back_soon_share_a_commit_and_a_lone_one_waits_for_nobody() {
+    const ROUNDS: usize = 40;
+    let url = private_postgres::fresh_url();
+    let store = Arc::new(open(&url).await);
+    let session = store.begin_session(&owner(1), 600_000).await.unwrap();
+    store.put_module("w", b"module").await.unwrap();
+    // As on a slow disk.
+    private_postgres::query(
+        &url,
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM pg_sleep(0.01); RETURN NULL; END';
+         CREATE TRIGGER slow AFTER INSERT ON journal FOR EACH STATEMENT EXECUTE FUNCTION slow()",
+    );
+    let mut machines = Vec::new();
+    for number in 0..16 {
+        let run = format!("r{number}");
+        machines.push((id(&run), create(&store, session, &run).await));
+    }
+    let lone = machines.pop();
+    let before = store.commits();
+    let tasks = machines.into_iter().enumerate().map(|(number, (run, mut machine))| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            for _ in 0..ROUNDS {
+                store.append(step(session, &run, Epoch(1), &mut machine, Next::Go)).await.unwrap();
+                // Others have the processor in between.
+                for _ in 0..number {
+                    tokio::task::yield_now().await;
+                }
+            }
+        })
+    });
+    for task in join_all(tasks.collect::<Vec<_>>()).await {
+        task.unwrap();
+    }
+    // Two lanes: one commit of each for a round. If the first went alone there would be two.
+    let commits = store.commits() - before;
+    assert!(commits < ROUNDS as u64 * 3, "{ROUNDS} rounds took {commits} commits");
+    let (before, (run, mut machine)) = (store.commits(), lone.unwrap());
+    for _ in 0..10 {
+        store.append(step(session, &run, Epoch(1), &mut machine, Next::Go)).await.unwrap();
+    }
+    assert_eq!(store.commits() - before, 10);
+}
+
+/// Whatever has the lanes of a session, as long as a commit lasts: runs begin meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn runs_begin_while_the_lanes_of_their_session_commit() {
+    let url = private_postgres::fresh_url();
+    let store = open(&url).await;
+    let session = store.begin_session(&owner(1), 600_000).await.unwrap();
+    store.put_module("w", b"module").await.unwrap();
+    let (holder, schema) = connect(&url).await;
+    holder
+        .batch_execute(&format!("BEGIN; SELECT 1 FROM \"{schema}\".lanes FOR NO KEY UPDATE"))
+        .await
+        .unwrap();
+    // One of each kind.
+    let bare = new("bare", Some(session)).1;
+    let labelled =
+        NewRun { labels: vec![("a".to_owned(), "b".to_owned())], ..new("labelled", Some(session)).1 };
+    for run in [bare, labelled] {
+        let created = tokio::time::timeout(Duration::from_secs(8), store.create(run)).await;
+        assert_eq!(created, Ok(Ok(Created::New)), "it waits for a lane");
+    }
+    holder.batch_execute("COMMIT").await.unwrap();
+}
+
+async fn connect(url: &str) -> (tokio_postgres::Client, String) {
+    let (server, schema) = url.split_once("schema=").expect("a schema of its own");
+    let (server, schema) = (server.trim_end_matches(['?', '&']), schema.split('&').next().unwrap_or(schema));
+    let (client, connection) = tokio_postgres::connect(server, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    (client, schema.to_owned())
+}
+
+/// A run that is being created while its session ends is either not there, or due for others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_run_is_left_to_a_session_that_ended_while_it_was_created() {
+    let url = private_postgres::fresh_url();
+    let (one, other) = (Arc::new(open(&url).await), open(&url).await);
+    one.put_module("w", b"module").await.unwrap();
+    for round in 0..30 {
+        let session = one.begin_session(&owner(1), 600_000).await.unwrap();
+        let creating = (0..4).map(|task| {
+            let store = Arc::clone(&one);
+            tokio::spawn(async move {
+                for number in 0.. {
+                    let run = new(&format!("r{round}-{task}-{number}"), Some(session)).1;
+                    match store.create(run).await {
+                        Ok(Created::New) => {}
+                        Err(StoreError::SessionOver) => return number,
+                        other => panic!("{other:?}"),
+                    }
+                }
+                0
+            })
+        });
+        let creating: Vec<_> = creating.collect();
+        tokio::time::sleep(Duration::from_millis(2 + round % 7)).await;
+        let fenced = other.fence(session, Fence::Dead).await.unwrap();
+        let created: u64 = join_all(creating).await.into_iter().map(|created| created.unwrap()).sum();
+        assert_eq!(fenced, created, "all that were created before are due, and none was later");
+        let sql = format!("SELECT count(*) FROM hot WHERE session = {}", session.0 as i64);
+        assert_eq!(private_postgres::query(&url, &sql), "0");
+    }
+}
+
+/// The end of a run that has relatives, or mail, together with others that have none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn ends_of_one_batch_tell_relatives_and_lose_no_mail() {
+    let url = private_postgres::fresh_url();
+    let store = open(&url).await;
+    let session = store.begin_session(&owner(1), 600_000).await.unwrap();
+    store.put_module("w", b"module").await.unwrap();
+    // The tasks of lanes take all that is queued at once.
+    private_postgres::query(
+        &url,
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM pg_sleep(0.05); RETURN NULL; END';
+         CREATE TRIGGER slow AFTER INSERT ON journal FOR EACH STATEMENT EXECUTE FUNCTION slow()",
+    );
+    let mut machines = BTreeMap::new();
+    for name in ["parent", "lone", "mail", "abandoned", "a", "b", "c", "d"] {
+        machines.insert(name, create(&store, session, name).await);
+    }
+    // Two that the parent waits for: one ends with it, and one before.
+    private_postgres::query(
+        &url,
+        "UPDATE runs SET parent = 'parent', parent_step = 1, on_close = 0 WHERE name IN ('a', 'b');
+         UPDATE runs SET parent = 'parent', parent_step = 2, on_close = 1 WHERE name = 'abandoned';
+         UPDATE runs SET parent = 'c', parent_step = 3, on_close = 0 WHERE name = 'd'",
+    );
+    let post = NewMessage { run: id("mail"), body: signal("go", None) };
+    assert_eq!(store.post(post).await, Ok(Posted::Added));
+    let mut ends = Vec::new();
+    for name in ["lone", "mail", "a", "c"] {
+        let machine = machines.get_mut(name).unwrap();
+        ends.push(store.append(step(session, &id(name), Epoch(1), machine, end())));
+    }
+    let ended = join_all(ends).await;
+    assert!(ended[0].is_ok() && ended[2].is_ok() && ended[3].is_ok(), "{ended:?}");
+    assert_eq!(ended[1], Err(StoreError::Raced { run: id("mail") }), "a signal would be lost");
+    let state = |run: &str| {
+        private_postgres::query(
+            &url,
+            &format!(
+                "SELECT h.state, h.session IS NULL, h.due_at IS NULL,
+                     (SELECT string_agg(kind, ',' ORDER BY id) FROM inbox i WHERE i.run = h.run)
+                 FROM hot h JOIN runs USING (run) WHERE name = '{run}'"
+            ),
+        )
+    };
+    assert_eq!(state("lone"), "5|t|t|");
+    assert_eq!(state("mail"), "1|f|t|signal", "it goes on");
+    assert_eq!(state("parent"), "1|f|t|child", "it is told of a");
+    assert_eq!(state("d"), "1|f|t|cancel", "it ends with c");
+    // Both at the same time: neither is told of the other.
+    let mut ends = Vec::new();
+    for name in ["parent", "b"] {
+        let machine = machines.get_mut(name).unwrap();
+        ends.push(store.append(step(session, &id(name), Epoch(1), machine, end())));
+    }
+    for ended in join_all(ends).await {
+        // On different lanes, b was told first, or the parent was.
+        assert!(matches!(ended, Ok(_) | Err(StoreError::Raced { .. })), "{ended:?}");
+    }
+    assert_eq!(state("parent"), "5|t|t|");
+    let b = state("b");
+    assert!(b == "5|t|t|" || b == "1|f|t|cancel", "{b}");
+    assert_eq!(state("abandoned"), "1|f|t|", "nobody asks it to end");
+    // What was refused left nothing.
+    let journal = store.journal(&id("mail"), wfhost_core::Position(0)).await.unwrap();
+    assert_eq!(journal.len(), 1);
+}
