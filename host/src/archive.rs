@@ -15,6 +15,7 @@ use wfhost_core::{
 use wfhost_store::{
     ImportedRun, LogLevel, LogLine, Message, MessageBody, OutMessage, Published, RunInfo, Snapshot, Store,
 };
+use wfhost_world::text::excerpt;
 
 use crate::HostError;
 
@@ -236,7 +237,7 @@ pub fn read(text: &str) -> Result<Archive, ArchiveError> {
             return Err(damaged("there is data after its end"));
         }
         let parsed: Line = serde_json::from_str(line)
-            .map_err(|error| ArchiveError::Line { line: index + 1, reason: error.to_string() })?;
+            .map_err(|error| ArchiveError::Line { line: index + 1, reason: excerpt(&error.to_string()) })?;
         match parsed {
             Line::End { lines, digest } => end = Some((lines, digest, offset)),
             other => lines.push(other),

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use wfhost_agents::Writers;
 use wfhost_core::{RunId, Step};
-use wfhost_world::lock;
+use wfhost_world::{LatestLease, lock};
 
 /// How long calls that nobody asks for go on.
 const LINGER: Duration = Duration::from_secs(120);
@@ -31,6 +31,9 @@ pub(crate) struct Calls<T> {
     state: Mutex<State<T>>,
     /// One has ended.
     ended: Notify,
+    /// Of the drive that has come to take these calls over last: without it nothing is called, and turns of rates that
+    /// all hosts share are left to whoever drives the run next.
+    pub lease: LatestLease,
     /// What writes the transcripts of these calls.
     pub writers: Writers,
 }
@@ -60,7 +63,8 @@ impl<T> State<T> {
 impl<T> Default for Calls<T> {
     fn default() -> Self {
         let state = State { under_way: BTreeMap::new(), ended: VecDeque::new(), aborted: Vec::new() };
-        Self { state: Mutex::new(state), ended: Notify::new(), writers: Writers::default() }
+        let (ended, lease) = (Notify::new(), LatestLease::default());
+        Self { state: Mutex::new(state), ended, lease, writers: Writers::default() }
     }
 }
 
@@ -68,6 +72,13 @@ impl<T> fmt::Debug for Calls<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = lock(&self.state);
         write!(f, "Calls({} under way, {} ended)", state.under_way.len(), state.ended.len())
+    }
+}
+
+impl<T> Calls<T> {
+    fn clear(&self) {
+        self.lease.leave();
+        lock(&self.state).clear();
     }
 }
 
@@ -135,16 +146,19 @@ impl<T: Send + 'static> Calls<T> {
         }
     }
 
-    /// Stops all, and waits until they are gone and what they said is stored.
-    pub async fn stop(&self) {
-        let tasks = {
-            let mut state = lock(&self.state);
-            state.clear();
-            std::mem::take(&mut state.aborted)
-        };
+    /// Waits until those that were aborted are gone.
+    pub async fn aborted(&self) {
+        let tasks = std::mem::take(&mut lock(&self.state).aborted);
         for task in tasks {
             let _ = task.await;
         }
+    }
+
+    /// Stops all, and waits until they are gone and what they said is stored. Their turns are kept: who ends the run
+    /// gives them back when that is recorded, else the next host finds them.
+    pub async fn stop(&self) {
+        self.clear();
+        self.aborted().await;
         let writers = std::mem::take(&mut *self.writers.lock().unwrap_or_else(PoisonError::into_inner));
         for writer in writers {
             let _ = writer.await;
@@ -202,15 +216,22 @@ impl<T: Send + 'static> Registry<T> {
             if runs.get(&run).is_some_and(|entry| entry.driven == driven)
                 && let Some(entry) = runs.remove(&run)
             {
-                lock(&entry.calls.state).clear();
+                entry.calls.clear();
             }
         });
+    }
+
+    /// The run is not this host's any more: those of its calls that are not made yet wait until it is again.
+    pub fn leave(&self, run: &RunId) {
+        if let Some(entry) = lock(&self.runs).get(run) {
+            entry.calls.lease.leave();
+        }
     }
 
     /// The run needs none of its calls any more.
     pub fn forget(&self, run: &RunId) {
         if let Some(entry) = lock(&self.runs).remove(run) {
-            lock(&entry.calls.state).clear();
+            entry.calls.clear();
         }
     }
 }
@@ -218,7 +239,7 @@ impl<T: Send + 'static> Registry<T> {
 impl<T> Drop for Registry<T> {
     fn drop(&mut self) {
         for (_, entry) in lock(&self.runs).drain() {
-            lock(&entry.calls.state).clear();
+            entry.calls.clear();
         }
     }
 }

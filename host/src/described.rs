@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex};
 use wfhost_core::{DescribeError, Description, Digest, Json, RunId};
 use wfhost_runtime::Module;
 use wfhost_schema::{self as schema, Fault, Schema};
-use wfhost_store::SharedStore;
+use wfhost_store::{RunInfo, SharedStore};
 use wfhost_world::lock;
 
+use crate::family::latest_round;
 use crate::host::{Host, HostError};
 
 /// What a module says; none if it says nothing. An error if that cannot be read.
@@ -49,9 +50,13 @@ pub struct Unfit {
 impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.part {
-            Part::Input => write!(f, "the input does not fit what `{}` takes", self.workflow),
+            Part::Input => write!(f, "the input does not match the schema of `{}`", self.workflow),
             Part::Signal(name) => {
-                write!(f, "the payload does not fit what `{}` takes as the signal `{name}`", self.workflow)
+                write!(
+                    f,
+                    "the payload does not match the schema of the signal `{name}` of `{}`",
+                    self.workflow
+                )
             }
         }
     }
@@ -167,10 +172,20 @@ pub async fn check_signal(
     name: &str,
     payload: &Json,
 ) -> Result<Said, HostError> {
-    let info = store.run(run).await?.ok_or_else(|| HostError::NoSuchRun(run.clone()))?;
+    let info = latest(store, run).await?;
     let said = described(store, info.module).await?;
     check_said(&said, &info.workflow, name, payload).await?;
     Ok(said)
+}
+
+/// The run that gets what is sent to this one: of several rounds the latest, which may have another module.
+///
+/// # Errors
+///
+/// There is no such run, or the store failed.
+pub async fn latest(store: &SharedStore, run: &RunId) -> Result<RunInfo, HostError> {
+    let info = store.run(run).await?.ok_or_else(|| HostError::NoSuchRun(run.clone()))?;
+    Ok(latest_round(store.as_ref(), info).await?)
 }
 
 async fn check_said(said: &Said, workflow: &str, name: &str, payload: &Json) -> Result<(), HostError> {
@@ -208,7 +223,7 @@ impl Host {
     ///
     /// It does not, or there is no such run.
     pub async fn check_signal(&self, run: &RunId, name: &str, payload: &Json) -> Result<(), HostError> {
-        let info = self.store().run(run).await?.ok_or_else(|| HostError::NoSuchRun(run.clone()))?;
+        let info = latest(self.store(), run).await?;
         let said = self.described(info.module).await?;
         check_said(&said, &info.workflow, name, payload).await
     }

@@ -13,10 +13,21 @@ use wfhost_core::{
     RunId, Started, Step, Timestamp,
 };
 use wfhost_runtime::{self as engine, Denied};
-use wfhost_store::{MessageBody, NewRun, Store, StoreError};
+use wfhost_store::{MessageBody, NewRun, RunFilter, RunInfo, Store, StoreError};
 use wfhost_world::lock;
 
 use crate::drive::DriveError;
+
+/// The run that this one continues as in the end, which may be itself.
+///
+/// # Errors
+///
+/// The store failed.
+pub async fn latest_round(store: &dyn Store, info: RunInfo) -> Result<RunInfo, StoreError> {
+    let Some(chain) = info.links.chain.clone() else { return Ok(info) };
+    let newest = RunFilter { chain: Some(chain), limit: 1, ..RunFilter::default() };
+    Ok(store.runs(newest).await?.pop().unwrap_or(info))
+}
 
 /// Finds the modules that programs name.
 #[derive(Debug, Default)]

@@ -157,6 +157,13 @@ impl Host {
         if info.module == module.digest {
             return Ok(Upgraded::Same);
         }
+        let in_hand = self.take_in_hand(id).await;
+        let upgraded = self.upgrade_in_hand(id, module).await;
+        in_hand.let_go();
+        upgraded
+    }
+
+    async fn upgrade_in_hand(&self, id: &RunId, module: &Module) -> Result<Upgraded, HostError> {
         let opened = match self.claim(id, ClaimHow::AsItIs).await? {
             Claimed::Yes(opened) => opened,
             Claimed::Held { owner, .. } => {

@@ -13,6 +13,8 @@ pub struct StepInfo {
     pub op: Op,
     pub attempts: u32,
     pub started_at: Timestamp,
+    /// When the current attempt at an agent call began; what is said of its turn is about that one if it is not older.
+    pub attempt_at: Timestamp,
     pub ended: Option<(Timestamp, Option<Outcome>)>,
     /// Attempts at an agent call that failed, as far as another one followed
     /// or they consumed something.
@@ -56,6 +58,7 @@ pub fn steps(journal: &Journal) -> Vec<StepInfo> {
                     op,
                     attempts,
                     started_at: *at,
+                    attempt_at: *at,
                     ended,
                     failed: Vec::new(),
                     waits: None,
@@ -65,6 +68,7 @@ pub fn steps(journal: &Journal) -> Vec<StepInfo> {
             Event::Attempted { step, attempt, .. } => {
                 if let Some(info) = steps.get_mut(index(step)) {
                     info.attempts = *attempt;
+                    info.attempt_at = *at;
                     info.waits = None;
                 }
             }

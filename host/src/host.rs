@@ -8,17 +8,17 @@ use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use wfhost_agents::{Gate, Providers};
+use wfhost_agents::{Gate, Providers, ScriptError};
 use wfhost_core::policy::budget::Budget;
 use wfhost_core::{
-    CannotRetry, Digest, End, Epoch, Failure, FailureKind, Given, Grant, Journal, JournalError, Json,
-    Machine, Mismatch, QuestionChange, Row, RunConfig, RunId, Started, Step, Timestamp, limits, plan_retry,
+    CannotRetry, Digest, Epoch, Failure, FailureKind, Given, Grant, Journal, JournalError, Json, Machine,
+    Mismatch, Row, RunConfig, RunId, Started, Step, Timestamp, limits, plan_retry,
 };
 use wfhost_runtime::{self as engine, Denied, Engine, GrantError, Module, ModuleError, StackError};
 use wfhost_schema::{self as schema, BadAnswer};
 use wfhost_store::{
     Append, ClaimHow, Claimed, Created, MessageBody, ModuleInfo, NewMessage, NewRun, Next, Opened, Owner,
-    Part, Posted, Projects, RunInfo, RunState, SharedStore, StoreError,
+    Posted, Projects, RunInfo, SharedStore, StoreError,
 };
 use wfhost_world::{NoRandom, World, fresh_id, fresh_seed, owner};
 
@@ -27,9 +27,13 @@ use crate::drive::{self, DriveError, Leave, Replayed};
 use crate::family::{self, Modules, Wanted};
 use crate::handle::RunHandle;
 use crate::observer::{Notice, Observer};
+use crate::script::{CannotKeep, keep_script};
 use crate::surroundings::Surroundings;
 use crate::virtual_time::{Ahead, Planned, VirtualTime};
-use crate::worker::{Current, From, Inner, Ready, State};
+use crate::worker::{Back, Current, From, InHand, Inner, Ready, State};
+
+/// Processes that want the same run at the same time take it from each other this often at most.
+const SEIZED_AT_MOST: u32 = 10;
 
 /// When the program of a waiting run is dropped from memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -172,6 +176,8 @@ pub enum HostError {
     #[error(transparent)]
     Grant(#[from] GrantError),
     #[error(transparent)]
+    Script(#[from] ScriptError),
+    #[error(transparent)]
     Stack(#[from] StackError),
     #[error("the journal of {run} cannot be read: {source}")]
     Journal { run: RunId, source: JournalError },
@@ -197,6 +203,15 @@ pub enum HostError {
     TooLarge(#[from] limits::TooLarge),
     #[error(transparent)]
     Random(#[from] NoRandom),
+}
+
+impl std::convert::From<CannotKeep> for HostError {
+    fn from(error: CannotKeep) -> Self {
+        match error {
+            CannotKeep::Store(error) => Self::Store(error),
+            CannotKeep::Script(error) => Self::Script(error),
+        }
+    }
 }
 
 impl std::convert::From<Box<Unfit>> for HostError {
@@ -258,6 +273,7 @@ impl Host {
             crowded: AtomicBool::new(false),
             unsure: AtomicBool::new(false),
             settle_again: Mutex::default(),
+            settling: tokio::sync::RwLock::default(),
             tasks: Mutex::default(),
             work,
             time,
@@ -319,7 +335,7 @@ impl Host {
     pub async fn start(
         &self,
         module: &Module,
-        options: StartOptions,
+        mut options: StartOptions,
         providers: Option<Providers>,
     ) -> Result<RunHandle, HostError> {
         let project = options.config.project.clone();
@@ -329,6 +345,12 @@ impl Host {
             Some(_) => Some(self.inner.session().await?),
             None => None,
         };
+        let id = match options.id.take() {
+            Some(id) => id,
+            None => fresh_id()?,
+        };
+        let in_hand = self.inner.take_in_hand(&id).await;
+        options.id = Some(id);
         let (id, machine) = self.create(module, options, current.as_ref()).await?;
         let watched = self.inner.watch(&id, providers);
         if let (Some(machine), Some(current)) = (machine, current) {
@@ -343,7 +365,9 @@ impl Host {
                 place: None,
                 inbox: None,
             };
-            self.inner.begin(&id, From::Ready(Box::new(ready)));
+            self.inner.begin(in_hand, From::Ready(Box::new(ready)));
+        } else {
+            in_hand.let_go();
         }
         self.serve();
         self.look_for_work();
@@ -404,6 +428,10 @@ impl Host {
         self.inner.world.now()
     }
 
+    pub(crate) async fn take_in_hand(&self, id: &RunId) -> InHand {
+        self.inner.take_in_hand(id).await
+    }
+
     pub(crate) async fn claim(&self, id: &RunId, how: ClaimHow) -> Result<Claimed, HostError> {
         self.inner.claim(id, how).await
     }
@@ -434,79 +462,48 @@ impl Host {
     /// was sent to it and not taken is lost. If another process advances it, it is taken from that
     /// one, which may commit nothing of it any more and stops its calls when it renews its session.
     pub async fn terminate(&self, id: &RunId, reason: Option<&str>) -> Result<(), HostError> {
-        self.inner.leave_and_wait(id).await;
-        let current = self.inner.session().await?;
+        let in_hand = self.inner.take_in_hand(id).await;
+        self.inner.take_from_driver(&in_hand).await;
+        let mut ended = self.seize_and_end(id, reason).await;
+        for _ in 0..SEIZED_AT_MOST {
+            // Another process was quicker: it has ended the run, or it has it now.
+            let Err(HostError::Store(StoreError::Fenced { .. } | StoreError::SessionOver)) = ended else {
+                break;
+            };
+            ended = self.seize_and_end(id, reason).await;
+        }
+        in_hand.let_go();
+        ended
+    }
+
+    async fn seize_and_end(&self, id: &RunId, reason: Option<&str>) -> Result<(), HostError> {
         let opened = match self.inner.claim(id, ClaimHow::Seize).await? {
             Claimed::Yes(opened) => opened,
             other => return Err(self.refused(id, other)),
         };
-        let epoch = opened.epoch;
-        let ended = self.end_where_it_stands(*opened, reason).await;
+        let next = Next::Release { waiting: None, trouble: None };
+        let back = Append::new(id.clone(), opened.session, opened.epoch, Timestamp(0), next);
+        let ended = self.end_claimed(*opened, reason).await;
         if ended.is_err() {
-            let next = Next::Release { waiting: None, trouble: None };
-            let back = Append::new(id.clone(), current.session, epoch, Timestamp(0), next);
-            if self.store().append(back).await.is_err() {
-                self.doubt();
-            }
+            self.give_up_claim(back).await;
         }
-        self.inner.forget_left(id);
-        self.look_for_work();
         ended
     }
 
-    async fn end_where_it_stands(&self, opened: Opened, reason: Option<&str>) -> Result<(), HostError> {
+    /// Gives a run back that was claimed for a moment only.
+    async fn give_up_claim(&self, back: Append) {
+        if self.inner.give_back(&back).await == Back::Later {
+            self.doubt();
+        }
+    }
+
+    async fn end_claimed(&self, opened: Opened, reason: Option<&str>) -> Result<(), HostError> {
         let Opened { run, session, epoch, given, rows, .. } = opened;
         let unusable = |source| HostError::Journal { run: run.clone(), source };
         let machine = Machine::open(Journal::read(rows).map_err(unusable)?, given).map_err(unusable)?;
         let why = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
         let outcome = Err(Failure::new(FailureKind::Cancelled, format!("terminated{why}")));
-        // Again, if something comes in meanwhile: that is lost with the rest.
-        loop {
-            let mut consumed = Vec::new();
-            let mut part = Part::Behind(None);
-            loop {
-                let inbox = self.store().inbox(&run, part).await?;
-                consumed.extend(inbox.messages.iter().map(|message| message.id));
-                match inbox.messages.last().filter(|_| inbox.more) {
-                    Some(last) => part = Part::Behind(Some(last.id)),
-                    None => break,
-                }
-            }
-            let now = self.now();
-            let (row, at) = machine.with_end(End::Finished { outcome: &outcome, stopped: true }, now);
-            let questions = machine.open_questions().into_iter();
-            let closed = questions.filter_map(|change| match change {
-                QuestionChange::Asked { step, .. } => Some(QuestionChange::Closed { step }),
-                QuestionChange::Closed { .. } => None,
-            });
-            let append = Append {
-                before: machine.head(),
-                row: Some(row.into()),
-                consumed,
-                questions: closed.collect(),
-                ..Append::new(
-                    run.clone(),
-                    session,
-                    epoch,
-                    at,
-                    Next::End { outcome: outcome.clone(), spent: machine.spent(now) },
-                )
-            };
-            match self.store().append(append).await {
-                Ok(appended) => {
-                    self.inner.see(Notice::Ended {
-                        run: &run,
-                        workflow: &machine.started().workflow,
-                        state: RunState::Cancelled,
-                        after: Duration::from_millis(at.since(machine.started_at())),
-                    });
-                    self.inner.wake_all(&appended.wake);
-                    return Ok(());
-                }
-                Err(StoreError::Raced { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        Ok(self.inner.end_where_it_stands(&run, session, epoch, &machine, &outcome).await?)
     }
 
     /// Creates a run. Without a machine if the key was known.
@@ -535,6 +532,10 @@ impl Host {
                 return Err(GrantError::Place { guest: twice[0].clone(), reason }.into());
             }
         }
+        let mut config = options.config;
+        if self.inner.scripts {
+            keep_script(self.store().as_ref(), &mut config).await?;
+        }
         let now = self.inner.world.now();
         let seed = match options.seed {
             Some(seed) => seed,
@@ -550,7 +551,7 @@ impl Host {
             module: module.digest,
             input: options.input,
             seed,
-            config: options.config,
+            config,
             labels: options.labels,
             parent: None,
             child: None,
@@ -590,15 +591,21 @@ impl Host {
             None => ClaimHow::Asked,
         };
         let _room = self.inner.room().await;
+        let in_hand = self.inner.take_in_hand(id).await;
         match self.inner.claim_and_open(id, how, options.module.as_ref()).await? {
             Ok(mut ready) => {
                 self.change_budget(&mut ready.machine, options.budget);
-                Ok(self.follow(id, ready, options))
+                Ok(self.follow(in_hand, ready, options))
             }
-            Err(Claimed::Held { .. }) if self.inner.is_live(id) && options.module.is_none() => {
-                Ok(self.watch(id))
+            Err(refused) => {
+                in_hand.let_go();
+                match refused {
+                    Claimed::Held { .. } if self.inner.is_live(id) && options.module.is_none() => {
+                        Ok(self.watch(id))
+                    }
+                    refused => Err(self.refused(id, refused)),
+                }
             }
-            Err(refused) => Err(self.refused(id, refused)),
         }
     }
 
@@ -636,19 +643,22 @@ impl Host {
             self.retry_child(id, step).await?;
         }
         let _room = self.inner.room().await;
+        let in_hand = self.inner.take_in_hand(id).await;
         let current = self.inner.session().await?;
         let opened = match self.inner.claim(id, ClaimHow::Reopen).await? {
             Claimed::Yes(opened) => opened,
-            other => return Err(self.refused(id, other)),
+            other => {
+                in_hand.let_go();
+                return Err(self.refused(id, other));
+            }
         };
         let epoch = opened.epoch;
         let back = Append::new(id.clone(), current.session, epoch, Timestamp(0), opened.as_it_was());
         match self.ready_again(*opened, current, step, options.budget).await {
-            Ok(ready) => Ok(self.follow(id, ready, options)),
+            Ok(ready) => Ok(self.follow(in_hand, ready, options)),
             Err(error) => {
-                if self.store().append(back).await.is_err() {
-                    self.doubt();
-                }
+                self.give_up_claim(back).await;
+                in_hand.let_go();
                 Err(error)
             }
         }
@@ -688,11 +698,12 @@ impl Host {
         Ok(())
     }
 
-    fn follow(&self, id: &RunId, ready: Ready, options: ResumeOptions) -> RunHandle {
-        let watched = self.inner.watch(id, options.providers);
-        self.inner.begin(id, From::Ready(Box::new(ready)));
+    fn follow(&self, in_hand: InHand, ready: Ready, options: ResumeOptions) -> RunHandle {
+        let id = in_hand.run().clone();
+        let watched = self.inner.watch(&id, options.providers);
+        self.inner.begin(in_hand, From::Ready(Box::new(ready)));
         self.serve();
-        RunHandle::new(id.clone(), Arc::clone(&self.inner), watched)
+        RunHandle::new(id, Arc::clone(&self.inner), watched)
     }
 
     fn refused(&self, id: &RunId, claimed: Claimed) -> HostError {
@@ -794,7 +805,7 @@ impl Host {
 
     /// Waits until something keeps this host from its work, or does no more, and gives it: a full
     /// disk, a database that is locked, or gone. Each is told once.
-    pub async fn trouble(&self, known: &Option<StoreError>) -> Option<StoreError> {
+    pub async fn store_error(&self, known: &Option<StoreError>) -> Option<StoreError> {
         let mut troubles = self.inner.trouble.subscribe();
         // The sender lives as long as this.
         match troubles.wait_for(|trouble| trouble != known).await {

@@ -10,12 +10,14 @@ mod calls;
 mod described;
 mod drive;
 mod family;
+pub mod fleet;
 mod fork;
 mod handle;
 mod history;
 mod host;
 mod observer;
 mod records;
+mod script;
 mod surroundings;
 pub mod verify;
 mod virtual_time;
@@ -33,14 +35,15 @@ pub use wfhost_world::{clock, owner};
 /// WebAssembly: what modules are, and how they are executed.
 pub mod engine {
     pub use wfhost_runtime::{
-        Cache, Denied, Engine, Frame, HostTrouble, Import, ImportClass, Module, ModuleError, ModuleSummary,
+        Cache, Denied, Engine, Frame, HostFault, Import, ImportClass, Module, ModuleError, ModuleSummary,
         StackError, check_stack, compile_in_processes, inspect, summarize,
     };
 
     pub use crate::drive::{Asked, DriveError, Replayed};
 }
 
-pub use described::{Described, Part, Said, Unfit, check_signal, described};
+pub use described::{Described, Part, Said, Unfit, check_signal, described, latest};
+pub use family::latest_round;
 pub use fork::{Checked, ForkError, ForkOptions, ForkPreview, Upgraded};
 pub use handle::{Ending, RunHandle};
 pub use history::{StepInfo, steps};
@@ -49,5 +52,6 @@ pub use host::{
     is_held, post,
 };
 pub use observer::{Notice, Observer, StepEnd};
+pub use script::{CannotKeep, keep_script};
 pub use surroundings::Surroundings;
 pub use wfhost_runtime::GrantError;

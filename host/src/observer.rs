@@ -54,8 +54,8 @@ pub enum Notice<'a> {
     /// It drives the run no more: `ended`, `continued`, `parked`, `paused`, `refused`, `left` if the host
     /// stops, `handed-over` if it needs what this host does not have, `lost` to another one, `failed`.
     Left { run: &'a RunId, workflow: &'a str, how: &'static str, trouble: Option<&'a str> },
-    /// The store did not do what it was asked for.
-    Failed { run: &'a RunId, error: &'a StoreError },
+    /// The store did not do what it was asked for: for a run, or for the limits that hosts share if none.
+    Failed { run: Option<&'a RunId>, error: &'a StoreError },
     /// It ended the session of another host, because its process is `dead` or it was not renewed (`late`);
     /// its runs are due.
     TookOver { why: &'static str, runs: u64 },

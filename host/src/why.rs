@@ -1,16 +1,17 @@
 //! What blocks a run, and how to unblock it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
 use serde_json::json;
 use wfhost_core::policy::budget::Spent;
-use wfhost_core::{Json, Op, Reply, Timestamp, spell_millis};
-use wfhost_store::{Message, MessageBody, RunInfo, RunState};
+use wfhost_core::{Json, Op, Reply, Step, Timestamp, spell_millis};
+use wfhost_store::{Message, MessageBody, RunInfo, RunState, SlotShare};
 use wfhost_world::clock::rfc3339;
 use wfhost_world::text::command;
 
 use crate::advice::advice;
+use crate::fleet::holds_up;
 use crate::history::StepInfo;
 use crate::is_held;
 
@@ -35,6 +36,8 @@ pub struct Parallel {
     pub providers: BTreeMap<String, u32>,
     /// The provider of calls that name none.
     pub default: Option<String>,
+    /// Steps whose calls are known to wait for their turn.
+    pub queued: BTreeSet<Step>,
 }
 
 impl Parallel {
@@ -56,15 +59,16 @@ impl Parallel {
 }
 
 /// Everything that blocks a run at `now`: at least one thing, also when it has ended. And what its budget
-/// does not count.
+/// does not count. `shares`: what hosts have of limits that hold for all of them.
 pub fn why(
     info: &RunInfo,
     steps: &[StepInfo],
     inbox: &[Message],
     parallel: &Parallel,
+    shares: &[SlotShare],
     now: Timestamp,
 ) -> Vec<Blocker> {
-    let mut blockers = keeps(info, steps, inbox, parallel, now);
+    let mut blockers = keeps(info, steps, inbox, parallel, shares, now);
     blockers.extend(uncounted(info, steps).into_iter().map(|what| Blocker { what, remedy: None }));
     blockers
 }
@@ -96,6 +100,7 @@ fn keeps(
     steps: &[StepInfo],
     inbox: &[Message],
     parallel: &Parallel,
+    shares: &[SlotShare],
     now: Timestamp,
 ) -> Vec<Blocker> {
     let run = &info.id;
@@ -173,12 +178,19 @@ fn keeps(
             }
             _ => None,
         };
-        match call.and_then(|provider| parallel.waits(provider, &calls)) {
-            Some(reason) => {
-                let (step, label) = (open.step, open.op.label());
+        let is_queued = call.is_some() && parallel.queued.contains(&open.step);
+        let others = || "the calls before it leave it no room".to_owned();
+        let (step, label) = (open.step, open.op.label());
+        let of_fleet = call.and_then(|_| holds_up(shares, run, step));
+        let of_host = call.and_then(|provider| parallel.waits(provider, &calls));
+        match (of_fleet, of_host.or_else(|| is_queued.then(others))) {
+            (Some(reason), _) => {
+                blockers.push(blocker(format!("step {step} waits for {reason}: {label}"), None));
+            }
+            (None, Some(reason)) => {
                 blockers.push(blocker(format!("step {step} waits for its turn: {reason}: {label}"), None));
             }
-            None => blockers.push(waits_for(info, open, now)),
+            (None, None) => blockers.push(waits_for(info, open, now)),
         }
         if let Some(provider) = call {
             *calls.entry(provider).or_default() += 1;
@@ -258,7 +270,7 @@ fn waits_for(info: &RunInfo, open: &StepInfo, now: Timestamp) -> Blocker {
     Blocker { what, remedy }
 }
 
-fn sleeps(step: wfhost_core::Step, until: Timestamp, now: Timestamp) -> String {
+fn sleeps(step: Step, until: Timestamp, now: Timestamp) -> String {
     let rest = spell_millis(until.since(now).div_ceil(1_000) * 1_000);
     format!("step {step} sleeps until {}, {rest} from now", rfc3339(until))
 }

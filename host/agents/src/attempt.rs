@@ -1,8 +1,10 @@
 //! One attempt at an agent call with everything around it: the cache, the
 //! budget, waiting for a turn, time limits, correction turns, the transcript.
 
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -14,18 +16,21 @@ use wfhost_core::policy::retry::is_once;
 use wfhost_core::policy::structured::{self, CORRECTIONS, SchemaError};
 use wfhost_core::policy::{cache, structured::candidates};
 use wfhost_core::{
-    Caching, Digest, Failure, FailureKind, Json, Question, Reply, Timestamp, Timing, TranscriptKind, Usage,
-    limits, spell_millis,
+    Caching, Digest, Failure, FailureKind, Json, Question, Reply, TURN_AWAITED, TURN_TAKEN, Timestamp,
+    Timing, TranscriptKind, Usage, limits, spell_millis,
 };
 use wfhost_schema::{self as schema, Fault, Schema};
-use wfhost_world::{Lease, World};
+use wfhost_world::{LatestLease, World};
 
 use super::gate::{Gate, Permit, Place, Slot};
-use super::ledger::{ReadPurse, Reservation, SetAside};
+use super::ledger::{InQueue, ReadPurse, Reservation, SetAside};
 use super::observer::{CallObserver, CallPhase, InPhase, SeenCall, SeenEnd};
 use super::recorder::Recorder;
 use super::session::{Asks, GoesOn};
 use super::{Call, CallFailure, Policy, Provider, Records, Turn, session, workspace};
+
+/// Whoever waits longer for a turn says so in the transcript.
+const SEEN_WAITING: Duration = Duration::from_millis(200);
 
 /// A longer wait for a quota is recorded, so that the run need not be kept in memory.
 const POSTPONE_FROM_MS: u64 = 5_000;
@@ -73,7 +78,7 @@ pub struct Attempt {
     pub records: Arc<dyn Records>,
     pub world: Arc<dyn World>,
     /// Of the run: without it nobody is called.
-    pub lease: Lease,
+    pub lease: LatestLease,
     pub recorder: Recorder,
     pub slots: Vec<(Slot, u32)>,
     pub limits: TimeLimits,
@@ -105,6 +110,25 @@ impl Used {
     fn get(&self) -> Option<Usage> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Waits for a turn. A wait that is not over at once is recorded while it lasts, so that whoever looks at the run
+/// can tell it from work.
+async fn seen_waiting<T, E>(recorder: &Recorder, turn: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    let mut turn = pin!(turn);
+    // Most get it at once, and need no timer.
+    if let Poll::Ready(turn) = poll_fn(|context| Poll::Ready(turn.as_mut().poll(context))).await {
+        return turn;
+    }
+    if let Either::Left((turn, _)) = select(turn.as_mut(), pin!(tokio::time::sleep(SEEN_WAITING))).await {
+        return turn;
+    }
+    recorder.note(TranscriptKind::Queue, TURN_AWAITED.to_owned());
+    let turn = turn.await;
+    if turn.is_ok() {
+        recorder.note(TranscriptKind::Queue, TURN_TAKEN.to_owned());
+    }
+    turn
 }
 
 impl Attempt {
@@ -180,24 +204,11 @@ impl Attempt {
                 return self.failed(CallFailure::new(FailureKind::Rejected, message));
             }
         };
-        let (observer, provider) = (self.gate.observer.clone(), Arc::clone(&self.provider));
-        let in_phase = |phase| observer.as_ref().map(|observer| InPhase::enter(observer, &provider, phase));
-        let waits = in_phase(CallPhase::Waiting);
-        let permit = match self.wait_for_turn(deadline).await {
-            Ok((permit, reservation)) => {
-                *set_aside = reservation;
-                permit
-            }
+        let permit = match self.admission(deadline, set_aside).await {
+            Ok(permit) => permit,
             Err(end) => return end,
         };
-        drop(waits);
-        if let Some(Err(failure)) = set_aside.as_ref().map(|aside| self.keeps_to(aside)) {
-            return self.failed(failure);
-        }
-        if let Err(failure) = self.prepare().boxed().await {
-            return self.failed(failure);
-        }
-        let asks = in_phase(CallPhase::Asking);
+        let asks = self.in_phase(CallPhase::Asking);
         let since = Instant::now();
         let made = self.answer(validator.as_ref()).await;
         self.asked = Some((since, Instant::now()));
@@ -230,6 +241,44 @@ impl Attempt {
         end
     }
 
+    fn in_phase(&self, phase: CallPhase) -> Option<InPhase> {
+        self.gate.observer.as_ref().map(|observer| InPhase::enter(observer, &self.provider, phase))
+    }
+
+    /// Waits until the call may be made, and prepares what it needs. It has to be made at once then: the run is ours
+    /// at this moment.
+    async fn admission(
+        &mut self,
+        deadline: Option<Timestamp>,
+        set_aside: &mut Option<Reservation>,
+    ) -> Result<Permit, AttemptEnd> {
+        let slots: Arc<[(Slot, u32)]> = std::mem::take(&mut self.slots).into();
+        let recorder = self.recorder.clone();
+        let mut is_prepared = false;
+        loop {
+            let waits = self.in_phase(CallPhase::Waiting);
+            let (permit, reservation) = seen_waiting(&recorder, self.wait_for_turn(&slots, deadline)).await?;
+            *set_aside = reservation;
+            drop(waits);
+            if let Some(Err(failure)) = set_aside.as_ref().map(|aside| self.keeps_to(aside)) {
+                return Err(self.failed(failure));
+            }
+            if !std::mem::replace(&mut is_prepared, true)
+                && let Err(failure) = self.prepare().boxed().await
+            {
+                return Err(self.failed(failure));
+            }
+            if self.lease.is_held() {
+                return Ok(permit);
+            }
+            // Whoever ends the session gives its slots to others.
+            drop((permit, set_aside.take()));
+            if within(deadline, &self.world, self.lease.held()).await.is_none() {
+                return Err(self.failed(self.out_of_time(Bound::Total)));
+            }
+        }
+    }
+
     fn failed(&self, failure: CallFailure) -> AttemptEnd {
         AttemptEnd::Failed { failure, heartbeat: self.recorder.heartbeat() }
     }
@@ -254,20 +303,26 @@ impl Attempt {
     }
 
     /// Waits for slots, for the budget and for a turn at the provider. Who has
-    /// to wait for one of them gives back the others, so that nothing lies idle. A
-    /// long wait for a turn ends the attempt; the turn is kept.
+    /// to wait for one of them gives back the others, so that nothing lies idle, and
+    /// holds up nobody who waits for these. A long wait for a turn ends the attempt;
+    /// the turn is kept.
     async fn wait_for_turn(
-        &mut self,
+        &self,
+        slots: &Arc<[(Slot, u32)]>,
         deadline: Option<Timestamp>,
     ) -> Result<(Permit, Option<Reservation>), AttemptEnd> {
         let name = self.provider.name();
         let rate = self.policy.rate(name);
-        let slots: Arc<[(Slot, u32)]> = std::mem::take(&mut self.slots).into();
+        // Others are told it only where they share a limit.
+        let who: Arc<str> = match slots.iter().any(|(slot, _)| matches!(slot, Slot::Fleet(_))) {
+            true => format!("{}#{}", self.call.run, self.call.step).into(),
+            false => Arc::default(),
+        };
         let mut in_queue = self.gate.ledger.queue();
         let mut place: Option<Place> = None;
         let too_late = || self.failed(self.out_of_time(Bound::Total));
         loop {
-            let permit = within(deadline, &self.world, self.gate.enter(&slots)).await.ok_or_else(too_late)?;
+            let permit = self.enter(slots, &who, &mut in_queue, deadline).await.ok_or_else(too_late)?;
             // What the calls before it consumed is known only now.
             let reservation = match in_queue.set_aside(&self.purse, || self.expected()).await {
                 Ok(SetAside::Free) => None,
@@ -280,12 +335,21 @@ impl Attempt {
                 Err(short) => return Err(self.failed(Failure::from(short).into())),
             };
             if place.is_none() && self.gate.has_turns(name, rate) {
-                place = Some(self.gate.place(name, rate, &self.call.run, self.call.step));
+                let step = (&self.call.run, self.call.step);
+                place = Some(self.gate.place(name, rate, step, &self.lease));
+            }
+            if place.as_ref().is_some_and(Place::may_be_of_another) {
+                // The turn is taken from nobody: whoever has the run passes with it.
+                drop((permit, reservation));
+                within(deadline, &self.world, self.lease.held()).await.ok_or_else(too_late)?;
+                continue;
             }
             let now = self.world.now();
-            let Some(Err(until)) = place.as_ref().map(|place| place.pass(now)) else {
-                return Ok((permit, reservation));
+            let passed = match &mut place {
+                Some(place) => within(deadline, &self.world, place.pass(now)).await.ok_or_else(too_late)?,
+                None => Ok(()),
             };
+            let Err(until) = passed else { return Ok((permit, reservation)) };
             drop((permit, reservation));
             if deadline.is_some_and(|deadline| until >= deadline) {
                 return Err(self.failed(CallFailure::new(
@@ -298,11 +362,29 @@ impl Attempt {
                 if let Some(place) = place {
                     place.keep();
                 }
-                let reason = format!("waiting for quota of {name}");
+                let whose = if rate.of_fleet { " (fleet)" } else { "" };
+                let reason = format!("waiting for quota of {name}{whose}");
                 return Err(AttemptEnd::Postponed { until, reason });
             }
             tokio::time::sleep(Duration::from_millis(wait.max(1))).await;
         }
+    }
+
+    /// Waits for slots; if that takes time, those behind it that wait for the budget go on meanwhile. None if it takes
+    /// too long.
+    async fn enter(
+        &self,
+        slots: &Arc<[(Slot, u32)]>,
+        who: &Arc<str>,
+        in_queue: &mut InQueue,
+        deadline: Option<Timestamp>,
+    ) -> Option<Permit> {
+        let mut entering = pin!(self.gate.enter(slots, who));
+        if let Some(permit) = entering.as_mut().now_or_never() {
+            return Some(permit);
+        }
+        in_queue.step_aside();
+        within(deadline, &self.world, entering).await
     }
 
     /// The models that may answer, as far as they are known before.
@@ -442,7 +524,7 @@ impl Attempt {
                 () = self.silence() => Bound::Heartbeat,
             }
         };
-        // The call is made before anything else can happen: the run is ours at this moment.
+        // The call is made before anything else can happen.
         let reply = match select(pin!(self.turns(validator)), pin!(too_late)).await {
             Either::Left((reply, _)) => reply,
             Either::Right((bound, _)) => Err(self.out_of_time(bound)),
@@ -518,7 +600,6 @@ impl Attempt {
         // A correction is another call.
         let corrections = if is_once(&self.call.request) { 0 } else { CORRECTIONS as usize };
         loop {
-            self.lease.held().await;
             let call = Call { turns: turns.clone(), ..self.call.clone() };
             let reply = match self.provider.call(call, self.recorder.output()).await {
                 Ok(reply) => reply,
@@ -559,6 +640,7 @@ impl Attempt {
                 format!("the answer does not match the schema: correction {}", turns.len() + 1),
             );
             turns.push(Turn { answer, session: reply.session, correction });
+            self.lease.held().await;
         }
     }
 }

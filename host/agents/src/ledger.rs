@@ -8,6 +8,7 @@
 //! know each other's calls only when they are recorded.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::BoxFuture;
@@ -52,15 +53,39 @@ struct Family {
     reserved: Spent,
     under_way: usize,
     /// Those that do not fit, in the order of asking.
-    waiting: VecDeque<Arc<Notify>>,
+    waiting: VecDeque<Arc<Waiter>>,
     /// How many calls were settled: what was read before the last of them is old.
     settled: u64,
 }
 
+/// A call that waits for the budget.
+#[derive(Debug, Default)]
+pub(crate) struct Waiter {
+    woken: Notify,
+    /// It waits for something else at the moment, and holds up nobody behind it. Changed under the lock.
+    aside: AtomicBool,
+}
+
+impl Waiter {
+    /// Waits until it is worth asking again.
+    pub async fn notified(&self) {
+        self.woken.notified().await;
+    }
+}
+
 impl Family {
+    fn is_first(&self, waiter: &Arc<Waiter>) -> bool {
+        self.first().is_some_and(|first| Arc::ptr_eq(first, waiter))
+    }
+
+    /// The first one that waits for nothing else.
+    fn first(&self) -> Option<&Arc<Waiter>> {
+        self.waiting.iter().find(|waiter| !waiter.aside.load(Ordering::Relaxed))
+    }
+
     fn wake_first(&self) {
-        if let Some(first) = self.waiting.front() {
-            first.notify_one();
+        if let Some(first) = self.first() {
+            first.woken.notify_one();
         }
     }
 }
@@ -71,7 +96,7 @@ pub(crate) enum SetAside {
     Free,
     For(Reservation),
     /// It is worth asking again when this is woken.
-    Wait(Arc<Notify>),
+    Wait(Arc<Waiter>),
 }
 
 impl Ledger {
@@ -126,7 +151,7 @@ impl Ledger {
 #[derive(Debug)]
 pub(crate) struct InQueue {
     ledger: Arc<Ledger>,
-    place: Option<(RunId, Arc<Notify>)>,
+    place: Option<(RunId, Arc<Waiter>)>,
 }
 
 impl InQueue {
@@ -174,14 +199,15 @@ impl InQueue {
             place => {
                 // What is recorded has to be read after the look at what is settled.
                 if place.is_none() {
-                    let place = Arc::new(Notify::new());
+                    let place = Arc::new(Waiter::default());
                     family.waiting.push_back(Arc::clone(&place));
                     self.place = Some((root, place));
                 }
                 return Ok(None);
             }
         };
-        let is_first = family.waiting.front().is_some_and(|first| Arc::ptr_eq(first, &place));
+        place.aside.store(false, Ordering::Relaxed);
+        let is_first = family.is_first(&place);
         let aside = match budget.set_aside(spent, family.reserved, family.under_way, expected) {
             Ok(Some(aside)) if is_first => aside,
             Ok(_) => return Ok(Some(SetAside::Wait(place))),
@@ -198,16 +224,30 @@ impl InQueue {
         Ok(Some(SetAside::For(Reservation { ledger: Arc::clone(&self.ledger), root, budget, aside })))
     }
 
+    /// The call waits for something else. It keeps its place until it asks again, and those behind it go on.
+    pub fn step_aside(&mut self) {
+        let Some((root, place)) = &self.place else { return };
+        let mut state = self.ledger.lock();
+        let Some(family) = state.families.get_mut(root) else { return };
+        let was_first = family.is_first(place);
+        place.aside.store(true, Ordering::Relaxed);
+        if was_first {
+            family.wake_first();
+        }
+    }
+
     /// The next one is first now.
     fn leave(&mut self) {
         let Some((root, place)) = self.place.take() else { return };
         let mut state = self.ledger.lock();
         let Some(family) = state.families.get_mut(&root) else { return };
-        if family.waiting.front().is_some_and(|first| Arc::ptr_eq(first, &place)) {
-            family.waiting.pop_front();
+        let was_first = family.is_first(&place);
+        match family.waiting.front() {
+            Some(front) if Arc::ptr_eq(front, &place) => drop(family.waiting.pop_front()),
+            _ => family.waiting.retain(|waiter| !Arc::ptr_eq(waiter, &place)),
+        }
+        if was_first {
             family.wake_first();
-        } else {
-            family.waiting.retain(|other| !Arc::ptr_eq(other, &place));
         }
         if family.waiting.is_empty() && family.under_way == 0 {
             state.families.remove(&root);
@@ -259,7 +299,7 @@ impl Drop for Reservation {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::AtomicU64;
 
     use super::*;
 
@@ -369,5 +409,37 @@ mod tests {
         drop(first);
         woken.notified().await;
         assert!(matches!(third.set_aside(&read, unknown).await, Ok(SetAside::For(_))));
+    }
+
+    /// The first one in the order of asking waits for a slot by now.
+    #[tokio::test]
+    async fn one_that_waits_for_something_else_lets_the_next_go_and_keeps_its_place() {
+        let ledger = Arc::new(Ledger::default());
+        ledger.learn("p", Spent { tokens: 60, ..Spent::default() });
+        let read = purse(100, &Arc::default());
+        let expected = || ledger.usual("p").unwrap_or_default();
+        let Ok(SetAside::For(first)) = ledger.queue().set_aside(&read, expected).await else {
+            panic!("it fits")
+        };
+        let [mut second, mut third, mut fourth] = [(); 3].map(|()| ledger.queue());
+        let mut woken = Vec::new();
+        for queue in [&mut second, &mut third, &mut fourth] {
+            let Ok(SetAside::Wait(wakes)) = queue.set_aside(&read, expected).await else { panic!("full") };
+            woken.push(wakes);
+        }
+        drop(first);
+        woken[0].notified().await;
+        second.step_aside();
+        woken[1].notified().await;
+        let Ok(SetAside::For(of_third)) = third.set_aside(&read, expected).await else {
+            panic!("it is the first of those that are there")
+        };
+        // It has its slot, and goes before those that asked later.
+        assert!(matches!(second.set_aside(&read, expected).await, Ok(SetAside::Wait(_))));
+        drop(of_third);
+        assert!(matches!(fourth.set_aside(&read, expected).await, Ok(SetAside::Wait(_))));
+        assert!(matches!(second.set_aside(&read, expected).await, Ok(SetAside::For(_))));
+        drop((third, fourth));
+        assert!(ledger.lock().families.is_empty(), "nothing is left behind");
     }
 }

@@ -10,6 +10,7 @@ mod call;
 mod command;
 mod echo;
 mod farewell;
+mod fleet;
 mod gate;
 mod guarded;
 mod http;
@@ -38,7 +39,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 use wfhost_core::policy::budget::Tells;
-use wfhost_core::{Reply, RunConfig};
+use wfhost_core::{Digest, Reply, RunConfig};
 
 pub use self::anthropic::{Anthropic, AnthropicConfig};
 pub use self::attempt::{Attempt, AttemptEnd, Made, Used};
@@ -46,7 +47,8 @@ pub use self::call::{Call, CallFailure, Turn};
 pub use self::command::{Command, CommandConfig, Format, PRESETS, Preset, PromptBy, supervise_if_asked};
 pub use self::echo::Echo;
 pub use self::farewell::{farewell, settle};
-pub use self::gate::{Gate, Slot};
+pub use self::fleet::FleetLimits;
+pub use self::gate::{Gate, ProviderRate, Slot};
 pub use self::guarded::Guarded;
 pub use self::http::{Http, HttpConfig};
 pub use self::human::Human;
@@ -157,6 +159,9 @@ impl Check {
     }
 }
 
+/// Scripts by the path that runs name, and the digest under which they are kept.
+type Scripts = BTreeMap<(String, Option<Digest>), Arc<Scripted>>;
+
 /// The providers that a host was given, by name.
 #[derive(Clone, Debug, Default)]
 pub struct Providers {
@@ -167,7 +172,9 @@ pub struct Providers {
     /// Answers to every name that is not there.
     any: Option<Arc<dyn Provider>>,
     /// The scripts that runs were started with, read once: their replies go on in turn.
-    scripts: Arc<Mutex<BTreeMap<String, Arc<Scripted>>>>,
+    scripts: Arc<Mutex<Scripts>>,
+    /// Why that of a run cannot be used.
+    without_script: Option<String>,
 }
 
 impl Providers {
@@ -225,27 +232,59 @@ impl Providers {
         }
     }
 
-    /// The same with the script that a run was started with, unless there is
-    /// another one. A script that cannot be read is none.
-    pub fn for_run(&self, config: &RunConfig) -> Self {
+    /// Whether the calls of a run to `scripted` are answered by the script that it was started with, and that has
+    /// not been taken yet.
+    pub fn lacks_script(&self, config: &RunConfig) -> bool {
+        let key = |path: &String| (path.clone(), config.script_digest);
+        let scripts = self.scripts.lock().unwrap_or_else(PoisonError::into_inner);
+        !self.named.contains_key("scripted")
+            && config.script.as_ref().is_some_and(|path| !scripts.contains_key(&key(path)))
+    }
+
+    /// The same with the script that a run was started with, unless there is another one. `kept`: its text, if the
+    /// store has it; else that of the file is taken, as long as it is the same. One that cannot be used is told of
+    /// when it is called.
+    pub fn for_run(&self, config: &RunConfig, kept: Option<&str>) -> Self {
         let mut providers = self.clone();
-        if let Some(path) = &config.script
-            && !self.named.contains_key("scripted")
-            && let Some(script) = self.script(path)
-        {
-            providers.add(script);
+        if let Some(path) = config.script.as_ref().filter(|_| !self.named.contains_key("scripted")) {
+            match self.script(path, config.script_digest, kept) {
+                Ok(script) => providers.add(script),
+                Err(error) => providers.without_script = Some(error.to_string()),
+            }
         }
         providers
     }
 
-    fn script(&self, path: &str) -> Option<Arc<Scripted>> {
+    fn script(
+        &self,
+        path: &str,
+        digest: Option<Digest>,
+        kept: Option<&str>,
+    ) -> Result<Arc<Scripted>, ScriptError> {
         let mut scripts = self.scripts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(script) = scripts.get(path) {
-            return Some(Arc::clone(script));
+        if let Some(script) = scripts.get(&(path.to_owned(), digest)) {
+            return Ok(Arc::clone(script));
         }
-        let script = Arc::new(Scripted::read(Path::new(path)).ok()?);
-        scripts.insert(path.to_owned(), Arc::clone(&script));
-        Some(script)
+        let file = Path::new(path);
+        let script = match (kept, digest) {
+            (Some(text), _) => Scripted::parse(file, text)?,
+            (None, None) => Scripted::read(file)?,
+            (None, Some(digest)) => {
+                let text = Scripted::text(file)?;
+                if Digest::of(text.as_bytes()) != digest {
+                    return Err(ScriptError::Changed { path: file.to_owned(), digest });
+                }
+                Scripted::parse(file, &text)?
+            }
+        };
+        let script = Arc::new(script);
+        scripts.insert((path.to_owned(), digest), Arc::clone(&script));
+        Ok(script)
+    }
+
+    /// Why the script that a run was started with cannot be used here, if that is so.
+    pub fn without_script(&self) -> Option<&str> {
+        self.without_script.as_deref()
     }
 
     /// All of them, by name.

@@ -36,7 +36,7 @@ use futures_util::future::BoxFuture;
 use regex::{Captures, Regex};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use wfhost_core::{Failure, FailureKind, Json, Reply, Usage};
+use wfhost_core::{Digest, Failure, FailureKind, Json, Reply, Usage};
 use wfhost_world::{clock, private};
 
 use super::{Call, CallFailure, CallOutput, Provider};
@@ -57,6 +57,10 @@ pub enum ScriptError {
     NoReply { path: PathBuf, rule: usize },
     #[error("the record of calls {path} cannot be written: {source}")]
     Calls { path: PathBuf, source: std::io::Error },
+    #[error(
+        "the database does not have the script {digest} any more, and the file {path} has another text now"
+    )]
+    Changed { path: PathBuf, digest: Digest },
 }
 
 #[derive(Deserialize)]
@@ -133,9 +137,13 @@ pub struct Scripted {
 impl Scripted {
     /// Reads a script.
     pub fn read(path: &Path) -> Result<Self, ScriptError> {
+        Self::parse(path, &Self::text(path)?)
+    }
+
+    /// The text of the script at a path.
+    pub fn text(path: &Path) -> Result<String, ScriptError> {
         let text = File::open(path).and_then(|file| private::read_at_most(SCRIPT_BYTES, file));
-        let text = text.map_err(|source| ScriptError::Read { path: path.to_owned(), source })?;
-        Self::parse(path, &text)
+        text.map_err(|source| ScriptError::Read { path: path.to_owned(), source })
     }
 
     /// Takes the text of a script; `path` is where it stands.

@@ -111,6 +111,6 @@ fn aside(bytes: &[u8]) -> Option<Result<Vec<u8>, ModuleError>> {
         (_, Some(24 | 9), _) => too_much(format!("{SECONDS} s of computing")),
         // What cannot have memory aborts.
         (_, Some(6 | 11), _) => too_much(format!("{} GiB of memory", MEMORY_BYTES >> 30)),
-        _ => too_much(format!("what can be had here ({status})")),
+        _ => too_much(format!("this machine can provide ({status})")),
     }
 }

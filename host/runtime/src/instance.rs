@@ -287,9 +287,9 @@ pub(crate) struct OutOfMemory {
 /// program: the execution is void, and the run stays as it is in its journal.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct HostTrouble(pub String);
+pub struct HostFault(pub String);
 
-impl HostTrouble {
+impl HostFault {
     /// The trouble that ended an execution, if that is what did. What programs do themselves, also
     /// beyond their limits, is none.
     pub fn of(error: &wasmtime::Error) -> Option<Self> {
@@ -331,7 +331,7 @@ impl ResourceLimiter for Limiter {
             return Ok(());
         }
         self.used -= std::mem::take(&mut self.growth);
-        Err(HostTrouble(format!("memory refused by the system: {error:#}")).into())
+        Err(HostFault(format!("memory refused by the system: {error:#}")).into())
     }
 
     fn table_growing(

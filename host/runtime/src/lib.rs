@@ -12,17 +12,20 @@ mod instance;
 mod loads;
 mod meter;
 mod module;
+mod pool;
 mod recent;
 mod sandbox;
 mod source;
 mod stack;
 pub mod trap;
+mod variant;
 
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use rustix::process::{Resource, getrlimit};
+use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::component::{Component, InstancePre, Linker};
 use wasmtime::{Config, Engine as Wasmtime, InstanceAllocationStrategy, RegallocAlgorithm};
 use wfhost_core::{Digest, Grant, Outcome, RunConfig, limits};
@@ -35,13 +38,14 @@ pub use self::compile::compile_in_processes;
 pub use self::components::Components;
 pub use self::considerate::Considerate;
 pub(crate) use self::instance::RunCtx;
-pub use self::instance::{HostTrouble, Inner, Shared};
+pub use self::instance::{HostFault, Inner, Shared};
 use self::loads::Loads;
 pub use self::module::{Denied, Import, ImportClass, ModuleError, ModuleSummary, inspect, summarize};
 pub(crate) use self::module::{classify, denial};
+use self::pool::Pool;
 pub use self::sandbox::{GrantError, end_lines};
 pub use self::source::{Frame, Sources};
-use self::stack::{Fitted, Stacks};
+use self::stack::Stacks;
 pub use self::stack::{StackError, check_stack};
 
 /// What the native stack of one execution has beyond the program's, so that running out of stack is
@@ -61,8 +65,17 @@ const SMALL_MEMORY_GUARD_BYTES: u64 = 64 << 10;
 pub struct Engine {
     loader: Loader,
     stacks: Stacks,
+    pool: Option<Pool>,
     snapshots: Arc<Snapshots>,
     loads: Loads<Module>,
+}
+
+/// A program in the engine that has what it is to be executed with.
+struct Fitted {
+    wasmtime: Wasmtime,
+    program: crate::imports::WorkflowPre<RunCtx>,
+    /// Its place in the pool, if it has one.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 /// What it takes to make a module of a component.
@@ -156,9 +169,22 @@ impl Engine {
         Ok(Self {
             loader: Loader { wasmtime, linker, cache },
             stacks: Stacks::default(),
+            pool: None,
             snapshots: Arc::default(),
             loads: Loads::default(),
         })
+    }
+
+    /// The same for programs that come and go quickly: their memories and stacks are used again, where the system
+    /// allows that. Some of them stay in memory.
+    #[must_use]
+    pub fn pooled(self) -> Self {
+        Self { pool: Pool::new(), ..self }
+    }
+
+    /// How many executions used the memories and stacks of earlier ones, or were the first to.
+    pub fn executed_in_pool(&self) -> u64 {
+        self.pool.as_ref().map_or(0, Pool::taken)
     }
 
     /// What was compiled before.
@@ -254,9 +280,12 @@ impl Engine {
         let unfit = |error: wasmtime::Error| CannotExecute::Instance(format!("{error:#}"));
         let grants = self.grants(&config).await?;
         check_stack(config.stack_bytes)?;
-        let Fitted { wasmtime, program } = self.fit(module, &config).map_err(unfit)?;
-        let mut store = instance::store(&wasmtime, shared.clone(), &config, grants).map_err(unfit)?;
+        let Fitted { wasmtime, program, place } = self.fit(module, &config).map_err(unfit)?;
+        let store = instance::store(&wasmtime, shared.clone(), &config, grants).map_err(unfit)?;
         let program = Box::pin(async move {
+            // Free when the store is gone: what is declared last is dropped first.
+            let _place = place;
+            let mut store = store;
             let workflow = program.instantiate_async(&mut store).await?;
             let result = workflow.call_run(&mut store, &input).await?;
             imports::returned(result)
@@ -278,7 +307,10 @@ impl Engine {
     fn fit(&self, module: &Module, config: &RunConfig) -> wasmtime::Result<Fitted> {
         match config.stack_bytes {
             limits::STACK_BYTES => {
-                Ok(Fitted { wasmtime: self.loader.wasmtime.clone(), program: module.pre.clone() })
+                Ok(self.pool.as_ref().and_then(|pool| pool.fit(module)).unwrap_or_else(|| {
+                    let (wasmtime, program) = (self.loader.wasmtime.clone(), module.pre.clone());
+                    Fitted { wasmtime, program, place: None }
+                }))
             }
             bytes => self.stacks.fit(module, bytes),
         }
@@ -316,6 +348,10 @@ fn address_space_is_limited() -> bool {
 /// of its settings is the same on every machine.
 /// `limited`: see [`address_space_is_limited`].
 fn wasmtime(stack_bytes: u64, limited: bool) -> wasmtime::Result<Wasmtime> {
+    Wasmtime::new(&settings(stack_bytes, limited)?)
+}
+
+fn settings(stack_bytes: u64, limited: bool) -> wasmtime::Result<Config> {
     let stack_bytes = usize::try_from(stack_bytes)?;
     let mut config = Config::new();
     // Determinism: one bit pattern for every NaN, one result for relaxed SIMD,
@@ -340,5 +376,5 @@ fn wasmtime(stack_bytes: u64, limited: bool) -> wasmtime::Result<Wasmtime> {
     // See `source`.
     config.wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable);
     config.cranelift_regalloc_algorithm(RegallocAlgorithm::Backtracking);
-    Wasmtime::new(&config)
+    Ok(config)
 }

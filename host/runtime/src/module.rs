@@ -57,7 +57,7 @@ impl ModuleError {
     pub fn hint(&self) -> String {
         match self {
             Self::Empty | Self::NotWasm(_) => {
-                "build the workflow to a component with `wfhost build`, or create one with `wfhost new NAME`"
+                "build the workflow into a component with `wfhost build`, or create one with `wfhost new NAME`"
                     .to_owned()
             }
             Self::CoreModule => {

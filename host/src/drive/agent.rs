@@ -10,8 +10,8 @@ use wfhost_agents::{
 use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::policy::{self, limits::TimeLimits, retry};
 use wfhost_core::{
-    AgentRequest, CallState, FailedCall, Failure, FailureKind, Json, Outcome, Reply, Retry, Step, Timing,
-    limits,
+    AgentRequest, CallState, FailedCall, Failure, FailureKind, Json, Outcome, Reply, Retry, Step, Timestamp,
+    Timing,
 };
 use wfhost_runtime::Shared;
 use wfhost_store::SharedStore;
@@ -63,7 +63,7 @@ impl Driver<'_> {
         let (listed, default) = match request.providers.as_slice() {
             [] => match providers.choose(machine.started().config.agent.as_deref()) {
                 Ok(provider) => (vec![provider.name().to_owned()], Some(provider)),
-                Err(Some(provider)) => return Err(DriveError::NoProvider { run: run(), provider }),
+                Err(Some(provider)) => return Err(self.no_provider(provider)),
                 Err(None) => return Err(DriveError::NoDefaultProvider { run: run() }),
             },
             listed => (listed.to_vec(), None),
@@ -74,13 +74,33 @@ impl Driver<'_> {
         let provider = match (name, default) {
             (None, _) => None,
             (Some(_), Some(provider)) => Some(provider),
-            (Some(name), None) => Some(
-                providers
-                    .get(name)
-                    .ok_or_else(|| DriveError::NoProvider { run: run(), provider: name.to_owned() })?,
-            ),
+            (Some(name), None) => Some(providers.get(name).ok_or_else(|| self.no_provider(name.to_owned()))?),
         };
         Ok(Some(Chosen { listed, provider, state: state.clone() }))
+    }
+
+    /// Has the turns known here that steps come back for: another host may have taken them.
+    pub(super) fn keep_turns(&self) {
+        let providers = self.drive.providers;
+        if !providers.policy().shares_rates() {
+            return;
+        }
+        let put_off = self.shared.lock().machine.due_calls(Timestamp(u64::MAX));
+        for (step, request) in put_off {
+            if let Ok(Some(Chosen { provider: Some(provider), .. })) = self.provider_of(step, &request) {
+                let rate = providers.policy().rate(provider.name());
+                self.drive.gate.keep_turn(provider.name(), rate, self.drive.run, step);
+            }
+        }
+    }
+
+    /// Why nobody answers calls of that name here.
+    fn no_provider(&self, provider: String) -> DriveError {
+        let run = self.drive.run.clone();
+        match self.drive.providers.without_script().filter(|_| provider == "scripted") {
+            Some(reason) => DriveError::Script { run, reason: reason.to_owned() },
+            None => DriveError::NoProvider { run, provider },
+        }
     }
 
     /// Begins an attempt at an agent call.
@@ -134,7 +154,7 @@ impl Driver<'_> {
             gate: Arc::clone(self.drive.gate),
             records: Arc::clone(&self.records),
             world: Arc::clone(self.drive.world),
-            lease: self.drive.control.lease.clone(),
+            lease: self.calls.lease.clone(),
             recorder,
             slots,
             limits,
@@ -258,8 +278,5 @@ async fn purse(shared: Shared, world: Arc<dyn World>, store: SharedStore) -> Pur
 
 /// What the journal keeps of an answer.
 fn answer(reply: &Reply) -> Outcome {
-    let invalid = |error: String| Failure::new(FailureKind::InvalidOutput, error);
-    limits::check("an agent's answer", reply.output.as_str().len(), limits::ANSWER_BYTES)
-        .map_err(|error| invalid(error.to_string()))?;
-    Json::of(reply).map_err(|error| invalid(error.to_string()))
+    Json::of(reply).map_err(|error| Failure::new(FailureKind::InvalidOutput, error.to_string()))
 }

@@ -16,6 +16,8 @@ pub(crate) enum Leave {
     Now,
     /// Somebody else has it already.
     Lost,
+    /// Somebody else had it, and this host has claimed it again: the next drive takes the calls over.
+    Reclaimed,
 }
 
 /// Reaches the driver of a run.
@@ -47,7 +49,8 @@ impl Control {
             0 => Leave::No,
             1 => Leave::Gently,
             2 => Leave::Now,
-            _ => Leave::Lost,
+            3 => Leave::Lost,
+            _ => Leave::Reclaimed,
         }
     }
 

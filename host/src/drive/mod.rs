@@ -19,15 +19,15 @@ use wfhost_agents::{Gate, Providers, Records, Reservation};
 use wfhost_core::course::{Course, Do, Phase, Rest, Sight};
 use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::{
-    Digest, End, Epoch, Failure, FailureKind, Json, Machine, Mismatch, Op, Outcome, Row, RunId, Step, Stop,
-    Timestamp, Work,
+    AgentRequest, Digest, End, Epoch, Failure, FailureKind, Json, Machine, Mismatch, Op, Outcome, Row, RunId,
+    Step, Stop, Timestamp, Work,
 };
 use wfhost_runtime::{
-    CannotExecute, Ended, Engine, GrantError, HostTrouble, Module, Shared, StackError, end_lines, trap,
+    CannotExecute, Ended, Engine, GrantError, HostFault, Module, Shared, StackError, end_lines, trap,
 };
 use wfhost_store::{
     Append, Appended, Inbox, Message, MessageBody, MessageId, NewRun, Next, Part, SessionId, SharedStore,
-    StoreError, Waiting, Wake,
+    StoreError, TurnWord, Waiting, Wake,
 };
 use wfhost_world::World;
 
@@ -73,6 +73,10 @@ pub enum DriveError {
     Store(#[from] StoreError),
     #[error("{run} calls the provider `{provider}`, which this host does not have")]
     NoProvider { run: RunId, provider: String },
+    #[error(
+        "{run} calls the provider `scripted`, and the script that it was started with cannot be used on this host: {reason}"
+    )]
+    Script { run: RunId, reason: String },
     #[error("{run} calls an agent, but there is no default provider")]
     NoDefaultProvider { run: RunId },
     #[error("{run} starts a child of the module `{name}`, which may be in {}, and this machine has no such directory", directory.display())]
@@ -84,7 +88,7 @@ pub enum DriveError {
     #[error("the program cannot be started: {0}")]
     Instance(String),
     #[error("{run} cannot continue on this host: {source}")]
-    Trouble { run: RunId, source: HostTrouble },
+    Host { run: RunId, source: HostFault },
 }
 
 impl DriveError {
@@ -113,6 +117,8 @@ pub(crate) enum Driven {
     HandedOver(DriveError),
     /// Another process has taken it over.
     Lost,
+    /// Another process had taken it over, and this host has it again: another drive of it goes on with the calls.
+    Reclaimed,
     /// It continues as that run.
     Continued(RunId),
 }
@@ -127,7 +133,7 @@ impl Driven {
             Self::Refused(_) => "refused",
             Self::Left => "left",
             Self::HandedOver(_) => "handed-over",
-            Self::Lost => "lost",
+            Self::Lost | Self::Reclaimed => "lost",
             Self::Continued(_) => "continued",
         }
     }
@@ -242,7 +248,13 @@ impl Drive<'_> {
             drive: self,
         };
         let driven = match driver.drive().await {
-            Err(DriveError::Store(StoreError::Fenced { .. } | StoreError::SessionOver)) => Ok(Driven::Lost),
+            Ok(Driven::Lost)
+            | Err(DriveError::Store(StoreError::Fenced { .. } | StoreError::SessionOver)) => {
+                match driver.drive.control.leaving() {
+                    Leave::Reclaimed => return Ok(Driven::Reclaimed),
+                    _ => Ok(Driven::Lost),
+                }
+            }
             other => other,
         };
         if driven.is_ok() {
@@ -271,7 +283,7 @@ impl Driver<'_> {
                 Leave::Gently if self.course.phase() == Phase::Replaying && self.calls.len() > 0 => {}
                 Leave::Gently => self.course.rest(Rest::Leaving),
                 Leave::Now => self.course.rest(Rest::Now),
-                Leave::Lost => return Ok(Driven::Lost),
+                Leave::Lost | Leave::Reclaimed => return Ok(Driven::Lost),
             }
             if self.course.runs() {
                 if let Poll::Ready(ended) = poll!(&mut program) {
@@ -284,7 +296,7 @@ impl Driver<'_> {
             }
             let sight = self.sight();
             match self.course.next(&sight) {
-                Do::ComeThrough => self.come_through(),
+                Do::ComeThrough => self.come_through().await,
                 Do::ReadMail => self.read_inbox().await?,
                 Do::MeetChildren => self.meet_children().await?,
                 Do::Commit if self.course.runs() => {
@@ -370,10 +382,25 @@ impl Driver<'_> {
     }
 
     /// The program has come to the end of its journal.
-    fn come_through(&mut self) {
+    async fn come_through(&mut self) {
         if let Some(watching) = &mut self.watching {
             watching.came_through();
         }
+        let (due, dropped) = self.take_over();
+        // One that is not taken over must not be made under the lease of this drive.
+        self.calls.aborted().await;
+        self.give_back_turns_of(dropped).await;
+        self.calls.lease.set(self.drive.control.lease.clone());
+        self.keep_turns();
+        for (step, request) in due {
+            if let Err(error) = self.provider_of(step, &request) {
+                self.withhold(step, error);
+            }
+        }
+    }
+
+    /// Takes over the calls of an earlier execution. Gives those that are due, and the steps that need none any more.
+    fn take_over(&mut self) -> (Vec<(Step, AgentRequest)>, Vec<Step>) {
         let now = self.now();
         let mut inner = self.shared.lock();
         let machine = &mut inner.machine;
@@ -383,18 +410,16 @@ impl Driver<'_> {
         }
         machine.settle_move(now);
         machine.notice_clock(now);
+        let mut dropped = Vec::new();
         for (step, attempt) in self.calls.all() {
             if !machine.adopt(step, attempt) {
                 self.calls.abort(step);
+                if machine.call_state(step).is_none() {
+                    dropped.push(step);
+                }
             }
         }
-        let due = machine.due_calls(now);
-        drop(inner);
-        for (step, request) in due {
-            if let Err(error) = self.provider_of(step, &request) {
-                self.withhold(step, error);
-            }
-        }
+        (machine.due_calls(now), dropped)
     }
 
     /// A call cannot be made here: it waits for a host that can make it.
@@ -475,8 +500,10 @@ impl Driver<'_> {
             }
             std::future::pending::<()>().await;
         };
-        // Calls of an earlier execution are taken over when the program has come through.
-        let takes_calls = self.course.phase() != Phase::Replaying;
+        // Calls of an earlier execution are taken over when the program has come through; those of one that has lost
+        // the run are for the next.
+        let takes_calls =
+            self.course.phase() != Phase::Replaying && self.drive.control.leaving() < Leave::Lost;
         let turn = tokio::select! {
             biased;
             (attempt, done) = self.calls.next(), if takes_calls && sight.calls > 0 => Turn::Call(attempt, done),
@@ -624,7 +651,14 @@ impl Driver<'_> {
         }
         self.inbox = Some(inbox);
         self.read_inbox().await?;
-        self.commit_end(Err(Failure::new(FailureKind::Cancelled, why)), true).await.map(Some)
+        let driven = self.commit_end(Err(Failure::new(FailureKind::Cancelled, why)), true).await?;
+        // Which steps had turns is known only of a program that has come through.
+        self.give_back_turns().await;
+        Ok(Some(driven))
+    }
+
+    async fn give_back_turns(&self) {
+        give_back_turns(self.drive.store, self.drive.gate, self.drive.run).await;
     }
 
     /// Takes in children that ended without a word to this run: they were
@@ -663,20 +697,37 @@ impl Driver<'_> {
             return self.continue_as_new(step, input).await.map(Some);
         }
         self.append(Next::Go, Vec::new()).await?;
+        let mut dropped = Vec::new();
         for work in work {
             match work {
-                Work::Execute { step, attempt, op } => self.execute(step, attempt, op),
+                Work::Execute { step, attempt, op } => {
+                    // It may have the turn of one that is not wanted any more.
+                    self.give_back_turns_of(std::mem::take(&mut dropped)).await;
+                    self.execute(step, attempt, op);
+                }
                 Work::Fail { step, failure } => {
                     self.shared.lock().machine.complete(step, Err(failure), self.now());
                     self.happened();
                 }
                 Work::Abort { step } => {
-                    self.drive.gate.release(self.drive.run, step);
                     self.calls.abort(step);
+                    dropped.push(step);
                 }
             }
         }
+        self.give_back_turns_of(dropped).await;
         Ok(None)
+    }
+
+    /// Gives back the turns of steps whose calls were aborted. Until these are gone they may still keep theirs.
+    async fn give_back_turns_of(&self, steps: Vec<Step>) {
+        if steps.is_empty() {
+            return;
+        }
+        self.calls.aborted().await;
+        for step in steps {
+            self.drive.gate.release(self.drive.run, step);
+        }
     }
 
     /// The run ends here and continues as a fresh one.
@@ -761,7 +812,6 @@ impl Driver<'_> {
         self.course.end();
         // Nobody waits for them any more.
         self.calls.stop().await;
-        self.drive.gate.release_run(self.drive.run);
         loop {
             let children = self.new_children().await?;
             let (next, row, at) = end(&mut self.shared.lock().machine, self.now());
@@ -771,7 +821,13 @@ impl Driver<'_> {
                     self.again = Some(Box::new(append));
                     self.read_inbox().await?;
                 }
-                appended => return appended.map(drop),
+                appended => {
+                    appended?;
+                    if self.drive.gate.release_run(self.drive.run) {
+                        self.give_back_turns().await;
+                    }
+                    return Ok(());
+                }
             }
         }
     }
@@ -874,8 +930,8 @@ impl Driver<'_> {
             Err(error) => match error.downcast_ref::<Stop>() {
                 Some(stop) => Err(Stopped::By(stop.clone())),
                 None => {
-                    if let Some(source) = HostTrouble::of(&error) {
-                        return Err(DriveError::Trouble { run: self.drive.run.clone(), source });
+                    if let Some(source) = HostFault::of(&error) {
+                        return Err(DriveError::Host { run: self.drive.run.clone(), source });
                     }
                     let module = self.drive.store.module(self.drive.module.digest);
                     Err(Stopped::Failed(trap::explain(&error, &self.shared, module).await?))
@@ -938,6 +994,15 @@ impl Driver<'_> {
         })
         .await?;
         Ok(Driven::Ended(outcome))
+    }
+}
+
+/// Gives back the turns of rates that all hosts share, as far as steps of a run that has ended have any.
+pub(crate) async fn give_back_turns(store: &SharedStore, gate: &Gate, run: &RunId) {
+    let word = TurnWord::ReleaseRun { run: run.clone() };
+    if store.take_turns(vec![word]).await.is_err() {
+        // With what else the store is to be told.
+        gate.give_back_turns(run);
     }
 }
 

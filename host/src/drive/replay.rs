@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use wfhost_core::{Failure, FailureKind, Machine, Mismatch, Outcome, Position, Step, Stop};
-use wfhost_runtime::{Engine, Frame, HostTrouble, Module, Shared, Sources, end_lines, trap};
+use wfhost_runtime::{Engine, Frame, HostFault, Module, Shared, Sources, end_lines, trap};
 use wfhost_store::{Emission, SharedStore};
 use wfhost_world::World;
 
@@ -101,8 +101,8 @@ pub(crate) async fn replay(
                 replayed.outcome = Some(Err(Failure::new(FailureKind::Failed, stop.to_string())));
             }
             None => {
-                if let Some(source) = HostTrouble::of(&error) {
-                    return Err(DriveError::Trouble { run, source });
+                if let Some(source) = HostFault::of(&error) {
+                    return Err(DriveError::Host { run, source });
                 }
                 let failure = trap::explain(&error, &shared, store.module(module.digest)).await?;
                 replayed.departs = shared.lock().machine.departure(&failure.message);

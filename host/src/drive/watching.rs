@@ -58,7 +58,7 @@ impl Watching {
     }
 
     pub fn failed(&self, error: &StoreError) {
-        self.observer.see(Notice::Failed { run: &self.run, error });
+        self.observer.see(Notice::Failed { run: Some(&self.run), error });
     }
 
     /// Reads what is about to be appended.

@@ -11,6 +11,16 @@ use wfhost_world::lock;
 use super::{AGAIN_AFTER, Current, Inner, Live, Ready};
 use crate::host::HostError;
 
+/// What became of a run that was to be given up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Back {
+    Given,
+    /// It was another's already.
+    Lost,
+    /// The store is in trouble: it is not known.
+    Later,
+}
+
 impl Inner {
     /// Claims a run once more that this host has. None if it has lost it.
     pub(super) async fn reopen(
@@ -25,8 +35,10 @@ impl Inner {
             }
             Ok(Claimed::Unreadable(unreadable)) => {
                 let Unreadable { epoch, error, .. } = *unreadable;
-                self.release(run, live.session, epoch, error.to_string()).await;
-                Err(error)
+                match self.release(run, live.session, epoch, error.to_string()).await {
+                    Back::Lost => Ok(None),
+                    Back::Given | Back::Later => Err(error),
+                }
             }
             Ok(Claimed::NotDue | Claimed::Held { .. } | Claimed::Ended | Claimed::NoSuchRun)
             | Err(StoreError::SessionOver | StoreError::Fenced { .. }) => Ok(None),
@@ -45,32 +57,39 @@ impl Inner {
         session: SessionId,
         epoch: Epoch,
         trouble: String,
-    ) {
+    ) -> Back {
+        self.calls.leave(run);
         let next = Next::Release { waiting: None, trouble: Some(trouble) };
         let append = Append::new(run.clone(), session, epoch, Timestamp(0), next);
-        if self.is_released(&append).await {
-            return;
-        }
-        let inner = Arc::downgrade(self);
-        self.spawn(async move {
-            loop {
-                tokio::time::sleep(AGAIN_AFTER).await;
-                let Some(inner) = inner.upgrade() else { return };
-                if inner.is_released(&append).await {
-                    return;
+        let back = self.give_back(&append).await;
+        if back == Back::Later {
+            let inner = Arc::downgrade(self);
+            self.spawn(async move {
+                loop {
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                    let Some(inner) = inner.upgrade() else { return };
+                    if inner.give_back(&append).await != Back::Later {
+                        // When it is due again is known only now.
+                        inner.work.notify_one();
+                        return;
+                    }
                 }
-            }
-        });
+            });
+        }
+        back
     }
 
-    /// Whether the run is not this host's any more after that append.
-    pub(super) async fn is_released(&self, append: &Append) -> bool {
+    /// Gives a run up by that append.
+    pub async fn give_back(&self, append: &Append) -> Back {
         // A session that ends gives everything up.
-        lock(&self.state).closing
-            || matches!(
-                self.store.append(append.clone()).await,
-                Ok(_) | Err(StoreError::Fenced { .. } | StoreError::SessionOver)
-            )
+        if lock(&self.state).closing {
+            return Back::Given;
+        }
+        match self.store.append(append.clone()).await {
+            Ok(_) => Back::Given,
+            Err(StoreError::Fenced { .. } | StoreError::SessionOver) => Back::Lost,
+            Err(_) => Back::Later,
+        }
     }
 
     /// Claims a run and reads it; or says why it cannot be had.
@@ -120,8 +139,10 @@ impl Inner {
                 }
                 Claimed::Unreadable(unreadable) => {
                     let Unreadable { epoch, error, .. } = *unreadable;
-                    self.release(run, session, epoch, error.to_string()).await;
-                    return Err(error.into());
+                    let back = self.release(run, session, epoch, error.to_string()).await;
+                    // Whoever took it from this host before it was read has changed it.
+                    let lost = (back == Back::Lost).then(|| StoreError::Fenced { run: run.clone() });
+                    return Err(lost.unwrap_or(error).into());
                 }
                 claimed => return Ok(claimed),
             }

@@ -4,26 +4,31 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use wfhost_core::{End, Epoch, Failure, FailureKind, Machine, RunId};
-use wfhost_store::{Append, Next, RunState, SessionId, StoreError, Wake};
+use wfhost_core::{Epoch, Failure, FailureKind, Machine, RunId};
+use wfhost_store::{RunState, SessionId, StoreError, Wake};
 use wfhost_world::lock;
 
-use super::{AGAIN_AFTER, Current, From, Inner, Live, Ready, Room};
-use crate::drive::{Control, Drive, DriveError, Driven, Leave, Pace};
+use super::{AGAIN_AFTER, Current, From, InHand, Inner, Live, Ready, Room};
+use crate::calls::{Calls, Registry};
+use crate::drive::{Control, Done, Drive, DriveError, Driven, Leave, Pace};
 use crate::handle::Ending;
 use crate::host::{Evict, HostError};
 use crate::observer::Notice;
+use crate::script::with_script;
 
 /// One that fails for another reason is tried again after twice the time each time, up to this.
 const AGAIN_AT_MOST: Duration = Duration::from_secs(30);
 /// How long a run may only wait before its program is dropped from memory.
 const PARK_GRACE: Duration = Duration::from_secs(2);
+/// What is recorded of a run whose driver panicked.
+const PANICKED: &str = "the host panicked while it advanced the run; its standard error says where";
 /// A run that was claimed more often without coming forward is given up.
 const MAX_STARTS: u32 = 5;
 
 impl Inner {
     /// Drives a run in a task of its own, as soon as it is not driven here any more.
-    pub fn begin(self: &Arc<Self>, run: &RunId, from: From) {
+    pub fn begin(self: &Arc<Self>, in_hand: InHand, from: From) {
+        let run = in_hand.run().clone();
         let current = from.current();
         let control = Control::under(current.lease.clone());
         if self.crowded.load(Ordering::Relaxed) {
@@ -33,6 +38,7 @@ impl Inner {
             session: current.session,
             epoch: AtomicU64::new(0),
             doubtful: AtomicBool::new(false),
+            taken: AtomicBool::new(false),
             control,
         });
         {
@@ -41,33 +47,31 @@ impl Inner {
                 // It is given up with the session.
                 return;
             }
-            if state.live.contains_key(run) {
+            if let Some(before) = state.live.get(&run) {
+                before.reclaimed_at(from.epoch());
                 // Its place is kept while the driver before it leaves.
                 state.reserved += 1;
                 drop(state);
                 let room = Room { inner: Arc::clone(self), places: 1 };
-                let (inner, run) = (Arc::clone(self), run.clone());
+                let inner = Arc::clone(self);
                 tokio::spawn(async move {
-                    loop {
-                        let left = inner.left.notified();
-                        if !inner.is_live(&run) {
-                            break;
-                        }
-                        left.await;
-                    }
-                    inner.begin(&run, from);
+                    inner.is_not_live(in_hand.run()).await;
+                    inner.begin(in_hand, from);
                     drop(room);
                 });
                 return;
             }
             state.live.insert(run.clone(), Arc::clone(&live));
         }
-        let entered = Entered { inner: Arc::clone(self), run: run.clone() };
+        in_hand.let_go();
+        let entered = Entered { inner: Arc::clone(self), run };
         tokio::spawn(async move {
             let Entered { inner, run } = &entered;
             let driven = inner.drive(run, &live, from).await;
-            let is_lost = matches!(driven, Ok(Driven::Lost)) && !live.control.lease.is_lost();
-            inner.report(run, driven);
+            inner.gate.leave_turns(run);
+            let is_lost =
+                matches!(driven, Ok(Driven::Lost | Driven::Reclaimed)) && !live.control.lease.is_lost();
+            inner.report(run, &live, driven);
             if is_lost {
                 // If nobody else has it after all, it is not to stay with this session.
                 let inner = Arc::clone(inner);
@@ -78,17 +82,19 @@ impl Inner {
     }
 
     /// Tells those who follow the run how driving it ended.
-    pub(super) fn report(&self, run: &RunId, driven: Result<Driven, HostError>) {
+    fn report(&self, run: &RunId, live: &Live, driven: Result<Driven, HostError>) {
         let ending = match driven {
             Ok(Driven::Ended(outcome)) => Some(Ok(Ending::Finished(outcome))),
             Ok(Driven::Refused(mismatch)) => {
                 Some(Ok(Ending::Refused { reason: mismatch.to_string(), mismatch: Some(mismatch) }))
             }
             Ok(Driven::Paused) => Some(Ok(Ending::Paused)),
+            // What that one makes of it is what counts.
+            Ok(Driven::Left) if live.taken.load(Ordering::Relaxed) && !lock(&self.state).closing => None,
             Ok(Driven::Left) => Some(Ok(Ending::Stopped)),
             Ok(Driven::Continued(next)) => Some(Ok(Ending::Continued(next))),
             Ok(Driven::HandedOver(error)) => Some(Err(error.into())),
-            Ok(Driven::Parked | Driven::Lost) => None,
+            Ok(Driven::Parked | Driven::Lost | Driven::Reclaimed) => None,
             Err(error) => Some(Err(error)),
         };
         if let (Some(watched), Some(ending)) = (self.watched(run), ending) {
@@ -105,11 +111,18 @@ impl Inner {
     ) -> Result<Driven, HostError> {
         let mut from = Some(from);
         let mut wait = AGAIN_AFTER;
+        // Whether an append was refused because something had come in, and how far the journal went the last time.
+        let (mut raced, mut raced_behind) = (false, None);
         loop {
             let driven = match from.take() {
                 Some(from) => self.advance(run, live, from).await,
                 None => match self.reopen(run, live).await {
                     Ok(Some(opened)) => {
+                        let rows = opened.rows.len();
+                        // What is refused again and again is not to keep a processor busy.
+                        if std::mem::take(&mut raced) && raced_behind.replace(rows) == Some(rows) {
+                            live.rest(AGAIN_AFTER).await;
+                        }
                         let current = Current { session: live.session, lease: live.control.lease.clone() };
                         from = Some(From::Opened(opened, current));
                         continue;
@@ -130,17 +143,20 @@ impl Inner {
                 news
             });
             let goes_on = match error {
-                StoreError::Raced { .. } => true,
+                // Nobody is to claim it again behind the claim that another drive is to begin with.
+                StoreError::Raced { .. } if live.control.leaving() == Leave::Reclaimed => {
+                    return Ok(Driven::Reclaimed);
+                }
+                StoreError::Raced { .. } => {
+                    raced = true;
+                    true
+                }
                 // Who follows it is told, and decides.
                 _ if self.watched(run).is_some() => false,
                 _ if error.is_passing()
                     || matches!(error, StoreError::Failed { .. } | StoreError::Unknown { .. }) =>
                 {
-                    tokio::select! {
-                        biased;
-                        () = tokio::time::sleep(wait) => {}
-                        () = live.control.left() => {}
-                    }
+                    live.rest(wait).await;
                     if !error.is_passing() {
                         wait = (2 * wait).min(AGAIN_AT_MOST);
                     }
@@ -205,7 +221,7 @@ impl Inner {
         } = ready;
         live.epoch.store(epoch.0, Ordering::Relaxed);
         if starts > MAX_STARTS {
-            return self.give_up(run, session, epoch, starts, machine).await;
+            return self.give_up(run, session, epoch, starts, &machine).await;
         }
         machine.move_to(module.digest);
         let providers = match watched.as_ref().and_then(|watched| watched.providers.clone()) {
@@ -215,7 +231,10 @@ impl Inner {
                 let providers = configured.as_ref().unwrap_or(&self.providers);
                 // A script writes to the file of calls that it names: one of strangers is not opened.
                 match self.scripts && !imported {
-                    true => providers.for_run(&machine.started().config),
+                    true => {
+                        let config = machine.started().config.clone();
+                        with_script(self.store.as_ref(), providers, &config).await?
+                    }
                     false => providers.clone(),
                 }
             }
@@ -237,6 +256,7 @@ impl Inner {
             self.see(Notice::Opened { run, workflow, entries, queued });
         }
         let calls = self.calls.of(run);
+        let _kept = KeptOnPanic { registry: &self.calls, run, calls: Arc::clone(&calls) };
         let driven = Drive {
             engine: &self.engine,
             store: &self.store,
@@ -281,6 +301,12 @@ impl Inner {
             self.see(Notice::Left { run, workflow, how, trouble: trouble.as_deref() });
         }
         match driven {
+            Ok(Driven::Reclaimed) => {
+                self.calls.keep(run, calls);
+                // Those that are not made yet are made if the next drive still wants them.
+                self.calls.leave(run);
+                Ok(Driven::Reclaimed)
+            }
             Ok(driven) => {
                 self.calls.forget(run);
                 Ok(driven)
@@ -304,7 +330,7 @@ impl Inner {
         session: SessionId,
         epoch: Epoch,
         starts: u32,
-        machine: Machine,
+        machine: &Machine,
     ) -> Result<Driven, HostError> {
         let message = format!(
             "no-progress: the run was begun {} times without one new entry, so its program seems to \
@@ -312,23 +338,9 @@ impl Inner {
             starts - 1
         );
         let outcome = Err(Failure::new(FailureKind::Failed, message));
-        let now = self.world.now();
-        let (row, at) = machine.with_end(End::Finished { outcome: &outcome, stopped: true }, now);
-        let next = Next::End { outcome: outcome.clone(), spent: machine.spent(now) };
-        let append = Append {
-            before: machine.head(),
-            row: Some(row.into()),
-            ..Append::new(run.clone(), session, epoch, at, next)
-        };
-        match self.store.append(append).await {
-            Ok(appended) => {
-                let after = Duration::from_millis(at.since(machine.started_at()));
-                let workflow = &machine.started().workflow;
-                self.see(Notice::Ended { run, workflow, state: RunState::of(Some(&outcome)), after });
-                self.wake_all(&appended.wake);
-                Ok(Driven::Ended(outcome))
-            }
-            Err(StoreError::Fenced { .. }) => Ok(Driven::Lost),
+        match self.end_where_it_stands(run, session, epoch, machine, &outcome).await {
+            Ok(()) => Ok(Driven::Ended(outcome)),
+            Err(StoreError::Fenced { .. } | StoreError::SessionOver) => Ok(Driven::Lost),
             Err(error) => Err(error.into()),
         }
     }
@@ -350,6 +362,25 @@ impl Inner {
     }
 }
 
+impl Live {
+    /// This host has the run under a later claim than the one that it is driven under: for another process had it in
+    /// between, nothing is committed under the earlier one any more. The next drive takes the calls over.
+    pub(super) fn reclaimed_at(&self, epoch: Epoch) {
+        if epoch.0 > self.epoch.load(Ordering::Relaxed) {
+            self.control.leave(Leave::Reclaimed);
+        }
+    }
+
+    /// Waits for so long, or until somebody wants the run to be left.
+    async fn rest(&self, time: Duration) {
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep(time) => {}
+            () = self.control.left() => {}
+        }
+    }
+}
+
 /// A run is driven here as long as this lives.
 struct Entered {
     inner: Arc<Inner>,
@@ -363,13 +394,38 @@ impl Drop for Entered {
         if let Some(time) = &self.inner.time {
             time.stirs(&self.run);
         }
-        if left.is_some_and(|live| live.doubtful.load(Ordering::Relaxed)) {
-            self.inner.unsure.store(true, Ordering::Relaxed);
+        if let Some(live) = left {
+            let epoch = Epoch(live.epoch.load(Ordering::Relaxed));
+            if live.doubtful.load(Ordering::Relaxed) || std::thread::panicking() && epoch.0 == 0 {
+                self.inner.unsure.store(true, Ordering::Relaxed);
+            } else if std::thread::panicking() {
+                // Nobody else has given the run up, and the session would hold it as long as the host lives.
+                let (inner, run) = (Arc::clone(&self.inner), self.run.clone());
+                tokio::spawn(async move {
+                    inner.release(&run, live.session, epoch, PANICKED.to_owned()).await;
+                    inner.work.notify_one();
+                });
+            }
         }
         state.tell(&self.run);
         drop(state);
         self.inner.left.notify_waiters();
         self.inner.work.notify_one();
+    }
+}
+
+/// Leaves the calls of a drive that panics to the next one, which gets their answers.
+struct KeptOnPanic<'a> {
+    registry: &'a Arc<Registry<Done>>,
+    run: &'a RunId,
+    calls: Arc<Calls<Done>>,
+}
+
+impl Drop for KeptOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.registry.keep(self.run, Arc::clone(&self.calls));
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use wfhost_core::RunId;
+use wfhost_core::{Epoch, RunId};
 use wfhost_store::{Seen, SharedStore, StoreError, Unreadable, Wake, Wanted};
 use wfhost_world::lock;
 
@@ -17,6 +17,9 @@ use crate::host::{Adopt, post};
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Runs that become due within this time of a look are claimed together.
 const GATHER: Duration = Duration::from_millis(1);
+/// This many looks may follow each other sooner, so that a run that receives a signal right after a look does
+/// not wait for the next one.
+const AT_ONCE: u32 = 4;
 /// Runs that are claimed together at most.
 const CLAIMS_AT_ONCE: usize = 256;
 
@@ -34,6 +37,10 @@ impl Inner {
         if wakes.is_empty() {
             return;
         }
+        self.gate.slots_may_be_free();
+        if wakes.iter().all(|wake| *wake == Wake::Limits) {
+            return;
+        }
         let state = lock(&self.state);
         for wake in wakes {
             match wake {
@@ -42,7 +49,7 @@ impl Inner {
                         self.tell(run, live);
                     }
                 }
-                Wake::Due => {}
+                Wake::Due | Wake::Limits => {}
                 Wake::Gap => state.live.iter().for_each(|(run, live)| self.tell(run, live)),
             }
         }
@@ -92,7 +99,7 @@ impl Inner {
             if state.closing {
                 return Ok(self.look_every());
             }
-            state.left.iter().cloned().collect()
+            state.left.iter().chain(state.in_hand.keys()).cloned().collect()
         };
         let current = self.session().await?;
         self.settle_doubt(&current).await?;
@@ -127,8 +134,13 @@ impl Inner {
         for claimed in due.runs {
             match claimed {
                 Ok(opened) => {
-                    let run = opened.run.clone();
-                    self.begin(&run, From::Opened(Box::new(opened), current.clone()));
+                    match self.try_in_hand(&opened.run) {
+                        Some(in_hand) => {
+                            self.begin(in_hand, From::Opened(Box::new(opened), current.clone()));
+                        }
+                        // Whoever has it in hand claims it after this, or has; if not, it is given up again.
+                        None => self.reclaimed(&opened.run, opened.epoch),
+                    }
                 }
                 Err(Unreadable { run, epoch, error }) => {
                     self.release(&run, current.session, epoch, error.to_string()).await;
@@ -146,6 +158,13 @@ impl Inner {
         let next = [fires, due.next_in_ms].into_iter().flatten().min();
         let look = self.look_every();
         Ok(next.map_or(look, Duration::from_millis).min(look))
+    }
+
+    /// A run that may be driven here was claimed once more, and no other drive begins with that.
+    fn reclaimed(&self, run: &RunId, epoch: Epoch) {
+        if let Some(live) = lock(&self.state).live.get(run) {
+            live.reclaimed_at(epoch);
+        }
     }
 
     /// The families of the runs that somebody follows here.
@@ -173,6 +192,7 @@ impl Inner {
 /// Takes up what is due, whenever that is.
 pub(super) async fn find_work(inner: Weak<Inner>) {
     let Some(work) = inner.upgrade().map(|inner| Arc::clone(&inner.work)) else { return };
+    let mut paced = Instant::now();
     loop {
         let Some(strong) = inner.upgrade() else { return };
         // A store that fails shows it where it is used.
@@ -199,8 +219,15 @@ pub(super) async fn find_work(inner: Weak<Inner>) {
             () = tokio::time::sleep_until(looked + wait) => {}
         }
         // Runs that end one after the other make room one after the other.
-        tokio::time::sleep_until(looked + GATHER).await;
+        paced = pace(paced, looked);
+        tokio::time::sleep_until(paced).await;
     }
+}
+
+/// When the next look may be, after one at `looked` that might be at `paced`.
+fn pace(paced: Instant, looked: Instant) -> Instant {
+    let earliest = looked.checked_sub(GATHER * (AT_ONCE - 1)).unwrap_or(looked);
+    paced.max(earliest) + GATHER
 }
 
 /// Notices what other processes write.

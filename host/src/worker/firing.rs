@@ -1,10 +1,11 @@
 //! Begins the runs of schedules.
 
-use wfhost_core::{RunId, Timestamp};
+use wfhost_core::Timestamp;
 use wfhost_store::schedule::{Firing, LastRun, Schedule};
-use wfhost_store::{Fire, RunFilter, RunInfo, StoreError};
+use wfhost_store::{Fire, StoreError};
 
 use super::Inner;
+use crate::family::latest_round;
 use crate::observer::Notice;
 
 /// Schedules that are fired between two looks for runs.
@@ -28,7 +29,10 @@ impl Inner {
     pub(super) async fn fire(&self, schedule: &Schedule, now: Timestamp) -> Result<bool, StoreError> {
         let Some(due) = schedule.next_at else { return Ok(false) };
         let last = match &schedule.last {
-            Some(run) => self.latest(run).await?,
+            Some(run) => match self.store.run(run).await? {
+                Some(info) => Some(latest_round(self.store.as_ref(), info).await?),
+                None => None,
+            },
             None => None,
         };
         let last_run = match &last {
@@ -61,13 +65,5 @@ impl Inner {
             }
         }
         Ok(false)
-    }
-
-    /// The run that this one continues as in the end, which may be itself.
-    pub(super) async fn latest(&self, run: &RunId) -> Result<Option<RunInfo>, StoreError> {
-        let info = self.store.run(run).await?;
-        let Some(chain) = info.as_ref().and_then(|info| info.links.chain.clone()) else { return Ok(info) };
-        let newest = RunFilter { chain: Some(chain), limit: 1, ..RunFilter::default() };
-        Ok(self.store.runs(newest).await?.pop().or(info))
     }
 }

@@ -2,10 +2,13 @@
 
 mod claims;
 mod driving;
+mod ending;
 mod finding;
 mod firing;
+mod limits;
 mod sessions;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once, OnceLock, Weak};
@@ -19,7 +22,9 @@ use wfhost_runtime::{Engine, Module};
 use wfhost_store::{Inbox, Opened, Owner, Projects, Seen, SessionId, SharedStore, StoreError};
 use wfhost_world::{Lease, World, lock};
 
+pub(crate) use self::claims::Back;
 use self::finding::{find_work, watch_others};
+use self::limits::keep_limits;
 use self::sessions::watch_owners;
 use crate::calls::Registry;
 use crate::described::Descriptions;
@@ -70,6 +75,8 @@ pub(crate) struct Inner {
     pub unsure: AtomicBool,
     /// When what this host has and does not drive is to be given up once more.
     pub settle_again: Mutex<Option<tokio::time::Instant>>,
+    /// Written while that is given up: a run that is taken in hand meanwhile would be given up with it.
+    pub settling: tokio::sync::RwLock<()>,
     /// The tasks that end with this.
     pub tasks: Mutex<Vec<AbortHandle>>,
     /// There may be work.
@@ -87,6 +94,8 @@ pub(crate) struct Inner {
 pub(crate) struct State {
     /// The runs that are driven here.
     live: BTreeMap<RunId, Arc<Live>>,
+    /// Those that a task has in hand; true if they were claimed for another one meanwhile.
+    in_hand: BTreeMap<RunId, bool>,
     /// Those that somebody of this process follows.
     watched: BTreeMap<RunId, Weak<Watched>>,
     /// Places for runs that are about to be driven.
@@ -120,6 +129,8 @@ struct Live {
     epoch: AtomicU64,
     /// Another claim may have been made.
     doubtful: AtomicBool,
+    /// Another task of this host wants it.
+    taken: AtomicBool,
     control: Control,
 }
 
@@ -137,6 +148,50 @@ impl Drop for Room {
             lock(&self.inner.state).reserved -= self.places;
             self.inner.left.notify_waiters();
         }
+    }
+}
+
+/// A run that one task of this host has to itself, from before it claims the run until the run is driven or
+/// was given back. What is in hand is neither begun nor given up by others of this host.
+///
+/// Whoever drops it without a word has failed, or was dropped himself: the run may be claimed, and is given up.
+#[derive(Debug)]
+pub(crate) struct InHand {
+    inner: Arc<Inner>,
+    run: RunId,
+    in_doubt: bool,
+}
+
+impl InHand {
+    fn new(inner: &Arc<Inner>, run: &RunId) -> Self {
+        Self { inner: Arc::clone(inner), run: run.clone(), in_doubt: true }
+    }
+
+    pub fn run(&self) -> &RunId {
+        &self.run
+    }
+
+    /// The run is not claimed by this any more.
+    pub fn let_go(mut self) {
+        self.in_doubt = false;
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        let (contested, is_live) = {
+            let mut state = lock(&self.inner.state);
+            state.tell(&self.run);
+            (state.in_hand.remove(&self.run), state.live.contains_key(&self.run))
+        };
+        // Of two claims the other one may have come last.
+        if contested == Some(true) || (self.in_doubt && !is_live) {
+            self.inner.doubt();
+        } else if !is_live {
+            // Looks that were made meanwhile left it out.
+            self.inner.work.notify_one();
+        }
+        self.inner.left.notify_waiters();
     }
 }
 
@@ -191,6 +246,13 @@ impl From {
             Self::Opened(_, current) => current,
         }
     }
+
+    fn epoch(&self) -> Epoch {
+        match self {
+            Self::Ready(ready) => ready.epoch,
+            Self::Opened(opened, _) => opened.epoch,
+        }
+    }
 }
 
 impl Inner {
@@ -208,6 +270,7 @@ impl Inner {
             let (store, seen) = (Arc::clone(&self.store), Seen::default());
             self.spawn(find_work(inner()));
             self.spawn(watch_owners(inner()));
+            self.spawn(keep_limits(inner()));
             self.spawn(watch_others(inner(), store, seen));
         });
     }
@@ -238,6 +301,36 @@ impl Inner {
 
     pub fn is_live(&self, run: &RunId) -> bool {
         lock(&self.state).live.contains_key(run)
+    }
+
+    /// Has a run to itself, as soon as no other task of this host has.
+    pub async fn take_in_hand(self: &Arc<Self>, run: &RunId) -> InHand {
+        loop {
+            let left = self.left.notified();
+            {
+                let _nothing_is_given_up = self.settling.read().await;
+                let mut state = lock(&self.state);
+                if !state.in_hand.contains_key(run) {
+                    state.in_hand.insert(run.clone(), false);
+                    return InHand::new(self, run);
+                }
+            }
+            left.await;
+        }
+    }
+
+    /// The same for a run that was claimed with others. None if another task has it in hand, which is told.
+    fn try_in_hand(self: &Arc<Self>, run: &RunId) -> Option<InHand> {
+        match lock(&self.state).in_hand.entry(run.clone()) {
+            Entry::Occupied(mut contested) => {
+                contested.insert(true);
+                None
+            }
+            Entry::Vacant(free) => {
+                free.insert(false);
+                Some(InHand::new(self, run))
+            }
+        }
     }
 
     pub fn live(&self) -> usize {
@@ -296,9 +389,8 @@ impl Inner {
         }
     }
 
-    /// Leaves a run that is driven here, and waits until it is not.
-    pub async fn leave_and_wait(&self, run: &RunId) {
-        self.leave(run);
+    /// Waits until a run is not driven here.
+    pub async fn is_not_live(&self, run: &RunId) {
         loop {
             let left = self.left.notified();
             if !self.is_live(run) {
@@ -308,11 +400,14 @@ impl Inner {
         }
     }
 
-    /// A run that was released can be claimed again.
-    pub fn forget_left(&self, run: &RunId) {
-        lock(&self.state).left.remove(run);
+    /// Has a run that is in hand driven here no more. Who follows it goes on doing so.
+    pub async fn take_from_driver(&self, in_hand: &InHand) {
+        if let Some(live) = lock(&self.state).live.get(&in_hand.run) {
+            live.taken.store(true, Ordering::Relaxed);
+            live.control.leave(Leave::Now);
+        }
+        self.is_not_live(&in_hand.run).await;
     }
-
     pub fn is_left(&self, run: &RunId) -> bool {
         lock(&self.state).left.contains(run)
     }

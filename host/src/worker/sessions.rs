@@ -38,6 +38,8 @@ impl Inner {
         begun.lease.extend(asked + self.term());
         *current = Some(begun.clone());
         self.spawn(keep(Arc::downgrade(self), begun.clone()));
+        // Calls that outlived the session before have slots, which the store does not know of this one.
+        self.gate.stir_again();
         Ok(begun)
     }
 
@@ -53,6 +55,7 @@ impl Inner {
         for live in lock(&self.state).live.values().filter(|live| live.session == lost.session) {
             live.control.leave(Leave::Lost);
         }
+        self.gate.forget_slots();
     }
 
     /// The database is not where it was: what would be done in it would be lost, so nothing is.
@@ -101,11 +104,16 @@ impl Inner {
         if !self.unsure.swap(false, Ordering::Relaxed) && !late {
             return Ok(());
         }
-        let driven = lock(&self.state).live.keys().cloned().collect();
-        let shed = self.store.shed(current.session, driven).await;
+        let _nothing_is_taken_in_hand = self.settling.write().await;
+        let (kept, some_in_hand) = {
+            let state = lock(&self.state);
+            let kept = state.live.keys().chain(state.in_hand.keys()).cloned().collect();
+            (kept, !state.in_hand.is_empty())
+        };
+        let shed = self.store.shed(current.session, kept).await;
         shed.map(drop).inspect_err(|_| self.unsure.store(true, Ordering::Relaxed))?;
-        // A claim that was under way may have come behind it.
-        *lock(&self.settle_again) = (!late).then(|| Instant::now() + CLAIMS_COME_WITHIN);
+        // A claim that was under way may have come behind it, and what is in hand may be what is in doubt.
+        *lock(&self.settle_again) = (!late || some_in_hand).then(|| Instant::now() + CLAIMS_COME_WITHIN);
         Ok(())
     }
 

@@ -22,50 +22,51 @@ macro_rules! variables {
 }
 
 variables! { READ:
-    /// The database, as `--db`: a file, or the URL of a server.
+    /// The database: a file, or a PostgreSQL URL; same as `--db`.
     DB = "WFHOST_DB";
-    /// The configuration file, as `--config`.
+    /// The configuration file; same as `--config`.
     CONFIG = "WFHOST_CONFIG";
-    /// The default provider of agent calls, as `--agent`.
+    /// The default provider of agent calls; same as `--agent`.
     AGENT = "WFHOST_AGENT";
-    /// Which project files are trusted in addition to those of `wfhost trust`: `1` for all files that
-    /// only you or root can write, or directories separated by `:`, regardless of who owns the files
+    /// Project files to trust in addition to those of `wfhost trust`: `1` for all files that only you
+    /// or root can write, or a list of directories separated by `:`, regardless of who owns the files
     /// below them. For CI.
     TRUST = "WFHOST_TRUST";
-    /// What a commit survives, `full` or `normal`, as `--synchronous`.
+    /// What a commit survives: `full` or `normal`; same as `--synchronous`.
     SYNCHRONOUS = "WFHOST_SYNCHRONOUS";
-    /// When a waiting program is evicted from memory: `auto`, or `always` to test that it does the same
-    /// after a replay.
+    /// When waiting programs are evicted from memory: `auto`, or `always` to test that they behave
+    /// the same after a replay.
     EVICT = "WFHOST_EVICT";
-    /// The directory of compiled modules \[default: `wfhost` in the user's cache directory\].
+    /// The cache directory for compiled modules \[default: `wfhost` in the user's cache directory\].
     CACHE = "WFHOST_CACHE";
-    /// The address that the server listens on, as `wfhost serve --listen`; `off` for none.
+    /// The address that the server listens on, or `off`; same as `wfhost serve --listen`.
     LISTEN = "WFHOST_LISTEN";
-    /// The socket on which systemd is notified that `wfhost serve` is ready or stopping; set by `Type=notify`.
+    /// The socket on which `wfhost serve` notifies systemd that it is ready or stopping; set by systemd for
+    /// services with `Type=notify`.
     NOTIFY_SOCKET = "NOTIFY_SOCKET";
-    /// The log format of `wfhost serve`, `text` or `json`, as `--log-format`.
+    /// The log format of `wfhost serve`: `text` or `json`; same as `--log-format`.
     LOG_FORMAT = "WFHOST_LOG_FORMAT";
-    /// The duration of a lease, in milliseconds from 100 to 86,400,000 \[default: 30000\].
+    /// The duration of a lease, in milliseconds, from 100 to 86,400,000 \[default: 30000\].
     LEASE_MS = "WFHOST_LEASE_MS";
-    /// The number of executions of `wfhost test` for each scenario, as `--executions`.
+    /// The number of executions of each scenario in `wfhost test`; same as `--executions`.
     EXECUTIONS = "WFHOST_EXECUTIONS";
-    /// The maximum size of the database, in pages of 4 KiB.
+    /// The maximum size of a database file, in pages of 4 KiB.
     MAX_PAGES = "WFHOST_MAX_PAGES";
-    /// The password of a database on a server, if its URL has none.
+    /// The password for PostgreSQL, if the URL has none.
     PGPASSWORD = "PGPASSWORD";
-    /// A key of the Anthropic API. If it is set, `anthropic` is the default provider.
+    /// The API key for Anthropic. If it is set, `anthropic` is the default provider.
     ANTHROPIC_API_KEY = "ANTHROPIC_API_KEY";
-    /// A key of the OpenAI API, for `openai`.
+    /// The API key for OpenAI, for the provider `openai`.
     OPENAI_API_KEY = "OPENAI_API_KEY";
     /// The passphrase of an encrypted signing key.
     KEY_PASSPHRASE = "WFHOST_KEY_PASSPHRASE";
-    /// The directory of Docker's logins, for registries \[default: `~/.docker`\].
+    /// The directory with Docker's registry logins \[default: `~/.docker`\].
     DOCKER_CONFIG = "DOCKER_CONFIG";
-    /// The file of podman's logins \[default: `containers/auth.json` in the runtime directory\].
+    /// The file with podman's registry logins \[default: `containers/auth.json` in the runtime directory\].
     REGISTRY_AUTH_FILE = "REGISTRY_AUTH_FILE";
     /// The runtime directory, where podman stores logins.
     XDG_RUNTIME_DIR = "XDG_RUNTIME_DIR";
-    /// The directory of the WASI SDK, which builds programs in C.
+    /// The directory of the WASI SDK, for building programs in C.
     WASI_SDK_PATH = "WASI_SDK_PATH";
     /// The user's directories \[default: `~/.config`, `~/.local/share`, `~/.local/state`, `~/.cache`\].
     XDG_CONFIG_HOME = "XDG_CONFIG_HOME";
@@ -77,35 +78,35 @@ variables! { READ:
     XDG_CACHE_HOME = "XDG_CACHE_HOME";
     /// The collector to which spans are sent. If set, `wfhost serve` sends them continuously.
     OTEL_EXPORTER_OTLP_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT";
-    /// The full URL of the collector, which takes precedence.
+    /// The full URL for traces; takes precedence over the endpoint above.
     OTEL_EXPORTER_OTLP_TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
     /// Headers for the collector: `name=value,name=value`.
     OTEL_EXPORTER_OTLP_HEADERS = "OTEL_EXPORTER_OTLP_HEADERS";
-    /// The same for traces only, which goes before.
+    /// The same for traces only; takes precedence.
     OTEL_EXPORTER_OTLP_TRACES_HEADERS = "OTEL_EXPORTER_OTLP_TRACES_HEADERS";
-    /// How spans are sent: `http/json` or `http/protobuf` \[default: `http/json`\].
+    /// The protocol: `http/json` or `http/protobuf` \[default: `http/json`\].
     OTEL_EXPORTER_OTLP_PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL";
-    /// The same for traces only, which goes before.
+    /// The same for traces only; takes precedence.
     OTEL_EXPORTER_OTLP_TRACES_PROTOCOL = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL";
-    /// How long a collector may take, in milliseconds \[default: 10000\].
+    /// The timeout for a request to the collector, in milliseconds \[default: 10000\].
     OTEL_EXPORTER_OTLP_TIMEOUT = "OTEL_EXPORTER_OTLP_TIMEOUT";
-    /// The same for traces only, which goes before.
+    /// The same for traces only; takes precedence.
     OTEL_EXPORTER_OTLP_TRACES_TIMEOUT = "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT";
-    /// How often spans that ended are sent, in milliseconds \[default: 5000\].
+    /// The interval at which ended spans are sent, in milliseconds \[default: 5000\].
     OTEL_BSP_SCHEDULE_DELAY = "OTEL_BSP_SCHEDULE_DELAY";
     /// `none`: no spans are sent, whatever else is set.
     OTEL_TRACES_EXPORTER = "OTEL_TRACES_EXPORTER";
-    /// `true`: the same.
+    /// `true`: same as `OTEL_TRACES_EXPORTER=none`.
     OTEL_SDK_DISABLED = "OTEL_SDK_DISABLED";
     /// The service name in spans \[default: `wfhost`\].
     OTEL_SERVICE_NAME = "OTEL_SERVICE_NAME";
-    /// More attributes of the service: `name=value,name=value`.
+    /// Additional resource attributes: `name=value,name=value`.
     OTEL_RESOURCE_ATTRIBUTES = "OTEL_RESOURCE_ATTRIBUTES";
-    /// The home directory. Projects are not looked for above it.
+    /// The home directory. wfhost does not search for projects above it.
     HOME = "HOME";
     /// The user who answers a question, unless `--by` names one.
     USER = "USER";
-    /// The directories in which programs are looked for.
+    /// The directories that are searched for programs.
     PATH = "PATH";
     /// If set and not empty, output has no colours.
     NO_COLOR = "NO_COLOR";
@@ -114,9 +115,9 @@ variables! { READ:
 }
 
 variables! { SET:
-    /// The run that calls the agent.
+    /// The run that calls the agent, or that the event is about.
     RUN = "WFHOST_RUN";
-    /// The step of the run.
+    /// The step within the run.
     STEP = "WFHOST_STEP";
     /// The number of the attempt, from 1.
     ATTEMPT = "WFHOST_ATTEMPT";
@@ -126,11 +127,11 @@ variables! { SET:
     HEARTBEAT_FILE = "WFHOST_HEARTBEAT_FILE";
     /// The span of the attempt, for the program's own traces (W3C Trace Context).
     TRACEPARENT = "TRACEPARENT";
-    /// Of a program that is told of an event: which message it is, the same each time it is told.
+    /// For programs of sinks: the message id, the same for each delivery attempt.
     MESSAGE = "WFHOST_MESSAGE";
-    /// The kind of the event.
+    /// For programs of sinks: the kind of the event.
     EVENT = "WFHOST_EVENT";
-    /// An identifier of the call, by which the host finds its processes.
+    /// An id of the call, by which the host finds the call's processes.
     CALL = "WFHOST_CALL";
 }
 
@@ -215,7 +216,7 @@ mod tests {
         format!(
             "# Environment variables\n\nFlags take precedence over environment variables, and these over configuration files. \
              This page is generated from\n`host/world/src/environment.rs`.\n\n## Read by wfhost\n\n{}\nProviders read \
-             other variables, which the configuration names: [Providers](providers.md).\n\n## Set for agent programs\n\n{}",
+             other variables, which the configuration names: [Providers](providers.md).\n\n## Set for programs of agents and sinks\n\n{}",
             table(READ),
             table(SET)
         )

@@ -61,11 +61,82 @@ impl Lease {
     }
 }
 
+/// The lease under which a run is driven now. Its calls outlive a drive, and the next one may belong to another
+/// session, which has a lease of its own.
+#[derive(Clone, Debug, Default)]
+pub struct LatestLease(Arc<Latest>);
+
+#[derive(Debug, Default)]
+struct Latest {
+    lease: Mutex<Lease>,
+    /// Another one takes its place.
+    changed: Notify,
+}
+
+impl LatestLease {
+    pub fn set(&self, lease: Lease) {
+        *lock(&self.0.lease) = lease;
+        self.0.changed.notify_waiters();
+    }
+
+    /// The run is left: there is no lease until the next one is set. That of the session is not touched.
+    pub fn leave(&self) {
+        let none = Lease::default();
+        none.lose();
+        self.set(none);
+    }
+
+    pub fn is_held(&self) -> bool {
+        lock(&self.0.lease).is_held()
+    }
+
+    /// Waits until the lease is held, or another one that takes its place: see [`Lease::held`].
+    pub async fn held(&self) {
+        loop {
+            let changed = self.0.changed.notified();
+            let lease = {
+                let lease = lock(&self.0.lease);
+                if lease.is_held() {
+                    return;
+                }
+                lease.clone()
+            };
+            tokio::select! {
+                biased;
+                () = changed => {}
+                () = lease.held() => return,
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[tokio::test]
+    async fn who_waits_for_a_lease_that_was_lost_goes_on_with_the_next_one() {
+        let latest = LatestLease::default();
+        let lost = Lease::default();
+        lost.lose();
+        latest.set(lost);
+        let waits = tokio::spawn({
+            let latest = latest.clone();
+            async move { latest.held().await }
+        });
+        // It waits for the one that was lost.
+        tokio::task::yield_now().await;
+        let next = Lease::default();
+        latest.set(next.clone());
+        // It is over as well, and somebody renews it.
+        next.wanted().await;
+        assert!(!waits.is_finished());
+        next.extend(Instant::now() + Duration::from_secs(1_000));
+        waits.await.unwrap();
+        latest.held().await;
+    }
 
     #[tokio::test]
     async fn a_lease_that_is_over_is_renewed_at_once_when_somebody_needs_it() {

@@ -13,7 +13,7 @@ pub mod text;
 mod world;
 
 pub use self::ids::{NoRandom, fresh_id, fresh_seed};
-pub use self::lease::Lease;
+pub use self::lease::{LatestLease, Lease};
 pub use self::lock::lock;
 pub use self::owner::Owner;
 pub use self::world::{System, World};

@@ -39,6 +39,26 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
     Cow::Owned(line)
 }
 
+/// Text of at most about so many bytes: of a longer one its middle is left out. What stands at its end often says more
+/// than the middle, like the place in a message of a parser.
+pub fn shortened(text: &str, most: usize) -> Cow<'_, str> {
+    if text.len() <= most {
+        return Cow::Borrowed(text);
+    }
+    let head = text.floor_char_boundary(most * 2 / 3);
+    let tail = text.ceil_char_boundary(text.len() - most / 3);
+    Cow::Owned(format!("{} … {}", &text[..head], &text[tail..]))
+}
+
+/// Bytes of what errors quote of strangers.
+const EXCERPT: usize = 300;
+
+/// What an error quotes of what a stranger wrote, or of what a parser says of that, which often quotes it, too: short,
+/// and on one line.
+pub fn excerpt(text: &str) -> String {
+    one_line(&shortened(text, EXCERPT)).into_owned()
+}
+
 /// The same for text of several lines, of which all but the first are indented by so many spaces.
 pub fn lines(text: &str, indent: usize) -> Cow<'_, str> {
     if !text.contains(|c| c != '\t' && is_control(c)) {
@@ -184,6 +204,17 @@ pub fn causes_of_request(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_quoted_is_short_and_steers_no_terminal() {
+        assert_eq!(excerpt("unknown variant `x`"), "unknown variant `x`");
+        let hostile = format!("unknown variant `\u{1b}[2J\n{}`, at line 1 column 7", "ü".repeat(100_000));
+        let quoted = excerpt(&hostile);
+        assert!(quoted.len() < 400 && quoted.starts_with("unknown variant `\\u{1b}[2J ü"), "{quoted}");
+        assert!(quoted.ends_with("`, at line 1 column 7") && quoted.contains(" … "), "{quoted}");
+        assert!(excerpt(&"\u{1b}".repeat(100_000)).len() < 3_000);
+        assert_eq!(shortened("abc", 3), "abc");
+    }
 
     /// What terminals obey: OSC 52, a CSI, BEL, BS, DEL, a C1 CSI, a lone CR, an override.
     const HOSTILE: &str = "a\x1b]52;c;ZXZpbA==\x07b\x1b[2Kc\x08d\x7fe\u{9b}31mf\rg\u{202e}h\0i";

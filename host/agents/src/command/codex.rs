@@ -1,8 +1,9 @@
 //! What a turn of codex used. `codex exec` reports what the whole conversation
 //! has used (0.169: also after `resume` and `fork`), so what was used before has
-//! to be known: from the last turn that this process saw, else from the record
+//! to be known: from the last turn that this process saw, and from the record
 //! that codex keeps of each conversation (`sessions/YYYY/MM/DD/rollout-*-ID.jsonl`
-//! in its home), whose events `token_count` have the total.
+//! in its home), whose events `token_count` have the total. Totals only grow, so
+//! the larger one counts: other processes may have gone on with the conversation.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -33,6 +34,16 @@ impl Totals {
             totals.pop_first();
         }
         totals.insert(session.to_owned(), total);
+    }
+}
+
+/// The later one of two totals of a conversation.
+pub(super) fn larger(one: Usage, other: Usage) -> Usage {
+    Usage {
+        input_tokens: one.input_tokens.max(other.input_tokens),
+        output_tokens: one.output_tokens.max(other.output_tokens),
+        cached_tokens: one.cached_tokens.max(other.cached_tokens),
+        ..one
     }
 }
 

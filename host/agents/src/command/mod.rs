@@ -256,9 +256,12 @@ impl Command {
     async fn used_before(&self, call: &Call, environment: &[(String, String)]) -> Option<Usage> {
         let counts_all = self.config.preset.is_some_and(|preset| preset.name == "codex");
         let session = call.session().filter(|_| counts_all)?;
-        match self.totals.get(session) {
-            Some(total) => Some(total),
-            None => codex::total_by_record(session, environment).await,
+        let seen = self.totals.get(session);
+        // Another process may have gone on with it since.
+        let recorded = codex::total_by_record(session, environment).await;
+        match (seen, recorded) {
+            (Some(seen), Some(recorded)) => Some(codex::larger(seen, recorded)),
+            (one, other) => one.or(other),
         }
     }
 

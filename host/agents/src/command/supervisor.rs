@@ -197,8 +197,9 @@ impl Host {
         let Some(stderr) = stderr else { return };
         let mut buffer = [0; 8_192];
         let mut told = 0;
+        // Of the pipe itself: the runtime knows of what came since it was last read only after its next look.
         while told < LAST_BYTES
-            && let Ok(count @ 1..) = stderr.try_read(&mut buffer)
+            && let Ok(count @ 1..) = rustix::io::read(&*stderr, &mut buffer)
         {
             self.say(frame::STDERR, &buffer[..count]);
             told += count;
@@ -258,5 +259,30 @@ impl Family {
                 process.signal(Signal::CONT);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    /// A program that writes a line, is read, writes another one and ends is reaped before the runtime looks again.
+    #[tokio::test]
+    async fn the_last_words_are_told_before_the_runtime_has_seen_them() {
+        let (mut told, connection) = UnixStream::pair().unwrap();
+        let mut host = Host::new(connection).unwrap();
+        let (reader, mut program) = io::pipe().unwrap();
+        let mut stderr = Some(pipe::Receiver::from_owned_fd(reader.into()).unwrap());
+        program.write_all(b"first\n").unwrap();
+        let mut buffer = [0; 64];
+        assert_eq!(read(&mut stderr, &mut buffer).await.unwrap(), 6);
+        program.write_all(b"last\n").unwrap();
+        host.tell_rest(stderr.as_mut());
+        drop(host);
+        let mut frames = Vec::new();
+        told.read_to_end(&mut frames).unwrap();
+        assert_eq!(frames, b"e\0\0\0\x05last\n");
     }
 }

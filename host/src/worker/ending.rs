@@ -1,0 +1,69 @@
+//! Ends runs where they stand, without their programs.
+
+use std::time::Duration;
+
+use wfhost_core::{End, Epoch, Machine, Outcome, QuestionChange, RunId};
+use wfhost_store::{Append, MessageId, Next, Part, RunState, SessionId, StoreError};
+
+use super::Inner;
+use crate::drive::give_back_turns;
+use crate::observer::Notice;
+
+impl Inner {
+    /// Ends a claimed run so: its open steps and questions end with it, and what was sent to it and not taken is lost.
+    pub async fn end_where_it_stands(
+        &self,
+        run: &RunId,
+        session: SessionId,
+        epoch: Epoch,
+        machine: &Machine,
+        outcome: &Outcome,
+    ) -> Result<(), StoreError> {
+        // Again, if something comes in meanwhile: that is lost with the rest.
+        loop {
+            let consumed = self.all_in_inbox(run).await?;
+            let now = self.world.now();
+            let (row, at) = machine.with_end(End::Finished { outcome, stopped: true }, now);
+            let questions = machine.open_questions().into_iter();
+            let closed = questions.filter_map(|change| match change {
+                QuestionChange::Asked { step, .. } => Some(QuestionChange::Closed { step }),
+                QuestionChange::Closed { .. } => None,
+            });
+            let next = Next::End { outcome: outcome.clone(), spent: machine.spent(now) };
+            let append = Append {
+                before: machine.taken_head(),
+                row: Some(row.into()),
+                consumed,
+                questions: closed.collect(),
+                // It may have been given another budget when it was taken up.
+                ledger: machine.has_unsaved().then(|| (machine.spent_itself(), machine.budget())),
+                ..Append::new(run.clone(), session, epoch, at, next)
+            };
+            match self.store.append(append).await {
+                Ok(appended) => {
+                    give_back_turns(&self.store, &self.gate, run).await;
+                    let after = Duration::from_millis(at.since(machine.started_at()));
+                    let workflow = &machine.started().workflow;
+                    self.see(Notice::Ended { run, workflow, state: RunState::of(Some(outcome)), after });
+                    self.wake_all(&appended.wake);
+                    return Ok(());
+                }
+                Err(StoreError::Raced { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn all_in_inbox(&self, run: &RunId) -> Result<Vec<MessageId>, StoreError> {
+        let mut all = Vec::new();
+        let mut part = Part::Behind(None);
+        loop {
+            let inbox = self.store.inbox(run, part).await?;
+            all.extend(inbox.messages.iter().map(|message| message.id));
+            match inbox.messages.last().filter(|_| inbox.more) {
+                Some(last) => part = Part::Behind(Some(last.id)),
+                None => return Ok(all),
+            }
+        }
+    }
+}
