@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use wasmparser::{Parser, Payload};
 use wfhost_core::{Digest, WANTS_SECTION, Wants};
 use wfhost_runtime::{ModuleError, summarize};
+use wfhost_world::text::excerpt;
 
 /// Bytes of a plugin.
 const BYTES: u64 = 128 << 20;
@@ -164,7 +165,7 @@ pub fn wants(bytes: &[u8]) -> Result<Wants, PluginError> {
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::CustomSection(section) if depth == 0 && section.name() == WANTS_SECTION => {
                 return serde_json::from_slice(section.data())
-                    .map_err(|error| PluginError::Wants(error.to_string()));
+                    .map_err(|error| PluginError::Wants(excerpt(&error.to_string())));
             }
             _ => {}
         }

@@ -395,12 +395,16 @@ pub(crate) fn shown(url: &Url) -> String {
     url.to_string()
 }
 
-/// Headers that plugins must not set: they are about the connection, or identify the client in the host's name.
+/// Headers that plugins must not set: they are about the connection, identify the client in the host's name, or stand
+/// for another method or path than that of the request.
 pub(crate) fn is_forbidden(name: &HeaderName) -> bool {
     wasmtime_wasi_http::DEFAULT_FORBIDDEN_HEADERS.contains(name)
         || matches!(
             name.as_str(),
-            "te" | "trailer" | "expect" | "forwarded" | "via" | "x-http-method-override"
+            "te" | "trailer" | "expect" | "forwarded" | "via"
+                // Some servers take the method or the path from these, and not from the request that was granted.
+                | "x-http-method" | "x-http-method-override" | "x-method-override"
+                | "x-original-method" | "x-original-uri" | "x-original-url" | "x-rewrite-url"
         )
         || name.as_str().starts_with("x-forwarded-")
         || name.as_str().starts_with("proxy-")

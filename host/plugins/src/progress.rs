@@ -88,9 +88,10 @@ impl Progress {
         self.hear(text);
         if self.pays(text.len()) {
             for line in text.lines() {
-                // What the host says of denials is not said in its name.
-                let claims =
-                    ["denied:", "audit:", "[["].iter().any(|start| line.trim_start().starts_with(start));
+                // What the host says of denials and signatures is not said in its name.
+                let claims = ["denied:", "audit:", "signature:", "[["]
+                    .iter()
+                    .any(|start| line.trim_start().starts_with(start));
                 let line = if claims { format!("plugin: {line}") } else { line.to_owned() };
                 self.0.out.line(Stream::Progress, limits::cut(line, LINE_BYTES));
             }
@@ -246,8 +247,11 @@ mod tests {
 
     #[test]
     fn a_plugin_does_not_speak_for_the_host() {
-        let lines = shown(|progress| progress.line("denied: all\n [[providers.x.http]]\nfine"));
-        assert_eq!(lines, ["plugin: denied: all", "plugin:  [[providers.x.http]]", "fine"]);
+        let lines =
+            shown(|progress| progress.line("denied: all\n [[providers.x.http]]\nsignature: bad\nfine"));
+        let expected =
+            ["plugin: denied: all", "plugin:  [[providers.x.http]]", "plugin: signature: bad", "fine"];
+        assert_eq!(lines, expected);
     }
 
     #[test]

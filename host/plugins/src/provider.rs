@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -215,8 +216,9 @@ impl Plugin {
         known.filter(|ready| ready.pinned == pinned)
     }
 
-    /// The plugin as it is now, fetched and compiled if it has to be.
-    async fn ready(&self) -> Result<Ready, PluginError> {
+    /// The plugin as it is now, fetched and compiled if it has to be. The attempt that this is for is told what is
+    /// wrong with its signatures.
+    async fn ready(&self, progress: &Progress) -> Result<Ready, PluginError> {
         match &self.from {
             Where::File(artifact) => self.ready_file(artifact).await,
             Where::Supply(supply) => {
@@ -229,7 +231,10 @@ impl Plugin {
                 if let Some(ready) = self.known(&pinned) {
                     return Ok(ready);
                 }
-                let Supplied { bytes, signer } = supply.supply().await?;
+                let Supplied { bytes, signer, warning } = supply.supply().await?;
+                if let Some(warning) = warning {
+                    progress.note(format!("signature: {warning}"));
+                }
                 let digest = Digest::of(&bytes);
                 self.compiled(pinned, digest, bytes, signer).await
             }
@@ -282,7 +287,7 @@ impl Plugin {
     fn wasi(&self) -> Result<WasiCtxBuilder, CallFailure> {
         let mut wasi = WasiCtxBuilder::new();
         if self.repeatable {
-            wasi.wall_clock(Standing).monotonic_clock(Standing);
+            wasi.wall_clock(Standing).monotonic_clock(Ticking::default());
             let numbers: Vec<u8> = (0..128u32).flat_map(|n| Digest::of(&n.to_le_bytes()).0).collect();
             wasi.secure_random(Deterministic::new(numbers.clone()))
                 .insecure_random(Deterministic::new(numbers));
@@ -317,9 +322,9 @@ impl Plugin {
     }
 
     async fn answer(&self, call: Call, out: CallOutput) -> Result<Reply, CallFailure> {
-        let Ready { digest, signer, pre, looks, .. } =
-            self.ready().await.map_err(|error| unusable(&error))?;
         let progress = Progress::new(out);
+        let Ready { digest, signer, pre, looks, .. } =
+            self.ready(&progress).await.map_err(|error| unusable(&error))?;
         let requests = Arc::new(Requests::new(Arc::clone(&self.network), progress.clone())?);
         let wasi = self.wasi()?;
         let (asked, bounds) = (self.asked(&call), self.config.bounds());
@@ -536,13 +541,25 @@ impl HostWallClock for Standing {
     }
 }
 
-impl HostMonotonicClock for Standing {
+/// A clock that advances by a millisecond whenever somebody looks at it: who waits for it comes to an end, and Go
+/// does not start at zero.
+struct Ticking(AtomicU64);
+
+const TICK_NANOS: u64 = 1_000_000;
+
+impl Default for Ticking {
+    fn default() -> Self {
+        Self(AtomicU64::new(TICK_NANOS))
+    }
+}
+
+impl HostMonotonicClock for Ticking {
     fn resolution(&self) -> u64 {
         1
     }
 
     fn now(&self) -> u64 {
-        0
+        self.0.fetch_add(TICK_NANOS, Ordering::Relaxed)
     }
 }
 

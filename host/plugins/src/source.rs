@@ -62,4 +62,6 @@ pub struct Supplied {
     pub bytes: Vec<u8>,
     /// Who signed it, if that is known.
     pub signer: Option<String>,
+    /// What is wrong with its signatures, if it may be used all the same.
+    pub warning: Option<String>,
 }

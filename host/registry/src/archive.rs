@@ -7,15 +7,38 @@ use std::path::{Component, Path};
 
 use crate::manifest::{Descriptor, Index, MANIFEST_BYTES, Manifest, REF_NAME};
 use crate::signature;
-use crate::{Reference, RegistryError, Sha256, Store, artifact};
+use crate::{Reference, RegistryError, Sha256, Store, artifact, whole};
 
-/// Files in an archive.
-const FILES: usize = 10_000;
-/// Bytes of `index.json` in one.
+/// Bytes of `index.json` in an archive.
 const INDEX_BYTES: u64 = 16 << 20;
+/// What the archive says of itself.
+const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// What an archive may have, so that what is saved can be loaded.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    files: usize,
+    /// Of all files.
+    bytes: u64,
+}
+
+const LIMITS: Limits = Limits { files: 10_000, bytes: 16 * artifact::MODULE_BYTES };
 
 /// Writes modules of the local store, with their signatures. Gives how many blobs it wrote.
+///
+/// # Errors
+///
+/// One of them is not in the store; they are more than an archive may have; the file cannot be written.
 pub fn save(store: &Store, references: &[Reference], to: &Path) -> Result<usize, RegistryError> {
+    save_within(store, references, to, LIMITS)
+}
+
+fn save_within(
+    store: &Store,
+    references: &[Reference],
+    to: &Path,
+    limits: Limits,
+) -> Result<usize, RegistryError> {
     let mut index = Index::default();
     let mut blobs = BTreeSet::new();
     for reference in references {
@@ -35,9 +58,18 @@ pub fn save(store: &Store, references: &[Reference], to: &Path) -> Result<usize,
         }
         index.manifests.push(found);
     }
+    let index = index.to_bytes();
+    let sizes = blobs.iter().map(|digest| store.path_of(*digest).metadata().map_or(0, |file| file.len()));
+    let bytes = sizes.sum::<u64>() + (LAYOUT.len() + index.len()) as u64;
+    let files = blobs.len() + 2;
+    if files > limits.files || bytes > limits.bytes {
+        let Limits { files: most_files, bytes: most_bytes } = limits;
+        return Err(RegistryError::Unsaved { path: to.to_owned(), files, bytes, most_files, most_bytes });
+    }
     let failed = |reason: String| RegistryError::Archive { path: to.to_owned(), reason };
     let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let file = tempfile::NamedTempFile::new_in(dir).map_err(|error| failed(error.to_string()))?;
+    let name = to.file_name().unwrap_or_default().to_string_lossy();
+    let file = whole::begin(dir, &name).map_err(|error| failed(error.to_string()))?;
     let mut tar = tar::Builder::new(std::io::BufWriter::new(file));
     let mut add = |name: &str, bytes: &[u8]| {
         let mut header = tar::Header::new_ustar();
@@ -46,8 +78,8 @@ pub fn save(store: &Store, references: &[Reference], to: &Path) -> Result<usize,
         header.set_entry_type(tar::EntryType::Regular);
         tar.append_data(&mut header, name, bytes).map_err(|error| failed(error.to_string()))
     };
-    add("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    add("index.json", &index.to_bytes())?;
+    add("oci-layout", LAYOUT)?;
+    add("index.json", &index)?;
     for digest in &blobs {
         let bytes = store.read(*digest, artifact::MODULE_BYTES)?;
         let bytes = bytes.ok_or_else(|| RegistryError::Damaged {
@@ -67,7 +99,15 @@ pub fn save(store: &Store, references: &[Reference], to: &Path) -> Result<usize,
 }
 
 /// Reads an archive into the local store: all of it, or nothing. Gives what the modules are called.
+///
+/// # Errors
+///
+/// It is no archive of modules, is damaged, or has more than one may have; the store cannot be written.
 pub fn load(store: &Store, from: &Path) -> Result<Vec<Reference>, RegistryError> {
+    load_within(store, from, LIMITS)
+}
+
+fn load_within(store: &Store, from: &Path, limits: Limits) -> Result<Vec<Reference>, RegistryError> {
     let failed = |reason: String| RegistryError::Archive { path: from.to_owned(), reason };
     let file = std::fs::File::open(from).map_err(|error| failed(error.to_string()))?;
     // What is read is put into a store of its own first.
@@ -79,8 +119,8 @@ pub fn load(store: &Store, from: &Path) -> Result<Vec<Reference>, RegistryError>
     let mut bytes_in_all = 0u64;
     for (count, entry) in entries.enumerate() {
         let mut entry = entry.map_err(|error| failed(format!("it is not a module archive: {error}")))?;
-        if count >= FILES {
-            return Err(failed(format!("it has more than {FILES} files")));
+        if count >= limits.files {
+            return Err(failed(format!("it has more than {} files", limits.files)));
         }
         if entry.header().entry_type().is_dir() {
             continue;
@@ -94,13 +134,13 @@ pub fn load(store: &Store, from: &Path) -> Result<Vec<Reference>, RegistryError>
         }
         let most = if name == "index.json" { INDEX_BYTES } else { artifact::MODULE_BYTES };
         let size = entry.size();
+        if size > most {
+            let what = format!("`{name}` of {}", from.display());
+            return Err(RegistryError::TooLarge { what, bytes: size, most });
+        }
         bytes_in_all = bytes_in_all.saturating_add(size);
-        if size > most || bytes_in_all > 16 * artifact::MODULE_BYTES {
-            return Err(RegistryError::TooLarge {
-                what: format!("`{name}` of {}", from.display()),
-                bytes: size,
-                most,
-            });
+        if bytes_in_all > limits.bytes {
+            return Err(failed(format!("its files have more than {} bytes in all", limits.bytes)));
         }
         let mut bytes = Vec::new();
         let read = entry.by_ref().take(most).read_to_end(&mut bytes);
@@ -158,16 +198,19 @@ pub fn load(store: &Store, from: &Path) -> Result<Vec<Reference>, RegistryError>
             }
             None => continue,
         };
-        blobs.push(bytes);
+        blobs.push(descriptor.digest);
         for part in parts {
-            blobs.push(beside.blob(&part, artifact::MODULE_BYTES)?.ok_or_else(|| missing(part.digest))?);
+            beside.blob(&part, artifact::MODULE_BYTES)?.ok_or_else(|| missing(part.digest))?;
+            blobs.push(part.digest);
         }
     }
     if modules.is_empty() {
         return Err(failed("it contains no named module".to_owned()));
     }
-    for blob in blobs {
-        store.put(&blob)?;
+    // One after the other: all of them are more than memory has to hold.
+    for digest in blobs {
+        let missing = || failed(format!("{digest} is missing in it"));
+        store.put(&beside.read(digest, artifact::MODULE_BYTES)?.ok_or_else(missing)?)?;
     }
     for descriptor in attached {
         store.keep_referrer(descriptor)?;
@@ -178,4 +221,66 @@ pub fn load(store: &Store, from: &Path) -> Result<Vec<Reference>, RegistryError>
         names.push(reference);
     }
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::Kept;
+    use crate::manifest::MANIFEST;
+
+    /// A store with modules of these names.
+    fn store(dir: &Path, names: &[&str]) -> (Store, Vec<Reference>) {
+        let store = Store::new(dir.join("modules"));
+        let keep = |name: &&str| {
+            // An empty component with a section that tells it from others.
+            let section = [&[0, name.len() as u8 + 1, name.len() as u8][..], name.as_bytes()].concat();
+            let component = [b"\0asm\x0d\0\x01\0".as_slice(), &section].concat();
+            let created = "2026-01-01T00:00:00Z".to_owned();
+            let packed = artifact::Artifact::pack(name, component, created, BTreeMap::new()).unwrap();
+            for bytes in [&packed.manifest, &packed.config, &packed.layer] {
+                store.put(bytes).unwrap();
+            }
+            let reference: Reference = format!("ghcr.io/a/{name}:1").parse().unwrap();
+            store.keep(&reference, Descriptor::of(MANIFEST, &packed.manifest)).unwrap();
+            reference
+        };
+        let references = names.iter().map(keep).collect();
+        (store, references)
+    }
+
+    /// What an archive has.
+    fn has(archive: &Path) -> Limits {
+        let mut tar = tar::Archive::new(std::fs::File::open(archive).unwrap());
+        let sizes: Vec<u64> = tar.entries().unwrap().map(|entry| entry.unwrap().size()).collect();
+        Limits { files: sizes.len(), bytes: sizes.iter().sum() }
+    }
+
+    #[test]
+    fn what_is_saved_can_be_loaded_and_what_cannot_is_not_saved() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, references) = store(dir.path(), &["one", "two"]);
+        let file = dir.path().join("modules.tar");
+        assert_eq!(save(&from, &references, &file).unwrap(), 6);
+        let has = has(&file);
+        std::fs::remove_file(&file).unwrap();
+        for less in [Limits { files: has.files - 1, ..has }, Limits { bytes: has.bytes - 1, ..has }] {
+            let error = save_within(&from, &references, &file, less).unwrap_err();
+            assert!(matches!(error, RegistryError::Unsaved { .. }), "{error}");
+            assert!(!file.exists());
+            save_within(&from, &references, &file, has).unwrap();
+            let to = Store::new(dir.path().join("refused"));
+            let error = load_within(&to, &file, less).unwrap_err().to_string();
+            assert!(error.contains("more than") && !to.root().exists(), "{error}");
+            std::fs::remove_file(&file).unwrap();
+        }
+        save_within(&from, &references, &file, has).unwrap();
+        let to = Store::new(dir.path().join("loaded"));
+        assert_eq!(load_within(&to, &file, has).unwrap(), references);
+        for Kept { descriptor, .. } in to.modules().unwrap() {
+            assert!(to.blob(&descriptor, MANIFEST_BYTES).unwrap().is_some());
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use wasmparser::{Parser, Payload};
 use wfhost_core::{Description, Json};
+use wfhost_world::text::excerpt;
 
 use crate::manifest::{Descriptor, MANIFEST, Manifest};
 use crate::{RegistryError, Sha256};
@@ -138,9 +139,9 @@ pub fn layer<'a>(what: &str, manifest: &'a Manifest) -> Result<&'a Descriptor, R
 pub fn config(what: &str, manifest: &Manifest, bytes: &[u8]) -> Result<Config, RegistryError> {
     let not = |reason: String| RegistryError::NotAModule { what: what.to_owned(), reason };
     let config: Config = serde_json::from_slice(bytes)
-        .map_err(|error| not(format!("its configuration cannot be read: {error}")))?;
+        .map_err(|error| not(format!("its configuration cannot be read: {}", excerpt(&error.to_string()))))?;
     if config.architecture != "wasm" {
-        return Err(not(format!("it is for the architecture `{}`", config.architecture)));
+        return Err(not(format!("it is for the architecture `{}`", excerpt(&config.architecture))));
     }
     if config.os == "wasip1" {
         return Err(not("it is a core module, not a component".to_owned()));

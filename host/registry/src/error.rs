@@ -50,6 +50,9 @@ pub enum RegistryError {
     NoProvenance { reference: String },
     #[error("{reference} is not signed by its previous signer {before}{}", but_by(.now))]
     SignerChanged { reference: String, before: String, now: Vec<String> },
+    /// The lock file names somebody who has not signed what it locks.
+    #[error("{reference} is not signed by {signer}, whom {path} names{}", but_by(.now), path = path.display())]
+    LockedSigner { reference: String, path: PathBuf, signer: String, now: Vec<String> },
     #[error("the key {path} cannot be used: {reason}", path = path.display())]
     Key { path: PathBuf, reason: String },
     #[error("the lock file {path} cannot be used: {reason}", path = path.display())]
@@ -60,6 +63,9 @@ pub enum RegistryError {
     NotLocked { reference: String, path: PathBuf },
     #[error("the archive {path} cannot be used: {reason}", path = path.display())]
     Archive { path: PathBuf, reason: String },
+    /// It would be more than an archive may have.
+    #[error("the modules are too much for the archive {path}: {bytes} bytes in {files} files, the limits are {most_bytes} bytes and {most_files} files", path = path.display())]
+    Unsaved { path: PathBuf, bytes: u64, files: usize, most_bytes: u64, most_files: usize },
     #[error("no version matches {reference}{}", newest(.there))]
     NoVersion {
         reference: String,
@@ -113,12 +119,12 @@ impl RegistryError {
             Self::Redirect { .. } => "WF0935",
             Self::Unsigned { .. } => "WF0940",
             Self::BadSignature { .. } => "WF0941",
-            Self::SignerChanged { .. } => "WF0942",
+            Self::SignerChanged { .. } | Self::LockedSigner { .. } => "WF0942",
             Self::Key { .. } => "WF0943",
             Self::NoProvenance { .. } => "WF0952",
             Self::Lock { .. } => "WF0945",
             Self::Departs { .. } | Self::NotLocked { .. } => "WF0946",
-            Self::Archive { .. } => "WF0947",
+            Self::Archive { .. } | Self::Unsaved { .. } => "WF0947",
             Self::Certificates { .. } => "WF0948",
             Self::NoVersion { .. } => "WF0949",
         }
@@ -177,6 +183,11 @@ impl RegistryError {
             Self::SignerChanged { reference, .. } => format!(
                 "verify this with the publisher; to accept the new signer: `wfhost pull {reference} --accept`"
             ),
+            Self::LockedSigner { reference, path, .. } => format!(
+                "ask the publisher, or find out who changed {}; `wfhost update {reference} --accept` locks the current \
+                 version and its signer",
+                path.display()
+            ),
             Self::Key { reason, .. } if reason.contains("passphrase") => {
                 "set the passphrase of an encrypted key in WFHOST_KEY_PASSPHRASE".into()
             }
@@ -195,6 +206,9 @@ impl RegistryError {
                 "name a file with certificates in PEM: `[registries.\"{host}\"] ca = \"FILE\"` in wfhost.toml"
             ),
             Self::Archive { .. } => "nothing of it was stored; `wfhost save FILE REFERENCE` writes an archive".into(),
+            Self::Unsaved { .. } => {
+                "save some of the modules to a file of their own: `wfhost save FILE REFERENCE..`; `wfhost modules` lists them".into()
+            }
             Self::Redirect { .. } => "logins and modules are only transferred where they cannot be read or changed".into(),
         }
     }

@@ -1,5 +1,5 @@
-//! Keys that sign modules: P-256, as cosign makes them, and Ed25519. Private ones are PKCS#8 in PEM,
-//! public ones SubjectPublicKeyInfo in PEM, as OpenSSL and cosign write both.
+//! Keys that sign modules: P-256, as cosign makes them, and Ed25519. Private ones are PKCS#8 in PEM, as OpenSSL
+//! writes it or as cosign encrypts it, public ones SubjectPublicKeyInfo in PEM.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use ring::signature::{
 };
 use wfhost_world::private;
 
-use crate::{RegistryError, Sha256};
+use crate::{RegistryError, Sha256, cosign};
 
 /// A public key with P-256 up to its point, in DER.
 const P256: &[u8] = &[
@@ -138,7 +138,7 @@ impl PrivateKey {
         Ok(framed(ENCRYPTED, sealed.as_bytes()))
     }
 
-    /// Reads PKCS#8 in PEM. `passphrase`: of one that is encrypted.
+    /// Reads PKCS#8 in PEM, or a key of cosign. `passphrase`: of one that is encrypted.
     pub fn parse(text: &str, passphrase: Option<&str>) -> Result<Self, &'static str> {
         match pem(text) {
             Some(("PRIVATE KEY", der)) => Self::of_der(&der),
@@ -161,9 +161,14 @@ impl PrivateKey {
                 let plain = sealed.decrypt(passphrase).map_err(|_| "the passphrase is wrong")?;
                 Self::of_der(plain.as_bytes())
             }
-            Some((kind, _)) if kind.contains("ENCRYPTED") => Err(
-                "it is encrypted in the format of cosign; keys encrypted by `openssl pkcs8 -topk8` are supported",
-            ),
+            Some((kind, content)) if cosign::LABELS.contains(&kind) => {
+                // Cosign encrypts with an empty passphrase, too.
+                let opened = cosign::open(&content, passphrase.unwrap_or_default());
+                Self::of_der(&opened.map_err(|reason| match passphrase {
+                    None if reason == cosign::WRONG => "it is encrypted, and no passphrase is set",
+                    _ => reason,
+                })?)
+            }
             Some(("EC PRIVATE KEY", _)) => {
                 Err("it is not PKCS#8; `openssl pkcs8 -topk8 -nocrypt -in KEY -out NEW` converts it")
             }
@@ -295,6 +300,47 @@ mod tests {
         assert!(PrivateKey::parse(&cut, Some("open sesame")).is_err());
     }
 
+    /// Keys that others made, from the tests of sigstore-rs: one of cosign with an empty passphrase, and one with the
+    /// passphrase 123. Their public halves were made by an implementation of its own.
+    #[test]
+    fn keys_that_cosign_has_encrypted_are_read() {
+        let empty = "-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----
+eyJrZGYiOnsibmFtZSI6InNjcnlwdCIsInBhcmFtcyI6eyJOIjo2NTUzNiwiciI6
+OCwicCI6MX0sInNhbHQiOiJFY3pJR3Z0bnpFcCsxaEpudERnbGI1UnoxN3gwQVMy
+YklvWGRNcDQrU1NJPSJ9LCJjaXBoZXIiOnsibmFtZSI6Im5hY2wvc2VjcmV0Ym94
+Iiwibm9uY2UiOiJtSVVKbG1OMzNINExvZ0dhaG5MamdmK3R4SmJwci93MCJ9LCJj
+aXBoZXJ0ZXh0IjoiM3FtS2FidXRuYm1WT1IvTkZGM2NDaUErTXp1WWQ5L0VERDVI
+MVlUSGhQVzZsSzAvdjVqdDZCQzlsME12NGV5am9qZkl0d3B6a2JJOXQrZGx5VXZ3
+VUgvMWZjbkFZT2dEdXRLQzkvSkNiOE02SVY2VHpVaDF5c0ZFWDFzeG9xb1FzeUpL
+bjM0UVlldFNlaVdDaGtmUHUyZXByQjFEV0pwekdzTGZIakxNVTkzOEdmNk1xM1A0
+N0ZSd2syZzY1cFZnSGMwVWV1L1N1OUs0Zmc9PSJ9
+-----END ENCRYPTED SIGSTORE PRIVATE KEY-----
+";
+        let older = "-----BEGIN ENCRYPTED COSIGN PRIVATE KEY-----
+eyJrZGYiOnsibmFtZSI6InNjcnlwdCIsInBhcmFtcyI6eyJOIjozMjc2OCwiciI6
+OCwicCI6MX0sInNhbHQiOiIrRFJrTXNRZmNUNTNKNCs1Y3VkUnlnWTUyWUMrK0RW
+TmxaSTN4VnlwWFlvPSJ9LCJjaXBoZXIiOnsibmFtZSI6Im5hY2wvc2VjcmV0Ym94
+Iiwibm9uY2UiOiJnNTFORnBqQUxlemhvbGVWTWVjUFJUNUErMVhMcDAxeiJ9LCJj
+aXBoZXJ0ZXh0Ijoib0YvN09mOGlQRDlkNlc2Mk5SWGVibEszWXZmNFFucTZORm16
+Q0VyV2FTVUJOZTNXSFJiRVNYK2dJOCszejg4TDBDVXlWdm9LTHhuR0xhVnhnczVD
+YUdyekcrMWxFTEI1cGRMVmZXd1VlQzlLelNab0hxZHZLaUsvUmNodVhpS0VqYmdv
+ajNGd2pMcmhEYkY5a2lVWk93REpuT01kUkoxNnI3emxjRHdwT3htOXFrbWFDWDlB
+VjQ4b1RXVG0rQXExOHlDZE50MDYybGdudVE9PSJ9
+-----END ENCRYPTED COSIGN PRIVATE KEY-----
+";
+        let public = |pem: &str, passphrase| {
+            let key = PrivateKey::parse(pem, passphrase)?;
+            assert!(key.public().verifies(b"m", &key.sign(b"m").unwrap()));
+            Ok(key.public().to_base64())
+        };
+        let of_empty = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEGmsWpZNuu+SUX70n3lVK4JLsaoV7T+rhea2rQUu29EQiatoLB06QdsmSd+GsQGlQzfcDtsKPzb+B2zLggrWZjg==";
+        let of_older = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEI3sxu+p/GFrJyfgmSWr4qMzwbnd/pRAShSG6tHcrlhBSoRCAiVYOoQR7514Uz6ft2tQlnoJLHmHcFqqy0/ERJA==";
+        assert_eq!(public(empty, None).as_deref(), Ok(of_empty));
+        assert_eq!(public(older, Some("123")).as_deref(), Ok(of_older));
+        assert_eq!(public(older, None), Err("it is encrypted, and no passphrase is set"));
+        assert_eq!(public(older, Some("1234")), Err("the passphrase is wrong"));
+    }
+
     #[test]
     fn what_is_no_key_says_what_it_is() {
         let pem = PrivateKey::generate().unwrap();
@@ -303,8 +349,9 @@ mod tests {
             ("", "not a private key"),
             (
                 "-----BEGIN ENCRYPTED COSIGN PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED COSIGN PRIVATE KEY-----",
-                "encrypted",
+                "not a key that cosign has encrypted",
             ),
+            ("-----BEGIN ENCRYPTED X KEY-----\nAAAA\n-----END ENCRYPTED X KEY-----", "not a private key"),
             ("-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----", "not PKCS#8"),
             ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----", "neither"),
             ("-----BEGIN PRIVATE KEY-----\n!\n-----END PRIVATE KEY-----", "not a private key"),

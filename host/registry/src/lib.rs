@@ -8,6 +8,7 @@
 pub mod archive;
 pub mod artifact;
 mod client;
+mod cosign;
 mod digest;
 mod error;
 mod fetch;
@@ -23,6 +24,7 @@ mod session;
 pub mod signature;
 mod store;
 pub mod version;
+pub mod whole;
 
 pub use self::artifact::Artifact;
 pub use self::client::{Client, ClientOptions, Pushed};

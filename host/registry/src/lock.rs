@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use wfhost_core::{Digest, Wants};
 use wfhost_world::private;
 
-use crate::{Reference, RegistryError, Sha256};
+use crate::{Reference, RegistryError, Sha256, whole};
 
 /// The file's name, beside `wfhost.toml`.
 pub const LOCK_FILE: &str = "wfhost.lock";
@@ -137,15 +137,8 @@ impl LockFile {
         if !is_same {
             let form = Form { version: VERSION, module: modules.clone() };
             let text = toml::to_string(&form).map_err(|error| failed(error.to_string()))?;
-            let written = tempfile::NamedTempFile::new_in(dir).and_then(|mut file| {
-                use std::io::Write;
-                use std::os::unix::fs::PermissionsExt;
-                file.write_all(format!("{HEAD}{text}").as_bytes())?;
-                file.as_file().sync_all()?;
-                // It is committed: everybody who may read the project may read it.
-                file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-                file.persist(&self.path).map(drop).map_err(|error| error.error)
-            });
+            // It is committed: everybody who may read the project may read it.
+            let written = whole::replace(&self.path, format!("{HEAD}{text}").as_bytes(), 0o644);
             written.map_err(|error| failed(error.to_string()))?;
         }
         self.modules = modules;

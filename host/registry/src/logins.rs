@@ -2,7 +2,6 @@
 //! Docker; those that Docker and podman have are read after it, also by way of their helpers.
 
 use std::fmt;
-use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -12,7 +11,7 @@ use docker_credential::{CredentialRetrievalError, DockerCredential};
 use serde_json::{Map, Value, json};
 use wfhost_world::private;
 
-use crate::RegistryError;
+use crate::{RegistryError, whole};
 
 /// What proves who one is.
 #[derive(Clone, PartialEq, Eq)]
@@ -139,15 +138,7 @@ pub(crate) fn lock_beside(path: &Path) -> std::io::Result<std::fs::File> {
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let new = path.with_extension(format!("{}.new", std::process::id()));
-    let _ = std::fs::remove_file(&new);
-    let mut out = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    let written =
-        out.write_all(bytes).and_then(|()| out.sync_all()).and_then(|()| std::fs::rename(&new, path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&new);
-    }
-    written
+    whole::replace(path, bytes, 0o600)
 }
 
 fn login(

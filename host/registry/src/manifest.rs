@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use wfhost_world::text::excerpt;
 
 use crate::{RegistryError, Sha256};
 
@@ -104,7 +105,7 @@ impl Manifest {
     pub fn parse(what: &str, bytes: &[u8], said: Option<&str>) -> Result<Self, RegistryError> {
         let not = |reason: String| RegistryError::NotAModule { what: what.to_owned(), reason };
         let looks: Looks = serde_json::from_slice(bytes)
-            .map_err(|error| not(format!("its manifest is invalid: {error}")))?;
+            .map_err(|error| not(format!("its manifest is invalid: {}", excerpt(&error.to_string()))))?;
         let types = [said, looks.media_type.as_deref()];
         if looks.manifests.is_some() || types.iter().flatten().any(|is| [INDEX, DOCKER_LIST].contains(is)) {
             return Err(
@@ -119,12 +120,17 @@ impl Manifest {
         if let (Some(said), Some(is)) = (said, &looks.media_type)
             && said != is
         {
-            return Err(not(format!("its manifest was sent as `{said}` but declares `{is}`")));
+            return Err(not(format!(
+                "its manifest was sent as `{}` but declares `{}`",
+                excerpt(said),
+                excerpt(is)
+            )));
         }
         if looks.schema_version != Some(2) || looks.layers.is_none() {
             return Err(not("its manifest does not have schema version 2".to_owned()));
         }
-        serde_json::from_slice(bytes).map_err(|error| not(format!("its manifest is damaged: {error}")))
+        serde_json::from_slice(bytes)
+            .map_err(|error| not(format!("its manifest is damaged: {}", excerpt(&error.to_string()))))
     }
 
     /// The bytes that are stored, whose digest names it.
@@ -137,8 +143,8 @@ impl Manifest {
 impl Index {
     /// Reads an index.
     pub fn parse(what: &str, bytes: &[u8]) -> Result<Self, String> {
-        let index: Self =
-            serde_json::from_slice(bytes).map_err(|error| format!("{what} is not an index: {error}"))?;
+        let index: Self = serde_json::from_slice(bytes)
+            .map_err(|error| format!("{what} is not an index: {}", excerpt(&error.to_string())))?;
         match index.schema_version {
             2 => Ok(index),
             other => Err(format!("{what} has the schema version {other}")),

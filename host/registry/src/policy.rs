@@ -112,14 +112,47 @@ impl Rules {
         self.rules.iter().filter(move |rule| rule.places.has(&place))
     }
 
-    /// Judges a module by its signatures. `before`: who signed what came from there first.
+    /// Those whose keys are known by a name.
+    pub fn named(&self, name: &str) -> Vec<Signer> {
+        let known = self.known.iter().chain(self.rules.iter().flat_map(|rule| &rule.signers));
+        let mut named: Vec<Signer> = Vec::new();
+        for signer in known.filter(|signer| signer.name == name) {
+            if !named.contains(signer) {
+                named.push(signer.clone());
+            }
+        }
+        named
+    }
+
+    /// The same, but that those whom a rule names have to have signed what comes from its places, also where the
+    /// rule only warns.
+    pub(crate) fn required(&self) -> Self {
+        let names_and_warns = |rule: &&Rule| rule.level == Level::Warn && !rule.signers.is_empty();
+        // What a module was built from stays as important as it was.
+        let required = self.rules.iter().filter(names_and_warns).map(|rule| Rule {
+            level: Level::Require,
+            provenance: false,
+            ..rule.clone()
+        });
+        let rules = self.rules.iter().cloned().chain(required).collect();
+        Self { rules, ..self.clone() }
+    }
+
+    /// Whether the configuration has this key for what comes from there.
+    fn has(&self, reference: &Reference, signer: &Signer) -> bool {
+        let of_rules = self.of(reference).flat_map(|rule| &rule.signers);
+        self.known.iter().chain(of_rules).any(|known| known.key == signer.key)
+    }
+
+    /// Judges a module by its signatures. `before`: one of these has to have signed it, as who signed what came from
+    /// there first; anybody may if there is none.
     pub async fn judge(
         &self,
         client: &Client,
         store: &Store,
         module: &Resolved,
         pull: Pull,
-        before: Option<&Signer>,
+        before: &[Signer],
     ) -> Result<Verdict, RegistryError> {
         let level = self.level(&module.reference);
         if level == Level::Off {
@@ -157,7 +190,7 @@ impl Rules {
                     signers = good(&bundles);
                 }
                 Err(error) if level == Level::Require => return Err(error),
-                Err(error) => trouble = Some(error.to_string()),
+                Err(error) => trouble = Some(error),
             }
         }
         let Some(missing) = self.missing(module, &signers, before) else {
@@ -165,9 +198,13 @@ impl Rules {
             return Ok(Verdict { signers, warning, is_unsigned: false });
         };
         if let Missing::Before(before) = missing {
+            // Their signature may be there.
+            if let Some(error) = trouble {
+                return Err(error);
+            }
             return Err(RegistryError::SignerChanged {
                 reference: module.reference.to_string(),
-                before: before.name.clone(),
+                before: before.to_owned(),
                 now: signers.iter().map(|signer| signer.name.clone()).collect(),
             });
         }
@@ -197,7 +234,7 @@ impl Rules {
             return Err(refusal);
         }
         let is_unsigned = trouble.is_none() && matches!(refusal, RegistryError::Unsigned { .. });
-        Ok(Verdict { signers, warning: Some(trouble.unwrap_or_else(|| refusal.to_string())), is_unsigned })
+        Ok(Verdict { signers, warning: Some(trouble.unwrap_or(refusal).to_string()), is_unsigned })
     }
 
     /// Fails, or warns, if nobody who signed says what it was built from where a rule wants that.
@@ -219,31 +256,41 @@ impl Rules {
         if level == Level::Require { Err(refusal) } else { Ok(Some(refusal.to_string())) }
     }
 
-    /// What good signatures do not fulfil.
+    /// What good signatures do not fulfil: first what a rule requires.
     fn missing<'a>(
         &'a self,
         module: &Resolved,
         good: &[Signer],
-        before: Option<&'a Signer>,
+        before: &'a [Signer],
     ) -> Option<Missing<'a>> {
-        if let Some(before) = before
-            && good.iter().all(|signer| signer.key != before.key)
-        {
-            return Some(Missing::Before(before));
+        let is_good = |wanted: &Signer| good.iter().any(|signer| signer.key == wanted.key);
+        let unmet = |level: Level| {
+            self.of(&module.reference).find(|rule| {
+                rule.level == level && !rule.signers.is_empty() && !rule.signers.iter().any(is_good)
+            })
+        };
+        if let Some(rule) = unmet(Level::Require) {
+            return Some(Missing::OneOf(rule));
         }
-        for rule in
-            self.of(&module.reference).filter(|rule| rule.level != Level::Off && !rule.signers.is_empty())
+        if let Some(first) = before.first()
+            && !before.iter().any(is_good)
         {
-            if !rule.signers.iter().any(|wanted| good.iter().any(|signer| signer.key == wanted.key)) {
-                return Some(Missing::OneOf(rule));
-            }
+            return Some(Missing::Before(&first.name));
         }
-        good.is_empty().then_some(Missing::Anybody)
+        if let Some(rule) = unmet(Level::Warn) {
+            return Some(Missing::OneOf(rule));
+        }
+        // That somebody was seen before is no reason to trust him: where a signature is required, his key may have been
+        // taken out of the configuration.
+        let is_required = self.level(&module.reference) == Level::Require;
+        let counts = |signer: &Signer| !is_required || self.has(&module.reference, signer);
+        (!good.iter().any(counts)).then_some(Missing::Anybody)
     }
 }
 
 enum Missing<'a> {
-    Before(&'a Signer),
+    /// Somebody of this name.
+    Before(&'a str),
     OneOf(&'a Rule),
     Anybody,
 }
@@ -269,12 +316,11 @@ impl FirstSeen {
     }
 
     fn read(&self) -> Result<BTreeMap<String, Entry>, RegistryError> {
-        let failed = |reason: String| RegistryError::Key { path: self.path.clone(), reason };
         if !self.path.exists() {
             return Ok(BTreeMap::new());
         }
-        let text = private::read(&self.path).map_err(|error| failed(error.to_string()))?;
-        serde_json::from_str(&text).map_err(|error| failed(format!("it cannot be read: {error}")))
+        let text = private::read(&self.path).map_err(|error| self.failed(&error))?;
+        serde_json::from_str(&text).map_err(|error| self.failed(&format!("it cannot be read: {error}")))
     }
 
     /// Who signed first what came from the place of a reference.
@@ -282,12 +328,13 @@ impl FirstSeen {
         let Some(Entry { name, key, .. }) = self.read()?.remove(&reference.place()) else { return Ok(None) };
         match PublicKey::parse(&key) {
             Ok(key) => Ok(Some(Signer { name, key })),
-            Err(reason) => Err(RegistryError::Key { path: self.path.clone(), reason: reason.to_owned() }),
+            Err(reason) => Err(self.failed(&reason)),
         }
     }
 
     /// Keeps who signed what came from the place of a reference: the first of `signers`, if none of them is kept.
-    /// `replace`: also in the place of somebody else. Two processes do not lose one another's entries.
+    /// `replace`: also in the place of somebody else; of what nobody signed, nobody is kept any more. Two processes do
+    /// not lose one another's entries.
     ///
     /// # Errors
     ///
@@ -299,15 +346,15 @@ impl FirstSeen {
         manifest: Sha256,
         replace: bool,
     ) -> Result<(), RegistryError> {
-        let Some(first) = signers.first() else { return Ok(()) };
+        let Some(first) = signers.first() else {
+            return if replace { self.forget(reference) } else { Ok(()) };
+        };
         let is_kept = |kept: &Signer| signers.iter().any(|signer| signer.key == kept.key);
         // Mostly there is nothing to do.
         if self.of(reference)?.is_some_and(|kept| is_kept(&kept)) {
             return Ok(());
         }
-        let failed =
-            |error: std::io::Error| RegistryError::Key { path: self.path.clone(), reason: error.to_string() };
-        let _lock = crate::logins::lock_beside(&self.path).map_err(failed)?;
+        let _lock = crate::logins::lock_beside(&self.path).map_err(|error| self.failed(&error))?;
         if let Some(kept) = self.of(reference)? {
             if is_kept(&kept) {
                 return Ok(());
@@ -323,8 +370,27 @@ impl FirstSeen {
         let mut entries = self.read()?;
         let entry = Entry { name: first.name.clone(), key: first.key.to_base64(), manifest };
         entries.insert(reference.place(), entry);
-        let text = serde_json::to_string_pretty(&entries).unwrap_or_default();
-        crate::logins::write_private(&self.path, text.as_bytes()).map_err(failed)
+        self.write(&entries)
+    }
+
+    /// Keeps nobody for the place of a reference.
+    fn forget(&self, reference: &Reference) -> Result<(), RegistryError> {
+        if !self.read()?.contains_key(&reference.place()) {
+            return Ok(());
+        }
+        let _lock = crate::logins::lock_beside(&self.path).map_err(|error| self.failed(&error))?;
+        let mut entries = self.read()?;
+        entries.remove(&reference.place());
+        self.write(&entries)
+    }
+
+    fn write(&self, entries: &BTreeMap<String, Entry>) -> Result<(), RegistryError> {
+        let text = serde_json::to_string_pretty(entries).unwrap_or_default();
+        crate::logins::write_private(&self.path, text.as_bytes()).map_err(|error| self.failed(&error))
+    }
+
+    fn failed(&self, error: &dyn std::fmt::Display) -> RegistryError {
+        RegistryError::Key { path: self.path.clone(), reason: error.to_string() }
     }
 }
 

@@ -1,6 +1,6 @@
 //! From a reference to bytes that may be used: what is locked, who signed, and where it is had.
 
-use crate::policy::{FirstSeen, Rules, Verdict};
+use crate::policy::{FirstSeen, Level, Rules, Signer, Verdict};
 use crate::{Client, LockFile, Locked, LockedKind, Pull, Reference, RegistryError, Resolved, Sha256, Store};
 
 /// What is done about what is signed by others than what came from there before.
@@ -9,8 +9,8 @@ pub enum Others {
     Refuse,
     /// They are kept as those who sign from now on.
     Accept,
-    /// The lock file says exactly what is meant.
-    Locked,
+    /// It is only looked at: nobody is refused, and nobody is kept.
+    Ignore,
 }
 
 /// How something is fetched.
@@ -21,6 +21,12 @@ pub struct How {
     pub locked: bool,
     /// Also if it is signed by others than before.
     pub accept: bool,
+}
+
+impl How {
+    fn others(self) -> Others {
+        if self.accept { Others::Accept } else { Others::Refuse }
+    }
 }
 
 /// Where something came from.
@@ -113,19 +119,88 @@ impl Session {
         pull: Pull,
         others: Others,
     ) -> Result<(Resolved, Verdict), RegistryError> {
-        let resolved = crate::resolve(&self.client, &self.store, reference, pull).await?;
-        let before = match &self.first_seen {
-            Some(first_seen) if others == Others::Refuse => first_seen.of(reference)?,
-            _ => None,
+        self.resolve_by(&self.rules, reference, pull, others).await
+    }
+
+    async fn resolve_by(
+        &self,
+        rules: &Rules,
+        reference: &Reference,
+        pull: Pull,
+        others: Others,
+    ) -> Result<(Resolved, Verdict), RegistryError> {
+        let before = match others {
+            Others::Refuse => self.first_signer(reference)?,
+            Others::Accept | Others::Ignore => None,
         };
-        let verdict = self.rules.judge(&self.client, &self.store, &resolved, pull, before.as_ref()).await?;
-        if let Some(first_seen) = &self.first_seen
-            && others != Others::Locked
-        {
-            let replace = others == Others::Accept;
-            first_seen.keep(reference, &verdict.signers, resolved.digest, replace)?;
+        let (resolved, verdict) = self.judge_by(rules, reference, pull, before.as_slice()).await?;
+        if others != Others::Ignore {
+            self.keep_signer(reference, &resolved, &verdict, others == Others::Accept)?;
         }
         Ok((resolved, verdict))
+    }
+
+    /// The same for what is locked: whoever the lock file names has to have signed it. A name that no key is known
+    /// for says nothing, and whoever changes the file can take any name out of it. Then it has to be signed by those
+    /// whom the rules for its place name, and by who signed first, as without a lock file.
+    async fn resolve_locked(
+        &self,
+        locked: &Locked,
+        exact: &Reference,
+        how: How,
+    ) -> Result<(Resolved, Verdict), RegistryError> {
+        let named = locked.signer.as_deref().map(|name| self.rules.named(name)).unwrap_or_default();
+        if named.is_empty() {
+            return self.resolve_by(&self.rules.required(), exact, how.pull, how.others()).await;
+        }
+        let judged = self.judge_by(&self.rules, exact, how.pull, &named).await;
+        let (resolved, verdict) = judged.map_err(|error| match error {
+            RegistryError::SignerChanged { before, now, .. } => RegistryError::LockedSigner {
+                reference: locked.reference.clone(),
+                path: self.lock.path.clone(),
+                signer: before,
+                now,
+            },
+            error => error,
+        })?;
+        // Whoever changed the lock file has accepted another signer than the first one: that one stays.
+        if self.first_signer(exact)?.is_none() {
+            self.keep_signer(exact, &resolved, &verdict, false)?;
+        }
+        Ok((resolved, verdict))
+    }
+
+    async fn judge_by(
+        &self,
+        rules: &Rules,
+        reference: &Reference,
+        pull: Pull,
+        before: &[Signer],
+    ) -> Result<(Resolved, Verdict), RegistryError> {
+        let resolved = crate::resolve(&self.client, &self.store, reference, pull).await?;
+        let verdict = rules.judge(&self.client, &self.store, &resolved, pull, before).await?;
+        Ok((resolved, verdict))
+    }
+
+    /// Who signed first what came from the place of a reference.
+    fn first_signer(&self, reference: &Reference) -> Result<Option<Signer>, RegistryError> {
+        self.first_seen.as_ref().map_or(Ok(None), |first_seen| first_seen.of(reference))
+    }
+
+    fn keep_signer(
+        &self,
+        reference: &Reference,
+        resolved: &Resolved,
+        verdict: &Verdict,
+        replace: bool,
+    ) -> Result<(), RegistryError> {
+        match &self.first_seen {
+            // Where nobody looks for signatures, nothing is known of who signed.
+            Some(first_seen) if self.rules.level(reference) != Level::Off => {
+                first_seen.keep(reference, &verdict.signers, resolved.digest, replace)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The same by the lock file, if that has it.
@@ -136,13 +211,10 @@ impl Session {
             return Err(RegistryError::NotLocked { reference, path });
         }
         let is_locked = pinned.is_some();
-        let exact = pinned.map_or_else(|| reference.clone(), |(_, exact)| exact);
-        let others = match is_locked {
-            true => Others::Locked,
-            false if how.accept => Others::Accept,
-            false => Others::Refuse,
+        let (resolved, verdict) = match &pinned {
+            Some((locked, exact)) => self.resolve_locked(locked, exact, how).await?,
+            None => self.resolve(reference, how.pull, how.others()).await?,
         };
-        let (resolved, verdict) = self.resolve(&exact, how.pull, others).await?;
         let is_new = !self.store.path_of(resolved.digest).exists();
         Ok(Judged { resolved, verdict, is_locked, is_new })
     }

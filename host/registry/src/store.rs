@@ -3,7 +3,7 @@
 //! changed under a lock, and files are written beside their place and renamed, so that each is there
 //! whole or not at all. Content is checked against its digest whenever it is read.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -12,13 +12,18 @@ use tempfile::NamedTempFile;
 use wfhost_world::private;
 
 use crate::manifest::{Descriptor, Index, REF_NAME};
-use crate::{Reference, RegistryError, Sha256};
+use crate::{Reference, RegistryError, Sha256, whole};
 
 /// The file that says what the directory is, and what stands in it.
 const LAYOUT: &str = "oci-layout";
 const LAYOUT_VERSION: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 /// Bytes of `index.json`.
 const INDEX_BYTES: u64 = 64 << 20;
+/// What new blobs are called until they have their names.
+pub(crate) const BLOB: &str = "blob";
+const INDEX_FILE: &str = "index.json";
+/// Who may read what is written.
+const MODE: u32 = 0o600;
 /// Where something comes from that has no tag any more.
 const PLACE: &str = "dev.wfhost.place";
 
@@ -67,9 +72,12 @@ impl Store {
     pub fn prepare(&self) -> Result<PathBuf, RegistryError> {
         let blobs = self.blobs();
         DirBuilder::new().recursive(true).mode(0o700).create(&blobs).map_err(self.failed())?;
+        // What is fetched again may not have to be written again.
+        whole::sweep(&blobs, BLOB);
+        whole::sweep(&self.root, INDEX_FILE);
         let layout = self.root.join(LAYOUT);
         if !layout.exists() {
-            self.write(&layout, LAYOUT_VERSION.as_bytes())?;
+            whole::replace(&layout, LAYOUT_VERSION.as_bytes(), MODE).map_err(self.failed())?;
         }
         Ok(blobs)
     }
@@ -107,8 +115,10 @@ impl Store {
         let digest = Sha256::of(bytes);
         // What is damaged is written anew.
         if !matches!(self.read(digest, bytes.len() as u64), Ok(Some(_))) {
-            self.prepare()?;
-            self.write(&self.path_of(digest), bytes)?;
+            let mut file = whole::begin(&self.prepare()?, BLOB).map_err(self.failed())?;
+            let written = file.write_all(bytes).and_then(|()| file.as_file().sync_all());
+            written.map_err(self.failed())?;
+            self.adopt(file, digest)?;
         }
         Ok(digest)
     }
@@ -116,7 +126,10 @@ impl Store {
     /// Keeps a file of the directory that [`Store::prepare`] gave, whose content was found to have this
     /// digest.
     pub fn adopt(&self, file: NamedTempFile, digest: Sha256) -> Result<(), RegistryError> {
-        file.persist(self.path_of(digest)).map(drop).map_err(|error| self.failed()(error.error))
+        file.persist(self.path_of(digest)).map_err(|error| self.failed()(error.error))?;
+        // The name is to survive the loss of power, too.
+        let _ = File::open(self.blobs()).and_then(|dir| dir.sync_all());
+        Ok(())
     }
 
     /// Calls a manifest, whose content is there, by a reference. What was called so stays without a name.
@@ -183,7 +196,7 @@ impl Store {
 
     /// What is there.
     pub fn index(&self) -> Result<Index, RegistryError> {
-        let path = self.root.join("index.json");
+        let path = self.root.join(INDEX_FILE);
         if !path.exists() {
             return Ok(Index::default());
         }
@@ -204,22 +217,11 @@ impl Store {
         let before = self.index()?;
         let mut index = before.clone();
         change(&mut index);
-        if index != before || !self.root.join("index.json").exists() {
-            self.write(&self.root.join("index.json"), &index.to_bytes())?;
+        let path = self.root.join(INDEX_FILE);
+        if index != before || !path.exists() {
+            whole::replace(&path, &index.to_bytes(), MODE).map_err(self.failed())?;
         }
         // The lock ends with the file.
-        Ok(())
-    }
-
-    /// Writes a file beside its place, and renames it.
-    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), RegistryError> {
-        let dir = path.parent().unwrap_or(&self.root);
-        let mut file = NamedTempFile::new_in(dir).map_err(self.failed())?;
-        let written = file.write_all(bytes).and_then(|()| file.as_file().sync_all());
-        written.map_err(self.failed())?;
-        file.persist(path).map_err(|error| self.failed()(error.error))?;
-        // The name is to survive the loss of power, too.
-        let _ = fs::File::open(dir).and_then(|dir| dir.sync_all());
         Ok(())
     }
 }
@@ -234,6 +236,8 @@ fn name_of(reference: &Reference, digest: Sha256) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::manifest::MANIFEST;
 

@@ -9,13 +9,15 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, LINK, LOCATI
 use reqwest::{Method, Response, StatusCode, Url};
 use serde::Deserialize;
 use tempfile::NamedTempFile;
+use wfhost_world::text::excerpt;
 
 use super::{Access, Ask, Client, TRIES, answer, causes_of_request, pause, read, said};
 use crate::digest::Hasher;
 use crate::manifest::{
     DOCKER_LIST, DOCKER_MANIFEST, Descriptor, INDEX, Index, MANIFEST, MANIFEST_BYTES, Manifest,
 };
-use crate::{Reference, RegistryError, Sha256};
+use crate::store::BLOB;
+use crate::{Reference, RegistryError, Sha256, whole};
 
 /// Tags of a repository that are looked at.
 const TAGS: usize = 10_000;
@@ -127,7 +129,7 @@ impl Client {
         let failed = |source| RegistryError::Store { path: dir.to_owned(), source };
         let mut tries = 0;
         loop {
-            let mut file = NamedTempFile::new_in(dir).map_err(failed)?;
+            let mut file = whole::begin(dir, BLOB).map_err(failed)?;
             let done = self.stream(reference, what, of, |chunk| file.write_all(chunk).map_err(failed)).await;
             tries += 1;
             match done {
@@ -296,8 +298,9 @@ impl Client {
             }
             let next = next_page(&url, response.headers()).filter(|next| next.origin() == first.origin());
             let body = read(host, &what, response, MANIFEST_BYTES).await?;
-            let list: List = serde_json::from_slice(&body)
-                .map_err(|error| answer(host, format!("invalid list of tags: {error}")))?;
+            let list: List = serde_json::from_slice(&body).map_err(|error| {
+                answer(host, format!("invalid list of tags: {}", excerpt(&error.to_string())))
+            })?;
             tags.extend(list.tags.unwrap_or_default());
             match next {
                 Some(next) if tags.len() < TAGS => url = next,
