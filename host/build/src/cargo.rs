@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::project::Package;
+use super::project::{Package, Project};
+use super::remap;
 use super::toolchain::Toolchain;
 use super::{BuildError, BuildOptions};
 
@@ -36,12 +37,19 @@ fn variable_or(name: &str, fallback: &str) -> OsString {
 /// messages go to stderr as they are.
 pub(super) fn compile(
     dir: &Path,
+    project: &Project,
     packages: &[&Package],
     toolchain: &Toolchain,
     options: &BuildOptions,
 ) -> Result<Vec<PathBuf>, BuildError> {
+    if !options.offline && remap::is_new_here() {
+        // If it fails, the build says why.
+        let fetch = ["fetch", "--target", toolchain.target.triple()];
+        let _ = cargo().current_dir(dir).args(fetch).stdout(Stdio::null()).stderr(Stdio::inherit()).status();
+    }
     let mut cargo = cargo();
     cargo.current_dir(dir).args(["build", "--release", "--target", toolchain.target.triple()]);
+    cargo.arg("--config").arg(remap::setting(dir, project, toolchain.target, options));
     cargo.args(["--message-format", "json-render-diagnostics"]);
     for package in packages {
         cargo.args(["-p", &package.name]);

@@ -8,7 +8,8 @@ use wit_parser::Resolve;
 
 /// Wraps a core module into a component. One that is a component already is
 /// given back as it is. Modules for WASI preview 1 get its adapter; modules
-/// that say nothing of their interface are taken for the world of workflows.
+/// that say nothing of their interface are taken for the world of plugins if they
+/// export an agent, else for that of workflows.
 pub fn componentize(bytes: &[u8]) -> Result<Vec<u8>, String> {
     if Parser::is_component(bytes) {
         return Ok(bytes.to_vec());
@@ -41,13 +42,15 @@ fn describes_itself(bytes: &[u8]) -> bool {
     })
 }
 
-/// Adds the world of workflows to a core module.
+/// Adds its world to a core module.
 fn embed_world(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let (file, text, world) = match exports_agent(bytes) {
+        true => ("plugin.wit", include_str!("../../../wit/plugin/plugin.wit"), "agent-plugin"),
+        false => ("workflow.wit", include_str!("../../../wit/workflow.wit"), "workflow"),
+    };
     let mut resolve = Resolve::default();
-    let package = resolve
-        .push_str("workflow.wit", include_str!("../../../wit/workflow.wit"))
-        .map_err(|error| error.to_string())?;
-    let world = resolve.select_world(&[package], Some("workflow")).map_err(|error| error.to_string())?;
+    let package = resolve.push_str(file, text).map_err(|error| error.to_string())?;
+    let world = resolve.select_world(&[package], Some(world)).map_err(|error| error.to_string())?;
     let mut bytes = bytes.to_vec();
     wit_component::embed_component_metadata(&mut bytes, &resolve, world, StringEncoding::UTF8)
         .map_err(chain)?;
@@ -84,26 +87,39 @@ const AGENT_RUN: &str = "wfhost:plugin/agent@0.1.0#run";
 /// Whether a core module or a component exports what workflows or plugins do. What cannot be read has
 /// other faults, which are found by others.
 pub(super) fn exports_run(bytes: &[u8]) -> bool {
-    let is_run = |name: &str| matches!(name, "run" | AGENT | AGENT_RUN);
+    exports_any(bytes, &["run", AGENT, AGENT_RUN]).unwrap_or(true)
+}
+
+/// Whether a core module or a component exports an agent.
+pub(super) fn exports_agent(bytes: &[u8]) -> bool {
+    exports_any(bytes, &[AGENT, AGENT_RUN]).unwrap_or(false)
+}
+
+/// Whether one of its exports has one of these names. None if it cannot be read.
+fn exports_any(bytes: &[u8], names: &[&str]) -> Option<bool> {
     // Parts of a component have exports of their own, which do not count.
     let mut depth = 0u32;
     for payload in Parser::new(0).parse_all(bytes) {
-        match payload {
-            Ok(Payload::ModuleSection { .. } | Payload::ComponentSection { .. }) => depth += 1,
-            Ok(Payload::End(_)) => depth = depth.saturating_sub(1),
-            Ok(Payload::ExportSection(exports)) if depth == 0 => {
-                return exports.into_iter().flatten().any(|export| is_run(export.name));
+        match payload.ok()? {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ExportSection(exports) if depth == 0 => {
+                return Some(exports.into_iter().flatten().any(|export| names.contains(&export.name)));
             }
-            Ok(Payload::ComponentExportSection(exports)) if depth == 0 => {
-                if exports.into_iter().flatten().any(|export| is_run(export.name.name)) {
-                    return true;
-                }
+            Payload::ComponentExportSection(exports)
+                if depth == 0
+                    && exports
+                        .clone()
+                        .into_iter()
+                        .flatten()
+                        .any(|export| names.contains(&export.name.name)) =>
+            {
+                return Some(true);
             }
-            Ok(_) => {}
-            Err(_) => return true,
+            _ => {}
         }
     }
-    false
+    Some(false)
 }
 
 #[cfg(test)]
@@ -140,15 +156,19 @@ mod tests {
     #[test]
     fn a_module_is_a_workflow_if_it_exports_run() {
         // One function type, one function, one export, one empty body.
-        let module = |name: &[u8; 3]| {
-            let mut bytes = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x07\x07\x01\x03".to_vec();
-            bytes.extend(name);
+        let module = |name: &str| {
+            let mut bytes = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x07".to_vec();
+            bytes.extend([name.len() as u8 + 4, 1, name.len() as u8]);
+            bytes.extend(name.as_bytes());
             bytes.extend(b"\0\0\x0a\x04\x01\x02\0\x0b");
             bytes
         };
-        assert!(exports_run(&module(b"run")));
-        assert!(!exports_run(&module(b"ran")));
-        assert!(!exports_run(b"\0asm\x01\0\0\0"));
-        assert!(!exports_run(b"\0asm\x0d\0\x01\0"));
+        assert!(exports_run(&module("run")) && !exports_agent(&module("run")));
+        assert!(exports_run(&module(AGENT_RUN)) && exports_agent(&module(AGENT_RUN)));
+        assert!(!exports_run(&module("ran")) && !exports_agent(&module("ran")));
+        for neither in [b"\0asm\x01\0\0\0", b"\0asm\x0d\0\x01\0"] {
+            assert!(!exports_run(neither) && !exports_agent(neither));
+        }
+        assert!(exports_run(b"garbage") && !exports_agent(b"garbage"));
     }
 }

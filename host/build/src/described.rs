@@ -3,20 +3,24 @@
 //! Facts of the project (name, version, authors, licences, where its source is) go into the sections that
 //! `wasm-tools metadata show`, `wkg` and registries read. What the workflow takes and gives is declared in a
 //! file `describe.toml` or `describe.json` beside the source, in Rust derived from the types as well, and goes
-//! into `wfhost:describe`. It is checked here, so that what is embedded holds.
+//! into `wfhost:describe`. It is checked here, so that what is embedded holds. What a plugin asks for is
+//! declared in `plugin.toml`, in Rust in its Cargo.toml, and goes into `wfhost:wants`.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use wfhost_core::{DESCRIBE_SECTION, Description, Example, Json, custom_sections};
+use wfhost_core::{DESCRIBE_SECTION, Description, Example, Json, WANTS_SECTION, Wants, custom_sections};
 use wfhost_registry::metadata::{self, Metadata};
 use wfhost_schema::Schema;
 
-use super::componentize::add_section;
+use super::componentize::{add_section, exports_agent};
 use super::{BuildError, file};
 
 /// The files that a declaration is looked for in.
 const FILES: [&str; 2] = ["describe.toml", "describe.json"];
+
+/// What a plugin asks for, in other languages than Rust.
+const WANTS_FILE: &str = "plugin.toml";
 
 /// Reading a schema goes as deep as the schema.
 const STACK_BYTES: usize = 64 << 20;
@@ -27,12 +31,15 @@ pub(super) struct About {
     /// Of the project.
     pub metadata: Metadata,
     pub description: Option<Description>,
+    /// Of a plugin.
+    pub wants: Wants,
 }
 
 impl About {
     /// What the files of a project say.
     pub fn project(dir: &Path) -> Result<Self, BuildError> {
-        Ok(Self { metadata: metadata::of_project(dir), description: declared(dir, None)? })
+        let (metadata, wants) = (metadata::of_project(dir), wants(dir)?);
+        Ok(Self { metadata, description: declared(dir, None)?, wants })
     }
 
     /// Adds the sections to a component. Those that it has already stay as they are.
@@ -66,8 +73,23 @@ impl About {
             })?;
             add_section(component, DESCRIBE_SECTION, &bytes);
         }
+        if !self.wants.is_empty() && exports_agent(component) && !has(component, WANTS_SECTION) {
+            let wants = serde_json::to_vec(&self.wants).unwrap_or_default();
+            add_section(component, WANTS_SECTION, &wants);
+        }
         Ok(())
     }
+}
+
+/// What a plugin asks for, by the file of its project.
+fn wants(dir: &Path) -> Result<Wants, BuildError> {
+    let path = dir.join(WANTS_FILE);
+    if !path.is_file() {
+        return Ok(Wants::default());
+    }
+    let text = std::fs::read_to_string(&path).map_err(file(&path))?;
+    toml::from_str(&text)
+        .map_err(|error| BuildError::Wants { manifest: path, reason: error.message().to_owned() })
 }
 
 /// The declaration of a project, and what was derived of its types: what is declared goes before that.
@@ -302,10 +324,31 @@ input = { n = 3 }
     }
 
     #[test]
+    fn what_a_plugin_asks_for_is_declared_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(wants(dir.path()).unwrap(), Wants::default());
+        let path = dir.path().join("plugin.toml");
+        std::fs::write(&path, "env = [{ name = \"LANG\", reason = \"speaks it\" }]\n").unwrap();
+        let found = wants(dir.path()).unwrap();
+        assert_eq!(found.env[0].name, "LANG");
+        for text in ["envs = []", "env = [{ name = \"A\" }]", "= 1"] {
+            std::fs::write(&path, text).unwrap();
+            let error = wants(dir.path()).unwrap_err();
+            assert!(error.code() == "WF0620" && error.to_string().contains("plugin.toml"), "{error}");
+        }
+        // Of a workflow it says nothing.
+        let about = About { wants: found, ..About::default() };
+        let mut component = b"\0asm\x0d\0\x01\0".to_vec();
+        about.write_into(&mut component, "x").unwrap();
+        assert!(custom_sections(&component).all(|(name, _)| name != WANTS_SECTION.as_bytes()));
+    }
+
+    #[test]
     fn sections_are_written_once() {
         let about = About {
             metadata: [("version", "1.2.3".to_owned()), ("url", "https://a.org".to_owned())].into(),
             description: Some(Description { description: Some("x".to_owned()), ..Description::default() }),
+            wants: Wants::default(),
         };
         let mut component = b"\0asm\x0d\0\x01\0".to_vec();
         about.write_into(&mut component, "hello").unwrap();

@@ -26,17 +26,20 @@ pub enum BuildError {
     Sysroot { target: Target, reason: String },
     #[error("{path} cannot be wrapped into a component: {reason}")]
     Componentize { path: PathBuf, reason: String },
+    /// A directory of the build is a link.
+    #[error("{path} leads out of the target directory, to {leads}")]
+    Outside { path: PathBuf, leads: PathBuf },
     #[error("{path}: {source}")]
     File { path: PathBuf, source: std::io::Error },
     #[error("{dir} does not contain the package `{package}`, but {}", listed(.known))]
     NoPackage { dir: PathBuf, package: String, known: Vec<String> },
     #[error("{package} exports neither a workflow nor an agent")]
     NoExport { package: String },
-    #[error("{manifest}: invalid [package.metadata.wfhost.plugin]: {reason}", manifest = manifest.display())]
+    #[error("{manifest} requests permissions in a form that is not valid: {reason}", manifest = manifest.display())]
     Wants { manifest: PathBuf, reason: String },
-    #[error("what {place} says of the workflow cannot be used: {reason}")]
+    #[error("the description of the workflow in {place} cannot be used: {reason}")]
     Description { place: String, reason: String },
-    #[error("what {package} says of itself by its types cannot be made: {reason}")]
+    #[error("the description of {package} cannot be generated from its types: {reason}")]
     Derive { package: String, reason: String },
     #[error("no C compiler for WebAssembly was found")]
     NoClang,
@@ -73,6 +76,7 @@ impl BuildError {
             Self::Sysroot { .. } => "WF0606",
             Self::Componentize { .. } => "WF0607",
             Self::File { .. } => "WF0608",
+            Self::Outside { .. } => "WF0623",
             Self::NoPackage { .. } => "WF0611",
             Self::NoExport { .. } => "WF0612",
             Self::NoLinker(_) => "WF0613",
@@ -106,6 +110,9 @@ impl BuildError {
             Self::Componentize { .. } => {
                 "build against the WIT package of this wfhost: `wfhost inspect --wit`".to_owned()
             }
+            Self::Outside { path, .. } => {
+                format!("remove the link, {}: a build writes only into its own directories", quoted(&path.to_string_lossy()))
+            }
             Self::File { .. } => "check the directory's permissions and free space".to_owned(),
             Self::NoPackage { .. } => "name one of its packages with `-p`, or omit it to build all".to_owned(),
             Self::NoExport { .. } => {
@@ -129,7 +136,7 @@ impl BuildError {
                 .to_owned(),
             Self::Compiler { .. } => "its messages are above".to_owned(),
             Self::NoComponentizePy => {
-                "`pip install componentize-py==0.25.1`, also in the project's `.venv`".to_owned()
+                "in the project: `python3 -m venv .venv && .venv/bin/pip install componentize-py==0.25.1`".to_owned()
             }
             Self::StrangeTool { .. } => {
                 "reinstall the project's tools: remove its node_modules, then `npm install`".to_owned()

@@ -1,10 +1,10 @@
-//! Workflows in Go: compiled by `go` for WASI preview 1 and wrapped. A workspace beside the SDK makes
+//! Workflows and plugins in Go: compiled by `go` for WASI preview 1 and wrapped. A workspace beside the SDK makes
 //! its module known, so that neither the network nor a line in the project's go.mod is needed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::layout::Layout;
+use super::layout::{Layout, write_changed};
 use super::{BuildError, BuildOptions, Built, Progress, componentize, file, read};
 
 macro_rules! sdk {
@@ -39,6 +39,16 @@ sdk![
     "internal/bindings/wit_exports/wit_exports.go",
     "internal/bindings/wit_world/empty.s",
     "internal/bindings/wit_world/wit_bindings.go",
+    "internal/plugin/export_wfhost_plugin_agent/agent.go",
+    "internal/plugin/wfhost_plugin_agent/empty.s",
+    "internal/plugin/wfhost_plugin_agent/wit_bindings.go",
+    "internal/plugin/wfhost_plugin_http/empty.s",
+    "internal/plugin/wfhost_plugin_http/wit_bindings.go",
+    "internal/plugin/wfhost_plugin_progress/empty.s",
+    "internal/plugin/wfhost_plugin_progress/wit_bindings.go",
+    "internal/plugin/wfhost_plugin_types/empty.s",
+    "internal/plugin/wfhost_plugin_types/wit_bindings.go",
+    "internal/plugin/wit_exports/wit_exports.go",
     "internal/wit/LICENSE",
     "internal/wit/runtime/runtime.go",
     "internal/wit/types/option.go",
@@ -46,6 +56,11 @@ sdk![
     "internal/wit/types/tuple.go",
     "internal/wit/types/unit.go",
     "patterns.go",
+    "plugin/host.go",
+    "plugin/host_wasm.go",
+    "plugin/http.go",
+    "plugin/plugin.go",
+    "pluginhttp/pluginhttp.go",
     "run.go",
     "saga.go",
     "schema.go",
@@ -59,7 +74,7 @@ pub(super) fn module(dir: &Path) -> Option<PathBuf> {
     Some(dir.join("go.mod")).filter(|path| path.is_file())
 }
 
-/// Builds the workflow in a directory.
+/// Builds the workflow or plugin in a directory: which of both it is say its exports.
 pub(super) fn build(
     dir: &Path,
     options: &BuildOptions,
@@ -68,7 +83,7 @@ pub(super) fn build(
     let layout = Layout::prepare(dir, "go-sdk", SDK, options)?;
     let workspace = layout.sdk.with_file_name("go.work");
     let text = format!("go 1.25\n\nuse (\n\t{}\n\t{}\n)\n", quoted(&layout.dir), quoted(&layout.sdk));
-    std::fs::write(&workspace, text).map_err(file(&workspace))?;
+    write_changed(&workspace, &text)?;
     let core = layout.intermediate("core.wasm");
     let mut go = find().ok_or(BuildError::NoGo)?;
     go.current_dir(&layout.dir).env("GOOS", "wasip1").env("GOARCH", "wasm");

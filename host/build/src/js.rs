@@ -2,11 +2,13 @@
 //! component by componentize-qjs. The project has both among its dependencies;
 //! the SDK comes with wfhost.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use wfhost_world::{environment, private};
 
+use super::inputs::Inputs;
 use super::layout::Layout;
 use super::{BuildError, BuildOptions, Built, Progress, file};
 
@@ -88,12 +90,34 @@ pub(super) fn build(
     esbuild.arg(format!("--outfile={}", bundle.display()));
     layout.run(&mut esbuild, "esbuild")?;
 
-    progress(Progress::Wrapping(&layout.name));
     let mut componentize = tool(&layout.dir, "componentize-qjs")?;
     let (wit, world) = if is_plugin(&entry) { ("plugin-wit", "agent-plugin") } else { ("wit", "workflow") };
     componentize.arg("--wit").arg(layout.sdk.join(wit)).args(["--world", world, "--sync"]);
     componentize.arg("--js").arg(&bundle);
-    layout.write(|layout, partial| layout.run(componentize.arg("--output").arg(partial), "componentize-qjs"))
+    let inputs = inputs(&layout, &bundle, &componentize, world);
+    layout.write_once(inputs.ok().as_ref(), |layout, partial| {
+        progress(Progress::Packing(&layout.name));
+        layout.run(componentize.arg("--output").arg(partial), "componentize-qjs")
+    })
+}
+
+/// What componentize-qjs makes the component of.
+fn inputs(layout: &Layout, bundle: &Path, tool: &Command, world: &str) -> io::Result<Inputs> {
+    let mut inputs = Inputs::default();
+    inputs.bytes("bundle", &std::fs::read(bundle)?);
+    inputs.bytes("world", world.as_bytes());
+    for (name, text) in SDK.iter().filter(|(name, _)| name.ends_with(".wit")) {
+        inputs.bytes(name, text.as_bytes());
+    }
+    // The tool is a file of its package, which says its version.
+    let tool = Path::new(tool.get_program()).canonicalize()?;
+    inputs.stamp(&tool)?;
+    let package = tool.ancestors().map(|dir| dir.join("package.json")).find(|path| path.is_file());
+    if let Some(package) = package {
+        inputs.bytes("package", &std::fs::read(package)?);
+    }
+    inputs.bytes("project", layout.dir.as_os_str().as_encoded_bytes());
+    Ok(inputs)
 }
 
 /// The SDK that the project has installed as a package of its own. It comes with wfhost otherwise.

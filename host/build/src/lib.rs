@@ -6,10 +6,12 @@
 //! toolchain   which compiler builds for WebAssembly here
 //! sysroot     ... made of Debian's, if there is no other
 //! cargo       compiles them
+//! remap       ... without the names of this machine's directories
 //! c           compiles workflows in C
-//! go          compiles workflows in Go
+//! go          compiles workflows and plugins in Go
 //! js          bundles workflows in JavaScript and TypeScript
 //! python      puts workflows in Python beside their interpreter
+//! inputs      ... unless nothing has changed since
 //! layout      where the parts of those are
 //! componentize wraps the core modules
 //! described   what modules say of themselves
@@ -23,18 +25,18 @@ mod derive;
 mod described;
 mod error;
 mod go;
+mod inputs;
 mod js;
 mod layout;
 mod project;
 mod python;
+mod remap;
 mod sysroot;
 mod toolchain;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-
-use wfhost_core::{WANTS_SECTION, Wants};
 
 pub use self::componentize::componentize;
 pub use self::error::BuildError;
@@ -112,6 +114,8 @@ pub enum Progress<'a> {
     Preparing(Target),
     /// A core module is wrapped.
     Wrapping(&'a str),
+    /// A program is packed with its interpreter, which takes some seconds, and so does the first start.
+    Packing(&'a str),
 }
 
 /// A workflow that was built.
@@ -156,7 +160,7 @@ pub fn build(
         let packages: Vec<_> = packages.iter().copied().filter(|package| package.kind() == kind).collect();
         if !packages.is_empty() {
             let toolchain = Toolchain::find(dir, options.target, kind, progress)?;
-            let cores = cargo::compile(dir, &packages, &toolchain, options)?;
+            let cores = cargo::compile(dir, &project, &packages, &toolchain, options)?;
             compiled.extend(
                 packages.into_iter().zip(cores).map(|(package, core)| (package, core, toolchain.clone())),
             );
@@ -171,7 +175,6 @@ pub fn build(
             if !componentize::exports_run(&bytes) {
                 return Err(BuildError::NoExport { package: package.name.clone() });
             }
-            let wants = package.wants()?;
             let derived = match derive::asks(&bytes) {
                 true => {
                     let target = options.target_dir.as_deref().unwrap_or(&project.target_directory);
@@ -180,7 +183,7 @@ pub fn build(
                 false => None,
             };
             let about = package.about(derived)?;
-            let bytes = write_component(&core, &bytes, &path, &wants, |component| {
+            let bytes = write_component(&core, &bytes, &path, |component| {
                 about.write_into(component, &package.name)
             })?;
             Ok(Built { name: package.name.clone(), path, bytes })
@@ -215,7 +218,7 @@ pub fn provide_sdk(dir: &Path, sdk: Sdk) -> Result<PathBuf, BuildError> {
 
 /// Wraps the core module in a file into a component in another. Gives its size.
 pub fn wrap(core: &Path, path: &Path) -> Result<u64, BuildError> {
-    write_component(core, &read(core)?, path, &Wants::default(), |_| Ok(()))
+    write_component(core, &read(core)?, path, |_| Ok(()))
 }
 
 /// Where components go.
@@ -257,16 +260,11 @@ fn write_component(
     core: &Path,
     bytes: &[u8],
     path: &Path,
-    wants: &Wants,
     about: impl FnOnce(&mut Vec<u8>) -> Result<(), BuildError>,
 ) -> Result<u64, BuildError> {
     write_whole(path, |partial| {
         let mut component = componentize(bytes)
             .map_err(|reason| BuildError::Componentize { path: core.to_owned(), reason })?;
-        if !wants.is_empty() {
-            let wants = serde_json::to_vec(wants).unwrap_or_default();
-            componentize::add_section(&mut component, WANTS_SECTION, &wants);
-        }
         about(&mut component)?;
         std::fs::write(partial, &component).map_err(file(partial))
     })

@@ -16,7 +16,7 @@ pub(super) struct Project {
     packages: Vec<Package>,
     /// Where cargo puts what it builds.
     pub target_directory: PathBuf,
-    workspace_root: PathBuf,
+    pub workspace_root: PathBuf,
 }
 
 #[derive(Deserialize, Debug)]
@@ -69,7 +69,7 @@ impl Package {
     }
 
     /// What a plugin asks for: `[package.metadata.wfhost.plugin]`.
-    pub fn wants(&self) -> Result<Wants, BuildError> {
+    fn wants(&self) -> Result<Wants, BuildError> {
         let own = self.metadata.as_ref().and_then(|metadata| metadata.wfhost.as_ref());
         let Some(declared) = own.and_then(|own| own.plugin.clone()) else { return Ok(Wants::default()) };
         serde_json::from_value(declared).map_err(|error| BuildError::Wants {
@@ -91,7 +91,7 @@ impl Package {
             ("url", self.homepage.as_deref()),
         ];
         let metadata = metadata::of_facts(facts, dir);
-        Ok(About { metadata, description: described::declared(dir, derived)? })
+        Ok(About { metadata, description: described::declared(dir, derived)?, wants: self.wants()? })
     }
 
     /// One with `[package.metadata.wfhost.plugin]` builds a plugin.

@@ -2,9 +2,11 @@
 //! interpreter and the program's state after its imports into it. The SDK comes
 //! with wfhost.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::inputs::Inputs;
 use super::layout::Layout;
 use super::{BuildError, BuildOptions, Built, Progress, file};
 
@@ -50,7 +52,6 @@ pub(super) fn build(
 ) -> Result<Built, BuildError> {
     let layout = Layout::prepare(dir, "python-sdk", SDK, options)?;
     let sources = sources.canonicalize().map_err(file(sources))?;
-    progress(Progress::Wrapping(&layout.name));
     let mut componentize = tool(&layout.dir)?;
     let (wit, world, app) = match sources.join("workflow.py").is_file() {
         true => ("wit", "workflow", "wfhost._app"),
@@ -59,10 +60,41 @@ pub(super) fn build(
     componentize.arg("--wit-path").arg(layout.sdk.join(wit)).args(["--world", world]);
     componentize.args(["componentize", app, "--python-path"]).arg(&sources);
     // What the project has installed in its environment goes before what comes along.
-    for place in environment_of(&layout.dir).into_iter().chain([layout.sdk.clone()]) {
+    let environment = environment_of(&layout.dir);
+    for place in environment.iter().chain([&layout.sdk]) {
         componentize.arg("--python-path").arg(place);
     }
-    layout.write(|layout, partial| layout.run(componentize.arg("--output").arg(partial), "componentize-py"))
+    let inputs = inputs(&sources, environment.as_deref(), &componentize, world);
+    layout.write_once(inputs.ok().as_ref(), |layout, partial| {
+        progress(Progress::Packing(&layout.name));
+        layout.run(componentize.arg("--output").arg(partial), "componentize-py")
+    })
+}
+
+/// What componentize-py makes the component of.
+fn inputs(sources: &Path, environment: Option<&Path>, tool: &Command, world: &str) -> io::Result<Inputs> {
+    let mut inputs = Inputs::default();
+    inputs.bytes("world", world.as_bytes());
+    for (name, text) in SDK {
+        inputs.bytes(name, text.as_bytes());
+    }
+    inputs.project(sources)?;
+    if let Some(environment) = environment {
+        inputs.packages(environment)?;
+    }
+    inputs.stamp(&on_path(tool)?)?;
+    Ok(inputs)
+}
+
+/// The file of a tool.
+fn on_path(tool: &Command) -> io::Result<PathBuf> {
+    let program = Path::new(tool.get_program());
+    if program.components().count() > 1 {
+        return Ok(program.to_owned());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file());
+    found.ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 /// The packages of the project's virtual environment.

@@ -89,7 +89,50 @@ pub(super) struct ConcurrencyFile {
     run: Option<u32>,
     group: Option<u32>,
     #[serde(default)]
-    groups: BTreeMap<String, u32>,
+    groups: BTreeMap<String, GroupFile>,
+    /// Of all hosts of a database together.
+    fleet: Option<u32>,
+}
+
+/// The limit of a group, and for whom it holds.
+#[derive(Clone, Copy, Debug)]
+struct GroupFile {
+    limit: u32,
+    scope: Scope,
+}
+
+impl<'de> Deserialize<'de> for GroupFile {
+    /// A number, or a table with more.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Table {
+            limit: u32,
+            #[serde(default)]
+            scope: Scope,
+        }
+        let value = Value::deserialize(deserializer)?;
+        if value.is_integer() {
+            let limit = value.try_into().map_err(serde::de::Error::custom)?;
+            return Ok(Self { limit, scope: Scope::Host });
+        }
+        let Table { limit, scope } = value.try_into().map_err(|error: toml::de::Error| {
+            let form = "it has to be a number, or like { limit = 1, scope = \"fleet\" }";
+            serde::de::Error::custom(format!("{form}: {}", error.message().trim()))
+        })?;
+        Ok(Self { limit, scope })
+    }
+}
+
+/// For whom a limit holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Scope {
+    /// Each process.
+    #[default]
+    Host,
+    /// All that share a database.
+    Fleet,
 }
 
 /// What all providers have, and the rest for their kinds.
@@ -344,7 +387,20 @@ fn provider(path: &Path, name: &str, mut rest: Table) -> Result<ProviderFile, Co
             Some(Rate { per_minute, burst: burst.unwrap_or(1) })
         }
     };
-    Ok(ProviderFile { kind, policy: ProviderPolicy { max_parallel, rate }, rest })
+    let scope: Scope = match rest.remove("scope") {
+        None => Scope::Host,
+        Some(value) => {
+            value.try_into().map_err(|_: toml::de::Error| wrong("scope", "it has to be `host` or `fleet`"))?
+        }
+    };
+    if scope == Scope::Fleet && max_parallel.is_none() && rate.is_none() {
+        return Err(wrong(
+            "scope",
+            "it needs `max_parallel` or `rate`: it says whether they hold for each host or for the whole fleet",
+        ));
+    }
+    let policy = ProviderPolicy { max_parallel, rate, of_fleet: scope == Scope::Fleet };
+    Ok(ProviderFile { kind, policy, rest })
 }
 
 /// A path of a file, which is relative to it.
@@ -430,6 +486,7 @@ impl FileConfig {
                     run: d.run.or(c.run),
                     group: d.group.or(c.group),
                     groups: joined(c.groups, d.groups),
+                    fleet: d.fleet.or(c.fleet),
                 },
             },
             providers: joined(self.providers, over.providers),
@@ -459,7 +516,12 @@ impl FileConfig {
         for (pattern, price) in &self.prices {
             prices.set(pattern, *price);
         }
-        let ConcurrencyFile { host, run, group, groups } = self.agents.concurrency.clone();
+        let ConcurrencyFile { host, run, group, groups, fleet } = self.agents.concurrency.clone();
+        let within = |scope: Scope| {
+            let groups = groups.iter();
+            let groups = groups.filter(|(_, group)| group.scope == scope);
+            groups.map(|(name, group)| (name.clone(), group.limit)).collect()
+        };
         Policy {
             retry,
             limits: TimeLimits {
@@ -467,7 +529,14 @@ impl FileConfig {
                 total_ms: limits.total,
                 heartbeat_ms: limits.heartbeat,
             },
-            concurrency: Concurrency { host, run, group, groups },
+            concurrency: Concurrency {
+                host,
+                run,
+                group,
+                groups: within(Scope::Host),
+                fleet,
+                fleet_groups: within(Scope::Fleet),
+            },
             providers: self
                 .providers
                 .iter()
@@ -496,7 +565,7 @@ mod tests {
             lines in proptest::collection::vec(
                 prop_oneof![
                     "\\[(agents|providers|workspaces|prices|store|limits)(\\.[a-z\"*]{1,4})?\\]",
-                    "(kind|argv|base_url|model|input|path|default|rate|per_minute|max_parallel) = .{0,30}",
+                    "(kind|argv|base_url|model|input|path|default|rate|per_minute|max_parallel|scope) = .{0,30}",
                     "[a-z_.]{1,12} = (\"[a-z]*\"|[0-9]{1,25}|-?[0-9.e]{1,9}|true|\\[.{0,9}\\]|\\{.{0,9}\\})",
                     ".{0,40}",
                 ],

@@ -14,12 +14,14 @@
 //! host = 16                      # calls in flight in this process
 //! run = 8                        # of each run
 //! group = 4                      # of each group without a number of its own
-//! groups = { tickets = 2 }
+//! groups = { tickets = 2, deploys = { limit = 1, scope = "fleet" } }
+//! fleet = 64                     # of all hosts of the database together
 //!
 //! [providers.NAME]               # see the providers
 //! kind = "openai"
 //! max_parallel = 4
 //! rate = { per_minute = 60, burst = 5 }
+//! scope = "fleet"                # of all hosts of the database together; else of each
 //!
 //! [prices."gpt-5*"]              # US dollars for a million tokens; also "provider/model"
 //! input = 1.25
@@ -85,6 +87,8 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 use wfhost_agents::{Policy, Providers};
 use wfhost_core::policy::budget::Budget;
+use wfhost_core::policy::rate::Rate;
+use wfhost_core::policy::share;
 use wfhost_registry::policy::Rules;
 use wfhost_registry::{ClientOptions, Logins, Pull, Reference};
 use wfhost_world::private;
@@ -332,10 +336,23 @@ impl Config {
         self.policy().concurrency.run
     }
 
-    /// The same of each provider.
+    /// The same of each provider, as far as that is a limit of each process.
     pub fn parallel_by_provider(&self) -> BTreeMap<String, u32> {
-        let providers = self.policy().providers.into_iter();
+        let providers = self.policy().providers.into_iter().filter(|(_, policy)| !policy.of_fleet);
         providers.filter_map(|(name, policy)| Some((name, policy.max_parallel?))).collect()
+    }
+
+    /// The limits that hold for all hosts of a database together, by what they are about: calls that may be under
+    /// way, and how many may begin.
+    pub fn fleet_limits(&self) -> BTreeMap<String, (Option<u32>, Option<Rate>)> {
+        let Policy { concurrency, providers, .. } = self.policy();
+        let all = concurrency.fleet.map(|limit| (share::ALL.to_owned(), (Some(limit), None)));
+        let groups = concurrency.fleet_groups.iter();
+        let groups = groups.map(|(name, limit)| (share::of_group(name), (Some(*limit), None)));
+        let providers = providers.iter().filter(|(_, policy)| policy.of_fleet);
+        let providers =
+            providers.map(|(name, policy)| (share::of_provider(name), (policy.max_parallel, policy.rate)));
+        all.into_iter().chain(groups).chain(providers).collect()
     }
 
     fn policy(&self) -> Policy {

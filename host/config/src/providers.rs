@@ -318,7 +318,7 @@ impl One<'_> {
             other => {
                 let reason = match other {
                     "echo" | "scripted" => format!("`{other}` is built in and needs no configuration"),
-                    _ => format!("there are {}", KINDS.join(", ")),
+                    _ => format!("known kinds: {}", KINDS.join(", ")),
                 };
                 Err(self.wrong("kind", &reason))
             }
@@ -456,7 +456,7 @@ impl One<'_> {
             None => None,
             Some(name) => Some(Preset::find(&name).ok_or_else(|| {
                 let known: Vec<_> = PRESETS.iter().map(|preset| preset.name).collect();
-                self.wrong("preset", &format!("there are {}", known.join(", ")))
+                self.wrong("preset", &format!("known presets: {}", known.join(", ")))
             })?),
         };
         if preset.is_none() && argv.is_empty() {

@@ -207,7 +207,7 @@ pub(super) fn sink(
             for pattern in patterns {
                 let found = events_of(pattern);
                 if found.is_empty() {
-                    let reason = format!("there is no event `{pattern}`, but {}", EVENTS.join(", "));
+                    let reason = format!("unknown event `{pattern}`; known events: {}", EVENTS.join(", "));
                     return Err(wrong(path, key("events"), reason));
                 }
                 events.extend(found);
@@ -290,7 +290,7 @@ mod tests {
             ("url = \"https://x\"\nsecret = \"whsec_abc\"", "contains a secret"),
             ("url = \"https://x\"\nsecret = false\nsecret_env = \"S\"", "beside"),
             ("argv = []", "empty"),
-            ("argv = [\"x\"]\nevents = [\"run.ended\"]", "no event `run.ended`"),
+            ("argv = [\"x\"]\nevents = [\"run.ended\"]", "unknown event `run.ended`"),
             ("argv = [\"x\"]\nbudget = 80.0", "part of a budget"),
             ("argv = [\"x\"]\ntimeout = \"1ms\"", "too short"),
             ("argv = [\"x\"]\nurls = \"x\"", "unknown field"),

@@ -94,10 +94,13 @@ impl FromRegistry {
             }
             Err(_) => session.judge(&self.reference, self.how(self.pull)).await?,
         };
+        // That there is no signature does not change: it is enough to be told when the plugin comes here.
+        let is_told = judged.is_new || !judged.verdict.is_unsigned;
+        let warning = judged.verdict.warning.clone().filter(|_| is_told);
         let fetched = session.fetch(&self.reference, judged, self.pull).await?;
         let signers = fetched.origin.signers;
         let signer = Some(signers.join(", ")).filter(|names| !names.is_empty());
-        Ok(Supplied { bytes: fetched.bytes, signer })
+        Ok(Supplied { bytes: fetched.bytes, signer, warning })
     }
 }
 

@@ -5,14 +5,14 @@
 //! content: `wfhost trust`. As direnv and mise do it, what was agreed to is a file in the user's state
 //! directory, named after the path; a changed file has to be agreed to again.
 
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 use wfhost_core::Digest;
-use wfhost_registry::Reference;
+use wfhost_registry::{Reference, whole};
 use wfhost_world::private;
 
 use crate::file::is_url;
@@ -41,6 +41,9 @@ pub enum Agreed {
 struct Record {
     path: PathBuf,
     digest: String,
+    /// Of the text that is being replaced by that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    before: Option<String>,
 }
 
 impl Consent {
@@ -59,7 +62,9 @@ impl Consent {
         let record = private::read(&record).ok().and_then(|json| serde_json::from_str::<Record>(&json).ok());
         match record {
             Some(record) if record.path != path => Agreed::No,
-            Some(record) if record.digest == digest(text) => Agreed::Yes,
+            Some(record) if record.digest == digest(text) || record.before == Some(digest(text)) => {
+                Agreed::Yes
+            }
             Some(_) => Agreed::Before,
             None => Agreed::No,
         }
@@ -67,23 +72,29 @@ impl Consent {
 
     /// Keeps that the user agrees to a file with this text.
     pub fn agree(&self, path: &Path, text: &str) -> io::Result<()> {
-        let Some(file) = self.record(path) else { return Err(io::Error::other("HOME is not set")) };
+        self.keep(Record { path: path.to_owned(), digest: digest(text), before: None })
+    }
+
+    /// Keeps that the user agrees to a file with this text, which is about to be written, and to what is in it until
+    /// then, so that whoever is killed in between leaves no file that has to be agreed to again.
+    pub fn agree_to_change(&self, path: &Path, before: &str, text: &str) -> io::Result<()> {
+        self.keep(Record { path: path.to_owned(), digest: digest(text), before: Some(digest(before)) })
+    }
+
+    fn keep(&self, record: Record) -> io::Result<()> {
+        let Some(file) = self.record(&record.path) else { return Err(io::Error::other("HOME is not set")) };
         if let Some(dir) = file.parent() {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         }
-        let record = Record { path: path.to_owned(), digest: digest(text) };
-        // Written beside and renamed, so that it is there whole or not at all.
-        let new = file.with_extension("new");
-        let _ = std::fs::remove_file(&new);
-        let mut options = std::fs::OpenOptions::new();
-        let mut out = options.write(true).create_new(true).mode(0o600).open(&new)?;
-        out.write_all(serde_json::to_string(&record)?.as_bytes())?;
-        std::fs::rename(&new, &file)
+        whole::replace(&file, serde_json::to_string(&record)?.as_bytes(), 0o600)
     }
 
     /// Takes it back. False if there was nothing.
     pub fn withdraw(&self, path: &Path) -> io::Result<bool> {
         let Some(file) = self.record(path) else { return Ok(false) };
+        if let (Some(dir), Some(name)) = (file.parent(), file.file_name()) {
+            whole::sweep(dir, &name.to_string_lossy());
+        }
         match std::fs::remove_file(file) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -103,12 +114,13 @@ fn digest(text: &str) -> String {
 }
 
 /// Settings of a provider that name no program, no address, no secret and nothing of the environment.
-const HARMLESS: [&str; 12] = [
+const HARMLESS: [&str; 13] = [
     "kind",
     "preset",
     "model",
     "max_parallel",
     "rate",
+    "scope",
     "system",
     "max_tokens",
     "stream",
@@ -238,7 +250,19 @@ mod tests {
         assert_eq!(consent.agreed(other, "a"), Agreed::No);
         consent.agree(file, "b").unwrap();
         assert_eq!(consent.agreed(file, "b"), Agreed::Yes);
+        // While one is replaced by the other, both are agreed to.
+        consent.agree_to_change(file, "b", "c").unwrap();
+        let agreed = |text| consent.agreed(file, text);
+        assert_eq!((agreed("a"), agreed("b"), agreed("c")), (Agreed::Before, Agreed::Yes, Agreed::Yes));
+        consent.agree(file, "c").unwrap();
+        assert_eq!((agreed("b"), agreed("c")), (Agreed::Before, Agreed::Yes));
+        consent.agree(file, "b").unwrap();
+        // Of a process that was killed while it kept a record.
+        let name = consent.record(file).unwrap().file_name().unwrap().to_string_lossy().into_owned();
+        let left = dir.path().join(format!("trusted/.{name}.0123456789abcdEF.new"));
+        std::fs::write(&left, "half").unwrap();
         assert!(consent.withdraw(file).unwrap());
+        assert!(!left.exists());
         assert!(!consent.withdraw(file).unwrap());
         assert_eq!(consent.agreed(file, "b"), Agreed::No);
         let below = Consent { below: vec!["/p".into()], ..Consent::default() };

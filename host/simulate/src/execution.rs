@@ -16,8 +16,9 @@ use wfhost::{Adopt, Evict, Host, HostError, HostOptions, StartOptions, archive};
 use wfhost_core::{Given, Json, RunConfig, RunId};
 
 use crate::chance::Chance;
-use crate::outside::{Agent, Outside, Process, Reached, VirtualClock};
+use crate::outside::{Agent, Outside, Process, Reached, VirtualClock, line};
 use crate::scenario::Scenario;
+use crate::verdict::came_to;
 
 /// Longer than any execution: nobody has to look whether a session is over, since deaths are told.
 const LEASE_MS: u64 = 1 << 40;
@@ -66,7 +67,7 @@ pub struct Execution {
     pub excused: bool,
     /// Deaths of hosts.
     pub deaths: u32,
-    /// Rules of the scenario that applied.
+    /// Rules of the scenario that answered.
     pub used: BTreeSet<String>,
     /// The names of the decisions that made something unusual happen.
     pub made: BTreeSet<String>,
@@ -124,7 +125,8 @@ async fn run(
     let began = Instant::now();
     let store = MemStore::with_clock(Arc::new(VirtualClock(began)));
     store.share_module(&program.name, program.module.digest, &program.bytes);
-    let store: SharedStore = Arc::new(store);
+    let memory = Arc::new(store);
+    let store: SharedStore = Arc::clone(&memory) as _;
     let seed = chance.seed_of_run();
     let outside = Arc::new(Outside::new(Arc::clone(scenario), chance, Arc::clone(&store), began));
     let mut living = host(&outside, engine)?;
@@ -146,11 +148,13 @@ async fn run(
     living.serve();
     outside.send_signals(&id());
     let people = tokio::spawn(Arc::clone(&outside).answer_questions());
-    let deadline = began + Duration::from_millis(scenario.within);
-    let mut ended = std::pin::pin!(end_of(&store));
+    let mut until = began + Duration::from_millis(scenario.within);
+    let mut is_over = false;
+    let mut ended = std::pin::pin!(end_of(&store, &memory));
     loop {
         tokio::select! {
             biased;
+            // Also while children settle: a host that dies then has a successor, too.
             () = outside.dies.notified() => {
                 for session in store.sessions().await? {
                     store.fence(session.id, Fence::Dead).await?;
@@ -159,15 +163,27 @@ async fn run(
                 living.serve();
                 // Whatever it still does is refused by the store.
                 tokio::spawn(async move { dead.close(None).await });
+                continue;
             }
-            ended = &mut ended => {
+            ended = &mut ended, if !is_over => {
                 ended?;
-                break;
+                let ended = latest(&store).await?;
+                let why = match &ended.outcome {
+                    Some(Err(failure)) => format!(": {}", line(&failure.to_string())),
+                    _ => String::new(),
+                };
+                outside.tell(format!("{}{why}", came_to(&ended)));
             }
-            () = tokio::time::sleep_until(deadline) => break,
+            () = tokio::time::sleep_until(until) => {
+                if is_over {
+                    break;
+                }
+                outside.tell(came_to(&latest(&store).await?));
+            }
         }
+        is_over = true;
+        until = Instant::now() + SETTLES;
     }
-    tokio::time::sleep(SETTLES).await;
     people.abort();
     let main = latest(&store).await?;
     let mut runs = Vec::new();
@@ -206,11 +222,11 @@ async fn latest(store: &SharedStore) -> Result<RunInfo, HostError> {
 }
 
 /// Waits until the run has ended for good, or is refused.
-async fn end_of(store: &SharedStore) -> Result<(), HostError> {
-    let mut seen = Seen::default();
+async fn end_of(store: &SharedStore, memory: &MemStore) -> Result<(), HostError> {
+    let (run, mut seen) = (id(), Seen::default());
     loop {
         store.wakes(&mut seen).await?;
-        let state = latest(store).await?.state;
+        let state = memory.state_of_latest(&run).ok_or_else(|| HostError::NoSuchRun(run.clone()))?;
         if state == RunState::Refused || state.is_final() && state != RunState::Continued {
             return Ok(());
         }

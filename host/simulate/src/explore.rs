@@ -13,7 +13,10 @@ use wfhost::world::lock;
 use wfhost_core::Digest;
 
 use crate::execution::{Event, Execution, Program, execute};
+use crate::numbers::Numbers;
+use crate::processes::{Helper, WORTH_A_PROCESS};
 use crate::scenario::Scenario;
+use crate::tally::Tally;
 use crate::verdict::{Fault, judge};
 
 /// Executions that shrinking a failure may take.
@@ -31,7 +34,7 @@ pub enum SimulatorError {
 pub struct Wanted {
     pub first: u64,
     pub count: u64,
-    /// No more are begun after this time.
+    /// After this time no more are begun, but the first one.
     pub time: Option<Duration>,
     /// How many are tried at once.
     pub threads: usize,
@@ -52,12 +55,8 @@ pub struct Coverage {
     pub deaths: u64,
     /// How each step ended: `completed`, `cancelled`, `open`, or the kind of its failure.
     pub paths: BTreeMap<String, BTreeMap<String, u64>>,
-    /// Rules of the scenario that never applied.
+    /// Rules, signals and expectations of the scenario that never applied.
     pub unused: Vec<String>,
-    #[serde(skip)]
-    used: BTreeSet<String>,
-    #[serde(skip)]
-    seen: BTreeSet<u64>,
 }
 
 /// A failure, as short as it could be made.
@@ -138,7 +137,30 @@ impl Simulator {
         })
     }
 
-    /// Executes many seeds on several threads. `progress` hears how many were done, and how many failed.
+    /// Executes seeds one after the other, on a thread that [`on_one_thread`] made. After that time no more are begun,
+    /// but the first one.
+    pub(crate) fn execute_some(
+        &self,
+        scenario: &Arc<Scenario>,
+        first: u64,
+        count: u64,
+        within: Duration,
+    ) -> Result<Tally, SimulatorError> {
+        let began = Instant::now();
+        let mut tally = Tally::default();
+        while tally.executions < count && (tally.executions == 0 || began.elapsed() < within) {
+            let seed = first.wrapping_add(tally.executions);
+            let execution = self.execute(scenario, seed, BTreeSet::new(), false)?;
+            tally.add(scenario, &execution);
+            if let Err(fault) = judge(scenario, &execution) {
+                tally.fails(seed, fault);
+            }
+        }
+        Ok(tally)
+    }
+
+    /// Executes many seeds: on several threads, or in as many processes if that may be
+    /// ([`crate::execute_in_processes`]). `progress` hears how many were done, and how many failed.
     pub fn explore(
         &self,
         scenario: &Arc<Scenario>,
@@ -147,69 +169,83 @@ impl Simulator {
         progress: impl Fn(u64, u64) + Sync,
     ) -> Result<Report, SimulatorError> {
         let began = Instant::now();
-        let next = AtomicU64::new(0);
+        let numbers = Numbers::new(wanted.count);
+        // One at least: what was never executed has passed no test.
+        let is_late = |number| number > 0 && wanted.time.is_some_and(|time| began.elapsed() > time);
+        let is_over = |number| is_late(number) || stop.load(Ordering::Relaxed);
         let (done, failed) = (AtomicU64::new(0), AtomicU64::new(0));
-        let found: Mutex<BTreeMap<_, (u64, Fault)>> = Mutex::default();
-        let coverage = Mutex::new(Coverage::default());
+        let all = Mutex::new(Tally::default());
         let error = Mutex::new(None);
-        let work = || {
-            let mut own = Coverage::default();
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                let is_late = wanted.time.is_some_and(|time| began.elapsed() > time);
-                if number >= wanted.count || is_late || stop.load(Ordering::Relaxed) {
-                    break;
-                }
-                let seed = wanted.first.wrapping_add(number);
-                let execution = match self.execute(scenario, seed, BTreeSet::new(), false) {
-                    Ok(execution) => execution,
-                    Err(trouble) => {
-                        *lock(&error) = Some(trouble);
-                        stop.store(true, Ordering::Relaxed);
-                        break;
-                    }
+        let work = |mut helper: Option<Helper>| {
+            let mut own = Tally::default();
+            while let Some(mut part) = numbers.take(helper.as_ref().map_or(1, Helper::at_a_time), is_over) {
+                let (number, count) = (part.first(), part.count());
+                let first = wanted.first.wrapping_add(number);
+                let tally = match &mut helper {
+                    Some(asked) => match asked.execute(first, count, || is_over(number)) {
+                        Some(tally) => tally,
+                        // One that does not answer is not asked again, and others have its seeds.
+                        None => {
+                            helper = None;
+                            continue;
+                        }
+                    },
+                    None => match self.execute_some(scenario, first, count, Duration::ZERO) {
+                        Ok(tally) => tally,
+                        Err(trouble) => {
+                            *lock(&error) = Some(trouble);
+                            stop.store(true, Ordering::Relaxed);
+                            break;
+                        }
+                    },
                 };
-                own.add(&execution);
-                if let Err(fault) = judge(scenario, &execution) {
-                    failed.fetch_add(1, Ordering::Relaxed);
-                    let mut found = lock(&found);
-                    let known = found.entry(fault.kind).or_insert((seed, fault.clone()));
-                    if seed < known.0 {
-                        *known = (seed, fault);
-                    }
-                }
-                progress(done.fetch_add(1, Ordering::Relaxed) + 1, failed.load(Ordering::Relaxed));
+                part.did(tally.executions);
+                let executions = tally.executions;
+                let failed = failed.fetch_add(tally.failed, Ordering::Relaxed) + tally.failed;
+                own.join(tally);
+                progress(done.fetch_add(executions, Ordering::Relaxed) + executions, failed);
             }
-            lock(&coverage).join(own);
+            lock(&all).join(own);
         };
+        let threads = wanted.threads.max(1);
+        let helps = wanted.count / threads as u64 >= WORTH_A_PROCESS;
+        let helper = || helps.then(|| Helper::begin(&self.program, scenario)).flatten();
         std::thread::scope(|scope| {
-            for _ in 0..wanted.threads.max(1) {
-                scope.spawn(|| on_one_thread(work));
+            scope.spawn(|| on_one_thread(|| work(None)));
+            for _ in 1..threads {
+                // A process ends with the thread that started it.
+                scope.spawn(|| on_one_thread(|| work(helper())));
             }
         });
         if let Some(error) = lock(&error).take() {
             return Err(error);
         }
         let seconds = began.elapsed().as_secs_f64();
-        let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let shrink = |(seed, fault)| on_one_thread(|| self.shrink(scenario, seed, fault));
-        let findings = found.into_values().map(shrink);
-        let mut coverage = coverage.into_inner().unwrap_or_else(PoisonError::into_inner);
-        coverage.orders = coverage.seen.len();
-        coverage.unused = scenario.rules();
-        coverage.unused.retain(|rule| !coverage.used.contains(rule));
+        let all = all.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let shrink = |(seed, fault): &(u64, Fault)| {
+            let fault = fault.clone();
+            on_one_thread(|| self.shrink(scenario, *seed, fault, stop))
+        };
+        let findings = all.found.values().map(shrink).collect::<Result<_, _>>()?;
         Ok(Report {
             scenario: scenario.name.clone(),
             executions: done.into_inner(),
             seconds,
-            findings: findings.collect::<Result<_, _>>()?,
+            findings,
             failed: failed.into_inner(),
-            coverage,
+            coverage: all.coverage(scenario),
         })
     }
 
     /// Undoes unusual decisions as long as the fault stays of its kind: first halves of them, then each.
-    fn shrink(&self, scenario: &Arc<Scenario>, seed: u64, fault: Fault) -> Result<Finding, SimulatorError> {
+    /// Somebody who wants all to stop has it as it is by then.
+    fn shrink(
+        &self,
+        scenario: &Arc<Scenario>,
+        seed: u64,
+        fault: Fault,
+        stop: &AtomicBool,
+    ) -> Result<Finding, SimulatorError> {
         let fails = |undone: &BTreeSet<String>| -> Result<Option<BTreeSet<String>>, SimulatorError> {
             let execution = self.execute(scenario, seed, undone.clone(), false)?;
             let same = judge(scenario, &execution).is_err_and(|other| other.kind == fault.kind);
@@ -219,8 +255,9 @@ impl Simulator {
         let mut left = self.execute(scenario, seed, BTreeSet::new(), false)?.made;
         let unusual = left.len();
         let mut tries = 0;
+        let may_try = |tries| tries < SHRINKING && !stop.load(Ordering::Relaxed);
         let mut size = left.len().div_ceil(2);
-        while size > 0 && tries < SHRINKING {
+        while size > 0 && may_try(tries) {
             let mut smaller = false;
             let names: Vec<String> = left.iter().cloned().collect();
             for part in names.chunks(size) {
@@ -232,7 +269,7 @@ impl Simulator {
                     left = made;
                     smaller = true;
                 }
-                if tries >= SHRINKING {
+                if !may_try(tries) {
                     break;
                 }
             }
@@ -248,55 +285,5 @@ impl Simulator {
             left: left.len(),
             export: execution.export,
         })
-    }
-}
-
-impl Coverage {
-    fn add(&mut self, execution: &Execution) {
-        *self.ends.entry(execution.main.state.as_str().to_owned()).or_default() += 1;
-        self.deaths += u64::from(execution.deaths);
-        self.used.extend(execution.used.iter().cloned());
-        let mut order = blake3::Hasher::new();
-        for run in &execution.runs {
-            for step in wfhost::steps(&run.journal) {
-                let name = step.op.label();
-                *self.steps.entry(name.clone()).or_default() += 1;
-                let end = match &step.ended {
-                    None => "open".to_owned(),
-                    Some((_, None)) => "cancelled".to_owned(),
-                    Some((_, Some(Ok(_)))) => "completed".to_owned(),
-                    Some((_, Some(Err(failure)))) => {
-                        *self.failures.entry(failure.kind.to_string()).or_default() += 1;
-                        failure.kind.to_string()
-                    }
-                };
-                *self.paths.entry(name).or_default().entry(end).or_default() += 1;
-            }
-            for entry in &run.journal.entries {
-                order.update(entry.event.kind().as_bytes());
-                if let Some((step, _)) = entry.event.ended_step() {
-                    order.update(&step.0.to_le_bytes());
-                }
-            }
-        }
-        let hash: [u8; 8] = order.finalize().as_bytes()[..8].try_into().unwrap_or_default();
-        self.seen.insert(u64::from_le_bytes(hash));
-    }
-
-    fn join(&mut self, other: Self) {
-        let join = |into: &mut BTreeMap<String, u64>, from: BTreeMap<String, u64>| {
-            for (name, count) in from {
-                *into.entry(name).or_default() += count;
-            }
-        };
-        join(&mut self.ends, other.ends);
-        join(&mut self.steps, other.steps);
-        join(&mut self.failures, other.failures);
-        self.deaths += other.deaths;
-        self.used.extend(other.used);
-        for (step, ends) in other.paths {
-            join(self.paths.entry(step).or_default(), ends);
-        }
-        self.seen.extend(other.seen);
     }
 }

@@ -11,11 +11,15 @@
 mod chance;
 mod execution;
 mod explore;
+mod numbers;
 mod outside;
+mod processes;
 mod scenario;
+mod tally;
 mod verdict;
 
 pub use self::execution::{Event, Execution};
 pub use self::explore::{Coverage, Finding, Report, Simulator, SimulatorError, Wanted};
+pub use self::processes::execute_in_processes;
 pub use self::scenario::{Scenario, ScenarioError};
 pub use self::verdict::{Fault, FaultKind};

@@ -124,7 +124,8 @@ impl Outside {
         let often = self.scenario.world.dropped.0;
         if self.chance.happens(format!("{} is carried out although nothing waits for it", reached.key), often)
         {
-            self.tell(format!("agent {} carries out a call that nothing waits for", cut(&reached.prompt)));
+            let prompt = cut(&reached.prompt);
+            self.tell(format!("agent {prompt} completes its call, though the run no longer waits for it"));
             lock(&self.reached).push(reached);
         }
     }
@@ -153,7 +154,7 @@ impl Outside {
             && self.chance.happens(place, self.scenario.world.kills.0);
         if dies {
             self.deaths.fetch_add(1, Ordering::Relaxed);
-            self.tell("the host dies");
+            self.tell("the host crashes");
             let under_way = std::mem::take(&mut *lock(&self.under_way));
             // Nobody knows what became of calls that may be made once.
             if once || under_way.values().any(|call| call.once) {
@@ -175,7 +176,7 @@ impl Outside {
         let often = self.scenario.world.cancel.0 / 8.0;
         if number < 8 && self.chance.happens(format!("cancel at call {number}"), often) {
             self.excuse();
-            self.tell("cancellation is requested");
+            self.tell("cancellation of the run is requested");
             let top = run.as_str().split('.').next().and_then(|top| top.parse().ok());
             let body = MessageBody::Cancel { reason: Some("the simulation".to_owned()) };
             // A run that has ended needs not be stopped.
@@ -189,6 +190,7 @@ impl Outside {
             let name = format!("signal {} {index}", rule.name);
             if self.chance.happens(format!("{name} is not sent"), rule.never.0) {
                 self.excuse();
+                self.tell(format!("signal `{}` is never sent", rule.name));
                 continue;
             }
             let twice = self.chance.happens(format!("{name} is sent twice"), rule.twice.0);
@@ -203,8 +205,8 @@ impl Outside {
                     let body =
                         MessageBody::Signal { name: name.clone(), payload: Json::from(payload.clone()), id };
                     match wfhost::post(&outside.store, &run, body).await {
-                        Ok(_) => outside.tell(format!("signal {name} {payload}")),
-                        Err(_) => outside.tell(format!("signal {name} arrives after the end")),
+                        Ok(_) => outside.tell(format!("signal `{name}` arrives: {payload}")),
+                        Err(_) => outside.tell(format!("signal `{name}` arrives after the end of the run")),
                     }
                 });
             }
@@ -231,7 +233,7 @@ impl Outside {
                 });
                 let Some((index, rule)) = rule else {
                     self.excuse();
-                    self.tell(format!("nobody answers {asked}: no rule of the scenario does"));
+                    self.tell(format!("nobody answers {asked}: no rule of the scenario matches it"));
                     continue;
                 };
                 self.uses(rule.name(index));
@@ -267,14 +269,19 @@ impl Outside {
     }
 }
 
-/// A text as a story has room for it.
+/// A text that is quoted, as a story has room for it.
 pub fn cut(text: &str) -> String {
+    format!("`{}`", line(text))
+}
+
+/// A text as a story has room for it.
+pub fn line(text: &str) -> String {
     const WIDTH: usize = 60;
     let line = text.lines().next().unwrap_or_default();
     match line.char_indices().nth(WIDTH) {
-        Some((end, _)) => format!("`{}…`", &line[..end]),
-        None if line.len() < text.len() => format!("`{line}…`"),
-        None => format!("`{line}`"),
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None if line.len() < text.len() => format!("{line}…"),
+        None => line.to_owned(),
     }
 }
 
@@ -358,10 +365,10 @@ impl Provider for Agent {
                 .find_map(|(n, rule)| Some((n, rule, rule.answers(&request.providers, &request.prompt)?)));
             let Some((index, rule, captures)) = found else {
                 outside.excuse();
-                outside.tell(format!("no rule of the scenario answers {said}"));
+                outside.tell(format!("no rule of the scenario matches the call {said}"));
                 return Err(CallFailure::new(
                     wfhost_core::FailureKind::Rejected,
-                    "no rule of the scenario answers this call",
+                    "no rule of the scenario matches this call",
                 ));
             };
             outside.uses(rule.name(index));

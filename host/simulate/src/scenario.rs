@@ -28,6 +28,9 @@ pub enum ScenarioError {
 pub struct Scenario {
     #[serde(skip)]
     pub name: String,
+    /// What it was read from, for other processes.
+    #[serde(skip)]
+    pub(crate) text: String,
     /// Of the run.
     #[serde(default)]
     pub input: Value,
@@ -41,7 +44,7 @@ pub struct Scenario {
     #[serde(default)]
     pub signals: Vec<SignalRule>,
     #[serde(default)]
-    pub world: Troubles,
+    pub world: Faults,
     #[serde(default)]
     pub expect: Expect,
 }
@@ -129,7 +132,7 @@ pub struct SignalRule {
 /// What goes wrong, from 0 to 1.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Troubles {
+pub struct Faults {
     /// How often the host dies, at each call that begins and at each answer.
     pub kills: Share,
     /// How often the run is asked to stop, in each execution.
@@ -141,7 +144,7 @@ pub struct Troubles {
     pub dropped: Share,
 }
 
-impl Default for Troubles {
+impl Default for Faults {
     fn default() -> Self {
         Self { kills: Share(0.04), cancel: Share(0.0), evict: Share(0.5), dropped: Share(0.2) }
     }
@@ -200,7 +203,7 @@ pub struct CallRule {
     pub when: Vec<RunState>,
 }
 
-/// A call that has to be undone by another one, unless the run ends well.
+/// A call that has to be undone by another one that ends later, unless the run ends well. Equal calls need one each.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OwedRule {
@@ -288,7 +291,7 @@ impl Scenario {
             reply = "${prompt}"
             fails = 0.1
         "#;
-        let scenario = toml::from_str::<Self>(scenario);
+        let scenario = Self::parse(Path::new(""), scenario);
         Self { name: "usual".to_owned(), input, ..scenario.unwrap_or_else(|error| unreachable!("{error}")) }
     }
 
@@ -305,37 +308,98 @@ impl Scenario {
         Self::parse(path, &text).map(|scenario| Self { name, ..scenario })
     }
 
-    fn parse(path: &Path, text: &str) -> Result<Self, ScenarioError> {
-        toml::from_str(text)
-            .map_err(|source| ScenarioError::Syntax { path: path.to_owned(), source: Box::new(source) })
+    pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, ScenarioError> {
+        let scenario: Self = toml::from_str(text)
+            .map_err(|source| ScenarioError::Syntax { path: path.to_owned(), source: Box::new(source) })?;
+        Ok(Self { text: text.to_owned(), ..scenario })
     }
 }
 
 impl Scenario {
-    /// Rules of agents and people, by what names them in a report.
+    /// What is to apply in some execution, by what names it in a report: rules of agents and people, signals and
+    /// expectations.
     pub fn rules(&self) -> Vec<String> {
-        let agents = self.agents.iter().enumerate().map(|(index, rule)| rule.name(index));
-        let people = self.people.iter().enumerate().map(|(index, rule)| rule.name(index));
-        agents.chain(people).collect()
+        fn names<'a, T>(
+            rules: &'a [T],
+            name: impl Fn(&T, usize) -> String + 'a,
+        ) -> impl Iterator<Item = String> + 'a {
+            rules.iter().enumerate().map(move |(index, rule)| name(rule, index))
+        }
+        let Expect { states, result, state, calls, owed, order, alone } = &self.expect;
+        names(&self.agents, AgentRule::name)
+            .chain(names(&self.people, PersonRule::name))
+            .chain(names(&self.signals, SignalRule::name))
+            .chain(states.iter().map(|state| Expect::name_of(*state)))
+            .chain(result.as_ref().map(|_| Expect::RESULT.to_owned()))
+            .chain((!state.is_empty()).then(|| Expect::STATE.to_owned()))
+            .chain(names(calls, CallRule::name))
+            .chain(names(owed, OwedRule::name))
+            .chain(names(order, OrderRule::name))
+            .chain(names(alone, AloneRule::name))
+            .collect()
     }
 }
 
-fn named(what: &str, index: usize, pattern: Option<&Pattern>) -> String {
-    match pattern {
-        Some(pattern) => format!("{what} `{}`", pattern.0),
-        None => format!("{what}, the {}. rule", index + 1),
+/// By the number that it has in the file: several rules may have the same pattern.
+fn named(what: &str, index: usize, pattern: Option<&str>) -> String {
+    let pattern = pattern.map(|pattern| format!(", `{pattern}`")).unwrap_or_default();
+    format!("{what}, rule {}{pattern}", index + 1)
+}
+
+impl Expect {
+    pub const RESULT: &str = "expect.result";
+    pub const STATE: &str = "expect.state";
+
+    /// What names a state of `expect.states` in a report.
+    pub fn name_of(state: RunState) -> String {
+        format!("expect.states, `{}`", state.as_str())
+    }
+}
+
+impl CallRule {
+    /// Whether it is for runs that end so.
+    pub fn applies(&self, state: RunState) -> bool {
+        self.when.is_empty() || self.when.contains(&state)
+    }
+
+    pub fn name(&self, index: usize) -> String {
+        named("expect.calls", index, Some(self.pattern.0.as_str()))
+    }
+}
+
+impl OwedRule {
+    pub fn name(&self, index: usize) -> String {
+        named("expect.owed", index, Some(self.done.0.as_str()))
+    }
+}
+
+impl OrderRule {
+    pub fn name(&self, index: usize) -> String {
+        named("expect.order", index, Some(self.then.0.as_str()))
+    }
+}
+
+impl AloneRule {
+    pub fn name(&self, index: usize) -> String {
+        named("expect.alone", index, Some(self.pattern.0.as_str()))
+    }
+}
+
+impl SignalRule {
+    pub fn name(&self, index: usize) -> String {
+        named("signals", index, Some(&self.name))
     }
 }
 
 impl PersonRule {
     pub fn name(&self, index: usize) -> String {
-        named("people", index, self.pattern.as_ref())
+        named("people", index, self.pattern.as_ref().map(|pattern| pattern.0.as_str()))
     }
 }
 
 impl AgentRule {
     pub fn name(&self, index: usize) -> String {
-        named("agents", index, self.pattern.as_ref())
+        named("agents", index, self.pattern.as_ref().map(|pattern| pattern.0.as_str()))
     }
 
     /// Whether it answers this, and what the groups of its pattern are.
