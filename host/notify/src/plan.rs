@@ -183,7 +183,7 @@ impl Planner {
         let filter = RunFilter { states: vec![RunState::Refused], limit: REFUSED, ..RunFilter::default() };
         let store = Arc::clone(&self.store);
         let runs = aside(async move { store.runs(filter).await }).await?;
-        let mut new = Vec::new();
+        let (mut new, mut told) = (Vec::new(), BTreeSet::new());
         for info in &runs {
             let why = info.outcome.as_ref().and_then(|outcome| outcome.as_ref().err());
             let seen = Seen {
@@ -194,13 +194,16 @@ impl Planner {
             };
             for sink in self.sinks.iter().filter(|sink| concerns(sink, "run.refused", info)) {
                 let message = message(sink, &seen, info, None, self.url.as_deref());
-                if self.refused.insert((message.sink.clone(), message.message.clone())) {
+                let key = (message.sink.clone(), message.message.clone());
+                if !self.refused.contains(&key) && told.insert(key) {
                     new.push(message);
                 }
             }
         }
         if !new.is_empty() {
             self.store.put_deliveries(new).await?;
+            // Only now: whoever could not be told is told at the next look.
+            self.refused.append(&mut told);
         }
         Ok(())
     }

@@ -61,7 +61,7 @@ pub async fn try_sink(
                     Ok(key) => keys.push(key),
                     // The one before may be gone already.
                     Err(_) if number > 0 => {}
-                    Err(why) => return failed(format!("the secret cannot be had: {why}")),
+                    Err(why) => return failed(format!("the secret is not available: {why}")),
                 }
             }
             let at = now.0 / 1_000;

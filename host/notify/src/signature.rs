@@ -10,7 +10,9 @@ const PREFIX: &str = "whsec_";
 /// The key that a secret stands for: what follows `whsec_` is Base64, anything else is taken as it is.
 pub fn signing_key(secret: &str) -> Result<Vec<u8>, String> {
     match secret.strip_prefix(PREFIX) {
-        Some(encoded) => STANDARD.decode(encoded).map_err(|_| format!("what follows {PREFIX} is no Base64")),
+        Some(encoded) => {
+            STANDARD.decode(encoded).map_err(|_| format!("the text after {PREFIX} is not Base64"))
+        }
         None => Ok(secret.as_bytes().to_vec()),
     }
 }

@@ -5,21 +5,23 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use wfhost::clock;
 use wfhost::store::{Act, RunState, SharedStore, Token, TokenKind};
 use wfhost::world::lock;
 use wfhost::{Host, HostError};
-use wfhost_config::{Config, Setting, Webhook};
+use wfhost_config::{Config, Setting, Sink, Webhook};
 use wfhost_core::Timestamp;
 use wfhost_core::policy::budget::Budget;
-use wfhost_view::Trouble;
+use wfhost_view::UserError;
 
-use crate::auth::{Identity, Minted, Scope, Scopes, mint};
+use crate::api::Hub;
+use crate::auth::{Identity, Minted, Scope, Scopes, USER, mint};
 use crate::listen::{Address, Tls};
 use crate::metrics::{Metrics, Streams};
 use crate::problem::Problem;
+use crate::reads::{NotRead, Reads};
 use crate::spaces;
 
 /// How a server is set up.
@@ -40,6 +42,8 @@ pub struct Options {
     pub settings: Vec<Setting>,
     /// What is done with deliveries of others.
     pub webhooks: Vec<Webhook>,
+    /// Who is told of events.
+    pub sinks: Vec<Sink>,
     /// What it counts, and shows. The host should have it as its observer.
     pub metrics: Arc<Metrics>,
 }
@@ -58,7 +62,7 @@ pub struct Defaults {
 /// Reads of the store that are done at the same time; the others wait.
 const READS: usize = 8;
 /// How long one may take, waiting included.
-const READ_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const READ_PATIENCE: Duration = Duration::from_secs(10);
 /// Streams and long polls that one token has at the same time.
 const STREAMS: usize = 100;
 /// Streams and long polls of all.
@@ -86,7 +90,10 @@ struct Shared {
     own: Option<Minted>,
     draining: watch::Receiver<bool>,
     changed: watch::Sender<u64>,
-    reads: Semaphore,
+    /// Somebody waits for changes.
+    awaited: Notify,
+    reads: Reads,
+    hub: Hub,
     /// How many runs are in each state, and whether somebody counts.
     counted: Mutex<Counted>,
     streams: Mutex<HashMap<String, usize>>,
@@ -150,7 +157,9 @@ impl App {
             own,
             draining,
             changed: watch::Sender::new(0),
-            reads: Semaphore::new(READS),
+            awaited: Notify::new(),
+            reads: Reads::new(READS, READ_PATIENCE),
+            hub: Hub::new(),
             counted: Mutex::default(),
             streams: Mutex::default(),
             used: Mutex::default(),
@@ -224,7 +233,16 @@ impl App {
 
     /// Counts what was committed, by whomever. Subscribe first, read then, and nothing is missed.
     pub fn changes(&self) -> watch::Receiver<u64> {
-        self.0.changed.subscribe()
+        let changes = self.0.changed.subscribe();
+        self.0.awaited.notify_one();
+        changes
+    }
+
+    /// Waits until somebody waits for changes.
+    pub(crate) async fn awaited(&self) {
+        while self.0.changed.receiver_count() == 0 {
+            self.0.awaited.notified().await;
+        }
     }
 
     pub(crate) fn changed(&self) -> &watch::Sender<u64> {
@@ -235,22 +253,34 @@ impl App {
     pub async fn read<T, F, R, E>(&self, work: F) -> Result<T, Problem>
     where
         T: Send + 'static,
-        E: Into<Trouble> + Send + 'static,
+        E: Into<UserError> + Send + 'static,
         F: FnOnce(SharedStore) -> R + Send + 'static,
         R: Future<Output = Result<T, E>> + Send,
     {
-        let busy = || Problem::busy("the database is overloaded");
-        let shared = Arc::clone(&self.0);
-        let read = async move {
-            let _permit = shared.reads.acquire().await.ok()?;
-            let (store, runtime) = (Arc::clone(shared.host.store()), tokio::runtime::Handle::current());
-            tokio::task::spawn_blocking(move || runtime.block_on(work(store))).await.ok()
-        };
-        match tokio::time::timeout(READ_PATIENCE, read).await {
-            Ok(Some(read)) => read.map_err(|error| Problem::from(error.into())),
-            Ok(None) => Err(Problem::internal("a read failed")),
-            Err(_) => Err(busy()),
+        let store = Arc::clone(self.store());
+        match self.0.reads.run(move || work(store)).await {
+            Ok(read) => read.map_err(|error| Problem::from(error.into())),
+            Err(NotRead::Failed) => Err(Problem::internal("a read failed")),
+            Err(NotRead::Late) => Err(Problem::busy("the database is overloaded")),
         }
+    }
+
+    /// The same, however long it takes.
+    pub(crate) async fn read_to_its_end<T, R>(
+        &self,
+        work: impl FnOnce(SharedStore) -> R + Send + 'static,
+    ) -> Result<T, NotRead>
+    where
+        T: Send + 'static,
+        R: Future<Output = T> + Send,
+    {
+        let store = Arc::clone(self.store());
+        self.0.reads.run_to_its_end(move || work(store)).await
+    }
+
+    /// Where streams of events share what is read.
+    pub(crate) fn hub(&self) -> &Hub {
+        &self.0.hub
     }
 
     /// How many runs are in each state. Where counting takes long, as it does from some hundred thousand
@@ -336,12 +366,7 @@ impl App {
 
     /// Who comes by the socket of the user.
     pub(crate) fn user(&self) -> Identity {
-        Identity {
-            id: "socket".to_owned(),
-            name: "the user".to_owned(),
-            scopes: Scopes::all(),
-            by_cookie: false,
-        }
+        Identity { id: USER.to_owned(), name: "the user".to_owned(), scopes: Scopes::all(), by_cookie: false }
     }
 
     /// Refuses what changes something, if this server only shows.

@@ -148,6 +148,13 @@ impl fmt::Debug for Minted {
     }
 }
 
+/// Characters of the random part of an id.
+const ID: usize = 10;
+/// Characters of a secret: 32 bytes as Base64.
+const SECRET: usize = 43;
+/// What stands in the id of a session between its own part and the id of the token that it was made with.
+const MADE_WITH: char = '-';
+
 /// Makes a token. It counts once it is put into the store.
 pub fn mint(
     name: &str,
@@ -155,9 +162,48 @@ pub fn mint(
     scopes: Scopes,
     expires_at: Option<Timestamp>,
 ) -> Result<Minted, HostError> {
+    minted(fresh_token_id()?, name, kind, scopes, expires_at)
+}
+
+/// Makes the token of a browser that logged in with `with`. If that is a token of the database, the session counts
+/// only as long as it does: its id is a part of that of the session.
+pub(crate) fn mint_session(app: &App, with: &Token, until: Timestamp) -> Result<Minted, HostError> {
+    let own = fresh_token_id()?;
+    // A code is gone by now, and no other server knows the token of this one.
+    let is_kept = with.kind == TokenKind::Bearer && app.own().is_none_or(|own| own.id != with.id);
+    let id = if is_kept { format!("{own}{MADE_WITH}{}", with.id) } else { own };
+    minted(id, &format!("browser of {}", with.name), TokenKind::Session, Scopes::of(with), Some(until))
+}
+
+/// The id of the token that a session was made with, if that has to be there still.
+pub(crate) fn made_with(session: &Token) -> Option<&str> {
+    let id = session.id.split_once(MADE_WITH).map(|(_, id)| id);
+    id.filter(|_| session.kind == TokenKind::Session)
+}
+
+/// Whether a text begins with a token, whoever made it.
+pub(crate) fn begins_with_token(text: &str) -> bool {
+    let Some((id, secret)) = text.strip_prefix("wf_").and_then(|rest| rest.split_once('_')) else {
+        return false;
+    };
+    let is_id = |id: &str| id.len() == ID && id.bytes().all(|c| c.is_ascii_alphanumeric());
+    let is_base64 = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_');
+    id.split(MADE_WITH).all(is_id) && secret.bytes().take_while(|c| is_base64(*c)).count() >= SECRET
+}
+
+/// The random part of an id for a run, from its end.
+fn fresh_token_id() -> Result<String, HostError> {
+    Ok(fresh_id()?.as_str().trim_start_matches("run_").chars().rev().take(ID).collect())
+}
+
+fn minted(
+    id: String,
+    name: &str,
+    kind: TokenKind,
+    scopes: Scopes,
+    expires_at: Option<Timestamp>,
+) -> Result<Minted, HostError> {
     let secret = URL_SAFE_NO_PAD.encode(fresh_seed()?);
-    // The random part of an id for a run.
-    let id = fresh_id()?.as_str().trim_start_matches("run_").chars().rev().take(10).collect::<String>();
     let text = format!("wf_{id}_{secret}");
     let token = Token {
         hash: Digest::of(text.as_bytes()),
@@ -189,7 +235,8 @@ impl Identity {
         format!("{} ({})", self.name, self.id)
     }
 
-    fn of(token: &Token, by_cookie: bool) -> Self {
+    /// Who has that token.
+    pub(crate) fn of(token: &Token, by_cookie: bool) -> Self {
         let scopes = Scopes::of(token);
         Self { id: token.id.clone(), name: token.name.clone(), scopes, by_cookie }
     }
@@ -199,15 +246,48 @@ impl Identity {
         self.scopes.allow(scope)
     }
 
-    /// Refuses what is not allowed.
+    /// Refuses what is not allowed, by the scope or by a server that only shows.
     pub(crate) fn need(&self, app: &App, scope: Scope) -> Result<(), Problem> {
-        if !self.may(scope) {
-            let message = format!("the token `{}` does not have the scope {scope}", self.name);
-            let hint = format!("create a token with it: `wfhost token new NAME --scope {scope}`");
-            return Err(Problem::forbidden("WF0903", message, &hint));
-        }
+        self.need_to_read(scope)?;
         app.check_writable(scope)
     }
+
+    /// Refuses what the scope does not allow. For what changes nothing: a server that only shows allows it, too.
+    pub(crate) fn need_to_read(&self, scope: Scope) -> Result<(), Problem> {
+        if self.may(scope) {
+            return Ok(());
+        }
+        let message = format!("the token `{}` does not have the scope {scope}", self.name);
+        let hint = format!("create a token with it: `wfhost token new NAME --scope {scope}`");
+        Err(Problem::forbidden("WF0903", message, &hint))
+    }
+
+    /// Whether the token still lets its holder in: it may have been removed, or have expired.
+    pub(crate) async fn is_let_in(&self, app: &App) -> Result<bool, Problem> {
+        if self.is_user(app) || app.own().is_some_and(|own| own.id == self.id) {
+            return Ok(true);
+        }
+        let Some(token) = app.store().token(&self.id).await? else { return Ok(false) };
+        is_valid(app, &token, clock::now()).await
+    }
+
+    /// Whether it is whoever may open the socket, who has no token.
+    fn is_user(&self, app: &App) -> bool {
+        app.is_unix() && self.id == USER
+    }
+}
+
+/// In the place of a token's id for who has none, as he comes by the socket of the user.
+pub(crate) const USER: &str = "socket";
+
+/// Whether the time of a token is not over, and that of the token that it was made with.
+async fn is_valid(app: &App, token: &Token, now: Timestamp) -> Result<bool, Problem> {
+    let is_over = |token: &Token| token.expires_at.is_some_and(|at| at <= now);
+    let first = match made_with(token) {
+        Some(id) => app.store().token(id).await?.is_some_and(|first| !is_over(&first)),
+        None => true,
+    };
+    Ok(first && !is_over(token))
 }
 
 /// The token of a text like `wf_ID_SECRET`, if it is good.
@@ -222,7 +302,7 @@ pub(crate) async fn check(app: &App, text: &str, kind: TokenKind) -> Result<Opti
     }
     let Some(token) = app.store().token(id).await.map_err(Problem::from_error)? else { return Ok(None) };
     let now = clock::now();
-    if !is_it(&token) || token.expires_at.is_some_and(|at| at <= now) {
+    if !is_it(&token) || !is_valid(app, &token, now).await? {
         return Ok(None);
     }
     if kind != TokenKind::Login && app.is_used_anew(id, now) {
@@ -335,9 +415,22 @@ mod tests {
         let a = mint("ci", TokenKind::Bearer, scopes, None).unwrap();
         let b = mint("ci", TokenKind::Bearer, scopes, None).unwrap();
         assert!(a.text != b.text && a.token.id != b.token.id);
-        assert!(a.text.starts_with(&format!("wf_{}_", a.token.id)));
-        let secret = a.text.rsplit_once('_').unwrap().1;
+        // An underscore may stand in the secret, too.
+        let secret = a.text.strip_prefix(&format!("wf_{}_", a.token.id)).unwrap();
         assert!(!format!("{a:?} {:?}", a.token).contains(secret), "it is in no log");
+    }
+
+    #[test]
+    fn what_begins_with_a_token_is_told_from_other_names() {
+        let token = mint("ci", TokenKind::Bearer, Scopes::all(), None).unwrap();
+        let session = format!("wf_0123456789-{}", token.text.strip_prefix("wf_").unwrap());
+        for text in [&token.text, &session, &format!("{}.", token.text)] {
+            assert!(begins_with_token(text), "{text}");
+        }
+        let cut = &token.text[..token.text.len() - 1];
+        for text in ["", "wf_", "wf_worker", "wf_order_17", "wf_abc_def", cut, &token.text[1..]] {
+            assert!(!begins_with_token(text), "{text}");
+        }
     }
 
     #[test]

@@ -6,27 +6,26 @@
 //! before it is used. Looking at one does nothing; only a POST acts.
 
 use axum::Router;
-use axum::extract::{FromRequest, Request, State};
-use axum::http::{StatusCode, header};
-use axum::response::{Html, IntoResponse, Response};
+use axum::extract::{Form, FromRequest, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
-use wfhost::StartOptions;
 use wfhost::clock;
 use wfhost::store::{MessageBody, Posted, Used};
+use wfhost::{HostError, StartOptions};
 use wfhost_core::{Digest, Json, RunConfig, RunId, Step, Timestamp};
-use wfhost_view::Trouble;
+use wfhost_view::UserError;
 
 use crate::api::{Payload, View};
 use crate::app::App;
-use crate::auth::{Identity, Scopes};
+use crate::auth::{Identity, Scope, Scopes};
+use crate::pages::callback;
 use crate::problem::Problem;
 
-/// What is kept of an address that came too late: no JSON.
-const NEVER: &[u8] = b"never";
 /// Bytes of the MAC.
 const MAC: usize = 20;
 
@@ -84,13 +83,13 @@ fn read(secret: &[u8; 32], token: &str) -> Option<Said> {
 
 /// Whatever is wrong with an address, it is told alike.
 fn unknown() -> Problem {
-    let trouble = Trouble::usage("WF0908", "unknown callback URL")
+    let trouble = UserError::usage("WF0908", "unknown callback URL")
         .hint("use the complete URL as it was issued; URLs of another database are not known here");
     Problem::new(StatusCode::NOT_FOUND, trouble)
 }
 
 fn over(message: &str) -> Problem {
-    Problem::new(StatusCode::GONE, Trouble::usage("WF0910", message))
+    Problem::new(StatusCode::GONE, UserError::usage("WF0910", message))
 }
 
 fn find(app: &App, token: &str) -> Result<Said, Problem> {
@@ -101,26 +100,30 @@ fn find(app: &App, token: &str) -> Result<Said, Problem> {
     }
 }
 
+impl Purpose {
+    /// What it is for, for people.
+    fn spelled(&self) -> String {
+        match self {
+            Self::Signal { name, .. } => format!("Send the signal “{name}” to a workflow"),
+            Self::Answer { .. } => "Answer a question of a workflow".to_owned(),
+            Self::Start { workflow, .. } => format!("Start the workflow “{workflow}”"),
+        }
+    }
+}
+
 /// What is shown to people who follow the address, and to programs that follow everything.
 async fn show(
     State(app): State<App>,
     crate::api::At(token): crate::api::At<String>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let said = find(&app, &token)?;
-    let what = match &said.purpose {
-        Purpose::Signal { name, .. } => format!("send the signal “{name}” to a workflow"),
-        Purpose::Answer { .. } => "answer a question of a workflow".to_owned(),
-        Purpose::Start { workflow, .. } => format!("start the workflow “{workflow}”"),
-    };
-    let what = what.replace('&', "&amp;").replace('<', "&lt;");
-    let page = format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
-         <meta name=\"color-scheme\" content=\"light dark\"><meta name=\"robots\" content=\"noindex\"><title>wfhost</title>\
-         <main><h1>{what}</h1><p>Nothing has happened yet.</p><form method=\"post\"><p><label>JSON<br>\
-         <textarea name=\"body\" rows=\"4\" cols=\"40\">true</textarea></label></p><p><button>Send</button></p></form>\
-         </main></html>"
-    );
-    Ok(Html(page).into_response())
+    let accepts = headers.get_all(header::ACCEPT).into_iter().filter_map(|value| value.to_str().ok());
+    let is_browser = accepts.into_iter().any(|value| value.contains("text/html"));
+    match find(&app, &token) {
+        Ok(said) => callback::form(&said.purpose.spelled(), "true", None),
+        Err(problem) if is_browser => callback::refused(&problem),
+        Err(problem) => Err(problem),
+    }
 }
 
 /// What became of it.
@@ -139,34 +142,67 @@ struct Filled {
     body: String,
 }
 
+/// Who delivers, as far as the request says it.
+struct Sender {
+    /// The id of the delivery.
+    delivery: Option<String>,
+    /// The span of who delivers.
+    span: Option<String>,
+}
+
+impl Sender {
+    fn of(headers: &HeaderMap) -> Self {
+        let delivery = headers.get("webhook-id").or_else(|| headers.get("x-github-delivery"));
+        let delivery = delivery.and_then(|id| id.to_str().ok()).map(str::to_owned);
+        Self { delivery, span: crate::api::runs::traceparent(headers) }
+    }
+}
+
 /// Takes what comes: JSON, or the form that [`show`] gives.
 async fn act(
     State(app): State<App>,
     crate::api::At(token): crate::api::At<String>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let said = find(&app, &token)?;
-    app.check_writable(crate::auth::Scope::RunsSignal)?;
     let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    let is_form = kind.is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded"));
-    let delivery = request.headers().get("webhook-id").or_else(|| request.headers().get("x-github-delivery"));
-    let delivery = delivery.and_then(|id| id.to_str().ok()).map(str::to_owned);
-    let asker = crate::api::runs::traceparent(request.headers());
-    let payload = if is_form {
-        let axum::extract::Form(Filled { body }) = axum::extract::Form::from_request(request, &app)
-            .await
-            .map_err(|error| Problem::bad(error.body_text()))?;
-        Json::parse(body.clone())
-            .map_err(|error| Problem::from(Trouble::bad_json("the text", &body, &error)))?
-    } else {
-        Payload::from_request(request, &app).await?.0
+    if kind.is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded")) {
+        return act_by_form(&app, &token, request).await;
+    }
+    let said = find(&app, &token)?;
+    app.check_writable(Scope::RunsSignal)?;
+    let sender = Sender::of(request.headers());
+    let Payload(payload) = Payload::from_request(request, &app).await?;
+    let taken = take(&app, &token, said.purpose, payload, sender).await?;
+    Ok((StatusCode::OK, View(taken)).into_response())
+}
+
+/// Takes the form, which comes of a browser: what is wrong is said above it, and what was filled in stays.
+async fn act_by_form(app: &App, token: &str, request: Request) -> Result<Response, Problem> {
+    let said = match find(app, token) {
+        Ok(said) => said,
+        Err(problem) => return callback::refused(&problem),
     };
-    let taken = take(&app, &token, said.purpose, payload, (delivery, asker)).await?;
-    Ok(match is_form {
-        true => Html("<!doctype html><html lang=\"en\"><title>wfhost</title><main><h1>Thank you</h1><p>Your response was accepted.</p></main></html>")
-            .into_response(),
-        false => (StatusCode::OK, View(taken)).into_response(),
-    })
+    let sender = Sender::of(request.headers());
+    let Form(Filled { body }) = match Form::from_request(request, app).await {
+        Ok(filled) => filled,
+        Err(error) => return callback::refused(&Problem::bad(error.body_text())),
+    };
+    let title = said.purpose.spelled();
+    let bad = |error: serde_json::Error| {
+        let trouble = UserError::bad_json("the text", &body, &error);
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, trouble)
+    };
+    let taken =
+        match app.check_writable(Scope::RunsSignal).and_then(|()| Json::parse(body.clone()).map_err(bad)) {
+            Ok(payload) => take(app, token, said.purpose, payload, sender).await,
+            Err(problem) => Err(problem),
+        };
+    match taken {
+        Ok(_) => callback::thanks(),
+        // Nothing more can be done by it.
+        Err(problem) if problem.status() == StatusCode::GONE => callback::refused(&problem),
+        Err(problem) => callback::form(&title, &body, Some(&problem)),
+    }
 }
 
 async fn take(
@@ -174,8 +210,7 @@ async fn take(
     token: &str,
     purpose: Purpose,
     payload: Json,
-    // The id of the delivery, and the span of who delivers.
-    (delivery, asker): (Option<String>, Option<String>),
+    sender: Sender,
 ) -> Result<TakenView, Problem> {
     let address = Digest::of(token.as_bytes());
     let body = Digest::of(payload.as_str().as_bytes());
@@ -193,6 +228,8 @@ async fn take(
     match purpose {
         Purpose::Signal { run, name, .. } => {
             let run: RunId = run.parse().map_err(|_| unknown())?;
+            // One that does not fit uses nothing up: another one may come.
+            app.host().check_signal(&run, &name, &payload).await.map_err(gone)?;
             once(app, address, body).await?;
             let id = Some(format!("callback:{}", address.hex()));
             let signal = MessageBody::Signal { name: name.clone(), payload, id };
@@ -210,28 +247,30 @@ async fn take(
                 by: Some(caller.name.clone()),
                 note: None,
             };
+            // First of all, so that the same answer is known again, whatever dies meanwhile.
+            let used = once(app, address, body).await?;
             match app.host().post(&run, answer).await {
                 Ok((_, run)) => {
-                    once(app, address, body).await?;
                     app.record(&caller, "callback.answer", &format!("{run} step {step}"), "taken").await?;
                     Ok(view(true, None))
                 }
-                // It was answered, maybe by this very address: then something is kept of it.
-                Err(error @ (wfhost::HostError::NoQuestion { .. } | wfhost::HostError::Ended { .. })) => {
-                    if app.store().use_once(address, Digest::of(NEVER)).await? != Used::Otherwise {
-                        return Err(gone(error));
-                    }
-                    once(app, address, body).await?;
+                // By this very address, when the same came before.
+                Err(HostError::NoQuestion { .. } | HostError::Ended { .. }) if used == Used::Again => {
                     Ok(view(false, None))
                 }
-                // One that does not fit changes nothing: another answer may come.
-                Err(error) => Err(error.into()),
+                Err(error) => {
+                    if used == Used::First && is_refusal(&error) {
+                        // One that does not fit changes nothing: another answer may come.
+                        app.store().release_use(address, body).await?;
+                    }
+                    Err(gone(error))
+                }
             }
         }
         Purpose::Start { workflow, .. } => {
             let module = crate::api::module_named(app, &workflow).await?;
             // Who delivers something again says so; else what is the same is the same.
-            let key = delivery.unwrap_or_else(|| body.hex());
+            let key = sender.delivery.unwrap_or_else(|| body.hex());
             let key = Digest::of(format!("{}:{key}", address.hex()).as_bytes());
             let defaults = &app.options().defaults;
             let options = StartOptions {
@@ -241,7 +280,7 @@ async fn take(
                     agent: defaults.agent.clone(),
                     budget: defaults.budget,
                     project: defaults.project.clone(),
-                    caller: asker,
+                    caller: sender.span,
                     ..RunConfig::default()
                 },
                 ..StartOptions::default()
@@ -257,7 +296,7 @@ async fn take(
 async fn once(app: &App, address: Digest, body: Digest) -> Result<Used, Problem> {
     match app.store().use_once(address, body).await? {
         Used::Otherwise => {
-            let trouble = Trouble::usage("WF0909", "this callback URL was already used with another body")
+            let trouble = UserError::usage("WF0909", "this callback URL was already used with another body")
                 .hint("a callback URL works once; sending the same body again gets the same answer");
             Err(Problem::new(StatusCode::CONFLICT, trouble))
         }
@@ -265,10 +304,16 @@ async fn once(app: &App, address: Digest, body: Digest) -> Result<Used, Problem>
     }
 }
 
-fn gone(error: wfhost::HostError) -> Problem {
+/// Whether an answer was certainly not taken. Of one that a database did not answer nobody knows.
+fn is_refusal(error: &HostError) -> bool {
+    use HostError::{BadAnswer, Ended, NoQuestion, NoSuchRun, TooLarge};
+    matches!(error, BadAnswer(_) | Ended { .. } | NoQuestion { .. } | NoSuchRun(_) | TooLarge(_))
+}
+
+fn gone(error: HostError) -> Problem {
     match error {
-        wfhost::HostError::Ended { .. } | wfhost::HostError::NoSuchRun(_) => over("the run has ended"),
-        wfhost::HostError::NoQuestion { .. } => over("the question is answered, or has expired"),
+        HostError::Ended { .. } | HostError::NoSuchRun(_) => over("the run has ended"),
+        HostError::NoQuestion { .. } => over("the question is answered, or has expired"),
         error => error.into(),
     }
 }

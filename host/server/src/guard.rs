@@ -12,14 +12,15 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 use tower_http::csrf::CsrfLayer;
-use wfhost_view::Trouble;
+use wfhost_view::UserError;
 
 use crate::app::App;
+use crate::auth::begins_with_token;
 use crate::metrics;
 use crate::problem::Problem;
 
-/// Puts the guards around everything.
-pub(crate) fn around(router: Router, app: &App) -> Router {
+/// Puts the guards around everything: what `app` answers, and what its namespaces do.
+pub(crate) fn around(router: Router, app: &App, spaces: &[App]) -> Router {
     let refused = |_| {
         let hint =
             "a page of another site sent the request; programs must not send `Origin` or `Sec-Fetch-Site`";
@@ -32,7 +33,7 @@ pub(crate) fn around(router: Router, app: &App) -> Router {
         .layer(CatchPanicLayer::custom(failed))
         .layer(CsrfLayer::new().with_rejection_response(refused))
         .layer(from_fn_with_state(app.clone(), guard))
-        .layer(from_fn_with_state(app.clone(), metrics::count))
+        .layer(from_fn_with_state(metrics::Counting::new(app, spaces), metrics::count))
 }
 
 /// What browsers may do with answers.
@@ -71,7 +72,7 @@ fn check(app: &App, request: &Request) -> Result<(), Problem> {
         check_host(app, request)?;
     }
     if has_token(request.uri()) {
-        let trouble = Trouble::usage("WF0906", "the URL contains a token").hint(
+        let trouble = UserError::usage("WF0906", "the URL contains a token").hint(
             "URLs are written to logs: remove it with `wfhost token rm`, and send another one in a header",
         );
         return Err(Problem::new(StatusCode::BAD_REQUEST, trouble));
@@ -100,7 +101,7 @@ fn check_host(app: &App, request: &Request) -> Result<(), Problem> {
     if is_ours && request.headers().get_all(header::HOST).iter().count() <= 1 {
         return Ok(());
     }
-    let trouble = Trouble::usage("WF0904", format!("this server does not answer for the host `{host}`"))
+    let trouble = UserError::usage("WF0904", format!("this server does not answer for the host `{host}`"))
         .hint("if the name is intended: `wfhost serve --allow-host NAME`, or --public-url");
     Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, trouble))
 }
@@ -128,7 +129,7 @@ fn has_token(uri: &Uri) -> bool {
     let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     pairs.into_iter().any(|(name, value)| {
         matches!(name, "token" | "access_token" | "authorization")
-            || value.starts_with("wf_") && name != "code"
+            || begins_with_token(value) && name != "code"
     })
 }
 
@@ -155,7 +156,10 @@ mod tests {
     #[test]
     fn tokens_in_addresses_are_found() {
         let has = |query: &str| has_token(&format!("/api/v1/runs?{query}").parse().unwrap());
-        assert!(has("token=x") && has("a=1&access_token=y") && has("x=wf_abc_def"));
-        assert!(!has("text=token") && !has("code=wf_abc_def") && !has(""));
+        let token = format!("wf_0123456789_{}", "a".repeat(43));
+        assert!(has("token=x") && has("a=1&access_token=y") && has(&format!("x={token}")));
+        assert!(!has("text=token") && !has(&format!("code={token}")) && !has(""));
+        // Names of others may begin so.
+        assert!(!has("workflow=wf_report") && !has("key=wf_order_17"));
     }
 }

@@ -17,7 +17,7 @@ use wfhost::store::{MessageBody, Posted};
 use wfhost::{HostError, StartOptions, clock};
 use wfhost_config::{Delivers, Scheme, Target, Webhook};
 use wfhost_core::{Digest, Json, RunConfig, RunId, limits};
-use wfhost_view::Trouble;
+use wfhost_view::UserError;
 
 use crate::api::{View, read_body};
 use crate::app::App;
@@ -81,12 +81,13 @@ async fn take(
     let bytes = read_body(request, "the delivery", limits::INPUT_BYTES).await?;
     let secret = hook.secret.read().map_err(|error| {
         let hint = "set it where the server runs; the service delivers again later";
-        let trouble = Trouble::host("WF0913", format!("the secret of the webhook `{name}` is not there"));
+        let trouble =
+            UserError::host("WF0913", format!("the secret of the webhook `{name}` is not available"));
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, trouble.because(&error).hint(hint))
     })?;
     let now = clock::now().0 / 1_000;
     let signed = verify(&hook, secret.expose(), &headers, &bytes, now).map_err(|why| {
-        let trouble = Trouble::usage("WF0912", format!("the delivery to `{name}` is not accepted: {why}"));
+        let trouble = UserError::usage("WF0912", format!("the delivery to `{name}` is not accepted: {why}"));
         Problem::new(StatusCode::UNAUTHORIZED, trouble)
     })?;
     let delivery = read(hook.scheme, &headers, signed, bytes)?;
@@ -108,7 +109,7 @@ fn read(
     let digest = Digest::of(&bytes).hex();
     let text = String::from_utf8(bytes).map_err(|_| Problem::bad("the body is not UTF-8"))?;
     let body = Json::parse(text.clone()).map_err(|error| {
-        let trouble = Trouble::bad_json("the delivery", &text, &error);
+        let trouble = UserError::bad_json("the delivery", &text, &error);
         Problem::from(trouble.hint("have the service send JSON: GitHub calls it application/json"))
     })?;
     let value = body.value();
@@ -185,11 +186,21 @@ async fn act(app: &App, hook: &Webhook, delivery: Delivery) -> Result<TakenView,
                     let value = delivery.body.value();
                     let named = value.pointer(pointer).and_then(|value| value.as_str());
                     let Some(named) = named.and_then(|text| text.parse().ok()) else {
-                        return Ok(TakenView::left_out(format!("no run stands at {pointer} of the body")));
+                        return Ok(TakenView::left_out(format!("the body has no run at {pointer}")));
                     };
                     named
                 }
             };
+            // What is refused leaves no trace: the same delivery may come again when the module takes it. A run that
+            // has ended takes nothing, and that is said instead.
+            match crate::api::acts::check_signal(app, &run, name, Some(&input)).await {
+                Err(problem) if problem.error().code == "WF0522" && !has_ended(app, &run).await? => {
+                    app.record(&caller, "webhook.signal", &format!("{run} {name}"), "unfit").await?;
+                    return Err(problem);
+                }
+                Err(problem) if problem.error().code != "WF0522" => return Err(problem),
+                _ => {}
+            }
             let signal = MessageBody::Signal { name: name.clone(), payload: input, id: Some(key) };
             match app.host().post(&run, signal).await {
                 Ok((posted, run)) => {
@@ -208,6 +219,11 @@ async fn act(app: &App, hook: &Webhook, delivery: Delivery) -> Result<TakenView,
             }
         }
     }
+}
+
+/// Whether a run takes nothing any more.
+async fn has_ended(app: &App, run: &RunId) -> Result<bool, Problem> {
+    Ok(wfhost::latest(app.store(), run).await?.state.is_final())
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

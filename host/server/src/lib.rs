@@ -16,6 +16,7 @@ mod metrics;
 mod openapi;
 mod pages;
 mod problem;
+mod reads;
 mod spaces;
 
 use std::io;
@@ -234,7 +235,7 @@ fn router(app: &App, spaces: &[App]) -> axum::Router {
         let below = answers(space).layer(axum::middleware::from_fn_with_state(space.clone(), spaces::rebase));
         router = router.nest(space.base(), below);
     }
-    guard::around(router, app)
+    guard::around(router, app, spaces)
 }
 
 /// What is answered for one database.

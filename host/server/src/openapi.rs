@@ -38,6 +38,7 @@ pub(crate) fn parts(base: &str) -> (axum::Router<App>, String) {
     document.tags = None;
     let mut document = serde_json::to_value(&document).unwrap_or_default();
     share_refusals(&mut document);
+    say_unsigned(&mut document);
     let text = serde_json::to_string_pretty(&document).unwrap_or_default();
     (router, text + "\n")
 }
@@ -67,6 +68,24 @@ fn share_refusals(document: &mut Value) {
     }
     document["components"]["responses"] = Value::Object(shared);
     document["components"]["schemas"]["ProblemView"] = problem_schema;
+}
+
+/// Numbers that are never negative are taken below 2^64: `int64` would end at half of that.
+fn say_unsigned(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            if members.get("format").is_some_and(|format| format == "int64")
+                && members.get("minimum").and_then(Value::as_u64) == Some(0)
+                && !members.contains_key("maximum")
+            {
+                members.insert("format".to_owned(), "uint64".into());
+                members.insert("maximum".to_owned(), u64::MAX.into());
+            }
+            members.values_mut().for_each(say_unsigned);
+        }
+        Value::Array(items) => items.iter_mut().for_each(say_unsigned),
+        _ => {}
+    }
 }
 
 /// The description as it is served.

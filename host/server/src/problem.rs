@@ -5,13 +5,15 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
-use wfhost_view::{Exit, Trouble};
+use wfhost_view::{Exit, UserError};
+
+use crate::auth::{Identity, Scope};
 
 /// An answer that is an error.
 #[derive(Debug)]
 pub struct Problem {
     status: StatusCode,
-    trouble: Box<Trouble>,
+    trouble: Box<UserError>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -33,8 +35,8 @@ pub(crate) struct ProblemView {
 }
 
 impl Problem {
-    pub fn new(status: StatusCode, trouble: Trouble) -> Self {
-        Self { status, trouble: Box::new(trouble), headers: Vec::new() }
+    pub fn new(status: StatusCode, trouble: UserError) -> Self {
+        Self { status, trouble: Box::new(trouble.bounded()), headers: Vec::new() }
     }
 
     fn with(mut self, name: HeaderName, value: &'static str) -> Self {
@@ -42,42 +44,50 @@ impl Problem {
         self
     }
 
-    pub fn from_error(error: impl Into<Trouble>) -> Self {
+    pub fn from_error(error: impl Into<UserError>) -> Self {
         error.into().into()
+    }
+
+    /// The same as who asks may see it.
+    pub(crate) fn shown_to(self, who: &Identity) -> Self {
+        match who.may(Scope::PayloadsRead) {
+            true => self,
+            false => Self { trouble: Box::new(self.trouble.without_payloads()), ..self },
+        }
     }
 
     /// What the request says cannot be understood.
     pub fn bad(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, Trouble::usage("WF0812", message))
+        Self::new(StatusCode::BAD_REQUEST, UserError::usage("WF0812", message))
     }
 
     /// It is understood, and cannot be.
     pub fn unfit(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, Trouble::usage("WF0812", message))
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, UserError::usage("WF0812", message))
     }
 
     pub fn missing(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, Trouble::usage("WF0813", message))
+        Self::new(StatusCode::NOT_FOUND, UserError::usage("WF0813", message))
     }
 
     pub(crate) fn too_large(what: &str, limit: usize) -> Self {
         let message = format!("{what} exceeds the limit of {limit} bytes");
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, Trouble::usage("WF0003", message))
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, UserError::usage("WF0003", message))
             .with(header::CONNECTION, "close")
     }
 
     pub(crate) fn too_slow() -> Self {
-        let trouble = Trouble::usage("WF0814", "the request was sent too slowly");
+        let trouble = UserError::usage("WF0814", "the request was sent too slowly");
         Self::new(StatusCode::REQUEST_TIMEOUT, trouble).with(header::CONNECTION, "close")
     }
 
     pub(crate) fn busy(message: &str) -> Self {
-        let trouble = Trouble::host("WF0815", message).hint("try again in a few seconds");
+        let trouble = UserError::host("WF0815", message).hint("try again in a few seconds");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, trouble).with(header::RETRY_AFTER, "2")
     }
 
     pub(crate) fn draining() -> Self {
-        let trouble = Trouble::host("WF0816", "the server is shutting down")
+        let trouble = UserError::host("WF0816", "the server is shutting down")
             .hint("use another server, or try again later");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, trouble)
             .with(header::RETRY_AFTER, "1")
@@ -87,45 +97,44 @@ impl Problem {
     pub(crate) fn too_many_streams(limit: usize) -> Self {
         let message = format!("too many streams and waiting requests; the limit for a token is {limit}");
         let trouble =
-            Trouble::usage("WF0815", message).hint("close some of them, or use one stream of all runs");
+            UserError::usage("WF0815", message).hint("close some of them, or use one stream of all runs");
         Self::new(StatusCode::TOO_MANY_REQUESTS, trouble).with(header::RETRY_AFTER, "5")
     }
 
     pub(crate) fn read_only() -> Self {
-        let trouble = Trouble::usage("WF0817", "this server is read-only")
+        let trouble = UserError::usage("WF0817", "this server is read-only")
             .hint("it was started with --read-only: use the command line, or another server");
         Self::new(StatusCode::FORBIDDEN, trouble)
     }
 
     pub(crate) fn internal(message: &str) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, Trouble::host("WF0818", message))
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, UserError::host("WF0818", message))
     }
 
     pub(crate) fn unauthorized(code: &'static str, message: &str) -> Self {
-        let trouble = Trouble::usage(code, message)
+        let trouble = UserError::usage(code, message)
             .hint("`wfhost token new NAME` creates one; send it in the header `Authorization: Bearer TOKEN`");
         Self::new(StatusCode::UNAUTHORIZED, trouble).with(header::WWW_AUTHENTICATE, "Bearer realm=\"wfhost\"")
     }
 
     pub(crate) fn forbidden(code: &'static str, message: impl Into<String>, hint: &str) -> Self {
-        Self::new(StatusCode::FORBIDDEN, Trouble::usage(code, message).hint(hint))
+        Self::new(StatusCode::FORBIDDEN, UserError::usage(code, message).hint(hint))
     }
 
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    pub fn trouble(&self) -> &Trouble {
+    pub fn error(&self) -> &UserError {
         &self.trouble
     }
 }
 
 /// The status of an error of the host.
-fn status(trouble: &Trouble) -> StatusCode {
+fn status(trouble: &UserError) -> StatusCode {
     match trouble.code {
-        "WF0110" | "WF0303" | "WF0501" | "WF0504" | "WF0507" | "WF0512" | "WF0513" | "WF0705" => {
-            StatusCode::NOT_FOUND
-        }
+        "WF0110" | "WF0303" | "WF0501" | "WF0504" | "WF0507" | "WF0512" | "WF0513" | "WF0705" | "WF0850"
+        | "WF0852" => StatusCode::NOT_FOUND,
         "WF0201" | "WF0301" | "WF0302" | "WF0305" | "WF0502" | "WF0503" | "WF0506" | "WF0514" | "WF0516" => {
             StatusCode::CONFLICT
         }
@@ -141,8 +150,8 @@ fn status(trouble: &Trouble) -> StatusCode {
     }
 }
 
-impl From<Trouble> for Problem {
-    fn from(trouble: Trouble) -> Self {
+impl From<UserError> for Problem {
+    fn from(trouble: UserError) -> Self {
         Self::new(status(&trouble), trouble)
     }
 }
@@ -179,7 +188,7 @@ impl From<PathRejection> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let Trouble { code, message, details, hints, .. } = *self.trouble;
+        let UserError { code, message, details, hints, .. } = *self.trouble;
         let view = ProblemView {
             code,
             details,
@@ -200,13 +209,13 @@ impl IntoResponse for Problem {
 }
 
 pub(crate) async fn no_route() -> Problem {
-    let trouble = Trouble::usage("WF0813", "unknown path")
+    let trouble = UserError::usage("WF0813", "unknown path")
         .hint("see /openapi.json for the API, and /ui for the web pages");
     Problem::new(StatusCode::NOT_FOUND, trouble)
 }
 
 pub(crate) async fn no_method() -> Problem {
-    let trouble = Trouble::usage("WF0813", "this path does not support the method")
+    let trouble = UserError::usage("WF0813", "this path does not support the method")
         .hint("the header `Allow` lists the supported methods");
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, trouble)
 }

@@ -267,10 +267,11 @@ export function chart(host, open) {
         for (const one of bar.attempts) {
             if (one.from > before) put(before, one.from, "delay");
             const end = one.to ?? now;
+            before = end;
+            if (one.state === "queued") { put(one.from, end, "queue"); continue; }
             if (one.sent !== null) put(one.from, one.sent, "queue");
             put(one.sent ?? one.from, end, one.state);
             if (one.first !== null && one.first > (one.sent ?? one.from)) put(one.first, one.first, "first");
-            before = end;
         }
         if (bar.to === null && bar.until !== null && before < now) put(before, now, "delay");
     }
@@ -300,7 +301,8 @@ export function chart(host, open) {
             link.style.width = names + "px";
             const length = bar.to === null ? "open" : spell(bar.to - bar.from);
             const tries = bar.attempts.length > 1 ? ", " + bar.attempts.length + " attempts" : "";
-            link.setAttribute("aria-label", `${bar.step} ${bar.kind} ${plain(bar.label)}, ${bar.state}, ${length}${tries}`);
+            const state = bar.attempts.some((one) => one.state === "queued") ? "queued" : bar.state;
+            link.setAttribute("aria-label", `${bar.step} ${bar.kind} ${plain(bar.label)}, ${state}, ${length}${tries}`);
             link.append(make("b", "dot " + bar.state), make("span", "number", String(bar.step)), " ", make("em", "", bar.kind), " " + plain(bar.label));
             link.title = plain(bar.label);
             const space = make("span", "space");
@@ -308,7 +310,7 @@ export function chart(host, open) {
             space.style.width = width + "px";
             draw(bar, parts, space);
             const cost = bar.cost > 0 ? " $" + (bar.cost / 1e6).toFixed(3) : "";
-            row.append(link, space, make("span", "took", length + cost));
+            row.append(link, space, make("span", "took", (state === "queued" ? state : length) + cost));
             rows.push(row);
         }
         list.replaceChildren(...rows);
@@ -439,7 +441,38 @@ export function chart(host, open) {
         /** @type {HTMLElement | null} */ (list.querySelector(".here a"))?.focus({ preventScroll: true });
     }
 
+    let asking = false;
+    /** Which calls wait for their turn: no commit says that. Whether one does shows soon after it began. */
+    async function askTurns() {
+        const young = all.filter((bar) => {
+            const one = bar.attempts[bar.attempts.length - 1];
+            return bar.to === null && one && one.to === null && (one.state === "queued" || now - one.from < 5000);
+        });
+        if (asking || young.length === 0) return;
+        asking = true;
+        let differs = false;
+        try {
+            const answer = await fetch(path + "/turns?steps=" + young.slice(0, 50).map((bar) => bar.step).join(","));
+            /** @type {{step: number, at: number, queued: boolean}[]} */
+            const turns = answer.ok ? await answer.json() : [];
+            for (const turn of turns) {
+                const attempts = all.find((bar) => bar.step === turn.step)?.attempts ?? [];
+                const one = attempts[attempts.length - 1];
+                if (!one || one.to !== null || turn.at < one.from) continue;
+                const state = turn.queued ? "queued" : "open";
+                differs ||= one.state !== state;
+                one.state = state;
+                one.sent = turn.queued ? null : turn.at;
+            }
+        } catch { /* The page says that the connection is lost. */ }
+        asking = false;
+        paint();
+        // What the page says of the run differs, too.
+        if (differs) host.dispatchEvent(new Event("turn", { bubbles: true }));
+    }
+
     load();
+    setInterval(() => { if (!ended && !document.hidden) askTurns(); }, 1000);
     setInterval(() => { if (!ended && !document.hidden && bars.some((bar) => bar.to === null)) paint(); }, 1000);
     return { load, paint, move, count: () => bars.length, follows: (other) => other === run };
 }

@@ -17,12 +17,26 @@ for (const place of main.querySelectorAll("[data-chart]")) {
 
 // --- Live ------------------------------------------------------------------------------------------
 
+const CONNECTING = "Connecting", LOST = "Connection lost", LOGGED_OUT = "You are logged out.", OLD = "Not up to date";
+/** What is wrong with the stream of events, and with the last load of the page; nothing if empty. */
+let broken = CONNECTING, stale = "";
+
+/** Says whether the page shows what is. */
+function show() {
+    const fault = stale === LOGGED_OUT ? stale : broken || stale;
+    say(fault || "Live", fault !== "" && fault !== CONNECTING);
+}
+
 /** Milliseconds between two loads of a page, at least. */
 const PAUSE = 700;
-let loading = false, wanted = false, last = 0;
+/** Milliseconds until a page that could not be made is asked for again. */
+const AGAIN = 3_000;
+let loading = false, wanted = false, last = 0, timer = 0;
 
 /** Loads what the page shows now, and changes only what differs. */
 async function refresh() {
+    // The answer to a form has no address: what was filled in would be lost.
+    if ("answers" in main.dataset) return;
     if (loading || document.hidden) { wanted = true; return; }
     const early = PAUSE - (performance.now() - last);
     loading = true;
@@ -30,17 +44,60 @@ async function refresh() {
     if (early > 0) await new Promise((go) => setTimeout(go, early));
     const began = performance.now();
     try {
-        const answer = await fetch(location.pathname + location.search, { headers: { accept: "text/html" } });
-        if (answer.redirected || answer.status === 401) return say("You are logged out.", true);
-        if (answer.ok) await take(await answer.text());
-        await Promise.all(charts.map((chart) => chart.load()));
+        stale = await load();
     } catch {
-        say("Connection lost", true);
+        stale = LOST;
+    } finally {
+        // A page that is slow to make is asked for less often.
+        last = performance.now() + 2 * (performance.now() - began);
+        loading = false;
     }
-    // A page that is slow to make is asked for less often.
-    last = performance.now() + 2 * (performance.now() - began);
-    loading = false;
+    show();
+    // Nobody says when the server can make it again.
+    clearTimeout(timer);
+    if (stale === OLD) timer = setTimeout(refresh, AGAIN);
     if (wanted) refresh();
+}
+
+/** Loads all that is shown, and says what is wrong with it: nothing if it is as it should be. */
+async function load() {
+    const answer = await fetch(location.pathname + location.search, { headers: { accept: "text/html" } });
+    if (answer.redirected || answer.status === 401) return LOGGED_OUT;
+    if (!answer.ok) return OLD;
+    await take(await answer.text());
+    await Promise.all([...charts.map((chart) => chart.load()), renewDrawer()]);
+    return "";
+}
+
+/**
+ * Changes what differs, and only that. What somebody fills in stays as it is.
+ * @param {HTMLElement} place @param {string} html
+ */
+async function morph(place, html) {
+    for (const form of place.querySelectorAll("form")) {
+        if (form.dataset.dirty || form.contains(document.activeElement)) form.dataset.own = "";
+    }
+    // What somebody opened stays open.
+    for (const one of /** @type {NodeListOf<HTMLDetailsElement>} */ (place.querySelectorAll("details[data-toggled]"))) {
+        if (one.open) one.dataset.own = ""; else delete one.dataset.own;
+    }
+    // @ts-ignore: htmx is a global of its own file.
+    await window.htmx.swap({ sourceElement: place, target: place, swap: "innerMorph", text: html, transition: false });
+    for (const form of place.querySelectorAll("form[data-own]")) {
+        if (!/** @type {HTMLFormElement} */ (form).dataset.dirty && !form.matches(".filter, .answer")) form.removeAttribute("data-own");
+    }
+}
+
+/** Marks what somebody changes in a part of the page. @param {HTMLElement} place */
+function watch(place) {
+    place.addEventListener("input", (event) => {
+        const form = /** @type {HTMLElement} */ (event.target).closest("form");
+        if (form) form.dataset.dirty = "1";
+    });
+    place.addEventListener("click", (event) => {
+        const summary = /** @type {HTMLElement} */ (event.target).closest("summary");
+        if (summary?.parentElement) summary.parentElement.dataset.toggled = "1";
+    });
 }
 
 /** @param {string} html */
@@ -48,23 +105,12 @@ async function take(html) {
     const fresh = new DOMParser().parseFromString(html, "text/html");
     const next = fresh.getElementById("main");
     if (!next) return;
-    // Said once is enough, and a form that somebody fills in stays as it is.
+    // Said once is enough.
     next.querySelector(".said")?.remove();
     main.querySelector(":scope > .said")?.remove();
-    for (const form of main.querySelectorAll("form")) {
-        if (form.dataset.dirty || form.contains(document.activeElement)) form.dataset.own = "";
-    }
-    // What somebody opened stays open.
-    for (const one of /** @type {NodeListOf<HTMLDetailsElement>} */ (main.querySelectorAll("details[data-toggled]"))) {
-        if (one.open) one.dataset.own = ""; else delete one.dataset.own;
-    }
     const row = main.querySelector("tr.here");
-    // @ts-ignore: htmx is a global of its own file.
-    await window.htmx.swap({ sourceElement: main, target: main, swap: "innerMorph", text: next.innerHTML, transition: false });
+    await morph(main, next.innerHTML);
     if (row?.id) document.getElementById(row.id)?.classList.add("here");
-    for (const form of main.querySelectorAll("form[data-own]")) {
-        if (!/** @type {HTMLFormElement} */ (form).dataset.dirty && !form.matches(".filter, .answer")) form.removeAttribute("data-own");
-    }
     document.title = fresh.title;
     const count = document.querySelector("header nav"), counted = fresh.querySelector("header nav");
     if (count && counted && count.innerHTML !== counted.innerHTML) count.innerHTML = counted.innerHTML;
@@ -72,15 +118,7 @@ async function take(html) {
     spell();
 }
 
-main.addEventListener("input", (event) => {
-    const form = /** @type {HTMLElement} */ (event.target).closest("form");
-    if (form) form.dataset.dirty = "1";
-});
-
-main.addEventListener("click", (event) => {
-    const summary = /** @type {HTMLElement} */ (event.target).closest("summary");
-    if (summary?.parentElement) summary.parentElement.dataset.toggled = "1";
-});
+watch(main);
 
 /** @param {string} text @param {boolean} [bad] */
 function say(text, bad) {
@@ -94,6 +132,9 @@ function changed(run) {
     if (live === "all" || live === run || charts.some((chart) => chart.follows(run))) refresh();
 }
 
+// A call waits for its turn, or got it. That is no commit.
+main.addEventListener("turn", () => refresh());
+
 // A browser has few connections to a server: one tab has the stream, and tells the others. When it is
 // closed the next one takes over.
 const channel = new BroadcastChannel("wfhost" + base);
@@ -103,14 +144,14 @@ let mine = false;
 /** @param {{kind: string, run?: string}} news */
 function hear(news) {
     heard = performance.now();
-    if (news.kind === "lost") return say("Connection lost", true);
     // What happened before the stream was there is on no stream.
-    const fresh = news.kind === "open" || link.className === "bad";
-    say("Live");
+    const fresh = news.kind === "open" || broken === LOST || stale !== "";
+    broken = news.kind === "lost" ? LOST : "";
+    show();
+    if (broken) return;
     if (fresh) refresh();
     if (news.kind === "commit" && news.run) changed(news.run);
 }
-channel.onmessage = (event) => hear(event.data);
 
 /** @param {{kind: string, run?: string}} news */
 function tell(news) { hear(news); channel.postMessage(news); }
@@ -124,20 +165,23 @@ function listen() {
         stream.addEventListener("ping", () => tell({ kind: "ping" }));
         stream.onerror = () => {
             tell({ kind: "lost" });
-            // A refused stream is not opened again by the browser.
-            if (stream.readyState === EventSource.CLOSED) setTimeout(() => again(), 2000);
+            // A refused stream is not opened again by the browser. The page says whether it is one of nobody.
+            if (stream.readyState !== EventSource.CLOSED) return;
+            if (stale !== LOGGED_OUT) refresh();
+            setTimeout(() => again(), 2000);
         };
         const again = () => { if (stream.readyState === EventSource.CLOSED) { stream.close(); listen(); } };
     });
 }
-if (main.dataset.live || charts.length > 0) {
-    say("Connecting");
+if (!("answers" in main.dataset) && (main.dataset.live || charts.length > 0)) {
+    show();
+    channel.onmessage = (event) => hear(event.data);
     if (navigator.locks) navigator.locks.request("wfhost-events" + base, listen);
     else listen();
     // Whoever has the stream may be gone without a word.
-    setInterval(() => { if (performance.now() - heard > 25_000) say("Connection lost", true); }, 5_000);
+    setInterval(() => { if (performance.now() - heard > 25_000) { broken = LOST; show(); } }, 5_000);
     // Another tab has the stream already, and it is quiet.
-    setTimeout(() => { if (!mine && link.textContent === "Connecting") { say("Live"); refresh(); } }, 1_500);
+    setTimeout(() => { if (!mine && broken === CONNECTING) { broken = ""; show(); refresh(); } }, 1_500);
 }
 document.addEventListener("visibilitychange", () => { if (!document.hidden && wanted) refresh(); });
 
@@ -181,16 +225,46 @@ drawer.hidden = true;
 drawer.tabIndex = -1;
 drawer.setAttribute("aria-label", "Step");
 document.body.append(drawer);
+watch(drawer);
 /** @type {Element | null} */
 let opener = null;
+/** The page of the step in it. */
+let drawn = "";
+
+/** The part of a page that shows a step; none if there is no such page. @param {string} href */
+async function stepOf(href) {
+    const answer = await fetch(href, { headers: { accept: "text/html" } }).catch(() => null);
+    const fresh = answer?.ok ? new DOMParser().parseFromString(await answer.text(), "text/html") : null;
+    const step = fresh?.getElementById("step");
+    // Within a page the heading is one of the second rank.
+    const title = step?.querySelector("h1");
+    if (title) {
+        const lower = document.createElement("h2");
+        lower.id = title.id;
+        lower.append(...title.childNodes);
+        title.replaceWith(lower);
+    }
+    return step;
+}
+
+/** Shows the step in the drawer as it is now. */
+async function renewDrawer() {
+    if (drawer.hidden) return;
+    const href = drawn;
+    const step = await stepOf(href), known = /** @type {HTMLElement | null} */ (drawer.querySelector("#step"));
+    // Meanwhile it may have been closed, or show another one.
+    if (!step || !known || drawer.hidden || drawn !== href) return;
+    await morph(known, step.innerHTML);
+    ready(drawer);
+    spell();
+}
 
 /** Shows the page of a step beside the run. @param {string} href */
 async function openDrawer(href) {
     opener ??= document.activeElement;
-    const answer = await fetch(href, { headers: { accept: "text/html" } }).catch(() => null);
-    const fresh = answer?.ok ? new DOMParser().parseFromString(await answer.text(), "text/html") : null;
-    const step = fresh?.getElementById("step");
+    const step = await stepOf(href);
     if (!step) { location.href = href; return; }
+    drawn = href;
     const close = document.createElement("button");
     close.type = "button";
     close.className = "close quiet";
@@ -198,18 +272,10 @@ async function openDrawer(href) {
     close.onclick = closeDrawer;
     const whole = document.createElement("a");
     whole.href = href;
-    whole.textContent = "Page of its own";
+    whole.textContent = "Open as a page";
     const bar = document.createElement("p");
     bar.className = "acts";
     bar.append(whole, " ", close);
-    // Within a page the heading is one of the second rank.
-    const title = step.querySelector("h1");
-    if (title) {
-        const lower = document.createElement("h2");
-        lower.id = title.id;
-        lower.append(...title.childNodes);
-        title.replaceWith(lower);
-    }
     drawer.replaceChildren(bar, document.adoptNode(step));
     drawer.hidden = false;
     document.body.classList.add("drawn");
@@ -249,9 +315,12 @@ function ready(place) {
         code.after(button);
     }
     for (const area of place.querySelectorAll("textarea[data-json]")) {
-        area.addEventListener("input", () => checkJson(/** @type {HTMLTextAreaElement} */ (area)));
+        // The same one again counts once.
+        area.addEventListener("input", checkInput);
     }
 }
+/** @param {Event} event */
+function checkInput(event) { checkJson(/** @type {HTMLTextAreaElement} */ (event.currentTarget)); }
 document.addEventListener("click", async (event) => {
     const button = /** @type {HTMLElement} */ (event.target).closest?.(".copier");
     if (!button) return;
@@ -265,7 +334,7 @@ ready(main);
 function checkJson(area) {
     const text = area.value.trim();
     let fault = "";
-    try { if (text) JSON.parse(text); } catch (error) { fault = error instanceof Error ? error.message : "This is no JSON."; }
+    try { if (text) JSON.parse(text); } catch (error) { fault = error instanceof Error ? error.message : "This is not valid JSON."; }
     area.setCustomValidity(fault);
     area.setAttribute("aria-invalid", String(fault !== ""));
     let said = /** @type {HTMLElement | null} */ (area.parentElement?.querySelector(".json-fault") ?? null);
@@ -283,6 +352,20 @@ if (slide) {
     const output = slide.form?.querySelector("output");
     slide.addEventListener("input", () => { if (output) output.textContent = slide.value; });
     slide.addEventListener("change", () => slide.form?.submit());
+}
+
+// --- Acts on many runs: part after part ------------------------------------------------------------
+
+const goesOn = /** @type {HTMLFormElement | null} */ (main.querySelector("form[data-continue]"));
+if (goesOn) {
+    const timer = setTimeout(() => goesOn.requestSubmit(), 300);
+    const stop = /** @type {HTMLButtonElement | null} */ (goesOn.querySelector("[data-stop]"));
+    stop?.addEventListener("click", () => {
+        clearTimeout(timer);
+        stop.remove();
+        const said = main.querySelector("[data-told]");
+        if (said) said.textContent = "Stopped. The remaining runs are unchanged.";
+    });
 }
 
 // --- Keys ------------------------------------------------------------------------------------------

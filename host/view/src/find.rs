@@ -4,7 +4,7 @@ use wfhost::HostError;
 use wfhost::store::{RunFilter, RunInfo, Store};
 use wfhost_core::{Event, Journal, Position, RunId, Started};
 
-use crate::Trouble;
+use crate::UserError;
 
 /// What somebody may have meant who typed `text`: close to it, or none.
 pub fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
@@ -21,7 +21,7 @@ pub fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> Option<&
 }
 
 /// The run that `text` means: an id, the beginning of one, `@last`, `@last:2`.
-pub async fn find_run(store: &dyn Store, text: &str) -> Result<RunInfo, Trouble> {
+pub async fn find_run(store: &dyn Store, text: &str) -> Result<RunInfo, UserError> {
     if let Some(rest) = text.strip_prefix("@last") {
         let back = match rest.strip_prefix(':') {
             None if rest.is_empty() => Some(1),
@@ -29,14 +29,14 @@ pub async fn find_run(store: &dyn Store, text: &str) -> Result<RunInfo, Trouble>
             Some(number) => number.parse::<usize>().ok().filter(|&n| n > 0 && n <= 10_000),
         };
         let Some(back) = back else {
-            return Err(Trouble::usage("WF0501", format!("`{text}` is not a run"))
+            return Err(UserError::usage("WF0501", format!("`{text}` is not a run"))
                 .hint("`@last` is the newest run, `@last:2` the one before"));
         };
         // Children are found through those that started them.
         let runs = store.runs(RunFilter { limit: back, top: true, ..RunFilter::default() }).await?;
         let count = runs.len();
         return runs.into_iter().nth(back - 1).ok_or_else(|| {
-            Trouble::usage("WF0501", format!("there are only {count} runs, so `{text}` does not exist"))
+            UserError::usage("WF0501", format!("there are only {count} runs, so `{text}` does not exist"))
                 .hint("start one with `wfhost run FILE.wasm`")
         });
     }
@@ -52,7 +52,7 @@ pub async fn find_run(store: &dyn Store, text: &str) -> Result<RunInfo, Trouble>
         0 => {
             let known = store.runs(RunFilter { limit: 200, ..RunFilter::default() }).await?;
             let nearest = nearest(text, known.iter().map(|info| info.id.as_str()));
-            let trouble = Trouble::usage("WF0501", format!("unknown run `{text}`"));
+            let trouble = UserError::usage("WF0501", format!("unknown run `{text}`"));
             Err(match nearest {
                 Some(nearest) => {
                     trouble.hint(format!("did you mean `{nearest}`? `wfhost ps` lists all runs"))
@@ -65,17 +65,15 @@ pub async fn find_run(store: &dyn Store, text: &str) -> Result<RunInfo, Trouble>
         }
         _ => {
             let names: Vec<_> = found.iter().map(|info| format!("`{}`", info.id)).collect();
-            Err(Trouble::usage("WF0504", format!("`{text}` matches several runs"))
+            Err(UserError::usage("WF0504", format!("`{text}` matches several runs"))
                 .hint(format!("for example {}", names.join(", "))))
         }
     }
 }
 
 /// The run that this one continues as, if it does, in the end.
-pub async fn latest(store: &dyn Store, info: RunInfo) -> Result<RunInfo, Trouble> {
-    let Some(chain) = info.links.chain.clone() else { return Ok(info) };
-    let newest = RunFilter { chain: Some(chain), limit: 1, ..RunFilter::default() };
-    Ok(store.runs(newest).await?.pop().unwrap_or(info))
+pub async fn latest(store: &dyn Store, info: RunInfo) -> Result<RunInfo, UserError> {
+    Ok(wfhost::latest_round(store, info).await?)
 }
 
 /// How a journal begins.
@@ -87,7 +85,7 @@ pub fn started(journal: &Journal) -> Option<&Started> {
 }
 
 /// A run's journal, read and checked.
-pub async fn read_journal(store: &dyn Store, run: &RunId) -> Result<Journal, Trouble> {
+pub async fn read_journal(store: &dyn Store, run: &RunId) -> Result<Journal, UserError> {
     let rows = store.journal(run, Position(0)).await?;
     Ok(Journal::read(rows).map_err(|source| HostError::Journal { run: run.clone(), source })?)
 }

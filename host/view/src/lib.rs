@@ -16,9 +16,11 @@ mod replay;
 mod run;
 mod schedule;
 mod settings;
+mod sinks;
 mod trace;
-mod trouble;
+mod turns;
 mod unfit;
+mod user_error;
 mod why;
 
 pub use self::compare::{Difference, Told, compare};
@@ -27,7 +29,7 @@ pub use self::document::{Document, raw};
 pub use self::find::{find_run, latest, nearest, read_journal, started};
 pub use self::hide::hide;
 pub use self::journal::{EntryView, JournalView, describe, entries};
-pub use self::lines::{LogView, MessageView, MessagesView, PublishedView, TranscriptView, published_now};
+pub use self::lines::{LogView, MessageView, MessagesView, PublishedView, TranscriptView};
 pub use self::modules::{ModuleView, UpgradeView};
 pub use self::people::{InboxView, QuestionView, answer_commands};
 pub use self::replay::{AskedView, FrameView, ReplayView, log_lines};
@@ -37,8 +39,13 @@ pub use self::run::{
 };
 pub use self::schedule::{ScheduleView, SchedulesView, times};
 pub use self::settings::{HttpGrantView, PluginView, PluginsView, SettingView, SettingsView};
+pub use self::sinks::{
+    DeliveriesView, DeliveryView, SinkReadView, SinkView, SinksView, find_sink, no_such_sink, redeliver,
+    sink_place,
+};
 pub use self::trace::{Link, Span, Trace, otlp};
-pub use self::trouble::{Exit, Trouble, section};
+pub use self::turns::{Turn, open_calls, turns};
+pub use self::user_error::{Exit, UserError, section};
 pub use self::why::{BlockerView, WhyView, parallel};
 
 /// Any JSON, in the OpenAPI description.

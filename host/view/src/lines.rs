@@ -125,10 +125,3 @@ impl PublishedView {
         }
     }
 }
-
-/// Of each key the latest value.
-pub fn published_now(published: Vec<Published>) -> Vec<Published> {
-    let latest: BTreeMap<_, _> =
-        published.into_iter().map(|published| (published.key.clone(), published)).collect();
-    latest.into_values().collect()
-}

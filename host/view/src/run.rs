@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use wfhost::advice::advice;
 use wfhost::clock::rfc3339;
 use wfhost::store::{RunInfo, RunState};
-use wfhost::world::text::command;
+use wfhost::world::text::{command, shortened};
 use wfhost::{StepInfo, is_held};
 use wfhost_core::{Failure, Json, Op, Outcome, Timestamp, Usage};
 
@@ -381,6 +381,9 @@ pub fn relatives(info: &RunInfo) -> Vec<(&'static str, String)> {
     [parent, root, first, next].into_iter().flatten().collect()
 }
 
+/// Bytes of a failure's message where it is told why a run does not go on.
+const WAITS_BYTES: usize = 1 << 10;
+
 /// What a run waits for in a few words.
 pub fn waits(info: &RunInfo) -> String {
     match (&info.waiting, &info.outcome) {
@@ -389,8 +392,13 @@ pub fn waits(info: &RunInfo) -> String {
             let until = waiting.until.map(|at| format!("until {}", rfc3339(at)));
             signals.chain(until).collect::<Vec<_>>().join(", ")
         }
-        (None, Some(Err(failure))) => failure.message.lines().next().unwrap_or_default().to_owned(),
+        (None, Some(Err(failure))) => {
+            let first = failure.message.lines().next().unwrap_or_default();
+            shortened(first, WAITS_BYTES).into_owned()
+        }
         (None, _) if info.state == RunState::Running && !is_held(info) => "no process advances it".to_owned(),
+        // What it did last is no reason to wait any more.
+        (None, _) if info.state.is_final() => String::new(),
         (None, _) => info.phase.clone().unwrap_or_default(),
     }
 }

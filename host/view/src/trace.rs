@@ -27,6 +27,19 @@ pub struct Span {
     pub failed: Option<(String, String)>,
 }
 
+impl Span {
+    /// About how many bytes it has where it is sent: those of its texts, and of what stands around them.
+    pub fn text_bytes(&self) -> usize {
+        const AROUND: usize = 300;
+        const AROUND_PART: usize = 60;
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string().len(), str::len);
+        let attributes = self.attributes.iter().map(|(name, value)| name.len() + text(value) + AROUND_PART);
+        let links = self.links.iter().map(|link| link.trace.len() + link.span.len() + 2 * AROUND_PART);
+        let failed = self.failed.iter().map(|(kind, message)| kind.len() + message.len() + AROUND_PART);
+        AROUND + self.name.len() + attributes.chain(links).chain(failed).sum::<usize>()
+    }
+}
+
 /// What belongs to a span in another trace.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Link {

@@ -8,7 +8,7 @@ use wfhost::world::text::{command, one_line};
 use wfhost::{Part, Unfit};
 use wfhost_core::locate;
 
-use crate::Trouble;
+use crate::UserError;
 
 /// Bytes of a line that are shown before a place, and from it on.
 const BEFORE: usize = 40;
@@ -70,20 +70,20 @@ pub(crate) fn details(document: &str, faults: &[Fault]) -> Vec<String> {
     lines
 }
 
-impl From<Box<Unfit>> for Trouble {
+impl From<Box<Unfit>> for UserError {
     fn from(unfit: Box<Unfit>) -> Self {
         let details = details(unfit.given.as_str(), &unfit.faults);
         let (code, nothing) = match unfit.part {
-            Part::Input => ("WF0521", "nothing was begun"),
+            Part::Input => ("WF0521", "nothing was started"),
             Part::Signal(_) => ("WF0522", "nothing was sent"),
         };
         let mut trouble = Self { details, ..Self::usage(code, unfit.to_string()) };
         if let Some(example) = unfit.example.as_ref().filter(|example| example.as_str().len() <= 500) {
             let quoted = wfhost::world::text::quoted(example.as_str());
-            trouble = trouble.hint(format!("an input that fits: -i {quoted}"));
+            trouble = trouble.hint(format!("a valid input: -i {quoted}"));
         }
         let inspect = command("inspect", &unfit.workflow);
-        trouble.hint(format!("{nothing}; what it takes: `{inspect}`"))
+        trouble.hint(format!("{nothing}; show the schema: `{inspect}`"))
     }
 }
 

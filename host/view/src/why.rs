@@ -1,11 +1,16 @@
 //! What keeps a run.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use utoipa::ToSchema;
-use wfhost::store::RunInfo;
-use wfhost::why::{Blocker, Parallel};
+use wfhost::store::{Part, RunInfo, Store, StoreError};
+use wfhost::why::{Blocker, Parallel, why};
+use wfhost::{StepInfo, clock};
 use wfhost_config::Config;
 use wfhost_core::Started;
+
+use crate::turns::{Turn, open_calls, turns};
 
 /// What keeps a run, and what would move it.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -40,10 +45,30 @@ impl WhyView {
     }
 }
 
+impl WhyView {
+    /// The same with what blocks it, the calls that wait for their turn among it.
+    pub async fn of(
+        store: &dyn Store,
+        info: &RunInfo,
+        steps: &[StepInfo],
+        parallel: Parallel,
+    ) -> Result<Self, StoreError> {
+        let inbox = store.inbox(&info.id, Part::Next).await?.messages;
+        let known = turns(store, &info.id, &open_calls(steps)).await?;
+        let began: BTreeMap<_, _> = steps.iter().map(|info| (info.step, info.attempt_at)).collect();
+        let is_queued =
+            |turn: &&Turn| turn.is_queued && began.get(&turn.step).is_some_and(|at| turn.at >= *at);
+        let queued = known.iter().filter(is_queued).map(|turn| turn.step).collect();
+        let parallel = Parallel { queued, ..parallel };
+        let shares = store.slots().await?;
+        Ok(Self::new(info, why(info, steps, &inbox, &parallel, &shares, clock::now())))
+    }
+}
+
 /// How many calls may be under way, by the run and by the configuration that holds here.
 pub fn parallel(here: &Config, started: Option<&Started>) -> Parallel {
     let config = started.map(|started| started.config.clone()).unwrap_or_default();
     let default = config.agent.or_else(|| here.default_agent().map(str::to_owned));
     let run = [config.max_parallel, here.parallel_calls()].into_iter().flatten().min();
-    Parallel { run, providers: here.parallel_by_provider(), default }
+    Parallel { run, providers: here.parallel_by_provider(), default, ..Parallel::default() }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use wfhost::agents::Poster;
-use wfhost::store::{RunFilter, RunState, SharedStore, StoreError};
+use wfhost::store::{Cursor, RunFilter, RunState, SharedStore, StoreError};
 use wfhost_core::{Journal, Position, RunId};
 use wfhost_view::{Span, Trace};
 
@@ -26,6 +26,9 @@ use crate::{Report, Told};
 
 /// The name of the cursor. There is one for each database: all hosts tell one collector.
 pub const OTLP_CURSOR: &str = "otlp";
+/// A cursor that is there from before the first one was made until all runs that were under way then were told from
+/// their beginnings, and what came until then. So whoever goes on in between knows that this is still to be done.
+const BEGINNING: &str = "otlp-beginning";
 
 /// How spans are sent.
 #[derive(Clone, Debug)]
@@ -41,13 +44,59 @@ pub struct ExportOptions {
 const PAGE: usize = 2_000;
 /// Spans of one request.
 const SPANS: usize = 500;
+/// Bytes of text in them: collectors take so much, and hardly more.
+const BYTES: usize = 4 << 20;
+/// Requests with the spans of one batch that are refused before what is refused is divided no more.
+const REFUSALS: usize = 64;
 /// Runs of which is remembered how far they were told.
 const REMEMBERED: usize = 20_000;
-/// Runs that go on when the first collector comes, and are told from their beginnings.
-const UNDER_WAY: usize = 10_000;
+/// Runs under way that are read at once.
+const UNDER_WAY: usize = 500;
 /// How long is waited after the first request that failed, and at most.
 const REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(60);
+
+/// Whether what says that all is yet to be told was made when that was done: by a host that had looked for the cursor
+/// before another one made it. One that was made before the cursor is at a place before that of the cursor, or at the
+/// same; if nothing was committed since, all is told once more.
+fn is_late(cursors: &[Cursor]) -> bool {
+    let place = |name: &str| cursors.iter().find(|cursor| cursor.name == name).map(|cursor| cursor.place);
+    matches!((place(BEGINNING), place(OTLP_CURSOR)), (Some(beginning), Some(told)) if beginning > told)
+}
+
+/// A span, and the trace that it belongs to.
+#[derive(Clone, Debug)]
+struct Piece {
+    trace: String,
+    span: Span,
+}
+
+/// Spans of one request after the other, in their order. One that is larger than a request should be is alone.
+fn batches(pieces: impl IntoIterator<Item = Piece>) -> Vec<Vec<Piece>> {
+    let mut batches: Vec<Vec<Piece>> = Vec::new();
+    let mut bytes = 0;
+    for piece in pieces {
+        let own = piece.span.text_bytes();
+        match batches.last_mut().filter(|last| last.len() < SPANS && bytes + own <= BYTES) {
+            Some(last) => {
+                last.push(piece);
+                bytes += own;
+            }
+            None => {
+                batches.push(vec![piece]);
+                bytes = own;
+            }
+        }
+    }
+    batches
+}
+
+/// The same as traces: those of one trace that follow each other together.
+fn by_trace(pieces: &[Piece]) -> Vec<Trace> {
+    let parts = pieces.chunk_by(|one, next| one.trace == next.trace);
+    let spans = |part: &[Piece]| part.iter().map(|piece| piece.span.clone()).collect();
+    parts.map(|part| Trace { id: part[0].trace.clone(), spans: spans(part) }).collect()
+}
 
 /// Why it cannot go on now.
 enum Halt {
@@ -73,9 +122,9 @@ pub(crate) struct Exporter {
     poster: Poster,
     /// How many entries of a run were told by this process.
     told: HashMap<RunId, usize>,
-    /// The cursor was made by this process, and what was under way then is not told yet.
+    /// What was under way when the cursor was made is not told yet.
     begins: bool,
-    /// What it reads for the first time is told from its beginning.
+    /// What is read for the first time is told from its beginning.
     whole: bool,
 }
 
@@ -134,9 +183,7 @@ impl Exporter {
     /// Sends what follows from a page of commits. True if there is more.
     async fn look(&mut self) -> Result<bool, Halt> {
         if self.reader.place.is_none() {
-            let is_known = self.store.cursors().await?.iter().any(|cursor| cursor.name == OTLP_CURSOR);
-            self.reader.hold(&self.store).await?;
-            self.begins |= !is_known && self.reader.place.is_some();
+            self.hold().await?;
         }
         let Some(place) = self.reader.place else { return Ok(false) };
         if self.begins {
@@ -146,7 +193,9 @@ impl Exporter {
         let store = Arc::clone(&self.store);
         let changes = aside(async move { store.changes(place, PAGE).await }).await?;
         let Some(end) = changes.last().map(|change| change.place) else {
-            self.whole = false;
+            if std::mem::take(&mut self.whole) {
+                self.store.drop_cursor(BEGINNING).await?;
+            }
             self.reader.read_to(&self.store, place, Vec::new()).await?;
             return Ok(false);
         };
@@ -182,22 +231,48 @@ impl Exporter {
         Ok(changes.len() == PAGE)
     }
 
+    /// Asks for the cursor. If there is none yet, what says that this is the beginning is made before it.
+    async fn hold(&mut self) -> Result<(), Halt> {
+        let is_there = |cursors: &[Cursor], name: &str| cursors.iter().any(|cursor| cursor.name == name);
+        if !is_there(&self.store.cursors().await?, OTLP_CURSOR) {
+            self.store.hold_cursor(BEGINNING, self.reader.holder(), 1).await?;
+            if is_late(&self.store.cursors().await?) {
+                self.store.drop_cursor(BEGINNING).await?;
+            }
+        }
+        self.reader.hold(&self.store).await?;
+        if self.reader.place.is_some() {
+            let cursors = self.store.cursors().await?;
+            (self.begins, self.whole) = (is_there(&cursors, BEGINNING), false);
+        }
+        Ok(())
+    }
+
     /// Tells what was under way when the cursor was made from its beginning: else it would have no root. The
     /// cursor is there already, so what ends meanwhile is behind it.
     async fn tell_under_way(&mut self) -> Result<(), Halt> {
-        let states = RunState::ALL.into_iter().filter(|state| !state.is_final()).collect();
-        let filter = RunFilter { states, limit: UNDER_WAY, ..RunFilter::default() };
-        let store = Arc::clone(&self.store);
-        for info in aside(async move { store.runs(filter).await }).await? {
-            if self.told.contains_key(&info.id) {
-                continue;
+        let states: Vec<_> = RunState::ALL.into_iter().filter(|state| !state.is_final()).collect();
+        let mut before = None;
+        loop {
+            let filter =
+                RunFilter { states: states.clone(), limit: UNDER_WAY, before, ..RunFilter::default() };
+            let store = Arc::clone(&self.store);
+            let found = aside(async move { store.runs(filter).await }).await?;
+            let is_last = found.len() < UNDER_WAY;
+            before = found.last().map(|info| info.id.clone());
+            for info in found {
+                if self.told.contains_key(&info.id) {
+                    continue;
+                }
+                if let Some((trace, entries, ended)) = self.news(&info.id, 0).await? {
+                    self.send(vec![trace]).await?;
+                    self.remember(info.id, entries, ended);
+                }
             }
-            if let Some((trace, entries, ended)) = self.news(&info.id, 0).await? {
-                self.send(vec![trace]).await?;
-                self.remember(info.id, entries, ended);
+            if is_last {
+                return Ok(());
             }
         }
-        Ok(())
     }
 
     fn remember(&mut self, run: RunId, entries: usize, ended: bool) {
@@ -249,37 +324,103 @@ impl Exporter {
 
     /// Sends spans, some at a time.
     async fn send(&self, traces: Vec<Trace>) -> Result<(), Halt> {
-        let mut batch: Vec<Trace> = Vec::new();
-        let mut count = 0;
-        for trace in traces {
-            for part in trace.spans.chunks(SPANS) {
-                if count > 0 && count + part.len() > SPANS {
-                    self.post(&std::mem::take(&mut batch), count).await?;
-                    count = 0;
-                }
-                batch.push(Trace { id: trace.id.clone(), spans: part.to_vec() });
-                count += part.len();
-            }
-        }
-        if count > 0 {
-            self.post(&batch, count).await?;
+        let all = traces.into_iter().flat_map(|trace| {
+            let id = trace.id;
+            trace.spans.into_iter().map(move |span| Piece { trace: id.clone(), span })
+        });
+        for batch in batches(all) {
+            self.post(&batch).await?;
         }
         Ok(())
     }
 
-    async fn post(&self, traces: &[Trace], count: usize) -> Result<(), Halt> {
-        let count = count as u64;
-        match self.options.to.send(&self.poster, traces).await {
-            Sent::Taken => self.report.told(Told::Spans { count, refused: None }),
-            Sent::Rejected { count: rejected, said } => {
-                self.report.told(Told::Spans { count: count.saturating_sub(rejected), refused: None });
-                self.report.told(Told::Rejected { count: rejected.min(count), said: &said });
-            }
-            Sent::Away { why, after_ms } => {
-                let after = after_ms.map(Duration::from_millis);
-                return Err(Halt::Away { why, after });
+    /// Sends spans, and of those that are refused each half by itself: so what a collector does not want takes nothing
+    /// with it. Where almost everything is refused, that comes to an end.
+    async fn post(&self, spans: &[Piece]) -> Result<(), Halt> {
+        let mut parts = vec![spans];
+        let mut refused = 0;
+        while let Some(part) = parts.pop() {
+            let count = part.len() as u64;
+            match self.options.to.send(&self.poster, &by_trace(part)).await {
+                Sent::Taken => self.report.told(Told::Spans { count, refused: None }),
+                Sent::Rejected { count: rejected, said } => {
+                    self.report.told(Told::Spans { count: count.saturating_sub(rejected), refused: None });
+                    self.report.told(Told::Rejected { count: rejected.min(count), said: &said });
+                }
+                Sent::Refused { said } => {
+                    refused += 1;
+                    if part.len() == 1 || refused >= REFUSALS {
+                        self.report.told(Told::Rejected { count, said: &said });
+                    } else {
+                        let (first, second) = part.split_at(part.len() / 2);
+                        parts.extend([second, first]);
+                    }
+                }
+                Sent::Away { why, after_ms } => {
+                    let after = after_ms.map(Duration::from_millis);
+                    return Err(Halt::Away { why, after });
+                }
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wfhost_core::Timestamp;
+
+    use super::*;
+
+    fn piece(trace: &str, id: usize, text: usize) -> Piece {
+        let span = Span {
+            id: id.to_string(),
+            parent: None,
+            name: "a".to_owned(),
+            is_call: false,
+            is_open: false,
+            from: Timestamp(0),
+            to: Timestamp(0),
+            attributes: vec![("text", "x".repeat(text).into())],
+            links: Vec::new(),
+            failed: None,
+        };
+        Piece { trace: trace.to_owned(), span }
+    }
+
+    #[test]
+    fn a_request_has_so_many_spans_and_so_much_text_and_all_are_in_one() {
+        let sizes = |pieces: Vec<Piece>| batches(pieces).iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(sizes(Vec::new()), [0; 0]);
+        assert_eq!(sizes((0..1_001).map(|n| piece("t", n, 1)).collect()), [500, 500, 1]);
+        let large = |n| piece("t", n, BYTES / 3);
+        assert_eq!(sizes((0..5).map(large).collect()), [2, 2, 1]);
+        let huge = piece("t", 1, 2 * BYTES);
+        assert_eq!(sizes(vec![piece("t", 0, 1), huge, piece("t", 2, 1)]), [1, 1, 1]);
+    }
+
+    #[test]
+    fn only_a_beginning_that_was_made_behind_the_cursor_is_none() {
+        let cursor = |name: &str, place| Cursor {
+            name: name.to_owned(),
+            place,
+            at: Timestamp(0),
+            is_held: false,
+            holder: None,
+        };
+        assert!(!is_late(&[]) && !is_late(&[cursor(BEGINNING, 7)]) && !is_late(&[cursor(OTLP_CURSOR, 7)]));
+        for (beginning, told, late) in [(7, 7, false), (7, 9, false), (9, 7, true)] {
+            let cursors = [cursor(BEGINNING, beginning), cursor(OTLP_CURSOR, told)];
+            assert_eq!(is_late(&cursors), late, "{beginning} {told}");
+        }
+    }
+
+    #[test]
+    fn spans_of_one_trace_stay_together() {
+        let pieces: Vec<_> =
+            ["a", "a", "b"].iter().enumerate().map(|(n, trace)| piece(trace, n, 1)).collect();
+        let traces = by_trace(&pieces);
+        let told: Vec<_> = traces.iter().map(|trace| (trace.id.as_str(), trace.spans.len())).collect();
+        assert_eq!(told, [("a", 2), ("b", 1)]);
     }
 }

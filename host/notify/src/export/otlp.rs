@@ -38,9 +38,13 @@ pub struct Otlp {
 #[derive(Debug)]
 pub(super) enum Sent {
     Taken,
-    /// It does not want these, and will not want them later.
+    /// It took them but for so many, which it will not want later either.
     Rejected {
         count: u64,
+        said: String,
+    },
+    /// It wants none of them as they came: one may be bad, or they are too many.
+    Refused {
         said: String,
     },
     /// They are to be sent again.
@@ -114,7 +118,7 @@ fn millis(name: &'static str, text: Option<String>, usual: u64) -> Result<Durati
     let Some(text) = text else { return Ok(Duration::from_millis(usual)) };
     match text.trim().parse::<u64>() {
         Ok(millis @ 1..=3_600_000) => Ok(Duration::from_millis(millis)),
-        _ => Err(format!("{name} is `{text}`, which is no number of milliseconds from 1 to 3600000")),
+        _ => Err(format!("{name} is `{text}`, which is not a number of milliseconds from 1 to 3600000")),
     }
 }
 
@@ -139,7 +143,7 @@ impl Otlp {
         };
         let url = address(given);
         if !url.starts_with("http://") && !url.starts_with("https://") {
-            return Err(format!("`{}` is no address of a collector", hide_credentials(&url)));
+            return Err(format!("`{}` is not the URL of a collector", hide_credentials(&url)));
         }
         let timeout = either(OTEL_EXPORTER_OTLP_TRACES_TIMEOUT, OTEL_EXPORTER_OTLP_TIMEOUT);
         Ok(Self {
@@ -183,7 +187,7 @@ impl Otlp {
     pub async fn send_once(&self, traces: &[Trace]) -> Result<(), String> {
         match self.send(&Poster::default(), traces).await {
             Sent::Taken => Ok(()),
-            Sent::Rejected { said, .. } => Err(said),
+            Sent::Rejected { said, .. } | Sent::Refused { said } => Err(said),
             Sent::Away { why, .. } => Err(why),
         }
     }
@@ -193,7 +197,6 @@ impl Otlp {
             Form::Json => ("application/json", otlp(traces, &self.resource).to_string().into_bytes()),
             Form::Protobuf => ("application/x-protobuf", protobuf::export(traces, &self.resource)),
         };
-        let all = traces.iter().map(|trace| trace.spans.len() as u64).sum();
         let posted = match poster.post_and_hear(&self.url, kind, &self.headers, body, self.timeout).await {
             Ok(posted) => posted,
             Err(why) => return Sent::Away { why: hide_credentials(&why), after_ms: None },
@@ -205,7 +208,7 @@ impl Otlp {
         match posted.status {
             200..=299 => rejected(&posted.said).unwrap_or(Sent::Taken),
             // It will say the same of them each time. Anything else may be mended: a key, an address.
-            400 | 413 | 422 => Sent::Rejected { count: all, said: said() },
+            400 | 413 | 422 => Sent::Refused { said: said() },
             _ => Sent::Away { why: said(), after_ms: posted.retry_after_ms },
         }
     }

@@ -4,14 +4,14 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use wfhost::engine::Module;
 use wfhost::store::{Deleted, Fence, LogLevel, MessageBody, Posted, RunInfo};
-use wfhost::{ForkOptions, HostError, ResumeOptions, steps};
-use wfhost_core::{ForkPlan, Given, Json, Position, RunId, Step};
-use wfhost_view::{ReplayView, RunView, StepView, Trouble, UpgradeView, log_lines};
+use wfhost::{ForkError, ForkOptions, HostError, ResumeOptions, steps};
+use wfhost_core::{ForkPlan, Given, Json, Position, RunId, Step, limits};
+use wfhost_view::{ReplayView, RunView, StepView, UpgradeView, UserError, log_lines};
 
 use super::runs::{Anything, BudgetAsked, WaitAsked, idempotency_key, module, shown};
 use super::{Asked, At, Payload, Refusals, Sent, View, find, run_id, wait};
@@ -52,6 +52,28 @@ impl ActView {
     }
 }
 
+/// Checks a signal against what the module of the run says of it.
+pub(crate) async fn check_signal(
+    app: &App,
+    run: &RunId,
+    name: &str,
+    payload: Option<&Json>,
+) -> Result<(), Problem> {
+    let none = Json::null();
+    app.host().check_signal(run, name, payload.unwrap_or(&none)).await?;
+    Ok(())
+}
+
+/// Refuses a name that no signal can have.
+pub(crate) fn check_signal_name(name: &str) -> Result<(), Problem> {
+    if name.is_empty() {
+        return Err(UserError::usage("WF0505", "the name of a signal is empty").into());
+    }
+    let fits = limits::check("the name of a signal", name.len(), limits::NAME_BYTES);
+    fits.map_err(|error| UserError::usage("WF0003", error.to_string()).into())
+}
+
+/// Sends a signal, whatever its payload.
 pub(crate) async fn signal(
     app: &App,
     caller: &Identity,
@@ -60,10 +82,7 @@ pub(crate) async fn signal(
     payload: Json,
     id: Option<String>,
 ) -> Result<(bool, RunId), Problem> {
-    if name.is_empty() {
-        return Err(Trouble::usage("WF0505", "the name of a signal is empty").into());
-    }
-    app.host().check_signal(run, name, &payload).await?;
+    check_signal_name(name)?;
     let body = MessageBody::Signal { name: name.to_owned(), payload, id };
     let (posted, run) = app.host().post(run, body).await?;
     let is_new = posted != Posted::Duplicate;
@@ -72,12 +91,22 @@ pub(crate) async fn signal(
     Ok((is_new, run))
 }
 
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct SignalAsked {
+    /// Do not check the payload against the module's schema.
+    #[serde(default)]
+    #[param(required = false)]
+    no_check: bool,
+}
+
 /// Send a signal to a run
 ///
 /// It is kept until the run waits for one of this name. The body is its payload. Signals with the same
 /// `Idempotency-Key` are delivered once.
 #[utoipa::path(post, path = "/runs/{run}/signals/{name}", tag = "acts", operation_id = "sendSignal",
-    params(("run" = String, Path), ("name" = String, Path),
+    params(("run" = String, Path), ("name" = String, Path), SignalAsked,
         ("Idempotency-Key" = Option<String>, Header, min_length = 1, description = "The id of the signal")),
     request_body(content = Anything, description = "The payload", content_type = "application/json"),
     security(("bearer" = ["runs:signal"])),
@@ -88,10 +117,14 @@ async fn send_signal(
     Caller(caller): Caller,
     At((run, name)): At<(String, String)>,
     headers: HeaderMap,
+    Asked(asked): Asked<SignalAsked>,
     Payload(payload): Payload,
 ) -> Result<Response, Problem> {
     caller.need(&app, Scope::RunsSignal)?;
     let run = run_id(&run)?;
+    if !asked.no_check {
+        check_signal(&app, &run, &name, Some(&payload)).await?;
+    }
     let (is_new, run) = signal(&app, &caller, &run, &name, payload, idempotency_key(&headers)?).await?;
     let (status, word) = if is_new { (StatusCode::ACCEPTED, "sent") } else { (StatusCode::OK, "duplicate") };
     Ok((status, View(ActView::new(&run, word))).into_response())
@@ -153,7 +186,7 @@ async fn call_run(
         }
         wfhost::call::Called::Refused { run, message } => {
             app.record(&caller, "runs.call", &format!("{run} {}", call.name), "refused").await?;
-            Err(Trouble::usage("WF0518", format!("{run} refused the call: {message}")).into())
+            Err(UserError::usage("WF0518", format!("{run} refused the call: {message}")).into())
         }
     }
 }
@@ -227,7 +260,9 @@ async fn resume_run(
     } else {
         let module = other_module(&app, asked.module.as_deref()).await?;
         let budget = asked.budget.map(Into::into);
-        app.host().resume(&run, ResumeOptions { module, budget, ..ResumeOptions::default() }).await?;
+        let options = ResumeOptions { module, budget, ..ResumeOptions::default() };
+        let resumed = app.host().resume(&run, options).await;
+        resumed.map_err(|error| Problem::from(error).shown_to(&caller))?;
         app.record(&caller, "runs.resume", run.as_str(), "resumed").await?;
     }
     Ok(View(ActView::new(&run, "resumed")))
@@ -247,6 +282,7 @@ pub(crate) async fn cancel(
     run: &RunId,
     reason: Option<String>,
 ) -> Result<RunId, Problem> {
+    check_reason(reason.as_deref())?;
     let (_, run) = app.host().post(run, MessageBody::Cancel { reason }).await?;
     app.record(caller, "runs.cancel", run.as_str(), "asked").await?;
     Ok(run)
@@ -261,12 +297,10 @@ struct ReasonAsked {
     reason: Option<String>,
 }
 
-impl ReasonAsked {
-    fn checked(self) -> Result<Option<String>, Problem> {
-        let bytes = self.reason.as_ref().map_or(0, String::len);
-        wfhost_core::limits::check("the reason", bytes, 64 << 10).map_err(HostError::from)?;
-        Ok(self.reason)
-    }
+/// Refuses a reason that is too long for the record of a run.
+pub(crate) fn check_reason(reason: Option<&str>) -> Result<(), Problem> {
+    limits::check("the reason", reason.map_or(0, str::len), 64 << 10).map_err(HostError::from)?;
+    Ok(())
 }
 
 /// Ask a run to stop
@@ -282,7 +316,7 @@ async fn cancel_run(
     Sent(asked): Sent<ReasonAsked>,
 ) -> Result<Response, Problem> {
     caller.need(&app, Scope::RunsControl)?;
-    let run = cancel(&app, &caller, &run_id(&run)?, asked.checked()?).await?;
+    let run = cancel(&app, &caller, &run_id(&run)?, asked.reason).await?;
     Ok((StatusCode::ACCEPTED, View(ActView::new(&run, "asked"))).into_response())
 }
 
@@ -292,6 +326,7 @@ pub(crate) async fn terminate(
     run: &RunId,
     reason: Option<&str>,
 ) -> Result<(), Problem> {
+    check_reason(reason)?;
     app.host().terminate(run, reason).await?;
     app.record(caller, "runs.terminate", run.as_str(), "terminated").await
 }
@@ -299,7 +334,7 @@ pub(crate) async fn terminate(
 /// End a run where it stands
 ///
 /// The program does not notice and cannot clean up: try to cancel it first. A run that another process
-/// advances is refused; ask that one.
+/// advances is taken from that one, which commits nothing of it any more.
 #[utoipa::path(post, path = "/runs/{run}/terminate", tag = "acts", operation_id = "terminateRun",
     params(("run" = String, Path)), request_body = ReasonAsked, security(("bearer" = ["runs:control"])),
     responses((status = 200, description = "The run has ended", body = ActView), Refusals))]
@@ -311,7 +346,7 @@ async fn terminate_run(
 ) -> Result<View<ActView>, Problem> {
     caller.need(&app, Scope::RunsControl)?;
     let run = run_id(&run)?;
-    terminate(&app, &caller, &run, asked.checked()?.as_deref()).await?;
+    terminate(&app, &caller, &run, asked.reason.as_deref()).await?;
     Ok(View(ActView::new(&run, "terminated")))
 }
 
@@ -430,8 +465,9 @@ async fn fork_run(
         module: other_module(&app, asked.module.as_deref()).await?,
         id: asked.id.map(|id| id.parse().map_err(bad_id)).transpose()?,
     };
+    let refused = |error: ForkError| Problem::from(error).shown_to(&caller);
     if asked.dry_run {
-        let preview = app.host().preview_fork(&run, options).await?;
+        let preview = app.host().preview_fork(&run, options).await.map_err(refused)?;
         let open = preview.open.iter().map(StepView::of);
         let may = caller.may(Scope::PayloadsRead);
         let view = ForkView {
@@ -444,7 +480,7 @@ async fn fork_run(
         };
         return Ok(View(view).into_response());
     }
-    let fork = app.host().fork(&run, options).await?;
+    let fork = app.host().fork(&run, options).await.map_err(refused)?;
     app.record(&caller, "runs.fork", run.as_str(), fork.as_str()).await?;
     let info = find(&app, fork.as_str()).await?;
     let view = ForkView {
@@ -513,7 +549,7 @@ pub(crate) async fn replay(
     };
     if let Some(mismatch) = &replayed.departs {
         let moved = (module.digest != info.module).then_some((info.module, module.digest));
-        return Err(Trouble::mismatch(&info.id, mismatch, moved).into());
+        return Err(UserError::mismatch(&info.id, mismatch, moved).into());
     }
     let recorded = info.outcome.as_ref().filter(|_| entries == whole && info.state.is_final());
     if let (Some(recorded), Some(found)) = (recorded, &replayed.outcome)
@@ -524,7 +560,7 @@ pub(crate) async fn replay(
             format!("recorded  {}", wfhost_view::outcome(recorded)),
             format!("now       {}", wfhost_view::outcome(found)),
         ];
-        let trouble = Trouble { details, ..Trouble::host("WF0203", message) };
+        let trouble = UserError { details, ..UserError::host("WF0203", message) };
         return Err(Problem::new(StatusCode::CONFLICT, trouble));
     }
     let lines = log_lines(&replayed, LogLevel::ALL[0]);
@@ -635,7 +671,7 @@ pub(super) async fn delete(app: &App, caller: &Identity, run: &RunId) -> Result<
         Deleted::Yes => app.record(caller, "runs.delete", run.as_str(), "deleted").await,
         Deleted::Held { owner, .. } => Err(HostError::Held { run: run.clone(), owner }.into()),
         Deleted::Needed => {
-            Err(Trouble::usage("WF0516", format!("{run} is an earlier round of a run that has not ended"))
+            Err(UserError::usage("WF0516", format!("{run} is an earlier round of a run that has not ended"))
                 .hint("its messages are passed on to the latest round; delete it when that has ended")
                 .into())
         }
@@ -700,9 +736,7 @@ async fn create_callback(
     let purpose = match (run, signal, step, workflow) {
         (Some(run), Some(name), None, None) => {
             caller.need(&app, Scope::RunsSignal)?;
-            if name.is_empty() {
-                return Err(Trouble::usage("WF0505", "the name of a signal is empty").into());
-            }
+            check_signal_name(&name)?;
             let run = find(&app, &run).await?.id.to_string();
             Purpose::Signal { run, name, nonce: nonce()? }
         }

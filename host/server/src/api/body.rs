@@ -7,8 +7,9 @@ use axum::extract::{FromRequest, Request};
 use axum::http::header;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
+use wfhost::world::text::excerpt;
 use wfhost_core::{Json, limits};
-use wfhost_view::Trouble;
+use wfhost_view::UserError;
 
 use crate::app::App;
 use crate::problem::Problem;
@@ -58,7 +59,9 @@ fn check_json(request: &Request) -> Result<(), Problem> {
     let kind = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
     match kind.is_empty() || kind.eq_ignore_ascii_case("application/json") || kind.ends_with("+json") {
         true => Ok(()),
-        false => Err(Problem::bad(format!("the body is `{kind}`, but has to be `application/json`"))),
+        false => {
+            Err(Problem::bad(format!("the body is `{}`, but has to be `application/json`", excerpt(kind))))
+        }
     }
 }
 
@@ -78,9 +81,9 @@ impl<T: DeserializeOwned> FromRequest<App> for Sent<T> {
         serde_json::from_str(&text).map(Self).map_err(|error| {
             let kind = match error.classify() {
                 serde_json::error::Category::Data => Problem::unfit,
-                _ => |text: String| Problem::from(Trouble::usage("WF0002", text)),
+                _ => |text: String| Problem::from(UserError::usage("WF0002", text)),
             };
-            kind(format!("invalid request: {error}"))
+            kind(format!("invalid request: {}", excerpt(&error.to_string())))
         })
     }
 }
@@ -98,7 +101,7 @@ impl FromRequest<App> for Payload {
         if text.trim().is_empty() {
             return Ok(Self(Json::null()));
         }
-        let bad = |error: serde_json::Error| Trouble::bad_json("the payload", &text, &error);
+        let bad = |error: serde_json::Error| UserError::bad_json("the payload", &text, &error);
         Json::parse(text.clone()).map(Self).map_err(|error| Problem::from(bad(error)))
     }
 }

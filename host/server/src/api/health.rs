@@ -33,6 +33,6 @@ async fn ready(State(app): State<App>) -> Response {
     }
     match app.read(async |store| store.last_place().await).await {
         Ok(_) => View(json!({ "status": "ready", "live": app.host().live() })).into_response(),
-        Err(problem) => Problem::busy(&problem.trouble().message).into_response(),
+        Err(problem) => Problem::busy(&problem.error().message).into_response(),
     }
 }

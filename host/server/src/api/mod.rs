@@ -10,6 +10,7 @@ pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod schedules;
 pub(crate) mod settings;
+pub(crate) mod sinks;
 pub(crate) mod tokens;
 
 use axum::extract::{FromRequestParts, Path, Query};
@@ -25,6 +26,7 @@ use crate::app::App;
 use crate::problem::{Problem, ProblemView};
 
 pub(crate) use self::body::{Payload, Sent, read as read_body};
+pub(crate) use self::events::Hub;
 
 /// All routes.
 pub(crate) fn router() -> OpenApiRouter<App> {
@@ -37,6 +39,7 @@ pub(crate) fn router() -> OpenApiRouter<App> {
         .merge(modules::router())
         .merge(schedules::router())
         .merge(settings::router())
+        .merge(sinks::router())
         .merge(tokens::router())
 }
 
@@ -125,7 +128,7 @@ impl<T: serde::Serialize> axum::response::IntoResponse for View<T> {
 /// The id in an address. Here only whole ids count.
 pub(crate) fn run_id(text: &str) -> Result<RunId, Problem> {
     let missing = |error: wfhost_core::BadRunId| {
-        Problem::from(wfhost_view::Trouble::usage("WF0501", format!("invalid run id `{text}`: {error}")))
+        Problem::from(wfhost_view::UserError::usage("WF0501", format!("invalid run id `{text}`: {error}")))
     };
     text.parse().map_err(missing)
 }

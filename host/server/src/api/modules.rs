@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 use wfhost::engine::{Denied, summarize};
 use wfhost::store::{ModuleInfo, RunFilter, RunState};
 use wfhost_core::{Description, limits};
-use wfhost_view::{ModuleView, Trouble, UpgradeView};
+use wfhost_view::{ModuleView, UpgradeView, UserError};
 
 use super::body::Bytes;
 use super::runs::{Anything, digest, module};
@@ -82,7 +82,7 @@ async fn upload(
 }
 
 fn missing(what: &str) -> Problem {
-    Trouble::usage("WF0110", format!("unknown module {what}")).into()
+    UserError::usage("WF0110", format!("unknown module {what}")).into()
 }
 
 /// Something that a module imports.

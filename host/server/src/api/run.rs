@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use wfhost::store::{LogLevel, Part, RunFilter, RunInfo, TranscriptFilter, TranscriptKind};
+use wfhost::store::{LogLevel, RunFilter, RunInfo, TranscriptFilter, TranscriptKind};
 use wfhost::why::Parallel;
-use wfhost::{HostError, StepInfo, clock, steps};
+use wfhost::{HostError, StepInfo, steps};
 use wfhost_core::{Position, Step};
 use wfhost_view::{
     Difference, EntryView, JournalView, LogView, MessagesView, PublishedView, RunView, RunsView, StepView,
-    Told, TranscriptView, Trouble, WhyView, compare, entries, parallel, published_now, read_journal, started,
+    Told, TranscriptView, UserError, WhyView, compare, entries, parallel, read_journal, started,
 };
 
 use super::runs::{Anything, shown};
@@ -104,7 +104,7 @@ pub(crate) async fn whole(app: &App, info: RunInfo) -> Result<RunView, Problem> 
         let input = started(&journal).map(|started| started.input.clone());
         let published = Some(store.state(&info.id).await?.into_iter().collect());
         let view = RunView::of(&info).with_steps(&steps(&journal));
-        Ok::<_, Trouble>(RunView { input, published, ..view })
+        Ok::<_, UserError>(RunView { input, published, ..view })
     })
     .await
 }
@@ -220,7 +220,7 @@ async fn show_step(
 }
 
 pub(super) fn no_step(run: &str, step: u64) -> Problem {
-    Trouble::usage("WF0705", format!("{run} has no step {step}")).into()
+    UserError::usage("WF0705", format!("{run} has no step {step}")).into()
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -390,17 +390,14 @@ async fn state(
     caller.need(&app, Scope::PayloadsRead)?;
     let info = find(&app, &run).await?;
     let (id, most) = (info.id.clone(), limit(asked.limit, 1_000, 10_000)?);
-    // Only the last of each key is wanted, wherever it is.
-    let all = if asked.history.unwrap_or(false) { most } else { usize::MAX >> 1 };
-    let (key, after) = (asked.key.clone(), asked.after);
-    let mut found =
-        app.read(async move |store| store.published(&id, key.as_deref(), after, all).await).await?;
-    if !asked.history.unwrap_or(false) {
-        found = published_now(found);
-        found.truncate(most);
-    }
+    let (key, after, history) = (asked.key.clone(), asked.after, asked.history.unwrap_or(false));
+    let found = app.read(async move |store| match history {
+        true => store.published(&id, key.as_deref(), after, most).await,
+        false => store.latest(&id, key.as_deref(), after, most).await,
+    });
+    let found = found.await?;
     if let (Some(key), true) = (&asked.key, found.is_empty() && asked.after.is_none()) {
-        return Err(Trouble::usage("WF0512", format!("{run} has published nothing as `{key}`")).into());
+        return Err(UserError::usage("WF0512", format!("{run} has published nothing as `{key}`")).into());
     }
     let published = found.iter().map(|published| PublishedView::of(&info.id, published)).collect();
     Ok(View(StateView { published, run, schema: "wfhost/published/1" }))
@@ -423,8 +420,11 @@ struct TranscriptsView {
 struct TranscriptAsked {
     /// Only those of this step.
     step: Option<u64>,
-    /// Only these kinds, separated by commas; `diff` is what an agent changed in its workspace.
-    #[param(pattern = "^(answer|progress|event|heartbeat|diff)(,(answer|progress|event|heartbeat|diff))*$")]
+    /// Only these kinds, separated by commas; `diff` is what an agent changed in its workspace, `queue` that a call
+    /// waits for its turn, or got it after a wait.
+    #[param(
+        pattern = "^(answer|progress|event|heartbeat|diff|queue)(,(answer|progress|event|heartbeat|diff|queue))*$"
+    )]
     kind: Option<String>,
     /// Only lines behind this number.
     after: Option<u64>,
@@ -467,22 +467,21 @@ pub(crate) async fn blockers(app: &App, info: RunInfo) -> Result<WhyView, Proble
     let (steps, parallel) = app
         .read(async move |store| {
             let journal = read_journal(store.as_ref(), &id).await?;
-            Ok::<_, Trouble>((steps(&journal), parallel(&config, started(&journal))))
+            Ok::<_, UserError>((steps(&journal), parallel(&config, started(&journal))))
         })
         .await?;
-    why(app, &info, &steps, &parallel).await
+    why(app, &info, steps, parallel).await
 }
 
 /// The same, of steps that are known.
 pub(crate) async fn why(
     app: &App,
     info: &RunInfo,
-    steps: &[StepInfo],
-    parallel: &Parallel,
+    steps: Vec<StepInfo>,
+    parallel: Parallel,
 ) -> Result<WhyView, Problem> {
-    let id = info.id.clone();
-    let inbox = app.read(async move |store| store.inbox(&id, Part::Next).await).await?.messages;
-    Ok(WhyView::new(info, wfhost::why::why(info, steps, &inbox, parallel, clock::now())))
+    let info = info.clone();
+    app.read(async move |store| WhyView::of(store.as_ref(), &info, &steps, parallel).await).await
 }
 
 /// Say what keeps a run, and what would move it
@@ -535,7 +534,7 @@ async fn told(app: &App, run: &str) -> Result<Told, Problem> {
     app.read(async move |store| {
         let journal = read_journal(store.as_ref(), &info.id).await?;
         let input = started(&journal).map_or(Anything::Null, |started| started.input.value());
-        Ok::<_, Trouble>(Told { info, input, steps: steps(&journal) })
+        Ok::<_, UserError>(Told { info, input, steps: steps(&journal) })
     })
     .await
 }

@@ -16,9 +16,9 @@ use wfhost::store::{MessageBody, RunFilter, RunInfo, RunState, WaitsFor};
 use wfhost::{Part, StartOptions};
 use wfhost_core::policy::budget::Budget;
 use wfhost_core::{Digest, Json, RunConfig, RunId, Sandbox, Timestamp};
-use wfhost_view::{RunView, RunsView, Trouble};
+use wfhost_view::{RunView, RunsView, UserError};
 
-use super::{Asked, Refusals, Sent, View, find, limit, wait};
+use super::{Asked, Refusals, Sent, View, acts, find, limit, wait};
 use crate::app::{App, ended};
 use crate::auth::{Caller, Identity, Scope};
 use crate::problem::Problem;
@@ -60,6 +60,7 @@ pub(crate) struct Wanted {
     pub key: Option<String>,
     /// Executed with the module of this digest.
     #[param(pattern = "^(blake3:)?[0-9a-f]{64}$")]
+    #[schema(pattern = "^(blake3:)?[0-9a-f]{64}$")]
     pub module: Option<String>,
     /// Children of this run.
     pub parent: Option<String>,
@@ -68,7 +69,7 @@ pub(crate) struct Wanted {
 }
 
 /// A time: RFC 3339, or a length of time before now.
-pub(super) fn time(name: &str, text: &str) -> Result<Timestamp, Problem> {
+pub(crate) fn time(name: &str, text: &str) -> Result<Timestamp, Problem> {
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
         return Ok(Timestamp(u64::try_from(time.as_millisecond()).unwrap_or(0)));
     }
@@ -280,6 +281,9 @@ pub(crate) struct FirstSignal {
     pub payload: Option<Json>,
     /// Signals with the same id are delivered once.
     pub id: Option<String>,
+    /// Do not check the payload against the module's schema.
+    #[serde(default)]
+    pub no_check: bool,
 }
 
 /// A run that is to begin.
@@ -293,6 +297,9 @@ pub(crate) struct StartAsked {
     module: Option<String>,
     #[schema(value_type = Option<Anything>)]
     input: Option<Json>,
+    /// Do not check the input against the module's schema: the program refuses what it cannot take.
+    #[serde(default)]
+    no_check: bool,
     /// An id of one's own: letters, digits, `_`, `-`, `.`.
     #[schema(min_length = 1, max_length = 128)]
     id: Option<String>,
@@ -380,8 +387,8 @@ impl StartAsked {
         if self.memory_mib.is_some_and(|mib| mib > 4_096) {
             return Err(Problem::unfit("`memory_mib` has to be at most 4096"));
         }
-        if self.signal.as_ref().is_some_and(|signal| signal.name.is_empty()) {
-            return Err(Trouble::usage("WF0505", "the name of a signal is empty").into());
+        if let Some(signal) = &self.signal {
+            acts::check_signal_name(&signal.name)?;
         }
         if let Some((name, _)) = self
             .env
@@ -426,6 +433,7 @@ impl StartAsked {
                 caller: self.caller,
                 ..usual
             },
+            unchecked: self.no_check,
             ..StartOptions::default()
         })
     }
@@ -438,7 +446,7 @@ pub(crate) async fn module(
     by: Option<&str>,
 ) -> Result<wfhost::engine::Module, Problem> {
     let missing = |what: &str| {
-        let trouble = Trouble::usage("WF0110", format!("unknown module {what}"));
+        let trouble = UserError::usage("WF0110", format!("unknown module {what}"));
         Problem::from(trouble.hint("add it with `POST /api/v1/modules` or `wfhost add FILE`"))
     };
     let info = match (name, by) {
@@ -484,7 +492,7 @@ async fn start(
     let start = StartAsked { caller: traceparent(&headers), ..start };
     let submitted = begin(&app, &caller, start, idempotency_key(&headers)?).await?;
     let mut run = submitted.run;
-    if let Some(FirstSignal { name, payload, id }) = signal {
+    if let Some(FirstSignal { name, payload, id, .. }) = signal {
         let body = MessageBody::Signal { name, payload: payload.unwrap_or_else(Json::null), id };
         run = app.host().post(&run, body).await?.1;
         app.record(&caller, "runs.signal", run.as_str(), "sent").await?;
@@ -520,7 +528,7 @@ pub(crate) async fn begin(
     {
         return Err(Problem::unfit(format!("the module is one of `{}`, not of `{workflow}`", module.name)));
     }
-    if let Some(FirstSignal { name, payload, .. }) = &start.signal {
+    if let Some(FirstSignal { name, payload, no_check: false, .. }) = &start.signal {
         let payload = payload.clone().unwrap_or_else(Json::null);
         app.host().check(&module, Part::Signal(name.clone()), &payload).await?;
     }
@@ -582,12 +590,21 @@ pub(crate) struct BatchAsked {
     pub act: Act,
     /// Only tell which runs it would be: the default.
     pub dry_run: Option<bool>,
-    /// How many the preview found. If there are more by now, nothing is done.
+    /// How many the preview found. If there are more or fewer by now, nothing is done.
     pub expected: Option<u64>,
+    /// The `fingerprint` of the preview. If other runs match by now, be they as many, nothing is done.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
+    pub fingerprint: Option<String>,
     /// Why, for the record of the runs.
+    #[schema(max_length = 65536)]
     pub reason: Option<String>,
     /// The signal to send.
     pub signal: Option<FirstSignal>,
+    /// The `next` of the request before: the act goes on with the runs that are left, and `expected` is not needed.
+    pub cursor: Option<String>,
+    /// How many runs this request acts on at most, and the preview lists [default: 1000].
+    #[schema(minimum = 1, maximum = 1000)]
+    pub limit: Option<u32>,
 }
 
 /// What became of one run.
@@ -600,21 +617,32 @@ pub(crate) struct Done {
 /// What was done with many runs, or would be.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct BatchView {
-    /// How many runs it was or would be.
+    /// How many runs matched: those below, and those that are left.
     pub count: u64,
     dry_run: bool,
+    /// Stands for the runs that match: their number, and which are the newest 1,000 of them. Null in the response to a
+    /// request with `cursor`.
+    pub fingerprint: Option<String>,
+    /// How many are left for further requests.
+    pub left: u64,
+    /// The cursor with which the next request goes on; null if none is left.
+    pub next: Option<String>,
     /// The runs, newest first.
     pub runs: Vec<Done>,
     #[schema(example = "wfhost/batch/1")]
     schema: &'static str,
 }
 
-/// Runs that are acted on at once.
-const BATCH: usize = 1_000;
+/// Runs that one request acts on at most.
+const BATCH: u32 = 1_000;
+/// How long the runs that match are counted.
+const COUNT_PATIENCE_MS: u64 = 8_000;
 
 /// Act on many runs
 ///
-/// First as a preview, which says how many runs it would be; then with that number as `expected`.
+/// First as a preview, which says how many runs it would be, and which; then with that number as `expected`, and with
+/// its `fingerprint`. A request acts on at most 1,000 runs, newest first. If more match, `left` says how many, and the same request with `next` as `cursor`
+/// goes on with them. A server that shuts down stops between two runs, and says so in the same way.
 #[utoipa::path(post, path = "/runs/batch", tag = "runs", operation_id = "actOnRuns", request_body = BatchAsked,
     security(("bearer" = ["runs:control"])),
     responses((status = 200, description = "What was done, or its preview", body = BatchView), Refusals))]
@@ -626,8 +654,74 @@ async fn batch(
     act_on(&app, &caller, &asked).await.map(View)
 }
 
-/// Acts on many runs, or tells on which it would.
-pub(crate) async fn act_on(app: &App, caller: &Identity, asked: &BatchAsked) -> Result<BatchView, Problem> {
+/// Runs that match, newest first.
+pub(crate) struct Matching {
+    /// Those of one request, and the first one of the next.
+    pub runs: Vec<RunInfo>,
+    /// How many there are, these and the rest.
+    pub count: u64,
+    /// Stands for all of them; none of those that a cursor leads to.
+    pub fingerprint: Option<String>,
+}
+
+/// What stands for runs: how many there are, and which are the first. Of more than [`BATCH`] no more are looked at,
+/// since all would have to be read.
+fn fingerprint(runs: &[RunInfo], count: u64) -> String {
+    let ids = runs.iter().take(BATCH as usize).map(|info| info.id.as_str());
+    let text = std::iter::once(count.to_string().as_str()).chain(ids).collect::<Vec<_>>().join(" ");
+    Digest::of(text.as_bytes()).hex()
+}
+
+/// The runs of a filter from a cursor on, newest first, at most `most` and one more, and how many there are. A cursor is
+/// the first run of the next part: it has not been acted on yet, so it is there even if the others were deleted.
+async fn part_of(
+    app: &App,
+    filter: RunFilter,
+    cursor: Option<&str>,
+    most: usize,
+) -> Result<Matching, Problem> {
+    let mut first = None;
+    let mut before = None;
+    if let Some(cursor) = cursor {
+        let run =
+            run_of(cursor).ok_or_else(|| Problem::unfit("invalid cursor: use the `next` of a response"))?;
+        let wanted = run.clone();
+        let info = app.read(async move |store| store.run(&wanted).await).await?.ok_or_else(|| {
+            let message =
+                format!("{run}, the first of the runs that are left, was deleted; request the preview again");
+            Problem::new(StatusCode::CONFLICT, UserError::usage("WF0819", message))
+        })?;
+        let at = info.created_at;
+        if filter.since.is_none_or(|since| since <= at) && filter.until.is_none_or(|until| at < until) {
+            // It alone, if it matches still.
+            let (since, until) = (Some(at), Some(at.after(1)));
+            let alone =
+                RunFilter { prefix: Some(run.to_string()), since, until, limit: most, ..filter.clone() };
+            let found = app.read(async move |store| store.runs(alone).await).await?;
+            first = found.into_iter().find(|found| found.id == run);
+        }
+        before = Some(run);
+    }
+    // All that the fingerprint is of, which does not depend on how many are acted on at once.
+    let reads = if cursor.is_some() { most } else { BATCH as usize };
+    let (rest, all) = (
+        RunFilter { before: before.clone(), limit: reads + 1, ..filter.clone() },
+        RunFilter { before, limit: usize::MAX, patience_ms: Some(COUNT_PATIENCE_MS), ..filter },
+    );
+    let mut rest = app.read(async move |store| store.runs(rest).await).await?;
+    let is_all = rest.len() <= reads;
+    let mut count = match is_all {
+        true => rest.len() as u64,
+        false => app.read(async move |store| store.count_runs(all).await).await?,
+    };
+    count += u64::from(first.is_some());
+    let fingerprint = cursor.is_none().then(|| fingerprint(&rest, count));
+    rest.truncate(most + 1);
+    Ok(Matching { runs: first.into_iter().chain(rest).collect(), count, fingerprint })
+}
+
+/// On which runs it would act.
+pub(crate) async fn matching(app: &App, caller: &Identity, asked: &BatchAsked) -> Result<Matching, Problem> {
     caller.need(app, Scope::RunsControl)?;
     if asked.act == Act::Signal {
         caller.need(app, Scope::RunsSignal)?;
@@ -636,39 +730,71 @@ pub(crate) async fn act_on(app: &App, caller: &Identity, asked: &BatchAsked) -> 
     if (RunFilter { patience_ms: None, ..filter.clone() }) == RunFilter::default() {
         return Err(Problem::unfit("the filter has no condition: it would match all runs"));
     }
-    let filter = RunFilter { limit: BATCH + 1, ..filter };
-    let found = app.read(async move |store| store.runs(filter).await).await?;
-    if found.len() > BATCH {
-        return Err(Problem::unfit(format!(
-            "the filter matches more than {BATCH} runs; narrow it, or proceed in parts"
-        )));
+    if let Some(signal) = &asked.signal {
+        acts::check_signal_name(&signal.name)?;
     }
-    let count = found.len() as u64;
-    let dry_run = asked.dry_run.unwrap_or(true);
-    if !dry_run && asked.expected != Some(count) {
-        let message = match asked.expected {
-            Some(expected) => {
+    acts::check_reason(asked.reason.as_deref())?;
+    let is_digest = |text: &String| {
+        text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    if asked.fingerprint.as_ref().is_some_and(|known| !is_digest(known)) {
+        return Err(Problem::unfit("`fingerprint` has to be that of the preview: 64 hexadecimal digits"));
+    }
+    part_of(app, filter, asked.cursor.as_deref(), asked.most()?).await
+}
+
+impl BatchAsked {
+    /// Runs that one request acts on.
+    fn most(&self) -> Result<usize, Problem> {
+        limit(self.limit, BATCH, BATCH)
+    }
+
+    /// Refuses to act if others match than those that the preview showed.
+    fn check(&self, found: &Matching) -> Result<(), Problem> {
+        let count = found.count;
+        let message = match (self.expected, &self.fingerprint) {
+            (Some(expected), _) if expected != count => {
                 format!("there are now {count} matching runs, not {expected}; nothing was done")
             }
-            None => format!("confirm the number of runs with `expected`: there are {count}"),
+            (Some(_), Some(known)) if found.fingerprint.as_ref() != Some(known) => {
+                "other runs match now than in the preview; nothing was done".to_owned()
+            }
+            (Some(_), _) => return Ok(()),
+            (None, _) => format!("confirm the number of runs with `expected`: there are {count}"),
         };
-        return Err(Problem::new(StatusCode::CONFLICT, Trouble::usage("WF0819", message)));
+        Err(Problem::new(StatusCode::CONFLICT, UserError::usage("WF0819", message)))
     }
+}
+
+/// Acts on many runs, or tells on which it would.
+pub(crate) async fn act_on(app: &App, caller: &Identity, asked: &BatchAsked) -> Result<BatchView, Problem> {
+    let found = matching(app, caller, asked).await?;
+    let (most, dry_run) = (asked.most()?, asked.dry_run.unwrap_or(true));
+    if !dry_run && asked.cursor.is_none() {
+        asked.check(&found)?;
+    }
+    let Matching { runs: found, count, fingerprint } = found;
+    let draining = app.draining();
     let mut runs = Vec::new();
+    let mut next = None;
     for info in found {
+        if runs.len() == most || (!dry_run && *draining.borrow()) {
+            next = Some(cursor_of(&info.id));
+            break;
+        }
         let error = match dry_run {
             true => None,
             false => {
-                act(app, caller, &info, asked).await.err().map(|problem| problem.trouble().message.clone())
+                act(app, caller, &info, asked).await.err().map(|problem| problem.error().message.clone())
             }
         };
         runs.push(Done { run: info.id.to_string(), error });
     }
-    Ok(BatchView { count, dry_run, runs, schema: "wfhost/batch/1" })
+    let left = if next.is_some() { count.saturating_sub(runs.len() as u64).max(1) } else { 0 };
+    Ok(BatchView { count, dry_run, fingerprint, left, next, runs, schema: "wfhost/batch/1" })
 }
 
 async fn act(app: &App, caller: &Identity, info: &RunInfo, asked: &BatchAsked) -> Result<(), Problem> {
-    use super::acts;
     let run = &info.id;
     match asked.act {
         Act::Pause => acts::pause(app, caller, run).await.map(drop),
@@ -678,9 +804,12 @@ async fn act(app: &App, caller: &Identity, info: &RunInfo, asked: &BatchAsked) -
         Act::Retry => acts::retry(app, caller, run, None).await,
         Act::Delete => acts::delete(app, caller, run).await,
         Act::Signal => {
-            let Some(FirstSignal { name, payload, id }) = asked.signal.clone() else {
+            let Some(FirstSignal { name, payload, id, no_check }) = asked.signal.clone() else {
                 return Err(Problem::unfit("the action is to send a signal, but `signal` is missing"));
             };
+            if !no_check {
+                acts::check_signal(app, run, &name, payload.as_ref()).await?;
+            }
             acts::signal(app, caller, run, &name, payload.unwrap_or_else(Json::null), id).await.map(drop)
         }
     }

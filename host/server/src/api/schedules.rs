@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 use wfhost::schedule::{CatchUp, Overlap, Schedule, When};
 use wfhost::{HostError, clock};
 use wfhost_core::{Json, RunConfig, RunId, Timestamp, limits};
-use wfhost_view::{ScheduleView, SchedulesView, Trouble, nearest};
+use wfhost_view::{ScheduleView, SchedulesView, UserError, nearest};
 
 use super::acts::ActView;
 use super::runs::{Anything, BudgetAsked, module, time};
@@ -55,14 +55,14 @@ async fn list(State(app): State<App>, Caller(caller): Caller) -> Result<View<Sch
 pub(crate) async fn find(app: &App, name: &str) -> Result<Schedule, Problem> {
     let schedules = app.read(async |store| store.schedules().await).await?;
     if let Some((name, why)) = schedules.unreadable.iter().find(|(known, _)| known == name) {
-        return Err(Trouble::host("WF0315", format!("the schedule `{name}` cannot be read: {why}")).into());
+        return Err(UserError::host("WF0315", format!("the schedule `{name}` cannot be read: {why}")).into());
     }
     let mut known = schedules.known;
     if let Some(index) = known.iter().position(|schedule| schedule.name == name) {
         return Ok(known.swap_remove(index));
     }
     let nearest = nearest(name, known.iter().map(|schedule| schedule.name.as_str()));
-    let trouble = Trouble::usage("WF0513", format!("unknown schedule `{name}`"));
+    let trouble = UserError::usage("WF0513", format!("unknown schedule `{name}`"));
     Err(nearest
         .map_or_else(|| trouble.clone(), |near| trouble.clone().hint(format!("did you mean `{near}`?")))
         .into())
@@ -174,7 +174,7 @@ async fn put(
         last: None,
     };
     if !app.store().put_schedule(schedule.clone(), asked.replace).await? {
-        let trouble = Trouble::usage("WF0514", format!("the schedule `{name}` already exists"));
+        let trouble = UserError::usage("WF0514", format!("the schedule `{name}` already exists"));
         return Err(trouble.hint("set `replace` to replace it").into());
     }
     app.record(&caller, "schedules.put", name.as_str(), "put").await?;

@@ -20,7 +20,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
 #[utoipa::path(get, path = "/settings", tag = "server", operation_id = "getSettings", security(("bearer" = ["admin"])),
     responses((status = 200, description = "By key", body = SettingsView), Refusals))]
 async fn settings(State(app): State<App>, Caller(caller): Caller) -> Result<View<SettingsView>, Problem> {
-    caller.need(&app, Scope::Admin)?;
+    caller.need_to_read(Scope::Admin)?;
     Ok(View(SettingsView::of(&app.options().settings)))
 }
 
@@ -30,7 +30,7 @@ async fn settings(State(app): State<App>, Caller(caller): Caller) -> Result<View
 #[utoipa::path(get, path = "/plugins", tag = "server", operation_id = "listPlugins", security(("bearer" = ["admin"])),
     responses((status = 200, description = "By name", body = PluginsView), Refusals))]
 async fn plugins(State(app): State<App>, Caller(caller): Caller) -> Result<View<PluginsView>, Problem> {
-    caller.need(&app, Scope::Admin)?;
+    caller.need_to_read(Scope::Admin)?;
     configured_plugins(&app).await.map(View)
 }
 

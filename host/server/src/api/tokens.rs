@@ -8,12 +8,12 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use wfhost::clock::{self, rfc3339};
-use wfhost::store::{Act, Session, Token, TokenKind};
-use wfhost_view::Trouble;
+use wfhost::store::{Act, Session, StoreError, Token, TokenKind};
+use wfhost_view::UserError;
 
 use super::{Asked, At, Refusals, Sent, View, limit};
 use crate::app::App;
-use crate::auth::{Caller, Identity, Minted, NoScope, Scope, Scopes, mint};
+use crate::auth::{Caller, Identity, Minted, NoScope, Scope, Scopes, made_with, mint};
 use crate::problem::Problem;
 
 pub(super) fn router() -> OpenApiRouter<App> {
@@ -65,7 +65,7 @@ struct TokensView {
 #[utoipa::path(get, path = "/tokens", tag = "access", operation_id = "listTokens", security(("bearer" = ["admin"])),
     responses((status = 200, description = "Oldest first", body = TokensView), Refusals))]
 async fn list(State(app): State<App>, Caller(caller): Caller) -> Result<View<TokensView>, Problem> {
-    caller.need(&app, Scope::Admin)?;
+    caller.need_to_read(Scope::Admin)?;
     let found = app.read(async |store| store.tokens().await).await?;
     Ok(View(TokensView { schema: "wfhost/tokens/1", tokens: found.iter().map(TokenView::of).collect() }))
 }
@@ -147,7 +147,7 @@ pub(crate) struct TokenGoneView {
     schema: &'static str,
 }
 
-/// Remove a token: it lets nobody in any more
+/// Remove a token: it lets nobody in any more, nor do the sessions of browsers that logged in with it
 #[utoipa::path(delete, path = "/tokens/{id}", tag = "access", operation_id = "deleteToken", params(("id" = String, Path)),
     security(("bearer" = ["admin"])),
     responses((status = 200, description = "The token was removed", body = TokenGoneView), Refusals))]
@@ -158,10 +158,15 @@ pub(crate) async fn remove(
 ) -> Result<View<TokenGoneView>, Problem> {
     caller.need(&app, Scope::Admin)?;
     if !app.store().delete_token(&id).await? {
-        let trouble = Trouble::usage("WF0907", format!("unknown token `{id}`"));
+        let trouble = UserError::usage("WF0907", format!("unknown token `{id}`"));
         return Err(Problem::new(StatusCode::NOT_FOUND, trouble.hint("`wfhost token ls` lists all tokens")));
     }
     app.record(&caller, "tokens.delete", &id, "removed").await?;
+    // They let nobody in any more.
+    let tokens = app.store().tokens().await?;
+    for session in tokens.iter().filter(|token| made_with(token) == Some(id.as_str())) {
+        app.store().delete_token(&session.id).await?;
+    }
     Ok(View(TokenGoneView { id, result: "removed", schema: "wfhost/act/1" }))
 }
 
@@ -205,11 +210,11 @@ async fn audit(
     Caller(caller): Caller,
     Asked(asked): Asked<AuditAsked>,
 ) -> Result<View<AuditsView>, Problem> {
-    caller.need(&app, Scope::Admin)?;
+    caller.need_to_read(Scope::Admin)?;
     let most = limit(asked.limit, 100, 1_000)?;
     let before = asked.before;
     if before.is_some_and(|before| i64::try_from(before).is_err()) {
-        return Err(Problem::bad("`before` has to be the number of an action"));
+        return Err(Problem::unfit("`before` has to be the number of an action"));
     }
     let found = app.read(async move |store| store.acts(before, most).await).await?;
     let before = found.last().filter(|_| found.len() == most).map(|act| act.number);
@@ -235,9 +240,33 @@ struct WorkerView {
     pid: u32,
 }
 
+/// A limit of agent calls that holds for all these processes together.
+#[derive(Debug, Serialize, ToSchema)]
+struct LimitView {
+    /// Who has slots of it.
+    holders: Vec<LimitHolderView>,
+    /// Calls that it lets through at a time.
+    limit: u32,
+    #[schema(example = "provider:claude")]
+    name: String,
+    used: u32,
+    /// Calls that wait for a slot of it, as far as nothing else holds them up.
+    waiting: u32,
+}
+
+/// A process that has slots of a limit.
+#[derive(Debug, Serialize, ToSchema)]
+struct LimitHolderView {
+    host: String,
+    pid: u32,
+    slots: u32,
+}
+
 /// The processes that advance runs.
 #[derive(Debug, Serialize, ToSchema)]
 struct WorkersView {
+    /// Limits that calls need now, by name.
+    limits: Vec<LimitView>,
     #[schema(example = "wfhost/workers/1")]
     schema: &'static str,
     workers: Vec<WorkerView>,
@@ -248,14 +277,27 @@ struct WorkersView {
     responses((status = 200, description = "The hosts that have a session", body = WorkersView), Refusals))]
 async fn workers(State(app): State<App>, Caller(caller): Caller) -> Result<View<WorkersView>, Problem> {
     caller.need(&app, Scope::RunsRead)?;
-    let found = app.read(async |store| store.sessions().await).await?;
+    let (found, shares) =
+        app.read(async |store| Ok::<_, StoreError>((store.sessions().await?, store.slots().await?))).await?;
+    let limits = wfhost::fleet::usage(&shares).into_iter().map(|(name, usage)| {
+        let holders = usage.holders.into_iter();
+        LimitView {
+            holders: holders.map(|((host, pid), slots)| LimitHolderView { host, pid, slots }).collect(),
+            limit: usage.limit,
+            name: name.to_owned(),
+            used: usage.used,
+            waiting: usage.waiting,
+        }
+    });
+    let limits = limits.collect();
     let view = |session: Session| WorkerView {
         host: session.owner.host.clone(),
         left_ms: session.left_ms,
         lives: session.left_ms > 0 && !wfhost::owner::is_dead(&session.owner),
         pid: session.owner.pid,
     };
-    Ok(View(WorkersView { schema: "wfhost/workers/1", workers: found.into_iter().map(view).collect() }))
+    let workers = found.into_iter().map(view).collect();
+    Ok(View(WorkersView { limits, schema: "wfhost/workers/1", workers }))
 }
 
 /// Who asks.

@@ -2,10 +2,14 @@
 
 use serde_json::{Map, Value, json};
 
-use super::rpc::RpcError;
+use super::rpc::{Client, RpcError};
 use super::tools::{refused, said};
 use super::{Answered, Arguments, Asked, Mcp, part};
+use crate::auth::Scope::{PayloadsRead, PeopleAnswer, RunsRead};
 
+/// Rounds of a run that are followed when the time to wait is over: one that continues again and again must not hold
+/// its client for ever.
+const ROUNDS_AFTER_TIME: usize = 100;
 /// What is between a run and a step in the name of an elicitation.
 const BETWEEN: char = '/';
 
@@ -77,11 +81,23 @@ fn answer(question: &Value, content: &Value) -> Result<Value, String> {
     }
 }
 
+/// Whether a run has ended.
+fn has_ended(run: &Value) -> bool {
+    matches!(run["state"].as_str(), Some("completed" | "failed" | "cancelled"))
+}
+
 impl Mcp {
     /// The open questions of a run, if this client may see and answer them.
     pub(super) async fn questions(&self, run: &str) -> Vec<Value> {
-        use crate::auth::Scope::{PayloadsRead, PeopleAnswer, RunsRead};
-        if !self.may(&[PeopleAnswer, PayloadsRead, RunsRead]) {
+        match self.may(&[PeopleAnswer]) {
+            true => self.seen_questions(run).await,
+            false => Vec::new(),
+        }
+    }
+
+    /// The open questions of a run, if this client may see them.
+    async fn seen_questions(&self, run: &str) -> Vec<Value> {
+        if !self.may(&[PayloadsRead, RunsRead]) {
             return Vec::new();
         }
         let asked = Asked::get("/questions".to_owned()).with("run", Some(run.to_owned()));
@@ -119,17 +135,68 @@ impl Mcp {
         Ok(())
     }
 
-    /// Waits for the end of a run; if it asks something, the client is to ask its user.
+    /// How a question is answered by a client that cannot put it to its user: by whom, and where.
+    fn ways_to_answer(&self, question: &Value) -> String {
+        let (run, step) = (question["run"].as_str().unwrap_or_default(), &question["step"]);
+        let mut ways = Vec::new();
+        if self.options.answers && self.may(&[PeopleAnswer]) {
+            ways.push(format!(
+                "call the tool run_answer with {{\"run\": \"{run}\", \"step\": {step}, \"answer\": ...}}"
+            ));
+        }
+        // Over standard input and output there are no pages.
+        if !self.app.url().is_empty() {
+            ways.push(format!("a person answers at {}/ui/runs/{}/steps/{step}", self.app.url(), part(run)));
+        }
+        ways.push(format!("a person runs `wfhost answer {run} {step} -i JSON`"));
+        ways.join("; or ")
+    }
+
+    /// A run, and the questions that keep it, each with how it is answered.
+    pub(super) async fn said_with_questions(&self, mut run: Value) -> Value {
+        let questions = match (run["id"].as_str(), has_ended(&run)) {
+            (Some(id), false) => self.seen_questions(id).await,
+            _ => Vec::new(),
+        };
+        if questions.is_empty() {
+            return said(&run);
+        }
+        let mut texts = Vec::new();
+        let mut views = Vec::new();
+        for mut question in questions {
+            let ways = self.ways_to_answer(&question);
+            let prompt = question["prompt"].as_str().unwrap_or_default();
+            let choices = question["choices"].as_array().filter(|choices| !choices.is_empty());
+            let choices = choices.map(|choices| format!(" One of {}.", Value::Array(choices.clone())));
+            texts.push(format!(
+                "The run asks a person (step {}): {prompt}{} To answer: {ways}. Then call run_wait again.",
+                question["step"],
+                choices.unwrap_or_default()
+            ));
+            question["answer_by"] = ways.into();
+            views.push(question);
+        }
+        run["questions"] = Value::Array(views);
+        let mut result = said(&run);
+        if let Some(content) = result["content"].as_array_mut() {
+            content.extend(texts.into_iter().map(|text| json!({ "type": "text", "text": text })));
+        }
+        result
+    }
+
+    /// Waits for the end of a run. If it asks something, the client is to ask its user; one that cannot is told
+    /// the question.
     pub(super) async fn wait_and_ask(
         &self,
+        client: &Client,
         params: &Map<String, Value>,
         arguments: &Arguments,
     ) -> Result<Value, RpcError> {
-        let run = arguments.get("run").and_then(Value::as_str).unwrap_or_default();
+        let mut run = arguments.get("run").and_then(Value::as_str).unwrap_or_default().to_owned();
         let seconds = arguments.get("seconds").and_then(Value::as_u64).unwrap_or(30).min(60);
         let responses = params.get("inputResponses").and_then(Value::as_object);
         if let Some(responses) = responses
-            && let Err(problem) = self.take_answers(run, responses).await
+            && let Err(problem) = self.take_answers(&run, responses).await
         {
             return Ok(refused(&problem));
         }
@@ -141,8 +208,13 @@ impl Mcp {
         };
         let until = tokio::time::Instant::now() + std::time::Duration::from_secs(seconds);
         let mut known: Option<u64> = None;
+        let mut seen: Option<Vec<Value>> = None;
+        let mut rounds = 0;
         loop {
-            let questions = self.questions(run).await;
+            let questions = match client.elicits() {
+                true => self.questions(&run).await,
+                false => Vec::new(),
+            };
             let asked: Map<_, _> =
                 questions.iter().map(elicitation).filter(|(name, _)| !put_aside(name)).collect();
             if !asked.is_empty() {
@@ -151,7 +223,7 @@ impl Mcp {
                 );
             }
             let left = until.saturating_duration_since(tokio::time::Instant::now());
-            let asked = Asked::get(format!("/runs/{}", part(run)));
+            let asked = Asked::get(format!("/runs/{}", part(&run)));
             let asked = match known {
                 Some(entries) => asked
                     .with("wait", Some(format!("{}ms", left.as_millis())))
@@ -163,9 +235,32 @@ impl Mcp {
             if !status.is_success() {
                 return Ok(refused(&body));
             }
-            let has_ended = matches!(body["state"].as_str(), Some("completed" | "failed" | "cancelled"));
-            if has_ended || left.is_zero() {
+            if has_ended(&body) {
                 return Ok(said(&body));
+            }
+            // A server that ends waits for nothing: the client asks the next one.
+            let drains = *self.app.draining().borrow();
+            if let Some(next) = body["continued_as"].as_str().filter(|_| body["state"] == "continued") {
+                rounds += usize::from(left.is_zero());
+                if drains || rounds > ROUNDS_AFTER_TIME {
+                    // It says where to ask on.
+                    return Ok(said(&body));
+                }
+                (run, known) = (next.to_owned(), None);
+                continue;
+            }
+            // A question that comes up ends the wait; with one that was open before, somebody waits for the answer.
+            let has_new = match client.elicits() {
+                true => false,
+                false => {
+                    let open = self.seen_questions(&run).await;
+                    let steps: Vec<_> = open.iter().map(|question| question["step"].clone()).collect();
+                    let before = seen.get_or_insert_with(|| steps.clone());
+                    steps.iter().any(|step| !before.contains(step))
+                }
+            };
+            if has_new || left.is_zero() || drains {
+                return Ok(self.said_with_questions(body).await);
             }
             known = body["entries"].as_u64();
         }

@@ -27,6 +27,9 @@ use crate::app::App;
 use crate::auth::{Identity, Scope};
 use crate::openapi;
 
+/// Messages that are taken at once.
+const BATCH: usize = 100;
+
 /// What a client of this server may, besides what its scopes say.
 #[derive(Clone, Debug)]
 pub struct McpOptions {
@@ -58,11 +61,13 @@ struct Asked {
     query: Vec<(&'static str, String)>,
     body: Option<Value>,
     key: Option<String>,
+    /// The span of who asks.
+    traceparent: Option<String>,
 }
 
 impl Asked {
     fn get(path: String) -> Self {
-        Self { method: Method::GET, path, query: Vec::new(), body: None, key: None }
+        Self { method: Method::GET, path, query: Vec::new(), body: None, key: None, traceparent: None }
     }
 
     fn post(path: String, body: Value) -> Self {
@@ -108,6 +113,10 @@ impl Mcp {
     /// Takes a message, and gives what is to be sent back: nothing for what asks for nothing.
     pub async fn take(&self, message: &str) -> Option<String> {
         let answer = match serde_json::from_str(message) {
+            Ok(Value::Array(messages)) if messages.len() > BATCH => {
+                let why = format!("at most {BATCH} messages can be sent at once, not {}", messages.len());
+                Some(RpcError::request(why).answer(Value::Null))
+            }
             Ok(Value::Array(messages)) if !messages.is_empty() => {
                 let mut answers = Vec::new();
                 for message in messages {
@@ -155,7 +164,9 @@ impl Mcp {
             "tools/list" => json!({ "tools": self.tools().await }),
             "tools/call" => self.call(&client, params).await?,
             "resources/list" => json!({ "resources": self.resources().await? }),
-            "resources/templates/list" => json!({ "resourceTemplates": resources::templates() }),
+            "resources/templates/list" => {
+                json!({ "resourceTemplates": resources::templates(self.may(&[Scope::PayloadsRead])) })
+            }
             "resources/read" => self.read_resource(&params).await?,
             "prompts/list" => json!({ "prompts": prompts::list() }),
             "prompts/get" => prompts::get(&params)?,
@@ -223,6 +234,9 @@ impl Mcp {
             .extension(self.who.clone());
         if let Some(key) = &asked.key {
             request = request.header("idempotency-key", key);
+        }
+        if let Some(traceparent) = &asked.traceparent {
+            request = request.header("traceparent", traceparent);
         }
         let body = match asked.body {
             Some(body) => {

@@ -11,19 +11,22 @@ const SCHEME: &str = "wfhost://";
 /// Runs that are listed.
 const RUNS: usize = 50;
 
-pub(super) fn templates() -> Value {
+/// The kinds of resources for who may, or may not, see what runs work on.
+pub(super) fn templates(payloads: bool) -> Value {
     let one = |address: &str, name: &str, about: &str| {
         json!({
             "uriTemplate": format!("{SCHEME}{address}"), "name": name, "description": about,
             "mimeType": "application/json",
         })
     };
-    json!([
-        one("runs/{run}", "run", "A run with its steps"),
-        one("runs/{run}/journal", "journal", "The journal of a run, from its start"),
-        one("runs/{run}/why", "why", "What blocks a run, and how to unblock it"),
-        one("modules/{digest}", "module", "What a module imports and exports"),
-    ])
+    let why = one("runs/{run}/why", "why", "What blocks a run, and how to unblock it");
+    let all = [
+        Some(one("runs/{run}", "run", "A run with its steps")),
+        Some(one("runs/{run}/journal", "journal", "The journal of a run, from its start")),
+        Some(why).filter(|_| payloads),
+        Some(one("modules/{digest}", "module", "What a module imports and exports")),
+    ];
+    all.into_iter().flatten().collect()
 }
 
 impl Mcp {

@@ -2,6 +2,7 @@
 
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
+use wfhost_core::trace::parse_traceparent;
 
 use super::tasks;
 
@@ -88,15 +89,21 @@ pub(super) struct Client {
     modern: bool,
     tasks: bool,
     elicits: bool,
+    /// The span that the request belongs to, if it names one that can be read.
+    traceparent: Option<String>,
 }
 
 impl Client {
     pub fn of(method: &str, params: &Map<String, Value>) -> Result<Self, RpcError> {
         let meta = params.get("_meta").and_then(Value::as_object);
+        // In any version: it is a convention of clients with traces, and others leave it out.
+        let traceparent = meta.and_then(|meta| meta.get("traceparent")).and_then(Value::as_str);
+        let traceparent = traceparent.map(str::trim).filter(|text| parse_traceparent(text).is_some());
+        let traceparent = traceparent.map(str::to_owned);
         let Some(version) = meta.and_then(|meta| meta.get(VERSION)) else {
             return match method {
                 "server/discover" => Err(RpcError::params(format!("`_meta` has no `{VERSION}`"))),
-                _ => Ok(Self::default()),
+                _ => Ok(Self { traceparent, ..Self::default() }),
             };
         };
         let version = version.as_str().ok_or_else(|| RpcError::params(format!("`{VERSION}` is not text")))?;
@@ -108,10 +115,11 @@ impl Client {
         if modern && capabilities.is_none() {
             return Err(RpcError::params(format!("`_meta` has no `{CAPABILITIES}`")));
         }
-        let has =
-            |name: &str| capabilities.is_some_and(|known| known.get(name).is_some_and(Value::is_object));
+        let elicitation = capabilities.and_then(|known| known.get("elicitation")).and_then(Value::as_object);
+        // One that says nothing more shows forms; one may only open addresses.
+        let forms = elicitation.is_some_and(|modes| modes.is_empty() || modes.contains_key("form"));
         let tasks = capabilities.and_then(|known| known.get("extensions")?.get(tasks::EXTENSION));
-        Ok(Self { modern, tasks: modern && tasks.is_some(), elicits: modern && has("elicitation") })
+        Ok(Self { modern, tasks: modern && tasks.is_some(), elicits: modern && forms, traceparent })
     }
 
     /// Whether each of its requests stands for itself.
@@ -121,6 +129,11 @@ impl Client {
 
     pub fn knows_tasks(&self) -> bool {
         self.tasks
+    }
+
+    /// The span that its request belongs to.
+    pub fn traceparent(&self) -> Option<&str> {
+        self.traceparent.as_deref()
     }
 
     /// Whether it can put a question to its user.
@@ -146,7 +159,14 @@ mod tests {
             (VERSION): MODERN,
             (CAPABILITIES): { "elicitation": {}, "extensions": { (tasks::EXTENSION): {} } },
         });
-        assert_eq!(client(all), Ok(Client { modern: true, tasks: true, elicits: true }));
+        assert_eq!(client(all), Ok(Client { modern: true, tasks: true, elicits: true, traceparent: None }));
+        let opens = json!({ (VERSION): MODERN, (CAPABILITIES): { "elicitation": { "url": {} } } });
+        assert!(!client(opens).unwrap().elicits());
+        let both = json!({ (VERSION): MODERN, (CAPABILITIES): { "elicitation": { "form": {}, "url": {} } } });
+        assert!(client(both).unwrap().elicits());
+        let span = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert_eq!(client(json!({ "traceparent": span })).unwrap().traceparent(), Some(span));
+        assert_eq!(client(json!({ "traceparent": "nonsense" })).unwrap().traceparent(), None);
         let none = json!({ (VERSION): MODERN, (CAPABILITIES): {} });
         assert_eq!(client(none), Ok(Client { modern: true, ..Client::default() }));
         assert_eq!(client(json!({ (VERSION): MODERN })).unwrap_err().code, -32_602);

@@ -97,14 +97,15 @@ const TOOLS: &[Tool] = &[
         about: "What blocks a run, and how to unblock it. Start here if a run is stuck.",
         effect: Reads,
         idempotent: true,
-        scopes: &[RunsRead],
+        scopes: &[RunsRead, PayloadsRead],
         arguments: &[RUN],
     },
     Tool {
         name: "run_wait",
         title: "Wait for a run",
         about: "Waits until a run ends, and shows it; after the time limit it shows the run as it is. If it asks a person \
-                a question and the client can ask its user, the question is passed on to the user.",
+                a question, the client puts that to its user; a client that cannot gets the question, and where \
+                people answer it.",
         effect: Reads,
         idempotent: true,
         scopes: &[RunsRead],
@@ -479,20 +480,24 @@ impl Mcp {
             RpcError::params(format!("`{name}` {why}"))
         })?;
         tool.check(&arguments)?;
-        if tool.name == "run_wait" && client.elicits() {
-            return self.wait_and_ask(&params, &arguments).await;
+        if tool.name == "run_wait" {
+            return self.wait_and_ask(client, &params, &arguments).await;
         }
         if tool.name == "run_start" && client.knows_tasks() {
             // The task is waited for.
             arguments.remove("wait_seconds");
         }
-        let Some(asked) = request(tool.name, &arguments) else { return Err(RpcError::method(name)) };
+        let Some(mut asked) = request(tool.name, &arguments) else { return Err(RpcError::method(name)) };
+        asked.traceparent = client.traceparent().map(str::to_owned);
         let Answered { status, body } = self.ask(asked).await;
         if !status.is_success() {
             return Ok(refused(&body));
         }
         if tool.name == "run_start" && client.knows_tasks() {
             return Ok(super::tasks::created(&body));
+        }
+        if tool.name == "run_start" && arguments.contains_key("wait_seconds") {
+            return Ok(self.said_with_questions(body).await);
         }
         Ok(said(&body))
     }

@@ -5,6 +5,7 @@ mod figures;
 mod listener;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
@@ -28,7 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long that may take.
 const LOOK_PATIENCE: Duration = Duration::from_secs(10);
 
-/// The figures of a process. Observes hosts.
+/// The figures of a process for one database. Observes its host.
 #[derive(Debug, Default)]
 pub struct Metrics {
     figures: Figures,
@@ -139,6 +140,11 @@ impl Metrics {
 
     pub(crate) fn stream(&self) -> Streams {
         Streams::open(&self.figures)
+    }
+
+    /// The database is read for streams of events.
+    pub(crate) fn stream_read(&self) {
+        self.figures.stream_reads.inc();
     }
 }
 
@@ -312,13 +318,40 @@ async fn answer(metrics: &Metrics, host: &Host, headers: &HeaderMap) -> Response
     ([(header::CONTENT_TYPE, kind)], metrics.text(host, open).await).into_response()
 }
 
+/// Whose figures requests are counted in: of a namespace those that were for it, of the server all others.
+#[derive(Clone, Debug)]
+pub(crate) struct Counting {
+    own: Arc<Metrics>,
+    /// By what their routes begin with.
+    spaces: Arc<[(String, Arc<Metrics>)]>,
+}
+
+impl Counting {
+    pub fn new(app: &App, spaces: &[App]) -> Self {
+        let of = |app: &App| Arc::clone(&app.options().metrics);
+        Self {
+            own: of(app),
+            spaces: spaces.iter().map(|space| (space.base().to_owned(), of(space))).collect(),
+        }
+    }
+
+    /// The figures for a route, and the route within what they are of.
+    fn find<'a>(&'a self, route: &'a str) -> (&'a Metrics, &'a str) {
+        let below = |base: &str| route.strip_prefix(base).filter(|rest| rest.starts_with('/'));
+        let mut found =
+            self.spaces.iter().filter_map(|(base, metrics)| Some((metrics.as_ref(), below(base)?)));
+        found.next().unwrap_or((self.own.as_ref(), route))
+    }
+}
+
 /// Counts the requests by the routes that they were for.
-pub(crate) async fn count(State(app): State<App>, request: Request, next: Next) -> Response {
+pub(crate) async fn count(State(counting): State<Counting>, request: Request, next: Next) -> Response {
     let since = Instant::now();
     let path = request.extensions().get::<MatchedPath>();
     let route = path.map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
     let response = next.run(request).await;
-    let figures = &app.options().metrics.figures;
+    let (metrics, route) = counting.find(&route);
+    let (figures, route) = (&metrics.figures, route.to_owned());
     let status = response.status().as_u16().to_string();
     figures.requests.get_or_create(&vec![("route", route.clone()), ("status", status)]).inc();
     figures.request.get_or_create(&vec![("route", route)]).observe(since.elapsed().as_secs_f64());

@@ -5,7 +5,7 @@ use serde::Serialize;
 use wfhost::{StepInfo, steps};
 use wfhost_core::policy::budget::Spent;
 use wfhost_core::{Event, Journal, Op, Reply, Step, Timestamp, Timing, Usage};
-use wfhost_view::StepOutline;
+use wfhost_view::{StepOutline, Turn};
 
 /// One attempt of a call.
 #[derive(Clone, Debug, Serialize)]
@@ -14,7 +14,7 @@ pub(super) struct Attempt {
     pub from: u64,
     /// None if it goes on.
     pub to: Option<u64>,
-    /// `done`, `failed`, `lost` with its host, `open`.
+    /// `done`, `failed`, `lost` with its host, `open`, `queued` while it waits for its turn.
     pub state: &'static str,
     /// When the provider was asked, if it waited before: for a slot, for the budget, for its turn.
     pub sent: Option<u64>,
@@ -181,6 +181,22 @@ pub(super) fn chart(journal: &Journal, may: bool) -> Charted {
         }
     }
     Charted { infos, bars, marks }
+}
+
+impl Charted {
+    /// Tells attempts that wait for their turn from those that are made.
+    pub fn take(&mut self, turns: &[Turn]) {
+        for turn in turns {
+            let bar = self.bars.get_mut((turn.step.0 as usize).wrapping_sub(1));
+            let last = bar.and_then(|bar| bar.attempts.last_mut()).filter(|last| last.to.is_none());
+            // What is older is about an attempt before.
+            match last.filter(|last| turn.at.0 >= last.from) {
+                Some(last) if turn.is_queued => last.state = "queued",
+                Some(last) => last.sent = Some(turn.at.0),
+                None => {}
+            }
+        }
+    }
 }
 
 const TAKEN_OVER: &str = "taken over";

@@ -9,7 +9,7 @@ use axum::routing::{get, post};
 use serde::Deserialize;
 use wfhost::store::OpenQuestion;
 use wfhost_core::{RunId, Step};
-use wfhost_view::Trouble;
+use wfhost_view::UserError;
 
 use super::form::{self, Field};
 use super::text::{Time, pretty};
@@ -136,13 +136,13 @@ async fn answer(
     let note = Some(given(&filled, "note").trim().to_owned()).filter(|note| !note.is_empty());
     let taken = match answer {
         Ok(answer) => people::end(&app, &who, &id, step, Ok(answer), note.clone()).await,
-        Err(fault) => Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, Trouble::usage("WF0506", fault))),
+        Err(fault) => Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, UserError::usage("WF0506", fault))),
     };
     match taken {
         Ok(run) => Ok(then(&back(&filled, run.as_str()), "answered")),
         // The question stays open, with what was filled in.
         Err(problem) if problem.status() == StatusCode::UNPROCESSABLE_ENTITY => {
-            let trouble = problem.trouble();
+            let trouble = problem.error();
             let error = [std::slice::from_ref(&trouble.message), &trouble.details].concat().join("\n");
             let note = note.unwrap_or_default();
             let asked = Asked { fields, error: Some(error), note, ..Asked::of(&open) };

@@ -14,7 +14,7 @@ use wfhost::store::{Token, TokenKind};
 
 use super::{Fault, page, shown};
 use crate::app::App;
-use crate::auth::{Caller, Scope, Scopes, check, cookie_name, mint};
+use crate::auth::{Caller, Identity, check, cookie_name, made_with, mint_session};
 use crate::problem::Problem;
 
 /// How long a browser stays in.
@@ -69,12 +69,13 @@ async fn login(State(app): State<App>, Form(asked): Form<Asked>) -> Result<Respo
             None => return refused(),
         },
     };
-    let scopes: Scopes = token.scopes.iter().filter_map(|word| word.parse::<Scope>().ok()).collect();
     let until = clock::now().after(STAYS_MS);
     let until =
         token.expires_at.filter(|_| token.kind == TokenKind::Bearer).map_or(until, |at| at.min(until));
-    let minted = mint(&format!("browser of {}", token.name), TokenKind::Session, scopes, Some(until))?;
-    app.store().put_token(minted.token).await?;
+    let minted = mint_session(&app, &token, until)?;
+    app.store().put_token(minted.token.clone()).await?;
+    let (who, target) = (Identity::of(&token, true), spelled(&minted.token));
+    app.record(&who, "sessions.create", &target, &minted.token.scopes.join(" ")).await?;
     sweep(&app).await;
     let mut response = Redirect::to(inside(&asked.next)).into_response();
     let age = until.since(clock::now()) / 1_000;
@@ -82,21 +83,29 @@ async fn login(State(app): State<App>, Form(asked): Form<Asked>) -> Result<Respo
     Ok(response)
 }
 
-/// Removes the sessions and codes whose time is over.
+/// A session in the record of what was done.
+fn spelled(session: &Token) -> String {
+    format!("{} ({})", session.name, session.id)
+}
+
+/// Removes the sessions and codes whose time is over, and the sessions of tokens that were removed.
 async fn sweep(app: &App) {
     let now = clock::now();
     // What is left is removed the next time.
     let Ok(tokens) = app.store().tokens().await else { return };
-    let over =
-        |token: &&Token| token.kind != TokenKind::Bearer && token.expires_at.is_some_and(|at| at <= now);
+    let is_there = |id: &str| tokens.iter().any(|token| token.id == id);
+    let over = |token: &&Token| {
+        let is_old = token.expires_at.is_some_and(|at| at <= now);
+        token.kind != TokenKind::Bearer && (is_old || made_with(token).is_some_and(|id| !is_there(id)))
+    };
     for token in tokens.iter().filter(over) {
         let _ = app.store().delete_token(&token.id).await;
     }
 }
 
 async fn logout(State(app): State<App>, Caller(caller): Caller) -> Result<Response, Problem> {
-    if caller.by_cookie {
-        app.store().delete_token(&caller.id).await?;
+    if caller.by_cookie && app.store().delete_token(&caller.id).await? {
+        app.record(&caller, "sessions.delete", &caller.spelled(), "removed").await?;
     }
     let mut response = Redirect::to("/ui/login").into_response();
     set_cookie(&app, &mut response, "", 0)?;

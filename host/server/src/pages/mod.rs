@@ -5,6 +5,7 @@
 
 mod assets;
 mod batch;
+pub(crate) mod callback;
 mod compare;
 mod form;
 mod gantt;
@@ -14,6 +15,7 @@ mod more;
 mod run;
 mod runs;
 mod settings;
+mod sinks;
 mod start;
 mod step;
 mod subject;
@@ -27,7 +29,7 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use wfhost::world::clock;
 use wfhost_core::limits;
-use wfhost_view::Trouble;
+use wfhost_view::UserError;
 
 use self::text::address;
 use crate::api::people;
@@ -47,6 +49,7 @@ pub(crate) fn router() -> Router<App> {
         .merge(more::router())
         .merge(batch::router())
         .merge(settings::router())
+        .merge(sinks::router())
         // A form is as large as the JSON in it, three bytes for each at most.
         .layer(DefaultBodyLimit::max(3 * limits::INPUT_BYTES))
         .merge(login::router())
@@ -65,6 +68,8 @@ struct Shell {
     admin: bool,
     /// What of the commits changes the page: `all`, or the id of a run; nothing if empty.
     live: String,
+    /// It is the answer to a form, so there is no address to load it from again.
+    answers: bool,
     /// What was done just now.
     said: Option<&'static str>,
     /// The server's time, which ages are told by.
@@ -72,7 +77,7 @@ struct Shell {
 }
 
 /// What pages say about an act that led to them.
-const SAID: [(&str, &str); 12] = [
+const SAID: [(&str, &str); 13] = [
     ("paused", "The run is paused."),
     ("asked", "The request was sent. It takes effect as soon as possible."),
     ("stopping", "The run is already stopping."),
@@ -84,7 +89,8 @@ const SAID: [(&str, &str); 12] = [
     ("denied", "The question was rejected."),
     ("started", "The run has started."),
     ("known", "A run with this key already exists. This is that run."),
-    ("removed", "It was removed."),
+    ("removed", "The token was removed."),
+    ("due", "The messages are due again and will be sent within a second."),
 ];
 
 impl Shell {
@@ -103,6 +109,7 @@ impl Shell {
             questions,
             admin: who.may(Scope::Admin),
             live: String::new(),
+            answers: false,
             said: None,
             now: clock::rfc3339(clock::now()),
         })
@@ -111,6 +118,11 @@ impl Shell {
     fn live(mut self, live: impl Into<String>) -> Self {
         self.live = live.into();
         self
+    }
+
+    /// The same for a page that answers a form.
+    fn answering(self) -> Self {
+        Self { live: String::new(), answers: true, ..self }
     }
 
     fn said(mut self, word: Option<&str>) -> Self {
@@ -151,18 +163,19 @@ struct FaultPage {
     status: u16,
     code: &'static str,
     message: String,
-    details: Vec<String>,
+    /// The lines below the message, together.
+    details: String,
     hints: Vec<String>,
 }
 
 impl IntoResponse for Fault {
     fn into_response(self) -> Response {
-        let (status, trouble) = (self.0.status(), self.0.trouble());
+        let (status, trouble) = (self.0.status(), self.0.error());
         let page = FaultPage {
             status: status.as_u16(),
             code: trouble.code,
             message: trouble.message.clone(),
-            details: trouble.details.clone(),
+            details: trouble.details.join("\n"),
             hints: trouble.hints.clone(),
         };
         match page.render() {
@@ -170,6 +183,29 @@ impl IntoResponse for Fault {
             Err(_) => self.0.into_response(),
         }
     }
+}
+
+/// What is wrong with what was filled into a form, to be shown above it.
+#[derive(Clone, Debug)]
+struct Error {
+    message: String,
+    /// The lines below the message, together.
+    details: String,
+    hints: Vec<String>,
+}
+
+impl Error {
+    fn of(problem: &Problem) -> Self {
+        let UserError { message, details, hints, .. } = problem.error().clone();
+        Self { message, details: details.join("\n"), hints }
+    }
+}
+
+/// Whether a problem is one of what was filled in, so that the form is shown again with that: not of who it is, nor of
+/// what is not there.
+fn is_of_form(problem: &Problem) -> bool {
+    let others = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND];
+    problem.status().is_client_error() && !others.contains(&problem.status())
 }
 
 /// Who looks at a page. Others are led to the log-in, and from there back.
@@ -230,12 +266,17 @@ fn need(app: &App, who: &Identity, scopes: &[Scope]) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Refuses a page that only shows to those who may not see it.
+fn need_to_read(who: &Identity, scope: Scope) -> Result<(), Fault> {
+    Ok(who.need_to_read(scope)?)
+}
+
 /// JSON that somebody wrote into a field.
 fn json_of(what: &str, text: &str) -> Result<wfhost_core::Json, Problem> {
     let text = text.trim();
     let parsed = wfhost_core::Json::parse(text.to_owned());
     parsed.map_err(|error| {
-        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, Trouble::bad_json(what, text, &error))
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, UserError::bad_json(what, text, &error))
     })
 }
 

@@ -3,14 +3,15 @@
 use askama::Template;
 use axum::Router;
 use axum::extract::{Form, Path, Query, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
-use wfhost::store::{Act, TokenKind};
+use wfhost::store::{Act, StoreError, TokenKind};
 use wfhost_view::{ModuleView, ScheduleView};
 
 use super::text::{Time, address, part, pretty};
-use super::{Fault, Shell, Visitor, need, page, shown, then};
+use super::{Error, Fault, Shell, Visitor, is_of_form, need, need_to_read, page, shown, then};
 use crate::api::{At, schedules, tokens};
 use crate::app::App;
 use crate::auth::{Caller, Identity, Scope};
@@ -130,11 +131,20 @@ struct WorkerRow {
     left: String,
 }
 
+/// A limit that holds for all processes, and who uses it.
+struct LimitRow {
+    name: String,
+    used: String,
+    waiting: u32,
+    holders: String,
+}
+
 #[derive(Template)]
 #[template(path = "workers.html")]
 struct WorkersPage {
     shell: Shell,
     rows: Vec<WorkerRow>,
+    limits: Vec<LimitRow>,
     database: String,
     url: String,
     read_only: bool,
@@ -145,7 +155,15 @@ struct WorkersPage {
 
 async fn workers(State(app): State<App>, Visitor(who): Visitor) -> Result<Response, Fault> {
     need(&app, &who, &[Scope::RunsRead])?;
-    let found = app.read(async |store| store.sessions().await).await?;
+    let (found, shares) =
+        app.read(async |store| Ok::<_, StoreError>((store.sessions().await?, store.slots().await?))).await?;
+    let limits = wfhost::fleet::usage(&shares).into_iter().map(|(name, usage)| LimitRow {
+        name: wfhost_core::policy::share::spell(name),
+        used: format!("{} of {}", usage.used, usage.limit),
+        waiting: usage.waiting,
+        holders: usage.spell_holders(),
+    });
+    let limits = limits.collect();
     let row = |session: &wfhost::store::Session| WorkerRow {
         host: session.owner.host.clone(),
         pid: session.owner.pid,
@@ -155,6 +173,7 @@ async fn workers(State(app): State<App>, Visitor(who): Visitor) -> Result<Respon
     page(&WorkersPage {
         shell: Shell::new(&app, &who, "Workers", "workers").await?.live("all"),
         rows: found.iter().map(row).collect(),
+        limits,
         database: app.identity().to_owned(),
         url: app.url().to_owned(),
         read_only: app.options().read_only,
@@ -183,15 +202,48 @@ struct TokensPage {
     acts: Vec<(Time, Act)>,
     /// The new one, which is shown this once.
     made: Option<String>,
+    may_write: bool,
+    filled: NewToken,
+    error: Option<Error>,
 }
 
-async fn tokens_page(
-    app: &App,
-    who: &Identity,
-    said: &str,
-    made: Option<String>,
-) -> Result<TokensPage, Fault> {
-    need(app, who, &[Scope::Admin])?;
+/// What was filled in for a new token.
+#[derive(Default)]
+struct NewToken {
+    name: String,
+    scopes: Vec<String>,
+    expires: String,
+}
+
+impl NewToken {
+    fn of(pairs: Vec<(String, String)>) -> Self {
+        let mut filled = Self::default();
+        for (key, value) in pairs {
+            match key.as_str() {
+                "name" => filled.name = value,
+                "scope" => filled.scopes.push(value),
+                "expires" => filled.expires = value,
+                _ => {}
+            }
+        }
+        filled
+    }
+
+    /// What it asks for, as the API has it.
+    fn asked(&self) -> Result<tokens::TokenAsked, Problem> {
+        let expires = Some(self.expires.trim()).filter(|text| !text.is_empty());
+        let asked =
+            serde_json::json!({ "name": self.name.trim(), "scopes": self.scopes, "expires": expires });
+        serde_json::from_value(asked).map_err(|error| Problem::unfit(error.to_string()))
+    }
+
+    fn has(&self, scope: &str) -> bool {
+        self.scopes.iter().any(|known| known == scope)
+    }
+}
+
+async fn tokens_page(app: &App, who: &Identity) -> Result<TokensPage, Fault> {
+    need_to_read(who, Scope::Admin)?;
     let found = app.read(async |store| store.tokens().await).await?;
     let acts = app.read(async |store| store.acts(None, 50).await).await?;
     let row = |token: &wfhost::store::Token| TokenRow {
@@ -204,11 +256,14 @@ async fn tokens_page(
         used: token.used_at.map(Time::of),
     };
     Ok(TokensPage {
-        shell: Shell::new(app, who, "Tokens", "tokens").await?.said(Some(said)),
+        shell: Shell::new(app, who, "Tokens", "tokens").await?,
         rows: found.iter().filter(|token| token.kind != TokenKind::Login).map(row).collect(),
         scopes: Scope::ALL.iter().map(|scope| (scope.as_str(), scope.meaning())).collect(),
         acts: acts.into_iter().map(|act| (Time::of(act.at), act)).collect(),
-        made,
+        made: None,
+        may_write: !app.options().read_only,
+        filled: NewToken::default(),
+        error: None,
     })
 }
 
@@ -217,7 +272,8 @@ async fn list_tokens(
     Visitor(who): Visitor,
     Query(Said { said }): Query<Said>,
 ) -> Result<Response, Fault> {
-    page(&tokens_page(&app, &who, &said, None).await?)
+    let whole = tokens_page(&app, &who).await?;
+    page(&TokensPage { shell: whole.shell.said(Some(&said)), ..whole })
 }
 
 async fn make_token(
@@ -225,15 +281,22 @@ async fn make_token(
     Visitor(who): Visitor,
     Form(filled): Form<Vec<(String, String)>>,
 ) -> Result<Response, Fault> {
-    let given = |key: &str| filled.iter().find(|(known, _)| known == key).map(|(_, value)| value.trim());
-    let scopes: Vec<_> =
-        filled.iter().filter(|(key, _)| key == "scope").map(|(_, value)| value.as_str()).collect();
-    let expires = given("expires").filter(|text| !text.is_empty());
-    let asked = serde_json::json!({ "name": given("name").unwrap_or_default(), "scopes": scopes, "expires": expires });
-    let asked = serde_json::from_value::<tokens::TokenAsked>(asked)
-        .map_err(|error| Problem::unfit(error.to_string()))?;
-    let minted = tokens::make(&app, &who, &asked).await?;
-    shown(axum::http::StatusCode::CREATED, &tokens_page(&app, &who, "", Some(minted.text)).await?)
+    let filled = NewToken::of(filled);
+    let minted = match filled.asked() {
+        Ok(asked) => tokens::make(&app, &who, &asked).await,
+        Err(problem) => Err(problem),
+    };
+    match minted {
+        Ok(minted) => {
+            let whole = tokens_page(&app, &who).await?;
+            shown(StatusCode::CREATED, &TokensPage { made: Some(minted.text), ..whole })
+        }
+        Err(problem) if is_of_form(&problem) => {
+            let (whole, error) = (tokens_page(&app, &who).await?, Some(Error::of(&problem)));
+            shown(problem.status(), &TokensPage { filled, error, ..whole })
+        }
+        Err(problem) => Err(problem.into()),
+    }
 }
 
 async fn remove_token(

@@ -8,25 +8,26 @@ use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use wfhost::clock;
 use wfhost::store::{LogLevel, RunFilter, RunInfo};
-use wfhost_core::{Entry, Op, Position, Step};
-use wfhost_view::{EntryView, LogView, RunView, Trouble, entries};
+use wfhost_core::{Entry, Json, Op, Position, RunId, Step};
+use wfhost_view::{EntryView, LogView, RunView, Turn, UserError, entries, open_calls};
 
 use super::form::{self, Field};
 use super::gantt::{Bar, Charted, Mark, chart, length};
 use super::runs::Row;
 use super::subject::Subject;
 use super::text::{Time, address, dollars, part, pretty};
-use super::{Fault, Shell, Visitor, need, page, then};
+use super::{Error, Fault, Shell, Visitor, is_of_form, need, page, shown, then};
 use crate::api::run::why;
 use crate::api::{acts, find, run_id, runs};
 use crate::app::App;
-use crate::auth::Scope;
+use crate::auth::{Identity, Scope};
 use crate::problem::Problem;
 
 pub(super) fn router() -> Router<App> {
     Router::new()
         .route("/ui/runs/{run}", get(show))
         .route("/ui/runs/{run}/chart", get(charted))
+        .route("/ui/runs/{run}/turns", get(turns))
         .route("/ui/runs/{run}/journal", get(journal))
         .route("/ui/runs/{run}/logs", get(logs))
         .route("/ui/runs/{run}/at", get(at))
@@ -114,6 +115,10 @@ struct RunPage {
     signals: Vec<String>,
     /// Those of them that the module says the payload of.
     declared: Vec<SignalForm>,
+    /// What stands in the form for any signal.
+    name: String,
+    payload: String,
+    error: Option<Error>,
     acts: Acts,
     may_answer: bool,
     /// The page that its forms lead back to.
@@ -122,11 +127,53 @@ struct RunPage {
     curl: String,
 }
 
+impl RunPage {
+    /// Whether it shows a signal that was not sent.
+    fn is_refused(&self) -> bool {
+        self.error.is_some() || self.declared.iter().any(|form| form.error.is_some())
+    }
+}
+
 /// A signal that a run waits for, with fields for what it carries.
 struct SignalForm {
     name: String,
     about: Option<String>,
     fields: Vec<Field>,
+    /// Why what was filled in was not sent.
+    error: Option<Error>,
+}
+
+/// What was filled in for a signal.
+struct Filled(Vec<(String, String)>);
+
+impl Filled {
+    fn given(&self, key: &str) -> &str {
+        self.0.iter().find(|(known, _)| known == key).map_or("", |(_, value)| value.trim())
+    }
+
+    fn name(&self) -> &str {
+        self.given("name")
+    }
+
+    /// Whether the form was one with fields for what the module says, and not that for any payload.
+    fn has_fields(&self) -> bool {
+        self.given("payload").is_empty() && !self.given("fields").is_empty()
+    }
+
+    /// What is to be sent.
+    async fn payload(&self, app: &App, run: &str) -> Result<Json, Problem> {
+        match self.given("payload") {
+            "" if self.has_fields() => {
+                let info = find(app, run).await?;
+                let form = signal_fields(app, &info, self.name()).await?;
+                let form =
+                    form.ok_or_else(|| Problem::unfit("the module declares no payload for this signal"))?;
+                form::fill(form.fields, &self.0).0.map_err(Problem::unfit)
+            }
+            "" => Ok(Json::null()),
+            text => super::json_of("the payload", text),
+        }
+    }
 }
 
 /// The fields for the payload of a signal, if the module says it, and what is said of it.
@@ -135,7 +182,7 @@ async fn signal_fields(app: &App, info: &RunInfo, name: &str) -> Result<Option<S
     let Some(signal) = said.description.signals.get(name) else { return Ok(None) };
     let Some(schema) = &signal.schema else { return Ok(None) };
     let fields = form::fields_of(schema, "Payload");
-    Ok(Some(SignalForm { name: name.to_owned(), about: signal.description.clone(), fields }))
+    Ok(Some(SignalForm { name: name.to_owned(), about: signal.description.clone(), fields, error: None }))
 }
 
 /// A run and what belongs to it: two runs that it has to do with, as addresses.
@@ -148,10 +195,14 @@ fn relatives(run: &RunView) -> Vec<(&'static str, String, String)> {
 }
 
 async fn show(subject: Subject, Query(asked): Query<ShowAsked>) -> Result<Response, Fault> {
-    let may = subject.may;
     if let Some(entry) = asked.at {
         return Ok(Redirect::to(&format!("{}/at?entry={entry}", subject.path)).into_response());
     }
+    page(&run_page(&subject, asked).await?)
+}
+
+async fn run_page(subject: &Subject, asked: ShowAsked) -> Result<RunPage, Fault> {
+    let may = subject.may;
     let config = subject.app.options().defaults.config.clone();
     // The journal of a long run is read once for all that the page tells of it.
     let charted = subject.journal(move |journal| {
@@ -161,12 +212,12 @@ async fn show(subject: Subject, Query(asked): Query<ShowAsked>) -> Result<Respon
     });
     let (chart, input, parallel) = charted.await?;
     let signals = awaited(&chart.infos);
-    let Subject { app, who, info, run, .. } = &subject;
+    let Subject { app, who, info, run, .. } = subject;
     let view = RunView { input, ..RunView::of(info) };
     let (published, log) = if may { emitted(app, info).await? } else { (Vec::new(), Vec::new()) };
     let view = runs::shown(view, who);
     let why = match may {
-        true => why(app, info, &chart.infos, &parallel).await?.blockers,
+        true => why(app, info, chart.infos, parallel).await?.blockers,
         false => Vec::new(),
     };
     let count = chart.bars.len();
@@ -201,7 +252,7 @@ async fn show(subject: Subject, Query(asked): Query<ShowAsked>) -> Result<Respon
     for name in signals.iter().filter(|_| acts.signal).take(5) {
         declared.extend(signal_fields(app, info, name).await?);
     }
-    page(&RunPage {
+    Ok(RunPage {
         shell: Shell::new(app, who, format!("{} {}", view.workflow, view.id), "runs")
             .await?
             .live(live)
@@ -226,6 +277,9 @@ async fn show(subject: Subject, Query(asked): Query<ShowAsked>) -> Result<Respon
         next,
         questions,
         lines: log,
+        name: signals.first().cloned().unwrap_or_default(),
+        payload: String::new(),
+        error: None,
         signals: if is_final { Vec::new() } else { signals },
         declared,
         acts,
@@ -261,7 +315,7 @@ async fn emitted(app: &App, info: &RunInfo) -> Result<(Vec<(String, String)>, Ve
         let lines = store.logs(&id, emissions.saturating_sub(10 * LINES as u64), 10 * LINES).await?;
         let last = lines.iter().skip(lines.len().saturating_sub(LINES)).map(LogView::of).collect();
         let state = state.into_iter().map(|(key, value)| (key, pretty(value.as_str()))).collect();
-        Ok::<_, Trouble>((state, last))
+        Ok::<_, UserError>((state, last))
     })
     .await
 }
@@ -278,10 +332,39 @@ struct Chart {
 
 async fn charted(subject: Subject) -> Result<Response, Fault> {
     let may = subject.may;
-    let Charted { bars, marks, .. } = subject.journal(move |journal| chart(&journal, may)).await?;
+    let mut chart = subject.journal(move |journal| chart(&journal, may)).await?;
     let ended = subject.info.state.is_final();
+    if !ended {
+        let known = subject.turns(open_calls(&chart.infos)).await?;
+        chart.take(&known);
+    }
+    let Charted { bars, marks, .. } = chart;
     let chart = Chart { now: clock::now().0, ended, run: subject.run, steps: bars, marks };
     Ok(crate::api::View(chart).into_response())
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct TurnsAsked {
+    /// Numbers of steps, separated by commas.
+    steps: String,
+}
+
+/// What is known of the turn of a step.
+#[derive(Serialize)]
+struct TurnView {
+    step: u64,
+    /// Milliseconds since the beginning of time.
+    at: u64,
+    queued: bool,
+}
+
+/// Whether these steps wait for their turn: a chart asks that while calls are open, as no commit says it.
+async fn turns(subject: Subject, Query(asked): Query<TurnsAsked>) -> Result<Response, Fault> {
+    let steps = asked.steps.split(',').filter_map(|step| step.parse().ok()).map(Step).collect();
+    let turns = subject.turns(steps).await?;
+    let view = |turn: &Turn| TurnView { step: turn.step.0, at: turn.at.0, queued: turn.is_queued };
+    Ok(crate::api::View(turns.iter().map(view).collect::<Vec<_>>()).into_response())
 }
 
 /// An entry in the table.
@@ -470,7 +553,7 @@ async fn at(subject: Subject, Query(asked): Query<AtAsked>) -> Result<Response, 
             lines = lines.split_off(lines.len().saturating_sub(LINES));
             None
         }
-        Err(problem) => Some(problem.trouble().message.clone()),
+        Err(problem) => Some(problem.error().message.clone()),
     };
     let source = |step: u64| {
         let frames = sources.iter().find(|asked| asked.step == step).map(|asked| &asked.frames);
@@ -535,20 +618,57 @@ async fn signal(
     Form(asked): Form<Vec<(String, String)>>,
 ) -> Result<Response, Fault> {
     need(&app, &who, &[Scope::RunsSignal])?;
-    let id = run_id(&run)?;
-    let given =
-        |key: &str| asked.iter().find(|(known, _)| known == key).map_or("", |(_, value)| value.trim());
-    let payload = match given("payload") {
-        "" if !given("fields").is_empty() => {
-            let info = find(&app, &run).await?;
-            let form = signal_fields(&app, &info, given("name")).await?;
-            let form =
-                form.ok_or_else(|| Problem::unfit("the module does not say what this signal carries"))?;
-            form::fill(form.fields, &asked).0.map_err(Problem::unfit)?
-        }
-        "" => wfhost_core::Json::null(),
-        text => super::json_of("the payload", text)?,
+    let filled = Filled(asked);
+    match send(&app, &who, &run, &filled).await {
+        Ok(run) => Ok(then(&path(run.as_str()), "sent")),
+        Err(problem) if is_of_form(&problem) => again(&app, who, run, filled, problem).await,
+        Err(problem) => Err(problem.into()),
+    }
+}
+
+async fn send(app: &App, who: &Identity, run: &str, filled: &Filled) -> Result<RunId, Problem> {
+    let id = run_id(run)?;
+    let payload = filled.payload(app, run).await?;
+    acts::check_signal(app, &id, filled.name(), Some(&payload)).await?;
+    Ok(acts::signal(app, who, &id, filled.name(), payload, None).await?.1)
+}
+
+/// The page of the run once more, with what was filled in for the signal and what is wrong with it; the problem itself
+/// if no such page can be shown.
+async fn again(
+    app: &App,
+    who: Identity,
+    run: String,
+    filled: Filled,
+    problem: Problem,
+) -> Result<Response, Fault> {
+    let page = match Subject::find(app, who, run).await {
+        Ok(subject) => refused_page(&subject, &filled, &problem).await,
+        Err(fault) => Err(fault),
     };
-    let (_, run) = acts::signal(&app, &who, &id, given("name"), payload, None).await?;
-    Ok(then(&path(run.as_str()), "sent"))
+    match page {
+        Ok(page) if page.acts.signal => shown(problem.status(), &page),
+        Ok(_) | Err(_) => Err(problem.into()),
+    }
+}
+
+async fn refused_page(subject: &Subject, filled: &Filled, problem: &Problem) -> Result<RunPage, Fault> {
+    let page = run_page(subject, ShowAsked::default()).await?;
+    let mut page = RunPage { shell: page.shell.answering(), ..page };
+    let error = Some(Error::of(problem));
+    if !filled.has_fields() {
+        let (name, payload) = (filled.name().to_owned(), filled.given("payload").to_owned());
+        return Ok(RunPage { name, payload, error, ..page });
+    }
+    // It may not wait for it any more, or for many others before.
+    let declared = signal_fields(&subject.app, &subject.info, filled.name()).await?;
+    page.declared.retain(|form| form.name != filled.name());
+    page.declared.extend(declared.map(|form| SignalForm {
+        fields: form::fill(form.fields, &filled.0).1,
+        error: error.clone(),
+        ..form
+    }));
+    // Of what the module says nothing there is only the other form.
+    page.error = error.filter(|_| page.declared.iter().all(|form| form.error.is_none()));
+    Ok(page)
 }

@@ -34,7 +34,7 @@ pub(super) struct Filter {
     label: String,
     text: String,
     waits: String,
-    since: String,
+    pub since: String,
     parent: String,
     cursor: String,
     said: String,

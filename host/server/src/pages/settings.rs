@@ -8,7 +8,7 @@ use axum::routing::get;
 use wfhost_config::{Delivers, Target, Webhook};
 use wfhost_view::{PluginView, SettingView, SettingsView};
 
-use super::{Fault, Shell, Visitor, need, page};
+use super::{Fault, Shell, Visitor, need_to_read, page};
 use crate::api::settings::configured_plugins;
 use crate::app::App;
 use crate::auth::Scope;
@@ -66,7 +66,7 @@ fn hook_row(app: &App, hook: &Webhook) -> HookRow {
 }
 
 async fn settings(State(app): State<App>, Visitor(who): Visitor) -> Result<Response, Fault> {
-    need(&app, &who, &[Scope::Admin])?;
+    need_to_read(&who, Scope::Admin)?;
     let options = app.options();
     let mut groups: Vec<Group> = Vec::new();
     for row in SettingsView::of(&options.settings).settings {
@@ -95,7 +95,7 @@ struct PluginsPage {
 }
 
 async fn plugins(State(app): State<App>, Visitor(who): Visitor) -> Result<Response, Fault> {
-    need(&app, &who, &[Scope::Admin])?;
+    need_to_read(&who, Scope::Admin)?;
     let rows = configured_plugins(&app).await?.plugins;
     page(&PluginsPage { shell: Shell::new(&app, &who, "Plugins", "plugins").await?, rows })
 }

@@ -8,11 +8,10 @@ use axum::response::Response;
 use axum::routing::get;
 use serde::Deserialize;
 use serde_json::json;
-use wfhost_view::Trouble;
 
 use super::form::{self, Field};
 use super::run::path;
-use super::{Fault, Shell, Visitor, need, page, shown, then};
+use super::{Error, Fault, Shell, Visitor, need, page, shown, then};
 use crate::api::runs::{StartAsked, begin};
 use crate::app::App;
 use crate::auth::{Identity, Scope};
@@ -65,7 +64,7 @@ struct StartPage {
     /// Of the input, if the workflow says what it takes.
     fields: Vec<Field>,
     about: Option<String>,
-    error: Option<(String, Vec<String>)>,
+    error: Option<Error>,
 }
 
 /// What a workflow says that it takes: a line for people, and fields.
@@ -86,7 +85,7 @@ async fn form(
     app: &App,
     who: &Identity,
     mut filled: Filled,
-    error: Option<(String, Vec<String>)>,
+    error: Option<Error>,
 ) -> Result<StartPage, Fault> {
     let modules = app.read(async |store| store.modules().await).await?;
     let mut workflows: Vec<_> = modules.into_iter().map(|module| module.name).collect();
@@ -117,7 +116,7 @@ async fn asked(app: &App, filled: &Filled) -> Result<StartAsked, Problem> {
     let input = match filled.input.trim() {
         "" if !filled.of.is_empty() && filled.of != filled.workflow => {
             return Err(Problem::unfit(format!(
-                "these are the fields of `{}`, not those that were filled in",
+                "the workflow was changed to `{}`: fill in its fields",
                 filled.workflow
             )));
         }
@@ -155,8 +154,7 @@ async fn start(
     match begun {
         Ok(begun) => Ok(then(&path(begun.run.as_str()), if begun.is_new { "started" } else { "known" })),
         Err(problem) if problem.status().is_client_error() && problem.status() != StatusCode::FORBIDDEN => {
-            let Trouble { message, details, hints, .. } = problem.trouble().clone();
-            let page = form(&app, &who, filled, Some((message, [details, hints].concat()))).await?;
+            let page = form(&app, &who, filled, Some(Error::of(&problem))).await?;
             shown(problem.status(), &page)
         }
         Err(problem) => Err(problem.into()),

@@ -7,19 +7,20 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use serde::Deserialize;
 use wfhost::ForkOptions;
-use wfhost::store::TranscriptFilter;
+use wfhost::store::{TranscriptFilter, TranscriptKind};
 use wfhost_core::{ForkPlan, Position, Step};
-use wfhost_view::{StepView, TranscriptView, Trouble};
+use wfhost_view::{StepView, TranscriptView, UserError};
 
 use super::gantt::{Bar, chart, length};
 use super::inbox::Asked;
 use super::run::{curl, path};
 use super::subject::Subject;
 use super::text::{Time, pretty};
-use super::{Fault, Shell, Visitor, need, page, then};
+use super::{Error, Fault, Shell, Visitor, is_of_form, need, page, shown, then};
 use crate::api::run_id;
 use crate::app::App;
-use crate::auth::Scope;
+use crate::auth::{Identity, Scope};
+use crate::problem::Problem;
 
 pub(super) fn router() -> Router<App> {
     Router::new().route("/ui/runs/{run}/steps/{step}", get(show)).route("/ui/runs/{run}/fork", post(fork))
@@ -69,6 +70,9 @@ struct StepPage {
     question: Option<Asked>,
     may_answer: bool,
     may_fork: bool,
+    /// Another answer that was not taken, and why.
+    edited: Option<String>,
+    error: Option<Error>,
     previous: Option<u64>,
     next: Option<u64>,
     cli: String,
@@ -118,13 +122,21 @@ fn tried(bar: &Bar, view: &StepView) -> Vec<Tried> {
 }
 
 async fn show(subject: Subject, Path((_, step)): Path<(String, u64)>) -> Result<Response, Fault> {
+    page(&step_page(subject, step).await?)
+}
+
+async fn step_page(subject: Subject, step: u64) -> Result<StepPage, Fault> {
     let may = subject.may;
-    let chart = subject.journal(move |journal| chart(&journal, may)).await?;
+    let mut chart = subject.journal(move |journal| chart(&journal, may)).await?;
+    if !subject.info.state.is_final() {
+        let known = subject.turns(vec![Step(step)]).await?;
+        chart.take(&known);
+    }
     let (may_fork, may_answer) = (subject.can_fork(), subject.can(Scope::PeopleAnswer));
     let Subject { app, who, info, run, path, .. } = subject;
     let count = chart.bars.len() as u64;
     let index = (step as usize).wrapping_sub(1);
-    let missing = || Trouble::usage("WF0705", format!("{run} has no step {step}"));
+    let missing = || UserError::usage("WF0705", format!("{run} has no step {step}"));
     let bar = chart.bars.get(index).cloned().ok_or_else(missing)?;
     let view = StepView::of(&chart.infos[index]);
     let view = if may { view } else { view.hidden() };
@@ -134,7 +146,9 @@ async fn show(subject: Subject, Path((_, step)): Path<(String, u64)>) -> Result<
         let id = info.id.clone();
         let filter = TranscriptFilter { after: 0, step: Some(Step(step)), kinds: Vec::new() };
         let lines = app.read(async move |store| store.transcript(&id, filter, LINES).await).await?;
-        said = gathered(&lines.iter().map(TranscriptView::of).collect::<Vec<_>>());
+        // Their times are those of the attempts above.
+        let lines = lines.iter().filter(|line| line.line.kind != TranscriptKind::Queue);
+        said = gathered(&lines.map(TranscriptView::of).collect::<Vec<_>>());
         question = super::inbox::asked(&app, Some(info.id.clone()))
             .await?
             .into_iter()
@@ -142,7 +156,7 @@ async fn show(subject: Subject, Path((_, step)): Path<(String, u64)>) -> Result<
     }
     let shell = Shell::new(&app, &who, format!("Step {step} of {run}"), "runs").await?;
     let open = bar.to.is_none() && !info.state.is_final();
-    page(&StepPage {
+    Ok(StepPage {
         shell: if open { shell.live(run.clone()) } else { shell },
         path,
         from: Time::parse(&view.started_at),
@@ -157,9 +171,11 @@ async fn show(subject: Subject, Path((_, step)): Path<(String, u64)>) -> Result<
         question,
         may_answer,
         may_fork,
+        edited: None,
+        error: None,
         previous: step.checked_sub(1).filter(|previous| *previous > 0),
         next: (step < count).then_some(step + 1),
-        cli: format!("wfhost show {run} --steps"),
+        cli: format!("wfhost show {run} --io"),
         curl: curl(&app, &format!("/api/v1/runs/{run}/steps/{step}")),
         back: "run",
         bar,
@@ -167,8 +183,11 @@ async fn show(subject: Subject, Path((_, step)): Path<(String, u64)>) -> Result<
     })
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 struct ForkAsked {
+    /// The step of whose page the form is.
+    #[serde(default)]
+    step: Option<u64>,
     /// The first entry that is left out.
     #[serde(default)]
     at: Option<u64>,
@@ -191,6 +210,7 @@ struct ForkPage {
     entries: u64,
     at: Option<u64>,
     entry: Option<u64>,
+    step: Option<u64>,
     answer: String,
     open: Vec<StepView>,
 }
@@ -202,7 +222,41 @@ async fn fork(
     Form(asked): Form<ForkAsked>,
 ) -> Result<Response, Fault> {
     need(&app, &who, &[Scope::RunsControl, Scope::RunsStart, Scope::PayloadsRead])?;
-    let id = run_id(&run)?;
+    match forked(&app, &who, &run, asked.clone()).await {
+        Err(Fault(problem)) if is_of_form(&problem) && asked.entry.is_some() => {
+            again(&app, who, run, asked, problem).await
+        }
+        forked => forked,
+    }
+}
+
+/// The page of the step once more, with the answer that was filled in and what is wrong with it; the problem itself if
+/// there is no such page.
+async fn again(
+    app: &App,
+    who: Identity,
+    run: String,
+    asked: ForkAsked,
+    problem: Problem,
+) -> Result<Response, Fault> {
+    let Some(step) = asked.step else { return Err(problem.into()) };
+    let page = match Subject::find(app, who, run).await {
+        Ok(subject) => step_page(subject, step).await,
+        Err(fault) => Err(fault),
+    };
+    let (edited, error) = (Some(asked.answer), Some(Error::of(&problem)));
+    match page {
+        Ok(page) => {
+            let shell = page.shell.answering();
+            shown(problem.status(), &StepPage { shell, edited, error, ..page })
+        }
+        Err(_) => Err(problem.into()),
+    }
+}
+
+/// Makes the fork, or shows what it would be.
+async fn forked(app: &App, who: &Identity, run: &str, asked: ForkAsked) -> Result<Response, Fault> {
+    let id = run_id(run)?;
     let edits = match asked.entry {
         Some(entry) => vec![(Position(entry), super::json_of("the answer", &asked.answer)?)],
         None => Vec::new(),
@@ -214,17 +268,18 @@ async fn fork(
     if asked.preview.is_some() {
         let preview = app.host().preview_fork(&id, options).await?;
         return page(&ForkPage {
-            shell: Shell::new(&app, &who, format!("Fork of {run}"), "runs").await?,
-            path: path(&run),
-            run,
+            shell: Shell::new(app, who, format!("Fork of {run}"), "runs").await?,
+            path: path(run),
+            run: run.to_owned(),
             entries: preview.entries,
             at: at.map(|at| at.0),
             entry: asked.entry,
+            step: asked.step,
             answer: asked.answer,
             open: preview.open.iter().map(StepView::of).collect(),
         });
     }
     let made = app.host().fork(&id, options).await?;
-    app.record(&who, "runs.fork", &run, made.as_str()).await?;
+    app.record(who, "runs.fork", run, made.as_str()).await?;
     Ok(then(&path(made.as_str()), "started"))
 }

@@ -5,8 +5,8 @@ use axum::http::request::Parts;
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use wfhost::store::RunInfo;
-use wfhost_core::Journal;
-use wfhost_view::read_journal;
+use wfhost_core::{Journal, Step};
+use wfhost_view::{Turn, read_journal, turns};
 
 use super::run::path;
 use super::{Fault, Turned, Visitor, need};
@@ -47,7 +47,8 @@ impl FromRequestParts<App> for Subject {
 }
 
 impl Subject {
-    async fn find(app: &App, who: Identity, run: String) -> Result<Self, Fault> {
+    /// The run of that id, for who may see runs.
+    pub async fn find(app: &App, who: Identity, run: String) -> Result<Self, Fault> {
         need(app, &who, &[Scope::RunsRead])?;
         let info = find(app, &run).await?;
         let may = who.may(Scope::PayloadsRead);
@@ -67,6 +68,12 @@ impl Subject {
     /// Whether forks of it may be made.
     pub fn can_fork(&self) -> bool {
         self.may && self.can(Scope::RunsControl) && self.can(Scope::RunsStart)
+    }
+
+    /// What is known of the turns of its calls.
+    pub async fn turns(&self, steps: Vec<Step>) -> Result<Vec<Turn>, Problem> {
+        let id = self.info.id.clone();
+        self.app.read(async move |store| turns(store.as_ref(), &id, &steps).await).await
     }
 
     /// Reads its journal, beside the workers.

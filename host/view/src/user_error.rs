@@ -1,5 +1,6 @@
 //! Errors for people: what, where, why, and how to fix it.
 
+use std::borrow::Cow;
 use std::process::ExitCode;
 
 use unicode_width::UnicodeWidthStr;
@@ -9,11 +10,13 @@ use wfhost::engine::{DriveError, ModuleError};
 use wfhost::schedule::BadTimes;
 use wfhost::store::StoreError;
 use wfhost::world::environment::BadVariable;
-use wfhost::world::text::{command, one_line, quoted};
+use wfhost::world::text::{command, excerpt, one_line, quoted, shortened};
 use wfhost::{ForkError, GrantError, HostError};
 use wfhost_config::ConfigError;
 use wfhost_core::{CannotRetry, Digest, Mismatch, RunId};
 use wfhost_registry::RegistryError;
+
+use crate::hide::HIDDEN;
 
 /// The exit codes of the program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,9 +63,21 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// Bytes of each text of an error that are shown.
+const SHOWN_BYTES: usize = 4 << 10;
+/// Lines below its message that are shown, and causes.
+const MOST_DETAILS: usize = 200;
+const MOST_CAUSES: usize = 30;
+
+fn shorten(text: &mut String) {
+    if let Cow::Owned(short) = shortened(text, SHOWN_BYTES) {
+        *text = short;
+    }
+}
+
 /// An error with all that a user needs.
 #[derive(Clone, Debug)]
-pub struct Trouble {
+pub struct UserError {
     pub code: &'static str,
     pub message: String,
     /// Lines below the message, indented.
@@ -73,7 +88,7 @@ pub struct Trouble {
     pub exit: Exit,
 }
 
-impl Trouble {
+impl UserError {
     pub fn usage(code: &'static str, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -91,6 +106,23 @@ impl Trouble {
 
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
+        self
+    }
+
+    /// As it is shown: whatever it quotes of files and answers, it stays short enough to be read.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        for text in [&mut self.message].into_iter().chain(self.hints.iter_mut()).chain(&mut self.causes) {
+            shorten(text);
+        }
+        self.details.iter_mut().for_each(shorten);
+        for (lines, most) in [(&mut self.details, MOST_DETAILS), (&mut self.causes, MOST_CAUSES)] {
+            if lines.len() > most {
+                let more = lines.len() - most;
+                lines.truncate(most);
+                lines.push(format!("… and {more} more"));
+            }
+        }
         self
     }
 
@@ -154,6 +186,15 @@ impl Trouble {
         }
     }
 
+    /// The same for those who may not see what runs work on: how a program differs from what is recorded is left out.
+    #[must_use]
+    pub fn without_payloads(self) -> Self {
+        match self.code {
+            "WF0201" | "WF0203" => Self { details: vec![HIDDEN.to_owned()], ..self },
+            _ => self,
+        }
+    }
+
     /// Text that is no JSON, with the place underlined.
     pub fn bad_json(what: &str, text: &str, error: &serde_json::Error) -> Self {
         let line = text.lines().nth(error.line().saturating_sub(1)).unwrap_or_default();
@@ -198,10 +239,10 @@ pub fn section(provider: &str) -> String {
 /// serde's message without the place, which is shown.
 fn plain(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    text.split(" at line ").next().unwrap_or(&text).to_owned()
+    excerpt(text.rsplit_once(" at line ").map_or(&*text, |(text, _)| text))
 }
 
-impl From<ModuleError> for Trouble {
+impl From<ModuleError> for UserError {
     fn from(error: ModuleError) -> Self {
         Self::usage(error.code(), error.to_string()).hint(error.hint()).because(&error)
     }
@@ -212,7 +253,7 @@ fn is_server(place: &str) -> bool {
     place.contains("://")
 }
 
-impl From<StoreError> for Trouble {
+impl From<StoreError> for UserError {
     fn from(error: StoreError) -> Self {
         let hint = match &error {
             StoreError::Fenced { .. } | StoreError::SessionOver => {
@@ -320,7 +361,7 @@ impl From<StoreError> for Trouble {
     }
 }
 
-impl From<ConfigError> for Trouble {
+impl From<ConfigError> for UserError {
     fn from(error: ConfigError) -> Self {
         let details = match &error {
             ConfigError::Syntax { line, text, .. } => vec![format!("{line:>4} | {text}")],
@@ -331,7 +372,7 @@ impl From<ConfigError> for Trouble {
     }
 }
 
-impl From<RegistryError> for Trouble {
+impl From<RegistryError> for UserError {
     fn from(error: RegistryError) -> Self {
         let exit = match &error {
             RegistryError::Reference { .. }
@@ -342,7 +383,8 @@ impl From<RegistryError> for Trouble {
             | RegistryError::NotLocked { .. }
             | RegistryError::NoVersion { .. }
             | RegistryError::Certificates { .. }
-            | RegistryError::Archive { .. } => Exit::Usage,
+            | RegistryError::Archive { .. }
+            | RegistryError::Unsaved { .. } => Exit::Usage,
             // The content is refused, like a module that diverges.
             RegistryError::Digest { .. }
             | RegistryError::Length { .. }
@@ -351,6 +393,7 @@ impl From<RegistryError> for Trouble {
             | RegistryError::Unsigned { .. }
             | RegistryError::BadSignature { .. }
             | RegistryError::SignerChanged { .. }
+            | RegistryError::LockedSigner { .. }
             | RegistryError::NoProvenance { .. }
             | RegistryError::Departs { .. }
             | RegistryError::Redirect { .. } => Exit::Mismatch,
@@ -360,7 +403,7 @@ impl From<RegistryError> for Trouble {
     }
 }
 
-impl From<ScriptError> for Trouble {
+impl From<ScriptError> for UserError {
     fn from(error: ScriptError) -> Self {
         match &error {
             ScriptError::Syntax { path, text, source } => {
@@ -373,7 +416,7 @@ impl From<ScriptError> for Trouble {
     }
 }
 
-impl From<DriveError> for Trouble {
+impl From<DriveError> for UserError {
     fn from(error: DriveError) -> Self {
         match error {
             DriveError::Store(error) => error.into(),
@@ -385,6 +428,10 @@ impl From<DriveError> for Trouble {
                 };
                 Self::host("WF0401", error.to_string()).hint(hint)
             }
+            DriveError::Script { ref run, .. } => Self::host("WF0418", error.to_string()).hint(format!(
+                "name other rules: `{}`; or continue it where the files are that it names",
+                command("resume", run).option("--agents", "FILE")
+            )),
             DriveError::NoDefaultProvider { ref run } => Self::host("WF0403", error.to_string())
                 .hint(format!(
                     "with a key: `ANTHROPIC_API_KEY=... {}`, or OPENAI_API_KEY",
@@ -412,22 +459,20 @@ impl From<DriveError> for Trouble {
             DriveError::Stack { ref run, .. } => Self::host("WF0407", error.to_string())
                 .hint(format!("start a new run with one of these stack sizes; `{}`", command("show", run))),
             DriveError::Instance(_) => Self::host("WF0404", error.to_string()).because(&error),
-            DriveError::Trouble { ref run, .. } => {
-                Self::host("WF0410", error.to_string()).because(&error).hint(format!(
-                    "when memory is available (`free -h`, `ulimit -v`): `{}`",
-                    command("resume", run)
-                ))
-            }
+            DriveError::Host { ref run, .. } => Self::host("WF0410", error.to_string()).because(&error).hint(
+                format!("when memory is available (`free -h`, `ulimit -v`): `{}`", command("resume", run)),
+            ),
         }
     }
 }
 
-impl From<HostError> for Trouble {
+impl From<HostError> for UserError {
     fn from(error: HostError) -> Self {
         match error {
             HostError::Store(error) => error.into(),
             HostError::Module(error) => error.into(),
             HostError::Drive(error) => error.into(),
+            HostError::Script(error) => error.into(),
             HostError::Grant(_) => Self::usage("WF0406", error.to_string())
                 .because(&error)
                 .hint("the form is `--dir HOST::GUEST`, for example `--dir ./data::/data`"),
@@ -473,7 +518,7 @@ impl From<HostError> for Trouble {
     }
 }
 
-impl From<ForkError> for Trouble {
+impl From<ForkError> for UserError {
     fn from(error: ForkError) -> Self {
         match error {
             ForkError::Host(error) => error.into(),
@@ -494,7 +539,7 @@ impl From<ForkError> for Trouble {
     }
 }
 
-impl From<ArchiveError> for Trouble {
+impl From<ArchiveError> for UserError {
     fn from(error: ArchiveError) -> Self {
         match error {
             ArchiveError::Host(error) => error.into(),
@@ -505,14 +550,14 @@ impl From<ArchiveError> for Trouble {
     }
 }
 
-impl From<BadVariable> for Trouble {
+impl From<BadVariable> for UserError {
     fn from(error: BadVariable) -> Self {
         Self::usage("WF0008", error.to_string())
             .hint(format!("`unset {}`, or set it to {}", error.name, error.expected))
     }
 }
 
-impl From<BadTimes> for Trouble {
+impl From<BadTimes> for UserError {
     fn from(error: BadTimes) -> Self {
         let hint = match error {
             BadTimes::Cron { .. } => "for example '0 9 * * 1-5' for nine o'clock on working days",
@@ -524,5 +569,22 @@ impl From<BadTimes> for Trouble {
             BadTimes::Short => "use a longer --every, or a single run with a loop",
         };
         Self::usage("WF0515", error.to_string()).hint(hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_program_asks_differently_is_left_out_and_all_else_stays() {
+        let trouble = |code| UserError {
+            details: vec!["recorded  agent  the prompt".to_owned()],
+            ..UserError::host(code, "x")
+        };
+        for code in ["WF0201", "WF0203"] {
+            assert_eq!(trouble(code).without_payloads().details, [HIDDEN]);
+        }
+        assert_eq!(trouble("WF0002").without_payloads().details, trouble("WF0002").details);
     }
 }
