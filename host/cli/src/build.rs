@@ -6,10 +6,10 @@ use serde_json::json;
 use wfhost::engine::{ModuleError, summarize};
 use wfhost_build as build;
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::{Common, Format, printer};
 
-/// Build a workflow in Rust, TypeScript, JavaScript, Python, Go or C to a component
+/// Build a workflow in Rust, TypeScript, JavaScript, Python, Go or C into a component
 ///
 /// A Cargo workspace produces a component for each of its workflows. The file of a
 /// core module is only wrapped into a component.
@@ -39,11 +39,11 @@ pub(crate) struct Build {
 }
 
 impl Build {
-    pub fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let built = if self.dir.is_file() {
             let path = self.out.clone().unwrap_or_else(|| self.dir.with_extension("component.wasm"));
             let core = std::fs::read(&self.dir).map_err(|error| {
-                Trouble::usage("WF0608", format!("{} cannot be read: {error}", self.dir.display()))
+                UserError::usage("WF0608", format!("{} cannot be read: {error}", self.dir.display()))
             })?;
             // What is no WebAssembly at all is said to be what it is.
             if let Err(error @ (ModuleError::Empty | ModuleError::NotWasm(_))) = summarize(&core) {
@@ -77,23 +77,29 @@ impl Build {
 
 /// Announces what takes long.
 fn tell(progress: build::Progress<'_>) {
-    if let build::Progress::Preparing(target) = progress {
-        printer::note(&format!("Preparing the standard library for {target}, once; this takes a minute"));
+    match progress {
+        build::Progress::Preparing(target) => {
+            printer::note(&format!("Preparing the standard library for {target}, once; this takes a minute"));
+        }
+        build::Progress::Packing(name) => printer::note(&format!(
+            "Packing {name} with its interpreter; this and the first start take some seconds"
+        )),
+        build::Progress::Wrapping(_) => {}
     }
 }
 
 /// Builds the only workflow of a directory, for verbs that take a module.
-pub(super) fn only(dir: &Path) -> Result<PathBuf, Trouble> {
+pub(super) fn only(dir: &Path) -> Result<PathBuf, UserError> {
     let mut built = build::build(dir, &build::BuildOptions::default(), &mut tell).map_err(failed)?;
     if built.len() > 1 {
         let names: Vec<_> = built.iter().map(|built| built.path.display().to_string()).collect();
-        return Err(Trouble::usage("WF0609", format!("{} contains several workflows", dir.display()))
+        return Err(UserError::usage("WF0609", format!("{} contains several workflows", dir.display()))
             .hint(format!("name one: {}", names.join(", "))));
     }
     Ok(built.remove(0).path)
 }
 
 /// What keeps a workflow from being built.
-pub(super) fn failed(error: build::BuildError) -> Trouble {
-    Trouble::usage(error.code(), error.to_string()).hint(error.hint())
+pub(super) fn failed(error: build::BuildError) -> UserError {
+    UserError::usage(error.code(), error.to_string()).hint(error.hint())
 }

@@ -7,7 +7,7 @@ use wfhost::agents::Providers;
 use wfhost::call::{Call as Made, Called};
 use wfhost::{Adopt, Evict, HostError};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::{find_run, json_arg, length_arg};
 use super::{Common, Format, follow, printer};
 
@@ -40,10 +40,10 @@ pub(crate) struct Call {
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 impl Call {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let input = json_arg("the input", &self.input)?;
         if self.name.is_empty() {
-            return Err(Trouble::usage("WF0505", "the name of a call is empty"));
+            return Err(UserError::usage("WF0505", "the name of a call is empty"));
         }
         let store = common.reader().await?;
         let run = find_run(store.as_ref(), &self.run).await?.id;
@@ -79,9 +79,9 @@ impl Call {
                 }
                 Ok(Exit::Done)
             }
-            Called::Refused { run, message } => Err(Trouble {
+            Called::Refused { run, message } => Err(UserError {
                 exit: Exit::RunFailed,
-                ..Trouble::usage("WF0518", format!("{run} refused the call: {message}"))
+                ..UserError::usage("WF0518", format!("{run} refused the call: {message}"))
             }),
             Called::Open { run } => {
                 let again =

@@ -4,7 +4,7 @@ use wfhost::agents::Providers;
 use wfhost::store::MessageBody;
 use wfhost::{Adopt, Ending, HostError, ResumeOptions, is_held};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::{AgentArgs, find_run};
 use super::{Common, follow, printer};
 
@@ -27,7 +27,7 @@ pub(crate) struct Cancel {
 }
 
 impl Cancel {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let body = MessageBody::Cancel { reason: self.reason.clone() };
@@ -60,7 +60,7 @@ impl Cancel {
             }
             Ending::Finished(Err(failure)) => printer::say(common, "Stopped", &format!("{run}  {failure}")),
             Ending::Refused { mismatch: Some(mismatch), .. } => {
-                return Err(Trouble::mismatch(&run, &mismatch, None));
+                return Err(UserError::mismatch(&run, &mismatch, None));
             }
             Ending::Continued(next) => {
                 printer::say(common, "Continued", &format!("as {next}, which is cancelled too"));

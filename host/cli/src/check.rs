@@ -14,7 +14,7 @@ use wfhost::{Adopt, Evict, HostError, archive, clock};
 use wfhost_core::{Digest, Journal, Timestamp};
 use wfhost_view::UpgradeView;
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::{find_run, read_journal};
 use super::registry::Fetch;
 use super::{Common, Format, module_arg, printer, upgrade};
@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost check hello.wasm
-  wfhost check hello.wasm --all             whether the runs there are agree with it
+  wfhost check hello.wasm --all             whether existing runs are compatible
   wfhost check hello.wasm --replay run.jsonl
   wfhost check hello.wasm --twice -i '{\"name\":\"Ada\"}' --agent echo")]
 pub(crate) struct Check {
@@ -55,10 +55,10 @@ pub(crate) struct Check {
         allow_negative_numbers = true
     )]
     input: String,
-    /// The provider of agent calls that name none
+    /// The default provider of agent calls
     #[arg(long, value_name = "PROVIDER", requires = "twice")]
     agent: Option<String>,
-    /// Answers from a file of rules (provider `scripted`)
+    /// Answer agent calls from a file of rules (provider `scripted`)
     #[arg(long, value_name = "FILE", requires = "twice")]
     agents: Option<String>,
     /// Accept a module that imports sockets or HTTP; a call to them fails the run
@@ -79,7 +79,7 @@ struct Twice {
 const FIRST: &str = "first";
 
 impl Check {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let (name, bytes) = module_arg::load(common, None, &self.module, self.fetch).await?;
         let digest = Digest::of(&bytes);
         let summary = summarize(&bytes)?;
@@ -131,7 +131,7 @@ impl Check {
         name: &str,
         bytes: &[u8],
         denied: Denied,
-    ) -> Result<Exit, Trouble> {
+    ) -> Result<Exit, UserError> {
         let mut journals = Vec::new();
         // A database is asked for only if there is something to ask it for.
         let asks = self.all || self.replay.iter().any(|run| !Path::new(run).is_file());
@@ -139,7 +139,7 @@ impl Check {
         for run in &self.replay {
             if Path::new(run).is_file() {
                 let text = std::fs::read_to_string(run).map_err(|error| {
-                    Trouble::usage("WF0510", format!("{run} cannot be read: {error}"))
+                    UserError::usage("WF0510", format!("{run} cannot be read: {error}"))
                         .hint("name a run by its id, or a file that `wfhost db export` wrote")
                 })?;
                 let archive = archive::read(&text)?;
@@ -174,7 +174,7 @@ impl Check {
     }
 
     /// Runs the module in one process and repeats it in another.
-    fn run_twice(&self, common: &Common, bytes: &[u8], dir: &Path) -> Result<Twice, Trouble> {
+    fn run_twice(&self, common: &Common, bytes: &[u8], dir: &Path) -> Result<Twice, UserError> {
         let module = dir.join("checked.wasm");
         std::fs::write(&module, bytes).map_err(failed)?;
         let module = module.to_string_lossy();
@@ -221,10 +221,10 @@ impl Check {
         ];
         for (what, one, other) in pairs {
             if one != other {
-                return Err(Trouble {
+                return Err(UserError {
                     details: vec![format!("first   {one}"), format!("second  {other}")],
                     exit: Exit::Mismatch,
-                    ..Trouble::host("WF0203", format!("the {what} of the two executions differs"))
+                    ..UserError::host("WF0203", format!("the {what} of the two executions differs"))
                 });
             }
         }
@@ -234,7 +234,7 @@ impl Check {
 }
 
 /// Sleeps as long as the run does. False if it waits for something else, or too long.
-fn wait_for_timer(dir: &Path) -> Result<bool, Trouble> {
+fn wait_for_timer(dir: &Path) -> Result<bool, UserError> {
     let run = json_of(&wfhost(dir, FIRST, &["show", "checked", "-o", "json"])?)?;
     let waits = || run["waiting_for"].as_array().into_iter().flatten();
     // What it waited for has come already.
@@ -255,28 +255,28 @@ fn wait_for_timer(dir: &Path) -> Result<bool, Trouble> {
 }
 
 /// Runs this program with a database of its own and with its own cache.
-fn wfhost(dir: &Path, cache: &str, args: &[&str]) -> Result<Output, Trouble> {
+fn wfhost(dir: &Path, cache: &str, args: &[&str]) -> Result<Output, UserError> {
     let program = std::env::current_exe().map_err(failed)?;
     let mut command = Command::new(program);
     command.args(args).env(environment::DB, dir.join("wfhost.db")).env(environment::CACHE, dir.join(cache));
     command.stdin(Stdio::null()).output().map_err(failed)
 }
 
-fn json_of(output: &Output) -> Result<Value, Trouble> {
+fn json_of(output: &Output) -> Result<Value, UserError> {
     serde_json::from_slice(&output.stdout).map_err(|_| passed_on(output, "a part of the check"))
 }
 
-fn failed(error: std::io::Error) -> Trouble {
-    Trouble::host("WF0204", format!("the module could not be run for a check: {error}"))
+fn failed(error: std::io::Error) -> UserError {
+    UserError::host("WF0204", format!("the module could not be run for a check: {error}"))
 }
 
 /// The error of another process, as it reported it.
-fn passed_on(output: &Output, what: &str) -> Trouble {
+fn passed_on(output: &Output, what: &str) -> UserError {
     let exit = match output.status.code() {
         Some(5) => Exit::Mismatch,
         _ => Exit::Host,
     };
     let errors = String::from_utf8_lossy(&output.stderr);
     let details = errors.lines().map(str::to_owned).collect();
-    Trouble { details, exit, ..Trouble::host("WF0204", format!("{what} failed")) }
+    UserError { details, exit, ..UserError::host("WF0204", format!("{what} failed")) }
 }

@@ -1,6 +1,6 @@
 //! `wfhost completions`
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::printer;
 
 /// Print a completion script for a shell
@@ -13,7 +13,7 @@ pub(crate) struct Completions {
 }
 
 impl Completions {
-    pub fn execute(&self) -> Result<Exit, Trouble> {
+    pub fn execute(&self) -> Result<Exit, UserError> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut super::command(), "wfhost", &mut script);
         printer::data(&String::from_utf8_lossy(&script));

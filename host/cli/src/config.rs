@@ -4,7 +4,7 @@ use serde_json::json;
 use wfhost::world::environment;
 use wfhost_config::{Config, ConfigError, Origin, Setting};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::{Common, Format, printer};
 
 /// Show the configuration
@@ -21,7 +21,7 @@ enum What {
 }
 
 impl ConfigVerb {
-    pub fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let What::Show = self.what;
         let config = common.config()?;
         // What cannot be used is not shown as if it held, but what is to be agreed to has to be looked at.
@@ -46,7 +46,7 @@ impl ConfigVerb {
 }
 
 /// Every value that applies, with its origin: files, the environment, flags.
-pub(super) fn in_force(common: &Common, config: &Config) -> Result<Vec<Setting>, Trouble> {
+pub(super) fn in_force(common: &Common, config: &Config) -> Result<Vec<Setting>, UserError> {
     let mut settings: Vec<_> =
         config.settings().into_iter().filter(|setting| setting.key != "store.url").collect();
     settings.push(store(common, config.store()?.is_some().then(|| config.settings()))?);
@@ -64,7 +64,7 @@ pub(super) fn in_force(common: &Common, config: &Config) -> Result<Vec<Setting>,
 }
 
 /// The location of the database, and its origin.
-fn store(common: &Common, configured: Option<Vec<Setting>>) -> Result<Setting, Trouble> {
+fn store(common: &Common, configured: Option<Vec<Setting>>) -> Result<Setting, UserError> {
     let by_environment = environment::get(environment::DB);
     let origin = match (&common.db, configured) {
         (Some(db), _) if by_environment.is_some_and(|set| set == db.as_named()) => {

@@ -12,7 +12,7 @@ use wfhost_postgres::{Migrate, PostgresStore};
 
 use super::database::{Database, Opened};
 use super::db::for_each_run;
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::{Common, printer};
 
 /// Batches that are read ahead.
@@ -21,9 +21,9 @@ const AHEAD: usize = 4;
 const SAY_EVERY: Duration = Duration::from_secs(2);
 
 /// Copies a whole database into an empty one, and compares the two.
-pub(super) async fn copy(common: &Common, from: &Database, to: &Database) -> Result<Exit, Trouble> {
+pub(super) async fn copy(common: &Common, from: &Database, to: &Database) -> Result<Exit, UserError> {
     if !from.is_there() {
-        return Err(Trouble::usage("WF0321", format!("the database {from} does not exist"))
+        return Err(UserError::usage("WF0321", format!("the database {from} does not exist"))
             .hint("the first database is copied into the second one"));
     }
     let source = common.open(from).await?;
@@ -31,7 +31,7 @@ pub(super) async fn copy(common: &Common, from: &Database, to: &Database) -> Res
     if let Some(session) = living.iter().find(|session| session.left_ms > 0 && !is_dead(&session.owner)) {
         let owner = &session.owner;
         let said = format!("{from} is in use by process {} on {}", owner.pid, owner.host);
-        return Err(Trouble::usage("WF0341", said).hint("stop that process first; nothing was copied"));
+        return Err(UserError::usage("WF0341", said).hint("stop that process first; nothing was copied"));
     }
     let made = matches!(to, Database::File(path) if !path.exists());
     if let Database::Server(url) = to {
@@ -67,7 +67,7 @@ pub(super) async fn copy(common: &Common, from: &Database, to: &Database) -> Res
 }
 
 /// Gives how many rows it were.
-async fn transfer(common: &Common, source: &Opened, target: &Opened) -> Result<u64, Trouble> {
+async fn transfer(common: &Common, source: &Opened, target: &Opened) -> Result<u64, UserError> {
     let (give, mut read) = mpsc::channel(AHEAD);
     let (pass, mut take) = mpsc::channel(AHEAD);
     let reading = match source.clone() {
@@ -105,7 +105,7 @@ async fn transfer(common: &Common, source: &Opened, target: &Opened) -> Result<u
 }
 
 /// Whether both have the same runs, with the same journals to their heads. Gives how many.
-async fn compare(common: &Common, source: &dyn Store, target: &dyn Store) -> Result<u64, Trouble> {
+async fn compare(common: &Common, source: &dyn Store, target: &dyn Store) -> Result<u64, UserError> {
     let mut faults = Vec::new();
     let (mut runs, mut said) = (0_u64, Instant::now());
     for_each_run(source, RunFilter::default(), async |info| {
@@ -136,7 +136,7 @@ async fn compare(common: &Common, source: &dyn Store, target: &dyn Store) -> Res
         Ok(())
     })
     .await?;
-    let modules = async |store: &dyn Store| -> Result<Vec<_>, Trouble> { Ok(store.modules().await?) };
+    let modules = async |store: &dyn Store| -> Result<Vec<_>, UserError> { Ok(store.modules().await?) };
     if modules(source).await? != modules(target).await? {
         faults.push("the modules differ".to_owned());
     }
@@ -147,7 +147,7 @@ async fn compare(common: &Common, source: &dyn Store, target: &dyn Store) -> Res
         return Ok(runs);
     }
     let said = format!("the copy differs in {} places", faults.len());
-    Err(Trouble { details: faults, ..Trouble::host("WF0342", said) }
+    Err(UserError { details: faults, ..UserError::host("WF0342", said) }
         .hint("the first database is unchanged: keep using it"))
 }
 

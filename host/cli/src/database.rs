@@ -13,7 +13,7 @@ use wfhost_core::RunId;
 use wfhost_postgres::{Migrate, PostgresOptions, PostgresStore, without_password};
 
 use super::Common;
-use super::diagnostic::Trouble;
+use super::diagnostic::UserError;
 
 /// The location of a database.
 #[derive(Clone, PartialEq, Eq)]
@@ -101,7 +101,7 @@ impl Opened {
 
 impl Common {
     /// Opens a database; a file is made if it is not there, tables on a server are not.
-    pub async fn open(&self, database: &Database) -> Result<Opened, Trouble> {
+    pub async fn open(&self, database: &Database) -> Result<Opened, UserError> {
         match database {
             Database::File(path) => {
                 // Runs say what agents are asked. One that was not named may be anybody's.
@@ -110,7 +110,7 @@ impl Common {
                 {
                     let said = format!("the database {} is not used: {strange}", path.display());
                     let named = quoted(&path.to_string_lossy()).into_owned();
-                    return Err(Trouble::usage("WF0322", said)
+                    return Err(UserError::usage("WF0322", said)
                         .hint(format!("to use it anyway, name it explicitly: `--db {named}`")));
                 }
                 Ok(Opened::File(Arc::new(SqliteStore::open(path, &self.sqlite_options()?)?)))
@@ -129,7 +129,7 @@ impl Common {
         }
     }
 
-    pub fn sqlite_options(&self) -> Result<SqliteOptions, Trouble> {
+    pub fn sqlite_options(&self) -> Result<SqliteOptions, UserError> {
         // A limit that can be had without a disk of that size.
         let pages = 1..=u64::from(u32::MAX);
         let max_pages = environment::number(environment::MAX_PAGES, pages, "a number of pages")?;

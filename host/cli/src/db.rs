@@ -1,6 +1,6 @@
 //! `wfhost db`
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,18 +8,17 @@ use std::sync::Arc;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use serde_json::json;
 use wfhost::agents::{CleanedWorkspaces, Providers, clean_workspaces};
-use wfhost::archive;
-use wfhost::store::{Deleted, RunFilter, RunState, Store, StoreError};
+use wfhost::store::{BLOB_RENEWED_MS, Deleted, RunFilter, RunState, Store, StoreError};
 use wfhost::verify::{compare_given_out, rebuild, verify};
 use wfhost::world::private;
-use wfhost::{Adopt, Evict, HostError};
-use wfhost_core::RunId;
+use wfhost::{Adopt, Evict, HostError, archive};
+use wfhost_core::{Entry, Event, Position, Row, RunId, Timestamp};
 use wfhost_postgres::{Migrate, PostgresStore};
 
 use super::copy::copy;
 use super::database::{Database, Opened};
 use super::delete::confirm;
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::{find_run, length_arg};
 use super::{Common, Format, printer};
 
@@ -45,7 +44,7 @@ enum Verb {
     Init,
     /// Migrate the tables of a server to the format of this wfhost
     ///
-    /// A migration only adds: hosts of the previous version keep working. A database file is migrated when it is opened.
+    /// A migration only adds to the tables: hosts of the previous version keep working. A database file is migrated when it is opened.
     Migrate,
     /// Back up a database file while it is in use
     Backup {
@@ -60,7 +59,7 @@ enum Verb {
         /// Only print what would be deleted
         #[arg(long)]
         dry_run: bool,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(short, long)]
         yes: bool,
     },
@@ -68,7 +67,7 @@ enum Verb {
     ///
     /// Works between files and servers, in both directions. It copies runs with their journals, inboxes and
     /// transcripts, modules, schedules, tokens and cached answers, and preserves ids, keys and the order of events.
-    /// No host may use the first database meanwhile. At the end both are compared.
+    /// No host may use the source in the meantime. At the end both are compared.
     Copy {
         /// The source: a file, or postgres://...
         #[arg(value_parser = OsStringValueParser::new().map(Database::from))]
@@ -97,12 +96,12 @@ enum Verb {
 const PAGE: usize = 500;
 
 impl Db {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         match &self.verb {
             Verb::Check { deep, repair } => check(common, *deep, *repair).await,
             Verb::Backup { file } => {
                 if file.exists() {
-                    return Err(Trouble::usage("WF0004", format!("{} already exists", file.display()))
+                    return Err(UserError::usage("WF0004", format!("{} already exists", file.display()))
                         .hint("name a new file: a backup never overwrites a file"));
                 }
                 let Opened::File(store) = common.existing().await? else { return Err(no_file(common)) };
@@ -133,14 +132,14 @@ impl Db {
 }
 
 /// Why a database on a server cannot do what a file can.
-fn no_file(common: &Common) -> Trouble {
+fn no_file(common: &Common) -> UserError {
     let place = common.place().map(|place| place.to_string()).unwrap_or_default();
-    Trouble::usage("WF0339", format!("{place} is on a server: use the server's own backup tools"))
+    UserError::usage("WF0339", format!("{place} is on a server: use the server's own backup tools"))
         .hint("for example `pg_dump --format=custom --schema=wfhost --file=FILE URL`, which pg_restore reads")
         .hint("to copy it into another wfhost database: `wfhost db copy`")
 }
 
-async fn init(common: &Common) -> Result<Exit, Trouble> {
+async fn init(common: &Common) -> Result<Exit, UserError> {
     let place = common.place()?;
     let made = match &place {
         Database::File(path) => {
@@ -160,7 +159,7 @@ async fn init(common: &Common) -> Result<Exit, Trouble> {
     Ok(Exit::Done)
 }
 
-async fn migrate(common: &Common) -> Result<Exit, Trouble> {
+async fn migrate(common: &Common) -> Result<Exit, UserError> {
     let place = common.place()?;
     let Database::Server(url) = &place else {
         common.existing().await?;
@@ -188,10 +187,10 @@ async fn migrate(common: &Common) -> Result<Exit, Trouble> {
 }
 
 /// Writes a file for its owner only, or stdout.
-fn write(file: &PathBuf, text: &str) -> Result<(), Trouble> {
+fn write(file: &PathBuf, text: &str) -> Result<(), UserError> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
-    let failed = |error| Trouble::usage("WF0004", format!("{} cannot be written: {error}", file.display()));
+    let failed = |error| UserError::usage("WF0004", format!("{} cannot be written: {error}", file.display()));
     if file.as_os_str() == "-" {
         printer::data(text);
         return Ok(());
@@ -204,7 +203,7 @@ fn write(file: &PathBuf, text: &str) -> Result<(), Trouble> {
 /// The maximum size of an exported run, in bytes.
 const EXPORT_BYTES: u64 = 1 << 30;
 
-fn read(file: &PathBuf) -> Result<String, Trouble> {
+fn read(file: &PathBuf) -> Result<String, UserError> {
     let text = match file.as_os_str() == "-" {
         true => private::read_at_most(EXPORT_BYTES, std::io::stdin()),
         false => std::fs::File::open(file).and_then(|file| match file.metadata()?.file_type() {
@@ -215,10 +214,10 @@ fn read(file: &PathBuf) -> Result<String, Trouble> {
     };
     text.map_err(|error| match error.kind() {
         std::io::ErrorKind::InvalidData => {
-            Trouble::usage("WF0510", format!("{} is not an exported run: it is not text", file.display()))
+            UserError::usage("WF0510", format!("{} is not an exported run: it is not text", file.display()))
                 .hint("`wfhost db export RUN FILE` writes one")
         }
-        _ => Trouble::usage("WF0004", format!("{} cannot be read: {error}", file.display())),
+        _ => UserError::usage("WF0004", format!("{} cannot be read: {error}", file.display())),
     })
 }
 
@@ -226,8 +225,8 @@ fn read(file: &PathBuf) -> Result<String, Trouble> {
 pub(super) async fn for_each_run(
     store: &dyn Store,
     filter: RunFilter,
-    mut each: impl AsyncFnMut(wfhost::store::RunInfo) -> Result<(), Trouble>,
-) -> Result<(), Trouble> {
+    mut each: impl AsyncFnMut(wfhost::store::RunInfo) -> Result<(), UserError>,
+) -> Result<(), UserError> {
     let mut before = None;
     loop {
         let page = store.runs(RunFilter { before: before.clone(), limit: PAGE, ..filter.clone() }).await?;
@@ -239,7 +238,7 @@ pub(super) async fn for_each_run(
     }
 }
 
-async fn check(common: &Common, deep: bool, repair: bool) -> Result<Exit, Trouble> {
+async fn check(common: &Common, deep: bool, repair: bool) -> Result<Exit, UserError> {
     let database = common.existing().await?;
     let mut faults = database.faults().await?;
     let store = database.shared();
@@ -292,13 +291,13 @@ async fn check(common: &Common, deep: bool, repair: bool) -> Result<Exit, Troubl
     if faults.is_empty() {
         return Ok(Exit::Done);
     }
-    let trouble = Trouble::host("WF0511", format!("the database has {} faults", faults.len()));
-    Err(Trouble { details: faults, ..trouble }.hint(
+    let trouble = UserError::host("WF0511", format!("the database has {} faults", faults.len()));
+    Err(UserError { details: faults, ..trouble }.hint(
         "`wfhost db check --repair` rebuilds what follows from the journals; for the rest, restore a backup",
     ))
 }
 
-async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Result<Exit, Trouble> {
+async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Result<Exit, UserError> {
     let database = common.existing().await?;
     let shared = database.shared();
     let store = shared.as_ref();
@@ -340,6 +339,9 @@ async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Resul
         }
     }
     let modules = store.delete_unused_modules(before).await?;
+    // One that was added lately may be about to be needed.
+    let lately = now.0.saturating_sub(2 * BLOB_RENEWED_MS);
+    delete_scripts(common, store, before.min(Timestamp(lately))).await?;
     store.delete_old_answers(before).await?;
     let cleaned = clean(&root, &identity, false, async |run: &RunId| !is_gone(run).await).await?;
     let counts = format!("{} runs, {modules} modules{}", deleted.len(), workspaces(cleaned));
@@ -350,15 +352,50 @@ async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Resul
     Ok(Exit::Done)
 }
 
+/// Removes the scripts that were added before `before` and that neither a run nor a schedule needs.
+async fn delete_scripts(common: &Common, store: &dyn Store, before: Timestamp) -> Result<(), UserError> {
+    // Few databases have any, and all journals are looked at for them.
+    if !store.has_blobs(before).await? {
+        return Ok(());
+    }
+    let mut needed = BTreeSet::new();
+    let schedules = store.schedules().await?;
+    if let Some((name, why)) = schedules.unreadable.first() {
+        let text = format!(
+            "no rules are deleted, as the schedule {name} cannot be read, which may need some: {why}"
+        );
+        printer::warn(common, &text);
+        return Ok(());
+    }
+    needed.extend(schedules.known.iter().filter_map(|schedule| schedule.config.script_digest));
+    let mut filter = RunFilter { limit: 1_000, ..RunFilter::default() };
+    loop {
+        let runs = store.runs(filter.clone()).await?;
+        for run in &runs {
+            let first = store.journal_part(&run.id, Position(0), 1).await?;
+            let mut entries = first.iter().flat_map(Row::entries);
+            if let Some(Ok((_, Entry { event: Event::Started(started), .. }))) = entries.next() {
+                needed.extend(started.config.script_digest);
+            }
+        }
+        match runs.last().filter(|_| runs.len() == filter.limit) {
+            Some(last) => filter.before = Some(last.id.clone()),
+            None => break,
+        }
+    }
+    store.delete_blobs(before, needed.into_iter().collect()).await?;
+    Ok(())
+}
+
 async fn clean(
     root: &Path,
     database: &str,
     dry_run: bool,
     keep: impl AsyncFn(&RunId) -> bool,
-) -> Result<CleanedWorkspaces, Trouble> {
+) -> Result<CleanedWorkspaces, UserError> {
     clean_workspaces(root, database, dry_run, keep)
         .await
-        .map_err(|error| Trouble::usage("WF0004", format!("{} cannot be read: {error}", root.display())))
+        .map_err(|error| UserError::usage("WF0004", format!("{} cannot be read: {error}", root.display())))
 }
 
 /// What is said of workspaces, if there are any.

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use wfhost::store::{Deleted, Fence};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::find_run;
 use super::{Common, printer};
 
@@ -23,7 +23,7 @@ pub(crate) struct Delete {
 }
 
 impl Delete {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let run = info.id;
@@ -36,7 +36,7 @@ impl Delete {
             Deleted::Yes => printer::say(common, "Deleted", run.as_str()),
             Deleted::Held { owner, .. } => return Err(wfhost::HostError::Held { run, owner }.into()),
             Deleted::Needed => {
-                return Err(Trouble::usage(
+                return Err(UserError::usage(
                     "WF0516",
                     format!("{run} is an earlier round of a run that has not ended"),
                 )
@@ -49,16 +49,16 @@ impl Delete {
 }
 
 /// Asks on a terminal; elsewhere `--yes` is needed.
-pub(super) fn confirm(yes: bool, question: &str) -> Result<(), Trouble> {
+pub(super) fn confirm(yes: bool, question: &str) -> Result<(), UserError> {
     ask(yes, question, "this cannot be undone: confirm it with --yes")
 }
 
 /// The same, with what is to be said where nobody can be asked.
-pub(super) fn ask(yes: bool, question: &str, instead: &str) -> Result<(), Trouble> {
+pub(super) fn ask(yes: bool, question: &str, instead: &str) -> Result<(), UserError> {
     if yes {
         return Ok(());
     }
-    let refused = || Trouble::usage("WF0509", "nothing was done");
+    let refused = || UserError::usage("WF0509", "nothing was done");
     if !std::io::stdin().is_terminal() {
         return Err(refused().hint(instead));
     }

@@ -10,7 +10,7 @@ use wfhost::store::{Projects, RunFilter, RunState};
 use wfhost::{Adopt, Evict, Host, StartOptions, Upgraded};
 use wfhost_core::{Digest, Json, Mismatch, RunConfig, RunId, spell_millis};
 
-use super::diagnostic::{self, Exit, Trouble};
+use super::diagnostic::{self, Exit, UserError};
 use super::follow::{Progress, Signals};
 use super::place::{AgentArgs, json_arg};
 use super::printer::{DIM, ERROR, Line, say};
@@ -56,9 +56,9 @@ const FILES: usize = 20_000;
 const PAGE: usize = 1_000;
 
 impl Dev {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         if !self.dir.is_dir() {
-            return Err(Trouble::usage("WF0004", format!("{} is not a directory", self.dir.display()))
+            return Err(UserError::usage("WF0004", format!("{} is not a directory", self.dir.display()))
                 .hint("name a project directory; `wfhost new NAME` creates one"));
         }
         let input = self.input.as_deref().map(|input| json_arg("the input", input)).transpose()?;
@@ -82,11 +82,11 @@ impl Dev {
             tokio::spawn(figures.run());
         }
         let defaults = super::serve::defaults(&self.agents, &config);
-        let server = self.network.bind(common, &host, defaults, &metrics).await?;
+        let (sinks, export) = (tell::sinks([&config])?, tell::export(None, false)?);
+        let server = self.network.bind(common, &host, defaults, &sinks, &metrics).await?;
         let _told = server.as_ref().map(Told::of);
         host.serve();
         let report = tell::Reports { common: common.clone(), metrics: Some(metrics), log: None };
-        let (sinks, export) = (tell::sinks([&config])?, tell::export(None, false)?);
         let url = server.as_ref().map(|server| server.url().to_owned());
         let teller = tell::start(host.store(), sinks, export, report, url);
         say(common, "Watching", &format!("{}; Ctrl-C stops", self.dir.display()));
@@ -159,7 +159,7 @@ struct Session<'a> {
 
 impl Session<'_> {
     /// Builds, moves and shows until it fails.
-    async fn go_on(&mut self, dir: &Path) -> Result<std::convert::Infallible, Trouble> {
+    async fn go_on(&mut self, dir: &Path) -> Result<std::convert::Infallible, UserError> {
         let mut built = None;
         let mut before = None;
         let mut building = None;
@@ -195,14 +195,14 @@ impl Session<'_> {
     }
 
     /// Reports a failed build, and that it can be fixed.
-    fn complain(&self, trouble: &Trouble) {
+    fn complain(&self, trouble: &UserError) {
         diagnostic::print(trouble, self.common.output != Format::Text, self.common.verbose);
         let goes_on = if self.module.is_some() { "; runs continue on the previous build" } else { "" };
         say(self.common, "Watching", &format!("for the next change{goes_on}"));
     }
 
     /// Goes on with a new build.
-    async fn take(&mut self, path: &Path, took: &str) -> Result<(), Trouble> {
+    async fn take(&mut self, path: &Path, took: &str) -> Result<(), UserError> {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
@@ -236,7 +236,7 @@ impl Session<'_> {
     }
 
     /// Begins a run if there is to be one and the one before does not go on.
-    async fn begin_if_due(&mut self) -> Result<(), Trouble> {
+    async fn begin_if_due(&mut self) -> Result<(), UserError> {
         let (Some(module), Some(input)) = (&self.module, &self.input) else { return Ok(()) };
         if let Some(begun) = &self.begun
             && let Some(info) = self.host.store().run(begun).await?
@@ -252,7 +252,7 @@ impl Session<'_> {
     }
 
     /// Tries runs again that could not be moved yet.
-    async fn move_those_behind(&mut self) -> Result<(), Trouble> {
+    async fn move_those_behind(&mut self) -> Result<(), UserError> {
         let Some(module) = self.module.clone() else { return Ok(()) };
         for run in std::mem::take(&mut self.behind) {
             let Some(info) = self.host.store().run(&run).await?.filter(|info| !info.state.is_final()) else {
@@ -278,7 +278,7 @@ impl Session<'_> {
     }
 
     /// Shows what was committed.
-    async fn show(&mut self) -> Result<(), Trouble> {
+    async fn show(&mut self) -> Result<(), UserError> {
         loop {
             let changes = self.host.store().changes(self.place, PAGE).await?;
             let Some(last) = changes.last() else { return Ok(()) };
@@ -295,7 +295,7 @@ impl Session<'_> {
         }
     }
 
-    async fn show_run(&mut self, run: &RunId) -> Result<(), Trouble> {
+    async fn show_run(&mut self, run: &RunId) -> Result<(), UserError> {
         let Some(info) = self.host.store().run(run).await? else { return Ok(()) };
         let progress = self.shown.entry(run.clone()).or_insert_with(|| Progress::new(self.common, run));
         if self.last.as_ref() != Some(run) {
@@ -320,8 +320,8 @@ impl Session<'_> {
     }
 }
 
-fn failed(message: &str) -> Trouble {
-    Trouble::host("WF0608", message)
+fn failed(message: &str) -> UserError {
+    UserError::host("WF0608", message)
 }
 
 /// What the files of a project are like: their paths, sizes and times.

@@ -1,12 +1,13 @@
 //! How errors look on a terminal, and as JSON.
 
 use serde_json::json;
-pub(crate) use wfhost_view::{Exit, Trouble, section};
+pub(crate) use wfhost_view::{Exit, UserError, section};
 
 use super::printer::{self, DIM, ERROR, Line};
 
 /// Shows an error on stderr, as JSON if JSON was asked for.
-pub(super) fn print(trouble: &Trouble, json: bool, verbose: bool) {
+pub(super) fn print(trouble: &UserError, json: bool, verbose: bool) {
+    let trouble = &trouble.clone().bounded();
     if json {
         let code = trouble.exit.number();
         let error = json!({

@@ -5,7 +5,7 @@ use wfhost::steps;
 use wfhost::store::Store;
 use wfhost_view::{Difference, Told, compare};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::{find_run, read_journal};
 use super::{Common, Format, printer};
 
@@ -24,7 +24,7 @@ pub(crate) struct Diff {
     b: String,
 }
 
-async fn told(store: &dyn Store, run: &str) -> Result<Told, Trouble> {
+async fn told(store: &dyn Store, run: &str) -> Result<Told, UserError> {
     let info = find_run(store, run).await?;
     let journal = read_journal(store, &info.id).await?;
     let input = match journal.entries.first().map(|entry| &entry.event) {
@@ -35,7 +35,7 @@ async fn told(store: &dyn Store, run: &str) -> Result<Told, Trouble> {
 }
 
 impl Diff {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = common.reader().await?;
         let (a, b) = (told(store.as_ref(), &self.a).await?, told(store.as_ref(), &self.b).await?);
         let (same, differences) = compare(&a, &b);

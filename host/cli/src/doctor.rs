@@ -2,13 +2,17 @@
 
 use serde_json::json;
 use wfhost::agents::{Check, suggested};
+use wfhost::clock::rfc3339;
 use wfhost::engine::Cache;
+use wfhost::fleet::{Usage, usage};
 use wfhost::store::RunFilter;
 use wfhost::world::environment;
+use wfhost_core::policy::rate::Rate;
+use wfhost_core::policy::share::spell;
 use wfhost_postgres::{Formats, Migrate, PostgresStore};
 
 use super::database::Database;
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::{Common, Format, printer};
 
 /// Check the installation: database, providers, keys, programs
@@ -31,7 +35,7 @@ struct Finding {
 }
 
 impl Doctor {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let mut findings = vec![store(common).await, cache()];
         let config = common.config()?;
         let providers = config.providers()?;
@@ -70,10 +74,42 @@ impl Doctor {
                 Finding { what, problem: Some(problem), note: None, wanted: true }
             }
         });
+        findings.extend(fleet_limits(common, &config).await);
         let missing = findings.iter().any(|finding| finding.wanted && finding.problem.is_some());
         report(common.output, &findings);
         Ok(if missing { Exit::Host } else { Exit::Done })
     }
+}
+
+/// The limits that hold for all hosts of the database, with what is used of them.
+async fn fleet_limits(common: &Common, config: &wfhost_config::Config) -> Vec<Finding> {
+    let limits = config.fleet_limits();
+    if limits.is_empty() {
+        return Vec::new();
+    }
+    // A database that cannot be read is a finding of its own.
+    let (shares, turns) = match common.reader().await {
+        Ok(store) => (store.slots().await.unwrap_or_default(), store.turns().await.unwrap_or_default()),
+        Err(_) => (Vec::new(), Vec::new()),
+    };
+    let used = usage(&shares);
+    let waiting = |name: &str| {
+        let turns = turns.iter().find(|turns| turns.name == name && turns.waiting > 0)?;
+        let calls = if turns.waiting == 1 { "call waits for its turn" } else { "calls wait for their turns" };
+        let next = turns.next.map(|at| format!(", the next one until {}", rfc3339(at))).unwrap_or_default();
+        Some(format!("{} {calls}{next}", turns.waiting))
+    };
+    let limit = |(name, (calls, rate)): (String, (Option<u32>, Option<Rate>))| {
+        let calls = calls.map(|calls| format!("{calls} at a time"));
+        let rate = rate.map(|rate| format!("{} per minute, {} at once", rate.per_minute, rate.burst));
+        let all: Vec<_> = calls.into_iter().chain(rate).collect();
+        let what = format!("limit of {} (fleet): {}", spell(&name), all.join(", "));
+        let holders = used.get(name.as_str()).filter(|usage| usage.used > 0).map(Usage::spell_holders);
+        let notes: Vec<_> = holders.into_iter().chain(waiting(&name)).collect();
+        let note = Some(notes.join("; ")).filter(|note| !note.is_empty());
+        Finding { what, problem: None, note, wanted: false }
+    };
+    limits.into_iter().map(limit).collect()
 }
 
 async fn store(common: &Common) -> Finding {
@@ -84,7 +120,7 @@ async fn store(common: &Common) -> Finding {
     let tried = async {
         let store = common.reader().await?;
         store.runs(RunFilter { limit: 1, ..RunFilter::default() }).await?;
-        Ok::<_, Trouble>(())
+        Ok::<_, UserError>(())
     };
     let problem = tried.await.err().map(|trouble| trouble.message);
     let what = format!("database {}", place.map(|place| place.to_string()).unwrap_or_default());
@@ -97,7 +133,7 @@ async fn server(common: &Common, url: &str) -> Finding {
     let found = match PostgresStore::look(url, &common.postgres_options(Migrate::No)).await {
         Ok(found) => found,
         Err(error) => {
-            let trouble = Trouble::from(error);
+            let trouble = UserError::from(error);
             let said: Vec<_> = std::iter::once(trouble.message).chain(trouble.hints).collect();
             return Finding { what, problem: Some(said.join("; ")), note: None, wanted: true };
         }

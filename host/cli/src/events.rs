@@ -5,7 +5,7 @@ use wfhost::store::TranscriptLine;
 use wfhost_core::{Entry, Position, RunId};
 use wfhost_view::{EntryView, TranscriptView, describe, document};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::follow::unreadable;
 use super::place::find_run;
 use super::tail::{LiveLines, News, tail};
@@ -34,7 +34,7 @@ pub(crate) struct Events {
 /// Commits that are read at once.
 const PAGE: usize = 1_000;
 impl Events {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         // Who waits for what is to come waits in a database.
         let store = if self.follow { common.store().await? } else { common.reader().await? };
         let run = match &self.run {

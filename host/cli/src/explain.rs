@@ -1,6 +1,6 @@
 //! `wfhost explain`
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::printer;
 
 /// Explain an error code
@@ -14,7 +14,7 @@ pub(crate) struct Explain {
 }
 
 impl Explain {
-    pub fn execute(&self) -> Result<Exit, Trouble> {
+    pub fn execute(&self) -> Result<Exit, UserError> {
         let Some(code) = &self.code else {
             for (code, text) in CODES {
                 printer::line(format!("{code}  {}", text.lines().next().unwrap_or_default()));
@@ -27,7 +27,7 @@ impl Explain {
                 printer::data(&format!("{code}: {text}"));
                 Ok(Exit::Done)
             }
-            None => Err(Trouble::usage("WF0005", format!("unknown code `{code}`"))
+            None => Err(UserError::usage("WF0005", format!("unknown code `{code}`"))
                 .hint("`wfhost explain` lists all codes")),
         }
     }
@@ -79,7 +79,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ("WF0110", "the module does not exist"),
     (
         "WF0112",
-        "what a module says of itself cannot be read\n\nThe section `wfhost:describe` of the component is damaged, there are two of it, it is too large, or a later wfhost wrote it. The module itself can be run; nothing is checked before it begins.",
+        "the description of a module cannot be read\n\nThe section `wfhost:describe` of the component is damaged, duplicated, too large, or written by a newer wfhost. The module can still be run; its input is not checked.",
     ),
     (
         "WF0111",
@@ -219,6 +219,10 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "WF0415",
         "the module of a child is on another machine\n\nA child's module is searched for in the directory of its parent's module, and then in the database. The directory where the run was started does not exist on this machine, and the database has no module of that name. The run is unchanged: it continues on a machine that has the directory, or once `wfhost add FILE.wasm` has stored the module in the database. In a fleet, add the modules of children before the runs that need them.",
     ),
+    (
+        "WF0418",
+        "the script that a run was started with cannot be used on this host\n\n`run --agents FILE` stores the script in the database, by its digest, so every host that shares the database answers by it. If the database does not have it any more, the file is used as long as its text is the same. The record of calls that a script may name (`calls`) is a file beside the script, and its directory has to exist on the host that makes the calls. Runs that were started by an earlier version of wfhost only name their script by its path. The run is unchanged: it continues on a host that has the file, or with other rules, `wfhost resume RUN --agents FILE`.",
+    ),
     ("WF0501", "the run does not exist"),
     ("WF0502", "the run has ended"),
     (
@@ -252,11 +256,11 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ("WF0516", "an earlier round of a run that has not ended cannot be deleted"),
     (
         "WF0521",
-        "the input does not fit what the module says that it takes\n\nNo run was created. `wfhost inspect MODULE` shows the schema and examples; `--no-check` starts it nevertheless, and leaves the refusal to the program.",
+        "the input does not match the schema of the module\n\nNo run was created. `wfhost inspect MODULE` shows the schema and examples; `--no-check` starts the run anyway, and leaves validation to the program.",
     ),
     (
         "WF0522",
-        "a signal does not carry what the module says that it takes\n\nNothing was sent. `wfhost inspect MODULE` shows the schema; `--no-check` sends it nevertheless.",
+        "the payload of a signal does not match the schema of the module\n\nNothing was sent. `wfhost inspect MODULE` shows the schema; `--no-check` sends it anyway.",
     ),
     (
         "WF0601",
@@ -300,15 +304,19 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ),
     (
         "WF0620",
-        "the permissions that a plugin requests are invalid\n\n[package.metadata.wfhost.plugin] in its Cargo.toml has `http` (url, methods, inject, reason), `directories` (path, write, reason) and `env` (name, reason), and nothing else.",
+        "the permissions that a plugin requests are invalid\n\n[package.metadata.wfhost.plugin] in its Cargo.toml, or plugin.toml beside a plugin in another language, has `http` (url, methods, inject, reason), `directories` (path, write, reason) and `env` (name, reason), and nothing else.",
     ),
     (
         "WF0621",
-        "what a project says of its workflow cannot be used\n\nA file describe.toml or describe.json beside the source has `description`, JSON Schemas as `input` and `output`, [signals.NAME] and [state.KEY] with `description` and `schema`, [[questions]] with `prompt`, `choices` and `schema`, [[examples]] with `input`, and the lists `providers` and `workspaces`. Schemas are bounded and refer to themselves only; each example has to fit the schema of the input.",
+        "the description of a workflow cannot be used\n\nA file describe.toml or describe.json beside the source has `description`, JSON Schemas as `input` and `output`, [signals.NAME] and [state.KEY] with `description` and `schema`, [[questions]] with `prompt`, `choices` and `schema`, [[examples]] with `input`, and the lists `providers` and `workspaces`. Schemas are bounded and refer to themselves only; each example has to fit the schema of the input.",
     ),
     (
         "WF0622",
-        "what a workflow in Rust says of itself by its types cannot be made\n\n`#[wfhost::workflow(describe)]` has `wfhost build` compile the crate once more, with `--cfg wfhost_describe`, and ask it for the schemas of its types. The types implement `schemars::JsonSchema`; examples are JSON.",
+        "the description of a workflow in Rust cannot be generated from its types\n\nFor `#[wfhost::workflow(describe)]`, `wfhost build` compiles the crate a second time, with `--cfg wfhost_describe`, and asks it for the schemas of its types. The types implement `schemars::JsonSchema`; examples are JSON.",
+    ),
+    (
+        "WF0623",
+        "a directory that a build writes into leads elsewhere\n\nA build writes the SDK and what it makes on the way below `wfhost` of the target directory. A symbolic link there that leads out of the target directory is not followed, since whoever sent the project could have chosen the files that are replaced. The target directory itself may be a link.",
     ),
     (
         "WF0701",
@@ -324,7 +332,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ),
     (
         "WF0704",
-        "a configuration file has an invalid value\n\nDurations are strings like \"90s\", \"15m\", \"2h\"; prices are US dollars per million tokens; a rate is { per_minute = 60, burst = 5 }.",
+        "a configuration file has an invalid value\n\nDurations are strings like \"90s\", \"15m\", \"2h\"; prices are US dollars per million tokens; a rate is { per_minute = 60, burst = 5 }; a scope is \"host\" or \"fleet\"; the limit of a group is a number, or { limit = 1, scope = \"fleet\" }.",
     ),
     ("WF0518", "a run refused a call\n\nThe program rejected the request; the message is the program's."),
     ("WF0705", "the run has no such step, or no transcript of it"),
@@ -395,7 +403,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ("WF0818", "internal server error\n\nThe request is not known to be at fault. Please report it."),
     (
         "WF0819",
-        "an action on many runs no longer matches its preview\n\nFirst request the preview (`dry_run`), then send the number of runs that it found as `expected`. If the runs have changed since then, nothing is done.",
+        "an action on many runs no longer matches its preview\n\nFirst request the preview (`dry_run`), then send the number of runs that it found as `expected`, and its `fingerprint`. If the runs have changed since then, nothing is done.",
     ),
     (
         "WF0850",
@@ -403,7 +411,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ),
     (
         "WF0851",
-        "a message was not delivered\n\nThe receiver has to answer with 200 to 299, a program to end with 0. What it said is shown. `wfhost serve` tries again for as long as `give_up` says; `wfhost sinks retry` begins anew.",
+        "a message was not delivered\n\nA receiver has to answer with 200 to 299, a program to exit with 0. Its response is shown. `wfhost serve` retries until `give_up`; `wfhost sinks retry` starts over.",
     ),
     (
         "WF0852",
@@ -548,11 +556,11 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ),
     (
         "WF0942",
-        "the signer of a module has changed\n\nThe first signer of each repository is recorded in wfhost/signers.json in the user's state directory, and in wfhost.lock. Either the publisher has a new key, or someone else publishes in their name. Once you have verified it: `wfhost pull REFERENCE --accept`, `wfhost update --accept`.",
+        "the signer of a module has changed\n\nThe first signer of each repository is recorded in wfhost/signers.json in the user's state directory, and the signer of each locked module in wfhost.lock. Either the publisher has a new key, or someone else publishes in their name or has changed wfhost.lock. Once you have verified it: `wfhost pull REFERENCE --accept`; for a locked module, `wfhost update REFERENCE --accept`.",
     ),
     (
         "WF0943",
-        "a key cannot be used or created\n\nKeys are P-256 or Ed25519: private keys as PKCS#8 in PEM, public keys as PEM, as OpenSSL and cosign write them. Only its owner may have access to the file of a private key. A key encrypted as OpenSSL does it is read with the passphrase in WFHOST_KEY_PASSPHRASE.",
+        "a key cannot be used or created\n\nKeys are P-256 or Ed25519: private keys as PKCS#8 in PEM, public keys as PEM, as OpenSSL and cosign write them. Only its owner may have access to the file of a private key. A key encrypted by OpenSSL or cosign is read with the passphrase in WFHOST_KEY_PASSPHRASE.",
     ),
     (
         "WF0945",
@@ -564,7 +572,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ),
     (
         "WF0947",
-        "an archive of modules cannot be used\n\nIt is a tar file of an OCI image layout, as `wfhost save` and `skopeo copy .. oci-archive:FILE` write it. The whole file is checked before anything is stored.",
+        "an archive of modules cannot be used\n\nIt is a tar file of an OCI image layout, as `wfhost save` and `skopeo copy .. oci-archive:FILE` write it. The whole file is checked before anything is stored. It has at most 2 GiB in 10000 files; `wfhost save FILE REFERENCE..` saves a part of a larger store.",
     ),
     (
         "WF0948",

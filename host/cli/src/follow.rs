@@ -14,7 +14,7 @@ use wfhost_core::{
 };
 use wfhost_view::RunView;
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::printer::{DIM, ERROR, GOOD, Line, PLAIN, say};
 use super::tail::LiveLines;
 use super::{Common, Format, printer};
@@ -36,7 +36,7 @@ pub(super) async fn follow(
     mut handle: RunHandle,
     beginning: Beginning,
     no_wait: bool,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, UserError> {
     let mut id = handle.id.clone();
     let mut progress = Progress::new(common, &id);
     if let Some(info) = host.store().run(&id).await? {
@@ -108,10 +108,10 @@ pub(super) async fn follow(
             }
             Ok(result(common, &info, &outcome))
         }
-        Ending::Refused { mismatch: Some(mismatch), .. } => Err(Trouble::mismatch(&id, &mismatch, None)),
-        Ending::Refused { reason, mismatch: None } => Err(Trouble {
+        Ending::Refused { mismatch: Some(mismatch), .. } => Err(UserError::mismatch(&id, &mismatch, None)),
+        Ending::Refused { reason, mismatch: None } => Err(UserError {
             exit: Exit::Mismatch,
-            ..Trouble::usage("WF0201", format!("{id} is refused: {reason}"))
+            ..UserError::usage("WF0201", format!("{id} is refused: {reason}"))
         }
         .hint("nothing was executed, and the journal is unchanged")),
         ending @ (Ending::Stopped | Ending::Paused | Ending::Continued(_)) => {
@@ -143,7 +143,7 @@ fn advise(run: &RunId, failure: &Failure) {
 }
 
 /// Whether a run of the same family can be advanced now.
-pub(super) async fn has_busy_relatives(host: &Host, info: &RunInfo) -> Result<bool, Trouble> {
+pub(super) async fn has_busy_relatives(host: &Host, info: &RunInfo) -> Result<bool, UserError> {
     Ok(host.store().busy_relatives(&info.links.root).await?)
 }
 
@@ -154,10 +154,10 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    pub fn new() -> Result<Self, Trouble> {
+    pub fn new() -> Result<Self, UserError> {
         let catch = |kind| {
             signal(kind).map_err(|error| {
-                Trouble::host("WF0001", format!("signals of the system cannot be caught: {error}"))
+                UserError::host("WF0001", format!("signals of the system cannot be caught: {error}"))
             })
         };
         Ok(Self { interrupt: catch(SignalKind::interrupt())?, terminate: catch(SignalKind::terminate())? })
@@ -212,7 +212,7 @@ pub(super) fn result(common: &Common, info: &RunInfo, outcome: &Outcome) -> Exit
 }
 
 /// An entry that cannot be read.
-pub(super) fn unreadable(run: &RunId, error: EntryError) -> Trouble {
+pub(super) fn unreadable(run: &RunId, error: EntryError) -> UserError {
     HostError::Journal { run: run.clone(), source: error.into() }.into()
 }
 
@@ -254,7 +254,7 @@ impl Progress {
     }
 
     /// Takes in what was there before, without showing it.
-    async fn absorb(&mut self, host: &Host, entries: Position) -> Result<(), Trouble> {
+    async fn absorb(&mut self, host: &Host, entries: Position) -> Result<(), UserError> {
         if self.quiet {
             return Ok(());
         }
@@ -274,7 +274,7 @@ impl Progress {
     }
 
     /// Shows what is new. False if nothing is.
-    pub async fn catch_up(&mut self, host: &Host) -> Result<bool, Trouble> {
+    pub async fn catch_up(&mut self, host: &Host) -> Result<bool, UserError> {
         if self.quiet {
             return Ok(false);
         }

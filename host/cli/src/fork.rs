@@ -4,7 +4,7 @@ use wfhost::{Adopt, Evict, ForkOptions, HostError, ResumeOptions};
 use wfhost_core::{ForkPlan, Json, Position, RunId};
 use wfhost_view::RunView;
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::{AgentArgs, find_run, json_arg};
 use super::registry::Fetch;
 use super::{Common, Format, follow, module_arg, printer};
@@ -48,7 +48,7 @@ pub(crate) struct Fork {
     /// Stop when the fork only waits, with exit code 3
     #[arg(long, conflicts_with = "detach")]
     no_wait: bool,
-    /// Leave the fork to `wfhost serve`
+    /// Let `wfhost serve` advance the fork
     #[arg(short, long)]
     detach: bool,
     #[command(flatten)]
@@ -63,7 +63,7 @@ fn edit_arg(text: &str) -> Result<(u64, Json), String> {
 }
 
 impl Fork {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let config = common.config_for(&info)?;

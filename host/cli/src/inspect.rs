@@ -8,7 +8,7 @@ use wfhost_core::{DescribeError, Description, Digest, Limit, RunConfig};
 use wfhost_registry::policy::Level;
 use wfhost_registry::{Reference, metadata, provenance};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::registry::{Fetch, Others};
 use super::{Common, Format, module_arg, plugin_add, printer, registry, sign};
 
@@ -38,7 +38,7 @@ enum Wit {
 }
 
 impl Inspect {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         match self.wit {
             Some(Wit::Workflow) => printer::data(include_str!("../../../wit/workflow.wit")),
             Some(Wit::Plugin) => printer::data(include_str!("../../../wit/plugin/plugin.wit")),
@@ -91,14 +91,14 @@ impl Inspect {
 
 impl Inspect {
     /// What a module in a registry says of itself: its manifest and its configuration are fetched, not it.
-    async fn reference(&self, common: &Common, reference: &Reference) -> Result<Exit, Trouble> {
+    async fn reference(&self, common: &Common, reference: &Reference) -> Result<Exit, UserError> {
         let mut session = registry::open(common)?;
         // Looking is no running: what is not signed is told, too.
         session.rules.default = session.rules.default.min(Level::Warn);
         session.rules.rules.iter_mut().for_each(|rule| rule.level = rule.level.min(Level::Warn));
         let exact = session.pinned(reference).map_or_else(|| reference.clone(), |(_, exact)| exact);
         let pull = self.fetch.pull();
-        let (resolved, verdict) = session.resolve(&exact, pull, Others::Locked).await?;
+        let (resolved, verdict) = session.resolve(&exact, pull, Others::Ignore).await?;
         let (config, _) =
             wfhost_registry::configuration(&session.client, &session.store, &resolved, pull).await?;
         let component = config.component.unwrap_or_default();
@@ -175,7 +175,7 @@ fn about(description: &Result<Option<Description>, DescribeError>) {
 }
 
 /// What a plugin is, and what it asks for.
-fn plugin(common: &Common, name: &str, bytes: &[u8], summary: &ModuleSummary) -> Result<Exit, Trouble> {
+fn plugin(common: &Common, name: &str, bytes: &[u8], summary: &ModuleSummary) -> Result<Exit, UserError> {
     wfhost_plugins::imports(bytes).map_err(|error| super::plugin::unusable(&error))?;
     let wants = wfhost_plugins::wants(bytes).map_err(|error| super::plugin::unusable(&error))?;
     let imports: Vec<_> = summary.imports.iter().map(|import| import.name.as_str()).collect();

@@ -4,7 +4,7 @@ use wfhost::clock::rfc3339;
 use wfhost_core::Position;
 use wfhost_view::{EntryView, JournalView, describe};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::find_run;
 use super::{Common, Format, printer};
 
@@ -20,7 +20,7 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let rows = store.journal(&info.id, wfhost_core::Position(0)).await?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::json;
 use wfhost_registry::keys;
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::{Common, Format, printer, registry};
 
 /// Create keys for signing modules
@@ -41,20 +41,20 @@ struct New {
 }
 
 impl KeyVerb {
-    pub fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let Action::New(New { name, dir, encrypt }) = &self.action;
         let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if name.is_empty() || name.starts_with('.') || !name.chars().all(is_name) {
-            return Err(Trouble::usage("WF0943", format!("invalid key name `{name}`"))
+            return Err(UserError::usage("WF0943", format!("invalid key name `{name}`"))
                 .hint("a name consists of letters, digits, and - _ ."));
         }
         let dir = dir.clone().or_else(registry::keys_dir).ok_or_else(|| {
-            Trouble::host("WF0943", "there is no directory for keys: HOME is not set")
+            UserError::host("WF0943", "there is no directory for keys: HOME is not set")
                 .hint("name one with --dir")
         })?;
         let passphrase = registry::passphrase();
         if *encrypt && passphrase.is_none() {
-            return Err(Trouble::usage("WF0943", "no passphrase is set to encrypt the key with")
+            return Err(UserError::usage("WF0943", "no passphrase is set to encrypt the key with")
                 .hint("set WFHOST_KEY_PASSPHRASE; signing needs it as well"));
         }
         let passphrase = passphrase.filter(|_| *encrypt);

@@ -98,13 +98,17 @@ impl Log {
                 };
                 let mut fields = json!({ "run": run, "workflow": workflow, "how": how });
                 if let Some(trouble) = trouble {
-                    fields["trouble"] = trouble.into();
+                    fields["error"] = trouble.into();
                 }
                 self.line(level, "run-left", fields);
             }
-            Notice::Failed { run, error } => {
-                let fields = json!({ "run": run, "code": error.code(), "trouble": error.to_string() });
+            Notice::Failed { run: Some(run), error } => {
+                let fields = json!({ "run": run, "code": error.code(), "error": error.to_string() });
                 self.line(Warn, "append-failed", fields);
+            }
+            Notice::Failed { run: None, error } => {
+                let fields = json!({ "code": error.code(), "error": error.to_string() });
+                self.line(Warn, "limits-failed", fields);
             }
             Notice::TookOver { why, runs } => {
                 self.line(Warn, "took-over", json!({ "why": why, "runs": runs }));

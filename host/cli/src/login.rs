@@ -6,7 +6,7 @@ use serde_json::json;
 use wfhost::world::private;
 use wfhost_registry::{Login as Proof, Reference};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::{Common, Format, printer, registry};
 
 /// Bytes of a password; tokens are long.
@@ -41,29 +41,29 @@ pub(crate) struct Logout {
 }
 
 /// Host and port, as references have them.
-fn host(text: &str) -> Result<String, Trouble> {
+fn host(text: &str) -> Result<String, UserError> {
     match Reference::is_registry(text) {
         true => Ok(text.to_ascii_lowercase()),
-        false => Err(Trouble::usage("WF0920", format!("`{text}` is not a registry"))
+        false => Err(UserError::usage("WF0920", format!("`{text}` is not a registry"))
             .hint("name its host, and its port if there is one: ghcr.io, localhost:5000")),
     }
 }
 
 impl Login {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let host = host(&self.registry)?;
         if std::io::stdin().is_terminal() {
-            return Err(Trouble::usage(
+            return Err(UserError::usage(
                 "WF0930",
                 "a password is not read from a terminal, because it would be visible",
             )
             .hint(format!("`wfhost login {host} -u {} --password-stdin <FILE`, or by a pipe", self.user)));
         }
         let password = private::read_at_most(PASSWORD_BYTES, std::io::stdin())
-            .map_err(|error| Trouble::usage("WF0930", format!("the password cannot be read: {error}")))?;
+            .map_err(|error| UserError::usage("WF0930", format!("the password cannot be read: {error}")))?;
         let password = password.trim_end_matches(['\r', '\n']);
         if password.is_empty() || self.user.is_empty() || self.user.contains(':') {
-            return Err(Trouble::usage("WF0930", "a login needs a user name without `:`, and a password")
+            return Err(UserError::usage("WF0930", "a login needs a user name without `:`, and a password")
                 .hint("pass the password on stdin, from a file or a pipe"));
         }
         let proof = Proof::Password { user: self.user.clone(), password: password.to_owned() };
@@ -88,7 +88,7 @@ impl Login {
 }
 
 impl Logout {
-    pub fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let host = host(&self.registry)?;
         let forgotten = registry::logins().forget(&host)?;
         let text = match (forgotten, registry::logins().of(&host)) {

@@ -5,7 +5,7 @@ use wfhost::clock::rfc3339;
 use wfhost::store::{LogLevel, LogLine, TranscriptLine};
 use wfhost_view::{LogView, TranscriptView};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::find_run;
 use super::tail::{LiveLines, News, tail};
 use super::{Common, Format, printer};
@@ -38,7 +38,7 @@ pub(super) fn level_arg(text: &str) -> Result<LogLevel, String> {
 const PAGE: usize = 1_000;
 
 impl Logs {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = common.reader().await?;
         let run = find_run(store.as_ref(), &self.run).await?.id;
         let mut next = 0;

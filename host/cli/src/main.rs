@@ -74,7 +74,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use wfhost::world::environment;
 
 use self::database::Database;
-use self::diagnostic::{Exit, Trouble};
+use self::diagnostic::{Exit, UserError};
 
 /// Runs are many small pieces of memory that come and go on all threads.
 #[global_allocator]
@@ -115,7 +115,7 @@ pub(crate) struct Common {
     #[arg(long, global = true, env = environment::CONFIG, value_name = "FILE")]
     config: Option<std::path::PathBuf>,
     /// Trust the project's wfhost.toml for this command; a file that another user can write is
-    /// refused all the same [env: WFHOST_TRUST]
+    /// still refused [env: WFHOST_TRUST]
     #[arg(long, global = true)]
     trust: bool,
     /// What a commit survives: `full` a power failure, `normal` (several times faster)
@@ -152,7 +152,7 @@ enum Format {
     Text,
     /// One JSON document
     Json,
-    /// One JSON document a line
+    /// One JSON document per line
     Jsonl,
 }
 
@@ -210,7 +210,7 @@ enum Verb {
     Mcp(mcp::Mcp),
     /// Manage the tokens of the server
     Token(token::TokenVerb),
-    /// Tell others what happens to runs
+    /// Send run events to URLs and programs
     Sinks(sinks::SinksVerb),
     /// Start a new run from the history of another one
     Fork(fork::Fork),
@@ -266,7 +266,7 @@ enum Verb {
     Check(check::Check),
     /// Test a workflow by simulation
     Test(test::Test),
-    /// Build a workflow to a component
+    /// Build a workflow into a component
     Build(build::Build),
     /// Rebuild a workflow on every change, and migrate its runs
     Dev(dev::Dev),
@@ -354,6 +354,7 @@ fn command() -> clap::Command {
 fn main() -> ExitCode {
     wfhost::agents::supervise_if_asked();
     wfhost::engine::compile_in_processes();
+    wfhost_simulate::execute_in_processes();
     let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
@@ -363,15 +364,18 @@ fn main() -> ExitCode {
                 let text = error.render().to_string();
                 let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
                 let message = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-                let trouble = Trouble {
+                let trouble = UserError {
                     details: lines.map(str::to_owned).collect(),
-                    ..Trouble::usage("WF0007", message)
+                    ..UserError::usage("WF0007", message)
                 };
                 diagnostic::print(&trouble, true, false);
                 return code.into();
             }
-            // Nothing can be done about a closed terminal.
-            let _ = error.print();
+            match error.use_stderr() {
+                true => printer::misuse(&error),
+                // Nothing can be done about a closed terminal.
+                false => drop(error.print()),
+            }
             return code.into();
         }
     };
@@ -386,7 +390,7 @@ fn main() -> ExitCode {
             runtime.shutdown_background();
             result
         }
-        Err(error) => Err(Trouble::host("WF0001", format!("threads cannot be started: {error}"))),
+        Err(error) => Err(UserError::host("WF0001", format!("threads cannot be started: {error}"))),
     };
     let exit = result.unwrap_or_else(|trouble| {
         diagnostic::print(&trouble, json, verbose);
@@ -420,7 +424,7 @@ fn workers() -> usize {
     std::thread::available_parallelism().map_or(2, |n| n.get().max(2))
 }
 
-async fn execute(cli: &Cli) -> Result<Exit, Trouble> {
+async fn execute(cli: &Cli) -> Result<Exit, UserError> {
     let common = &cli.common;
     match &cli.verb {
         Verb::Demo(verb) => verb.execute(common).await,

@@ -13,7 +13,7 @@ use wfhost::{Adopt, HostOptions};
 use wfhost_server::{Address, Defaults, Local, McpOptions, Metrics, ServeError};
 
 use super::delete::confirm;
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::AgentArgs;
 use super::{Common, Format, printer, tell};
 
@@ -76,7 +76,7 @@ enum Client {
 }
 
 impl Mcp {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         if let Some(Act::Install(install)) = &self.act {
             return install.execute(common);
         }
@@ -111,11 +111,12 @@ impl Mcp {
             mcp_workflows: self.workflows,
             settings: Vec::new(),
             webhooks: Vec::new(),
+            sinks: Vec::new(),
             metrics,
         };
         let local = Local::new(host.clone(), options).await.map_err(|error| match error {
-            ServeError::Host(error) => Trouble::from(error),
-            error => Trouble::host("WF0810", error.to_string()),
+            ServeError::Host(error) => UserError::from(error),
+            error => UserError::host("WF0810", error.to_string()),
         })?;
         let options = McpOptions { answers: self.allow_answers, workflows: self.workflows };
         talk(Arc::new(local.mcp(self.read_only, options))).await;
@@ -271,7 +272,7 @@ impl Client {
 const CODEX: &str = "[mcp_servers.wfhost]\ncommand = \"wfhost\"\nargs = [\"mcp\"]";
 
 impl Install {
-    fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let Some(client) = self.write else {
             if common.output != Format::Text {
                 let all = Client::ALL.into_iter().map(|client| {
@@ -294,11 +295,11 @@ impl Install {
             return Ok(Exit::Done);
         };
         let file = client.file().ok_or_else(|| {
-            Trouble::usage("WF0823", format!("the configuration of {} was not found", client.title()))
+            UserError::usage("WF0823", format!("the configuration of {} was not found", client.title()))
                 .hint("HOME is not set; add the output of `wfhost mcp install` by hand")
         })?;
         let unusable = |why: String| {
-            Trouble::usage("WF0823", format!("{} cannot be changed: {why}", file.display()))
+            UserError::usage("WF0823", format!("{} cannot be changed: {why}", file.display()))
                 .hint("add the output of `wfhost mcp install` by hand")
         };
         let before = match std::fs::read_to_string(&file) {

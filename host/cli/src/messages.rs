@@ -3,7 +3,7 @@
 use wfhost::clock::rfc3339;
 use wfhost_view::{MessageView, MessagesView};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::find_run;
 use super::{Common, Format, printer};
 
@@ -25,7 +25,7 @@ pub(crate) struct Messages {
 }
 
 impl Messages {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = common.reader().await?;
         let run = find_run(store.as_ref(), &self.run).await?.id;
         let messages = store.messages(&run, self.after, self.limit).await?;

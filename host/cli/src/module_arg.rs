@@ -12,7 +12,7 @@ use wfhost_core::Digest;
 use wfhost_registry::{Reference, Sha256};
 
 use super::Common;
-use super::diagnostic::Trouble;
+use super::diagnostic::UserError;
 use super::place::nearest;
 use super::registry::{self, Fetch, Fetched, Origin};
 
@@ -39,7 +39,7 @@ pub(crate) async fn load(
     store: Option<&dyn Store>,
     arg: &str,
     fetch: Fetch,
-) -> Result<(String, Vec<u8>), Trouble> {
+) -> Result<(String, Vec<u8>), UserError> {
     find(common, store, arg, fetch).await.map(|found| (found.name, found.bytes))
 }
 
@@ -49,7 +49,7 @@ pub(crate) async fn find(
     store: Option<&dyn Store>,
     arg: &str,
     fetch: Fetch,
-) -> Result<Found, Trouble> {
+) -> Result<Found, UserError> {
     let path = Path::new(arg);
     if path.exists() {
         return file(path);
@@ -61,7 +61,7 @@ pub(crate) async fn find(
         Some(store) => store.modules().await?,
         None => Vec::new(),
     };
-    let in_database = async |matches: &dyn Fn(&str, Digest) -> bool| -> Result<Option<Found>, Trouble> {
+    let in_database = async |matches: &dyn Fn(&str, Digest) -> bool| -> Result<Option<Found>, UserError> {
         let found = modules.iter().find(|module| matches(&module.name, module.digest));
         let (Some(module), Some(store)) = (found, store) else { return Ok(None) };
         let bytes = store.module(module.digest).await?;
@@ -117,9 +117,9 @@ pub(crate) async fn find(
         }
         several => {
             let details = several.iter().map(|kept| kept.reference.to_string()).collect();
-            Err(Trouble {
+            Err(UserError {
                 details,
-                ..Trouble::usage(
+                ..UserError::usage(
                     "WF0934",
                     format!("the local store contains {} modules named `{arg}`", several.len()),
                 )
@@ -135,12 +135,12 @@ fn is_path(arg: &str) -> bool {
 }
 
 /// A file, or what is built of a directory.
-fn file(path: &Path) -> Result<Found, Trouble> {
+fn file(path: &Path) -> Result<Found, UserError> {
     let shown = path.display();
     let built: Option<PathBuf> = if path.is_dir() { Some(super::build::only(path)?) } else { None };
     let path = built.as_deref().unwrap_or(path);
     let bytes = std::fs::read(path)
-        .map_err(|error| Trouble::usage("WF0110", format!("{shown} cannot be read: {error}")))?;
+        .map_err(|error| UserError::usage("WF0110", format!("{shown} cannot be read: {error}")))?;
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let directory = path.canonicalize().ok().and_then(|path| Some(path.parent()?.to_owned()));
     Ok(Found {
@@ -152,17 +152,17 @@ fn file(path: &Path) -> Result<Found, Trouble> {
 }
 
 /// A module of the local store by the digest of its manifest.
-async fn by_digest(common: &Common, digest: Sha256, fetch: Fetch) -> Result<Found, Trouble> {
+async fn by_digest(common: &Common, digest: Sha256, fetch: Fetch) -> Result<Found, UserError> {
     let kept = registry::store()?.modules()?;
     let Some(kept) = kept.iter().find(|kept| kept.descriptor.digest == digest) else {
-        return Err(Trouble::usage("WF0110", format!("the module {digest} is not in the local store"))
+        return Err(UserError::usage("WF0110", format!("the module {digest} is not in the local store"))
             .hint("`wfhost modules` lists its content; for another module name its registry: REGISTRY/NAME@sha256:.."));
     };
     Ok(registry::fetch(common, &kept.reference.at(digest), fetch).await?.into())
 }
 
-fn no_module(arg: &str, names: &[&str]) -> Trouble {
-    let trouble = Trouble::usage("WF0110", format!("no file and no module is named `{arg}`"));
+fn no_module(arg: &str, names: &[&str]) -> UserError {
+    let trouble = UserError::usage("WF0110", format!("no file and no module is named `{arg}`"));
     let trouble = match nearest(arg, names.iter().copied()) {
         Some(near) => trouble.hint(format!("did you mean `{near}`?")),
         None => trouble,

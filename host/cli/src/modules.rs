@@ -7,7 +7,7 @@ use wfhost::engine::Denied;
 use wfhost::{Adopt, Evict};
 use wfhost_view::ModuleView;
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::printer::{Column, left, right};
 use super::registry::Fetch;
 use super::{Common, Format, module_arg, plugin_add, printer, registry};
@@ -32,7 +32,7 @@ pub(crate) struct Add {
 }
 
 impl Add {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = common.store().await?;
         let host = common.host(store, Providers::builtin(), Evict::default(), Adopt::Own)?;
         let found = module_arg::find(common, None, &self.module, self.fetch).await?;
@@ -71,7 +71,7 @@ pub(crate) struct Modules {
 }
 
 impl Modules {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         if self.outdated {
             return super::update::outdated(common).await;
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use wfhost::world::text::quoted;
 use wfhost_build::Sdk;
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::{Common, printer};
 
 /// Create a new workflow or plugin project
@@ -13,11 +13,12 @@ use super::{Common, printer};
 #[command(after_help = "Examples:
   wfhost new hello && cd hello && wfhost run --agent echo
   wfhost new hello -t js
-  wfhost new helper -t plugin")]
+  wfhost new helper -t plugin
+  wfhost new helper -t plugin-go")]
 pub(crate) struct New {
     /// The directory to create; its last part names the project
     dir: PathBuf,
-    /// The language, or `plugin` for an agent in Rust
+    /// The language; the plugin templates create an agent that is a component
     #[arg(short, long, value_enum, default_value = "rust", value_name = "LANGUAGE")]
     template: Template,
 }
@@ -32,6 +33,12 @@ enum Template {
     C,
     /// An agent in Rust
     Plugin,
+    /// An agent in TypeScript
+    PluginJs,
+    /// An agent in Python
+    PluginPython,
+    /// An agent in Go
+    PluginGo,
 }
 
 impl Template {
@@ -43,6 +50,20 @@ impl Template {
             Self::Go => GO,
             Self::C => C,
             Self::Plugin => PLUGIN,
+            Self::PluginJs => PLUGIN_JS,
+            Self::PluginPython => PLUGIN_PYTHON,
+            Self::PluginGo => PLUGIN_GO,
+        }
+    }
+
+    /// What installs the tools of the project.
+    fn tools(self) -> &'static str {
+        match self {
+            Self::Js | Self::PluginJs => "npm install && ",
+            Self::Python | Self::PluginPython => {
+                "python3 -m venv .venv && .venv/bin/pip install componentize-py==0.25.1 && "
+            }
+            Self::Rust | Self::Go | Self::C | Self::Plugin | Self::PluginGo => "",
         }
     }
 
@@ -50,11 +71,15 @@ impl Template {
     fn sdk(self) -> Option<Sdk> {
         match self {
             Self::Rust | Self::Plugin => None,
-            Self::Js => Some(Sdk::Js),
-            Self::Python => Some(Sdk::Python),
-            Self::Go => Some(Sdk::Go),
+            Self::Js | Self::PluginJs => Some(Sdk::Js),
+            Self::Python | Self::PluginPython => Some(Sdk::Python),
+            Self::Go | Self::PluginGo => Some(Sdk::Go),
             Self::C => Some(Sdk::C),
         }
+    }
+
+    fn is_plugin(self) -> bool {
+        matches!(self, Self::Plugin | Self::PluginJs | Self::PluginPython | Self::PluginGo)
     }
 }
 
@@ -115,6 +140,41 @@ const PLUGIN: &[(&str, &str)] = &[
     (".gitignore", "/target\n"),
 ];
 
+/// The same in TypeScript.
+const PLUGIN_JS: &[(&str, &str)] = &[
+    ("plugin.ts", include_str!("../templates/plugin-js/plugin.ts")),
+    ("package.json", include_str!("../templates/js/package.json")),
+    ("tsconfig.json", include_str!("../templates/plugin-js/tsconfig.json")),
+    ("README.md", include_str!("../templates/plugin-js/README.md")),
+    ("plugin.toml", include_str!("../templates/plugin/plugin.toml.txt")),
+    ("test.json", include_str!("../templates/plugin/test.json")),
+    ("wfhost.toml", include_str!("../templates/plugin/wfhost.toml.txt")),
+    (".gitignore", "/node_modules\n/target\n"),
+];
+
+/// The same in Python.
+const PLUGIN_PYTHON: &[(&str, &str)] = &[
+    ("plugin.py", include_str!("../templates/plugin-python/plugin.py")),
+    ("pyproject.toml", include_str!("../templates/plugin-python/pyproject.toml.txt")),
+    ("README.md", include_str!("../templates/plugin-python/README.md")),
+    ("plugin.toml", include_str!("../templates/plugin/plugin.toml.txt")),
+    ("test.json", include_str!("../templates/plugin/test.json")),
+    ("wfhost.toml", include_str!("../templates/plugin/wfhost.toml.txt")),
+    (".gitignore", "/.venv\n/target\n__pycache__\n"),
+];
+
+/// The same in Go.
+const PLUGIN_GO: &[(&str, &str)] = &[
+    ("plugin.go", include_str!("../templates/plugin-go/plugin.go")),
+    ("go.mod", include_str!("../templates/go/go.mod.txt")),
+    ("go.work", include_str!("../templates/go/go.work.txt")),
+    ("README.md", include_str!("../templates/plugin-go/README.md")),
+    ("plugin.toml", include_str!("../templates/plugin/plugin.toml.txt")),
+    ("test.json", include_str!("../templates/plugin/test.json")),
+    ("wfhost.toml", include_str!("../templates/plugin/wfhost.toml.txt")),
+    (".gitignore", "/target\n"),
+];
+
 macro_rules! sdk {
     ($($file:literal),* $(,)?) => {
         /// The SDK, which is copied into the project, so that it builds anywhere.
@@ -166,17 +226,17 @@ sdk![
 ];
 
 impl New {
-    pub fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let name = self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let legal = name.starts_with(|c: char| c.is_ascii_alphabetic())
             && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
         if !legal || name == "wfhost" || name == "wfhost-sdk" {
-            return Err(Trouble::usage("WF0610", format!("invalid project name `{name}`"))
+            return Err(UserError::usage("WF0610", format!("invalid project name `{name}`"))
                 .hint("a name starts with a letter and consists of letters, digits, `-` and `_`"));
         }
         let used = std::fs::read_dir(&self.dir).is_ok_and(|mut entries| entries.next().is_some());
         if used || self.dir.is_file() {
-            return Err(Trouble::usage("WF0610", format!("{} already exists", self.dir.display()))
+            return Err(UserError::usage("WF0610", format!("{} already exists", self.dir.display()))
                 .hint("choose another name, or an empty directory"));
         }
         for (file, text) in self.template.files() {
@@ -191,23 +251,20 @@ impl New {
         }
         printer::say(common, "Created", &name);
         let dir = self.dir.to_string_lossy();
-        let next = match self.template {
-            Template::Plugin => {
-                let test = format!("wfhost plugin test target/wfhost/{name}.wasm --cases test.json");
-                format!("cd {} && wfhost build && {test}", quoted(&dir))
-            }
-            _ => format!("cd {} && wfhost run --agents agents.json", quoted(&dir)),
+        let next = match self.template.is_plugin() {
+            true => format!("wfhost build && wfhost plugin test target/wfhost/{name}.wasm --cases test.json"),
+            false => "wfhost run --agents agents.json".to_owned(),
         };
-        printer::say(common, "next", &next);
+        printer::say(common, "next", &format!("cd {} && {}{next}", quoted(&dir), self.template.tools()));
         printer::line(self.dir.display().to_string());
         Ok(Exit::Done)
     }
 }
 
-fn write(path: &Path, text: &str) -> Result<(), Trouble> {
+fn write(path: &Path, text: &str) -> Result<(), UserError> {
     let made = path.parent().map_or(Ok(()), std::fs::create_dir_all);
     made.and_then(|()| std::fs::write(path, text))
-        .map_err(|error| Trouble::host("WF0608", format!("{}: {error}", path.display())))
+        .map_err(|error| UserError::host("WF0608", format!("{}: {error}", path.display())))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use wfhost::store::{MessageBody, Posted};
 use wfhost::world::text::command;
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::find_run;
 use super::{Common, printer};
 
@@ -21,7 +21,7 @@ pub(crate) struct Pause {
 }
 
 impl Pause {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
         if let (Posted::Stopping, run) = wfhost::post(&store, &info.id, MessageBody::Pause).await? {

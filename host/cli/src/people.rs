@@ -6,7 +6,7 @@ use wfhost::world::environment;
 use wfhost_core::{Failure, FailureKind, Outcome, RunId, Step};
 use wfhost_view::{InboxView, QuestionView, ago, answer_commands};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::{find_run, json_arg};
 use super::signal::say_next;
 use super::{Common, Format, printer};
@@ -25,7 +25,7 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = common.reader().await?;
         let run = match &self.run {
             Some(run) => Some(find_run(store.as_ref(), run).await?.id),
@@ -83,7 +83,7 @@ struct Which {
 
 impl Which {
     /// The run and the step that asks.
-    async fn question(&self, store: &dyn Store) -> Result<(RunInfo, Step), Trouble> {
+    async fn question(&self, store: &dyn Store) -> Result<(RunInfo, Step), UserError> {
         let info = find_run(store, &self.run).await?;
         if info.state.is_final() {
             return Err(wfhost::HostError::Ended { run: info.id }.into());
@@ -99,7 +99,11 @@ impl Which {
         Ok((info, step))
     }
 
-    async fn answer(&self, common: &Common, outcome: impl FnOnce(&str) -> Outcome) -> Result<Exit, Trouble> {
+    async fn answer(
+        &self,
+        common: &Common,
+        outcome: impl FnOnce(&str) -> Outcome,
+    ) -> Result<Exit, UserError> {
         let store = common.reader().await?;
         let (info, step) = self.question(store.as_ref()).await?;
         let by = self.by.clone().or_else(|| environment::text(environment::USER)).filter(|by| !by.is_empty());
@@ -135,7 +139,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let answer = json_arg("the answer", &self.input)?;
         self.which.answer(common, |_| Ok(answer)).await
     }
@@ -155,7 +159,7 @@ pub(crate) struct Approve {
 }
 
 impl Approve {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let answer = json_arg("the answer", &self.input)?;
         self.which.answer(common, |_| Ok(answer)).await
     }
@@ -171,7 +175,7 @@ pub(crate) struct Deny {
 }
 
 impl Deny {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let note = self.which.note.clone();
         let denied = |by: &str| {
             let why = note.map(|note| format!(": {note}")).unwrap_or_default();

@@ -17,7 +17,7 @@ use wfhost_core::{Digest, Json, Timestamp, limits};
 pub(super) use wfhost_view::{find_run, latest, nearest, read_journal, started};
 
 use super::database::{Database, Opened};
-use super::diagnostic::{Trouble, section};
+use super::diagnostic::{UserError, section};
 use super::{Common, Format, printer};
 
 impl Common {
@@ -50,18 +50,18 @@ impl Common {
     }
 
     /// What the files of the project and of the user say.
-    pub fn config(&self) -> Result<Config, Trouble> {
+    pub fn config(&self) -> Result<Config, UserError> {
         Ok(Config::load(&self.places())?)
     }
 
     /// The same of the project of a directory.
-    pub fn config_of(&self, dir: &Path) -> Result<Config, Trouble> {
+    pub fn config_of(&self, dir: &Path) -> Result<Config, UserError> {
         Ok(Config::load(&self.places_from(Some(dir.to_owned())))?)
     }
 
     /// The configuration that a run is executed with: that of its project, or what `--config` names; for
     /// one that belongs to none, what holds here.
-    pub fn config_for(&self, info: &RunInfo) -> Result<Config, Trouble> {
+    pub fn config_for(&self, info: &RunInfo) -> Result<Config, UserError> {
         let project = info.project.as_ref().filter(|_| self.config.is_none());
         let Some(project) = project.map(PathBuf::from) else { return self.config() };
         // Who else writes the database could name any project that the user trusts.
@@ -71,29 +71,29 @@ impl Common {
                 info.id
             );
             let config = quoted(&project.to_string_lossy()).into_owned();
-            return Err(Trouble::usage("WF0711", said)
+            return Err(UserError::usage("WF0711", said)
                 .hint(format!("to continue the run with it, name it explicitly: `--config {config}`")));
         }
         if !project.is_file() {
             let missing = format!("the project of {} was not found: {}", info.id, project.display());
-            return Err(Trouble::usage("WF0710", missing)
+            return Err(UserError::usage("WF0710", missing)
                 .hint("name the configuration to continue with: --config FILE"));
         }
         self.config_of_project(project)
     }
 
     /// The configuration of a project, by its file.
-    pub fn config_of_project(&self, file: PathBuf) -> Result<Config, Trouble> {
+    pub fn config_of_project(&self, file: PathBuf) -> Result<Config, UserError> {
         Ok(Config::load(&Places { project: Some(file), ..self.places_from(None) })?)
     }
 
     /// The database that the flags, the environment or the defaults name. A file is made if it is not there.
-    pub async fn store(&self) -> Result<SharedStore, Trouble> {
+    pub async fn store(&self) -> Result<SharedStore, UserError> {
         Ok(self.open(&self.place()?).await?.shared())
     }
 
     /// The same to look into: none is made. A file that is not there has no runs.
-    pub async fn reader(&self) -> Result<SharedStore, Trouble> {
+    pub async fn reader(&self) -> Result<SharedStore, UserError> {
         let place = self.place()?;
         if !place.is_there() {
             if self.db.is_some() && self.output == Format::Text {
@@ -105,17 +105,17 @@ impl Common {
     }
 
     /// The database, which has to be there.
-    pub async fn existing(&self) -> Result<Opened, Trouble> {
+    pub async fn existing(&self) -> Result<Opened, UserError> {
         let place = self.place()?;
         if !place.is_there() {
-            return Err(Trouble::usage("WF0321", format!("the database {place} does not exist"))
+            return Err(UserError::usage("WF0321", format!("the database {place} does not exist"))
                 .hint("name another one with --db FILE; `wfhost run` creates one"));
         }
         self.open(&place).await
     }
 
     /// Where the database is.
-    pub fn place(&self) -> Result<Database, Trouble> {
+    pub fn place(&self) -> Result<Database, UserError> {
         if let Some(database) = &self.db {
             return Ok(database.clone());
         }
@@ -123,7 +123,7 @@ impl Common {
             return Ok(Database::from(named));
         }
         environment::data_dir().map(|dir| Database::File(dir.join("wfhost.db"))).ok_or_else(|| {
-            Trouble::host("WF0310", "there is no directory for the database: HOME is not set")
+            UserError::host("WF0310", "there is no directory for the database: HOME is not set")
                 .hint("name one with --db FILE or WFHOST_DB")
         })
     }
@@ -143,7 +143,7 @@ impl Common {
         providers: Providers,
         evict: Evict,
         adopt: Adopt,
-    ) -> Result<Host, Trouble> {
+    ) -> Result<Host, UserError> {
         Ok(Host::new(self.host_options(store, providers, evict, adopt)?)?)
     }
 
@@ -154,7 +154,7 @@ impl Common {
         providers: Providers,
         evict: Evict,
         adopt: Adopt,
-    ) -> Result<HostOptions, Trouble> {
+    ) -> Result<HostOptions, UserError> {
         let cache = environment::cache_dir();
         let scripts = self.strange_database().is_none();
         let mut options = HostOptions { cache, providers, evict, adopt, scripts, ..HostOptions::new(store) };
@@ -200,7 +200,7 @@ impl AgentArgs {
     /// The providers there are: those that need no configuration, the configured
     /// ones and the script's. Runs that were begun without one are answered by
     /// the one that the configuration names or the environment suggests.
-    pub fn providers(&self, config: &Config) -> Result<Providers, Trouble> {
+    pub fn providers(&self, config: &Config) -> Result<Providers, UserError> {
         let mut providers = config.providers()?;
         if let Some(path) = &self.agents {
             providers.add(Arc::new(Scripted::read(path)?));
@@ -222,7 +222,7 @@ impl AgentArgs {
 
     /// The providers of one run that is resumed, if others are named
     /// than those that it was started with.
-    pub fn other_providers(&self, config: &Config) -> Result<Option<Providers>, Trouble> {
+    pub fn other_providers(&self, config: &Config) -> Result<Option<Providers>, UserError> {
         let Some(name) = self.default_provider() else { return Ok(None) };
         let mut providers = self.providers(config)?;
         if let Some(provider) = providers.get(&name) {
@@ -249,7 +249,7 @@ impl AgentArgs {
         common: &Common,
         config: &Config,
         providers: &Providers,
-    ) -> Result<Option<String>, Trouble> {
+    ) -> Result<Option<String>, UserError> {
         if let Some(name) = self.default_provider() {
             return Ok(Some(name));
         }
@@ -269,9 +269,9 @@ impl AgentArgs {
     }
 }
 
-fn no_provider(name: &str, providers: &Providers) -> Trouble {
+fn no_provider(name: &str, providers: &Providers) -> UserError {
     let known: Vec<_> = providers.names().collect();
-    Trouble::usage("WF0401", format!("unknown provider `{name}`"))
+    UserError::usage("WF0401", format!("unknown provider `{name}`"))
         .hint(nearest(name, known.iter().copied()).map_or_else(
             || format!("known providers: {}; `scripted` needs --agents FILE", known.join(", ")),
             |nearest| format!("did you mean `{nearest}`?"),
@@ -280,9 +280,9 @@ fn no_provider(name: &str, providers: &Providers) -> Trouble {
 }
 
 /// JSON from an argument: the text itself, `@FILE`, or `-` for stdin.
-pub(crate) fn json_arg(what: &str, arg: &str) -> Result<Json, Trouble> {
+pub(crate) fn json_arg(what: &str, arg: &str) -> Result<Json, UserError> {
     let unreadable = |error: std::io::Error| {
-        Trouble::usage("WF0004", format!("{what} cannot be read from `{arg}`: {error}")).because(&error)
+        UserError::usage("WF0004", format!("{what} cannot be read from `{arg}`: {error}")).because(&error)
     };
     // More than may be, so that the limit that refuses it says by how much.
     let most = 2 * limits::INPUT_BYTES as u64;
@@ -293,7 +293,7 @@ pub(crate) fn json_arg(what: &str, arg: &str) -> Result<Json, Trouble> {
     };
     let text = text.map_err(unreadable)?;
     Json::parse(text.clone()).map_err(|error| {
-        let trouble = Trouble::bad_json(what, &text, &error);
+        let trouble = UserError::bad_json(what, &text, &error);
         match arg {
             _ if error.to_string().starts_with("number out of range") => trouble.hint(
                 "a number has to be in the range of a double, below 1.8e308; pass a larger one as a string",

@@ -11,7 +11,7 @@ use wfhost::agents::{Call, CallEvent, CallFailure, CallOutput, Guarded, Provider
 use wfhost_core::{AgentRequest, FailureKind, Json, Reply, RunId, Step, Wants};
 use wfhost_plugins::{Exchange, Plugin, PluginConfig, PluginError, Recording, wants};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::{json_arg, length_arg};
 use super::{Common, Format, plugin_add, printer};
 
@@ -24,7 +24,7 @@ pub(crate) struct PluginVerb {
 
 #[derive(Subcommand)]
 enum What {
-    /// Add a plugin to the project as a provider, with the grants that it asks for
+    /// Add a plugin to the project as a provider, with the grants that it requests
     Add(plugin_add::AddArgs),
     /// Remove a plugin from the project
     Rm(plugin_add::RmArgs),
@@ -131,7 +131,7 @@ struct Expect {
 }
 
 impl PluginVerb {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         match &self.what {
             What::Add(args) => args.execute(common).await,
             What::Rm(args) => args.execute(common),
@@ -142,11 +142,11 @@ impl PluginVerb {
     }
 }
 
-pub(super) fn unusable(error: &PluginError) -> Trouble {
-    Trouble::usage(error.code(), error.to_string()).hint(error.hint())
+pub(super) fn unusable(error: &PluginError) -> UserError {
+    UserError::usage(error.code(), error.to_string()).hint(error.hint())
 }
 
-fn ls(common: &Common) -> Result<Exit, Trouble> {
+fn ls(common: &Common) -> Result<Exit, UserError> {
     let plugins = common.config()?.plugins()?;
     let described = plugins.iter().map(|plugin| {
         let checks = plugin.check();
@@ -201,7 +201,7 @@ fn ls(common: &Common) -> Result<Exit, Trouble> {
 }
 
 impl CallArgs {
-    async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let json =
             |what: &str, text: &Option<String>| text.as_deref().map(|text| json_arg(what, text)).transpose();
         let request = AgentRequest {
@@ -233,13 +233,13 @@ impl CallArgs {
             }
             Err(failure) => {
                 let message = format!("the plugin failed: {}", failure.failure);
-                Err(Trouble { exit: Exit::RunFailed, ..Trouble::usage("WF1210", message) })
+                Err(UserError { exit: Exit::RunFailed, ..UserError::usage("WF1210", message) })
             }
         }
     }
 
     /// The configured one, else the one in a file, which is granted nothing.
-    fn plugin(&self, common: &Common) -> Result<Plugin, Trouble> {
+    fn plugin(&self, common: &Common) -> Result<Plugin, UserError> {
         let path = Path::new(&self.plugin);
         // As for modules: what looks like a path is one, and needs no configuration.
         let is_path = self.plugin.contains('/') || self.plugin.ends_with(".wasm");
@@ -254,9 +254,8 @@ impl CallArgs {
             }
             None => {
                 let message = format!("`{}` is neither a configured plugin nor a file", self.plugin);
-                return Err(
-                    Trouble::usage("WF1211", message).hint("`wfhost plugin ls` lists the configured plugins")
-                );
+                return Err(UserError::usage("WF1211", message)
+                    .hint("`wfhost plugin ls` lists the configured plugins"));
             }
         };
         config.audit |= self.audit;
@@ -291,14 +290,14 @@ async fn call(plugin: Plugin, request: AgentRequest, out: CallOutput) -> Result<
 }
 
 impl TestArgs {
-    async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let bytes = std::fs::read(&self.plugin)
             .map_err(|source| unusable(&PluginError::Read { path: self.plugin.clone(), source }))?;
         wfhost_plugins::imports(&bytes).map_err(|error| unusable(&error))?;
         let wants = wants(&bytes).map_err(|error| unusable(&error))?;
         let file = self.cases.clone().unwrap_or_else(|| self.plugin.with_extension("test.json"));
         let bad = |reason: String| {
-            Trouble::usage("WF1212", format!("{} cannot be used: {reason}", file.display()))
+            UserError::usage("WF1212", format!("{} cannot be used: {reason}", file.display()))
                 .hint("`wfhost explain WF1212` shows the format")
         };
         let text = std::fs::read_to_string(&file).map_err(|error| bad(error.to_string()))?;

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -11,10 +9,10 @@ use toml::{Table, Value};
 use wfhost_config::{Agreed, Config, Consent, PROJECT_FILE};
 use wfhost_core::{Digest, Wants};
 use wfhost_plugins::{Method, UrlPattern, beyond, imports};
-use wfhost_registry::{Locked, Reference, metadata};
+use wfhost_registry::{Locked, Reference, metadata, whole};
 
 use super::delete::ask;
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::plugin::unusable;
 use super::registry::{self, Fetch};
 use super::{Common, Format, printer};
@@ -80,22 +78,22 @@ pub(super) fn is_plugin(bytes: &[u8]) -> bool {
 }
 
 /// Fails for a plugin, where a workflow is meant. `arg`: what named it.
-pub(super) fn is_workflow(name: &str, bytes: &[u8], arg: &str) -> Result<(), Trouble> {
+pub(super) fn is_workflow(name: &str, bytes: &[u8], arg: &str) -> Result<(), UserError> {
     if !is_plugin(bytes) {
         return Ok(());
     }
-    Err(Trouble::usage("WF1203", format!("`{name}` is a plugin, not a workflow"))
+    Err(UserError::usage("WF1203", format!("`{name}` is a plugin, not a workflow"))
         .hint(format!("add it as a provider: `wfhost plugin add {arg}`")))
 }
 
 /// What a plugin asks for, as much as a person can look at. What is no plugin is an error.
-pub(super) fn wants_of(bytes: &[u8]) -> Result<Wants, Trouble> {
+pub(super) fn wants_of(bytes: &[u8]) -> Result<Wants, UserError> {
     imports(bytes).map_err(|error| unusable(&error))?;
     let wants = wfhost_plugins::wants(bytes).map_err(|error| unusable(&error))?;
     let size = serde_json::to_string(&wants).map_or(0, |text| text.len());
     if size > metadata::WANTS_BYTES {
         let most = metadata::WANTS_BYTES;
-        let reason = format!("it has {size} bytes, and at most {most} may be");
+        let reason = format!("it has {size} bytes, the limit is {most}");
         return Err(unusable(&wfhost_plugins::PluginError::Wants(reason)));
     }
     Ok(wants)
@@ -121,7 +119,12 @@ pub(super) fn wants_lines(wants: &Wants) -> Vec<String> {
 
 /// Shows what a new version of a plugin asks for and what it does no more. More than was accepted has to be
 /// accepted; it is granted by nothing but the configuration.
-pub(super) fn accept_wider(common: &Common, old: &Locked, new: &Locked, accept: bool) -> Result<(), Trouble> {
+pub(super) fn accept_wider(
+    common: &Common,
+    old: &Locked,
+    new: &Locked,
+    accept: bool,
+) -> Result<(), UserError> {
     let before = old.wants.clone().unwrap_or_default();
     let now = new.wants.clone().unwrap_or_default();
     let (was, is) = (wants_lines(&before), wants_lines(&now));
@@ -138,11 +141,11 @@ pub(super) fn accept_wider(common: &Common, old: &Locked, new: &Locked, accept: 
     let details: Vec<String> = wants_lines(&wider).iter().map(|line| format!("+ wants {line}")).collect();
     let hint = format!("review them; to accept them: `wfhost update {} --accept`", new.name);
     let question = format!("{} requests more permissions than were accepted. Accept them?", new.name);
-    ask(accept, &question, &hint).map_err(|refused| Trouble {
+    ask(accept, &question, &hint).map_err(|refused| UserError {
         details,
         hints: vec![hint.clone()],
         exit: Exit::Mismatch,
-        ..Trouble::usage(
+        ..UserError::usage(
             "WF1214",
             format!("{} requests more permissions than were accepted; {}", new.name, refused.message),
         )
@@ -168,9 +171,9 @@ struct Given {
 }
 
 /// The lines of a provider's section that grant what is asked for.
-fn grants(name: &str, wants: &Wants, given: &Given) -> Result<String, Trouble> {
+fn grants(name: &str, wants: &Wants, given: &Given) -> Result<String, UserError> {
     let unfit = |what: String| {
-        Trouble::usage("WF1207", format!("a requested permission cannot be granted: {what}"))
+        UserError::usage("WF1207", format!("a requested permission cannot be granted: {what}"))
             .hint("ask the publisher; `--grant-nothing` adds the plugin without permissions")
     };
     let mut text = String::new();
@@ -239,11 +242,11 @@ struct ConfigFile {
 }
 
 impl ConfigFile {
-    fn open(common: &Common, config: &Config) -> Result<Self, Trouble> {
+    fn open(common: &Common, config: &Config) -> Result<Self, UserError> {
         let Some(project) = config.project() else {
             let dir = std::env::current_dir().and_then(|dir| dir.canonicalize());
             let dir = dir.map_err(|error| {
-                Trouble::host("WF1213", format!("the current directory cannot be used: {error}"))
+                UserError::host("WF1213", format!("the current directory cannot be used: {error}"))
                     .hint("name a configuration: --config FILE")
             })?;
             return Ok(Self { path: dir.join(PROJECT_FILE), text: String::new(), agreed: true });
@@ -255,10 +258,10 @@ impl ConfigFile {
     }
 
     /// Writes other text into it, if it still is what it was.
-    fn write(&self, common: &Common, text: &str) -> Result<(), Trouble> {
+    fn write(&self, common: &Common, text: &str) -> Result<(), UserError> {
         let shown = self.path.display();
         let failed = |error: std::io::Error| {
-            Trouble::host("WF1213", format!("{shown} cannot be written: {error}"))
+            UserError::host("WF1213", format!("{shown} cannot be written: {error}"))
                 .hint("make it writable, or name another file with --config")
         };
         Config::check_text(&self.path, text)?;
@@ -269,25 +272,19 @@ impl ConfigFile {
             read => read.map_err(failed)?,
         };
         if now != self.text {
-            return Err(
-                Trouble::host("WF1213", format!("{shown} was changed by another process")).hint("try again")
-            );
+            return Err(UserError::host("WF1213", format!("{shown} was changed by another process"))
+                .hint("try again"));
         }
-        let mode =
-            std::fs::metadata(&self.path).map_or(0o644, |metadata| metadata.permissions().mode() & 0o777);
-        let written = tempfile::NamedTempFile::new_in(dir).and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.as_file().sync_all()?;
-            file.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
-            file.persist(&self.path).map(drop).map_err(|error| error.error)
-        });
-        written.map_err(failed)?;
+        let untrusted = |error: std::io::Error| {
+            UserError::host("WF0708", format!("the trust in {shown} cannot be recorded: {error}"))
+                .hint("trust it with `wfhost trust`")
+        };
         if self.agreed {
-            let agreed = common.consent().agree(&self.path, text);
-            agreed.map_err(|error| {
-                Trouble::host("WF0708", format!("it cannot be kept that {shown} is trusted: {error}"))
-                    .hint("trust it with `wfhost trust`")
-            })?;
+            common.consent().agree_to_change(&self.path, &self.text, text).map_err(untrusted)?;
+        }
+        whole::write(&self.path, text.as_bytes()).map_err(failed)?;
+        if self.agreed {
+            common.consent().agree(&self.path, text).map_err(untrusted)?;
         } else if common.config.is_none() {
             printer::note(&format!(
                 "{shown} is not trusted yet; review the whole file, then run `wfhost trust`"
@@ -298,7 +295,7 @@ impl ConfigFile {
 }
 
 impl AddArgs {
-    pub(super) async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub(super) async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let config = common.config()?;
         let path = Path::new(&self.plugin);
         let is_file =
@@ -362,7 +359,7 @@ impl AddArgs {
     }
 
     /// What is said with flags. What nobody asks for is a mistake.
-    fn given(&self, wants: &Wants) -> Result<Given, Trouble> {
+    fn given(&self, wants: &Wants) -> Result<Given, UserError> {
         let headers: Vec<String> = wants
             .http
             .iter()
@@ -373,7 +370,7 @@ impl AddArgs {
         for (header, variable) in &self.inject {
             let header = header.to_ascii_lowercase();
             if !headers.contains(&header) {
-                return Err(Trouble::usage(
+                return Err(UserError::usage(
                     "WF1215",
                     format!("the plugin requests no secret for the header `{header}`"),
                 )
@@ -384,7 +381,7 @@ impl AddArgs {
         for (guest, path) in &self.directory {
             if !wants.directories.iter().any(|wanted| wanted.path == *guest) {
                 let asked: Vec<_> = wants.directories.iter().map(|wanted| wanted.path.clone()).collect();
-                return Err(Trouble::usage(
+                return Err(UserError::usage(
                     "WF1215",
                     format!("the plugin does not request the directory `{guest}`"),
                 )
@@ -432,26 +429,26 @@ fn or_nothing(names: &[String]) -> String {
 }
 
 /// A name that a provider can have and that none has.
-fn check_name(config: &Config, name: &str) -> Result<(), Trouble> {
+fn check_name(config: &Config, name: &str) -> Result<(), UserError> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || !name.chars().all(is_part) {
-        return Err(Trouble::usage("WF1213", format!("`{name}` cannot be the name of a provider"))
+        return Err(UserError::usage("WF1213", format!("`{name}` cannot be the name of a provider"))
             .hint("a name consists of letters, digits, and - _ .; choose one with --name"));
     }
     if config.configured_providers().any(|there| there == name) {
-        return Err(Trouble::usage("WF1213", format!("the provider `{name}` exists already")).hint(format!(
-            "choose another name with --name, or remove that provider: `wfhost plugin rm {name}`"
-        )));
+        return Err(UserError::usage("WF1213", format!("the provider `{name}` exists already")).hint(
+            format!("choose another name with --name, or remove that provider: `wfhost plugin rm {name}`"),
+        ));
     }
     Ok(())
 }
 
 impl RmArgs {
-    pub(super) fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub(super) fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let config = common.config()?;
         let file = ConfigFile::open(common, &config)?;
         let none = || {
-            Trouble::usage("WF1211", format!("{} has no plugin `{}`", file.path.display(), self.name))
+            UserError::usage("WF1211", format!("{} has no plugin `{}`", file.path.display(), self.name))
                 .hint("`wfhost plugin ls` lists those that are configured")
         };
         let before: Table = file.text.parse().map_err(|_| none())?;
@@ -459,7 +456,7 @@ impl RmArgs {
         let section = section.filter(|section| section.get("kind").and_then(Value::as_str) == Some("plugin"));
         let plugin = section.and_then(|section| section.get("plugin")?.as_str()).ok_or_else(none)?.to_owned();
         let text = without(&file.text, &before, &self.name).ok_or_else(|| {
-            Trouble::usage("WF1213", format!("{} cannot be edited automatically", file.path.display()))
+            UserError::usage("WF1213", format!("{} cannot be edited automatically", file.path.display()))
                 .hint(format!("remove [providers.{}] by hand", self.name))
         })?;
         ask(

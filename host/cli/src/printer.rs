@@ -19,7 +19,7 @@ use wfhost_core::Json;
 use wfhost_view::raw;
 
 use super::Common;
-use super::diagnostic::Trouble;
+use super::diagnostic::UserError;
 
 pub(super) const ERROR: Style = AnsiColor::Red.on_default().bold();
 pub(super) const GOOD: Style = AnsiColor::Green.on_default().bold();
@@ -50,10 +50,10 @@ pub(super) fn is_broken() -> bool {
 }
 
 /// What went wrong with stdout. A reader that has seen enough is no error.
-pub(super) fn failure() -> Option<Trouble> {
+pub(super) fn failure() -> Option<UserError> {
     let error = BROKEN.get().filter(|error| error.kind() != io::ErrorKind::BrokenPipe)?;
     Some(
-        Trouble::host("WF0006", format!("stdout cannot be written: {error}"))
+        UserError::host("WF0006", format!("stdout cannot be written: {error}"))
             .hint("runs are not affected: print the data again, for example with `wfhost show`"),
     )
 }
@@ -220,6 +220,18 @@ impl Progress {
 /// An error for other programs, on stderr.
 pub(super) fn error_json(value: &Value) {
     let _ = writeln!(io::stderr(), "{}", text::json(&value.to_string()));
+}
+
+/// What is wrong with a command line, on stderr, with the code that such errors have.
+pub(super) fn misuse(error: &clap::Error) {
+    let text = error.render().ansi().to_string();
+    // The help that is shown instead of an error has no code.
+    let text = match error.render().to_string().starts_with("error:") {
+        true => text.replacen("error:", "error[WF0007]:", 1),
+        false => text,
+    };
+    // Nothing can be done about a closed terminal.
+    let _ = write!(anstream::stderr(), "{text}");
 }
 
 /// A plain sentence on stderr.

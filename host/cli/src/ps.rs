@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use wfhost::clock;
+use wfhost::fleet::waits_for_slot;
 use wfhost::is_held;
 use wfhost::owner::this_process;
-use wfhost::store::{RunFilter, RunInfo, RunState, Store};
+use wfhost::store::{RunFilter, RunInfo, RunState, SlotShare, Store};
 use wfhost_core::{RunId, Timestamp};
 use wfhost_view::{RunView, RunsView, ago, waits};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::{find_run, label_arg, since_arg};
 use super::printer::{Column, left, right};
 use super::{Common, Format, printer};
@@ -53,7 +54,7 @@ fn state_arg(text: &str) -> Result<RunState, String> {
 }
 
 impl Ps {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = common.reader().await?;
         let before = match &self.before {
             Some(text) => Some(find_run(store.as_ref(), text).await?.id),
@@ -73,8 +74,9 @@ impl Ps {
         let mut runs = store.runs(filter).await?;
         // For --before, if there may be more.
         let next = runs.last().filter(|_| runs.len() == self.limit).map(|info| info.id.clone());
+        let shares = store.slots().await?;
         if !self.tree {
-            print_runs(common, &runs, next.as_ref());
+            print_runs(common, &runs, &shares, next.as_ref());
             return Ok(Exit::Done);
         }
         let mut lines = Vec::new();
@@ -83,15 +85,15 @@ impl Ps {
         }
         let (depths, runs): (Vec<_>, Vec<_>) = lines.into_iter().unzip();
         match common.output {
-            Format::Text => print_table(&runs, &depths),
-            _ => print_runs(common, &runs, next.as_ref()),
+            Format::Text => print_table(&runs, &depths, &shares),
+            _ => print_runs(common, &runs, &shares, next.as_ref()),
         }
         Ok(Exit::Done)
     }
 }
 
 /// A run and all its descendants, each behind the one that started it, with its generation.
-async fn family(store: &dyn Store, info: RunInfo) -> Result<Vec<(usize, RunInfo)>, Trouble> {
+async fn family(store: &dyn Store, info: RunInfo) -> Result<Vec<(usize, RunInfo)>, UserError> {
     let root = Some(info.links.root.clone());
     let filter = RunFilter { root, limit: usize::MAX >> 1, ..RunFilter::default() };
     let mut children: BTreeMap<RunId, Vec<RunInfo>> = BTreeMap::new();
@@ -112,16 +114,17 @@ async fn family(store: &dyn Store, info: RunInfo) -> Result<Vec<(usize, RunInfo)
 }
 
 /// The descendants of a run, if it has any, as a tree.
-pub(super) async fn print_descendants(store: &dyn Store, info: &RunInfo) -> Result<(), Trouble> {
+pub(super) async fn print_descendants(store: &dyn Store, info: &RunInfo) -> Result<(), UserError> {
     let (depths, runs): (Vec<_>, Vec<_>) = family(store, info.clone()).await?.into_iter().skip(1).unzip();
     if !runs.is_empty() {
-        print_table(&runs, &depths);
+        print_table(&runs, &depths, &store.slots().await?);
     }
     Ok(())
 }
 
 /// Runs in the format that is asked for.
-pub(super) fn print_runs(common: &Common, runs: &[RunInfo], next: Option<&RunId>) {
+/// `shares`: what hosts have of limits that hold for all of them.
+pub(super) fn print_runs(common: &Common, runs: &[RunInfo], shares: &[SlotShare], next: Option<&RunId>) {
     match common.output {
         Format::Json => {
             printer::json(&RunsView::new(runs, next.map(ToString::to_string)));
@@ -134,7 +137,7 @@ pub(super) fn print_runs(common: &Common, runs: &[RunInfo], next: Option<&RunId>
         Format::Text if runs.is_empty() => {
             printer::note("no runs found; start one with `wfhost run FILE.wasm`");
         }
-        Format::Text => print_table(runs, &[]),
+        Format::Text => print_table(runs, &[], shares),
     }
 }
 
@@ -150,7 +153,7 @@ fn host(info: &RunInfo) -> Option<&str> {
 }
 
 /// A line for each run, indented by its generation.
-fn print_table(runs: &[RunInfo], depths: &[usize]) {
+fn print_table(runs: &[RunInfo], depths: &[usize], shares: &[SlotShare]) {
     const COLUMNS: [Column; 8] = [
         left("RUN"),
         left("WORKFLOW"),
@@ -177,7 +180,7 @@ fn print_table(runs: &[RunInfo], depths: &[usize]) {
             ago(info.created_at, now),
             info.project.as_deref().map(directory).unwrap_or_default(),
             host(info).unwrap_or_default().to_owned(),
-            waits(info),
+            waits_for_slot(shares, info).unwrap_or_else(|| waits(info)),
         ]
     });
     let shown = |index: usize| match COLUMNS[index].title {

@@ -1,12 +1,13 @@
 //! `wfhost pull`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use wfhost::engine::summarize;
 use wfhost_core::Digest;
+use wfhost_registry::whole;
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::registry::Fetch;
 use super::{Common, Format, printer, registry};
 
@@ -32,15 +33,25 @@ pub(crate) struct Pull {
     fetch: Fetch,
 }
 
+/// Writes the file whole or not at all, if it is one at all.
+fn write(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    // Through a link: it stays one.
+    let file = file.canonicalize().unwrap_or_else(|_| file.to_owned());
+    match file.metadata() {
+        Ok(there) if !there.is_file() => std::fs::write(&file, bytes),
+        _ => whole::write(&file, bytes),
+    }
+}
+
 impl Pull {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let reference = registry::meant(common, &self.reference)?;
         let session = registry::open(common)?;
         let fetched = registry::fetch_with(common, &session, &reference, self.fetch, self.accept).await?;
         let summary = summarize(&fetched.bytes)?;
         if let Some(file) = &self.to {
-            std::fs::write(file, &fetched.bytes).map_err(|error| {
-                Trouble::host("WF0931", format!("{} cannot be written: {error}", file.display()))
+            write(file, &fetched.bytes).map_err(|error| {
+                UserError::host("WF0931", format!("{} cannot be written: {error}", file.display()))
                     .hint("name another file with --to")
             })?;
         }

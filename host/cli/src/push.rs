@@ -8,7 +8,7 @@ use wfhost_registry::manifest::{Descriptor, MANIFEST, Manifest};
 use wfhost_registry::metadata;
 use wfhost_registry::{Artifact, Client, Provenance, Pull, Pushed, Reference, RegistryError, Sha256};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::registry::Fetch;
 use super::{Common, Format, module_arg, plugin_add, printer, registry};
 
@@ -51,22 +51,22 @@ enum Before {
 }
 
 impl Push {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let reference: Reference = self.reference.parse()?;
         let (Some(tag), None) = (reference.tag(), reference.digest()) else {
-            return Err(Trouble::usage("WF0920", format!("`{reference}` has no tag to push to"))
+            return Err(UserError::usage("WF0920", format!("`{reference}` has no tag to push to"))
                 .hint("for example ghcr.io/acme/reviewer:1.4.2"));
         };
         let mut tags = vec![reference.clone()];
         for also in &self.also {
             let tagged = reference.tagged(also);
             tags.push(tagged.ok_or_else(|| {
-                Trouble::usage("WF0920", format!("invalid tag `{also}`"))
+                UserError::usage("WF0920", format!("invalid tag `{also}`"))
                     .hint("a tag consists of letters, digits, and . _ -, at most 128 characters")
             })?);
         }
         if self.provenance && !std::path::Path::new(&self.module).is_dir() {
-            return Err(Trouble::usage(
+            return Err(UserError::usage(
                 "WF0950",
                 format!("`{}` is not a directory that can be built", self.module),
             )
@@ -85,7 +85,7 @@ impl Push {
         let provenance = match self.provenance {
             true => Some(Provenance::of_project(project, &bytes, env!("CARGO_PKG_VERSION")).map_err(
                 |reason| {
-                    Trouble::usage(
+                    UserError::usage(
                         "WF0950",
                         format!("no provenance can be stated for {}: {reason}", project.display()),
                     )
@@ -203,7 +203,7 @@ impl Push {
 }
 
 /// What a tag means now, compared with what is about to be pushed.
-async fn before_push(client: &Client, tagged: &Reference, artifact: &Artifact) -> Result<Before, Trouble> {
+async fn before_push(client: &Client, tagged: &Reference, artifact: &Artifact) -> Result<Before, UserError> {
     let Some(there) = client.find_manifest(tagged).await? else { return Ok(Before::Nothing) };
     let said = there.media_type.as_deref();
     let what = tagged.to_string();

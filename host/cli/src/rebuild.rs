@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use wfhost_registry::{Provenance, Sha256, provenance};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::{Common, build, printer};
 
 /// What came of it.
@@ -23,7 +23,7 @@ impl Rebuilt {
     }
 
     /// The error that says what differs.
-    pub fn trouble(self, said: &Provenance, what: &str) -> Option<Trouble> {
+    pub fn error(self, said: &Provenance, what: &str) -> Option<UserError> {
         if self.differences.is_empty() {
             return None;
         }
@@ -31,10 +31,10 @@ impl Rebuilt {
             format!("{what} differs from its rebuilt source: built {}, expected {}", self.digest, said.layer);
         let tools = said.tools.iter().map(|(name, version)| format!("built with {name} {version}"));
         Some(
-            Trouble {
+            UserError {
                 details: self.differences.into_iter().chain(tools).collect(),
                 exit: Exit::Mismatch,
-                ..Trouble::usage("WF0951", message)
+                ..UserError::usage("WF0951", message)
             }
             .hint("other versions of compilers produce other bytes: compare those above with yours"),
         )
@@ -48,9 +48,9 @@ pub(super) fn rebuild(
     said: &Provenance,
     source: Option<&str>,
     published: &[u8],
-) -> Result<Rebuilt, Trouble> {
+) -> Result<Rebuilt, UserError> {
     let dir = tempfile::tempdir().map_err(|error| {
-        Trouble::host("WF0950", format!("no temporary directory can be created: {error}"))
+        UserError::host("WF0950", format!("no temporary directory can be created: {error}"))
             .hint("set TMPDIR to a writable directory")
     })?;
     // Some languages name what they build after the directory.
@@ -61,7 +61,7 @@ pub(super) fn rebuild(
     // What is said to be the source is never something of this machine.
     let protocols = if source.is_some() { "https:ssh:file" } else { "https:ssh" };
     printer::say(common, "Fetching", &format!("{} of {from}", said.revision));
-    let git = |args: &[&str]| -> Result<String, Trouble> {
+    let git = |args: &[&str]| -> Result<String, UserError> {
         let mut command = Command::new("git");
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("GIT_")) {
             command.env_remove(name);
@@ -73,7 +73,7 @@ pub(super) fn rebuild(
             .env("GIT_TERMINAL_PROMPT", "0")
             .stdin(Stdio::null());
         let failed = |reason: &str| {
-            Trouble::host("WF0950", format!("the source cannot be fetched from {from}: {reason}"))
+            UserError::host("WF0950", format!("the source cannot be fetched from {from}: {reason}"))
                 .hint("`--source DIR` names a clone of it")
         };
         let ran = command.output().map_err(|error| failed(&format!("git: {error}")))?;
@@ -86,7 +86,7 @@ pub(super) fn rebuild(
     git(&["clone", "--quiet", "--no-checkout", "--", from, &at])?;
     git(&["-C", &at, "checkout", "--quiet", "--detach", &said.revision])?;
     if git(&["-C", &at, "rev-parse", "HEAD"])? != said.revision {
-        return Err(Trouble::host("WF0950", format!("{from} has no commit {}", said.revision))
+        return Err(UserError::host("WF0950", format!("{from} has no commit {}", said.revision))
             .hint("`--source DIR` names a clone that has it"));
     }
     // What is built says where it comes from.
@@ -94,15 +94,15 @@ pub(super) fn rebuild(
     let project = project(&tree, &said.path)?;
     let built = build::only(&project)?;
     let bytes = std::fs::read(&built).map_err(|error| {
-        Trouble::host("WF0950", format!("{} cannot be read: {error}", built.display())).hint("try again")
+        UserError::host("WF0950", format!("{} cannot be read: {error}", built.display())).hint("try again")
     })?;
     Ok(Rebuilt { digest: Sha256::of(&bytes), differences: provenance::differences(published, &bytes) })
 }
 
 /// The directory of the project, which is in the source and nowhere else.
-fn project(tree: &Path, path: &str) -> Result<PathBuf, Trouble> {
+fn project(tree: &Path, path: &str) -> Result<PathBuf, UserError> {
     let outside = || {
-        Trouble::usage("WF0950", format!("the source has no directory `{path}`"))
+        UserError::usage("WF0950", format!("the source has no directory `{path}`"))
             .hint("nothing was built; ask the publisher")
     };
     let real = tree.join(path).canonicalize().map_err(|_| outside())?;

@@ -11,7 +11,7 @@ use wfhost_registry::{
 };
 pub(crate) use wfhost_registry::{Fetched, Origin, Others, Session};
 
-use super::diagnostic::Trouble;
+use super::diagnostic::UserError;
 use super::{Common, printer};
 
 /// Whether registries are asked about a module.
@@ -20,17 +20,17 @@ pub(crate) struct Fetch {
     /// Contact no registry: use the local store
     #[arg(long)]
     pub offline: bool,
-    /// When to ask a registry what a tag refers to
+    /// When to resolve tags in the registry
     #[arg(long, value_enum, default_value = "always", value_name = "WHEN", hide_short_help = true)]
     pub pull: PullArg,
-    /// Only modules in wfhost.lock
+    /// Use only modules in wfhost.lock
     #[arg(long, hide_short_help = true)]
     pub locked: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
 pub(crate) enum PullArg {
-    /// Every time
+    /// Always
     #[default]
     Always,
     /// If the local store does not have it
@@ -51,9 +51,9 @@ impl Fetch {
 }
 
 /// The local store of modules.
-pub(crate) fn store() -> Result<Store, Trouble> {
+pub(crate) fn store() -> Result<Store, UserError> {
     let dir = environment::data_dir().ok_or_else(|| {
-        Trouble::host("WF0931", "there is no directory for the local store: HOME is not set")
+        UserError::host("WF0931", "there is no directory for the local store: HOME is not set")
             .hint("set HOME or XDG_DATA_HOME")
     })?;
     Ok(Store::new(dir.join("modules")))
@@ -65,12 +65,12 @@ pub(crate) fn logins() -> Logins {
 }
 
 /// A client of registries as the configuration wants it.
-pub(crate) fn client(config: &Config, logins: Logins) -> Result<Client, Trouble> {
+pub(crate) fn client(config: &Config, logins: Logins) -> Result<Client, UserError> {
     Ok(Client::new(config.registries(logins)?))
 }
 
 /// A client that is somebody else than the kept logins say.
-pub(crate) fn client_as(config: &Config, host: &str, login: Login) -> Result<Client, Trouble> {
+pub(crate) fn client_as(config: &Config, host: &str, login: Login) -> Result<Client, UserError> {
     client(config, Logins::given(host, login))
 }
 
@@ -80,7 +80,7 @@ pub(crate) fn first_seen() -> Option<FirstSeen> {
 }
 
 /// All that fetching takes, as the configuration wants it.
-pub(crate) fn open(common: &Common) -> Result<Session, Trouble> {
+pub(crate) fn open(common: &Common) -> Result<Session, UserError> {
     let config = common.config()?;
     Ok(Session {
         store: store()?,
@@ -108,12 +108,12 @@ pub(crate) fn with_requirement(text: &str) -> Option<(&str, VersionReq)> {
 
 /// What a text means: a reference, or a name with what its version has to fit, `hello@^1.2`. The name is one of
 /// `[modules]`, of the lock file or of the local store; no registry is meant that none of them names.
-pub(crate) fn meant(common: &Common, text: &str) -> Result<Reference, Trouble> {
+pub(crate) fn meant(common: &Common, text: &str) -> Result<Reference, UserError> {
     let Some((name, requirement)) = with_requirement(text) else { return Ok(text.parse()?) };
     let config = common.config()?;
     if let Some(module) = config.modules()?.get(name) {
         let reference = module.parse::<Reference>().map_err(|_| {
-            Trouble::usage("WF0920", format!("`{name}` in [modules] is a file, which has no versions"))
+            UserError::usage("WF0920", format!("`{name}` in [modules] is a file, which has no versions"))
                 .hint("name a module in a registry: REGISTRY/NAME:TAG")
         })?;
         return Ok(reference.fitting(&requirement));
@@ -129,20 +129,24 @@ pub(crate) fn meant(common: &Common, text: &str) -> Result<Reference, Trouble> {
     found.dedup_by_key(|reference| reference.place());
     match found.as_slice() {
         [reference] => Ok(reference.fitting(&requirement)),
-        [] => Err(Trouble::usage("WF0110", format!("no known registry has a module `{name}`")).hint(
+        [] => Err(UserError::usage("WF0110", format!("no known registry has a module `{name}`")).hint(
             format!("use the full reference, REGISTRY/{text}, or add the name to [modules] in wfhost.toml"),
         )),
         several => {
             let details = several.iter().map(Reference::place).collect();
             let message = format!("{} repositories have a module `{name}`", several.len());
-            Err(Trouble { details, ..Trouble::usage("WF0934", message) }
-                .hint("name one of them as a whole, or say in [modules] of wfhost.toml which one is meant"))
+            Err(UserError { details, ..UserError::usage("WF0934", message) }
+                .hint("use a full reference, or define the name in [modules] of wfhost.toml"))
         }
     }
 }
 
 /// Fetches a module, and says what its reference meant.
-pub(crate) async fn fetch(common: &Common, reference: &Reference, fetch: Fetch) -> Result<Fetched, Trouble> {
+pub(crate) async fn fetch(
+    common: &Common,
+    reference: &Reference,
+    fetch: Fetch,
+) -> Result<Fetched, UserError> {
     fetch_with(common, &open(common)?, reference, fetch, false).await
 }
 
@@ -153,7 +157,7 @@ pub(crate) async fn fetch_with(
     reference: &Reference,
     fetch: Fetch,
     accept: bool,
-) -> Result<Fetched, Trouble> {
+) -> Result<Fetched, UserError> {
     let how = How { pull: fetch.pull(), locked: fetch.locked, accept };
     let judged = session.judge(reference, how).await?;
     let Judged { resolved, verdict, .. } = &judged;
@@ -186,7 +190,7 @@ pub(crate) fn warn(common: &Common, verdict: &Verdict, is_new: bool) {
 }
 
 /// The key of a signer: a file, or one of those that `wfhost key new` made.
-pub(crate) fn private_key(name: &str) -> Result<PrivateKey, Trouble> {
+pub(crate) fn private_key(name: &str) -> Result<PrivateKey, UserError> {
     let made = keys_dir().map(|dir| dir.join(format!("{name}.key"))).filter(|path| path.is_file());
     let path = match Path::new(name) {
         path if path.is_file() => path.to_owned(),

@@ -7,7 +7,7 @@ use wfhost::{Adopt, Evict, StepInfo, steps};
 use wfhost_core::Outcome;
 use wfhost_view::{ReplayView, log_lines};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::find_run;
 use super::registry::Fetch;
 use super::{Common, Format, logs, module_arg, printer};
@@ -20,7 +20,7 @@ use super::{Common, Format, logs, module_arg, printer};
 #[command(after_help = "Examples:
   wfhost replay @last
   wfhost replay @last --log debug          its log, at any level
-  wfhost replay @last --to 12 --backtrace  where it was at entry 12, and how it came there
+  wfhost replay @last --to 12 --backtrace  where it was at entry 12, and how it got there
   wfhost replay run_01k9 --module new.wasm whether other code would do the same")]
 pub(crate) struct Replay {
     /// An id, the beginning of one, @last, @last:2
@@ -43,7 +43,7 @@ pub(crate) struct Replay {
 }
 
 impl Replay {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let host = common.host(store, Providers::builtin(), Evict::default(), Adopt::Own)?;
@@ -69,19 +69,19 @@ impl Replay {
         };
         if let Some(mismatch) = &replayed.departs {
             let moved = (module.digest != info.module).then_some((info.module, module.digest));
-            return Err(Trouble::mismatch(&info.id, mismatch, moved));
+            return Err(UserError::mismatch(&info.id, mismatch, moved));
         }
         let recorded = info.outcome.as_ref().filter(|_| entries == whole && info.state.is_final());
         if let (Some(recorded), Some(found)) = (recorded, &replayed.outcome)
             && recorded != found
         {
-            return Err(Trouble {
+            return Err(UserError {
                 details: vec![
                     format!("recorded  {}", spell(recorded)),
                     format!("now       {}", spell(found)),
                 ],
                 exit: Exit::Mismatch,
-                ..Trouble::host("WF0203", format!("{} ended differently than before", info.id))
+                ..UserError::host("WF0203", format!("{} ended differently than before", info.id))
             });
         }
         let lines = log_lines(&replayed, self.log.unwrap_or(LogLevel::ALL[0]));

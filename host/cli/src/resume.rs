@@ -5,7 +5,7 @@ use wfhost::{Adopt, Evict, ResumeOptions};
 use wfhost_core::FailureKind;
 use wfhost_core::policy::budget::Budget;
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::{AgentArgs, budget_arg, find_run, latest};
 use super::registry::Fetch;
 use super::{Common, follow, module_arg, printer};
@@ -47,7 +47,7 @@ pub(crate) struct Resume {
 }
 
 impl Resume {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = common.reader().await?;
         let info = latest(store.as_ref(), find_run(store.as_ref(), &self.run).await?).await?;
         let can_pay = self.budget.is_some()

@@ -3,7 +3,7 @@
 use wfhost::{Adopt, ResumeOptions};
 use wfhost_core::Step;
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::{AgentArgs, find_run};
 use super::{Common, follow};
 
@@ -26,7 +26,7 @@ pub(crate) struct Retry {
 }
 
 impl Retry {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let config = common.config_for(&info)?;

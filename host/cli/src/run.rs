@@ -13,7 +13,7 @@ use wfhost_core::{Digest, Json, RunConfig, RunId, Sandbox};
 use wfhost_view::RunView;
 
 use super::database::Database;
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::{
     AgentArgs, Seed, budget_arg, dir_arg, env_arg, json_arg, label_arg, length_arg, seed_arg, stack_arg,
 };
@@ -104,7 +104,7 @@ pub(crate) struct Run {
     /// The seed of the random numbers, as 64 hexadecimal digits
     #[arg(long, value_name = "HEX", hide = true, value_parser = seed_arg)]
     seed: Option<Seed>,
-    /// The span of who asks for the run, as W3C Trace Context has it; its trace has a link to it
+    /// The span of the caller, in W3C Trace Context format; the trace of the run links to it
     /// [default: $TRACEPARENT]
     #[arg(long, value_name = "TRACEPARENT", hide_short_help = true)]
     traceparent: Option<String>,
@@ -135,49 +135,49 @@ fn planned_arg(text: &str) -> Result<PlannedSignal, String> {
 }
 
 /// Says that the input is not checked, as what the module says cannot be read.
-async fn note_unreadable(common: &Common, host: &Host, module: Digest) -> Result<(), Trouble> {
+async fn note_unreadable(common: &Common, host: &Host, module: Digest) -> Result<(), UserError> {
     let fault = match host.described(module).await? {
         Err(error) => error.to_string(),
         Ok(None) => return Ok(()),
         Ok(Some(said)) => match said.schema(&Part::Input).await {
-            Err(error) => format!("its schema of the input cannot be used: {error}"),
+            Err(error) => format!("its input schema cannot be used: {error}"),
             Ok(_) => return Ok(()),
         },
     };
     printer::say(
         common,
         "Note",
-        &format!("the input is not checked: what the module says of itself, {fault}"),
+        &format!("the input is not checked, because the module's description is invalid: {fault}"),
     );
     Ok(())
 }
 
 impl Run {
     /// Virtual time is that of one process, and the label that tells of it is not somebody else's.
-    fn check_virtual_time(&self, common: &Common) -> Result<(), Trouble> {
+    fn check_virtual_time(&self, common: &Common) -> Result<(), UserError> {
         if let Database::Server(_) = common.place()? {
-            return Err(Trouble::usage("WF0829", "time cannot be virtual in a database on a server")
-                .hint("its hosts judge by the time of the server; take a file: --db try.db"));
+            return Err(UserError::usage("WF0829", "time cannot be virtual in a database on a server")
+                .hint("its hosts use the clock of the server; use a file: --db try.db"));
         }
         if self.labels.iter().any(|(key, _)| key == VIRTUAL_TIME.0) {
-            let text = format!("the label `{}` tells that time was virtual", VIRTUAL_TIME.0);
-            return Err(Trouble::usage("WF0829", text).hint("choose another key for the label"));
+            let text = format!("the label `{}` is reserved for runs with virtual time", VIRTUAL_TIME.0);
+            return Err(UserError::usage("WF0829", text).hint("choose another key for the label"));
         }
         Ok(())
     }
 
     /// Who asks for the run. What the environment has and nobody can read is ignored, as the standard says.
-    fn caller(&self) -> Result<Option<String>, Trouble> {
+    fn caller(&self) -> Result<Option<String>, UserError> {
         let is_one = |text: &str| parse_traceparent(text).is_some();
         match &self.traceparent {
             Some(given) if is_one(given) => Ok(Some(given.trim().to_owned())),
-            Some(given) => Err(Trouble::usage("WF0007", format!("`{given}` is no traceparent"))
+            Some(given) => Err(UserError::usage("WF0007", format!("`{given}` is not a traceparent"))
                 .hint("like 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")),
             None => Ok(environment::text(environment::TRACEPARENT).filter(|text| is_one(text))),
         }
     }
 
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let input = json_arg("the input", &self.input)?;
         let mut config = common.config()?;
         config.set_pull(self.fetch.pull());
@@ -250,6 +250,7 @@ impl Run {
                     ..Sandbox::default()
                 }),
                 caller: self.caller()?,
+                script_digest: None,
             },
             seed: self.seed.map(|Seed(seed)| seed),
             unchecked: self.no_check,
@@ -259,7 +260,7 @@ impl Run {
         }
         let now = clock::now();
         // The same key gives the same run, also if that began long ago.
-        let is_known = async |id: &RunId| -> Result<bool, Trouble> {
+        let is_known = async |id: &RunId| -> Result<bool, UserError> {
             let info = host.store().run(id).await?;
             Ok(self.key.is_some() && info.is_some_and(|info| info.created_at < now))
         };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::json;
 use wfhost_registry::{Reference, archive};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::{Common, Format, printer, registry};
 
 /// Save modules of the local store, with their signatures, to a file
@@ -14,7 +14,7 @@ use super::{Common, Format, printer, registry};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   wfhost save modules.tar ghcr.io/acme/reviewer:1.4.2
-  wfhost save modules.tar        all that the local store has")]
+  wfhost save modules.tar        everything in the local store")]
 pub(crate) struct Save {
     /// The file
     file: PathBuf,
@@ -32,7 +32,7 @@ pub(crate) struct Load {
 }
 
 impl Save {
-    pub fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = registry::store()?;
         let mut references = Vec::new();
         for reference in &self.references {
@@ -42,7 +42,7 @@ impl Save {
             references.extend(store.modules()?.into_iter().map(|kept| kept.reference));
         }
         if references.is_empty() {
-            return Err(Trouble::usage("WF0932", "the local store is empty")
+            return Err(UserError::usage("WF0932", "the local store is empty")
                 .hint("fetch a module first: `wfhost pull REFERENCE`"));
         }
         archive::save(&store, &references, &self.file)?;
@@ -52,7 +52,7 @@ impl Save {
 }
 
 impl Load {
-    pub fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let references = archive::load(&registry::store()?, &self.file)?;
         show(common, "Loaded", &references);
         Ok(Exit::Done)

@@ -9,7 +9,7 @@ use wfhost_core::policy::budget::Budget;
 use wfhost_core::{RunConfig, RunId, Timestamp};
 use wfhost_view::{ScheduleView, SchedulesView, times};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::{AgentArgs, budget_arg, json_arg, label_arg, length_arg, nearest, since_arg};
 use super::printer::{Column, left, right};
 use super::registry::Fetch;
@@ -142,7 +142,7 @@ struct Named {
 }
 
 impl ScheduleVerb {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = match &self.verb {
             Verb::Add(add) => return add.execute(common).await,
             _ => common.reader().await?,
@@ -191,17 +191,17 @@ impl ScheduleVerb {
 }
 
 impl Named {
-    async fn find(&self, store: &dyn Store) -> Result<Schedule, Trouble> {
+    async fn find(&self, store: &dyn Store) -> Result<Schedule, UserError> {
         let Schedules { mut known, unreadable } = store.schedules().await?;
         if let Some((name, why)) = unreadable.iter().find(|(name, _)| *name == self.name) {
-            return Err(Trouble::host("WF0315", format!("the schedule `{name}` cannot be read: {why}"))
+            return Err(UserError::host("WF0315", format!("the schedule `{name}` cannot be read: {why}"))
                 .hint(format!("`{}` removes it", command("schedule", "rm").arg(name))));
         }
         if let Some(index) = known.iter().position(|schedule| schedule.name == self.name) {
             return Ok(known.swap_remove(index));
         }
         let nearest = nearest(&self.name, known.iter().map(|schedule| schedule.name.as_str()));
-        let trouble = Trouble::usage("WF0513", format!("unknown schedule `{}`", self.name));
+        let trouble = UserError::usage("WF0513", format!("unknown schedule `{}`", self.name));
         Err(match nearest {
             Some(nearest) => {
                 trouble.hint(format!("did you mean `{nearest}`? `wfhost schedule ls` lists all schedules"))
@@ -213,7 +213,7 @@ impl Named {
 }
 
 impl Add {
-    async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let input = json_arg("the input", &self.input)?;
         let now = clock::now();
         let when = match (&self.cron, self.every) {
@@ -232,7 +232,15 @@ impl Add {
         let host = common.host(store, providers, Evict::default(), Adopt::Own)?;
         let module = host.add_module(&found.name, &found.bytes).await?;
         host.check(&module, Part::Input, &input).await?;
-        let script = self.agents.script();
+        let mut config = RunConfig {
+            agent,
+            script: self.agents.script(),
+            budget: self.budget.or(configured.budget()),
+            project: configured.project_name(),
+            modules: found.directory,
+            ..RunConfig::default()
+        };
+        wfhost::keep_script(host.store().as_ref(), &mut config).await.map_err(HostError::from)?;
         let schedule = Schedule {
             name: self.name.to_string(),
             when,
@@ -242,21 +250,14 @@ impl Add {
             module: module.digest,
             input,
             labels: self.labels.clone(),
-            config: RunConfig {
-                agent,
-                script,
-                budget: self.budget.or(configured.budget()),
-                project: configured.project_name(),
-                modules: found.directory,
-                ..RunConfig::default()
-            },
+            config,
             created_at: now,
             next_at: first,
             fired: 0,
             last: None,
         };
         if !host.store().put_schedule(schedule.clone(), self.replace).await? {
-            return Err(Trouble::usage("WF0514", format!("the schedule `{}` already exists", self.name))
+            return Err(UserError::usage("WF0514", format!("the schedule `{}` already exists", self.name))
                 .hint("choose another name, or replace it with --replace"));
         }
         show(common, &schedule);

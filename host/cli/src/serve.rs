@@ -12,12 +12,12 @@ use wfhost::agents::Providers;
 use wfhost::store::{Projects, RunFilter, StoreError, TokenKind};
 use wfhost::world::environment;
 use wfhost::{Adopt, Configurations};
-use wfhost_config::{Config, Origin, Setting};
+use wfhost_config::{Config, Origin, Setting, Sink};
 use wfhost_server::{Address, Defaults, Drainer, Metrics, MetricsServer, ServeError, Server};
 
 use super::config::in_force;
 use super::database::Database;
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::log::{Log, LogFormat, Watch};
 use super::notify::{State, notify};
 use super::place::{AgentArgs, length_arg};
@@ -62,14 +62,14 @@ pub(crate) struct Serve {
     /// How long to wait for calls in flight on shutdown
     #[arg(long, value_name = "LENGTH", default_value = "30s", value_parser = length_arg)]
     grace: u64,
-    /// Exit after having been idle for this long
+    /// Exit after being idle for this long
     #[arg(long, value_name = "LENGTH", value_parser = length_arg)]
     idle: Option<u64>,
-    /// Send spans of what happens to this collector by OTLP over HTTP [default: that of
+    /// Send trace spans to this collector with OTLP over HTTP [default:
     /// OTEL_EXPORTER_OTLP_ENDPOINT, if it is set]
     #[arg(long, value_name = "URL")]
     otlp: Option<String>,
-    /// Spans have prompts, answers and messages of failures, too
+    /// Include prompts, answers and failure messages in spans
     #[arg(long)]
     otlp_content: bool,
     /// The format of the log on stderr
@@ -121,6 +121,14 @@ struct Space {
     name: String,
     common: Common,
     host: wfhost::Host,
+    metrics: Arc<Metrics>,
+}
+
+/// The figures of a database, and what fills them and writes the log.
+fn observed(log: Option<Log>) -> (Arc<Metrics>, Option<Arc<dyn wfhost::Observer>>) {
+    let metrics = Arc::<Metrics>::default();
+    let watch = Watch { metrics: Arc::clone(&metrics), log };
+    (metrics, Some(Arc::new(watch)))
 }
 
 fn namespace_arg(given: OsString) -> Result<Namespace, String> {
@@ -159,20 +167,21 @@ impl Network {
         common: &Common,
         host: &wfhost::Host,
         defaults: Defaults,
+        sinks: &[Sink],
         metrics: &Arc<Metrics>,
-    ) -> Result<Option<Server>, Trouble> {
+    ) -> Result<Option<Server>, UserError> {
         if self.listen.as_deref() == Some("off") {
             return Ok(None);
         }
         let asked = self.listen.as_deref();
         let listen: Address = asked.unwrap_or(USUAL).parse().map_err(|error| {
-            Trouble::usage("WF0811", format!("invalid address for `--listen`: {error}"))
+            UserError::usage("WF0811", format!("invalid address for `--listen`: {error}"))
                 .hint("omit it for 127.0.0.1:7777, which is reachable only from this machine")
         })?;
         if !listen.is_local() {
             let tokens = host.store().tokens().await?;
             if !tokens.iter().any(|token| token.kind == TokenKind::Bearer) {
-                return Err(Trouble::usage(
+                return Err(UserError::usage(
                     "WF0811",
                     format!("{listen} is reachable from other machines, but there are no tokens"),
                 )
@@ -185,10 +194,10 @@ impl Network {
                 printer::say(common, "Note", "connections are not encrypted: use --tls-cert or a TLS proxy");
             }
         }
-        let options = self.options(common, listen, defaults, metrics)?;
+        let options = self.options(common, listen, defaults, sinks, metrics)?;
         for hook in &options.webhooks {
             if let Err(error) = hook.secret.read() {
-                let text = format!("the webhook {} takes nothing: {error}", hook.name);
+                let text = format!("the webhook {} accepts no deliveries: {error}", hook.name);
                 printer::say(common, "Note", &text);
             }
         }
@@ -206,10 +215,10 @@ impl Network {
                 Ok(None)
             }
             Err(ServeError::Host(error)) => Err(error.into()),
-            Err(error @ ServeError::Tls(_)) => Err(Trouble::usage("WF0811", error.to_string())
+            Err(error @ ServeError::Tls(_)) => Err(UserError::usage("WF0811", error.to_string())
                 .hint("both have to be PEM files: the certificate with its chain, and its key")),
-            Err(error @ ServeError::Namespace { .. }) => Err(Trouble::usage("WF0811", error.to_string())),
-            Err(error @ ServeError::Listen { .. }) => Err(Trouble::host("WF0810", error.to_string())
+            Err(error @ ServeError::Namespace { .. }) => Err(UserError::usage("WF0811", error.to_string())),
+            Err(error @ ServeError::Listen { .. }) => Err(UserError::host("WF0810", error.to_string())
                 .because(&error)
                 .hint("choose another address with --listen, or `--listen off`")),
         }
@@ -221,8 +230,9 @@ impl Network {
         common: &Common,
         listen: Address,
         defaults: Defaults,
+        sinks: &[Sink],
         metrics: &Arc<Metrics>,
-    ) -> Result<wfhost_server::Options, Trouble> {
+    ) -> Result<wfhost_server::Options, UserError> {
         let tls = self.tls_cert.clone().zip(self.tls_key.clone());
         let (settings, webhooks) = (self.settings(common, &defaults.config)?, defaults.config.webhooks()?);
         Ok(wfhost_server::Options {
@@ -235,12 +245,13 @@ impl Network {
             mcp_workflows: self.mcp_workflows,
             settings,
             webhooks,
+            sinks: sinks.to_vec(),
             metrics: Arc::clone(metrics),
         })
     }
 
     /// What holds, for the page of settings: what `wfhost config show` says, and how the server is set up.
-    fn settings(&self, common: &Common, here: &Config) -> Result<Vec<Setting>, Trouble> {
+    fn settings(&self, common: &Common, here: &Config) -> Result<Vec<Setting>, UserError> {
         let mut settings = in_force(common, here)?;
         let by_environment = environment::text(environment::LISTEN);
         let listen = match &self.listen {
@@ -273,13 +284,13 @@ impl Network {
         common: &Common,
         host: &wfhost::Host,
         metrics: &Arc<Metrics>,
-    ) -> Result<Option<MetricsServer>, Trouble> {
+    ) -> Result<Option<MetricsServer>, UserError> {
         let Some(address) = &self.metrics else { return Ok(None) };
         let server = match MetricsServer::bind(host.clone(), Arc::clone(metrics), address).await {
             Ok(server) => server,
             Err(ServeError::Host(error)) => return Err(error.into()),
             Err(error) => {
-                return Err(Trouble::host("WF0810", error.to_string())
+                return Err(UserError::host("WF0810", error.to_string())
                     .because(&error)
                     .hint("choose another address with --metrics, or omit it"));
             }
@@ -330,7 +341,7 @@ fn tell(server: &Server) -> std::io::Result<Option<PathBuf>> {
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
 impl Serve {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         if self.log_format == LogFormat::Json {
             printer::say_as_log();
         }
@@ -340,11 +351,11 @@ impl Serve {
         let (mut configured, mut others) = (BTreeMap::new(), Vec::new());
         for dir in &self.projects {
             let dir = dir.canonicalize().map_err(|error| {
-                Trouble::usage("WF0004", format!("{} cannot be read: {error}", dir.display()))
+                UserError::usage("WF0004", format!("{} cannot be read: {error}", dir.display()))
             })?;
             let config = common.config_of(&dir)?;
             let name = config.project_name().ok_or_else(|| {
-                Trouble::usage("WF0709", format!("{} does not belong to a project", dir.display()))
+                UserError::usage("WF0709", format!("{} does not belong to a project", dir.display()))
                     .hint("a project is a directory with a wfhost.toml, and everything below it")
             })?;
             configured.insert(name.clone(), providers_of(&self.agents, &config)?);
@@ -367,34 +378,39 @@ impl Serve {
         };
         let options = common.host_options(store, providers, self.agents.evict.into(), Adopt::Due)?;
         let max_live = self.max_live as usize;
-        let metrics = Arc::<Metrics>::default();
         let log = (self.log_format == LogFormat::Json).then_some(Log { verbose: common.verbose });
-        let watch = Watch { metrics: Arc::clone(&metrics), log };
-        let observer = Some(Arc::new(watch) as Arc<dyn wfhost::Observer>);
+        let (metrics, observer) = observed(log);
         let options = wfhost::HostOptions { max_live, projects, configured, observer, ..options };
-        let spaces = self.spaces(common, &options).await?;
+        let spaces = self.spaces(common, &options, log).await?;
         let host = wfhost::Host::new(options)?;
         // Errors of the database show here and not as silence.
         host.store().runs(RunFilter { limit: 1, ..RunFilter::default() }).await?;
         let mut signals = follow::Signals::new()?;
-        let mut server = self.network.bind(common, &host, defaults.clone(), &metrics).await?;
+        let mut server = self.network.bind(common, &host, defaults.clone(), &sinks, &metrics).await?;
         if let Some(server) = &mut server {
-            self.add_spaces(server, &spaces, &defaults, &metrics).await?;
+            self.add_spaces(server, &spaces, &defaults, &sinks).await?;
         }
-        let hosts: Vec<_> =
-            std::iter::once(host.clone()).chain(spaces.into_iter().map(|space| space.host)).collect();
-        let figures = self.network.show_metrics(common, &host, &metrics).await?;
+        let mut figures = self.network.show_metrics(common, &host, &metrics).await?;
+        if let Some(figures) = &mut figures {
+            for Space { name, host, metrics, .. } in &spaces {
+                figures.add(name, host.clone(), Arc::clone(metrics));
+            }
+        }
+        let spaces = spaces.into_iter().map(|space| (space.host, space.metrics));
+        let (hosts, counters): (Vec<_>, Vec<_>) =
+            std::iter::once((host.clone(), metrics)).chain(spaces).unzip();
         let _told = server.as_ref().map(Told::of);
         hosts.iter().for_each(wfhost::Host::serve);
-        let report = tell::Reports { common: common.clone(), metrics: Some(Arc::clone(&metrics)), log };
         let url = server.as_ref().map(|server| server.url().to_owned());
         // Each database has sinks and a collector of its own; the pages of others have longer addresses.
         let tellers: Vec<_> = hosts
             .iter()
+            .zip(counters)
             .enumerate()
-            .map(|(number, host)| {
+            .map(|(number, (host, metrics))| {
                 let url = url.clone().filter(|_| number == 0);
-                tell::start(host.store(), sinks.clone(), export.clone(), report.clone(), url)
+                let report = tell::Reports { common: common.clone(), metrics: Some(metrics), log };
+                tell::start(host.store(), sinks.clone(), export.clone(), report, url)
             })
             .collect();
         printer::say(common, "Serving", &format!("{}; Ctrl-C stops", common.place()?));
@@ -456,22 +472,29 @@ impl Serve {
 
 impl Serve {
     /// The hosts of the other databases, set up as the first one is.
-    async fn spaces(&self, common: &Common, like: &wfhost::HostOptions) -> Result<Vec<Space>, Trouble> {
+    async fn spaces(
+        &self,
+        common: &Common,
+        like: &wfhost::HostOptions,
+        log: Option<Log>,
+    ) -> Result<Vec<Space>, UserError> {
         let mut spaces = Vec::new();
         for Namespace { name, database } in &self.namespaces {
             let common = Common { db: Some(database.clone()), ..common.clone() };
             let store = common.store().await?;
             let own = common.host_options(store, like.providers.clone(), like.evict, Adopt::Due)?;
+            // What one database does is nothing that those who may see the figures of another one are told.
+            let (metrics, observer) = observed(log);
             let options = wfhost::HostOptions {
                 max_live: like.max_live,
                 projects: like.projects.clone(),
                 configured: Arc::clone(&like.configured),
-                observer: like.observer.clone(),
+                observer,
                 ..own
             };
             let host = wfhost::Host::new(options)?;
             host.store().runs(RunFilter { limit: 1, ..RunFilter::default() }).await?;
-            spaces.push(Space { name: name.clone(), common, host });
+            spaces.push(Space { name: name.clone(), common, host, metrics });
         }
         Ok(spaces)
     }
@@ -482,15 +505,15 @@ impl Serve {
         server: &mut Server,
         spaces: &[Space],
         defaults: &Defaults,
-        metrics: &Arc<Metrics>,
-    ) -> Result<(), Trouble> {
-        let refused = |text: String| Trouble::usage("WF0811", text);
-        for Space { name, common, host } in spaces {
+        sinks: &[Sink],
+    ) -> Result<(), UserError> {
+        let refused = |text: String| UserError::usage("WF0811", text);
+        for Space { name, common, host, metrics } in spaces {
             // Where it listens is known already.
             let nowhere = Address::Unix(PathBuf::new());
-            let options = self.network.options(common, nowhere, defaults.clone(), metrics)?;
+            let options = self.network.options(common, nowhere, defaults.clone(), sinks, metrics)?;
             server.add(name, host.clone(), options).await.map_err(|error| match error {
-                ServeError::Host(error) => Trouble::from(error),
+                ServeError::Host(error) => UserError::from(error),
                 error => refused(error.to_string()),
             })?;
         }
@@ -530,7 +553,7 @@ pub(super) fn defaults(agents: &AgentArgs, here: &Config) -> Defaults {
 }
 
 /// The providers of one configuration.
-fn providers_of(agents: &AgentArgs, config: &Config) -> Result<Providers, Trouble> {
+fn providers_of(agents: &AgentArgs, config: &Config) -> Result<Providers, UserError> {
     let mut providers = agents.providers(config)?;
     if let Some(provider) = agents.default_provider().and_then(|name| providers.get(&name)) {
         providers.set_fallback(provider);
@@ -573,7 +596,7 @@ impl Configurations for EachItsOwn {
 async fn gone(common: &Common, host: &wfhost::Host) -> StoreError {
     let mut known = None;
     loop {
-        known = host.trouble(&known).await;
+        known = host.store_error(&known).await;
         match &known {
             Some(error @ StoreError::Moved { .. }) => return error.clone(),
             Some(error) => {

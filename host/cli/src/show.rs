@@ -4,7 +4,7 @@ use wfhost::clock::rfc3339;
 use wfhost::store::{RunFilter, RunInfo, Store};
 use wfhost_view::{AnsweringPluginView, RunView, ended, outcome as spell, relatives, waits};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::{find_run, read_journal, started};
 use super::run::VIRTUAL_TIME;
 use super::{Common, Format, printer, ps};
@@ -31,7 +31,7 @@ pub(crate) struct Show {
 const LABEL: usize = 120;
 
 impl Show {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
         if self.chain {
@@ -101,7 +101,7 @@ impl Show {
     }
 }
 
-async fn show_chain(common: &Common, store: &dyn Store, info: &RunInfo) -> Result<Exit, Trouble> {
+async fn show_chain(common: &Common, store: &dyn Store, info: &RunInfo) -> Result<Exit, UserError> {
     let chain = info.links.chain.clone();
     let filter = RunFilter { chain: chain.clone(), limit: usize::MAX >> 1, ..RunFilter::default() };
     let mut rounds = match chain {
@@ -109,6 +109,6 @@ async fn show_chain(common: &Common, store: &dyn Store, info: &RunInfo) -> Resul
         None => vec![info.clone()],
     };
     rounds.reverse();
-    ps::print_runs(common, &rounds, None);
+    ps::print_runs(common, &rounds, &[], None);
     Ok(Exit::Done)
 }

@@ -10,7 +10,7 @@ use wfhost_registry::{
     signature,
 };
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::registry::{self, Fetch, Others};
 use super::{Common, Format, printer, rebuild};
 
@@ -30,7 +30,7 @@ pub(crate) struct Sign {
 }
 
 impl Sign {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let reference: Reference = self.reference.parse()?;
         let key = registry::private_key(&self.key)?;
         let (client, store) = (registry::client(&common.config()?, registry::logins())?, registry::store()?);
@@ -54,7 +54,7 @@ pub(crate) async fn attach(
     store: &Store,
     resolved: &Resolved,
     key: &PrivateKey,
-) -> Result<(), Trouble> {
+) -> Result<(), UserError> {
     let created = clock::rfc3339(clock::now());
     let word = match signature::attach(client, store, resolved, key, created).await? {
         true => "Signed",
@@ -72,7 +72,7 @@ pub(crate) async fn attach_provenance(
     resolved: &Resolved,
     said: &Provenance,
     key: &PrivateKey,
-) -> Result<(), Trouble> {
+) -> Result<(), UserError> {
     let now = clock::rfc3339(clock::now());
     let word = match provenance::attach(client, store, resolved, said, key, now).await? {
         true => "Provenance",
@@ -109,7 +109,7 @@ pub(crate) async fn verify(
     key: Option<&Path>,
     fetch: Fetch,
     rebuild: Option<Rebuild<'_>>,
-) -> Result<Exit, Trouble> {
+) -> Result<Exit, UserError> {
     let mut session = registry::open(common)?;
     if let Some(path) = key {
         let signer = Signer { name: path.display().to_string(), key: keys::read_public(path)? };
@@ -131,7 +131,7 @@ pub(crate) async fn verify(
             .retain(|rule| rule.level == Level::Require || !rule.places.has(&reference.place()));
     }
     let exact = session.pinned(reference).map_or_else(|| reference.clone(), |(_, exact)| exact);
-    let (resolved, verdict) = session.resolve(&exact, fetch.pull(), Others::Locked).await?;
+    let (resolved, verdict) = session.resolve(&exact, fetch.pull(), Others::Ignore).await?;
     let names: Vec<_> = verdict.signers.iter().map(|signer| signer.name.clone()).collect();
     if names.is_empty() {
         let (reference, wanted) = (reference.to_string(), Vec::new());
@@ -150,7 +150,7 @@ pub(crate) async fn verify(
         Some(Rebuild { source, yes }) => {
             let Some((_, said)) = said.first() else {
                 let message = format!("{reference} has no provenance by an accepted signer");
-                return Err(Trouble::usage("WF0950", message).hint(
+                return Err(UserError::usage("WF0950", message).hint(
                     "nothing was built; `wfhost push REFERENCE DIR --sign KEY --provenance` attaches it",
                 ));
             };
@@ -175,7 +175,7 @@ pub(crate) async fn verify(
     }
     if let Some((rebuilt, said)) = rebuilt {
         let digest = rebuilt.digest;
-        if let Some(trouble) = rebuilt.trouble(said, &reference.to_string()) {
+        if let Some(trouble) = rebuilt.error(said, &reference.to_string()) {
             return Err(trouble);
         }
         printer::say(common, "Same", &format!("the rebuilt module is identical: {digest}"));

@@ -4,7 +4,7 @@ use wfhost::store::{MessageBody, Posted, RunInfo};
 use wfhost::world::text::command;
 use wfhost::{Said, is_held};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::{find_run, json_arg, nearest};
 use super::{Common, printer};
 
@@ -32,10 +32,10 @@ pub(crate) struct Signal {
 }
 
 impl Signal {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let payload = json_arg("the payload", &self.input)?;
         if self.name.is_empty() {
-            return Err(Trouble::usage("WF0505", "the name of a signal is empty"));
+            return Err(UserError::usage("WF0505", "the name of a signal is empty"));
         }
         let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
@@ -76,7 +76,7 @@ impl Signal {
         printer::say(
             common,
             "Note",
-            &format!("the module does not name the signal `{}`, but {names}", self.name),
+            &format!("the module does not declare the signal `{}`, but {names}", self.name),
         );
     }
 }

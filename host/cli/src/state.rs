@@ -1,9 +1,9 @@
 //! `wfhost state`
 
 use wfhost::clock::rfc3339;
-use wfhost_view::{PublishedView, published_now};
+use wfhost_view::PublishedView;
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::find_run;
 use super::{Common, Format, printer};
 
@@ -28,16 +28,17 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = common.reader().await?;
         let run = find_run(store.as_ref(), &self.run).await?.id;
-        let mut published = store.published(&run, self.key.as_deref(), None, usize::MAX >> 1).await?;
-        if !self.history {
-            published = published_now(published);
-        }
+        let (key, all) = (self.key.as_deref(), usize::MAX >> 1);
+        let published = match self.history {
+            true => store.published(&run, key, None, all).await?,
+            false => store.latest(&run, key, None, all).await?,
+        };
         if let (Some(key), true) = (&self.key, published.is_empty()) {
             let known: Vec<_> = store.state(&run).await?.into_iter().map(|(key, _)| key).collect();
-            let trouble = Trouble::usage("WF0512", format!("{run} has published nothing as `{key}`"));
+            let trouble = UserError::usage("WF0512", format!("{run} has published nothing as `{key}`"));
             return Err(match known.as_slice() {
                 [] => trouble.hint("it has published nothing at all"),
                 known => trouble.hint(format!("it has published {}", known.join(", "))),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use wfhost::store::{Store, TranscriptFilter, TranscriptKind, TranscriptLine};
 use wfhost_core::RunId;
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::follow::Signals;
 use super::printer;
 
@@ -27,7 +27,7 @@ pub(super) enum News {
 
 /// Looks again and again, until nothing more comes, a signal of the system ends it, or nobody
 /// reads any more.
-pub(super) async fn tail(mut look: impl AsyncFnMut() -> Result<News, Trouble>) -> Result<Exit, Trouble> {
+pub(super) async fn tail(mut look: impl AsyncFnMut() -> Result<News, UserError>) -> Result<Exit, UserError> {
     let mut signals = Signals::new()?;
     loop {
         let news = look().await?;
@@ -59,13 +59,13 @@ impl LiveLines {
     }
 
     /// Passes over those that there are.
-    pub async fn skip(&mut self, store: &dyn Store) -> Result<(), Trouble> {
+    pub async fn skip(&mut self, store: &dyn Store) -> Result<(), UserError> {
         while !self.next(store).await?.is_empty() {}
         Ok(())
     }
 
     /// The next lines; empty if there are none yet.
-    pub async fn next(&mut self, store: &dyn Store) -> Result<Vec<TranscriptLine>, Trouble> {
+    pub async fn next(&mut self, store: &dyn Store) -> Result<Vec<TranscriptLine>, UserError> {
         let kinds = vec![TranscriptKind::Answer, TranscriptKind::Progress];
         let filter = TranscriptFilter { after: self.last, step: None, kinds };
         let lines = store.transcript(&self.run, filter, PAGE).await?;

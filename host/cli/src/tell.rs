@@ -9,7 +9,7 @@ use wfhost_notify::{ExportOptions, Options, Otlp, Report, Teller, Told};
 use wfhost_server::Metrics;
 
 use super::Common;
-use super::diagnostic::Trouble;
+use super::diagnostic::UserError;
 use super::log::Log;
 use super::printer::{self, Level};
 use super::trace::bad_collector;
@@ -50,19 +50,19 @@ impl Reports {
         match told {
             Told::Delivery { sink, event, run, outcome: "given-up", said, .. } => {
                 let said = said.unwrap_or_default();
-                say("Given up", format!("telling {sink} of {event} of {run}: {said}; `wfhost sinks ls`"));
+                say("Given up", format!("{event} of {run} for {sink}: {said}; `wfhost sinks ls`"));
             }
             Told::Delivery { sink, event, run, outcome, said, tries, .. } if self.common.verbose => {
                 let said = said.map(|said| format!(": {said}")).unwrap_or_default();
-                say("Telling", format!("{sink} of {event} of {run}, try {tries}: {outcome}{said}"));
+                say("Notifying", format!("{sink} of {event} of {run}, attempt {tries}: {outcome}{said}"));
             }
             Told::Spans { refused: Some(why), .. } => {
-                say("Waiting", format!("for the collector, to send what happens: {why}"));
+                say("Waiting", format!("for the collector, to send spans: {why}"));
             }
             Told::Rejected { count, said } => {
                 say("Rejected", format!("{count} spans by the collector: {said}"));
             }
-            Told::Failed { what, why } => say("Waiting", format!("to tell others ({what}): {why}")),
+            Told::Failed { what, why } => say("Waiting", format!("to export events ({what}): {why}")),
             Told::Delivery { .. } | Told::Spans { .. } => {}
         }
     }
@@ -78,23 +78,23 @@ fn write(log: &Log, told: Told<'_>) {
             };
             let fields = json!({
                 "sink": sink, "kind": event, "run": run, "message": message, "tries": tries, "outcome": outcome,
-                "trouble": said,
+                "error": said,
             });
             log.line(level, "sink", fields);
         }
         Told::Spans { count, refused: None } => log.line(Debug, "spans-sent", json!({ "count": count })),
-        Told::Spans { refused: Some(why), .. } => log.line(Warn, "collector-away", json!({ "trouble": why })),
+        Told::Spans { refused: Some(why), .. } => log.line(Warn, "collector-away", json!({ "error": why })),
         Told::Rejected { count, said } => {
-            log.line(Warn, "spans-rejected", json!({ "count": count, "trouble": said }));
+            log.line(Warn, "spans-rejected", json!({ "count": count, "error": said }));
         }
         Told::Failed { what, why } => {
-            log.line(Warn, "telling-failed", json!({ "what": what, "trouble": why }));
+            log.line(Warn, "telling-failed", json!({ "what": what, "error": why }));
         }
     }
 }
 
 /// Who is told, by these configurations.
-pub(super) fn sinks<'a>(configs: impl IntoIterator<Item = &'a Config>) -> Result<Vec<Sink>, Trouble> {
+pub(super) fn sinks<'a>(configs: impl IntoIterator<Item = &'a Config>) -> Result<Vec<Sink>, UserError> {
     let mut sinks: Vec<Sink> = Vec::new();
     for config in configs {
         for sink in config.sinks()? {
@@ -108,7 +108,7 @@ pub(super) fn sinks<'a>(configs: impl IntoIterator<Item = &'a Config>) -> Result
 }
 
 /// The collector that is `given`, else the one of the environment.
-pub(super) fn export(given: Option<&str>, content: bool) -> Result<Option<ExportOptions>, Trouble> {
+pub(super) fn export(given: Option<&str>, content: bool) -> Result<Option<ExportOptions>, UserError> {
     if given.is_none() && !Otlp::is_in_environment() {
         return Ok(None);
     }

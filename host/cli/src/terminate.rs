@@ -3,7 +3,7 @@
 use wfhost::agents::Providers;
 use wfhost::{Adopt, Evict};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::find_run;
 use super::{Common, printer};
 
@@ -14,7 +14,7 @@ use super::{Common, printer};
 /// run, its lease is revoked, and it stops its calls before that lease ends.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  wfhost terminate run_01k9 --reason 'it does not come to its end'")]
+  wfhost terminate run_01k9 --reason 'it never finishes'")]
 pub(crate) struct Terminate {
     /// An id, the beginning of one, @last, @last:2
     run: String,
@@ -24,7 +24,7 @@ pub(crate) struct Terminate {
 }
 
 impl Terminate {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = common.reader().await?;
         let run = find_run(store.as_ref(), &self.run).await?.id;
         let host = common.host(store, Providers::builtin(), Evict::default(), Adopt::Own)?;

@@ -10,9 +10,10 @@ use serde_json::json;
 use wfhost::engine::Engine;
 use wfhost::world::environment;
 use wfhost_core::spell_millis;
+use wfhost_registry::whole;
 use wfhost_simulate::{Event, Finding, Report, Scenario, ScenarioError, Simulator, SimulatorError, Wanted};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::{json_arg, length_arg};
 use super::printer::{DIM, ERROR, GOOD, Line};
 use super::registry::Fetch;
@@ -55,11 +56,11 @@ pub(crate) struct Test {
     /// The number of executions for each scenario, one per seed [env: WFHOST_EXECUTIONS] [default: 1000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     executions: Option<u64>,
-    /// Start no more executions after this time, like 30s
+    /// Start no more executions after this time, like 30s; at least one is made
     #[arg(long, value_name = "LENGTH", value_parser = length_arg)]
     time: Option<u64>,
     /// Execute only this seed, and print what happens
-    #[arg(long, value_name = "N", conflicts_with_all = ["executions", "time"])]
+    #[arg(long, value_name = "N", conflicts_with_all = ["executions", "time", "coverage", "junit"])]
     seed: Option<u64>,
     /// The number of parallel executions [default: the number of CPUs]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -78,7 +79,7 @@ pub(crate) struct Test {
 }
 
 /// What is wrong with a scenario.
-fn bad_scenario(error: ScenarioError) -> Trouble {
+fn bad_scenario(error: ScenarioError) -> UserError {
     let details = match &error {
         ScenarioError::Syntax { source, .. } => source.to_string().lines().map(str::to_owned).collect(),
         ScenarioError::Read { .. } => Vec::new(),
@@ -89,24 +90,24 @@ fn bad_scenario(error: ScenarioError) -> Trouble {
         }
         ScenarioError::Read { .. } => error.to_string(),
     };
-    Trouble { details, ..Trouble::usage("WF0820", message) }
+    UserError { details, ..UserError::usage("WF0820", message) }
         .hint("`wfhost explain WF0820` shows the format of a scenario")
         .because(&error)
 }
 
 /// What keeps a simulation from being made.
-fn not_simulated(error: SimulatorError) -> Trouble {
+fn not_simulated(error: SimulatorError) -> UserError {
     match error {
         SimulatorError::Host(error) => error.into(),
     }
 }
 
 impl Test {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let scenarios = self.read_scenarios()?;
         let found = module_arg::find(common, None, &self.module, self.fetch).await?;
         let modules = found.directory.as_ref().map(PathBuf::from);
-        let engine = Arc::new(Engine::new(environment::cache_dir())?);
+        let engine = Arc::new(Engine::new(environment::cache_dir())?.pooled());
         let simulator =
             Simulator::new(engine, &found.name, found.bytes, modules, None).await.map_err(not_simulated)?;
         if let Some(seed) = self.seed {
@@ -136,7 +137,11 @@ impl Test {
                 // What was found up to now is told.
                 _ = tokio::signal::ctrl_c() => {
                     stop.store(true, Ordering::Relaxed);
-                    exploring.await
+                    tokio::select! {
+                        report = &mut exploring => report,
+                        // Executions that take long are waited for unless somebody insists.
+                        _ = tokio::signal::ctrl_c() => return Ok(Exit::Signalled(2)),
+                    }
                 }
             };
             reports.push(report?.map_err(not_simulated)?);
@@ -166,7 +171,7 @@ impl Test {
     }
 
     /// The scenarios that are named, else those of the project, else the usual one.
-    fn read_scenarios(&self) -> Result<Vec<Arc<Scenario>>, Trouble> {
+    fn read_scenarios(&self) -> Result<Vec<Arc<Scenario>>, UserError> {
         let mut paths = self.scenarios.clone();
         let module = Path::new(&self.module);
         let home = if module.is_dir() { module } else { module.parent().unwrap_or(Path::new("")) };
@@ -186,10 +191,14 @@ impl Test {
         if paths.is_empty() {
             return Ok(vec![Arc::new(Scenario::usual(input.unwrap_or_default()))]);
         }
+        let mut names = BTreeSet::new();
         let scenarios = paths.iter().map(|path| {
-            let scenario = Scenario::read(path).map_err(bad_scenario)?;
-            let input = input.clone().unwrap_or_else(|| scenario.input.clone());
-            Ok(Arc::new(Scenario { input, ..scenario }))
+            let mut scenario = Scenario::read(path).map_err(bad_scenario)?;
+            if let Some(input) = &input {
+                scenario.input = input.clone();
+            }
+            scenario.name = name_apart(&scenario.name, &mut names);
+            Ok(Arc::new(scenario))
         });
         scenarios.collect()
     }
@@ -201,7 +210,7 @@ impl Test {
         simulator: &Simulator,
         scenarios: &[Arc<Scenario>],
         seed: u64,
-    ) -> Result<Exit, Trouble> {
+    ) -> Result<Exit, UserError> {
         let mut failed = false;
         let mut documents = Vec::new();
         for scenario in scenarios {
@@ -222,8 +231,13 @@ impl Test {
             documents.push(json!({
                 "scenario": scenario.name, "seed": seed, "state": state, "fault": fault, "story": execution.story,
             }));
-            if let Some(export) = execution.export {
-                self.write(&self.file_of(&scenario.name, seed), &export)?;
+            // Beside the one that was shrunk, which has less to read.
+            if let Some(export) = execution.export.filter(|_| fault.is_some()) {
+                let file = self.keep.join(format!("{}-{seed}.whole.jsonl", scenario.name));
+                self.write(&file, &export)?;
+                if common.output == Format::Text {
+                    printer::line(format!("{:>10}  the run is in {}", "", file.display()));
+                }
             }
         }
         if common.output != Format::Text {
@@ -236,14 +250,15 @@ impl Test {
         self.keep.join(format!("{scenario}-{seed}.jsonl"))
     }
 
-    fn write(&self, file: &Path, export: &str) -> Result<(), Trouble> {
+    fn write(&self, file: &Path, export: &str) -> Result<(), UserError> {
+        // Not through a link, which may come with the project.
         std::fs::create_dir_all(&self.keep)
-            .and_then(|()| std::fs::write(file, export))
+            .and_then(|()| whole::write(file, export.as_bytes()))
             .map_err(|error| cannot_write(file, &error))
     }
 
     /// Writes the runs that failed, and notes their files.
-    fn keep_findings(&self, reports: &[Report], kept: &mut BTreeSet<PathBuf>) -> Result<(), Trouble> {
+    fn keep_findings(&self, reports: &[Report], kept: &mut BTreeSet<PathBuf>) -> Result<(), UserError> {
         for report in reports {
             for finding in &report.findings {
                 let file = self.file_of(&report.scenario, finding.seed);
@@ -265,7 +280,12 @@ impl Test {
         }
         let rate = report.executions as f64 / report.seconds.max(1e-9);
         let ends: Vec<_> = report.coverage.ends.iter().map(|(end, count)| format!("{count} {end}")).collect();
-        let (style, word) = if report.failed > 0 { (ERROR, "Failed") } else { (GOOD, "Passed") };
+        let (style, word) = match report {
+            Report { failed: 1.., .. } => (ERROR, "Failed"),
+            // It was stopped before.
+            Report { executions: 0, .. } => (ERROR, "Stopped"),
+            _ => (GOOD, "Passed"),
+        };
         Line::word(style, word)
             .plain(format!("{}  {} executions", report.scenario, report.executions))
             .styled(
@@ -287,20 +307,30 @@ impl Test {
         }
         // A world that never was is a test that was not made.
         for rule in &report.coverage.unused {
-            printer::note(&format!("{}: no call or question met the rule of {rule}", report.scenario));
+            printer::note(&format!("{}: never applied: {rule}", report.scenario));
         }
     }
 
     fn show_finding(&self, report: &Report, finding: &Finding, kept: &BTreeSet<PathBuf>) {
         printer::line(format!("{}, seed {}: {}", report.scenario, finding.seed, finding.fault));
         tell(&finding.story, STORY_LINES);
-        let mut more = format!("it takes {} of {} unusual decisions", finding.left, finding.unusual);
+        let mut more = format!("shrunk from {} unusual events to {}", finding.unusual, finding.left);
         let file = self.file_of(&report.scenario, finding.seed);
         if kept.contains(&file) {
             more.push_str(&format!("; the run is in {}", file.display()));
         }
         printer::line(format!("{:>10}  {more}", ""));
     }
+}
+
+/// The name of a scenario, or another one if several files have the same: reports and files of failures are named
+/// by it.
+fn name_apart(name: &str, taken: &mut BTreeSet<String>) -> String {
+    let numbered = (2..).map(|number| format!("{name}-{number}"));
+    let free = std::iter::once(name.to_owned()).chain(numbered).find(|name| !taken.contains(name));
+    let name = free.unwrap_or_else(|| unreachable!("there are numbers enough"));
+    taken.insert(name.clone());
+    name
 }
 
 /// Prints a story; of a long one its beginning and its end.
@@ -316,14 +346,14 @@ fn tell(story: &[Event], most: usize) {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Trouble> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, UserError> {
     tokio::task::spawn_blocking(work)
         .await
-        .map_err(|error| Trouble::host("WF0821", format!("internal error of the simulation: {error}")))
+        .map_err(|error| UserError::host("WF0821", format!("internal error of the simulation: {error}")))
 }
 
-fn cannot_write(file: &Path, error: &std::io::Error) -> Trouble {
-    Trouble::host("WF0822", format!("{} cannot be written: {error}", file.display()))
+fn cannot_write(file: &Path, error: &std::io::Error) -> UserError {
+    UserError::host("WF0822", format!("{} cannot be written: {error}", file.display()))
         .hint("choose another path with --keep DIR or --junit FILE")
 }
 
@@ -358,6 +388,9 @@ fn junit(module: &str, reports: &[Report]) -> String {
                 quoted(&story.join("\n"))
             ));
         }
+        if report.executions == 0 {
+            xml.push_str("    <skipped/>\n");
+        }
         xml.push_str("  </testcase>\n");
     }
     xml.push_str("</testsuite>\n");
@@ -367,6 +400,13 @@ fn junit(module: &str, reports: &[Report]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn scenarios_of_the_same_name_are_told_apart() {
+        let mut taken = BTreeSet::new();
+        let names = ["a", "a", "a-2", "b", "a"].map(|name| name_apart(name, &mut taken));
+        assert_eq!(names, ["a", "a-2", "a-2-2", "b", "a-3"]);
+    }
 
     #[test]
     fn what_programs_say_is_no_markup() {

@@ -7,7 +7,7 @@ use wfhost::world::environment;
 use wfhost_core::Timestamp;
 use wfhost_server::{Scope, Scopes, mint};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::{length_arg, nearest};
 use super::printer::{Column, left};
 use super::{Common, Format, printer};
@@ -73,7 +73,7 @@ struct Audit {
 const HOUR_MS: u64 = 3_600_000;
 
 impl TokenVerb {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = match &self.verb {
             Verb::New(_) => common.store().await?,
             _ => common.reader().await?,
@@ -88,7 +88,7 @@ impl TokenVerb {
 }
 
 /// What was done on the command line is recorded, too.
-async fn record(store: &SharedStore, act: &str, target: String, result: String) -> Result<(), Trouble> {
+async fn record(store: &SharedStore, act: &str, target: String, result: String) -> Result<(), UserError> {
     let user = environment::text(environment::USER).unwrap_or_else(|| "somebody".to_owned());
     let who = format!("{user} (command line)");
     let act = Act { number: 0, at: clock::now(), who, act: act.to_owned(), target, result };
@@ -96,10 +96,10 @@ async fn record(store: &SharedStore, act: &str, target: String, result: String) 
 }
 
 impl New {
-    async fn execute(&self, common: &Common, store: &SharedStore) -> Result<Exit, Trouble> {
+    async fn execute(&self, common: &Common, store: &SharedStore) -> Result<Exit, UserError> {
         let name = self.name.trim();
         if name.is_empty() || name.len() > 100 || name.chars().any(char::is_control) {
-            return Err(Trouble::usage(
+            return Err(UserError::usage(
                 "WF0911",
                 "the name of a token needs 1 to 100 bytes, without control characters",
             )
@@ -140,7 +140,7 @@ fn view(token: &Token) -> serde_json::Value {
     })
 }
 
-async fn list(common: &Common, store: &SharedStore) -> Result<Exit, Trouble> {
+async fn list(common: &Common, store: &SharedStore) -> Result<Exit, UserError> {
     let tokens = store.tokens().await?;
     match common.output {
         Format::Json => {
@@ -171,7 +171,7 @@ async fn list(common: &Common, store: &SharedStore) -> Result<Exit, Trouble> {
 }
 
 impl Rm {
-    async fn execute(&self, common: &Common, store: &SharedStore) -> Result<Exit, Trouble> {
+    async fn execute(&self, common: &Common, store: &SharedStore) -> Result<Exit, UserError> {
         let tokens = store.tokens().await?;
         let by_id = tokens.iter().filter(|token| token.id == self.token);
         let mut found: Vec<_> = by_id.collect();
@@ -181,7 +181,7 @@ impl Rm {
         match found.as_slice() {
             [] => {
                 let known = tokens.iter().flat_map(|token| [token.id.as_str(), token.name.as_str()]);
-                let trouble = Trouble::usage("WF0907", format!("unknown token `{}`", self.token));
+                let trouble = UserError::usage("WF0907", format!("unknown token `{}`", self.token));
                 Err(match nearest(&self.token, known) {
                     Some(nearest) => trouble.hint(format!("did you mean `{nearest}`?")),
                     None => trouble.hint("`wfhost token ls` lists all tokens"),
@@ -201,7 +201,7 @@ impl Rm {
             }
             several => {
                 let ids: Vec<_> = several.iter().map(|token| token.id.as_str()).collect();
-                Err(Trouble::usage("WF0907", format!("several tokens are named `{}`", self.token))
+                Err(UserError::usage("WF0907", format!("several tokens are named `{}`", self.token))
                     .hint(format!("use its id: {}", ids.join(", "))))
             }
         }
@@ -209,7 +209,7 @@ impl Rm {
 }
 
 impl Audit {
-    async fn execute(&self, common: &Common, store: &SharedStore) -> Result<Exit, Trouble> {
+    async fn execute(&self, common: &Common, store: &SharedStore) -> Result<Exit, UserError> {
         let acts = store.acts(None, self.limit).await?;
         let view = |act: &Act| {
             json!({

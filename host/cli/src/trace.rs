@@ -4,7 +4,7 @@ use wfhost_core::spell_millis;
 use wfhost_notify::Otlp;
 use wfhost_view::{Span, Trace, otlp};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::{find_run, read_journal};
 use super::{Common, Format, printer};
 
@@ -32,7 +32,7 @@ pub(crate) struct TraceVerb {
 }
 
 impl TraceVerb {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let journal = read_journal(store.as_ref(), &info.id).await?;
@@ -42,7 +42,7 @@ impl TraceVerb {
             let to = Otlp::from_environment(given.as_deref()).map_err(bad_collector)?;
             let url = to.place();
             to.send_once(&[trace]).await.map_err(|why| {
-                Trouble::host("WF0824", format!("{url} did not accept the trace: {why}"))
+                UserError::host("WF0824", format!("{url} did not accept the trace: {why}"))
                     .hint("name a collector that accepts OTLP over HTTP, usually http://HOST:4318")
             })?;
             printer::say(common, "Sent", &format!("{count} spans of {} as trace {id} to {url}", info.id));
@@ -78,7 +78,7 @@ fn show(trace: &Trace, span: &Span) {
 }
 
 /// A collector that cannot be used.
-pub(super) fn bad_collector(why: String) -> Trouble {
-    Trouble::usage("WF0008", why)
+pub(super) fn bad_collector(why: String) -> UserError {
+    UserError::usage("WF0008", why)
         .hint("docs/environment.md has all variables; `http://HOST:4318` is the usual address")
 }

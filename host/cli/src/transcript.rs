@@ -6,7 +6,7 @@ use wfhost::world::text::command;
 use wfhost_core::{Journal, Position, RunId, Step};
 use wfhost_view::TranscriptView;
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::find_run;
 use super::{Common, Format, printer};
 
@@ -39,7 +39,7 @@ pub(crate) struct Transcript {
 const PAGE: usize = 1_000;
 
 impl Transcript {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = common.reader().await?;
         let run = find_run(store.as_ref(), &self.run).await?.id;
         let kinds = match (self.raw, self.diff, common.output) {
@@ -67,7 +67,7 @@ impl Transcript {
                 Ok(Exit::Done)
             }
             (false, Some(step)) => {
-                Err(Trouble::usage("WF0705", format!("step {step} of {run} has no such transcript")).hint(
+                Err(UserError::usage("WF0705", format!("step {step} of {run} has no such transcript")).hint(
                     format!(
                         "its steps: `{}`; all transcripts: `{}`",
                         command("show", &run),
@@ -82,7 +82,7 @@ impl Transcript {
 
 impl Transcript {
     /// Whether the run has such a step.
-    async fn is_step(&self, store: &dyn Store, run: &RunId, step: u64) -> Result<bool, Trouble> {
+    async fn is_step(&self, store: &dyn Store, run: &RunId, step: u64) -> Result<bool, UserError> {
         let rows = store.journal(run, Position(0)).await?;
         // A damaged journal is for `verify` to report.
         let Ok(journal) = Journal::read(rows) else { return Ok(false) };

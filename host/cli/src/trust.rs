@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use wfhost_config::{Agreed, Config, Project};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::{Common, printer};
 
 /// Trust the wfhost.toml of a project
@@ -33,20 +33,20 @@ pub(crate) struct Untrust {
 }
 
 /// The project of a directory.
-fn project(common: &Common, dir: &Path) -> Result<(Config, Project), Trouble> {
+fn project(common: &Common, dir: &Path) -> Result<(Config, Project), UserError> {
     let dir = dir
         .canonicalize()
-        .map_err(|error| Trouble::usage("WF0004", format!("{} cannot be read: {error}", dir.display())))?;
+        .map_err(|error| UserError::usage("WF0004", format!("{} cannot be read: {error}", dir.display())))?;
     let config = common.config_of(&dir)?;
     let Some(project) = config.project().cloned() else {
-        return Err(Trouble::usage("WF0709", format!("{} does not belong to a project", dir.display()))
+        return Err(UserError::usage("WF0709", format!("{} does not belong to a project", dir.display()))
             .hint("a project is a directory with a wfhost.toml, and everything below it"));
     };
     Ok((config, project))
 }
 
 impl Trust {
-    pub fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let (config, project) = project(common, &self.dir)?;
         // What could not be used is nothing to agree to.
         config.check()?;
@@ -65,7 +65,7 @@ impl Trust {
             }
         }
         common.consent().agree(&project.path, &project.text).map_err(|error| {
-            Trouble::host("WF0708", format!("the trust in {path} cannot be recorded: {error}"))
+            UserError::host("WF0708", format!("the trust in {path} cannot be recorded: {error}"))
                 .hint("set HOME or XDG_STATE_HOME to a directory that you can write to, or use WFHOST_TRUST")
         })?;
         printer::say(common, "Trusted", &format!("{path}, with its current content"));
@@ -74,11 +74,11 @@ impl Trust {
 }
 
 impl Untrust {
-    pub fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let (_, project) = project(common, &self.dir)?;
         let path = project.path.display();
         let withdrawn = common.consent().withdraw(&project.path).map_err(|error| {
-            Trouble::host("WF0708", format!("the trust in {path} cannot be removed: {error}"))
+            UserError::host("WF0708", format!("the trust in {path} cannot be removed: {error}"))
         })?;
         let text = match (withdrawn, project.agreed) {
             (true, _) => format!("{path} is no longer trusted"),

@@ -4,12 +4,13 @@ use serde_json::json;
 use wfhost::agents::Providers;
 use wfhost::engine::Denied;
 use wfhost::{Adopt, Evict};
+use wfhost_registry::policy::Verdict;
 use wfhost_registry::version::{self, VersionReq};
-use wfhost_registry::{Locked, LockedKind, Pull, Reference};
+use wfhost_registry::{Locked, LockedKind, Pull, Reference, RegistryError};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::printer::{Column, left};
-use super::registry::Others;
+use super::registry::{Others, Session};
 use super::{Common, Format, plugin_add, printer, registry};
 
 /// Update wfhost.lock to the current versions of modules
@@ -24,13 +25,13 @@ use super::{Common, Format, plugin_add, printer, registry};
 pub(crate) struct Update {
     /// Names or references [default: all locked modules]
     modules: Vec<String>,
-    /// Accept signers that differ from the previous ones, and plugins that ask for more
+    /// Accept signers that differ from the previous ones, and plugins that request more grants
     #[arg(long)]
     accept: bool,
 }
 
 impl Update {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let mut session = registry::open(common)?;
         let locked: Vec<Locked> = session.lock.modules().to_vec();
         let is_meant = |locked: &Locked, module: &String| {
@@ -43,11 +44,9 @@ impl Update {
         for module in &self.modules {
             if !locked.iter().any(|locked| is_meant(locked, module)) {
                 let path = session.lock.path.display().to_string();
-                return Err(Trouble::usage("WF0946", format!("`{module}` is not in {path}")).hint(format!(
-                    "lock a module: `wfhost add REFERENCE`; {} has: {}",
-                    path,
-                    names(&locked)
-                )));
+                return Err(UserError::usage("WF0946", format!("`{module}` is not in {path}")).hint(
+                    format!("lock a module: `wfhost add REFERENCE`; {} has: {}", path, names(&locked)),
+                ));
             }
         }
         let chosen = |locked: &&Locked| {
@@ -59,15 +58,7 @@ impl Update {
             let reference: Reference = old.reference.parse()?;
             let (resolved, verdict) = session.resolve(&reference, Pull::Always, others).await?;
             registry::warn(common, &verdict, resolved.digest != old.manifest);
-            let signer = verdict.signers.first().map(|signer| signer.name.clone());
-            if signer != old.signer && old.signer.is_some() && !self.accept {
-                return Err(wfhost_registry::RegistryError::SignerChanged {
-                    reference: old.reference.clone(),
-                    before: old.signer.clone().unwrap_or_default(),
-                    now: signer.into_iter().collect(),
-                }
-                .into());
-            }
+            let signer = self.signer(&session, old, &verdict)?;
             let fetched = session.take(&reference, &resolved, verdict, Pull::Always).await?;
             let new = match old.kind {
                 None => fetched.origin.locked(&old.name, &fetched.bytes),
@@ -76,6 +67,7 @@ impl Update {
                     fetched.origin.locked_plugin(&old.name, &fetched.bytes, wants)
                 }
             };
+            let new = Locked { signer, ..new };
             if new == *old {
                 printer::say(common, "Same", &format!("{}  {}", old.name, old.reference));
                 continue;
@@ -98,6 +90,26 @@ impl Update {
             printer::say(common, "Locked", &format!("{changed} in {}", session.lock.path.display()));
         }
         Ok(Exit::Done)
+    }
+
+    /// Who is named as the signer from now on: the same as before, if they signed this version too.
+    fn signer(
+        &self,
+        session: &Session,
+        old: &Locked,
+        verdict: &Verdict,
+    ) -> Result<Option<String>, RegistryError> {
+        let names: Vec<_> = verdict.signers.iter().map(|signer| signer.name.clone()).collect();
+        match &old.signer {
+            Some(before) if names.contains(before) => Ok(Some(before.clone())),
+            Some(before) if !self.accept => Err(RegistryError::LockedSigner {
+                reference: old.reference.clone(),
+                path: session.lock.path.clone(),
+                signer: before.clone(),
+                now: names,
+            }),
+            _ => Ok(names.into_iter().next()),
+        }
     }
 }
 
@@ -128,7 +140,7 @@ fn show(common: &Common, old: &Locked, new: &Locked) {
 
 /// Shows for what is locked whether it means something else now, and whether there is a newer version. What `update`
 /// would take counts as well as what is beyond it.
-pub(crate) async fn outdated(common: &Common) -> Result<Exit, Trouble> {
+pub(crate) async fn outdated(common: &Common) -> Result<Exit, UserError> {
     let session = registry::open(common)?;
     let mut rows = Vec::new();
     for locked in session.lock.modules() {

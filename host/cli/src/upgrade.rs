@@ -5,7 +5,7 @@ use wfhost::store::{RunFilter, RunState};
 use wfhost::{Adopt, Evict, Upgraded};
 use wfhost_view::UpgradeView;
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::find_run;
 use super::registry::Fetch;
 use super::{Common, Format, module_arg, printer};
@@ -35,7 +35,7 @@ pub(crate) struct Upgrade {
 }
 
 impl Upgrade {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = common.reader().await?;
         let mut runs = Vec::new();
         for run in &self.runs {

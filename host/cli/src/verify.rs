@@ -5,7 +5,7 @@ use wfhost::verify::verify;
 
 use wfhost_registry::Reference;
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::find_run;
 use super::registry::Fetch;
 use super::sign::Rebuild;
@@ -27,13 +27,13 @@ pub(crate) struct Verify {
     /// The required signing key of a module, instead of the rules in wfhost.toml
     #[arg(long, value_name = "FILE")]
     key: Option<std::path::PathBuf>,
-    /// Build a module again from the source that its provenance names, and compare
+    /// Rebuild a module from the source that its provenance names, and compare
     #[arg(long)]
     rebuild: bool,
     /// A clone of that source, instead of fetching it
     #[arg(long, value_name = "DIR|URL", requires = "rebuild")]
     source: Option<String>,
-    /// Do not ask before something is built
+    /// Do not ask before building
     #[arg(short, long, requires = "rebuild")]
     yes: bool,
     #[command(flatten)]
@@ -41,7 +41,7 @@ pub(crate) struct Verify {
 }
 
 impl Verify {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         if Reference::is_meant(&self.run) {
             let rebuild = self.rebuild.then_some(Rebuild { source: self.source.as_deref(), yes: self.yes });
             let reference = self.run.parse()?;
@@ -62,8 +62,8 @@ impl Verify {
         if report.faults.is_empty() {
             return Ok(Exit::Done);
         }
-        let trouble = Trouble::host("WF0511", format!("the stored data of {} is damaged", info.id));
-        Err(Trouble { details: report.faults, ..trouble }
+        let trouble = UserError::host("WF0511", format!("the stored data of {} is damaged", info.id));
+        Err(UserError { details: report.faults, ..trouble }
             .hint("restore the database from a backup; `wfhost db check` checks all of it"))
     }
 }

@@ -1,10 +1,8 @@
 //! `wfhost why`
 
-use wfhost::store::Part;
-use wfhost::why::why;
 use wfhost_view::{WhyView, parallel};
 
-use super::diagnostic::{Exit, Trouble};
+use super::diagnostic::{Exit, UserError};
 use super::place::{find_run, read_journal, started};
 use super::{Common, Format, printer};
 
@@ -20,22 +18,20 @@ pub(crate) struct Why {
 }
 
 impl Why {
-    pub async fn execute(&self, common: &Common) -> Result<Exit, Trouble> {
+    pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let journal = read_journal(store.as_ref(), &info.id).await?;
-        let inbox = store.inbox(&info.id, Part::Next).await?.messages;
         let parallel = parallel(&common.config().unwrap_or_default(), started(&journal));
-        let now = wfhost::clock::now();
-        let blockers = why(&info, &wfhost::steps(&journal), &inbox, &parallel, now);
+        let view = WhyView::of(store.as_ref(), &info, &wfhost::steps(&journal), parallel).await?;
         if common.output != Format::Text {
-            printer::json(&WhyView::new(&info, blockers));
+            printer::json(&view);
             return Ok(Exit::Done);
         }
         if let Some(project) = info.project.as_ref().filter(|_| !info.state.is_final()) {
             printer::say(common, "Project", project);
         }
-        for blocker in blockers {
+        for blocker in view.blockers {
             let remedy = blocker.remedy.map(|remedy| format!("  do  {remedy}")).unwrap_or_default();
             printer::line(format!("{}{remedy}", blocker.what));
         }

@@ -1,4 +1,4 @@
-/* A durable workflow: whatever happens to the machine, no finished step is done twice. */
+/* A durable workflow: whatever happens to the machine, no completed step is executed twice. */
 #include <wfhost.h>
 
 wf_result workflow(const char *input) {

@@ -1,9 +1,9 @@
-//! An agent as a component: it answers calls of workflows.
+//! A plugin: an agent that answers calls from workflows.
 
 use serde::{Deserialize, Serialize};
 use wfhost::plugin::{Call, Result, http, line};
 
-/// What a call may set.
+/// The options of a call.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Options {

@@ -1,4 +1,4 @@
-//! A workflow: an ordinary program whose steps are never lost.
+//! A durable workflow: whatever happens to the machine, no completed step is executed twice.
 
 use std::time::Duration;
 
