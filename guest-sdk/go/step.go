@@ -114,7 +114,12 @@ func (operation *operation) wait(ctx context.Context) {
 	case <-ctx.Done():
 		operation.end("", contextEnded(ctx.Err()))
 	case <-limit.Done():
-		operation.end("", contextEnded(context.DeadlineExceeded))
+		// One that the host does not take, as it is further away than any, is no limit that passed.
+		if limit.failure != nil {
+			operation.end("", limit.failure)
+		} else {
+			operation.end("", contextEnded(context.DeadlineExceeded))
+		}
 	}
 }
 

@@ -27,6 +27,9 @@ type fake struct {
 	stop    bool
 }
 
+// The longest wait, in milliseconds.
+const longest = 100 * 366 * 24 * 3600 * 1000
+
 type answer struct {
 	at    uint64
 	reply string
@@ -98,7 +101,12 @@ func (fake *fake) install() {
 		return fake.start(fmt.Sprintf("sleep %d", length), length, answer{reply: "null"})
 	}
 	host.sleepUntil = func(at uint64) hostStep {
-		return fake.start("sleep until", at-min(fake.clock, at), answer{reply: "null"})
+		after := at - min(fake.clock, at)
+		// The clock of the contexts is that of the machine.
+		if after > uint64(time.Now().UnixMilli())+longest {
+			return fake.start("sleep until", 0, answer{fail: &Failure{Kind: Rejected, Message: "too long"}})
+		}
+		return fake.start("sleep until", after, answer{reply: "null"})
 	}
 	host.startSignal = func(name string, timeout *uint64) hostStep {
 		at := uint64(1 << 40)
@@ -265,6 +273,15 @@ func TestDeadlinesOfContextsAreDurable(t *testing.T) {
 	})
 	same(t, failure.Kind, TimedOut)
 	same(t, fake.story, []string{"start agent slow", "start sleep until", "cancel agent slow"})
+}
+
+func TestADeadlineThatTheHostRefusesIsNoneThatPassed(t *testing.T) {
+	_, _, failure := run(t, map[string]answer{"slow": {at: 1 << 40}}, func(ctx context.Context) (string, error) {
+		inner, cancel := context.WithTimeout(ctx, 200*366*24*time.Hour)
+		defer cancel()
+		return Agent{Prompt: "slow"}.Text(inner)
+	})
+	same(t, failure, &Failure{Kind: Rejected, Message: "too long"})
 }
 
 func TestAnyAndAll(t *testing.T) {

@@ -61,10 +61,12 @@ export function race(contestants) {
 
 export async function quorum(count, contestants) {
   const all = [...contestants];
-  if (all.length < count) {
+  if (all.length < count || count === 0) {
+    // Those that have begun already are of no use.
+    all.forEach(cancel);
+    if (count === 0) return [];
     throw new Failure("rejected", `${count} successes are asked for, of ${all.length} tries`);
   }
-  if (count === 0) return [];
   const successes = [];
   const failures = [];
   return contest(all, (ended, { resolve, reject }) => {

@@ -1,4 +1,4 @@
-//! `src/bindings.rs`, `c/bindings` and `go/internal/bindings` are generated from `wit/` and kept in the repository, so that
+//! `src/bindings.rs`, `c/bindings`, `go/internal/bindings` and `go/internal/plugin` are generated from `wit/` and kept in the repository, so that
 //! a workflow's first build takes seconds and no generator. This test keeps them equal.
 //!
 //! After a change of the WIT: `UPDATE_BINDINGS=1 cargo test -p wfhost-sdk --test bindings`.
@@ -23,6 +23,13 @@ fn world(wit: &Path) -> (Resolve, WorldId) {
     let world =
         resolve.select_world(&[package], Some("workflow")).expect("the package has a world `workflow`");
     (resolve, world)
+}
+
+fn plugin_world() -> (Resolve, WorldId) {
+    let mut resolve = Resolve::default();
+    let (package, _) = resolve.push_path(here().join("../wit/plugin")).expect("the WIT package parses");
+    let world = resolve.select_world(&[package], Some("agent-plugin"));
+    (resolve, world.expect("the package has a world `agent-plugin`"))
 }
 
 fn generate(wit: &Path) -> String {
@@ -60,36 +67,21 @@ fn bindings_are_those_of_the_wit_package() {
     );
 }
 
-/// The packages that `wit/plugin-sdk.wit` is made of, each after those that it needs.
-const PLUGIN_SDK: [&str; 5] = [
-    "../host/runtime/wit/deps/io.wit",
-    "../host/runtime/wit/deps/clocks.wit",
-    "wit/http.wit",
-    "../wit/plugin/plugin.wit",
-    "wit/plugin-sdk.wit",
-];
-
 #[test]
 fn bindings_of_plugins_are_those_of_the_wit_package() {
-    let mut resolve = Resolve::default();
-    let packages = PLUGIN_SDK.map(|file| {
-        let text = std::fs::read_to_string(here().join(file)).expect("it is there");
-        resolve.push_str(file, &text).expect("the WIT package parses")
-    });
-    let world = resolve.select_world(&packages[4..], Some("sdk")).expect("the package has a world `sdk`");
+    let (mut resolve, world) = plugin_world();
     let options = Opts {
         format: true,
         pub_export_macro: true,
         export_macro_name: Some("export_agent".to_owned()),
         default_bindings_module: Some("::wfhost::__private::plugin_bindings".to_owned()),
-        generate_all: true,
         ..Opts::default()
     };
     let mut files = Files::default();
     options.build().generate(&mut resolve, world, &mut files).expect("bindings can be generated");
     let (_, code) = files.iter().next().expect("one file is generated");
     let code = std::str::from_utf8(code).expect("generated code is text");
-    let code = format!("// From wit/plugin and guest-sdk/wit, rewritten by\n// {COMMAND}\n{code}");
+    let code = format!("// From wit/plugin/plugin.wit, rewritten by\n// {COMMAND}\n{code}");
     same("src/plugin", "bindings.rs", code.as_bytes());
 }
 
@@ -109,21 +101,28 @@ const GO_MODULE: &str = "github.com/wfhost/wfhost/guest-sdk/go";
 
 #[test]
 fn go_bindings_are_those_of_the_wit_package() {
-    let (mut resolve, world) = world(&here().join("../wit"));
+    let (resolve, world) = world(&here().join("../wit"));
+    go_bindings(resolve, world, "bindings");
+    let (resolve, world) = plugin_world();
+    go_bindings(resolve, world, "plugin");
+}
+
+/// Compares the packages of Go below `internal/NAME` with what is generated of a world.
+fn go_bindings(mut resolve: Resolve, world: WorldId, name: &str) {
     let mut files = Files::default();
     let options = wit_bindgen_go::Opts {
         // Not what the machine's own gofmt makes of it.
         format: wit_bindgen_go::Format::False,
-        pkg_name: Some(format!("{GO_MODULE}/internal/bindings")),
+        pkg_name: Some(format!("{GO_MODULE}/internal/{name}")),
         ..wit_bindgen_go::Opts::default()
     };
     options.build().generate(&mut resolve, world, &mut files).expect("bindings can be generated");
-    for (name, generated) in files.iter() {
+    for (file, generated) in files.iter() {
         // The runtime of the bindings is a part of the SDK, so that a build needs no network.
         let generated = std::str::from_utf8(generated).expect("generated code is text");
         let generated =
             generated.replace("go.bytecodealliance.org/pkg/wit", &format!("{GO_MODULE}/internal/wit"));
-        same("go/internal/bindings", name, generated.as_bytes());
+        same(&format!("go/internal/{name}"), file, generated.as_bytes());
     }
 }
 
@@ -131,6 +130,8 @@ fn go_bindings_are_those_of_the_wit_package() {
 fn same(dir: &str, name: &str, generated: &[u8]) {
     let kept = here().join(dir).join(name);
     if std::env::var_os("UPDATE_BINDINGS").is_some() {
+        let dir = kept.parent().expect("it is in a directory");
+        std::fs::create_dir_all(dir).expect("the directory can be made");
         std::fs::write(&kept, generated).expect("the bindings can be written");
     }
     assert!(

@@ -217,6 +217,17 @@ test("failures do not count while there is hope", () => {
   assert.equal(failure(() => firstOk([])).kind, "rejected");
 });
 
+test("what has begun for a quorum that is none is cancelled", () => {
+  const begun = async (count) => {
+    const steps = [agent("a"), agent("b")];
+    return quorum(count, steps);
+  };
+  assert.equal(failure(() => begun(3)).kind, "rejected");
+  assert.deepEqual(story.slice(2), ["cancel agent a", "cancel agent b"]);
+  assert.deepEqual(run(() => begun(0)), []);
+  assert.deepEqual(story.slice(2), ["cancel agent a", "cancel agent b"]);
+});
+
 test("a time limit cancels what exceeds it", () => {
   assert.equal(failure(() => timeout(5, () => agent("slow")), { answers: { slow: { at: 50 } } }).kind, "timed-out");
   assert.deepEqual(story, ["start agent slow", "start sleep 5", "cancel agent slow"]);

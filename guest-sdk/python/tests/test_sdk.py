@@ -272,6 +272,26 @@ class Patterns(unittest.TestCase):
         self.assertEqual(details["saga"], {"undone": ["flight"], "not_undone": not_undone})
         self.assertIn("start agent cancel book flight", host.story)
 
+    def test_a_compensation_that_is_cancelled_leaves_the_others(self) -> None:
+        async def body() -> None:
+            async with saga() as trip:
+                trip.undo("flight", lambda: agent("cancel the flight"))
+
+                async def give_up() -> None:
+                    step = sleep(1)
+                    step.cancel()
+                    await step
+
+                trip.undo("hotel", give_up)
+                raise Failure("failed", "no car")
+
+        kind, message, details = failure(body)
+        self.assertEqual((kind, message), ("failed", "no car"))
+        self.assertEqual(details["saga"]["undone"], ["flight"])
+        (not_undone,) = details["saga"]["not_undone"]
+        self.assertEqual((not_undone["step"], not_undone["kind"]), ("hotel", "cancelled"))
+        self.assertIn("start agent cancel the flight", host.story)
+
     def test_what_lost_a_race_is_undone_to_its_end(self) -> None:
         async def trip() -> None:
             async with saga() as trip:

@@ -293,7 +293,8 @@ class saga:
                     # It was the request to stop that ended it, and there is but one.
                     await settle(undo())
                 undone.append(name)
-            except Exception as error:
+            # One that gives up its own task, or awaits one that was given up, is no reason to leave the others.
+            except (Exception, asyncio.CancelledError) as error:
                 failure = failure_of(error)
                 _host.log.write(_host.log.Level.ERROR, f"`{name}` could not be undone: {failure}", [])
                 not_undone.append({"step": name, "kind": failure.kind, "message": failure.message})

@@ -15,18 +15,9 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::bindings::wasi::http::outgoing_handler::handle;
-use super::bindings::wasi::http::types::{
-    ErrorCode, Fields, FutureIncomingResponse, HeaderError, IncomingBody, Method, OutgoingBody,
-    OutgoingRequest, RequestOptions, Scheme, http_error_code,
-};
-use super::bindings::wasi::io::streams::{InputStream, StreamError};
+use super::bindings::wfhost::plugin::http as host;
 use super::{Failure, FailureKind};
 
-/// Bytes that are read at once.
-const PIECE: u64 = 64 << 10;
-/// Bytes that are written at once.
-const WRITTEN: usize = 4096;
 /// Characters of an answer that a failure shows.
 const SHOWN: usize = 300;
 
@@ -136,108 +127,23 @@ impl Request {
     ///
     /// It is denied, or there is no answer. An answer of any status is none.
     pub fn send(self) -> Result<Response, Error> {
-        if let Some(error) = self.error {
+        let Self { method, url, headers, body, timeout, error } = self;
+        if let Some(error) = error {
             return Err(error);
         }
-        let headers = Fields::new();
-        for (name, value) in &self.headers {
-            headers.append(name, value).map_err(|error| bad_header(name, error))?;
+        let timeout = timeout.map(|timeout| u64::try_from(timeout.as_millis().max(1)).unwrap_or(u64::MAX));
+        let response = host::send(&host::Request { method, url, headers, body, timeout })?;
+        Ok(Response { status: response.status(), headers: response.headers(), body: Some(response) })
+    }
+}
+
+impl From<host::Error> for Error {
+    fn from(error: host::Error) -> Self {
+        match error {
+            host::Error::Denied(text) => Self::Denied(text),
+            host::Error::Invalid(text) => Self::Invalid(text),
+            host::Error::Broken(text) => Self::Broken(text),
         }
-        if let Some(body) = &self.body {
-            headers
-                .append("content-length", body.len().to_string().as_bytes())
-                .map_err(|error| bad_header("content-length", error))?;
-        }
-        let request = OutgoingRequest::new(headers);
-        let (scheme, authority, path) = split(&self.url)?;
-        let invalid = |what: &str| Error::Invalid(format!("{what} of {} {}", self.method, self.url));
-        request.set_method(&method(&self.method)).map_err(|()| invalid("the method"))?;
-        request.set_scheme(Some(&scheme)).map_err(|()| invalid("the scheme"))?;
-        request.set_authority(Some(authority)).map_err(|()| invalid("the host"))?;
-        request.set_path_with_query(Some(path)).map_err(|()| invalid("the path"))?;
-        let options = RequestOptions::new();
-        if let Some(timeout) = self.timeout {
-            let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
-            let set = options
-                .set_connect_timeout(Some(nanos))
-                .and_then(|()| options.set_first_byte_timeout(Some(nanos)))
-                .and_then(|()| options.set_between_bytes_timeout(Some(nanos)));
-            set.map_err(|()| invalid("the time limit"))?;
-        }
-        let outgoing = match &self.body {
-            Some(_) => Some(request.body().map_err(|()| invalid("the body"))?),
-            None => None,
-        };
-        let coming = handle(request, Some(options)).map_err(code)?;
-        if let (Some(outgoing), Some(body)) = (outgoing, &self.body) {
-            // If the other side does not take it all, its answer says why.
-            if write(&outgoing, body).is_ok() {
-                OutgoingBody::finish(outgoing, None).map_err(code)?;
-            }
-        }
-        Response::of(coming)
-    }
-}
-
-fn write(outgoing: &OutgoingBody, body: &[u8]) -> Result<(), StreamError> {
-    let Ok(stream) = outgoing.write() else { return Err(StreamError::Closed) };
-    for piece in body.chunks(WRITTEN) {
-        stream.blocking_write_and_flush(piece)?;
-    }
-    Ok(())
-}
-
-fn method(name: &str) -> Method {
-    match name {
-        "GET" => Method::Get,
-        "HEAD" => Method::Head,
-        "POST" => Method::Post,
-        "PUT" => Method::Put,
-        "DELETE" => Method::Delete,
-        "OPTIONS" => Method::Options,
-        "PATCH" => Method::Patch,
-        other => Method::Other(other.to_owned()),
-    }
-}
-
-/// The parts of a URL: nothing in them is changed.
-fn split(url: &str) -> Result<(Scheme, &str, &str), Error> {
-    let none = || Error::Invalid(format!("`{url}` is no URL: it is like https://example.com/path"));
-    let (scheme, rest) = url.split_once("://").ok_or_else(none)?;
-    let scheme = match scheme.to_ascii_lowercase().as_str() {
-        "https" => Scheme::Https,
-        "http" => Scheme::Http,
-        other => Scheme::Other(other.to_owned()),
-    };
-    let rest = rest.split('#').next().unwrap_or_default();
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    match authority.is_empty() {
-        true => Err(none()),
-        false => Ok((scheme, authority, if path.is_empty() { "/" } else { path })),
-    }
-}
-
-fn bad_header(name: &str, error: HeaderError) -> Error {
-    match error {
-        HeaderError::Forbidden => Error::Denied(format!("the header `{name}` is set by the host")),
-        _ => Error::Invalid(format!("the header `{name}`")),
-    }
-}
-
-fn code(code: ErrorCode) -> Error {
-    let text = format!("{code:?}").trim_start_matches("ErrorCode::").to_owned();
-    match code {
-        ErrorCode::HttpRequestDenied
-        | ErrorCode::HttpRequestUriInvalid
-        | ErrorCode::DestinationIpProhibited
-        | ErrorCode::ConnectionLimitReached
-        | ErrorCode::HttpResponseBodySize(_) => Error::Denied(text),
-        ErrorCode::ConfigurationError
-        | ErrorCode::HttpProtocolError
-        | ErrorCode::HttpRequestMethodInvalid
-        | ErrorCode::HttpRequestBodySize(_) => Error::Invalid(text),
-        _ => Error::Broken(text),
     }
 }
 
@@ -246,27 +152,11 @@ fn code(code: ErrorCode) -> Error {
 pub struct Response {
     status: u16,
     headers: Vec<(String, Vec<u8>)>,
-    // Dropped before what it is a part of.
-    stream: Option<InputStream>,
-    _body: Option<IncomingBody>,
+    /// Until the end of its body.
+    body: Option<host::Response>,
 }
 
 impl Response {
-    fn of(coming: FutureIncomingResponse) -> Result<Self, Error> {
-        let response = loop {
-            match coming.get() {
-                Some(response) => break response,
-                None => coming.subscribe().block(),
-            }
-        };
-        let gone = |()| Error::Broken("it was taken twice".to_owned());
-        let response = response.map_err(gone)?.map_err(code)?;
-        let (status, headers) = (response.status(), response.headers().entries());
-        let body = response.consume().map_err(gone)?;
-        let stream = body.stream().map_err(gone)?;
-        Ok(Self { status, headers, stream: Some(stream), _body: Some(body) })
-    }
-
     /// The status, like 200.
     pub fn status(&self) -> u16 {
         self.status
@@ -294,27 +184,18 @@ impl Response {
     ///
     /// It broke off, or is longer than the host allows.
     pub fn chunk(&mut self) -> Result<Option<Vec<u8>>, Error> {
-        let Some(stream) = &self.stream else { return Ok(None) };
-        loop {
-            match stream.blocking_read(PIECE) {
-                Ok(piece) if piece.is_empty() => {}
-                Ok(piece) => return Ok(Some(piece)),
-                Err(StreamError::Closed) => {
-                    self.stream = None;
-                    return Ok(None);
-                }
-                Err(StreamError::LastOperationFailed(error)) => {
-                    let known = http_error_code(&error).map(code);
-                    // Some hosts tell it in words only.
-                    let said = error.to_debug_string();
-                    self.stream = None;
-                    return Err(known.unwrap_or_else(|| match said.contains("size exceeds limit") {
-                        true => Error::Denied(said),
-                        false => Error::Broken(said),
-                    }));
+        while let Some(body) = &self.body {
+            match body.read() {
+                Ok(Some(piece)) if piece.is_empty() => {}
+                Ok(Some(piece)) => return Ok(Some(piece)),
+                Ok(None) => self.body = None,
+                Err(error) => {
+                    self.body = None;
+                    return Err(error.into());
                 }
             }
         }
+        Ok(None)
     }
 
     /// The whole body.
@@ -397,12 +278,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_is_divided_as_it_is() {
-        let parts = |url: &'static str| split(url).map(|(_, authority, path)| (authority, path));
-        assert_eq!(parts("https://a.org"), Ok(("a.org", "/")));
-        assert_eq!(parts("http://a.org:80/b/../c?d=e#f"), Ok(("a.org:80", "/b/../c?d=e")));
-        assert_eq!(parts("https://a.org?b"), Ok(("a.org", "?b")));
-        assert_eq!(parts("https://u@a.org/"), Ok(("u@a.org", "/")));
-        assert!(parts("a.org/b").is_err() && parts("https:///b").is_err());
+    fn what_a_failure_shows_is_one_short_line() {
+        assert_eq!(shorten("  why\n not "), "why not");
+        assert_eq!(shorten(&"é".repeat(400)).chars().count(), SHOWN + 1);
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_written_is_not_sent() {
+        let unwritable = std::collections::BTreeMap::from([((1, 2), "keys are text")]);
+        let error = post("https://a.org/").json(&unwritable).send().unwrap_err();
+        assert!(matches!(&error, Error::Invalid(_)) && error.kind() == FailureKind::Rejected, "{error}");
     }
 }
