@@ -175,8 +175,12 @@ pub fn serial(place: &Place) -> Vec<Reading> {
             Reading::new("PostgreSQL: server CPU of a serial step", "µs", ours.each(count))
                 .beside("insert + commit", bare.each(count))
                 .target(Target::Under(110.0)),
-            Reading::new("the same, against what DBOS does for each", "µs (CPU)", ours.each(count))
-                .beside("DBOS-like loop", dbos.each(count)),
+            Reading::new(
+                "PostgreSQL: server CPU of a serial step, against what DBOS does",
+                "µs",
+                ours.each(count),
+            )
+            .beside("DBOS-like loop", dbos.each(count)),
         ]
     })
 }

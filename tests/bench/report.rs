@@ -43,7 +43,12 @@ pub struct Report {
 }
 
 impl Report {
+    /// Adds the readings of one round, each of a figure of its own.
     pub fn add(&mut self, readings: Vec<Reading>) {
+        for (number, reading) in readings.iter().enumerate() {
+            let twice = readings[..number].iter().any(|other| other.name == reading.name);
+            assert!(!twice, "there are two figures `{}`", reading.name);
+        }
         for reading in readings {
             match self.figures.iter_mut().find(|figure| figure[0].name == reading.name) {
                 Some(figure) => figure.push(reading),

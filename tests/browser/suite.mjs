@@ -40,6 +40,14 @@ argv = ["sh", "-c", "echo at work >&2; sleep 0.5; echo done"]
 [providers.flaky]
 kind = "command"
 argv = ["sh", "-c", "test -e ${join(home, "tried")} || { touch ${join(home, "tried")}; exit 1; }; echo done"]
+[providers.gated]
+kind = "command"
+argv = ["sh", "-c", "while [ ! -e ${join(home, "go")} ]; do sleep 0.05; done; echo done"]
+[sinks.nobody]
+url = "http://127.0.0.1:1/hook"
+secret = false
+events = ["run.completed"]
+give_up = "0s"
 [providers.reviewer]
 kind = "plugin"
 plugin = "reviewer.wasm"
@@ -74,7 +82,7 @@ async function context(options = {}) {
     });
     made.on("console", (message) => {
         // A lost connection is told there, too.
-        if (message.type() === "error" && !/ERR_(CONNECTION|INCOMPLETE|EMPTY)|status of 4/.test(message.text())) errors.push(message.text());
+        if (message.type() === "error" && !/ERR_(CONNECTION|INCOMPLETE|EMPTY)|status of (4|503)/.test(message.text())) errors.push(message.text());
     });
     made.on("weberror", (error) => errors.push(error.error().message));
     return made;
@@ -211,11 +219,28 @@ try {
     await shot(page, "compare");
     await axe(page, "comparison");
 
-    for (const [name, at] of [["at", `${path}/at?entry=3`], ["journal", `${path}/journal`], ["logs", `${path}/logs`], ["modules", "/ui/modules"], ["schedules", "/ui/schedules"], ["workers", "/ui/workers"], ["tokens", "/ui/tokens"], ["settings", "/ui/settings"], ["plugins", "/ui/plugins"], ["inbox", "/ui/inbox"], ["step", `${path}/steps/1`]]) {
+    for (const [name, at] of [["at", `${path}/at?entry=3`], ["journal", `${path}/journal`], ["logs", `${path}/logs`], ["modules", "/ui/modules"], ["schedules", "/ui/schedules"], ["workers", "/ui/workers"], ["tokens", "/ui/tokens"], ["settings", "/ui/settings"], ["plugins", "/ui/plugins"], ["sinks", "/ui/sinks"], ["sink", "/ui/sinks/nobody"], ["inbox", "/ui/inbox"], ["step", `${path}/steps/1`]]) {
         await page.goto(server.url + at);
         await shot(page, name);
         await axe(page, name);
     }
+
+    // A sink that takes nothing: what was given up is seen, and delivered again by a button.
+    await eventually("it is given up", async () => (await api("GET", "/sinks")).sinks[0].given_up > 0);
+    await page.goto(server.url + "/ui/sinks");
+    check("what was given up is told", (await page.textContent("tbody tr")).includes("given up"));
+    await page.click("tbody td.num a");
+    await page.waitForURL(/state=given-up/);
+    await page.click("tbody summary");
+    await shot(page, "sink-given-up");
+    await axe(page, "messages of a sink");
+    await page.click("tbody button");
+    await page.waitForURL(/said=due/);
+    check("a message is due again", (await page.textContent(".said")).includes("due again"));
+    await small.goto(server.url + "/ui/sinks/nobody");
+    await shot(small, "phone-sink");
+    check("the messages of a sink are not wider than a phone", await small.evaluate(() => document.documentElement.scrollWidth <= innerWidth));
+    await axe(small, "messages of a sink on a phone, dark");
 
     // Acts on many runs: a look, then the act.
     for (let i = 0; i < 3; i++) await api("POST", "/runs", { workflow: "probe", id: `many-${i}`, labels: { batch: "one" }, input: { do: [{ wait: { name: "go" } }] } });
@@ -238,6 +263,38 @@ try {
     await shot(page, "many-done");
     await eventually("they have ended", async () => (await api("GET", "/runs?label=batch=one&state=cancelled")).runs.length === 3);
     check("many runs are ended at once", true);
+
+    // More than one part: the page goes on by itself, and stops when it is told to.
+    const crowd = 600;
+    for (let i = 0; i < crowd; i += 20) await Promise.all([...Array(20)].map((_, n) => api("POST", "/runs", { workflow: "probe", id: `crowd-${i + n}`, labels: { batch: "crowd" }, input: { do: [{ wait: { name: "go" } }] } })));
+    await eventually("they wait", async () => (await api("POST", "/runs/batch", { filter: { label: "batch=crowd", state: "waiting" }, act: "pause" })).count === crowd);
+    const pauses = server.url + "/ui/batch?act=pause&label=batch%3Dcrowd";
+    await page.goto(pauses);
+    await page.click("form.answer button");
+    await page.waitForSelector("progress");
+    await page.click("[data-stop]");
+    await shot(page, "parts-stopped");
+    await axe(page, "an act on many that was stopped");
+    await page.waitForTimeout(1_000);
+    const paused = async () => (await api("POST", "/runs/batch", { filter: { label: "batch=crowd", state: "paused" }, act: "pause" })).count;
+    const stopped = await paused();
+    check("an act on many that is stopped leaves the rest", stopped > 0 && stopped < crowd && (await page.textContent("h1")).includes(`${crowd - stopped} left`), `${stopped}`);
+    await page.click("form[data-continue] button.main");
+    await page.waitForSelector(`h1:has-text('Pause: ${crowd} runs done')`);
+    check("it goes on part after part by itself", await paused() === crowd);
+    await shot(page, "parts-done");
+
+    // A call that waits for a slot is seen to do so while it waits.
+    await api("POST", "/runs", { workflow: "probe", id: "queued", input: { do: [{ parallel: [{ agent_of: { provider: "gated", prompt: "a" } }, { agent_of: { provider: "gated", prompt: "b" } }] }] } });
+    await page.goto(server.url + "/ui/runs/queued");
+    await page.waitForSelector(".gantt.ready .row");
+    await eventually("the chart shows that a call waits for its turn", async () => await page.locator(".rows .bar.queue").count() === 1 && await page.locator(".rows .bar.open").count() === 1);
+    await eventually("the page says it, too", async () => (await page.textContent("main")).includes("waits for its turn"));
+    check("who waits is told from who works", true);
+    await shot(page, "queued");
+    await axe(page, "a call that waits for its turn");
+    writeFileSync(join(home, "go"), "");
+    await eventually("both end", async () => (await api("GET", "/runs/queued")).state === "completed");
 
     // The chart tells apart what a call did: waiting for its turn, a retry, a host that was killed.
     const call = (provider) => ({ agent_of: { provider, prompt: provider } });
@@ -406,6 +463,86 @@ try {
     check("0 shows all of it again", !await page.locator("button:has-text('Reset zoom')").isVisible());
     await shot(page, "many");
     await axe(page, "a run of 10,000 steps");
+
+    // A step that is looked at beside the run ends: the drawer says so, and what is filled in there stays.
+    const asks = (prompt) => ({ ask: { prompt, choices: ["yes", "no"] } });
+    await api("POST", "/runs", { workflow: "probe", id: "drawn", input: { do: [asks("Drawn?"), { wait: { name: "go" } }] } });
+    await eventually("it asks", async () => (await api("GET", "/runs/drawn")).state === "waiting");
+    await page.goto(server.url + "/ui/runs/drawn#step-1");
+    await page.waitForSelector("#drawer:not([hidden]) article.question");
+    await eventually("live", async () => (await page.textContent("#link")) === "Live");
+    await api("POST", "/runs/drawn/steps/1/answer", { answer: "yes" });
+    await eventually("the drawer shows the answer", async () => (await page.textContent("#drawer")).includes("completed") && await page.locator("#drawer article.question").count() === 0);
+    check("the drawer follows its step", (await page.textContent("#drawer h2")).includes("Step 1") && await page.locator("#drawer h1").count() === 0);
+    await page.fill("#drawer textarea[name=answer]", '"no"');
+    await api("POST", "/runs/drawn/signals/go", 1);
+    await eventually("the run ends", async () => (await page.textContent("h1")).includes("completed"));
+    check("what is filled in beside the run stays", await page.inputValue("#drawer textarea[name=answer]") === '"no"');
+    await axe(page, "a step beside its run that ended meanwhile");
+
+    // Somebody else answers a question whose form is filled in: the next question has its own form.
+    for (const name of ["one", "two"]) await api("POST", "/runs", { workflow: "probe", id: `asks-${name}`, input: { do: [asks(`The question of ${name}?`)] } });
+    await page.goto(server.url + "/ui/inbox");
+    await eventually("both ask", async () => await page.locator("article.question").count() === 2);
+    await eventually("live", async () => (await page.textContent("#link")) === "Live");
+    await page.fill("article:has-text('of one') input[name=note]", "meant for one");
+    await api("POST", "/runs/asks-one/steps/1/answer", { answer: "yes" });
+    await eventually("the first one is gone", async () => !(await page.textContent("main")).includes("The question of one?"));
+    const forms = await page.locator("article.question").evaluateAll((all) => all.map((one) => [one.querySelector("h3").textContent, one.querySelector("form").getAttribute("action"), one.querySelector("input[name=note]").value]));
+    check("a question stands above its own form", JSON.stringify(forms) === JSON.stringify([["The question of two?", "/ui/runs/asks-two/steps/1/answer", ""]]), JSON.stringify(forms));
+    await api("POST", "/runs/asks-two/steps/1/answer", { answer: "yes" });
+
+    // A page that the server could not make is old, and says so until it is there.
+    await api("POST", "/runs", { workflow: "probe", id: "stale", input: { do: [{ wait: { name: "go" } }] } });
+    await eventually("it waits", async () => (await api("GET", "/runs/stale")).state === "waiting");
+    await page.goto(server.url + "/ui/runs/stale");
+    await eventually("live", async () => (await page.textContent("#link")) === "Live");
+    // What was refused is the answer to a form: it stays filled in, whatever happens meanwhile.
+    const refused = await desk.newPage();
+    await refused.goto(server.url + "/ui/runs/stale");
+    await refused.evaluate(() => { document.querySelector("details.card form").noValidate = true; });
+    await refused.fill("details.card form textarea", '{"half":');
+    await refused.click("details.card form button");
+    await refused.waitForSelector("details.card [role=alert]");
+    await axe(refused, "a signal that was refused");
+    await shot(refused, "refused");
+    await page.bringToFront();
+    await page.route("**/ui/runs/stale", (route) => route.fulfill({ status: 503, body: "busy" }));
+    await api("POST", "/runs/stale/signals/go", 1);
+    await eventually("the page says that it is old", async () => (await page.textContent("#link")) === "Not up to date");
+    await eventually("the run has ended", async () => (await api("GET", "/runs/stale")).state === "completed");
+    // Events go on meanwhile, and make it no newer.
+    await api("POST", "/runs", { workflow: "probe", id: "beside", input: { do: [] } });
+    await page.waitForTimeout(1_000);
+    check("a page that is old is not said to be live", (await page.textContent("#link")) === "Not up to date" && !(await page.textContent("h1")).includes("completed"));
+    await page.unroute("**/ui/runs/stale");
+    await eventually("it is made again by itself", async () => (await page.textContent("h1")).includes("completed"));
+    check("a page that is made again is live", (await page.textContent("#link")) === "Live");
+    await refused.bringToFront();
+    await refused.waitForTimeout(1_500);
+    check("what was refused stays filled in", await refused.inputValue("details.card form textarea") === '{"half":' && (await refused.textContent("#link")) === "");
+    await refused.close();
+    await page.bringToFront();
+
+    // Logged out in another tab: the page says so, and goes on saying so.
+    const leaver = await context();
+    const stays = await leaver.newPage(), leaves = await leaver.newPage();
+    await login(stays);
+    await eventually("live", async () => (await stays.textContent("#link")) === "Live");
+    await leaves.goto(server.url + "/ui/modules");
+    await leaves.click("form.out button");
+    await leaves.waitForURL(/\/ui\/login/);
+    await stays.bringToFront();
+    await api("POST", "/runs", { workflow: "probe", id: "unseen", input: { do: [] } });
+    await eventually("who is logged out is told so", async () => (await stays.textContent("#link")) === "You are logged out.");
+    await stays.waitForTimeout(12_000);
+    check("who is logged out is not told that the page is live", (await stays.textContent("#link")) === "You are logged out." && !(await stays.textContent("main")).includes("unseen"), await stays.textContent("#link"));
+    await login(leaves);
+    await stays.bringToFront();
+    await eventually("who logs in again sees what is new", async () => (await stays.textContent("main")).includes("unseen"));
+    check("a page of who logs in again is live", (await stays.textContent("#link")) === "Live");
+    await leaver.close();
+    await page.bringToFront();
 
     // The server goes away and comes back.
     await page.goto(server.url + "/ui");

@@ -48,8 +48,9 @@ async def says_yes(context, params):
     return ElicitResult(action="accept", content={"answer": "yes"})
 
 
-async def walk(open_client, modern):
-    """A run is started, asks, is answered, ends; by clients that come and go."""
+async def walk(open_client, modern, env, between=lambda: None):
+    """A run is started, asks, is answered, ends; by clients that come and go. `between`: what happens to the server
+    while no client is there."""
     async with open_client() as client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
         assert "run_start" in tools and "run_why" in tools, tools
@@ -68,17 +69,29 @@ async def walk(open_client, modern):
         assert "started" in read.contents[0].text
         prompt = await client.get_prompt("debug_run", {"run": "r"})
         assert "run_why" in prompt.messages[0].content.text
-    # The client and, over stdio, the server are gone. The next ones know the run.
+    # The client and the server are gone. The next ones know the run.
+    between()
     async with open_client() as client:
         if modern:
             waited = await client.call_tool("run_wait", {"run": "r", "seconds": 20})
             assert waited.structured_content["state"] == "completed", waited
             assert asked and "May I?" in asked[-1], asked
         else:
+            # Of clients of older versions it is not known whether they can ask their user.
             waited = await client.call_tool("run_wait", {"run": "r", "seconds": 3})
             assert waited.structured_content["state"] == "waiting", waited
+            question, = waited.structured_content["questions"]
+            assert question["prompt"] == "May I?" and "wfhost answer r 2" in waited.content[1].text, waited
             why = await client.call_tool("run_why", {"run": "r"})
             assert not why.is_error, why
+            ran(env, "answer", "r", "2", "-i", '"yes"')
+            waited = await client.call_tool("run_wait", {"run": "r", "seconds": 20})
+            assert waited.structured_content["state"] == "completed", waited
+        assert waited.structured_content["output"] == ["first", "yes", "last"], waited
+    between()
+    async with open_client() as client:
+        shown = await client.call_tool("run_show", {"run": "r"})
+        assert shown.structured_content["output"] == ["first", "yes", "last"], shown
 
 
 def check_stdio():
@@ -89,34 +102,52 @@ def check_stdio():
             server = StdioServerParameters(command=WFHOST, args=["mcp"], env=env)
             return Client(stdio_client(server), mode=mode, elicitation_callback=says_yes)
 
-        asyncio.run(walk(open_client, mode == "auto"))
+        # Each client has a server of its own, which ends with it.
+        asyncio.run(walk(open_client, mode == "auto", env))
         print(f"stdio {mode}: ok")
+
+
+class Server:
+    """`wfhost serve`, which is killed and started again."""
+
+    def __init__(self, root, env):
+        self.root, self.env, self.process = root, env, None
+        self.start()
+
+    def start(self):
+        serve = [WFHOST, "serve", "--listen", "127.0.0.1:0", "--agent", "echo"]
+        self.process = subprocess.Popen(serve, env=self.env, stderr=subprocess.DEVNULL)
+        told = self.root / "state/wfhost/servers" / f"{self.process.pid}.json"
+        for _ in range(400):
+            if told.exists() and told.read_text():
+                break
+            time.sleep(0.05)
+        told = json.loads(told.read_text())
+        self.url, self.token = told["url"], told["token"]
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def restart(self):
+        self.kill()
+        self.start()
 
 
 def check_http():
     for mode in ["auto", "legacy"]:
         root, env = place()
-        serve = [WFHOST, "serve", "--listen", "127.0.0.1:0", "--agent", "echo"]
-        server = subprocess.Popen(serve, env=env, stderr=subprocess.DEVNULL)
+        server = Server(root, env)
         try:
-            told = root / "state/wfhost/servers" / f"{server.pid}.json"
-            for _ in range(200):
-                if told.exists() and told.read_text():
-                    break
-                time.sleep(0.05)
-            told = json.loads(told.read_text())
-            headers = {"Authorization": f"Bearer {told['token']}"}
-
             def open_client():
-                http = httpx2.AsyncClient(headers=headers, timeout=60)
-                transport = streamable_http_client(told["url"] + "/mcp", http_client=http)
+                http = httpx2.AsyncClient(headers={"Authorization": f"Bearer {server.token}"}, timeout=60)
+                transport = streamable_http_client(server.url + "/mcp", http_client=http)
                 return Client(transport, mode=mode, elicitation_callback=says_yes)
 
-            asyncio.run(walk(open_client, mode == "auto"))
-            print(f"http {mode}: ok")
+            asyncio.run(walk(open_client, mode == "auto", env, server.restart))
+            print(f"http {mode}: ok, the server was killed twice")
         finally:
-            server.terminate()
-            server.wait()
+            server.kill()
 
 
 check_stdio()

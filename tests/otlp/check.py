@@ -1,8 +1,10 @@
 """What `wfhost serve` sends to a collector, decoded by OpenTelemetry's own types and taken by a real collector.
 
-Usage: check.py WFHOST PROBE.wasm. Wants `pip install opentelemetry-proto==1.45.2 rotel==0.0.1a15`.
+Usage: check.py WFHOST PROBE.wasm. Wants `pip install opentelemetry-proto==1.45.2 rotel==0.0.1a15`, and for the backend
+Phoenix the variable PHOENIX, the path of `phoenix` (`pip install arize-phoenix`, best in an environment of its own).
 """
 
+import datetime
 import json
 import os
 import pathlib
@@ -14,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from google.protobuf import json_format
@@ -185,6 +188,32 @@ def check(protocol):
           f"4 hosts were killed")
 
 
+def check_days():
+    """A run that slept for days, in virtual time: a span of days, and no other one was held back by it."""
+    root, env = place()
+    collector = Collector()
+    host = serve(env, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_BSP_SCHEDULE_DELAY="50")
+    time.sleep(1.5)
+    days = 3 * 86_400_000
+    program = {"do": [{"agent": "before"}, {"sleep": days}, {"agent": "after"}]}
+    subprocess.run([WFHOST, "-q", "run", PROBE, "--virtual-time", "--id", "long", "-i", json.dumps(program)], env=env, check=True, stdout=subprocess.DEVNULL)
+    expected = told(env, "long")
+    for _ in range(300):
+        if expected.keys() <= collector.spans.keys():
+            break
+        time.sleep(0.1)
+    host.terminate()
+    host.wait()
+    assert expected.keys() == collector.spans.keys(), "all came"
+    for key, span in expected.items():
+        assert plain(collector.spans[key]) == span, (plain(collector.spans[key]), span)
+    by_name = {span["name"]: span for span in expected.values()}
+    length = lambda name: (by_name[name]["to"] - by_name[name]["from"]) // 1_000_000
+    assert length("sleep") >= days and length("invoke_workflow probe") >= days, by_name
+    assert length("start probe") == 0, "what is above all others was there at once"
+    print(f"a run of three days: {len(expected)} spans, one of them of {length('sleep') / 86_400_000:.2f} days")
+
+
 def free():
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -221,6 +250,51 @@ def check_rotel():
         collector.wait()
 
 
+def check_phoenix(program):
+    """A backend with a database of its own: what comes twice is there once, below the same parents, at the same times."""
+    root, env = place()
+    http, grpc = free(), free()
+    own = {"PHOENIX_WORKING_DIR": str(root / "phoenix"), "PHOENIX_HOST": "127.0.0.1", "PHOENIX_PORT": str(http), "PHOENIX_GRPC_PORT": str(grpc),
+           "PHOENIX_TELEMETRY_ENABLED": "false"}
+    (root / "phoenix").mkdir()
+    log = open(root / "phoenix.log", "w+")
+    backend = subprocess.Popen([program, "serve"], env={**os.environ, **own}, stdout=log, stderr=log)
+    ask = lambda path: json.load(urllib.request.urlopen(f"http://127.0.0.1:{http}{path}", timeout=10))
+    try:
+        for _ in range(600):
+            try:
+                ask("/v1/projects")
+                break
+            except OSError:
+                time.sleep(0.2)
+        subprocess.run([WFHOST, "-q", "run", PROBE, "--id", "seen", "-i", json.dumps(PROGRAM)], env=env, check=True, stdout=subprocess.DEVNULL)
+        for _ in range(2):
+            subprocess.run([WFHOST, "-q", "trace", "seen", "--otlp", f"http://127.0.0.1:{http}"], env={**env, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
+                           check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        expected = {span: one for (_, span), one in told(env, "seen").items()}
+        for _ in range(100):
+            found = {one["context"]["span_id"]: one for one in ask("/v1/projects/default/spans?limit=1000")["data"]}
+            if found.keys() >= expected.keys():
+                break
+            time.sleep(0.2)
+        count = len(ask("/v1/projects/default/spans?limit=1000")["data"])
+        assert found.keys() == expected.keys() and count == len(expected), (count, len(expected))
+        nanos = lambda text: round(datetime.datetime.fromisoformat(text).timestamp() * 1e6) * 1000
+        for key, span in expected.items():
+            one = found[key]
+            assert (one["parent_id"] or "", one["name"]) == (span["parent"], span["name"]), (one, span)
+            assert (nanos(one["start_time"]), nanos(one["end_time"])) == (span["from"], span["to"]), (one, span)
+        agents = sum(one["span_kind"] == "AGENT" for one in found.values())
+        assert agents >= 4, "it takes the calls of agents for what they are"
+        print(f"Phoenix: {count} spans, sent twice and there once, {agents} of them agents")
+    finally:
+        backend.terminate()
+        backend.wait()
+
+
 check("http/protobuf")
 check("http/json")
+check_days()
+if os.environ.get("PHOENIX"):
+    check_phoenix(os.environ["PHOENIX"])
 check_rotel()

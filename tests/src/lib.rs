@@ -20,7 +20,7 @@ pub fn target() -> PathBuf {
     test.ancestors().nth(3).expect("cargo's layout").to_owned()
 }
 
-/// A component that `examples/build` or `tests/guests/build` made.
+/// A component that `examples/build` made.
 pub fn module(name: &str) -> String {
     let guest =
         matches!(name, "behaviours" | "puppet") || name.starts_with("probe") || name.starts_with("letter");
@@ -279,10 +279,10 @@ impl Ran {
     }
 }
 
-/// Waits until `condition` gives something; half a minute at most.
+/// Waits until `condition` gives something; a minute at most, for a busy machine may have to compile first.
 #[track_caller]
 pub fn eventually<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
-    eventually_within(Duration::from_secs(30), what, condition)
+    eventually_within(Duration::from_secs(60), what, condition)
 }
 
 /// The same, with a patience of its own.

@@ -5,7 +5,7 @@
 //! Every third one is a core module or a component of any kind; the others export `run` and import
 //! functions of the workflow world, so that they get as far as being executed. The same seed makes
 //! the same files. `tests/corpus/smith` was made by `cargo run -- ../corpus/smith 150 1`; more of
-//! them are tried with `WFHOST_FUZZ_MODULES=DIRECTORY cargo test --test hostile`.
+//! them are tried with `WFHOST_FUZZ_MODULES=DIRECTORY cargo test --test sandbox hostile::`.
 
 use std::error::Error;
 use std::path::Path;

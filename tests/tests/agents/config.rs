@@ -60,10 +60,14 @@ fn values_that_cannot_be_used_are_named() {
         "WF0704",
         &["agents.limits", "a number with ms, s, m, h or d"],
     );
-    refused("[providers.g]\nkind = \"telepathy\"\n", "WF0704", &["there are command, openai, anthropic"]);
+    refused("[providers.g]\nkind = \"telepathy\"\n", "WF0704", &["known kinds: command, openai, anthropic"]);
     refused("[providers.g]\nmodel = \"m\"\n", "WF0704", &["providers.g.kind", "it is missing"]);
     refused("[providers.g]\nkind = \"command\"\n", "WF0704", &["needs `argv` or `preset`"]);
-    refused("[providers.g]\nkind = \"command\"\npreset = \"clod\"\n", "WF0704", &["there are claude, codex"]);
+    refused(
+        "[providers.g]\nkind = \"command\"\npreset = \"clod\"\n",
+        "WF0704",
+        &["known presets: claude, codex"],
+    );
     refused("[workspaces.w]\nkind = \"worktree\"\n", "WF0704", &["needs a `repository`"]);
     refused("[providers.g]\nkind = \"openai\"\nmax_parallel = 0\n", "WF0704", &["a number of at least 1"]);
 }

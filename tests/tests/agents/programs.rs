@@ -377,6 +377,41 @@ fn a_turn_of_codex_counts_what_it_used_itself() {
     assert_eq!(used, [json!(100), json!(0), json!(400)]);
 }
 
+/// Two processes take turns at a conversation: each counts its own.
+#[test]
+fn a_turn_of_codex_does_not_count_one_that_another_process_had_in_between() {
+    let place = Place::new();
+    let day = place.path("codex/sessions/2026/11/24");
+    std::fs::create_dir_all(&day).unwrap();
+    let record = day.join("rollout-2026-11-24T10-00-00-th-1.jsonl").display().to_string();
+    let total = json!({"type": "event_msg", "payload": {"type": "token_count", "info": {
+        "total_token_usage": {"input_tokens": 700, "output_tokens": 10}}}});
+    let done = |total: u64| {
+        let started = json!({"type": "thread.started", "thread_id": "th-1"});
+        let said = json!({"type": "item.completed", "item": {"type": "agent_message", "text": "ok"}});
+        let usage = json!({"input_tokens": total, "output_tokens": 10});
+        format!(
+            "echo '{started}'\necho '{said}'\necho '{}'",
+            json!({"type": "turn.completed", "usage": usage})
+        )
+    };
+    // The turn of the other process comes behind the first one of this.
+    let (first, second) = (done(400), done(750));
+    let script = format!(
+        "cat > /dev/null\nif [ -e {record} ]; then\n{second}\nelse\n{first}\necho '{total}' > {record}\nfi"
+    );
+    let bin = program(&place, "codex.sh", &format!("#!/bin/sh\n{script}\n"));
+    let home = place.path("codex").display().to_string();
+    place.file(
+        "wfhost.toml",
+        format!("[providers.c]\nkind = \"command\"\npreset = \"codex\"\nargv = [{bin:?}]\nset = {{ CODEX_HOME = {home:?} }}\n"),
+    );
+    let call = |session: Option<&str>| json!({"agent_with": {"prompt": "p", "providers": ["c"], "session": session}});
+    let ran = run(&place, &json!({"do": [call(None), call(Some("th-1"))]}), &[]);
+    let replies = ran.ok_json();
+    assert_eq!([0, 1].map(|n| replies[n]["usage"]["input_tokens"].clone()), [json!(400), json!(50)]);
+}
+
 #[test]
 fn codex_forks_into_a_conversation_of_its_own() {
     let place = Place::new();

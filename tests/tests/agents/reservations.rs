@@ -132,6 +132,51 @@ fn parallel_calls_do_not_overspend_a_budget() {
     assert_eq!(spent, 1_020, "{}", place.show("r")["spent"]);
 }
 
+/// The first one that waits for the budget waits for a slot as well, which another run has by then.
+#[test]
+fn a_call_that_waits_for_a_slot_holds_up_no_call_of_its_family_that_waits_for_the_budget() {
+    let place = Place::new();
+    let dir = place.path("").display().to_string();
+    // Calls are held as long as there is a file of their name.
+    shell(
+        &place,
+        "jsonl",
+        &format!(
+            "read prompt\necho \"$prompt\" >> {dir}/prompts\nwhile [ -e {dir}/hold-\"$prompt\" ]; do sleep 0.02; done\n\
+             [ \"$prompt\" = usual ] && tokens=400 || tokens=10\n\
+             echo '{{\"output\":1,\"usage\":{{\"input_tokens\":'$tokens',\"output_tokens\":0}}}}'"
+        ),
+    );
+    configured(&place, "[agents.concurrency]\ngroups = { g = 1 }\n");
+    for held in ["hold-first", "hold-other"] {
+        place.file(held, "");
+    }
+    let call = |prompt: &str, group: Option<&str>| json!({"agent_with": {"prompt": prompt, "providers": ["agent"], "group": group}});
+    let asked = |prompt: &str| {
+        let prompts = std::fs::read_to_string(place.path("prompts")).unwrap_or_default();
+        prompts.lines().any(|line| line == prompt).then_some(())
+    };
+    let begin = |id: &str, program: Value, more: &[&str]| {
+        let args: Vec<_> = ["--detach", "--id", id].iter().chain(more).copied().collect();
+        assert_eq!(run(&place, &json!({"do": program}), &args).code(), Some(0));
+    };
+    let at_once = [call("first", None), call("second", Some("g")), call("third", None)];
+    begin("r", json!([call("usual", None), {"parallel": at_once}]), &["--budget", "tokens=1000"]);
+    let config = place.path("wfhost.toml").display().to_string();
+    let mut serve = place.spawn(["serve", "--config", &config]);
+    // The others are expected to need more than is left beside the first one.
+    eventually("the first call", || asked("first"));
+    begin("other", json!([call("other", Some("g"))]), &[]);
+    eventually("the call of another run", || asked("other"));
+    std::fs::remove_file(place.path("hold-first")).unwrap();
+    eventually("the third call", || asked("third"));
+    assert_eq!(asked("second"), None);
+    std::fs::remove_file(place.path("hold-other")).unwrap();
+    eventually("the end", || (place.show("r")["state"] == "completed").then_some(()));
+    serve.kill().unwrap();
+    serve.wait().unwrap();
+}
+
 /// What a call consumed before it took too long stays paid.
 #[test]
 fn what_a_timed_out_attempt_consumed_is_recorded() {

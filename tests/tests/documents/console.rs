@@ -88,7 +88,7 @@ fn provide(dir: &Path, line: &str) -> bool {
                 .unwrap();
             true
         }
-        _ => line.starts_with("pip install"),
+        _ => line == "python3 -m venv .venv" || line.starts_with(".venv/bin/pip install"),
     }
 }
 

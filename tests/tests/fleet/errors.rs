@@ -198,7 +198,7 @@ fn the_doctor_says_what_a_server_is_like() {
     let ran = doctor();
     assert_eq!(ran.code(), Some(0), "{}", ran.stdout());
     let line = ran.stdout().lines().find(|line| line.contains("database postgres://")).unwrap().to_owned();
-    for part in ["✓", "PostgreSQL ", "format 3", "ms round trip", "of 400 connections"] {
+    for part in ["✓", "PostgreSQL ", "format 5", "ms round trip", "of 400 connections"] {
         assert!(line.contains(part), "no {part:?} in {line}");
     }
     let ran = place.run(["--db", &format!("{}?listen=off", server.url()), "doctor"]);

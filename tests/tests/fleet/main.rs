@@ -5,6 +5,7 @@ mod copy;
 mod errors;
 mod failover;
 mod guide;
+mod limits;
 mod modules;
 mod pooler;
 mod proxy;

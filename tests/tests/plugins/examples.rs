@@ -177,3 +177,53 @@ fn a_plugin_in_python_is_a_plugin_like_others() {
         "{refused}"
     );
 }
+
+#[test]
+fn a_plugin_in_go_is_a_plugin_like_others() {
+    let server = Server::start(|request, answer| {
+        assert_eq!(request.headers["authorization"], "Bearer sk-test-0123456789");
+        let release = |tag: &str, body: &str| json!({ "tag_name": tag, "published_at": "2026-01-02T03:04:05Z", "body": body });
+        match request.number {
+            0 => answer.with("503 Busy", "retry-after: 0\r\n", "sk-test-0123456789"),
+            1 => answer.with("200 OK", "", "no list"),
+            2 => answer.json(json!([])),
+            _ => answer.json(json!([release("v2", "  Sunny \u{2600}\nand more"), release("v1", "")])),
+        }
+    });
+    let place = Place::new();
+    place.file("key", "sk-test-0123456789");
+    let granted = format!(
+        "[[providers.it.http]]\nurl = \"{}/repos/\"\nmethods = [\"GET\"]\n\
+         inject = {{ authorization = {{ file = \"key\", prefix = \"Bearer \" }} }}",
+        server.url
+    );
+    let request = json!({
+        "prompt": " acme/app ", "options": { "url": server.url, "most": 2 },
+        "schema": { "type": "array", "minItems": 1 },
+        "retry": { "max_attempts": 4, "initial": 1, "jitter": 0.0 },
+    });
+    let listed = answer(&place, "releases-go", &granted, request);
+    let releases = json!([
+        { "tag": "v2", "date": "2026-01-02", "notes": "Sunny \u{2600}" },
+        { "tag": "v1", "date": "2026-01-02", "notes": "" },
+    ]);
+    assert_eq!((&listed["output"], listed["model"].as_str()), (&releases, Some("github")), "{listed}");
+    assert!(server.requests()[3].line.contains("/repos/acme/app/releases?per_page=2"));
+    let journal = place.run(["journal", "r", "-o", "jsonl"]).stdout();
+    // What echoes the token is shown without it.
+    assert!(journal.contains("the service answered 503: [redacted]"), "{journal}");
+    assert!(journal.contains("the service answered something unexpected"), "{journal}");
+    let shown = place.run(["transcript", "r", "1"]).stdout();
+    assert!(shown.contains("asks for the releases of acme/app") && shown.contains("v2"), "{shown}");
+    let refused = |prompt: &str| {
+        let request = json!({ "prompt": prompt, "options": { "url": server.url } });
+        let refused = answer(&Place::new(), "releases-go", "", request);
+        assert_eq!(refused["failure"], "rejected", "{refused}");
+        refused["message"].as_str().unwrap().to_owned()
+    };
+    assert!(refused("acme/app").contains("the host denies the request"));
+    assert!(refused("../app/x").contains("is no repository"));
+    // What it asks for is read without running it.
+    let wants = place.run(["inspect", &module("releases-go"), "-o", "json"]).ok_json()["wants"].clone();
+    assert_eq!(wants["http"][0]["inject"], json!(["authorization"]), "{wants}");
+}

@@ -269,6 +269,12 @@ fn headers_are_not_smuggled() {
         ("te", "trailers"),
         ("x-forwarded-for", "1.1.1.1"),
         ("x-http-method-override", "DELETE"),
+        ("X-HTTP-Method", "DELETE"),
+        ("x-method-override", "DELETE"),
+        ("x-original-method", "DELETE"),
+        ("x-original-uri", "/admin"),
+        ("x-original-url", "/admin"),
+        ("x-rewrite-url", "/admin"),
         ("x-a", "b\r\nauthorization: mine"),
         ("x-a\r\nauthorization", "mine"),
     ];

@@ -1,6 +1,10 @@
 //! Agent plugins: components that answer the calls of workflows, through the real binary. The plugin is the
 //! puppet (`tests/guests/puppet`), which does what the call's options say; servers are on this machine.
 
+mod calls;
+#[allow(clippy::duplicate_mod, reason = "the same with a plugin in another language")]
+#[path = "calls.rs"]
+mod calls_go;
 mod certificates;
 mod examples;
 mod hostile;
@@ -20,8 +24,12 @@ use wfhost_tests::{Place, Ran, module};
 
 /// Writes a `wfhost.toml` with the puppet, and what the test adds to its section.
 fn grant(place: &Place, more: &str) {
-    let text = format!("[providers.puppet]\nkind = \"plugin\"\nplugin = {:?}\n{more}\n", module("puppet"));
-    place.file("wfhost.toml", text);
+    grant_of(place, &module("puppet"), more);
+}
+
+/// The same with another component as the puppet.
+fn grant_of(place: &Place, file: &str, more: &str) {
+    place.file("wfhost.toml", format!("[providers.puppet]\nkind = \"plugin\"\nplugin = {file:?}\n{more}\n"));
 }
 
 /// The grant of an address.

@@ -115,11 +115,18 @@ fn a_plugin_is_tested_without_a_network() {
     assert!(test(json!([{ "nme": 1 }])).error(2, &place).contains("WF1212"));
 }
 
-#[test]
-fn a_new_plugin_builds_and_passes_its_test() {
-    let place = Place::new();
+/// A new project of a plugin: builds it, and has it pass its test.
+fn passes_its_test(place: &Place, template: &str) {
     let dir = place.path("helper").display().to_string();
-    assert_eq!(place.run(["new", &dir, "-t", "plugin"]).code(), Some(0));
+    assert_eq!(place.run(["new", &dir, "-t", template]).code(), Some(0));
+    if template == "plugin-js" {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let tools = root.join("examples/weather-js/node_modules");
+        std::os::unix::fs::symlink(tools, place.path("helper/node_modules")).unwrap();
+        let tsc = place.path("helper/node_modules/.bin/tsc");
+        let checked = std::process::Command::new(tsc).current_dir(&dir).output().unwrap();
+        assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+    }
     let built = place.run(["build", &dir, "-o", "json"]).ok_json();
     let file = built["path"].as_str().unwrap();
     let cases = place.path("helper/test.json").display().to_string();
@@ -133,5 +140,25 @@ fn a_new_plugin_builds_and_passes_its_test() {
     // Its configuration grants what it wants.
     let config = place.path("helper/wfhost.toml").display().to_string();
     let doctor = place.run(["doctor", "--config", &config]).stdout();
-    assert!(doctor.contains("✓ provider helper") && !doctor.contains("it wants"), "{doctor}");
+    assert!(doctor.contains("✓ provider helper") && !doctor.contains("it requests"), "{doctor}");
+}
+
+#[test]
+fn a_new_plugin_builds_and_passes_its_test() {
+    passes_its_test(&Place::new(), "plugin");
+}
+
+#[test]
+fn a_new_plugin_in_typescript_builds_and_passes_its_test() {
+    let place = Place::new();
+    passes_its_test(&place, "plugin-js");
+    // What it asks for has a form.
+    place.file("helper/plugin.toml", "http = [{ url = \"https://example.com/\" }]\n");
+    let error = place.run(["build", &place.path("helper").display().to_string()]).error(2, &place);
+    assert!(error.contains("error[WF0620]") && error.contains("missing field"), "{error}");
+}
+
+#[test]
+fn a_new_plugin_in_go_builds_and_passes_its_test() {
+    passes_its_test(&Place::new(), "plugin-go");
 }

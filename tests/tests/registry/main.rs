@@ -6,6 +6,7 @@ mod certificates;
 mod debian;
 mod fake;
 mod hostile;
+mod killed;
 mod plugins;
 mod provenance;
 mod signatures;

@@ -7,7 +7,7 @@ use super::fake::{Fake, Reply, refusal};
 use super::{ok, run, with_stdin};
 
 /// The puppet with a section that says what it wants.
-fn plugin(place: &Place, file: &str, wants: &Value) -> String {
+pub(super) fn plugin(place: &Place, file: &str, wants: &Value) -> String {
     let bytes = std::fs::read(module("puppet")).unwrap();
     let (name, data) = ("wfhost:wants", wants.to_string());
     let body = [&[name.len() as u8], name.as_bytes(), data.as_bytes()].concat();
@@ -66,7 +66,7 @@ fn somebody(keys: &str) -> Place {
 }
 
 /// Has the provider `puppet` answer once.
-fn call(place: &Place, id: &str, more: &[&str]) -> Ran {
+pub(super) fn call(place: &Place, id: &str, more: &[&str]) -> Ran {
     let request = json!({
         "prompt": "p", "providers": ["puppet"], "options": { "do": [{ "answer": "hi" }] },
         "retry": { "max_attempts": 1 },
@@ -79,7 +79,7 @@ fn call(place: &Place, id: &str, more: &[&str]) -> Ran {
 }
 
 #[track_caller]
-fn answers(ran: &Ran) {
+pub(super) fn answers(ran: &Ran) {
     assert_eq!(ran.ok_json()[0]["output"], "hi", "{}", ran.stderr());
 }
 
@@ -203,6 +203,25 @@ fn a_plugin_that_is_not_signed_or_not_locked_does_not_answer() {
     assert!(said.contains("WF0940"), "{said}");
     let said = failed(&call(&careless, "c", &[]));
     assert!(said.contains("WF0940"), "{said}");
+}
+
+/// Where no signature is required, that there is none is told by the call for which the plugin is fetched.
+#[test]
+fn that_a_plugin_is_not_signed_is_told_when_it_comes() {
+    let (fake, _, _, reference) = published(false);
+    let (careless, place) = (Place::new(), Place::new());
+    ok(&careless, &["plugin", "add", &reference, "--grant-nothing", "--yes"]);
+    for name in ["wfhost.toml", "wfhost.lock"] {
+        std::fs::copy(careless.path(name), place.path(name)).unwrap();
+    }
+    ok(&place, &["trust"]);
+    answers(&call(&place, "a", &[]));
+    let told = place.run(["transcript", "a", "1"]).stdout();
+    assert!(told.contains("signature: ") && told.contains("is not signed by a known key"), "{told}");
+    answers(&call(&place, "b", &[]));
+    let told = place.run(["transcript", "b", "1"]).stdout();
+    assert!(!told.contains("signature: "), "{told}");
+    drop(fake);
 }
 
 #[test]

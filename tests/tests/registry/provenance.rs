@@ -1,6 +1,6 @@
 //! What a module says that it was built from, and whether that is so.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -130,4 +130,76 @@ fn a_module_that_is_not_what_its_source_gives_is_found_out() {
     assert!(!verified.contains("built from"), "{verified}");
     let error = run(&place, &["verify", &second, "--rebuild", "--yes"]).error(2, &place);
     assert!(error.contains("error[WF0950]") && error.contains("has no provenance"), "{error}");
+}
+
+/// A workflow in Rust that is built in seconds: with a part of its own, a crate of a registry, places of panics and lines
+/// of the source.
+fn rust_project(place: &Place) -> PathBuf {
+    let flow = place.path("repository/flows/tiny");
+    std::fs::create_dir_all(flow.join("src")).unwrap();
+    std::fs::create_dir_all(flow.join("part/src")).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(flow.join(name), text).unwrap();
+    write(".gitignore", "/target\n");
+    write(
+        "Cargo.toml",
+        "[package]\nname = \"tiny\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[lib]\ncrate-type = [\"cdylib\"]\n\
+         [dependencies]\nmemchr = \"2\"\npart = { path = \"part\" }\n[workspace]\nexclude = [\"part\"]\n\
+         [profile.release]\npanic = \"abort\"\ndebug = \"line-tables-only\"\n",
+    );
+    write("part/Cargo.toml", "[package]\nname = \"part\"\nversion = \"0.1.0\"\nedition = \"2024\"\n");
+    write(
+        "part/src/lib.rs",
+        "#[inline(never)]\npub fn digit(text: &[u8], at: usize) -> u8 {\n    text[at]\n}\n",
+    );
+    write(
+        "src/lib.rs",
+        r#"
+use std::alloc::{Layout, alloc};
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cabi_realloc(_: *mut u8, _: usize, align: usize, size: usize) -> *mut u8 {
+    unsafe { alloc(Layout::from_size_align(size, align).expect("the host asks for what there is")) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn run(at: *const u8, length: usize) -> *const u32 {
+    let input = unsafe { std::slice::from_raw_parts(at, length) };
+    let place = memchr::memchr(b'x', input).expect("an x");
+    let output = vec![part::digit(input, place + 1)].leak();
+    Box::leak(Box::new([0, output.as_ptr() as u32, 1, 0, 0, 0, 0, 0])).as_ptr()
+}
+"#,
+    );
+    flow
+}
+
+#[test]
+fn a_workflow_in_rust_is_the_same_wherever_it_is_built() {
+    let (fake, place) = (Fake::new(), Place::new());
+    let reference = format!("{}/me/tiny:1", fake.host);
+    configure(&place, &format!("[signatures.keys]\n{}", key(&place, "acme")));
+    let flow = rust_project(&place);
+    let path = flow.display().to_string();
+    // Before there is a commit, which is a part of what is built.
+    let built = ok(&place, &["build", &path]).stdout().trim().to_owned();
+    assert_eq!(ok(&place, &["run", &built, "-i", "\"ax7\""]).stdout().trim(), "7");
+    let repository = place.path("repository");
+    git(&repository, &["init", "-q"]);
+    git(&repository, &["remote", "add", "origin", "https://localhost:1/tiny.git"]);
+    git(&repository, &["add", "."]);
+    git(&repository, &["commit", "-q", "-m", "first"]);
+    ok(&place, &["push", &reference, &path, "--sign", "acme", "--provenance"]);
+    let repository = repository.display().to_string();
+    let same = ok(&place, &["verify", &reference, "--rebuild", "--yes", "--source", &repository]);
+    assert!(same.stderr().contains("the rebuilt module is identical: sha256:"), "{}", same.stderr());
+    // No directory of this machine is in it.
+    let text = String::from_utf8_lossy(&std::fs::read(&built).unwrap()).into_owned();
+    let home = std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME")).unwrap();
+    for dir in [place.path("").display().to_string(), format!("{home}/")] {
+        assert!(!text.contains(&dir), "{dir} is in it");
+    }
+    assert!(
+        text.contains("part/src/lib.rs") && text.contains("registry/memchr-"),
+        "what names the lines is there"
+    );
 }

@@ -282,6 +282,75 @@ fn what_is_locked_stays_until_it_is_updated() {
     drop(fake);
 }
 
+/// Whoever may push and change the lock file, but has no key, cannot have others use something else.
+#[test]
+fn a_lock_file_needs_the_signature_that_it_names() {
+    let (fake, publisher, keys, reference) = published(Some("acme"));
+    let place = Place::new();
+    configure(&place, &format!("[signatures.keys]\n{keys}"));
+    ok(&place, &["add", &reference]);
+    let lock = std::fs::read_to_string(place.path("wfhost.lock")).unwrap();
+    ok(&publisher, &["push", &reference, &module("counter")]);
+    let stranger = Place::new();
+    ok(&stranger, &["add", &reference]);
+    let unsigned = std::fs::read_to_string(stranger.path("wfhost.lock")).unwrap();
+    assert!(!unsigned.contains("signer"), "{unsigned}");
+    // Somebody who has the project only now, and somebody who has used it before.
+    let colleague = Place::new();
+    configure(&colleague, &format!("[signatures.keys]\n{keys}"));
+    for place in [&colleague, &place] {
+        place.file("wfhost.lock", format!("{unsigned}signer = \"acme\"\n"));
+        for verb in [&["run", &reference][..], &["pull", &reference], &["pull", &reference, "--accept"]] {
+            let error = run(place, verb).error(5, place);
+            assert!(error.contains("error[WF0942]"), "{verb:?}: {error}");
+            assert!(error.contains("is not signed by acme, whom DIR/wfhost.lock names"), "{verb:?}: {error}");
+            assert!(error.contains(&format!("`wfhost update {reference} --accept`")), "{verb:?}: {error}");
+        }
+    }
+    // One that names nobody, or nobody who is known, takes back nothing of what was seen before.
+    for text in [unsigned.clone(), format!("{unsigned}signer = \"nobody\"\n")] {
+        place.file("wfhost.lock", text);
+        let error = run(&place, &["pull", &reference]).error(5, &place);
+        assert!(error.contains("error[WF0942]") && error.contains("its previous signer acme"), "{error}");
+    }
+    place.file("wfhost.lock", &lock);
+    greets(&hello(&place, &reference, &[]));
+    // Another signer that somebody has accepted and locked is accepted with the lock file.
+    ok(&publisher, &["sign", &reference, "--key", "bob"]);
+    ok(&colleague, &["update", "--accept"]);
+    std::fs::copy(colleague.path("wfhost.lock"), place.path("wfhost.lock")).unwrap();
+    assert!(ok(&place, &["pull", &reference]).stderr().contains("signed by bob"));
+    drop(fake);
+}
+
+#[test]
+fn what_nobody_signed_any_more_can_be_accepted_once_and_for_all() {
+    let (fake, publisher, keys, reference) = published(Some("acme"));
+    let place = Place::new();
+    configure(&place, &format!("[signatures.keys]\n{keys}"));
+    ok(&place, &["pull", &reference]);
+    ok(&publisher, &["push", &reference, &module("counter")]);
+    let error = run(&place, &["pull", &reference]).error(5, &place);
+    assert!(error.contains("error[WF0942]"), "{error}");
+    ok(&place, &["pull", &reference, "--accept"]);
+    ok(&place, &["pull", &reference]);
+    drop(fake);
+}
+
+#[test]
+fn a_further_signer_is_no_other_signer() {
+    let (fake, publisher, keys, reference) = published(Some("bob"));
+    let place = Place::new();
+    configure(&place, &format!("[signatures.keys]\n{keys}"));
+    ok(&place, &["add", &reference]);
+    ok(&publisher, &["push", &reference, &module("counter"), "--sign", "bob"]);
+    ok(&publisher, &["sign", &reference, "--key", "acme"]);
+    ok(&place, &["update"]);
+    let lock = std::fs::read_to_string(place.path("wfhost.lock")).unwrap();
+    assert!(lock.contains("signer = \"bob\""), "{lock}");
+    drop(fake);
+}
+
 #[test]
 fn saved_modules_run_where_there_is_no_network_with_their_signatures() {
     let (fake, publisher, keys, reference) = published(Some("acme"));
@@ -398,4 +467,48 @@ fn openssl_verifies_our_signatures_and_its_keys_sign() {
     };
     assert_eq!(mode(&place.path("config/wfhost/keys/acme.key")), 0o600);
     assert_eq!(push(&place, &reference), exact.trim());
+}
+
+/// What is remembered of who signed first is no configuration.
+#[test]
+fn a_key_that_was_taken_out_of_the_configuration_does_not_count_where_a_signature_is_required() {
+    let (fake, _publisher, keys, reference) = published(Some("acme"));
+    let place = Place::new();
+    let required = "[signatures]\ndefault = \"require\"\n";
+    configure(&place, &format!("{required}[signatures.keys]\n{keys}"));
+    ok(&place, &["add", &reference]);
+    greets(&hello(&place, &reference, &[]));
+    let bob = keys.lines().find(|line| line.starts_with("bob")).unwrap();
+    for left in [String::new(), format!("[signatures.keys]\n{bob}\n")] {
+        configure(&place, &format!("{required}{left}"));
+        for ran in [run(&place, &["pull", &reference]), hello(&place, &reference, &[])] {
+            let error = ran.error(5, &place);
+            assert!(error.contains("error[WF0941]") || error.contains("error[WF0940]"), "{error}");
+        }
+    }
+    configure(&place, &format!("{required}[signatures.keys]\n{keys}"));
+    greets(&hello(&place, &reference, &[]));
+    drop(fake);
+}
+
+/// Whoever changes the lock file can leave out the signer, or name somebody else.
+#[test]
+fn a_lock_file_that_names_no_known_signer_does_not_replace_those_of_the_rules() {
+    let (fake, publisher, keys, reference) = published(None);
+    let place = Place::new();
+    ok(&place, &["add", &reference]);
+    let lock = std::fs::read_to_string(place.path("wfhost.lock")).unwrap();
+    assert!(!lock.contains("signer"), "{lock}");
+    let rule = "[[signatures.rules]]\nmatch = \"localhost:*/me/*\"\nsigners = [\"acme\"]\nlevel = \"warn\"\n";
+    configure(&place, &format!("[signatures.keys]\n{keys}{rule}"));
+    for text in [lock.clone(), format!("{lock}signer = \"nobody\"\n")] {
+        place.file("wfhost.lock", text);
+        for ran in [run(&place, &["pull", &reference]), hello(&place, &reference, &[])] {
+            let error = ran.error(5, &place);
+            assert!(error.contains("error[WF0940]") && error.contains("acme"), "{error}");
+        }
+    }
+    ok(&publisher, &["sign", &reference, "--key", "acme"]);
+    greets(&hello(&place, &reference, &[]));
+    drop(fake);
 }

@@ -175,6 +175,41 @@ fn without_the_scope_for_payloads_nothing_of_them_is_shown() {
 }
 
 #[test]
+fn how_a_program_differs_from_its_journal_is_told_to_those_who_may_see_payloads() {
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &[]);
+    let prompt = |word: &str| json!([{ "agent": format!("the xyzzy prompt {word}") }]);
+    let mut asked =
+        program(&json!([{ "by_version": [prompt("a"), prompt("b")] }, { "wait": { "name": "go" } }]));
+    asked["id"] = "r".into();
+    server.post("/api/v1/runs", &asked);
+    wfhost_tests::eventually("it waits", || {
+        (server.get("/api/v1/runs/r")["state"] == "waiting").then_some(())
+    });
+    let bearer = format!("Bearer {}", server.token);
+    let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/octet-stream")];
+    let other = wfhost_tests::bytes_of_version(1);
+    let other = server.try_ask("POST", "/api/v1/modules?name=probe", &headers, &other).unwrap().ok();
+    let other = other["digest"].as_str().unwrap();
+    let blind = token(&place, "blind", "runs:read,runs:start,runs:control");
+    for (path, body) in [
+        ("fork", json!({ "module": other, "dry_run": true })),
+        ("fork", json!({ "module": other })),
+        ("resume", json!({ "module": other })),
+    ] {
+        let path = format!("/api/v1/runs/r/{path}");
+        let seen = server.ask("POST", &path, Some(&body));
+        assert_eq!(seen.error(409), "WF0201", "{path}");
+        assert!(seen.text().contains("xyzzy"), "{path}: else this test finds nothing: {}", seen.text());
+        let hidden = server.ask_as(&blind, "POST", &path, Some(&body));
+        assert_eq!(hidden.error(409), "WF0201", "{path}");
+        assert!(!hidden.text().contains("xyzzy"), "{path}: {}", hidden.text());
+        assert!(hidden.text().contains("payloads:read"), "{path}: {}", hidden.text());
+    }
+}
+
+#[test]
 fn tokens_are_shown_once_end_and_can_be_taken_back() {
     let place = Place::new();
     let server = Server::start(&place, &[]);
@@ -264,6 +299,53 @@ fn a_browser_gets_in_by_a_code_once_and_only_by_a_button() {
 }
 
 #[test]
+fn a_session_and_a_stream_end_with_the_token_that_they_were_made_with() {
+    let place = Place::new();
+    let server = Server::start(&place, &[]);
+    let status =
+        |cookie: &str| server.try_ask("GET", "/api/v1/runs", &[("Cookie", cookie)], b"").unwrap().status;
+    // Removed by the command line, which knows nothing of sessions, and by the API, which removes them, too.
+    for by_api in [false, true] {
+        let secret = token(&place, "ci", "runs:read");
+        let (cookie, other) = (server.log_in(&secret), server.log_in(&server.token));
+        assert_eq!((status(&cookie), status(&other)), (200, 200));
+        let mut stream = server.stream(&secret, "/api/v1/events?kinds=commit", None);
+        if by_api {
+            let id = secret.split('_').nth(1).unwrap();
+            server.ask("DELETE", &format!("/api/v1/tokens/{id}"), None).ok();
+            let left = server.ask("GET", "/api/v1/tokens", None).text();
+            assert!(!left.contains("browser of ci"), "{left}");
+        } else {
+            assert_eq!(place.run(["token", "rm", "ci"]).code(), Some(0));
+        }
+        assert_eq!((status(&cookie), status(&other)), (401, 200), "by the API: {by_api}");
+        // One that is open notices it, though nothing happens.
+        let told: Vec<_> = stream.by_ref().map(|event| event.event).collect();
+        assert_eq!(told.last().map(String::as_str), Some("bye"), "{told:?}");
+    }
+    // One of a token that expires does so with it, and one that was made with a code does not need that any more.
+    let code = place.run(["token", "new", "phone", "--scope", "runs:read", "--browser"]).stdout();
+    let code = code.trim().split_once("code=").unwrap().1.to_owned();
+    let phone = server.log_in(&code);
+    // Long enough to log in with it, on a slow machine, too.
+    let short = place.run(["token", "new", "short", "--scope", "runs:read", "--expires", "10s"]).stdout();
+    let short = server.log_in(short.trim());
+    wfhost_tests::eventually("it has expired", || (status(&short) == 401).then_some(()));
+    assert_eq!(status(&phone), 200);
+    assert_eq!(server.try_ask("POST", "/ui/logout", &[("Cookie", &phone)], b"").unwrap().status, 303);
+    let audit = place.run(["token", "audit", "-o", "json"]).ok_json();
+    let acts: Vec<_> = audit["acts"].as_array().unwrap().iter().collect();
+    assert_eq!(acts[0]["act"], "sessions.delete", "{audit}");
+    let made: Vec<_> = acts.iter().filter(|act| act["act"] == "sessions.create").collect();
+    assert_eq!(made.len(), 6, "{audit}");
+    let target = made[1]["target"].as_str().unwrap();
+    assert!(
+        target.starts_with("browser of phone (") && made[1]["who"].as_str().unwrap().contains("phone"),
+        "{audit}"
+    );
+}
+
+#[test]
 fn addresses_that_others_reach_need_tokens_and_sockets_need_none() {
     let place = Place::new();
     let error = place.run(["serve", "--listen", "0.0.0.0:0"]).error(2, &place);
@@ -302,4 +384,18 @@ fn a_server_that_only_shows_changes_nothing() {
     let server = Server::start(&place, &["--read-only"]);
     assert_eq!(server.ask("POST", "/api/v1/runs", Some(&program(&json!([])))).error(403), "WF0817");
     assert_eq!(server.get("/api/v1/runs")["runs"], json!([]));
+    // What administrators only look at is shown, what they would change is not.
+    for path in ["tokens", "audit", "sinks", "settings", "plugins"] {
+        assert_eq!(server.ask("GET", &format!("/api/v1/{path}"), None).status, 200, "{path}");
+    }
+    let asked = json!({ "name": "x", "scopes": ["runs:read"] });
+    assert_eq!(server.ask("POST", "/api/v1/tokens", Some(&asked)).error(403), "WF0817");
+    assert_eq!(server.ask("DELETE", "/api/v1/tokens/none", None).error(403), "WF0817");
+    let browser = crate::pages::Browser::new(&server, &server.token);
+    for path in ["settings", "plugins", "sinks"] {
+        browser.page(&format!("/ui/{path}"));
+    }
+    let tokens = browser.page("/ui/tokens");
+    assert!(!tokens.contains("action=\"/ui/tokens"), "{tokens}");
+    assert_eq!(browser.send("/ui/tokens", &[("name", "x"), ("scope", "admin")]).status, 403);
 }

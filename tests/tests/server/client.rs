@@ -2,7 +2,9 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Stdio};
+use std::process::{Child, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -14,6 +16,10 @@ pub struct Server {
     /// May do everything.
     pub token: String,
     child: Option<Child>,
+    /// What it has written to stderr.
+    said: Arc<Mutex<String>>,
+    /// Reads that.
+    listening: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -26,15 +32,26 @@ impl Server {
     pub fn start_in(place: &Place, more: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = place.wfhost(["serve", "--listen", "127.0.0.1:0", "--agent", "echo"]);
         command.args(more).envs(variables.iter().copied());
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+        let said = Arc::new(Mutex::new(String::new()));
+        let (stderr, heard) = (child.stderr.take().expect("it is piped"), Arc::clone(&said));
+        let listening = std::thread::spawn(move || {
+            let mut lines = BufReader::new(stderr);
+            let mut line = Vec::new();
+            while lines.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+                heard.lock().unwrap().push_str(&String::from_utf8_lossy(&line));
+                line.clear();
+            }
+        });
         let told = place.path(&format!("state/wfhost/servers/{}.json", child.id()));
         let told: Value = eventually("the server tells where it is", || {
             serde_json::from_str(&std::fs::read_to_string(&told).ok()?).ok()
         });
         let url = told["url"].as_str().expect("a URL");
         let address = url.split_once("://").expect("a URL").1.to_owned();
-        let server =
-            Self { address, token: told["token"].as_str().expect("a token").to_owned(), child: Some(child) };
+        let token = told["token"].as_str().expect("a token").to_owned();
+        let server = Self { address, token, child: Some(child), said, listening: Some(listening) };
         eventually("the server answers", || {
             let asked = server.try_ask("GET", "/readyz", &[], b"");
             asked.ok().filter(|answer| answer.status == 200)
@@ -44,6 +61,11 @@ impl Server {
 
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()
+    }
+
+    /// What it has written to stderr so far.
+    pub fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
     }
 
     /// A request that is sent as it stands.
@@ -148,7 +170,9 @@ impl Server {
             rustix::process::Signal::TERM,
         )
         .expect("it runs");
-        finish(child)
+        let Ran(output) = finish(child);
+        self.listening.take().expect("it is heard").join().expect("it ends with the server");
+        Ran(Output { stderr: self.said().into_bytes(), ..output })
     }
 }
 

@@ -8,10 +8,10 @@ use wfhost_tests::{Place, eventually};
 use crate::client::{Server, add_probe};
 use crate::receiver::Receiver;
 
-/// The spans that came, by trace and id, with how often each came. One that comes again is the same.
+/// The spans that were taken, by trace and id, with how often each was. One that comes again is the same.
 fn spans(receiver: &Receiver) -> BTreeMap<(String, String), (Value, usize)> {
     let mut found: BTreeMap<(String, String), (Value, usize)> = BTreeMap::new();
-    for got in receiver.got() {
+    for got in receiver.got().into_iter().filter(|got| got.status == 200) {
         assert_eq!(got.path, "/v1/traces");
         for span in got.json()["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().expect("spans") {
             let id = |name: &str| span[name].as_str().expect("an id").to_owned();
@@ -155,6 +155,67 @@ fn a_collector_that_is_away_and_hosts_that_are_killed_lose_nothing() {
     assert!(figures.contains("wfhost_spans_total{outcome=\"sent\"}"), "{figures}");
 }
 
+/// What was under way when the first collector came is told from its beginning, also if whoever noticed that it had come
+/// dies before the collector takes anything.
+#[test]
+fn what_was_under_way_when_the_first_collector_came_is_told_whoever_dies_meanwhile() {
+    let receiver = Receiver::start();
+    let place = place();
+    receiver.always(Some((503, "")));
+    let early = Server::start(&place, &[]);
+    start(&early, "goes-on", json!([{ "agent": "x" }, { "wait": { "name": "go" } }]));
+    start(&early, "ends", json!([{ "agent": "x" }, { "wait": { "name": "go" } }]));
+    eventually("both wait", || {
+        let runs = early.get("/api/v1/runs?state=waiting");
+        (runs["runs"].as_array().map(Vec::len) == Some(2)).then_some(())
+    });
+    early.kill();
+    // The first host with a collector: it is tried, and takes nothing. One of the runs ends meanwhile.
+    let first = serve(&place, &receiver);
+    eventually("it is tried", || (!receiver.got().is_empty()).then_some(()));
+    first.post("/api/v1/runs/ends/signals/go", &json!(1));
+    assert_eq!(first.get("/api/v1/runs/ends?wait=30s")["state"], "completed");
+    first.kill();
+    receiver.forget();
+    receiver.always(None);
+    let second = serve(&place, &receiver);
+    all_came(&place, &receiver, "ends");
+    second.post("/api/v1/runs/goes-on/signals/go", &json!(1));
+    assert_eq!(second.get("/api/v1/runs/goes-on?wait=30s")["state"], "completed");
+    all_came(&place, &receiver, "goes-on");
+    // From then on what was told is not told again.
+    assert_eq!(second.stop().code(), Some(143));
+    let told = receiver.got().len();
+    let third = serve(&place, &receiver);
+    start(&third, "new", json!([{ "agent": "x" }]));
+    all_came(&place, &receiver, "new");
+    let again = receiver.got()[told..].iter().any(|got| got.body.contains("goes-on"));
+    assert!(!again, "what was told is not told again");
+}
+
+#[test]
+fn a_run_of_days_is_told_like_others() {
+    let receiver = Receiver::start();
+    let place = place();
+    let server = serve(&place, &receiver);
+    start(&server, "first", json!([{ "agent": "x" }]));
+    all_came(&place, &receiver, "first");
+    const DAYS: u64 = 3 * 86_400_000;
+    let input = json!({ "do": [{ "agent": "before" }, { "sleep": DAYS }, { "agent": "after" }] }).to_string();
+    let probe = wfhost_tests::module("probe");
+    let ran = place.run(["run", &probe, "--agent", "echo", "--virtual-time", "--id", "long", "-i", &input]);
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    all_came(&place, &receiver, "long");
+    let spans = told(&place, "long");
+    let length = |name: &str| {
+        let span = spans.values().find(|span| span["name"] == name).unwrap_or_else(|| panic!("no {name}"));
+        let nanos = |name: &str| span[name].as_str().expect("a time").parse::<u64>().expect("a number");
+        (nanos("endTimeUnixNano") - nanos("startTimeUnixNano")) / 1_000_000
+    };
+    assert!(length("sleep") >= DAYS && length("invoke_workflow probe") >= DAYS, "{spans:?}");
+    assert_eq!(length("start probe"), 0, "what is above all others was there at once");
+}
+
 #[test]
 fn of_several_hosts_one_sends_and_what_a_collector_does_not_want_holds_up_nothing() {
     let receiver = Receiver::start();
@@ -162,11 +223,29 @@ fn of_several_hosts_one_sends_and_what_a_collector_does_not_want_holds_up_nothin
     let servers = [serve(&place, &receiver), serve(&place, &receiver)];
     start(&servers[0], "a", json!([{ "agent": "x" }]));
     all_came(&place, &receiver, "a");
-    receiver.answer([(400, "")]);
-    start(&servers[1], "bad", json!([{ "agent": "x" }]));
-    servers[1].get("/api/v1/runs/bad?wait=30s");
+    // One span that it does not want takes no other one with it, and is not tried for ever.
+    receiver.refuse("wait_for_signal unwanted", (400, ""));
+    let mut operations = vec![json!({ "agent": "x" }); 60];
+    operations.push(json!({ "wait": { "name": "unwanted" } }));
+    operations.extend(vec![json!({ "agent": "y" }); 60]);
+    start(&servers[1], "bad", json!(operations));
+    servers[1].post("/api/v1/runs/bad/signals/unwanted", &json!(1));
+    assert_eq!(servers[1].get("/api/v1/runs/bad?wait=60s")["state"], "completed");
     start(&servers[1], "b", json!([{ "agent": "x" }]));
     all_came(&place, &receiver, "b");
+    let unwanted = |span: &Value| span["name"] == "wait_for_signal unwanted";
+    let wanted: BTreeSet<_> =
+        told(&place, "bad").into_iter().filter(|(_, span)| !unwanted(span)).map(|(id, _)| id).collect();
+    assert!(wanted.len() > 200, "{}", wanted.len());
+    eventually("all others come", || {
+        let came: BTreeSet<_> = spans(&receiver).into_keys().collect();
+        wanted.is_subset(&came).then_some(())
+    });
+    let rejected = |server: &Server| {
+        let figures = server.ask("GET", "/metrics", None).text();
+        figures.contains("wfhost_spans_total{outcome=\"rejected\"} 1\n")
+    };
+    eventually("the one is counted", || servers.iter().any(rejected).then_some(()));
     // The other one goes on, once the first one has left.
     let [one, two] = servers;
     assert_eq!(one.stop().code(), Some(143));

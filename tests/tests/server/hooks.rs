@@ -10,7 +10,7 @@ use wfhost_tests::{Place, eventually};
 
 use crate::client::{Answer, Server, add_probe, program};
 
-const SECRET: &str = "a secret that nobody else has";
+pub const SECRET: &str = "a secret that nobody else has";
 
 fn mac(key: &[u8], text: &[u8]) -> Vec<u8> {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text).as_ref().to_vec()
@@ -24,7 +24,7 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-fn serve(place: &Place, config: &str, more: &[&str]) -> Server {
+pub fn serve(place: &Place, config: &str, more: &[&str]) -> Server {
     add_probe(place);
     let file = place.file("hooks.toml", config);
     let args: Vec<_> = ["--config", &file].into_iter().chain(more.iter().copied()).collect();
@@ -37,7 +37,7 @@ fn deliver(server: &Server, path: &str, headers: &[(&str, &str)], body: &str) ->
 }
 
 #[track_caller]
-fn github(server: &Server, event: &str, delivery: &str, secret: &str, body: &str) -> Answer {
+pub fn github(server: &Server, event: &str, delivery: &str, secret: &str, body: &str) -> Answer {
     let tag = format!("sha256={}", hex(&mac(secret.as_bytes(), body.as_bytes())));
     let headers = [
         ("Content-Type", "application/json"),

@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use serde_json::{Value, json};
 use wfhost_tests::{Place, eventually};
 
-use crate::client::{Server, add_probe, token};
+use crate::client::{Answer, Server, add_probe, token};
 
 const NEW: &str = "2026-07-28";
 
@@ -213,6 +213,119 @@ fn who_waits_is_asked_the_question_and_may_put_it_aside() {
     assert!(declined["structuredContent"]["output"][1].to_string().contains("rejected"), "{declined}");
 }
 
+/// What a request says of a client that can do nothing for its user.
+fn asks_nobody() -> Value {
+    let mut meta = knows_all();
+    meta["io.modelcontextprotocol/clientCapabilities"] = json!({});
+    meta
+}
+
+#[test]
+fn a_client_that_cannot_ask_its_user_gets_the_question_and_where_people_answer_it() {
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &[]);
+    let reader = token(&place, "reader", "runs:read,payloads:read,runs:start");
+    let mut client = Client::http(&server, &reader, Some(asks_nobody()));
+    let start = json!({ "workflow": "probe", "id": "r", "input": asks(), "wait_seconds": 0 });
+    client.call("run_start", start);
+    // Whether it asks already or will: the question is there when the wait is over.
+    let told = eventually("it asks", || {
+        let told = client.call("run_wait", json!({ "run": "r", "seconds": 1 }));
+        told["structuredContent"]["questions"][0].is_object().then_some(told)
+    });
+    assert_eq!(told["isError"], false, "{told}");
+    let question = &told["structuredContent"]["questions"][0];
+    assert_eq!((&question["prompt"], &question["choices"]), (&json!("May I?"), &json!(["yes", "no"])));
+    let text = told["content"][1]["text"].as_str().expect("a text for models");
+    let page = format!("http://{}/ui/runs/r/steps/2", server.address);
+    for wanted in ["May I?", "[\"yes\",\"no\"]", page.as_str(), "wfhost answer r 2 -i JSON"] {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+    // This one may not answer, so no tool is named.
+    assert!(!text.contains("run_answer"), "{text}");
+    let grants = token(&place, "grants", "runs:read,payloads:read,people:answer");
+    let mut answers = Client::http(&server, &grants, None);
+    let told = answers.call("run_wait", json!({ "run": "r", "seconds": 0 }));
+    let text = told["content"][1]["text"].as_str().expect("a text for models");
+    assert!(text.contains("run_answer with {\"run\": \"r\", \"step\": 2"), "{text}");
+    // One that only opens addresses cannot show a form either.
+    let mut opens = asks_nobody();
+    opens["io.modelcontextprotocol/clientCapabilities"] = json!({ "elicitation": { "url": {} } });
+    let told =
+        Client::http(&server, &grants, Some(opens)).call("run_wait", json!({ "run": "r", "seconds": 0 }));
+    assert!(told["content"][1]["text"].as_str().is_some_and(|text| text.contains("run_answer")), "{told}");
+    // Somebody answers while it is waited for.
+    answers.call("run_answer", json!({ "run": "r", "step": 2, "answer": "yes" }));
+    let done = client.call("run_wait", json!({ "run": "r", "seconds": 20 }));
+    assert_eq!(done["structuredContent"]["output"], json!(["first", "yes", "last"]), "{done}");
+    assert!(done["structuredContent"]["questions"].is_null() && done["content"][1].is_null(), "{done}");
+    // Who may not see what runs work on sees no question.
+    client.call("run_start", json!({ "workflow": "probe", "id": "hidden", "input": asks() }));
+    eventually("it asks", || (server.get("/api/v1/runs/hidden")["state"] == "waiting").then_some(()));
+    let blind = token(&place, "blind", "runs:read");
+    let told = Client::http(&server, &blind, None).call("run_wait", json!({ "run": "hidden", "seconds": 0 }));
+    assert!(!told.to_string().contains("May I?"), "{told}");
+}
+
+#[test]
+fn who_waits_for_a_run_is_answered_when_the_server_ends() {
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &[]);
+    let waits = json!({ "do": [{ "wait": { "name": "go" } }] });
+    server.post("/api/v1/runs", &json!({ "workflow": "probe", "id": "r", "input": waits }));
+    eventually("it waits", || (server.get("/api/v1/runs/r")["state"] == "waiting").then_some(()));
+    let (address, token) = (server.address.clone(), server.token.clone());
+    let waiting = std::thread::spawn(move || {
+        let call = json!({ "name": "run_wait", "arguments": { "run": "r", "seconds": 60 } });
+        let body = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call }).to_string();
+        let mut stream = std::net::TcpStream::connect(&address).expect("it listens");
+        let head = format!(
+            "POST /mcp HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).expect("it reads");
+        Answer::read(stream).expect("an answer")
+    });
+    eventually("it is waited for", || {
+        let figures = server.ask("GET", "/metrics", None).text();
+        figures.contains("wfhost_event_streams 1\n").then_some(())
+    });
+    // It is answered as the server ends: requests that are still open a while later are cut off.
+    assert_eq!(server.stop().code(), Some(143));
+    let answer = waiting.join().expect("it ends").ok();
+    assert_eq!(answer["result"]["structuredContent"]["state"], "waiting", "{answer}");
+}
+
+#[test]
+fn a_run_links_to_the_span_of_the_client_that_called_the_tool() {
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &[]);
+    let caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let input = json!({ "do": [{ "agent": "x" }] });
+    let mut with = knows_all();
+    with["traceparent"] = caller.into();
+    let mut bad = knows_all();
+    bad["traceparent"] = "nonsense".into();
+    for (id, meta) in [("modern", with), ("older", json!({ "traceparent": caller })), ("bad", bad)] {
+        let mut client = Client::http(&server, &server.token, Some(meta));
+        client.call("run_start", json!({ "workflow": "probe", "id": id, "input": input }));
+        server.get(&format!("/api/v1/runs/{id}?wait=30s"));
+    }
+    let links = |run: &str| {
+        let trace = place.run(["trace", run, "-o", "json"]).ok_json();
+        let root = trace["resourceSpans"][0]["scopeSpans"][0]["spans"][0].clone();
+        let links = root["links"].as_array().expect("links").iter();
+        links.map(|link| (link["traceId"].clone(), link["spanId"].clone())).collect::<Vec<_>>()
+    };
+    let expected = vec![(json!("0af7651916cd43dd8448eb211c80319c"), json!("b7ad6b7169203331"))];
+    assert_eq!((links("modern"), links("older")), (expected.clone(), expected));
+    assert_eq!(links("bad"), []);
+}
+
 #[test]
 fn older_clients_get_along_by_a_handshake_and_plain_results() {
     let place = Place::new();
@@ -277,6 +390,10 @@ fn versions_and_messages_that_are_not_known_are_refused_as_the_protocol_wants() 
         r#"[{"jsonrpc":"2.0","id":1,"method":"ping"},{"jsonrpc":"2.0","id":"b","method":"ping"}]"#,
     );
     assert_eq!(both.json().as_array().map(Vec::len), Some(2));
+    let ping = json!({ "jsonrpc": "2.0", "id": 1, "method": "ping" });
+    let many = |count: usize| send(&headers, &json!(vec![ping.clone(); count]).to_string()).json();
+    assert_eq!(many(100).as_array().map(Vec::len), Some(100));
+    assert_eq!(many(101)["error"]["code"], -32_600);
     // Pages of other sites get nothing done, whatever they have.
     headers.push(("Origin", "https://evil.example"));
     assert_eq!(send(&headers, r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#).status, 403);
@@ -321,8 +438,15 @@ fn tools_are_those_that_the_client_may_use() {
     assert!(
         has(&tools, &["run_list", "run_show"])
             && has_none(&tools, &acts)
-            && has_none(&tools, &["run_transcript"])
+            // Why a run waits may quote what it works on.
+            && has_none(&tools, &["run_transcript", "run_why"])
     );
+    let templates = |token: &str| {
+        let mut client = Client::http(&server, token, None);
+        client.ok("resources/templates/list", json!({}))["resourceTemplates"].to_string()
+    };
+    assert!(!templates(&reader).contains("/why") && templates(&reader).contains("/journal"));
+    assert!(templates(&server.token).contains("/why"));
     // Who may do everything was not told to answer for people; who has that scope was.
     assert!(has_none(&Client::http(&server, &server.token, None).tools(), &["run_answer"]));
     let grants = token(&place, "grants", "runs:read,payloads:read,people:answer");

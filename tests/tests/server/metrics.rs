@@ -168,20 +168,26 @@ fn figures_need_their_scope_and_are_free_at_their_own_address() {
 #[test]
 fn who_takes_a_run_over_counts_what_it_repeats() {
     let place = Place::new();
-    let server = Server::start(&place, &[]);
+    // The call goes on until it is told to end: the first host is killed while it waits for that.
+    let go = place.path("go").display().to_string();
+    let script = format!("while [ ! -e {go} ]; do sleep 0.02; done; echo done");
+    let config = format!("[providers.slow]\nkind = 'command'\nargv = ['sh', '-c', '{script}']\n");
+    let file = place.file("wfhost.toml", config);
+    let server = Server::start(&place, &["--config", &file]);
     add_probe(&place);
-    let input = json!({ "do": [{ "agent": "a" }, { "agent": "b" }, { "sleep": 1_500 }, { "agent": "c" }] });
+    let slow = json!({ "agent_of": { "provider": "slow", "prompt": "x" } });
+    let input = json!({ "do": [{ "agent": "a" }, { "agent": "b" }, slow, { "agent": "c" }] });
     server.post("/api/v1/runs", &json!({ "workflow": "probe", "id": "r", "input": input }));
-    eventually("it sleeps", || (server.get("/api/v1/runs/r")["entries"].as_u64() >= Some(6)).then_some(()));
+    eventually("it works", || (server.get("/api/v1/runs/r")["entries"].as_u64() >= Some(6)).then_some(()));
     server.kill();
-    let next = Server::start(&place, &[]);
+    let next = Server::start(&place, &["--config", &file]);
+    std::fs::write(&go, "").unwrap();
     assert_eq!(next.get("/api/v1/runs/r?wait=30s")["state"], "completed");
     let found = figures(&next);
     assert_eq!(found["wfhost_takeovers_total{why=\"dead\"}"], 1.0, "{found:?}");
     assert_eq!(found["wfhost_replayed_entries_total"], 6.0);
-    // What was done before was done by another one; the sleep ends here.
-    assert_eq!(found["wfhost_steps_total{kind=\"sleep\",outcome=\"completed\"}"], 1.0);
-    assert_eq!(found["wfhost_steps_total{kind=\"agent\",outcome=\"completed\"}"], 1.0);
+    // What was done before was done by another one; the call that was lost ends here, and the last one.
+    assert_eq!(found["wfhost_steps_total{kind=\"agent\",outcome=\"completed\"}"], 2.0);
     assert!(!found.contains_key("wfhost_runs_started_total{workflow=\"probe\"}"));
 }
 

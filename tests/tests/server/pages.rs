@@ -120,6 +120,7 @@ fn each_page_is_whole_and_says_what_others_wrote_as_text() {
         let is_form =
             is_form || path.ends_with("/fork") || path.ends_with("/verify") || path.ends_with("/signal");
         let is_form = is_form || path.ends_with("/remove") || path == "/ui/logout";
+        let is_form = is_form || path.ends_with("/redeliver");
         if is_form {
             assert_eq!(answer.status, 405, "a link to {path} does nothing");
             continue;
@@ -143,6 +144,7 @@ fn each_page_is_whole_and_says_what_others_wrote_as_text() {
         "/ui/compare",
         "/ui/settings",
         "/ui/plugins",
+        "/ui/sinks",
     ] {
         assert!(seen.contains(page), "{page} can be reached");
     }
@@ -182,8 +184,11 @@ fn a_run_is_started_signalled_answered_forked_and_compared_by_forms() {
     );
     let run = path.strip_prefix("/ui/runs/").unwrap().to_owned();
     eventually("it waits for the signal", || browser.page(&path).contains("it waits for go").then_some(()));
-    let refused = browser.send(&format!("{path}/signal"), &[("name", "go"), ("payload", "{")]);
-    assert_eq!(refused.status, 422);
+    let refused = browser.send(&format!("{path}/signal"), &[("name", "gone"), ("payload", "{\"a\":")]);
+    let text = refused.text();
+    assert_eq!(refused.status, 422, "{text}");
+    assert!(text.contains(">{&quot;a&quot;:</textarea>") && text.contains("value=\"gone\""), "{text}");
+    assert!(text.contains("role=\"alert\"") && text.contains("the payload"), "{text}");
     browser.act(&format!("{path}/signal"), &[("name", "go"), ("payload", "{\"a\":1}")]);
     eventually("it asks", || browser.page("/ui/inbox").contains("ship it?").then_some(()));
     let question = server.get("/api/v1/questions")["questions"][0]["step"].as_u64().unwrap();
@@ -206,6 +211,11 @@ fn a_run_is_started_signalled_answered_forked_and_compared_by_forms() {
     let preview = browser.send(&fork, &[("entry", entry), ("answer", &edited), ("preview", "1")]);
     assert_eq!(preview.status, 200, "{}", preview.text());
     assert_eq!(server.get("/api/v1/runs")["runs"].as_array().unwrap().len(), 1);
+    // One that is no JSON is there again, above the page of the step.
+    let refused = browser.send(&fork, &[("step", "1"), ("entry", entry), ("answer", "\"seco")]);
+    let text = refused.text();
+    assert_eq!(refused.status, 422, "{text}");
+    assert!(text.contains(">&quot;seco</textarea>") && text.contains("role=\"alert\""), "{text}");
     let made = browser.act(&fork, &[("entry", entry), ("answer", &edited)]);
     let made = made.split('?').next().unwrap().strip_prefix("/ui/runs/").unwrap().to_owned();
     let compared = browser.page(&format!("/ui/compare?a={run}&b={made}"));
@@ -268,6 +278,8 @@ fn pages_need_a_log_in_and_the_scopes_of_the_api() {
         "/ui/tokens",
         "/ui/settings",
         "/ui/plugins",
+        "/ui/sinks",
+        "/ui/sinks/ops",
         "/ui/runs/r/at",
         "/ui/runs/r/logs",
         "/ui/compare",
@@ -283,6 +295,7 @@ fn pages_need_a_log_in_and_the_scopes_of_the_api() {
         ("/ui/start", &[("workflow", "probe")]),
         ("/ui/batch", &[("act", "cancel"), ("state", "waiting"), ("expected", "1")]),
         ("/ui/tokens", &[("name", "x"), ("scope", "admin")]),
+        ("/ui/sinks/ops/redeliver", &[]),
     ] {
         assert_eq!(reader.send(path, fields).status, 403, "{path}");
     }
@@ -333,11 +346,41 @@ fn many_runs_are_acted_on_after_a_look() {
     // Another one came meanwhile.
     start("red-3", "red");
     let answer = browser.send("/ui/batch", &filled("3"));
-    assert!(answer.status == 409 && answer.text().contains("there are now 4"), "{}", answer.text());
+    let text = answer.text();
+    assert!(answer.status == 409 && text.contains("there are now 4"), "{text}");
+    // The preview comes again as it is now, with what was filled in.
+    assert!(text.contains("name=\"expected\" value=\"4\"") && text.contains("value=\"enough\""), "{text}");
     assert_eq!(state("red-0"), "waiting");
+    // As many, and others.
+    let fingerprint = |page: &str| {
+        let rest = page.split_once("name=\"fingerprint\" value=\"").expect("a fingerprint").1;
+        rest.split('"').next().expect("a value").to_owned()
+    };
+    let known = fingerprint(&browser.page("/ui/batch?label=team%3Dred&since=1h&act=terminate"));
+    assert_eq!(known, fingerprint(&text), "they are the same runs");
+    server.post("/api/v1/runs/red-3/terminate", &json!({}));
+    assert_eq!(server.ask("DELETE", "/api/v1/runs/red-3", None).status, 200);
+    start("red-4", "red");
+    let with = |known: &'static str, fingerprint: &str| {
+        let known: Vec<_> =
+            filled(known).into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let fields = known.into_iter().chain([("fingerprint".to_owned(), fingerprint.to_owned())]);
+        fields.collect::<Vec<_>>()
+    };
+    let fields = with("4", &known);
+    let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let answer = browser.send("/ui/batch", &fields);
+    assert!(answer.status == 409 && answer.text().contains("other runs match now"), "{}", answer.text());
+    assert_eq!(state("red-0"), "waiting");
+    // A length of time before now is the time that it led to when the preview was made.
+    let dated = browser.page("/ui/batch?label=team%3Dred&since=1h&act=terminate");
+    let since = dated.split_once("name=\"since\" value=\"").expect("a time").1;
+    assert!(since.split('"').next().is_some_and(|since| since.ends_with('Z')), "{dated}");
     let answer = browser.send("/ui/batch", &filled("4"));
     assert!(answer.status == 200 && answer.text().contains("Terminate: 4 runs done"), "{}", answer.text());
-    eventually("they have ended", || (0..4).all(|n| state(&format!("red-{n}")) == "cancelled").then_some(()));
+    eventually("they have ended", || {
+        [0, 1, 2, 4].iter().all(|n| state(&format!("red-{n}")) == "cancelled").then_some(())
+    });
     assert_eq!(state("blue"), "waiting");
     // What cannot be done with one is told of that one.
     let answer = browser.send("/ui/batch", &[("act", "pause"), ("label", "team=red"), ("expected", "4")]);
@@ -345,7 +388,10 @@ fn many_runs_are_acted_on_after_a_look() {
     let signal =
         [("act", "signal"), ("workflow", "probe"), ("state", "waiting"), ("expected", "1"), ("name", "go")];
     let bad: Vec<_> = signal.iter().copied().chain([("payload", "{")]).collect();
-    assert_eq!(browser.send("/ui/batch", &bad).status, 422);
+    let refused = browser.send("/ui/batch", &bad);
+    let text = refused.text();
+    assert_eq!(refused.status, 422, "{text}");
+    assert!(text.contains(">{</textarea>") && text.contains("name=\"name\" value=\"go\""), "{text}");
     assert_eq!(browser.send("/ui/batch", &signal).status, 200);
     eventually("the signal came", || (state("blue") == "completed").then_some(()));
     for (fields, status) in [
@@ -357,7 +403,26 @@ fn many_runs_are_acted_on_after_a_look() {
         assert_eq!(browser.send("/ui/batch", fields).status, status, "{fields:?}");
     }
     let audit = server.ask("GET", "/api/v1/audit", None).text();
-    assert!(audit.contains("red-3") && audit.contains("runs.terminate"), "{audit}");
+    assert!(audit.contains("red-4") && audit.contains("runs.terminate"), "{audit}");
+}
+
+#[test]
+fn a_token_that_cannot_be_made_leaves_its_form_filled_in() {
+    let place = Place::new();
+    let server = Server::start(&place, &[]);
+    let browser = Browser::new(&server, &server.token);
+    let fields =
+        [("name", "my <agent>"), ("scope", "runs:start"), ("scope", "runs:read"), ("expires", "soon")];
+    let refused = browser.send("/ui/tokens", &fields);
+    let text = refused.text();
+    assert_eq!(refused.status, 422, "{text}");
+    assert!(text.contains("role=\"alert\"") && text.contains("has to be a duration"), "{text}");
+    assert!(text.contains("value=\"my &lt;agent&gt;\"") && text.contains("value=\"soon\""), "{text}");
+    for (scope, is_chosen) in [("runs:start", true), ("runs:read", true), ("admin", false)] {
+        assert_eq!(text.contains(&format!("value=\"{scope}\" checked")), is_chosen, "{scope}: {text}");
+    }
+    let made = browser.send("/ui/tokens", &[fields[0], fields[1], fields[2], ("expires", "1d")]);
+    assert!(made.status == 201 && made.text().contains("shown only once"), "{}", made.text());
 }
 
 #[test]
@@ -405,6 +470,52 @@ fn settings_are_shown_with_who_says_so_and_without_secrets() {
 }
 
 #[test]
+fn a_call_that_waits_for_a_slot_is_seen_to_do_so_while_it_waits() {
+    let place = Place::new();
+    add_probe(&place);
+    // One call at a time, and each takes until it is told to end.
+    let go = place.path("go").display().to_string();
+    let script = format!("while [ ! -e {go} ]; do sleep 0.02; done; echo done");
+    let config = format!(
+        "[agents.concurrency]\nhost = 1\n[providers.slow]\nkind = 'command'\nargv = ['sh', '-c', '{script}']\n"
+    );
+    let file = place.file("wfhost.toml", config);
+    let server = Server::start(&place, &["--config", &file]);
+    let browser = Browser::new(&server, &server.token);
+    let call = json!({ "agent_of": { "provider": "slow", "prompt": "x" } });
+    let mut asked = program(&json!([{ "parallel": [call, call] }]));
+    asked["id"] = "two".into();
+    server.post("/api/v1/runs", &asked);
+    let states = || {
+        let chart = browser.get("/ui/runs/two/chart").ok();
+        let steps = chart["steps"].as_array().unwrap().iter();
+        let mut states: Vec<_> =
+            steps.map(|step| step["attempts"][0]["state"].as_str().unwrap().to_owned()).collect();
+        states.sort();
+        states
+    };
+    eventually("one works and one waits", || (states() == ["open", "queued"]).then_some(()));
+    let turns = browser.get("/ui/runs/two/turns?steps=1,2").ok();
+    assert_eq!((turns.as_array().map(Vec::len), &turns[0]["queued"]), (Some(1), &json!(true)), "{turns}");
+    let step = turns[0]["step"].as_u64().unwrap();
+    let page = browser.page(&format!("/ui/runs/two/steps/{step}"));
+    assert!(page.contains("<td>queued</td>"), "{page}");
+    let why = server.ask("GET", "/api/v1/runs/two/why", None).text();
+    assert!(why.contains(&format!("step {step} waits for its turn")), "{why}");
+    let why = place.run(["why", "two"]).stdout();
+    assert!(why.contains(&format!("step {step} waits for its turn")), "{why}");
+    std::fs::write(&go, "").unwrap();
+    eventually("both are done", || (states() == ["done", "done"]).then_some(()));
+    let chart = browser.get("/ui/runs/two/chart").ok();
+    let attempt = &chart["steps"][step as usize - 1]["attempts"][0];
+    assert!(attempt["sent"].as_u64() > attempt["from"].as_u64(), "{chart}");
+    // Who got its turn at once has said nothing of it.
+    let said = server.get("/api/v1/runs/two/transcript?kind=queue");
+    let said: Vec<_> = said["lines"].as_array().unwrap().iter().map(|line| line["text"].clone()).collect();
+    assert_eq!(said, ["waits for its turn", "got its turn"]);
+}
+
+#[test]
 fn the_chart_tells_waiting_for_a_turn_from_working_and_who_took_over() {
     let place = Place::new();
     add_probe(&place);
@@ -418,20 +529,23 @@ fn the_chart_tells_waiting_for_a_turn_from_working_and_who_took_over() {
     asked["id"] = "two".into();
     server.ask("POST", "/api/v1/runs?wait=60s", Some(&asked)).ok();
     let chart = browser.get("/ui/runs/two/chart").ok();
-    let waited: Vec<_> = chart["steps"]
+    // When each was sent, and when it ended.
+    let times: Vec<_> = chart["steps"]
         .as_array()
         .unwrap()
         .iter()
         .map(|step| {
             let attempt = &step["attempts"][0];
             let from = attempt["from"].as_u64().unwrap();
-            attempt["sent"].as_u64().map_or(0, |sent| sent - from)
+            (attempt["sent"].as_u64().unwrap_or(from), attempt["to"].as_u64().unwrap())
         })
         .collect();
-    assert_eq!(waited.len(), 2, "{chart}");
-    assert!(waited.iter().max() >= Some(&300), "one waited for the other: {chart}");
-    assert!(waited.iter().min() < Some(&300), "{chart}");
-    let later = 1 + waited.iter().position(|waited| *waited >= 300).unwrap();
+    let later = times.iter().enumerate().max_by_key(|(_, (sent, _))| *sent).unwrap().0;
+    let ((first_sent, _), (sent, _)) = (times[1 - later], times[later]);
+    assert_eq!(times.len(), 2, "{chart}");
+    // So long the first one was at work. When its end was written down is another matter.
+    assert!(sent - first_sent >= 300, "one waited for the other: {chart}");
+    let later = later + 1;
     let step = browser.page(&format!("/ui/runs/two/steps/{later}"));
     assert!(step.contains("First output after"), "{step}");
     // A host that is killed: the next one makes the call again, and the chart says so.

@@ -14,6 +14,8 @@ pub struct Got {
     /// Names in lower case.
     pub headers: BTreeMap<String, String>,
     pub body: String,
+    /// What was answered.
+    pub status: u16,
 }
 
 impl Got {
@@ -36,6 +38,8 @@ struct State {
     answers: VecDeque<Answer>,
     /// What it answers whatever else is said.
     always: Option<Answer>,
+    /// Texts of requests that it never takes, and what it answers to them.
+    refused: Vec<(String, Answer)>,
 }
 
 pub struct Receiver {
@@ -71,6 +75,16 @@ impl Receiver {
     /// What it answers to all, until that is none.
     pub fn always(&self, answer: Option<Answer>) {
         self.state.lock().unwrap().always = answer;
+    }
+
+    /// What it answers to all with that text.
+    pub fn refuse(&self, text: &str, answer: Answer) {
+        self.state.lock().unwrap().refused.push((text.to_owned(), answer));
+    }
+
+    /// Forgets all that came up to now.
+    pub fn forget(&self) {
+        self.state.lock().unwrap().got.clear();
     }
 
     /// All that came, in order.
@@ -111,9 +125,12 @@ fn take(mut stream: TcpStream, state: &Mutex<State>) {
         bytes.drain(..head + 4 + length);
         let (status, more) = {
             let mut state = state.lock().unwrap();
-            state.got.push(Got { path, headers, body });
+            let refused =
+                state.refused.iter().find(|(text, _)| body.contains(text)).map(|(_, answer)| *answer);
             let next = state.answers.pop_front();
-            state.always.or(next).unwrap_or((200, ""))
+            let answer = refused.or(state.always).or(next).unwrap_or((200, ""));
+            state.got.push(Got { path, headers, body, status: answer.0 });
+            answer
         };
         let said = format!("HTTP/1.1 {status} X\r\nContent-Length: 2\r\n{more}\r\nno");
         if stream.write_all(said.as_bytes()).is_err() {

@@ -280,3 +280,133 @@ fn a_budget_that_is_nearly_spent_is_told_once() {
     assert_eq!(told(&got), ["budget.low spends"]);
     assert_eq!((&data["part"], &data["spent"]["tokens"]), (&json!(0.8), &json!(80)), "{data}");
 }
+
+#[test]
+fn a_run_whose_module_departs_from_its_journal_is_told_once() {
+    let receiver = Receiver::start();
+    let place = place(&sink(&receiver, "events = [\"run.refused\"]\ncontent = true"));
+    let ran = place.run(["add", &wfhost_tests::module("counter")]);
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    let parks = ["--evict", "always"];
+    let server = Server::start_in(&place, &parks, &[("OPS_SECRET", SECRET)]);
+    start(&server, "r", json!([{ "agent": "x" }, { "wait": { "name": "go" } }]), json!({}));
+    eventually("it waits", || (server.get("/api/v1/runs/r")["state"] == "waiting").then_some(()));
+    server.kill();
+    // Nobody gets there by what wfhost offers: other code has to agree before a run has it.
+    let database = rusqlite::Connection::open(place.db()).expect("the database");
+    let changed = database.execute(
+        "UPDATE runs SET module = (SELECT digest FROM modules WHERE name = 'counter') WHERE name = 'r'",
+        [],
+    );
+    assert_eq!(changed, Ok(1));
+    drop(database);
+    let server = serve(&place);
+    server.post("/api/v1/runs/r/signals/go", &json!(1));
+    eventually("it is refused", || (server.get("/api/v1/runs/r")["state"] == "refused").then_some(()));
+    let got = eventually("it is told", || Some(receiver.got()).filter(|got| !got.is_empty()));
+    assert_eq!(told(&got), ["run.refused r"]);
+    let data = &got[0].json()["data"];
+    assert_eq!(data["state"], "refused", "{data}");
+    // Another host looks at it, too, and knows that it was told.
+    server.kill();
+    let server = serve(&place);
+    start(&server, "other", json!([{ "agent": "x" }]), json!({}));
+    server.get("/api/v1/runs/other?wait=30s");
+    let listed = || place.run(["sinks", "log", "-o", "json"]).ok_json();
+    assert_eq!(listed()["deliveries"].as_array().map(Vec::len), Some(1), "{}", listed());
+    assert_eq!(receiver.got().len(), 1);
+}
+
+/// That a run is refused is found by a look, and kept in the database: one that fails loses nothing.
+#[test]
+fn a_run_that_is_refused_is_told_when_the_database_takes_it_again() {
+    if wfhost_tests::only_for_files("a trigger has a write fail") {
+        return;
+    }
+    let receiver = Receiver::start();
+    let place = place(&sink(&receiver, "events = [\"run.refused\"]"));
+    let ran = place.run(["add", &wfhost_tests::module("counter")]);
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    let server = Server::start_in(&place, &["--evict", "always"], &[("OPS_SECRET", SECRET)]);
+    start(&server, "r", json!([{ "agent": "x" }, { "wait": { "name": "go" } }]), json!({}));
+    eventually("it waits", || (server.get("/api/v1/runs/r")["state"] == "waiting").then_some(()));
+    server.kill();
+    let database = rusqlite::Connection::open(place.db()).expect("the database");
+    let other =
+        "UPDATE runs SET module = (SELECT digest FROM modules WHERE name = 'counter') WHERE name = 'r'";
+    assert_eq!(database.execute(other, []), Ok(1));
+    let broken = "CREATE TRIGGER broken BEFORE INSERT ON deliveries BEGIN SELECT RAISE(ABORT, 'broken'); END";
+    database.execute_batch(broken).expect("a trigger");
+    let server = serve(&place);
+    server.post("/api/v1/runs/r/signals/go", &json!(1));
+    eventually("it is refused", || (server.get("/api/v1/runs/r")["state"] == "refused").then_some(()));
+    // Refused runs are looked for every five seconds.
+    eventually("it fails", || server.said().contains("to export events (sinks)").then_some(()));
+    assert!(receiver.got().is_empty());
+    database.execute_batch("DROP TRIGGER broken").expect("there is one");
+    let got = eventually("it is told", || Some(receiver.got()).filter(|got| !got.is_empty()));
+    assert_eq!(told(&got), ["run.refused r"]);
+}
+
+#[test]
+fn the_api_and_the_pages_show_sinks_and_deliver_again_for_administrators_only() {
+    let receiver = Receiver::start();
+    let place = place(&sink(&receiver, "give_up = \"0s\"\nevents = [\"run.completed\"]"));
+    receiver.answer([(500, "")]);
+    let server = serve(&place);
+    start(&server, "r", json!([{ "agent": "x" }]), json!({}));
+    let sink = eventually("it is given up", || {
+        let listed = server.get("/api/v1/sinks");
+        (listed["sinks"][0]["given_up"] == 1).then(|| listed["sinks"][0].clone())
+    });
+    assert_eq!((&sink["name"], &sink["state"]), (&json!("ops"), &json!("given-up")), "{sink}");
+    assert!(sink["last_failure"].as_str().is_some_and(|said| said.contains("500")), "{sink}");
+    assert!(sink["read"]["held"] == true && sink["read"]["place"].is_u64(), "{sink}");
+    assert!(!sink.to_string().contains("/hook"), "{sink}");
+    // The command line says the same.
+    let listed = place.run(["sinks", "ls", "-o", "json"]).ok_json();
+    assert_eq!(listed["sinks"][0]["last_failure"], sink["last_failure"]);
+    let found = server.get("/api/v1/sinks/ops/deliveries?state=given-up");
+    let message = found["deliveries"][0]["message"].as_str().expect("an id").to_owned();
+    assert_eq!(found["deliveries"][0]["body"]["data"]["run"], "r", "{found}");
+    assert_eq!(server.get("/api/v1/sinks/ops/deliveries?state=delivered")["deliveries"], json!([]));
+    assert_eq!(server.ask("GET", "/api/v1/sinks/ops/deliveries?state=lost", None).error(422), "WF0812");
+    assert_eq!(server.ask("GET", "/api/v1/sinks/opps/deliveries", None).error(404), "WF0850");
+    let bad = json!({ "messages": ["msg_none"] });
+    assert_eq!(server.ask("POST", "/api/v1/sinks/ops/redeliver", Some(&bad)).error(404), "WF0852");
+    // The page, with a button for it.
+    let browser = crate::pages::Browser::new(&server, &server.token);
+    let list = browser.page("/ui/sinks");
+    assert!(list.contains("given up") && list.contains("500") && !list.contains("/hook"), "{list}");
+    let page = browser.page("/ui/sinks/ops?state=given-up");
+    assert!(page.contains(&message) && page.contains("run.completed"), "{page}");
+    let back = browser.act("/ui/sinks/ops/redeliver", &[("message", &message)]);
+    assert_eq!(back, "/ui/sinks/ops?said=due");
+    eventually("it is there", || (server.get("/api/v1/sinks")["sinks"][0]["delivered"] == 1).then_some(()));
+    let again = server.post("/api/v1/sinks/ops/redeliver", &json!({ "messages": [message] }));
+    assert_eq!(again["count"], 1);
+    eventually("it is there twice", || (receiver.got().len() == 3).then_some(()));
+    let audit = server.ask("GET", "/api/v1/audit", None).text();
+    assert!(audit.contains("sinks.redeliver"), "{audit}");
+    // A page of many.
+    for n in 0..3 {
+        start(&server, &format!("more-{n}"), json!([{ "agent": "x" }]), json!({}));
+    }
+    eventually("they are there", || {
+        (server.get("/api/v1/sinks")["sinks"][0]["delivered"] == 4).then_some(())
+    });
+    let first = server.get("/api/v1/sinks/ops/deliveries?limit=3");
+    let next = first["next"].as_str().expect("a cursor");
+    let rest = server.get(&format!("/api/v1/sinks/ops/deliveries?limit=3&cursor={next}"));
+    assert_eq!((rest["deliveries"].as_array().map(Vec::len), &rest["next"]), (Some(1), &json!(null)));
+    // Others see nothing of it.
+    let all = "runs:read,payloads:read,runs:start,runs:signal,people:answer,runs:control,modules:write,schedules:write,metrics:read";
+    let other = crate::client::token(&place, "other", all);
+    for (method, path) in
+        [("GET", "/sinks"), ("GET", "/sinks/ops/deliveries"), ("POST", "/sinks/ops/redeliver")]
+    {
+        let body = (method == "POST").then(|| json!({}));
+        let answer = server.ask_as(&other, method, &format!("/api/v1{path}"), body.as_ref());
+        assert_eq!(answer.error(403), "WF0903", "{path}");
+    }
+}

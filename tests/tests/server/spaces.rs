@@ -87,6 +87,59 @@ fn each_namespace_has_its_own_runs_tokens_and_pages() {
 }
 
 #[test]
+fn each_namespace_has_its_own_figures() {
+    let (main, red) = (Place::in_file(), Place::in_file());
+    for place in [&main, &red] {
+        add_probe(place);
+    }
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("127.0.0.1:{port}");
+    let red_arg = format!("red={}", red.path("wfhost.db").display());
+    let server = Server::start(&main, &["--namespace", &red_arg, "--metrics", &address]);
+    let red_token = own_token(&main, &server, "red");
+    let mut named = std::fs::read(wfhost_tests::module("probe")).unwrap();
+    // A module of its own: an empty section is added.
+    named.extend([0, 2, 1, b'x']);
+    let bearer = format!("Bearer {red_token}");
+    let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/octet-stream")];
+    let path = "/ns/red/api/v1/modules?name=secret-project";
+    assert_eq!(server.try_ask("POST", path, &headers, &named).unwrap().status, 201);
+    let run = json!({ "workflow": "secret-project", "input": { "do": [{ "agent": "x" }] } });
+    for _ in 0..3 {
+        server.ask_as(&red_token, "POST", "/ns/red/api/v1/runs?wait=30s", Some(&run)).ok();
+    }
+    server.ask("POST", "/api/v1/runs?wait=30s", Some(&program(&json!([])))).ok();
+    let of_red = server.ask_as(&red_token, "GET", "/ns/red/metrics", None).text();
+    let of_main = server.ask("GET", "/metrics", None).text();
+    let has = |text: &str, line: &str| text.lines().any(|known| known == line);
+    for (line, in_red, in_main) in [
+        ("wfhost_runs_started_total{workflow=\"secret-project\"} 3", true, false),
+        ("wfhost_runs_started_total{workflow=\"probe\"} 1", false, true),
+        ("wfhost_runs{state=\"completed\"} 3", true, false),
+        ("wfhost_runs{state=\"completed\"} 1", false, true),
+        ("wfhost_http_requests_total{route=\"/api/v1/runs\",status=\"201\"} 3", true, false),
+        ("wfhost_http_requests_total{route=\"/api/v1/runs\",status=\"201\"} 1", false, true),
+    ] {
+        assert_eq!(
+            (has(&of_red, line), has(&of_main, line)),
+            (in_red, in_main),
+            "{line}\n{of_red}\n{of_main}"
+        );
+    }
+    assert!(!of_main.contains("secret-project") && !of_main.contains("/ns/"), "{of_main}");
+    // At the address of their own they are apart, too.
+    let read = |path: &str| {
+        use std::io::Write;
+        let mut stream = std::net::TcpStream::connect(&address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        crate::client::Answer::read(stream).unwrap()
+    };
+    assert!(read("/ns/red/metrics").text().contains("secret-project"));
+    assert!(!read("/metrics").text().contains("secret-project"));
+    assert_eq!(read("/ns/blue/metrics").status, 404);
+}
+
+#[test]
 fn namespaces_that_cannot_be_are_refused() {
     let (main, red) = (Place::in_file(), Place::in_file());
     let red = red.path("wfhost.db").display().to_string();

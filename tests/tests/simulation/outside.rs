@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 use wfhost::engine::Module;
-use wfhost::store::{MessageBody, Posted, RunInfo, RunState, SharedStore};
+use wfhost::store::{MessageBody, Posted, RunInfo, RunState, SharedStore, StoreError};
 use wfhost::{Host, HostError, ResumeOptions, Upgraded};
 use wfhost_core::{Json, RunId, Step};
 
-use super::programs::{RETURNS, SAME, TRAPS};
+use super::programs::{self, RETURNS, SAME, TRAPS};
 use super::universe::Universe;
 
 /// What somebody wanted of a run.
@@ -21,6 +21,7 @@ pub enum Wish {
     Pause,
     Resume,
     Upgrade { version: u8 },
+    Terminate { text: String },
 }
 
 /// What he was told.
@@ -30,6 +31,8 @@ pub enum Told {
     Unknown,
     Yes,
     No,
+    /// That others had it, which is no answer to somebody who wants it ended whoever has it.
+    Beaten,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -81,8 +84,9 @@ impl Outside {
         }
     }
 
-    /// Somebody does something by way of a host. `reads`: the run reads what it is sent.
-    pub async fn act(&mut self, host: &Host, chain: &RunId, reads: bool) {
+    /// Somebody does something by way of a host.
+    pub async fn act(&mut self, host: &Host, chain: &RunId) {
+        let (reads, may_be_ended) = (programs::is_reader(chain), programs::may_be_terminated(chain));
         self.number += 1;
         let text = format!("no. {}.", self.number);
         match self.universe.roll(12) {
@@ -104,6 +108,19 @@ impl Outside {
             }
             6 if reads && self.universe.roll(3) == 0 => {
                 self.post(host, chain.clone(), chain, Wish::Cancel, MessageBody::Cancel { reason: None });
+            }
+            0..4 if may_be_ended => {
+                let (universe, host, chain) = (Arc::clone(&self.universe), host.clone(), chain.clone());
+                let note = note(&self.universe, &chain, &chain, Wish::Terminate { text: text.clone() });
+                tokio::spawn(async move {
+                    let told = match host.terminate(&chain, Some(&text)).await {
+                        Ok(()) => Told::Yes,
+                        Err(HostError::Ended { .. }) => Told::No,
+                        Err(HostError::Store(StoreError::Fenced { .. })) => Told::Beaten,
+                        Err(_) => Told::Unknown,
+                    };
+                    universe.tell(note, told);
+                });
             }
             6..8 => {
                 if let Some(hold) = self.hold(chain) {

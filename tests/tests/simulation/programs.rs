@@ -1,6 +1,7 @@
 //! What the runs do, and what has to come out of it.
 
 use serde_json::{Value, json};
+use wfhost_core::RunId;
 
 /// The version of the probe that the runs begin with.
 pub const FIRST: u8 = 0;
@@ -57,6 +58,19 @@ pub fn particular() -> (Value, Value) {
     (program, json!([["sim: a", "other: b", null, "sim: c"], "other: d", "sim: e"]))
 }
 
+/// Calls of an agent whose calls are limited for all hosts together.
+pub fn narrow(n: u64) -> (Value, Value) {
+    let name = |what: &str| format!("n{n} {what}");
+    let said = |what: &str| format!("narrow: n{n} {what}");
+    let call = |what: &str| json!({ "agent_of": { "provider": "narrow", "prompt": name(what) } });
+    let program = rounds_of(&[
+        json!({ "parallel": [call("a"), call("b"), { "sleep": 400 }, call("c")] }),
+        json!({ "sleep": 1_500 }),
+        call("d"),
+    ]);
+    (program, json!([[said("a"), said("b"), null, said("c")], null, said("d")]))
+}
+
 /// Sends to itself, with a store that fails before it has posted, and after. Each is read once.
 pub fn sender(run: &str) -> (Value, Value) {
     let send = |n: u8| json!({ "send": { "run": run, "name": "own", "payload": n } });
@@ -73,6 +87,24 @@ pub fn sender(run: &str) -> (Value, Value) {
         json!({ "race": [wait(), { "sleep": 500 }] }),
     ]);
     (program, json!([null, "sim: a", null, null, null, 1, 2, 3, [1, null]]))
+}
+
+/// Calls and waits, and may be ended at any moment; else it ends by itself.
+pub fn mortal() -> Value {
+    rounds_of(&[
+        json!({ "agent": "a" }),
+        json!({ "parallel": [{ "agent": "b" }, { "sleep": 900 }] }),
+        json!({ "wait": { "name": "note", "timeout_ms": 12_000 } }),
+        json!({ "agent": "c" }),
+    ])
+}
+
+pub fn is_reader(run: &RunId) -> bool {
+    run.as_str().starts_with('m')
+}
+
+pub fn may_be_terminated(run: &RunId) -> bool {
+    run.as_str().starts_with('t')
 }
 
 /// Reads what is sent to it, in several rounds. What it has read it asks an agent about.

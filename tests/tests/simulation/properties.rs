@@ -8,8 +8,9 @@ use wfhost::store::{RunFilter, RunInfo, RunState, Store};
 use wfhost_core::{Digest, Entry, Event, Journal, Op, Outcome, Position, RunId, Step, decode_op};
 
 use super::outside::{Sent, Told, Wish};
-use super::programs::{RETURNS, TRAPS};
-use super::universe::{Committed, Made, Universe};
+use super::programs::{RETURNS, TRAPS, may_be_terminated};
+use super::universe::{Committed, Crowd, Made, Universe};
+use super::{RATE, SLOTS};
 
 /// What is known of a simulation that has come to its end.
 #[derive(Clone, PartialEq, Debug)]
@@ -36,6 +37,7 @@ pub struct History {
     /// Calls that were dropped without a reason.
     dropped: Vec<Made>,
     sent: Vec<Sent>,
+    crowd: Crowd,
     ended: Ended,
     /// Whether clocks were set.
     clocks_jumped: bool,
@@ -63,7 +65,8 @@ impl History {
         let clocks_jumped = universe.clocks_jump;
         let dropped = universe.dropped.lock().unwrap().clone();
         let sent = universe.sent.lock().unwrap().clone();
-        Self { runs, journals, heads, calls, commits, dropped, sent, ended, clocks_jumped, figures }
+        let crowd = universe.crowd();
+        Self { runs, journals, heads, calls, commits, dropped, sent, crowd, ended, clocks_jumped, figures }
     }
 
     /// Deaths, stops, faults of the store, calls.
@@ -142,7 +145,9 @@ pub const PROPERTIES: &[&dyn Property] = &[
     &WhatIsRefusedIsNotTaken,
     &APauseHolds,
     &NoCallIsDropped,
+    &LimitsHoldForAll,
     &OtherCodeHasToAgree,
+    &WhoTerminatesIsToldTheTruth,
 ];
 
 struct EveryRunEndsRight;
@@ -454,7 +459,7 @@ impl Property for WhatIsAcceptedIsTaken {
                 Wish::Cancel => {
                     rounds.iter().skip_while(|(info, _)| info.id != sent.run).any(|(_, it)| is_cancelled(it))
                 }
-                Wish::Pause | Wish::Resume | Wish::Upgrade { .. } => true,
+                Wish::Pause | Wish::Resume | Wish::Upgrade { .. } | Wish::Terminate { .. } => true,
             };
             if !taken {
                 return Err(format!("{sent:?}"));
@@ -563,13 +568,49 @@ impl Property for NoCallIsDropped {
             let journal = history.journals.get(run).and_then(|journal| journal.as_deref().ok());
             journal.is_some_and(is_cancelled)
         };
-        let lost = history.dropped.iter().find(|call| !cancelled(&call.run));
+        let wanted = |run: &RunId| cancelled(run) || may_be_terminated(run);
+        let lost = history.dropped.iter().find(|call| !wanted(&call.run));
         lost.map_or(Ok(()), |lost| Err(format!("{lost:?}")))
     }
 
     fn spoil(&self, history: &mut History) {
         let call = history.calls.iter().find(|call| call.run.as_str() == "p0").cloned();
         history.dropped.extend(call);
+    }
+}
+
+struct LimitsHoldForAll;
+
+impl Property for LimitsHoldForAll {
+    fn name(&self) -> &'static str {
+        "what is limited for all hosts together is never more at once or faster, of hosts that live"
+    }
+
+    fn check(&self, history: &History) -> Result<(), String> {
+        /// A turn may be used so much later, and what is asked of the store in between takes time, too.
+        const SLACK_MS: u64 = 5_000 + 2_000;
+        let crowd = &history.crowd;
+        if crowd.most > SLOTS as usize {
+            return Err(format!("{} at once", crowd.most));
+        }
+        for (at, from) in crowd.began.iter().enumerate() {
+            for (count, to) in (1..).zip(&crowd.began[at..]) {
+                let most =
+                    u64::from(RATE.burst) + (to.since(*from) + SLACK_MS) / (RATE.interval_us() / 1_000);
+                if count > most {
+                    return Err(format!("{count} of at most {most} from {from:?} to {to:?}"));
+                }
+            }
+        }
+        match crowd.began.is_empty() {
+            true => Err("there were none".to_owned()),
+            false => Ok(()),
+        }
+    }
+
+    fn spoil(&self, history: &mut History) {
+        let begin = history.crowd.began[0];
+        history.crowd.began.iter_mut().for_each(|at| *at = begin);
     }
 }
 
@@ -602,5 +643,37 @@ impl Property for OtherCodeHasToAgree {
         let entries = journal.expect("there are journals");
         let moved = Entry { event: Event::Moved { module }, ..entries[0].clone() };
         entries.push(moved);
+    }
+}
+
+struct WhoTerminatesIsToldTheTruth;
+
+impl Property for WhoTerminatesIsToldTheTruth {
+    fn name(&self) -> &'static str {
+        "whoever terminates a run is told that it is done, by him and nobody else, or that it had ended"
+    }
+
+    fn check(&self, history: &History) -> Result<(), String> {
+        for sent in &history.sent {
+            let Wish::Terminate { text } = &sent.wish else { continue };
+            let info = &history.runs[&sent.run];
+            let by_him = matches!(&info.outcome, Some(Err(failure)) if failure.message.contains(text));
+            let fits = match sent.told {
+                Told::Yes => info.state == RunState::Cancelled && by_him,
+                Told::No => !by_him,
+                Told::Beaten => false,
+                Told::Unknown => true,
+            };
+            if !fits {
+                return Err(format!("{sent:?}: {:?}", info.outcome));
+            }
+        }
+        Ok(())
+    }
+
+    fn spoil(&self, history: &mut History) {
+        let (run, told) = ("t0".parse::<RunId>().expect("an id"), Told::Beaten);
+        let wish = Wish::Terminate { text: "no. 0.".to_owned() };
+        history.sent.push(Sent { chain: run.clone(), run, wish, told });
     }
 }

@@ -36,7 +36,21 @@ async fn at_once<T>(mut work: BoxFuture<'_, T>) -> T {
 
 impl Faulty {
     fn with<'a, T: Send + 'a>(&'a self, work: BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>> {
-        self.troubled(at_once(work).boxed())
+        self.troubled(at_once(self.universe.in_its_time(work)).boxed())
+    }
+
+    /// The same for what others may have to hear of: these wake-ups and others follow from it.
+    fn told<'a, T: Send + 'a>(
+        &'a self,
+        work: BoxFuture<'a, Result<T>>,
+        wakes: impl FnOnce(&T) -> Vec<Wake> + Send + 'a,
+    ) -> BoxFuture<'a, Result<T>> {
+        let work = async move {
+            let done = work.await?;
+            self.universe.committed(wakes(&done).into_iter().chain([Wake::Due]));
+            Ok(done)
+        };
+        self.with(work.boxed())
     }
 
     /// Does something in the store, or not, or does it and says that it did not, or dies of it.
@@ -114,11 +128,11 @@ impl Sessions for Faulty {
     }
 
     fn fence(&self, session: SessionId, fence: Fence) -> BoxFuture<'_, Result<u64>> {
-        self.with(async move { self.store.fence(session, fence).await }.boxed())
+        self.told(async move { self.store.fence(session, fence).await }.boxed(), |_| vec![])
     }
 
     fn shed(&self, session: SessionId, keep: Vec<RunId>) -> BoxFuture<'_, Result<u64>> {
-        self.with(async move { self.store.shed(session, keep).await }.boxed())
+        self.told(async move { self.store.shed(session, keep).await }.boxed(), |_| vec![])
     }
 
     fn held(&self, session: SessionId) -> BoxFuture<'_, Result<Vec<RunId>>> {
@@ -126,7 +140,7 @@ impl Sessions for Faulty {
     }
 
     fn end_session(&self, session: SessionId) -> BoxFuture<'_, Result<u64>> {
-        self.with(async move { self.store.end_session(session).await }.boxed())
+        self.told(async move { self.store.end_session(session).await }.boxed(), |_| vec![])
     }
 }
 
@@ -134,16 +148,22 @@ impl Work for Faulty {
     pass_on! {
         claim(session: SessionId, run: &'a RunId, how: ClaimHow) -> Claimed;
         set_starts(session: SessionId, run: &'a RunId, epoch: Epoch, starts: u32) -> ();
-        unpause(run: &'a RunId) -> bool;
+    }
+
+    fn unpause<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<bool>> {
+        self.told(async move { self.store.unpause(run).await }.boxed(), |_| vec![])
     }
 
     /// Time passes meanwhile: it may take long until there is something.
     fn wakes<'a>(&'a self, seen: &'a mut Seen) -> BoxFuture<'a, Result<Vec<Wake>>> {
-        self.troubled(self.store.wakes(seen))
+        match self.universe.tells() {
+            true => self.troubled(async { Ok(self.universe.heard(seen).await) }.boxed()),
+            false => self.troubled(self.store.wakes(seen)),
+        }
     }
 
     fn put_right(&self) -> BoxFuture<'_, Result<u64>> {
-        self.with(async move { self.store.put_right().await }.boxed())
+        self.told(async move { self.store.put_right().await }.boxed(), |_| vec![])
     }
 
     fn claim_due(&self, session: SessionId, limit: usize, wanted: Wanted) -> BoxFuture<'_, Result<Due>> {
@@ -159,7 +179,7 @@ impl Journals for Faulty {
     }
 
     fn create(&self, run: NewRun) -> BoxFuture<'_, Result<Created>> {
-        self.with(async move { self.store.create(run).await }.boxed())
+        self.told(async move { self.store.create(run).await }.boxed(), |_| vec![])
     }
 
     fn append(&self, append: Append) -> BoxFuture<'_, Result<Appended>> {
@@ -175,7 +195,7 @@ impl Journals for Faulty {
             }
             Ok(appended)
         };
-        self.with(work.boxed())
+        self.told(work.boxed(), |appended| appended.wake.clone())
     }
 
     fn last_place(&self) -> BoxFuture<'_, Result<u64>> {
@@ -187,11 +207,11 @@ impl Journals for Faulty {
     }
 
     fn import(&self, run: ImportedRun) -> BoxFuture<'_, Result<()>> {
-        self.with(async move { self.store.import(run).await }.boxed())
+        self.told(async move { self.store.import(run).await }.boxed(), |_| vec![])
     }
 
     fn rebuild(&self, run: Rebuilt) -> BoxFuture<'_, Result<bool>> {
-        self.with(async move { self.store.rebuild(run).await }.boxed())
+        self.told(async move { self.store.rebuild(run).await }.boxed(), |_| vec![])
     }
 }
 
@@ -201,7 +221,12 @@ impl Mail for Faulty {
     }
 
     fn post(&self, message: NewMessage) -> BoxFuture<'_, Result<Posted>> {
-        self.with(async move { self.store.post(message).await }.boxed())
+        let run = message.run.clone();
+        let wakes = |posted: &Posted| match posted {
+            Posted::Continued(next) => vec![Wake::Run(run), Wake::Run(next.clone())],
+            _ => vec![Wake::Run(run)],
+        };
+        self.told(async move { self.store.post(message).await }.boxed(), wakes)
     }
 }
 
@@ -217,9 +242,15 @@ impl Views for Faulty {
         question(run: &'a RunId, step: Step) -> Option<OpenQuestion>;
         snapshot(run: &'a RunId) -> Option<Snapshot>;
         state(run: &'a RunId) -> Vec<(String, Json)>;
+        latest(run: &'a RunId, key: Option<&'a str>, after: Option<u64>, limit: usize) -> Vec<Published>;
         published(run: &'a RunId, key: Option<&'a str>, after: Option<u64>, limit: usize) -> Vec<Published>;
         transcript(run: &'a RunId, filter: TranscriptFilter, limit: usize) -> Vec<TranscriptLine>;
+        transcript_end(run: &'a RunId) -> u64;
         last_heartbeat(run: &'a RunId, step: Step) -> Option<String>;
+    }
+
+    fn count_runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<u64>> {
+        self.with(async move { self.store.count_runs(filter).await }.boxed())
     }
 
     fn counts(&self) -> BoxFuture<'_, Result<Vec<(RunState, u64)>>> {
@@ -260,6 +291,10 @@ impl Access for Faulty {
 
     fn acts(&self, before: Option<u64>, limit: usize) -> BoxFuture<'_, Result<Vec<Act>>> {
         self.with(async move { self.store.acts(before, limit).await }.boxed())
+    }
+
+    fn release_use(&self, token: Digest, body: Digest) -> BoxFuture<'_, Result<()>> {
+        self.with(async move { self.store.release_use(token, body).await }.boxed())
     }
 
     fn use_once(&self, token: Digest, body: Digest) -> BoxFuture<'_, Result<Used>> {
@@ -323,6 +358,24 @@ impl Outbox for Faulty {
     }
 }
 
+impl Limits for Faulty {
+    fn share_slots(&self, session: SessionId, asks: Vec<SlotAsk>) -> BoxFuture<'_, Result<Vec<u32>>> {
+        self.told(async move { self.store.share_slots(session, asks).await }.boxed(), |_| vec![Wake::Limits])
+    }
+
+    fn slots(&self) -> BoxFuture<'_, Result<Vec<SlotShare>>> {
+        self.with(async move { self.store.slots().await }.boxed())
+    }
+
+    fn take_turns(&self, words: Vec<TurnWord>) -> BoxFuture<'_, Result<Vec<Option<Timestamp>>>> {
+        self.with(async move { self.store.take_turns(words).await }.boxed())
+    }
+
+    fn turns(&self) -> BoxFuture<'_, Result<Vec<TurnsInfo>>> {
+        self.with(async move { self.store.turns().await }.boxed())
+    }
+}
+
 impl Extras for Faulty {
     pass_on! {
         put_module(name: &'a str, bytes: &'a [u8]) -> Digest;
@@ -345,6 +398,18 @@ impl Extras for Faulty {
         self.with(self.store.delete_unused_modules(before))
     }
 
+    fn put_blob<'a>(&'a self, bytes: &'a [u8]) -> BoxFuture<'a, Result<Digest>> {
+        self.with(self.store.put_blob(bytes))
+    }
+
+    fn blob(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Vec<u8>>>> {
+        self.with(self.store.blob(digest))
+    }
+
+    fn delete_blobs(&self, before: Timestamp, except: Vec<Digest>) -> BoxFuture<'_, Result<usize>> {
+        self.with(self.store.delete_blobs(before, except))
+    }
+
     fn keep_answer(&self, key: Digest, at: Timestamp, reply: Json) -> BoxFuture<'_, Result<()>> {
         self.with(async move { self.store.keep_answer(key, at, reply).await }.boxed())
     }
@@ -358,7 +423,7 @@ impl Extras for Faulty {
     }
 
     fn put_schedule(&self, schedule: Schedule, replace: bool) -> BoxFuture<'_, Result<bool>> {
-        self.with(async move { self.store.put_schedule(schedule, replace).await }.boxed())
+        self.told(async move { self.store.put_schedule(schedule, replace).await }.boxed(), |_| vec![])
     }
 
     fn schedules(&self) -> BoxFuture<'_, Result<Schedules>> {
@@ -370,7 +435,7 @@ impl Extras for Faulty {
     }
 
     fn fire(&self, fire: Fire) -> BoxFuture<'_, Result<bool>> {
-        self.with(async move { self.store.fire(fire).await }.boxed())
+        self.told(async move { self.store.fire(fire).await }.boxed(), |_| vec![])
     }
 
     fn identity(&self) -> BoxFuture<'_, Result<String>> {

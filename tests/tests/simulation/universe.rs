@@ -2,25 +2,34 @@
 //! that they call.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tempfile::TempDir;
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use wfhost::agents::{Call, CallFailure, CallOutput, Provider};
-use wfhost::store::{Clock, MemStore, Owner, SharedStore, SqliteOptions, SqliteStore, Synchronous};
+use wfhost::store::{
+    Clock, MemStore, Owner, Seen, SharedStore, SqliteOptions, SqliteStore, Synchronous, Wake,
+};
 use wfhost::world::World;
 use wfhost_core::{Digest, Json, Reply, RunId, Step, Timestamp};
+use wfhost_postgres::{PostgresOptions, PostgresStore};
 
 use super::outside::{Sent, Told};
 use super::store::Faulty;
 
 /// When every simulation begins, in milliseconds since 1970.
 const BEGINNING: u64 = 1_800_000_000_000;
+
+/// The agent whose calls are limited for all hosts together.
+pub const NARROW: &str = "narrow";
 
 /// The process that looks on: nothing happens to it.
 pub const OBSERVER: u32 = 0;
@@ -54,6 +63,31 @@ pub enum Kind {
     Memory,
     /// A file, which each process opens for itself.
     Sqlite,
+    /// A schema on a server, to which each process connects for itself. The server and the connections live in real
+    /// time, the rest of the store by the universe's clock, which stands still while a statement is under way.
+    Postgres,
+}
+
+/// Where the tasks of stores on a server run: in real time.
+fn real() -> &'static Runtime {
+    static REAL: OnceLock<Runtime> = OnceLock::new();
+    REAL.get_or_init(|| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.expect("a runtime")
+    })
+}
+
+/// What a store on a server does, which is done within the runtime of its tasks: whatever it waits for takes real
+/// time.
+struct InRealTime<'a, T>(BoxFuture<'a, T>);
+
+impl<T> Future for InRealTime<'_, T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let _entered = real().enter();
+        self.0.as_mut().poll(context)
+    }
 }
 
 /// Where runs are kept.
@@ -61,6 +95,7 @@ pub enum Kind {
 enum Place {
     Memory(Arc<MemStore>),
     Sqlite(TempDir, Arc<Time>),
+    Postgres(String, Arc<Time>),
 }
 
 impl Place {
@@ -69,6 +104,8 @@ impl Place {
         match kind {
             Kind::Memory => Self::Memory(Arc::new(MemStore::with_clock(time))),
             Kind::Sqlite => Self::Sqlite(TempDir::new().expect("a temporary directory"), time),
+            // Who was told what is the universe's affair: notices take real time.
+            Kind::Postgres => Self::Postgres(format!("{}&listen=off", private_postgres::fresh_url()), time),
         }
     }
 
@@ -81,6 +118,18 @@ impl Place {
                 let options = SqliteOptions { synchronous: Synchronous::Normal, clock, ..Default::default() };
                 let store = SqliteStore::open(&dir.path().join("runs.db"), &options);
                 Arc::new(store.expect("a database can be opened"))
+            }
+            Self::Postgres(url, time) => {
+                let clock = Arc::clone(time) as Arc<dyn Clock>;
+                let options = PostgresOptions {
+                    synchronous: Synchronous::Normal,
+                    clock: Some(clock),
+                    ..PostgresOptions::default()
+                };
+                // This thread is a runtime's, which must not be blocked by another one.
+                let open = || real().block_on(PostgresStore::open(url, &options));
+                let opened = std::thread::scope(|scope| scope.spawn(open).join());
+                Arc::new(opened.expect("no panic").expect("the server takes one more"))
             }
         }
     }
@@ -116,6 +165,24 @@ pub struct Made {
     pub key: String,
 }
 
+/// What is known of the agent whose calls are limited for all hosts together.
+#[derive(Debug, Default)]
+struct Narrow {
+    /// The processes whose calls are under way, by the place of the call.
+    under_way: BTreeMap<u64, u32>,
+    met: Crowd,
+}
+
+/// How many calls the agent met whose calls are limited for all hosts together: of processes that live and have what
+/// they believe to have.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Crowd {
+    /// The most at once.
+    pub most: usize,
+    /// When each began.
+    pub began: Vec<Timestamp>,
+}
+
 /// A row that was committed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Committed {
@@ -142,6 +209,9 @@ struct Life {
 #[derive(Debug)]
 pub struct Universe {
     place: Place,
+    /// All that was told to hosts.
+    wakes: Mutex<Vec<Wake>>,
+    woken: Notify,
     dice: Mutex<Dice>,
     began: Instant,
     lives: Mutex<BTreeMap<u32, Life>>,
@@ -151,6 +221,7 @@ pub struct Universe {
     /// Calls that were dropped by a process that had no reason to.
     pub dropped: Mutex<Vec<Made>>,
     pub sent: Mutex<Vec<Sent>>,
+    narrow: Mutex<Narrow>,
     calm: AtomicBool,
     /// Whether clocks are set in this one.
     pub clocks_jump: bool,
@@ -164,6 +235,8 @@ impl Universe {
         let mut dice = Dice::new(seed);
         Arc::new(Self {
             place: Place::new(kind),
+            wakes: Mutex::default(),
+            woken: Notify::new(),
             clocks_jump: dice.roll(3) == 0,
             dice: Mutex::new(dice),
             began: Instant::now(),
@@ -173,6 +246,7 @@ impl Universe {
             commits: Mutex::default(),
             dropped: Mutex::default(),
             sent: Mutex::default(),
+            narrow: Mutex::default(),
             calm: AtomicBool::new(false),
             deaths: AtomicU64::new(0),
             stalls: AtomicU64::new(0),
@@ -187,6 +261,42 @@ impl Universe {
     /// The true time.
     pub fn now(&self) -> Timestamp {
         Timestamp(BEGINNING + self.began.elapsed().as_millis() as u64)
+    }
+
+    /// What a store does, if its time is not the universe's.
+    pub fn in_its_time<'a, T: Send + 'a>(&self, work: BoxFuture<'a, T>) -> BoxFuture<'a, T> {
+        match self.place {
+            Place::Postgres(..) => InRealTime(work).boxed(),
+            Place::Memory(_) | Place::Sqlite(..) => work,
+        }
+    }
+
+    /// Whether hosts hear of each other's commits by the universe, and not by their store.
+    pub fn tells(&self) -> bool {
+        matches!(self.place, Place::Postgres(..))
+    }
+
+    /// Something was committed.
+    pub fn committed(&self, wakes: impl IntoIterator<Item = Wake>) {
+        self.wakes.lock().unwrap().extend(wakes);
+        self.woken.notify_waiters();
+    }
+
+    /// What was committed by anybody since.
+    pub async fn heard(&self, seen: &mut Seen) -> Vec<Wake> {
+        loop {
+            let woken = self.woken.notified();
+            {
+                let wakes = self.wakes.lock().unwrap();
+                let from = seen.version.replace(wakes.len() as u64);
+                match from.map(|from| &wakes[from as usize..]) {
+                    None => return vec![Wake::Gap],
+                    Some([]) => {}
+                    Some(news) => return news.to_vec(),
+                }
+            }
+            woken.await;
+        }
     }
 
     /// The store as a process sees it.
@@ -254,6 +364,23 @@ impl Universe {
         let lives = self.lives.lock().unwrap();
         let life = &lives[&pid];
         !life.alive || life.disturbed || life.leaves_at.is_some_and(|at| at <= Instant::now())
+    }
+
+    /// A call of the agent with limits begins.
+    fn enter(&self, place: u64, pid: u32) {
+        let lives = self.lives.lock().unwrap();
+        let is_sound = |pid: &u32| lives[pid].alive && !lives[pid].disturbed;
+        let mut narrow = self.narrow.lock().unwrap();
+        narrow.under_way.insert(place, pid);
+        let count = narrow.under_way.values().filter(|pid| is_sound(pid)).count();
+        narrow.met.most = narrow.met.most.max(count);
+        if is_sound(&pid) {
+            narrow.met.began.push(self.now());
+        }
+    }
+
+    pub fn crowd(&self) -> Crowd {
+        self.narrow.lock().unwrap().met.clone()
     }
 
     fn change(&self, pid: u32, change: impl FnOnce(&mut Life)) {
@@ -342,12 +469,14 @@ pub struct Agent {
 /// A call that has reached the agent and is not answered.
 struct UnderWay<'a> {
     agent: &'a Agent,
+    place: u64,
     made: Option<Made>,
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         let universe = &self.agent.universe;
+        universe.narrow.lock().unwrap().under_way.remove(&self.place);
         if let Some(made) = self.made.take().filter(|_| !universe.may_drop(self.agent.pid)) {
             universe.dropped.lock().unwrap().push(made);
         }
@@ -370,7 +499,10 @@ impl Provider for Agent {
             let Call { run, step, attempt, key, .. } = call;
             let made = Made { place: universe.count(), run, step, attempt, key };
             universe.calls.lock().unwrap().push(made.clone());
-            let mut under_way = UnderWay { agent: self, made: Some(made) };
+            if self.name == NARROW {
+                universe.enter(made.place, self.pid);
+            }
+            let mut under_way = UnderWay { agent: self, place: made.place, made: Some(made) };
             tokio::time::sleep(Duration::from_millis(universe.roll(2_500))).await;
             universe.run_on(self.pid).await;
             under_way.made = None;

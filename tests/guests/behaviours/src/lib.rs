@@ -1,4 +1,4 @@
-//! Scenarios that exist in each language: `tests/behaviours` has the others, `tests/tests/behaviours.rs` compares them.
+//! Scenarios that exist in each language: `tests/behaviours` has the others, `tests/tests/languages/behaviours.rs` compares them.
 
 use std::ops::ControlFlow::{Break, Continue};
 use std::time::Duration;

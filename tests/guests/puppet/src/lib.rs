@@ -3,6 +3,8 @@
 //! `{"do": [act, ...]}`; the answer is the list of what each gave, or what `answer` says. What fails is a value
 //! as well, `{"error": text}`, and the plugin goes on.
 
+mod wasi;
+
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -204,8 +206,7 @@ fn perform(act: Act) -> Result<Value> {
         }
         Act::Allocate(bytes) => json!(std::hint::black_box(vec![1u8; bytes]).len()),
         Act::Hold(count) => {
-            let held: Vec<_> =
-                (0..count).map(|_| wfhost::plugin::bindings::wasi::http::types::Fields::new()).collect();
+            let held: Vec<_> = (0..count).map(|_| wasip2::http::types::Fields::new()).collect();
             json!(held.len())
         }
         Act::Connect(port) => connect(port)?,
@@ -228,10 +229,18 @@ fn perform(act: Act) -> Result<Value> {
     })
 }
 
+/// By `wasi:http`, or by the SDK, which has the interface of plugins.
 fn fetched(fetch: &Fetch) -> Result<Value> {
     if std::env::var("VIA").is_ok_and(|via| via == "own") {
-        return fetched_by_own(fetch);
+        return fetched_by_sdk(fetch);
     }
+    let body = fetch.body.as_deref().map(str::as_bytes);
+    let timeout = fetch.timeout.map(Duration::from_millis);
+    let response = wasi::send(&fetch.method, &fetch.url, &fetch.headers, body, timeout)?;
+    result(fetch, response.status, &response.headers, || response.chunk())
+}
+
+fn fetched_by_sdk(fetch: &Fetch) -> Result<Value> {
     let mut request = http::request(&fetch.method, &fetch.url);
     for (name, value) in &fetch.headers {
         request = request.header(name, value.as_bytes());
@@ -243,56 +252,31 @@ fn fetched(fetch: &Fetch) -> Result<Value> {
         request = request.timeout(Duration::from_millis(millis));
     }
     let mut response = request.send()?;
-    let headers: Vec<_> = response
-        .headers()
-        .iter()
-        .map(|(name, value)| json!([name, String::from_utf8_lossy(value)]))
-        .collect();
-    let status = response.status();
-    let body = match fetch.pieces {
-        Some(_) => {
-            let mut pieces = Vec::new();
-            while let Some(piece) = response.chunk()? {
-                let piece = String::from_utf8_lossy(&piece).into_owned();
-                chunk(&piece);
-                pieces.push(piece);
-            }
-            json!(pieces)
-        }
-        None => json!(String::from_utf8_lossy(&response.bytes()?)),
-    };
-    Ok(json!({ "status": status, "headers": headers, "body": body }))
+    let (status, headers) = (response.status(), response.headers().to_vec());
+    result(fetch, status, &headers, || Ok(response.chunk()?))
 }
 
-/// By the interface of plugins instead of `wasi:http`.
-fn fetched_by_own(fetch: &Fetch) -> Result<Value> {
-    use wfhost::plugin::bindings::wfhost::plugin::http::{Error, Request, send};
-
-    let told = |error: Error| match error {
-        Error::Denied(text) => Failure::rejected(format!("the host denies the request: {text}")),
-        Error::Invalid(text) => Failure::rejected(format!("the request cannot be sent: {text}")),
-        Error::Broken(text) => Failure::unavailable(format!("the service gives no answer: {text}")),
-    };
-    let headers = fetch.headers.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes()));
-    let request = Request {
-        method: fetch.method.clone(),
-        url: fetch.url.clone(),
-        headers: headers.collect(),
-        body: fetch.body.clone().map(String::into_bytes),
-        timeout: fetch.timeout,
-    };
-    let response = send(&request).map_err(told)?;
+/// What an answer is told as.
+fn result(
+    fetch: &Fetch,
+    status: u16,
+    headers: &[(String, Vec<u8>)],
+    mut next: impl FnMut() -> Result<Option<Vec<u8>>>,
+) -> Result<Value> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let headers: Vec<_> = response.headers().iter().map(|(name, value)| json!([name, text(value)])).collect();
     let mut pieces = Vec::new();
-    while let Some(piece) = response.read().map_err(told)? {
+    while let Some(piece) = next()? {
+        if fetch.pieces.is_some() {
+            chunk(&text(&piece));
+        }
         pieces.push(piece);
     }
     let body = match fetch.pieces {
         Some(_) => pieces.iter().map(|piece| json!(text(piece))).collect(),
         None => json!(text(&pieces.concat())),
     };
-    Ok(json!({ "status": response.status(), "headers": headers, "body": body }))
+    let headers: Vec<_> = headers.iter().map(|(name, value)| json!([name, text(value)])).collect();
+    Ok(json!({ "status": status, "headers": headers, "body": body }))
 }
 
 /// As a socket, past HTTP.

@@ -7,12 +7,12 @@ use std::time::Duration;
 use futures::future::join_all;
 use serde_json::{Value, json};
 use wfhost::agents::{Providers, Scripted};
-use wfhost::engine::Module;
+use wfhost::engine::{Engine, Module};
 use wfhost::store::{
     Clock, MemStore, MessageBody, RunState, SharedStore, SqliteOptions, SqliteStore, SystemClock,
 };
-use wfhost::{Ending, Evict, Host, HostOptions, ResumeOptions, StartOptions};
-use wfhost_core::{Json, RunId, Timestamp};
+use wfhost::{Ending, Evict, Host, HostError, HostOptions, ResumeOptions, StartOptions};
+use wfhost_core::{Json, RunConfig, RunId, Timestamp};
 use wfhost_tests::{Place, module};
 
 /// A host over the database of the place, with the module that the tests use.
@@ -47,6 +47,38 @@ impl Clock for Ahead {
     fn source(&self) -> &str {
         SystemClock.source()
     }
+}
+
+/// More programs at the same time than the pool has places: the others are executed as usual.
+#[tokio::test]
+async fn programs_of_a_pooled_engine_do_what_all_programs_do() {
+    let store: SharedStore = Arc::new(MemStore::default());
+    let engine = Arc::new(Engine::new(None).expect("an engine").pooled());
+    let options = HostOptions { engine: Some(Arc::clone(&engine)), ..HostOptions::new(Arc::clone(&store)) };
+    let host = Host::new(options).expect("a host");
+    let bytes = std::fs::read(module("probe")).expect("examples/build made it");
+    let module = host.add_module("probe", &bytes).await.expect("a workflow");
+    let program = json!([{ "agent_series": { "count": 2, "bytes": 20_000 } }, { "sleep": 300 }, "info"]);
+    let (host, module, program) = (&host, &module, &program);
+    for round in 0..2 {
+        let runs = (0..100).map(|n| async move {
+            let id = format!("r{round}-{n}");
+            let config = RunConfig { agent: Some("echo".to_owned()), ..RunConfig::default() };
+            let options = StartOptions { config, ..starting(&id, program.clone()) };
+            let mut handle = host.start(module, options, None).await.expect("a run");
+            let ending = loop {
+                match handle.ended().await.expect("a store") {
+                    Some(ending) => break ending,
+                    None => handle.changed().await,
+                }
+            };
+            let Ending::Finished(Ok(result)) = ending else { panic!("{id}: {ending:?}") };
+            assert_eq!(result.value(), json!([2, null, id]));
+        });
+        join_all(runs).await;
+    }
+    let pooled = engine.executed_in_pool();
+    assert!((64..200).contains(&pooled), "{pooled} of 200");
 }
 
 /// Hosts on several machines share the time of their store: deadlines are judged by it, and their own
@@ -146,4 +178,82 @@ async fn no_more_runs_are_in_memory_than_are_allowed() {
         }
     };
     assert!((1..=3).contains(&most), "{most} at once");
+}
+
+/// Whoever terminates a run of this host may come while the host takes it up: the run is ended all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_run_is_ended_while_its_own_host_takes_it_up() {
+    let place = Place::in_file();
+    let (host, module) = host(&place, |_| {}).await;
+    host.serve();
+    let tasks = (0..4).map(|task| {
+        let (host, module) = (host.clone(), module.clone());
+        tokio::spawn(async move {
+            for n in 0..50 {
+                let id = format!("r{task}-{n}");
+                let options = starting(&id, json!([{ "wait": { "name": "never" } }]));
+                let run = host.enqueue(&module, options).await.expect("a run");
+                // At another moment each time.
+                tokio::time::sleep(Duration::from_micros(n * 100)).await;
+                host.terminate(&run, None).await.unwrap_or_else(|error| panic!("{id}: {error}"));
+                let info = host.store().run(&run).await.expect("a store").expect("the run");
+                assert_eq!(info.state, RunState::Cancelled, "{id}");
+            }
+        })
+    });
+    for task in join_all(tasks).await {
+        task.expect("no panic");
+    }
+}
+
+/// One of them does; the other one is told that it has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_two_hosts_that_terminate_a_run_one_does() {
+    let place = Place::in_file();
+    let (first, module) = host(&place, |_| {}).await;
+    let (second, _) = host(&place, |_| {}).await;
+    first.serve();
+    second.serve();
+    for n in 0..50 {
+        let options = starting(&format!("r{n}"), json!([{ "wait": { "name": "never" } }]));
+        let run = first.enqueue(&module, options).await.expect("a run");
+        tokio::time::sleep(Duration::from_micros(n * 200)).await;
+        let ended = tokio::join!(first.terminate(&run, Some("one")), second.terminate(&run, Some("two")));
+        let info = first.store().run(&run).await.expect("a store").expect("the run");
+        let Some(Err(failure)) = &info.outcome else { panic!("{info:?}") };
+        let (done, refused) = match ended {
+            (Ok(()), Err(refused)) => ("one", refused),
+            (Err(refused), Ok(())) => ("two", refused),
+            both => panic!("{run}: {both:?}"),
+        };
+        assert!(matches!(refused, HostError::Ended { .. }), "{run}: {refused}");
+        assert!(failure.message.ends_with(done), "{run}: {done} of {failure:?}");
+    }
+}
+
+/// Who asks for it may go away meanwhile, as clients of a server do: the run is ended, or goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_request_to_terminate_that_is_dropped_leaves_no_run_to_nobody() {
+    let place = Place::in_file();
+    let (host, module) = host(&place, |_| {}).await;
+    host.serve();
+    for n in 0..100 {
+        let options = starting(&format!("r{n}"), json!([{ "wait": { "name": "go" } }]));
+        let run = host.enqueue(&module, options).await.expect("a run");
+        let asked = tokio::spawn({
+            let (host, run) = (host.clone(), run.clone());
+            async move { host.terminate(&run, None).await }
+        });
+        tokio::time::sleep(Duration::from_micros(n * 50)).await;
+        asked.abort();
+        let _ = asked.await;
+        let body = MessageBody::Signal { name: "go".to_owned(), payload: Json::null(), id: None };
+        match host.post(&run, body).await {
+            Ok(_) | Err(HostError::Ended { .. }) => {}
+            Err(error) => panic!("{run}: {error}"),
+        }
+        let mut handle = host.watch(&run);
+        let ended = tokio::time::timeout(Duration::from_secs(60), handle.ending()).await;
+        assert!(matches!(ended, Ok(Ok(Ending::Finished(_)))), "{run}: {ended:?}");
+    }
 }

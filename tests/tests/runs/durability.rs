@@ -32,8 +32,12 @@ fn six_steps_killed_after_the_third_execute_the_other_three_only() {
     kill(child);
     let done = place.journal("r").iter().filter(|entry| entry["kind"] == "completed").count();
     assert_eq!(done, 3);
-    place.script(json!({ "default": { "reply": "${prompt}" } }));
-    assert_eq!(place.run(["resume", "r"]).ok_json(), json!(["one", "two", "three", "four", "five", "six"]));
+    // The run keeps its rules: others have to be named.
+    let quick = place.script(json!({ "default": { "reply": "${prompt}" } }));
+    assert_eq!(
+        place.run(["resume", "r", "--agents", &quick]).ok_json(),
+        json!(["one", "two", "three", "four", "five", "six"])
+    );
     let prompts: Vec<_> =
         place.calls().iter().map(|call| call["prompt"].as_str().unwrap().to_owned()).collect();
     assert_eq!(prompts, ["one", "two", "three", "four", "four", "five", "six"]);

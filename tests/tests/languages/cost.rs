@@ -1,6 +1,6 @@
 //! What a workflow costs in each language: the figures in docs/languages.md.
 //!
-//!     cargo nextest run --workspace --run-ignored only -E 'binary(languages_cost)' --no-capture -j 1
+//!     cargo nextest run --workspace --run-ignored only -E 'test(/^cost::/)' --no-capture -j 1
 //!
 //! Each language is measured in a process of its own, as nextest does it: memory is that of the
 //! process. The program is the example `research`. Nothing is asserted about time.

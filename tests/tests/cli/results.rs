@@ -261,7 +261,7 @@ fn databases_that_cannot_be_used_are_explained() {
     let error = place.run(["ps"]).error(4, &place);
     assert!(
         error.starts_with(
-            "error[WF0314]: the database DIR/wfhost.db has format 99, but this wfhost supports formats up to 9"
+            "error[WF0314]: the database DIR/wfhost.db has format 99, but this wfhost supports formats up to 10"
         ),
         "{error}"
     );

@@ -59,12 +59,12 @@ fn an_input_that_does_not_fit_creates_no_run() {
     let probe = described(&place, "told", &[says().to_string().as_bytes()]);
     let input = place.file("input.json", "{\n  \"do\": [],\n  \"by\": \"a stranger\", \"too\": 1\n}\n");
     let error = place.run(["run", &probe, "-i", &format!("@{input}")]).error(2, &place);
-    let expected = "error[WF0521]: the input does not fit what `told` takes\n  \
+    let expected = "error[WF0521]: the input does not match the schema of `told`\n  \
         \u{20}  3 |   \"by\": \"a stranger\", \"too\": 1\n  \
         \u{20}    |         ^^^^^^^^^^^^ \"a stranger\" is longer than 5 characters\n";
     assert!(error.starts_with(expected), "{error}");
     assert!(error.contains("\n       |                       ^^^^^ Additional properties"), "{error}");
-    assert!(error.contains(r#"hint: an input that fits: -i '{"do":[{"agent":"hello"}]}'"#), "{error}");
+    assert!(error.contains(r#"hint: a valid input: -i '{"do":[{"agent":"hello"}]}'"#), "{error}");
     // A run that is given nothing lacks what is needed.
     for more in [&[][..], &["-d"]] {
         let error = place.run([&["run", probe.as_str()], more].concat()).error(2, &place);
@@ -94,7 +94,7 @@ fn a_signal_that_does_not_fit_is_not_sent() {
     let input = json!({ "do": [{ "wait": { "name": "go" } }] }).to_string();
     assert_eq!(place.run(["run", &probe, "-i", &input, "--id", "r", "--no-wait"]).code(), Some(3));
     let error = place.run(["signal", "r", "go", "-i", r#"{"ok": "yes"}"#]).error(2, &place);
-    let expected = "error[WF0522]: the payload does not fit what `told` takes as the signal `go`\n  \
+    let expected = "error[WF0522]: the payload does not match the schema of the signal `go` of `told`\n  \
         \u{20}  1 | {\"ok\": \"yes\"}\n  \
         \u{20}    |        ^^^^^ \"yes\" is not of type \"boolean\"\n";
     assert!(error.starts_with(expected), "{error}");
@@ -103,7 +103,7 @@ fn a_signal_that_does_not_fit_is_not_sent() {
     let other = place.run(["signal", "r", "goo", "-i", "1"]);
     assert_eq!(other.code(), Some(0));
     assert!(
-        other.stderr().contains("the module does not name the signal `goo`, but `go`"),
+        other.stderr().contains("the module does not declare the signal `goo`, but `go`"),
         "{}",
         other.stderr()
     );
@@ -215,7 +215,7 @@ fn a_schema_that_explodes_checks_nothing_and_takes_no_time() {
     let input = json!({ "do": [{ "wait": { "name": "go" } }] }).to_string();
     let ran = place.run(["run", &probe, "-i", &input, "--id", "r", "--no-wait"]);
     assert_eq!(ran.code(), Some(3), "{}", ran.stderr());
-    assert!(ran.stderr().contains("its schema of the input cannot be used"), "{}", ran.stderr());
+    assert!(ran.stderr().contains("its input schema cannot be used"), "{}", ran.stderr());
     assert_eq!(place.run(["signal", "r", "go", "-i", "1"]).code(), Some(0));
     assert_eq!(place.run(["resume", "r"]).ok_json(), json!([1]));
 }
@@ -370,7 +370,9 @@ fn declared(language: &str, facts: &Value) {
     place.file("hello/describe.toml", "[inpt]\ntype = \"object\"\n");
     let error = place.run(["build", &dir]).error(2, &place);
     assert!(
-        error.contains("error[WF0621]: what DIR/hello/describe.toml says") && error.contains("no `inpt`"),
+        error.contains(
+            "error[WF0621]: the description of the workflow in DIR/hello/describe.toml cannot be used: it has no `inpt`"
+        ),
         "{error}"
     );
     place.file("hello/describe.toml", DECLARED);

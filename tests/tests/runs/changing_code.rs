@@ -2,7 +2,7 @@
 
 use wfhost_tests::{Place, eventually, module, target};
 
-const GUIDE: &str = include_str!("../../docs/changing-code.md");
+const GUIDE: &str = include_str!("../../../docs/changing-code.md");
 
 /// The fenced blocks whose first line begins so, without their fences.
 fn blocks(fence: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
@@ -17,9 +17,9 @@ fn blocks(fence: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
 #[test]
 fn the_code_of_the_guide_is_that_of_the_modules() {
     let sources = [
-        ("letter-1", include_str!("../guests/letter-1/src/lib.rs")),
-        ("letter-2", include_str!("../guests/letter-2/src/lib.rs")),
-        ("letter-3", include_str!("../guests/letter-3/src/lib.rs")),
+        ("letter-1", include_str!("../../guests/letter-1/src/lib.rs")),
+        ("letter-2", include_str!("../../guests/letter-2/src/lib.rs")),
+        ("letter-3", include_str!("../../guests/letter-3/src/lib.rs")),
     ];
     let shown: Vec<_> =
         blocks("rust").map(|(info, body)| (info.strip_prefix("rust ").unwrap(), body)).collect();

@@ -195,6 +195,30 @@ fn gc_takes_the_workspaces_of_runs_that_are_gone() {
     assert!(ran.stderr().trim_end().ends_with("0 runs, 0 modules"), "{}", ran.stderr());
 }
 
+#[test]
+fn gc_keeps_all_rules_while_it_cannot_read_who_needs_them() {
+    let place = Place::new();
+    let agents = place.file("agents.json", json!({ "default": { "reply": "x" } }).to_string());
+    let added = place.run(["schedule", "add", "s", "--every", "1h", &module("probe"), "--agents", &agents]);
+    assert_eq!(added.code(), Some(0), "{}", added.stderr());
+    let (blobs, old) = ("SELECT count(*) FROM blobs", "UPDATE blobs SET added_at = 1");
+    place.change(old, old);
+    place.change("UPDATE schedules SET times = 'nonsense'", "UPDATE schedules SET times = 'nonsense'");
+    let gc = || place.run(["db", "gc", "--older-than", "0s", "--yes"]);
+    let ran = gc();
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    assert!(
+        ran.stderr().contains("no rules are deleted, as the schedule s cannot be read"),
+        "{}",
+        ran.stderr()
+    );
+    assert_eq!(place.query(blobs, blobs).trim(), "1");
+    let gone = "DELETE FROM schedules";
+    place.change(gone, gone);
+    assert_eq!(gc().code(), Some(0));
+    assert_eq!(place.query(blobs, blobs).trim(), "0");
+}
+
 fn ids(place: &Place, args: &[&str]) -> Vec<String> {
     let page = place.run(["ps", "-o", "json"].iter().chain(args)).ok_json();
     page["runs"].as_array().unwrap().iter().map(|run| run["id"].as_str().unwrap().to_owned()).collect()
@@ -311,8 +335,11 @@ fn export_and_import_keep_every_byte() {
     let ran = other.run(["db", "import", &file]);
     assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
     assert_eq!(other.journal("r"), place.journal("r"));
+    // As JSON: for people it says how long ago things were.
     for verb in ["logs", "messages", "inbox"] {
-        assert_eq!(other.run([verb, "r"]).stdout(), place.run([verb, "r"]).stdout(), "{verb}");
+        let said = [&other, &place].map(|place| place.run([verb, "r", "-o", "json"]).stdout());
+        assert!(said[0].len() > 2, "{verb}");
+        assert_eq!(said[0], said[1], "{verb}");
     }
     let heads = [&place, &other].map(|place| place.run(["verify", "r"]).stdout());
     assert_eq!(heads[0], heads[1]);
@@ -391,6 +418,46 @@ fn a_changed_export_is_refused() {
         let ran = other.run(["db", "import", &bad]);
         assert!(ran.code() == Some(2) && ran.stderr().starts_with("error[WF"), "{}", ran.stderr());
     }
+}
+
+#[test]
+fn what_an_error_quotes_of_a_hostile_export_is_short_and_steers_no_terminal() {
+    let place = Place::new();
+    let long = format!("\u{1b}[2J{}", "x".repeat(500_000));
+    for line in [
+        json!({ &long: {} }),
+        json!({ "run": { &long: 1 } }),
+        json!({ "log": { "number": long, "at": 1, "level": 1, "message": "", "fields": [] } }),
+        json!(long),
+    ] {
+        let file = place.file("hostile.jsonl", format!("{line}\n"));
+        for more in [&[][..], &["-o", "json"], &["-v"]] {
+            let ran = place.run(["db", "import", &file].iter().chain(more));
+            let error = ran.stderr();
+            assert_eq!(ran.code(), Some(2), "{}", &error[..error.len().min(1_000)]);
+            assert!(error.contains("WF0510") && error.contains("line 1 cannot be read"), "{error:.1000}");
+            assert!(
+                error.len() < 2_500 && !error.contains("\u{1b}[2J"),
+                "{} bytes: {error:.1000}",
+                error.len()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_run_that_has_completed_waits_for_nothing() {
+    let place = Place::new();
+    run(&place, "r", &json!([{ "phase": "the last phase" }]), &[]).ok_json();
+    run(&place, "failed", &json!([{ "phase": "the last phase" }, { "fail": "no luck" }]), &[]);
+    let listed = place.run(["ps", "-o", "json"]).ok_json();
+    let waits = |id: &str| {
+        let runs = listed["runs"].as_array().unwrap();
+        runs.iter().find(|run| run["id"] == id).unwrap()["waits"].clone()
+    };
+    assert_eq!((waits("r"), waits("failed")), (json!(""), json!("no luck")));
+    assert_eq!(place.show("r")["phase"], "the last phase");
+    assert!(!place.run(["ps"]).stdout().contains("the last phase"));
 }
 
 #[test]

@@ -186,10 +186,8 @@ fn write_scenarios(place: &Place) {
     place.file("project/scenarios/greets-twice.toml", format!("{agents}{twice}"));
 }
 
-/// Has a test runner make tests of them, in a project that is there: one has to pass, and the other to fail with
-/// its story.
-#[track_caller]
-fn fails_with_a_story(place: &Place, command: &mut Command) -> String {
+/// Runs a test runner in the project. Gives whether all tests passed, and what it said.
+fn runner(place: &Place, command: &mut Command) -> (bool, String) {
     let path = std::env::var("PATH").unwrap();
     let binary = wfhost_tests::target().join("debug/wfhost");
     // What the machine's user has set is not used, as in the other tests.
@@ -200,8 +198,16 @@ fn fails_with_a_story(place: &Place, command: &mut Command) -> String {
     let output = command.output().unwrap();
     let text =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success(), "{text}");
-    assert!(text.contains("1 calls match `^greet`, but at least 2 are expected"), "{text}");
+    (output.status.success(), text)
+}
+
+/// Has a test runner make tests of them, in a project that is there: one has to pass, and the other to fail with
+/// its story.
+#[track_caller]
+fn fails_with_a_story(place: &Place, command: &mut Command) -> String {
+    let (passes, text) = runner(place, command);
+    assert!(!passes, "{text}");
+    assert!(text.contains("1 call matches `^greet`; expected: at least 2"), "{text}");
     assert!(text.contains("agent `greet` answers"), "{text}");
     text
 }
@@ -336,6 +342,15 @@ fn pytest_runs_scenarios() {
     listed.args(["-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]).current_dir(&dir);
     let listed = String::from_utf8_lossy(&listed.output().unwrap().stdout).into_owned();
     assert!(listed.contains("2 tests collected"), "{listed}");
+    // Without scenarios there is one test, of a workflow that is one.
+    std::fs::remove_file(dir.join("wfhost-test.toml")).unwrap();
+    std::fs::remove_dir_all(dir.join("scenarios")).unwrap();
+    std::fs::create_dir(dir.join("other")).unwrap();
+    place.file("project/other/workflow.py", "def run():\n    return 1\n");
+    let mut pytest = Command::new(dir.join(".venv/bin/python"));
+    pytest.args(["-m", "pytest", "-v", "-p", "no:cacheprovider"]);
+    let (passes, text) = runner(&place, &mut pytest);
+    assert!(passes && text.contains("workflow.py::usual PASSED") && text.contains("1 passed"), "{text}");
 }
 
 #[test]
@@ -357,6 +372,14 @@ fn go_test_runs_scenarios() {
     let text = fails_with_a_story(&place, &mut go);
     assert!(text.contains("--- PASS: TestScenarios/wfhost-test"), "{text}");
     assert!(text.contains("--- FAIL: TestScenarios/greets-twice"), "{text}");
+    // Go does not see what wfhost reads, so it must not keep the result.
+    std::fs::remove_file(dir.join("scenarios/greets-twice.toml")).unwrap();
+    for time in 1..=2 {
+        let mut go = Command::new("go");
+        go.args(["test", "."]).env("GOPROXY", "off");
+        let (passes, text) = runner(&place, &mut go);
+        assert!(passes && !text.contains("(cached)"), "{time}: {text}");
+    }
 }
 
 /// The binary of the tests as packages. It is not built for them.
@@ -447,6 +470,7 @@ fn the_python_sdk_passes_its_own_tests() {
         "examples/research-python/workflow.py",
         "tests/behaviours/python/workflow.py",
         "examples/feeds-python/plugin.py",
+        "host/cli/templates/plugin-python/plugin.py",
     ] {
         let file = root().join(program).display().to_string();
         tool(&sdk, "python3", &["-m", "mypy", "--config-file=", "--strict", "--cache-dir", &cache, &file]);
@@ -456,8 +480,8 @@ fn the_python_sdk_passes_its_own_tests() {
 #[test]
 fn the_go_sdk_passes_its_own_tests() {
     let sdk = root().join("guest-sdk/go");
-    tool(&sdk, "go", &["vet", ".", "./wfhosttest"]);
-    tool(&sdk, "go", &["test", "-count=1", "."]);
+    tool(&sdk, "go", &["vet", ".", "./plugin", "./pluginhttp", "./wfhosttest"]);
+    tool(&sdk, "go", &["test", "-count=1", ".", "./plugin", "./pluginhttp"]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! real processes that share one real database.
 
 use std::process::Child;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -177,14 +177,13 @@ fn runs_with_different_delays_share_a_database() {
     assert!(last_start < last_end);
 }
 
-#[test]
-fn a_run_that_never_comes_forward_is_given_up() {
-    let place = Place::new();
+/// A run whose program has brought down five hosts, one after the other. Gives the script of its agent.
+fn brings_down_hosts(place: &Place, first: &[Value]) -> String {
     let script = place.script(json!({ "default": { "reply": "ok" } }));
-    let program = json!([{ "agent": "x" }, "spin"]);
+    let program: Vec<_> = first.iter().cloned().chain([json!({ "agent": "x" }), json!("spin")]).collect();
     let fuel = u64::MAX.to_string();
-    let mut child = begin(&place, "r", &program, &["--agents", &script, "--fuel", &fuel]);
-    eventually("the step", || (count_if_there(&place, "r", "completed") == 1).then_some(()));
+    let mut child = begin(place, "r", &json!(program), &["--agents", &script, "--fuel", &fuel]);
+    eventually("the step", || (count_if_there(place, "r", "completed") == 1).then_some(()));
     for epoch in 1..=5 {
         kill(child);
         child = place.spawn(["resume", "r", "--agents", &script]);
@@ -197,11 +196,44 @@ fn a_run_that_never_comes_forward_is_given_up() {
         });
     }
     kill(child);
-    let ran = place.run(["resume", "r", "--agents", &script]);
+    script
+}
+
+#[test]
+fn a_run_that_never_comes_forward_is_given_up() {
+    let place = Place::new();
+    let script = brings_down_hosts(&place, &[]);
+    // Also if it is given another budget with that, which no commit has stored.
+    let ran = place.run(["resume", "r", "--agents", &script, "--budget", "tokens=50k"]);
     assert_eq!(ran.code(), Some(1));
     assert!(ran.stderr().contains("no-progress: the run was begun 5 times"), "{}", ran.stderr());
     assert_eq!(place.show("r")["state"], "failed");
     assert_eq!(place.calls().len(), 1);
+}
+
+/// Nobody takes what was sent to it any more: it is lost with the rest, and keeps nothing from its end.
+#[test]
+fn a_run_that_never_comes_forward_is_given_up_whatever_was_sent_to_it() {
+    let place = Place::new();
+    let script = brings_down_hosts(&place, &[json!({ "hold": { "ask": { "prompt": "may I?" } } })]);
+    for sent in [&["signal", "r", "go"][..], &["answer", "r", "-i", "1"]] {
+        let ran = place.run(sent);
+        assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    }
+    // It takes the run up, as `resume` does.
+    let mut cancels = place.spawn(["cancel", "r", "--agents", &script]);
+    let patience = Instant::now() + Duration::from_secs(30);
+    while cancels.try_wait().unwrap().is_none() && Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // One that goes on for ever does not outlive the test.
+    cancels.kill().unwrap();
+    let ran = finish(cancels);
+    assert!(ran.stderr().contains("no-progress: the run was begun 5 times"), "{}", ran.stderr());
+    assert_eq!(ran.code(), Some(0));
+    assert_eq!(place.show("r")["state"], "failed");
+    assert_eq!(place.run(["inbox", "-o", "json"]).ok_json()["questions"], json!([]));
+    assert_eq!(place.run(["verify", "r"]).code(), Some(0));
 }
 
 #[test]

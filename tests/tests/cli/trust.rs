@@ -41,6 +41,20 @@ fn start(place: &Place, dir: &Path, id: &str, more: &[&str]) -> Ran {
     within(place, dir, &args, &[])
 }
 
+/// The second process of the demo obeys the configuration that the first one does.
+#[test]
+fn the_demo_is_of_the_configuration_that_was_named() {
+    let place = Place::new();
+    let dir = project(&place, "mine");
+    let error = within(&place, &dir, &["demo"], &[]).error(2, &place);
+    assert!(error.starts_with("error[WF0707]"), "{error}");
+    let config = place.file("other.toml", "");
+    for args in [&["demo", "--trust"][..], &["demo", "--config", &config]] {
+        let ran = within(&place, &dir, args, &[]);
+        assert_eq!(ran.ok_json(), "nothing was lost", "{args:?}");
+    }
+}
+
 /// A file that another user wrote above the working directory is not obeyed.
 #[test]
 fn a_project_file_of_a_stranger_is_refused() {

@@ -1,0 +1,15 @@
+//! Runs: what survives what, who advances them, and what can be done with them. By the real binary and a real
+//! database; [`embedding`] and [`outages`] by the library.
+
+mod changing_code;
+mod durability;
+mod embedding;
+mod families;
+mod faults;
+mod operations;
+mod outages;
+mod ownership;
+mod patterns;
+mod people;
+mod versions;
+mod virtual_time;

@@ -1,0 +1,362 @@
+//! Calls that outlive a trouble of the database, the session of their host, or its driver, and what is said of those
+//! that wait: by the library.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use wfhost::agents::{
+    Call, CallFailure, CallObserver, CallOutput, Policy, Provider, ProviderPolicy, Providers, SeenCall,
+};
+use wfhost::store::{
+    Append, ClaimHow, Claimed, Fence, MessageBody, NewTranscript, Next, RunState, SessionId, SharedStore,
+    SqliteOptions, SqliteStore, StoreError, TranscriptKind,
+};
+use wfhost::why::Parallel;
+use wfhost::{Host, HostOptions, Notice, Observer, ResumeOptions, StartOptions, steps};
+use wfhost_core::policy::rate::Rate;
+use wfhost_core::{Json, Reply, RunId, Step, TURN_AWAITED, TURN_TAKEN, Timestamp};
+use wfhost_tests::{Place, module};
+use wfhost_view::WhyView;
+
+/// How long the session of the host lasts without being renewed.
+const LEASE_MS: u64 = 900;
+
+/// An agent that answers when it may.
+#[derive(Debug)]
+struct Held {
+    name: &'static str,
+    begun: AtomicUsize,
+    may: Semaphore,
+}
+
+impl Held {
+    fn new(name: &'static str) -> Arc<Self> {
+        Arc::new(Self { name, begun: AtomicUsize::new(0), may: Semaphore::new(0) })
+    }
+
+    fn begun(&self) -> usize {
+        self.begun.load(Ordering::SeqCst)
+    }
+}
+
+impl Provider for Held {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn call(&self, _: Call, _: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>> {
+        Box::pin(async move {
+            self.begun.fetch_add(1, Ordering::SeqCst);
+            self.may.acquire().await.expect("it is never closed").forget();
+            Ok(Reply::new(self.name, Json::null()))
+        })
+    }
+}
+
+/// Sees what the store refuses, and whether that was for a run; and how often one was lost to another process.
+#[derive(Debug, Default)]
+struct Failures(Mutex<Vec<(bool, StoreError)>>, AtomicUsize);
+
+impl CallObserver for Failures {
+    fn see_call(&self, _: SeenCall<'_>) {}
+}
+
+/// Panics the first time that a run is opened.
+#[derive(Debug, Default)]
+struct Panics(AtomicUsize);
+
+impl CallObserver for Panics {
+    fn see_call(&self, _: SeenCall<'_>) {}
+}
+
+impl Observer for Panics {
+    fn see(&self, notice: Notice<'_>) {
+        if let Notice::Opened { .. } = notice {
+            assert!(self.0.fetch_add(1, Ordering::SeqCst) > 0, "the first time is a fault");
+        }
+    }
+}
+
+impl Observer for Failures {
+    fn see(&self, notice: Notice<'_>) {
+        match notice {
+            Notice::Failed { run, error } => {
+                self.0.lock().unwrap().push((run.is_some(), error.clone()));
+            }
+            Notice::Left { how: "lost", .. } => drop(self.1.fetch_add(1, Ordering::SeqCst)),
+            _ => {}
+        }
+    }
+}
+
+impl Failures {
+    fn any(&self, of_run: bool) -> bool {
+        let seen = self.0.lock().unwrap();
+        seen.iter().any(|(run, error)| *run == of_run && error.to_string().contains("an outage"))
+    }
+}
+
+/// Does something to a database behind the back of wfhost.
+fn execute(place: &Place, sql: &str) {
+    let database = rusqlite::Connection::open(place.db()).expect("the database");
+    database.busy_timeout(Duration::from_secs(10)).expect("a length of time");
+    database.execute_batch(sql).expect("valid SQL");
+}
+
+/// A host over a file, and another process that looks at it.
+struct Scene {
+    place: Place,
+    host: Host,
+    run: RunId,
+    failures: Arc<Failures>,
+    other: SharedStore,
+}
+
+impl Scene {
+    /// A run that calls these agents at once, each with what holds for it. `sql` is done to the database before.
+    async fn begin(calls: &[(&Arc<Held>, ProviderPolicy)], sql: &str) -> Self {
+        let place = Place::in_file();
+        let open = || -> SharedStore {
+            Arc::new(SqliteStore::open(&place.db(), &SqliteOptions::default()).expect("a database"))
+        };
+        let mut providers = Providers::builtin();
+        let mut policies = BTreeMap::new();
+        for (agent, policy) in calls {
+            providers.add(Arc::clone(agent) as _);
+            policies.insert(agent.name.to_owned(), *policy);
+        }
+        providers.set_policy(Policy { providers: policies, ..Policy::default() });
+        let failures = Arc::new(Failures::default());
+        let observer: Arc<dyn Observer> = failures.clone();
+        let options = HostOptions {
+            providers,
+            lease_ms: LEASE_MS,
+            observer: Some(observer),
+            ..HostOptions::new(open())
+        };
+        let host = Host::new(options).expect("a host");
+        let bytes = std::fs::read(module("probe")).expect("examples/build made it");
+        let module = host.add_module("probe", &bytes).await.expect("a workflow");
+        let call = |name: &str| json!({ "agent_with": { "prompt": "p", "providers": [name] } });
+        let calls: Vec<Value> = calls.iter().map(|(agent, _)| call(agent.name)).collect();
+        let input = Json::from(json!({ "do": [{ "parallel": calls }] }));
+        execute(&place, sql);
+        let run =
+            host.enqueue(&module, StartOptions { input, ..StartOptions::default() }).await.expect("a run");
+        host.serve();
+        let other = open();
+        Self { place, host, run, failures, other }
+    }
+
+    fn sql(&self, sql: &str) {
+        execute(&self.place, sql);
+    }
+
+    async fn session(&self) -> Option<SessionId> {
+        self.other.sessions().await.expect("a store").first().map(|session| session.id)
+    }
+
+    /// The database takes no commit of a run any more, and another process ends the session of this one. Both are
+    /// over when a new session has begun, which this gives.
+    async fn outage(&self) -> SessionId {
+        self.sql(
+            "CREATE TRIGGER outage BEFORE INSERT ON commits BEGIN SELECT RAISE(ABORT, 'an outage'); END",
+        );
+        let signal = MessageBody::Signal { name: "s".to_owned(), payload: Json::null(), id: None };
+        self.host.post(&self.run, signal).await.expect("it is taken");
+        until("a commit that fails", async || self.failures.any(true)).await;
+        let before = self.session().await.expect("the host has one");
+        self.sql(
+            "CREATE TRIGGER later BEFORE INSERT ON sessions BEGIN SELECT RAISE(ABORT, 'an outage'); END",
+        );
+        self.other.fence(before, Fence::Dead).await.expect("a store");
+        // The host notices when it renews its session, and has done what it does then before another one begins.
+        tokio::time::sleep(2 * Duration::from_millis(LEASE_MS)).await;
+        self.sql("DROP TRIGGER later");
+        until("the next session", async || self.session().await.is_some_and(|now| now != before)).await;
+        self.sql("DROP TRIGGER outage");
+        self.session().await.expect("it is there")
+    }
+
+    async fn completes(&self) {
+        until("the end of the run", async || {
+            let info = self.other.run(&self.run).await.expect("a store").expect("a run");
+            info.state == RunState::Completed
+        })
+        .await;
+    }
+}
+
+async fn until(what: &str, condition: impl AsyncFn() -> bool) {
+    let waiting = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waiting)
+        .await
+        .unwrap_or_else(|_| panic!("{what} did not happen"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_waits_for_a_slot_is_made_under_the_next_session_and_made_once() {
+    let agent = Held::new("held");
+    let one = ProviderPolicy { max_parallel: Some(1), ..ProviderPolicy::default() };
+    let scene = Scene::begin(&[(&agent, one), (&agent, one)], "").await;
+    until("the first call", async || agent.begun() == 1).await;
+    scene.outage().await;
+    agent.may.add_permits(2);
+    scene.completes().await;
+    assert_eq!(agent.begun(), 2);
+}
+
+/// As by `terminate` in a process that dies before it has ended the run, or that cannot end it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_outlives_that_another_process_had_its_run_for_a_moment() {
+    for dies in [true, false] {
+        let agent = Held::new("held");
+        let scene = Scene::begin(&[(&agent, ProviderPolicy::default())], "").await;
+        until("the call", async || agent.begun() == 1).await;
+        let owner = wfhost::owner::this_process();
+        let session = scene.other.begin_session(&owner, 60_000).await.expect("a store");
+        let claimed = scene.other.claim(session, &scene.run, ClaimHow::Seize).await.expect("a store");
+        let Claimed::Yes(seized) = claimed else { panic!("{claimed:?}") };
+        if dies {
+            scene.other.fence(session, Fence::Dead).await.expect("a store");
+        } else {
+            let next = Next::Release { waiting: None, trouble: None };
+            let append = Append::new(scene.run.clone(), session, seized.epoch, Timestamp(0), next);
+            scene.other.append(append).await.expect("the run is its own");
+        }
+        until("the host to drive it under its latest claim", async || {
+            scene.failures.1.load(Ordering::SeqCst) == 1
+        })
+        .await;
+        // The first is answered; another one would be, too.
+        agent.may.add_permits(2);
+        scene.completes().await;
+        assert_eq!(agent.begun(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_of_calls_that_outlive_a_session_belong_to_the_next_one() {
+    let agent = Held::new("held");
+    let of_fleet = ProviderPolicy { max_parallel: Some(2), of_fleet: true, ..ProviderPolicy::default() };
+    let scene = Scene::begin(&[(&agent, of_fleet)], "").await;
+    until("the call", async || agent.begun() == 1).await;
+    let session = scene.outage().await;
+    until("its slot", async || {
+        let slots = scene.other.slots().await.expect("a store");
+        matches!(&slots[..], [slot] if slot.session == session && (slot.used, slot.need.has) == (1, 1))
+    })
+    .await;
+    agent.may.add_permits(1);
+    scene.completes().await;
+    assert_eq!(agent.begun(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_are_given_out_though_turns_cannot_and_that_is_told() {
+    let (paced, many) = (Held::new("paced"), Held::new("many"));
+    let rate = Some(Rate { per_minute: 600, burst: 1 });
+    let paced_by = ProviderPolicy { rate, of_fleet: true, ..ProviderPolicy::default() };
+    let many_by = ProviderPolicy { max_parallel: Some(2), of_fleet: true, ..ProviderPolicy::default() };
+    let fails = "CREATE TRIGGER outage BEFORE INSERT ON rates BEGIN SELECT RAISE(ABORT, 'an outage'); END";
+    let scene = Scene::begin(&[(&paced, paced_by), (&many, many_by)], fails).await;
+    until("the call that needs a slot only", async || many.begun() == 1).await;
+    until("the trouble to be told", async || scene.failures.any(false)).await;
+    assert_eq!((paced.begun(), scene.failures.any(true)), (0, false));
+    scene.sql("DROP TRIGGER outage");
+    paced.may.add_permits(1);
+    many.may.add_permits(1);
+    scene.completes().await;
+}
+
+/// Calls whose turns at `paced` are some seconds apart: the second one sleeps until its own.
+fn some_seconds_apart() -> ProviderPolicy {
+    let rate = Some(Rate { per_minute: 15, burst: 1 });
+    ProviderPolicy { rate, of_fleet: true, ..ProviderPolicy::default() }
+}
+
+impl Scene {
+    async fn turns_waited_for(&self) -> u64 {
+        let turns = self.other.turns().await.expect("a store");
+        turns.iter().map(|turns| turns.waiting).sum()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_closed_leaves_the_turn_of_a_call_that_sleeps_until_then() {
+    let paced = Held::new("paced");
+    let scene = Scene::begin(&[(&paced, some_seconds_apart()), (&paced, some_seconds_apart())], "").await;
+    until("one call, and one that sleeps", async || {
+        paced.begun() == 1 && scene.turns_waited_for().await == 1
+    })
+    .await;
+    scene.host.close(None).await;
+    // What a host tells the store it tells at once.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(scene.turns_waited_for().await, 1, "the next host finds it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_drive_panics_is_given_up_and_can_be_driven_again() {
+    let place = Place::in_file();
+    let store: SharedStore =
+        Arc::new(SqliteStore::open(&place.db(), &SqliteOptions::default()).expect("a database"));
+    let panics = Arc::new(Panics::default());
+    let observer: Arc<dyn Observer> = panics.clone();
+    let options = HostOptions { observer: Some(observer), ..HostOptions::new(Arc::clone(&store)) };
+    let host = Host::new(options).expect("a host");
+    let bytes = std::fs::read(module("probe")).expect("examples/build made it");
+    let module = host.add_module("probe", &bytes).await.expect("a workflow");
+    let input = Json::from(json!({ "do": [] }));
+    let run = host.enqueue(&module, StartOptions { input, ..StartOptions::default() }).await.expect("a run");
+    host.serve();
+    let info = async || store.run(&run).await.expect("a store").expect("a run");
+    until("the run to be given up", async || info().await.trouble.is_some()).await;
+    let given_up = info().await;
+    let trouble = given_up.trouble.unwrap_or_default();
+    assert!(given_up.lease.is_none() && trouble.contains("the host panicked"), "{trouble}");
+    // Some time later anybody takes it up; on demand that is now.
+    let _handle = host.resume(&run, ResumeOptions::default()).await.expect("nobody has it");
+    until("the end of the run", async || info().await.state == RunState::Completed).await;
+    assert_eq!(panics.0.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_made_is_not_said_to_wait_because_an_attempt_before_did() {
+    let agent = Held::new("held");
+    let scene = Scene::begin(&[(&agent, ProviderPolicy::default())], "").await;
+    until("the call", async || agent.begun() == 1).await;
+    let line = |at, text: &str| NewTranscript {
+        step: Step(1),
+        attempt: 1,
+        at,
+        kind: TranscriptKind::Queue,
+        text: text.to_owned(),
+    };
+    let waits = async || {
+        let info = scene.other.run(&scene.run).await.expect("a store").expect("a run");
+        let steps = steps(&scene.host.journal(&scene.run).await.expect("a journal"));
+        let why = WhyView::of(scene.other.as_ref(), &info, &steps, Parallel::default()).await;
+        why.expect("a store").blockers.iter().any(|blocker| blocker.what.contains("waits for its turn"))
+    };
+    // Of an attempt whose host is gone.
+    scene.other.transcribe(&scene.run, vec![line(Timestamp(1), TURN_AWAITED)]).await.expect("a store");
+    assert!(!waits().await);
+    let now = scene.other.now();
+    scene.other.transcribe(&scene.run, vec![line(now, TURN_AWAITED); 1_000]).await.expect("a store");
+    assert!(waits().await);
+    // However often it waited, the last word counts.
+    scene.other.transcribe(&scene.run, vec![line(now, TURN_TAKEN)]).await.expect("a store");
+    assert!(!waits().await);
+    agent.may.add_permits(1);
+    scene.completes().await;
+}
