@@ -1,8 +1,8 @@
 //! Counts the instructions of a few paths that everything depends on, and
 //! compares them with those that are recorded in `instructions.txt`.
 //!
-//!     tests/bench/guard             fails if one has grown
-//!     tests/bench/guard --record    records them anew, on purpose
+//!     tests/guard/run             fails if one has grown
+//!     tests/guard/run --record    records them anew, on purpose
 //!
 //! Valgrind counts. Each path is executed with two numbers of repetitions in
 //! processes of their own; the difference is what the repetitions took, without
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
-use wfhost::store::{
+use wfhost_store::{
     Append, MessageBody, NewMessage, NewRun, Next, Owner, SessionId, SharedStore, SqliteOptions, SqliteStore,
     Synchronous, Wanted,
 };
@@ -47,8 +47,7 @@ const PATHS: [GuardedPath; 8] = [
 ];
 
 fn main() -> ExitCode {
-    // What `cargo bench` adds.
-    let arguments: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         [] => check(false),
@@ -59,7 +58,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         _ => {
-            eprintln!("usage: tests/bench/guard [--record]");
+            eprintln!("usage: tests/guard/run [--record]");
             ExitCode::from(2)
         }
     }
@@ -67,11 +66,11 @@ fn main() -> ExitCode {
 
 /// Counts all paths and compares, or records.
 fn check(record: bool) -> ExitCode {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/instructions.txt");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("instructions.txt");
     let recorded = std::fs::read_to_string(&file).unwrap_or_default();
     let compiler = compiler();
     let same_compiler = recorded.lines().any(|line| line == format!("# {compiler}"));
-    let mut text = format!("# Instructions of each path; see guard.rs. Recorded with\n# {compiler}\n");
+    let mut text = format!("# Instructions of each path; see main.rs. Recorded with\n# {compiler}\n");
     let mut grown = 0;
     for path in &PATHS {
         let count = count(path);
@@ -99,7 +98,7 @@ fn check(record: bool) -> ExitCode {
         (0, _) => ExitCode::SUCCESS,
         (_, true) => {
             eprintln!("Paths that everything depends on take more instructions than they did.");
-            eprintln!("If that is meant: tests/bench/guard --record");
+            eprintln!("If that is meant: tests/guard/run --record");
             ExitCode::FAILURE
         }
         (_, false) => {
@@ -316,7 +315,7 @@ fn appends(repetitions: u64) {
 fn claims(repetitions: u64) {
     let mut kept = Kept::new();
     let waiting = || {
-        let mut waiting = wfhost::store::Waiting::default();
+        let mut waiting = wfhost_store::Waiting::default();
         waiting.signals.push("go".to_owned());
         Next::Park(waiting)
     };
