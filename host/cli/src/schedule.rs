@@ -260,7 +260,9 @@ impl Add {
             return Err(UserError::usage("WF0514", format!("the schedule `{}` already exists", self.name))
                 .hint("choose another name, or replace it with --replace"));
         }
-        show(common, &schedule);
+        // It goes on from the runs of one that it replaces.
+        let kept = host.store().schedules().await?.named(&schedule.name);
+        show(common, kept.as_ref().unwrap_or(&schedule));
         printer::say(common, "Added", &format!("{}; `wfhost serve` starts its runs", self.name));
         Ok(Exit::Done)
     }

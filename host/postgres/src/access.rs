@@ -4,7 +4,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio_postgres::Row as SqlRow;
 use wfhost_core::{Digest, Timestamp};
-use wfhost_store::{Access, Act, KEPT_ACTS, Result, Token, TokenKind, Used};
+use wfhost_store::{Access, Act, KEPT_ACTS, Result, Token, TokenKind, Used, stored};
 
 use crate::PostgresStore;
 use crate::args::{Columns, Read, args_of, millis, strange};
@@ -137,7 +137,7 @@ impl Access for PostgresStore {
     fn acts(&self, before: Option<u64>, limit: usize) -> BoxFuture<'_, Result<Vec<Act>>> {
         async move {
             let sql = "SELECT id, at, who, act, target, result FROM wf.audit WHERE id < $1 ORDER BY id DESC LIMIT $2";
-            let before = before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
+            let before = before.map_or(i64::MAX, stored);
             let rows = self.pool.read(sql, &|| args_of![before, most(limit)]).await?;
             self.all(&rows, act)
         }

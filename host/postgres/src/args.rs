@@ -3,6 +3,7 @@
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 use wfhost_core::{Digest, Timestamp};
+use wfhost_store::stored;
 
 /// A parameter. Types are said by the client, so that nothing has to be prepared: behind a pooler the next
 /// statement may be another connection's.
@@ -105,6 +106,11 @@ pub(crate) use args_of;
 /// A time as it is stored; beyond what can be stored is never.
 pub(crate) fn millis(at: Timestamp) -> i64 {
     i64::try_from(at.0).unwrap_or(i64::MAX)
+}
+
+/// A length of time that can be added to any time.
+pub(crate) fn lasting(millis: u64) -> i64 {
+    stored(millis.min(1 << 62))
 }
 
 /// PostgreSQL's texts have no NUL. One is written as U+0001 and `0`, and U+0001 as itself and `1`: the order of

@@ -5,7 +5,7 @@ use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::{Digest, Failure, FailureKind, Given, Outcome, QuestionChange, Recorded, Row, RunId, Step};
 use wfhost_store::{
     AGAIN_AFTER_MS, AT_ONCE_MS, Append, Emission, ImportedRun, LogLine, MessageBody, NewRun, Next,
-    PARENT_GONE, Rebuilt, RunInfo, RunState, StoreError, Waiting,
+    PARENT_GONE, Rebuilt, RunInfo, RunState, StoreError, Waiting, stored,
 };
 
 use crate::args::{Arg, args_of, escaped, millis};
@@ -109,7 +109,7 @@ impl Jobs {
             MessageBody::Pause => json!({ "kind": "pause", "calm": false }),
             MessageBody::Answer { step, outcome, by, note } => {
                 let body: AnswerBody = (*step, outcome.clone().into(), by.clone(), note.clone());
-                json!({ "kind": "answer", "calm": true, "step": step.0, "body": self.blob(cbor(body)) })
+                json!({ "kind": "answer", "calm": true, "step": stored(step.0), "body": self.blob(cbor(body)) })
             }
             MessageBody::Child { step, run, outcome, spent } => self.told(run, *step, outcome, *spent),
         })
@@ -118,17 +118,17 @@ impl Jobs {
     /// What the parent of a run is told when it ends.
     pub fn told(&mut self, run: &RunId, step: Step, outcome: &Outcome, spent: Spent) -> Value {
         json!({
-            "kind": "child", "calm": true, "step": step.0, "body": self.blob(child_body(step, run, outcome, spent)),
+            "kind": "child", "calm": true, "step": stored(step.0), "body": self.blob(child_body(step, run, outcome, spent)),
         })
     }
 
     fn questions(&mut self, changes: &[QuestionChange]) -> Value {
         let changes = changes.iter().map(|change| match change {
             QuestionChange::Asked { step, at, deadline, question } => object(json!({
-                "step": step.0, "at": millis(*at), "deadline": deadline.map(millis),
+                "step": stored(step.0), "at": millis(*at), "deadline": deadline.map(millis),
                 "body": self.blob(cbor(question)),
             })),
-            QuestionChange::Closed { step } => json!({ "step": step.0 }),
+            QuestionChange::Closed { step } => json!({ "step": stored(step.0) }),
         });
         Value::Array(changes.collect())
     }
@@ -185,7 +185,7 @@ impl Jobs {
             "imported": run.imported, "workflow": text(&run.workflow), "module": self.blob(run.module.0.to_vec()),
             "labels": self.text_blob(&pairs(&run.labels)), "found_by": self.labels(&run.labels),
             "parent": id(run.parent.as_ref()),
-            "step": run.links.step.map(|step| step.0), "on_close": run.links.on_close.map(|close| close as i64),
+            "step": run.links.step.map(|step| stored(step.0)), "on_close": run.links.on_close.map(|close| close as i64),
             "root": run.links.root.as_str(), "chain": id(run.links.chain.as_ref()),
             "budget": self.budget(run.budget), "created_at": millis(run.created_at),
             "updated_at": millis(run.updated_at), "state": number(state),
@@ -214,14 +214,14 @@ impl Jobs {
         let mut job = self.new_run(child)?;
         job["refused"] = json!(refused);
         // A child without one is told of as well.
-        job["step"] = json!(step.0);
+        job["step"] = json!(stored(step.0));
         Ok(job)
     }
 
     /// An append with all that goes with it, of the run with that number.
     pub fn append(&mut self, run: i64, append: &Append) -> Result<Value, StoreError> {
         let mut job = json!({
-            "run": run, "epoch": append.epoch.0, "at": millis(append.at), "parent_gone": PARENT_GONE,
+            "run": run, "epoch": append.epoch.0 as i64, "at": millis(append.at), "parent_gone": PARENT_GONE,
             "knows": append.before != Digest([0; 32]),
         });
         if let Some(row) = &append.row {
@@ -243,7 +243,7 @@ impl Jobs {
         }
         if let Some((spent, budget)) = append.ledger {
             job["ledger"] = object(json!({
-                "tokens": spent.tokens as i64, "micros": spent.micros as i64, "budget": self.budget(budget),
+                "tokens": stored(spent.tokens), "micros": stored(spent.micros), "budget": self.budget(budget),
             }));
         }
         if let Some(module) = append.module {
@@ -254,7 +254,7 @@ impl Jobs {
             job["children"] = Value::Array(children.collect::<Result<_, _>>()?);
         }
         if !append.dropped.is_empty() {
-            job["dropped"] = json!(append.dropped.iter().map(|step| step.0).collect::<Vec<_>>());
+            job["dropped"] = json!(append.dropped.iter().map(|step| stored(step.0)).collect::<Vec<_>>());
         }
         let waits = |job: &mut Value, waiting: &Waiting| {
             job["signals"] = waiting.signals.iter().map(|name| text(name)).collect();
@@ -337,7 +337,7 @@ impl Jobs {
             .collect();
         let mut job = self.info(info);
         job["state"] = json!(number(state));
-        job["epoch"] = json!(info.epoch.0);
+        job["epoch"] = json!(stored(info.epoch.0));
         job["imported"] = json!(info.imported);
         for (name, value) in
             [("key", maybe(info.key.as_deref())), ("project", maybe(info.project.as_deref()))]
@@ -355,11 +355,12 @@ impl Jobs {
         if let Some(phase) = &info.phase {
             job["phase"] = text(phase);
         }
-        job["emissions"] = json!(run.emissions);
+        job["emissions"] = json!(stored(run.emissions));
         job["given"] = self.blob(given_bytes(run.given));
         job["given_out"] = Value::Array(given_out);
         job["rows"] = Value::Array(self.rows(&run.rows));
         job["inbox"] = Value::Array(inbox);
+        job["seen"] = run.signal_ids().iter().map(|id| text(id)).collect();
         job["questions"] = self.questions(&run.questions);
         Ok(job)
     }
@@ -367,7 +368,7 @@ impl Jobs {
     pub fn rebuilt(&mut self, run: &Rebuilt) -> Value {
         let info = &run.info;
         let mut job = self.info(info);
-        job["entries"] = json!(info.entries.0);
+        job["entries"] = json!(stored(info.entries.0));
         job["state"] = json!(number(info.state));
         if let Some(outcome) = &info.outcome {
             job["outcome"] = self.blob(outcome_bytes(outcome));
@@ -402,11 +403,11 @@ impl Jobs {
             "name": info.id.as_str(), "workflow": text(&info.workflow),
             "module": self.blob(info.module.0.to_vec()), "labels": self.text_blob(&pairs(&info.labels)),
             "found_by": self.labels(&info.labels),
-            "parent": id(info.parent.as_ref()), "step": info.links.step.map(|step| step.0),
+            "parent": id(info.parent.as_ref()), "step": info.links.step.map(|step| stored(step.0)),
             "on_close": info.links.on_close.map(|close| close as i64), "root": info.links.root.as_str(),
             "chain": id(info.links.chain.as_ref()), "next": id(info.links.next.as_ref()),
-            "budget": self.budget(info.budget), "tokens": info.spent.tokens as i64,
-            "micros": info.spent.micros as i64, "created_at": millis(info.created_at),
+            "budget": self.budget(info.budget), "tokens": stored(info.spent.tokens),
+            "micros": stored(info.spent.micros), "created_at": millis(info.created_at),
             "updated_at": millis(info.updated_at),
         }))
     }
@@ -444,7 +445,7 @@ pub(crate) fn beginning(run: &NewRun) -> Vec<Arg> {
         run.workflow.as_str(),
         run.module,
         run.parent.as_ref().map(RunId::as_str),
-        run.links.step.map(|step| step.0 as i64),
+        run.links.step.map(|step| stored(step.0)),
         run.links.on_close.map(|close| close as i16),
         run.links.root.as_str(),
         run.links.chain.as_ref().map(RunId::as_str),

@@ -348,3 +348,119 @@ BEGIN
     END IF;
     RETURN QUERY SELECT 0, NULL::int8, t.* FROM wf.take_1(p_session, ARRAY[v_run]) t;
 END $$;
+
+-- As in format 4, but that nothing that is counted becomes more than can be stored: a run that has the greatest epoch
+-- keeps it, and its host tells what is wrong with it, while others are claimed.
+CREATE OR REPLACE FUNCTION wf.take_1(p_session int8, p_runs int8[]) RETURNS TABLE (
+    run int8, name text, epoch int8, starts int4, module bytea, emissions int8, given bytea, state int2,
+    wait_until int8, wait_for text[], people bool, head bytea, project text, outcome bytea, trouble text,
+    imported bool) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY UPDATE wf.hot h SET session = p_session, state = 1, wait_until = NULL,
+        wait_for = NULL, people = false, outcome = NULL, due_at = NULL, trouble = NULL,
+        epoch = CASE WHEN h.epoch < 9223372036854775807 THEN h.epoch + 1 ELSE h.epoch END,
+        starts = CASE WHEN h.starts < 2147483647 AND h.session IS DISTINCT FROM p_session THEN h.starts + 1
+            ELSE h.starts END,
+        stopping = CASE WHEN o.state >= 5 THEN false ELSE h.stopping END
+    FROM unnest(p_runs) w(run),
+        LATERAL (SELECT x.state, x.wait_until, x.wait_for, x.people, x.outcome, x.trouble FROM wf.hot x
+                 WHERE x.run = w.run OFFSET 0) o,
+        LATERAL (SELECT y.name, y.module, y.project, y.imported FROM wf.runs y WHERE y.run = w.run OFFSET 0) r
+    WHERE h.run = w.run
+    RETURNING h.run, r.name, h.epoch, h.starts, r.module, h.emissions, h.given, o.state, o.wait_until, o.wait_for,
+        o.people, h.head, r.project, o.outcome, o.trouble, r.imported;
+END $$;
+
+-- What a family has spent when a run of it has spent `p_after` in place of `p_before`: what cannot be counted any more
+-- is not made less. The same as `family_sum` in the host.
+CREATE FUNCTION wf.family_sum_5(p_sum int8, p_before int8, p_after int8) RETURNS int8 LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    -- What is less than nothing was too much for an earlier host.
+    IF p_sum < 0 OR greatest(p_sum, p_after) = 9223372036854775807 THEN RETURN 9223372036854775807; END IF;
+    RETURN greatest(least(p_sum::numeric + p_after - p_before, 9223372036854775807), 0)::int8;
+END $$;
+
+-- As in format 1, but that it has bounds, as what calls consume has none.
+CREATE OR REPLACE FUNCTION wf.set_ledger_1(p_run int8, p_tokens int8, p_micros int8, p_budget bytea) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    h record;
+BEGIN
+    -- Hosts of earlier formats tell them so.
+    IF p_tokens < 0 THEN p_tokens := 9223372036854775807; END IF;
+    IF p_micros < 0 THEN p_micros := 9223372036854775807; END IF;
+    SELECT x.tokens, x.micros, r.root INTO h FROM wf.hot x,
+        LATERAL (SELECT o.root FROM wf.runs o WHERE o.run = x.run OFFSET 0) r
+        WHERE x.run = p_run;
+    IF h.tokens <> p_tokens OR h.micros <> p_micros THEN
+        INSERT INTO wf.ledgers AS l (root, tokens, micros)
+        VALUES (h.root, wf.family_sum_5(0, h.tokens, p_tokens), wf.family_sum_5(0, h.micros, p_micros))
+        ON CONFLICT (root) DO UPDATE SET tokens = wf.family_sum_5(l.tokens, h.tokens, p_tokens),
+            micros = wf.family_sum_5(l.micros, h.micros, p_micros);
+        UPDATE wf.hot SET tokens = p_tokens, micros = p_micros WHERE run = p_run;
+    END IF;
+    UPDATE wf.runs SET budget = p_budget WHERE run = p_run AND budget IS DISTINCT FROM p_budget;
+END $$;
+
+-- As in format 1, but that a question whose answer waits to be taken is not asked again.
+CREATE OR REPLACE FUNCTION wf.questions_1(p_run int8, q jsonb, b bytea[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    c jsonb;
+    v_answered bool;
+BEGIN
+    FOR c IN SELECT jsonb_array_elements(q) LOOP
+        IF c ? 'body' THEN
+            PERFORM 1 FROM wf.inbox WHERE run = p_run AND calm AND kind = 'answer' AND step = (c->>'step')::int8 LIMIT 1;
+            v_answered := FOUND;
+            INSERT INTO wf.questions AS o (run, step, at, deadline, answered, body)
+            VALUES (p_run, (c->>'step')::int8, (c->>'at')::int8, (c->>'deadline')::int8, v_answered,
+                    b[(c->>'body')::int])
+            ON CONFLICT (run, step) DO UPDATE
+            SET at = excluded.at, deadline = excluded.deadline, answered = excluded.answered, body = excluded.body;
+        ELSE
+            DELETE FROM wf.questions WHERE run = p_run AND step = (c->>'step')::int8;
+        END IF;
+    END LOOP;
+END $$;
+
+-- As in format 1, but that the ids of signals that the run was sent are known.
+CREATE OR REPLACE FUNCTION wf.import_1(j jsonb, b bytea[], p_now int8) RETURNS int4 LANGUAGE plpgsql AS $$
+DECLARE
+    v_run int8;
+    v_code int4 := wf.check_new_1(j->>'name', b[(j->>'module')::int]);
+BEGIN
+    IF v_code <> 0 THEN RETURN v_code; END IF;
+    IF EXISTS (SELECT 1 FROM wf.runs WHERE workflow = j->>'workflow' AND key = j->>'key') THEN
+        -- A key that is somebody else's here stays his.
+        j := j - 'key';
+    END IF;
+    v_run := wf.insert_run_1(j, b, wf.place_1(), wf.now_1(p_now));
+    PERFORM wf.set_ledger_1(v_run, (j->>'tokens')::int8, (j->>'micros')::int8, b[(j->>'budget')::int]);
+    PERFORM wf.emit_1(v_run, j->'given_out', b);
+    UPDATE wf.hot SET phase = j->>'phase' WHERE run = v_run;
+    INSERT INTO wf.seen (chain, dedupe)
+        SELECT coalesce(j->>'chain', j->>'name'), x FROM jsonb_array_elements_text(j->'seen') x
+        ON CONFLICT DO NOTHING;
+    RETURN 0;
+END $$;
+
+-- As in format 1, but that what a schedule has begun stays known of it when it is replaced.
+CREATE OR REPLACE FUNCTION wf.put_schedule_1(p_name text, p_times text, p_overlap text, p_catch_up text,
+    p_workflow text, p_module bytea, p_input text, p_labels text, p_config bytea, p_created_at int8, p_next_at int8,
+    p_fired int8, p_last text, p_replace bool) RETURNS bool LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared('wf.modules'::regclass::oid::int8);
+    PERFORM 1 FROM wf.modules WHERE digest = p_module;
+    IF NOT FOUND THEN RETURN NULL; END IF;
+    INSERT INTO wf.schedules AS s (name, times, overlap, catch_up, workflow, module, input, labels, config,
+                                   created_at, next_at, fired, last)
+    VALUES (p_name, p_times, p_overlap, p_catch_up, p_workflow, p_module, p_input, p_labels, p_config,
+            p_created_at, p_next_at, p_fired, p_last)
+    ON CONFLICT (name) DO UPDATE SET times = excluded.times, overlap = excluded.overlap,
+        catch_up = excluded.catch_up, workflow = excluded.workflow, module = excluded.module,
+        input = excluded.input, labels = excluded.labels, config = excluded.config,
+        created_at = excluded.created_at, next_at = excluded.next_at
+    WHERE p_replace;
+    RETURN FOUND;
+END $$;

@@ -1,8 +1,8 @@
 //! What claims are in every store.
 
-use wfhost_core::{Digest, Position, Row};
+use wfhost_core::{Digest, Epoch, Position, Row};
 
-use crate::RunState;
+use crate::{GREATEST, RunState};
 
 /// Of how many claims one is kept for runs that have not begun.
 const NEW_SHARE: usize = 4;
@@ -33,5 +33,19 @@ pub fn check_rows(rows: &[Row], was: RunState, head: Option<Digest>) -> Result<(
     match is_there {
         true => Ok(()),
         false => Err(format!("its last entries are missing, up to the head {head}")),
+    }
+}
+
+/// The epoch of a run whose epoch was this one, and which is claimed.
+pub fn next_epoch(epoch: Epoch) -> Epoch {
+    Epoch(epoch.0.saturating_add(1).min(GREATEST))
+}
+
+/// Looks whether a run that was claimed can be advanced under its epoch: behind the greatest one there is none, so
+/// whoever has it could not be told from who had it before. Else says what is wrong.
+pub fn check_epoch(epoch: Epoch) -> Result<(), String> {
+    match epoch.0 < GREATEST {
+        true => Ok(()),
+        false => Err("its epoch is the greatest one, which an import may have brought along".to_owned()),
     }
 }

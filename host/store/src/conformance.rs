@@ -76,6 +76,12 @@ macro_rules! conformance {
             a_turn_belongs_to_its_step_whichever_host_asks_for_it,
             turns_are_those_of_one_queue,
             what_runs_need_besides_their_modules_is_kept_by_digest,
+            a_run_whose_epoch_cannot_grow_holds_up_no_others,
+            usage_beyond_all_measure_is_the_greatest_that_can_be_stored,
+            an_import_knows_which_signals_came_and_which_questions_are_answered,
+            a_schedule_that_is_replaced_goes_on_from_its_last_run,
+            behind_all_positions_there_is_nothing,
+            the_last_round_that_is_left_of_a_chain_is_not_passed_on_to_itself,
         }
     };
     ($stores:path: $($name:ident,)*) => {
@@ -1872,4 +1878,309 @@ pub async fn what_runs_need_besides_their_modules_is_kept_by_digest(stores: Vec<
         assert_eq!(store.delete_blobs(Timestamp(12 * HOUR), Vec::new()).await.unwrap(), 1);
         assert_eq!((store.blob(one).await.unwrap(), store.blob(two).await.unwrap().is_some()), (None, true));
     }
+}
+
+/// A run as another store had it.
+pub fn imported(machine: &mut Machine) -> ImportedRun {
+    let rows = vec![row(machine)];
+    ImportedRun {
+        info: RunInfo { imported: true, ..RunInfo::of(machine) },
+        rows,
+        emissions: 0,
+        given: Given::Counted(0),
+        logs: Vec::new(),
+        messages: Vec::new(),
+        state: Vec::new(),
+        inbox: Vec::new(),
+        questions: Vec::new(),
+    }
+}
+
+pub async fn a_run_whose_epoch_cannot_grow_holds_up_no_others(stores: Vec<Shop>) {
+    for store in stores {
+        let module = store.put_module("w", b"module").await.unwrap();
+        let odd = [("before", GREATEST - 1), ("last", GREATEST), ("beyond", u64::MAX)];
+        for (run, epoch) in odd {
+            let mut run = imported(&mut machine(run, module));
+            run.info.epoch = Epoch(epoch);
+            let name = run.info.id.clone();
+            store.import(run).await.unwrap();
+            assert!(store.unpause(&name).await.unwrap());
+        }
+        enqueue(&store, "r", None).await;
+        let due = store.claim_due(store.other, 9, Wanted::default()).await.unwrap();
+        let mut found = Vec::new();
+        for claimed in due.runs {
+            match claimed {
+                Ok(opened) => assert_eq!(opened.run, id("r")),
+                Err(Unreadable { run, epoch, error }) => {
+                    assert!(matches!(error, StoreError::Damaged { .. }), "{error:?}");
+                    let trouble = Next::Release { waiting: None, trouble: Some(error.to_string()) };
+                    let release = Append::new(run.clone(), store.other, epoch, Timestamp(0), trouble);
+                    store.append(release).await.unwrap();
+                    found.push(run.to_string());
+                }
+            }
+        }
+        found.sort();
+        assert_eq!(found, ["before", "beyond", "last"]);
+        assert_eq!(store.held(store.other).await.unwrap(), [id("r")]);
+        for (run, _) in odd {
+            let info = store.info(run).await;
+            assert!(info.trouble.is_some_and(|trouble| trouble.contains("epoch")), "it is told");
+            let claimed = store.claim_as(store.mine, run, ClaimHow::Asked).await;
+            assert!(matches!(claimed, Claimed::Unreadable(_)), "{claimed:?}");
+        }
+    }
+}
+
+pub async fn usage_beyond_all_measure_is_the_greatest_that_can_be_stored(stores: Vec<Shop>) {
+    for store in stores {
+        let spent = |tokens, micros| Spent { tokens, micros, time_ms: 0 };
+        for root in ["p", "q"] {
+            let (mut parent, _) = create(&store, root, None).await;
+            let children =
+                (1..=2).map(|step| child(&mut parent, step, None, OnParentClose::Cancel)).collect();
+            store.append(Append { children, ..store.with(root, None) }).await.unwrap();
+            for step in 1..=2 {
+                store.opened(store.mine, &format!("{root}.{step}")).await;
+            }
+        }
+        let spend = async |run: &str, total: Spent| {
+            let go = Append::new(id(run), store.mine, Epoch(2), Timestamp(30), Next::Go);
+            let ledger = Some((total, Budget::default()));
+            store.append(Append { ledger, ..go }).await.unwrap();
+            store.info(run).await.spent
+        };
+        let family = async |root: &str| store.family(&id(root)).await.unwrap().spent;
+        assert_eq!(spend("p.1", spent(100, 1 << 63)).await, spent(100, GREATEST));
+        assert_eq!(family("p").await, spent(100, GREATEST));
+        for _ in 0..2 {
+            assert_eq!(spend("p.1", spent(u64::MAX, u64::MAX)).await, spent(GREATEST, GREATEST));
+            assert_eq!(family("p").await, spent(GREATEST, GREATEST));
+        }
+        assert_eq!(spend("p.2", spent(7, 7)).await, spent(7, 7));
+        assert_eq!(family("p").await, spent(GREATEST, GREATEST));
+        // Each of these can be stored, their sum cannot.
+        assert_eq!(spend("q.1", spent(1 << 62, 3)).await, spent(1 << 62, 3));
+        assert_eq!(spend("q.2", spent(1 << 62, 4)).await, spent(1 << 62, 4));
+        assert_eq!(family("q").await, spent(GREATEST, 7));
+        assert_eq!(spend("q.2", spent((1 << 62) + 1, 5)).await, spent((1 << 62) + 1, 5));
+        assert_eq!(family("q").await, spent(GREATEST, 8));
+        // Also what comes from elsewhere, and what is put right.
+        let mut run = imported(&mut machine("i", Digest::of(b"module")));
+        run.info.spent = spent(u64::MAX, 5);
+        store.import(run).await.unwrap();
+        assert_eq!(
+            (store.info("i").await.spent, family("i").await),
+            (spent(GREATEST, 5), spent(GREATEST, 5))
+        );
+        let info = RunInfo { spent: spent(3, 1 << 63), ..store.info("i").await };
+        let rebuilt = Rebuilt { info, emissions: None, questions: Vec::new() };
+        assert!(store.rebuild(rebuilt).await.unwrap());
+        assert_eq!(store.info("i").await.spent, spent(3, GREATEST));
+        assert_eq!(family("i").await.micros, GREATEST);
+    }
+}
+
+pub async fn an_import_knows_which_signals_came_and_which_questions_are_answered(stores: Vec<Shop>) {
+    for store in stores {
+        let module = store.put_module("w", b"module").await.unwrap();
+        let answer =
+            |step| MessageBody::Answer { step: Step(step), outcome: Ok(Json::null()), by: None, note: None };
+        // One is a round of a chain, the other is alone.
+        for (name, chain) in [("r", None), ("r-2", Some(id("first")))] {
+            let mut machine = machine(name, module);
+            machine.receive("s".to_owned(), Json::null(), Some("taken".to_owned()), Timestamp(20));
+            let mut run = imported(&mut machine);
+            run.info.links.chain = chain;
+            run.inbox = [signal("s", Some("untaken")), answer(3)].map(|body| (Timestamp(5), body)).to_vec();
+            run.questions = vec![question(3), question(4)];
+            store.import(run).await.unwrap();
+            for known in ["taken", "untaken"] {
+                assert_eq!(post(&store, name, signal("s", Some(known))).await, Posted::Duplicate, "{known}");
+            }
+            assert_eq!(post(&store, name, signal("s", Some("new"))).await, Posted::Added);
+            let open = async || {
+                let open = store.questions(Some(&id(name)), 9).await.unwrap();
+                open.into_iter().map(|open| open.step.0).collect::<Vec<_>>()
+            };
+            assert_eq!(open().await, [4]);
+            assert_eq!(post(&store, name, answer(3)).await, Posted::NoQuestion);
+            assert_eq!(post(&store, name, answer(4)).await, Posted::Added);
+            // Nor are they asked again when what is kept of the run is made anew.
+            let questions = vec![question(3), question(4), question(5)];
+            let rebuilt = Rebuilt { info: store.info(name).await, emissions: None, questions };
+            assert!(store.rebuild(rebuilt).await.unwrap());
+            assert_eq!(open().await, [5]);
+            assert_eq!(post(&store, name, answer(4)).await, Posted::NoQuestion);
+        }
+    }
+}
+
+pub async fn a_schedule_that_is_replaced_goes_on_from_its_last_run(stores: Vec<Shop>) {
+    use crate::schedule::{CatchUp, Overlap, Schedule, When};
+    for store in stores {
+        let module = store.put_module("w", b"module").await.unwrap();
+        let schedule = Schedule {
+            name: "s".to_owned(),
+            when: When::Every { millis: 1_000, from: Timestamp(5_000) },
+            overlap: Overlap::Skip,
+            catch_up: CatchUp::Last,
+            workflow: "w".to_owned(),
+            module,
+            input: Json::null(),
+            labels: Vec::new(),
+            config: RunConfig::default(),
+            created_at: Timestamp(1),
+            next_at: Some(Timestamp(5_000)),
+            fired: 0,
+            last: None,
+        };
+        assert_eq!(store.put_schedule(schedule.clone(), true).await, Ok(true));
+        let mut machine = machine("s-1", module);
+        let rows = vec![row(&mut machine)];
+        let run = NewRun::new(&machine, rows);
+        let fire = Fire {
+            schedule: "s".to_owned(),
+            due: Timestamp(5_000),
+            next: Some(Timestamp(6_000)),
+            run: Some(run),
+            cancel: None,
+        };
+        assert_eq!(store.fire(fire).await, Ok(true));
+        let new = Schedule {
+            overlap: Overlap::Queue,
+            created_at: Timestamp(9),
+            next_at: Some(Timestamp(7_000)),
+            ..schedule
+        };
+        assert_eq!(store.put_schedule(new.clone(), false).await, Ok(false));
+        assert_eq!(store.put_schedule(new.clone(), true).await, Ok(true));
+        let known = store.schedules().await.unwrap().known;
+        assert_eq!(known, [Schedule { fired: 1, last: Some(id("s-1")), ..new.clone() }]);
+        // One that was removed is another one.
+        assert_eq!(store.delete_schedule("s").await, Ok(true));
+        assert_eq!(store.put_schedule(new.clone(), true).await, Ok(true));
+        assert_eq!(store.schedules().await.unwrap().known, [new]);
+    }
+}
+
+pub async fn behind_all_positions_there_is_nothing(stores: Vec<Shop>) {
+    for store in stores {
+        create(&store, "r", None).await.1.unwrap();
+        let run = id("r");
+        let at = Timestamp(1);
+        let log =
+            LogLine { number: 0, at, level: LogLevel::Info, message: "m".to_owned(), fields: Vec::new() };
+        let emissions = vec![
+            Emission::Log(log),
+            Emission::State { key: "k".to_owned(), value: Json::null(), at },
+            Emission::Message { name: "n".to_owned(), payload: Json::null(), at },
+        ];
+        let questions = vec![question(3)];
+        store.append(Append { emissions, questions, ..store.with("r", None) }).await.unwrap();
+        let line = |kind| NewTranscript { step: Step(1), attempt: 1, at, kind, text: "t".to_owned() };
+        let lines = vec![line(TranscriptKind::Answer), line(TranscriptKind::Heartbeat)];
+        store.transcribe(&run, lines).await.unwrap();
+        let act = Act {
+            number: 0,
+            at,
+            who: "ada".to_owned(),
+            act: "runs.cancel".to_owned(),
+            target: "r".to_owned(),
+            result: "asked".to_owned(),
+        };
+        store.record_act(act).await.unwrap();
+        let delivery = NewDelivery {
+            sink: "s".to_owned(),
+            message: "m".to_owned(),
+            event: "e".to_owned(),
+            run: run.clone(),
+            body: "{}".to_owned(),
+        };
+        assert_eq!(store.put_deliveries(vec![delivery]).await, Ok(1));
+        store.hold_cursor("c", "me", 50).await.unwrap();
+        for beyond in [GREATEST, GREATEST + 1, u64::MAX] {
+            let position = Position(beyond);
+            assert_eq!(store.journal(&run, position).await, Ok(Vec::new()));
+            assert_eq!(store.journal_part(&run, position, 9).await, Ok(Vec::new()));
+            assert_eq!(store.changes(beyond, 9).await, Ok(Vec::new()));
+            assert_eq!(store.logs(&run, beyond, 9).await, Ok(Vec::new()));
+            assert_eq!(store.messages(&run, Some(beyond), 9).await, Ok(Vec::new()));
+            assert_eq!(store.published(&run, None, Some(beyond), 9).await, Ok(Vec::new()));
+            assert_eq!(store.latest(&run, None, Some(beyond), 9).await, Ok(Vec::new()));
+            let filter = TranscriptFilter { after: beyond, ..TranscriptFilter::default() };
+            assert_eq!(store.transcript(&run, filter, 9).await, Ok(Vec::new()));
+            let step = Step(beyond);
+            let filter = TranscriptFilter { step: Some(step), ..TranscriptFilter::default() };
+            assert_eq!(store.transcript(&run, filter, 9).await, Ok(Vec::new()));
+            assert_eq!(store.last_heartbeat(&run, step).await, Ok(None));
+            assert_eq!(store.question(&run, step).await, Ok(None));
+            assert_eq!(store.ended_children(&run, &[step]).await, Ok(Vec::new()));
+            let answer = MessageBody::Answer { step, outcome: Ok(Json::null()), by: None, note: None };
+            assert_eq!(post(&store, "r", answer).await, Posted::NoQuestion);
+            // Before them is everything.
+            assert_eq!(store.acts(Some(beyond), 9).await.unwrap().len(), 1);
+            let filter = DeliveryFilter { before: Some(beyond), ..DeliveryFilter::default() };
+            assert_eq!(store.deliveries(filter, 9).await.unwrap().len(), 1);
+            assert_eq!(store.redeliver(vec![beyond]).await, Ok(0));
+            assert_eq!(store.settle_delivery(beyond, 0, Settled::Delivered).await, Ok(false));
+            store.set_starts(store.mine, &run, Epoch(beyond), 9).await.unwrap();
+            let advance = Advance {
+                name: "c".to_owned(),
+                holder: "me".to_owned(),
+                place: beyond,
+                hold_ms: beyond,
+                deliveries: Vec::new(),
+            };
+            assert_eq!(store.advance_cursor(advance).await, Ok(true));
+            assert_eq!(store.hold_cursor("c", "me", beyond).await, Ok(Some(GREATEST)));
+            assert_eq!(store.hold_cursor("c", "you", 50).await, Ok(None), "it is held for so long");
+            let claimed = store.claim_deliveries("s", beyond, 9).await.unwrap();
+            assert_eq!(store.claim_deliveries("s", beyond, 9).await, Ok(Vec::new()));
+            for one in claimed {
+                let again = Settled::Again { in_ms: 0, said: "503".to_owned() };
+                assert_eq!(store.settle_delivery(one.number, one.tries, again).await, Ok(true));
+            }
+        }
+        assert_eq!(store.opened(store.mine, "r").await.starts, 0);
+    }
+}
+
+pub async fn the_last_round_that_is_left_of_a_chain_is_not_passed_on_to_itself(stores: Vec<Shop>) {
+    for store in stores {
+        let (first, _) = create(&store, "r", None).await;
+        let next = Next::Continue { run: Box::new(next_round(&first, "r-2")) };
+        store.append(Append { next, ..store.with("r", None) }).await.unwrap();
+        let opened = store.opened(store.mine, "r-2").await;
+        store.append(end(store.mine, "r-2", opened.epoch.0)).await.unwrap();
+        assert_eq!(store.delete(&id("r-2")).await.unwrap(), Deleted::Yes);
+        for body in [signal("s", None), MessageBody::Cancel { reason: None }, MessageBody::Pause] {
+            assert_eq!(post(&store, "r", body).await, Posted::Ended);
+        }
+    }
+}
+
+/// For rows that a test has changed by hand: the run `whole` is claimed, those that cannot be read are told one by one,
+/// and what has no name stays behind.
+pub async fn what_can_be_read_is_claimed(store: &Shop, odd: &[&str]) {
+    let due = store.claim_due(store.other, 9, Wanted::default()).await.unwrap();
+    let (whole, unreadable): (Vec<_>, Vec<_>) = due.runs.into_iter().partition(Result::is_ok);
+    assert_eq!(whole.into_iter().map(|run| run.unwrap().run).collect::<Vec<_>>(), [id("whole")]);
+    let mut told = Vec::new();
+    for Unreadable { run, epoch, error } in unreadable.into_iter().filter_map(Result::err) {
+        assert!(matches!(error, StoreError::Damaged { .. }), "{error:?}");
+        let trouble = Next::Release { waiting: None, trouble: Some(error.to_string()) };
+        store.append(Append::new(run.clone(), store.other, epoch, Timestamp(0), trouble)).await.unwrap();
+        told.push(run.to_string());
+    }
+    told.sort();
+    assert_eq!(told, odd);
+    assert_eq!(store.held(store.other).await.unwrap(), [id("whole")]);
+    // None of them is in the way of what comes then, however little is claimed.
+    enqueue(store, "next", None).await;
+    assert_eq!(store.due(1, Wanted::default()).await.0, ["next"]);
+    let claimed = store.claim_as(store.mine, odd[0], ClaimHow::Asked).await;
+    assert!(matches!(claimed, Claimed::Unreadable(_)), "{claimed:?}");
 }

@@ -96,6 +96,21 @@ async fn a_journal_whose_end_is_missing_is_not_gone_on_with() {
 }
 
 #[tokio::test]
+async fn a_row_that_cannot_be_read_holds_up_no_others() {
+    let (store, path) = sqlite().await;
+    for run in ["given", "module", "nameless", "starts", "whole"] {
+        enqueue(&store, run, None).await;
+    }
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    raw.execute_batch(
+        "UPDATE runs SET given = x'ff' WHERE name = 'given'; UPDATE runs SET module = x'00' WHERE name = 'module';
+         UPDATE runs SET starts = -1 WHERE name = 'starts'; UPDATE runs SET name = 'no name' WHERE name = 'nameless'",
+    )
+    .unwrap();
+    what_can_be_read_is_claimed(&store, &["given", "module", "starts"]).await;
+}
+
+#[tokio::test]
 async fn wake_ups_name_the_runs_that_something_was_sent_to() {
     let dir = tempfile::TempDir::new().unwrap();
     let open = || -> SharedStore {

@@ -28,6 +28,7 @@ mod error;
 mod limits;
 mod mem;
 mod message;
+mod numbers;
 mod outbox;
 mod runs;
 pub mod schedule;
@@ -54,6 +55,7 @@ pub use self::error::StoreError;
 pub use self::limits::*;
 pub use self::mem::MemStore;
 pub use self::message::*;
+pub use self::numbers::*;
 pub use self::outbox::*;
 pub use self::runs::*;
 pub use self::session::*;
@@ -379,7 +381,8 @@ pub trait Extras: Send + Sync {
     /// Removes kept answers that were given before `before`. Gives how many.
     fn delete_old_answers(&self, before: Timestamp) -> BoxFuture<'_, Result<usize>>;
 
-    /// Keeps a schedule. False if there is one of that name, unless it is to be `replace`d.
+    /// Keeps a schedule. False if there is one of that name, unless it is to be `replace`d: then the new one goes on from
+    /// the runs that the old one has begun, so that its last run is not overlooked.
     fn put_schedule(&self, schedule: Schedule, replace: bool) -> BoxFuture<'_, Result<bool>>;
 
     /// All schedules, by name.

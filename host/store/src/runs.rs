@@ -1,5 +1,7 @@
 //! Runs: how they begin, who advances them, what is known of them.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 /// A module in the store.
@@ -291,6 +293,13 @@ pub struct Schedules {
     pub unreadable: Vec<(String, String)>,
 }
 
+impl Schedules {
+    /// The one of that name.
+    pub fn named(self, name: &str) -> Option<Schedule> {
+        self.known.into_iter().find(|schedule| schedule.name == name)
+    }
+}
+
 /// Schedules that are due.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct DueSchedules {
@@ -383,6 +392,23 @@ pub struct ImportedRun {
     /// What it has not taken, and when that was posted.
     pub inbox: Vec<(Timestamp, MessageBody)>,
     pub questions: Vec<QuestionChange>,
+}
+
+impl ImportedRun {
+    /// The ids of signals that it was sent, as far as they are known: those that its journal records, and those in its
+    /// inbox. None of them is delivered again.
+    pub fn signal_ids(&self) -> BTreeSet<String> {
+        let entries = self.rows.iter().flat_map(Row::entries).filter_map(Result::ok);
+        let recorded = entries.filter_map(|(_, entry)| match entry.event {
+            wfhost_core::Event::Received { id, .. } => id,
+            _ => None,
+        });
+        let untaken = self.inbox.iter().filter_map(|(_, body)| match body {
+            MessageBody::Signal { id, .. } => id.clone(),
+            _ => None,
+        });
+        recorded.chain(untaken).collect()
+    }
 }
 
 /// What is kept of a run besides its journal, derived from that.
@@ -484,7 +510,7 @@ impl RunInfo {
             labels: started.labels.clone(),
             parent: machine.parent().cloned(),
             links: Links::of(machine),
-            spent: machine.spent_itself(),
+            spent: storable(machine.spent_itself()),
             budget: machine.budget(),
             created_at: machine.started_at(),
             updated_at: machine.last_at(),

@@ -143,7 +143,7 @@ impl Extras for PostgresStore {
                 .write("SELECT wf.transcribe_1($1, $2, $3, $4, $5, $6, $7, $8, $9)", &|| {
                     args_of![
                         run.as_str(),
-                        numbers(&|line| line.step.0 as i64),
+                        numbers(&|line| stored(line.step.0)),
                         numbers(&|line| millis(line.at)),
                         numbers(&|line| i64::from(line.attempt)),
                         lines.iter().map(|line| line.kind as i16).collect::<Vec<_>>(),

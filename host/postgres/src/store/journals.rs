@@ -128,7 +128,7 @@ impl Journals for PostgresStore {
             let sql =
                 "SELECT j.seq, j.count, j.body, j.head FROM wf.runs r JOIN wf.journal j ON j.run = r.run
                        WHERE r.name = $1 AND NOT r.gone AND j.seq >= $2 ORDER BY j.seq";
-            let from = i64::try_from(from.0).unwrap_or(i64::MAX);
+            let from = stored(from.0);
             let rows = self.pool.read(sql, &|| args_of![run.as_str(), from]).await?;
             self.all(&rows, |row| read::journal_row(row, 0))
         }
@@ -148,7 +148,7 @@ impl Journals for PostgresStore {
                   AND j.seq >= coalesce((SELECT o.seq FROM wf.journal o WHERE o.run = r.run AND o.seq <= $2
                                          ORDER BY o.seq DESC LIMIT 1), 0)
                 ORDER BY j.seq LIMIT $3";
-            let from = i64::try_from(from.0).unwrap_or(i64::MAX);
+            let from = stored(from.0);
             let rows = self.pool.read(sql, &|| args_of![run.as_str(), from, most(limit)]).await?;
             self.all(&rows, |row| read::journal_row(row, 0))
         }
@@ -169,7 +169,7 @@ impl Journals for PostgresStore {
             let sql = "SELECT j.place, r.name, j.seq, j.count, j.body, j.head
                 FROM wf.journal j JOIN wf.runs r ON r.run = j.run
                 WHERE j.place > $1 AND j.place < $2 ORDER BY j.place LIMIT $3";
-            let (after, limit) = (i64::try_from(after).unwrap_or(i64::MAX), most(limit));
+            let (after, limit) = (stored(after), most(limit));
             let until = self.settled(after).await?;
             let rows = self.pool.read(sql, &|| args_of![after, until, limit]).await?;
             self.all(&rows, |row| {

@@ -10,7 +10,7 @@ use wfhost_core::policy::share::Need;
 use wfhost_store::*;
 
 use crate::PostgresStore;
-use crate::args::{Columns, Read, args_of, strange};
+use crate::args::{Columns, Read, args_of, lasting, strange};
 use crate::notify::Told;
 use crate::read;
 
@@ -40,10 +40,10 @@ fn word(word: &TurnWord) -> Value {
     match word {
         TurnWord::Pass { name, rate, run, step } => json!({
             "kind": "pass", "name": name, "length": rate.interval_us(), "burst": rate.burst.max(1),
-            "run": run.as_str(), "step": step.0,
+            "run": run.as_str(), "step": stored(step.0),
         }),
         TurnWord::Release { name, run, step } => {
-            json!({ "kind": "release", "name": name, "run": run.as_str(), "step": step.0 })
+            json!({ "kind": "release", "name": name, "run": run.as_str(), "step": stored(step.0) })
         }
         TurnWord::ReleaseRun { run } => json!({ "kind": "release-run", "run": run.as_str() }),
         TurnWord::Block { name, rate, millis } => json!({
@@ -59,7 +59,7 @@ impl Limits for PostgresStore {
             let told = Value::from_iter(asks.iter().map(|ask| {
                 json!({
                     "limits": limits_of(ask), "used": ask.used, "wants": ask.wants.max(ask.used),
-                    "waited": ask.waited_ms, "calls": json!(ask.calls).to_string(),
+                    "waited": lasting(ask.waited_ms), "calls": json!(ask.calls).to_string(),
                     "waiting": json!(ask.waiting).to_string(),
                 })
             }));

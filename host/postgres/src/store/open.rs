@@ -2,7 +2,7 @@
 
 use tokio_postgres::Row as SqlRow;
 use wfhost_core::{Digest, Epoch, Given, Outcome, Row, RunId};
-use wfhost_store::claims::check_rows;
+use wfhost_store::claims::{check_epoch, check_rows};
 use wfhost_store::*;
 
 use crate::PostgresStore;
@@ -14,6 +14,12 @@ pub(super) struct Taken {
     number: i64,
     run: RunId,
     epoch: Epoch,
+    /// What else is known of it, or why that cannot be read.
+    known: Read<Known>,
+}
+
+/// What a row says besides who has the run.
+struct Known {
     starts: u32,
     module: Digest,
     emissions: u64,
@@ -29,13 +35,22 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    /// The columns of `take_1`, from `first` on.
+    /// The columns of `take_1`, from `first` on. One that cannot be read holds up no others: what is wrong with it is
+    /// told.
     pub fn read(row: &SqlRow, first: usize) -> Read<Self> {
-        let emissions = row.int(first + 5)? as u64;
         Ok(Self {
             number: row.int(first)?,
             run: read::id(row, first + 1)?,
             epoch: Epoch(row.int(first + 2)? as u64),
+            known: Known::read(row, first),
+        })
+    }
+}
+
+impl Known {
+    fn read(row: &SqlRow, first: usize) -> Read<Self> {
+        let emissions = row.int(first + 5)? as u64;
+        Ok(Self {
             starts: row.value::<i32>(first + 3)? as u32,
             module: row.digest(first + 4)?,
             emissions,
@@ -118,32 +133,59 @@ impl PostgresStore {
             place: self.place().to_owned(),
             reason: format!("the journal of {}: {reason}", taken.run),
         };
+        let odd = |reason: &str| StoreError::Damaged {
+            place: self.place().to_owned(),
+            reason: format!("what is kept of {}: {reason}", taken.run),
+        };
+        let known = taken.known.as_ref().map_err(|strange| odd(&strange.0))?;
+        check_epoch(taken.epoch).map_err(|reason| odd(&reason))?;
         let Found { rows, place, messages } = found;
-        check_rows(&rows, taken.was, taken.head).map_err(damaged)?;
+        check_rows(&rows, known.was, known.head).map_err(damaged)?;
         let inbox = read::inbox(messages.iter(), 1).map_err(|strange| damaged(strange.0))?;
         Ok(Opened {
             run: taken.run.clone(),
             session,
             epoch: taken.epoch,
-            starts: taken.starts,
-            module: taken.module,
-            emissions: taken.emissions,
-            given: taken.given,
+            starts: known.starts,
+            module: known.module,
+            emissions: known.emissions,
+            given: known.given,
             rows,
             place,
             inbox,
-            project: taken.project.clone(),
-            imported: taken.imported,
-            was: taken.was,
-            waited: taken.waited.clone(),
-            trouble: taken.trouble.clone(),
-            outcome: taken.outcome.clone(),
+            project: known.project.clone(),
+            imported: known.imported,
+            was: known.was,
+            waited: known.waited.clone(),
+            trouble: known.trouble.clone(),
+            outcome: known.outcome.clone(),
         })
+    }
+
+    /// The runs of a claim, from their columns from the third on. One without a name that can be read can be given to
+    /// nobody: it rests, so that it is not in the way of others.
+    pub(super) async fn taken(&self, session: SessionId, rows: Vec<&SqlRow>) -> Result<Vec<Taken>> {
+        let (mut taken, mut nameless) = (Vec::new(), Vec::new());
+        for row in rows {
+            match Taken::read(row, 2) {
+                Ok(run) => taken.push(run),
+                Err(_) => nameless.push(row.int(2).map_err(|strange| self.damaged(strange))?),
+            }
+        }
+        if !nameless.is_empty() {
+            let sql = "UPDATE wf.hot SET session = NULL, due_at = wf.now_1($3) + $4, trouble = 'its name cannot be read'
+                WHERE run = ANY ($1) AND session = $2";
+            let rest = rest_ms(u32::MAX) as i64;
+            self.pool
+                .write(sql, &|| args_of![nameless.clone(), session.0 as i64, self.set_now(), rest])
+                .await?;
+        }
+        Ok(taken)
     }
 
     /// Reads a run that a claim gave.
     pub(super) async fn committed_claim(&self, session: SessionId, rows: &[SqlRow]) -> Result<Claimed> {
-        let taken = self.all(rows, |row| Taken::read(row, 2))?;
+        let taken = self.taken(session, rows.iter().collect()).await?;
         match self.open_runs(session, taken).await?.pop() {
             Some(Ok(opened)) => Ok(Claimed::Yes(Box::new(opened))),
             Some(Err(unreadable)) => Ok(Claimed::Unreadable(Box::new(unreadable))),

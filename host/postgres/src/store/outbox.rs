@@ -8,7 +8,7 @@ use wfhost_store::*;
 
 use super::most;
 use crate::PostgresStore;
-use crate::args::{Arg, Columns, Read, args_of, strange};
+use crate::args::{Arg, Columns, Read, args_of, lasting, strange};
 
 /// The columns of [`delivery`].
 const COLUMNS: &str = "id, sink, message, event, run, body, created_at, state::int8, tries::int8, next_at, \
@@ -63,7 +63,7 @@ impl Outbox for PostgresStore {
                 RETURNING place";
             let (rows, _) = self
                 .pool
-                .write(sql, &|| args_of![name, last as i64, holder, hold_ms as i64, self.set_now()])
+                .write(sql, &|| args_of![name, last as i64, holder, lasting(hold_ms), self.set_now()])
                 .await?;
             Ok(self.one(&rows, |row| row.int(0))?.map(|place| place as u64))
         }
@@ -87,8 +87,8 @@ impl Outbox for PostgresStore {
                     let mut args = args_of![
                         advance.name.as_str(),
                         advance.holder.as_str(),
-                        advance.place as i64,
-                        advance.hold_ms as i64,
+                        stored(advance.place),
+                        lasting(advance.hold_ms),
                         self.set_now(),
                     ];
                     args.extend(columns(&advance.deliveries));
@@ -171,7 +171,7 @@ impl Outbox for PostgresStore {
             );
             let (rows, _) = self
                 .pool
-                .write(&sql, &|| args_of![sink, hold_ms as i64, most(limit), self.set_now()])
+                .write(&sql, &|| args_of![sink, lasting(hold_ms), most(limit), self.set_now()])
                 .await?;
             let mut claimed = self.all(&rows, delivery)?;
             claimed.sort_by_key(|delivery| delivery.number);
@@ -182,7 +182,7 @@ impl Outbox for PostgresStore {
 
     fn settle_delivery(&self, number: u64, tries: u32, settled: Settled) -> BoxFuture<'_, Result<bool>> {
         async move {
-            let number = number as i64;
+            let number = stored(number);
             // Types are those of the parameters, also of those that a statement needs not.
             let (sql, in_ms, said) = match &settled {
                 // Whoever else tries it by now need not have: it is there.
@@ -207,7 +207,7 @@ impl Outbox for PostgresStore {
             };
             let (rows, _) = self
                 .pool
-                .write(sql, &|| args_of![number, i64::from(tries), in_ms as i64, said, self.set_now()])
+                .write(sql, &|| args_of![number, i64::from(tries), lasting(in_ms), said, self.set_now()])
                 .await?;
             Ok(!rows.is_empty())
         }
@@ -221,7 +221,7 @@ impl Outbox for PostgresStore {
                  AND ($2 IS NULL OR state = $2) AND ($3 IS NULL OR run = $3) AND id < $4
                  AND ($5 IS NULL OR message = $5) ORDER BY id DESC LIMIT $6"
             );
-            let before = filter.before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
+            let before = filter.before.map_or(i64::MAX, stored);
             let rows = self
                 .pool
                 .read(&sql, &|| {
@@ -242,7 +242,7 @@ impl Outbox for PostgresStore {
 
     fn redeliver(&self, numbers: Vec<u64>) -> BoxFuture<'_, Result<u64>> {
         async move {
-            let numbers: Vec<i64> = numbers.iter().map(|number| *number as i64).collect();
+            let numbers: Vec<i64> = numbers.iter().map(|number| stored(*number)).collect();
             let sql = "WITH again AS (UPDATE wf.deliveries SET state = 0, tries = 0, next_at = wf.now_1($2),
                     ended_at = NULL, said = NULL, created_at = wf.now_1($2) WHERE id = ANY ($1) RETURNING 1)
                 SELECT count(*) FROM again";

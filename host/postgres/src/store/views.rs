@@ -159,7 +159,7 @@ impl Views for PostgresStore {
         steps: &'a [Step],
     ) -> BoxFuture<'a, Result<Vec<RunInfo>>> {
         async move {
-            let steps: Vec<_> = steps.iter().map(|step| step.0 as i64).collect();
+            let steps: Vec<_> = steps.iter().map(|step| stored(step.0)).collect();
             let sql = format!(
                 "{} AND r.parent = $2 AND r.parent_step = ANY ($3) AND h.state IN (5, 6, 7)
                  ORDER BY array_position($3, r.parent_step)",
@@ -196,7 +196,7 @@ impl Views for PostgresStore {
 
     fn logs<'a>(&'a self, run: &'a RunId, from: u64, limit: usize) -> BoxFuture<'a, Result<Vec<LogLine>>> {
         async move {
-            let args = || args_of![run.as_str(), i64::try_from(from).unwrap_or(i64::MAX), most(limit)];
+            let args = || args_of![run.as_str(), stored(from), most(limit)];
             self.all(&self.pool.read_anew(read::LOGS, &args).await?, read::log)
         }
         .boxed()
@@ -209,7 +209,7 @@ impl Views for PostgresStore {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<OutMessage>>> {
         async move {
-            let args = || args_of![run.as_str(), after.map_or(-1, |after| after as i64), most(limit)];
+            let args = || args_of![run.as_str(), after.map_or(-1, stored), most(limit)];
             self.all(&self.pool.read_anew(read::MESSAGES, &args).await?, read::message_out)
         }
         .boxed()
@@ -239,7 +239,7 @@ impl Views for PostgresStore {
     fn question<'a>(&'a self, run: &'a RunId, step: Step) -> BoxFuture<'a, Result<Option<OpenQuestion>>> {
         async move {
             let sql = format!("{} AND r.name = $1 AND q.step = $2", read::QUESTION);
-            let rows = self.pool.read_anew(&sql, &|| args_of![run.as_str(), step.0 as i64]).await?;
+            let rows = self.pool.read_anew(&sql, &|| args_of![run.as_str(), stored(step.0)]).await?;
             self.one(&rows, read::question)
         }
         .boxed()
@@ -269,7 +269,7 @@ impl Views for PostgresStore {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<Published>>> {
         async move {
-            let args = || args_of![run.as_str(), key, after.map_or(-1, |after| after as i64), most(limit)];
+            let args = || args_of![run.as_str(), key, after.map_or(-1, stored), most(limit)];
             self.all(&self.pool.read_anew(read::LATEST, &args).await?, read::published)
         }
         .boxed()
@@ -283,7 +283,7 @@ impl Views for PostgresStore {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<Published>>> {
         async move {
-            let args = || args_of![run.as_str(), key, after.map_or(-1, |after| after as i64), most(limit)];
+            let args = || args_of![run.as_str(), key, after.map_or(-1, stored), most(limit)];
             self.all(&self.pool.read_anew(read::PUBLISHED, &args).await?, read::published)
         }
         .boxed()
@@ -301,8 +301,8 @@ impl Views for PostgresStore {
             let args = || {
                 args_of![
                     run.as_str(),
-                    filter.after as i64,
-                    filter.step.map(|step| step.0 as i64),
+                    stored(filter.after),
+                    filter.step.map(|step| stored(step.0)),
                     kinds.clone(),
                     most(limit)
                 ]
@@ -327,7 +327,7 @@ impl Views for PostgresStore {
         async move {
             let sql = "SELECT t.text FROM wf.runs r JOIN wf.transcripts t ON t.run = r.run
                        WHERE r.name = $1 AND t.step = $2 AND t.kind = $3 ORDER BY t.id DESC LIMIT 1";
-            let args = || args_of![run.as_str(), step.0 as i64, TranscriptKind::Heartbeat as i16];
+            let args = || args_of![run.as_str(), stored(step.0), TranscriptKind::Heartbeat as i16];
             self.one(&self.pool.read_anew(sql, &args).await?, |row| row.text(0))
         }
         .boxed()

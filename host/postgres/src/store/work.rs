@@ -8,7 +8,6 @@ use wfhost_core::{Epoch, RunId};
 use wfhost_store::claims::share_of_new;
 use wfhost_store::*;
 
-use super::open::Taken;
 use crate::PostgresStore;
 use crate::args::{Columns, args_of};
 use crate::lanes::lane_of;
@@ -138,10 +137,10 @@ impl Work for PostgresStore {
             if self.one(&rows, |row| row.value::<i32>(0))?.is_some_and(|code| code != 0) {
                 return Err(StoreError::SessionOver);
             }
-            let mut taken = self.all(&rows, |row| Ok((row.value::<i32>(1)?, Taken::read(row, 2)?)))?;
-            taken.sort_by_key(|(turn, _)| *turn);
-            let taken: Vec<_> = taken.into_iter().map(|(_, taken)| taken).collect();
-            let more = taken.len() == limit;
+            let more = rows.len() == limit;
+            let mut rows: Vec<_> = rows.iter().collect();
+            rows.sort_by_key(|row| row.value::<i32>(1).unwrap_or_default());
+            let taken = self.taken(session, rows).await?;
             let runs = self.open_runs(session, taken).await.map_err(|error| match error {
                 // They are claimed, and nobody knows.
                 StoreError::Unreachable { .. } => self.pool.unknown(&error),
@@ -189,7 +188,10 @@ impl Work for PostgresStore {
                     // By its number: the index of sessions is not to be taken for this.
                     "UPDATE wf.hot h SET starts = $4 WHERE h.run = (SELECT r.run FROM wf.runs r WHERE r.name = $1)
                      AND NOT h.session IS DISTINCT FROM $2 AND h.epoch = $3",
-                    &|| args_of![run.as_str(), session.0 as i64, epoch.0 as i64, starts as i32],
+                    &|| {
+                        let starts = i32::try_from(starts).unwrap_or(i32::MAX);
+                        args_of![run.as_str(), session.0 as i64, stored(epoch.0), starts]
+                    },
                 )
                 .await?;
             Ok(())

@@ -178,7 +178,9 @@ async fn put(
         return Err(trouble.hint("set `replace` to replace it").into());
     }
     app.record(&caller, "schedules.put", name.as_str(), "put").await?;
-    Ok((StatusCode::CREATED, View(shown(ScheduleView::of(&schedule), &caller))).into_response())
+    // It goes on from the runs of one that it replaces.
+    let kept = app.store().schedules().await?.named(&schedule.name).unwrap_or(schedule);
+    Ok((StatusCode::CREATED, View(shown(ScheduleView::of(&kept), &caller))).into_response())
 }
 
 /// The first time from now on.

@@ -1,6 +1,7 @@
 //! What changes of the data are made of.
 
 use super::*;
+use crate::claims::{check_epoch, next_epoch};
 
 impl Data {
     /// Refuses an id that is or was somebody's, and a module that is not there.
@@ -163,20 +164,25 @@ impl Data {
         let (was, waited) = (run.info.state, run.info.waiting.take());
         run.starts += u32::from(run.session.replace(session) != Some(session));
         run.stopping &= !was.is_final();
-        run.info.epoch.0 += 1;
+        run.info.epoch = next_epoch(run.info.epoch);
         run.info.state = RunState::Running;
         let outcome = run.info.outcome.take();
         let trouble = run.info.trouble.take();
         run.info.due_at = None;
+        let damaged = |run: &Run, reason: String| {
+            let error = StoreError::Damaged { place: "memory".to_owned(), reason };
+            Some(Err(Unreadable { run: run.info.id.clone(), epoch: run.info.epoch, error }))
+        };
+        if let Err(reason) = check_epoch(run.info.epoch) {
+            return damaged(run, format!("what is kept of {}: {reason}", run.info.id));
+        }
         let last = run.rows.last().map(|row| row.head);
         let is_there = match was {
             RunState::Running => run.rows.iter().any(|row| Some(row.head) == run.info.head),
             _ => run.info.head == last,
         };
         if run.info.head.is_some() && !is_there {
-            let reason = format!("the journal of {}: its last entries are missing", run.info.id);
-            let error = StoreError::Damaged { place: "memory".to_owned(), reason };
-            return Some(Err(Unreadable { run: run.info.id.clone(), epoch: run.info.epoch, error }));
+            return damaged(run, format!("the journal of {}: its last entries are missing", run.info.id));
         }
         Some(Ok(Opened {
             run: run.info.id.clone(),
@@ -212,7 +218,10 @@ impl Run {
                         deadline,
                         question,
                     };
-                    self.questions.insert(step, (question, false));
+                    // One whose answer waits to be taken is not asked again.
+                    let is_for = |message: &Message| matches!(message.body, MessageBody::Answer { step: of, .. } if of == step);
+                    let answered = self.inbox.iter().any(is_for);
+                    self.questions.insert(step, (question, answered));
                 }
                 QuestionChange::Closed { step } => drop(self.questions.remove(&step)),
             }

@@ -120,11 +120,14 @@ impl Extras for MemStore {
             if !data.modules.contains_key(&schedule.module) {
                 return Err(StoreError::NoSuchModule(schedule.module));
             }
-            let free = replace || !data.schedules.contains_key(&schedule.name);
-            if free {
-                data.schedules.insert(schedule.name.clone(), schedule);
+            let known = data.schedules.get(&schedule.name);
+            if known.is_some() && !replace {
+                return Ok(false);
             }
-            Ok(free)
+            let begun = known.map(|known| (known.fired, known.last.clone()));
+            let (fired, last) = begun.unwrap_or((schedule.fired, schedule.last));
+            data.schedules.insert(schedule.name.clone(), Schedule { fired, last, ..schedule });
+            Ok(true)
         })
     }
 

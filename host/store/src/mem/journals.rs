@@ -64,6 +64,7 @@ impl Journals for MemStore {
             run.given = append.given.unwrap_or(run.given);
             let (root, before) = (run.info.links.root.clone(), run.info.spent);
             if let Some((spent, budget)) = append.ledger {
+                let spent = storable(spent);
                 (run.info.spent, run.info.budget) = (spent, budget);
                 data.spend(&root, before, spent);
             }
@@ -156,8 +157,10 @@ impl Journals for MemStore {
                 .runs
                 .iter()
                 .any(|known| key.is_some() && known.info.key == key && known.info.workflow == *workflow);
-            let (root, spent) = (run.info.links.root.clone(), run.info.spent);
+            let (root, spent) = (run.info.links.root.clone(), storable(run.info.spent));
             let ended = run.info.state.is_final();
+            let chain = run.info.links.chain.clone().unwrap_or_else(|| run.info.id.clone());
+            data.seen.extend(run.signal_ids().into_iter().map(|id| (chain.clone(), id)));
             data.commits.extend((0..run.rows.len()).map(|index| (run.info.id.clone(), index)));
             let mut imported = Run {
                 info: RunInfo {
@@ -170,6 +173,8 @@ impl Journals for MemStore {
                     trouble: None,
                     emissions: run.emissions,
                     head: run.rows.last().map(|row| row.head),
+                    epoch: Epoch(run.info.epoch.0.min(GREATEST)),
+                    spent,
                     ..run.info
                 },
                 session: None,
@@ -214,6 +219,7 @@ impl Journals for MemStore {
                 project: old.project,
                 imported: old.imported,
                 lease: None,
+                spent: storable(rebuilt.info.spent),
                 ..rebuilt.info
             };
             run.questions.clear();
@@ -291,7 +297,9 @@ impl Mail for MemStore {
             };
             if info.state == RunState::Continued && !matches!(message.body, MessageBody::Answer { .. }) {
                 let latest = data.runs.iter().rev().find(|run| run.info.links.chain == info.links.chain);
-                return Ok(latest.map_or(Posted::Ended, |run| Posted::Continued(run.info.id.clone())));
+                // Those behind it may have been removed.
+                let latest = latest.map(|run| run.info.id.clone()).filter(|latest| *latest != message.run);
+                return Ok(latest.map_or(Posted::Ended, Posted::Continued));
             }
             let chain = info.links.chain.unwrap_or(info.id);
             let dedupe = match &message.body {

@@ -153,8 +153,8 @@ impl Data {
 
     fn spend(&mut self, root: &RunId, before: Spent, after: Spent) {
         let sum = self.ledgers.entry(root.clone()).or_default();
-        sum.tokens = sum.tokens + after.tokens - before.tokens;
-        sum.micros = sum.micros + after.micros - before.micros;
+        sum.tokens = family_sum(sum.tokens, before.tokens, after.tokens);
+        sum.micros = family_sum(sum.micros, before.micros, after.micros);
     }
 }
 

@@ -57,7 +57,7 @@ impl Outbox for MemStore {
             if reading.holder.as_ref() != Some(&advance.holder) {
                 return Ok(false);
             }
-            reading.place = reading.place.max(advance.place);
+            reading.place = reading.place.max(advance.place.min(GREATEST));
             reading.at = now;
             reading.until = now.after(advance.hold_ms);
             if advance.hold_ms == 0 {

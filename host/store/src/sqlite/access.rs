@@ -5,7 +5,7 @@ use wfhost_core::{Digest, Timestamp};
 
 use super::read::strange;
 use super::write::{Result as WriteResult, millis, to_json};
-use crate::{Act, KEPT_ACTS, Token, TokenKind, Used};
+use crate::{Act, KEPT_ACTS, Token, TokenKind, Used, stored};
 
 type Result<T> = rusqlite::Result<T>;
 
@@ -77,7 +77,7 @@ pub(super) fn acts(c: &Connection, before: Option<u64>, limit: usize) -> Result<
     c.prepare_cached(
         "SELECT id, at, who, act, target, result FROM audit WHERE id < ?1 ORDER BY id DESC LIMIT ?2",
     )?
-    .query_map(params![before.map_or(i64::MAX, |before| before as i64), limit as i64], |row| {
+    .query_map(params![before.map_or(i64::MAX, stored), limit as i64], |row| {
         Ok(Act {
             number: row.get::<_, i64>(0)? as u64,
             at: Timestamp(row.get::<_, i64>(1)? as u64),

@@ -6,10 +6,11 @@ use wfhost_core::{Digest, Failure, FailureKind, Given, Json, QuestionChange, Run
 
 use super::inbox::{cancel_children, drop_pauses, insert_message, tell_parent, wakes};
 use super::journal::{End, last_place};
+use super::read;
 use super::write::{Fault, Result, budget_bytes, check_new, insert_run, millis, outcome_bytes, to_json};
 use crate::{
     AT_ONCE_MS, Append, Appended, Clock, Emission, LogLine, MessageBody, NewRun, Next, RunState, StoreError,
-    Waiting, Wake, rest_ms,
+    Waiting, Wake, family_sum, rest_ms, storable, stored,
 };
 
 /// What an append has to know of its run.
@@ -140,7 +141,7 @@ fn races(c: &Connection, id: i64, append: &Append) -> Result<bool> {
             .prepare_cached(
                 "SELECT id FROM inbox WHERE run = ?1 AND calm = 1 AND kind = 'answer' AND step = ?2",
             )?
-            .query_map(params![id, step.0 as i64], |row| row.get::<_, i64>(0))?
+            .query_map(params![id, stored(step.0)], |row| row.get::<_, i64>(0))?
             .collect::<rusqlite::Result<Vec<_>>>()?;
         if answers.iter().any(|answer| !append.consumed.iter().any(|message| message.0 == *answer)) {
             return Ok(true);
@@ -160,7 +161,7 @@ pub(super) fn start_child(
     let step = child.links.step.unwrap_or_default();
     let is_there = c
         .prepare_cached("SELECT 1 FROM runs WHERE name = ?1 AND parent = ?2 AND parent_step = ?3")?
-        .exists(params![child.id.as_str(), name.as_str(), step.0 as i64])?;
+        .exists(params![child.id.as_str(), name.as_str(), stored(step.0)])?;
     if is_there {
         return Ok(true);
     }
@@ -182,13 +183,15 @@ pub(super) fn change_questions(c: &Connection, id: i64, changes: &[QuestionChang
             QuestionChange::Asked { step, at, deadline, question } => {
                 let body =
                     minicbor::to_vec(question).unwrap_or_else(|e| unreachable!("encoding to memory: {e}"));
+                // One whose answer waits to be taken is not asked again.
                 c.prepare_cached(
-                    "INSERT OR REPLACE INTO questions (run, step, at, deadline, body)
-                     VALUES (?1, ?2, ?3, ?4, ?5)",
+                    "INSERT OR REPLACE INTO questions (run, step, at, deadline, body, answered)
+                     VALUES (?1, ?2, ?3, ?4, ?5,
+                             EXISTS (SELECT 1 FROM inbox WHERE run = ?1 AND calm = 1 AND kind = 'answer' AND step = ?2))",
                 )?
                 .execute(params![
                     id,
-                    step.0 as i64,
+                    stored(step.0),
                     millis(*at),
                     deadline.map(millis),
                     body
@@ -196,7 +199,7 @@ pub(super) fn change_questions(c: &Connection, id: i64, changes: &[QuestionChang
             }
             QuestionChange::Closed { step } => {
                 c.prepare_cached("DELETE FROM questions WHERE run = ?1 AND step = ?2")?
-                    .execute(params![id, step.0 as i64])?;
+                    .execute(params![id, stored(step.0)])?;
             }
         }
     }
@@ -205,14 +208,21 @@ pub(super) fn change_questions(c: &Connection, id: i64, changes: &[QuestionChang
 
 /// Sets what a run has spent and may spend, and what its family has spent with it.
 pub(super) fn set_ledger(c: &Connection, id: i64, spent: Spent, budget: Budget) -> Result<()> {
-    c.prepare_cached(
-        "INSERT INTO ledgers (root, tokens, micros)
-         SELECT root, ?2 - tokens, ?3 - micros FROM runs WHERE id = ?1 AND (tokens <> ?2 OR micros <> ?3)
-         ON CONFLICT (root) DO UPDATE SET tokens = tokens + excluded.tokens, micros = micros + excluded.micros",
-    )?
-    .execute(params![id, spent.tokens as i64, spent.micros as i64])?;
+    let spent = storable(spent);
+    let (root, before, sum) = c
+        .prepare_cached(
+            "SELECT r.root, r.tokens, r.micros, ifnull(l.tokens, 0), ifnull(l.micros, 0)
+             FROM runs r LEFT JOIN ledgers l ON l.root = r.root WHERE r.id = ?1",
+        )?
+        .query_row([id], |row| Ok((row.get::<_, String>(0)?, read::spent(row, 1)?, read::spent(row, 3)?)))?;
+    if (before.tokens, before.micros) != (spent.tokens, spent.micros) {
+        let tokens = family_sum(sum.tokens, before.tokens, spent.tokens);
+        let micros = family_sum(sum.micros, before.micros, spent.micros);
+        c.prepare_cached("INSERT OR REPLACE INTO ledgers (root, tokens, micros) VALUES (?1, ?2, ?3)")?
+            .execute(params![root, stored(tokens), stored(micros)])?;
+    }
     c.prepare_cached("UPDATE runs SET tokens = ?2, micros = ?3, budget = ?4 WHERE id = ?1")?
-        .execute(params![id, spent.tokens as i64, spent.micros as i64, budget_bytes(budget)])?;
+        .execute(params![id, stored(spent.tokens), stored(spent.micros), budget_bytes(budget)])?;
     Ok(())
 }
 
@@ -363,7 +373,7 @@ fn settle(
                 None => Timestamp(0),
                 Some(_) => {
                     let troubles: u32 = c
-                        .prepare_cached("SELECT troubles FROM runs WHERE id = ?1")?
+                        .prepare_cached("SELECT min(max(troubles, 0), 1000) FROM runs WHERE id = ?1")?
                         .query_row([id], |row| row.get(0))?;
                     let rest = clock.now().after(rest_ms(troubles + 1));
                     let until = waiting.as_ref().and_then(|waiting| waiting.until);

@@ -1,15 +1,15 @@
 //! Who advances a run.
 
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
-use wfhost_core::{Digest, Epoch, Given, Outcome, RunId};
+use wfhost_core::{Digest, Epoch, Given, Outcome, RunId, Timestamp};
 
 use super::inbox::{drop_pauses, insert_message};
 use super::write::{Fault, Result, millis, to_json};
 use super::{journal, read, sessions};
-use crate::claims::{check_rows, share_of_new};
+use crate::claims::{check_epoch, check_rows, share_of_new};
 use crate::{
     ClaimHow, Claimed, Clock, MessageBody, Opened, Part, Projects, RunState, SessionId, StoreError, Waiting,
-    Wanted,
+    Wanted, rest_ms, stored,
 };
 
 /// A run that was claimed and is to be read.
@@ -17,6 +17,16 @@ pub(super) struct Taken {
     id: i64,
     pub(super) run: RunId,
     pub(super) epoch: Epoch,
+    session: Option<i64>,
+    due_at: Option<i64>,
+    /// The state that it was in, unless that is none.
+    state: Option<RunState>,
+    /// What else is known of it, or why that cannot be read.
+    known: std::result::Result<Known, String>,
+}
+
+/// What a row says besides who has the run.
+struct Known {
     starts: u32,
     module: Digest,
     emissions: u64,
@@ -26,8 +36,6 @@ pub(super) struct Taken {
     trouble: Option<String>,
     /// Of the chain, when the run was given up the last time.
     head: Option<[u8; 32]>,
-    session: Option<i64>,
-    due_at: Option<i64>,
     project: Option<String>,
     imported: bool,
     outcome: Option<Outcome>,
@@ -39,13 +47,47 @@ const RUN: &str = "r.id, r.name, r.epoch, r.starts, r.module, r.emissions, r.giv
                    r.outcome, r.trouble, r.imported";
 
 impl Taken {
+    /// One that cannot be read holds up no others: it is claimed like them, and what is wrong with it is told.
     fn read(row: &SqlRow<'_>) -> rusqlite::Result<Self> {
-        let emissions = row.get::<_, i64>(5)? as u64;
-        let given = row.get::<_, Option<Vec<u8>>>(6)?;
         Ok(Self {
             id: row.get(0)?,
             run: read::id(row, 1)?,
             epoch: Epoch(row.get::<_, i64>(2)? as u64),
+            session: row.get(12)?,
+            due_at: row.get(13)?,
+            state: read::state_word(row, 7).ok(),
+            known: Known::read(row).map_err(|strange| strange.to_string()),
+        })
+    }
+
+    /// Gives the run to a session.
+    fn take(&mut self, c: &Connection, session: SessionId) -> Result<()> {
+        let ended = self.state.is_some_and(RunState::is_final);
+        // Whoever has it and begins again has not been brought down by it.
+        self.epoch = c
+            .prepare_cached(
+                "UPDATE runs SET epoch = epoch + (epoch < 9223372036854775807), session = ?2, state = 'running',
+                                 wait_until = NULL, wait_for = NULL, people = 0, outcome = NULL, due_at = NULL,
+                                 starts = min(max(starts, 0), 4294967294) + (session IS NOT ?2),
+                                 trouble = NULL, stopping = iif(?3, 0, stopping)
+                 WHERE id = ?1 RETURNING epoch",
+            )?
+            .query_row(params![self.id, session.0 as i64, ended], |row| {
+                Ok(Epoch(row.get::<_, i64>(0)? as u64))
+            })?;
+        if let Ok(known) = &mut self.known {
+            known.starts = known.starts.saturating_add(u32::from(self.session != Some(session.0 as i64)));
+        }
+        self.session = Some(session.0 as i64);
+        Ok(())
+    }
+}
+
+impl Known {
+    fn read(row: &SqlRow<'_>) -> rusqlite::Result<Self> {
+        let emissions = row.get::<_, i64>(5)? as u64;
+        let given = row.get::<_, Option<Vec<u8>>>(6)?;
+        Ok(Self {
             starts: row.get(3)?,
             module: Digest(row.get(4)?),
             emissions,
@@ -58,29 +100,11 @@ impl Taken {
             was: read::state_word(row, 7)?,
             waited: read::waiting(row, 8, 9, 10)?,
             head: row.get(11)?,
-            session: row.get(12)?,
-            due_at: row.get(13)?,
             project: row.get(14)?,
             outcome: read::outcome(row, 15)?,
             trouble: row.get(16)?,
             imported: row.get(17)?,
         })
-    }
-
-    /// Gives the run to a session.
-    fn take(&mut self, c: &Connection, session: SessionId) -> Result<()> {
-        c.prepare_cached(
-            "UPDATE runs SET epoch = epoch + 1, session = ?2, state = 'running', wait_until = NULL,
-                             wait_for = NULL, people = 0, outcome = NULL, starts = starts + (session IS NOT ?2), due_at = NULL,
-                             trouble = NULL, stopping = iif(?3, 0, stopping)
-             WHERE id = ?1",
-        )?
-        .execute(params![self.id, session.0 as i64, self.was.is_final()])?;
-        self.epoch.0 += 1;
-        // Whoever has it and begins again has not been brought down by it.
-        self.starts += u32::from(self.session != Some(session.0 as i64));
-        self.session = Some(session.0 as i64);
-        Ok(())
     }
 }
 
@@ -102,8 +126,9 @@ pub(super) fn claim(
     let Some(mut found) = c.prepare_cached(&sql)?.query_row([run.as_str()], Taken::read).optional()? else {
         return Ok(Claim::No(Claimed::NoSuchRun));
     };
-    let reopens = how == ClaimHow::Reopen && matches!(found.was, RunState::Failed | RunState::Cancelled);
-    if found.was.is_final() && !reopens {
+    let was = found.state;
+    let reopens = how == ClaimHow::Reopen && matches!(was, Some(RunState::Failed | RunState::Cancelled));
+    if was.is_some_and(RunState::is_final) && !reopens {
         return Ok(Claim::No(Claimed::Ended));
     }
     if how == ClaimHow::Seize {
@@ -122,7 +147,7 @@ pub(super) fn claim(
     }
     match how {
         ClaimHow::Asked | ClaimHow::Reopen => drop_pauses(c, found.id)?,
-        ClaimHow::AsItIs | ClaimHow::Seize if found.was == RunState::Paused => {
+        ClaimHow::AsItIs | ClaimHow::Seize if was == Some(RunState::Paused) => {
             insert_message(c, found.id, clock.now(), &MessageBody::Pause)?;
         }
         ClaimHow::AsItIs | ClaimHow::Due | ClaimHow::Seize => {}
@@ -178,9 +203,20 @@ impl Filter {
     fn find(&self, c: &Connection, wanted: &Wanted, new: bool, now: i64, limit: usize) -> Result<Vec<Taken>> {
         let from = self.from(wanted, new);
         let sql = format!("SELECT {RUN} FROM {from} AND r.due_at <= ?1 ORDER BY r.due_at LIMIT ?2");
-        Ok(c.prepare_cached(&sql)?
-            .query_map(params![now, limit as i64, self.projects, self.families, self.except], Taken::read)?
-            .collect::<rusqlite::Result<Vec<_>>>()?)
+        let mut statement = c.prepare_cached(&sql)?;
+        let parameters = params![now, limit as i64, self.projects, self.families, self.except];
+        let found = statement.query_map(parameters, |row| Ok(Taken::read(row).map_err(|_| row.get(0))))?;
+        let (mut taken, mut nameless) = (Vec::new(), Vec::new());
+        for run in found {
+            match run? {
+                Ok(run) => taken.push(run),
+                Err(id) => nameless.push(id?),
+            }
+        }
+        for id in nameless {
+            put_off(c, id, now)?;
+        }
+        Ok(taken)
     }
 
     /// When the next run is due that is not so `now`.
@@ -197,6 +233,14 @@ impl Filter {
         }
         Ok(next)
     }
+}
+
+/// A run without a name that can be read can be given to nobody: it rests, so that it is not in the way of others.
+fn put_off(c: &Connection, id: i64, now: i64) -> Result<()> {
+    let until = millis(Timestamp(now.max(0) as u64).after(rest_ms(u32::MAX)));
+    c.prepare_cached("UPDATE runs SET due_at = ?2, trouble = 'its name cannot be read' WHERE id = ?1")?
+        .execute([id, until])?;
+    Ok(())
 }
 
 /// Whether anything that is wanted is due, and else when the next is, in milliseconds.
@@ -253,25 +297,31 @@ pub(super) fn open(c: &Connection, taken: &Taken, place: &str) -> Result<Opened>
         let reason = format!("the journal of {}: {reason}", taken.run);
         Fault::Refused(StoreError::Damaged { place: place.to_owned(), reason })
     };
+    let odd = |reason: &str| {
+        let reason = format!("what is kept of {}: {reason}", taken.run);
+        Fault::Refused(StoreError::Damaged { place: place.to_owned(), reason })
+    };
+    let known = taken.known.as_ref().map_err(|reason| odd(reason))?;
+    check_epoch(taken.epoch).map_err(|reason| odd(&reason))?;
     let (rows, last) = journal::whole(c, taken.id)?;
-    check_rows(&rows, taken.was, taken.head.map(Digest)).map_err(damaged)?;
+    check_rows(&rows, known.was, known.head.map(Digest)).map_err(damaged)?;
     Ok(Opened {
         run: taken.run.clone(),
         session: SessionId(taken.session.unwrap_or_default() as u64),
         epoch: taken.epoch,
-        starts: taken.starts,
-        module: taken.module,
-        emissions: taken.emissions,
-        given: taken.given,
+        starts: known.starts,
+        module: known.module,
+        emissions: known.emissions,
+        given: known.given,
         rows,
         place: last,
         inbox: read::inbox(c, taken.id, Part::Next)?,
-        project: taken.project.clone(),
-        imported: taken.imported,
-        was: taken.was,
-        waited: taken.waited.clone(),
-        trouble: taken.trouble.clone(),
-        outcome: taken.outcome.clone(),
+        project: known.project.clone(),
+        imported: known.imported,
+        was: known.was,
+        waited: known.waited.clone(),
+        trouble: known.trouble.clone(),
+        outcome: known.outcome.clone(),
     })
 }
 
@@ -283,6 +333,6 @@ pub(super) fn set_starts(
     starts: u32,
 ) -> Result<()> {
     c.prepare_cached("UPDATE runs SET starts = ?4 WHERE name = ?1 AND session = ?2 AND epoch = ?3")?
-        .execute(params![run.as_str(), session.0 as i64, epoch.0 as i64, starts])?;
+        .execute(params![run.as_str(), session.0 as i64, stored(epoch.0), starts])?;
     Ok(())
 }

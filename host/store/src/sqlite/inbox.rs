@@ -5,7 +5,7 @@ use wfhost_core::policy::budget::Spent;
 use wfhost_core::{Outcome, Recorded, RunId, Step, Timestamp};
 
 use super::write::{Result, millis, to_json};
-use crate::{MessageBody, NewMessage, PARENT_GONE, Posted, RunState, Waiting};
+use crate::{MessageBody, NewMessage, PARENT_GONE, Posted, RunState, Waiting, stored};
 
 /// Cancels the children of a run that are to end with it: that of a step, or all. Gives their names.
 pub(super) fn cancel_children(
@@ -21,7 +21,7 @@ pub(super) fn cancel_children(
                 "SELECT name FROM runs WHERE parent = ?1 AND parent_step = ?2 AND on_close = 0
                  AND state NOT IN ('completed', 'failed', 'cancelled', 'continued')",
             )?
-            .query_map(params![parent.as_str(), step.0 as i64], name)?
+            .query_map(params![parent.as_str(), stored(step.0)], name)?
             .collect::<rusqlite::Result<Vec<_>>>()?,
         None => c
             .prepare_cached(
@@ -125,7 +125,7 @@ pub(super) fn post(c: &Connection, message: &NewMessage, now: Timestamp) -> Resu
                     "UPDATE questions SET answered = 1 WHERE run = ?1 AND step = ?2 AND answered = 0
                      AND (deadline IS NULL OR deadline > ?3)",
                 )?
-                .execute(params![to.id, step.0 as i64, millis(now)])?;
+                .execute(params![to.id, stored(step.0), millis(now)])?;
             if open == 0 {
                 return Ok(Posted::NoQuestion);
             }
@@ -205,13 +205,13 @@ pub(super) fn insert_message(c: &Connection, run: i64, at: Timestamp, body: &Mes
             ("pause", None, None, None, None)
         }
         MessageBody::Answer { step: asked, outcome, by, note } => {
-            step = Some(asked.0 as i64);
+            step = Some(stored(asked.0));
             let body: AnswerBody = (*asked, outcome.clone().into(), by.clone(), note.clone());
             let bytes = minicbor::to_vec(body).unwrap_or_else(|e| unreachable!("encoding to memory: {e}"));
             ("answer", None, None, None, Some(bytes))
         }
         MessageBody::Child { step: began, run, outcome, spent } => {
-            step = Some(began.0 as i64);
+            step = Some(stored(began.0));
             let body: ChildBody = (*began, run.clone(), outcome.clone().into(), *spent);
             let bytes = minicbor::to_vec(body).unwrap_or_else(|e| unreachable!("encoding to memory: {e}"));
             ("child", None, None, None, Some(bytes))

@@ -9,7 +9,7 @@ use wfhost_core::{Digest, Position, Row, RunId, Timestamp};
 
 use super::read;
 use super::write::millis;
-use crate::Change;
+use crate::{Change, stored};
 
 type Result<T> = rusqlite::Result<T>;
 
@@ -150,7 +150,7 @@ pub(super) fn first(c: &Connection, run: i64) -> Result<Option<Row>> {
 
 /// What was committed of a run, from the one that begins at or behind `from`.
 pub(super) fn read(c: &Connection, run: &RunId, from: Position) -> Result<Vec<Row>> {
-    let Some((number, from)) = read::number(c, run)?.map(|number| (number, from.0 as i64)) else {
+    let Some((number, from)) = read::number(c, run)?.map(|number| (number, stored(from.0))) else {
         return Ok(Vec::new());
     };
     // The block that it is in begins before it.
@@ -167,7 +167,7 @@ pub(super) fn read(c: &Connection, run: &RunId, from: Position) -> Result<Vec<Ro
 
 /// At most so many commits of a run, from the one that holds `from` on.
 pub(super) fn part(c: &Connection, run: &RunId, from: Position, limit: usize) -> Result<Vec<Row>> {
-    let Some((number, from)) = read::number(c, run)?.map(|number| (number, from.0 as i64)) else {
+    let Some((number, from)) = read::number(c, run)?.map(|number| (number, stored(from.0))) else {
         return Ok(Vec::new());
     };
     c.prepare_cached(concat!(
@@ -193,7 +193,7 @@ pub(super) fn changes(c: &Connection, after: u64, limit: usize) -> Result<Vec<Ch
         "SELECT j.id, r.name, j.seq, j.count, j.body, j.head FROM commits j JOIN runs r ON r.id = j.run
          WHERE j.id > ?1 ORDER BY j.id LIMIT ?2",
     )?
-    .query_map(params![after as i64, limit as i64], |sql| {
+    .query_map(params![stored(after), limit as i64], |sql| {
         Ok(Change { place: sql.get::<_, i64>(0)? as u64, run: read::id(sql, 1)?, row: row(sql, 2)? })
     })?
     .collect()

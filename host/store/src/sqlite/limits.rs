@@ -8,7 +8,7 @@ use wfhost_core::{RunId, Step, Timestamp};
 use super::read::strange;
 use super::sessions;
 use super::write::{Result as WriteResult, millis, to_json};
-use crate::{Clock, SessionId, SlotAsk, SlotShare, TurnWord, TurnsInfo};
+use crate::{Clock, SessionId, SlotAsk, SlotShare, TurnWord, TurnsInfo, stored};
 
 type Result<T> = rusqlite::Result<T>;
 
@@ -99,10 +99,6 @@ fn turn(row: &SqlRow<'_>, first: usize) -> Result<Turn> {
         at_us: row.get::<_, i64>(first + 1)? as u64,
         interval_us: row.get::<_, i64>(first + 2)? as u64,
     })
-}
-
-fn stored(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 impl Book {

@@ -6,7 +6,9 @@ use wfhost_core::Timestamp;
 use super::journal;
 use super::read::strange;
 use super::write::{Result as WriteResult, millis, to_json};
-use crate::{Advance, Cursor, Delivery, DeliveryFilter, DeliveryState, NewDelivery, Settled, SinkLoad};
+use crate::{
+    Advance, Cursor, Delivery, DeliveryFilter, DeliveryState, NewDelivery, Settled, SinkLoad, stored,
+};
 
 type Result<T> = rusqlite::Result<T>;
 
@@ -29,7 +31,7 @@ pub(super) fn hold_cursor(
              WHERE holder IS NULL OR holder = excluded.holder OR until <= ?3
              RETURNING place",
         )?
-        .query_row(params![name, last as i64, millis(now), holder, millis(now.after(hold_ms))], |row| {
+        .query_row(params![name, stored(last), millis(now), holder, millis(now.after(hold_ms))], |row| {
             row.get(0)
         })
         .optional()?;
@@ -45,7 +47,7 @@ pub(super) fn advance_cursor(c: &Connection, advance: &Advance, now: Timestamp) 
         .execute(params![
             advance.name,
             advance.holder,
-            advance.place as i64,
+            stored(advance.place),
             millis(now),
             millis(now.after(advance.hold_ms)),
             advance.hold_ms > 0
@@ -148,7 +150,7 @@ pub(super) fn settle_delivery(
     settled: &Settled,
     now: Timestamp,
 ) -> WriteResult<bool> {
-    let number = number as i64;
+    let number = stored(number);
     let changed = match settled {
         // Whoever else tries it by now need not have: it is there.
         Settled::Delivered => c
@@ -183,7 +185,7 @@ pub(super) fn deliveries(c: &Connection, filter: &DeliveryFilter, limit: usize) 
                 filter.sink,
                 filter.state.map(DeliveryState::number),
                 filter.run.as_ref().map(|run| run.as_str()),
-                filter.before.map_or(i64::MAX, |before| before as i64),
+                filter.before.map_or(i64::MAX, stored),
                 filter.message,
                 limit as i64
             ],

@@ -13,7 +13,7 @@ use crate::{
     Clock, DueSchedules, Family, INBOX_BYTES, INBOX_MESSAGES, Inbox, Links, Load, LogLevel, LogLine, Message,
     MessageBody, MessageId, ModuleInfo, NewTranscript, OpenQuestion, OutMessage, Part, Published, RunFilter,
     RunInfo, RunState, Schedules, Snapshot, TranscriptFilter, TranscriptKind, TranscriptLine, Waiting,
-    WaitsFor,
+    WaitsFor, stored,
 };
 
 type Result<T> = rusqlite::Result<T>;
@@ -160,7 +160,7 @@ pub(super) fn questions(c: &Connection, run: Option<&RunId>, limit: usize) -> Re
 
 pub(super) fn question(c: &Connection, run: &RunId, step: Step) -> Result<Option<OpenQuestion>> {
     let sql = format!("{QUESTION} AND q.run = (SELECT id FROM runs WHERE name = ?1) AND q.step = ?2");
-    c.prepare_cached(&sql)?.query_row(params![run.as_str(), step.0 as i64], question_row).optional()
+    c.prepare_cached(&sql)?.query_row(params![run.as_str(), stored(step.0)], question_row).optional()
 }
 
 pub(super) fn messages(
@@ -173,7 +173,7 @@ pub(super) fn messages(
         "SELECT m.number, m.at, m.name, m.payload FROM runs r JOIN messages m ON m.run = r.id
          WHERE r.name = ?1 AND m.number > ?2 ORDER BY m.number LIMIT ?3",
     )?
-    .query_map(params![run.as_str(), after.map_or(-1, |after| after as i64), limit as i64], |row| {
+    .query_map(params![run.as_str(), after.map_or(-1, stored), limit as i64], |row| {
         Ok(OutMessage {
             number: row.get::<_, i64>(0)? as u64,
             at: time(row, 1)?,
@@ -206,8 +206,8 @@ pub(super) fn transcript(
     .query_map(
         params![
             run.as_str(),
-            filter.after as i64,
-            filter.step.map(|step| step.0 as i64),
+            stored(filter.after),
+            filter.step.map(|step| stored(step.0)),
             kinds,
             limit as i64
         ],
@@ -608,7 +608,7 @@ pub(super) fn logs(c: &Connection, run: &RunId, from: u64, limit: usize) -> Resu
         "SELECT l.number, l.at, l.level, l.message, l.fields FROM runs r JOIN logs l ON l.run = r.id
          WHERE r.name = ?1 AND l.number >= ?2 ORDER BY l.number LIMIT ?3",
     )?
-    .query_map(params![run.as_str(), from as i64, limit as i64], |row| {
+    .query_map(params![run.as_str(), stored(from), limit as i64], |row| {
         let level = LogLevel::ALL.get(usize::from(row.get::<_, u8>(2)?));
         Ok(LogLine {
             number: row.get::<_, i64>(0)? as u64,
@@ -634,7 +634,7 @@ pub(super) fn ended_children(
     let mut ended = Vec::new();
     for step in steps {
         let found = statement
-            .query_map(params![parent.as_str(), step.0 as i64], |row| run_info(row, clock))?
+            .query_map(params![parent.as_str(), stored(step.0)], |row| run_info(row, clock))?
             .collect::<Result<Vec<_>>>()?;
         ended.extend(found);
     }
@@ -669,7 +669,7 @@ pub(super) fn last_heartbeat(c: &Connection, run: &RunId, step: Step) -> Result<
         "SELECT t.text FROM runs r JOIN transcripts t INDEXED BY transcripts_step ON t.run = r.id
          WHERE r.name = ?1 AND t.step = ?2 AND t.kind = ?3 ORDER BY t.id DESC LIMIT 1",
     )?
-    .query_row(params![run.as_str(), step.0 as i64, TranscriptKind::Heartbeat as i64], |row| row.get(0))
+    .query_row(params![run.as_str(), stored(step.0), TranscriptKind::Heartbeat as i64], |row| row.get(0))
     .optional()
 }
 
@@ -744,7 +744,7 @@ pub(super) fn published(
         "SELECT p.number, p.at, p.key, p.value FROM runs r JOIN published p ON p.run = r.id
          WHERE r.name = ?1 {of_key} AND p.number > ?3 ORDER BY p.number, p.key LIMIT ?4"
     );
-    let after = after.map_or(-1, |after| after as i64);
+    let after = after.map_or(-1, stored);
     c.prepare_cached(&sql)?
         .query_map(params![run.as_str(), key, after, limit as i64], published_row)?
         .collect()
@@ -775,7 +775,7 @@ pub(super) fn latest(
          SELECT p.number, p.at, p.key, p.value FROM newest n
          JOIN published p ON p.run = (SELECT id FROM this) AND p.key = n.key AND p.number = n.number ORDER BY p.key"
     );
-    let after = after.map_or(-1, |after| after as i64);
+    let after = after.map_or(-1, stored);
     c.prepare_cached(&sql)?
         .query_map(params![run.as_str(), key, after, limit as i64], published_row)?
         .collect()

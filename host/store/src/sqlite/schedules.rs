@@ -18,10 +18,15 @@ pub(super) fn put_schedule(c: &Connection, schedule: &Schedule, replace: bool) -
     }
     let config =
         minicbor::to_vec(&schedule.config).unwrap_or_else(|e| unreachable!("encoding to memory: {e}"));
+    // What it has begun stays known of one that is replaced.
     c.prepare_cached(
-        "INSERT OR REPLACE INTO schedules (name, times, overlap, catch_up, workflow, module, input, labels,
-                                           config, created_at, next_at, fired, last)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+        "INSERT INTO schedules (name, times, overlap, catch_up, workflow, module, input, labels,
+                                config, created_at, next_at, fired, last)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+         ON CONFLICT (name) DO UPDATE SET times = excluded.times, overlap = excluded.overlap,
+             catch_up = excluded.catch_up, workflow = excluded.workflow, module = excluded.module,
+             input = excluded.input, labels = excluded.labels, config = excluded.config,
+             created_at = excluded.created_at, next_at = excluded.next_at",
     )?
     .execute(params![
         schedule.name,

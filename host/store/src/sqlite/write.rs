@@ -12,7 +12,7 @@ use super::journal::{self, End, last_place};
 use super::{limits, read, sessions};
 use crate::{
     Clock, Created, Deleted, ImportedRun, KEPT_ANSWERS_BYTES, NewRun, NewTranscript, Published, Rebuilt,
-    RunState, StoreError, TranscriptKind,
+    RunState, StoreError, TranscriptKind, stored,
 };
 
 /// Why a write did nothing.
@@ -124,7 +124,7 @@ pub(super) fn insert_run(c: &Connection, run: &NewRun, clock: &dyn Clock) -> Res
         ":created_at": millis(run.created_at), ":updated_at": millis(run.updated_at),
         ":state": state.as_str(), ":session": run.session.map(|session| session.0 as i64),
         ":due": due.map(millis),
-        ":step": run.links.step.map(|step| step.0 as i64),
+        ":step": run.links.step.map(|step| stored(step.0)),
         ":on_close": run.links.on_close.map(|on_close| on_close as i64),
         ":root": run.links.root.as_str(), ":chain": run.links.chain.as_ref().map(RunId::as_str),
         ":budget": budget_bytes(run.budget), ":head": run.rows.last().map(|row| row.head.0),
@@ -229,9 +229,9 @@ pub(super) fn transcribe(c: &Connection, run: &RunId, lines: &[NewTranscript]) -
     )?;
     for NewTranscript { step, attempt, at, kind, text } in lines {
         if *kind == TranscriptKind::Heartbeat {
-            replace.execute(params![id, step.0 as i64, *kind as i64])?;
+            replace.execute(params![id, stored(step.0), *kind as i64])?;
         }
-        insert.execute(params![id, step.0 as i64, attempt, millis(*at), *kind as i64, text])?;
+        insert.execute(params![id, stored(step.0), attempt, millis(*at), *kind as i64, text])?;
     }
     Ok(())
 }
@@ -292,10 +292,10 @@ pub(super) fn import(c: &Connection, run: &ImportedRun) -> Result<()> {
         state.as_str(),
         outcome,
         info.phase,
-        run.emissions as i64,
-        info.epoch.0 as i64,
+        stored(run.emissions),
+        stored(info.epoch.0),
         run.rows.last().map(|row| row.head.0),
-        info.links.step.map(|step| step.0 as i64),
+        info.links.step.map(|step| stored(step.0)),
         info.links.on_close.map(|on_close| on_close as i64),
         info.links.root.as_str(),
         info.links.chain.as_ref().map(RunId::as_str),
@@ -326,6 +326,11 @@ pub(super) fn import(c: &Connection, run: &ImportedRun) -> Result<()> {
     for (at, body) in &run.inbox {
         insert_message(c, id, *at, body)?;
     }
+    let chain = info.links.chain.as_ref().unwrap_or(&info.id);
+    for signal in run.signal_ids() {
+        c.prepare_cached("INSERT OR IGNORE INTO seen (chain, dedupe) VALUES (?1, ?2)")?
+            .execute(params![chain.as_str(), signal])?;
+    }
     change_questions(c, id, &run.questions)
 }
 
@@ -346,7 +351,7 @@ pub(super) fn rebuild(c: &Connection, run: &Rebuilt) -> Result<bool> {
             ")"
         ))?
         .execute(named_params! {
-            ":name": info.id.as_str(), ":entries": info.entries.0 as i64, ":workflow": info.workflow,
+            ":name": info.id.as_str(), ":entries": stored(info.entries.0), ":workflow": info.workflow,
             ":module": info.module.0, ":labels": to_json(&info.labels),
             ":parent": info.parent.as_ref().map(RunId::as_str), ":created_at": millis(info.created_at),
             ":updated_at": millis(info.updated_at), ":state": info.state.as_str(),
@@ -355,7 +360,7 @@ pub(super) fn rebuild(c: &Connection, run: &Rebuilt) -> Result<bool> {
             ":signals": waiting.map(|waiting| to_json(&waiting.signals)),
             ":people": waiting.is_some_and(|waiting| waiting.people),
             ":due": info.due_at.map(millis), ":head": info.head.map(|head| head.0),
-            ":step": info.links.step.map(|step| step.0 as i64),
+            ":step": info.links.step.map(|step| stored(step.0)),
             ":on_close": info.links.on_close.map(|on_close| on_close as i64),
             ":root": info.links.root.as_str(), ":chain": info.links.chain.as_ref().map(RunId::as_str),
             ":next": info.links.next.as_ref().map(RunId::as_str),
