@@ -1,5 +1,7 @@
 //! What functions of the server are given: JSON, and beside it what is large or no text.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::{Digest, Failure, FailureKind, Given, Outcome, QuestionChange, Recorded, Row, RunId, Step};
@@ -177,7 +179,7 @@ impl Jobs {
     /// A run that is to be created. Its rows have to follow each other.
     pub fn new_run(&mut self, run: &NewRun) -> Result<Value, StoreError> {
         check_rows(&run.id, &run.rows)?;
-        let state = if run.session.is_some() { RunState::Running } else { RunState::Queued };
+        let state = first_state(run);
         let children = run.children.iter().map(|child| self.child(child)).collect::<Result<Vec<_>, _>>()?;
         let inbox: Vec<_> = run.inbox.iter().map(|body| self.message(body)).collect();
         Ok(object(json!({
@@ -434,7 +436,6 @@ pub(crate) fn is_bare(run: &NewRun) -> bool {
 
 /// The arguments of `begin_5`, for a run that is [bare](is_bare).
 pub(crate) fn beginning(run: &NewRun) -> Vec<Arg> {
-    let state = if run.session.is_some() { RunState::Running } else { RunState::Queued };
     let row = run.rows.first();
     args_of![
         run.session.map(|session| session.0 as i64),
@@ -453,13 +454,52 @@ pub(crate) fn beginning(run: &NewRun) -> Vec<Arg> {
         run.updated_at,
         (run.budget != Budget::default()).then(|| cbor(run.budget)),
         pairs(&run.labels),
-        number(state) as i16,
+        number(first_state(run)) as i16,
         given_bytes(run.given.unwrap_or_default()),
         row.map(|row| row.first.0 as i64),
         row.map(|row| row.count as i32),
         row.map(|row| row.head.0.to_vec()),
         row.map(|row| row.bytes.clone()),
     ]
+}
+
+/// The same for many, each an element of an array: the arguments of `begin_all_5`.
+pub(crate) fn beginnings(runs: &[Arc<NewRun>]) -> Vec<Arg> {
+    fn each<T>(runs: &[Arc<NewRun>], of: impl Fn(&NewRun) -> T) -> Vec<T> {
+        runs.iter().map(|run| of(run)).collect()
+    }
+    let texts = |of: fn(&NewRun) -> Option<&str>| each(runs, |run| of(run).map(escaped));
+    let row = |of: fn(&Row) -> i64| each(runs, |run| run.rows.first().map(of));
+    let bytes = |of: fn(&Row) -> Vec<u8>| each(runs, |run| run.rows.first().map(of));
+    args_of![
+        each(runs, |run| run.session.map(|session| session.0 as i64)),
+        texts(|run| Some(run.id.as_str())),
+        texts(|run| run.key.as_deref()),
+        texts(|run| run.project.as_deref()),
+        each(runs, |run| run.imported),
+        texts(|run| Some(run.workflow.as_str())),
+        each(runs, |run| run.module.0.to_vec()),
+        texts(|run| run.parent.as_ref().map(RunId::as_str)),
+        each(runs, |run| run.links.step.map(|step| stored(step.0))),
+        each(runs, |run| run.links.on_close.map(|close| close as i16)),
+        texts(|run| Some(run.links.root.as_str())),
+        texts(|run| run.links.chain.as_ref().map(RunId::as_str)),
+        each(runs, |run| millis(run.created_at)),
+        each(runs, |run| millis(run.updated_at)),
+        each(runs, |run| (run.budget != Budget::default()).then(|| cbor(run.budget))),
+        each(runs, |run| Some(escaped(&pairs(&run.labels)))),
+        each(runs, |run| number(first_state(run)) as i16),
+        each(runs, |run| given_bytes(run.given.unwrap_or_default())),
+        row(|row| row.first.0 as i64),
+        row(|row| i64::from(row.count)),
+        bytes(|row| row.head.0.to_vec()),
+        bytes(|row| row.bytes.clone()),
+    ]
+}
+
+/// The state of a run that begins.
+fn first_state(run: &NewRun) -> RunState {
+    if run.session.is_some() { RunState::Running } else { RunState::Queued }
 }
 
 pub(crate) fn outcome_bytes(outcome: &Outcome) -> Vec<u8> {

@@ -27,6 +27,7 @@
 
 mod access;
 mod args;
+mod beginnings;
 mod clock;
 mod company;
 mod connect;
@@ -51,6 +52,7 @@ use tokio::task::AbortHandle;
 use wfhost_store::{Clock, Result, StoreError, Synchronous};
 
 use crate::args::{Strange, args_of};
+use crate::beginnings::Beginnings;
 use crate::connect::{Connector, Pool};
 use crate::lanes::{Lanes, Shared};
 use crate::notify::Notices;
@@ -91,6 +93,7 @@ pub struct PostgresStore {
     shared: Arc<Shared>,
     pool: Arc<Pool>,
     lanes: Lanes,
+    beginnings: Beginnings,
     identity: String,
     /// Counts claims of what is due.
     looks: AtomicUsize,
@@ -133,10 +136,22 @@ impl PostgresStore {
         });
         let tells = notify::tell_others(Arc::clone(&pool), identity.store.clone(), told);
         let tasks = Mutex::new(vec![tokio::spawn(tells).abort_handle()]);
-        let lanes = Lanes::new(&shared);
+        let (lanes, beginnings) = (Lanes::new(&shared), Beginnings::new(&pool));
         let (looks, claims, slot_turns) = (AtomicUsize::new(0), Turns::default(), AtomicU64::new(1));
         let (identity, hears, caught_up) = (identity.store, Once::new(), OnceCell::new());
-        Ok(Self { shared, pool, lanes, identity, looks, claims, slot_turns, caught_up, tasks, hears })
+        Ok(Self {
+            shared,
+            pool,
+            lanes,
+            beginnings,
+            identity,
+            looks,
+            claims,
+            slot_turns,
+            caught_up,
+            tasks,
+            hears,
+        })
     }
 
     /// The URL without its password.

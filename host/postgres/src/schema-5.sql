@@ -280,6 +280,72 @@ BEGIN
     RETURN NEXT;
 END $$;
 
+-- begin_5 for many runs, of different names and keys, each an element of each array. `idx` counts from 1.
+CREATE FUNCTION wf.begin_all_5(p_session int8[], p_name text[], p_key text[], p_project text[], p_imported bool[],
+    p_workflow text[], p_module bytea[], p_parent text[], p_step int8[], p_on_close int2[], p_root text[],
+    p_chain text[], p_created_at int8[], p_updated_at int8[], p_budget bytea[], p_labels text[], p_state int2[],
+    p_given bytea[], p_seq int8[], p_count int8[], p_head bytea[], p_body bytea[])
+RETURNS TABLE (idx int4, code int4, run int8, known text) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    v_over int8[] := '{}';
+    v_codes int4[] := array_fill(0, ARRAY[cardinality(p_name)]);
+    v_runs int8[];
+    v_place int8;
+    a record;
+BEGIN
+    FOR a IN SELECT DISTINCT u.session FROM unnest(p_session) u(session) WHERE u.session IS NOT NULL
+        ORDER BY u.session
+    LOOP
+        IF NOT wf.hold_session_5(a.session) THEN v_over := v_over || a.session; END IF;
+    END LOOP;
+    -- As check_new_1 does.
+    PERFORM pg_advisory_xact_lock_shared('wf.modules'::regclass::oid::int8);
+    FOR a IN SELECT u.n::int4, CASE WHEN u.session = ANY (v_over) THEN 6 WHEN k.run IS NOT NULL THEN 1
+            WHEN r.gone THEN 4 WHEN NOT r.gone THEN 3 ELSE 5 END AS code, k.run, k.name
+        FROM unnest(p_session, p_name, p_key, p_workflow, p_module) WITH ORDINALITY
+            u(session, name, key, workflow, module, n)
+        LEFT JOIN LATERAL (SELECT o.run, o.name FROM wf.runs o WHERE o.workflow = u.workflow AND o.key = u.key
+                           LIMIT 1) k ON true
+        LEFT JOIN LATERAL (SELECT o.gone FROM wf.runs o WHERE o.name = u.name OFFSET 0) r ON true
+        LEFT JOIN LATERAL (SELECT true AS is_there FROM wf.modules o WHERE o.digest = u.module OFFSET 0) m ON true
+        WHERE u.session = ANY (v_over) OR k.run IS NOT NULL OR r.gone IS NOT NULL OR m.is_there IS NULL
+    LOOP
+        v_codes[a.n] := a.code;
+        idx := a.n;
+        code := a.code;
+        run := CASE a.code WHEN 1 THEN a.run END;
+        known := CASE a.code WHEN 1 THEN a.name END;
+        RETURN NEXT;
+    END LOOP;
+    SELECT (pg_current_xact_id()::text::int8 + m.xid_base) << 20 INTO v_place FROM wf.meta m WHERE m.one;
+    WITH i AS (
+        INSERT INTO wf.runs (name, key, project, imported, workflow, module, parent, parent_step, on_close, root, chain,
+                             created_at, budget, labels)
+        SELECT u.name, u.key, u.project, u.imported, u.workflow, u.module, u.parent, u.step, u.on_close, u.root,
+               u.chain, u.created_at, u.budget, u.labels
+        FROM unnest(v_codes, p_name, p_key, p_project, p_imported, p_workflow, p_module, p_parent, p_step, p_on_close,
+                    p_root, p_chain, p_created_at, p_budget, p_labels)
+            u(code, name, key, project, imported, workflow, module, parent, step, on_close, root, chain, created_at,
+              budget, labels)
+        WHERE u.code = 0
+        RETURNING run, name)
+    SELECT array_agg(i.run ORDER BY u.n) INTO v_runs
+        FROM unnest(p_name) WITH ORDINALITY u(name, n) LEFT JOIN i ON i.name = u.name;
+    INSERT INTO wf.hot (run, epoch, session, state, due_at, updated_at, head, given)
+        SELECT u.run, 1, u.session, u.state, CASE WHEN u.session IS NULL THEN 0 END, u.updated_at, u.head, u.given
+        FROM unnest(v_runs, p_session, p_state, p_updated_at, p_head, p_given)
+            u(run, session, state, updated_at, head, given)
+        WHERE u.run IS NOT NULL;
+    INSERT INTO wf.journal (run, seq, at, place, count, head, body)
+        SELECT u.run, u.seq, u.updated_at, v_place + u.n, u.count, u.head, u.body
+        FROM unnest(v_runs, p_seq, p_updated_at, p_count, p_head, p_body) WITH ORDINALITY
+            u(run, seq, updated_at, count, head, body, n)
+        WHERE u.run IS NOT NULL;
+    RETURN QUERY SELECT u.n::int4, 0, u.run, NULL::text FROM unnest(v_runs) WITH ORDINALITY u(run, n)
+        WHERE u.run IS NOT NULL;
+END $$;
+
 -- As in format 1, but that one at a time adds to the transcript of a run, until it is committed. Whoever follows it goes
 -- on behind the last number that he has seen: none may come to be seen with a smaller one later.
 CREATE OR REPLACE FUNCTION wf.transcribe_1(p_name text, p_step int8[], p_at int8[], p_attempt int8[], p_kind int2[],

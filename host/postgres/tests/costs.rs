@@ -1,13 +1,13 @@
 //! What is asked of the server: how much it has to read, how often it plans, and how many commits it makes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use private_postgres::Postgres;
 use wfhost_core::policy::budget::Spent;
-use wfhost_core::{Digest, Epoch, Json, Machine, Row, RunId, Timestamp};
+use wfhost_core::{Digest, Epoch, Json, Machine, Position, Row, RunId, Timestamp};
 use wfhost_postgres::{PostgresOptions, PostgresStore};
 use wfhost_store::conformance::{id, machine, owner, signal};
 use wfhost_store::*;
@@ -55,8 +55,14 @@ async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
 async fn work(store: &PostgresStore, session: SessionId, prefix: &str, runs: usize, rounds: usize) {
     let names: Vec<_> = (0..runs).map(|number| format!("{prefix}{number}")).collect();
     let mut machines = Vec::new();
-    for name in &names {
+    // Half of them alone, the others several at once.
+    let (alone, others) = names.split_at(runs / 2);
+    for name in alone {
         machines.push((id(name), create(store, session, name).await));
+    }
+    for others in others.chunks(10) {
+        let all = others.iter().map(async |name| (id(name), create(store, session, name).await));
+        machines.extend(join_all(all).await);
     }
     for _ in 0..rounds {
         let all = machines
@@ -254,6 +260,107 @@ async fn runs_begin_while_the_lanes_of_their_session_commit() {
         assert_eq!(created, Ok(Ok(Created::New)), "it waits for a lane");
     }
     holder.batch_execute("COMMIT").await.unwrap();
+}
+
+/// How many wait for the lock that whoever begins a run shares.
+async fn wait_for_beginnings(url: &str, count: usize) {
+    let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+                   AND objid = 'modules'::regclass::oid";
+    until("they wait", async || (private_postgres::query(url, waiting) == count.to_string()).then_some(()))
+        .await;
+}
+
+/// Runs that are asked for while calls are under way begin by one call, each with an answer of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn runs_that_are_asked_for_at_the_same_time_begin_together() {
+    let url = private_postgres::fresh_url();
+    let store = Arc::new(open(&url).await);
+    let session = store.begin_session(&owner(1), 600_000).await.unwrap();
+    let over = store.begin_session(&owner(2), 600_000).await.unwrap();
+    store.end_session(over).await.unwrap();
+    let module = store.put_module("w", b"module").await.unwrap();
+    let run = |name: &str| new(name, Some(session)).1;
+    let keyed = |name: &str, key: &str| NewRun { key: Some(key.to_owned()), ..run(name) };
+    assert_eq!(store.create(keyed("known", "k")).await, Ok(Created::New));
+    assert_eq!(store.create(new("gone", None).1).await, Ok(Created::New));
+    assert_eq!(store.delete(&id("gone")).await, Ok(Deleted::Yes));
+
+    let (holder, schema) = connect(&url).await;
+    let hold = format!("BEGIN; SELECT pg_advisory_xact_lock('\"{schema}\".modules'::regclass::oid::int8)");
+    let occupy = async |prefix: &str| {
+        holder.batch_execute(&hold).await.unwrap();
+        let mut first = Vec::new();
+        for number in 0..2 {
+            let (store, run) = (Arc::clone(&store), run(&format!("{prefix}{number}")));
+            first.push(tokio::spawn(async move { store.create(run).await }));
+            wait_for_beginnings(&url, number + 1).await;
+        }
+        first
+    };
+    let first = occupy("first").await;
+    let other = Digest::of(b"other");
+    let mut runs: Vec<_> = (0..100).map(|number| (run(&format!("r{number}")), Ok(Created::New))).collect();
+    runs.extend([
+        (run("known"), Err(StoreError::IdTaken { id: id("known") })),
+        (run("gone"), Err(StoreError::IdUsed { id: id("gone") })),
+        (NewRun { module: other, ..run("strange") }, Err(StoreError::NoSuchModule(other))),
+        (keyed("k2", "k"), Ok(Created::Known(id("known")))),
+        (keyed("one", "both"), Ok(Created::New)),
+        (keyed("two", "both"), Ok(Created::Known(id("one")))),
+        (run("same"), Ok(Created::New)),
+        (run("same"), Err(StoreError::IdTaken { id: id("same") })),
+        (NewRun { session: Some(over), ..run("late") }, Err(StoreError::SessionOver)),
+        (NewRun { session: None, ..run("queued") }, Ok(Created::New)),
+    ]);
+    let (runs, expected): (Vec<_>, Vec<_>) = runs.into_iter().unzip();
+    let before = store.commits();
+    let mut all = Box::pin(join_all(runs.into_iter().map(|run| store.create(run))));
+    assert!(futures_util::poll!(&mut all).is_pending());
+    holder.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(all.await, expected);
+    for created in first {
+        assert_eq!(created.await.unwrap(), Ok(Created::New));
+    }
+    // The two that were first, all others, and those that are the same as one of these.
+    let commits = store.commits() - before;
+    assert!(commits <= 6, "{commits} commits");
+
+    let changes = store.changes(0, 1_000).await.unwrap();
+    let begun: BTreeSet<_> = changes.iter().map(|change| change.run.to_string()).collect();
+    assert_eq!((changes.len(), begun.len()), (106, 106), "{begun:?}");
+    assert!(changes.is_sorted_by(|one, next| one.place < next.place));
+    let (mut machine, whole) = new("r7", Some(session));
+    let info = store.run(&id("r7")).await.unwrap().unwrap();
+    assert_eq!((info.state, info.epoch, info.module), (RunState::Running, Epoch(1), module));
+    assert_eq!(info.lease.map(|lease| lease.id), Some(session));
+    assert_eq!(info.links, whole.links);
+    assert_eq!(
+        (info.created_at, info.updated_at, info.head),
+        (whole.created_at, whole.updated_at, whole.rows.first().map(|row| row.head))
+    );
+    assert_eq!(store.journal(&id("r7"), Position(0)).await.unwrap(), whole.rows);
+    store.append(step(session, &id("r7"), Epoch(1), &mut machine, Next::Go)).await.unwrap();
+    let due = store.claim_due(session, 9, Wanted::default()).await.unwrap();
+    assert_eq!(due.runs.into_iter().map(|run| run.unwrap().run).collect::<Vec<_>>(), [id("queued")]);
+
+    // One that the server cannot keep takes only itself back.
+    let first = occupy("again").await;
+    let mut dice = 7_u64;
+    let long = (0..20_000).map(|_| {
+        dice = dice.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        char::from(b'!' + (dice >> 33) as u8 % 90)
+    });
+    let runs = [run("before"), keyed("long", &long.collect::<String>()), run("behind")];
+    let mut all = Box::pin(join_all(runs.into_iter().map(|run| store.create(run))));
+    assert!(futures_util::poll!(&mut all).is_pending());
+    holder.batch_execute("COMMIT").await.unwrap();
+    let all = all.await;
+    assert_eq!((&all[0], &all[2]), (&Ok(Created::New), &Ok(Created::New)));
+    assert!(matches!(all[1], Err(StoreError::Failed { .. })), "{all:?}");
+    assert_eq!(store.run(&id("long")).await, Ok(None));
+    for created in first {
+        assert_eq!(created.await.unwrap(), Ok(Created::New));
+    }
 }
 
 async fn connect(url: &str) -> (tokio_postgres::Client, String) {

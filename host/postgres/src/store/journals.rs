@@ -1,5 +1,7 @@
 //! Runs with their journals.
 
+use std::sync::Arc;
+
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio_postgres::Row as SqlRow;
@@ -10,7 +12,8 @@ use wfhost_store::*;
 use super::{limits, most};
 use crate::PostgresStore;
 use crate::args::{Columns, args_of, strange};
-use crate::jobs::{Jobs, beginning, check_rows, is_bare};
+use crate::beginnings::Begun;
+use crate::jobs::{Jobs, check_rows, is_bare};
 use crate::lanes::new_refused;
 use crate::read;
 
@@ -18,11 +21,6 @@ use crate::read;
 const DELETE: &str = "SELECT code, holder,
         (SELECT count(*) FROM wf.take_turns_4(CASE code WHEN 0 THEN $6::jsonb ELSE '[]' END, $5))
     FROM wf.delete_1($1, $2::jsonb, $3, $4, $5)";
-
-/// Creates a run that is no more than its first row.
-const BEGIN: &str =
-    "SELECT code, run, known FROM wf.begin_5($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
-    $14, $15, $16, $17, $18, $19, $20, $21, $22)";
 
 impl PostgresStore {
     /// The head of the first commits of a run.
@@ -68,22 +66,25 @@ impl PostgresStore {
 impl Journals for PostgresStore {
     fn create(&self, run: NewRun) -> BoxFuture<'_, Result<Created>> {
         async move {
-            let (rows, doubt) = if is_bare(&run) {
+            let run = Arc::new(run);
+            let Begun { code, number, known, doubt } = if is_bare(&run) {
                 check_rows(&run.id, &run.rows)?;
-                self.pool.write(BEGIN, &|| beginning(&run)).await?
+                self.beginnings.begin(Arc::clone(&run)).await?
             } else {
                 let mut jobs = Jobs::default();
                 let job = jobs.new_run(&run)?;
                 let blobs = jobs.blobs;
-                self.pool
+                let (rows, doubt) = self
+                    .pool
                     .write("SELECT code, run, known FROM wf.create_5($1::jsonb, $2, $3)", &|| {
                         args_of![job.clone(), blobs.clone(), self.set_now()]
                     })
-                    .await?
-            };
-            let read = |row: &SqlRow| Ok((row.value::<i32>(0)?, row.maybe_int(1)?, row.maybe_text(2)?));
-            let Some((code, number, known)) = self.one(&rows, read)? else {
-                return Err(self.damaged(strange("what was created")));
+                    .await?;
+                let read = |row: &SqlRow| Ok((row.value::<i32>(0)?, row.maybe_int(1)?, row.maybe_text(2)?));
+                let Some((code, number, known)) = self.one(&rows, read)? else {
+                    return Err(self.damaged(strange("what was created")));
+                };
+                Begun { code, number, known, doubt }
             };
             match code {
                 0 => {
