@@ -16,7 +16,7 @@ use wfhost_core::policy::retry::is_once;
 use wfhost_core::policy::structured::{self, CORRECTIONS, SchemaError};
 use wfhost_core::policy::{cache, structured::candidates};
 use wfhost_core::{
-    Caching, Digest, Failure, FailureKind, Json, Question, Reply, TURN_AWAITED, TURN_TAKEN, Timestamp,
+    Caching, Digest, Epoch, Failure, FailureKind, Json, Question, Reply, TURN_AWAITED, TURN_TAKEN, Timestamp,
     Timing, TranscriptKind, Usage, limits, spell_millis,
 };
 use wfhost_schema::{self as schema, Fault, Schema};
@@ -77,6 +77,8 @@ pub struct Attempt {
     pub gate: Arc<Gate>,
     pub records: Arc<dyn Records>,
     pub world: Arc<dyn World>,
+    /// Under which the run is driven.
+    pub epoch: Epoch,
     /// Of the run: without it nobody is called.
     pub lease: LatestLease,
     pub recorder: Recorder,
@@ -335,7 +337,7 @@ impl Attempt {
                 Err(short) => return Err(self.failed(Failure::from(short).into())),
             };
             if place.is_none() && self.gate.has_turns(name, rate) {
-                let step = (&self.call.run, self.call.step);
+                let step = (&self.call.run, self.call.step, self.epoch);
                 place = Some(self.gate.place(name, rate, step, &self.lease));
             }
             if place.as_ref().is_some_and(Place::may_be_of_another) {

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, oneshot};
 use wfhost_core::policy::rate::Rate;
 use wfhost_core::policy::share::{SlotAsk, TurnWord};
-use wfhost_core::{RunId, Step, Timestamp};
+use wfhost_core::{Epoch, RunId, Step, Timestamp};
 
 use super::gate::Gate;
 
@@ -187,8 +187,8 @@ impl FleetTurns {
     }
 
     /// A call does not wait for its turn any more.
-    pub fn give_back(&self, step: &(RunId, Step), name: String) {
-        self.say(TurnWord::Release { name, run: step.0.clone(), step: step.1 }, None);
+    pub fn give_back(&self, (run, step): &(RunId, Step), name: String, epoch: Epoch) {
+        self.say(TurnWord::Release { name, run: run.clone(), step: *step, epoch }, None);
     }
 
     pub fn block(&self, name: String, rate: Rate, millis: u64) {
@@ -196,7 +196,7 @@ impl FleetTurns {
     }
 
     /// The step waits for nobody any more.
-    pub fn release(&self, step: &(RunId, Step)) {
+    pub fn release(&self, step: &(RunId, Step), epoch: Epoch) {
         let names: Vec<String> = {
             let mut kept = self.kept();
             let of_step = kept.range((step.clone(), String::new())..).take_while(|(of, _)| of == step);
@@ -207,7 +207,7 @@ impl FleetTurns {
             names
         };
         for name in names {
-            self.give_back(step, name);
+            self.give_back(step, name, epoch);
         }
     }
 
@@ -436,10 +436,11 @@ mod tests {
         gate.told_turns(vec![Some(Timestamp(70))]);
         assert_eq!(pass.await, Some(Timestamp(70)));
         gate.turns.keep(&step, "provider:p".to_owned());
-        gate.release(&run, Step(2));
+        gate.release(&run, Step(2), Epoch(3));
         assert_eq!(gate.turn_words(), []);
-        gate.release(&run, Step(1));
-        let released = TurnWord::Release { name: "provider:p".to_owned(), run: run.clone(), step: Step(1) };
+        gate.release(&run, Step(1), Epoch(3));
+        let (name, epoch) = ("provider:p".to_owned(), Epoch(3));
+        let released = TurnWord::Release { name, run: run.clone(), step: Step(1), epoch };
         assert_eq!(gate.turn_words(), [released]);
         gate.told_turns(vec![None]);
         gate.turns.keep(&step, "provider:p".to_owned());
@@ -457,7 +458,7 @@ mod tests {
     async fn a_turn_that_was_used_is_not_given_back() {
         let gate = Arc::new(Gate::default());
         let run: RunId = "r".parse().unwrap();
-        let mut place = gate.place("p", OF_FLEET, (&run, Step(1)), &held());
+        let mut place = gate.place("p", OF_FLEET, (&run, Step(1), Epoch(3)), &held());
         for (at, is_over) in [(Some(Timestamp(70)), false), (None, true)] {
             let mut pass = Box::pin(place.pass(Timestamp(60)));
             assert!(futures_util::poll!(&mut pass).is_pending());
@@ -481,9 +482,10 @@ mod tests {
     async fn a_turn_is_given_back_by_the_host_that_has_the_run_only() {
         let gate = Arc::new(Gate::default());
         let run: RunId = "r".parse().unwrap();
-        let release = TurnWord::Release { name: "provider:p".to_owned(), run: run.clone(), step: Step(1) };
+        let (name, epoch) = ("provider:p".to_owned(), Epoch(3));
+        let release = TurnWord::Release { name, run: run.clone(), step: Step(1), epoch };
         let waits = async |lease: &LatestLease| {
-            let mut place = gate.place("p", OF_FLEET, (&run, Step(1)), lease);
+            let mut place = gate.place("p", OF_FLEET, (&run, Step(1), Epoch(3)), lease);
             let mut pass = Box::pin(place.pass(Timestamp(60)));
             assert!(futures_util::poll!(&mut pass).is_pending());
             gate.told_turns(vec![Some(Timestamp(70))]);
@@ -501,7 +503,7 @@ mod tests {
         assert!(gate.release_run(&run), "if the run ends here it is given back");
         // Somebody else has the run: nothing that was about to be asked for it is.
         let lease = held();
-        let mut place = gate.place("p", OF_FLEET, (&run, Step(1)), &lease);
+        let mut place = gate.place("p", OF_FLEET, (&run, Step(1), Epoch(3)), &lease);
         let mut pass = Box::pin(place.pass(Timestamp(60)));
         assert!(futures_util::poll!(&mut pass).is_pending());
         lease.leave();

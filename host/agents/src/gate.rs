@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use wfhost_core::policy::rate::{self, Rate};
 use wfhost_core::policy::share::SlotAsk;
 use wfhost_core::policy::{retry, share};
-use wfhost_core::{RunId, Step, Timestamp};
+use wfhost_core::{Epoch, RunId, Step, Timestamp};
 use wfhost_world::LatestLease;
 
 use super::fleet::{FleetLimits, FleetTurns, Shares};
@@ -454,16 +454,16 @@ impl Gate {
         rate.rate.is_some() || self.queues().contains_key(provider)
     }
 
-    /// A place among the calls of a provider, for one step of a run that is driven under this lease.
+    /// A place among the calls of a provider, for one step of a run that is driven under this epoch and this lease.
     pub(crate) fn place(
         self: &Arc<Self>,
         provider: &str,
         rate: ProviderRate,
-        (run, step): (&RunId, Step),
+        (run, step, epoch): (&RunId, Step, Epoch),
         lease: &LatestLease,
     ) -> Place {
         let (provider, step, lease) = (provider.to_owned(), (run.clone(), step), lease.clone());
-        Place { gate: Arc::clone(self), provider, rate, step, lease, keeps: false }
+        Place { gate: Arc::clone(self), provider, rate, step, epoch, lease, keeps: false }
     }
 
     /// The provider asked to be left alone for so long. What cannot be meant is not heeded.
@@ -478,12 +478,12 @@ impl Gate {
         queue.block(rate.rate, now, now.after(millis));
     }
 
-    /// The step waits for nobody any more.
-    pub fn release(&self, run: &RunId, step: Step) {
+    /// The step waits for nobody any more, says who drives the run under that epoch.
+    pub fn release(&self, run: &RunId, step: Step, epoch: Epoch) {
         let mut queues = self.queues();
         let step = (run.clone(), step);
         queues.values_mut().for_each(|queue| queue.release(&step));
-        self.turns.release(&step);
+        self.turns.release(&step, epoch);
     }
 
     /// No step of the run waits for anybody any more. Whether the store is to be told: steps of it have turns of
@@ -536,6 +536,7 @@ pub(crate) struct Place {
     provider: String,
     rate: ProviderRate,
     step: (RunId, Step),
+    epoch: Epoch,
     lease: LatestLease,
     /// There is nothing to be given back.
     keeps: bool,
@@ -579,7 +580,7 @@ impl Drop for Place {
             // What is said of it now could be heard when the next host has it. If the run ends here it is given back.
             self.gate.turns.keep(&self.step, name());
         } else if self.rate.of_fleet().is_some() {
-            self.gate.turns.give_back(&self.step, name());
+            self.gate.turns.give_back(&self.step, name(), self.epoch);
         } else if let Some(queue) = self.gate.queues().get_mut(&self.provider) {
             queue.release(&self.step);
         }
@@ -669,7 +670,7 @@ mod tests {
         let gate = Arc::new(Gate::default());
         let pass = |provider, step, at| {
             at_once(
-                gate.place(provider, NONE, (&run("r"), Step(step)), &LatestLease::default())
+                gate.place(provider, NONE, (&run("r"), Step(step), Epoch(1)), &LatestLease::default())
                     .pass(Timestamp(at)),
             )
         };
@@ -689,7 +690,7 @@ mod tests {
             assert!(!gate.has_turns("p", NONE), "{garbage}");
         }
         gate.block("p", NONE, 3 * 86_400_000, now);
-        let mut place = gate.place("p", NONE, (&run("r"), Step(1)), &LatestLease::default());
+        let mut place = gate.place("p", NONE, (&run("r"), Step(1), Epoch(1)), &LatestLease::default());
         assert_eq!(at_once(place.pass(now)), Err(now.after(86_400_000)));
     }
 
@@ -697,7 +698,7 @@ mod tests {
     fn each_call_keeps_its_turn_until_it_comes() {
         let gate = Arc::new(Gate::default());
         let rate = ProviderRate { rate: Some(Rate { per_minute: 6, burst: 1 }), of_fleet: false };
-        let place = |step| gate.place("p", rate, (&run("r"), Step(step)), &LatestLease::default());
+        let place = |step| gate.place("p", rate, (&run("r"), Step(step), Epoch(1)), &LatestLease::default());
         assert_eq!(at_once(place(1).pass(Timestamp(0))), Ok(()));
         for step in 2..=1_000 {
             let at = Timestamp((step - 1) * 10_000);
@@ -716,8 +717,9 @@ mod tests {
     fn turns_of_calls_that_are_not_wanted_any_more_are_free() {
         let gate = Arc::new(Gate::default());
         let rate = ProviderRate { rate: Some(Rate { per_minute: 6, burst: 1 }), of_fleet: false };
-        let place =
-            |name: &str, step| gate.place("p", rate, (&run(name), Step(step)), &LatestLease::default());
+        let place = |name: &str, step| {
+            gate.place("p", rate, (&run(name), Step(step), Epoch(1)), &LatestLease::default())
+        };
         assert_eq!(at_once(place("a", 1).pass(Timestamp(0))), Ok(()));
         for step in 2..=100 {
             let mut waits = place("a", step);
@@ -727,7 +729,7 @@ mod tests {
         let mut waits = place("b", 1);
         assert_eq!(at_once(waits.pass(Timestamp(0))), Err(Timestamp(1_000_000)));
         waits.keep();
-        gate.release(&run("a"), Step(7));
+        gate.release(&run("a"), Step(7), Epoch(1));
         assert_eq!(at_once(place("b", 2).pass(Timestamp(0))), Err(Timestamp(60_000)), "of step 7");
         assert!(!gate.release_run(&run("a")), "the store knows of none");
         assert_eq!(at_once(place("b", 2).pass(Timestamp(0))), Err(Timestamp(10_000)));

@@ -530,3 +530,57 @@ BEGIN
     WHERE p_replace;
     RETURN FOUND;
 END $$;
+
+-- As in format 4, but that a turn is given back by who has the run only, however late that is heard.
+CREATE OR REPLACE FUNCTION wf.take_turns_4(p_words jsonb, p_now int8) RETURNS TABLE (o_at int8) LANGUAGE plpgsql AS $$
+DECLARE
+    v_now int8;
+    w jsonb;
+    x record;
+    v_until int8;
+    v_from int8;
+    v_length int8;
+BEGIN
+    -- All rates in one order, so that nobody waits for one who waits for him.
+    INSERT INTO wf.rates (name) SELECT DISTINCT a->>'name' FROM jsonb_array_elements(p_words) a
+        WHERE a->>'kind' IN ('pass', 'block') ORDER BY 1 ON CONFLICT DO NOTHING;
+    PERFORM 1 FROM wf.rates r WHERE r.name IN (
+        SELECT a->>'name' FROM jsonb_array_elements(p_words) a
+        UNION SELECT t.name FROM wf.turns t WHERE t.run IN (
+            SELECT a->>'run' FROM jsonb_array_elements(p_words) a WHERE a->>'kind' = 'release-run'))
+        ORDER BY r.name FOR NO KEY UPDATE;
+    -- Behind the lock: times come in the order of the turns.
+    v_now := wf.now_1(p_now);
+    FOR w IN SELECT jsonb_array_elements(p_words) LOOP
+        o_at := NULL;
+        v_length := (w->>'length')::int8;
+        IF w->>'kind' = 'pass' THEN
+            o_at := wf.pass_4(w->>'name', v_length, (w->>'burst')::int8, w->>'run', (w->>'step')::int8, v_now);
+        ELSIF w->>'kind' = 'block' THEN
+            UPDATE wf.rates SET behind = behind - (seen - v_now * 1000),
+                blocked_until = greatest(blocked_until - (seen - v_now * 1000), 0), seen = v_now * 1000
+                WHERE name = w->>'name' AND seen - v_now * 1000 > 1000000;
+            UPDATE wf.rates SET seen = v_now * 1000 WHERE name = w->>'name' AND seen < v_now * 1000;
+            SELECT greatest(v_now * 1000, blocked_until) INTO v_from FROM wf.rates WHERE name = w->>'name';
+            v_until := (v_now + (w->>'millis')::int8) * 1000;
+            IF v_until > v_from THEN
+                UPDATE wf.rates SET behind = behind + (v_until - v_from), blocked_until = v_until,
+                    full_at = greatest(full_at, greatest(v_until - (behind + (v_until - v_from)), 0)
+                        + v_length * ((w->>'burst')::int8 - 1))
+                    WHERE name = w->>'name';
+            END IF;
+        ELSIF (w->>'epoch')::int8 < (SELECT h.epoch FROM (SELECT r.run FROM wf.runs r WHERE r.name = w->>'run' OFFSET 0) r,
+                LATERAL (SELECT o.epoch FROM wf.hot o WHERE o.run = r.run OFFSET 0) h) THEN
+            -- Somebody has the run since.
+            NULL;
+        ELSE
+            FOR x IN DELETE FROM wf.turns t WHERE t.run = w->>'run' AND t.run <> ''
+                AND (w->>'kind' = 'release-run' OR t.name = w->>'name' AND t.step = (w->>'step')::int8)
+                RETURNING t.name, t.full_at, t.at, t.length
+            LOOP
+                PERFORM wf.give_back_4(x.name, x.full_at, x.at, x.length);
+            END LOOP;
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END $$;

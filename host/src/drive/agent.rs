@@ -154,6 +154,7 @@ impl Driver<'_> {
             gate: Arc::clone(self.drive.gate),
             records: Arc::clone(&self.records),
             world: Arc::clone(self.drive.world),
+            epoch: self.drive.epoch,
             lease: self.calls.lease.clone(),
             recorder,
             slots,

@@ -726,7 +726,7 @@ impl Driver<'_> {
         }
         self.calls.aborted().await;
         for step in steps {
-            self.drive.gate.release(self.drive.run, step);
+            self.drive.gate.release(self.drive.run, step, self.drive.epoch);
         }
     }
 

@@ -74,6 +74,7 @@ macro_rules! conformance {
             slots_are_shared_and_those_of_a_session_that_was_ended_are_free,
             slots_are_given_out_by_one_rule,
             a_turn_belongs_to_its_step_whichever_host_asks_for_it,
+            a_turn_is_given_back_by_who_has_the_run_only,
             turns_are_those_of_one_queue,
             what_runs_need_besides_their_modules_is_kept_by_digest,
             a_run_whose_epoch_cannot_grow_holds_up_no_others,
@@ -1776,6 +1777,29 @@ pub fn pass(name: &str, rate: Rate, run: &str, step: u64) -> TurnWord {
     TurnWord::Pass { name: name.to_owned(), rate, run: id(run), step: Step(step) }
 }
 
+/// A call does not wait any more.
+pub fn release(name: &str, run: &str, step: u64, epoch: Epoch) -> TurnWord {
+    TurnWord::Release { name: name.to_owned(), run: id(run), step: Step(step), epoch }
+}
+
+pub async fn a_turn_is_given_back_by_who_has_the_run_only(stores: Vec<Shop>) {
+    let rate = Rate { per_minute: 60, burst: 1 };
+    for store in stores {
+        store.at(100_000);
+        create(&store, "r", None).await.1.unwrap();
+        let words = (1..=3).map(|step| pass("provider:p", rate, "r", step)).collect();
+        let turns = store.take_turns(words).await.unwrap();
+        // Another host has the run when the word of the first one is heard.
+        store.fence(store.mine, Fence::Dead).await.unwrap();
+        let opened = store.opened(store.other, "r").await;
+        let late = vec![release("provider:p", "r", 2, Epoch(1)), pass("provider:p", rate, "s", 1)];
+        assert_eq!(store.take_turns(late).await.unwrap(), [None, Some(Timestamp(103_000))]);
+        // Its own word counts.
+        let own = vec![release("provider:p", "r", 2, opened.epoch), pass("provider:p", rate, "s", 2)];
+        assert_eq!(store.take_turns(own).await.unwrap(), [None, turns[1]]);
+    }
+}
+
 pub async fn a_turn_belongs_to_its_step_whichever_host_asks_for_it(stores: Vec<Shop>) {
     let rate = Rate { per_minute: 60, burst: 2 };
     for store in stores {
@@ -1790,7 +1814,7 @@ pub async fn a_turn_belongs_to_its_step_whichever_host_asks_for_it(stores: Vec<S
         let words = vec![pass("provider:p", rate, "r", 4), pass("provider:p", rate, "s", 1)];
         assert_eq!(store.take_turns(words).await.unwrap(), [at(102_000), at(104_000)]);
         // What is given back is the next one's.
-        let release = TurnWord::Release { name: "provider:p".to_owned(), run: id("r"), step: Step(4) };
+        let release = release("provider:p", "r", 4, Epoch(1));
         let turns = store.take_turns(vec![release, pass("provider:p", rate, "s", 2)]).await.unwrap();
         assert_eq!(turns, [None, at(102_000)]);
         store.at(101_000);
@@ -1831,7 +1855,7 @@ pub async fn turns_are_those_of_one_queue(stores: Vec<Shop>) {
                 let (word, answer) = match dice.roll(12) {
                     0 | 1 => {
                         queue.release(&call);
-                        (TurnWord::Release { name, run: call.0, step: call.1 }, None)
+                        (TurnWord::Release { name, run: call.0, step: call.1, epoch: Epoch(1) }, None)
                     }
                     2 => {
                         let millis = dice.roll(3_000);

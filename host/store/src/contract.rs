@@ -312,11 +312,12 @@ async fn costs(many: u64) -> Vec<(&'static str, u64)> {
     }
 
     let rate = Rate { per_minute: 60, burst: 1 };
-    let release =
-        |run: &str, step| TurnWord::Release { name: "provider:p".to_owned(), run: id(run), step: Step(step) };
     let waits = (0..=many).map(|step| pass("provider:p", rate, "q0", step)).collect();
     let given = store.take_turns(waits).await.unwrap();
-    store.take_turns((1..many).map(|step| release("q0", step)).collect()).await.unwrap();
+    store
+        .take_turns((1..many).map(|step| release("provider:p", "q0", step, Epoch(1))).collect())
+        .await
+        .unwrap();
 
     let mut costs = Vec::new();
     let mut begin = counted.load(Ordering::Relaxed);
@@ -370,7 +371,7 @@ async fn costs(many: u64) -> Vec<(&'static str, u64)> {
     let turn = store.take_turns(vec![pass("provider:p", rate, "q1", 1)]).await.unwrap();
     took("a turn that another call gave back");
     assert_eq!(turn, [given[1]]);
-    store.take_turns(vec![release("q1", 1)]).await.unwrap();
+    store.take_turns(vec![release("provider:p", "q1", 1, Epoch(1))]).await.unwrap();
     took("a turn that is given back");
     costs
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::rate::Rate;
-use crate::{RunId, Step, Timestamp};
+use crate::{Epoch, RunId, Step, Timestamp};
 
 /// What a host tells of the calls that need the same limits.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -28,8 +28,9 @@ pub struct SlotAsk {
 pub enum TurnWord {
     /// A call would like to begin.
     Pass { name: String, rate: Rate, run: RunId, step: Step },
-    /// It does not wait any more.
-    Release { name: String, run: RunId, step: Step },
+    /// It does not wait any more, says who has the run under that epoch. Whoever has it under a later one finds the
+    /// turn, also if this is heard late.
+    Release { name: String, run: RunId, step: Step, epoch: Epoch },
     /// No call of the run waits any more.
     ReleaseRun { run: RunId },
     /// Nobody is to begin for so long.

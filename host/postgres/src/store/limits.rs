@@ -42,9 +42,10 @@ fn word(word: &TurnWord) -> Value {
             "kind": "pass", "name": name, "length": rate.interval_us(), "burst": rate.burst.max(1),
             "run": run.as_str(), "step": stored(step.0),
         }),
-        TurnWord::Release { name, run, step } => {
-            json!({ "kind": "release", "name": name, "run": run.as_str(), "step": stored(step.0) })
-        }
+        TurnWord::Release { name, run, step, epoch } => json!({
+            "kind": "release", "name": name, "run": run.as_str(), "step": stored(step.0),
+            "epoch": stored(epoch.0),
+        }),
         TurnWord::ReleaseRun { run } => json!({ "kind": "release-run", "run": run.as_str() }),
         TurnWord::Block { name, rate, millis } => json!({
             "kind": "block", "name": name, "length": rate.interval_us(), "burst": rate.burst.max(1),

@@ -62,8 +62,9 @@ impl Limits for MemStore {
                 TurnWord::Pass { name, rate, run, step } => {
                     data.turns.entry(name).or_default().pass(&(run, step), Some(rate), now).err()
                 }
-                TurnWord::Release { name, run, step } => {
-                    if let Some(queue) = data.turns.get_mut(&name) {
+                TurnWord::Release { name, run, step, epoch } => {
+                    let is_anothers = data.run(&run).is_some_and(|run| run.info.epoch > epoch);
+                    if let Some(queue) = data.turns.get_mut(&name).filter(|_| !is_anothers) {
                         queue.release(&(run, step));
                     }
                     None

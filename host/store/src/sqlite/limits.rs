@@ -265,8 +265,13 @@ pub(super) fn take_turns(
     for word in words {
         answers.push(match word {
             TurnWord::Pass { name, rate, run, step } => pass(c, name, *rate, (run, *step), now)?,
-            TurnWord::Release { name, run, step } => {
-                release(c, name, run.as_str(), *step)?;
+            TurnWord::Release { name, run, step, epoch } => {
+                let is_anothers = c
+                    .prepare_cached("SELECT 1 FROM runs WHERE name = ?1 AND epoch > ?2")?
+                    .exists(params![run.as_str(), stored(epoch.0)])?;
+                if !is_anothers {
+                    release(c, name, run.as_str(), *step)?;
+                }
                 None
             }
             TurnWord::ReleaseRun { run } => {
