@@ -123,7 +123,9 @@ async def quorum(count: int, *contestants: Awaitable[T]) -> list[tuple[int, T]]:
         failures: list[dict[str, Any]] = []
         while len(successes) < count:
             index, one = await contest.next()
-            if (error := one.exception()) is None:
+            # One that was cancelled has no exception, but raises one.
+            error = asyncio.CancelledError() if one.cancelled() else one.exception()
+            if error is None:
                 successes.append((index, one.result()))
                 continue
             failure = failure_of(error)
@@ -241,7 +243,8 @@ class saga:
             hotel = await trip.step("hotel", book("hotel"), cancel)
 
     The failure that leaves it has a member ``saga`` in its details, with the names of what was ``undone`` and
-    ``not_undone``. The run does not end before compensation is complete, and nothing cancels that.
+    ``not_undone``. The run does not end before compensation is complete, and nothing cancels that. A task that is
+    still within such a block when the workflow ends is cancelled then, as all tasks are.
     """
 
     def __init__(self) -> None:
@@ -251,8 +254,11 @@ class saga:
         """Does something; ``undo`` is called with its result if the block fails later, and what it gives is
         awaited if it can be."""
         if _host.context.cancelled():
+            # A coroutine has not begun; a step or a task has.
             if hasattr(action, "close"):
                 action.close()
+            elif hasattr(action, "cancel"):
+                action.cancel()
             raise Failure("cancelled", "the run was asked to stop")
         value = await action
         self.undo(name, lambda: undo(value))
@@ -308,9 +314,11 @@ def explain(error: BaseException, undone: list[str], not_undone: list[Any]) -> F
     if not isinstance(members, dict):
         members = {} if members is None else {"details": members}
     # A saga within this one has undone its part before.
-    inner = members.get("saga", {})
+    inner = members.get("saga")
+    before = inner if isinstance(inner, dict) else {}
+    known = {name: part if isinstance(part, list) else [] for name, part in before.items()}
     everything = {
-        "undone": [*inner.get("undone", []), *undone],
-        "not_undone": [*inner.get("not_undone", []), *not_undone],
+        "undone": [*known.get("undone", []), *undone],
+        "not_undone": [*known.get("not_undone", []), *not_undone],
     }
     return Failure(failure.kind, failure.message, {**members, "saga": everything}, failure.attempts)
