@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"math"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -21,7 +20,7 @@ type ended[T any] struct {
 
 // Lets a goroutine that was just made run until it waits: Go would begin the last one first.
 func letBegin() {
-	runtime.Gosched()
+	yield()
 }
 
 // Has functions run in goroutines, under a context that ends with the caller's use of them.
@@ -39,7 +38,7 @@ func contest[T any](ctx context.Context, functions []func(ctx context.Context) (
 	return results, func() {
 		cancel()
 		// They see it now, and cancel their steps.
-		runtime.Gosched()
+		yield()
 	}
 }
 
@@ -115,7 +114,7 @@ func Map[T, R any](ctx context.Context, items []T, limit int, function func(ctx 
 // MapSeq is Map for items that are taken when it is their turn.
 func MapSeq[T, R any](ctx context.Context, items iter.Seq[T], limit int, function func(ctx context.Context, item T) (R, error)) ([]R, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	defer runtime.Gosched()
+	defer yield()
 	defer cancel()
 	next, stop := iter.Pull(items)
 	defer stop()

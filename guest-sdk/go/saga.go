@@ -95,8 +95,12 @@ func explain(err error, undone []string, failed []notUndone) error {
 	failure := failureOf(err)
 	failure.cause = err
 	members := map[string]json.RawMessage{}
-	if failure.Details != nil && json.Unmarshal(failure.Details, &members) != nil {
+	if len(failure.Details) > 0 && json.Unmarshal(failure.Details, &members) != nil {
 		members = map[string]json.RawMessage{"details": failure.Details}
+	}
+	// Of null.
+	if members == nil {
+		members = map[string]json.RawMessage{}
 	}
 	// A saga within this one has undone its part before.
 	var all struct {
