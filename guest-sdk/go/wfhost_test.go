@@ -201,13 +201,14 @@ func TestGoroutinesGoOnBesideEachOther(t *testing.T) {
 		var group sync.WaitGroup
 		results := make(chan string, 4)
 		for _, name := range []string{"a", "b"} {
-			group.Go(func() {
+			group.Add(1)
+			begin(func() {
+				defer group.Done()
 				for part := 1; part <= 2; part++ {
 					text, _ := Agent{Prompt: fmt.Sprint(name, part)}.Text(ctx)
 					results <- text
 				}
 			})
-			letBegin()
 		}
 		group.Wait()
 		close(results)
