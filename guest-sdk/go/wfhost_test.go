@@ -638,6 +638,30 @@ func TestDetailsOfAnyShapeAreNoObstacleToACompensation(t *testing.T) {
 	}
 }
 
+func TestAStepThatIsDoneAfterItsSagaHasFailedIsUndoneAsWell(t *testing.T) {
+	answers := map[string]answer{"slow": {at: 100}, "broken": {at: 10, fail: &Failure{Kind: Failed, Message: "no"}}}
+	fake, _, failure := run(t, answers, func(ctx context.Context) (any, error) {
+		err := Compensate(ctx, func(ctx context.Context, trip *Saga) error {
+			book := func(name, prompt string) {
+				_, _ = Do(ctx, trip, name, ask(prompt), func(ctx context.Context, _ string) error {
+					_, err := Agent{Prompt: "cancel " + name}.Text(ctx)
+					return err
+				})
+			}
+			begin(func() { book("car", "slow") })
+			begin(func() { book("hotel", "hotel") })
+			_, err := Agent{Prompt: "broken"}.Text(ctx)
+			return err
+		})
+		if err.Error() != "no" {
+			return nil, err
+		}
+		return nil, Sleep(ctx, time.Second)
+	})
+	same(t, failure, (*Failure)(nil))
+	same(t, fake.story[3:], []string{"start agent cancel hotel", "start sleep 1000", "start agent cancel car"})
+}
+
 func TestWhatLostARaceIsUndoneToItsEnd(t *testing.T) {
 	fake, output, _ := run(t, nil, func(ctx context.Context) (int, error) {
 		trip := func(ctx context.Context) (string, error) {

@@ -446,6 +446,22 @@ test("a saga that is cancelled is undone although it waits for something that is
   assert.equal(count("start agent cancel boat"), 0);
 });
 
+test("a step that is done after its saga has failed is undone as well", () => {
+  const given = { answers: { slow: { at: 100 }, broken: { at: 10, fail: ["failed", "no"] } } };
+  run(async () => {
+    const trip = saga((trip) =>
+      Promise.all([
+        trip.step("car", agent("slow"), () => agent("cancel car")),
+        trip.step("hotel", agent("hotel"), () => agent("cancel hotel")),
+        agent("broken"),
+      ]),
+    );
+    await trip.catch(() => {});
+    await sleep(1000);
+  }, given);
+  assert.deepEqual(story.slice(3), ["start agent cancel hotel", "start sleep 1000", "start agent cancel car"]);
+});
+
 test("a saga that ends by itself when it is cancelled does so before it is undone", () => {
   run(async () => {
     const body = () =>

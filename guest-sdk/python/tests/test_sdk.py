@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import datetime
 import enum
@@ -340,6 +341,20 @@ class Patterns(unittest.TestCase):
 
         self.assertEqual(run(forgotten), "done")
         self.assertEqual(host.story[-5:], ending)
+
+    def test_a_step_that_is_done_after_its_saga_has_failed_is_undone_as_well(self) -> None:
+        async def body() -> None:
+            with contextlib.suppress(Failure):
+                async with saga() as trip:
+                    await asyncio.gather(
+                        trip.step("car", agent("slow"), lambda _: agent("cancel car")),
+                        trip.step("hotel", agent("hotel"), lambda _: agent("cancel hotel")),
+                        trip.step("flight", agent("broken"), lambda _: None),
+                    )
+            await sleep(1)
+
+        run(body, {"slow": {"at": 100}, "broken": {"at": 10, "fail": ("failed", "no")}})
+        self.assertEqual(host.story[3:], ["start agent cancel hotel", "start sleep 1000", "start agent cancel car"])
 
     def test_tasks_that_still_run_when_the_workflow_ends_are_cancelled_as_elsewhere(self) -> None:
         async def clean_up(name: str) -> None:

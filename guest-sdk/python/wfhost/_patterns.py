@@ -249,6 +249,7 @@ class saga:
 
     def __init__(self) -> None:
         self._done: list[tuple[str, Callable[[], Any]]] = []
+        self._is_undone = False
 
     async def step(self, name: str, action: Awaitable[T], undo: Callable[[T], Any]) -> T:
         """Does something; ``undo`` is called with its result if the block fails later, and what it gives is
@@ -268,6 +269,9 @@ class saga:
         """Registers a compensation before its step. It has to succeed also when there is
         nothing to compensate."""
         self._done.append((name, undo))
+        # A step that was under way beside the one that failed.
+        if self._is_undone:
+            current().in_background(self._undo_all())
 
     async def __aenter__(self) -> saga:
         return self
@@ -275,7 +279,10 @@ class saga:
     async def __aexit__(
         self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
-        if error is None or not self._done or isinstance(error, GeneratorExit):
+        if error is None or isinstance(error, GeneratorExit):
+            return
+        if not self._done:
+            self._is_undone = True
             return
         loop: Loop = current()
         undoing = loop.in_background(self._undo_all())
@@ -304,6 +311,7 @@ class saga:
                 failure = failure_of(error)
                 _host.log.write(_host.log.Level.ERROR, f"`{name}` could not be undone: {failure}", [])
                 not_undone.append({"step": name, "kind": failure.kind, "message": failure.message})
+        self._is_undone = True
         return undone, not_undone
 
 
