@@ -1,6 +1,7 @@
 package wfhost
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -100,6 +101,8 @@ type Reply struct {
 	Provider string `json:"provider"`
 	// Usage is the usage of the answer; nil if the provider does not report it.
 	Usage *Usage `json:"usage"`
+	// Whether the call had a schema: the host has read the answer as that wants it, and text in it is text.
+	fits bool
 }
 
 // Usage is the usage of an answer.
@@ -113,17 +116,25 @@ type Usage struct {
 
 // Text is the answer as text: a JSON string as it is, other JSON as it is written.
 func (reply *Reply) Text() string {
-	var text string
-	if json.Unmarshal(reply.Output, &text) == nil {
+	if text, isText := reply.text(); isText {
 		return text
 	}
 	return string(reply.Output)
 }
 
-// Decode reads the answer into a value. If the agent answered with text, the text is parsed as JSON.
+func (reply *Reply) text() (text string, isText bool) {
+	// Null can be read into anything.
+	isText = bytes.HasPrefix(bytes.TrimSpace(reply.Output), []byte{'"'}) && json.Unmarshal(reply.Output, &text) == nil
+	return text, isText
+}
+
+// Decode reads the answer into a value. If the agent answered with text, the text is parsed as JSON, unless a schema
+// of the call wants text.
 func (reply *Reply) Decode(into any) error {
-	var text string
-	if json.Unmarshal(reply.Output, &text) == nil && json.Unmarshal([]byte(text), into) == nil {
+	if reply.fits && json.Unmarshal(reply.Output, into) == nil {
+		return nil
+	}
+	if text, isText := reply.text(); isText && json.Unmarshal([]byte(text), into) == nil {
 		return nil
 	}
 	if err := json.Unmarshal(reply.Output, into); err != nil {
@@ -199,6 +210,7 @@ func startAgent[T any](call Agent, read func(reply *Reply) (T, error)) *Step[T] 
 			var none T
 			return none, err
 		}
+		reply.fits = request.schema != nil
 		return read(reply)
 	})
 }

@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"iter"
 	"math"
-	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,9 +19,18 @@ type ended[T any] struct {
 	err   error
 }
 
-// Lets a goroutine that was just made run until it waits: Go would begin the last one first.
-func letBegin() {
-	runtime.Gosched()
+// Has a function run in a goroutine, at once until it waits: Go would begin the last one first, and goes on with this
+// one now and then for the sake of fairness.
+func begin(function func()) {
+	var began atomic.Bool
+	go func() {
+		defer reportPanic()
+		began.Store(true)
+		function()
+	}()
+	for !began.Load() {
+		yield()
+	}
 }
 
 // Has functions run in goroutines, under a context that ends with the caller's use of them.
@@ -29,17 +38,15 @@ func contest[T any](ctx context.Context, functions []func(ctx context.Context) (
 	inner, cancel := context.WithCancel(ctx)
 	results := make(chan ended[T], len(functions))
 	for index, function := range functions {
-		go func() {
-			defer reportPanic()
+		begin(func() {
 			value, err := function(inner)
 			results <- ended[T]{index, value, err}
-		}()
-		letBegin()
+		})
 	}
 	return results, func() {
 		cancel()
 		// They see it now, and cancel their steps.
-		runtime.Gosched()
+		yield()
 	}
 }
 
@@ -115,7 +122,7 @@ func Map[T, R any](ctx context.Context, items []T, limit int, function func(ctx 
 // MapSeq is Map for items that are taken when it is their turn.
 func MapSeq[T, R any](ctx context.Context, items iter.Seq[T], limit int, function func(ctx context.Context, item T) (R, error)) ([]R, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	defer runtime.Gosched()
+	defer yield()
 	defer cancel()
 	next, stop := iter.Pull(items)
 	defer stop()
@@ -132,15 +139,13 @@ func MapSeq[T, R any](ctx context.Context, items iter.Seq[T], limit int, functio
 			var none R
 			results = append(results, none)
 			running++
-			go func() {
-				defer reportPanic()
+			begin(func() {
 				value, err := function(ctx, item)
 				select {
 				case done <- ended[R]{index, value, err}:
 				case <-ctx.Done():
 				}
-			}()
-			letBegin()
+			})
 		}
 		if running == 0 {
 			return results, nil

@@ -12,6 +12,8 @@ var sagas sync.WaitGroup
 // Saga has the completed steps of a block of Compensate, with their compensations.
 type Saga struct {
 	done []undo
+	// Undoes what is done when the rest is undone already; nil before.
+	late func()
 }
 
 type undo struct {
@@ -32,10 +34,22 @@ func Compensate(ctx context.Context, block func(ctx context.Context, saga *Saga)
 	defer sagas.Done()
 	saga := &Saga{}
 	err := block(ctx, saga)
-	if err == nil || len(saga.done) == 0 {
+	if err == nil {
+		return nil
+	}
+	ctx = context.WithoutCancel(ctx)
+	undone, notUndone := saga.undoAll(ctx)
+	saga.late = func() {
+		sagas.Add(1)
+		go func() {
+			defer reportPanic()
+			defer sagas.Done()
+			saga.undoAll(ctx)
+		}()
+	}
+	if len(undone)+len(notUndone) == 0 {
 		return err
 	}
-	undone, notUndone := saga.undoAll(context.WithoutCancel(ctx))
 	return explain(err, undone, notUndone)
 }
 
@@ -60,6 +74,10 @@ func Do[T any](
 // nothing to compensate.
 func (saga *Saga) Undo(name string, undoing func(ctx context.Context) error) {
 	saga.done = append(saga.done, undo{name, undoing})
+	// A step in a goroutine, beside the one that failed.
+	if saga.late != nil {
+		saga.late()
+	}
 }
 
 type notUndone struct {
@@ -95,8 +113,12 @@ func explain(err error, undone []string, failed []notUndone) error {
 	failure := failureOf(err)
 	failure.cause = err
 	members := map[string]json.RawMessage{}
-	if failure.Details != nil && json.Unmarshal(failure.Details, &members) != nil {
+	if len(failure.Details) > 0 && json.Unmarshal(failure.Details, &members) != nil {
 		members = map[string]json.RawMessage{"details": failure.Details}
+	}
+	// Of null.
+	if members == nil {
+		members = map[string]json.RawMessage{}
 	}
 	// A saga within this one has undone its part before.
 	var all struct {

@@ -2,6 +2,7 @@ package wfhost
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 )
@@ -15,7 +16,8 @@ import (
 //		Notes   []string `json:"notes,omitempty" doc:"what has to be changed"`
 //	}
 //
-// A type that contains itself is anything where it does.
+// The members of an embedded pointer to a struct are promoted, and do not have to be there. A type that contains
+// itself is anything where it does.
 func SchemaOf[T any]() map[string]any {
 	return schemaOf(reflect.TypeFor[T](), nil)
 }
@@ -25,6 +27,12 @@ var timeType = reflect.TypeFor[time.Time]()
 func schemaOf(kind reflect.Type, within []reflect.Type) map[string]any {
 	if kind == timeType {
 		return map[string]any{"type": "string", "format": "date-time"}
+	}
+	if containsItself(kind, within) {
+		return map[string]any{}
+	}
+	if kind.Name() != "" || kind.Kind() == reflect.Struct {
+		within = append(within, kind)
 	}
 	switch kind.Kind() {
 	case reflect.Pointer:
@@ -55,17 +63,25 @@ func schemaOf(kind reflect.Type, within []reflect.Type) map[string]any {
 	case reflect.Map:
 		return map[string]any{"type": "object", "additionalProperties": schemaOf(kind.Elem(), within)}
 	case reflect.Struct:
-		for _, outer := range within {
-			if outer == kind {
-				return map[string]any{}
-			}
-		}
 		properties, required := map[string]any{}, []string{}
-		members(kind, append(within, kind), properties, &required)
+		members(kind, within, properties, &required)
 		return map[string]any{"type": "object", "properties": properties, "required": required}
 	default:
 		return map[string]any{}
 	}
+}
+
+// Whether a type is within itself. Where there is a struct on the way, it is the struct that is not written again.
+func containsItself(kind reflect.Type, within []reflect.Type) bool {
+	for _, outer := range slices.Backward(within) {
+		if outer == kind {
+			return true
+		}
+		if outer.Kind() == reflect.Struct && kind.Kind() != reflect.Struct {
+			return false
+		}
+	}
+	return false
 }
 
 func members(kind reflect.Type, within []reflect.Type, properties map[string]any, required *[]string) {
@@ -74,6 +90,13 @@ func members(kind reflect.Type, within []reflect.Type, properties map[string]any
 		name, options, _ := strings.Cut(field.Tag.Get("json"), ",")
 		if field.Anonymous && name == "" && field.Type.Kind() == reflect.Struct {
 			members(field.Type, within, properties, required)
+			continue
+		}
+		if field.Anonymous && name == "" && field.Type.Kind() == reflect.Pointer && field.Type.Elem().Kind() == reflect.Struct {
+			// It may be nil. One that is not exported cannot be read.
+			if inner := field.Type.Elem(); field.IsExported() && !slices.Contains(within, inner) {
+				members(inner, append(within, inner), properties, &[]string{})
+			}
 			continue
 		}
 		if !field.IsExported() || (name == "-" && options == "") {

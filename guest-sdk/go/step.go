@@ -106,21 +106,28 @@ func (operation *operation) wait(ctx context.Context) {
 		}
 		return
 	}
-	// The host keeps the time, so that the limit survives crashes.
-	limit := started(host.sleepUntil(uint64(max(deadline.UnixMilli(), 0))), readNothing)
+	limit := limitOf(deadline)
 	defer limit.Cancel()
 	select {
 	case <-operation.done:
 	case <-ctx.Done():
 		operation.end("", contextEnded(ctx.Err()))
 	case <-limit.Done():
-		// One that the host does not take, as it is further away than any, is no limit that passed.
-		if limit.failure != nil {
-			operation.end("", limit.failure)
-		} else {
-			operation.end("", contextEnded(context.DeadlineExceeded))
-		}
+		operation.end("", limitPassed(limit))
 	}
+}
+
+// The host keeps the time, so that the limit survives crashes.
+func limitOf(deadline time.Time) *Step[struct{}] {
+	return started(host.sleepUntil(uint64(max(deadline.UnixMilli(), 0))), readNothing)
+}
+
+func limitPassed(limit *Step[struct{}]) error {
+	// One that the host does not take, as it is further away than any, is no limit that passed.
+	if limit.failure != nil {
+		return limit.failure
+	}
+	return contextEnded(context.DeadlineExceeded)
 }
 
 func contextEnded(err error) *Failure {
@@ -153,7 +160,7 @@ type waiting struct {
 	last    uint64
 	// Whether the goroutine that waits for the host is there.
 	driven bool
-	// How often anything was begun to be waited for.
+	// How often anything was begun to be waited for, or a goroutine let others run.
 	activity uint64
 }
 
@@ -213,6 +220,12 @@ func (waits *waiting) letOthersRun() {
 	}
 }
 
+// Lets other goroutines run for a turn, and whoever waits for the host know that this one goes on after it.
+func yield() {
+	waits.activity++
+	runtime.Gosched()
+}
+
 func (waits *waiting) advance() {
 	var done *operation
 	if len(waits.steps) == 1 && len(waits.outside) == 1 {
@@ -267,11 +280,23 @@ func Any(ctx context.Context, steps ...Waitable) (int, error) {
 			}
 		}()
 	}
+	if err := ctx.Err(); err != nil {
+		return 0, contextEnded(err)
+	}
+	var passed <-chan struct{}
+	var limit *Step[struct{}]
+	if deadline, limited := ctx.Deadline(); limited {
+		limit = limitOf(deadline)
+		defer limit.Cancel()
+		passed = limit.Done()
+	}
 	select {
 	case index := <-first:
 		return index, nil
 	case <-ctx.Done():
 		return 0, contextEnded(ctx.Err())
+	case <-passed:
+		return 0, limitPassed(limit)
 	}
 }
 

@@ -201,13 +201,14 @@ func TestGoroutinesGoOnBesideEachOther(t *testing.T) {
 		var group sync.WaitGroup
 		results := make(chan string, 4)
 		for _, name := range []string{"a", "b"} {
-			group.Go(func() {
+			group.Add(1)
+			begin(func() {
+				defer group.Done()
 				for part := 1; part <= 2; part++ {
 					text, _ := Agent{Prompt: fmt.Sprint(name, part)}.Text(ctx)
 					results <- text
 				}
 			})
-			letBegin()
 		}
 		group.Wait()
 		close(results)
@@ -300,6 +301,67 @@ func TestAnyAndAll(t *testing.T) {
 		return []any{first, all, err.Error()}, nil
 	})
 	same(t, output, []any{1.0, []any{"a", "b"}, "no"})
+}
+
+func TestADeadlineEndsTheWaitForAnyStep(t *testing.T) {
+	answers := map[string]answer{"slow": {at: 1 << 50}, "slower": {at: 1 << 51}, "fast": {at: 3}}
+	within := func(limit time.Duration, prompts ...string) (*fake, *Failure) {
+		fake, _, failure := run(t, answers, func(ctx context.Context) (int, error) {
+			inner, cancel := context.WithTimeout(ctx, limit)
+			defer cancel()
+			var steps []Waitable
+			for _, prompt := range prompts {
+				steps = append(steps, Agent{Prompt: prompt}.Start())
+			}
+			return Any(inner, steps...)
+		})
+		return fake, failure
+	}
+	fake, failure := within(time.Hour, "slow", "slower")
+	same(t, failure.Kind, TimedOut)
+	// The steps go on.
+	same(t, fake.story, []string{"start agent slow", "start agent slower", "start sleep until"})
+	_, failure = within(200*366*24*time.Hour, "slow", "slower")
+	same(t, failure, &Failure{Kind: Rejected, Message: "too long"})
+	fake, failure = within(time.Hour, "slow", "fast")
+	same(t, failure, (*Failure)(nil))
+	same(t, fake.story[2:], []string{"start sleep until", "cancel sleep until"})
+	_, failure = within(-time.Hour, "slow")
+	same(t, failure.Kind, TimedOut)
+}
+
+func TestWhatEndsAtOnceWinsTheRaceWithoutTheHost(t *testing.T) {
+	at := func(value string) func(ctx context.Context) (string, error) {
+		return func(context.Context) (string, error) { return value, nil }
+	}
+	waits := func(ctx context.Context) (string, error) { return Signal[string](ctx, "never") }
+	contests := map[string]func(ctx context.Context) error{
+		"race": func(ctx context.Context) error {
+			_, _, err := Race(ctx, waits, at("b"), at("c"), at("d"))
+			return err
+		},
+		"quorum": func(ctx context.Context) error {
+			_, err := Quorum(ctx, 3, waits, at("b"), at("c"), at("d"))
+			return err
+		},
+		"map": func(ctx context.Context) error {
+			_, err := Map(ctx, []int{0, 1, 2, 3}, 4, func(ctx context.Context, item int) (string, error) {
+				if item == 0 {
+					return waits(ctx)
+				}
+				return "", errors.New("at once")
+			})
+			if err.Error() != "at once" {
+				return err
+			}
+			return nil
+		},
+	}
+	for name, contest := range contests {
+		fake, _, failure := run(t, nil, func(ctx context.Context) (string, error) { return "", contest(ctx) })
+		same(t, failure, (*Failure)(nil))
+		same(t, append([]string{name}, fake.story...), []string{name, "start signal never", "cancel signal never"})
+	}
 }
 
 func TestTheFirstToEndWinsTheRace(t *testing.T) {
@@ -427,6 +489,89 @@ func TestSchemasAreThoseOfTheTypes(t *testing.T) {
 	_ = review{hidden: 1}
 }
 
+type tree map[string]tree
+
+type list []list
+
+type pointer *pointer
+
+type branch struct {
+	Branches branches
+}
+
+type branches []branch
+
+type rows []struct{ Rows rows }
+
+type Base struct {
+	ID   string `json:"id"`
+	Kind string `json:"kind,omitempty"`
+}
+
+type hiddenBase struct{ Hidden int }
+
+type Knot struct {
+	*Knot
+	Own int `json:"own"`
+}
+
+func TestSchemasOfTypesThatContainThemselvesHaveAnEnd(t *testing.T) {
+	same(t, SchemaOf[tree](), map[string]any{"type": "object", "additionalProperties": map[string]any{}})
+	same(t, SchemaOf[list](), map[string]any{"type": "array", "items": map[string]any{}})
+	same(t, SchemaOf[pointer](), map[string]any{"anyOf": []any{map[string]any{}, map[string]any{"type": "null"}}})
+	// One that a struct ends is written once more.
+	items := SchemaOf[branches]()["items"].(map[string]any)["properties"].(map[string]any)["Branches"]
+	same(t, items, map[string]any{"type": "array", "items": map[string]any{}})
+	items = SchemaOf[rows]()["items"].(map[string]any)["properties"].(map[string]any)["Rows"]
+	same(t, items, map[string]any{"type": "array", "items": map[string]any{}})
+	same(t, SchemaOf[Knot]()["properties"], map[string]any{"own": map[string]any{"type": "integer"}})
+}
+
+func TestMembersOfEmbeddedPointersArePromoted(t *testing.T) {
+	type order struct {
+		*Base
+		*hiddenBase
+		Count int `json:"count"`
+	}
+	schema := SchemaOf[order]()
+	text := map[string]any{"type": "string"}
+	same(t, schema["properties"], map[string]any{"id": text, "kind": text, "count": map[string]any{"type": "integer"}})
+	same(t, schema["required"], []string{"count"})
+	type named struct {
+		*Base `json:"base"`
+	}
+	same(t, len(SchemaOf[named]()["properties"].(map[string]any)), 1)
+	type whole struct {
+		Base
+		Count int `json:"count"`
+	}
+	same(t, SchemaOf[whole]()["required"], []string{"id", "count"})
+}
+
+func TestAnAnswerThatIsNullHasAText(t *testing.T) {
+	for output, text := range map[string]string{`null`: "null", ` "a"`: "a", `7`: "7", `""`: ""} {
+		same(t, (&Reply{Output: json.RawMessage(output)}).Text(), text)
+	}
+}
+
+func TestTheHostHasReadWhatASchemaWantsAsData(t *testing.T) {
+	answers := map[string]answer{"number": {at: 1, reply: `{"output":"5"}`}, "text": {at: 1, reply: `{"output":" {\"verdict\":\"x\"}"}`}}
+	_, output, failure := run(t, answers, func(ctx context.Context) ([]any, error) {
+		var with, without, reviewed any
+		text := map[string]any{"type": "string"}
+		errs := []error{
+			Agent{Prompt: "number", Schema: text}.Decode(ctx, &with),
+			Agent{Prompt: "number"}.Decode(ctx, &without),
+		}
+		answered, err := Answer[any](ctx, Agent{Prompt: "number", Schema: text})
+		errs = append(errs, err)
+		reviewed, err = Answer[review](ctx, Agent{Prompt: "text"})
+		return []any{with, without, answered, reviewed.(review).Verdict}, errors.Join(append(errs, err)...)
+	})
+	same(t, failure, (*Failure)(nil))
+	same(t, output, []any{"5", 5.0, "5", "x"})
+}
+
 func TestAnswersAreReadFromDataAndFromText(t *testing.T) {
 	answers := map[string]answer{
 		"data":  {at: 1, reply: `{"output":{"verdict":"accept"},"session":"s1","usage":{"input_tokens":3},"new":1}`},
@@ -478,6 +623,43 @@ func TestWhatWasDoneIsUndoneInTheReverseOrder(t *testing.T) {
 	same(t, failure.Message, "no car")
 	same(t, string(failure.Details), `{"own":1,"saga":{"undone":["flight"],"not_undone":[{"step":"hotel","kind":"failed","message":"cannot"}]}}`)
 	same(t, slices.Contains(fake.story, "start agent cancel book"), true)
+}
+
+func TestDetailsOfAnyShapeAreNoObstacleToACompensation(t *testing.T) {
+	for _, details := range []string{`null`, ``, `[1]`, `{"saga":null}`, `{"saga":"own"}`, `{"saga":{"undone":7}}`} {
+		_, _, failure := run(t, nil, func(ctx context.Context) (any, error) {
+			return nil, Compensate(ctx, func(ctx context.Context, trip *Saga) error {
+				trip.Undo("a", func(context.Context) error { return nil })
+				return &Failure{Kind: Failed, Message: "no", Details: []byte(details)}
+			})
+		})
+		same(t, failure.Message, "no")
+		same(t, strings.HasSuffix(string(failure.Details), `"saga":{"undone":["a"],"not_undone":[]}}`), true)
+	}
+}
+
+func TestAStepThatIsDoneAfterItsSagaHasFailedIsUndoneAsWell(t *testing.T) {
+	answers := map[string]answer{"slow": {at: 100}, "broken": {at: 10, fail: &Failure{Kind: Failed, Message: "no"}}}
+	fake, _, failure := run(t, answers, func(ctx context.Context) (any, error) {
+		err := Compensate(ctx, func(ctx context.Context, trip *Saga) error {
+			book := func(name, prompt string) {
+				_, _ = Do(ctx, trip, name, ask(prompt), func(ctx context.Context, _ string) error {
+					_, err := Agent{Prompt: "cancel " + name}.Text(ctx)
+					return err
+				})
+			}
+			begin(func() { book("car", "slow") })
+			begin(func() { book("hotel", "hotel") })
+			_, err := Agent{Prompt: "broken"}.Text(ctx)
+			return err
+		})
+		if err.Error() != "no" {
+			return nil, err
+		}
+		return nil, Sleep(ctx, time.Second)
+	})
+	same(t, failure, (*Failure)(nil))
+	same(t, fake.story[3:], []string{"start agent cancel hotel", "start sleep 1000", "start agent cancel car"})
 }
 
 func TestWhatLostARaceIsUndoneToItsEnd(t *testing.T) {

@@ -25,6 +25,7 @@ export class Scope {
   #parent;
   #members = new Set();
   #reason;
+  #closed = false;
 
   constructor(parent) {
     this.#parent = parent;
@@ -36,13 +37,26 @@ export class Scope {
     return this.#reason;
   }
 
+  /** The outermost scope around it. */
+  get root() {
+    return this.#parent ? this.#parent.root : this;
+  }
+
+  /** The innermost saga around it. */
+  get saga() {
+    return this.#parent?.saga;
+  }
+
   add(member) {
     this.#members.add(member);
-    if (member instanceof Scope && this.#reason) member.cancel(this.#reason);
+    if (this.#reason) member.cancel(this.#reason);
+    // What still runs of a part that has ended may begin something.
+    else if (this.#closed) this.#parent?.add(this);
   }
 
   delete(member) {
     this.#members.delete(member);
+    if (this.#closed) this.close();
   }
 
   cancel(reason) {
@@ -52,10 +66,115 @@ export class Scope {
     this.#parent?.delete(this);
   }
 
-  /** It has nothing more to do. */
+  /** Its function has ended. What that has left open is still cancelled with what is around it. */
   close() {
-    this.#parent?.delete(this);
+    this.#closed = true;
+    if (this.#members.size === 0) this.#parent?.delete(this);
   }
+}
+
+/** Sagas whose body goes on, and those of them that are cancelled. */
+const openSagas = new Set();
+const cancelledSagas = new Set();
+
+/**
+ * Where the body of a saga runs. What begins there belongs to the scope around it, which cancels it in the order in
+ * which it began.
+ */
+export class SagaScope {
+  #outer = currentScope();
+  #members = new Set();
+  #reason;
+  #giveUp;
+  /** How many sagas within it have not ended, with their compensations. */
+  #inner = 0;
+
+  /** `giveUp` ends the saga although its body goes on. */
+  constructor(giveUp) {
+    this.#giveUp = giveUp;
+    openSagas.add(this);
+    if (this.#around) this.#around.#inner += 1;
+    this.#outer?.add(this);
+  }
+
+  get #around() {
+    return this.#outer?.saga;
+  }
+
+  get reason() {
+    return this.#reason ?? this.#outer?.reason;
+  }
+
+  get root() {
+    return this.#outer?.root;
+  }
+
+  get saga() {
+    return this;
+  }
+
+  /** Whether it has to end: its body may still do so by itself. */
+  get isCancelled() {
+    return this.#reason !== undefined;
+  }
+
+  add(member) {
+    this.#members.add(member);
+    if (this.#reason) member.cancel(this.#reason);
+    this.#outer?.add(member);
+  }
+
+  delete(member) {
+    this.#members.delete(member);
+    this.#outer?.delete(member);
+  }
+
+  /** The scope around it is cancelled, and with that what began here. */
+  cancel(reason) {
+    if (this.#reason || !openSagas.has(this)) return;
+    this.#reason = reason;
+    cancelledSagas.add(this);
+  }
+
+  /** Cancels it alone. */
+  end(reason) {
+    this.cancel(reason);
+    for (const member of [...this.#members]) member.cancel(reason);
+  }
+
+  /** Ends it if its body waits for something that is not cancelled. Gives whether it did. */
+  giveUp() {
+    // What an inner saga did came later, so it is undone before.
+    if (this.#inner > 0) return false;
+    this.#giveUp(this.#reason);
+    return true;
+  }
+
+  /** Its body has ended. */
+  close() {
+    openSagas.delete(this);
+    cancelledSagas.delete(this);
+    this.#outer?.delete(this);
+  }
+
+  /** What it did is undone as well. */
+  finish() {
+    if (this.#around) this.#around.#inner -= 1;
+  }
+}
+
+/** When all wait: ends cancelled sagas whose body does not see that they are. Gives whether there were any. */
+function giveUpSagas() {
+  return [...cancelledSagas].filter((saga) => saga.giveUp()).length > 0;
+}
+
+/** When the workflow has ended: cancels sagas that go on. Gives whether there were any. */
+function endSagas(main) {
+  // Those that belong to a compensation may go on as long as it does.
+  const isOver = (saga) => !saga.isCancelled && (background === 0 || saga.root === main);
+  const left = [...openSagas].filter(isOver);
+  for (const saga of left) saga.end(new Failure("cancelled", "the workflow ended"));
+  return left.length > 0;
 }
 
 function cancelledByProgram() {
@@ -234,7 +353,8 @@ export function inBackground(body) {
 export function drive(body) {
   begun = 0;
   let outcome;
-  const main = new Task(body, new Scope());
+  const scope = new Scope();
+  const main = new Task(body, scope);
   main.then(
     (value) => {
       outcome = { value };
@@ -245,6 +365,7 @@ export function drive(body) {
   );
   for (;;) {
     runJobs();
+    if (giveUpSagas() || (outcome && endSagas(scope))) continue;
     if (outcome && background === 0) break;
     advance();
   }

@@ -61,10 +61,10 @@ export function race(contestants) {
 
 export async function quorum(count, contestants) {
   const all = [...contestants];
-  if (all.length < count || count === 0) {
+  if (!(all.length >= count && count > 0)) {
     // Those that have begun already are of no use.
     all.forEach(cancel);
-    if (count === 0) return [];
+    if (count <= 0) return [];
     throw new Failure("rejected", `${count} successes are asked for, of ${all.length} tries`);
   }
   const successes = [];
@@ -72,7 +72,7 @@ export async function quorum(count, contestants) {
   return contest(all, (ended, { resolve, reject }) => {
     if (!("error" in ended)) {
       successes.push(ended);
-      if (successes.length === count) resolve(successes);
+      if (successes.length >= count) resolve(successes);
       return;
     }
     const { kind, message } = failureOf(ended.error);
@@ -90,15 +90,27 @@ export async function firstOk(contestants) {
 }
 
 export async function timeout(millis, contestant) {
+  let most;
+  try {
+    most = length(millis ?? NaN, "time limit");
+  } catch (error) {
+    cancel(contestant);
+    throw error;
+  }
   const running = begin(contestant);
-  const limit = pause(length(millis, "time limit"));
+  const limit = pause(most);
   const { index, value } = await race([running, limit]);
   if (index === 1) throw new Failure("timed-out", "the time limit passed");
   return value;
 }
 
+/** How many may run at the same time, at least one. */
+function atLeastOne(limit) {
+  return Math.max(Number(limit) || 1, 1);
+}
+
 export function parallelMap(items, limit, body) {
-  const most = Math.max(limit, 1);
+  const most = atLeastOne(limit);
   const running = new Set();
   const results = [];
   return new Promise((resolve, reject) => {
@@ -147,7 +159,7 @@ export class Semaphore {
   #queue = [];
 
   constructor(limit) {
-    this.#free = Math.max(limit, 1);
+    this.#free = atLeastOne(limit);
   }
 
   async run(body) {

@@ -43,9 +43,15 @@ export class Reply {
   }
 }
 
+/** A number as the host takes it. What services report may be none, which is no reason to lose their answer. */
+function whole(given, rounded) {
+  if (typeof given === "bigint") return given < 0n ? 0n : given;
+  return BigInt(Math.min(Math.max(rounded(Number(given)) || 0, 0), Number.MAX_SAFE_INTEGER));
+}
+
 function usage(given) {
   if (given == null) return undefined;
-  const count = (name) => BigInt(given[name] ?? 0);
+  const count = (name) => whole(given[name], Math.round);
   return {
     inputTokens: count("inputTokens"),
     outputTokens: count("outputTokens"),
@@ -61,7 +67,7 @@ function record(error) {
     message: own ? error.message : error instanceof Error ? `${error.name}: ${error.message}` : String(error),
     details: own && error.details !== undefined ? JSON.stringify(error.details) : undefined,
     auth: own && error.auth,
-    retryAfter: own && error.retryAfter != null ? BigInt(error.retryAfter) : undefined,
+    retryAfter: own && error.retryAfter != null ? whole(error.retryAfter, Math.ceil) : undefined,
     usage: own ? usage(error.usage) : undefined,
   };
 }
@@ -99,7 +105,7 @@ function refused(error) {
 export function http(method, url, { headers = {}, body, timeout, onPiece } = {}) {
   const encoded = body === undefined ? undefined : utf8(typeof body === "string" ? body : JSON.stringify(body));
   const given = Object.entries(headers).map(([name, value]) => [name, utf8(String(value))]);
-  const within = timeout === undefined ? undefined : BigInt(timeout);
+  const within = timeout === undefined ? undefined : whole(timeout, Math.ceil);
   try {
     const response = web.send({ method, url, headers: given, body: encoded, timeout: within });
     const answer = { status: response.status(), headers: {}, body: "" };

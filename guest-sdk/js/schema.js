@@ -55,17 +55,21 @@ export function fitting(schema, value, what) {
 
 /** The data of an answer: if the agent answered with text, the text is read as JSON. */
 export function data(output, schema) {
-  if (typeof output !== "string") return fitting(schema, output, "answer");
-  const { value, problem } = parsed(output);
-  if (problem === undefined) {
-    if (!schema?.["~standard"]) return value;
-    const result = validate(schema, value);
-    if (!result.issues) return result.value;
+  if (schema === undefined) {
+    if (typeof output !== "string") return output;
+    const { value, problem } = parsed(output);
+    if (problem === undefined) return value;
+    throw misfit("answer", problem, output);
   }
-  if (schema?.["~standard"]) return fitting(schema, output, "answer");
-  // A schema of a text fits the text itself; the host has seen to it.
-  if (schema !== undefined) return output;
-  throw misfit("answer", problem, output);
+  // The host has read the answer to a call with a schema as that wants it: text in it is text.
+  if (!schema?.["~standard"]) return output;
+  const readings = [{ value: output }];
+  if (typeof output === "string") readings.push(parsed(output));
+  for (const { value, problem } of readings) {
+    const result = problem === undefined ? validate(schema, value) : undefined;
+    if (result && !result.issues) return result.value;
+  }
+  return fitting(schema, output, "answer");
 }
 
 /** The text of an answer: a string as it is, other JSON as it is written. */

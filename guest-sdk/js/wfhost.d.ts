@@ -286,7 +286,7 @@ export function rounds<S, R extends { next: S } | { done: unknown }>(
 
 /** The completed steps of a block of {@link saga}, with their compensations. */
 export interface Saga {
-  /** Executes a step; `undo` is called with its result if the block fails later. */
+  /** Executes a step; `undo` is called with its result if the block fails later, or has failed meanwhile. */
   step<T>(name: string, action: Awaitable<T>, undo: (value: T) => unknown): Promise<T>;
   /** Registers a compensation before its step. It has to succeed also when there is nothing to compensate. */
   undo(name: string, undo: () => unknown): void;
@@ -294,7 +294,8 @@ export interface Saga {
 /**
  * Runs a block, and compensates its completed steps, in the reverse order, if it fails, is cancelled, or loses
  * a race. The failure then has a member `saga` in its details, with the names of the steps that were `undone`
- * and `not_undone`. The run does not end before compensation is complete.
+ * and `not_undone`. The run does not end before compensation is complete; a saga that still waits when the
+ * workflow returns or fails is cancelled then.
  */
 export function saga<T>(body: (saga: Saga) => T | PromiseLike<T>): Promise<T>;
 

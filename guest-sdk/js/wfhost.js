@@ -208,7 +208,20 @@ export async function rounds(steps, first, body) {
 function spell(value) {
   if (typeof value === "string") return value;
   if (value instanceof Error) return `${value.name}: ${value.message}`;
-  return JSON.stringify(value) ?? String(value);
+  try {
+    return JSON.stringify(value) ?? String(value);
+  } catch {
+    return plain(value);
+  }
+}
+
+/** What is no JSON, in as few words as the language has for it; some objects have none. */
+function plain(value) {
+  try {
+    return String(value);
+  } catch {
+    return typeof value;
+  }
 }
 
 function write(level) {

@@ -236,14 +236,18 @@ impl Agent {
         self.ask(|json| text(&json))
     }
 
-    /// Makes the call. The answer is data: if the agent answers with text, the text is parsed as JSON.
+    /// Makes the call. The answer is data: if the agent answers with text, the text is parsed as JSON, unless a
+    /// [`schema`](Agent::schema) wants text.
     ///
     /// # Errors
     ///
     /// The host's failure if there is no answer, and [`FailureKind::InvalidOutput`] if the answer
     /// does not match the type.
     pub fn json<T: DeserializeOwned>(self) -> Step<T> {
-        self.ask(|json| parse(&json)?.json())
+        match self.request.schema {
+            Some(_) => self.ask(|json| parse(&json)?.of_schema().json()),
+            None => self.ask(|json| parse(&json)?.json()),
+        }
     }
 
     /// Makes the call. Returns the answer with its session, usage and provider.
@@ -252,7 +256,10 @@ impl Agent {
     ///
     /// The host's failure if there is no answer: [`Error::kind`].
     pub fn reply(self) -> Step<Reply> {
-        self.ask(|json| parse(&json))
+        match self.request.schema {
+            Some(_) => self.ask(|json| Ok(parse(&json)?.of_schema())),
+            None => self.ask(|json| parse(&json)),
+        }
     }
 
     fn ask<T>(self, read: fn(String) -> Result<T>) -> Step<T> {

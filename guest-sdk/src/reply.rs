@@ -40,6 +40,9 @@ pub struct Reply {
     /// The provider that answered.
     #[serde(default)]
     pub provider: String,
+    /// Whether the call had a schema: the host has read the answer as that wants it, and text in it is text.
+    #[serde(skip)]
+    fits: bool,
 }
 
 impl Reply {
@@ -51,12 +54,23 @@ impl Reply {
         }
     }
 
-    /// The answer as data. If the agent answered with text, the text is parsed as JSON.
+    /// The same as the answer to a call with a schema.
+    pub(crate) fn of_schema(self) -> Self {
+        Self { fits: true, ..self }
+    }
+
+    /// The answer as data. If the agent answered with text, the text is parsed as JSON, unless a schema of the call
+    /// wants text.
     ///
     /// # Errors
     ///
     /// [`FailureKind::InvalidOutput`] if the answer does not match the type.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
+        if self.fits
+            && let Ok(value) = T::deserialize(&self.output)
+        {
+            return Ok(value);
+        }
         let mismatch = match &self.output {
             Value::String(text) => match serde_json::from_str(text) {
                 Ok(value) => return Ok(value),
@@ -124,6 +138,15 @@ mod tests {
         assert_eq!(reply(json!(" [1, 2] ")).json::<Vec<u8>>().unwrap(), [1, 2]);
         assert_eq!(reply(json!("plain")).json::<String>().unwrap(), "plain");
         assert_eq!(reply(json!("plain")).json::<Value>().unwrap(), json!("plain"));
+    }
+
+    #[test]
+    fn text_that_a_schema_wants_stays_text() {
+        assert_eq!(reply(json!("5")).json::<Value>().unwrap(), json!(5));
+        assert_eq!(reply(json!("5")).of_schema().json::<Value>().unwrap(), json!("5"));
+        assert_eq!(reply(json!("\"a\"")).of_schema().json::<String>().unwrap(), "\"a\"");
+        assert_eq!(reply(json!("[1]")).of_schema().json::<Vec<u8>>().unwrap(), [1]);
+        assert!(reply(json!("sorry")).of_schema().json::<u8>().is_err());
     }
 
     #[test]

@@ -123,5 +123,8 @@ export const host = {
       throw new Error("the run has ended");
     },
   },
+  // Of plugins.
+  progress: {},
+  http: {},
   log: { write: (level, message, fields) => story.push(`${level} ${message} ${JSON.stringify(fields)}`) },
 };

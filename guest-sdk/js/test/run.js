@@ -15,7 +15,7 @@ const tests = readdirSync(here).filter((name) => name.endsWith(".test.js"));
 const host = {
   name: "host",
   setup(build) {
-    build.onResolve({ filter: /^wfhost:workflow\// }, ({ path }) => {
+    build.onResolve({ filter: /^wfhost:(workflow|plugin)\// }, ({ path }) => {
       const [, name] = /\/(\w+)@/.exec(path);
       return { path: name, namespace: "host" };
     });

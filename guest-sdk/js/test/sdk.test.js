@@ -15,6 +15,7 @@ import {
   info,
   log,
   parallelMap,
+  post,
   quorum,
   race,
   retry,
@@ -334,6 +335,183 @@ test("what lost a race is undone to its end, beside the rest", () => {
   assert.equal(story.at(-1), "start agent undo");
 });
 
+/** A trip whose hotel is booked, and which then goes on with something. */
+const trip = (goOn) =>
+  saga(async (trip) => {
+    await trip.step("hotel", () => agent("book hotel"), () => agent("cancel hotel"));
+    return goOn(trip);
+  });
+
+const count = (line) => story.filter((other) => other === line).length;
+
+test("a saga that still waits when the workflow ends is cancelled and undone", () => {
+  const given = { answers: { broken: { at: 10, fail: ["failed", "no"] } } };
+  const thrown = failure(() => Promise.all([trip(() => signal("never")), agent("broken")]), given);
+  assert.equal(thrown.message, "no");
+  assert.deepEqual(story.slice(-3), ["start signal never", "cancel signal never", "start agent cancel hotel"]);
+  // Where nothing fails it is the same.
+  const spawned = async () => {
+    spawn(() => trip(() => signal("never")));
+    await sleep(10);
+    return "done";
+  };
+  assert.equal(run(spawned), "done");
+  assert.equal(count("start agent cancel hotel"), 1);
+  // What is begun in a part that has ended is a part of the whole.
+  const nested = async () => {
+    await spawn(async () => void trip(() => new Promise(() => {})));
+    await sleep(10);
+    return "done";
+  };
+  assert.equal(run(nested), "done");
+  assert.equal(count("start agent cancel hotel"), 1);
+});
+
+test("the end of a workflow undoes the inner sagas first, each to its end", () => {
+  const never = () => new Promise(() => {});
+  const body = async () => {
+    saga(async (outer) => {
+      outer.undo("outer", () => agent("undo outer"));
+      await saga(async (inner) => {
+        inner.undo("inner", async () => {
+          await sleep(50);
+          await saga(async (within) => {
+            within.undo("within", () => agent("undo within"));
+            await sleep(5);
+            throw new Error("of the compensation");
+          }).catch(() => {});
+          await agent("undo inner");
+        });
+        await never();
+      });
+    });
+    await sleep(1);
+  };
+  run(body);
+  assert.deepEqual(story, [
+    "start sleep 1",
+    "start sleep 50",
+    "start sleep 5",
+    "start agent undo within",
+    "start agent undo inner",
+    "start agent undo outer",
+  ]);
+});
+
+test("the end of a workflow leaves the parts alone that have no saga", () => {
+  // This one would never end if its steps failed at once.
+  const poll = async () => {
+    for (;;) await sleep(20).catch(() => {});
+  };
+  run(async () => {
+    poll();
+    trip(() => signal("never"));
+    await sleep(10);
+  });
+  assert.equal(count("cancel sleep 20"), 0);
+  assert.equal(count("start agent cancel hotel"), 1);
+  // Nor is anything cancelled where no saga waits.
+  run(() => Promise.race([sleep(50), agent("fast")]));
+  assert.deepEqual(story, ["start sleep 50", "start agent fast"]);
+});
+
+test("a saga that is cancelled is undone although it waits for something that is not its own", () => {
+  const limited = (goOn) => async () => {
+    const semaphore = new Semaphore(1);
+    semaphore.run(() => sleep(500)).then(() => post("free"));
+    const begun = agent("of others");
+    const what = { semaphore, begun };
+    const kind = await timeout(10, () => trip((trip) => goOn(what, trip))).catch((error) => error.kind);
+    await sleep(1000);
+    return kind;
+  };
+  const given = { answers: { "of others": { at: 100 } } };
+  const waits = limited(({ semaphore }) => semaphore.run(() => agent("never asked")));
+  assert.equal(run(waits, given), "timed-out");
+  assert.equal(count("start agent cancel hotel"), 1);
+  assert.equal(count("start agent never asked"), 0);
+  assert.ok(story.indexOf("start agent cancel hotel") < story.indexOf("post free null"));
+  // What it was given is cancelled as well.
+  assert.equal(run(limited(({ begun }, trip) => trip.step("x", begun, () => {})), given), "timed-out");
+  assert.equal(count("start agent cancel hotel"), 1);
+  assert.equal(count("cancel agent of others"), 1);
+  // Nothing is begun afterwards, and what was under way is undone when it is there.
+  const late = limited(async ({ begun }, trip) => {
+    await trip.step("car", async () => void (await begun), () => agent("cancel car"));
+    await trip.step("boat", () => 1, () => agent("cancel boat"));
+  });
+  assert.equal(run(late, given), "timed-out");
+  assert.equal(count("start agent cancel hotel"), 1);
+  assert.equal(count("start agent cancel car"), 1);
+  assert.equal(count("start agent cancel boat"), 0);
+});
+
+test("a step that is done after its saga has failed is undone as well", () => {
+  const given = { answers: { slow: { at: 100 }, broken: { at: 10, fail: ["failed", "no"] } } };
+  run(async () => {
+    const trip = saga((trip) =>
+      Promise.all([
+        trip.step("car", agent("slow"), () => agent("cancel car")),
+        trip.step("hotel", agent("hotel"), () => agent("cancel hotel")),
+        agent("broken"),
+      ]),
+    );
+    await trip.catch(() => {});
+    await sleep(1000);
+  }, given);
+  assert.deepEqual(story.slice(3), ["start agent cancel hotel", "start sleep 1000", "start agent cancel car"]);
+});
+
+test("a saga that ends by itself when it is cancelled does so before it is undone", () => {
+  run(async () => {
+    const body = () =>
+      saga(async (trip) => {
+        trip.undo("a", () => agent("undo"));
+        const other = agent("other");
+        try {
+          await sleep(1000);
+        } finally {
+          post("cleaned");
+          await other;
+        }
+      });
+    await race([body, () => sleep(10)]);
+  }, { answers: { other: { at: 500 } } });
+  const expected = ["cancel agent other", "cancel sleep 1000", "post cleaned null", "start agent undo"];
+  assert.deepEqual(story.slice(-4).sort(), expected.sort());
+  assert.equal(story.at(-1), "start agent undo");
+});
+
+test("a step that is refused is cancelled if it has begun", () => {
+  const thrown = failure(() =>
+    saga(async (trip) => {
+      stop();
+      await trip.step("a", agent("a"), () => agent("undo"));
+    }),
+  );
+  assert.equal(thrown.kind, "cancelled");
+  assert.deepEqual(story, ["start agent a", "cancel agent a"]);
+  const task = () =>
+    saga(async (trip) => {
+      stop();
+      await trip.step("a", spawn(() => agent("b")), () => {});
+    });
+  assert.equal(failure(task).kind, "cancelled");
+  assert.deepEqual(story, ["start agent b", "cancel agent b"]);
+});
+
+test("details of any shape are no obstacle to a compensation", () => {
+  for (const details of [null, [1], { saga: null }, { saga: "own" }, { saga: { undone: 7 } }]) {
+    const thrown = failure(() =>
+      saga(async (trip) => {
+        trip.undo("a", () => {});
+        throw new Failure("failed", "no", { details });
+      }),
+    );
+    assert.deepEqual([thrown.message, JSON.parse(thrown.details).saga.undone], ["no", ["a"]]);
+  }
+});
+
 test("nothing new is done when the run was asked to stop", () => {
   const thrown = failure(() =>
     saga(async (trip) => {
@@ -399,6 +577,14 @@ test("answers are text, data, or what a schema of zod says", () => {
   const sent = JSON.parse(host.lastRequest.schema);
   assert.deepEqual(sent.properties, { n: { type: "number", description: "how many" } });
   assert.equal(run(() => agent("words", { schema: z.string() }), { answers }), "sorry");
+  // The host has read what the schema wants as data.
+  answers.number = { reply: "5" };
+  for (const string of [{ type: "string" }, z.string(), z.union([z.number(), z.string()])]) {
+    assert.equal(run(() => agent("number", { schema: string }), { answers }), "5");
+    assert.equal(run(() => agent.json("number", { schema: string }), { answers }), "5");
+    assert.equal(run(() => agent.reply("number", { schema: string }), { answers }).output, "5");
+  }
+  assert.equal(run(() => agent.json("number"), { answers }), 5);
   const thrown = failure(() => agent("words", { schema }), { answers });
   assert.equal(thrown.kind, "invalid-output");
   assert.match(thrown.message, /^the answer does not fit: .*; it was: sorry$/);
@@ -436,6 +622,33 @@ test("timers of the language are durable sleeps", () => {
   });
   assert.deepEqual(output, ["ten"]);
   assert.ok(story.includes("cancel sleep 5"));
+});
+
+test("what is no limit does not leave anything running or waiting", () => {
+  for (const limit of [-1, NaN, undefined]) {
+    assert.equal(failure(() => timeout(limit, () => agent("a"))).kind, "rejected");
+    assert.deepEqual(story, []);
+    assert.equal(failure(() => timeout(limit, agent("a"))).kind, "rejected");
+    assert.deepEqual(story, ["start agent a", "cancel agent a"]);
+  }
+  for (const limit of [undefined, NaN, 0, "many"]) {
+    assert.deepEqual(run(() => parallelMap([1, 2], limit, (item) => item * 2)), [2, 4]);
+    assert.equal(run(() => new Semaphore(limit).run(() => 7)), 7);
+  }
+  assert.deepEqual(run(() => quorum(-1, [agent("a")])), []);
+  assert.equal(failure(() => quorum(NaN, [agent("a")])).kind, "rejected");
+  assert.equal(run(() => quorum(1.5, [agent("a"), agent("b")])).length, 2);
+});
+
+test("what cannot be written as JSON is logged all the same", () => {
+  const circular = {};
+  circular.self = circular;
+  run(() => {
+    log.info("x", { n: 10n, list: [10n], circular, bare: Object.create(null, { toJSON: { value: () => 1n } }) });
+    log.info(circular);
+  });
+  const fields = '[["n","10"],["list","10"],["circular","[object Object]"],["bare","object"]]';
+  assert.deepEqual(story, [`info x ${fields}`, "info [object Object] []"]);
 });
 
 test("log lines have fields, and what is known about the run is there", () => {

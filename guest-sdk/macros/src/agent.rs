@@ -71,14 +71,15 @@ fn export(function: &ItemFn) -> TokenStream {
         ReturnType::Type(_, output) => output.span(),
         ReturnType::Default => name.span(),
     };
-    let call = quote_spanned!(span=> ::wfhost::__private::run_agent(call, #name));
+    let call = quote_spanned!(span=> ::wfhost::__private::run_agent(__wfhost_call, #name));
+    // The program's own names are visible within it, so it has none that a program would have.
     quote! {
         const _: () = {
-            struct Agent;
+            struct __WfhostAgent;
 
-            impl ::wfhost::__private::plugin_bindings::exports::wfhost::plugin::agent::Guest for Agent {
+            impl ::wfhost::__private::plugin_bindings::exports::wfhost::plugin::agent::Guest for __WfhostAgent {
                 fn run(
-                    call: ::wfhost::__private::plugin_bindings::wfhost::plugin::types::Call,
+                    __wfhost_call: ::wfhost::__private::plugin_bindings::wfhost::plugin::types::Call,
                 ) -> ::core::result::Result<
                     ::wfhost::__private::plugin_bindings::wfhost::plugin::types::Reply,
                     ::wfhost::__private::plugin_bindings::wfhost::plugin::types::Failure,
@@ -90,12 +91,12 @@ fn export(function: &ItemFn) -> TokenStream {
             // Elsewhere the code is only checked: there is nobody who would call it.
             #[cfg(target_arch = "wasm32")]
             ::wfhost::__private::plugin_bindings::export_agent!(
-                Agent with_types_in ::wfhost::__private::plugin_bindings
+                __WfhostAgent with_types_in ::wfhost::__private::plugin_bindings
             );
             #[cfg(not(target_arch = "wasm32"))]
             #[allow(dead_code)]
-            fn checked() -> impl ::wfhost::__private::plugin_bindings::exports::wfhost::plugin::agent::Guest {
-                Agent
+            fn __wfhost_checked() -> impl ::wfhost::__private::plugin_bindings::exports::wfhost::plugin::agent::Guest {
+                __WfhostAgent
             }
         };
     }
@@ -125,5 +126,16 @@ mod tests {
         let item = "fn f(c: Call) -> Result<Reply> {}".parse().unwrap();
         assert!(checked(&attribute, &item).unwrap_err().to_string().contains("no arguments"));
         assert!(checked(&TokenStream::new(), &item).is_ok());
+    }
+
+    #[test]
+    fn no_name_of_a_program_is_hidden_by_one_of_its_own() {
+        for name in ["call", "checked", "Agent"] {
+            let item: TokenStream = format!("fn {name}(c: Call) -> Result<Reply> {{}}").parse().unwrap();
+            let written = checked(&TokenStream::new(), &item).unwrap().to_string();
+            let is_part = |c: char| c.is_alphanumeric() || c == '_';
+            let count = written.split(|c| !is_part(c)).filter(|word| *word == name).count();
+            assert_eq!(count, 1, "{written}");
+        }
     }
 }

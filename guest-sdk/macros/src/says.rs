@@ -131,13 +131,13 @@ impl Says {
                 const _: () = {
                     #[used]
                     #[unsafe(link_section = "wfhost:derive")]
-                    static ASKS: [u8; 1] = [1];
+                    static __WFHOST_ASKS: [u8; 1] = [1];
                 };
                 #[allow(unexpected_cfgs)]
                 const _: () = {
                     #[cfg(wfhost_describe)]
                     #[unsafe(export_name = "wfhost_describe")]
-                    extern "C" fn describe() -> u64 {
+                    extern "C" fn __wfhost_describe() -> u64 {
                         ::wfhost::__private::describe::Says::default() .about(&[#(#docs),*]) #(#calls)* .place()
                     }
                 };

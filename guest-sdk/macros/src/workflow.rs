@@ -81,23 +81,24 @@ fn export(function: &ItemFn) -> TokenStream {
     let call = match function.sig.inputs.first() {
         Some(FnArg::Typed(argument)) => {
             let input = &argument.ty;
-            let read = quote_spanned!(input.span()=> |input: #input| #name(input));
-            quote_spanned!(span=> ::wfhost::__private::run(&input, #read))
+            let read = quote_spanned!(input.span()=> |__wfhost_value: #input| #name(__wfhost_value));
+            quote_spanned!(span=> ::wfhost::__private::run(&__wfhost_input, #read))
         }
         _ => quote_spanned!(span=> ::wfhost::__private::run_without_input(#name)),
     };
+    // The program's own names are visible within it, so it has none that a program would have.
     quote! {
         const _: () = {
-            struct Workflow;
+            struct __WfhostWorkflow;
 
-            impl ::wfhost::__private::bindings::Guest for Workflow {
+            impl ::wfhost::__private::bindings::Guest for __WfhostWorkflow {
                 fn run(
-                    input: ::std::string::String,
+                    __wfhost_input: ::std::string::String,
                 ) -> ::core::result::Result<
                     ::std::string::String,
                     ::wfhost::__private::bindings::Failure,
                 > {
-                    let _ = &input;
+                    let _ = &__wfhost_input;
                     #call
                 }
             }
@@ -105,12 +106,12 @@ fn export(function: &ItemFn) -> TokenStream {
             // Elsewhere the code is only checked: there is nobody who would call it.
             #[cfg(target_arch = "wasm32")]
             ::wfhost::__private::bindings::export_workflow!(
-                Workflow with_types_in ::wfhost::__private::bindings
+                __WfhostWorkflow with_types_in ::wfhost::__private::bindings
             );
             #[cfg(not(target_arch = "wasm32"))]
             #[allow(dead_code)]
-            fn checked() -> impl ::wfhost::__private::bindings::Guest {
-                Workflow
+            fn __wfhost_checked() -> impl ::wfhost::__private::bindings::Guest {
+                __WfhostWorkflow
             }
         };
     }
@@ -161,6 +162,18 @@ mod tests {
             let item: TokenStream = item.parse().unwrap();
             let expanded = expand(TokenStream::new(), item.clone()).to_string();
             assert!(expanded.contains(&item.to_string()), "{expanded}");
+        }
+    }
+
+    #[test]
+    fn no_name_of_a_program_is_hidden_by_one_of_its_own() {
+        for name in ["input", "checked", "Workflow"] {
+            let item: TokenStream =
+                format!("async fn {name}(i: u8) -> Result<u8> {{ Ok(i) }}").parse().unwrap();
+            let written = checked(&TokenStream::new(), &item).unwrap().to_string();
+            let is_part = |c: char| c.is_alphanumeric() || c == '_';
+            let count = written.split(|c| !is_part(c)).filter(|word| *word == name).count();
+            assert_eq!(count, 1, "{written}");
         }
     }
 }

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import datetime
 import enum
 import json
 import pathlib
 import sys
+import types
 import typing
 import unittest
+import unittest.mock
 from typing import Annotated, Any, Literal, Optional
 
 sys.path[:0] = [str(pathlib.Path(__file__).parent), str(pathlib.Path(__file__).parent.parent)]
@@ -21,7 +24,7 @@ from wfhost import (
     Done, Failure, Limits, Retry, agent, agent_json, agent_reply, budget, child, first_ok, info, log, parallel_map,
     quorum, race, retry, rounds, saga, send, signal, sleep,
 )
-from wfhost import _schema
+from wfhost import _schema, plugin
 from wfhost._entry import execute
 
 
@@ -309,6 +312,124 @@ class Patterns(unittest.TestCase):
         self.assertEqual(run(body), 1)
         self.assertEqual(host.story[-1], "start agent undo")
 
+    def test_a_saga_that_still_waits_when_the_workflow_ends_is_cancelled_and_undone(self) -> None:
+        async def trip() -> None:
+            async with saga() as trip:
+                await trip.step("hotel", agent("book hotel"), lambda _: undo())
+                await signal("never")
+
+        async def undo() -> None:
+            # Tasks of a compensation go on as well.
+            await asyncio.gather(in_two_steps("hotel"), in_two_steps("taxi"))
+
+        async def in_two_steps(name: str) -> None:
+            await sleep(0.05)
+            await agent(f"cancel {name}")
+
+        async def gathered() -> None:
+            await asyncio.gather(trip(), agent("broken"))
+
+        given = {"broken": {"at": 10, "fail": ("failed", "no")}}
+        self.assertEqual(failure(gathered, given)[:2], ("failed", "no"))
+        ending = ["cancel signal never", "start sleep 50", "start sleep 50", "start agent cancel hotel", "start agent cancel taxi"]
+        self.assertEqual(host.story[-5:], ending)
+
+        async def forgotten() -> str:
+            asyncio.ensure_future(trip())
+            await sleep(0.01)
+            return "done"
+
+        self.assertEqual(run(forgotten), "done")
+        self.assertEqual(host.story[-5:], ending)
+
+    def test_a_step_that_is_done_after_its_saga_has_failed_is_undone_as_well(self) -> None:
+        async def body() -> None:
+            with contextlib.suppress(Failure):
+                async with saga() as trip:
+                    await asyncio.gather(
+                        trip.step("car", agent("slow"), lambda _: agent("cancel car")),
+                        trip.step("hotel", agent("hotel"), lambda _: agent("cancel hotel")),
+                        trip.step("flight", agent("broken"), lambda _: None),
+                    )
+            await sleep(1)
+
+        run(body, {"slow": {"at": 100}, "broken": {"at": 10, "fail": ("failed", "no")}})
+        self.assertEqual(host.story[3:], ["start agent cancel hotel", "start sleep 1000", "start agent cancel car"])
+
+    def test_tasks_that_still_run_when_the_workflow_ends_are_cancelled_as_elsewhere(self) -> None:
+        async def clean_up(name: str) -> None:
+            try:
+                await signal("never")
+            finally:
+                # What it begins now is not cancelled.
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(in_turn(f"{name}1"))
+
+        async def in_turn(name: str) -> None:
+            await agent(name)
+
+        async def body() -> str:
+            for name in "ab":
+                asyncio.ensure_future(clean_up(name))
+            await sleep(0.01)
+            return "done"
+
+        self.assertEqual(run(body), "done")
+        started = [line for line in host.story if line.startswith("start agent")]
+        self.assertEqual(started, ["start agent a1", "start agent b1"])
+
+    def test_a_task_of_a_compensation_that_nobody_awaits_is_cancelled_at_the_end(self) -> None:
+        async def forgotten() -> None:
+            await signal("never")
+
+        async def body() -> None:
+            async with saga() as trip:
+                trip.undo("a", lambda: asyncio.ensure_future(forgotten()) and None)
+                raise Failure("failed", "no")
+
+        self.assertEqual(failure(body)[1], "no")
+        self.assertIn("cancel signal never", host.story)
+
+    def test_a_contestant_that_is_cancelled_is_one_that_failed(self) -> None:
+        async def cancelled() -> str:
+            step = sleep(1)
+            step.cancel()
+            await step
+            return "never"
+
+        async def body() -> Any:
+            return [await first_ok(cancelled(), agent("a")), await quorum(1, cancelled(), agent("b"))]
+
+        self.assertEqual(run(body), ["a", [[1, "b"]]])
+        kind, _, details = failure(lambda: first_ok(cancelled()))
+        self.assertEqual((kind, details["failures"][0]["kind"]), ("cancelled", "cancelled"))
+
+    def test_a_step_that_is_refused_is_cancelled_if_it_has_begun(self) -> None:
+        async def book() -> str:
+            return await agent("b")
+
+        async def body(begin: Any) -> None:
+            async with saga() as trip:
+                host.state["stop"] = True
+                action = begin()
+                await asyncio.sleep(0)
+                await trip.step("a", action, lambda _: None)
+
+        self.assertEqual(failure(lambda: body(lambda: agent("b")))[0], "cancelled")
+        self.assertEqual(host.story, ["start agent b", "cancel agent b"])
+        self.assertEqual(failure(lambda: body(lambda: asyncio.ensure_future(book())))[0], "cancelled")
+        self.assertEqual(host.story, ["start agent b", "cancel agent b"])
+
+    def test_details_of_any_shape_are_no_obstacle_to_a_compensation(self) -> None:
+        for details in (None, [1], {"saga": None}, {"saga": "own"}, {"saga": {"undone": 7}}):
+            async def body() -> None:
+                async with saga() as trip:
+                    trip.undo("a", lambda: None)
+                    raise Failure("failed", "no", details)
+
+            _, message, told = failure(body)
+            self.assertEqual((message, told["saga"]["undone"]), ("no", ["a"]))
+
     def test_nothing_new_is_done_when_the_run_was_asked_to_stop(self) -> None:
         async def never() -> None:
             await agent("a")
@@ -359,6 +480,15 @@ class Calls(unittest.TestCase):
         self.assertTrue(message.endswith("it was: sorry"), message)
         self.assertEqual(failure(lambda: agent_json("words"), given)[0], "invalid-output")
 
+    def test_the_host_has_read_what_a_schema_wants_as_data(self) -> None:
+        given = {"number": {"reply": "5"}}
+        text = {"type": "string"}
+        self.assertEqual(run(lambda: agent_json("number"), given), 5)
+        self.assertEqual(run(lambda: agent_json("number", schema=text), given), "5")
+        for kind in (str, typing.Union[int, str], Any, text):
+            self.assertEqual(run(lambda: agent("number", returns=kind), given), "5")
+            self.assertEqual(run(lambda: agent_reply("number", returns=kind), given)["output"], "5")
+
     def test_children_have_their_options(self) -> None:
         given = {"crawl": {"reply": [1]}}
         body = lambda: child("crawl", {"a": 1}, id="c", on_close="abandon", labels={"k": "v"}, returns=list[int])
@@ -383,6 +513,27 @@ class Calls(unittest.TestCase):
         self.assertEqual(host.story, ["warn careful [('step', '3'), ('who', 'Ada')]", 'send other go {"a": 1}'])
 
 
+class Plugins(unittest.TestCase):
+    def test_an_answer_is_not_lost_over_a_number_that_is_none_of_the_hosts(self) -> None:
+        given = types.SimpleNamespace(
+            message="m", prompt="p", input=None, schema=None, options=None, model=None, session=None, history=[],
+            key="k", run="r", step=1, attempt=1, heartbeat=None,
+        )
+        usage = plugin.Usage(185.1, 12, float("nan"), -3)  # type: ignore[arg-type]
+        kinds = enum.Enum("FailureKind", "FAILED UNAVAILABLE")
+        records = {name: lambda *members: members for name in ("Usage", "Reply", "Failure")}
+        with unittest.mock.patch.object(plugin, "_types", types.SimpleNamespace(FailureKind=kinds, **records)):
+            reply = plugin.execute(lambda _: plugin.Reply("fine", usage=usage), given)
+            self.assertEqual(reply, ('"fine"', None, None, (185, 12, 0, 0)))
+
+            def later(_: Any) -> None:
+                raise plugin.Failure("unavailable", "later", retry_after=1500.2, usage=usage)  # type: ignore[arg-type]
+
+            with self.assertRaises(host.Err) as caught:
+                plugin.execute(later, given)
+            self.assertEqual(caught.exception.value[-2:], (1501, (185, 12, 0, 0)))
+
+
 class Colour(enum.Enum):
     RED = "red"
     GREEN = "green"
@@ -402,6 +553,37 @@ class Pair(typing.NamedTuple):
 class Tree:
     value: Literal["leaf", 7]
     children: list[Tree]
+
+
+@dataclasses.dataclass
+class Line:
+    ends: list[Pair]
+    at: dict[str, Pair]
+
+
+class Inner:
+    @dataclasses.dataclass
+    class Tree:
+        """Another one."""
+
+        trees: list[Inner.Tree]
+
+
+def model(name: str, schema: Any, versions: Any = (1, 2)) -> list[Any]:
+    """A stand-in for a model of pydantic, of each version: what it gives as its schema. `{}` stands for the
+    place of definitions."""
+    made: list[Any] = []
+    for version in versions:
+        place = "$defs" if version == 2 else "definitions"
+        text = json.dumps(schema).replace("{}", place)
+        whole = json.loads(text.replace(f"#/{place}/", "#/$defs/"))
+        members: dict[str, Any] = {"model_json_schema": lambda whole=whole: json.loads(json.dumps(whole)), "model_validate": None}
+        if version == 1:
+            # It keeps what it has made.
+            members = {"__fields__": {}, "parse_obj": None, "schema": lambda whole=whole, **_: whole}
+        methods = {key: staticmethod(value) if callable(value) else value for key, value in members.items()}
+        made.append(type(name, (), methods))
+    return made
 
 
 class Schemas(unittest.TestCase):
@@ -427,10 +609,69 @@ class Schemas(unittest.TestCase):
             (Colour, Colour.RED), (Pair, Pair(1)), (dict[str, list[float]], {"a": [1.0]}),
             (tuple[int, str], (1, "a")), (Optional[Review], None), (set[int], {1, 2}),
             (datetime.datetime, datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc)),
-            (Tree, Tree("leaf", [Tree(7, [])])), (Point, {"x": 1}),
+            (Tree, Tree("leaf", [Tree(7, [])])), (Point, {"x": 1}), (list[Pair], [Pair(1), Pair(2, "s")]),
+            (Line, Line([Pair(1)], {"b": Pair(3)})),
         ):
-            text = json.dumps(value if not isinstance(value, Pair) else value._asdict(), default=_schema.encode)
+            text = wfhost._host.dump(value)
             self.assertEqual(_schema.decode(kind, json.loads(text)), value)
+        self.assertEqual(wfhost._host.dump((Pair(1), {"a": (2, [Pair(3)])})), '[{"left": 1, "right": "r"}, {"a": [2, [{"left": 3, "right": "r"}]]}]')
+        # As it was written before it was an object.
+        self.assertEqual(_schema.decode(Pair, [1, "x"]), Pair(1, "x"))
+
+    def test_a_state_that_is_a_named_tuple_survives_its_rounds(self) -> None:
+        async def one(state: Pair) -> Any:
+            await sleep(0.001)
+            return Pair(state.left + 1, state.right)
+
+        async def body(state: Pair) -> Any:
+            return await rounds(2, state, one)
+
+        with self.assertRaises(BaseException):
+            run(body, input={"left": 1})
+        self.assertEqual(host.story[-1], 'again {"left": 3, "right": "r"}')
+
+    def test_what_contains_itself_is_no_json(self) -> None:
+        endless: list[Any] = []
+        endless.append(endless)
+        self.assertEqual(failure(lambda: agent("a", input=endless))[0], "rejected")
+        log("x", field=endless)
+
+    def test_types_of_one_name_have_schemas_of_their_own(self) -> None:
+        schema = _schema.schema_of(tuple[Tree, Inner.Tree, Tree])
+        references = [item["$ref"] for item in schema["prefixItems"]]
+        self.assertEqual(references, ["#/$defs/Tree", "#/$defs/Tree2", "#/$defs/Tree"])
+        self.assertEqual(schema["$defs"]["Tree"]["properties"]["children"]["items"], {"$ref": "#/$defs/Tree"})
+        self.assertEqual(schema["$defs"]["Tree2"]["properties"]["trees"]["items"], {"$ref": "#/$defs/Tree2"})
+
+    def test_models_that_contain_themselves_keep_their_schema(self) -> None:
+        node = {"type": "object", "properties": {"next": {"$ref": "#/{}/Node"}}}
+        for kind in model("Node", {"$ref": "#/{}/Node", "{}": {"Node": node}}):
+            schema = _schema.schema_of(list[kind])
+            self.assertEqual(schema["items"], {"$ref": "#/$defs/Node"})
+            expected = {"type": "object", "properties": {"next": {"$ref": "#/$defs/Node"}}}
+            self.assertEqual(schema["$defs"], {"Node": expected})
+
+    def test_models_and_their_parts_are_not_mistaken_for_each_other(self) -> None:
+        def order(part: str) -> Any:
+            return {
+                "type": "object",
+                "properties": {"item": {"$ref": "#/{}/Item"}},
+                "{}": {"Item": {"title": part}},
+            }
+
+        for one, other, same in zip(model("Order", order("a")), model("Order", order("b")), model("Same", order("a"))):
+            schema = _schema.schema_of(tuple[one, other, one, same])
+            references = [item["$ref"].rpartition("/")[2] for item in schema["prefixItems"]]
+            self.assertEqual(references, ["Order", "Order2", "Order", "Same"])
+            parts = [schema["$defs"][name]["properties"]["item"]["$ref"].rpartition("/")[2] for name in references]
+            self.assertEqual([schema["$defs"][part]["title"] for part in parts], ["a", "b", "a", "a"])
+            # A second time it is the same.
+            self.assertEqual(_schema.schema_of(tuple[one, other, one, same]), schema)
+        # A model is a part of another one, and a type of an answer as well.
+        (item,) = model("Item", {"title": "a"}, (2,))
+        (whole,) = model("Order", order("a"), (2,))
+        for kinds in (tuple[item, whole], tuple[whole, item]):
+            self.assertEqual(sorted(_schema.schema_of(kinds)["$defs"]), ["Item", "Order"])
 
     def test_what_does_not_fit_says_where(self) -> None:
         for kind, value, problem in (

@@ -121,9 +121,9 @@ def _text(output: Any) -> str:
     return output if isinstance(output, str) else _host.dump(output)
 
 
-def _data(returns: Any, output: Any) -> Any:
+def _data(returns: Any, output: Any, has_schema: bool = False) -> Any:
     try:
-        return _schema.decode_answer(returns, output)
+        return _schema.decode_answer(returns, output, has_schema)
     except _schema.Misfit as misfit:
         excerpt = _text(output)
         excerpt = f"{excerpt[:200]}..." if len(excerpt) > 200 else excerpt
@@ -241,13 +241,13 @@ def agent(prompt: str, *, returns: Any = None, **options: Any) -> Step[Any]:
     if returns is None:
         return _ask_agent(lambda reply: _text(reply["output"]), prompt, None, cast(AgentOptions, options))
     schema = _schema.schema_of(returns)
-    return _ask_agent(lambda reply: _data(returns, reply["output"]), prompt, schema, cast(AgentOptions, options))
+    return _ask_agent(lambda reply: _data(returns, reply["output"], True), prompt, schema, cast(AgentOptions, options))
 
 
 def agent_json(prompt: str, *, schema: Any = None, **options: Unpack[AgentOptions]) -> Step[Any]:
     """Calls an agent; the answer is any data. If the agent answers with text, the text is parsed as JSON.
     ``schema`` is a JSON Schema that it has to match."""
-    return _ask_agent(lambda reply: _data(Any, reply["output"]), prompt, schema, options)
+    return _ask_agent(lambda reply: _data(Any, reply["output"], schema is not None), prompt, schema, options)
 
 
 def agent_reply(
@@ -257,7 +257,7 @@ def agent_reply(
 
     def read(reply: Mapping[str, Any]) -> Reply:
         made = _reply(reply)
-        return made if returns is None else _dataclasses.replace(made, output=made.json(returns))
+        return made if returns is None else _dataclasses.replace(made, output=_data(returns, made.output, True))
 
     return _ask_agent(read, prompt, schema if returns is None else _schema.schema_of(returns), options)
 

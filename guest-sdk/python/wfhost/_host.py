@@ -86,11 +86,12 @@ def kind_of(name: str) -> Any:
 
 def dump(value: Any, what: str = "value") -> str:
     """A value as JSON for the host."""
-    from ._schema import encode
+    from ._schema import encode, plain
 
     try:
-        return _json.dumps(value, ensure_ascii=False, allow_nan=False, default=encode)
-    except (TypeError, ValueError) as error:
+        return _json.dumps(plain(value), ensure_ascii=False, allow_nan=False, default=encode)
+    # What contains itself has no end.
+    except (TypeError, ValueError, RecursionError) as error:
         raise Failure("rejected", f"the {what} cannot be written as JSON: {error}") from error
 
 

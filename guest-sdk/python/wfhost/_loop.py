@@ -19,13 +19,18 @@ T = TypeVar("T")
 
 _numbers = iter(range(1, 1 << 62))
 
+# Whether what runs is a part of a compensation.
+_compensating = contextvars.ContextVar("compensating", default=False)
+
 
 class Task(asyncio.Task):  # type: ignore[type-arg]
     """A task whose place in a set does not depend on where it lies in memory."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, *arguments: Any, context: Optional[contextvars.Context] = None, **options: Any) -> None:
         self._number = next(_numbers)
-        super().__init__(*arguments, **options)
+        given = contextvars.copy_context() if context is None else context
+        self.compensates = given.get(_compensating, False)
+        super().__init__(*arguments, context=context, **options)
 
     def __hash__(self) -> int:
         return self._number
@@ -43,6 +48,8 @@ class Loop(asyncio.AbstractEventLoop):
         self._set: Any = None
         # Held here: what nothing refers to would be collected, and thereby cancelled.
         self._open: set[Any] = set()
+        # Tasks that have not ended, in the order in which they were made.
+        self._tasks: dict[int, Task] = {}
         self._background: set[asyncio.Future[Any]] = set()
         self._running = False
         self.begun = 0
@@ -83,7 +90,13 @@ class Loop(asyncio.AbstractEventLoop):
         return asyncio.Future(loop=self)
 
     def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
-        return Task(coro, loop=self, **options)
+        task = Task(coro, loop=self, **options)
+        self._tasks[task._number] = task
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Future[Any]) -> None:
+        del self._tasks[task._number]  # type: ignore[attr-defined]
 
     def get_debug(self) -> bool:
         return False
@@ -136,28 +149,43 @@ class Loop(asyncio.AbstractEventLoop):
 
     def in_background(self, body: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A task that the run does not end before."""
-        task = self.create_task(body)
+        context = contextvars.copy_context()
+        context.run(_compensating.set, True)
+        task = self.create_task(body, context=context)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
 
     def run(self, body: Coroutine[Any, Any, T]) -> T:
-        """Runs a coroutine to its end, and what goes on in the background."""
+        """Runs a coroutine to its end, and what goes on in the background. Tasks that still run then are
+        cancelled, as `asyncio.run` does, and end as well."""
         asyncio._set_running_loop(self)
         self._running = True
         try:
             main = self.create_task(body)
+            ending: list[Task] = []
             while True:
                 while self._ready:
                     handle = self._ready.popleft()
                     if not handle.cancelled():
                         handle._run()
-                if main.done() and not self._background:
-                    return cast(T, main.result())
+                # What they begin while they end is theirs.
+                if main.done() and all(task.done() for task in ending):
+                    ending = self._left()
+                    for task in ending:
+                        task.cancel()
+                    if not ending and not self._background:
+                        return cast(T, main.result())
+                    if ending:
+                        continue
                 self._advance()
         finally:
             self._running = False
             asyncio._set_running_loop(None)
+
+    def _left(self) -> list[Task]:
+        """What the end of the workflow cancels: compensations, and what they have begun, go on."""
+        return [task for task in self._tasks.values() if not (task.compensates and self._background)]
 
     def _advance(self) -> None:
         """Waits for one of the steps that something waits for."""

@@ -123,7 +123,9 @@ async def quorum(count: int, *contestants: Awaitable[T]) -> list[tuple[int, T]]:
         failures: list[dict[str, Any]] = []
         while len(successes) < count:
             index, one = await contest.next()
-            if (error := one.exception()) is None:
+            # One that was cancelled has no exception, but raises one.
+            error = asyncio.CancelledError() if one.cancelled() else one.exception()
+            if error is None:
                 successes.append((index, one.result()))
                 continue
             failure = failure_of(error)
@@ -241,18 +243,23 @@ class saga:
             hotel = await trip.step("hotel", book("hotel"), cancel)
 
     The failure that leaves it has a member ``saga`` in its details, with the names of what was ``undone`` and
-    ``not_undone``. The run does not end before compensation is complete, and nothing cancels that.
+    ``not_undone``. The run does not end before compensation is complete, and nothing cancels that. A task that is
+    still within such a block when the workflow ends is cancelled then, as all tasks are.
     """
 
     def __init__(self) -> None:
         self._done: list[tuple[str, Callable[[], Any]]] = []
+        self._is_undone = False
 
     async def step(self, name: str, action: Awaitable[T], undo: Callable[[T], Any]) -> T:
         """Does something; ``undo`` is called with its result if the block fails later, and what it gives is
         awaited if it can be."""
         if _host.context.cancelled():
+            # A coroutine has not begun; a step or a task has.
             if hasattr(action, "close"):
                 action.close()
+            elif hasattr(action, "cancel"):
+                action.cancel()
             raise Failure("cancelled", "the run was asked to stop")
         value = await action
         self.undo(name, lambda: undo(value))
@@ -262,6 +269,9 @@ class saga:
         """Registers a compensation before its step. It has to succeed also when there is
         nothing to compensate."""
         self._done.append((name, undo))
+        # A step that was under way beside the one that failed.
+        if self._is_undone:
+            current().in_background(self._undo_all())
 
     async def __aenter__(self) -> saga:
         return self
@@ -269,7 +279,10 @@ class saga:
     async def __aexit__(
         self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
-        if error is None or not self._done or isinstance(error, GeneratorExit):
+        if error is None or isinstance(error, GeneratorExit):
+            return
+        if not self._done:
+            self._is_undone = True
             return
         loop: Loop = current()
         undoing = loop.in_background(self._undo_all())
@@ -298,6 +311,7 @@ class saga:
                 failure = failure_of(error)
                 _host.log.write(_host.log.Level.ERROR, f"`{name}` could not be undone: {failure}", [])
                 not_undone.append({"step": name, "kind": failure.kind, "message": failure.message})
+        self._is_undone = True
         return undone, not_undone
 
 
@@ -308,9 +322,11 @@ def explain(error: BaseException, undone: list[str], not_undone: list[Any]) -> F
     if not isinstance(members, dict):
         members = {} if members is None else {"details": members}
     # A saga within this one has undone its part before.
-    inner = members.get("saga", {})
+    inner = members.get("saga")
+    before = inner if isinstance(inner, dict) else {}
+    known = {name: part if isinstance(part, list) else [] for name, part in before.items()}
     everything = {
-        "undone": [*inner.get("undone", []), *undone],
-        "not_undone": [*inner.get("not_undone", []), *not_undone],
+        "undone": [*known.get("undone", []), *undone],
+        "not_undone": [*known.get("not_undone", []), *not_undone],
     }
     return Failure(failure.kind, failure.message, {**members, "saga": everything}, failure.attempts)

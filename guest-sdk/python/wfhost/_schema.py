@@ -14,7 +14,7 @@ import enum
 import json as _json
 import types
 import typing
-from typing import Any, Mapping
+from typing import Any, Callable, Mapping
 
 _NONE = type(None)
 _PLAIN = {str: "string", bool: "boolean", int: "integer", float: "number", _NONE: "null"}
@@ -46,6 +46,10 @@ def _is_pydantic_1(kind: Any) -> bool:
     return isinstance(kind, type) and hasattr(kind, "__fields__") and hasattr(kind, "parse_obj") and hasattr(kind, "schema")
 
 
+def _is_named_tuple(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")
+
+
 def _members(kind: Any) -> dict[str, tuple[Any, bool, Any]] | None:
     """The members of a record: its type, whether it has to be there, and its metadata."""
     if dataclasses.is_dataclass(kind):
@@ -62,7 +66,7 @@ def _members(kind: Any) -> dict[str, tuple[Any, bool, Any]] | None:
     if typing.is_typeddict(kind):
         hints = typing.get_type_hints(kind, include_extras=True)
         return {name: (_bare(hint), _is_required(kind, name, hint), {}) for name, hint in hints.items()}
-    if isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields"):
+    if _is_named_tuple(kind):
         hints = typing.get_type_hints(kind, include_extras=True)
         defaults: Mapping[str, Any] = getattr(kind, "_field_defaults", {})
         return {name: (hints.get(name, Any), name not in defaults, {}) for name in kind._fields}
@@ -90,18 +94,83 @@ def _bare(hint: Any) -> Any:
     return hint
 
 
+class _Definitions:
+    """The schemas of types that have a name."""
+
+    def __init__(self) -> None:
+        self.schemas: dict[str, Any] = {}
+        self._names: dict[Any, str] = {}
+        # What a library gave, where it could keep its own names.
+        self._given: dict[str, Any] = {}
+
+    def name_of(self, kind: Any, make: Callable[[], Any]) -> str:
+        """The name of a type, whose schema is made if it is new. It may contain itself."""
+        if kind not in self._names:
+            name = self._names[kind] = self._reserve(kind.__name__)
+            self.schemas[name] = make()
+        return self._names[kind]
+
+    def name_of_model(self, kind: Any, schema: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
+        """The name of a type whose schema comes from a library, with the definitions that it refers to."""
+        if kind in self._names:
+            return self._names[kind]
+        renamed: dict[str, str] = {}
+        if any(name in self.schemas and not self._is_known(name, part) for name, part in parts.items()):
+            renamed = {name: self._reserve(name) for name in parts}
+        for name, part in parts.items():
+            self.schemas[renamed.get(name, name)] = _with_references(part, renamed)
+            if not renamed:
+                self._given[name] = part
+        # One that contains itself is a part.
+        whole, _, part = schema["$ref"].rpartition("/") if set(schema) == {"$ref"} else ("", "", "")
+        if whole == "#/$defs" and part in parts:
+            name = renamed.get(part, part)
+        elif not renamed and self._is_known(kind.__name__, schema):
+            name = kind.__name__
+        else:
+            name = self._reserve(kind.__name__)
+            self.schemas[name] = _with_references(schema, renamed)
+            if not renamed and name == kind.__name__:
+                self._given[name] = schema
+        self._names[kind] = name
+        return name
+
+    def _is_known(self, name: str, schema: Any) -> bool:
+        return name in self._given and self._given[name] == schema
+
+    def _reserve(self, wanted: str) -> str:
+        name, number = wanted, 1
+        while name in self.schemas:
+            number += 1
+            name = f"{wanted}{number}"
+        self.schemas[name] = {}
+        return name
+
+
+def _with_references(schema: Any, renamed: Mapping[str, str]) -> Any:
+    """A schema that refers to definitions by their new names."""
+    if isinstance(schema, dict):
+        return {key: _with_references(value, renamed) for key, value in schema.items()}
+    if isinstance(schema, list):
+        return [_with_references(item, renamed) for item in schema]
+    if isinstance(schema, str) and schema.startswith("#/$defs/"):
+        name = schema.removeprefix("#/$defs/")
+        return f"#/$defs/{renamed.get(name, name)}"
+    return schema
+
+
 def schema_of(kind: Any) -> Any:
     """The JSON Schema of a type. One that is a JSON Schema already, a dict, stays as it is."""
     if isinstance(kind, dict):
         return kind
-    definitions: dict[str, Any] = {}
+    definitions = _Definitions()
     schema = _schema(kind, definitions)
-    if definitions:
-        schema = {**schema, "$defs": definitions}
+    if definitions.schemas:
+        schema = {**schema, "$defs": definitions.schemas}
     return schema
 
 
-def _schema(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+def _schema(kind: Any, definitions: _Definitions) -> dict[str, Any]:
     if kind is Any or kind is object:
         return {}
     if kind is None:
@@ -113,15 +182,14 @@ def _schema(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     if kind is datetime.date:
         return {"type": "string", "format": "date"}
     if _is_pydantic(kind):
-        inner = kind.model_json_schema()
-        definitions.update(inner.pop("$defs", {}))
-        definitions[kind.__name__] = inner
-        return {"$ref": f"#/$defs/{kind.__name__}"}
+        inner = dict(kind.model_json_schema())
+        parts = inner.pop("$defs", {})
+        return {"$ref": f"#/$defs/{definitions.name_of_model(kind, inner, parts)}"}
     if _is_pydantic_1(kind):
-        inner = kind.schema(ref_template="#/$defs/{model}")
-        definitions.update(inner.pop("definitions", {}))
-        definitions[kind.__name__] = inner
-        return {"$ref": f"#/$defs/{kind.__name__}"}
+        # A copy: it keeps what it has made.
+        inner = dict(kind.schema(ref_template="#/$defs/{model}"))
+        parts = inner.pop("definitions", {})
+        return {"$ref": f"#/$defs/{definitions.name_of_model(kind, inner, parts)}"}
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return {"enum": [member.value for member in kind]}
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -144,15 +212,12 @@ def _schema(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
         values = {"additionalProperties": _schema(arguments[1], definitions)} if arguments else {}
         return {"type": "object", **values}
     if (members := _members(kind)) is not None:
-        if kind.__name__ not in definitions:
-            # Its name first: it may contain itself.
-            definitions[kind.__name__] = {}
-            definitions[kind.__name__] = _schema_of_members(kind, members, definitions)
-        return {"$ref": f"#/$defs/{kind.__name__}"}
+        name = definitions.name_of(kind, lambda: _schema_of_members(kind, members, definitions))
+        return {"$ref": f"#/$defs/{name}"}
     raise TypeError(f"{kind!r} has no JSON Schema: take a dataclass, a TypedDict, or types of JSON")
 
 
-def _schema_of_tuple(arguments: tuple[Any, ...], definitions: dict[str, Any]) -> dict[str, Any]:
+def _schema_of_tuple(arguments: tuple[Any, ...], definitions: _Definitions) -> dict[str, Any]:
     if len(arguments) == 2 and arguments[1] is Ellipsis:
         return {"type": "array", "items": _schema(arguments[0], definitions)}
     if not arguments:
@@ -161,7 +226,7 @@ def _schema_of_tuple(arguments: tuple[Any, ...], definitions: dict[str, Any]) ->
     return {"type": "array", "prefixItems": items, "items": False, "minItems": len(items)}
 
 
-def _schema_of_members(kind: Any, members: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+def _schema_of_members(kind: Any, members: Any, definitions: _Definitions) -> dict[str, Any]:
     properties = {}
     for name, (hint, _, metadata) in members.items():
         properties[name] = _schema(hint, definitions)
@@ -285,6 +350,9 @@ def _decode_tuple(arguments: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
 
 
 def _decode_members(kind: Any, members: Any, value: Any) -> Any:
+    # Python itself writes one as an array.
+    if isinstance(value, list) and _is_named_tuple(kind) and len(value) == len(members):
+        value = dict(zip(members, value))
     if not isinstance(value, dict):
         raise Misfit(f"an object was expected, not {_name(value)}")
     given = {}
@@ -311,10 +379,16 @@ def _excerpt(value: Any) -> str:
     return f"{text[:200]}..." if len(text) > 200 else text
 
 
-def decode_answer(kind: Any, output: Any) -> Any:
-    """The data of an agent's answer. If it answered with text, the text is parsed as JSON."""
+def decode_answer(kind: Any, output: Any, has_schema: bool = False) -> Any:
+    """The data of an agent's answer. If it answered with text, the text is parsed as JSON, unless the call had a
+    schema: then the host has read the answer as that wants it, and text in it is text."""
     if not isinstance(output, str):
         return decode(kind, output)
+    if has_schema:
+        try:
+            return decode(kind, output)
+        except Misfit:
+            pass
     try:
         value = _json.loads(output)
     except ValueError as error:
@@ -333,8 +407,23 @@ def decode_answer(kind: Any, output: Any) -> Any:
         raise Misfit(str(problem)) from None
 
 
+def plain(value: Any) -> Any:
+    """A value for ``json.dumps``, which would write named tuples as arrays."""
+    if _is_named_tuple(type(value)):
+        return {name: plain(item) for name, item in zip(value._fields, value)}
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
 def encode(value: Any) -> Any:
     """For ``json.dumps``: what it does not know itself."""
+    return plain(_encode(value))
+
+
+def _encode(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if callable(dump := getattr(value, "model_dump", None)) and not isinstance(value, type):

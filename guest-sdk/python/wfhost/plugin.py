@@ -13,6 +13,7 @@ what is to be its output::
 from __future__ import annotations
 
 import json as _json
+import math as _math
 import traceback as _traceback
 from dataclasses import dataclass, field
 from typing import Any, Callable, Iterator, Optional, Union
@@ -198,7 +199,16 @@ def http(
 def _usage(usage: Optional[Usage]) -> Any:
     if usage is None:
         return None
-    return _types.Usage(usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.cost_micros)
+    counts = (usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.cost_micros)
+    return _types.Usage(*(_whole(count, round) for count in counts))
+
+
+def _whole(count: Any, rounded: Callable[[Any], int]) -> int:
+    """A number as the host takes it. What services report may be none, which is no reason to lose their answer."""
+    try:
+        return min(max(rounded(count), 0), (1 << 64) - 1)
+    except (TypeError, ValueError, OverflowError):
+        return 0
 
 
 def _parsed(text: Optional[str]) -> Any:
@@ -238,7 +248,7 @@ def execute(body: Callable[[Call], Any], given: Any) -> Any:
             message,
             None if details is None else _json.dumps(details),
             bool(failure and failure.auth),
-            failure.retry_after if failure else None,
+            _whole(failure.retry_after, _math.ceil) if failure and failure.retry_after is not None else None,
             _usage(failure.usage) if failure else None,
         )
         raise Err(record) from None
