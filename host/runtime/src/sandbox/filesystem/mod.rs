@@ -25,6 +25,12 @@ use crate::RunCtx;
 
 /// Bytes that one call reads at most.
 const READ_BYTES: u64 = 1 << 20;
+/// Bytes of the listings that a program holds, unless it is one alone: that is no larger than the directory.
+const LISTED_BYTES: u64 = 64 << 20;
+/// What an entry of a listing takes besides its name, about; the same on all machines.
+const ENTRY_BYTES: u64 = 64;
+/// Parts of paths and directories on the way that an operation has paid for already.
+const PAID_WORK: u64 = 1_000;
 
 /// The files of one execution.
 #[derive(Debug)]
@@ -32,6 +38,8 @@ pub(crate) struct Files {
     tree: Tree,
     /// The roots of granted directories, and where the program sees them.
     granted: Vec<(NodeId, String)>,
+    /// Bytes of the listings under way.
+    listed: u64,
 }
 
 impl Files {
@@ -39,7 +47,7 @@ impl Files {
         let mut tree = Tree::new(sandbox.file_bytes, sandbox.files, now);
         let mut grant = |granted: &Granted| (tree.grant(&granted.snapshot.root, now), granted.guest.clone());
         let granted = grants.iter().map(&mut grant).collect();
-        Self { tree, granted }
+        Self { tree, granted, listed: 0 }
     }
 
     pub(super) fn read(&self, node: Held, offset: u64, length: u64) -> Result<&[u8], ErrorCode> {
@@ -67,6 +75,41 @@ impl Files {
     pub(super) fn release(&mut self, node: Held) {
         self.tree.release(node.0);
     }
+
+    /// Begins a listing. What many of them hold at the same time is limited.
+    fn list(&mut self, node: NodeId) -> Result<DirectoryListing, ErrorCode> {
+        let names = self.tree.names(node)?;
+        let bytes = names.keys().map(|name| name.len() as u64 + ENTRY_BYTES).sum();
+        if self.listed > 0 && bytes > LISTED_BYTES.saturating_sub(self.listed) {
+            return Err(ErrorCode::InsufficientMemory);
+        }
+        let entry = |(name, &id): (&String, &NodeId)| {
+            let stat = self.tree.stat(id).ok()?;
+            Some(DirectoryEntry { type_: kind(stat.kind), name: name.clone() })
+        };
+        let entries: Vec<_> = names.iter().filter_map(entry).collect();
+        self.listed += bytes;
+        Ok(DirectoryListing { entries: entries.into_iter(), bytes })
+    }
+
+    fn next_of(&mut self, listing: &mut DirectoryListing) -> Option<DirectoryEntry> {
+        let next = listing.entries.next();
+        let free = match listing.entries.len() {
+            // The place of the entries is only given back with the last one.
+            0 => {
+                listing.entries = Vec::new().into_iter();
+                listing.bytes
+            }
+            _ => next.as_ref().map_or(0, |entry| entry.name.len() as u64),
+        };
+        listing.bytes -= free;
+        self.listed -= free;
+        next
+    }
+
+    fn end_of(&mut self, listing: &DirectoryListing) {
+        self.listed -= listing.bytes;
+    }
 }
 
 /// A node that a descriptor or a stream holds.
@@ -82,7 +125,11 @@ pub struct Descriptor {
 
 /// A listing under way: what was there when it began.
 #[derive(Debug)]
-pub struct DirectoryListing(std::vec::IntoIter<DirectoryEntry>);
+pub struct DirectoryListing {
+    entries: std::vec::IntoIter<DirectoryEntry>,
+    /// What it holds of the memory that listings may take.
+    bytes: u64,
+}
 
 type Answer<T> = wasmtime::Result<Result<T, ErrorCode>>;
 
@@ -117,6 +164,20 @@ impl RunCtx {
     async fn tree(&mut self, bytes: usize) -> wasmtime::Result<&mut Tree> {
         self.charge(cost::FILE + bytes as u64).await;
         Ok(&mut self.files().tree)
+    }
+
+    /// Does what follows paths of so many bytes. Links lead through more than the paths say, which is paid for when
+    /// it is known.
+    async fn follow<T>(&mut self, bytes: usize, act: impl FnOnce(&mut Tree) -> T) -> wasmtime::Result<T> {
+        self.charge(cost::FILE + bytes as u64).await;
+        let tree = &mut self.files().tree;
+        tree.take_work();
+        let done = act(tree);
+        let unpaid = tree.take_work().saturating_sub(PAID_WORK);
+        if unpaid > 0 {
+            self.charge(cost::NAME * unpaid).await;
+        }
+        Ok(done)
     }
 
     /// How many zeros a file gets before something is written at this place.
@@ -298,20 +359,15 @@ impl HostDescriptor for RunCtx {
         descriptor: Resource<Descriptor>,
     ) -> Answer<Resource<DirectoryListing>> {
         let node = self.node(&descriptor)?;
-        let tree = self.tree(0).await?;
-        let names = match tree.names(node) {
-            Ok(names) => names,
+        let count = match self.tree(0).await?.names(node) {
+            Ok(names) => names.len(),
             Err(error) => return Ok(Err(error)),
         };
-        let entries: Vec<_> = names
-            .iter()
-            .filter_map(|(name, &id)| {
-                let stat = tree.stat(id).ok()?;
-                Some(DirectoryEntry { type_: kind(stat.kind), name: name.clone() })
-            })
-            .collect();
-        self.charge(cost::NAME * entries.len() as u64).await;
-        Ok(Ok(self.table.push(DirectoryListing(entries.into_iter()))?))
+        self.charge(cost::NAME * count as u64).await;
+        match self.files().list(node) {
+            Ok(listing) => Ok(Ok(self.table.push(listing)?)),
+            Err(error) => Ok(Err(error)),
+        }
     }
 
     async fn create_directory_at(&mut self, descriptor: Resource<Descriptor>, path: String) -> Answer<()> {
@@ -320,7 +376,7 @@ impl HostDescriptor for RunCtx {
             Err(error) => return Ok(Err(error)),
         };
         let now = self.virtual_now();
-        Ok(self.tree(path.len()).await?.create_directory(node, &path, now))
+        self.follow(path.len(), |tree| tree.create_directory(node, &path, now)).await
     }
 
     async fn stat(&mut self, descriptor: Resource<Descriptor>) -> Answer<DescriptorStat> {
@@ -335,9 +391,9 @@ impl HostDescriptor for RunCtx {
         path: String,
     ) -> Answer<DescriptorStat> {
         let node = self.node(&descriptor)?;
-        let tree = self.tree(path.len()).await?;
-        let found = tree.find(node, &path, flags.contains(PathFlags::SYMLINK_FOLLOW));
-        Ok(found.and_then(|id| tree.stat(id)).map(stat_of))
+        let follow = flags.contains(PathFlags::SYMLINK_FOLLOW);
+        let stat = |tree: &mut Tree| tree.find(node, &path, follow).and_then(|id| tree.stat(id)).map(stat_of);
+        self.follow(path.len(), stat).await
     }
 
     async fn set_times_at(
@@ -349,9 +405,13 @@ impl HostDescriptor for RunCtx {
         modified: NewTimestamp,
     ) -> Answer<()> {
         let (node, now) = (self.node(&descriptor)?, self.virtual_now());
-        let tree = self.tree(path.len()).await?;
-        let found = tree.find(node, &path, flags.contains(PathFlags::SYMLINK_FOLLOW));
-        Ok(found.and_then(|id| tree.set_times(id, time(accessed, now), time(modified, now), now)))
+        let (accessed, modified) = (time(accessed, now), time(modified, now));
+        let follow = flags.contains(PathFlags::SYMLINK_FOLLOW);
+        self.follow(path.len(), |tree| {
+            let id = tree.find(node, &path, follow)?;
+            tree.set_times(id, accessed, modified, now)
+        })
+        .await
     }
 
     async fn link_at(
@@ -368,8 +428,8 @@ impl HostDescriptor for RunCtx {
             Err(error) => return Ok(Err(error)),
         };
         let (now, follow) = (self.virtual_now(), flags.contains(PathFlags::SYMLINK_FOLLOW));
-        let tree = self.tree(old_path.len() + new_path.len()).await?;
-        Ok(tree.link((old, &old_path), follow, (new, &new_path), now))
+        let link = |tree: &mut Tree| tree.link((old, &old_path), follow, (new, &new_path), now);
+        self.follow(old_path.len() + new_path.len(), link).await
     }
 
     async fn open_at(
@@ -395,11 +455,11 @@ impl HostDescriptor for RunCtx {
             truncate: open_flags.contains(OpenFlags::TRUNCATE),
         };
         let now = self.virtual_now();
-        let tree = self.tree(path.len()).await?;
-        let node = match tree.open(base, &path, how, now) {
+        let node = match self.follow(path.len(), |tree| tree.open(base, &path, how, now)).await? {
             Ok(node) => node,
             Err(error) => return Ok(Err(error)),
         };
+        let tree = &mut self.files().tree;
         let is_directory = tree.names(node).is_ok();
         if is_directory && flags.contains(DescriptorFlags::WRITE) {
             tree.release(node);
@@ -413,7 +473,7 @@ impl HostDescriptor for RunCtx {
 
     async fn readlink_at(&mut self, descriptor: Resource<Descriptor>, path: String) -> Answer<String> {
         let node = self.node(&descriptor)?;
-        Ok(self.tree(path.len()).await?.readlink(node, &path).map(str::to_owned))
+        self.follow(path.len(), |tree| tree.readlink(node, &path).map(str::to_owned)).await
     }
 
     async fn remove_directory_at(&mut self, descriptor: Resource<Descriptor>, path: String) -> Answer<()> {
@@ -422,7 +482,7 @@ impl HostDescriptor for RunCtx {
             Err(error) => return Ok(Err(error)),
         };
         let now = self.virtual_now();
-        Ok(self.tree(path.len()).await?.remove_directory(node, &path, now))
+        self.follow(path.len(), |tree| tree.remove_directory(node, &path, now)).await
     }
 
     async fn rename_at(
@@ -437,8 +497,8 @@ impl HostDescriptor for RunCtx {
             (Err(error), _) | (_, Err(error)) => return Ok(Err(error)),
         };
         let now = self.virtual_now();
-        let tree = self.tree(old_path.len() + new_path.len()).await?;
-        Ok(tree.rename((old, &old_path), (new, &new_path), now))
+        let rename = |tree: &mut Tree| tree.rename((old, &old_path), (new, &new_path), now);
+        self.follow(old_path.len() + new_path.len(), rename).await
     }
 
     async fn symlink_at(
@@ -452,7 +512,7 @@ impl HostDescriptor for RunCtx {
             Err(error) => return Ok(Err(error)),
         };
         let now = self.virtual_now();
-        Ok(self.tree(target.len() + path.len()).await?.symlink(node, &target, &path, now))
+        self.follow(target.len() + path.len(), |tree| tree.symlink(node, &target, &path, now)).await
     }
 
     async fn unlink_file_at(&mut self, descriptor: Resource<Descriptor>, path: String) -> Answer<()> {
@@ -461,7 +521,7 @@ impl HostDescriptor for RunCtx {
             Err(error) => return Ok(Err(error)),
         };
         let now = self.virtual_now();
-        Ok(self.tree(path.len()).await?.unlink(node, &path, now))
+        self.follow(path.len(), |tree| tree.unlink(node, &path, now)).await
     }
 
     async fn is_same_object(
@@ -483,8 +543,8 @@ impl HostDescriptor for RunCtx {
         path: String,
     ) -> Answer<MetadataHashValue> {
         let node = self.node(&descriptor)?;
-        let tree = self.tree(path.len()).await?;
-        Ok(tree.find(node, &path, flags.contains(PathFlags::SYMLINK_FOLLOW)).map(hash))
+        let follow = flags.contains(PathFlags::SYMLINK_FOLLOW);
+        self.follow(path.len(), |tree| tree.find(node, &path, follow).map(hash)).await
     }
 
     async fn drop(&mut self, descriptor: Resource<Descriptor>) -> wasmtime::Result<()> {
@@ -515,11 +575,72 @@ impl HostDirectoryEntryStream for RunCtx {
         &mut self,
         listing: Resource<DirectoryListing>,
     ) -> Answer<Option<DirectoryEntry>> {
-        Ok(Ok(self.table.get_mut(&listing)?.0.next()))
+        let listing = self.table.get_mut(&listing)?;
+        Ok(Ok(self.files.as_mut().and_then(|files| files.next_of(listing))))
     }
 
     async fn drop(&mut self, listing: Resource<DirectoryListing>) -> wasmtime::Result<()> {
-        self.table.delete(listing)?;
+        let listing = self.table.delete(listing)?;
+        self.files().end_of(&listing);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(0);
+
+    /// Files with a directory of 1,000 long names.
+    fn files() -> (Files, NodeId) {
+        let mut files = Files::new(&Sandbox::default(), &[], NOW);
+        for n in 0..1_000 {
+            let path = format!("tmp/{n:0>255}");
+            files.tree.create_directory(ROOT, &path, NOW).unwrap();
+        }
+        let full = files.tree.find(ROOT, "tmp", false).unwrap();
+        (files, full)
+    }
+
+    /// One listing is 319 KB here, and a program may have more than 100,000 handles.
+    #[test]
+    fn listings_that_are_kept_have_a_limit() {
+        let (mut files, full) = files();
+        let mut kept = Vec::new();
+        let refused = loop {
+            match files.list(full) {
+                Ok(listing) => kept.push(listing),
+                Err(error) => break error,
+            }
+            assert!(kept.len() < 1_000);
+        };
+        assert_eq!(refused, ErrorCode::InsufficientMemory);
+        assert!((200..220).contains(&kept.len()), "{}", kept.len());
+        // An empty one takes nothing.
+        let empty = files.tree.find(full, &"0".repeat(255), false).unwrap();
+        assert!(files.list(empty).is_ok());
+        // One that is dropped makes room for another one, and so does one that was read.
+        files.end_of(&kept.pop().unwrap());
+        kept.push(files.list(full).unwrap());
+        assert!(files.list(full).is_err());
+        let listing = kept.last_mut().unwrap();
+        let names = std::iter::from_fn(|| files.next_of(listing)).count();
+        assert_eq!(names, 1_000);
+        assert!(files.next_of(listing).is_none());
+        kept.push(files.list(full).unwrap());
+        kept.iter().for_each(|listing| files.end_of(listing));
+        assert_eq!(files.listed, 0);
+    }
+
+    #[test]
+    fn one_listing_is_made_however_large_the_directory_is() {
+        let (mut files, full) = files();
+        let large = files.list(full).unwrap();
+        files.listed += LISTED_BYTES;
+        assert!(files.list(full).is_err());
+        files.listed = 0;
+        assert!(files.list(full).is_ok());
+        assert_eq!(large.entries.len(), 1_000);
     }
 }

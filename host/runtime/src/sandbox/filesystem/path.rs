@@ -12,6 +12,8 @@ const PATH_BYTES: usize = 4096;
 const NAME_BYTES: usize = 255;
 /// Symbolic links that are followed on the way.
 const LINKS: usize = 40;
+/// Parts that a path has with those of the links on the way.
+const PARTS: u64 = 8_192;
 
 /// Where a path leads to.
 #[derive(Debug)]
@@ -52,6 +54,8 @@ pub(super) fn walk(tree: &Tree, base: NodeId, path: &str, follow: bool) -> Resul
     let mut rest: VecDeque<String> = parts(path).collect();
     let mut links = 0;
     let mut here = base;
+    let mut expanded = rest.len() as u64;
+    tree.works(expanded);
     while let Some(part) = rest.pop_front() {
         if part == ".." {
             above.pop();
@@ -73,8 +77,15 @@ pub(super) fn walk(tree: &Tree, base: NodeId, path: &str, follow: bool) -> Resul
                 if target.starts_with('/') {
                     return Err(ErrorCode::NotPermitted);
                 }
+                let before = rest.len();
                 for part in parts(target).rev() {
                     rest.push_front(part);
+                }
+                let added = (rest.len() - before) as u64;
+                tree.works(added);
+                expanded += added;
+                if expanded > PARTS {
+                    return Err(ErrorCode::NameTooLong);
                 }
             }
             _ if rest.is_empty() => {
@@ -134,6 +145,25 @@ mod tests {
         assert_eq!(tree.readlink(ROOT, "to-f"), Ok("a/f"));
         assert_eq!(tree.find(ROOT, "self", true), Err(ErrorCode::Loop));
         assert!(tree.find(ROOT, "self", false).is_ok());
+    }
+
+    /// Links that lead through many parts are work, which is counted, and end.
+    #[test]
+    fn what_links_lead_through_is_counted_and_limited() {
+        let mut tree = tree();
+        // Each leads back to where it is, and then to the next one.
+        for n in 0..20_u32 {
+            let target = format!("{}l{}", "a/../".repeat(600), n + 1);
+            tree.symlink(ROOT, &target, &format!("l{n}"), NOW).unwrap();
+        }
+        tree.take_work();
+        // Two of them: 2 * 1,201 parts, and the one that was asked for.
+        assert_eq!(tree.find(ROOT, "l18", true), Err(ErrorCode::NoEntry));
+        assert_eq!(tree.take_work(), 2_403);
+        assert_eq!(tree.find(ROOT, "l0", true), Err(ErrorCode::NameTooLong));
+        let work = tree.take_work();
+        assert!((PARTS..PARTS + PATH_BYTES as u64).contains(&work), "{work}");
+        assert_eq!(tree.take_work(), 0);
     }
 
     #[test]

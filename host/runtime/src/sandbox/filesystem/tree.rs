@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use wfhost_core::Timestamp;
 
@@ -56,6 +57,8 @@ struct Node {
     opens: u32,
     /// It belongs to a granted directory.
     read_only: bool,
+    /// Where a directory is; none for a root, and for one that has no name any more.
+    parent: Option<NodeId>,
     accessed: Timestamp,
     modified: Timestamp,
     changed: Timestamp,
@@ -92,46 +95,67 @@ pub(super) struct Tree {
     max_bytes: u64,
     /// Of the program's own.
     max_nodes: usize,
+    /// Parts of paths that were followed and directories that were passed, since somebody asked.
+    work: AtomicU64,
 }
 
 impl Tree {
     /// An empty root with an empty directory `tmp`.
     pub(super) fn new(max_bytes: u64, max_nodes: u32, now: Timestamp) -> Self {
         let max_nodes = max_nodes as usize;
-        let mut tree = Self { nodes: HashMap::new(), last: 0, bytes: 0, max_bytes, max_nodes };
-        tree.add(Body::Directory(BTreeMap::new()), now);
-        let tmp = tree.add(Body::Directory(BTreeMap::new()), now);
+        let (nodes, work) = (HashMap::new(), AtomicU64::new(0));
+        let mut tree = Self { nodes, last: 0, bytes: 0, max_bytes, max_nodes, work };
+        tree.add(Body::Directory(BTreeMap::new()), None, now);
+        let tmp = tree.add(Body::Directory(BTreeMap::new()), Some(ROOT), now);
         if let Some(Node { body: Body::Directory(names), .. }) = tree.nodes.get_mut(&ROOT) {
             names.insert("tmp".to_owned(), tmp);
         }
         tree
     }
 
-    fn add(&mut self, body: Body, now: Timestamp) -> NodeId {
+    fn add(&mut self, body: Body, parent: Option<NodeId>, now: Timestamp) -> NodeId {
         self.last += 1;
         let id = NodeId(self.last);
-        let node =
-            Node { body, links: 1, opens: 0, read_only: false, accessed: now, modified: now, changed: now };
+        let (accessed, modified, changed) = (now, now, now);
+        let node = Node { body, links: 1, opens: 0, read_only: false, parent, accessed, modified, changed };
         self.nodes.insert(id, node);
         id
     }
 
     /// Adds what the program may only read. It counts towards no limit.
     pub(super) fn grant(&mut self, item: &Item, now: Timestamp) -> NodeId {
+        let mut inner = Vec::new();
         let body = match item {
             Item::File(content) => Body::Granted(Arc::clone(content)),
             Item::Link(target) => Body::Link(target.clone()),
             Item::Directory(items) => {
-                let names = items.iter().map(|(name, item)| (name.clone(), self.grant(item, now)));
-                Body::Directory(names.collect())
+                let names: BTreeMap<_, _> =
+                    items.iter().map(|(name, item)| (name.clone(), self.grant(item, now))).collect();
+                inner.extend(names.values().copied());
+                Body::Directory(names)
             }
         };
-        let id = self.add(body, now);
+        let id = self.add(body, None, now);
+        for inner in inner {
+            if let Some(node) = self.nodes.get_mut(&inner) {
+                node.parent = Some(id);
+            }
+        }
         if let Some(node) = self.nodes.get_mut(&id) {
             node.read_only = true;
         }
         self.max_nodes += 1;
         id
+    }
+
+    /// A path had so many parts, or so many directories were passed.
+    pub(super) fn works(&self, units: u64) {
+        self.work.fetch_add(units, Ordering::Relaxed);
+    }
+
+    /// How many it were since this was asked last.
+    pub(super) fn take_work(&mut self) -> u64 {
+        std::mem::take(self.work.get_mut())
     }
 
     // Nodes.
@@ -313,7 +337,7 @@ impl Tree {
         }
         // Only to see that it may be changed.
         self.names_mut(directory, now)?;
-        let id = self.add(body, now);
+        let id = self.add(body, Some(directory), now);
         self.names_mut(directory, now)?.insert(name, id);
         Ok(id)
     }
@@ -422,6 +446,9 @@ impl Tree {
         let id = self.names_mut(directory, now)?.remove(name).ok_or(ErrorCode::NoEntry)?;
         let node = self.node_mut(id)?;
         node.links = node.links.saturating_sub(1);
+        if node.links == 0 {
+            node.parent = None;
+        }
         node.changed = now;
         self.forget_unused(id);
         Ok(())
@@ -491,20 +518,23 @@ impl Tree {
         }
         self.names_mut(from_directory, now)?.remove(&from_name);
         self.names_mut(to_directory, now)?.insert(to_name, id);
-        self.node_mut(id)?.changed = now;
+        let node = self.node_mut(id)?;
+        node.parent = Some(to_directory);
+        node.changed = now;
         Ok(())
     }
 
-    /// Whether `inner` is `outer` or lies below it.
+    /// Whether the directory `inner` is `outer` or lies below it.
     fn contains(&self, outer: NodeId, inner: NodeId) -> bool {
-        let mut open = vec![outer];
-        while let Some(id) = open.pop() {
-            if id == inner {
-                return true;
-            }
-            open.extend(self.names(id).into_iter().flat_map(BTreeMap::values));
+        // Upwards: below there may be everything that the program has.
+        let mut here = Some(inner);
+        let mut passed = 0;
+        while let Some(id) = here.filter(|id| *id != outer) {
+            passed += 1;
+            here = self.nodes.get(&id).and_then(|node| node.parent);
         }
-        false
+        self.works(passed);
+        here.is_some()
     }
 }
 
@@ -566,6 +596,35 @@ mod tests {
         assert_eq!(tree.remove_directory(ROOT, "a", NOW), Ok(()));
         assert_eq!(tree.remove_directory(ROOT, "a", NOW), Err(ErrorCode::NoEntry));
         assert_eq!(tree.remove_directory(ROOT, ".", NOW), Err(ErrorCode::NotEmpty));
+    }
+
+    /// However much is in it: only what lies above its new place matters.
+    #[test]
+    fn a_directory_is_moved_without_a_look_at_what_it_contains() {
+        let mut tree = Tree::new(1_000, 10_000, NOW);
+        tree.create_directory(ROOT, "full", NOW).unwrap();
+        for n in 0..5_000 {
+            tree.create_directory(ROOT, &format!("full/{n}"), NOW).unwrap();
+        }
+        tree.take_work();
+        tree.rename((ROOT, "full"), (ROOT, "tmp/full"), NOW).unwrap();
+        assert!(tree.take_work() < 10);
+        // Each has its place from then on.
+        assert_eq!(tree.rename((ROOT, "tmp"), (ROOT, "tmp/full/7/x"), NOW), Err(ErrorCode::Invalid));
+        tree.rename((ROOT, "tmp/full/7"), (ROOT, "7"), NOW).unwrap();
+        tree.rename((ROOT, "tmp"), (ROOT, "7/tmp"), NOW).unwrap();
+        assert_eq!(tree.rename((ROOT, "7"), (ROOT, "7/tmp/full/8/x"), NOW), Err(ErrorCode::Invalid));
+        // What lies deep is passed on the way up, and that is counted.
+        let mut deep = "7".to_owned();
+        for _ in 0..200 {
+            deep.push_str("/d");
+            tree.create_directory(ROOT, &deep, NOW).unwrap();
+        }
+        let far = tree.find(ROOT, &deep, false).unwrap();
+        tree.create_directory(ROOT, "other", NOW).unwrap();
+        tree.take_work();
+        tree.rename((ROOT, "other"), (far, "other"), NOW).unwrap();
+        assert!((200..220).contains(&tree.take_work()));
     }
 
     #[test]
