@@ -58,7 +58,8 @@ pub(super) fn whole(body: &Value) -> Result<Answer, CallFailure> {
     let usage = usage(&body["usage"]);
     let choice = &body["choices"][0];
     let message = &choice["message"];
-    if let Some(refusal) = message["refusal"].as_str() {
+    // Some servers send an empty text where there is none.
+    if let Some(refusal) = message["refusal"].as_str().filter(|refusal| !refusal.is_empty()) {
         return Err(refused(refusal, usage));
     }
     end(choice["finish_reason"].as_str().unwrap_or("stop"), usage)?;
@@ -121,5 +122,25 @@ fn end(reason: &str, usage: Option<Usage>) -> Result<(), CallFailure> {
         "length" => Err(cut_off(usage)),
         "content_filter" => Err(refused("the service's content filter stopped it", usage)),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(message: &Value) -> Result<String, String> {
+        let body = json!({ "choices": [{ "message": message, "finish_reason": "stop" }] });
+        whole(&body).map(|answer| answer.text).map_err(|failure| failure.failure.message)
+    }
+
+    #[test]
+    fn an_empty_refusal_is_none() {
+        for refusal in [json!(""), Value::Null] {
+            let message = json!({ "content": "yes", "refusal": refusal });
+            assert_eq!(answered(&message), Ok("yes".to_owned()), "{message}");
+        }
+        let refused = answered(&json!({ "content": null, "refusal": "not that" })).unwrap_err();
+        assert!(refused.contains("not that"), "{refused}");
     }
 }

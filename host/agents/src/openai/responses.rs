@@ -64,7 +64,8 @@ pub(super) fn whole(body: &Value) -> Result<Answer, CallFailure> {
     let mut text = String::new();
     let mut any = false;
     for content in contents {
-        if let Some(refusal) = content["refusal"].as_str() {
+        // Some servers send an empty text where there is none.
+        if let Some(refusal) = content["refusal"].as_str().filter(|refusal| !refusal.is_empty()) {
             return Err(refused(refusal, usage));
         }
         if let Some(piece) = content["text"].as_str() {
@@ -105,4 +106,22 @@ pub(super) async fn streamed(response: Response, out: &CallOutput) -> Result<Ans
     lines.finish();
     ended?;
     whole(&last.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(content: &Value) -> Result<String, String> {
+        let body = json!({ "status": "completed", "output": [{ "type": "message", "content": [content] }] });
+        whole(&body).map(|answer| answer.text).map_err(|failure| failure.failure.message)
+    }
+
+    #[test]
+    fn an_empty_refusal_is_none() {
+        let content = json!({ "type": "output_text", "text": "yes", "refusal": "" });
+        assert_eq!(answered(&content), Ok("yes".to_owned()));
+        let refused = answered(&json!({ "type": "refusal", "refusal": "not that" })).unwrap_err();
+        assert!(refused.contains("not that"), "{refused}");
+    }
 }
