@@ -217,6 +217,7 @@ impl Driver<'_> {
                 &retry::FailedAttempt {
                     attempt,
                     kind: failure.failure.kind,
+                    reason: retry::reason_of(&failure.failure),
                     auth: failure.auth,
                     retry_after_ms: failure.retry_after_ms.filter(|_| same_again),
                 },

@@ -57,6 +57,27 @@ fn fatal_kinds_are_not_retried() {
     }
 }
 
+/// A failure can be named by the reason in its details as well, whatever kind it has.
+#[test]
+fn fatal_reasons_are_not_retried() {
+    for (fatal, attempts) in [("no-such-user", 1), ("other", 3)] {
+        let place = Place::new();
+        let text = r#"{"error":"no","kind":"failed","details":{"reason":"no-such-user"}}"#;
+        let agent = program(&place, "agent.sh", &format!("#!/bin/sh\necho '{text}'\n"));
+        let config = format!("[providers.a]\nkind = \"command\"\nargv = [{agent:?}]\nformat = \"jsonl\"\n");
+        place.file("wfhost.toml", config);
+        let mut retry = quick(3);
+        retry["fatal"] = json!([fatal]);
+        let failure =
+            gave(&run(&place, &ask(json!({"prompt": "hi", "providers": ["a"], "retry": retry})), &[]));
+        assert_eq!(
+            (&failure["failure"], &failure["attempts"]),
+            (&json!("failed"), &json!(attempts)),
+            "{failure}"
+        );
+    }
+}
+
 #[test]
 fn a_provider_that_refuses_who_asks_is_out_for_the_run() {
     let place = Place::new();

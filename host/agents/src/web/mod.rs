@@ -10,6 +10,7 @@ use std::time::Duration;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
+use wfhost_core::policy::retry::plausible_wish_ms;
 use wfhost_core::{FailureKind, Timestamp};
 use wfhost_world::clock;
 use wfhost_world::text::causes_of_request;
@@ -23,8 +24,6 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(15);
 const ERROR_BYTES: usize = 64 << 10;
 /// Characters of an unknown refusal that are shown.
 const ERROR_SHOWN: usize = 300;
-/// The longest wish to be left alone that is honoured: a day, in milliseconds.
-const RETRY_AFTER_MS: u64 = 86_400_000;
 
 /// An HTTP client that is made when it is first needed: finding the machine's
 /// certificates takes a while, and a host whose runs ask nobody needs none.
@@ -155,7 +154,8 @@ pub(crate) fn shorten(text: &str) -> String {
 }
 
 /// `retry-after` in seconds or as a date (RFC 9110, 10.2.3), or
-/// `retry-after-ms`, which some services send beside it.
+/// `retry-after-ms`, which some services send beside it. None for what cannot be
+/// meant, like a point in time where a number of seconds belongs.
 fn retry_after_ms(headers: &HeaderMap) -> Option<u64> {
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
     let exact = text("retry-after-ms").and_then(|value| value.parse::<f64>().ok());
@@ -166,7 +166,7 @@ fn retry_after_ms(headers: &HeaderMap) -> Option<u64> {
         Some(at.since(clock::now()) as f64)
     };
     let millis = exact.or_else(seconds).or_else(date)?;
-    (millis >= 0.0).then(|| (millis.ceil() as u64).min(RETRY_AFTER_MS))
+    if millis >= 0.0 { plausible_wish_ms(millis.ceil() as u64) } else { None }
 }
 
 /// Whether the body is a stream of server-sent events.
@@ -270,9 +270,21 @@ mod tests {
         assert_eq!(after("retry-after", "0.5"), Some(500));
         assert_eq!(after("retry-after-ms", "250"), Some(250));
         assert_eq!(after("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT"), Some(0));
-        assert_eq!(after("retry-after", "Fri, 21 Oct 2095 07:28:00 GMT"), Some(RETRY_AFTER_MS));
+        // A day at most.
+        assert_eq!(after("retry-after", "172800"), Some(86_400_000));
         assert_eq!(after("retry-after", "soon"), None);
         assert_eq!(after("retry-after", "-3"), None);
+    }
+
+    #[test]
+    fn a_wish_of_more_than_a_week_is_a_mistake() {
+        // Seconds or milliseconds since 1970, another unit, and no number at all.
+        assert_eq!(after("retry-after", "1800000000"), None);
+        assert_eq!(after("retry-after-ms", "1800000000000"), None);
+        assert_eq!(after("retry-after", "864000"), None);
+        assert_eq!(after("retry-after", "inf"), None);
+        assert_eq!(after("retry-after", "NaN"), None);
+        assert_eq!(after("retry-after", "Fri, 21 Oct 2095 07:28:00 GMT"), None);
     }
 
     #[test]

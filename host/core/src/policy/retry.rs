@@ -28,6 +28,8 @@ pub struct FailedAttempt {
     /// Counted from 1.
     pub attempt: u32,
     pub kind: FailureKind,
+    /// The text `reason` in the details of the failure.
+    pub reason: Option<String>,
     /// Authentication or billing failed at the provider.
     pub auth: bool,
     /// The provider asks not to be called again before that much time is over.
@@ -99,12 +101,20 @@ pub fn after_failure(retry: &Retry, failed: &FailedAttempt, situation: Situation
 
 fn is_fatal(retry: &Retry, failed: &FailedAttempt) -> bool {
     let named = |name: &str| retry.fatal.iter().any(|fatal| fatal.eq_ignore_ascii_case(name));
+    if failed.reason.as_deref().is_some_and(named) {
+        return true;
+    }
     if failed.auth {
         return named("authentication") || named("auth");
     }
     let never =
         matches!(failed.kind, FailureKind::Rejected | FailureKind::Cancelled | FailureKind::BudgetExceeded);
     never || named(&failed.kind.to_string())
+}
+
+/// The reason in the details of a failure, by which a request can name what is not to be repeated.
+pub fn reason_of(failure: &Failure) -> Option<String> {
+    failure.details.as_ref()?.value()["reason"].as_str().map(str::to_owned)
 }
 
 /// The delay after the `failures`-th failure (counted from 1), in milliseconds:
@@ -179,7 +189,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn failed(attempt: u32, kind: FailureKind) -> FailedAttempt {
-        FailedAttempt { attempt, kind, auth: false, retry_after_ms: None }
+        FailedAttempt { attempt, kind, reason: None, auth: false, retry_after_ms: None }
     }
 
     fn situation(now: u64) -> Situation {
@@ -239,6 +249,30 @@ mod tests {
         ] {
             let next = after_failure(&retry, &failed(1, kind), situation(0));
             assert_eq!(next, Next::GiveUp(Why::Fatal), "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_reason_in_the_details_can_be_fatal() {
+        let retry = Retry { fatal: vec!["no-such-user".to_owned()], ..default_retry() };
+        let next = |details| {
+            let failure = Failure { details, ..Failure::new(FailureKind::Failed, "no") };
+            let reason = reason_of(&failure);
+            let failed = FailedAttempt { reason, ..failed(1, failure.kind) };
+            let refused = FailedAttempt { auth: true, ..failed.clone() };
+            [failed, refused].map(|failed| after_failure(&retry, &failed, situation(0)))
+        };
+        let with = |details| Some(Json::from(details));
+        let fatal = [Next::GiveUp(Why::Fatal); 2];
+        assert_eq!(next(with(serde_json::json!({ "reason": "No-Such-User" }))), fatal);
+        for other in [
+            None,
+            with(serde_json::json!({ "reason": "busy" })),
+            with(serde_json::json!({ "reason": 7 })),
+            with(serde_json::json!("no-such-user")),
+        ] {
+            let again = next(other.clone());
+            assert!(again.iter().all(|next| matches!(next, Next::Retry { .. })), "{other:?}: {again:?}");
         }
     }
 
