@@ -41,7 +41,12 @@ struct Inner {
     writers: Writers,
     lines: OnceLock<mpsc::UnboundedSender<Item>>,
     heard: Mutex<Heard>,
+    /// The heartbeat that the writer has yet to store: the latest one, however many come.
+    pending: Pending,
 }
+
+/// Shared with the writer, which must not keep the recorder, and with it the sender, alive.
+type Pending = Arc<Mutex<Option<NewTranscript>>>;
 
 struct Heard {
     last: Instant,
@@ -56,6 +61,8 @@ struct Heard {
 
 enum Item {
     Line(NewTranscript),
+    /// There is a pending heartbeat.
+    Heartbeat,
     Flush(oneshot::Sender<()>),
 }
 
@@ -81,8 +88,19 @@ impl Recorder {
             heartbeat_bytes: 0,
             cut: false,
         });
-        let lines = OnceLock::new();
-        Self(Arc::new(Inner { run, step, attempt, transcripts, world, stored, writers, lines, heard }))
+        let (lines, pending) = (OnceLock::new(), Pending::default());
+        Self(Arc::new(Inner {
+            run,
+            step,
+            attempt,
+            transcripts,
+            world,
+            stored,
+            writers,
+            lines,
+            heard,
+            pending,
+        }))
     }
 
     /// Takes the events of a provider.
@@ -184,17 +202,28 @@ impl Inner {
         }
         let at = self.world.now();
         let line = NewTranscript { step: self.step, attempt: self.attempt, at, kind, text };
+        let item = match kind {
+            TranscriptKind::Heartbeat => {
+                let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+                if pending.replace(line).is_some() {
+                    // The writer has been told, and takes this one.
+                    return;
+                }
+                Item::Heartbeat
+            }
+            _ => Item::Line(line),
+        };
         let lines = self.lines.get_or_init(|| {
             let (sender, receiver) = mpsc::unbounded_channel();
-            let writer =
-                write(Arc::clone(&self.transcripts), self.run.clone(), Arc::clone(&self.stored), receiver);
+            let (transcripts, stored) = (Arc::clone(&self.transcripts), Arc::clone(&self.stored));
+            let writer = write(transcripts, self.run.clone(), stored, Arc::clone(&self.pending), receiver);
             let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
             writers.retain(|writer| !writer.is_finished());
             writers.push(tokio::spawn(writer));
             sender
         });
         // The writer ends after the last sender only.
-        let _ = lines.send(Item::Line(line));
+        let _ = lines.send(item);
     }
 }
 
@@ -203,6 +232,7 @@ async fn write(
     transcripts: Arc<dyn Transcripts>,
     run: RunId,
     stored: Arc<dyn Fn() + Send + Sync>,
+    pending: Pending,
     mut items: mpsc::UnboundedReceiver<Item>,
 ) {
     let mut batch = Vec::new();
@@ -230,16 +260,12 @@ async fn write(
         for item in batch.drain(..) {
             match item {
                 Item::Line(line) => lines.push(line),
+                Item::Heartbeat => {
+                    lines.extend(pending.lock().unwrap_or_else(PoisonError::into_inner).take());
+                }
                 Item::Flush(done) => flushed.push(done),
             }
         }
-        // Of several heartbeats the last one counts.
-        let last = lines.iter().rposition(|line| line.kind == TranscriptKind::Heartbeat);
-        let mut index = 0;
-        lines.retain(|line| {
-            index += 1;
-            line.kind != TranscriptKind::Heartbeat || last == Some(index - 1)
-        });
         if !lines.is_empty() {
             transcripts.transcribe(&run, lines).await;
             stored();
@@ -247,5 +273,57 @@ async fn write(
         for done in flushed {
             let _ = done.send(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use futures_util::future::BoxFuture;
+    use wfhost_world::System;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Kept(Mutex<Vec<String>>);
+
+    impl Transcripts for Kept {
+        fn transcribe<'a>(&'a self, _: &'a RunId, lines: Vec<NewTranscript>) -> BoxFuture<'a, ()> {
+            self.0.lock().unwrap().extend(lines.into_iter().map(|line| line.text));
+            std::future::ready(()).boxed()
+        }
+
+        fn last_heartbeat<'a>(&'a self, _: &'a RunId, _: Step) -> BoxFuture<'a, Option<String>> {
+            std::future::ready(None).boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn only_the_latest_heartbeat_waits_for_the_writer() {
+        let kept = Arc::new(Kept::default());
+        let run: RunId = "r".parse().unwrap();
+        let transcripts = Arc::clone(&kept) as Arc<dyn Transcripts>;
+        let recorder = Recorder::new(
+            (run.clone(), Step(1), 1),
+            Arc::clone(&transcripts),
+            Arc::new(System),
+            Arc::new(|| {}),
+            Writers::default(),
+        );
+        // A writer that is busy.
+        let (sender, items) = mpsc::unbounded_channel();
+        recorder.0.lines.set(sender).ok().unwrap();
+        let output = recorder.output();
+        let number = |n: u32| Json::from(serde_json::Value::from(n));
+        let beat = |n| output.send(CallEvent::Heartbeat(number(n)));
+        (0..1_000).for_each(beat);
+        output.line(Stream::Progress, "a line");
+        (1_000..2_000).for_each(beat);
+        assert_eq!(items.len(), 2);
+        assert_eq!(recorder.heartbeat(), Some(number(1_999)));
+        let pending = Arc::clone(&recorder.0.pending);
+        drop((output, recorder));
+        write(transcripts, run, Arc::new(|| {}), pending, items).await;
+        assert_eq!(*kept.0.lock().unwrap(), ["1999", "a line"]);
     }
 }
