@@ -14,6 +14,8 @@ pub struct Call {
     pub step: Step,
     /// Counted from 1; greater if the host died during the attempts before.
     pub attempt: u32,
+    /// Who is asked: the name in the request's list whose turn it is, which one provider may answer to for many.
+    pub provider: String,
     /// The same for every attempt at this step, and for no other step.
     pub key: String,
     pub request: Arc<AgentRequest>,
@@ -50,6 +52,7 @@ impl Call {
             run,
             step,
             attempt,
+            provider: String::new(),
             key,
             session: request.session.clone(),
             request: Arc::new(request),

@@ -16,7 +16,7 @@ use wfhost::{Adopt, Evict, Host, HostError, HostOptions, StartOptions, archive};
 use wfhost_core::{Given, Json, RunConfig, RunId};
 
 use crate::chance::Chance;
-use crate::outside::{Agent, Outside, Process, Reached, VirtualClock, line};
+use crate::outside::{Agent, Cancel, Extent, Outside, Process, Reached, VirtualClock, line};
 use crate::scenario::Scenario;
 use crate::verdict::came_to;
 
@@ -65,6 +65,8 @@ pub struct Execution {
     pub story: Vec<Event>,
     /// Something went wrong outside because of which the run may end badly.
     pub excused: bool,
+    /// How long the run was, what came after its end not included.
+    pub extent: Extent,
     /// Deaths of hosts.
     pub deaths: u32,
     /// Rules of the scenario that answered.
@@ -75,7 +77,8 @@ pub struct Execution {
     pub export: Option<String>,
 }
 
-fn id() -> RunId {
+/// The run that is tested: its first round.
+pub fn id() -> RunId {
     "test".parse().unwrap_or_else(|_| unreachable!("it is an id"))
 }
 
@@ -88,10 +91,23 @@ pub fn execute(
     undone: BTreeSet<String>,
     export: bool,
 ) -> Result<Execution, HostError> {
+    let chance = Chance::new(seed, undone.clone());
+    let cancel = match chance.happens(Cancel::DECISION.to_owned(), scenario.world.cancel.0) {
+        false => None,
+        // When a run can be stopped is known once it has been executed without that: up to there both are the same.
+        true => {
+            let whole = Chance::new(seed, undone);
+            let whole = in_virtual_time(run(program, engine, scenario, whole, None, false))?;
+            Some(Cancel::within(whole.extent, &chance))
+        }
+    };
+    in_virtual_time(run(program, engine, scenario, chance, cancel, export))
+}
+
+fn in_virtual_time<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.unwrap_or_else(|error| panic!("a runtime needs threads and memory: {error}"));
-    let chance = Chance::new(seed, undone);
-    let done = runtime.block_on(run(program, engine, scenario, chance, export));
+    let done = runtime.block_on(work);
     // What still runs belongs to hosts that are dead.
     runtime.shutdown_background();
     done
@@ -120,6 +136,7 @@ async fn run(
     engine: &Arc<Engine>,
     scenario: &Arc<Scenario>,
     chance: Chance,
+    cancel: Option<Cancel>,
     export: bool,
 ) -> Result<Execution, HostError> {
     let began = Instant::now();
@@ -128,7 +145,7 @@ async fn run(
     let memory = Arc::new(store);
     let store: SharedStore = Arc::clone(&memory) as _;
     let seed = chance.seed_of_run();
-    let outside = Arc::new(Outside::new(Arc::clone(scenario), chance, Arc::clone(&store), began));
+    let outside = Arc::new(Outside::new(Arc::clone(scenario), chance, cancel, Arc::clone(&store), began));
     let mut living = host(&outside, engine)?;
     let config = RunConfig {
         agent: program.agent.clone(),
@@ -145,11 +162,13 @@ async fn run(
         ..StartOptions::default()
     };
     living.enqueue(&program.module, options).await?;
+    outside.cancel_in_time(&id()).await;
     living.serve();
     outside.send_signals(&id());
     let people = tokio::spawn(Arc::clone(&outside).answer_questions());
     let mut until = began + Duration::from_millis(scenario.within);
     let mut is_over = false;
+    let mut extent = outside.extent();
     let mut ended = std::pin::pin!(end_of(&store, &memory));
     loop {
         tokio::select! {
@@ -182,6 +201,7 @@ async fn run(
             }
         }
         is_over = true;
+        extent = outside.extent();
         until = Instant::now() + SETTLES;
     }
     people.abort();
@@ -205,6 +225,7 @@ async fn run(
         reached,
         story: lock(&outside.story).clone(),
         excused: outside.excused.load(Ordering::Relaxed),
+        extent,
         deaths: outside.deaths.load(Ordering::Relaxed),
         used: std::mem::take(&mut *lock(&outside.used)),
         made: outside.chance.made(),

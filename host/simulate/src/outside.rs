@@ -17,7 +17,7 @@ use wfhost_core::policy::retry::is_once;
 use wfhost_core::{Json, Reply, RunId, Timestamp};
 
 use crate::chance::Chance;
-use crate::execution::Event;
+use crate::execution::{Event, id};
 use crate::scenario::{AgentRule, Scenario, failure};
 
 /// When every execution begins, in milliseconds since 1970.
@@ -59,6 +59,40 @@ pub struct Outside {
     /// Calls in flight that will go well.
     under_way: Mutex<BTreeMap<u64, Reached>>,
     calls: AtomicU64,
+    cancel: Option<Cancel>,
+}
+
+/// When the run is asked to stop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cancel {
+    /// As this call begins, counted from 0.
+    AtCall(u64),
+    /// After so many milliseconds.
+    After(u64),
+}
+
+/// How long a run was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Extent {
+    pub calls: u64,
+    pub millis: u64,
+}
+
+impl Cancel {
+    /// The decision that there is one.
+    pub const DECISION: &str = "the run is cancelled";
+
+    /// A call or a moment of a run that is so long if nobody stops it.
+    pub fn within(extent: Extent, chance: &Chance) -> Self {
+        let after = || {
+            Self::After(chance.length("cancelled after".to_owned(), &(0..=extent.millis.saturating_sub(1))))
+        };
+        let calls: Vec<u64> = (0..extent.calls).collect();
+        match chance.one("cancelled at call".to_owned(), &calls) {
+            Some(call) if !chance.happens("cancelled at any moment".to_owned(), 0.5) => Self::AtCall(*call),
+            _ => after(),
+        }
+    }
 }
 
 /// Virtual time.
@@ -80,7 +114,13 @@ impl Clock for VirtualClock {
 }
 
 impl Outside {
-    pub fn new(scenario: Arc<Scenario>, chance: Chance, store: SharedStore, began: Instant) -> Self {
+    pub fn new(
+        scenario: Arc<Scenario>,
+        chance: Chance,
+        cancel: Option<Cancel>,
+        store: SharedStore,
+        began: Instant,
+    ) -> Self {
         Self {
             scenario,
             chance,
@@ -96,6 +136,7 @@ impl Outside {
             turns: AtomicU64::new(0),
             under_way: Mutex::default(),
             calls: AtomicU64::new(0),
+            cancel,
         }
     }
 
@@ -170,17 +211,33 @@ impl Outside {
         dies
     }
 
-    /// Asks the run to stop, if that is to happen at this call.
-    async fn may_cancel(&self, run: &RunId, number: u64) {
-        // Spread over the first eight calls.
-        let often = self.scenario.world.cancel.0 / 8.0;
-        if number < 8 && self.chance.happens(format!("cancel at call {number}"), often) {
-            self.excuse();
-            self.tell("cancellation of the run is requested");
-            let top = run.as_str().split('.').next().and_then(|top| top.parse().ok());
-            let body = MessageBody::Cancel { reason: Some("the simulation".to_owned()) };
-            // A run that has ended needs not be stopped.
-            let _ = wfhost::post(&self.store, &top.unwrap_or_else(|| run.clone()), body).await;
+    /// How long it has been going on.
+    pub fn extent(&self) -> Extent {
+        Extent { calls: self.calls.load(Ordering::Relaxed), millis: self.at() }
+    }
+
+    /// Asks the run to stop.
+    async fn cancel(&self, run: &RunId) {
+        self.excuse();
+        self.tell("cancellation of the run is requested");
+        let body = MessageBody::Cancel { reason: Some("the simulation".to_owned()) };
+        // A run that has ended needs not be stopped.
+        let _ = wfhost::post(&self.store, run, body).await;
+    }
+
+    /// Asks the run to stop when its time has come, if that is not at a call.
+    pub async fn cancel_in_time(self: &Arc<Self>, run: &RunId) {
+        match self.cancel {
+            // Before it begins: it may not last a moment.
+            Some(Cancel::After(0)) => self.cancel(run).await,
+            Some(Cancel::After(millis)) => {
+                let (outside, run) = (Arc::clone(self), run.clone());
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(millis)).await;
+                    outside.cancel(&run).await;
+                });
+            }
+            Some(Cancel::AtCall(_)) | None => {}
         }
     }
 
@@ -354,7 +411,9 @@ impl Provider for Agent {
                 request.label.as_deref().map_or_else(|| cut(&request.prompt), |label| format!("`{label}`"));
             let name = format!("{} attempt {}", call.key, call.attempt);
             let number = outside.calls.fetch_add(1, Ordering::Relaxed);
-            outside.may_cancel(&call.run, number).await;
+            if outside.cancel == Some(Cancel::AtCall(number)) {
+                outside.cancel(&id()).await;
+            }
             if outside.may_die(format!("the host dies before {name}"), is_once(request)) {
                 return std::future::pending().await;
             }
@@ -362,7 +421,7 @@ impl Provider for Agent {
             let found = rules
                 .iter()
                 .enumerate()
-                .find_map(|(n, rule)| Some((n, rule, rule.answers(&request.providers, &request.prompt)?)));
+                .find_map(|(n, rule)| Some((n, rule, rule.answers(&call.provider, &request.prompt)?)));
             let Some((index, rule, captures)) = found else {
                 outside.excuse();
                 outside.tell(format!("no rule of the scenario matches the call {said}"));

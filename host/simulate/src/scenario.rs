@@ -403,8 +403,8 @@ impl AgentRule {
     }
 
     /// Whether it answers this, and what the groups of its pattern are.
-    pub fn answers<'a>(&self, provider: &[String], prompt: &'a str) -> Option<Option<regex::Captures<'a>>> {
-        if self.provider.as_ref().is_some_and(|wanted| !provider.contains(wanted)) {
+    pub fn answers<'a>(&self, provider: &str, prompt: &'a str) -> Option<Option<regex::Captures<'a>>> {
+        if self.provider.as_ref().is_some_and(|wanted| wanted != provider) {
             return None;
         }
         match &self.pattern {

@@ -28,6 +28,8 @@ pub(super) struct Chosen {
     listed: Vec<String>,
     /// None if none is left.
     provider: Option<Arc<dyn Provider>>,
+    /// The name in the list that the provider is asked by.
+    asked: String,
     state: CallState,
 }
 
@@ -71,12 +73,13 @@ impl Driver<'_> {
         // What a dying host took along is asked again of the same provider.
         let turn = state.failures.saturating_add(1);
         let name = policy::providers::for_attempt(&listed, turn, machine.providers_out());
+        let asked = name.map(str::to_owned).unwrap_or_default();
         let provider = match (name, default) {
             (None, _) => None,
             (Some(_), Some(provider)) => Some(provider),
             (Some(name), None) => Some(providers.get(name).ok_or_else(|| self.no_provider(name.to_owned()))?),
         };
-        Ok(Some(Chosen { listed, provider, state: state.clone() }))
+        Ok(Some(Chosen { asked, listed, provider, state: state.clone() }))
     }
 
     /// Has the turns known here that steps come back for: another host may have taken them.
@@ -105,7 +108,7 @@ impl Driver<'_> {
 
     /// Begins an attempt at an agent call.
     pub(super) fn call_agent(&mut self, step: Step, attempt: u32, request: AgentRequest) {
-        let Chosen { listed, provider, state } = match self.provider_of(step, &request) {
+        let Chosen { listed, provider, asked, state } = match self.provider_of(step, &request) {
             Ok(Some(chosen)) => chosen,
             Ok(None) => return,
             Err(error) => return self.withhold(step, error),
@@ -144,6 +147,7 @@ impl Driver<'_> {
             Arc::clone(&self.calls.writers),
         );
         let mut call = Call::new(run, step, attempt, key, request);
+        call.provider = asked;
         call.heartbeat = state.heartbeat;
         let (shared, world) = (self.shared.clone(), Arc::clone(self.drive.world));
         let store = Arc::clone(self.drive.store);

@@ -606,3 +606,47 @@ fn a_finding_that_cannot_be_kept_is_told() {
     assert!(ran.stdout().contains("the run never ends"), "{}", ran.stdout());
     assert!(ran.stderr().contains("error[WF0822]"), "{}", ran.stderr());
 }
+
+/// A rule for a provider answers what goes to that provider, not each call in whose list it stands.
+#[test]
+fn a_rule_for_a_provider_answers_the_attempts_that_go_to_it() {
+    let place = Place::new();
+    let rules =
+        ["[[agents]]\nprovider = \"a\"\nfails = 1\n", "[[agents]]\nprovider = \"b\"\nreply = \"from b\"\n"];
+    let [fails, answers] = ["agent `x` fails: unavailable", "agent `x` answers"];
+    for (providers, expected) in [(["a", "b"], &[fails, answers][..]), (["b", "a"], &[answers])] {
+        let program = input(&json!([{ "agent_with": { "prompt": "x", "providers": providers } }]));
+        for (first, second) in [(0, 1), (1, 0)] {
+            let scenario = format!("{program}{}{}[world]\nkills = 0\n", rules[first], rules[second]);
+            let ran = test(&place, &module("probe"), &scenario, &["--seed", "3", "-o", "json"]);
+            let report: Value = serde_json::from_str(&ran.stdout()).expect("JSON");
+            let story = story(&report["executions"][0]);
+            let calls: Vec<_> = story.into_iter().filter(|what| what.starts_with("agent")).collect();
+            assert_eq!(calls, expected, "{scenario}");
+        }
+    }
+}
+
+/// However few calls a run makes, it is cancelled in the share of executions that the scenario names.
+#[test]
+fn runs_of_any_length_are_cancelled_as_often_as_the_scenario_says() {
+    let place = Place::new();
+    // A step that is cancelled fails the run.
+    let step = |work: Value| json!({ "pattern_or_fail": { "saga": [{ "name": "s", "do": work }] } });
+    let (call, sleep) = (step(json!({ "agent": "x" })), step(json!({ "sleep": 3_600_000 })));
+    for program in [
+        json!([call]),
+        json!([call, sleep, call]),
+        json!([sleep]),
+        json!([step(json!({ "wait": { "name": "never" } }))]),
+    ] {
+        for (share, least, most) in [(1.0, 200, 200), (0.3, 30, 90)] {
+            let world = format!("[world]\nkills = 0\ncancel = {share:?}\n");
+            let scenario = format!("{}[[agents]]\nreply = 1\n{world}", input(&program));
+            let ran = test(&place, &module("probe"), &scenario, &["--executions", "200", "-o", "json"]);
+            let report: Value = serde_json::from_str(&ran.stdout()).expect("JSON");
+            let cancelled = report["reports"][0]["coverage"]["ends"]["cancelled"].as_u64().unwrap_or(0);
+            assert!((least..=most).contains(&cancelled), "{program} {share}: {report}");
+        }
+    }
+}
