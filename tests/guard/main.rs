@@ -15,13 +15,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
-use wfhost_store::{
-    Append, MessageBody, NewMessage, NewRun, Next, Owner, SessionId, SharedStore, SqliteOptions, SqliteStore,
-    Synchronous, Wanted,
-};
 use wfhost_core::{
     AgentRequest, Digest, Entry, Epoch, Journal, Json, Machine, Op, Position, Row, RunConfig, Started,
     Timestamp, Work,
+};
+use wfhost_store::{
+    Append, MessageBody, NewMessage, NewRun, Next, Owner, SessionId, SharedStore, SqliteOptions, SqliteStore,
+    Synchronous, Wanted,
 };
 
 /// A path grows if it takes more than this part more.
