@@ -1,6 +1,6 @@
 //! Whether what is stored of a run is what was written, and what it would have to be.
 
-use wfhost_core::{Digest, Given, Journal, Machine, Position, Timestamp};
+use wfhost_core::{Digest, Given, Journal, Machine, Position, Timestamp, counted};
 use wfhost_store::{
     Emission, Inbox, LogLine, MessageBody, OutMessage, Part, Published, Rebuilt, Result, RunInfo, RunState,
     Store, Waiting,
@@ -80,7 +80,7 @@ pub async fn verify(store: &dyn Store, info: &RunInfo) -> Result<Report> {
         }
         let open = asks.len().saturating_sub(answered);
         if asked.len() != open {
-            report.faults.push(format!("{} questions are stored, but {open} are open", asked.len()));
+            report.faults.push(format!("{} stored, but {open} open", counted(asked.len(), "question")));
         }
     }
     Ok(report)

@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use serde_json::json;
 use wfhost_core::policy::budget::Spent;
-use wfhost_core::{Json, Op, Reply, Step, Timestamp, spell_millis};
+use wfhost_core::{Json, Op, Reply, Step, Timestamp, counted, spell_millis};
 use wfhost_store::{Message, MessageBody, RunInfo, RunState, SlotShare};
 use wfhost_world::clock::rfc3339;
 use wfhost_world::text::command;
@@ -89,7 +89,7 @@ fn uncounted(info: &RunInfo, steps: &[StepInfo]) -> Vec<String> {
         }
     }
     let spell = |((unit, provider), calls): ((&str, String), u32)| {
-        let calls = if calls == 1 { "1 call".to_owned() } else { format!("{calls} calls") };
+        let calls = counted(calls, "call");
         format!("its budget of {unit} counted nothing for {calls} of {provider} (WF0409)")
     };
     calls.into_iter().map(spell).collect()

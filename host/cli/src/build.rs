@@ -7,6 +7,7 @@ use wfhost::engine::{ModuleError, summarize};
 use wfhost_build as build;
 
 use super::diagnostic::{Exit, UserError};
+use super::module_arg::read_component;
 use super::{Common, Format, printer};
 
 /// Build a workflow in Rust, TypeScript, JavaScript, Python, Go or C into a component
@@ -42,7 +43,7 @@ impl Build {
     pub fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let built = if self.dir.is_file() {
             let path = self.out.clone().unwrap_or_else(|| self.dir.with_extension("component.wasm"));
-            let core = std::fs::read(&self.dir).map_err(|error| {
+            let core = read_component(&self.dir).map_err(|error| {
                 UserError::usage("WF0608", format!("{} cannot be read: {error}", self.dir.display()))
             })?;
             // What is no WebAssembly at all is said to be what it is.

@@ -11,7 +11,7 @@ use wfhost::engine::{Denied, Engine, summarize};
 use wfhost::store::{MemStore, RunFilter, SharedStore};
 use wfhost::world::environment;
 use wfhost::{Adopt, Evict, HostError, archive, clock};
-use wfhost_core::{Digest, Journal, Timestamp};
+use wfhost_core::{Digest, Journal, Timestamp, counted};
 use wfhost_view::UpgradeView;
 
 use super::diagnostic::{Exit, UserError};
@@ -105,7 +105,7 @@ impl Check {
         let (entries, failure) = entries.map(|twice| (twice.entries, twice.failure)).unzip();
         let failure = failure.filter(|failure| !failure.is_null());
         if let Some(entries) = entries {
-            printer::say(common, "Same", &format!("both executions agree in {entries} entries"));
+            printer::say(common, "Same", &format!("both executions agree in {}", counted(entries, "entry")));
         }
         if let Some(failure) = &failure {
             let text = |key: &str| failure[key].as_str().unwrap_or_default();
@@ -169,7 +169,7 @@ impl Check {
             differ += usize::from(view.why.is_some());
             upgrade::show(common, &view);
         }
-        printer::say(common, "Replayed", &format!("{count} runs, {differ} of them diverge"));
+        printer::say(common, "Replayed", &format!("{}, {differ} with differences", counted(count, "run")));
         Ok(if differ > 0 { Exit::Mismatch } else { Exit::Done })
     }
 

@@ -7,7 +7,7 @@ use wfhost::owner::is_dead;
 use wfhost::store::copy::{Part, TABLES};
 use wfhost::store::{RunFilter, RunInfo, Store, StoreError};
 use wfhost::verify::verify;
-use wfhost_core::{Position, Timestamp};
+use wfhost_core::{Position, Timestamp, counted};
 use wfhost_postgres::{Migrate, PostgresStore};
 
 use super::database::{Database, Opened};
@@ -57,7 +57,11 @@ pub(super) async fn copy(common: &Common, from: &Database, to: &Database) -> Res
     };
     let target = common.open(to).await?;
     let runs = compare(common, source.shared().as_ref(), target.shared().as_ref()).await?;
-    printer::say(common, "Copied", &format!("{runs} runs, {rows} rows to {to}: all journals match"));
+    printer::say(
+        common,
+        "Copied",
+        &format!("{}, {} to {to}: all journals match", counted(runs, "run"), counted(rows, "row")),
+    );
     printer::say(
         common,
         "next",
@@ -88,7 +92,11 @@ async fn transfer(common: &Common, source: &Opened, target: &Opened) -> Result<u
             rows += batch.rows.len() as u64;
             if said.elapsed() > SAY_EVERY {
                 said = Instant::now();
-                printer::say(common, "Copying", &format!("{rows} rows, now {}", TABLES[batch.table].name));
+                printer::say(
+                    common,
+                    "Copying",
+                    &format!("{}, now {}", counted(rows, "row"), TABLES[batch.table].name),
+                );
             }
         }
         if pass.send(part).await.is_err() {
@@ -112,7 +120,7 @@ async fn compare(common: &Common, source: &dyn Store, target: &dyn Store) -> Res
         runs += 1;
         if said.elapsed() > SAY_EVERY {
             said = Instant::now();
-            printer::say(common, "Checking", &format!("{runs} runs"));
+            printer::say(common, "Checking", &counted(runs, "run"));
         }
         let id = info.id.clone();
         match target.run(&id).await? {
@@ -146,7 +154,7 @@ async fn compare(common: &Common, source: &dyn Store, target: &dyn Store) -> Res
     if faults.is_empty() {
         return Ok(runs);
     }
-    let said = format!("the copy differs in {} places", faults.len());
+    let said = format!("the copy differs in {}", counted(faults.len(), "place"));
     Err(UserError { details: faults, ..UserError::host("WF0342", said) }
         .hint("the first database is unchanged: keep using it"))
 }

@@ -33,6 +33,13 @@ impl From<OsString> for Database {
     }
 }
 
+impl Database {
+    /// One that somebody has named. None has no name: SQLite would take that for one that goes with the process.
+    pub fn named(named: OsString) -> Result<Self, &'static str> {
+        if named.is_empty() { Err("it is empty: name a file or a URL") } else { Ok(named.into()) }
+    }
+}
+
 impl fmt::Display for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -12,8 +12,9 @@ use wfhost::store::{BLOB_RENEWED_MS, Deleted, RunFilter, RunState, Store, StoreE
 use wfhost::verify::{compare_given_out, rebuild, verify};
 use wfhost::world::private;
 use wfhost::{Adopt, Evict, HostError, archive};
-use wfhost_core::{Entry, Event, Position, Row, RunId, Timestamp};
+use wfhost_core::{Entry, Event, Position, Row, RunId, Timestamp, counted};
 use wfhost_postgres::{Migrate, PostgresStore};
+use wfhost_registry::whole;
 
 use super::copy::copy;
 use super::database::{Database, Opened};
@@ -70,10 +71,10 @@ enum Verb {
     /// No host may use the source in the meantime. At the end both are compared.
     Copy {
         /// The source: a file, or postgres://...
-        #[arg(value_parser = OsStringValueParser::new().map(Database::from))]
+        #[arg(value_parser = OsStringValueParser::new().try_map(Database::named))]
         from: Database,
         /// The target: a new file, or postgres://..., where the tables are created
-        #[arg(value_parser = OsStringValueParser::new().map(Database::from))]
+        #[arg(value_parser = OsStringValueParser::new().try_map(Database::named))]
         to: Database,
     },
     /// Export a run with its module to a file for `db import`
@@ -106,7 +107,7 @@ impl Db {
                 }
                 let Opened::File(store) = common.existing().await? else { return Err(no_file(common)) };
                 let bytes = store.backup(file)?;
-                printer::say(common, "Copied", &format!("{} bytes to {}", bytes, file.display()));
+                printer::say(common, "Copied", &format!("{} to {}", counted(bytes, "byte"), file.display()));
                 Ok(Exit::Done)
             }
             Verb::Copy { from, to } => copy(common, from, to).await,
@@ -188,16 +189,12 @@ async fn migrate(common: &Common) -> Result<Exit, UserError> {
 
 /// Writes a file for its owner only, or stdout.
 fn write(file: &PathBuf, text: &str) -> Result<(), UserError> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
     let failed = |error| UserError::usage("WF0004", format!("{} cannot be written: {error}", file.display()));
     if file.as_os_str() == "-" {
         printer::data(text);
         return Ok(());
     }
-    let mut options = std::fs::OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(file).map_err(failed)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
+    whole::write_named(file, text.as_bytes(), Some(0o600)).map_err(failed)
 }
 
 /// The maximum size of an exported run, in bytes.
@@ -275,11 +272,11 @@ async fn check(common: &Common, deep: bool, repair: bool) -> Result<Exit, UserEr
     })
     .await?;
     if repaired > 0 {
-        printer::say(common, "Repaired", &format!("{repaired} runs"));
+        printer::say(common, "Repaired", &counted(repaired, "run"));
     }
     match common.output {
         Format::Text if faults.is_empty() => {
-            printer::line(format!("{runs} runs, {entries} entries, no faults"))
+            printer::line(format!("{}, {}, no faults", counted(runs, "run"), counted(entries, "entry")))
         }
         Format::Text => {}
         _ => {
@@ -291,7 +288,7 @@ async fn check(common: &Common, deep: bool, repair: bool) -> Result<Exit, UserEr
     if faults.is_empty() {
         return Ok(Exit::Done);
     }
-    let trouble = UserError::host("WF0511", format!("the database has {} faults", faults.len()));
+    let trouble = UserError::host("WF0511", format!("the database has {}", counted(faults.len(), "fault")));
     Err(UserError { details: faults, ..trouble }.hint(
         "`wfhost db check --repair` rebuilds what follows from the journals; for the rest, restore a backup",
     ))
@@ -322,7 +319,11 @@ async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Resul
     let keep = async |run: &RunId| !goes.contains(run) && !is_gone(run).await;
     let would = clean(&root, &identity, true, keep).await?;
     if dry_run {
-        printer::say(common, "Dry run", &format!("would delete {} runs{}", old.len(), workspaces(would)));
+        printer::say(
+            common,
+            "Dry run",
+            &format!("would delete {}{}", counted(old.len(), "run"), workspaces(would)),
+        );
         match common.output {
             Format::Text => old.iter().for_each(|run| printer::line(run.as_str())),
             _ => print_gc(true, &old, None, would),
@@ -330,7 +331,7 @@ async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Resul
         return Ok(Exit::Done);
     }
     if !old.is_empty() || would.runs > 0 {
-        confirm(yes, &format!("delete {} runs{}?", old.len(), workspaces(would)))?;
+        confirm(yes, &format!("delete {}{}?", counted(old.len(), "run"), workspaces(would)))?;
     }
     let mut deleted = Vec::new();
     for run in old {
@@ -344,7 +345,8 @@ async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Resul
     delete_scripts(common, store, before.min(Timestamp(lately))).await?;
     store.delete_old_answers(before).await?;
     let cleaned = clean(&root, &identity, false, async |run: &RunId| !is_gone(run).await).await?;
-    let counts = format!("{} runs, {modules} modules{}", deleted.len(), workspaces(cleaned));
+    let counts =
+        format!("{}, {}{}", counted(deleted.len(), "run"), counted(modules, "module"), workspaces(cleaned));
     printer::say(common, "Deleted", &counts);
     if common.output != Format::Text {
         print_gc(false, &deleted, Some(modules), cleaned);
@@ -400,7 +402,10 @@ async fn clean(
 
 /// What is said of workspaces, if there are any.
 fn workspaces(CleanedWorkspaces { runs, bytes }: CleanedWorkspaces) -> String {
-    if runs == 0 { String::new() } else { format!(", the workspaces of {runs} ({bytes} bytes)") }
+    if runs == 0 {
+        return String::new();
+    }
+    format!(", the workspaces of {} ({})", counted(runs, "run"), counted(bytes, "byte"))
 }
 
 fn print_gc(dry_run: bool, runs: &[RunId], modules: Option<usize>, workspaces: CleanedWorkspaces) {

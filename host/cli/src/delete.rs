@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 
 use wfhost::store::{Deleted, Fence};
+use wfhost_core::counted;
 
 use super::diagnostic::{Exit, UserError};
 use super::place::find_run;
@@ -27,7 +28,10 @@ impl Delete {
         let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
         let run = info.id;
-        confirm(self.yes, &format!("delete {run}, {} with {} entries?", info.state.as_str(), info.entries))?;
+        confirm(
+            self.yes,
+            &format!("delete {run}, {} with {}?", info.state.as_str(), counted(info.entries, "entry")),
+        )?;
         // A dead process does not hold it.
         if let Some(session) = info.lease.filter(|session| wfhost::owner::is_dead(&session.owner)) {
             store.fence(session.id, Fence::Dead).await?;

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use wfhost::steps;
 use wfhost::store::Store;
+use wfhost_core::counted;
 use wfhost_view::{Difference, Told, compare};
 
 use super::diagnostic::{Exit, UserError};
@@ -49,7 +50,8 @@ impl Diff {
         }
         printer::line(format!("a  {}", a.info.id));
         printer::line(format!("b  {}", b.info.id));
-        printer::line(format!("{same} steps are the same"));
+        let are = if same == 1 { "is" } else { "are" };
+        printer::line(format!("{} {are} the same", counted(same, "step")));
         for Difference { what, a, b } in differences {
             printer::line(&what);
             for (side, value) in [("a", a), ("b", b)] {

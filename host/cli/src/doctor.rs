@@ -7,6 +7,7 @@ use wfhost::engine::Cache;
 use wfhost::fleet::{Usage, usage};
 use wfhost::store::RunFilter;
 use wfhost::world::environment;
+use wfhost_core::counted;
 use wfhost_core::policy::rate::Rate;
 use wfhost_core::policy::share::spell;
 use wfhost_postgres::{Formats, Migrate, PostgresStore};
@@ -161,13 +162,16 @@ async fn server(common: &Common, url: &str) -> Finding {
     }
     let (most, there) = found.connections;
     if most.saturating_sub(there) < CONNECTIONS_OF_A_HOST {
-        problems.push(format!("it allows {most} connections and has {there}: too few are left for a host"));
+        problems.push(format!(
+            "it allows {} and has {there}: too few are left for a host",
+            counted(most, "connection")
+        ));
     }
     let mut notes = vec![
         format!("PostgreSQL {}", found.version),
         format.map_or_else(String::new, |format| format!("format {format}")),
         format!("{:.1} ms round trip", found.round_trip.as_secs_f64() * 1e3),
-        format!("{there} of {most} connections"),
+        format!("{there} of {}", counted(most, "connection")),
         if found.encrypted { "encrypted".to_owned() } else { String::new() },
     ];
     if !found.hears {
@@ -194,7 +198,7 @@ fn cache() -> Finding {
     let usage = Cache::usage_of(place.as_deref());
     let note = usage.as_ref().ok().map(|(count, bytes)| {
         let (mebibytes, most) = (bytes.div_ceil(1 << 20), Cache::MOST_BYTES >> 20);
-        format!("{count} compiled modules, {mebibytes} MiB of at most {most} MiB")
+        format!("{}, {mebibytes} MiB of at most {most} MiB", counted(count, "compiled module"))
     });
     Finding { what, problem: usage.err().map(|error| error.to_string()), note, wanted: false }
 }

@@ -41,7 +41,7 @@ impl Events {
             Some(run) => Some(find_run(store.as_ref(), run).await?.id),
             None => None,
         };
-        let mut next = self.after.map_or(0, |after| after + 1);
+        let mut next = self.after.map_or(0, |after| after.saturating_add(1));
         let Some(run) = run else {
             return tail(async || {
                 let changes = store.changes(next.saturating_sub(1), PAGE).await?;

@@ -9,8 +9,8 @@ use wfhost::store::{LogLevel, LogLine, RunInfo, RunState, TranscriptLine};
 use wfhost::world::text::{Command, command};
 use wfhost::{Ending, Host, HostError, RunHandle};
 use wfhost_core::{
-    Entry, EntryError, Event, Failure, FailureKind, Op, Outcome, Position, RunId, Step, Timestamp, decode_op,
-    spell_millis,
+    Entry, EntryError, Event, Failure, FailureKind, Op, Outcome, Position, RunId, Step, Timestamp, counted,
+    decode_op, spell_millis,
 };
 use wfhost_view::RunView;
 
@@ -51,7 +51,7 @@ pub(super) async fn follow(
                 say(
                     common,
                     "Resumed",
-                    &format!("{id}  {}  {module}…  {entries} entries replayed", info.workflow),
+                    &format!("{id}  {}  {module}…  {} replayed", info.workflow, counted(entries, "entry")),
                 );
             }
         }
@@ -186,7 +186,8 @@ async fn leave_others(common: &Common, host: &Host, signals: &mut Signals, signa
     tokio::select! {
         _ = &mut patient => return,
         () = tokio::time::sleep(Duration::from_millis(300)) => {
-            let text = format!("calls of {} other runs; Ctrl-C stops them, and they will be made again", host.live());
+            let others = counted(host.live(), "other run");
+            let text = format!("calls of {others}; Ctrl-C stops them, and they will be made again");
             say(common, "Finish", &text);
         }
     }

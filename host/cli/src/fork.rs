@@ -1,7 +1,7 @@
 //! `wfhost fork`
 
 use wfhost::{Adopt, Evict, ForkOptions, HostError, ResumeOptions};
-use wfhost_core::{ForkPlan, Json, Position, RunId};
+use wfhost_core::{ForkPlan, Json, Position, RunId, counted};
 use wfhost_view::RunView;
 
 use super::diagnostic::{Exit, UserError};
@@ -90,7 +90,7 @@ impl Fork {
         let made = host.store().run(&fork).await?.ok_or_else(|| HostError::NoSuchRun(fork.clone()))?;
         let taken = match self.reuse {
             true => "with its answers".to_owned(),
-            false => format!("with {} entries", made.entries),
+            false => format!("with {}", counted(made.entries, "entry")),
         };
         printer::say(common, "Forked", &format!("{fork} from {}, {taken}", info.id));
         if self.detach {

@@ -42,11 +42,10 @@ pub(crate) struct Logout {
 
 /// Host and port, as references have them.
 fn host(text: &str) -> Result<String, UserError> {
-    match Reference::is_registry(text) {
-        true => Ok(text.to_ascii_lowercase()),
-        false => Err(UserError::usage("WF0920", format!("`{text}` is not a registry"))
-            .hint("name its host, and its port if there is one: ghcr.io, localhost:5000")),
-    }
+    Reference::canonical_registry(text).ok_or_else(|| {
+        UserError::usage("WF0920", format!("`{text}` is not a registry"))
+            .hint("name its host, and its port if there is one: ghcr.io, localhost:5000")
+    })
 }
 
 impl Login {

@@ -108,7 +108,7 @@ pub(crate) struct Common {
         env = environment::DB,
         hide_env_values = true,
         value_name = "FILE|URL",
-        value_parser = OsStringValueParser::new().map(Database::from)
+        value_parser = OsStringValueParser::new().try_map(Database::named)
     )]
     db: Option<Database>,
     /// The configuration file [default: wfhost.toml here or above, then the user's]

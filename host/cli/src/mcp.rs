@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use wfhost::store::Projects;
 use wfhost::world::environment;
 use wfhost::{Adopt, HostOptions};
+use wfhost_registry::whole;
 use wfhost_server::{Address, Defaults, Local, McpOptions, Metrics, ServeError};
 
 use super::delete::confirm;
@@ -245,12 +246,23 @@ impl Client {
     /// The file with wfhost in it; none if it is there.
     fn merged(self, before: &str) -> Result<Option<String>, String> {
         if self == Self::Codex {
-            if before.contains("[mcp_servers.wfhost]") {
+            let whole: toml::Table =
+                before.parse().map_err(|error: toml::de::Error| error.message().to_owned())?;
+            let servers = whole.get("mcp_servers");
+            if servers.and_then(|servers| servers.get("wfhost")).is_some() {
                 return Ok(None);
+            }
+            if servers.is_some_and(|servers| !servers.is_table()) {
+                return Err("`mcp_servers` is not a table".to_owned());
             }
             let gap = if before.trim().is_empty() { "" } else { "\n" };
             let end = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
-            return Ok(Some(format!("{before}{end}{gap}{CODEX}\n")));
+            let after = format!("{before}{end}{gap}{CODEX}\n");
+            // A table within braces cannot be added to from outside.
+            return match after.parse::<toml::Table>() {
+                Ok(_) => Ok(Some(after)),
+                Err(_) => Err("`mcp_servers` is written within braces".to_owned()),
+            };
         }
         let mut whole: Value = match before.trim() {
             "" => json!({}),
@@ -302,25 +314,31 @@ impl Install {
             UserError::usage("WF0823", format!("{} cannot be changed: {why}", file.display()))
                 .hint("add the output of `wfhost mcp install` by hand")
         };
-        let before = match std::fs::read_to_string(&file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(unusable(error.to_string())),
+        let read = || match std::fs::read_to_string(&file) {
+            Ok(text) => Ok(text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+            Err(error) => Err(unusable(error.to_string())),
         };
-        let Some(after) = client.merged(&before).map_err(unusable)? else {
+        let exists = || {
             printer::say(
                 common,
                 "Exists",
                 &format!("{} already has wfhost in {}", client.title(), file.display()),
             );
-            return Ok(Exit::Done);
+            Ok(Exit::Done)
         };
+        let before = read()?;
+        if client.merged(&before).map_err(unusable)?.is_none() {
+            return exists();
+        }
         let verb = if before.is_empty() { "create" } else { "change" };
         confirm(self.yes, &format!("{verb} {} so that {} can use wfhost?", file.display(), client.title()))?;
+        // The client may have written it meanwhile.
+        let Some(after) = client.merged(&read()?).map_err(unusable)? else { return exists() };
         if let Some(directory) = file.parent().filter(|directory| !directory.as_os_str().is_empty()) {
             std::fs::create_dir_all(directory).map_err(|error| unusable(error.to_string()))?;
         }
-        std::fs::write(&file, after).map_err(|error| unusable(error.to_string()))?;
+        whole::write_named(&file, after.as_bytes(), None).map_err(|error| unusable(error.to_string()))?;
         printer::say(common, "Wrote", &file.display().to_string());
         Ok(Exit::Done)
     }
@@ -341,6 +359,12 @@ mod tests {
         let codex = Client::Codex.merged("model = \"x\"").unwrap().unwrap();
         assert!(codex.starts_with("model = \"x\"\n\n[mcp_servers.wfhost]"));
         assert_eq!(Client::Codex.merged(&codex), Ok(None));
+        assert_eq!(Client::Codex.merged("[mcp_servers.\"wfhost\"]\ncommand = \"x\""), Ok(None));
+        assert_eq!(Client::Codex.merged("mcp_servers.wfhost.command = \"x\""), Ok(None));
+        assert!(Client::Codex.merged("# [mcp_servers.wfhost]").unwrap().is_some());
+        for unusable in ["mcp_servers = {}", "mcp_servers = 1", "model = ", "[[mcp_servers]]\nx = 1"] {
+            assert!(Client::Codex.merged(unusable).is_err(), "{unusable}");
+        }
         for client in Client::ALL {
             assert!(client.merged("").unwrap().unwrap().contains(&client.shown()[..1]));
         }

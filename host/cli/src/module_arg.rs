@@ -8,7 +8,9 @@
 use std::path::{Path, PathBuf};
 
 use wfhost::store::Store;
+use wfhost::world::private;
 use wfhost_core::Digest;
+use wfhost_registry::artifact::MODULE_BYTES;
 use wfhost_registry::{Reference, Sha256};
 
 use super::Common;
@@ -134,12 +136,17 @@ fn is_path(arg: &str) -> bool {
     arg.starts_with(['.', '/']) || (arg.ends_with(".wasm") && !arg.starts_with("oci://"))
 }
 
+/// Reads a component that was named: as large as a registry can have it.
+pub(super) fn read_component(path: &Path) -> std::io::Result<Vec<u8>> {
+    private::read_named_at_most(MODULE_BYTES, path)
+}
+
 /// A file, or what is built of a directory.
 fn file(path: &Path) -> Result<Found, UserError> {
     let shown = path.display();
     let built: Option<PathBuf> = if path.is_dir() { Some(super::build::only(path)?) } else { None };
     let path = built.as_deref().unwrap_or(path);
-    let bytes = std::fs::read(path)
+    let bytes = read_component(path)
         .map_err(|error| UserError::usage("WF0110", format!("{shown} cannot be read: {error}")))?;
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let directory = path.canonicalize().ok().and_then(|path| Some(path.parent()?.to_owned()));

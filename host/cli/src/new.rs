@@ -239,16 +239,13 @@ impl New {
             return Err(UserError::usage("WF0610", format!("{} already exists", self.dir.display()))
                 .hint("choose another name, or an empty directory"));
         }
-        for (file, text) in self.template.files() {
-            write(&self.dir.join(file), &text.replace("{{name}}", &name))?;
-        }
-        for (file, text) in SDK.iter().filter(|_| self.template.sdk().is_none()) {
-            write(&self.dir.join("wfhost-sdk").join(file), text)?;
-        }
-        if let Some(sdk) = self.template.sdk() {
-            // For editors, before the first build.
-            wfhost_build::provide_sdk(&self.dir, sdk).map_err(super::build::failed)?;
-        }
+        let is_new = !self.dir.exists();
+        self.write_all(&name).inspect_err(|_| {
+            // A part of it would be in the way of the next try.
+            if is_new {
+                let _ = std::fs::remove_dir_all(&self.dir);
+            }
+        })?;
         printer::say(common, "Created", &name);
         let dir = self.dir.to_string_lossy();
         let next = match self.template.is_plugin() {
@@ -258,6 +255,22 @@ impl New {
         printer::say(common, "next", &format!("cd {} && {}{next}", quoted(&dir), self.template.tools()));
         printer::line(self.dir.display().to_string());
         Ok(Exit::Done)
+    }
+}
+
+impl New {
+    fn write_all(&self, name: &str) -> Result<(), UserError> {
+        for (file, text) in self.template.files() {
+            write(&self.dir.join(file), &text.replace("{{name}}", name))?;
+        }
+        for (file, text) in SDK.iter().filter(|_| self.template.sdk().is_none()) {
+            write(&self.dir.join("wfhost-sdk").join(file), text)?;
+        }
+        match self.template.sdk() {
+            // For editors, before the first build.
+            Some(sdk) => wfhost_build::provide_sdk(&self.dir, sdk).map(drop).map_err(super::build::failed),
+            None => Ok(()),
+        }
     }
 }
 

@@ -8,10 +8,12 @@ use clap::Subcommand;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use wfhost::agents::{Call, CallEvent, CallFailure, CallOutput, Guarded, Provider, Stream};
-use wfhost_core::{AgentRequest, FailureKind, Json, Reply, RunId, Step, Wants};
+use wfhost::world::private;
+use wfhost_core::{AgentRequest, FailureKind, Json, Reply, RunId, Step, Wants, counted};
 use wfhost_plugins::{Exchange, Plugin, PluginConfig, PluginError, Recording, wants};
 
 use super::diagnostic::{Exit, UserError};
+use super::module_arg::read_component;
 use super::place::{json_arg, length_arg};
 use super::{Common, Format, plugin_add, printer};
 
@@ -221,7 +223,8 @@ impl CallArgs {
             Ok(reply) if common.output == Format::Text => {
                 printer::line(reply.output.as_str());
                 if let Some(usage) = reply.usage {
-                    let text = format!("{} tokens in, {} out", usage.input_tokens, usage.output_tokens);
+                    let text =
+                        format!("{} in, {} out", counted(usage.input_tokens, "token"), usage.output_tokens);
                     printer::say(common, "Used", &text);
                 }
                 Ok(Exit::Done)
@@ -289,9 +292,12 @@ async fn call(plugin: Plugin, request: AgentRequest, out: CallOutput) -> Result<
     guarded.call(made, out).await
 }
 
+/// Bytes of a file with cases.
+const CASES_BYTES: u64 = 64 << 20;
+
 impl TestArgs {
     async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
-        let bytes = std::fs::read(&self.plugin)
+        let bytes = read_component(&self.plugin)
             .map_err(|source| unusable(&PluginError::Read { path: self.plugin.clone(), source }))?;
         wfhost_plugins::imports(&bytes).map_err(|error| unusable(&error))?;
         let wants = wants(&bytes).map_err(|error| unusable(&error))?;
@@ -300,7 +306,8 @@ impl TestArgs {
             UserError::usage("WF1212", format!("{} cannot be used: {reason}", file.display()))
                 .hint("`wfhost explain WF1212` shows the format")
         };
-        let text = std::fs::read_to_string(&file).map_err(|error| bad(error.to_string()))?;
+        let text = std::fs::File::open(&file).and_then(|file| private::read_at_most(CASES_BYTES, file));
+        let text = text.map_err(|error| bad(error.to_string()))?;
         let Cases { cases } = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
         if cases.is_empty() {
             return Err(bad("it contains no cases".to_owned()));

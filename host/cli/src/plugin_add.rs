@@ -13,6 +13,7 @@ use wfhost_registry::{Locked, Reference, metadata, whole};
 
 use super::delete::ask;
 use super::diagnostic::{Exit, UserError};
+use super::module_arg::read_component;
 use super::plugin::unusable;
 use super::registry::{self, Fetch};
 use super::{Common, Format, printer};
@@ -303,7 +304,7 @@ impl AddArgs {
         let file = ConfigFile::open(common, &config)?;
         let dir = file.path.parent().unwrap_or(Path::new("/")).to_owned();
         let (own, bytes, fetched) = if is_file {
-            let bytes = std::fs::read(path).map_err(|source| {
+            let bytes = read_component(path).map_err(|source| {
                 unusable(&wfhost_plugins::PluginError::Read { path: path.to_owned(), source })
             })?;
             (path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), bytes, None)

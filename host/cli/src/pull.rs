@@ -1,6 +1,6 @@
 //! `wfhost pull`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::json;
 use wfhost::engine::summarize;
@@ -33,16 +33,6 @@ pub(crate) struct Pull {
     fetch: Fetch,
 }
 
-/// Writes the file whole or not at all, if it is one at all.
-fn write(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    // Through a link: it stays one.
-    let file = file.canonicalize().unwrap_or_else(|_| file.to_owned());
-    match file.metadata() {
-        Ok(there) if !there.is_file() => std::fs::write(&file, bytes),
-        _ => whole::write(&file, bytes),
-    }
-}
-
 impl Pull {
     pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let reference = registry::meant(common, &self.reference)?;
@@ -50,7 +40,7 @@ impl Pull {
         let fetched = registry::fetch_with(common, &session, &reference, self.fetch, self.accept).await?;
         let summary = summarize(&fetched.bytes)?;
         if let Some(file) = &self.to {
-            write(file, &fetched.bytes).map_err(|error| {
+            whole::write_named(file, &fetched.bytes, None).map_err(|error| {
                 UserError::host("WF0931", format!("{} cannot be written: {error}", file.display()))
                     .hint("name another file with --to")
             })?;

@@ -4,7 +4,7 @@ use wfhost::agents::Providers;
 use wfhost::engine::{Asked, Denied};
 use wfhost::store::LogLevel;
 use wfhost::{Adopt, Evict, StepInfo, steps};
-use wfhost_core::Outcome;
+use wfhost_core::{Outcome, counted};
 use wfhost_view::{ReplayView, log_lines};
 
 use super::diagnostic::{Exit, UserError};
@@ -98,7 +98,11 @@ impl Replay {
                 printer::json(&ReplayView::new(&info.id, entries, &replayed, &lines, &known));
             }
         }
-        printer::say(common, "Replayed", &format!("{}  {entries} entries without a difference", info.id));
+        printer::say(
+            common,
+            "Replayed",
+            &format!("{}  {} without a difference", info.id, counted(entries, "entry")),
+        );
         Ok(Exit::Done)
     }
 }

@@ -49,7 +49,7 @@ pub(crate) struct Run {
     #[arg(long)]
     id: Option<RunId>,
     /// An idempotency key: the same key returns the same run
-    #[arg(long)]
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     key: Option<String>,
     /// A label, for `ps`
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label_arg)]

@@ -13,6 +13,7 @@ use wfhost::store::{Projects, RunFilter, StoreError, TokenKind};
 use wfhost::world::environment;
 use wfhost::{Adopt, Configurations};
 use wfhost_config::{Config, Origin, Setting, Sink};
+use wfhost_core::counted;
 use wfhost_server::{Address, Defaults, Drainer, Metrics, MetricsServer, ServeError, Server};
 
 use super::config::in_force;
@@ -446,7 +447,7 @@ impl Serve {
         drainers.iter().for_each(Drainer::drain);
         let live: usize = hosts.iter().map(wfhost::Host::live).sum();
         if live > 0 {
-            printer::say(common, "Leaving", &format!("{live} runs, when their calls are done"));
+            printer::say(common, "Leaving", &format!("{}, when the calls are done", counted(live, "run")));
         }
         let dropped = {
             let patient = close(&hosts, Some(Duration::from_millis(self.grace)));
@@ -463,7 +464,9 @@ impl Serve {
         }
         let text = match dropped {
             0 => "nothing is lost".to_owned(),
-            dropped => format!("the calls of {dropped} runs will be made again; nothing is lost"),
+            dropped => {
+                format!("the calls of {} will be made again; nothing is lost", counted(dropped, "run"))
+            }
         };
         printer::say(common, "Stopped", &text);
         Ok(number.map_or(Exit::Done, Exit::Signalled))

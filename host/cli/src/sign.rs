@@ -113,7 +113,7 @@ pub(crate) async fn verify(
     let mut session = registry::open(common)?;
     if let Some(path) = key {
         let signer = Signer { name: path.display().to_string(), key: keys::read_public(path)? };
-        let rule = Pattern::new("*/*").map(|places| Rule {
+        let rule = Pattern::new("*/*").ok().map(|places| Rule {
             places,
             level: Level::Require,
             signers: vec![signer.clone()],
@@ -125,10 +125,7 @@ pub(crate) async fn verify(
     // What may go unsigned is to be told all the same.
     if session.rules.level(reference) != Level::Require {
         session.rules.default = Level::Require;
-        session
-            .rules
-            .rules
-            .retain(|rule| rule.level == Level::Require || !rule.places.has(&reference.place()));
+        session.rules.rules.retain(|rule| rule.level == Level::Require || !rule.places.has(reference));
     }
     let exact = session.pinned(reference).map_or_else(|| reference.clone(), |(_, exact)| exact);
     let (resolved, verdict) = session.resolve(&exact, fetch.pull(), Others::Ignore).await?;

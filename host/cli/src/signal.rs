@@ -24,7 +24,7 @@ pub(crate) struct Signal {
     #[arg(short, long, default_value = "null", value_name = "JSON", allow_negative_numbers = true)]
     input: String,
     /// Signals with the same id are delivered once
-    #[arg(long)]
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     id: Option<String>,
     /// Do not check the payload against the module's schema
     #[arg(long)]

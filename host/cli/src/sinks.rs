@@ -5,9 +5,9 @@ use std::sync::Arc;
 use serde_json::json;
 use wfhost::agents::Poster;
 use wfhost::clock::rfc3339;
-use wfhost::store::{DeliveryFilter, DeliveryState, SharedStore};
-use wfhost_config::Sink;
-use wfhost_core::RunId;
+use wfhost::store::{Cursor, DeliveryFilter, DeliveryState, SharedStore};
+use wfhost_config::{RESERVED, Sink};
+use wfhost_core::{RunId, counted};
 use wfhost_notify::{Tried, deliver_now, try_sink};
 use wfhost_view::{DeliveriesView, SinksView, ago, find_sink, no_such_sink, redeliver, sink_place};
 
@@ -240,7 +240,7 @@ impl Retry {
         printer::say(
             common,
             "Due",
-            &format!("{count} messages: `wfhost serve` delivers them, or `wfhost sinks deliver`"),
+            &format!("{}, delivered by `wfhost serve` or `wfhost sinks deliver`", counted(count, "message")),
         );
         Ok(Exit::Done)
     }
@@ -253,11 +253,11 @@ async fn deliver(common: &Common, store: &SharedStore, configured: &[Sink]) -> R
     if there < tried {
         return Err(UserError::host(
             "WF0851",
-            format!("{} of {tried} messages were not delivered", tried - there),
+            format!("{} of {} could not be delivered", tried - there, counted(tried, "message")),
         )
         .hint("they will be retried; `wfhost sinks log --state pending` shows why"));
     }
-    printer::say(common, "Delivered", &format!("{there} messages"));
+    printer::say(common, "Delivered", &counted(there, "message"));
     Ok(Exit::Done)
 }
 
@@ -270,13 +270,14 @@ impl Forget {
     ) -> Result<Exit, UserError> {
         let loads = store.sink_loads().await?;
         // One that never had anything to deliver has a cursor.
-        let id = match store.cursors().await?.into_iter().find(|cursor| cursor.name == self.sink) {
+        let is_sink = |cursor: &Cursor| cursor.name == self.sink && !RESERVED.contains(&self.sink.as_str());
+        let id = match store.cursors().await?.into_iter().find(is_sink) {
             Some(cursor) => cursor.name,
             None => find_sink(store.as_ref(), configured, &self.sink).await?,
         };
         let load = loads.iter().find(|load| load.sink == id);
         let pending = load.map_or(0, |load| load.pending);
-        confirm(self.yes, &format!("Forget {id} and its {pending} undelivered messages?"))?;
+        confirm(self.yes, &format!("Forget {id} and its {}?", counted(pending, "undelivered message")))?;
         store.drop_cursor(&id).await?;
         printer::say(common, "Forgot", &id);
         Ok(Exit::Done)

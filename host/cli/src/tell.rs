@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 use wfhost::store::SharedStore;
 use wfhost_config::{Config, Sink};
+use wfhost_core::counted;
 use wfhost_notify::{ExportOptions, Options, Otlp, Report, Teller, Told};
 use wfhost_server::Metrics;
 
@@ -60,7 +61,7 @@ impl Reports {
                 say("Waiting", format!("for the collector, to send spans: {why}"));
             }
             Told::Rejected { count, said } => {
-                say("Rejected", format!("{count} spans by the collector: {said}"));
+                say("Rejected", format!("{} by the collector: {said}", counted(count, "span")));
             }
             Told::Failed { what, why } => say("Waiting", format!("to export events ({what}): {why}")),
             Told::Delivery { .. } | Told::Spans { .. } => {}

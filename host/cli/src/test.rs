@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 use wfhost::engine::Engine;
 use wfhost::world::environment;
-use wfhost_core::spell_millis;
+use wfhost_core::{counted, spell_millis};
 use wfhost_registry::whole;
 use wfhost_simulate::{Event, Finding, Report, Scenario, ScenarioError, Simulator, SimulatorError, Wanted};
 
@@ -160,7 +160,8 @@ impl Test {
         }
         keeping?;
         if let Some(file) = &self.junit {
-            std::fs::write(file, junit(&found.name, &reports)).map_err(|error| cannot_write(file, &error))?;
+            let text = junit(&found.name, &reports);
+            whole::write_named(file, text.as_bytes(), None).map_err(|error| cannot_write(file, &error))?;
         }
         let failed = reports.iter().any(|report| report.failed > 0);
         Ok(match (stop.load(Ordering::Relaxed), failed) {
@@ -287,14 +288,14 @@ impl Test {
             _ => (GOOD, "Passed"),
         };
         Line::word(style, word)
-            .plain(format!("{}  {} executions", report.scenario, report.executions))
+            .plain(format!("{}  {}", report.scenario, counted(report.executions, "execution")))
             .styled(
                 DIM,
                 format!(
-                    "  {} failed, {rate:.0}/s, {} orders, {} host deaths, {}",
+                    "  {} failed, {rate:.0}/s, {}, {}, {}",
                     report.failed,
-                    report.coverage.orders,
-                    report.coverage.deaths,
+                    counted(report.coverage.orders, "order"),
+                    counted(report.coverage.deaths, "host death"),
                     ends.join(", ")
                 ),
             )
@@ -314,7 +315,8 @@ impl Test {
     fn show_finding(&self, report: &Report, finding: &Finding, kept: &BTreeSet<PathBuf>) {
         printer::line(format!("{}, seed {}: {}", report.scenario, finding.seed, finding.fault));
         tell(&finding.story, STORY_LINES);
-        let mut more = format!("shrunk from {} unusual events to {}", finding.unusual, finding.left);
+        let mut more =
+            format!("shrunk from {} to {}", counted(finding.unusual, "unusual event"), finding.left);
         let file = self.file_of(&report.scenario, finding.seed);
         if kept.contains(&file) {
             more.push_str(&format!("; the run is in {}", file.display()));
@@ -357,10 +359,20 @@ fn cannot_write(file: &Path, error: &std::io::Error) -> UserError {
         .hint("choose another path with --keep DIR or --junit FILE")
 }
 
+/// A character as XML 1.0 can have it: it forbids some, which cannot be escaped either.
+fn in_xml(c: char) -> char {
+    match c {
+        '\n' => c,
+        c if c.is_control() => ' ',
+        '\u{fffe}' | '\u{ffff}' => char::REPLACEMENT_CHARACTER,
+        c => c,
+    }
+}
+
 /// A test case for each scenario, as CI systems read it.
 fn junit(module: &str, reports: &[Report]) -> String {
     let quoted = |text: &str| {
-        let text: String = text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect();
+        let text: String = text.chars().map(in_xml).collect();
         text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
     };
     let failures = reports.iter().filter(|report| report.failed > 0).count();
@@ -412,5 +424,15 @@ mod tests {
     fn what_programs_say_is_no_markup() {
         let xml = junit("a<b", &[]);
         assert!(xml.contains("a&lt;b") && !xml.contains("a<b"));
+    }
+
+    /// <https://www.w3.org/TR/xml/#charsets>
+    #[test]
+    fn a_report_has_only_characters_that_xml_allows() {
+        let all: String = (char::MIN..=char::MAX).collect();
+        let xml = junit(&all, &[]);
+        let is_allowed = |c: char| matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..='\u{10ffff}');
+        assert_eq!(xml.chars().find(|c| !is_allowed(*c)), None);
+        assert!(xml.contains("\u{fffd}\u{fffd}\u{fffd}\u{10000}"));
     }
 }

@@ -1,6 +1,6 @@
 //! `wfhost trace`
 
-use wfhost_core::spell_millis;
+use wfhost_core::{counted, spell_millis};
 use wfhost_notify::Otlp;
 use wfhost_view::{Span, Trace, otlp};
 
@@ -45,7 +45,11 @@ impl TraceVerb {
                 UserError::host("WF0824", format!("{url} did not accept the trace: {why}"))
                     .hint("name a collector that accepts OTLP over HTTP, usually http://HOST:4318")
             })?;
-            printer::say(common, "Sent", &format!("{count} spans of {} as trace {id} to {url}", info.id));
+            printer::say(
+                common,
+                "Sent",
+                &format!("{} of {} as trace {id} to {url}", counted(count, "span"), info.id),
+            );
         } else if common.output == Format::Text {
             printer::line(format!("trace {id}"));
             trace.spans.iter().for_each(|span| show(&trace, span));

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use wfhost_config::{Agreed, Config, Project};
+use wfhost_config::{Agreed, Config, Origin, Project};
 
 use super::diagnostic::{Exit, UserError};
 use super::{Common, printer};
@@ -55,7 +55,8 @@ impl Trust {
             printer::say(common, "Harmless", &format!("{path} contains nothing that needs trust"));
             return Ok(Exit::Done);
         }
-        for setting in config.settings() {
+        let own = Origin::Project(project.path.clone());
+        for setting in config.settings().into_iter().filter(|setting| setting.origin == own) {
             let shown = project.keys.iter().any(|key| {
                 setting.key == *key
                     || setting.key.strip_prefix(key.as_str()).is_some_and(|rest| rest.starts_with('.'))

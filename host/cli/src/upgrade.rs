@@ -3,6 +3,7 @@
 use wfhost::agents::Providers;
 use wfhost::store::{RunFilter, RunState};
 use wfhost::{Adopt, Evict, Upgraded};
+use wfhost_core::counted;
 use wfhost_view::UpgradeView;
 
 use super::diagnostic::{Exit, UserError};
@@ -59,7 +60,11 @@ impl Upgrade {
             departs += usize::from(matches!(upgraded, Upgraded::Departs(_)));
             show(common, &UpgradeView::upgraded(&info.id, &upgraded));
         }
-        printer::say(common, "Upgraded", &format!("{moved} of {} runs to {}", runs.len(), module.digest));
+        printer::say(
+            common,
+            "Upgraded",
+            &format!("{moved} of {} to {}", counted(runs.len(), "run"), module.digest),
+        );
         Ok(if departs > 0 { Exit::Mismatch } else { Exit::Done })
     }
 }

@@ -3,6 +3,7 @@
 use serde_json::json;
 use wfhost::verify::verify;
 
+use wfhost_core::counted;
 use wfhost_registry::Reference;
 
 use super::diagnostic::{Exit, UserError};
@@ -51,7 +52,7 @@ impl Verify {
         let info = find_run(store.as_ref(), &self.run).await?;
         let report = verify(store.as_ref(), &info).await?;
         if common.output == Format::Text && report.faults.is_empty() {
-            printer::line(format!("{}  {} entries  head {}", info.id, report.entries, report.head));
+            printer::line(format!("{}  {}  head {}", info.id, counted(report.entries, "entry"), report.head));
         } else if common.output != Format::Text {
             let view = json!({
                 "schema": "wfhost/verify/1", "run": info.id, "entries": report.entries, "head": report.head,

@@ -328,14 +328,18 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<(Table, FileConfig), Conf
             key: format!("registries.{host:?}"),
             reason: reason.to_owned(),
         };
-        if !Reference::is_registry(&host) {
+        let Some(canonical) = Reference::canonical_registry(&host) else {
             return Err(wrong("it has to be the host of a registry, with its port if there is one"));
+        };
+        let has_port = |host: &str| host.rsplit(':').next().is_some_and(|port| port.parse() == Ok(443_u16));
+        if registry.plain_http && has_port(&host) && !has_port(&canonical) {
+            return Err(wrong("port 443 is that of registries with TLS, so `plain_http` cannot hold for it"));
         }
         if registry.plain_http && registry.ca.is_some() {
             return Err(wrong("`ca` and `plain_http` exclude each other"));
         }
         registry.ca = registry.ca.map(|ca| beside(path, &ca));
-        config.registries.insert(host.to_ascii_lowercase(), registry);
+        config.registries.insert(canonical, registry);
     }
     if let Some(signatures) = section("signatures") {
         config.signatures.push((path.to_owned(), read(path, "signatures", Some(signatures))?));

@@ -97,7 +97,7 @@ pub use self::error::ConfigError;
 use self::file::FileConfig;
 pub use self::file::is_url;
 pub use self::show::{Origin, Setting};
-pub use self::sinks::{EVENTS, Sink, SinkTo};
+pub use self::sinks::{EVENTS, RESERVED, Sink, SinkTo};
 pub use self::trust::{Agreed, Consent};
 pub use self::webhooks::{Delivers, Scheme, Target, Webhook};
 pub use wfhost_plugins::{DirectoryGrant, Plugin};
@@ -321,9 +321,13 @@ impl Config {
         config.check()
     }
 
-    /// Whether the providers can be made as the files say it. None is, so nobody has to be asked.
+    /// Whether all can be used as the files say it. Nothing is, so nobody has to be asked.
     pub fn check(&self) -> Result<(), ConfigError> {
-        providers::make(&self.file, self.policy(), self.pull).map(drop)
+        providers::make(&self.file, self.policy(), self.pull)?;
+        for (path, name, file) in &self.file.sinks {
+            sinks::sink(path, name, file, None)?;
+        }
+        modules::rules(&self.file.signatures).map(drop)
     }
 
     /// The names of the providers that were configured.
@@ -370,11 +374,16 @@ fn find_upward(from: &Path, home: Option<&Path>) -> Option<PathBuf> {
     private::upward(from, home).into_iter().map(|dir| dir.join(PROJECT_FILE)).find(|path| path.is_file())
 }
 
+/// A name as a part of a key: in quotes if TOML needs them.
+fn part(name: &str) -> String {
+    let is_bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    if !name.is_empty() && name.chars().all(is_bare) { name.to_owned() } else { format!("{name:?}") }
+}
+
 /// Calls `see` with every value below a table and its key: `agents.retry.max`.
 fn walk(prefix: &str, table: &Table, see: &mut impl FnMut(String, &Value)) {
     for (name, value) in table {
-        let bare = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
-        let name = if bare { name.clone() } else { format!("{name:?}") };
+        let name = part(name);
         let key = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
         match value {
             Value::Table(table) => walk(&key, table, see),

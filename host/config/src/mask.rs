@@ -6,7 +6,11 @@ use wfhost_agents::{MASK, hide_credentials, is_secret_name};
 
 /// A value as it is shown under its key.
 pub(super) fn masked(key: &str, value: &Value) -> Value {
-    let name = key.rsplit('.').next().unwrap_or(key);
+    // The last part; one in quotes may have dots.
+    let name = match key.strip_suffix('"') {
+        Some(quoted) => quoted.rsplit('"').next().unwrap_or(quoted),
+        None => key.rsplit('.').next().unwrap_or(key),
+    };
     match value {
         Value::String(text) if names_a_secret(name) => Value::String(hidden(text)),
         Value::String(url) if key.starts_with("sinks.") && name == "url" => {
@@ -75,6 +79,8 @@ mod tests {
             ("p.max_tokens", "4096", "4096"),
             ("p.argv", "[\"./review.sh\", \"--model\", \"m\"]", "[\"./review.sh\", \"--model\", \"m\"]"),
             ("set.API_TOKEN", "\"abc\"", "\"[redacted]\""),
+            ("set.\"api.key\"", "\"abc\"", "\"[redacted]\""),
+            ("providers.\"a secret\".model", "\"abc\"", "\"abc\""),
             ("sinks.w.url", "\"https://hooks.example/T0/B0/x\"", "\"https://hooks.example/[redacted]\""),
             ("sinks.w.url", "\"https://hooks.example/\"", "\"https://hooks.example/\""),
         ] {

@@ -61,8 +61,7 @@ pub(super) fn rules(files: &[(PathBuf, SignaturesFile)]) -> Result<Rules, Config
         }
         for RuleFile { places, signers, level, provenance } in &file.rules {
             let at = |reason: &str| wrong(format!("signatures.rules, {places:?}"), reason.to_owned());
-            let pattern = Pattern::new(places)
-                .ok_or_else(|| at("`match` has to name a registry and repositories, like ghcr.io/acme/*"))?;
+            let pattern = Pattern::new(places).map_err(|reason| at(&format!("in `match`, {reason}")))?;
             let mut wanted = Vec::new();
             for name in signers {
                 // A name means what its own file says, if it says it.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::mask::masked;
-use super::{Source, walk};
+use super::{Source, part, walk};
 
 /// Where a value comes from.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,15 +59,12 @@ pub(super) fn settings(sources: &[Source]) -> Vec<Setting> {
         .map(|(key, value)| ((*key).to_owned(), ((*value).to_owned(), Origin::Default)))
         .collect();
     for Source { origin, table } in sources {
-        // A provider, a price, a workspace or a webhook is taken as a whole.
-        for section in ["providers", "prices", "workspaces", "webhooks"] {
+        // A provider, a price, a workspace, a webhook or a registry is taken as a whole.
+        for section in ["providers", "prices", "workspaces", "webhooks", "registries"] {
             for name in
                 table.get(section).and_then(|value| value.as_table()).into_iter().flat_map(|t| t.keys())
             {
-                let mut prefix = String::new();
-                let mut one = toml::Table::new();
-                one.insert(name.clone(), toml::Value::Boolean(true));
-                walk(section, &one, &mut |key, _| prefix = format!("{key}."));
+                let prefix = format!("{section}.{}.", part(name));
                 settings.retain(|key, _| !key.starts_with(&prefix));
             }
         }

@@ -25,6 +25,9 @@ pub const EVENTS: [&str; 7] = [
 const USUAL: [&str; 6] =
     ["run.completed", "run.failed", "run.cancelled", "run.refused", "question.asked", "budget.low"];
 
+/// Names of cursors that are no sink's: how far traces are exported, and from where.
+pub const RESERVED: [&str; 2] = ["otlp", "otlp-beginning"];
+
 /// How long an address has for an answer, and a program to end, in milliseconds.
 const TIMEOUT_MS: u64 = 15_000;
 /// How long something that cannot be delivered is tried again, in milliseconds: three days.
@@ -145,6 +148,10 @@ pub(super) fn sink(
     if name.is_empty() || name.len() > 64 || !name.chars().all(is_name) {
         let reason = "a name has 1 to 64 letters, digits, `_` and `-`";
         return Err(wrong(path, format!("sinks.{name:?}"), reason));
+    }
+    if RESERVED.contains(&name) {
+        let reason = "the database has the name for the export of traces: choose another one";
+        return Err(wrong(path, format!("sinks.{name}"), reason));
     }
     let secret = |env: &Option<String>, file: &Option<PathBuf>| {
         let env = env.clone().map(SecretSource::Env);
@@ -277,6 +284,18 @@ mod tests {
             (argv, directory),
             (vec!["/p/./page".to_owned(), "./now".to_owned()], PathBuf::from("/p/"))
         );
+    }
+
+    /// It would go on where the exporter is, and the exporter where it is.
+    #[test]
+    fn a_sink_has_a_cursor_of_its_own() {
+        let file: SinkFile = toml::from_str("argv = [\"x\"]").unwrap();
+        for name in RESERVED {
+            let refused = sink(Path::new("/p/wfhost.toml"), name, &file, None).unwrap_err();
+            assert_eq!(refused.code(), "WF0704");
+            assert!(refused.to_string().contains(&format!("`sinks.{name}`: the database has the name")));
+        }
+        assert!(sink(Path::new("/p/wfhost.toml"), "otlp2", &file, None).is_ok());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use wfhost_registry::{Reference, whole};
 use wfhost_world::private;
 
 use crate::file::is_url;
+use crate::part;
 
 /// What the user has agreed to.
 #[derive(Clone, Debug, Default)]
@@ -137,30 +138,31 @@ pub(super) fn keys_to_agree(path: &Path, table: &Table, own: &[String]) -> Vec<S
     let section = |name: &str| table.get(name).and_then(Value::as_table).into_iter().flatten();
     for (name, provider) in section("providers") {
         let Some(provider) = provider.as_table() else { continue };
+        let key = format!("providers.{}", part(name));
         // The user may have chosen it with care, like a program that is careful.
         if own.contains(name) {
-            keys.push(format!("providers.{name}"));
+            keys.push(key);
             continue;
         }
         // People are asked by nobody but wfhost.
         if provider.get("kind").and_then(Value::as_str) == Some("human") {
             continue;
         }
-        let harmful = provider.keys().filter(|key| !HARMLESS.contains(&key.as_str()));
-        keys.extend(harmful.map(|key| format!("providers.{name}.{key}")));
+        let harmful = provider.keys().filter(|setting| !HARMLESS.contains(&setting.as_str()));
+        keys.extend(harmful.map(|setting| format!("{key}.{}", part(setting))));
     }
     let addresses = section("modules").filter(|(_, module)| module.as_str().is_some_and(Reference::is_meant));
-    keys.extend(addresses.map(|(name, _)| format!("modules.{name}")));
+    keys.extend(addresses.map(|(name, _)| format!("modules.{}", part(name))));
     // What it requires may leave out what the user does.
     if table.contains_key("signatures") {
         keys.push("signatures".to_owned());
     }
     // Who learns what happens, and programs.
-    keys.extend(section("sinks").map(|(name, _)| format!("sinks.{name}")));
+    keys.extend(section("sinks").map(|(name, _)| format!("sinks.{}", part(name))));
     // Where logins may be read on their way.
-    keys.extend(section("registries").map(|(host, _)| format!("registries.{host:?}")));
+    keys.extend(section("registries").map(|(host, _)| format!("registries.{}", part(host))));
     // Who may start what, and with which secret.
-    keys.extend(section("webhooks").map(|(name, _)| format!("webhooks.{name}")));
+    keys.extend(section("webhooks").map(|(name, _)| format!("webhooks.{}", part(name))));
     let dir = path.parent().unwrap_or(Path::new("/"));
     let leaves =
         |value: Option<&Value>| value.and_then(Value::as_str).is_some_and(|to| leaves(dir, Path::new(to)));
@@ -170,12 +172,12 @@ pub(super) fn keys_to_agree(path: &Path, table: &Table, own: &[String]) -> Vec<S
     }
     for (name, module) in section("modules") {
         if !module.as_str().is_some_and(Reference::is_meant) && leaves(Some(module)) {
-            keys.push(format!("modules.{name}"));
+            keys.push(format!("modules.{}", part(name)));
         }
     }
     for (name, workspace) in section("workspaces") {
         let places = ["path", "repository"].into_iter().filter(|key| leaves(workspace.get(key)));
-        keys.extend(places.map(|key| format!("workspaces.{name}.{key}")));
+        keys.extend(places.map(|key| format!("workspaces.{}.{key}", part(name))));
     }
     keys
 }
@@ -236,6 +238,25 @@ mod tests {
                         max_parallel = 2\n[providers.boss]\nkind = \"human\"\n[store]\nurl = \"runs/wfhost.db\"\n\
                         [workspaces.w]\nkind = \"worktree\"\nrepository = \".\"\n[modules]\na = \"a.wasm\"";
         assert_eq!(keys(harmless), Vec::<String>::new());
+    }
+
+    /// Whoever is asked is shown the values by these keys.
+    #[test]
+    fn keys_are_written_as_those_of_settings_are() {
+        let text = "[providers.\"my agent\"]\nkind = \"command\"\nargv = [\"x\"]\nset.\"a.b\" = \"c\"\n\
+                    [providers.\"\"]\nkind = \"openai\"\nbase_url = \"https://x\"\n\
+                    [sinks.\"to.you\"]\nargv = [\"x\"]\n[webhooks.\"a.b\"]\nsecret_env = \"S\"\n\
+                    [registries.localhost]\nplain_http = true\n[registries.\"a:1\"]\nplain_http = true\n\
+                    [workspaces.\"w w\"]\nkind = \"dir\"\npath = \"/home\"\n[modules]\n\"é\" = \"../a.wasm\"";
+        let (keys, mut settings) = (keys(text), Vec::new());
+        crate::walk("", &text.parse().unwrap(), &mut |key, _| settings.push(key));
+        assert_eq!(keys.len(), 9, "{keys:?}");
+        for key in keys {
+            let is_shown = |setting: &String| {
+                setting.strip_prefix(&key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            };
+            assert!(settings.iter().any(is_shown), "{key} is not among {settings:?}");
+        }
     }
 
     #[test]

@@ -71,6 +71,9 @@ pub enum BadRunId {
     TooLong(usize),
     #[error("an id consists of letters, digits, `_`, `-` and `.`, but this one contains {0:?}")]
     Character(char),
+    /// They are places in a path: of a workspace, or in a URL.
+    #[error("an id must not be `.` or `..`")]
+    Dots,
 }
 
 impl FromStr for RunId {
@@ -86,6 +89,7 @@ impl FromStr for RunId {
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
         match text.chars().find(|&c| !legal(c)) {
             Some(c) => Err(BadRunId::Character(c)),
+            None if matches!(text, "." | "..") => Err(BadRunId::Dots),
             None => Ok(Self(text.into())),
         }
     }
@@ -196,6 +200,10 @@ mod tests {
         assert_eq!("".parse::<RunId>(), Err(BadRunId::Empty));
         assert_eq!("a/b".parse::<RunId>(), Err(BadRunId::Character('/')));
         assert_eq!("ä".parse::<RunId>(), Err(BadRunId::Character('ä')));
+        for dots in [".", ".."] {
+            assert_eq!(dots.parse::<RunId>(), Err(BadRunId::Dots));
+        }
+        assert!("...".parse::<RunId>().is_ok());
         assert!("x".repeat(128).parse::<RunId>().is_ok());
         assert_eq!("x".repeat(129).parse::<RunId>(), Err(BadRunId::TooLong(129)));
     }

@@ -45,7 +45,7 @@ pub use machine::{
 };
 pub use op::{
     AgentRequest, Caching, CallLimits, ChildOptions, OnParentClose, Op, Question, Reply, Retry, Usage,
-    spell_millis,
+    counted, spell_millis,
 };
 pub use pointer::locate;
 pub use transcript::{

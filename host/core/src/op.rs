@@ -186,6 +186,18 @@ fn one_line(text: &str) -> String {
     format!("{}…", cut.trim_end())
 }
 
+/// How many of something, for people: `1 run`, `2 entries`. `noun` is one of them.
+pub fn counted(count: impl std::fmt::Display, noun: &str) -> String {
+    let count = count.to_string();
+    let before = |end: &str| noun.strip_suffix(end);
+    match before("y") {
+        _ if count == "1" => format!("{count} {noun}"),
+        Some(stem) if !stem.ends_with(['a', 'e', 'i', 'o', 'u']) => format!("{count} {stem}ies"),
+        _ if ["s", "x", "ch", "sh"].iter().any(|end| before(end).is_some()) => format!("{count} {noun}es"),
+        _ => format!("{count} {noun}s"),
+    }
+}
+
 /// A length of time for people: `20ms`, `1.5s`, `2m`, `3h 20m`, `4d`.
 pub fn spell_millis(millis: u64) -> String {
     const SECOND: u64 = 1_000;

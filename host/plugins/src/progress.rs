@@ -27,7 +27,17 @@ struct Inner {
     answer: Mutex<Lines>,
     left: AtomicU64,
     cancelled: AtomicBool,
-    last_words: Mutex<Option<String>>,
+    last_words: Mutex<LastWords>,
+}
+
+/// What a plugin says when it panics.
+#[derive(Debug, Default)]
+enum LastWords {
+    #[default]
+    None,
+    /// The message stands on the next line.
+    Begun(String),
+    Said(String),
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -79,22 +89,25 @@ impl Progress {
 
     pub fn chunk(&self, text: &str) {
         self.alive();
-        if self.pays(text.len()) {
+        // Each line is an event of its own.
+        let further = text.matches('\n').count().saturating_mul(EVENT_BYTES as usize);
+        if self.pays(text.len().saturating_add(further)) {
             lock(&self.0.answer).push(text);
         }
     }
 
     pub fn line(&self, text: &str) {
-        self.hear(text);
-        if self.pays(text.len()) {
-            for line in text.lines() {
-                // What the host says of denials and signatures is not said in its name.
-                let claims = ["denied:", "audit:", "signature:", "[["]
-                    .iter()
-                    .any(|start| line.trim_start().starts_with(start));
-                let line = if claims { format!("plugin: {line}") } else { line.to_owned() };
-                self.0.out.line(Stream::Progress, limits::cut(line, LINE_BYTES));
+        for line in text.lines() {
+            self.hear(line);
+            if !self.pays(line.len()) {
+                continue;
             }
+            // What the host says of denials and signatures is not said in its name.
+            let claims = ["denied:", "audit:", "signature:", "[["]
+                .iter()
+                .any(|start| line.trim_start().starts_with(start));
+            let line = if claims { format!("plugin: {line}") } else { line.to_owned() };
+            self.0.out.line(Stream::Progress, limits::cut(line, LINE_BYTES));
         }
     }
 
@@ -131,22 +144,25 @@ impl Progress {
 
     /// Keeps a line that tells of a panic.
     fn hear(&self, line: &str) {
+        let cut = || limits::cut(line.to_owned(), limits::NAME_BYTES);
         let mut last = lock(&self.0.last_words);
-        match &mut *last {
-            None if line.contains("panicked at ") || line.starts_with("panic: ") => {
-                *last = Some(limits::cut(line.to_owned(), limits::NAME_BYTES));
+        *last = match &*last {
+            LastWords::None if line.contains("panicked at ") || line.starts_with("panic: ") => {
+                let words = cut();
+                // Rust's standard library writes the message on the line after.
+                if words.ends_with(':') { LastWords::Begun(words) } else { LastWords::Said(words) }
             }
-            // Rust's standard library writes the message on the line after.
-            Some(words) if words.ends_with(':') => {
-                *words = format!("{words} {}", limits::cut(line.to_owned(), limits::NAME_BYTES));
-            }
-            _ => {}
-        }
+            LastWords::Begun(words) => LastWords::Said(format!("{words} {}", cut())),
+            LastWords::None | LastWords::Said(_) => return,
+        };
     }
 
     /// What the plugin said when it panicked.
     pub fn last_words(&self) -> Option<String> {
-        lock(&self.0.last_words).clone()
+        match &*lock(&self.0.last_words) {
+            LastWords::None => None,
+            LastWords::Begun(words) | LastWords::Said(words) => Some(words.clone()),
+        }
     }
 }
 
@@ -271,5 +287,26 @@ mod tests {
             progress.line(line);
         }
         assert_eq!(progress.last_words().unwrap(), "thread 'main' panicked at src/lib.rs:3:5: no good");
+    }
+
+    #[test]
+    fn what_is_written_after_a_panic_is_not_kept() {
+        let progress = Progress::new(CallOutput::none());
+        progress.line("panicked at src/lib.rs:3:5:");
+        for _ in 0..1_000 {
+            progress.line("more:");
+        }
+        assert_eq!(progress.last_words().unwrap(), "panicked at src/lib.rs:3:5: more:");
+    }
+
+    #[test]
+    fn each_line_counts_however_short_it_is() {
+        let most = (SHOWN_BYTES / EVENT_BYTES) as usize + 1;
+        let breaks = "\n".repeat(most + 1_000);
+        let lines = shown(|progress| progress.line(&breaks));
+        assert!(lines.len() <= most, "{}", lines.len());
+        let lines = shown(|progress| progress.chunk(&breaks));
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].contains("reached its output limit"));
     }
 }

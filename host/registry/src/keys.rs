@@ -244,7 +244,11 @@ pub fn write_pair(
         move |error: std::io::Error| key_error(&path, &error.to_string())
     };
     crate::logins::write_private(&private, pem.as_bytes()).map_err(failed(&private))?;
-    std::fs::write(&public, key.public.to_pem()).map_err(failed(&public))?;
+    crate::whole::write(&public, key.public.to_pem().as_bytes()).map_err(|error| {
+        // One without the other would be in the way of the next pair.
+        let _ = std::fs::remove_file(&private);
+        failed(&public)(error)
+    })?;
     Ok((private, public, key.public))
 }
 

@@ -63,6 +63,12 @@ struct Form {
     module: Vec<Locked>,
 }
 
+/// A reference as it is always written: somebody may have written it into the file in another way.
+fn written(reference: &str) -> String {
+    let parsed = reference.parse().map(|reference: Reference| reference.to_string());
+    parsed.unwrap_or_else(|_| reference.to_owned())
+}
+
 impl LockFile {
     /// The lock file of a directory; one that is not there has nothing.
     pub fn read(dir: &Path) -> Result<Self, RegistryError> {
@@ -92,7 +98,7 @@ impl LockFile {
             if reference.is_err() || Digest::parse(&locked.blake3).is_none() {
                 return Err(failed(format!("`{}` has an invalid reference or digest", locked.name)));
             }
-            if modules[..at].iter().any(|before| before.reference == locked.reference) {
+            if reference.is_ok_and(|own| modules[..at].iter().any(|before| before.is_of(&own.to_string()))) {
                 return Err(failed(format!("{} is listed twice", locked.reference)));
             }
         }
@@ -106,20 +112,22 @@ impl LockFile {
     /// What a reference stands for. One with a digest needs no lock.
     pub fn find(&self, reference: &Reference) -> Option<&Locked> {
         let text = reference.to_string();
-        self.modules.iter().find(|locked| locked.reference == text)
+        self.modules.iter().find(|locked| locked.is_of(&text))
     }
 
     /// Sets what a reference stands for, and writes the file. False if it was so.
     pub fn set(&mut self, locked: Locked) -> Result<bool, RegistryError> {
         self.change(|modules| {
-            modules.retain(|there| there.reference != locked.reference);
+            let reference = written(&locked.reference);
+            modules.retain(|there| !there.is_of(&reference));
             modules.push(locked);
         })
     }
 
     /// Takes a reference out, and writes the file. False if it was not there.
     pub fn remove(&mut self, reference: &str) -> Result<bool, RegistryError> {
-        self.change(|modules| modules.retain(|there| there.reference != reference))
+        let reference = written(reference);
+        self.change(|modules| modules.retain(|there| !there.is_of(&reference)))
     }
 
     /// Changes what the file has now, so that nothing is lost that somebody else has put there since it was read.
@@ -147,6 +155,11 @@ impl LockFile {
 }
 
 impl Locked {
+    /// Whether it is locked under this reference, as [`written`] writes it.
+    fn is_of(&self, reference: &str) -> bool {
+        written(&self.reference) == reference
+    }
+
     /// Fails unless a module is the one that was locked.
     pub fn check(&self, layer: Sha256, bytes: &[u8]) -> Result<(), RegistryError> {
         let is = Digest::of(bytes);
@@ -230,6 +243,19 @@ mod tests {
         assert_eq!(read.find(&"ghcr.io/a/hello:2".parse().unwrap()), Some(&locked("2")));
         assert!(locked("1").check(Sha256::of(b"l"), b"l").is_ok());
         assert!(locked("1").check(Sha256::of(b"l"), b"L").is_err());
+    }
+
+    #[test]
+    fn a_reference_is_found_however_it_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut lock = LockFile::read(dir.path()).unwrap();
+        let other = Locked { reference: "oci://GHCR.io:443/a/hello:1".into(), ..locked("1") };
+        assert!(lock.set(other.clone()).unwrap());
+        assert_eq!(lock.find(&"ghcr.io/a/hello:1".parse().unwrap()), Some(&other));
+        assert!(lock.set(locked("1")).unwrap());
+        assert_eq!(LockFile::read(dir.path()).unwrap().modules(), [locked("1")]);
+        assert!(lock.remove("ghcr.io:443/a/hello:1").unwrap());
+        assert_eq!(LockFile::read(dir.path()).unwrap().modules(), []);
     }
 
     #[test]

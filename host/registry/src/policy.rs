@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use wfhost_world::private;
 
+use crate::reference::{SCHEME, TLS_PORT, has_usual_port, is_repository};
 use crate::{
     Client, PublicKey, Pull, Reference, RegistryError, Resolved, Sha256, Store, provenance, signature,
 };
@@ -46,14 +47,43 @@ pub struct Rule {
 pub struct Pattern(String);
 
 impl Pattern {
-    /// None if it does not say which registry.
-    pub fn new(text: &str) -> Option<Self> {
-        let (registry, rest) = text.split_once('/')?;
-        (!registry.is_empty() && !rest.is_empty()).then(|| Self(text.to_owned()))
+    /// Reads one as people write references, but without a version. What no reference can fit is refused, because a
+    /// rule that never applies protects nothing.
+    pub fn new(text: &str) -> Result<Self, &'static str> {
+        const PLACES: &str = "it has to name a registry and repositories, like ghcr.io/acme/*";
+        let parts = text.strip_prefix(SCHEME).unwrap_or(text).split_once('/');
+        let (registry, repositories) =
+            parts.filter(|(registry, rest)| !registry.is_empty() && !rest.is_empty()).ok_or(PLACES)?;
+        let registry = match registry.contains('*') {
+            true if Reference::is_registry(&registry.replace('*', "1")) => {
+                Some(registry.to_ascii_lowercase())
+            }
+            true => None,
+            false => Reference::canonical_registry(registry),
+        };
+        let registry = registry.ok_or("the registry's name is invalid")?;
+        if repositories.contains([':', '@']) {
+            return Err("it holds for all versions of a module: leave out the tag or digest");
+        }
+        // A letter fits wherever anything does.
+        if !is_repository(&repositories.replace('*', "x")) {
+            return Err(
+                "a repository's name consists of lower-case letters, digits, and . _ - between them, and \
+                        no part of it is empty",
+            );
+        }
+        Ok(Self(format!("{registry}/{repositories}")))
     }
 
-    /// Whether a place, registry and repository, is among them.
-    pub fn has(&self, place: &str) -> bool {
+    /// Whether what a reference names is among them, in any version.
+    pub fn has(&self, reference: &Reference) -> bool {
+        let (registry, repository) = (reference.registry(), reference.repository());
+        // Whoever writes the usual port, or any port, means it as well.
+        self.fits(&reference.place())
+            || (has_usual_port(registry) && self.fits(&format!("{registry}:{TLS_PORT}/{repository}")))
+    }
+
+    fn fits(&self, place: &str) -> bool {
         let (parts, below) = match self.0.strip_suffix("/*") {
             Some(parts) => (parts, true),
             None => (self.0.as_str(), false),
@@ -99,6 +129,8 @@ pub struct Verdict {
     /// There was no signature at all, which does not change by itself: it is enough to be told when the module
     /// comes here.
     pub is_unsigned: bool,
+    /// The registry was asked for signatures, and answered. Else those that are not here may be there.
+    pub was_asked: bool,
 }
 
 impl Rules {
@@ -107,9 +139,8 @@ impl Rules {
         self.of(reference).map(|rule| rule.level).max().unwrap_or(self.default)
     }
 
-    fn of(&self, reference: &Reference) -> impl Iterator<Item = &Rule> {
-        let place = reference.place();
-        self.rules.iter().filter(move |rule| rule.places.has(&place))
+    fn of<'a>(&'a self, reference: &Reference) -> impl Iterator<Item = &'a Rule> {
+        self.rules.iter().filter(move |rule| rule.places.has(reference))
     }
 
     /// Those whose keys are known by a name.
@@ -145,7 +176,7 @@ impl Rules {
     }
 
     /// Judges a module by its signatures. `before`: one of these has to have signed it, as who signed what came from
-    /// there first; anybody may if there is none.
+    /// there first; anybody may if there is none. `also`: signatures of these are looked for besides.
     pub async fn judge(
         &self,
         client: &Client,
@@ -153,6 +184,7 @@ impl Rules {
         module: &Resolved,
         pull: Pull,
         before: &[Signer],
+        also: &[Signer],
     ) -> Result<Verdict, RegistryError> {
         let level = self.level(&module.reference);
         if level == Level::Off {
@@ -160,7 +192,7 @@ impl Rules {
         }
         let mut keys: Vec<&Signer> = self.known.iter().collect();
         keys.extend(self.of(&module.reference).flat_map(|rule| &rule.signers));
-        keys.extend(before);
+        keys.extend(before.iter().chain(also));
         let good = |bundles: &[Vec<u8>]| {
             let mut signers: Vec<Signer> = Vec::new();
             for signer in &keys {
@@ -175,11 +207,12 @@ impl Rules {
         };
         let mut bundles = signature::kept(store, module.digest)?;
         let mut signers = good(&bundles);
-        let mut trouble = None;
+        let (mut trouble, mut was_asked) = (None, false);
         // Without keys there is nothing to look for.
         if self.missing(module, &signers, before).is_some() && pull != Pull::Never && !keys.is_empty() {
             match signature::signatures(client, store, module, pull).await {
                 Ok(found) => {
+                    was_asked = true;
                     // Others are of no use later either.
                     for one in &found {
                         if !good(std::slice::from_ref(&one.bundle)).is_empty() {
@@ -195,7 +228,7 @@ impl Rules {
         }
         let Some(missing) = self.missing(module, &signers, before) else {
             let warning = self.unsaid(client, store, module, &signers, pull).await?;
-            return Ok(Verdict { signers, warning, is_unsigned: false });
+            return Ok(Verdict { signers, warning, is_unsigned: false, was_asked });
         };
         if let Missing::Before(before) = missing {
             // Their signature may be there.
@@ -234,7 +267,8 @@ impl Rules {
             return Err(refusal);
         }
         let is_unsigned = trouble.is_none() && matches!(refusal, RegistryError::Unsigned { .. });
-        Ok(Verdict { signers, warning: Some(trouble.unwrap_or(refusal).to_string()), is_unsigned })
+        let warning = Some(trouble.unwrap_or(refusal).to_string());
+        Ok(Verdict { signers, warning, is_unsigned, was_asked })
     }
 
     /// Fails, or warns, if nobody who signed says what it was built from where a rule wants that.
@@ -333,8 +367,7 @@ impl FirstSeen {
     }
 
     /// Keeps who signed what came from the place of a reference: the first of `signers`, if none of them is kept.
-    /// `replace`: also in the place of somebody else; of what nobody signed, nobody is kept any more. Two processes do
-    /// not lose one another's entries.
+    /// `replace`: also in the place of somebody else. Two processes do not lose one another's entries.
     ///
     /// # Errors
     ///
@@ -346,9 +379,7 @@ impl FirstSeen {
         manifest: Sha256,
         replace: bool,
     ) -> Result<(), RegistryError> {
-        let Some(first) = signers.first() else {
-            return if replace { self.forget(reference) } else { Ok(()) };
-        };
+        let Some(first) = signers.first() else { return Ok(()) };
         let is_kept = |kept: &Signer| signers.iter().any(|signer| signer.key == kept.key);
         // Mostly there is nothing to do.
         if self.of(reference)?.is_some_and(|kept| is_kept(&kept)) {
@@ -374,7 +405,7 @@ impl FirstSeen {
     }
 
     /// Keeps nobody for the place of a reference.
-    fn forget(&self, reference: &Reference) -> Result<(), RegistryError> {
+    pub fn forget(&self, reference: &Reference) -> Result<(), RegistryError> {
         if !self.read()?.contains_key(&reference.place()) {
             return Ok(());
         }
@@ -416,10 +447,65 @@ mod tests {
             ("ghcr.io/acme/re*x*er", "ghcr.io/acme/reviewer", false),
             ("ghcr.io/a*a", "ghcr.io/a", false),
         ] {
-            assert_eq!(Pattern::new(pattern).unwrap().has(place), has, "{pattern} {place}");
+            assert_eq!(Pattern::new(pattern).unwrap().has(&at(place)), has, "{pattern} {place}");
         }
-        for text in ["", "*", "ghcr.io", "ghcr.io/", "/x"] {
-            assert_eq!(Pattern::new(text), None, "{text}");
+    }
+
+    fn at(place: &str) -> Reference {
+        format!("oci://{place}:1").parse().unwrap()
+    }
+
+    #[test]
+    fn a_pattern_means_the_places_that_references_written_alike_mean() {
+        for (pattern, place) in [
+            ("GHCR.io/acme/*", "ghcr.io/acme/hello"),
+            ("oci://ghcr.io/acme/*", "ghcr.io/acme/hello"),
+            ("oci://GHCR.IO/acme/hello", "GHCR.io/acme/hello"),
+            ("*.GHCR.io/*", "eu.ghcr.io/acme/hello"),
+            ("ghcr.io:443/acme/*", "ghcr.io/acme/hello"),
+            ("ghcr.io/acme/*", "ghcr.io:443/acme/hello"),
+            ("ghcr.io:*/acme/*", "ghcr.io:443/acme/hello"),
+            ("*:443/acme/*", "ghcr.io/acme/hello"),
+            ("localhost:05000/*", "localhost:5000/hello"),
+            ("[0:0:0:0:0:0:0:1]:5000/*", "[::1]:5000/hello"),
+        ] {
+            assert!(Pattern::new(pattern).unwrap().has(&at(place)), "{pattern} {place}");
+        }
+        for (pattern, place) in [
+            ("ghcr.io:8443/*", "ghcr.io/hello"),
+            ("ghcr.io/*", "ghcr.io:8443/hello"),
+            ("localhost:443/*", "localhost/hello"),
+        ] {
+            assert!(!Pattern::new(pattern).unwrap().has(&at(place)), "{pattern} {place}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_no_reference_can_fit_is_refused() {
+        for (text, reason) in [
+            ("", "like ghcr.io/acme/*"),
+            ("*", "like ghcr.io/acme/*"),
+            ("ghcr.io", "like ghcr.io/acme/*"),
+            ("ghcr.io/", "like ghcr.io/acme/*"),
+            ("/x", "like ghcr.io/acme/*"),
+            ("oci://ghcr.io", "like ghcr.io/acme/*"),
+            ("https://ghcr.io/acme/*", "the registry's name is invalid"),
+            (" ghcr.io/acme/*", "the registry's name is invalid"),
+            ("gh_cr.io/*", "the registry's name is invalid"),
+            ("*_x.io/*", "the registry's name is invalid"),
+            ("ghcr.io/acme/hello:1", "leave out the tag or digest"),
+            ("ghcr.io/acme/*:1", "leave out the tag or digest"),
+            ("ghcr.io/acme/hello@sha256:12", "leave out the tag or digest"),
+            ("ghcr.io/acme/hello@^1", "leave out the tag or digest"),
+            ("ghcr.io/acme/", "no part of it is empty"),
+            ("ghcr.io//acme/*", "no part of it is empty"),
+            ("ghcr.io/acme//*", "no part of it is empty"),
+            ("ghcr.io/Acme/*", "lower-case"),
+            ("ghcr.io/acme/* ", "lower-case"),
+            ("ghcr.io/acme/_*", "lower-case"),
+        ] {
+            let refused = Pattern::new(text);
+            assert!(refused.clone().is_err_and(|said| said.contains(reason)), "{text:?}: {refused:?}");
         }
     }
 

@@ -13,7 +13,9 @@ use semver::VersionReq;
 use crate::{RegistryError, Sha256, version};
 
 /// What may stand in front of a reference, so that it is taken for nothing else.
-const SCHEME: &str = "oci://";
+pub(crate) const SCHEME: &str = "oci://";
+/// The port of a registry that names none.
+pub(crate) const TLS_PORT: u16 = 443;
 /// Bytes of a repository's name.
 const REPOSITORY_BYTES: usize = 255;
 /// Bytes of a tag.
@@ -104,6 +106,25 @@ impl Reference {
         }
     }
 
+    /// The one way in which a registry's name is written: in lower case, its port without leading zeros, and without
+    /// the port that it has anyhow. None if it is no name of a registry. On this machine registries have no TLS, so
+    /// that 443 is no usual port there.
+    pub fn canonical_registry(text: &str) -> Option<String> {
+        if !Self::is_registry(text) {
+            return None;
+        }
+        let (host, port) = host_and_port(text);
+        let host = match ipv6(host) {
+            Some(address) => format!("[{address}]"),
+            None => host.to_ascii_lowercase(),
+        };
+        Some(match port.and_then(|port| port.parse::<u16>().ok()) {
+            Some(TLS_PORT) if !is_this_machine(&host) => host,
+            Some(port) => format!("{host}:{port}"),
+            None => host,
+        })
+    }
+
     /// Whether a registry's name is one: with letters, digits, dots and dashes, and perhaps a port.
     pub fn is_registry(text: &str) -> bool {
         let (host, port) = match text.strip_prefix('[') {
@@ -128,13 +149,39 @@ impl Reference {
     }
 }
 
+/// Host and port of a registry. An address of IPv6 keeps its brackets.
+fn host_and_port(text: &str) -> (&str, Option<&str>) {
+    let at = text.rfind(']').map_or(0, |at| at + 1);
+    match text[at..].find(':') {
+        Some(colon) => (&text[..at + colon], Some(&text[at + colon + 1..])),
+        None => (text, None),
+    }
+}
+
+/// An address of IPv6 in brackets.
+fn ipv6(host: &str) -> Option<std::net::Ipv6Addr> {
+    host.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
+}
+
+/// Whether a host, perhaps with a port, is this machine by its name.
+pub(crate) fn is_this_machine(host: &str) -> bool {
+    let (name, _) = host_and_port(host);
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Whether a registry, as references have it, is spoken to at [`TLS_PORT`].
+pub(crate) fn has_usual_port(registry: &str) -> bool {
+    host_and_port(registry).1.is_none() && !is_this_machine(registry)
+}
+
 /// Whether the first part of a reference names a host by its looks.
 fn is_host(text: &str) -> bool {
     text == "localhost" || (text.contains(['.', ':']) && !text.starts_with('.'))
 }
 
 /// Letters and digits in lower case, with `.`, `_`, `__` or dashes between them.
-fn is_repository(text: &str) -> bool {
+pub(crate) fn is_repository(text: &str) -> bool {
     let is_part = |part: &str| {
         let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
         let ends_plain = |text: &str| text.ends_with(is_plain);
@@ -165,9 +212,9 @@ impl FromStr for Reference {
         if bare.is_none() && !is_host(registry) {
             return Err(wrong("it does not start with a registry, and there is no default registry"));
         }
-        if !Self::is_registry(registry) {
+        let Some(registry) = Self::canonical_registry(registry) else {
             return Err(wrong("the registry's name is invalid"));
-        }
+        };
         const BEHIND: &str =
             "after @, sha256: and 64 hexadecimal digits, or a version requirement like ^1.2, are expected";
         let (rest, digest, requirement) = match rest.split_once('@') {
@@ -196,7 +243,7 @@ impl FromStr for Reference {
             return Err(wrong("it has no version, and there is no default version"));
         }
         Ok(Self {
-            registry: registry.to_ascii_lowercase(),
+            registry,
             repository: repository.to_owned(),
             tag: tag.map(str::to_owned),
             digest,
@@ -263,6 +310,25 @@ mod tests {
         assert_eq!(alone.registry(), "registry");
         assert_eq!(alone.to_string(), "oci://registry/hello:1");
         assert_eq!("GHCR.io/a:1".parse::<Reference>().unwrap().to_string(), "ghcr.io/a:1");
+    }
+
+    #[test]
+    fn a_registry_has_one_name() {
+        for (text, name) in [
+            ("ghcr.io:443/a:1", "ghcr.io"),
+            ("GHCR.io:0443/a:1", "ghcr.io"),
+            ("ghcr.io:8443/a:1", "ghcr.io:8443"),
+            ("localhost:05000/a:1", "localhost:5000"),
+            ("[0:0:0:0:0:0:0:1]:5000/a:1", "[::1]:5000"),
+            ("[2001:DB8::1]:443/a:1", "[2001:db8::1]"),
+            // Those of this machine are spoken to without TLS.
+            ("localhost:443/a:1", "localhost:443"),
+            ("oci://registry:443/a:1", "registry"),
+        ] {
+            let reference: Reference = text.parse().unwrap();
+            assert_eq!(reference.registry(), name, "{text}");
+            assert_eq!(reference.to_string().parse::<Reference>().unwrap(), reference, "{text}");
+        }
     }
 
     #[test]

@@ -129,13 +129,17 @@ impl Session {
         pull: Pull,
         others: Others,
     ) -> Result<(Resolved, Verdict), RegistryError> {
-        let before = match others {
-            Others::Refuse => self.first_signer(reference)?,
-            Others::Accept | Others::Ignore => None,
+        let first = match others {
+            Others::Refuse | Others::Accept => self.first_signer(reference)?,
+            Others::Ignore => None,
         };
-        let (resolved, verdict) = self.judge_by(rules, reference, pull, before.as_slice()).await?;
-        if others != Others::Ignore {
-            self.keep_signer(reference, &resolved, &verdict, others == Others::Accept)?;
+        let (first, nobody) = (first.as_slice(), [].as_slice());
+        let (before, also) = if others == Others::Accept { (nobody, first) } else { (first, nobody) };
+        let (resolved, verdict) = self.judge_by(rules, reference, pull, before, also).await?;
+        match others {
+            Others::Refuse => self.keep_signer(reference, &resolved, &verdict, false)?,
+            Others::Accept => self.keep_signer(reference, &resolved, &verdict, true)?,
+            Others::Ignore => {}
         }
         Ok((resolved, verdict))
     }
@@ -153,7 +157,7 @@ impl Session {
         if named.is_empty() {
             return self.resolve_by(&self.rules.required(), exact, how.pull, how.others()).await;
         }
-        let judged = self.judge_by(&self.rules, exact, how.pull, &named).await;
+        let judged = self.judge_by(&self.rules, exact, how.pull, &named, &[]).await;
         let (resolved, verdict) = judged.map_err(|error| match error {
             RegistryError::SignerChanged { before, now, .. } => RegistryError::LockedSigner {
                 reference: locked.reference.clone(),
@@ -176,9 +180,10 @@ impl Session {
         reference: &Reference,
         pull: Pull,
         before: &[Signer],
+        also: &[Signer],
     ) -> Result<(Resolved, Verdict), RegistryError> {
         let resolved = crate::resolve(&self.client, &self.store, reference, pull).await?;
-        let verdict = rules.judge(&self.client, &self.store, &resolved, pull, before).await?;
+        let verdict = rules.judge(&self.client, &self.store, &resolved, pull, before, also).await?;
         Ok((resolved, verdict))
     }
 
@@ -197,6 +202,10 @@ impl Session {
         match &self.first_seen {
             // Where nobody looks for signatures, nothing is known of who signed.
             Some(first_seen) if self.rules.level(reference) != Level::Off => {
+                // Of what nobody signed, nobody is kept any more. Where nobody has looked, it may be signed.
+                if replace && verdict.signers.is_empty() && verdict.was_asked {
+                    return first_seen.forget(reference);
+                }
                 first_seen.keep(reference, &verdict.signers, resolved.digest, replace)
             }
             _ => Ok(()),

@@ -33,7 +33,7 @@ fn begin_as(dir: &Path, name: &str, mode: u32) -> io::Result<NamedTempFile> {
     let mut builder = Builder::new();
     builder.prefix(&prefix).rand_bytes(RANDOM).suffix(NEW).permissions(Permissions::from_mode(mode));
     loop {
-        let file = builder.tempfile_in(dir)?;
+        let file = builder.tempfile_in(dir).map_err(own)?;
         match file.as_file().try_lock() {
             // Somebody took it for one that was left behind.
             Ok(()) if !is_there(&file) => {}
@@ -42,6 +42,13 @@ fn begin_as(dir: &Path, name: &str, mode: u32) -> io::Result<NamedTempFile> {
             Ok(()) | Err(TryLockError::Error(_)) => return Ok(file),
         }
     }
+}
+
+/// The error of the system without the name of the new file, which nobody knows.
+fn own(error: io::Error) -> io::Error {
+    let system =
+        error.get_ref().and_then(|error| error.source()?.downcast_ref::<io::Error>()?.raw_os_error());
+    system.map_or(error, io::Error::from_raw_os_error)
 }
 
 fn is_there(file: &NamedTempFile) -> bool {
@@ -84,6 +91,17 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     put(path, bytes, mode)
 }
 
+/// The same for a file that the user named: a link to it stays one, and what is no file is only written to. `new`: the
+/// permissions of a new one, if not those of any new file.
+pub fn write_named(path: &Path, bytes: &[u8], new: Option<u32>) -> io::Result<()> {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    match std::fs::metadata(&path) {
+        Ok(there) if !there.is_file() => std::fs::write(&path, bytes),
+        Ok(there) => put(&path, bytes, Some(there.mode() & 0o777)),
+        Err(_) => put(&path, bytes, new),
+    }
+}
+
 /// `mode`: if not that of any new file.
 fn put(path: &Path, bytes: &[u8], mode: Option<u32>) -> io::Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -92,7 +110,7 @@ fn put(path: &Path, bytes: &[u8], mode: Option<u32>) -> io::Result<()> {
         Some(_) => begin(dir, &name)?,
         None => begin_as(dir, &name, 0o666)?,
     };
-    file.write_all(bytes)?;
+    file.write_all(bytes).map_err(own)?;
     if let Some(mode) = mode {
         file.as_file().set_permissions(Permissions::from_mode(mode))?;
     }
@@ -135,6 +153,25 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_was_named_keeps_its_place_and_its_permissions() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link, new) = (dir.path().join("a"), dir.path().join("link"), dir.path().join("new"));
+        std::fs::write(&path, "one").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().mode() & 0o777;
+        // Whoever reads the old one reads it to its end.
+        let before = path.metadata().unwrap().ino();
+        write_named(&link, b"two", Some(0o600)).unwrap();
+        assert_eq!((std::fs::read(&path).unwrap(), mode(&path)), (b"two".to_vec(), 0o640));
+        assert!(link.symlink_metadata().unwrap().is_symlink() && before != path.metadata().unwrap().ino());
+        write_named(&new, b"three", Some(0o600)).unwrap();
+        assert_eq!((std::fs::read(&new).unwrap(), mode(&new)), (b"three".to_vec(), 0o600));
+        write_named(Path::new("/dev/null"), b"four", None).unwrap();
+        assert!(Path::new("/dev/null").exists());
+    }
+
+    #[test]
     fn what_is_no_file_of_ours_is_neither_opened_nor_taken_away() {
         let dir = tempfile::tempdir().unwrap();
         let of_the_user = [".a.toml.backup.new", ".a.toml..new", ".a.toml.of-monday-night.new"];
@@ -161,6 +198,13 @@ mod tests {
         let left = names(dir.path());
         assert!(of_the_user.iter().all(|name| left.contains(&(*name).to_owned())), "{left:?}");
         assert!(pipe.symlink_metadata().is_ok() && link.symlink_metadata().is_ok());
+    }
+
+    #[test]
+    fn an_error_names_no_file_that_nobody_knows() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = write(&dir.path().join("none/a.toml"), b"one").unwrap_err();
+        assert_eq!((error.raw_os_error(), error.to_string().contains(".new")), (Some(2), false), "{error}");
     }
 
     #[test]

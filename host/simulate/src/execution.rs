@@ -22,8 +22,9 @@ use crate::verdict::came_to;
 
 /// Longer than any execution: nobody has to look whether a session is over, since deaths are told.
 const LEASE_MS: u64 = 1 << 40;
-/// A host looks so seldom for what nobody tells it of.
-const LOOK_EVERY: Duration = Duration::from_secs(24 * 3_600);
+/// A host looks so seldom for what nobody tells it of, or only when the run has to have ended: a look would make up for
+/// a wake-up that was lost, and hide that.
+const LOOK_EVERY: Duration = Duration::from_secs(30 * 24 * 3_600);
 /// Children that nothing waits for, and requests to stop, have so long after the end of the run.
 const SETTLES: Duration = Duration::from_secs(60);
 
@@ -124,7 +125,7 @@ fn host(outside: &Arc<Outside>, engine: &Arc<Engine>) -> Result<Host, HostError>
         evict: if evicts { Evict::Always } else { Evict::AfterGrace },
         adopt: Adopt::Due,
         lease_ms: LEASE_MS,
-        look_every: LOOK_EVERY,
+        look_every: LOOK_EVERY.max(Duration::from_millis(outside.scenario.within)),
         world: Arc::new(Process { outside: Arc::clone(outside), pid }),
         ..HostOptions::new(Arc::clone(&outside.store))
     })?;

@@ -32,6 +32,7 @@ macro_rules! conformance {
             runs_are_listed_newest_first_by_filters_and_pages,
             questions_are_listed_oldest_first_and_answered_once,
             messages_for_outsiders_are_read_behind_a_place,
+            beyond_all_numbers_there_is_nothing,
             changes_of_all_runs_come_in_one_order_without_gaps,
             what_is_kept_besides_the_journal_can_be_replaced,
             transcripts_are_kept_in_order_and_go_with_their_run,
@@ -429,6 +430,30 @@ pub async fn messages_for_outsiders_are_read_behind_a_place(stores: Vec<Shop>) {
         let numbered = |number: u64, name: &str| (number, name.to_owned());
         assert_eq!(read(None, 2).await, [numbered(0, "a"), numbered(1, "b")]);
         assert_eq!(read(Some(1), 9).await, [numbered(2, "c")]);
+    }
+}
+
+/// However far somebody looks ahead, he does not begin anew.
+pub async fn beyond_all_numbers_there_is_nothing(stores: Vec<Shop>) {
+    for store in stores {
+        create(&store, "r", None).await.1.unwrap();
+        let message = Emission::Message { name: "m".into(), payload: Json::string("m"), at: Timestamp(5) };
+        let value = Emission::State { key: "k".into(), value: Json::string("v"), at: Timestamp(5) };
+        let line = Emission::Phase { title: "line".into(), at: Timestamp(5) };
+        let emissions = vec![message, value, line];
+        store.append(Append { emissions, ..store.with("r", None) }).await.unwrap();
+        let run = id("r");
+        for beyond in [100, i64::MAX as u64, i64::MAX as u64 + 1, u64::MAX] {
+            let all = Some(beyond);
+            assert!(store.messages(&run, all, 9).await.unwrap().is_empty(), "{beyond}");
+            assert!(store.published(&run, None, all, 9).await.unwrap().is_empty(), "{beyond}");
+            assert!(store.latest(&run, None, all, 9).await.unwrap().is_empty(), "{beyond}");
+            assert!(store.logs(&run, beyond, 9).await.unwrap().is_empty(), "{beyond}");
+            assert!(store.changes(beyond, 9).await.unwrap().is_empty(), "{beyond}");
+            let from = Position(beyond);
+            assert!(store.journal(&run, from).await.unwrap().is_empty(), "{beyond}");
+            assert!(store.journal_part(&run, from, 9).await.unwrap().is_empty(), "{beyond}");
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use wfhost::HostError;
 use wfhost::store::{RunFilter, RunInfo, Store};
-use wfhost_core::{Event, Journal, Position, RunId, Started};
+use wfhost_core::{Event, Journal, Position, RunId, Started, counted};
 
 use crate::UserError;
 
@@ -36,7 +36,9 @@ pub async fn find_run(store: &dyn Store, text: &str) -> Result<RunInfo, UserErro
         let runs = store.runs(RunFilter { limit: back, top: true, ..RunFilter::default() }).await?;
         let count = runs.len();
         return runs.into_iter().nth(back - 1).ok_or_else(|| {
-            UserError::usage("WF0501", format!("there are only {count} runs, so `{text}` does not exist"))
+            let there = if count == 1 { "is" } else { "are" };
+            let runs = counted(count, "run");
+            UserError::usage("WF0501", format!("there {there} only {runs}, so `{text}` does not exist"))
                 .hint("start one with `wfhost run FILE.wasm`")
         });
     }

@@ -92,6 +92,16 @@ pub fn read_at_most(most: u64, from: impl Read) -> io::Result<String> {
     }
 }
 
+/// Reads a file that the user has named and that may be no more than so large: it may have no end.
+pub fn read_named_at_most(most: u64, path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = File::open(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    match read as u64 > most {
+        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {most} bytes"))),
+        false => Ok(bytes),
+    }
+}
+
 fn open(path: &Path) -> Result<(File, Metadata), NotPrivate> {
     // A pipe in its place would block for ever.
     let flags = rustix::fs::OFlags::NONBLOCK.bits();

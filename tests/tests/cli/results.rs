@@ -1,7 +1,7 @@
 //! What users see: results, exit codes, and the exact text of mistakes.
 
 use serde_json::{Value, json};
-use wfhost_tests::{Place, eventually, finish, module};
+use wfhost_tests::{Place, Ran, eventually, finish, module};
 
 fn probe(place: &Place, program: Value, more: &[&str]) -> wfhost_tests::Ran {
     let (module, input) = (module("probe"), json!({ "do": program }).to_string());
@@ -318,6 +318,41 @@ fn every_help_fits_on_a_screen_and_shows_examples() {
         place.run(["explain", "wf0201"]).stdout().starts_with("WF0201: the program is non-deterministic")
     );
     assert!(place.run(["completions", "bash"]).stdout().contains("_wfhost"));
+}
+
+/// A variable of a shell that is not set: everybody would have the same key, and SQLite a database that nobody sees.
+#[test]
+fn what_is_empty_names_nothing() {
+    let place = Place::new();
+    let module = module("probe");
+    for args in [
+        &["run", &module, "--key", ""][..],
+        &["run", &module, "--db", ""],
+        &["ps", "--db", ""],
+        &["signal", "r", "go", "--id", ""],
+        &["run", &module, "--id", ""],
+        // Nor do places in a path.
+        &["run", &module, "--id", "."],
+        &["run", &module, "--id", ".."],
+    ] {
+        let error = place.run(args).error(2, &place);
+        assert!(error.starts_with("error[WF0007]"), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn a_project_that_cannot_be_written_is_not_left_in_part() {
+    let place = Place::new();
+    let made = place.path("greeter");
+    let new = place.wfhost(["new", &made.display().to_string()]);
+    // Files can have 8 KiB at most, as if the disk was full.
+    let mut limited = std::process::Command::new("bash");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\""]);
+    let limited = Ran(limited.arg(new.get_program()).args(new.get_args()).output().unwrap());
+    let error = limited.error(4, &place);
+    assert!(error.contains("error[WF0608]") && error.contains("File too large"), "{error}");
+    assert!(!made.exists());
+    assert_eq!(place.run(["new", &made.display().to_string()]).code(), Some(0));
 }
 
 #[test]

@@ -445,11 +445,15 @@ fn the_short_help_fits_on_a_screen() {
 #[test]
 fn files_that_never_end_and_that_are_none_are_refused() {
     let place = Place::new();
-    let module = module("probe");
-    let cases: [(&[&str], i32, &str); 5] = [
+    let (module, plugin) = (module("probe"), module("puppet"));
+    let cases: [(&[&str], i32, &str); 9] = [
         (&["run", &module, "-i", "@/dev/zero"], 2, "WF0004"),
         (&["run", &module, "--agents", "/dev/zero"], 2, "WF0402"),
         (&["db", "import", "/dev/zero"], 2, "WF0004"),
+        (&["inspect", "/dev/zero"], 2, "WF0110"),
+        (&["run", "/dev/zero"], 2, "WF0110"),
+        (&["plugin", "test", "/dev/zero"], 2, "WF1201"),
+        (&["plugin", "test", &plugin, "--cases", "/dev/zero"], 2, "WF1212"),
         (&["ps", "--db", "/dev/zero"], 4, "WF0316"),
         (&["ps", "--db", &place.path("pipe").display().to_string()], 4, "WF0316"),
     ];

@@ -303,10 +303,83 @@ fn naming_a_file_is_no_consent_for_later() {
 fn what_cannot_be_used_cannot_be_trusted() {
     let place = Place::new();
     let dir = project(&place, "p");
-    let config = "[providers.g]\nkind = \"openai\"\napi_key = \"sk-123\"\n";
+    for (config, code) in [
+        ("[providers.g]\nkind = \"openai\"\napi_key = \"sk-123\"\n", "WF0703"),
+        ("[sinks.ops]\nurl = \"https://x\"\nsecret = \"whsec_abc\"\n", "WF0703"),
+        ("[sinks.otlp]\nargv = [\"./page\"]\n", "WF0704"),
+        ("[webhooks.w]\nverify = \"github\"\nworkflow = \"w\"\n", "WF0704"),
+        ("[[signatures.rules]]\nmatch = \"ghcr.io/acme/\"\n", "WF0704"),
+        ("[signatures.keys]\nacme = \"no-such.pub\"\n", "WF0704"),
+    ] {
+        std::fs::write(dir.join("wfhost.toml"), config).unwrap();
+        let error = within(&place, &dir, &["trust"], &[]).error(2, &place);
+        assert!(error.starts_with(&format!("error[{code}]")), "{config}: {error}");
+    }
+}
+
+/// Whoever agrees is shown all that he agrees to, however it is named and wherever it stands.
+#[test]
+fn all_that_is_agreed_to_is_shown() {
+    let place = Place::new();
+    let dir = project(&place, "p");
+    let config = r#"
+[agents]
+default = "my agent"
+[providers."my agent"]
+kind = "command"
+argv = ["./evil.sh"]
+set."a.b" = "c"
+secrets.TOKEN = { env = "MY_TOKEN" }
+[providers."the plugin"]
+kind = "plugin"
+plugin = "plugin.wasm"
+[[providers."the plugin".http]]
+url = "https://evil.example/"
+methods = ["GET"]
+inject = { x-key = { env = "MY_KEY" } }
+[sinks.ops]
+url = "https://sink.example/post"
+secret = false
+[sinks.page]
+argv = ["./page.sh"]
+env = ["OF_SINK"]
+[webhooks."git.hub"]
+verify = "github"
+secret_env = "OF_WEBHOOK"
+workflow = "on-push"
+[registries.localhost]
+plain_http = true
+[registries."registry.lan:5000"]
+plain_http = true
+[modules]
+far = "ghcr.io/acme/far:1"
+[signatures]
+default = "off"
+"#;
     std::fs::write(dir.join("wfhost.toml"), config).unwrap();
-    let error = within(&place, &dir, &["trust"], &[]).error(2, &place);
-    assert!(error.starts_with("error[WF0703]"), "{error}");
+    let shown = within(&place, &dir, &["trust"], &[]);
+    assert_eq!(shown.code(), Some(0), "{}", shown.stderr());
+    let shown = shown.stderr();
+    for expected in [
+        "providers.\"my agent\".argv = [\"./evil.sh\"]",
+        "providers.\"my agent\".set.\"a.b\" = \"c\"",
+        "providers.\"my agent\".secrets.TOKEN.env = \"MY_TOKEN\"",
+        "providers.\"the plugin\".plugin = \"plugin.wasm\"",
+        "https://evil.example/",
+        "MY_KEY",
+        "sinks.ops.url = \"https://sink.example/[redacted]\"",
+        "sinks.ops.secret = false",
+        "sinks.page.argv = [\"./page.sh\"]",
+        "sinks.page.env = [\"OF_SINK\"]",
+        "webhooks.\"git.hub\".secret_env = \"OF_WEBHOOK\"",
+        "webhooks.\"git.hub\".workflow = \"on-push\"",
+        "registries.localhost.plain_http = true",
+        "registries.\"registry.lan:5000\".plain_http = true",
+        "modules.far = \"ghcr.io/acme/far:1\"",
+        "signatures.default = \"off\"",
+    ] {
+        assert!(shown.contains(expected), "{expected} is not in\n{shown}");
+    }
 }
 
 /// A database that a project names may be a stranger's.

@@ -105,6 +105,39 @@ fn what_is_not_signed_by_whom_it_has_to_be_is_not_fetched() {
     assert!(error.contains("error[WF0941]") || error.contains("error[WF0942]"), "{error}");
 }
 
+/// However somebody writes the place that a rule is about, the rule holds or is refused.
+#[test]
+fn a_rule_holds_however_its_place_is_written() {
+    let (fake, _publisher, keys, reference) = published(None);
+    let place = Place::new();
+    let rule = |places: &str| {
+        let rule = format!("[[signatures.rules]]\nmatch = {places:?}\nsigners = [\"acme\"]\n");
+        configure(&place, &format!("[signatures.keys]\n{keys}{rule}"));
+    };
+    for places in [
+        fake.host.replace("localhost", "LOCALHOST") + "/me/*",
+        format!("oci://{}/me/hello", fake.host),
+        fake.host.replace(':', ":0") + "/*",
+    ] {
+        rule(&places);
+        refused(&fake, &place, &reference, "WF0940", "is not signed");
+    }
+    for (places, reason) in [
+        (reference.clone(), "leave out the tag or digest"),
+        (format!("{}//me/*", fake.host), "no part of it is empty"),
+        (format!("{}/me/", fake.host), "no part of it is empty"),
+        (format!("{}/Me/*", fake.host), "lower-case"),
+        (format!("http://{}/me/*", fake.host), "registry's name is invalid"),
+    ] {
+        rule(&places);
+        for ran in [run(&place, &["pull", &reference]), hello(&place, &reference, &[])] {
+            let error = ran.error(2, &place);
+            assert!(error.contains("error[WF0704]") && error.contains(reason), "{places}: {error}");
+        }
+    }
+    assert_eq!(kept(&place), Vec::<Value>::new());
+}
+
 #[test]
 fn tampered_bundles_and_those_of_other_modules_are_refused() {
     let (fake, _, keys, reference) = published(Some("acme"));
@@ -334,6 +367,31 @@ fn what_nobody_signed_any_more_can_be_accepted_once_and_for_all() {
     assert!(error.contains("error[WF0942]"), "{error}");
     ok(&place, &["pull", &reference, "--accept"]);
     ok(&place, &["pull", &reference]);
+    drop(fake);
+}
+
+/// Accepting another signer is no reason to forget the first one if nobody has looked who signed.
+#[test]
+fn who_signed_first_is_not_forgotten_before_anybody_has_looked() {
+    let (fake, publisher, keys, reference) = published(Some("acme"));
+    let place = Place::new();
+    configure(&place, &format!("[signatures.keys]\n{keys}"));
+    ok(&place, &["pull", &reference]);
+    let signers = std::fs::read_to_string(place.path("state/wfhost/signers.json")).unwrap();
+    assert!(signers.contains("acme"), "{signers}");
+    // It comes here without its signature, and the registry cannot be asked for that.
+    let second = reference.replace(":1", ":2");
+    ok(&publisher, &["push", &second, &module("counter"), "--sign", "bob"]);
+    fake.rule(|request| request.path.contains("/referrers/").then(|| refusal(500, "BROKEN")));
+    ok(&place, &["pull", &second, "--accept"]);
+    let kept = || std::fs::read_to_string(place.path("state/wfhost/signers.json")).unwrap();
+    assert_eq!(kept(), signers);
+    ok(&place, &["pull", &second, "--accept", "--offline"]);
+    assert_eq!(kept(), signers);
+    // Nor if it is signed by the first one, whose key is not in the configuration any more.
+    configure(&place, "");
+    ok(&place, &["pull", &reference, "--accept"]);
+    assert_eq!(kept(), signers);
     drop(fake);
 }
 

@@ -175,7 +175,7 @@ fn gc_takes_the_workspaces_of_runs_that_are_gone() {
     assert_eq!(place.run(["delete", "gone", "--yes"]).code(), Some(0));
     age(&place, "'old'");
     let gc = |more: &[&str]| place.run(["db", "gc", "--older-than", "30m"].iter().chain(more));
-    assert!(gc(&["--dry-run"]).stderr().contains("would delete 1 runs, the workspaces of 2 (10 bytes)"));
+    assert!(gc(&["--dry-run"]).stderr().contains("would delete 1 run, the workspaces of 2 runs (10 bytes)"));
     let mut view = json!({
         "schema": "wfhost/gc/1", "dry_run": true, "runs": ["old"], "modules": null,
         "workspaces": { "runs": 2, "bytes": 10 },

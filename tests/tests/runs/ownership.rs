@@ -361,7 +361,7 @@ fn a_second_signal_leaves_the_calls_at_once() {
         server.try_wait().unwrap()
     });
     let ran = finish(server);
-    assert!(ran.stderr().contains("the calls of 1 runs will be made again"), "{}", ran.stderr());
+    assert!(ran.stderr().contains("the calls of 1 run will be made again"), "{}", ran.stderr());
     assert_eq!(place.show("r")["state"], "running");
 }
 

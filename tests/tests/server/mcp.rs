@@ -2,10 +2,11 @@
 //! `tests/mcp/client.py` does the same with the official client for Python.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
-use wfhost_tests::{Place, eventually};
+use wfhost_tests::{Place, Ran, eventually};
 
 use crate::client::{Answer, Server, add_probe, token};
 
@@ -549,4 +550,34 @@ fn what_clients_are_told_is_shown_and_written_after_asking() {
     // Nobody is there to be asked.
     assert_eq!(place.run(["mcp", "install", "--write", "claude-code"]).code(), Some(2));
     assert!(!std::path::Path::new(&place.path(".mcp.json")).exists());
+}
+
+#[test]
+fn the_configuration_of_a_client_is_replaced_as_a_whole_or_not_at_all() {
+    let place = Place::new();
+    let (file, link) = (place.path("of-claude.json"), place.path(".mcp.json"));
+    let others = json!({ "mcpServers": { "other": { "command": "x".repeat(8_000) } } }).to_string();
+    std::fs::write(&file, &others).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    let mut install = place.wfhost(["mcp", "install", "--write", "claude-code", "--yes"]);
+    install.current_dir(place.path(""));
+    // Where only a part of it can be written it stays as it is.
+    let mut limited = Command::new("sh");
+    limited
+        .args(["-c", "ulimit -f 4; exec \"$0\" \"$@\""])
+        .arg(install.get_program())
+        .args(install.get_args());
+    limited.current_dir(place.path(""));
+    assert!(!limited.output().unwrap().status.success());
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), others);
+    let mut run = || Ran(install.output().unwrap());
+    let written = run();
+    assert_eq!(written.code(), Some(0), "{}", written.stderr());
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains("\"wfhost\"") && text.contains("\"other\""), "{text}");
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o640);
+    assert!(link.symlink_metadata().unwrap().is_symlink());
+    assert!(run().stderr().contains("already has wfhost"));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
 }

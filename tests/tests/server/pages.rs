@@ -216,6 +216,20 @@ fn a_run_is_started_signalled_answered_forked_and_compared_by_forms() {
     let text = refused.text();
     assert_eq!(refused.status, 422, "{text}");
     assert!(text.contains(">&quot;seco</textarea>") && text.contains("role=\"alert\""), "{text}");
+    // Nor is there an entry of such a number.
+    for beyond in ["100", "9223372036854775808", "18446744073709551615"] {
+        for fields in [&[("entry", beyond), ("answer", "1")][..], &[("at", beyond)]] {
+            for more in [&[][..], &[("preview", "1")], &[("step", "1")]] {
+                let refused = browser.send(&fork, &[fields, more].concat());
+                assert_eq!(refused.status, 422, "{fields:?} {more:?}: {}", refused.text());
+            }
+        }
+        assert_eq!(browser.get(&format!("{path}/steps/{beyond}")).status, 404);
+        for at in ["journal?from=", "logs?from=", "at?entry=", "?after="] {
+            let there = format!("{path}/{at}{beyond}").replace("/?", "?");
+            assert_eq!(browser.get(&there).status, 200, "{there}");
+        }
+    }
     let made = browser.act(&fork, &[("entry", entry), ("answer", &edited)]);
     let made = made.split('?').next().unwrap().strip_prefix("/ui/runs/").unwrap().to_owned();
     let compared = browser.page(&format!("/ui/compare?a={run}&b={made}"));

@@ -57,11 +57,25 @@ pub(super) fn difference(total: Usage, before: Usage) -> Usage {
     }
 }
 
+/// The home of a codex with this environment that works in `directory`, if not in that of this process. Of a variable
+/// that stands there several times the program gets the last; one that is empty is not set for codex.
+fn home(environment: &[(String, String)], directory: Option<&Path>) -> Option<PathBuf> {
+    let variable = |name: &str| {
+        let (_, value) = environment.iter().rfind(|(key, _)| key == name)?;
+        (!value.is_empty()).then(|| Path::new(value))
+    };
+    let home = variable("CODEX_HOME").map(Path::to_owned);
+    let home = home.or_else(|| Some(variable("HOME")?.join(".codex")))?;
+    Some(directory.unwrap_or(Path::new("")).join(home))
+}
+
 /// What a conversation has used up to now by the record of codex.
-pub(super) async fn total_by_record(session: &str, environment: &[(String, String)]) -> Option<Usage> {
-    let variable = |name: &str| environment.iter().find(|(key, _)| key == name).map(|(_, value)| value);
-    let home = variable("CODEX_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(Path::new(variable("HOME")?).join(".codex")))?;
+pub(super) async fn total_by_record(
+    session: &str,
+    environment: &[(String, String)],
+    directory: Option<&Path>,
+) -> Option<Usage> {
+    let home = home(environment, directory)?;
     let session = session.to_owned();
     tokio::task::spawn_blocking(move || {
         let mut left = FILES;
@@ -113,6 +127,28 @@ fn recorded(file: &Path) -> Option<Usage> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_home_is_that_of_the_program() {
+        let of = |variables: &[(&str, &str)], directory: Option<&str>| {
+            let variables: Vec<_> =
+                variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            home(&variables, directory.map(Path::new))
+        };
+        for (variables, directory, expected) in [
+            (&[("HOME", "/h")][..], None, Some("/h/.codex")),
+            (&[("HOME", "/h"), ("CODEX_HOME", "/c")], None, Some("/c")),
+            // What a section sets goes before what is passed.
+            (&[("HOME", "/h"), ("HOME", "/other")], None, Some("/other/.codex")),
+            (&[("CODEX_HOME", "/c"), ("HOME", "/h"), ("CODEX_HOME", "/other")], None, Some("/other")),
+            (&[("CODEX_HOME", "/c"), ("HOME", "/h"), ("CODEX_HOME", "")], None, Some("/h/.codex")),
+            (&[("CODEX_HOME", "c")], Some("/work"), Some("/work/c")),
+            (&[("CODEX_HOME", "/c")], Some("/work"), Some("/c")),
+            (&[], Some("/work"), None),
+        ] {
+            assert_eq!(of(variables, directory).as_deref(), expected.map(Path::new), "{variables:?}");
+        }
+    }
 
     #[test]
     fn the_last_total_of_a_record_counts() {

@@ -42,7 +42,7 @@ mod processes;
 mod supervisor;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
@@ -229,7 +229,7 @@ impl Command {
             PromptBy::Stdin => call.message(),
             PromptBy::Argument => String::new(),
         };
-        let before = self.used_before(&call, &environment).await;
+        let before = self.used_before(&call, &environment, directory).await;
         let spawn = Spawn { argv, environment, directory, input: Some(input) };
         let mut running = spawn.start(out.clone()).await?;
         let mut said = match (self.config.preset, self.config.format) {
@@ -253,12 +253,17 @@ impl Command {
     }
 
     /// What the conversation of a call has used before it, for agents that count all of it.
-    async fn used_before(&self, call: &Call, environment: &[(String, String)]) -> Option<Usage> {
+    async fn used_before(
+        &self,
+        call: &Call,
+        environment: &[(String, String)],
+        directory: Option<&Path>,
+    ) -> Option<Usage> {
         let counts_all = self.config.preset.is_some_and(|preset| preset.name == "codex");
         let session = call.session().filter(|_| counts_all)?;
         let seen = self.totals.get(session);
         // Another process may have gone on with it since.
-        let recorded = codex::total_by_record(session, environment).await;
+        let recorded = codex::total_by_record(session, environment, directory).await;
         match (seen, recorded) {
             (Some(seen), Some(recorded)) => Some(codex::larger(seen, recorded)),
             (one, other) => one.or(other),

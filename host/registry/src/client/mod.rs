@@ -24,6 +24,7 @@ use wfhost_world::{lock, private};
 
 use self::challenge::Challenge;
 pub use self::transfer::Pushed;
+use crate::reference::is_this_machine;
 use crate::{Login, Logins, Reference, RegistryError};
 
 /// How long a connection may take.
@@ -526,15 +527,6 @@ fn basic(user: &str, password: &str) -> HeaderValue {
     let mut header = HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""));
     header.set_sensitive(true);
     header
-}
-
-/// Whether a host, perhaps with a port, is this machine by its name.
-fn is_this_machine(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or(rest),
-        None => host.split(':').next().unwrap_or(host),
-    };
-    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn answer(host: &str, what: String) -> RegistryError {

@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 use wfhost::store::{MessageBody, RunFilter, RunInfo, RunState, WaitsFor};
 use wfhost::{Part, StartOptions};
 use wfhost_core::policy::budget::Budget;
-use wfhost_core::{Digest, Json, RunConfig, RunId, Sandbox, Timestamp};
+use wfhost_core::{Digest, Json, RunConfig, RunId, Sandbox, Timestamp, counted};
 use wfhost_view::{RunView, RunsView, UserError};
 
 use super::{Asked, Refusals, Sent, View, acts, find, limit, wait};
@@ -415,7 +415,10 @@ impl StartAsked {
         Ok(StartOptions {
             input: self.input.unwrap_or_else(Json::null),
             id: self.id.map(|id| id.parse().map_err(bad_id)).transpose()?,
-            key: self.key.or(key),
+            key: match self.key {
+                Some(key) if key.is_empty() => return Err(Problem::unfit("`key` is empty")),
+                own => own.or(key),
+            },
             labels: self.labels.into_iter().collect(),
             config: RunConfig {
                 agent: self.agent.or_else(|| defaults.agent.clone()),
@@ -754,7 +757,8 @@ impl BatchAsked {
         let count = found.count;
         let message = match (self.expected, &self.fingerprint) {
             (Some(expected), _) if expected != count => {
-                format!("there are now {count} matching runs, not {expected}; nothing was done")
+                let (are, runs) = (if count == 1 { "is" } else { "are" }, counted(count, "matching run"));
+                format!("there {are} now {runs}, not {expected}; nothing was done")
             }
             (Some(_), Some(known)) if found.fingerprint.as_ref() != Some(known) => {
                 "other runs match now than in the preview; nothing was done".to_owned()

@@ -6,6 +6,7 @@ mod listener;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
@@ -13,6 +14,7 @@ use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use prometheus_client::encoding::{prometheus_text, text};
+use prometheus_client::metrics::counter::Counter;
 use wfhost::agents::{CallObserver, CallPhase, SeenCall, SeenEnd};
 use wfhost::store::{Cursor, Load, RunState, SharedStore, SinkLoad, StoreError};
 use wfhost::{Host, Notice, Observer};
@@ -55,8 +57,7 @@ impl Metrics {
     /// Looks up what the database holds, if that was not done just before.
     async fn look(&self, host: &Host) {
         self.figures.live.set(host.live() as i64);
-        let commits = host.store().commits();
-        self.figures.commits.inc_by(commits.saturating_sub(self.figures.commits.get()));
+        raise(&self.figures.commits, host.store().commits());
         let mut looked = self.looked.lock().await;
         if looked.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
             return;
@@ -146,6 +147,11 @@ impl Metrics {
     pub(crate) fn stream_read(&self) {
         self.figures.stream_reads.inc();
     }
+}
+
+/// Brings a counter to what was counted elsewhere, if it is not there yet. Any number of threads may do that at once.
+fn raise(counter: &Counter, to: u64) {
+    counter.inner().fetch_max(to, Ordering::Relaxed);
 }
 
 /// The cursor of who sends spans.
@@ -356,4 +362,22 @@ pub(crate) async fn count(State(counting): State<Counting>, request: Request, ne
     figures.requests.get_or_create(&vec![("route", route.clone()), ("status", status)]).inc();
     figures.request.get_or_create(&vec![("route", route)]).observe(since.elapsed().as_secs_f64());
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_counted_twice_by_two_that_ask_at_once() {
+        let counter = Counter::default();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| (0..=100_000).for_each(|to| raise(&counter, to)));
+            }
+        });
+        assert_eq!(counter.get(), 100_000);
+        raise(&counter, 7);
+        assert_eq!(counter.get(), 100_000);
+    }
 }

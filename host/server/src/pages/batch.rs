@@ -8,7 +8,7 @@ use axum::response::Response;
 use axum::routing::get;
 use serde::Deserialize;
 use wfhost::clock;
-use wfhost_core::Json;
+use wfhost_core::{Json, counted};
 
 use super::runs::{Filter, Row, rows_of};
 use super::text::address;
@@ -146,7 +146,7 @@ async fn look(app: &App, who: &Identity, filled: Filled, error: Option<Error>) -
     let mut found = runs::matching(app, who, &asked).await?;
     found.runs.truncate(SHOWN as usize);
     Ok(BatchPage {
-        shell: Shell::new(app, who, format!("{called} {} runs", found.count), "runs").await?,
+        shell: Shell::new(app, who, format!("{called} {}", counted(found.count, "run")), "runs").await?,
         act: word,
         called,
         is_final: *is_final,

@@ -72,14 +72,14 @@ pub(super) struct Bar {
 
 /// Who answered a step, and what its calls have cost. An answer is read once.
 fn answered(info: &StepInfo) -> (Option<String>, u64) {
-    let of = |usage: &Option<Usage>| usage.as_ref().map_or(0, |usage| Spent::of(usage).micros);
-    let failed: u64 = info.failed.iter().map(|failed| of(&failed.usage)).sum();
+    let of = |usage: &Option<Usage>| usage.as_ref().map(Spent::of).unwrap_or_default();
+    let failed = info.failed.iter().map(|failed| of(&failed.usage)).fold(Spent::default(), Spent::plus);
     let reply = match (&info.op, &info.ended) {
         (Op::Agent(_), Some((_, Some(Ok(answer))))) => serde_json::from_str::<Reply>(answer.as_str()).ok(),
         _ => None,
     };
-    let cost = reply.as_ref().filter(|reply| !reply.cached).map_or(0, |reply| of(&reply.usage));
-    (reply.map(|reply| reply.provider), failed + cost)
+    let last = reply.as_ref().filter(|reply| !reply.cached).map(|reply| of(&reply.usage));
+    (reply.map(|reply| reply.provider), failed.plus(last.unwrap_or_default()).micros)
 }
 
 /// Steps with what a chart shows of them.
@@ -216,4 +216,55 @@ fn marked(event: &Event) -> Option<(&'static str, bool)> {
 /// A length of time for people.
 pub(super) fn length(bar: &Bar) -> String {
     bar.to.map(|to| wfhost_core::spell_millis(to.saturating_sub(bar.from))).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use wfhost_core::{AgentRequest, FailedCall, Failure, FailureKind, Json};
+
+    use super::*;
+
+    /// What a step has cost, of attempts that failed and an answer with these costs.
+    fn cost(failed: &[Option<u64>], answer: Option<(u64, bool)>) -> (Option<String>, u64) {
+        let usage = |micros| Usage { cost_micros: micros, ..Usage::default() };
+        let failure = |(attempt, micros): (u32, &Option<u64>)| FailedCall {
+            step: Step(1),
+            attempt,
+            provider: "other".to_owned(),
+            failure: Failure::new(FailureKind::Unavailable, "busy"),
+            auth: false,
+            again_at: None,
+            usage: micros.map(usage),
+            heartbeat: None,
+            timing: None,
+        };
+        let reply = answer.map(|(micros, cached)| {
+            let mut reply = Reply::new("agent", Json::string("yes"));
+            (reply.usage, reply.cached) = (Some(usage(micros)), cached);
+            Ok(Json::from(serde_json::to_value(reply).unwrap()))
+        });
+        answered(&StepInfo {
+            step: Step(1),
+            op: Op::Agent(Box::new(AgentRequest::default())),
+            attempts: failed.len() as u32 + 1,
+            started_at: Timestamp(0),
+            attempt_at: Timestamp(0),
+            ended: reply.map(|reply| (Timestamp(9), Some(reply))),
+            failed: (1..).zip(failed).map(failure).collect(),
+            waits: None,
+            delegated: None,
+        })
+    }
+
+    #[test]
+    fn a_step_has_cost_what_all_its_attempts_have() {
+        let agent = || Some("agent".to_owned());
+        assert_eq!(cost(&[Some(20), None, Some(3)], Some((100, false))), (agent(), 123));
+        // What was answered from the cache was paid by whoever asked first.
+        assert_eq!(cost(&[Some(20)], Some((100, true))), (agent(), 20));
+        assert_eq!(cost(&[Some(20), Some(7)], None), (None, 27));
+        assert_eq!(cost(&[], None), (None, 0));
+        // Providers may claim anything.
+        assert_eq!(cost(&[Some(u64::MAX), Some(1)], Some((u64::MAX, false))), (agent(), u64::MAX));
+    }
 }

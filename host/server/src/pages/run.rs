@@ -8,7 +8,7 @@ use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use wfhost::clock;
 use wfhost::store::{LogLevel, RunFilter, RunInfo};
-use wfhost_core::{Entry, Json, Op, Position, RunId, Step};
+use wfhost_core::{Entry, Json, Op, Position, RunId, Step, counted};
 use wfhost_view::{EntryView, LogView, RunView, Turn, UserError, entries, open_calls};
 
 use super::form::{self, Field};
@@ -445,7 +445,8 @@ async fn verify(subject: Subject) -> Result<Response, Fault> {
     let found = acts::verify(&subject.app, subject.info.clone()).await?;
     let said = match found.faults.is_empty() {
         true => {
-            format!("The journal is complete and unaltered: {} entries, head {}.", found.entries, found.head)
+            let entries = counted(found.entries, "entry");
+            format!("The journal is complete and unaltered: {entries}, head {}.", found.head)
         }
         false => format!("The journal has faults: {}", found.faults.join("; ")),
     };

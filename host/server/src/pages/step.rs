@@ -262,7 +262,7 @@ async fn forked(app: &App, who: &Identity, run: &str, asked: ForkAsked) -> Resul
         None => Vec::new(),
     };
     // Behind another answer nothing of what was is kept.
-    let at = asked.at.or(asked.entry.map(|entry| entry + 1)).map(Position);
+    let at = asked.at.or(asked.entry.map(|entry| entry.saturating_add(1))).map(Position);
     let options =
         ForkOptions { plan: ForkPlan { at, edits, input: None }, reuse: false, module: None, id: None };
     if asked.preview.is_some() {

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use rusqlite::{Error, ErrorCode};
+use rusqlite::{Error, ErrorCode, ffi};
 
 use crate::StoreError;
 
@@ -10,12 +10,15 @@ use crate::StoreError;
 pub(super) fn classify(path: &str, error: Error) -> StoreError {
     let place = path.to_owned();
     let reason = error.to_string();
+    let extended = error.sqlite_error().map(|error| error.extended_code);
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             StoreError::Locked { by: who_locks(path), place }
         }
         Some(ErrorCode::ReadOnly) => StoreError::ReadOnly { place },
         Some(ErrorCode::DiskFull) => StoreError::Full { place },
+        // The file that is shared by those who have the database open cannot grow.
+        _ if extended == Some(ffi::SQLITE_IOERR_SHMSIZE) => StoreError::Full { place },
         Some(ErrorCode::DatabaseCorrupt) => StoreError::Damaged { place, reason },
         Some(ErrorCode::NotADatabase) => StoreError::Foreign { place },
         Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => StoreError::CannotOpen { place, reason },
@@ -53,6 +56,16 @@ fn locker(locks: &str, inode: u64) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_is_full_whichever_file_needs_room() {
+        for code in [ffi::SQLITE_FULL, ffi::SQLITE_IOERR_SHMSIZE] {
+            let error = classify("a.db", Error::SqliteFailure(ffi::Error::new(code), None));
+            assert!(matches!(error, StoreError::Full { .. }), "{error}");
+        }
+        let other = classify("a.db", Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_IOERR_READ), None));
+        assert!(matches!(other, StoreError::Failed { .. }), "{other}");
+    }
 
     #[test]
     fn who_holds_the_lock_of_writers_is_found() {
