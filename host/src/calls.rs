@@ -4,7 +4,8 @@
 //! has to be left (a store that is out of reach for a moment, an append that
 //! came too late) leaves them to the next drive of the run in this process,
 //! who gets their answers. Nothing that is under way and paid for is dropped
-//! because of something else.
+//! because of something else: an answer that a driver has taken is kept, too, until
+//! it is committed.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
@@ -41,6 +42,8 @@ pub(crate) struct Calls<T> {
 struct State<T> {
     under_way: BTreeMap<Step, (u32, JoinHandle<()>)>,
     ended: VecDeque<(Attempt, T)>,
+    /// Those that the driver has taken, and that are yet to be committed.
+    taken: Vec<(Attempt, T)>,
     /// The tasks of those that were aborted and may not be gone yet.
     aborted: Vec<JoinHandle<()>>,
 }
@@ -52,26 +55,32 @@ impl<T> State<T> {
         self.aborted.push(task);
     }
 
-    fn clear(&mut self) {
+    fn halt(&mut self) {
         for (_, (_, task)) in std::mem::take(&mut self.under_way) {
             self.abort(task);
         }
+    }
+
+    fn clear(&mut self) {
+        self.halt();
         self.ended.clear();
+        self.taken.clear();
     }
 }
 
 impl<T> Default for Calls<T> {
     fn default() -> Self {
-        let state = State { under_way: BTreeMap::new(), ended: VecDeque::new(), aborted: Vec::new() };
-        let (ended, lease) = (Notify::new(), LatestLease::default());
-        Self { state: Mutex::new(state), ended, lease, writers: Writers::default() }
+        let (under_way, ended, taken, aborted) = Default::default();
+        let state = Mutex::new(State { under_way, ended, taken, aborted });
+        Self { state, ended: Notify::new(), lease: LatestLease::default(), writers: Writers::default() }
     }
 }
 
 impl<T> fmt::Debug for Calls<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = lock(&self.state);
-        write!(f, "Calls({} under way, {} ended)", state.under_way.len(), state.ended.len())
+        let [under_way, ended, taken] = [state.under_way.len(), state.ended.len(), state.taken.len()];
+        write!(f, "Calls({under_way} under way, {ended} ended, {taken} taken)")
     }
 }
 
@@ -115,6 +124,7 @@ impl<T: Send + 'static> Calls<T> {
             state.abort(task);
         }
         state.ended.retain(|((ended, _), _)| *ended != step);
+        state.taken.retain(|((taken, _), _)| *taken != step);
     }
 
     /// Those that are under way, or have ended and were not taken.
@@ -133,6 +143,37 @@ impl<T: Send + 'static> Calls<T> {
     /// Takes one that has ended, if there is one.
     pub fn take(&self) -> Option<(Attempt, T)> {
         lock(&self.state).ended.pop_front()
+    }
+
+    /// Keeps what one ended with that was taken, until it is [committed](Self::settled).
+    pub fn hold(&self, attempt: Attempt, end: T) {
+        lock(&self.state).taken.push((attempt, end));
+    }
+
+    /// What was taken is committed.
+    pub fn settled(&self) {
+        lock(&self.state).taken.clear();
+    }
+
+    /// What was taken and is not committed is there again, for the next drive.
+    fn restore(&self) {
+        let mut state = lock(&self.state);
+        while let Some(taken) = state.taken.pop() {
+            state.ended.push_front(taken);
+        }
+    }
+
+    /// Stops those that are under way. Those that have ended can be taken.
+    pub fn halt(&self) {
+        self.lease.leave();
+        lock(&self.state).halt();
+    }
+
+    /// Changes what those ended with that nobody has taken.
+    pub fn each_ended(&self, change: impl FnMut(&mut T)) {
+        let mut state = lock(&self.state);
+        let State { ended, taken, .. } = &mut *state;
+        ended.iter_mut().chain(taken).map(|(_, end)| end).for_each(change);
     }
 
     /// Waits until one has ended.
@@ -158,6 +199,11 @@ impl<T: Send + 'static> Calls<T> {
     /// gives them back when that is recorded, else the next host finds them.
     pub async fn stop(&self) {
         self.clear();
+        self.gone().await;
+    }
+
+    /// Waits until those that were stopped are gone and what they said is stored.
+    pub async fn gone(&self) {
         self.aborted().await;
         let writers = std::mem::take(&mut *self.writers.lock().unwrap_or_else(PoisonError::into_inner));
         for writer in writers {
@@ -200,6 +246,7 @@ impl<T: Send + 'static> Registry<T> {
 
     /// Keeps the calls of a run that had to be left, for some time.
     pub fn keep(self: &Arc<Self>, run: &RunId, calls: Arc<Calls<T>>) {
+        calls.restore();
         if calls.len() == 0 {
             lock(&self.runs).remove(run);
             return;
@@ -272,6 +319,41 @@ mod tests {
         assert_eq!(all, [(Step(1), 1), (Step(2), 3)]);
         assert_eq!([calls.next().await, calls.next().await], [((Step(2), 3), 20), ((Step(1), 1), 10)]);
         assert_eq!((calls.len(), calls.take()), (0, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_was_taken_is_there_again_until_it_is_committed() {
+        let registry = Arc::new(Registry::<u32>::default());
+        let calls = registry.of(&run());
+        for n in 1..=3 {
+            calls.begin((Step(n), 1), Box::pin(std::future::ready(n as u32)));
+        }
+        for n in 0..2 {
+            let (attempt, answer) = calls.next().await;
+            calls.hold(attempt, answer);
+            if n == 0 {
+                calls.settled();
+            }
+        }
+        // The append that was to contain the second one failed.
+        registry.keep(&run(), calls);
+        let calls = registry.of(&run());
+        assert_eq!(calls.all(), [(Step(2), 1), (Step(3), 1)]);
+        assert_eq!(calls.next().await, ((Step(2), 1), 2));
+        calls.hold((Step(2), 1), 2);
+        calls.abort(Step(2));
+        registry.keep(&run(), Arc::clone(&calls));
+        assert_eq!(calls.all(), [(Step(3), 1)], "nobody wants it any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_ended_when_calls_are_halted_can_be_taken() {
+        let calls = Arc::new(Calls::default());
+        calls.begin((Step(1), 1), later(50, 1));
+        calls.begin((Step(2), 1), Box::pin(std::future::ready(2)));
+        calls.halt();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!((calls.take(), calls.take()), (Some(((Step(2), 1), 2)), None));
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use wfhost_store::StoreError;
 use wfhost_world::lock;
 
 use crate::host::HostError;
-use crate::worker::{Inner, Watched};
+use crate::worker::{Follower, Inner, Watched};
 
 /// Something may have changed that nobody told of.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -18,7 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(10);
 
 /// How following a run came to an end.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Ending {
     Finished(Outcome),
     /// Its module diverges from its journal. Nothing was executed.
@@ -36,24 +36,25 @@ pub enum Ending {
 }
 
 /// A run that is followed. While this lives, its host takes the run up
-/// whenever it is due.
+/// whenever it is due. Several may follow the same run, and each is told all.
 #[derive(Debug)]
 pub struct RunHandle {
     pub id: RunId,
     inner: Arc<Inner>,
     watched: Arc<Watched>,
     changes: watch::Receiver<u64>,
+    /// The run may have ended.
+    over: watch::Receiver<u64>,
+    /// The endings that were told before this follower came, or that it has taken.
+    heard: u64,
     /// When something was looked at last.
     looked: Option<Instant>,
 }
 
 impl RunHandle {
-    pub(crate) fn new(
-        id: RunId,
-        inner: Arc<Inner>,
-        (watched, changes): (Arc<Watched>, watch::Receiver<u64>),
-    ) -> Self {
-        Self { id, inner, watched, changes, looked: None }
+    pub(crate) fn new(id: RunId, inner: Arc<Inner>, follower: Follower) -> Self {
+        let Follower { watched, changes, over, heard } = follower;
+        Self { id, inner, watched, changes, over, heard, looked: None }
     }
 
     /// Waits until something may have been committed. What follows closely comes together, a
@@ -67,7 +68,7 @@ impl RunHandle {
             let _ = self.changes.changed().await;
         };
         tokio::select! {
-            () = self.watched.over.notified() => {}
+            _ = self.over.changed() => {}
             _ = tokio::time::timeout(LOOK_EVERY, changes) => {}
         }
         self.looked = Some(Instant::now());
@@ -87,18 +88,25 @@ impl RunHandle {
     }
 
     async fn look(&mut self) -> Result<Option<Ending>, HostError> {
-        if let Some(ending) = lock(&self.watched.ending).take() {
+        if let Some(ending) = self.told() {
             return ending.map(Some);
         }
         if self.inner.is_live(&self.id) {
             return Ok(None);
         }
         // What the last driver said may have come in just now.
-        if let Some(ending) = lock(&self.watched.ending).take() {
+        if let Some(ending) = self.told() {
             return ending.map(Some);
         }
         let left = self.inner.is_left(&self.id).then_some(Ending::Stopped);
         Ok(self.inner.recorded_end(&self.id).await?.or(left))
+    }
+
+    /// What the last driver said, if this follower has not heard it.
+    fn told(&mut self) -> Option<Result<Ending, HostError>> {
+        let endings = lock(&self.watched.endings);
+        let heard = std::mem::replace(&mut self.heard, endings.count);
+        endings.last.clone().filter(|_| heard < endings.count)
     }
 
     /// Waits for the end.
@@ -107,16 +115,16 @@ impl RunHandle {
             if let Some(ending) = self.ended().await? {
                 return Ok(ending);
             }
-            let _ = tokio::time::timeout(LOOK_EVERY, self.watched.over.notified()).await;
+            let _ = tokio::time::timeout(LOOK_EVERY, self.over.changed()).await;
         }
     }
 
     /// Follows the run that this one continues as, in the same way.
     #[must_use]
     pub fn follow_on(self, next: RunId) -> Self {
-        let watched = self.inner.watch(&next, self.watched.providers.clone());
+        let follower = self.inner.watch(&next, self.watched.providers());
         self.inner.work.notify_one();
-        Self::new(next, self.inner, watched)
+        Self::new(next, self.inner, follower)
     }
 
     /// Leaves the run as soon as what it has is committed; calls in flight are

@@ -161,11 +161,12 @@ pub struct ResumeOptions {
     pub module: Option<Module>,
     /// What it may spend from now on; what is not said stays. A run that failed
     /// because it had spent its budget goes on with the calls that it could not pay for.
+    /// One that this host advances already is to be paused before.
     pub budget: Option<Budget>,
 }
 
 /// Why the host did not do what it was asked for.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum HostError {
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -187,6 +188,8 @@ pub enum HostError {
     Ended { run: RunId },
     #[error("{run} is advanced by process {} on {}", .owner.pid, .owner.host)]
     Held { run: RunId, owner: Owner },
+    #[error("{run} is advanced by this process already, and takes no other budget meanwhile")]
+    Driven { run: RunId },
     #[error("the module of {run} ({digest}) is not in the store")]
     NoModule { run: RunId, digest: Digest },
     #[error("{run} is not compatible with the module {new}: {mismatch}")]
@@ -273,6 +276,7 @@ impl Host {
             crowded: AtomicBool::new(false),
             unsure: AtomicBool::new(false),
             settle_again: Mutex::default(),
+            schedules_behind: Mutex::default(),
             settling: tokio::sync::RwLock::default(),
             tasks: Mutex::default(),
             work,
@@ -352,7 +356,7 @@ impl Host {
         let in_hand = self.inner.take_in_hand(&id).await;
         options.id = Some(id);
         let (id, machine) = self.create(module, options, current.as_ref()).await?;
-        let watched = self.inner.watch(&id, providers);
+        let follower = self.inner.watch(&id, providers);
         if let (Some(machine), Some(current)) = (machine, current) {
             let ready = Ready {
                 current,
@@ -371,7 +375,7 @@ impl Host {
         }
         self.serve();
         self.look_for_work();
-        Ok(RunHandle::new(id, Arc::clone(&self.inner), watched))
+        Ok(RunHandle::new(id, Arc::clone(&self.inner), follower))
     }
 
     /// Sends a signal to a run when so much virtual time has passed. Does nothing without
@@ -503,7 +507,11 @@ impl Host {
         let machine = Machine::open(Journal::read(rows).map_err(unusable)?, given).map_err(unusable)?;
         let why = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
         let outcome = Err(Failure::new(FailureKind::Cancelled, format!("terminated{why}")));
-        Ok(self.inner.end_where_it_stands(&run, session, epoch, &machine, &outcome).await?)
+        match self.inner.end_where_it_stands(&run, session, epoch, &machine, &outcome).await? {
+            true => Ok(()),
+            // Whoever was about to retry it, and had not recorded that, does not any more.
+            false => Err(HostError::Ended { run }),
+        }
     }
 
     /// Creates a run. Without a machine if the key was known.
@@ -601,7 +609,10 @@ impl Host {
                 in_hand.let_go();
                 match refused {
                     Claimed::Held { .. } if self.inner.is_live(id) && options.module.is_none() => {
-                        Ok(self.watch(id))
+                        match options.budget {
+                            Some(_) => Err(HostError::Driven { run: id.clone() }),
+                            None => Ok(self.watch(id)),
+                        }
                     }
                     refused => Err(self.refused(id, refused)),
                 }
@@ -624,10 +635,10 @@ impl Host {
 
     /// Follows a run to its end without claiming it.
     pub fn watch(&self, id: &RunId) -> RunHandle {
-        let watched = self.inner.watch(id, None);
+        let follower = self.inner.watch(id, None);
         self.serve();
         self.inner.work.notify_one();
-        RunHandle::new(id.clone(), Arc::clone(&self.inner), watched)
+        RunHandle::new(id.clone(), Arc::clone(&self.inner), follower)
     }
 
     /// Tries a run that failed again: at the step, else at the one that it failed of.
@@ -700,10 +711,10 @@ impl Host {
 
     fn follow(&self, in_hand: InHand, ready: Ready, options: ResumeOptions) -> RunHandle {
         let id = in_hand.run().clone();
-        let watched = self.inner.watch(&id, options.providers);
+        let follower = self.inner.watch(&id, options.providers);
         self.inner.begin(in_hand, From::Ready(Box::new(ready)));
         self.serve();
-        RunHandle::new(id, Arc::clone(&self.inner), watched)
+        RunHandle::new(id, Arc::clone(&self.inner), follower)
     }
 
     fn refused(&self, id: &RunId, claimed: Claimed) -> HostError {

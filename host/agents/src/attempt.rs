@@ -49,7 +49,7 @@ pub struct Made {
 }
 
 /// How an attempt ended.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum AttemptEnd {
     Answered(Reply),
     Failed {

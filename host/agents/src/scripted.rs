@@ -29,7 +29,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -45,18 +45,18 @@ use super::{Call, CallFailure, CallOutput, Provider};
 const SCRIPT_BYTES: u64 = 16 << 20;
 
 /// A script that cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum ScriptError {
     #[error("the script {path} cannot be read: {source}")]
-    Read { path: PathBuf, source: std::io::Error },
+    Read { path: PathBuf, source: Arc<std::io::Error> },
     #[error("invalid script {path}: {source}")]
-    Syntax { path: PathBuf, text: String, source: serde_json::Error },
+    Syntax { path: PathBuf, text: String, source: Arc<serde_json::Error> },
     #[error("rule {rule} of {path}: {source}")]
     Pattern { path: PathBuf, rule: usize, source: regex::Error },
     #[error("rule {rule} of {path} has neither `reply` nor `replies`")]
     NoReply { path: PathBuf, rule: usize },
     #[error("the record of calls {path} cannot be written: {source}")]
-    Calls { path: PathBuf, source: std::io::Error },
+    Calls { path: PathBuf, source: Arc<std::io::Error> },
     #[error(
         "the database does not have the script {digest} any more, and the file {path} has another text now"
     )]
@@ -143,7 +143,7 @@ impl Scripted {
     /// The text of the script at a path.
     pub fn text(path: &Path) -> Result<String, ScriptError> {
         let text = File::open(path).and_then(|file| private::read_at_most(SCRIPT_BYTES, file));
-        text.map_err(|source| ScriptError::Read { path: path.to_owned(), source })
+        text.map_err(|source| ScriptError::Read { path: path.to_owned(), source: Arc::new(source) })
     }
 
     /// Takes the text of a script; `path` is where it stands.
@@ -151,7 +151,7 @@ impl Scripted {
         let file: ScriptFile = serde_json::from_str(text).map_err(|source| ScriptError::Syntax {
             path: path.to_owned(),
             text: text.to_owned(),
-            source,
+            source: Arc::new(source),
         })?;
         let default = file.default.map(|rule| RuleFile { pattern: None, ..rule });
         let rules = file.rules.into_iter().chain(default).enumerate();
@@ -161,7 +161,7 @@ impl Scripted {
             .map(|name| {
                 let path = path.parent().unwrap_or(Path::new(".")).join(name);
                 let file = OpenOptions::new().create(true).append(true).open(&path);
-                file.map(Mutex::new).map_err(|source| ScriptError::Calls { path, source })
+                file.map(Mutex::new).map_err(|source| ScriptError::Calls { path, source: Arc::new(source) })
             })
             .transpose()?;
         Ok(Self { rules, calls })

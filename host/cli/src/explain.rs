@@ -227,7 +227,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ("WF0502", "the run has ended"),
     (
         "WF0503",
-        "another live process holds the lease of the run\n\nOnly one process at a time advances a run. When that process dies, the run is taken over immediately.",
+        "another live process holds the lease of the run\n\nOnly one process at a time advances a run. When that process dies, the run is taken over immediately. A run takes a new budget when it is resumed: one that is being advanced has to be paused before.",
     ),
     ("WF0504", "the beginning of an id matches several runs"),
     ("WF0505", "a signal needs a name"),

@@ -39,8 +39,9 @@ pub(crate) struct Resume {
     /// Stop when the run only waits, with exit code 3
     #[arg(long, conflicts_with = "detach")]
     no_wait: bool,
-    /// Let `wfhost serve` advance the run
-    #[arg(short, long, conflicts_with = "module")]
+    /// Do not advance the run here: a paused or refused run is due again, and `wfhost
+    /// serve` advances it
+    #[arg(short, long, conflicts_with_all = ["module", "budget"])]
     detach: bool,
     #[command(flatten)]
     fetch: Fetch,

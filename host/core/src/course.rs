@@ -159,6 +159,11 @@ impl Course {
         self.phase = Phase::Ending;
     }
 
+    /// Whether it was left before the program came through.
+    pub fn untouched(&self) -> bool {
+        self.untouched
+    }
+
     /// Whether the run, when it is left, needs nobody until something happens: its program waits
     /// and has seen all that did.
     pub fn may_park(&self, sight: &Sight) -> bool {

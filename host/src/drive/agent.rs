@@ -34,7 +34,7 @@ pub(super) struct Chosen {
 }
 
 /// An attempt that ended.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Attempted {
     pub attempt: u32,
     pub provider: String,
@@ -46,7 +46,7 @@ pub(crate) struct Attempted {
     /// When what happened, if it waited or was heard of.
     pub timing: Option<Timing>,
     /// What is set aside for it until its end is recorded.
-    pub reservation: Option<Reservation>,
+    pub reservation: Option<Arc<Reservation>>,
 }
 
 impl Driver<'_> {
@@ -171,6 +171,7 @@ impl Driver<'_> {
         });
         let made = async move {
             let Made { end, timing, reservation } = attempting.make().await;
+            let reservation = reservation.map(Arc::new);
             let ended =
                 Attempted { attempt, provider: name, listed, retry, limits, end, timing, reservation };
             Done::Attempt(Box::new(ended))

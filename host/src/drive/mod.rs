@@ -8,6 +8,7 @@ mod execute;
 mod replay;
 mod watching;
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::Poll;
@@ -29,7 +30,7 @@ use wfhost_store::{
     Append, Appended, Inbox, Message, MessageBody, MessageId, NewRun, Next, Part, SessionId, SharedStore,
     StoreError, TurnWord, Waiting, Wake,
 };
-use wfhost_world::World;
+use wfhost_world::{World, fresh_id};
 
 use self::agent::Attempted;
 pub(crate) use self::control::{Control, Leave};
@@ -67,7 +68,7 @@ pub(crate) enum Pace {
 }
 
 /// Why a run could not be driven on. It is kept as it was.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum DriveError {
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -181,12 +182,21 @@ pub(crate) struct Drive<'a> {
 }
 
 /// How the work on a step ended.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Done {
     Step(Outcome),
     Attempt(Box<Attempted>),
     /// It is not known: the store failed.
     Unknown(StoreError),
+}
+
+impl Done {
+    /// Nothing is set aside for it any more.
+    fn settle(&mut self) {
+        if let Self::Attempt(attempted) = self {
+            attempted.reservation = None;
+        }
+    }
 }
 
 pub(super) struct Driver<'a> {
@@ -201,7 +211,7 @@ pub(super) struct Driver<'a> {
     /// Why calls are withheld.
     pub(super) missing: Option<DriveError>,
     /// What is stored of what the run spent and may spend.
-    ledger: (Spent, Budget),
+    ledger: Option<(Spent, Budget)>,
     /// The place of the last commit.
     place: Option<u64>,
     /// The head of the chain that is stored.
@@ -212,7 +222,7 @@ pub(super) struct Driver<'a> {
     /// An append of an end that came too early; what it held is yet to be stored.
     again: Option<Box<Append>>,
     /// What is set aside for calls that ended, until that is committed.
-    settling: Vec<Reservation>,
+    settling: Vec<Arc<Reservation>>,
     watching: Option<Box<Watching>>,
 }
 
@@ -230,7 +240,8 @@ impl Drive<'_> {
         let watching = self.observer.map(|observer| Box::new(Watching::new(observer, &machine)));
         let mut driver = Driver {
             watching,
-            ledger: (machine.spent_itself(), machine.budget()),
+            // If it was given another budget when it was taken up, that is not stored yet.
+            ledger: (!machine.has_unsaved()).then(|| (machine.spent_itself(), machine.budget())),
             head: machine.taken_head(),
             shared: Shared::new(machine, Arc::clone(self.world)),
             course: Course::new(self.starts <= 1),
@@ -257,9 +268,16 @@ impl Drive<'_> {
             }
             other => other,
         };
-        if driven.is_ok() {
-            // Nobody waits for them any more, or somebody else makes them.
-            calls.stop().await;
+        match &driven {
+            Ok(Driven::Lost) => {
+                // Somebody else makes them. What has ended is of use if this host has the run again before that.
+                calls.halt();
+                calls.each_ended(Done::settle);
+                calls.gone().await;
+            }
+            // Nobody waits for them any more.
+            Ok(_) => calls.stop().await,
+            Err(_) => {}
         }
         driven
     }
@@ -432,6 +450,9 @@ impl Driver<'_> {
 
     /// Leaves the run as it is.
     async fn leave(&mut self, rest: Rest, sight: &Sight) -> Result<Driven, DriveError> {
+        // What has been answered is paid for, and is committed with this.
+        self.calls.halt();
+        self.take_last_answers(sight).await?;
         self.calls.stop().await;
         let release = Next::Release { waiting: None, trouble: None };
         if !sight.live {
@@ -447,6 +468,29 @@ impl Driver<'_> {
             self.append_always(release, Vec::new()).await?;
         }
         Ok(Driven::Left)
+    }
+
+    /// Takes the answers that came and were not looked at, and commits them but for the last ones.
+    async fn take_last_answers(&mut self, sight: &Sight) -> Result<(), DriveError> {
+        // What came while the program repeated its journal is for the next host, if that asks for it.
+        if !sight.live || self.course.untouched() {
+            return Ok(());
+        }
+        loop {
+            while self.has_room_for_answers()
+                && let Some((attempt, done)) = self.calls.take()
+            {
+                match done {
+                    // The next host does it again.
+                    Done::Unknown(_) => {}
+                    done => self.done(attempt, done)?,
+                }
+            }
+            if self.calls.len() == 0 {
+                return Ok(());
+            }
+            self.append(Next::Go, Vec::new()).await?;
+        }
     }
 
     /// Waits for the next thing that happens, and takes it in.
@@ -468,7 +512,11 @@ impl Driver<'_> {
                     }
                 }
             }
-            Turn::Inbox => self.course.mail(),
+            Turn::Inbox => {
+                // What came with the claim, and is not read before the program has come through, is not all.
+                self.inbox = None;
+                self.course.mail();
+            }
             Turn::Yield => {}
         }
         Ok(())
@@ -522,7 +570,7 @@ impl Driver<'_> {
 
     /// Takes the answers that are there without waiting, as many as one commit may hold.
     fn take_ended_calls(&mut self) -> Result<(), DriveError> {
-        while self.shared.lock().machine.unsaved_bytes() < ANSWERS_BYTES
+        while self.has_room_for_answers()
             && let Some((attempt, done)) = self.calls.take()
         {
             self.done(attempt, done)?;
@@ -530,7 +578,14 @@ impl Driver<'_> {
         Ok(())
     }
 
-    fn done(&mut self, (step, _): calls::Attempt, done: Done) -> Result<(), DriveError> {
+    fn has_room_for_answers(&self) -> bool {
+        self.shared.lock().machine.unsaved_bytes() < ANSWERS_BYTES
+    }
+
+    fn done(&mut self, (step, attempt): calls::Attempt, done: Done) -> Result<(), DriveError> {
+        if !matches!(done, Done::Unknown(_)) {
+            self.calls.hold((step, attempt), done.clone());
+        }
         match done {
             Done::Step(outcome) => {
                 self.shared.lock().machine.complete(step, outcome, self.now());
@@ -733,16 +788,26 @@ impl Driver<'_> {
     /// The run ends here and continues as a fresh one.
     async fn continue_as_new(&mut self, step: Step, input: Json) -> Result<Driven, DriveError> {
         let [id, other] = self.shared.lock().machine.ids_of_next_round();
-        let id = if self.drive.store.run(&id).await?.is_some() { other } else { id };
+        let mut ids = VecDeque::from([id, other]);
         let (project, imported) = (self.drive.project.clone(), self.drive.imported);
-        self.append_end(|machine, now| {
-            let next = family::next_round(machine, step, input.clone(), id.clone(), now);
-            let next = NewRun { project: project.clone(), imported, ..next };
-            let (row, at) = machine.with_end(End::Continued(&id), now);
-            (Next::Continue { run: Box::new(next) }, row.into(), at)
-        })
-        .await?;
-        Ok(Driven::Continued(id))
+        loop {
+            let id = match ids.pop_front() {
+                Some(id) => id,
+                None => fresh_id().map_err(|error| DriveError::Instance(error.to_string()))?,
+            };
+            let ended = self.append_end(|machine, now| {
+                let next = family::next_round(machine, step, input.clone(), id.clone(), now);
+                let next = NewRun { project: project.clone(), imported, ..next };
+                let (row, at) = machine.with_end(End::Continued(&id), now);
+                (Next::Continue { run: Box::new(next) }, row.into(), at)
+            });
+            match ended.await {
+                Ok(()) => return Ok(Driven::Continued(id)),
+                // Of another run, or of one that was deleted.
+                Err(DriveError::Store(StoreError::IdTaken { .. } | StoreError::IdUsed { .. })) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// The children that the program asked for, to be created with the entries that ask for them.
@@ -765,7 +830,7 @@ impl Driver<'_> {
         };
         if nothing && consumed.is_empty() && next == Next::Go {
             self.commit_by = None;
-            self.settling.clear();
+            self.settled();
             return Ok(Appended::default());
         }
         self.append_always(next, consumed).await
@@ -810,8 +875,9 @@ impl Driver<'_> {
         end: impl Fn(&mut Machine, Timestamp) -> (Next, Row, Timestamp),
     ) -> Result<(), DriveError> {
         self.course.end();
-        // Nobody waits for them any more.
-        self.calls.stop().await;
+        // Nobody waits for them any more. What was answered is needed again if the end cannot be committed.
+        self.calls.halt();
+        self.calls.gone().await;
         loop {
             let children = self.new_children().await?;
             let (next, row, at) = end(&mut self.shared.lock().machine, self.now());
@@ -820,6 +886,10 @@ impl Driver<'_> {
                 Err(DriveError::Store(StoreError::Raced { .. })) => {
                     self.again = Some(Box::new(append));
                     self.read_inbox().await?;
+                }
+                Err(refused @ DriveError::Store(StoreError::IdTaken { .. } | StoreError::IdUsed { .. })) => {
+                    self.again = Some(Box::new(append));
+                    return Err(refused);
                 }
                 appended => {
                     appended?;
@@ -858,7 +928,7 @@ impl Driver<'_> {
             questions: machine.take_questions(),
             module: machine.take_moved(),
             dropped: machine.take_dropped_children(),
-            ledger: Some(ledger).filter(|ledger| *ledger != self.ledger),
+            ledger: Some(ledger).filter(|ledger| Some(*ledger) != self.ledger),
             ..Append::new(self.drive.run.clone(), self.drive.session, self.drive.epoch, at, next)
         };
         drop(inner);
@@ -887,15 +957,21 @@ impl Driver<'_> {
             }
         }
         let appended = appended?;
-        self.settling.clear();
+        self.settled();
         self.head = head.unwrap_or(self.head);
-        self.ledger = ledger.unwrap_or(self.ledger);
+        self.ledger = ledger.or(self.ledger);
         self.place = appended.place.or(self.place);
         (self.drive.committed)();
         if !appended.wake.is_empty() {
             (self.drive.wake)(&appended.wake);
         }
         Ok(appended)
+    }
+
+    /// What calls ended with is committed.
+    fn settled(&mut self) {
+        self.settling.clear();
+        self.calls.settled();
     }
 
     /// Whether the run is still this host's. One that was stopped past its lease asks first.

@@ -85,10 +85,18 @@ impl Inner {
         if lock(&self.state).closing {
             return Back::Given;
         }
-        match self.store.append(append.clone()).await {
-            Ok(_) => Back::Given,
-            Err(StoreError::Fenced { .. } | StoreError::SessionOver) => Back::Lost,
-            Err(_) => Back::Later,
+        let mut append = append.clone();
+        loop {
+            match self.store.append(append.clone()).await {
+                Ok(_) => return Back::Given,
+                Err(StoreError::Fenced { .. } | StoreError::SessionOver) => return Back::Lost,
+                // One that had ended took what came in since it was claimed; it is lost with the rest.
+                Err(StoreError::Raced { run }) if matches!(append.next, Next::End { .. }) => {
+                    let Ok(all) = self.all_in_inbox(&run).await else { return Back::Later };
+                    append.consumed = all;
+                }
+                Err(_) => return Back::Later,
+            }
         }
     }
 

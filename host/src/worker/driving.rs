@@ -36,7 +36,7 @@ impl Inner {
         }
         let live = Arc::new(Live {
             session: current.session,
-            epoch: AtomicU64::new(0),
+            epoch: AtomicU64::new(from.epoch().0),
             doubtful: AtomicBool::new(false),
             taken: AtomicBool::new(false),
             control,
@@ -60,6 +60,10 @@ impl Inner {
                     drop(room);
                 });
                 return;
+            }
+            if state.in_hand.get(&run).is_some_and(|hand| hand.woken) {
+                // What was read with the claim is not all.
+                self.tell(&run, &live);
             }
             state.live.insert(run.clone(), Arc::clone(&live));
         }
@@ -98,7 +102,7 @@ impl Inner {
             Err(error) => Some(Err(error)),
         };
         if let (Some(watched), Some(ending)) = (self.watched(run), ending) {
-            *lock(&watched.ending) = Some(ending);
+            watched.end(ending);
         }
     }
 
@@ -118,6 +122,7 @@ impl Inner {
                 Some(from) => self.advance(run, live, from).await,
                 None => match self.reopen(run, live).await {
                     Ok(Some(opened)) => {
+                        live.epoch.store(opened.epoch.0, Ordering::Relaxed);
                         let rows = opened.rows.len();
                         // What is refused again and again is not to keep a processor busy.
                         if std::mem::take(&mut raced) && raced_behind.replace(rows) == Some(rows) {
@@ -196,7 +201,6 @@ impl Inner {
             From::Ready(ready) => *ready,
             From::Opened(opened, current) => {
                 let epoch = opened.epoch;
-                live.epoch.store(epoch.0, Ordering::Relaxed);
                 match self.open(*opened, current, None).await {
                     Ok(ready) => ready,
                     Err(error) => {
@@ -219,12 +223,11 @@ impl Inner {
             place,
             inbox,
         } = ready;
-        live.epoch.store(epoch.0, Ordering::Relaxed);
         if starts > MAX_STARTS {
             return self.give_up(run, session, epoch, starts, &machine).await;
         }
         machine.move_to(module.digest);
-        let providers = match watched.as_ref().and_then(|watched| watched.providers.clone()) {
+        let providers = match watched.as_ref().and_then(|watched| watched.providers()) {
             Some(providers) => providers,
             None => {
                 let configured = project.as_ref().and_then(|project| self.configured.providers(project));
@@ -307,6 +310,10 @@ impl Inner {
                 self.calls.leave(run);
                 Ok(Driven::Reclaimed)
             }
+            Ok(Driven::Lost) => {
+                self.calls.keep(run, calls);
+                Ok(Driven::Lost)
+            }
             Ok(driven) => {
                 self.calls.forget(run);
                 Ok(driven)
@@ -339,7 +346,7 @@ impl Inner {
         );
         let outcome = Err(Failure::new(FailureKind::Failed, message));
         match self.end_where_it_stands(run, session, epoch, machine, &outcome).await {
-            Ok(()) => Ok(Driven::Ended(outcome)),
+            Ok(_) => Ok(Driven::Ended(machine.outcome().cloned().unwrap_or(outcome))),
             Err(StoreError::Fenced { .. } | StoreError::SessionOver) => Ok(Driven::Lost),
             Err(error) => Err(error.into()),
         }
@@ -396,7 +403,7 @@ impl Drop for Entered {
         }
         if let Some(live) = left {
             let epoch = Epoch(live.epoch.load(Ordering::Relaxed));
-            if live.doubtful.load(Ordering::Relaxed) || std::thread::panicking() && epoch.0 == 0 {
+            if live.doubtful.load(Ordering::Relaxed) {
                 self.inner.unsure.store(true, Ordering::Relaxed);
             } else if std::thread::panicking() {
                 // Nobody else has given the run up, and the session would hold it as long as the host lives.

@@ -10,7 +10,7 @@ use wfhost_core::{Epoch, RunId};
 use wfhost_store::{Seen, SharedStore, StoreError, Unreadable, Wake, Wanted};
 use wfhost_world::lock;
 
-use super::{AGAIN_AFTER, From, Inner, Live};
+use super::{AGAIN_AFTER, From, Heard, Inner, Live};
 use crate::host::{Adopt, post};
 
 /// What is due is looked up again after this time, in case the clock was set.
@@ -26,9 +26,12 @@ const CLAIMS_AT_ONCE: usize = 256;
 impl Inner {
     /// Something was sent to a run.
     pub fn wake(&self, run: &RunId) {
-        if let Some(live) = lock(&self.state).live.get(run) {
+        let mut state = lock(&self.state);
+        state.hear(run);
+        if let Some(live) = state.live.get(run) {
             self.tell(run, live);
         }
+        drop(state);
         self.work.notify_one();
     }
 
@@ -41,23 +44,27 @@ impl Inner {
         if wakes.iter().all(|wake| *wake == Wake::Limits) {
             return;
         }
-        let state = lock(&self.state);
+        let mut state = lock(&self.state);
         for wake in wakes {
             match wake {
                 Wake::Run(run) => {
+                    state.hear(run);
                     if let Some(live) = state.live.get(run) {
                         self.tell(run, live);
                     }
                 }
                 Wake::Due | Wake::Limits => {}
-                Wake::Gap => state.live.iter().for_each(|(run, live)| self.tell(run, live)),
+                Wake::Gap => {
+                    state.hear_of_all();
+                    state.live.iter().for_each(|(run, live)| self.tell(run, live));
+                }
             }
         }
         self.work.notify_one();
     }
 
     /// Has a run that is driven here look into its inbox.
-    fn tell(&self, run: &RunId, live: &Live) {
+    pub(super) fn tell(&self, run: &RunId, live: &Live) {
         if let Some(time) = &self.time {
             time.stirs(run);
         }
@@ -119,6 +126,7 @@ impl Inner {
         let room = self.rooms(CLAIMS_AT_ONCE);
         let limit = room.places;
         let wanted = Wanted { projects: self.projects.clone(), families, except };
+        let _hears = Hears::begin(self);
         let due = match self.store.claim_due(current.session, limit, wanted).await {
             Err(StoreError::SessionOver) => {
                 // It was stopped for too long: another session begins.
@@ -186,6 +194,22 @@ impl Inner {
             roots.extend(watched.root.get().cloned());
         }
         Ok(roots.into_iter().collect())
+    }
+}
+
+/// Keeps in mind what is sent while runs are claimed together, until this is dropped.
+struct Hears<'a>(&'a Inner);
+
+impl<'a> Hears<'a> {
+    fn begin(inner: &'a Inner) -> Self {
+        lock(&inner.state).heard = Some(Heard::default());
+        Self(inner)
+    }
+}
+
+impl Drop for Hears<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.state).heard = None;
     }
 }
 

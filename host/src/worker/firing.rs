@@ -3,18 +3,23 @@
 use wfhost_core::Timestamp;
 use wfhost_store::schedule::{Firing, LastRun, Schedule};
 use wfhost_store::{Fire, StoreError};
+use wfhost_world::lock;
 
 use super::Inner;
 use crate::family::latest_round;
 use crate::observer::Notice;
 
-/// Schedules that are fired between two looks for runs.
+/// Schedules that are looked at between two looks for runs.
 const FIRINGS_AT_ONCE: usize = 64;
 
 impl Inner {
     /// Begins the runs of schedules that are due. Gives in how many milliseconds there is more to do.
     pub(super) async fn fire_schedules(&self) -> Result<Option<u64>, StoreError> {
-        let schedules = self.store.due_schedules(FIRINGS_AT_ONCE).await?;
+        // Behind those that were looked at the last time: some may wait for long.
+        let behind = lock(&self.schedules_behind).take();
+        let schedules = self.store.due_schedules(behind, FIRINGS_AT_ONCE).await?;
+        let more = schedules.more.is_some();
+        *lock(&self.schedules_behind) = schedules.more;
         let now = self.world.now();
         let mut fired = false;
         for schedule in schedules.due {
@@ -22,7 +27,7 @@ impl Inner {
             fired |= self.fire(&schedule, now).await.unwrap_or(false);
         }
         // One that is behind may be due again, after what else is.
-        Ok(if fired { Some(0) } else { schedules.next_in_ms })
+        Ok(if fired || more { Some(0) } else { schedules.next_in_ms })
     }
 
     /// Fires a schedule, unless another host has. False if nothing changed.

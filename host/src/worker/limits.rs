@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use wfhost_agents::FleetLimits;
+use wfhost_core::Timestamp;
 use wfhost_core::policy::share::{Need, share};
 use wfhost_store::{SessionId, SlotAsk, SlotShare, StoreError};
 
@@ -27,7 +28,13 @@ impl Inner {
         let words = self.gate.turn_words();
         if !words.is_empty() {
             let answers = self.store.take_turns(words).await?;
-            self.gate.told_turns(answers);
+            // Turns are at times of the store, and calls wait by the clock of this host, which may show another one.
+            let (here, there) = (self.world.now(), self.store.now());
+            let by_own_clock = |at: Timestamp| match there.since(here) {
+                0 => at.after(here.since(there)),
+                behind => Timestamp(at.0.saturating_sub(behind)),
+            };
+            self.gate.told_turns(answers.into_iter().map(|at| at.map(by_own_clock)).collect());
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use wfhost_agents::{Gate, Providers};
-use wfhost_core::{Epoch, Machine, RunId};
+use wfhost_core::{Epoch, Machine, RunId, Timestamp};
 use wfhost_runtime::{Engine, Module};
 use wfhost_store::{Inbox, Opened, Owner, Projects, Seen, SessionId, SharedStore, StoreError};
 use wfhost_world::{Lease, World, lock};
@@ -75,6 +75,8 @@ pub(crate) struct Inner {
     pub unsure: AtomicBool,
     /// When what this host has and does not drive is to be given up once more.
     pub settle_again: Mutex<Option<tokio::time::Instant>>,
+    /// The time and the name of the schedule that was looked at last, if there are more behind it.
+    pub schedules_behind: Mutex<Option<(Timestamp, String)>>,
     /// Written while that is given up: a run that is taken in hand meanwhile would be given up with it.
     pub settling: tokio::sync::RwLock<()>,
     /// The tasks that end with this.
@@ -94,8 +96,10 @@ pub(crate) struct Inner {
 pub(crate) struct State {
     /// The runs that are driven here.
     live: BTreeMap<RunId, Arc<Live>>,
-    /// Those that a task has in hand; true if they were claimed for another one meanwhile.
-    in_hand: BTreeMap<RunId, bool>,
+    /// Those that a task has in hand.
+    in_hand: BTreeMap<RunId, Hand>,
+    /// What was sent while runs are claimed together.
+    heard: Option<Heard>,
     /// Those that somebody of this process follows.
     watched: BTreeMap<RunId, Weak<Watched>>,
     /// Places for runs that are about to be driven.
@@ -105,7 +109,42 @@ pub(crate) struct State {
     closing: bool,
 }
 
+/// What happened to a run while a task has it in hand.
+#[derive(Clone, Copy, Debug, Default)]
+struct Hand {
+    /// It was claimed for another one.
+    contested: bool,
+    /// Something was sent to it, perhaps after the claim: whoever drives it is to look.
+    woken: bool,
+}
+
+/// Runs that something was sent to while it is not known here yet which were claimed.
+#[derive(Debug, Default)]
+struct Heard {
+    runs: BTreeSet<RunId>,
+    /// Any may be among them.
+    all: bool,
+}
+
 impl State {
+    /// Something was sent to a run: if it is claimed just now, nobody can be told who drives it.
+    fn hear(&mut self, run: &RunId) {
+        if let Some(hand) = self.in_hand.get_mut(run) {
+            hand.woken = true;
+        }
+        if let Some(heard) = &mut self.heard {
+            heard.runs.insert(run.clone());
+        }
+    }
+
+    /// The same of any run.
+    fn hear_of_all(&mut self) {
+        self.in_hand.values_mut().for_each(|hand| hand.woken = true);
+        if let Some(heard) = &mut self.heard {
+            heard.all = true;
+        }
+    }
+
     /// Has those who follow a run look at it.
     fn tell(&self, run: &RunId) {
         if let Some(watched) = self.watched.get(run).and_then(Weak::upgrade) {
@@ -182,10 +221,11 @@ impl Drop for InHand {
         let (contested, is_live) = {
             let mut state = lock(&self.inner.state);
             state.tell(&self.run);
-            (state.in_hand.remove(&self.run), state.live.contains_key(&self.run))
+            let hand = state.in_hand.remove(&self.run);
+            (hand.is_some_and(|hand| hand.contested), state.live.contains_key(&self.run))
         };
         // Of two claims the other one may have come last.
-        if contested == Some(true) || (self.in_doubt && !is_live) {
+        if contested || (self.in_doubt && !is_live) {
             self.inner.doubt();
         } else if !is_live {
             // Looks that were made meanwhile left it out.
@@ -195,25 +235,54 @@ impl Drop for InHand {
     }
 }
 
-/// A run that somebody follows.
+/// A run that somebody follows; all who do share it.
 #[derive(Debug)]
 pub(crate) struct Watched {
     /// Counts what was committed.
     pub changed: watch::Sender<u64>,
-    /// The run may have ended: it is not driven here any more, or another process wrote something.
-    pub over: Notify,
-    pub ending: Mutex<Option<Result<Ending, HostError>>>,
+    /// Counts how often the run may have ended: it is not driven here any more, or another process wrote something.
+    over: watch::Sender<u64>,
+    pub endings: Mutex<Endings>,
     /// Who answers its calls here, if not those of the host.
-    pub providers: Option<Providers>,
+    providers: Mutex<Option<Providers>>,
     /// The top of its family, once that is known.
     root: OnceLock<RunId>,
+}
+
+/// How drives of a run ended.
+#[derive(Debug, Default)]
+pub(crate) struct Endings {
+    /// How many there were.
+    pub count: u64,
+    pub last: Option<Result<Ending, HostError>>,
+}
+
+/// One who follows a run.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    pub watched: Arc<Watched>,
+    pub changes: watch::Receiver<u64>,
+    pub over: watch::Receiver<u64>,
+    /// The endings that are older than this.
+    pub heard: u64,
 }
 
 impl Watched {
     /// Has those who follow the run look whether it has ended.
     fn tell(&self) {
         self.changed.send_modify(|count| *count += 1);
-        self.over.notify_one();
+        self.over.send_modify(|count| *count += 1);
+    }
+
+    /// Tells each of those who follow the run how driving it ended.
+    fn end(&self, ending: Result<Ending, HostError>) {
+        let mut endings = lock(&self.endings);
+        endings.count += 1;
+        endings.last = Some(ending);
+    }
+
+    pub fn providers(&self) -> Option<Providers> {
+        lock(&self.providers).clone()
     }
 }
 
@@ -282,21 +351,36 @@ impl Inner {
         tasks.push(handle);
     }
 
-    pub fn watch(&self, run: &RunId, providers: Option<Providers>) -> (Arc<Watched>, watch::Receiver<u64>) {
-        let (changed, changes) = watch::channel(0);
-        let (over, ending, root) = (Notify::new(), Mutex::default(), OnceLock::new());
+    /// Follows a run, beside those who do already. Who only looks on changes nothing for those who brought their own
+    /// providers.
+    pub fn watch(&self, run: &RunId, providers: Option<Providers>) -> Follower {
         let mut state = lock(&self.state);
-        // Who looks on changes nothing for those who brought their own providers.
-        let others = || state.watched.get(run).and_then(Weak::upgrade)?.providers.clone();
-        let providers = providers.or_else(others);
-        let watched = Arc::new(Watched { changed, over, ending, providers, root });
-        // Now and then, so that following many costs no more for each.
-        if state.watched.len().is_power_of_two() {
-            state.watched.retain(|_, watched| watched.strong_count() > 0);
-        }
-        state.watched.insert(run.clone(), Arc::downgrade(&watched));
+        let watched = match state.watched.get(run).and_then(Weak::upgrade) {
+            Some(watched) => watched,
+            None => {
+                // Now and then, so that following many costs no more for each.
+                if state.watched.len().is_power_of_two() {
+                    state.watched.retain(|_, watched| watched.strong_count() > 0);
+                }
+                let watched = Arc::new(Watched {
+                    changed: watch::channel(0).0,
+                    over: watch::channel(0).0,
+                    endings: Mutex::default(),
+                    providers: Mutex::default(),
+                    root: OnceLock::new(),
+                });
+                state.watched.insert(run.clone(), Arc::downgrade(&watched));
+                watched
+            }
+        };
         state.left.remove(run);
-        (watched, changes)
+        drop(state);
+        if providers.is_some() {
+            *lock(&watched.providers) = providers;
+        }
+        let (changes, over) = (watched.changed.subscribe(), watched.over.subscribe());
+        let heard = lock(&watched.endings).count;
+        Follower { watched, changes, over, heard }
     }
 
     pub fn is_live(&self, run: &RunId) -> bool {
@@ -311,7 +395,7 @@ impl Inner {
                 let _nothing_is_given_up = self.settling.read().await;
                 let mut state = lock(&self.state);
                 if !state.in_hand.contains_key(run) {
-                    state.in_hand.insert(run.clone(), false);
+                    state.in_hand.insert(run.clone(), Hand::default());
                     return InHand::new(self, run);
                 }
             }
@@ -321,13 +405,15 @@ impl Inner {
 
     /// The same for a run that was claimed with others. None if another task has it in hand, which is told.
     fn try_in_hand(self: &Arc<Self>, run: &RunId) -> Option<InHand> {
-        match lock(&self.state).in_hand.entry(run.clone()) {
-            Entry::Occupied(mut contested) => {
-                contested.insert(true);
+        let mut state = lock(&self.state);
+        let woken = state.heard.as_ref().is_some_and(|heard| heard.all || heard.runs.contains(run));
+        match state.in_hand.entry(run.clone()) {
+            Entry::Occupied(mut hand) => {
+                hand.get_mut().contested = true;
                 None
             }
             Entry::Vacant(free) => {
-                free.insert(false);
+                free.insert(Hand { contested: false, woken });
                 Some(InHand::new(self, run))
             }
         }

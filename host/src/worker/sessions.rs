@@ -68,9 +68,9 @@ impl Inner {
         }
     }
 
-    /// Leaves runs that somebody took from this session while it lasted. One that begins or ends at
-    /// this moment is not among those of the session either, so it is left only if it was missing
-    /// (`suspects`) at the renewal before, too.
+    /// Leaves runs that somebody took from this session while it lasted, also those that it has again under a later
+    /// claim of which it does not know. One that begins or ends at this moment is not among those of the session
+    /// either, so it is left only if it was missing (`suspects`) at the renewal before, too.
     async fn leave_seized(&self, current: &Current, suspects: &mut BTreeSet<(RunId, Epoch)>) {
         let driven: BTreeSet<_> = {
             let state = lock(&self.state);
@@ -83,9 +83,12 @@ impl Inner {
         }
         let Ok(held) = self.store.held(current.session).await else { return };
         let held: BTreeSet<_> = held.into_iter().collect();
-        let missing: BTreeSet<_> = driven.into_iter().filter(|(run, _)| !held.contains(run)).collect();
-        for (run, _) in missing.intersection(suspects) {
-            if let Some(live) = lock(&self.state).live.get(run) {
+        let missing: BTreeSet<_> = driven.difference(&held).cloned().collect();
+        for (run, epoch) in missing.intersection(suspects) {
+            // It may be driven under a later claim by now.
+            let state = lock(&self.state);
+            let live = state.live.get(run).filter(|live| live.epoch.load(Ordering::Relaxed) == epoch.0);
+            if let Some(live) = live {
                 live.control.leave(Leave::Lost);
             }
         }

@@ -84,6 +84,7 @@ macro_rules! conformance {
             a_schedule_that_is_replaced_goes_on_from_its_last_run,
             behind_all_positions_there_is_nothing,
             the_last_round_that_is_left_of_a_chain_is_not_passed_on_to_itself,
+            schedules_that_are_due_come_in_parts,
         }
     };
     ($stores:path: $($name:ident,)*) => {
@@ -808,7 +809,7 @@ pub async fn a_run_is_seized_from_a_session_that_lives(stores: Vec<Shop>) {
         }
         let mut held = store.held(store.mine).await.unwrap();
         held.sort();
-        assert_eq!(held, [id("r"), id("s")]);
+        assert_eq!(held, [(id("r"), Epoch(1)), (id("s"), Epoch(1))]);
         let Claimed::Yes(opened) = store.claim_as(store.other, "r", ClaimHow::Seize).await else {
             panic!("it is had")
         };
@@ -816,8 +817,8 @@ pub async fn a_run_is_seized_from_a_session_that_lives(stores: Vec<Shop>) {
         // Only that run is lost, and nothing is appended to it any more by whoever had it.
         assert_eq!(store.append(store.with("r", None)).await, Err(StoreError::Fenced { run: id("r") }));
         store.append(store.with("s", None)).await.unwrap();
-        assert_eq!(store.held(store.mine).await.unwrap(), [id("s")]);
-        assert_eq!(store.held(store.other).await.unwrap(), [id("r")]);
+        assert_eq!(store.held(store.mine).await.unwrap(), [(id("s"), Epoch(1))]);
+        assert_eq!(store.held(store.other).await.unwrap(), [(id("r"), Epoch(2))]);
         let none = store.claim_as(store.other, "x", ClaimHow::Seize).await;
         assert_eq!(none, Claimed::NoSuchRun);
     }
@@ -1973,7 +1974,8 @@ pub async fn a_run_whose_epoch_cannot_grow_holds_up_no_others(stores: Vec<Shop>)
         }
         found.sort();
         assert_eq!(found, ["before", "beyond", "last"]);
-        assert_eq!(store.held(store.other).await.unwrap(), [id("r")]);
+        let held = store.held(store.other).await.unwrap();
+        assert!(matches!(&held[..], [(run, _)] if *run == id("r")), "{held:?}");
         for (run, _) in odd {
             let info = store.info(run).await;
             assert!(info.trouble.is_some_and(|trouble| trouble.contains("epoch")), "it is told");
@@ -2226,10 +2228,53 @@ pub async fn what_can_be_read_is_claimed(store: &Shop, odd: &[&str]) {
     }
     told.sort();
     assert_eq!(told, odd);
-    assert_eq!(store.held(store.other).await.unwrap(), [id("whole")]);
+    let held = store.held(store.other).await.unwrap();
+    assert!(matches!(&held[..], [(run, _)] if *run == id("whole")), "{held:?}");
     // None of them is in the way of what comes then, however little is claimed.
     enqueue(store, "next", None).await;
     assert_eq!(store.due(1, Wanted::default()).await.0, ["next"]);
     let claimed = store.claim_as(store.mine, odd[0], ClaimHow::Asked).await;
     assert!(matches!(claimed, Claimed::Unreadable(_)), "{claimed:?}");
+}
+
+pub async fn schedules_that_are_due_come_in_parts(stores: Vec<Shop>) {
+    for store in stores {
+        let module = store.put_module("w", b"bytes").await.unwrap();
+        // Some at the same time, and one that is due later.
+        let names = ["c", "a", "b", "e", "d"];
+        for (name, at) in names.iter().zip([10, 10, 10, 11, 12]).chain([(&"later", 1_000)]) {
+            let schedule = crate::schedule::Schedule {
+                name: (*name).to_owned(),
+                when: crate::schedule::When::Every { millis: 1_000, from: Timestamp(0) },
+                overlap: Default::default(),
+                catch_up: Default::default(),
+                workflow: "w".to_owned(),
+                module,
+                input: Json::null(),
+                labels: Vec::new(),
+                config: RunConfig::default(),
+                created_at: Timestamp(1),
+                next_at: Some(Timestamp(at)),
+                fired: 0,
+                last: None,
+            };
+            assert!(store.put_schedule(schedule, false).await.unwrap());
+        }
+        store.at(100);
+        let (mut behind, mut parts) = (None, Vec::new());
+        loop {
+            let part = store.due_schedules(behind, 2).await.unwrap();
+            assert_eq!(part.next_in_ms, Some(900));
+            parts.push(part.due.into_iter().map(|schedule| schedule.name).collect::<Vec<_>>().join(" "));
+            behind = part.more;
+            if behind.is_none() {
+                break;
+            }
+        }
+        assert_eq!(parts, ["a b", "c e", "d"]);
+        let all = store.due_schedules(None, 5).await.unwrap();
+        // Whether there are more is known behind the last one only.
+        assert_eq!((all.due.len(), all.more), (5, Some((Timestamp(12), "d".to_owned()))));
+        assert!(store.due_schedules(Some((Timestamp(12), "d".to_owned())), 5).await.unwrap().due.is_empty());
+    }
 }

@@ -349,7 +349,7 @@ async fn costs(many: u64) -> Vec<(&'static str, u64)> {
     took("an answer");
     assert!(store.module_named("m1").await.unwrap().is_some());
     took("a module by its name");
-    assert!(store.due_schedules(9).await.unwrap().due.is_empty());
+    assert!(store.due_schedules(None, 9).await.unwrap().due.is_empty());
     took("which schedules are due");
     assert_eq!(store.due(1, Wanted::default()).await.0.len(), 1);
     took("a claim of what is due");

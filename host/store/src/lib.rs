@@ -110,8 +110,8 @@ pub trait Sessions: Send + Sync {
     /// whether it was made. They are due for others, and it does not count as a failure of theirs.
     fn shed(&self, session: SessionId, keep: Vec<RunId>) -> BoxFuture<'_, Result<u64>>;
 
-    /// The runs that a session has, in no order.
-    fn held(&self, session: SessionId) -> BoxFuture<'_, Result<Vec<RunId>>>;
+    /// The runs that a session has, and the epoch of each, in no order.
+    fn held(&self, session: SessionId) -> BoxFuture<'_, Result<Vec<(RunId, Epoch)>>>;
 
     /// Ends one's own session; runs that it still has are due for others, and
     /// it does not count as a failure of theirs.
@@ -394,8 +394,12 @@ pub trait Extras: Send + Sync {
     /// Removes a schedule; its runs stay. False if the schedule does not exist.
     fn delete_schedule<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool>>;
 
-    /// Up to `limit` schedules that are due at the store's time.
-    fn due_schedules(&self, limit: usize) -> BoxFuture<'_, Result<DueSchedules>>;
+    /// Up to `limit` schedules that are due at the store's time, behind the one of that time and name.
+    fn due_schedules(
+        &self,
+        behind: Option<(Timestamp, String)>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<DueSchedules>>;
 
     /// Carries out one firing of a schedule, if nobody did so before. False if somebody did.
     fn fire(&self, fire: Fire) -> BoxFuture<'_, Result<bool>>;

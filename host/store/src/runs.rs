@@ -300,12 +300,14 @@ impl Schedules {
     }
 }
 
-/// Schedules that are due.
+/// Schedules that are due, in the order of their times and names.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct DueSchedules {
     pub due: Vec<Schedule>,
     /// Names of those that are due and cannot be read, and why.
     pub unreadable: Vec<(String, String)>,
+    /// The time and the name of the last of both, if there may be more behind it.
+    pub more: Option<(Timestamp, String)>,
     /// Milliseconds until the next one of the others is due.
     pub next_in_ms: Option<u64>,
 }

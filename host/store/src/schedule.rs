@@ -215,6 +215,9 @@ pub enum Firing {
 impl Schedule {
     /// What is to be done now that `due` has come.
     pub fn firing(&self, due: Timestamp, now: Timestamp, last: LastRun) -> Firing {
+        // It is due by the store's clock: a host whose clock is behind that would find a time that was fired already,
+        // and this one again behind it.
+        let now = now.max(due);
         let busy = last == LastRun::GoesOn;
         let queues = self.overlap == Overlap::Queue;
         if queues && busy {
@@ -379,6 +382,21 @@ mod tests {
         // Nobody was there for hours after it had ended.
         assert_eq!(firing(CatchUp::None, minutes(500), ended), Firing::Skip { next: Some(minutes(501)) });
         assert_eq!(firing(CatchUp::Last, minutes(500), ended), run(minutes(500), minutes(501)));
+    }
+
+    #[test]
+    fn a_time_is_fired_once_also_by_a_host_whose_clock_is_behind() {
+        let due = time("2026-01-01T00:00:00Z");
+        for when in [When::every(60_000, due).unwrap(), When::cron("* * * * *", "UTC").unwrap()] {
+            for catch_up in [CatchUp::None, CatchUp::Last, CatchUp::All] {
+                let second = Timestamp(due.0 + 60_000);
+                let behind = Timestamp(second.0 - 5);
+                let schedule = schedule(when.clone(), Overlap::Allow, catch_up);
+                let next = Some(Timestamp(second.0 + 60_000));
+                let run = Firing::Run { at: second, next, cancel: false };
+                assert_eq!(schedule.firing(second, behind, LastRun::None), run, "{when} {catch_up:?}");
+            }
+        }
     }
 
     #[test]

@@ -486,6 +486,10 @@ impl From<HostError> for UserError {
                 .hint(format!("show how it ended: `{}`", command("show", run))),
             HostError::Held { .. } => Self { exit: Exit::Held, ..Self::usage("WF0503", error.to_string()) }
                 .hint("it continues there; stop that process to take over the run"),
+            HostError::Driven { ref run } => {
+                Self { exit: Exit::Held, ..Self::usage("WF0503", error.to_string()) }
+                    .hint(format!("pause it first: `{}`", command("pause", run)))
+            }
             HostError::NoModule { .. } => {
                 Self::host("WF0303", error.to_string()).hint("add the module: `wfhost add FILE.wasm`")
             }

@@ -273,6 +273,15 @@ fn a_schedule_that_cannot_be_read_is_shown_and_can_be_removed() {
 }
 
 #[test]
+fn a_run_that_is_not_resumed_here_takes_no_new_budget() {
+    let place = Place::new();
+    run(&place, "r", &json!([{ "wait": { "name": "go" } }]), &["--no-wait"]);
+    let ran = place.run(["resume", "r", "--detach", "--budget", "tokens=5"]);
+    assert_eq!(ran.code(), Some(2));
+    assert!(ran.stderr().contains("--detach") && ran.stderr().contains("--budget"), "{}", ran.stderr());
+}
+
+#[test]
 fn a_key_that_is_known_begins_nothing_and_says_so() {
     let place = Place::new();
     let keyed = ["--key", "order"];

@@ -244,6 +244,39 @@ async fn a_call_outlives_that_another_process_had_its_run_for_a_moment() {
     }
 }
 
+/// The answer was in its driver's memory only.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_cannot_be_committed_is_committed_later() {
+    let agent = Held::new("held");
+    let scene = Scene::begin(&[(&agent, ProviderPolicy::default())], "").await;
+    until("the call", async || agent.begun() == 1).await;
+    scene.sql("CREATE TRIGGER outage BEFORE INSERT ON commits BEGIN SELECT RAISE(ABORT, 'an outage'); END");
+    // Another call would be answered, too.
+    agent.may.add_permits(2);
+    until("a commit that fails", async || scene.failures.any(true)).await;
+    scene.sql("DROP TRIGGER outage");
+    scene.completes().await;
+    assert_eq!(agent.begun(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_refused_because_another_process_has_the_run_is_kept_for_when_it_has_not() {
+    let agent = Held::new("held");
+    let scene = Scene::begin(&[(&agent, ProviderPolicy::default())], "").await;
+    until("the call", async || agent.begun() == 1).await;
+    let owner = wfhost::owner::this_process();
+    let session = scene.other.begin_session(&owner, 60_000).await.expect("a store");
+    let claimed = scene.other.claim(session, &scene.run, ClaimHow::Seize).await.expect("a store");
+    let Claimed::Yes(seized) = claimed else { panic!("{claimed:?}") };
+    agent.may.add_permits(2);
+    until("the host to lose it", async || scene.failures.1.load(Ordering::SeqCst) == 1).await;
+    let next = Next::Release { waiting: None, trouble: None };
+    let append = Append::new(scene.run.clone(), session, seized.epoch, Timestamp(0), next);
+    scene.other.append(append).await.expect("the run is its own");
+    scene.completes().await;
+    assert_eq!(agent.begun(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn slots_of_calls_that_outlive_a_session_belong_to_the_next_one() {
     let agent = Held::new("held");

@@ -135,7 +135,7 @@ impl Sessions for Faulty {
         self.told(async move { self.store.shed(session, keep).await }.boxed(), |_| vec![])
     }
 
-    fn held(&self, session: SessionId) -> BoxFuture<'_, Result<Vec<RunId>>> {
+    fn held(&self, session: SessionId) -> BoxFuture<'_, Result<Vec<(RunId, Epoch)>>> {
         self.with(async move { self.store.held(session).await }.boxed())
     }
 
@@ -430,8 +430,12 @@ impl Extras for Faulty {
         self.with(async move { self.store.schedules().await }.boxed())
     }
 
-    fn due_schedules(&self, limit: usize) -> BoxFuture<'_, Result<DueSchedules>> {
-        self.with(async move { self.store.due_schedules(limit).await }.boxed())
+    fn due_schedules(
+        &self,
+        behind: Option<(Timestamp, String)>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<DueSchedules>> {
+        self.with(async move { self.store.due_schedules(behind, limit).await }.boxed())
     }
 
     fn fire(&self, fire: Fire) -> BoxFuture<'_, Result<bool>> {

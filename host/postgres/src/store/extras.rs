@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tokio_postgres::Row as SqlRow;
 use wfhost_core::{Digest, Json, RunId, Timestamp};
 use wfhost_store::schedule::Schedule;
 use wfhost_store::*;
@@ -256,14 +257,25 @@ impl Extras for PostgresStore {
         .boxed()
     }
 
-    fn due_schedules(&self, limit: usize) -> BoxFuture<'_, Result<DueSchedules>> {
+    fn due_schedules(
+        &self,
+        behind: Option<(Timestamp, String)>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<DueSchedules>> {
         async move {
             let sql = format!(
-                "{} WHERE next_at IS NOT NULL AND next_at <= wf.now_1($1) ORDER BY next_at LIMIT $2",
+                "{} WHERE next_at IS NOT NULL AND next_at <= wf.now_1($1) AND (next_at, name) > ($3, $4)
+                 ORDER BY next_at, name LIMIT $2",
                 read::SCHEDULE
             );
-            let rows = self.pool.read(&sql, &|| args_of![self.set_now(), most(limit)]).await?;
+            let behind = behind.as_ref().map_or((-1, ""), |(at, name)| (millis(*at), name.as_str()));
+            let args = || args_of![self.set_now(), most(limit), behind.0, behind.1];
+            let rows = self.pool.read(&sql, &args).await?;
             let mut schedules = DueSchedules::default();
+            if let Some(last) = rows.last().filter(|_| rows.len() == limit) {
+                let place = |row: &SqlRow| Ok((Timestamp(row.int(10)? as u64), row.text(0)?));
+                schedules.more = Some(place(last).map_err(|strange| self.damaged(strange))?);
+            }
             for row in &rows {
                 match read::schedule(row) {
                     Ok(schedule) => schedules.due.push(schedule),

@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use wfhost_core::{RunId, Timestamp};
+use wfhost_core::{Epoch, RunId, Timestamp};
 use wfhost_store::*;
 
 use crate::PostgresStore;
@@ -125,11 +125,11 @@ impl Sessions for PostgresStore {
         .boxed()
     }
 
-    fn held(&self, session: SessionId) -> BoxFuture<'_, Result<Vec<RunId>>> {
+    fn held(&self, session: SessionId) -> BoxFuture<'_, Result<Vec<(RunId, Epoch)>>> {
         async move {
-            let sql = "SELECT r.name FROM wf.hot x JOIN wf.runs r USING (run) WHERE x.session = $1";
+            let sql = "SELECT r.name, x.epoch FROM wf.hot x JOIN wf.runs r USING (run) WHERE x.session = $1";
             let rows = self.pool.read(sql, &|| args_of![session.0 as i64]).await?;
-            self.all(&rows, |row| read::id(row, 0))
+            self.all(&rows, |row| Ok((read::id(row, 0)?, Epoch(row.int(1)? as u64))))
         }
         .boxed()
     }

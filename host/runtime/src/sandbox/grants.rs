@@ -18,10 +18,10 @@ use wfhost_core::{Digest, Grant, limits};
 const DEPTH: usize = 100;
 
 /// Why a directory cannot be granted.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum GrantError {
     #[error("the directory {path} cannot be read: {source}")]
-    Unreadable { path: String, source: std::io::Error },
+    Unreadable { path: String, source: Arc<std::io::Error> },
     #[error("{path} is neither a file, a directory nor a symbolic link")]
     Special { path: String },
     #[error("the name {path} is not valid UTF-8")]
@@ -124,7 +124,7 @@ fn check_place(guest: &str) -> Result<(), GrantError> {
 }
 
 fn unreadable(path: &str, source: std::io::Error) -> GrantError {
-    GrantError::Unreadable { path: path.to_owned(), source }
+    GrantError::Unreadable { path: path.to_owned(), source: Arc::new(source) }
 }
 
 struct Reader<'a> {

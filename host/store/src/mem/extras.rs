@@ -149,17 +149,24 @@ impl Extras for MemStore {
         self.change(|data| Ok(data.schedules.remove(name).is_some()))
     }
 
-    fn due_schedules(&self, limit: usize) -> BoxFuture<'_, Result<DueSchedules>> {
+    fn due_schedules(
+        &self,
+        behind: Option<(Timestamp, String)>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<DueSchedules>> {
         let now = self.clock.now();
         self.look(|data| {
-            let is_due = |schedule: &&Schedule| schedule.next_at.is_some_and(|at| at <= now);
-            let mut due: Vec<_> = data.schedules.values().filter(is_due).cloned().collect();
-            due.sort_by_key(|schedule| schedule.next_at);
-            due.truncate(limit);
+            let place = |schedule: &Schedule| Some((schedule.next_at?, schedule.name.clone()));
+            let due = data.schedules.values().filter_map(|schedule| Some((place(schedule)?, schedule)));
+            let due = due
+                .filter(|(place, _)| place.0 <= now && behind.as_ref().is_none_or(|behind| place > behind));
+            let due: BTreeMap<_, _> = due.collect();
+            let more = due.keys().nth(limit.saturating_sub(1)).cloned();
+            let due = due.into_values().take(limit).cloned().collect();
             let later = data.schedules.values().filter_map(|schedule| schedule.next_at);
             let next = later.filter(|at| *at > now).min();
             let next_in_ms = next.map(|next| next.since(now));
-            DueSchedules { due, unreadable: Vec::new(), next_in_ms }
+            DueSchedules { due, unreadable: Vec::new(), more, next_in_ms }
         })
     }
 

@@ -263,10 +263,10 @@ impl Sessions for MemStore {
         })
     }
 
-    fn held(&self, session: SessionId) -> BoxFuture<'_, Result<Vec<RunId>>> {
+    fn held(&self, session: SessionId) -> BoxFuture<'_, Result<Vec<(RunId, Epoch)>>> {
         self.look(|data| {
             let held = data.runs.iter().filter(|run| run.session == Some(session));
-            held.map(|run| run.info.id.clone()).collect()
+            held.map(|run| (run.info.id.clone(), run.info.epoch)).collect()
         })
     }
 

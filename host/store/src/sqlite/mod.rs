@@ -415,7 +415,7 @@ impl Sessions for SqliteStore {
         self.write(move |c| sessions::shed(c, session, &keep)).boxed()
     }
 
-    fn held(&self, session: SessionId) -> BoxFuture<'_, Result<Vec<RunId>>> {
+    fn held(&self, session: SessionId) -> BoxFuture<'_, Result<Vec<(RunId, Epoch)>>> {
         async move { self.read(|c| sessions::held(c, session)) }.boxed()
     }
 
@@ -830,8 +830,15 @@ impl Extras for SqliteStore {
         self.write(move |c| schedules::delete_schedule(c, &name)).boxed()
     }
 
-    fn due_schedules(&self, limit: usize) -> BoxFuture<'_, Result<DueSchedules>> {
-        async move { self.read(|c| read::due_schedules(c, write::millis(self.clock.now()), limit)) }.boxed()
+    fn due_schedules(
+        &self,
+        behind: Option<(Timestamp, String)>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<DueSchedules>> {
+        async move {
+            self.read(|c| read::due_schedules(c, write::millis(self.clock.now()), behind.as_ref(), limit))
+        }
+        .boxed()
     }
 
     fn fire(&self, fire: Fire) -> BoxFuture<'_, Result<bool>> {

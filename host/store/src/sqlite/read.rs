@@ -711,14 +711,26 @@ pub(super) fn schedules(c: &Connection) -> Result<Schedules> {
     Ok(schedules)
 }
 
-pub(super) fn due_schedules(c: &Connection, now: i64, limit: usize) -> Result<DueSchedules> {
+pub(super) fn due_schedules(
+    c: &Connection,
+    now: i64,
+    behind: Option<&(Timestamp, String)>,
+    limit: usize,
+) -> Result<DueSchedules> {
     let sql = format!(
-        "{SCHEDULE} INDEXED BY schedules_due WHERE next_at NOT NULL AND next_at <= ?1 ORDER BY next_at LIMIT ?2"
+        "{SCHEDULE} INDEXED BY schedules_due WHERE next_at NOT NULL AND next_at <= ?1
+         AND (next_at, name) > (?3, ?4) ORDER BY next_at, name LIMIT ?2"
     );
     let mut statement = c.prepare_cached(&sql)?;
-    let mut rows = statement.query(params![now, limit as i64])?;
+    let behind = behind.map_or((-1, ""), |(at, name)| (at.0 as i64, name));
+    let mut rows = statement.query(params![now, limit as i64, behind.0, behind.1])?;
     let mut schedules = DueSchedules::default();
+    let mut count = 0;
     while let Some(row) = rows.next()? {
+        count += 1;
+        if count == limit {
+            schedules.more = Some((time(row, 10)?, row.get(0)?));
+        }
         match schedule_row(row) {
             Ok(schedule) => schedules.due.push(schedule),
             // One that cannot be read stops none of the others.

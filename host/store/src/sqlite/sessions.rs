@@ -1,7 +1,7 @@
 //! Sessions of hosts.
 
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
-use wfhost_core::{RunId, Timestamp};
+use wfhost_core::{Epoch, RunId, Timestamp};
 
 use super::read;
 use super::write::{Fault, Result, millis, to_json};
@@ -128,9 +128,9 @@ pub(super) fn shed(c: &Connection, id: SessionId, keep: &[RunId]) -> Result<u64>
     Ok(runs as u64)
 }
 
-pub(super) fn held(c: &Connection, id: SessionId) -> rusqlite::Result<Vec<RunId>> {
-    c.prepare_cached("SELECT name FROM runs WHERE session = ?1")?
-        .query_map([id.0 as i64], |row| read::id(row, 0))?
+pub(super) fn held(c: &Connection, id: SessionId) -> rusqlite::Result<Vec<(RunId, Epoch)>> {
+    c.prepare_cached("SELECT name, epoch FROM runs WHERE session = ?1")?
+        .query_map([id.0 as i64], |row| Ok((read::id(row, 0)?, Epoch(row.get::<_, i64>(1)? as u64))))?
         .collect()
 }
 
