@@ -40,6 +40,8 @@ pub enum Ending {
 #[derive(Debug)]
 pub struct RunHandle {
     pub id: RunId,
+    /// The run was started for this handle. If not, it was there before, for example by its key.
+    pub is_new: bool,
     inner: Arc<Inner>,
     watched: Arc<Watched>,
     changes: watch::Receiver<u64>,
@@ -53,7 +55,7 @@ impl RunHandle {
         inner: Arc<Inner>,
         (watched, changes): (Arc<Watched>, watch::Receiver<u64>),
     ) -> Self {
-        Self { id, inner, watched, changes, looked: None }
+        Self { id, is_new: false, inner, watched, changes, looked: None }
     }
 
     /// Waits until something may have been committed. What follows closely comes together, a

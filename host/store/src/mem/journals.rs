@@ -159,8 +159,10 @@ impl Journals for MemStore {
             let (root, spent) = (run.info.links.root.clone(), run.info.spent);
             let ended = run.info.state.is_final();
             data.commits.extend((0..run.rows.len()).map(|index| (run.info.id.clone(), index)));
+            data.created += 1;
             let mut imported = Run {
                 info: RunInfo {
+                    number: data.created,
                     key: key.filter(|_| !taken),
                     state: if ended { run.info.state } else { RunState::Paused },
                     outcome: run.info.outcome.clone().filter(|_| ended),
@@ -206,6 +208,7 @@ impl Journals for MemStore {
             };
             let old = run.info.clone();
             run.info = RunInfo {
+                number: old.number,
                 key: old.key,
                 epoch: old.epoch,
                 trouble: old.trouble,
