@@ -10,7 +10,7 @@ use wfhost_store::{
 };
 use wfhost_world::{fresh_id, fresh_seed};
 
-use crate::history::{StepInfo, steps};
+use crate::{StepInfo, steps};
 use crate::host::{Host, HostError};
 use crate::observer::Notice;
 

@@ -40,6 +40,8 @@ pub enum Ending {
 #[derive(Debug)]
 pub struct RunHandle {
     pub id: RunId,
+    /// The run was started for this handle. If not, it was there before, for example by its key.
+    pub is_new: bool,
     inner: Arc<Inner>,
     watched: Arc<Watched>,
     changes: watch::Receiver<u64>,
@@ -54,7 +56,7 @@ pub struct RunHandle {
 impl RunHandle {
     pub(crate) fn new(id: RunId, inner: Arc<Inner>, follower: Follower) -> Self {
         let Follower { watched, changes, over, heard } = follower;
-        Self { id, inner, watched, changes, over, heard, looked: None }
+        Self { id, is_new: false, inner, watched, changes, over, heard, looked: None }
     }
 
     /// Waits until something may have been committed. What follows closely comes together, a

@@ -357,6 +357,7 @@ impl Host {
         options.id = Some(id);
         let (id, machine) = self.create(module, options, current.as_ref()).await?;
         let follower = self.inner.watch(&id, providers);
+        let is_new = machine.is_some();
         if let (Some(machine), Some(current)) = (machine, current) {
             let ready = Ready {
                 current,
@@ -375,7 +376,9 @@ impl Host {
         }
         self.serve();
         self.look_for_work();
-        Ok(RunHandle::new(id, Arc::clone(&self.inner), follower))
+        let mut handle = RunHandle::new(id, Arc::clone(&self.inner), follower);
+        handle.is_new = is_new;
+        Ok(handle)
     }
 
     /// Sends a signal to a run when so much virtual time has passed. Does nothing without

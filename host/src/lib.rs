@@ -13,7 +13,6 @@ mod family;
 pub mod fleet;
 mod fork;
 mod handle;
-mod history;
 mod host;
 mod observer;
 mod records;
@@ -26,6 +25,7 @@ mod worker;
 
 pub use wfhost_agents as agents;
 pub use wfhost_core as core;
+pub use wfhost_core::{StepInfo, steps};
 pub use wfhost_schema as schema;
 pub use wfhost_store as store;
 pub use wfhost_store::schedule;
@@ -46,7 +46,6 @@ pub use described::{Described, Part, Said, Unfit, check_signal, described, lates
 pub use family::latest_round;
 pub use fork::{Checked, ForkError, ForkOptions, ForkPreview, Upgraded};
 pub use handle::{Ending, RunHandle};
-pub use history::{StepInfo, steps};
 pub use host::{
     Adopt, Configurations, Evict, Host, HostError, HostOptions, ResumeOptions, StartOptions, Submitted,
     is_held, post,

@@ -12,7 +12,7 @@ use wfhost_world::text::command;
 
 use crate::advice::advice;
 use crate::fleet::holds_up;
-use crate::history::StepInfo;
+use crate::StepInfo;
 use crate::is_held;
 
 /// One thing that blocks a run.
@@ -212,7 +212,7 @@ fn waits_for(info: &RunInfo, open: &StepInfo, now: Timestamp) -> Blocker {
     let (run, step, since) = (&info.id, open.step, spell_millis(now.since(open.started_at) / 1_000 * 1_000));
     let limit = |timeout: &Option<u64>| {
         timeout
-            .map(|millis| format!(", until {}", rfc3339(open.started_at.after(millis))))
+            .map(|millis| format!(", until {}", rfc3339(open.attempt_at.after(millis))))
             .unwrap_or_default()
     };
     let (what, remedy) = match &open.op {
@@ -220,7 +220,7 @@ fn waits_for(info: &RunInfo, open: &StepInfo, now: Timestamp) -> Blocker {
             format!("step {step} has been waiting for the signal `{name}` for {since}{}", limit(timeout_ms)),
             Some(command("signal", run).arg(name).option("-i", "JSON").to_string()),
         ),
-        Op::Ask { timeout_ms: Some(millis), .. } if open.started_at.after(*millis) <= now => (
+        Op::Ask { timeout_ms: Some(millis), .. } if open.attempt_at.after(*millis) <= now => (
             format!("step {step} asked a person, but the time limit for an answer has expired"),
             info.lease.is_none().then(|| remedy("resume", run)),
         ),

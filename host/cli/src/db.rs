@@ -226,9 +226,9 @@ pub(super) async fn for_each_run(
 ) -> Result<(), UserError> {
     let mut before = None;
     loop {
-        let page = store.runs(RunFilter { before: before.clone(), limit: PAGE, ..filter.clone() }).await?;
+        let page = store.runs(RunFilter { before, limit: PAGE, ..filter.clone() }).await?;
         let Some(last) = page.last() else { return Ok(()) };
-        before = Some(last.id.clone());
+        before = Some(last.number);
         for info in page {
             each(info).await?;
         }
@@ -381,7 +381,7 @@ async fn delete_scripts(common: &Common, store: &dyn Store, before: Timestamp) -
             }
         }
         match runs.last().filter(|_| runs.len() == filter.limit) {
-            Some(last) => filter.before = Some(last.id.clone()),
+            Some(last) => filter.before = Some(last.number),
             None => break,
         }
     }

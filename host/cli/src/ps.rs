@@ -57,7 +57,7 @@ impl Ps {
     pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = common.reader().await?;
         let before = match &self.before {
-            Some(text) => Some(find_run(store.as_ref(), text).await?.id),
+            Some(text) => Some(find_run(store.as_ref(), text).await?.number),
             None => None,
         };
         let filter = RunFilter {

@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use wfhost::clock;
 use wfhost::engine::Denied;
 use wfhost::world::{environment, fresh_id};
-use wfhost::{Adopt, Evict, Host, HostError, HostOptions, Part, StartOptions};
+use wfhost::{Adopt, Evict, Host, HostError, HostOptions, Part, StartOptions, Submitted};
 use wfhost_core::policy::budget::Budget;
 use wfhost_core::trace::parse_traceparent;
 use wfhost_core::{Digest, Json, RunConfig, RunId, Sandbox};
@@ -183,10 +182,7 @@ impl Run {
         config.set_pull(self.fetch.pull());
         let providers = self.agents.providers(&config)?;
         let agent = self.agents.new_run_provider(common, &config, &providers)?;
-        let budget = match (self.budget, config.budget()) {
-            (Some(given), Some(configured)) => Some(given.or(configured)),
-            (given, configured) => given.or(configured),
-        };
+        let budget = Budget::merged(self.budget, config.budget());
         if self.virtual_time {
             self.check_virtual_time(common)?;
         }
@@ -258,17 +254,12 @@ impl Run {
         if !self.no_check {
             note_unreadable(common, &host, module.digest).await?;
         }
-        let now = clock::now();
-        // The same key gives the same run, also if that began long ago.
-        let is_known = async |id: &RunId| -> Result<bool, UserError> {
-            let info = host.store().run(id).await?;
-            Ok(self.key.is_some() && info.is_some_and(|info| info.created_at < now))
-        };
         if self.detach {
-            let id = host.enqueue(&module, options).await?;
-            match is_known(&id).await? {
-                true => printer::say(common, "Duplicate", &format!("{id} already has this key")),
-                false => printer::say(common, "Queued", &format!("{id}; `wfhost serve` advances it")),
+            // The same key gives the same run, also if that began long ago.
+            let Submitted { run: id, is_new } = host.submit(&module, options).await?;
+            match is_new {
+                false => printer::say(common, "Duplicate", &format!("{id} already has this key")),
+                true => printer::say(common, "Queued", &format!("{id}; `wfhost serve` advances it")),
             }
             match common.output {
                 Format::Text => printer::line(id.as_str()),
@@ -281,9 +272,9 @@ impl Run {
         }
         let signals = follow::Signals::new()?;
         let handle = host.start(&module, options, Some(providers)).await?;
-        let beginning = match is_known(&handle.id).await? {
-            true => follow::Beginning::Known,
-            false => follow::Beginning::Started,
+        let beginning = match handle.is_new {
+            false => follow::Beginning::Known,
+            true => follow::Beginning::Started,
         };
         follow::follow(common, &host, signals, handle, beginning, self.no_wait).await
     }

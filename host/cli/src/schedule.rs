@@ -235,7 +235,7 @@ impl Add {
         let mut config = RunConfig {
             agent,
             script: self.agents.script(),
-            budget: self.budget.or(configured.budget()),
+            budget: Budget::merged(self.budget, configured.budget()),
             project: configured.project_name(),
             modules: found.directory,
             ..RunConfig::default()

@@ -459,10 +459,7 @@ impl FileConfig {
         let (r, s) = (below.retry, above.retry);
         let (l, m) = (below.limits, above.limits);
         let (c, d) = (below.concurrency, above.concurrency);
-        let budget = match (below.budget, above.budget) {
-            (Some(below), Some(above)) => Some(above.or(below)),
-            (below, above) => above.or(below),
-        };
+        let budget = Budget::merged(above.budget, below.budget);
         fn joined<T>(mut below: BTreeMap<String, T>, above: BTreeMap<String, T>) -> BTreeMap<String, T> {
             below.extend(above);
             below

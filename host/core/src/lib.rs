@@ -12,6 +12,7 @@ mod emission;
 mod entry;
 mod failure;
 mod glance;
+mod history;
 mod ids;
 pub mod journal;
 mod json;
@@ -36,6 +37,7 @@ pub use entry::{
 };
 pub use failure::{Failure, FailureKind, Outcome};
 pub use glance::Glance;
+pub use history::{StepInfo, steps};
 pub use ids::{BadRunId, Digest, Epoch, Position, RunId, Step, Timestamp};
 pub use journal::{Journal, JournalError, Row};
 pub use json::{Difference, Json, VALUES, first_difference};

@@ -1,10 +1,14 @@
 //! What happened, as others are told of it: a function of what is committed.
 
-use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Value, json};
 use wfhost::clock::rfc3339;
 use wfhost::store::{Change, Family, NewDelivery, RunInfo, RunState};
 use wfhost_config::Sink;
-use wfhost_core::{Event, Op, Outcome, Position, Question, RunId, Step, Timestamp, decode_op};
+use wfhost_core::policy::budget::Budget;
+use wfhost_core::{Event, Json, Op, Outcome, Position, Question, RunId, Step, Timestamp, decode_op};
 
 /// The longest output, question or message of a failure that is told, in bytes; of longer ones their length.
 const CONTENT_BYTES: usize = 64 << 10;
@@ -93,14 +97,15 @@ impl Seen {
         self.at >= info.created_at && here
     }
 
-    /// By which receivers know that they had it before: the same whoever tells it, and whenever.
-    fn id(&self, info: &RunInfo) -> String {
+    /// By which receivers know that they had it before: the same whoever tells it, and whenever. `budget`: what the
+    /// family may spend, of which each member has its own part.
+    fn id(&self, info: &RunInfo, budget: Budget) -> String {
         let mut parts = vec![self.run.to_string(), self.what.event().to_owned(), self.position.0.to_string()];
         match &self.what {
             // One for each budget of a family.
             What::Spent => {
                 parts[0] = info.links.root.to_string();
-                parts[2] = format!("{:?} {:?}", info.budget.tokens, info.budget.micros);
+                parts[2] = format!("{:?} {:?}", budget.tokens, budget.micros);
             }
             What::Refused(_) => parts.push(info.module.to_string()),
             _ => {}
@@ -142,11 +147,22 @@ fn usd(micros: u64) -> f64 {
     micros as f64 / 1e6
 }
 
+/// Members of a JSON object. What is JSON already stays as it was written, so no number is rounded.
+type Members = BTreeMap<&'static str, Box<RawValue>>;
+
+fn raw(value: impl Into<Value>) -> Box<RawValue> {
+    to_raw_value(&value.into()).unwrap_or_else(|_| RawValue::NULL.to_owned())
+}
+
+fn object(members: &Members) -> Box<RawValue> {
+    to_raw_value(members).unwrap_or_else(|_| RawValue::NULL.to_owned())
+}
+
 /// JSON that is not too long.
-fn told(json: &str) -> Value {
-    match json.len() <= CONTENT_BYTES {
-        true => serde_json::from_str(json).unwrap_or(Value::Null),
-        false => json!({ "left_out_bytes": json.len() }),
+fn told(json: &Json) -> Box<RawValue> {
+    match json.as_str().len() {
+        0..=CONTENT_BYTES => to_raw_value(json).unwrap_or_else(|_| RawValue::NULL.to_owned()),
+        length => raw(json!({ "left_out_bytes": length })),
     }
 }
 
@@ -162,77 +178,169 @@ pub(crate) fn message(
     family: Option<&Family>,
     url: Option<&str>,
 ) -> NewDelivery {
-    let labels: Map<String, Value> =
-        info.labels.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+    let labels: BTreeMap<&str, &str> =
+        info.labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
     let event = seen.what.event();
-    let mut data = json!({
-        "run": seen.run, "workflow": info.workflow, "module": info.module.to_string(), "labels": labels,
-        "entry": seen.position.0, "created_at": rfc3339(info.created_at),
-    });
-    let mut add = |name: &str, value: Value| data[name] = value;
+    let mut data = Members::new();
+    let mut add = |name: &'static str, value: Box<RawValue>| drop(data.insert(name, value));
+    add("run", raw(seen.run.as_str()));
+    add("workflow", raw(info.workflow.as_str()));
+    add("module", raw(info.module.to_string()));
+    add("labels", raw(json!(labels)));
+    add("entry", raw(seen.position.0));
+    add("created_at", raw(rfc3339(info.created_at)));
     if let Some(project) = &info.project {
-        add("project", json!(project));
+        add("project", raw(project.as_str()));
     }
     if let Some(parent) = &info.parent {
-        add("parent", json!(parent));
+        add("parent", raw(parent.as_str()));
     }
     if let Some(url) = url {
-        add("url", json!(format!("{url}/ui/runs/{}", seen.run)));
+        add("url", raw(format!("{url}/ui/runs/{}", seen.run)));
     }
     match &seen.what {
         What::Started => {}
         What::Ended(outcome) => {
-            add("state", json!(RunState::of(Some(outcome)).as_str()));
-            add("spent", json!({ "tokens": info.spent.tokens, "usd": usd(info.spent.micros) }));
-            add("seconds", json!(seen.at.since(info.created_at) as f64 / 1e3));
+            add("state", raw(RunState::of(Some(outcome)).as_str()));
+            add("spent", raw(json!({ "tokens": info.spent.tokens, "usd": usd(info.spent.micros) })));
+            add("seconds", raw(seen.at.since(info.created_at) as f64 / 1e3));
             match outcome {
-                Ok(output) if sink.content => add("output", told(output.as_str())),
+                Ok(output) if sink.content => add("output", told(output)),
                 Ok(_) => {}
                 Err(failure) => {
                     let mut said = json!({ "kind": failure.kind.word() });
                     if sink.content {
                         said["message"] = json!(text(&failure.message));
                     }
-                    add("failure", said);
+                    add("failure", raw(said));
                 }
             }
         }
         What::Refused(why) => {
-            add("state", json!("refused"));
+            add("state", raw("refused"));
             if let Some(why) = why.as_ref().filter(|_| sink.content) {
-                add("failure", json!({ "kind": "refused", "message": text(why) }));
+                add("failure", raw(json!({ "kind": "refused", "message": text(why) })));
             }
         }
         What::Asked { step, question, deadline } => {
-            add("step", json!(step.0));
+            add("step", raw(step.0));
             if let Some(deadline) = deadline {
-                add("deadline", json!(rfc3339(*deadline)));
+                add("deadline", raw(rfc3339(*deadline)));
             }
             if sink.content {
-                let mut asked = json!({ "prompt": text(&question.prompt), "choices": question.choices });
+                let mut asked = Members::new();
+                asked.insert("prompt", raw(text(&question.prompt)));
+                asked.insert("choices", raw(json!(question.choices)));
                 for (name, json) in [("schema", &question.schema), ("details", &question.details)] {
-                    if let Some(json) = json {
-                        asked[name] = told(json.as_str());
-                    }
+                    asked.extend(json.as_ref().map(|json| (name, told(json))));
                 }
-                add("question", asked);
+                add("question", object(&asked));
             }
         }
         What::Spent => {
             let family = family.copied().unwrap_or_default();
             let part = spent_part(&family).unwrap_or_default();
-            add("part", json!((part * 1e4).round() / 1e4));
-            let spent = json!({ "tokens": family.spent.tokens, "usd": usd(family.spent.micros) });
-            add("spent", spent);
-            add("budget", json!({ "tokens": family.budget.tokens, "usd": family.budget.micros.map(usd) }));
+            add("part", raw((part * 1e4).round() / 1e4));
+            add("spent", raw(json!({ "tokens": family.spent.tokens, "usd": usd(family.spent.micros) })));
+            let budget = json!({ "tokens": family.budget.tokens, "usd": family.budget.micros.map(usd) });
+            add("budget", raw(budget));
         }
     }
-    let body = json!({ "type": event, "timestamp": rfc3339(seen.at), "data": data });
+    let body =
+        Members::from([("type", raw(event)), ("timestamp", raw(rfc3339(seen.at))), ("data", object(&data))]);
+    let budget = family.map_or(info.budget, |family| family.budget);
     NewDelivery {
         sink: sink.id.clone(),
-        message: seen.id(info),
+        message: seen.id(info, budget),
         event: event.to_owned(),
         run: seen.run.clone(),
-        body: body.to_string(),
+        body: object(&body).get().to_owned(),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use wfhost::store::Spent;
+    use wfhost_config::SinkTo;
+    use wfhost_core::{Machine, RunConfig, Started};
+
+    use super::*;
+
+    pub(crate) fn sink(content: bool) -> Sink {
+        Sink {
+            name: "s".to_owned(),
+            id: "s".to_owned(),
+            to: SinkTo::Url { url: "http://localhost".to_owned(), secrets: Vec::new() },
+            events: vec!["run.refused".to_owned()],
+            project: None,
+            workflows: Vec::new(),
+            labels: Vec::new(),
+            children: false,
+            content,
+            budget: 0.8,
+            timeout_ms: 1_000,
+            give_up_ms: 1_000,
+        }
+    }
+
+    pub(crate) fn machine(run: &str) -> Machine {
+        let started = Started {
+            run: run.parse().unwrap(),
+            workflow: "w".to_owned(),
+            module: wfhost_core::Digest::of(b"w"),
+            input: Json::null(),
+            seed: [0; 32],
+            config: RunConfig::default(),
+            labels: Vec::new(),
+            parent: None,
+            child: None,
+            origin: None,
+        };
+        Machine::start(started, Timestamp(1_000))
+    }
+
+    fn of(run: &str, what: What) -> (Seen, RunInfo) {
+        let info = RunInfo::of(&machine(run));
+        (Seen { run: info.id.clone(), position: Position(3), at: Timestamp(2_000), what }, info)
+    }
+
+    #[test]
+    fn a_family_is_told_of_once_for_each_budget_whoever_spends() {
+        let tokens = |tokens| Budget { tokens: Some(tokens), ..Budget::default() };
+        let id = |run: &str, own: u64, family: u64| {
+            let (seen, info) = of(run, What::Spent);
+            let mut info = RunInfo { budget: tokens(own), ..info };
+            info.links.root = "root".parse().unwrap();
+            let spent = Spent { tokens: 90, ..Spent::default() };
+            let family = Family { budget: tokens(family), spent };
+            message(&sink(false), &seen, &info, Some(&family), None).message
+        };
+        assert_eq!(id("root", 100, 100), id("root.1", 60, 100));
+        assert_eq!(id("root.2", 20, 100), id("root.1", 60, 100));
+        assert_ne!(id("root", 100, 100), id("root", 200, 200), "another budget");
+    }
+
+    #[test]
+    fn numbers_are_told_as_they_were_written() {
+        let exact = r#"{"id":12345678901234567890123,"sum":0.10000000000000000001,"e":1e2}"#;
+        let (seen, info) = of("r", What::Ended(Ok(Json::parse(exact.to_owned()).unwrap())));
+        let body = message(&sink(true), &seen, &info, None, None).body;
+        assert!(body.contains(&format!("\"output\":{exact}")), "{body}");
+        let question = Question {
+            prompt: "p".to_owned(),
+            details: Some(Json::parse(exact.to_owned()).unwrap()),
+            choices: Vec::new(),
+            schema: None,
+        };
+        let (seen, info) =
+            of("r", What::Asked { step: Step(1), question: Box::new(question), deadline: None });
+        let body = message(&sink(true), &seen, &info, None, None).body;
+        assert!(body.contains(&format!("\"details\":{exact}")), "{body}");
+        // What is long is left out, and its length told.
+        let long = Json::string(&"x".repeat(CONTENT_BYTES));
+        let (seen, info) = of("r", What::Ended(Ok(long)));
+        let body = message(&sink(true), &seen, &info, None, None).body;
+        let left_out = format!("\"output\":{{\"left_out_bytes\":{}}}", CONTENT_BYTES + 2);
+        assert!(body.contains(&left_out) && !body.contains("xxx"), "{body}");
     }
 }

@@ -18,8 +18,10 @@ use crate::{LOOK_EVERY, Report, Told};
 const PAGE: usize = 500;
 /// How often is looked for runs that are refused: no entry says that.
 const REFUSED_EVERY: Duration = Duration::from_secs(5);
-/// Refused runs that are looked at, the newest.
+/// Refused runs that are read at once.
 const REFUSED: usize = 500;
+/// Where there are many of them, a look is followed by a rest so many times as long.
+const REFUSED_REST: u32 = 10;
 /// How long is remembered what was delivered or given up, in milliseconds: thirty days.
 const REMEMBER_MS: u64 = 2_592_000_000;
 /// How often that is looked after.
@@ -33,9 +35,10 @@ pub(crate) struct Planner {
     report: Arc<dyn Report>,
     url: Option<String>,
     readers: Vec<Reader>,
-    /// Messages of refused runs that are kept already.
+    /// Messages that are kept already, of runs that were refused at the last look.
     refused: BTreeSet<(String, String)>,
-    looked: Option<Instant>,
+    /// When is looked for them again.
+    look_at: Option<Instant>,
     forgot: Option<Instant>,
 }
 
@@ -61,7 +64,7 @@ impl Planner {
             url,
             readers: sinks.iter().map(|sink| Reader::new(sink.id.clone(), &holder)).collect(),
             refused: BTreeSet::new(),
-            looked: None,
+            look_at: None,
             forgot: None,
         }
     }
@@ -128,9 +131,10 @@ impl Planner {
                 self.readers[number].read_to(&store, end, deliveries).await?;
             }
         }
-        if self.looked.is_none_or(|at| at.elapsed() >= REFUSED_EVERY) {
+        if self.look_at.is_none_or(|at| at <= Instant::now()) {
+            let begun = Instant::now();
             self.look_at_refused().await?;
-            self.looked = Some(Instant::now());
+            self.look_at = Some(Instant::now() + REFUSED_EVERY.max(begun.elapsed() * REFUSED_REST));
         }
         if self.forgot.is_none_or(|at| at.elapsed() >= FORGET_EVERY) {
             let before = wfhost_core::Timestamp(self.store.now().0.saturating_sub(REMEMBER_MS));
@@ -180,31 +184,41 @@ impl Planner {
         if !self.sinks.iter().any(wanting) {
             return Ok(());
         }
-        let filter = RunFilter { states: vec![RunState::Refused], limit: REFUSED, ..RunFilter::default() };
-        let store = Arc::clone(&self.store);
-        let runs = aside(async move { store.runs(filter).await }).await?;
-        let (mut new, mut told) = (Vec::new(), BTreeSet::new());
-        for info in &runs {
-            let why = info.outcome.as_ref().and_then(|outcome| outcome.as_ref().err());
-            let seen = Seen {
-                run: info.id.clone(),
-                position: info.entries,
-                at: info.updated_at,
-                what: What::Refused(why.map(|failure| failure.message.clone())),
-            };
-            for sink in self.sinks.iter().filter(|sink| concerns(sink, "run.refused", info)) {
-                let message = message(sink, &seen, info, None, self.url.as_deref());
-                let key = (message.sink.clone(), message.message.clone());
-                if !self.refused.contains(&key) && told.insert(key) {
-                    new.push(message);
+        let mut told = BTreeSet::new();
+        let mut before = None;
+        loop {
+            let states = vec![RunState::Refused];
+            let filter = RunFilter { states, before, limit: REFUSED, ..RunFilter::default() };
+            let store = Arc::clone(&self.store);
+            let runs = aside(async move { store.runs(filter).await }).await?;
+            let mut new = Vec::new();
+            for info in &runs {
+                let why = info.outcome.as_ref().and_then(|outcome| outcome.as_ref().err());
+                let seen = Seen {
+                    run: info.id.clone(),
+                    position: info.entries,
+                    at: info.updated_at,
+                    what: What::Refused(why.map(|failure| failure.message.clone())),
+                };
+                for sink in self.sinks.iter().filter(|sink| concerns(sink, "run.refused", info)) {
+                    let message = message(sink, &seen, info, None, self.url.as_deref());
+                    let key = (message.sink.clone(), message.message.clone());
+                    let is_known = self.refused.contains(&key);
+                    if told.insert(key) && !is_known {
+                        new.push(message);
+                    }
                 }
             }
+            if !new.is_empty() {
+                self.store.put_deliveries(new).await?;
+            }
+            match runs.last().filter(|_| runs.len() == REFUSED) {
+                Some(last) => before = Some(last.number),
+                None => break,
+            }
         }
-        if !new.is_empty() {
-            self.store.put_deliveries(new).await?;
-            // Only now: whoever could not be told is told at the next look.
-            self.refused.append(&mut told);
-        }
+        // Only now: whoever could not be told is told at the next look. Those that are refused no more are forgotten.
+        self.refused = told;
         Ok(())
     }
 }
@@ -218,4 +232,55 @@ pub(crate) async fn aside<T: Send + 'static>(
     read.unwrap_or_else(|error| {
         Err(StoreError::Failed { place: "the host".to_owned(), reason: error.to_string() })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use wfhost::store::{DeliveryFilter, MemStore, NewRun, Rebuilt};
+
+    use super::*;
+    use crate::event::tests::{machine, sink};
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl Report for Nobody {
+        fn told(&self, _: Told<'_>) {}
+    }
+
+    #[tokio::test]
+    async fn all_refused_runs_are_told_of_however_many_there_are() {
+        let store: SharedStore = Arc::new(MemStore::default());
+        let info = |run: &str, state| RunInfo { state, due_at: None, ..RunInfo::of(&machine(run)) };
+        let set = async |run: &str, state| {
+            let info = info(run, state);
+            store.rebuild(Rebuilt { info, emissions: None, questions: Vec::new() }).await.unwrap()
+        };
+        let count = 2 * REFUSED + 1;
+        for number in 0..count {
+            let run = format!("r{number}");
+            let mut machine = machine(&run);
+            if number == 0 {
+                assert_eq!(store.put_module("w", b"w").await.unwrap(), machine.module());
+            }
+            let rows = vec![machine.take_unsaved().unwrap().into()];
+            store.create(NewRun::new(&machine, rows)).await.unwrap();
+            assert!(set(&run, RunState::Refused).await);
+        }
+        let sinks: Arc<[Sink]> = vec![sink(false)].into();
+        let report: Arc<dyn Report> = Arc::new(Nobody);
+        let mut planner = Planner::new(&store, &sinks, &report, None);
+        let deliveries =
+            async || store.deliveries(DeliveryFilter::default(), 10 * count).await.unwrap().len();
+        for _ in 0..2 {
+            planner.look_at_refused().await.unwrap();
+            assert_eq!((deliveries().await, planner.refused.len()), (count, count), "each is told once");
+        }
+        // Of those that are refused no more nothing is kept in mind.
+        for number in 1..count {
+            assert!(set(&format!("r{number}"), RunState::Queued).await);
+        }
+        planner.look_at_refused().await.unwrap();
+        assert_eq!((deliveries().await, planner.refused.len()), (count, 1));
+    }
 }

@@ -213,7 +213,7 @@ pub(crate) fn run_columns() -> String {
         "SELECT r.name, r.key, r.workflow, r.module, h.state, r.labels, r.parent, r.created_at, h.phase, h.outcome,
             h.wait_until, h.wait_for, h.epoch, h.people, h.due_at, h.trouble, h.emissions, h.head, r.parent_step,
             r.on_close, r.root, r.chain, r.next, h.tokens, h.micros, r.budget, r.project, l.at, l.ends, r.imported,
-            {SESSION}
+            {SESSION}, r.run
          FROM wf.runs r JOIN wf.hot h ON h.run = r.run LEFT JOIN wf.sessions s ON s.id = h.session,
             LATERAL (SELECT (SELECT o.at FROM wf.journal o WHERE o.run = r.run ORDER BY o.seq DESC LIMIT 1) AS at,
                             (SELECT o.seq + o.count FROM wf.journal o WHERE o.run = r.run ORDER BY o.seq DESC
@@ -230,6 +230,7 @@ pub(crate) fn run_info(row: &SqlRow) -> Read<RunInfo> {
     };
     let id = id(row, 0)?;
     Ok(RunInfo {
+        number: row.int(30 + SESSION_COLUMNS)? as u64,
         key: None,
         project: None,
         imported: true,
@@ -259,6 +260,7 @@ pub(crate) fn run_info(row: &SqlRow) -> Read<RunInfo> {
 
 fn whole_info(row: &SqlRow) -> Read<RunInfo> {
     Ok(RunInfo {
+        number: row.int(30 + SESSION_COLUMNS)? as u64,
         id: id(row, 0)?,
         key: row.maybe_text(1)?,
         project: row.maybe_text(26)?,
@@ -327,8 +329,8 @@ pub(crate) fn runs(filter: &RunFilter) -> (String, Vec<Arg>) {
         given("EXISTS (SELECT 1 FROM wf.labels l WHERE l.run = w.run AND l.label = ?)", Some(label));
     }
     given("starts_with(r.name, ?)", filter.prefix.as_deref().map(IntoArg::arg));
-    let before = format!("{order} < (SELECT run FROM wf.runs WHERE name = ?)");
-    given(&before, filter.before.as_ref().map(|run| run.as_str().arg()));
+    let before = filter.before.map(|before| i64::try_from(before).unwrap_or(i64::MAX));
+    given(&format!("{order} < ?"), before.map(IntoArg::arg));
     given("r.created_at >= ?", filter.since.map(|at| millis(at).arg()));
     given("r.created_at < ?", filter.until.map(|at| millis(at).arg()));
     given("h.updated_at < ?", filter.idle_since.map(|at| millis(at).arg()));

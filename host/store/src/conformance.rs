@@ -30,6 +30,7 @@ macro_rules! conformance {
             a_request_to_stop_always_wakes,
             a_signal_with_an_id_is_delivered_once_for_the_life_of_the_run,
             runs_are_listed_newest_first_by_filters_and_pages,
+            pages_go_on_where_they_were_when_the_run_before_them_is_deleted,
             questions_are_listed_oldest_first_and_answered_once,
             messages_for_outsiders_are_read_behind_a_place,
             beyond_all_numbers_there_is_nothing,
@@ -350,7 +351,10 @@ pub async fn runs_are_listed_newest_first_by_filters_and_pages(stores: Vec<Shop>
         };
         let all = RunFilter::default;
         assert_eq!(list(all()).await, ["b1", "a2", "a1"]);
-        assert_eq!(list(RunFilter { before: Some(id("a2")), ..all() }).await, ["a1"]);
+        let a2 = Some(store.info("a2").await.number);
+        assert_eq!(list(RunFilter { before: a2, ..all() }).await, ["a1"]);
+        let of_a = vec![("run".to_owned(), "a1".to_owned())];
+        assert_eq!(list(RunFilter { before: a2, labels: of_a, ..all() }).await, ["a1"]);
         assert_eq!(list(RunFilter { prefix: Some("a".to_owned()), limit: 1, ..all() }).await, ["a2"]);
         assert_eq!(
             list(RunFilter { labels: vec![("run".to_owned(), "a1".to_owned())], ..all() }).await,
@@ -361,6 +365,31 @@ pub async fn runs_are_listed_newest_first_by_filters_and_pages(stores: Vec<Shop>
         assert!(list(some(&[])).await.is_empty());
         assert!(list(RunFilter { states: vec![RunState::Waiting], ..all() }).await.is_empty());
         assert!(list(RunFilter { workflow: Some("x".to_owned()), ..all() }).await.is_empty());
+    }
+}
+
+/// Whoever reads page after page meets every run that is there all the time, whatever is deleted meanwhile.
+pub async fn pages_go_on_where_they_were_when_the_run_before_them_is_deleted(stores: Vec<Shop>) {
+    for store in stores {
+        for run in ["a", "b", "c", "d"] {
+            create(&store, run, None).await.1.unwrap();
+        }
+        let page = async |before| {
+            let runs = store.runs(RunFilter { before, limit: 2, ..RunFilter::default() }).await.unwrap();
+            let ids: Vec<_> = runs.iter().map(|info| info.id.to_string()).collect();
+            (runs.last().map(|info| info.number), ids)
+        };
+        let (last, ids) = page(None).await;
+        assert_eq!(ids, ["d", "c"]);
+        for run in ["c", "d"] {
+            park(&store, run, None, &[]).await;
+            assert_eq!(store.delete(&id(run)).await.unwrap(), Deleted::Yes);
+        }
+        create(&store, "e", None).await.1.unwrap();
+        assert_eq!(page(last).await.1, ["b", "a"]);
+        assert_eq!(page(Some(u64::MAX)).await.1, ["e", "b"]);
+        let before = RunFilter { before: last, ..RunFilter::default() };
+        assert_eq!(store.count_runs(before).await.unwrap(), 2);
     }
 }
 
@@ -1454,7 +1483,7 @@ pub async fn runs_are_found_by_what_they_are_labelled_with_and_wait_for(stores: 
         assert_eq!(found(text("K1")).await, ["r1"]);
         assert_eq!(found(text("nothing of that")).await, [""; 0]);
         let states = vec![RunState::Waiting];
-        let before = Some(id("r2"));
+        let before = Some(store.info("r2").await.number);
         assert_eq!(found(RunFilter { states, before, limit: 1, ..usual() }).await, ["r1"]);
         let counts: BTreeMap<_, _> =
             store.counts().await.unwrap().into_iter().map(|(state, count)| (state.as_str(), count)).collect();

@@ -452,6 +452,9 @@ pub struct Snapshot {
 /// What is known of a run without reading its journal.
 #[derive(Clone, PartialEq, Debug)]
 pub struct RunInfo {
+    /// Its place in the order in which the runs of its store were created; no other run has it while this one is there.
+    /// 0 if it is in no store.
+    pub number: u64,
     pub id: RunId,
     pub key: Option<String>,
     pub project: Option<String>,
@@ -499,6 +502,7 @@ impl RunInfo {
         let started = machine.started();
         let outcome = machine.outcome().cloned();
         Self {
+            number: 0,
             id: machine.run().clone(),
             key: None,
             project: started.config.project.clone(),
@@ -598,8 +602,8 @@ pub struct RunFilter {
     pub chain: Option<RunId>,
     /// Only runs that nobody started.
     pub top: bool,
-    /// Only runs created before this one.
-    pub before: Option<RunId>,
+    /// Only runs created before the one with this number ([`RunInfo::number`]), whether that is still there or not.
+    pub before: Option<u64>,
     /// Only runs created at this time or later.
     pub since: Option<Timestamp>,
     /// Only runs created before this time.

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use wfhost::clock::rfc3339;
 use wfhost::store::{Cursor, Delivery, DeliveryFilter, DeliveryState, SinkLoad, Store, StoreError};
 use wfhost_config::{Sink, SinkTo};
+use wfhost_core::Json;
 
 use crate::{Anything, UserError, nearest};
 
@@ -65,7 +66,7 @@ pub struct SinksView {
 pub struct DeliveryView {
     /// The message as it is sent.
     #[schema(value_type = Anything)]
-    pub body: serde_json::Value,
+    pub body: Json,
     pub created_at: String,
     /// When it was delivered or given up.
     pub ended_at: Option<String>,
@@ -179,7 +180,7 @@ async fn last_failure(store: &dyn Store, sink: &str) -> Result<Option<String>, S
 impl DeliveryView {
     pub fn of(delivery: &Delivery) -> Self {
         Self {
-            body: serde_json::from_str(&delivery.what.body).unwrap_or_default(),
+            body: Json::parse(delivery.what.body.clone()).unwrap_or_else(|_| Json::null()),
             created_at: rfc3339(delivery.created_at),
             ended_at: delivery.ended_at.map(rfc3339),
             event: delivery.what.event.clone(),

@@ -110,6 +110,50 @@ fn a_failed_run_is_retried_at_the_step_it_failed_of() {
 }
 
 #[test]
+fn a_step_that_a_retry_opens_again_is_open_for_those_who_look() {
+    let place = Place::new();
+    let wait = json!({ "wait": { "name": "go" } });
+    // The second wait begins when the first one has ended; that they are cancelled is the failure of the run.
+    let program = json!([{ "pattern_or_fail": { "try_map": { "limit": 1, "operations": [wait, wait] } } }]);
+    assert_eq!(run(&place, "r", &program, &["--no-wait"]).code(), Some(3));
+    let ran = place.run(["cancel", "r"]);
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    let states = || -> Vec<String> {
+        let run = place.show("r");
+        let steps = run["steps"].as_array().expect("steps").iter();
+        steps.map(|step| step["state"].as_str().expect("a state").to_owned()).collect()
+    };
+    eventually("it is cancelled", || (place.show("r")["state"] == "cancelled").then_some(()));
+    assert_eq!(states(), ["cancelled"]);
+    assert_eq!(place.run(["retry", "r", "--no-wait"]).code(), Some(3));
+    assert_eq!(states(), ["open"]);
+    place.run(["signal", "r", "go", "-i", "1"]);
+    assert_eq!(place.run(["resume", "r", "--no-wait"]).code(), Some(3));
+    assert_eq!(states(), ["completed", "open"]);
+    let why = place.run(["why", "r"]).stdout();
+    assert!(why.contains("step 2 has been waiting") && !why.contains("step 1"), "{why}");
+    place.run(["signal", "r", "go", "-i", "2"]);
+    assert_eq!(place.run(["resume", "r"]).ok_json(), json!([[1, 2]]));
+    assert_eq!(states(), ["completed", "completed"]);
+}
+
+#[test]
+fn a_budget_of_a_schedule_takes_nothing_from_the_configured_one() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.path("config/wfhost")).expect("a directory");
+    place.file("config/wfhost/config.toml", "[agents]\nbudget = { tokens = 5000, time = \"1h\" }\n");
+    let (module, input) = (module("probe"), json!({ "do": ["budget"] }).to_string());
+    for (name, budget, total) in [("time", "time=5m", 5_000), ("tokens", "tokens=70", 70)] {
+        let added = ["schedule", "add", name, &module, "-i", &input, "--every", "9h", "--budget", budget];
+        let ran = place.run(added);
+        assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+        let fired = place.run(["schedule", "fire", name]);
+        assert_eq!(place.run(["serve", "--idle", "300ms"]).code(), Some(0));
+        assert_eq!(place.show(fired.stdout().trim())["output"][0]["total"], total, "{budget}");
+    }
+}
+
+#[test]
 fn deleting_leaves_nothing_and_ids_are_not_used_again() {
     let place = Place::new();
     let script = place.script(json!({ "default": { "reply": "x", "delay_ms": 600_000 } }));

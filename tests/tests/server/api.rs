@@ -135,6 +135,15 @@ fn lists_are_filtered_and_read_by_pages() {
         }
     }
     assert_eq!(seen, ["n6", "n5", "n4", "n3", "n2", "n1", "n0"]);
+    // A page that ends with a run that is deleted is followed by the older ones all the same.
+    let newest = server.get("/api/v1/runs?limit=1");
+    let last = newest["runs"][0]["id"].as_str().unwrap();
+    comes_to(&server, last, "completed");
+    assert_eq!(server.ask("DELETE", &format!("/api/v1/runs/{last}"), None).status, 200);
+    let older = server.get(&format!("/api/v1/runs?cursor={}", newest["next"].as_str().unwrap()));
+    let all = server.get("/api/v1/runs");
+    assert!(older["runs"].as_array().is_some_and(|runs| runs.len() > 7), "{older}");
+    assert_eq!(older["runs"], all["runs"]);
     assert_eq!(server.ask("GET", "/api/v1/runs?cursor=abc", None).error(422), "WF0812");
 }
 

@@ -25,7 +25,12 @@ pub(crate) async fn read(mut response: Response, out: &CallOutput) -> Result<Str
 }
 
 /// The beginning of a body, whatever it is.
-pub(super) async fn read_lossy(mut response: Response, limit: usize) -> String {
+pub(super) async fn read_lossy(response: Response, limit: usize) -> String {
+    String::from_utf8_lossy(&read_start(response, limit).await).into_owned()
+}
+
+/// Reads the beginning of a body, as far as it comes.
+pub(super) async fn read_start(mut response: Response, limit: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     while bytes.len() < limit
         && let Ok(Some(chunk)) = response.chunk().await
@@ -33,7 +38,7 @@ pub(super) async fn read_lossy(mut response: Response, limit: usize) -> String {
         bytes.extend_from_slice(&chunk);
     }
     bytes.truncate(limit);
-    String::from_utf8_lossy(&bytes).into_owned()
+    bytes
 }
 
 /// Reads a stream of events until `take` says that it is over. A stream that

@@ -196,8 +196,11 @@ pub struct Posted {
     pub status: u16,
     /// It wants to be left alone for so long.
     pub retry_after_ms: Option<u64>,
-    /// The beginning of what it says, on one line; if it took what it got, only for [`Poster::post_and_hear`].
+    /// The beginning of what it says about a refusal, on one line.
     pub said: String,
+    /// What it answered, only for [`Poster::post_and_hear`], and of what kind that is, as a media type without parameters.
+    pub body: Vec<u8>,
+    pub kind: Option<String>,
 }
 
 impl Poster {
@@ -217,10 +220,10 @@ impl Poster {
             200..=299 => String::new(),
             _ => message_in(&body::read_lossy(response, ERROR_BYTES).await),
         };
-        Ok(Posted { status, retry_after_ms, said })
+        Ok(Posted { status, retry_after_ms, said, body: Vec::new(), kind: None })
     }
 
-    /// The same of a kind of content, and with what is said by who took it.
+    /// The same of a kind of content, and with the beginning of the answer, whatever it is.
     pub async fn post_and_hear(
         &self,
         url: &str,
@@ -231,9 +234,14 @@ impl Poster {
     ) -> Result<Posted, String> {
         let (status, response) = self.send(url, kind, headers, body, within).await?;
         let retry_after_ms = retry_after_ms(response.headers());
-        let text = body::read_lossy(response, ERROR_BYTES).await;
-        let said = if (200..300).contains(&status) { text } else { message_in(&text) };
-        Ok(Posted { status, retry_after_ms, said })
+        let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        let kind = kind.and_then(|kind| kind.split(';').next()).map(|kind| kind.trim().to_ascii_lowercase());
+        let body = body::read_start(response, ERROR_BYTES).await;
+        let said = match status {
+            200..=299 => String::new(),
+            _ => message_in(&String::from_utf8_lossy(&body)),
+        };
+        Ok(Posted { status, retry_after_ms, said, body, kind })
     }
 
     async fn send(

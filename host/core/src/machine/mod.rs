@@ -48,6 +48,7 @@ pub use self::given::{Gift, Given};
 pub use self::mismatch::Mismatch;
 pub use self::observed::Observed;
 use self::random::Random;
+pub(crate) use self::retry::Void;
 pub use self::retry::{CannotRetry, Retry as RetryPlan, plan_retry};
 pub use self::reuse::Reuse;
 use self::spending::Spending;
@@ -236,7 +237,7 @@ impl Machine {
 
     /// The machine of a run that has a journal. `given`: what of its output is stored.
     pub fn open(journal: Journal, given: Given) -> Result<Self, JournalError> {
-        let void = retry::Void::of(&journal.entries);
+        let void = Void::of(&journal.entries);
         let mut entries = journal.entries.into_iter();
         let (first_at, started) = match entries.next() {
             Some(Entry { at, event: Event::Started(started), .. }) => (at, started),

@@ -96,6 +96,36 @@ fn model(acts: &[Act], with_patches: bool, rows: &Rows) -> Vec<Seen> {
     execution.seen
 }
 
+/// What is told of the steps of a journal is what the machine makes of it.
+fn assert_told(rows: &Rows) {
+    let journal = rows.read();
+    let void = Void::of(&journal.entries);
+    let standing = (0..).zip(&journal.entries).filter(|(position, _)| !void.has(Position(*position)));
+    let returned: Vec<_> = standing
+        .filter_map(|(_, entry)| match entry.event {
+            Event::Returned { step } => Some(step),
+            _ => None,
+        })
+        .collect();
+    let machine = Machine::open(journal.clone(), Given::default()).unwrap();
+    let told = crate::steps(&journal);
+    assert_eq!(told.len() as u64, machine.steps.next_step().0 - 1, "each step is told");
+    for info in told {
+        let what = format!("step {} of {:#?}", info.step, journal.entries);
+        match machine.steps.fate(info.step) {
+            None => assert!(info.ended.is_some(), "a void step has ended: {what}"),
+            Some((true, _)) => assert_eq!(info.ended, None, "it is open: {what}"),
+            Some((false, done)) => {
+                // A request to stop ends steps without an outcome of their own, as a program does that drops them.
+                let is_own =
+                    |outcome: &Outcome| !matches!(outcome, Err(failure) if failure.kind == FailureKind::Cancelled);
+                let outcome = done.filter(|outcome| is_own(outcome) && !returned.contains(&info.step));
+                assert_eq!(info.ended.map(|(_, outcome)| outcome), Some(outcome), "{what}");
+            }
+        }
+    }
+}
+
 /// What was observed and depends on the first `length` entries only.
 fn within(seen: &[Seen], length: usize) -> &[Seen] {
     let end = seen.partition_point(|seen| seen.observed.0 < length as u64);
@@ -168,6 +198,46 @@ proptest! {
             let again = execute(&acts, true, &mut tried, &others);
             prop_assert_eq!(&replay(&acts, true, &tried), &again);
             prop_assert_eq!(model(&acts, true, &tried), again, "ended after {} entries", length);
+        }
+    }
+
+    #[test]
+    fn what_is_told_of_steps_is_what_the_machine_makes_of_them_also_after_retries(
+        acts in program(),
+        choices in choices(),
+        others in choices(),
+        ends in prop::collection::vec((any::<prop::sample::Index>(), 0_u8..3), 1..4),
+    ) {
+        let mut rows = Rows::default();
+        execute(&acts, true, &mut rows, &choices);
+        assert_told(&rows);
+        for (length, how) in ends {
+            // It ends somewhere behind the last retry, in one of the ways that it can.
+            let entries = rows.read().entries;
+            let kept = entries.iter().rposition(|entry| matches!(entry.event, Event::Retried { .. }));
+            let kept = kept.map_or(1, |last| last + 1);
+            let mut tried = rows.cut(kept + length.index(entries.len() - kept + 1));
+            let mut machine = Machine::open(tried.read(), Given::default()).unwrap();
+            let clock = machine.last_at();
+            if how == 2 {
+                machine.request_cancel(None, clock);
+                machine.receive("signal-0".to_owned(), Json::null(), None, clock);
+            }
+            let kind = if how == 2 { FailureKind::Cancelled } else { FailureKind::Failed };
+            machine.terminate(Failure::new(kind, "it ended"), clock);
+            tried.save(&mut machine);
+            assert_told(&tried);
+            let mut journal = tried.read();
+            let failed = crate::steps(&journal).into_iter().rev();
+            let failed = failed.filter(|_| how == 1).find(|info| matches!(&info.ended, Some((_, Some(Err(_))))));
+            let planned = failed.and_then(|info| plan_retry(&journal, Some(info.step), false).ok());
+            let Some(plan) = planned.or_else(|| plan_retry(&journal, None, how < 2).ok()) else { break };
+            let row = plan.append(&mut journal, 0, clock);
+            tried.0.push(row);
+            assert_told(&tried);
+            rows = tried;
+            execute(&acts, true, &mut rows, &others);
+            assert_told(&rows);
         }
     }
 

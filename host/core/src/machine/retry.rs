@@ -13,7 +13,7 @@ use crate::{Digest, FailureKind, Outcome, Position, Row, RunId, Step, Timestamp}
 
 /// What the entries of a journal say is void.
 #[derive(Debug, Default)]
-pub(super) struct Void {
+pub(crate) struct Void {
     entries: HashSet<Position>,
     /// Steps that are tried again, and since when.
     pub reopened: BTreeMap<Step, Timestamp>,

@@ -773,6 +773,13 @@ impl Steps {
 
     // The driver.
 
+    /// Whether the step is open, and how it ended; none if it is not known, as it is void.
+    #[cfg(test)]
+    pub(super) fn fate(&self, step: Step) -> Option<(bool, Option<Outcome>)> {
+        let state = self.states.get(&step)?;
+        Some((state.is_open(), state.done.as_ref().map(|done| done.outcome.clone())))
+    }
+
     pub(super) fn is_open(&self, step: Step) -> bool {
         self.states.get(&step).is_some_and(State::is_open)
     }

@@ -143,6 +143,14 @@ impl Budget {
         }
     }
 
+    /// The first where it says something, the other for the rest: what a run is given, and what is configured.
+    pub fn merged(first: Option<Self>, rest: Option<Self>) -> Option<Self> {
+        match (first, rest) {
+            (Some(first), Some(rest)) => Some(first.or(rest)),
+            (first, rest) => first.or(rest),
+        }
+    }
+
     /// This budget where it says something, `other` for the rest.
     #[must_use]
     pub fn or(self, other: Self) -> Self {

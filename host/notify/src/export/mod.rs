@@ -259,7 +259,7 @@ impl Exporter {
             let store = Arc::clone(&self.store);
             let found = aside(async move { store.runs(filter).await }).await?;
             let is_last = found.len() < UNDER_WAY;
-            before = found.last().map(|info| info.id.clone());
+            before = found.last().map(|info| info.number);
             for info in found {
                 if self.told.contains_key(&info.id) {
                     continue;

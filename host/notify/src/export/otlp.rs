@@ -201,12 +201,24 @@ impl Otlp {
             Ok(posted) => posted,
             Err(why) => return Sent::Away { why: hide_credentials(&why), after_ms: None },
         };
-        let said = || match posted.said.as_str() {
-            "" => format!("it answered {}", posted.status),
-            said => format!("it answered {}: {}", posted.status, hide_credentials(said)),
+        // An answer is in the form of the request, unless it says otherwise.
+        let form = match posted.kind.as_deref() {
+            Some("application/json") => Form::Json,
+            Some("application/x-protobuf") => Form::Protobuf,
+            _ => self.form,
+        };
+        let said = || {
+            let said = match form {
+                Form::Json => None,
+                Form::Protobuf => protobuf::status_message(&posted.body),
+            };
+            match said.as_deref().unwrap_or(&posted.said) {
+                "" => format!("it answered {}", posted.status),
+                said => format!("it answered {}: {}", posted.status, hide_credentials(said)),
+            }
         };
         match posted.status {
-            200..=299 => rejected(&posted.said).unwrap_or(Sent::Taken),
+            200..=299 => rejected(form, &posted.body).unwrap_or(Sent::Taken),
             // It will say the same of them each time. Anything else may be mended: a key, an address.
             400 | 413 | 422 => Sent::Refused { said: said() },
             _ => Sent::Away { why: said(), after_ms: posted.retry_after_ms },
@@ -214,14 +226,19 @@ impl Otlp {
     }
 }
 
-/// What a collector did not take of what it took, as it says in JSON.
-fn rejected(said: &str) -> Option<Sent> {
-    let answer: Value = serde_json::from_str(said).ok()?;
-    let partial = &answer["partialSuccess"];
-    let count = &partial["rejectedSpans"];
-    let count = count.as_u64().or_else(|| count.as_str()?.parse().ok())?;
-    let said = partial["errorMessage"].as_str().unwrap_or_default().to_owned();
-    (count > 0).then_some(Sent::Rejected { count, said })
+/// What a collector did not take of what it took, as it says in its answer.
+fn rejected(form: Form, answer: &[u8]) -> Option<Sent> {
+    let (count, said) = match form {
+        Form::Json => {
+            let answer: Value = serde_json::from_slice(answer).ok()?;
+            let partial = &answer["partialSuccess"];
+            let count = &partial["rejectedSpans"];
+            let count = count.as_u64().or_else(|| count.as_str()?.parse().ok())?;
+            (count, partial["errorMessage"].as_str().unwrap_or_default().to_owned())
+        }
+        Form::Protobuf => protobuf::partial_success(answer)?,
+    };
+    (count > 0).then_some(Sent::Rejected { count, said: hide_credentials(&said) })
 }
 
 #[cfg(test)]
@@ -241,12 +258,70 @@ mod tests {
 
     #[test]
     fn what_was_not_taken_is_found_in_the_answer() {
-        assert!(
-            rejected("").is_none()
-                && rejected("{}").is_none()
-                && rejected("{\"partialSuccess\":{}}").is_none()
-        );
+        for nothing in ["", "{}", "{\"partialSuccess\":{}}"] {
+            assert!(rejected(Form::Json, nothing.as_bytes()).is_none(), "{nothing}");
+        }
         let said = r#"{"partialSuccess":{"rejectedSpans":"2","errorMessage":"too old"}}"#;
-        assert!(matches!(rejected(said), Some(Sent::Rejected { count: 2, said }) if said == "too old"));
+        let found = rejected(Form::Json, said.as_bytes());
+        assert!(matches!(found, Some(Sent::Rejected { count: 2, said }) if said == "too old"));
+        // A warning rejects nothing.
+        for nothing in [&b""[..], b"\x0a\x00", b"\x0a\x06\x12\x04slow", b"\x0a\x09\x08\x02"] {
+            assert!(rejected(Form::Protobuf, nothing).is_none(), "{nothing:?}");
+        }
+    }
+
+    /// A collector that answers one request, and how that was understood.
+    async fn told(form: Form, status: &str, kind: &str, answer: &[u8]) -> Sent {
+        use std::io::{Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/v1/traces", listener.local_addr().unwrap());
+        let head = format!(
+            "HTTP/1.1 {status}\r\n{kind}Content-Length: {}\r\nConnection: close\r\n\r\n",
+            answer.len()
+        );
+        let answer = [head.as_bytes(), answer].concat();
+        let collector = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let (mut request, mut buffer) = (Vec::new(), [0; 4_096]);
+            loop {
+                let read = stream.read(&mut buffer).unwrap();
+                request.extend_from_slice(&buffer[..read]);
+                let text = String::from_utf8_lossy(&request).to_ascii_lowercase();
+                let length = text.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next());
+                let head = request.windows(4).position(|window| window == b"\r\n\r\n");
+                if let (Some(head), Some(length)) = (head, length)
+                    && request.len() >= head + 4 + length.parse::<usize>().unwrap()
+                {
+                    break;
+                }
+            }
+            stream.write_all(&answer).unwrap();
+        });
+        let to = Otlp { url, headers: vec![], resource: vec![], form, timeout: Duration::from_secs(60) };
+        let sent = to.send(&Poster::default(), &[]).await;
+        collector.join().unwrap();
+        sent
+    }
+
+    #[tokio::test]
+    async fn a_collector_that_speaks_protocol_buffers_is_understood() {
+        // More rejected than one byte holds, so that the answer is no UTF-8; and a field of a later version.
+        let partial = b"\x08\xac\x02\x12\x07too old";
+        let answer = [&[0x0a, partial.len() as u8][..], partial, &[0x1d, 1, 2, 3, 4]].concat();
+        for kind in ["Content-Type: application/x-protobuf\r\n", ""] {
+            let sent = told(Form::Protobuf, "200 OK", kind, &answer).await;
+            assert!(matches!(&sent, Sent::Rejected { count: 300, said } if said == "too old"), "{kind} {sent:?}");
+        }
+        let taken = told(Form::Protobuf, "200 OK", "Content-Type: application/x-protobuf\r\n", b"").await;
+        assert!(matches!(taken, Sent::Taken), "{taken:?}");
+        // Whatever it was sent, one may answer in JSON.
+        let json = br#"{"partialSuccess":{"rejectedSpans":1,"errorMessage":"no"}}"#;
+        let kind = "Content-Type: application/json; charset=utf-8\r\n";
+        let sent = told(Form::Protobuf, "200 OK", kind, json).await;
+        assert!(matches!(&sent, Sent::Rejected { count: 1, said } if said == "no"), "{sent:?}");
+        // A refusal is a `google.rpc.Status`.
+        let status = b"\x08\x03\x12\x08bad span";
+        let sent = told(Form::Protobuf, "400 Bad Request", "", status).await;
+        assert!(matches!(&sent, Sent::Refused { said } if said == "it answered 400: bad span"), "{sent:?}");
     }
 }

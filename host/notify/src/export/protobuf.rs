@@ -59,6 +59,84 @@ impl Message {
     }
 }
 
+/// What a field holds, as far as answers are read.
+enum Held<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+    Other,
+}
+
+fn read_number(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let (first, rest) = bytes.split_first()?;
+        *bytes = rest;
+        number |= u64::from(first & 0x7f) << shift;
+        if first & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+fn take<'a>(bytes: &mut &'a [u8], length: u64) -> Option<&'a [u8]> {
+    let (taken, rest) = bytes.split_at_checked(usize::try_from(length).ok()?)?;
+    *bytes = rest;
+    Some(taken)
+}
+
+/// The fields of a message, in order; none if it is none.
+fn fields(mut bytes: &[u8]) -> Option<Vec<(u64, Held<'_>)>> {
+    let mut fields = Vec::new();
+    while !bytes.is_empty() {
+        let key = read_number(&mut bytes)?;
+        let held = match key & 7 {
+            0 => Held::Number(read_number(&mut bytes)?),
+            1 => take(&mut bytes, 8).map(|_| Held::Other)?,
+            2 => {
+                let length = read_number(&mut bytes)?;
+                Held::Bytes(take(&mut bytes, length)?)
+            }
+            5 => take(&mut bytes, 4).map(|_| Held::Other)?,
+            _ => return None,
+        };
+        fields.push((key >> 3, held));
+    }
+    Some(fields)
+}
+
+/// The last text of that field.
+fn text(fields: &[(u64, Held<'_>)], wanted: u64) -> Option<String> {
+    fields.iter().rev().find_map(|(field, held)| match held {
+        Held::Bytes(bytes) if *field == wanted => Some(String::from_utf8_lossy(bytes).into_owned()),
+        _ => None,
+    })
+}
+
+/// How many spans were not taken, and why, of an `ExportTraceServiceResponse`; none if it says nothing of that.
+pub(super) fn partial_success(answer: &[u8]) -> Option<(u64, String)> {
+    let answer = fields(answer)?;
+    let partial = answer.iter().rev().find_map(|(field, held)| match held {
+        Held::Bytes(bytes) if *field == 1 => Some(*bytes),
+        _ => None,
+    });
+    let partial = fields(partial?)?;
+    let count = partial.iter().rev().find_map(|(field, held)| match held {
+        Held::Number(number) if *field == 1 => Some(*number),
+        _ => None,
+    });
+    // Negative numbers mean nothing.
+    let count = count.filter(|count| i64::try_from(*count).is_ok())?;
+    Some((count, text(&partial, 2).unwrap_or_default()))
+}
+
+/// The message of a `google.rpc.Status`, on one line.
+pub(super) fn status_message(answer: &[u8]) -> Option<String> {
+    let message = text(&fields(answer)?, 2)?;
+    let line: String = message.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(300).collect();
+    (!line.is_empty()).then_some(line)
+}
+
 /// The bytes of an id in hexadecimal.
 fn id(hex: &str) -> Vec<u8> {
     let digits = hex.as_bytes().chunks(2);

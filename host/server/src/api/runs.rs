@@ -183,7 +183,17 @@ impl ListAsked {
     }
 }
 
-/// A cursor tells nothing but where to go on.
+/// A cursor of a list tells nothing but where to go on, also when the last run before it is deleted meanwhile.
+fn cursor_behind(run: &RunInfo) -> String {
+    URL_SAFE_NO_PAD.encode(format!("n:{}", run.number))
+}
+
+fn number_of(cursor: &str) -> Option<u64> {
+    let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
+    std::str::from_utf8(&bytes).ok()?.strip_prefix("n:")?.parse().ok()
+}
+
+/// A cursor of a bulk action tells the run that it goes on with.
 fn cursor_of(run: &RunId) -> String {
     URL_SAFE_NO_PAD.encode(format!("r:{run}"))
 }
@@ -202,7 +212,7 @@ pub(crate) async fn page(
     let most = limit(page.limit, 50, 1_000)?;
     let before = match &page.cursor {
         Some(cursor) => {
-            Some(run_of(cursor).ok_or_else(|| Problem::unfit("invalid cursor: use one from a page"))?)
+            Some(number_of(cursor).ok_or_else(|| Problem::unfit("invalid cursor: use one from a page"))?)
         }
         None => None,
     };
@@ -210,7 +220,7 @@ pub(crate) async fn page(
     let mut runs = app.read(async move |store| store.runs(filter).await).await?;
     let more = runs.len() > most;
     runs.truncate(most);
-    let next = runs.last().filter(|_| more).map(|info| cursor_of(&info.id));
+    let next = runs.last().filter(|_| more).map(cursor_behind);
     Ok((runs, next))
 }
 
@@ -406,11 +416,7 @@ impl StartAsked {
         let defaults = &app.options().defaults;
         let usual = RunConfig::default();
         let sandbox = Sandbox::default();
-        let configured = defaults.budget;
-        let budget = match (self.budget.map(Budget::from), configured) {
-            (Some(asked), Some(configured)) => Some(asked.or(configured)),
-            (asked, configured) => asked.or(configured),
-        };
+        let budget = Budget::merged(self.budget.map(Budget::from), defaults.budget);
         let bad_id = |error: wfhost_core::BadRunId| Problem::unfit(format!("invalid id: {error}"));
         Ok(StartOptions {
             input: self.input.unwrap_or_else(Json::null),
@@ -703,12 +709,12 @@ async fn part_of(
             let found = app.read(async move |store| store.runs(alone).await).await?;
             first = found.into_iter().find(|found| found.id == run);
         }
-        before = Some(run);
+        before = Some(info.number);
     }
     // All that the fingerprint is of, which does not depend on how many are acted on at once.
     let reads = if cursor.is_some() { most } else { BATCH as usize };
     let (rest, all) = (
-        RunFilter { before: before.clone(), limit: reads + 1, ..filter.clone() },
+        RunFilter { before, limit: reads + 1, ..filter.clone() },
         RunFilter { before, limit: usize::MAX, patience_ms: Some(COUNT_PATIENCE_MS), ..filter },
     );
     let mut rest = app.read(async move |store| store.runs(rest).await).await?;
@@ -827,8 +833,11 @@ mod tests {
     fn cursors_come_back_and_others_are_none() {
         let run: RunId = "run_01k9.2".parse().unwrap();
         assert_eq!(run_of(&cursor_of(&run)), Some(run));
-        for text in ["", "x", "cjo", "cjoh"] {
-            assert_eq!(run_of(text).map(|run| run.to_string()), None, "{text}");
+        let cursor = URL_SAFE_NO_PAD.encode("n:17");
+        assert_eq!(number_of(&cursor), Some(17));
+        assert_eq!((number_of(&cursor_of(&"17".parse().unwrap())), run_of(&cursor)), (None, None));
+        for text in ["", "x", "cjo", "cjoh", "bjo", "bjotMQ"] {
+            assert_eq!((run_of(text).map(|run| run.to_string()), number_of(text)), (None, None), "{text}");
         }
     }
 

@@ -11,6 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use wfhost::schedule::{CatchUp, Overlap, Schedule, When};
 use wfhost::{HostError, clock};
+use wfhost_core::policy::budget::Budget;
 use wfhost_core::{Json, RunConfig, RunId, Timestamp, limits};
 use wfhost_view::{ScheduleView, SchedulesView, UserError, nearest};
 
@@ -165,7 +166,7 @@ async fn put(
         labels,
         config: RunConfig {
             agent: asked.agent.or_else(|| defaults.agent.clone()),
-            budget: asked.budget.map(Into::into).or(defaults.budget),
+            budget: Budget::merged(asked.budget.map(Into::into), defaults.budget),
             project: defaults.project.clone(),
             ..RunConfig::default()
         },

@@ -21,8 +21,10 @@ impl Data {
     pub(super) fn insert(&mut self, run: NewRun, now: Timestamp) {
         let id = run.id.clone();
         self.commits.extend((0..run.rows.len()).map(|index| (run.id.clone(), index)));
+        self.created += 1;
         self.runs.push(Run {
             info: RunInfo {
+                number: self.created,
                 id: run.id,
                 key: run.key,
                 project: run.project,

@@ -162,8 +162,10 @@ impl Journals for MemStore {
             let chain = run.info.links.chain.clone().unwrap_or_else(|| run.info.id.clone());
             data.seen.extend(run.signal_ids().into_iter().map(|id| (chain.clone(), id)));
             data.commits.extend((0..run.rows.len()).map(|index| (run.info.id.clone(), index)));
+            data.created += 1;
             let mut imported = Run {
                 info: RunInfo {
+                    number: data.created,
                     key: key.filter(|_| !taken),
                     state: if ended { run.info.state } else { RunState::Paused },
                     outcome: run.info.outcome.clone().filter(|_| ended),
@@ -211,6 +213,7 @@ impl Journals for MemStore {
             };
             let old = run.info.clone();
             run.info = RunInfo {
+                number: old.number,
                 key: old.key,
                 epoch: old.epoch,
                 trouble: old.trouble,

@@ -57,6 +57,8 @@ struct Data {
     begun: u64,
     /// In the order of their creation.
     runs: Vec<Run>,
+    /// How many there ever were.
+    created: u64,
     inbox: i64,
     /// What was committed, in order: the run and the index of its row.
     commits: Vec<(RunId, usize)>,

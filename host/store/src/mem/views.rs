@@ -19,7 +19,7 @@ impl Views for MemStore {
     fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Vec<RunInfo>>> {
         self.look(|data| {
             let end = match &filter.before {
-                Some(before) => data.runs.iter().position(|run| run.info.id == *before).unwrap_or(0),
+                Some(before) => data.runs.partition_point(|run| run.info.number < *before),
                 None => data.runs.len(),
             };
             let wanted = |run: &&Run| {

@@ -319,7 +319,7 @@ const RUN: &str = concat!(
     r.phase, r.outcome, r.wait_until, r.wait_for, r.epoch, r.people, r.due_at, r.trouble, r.emissions, r.head,
     r.parent_step, r.on_close, r.root, r.chain, r.next, r.tokens, r.micros, r.budget, r.project,
     l.at, l.seq + l.count, s.id, s.host, s.realm, s.pid, s.started, s.source, s.ticks, s.until,
-    r.imported
+    r.imported, r.id
     FROM runs r LEFT JOIN sessions s ON s.id = r.session LEFT JOIN commits l ON l.id = ",
     last_place!("r.id")
 );
@@ -355,6 +355,7 @@ fn run_info(row: &SqlRow<'_>, clock: &dyn Clock) -> Result<RunInfo> {
     };
     let id = id(row, 0)?;
     Ok(RunInfo {
+        number: row.get::<_, i64>(38)? as u64,
         key: None,
         project: None,
         imported: true,
@@ -384,6 +385,7 @@ fn run_info(row: &SqlRow<'_>, clock: &dyn Clock) -> Result<RunInfo> {
 
 fn whole_info(row: &SqlRow<'_>, clock: &dyn Clock) -> Result<RunInfo> {
     Ok(RunInfo {
+        number: row.get::<_, i64>(38)? as u64,
         id: id(row, 0)?,
         key: row.get(1)?,
         project: row.get(26)?,
@@ -495,7 +497,7 @@ fn found<T>(
              AND l.run = r.id))",
     );
     given(filter.prefix.is_some(), "r.name >= ?4 AND r.name < ?4 || char(0x10FFFF)");
-    let before = format!("{order} < (SELECT id FROM runs WHERE name = ?5)");
+    let before = format!("{order} < ?5");
     given(filter.before.is_some(), &before);
     given(filter.since.is_some(), "r.created_at >= ?6");
     given(filter.until.is_some(), "r.created_at < ?13");
@@ -533,7 +535,7 @@ fn found<T>(
                 filter.workflow,
                 super::write::to_json(&filter.labels),
                 filter.prefix,
-                filter.before.as_ref().map(RunId::as_str),
+                filter.before.map(|before| i64::try_from(before).unwrap_or(i64::MAX)),
                 filter.since.map(super::write::millis),
                 filter.idle_since.map(super::write::millis),
                 i64::try_from(filter.limit).unwrap_or(i64::MAX),
