@@ -128,6 +128,9 @@ impl Dev {
             drainer.drain();
         }
         host.close(None).await;
+        if let Some(drainer) = &drainer {
+            drainer.stop();
+        }
         if let Some(answering) = answering {
             let _ = answering.await;
         }

@@ -1,10 +1,9 @@
 //! `wfhost diff`
 
-use serde_json::{Value, json};
 use wfhost::steps;
 use wfhost::store::Store;
-use wfhost_core::counted;
-use wfhost_view::{Difference, Told, compare};
+use wfhost_core::{Json, counted};
+use wfhost_view::{Difference, Told, compare, document};
 
 use super::diagnostic::{Exit, UserError};
 use super::place::{find_run, read_journal};
@@ -29,8 +28,8 @@ async fn told(store: &dyn Store, run: &str) -> Result<Told, UserError> {
     let info = find_run(store, run).await?;
     let journal = read_journal(store, &info.id).await?;
     let input = match journal.entries.first().map(|entry| &entry.event) {
-        Some(wfhost_core::Event::Started(started)) => started.input.value(),
-        _ => Value::Null,
+        Some(wfhost_core::Event::Started(started)) => started.input.clone(),
+        _ => Json::null(),
     };
     Ok(Told { info, input, steps: steps(&journal) })
 }
@@ -41,10 +40,10 @@ impl Diff {
         let (a, b) = (told(store.as_ref(), &self.a).await?, told(store.as_ref(), &self.b).await?);
         let (same, differences) = compare(&a, &b);
         if common.output != Format::Text {
-            let view = json!({
+            let view = document! {
                 "schema": "wfhost/diff/1", "a": a.info.id, "b": b.info.id, "same_steps": same,
                 "differences": differences,
-            });
+            };
             printer::json(&view);
             return Ok(Exit::Done);
         }
@@ -56,7 +55,8 @@ impl Diff {
             printer::line(&what);
             for (side, value) in [("a", a), ("b", b)] {
                 if let Some(value) = value {
-                    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                    let text = serde_json::from_str::<String>(value.as_str())
+                        .unwrap_or_else(|_| value.into_string());
                     printer::line(format!("  {side}  {}", shortened(&text)));
                 }
             }

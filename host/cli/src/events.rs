@@ -31,6 +31,8 @@ pub(crate) struct Events {
     after: Option<u64>,
 }
 
+/// Databases count commits no further.
+const LAST: u64 = i64::MAX as u64;
 /// Commits that are read at once.
 const PAGE: usize = 1_000;
 impl Events {
@@ -44,7 +46,7 @@ impl Events {
         let mut next = self.after.map_or(0, |after| after.saturating_add(1));
         let Some(run) = run else {
             return tail(async || {
-                let changes = store.changes(next.saturating_sub(1), PAGE).await?;
+                let changes = store.changes(next.saturating_sub(1).min(LAST), PAGE).await?;
                 for change in &changes {
                     for entry in change.row.entries() {
                         let (position, entry) = entry.map_err(|error| unreadable(&change.run, error))?;

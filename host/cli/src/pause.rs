@@ -24,7 +24,8 @@ impl Pause {
     pub async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let store = common.reader().await?;
         let info = find_run(store.as_ref(), &self.run).await?;
-        if let (Posted::Stopping, run) = wfhost::post(&store, &info.id, MessageBody::Pause).await? {
+        let (posted, run) = wfhost::post(&store, &info.id, MessageBody::Pause).await?;
+        if posted == Posted::Stopping {
             printer::say(
                 common,
                 "Stopping",
@@ -32,15 +33,17 @@ impl Pause {
             );
             return Ok(Exit::Done);
         }
-        match wfhost::is_held(&info) {
+        // Of several rounds it is the latest that is paused, whichever was named.
+        let info = store.run(&run).await?;
+        match info.is_some_and(|info| wfhost::is_held(&info)) {
             true => printer::say(
                 common,
                 "Requested",
-                &format!("pause of {}; it takes effect when its calls are done", info.id),
+                &format!("pause of {}; it takes effect when its calls are done", run),
             ),
-            false => printer::say(common, "Paused", info.id.as_str()),
+            false => printer::say(common, "Paused", run.as_str()),
         }
-        printer::say(common, "next", &command("resume", &info.id).to_string());
+        printer::say(common, "next", &command("resume", &run).to_string());
         Ok(Exit::Done)
     }
 }

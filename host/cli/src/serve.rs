@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use futures_util::future::join_all;
 use wfhost::agents::Providers;
 use wfhost::store::{Projects, RunFilter, StoreError, TokenKind};
 use wfhost::world::environment;
@@ -158,6 +160,9 @@ fn url_arg(text: &str) -> Result<String, String> {
     }
 }
 
+/// What is said of a path where something else is than a socket.
+const NOT_REPLACED: &str = "only a socket is replaced: name a path where nothing is, or remove what is there";
+
 /// Where it answers if nothing else is said.
 const USUAL: &str = "127.0.0.1:7777";
 
@@ -206,7 +211,7 @@ impl Network {
             Ok(server) => Ok(Some(server)),
             // Another process serves already, most likely this database: both advance runs.
             Err(ServeError::Listen { source, .. })
-                if asked.is_none() && source.kind() == std::io::ErrorKind::AddrInUse =>
+                if asked.is_none() && source.kind() == ErrorKind::AddrInUse =>
             {
                 printer::say(
                     common,
@@ -219,9 +224,14 @@ impl Network {
             Err(error @ ServeError::Tls(_)) => Err(UserError::usage("WF0811", error.to_string())
                 .hint("both have to be PEM files: the certificate with its chain, and its key")),
             Err(error @ ServeError::Namespace { .. }) => Err(UserError::usage("WF0811", error.to_string())),
-            Err(error @ ServeError::Listen { .. }) => Err(UserError::host("WF0810", error.to_string())
-                .because(&error)
-                .hint("choose another address with --listen, or `--listen off`")),
+            Err(ref error @ ServeError::Listen { ref source, .. }) => {
+                let trouble = UserError::host("WF0810", error.to_string()).because(error);
+                let trouble = match source.kind() {
+                    ErrorKind::AlreadyExists => trouble.hint(NOT_REPLACED),
+                    _ => trouble,
+                };
+                Err(trouble.hint("choose another address with --listen, or `--listen off`"))
+            }
         }
     }
 
@@ -291,9 +301,12 @@ impl Network {
             Ok(server) => server,
             Err(ServeError::Host(error)) => return Err(error.into()),
             Err(error) => {
-                return Err(UserError::host("WF0810", error.to_string())
-                    .because(&error)
-                    .hint("choose another address with --metrics, or omit it"));
+                let mut trouble = UserError::host("WF0810", error.to_string()).because(&error);
+                if matches!(&error, ServeError::Listen { source, .. } if source.kind() == ErrorKind::AlreadyExists)
+                {
+                    trouble = trouble.hint(NOT_REPLACED);
+                }
+                return Err(trouble.hint("choose another address with --metrics, or omit it"));
             }
         };
         let whom = if address.is_local() { "this machine" } else { "every client that can reach it" };
@@ -449,19 +462,29 @@ impl Serve {
         if live > 0 {
             printer::say(common, "Leaving", &format!("{}, when the calls are done", counted(live, "run")));
         }
-        let dropped = {
+        let (dropped, hurried) = {
             let patient = close(&hosts, Some(Duration::from_millis(self.grace)));
             tokio::pin!(patient);
             tokio::select! {
-                dropped = &mut patient => dropped,
-                _ = signals.next() => close(&hosts, None).await,
+                dropped = &mut patient => (dropped, false),
+                _ = signals.next() => (close(&hosts, None).await, true),
             }
         };
-        while answering.join_next().await.is_some() {}
-        // What ended just now is told, if that is soon; else by the next host.
-        for teller in tellers {
-            teller.stop(LAST_WORDS).await;
+        // Clients are told that the server is shutting down until the last request of before is answered.
+        drainers.iter().for_each(Drainer::stop);
+        if !hurried {
+            let rest = async {
+                while answering.join_next().await.is_some() {}
+                // What ended just now is told, if that is soon; else by the next host.
+                join_all(tellers.into_iter().map(|teller| teller.stop(LAST_WORDS))).await;
+            };
+            // A second signal waits for nobody.
+            tokio::select! {
+                () = rest => {}
+                _ = signals.next() => {}
+            }
         }
+        answering.shutdown().await;
         let text = match dropped {
             0 => "nothing is lost".to_owned(),
             dropped => {
@@ -532,7 +555,7 @@ impl Serve {
 
 /// Ends all, each within the grace: how many runs have calls that will be made again.
 async fn close(hosts: &[wfhost::Host], grace: Option<Duration>) -> usize {
-    futures_util::future::join_all(hosts.iter().map(|host| host.close(grace))).await.into_iter().sum()
+    join_all(hosts.iter().map(|host| host.close(grace))).await.into_iter().sum()
 }
 
 /// Waits until one of the hosts has no database any more.

@@ -6,7 +6,7 @@
 //! before it is used. Looking at one does nothing; only a POST acts.
 
 use axum::Router;
-use axum::extract::{Form, FromRequest, Request, State};
+use axum::extract::{FromRequest, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -17,10 +17,10 @@ use subtle::ConstantTimeEq;
 use wfhost::clock;
 use wfhost::store::{MessageBody, Posted, Used};
 use wfhost::{HostError, StartOptions};
-use wfhost_core::{Digest, Json, RunConfig, RunId, Step, Timestamp};
+use wfhost_core::{Digest, Json, RunConfig, RunId, Step, Timestamp, limits};
 use wfhost_view::UserError;
 
-use crate::api::{Payload, View};
+use crate::api::{Payload, View, read_form};
 use crate::app::App;
 use crate::auth::{Identity, Scope, Scopes};
 use crate::pages::callback;
@@ -183,9 +183,11 @@ async fn act_by_form(app: &App, token: &str, request: Request) -> Result<Respons
         Err(problem) => return callback::refused(&problem),
     };
     let sender = Sender::of(request.headers());
-    let Form(Filled { body }) = match Form::from_request(request, app).await {
+    // Three bytes for each of the payload, and the name of the field.
+    let filled = read_form(request, 3 * limits::SIGNAL_BYTES + 64).await;
+    let Filled { body } = match filled {
         Ok(filled) => filled,
-        Err(error) => return callback::refused(&Problem::bad(error.body_text())),
+        Err(problem) => return callback::refused(&problem),
     };
     let title = said.purpose.spelled();
     let bad = |error: serde_json::Error| {

@@ -65,7 +65,7 @@ async fn guard(State(app): State<App>, request: Request, next: Next) -> Response
 }
 
 fn check(app: &App, request: &Request) -> Result<(), Problem> {
-    if *app.draining().borrow() && request.uri().path() != "/healthz" && request.uri().path() != "/readyz" {
+    if *app.draining().borrow() && !tells_of_health(request.uri().path()) {
         return Err(Problem::draining());
     }
     if !app.is_unix() {
@@ -78,6 +78,12 @@ fn check(app: &App, request: &Request) -> Result<(), Problem> {
         return Err(Problem::new(StatusCode::BAD_REQUEST, trouble));
     }
     Ok(())
+}
+
+/// Whether it is a path that balancers ask for, also of a namespace: it is answered until the end.
+fn tells_of_health(path: &str) -> bool {
+    let parts: Vec<_> = path.split('/').collect();
+    matches!(parts[..], ["", "healthz" | "readyz"] | ["", "ns", _, "healthz" | "readyz"])
 }
 
 /// Names that lead to the machine itself wherever they are asked for.

@@ -136,7 +136,12 @@ fn input(hook: &Webhook, delivery: &Delivery) -> Result<Json, Problem> {
         Json::string(&delivery.key),
         delivery.body.as_str(),
     );
-    Json::parse(text).map_err(|_| Problem::internal("the delivery cannot be handed on"))
+    // It has a level more than the body, and some values.
+    Json::parse(text).map_err(|error| {
+        UserError::usage("WF0003", format!("the delivery is too deep or has too many values: {error}"))
+            .hint("have the service send less, or send it to a program that takes it apart first")
+            .into()
+    })
 }
 
 async fn act(app: &App, hook: &Webhook, delivery: Delivery) -> Result<TakenView, Problem> {

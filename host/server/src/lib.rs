@@ -83,7 +83,7 @@ pub struct Server {
     /// The other databases.
     spaces: Vec<Space>,
     at: At,
-    drain: watch::Sender<bool>,
+    ending: Ending,
     /// The address with which a browser gets in, once.
     login: Option<String>,
     url: String,
@@ -95,14 +95,15 @@ impl Server {
         let listener = Listener::bind(&options.listen, options.tls.as_ref()).await?;
         let url = options.public_url.clone().unwrap_or_else(|| listener.url());
         let identity = host.store().identity().await?;
-        let (drain, draining) = watch::channel(false);
+        let ending = Ending::default();
+        let draining = ending.draining();
         let at = if listener.is_unix() { At::User } else { At::Port(listener.port()) };
         // Those of a namespace are its own.
         let webhooks = options.webhooks.iter().filter(|hook| hook.namespace.is_none()).cloned().collect();
         let options = Options { webhooks, ..options };
         let app = App::new(host, options, at, None, url.clone(), identity, draining).await?;
         let login = login_of(&app).await?;
-        Ok(Self { app, listener, spaces: Vec::new(), at, drain, login, url })
+        Ok(Self { app, listener, spaces: Vec::new(), at, ending, login, url })
     }
 
     /// Serves another database, too: below `/ns/NAME`, with tokens of its own. Of `options` only what is
@@ -124,7 +125,7 @@ impl Server {
         let webhooks = options.webhooks.iter().filter(of_it).cloned().collect();
         let options = Options { webhooks, ..options };
         let url = format!("{}{}", self.url, spaces::base(name));
-        let (at, draining) = (self.at, self.drain.subscribe());
+        let (at, draining) = (self.at, self.ending.draining());
         let app = App::new(host, options, at, Some(name.to_owned()), url, identity, draining).await?;
         let login = login_of(&app).await?;
         self.spaces.push(Space { app, login });
@@ -156,9 +157,9 @@ impl Server {
         self.app.own_token()
     }
 
-    /// Tells the server to end: it takes no more requests, and those under way are answered.
+    /// Tells the server to end.
     pub fn drainer(&self) -> Drainer {
-        Drainer(self.drain.clone())
+        Drainer(self.ending.clone())
     }
 
     /// Answers until it is told to end.
@@ -170,7 +171,7 @@ impl Server {
         for app in spaces.into_iter().chain([self.app.clone()]) {
             watching.spawn(changes::watch(app));
         }
-        self.listener.serve(router, self.app.draining()).await;
+        self.listener.serve(router, &self.ending).await;
         watching.abort_all();
     }
 }
@@ -207,13 +208,39 @@ impl Drop for Local {
     }
 }
 
+/// How far a server has come on its way to its end.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ending {
+    draining: watch::Sender<bool>,
+    stopping: watch::Sender<bool>,
+}
+
+impl Ending {
+    /// Becomes true when nothing new is let in any more.
+    pub fn draining(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
+    }
+
+    /// Becomes true when nothing but connections is waited for.
+    pub fn stopping(&self) -> watch::Receiver<bool> {
+        self.stopping.subscribe()
+    }
+}
+
 /// Ends a server.
 #[derive(Clone, Debug)]
-pub struct Drainer(watch::Sender<bool>);
+pub struct Drainer(Ending);
 
 impl Drainer {
+    /// Requests under way are answered; new ones are told that the server is shutting down, and so is `/readyz`.
     pub fn drain(&self) {
-        self.0.send_replace(true);
+        self.0.draining.send_replace(true);
+    }
+
+    /// It ends as soon as the connections have ended that were there when it began to: within ten seconds of that.
+    pub fn stop(&self) {
+        self.drain();
+        self.0.stopping.send_replace(true);
     }
 }
 

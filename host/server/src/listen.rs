@@ -20,11 +20,12 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
-use crate::{DRAIN, ServeError};
+use crate::{DRAIN, Ending, ServeError};
 
 /// Connections at the same time. More get an answer that says so.
 const CONNECTIONS: usize = 4_096;
@@ -32,6 +33,8 @@ const CONNECTIONS: usize = 4_096;
 const HEAD: Duration = Duration::from_secs(15);
 /// How long a client may not take what it is sent.
 const STUCK: Duration = Duration::from_secs(20);
+/// How long those are waited for that came when the server had begun to end: they are told that, and no more.
+const LATE: Duration = Duration::from_secs(1);
 /// Bytes of a request's head.
 const HEAD_BYTES: usize = 32 << 10;
 
@@ -168,16 +171,29 @@ impl Listener {
         }
     }
 
-    /// Answers until `draining` becomes true, and then for as long as requests are under way, a
-    /// while at most.
-    pub async fn serve(self, router: Router, mut draining: watch::Receiver<bool>) {
+    /// Answers until it is to stop, and then for as long as requests are under way, a while at most. From the beginning
+    /// of the end on, each new connection has one request answered: a server that ends says so.
+    pub async fn serve(self, router: Router, ending: &Ending) {
         let room = Arc::new(Semaphore::new(CONNECTIONS));
-        let mut connections = JoinSet::new();
-        loop {
+        let (mut draining, mut stopping) = (ending.draining(), ending.stopping());
+        let (mut connections, mut late) = (JoinSet::new(), JoinSet::new());
+        let (mut began, mut stopped) = (None, false);
+        while !stopped || !connections.is_empty() {
+            let until = began.unwrap_or_else(Instant::now) + DRAIN;
             let accepted = tokio::select! {
                 biased;
-                _ = draining.wait_for(|draining| *draining) => break,
+                _ = stopping.wait_for(|stopping| *stopping), if !stopped => {
+                    began.get_or_insert_with(Instant::now);
+                    stopped = true;
+                    continue;
+                }
+                () = tokio::time::sleep_until(until), if stopped => break,
+                _ = draining.wait_for(|draining| *draining), if began.is_none() => {
+                    began = Some(Instant::now());
+                    continue;
+                }
                 Some(_) = connections.join_next() => continue,
+                Some(_) = late.join_next() => continue,
                 accepted = self.accept() => accepted,
             };
             let stream = match accepted {
@@ -192,27 +208,28 @@ impl Listener {
                 tokio::spawn(refuse(stream));
                 continue;
             };
-            let (router, tls, mut draining) = (router.clone(), self.tls.clone(), draining.clone());
-            connections.spawn(async move {
+            let (router, tls) = (router.clone(), self.tls.clone());
+            let mut draining = began.is_none().then(|| draining.clone());
+            let kept = if draining.is_some() { &mut connections } else { &mut late };
+            kept.spawn(async move {
                 let _permit = permit;
                 let serving = async {
                     match tls {
                         Some(tls) => {
                             let greeted = tokio::time::timeout(HEAD, tls.accept(stream)).await;
                             if let Ok(Ok(stream)) = greeted {
-                                answer(stream, router, &mut draining).await;
+                                answer(stream, router, draining.as_mut()).await;
                             }
                         }
-                        None => answer(stream, router, &mut draining).await,
+                        None => answer(stream, router, draining.as_mut()).await,
                     }
                 };
                 serving.await;
             });
         }
-        if let Socket::Unix(_, path) = &self.socket {
-            let _ = std::fs::remove_file(path);
-        }
-        let _ = tokio::time::timeout(DRAIN, async { while connections.join_next().await.is_some() {} }).await;
+        // Nobody comes any more.
+        drop(self);
+        let _ = tokio::time::timeout(LATE, async { while late.join_next().await.is_some() {} }).await;
     }
 
     async fn accept(&self) -> io::Result<Box<dyn Connection>> {
@@ -228,12 +245,20 @@ impl Listener {
     }
 }
 
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Self::Unix(_, path) = self {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
 trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection for T {}
 
-/// Answers the requests of one connection.
-async fn answer(stream: impl Connection, router: Router, draining: &mut watch::Receiver<bool>) {
+/// Answers the requests of one connection until the server ends; of one that came after that, one request.
+async fn answer(stream: impl Connection, router: Router, draining: Option<&mut watch::Receiver<bool>>) {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(STUCK));
     let service = TowerToHyperService::new(
@@ -241,8 +266,13 @@ async fn answer(stream: impl Connection, router: Router, draining: &mut watch::R
     );
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES.max(8_192));
+    http.keep_alive(draining.is_some());
     let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service);
     tokio::pin!(connection);
+    let Some(draining) = draining else {
+        let _ = connection.await;
+        return;
+    };
     tokio::select! {
         // Whatever a client does wrong, it is told by the end of its connection.
         _ = connection.as_mut() => return,
@@ -268,13 +298,20 @@ async fn refuse(mut stream: Box<dyn Connection>) {
 
 /// A socket that only its user can open. One that nobody listens on any more is replaced.
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    if path.symlink_metadata().is_ok_and(|data| data.file_type().is_socket()) {
-        match std::os::unix::net::UnixStream::connect(path) {
-            Ok(_) => {
+    match path.symlink_metadata() {
+        Ok(found) if found.file_type().is_socket() => {
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
                 return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process is listening there"));
             }
-            Err(_) => std::fs::remove_file(path)?,
+            std::fs::remove_file(path)?;
         }
+        // It is somebody's, whatever it is.
+        Ok(_) => {
+            let why = "there is something that is not a socket";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
     }
     // Nobody comes between the making and the closing: it gets its place by a new name.
     let fresh = path.with_extension(format!("{}.new", std::process::id()));

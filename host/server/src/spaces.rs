@@ -26,8 +26,8 @@ pub(crate) fn is_name(name: &str) -> bool {
 
 /// Attributes that hold addresses of this server. No text of others can contain one: in it a quotation
 /// mark is written as `&#34;` or `&quot;`.
-const ATTRIBUTES: [&str; 5] =
-    [" href=\"/", " src=\"/", " action=\"/", " data-chart=\"/", " content=\"0; url=/"];
+const ATTRIBUTES: [&str; 6] =
+    [" href=\"/", " src=\"/", " action=\"/", " formaction=\"/", " data-chart=\"/", " content=\"0; url=/"];
 
 /// The same page with its addresses below the base.
 fn rebased(html: &str, base: &str) -> String {
@@ -72,10 +72,10 @@ mod tests {
 
     #[test]
     fn addresses_of_pages_are_put_below_and_text_stays() {
-        let html = r#"<a href="/ui">x</a><form method="post" action="/ui/act"><script src="/ui/s.js">
+        let html = r#"<a href="/ui">x</a><form method="post" action="/ui/act"><button formaction="/ui/deny"><script src="/ui/s.js">
 <div data-chart="/ui/runs/r"><meta content="0; url=/ui/x"><a href="https://x/">y</a><input value="/ui/runs">
 <p>he wrote href=&quot;/ui&quot; and /ui</p>"#;
-        let expected = r#"<a href="/ns/t/ui">x</a><form method="post" action="/ns/t/ui/act"><script src="/ns/t/ui/s.js">
+        let expected = r#"<a href="/ns/t/ui">x</a><form method="post" action="/ns/t/ui/act"><button formaction="/ns/t/ui/deny"><script src="/ns/t/ui/s.js">
 <div data-chart="/ns/t/ui/runs/r"><meta content="0; url=/ns/t/ui/x"><a href="https://x/">y</a><input value="/ui/runs">
 <p>he wrote href=&quot;/ui&quot; and /ui</p>"#;
         assert_eq!(rebased(html, "/ns/t"), expected);

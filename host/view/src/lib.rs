@@ -6,6 +6,7 @@
 mod compare;
 mod described;
 mod document;
+mod exact;
 mod find;
 mod hide;
 mod journal;

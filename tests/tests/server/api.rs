@@ -657,3 +657,84 @@ fn long_polls_come_back_when_something_changed_or_the_server_ends() {
     assert_eq!(server.stop().code(), Some(143));
     assert!(waits.join().unwrap().starts_with("HTTP/1.1 200"));
 }
+
+#[test]
+fn what_is_no_json_is_told_from_json_that_does_not_fit() {
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &[]);
+    let bearer = format!("Bearer {}", server.token);
+    let send = |path: &str, body: &str| {
+        let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+        server.try_ask("POST", path, &headers, body.as_bytes()).unwrap()
+    };
+    // As docs/server.md says.
+    for body in ["{", "{\"workflow\": probe}", "{} {}"] {
+        assert_eq!(send("/api/v1/runs", body).error(400), "WF0002", "{body}");
+    }
+    for body in [
+        "[]",
+        "7",
+        r#"{"workflow":1}"#,
+        r#"{"workflow":"probe","more":1}"#,
+        r#"{"workflow":"probe","labels":"x"}"#,
+    ] {
+        assert_eq!(send("/api/v1/runs", body).error(422), "WF0812", "{body}");
+    }
+    assert_eq!(send("/api/v1/runs?wait=long", r#"{"workflow":"probe"}"#).error(400), "WF0812");
+    let docs = std::fs::read_to_string(wfhost_tests::target().join("../docs/server.md")).unwrap();
+    for text in ["400 for a request that cannot be read", "422 for JSON of another type"] {
+        assert!(docs.contains(text), "{text}");
+    }
+}
+
+#[test]
+fn positions_that_are_too_large_are_refused_or_behind_everything() {
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &[]);
+    let mut asked = program(&json!([{ "agent": "x" }]));
+    asked["id"] = "r".into();
+    assert_eq!(server.post("/api/v1/runs?wait=30s", &asked)["state"], "completed");
+    let most = u64::MAX.to_string();
+    for args in [&["events", "--after", &most][..], &["events", "r", "--after", &most]] {
+        let ran = place.run(args);
+        assert_eq!((ran.code(), ran.stdout()), (Some(0), String::new()), "{args:?}: {}", ran.stderr());
+    }
+    let browser = crate::pages::Browser::new(&server, &server.token);
+    for fields in [
+        &[("entry", most.as_str()), ("step", "1"), ("answer", "1")][..],
+        &[("entry", &most), ("step", "1"), ("answer", "1"), ("preview", "1")],
+        &[("at", &most), ("preview", "1")],
+    ] {
+        let answer = browser.send("/ui/runs/r/fork", fields);
+        assert!((400..500).contains(&answer.status), "{fields:?}: {}", answer.text());
+    }
+    for path in [
+        format!("/ui/runs/r/at?entry={most}"),
+        format!("/ui/runs/r/journal?from={most}"),
+        format!("/ui/runs/r?after={most}"),
+        format!("/ui/runs/r/logs?after={most}"),
+        format!("/ui/runs/r/steps/{most}"),
+        format!("/ui/runs/r/chart?after={most}"),
+    ] {
+        let answer = browser.get(&path);
+        assert!(answer.status < 500, "{path}: {}", answer.text());
+    }
+    for path in [
+        "journal?from=",
+        "journal?last=",
+        "steps?after=",
+        "logs?after=",
+        "events?after=",
+        "transcript?after=",
+        "steps/",
+    ] {
+        let answer = server.ask("GET", &format!("/api/v1/runs/r/{path}{most}"), None);
+        assert!(answer.status < 500, "{path}: {}", answer.text());
+    }
+    let answer = server.ask("GET", &format!("/api/v1/events?after={most}"), None);
+    assert!(answer.status < 500, "{}", answer.text());
+    let answer = server.ask("GET", &format!("/api/v1/runs/r?wait=1ms&until=change&after={most}"), None);
+    assert!(answer.status < 500, "{}", answer.text());
+}

@@ -162,15 +162,27 @@ impl Server {
         child.wait().expect("it ends");
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let child = self.child.as_ref().expect("it runs");
+        // One that has ended already is not there to be told.
+        let _ = rustix::process::kill_process(rustix::process::Pid::from_child(child), signal);
+    }
+
+    /// Whether it has come to its end.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().expect("it runs").try_wait().expect("a child").is_some()
+    }
+
     /// Asks it to end.
-    pub fn stop(mut self) -> Ran {
-        let child = self.child.take().expect("it runs");
-        rustix::process::kill_process(
-            rustix::process::Pid::from_child(&child),
-            rustix::process::Signal::TERM,
-        )
-        .expect("it runs");
-        let Ran(output) = finish(child);
+    pub fn stop(self) -> Ran {
+        self.signal(rustix::process::Signal::TERM);
+        self.wait()
+    }
+
+    /// Waits until it ends.
+    pub fn wait(mut self) -> Ran {
+        let Ran(output) = finish(self.child.take().expect("it runs"));
         self.listening.take().expect("it is heard").join().expect("it ends with the server");
         Ran(Output { stderr: self.said().into_bytes(), ..output })
     }

@@ -91,6 +91,18 @@ fn a_delivery_that_is_signed_starts_one_run_however_often_it_comes() {
     assert!(settings.contains("webhooks.pushes.secret_env") && !settings.contains(SECRET), "{settings}");
 }
 
+/// What is handed to the program has the delivery in it, so that it is one level deeper: no repetition changes that.
+#[test]
+fn a_delivery_that_is_too_deep_is_refused_for_good() {
+    let place = Place::new();
+    let config = "[webhooks.pushes]\nverify = 'github'\nsecret_env = 'HOOK_SECRET'\nworkflow = 'probe'\n";
+    let server = serve(&place, config, &[]);
+    let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    assert_eq!(github(&server, "push", "d-1", SECRET, &nested(127)).error(422), "WF0003");
+    assert_eq!(server.get("/api/v1/runs")["runs"], json!([]));
+    assert_eq!(github(&server, "push", "d-2", SECRET, &nested(126)).ok()["result"], "taken");
+}
+
 #[test]
 fn a_signed_time_has_to_be_near_and_signals_come_once() {
     let place = Place::new();

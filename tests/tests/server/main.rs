@@ -15,6 +15,7 @@ mod metrics;
 mod openapi;
 mod pages;
 mod receiver;
+mod shutdown;
 mod sinks;
 mod spaces;
 mod trace;

@@ -539,6 +539,125 @@ fn tools_do_what_the_api_does_and_tell_its_errors() {
     assert_eq!(client.ask("prompts/get", json!({ "name": "debug_run" }))["error"]["code"], -32_602);
 }
 
+/// What models and people are told has the digits that were written, and so has what they write.
+#[test]
+fn numbers_keep_their_digits_on_their_way() {
+    const BIG: &str = "12345678901234567890123";
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &[]);
+    let agent =
+        token(&place, "agent", "runs:read,payloads:read,runs:start,runs:signal,runs:control,people:answer");
+    let bearer = format!("Bearer {agent}");
+    let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+    let meta = knows_all();
+    let ask = |method: &str, params: &str| {
+        let request =
+            format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{"_meta":{meta},{params}}}}}"#);
+        let answer = server.try_ask("POST", "/mcp", &headers, request.as_bytes()).expect("an answer").text();
+        assert!(!answer.contains("\"error\"") && !answer.contains("e22"), "{answer}");
+        answer
+    };
+    let call = |tool: &str, arguments: &str| {
+        ask("tools/call", &format!(r#""name":"{tool}","arguments":{arguments}"#))
+    };
+    // As structured content, and as the text of the same.
+    let tells = |answer: &str| assert!(answer.matches(BIG).count() >= 2, "{answer}");
+    let schema = r#"{"type":"object","properties":{"n":{"type":"integer"}},"required":["n"]}"#;
+    let input = format!(
+        r#"{{"do":[{{"wait":{{"name":"go"}}}},{{"ask":{{"prompt":"How many?","schema":{schema}}}}},{{"ask":{{"prompt":"Again?"}}}}],"more":{BIG}}}"#
+    );
+    call("run_start", &format!(r#"{{"workflow":"probe","id":"r","input":{input}}}"#));
+    let journal = || server.ask("GET", "/api/v1/runs/r/journal", None).text();
+    assert!(journal().contains(&format!("\"more\":{BIG}")), "{}", journal());
+    tells(&call("run_show", r#"{"run":"r","steps":true}"#));
+    call("run_signal", &format!(r#"{{"run":"r","name":"go","payload":[{BIG}]}}"#));
+    eventually("it asks", || server.get("/api/v1/questions")["questions"].get(0).cloned());
+    assert!(journal().contains(&format!("[{BIG}]")), "{}", journal());
+    tells(&call("run_step", r#"{"run":"r","step":1}"#));
+    tells(&call("run_events", r#"{"run":"r","kinds":"entry"}"#));
+    ask(
+        "tasks/update",
+        &format!(r#""taskId":"r","inputResponses":{{"r/2":{{"action":"accept","content":{{"n":{BIG}}}}}}}"#),
+    );
+    eventually("it asks again", || {
+        let questions = server.get("/api/v1/questions");
+        (questions["questions"][0]["step"] == 3).then_some(())
+    });
+    assert!(journal().contains(&format!("\"n\":{BIG}")), "{}", journal());
+    call("run_answer", &format!(r#"{{"run":"r","step":3,"answer":{{"sure":{BIG}}}}}"#));
+    server.get("/api/v1/runs/r?wait=30s");
+    assert!(journal().contains(&format!("\"sure\":{BIG}")), "{}", journal());
+    let read = ask("resources/read", r#""uri":"wfhost://runs/r/journal""#);
+    assert!(read.contains(BIG), "{read}");
+    let entries = server.get("/api/v1/runs/r/journal")["entries"].clone();
+    let answered = entries.as_array().expect("entries").iter().find(|entry| entry["kind"] == "answered");
+    let entry = answered.and_then(|entry| entry["position"].as_u64()).unwrap_or_else(|| panic!("{entries}"));
+    let edits = format!(
+        r#"{{"run":"r","at":{},"edits":[{{"entry":{entry},"answer":{{"n":{BIG}1}}}}],"dry_run":false}}"#,
+        entry + 1
+    );
+    let fork = call("run_fork", &edits);
+    let fork: Value = serde_json::from_str(&fork).unwrap();
+    let fork = fork["result"]["structuredContent"]["run"]["id"].as_str().unwrap_or_else(|| panic!("{fork}"));
+    let forked = server.ask("GET", &format!("/api/v1/runs/{fork}/journal"), None).text();
+    assert!(forked.contains(&format!("\"n\":{BIG}1")), "{forked}");
+    // As deep as JSON may be here, in a message that is deeper.
+    let deep = format!("{}{BIG}{}", "[".repeat(126), "]".repeat(126));
+    call("run_start", &format!(r#"{{"workflow":"probe","id":"deep","input":{{"do":{deep}}}}}"#));
+    assert!(server.ask("GET", "/api/v1/runs/deep/journal", None).text().contains(&deep));
+    let shown = call("run_show", r#"{"run":"deep","steps":true}"#);
+    assert!(shown.contains(&format!("\"input\":{{\"do\":{deep}}}")), "{shown}");
+}
+
+#[test]
+fn who_waits_for_a_run_that_goes_on_as_another_one_is_told_of_the_latest() {
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &[]);
+    let third = json!({ "do": [{ "ask": { "prompt": "May I?", "choices": ["yes"] } }] });
+    let second = json!({ "do": [{ "continue_as_new": third }] });
+    let input = json!({ "do": [{ "continue_as_new": second }] });
+    server.post("/api/v1/runs", &json!({ "workflow": "probe", "id": "r", "input": input }));
+    let latest = eventually("the last round asks", || {
+        let questions = server.get("/api/v1/questions");
+        questions["questions"][0]["run"].as_str().map(str::to_owned)
+    });
+    let middle = server.get("/api/v1/runs/r")["continued_as"].as_str().unwrap().to_owned();
+    assert_ne!(middle, latest);
+    assert_eq!(server.get("/api/v1/runs/r?wait=0s")["id"], *latest);
+    let bearer = &server.token;
+    let agent = token(&place, "agent", "runs:read,payloads:read,runs:control,people:answer");
+    let mut client = Client::http(&server, &agent, Some(knows_all()));
+    let question = format!("{latest}/1");
+    let task = client.ok("tasks/get", json!({ "taskId": "r" }));
+    assert!(task["inputRequests"][&question].is_object(), "{task}");
+    let asked =
+        client.ok("tools/call", json!({ "name": "run_wait", "arguments": { "run": "r", "seconds": 0 } }));
+    assert!(asked["inputRequests"][&question].is_object(), "{asked}");
+    // Who names the first one means the latest.
+    let paused = server.ask_as(bearer, "POST", "/api/v1/runs/r/pause", Some(&json!({}))).ok();
+    assert_eq!(paused["run"], *latest, "{paused}");
+    eventually("it is paused", || {
+        (server.get(&format!("/api/v1/runs/{latest}"))["state"] == "paused").then_some(())
+    });
+    let resumed = server.ask_as(bearer, "POST", "/api/v1/runs/r/resume", Some(&json!({}))).ok();
+    assert_eq!(resumed["run"], *latest, "{resumed}");
+    eventually("it goes on", || {
+        (server.get(&format!("/api/v1/runs/{latest}"))["state"] == "waiting").then_some(())
+    });
+    let answer = json!({ (question): { "action": "accept", "content": { "answer": "yes" } } });
+    client.ok("tasks/update", json!({ "taskId": "r", "inputResponses": answer }));
+    assert_eq!(server.get(&format!("/api/v1/runs/{latest}?wait=30s"))["output"], json!(["yes"]));
+    // A round in the middle may be gone by then: nobody looks at one after the other.
+    let gone = server.ask("DELETE", &format!("/api/v1/runs/{middle}"), None);
+    assert!((200..300).contains(&gone.status), "{}", gone.text());
+    assert_eq!(server.get("/api/v1/runs/r?wait=0s")["id"], *latest);
+    assert_eq!(client.ok("tasks/get", json!({ "taskId": "r" }))["status"], "completed");
+    let waited = client.call("run_wait", json!({ "run": "r", "seconds": 0 }));
+    assert_eq!(waited["structuredContent"]["id"], *latest, "{waited}");
+}
+
 #[test]
 fn what_clients_are_told_is_shown_and_written_after_asking() {
     let place = Place::new();

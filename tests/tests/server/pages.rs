@@ -19,7 +19,7 @@ impl<'a> Browser<'a> {
     }
 
     #[track_caller]
-    fn get(&self, path: &str) -> Answer {
+    pub fn get(&self, path: &str) -> Answer {
         let headers = [("Cookie", self.cookie.as_str()), ("Sec-Fetch-Site", "same-origin")];
         self.server.try_ask("GET", path, &headers, b"").expect("an answer")
     }

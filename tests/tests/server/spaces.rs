@@ -86,6 +86,76 @@ fn each_namespace_has_its_own_runs_tokens_and_pages() {
     assert!(ended.stderr().contains("nothing is lost"), "{}", ended.stderr());
 }
 
+/// The values of the attributes of a page that are addresses of this server, each with the name of the attribute.
+fn addresses(html: &str) -> Vec<(String, String)> {
+    let found = html.match_indices("=\"/").map(|(at, _)| {
+        let name =
+            html[..at].rsplit(|c: char| !c.is_ascii_alphabetic() && c != '-').next().unwrap_or_default();
+        let value = html[at + 2..].split('"').next().unwrap_or_default();
+        (name.to_owned(), value.replace("&#38;", "&").replace("&amp;", "&"))
+    });
+    // What is filled into a form is put below the namespace when it leads somewhere.
+    found.filter(|(name, _)| name != "value").collect()
+}
+
+#[test]
+fn no_page_of_a_namespace_leads_out_of_it_nor_acts_outside() {
+    let (main, red) = (Place::in_file(), Place::in_file());
+    add_probe(&main);
+    add_probe(&red);
+    let red_arg = format!("red={}", red.path("wfhost.db").display());
+    let server = Server::start(&main, &["--namespace", &red_arg]);
+    let red_token = own_token(&main, &server, "red");
+    let by_hand = token(&red, "person", "admin");
+    for (base, token) in [("", &server.token), ("/ns/red", &red_token)] {
+        let mut asked = program(&json!([{ "agent": "x" }, { "ask": { "prompt": "May I?" } }]));
+        asked["id"] = "same".into();
+        asked["labels"] = json!({ "team": "red" });
+        server.ask_as(token, "POST", &format!("{base}/api/v1/runs"), Some(&asked)).ok();
+    }
+    let questions = |base: &str, token: &str| {
+        server.ask_as(token, "GET", &format!("{base}/api/v1/questions"), None).ok()["questions"].clone()
+    };
+    for (base, token) in [("", &server.token), ("/ns/red", &red_token)] {
+        eventually("both ask", || questions(base, token).get(0).cloned());
+    }
+    let cookie = server.log_in_below("/ns/red", &by_hand);
+    let headers = [("Cookie", cookie.as_str()), ("Sec-Fetch-Site", "same-origin")];
+    let (mut seen, mut next) = (std::collections::BTreeSet::new(), vec!["/ns/red/ui".to_owned()]);
+    let mut rejects = None;
+    while let Some(path) = next.pop() {
+        let path = path.split('#').next().unwrap().to_owned();
+        if seen.len() > 300 || !seen.insert(path.clone()) {
+            continue;
+        }
+        let answer = server.try_ask("GET", &path, &headers, b"").unwrap();
+        assert!(answer.status < 400, "{path}: {}", answer.text());
+        if let Some(place) = answer.header("location") {
+            assert!(place.starts_with("/ns/red/"), "{path} leads to {place}");
+        }
+        if !answer.header("content-type").is_some_and(|kind| kind.starts_with("text/html")) {
+            continue;
+        }
+        for (name, to) in addresses(&answer.text()) {
+            assert!(to == "/ns/red" || to.starts_with("/ns/red/"), "{path}: {name} is {to}");
+            match name.as_str() {
+                "href" => next.push(to),
+                "formaction" => rejects = Some(to),
+                _ => {}
+            }
+        }
+    }
+    assert!(seen.len() > 20, "{seen:?}");
+    // Somebody says no, there and nowhere else.
+    let form = [headers[0], headers[1], ("Content-Type", "application/x-www-form-urlencoded")];
+    let rejects = rejects.expect("a button to reject");
+    let denied = server.try_ask("POST", &rejects, &form, b"back=inbox&note=").unwrap();
+    assert_eq!(denied.status, 303, "{}", denied.text());
+    assert_eq!(denied.header("location").map(|to| to.starts_with("/ns/red/ui/inbox")), Some(true));
+    eventually("it is denied there", || (questions("/ns/red", &red_token) == json!([])).then_some(()));
+    assert_eq!(questions("", &server.token).as_array().map(Vec::len), Some(1));
+}
+
 #[test]
 fn each_namespace_has_its_own_figures() {
     let (main, red) = (Place::in_file(), Place::in_file());

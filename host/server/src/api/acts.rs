@@ -14,7 +14,7 @@ use wfhost_core::{ForkPlan, Given, Json, Position, RunId, Step, limits};
 use wfhost_view::{ReplayView, RunView, StepView, UpgradeView, UserError, log_lines};
 
 use super::runs::{Anything, BudgetAsked, WaitAsked, idempotency_key, module, shown};
-use super::{Asked, At, Payload, Refusals, Sent, View, find, run_id, wait};
+use super::{Asked, At, Payload, Refusals, Sent, View, find, latest, run_id, wait};
 use crate::app::App;
 use crate::auth::{Caller, Identity, Scope};
 use crate::problem::Problem;
@@ -196,8 +196,9 @@ pub(crate) async fn pause(
     caller: &Identity,
     run: &RunId,
 ) -> Result<(&'static str, RunId), Problem> {
-    let info = find(app, run.as_str()).await?;
     let (posted, run) = app.host().post(run, MessageBody::Pause).await?;
+    // Of several rounds it is the latest that is paused, whichever was named.
+    let info = find(app, run.as_str()).await?;
     let word = match posted {
         Posted::Stopping => "stopping",
         _ if wfhost::is_held(&info) => "asked",
@@ -221,15 +222,17 @@ async fn pause_run(
     Ok(View(ActView::new(&run, word)))
 }
 
-pub(crate) async fn resume(app: &App, caller: &Identity, run: &RunId) -> Result<(), Problem> {
-    let info = find(app, run.as_str()).await?;
+/// Has a run go on; of several rounds the latest, whichever is named.
+pub(crate) async fn resume(app: &App, caller: &Identity, run: &RunId) -> Result<RunId, Problem> {
+    let info = latest(app, run).await?;
     if info.state.is_final() {
-        return Err(HostError::Ended { run: run.clone() }.into());
+        return Err(HostError::Ended { run: info.id }.into());
     }
-    app.store().unpause(run).await?;
+    app.store().unpause(&info.id).await?;
     // Whoever is there goes on with it.
     app.host().wake();
-    app.record(caller, "runs.resume", run.as_str(), "resumed").await
+    app.record(caller, "runs.resume", info.id.as_str(), "resumed").await?;
+    Ok(info.id)
 }
 
 /// How a run is resumed.
@@ -254,10 +257,11 @@ async fn resume_run(
     Sent(asked): Sent<ResumeAsked>,
 ) -> Result<View<ActView>, Problem> {
     caller.need(&app, Scope::RunsControl)?;
-    let run = run_id(&run)?;
+    let mut run = run_id(&run)?;
     if asked.budget.is_none() && asked.module.is_none() {
-        resume(&app, &caller, &run).await?;
+        run = resume(&app, &caller, &run).await?;
     } else {
+        run = latest(&app, &run).await?.id;
         let module = other_module(&app, asked.module.as_deref()).await?;
         let budget = asked.budget.map(Into::into);
         let options = ResumeOptions { module, budget, ..ResumeOptions::default() };

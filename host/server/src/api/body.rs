@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{FromRequest, Request};
+use axum::extract::{DefaultBodyLimit, Form, FromRequest, Request};
 use axum::http::header;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
@@ -47,6 +47,22 @@ pub(crate) async fn read(request: Request, what: &str, limit: usize) -> Result<V
     };
     tokio::time::timeout(WHOLE, reading).await.map_err(|_| Problem::too_slow())??;
     Ok(bytes)
+}
+
+/// Reads the form of a page, as large as `limit` at most.
+pub(crate) async fn read_form<T: DeserializeOwned>(request: Request, limit: usize) -> Result<T, Problem> {
+    let (parts, body) = request.into_parts();
+    let mut request = Request::from_parts(parts, Body::empty());
+    // Extractors have a limit of their own, and no patience: here both are those of all bodies.
+    DefaultBodyLimit::disable().apply(&mut request);
+    let (parts, _) = request.into_parts();
+    let sized = Request::from_parts(parts.clone(), body);
+    let bytes = read(sized, "the form", limit).await?;
+    let read = Form::from_request(Request::from_parts(parts, Body::from(bytes)), &()).await;
+    let unfit = |error: axum::extract::rejection::FormRejection| {
+        Problem::new(error.status(), UserError::usage("WF0812", excerpt(&error.body_text()).to_string()))
+    };
+    read.map(|Form(filled)| filled).map_err(unfit)
 }
 
 fn text(bytes: Vec<u8>) -> Result<String, Problem> {

@@ -25,7 +25,7 @@ use wfhost_core::RunId;
 use crate::app::App;
 use crate::problem::{Problem, ProblemView};
 
-pub(crate) use self::body::{Payload, Sent, read as read_body};
+pub(crate) use self::body::{Payload, Sent, read as read_body, read_form};
 pub(crate) use self::events::Hub;
 
 /// All routes.
@@ -137,6 +137,12 @@ pub(crate) fn run_id(text: &str) -> Result<RunId, Problem> {
 pub(crate) async fn find(app: &App, text: &str) -> Result<RunInfo, Problem> {
     let id = run_id(text)?;
     app.read(async move |store| store.run(&id).await?.ok_or(HostError::NoSuchRun(id))).await
+}
+
+/// The run that this one goes on as: of its rounds the latest.
+pub(crate) async fn latest(app: &App, run: &RunId) -> Result<RunInfo, Problem> {
+    let id = run.clone();
+    app.read(async move |store| wfhost::latest(&store, &id).await).await
 }
 
 /// How many are asked for, within bounds.

@@ -11,13 +11,13 @@ use utoipa_axum::routes;
 use wfhost::store::{LogLevel, RunFilter, RunInfo, TranscriptFilter, TranscriptKind};
 use wfhost::why::Parallel;
 use wfhost::{HostError, StepInfo, steps};
-use wfhost_core::{Position, Step};
+use wfhost_core::{Json, Position, Step};
 use wfhost_view::{
     Difference, EntryView, JournalView, LogView, MessagesView, PublishedView, RunView, RunsView, StepView,
     Told, TranscriptView, UserError, WhyView, compare, entries, parallel, read_journal, started,
 };
 
-use super::runs::{Anything, shown};
+use super::runs::shown;
 use super::{Asked, At, Refusals, View, find, limit, run_id, wait};
 use crate::app::{App, ended};
 use crate::auth::{Caller, Identity, Scope};
@@ -533,7 +533,7 @@ async fn told(app: &App, run: &str) -> Result<Told, Problem> {
     let info = find(app, run).await?;
     app.read(async move |store| {
         let journal = read_journal(store.as_ref(), &info.id).await?;
-        let input = started(&journal).map_or(Anything::Null, |started| started.input.value());
+        let input = started(&journal).map_or_else(Json::null, |started| started.input.clone());
         Ok::<_, UserError>(Told { info, input, steps: steps(&journal) })
     })
     .await

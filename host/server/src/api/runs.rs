@@ -18,7 +18,7 @@ use wfhost_core::policy::budget::Budget;
 use wfhost_core::{Digest, Json, RunConfig, RunId, Sandbox, Timestamp, counted};
 use wfhost_view::{RunView, RunsView, UserError};
 
-use super::{Asked, Refusals, Sent, View, acts, find, limit, wait};
+use super::{Asked, Refusals, Sent, View, acts, find, latest, limit, wait};
 use crate::app::{App, ended};
 use crate::auth::{Caller, Identity, Scope};
 use crate::problem::Problem;
@@ -553,17 +553,12 @@ fn new_or_known(is_new: bool) -> StatusCode {
 
 /// Waits until a run ends, or the latest round of it; for so long at most.
 pub(super) async fn await_end(app: &App, run: RunId, patience: Duration) -> Result<RunInfo, Problem> {
-    let mut run = run;
     let until = tokio::time::Instant::now() + patience;
     let mut changes = app.changes();
     let mut draining = app.draining();
     loop {
         changes.borrow_and_update();
-        let info = find(app, run.as_str()).await?;
-        if let Some(next) = info.links.next.clone().filter(|_| info.state == RunState::Continued) {
-            run = next;
-            continue;
-        }
+        let info = latest(app, &run).await?;
         if info.state.is_final() {
             return Ok(info);
         }
@@ -808,7 +803,7 @@ async fn act(app: &App, caller: &Identity, info: &RunInfo, asked: &BatchAsked) -
     let run = &info.id;
     match asked.act {
         Act::Pause => acts::pause(app, caller, run).await.map(drop),
-        Act::Resume => acts::resume(app, caller, run).await,
+        Act::Resume => acts::resume(app, caller, run).await.map(drop),
         Act::Cancel => acts::cancel(app, caller, run, asked.reason.clone()).await.map(drop),
         Act::Terminate => acts::terminate(app, caller, run, asked.reason.as_deref()).await,
         Act::Retry => acts::retry(app, caller, run, None).await,

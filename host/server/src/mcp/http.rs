@@ -4,11 +4,13 @@
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::Value;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use wfhost_core::limits;
+use wfhost_view::Document;
 
 use super::rpc::{self, RpcError};
-use super::{Mcp, McpOptions};
+use super::{Mcp, McpOptions, outline};
 use crate::api;
 use crate::app::App;
 use crate::auth::{Caller, Scope};
@@ -26,27 +28,35 @@ pub(crate) async fn answer(
     let bytes = api::read_body(request, "the message", MESSAGE_BYTES).await?;
     let message = String::from_utf8(bytes).map_err(|_| Problem::bad("the message is not UTF-8"))?;
     if let Err((error, id)) = check(&headers, &message) {
-        return Ok(json(StatusCode::BAD_REQUEST, error.answer(id).to_string()));
+        return Ok(answered(StatusCode::BAD_REQUEST, error.answer(&id).get().to_owned()));
     }
     // Who may do everything was not granted that agents answer for people.
     let is_own = app.own().is_some_and(|own| own.id == who.id);
     let answers = who.scopes.names(Scope::PeopleAnswer) && !who.scopes.names(Scope::Admin) && !is_own;
     let options = McpOptions { answers, workflows: app.options().mcp_workflows };
     Ok(match Mcp::new(&app, who, options).take(&message).await {
-        Some(answer) => json(StatusCode::OK, answer),
+        Some(answer) => answered(StatusCode::OK, answer),
         None => StatusCode::ACCEPTED.into_response(),
     })
 }
 
-fn json(status: StatusCode, body: String) -> Response {
+fn answered(status: StatusCode, body: String) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 /// Headers say the same as the message: others may route by them.
-fn check(headers: &HeaderMap, message: &str) -> Result<(), (RpcError, Value)> {
+fn check(headers: &HeaderMap, message: &str) -> Result<(), (RpcError, Box<RawValue>)> {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let message: Value = serde_json::from_str(message).unwrap_or_default();
-    let refuse = |error| Err((error, message["id"].clone()));
+    let parts = |text: &str| serde_json::from_str::<Document>(text).unwrap_or_default();
+    let mut members = parts(message);
+    let id = members.remove("id").unwrap_or_default();
+    let mut params = members.get("params").map_or_else(Document::new, |params| parts(params.get()));
+    // What is handed on may be deeper than what is looked at.
+    params.remove("arguments");
+    let params: Value = params.iter().map(|(name, part)| (name.clone(), outline(part))).collect();
+    let method = members.get("method").map_or(Value::Null, |method| outline(method));
+    let message = json!({ "method": method, "params": params });
+    let refuse = |error| Err((error, id));
     let Some(version) = header("mcp-protocol-version") else { return Ok(()) };
     if !rpc::versions().contains(&version) {
         return refuse(RpcError::version(version));

@@ -3,6 +3,9 @@
 //! Each tool is a request of the API, made within the process by the same routes: what it needs, what
 //! it hides, what it refuses and how is decided there. A run is a task for clients that know tasks, and
 //! its questions reach people as elicitations. Nothing is remembered between two requests.
+//!
+//! What programs are given and what they give is handed on as it was written: a [`Value`] would round large numbers,
+//! so it is only what is looked at.
 
 mod http;
 mod interact;
@@ -18,11 +21,16 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
+use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use tower::ServiceExt;
+use wfhost_core::{Json, RunId};
+use wfhost_view::{Document, document, raw};
 
 pub(crate) use self::http::answer as over_http;
 use self::rpc::{Client, RpcError};
+use crate::api;
 use crate::app::App;
 use crate::auth::{Identity, Scope};
 use crate::openapi;
@@ -51,7 +59,47 @@ pub struct Mcp {
 /// What the API answered.
 struct Answered {
     status: StatusCode,
+    /// As it was written, on one line.
+    text: Box<RawValue>,
+    /// What it says.
     body: Value,
+}
+
+/// What a text says, numbers rounded. Members that are too deep to be read are null.
+fn outline(text: &RawValue) -> Value {
+    serde_json::from_str(text.get()).unwrap_or_else(|_| {
+        let members = serde_json::from_str::<Document>(text.get()).unwrap_or_default();
+        let read = |part: &RawValue| serde_json::from_str::<Value>(part.get()).unwrap_or_default();
+        members.iter().map(|(name, part)| (name.clone(), read(part))).collect()
+    })
+}
+
+/// The members of an object.
+fn members(object: Value) -> Document {
+    match object {
+        Value::Object(members) => members.iter().map(|(name, part)| (name.clone(), raw(part))).collect(),
+        _ => Document::new(),
+    }
+}
+
+/// What a request says.
+struct Params {
+    /// What is looked at here.
+    plain: Map<String, Value>,
+    /// What is handed on: the arguments of a tool or a prompt, and answers of people.
+    arguments: Option<Box<RawValue>>,
+    responses: Option<Box<RawValue>>,
+}
+
+impl Params {
+    fn of(text: Option<&RawValue>) -> Result<Self, RpcError> {
+        let read = text.map_or(Ok(None), |text| serde_json::from_str::<Option<Document>>(text.get()));
+        let all = read.map_err(|_| RpcError::params("`params` has to be an object"))?;
+        let mut all = all.unwrap_or_default();
+        let (arguments, responses) = (all.remove("arguments"), all.remove("inputResponses"));
+        let plain = all.into_iter().map(|(name, part)| (name, outline(&part))).collect();
+        Ok(Self { plain, arguments, responses })
+    }
 }
 
 /// What the API is asked.
@@ -59,7 +107,8 @@ struct Asked {
     method: Method,
     path: String,
     query: Vec<(&'static str, String)>,
-    body: Option<Value>,
+    /// JSON.
+    body: Option<String>,
     key: Option<String>,
     /// The span of who asks.
     traceparent: Option<String>,
@@ -70,8 +119,8 @@ impl Asked {
         Self { method: Method::GET, path, query: Vec::new(), body: None, key: None, traceparent: None }
     }
 
-    fn post(path: String, body: Value) -> Self {
-        Self { method: Method::POST, body: Some(body), ..Self::get(path) }
+    fn post(path: String, body: &impl Serialize) -> Self {
+        Self { method: Method::POST, body: Some(raw(body).get().to_owned()), ..Self::get(path) }
     }
 
     fn with(mut self, name: &'static str, value: Option<String>) -> Self {
@@ -112,78 +161,84 @@ impl Mcp {
 
     /// Takes a message, and gives what is to be sent back: nothing for what asks for nothing.
     pub async fn take(&self, message: &str) -> Option<String> {
-        let answer = match serde_json::from_str(message) {
-            Ok(Value::Array(messages)) if messages.len() > BATCH => {
-                let why = format!("at most {BATCH} messages can be sent at once, not {}", messages.len());
-                Some(RpcError::request(why).answer(Value::Null))
-            }
-            Ok(Value::Array(messages)) if !messages.is_empty() => {
-                let mut answers = Vec::new();
-                for message in messages {
-                    answers.extend(self.one(message).await);
+        let answer = match serde_json::from_str::<&RawValue>(message) {
+            // It is valid JSON, whatever its members are.
+            Ok(whole) if whole.get().starts_with('[') => {
+                match serde_json::from_str::<Vec<&RawValue>>(whole.get()).unwrap_or_default() {
+                    messages if messages.is_empty() => self.one(whole).await,
+                    messages if messages.len() > BATCH => {
+                        let why =
+                            format!("at most {BATCH} messages can be sent at once, not {}", messages.len());
+                        Some(RpcError::request(why).answer(&raw(&())))
+                    }
+                    messages => {
+                        let mut answers = Vec::new();
+                        for message in messages {
+                            answers.extend(self.one(message).await);
+                        }
+                        (!answers.is_empty()).then(|| raw(&answers))
+                    }
                 }
-                (!answers.is_empty()).then_some(Value::Array(answers))
             }
             Ok(message) => self.one(message).await,
-            Err(error) => Some(RpcError::parse(&error).answer(Value::Null)),
+            Err(error) => Some(RpcError::parse(&error).answer(&raw(&()))),
         };
-        answer.map(|answer| answer.to_string())
+        answer.map(|answer| answer.get().to_owned())
     }
 
-    async fn one(&self, message: Value) -> Option<Value> {
-        let Value::Object(mut message) = message else {
-            return Some(RpcError::request("a message has to be an object").answer(Value::Null));
+    async fn one(&self, message: &RawValue) -> Option<Box<RawValue>> {
+        let Ok(mut message) = serde_json::from_str::<Document>(message.get()) else {
+            return Some(RpcError::request("a message has to be an object").answer(&raw(&())));
         };
         let id = message.remove("id");
-        let Some(Value::String(method)) = message.remove("method") else {
+        let method =
+            message.remove("method").and_then(|text| serde_json::from_str::<String>(text.get()).ok());
+        let Some(method) = method else {
             // An answer to something: nothing is asked here.
             let answers = message.contains_key("result") || message.contains_key("error");
             return (!answers)
-                .then(|| RpcError::request("a request needs a `method`").answer(id.unwrap_or_default()));
+                .then(|| RpcError::request("a request needs a `method`").answer(&id.unwrap_or_default()));
         };
         // A notification: cancelled, initialized. None changes anything.
         let id = id?;
         self.app.options().metrics.asked_by_mcp(&method);
-        let params = match message.remove("params") {
-            None | Some(Value::Null) => Map::new(),
-            Some(Value::Object(params)) => params,
-            Some(_) => return Some(RpcError::params("`params` has to be an object").answer(id)),
+        let answered = match Params::of(message.get("params").map(|params| &**params)) {
+            Ok(params) => self.request(&method, params).await,
+            Err(error) => Err(error),
         };
-        Some(match self.request(&method, params).await {
-            Ok(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }),
-            Err(error) => error.answer(id),
+        Some(match answered {
+            Ok(result) => raw(&document! { "jsonrpc": "2.0", "id": id, "result": result }),
+            Err(error) => error.answer(&id),
         })
     }
 
-    async fn request(&self, method: &str, params: Map<String, Value>) -> Result<Value, RpcError> {
-        let client = Client::of(method, &params)?;
+    async fn request(&self, method: &str, params: Params) -> Result<Document, RpcError> {
+        let plain = &params.plain;
+        let client = Client::of(method, plain)?;
         let mut result = match method {
-            "initialize" => self.initialize(&params),
-            "server/discover" => self.discover(),
-            "ping" if !client.is_modern() => json!({}),
-            "tools/list" => json!({ "tools": self.tools().await }),
-            "tools/call" => self.call(&client, params).await?,
-            "resources/list" => json!({ "resources": self.resources().await? }),
+            "initialize" => members(self.initialize(plain)),
+            "server/discover" => members(self.discover()),
+            "ping" if !client.is_modern() => Document::new(),
+            "tools/list" => document! { "tools": self.tools().await },
+            "tools/call" => self.call(&client, &params).await?,
+            "resources/list" => document! { "resources": self.resources().await? },
             "resources/templates/list" => {
-                json!({ "resourceTemplates": resources::templates(self.may(&[Scope::PayloadsRead])) })
+                document! { "resourceTemplates": resources::templates(self.may(&[Scope::PayloadsRead])) }
             }
-            "resources/read" => self.read_resource(&params).await?,
-            "prompts/list" => json!({ "prompts": prompts::list() }),
-            "prompts/get" => prompts::get(&params)?,
-            "tasks/get" if client.knows_tasks() => self.task(&params).await?,
+            "resources/read" => self.read_resource(plain).await?,
+            "prompts/list" => document! { "prompts": prompts::list() },
+            "prompts/get" => members(prompts::get(&params)?),
+            "tasks/get" if client.knows_tasks() => self.task(plain).await?,
             "tasks/update" if client.knows_tasks() => self.update_task(&params).await?,
-            "tasks/cancel" if client.knows_tasks() => self.cancel_task(&params).await?,
+            "tasks/cancel" if client.knows_tasks() => self.cancel_task(plain).await?,
             _ => return Err(RpcError::method(method)),
         };
         if client.is_modern() || method == "server/discover" {
-            let has_kind = result.get("resultType").is_some();
-            if !has_kind {
-                result["resultType"] = "complete".into();
-            }
+            result.entry("resultType".to_owned()).or_insert_with(|| raw(&"complete"));
             if method.ends_with("/list") || matches!(method, "resources/read" | "server/discover") {
                 // What there is changes with every run.
-                result["ttlMs"] = 0.into();
-                result["cacheScope"] = "private".into();
+                result.insert("ttlMs".to_owned(), raw(&0));
+                result.insert("cacheScope".to_owned(), raw(&"private"));
             }
         }
         Ok(result)
@@ -241,13 +296,13 @@ impl Mcp {
         let body = match asked.body {
             Some(body) => {
                 request = request.header(header::CONTENT_TYPE, "application/json");
-                Body::from(body.to_string())
+                Body::from(body)
             }
             None => Body::empty(),
         };
-        let failed = |why: String| Answered {
-            status: StatusCode::UNPROCESSABLE_ENTITY,
-            body: json!({ "code": "WF0812", "title": why, "hints": [], "details": [] }),
+        let failed = |why: String| {
+            let body = json!({ "code": "WF0812", "title": why, "hints": [], "details": [] });
+            Answered { status: StatusCode::UNPROCESSABLE_ENTITY, text: raw(&body), body }
         };
         let request = match request.body(body) {
             Ok(request) => request,
@@ -262,16 +317,23 @@ impl Mcp {
             Ok(body) => body.to_bytes(),
             Err(error) => return failed(format!("the response is incomplete: {error}")),
         };
-        Answered { status, body: serde_json::from_slice(&bytes).unwrap_or_default() }
+        let text = serde_json::from_slice::<Box<RawValue>>(&bytes).map(|text| raw(&text)).unwrap_or_default();
+        Answered { status, body: outline(&text), text }
     }
 
     /// The same, for what is no tool: an error is one of the protocol.
-    async fn fetch(&self, path: String) -> Result<Value, RpcError> {
-        let Answered { status, body } = self.ask(Asked::get(path)).await;
-        match status.is_success() {
-            true => Ok(body),
-            false => Err(RpcError::of_problem(status, &body)),
+    async fn fetch(&self, path: String) -> Result<Answered, RpcError> {
+        let answered = self.ask(Asked::get(path)).await;
+        match answered.status.is_success() {
+            true => Ok(answered),
+            false => Err(RpcError::of_problem(answered.status, &answered.body)),
         }
+    }
+
+    /// The run that this one goes on as: of its rounds the latest. What cannot be told is told by the API.
+    async fn latest(&self, run: &str) -> String {
+        let Ok(id) = run.parse::<RunId>() else { return run.to_owned() };
+        api::latest(&self.app, &id).await.map_or_else(|_| run.to_owned(), |info| info.id.to_string())
     }
 
     fn may(&self, scopes: &[Scope]) -> bool {
@@ -285,7 +347,7 @@ fn info() -> Value {
 }
 
 /// The arguments of a tool or a prompt.
-type Arguments = BTreeMap<String, Value>;
+type Arguments = BTreeMap<String, Json>;
 
 #[cfg(test)]
 mod tests {

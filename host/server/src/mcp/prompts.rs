@@ -1,9 +1,10 @@
 //! Prompts: what a model is best told to begin with.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::Params;
 use super::rpc::RpcError;
-use super::tools::arguments;
+use super::tools::{arguments, text};
 
 pub(super) fn list() -> Value {
     let argument =
@@ -22,13 +23,13 @@ pub(super) fn list() -> Value {
     ])
 }
 
-pub(super) fn get(params: &Map<String, Value>) -> Result<Value, RpcError> {
+pub(super) fn get(params: &Params) -> Result<Value, RpcError> {
     let given = arguments(params)?;
     let argument = |name: &str| {
-        let text = given.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
-        text.ok_or_else(|| RpcError::params(format!("the prompt needs `{name}`")))
+        let given = text(&given, name).filter(|text| !text.is_empty());
+        given.ok_or_else(|| RpcError::params(format!("the prompt needs `{name}`")))
     };
-    let (about, text) = match params.get("name").and_then(Value::as_str) {
+    let (about, text) = match params.plain.get("name").and_then(Value::as_str) {
         Some("debug_run") => {
             let run = argument("run")?;
             let text = format!(

@@ -1,6 +1,7 @@
 //! Runs and modules as resources.
 
 use serde_json::{Map, Value, json};
+use wfhost_view::{Document, document};
 
 use super::rpc::RpcError;
 use super::{Mcp, part};
@@ -35,8 +36,8 @@ impl Mcp {
         if !self.may(&[Scope::RunsRead]) {
             return Ok(Vec::new());
         }
-        let runs = self.fetch(format!("/runs?limit={RUNS}")).await?;
-        let modules = self.fetch("/modules".to_owned()).await?;
+        let runs = self.fetch(format!("/runs?limit={RUNS}")).await?.body;
+        let modules = self.fetch("/modules".to_owned()).await?.body;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let runs = runs["runs"].as_array().into_iter().flatten().map(|run| {
             json!({
@@ -57,7 +58,7 @@ impl Mcp {
         Ok(runs.chain(modules).collect())
     }
 
-    pub(super) async fn read_resource(&self, params: &Map<String, Value>) -> Result<Value, RpcError> {
+    pub(super) async fn read_resource(&self, params: &Map<String, Value>) -> Result<Document, RpcError> {
         let Some(Value::String(uri)) = params.get("uri") else {
             return Err(RpcError::params("`uri` has to name a resource"));
         };
@@ -68,8 +69,8 @@ impl Mcp {
             ["modules", digest] => format!("/modules/{}", part(digest)),
             _ => return Err(RpcError::params(format!("unknown resource {uri}"))),
         };
-        let body = self.fetch(path).await?;
-        let text = body.to_string();
-        Ok(json!({ "contents": [{ "uri": uri, "mimeType": "application/json", "text": text }] }))
+        let text = self.fetch(path).await?.text;
+        let content = json!({ "uri": uri, "mimeType": "application/json", "text": text.get() });
+        Ok(document! { "contents": [content] })
     }
 }

@@ -1,8 +1,10 @@
 //! JSON-RPC, and the versions of the protocol.
 
 use axum::http::StatusCode;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use wfhost_core::trace::parse_traceparent;
+use wfhost_view::{document, raw};
 
 use super::tasks;
 
@@ -74,12 +76,12 @@ impl RpcError {
         Self { data: Some(problem.clone()), ..Self::new(code, title) }
     }
 
-    pub fn answer(self, id: Value) -> Value {
+    pub fn answer(self, id: &RawValue) -> Box<RawValue> {
         let mut error = json!({ "code": self.code, "message": self.message });
         if let Some(data) = self.data {
             error["data"] = data;
         }
-        json!({ "jsonrpc": "2.0", "id": id, "error": error })
+        raw(&document! { "jsonrpc": "2.0", "id": id, "error": error })
     }
 }
 

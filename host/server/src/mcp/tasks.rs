@@ -1,11 +1,12 @@
 //! Runs as tasks: the id of the task is that of the run, so every server of the database knows it.
 
 use serde_json::{Map, Value, json};
+use wfhost_view::{Document, raw};
 
-use super::interact::elicitation;
+use super::interact::{elicitation, responses};
 use super::rpc::RpcError;
 use super::tools::{refused, said};
-use super::{Answered, Asked, Mcp, part};
+use super::{Answered, Asked, Mcp, Params, members, part};
 
 /// The extension of the protocol for tasks.
 pub(super) const EXTENSION: &str = "io.modelcontextprotocol/tasks";
@@ -39,27 +40,25 @@ fn id(params: &Map<String, Value>) -> Result<&str, RpcError> {
 
 impl Mcp {
     /// How a task is. One that continues as another run is that one.
-    pub(super) async fn task(&self, params: &Map<String, Value>) -> Result<Value, RpcError> {
+    pub(super) async fn task(&self, params: &Map<String, Value>) -> Result<Document, RpcError> {
         let first = id(params)?;
-        let mut run = self.fetch(format!("/runs/{}", part(first))).await?;
-        while let Some(next) = run["continued_as"].as_str().filter(|_| run["state"] == "continued") {
-            run = self.fetch(format!("/runs/{}", part(next))).await?;
-        }
+        let Answered { text, body: run, .. } =
+            self.fetch(format!("/runs/{}", part(&self.latest(first).await))).await?;
         let mut task = match run["state"].as_str() {
             Some("completed") => {
-                let mut task = base(&run, "completed");
-                task["result"] = said(&run);
+                let mut task = members(base(&run, "completed"));
+                task.insert("result".to_owned(), raw(&said(&text)));
                 task
             }
-            Some("cancelled") => base(&run, "cancelled"),
+            Some("cancelled") => members(base(&run, "cancelled")),
             // A tool that failed has a result, too: what failed, and how to fix it.
             Some("failed") => {
-                let mut task = base(&run, "completed");
+                let mut task = members(base(&run, "completed"));
                 let title = run["failure"]["message"].as_str().unwrap_or("it failed");
                 let mut result =
                     refused(&json!({ "code": run["code"], "title": title, "hints": run["hints"] }));
-                result["structuredContent"] = run.clone();
-                task["result"] = result;
+                result.insert("structuredContent".to_owned(), text);
+                task.insert("result".to_owned(), raw(&result));
                 task
             }
             _ => {
@@ -68,43 +67,43 @@ impl Mcp {
                     None => Vec::new(),
                 };
                 let status = if questions.is_empty() { "working" } else { "input_required" };
-                let mut task = base(&run, status);
+                let mut task = members(base(&run, status));
                 if !questions.is_empty() {
-                    task["inputRequests"] = Value::Object(questions.iter().map(elicitation).collect());
+                    let asked: Map<_, _> = questions.iter().map(elicitation).collect();
+                    task.insert("inputRequests".to_owned(), raw(&asked));
                 }
                 task
             }
         };
-        task["taskId"] = first.into();
+        task.insert("taskId".to_owned(), raw(&first));
         Ok(task)
     }
 
     /// Takes what the user of the client said to the questions of a task.
-    pub(super) async fn update_task(&self, params: &Map<String, Value>) -> Result<Value, RpcError> {
-        let first = id(params)?;
-        let Some(Value::Object(responses)) = params.get("inputResponses") else {
+    pub(super) async fn update_task(&self, params: &Params) -> Result<Document, RpcError> {
+        let first = id(&params.plain)?;
+        let Some(responses) = responses(params)? else {
             return Err(RpcError::params("`inputResponses` has to contain the responses"));
         };
-        let mut run = self.fetch(format!("/runs/{}", part(first))).await?;
-        while let Some(next) = run["continued_as"].as_str().filter(|_| run["state"] == "continued") {
-            run = self.fetch(format!("/runs/{}", part(next))).await?;
-        }
+        let run = self.fetch(format!("/runs/{}", part(&self.latest(first).await))).await?.body;
         let run = run["id"].as_str().unwrap_or(first);
-        match self.take_answers(run, responses).await {
-            Ok(()) => Ok(json!({})),
+        match self.take_answers(run, &responses).await {
+            Ok(()) => Ok(Document::new()),
             Err(problem) => Err(RpcError::of_problem(axum::http::StatusCode::UNPROCESSABLE_ENTITY, &problem)),
         }
     }
 
     /// Asks the run to stop.
-    pub(super) async fn cancel_task(&self, params: &Map<String, Value>) -> Result<Value, RpcError> {
+    pub(super) async fn cancel_task(&self, params: &Map<String, Value>) -> Result<Document, RpcError> {
         let run = id(params)?;
-        let asked =
-            Asked::post(format!("/runs/{}/cancel", part(run)), json!({ "reason": "its task was cancelled" }));
-        let Answered { status, body } = self.ask(asked).await;
+        let asked = Asked::post(
+            format!("/runs/{}/cancel", part(run)),
+            &json!({ "reason": "its task was cancelled" }),
+        );
+        let Answered { status, body, .. } = self.ask(asked).await;
         // One that has ended is not cancelled any more, which is no error.
         match status.is_success() || body["code"] == "WF0502" {
-            true => Ok(json!({})),
+            true => Ok(Document::new()),
             false => Err(RpcError::of_problem(status, &body)),
         }
     }

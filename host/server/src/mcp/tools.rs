@@ -1,11 +1,13 @@
 //! The tools: requests of the API, described for models.
 
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use wfhost::Described;
 use wfhost_core::{Digest, Json};
+use wfhost_view::{Document, document};
 
 use super::rpc::{Client, RpcError};
-use super::{Answered, Arguments, Asked, Mcp, part};
+use super::{Answered, Arguments, Asked, Mcp, Params, members, part};
 use crate::auth::Scope;
 
 /// What a tool does to the world.
@@ -287,12 +289,13 @@ impl Tool {
                     return Err(RpcError::params(format!("`{}` needs `{bare}`", self.name)));
                 }
                 None => true,
-                Some(value) => match *kind {
-                    "string" => value.is_string(),
-                    "integer" => value.is_u64(),
-                    "boolean" => value.is_boolean(),
-                    "object" => value.is_object(),
-                    "array" => value.is_array(),
+                Some(_) if *kind == "any" => true,
+                Some(given) => match (*kind, given.value()) {
+                    ("string", value) => value.is_string(),
+                    ("integer", value) => value.is_u64(),
+                    ("boolean", value) => value.is_boolean(),
+                    ("object", value) => value.is_object(),
+                    ("array", value) => value.is_array(),
                     _ => true,
                 },
             };
@@ -318,12 +321,19 @@ fn annotations(title: &str, effect: Effect, idempotent: bool) -> Value {
 }
 
 /// What a tool says: the JSON of the API, also as text.
-pub(super) fn said(body: &Value) -> Value {
-    json!({ "content": [{ "type": "text", "text": body.to_string() }], "structuredContent": body, "isError": false })
+pub(super) fn said(body: &RawValue) -> Document {
+    said_with(body, Vec::new())
+}
+
+/// The same, with more texts.
+pub(super) fn said_with(body: &RawValue, more: Vec<String>) -> Document {
+    let texts = std::iter::once(body.get().to_owned()).chain(more);
+    let content: Vec<_> = texts.map(|text| json!({ "type": "text", "text": text })).collect();
+    document! { "content": content, "structuredContent": body, "isError": false }
 }
 
 /// The text of a refused tool call: what is wrong, how to fix it, and the code.
-pub(super) fn refused(problem: &Value) -> Value {
+pub(super) fn refused(problem: &Value) -> Document {
     let mut lines = vec![format!(
         "error[{}]: {}",
         problem["code"].as_str().unwrap_or("WF0818"),
@@ -332,22 +342,25 @@ pub(super) fn refused(problem: &Value) -> Value {
     let texts = |name: &str| problem[name].as_array().into_iter().flatten().filter_map(Value::as_str);
     lines.extend(texts("details").map(str::to_owned));
     lines.extend(texts("hints").map(|hint| format!("hint: {hint}")));
-    json!({
-        "content": [{ "type": "text", "text": lines.join("\n") }], "structuredContent": problem, "isError": true,
-    })
+    let content = json!([{ "type": "text", "text": lines.join("\n") }]);
+    document! { "content": content, "structuredContent": problem, "isError": true }
 }
 
-pub(super) fn arguments(params: &Map<String, Value>) -> Result<Arguments, RpcError> {
-    match params.get("arguments") {
-        None | Some(Value::Null) => Ok(Arguments::new()),
-        Some(Value::Object(arguments)) => Ok(arguments.clone().into_iter().collect()),
-        Some(_) => Err(RpcError::params("`arguments` has to be an object")),
-    }
+pub(super) fn arguments(params: &Params) -> Result<Arguments, RpcError> {
+    let Some(given) = &params.arguments else { return Ok(Arguments::new()) };
+    let read = serde_json::from_str::<Option<Document>>(given.get());
+    let read = read.map_err(|_| RpcError::params("`arguments` has to be an object"))?;
+    let exact =
+        |(name, given): (String, Box<RawValue>)| match Json::parse(String::from(Box::<str>::from(given))) {
+            Ok(given) => Ok((name, given)),
+            Err(error) => Err(RpcError::params(format!("`{name}` cannot be read: {error}"))),
+        };
+    read.unwrap_or_default().into_iter().map(exact).collect()
 }
 
-fn text(arguments: &Arguments, name: &str) -> Option<String> {
-    match arguments.get(name)? {
-        Value::String(text) => Some(text.clone()),
+pub(super) fn text(arguments: &Arguments, name: &str) -> Option<String> {
+    match arguments.get(name)?.value() {
+        Value::String(text) => Some(text),
         Value::Null => None,
         other => Some(other.to_string()),
     }
@@ -358,9 +371,9 @@ fn seconds(arguments: &Arguments, name: &str) -> Option<String> {
 }
 
 /// The arguments of these names, as a body.
-fn body(arguments: &Arguments, names: &[&str]) -> Value {
+fn body(arguments: &Arguments, names: &[&str]) -> Arguments {
     let named = names.iter().filter_map(|name| Some(((*name).to_owned(), arguments.get(*name)?.clone())));
-    Value::Object(named.collect())
+    named.collect()
 }
 
 /// The request that a tool stands for.
@@ -374,7 +387,7 @@ fn request(name: &str, a: &Arguments) -> Option<Asked> {
         "workflow_list" => Asked::get("/modules".to_owned()),
         "run_start" => {
             let names = ["workflow", "input", "key", "id", "agent", "labels"];
-            Asked::post("/runs".to_owned(), body(a, &names)).with("wait", seconds(a, "wait_seconds"))
+            Asked::post("/runs".to_owned(), &body(a, &names)).with("wait", seconds(a, "wait_seconds"))
         }
         "run_list" => {
             let names = ["state", "workflow", "label", "text", "waits", "limit", "cursor"];
@@ -402,23 +415,24 @@ fn request(name: &str, a: &Arguments) -> Option<Asked> {
         }
         "run_signal" => {
             let signal = text(a, "name").unwrap_or_default();
-            let payload = a.get("payload").cloned().unwrap_or_default();
-            let asked = Asked::post(of_run(&format!("/signals/{}", part(&signal))), payload);
+            let payload = a.get("payload").cloned().unwrap_or_else(Json::null);
+            let asked = Asked::post(of_run(&format!("/signals/{}", part(&signal))), &payload);
             Asked { key: text(a, "id"), ..asked }
         }
         "question_list" => Asked::get("/questions".to_owned()).with("run", text(a, "run")),
-        "run_answer" if a.get("deny") == Some(&Value::Bool(true)) => {
-            Asked::post(at_step("/deny"), body(a, &["note"]))
+        "run_answer" if a.get("deny").is_some_and(|deny| deny.value() == Value::Bool(true)) => {
+            Asked::post(at_step("/deny"), &body(a, &["note"]))
         }
-        "run_answer" => Asked::post(at_step("/answer"), body(a, &["answer", "note"])),
-        "run_cancel" => Asked::post(of_run("/cancel"), body(a, &["reason"])),
-        "run_retry" => Asked::post(of_run("/retry"), body(a, &["step"])),
+        "run_answer" => Asked::post(at_step("/answer"), &body(a, &["answer", "note"])),
+        "run_cancel" => Asked::post(of_run("/cancel"), &body(a, &["reason"])),
+        "run_retry" => Asked::post(of_run("/retry"), &body(a, &["step"])),
         "run_fork" => {
-            let mut body = body(a, &["at", "edits", "input", "module", "reuse"]);
-            body["dry_run"] = a.get("dry_run").cloned().unwrap_or(Value::Bool(true));
-            Asked::post(of_run("/fork"), body)
+            let mut body = body(a, &["at", "edits", "input", "module", "reuse", "dry_run"]);
+            // Nothing is made without being told to.
+            body.entry("dry_run".to_owned()).or_insert_with(|| Json::from(Value::Bool(true)));
+            Asked::post(of_run("/fork"), &body)
         }
-        "run_replay_check" => Asked::post(of_run("/replay"), body(a, &["module", "trace"])),
+        "run_replay_check" => Asked::post(of_run("/replay"), &body(a, &["module", "trace"])),
         _ => return None,
     })
 }
@@ -460,16 +474,16 @@ impl Mcp {
         found
     }
 
-    pub(super) async fn call(&self, client: &Client, params: Map<String, Value>) -> Result<Value, RpcError> {
-        let Some(Value::String(name)) = params.get("name") else {
+    pub(super) async fn call(&self, client: &Client, params: &Params) -> Result<Document, RpcError> {
+        let Some(Value::String(name)) = params.plain.get("name") else {
             return Err(RpcError::params("`name` says which tool"));
         };
-        let mut arguments = arguments(&params)?;
+        let mut arguments = arguments(params)?;
         let mut name = name.as_str();
         if let Some(workflow) = name.strip_prefix(WORKFLOW).filter(|_| self.options.workflows) {
-            arguments.insert("workflow".to_owned(), workflow.into());
+            arguments.insert("workflow".to_owned(), Json::string(workflow));
             if !client.knows_tasks() {
-                arguments.entry("wait_seconds".to_owned()).or_insert(30.into());
+                arguments.entry("wait_seconds".to_owned()).or_insert_with(|| Json::from(json!(30)));
             }
             name = "run_start";
         }
@@ -481,7 +495,7 @@ impl Mcp {
         })?;
         tool.check(&arguments)?;
         if tool.name == "run_wait" {
-            return self.wait_and_ask(client, &params, &arguments).await;
+            return self.wait_and_ask(client, params, &arguments).await;
         }
         if tool.name == "run_start" && client.knows_tasks() {
             // The task is waited for.
@@ -489,17 +503,17 @@ impl Mcp {
         }
         let Some(mut asked) = request(tool.name, &arguments) else { return Err(RpcError::method(name)) };
         asked.traceparent = client.traceparent().map(str::to_owned);
-        let Answered { status, body } = self.ask(asked).await;
-        if !status.is_success() {
-            return Ok(refused(&body));
+        let answered = self.ask(asked).await;
+        if !answered.status.is_success() {
+            return Ok(refused(&answered.body));
         }
         if tool.name == "run_start" && client.knows_tasks() {
-            return Ok(super::tasks::created(&body));
+            return Ok(members(super::tasks::created(&answered.body)));
         }
         if tool.name == "run_start" && arguments.contains_key("wait_seconds") {
-            return Ok(self.said_with_questions(body).await);
+            return Ok(self.said_with_questions(&answered).await);
         }
-        Ok(said(&body))
+        Ok(said(&answered.text))
     }
 }
 
@@ -588,7 +602,7 @@ mod tests {
                 .filter(|(name, ..)| name.ends_with('*'))
                 .map(|(name, kind, _)| {
                     let value = if *kind == "integer" { json!(1) } else { json!("x") };
-                    (name.trim_end_matches('*').to_owned(), value)
+                    (name.trim_end_matches('*').to_owned(), Json::from(value))
                 })
                 .collect();
             tool.check(&needed).unwrap();
@@ -653,8 +667,10 @@ mod tests {
 
     #[test]
     fn a_fork_is_a_dry_run_unless_it_is_said_otherwise() {
-        let of =
-            |json: Value| request("run_fork", &serde_json::from_value(json).unwrap()).unwrap().body.unwrap();
+        let of = |json: Value| -> Value {
+            let asked = request("run_fork", &serde_json::from_value(json).unwrap()).unwrap();
+            serde_json::from_str(&asked.body.unwrap()).unwrap()
+        };
         assert_eq!(of(json!({ "run": "r" }))["dry_run"], true);
         assert_eq!(of(json!({ "run": "r", "dry_run": false }))["dry_run"], false);
     }

@@ -8,12 +8,11 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::sync::watch;
 use wfhost::Host;
 
 use super::{Metrics, answer};
 use crate::listen::{Address, Listener};
-use crate::{Drainer, ServeError};
+use crate::{Drainer, Ending, ServeError};
 
 /// A database, and its figures.
 type Counted = (Host, Arc<Metrics>);
@@ -25,14 +24,14 @@ pub struct MetricsServer {
     own: Counted,
     spaces: BTreeMap<String, Counted>,
     listener: Listener,
-    drain: watch::Sender<bool>,
+    ending: Ending,
 }
 
 impl MetricsServer {
     /// Takes the address. Nothing is answered before [`MetricsServer::run`].
     pub async fn bind(host: Host, metrics: Arc<Metrics>, address: &Address) -> Result<Self, ServeError> {
         let listener = Listener::bind(address, None).await?;
-        Ok(Self { own: (host, metrics), spaces: BTreeMap::new(), listener, drain: watch::Sender::new(false) })
+        Ok(Self { own: (host, metrics), spaces: BTreeMap::new(), listener, ending: Ending::default() })
     }
 
     /// Has it answer with the figures of a namespace, too.
@@ -47,17 +46,16 @@ impl MetricsServer {
 
     /// Tells it to end.
     pub fn drainer(&self) -> Drainer {
-        Drainer(self.drain.clone())
+        Drainer(self.ending.clone())
     }
 
     /// Answers until it is told to end.
     pub async fn run(self) {
-        let Self { own, spaces, listener, drain } = self;
-        let draining = drain.subscribe();
+        let Self { own, spaces, listener, ending } = self;
         let router = Router::new()
             .route("/metrics", get(figures).with_state(own))
             .route("/ns/{name}/metrics", get(figures_of).with_state(Arc::new(spaces)));
-        listener.serve(router, draining).await;
+        listener.serve(router, &ending).await;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::Router;
-use axum::extract::{Form, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::get;
@@ -12,7 +12,7 @@ use wfhost_core::{Json, counted};
 
 use super::runs::{Filter, Row, rows_of};
 use super::text::address;
-use super::{Error, Fault, Shell, Visitor, is_of_form, json_of, page, shown};
+use super::{Error, Fault, Form, Shell, Visitor, is_of_form, json_of, page, shown};
 use crate::api::runs::{self, Act, BatchAsked, Done, FirstSignal};
 use crate::app::App;
 use crate::auth::{Identity, Scope};

@@ -6,10 +6,11 @@ use axum::extract::{Query, State};
 use axum::response::Response;
 use axum::routing::get;
 use serde::Deserialize;
+use wfhost_core::Json;
 use wfhost_view::RunView;
 
 use super::run::path;
-use super::text::dollars;
+use super::text::{dollars, pretty};
 use super::{Fault, Shell, Visitor, need, page};
 use crate::api::find;
 use crate::api::run::differences;
@@ -69,8 +70,8 @@ async fn show(
         sides.push(Side { path: path(run), cost: dollars(view.spent.cost_micros), run: view });
     }
     let found = differences(&app, &a, &b).await?;
-    let text = |value: &Option<serde_json::Value>| match value {
-        Some(value) => serde_json::to_string_pretty(value).unwrap_or_default(),
+    let text = |value: &Option<Json>| match value {
+        Some(value) => pretty(value.as_str()),
         None => "(nothing)".to_owned(),
     };
     let rows = found.differences.iter();

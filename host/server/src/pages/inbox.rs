@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::Router;
-use axum::extract::{Form, Path, Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -13,7 +13,7 @@ use wfhost_view::UserError;
 
 use super::form::{self, Field};
 use super::text::{Time, pretty};
-use super::{Fault, Shell, Visitor, need, page, shown, then};
+use super::{Fault, Form, Shell, Visitor, need, page, shown, then};
 use crate::api::{people, run_id};
 use crate::app::App;
 use crate::auth::Scope;

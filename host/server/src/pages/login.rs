@@ -4,7 +4,7 @@
 
 use askama::Template;
 use axum::Router;
-use axum::extract::{Form, Query, State};
+use axum::extract::{Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
@@ -12,7 +12,7 @@ use serde::Deserialize;
 use wfhost::clock;
 use wfhost::store::{Token, TokenKind};
 
-use super::{Fault, page, shown};
+use super::{Fault, Form, page, shown};
 use crate::app::App;
 use crate::auth::{Caller, Identity, check, cookie_name, made_with, mint_session};
 use crate::problem::Problem;
@@ -53,7 +53,10 @@ fn inside(next: &str) -> &str {
     if is_page && !next.contains(['\\', '\r', '\n']) { next } else { "/ui" }
 }
 
-async fn login(State(app): State<App>, Form(asked): Form<Asked>) -> Result<Response, Fault> {
+/// Bytes of the form. Anybody can send one.
+const LOGIN_BYTES: usize = 64 << 10;
+
+async fn login(State(app): State<App>, Form(asked): Form<Asked, LOGIN_BYTES>) -> Result<Response, Fault> {
     let code = asked.code.trim();
     let refused = || {
         let error = Some("This token is invalid, was already used, or has expired.");

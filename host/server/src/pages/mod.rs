@@ -23,16 +23,17 @@ pub(crate) mod text;
 
 use askama::Template;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRequestParts};
+use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
+use serde::de::DeserializeOwned;
 use wfhost::world::clock;
 use wfhost_core::limits;
 use wfhost_view::UserError;
 
 use self::text::address;
-use crate::api::people;
+use crate::api::{people, read_form};
 use crate::app::App;
 use crate::auth::{Identity, Scope, identify};
 use crate::problem::Problem;
@@ -50,8 +51,6 @@ pub(crate) fn router() -> Router<App> {
         .merge(batch::router())
         .merge(settings::router())
         .merge(sinks::router())
-        // A form is as large as the JSON in it, three bytes for each at most.
-        .layer(DefaultBodyLimit::max(3 * limits::INPUT_BYTES))
         .merge(login::router())
         .merge(assets::router())
 }
@@ -206,6 +205,21 @@ impl Error {
 fn is_of_form(problem: &Problem) -> bool {
     let others = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND];
     problem.status().is_client_error() && !others.contains(&problem.status())
+}
+
+/// Bytes of a form: those of the JSON in it, three for each at most.
+const FORM_BYTES: usize = 3 * limits::INPUT_BYTES;
+
+/// What was filled into a form, as `T`. It is read like all bodies: who sends it slowly holds nobody up.
+#[derive(Debug)]
+struct Form<T, const LIMIT: usize = FORM_BYTES>(T);
+
+impl<T: DeserializeOwned, const LIMIT: usize> FromRequest<App> for Form<T, LIMIT> {
+    type Rejection = Fault;
+
+    async fn from_request(request: Request, _: &App) -> Result<Self, Fault> {
+        Ok(Self(read_form(request, LIMIT).await?))
+    }
 }
 
 /// Who looks at a page. Others are led to the log-in, and from there back.

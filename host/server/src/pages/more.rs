@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::Router;
-use axum::extract::{Form, Path, Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
@@ -11,7 +11,7 @@ use wfhost::store::{Act, StoreError, TokenKind};
 use wfhost_view::{ModuleView, ScheduleView};
 
 use super::text::{Time, address, part, pretty};
-use super::{Error, Fault, Shell, Visitor, is_of_form, need, need_to_read, page, shown, then};
+use super::{Error, Fault, Form, Shell, Visitor, is_of_form, need, need_to_read, page, shown, then};
 use crate::api::{At, schedules, tokens};
 use crate::app::App;
 use crate::auth::{Caller, Identity, Scope};

@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::Router;
-use axum::extract::{Form, Path, Query, State};
+use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use super::gantt::{Bar, Charted, Mark, chart, length};
 use super::runs::Row;
 use super::subject::Subject;
 use super::text::{Time, address, dollars, part, pretty};
-use super::{Error, Fault, Shell, Visitor, is_of_form, need, page, shown, then};
+use super::{Error, Fault, Form, Shell, Visitor, is_of_form, need, page, shown, then};
 use crate::api::run::why;
 use crate::api::{acts, find, run_id, runs};
 use crate::app::App;
@@ -601,7 +601,7 @@ async fn act(
     let reason = Some(asked.reason.trim().to_owned()).filter(|reason| !reason.is_empty());
     let (said, run) = match asked.act.as_str() {
         "pause" => acts::pause(&app, &who, &id).await?,
-        "resume" => acts::resume(&app, &who, &id).await.map(|()| ("resumed", id))?,
+        "resume" => ("resumed", acts::resume(&app, &who, &id).await?),
         "cancel" => ("asked", acts::cancel(&app, &who, &id, reason).await?),
         "terminate" => {
             acts::terminate(&app, &who, &id, reason.as_deref()).await.map(|()| ("terminated", id))?

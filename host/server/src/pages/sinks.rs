@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::Router;
-use axum::extract::{Form, Path, Query, State};
+use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use axum::routing::{get, post};
 use serde::Deserialize;
@@ -10,7 +10,7 @@ use wfhost::store::DeliveryState;
 use wfhost_view::{DeliveryView, SinkView};
 
 use super::text::{Time, address, part, pretty};
-use super::{Fault, Shell, Visitor, need_to_read, page, then};
+use super::{Fault, Form, Shell, Visitor, need_to_read, page, then};
 use crate::api::sinks::{DeliveriesAsked, RedeliverAsked, again, all, messages};
 use crate::app::App;
 use crate::auth::{Identity, Scope};

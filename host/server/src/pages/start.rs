@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::Router;
-use axum::extract::{Form, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::get;
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::form::{self, Field};
 use super::run::path;
-use super::{Error, Fault, Shell, Visitor, need, page, shown, then};
+use super::{Error, Fault, Form, Shell, Visitor, need, page, shown, then};
 use crate::api::runs::{StartAsked, begin};
 use crate::app::App;
 use crate::auth::{Identity, Scope};

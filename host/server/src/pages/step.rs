@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::Router;
-use axum::extract::{Form, Path, State};
+use axum::extract::{Path, State};
 use axum::response::Response;
 use axum::routing::{get, post};
 use serde::Deserialize;
@@ -16,7 +16,7 @@ use super::inbox::Asked;
 use super::run::{curl, path};
 use super::subject::Subject;
 use super::text::{Time, pretty};
-use super::{Error, Fault, Shell, Visitor, is_of_form, need, page, shown, then};
+use super::{Error, Fault, Form, Shell, Visitor, is_of_form, need, page, shown, then};
 use crate::api::run_id;
 use crate::app::App;
 use crate::auth::{Identity, Scope};
