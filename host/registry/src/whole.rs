@@ -33,7 +33,7 @@ fn begin_as(dir: &Path, name: &str, mode: u32) -> io::Result<NamedTempFile> {
     let mut builder = Builder::new();
     builder.prefix(&prefix).rand_bytes(RANDOM).suffix(NEW).permissions(Permissions::from_mode(mode));
     loop {
-        let file = builder.tempfile_in(dir).map_err(own)?;
+        let file = builder.tempfile_in(dir)?;
         match file.as_file().try_lock() {
             // Somebody took it for one that was left behind.
             Ok(()) if !is_there(&file) => {}
@@ -42,13 +42,6 @@ fn begin_as(dir: &Path, name: &str, mode: u32) -> io::Result<NamedTempFile> {
             Ok(()) | Err(TryLockError::Error(_)) => return Ok(file),
         }
     }
-}
-
-/// The error of the system without the name of the new file, which nobody knows.
-fn own(error: io::Error) -> io::Error {
-    let system =
-        error.get_ref().and_then(|error| error.source()?.downcast_ref::<io::Error>()?.raw_os_error());
-    system.map_or(error, io::Error::from_raw_os_error)
 }
 
 fn is_there(file: &NamedTempFile) -> bool {
@@ -110,7 +103,7 @@ fn put(path: &Path, bytes: &[u8], mode: Option<u32>) -> io::Result<()> {
         Some(_) => begin(dir, &name)?,
         None => begin_as(dir, &name, 0o666)?,
     };
-    file.write_all(bytes).map_err(own)?;
+    file.write_all(bytes)?;
     if let Some(mode) = mode {
         file.as_file().set_permissions(Permissions::from_mode(mode))?;
     }
@@ -198,13 +191,6 @@ mod tests {
         let left = names(dir.path());
         assert!(of_the_user.iter().all(|name| left.contains(&(*name).to_owned())), "{left:?}");
         assert!(pipe.symlink_metadata().is_ok() && link.symlink_metadata().is_ok());
-    }
-
-    #[test]
-    fn an_error_names_no_file_that_nobody_knows() {
-        let dir = tempfile::tempdir().unwrap();
-        let error = write(&dir.path().join("none/a.toml"), b"one").unwrap_err();
-        assert_eq!((error.raw_os_error(), error.to_string().contains(".new")), (Some(2), false), "{error}");
     }
 
     #[test]
