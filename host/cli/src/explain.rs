@@ -376,7 +376,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ),
     (
         "WF0810",
-        "the server cannot listen on its address\n\nAnother program is listening there, or the system does not allow it (ports below 1024 need root). Choose another address with `wfhost serve --listen ADDRESS`, or none with `--listen off`.",
+        "the server cannot listen on its address\n\nAnother program is listening there, or the system does not allow it (ports below 1024 need root), or at the path of a Unix socket there is something else, which is not replaced. Choose another address with `wfhost serve --listen ADDRESS`, or none with `--listen off`.",
     ),
     (
         "WF0811",
