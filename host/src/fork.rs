@@ -10,9 +10,9 @@ use wfhost_store::{
 };
 use wfhost_world::{fresh_id, fresh_seed};
 
-use crate::{StepInfo, steps};
 use crate::host::{Host, HostError};
 use crate::observer::Notice;
+use crate::{StepInfo, steps};
 
 /// How a run is forked.
 #[derive(Clone, Debug, Default)]

@@ -10,9 +10,9 @@ use wfhost_store::{Message, MessageBody, RunInfo, RunState, SlotShare};
 use wfhost_world::clock::rfc3339;
 use wfhost_world::text::command;
 
+use crate::StepInfo;
 use crate::advice::advice;
 use crate::fleet::holds_up;
-use crate::StepInfo;
 use crate::is_held;
 
 /// One thing that blocks a run.

@@ -117,8 +117,7 @@ fn assert_told(rows: &Rows) {
             Some((true, _)) => assert_eq!(info.ended, None, "it is open: {what}"),
             Some((false, done)) => {
                 // A request to stop ends steps without an outcome of their own, as a program does that drops them.
-                let is_own =
-                    |outcome: &Outcome| !matches!(outcome, Err(failure) if failure.kind == FailureKind::Cancelled);
+                let is_own = |outcome: &Outcome| !matches!(outcome, Err(failure) if failure.kind == FailureKind::Cancelled);
                 let outcome = done.filter(|outcome| is_own(outcome) && !returned.contains(&info.step));
                 assert_eq!(info.ended.map(|(_, outcome)| outcome), Some(outcome), "{what}");
             }

@@ -310,7 +310,10 @@ mod tests {
         let answer = [&[0x0a, partial.len() as u8][..], partial, &[0x1d, 1, 2, 3, 4]].concat();
         for kind in ["Content-Type: application/x-protobuf\r\n", ""] {
             let sent = told(Form::Protobuf, "200 OK", kind, &answer).await;
-            assert!(matches!(&sent, Sent::Rejected { count: 300, said } if said == "too old"), "{kind} {sent:?}");
+            assert!(
+                matches!(&sent, Sent::Rejected { count: 300, said } if said == "too old"),
+                "{kind} {sent:?}"
+            );
         }
         let taken = told(Form::Protobuf, "200 OK", "Content-Type: application/x-protobuf\r\n", b"").await;
         assert!(matches!(taken, Sent::Taken), "{taken:?}");
