@@ -44,7 +44,9 @@ pub(super) async fn copy(common: &Common, from: &Database, to: &Database) -> Res
     let rows = match copied {
         Ok(rows) => rows,
         Err(error) => {
-            if let (true, Database::File(path)) = (made, to) {
+            // One that is not empty is that of another process, which made use of the file in the meantime.
+            let is_ours = made && error.code != "WF0340";
+            if let (true, Database::File(path)) = (is_ours, to) {
                 for end in ["", "-wal", "-shm"] {
                     let mut name = path.clone().into_os_string();
                     name.push(end);

@@ -102,11 +102,13 @@ impl Db {
             Verb::Check { deep, repair } => check(common, *deep, *repair).await,
             Verb::Backup { file } => {
                 if file.exists() {
-                    return Err(UserError::usage("WF0004", format!("{} already exists", file.display()))
-                        .hint("name a new file: a backup never overwrites a file"));
+                    return Err(never_overwritten(file));
                 }
                 let Opened::File(store) = common.existing().await? else { return Err(no_file(common)) };
-                let bytes = store.backup(file)?;
+                // A file of that name is whole: what is written halfway looks like a database without runs.
+                let part = part_of(file)?;
+                let bytes = store.backup(&part)?;
+                publish(&part, file)?;
                 printer::say(common, "Copied", &format!("{} to {}", counted(bytes, "byte"), file.display()));
                 Ok(Exit::Done)
             }
@@ -130,6 +132,39 @@ impl Db {
             }
         }
     }
+}
+
+fn never_overwritten(file: &Path) -> UserError {
+    UserError::usage("WF0004", format!("{} already exists", file.display()))
+        .hint("name a new file: a backup never overwrites a file")
+}
+
+/// Where a file is written before it has its name.
+fn part_of(file: &Path) -> Result<PathBuf, UserError> {
+    let mut part = file.as_os_str().to_owned();
+    part.push(format!(".{}.partial", wfhost::world::fresh_id().map_err(HostError::from)?));
+    Ok(part.into())
+}
+
+/// Gives a file its name, unless there is one of that name already.
+fn publish(part: &Path, file: &Path) -> Result<(), UserError> {
+    let named = match std::fs::hard_link(part, file) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists || file.exists() => {
+            let _ = std::fs::remove_file(part);
+            return Err(never_overwritten(file));
+        }
+        Ok(()) => std::fs::remove_file(part),
+        // Not all file systems have a second name for a file.
+        Err(_) => std::fs::rename(part, file),
+    };
+    named.map_err(|error| {
+        UserError::usage("WF0004", format!("{} cannot be written: {error}", file.display()))
+            .hint(format!("the backup is complete in {}", part.display()))
+    })?;
+    // The name is to survive the loss of power, too.
+    let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let _ = std::fs::File::open(dir).and_then(|dir| dir.sync_all());
+    Ok(())
 }
 
 /// Why a database on a server cannot do what a file can.

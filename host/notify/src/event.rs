@@ -260,8 +260,8 @@ pub(crate) fn message(
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use wfhost_core::policy::budget::Spent;
     use wfhost_config::SinkTo;
+    use wfhost_core::policy::budget::Spent;
     use wfhost_core::{Machine, RunConfig, Started};
 
     use super::*;

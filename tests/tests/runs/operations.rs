@@ -125,15 +125,15 @@ fn a_step_that_a_retry_opens_again_is_open_for_those_who_look() {
     };
     eventually("it is cancelled", || (place.show("r")["state"] == "cancelled").then_some(()));
     assert_eq!(states(), ["cancelled"]);
-    assert_eq!(place.run(["retry", "r", "--no-wait"]).code(), Some(3));
-    assert_eq!(states(), ["open"]);
+    let retried = place.spawn(["retry", "r"]);
+    eventually("the step is open again", || (states() == ["open"]).then_some(()));
     place.run(["signal", "r", "go", "-i", "1"]);
-    assert_eq!(place.run(["resume", "r", "--no-wait"]).code(), Some(3));
+    eventually("the second one begins", || (states().len() == 2).then_some(()));
     assert_eq!(states(), ["completed", "open"]);
     let why = place.run(["why", "r"]).stdout();
     assert!(why.contains("step 2 has been waiting") && !why.contains("step 1"), "{why}");
     place.run(["signal", "r", "go", "-i", "2"]);
-    assert_eq!(place.run(["resume", "r"]).ok_json(), json!([[1, 2]]));
+    assert_eq!(finish(retried).ok_json(), json!([[1, 2]]));
     assert_eq!(states(), ["completed", "completed"]);
 }
 
@@ -337,6 +337,8 @@ fn a_key_that_is_known_begins_nothing_and_says_so() {
         let ran = place.run(args);
         assert!(ran.code() == Some(0) && ran.stderr().contains("Duplicate  a "), "{}", ran.stderr());
     }
+    // One that a variable was to hold, say.
+    assert_eq!(run(&place, "b", &json!([]), &["--key", ""]).code(), Some(2));
     assert_eq!(ids(&place, &[]), ["a"]);
     // Negative numbers are no flags.
     assert_eq!(
@@ -613,6 +615,42 @@ fn a_backup_of_a_database_in_use_is_complete() {
     // The copy's run belongs to a process that does not use the copy, but may be alive still; it
     // is taken up once that has ended.
     assert_eq!(copy.run(["resume", "busy"]).ok_json().as_array().unwrap().len(), 200);
+}
+
+#[test]
+fn a_backup_that_is_killed_leaves_no_file_of_its_name() {
+    if only_for_files("a server's own tools back it up") {
+        return;
+    }
+    let place = Place::new();
+    run(&place, "r", &json!([]), &[]).ok_json();
+    // The system kills whoever writes a larger file.
+    let backup = |blocks: &str| {
+        let mut shell = std::process::Command::new("sh");
+        shell.current_dir(place.path(".")).args(["-c", "ulimit -f $0; exec \"$@\"", blocks]);
+        let binary = place.wfhost([] as [&str; 0]).get_program().to_owned();
+        let database = place.db().display().to_string();
+        shell.arg(binary).args(["--db", &database, "db", "backup", "copy.db"]).status().expect("a shell")
+    };
+    assert!(!backup("128").success());
+    assert!(!place.path("copy.db").exists());
+    assert!(backup("unlimited").success());
+    let copy = place.path("copy.db").display().to_string();
+    assert!(place.run(["--db", &copy, "show", "r"]).code() == Some(0));
+}
+
+#[test]
+fn of_two_copies_into_the_same_new_file_one_is_whole() {
+    if only_for_files("it is about files") {
+        return;
+    }
+    let place = Place::new();
+    run(&place, "r", &json!([]), &[]).ok_json();
+    let (from, to) = (place.db().display().to_string(), place.path("to.db").display().to_string());
+    let copies: Vec<_> = (0..4).map(|_| place.spawn(["db", "copy", &from, &to])).collect();
+    let codes: Vec<_> = copies.into_iter().map(|copy| finish(copy).code()).collect();
+    assert!(codes.contains(&Some(0)), "{codes:?}");
+    assert_eq!(place.run(["--db", &to, "show", "r"]).code(), Some(0));
 }
 
 #[test]
