@@ -223,7 +223,7 @@ async fn migrate(common: &Common) -> Result<Exit, UserError> {
 }
 
 /// Writes a file for its owner only, or stdout.
-fn write(file: &PathBuf, text: &str) -> Result<(), UserError> {
+fn write(file: &Path, text: &str) -> Result<(), UserError> {
     let failed = |error| UserError::usage("WF0004", format!("{} cannot be written: {error}", file.display()));
     if file.as_os_str() == "-" {
         printer::data(text);

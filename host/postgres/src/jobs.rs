@@ -282,7 +282,12 @@ impl Jobs {
                     job["trouble"] = text(trouble);
                 }
             }
-            Next::Pause => job["next"] = json!("pause"),
+            Next::Pause { if_asked } => {
+                job["next"] = json!("pause");
+                if *if_asked {
+                    job["if_asked"] = json!(true);
+                }
+            }
             Next::Refuse { reason } => {
                 job["next"] = json!("refuse");
                 let outcome = Err(Failure::new(FailureKind::Rejected, reason.as_str()));

@@ -584,3 +584,35 @@ BEGIN
         RETURN NEXT;
     END LOOP;
 END $$;
+
+-- As in format 1, but that a run is not paused if nobody asks for that any more: then it stays with its host, which is
+-- told that it is due.
+ALTER FUNCTION wf.apply_1(int8, jsonb, bytea[], int8, int8) RENAME TO apply_any_1;
+CREATE FUNCTION wf.apply_1(p_session int8, j jsonb, b bytea[], p_place int8, p_now int8) RETURNS jsonb
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_done jsonb;
+BEGIN
+    IF NOT j ? 'if_asked' OR EXISTS (
+        SELECT 1 FROM wf.inbox WHERE run = (j->>'run')::int8 AND NOT calm AND kind = 'pause') THEN
+        RETURN wf.apply_any_1(p_session, j, b, p_place, p_now);
+    END IF;
+    v_done := wf.apply_any_1(p_session, j || '{"next": "go"}', b, p_place, p_now);
+    IF (v_done->>'code')::int4 = 0 THEN v_done := v_done || '{"due": true}'; END IF;
+    RETURN v_done;
+END $$;
+
+-- As in format 1, but that a request to pause is void also if its run is not paused yet.
+CREATE OR REPLACE FUNCTION wf.unpause_1(p_name text) RETURNS bool LANGUAGE plpgsql AS $$
+DECLARE
+    v_run int8;
+    v_held bool;
+BEGIN
+    SELECT run INTO v_run FROM wf.runs WHERE name = p_name AND NOT gone;
+    -- Its host commits before this or after it.
+    PERFORM 1 FROM wf.hot WHERE run = v_run FOR NO KEY UPDATE;
+    UPDATE wf.hot SET state = 1, due_at = 0, outcome = NULL WHERE run = v_run AND state IN (3, 4);
+    v_held := FOUND;
+    DELETE FROM wf.inbox WHERE run = v_run AND NOT calm AND kind = 'pause';
+    RETURN v_held OR FOUND;
+END $$;

@@ -459,8 +459,11 @@ impl Driver<'_> {
             // Nothing of this execution counts.
             self.append_bare(release).await?;
         } else if rest == Rest::Paused {
-            self.append_always(Next::Pause, Vec::new()).await?;
-            return Ok(Driven::Paused);
+            if !self.append_always(Next::Pause { if_asked: true }, Vec::new()).await?.due {
+                return Ok(Driven::Paused);
+            }
+            // Somebody wants it to go on, which begins with what is committed.
+            return Err(StoreError::Raced { run: self.drive.run.clone() }.into());
         } else if !self.course.may_park(sight)
             // Else the next host does not even have to look at it.
             || self.append_always(Next::Park(self.waiting()), Vec::new()).await?.due

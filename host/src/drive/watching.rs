@@ -71,7 +71,9 @@ impl Watching {
                 created.push((run.id.clone(), run.workflow.clone()));
                 Some(RunState::Continued)
             }
-            Next::Go | Next::Park(_) | Next::Release { .. } | Next::Pause | Next::Refuse { .. } => None,
+            Next::Go | Next::Park(_) | Next::Release { .. } | Next::Pause { .. } | Next::Refuse { .. } => {
+                None
+            }
         };
         Pending {
             since: Instant::now(),

@@ -128,8 +128,9 @@ pub enum Next {
     /// Messages wake it as if it was parked with `waiting`.
     Release { waiting: Option<Waiting>, trouble: Option<String> },
     /// It is left alone until somebody asks for it, and requests to pause are
-    /// taken; an untaken request to stop makes it due.
-    Pause,
+    /// taken; an untaken request to stop makes it due. `if_asked`: unless none of these requests is left, as
+    /// somebody wants it to go on: then it continues as with `Go`, and [`Appended::due`] says so.
+    Pause { if_asked: bool },
     /// The module diverges from the journal; a pending cancellation request makes it due.
     Refuse { reason: String },
     /// It has ended; its parent is told, and children that are to end with it

@@ -33,7 +33,6 @@ macro_rules! conformance {
             pages_go_on_where_they_were_when_the_run_before_them_is_deleted,
             questions_are_listed_oldest_first_and_answered_once,
             messages_for_outsiders_are_read_behind_a_place,
-            beyond_all_numbers_there_is_nothing,
             changes_of_all_runs_come_in_one_order_without_gaps,
             what_is_kept_besides_the_journal_can_be_replaced,
             transcripts_are_kept_in_order_and_go_with_their_run,
@@ -61,6 +60,7 @@ macro_rules! conformance {
             an_answer_after_the_deadline_is_refused,
             a_pause_holds_up_no_request_to_stop,
             a_paused_run_is_nobodys_until_somebody_asks,
+            a_run_is_not_paused_once_somebody_wants_it_to_go_on,
             a_pause_outlives_those_who_only_look_at_the_run,
             an_inbox_is_read_in_parts_with_requests_first,
             what_a_program_gives_out_is_numbered_by_the_store,
@@ -460,30 +460,6 @@ pub async fn messages_for_outsiders_are_read_behind_a_place(stores: Vec<Shop>) {
         let numbered = |number: u64, name: &str| (number, name.to_owned());
         assert_eq!(read(None, 2).await, [numbered(0, "a"), numbered(1, "b")]);
         assert_eq!(read(Some(1), 9).await, [numbered(2, "c")]);
-    }
-}
-
-/// However far somebody looks ahead, he does not begin anew.
-pub async fn beyond_all_numbers_there_is_nothing(stores: Vec<Shop>) {
-    for store in stores {
-        create(&store, "r", None).await.1.unwrap();
-        let message = Emission::Message { name: "m".into(), payload: Json::string("m"), at: Timestamp(5) };
-        let value = Emission::State { key: "k".into(), value: Json::string("v"), at: Timestamp(5) };
-        let line = Emission::Phase { title: "line".into(), at: Timestamp(5) };
-        let emissions = vec![message, value, line];
-        store.append(Append { emissions, ..store.with("r", None) }).await.unwrap();
-        let run = id("r");
-        for beyond in [100, i64::MAX as u64, i64::MAX as u64 + 1, u64::MAX] {
-            let all = Some(beyond);
-            assert!(store.messages(&run, all, 9).await.unwrap().is_empty(), "{beyond}");
-            assert!(store.published(&run, None, all, 9).await.unwrap().is_empty(), "{beyond}");
-            assert!(store.latest(&run, None, all, 9).await.unwrap().is_empty(), "{beyond}");
-            assert!(store.logs(&run, beyond, 9).await.unwrap().is_empty(), "{beyond}");
-            assert!(store.changes(beyond, 9).await.unwrap().is_empty(), "{beyond}");
-            let from = Position(beyond);
-            assert!(store.journal(&run, from).await.unwrap().is_empty(), "{beyond}");
-            assert!(store.journal_part(&run, from, 9).await.unwrap().is_empty(), "{beyond}");
-        }
     }
 }
 
@@ -1165,7 +1141,9 @@ pub async fn an_answer_after_the_deadline_is_refused(stores: Vec<Shop>) {
 pub async fn a_pause_holds_up_no_request_to_stop(stores: Vec<Shop>) {
     for store in stores {
         let cancel = || MessageBody::Cancel { reason: None };
-        for (run, next) in [("p", Next::Pause), ("f", Next::Refuse { reason: "other".to_owned() })] {
+        for (run, next) in
+            [("p", Next::Pause { if_asked: true }), ("f", Next::Refuse { reason: "other".to_owned() })]
+        {
             create(&store, run, None).await.1.unwrap();
             assert_eq!(post(&store, run, MessageBody::Pause).await, Posted::Added);
             assert_eq!(post(&store, run, cancel()).await, Posted::Added);
@@ -1202,7 +1180,10 @@ pub async fn a_paused_run_is_nobodys_until_somebody_asks(stores: Vec<Shop>) {
         }
         assert_eq!(store.bodies("held").await, [MessageBody::Pause]);
         assert!(store.bodies("free").await.is_empty());
-        store.append(Append { next: Next::Pause, ..store.with("held", None) }).await.unwrap();
+        store
+            .append(Append { next: Next::Pause { if_asked: true }, ..store.with("held", None) })
+            .await
+            .unwrap();
         for run in ["held", "free"] {
             post(&store, run, signal("go", None)).await;
             assert_eq!(store.info(run).await.state, RunState::Paused);
@@ -1215,6 +1196,24 @@ pub async fn a_paused_run_is_nobodys_until_somebody_asks(stores: Vec<Shop>) {
     }
 }
 
+pub async fn a_run_is_not_paused_once_somebody_wants_it_to_go_on(stores: Vec<Shop>) {
+    for store in stores {
+        create(&store, "r", None).await.1.unwrap();
+        let pause = |if_asked| Append { next: Next::Pause { if_asked }, ..store.with("r", None) };
+        assert_eq!(post(&store, "r", MessageBody::Pause).await, Posted::Added);
+        // Its host has read that, and has a call to wait for.
+        assert!(store.unpause(&id("r")).await.unwrap());
+        assert!(store.bodies("r").await.is_empty());
+        assert!(!store.unpause(&id("r")).await.unwrap());
+        assert!(store.append(pause(true)).await.unwrap().due);
+        assert_eq!(store.info("r").await.state, RunState::Running);
+        // It is still the host's, and can be asked again.
+        assert_eq!(post(&store, "r", MessageBody::Pause).await, Posted::Added);
+        assert!(!store.append(pause(true)).await.unwrap().due);
+        assert_eq!(store.info("r").await.state, RunState::Paused);
+    }
+}
+
 pub async fn a_pause_outlives_those_who_only_look_at_the_run(stores: Vec<Shop>) {
     for store in stores {
         create(&store, "r", None).await.1.unwrap();
@@ -1223,7 +1222,7 @@ pub async fn a_pause_outlives_those_who_only_look_at_the_run(stores: Vec<Shop>) 
             assert_eq!(post(&store, "r", MessageBody::Pause).await, Posted::Added);
         }
         assert_eq!(store.bodies("r").await, [MessageBody::Pause]);
-        store.append(Append { next: Next::Pause, ..store.with("r", None) }).await.unwrap();
+        store.append(Append { next: Next::Pause { if_asked: true }, ..store.with("r", None) }).await.unwrap();
         assert!(store.bodies("r").await.is_empty());
         // Whoever has it next, if the one that looks dies, or wants to terminate it, is to pause it.
         for how in [ClaimHow::AsItIs, ClaimHow::Seize] {
@@ -1235,7 +1234,7 @@ pub async fn a_pause_outlives_those_who_only_look_at_the_run(stores: Vec<Shop>) 
             assert_eq!(store.bodies("r").await, [MessageBody::Pause]);
             let opened = store.opened(store.other, "r").await;
             let consumed = opened.inbox.messages.iter().map(|message| message.id).collect();
-            let next = Next::Pause;
+            let next = Next::Pause { if_asked: false };
             let again = Append::new(id("r"), store.other, opened.epoch, Timestamp(0), next);
             store.append(Append { consumed, ..again }).await.unwrap();
             assert!(store.bodies("r").await.is_empty());

@@ -228,7 +228,7 @@ impl Opened {
                 Next::Release { waiting: Some(waiting.clone()), trouble: self.trouble.clone() }
             }
             (RunState::Waiting, Some(waiting), _) => Next::Park(waiting.clone()),
-            (RunState::Paused, ..) => Next::Pause,
+            (RunState::Paused, ..) => Next::Pause { if_asked: false },
             (RunState::Refused, _, Some(Err(failure))) => Next::Refuse { reason: failure.message.clone() },
             (state, _, Some(outcome)) if state.is_final() => {
                 Next::End { outcome: outcome.clone(), spent: Spent::default() }

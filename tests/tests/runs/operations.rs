@@ -1,5 +1,7 @@
 //! Looking after runs: by the real binary and a real database.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use wfhost_tests::{Place, Ran, eventually, finish, module, only_for_files};
 
@@ -71,6 +73,22 @@ fn a_paused_run_finishes_its_calls_and_begins_nothing() {
     assert_eq!(place.calls().len(), 1);
     assert!(place.run(["why", "r"]).stdout().starts_with("it is paused  do  wfhost resume r\n"));
     assert_eq!(place.run(["resume", "r", "--agents", &script]).ok_json(), json!(["one", "two"]));
+    assert_eq!(place.calls().len(), 2);
+}
+
+#[test]
+fn a_run_that_is_resumed_before_it_is_paused_goes_on() {
+    let place = Place::new();
+    let script = place.script(json!({ "default": { "reply": "${prompt}", "delay_ms": 1500 } }));
+    let child = spawn(&place, "r", &json!([{ "agent": "one" }, { "agent": "two" }]), &["--agents", &script]);
+    eventually("the call", || (place.calls().len() == 1).then_some(()));
+    assert_eq!(place.run(["pause", "r"]).code(), Some(0));
+    // Time for its host to read the request, as far as that goes: it has to hold in either order.
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(place.run(["resume", "r", "-d"]).code(), Some(0));
+    let ran = finish(child);
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    assert_eq!(place.show("r")["output"], json!(["one", "two"]));
     assert_eq!(place.calls().len(), 2);
 }
 

@@ -220,7 +220,7 @@ pub(super) fn length(bar: &Bar) -> String {
 
 #[cfg(test)]
 mod tests {
-    use wfhost_core::{AgentRequest, FailedCall, Failure, FailureKind, Json};
+    use wfhost_core::{FailedCall, Failure, FailureKind, Json};
 
     use super::*;
 
@@ -245,7 +245,7 @@ mod tests {
         });
         answered(&StepInfo {
             step: Step(1),
-            op: Op::Agent(Box::new(AgentRequest::default())),
+            op: Op::Agent(Box::default()),
             attempts: failed.len() as u32 + 1,
             started_at: Timestamp(0),
             attempt_at: Timestamp(0),

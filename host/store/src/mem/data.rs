@@ -291,8 +291,11 @@ impl Run {
     }
 
     /// Requests to pause are void, or carried out.
-    pub(super) fn drop_pauses(&mut self) {
+    /// Whether there were any.
+    pub(super) fn drop_pauses(&mut self) -> bool {
+        let before = self.inbox.len();
         self.inbox.retain(|message| message.body != MessageBody::Pause);
+        self.inbox.len() < before
     }
 
     /// Whether something is in the inbox that wakes a run which waits for this.
@@ -300,7 +303,7 @@ impl Run {
         self.inbox.iter().any(|message| waiting.is_for(&message.body))
     }
 
-    /// True if it was to be parked but something for it has come in.
+    /// True if it was to be parked but something for it has come in, or to be paused but nobody asks for that any more.
     /// `knows`: the caller that appends knows the journal.
     pub(super) fn settle(&mut self, next: &Next, knows: bool, now: Timestamp) -> bool {
         let stop_due = self.inbox.iter().any(|message| matches!(message.body, MessageBody::Cancel { .. }));
@@ -332,7 +335,12 @@ impl Run {
                 let state = if waiting.is_some() { RunState::Waiting } else { RunState::Running };
                 (state, None, waiting, Some(due_at))
             }
-            Next::Pause => {
+            Next::Pause { if_asked: true }
+                if !self.inbox.iter().any(|message| message.body == MessageBody::Pause) =>
+            {
+                return true;
+            }
+            Next::Pause { .. } => {
                 self.drop_pauses();
                 (RunState::Paused, None, None, stop_due)
             }

@@ -325,7 +325,7 @@ impl Mail for MemStore {
                     return Ok(Posted::Added);
                 }
                 // However often it was asked.
-                MessageBody::Pause => run.drop_pauses(),
+                MessageBody::Pause => _ = run.drop_pauses(),
                 MessageBody::Answer { step, .. } => match run.questions.get_mut(step) {
                     Some((question, answered))
                         if !*answered && question.deadline.is_none_or(|deadline| deadline > now) =>

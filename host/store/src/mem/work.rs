@@ -35,7 +35,7 @@ impl Work for MemStore {
             let id = MessageId(data.inbox + 1);
             if let Some(found) = data.run_mut(run) {
                 match how {
-                    ClaimHow::Asked | ClaimHow::Reopen => found.drop_pauses(),
+                    ClaimHow::Asked | ClaimHow::Reopen => _ = found.drop_pauses(),
                     ClaimHow::AsItIs | ClaimHow::Seize if found.info.state == RunState::Paused => {
                         found.take(id, self.clock.now(), MessageBody::Pause);
                         data.inbox = id.0;
@@ -124,14 +124,14 @@ impl Work for MemStore {
 
     fn unpause<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<bool>> {
         self.change(|data| {
-            let run = data.run_mut(run);
-            let run = run.filter(|run| matches!(run.info.state, RunState::Paused | RunState::Refused));
-            Ok(run.is_some_and(|run| {
-                run.info.state = RunState::Running;
-                run.info.outcome = None;
-                run.info.due_at = Some(Timestamp(0));
-                run.drop_pauses();
-                true
+            Ok(data.run_mut(run).is_some_and(|run| {
+                let held = matches!(run.info.state, RunState::Paused | RunState::Refused);
+                if held {
+                    run.info.state = RunState::Running;
+                    run.info.outcome = None;
+                    run.info.due_at = Some(Timestamp(0));
+                }
+                run.drop_pauses() || held
             }))
         })
     }

@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::{Digest, Failure, FailureKind, Given, Json, QuestionChange, RunId, Timestamp};
 
-use super::inbox::{cancel_children, drop_pauses, insert_message, tell_parent, wakes};
+use super::inbox::{cancel_children, drop_pauses, insert_message, is_to_pause, tell_parent, wakes};
 use super::journal::{End, last_place};
 use super::read;
 use super::write::{Fault, Result, budget_bytes, check_new, insert_run, millis, outcome_bytes, to_json};
@@ -390,7 +390,8 @@ fn settle(
             GivenUp { waiting: waiting.as_ref(), due_at, trouble, ..GivenUp::new(state, append) }
                 .store(c, id)?;
         }
-        Next::Pause => {
+        Next::Pause { if_asked: true } if !is_to_pause(c, id)? => appended.due = true,
+        Next::Pause { .. } => {
             drop_pauses(c, id)?;
             GivenUp { due_at: stop_due()?, ..GivenUp::new(RunState::Paused, append) }.store(c, id)?;
         }

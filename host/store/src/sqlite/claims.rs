@@ -146,7 +146,7 @@ pub(super) fn claim(
         return Ok(Claim::No(Claimed::NotDue));
     }
     match how {
-        ClaimHow::Asked | ClaimHow::Reopen => drop_pauses(c, found.id)?,
+        ClaimHow::Asked | ClaimHow::Reopen => _ = drop_pauses(c, found.id)?,
         ClaimHow::AsItIs | ClaimHow::Seize if was == Some(RunState::Paused) => {
             insert_message(c, found.id, clock.now(), &MessageBody::Pause)?;
         }

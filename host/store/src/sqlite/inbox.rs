@@ -118,7 +118,7 @@ pub(super) fn post(c: &Connection, message: &NewMessage, now: Timestamp) -> Resu
             return Ok(Posted::Added);
         }
         // However often it was asked.
-        MessageBody::Pause => drop_pauses(c, to.id)?,
+        MessageBody::Pause => _ = drop_pauses(c, to.id)?,
         MessageBody::Answer { step, .. } => {
             let open = c
                 .prepare_cached(
@@ -141,9 +141,15 @@ pub(super) fn post(c: &Connection, message: &NewMessage, now: Timestamp) -> Resu
 }
 
 /// Requests to pause are void, or carried out.
-pub(super) fn drop_pauses(c: &Connection, run: i64) -> Result<()> {
-    c.prepare_cached("DELETE FROM inbox WHERE run = ?1 AND calm = 0 AND kind = 'pause'")?.execute([run])?;
-    Ok(())
+pub(super) fn drop_pauses(c: &Connection, run: i64) -> Result<bool> {
+    let mut drop = c.prepare_cached("DELETE FROM inbox WHERE run = ?1 AND calm = 0 AND kind = 'pause'")?;
+    Ok(drop.execute([run])? > 0)
+}
+
+/// Whether somebody asks for the run to be paused.
+pub(super) fn is_to_pause(c: &Connection, run: i64) -> Result<bool> {
+    let mut asked = c.prepare_cached("SELECT 1 FROM inbox WHERE run = ?1 AND calm = 0 AND kind = 'pause'")?;
+    Ok(asked.exists([run])?)
 }
 
 /// Puts a message of the host into the inbox of a run, unless that has ended.

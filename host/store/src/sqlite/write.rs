@@ -209,12 +209,11 @@ pub(super) fn unpause(c: &Connection, run: &RunId) -> Result<bool> {
              WHERE name = ?1 AND state IN ('paused', 'refused')",
         )?
         .execute([run.as_str()])?;
-    if changed > 0
-        && let Some(id) = read::number(c, run)?
-    {
-        drop_pauses(c, id)?;
-    }
-    Ok(changed > 0)
+    let dropped = match read::number(c, run)? {
+        Some(id) => drop_pauses(c, id)?,
+        None => false,
+    };
+    Ok(changed > 0 || dropped)
 }
 
 pub(super) fn transcribe(c: &Connection, run: &RunId, lines: &[NewTranscript]) -> Result<()> {
