@@ -332,12 +332,18 @@ fn much_to_tell_of_one_run_holds_up_no_stream_of_another() {
     assert!(readings < 70, "{readings} readings");
     // Those are told as well, each once, to those who were there and to who comes meanwhile.
     let meanwhile = server.stream(&server.token, "/api/v1/runs/long/events?kinds=live,run", None);
-    for stream in [long, meanwhile] {
-        let told = stream.filter(|event| event.event == "live").take(LINES);
-        let told: Vec<_> =
-            told.map(|event| event.data["text"].as_str().unwrap().parse::<usize>().unwrap()).collect();
-        assert_eq!(told, (1..=LINES).collect::<Vec<_>>());
-    }
+    // At the same time: a client that reads nothing for long is left.
+    std::thread::scope(|scope| {
+        for stream in [long, meanwhile] {
+            scope.spawn(move || {
+                let told = stream.filter(|event| event.event == "live").take(LINES);
+                let told: Vec<_> = told
+                    .map(|event| event.data["text"].as_str().unwrap().parse::<usize>().unwrap())
+                    .collect();
+                assert_eq!(told, (1..=LINES).collect::<Vec<_>>());
+            });
+        }
+    });
 }
 
 #[test]
