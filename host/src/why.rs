@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use serde_json::json;
 use wfhost_core::policy::budget::Spent;
-use wfhost_core::{Json, Op, Reply, Step, Timestamp, counted, spell_millis};
+use wfhost_core::{Json, Op, Reply, Step, Timestamp, counted, spell_millis, spell_seconds};
 use wfhost_store::{Message, MessageBody, RunInfo, RunState, SlotShare};
 use wfhost_world::clock::rfc3339;
 use wfhost_world::text::command;
@@ -209,7 +209,7 @@ fn keeps(
 }
 
 fn waits_for(info: &RunInfo, open: &StepInfo, now: Timestamp) -> Blocker {
-    let (run, step, since) = (&info.id, open.step, spell_millis(now.since(open.started_at) / 1_000 * 1_000));
+    let (run, step, since) = (&info.id, open.step, spell_seconds(now.since(open.started_at)));
     let limit = |timeout: &Option<u64>| {
         timeout
             .map(|millis| format!(", until {}", rfc3339(open.attempt_at.after(millis))))

@@ -47,7 +47,7 @@ pub use machine::{
 };
 pub use op::{
     AgentRequest, Caching, CallLimits, ChildOptions, OnParentClose, Op, Question, Reply, Retry, Usage,
-    counted, spell_millis,
+    counted, spell_millis, spell_seconds,
 };
 pub use pointer::locate;
 pub use transcript::{

@@ -220,6 +220,14 @@ pub fn spell_millis(millis: u64) -> String {
     }
 }
 
+/// A length of time that goes on, in whole seconds.
+pub fn spell_seconds(millis: u64) -> String {
+    match millis / 1_000 {
+        0 => "0s".to_owned(),
+        seconds => spell_millis(seconds * 1_000),
+    }
+}
+
 /// The record `request` of `wfhost:workflow/agent`; see there for the fields.
 #[derive(Clone, PartialEq, Debug, Default, Encode, Decode, Serialize)]
 pub struct AgentRequest {
@@ -438,6 +446,7 @@ mod tests {
 
     #[test]
     fn lengths_of_time_read_well() {
+        assert_eq!([0, 999, 1_999, 61_500].map(spell_seconds), ["0s", "0s", "1s", "1m 1s"]);
         let spelled = [0, 20, 999, 1_000, 1_500, 1_234, 60_000, 61_000, 7_260_000, 86_400_000];
         assert_eq!(
             spelled.map(spell_millis),

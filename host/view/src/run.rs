@@ -405,8 +405,7 @@ pub fn waits(info: &RunInfo) -> String {
 
 /// How long ago, in a few characters.
 pub fn ago(at: Timestamp, now: Timestamp) -> String {
-    let seconds = now.since(at) / 1_000;
-    wfhost_core::spell_millis(seconds * 1_000)
+    wfhost_core::spell_seconds(now.since(at))
 }
 
 /// A step's end in a few words.
