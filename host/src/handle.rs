@@ -111,13 +111,18 @@ impl RunHandle {
         endings.last.clone().filter(|_| heard < endings.count)
     }
 
+    /// Waits until the run may have ended, whatever is committed before.
+    pub async fn may_have_ended(&mut self) {
+        let _ = tokio::time::timeout(LOOK_EVERY, self.over.changed()).await;
+    }
+
     /// Waits for the end.
     pub async fn ending(&mut self) -> Result<Ending, HostError> {
         loop {
             if let Some(ending) = self.ended().await? {
                 return Ok(ending);
             }
-            let _ = tokio::time::timeout(LOOK_EVERY, self.over.changed()).await;
+            self.may_have_ended().await;
         }
     }
 

@@ -58,6 +58,8 @@ pub(super) async fn follow(
     }
     let mut signalled = None;
     let mut waits = false;
+    // One who is to say nothing needs to know of the end only.
+    let looks = no_wait || !common.quiet;
     let ending = loop {
         let news = progress.catch_up(host).await?;
         if let Some(ending) = handle.ended().await? {
@@ -71,7 +73,8 @@ pub(super) async fn follow(
             }
             break ending;
         }
-        if (no_wait && !waits || !news)
+        if looks
+            && (no_wait && !waits || !news)
             && let Some(info) = host.store().run(&id).await?
             && info.state == RunState::Waiting
             && !(no_wait && has_busy_relatives(host, &info).await?)
@@ -84,7 +87,12 @@ pub(super) async fn follow(
             }
         }
         tokio::select! {
-            () = handle.changed() => {}
+            () = async {
+                match looks {
+                    true => handle.changed().await,
+                    false => handle.may_have_ended().await,
+                }
+            } => {}
             number = signals.next() => {
                 signalled = Some(number);
                 handle.stop();
