@@ -34,7 +34,7 @@ use wfhost_core::{Digest, Epoch, Journal, Json, Machine, Position, Row, RunId, S
 
 use self::claims::{Claim, Taken};
 use self::errors::classify;
-use self::writer::Writer;
+use self::writer::{Survives, Writer};
 use super::*;
 
 /// `wfho`, which tells our files from other programs'.
@@ -257,11 +257,27 @@ impl SqliteStore {
     /// Writes by group commit; `work` reports SQLite's errors as its own.
     async fn write<T: Send + 'static>(
         &self,
+        work: impl FnMut(&Connection) -> Result<T, write::Fault> + Send + 'static,
+    ) -> Result<T> {
+        self.write_that(Survives::All, work).await
+    }
+
+    /// The same, of a session: when power is lost, whoever has it is gone with it.
+    async fn write_session<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&Connection) -> Result<T, write::Fault> + Send + 'static,
+    ) -> Result<T> {
+        self.write_that(Survives::Process, work).await
+    }
+
+    async fn write_that<T: Send + 'static>(
+        &self,
+        survives: Survives,
         mut work: impl FnMut(&Connection) -> Result<T, write::Fault> + Send + 'static,
     ) -> Result<T> {
         let path = self.path.clone();
         self.writer
-            .write(move |connection| {
+            .write(survives, move |connection| {
                 work(connection).map_err(|fault| match fault {
                     write::Fault::Refused(error) => error,
                     write::Fault::Sqlite(error) => classify(&path, error),
@@ -391,7 +407,7 @@ impl Sessions for SqliteStore {
         let (owner, clock) = (owner.clone(), Arc::clone(&self.clock));
         async move {
             let id = SessionId::fresh()?;
-            self.write(move |c| sessions::begin(c, id, &owner, lease_ms, clock.as_ref())).await?;
+            self.write_session(move |c| sessions::begin(c, id, &owner, lease_ms, clock.as_ref())).await?;
             Ok(id)
         }
         .boxed()
@@ -399,7 +415,7 @@ impl Sessions for SqliteStore {
 
     fn keep(&self, session: SessionId) -> BoxFuture<'_, Result<Kept>> {
         let clock = Arc::clone(&self.clock);
-        self.write(move |c| sessions::keep(c, session, clock.as_ref())).boxed()
+        self.write_session(move |c| sessions::keep(c, session, clock.as_ref())).boxed()
     }
 
     fn sessions(&self) -> BoxFuture<'_, Result<Vec<Session>>> {
@@ -420,7 +436,7 @@ impl Sessions for SqliteStore {
     }
 
     fn end_session(&self, session: SessionId) -> BoxFuture<'_, Result<u64>> {
-        self.write(move |c| sessions::end(c, session)).boxed()
+        self.write_session(move |c| sessions::end(c, session)).boxed()
     }
 }
 

@@ -27,6 +27,18 @@ const AGAIN_AFTER_PAGES: usize = 500;
 /// or after so many parts.
 const FEW_COMMITS: u64 = 16;
 const PARTS: usize = 4;
+/// `PRAGMA synchronous` as a number.
+const FULL: i64 = 2;
+
+/// What a write has to survive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Survives {
+    /// Whatever the database is opened for.
+    All,
+    /// The death of the process. It is synced to the disk with the next write that has to survive more; one that a loss
+    /// of power takes along is of processes that it takes along, too.
+    Process,
+}
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
@@ -36,6 +48,10 @@ pub(super) struct Writer {
 struct Shared {
     path: String,
     connection: Mutex<Connection>,
+    /// Whether commits survive a loss of power, if not said otherwise.
+    full: bool,
+    /// Whether those of its next transaction do not, as it is set now.
+    lightly: AtomicBool,
     queue: Mutex<Queue>,
     /// The writer's thread waits for jobs that were left to it.
     handed_over: Condvar,
@@ -74,6 +90,7 @@ trait Job: Send {
     fn execute(&mut self, connection: &Connection) -> Did;
     /// The transaction was committed, or failed with this.
     fn settle(self: Box<Self>, failure: Option<&StoreError>);
+    fn survives(&self) -> Survives;
 }
 
 /// What a job did.
@@ -103,6 +120,7 @@ impl Drop for Settled {
 
 struct Typed<T, F> {
     work: F,
+    survives: Survives,
     result: Option<Result<T>>,
     reply: oneshot::Sender<Result<T>>,
 }
@@ -138,11 +156,17 @@ impl<T: Send, F: FnMut(&Connection) -> Result<T> + Send> Job for Typed<T, F> {
         // Nobody waits if the caller was dropped; the write stands all the same.
         let _ = self.reply.send(result);
     }
+
+    fn survives(&self) -> Survives {
+        self.survives
+    }
 }
 
 impl Writer {
     /// `path`: the file of `connection`, which is opened a second time when its log has to be checkpointed.
+    /// What commits survive is as it is set on the connection.
     pub(super) fn new(path: String, mut connection: Connection) -> rusqlite::Result<Self> {
+        let full = connection.query_row("PRAGMA synchronous", [], |row| Ok(row.get::<_, i64>(0)? >= FULL))?;
         let logged = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&logged);
         connection.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: std::ffi::c_int| {
@@ -152,6 +176,8 @@ impl Writer {
         let shared = Arc::new(Shared {
             path,
             connection: Mutex::new(connection),
+            full,
+            lightly: AtomicBool::new(false),
             queue: Mutex::default(),
             handed_over: Condvar::new(),
             commits: AtomicU64::new(0),
@@ -173,10 +199,11 @@ impl Writer {
     /// If `work` fails nothing of it stays.
     pub(super) async fn write<T: Send + 'static>(
         &self,
+        survives: Survives,
         work: impl FnMut(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        let job = Box::new(Typed { work, result: None, reply });
+        let job = Box::new(Typed { work, survives, result: None, reply });
         let mine = {
             let mut queue = lock(&self.shared.queue);
             queue.jobs.push(job);
@@ -279,6 +306,11 @@ impl Shared {
             let done = connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
             done.map(drop).map_err(|error| classify(&self.path, error))
         };
+        let lightly = jobs.iter().all(|job| job.survives() == Survives::Process);
+        if self.full && lightly != self.lightly.load(Ordering::Relaxed) {
+            run(if lightly { "PRAGMA synchronous = NORMAL" } else { "PRAGMA synchronous = FULL" })?;
+            self.lightly.store(lightly, Ordering::Relaxed);
+        }
         run("BEGIN IMMEDIATE")?;
         let mut changed = false;
         for job in jobs.iter_mut() {
@@ -435,7 +467,7 @@ mod tests {
         first.execute_batch("CREATE TABLE t (n INTEGER PRIMARY KEY, text TEXT)").unwrap();
         let writer = Writer::new(path.display().to_string(), first).unwrap();
         for n in 0..4 * CHECKPOINT_PAGES {
-            let write = writer.write(move |connection| {
+            let write = writer.write(Survives::All, move |connection| {
                 let mut insert = connection.prepare_cached("INSERT INTO t VALUES (?1, ?2)").unwrap();
                 insert.execute((n as i64, "0".repeat(2_000))).unwrap();
                 Ok(())
@@ -451,6 +483,64 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_has_to_survive_a_loss_of_power_is_synced_also_behind_and_beside_what_has_not() {
+        let directory = tempfile::TempDir::new().unwrap();
+        for (mode, wanted) in [("FULL", [1, 2, 1, 1, 2]), ("NORMAL", [1; 5]), ("OFF", [0; 5])] {
+            let path = directory.path().join(mode);
+            let first = Connection::open(&path).unwrap();
+            first.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (n INTEGER)").unwrap();
+            first.pragma_update(None, "synchronous", mode).unwrap();
+            let writer = Writer::new(path.display().to_string(), first).unwrap();
+            let (lightly, fully) = (Survives::Process, Survives::All);
+            let mut levels = Vec::new();
+            for (survives, fails) in
+                [(lightly, false), (fully, false), (lightly, false), (lightly, true), (fully, false)]
+            {
+                let (tell, told) = mpsc::channel();
+                let write = writer.write(survives, move |connection| {
+                    let level = connection.query_row("PRAGMA synchronous", [], |row| row.get::<_, i64>(0));
+                    let _ = tell.send(level.unwrap());
+                    connection.execute("INSERT INTO t VALUES (1)", []).unwrap();
+                    match fails {
+                        true => Err(StoreError::SessionOver),
+                        false => Ok(()),
+                    }
+                });
+                assert_eq!(write.await.is_err(), fails);
+                levels.push(told.recv().unwrap());
+            }
+            assert_eq!(levels, wanted, "{mode}");
+            // Of those that share a transaction one is enough.
+            let level = Arc::new(AtomicUsize::new(0));
+            let (begun, has_begun) = mpsc::channel();
+            let (go_on, may_go_on) = mpsc::channel::<()>();
+            let mut others = std::pin::pin!(join_all([lightly, fully].map(|survives| {
+                let level = Arc::clone(&level);
+                writer.write(survives, move |connection| {
+                    let now = connection.query_row("PRAGMA synchronous", [], |row| row.get::<_, i64>(0));
+                    level.store(now.unwrap() as usize, Ordering::Relaxed);
+                    Ok(())
+                })
+            })));
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let slow = writer.write(lightly, move |_| {
+                        let _ = begun.send(());
+                        let _ = may_go_on.recv();
+                        Ok(())
+                    });
+                    assert_eq!(slow.now_or_never(), Some(Ok(())));
+                });
+                has_begun.recv().unwrap();
+                assert!((&mut others).now_or_never().is_none());
+                go_on.send(()).unwrap();
+            });
+            assert!(others.await.iter().all(Result::is_ok));
+            assert_eq!(level.load(Ordering::Relaxed) as i64, wanted[1], "{mode}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_write_that_panics_takes_only_itself_back() {
         let directory = tempfile::TempDir::new().unwrap();
         let open = || Connection::open(directory.path().join("t.db")).unwrap();
@@ -459,7 +549,7 @@ mod tests {
         let path = directory.path().join("t.db").display().to_string();
         let writer = Writer::new(path, first).unwrap();
         let insert = |n: u32| {
-            writer.write(move |connection| {
+            writer.write(Survives::All, move |connection| {
                 connection.execute("INSERT INTO t VALUES (?1)", [n]).unwrap();
                 assert_ne!(n, 5, "the sixth panics in its middle");
                 Ok(())
@@ -471,7 +561,7 @@ mod tests {
         std::thread::scope(|scope| {
             // While this one has the writer the others queue up, and share a transaction.
             scope.spawn(|| {
-                let slow = writer.write(move |_| {
+                let slow = writer.write(Survives::All, move |_| {
                     let _ = begun.send(());
                     let _ = may_go_on.recv();
                     Ok(())
