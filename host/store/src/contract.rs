@@ -110,6 +110,42 @@ async fn a_row_that_cannot_be_read_holds_up_no_others() {
     what_can_be_read_is_claimed(&store, &["given", "module", "starts"]).await;
 }
 
+
+#[tokio::test]
+async fn a_file_of_another_program_is_left_as_it_is() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("places.sqlite");
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    raw.execute_batch(
+        "PRAGMA journal_mode = DELETE; CREATE TABLE places (url TEXT); INSERT INTO places VALUES ('x')",
+    )
+    .unwrap();
+    drop(raw);
+    let versioned = dir.path().join("versioned.sqlite");
+    std::fs::copy(&path, &versioned).unwrap();
+    rusqlite::Connection::open(&versioned).unwrap().execute_batch("PRAGMA user_version = 3").unwrap();
+    let newer = dir.path().join("newer.sqlite");
+    std::fs::copy(&path, &newer).unwrap();
+    let ours = "PRAGMA application_id = 0x7766686f; PRAGMA user_version = 1000";
+    rusqlite::Connection::open(&newer).unwrap().execute_batch(ours).unwrap();
+    let list = || {
+        let mut names: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = list();
+    for path in [&path, &versioned, &newer] {
+        let bytes = std::fs::read(path).unwrap();
+        let opened = SqliteStore::open(path, &SqliteOptions::default());
+        assert!(
+            matches!(opened, Err(StoreError::Foreign { .. } | StoreError::Newer { found: 1_000, .. })),
+            "{opened:?}"
+        );
+        assert!(std::fs::read(path).unwrap() == bytes, "{} was changed", path.display());
+        assert_eq!(list(), before);
+    }
+}
 #[tokio::test]
 async fn wake_ups_name_the_runs_that_something_was_sent_to() {
     let dir = tempfile::TempDir::new().unwrap();
