@@ -178,9 +178,9 @@ fn message(row: &SqlRow, first: usize) -> Read<Message> {
             MessageBody::Answer { step, outcome: outcome.into(), by, note }
         }
         "child" => {
-            let (_, run, outcome, spent): ChildBody = cbor(&row.bytes(first + 6)?)?;
-            // Whoever ends does not know which step of its parent waits for it; the row does.
-            let step = Step(row.int(first + 7)? as u64);
+            let (known, run, outcome, spent): ChildBody = cbor(&row.bytes(first + 6)?)?;
+            // Whoever ends does not know which step of its parent waits for it; the row does, unless it is of an old file.
+            let step = row.maybe_int(first + 7)?.map_or(known, |step| Step(step as u64));
             MessageBody::Child { step, run, outcome: outcome.into(), spent }
         }
         _ => return Err(strange("a message")),

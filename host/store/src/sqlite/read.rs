@@ -236,7 +236,8 @@ pub(super) fn kept_answer(c: &Connection, key: Digest) -> Result<Option<(Timesta
 
 /// A part of the inbox of the run with that number.
 pub(super) fn inbox(c: &Connection, run: i64, part: Part) -> Result<Inbox> {
-    const MESSAGE: &str = "SELECT id, at, kind, name, text, dedupe, body FROM inbox INDEXED BY inbox_next";
+    const MESSAGE: &str =
+        "SELECT id, at, kind, name, text, dedupe, body, step FROM inbox INDEXED BY inbox_next";
     // One more, which is not given, tells that there are more.
     let limit = INBOX_MESSAGES as i64 + 1;
     let (sql, parameters) = match part {
@@ -289,7 +290,10 @@ fn message(row: &SqlRow<'_>) -> Result<Message> {
             MessageBody::Answer { step, outcome: outcome.into(), by, note }
         }
         "child" => {
-            let (step, run, outcome, spent): ChildBody = cbor(row, 6)?;
+            let (known, run, outcome, spent): ChildBody = cbor(row, 6)?;
+            // On a server, who ends does not know which step of its parent waits for it, and such messages are copied to
+            // here; before format 7 there was no column.
+            let step = row.get::<_, Option<i64>>(7)?.map_or(known, |step| Step(step as u64));
             MessageBody::Child { step, run, outcome: outcome.into(), spent }
         }
         _ => return Err(strange(2, "a message")),
