@@ -111,6 +111,52 @@ async fn a_row_that_cannot_be_read_holds_up_no_others() {
 }
 
 
+/// A copy of a store in a file.
+async fn copy(from: &std::path::Path, to: &std::path::Path) -> Shop {
+    let open = |path| SqliteStore::open(path, &SqliteOptions::default()).unwrap();
+    let mut parts = std::collections::VecDeque::new();
+    open(from)
+        .copy_out(&mut |part| {
+            parts.push_back(part);
+            true
+        })
+        .unwrap();
+    let copied = open(to);
+    copied.copy_in(&mut || parts.pop_front()).unwrap();
+    Shop::open(Arc::new(copied), Arc::default()).await
+}
+
+#[tokio::test]
+async fn whoever_has_read_all_commits_reads_those_that_a_copy_makes() {
+    let (store, path) = sqlite().await;
+    for run in ["stays", "gone"] {
+        create(&store, run, None).await.1.unwrap();
+    }
+    let last = store.last_place().await.unwrap();
+    assert_eq!(store.hold_cursor("sink", "me", 5).await, Ok(Some(last)));
+    store.append(end(store.mine, "gone", 1)).await.unwrap();
+    assert_eq!(store.delete(&id("gone")).await, Ok(Deleted::Yes));
+    let copied = copy(&path, &path.with_file_name("copy.db")).await;
+    assert_eq!(copied.last_place().await, Ok(last));
+    create(&copied, "new", None).await.1.unwrap();
+    let news = copied.changes(last, 9).await.unwrap();
+    assert_eq!(news.iter().map(|change| change.run.as_str()).collect::<Vec<_>>(), ["new"]);
+    // Also if no run is left, or a cursor is beyond all that is there.
+    let beyond = Advance {
+        name: "sink".to_owned(),
+        holder: "me".to_owned(),
+        place: last + 100,
+        hold_ms: 0,
+        deliveries: Vec::new(),
+    };
+    assert_eq!(store.advance_cursor(beyond).await, Ok(true));
+    store.append(end(store.mine, "stays", 1)).await.unwrap();
+    assert_eq!(store.delete(&id("stays")).await, Ok(Deleted::Yes));
+    let copied = copy(&path, &path.with_file_name("other.db")).await;
+    create(&copied, "new", None).await.1.unwrap();
+    assert_eq!(copied.changes(last + 100, 9).await.unwrap().len(), 1);
+}
+
 #[tokio::test]
 async fn a_file_of_another_program_is_left_as_it_is() {
     let dir = tempfile::TempDir::new().unwrap();
