@@ -8,7 +8,7 @@ use std::sync::Arc;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use serde_json::json;
 use wfhost::agents::{CleanedWorkspaces, Providers, clean_workspaces};
-use wfhost::store::{BLOB_RENEWED_MS, Deleted, RunFilter, RunState, Store, StoreError};
+use wfhost::store::{BLOB_RENEWED_MS, DeleteIf, Deleted, RunFilter, RunState, Store, StoreError};
 use wfhost::verify::{compare_given_out, rebuild, verify};
 use wfhost::world::private;
 use wfhost::{Adopt, Evict, HostError, archive};
@@ -335,11 +335,8 @@ async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Resul
     let store = shared.as_ref();
     let now = store.now();
     let before = wfhost_core::Timestamp(now.0.saturating_sub(older_than));
-    let filter = RunFilter {
-        states: vec![RunState::Completed, RunState::Failed, RunState::Cancelled, RunState::Continued],
-        idle_since: Some(before),
-        ..RunFilter::default()
-    };
+    let states = vec![RunState::Completed, RunState::Failed, RunState::Cancelled, RunState::Continued];
+    let filter = RunFilter { states: states.clone(), idle_since: Some(before), ..RunFilter::default() };
     let mut old = Vec::new();
     for_each_run(store, filter, async |info| {
         old.push(info.id);
@@ -369,8 +366,10 @@ async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Resul
         confirm(yes, &format!("delete {}{}?", counted(old.len(), "run"), workspaces(would)))?;
     }
     let mut deleted = Vec::new();
+    // Whoever answers may have taken his time: one that somebody has retried since stays.
+    let still = DeleteIf { states, idle_since: Some(before) };
     for run in old {
-        if store.delete(&run).await? == Deleted::Yes {
+        if store.delete_if(&run, still.clone()).await? == Deleted::Yes {
             deleted.push(run);
         }
     }

@@ -616,3 +616,28 @@ BEGIN
     DELETE FROM wf.inbox WHERE run = v_run AND NOT calm AND kind = 'pause';
     RETURN v_held OR FOUND;
 END $$;
+
+-- delete_1, if the run still is what it was when somebody chose it: in one of some states, unless these are none, and
+-- with its latest entry before a time, if there is one. `code` 4 if not.
+CREATE FUNCTION wf.delete_5(p_name text, m jsonb, b bytea[], p_parent_gone text, p_now int8, p_states int2[],
+    p_idle_since int8) RETURNS TABLE (code int4, holder int8) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    r record;
+BEGIN
+    SELECT run, parent INTO r FROM wf.runs WHERE name = p_name AND NOT gone;
+    IF FOUND THEN
+        -- As delete_1 does: with its relatives, in one order.
+        PERFORM 1 FROM wf.hot WHERE run IN (SELECT r.run UNION SELECT run FROM wf.runs WHERE name = r.parent
+            UNION SELECT run FROM wf.runs WHERE parent = p_name AND on_close = 0) ORDER BY run FOR NO KEY UPDATE;
+        PERFORM 1 FROM wf.hot h WHERE h.run = r.run AND NOT (
+            (cardinality(p_states) = 0 OR h.state = ANY (p_states))
+            AND (p_idle_since IS NULL OR coalesce(h.updated_at < p_idle_since, false)));
+        IF FOUND THEN
+            code := 4;
+            RETURN NEXT;
+            RETURN;
+        END IF;
+    END IF;
+    RETURN QUERY SELECT d.code, d.holder FROM wf.delete_1(p_name, m, b, p_parent_gone, p_now) d;
+END $$;

@@ -86,6 +86,7 @@ macro_rules! conformance {
             behind_all_positions_there_is_nothing,
             the_last_round_that_is_left_of_a_chain_is_not_passed_on_to_itself,
             schedules_that_are_due_come_in_parts,
+            only_what_is_still_as_it_was_chosen_is_deleted,
         }
     };
     ($stores:path: $($name:ident,)*) => {
@@ -2304,5 +2305,40 @@ pub async fn schedules_that_are_due_come_in_parts(stores: Vec<Shop>) {
         // Whether there are more is known behind the last one only.
         assert_eq!((all.due.len(), all.more), (5, Some((Timestamp(12), "d".to_owned()))));
         assert!(store.due_schedules(Some((Timestamp(12), "d".to_owned())), 5).await.unwrap().due.is_empty());
+    }
+}
+
+pub async fn only_what_is_still_as_it_was_chosen_is_deleted(stores: Vec<Shop>) {
+    for store in stores {
+        for run in ["fails", "stays"] {
+            create(&store, run, None).await.1.unwrap();
+            let failure = Failure::new(FailureKind::Rejected, "no");
+            let next = Next::End { outcome: Err(failure), spent: Spent::default() };
+            store.append(Append { next, ..store.with(run, None) }).await.unwrap();
+        }
+        let ended = DeleteIf {
+            states: vec![RunState::Completed, RunState::Failed, RunState::Cancelled, RunState::Continued],
+            idle_since: Some(Timestamp(30)),
+        };
+        // Somebody retries it, and it waits: nobody has it then.
+        let opened = match store.claim_as(store.mine, "fails", ClaimHow::Reopen).await {
+            Claimed::Yes(opened) => opened,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(store.delete_if(&id("fails"), ended.clone()).await, Ok(Deleted::Changed), "it is held");
+        let next = Next::Park(Waiting::default());
+        let park = Append { epoch: opened.epoch, next, ..store.with("fails", None) };
+        store.append(park).await.unwrap();
+        assert_eq!(store.delete_if(&id("fails"), ended.clone()).await, Ok(Deleted::Changed));
+        assert_eq!(state_of(&store, "fails").await, RunState::Waiting);
+        // What has ended has done so lately, or long ago.
+        let lately = DeleteIf { idle_since: Some(Timestamp(10)), ..ended.clone() };
+        assert_eq!(store.delete_if(&id("stays"), lately).await, Ok(Deleted::Changed));
+        let other = DeleteIf { states: vec![RunState::Completed], ..DeleteIf::default() };
+        assert_eq!(store.delete_if(&id("stays"), other).await, Ok(Deleted::Changed));
+        assert_eq!(store.delete_if(&id("stays"), ended.clone()).await, Ok(Deleted::Yes));
+        assert_eq!(store.delete_if(&id("stays"), ended).await, Ok(Deleted::NoSuchRun));
+        let waits = DeleteIf { states: vec![RunState::Waiting], ..DeleteIf::default() };
+        assert_eq!(store.delete_if(&id("fails"), waits).await, Ok(Deleted::Yes));
     }
 }

@@ -218,7 +218,12 @@ pub trait Journals: Send + Sync {
     /// Removes a run with everything that belongs to it; turns that its steps wait
     /// for are given back. Its id is not given to another one. Earlier rounds of a run that has not ended are kept:
     /// what is sent to them is passed on.
-    fn delete<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Deleted>>;
+    fn delete<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Deleted>> {
+        self.delete_if(run, DeleteIf::default())
+    }
+
+    /// The same, if the run still is what it was when somebody chose it: [`Deleted::Changed`] if not.
+    fn delete_if<'a>(&'a self, run: &'a RunId, only: DeleteIf) -> BoxFuture<'a, Result<Deleted>>;
 }
 
 /// What comes from outside.

@@ -175,7 +175,7 @@ impl Journals for Faulty {
     pass_on! {
         journal(run: &'a RunId, from: Position) -> Vec<Row>;
         journal_part(run: &'a RunId, from: Position, limit: usize) -> Vec<Row>;
-        delete(run: &'a RunId) -> Deleted;
+        delete_if(run: &'a RunId, only: DeleteIf) -> Deleted;
     }
 
     fn create(&self, run: NewRun) -> BoxFuture<'_, Result<Created>> {

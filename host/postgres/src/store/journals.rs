@@ -11,16 +11,16 @@ use wfhost_store::*;
 
 use super::{limits, most};
 use crate::PostgresStore;
-use crate::args::{Columns, args_of, strange};
+use crate::args::{Columns, Read, args_of, millis, strange};
 use crate::beginnings::Begun;
-use crate::jobs::{Jobs, check_rows, is_bare};
+use crate::jobs::{Jobs, check_rows, is_bare, number};
 use crate::lanes::new_refused;
 use crate::read;
 
 /// Removes a run, and gives back the turns that its steps wait for.
 const DELETE: &str = "SELECT code, holder,
         (SELECT count(*) FROM wf.take_turns_4(CASE code WHEN 0 THEN $6::jsonb ELSE '[]' END, $5))
-    FROM wf.delete_1($1, $2::jsonb, $3, $4, $5)";
+    FROM wf.delete_5($1, $2::jsonb, $3, $4, $5, $7, $8)";
 
 impl PostgresStore {
     /// The head of the first commits of a run.
@@ -219,8 +219,10 @@ impl Journals for PostgresStore {
         .boxed()
     }
 
-    fn delete<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Deleted>> {
+    fn delete_if<'a>(&'a self, run: &'a RunId, only: DeleteIf) -> BoxFuture<'a, Result<Deleted>> {
         async move {
+            let states: Vec<_> = only.states.iter().map(|state| number(*state) as i16).collect();
+            let idle_since = only.idle_since.map(millis);
             let failure = Failure::new(FailureKind::Cancelled, format!("{run} was deleted"));
             let mut ever_doubt = false;
             loop {
@@ -234,7 +236,16 @@ impl Journals for PostgresStore {
                     .pool
                     .write(DELETE, &|| {
                         let (told, turns) = (told.clone(), turns.clone());
-                        args_of![run.as_str(), told, blobs.clone(), PARENT_GONE, self.set_now(), turns]
+                        args_of![
+                            run.as_str(),
+                            told,
+                            blobs.clone(),
+                            PARENT_GONE,
+                            self.set_now(),
+                            turns,
+                            states.clone(),
+                            idle_since,
+                        ]
                     })
                     .await?;
                 ever_doubt |= doubt;
@@ -255,6 +266,7 @@ impl Journals for PostgresStore {
                         }
                     },
                     Some((3, _)) => Ok(Deleted::Needed),
+                    Some((4, _)) => Ok(Deleted::Changed),
                     _ if ever_doubt => Ok(Deleted::Yes),
                     _ => Ok(Deleted::NoSuchRun),
                 };

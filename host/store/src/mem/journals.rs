@@ -241,10 +241,13 @@ impl Journals for MemStore {
         })
     }
 
-    fn delete<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Deleted>> {
+    fn delete_if<'a>(&'a self, run: &'a RunId, only: DeleteIf) -> BoxFuture<'a, Result<Deleted>> {
         self.change(|data| {
             let now = self.clock.now();
             let Some(found) = data.run(run) else { return Ok(Deleted::NoSuchRun) };
+            if !only.allows(found.info.state, Some(found.info.updated_at)) {
+                return Ok(Deleted::Changed);
+            }
             if let Some(holder) = found.session {
                 match data.session(holder, self.clock.as_ref()) {
                     Some(Session { id: session, owner, left_ms }) if left_ms > 0 => {

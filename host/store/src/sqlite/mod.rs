@@ -604,9 +604,9 @@ impl Journals for SqliteStore {
         self.write(move |c| write::rebuild(c, &run)).boxed()
     }
 
-    fn delete<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Deleted>> {
+    fn delete_if<'a>(&'a self, run: &'a RunId, only: DeleteIf) -> BoxFuture<'a, Result<Deleted>> {
         let (run, clock) = (run.clone(), Arc::clone(&self.clock));
-        self.write(move |c| write::delete(c, &run, clock.as_ref())).boxed()
+        self.write(move |c| write::delete(c, &run, &only, clock.as_ref())).boxed()
     }
 }
 

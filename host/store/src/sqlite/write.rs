@@ -11,8 +11,8 @@ use super::inbox::{cancel_children, drop_pauses, insert_message, tell_parent};
 use super::journal::{self, End, last_place};
 use super::{limits, read, sessions};
 use crate::{
-    Clock, Created, Deleted, ImportedRun, KEPT_ANSWERS_BYTES, NewRun, NewTranscript, Published, Rebuilt,
-    RunState, StoreError, TranscriptKind, stored,
+    Clock, Created, DeleteIf, Deleted, ImportedRun, KEPT_ANSWERS_BYTES, NewRun, NewTranscript, Published,
+    Rebuilt, RunState, StoreError, TranscriptKind, stored,
 };
 
 /// Why a write did nothing.
@@ -385,10 +385,11 @@ fn key_is_taken(c: &Connection, workflow: &str, key: &str) -> rusqlite::Result<b
     c.prepare_cached("SELECT 1 FROM runs WHERE workflow = ?1 AND key = ?2")?.exists([workflow, key])
 }
 
-pub(super) fn delete(c: &Connection, run: &RunId, clock: &dyn Clock) -> Result<Deleted> {
+pub(super) fn delete(c: &Connection, run: &RunId, only: &DeleteIf, clock: &dyn Clock) -> Result<Deleted> {
     let found = c
         .prepare_cached(
-            "SELECT id, state, session, root, ifnull(chain, name), chain NOT NULL FROM runs WHERE name = ?1",
+            "SELECT id, state, session, root, ifnull(chain, name), chain NOT NULL, updated_at FROM runs
+             WHERE name = ?1",
         )?
         .query_row([run.as_str()], |row| {
             Ok((
@@ -398,10 +399,16 @@ pub(super) fn delete(c: &Connection, run: &RunId, clock: &dyn Clock) -> Result<D
                 row.get::<_, String>(3)?,
                 row.get::<_, String>(4)?,
                 row.get::<_, bool>(5)?,
+                row.get::<_, Option<i64>>(6)?.map(|at| Timestamp(at as u64)),
             ))
         })
         .optional()?;
-    let Some((id, state, session, root, chain, is_round)) = found else { return Ok(Deleted::NoSuchRun) };
+    let Some((id, state, session, root, chain, is_round, updated_at)) = found else {
+        return Ok(Deleted::NoSuchRun);
+    };
+    if !only.allows(state, updated_at) {
+        return Ok(Deleted::Changed);
+    }
     if let Some(session) = session {
         if let Some(session) = sessions::living(c, session, clock)? {
             let crate::Session { id: session, owner, left_ms } = session;
