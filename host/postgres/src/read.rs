@@ -142,24 +142,34 @@ pub(crate) fn transcript(row: &SqlRow) -> Read<TranscriptLine> {
 }
 
 /// The columns of [`inbox`]; `i` is the inbox.
-pub(crate) const MESSAGE: &str = "i.id, i.at, i.kind, i.name, i.text, i.dedupe, i.body, i.step";
+pub(crate) const MESSAGE: &str = "i.id, i.at, i.kind, i.name, i.text, i.dedupe, i.body, i.step, true";
+
+/// Selects the columns of [`inbox`] of one part of one inbox: of the messages of `which`, of which `o` is one, in this
+/// `order`. Behind those that are given there is one without a content, if there are more: how much they take is known
+/// without sending them.
+pub(crate) fn part_of_inbox(which: &str, order: &str) -> String {
+    format!(
+        "SELECT i.id, i.at, i.kind, i.name, CASE WHEN i.fits THEN i.text END, i.dedupe,
+             CASE WHEN i.fits THEN i.body END, i.step, i.fits
+         FROM (SELECT s.*, s.n = 1 OR s.n <= {INBOX_MESSAGES} AND s.bytes <= {INBOX_BYTES} AS fits,
+                   s.bytes - s.own <= {INBOX_BYTES} AS is_near
+               FROM (SELECT x.*, row_number() OVER w AS n, sum(x.own) OVER w AS bytes
+                     FROM (SELECT o.*, coalesce(octet_length(o.text), 0) + coalesce(octet_length(o.body), 0) AS own
+                           FROM wf.inbox o WHERE {which} ORDER BY {order} LIMIT {INBOX_MESSAGES} + 1) x
+                     WINDOW w AS (ORDER BY {order})) s) i
+         WHERE i.fits OR i.is_near ORDER BY i.n"
+    )
+}
 
 /// A part of an inbox. One row more than is given tells that there are more.
 pub(crate) fn inbox<'a>(rows: impl Iterator<Item = &'a SqlRow>, first: usize) -> Read<Inbox> {
     let mut inbox = Inbox::default();
-    let mut bytes = 0;
     for row in rows {
-        if inbox.messages.len() == INBOX_MESSAGES {
+        if !row.value::<bool>(first + 8)? {
             inbox.more = true;
             break;
         }
-        let message = message(row, first)?;
-        bytes += message.body.bytes();
-        if bytes > INBOX_BYTES && !inbox.messages.is_empty() {
-            inbox.more = true;
-            break;
-        }
-        inbox.messages.push(message);
+        inbox.messages.push(message(row, first)?);
     }
     Ok(inbox)
 }
