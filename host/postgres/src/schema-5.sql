@@ -641,3 +641,45 @@ BEGIN
     END IF;
     RETURN QUERY SELECT d.code, d.holder FROM wf.delete_1(p_name, m, b, p_parent_gone, p_now) d;
 END $$;
+
+-- Commits behind a place and before another one, in order: so many at most, until they have some bytes together. The index knows only in which blocks places are, and in no order. So what is behind the place is
+-- looked at piece by piece, each of a size that what it holds is not much more than is wanted: whoever is far behind does
+-- not read all that is left for each page.
+CREATE FUNCTION wf.changes_5(p_after int8, p_until int8, p_limit int8, p_bytes int8)
+RETURNS TABLE (place int8, name text, seq int8, count int4, body bytea, head bytea) LANGUAGE plpgsql STABLE AS $$
+#variable_conflict use_column
+DECLARE
+    v_enough int8 := least(p_limit, 100000) * 4 + 1000;
+    v_span int8 := 1 << 26;
+    v_from int8 := p_after;
+    v_to int8;
+    v_found int8;
+    v_left int8 := p_limit;
+    v_bytes int8 := p_bytes;
+    a record;
+BEGIN
+    WHILE v_left > 0 AND v_from < p_until - 1 LOOP
+        v_to := CASE WHEN p_until - v_from > v_span THEN v_from + v_span ELSE p_until END;
+        SELECT count(*) INTO v_found FROM (
+            SELECT 1 FROM wf.journal j WHERE j.place > v_from AND j.place < v_to LIMIT v_enough) f;
+        IF v_found = v_enough AND v_span > 1 << 20 THEN
+            v_span := v_span >> 3;
+            CONTINUE;
+        END IF;
+        IF v_found > 0 THEN
+            -- What is large is fetched only when it is known that it is given.
+            FOR a IN SELECT j.run, j.seq, octet_length(j.body) AS size FROM wf.journal j
+                WHERE j.place > v_from AND j.place < v_to ORDER BY j.place LIMIT v_left
+            LOOP
+                IF v_bytes <= 0 THEN RETURN; END IF;
+                v_bytes := v_bytes - a.size;
+                RETURN QUERY SELECT j.place, r.name, j.seq, j.count, j.body, j.head
+                    FROM (SELECT o.* FROM wf.journal o WHERE o.run = a.run AND o.seq = a.seq OFFSET 0) j,
+                        LATERAL (SELECT o.name FROM wf.runs o WHERE o.run = j.run OFFSET 0) r;
+                IF FOUND THEN v_left := v_left - 1; END IF;
+            END LOOP;
+        END IF;
+        v_from := v_to - 1;
+        IF v_found < v_enough >> 3 AND v_span < 1::int8 << 58 THEN v_span := v_span << 3; END IF;
+    END LOOP;
+END $$;

@@ -87,6 +87,7 @@ macro_rules! conformance {
             the_last_round_that_is_left_of_a_chain_is_not_passed_on_to_itself,
             schedules_that_are_due_come_in_parts,
             only_what_is_still_as_it_was_chosen_is_deleted,
+            changes_come_in_parts_of_some_bytes,
         }
     };
     ($stores:path: $($name:ident,)*) => {
@@ -2340,5 +2341,28 @@ pub async fn only_what_is_still_as_it_was_chosen_is_deleted(stores: Vec<Shop>) {
         assert_eq!(store.delete_if(&id("stays"), ended).await, Ok(Deleted::NoSuchRun));
         let waits = DeleteIf { states: vec![RunState::Waiting], ..DeleteIf::default() };
         assert_eq!(store.delete_if(&id("fails"), waits).await, Ok(Deleted::Yes));
+    }
+}
+
+pub async fn changes_come_in_parts_of_some_bytes(stores: Vec<Shop>) {
+    for store in stores {
+        let (mut machine, created) = create(&store, "r", None).await;
+        created.unwrap();
+        let big = "x".repeat(CHANGES_BYTES / 3);
+        for size in [0, big.len(), big.len(), big.len(), 2 * CHANGES_BYTES, 0, 0] {
+            let payload = Json::string(&big.repeat(size / big.len()));
+            machine.receive("s".to_owned(), payload, None, Timestamp(20));
+            store.append(store.with("r", Some(row(&mut machine)))).await.unwrap();
+        }
+        let (mut place, mut parts) = (0, Vec::new());
+        loop {
+            let part = store.changes(place, 100).await.unwrap();
+            let Some(last) = part.last() else { break };
+            assert_eq!(Change::may_go_on(&part, 100), parts.len() < 2);
+            place = last.place;
+            parts.push(part.len());
+        }
+        assert_eq!(parts, [5, 1, 2]);
+        assert_eq!(store.changes(0, 3).await.unwrap().len(), 3);
     }
 }

@@ -203,8 +203,9 @@ pub trait Journals: Send + Sync {
     /// The position of the last commit of all runs; 0 if there are no commits.
     fn last_place(&self) -> BoxFuture<'_, Result<u64>>;
 
-    /// What was committed behind the place `after`, of all runs, in order. A
-    /// place appears only when all before it have.
+    /// What was committed behind the place `after`, of all runs, in order: at most `limit` commits, until they have
+    /// [`CHANGES_BYTES`] together; see [`Change::may_go_on`]. A
+    /// place appears only when all before it have. Commits that cannot be read are left out.
     fn changes(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Change>>>;
 
     /// Puts a run with all that belongs to it into the store, as it was taken
@@ -429,6 +430,9 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 /// Bytes that are put again count as added anew if they were added longer ago than this, in milliseconds. So one who
 /// removes what was added before that, and that no run needs, takes nothing from a run that begins at this moment.
 pub const BLOB_RENEWED_MS: u64 = 3_600_000;
+
+/// Of commits no more are read at once when they take this together, in bytes. The last may be as large as one can be.
+pub const CHANGES_BYTES: usize = 8 << 20;
 
 /// What kept answers take together at most, in bytes.
 pub const KEPT_ANSWERS_BYTES: u64 = 1 << 30;

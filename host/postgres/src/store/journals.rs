@@ -167,19 +167,24 @@ impl Journals for PostgresStore {
 
     fn changes(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Change>>> {
         async move {
-            let sql = "SELECT j.place, r.name, j.seq, j.count, j.body, j.head
-                FROM wf.journal j JOIN wf.runs r ON r.run = j.run
-                WHERE j.place > $1 AND j.place < $2 ORDER BY j.place LIMIT $3";
-            let (after, limit) = (stored(after), most(limit));
+            let sql = "SELECT * FROM wf.changes_5($1, $2, $3, $4)";
+            let (mut after, limit) = (stored(after), most(limit));
             let until = self.settled(after).await?;
-            let rows = self.pool.read(sql, &|| args_of![after, until, limit]).await?;
-            self.all(&rows, |row| {
-                Ok(Change {
+            let bytes = CHANGES_BYTES as i64;
+            let change = |row: &SqlRow| {
+                Read::Ok(Change {
                     place: row.int(0)? as u64,
                     run: read::id(row, 1)?,
                     row: read::journal_row(row, 2)?,
                 })
-            })
+            };
+            loop {
+                let rows = self.pool.read(sql, &|| args_of![after, until, limit, bytes]).await?;
+                // Those that cannot be read hide nothing behind them.
+                let changes = Self::readable(&rows, change);
+                let Some(last) = rows.last().filter(|_| changes.is_empty()) else { return Ok(changes) };
+                after = self.one(std::slice::from_ref(last), |row| row.int(0))?.unwrap_or(until);
+            }
         }
         .boxed()
     }

@@ -144,7 +144,13 @@ impl Journals for MemStore {
                 let row = data.run(run)?.rows.get(*index)?.clone();
                 Some(Change { place, run: run.clone(), row })
             });
-            changes.take(limit).collect()
+            let mut bytes = 0;
+            let fits = |change: &Change| {
+                let before = bytes;
+                bytes += change.row.bytes.len();
+                before < CHANGES_BYTES
+            };
+            changes.take(limit).take_while(fits).collect()
         })
     }
 

@@ -24,6 +24,22 @@ pub(super) fn strange(column: usize, what: &str) -> Error {
     Error::FromSqlConversionFailure(column, Type::Text, reason.into())
 }
 
+/// Whether it was a value that could not be read, not the database.
+pub(super) fn is_strange(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::FromSqlConversionFailure(..)
+            | Error::InvalidColumnType(..)
+            | Error::IntegralValueOutOfRange(..)
+            | Error::Utf8Error(..)
+    )
+}
+
+/// Rows without those that cannot be read: they hide no others.
+pub(super) fn readable<T>(rows: impl Iterator<Item = Result<T>>) -> impl Iterator<Item = Result<T>> {
+    rows.filter(|row| !row.as_ref().is_err_and(is_strange))
+}
+
 pub(super) fn id(row: &SqlRow<'_>, column: usize) -> Result<RunId> {
     row.get::<_, String>(column)?.parse().map_err(|_| strange(column, "an id"))
 }
