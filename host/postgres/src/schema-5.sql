@@ -586,7 +586,7 @@ BEGIN
 END $$;
 
 -- As in format 1, but that a run is not paused if nobody asks for that any more: then it stays with its host, which is
--- told that it is due.
+-- told that it is due. And that it is known by which clock a run rests that has a trouble.
 ALTER FUNCTION wf.apply_1(int8, jsonb, bytea[], int8, int8) RENAME TO apply_any_1;
 CREATE FUNCTION wf.apply_1(p_session int8, j jsonb, b bytea[], p_place int8, p_now int8) RETURNS jsonb
 LANGUAGE plpgsql AS $$
@@ -595,7 +595,11 @@ DECLARE
 BEGIN
     IF NOT j ? 'if_asked' OR EXISTS (
         SELECT 1 FROM wf.inbox WHERE run = (j->>'run')::int8 AND NOT calm AND kind = 'pause') THEN
-        RETURN wf.apply_any_1(p_session, j, b, p_place, p_now);
+        v_done := wf.apply_any_1(p_session, j, b, p_place, p_now);
+        IF j ? 'trouble' AND (v_done->>'code')::int4 = 0 THEN
+            UPDATE wf.hot SET parked_at = p_now WHERE run = (j->>'run')::int8;
+        END IF;
+        RETURN v_done;
     END IF;
     v_done := wf.apply_any_1(p_session, j || '{"next": "go"}', b, p_place, p_now);
     IF (v_done->>'code')::int4 = 0 THEN v_done := v_done || '{"due": true}'; END IF;

@@ -87,6 +87,7 @@ macro_rules! conformance {
             the_last_round_that_is_left_of_a_chain_is_not_passed_on_to_itself,
             schedules_that_are_due_come_in_parts,
             only_what_is_still_as_it_was_chosen_is_deleted,
+            whatever_was_put_off_by_a_clock_that_was_ahead_is_put_right,
             changes_come_in_parts_of_some_bytes,
         }
     };
@@ -2341,6 +2342,44 @@ pub async fn only_what_is_still_as_it_was_chosen_is_deleted(stores: Vec<Shop>) {
         assert_eq!(store.delete_if(&id("stays"), ended).await, Ok(Deleted::NoSuchRun));
         let waits = DeleteIf { states: vec![RunState::Waiting], ..DeleteIf::default() };
         assert_eq!(store.delete_if(&id("fails"), waits).await, Ok(Deleted::Yes));
+    }
+}
+
+pub async fn whatever_was_put_off_by_a_clock_that_was_ahead_is_put_right(stores: Vec<Shop>) {
+    const DAY: u64 = 86_400_000;
+    for store in stores {
+        for run in ["parked", "opened"] {
+            create(&store, run, None).await.1.unwrap();
+        }
+        store.at(DAY);
+        // One cannot be advanced before it waits for anything, the other while it waits.
+        for (run, waiting) in [("parked", Some(Waiting::default())), ("opened", None)] {
+            let next = Next::Release { waiting, trouble: Some("no provider".to_owned()) };
+            store.append(Append { next, ..store.with(run, None) }).await.unwrap();
+        }
+        assert_eq!(
+            store.hold_cursor("s", "dead", 10_000).await.unwrap(),
+            Some(store.last_place().await.unwrap())
+        );
+        store.put_deliveries(vec![delivery("s", "m1"), delivery("s", "m2")]).await.unwrap();
+        let claimed = store.claim_deliveries("s", 30_000, 2).await.unwrap();
+        let again = Settled::Again { in_ms: 5_000, said: "503".to_owned() };
+        assert!(store.settle_delivery(claimed[0].number, 1, again.clone()).await.unwrap());
+        store.at(1_000);
+        assert_eq!(store.due(9, Wanted::default()).await.0, Vec::<String>::new());
+        assert_eq!(store.hold_cursor("s", "me", 10_000).await.unwrap(), None);
+        assert_eq!(store.put_right().await.unwrap(), 2);
+        let mut due = store.due(9, Wanted::default()).await.0;
+        due.sort();
+        assert_eq!(due, ["opened", "parked"]);
+        assert!(store.hold_cursor("s", "me", 10_000).await.unwrap().is_some());
+        let claimed = store.claim_deliveries("s", 30_000, 9).await.unwrap();
+        assert_eq!(claimed.iter().map(|one| one.what.message.as_str()).collect::<Vec<_>>(), ["m1", "m2"]);
+        // What was put off by a clock that is right stays so.
+        assert!(store.settle_delivery(claimed[0].number, claimed[0].tries, again).await.unwrap());
+        assert_eq!(store.put_right().await.unwrap(), 0);
+        assert_eq!(store.hold_cursor("s", "you", 10_000).await.unwrap(), None);
+        assert!(store.claim_deliveries("s", 30_000, 9).await.unwrap().is_empty());
     }
 }
 

@@ -138,8 +138,8 @@ pub trait Work: Send + Sync {
     /// other for ever; among each, those that were due first.
     fn claim_due(&self, session: SessionId, limit: usize, wanted: Wanted) -> BoxFuture<'_, Result<Due>>;
 
-    /// Makes runs due that were parked by a clock which was ahead of this one: by that they would
-    /// wait too long. Gives how many.
+    /// Makes runs due that were parked, or put off because of a trouble, by a clock which was ahead of this one: by that
+    /// they would wait too long. So does it with deliveries, and with cursors that are held. Gives how many runs these were.
     fn put_right(&self) -> BoxFuture<'_, Result<u64>>;
 
     /// Sets how often a run that the session has was started without coming
