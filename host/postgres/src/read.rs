@@ -1,6 +1,5 @@
 //! Looking things up.
 
-use serde_json::json;
 use tokio_postgres::Row as SqlRow;
 use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::{
@@ -350,18 +349,13 @@ pub(crate) fn runs(filter: &RunFilter) -> (String, Vec<Arg>) {
     given("r.root = ?", filter.root.as_ref().map(|run| run.as_str().arg()));
     given("r.chain = ?", filter.chain.as_ref().map(|run| run.as_str().arg()));
     given("r.project = ?", filter.project.as_deref().map(IntoArg::arg));
-    // Labels are JSON: what is looked for in them is written as it is there. In this collation only letters of ASCII
-    // have a case.
-    let texts = filter.text.as_ref().map(|text| {
-        let text = text.to_ascii_lowercase();
-        let in_json = json!(text).to_string();
-        vec![in_json[1..in_json.len() - 1].to_owned(), text]
-    });
-    let mut condition = r#"(strpos(lower(r.labels COLLATE "C"), (?)[1]) > 0"#.to_owned();
+    // In this collation only letters of ASCII have a case.
+    let text = filter.text.as_ref().map(|text| text.to_ascii_lowercase());
+    let mut condition = "(r.labels <> '[]' AND wf.says_5(r.labels, ?)".to_owned();
     for column in ["r.name", "r.workflow", "r.key", "h.phase"] {
-        condition.push_str(&format!(r#" OR strpos(lower({column} COLLATE "C"), (?)[2]) > 0"#));
+        condition.push_str(&format!(r#" OR strpos(lower({column} COLLATE "C"), ?) > 0"#));
     }
-    given(&format!("{condition})"), texts.map(IntoArg::arg));
+    given(&format!("{condition})"), text.map(IntoArg::arg));
     let signal = match &filter.waits {
         Some(WaitsFor::Signal(Some(name))) => Some(name.as_str().arg()),
         _ => None,

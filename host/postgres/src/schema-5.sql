@@ -687,3 +687,15 @@ BEGIN
         IF v_found < v_enough >> 3 AND v_span < 1::int8 << 58 THEN v_span := v_span << 3; END IF;
     END LOOP;
 END $$;
+
+-- Whether one of the texts of labels, which are JSON, has that in it, which has no capital letters of ASCII. NUL is in
+-- texts what hosts make of it. Labels that cannot be read say nothing.
+CREATE FUNCTION wf.says_5(p_labels text, p_text text) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN EXISTS (SELECT 1
+        FROM json_array_elements(replace(replace(p_labels, '\u0001', '\u00011'), '\u0000', '\u00010')::json) l,
+            LATERAL json_array_elements_text(l) t(word)
+        WHERE strpos(lower(word COLLATE "C"), p_text) > 0);
+EXCEPTION WHEN data_exception OR invalid_text_representation THEN
+    RETURN false;
+END $$;

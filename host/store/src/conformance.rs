@@ -89,6 +89,7 @@ macro_rules! conformance {
             only_what_is_still_as_it_was_chosen_is_deleted,
             whatever_was_put_off_by_a_clock_that_was_ahead_is_put_right,
             changes_come_in_parts_of_some_bytes,
+            a_text_is_found_as_it_is_written_and_within_one_word,
         }
     };
     ($stores:path: $($name:ident,)*) => {
@@ -2403,5 +2404,48 @@ pub async fn changes_come_in_parts_of_some_bytes(stores: Vec<Shop>) {
         }
         assert_eq!(parts, [5, 1, 2]);
         assert_eq!(store.changes(0, 3).await.unwrap().len(), 3);
+    }
+}
+
+pub async fn a_text_is_found_as_it_is_written_and_within_one_word(stores: Vec<Shop>) {
+    for store in stores {
+        let module = store.put_module("w", b"module").await.unwrap();
+        for (run, label) in
+            [("one", "say \"hi\""), ("two", "back\\slash"), ("tab", "a\tb,c"), ("fin", "\u{1}é")]
+        {
+            let mut machine = machine(run, module);
+            let rows = vec![row(&mut machine)];
+            let labels = vec![("k".to_owned(), label.to_owned()), ("other".to_owned(), String::new())];
+            let new = NewRun { labels, key: Some(format!("key-{run}")), ..NewRun::new(&machine, rows) };
+            store.create(new).await.unwrap();
+        }
+        let found = async |text: &str| {
+            let filter = RunFilter { text: Some(text.to_owned()), ..RunFilter::default() };
+            let runs = store.runs(filter).await.unwrap();
+            runs.into_iter().map(|info| info.id.to_string()).collect::<Vec<_>>().join(" ")
+        };
+        for (text, runs) in [
+            ("\"HI\"", "one"),
+            ("\"", "one"),
+            ("\\", "two"),
+            ("k\\s", "two"),
+            ("\t", "tab"),
+            (",", "tab"),
+            ("b,c", "tab"),
+            ("\u{1}", "fin"),
+            ("é", "fin"),
+            ("É", ""),
+            ("KEY-t", "tab two"),
+            ("OTHER", "fin tab two one"),
+            // In none of them, only where they meet or where they are stored.
+            ("one w", ""),
+            ("w key", ""),
+            ("[", ""),
+            ("\",\"", ""),
+            ("\\t", ""),
+            ("\\u0001", ""),
+        ] {
+            assert_eq!(found(text).await, runs, "{text:?}");
+        }
     }
 }

@@ -525,8 +525,12 @@ fn found<T>(
     given(filter.module.is_some(), "r.module = ?15");
     given(
         filter.text.is_some(),
-        "instr(lower(r.name || ' ' || r.workflow || ' ' || ifnull(r.key, '') || ' ' || r.labels || ' ' ||
-               ifnull(r.phase, '')), lower(?16)) > 0",
+        // Labels are JSON: the texts in it are looked at, one by one.
+        "(instr(lower(r.name), lower(?16)) > 0 OR instr(lower(r.workflow), lower(?16)) > 0
+          OR ifnull(instr(lower(r.key), lower(?16)), 0) > 0 OR ifnull(instr(lower(r.phase), lower(?16)), 0) > 0
+          OR CASE WHEN r.labels <> '[]' AND json_valid(r.labels) THEN EXISTS (
+                 SELECT 1 FROM json_tree(r.labels) t WHERE t.type = 'text' AND instr(lower(t.value), lower(?16)) > 0)
+             ELSE 0 END)",
     );
     let (waits, name) = match &filter.waits {
         None => ("", None),
