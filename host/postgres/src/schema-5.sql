@@ -1,5 +1,5 @@
--- Format 5: appends, beginnings and ends of runs that cost the server less. Only functions are added, and some do what
--- they did before with less work, or better: older hosts go on with theirs.
+-- Format 5: appends, beginnings and ends of runs that cost the server less. But for a column, only functions are added,
+-- and some do what they did before with less work, or better: older hosts go on with theirs.
 --
 -- A function keeps the plans that it made first, maybe when its tables were empty and any index was as good as any
 -- other. So here nothing is left to choose: what is looked up is so by one key, in a subquery of its own that cannot be
@@ -698,4 +698,20 @@ BEGIN
         WHERE strpos(lower(word COLLATE "C"), p_text) > 0);
 EXCEPTION WHEN data_exception OR invalid_text_representation THEN
     RETURN false;
+END $$;
+
+-- Who puts a module is about to begin a run of it: it is not removed as unused then. Null if it was put once.
+ALTER TABLE wf.modules ADD COLUMN put_at int8;
+
+-- As in format 1, but that modules that were put again lately stay.
+CREATE OR REPLACE FUNCTION wf.delete_unused_modules_1(p_before int8) RETURNS int8 LANGUAGE plpgsql AS $$
+DECLARE
+    v_count int8;
+BEGIN
+    PERFORM pg_advisory_xact_lock('wf.modules'::regclass::oid::int8);
+    DELETE FROM wf.modules m WHERE greatest(m.added_at, m.put_at) < p_before
+        AND NOT EXISTS (SELECT 1 FROM wf.runs r WHERE r.module = m.digest)
+        AND NOT EXISTS (SELECT 1 FROM wf.schedules s WHERE s.module = m.digest);
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    RETURN v_count;
 END $$;

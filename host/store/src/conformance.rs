@@ -90,6 +90,7 @@ macro_rules! conformance {
             whatever_was_put_off_by_a_clock_that_was_ahead_is_put_right,
             changes_come_in_parts_of_some_bytes,
             a_text_is_found_as_it_is_written_and_within_one_word,
+            a_module_that_is_put_again_is_about_to_be_needed,
         }
     };
     ($stores:path: $($name:ident,)*) => {
@@ -2447,5 +2448,25 @@ pub async fn a_text_is_found_as_it_is_written_and_within_one_word(stores: Vec<Sh
         ] {
             assert_eq!(found(text).await, runs, "{text:?}");
         }
+    }
+}
+
+pub async fn a_module_that_is_put_again_is_about_to_be_needed(stores: Vec<Shop>) {
+    const HOUR: u64 = BLOB_RENEWED_MS;
+    for store in stores {
+        store.at(10 * HOUR);
+        let digest = store.put_module("m", b"one").await.unwrap();
+        store.at(11 * HOUR);
+        let newer = store.put_module("m", b"two").await.unwrap();
+        store.at(13 * HOUR);
+        assert_eq!(store.put_module("n", b"one").await.unwrap(), digest);
+        // The newest of its name is another one all the same.
+        assert_eq!(store.module_named("m").await.unwrap().map(|info| info.digest), Some(newer));
+        let info = store.module_info(digest).await.unwrap().unwrap();
+        assert_eq!((info.name.as_str(), info.added_at), ("m", Timestamp(10 * HOUR)));
+        assert_eq!(store.delete_unused_modules(Timestamp(12 * HOUR)).await.unwrap(), 1);
+        let mut machine = machine("r", digest);
+        let rows = vec![row(&mut machine)];
+        assert_eq!(store.create(NewRun::new(&machine, rows)).await, Ok(Created::New));
     }
 }

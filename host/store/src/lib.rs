@@ -339,7 +339,8 @@ pub trait Views: Send + Sync {
 
 /// What is kept besides runs.
 pub trait Extras: Send + Sync {
-    /// Keeps a module's bytes under their BLAKE3 digest. Putting them again changes nothing.
+    /// Keeps a module's bytes under their BLAKE3 digest. Putting them again changes nothing, but they are not removed as
+    /// unused for a while.
     fn put_module<'a>(&'a self, name: &'a str, bytes: &'a [u8]) -> BoxFuture<'a, Result<Digest>>;
 
     /// The bytes of a module. [`StoreError::Damaged`] if they do not have this digest any more.
@@ -354,8 +355,8 @@ pub trait Extras: Send + Sync {
     /// All modules, by name and then newest first.
     fn modules(&self) -> BoxFuture<'_, Result<Vec<ModuleInfo>>>;
 
-    /// Removes modules that no run is executed with and that were added before
-    /// `before`. Gives how many.
+    /// Removes modules that no run is executed with and that were put there before
+    /// `before`, the last time within [`BLOB_RENEWED_MS`]. Gives how many.
     fn delete_unused_modules(&self, before: Timestamp) -> BoxFuture<'_, Result<usize>>;
 
     /// Keeps bytes that runs need besides their modules under their BLAKE3 digest. Putting them again changes

@@ -5,36 +5,33 @@ use super::*;
 impl Extras for MemStore {
     fn put_module<'a>(&'a self, name: &'a str, bytes: &'a [u8]) -> BoxFuture<'a, Result<Digest>> {
         self.change(|data| {
-            let digest = Digest::of(bytes);
-            let info = ModuleInfo {
-                digest,
-                name: name.to_owned(),
-                bytes: bytes.len() as u64,
-                added_at: self.clock.now(),
-            };
-            data.modules.entry(digest).or_insert_with(|| (info, bytes.into()));
+            let (digest, now) = (Digest::of(bytes), self.clock.now());
+            let (name, size) = (name.to_owned(), bytes.len() as u64);
+            let info = ModuleInfo { digest, name, bytes: size, added_at: now };
+            let (_, put_at, _) = data.modules.entry(digest).or_insert_with(|| (info, now, bytes.into()));
+            *put_at = now.max(*put_at);
             Ok(digest)
         })
     }
 
     fn module(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Vec<u8>>>> {
-        self.look(|data| data.modules.get(&digest).map(|(_, bytes)| bytes.to_vec()))
+        self.look(|data| data.modules.get(&digest).map(|(.., bytes)| bytes.to_vec()))
     }
 
     fn module_info(&self, digest: Digest) -> BoxFuture<'_, Result<Option<ModuleInfo>>> {
-        self.look(|data| data.modules.get(&digest).map(|(info, _)| info.clone()))
+        self.look(|data| data.modules.get(&digest).map(|(info, ..)| info.clone()))
     }
 
     fn module_named<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<ModuleInfo>>> {
         self.look(|data| {
-            let named = data.modules.values().map(|(info, _)| info).filter(|info| info.name == name);
+            let named = data.modules.values().map(|(info, ..)| info).filter(|info| info.name == name);
             named.max_by_key(|info| (info.added_at, std::cmp::Reverse(info.digest))).cloned()
         })
     }
 
     fn modules(&self) -> BoxFuture<'_, Result<Vec<ModuleInfo>>> {
         self.look(|data| {
-            let mut modules: Vec<_> = data.modules.values().map(|(info, _)| info.clone()).collect();
+            let mut modules: Vec<_> = data.modules.values().map(|(info, ..)| info.clone()).collect();
             modules.sort_by(|a, b| (&a.name, b.added_at, a.digest).cmp(&(&b.name, a.added_at, b.digest)));
             modules
         })
@@ -45,7 +42,7 @@ impl Extras for MemStore {
             let scheduled = data.schedules.values().map(|schedule| schedule.module);
             let used: Vec<_> = data.runs.iter().map(|run| run.info.module).chain(scheduled).collect();
             let all = data.modules.len();
-            data.modules.retain(|digest, (info, _)| info.added_at >= before || used.contains(digest));
+            data.modules.retain(|digest, (_, put_at, _)| *put_at >= before || used.contains(digest));
             Ok(all - data.modules.len())
         })
     }

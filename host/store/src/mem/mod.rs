@@ -50,7 +50,8 @@ struct Begun {
 
 #[derive(Debug, Default)]
 struct Data {
-    modules: HashMap<Digest, (ModuleInfo, Arc<[u8]>)>,
+    /// With the time when each was put there the last time.
+    modules: HashMap<Digest, (ModuleInfo, Timestamp, Arc<[u8]>)>,
     blobs: HashMap<Digest, (Timestamp, Arc<[u8]>)>,
     sessions: BTreeMap<SessionId, Begun>,
     /// How many sessions were begun.
@@ -170,8 +171,9 @@ impl MemStore {
     pub fn share_module(&self, name: &str, digest: Digest, bytes: &Arc<[u8]>) {
         let mut data = self.data.lock().unwrap_or_else(PoisonError::into_inner);
         let (name, size) = (name.to_owned(), bytes.len() as u64);
-        let info = ModuleInfo { digest, name, bytes: size, added_at: self.clock.now() };
-        data.modules.entry(digest).or_insert_with(|| (info, Arc::clone(bytes)));
+        let now = self.clock.now();
+        let info = ModuleInfo { digest, name, bytes: size, added_at: now };
+        data.modules.entry(digest).or_insert_with(|| (info, now, Arc::clone(bytes)));
     }
 
     /// The state of the latest round of a run, without a copy of all that is known of it.

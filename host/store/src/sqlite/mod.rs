@@ -753,11 +753,12 @@ impl Views for SqliteStore {
 impl Extras for SqliteStore {
     fn put_module<'a>(&'a self, name: &'a str, bytes: &'a [u8]) -> BoxFuture<'a, Result<Digest>> {
         async move {
-            let digest = Digest::of(bytes);
-            if self.read(|c| read::has_module(c, digest))? {
+            let (digest, now) = (Digest::of(bytes), self.clock.now());
+            let lately = write::millis(Timestamp(now.0.saturating_sub(BLOB_RENEWED_MS)));
+            if self.read(|c| read::has_module(c, digest, lately))? {
                 return Ok(digest);
             }
-            let (name, bytes, now) = (name.to_owned(), bytes.to_owned(), self.clock.now());
+            let (name, bytes) = (name.to_owned(), bytes.to_owned());
             self.write(move |c| write::put_module(c, digest, &name, &bytes, now)).await?;
             Ok(digest)
         }

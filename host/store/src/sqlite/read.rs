@@ -94,8 +94,10 @@ pub(super) fn number(c: &Connection, run: &RunId) -> Result<Option<i64>> {
         .optional()
 }
 
-pub(super) fn has_module(c: &Connection, digest: Digest) -> Result<bool> {
-    c.prepare_cached("SELECT 1 FROM modules WHERE digest = ?1")?.exists([digest.0])
+/// Whether a module was put there at or after that time.
+pub(super) fn has_module(c: &Connection, digest: Digest, since: i64) -> Result<bool> {
+    c.prepare_cached("SELECT 1 FROM modules WHERE digest = ?1 AND max(added_at, ifnull(put_at, 0)) >= ?2")?
+        .exists(params![digest.0, since])
 }
 
 pub(super) fn module(c: &Connection, digest: Digest) -> Result<Option<Vec<u8>>> {

@@ -1,5 +1,5 @@
 -- Format 10: limits of agent calls that hold for all processes that share the file; bytes that runs need besides
--- their modules.
+-- their modules, and when modules were put there the last time.
 
 -- Slots that sessions have; they go with them.
 CREATE TABLE slots (
@@ -41,3 +41,6 @@ CREATE TABLE blobs (
     added_at INTEGER NOT NULL,
     bytes    BLOB NOT NULL
 ) STRICT;
+
+-- Who puts a module is about to begin a run of it: it is not removed as unused then. Null if it was put once.
+ALTER TABLE modules ADD COLUMN put_at INTEGER;

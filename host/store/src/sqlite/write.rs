@@ -72,7 +72,8 @@ pub(super) fn put_module(
     now: Timestamp,
 ) -> Result<()> {
     c.prepare_cached(
-        "INSERT OR IGNORE INTO modules (digest, name, added_at, bytes) VALUES (?1, ?2, ?3, ?4)",
+        "INSERT INTO modules (digest, name, added_at, bytes) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (digest) DO UPDATE SET put_at = max(ifnull(put_at, 0), excluded.added_at)",
     )?
     .execute(params![digest.0, name, millis(now), bytes])?;
     Ok(())
@@ -453,7 +454,7 @@ pub(super) fn delete(c: &Connection, run: &RunId, only: &DeleteIf, clock: &dyn C
 
 pub(super) fn delete_unused_modules(c: &Connection, before: Timestamp) -> Result<usize> {
     Ok(c.prepare_cached(
-        "DELETE FROM modules WHERE added_at < ?1 AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.module = digest)
+        "DELETE FROM modules WHERE max(added_at, ifnull(put_at, 0)) < ?1 AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.module = digest)
          AND NOT EXISTS (SELECT 1 FROM schedules s WHERE s.module = digest)",
     )?
     .execute([millis(before)])?)
