@@ -192,6 +192,36 @@ async fn a_file_of_another_program_is_left_as_it_is() {
         assert_eq!(list(), before);
     }
 }
+
+#[tokio::test]
+async fn a_store_in_memory_keeps_no_more_than_others() {
+    let store = MemStore::default();
+    let act = |at| Act {
+        number: 0,
+        at: Timestamp(at),
+        who: "ada".to_owned(),
+        act: "runs.cancel".to_owned(),
+        target: "r".to_owned(),
+        result: "asked".to_owned(),
+    };
+    for at in 0..KEPT_ACTS + 300 {
+        store.record_act(act(at)).await.unwrap();
+    }
+    let acts = store.acts(None, usize::MAX).await.unwrap();
+    assert!((KEPT_ACTS..KEPT_ACTS + 200).contains(&(acts.len() as u64)), "{}", acts.len());
+    assert_eq!((acts[0].at, acts[0].number), (Timestamp(KEPT_ACTS + 299), KEPT_ACTS + 300));
+    for n in 0..10_u8 {
+        let reply = Json::string(&"x".repeat(98));
+        store.keep_answer(Digest([n; 32]), Timestamp(u64::from(n)), reply).await.unwrap();
+    }
+    store.bound_answers(350);
+    let mut left = Vec::new();
+    for n in 0..10 {
+        left.extend(store.kept_answer(Digest([n; 32])).await.unwrap().map(|_| n));
+    }
+    assert_eq!(left, [7, 8, 9]);
+}
+
 #[tokio::test]
 async fn wake_ups_name_the_runs_that_something_was_sent_to() {
     let dir = tempfile::TempDir::new().unwrap();

@@ -2,6 +2,32 @@
 
 use super::*;
 
+impl Data {
+    fn keep_answer(&mut self, key: Digest, at: Timestamp, reply: Json) {
+        self.answers_bytes += reply.as_str().len() as u64;
+        if let Some((_, old)) = self.answers.insert(key, (at, reply)) {
+            self.answers_bytes -= old.as_str().len() as u64;
+        }
+    }
+
+    /// Removes the oldest answers beyond `bytes`.
+    pub(super) fn bound_answers(&mut self, bytes: u64) {
+        if self.answers_bytes <= bytes {
+            return;
+        }
+        let mut oldest: Vec<_> = self.answers.iter().map(|(key, (at, _))| (*at, *key)).collect();
+        oldest.sort_unstable();
+        for (_, key) in oldest {
+            if self.answers_bytes <= bytes {
+                break;
+            }
+            if let Some((_, old)) = self.answers.remove(&key) {
+                self.answers_bytes -= old.as_str().len() as u64;
+            }
+        }
+    }
+}
+
 impl Extras for MemStore {
     fn put_module<'a>(&'a self, name: &'a str, bytes: &'a [u8]) -> BoxFuture<'a, Result<Digest>> {
         self.change(|data| {
@@ -95,7 +121,8 @@ impl Extras for MemStore {
 
     fn keep_answer(&self, key: Digest, at: Timestamp, reply: Json) -> BoxFuture<'_, Result<()>> {
         self.change(|data| {
-            data.answers.insert(key, (at, reply));
+            data.keep_answer(key, at, reply);
+            data.bound_answers(KEPT_ANSWERS_BYTES);
             Ok(())
         })
     }
@@ -108,6 +135,7 @@ impl Extras for MemStore {
         self.change(|data| {
             let all = data.answers.len();
             data.answers.retain(|_, (at, _)| *at >= before);
+            data.answers_bytes = data.answers.values().map(|(_, reply)| reply.as_str().len() as u64).sum();
             Ok(all - data.answers.len())
         })
     }

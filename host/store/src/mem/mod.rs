@@ -71,6 +71,8 @@ struct Data {
     schedules: BTreeMap<String, Schedule>,
     transcribed: u64,
     answers: HashMap<Digest, (Timestamp, Json)>,
+    /// What they take together.
+    answers_bytes: u64,
     secret: Option<[u8; 32]>,
     tokens: BTreeMap<String, Token>,
     acts: Vec<Act>,
@@ -201,6 +203,12 @@ impl MemStore {
             self.changed.notify_waiters();
         }
         std::future::ready(result).boxed()
+    }
+
+    /// Removes the oldest answers beyond `bytes`.
+    #[cfg(test)]
+    pub(super) fn bound_answers(&self, bytes: u64) {
+        self.data.lock().unwrap_or_else(PoisonError::into_inner).bound_answers(bytes);
     }
 
     /// Loses the last rows of a journal, as a disk does that lies.
