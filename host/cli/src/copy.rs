@@ -118,7 +118,7 @@ async fn transfer(common: &Common, source: &Opened, target: &Opened) -> Result<u
 async fn compare(common: &Common, source: &dyn Store, target: &dyn Store) -> Result<u64, UserError> {
     let mut faults = Vec::new();
     let (mut runs, mut said) = (0_u64, Instant::now());
-    for_each_run(source, RunFilter::default(), async |info| {
+    let unreadable = for_each_run(source, RunFilter::default(), async |info| {
         runs += 1;
         if said.elapsed() > SAY_EVERY {
             said = Instant::now();
@@ -146,6 +146,7 @@ async fn compare(common: &Common, source: &dyn Store, target: &dyn Store) -> Res
         Ok(())
     })
     .await?;
+    faults.extend(unreadable);
     let modules = async |store: &dyn Store| -> Result<Vec<_>, UserError> { Ok(store.modules().await?) };
     if modules(source).await? != modules(target).await? {
         faults.push("the modules differ".to_owned());

@@ -253,18 +253,20 @@ fn read(file: &PathBuf) -> Result<String, UserError> {
     })
 }
 
-/// Calls `each` with all runs, the newest first.
+/// Calls `each` with all runs, the newest first. Gives what is wrong with those that cannot be read.
 pub(super) async fn for_each_run(
     store: &dyn Store,
     filter: RunFilter,
     mut each: impl AsyncFnMut(wfhost::store::RunInfo) -> Result<(), UserError>,
-) -> Result<(), UserError> {
-    let mut before = None;
+) -> Result<Vec<String>, UserError> {
+    let (mut before, mut faults) = (None, Vec::new());
     loop {
-        let page = store.runs(RunFilter { before, limit: PAGE, ..filter.clone() }).await?;
-        let Some(last) = page.last() else { return Ok(()) };
+        let page = store.list_runs(RunFilter { before, limit: PAGE, ..filter.clone() }).await?;
+        let unreadable = page.unreadable.into_iter();
+        faults.extend(unreadable.map(|(number, why)| format!("the row of run number {number}: {why}")));
+        let Some(last) = page.known.last() else { return Ok(faults) };
         before = Some(last.number);
-        for info in page {
+        for info in page.known {
             each(info).await?;
         }
     }
@@ -279,7 +281,7 @@ async fn check(common: &Common, deep: bool, repair: bool) -> Result<Exit, UserEr
         faults.push(format!("the schedule `{name}` cannot be read: {why}"));
     }
     let (mut runs, mut entries, mut repaired) = (0_u64, 0_u64, 0_u64);
-    for_each_run(store.as_ref(), RunFilter::default(), async |info| {
+    let unreadable = for_each_run(store.as_ref(), RunFilter::default(), async |info| {
         let report = verify(store.as_ref(), &info).await?;
         runs += 1;
         entries += report.entries;
@@ -306,6 +308,7 @@ async fn check(common: &Common, deep: bool, repair: bool) -> Result<Exit, UserEr
         Ok(())
     })
     .await?;
+    faults.extend(unreadable);
     if repaired > 0 {
         printer::say(common, "Repaired", &counted(repaired, "run"));
     }

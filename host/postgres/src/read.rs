@@ -231,6 +231,11 @@ pub(crate) fn run_columns() -> String {
     )
 }
 
+/// The number of the run of such a row.
+pub(crate) fn run_number(row: &SqlRow) -> Read<u64> {
+    Ok(row.int(30 + SESSION_COLUMNS)? as u64)
+}
+
 /// A run that cannot be read does not hide the others: little is said of it but that.
 pub(crate) fn run_info(row: &SqlRow) -> Read<RunInfo> {
     let strange = match whole_info(row) {
@@ -239,7 +244,7 @@ pub(crate) fn run_info(row: &SqlRow) -> Read<RunInfo> {
     };
     let id = id(row, 0)?;
     Ok(RunInfo {
-        number: row.int(30 + SESSION_COLUMNS)? as u64,
+        number: run_number(row)?,
         key: None,
         project: None,
         imported: true,
@@ -269,7 +274,7 @@ pub(crate) fn run_info(row: &SqlRow) -> Read<RunInfo> {
 
 fn whole_info(row: &SqlRow) -> Read<RunInfo> {
     Ok(RunInfo {
-        number: row.int(30 + SESSION_COLUMNS)? as u64,
+        number: run_number(row)?,
         id: id(row, 0)?,
         key: row.maybe_text(1)?,
         project: row.maybe_text(26)?,

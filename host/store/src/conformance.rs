@@ -2470,3 +2470,53 @@ pub async fn a_module_that_is_put_again_is_about_to_be_needed(stores: Vec<Shop>)
         assert_eq!(store.create(NewRun::new(&machine, rows)).await, Ok(Created::New));
     }
 }
+
+/// Runs for [`what_can_be_read_is_listed`]: a test changes the names of `held` and `nameless` by hand, and the state of
+/// `odd`, to what cannot be read.
+pub async fn runs_to_be_listed(store: &Shop) {
+    for run in ["held", "mine"] {
+        enqueue(store, run, None).await;
+    }
+    assert_eq!(store.due(9, Wanted::default()).await.0.len(), 2);
+    for run in ["nameless", "whole"] {
+        create(store, run, None).await.1.unwrap();
+        let questions = vec![question(1)];
+        let next = Next::Release { waiting: None, trouble: None };
+        store.append(Append { questions, next, ..store.with(run, None) }).await.unwrap();
+    }
+    for run in ["odd", "last"] {
+        enqueue(store, run, None).await;
+    }
+}
+
+/// What cannot be read hides nothing else.
+pub async fn what_can_be_read_is_listed(store: &Shop) {
+    let filter = |limit, before| RunFilter { limit, before, ..RunFilter::default() };
+    let listed = store.list_runs(filter(50, None)).await.unwrap();
+    let names: Vec<_> = listed.known.iter().map(|info| info.id.to_string()).collect();
+    assert_eq!(names, ["last", "odd", "whole", "mine"]);
+    assert_eq!(listed.unreadable.len(), 2, "{:?}", listed.unreadable);
+    assert!(listed.known[1].trouble.as_ref().is_some_and(|trouble| trouble.contains("cannot be read")));
+    // Pages go on behind those that cannot be read.
+    let (mut before, mut pages) = (None, Vec::new());
+    loop {
+        let page = store.runs(filter(1, before)).await.unwrap();
+        let Some(last) = page.last() else { break };
+        before = Some(last.number);
+        pages.push(last.id.to_string());
+    }
+    assert_eq!(pages, names);
+    let held = store.held(store.other).await.unwrap();
+    assert_eq!(held.into_iter().map(|(run, _)| run).collect::<Vec<_>>(), [id("mine")]);
+    let mut place = 0;
+    let mut told = Vec::new();
+    while let Some(change) = store.changes(place, 1).await.unwrap().pop() {
+        place = change.place;
+        told.push(change.run.to_string());
+    }
+    assert_eq!(told, ["mine", "whole", "odd", "last"]);
+    let asked: Vec<_> = store.questions(None, 9).await.unwrap().into_iter().map(|open| open.run).collect();
+    assert_eq!(asked, [id("whole")]);
+    let counts = store.counts().await.unwrap();
+    assert!(counts.contains(&(RunState::Queued, 1)), "{counts:?}");
+}

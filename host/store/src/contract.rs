@@ -110,6 +110,25 @@ async fn a_row_that_cannot_be_read_holds_up_no_others() {
     what_can_be_read_is_claimed(&store, &["given", "module", "starts"]).await;
 }
 
+#[tokio::test]
+async fn a_row_that_cannot_be_read_hides_no_others() {
+    let (store, path) = sqlite().await;
+    runs_to_be_listed(&store).await;
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    raw.execute_batch(
+        "UPDATE runs SET state = 'strange' WHERE name = 'odd'; UPDATE runs SET name = 'no name' WHERE name = 'nameless';
+         UPDATE runs SET name = 'a/b' WHERE name = 'held'",
+    )
+    .unwrap();
+    what_can_be_read_is_listed(&store).await;
+    let mut seen = Seen { version: Some(0), ..Seen::default() };
+    raw.execute_batch(
+        "INSERT INTO inbox (run, calm, at, kind, name, text) SELECT id, 1, 1, 'signal', 's', 'null' FROM runs",
+    )
+    .unwrap();
+    let told = store.wakes(&mut seen).await.unwrap();
+    assert_eq!(told.iter().filter(|wake| matches!(wake, Wake::Run(_))).count(), 4, "{told:?}");
+}
 
 /// A copy of a store in a file.
 async fn copy(from: &std::path::Path, to: &std::path::Path) -> Shop {

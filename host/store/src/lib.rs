@@ -247,8 +247,14 @@ pub trait Views: Send + Sync {
     /// What is known of one run.
     fn run<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Option<RunInfo>>>;
 
-    /// Runs, newest first. [`StoreError::TooLong`] if that takes longer than the filter has patience.
-    fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Vec<RunInfo>>>;
+    /// Runs, newest first, and which of them cannot be read. [`StoreError::TooLong`] if that takes longer than the
+    /// filter has patience.
+    fn list_runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Listed>>;
+
+    /// Only those that can be read.
+    fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Vec<RunInfo>>> {
+        Box::pin(async move { Ok(self.list_runs(filter).await?.known) })
+    }
 
     /// How many runs that would be, at most the filter's limit. [`StoreError::TooLong`] as for them.
     fn count_runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<u64>>;

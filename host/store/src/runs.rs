@@ -285,6 +285,15 @@ impl Projects {
     }
 }
 
+/// Runs of a list.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Listed {
+    /// Not more than the limit of the filter.
+    pub known: Vec<RunInfo>,
+    /// The numbers of those between them whose names cannot be read, and why.
+    pub unreadable: Vec<(u64, String)>,
+}
+
 /// Schedules by name.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Schedules {

@@ -261,8 +261,8 @@ impl Views for Faulty {
         self.with(async move { self.store.load().await }.boxed())
     }
 
-    fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Vec<RunInfo>>> {
-        self.with(async move { self.store.runs(filter).await }.boxed())
+    fn list_runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Listed>> {
+        self.with(async move { self.store.list_runs(filter).await }.boxed())
     }
 }
 

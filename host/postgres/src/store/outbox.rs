@@ -175,7 +175,7 @@ impl Outbox for PostgresStore {
                 .pool
                 .write(&sql, &|| args_of![sink, lasting(hold_ms.min(LONGEST_REST_MS)), most(limit), self.set_now()])
                 .await?;
-            let mut claimed = self.all(&rows, delivery)?;
+            let mut claimed = Self::readable(&rows, delivery);
             claimed.sort_by_key(|delivery| delivery.number);
             Ok(claimed)
         }
@@ -237,7 +237,7 @@ impl Outbox for PostgresStore {
                     ]
                 })
                 .await?;
-            self.all(&rows, delivery)
+            Ok(Self::readable(&rows, delivery))
         }
         .boxed()
     }

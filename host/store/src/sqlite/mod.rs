@@ -626,7 +626,7 @@ impl Views for SqliteStore {
         async move { self.read(|c| read::run(c, run, self.clock.as_ref())) }.boxed()
     }
 
-    fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Vec<RunInfo>>> {
+    fn list_runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Listed>> {
         async move {
             let work = |c: &Connection| read::runs(c, &filter, self.clock.as_ref());
             match filter.patience_ms {

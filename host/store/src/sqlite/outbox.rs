@@ -202,19 +202,19 @@ pub(super) fn deliveries(c: &Connection, filter: &DeliveryFilter, limit: usize) 
         "SELECT {COLUMNS} FROM deliveries WHERE (?1 IS NULL OR sink = ?1) AND (?2 IS NULL OR state = ?2)
          AND (?3 IS NULL OR run = ?3) AND id < ?4 AND (?5 IS NULL OR message = ?5) ORDER BY id DESC LIMIT ?6"
     );
-    c.prepare_cached(&sql)?
-        .query_map(
-            params![
-                filter.sink,
-                filter.state.map(DeliveryState::number),
-                filter.run.as_ref().map(|run| run.as_str()),
-                filter.before.map_or(i64::MAX, stored),
-                filter.message,
-                limit as i64
-            ],
-            delivery,
-        )?
-        .collect()
+    let mut statement = c.prepare_cached(&sql)?;
+    let found = statement.query_map(
+        params![
+            filter.sink,
+            filter.state.map(DeliveryState::number),
+            filter.run.as_ref().map(|run| run.as_str()),
+            filter.before.map_or(i64::MAX, stored),
+            filter.message,
+            limit as i64
+        ],
+        delivery,
+    )?;
+    readable(found).collect()
 }
 
 pub(super) fn redeliver(c: &Connection, numbers: &[u64], now: Timestamp) -> WriteResult<u64> {

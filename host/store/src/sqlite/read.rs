@@ -10,10 +10,10 @@ use super::journal::{self, last_place};
 use super::sessions;
 use crate::schedule::{CatchUp, Overlap, Schedule};
 use crate::{
-    Clock, DueSchedules, Family, INBOX_BYTES, INBOX_MESSAGES, Inbox, Links, Load, LogLevel, LogLine, Message,
-    MessageBody, MessageId, ModuleInfo, NewTranscript, OpenQuestion, OutMessage, Part, Published, RunFilter,
-    RunInfo, RunState, Schedules, Snapshot, TranscriptFilter, TranscriptKind, TranscriptLine, Waiting,
-    WaitsFor, stored,
+    Clock, DueSchedules, Family, INBOX_BYTES, INBOX_MESSAGES, Inbox, Links, Listed, Load, LogLevel, LogLine,
+    Message, MessageBody, MessageId, ModuleInfo, NewTranscript, OpenQuestion, OutMessage, Part, Published,
+    RunFilter, RunInfo, RunState, Schedules, Snapshot, TranscriptFilter, TranscriptKind, TranscriptLine,
+    Waiting, WaitsFor, stored,
 };
 
 type Result<T> = rusqlite::Result<T>;
@@ -167,11 +167,14 @@ pub(super) fn questions(c: &Connection, run: Option<&RunId>, limit: usize) -> Re
             let sql = format!(
                 "{QUESTION} AND q.run = (SELECT id FROM runs WHERE name = ?1) ORDER BY q.at, q.step LIMIT ?2"
             );
-            c.prepare_cached(&sql)?.query_map(params![run.as_str(), limit as i64], question_row)?.collect()
+            let mut statement = c.prepare_cached(&sql)?;
+            readable(statement.query_map(params![run.as_str(), limit as i64], question_row)?).collect()
         }
         None => {
-            let sql = format!("{QUESTION} ORDER BY q.at, q.run, q.step LIMIT ?1");
-            c.prepare_cached(&sql)?.query_map([limit as i64], question_row)?.collect()
+            // No more is read than is given.
+            let sql = format!("{QUESTION} ORDER BY q.at, q.run, q.step");
+            let mut statement = c.prepare_cached(&sql)?;
+            readable(statement.query_map([], question_row)?).take(limit).collect()
         }
     }
 }
@@ -326,12 +329,10 @@ pub(super) fn addressed(c: &Connection, after: i64) -> Result<(Vec<RunId>, i64)>
         .query_row([], |row| row.get(0))
         .optional()?
         .unwrap_or(0);
-    let runs = c
-        .prepare_cached(
-            "SELECT DISTINCT r.name FROM inbox i CROSS JOIN runs r ON r.id = i.run WHERE i.id > ?1 AND i.id <= ?2",
-        )?
-        .query_map([after, last], |row| id(row, 0))?
-        .collect::<Result<Vec<_>>>()?;
+    let mut statement = c.prepare_cached(
+        "SELECT DISTINCT r.name FROM inbox i CROSS JOIN runs r ON r.id = i.run WHERE i.id > ?1 AND i.id <= ?2",
+    )?;
+    let runs = readable(statement.query_map([after, last], |row| id(row, 0))?).collect::<Result<Vec<_>>>()?;
     Ok((runs, last))
 }
 
@@ -372,7 +373,7 @@ pub(super) fn outcome(row: &SqlRow<'_>, column: usize) -> Result<Option<Outcome>
 /// A run that cannot be read does not hide the others: little is said of it but that.
 fn run_info(row: &SqlRow<'_>, clock: &dyn Clock) -> Result<RunInfo> {
     let strange = match whole_info(row, clock) {
-        Err(error @ (Error::FromSqlConversionFailure(..) | Error::InvalidColumnType(..))) => error,
+        Err(error) if is_strange(&error) => error,
         read => return read,
     };
     let id = id(row, 0)?;
@@ -472,8 +473,37 @@ pub(super) fn snapshot(c: &Connection, name: &RunId, clock: &dyn Clock) -> Resul
     }))
 }
 
-pub(super) fn runs(c: &Connection, filter: &RunFilter, clock: &dyn Clock) -> Result<Vec<RunInfo>> {
-    found(c, filter, |sql| sql, |row| run_info(row, clock))
+pub(super) fn runs(c: &Connection, filter: &RunFilter, clock: &dyn Clock) -> Result<Listed> {
+    let mut listed = Listed::default();
+    let mut filter = filter.clone();
+    loop {
+        let rows = found(
+            c,
+            &filter,
+            |sql| sql,
+            |row| {
+                let number = row.get::<_, i64>(38)? as u64;
+                match run_info(row, clock) {
+                    Err(error) if is_strange(&error) => Ok((number, Err(error.to_string()))),
+                    info => Ok((number, Ok(info?))),
+                }
+            },
+        )?;
+        filter.before = rows.last().map(|(number, _)| *number);
+        let is_all = rows.len() < filter.limit;
+        let unreadable = listed.unreadable.len();
+        for (number, row) in rows {
+            match row {
+                Ok(info) => listed.known.push(info),
+                Err(why) => listed.unreadable.push((number, why)),
+            }
+        }
+        // In the place of those that cannot be read come others.
+        filter.limit = listed.unreadable.len() - unreadable;
+        if is_all || filter.limit == 0 {
+            return Ok(listed);
+        }
+    }
 }
 
 pub(super) fn count_runs(c: &Connection, filter: &RunFilter) -> Result<u64> {
@@ -582,9 +612,9 @@ fn found<T>(
 }
 
 pub(super) fn counts(c: &Connection) -> Result<Vec<(RunState, u64)>> {
-    c.prepare_cached("SELECT state, count(*) FROM runs GROUP BY state")?
-        .query_map([], |row| Ok((state_word(row, 0)?, row.get::<_, i64>(1)? as u64)))?
-        .collect()
+    let mut statement = c.prepare_cached("SELECT state, count(*) FROM runs GROUP BY state")?;
+    let counts = statement.query_map([], |row| Ok((state_word(row, 0)?, row.get::<_, i64>(1)? as u64)))?;
+    readable(counts).collect()
 }
 
 pub(super) fn load(c: &Connection, now: i64) -> Result<Load> {
@@ -661,10 +691,9 @@ pub(super) fn ended_children(
     let mut statement = c.prepare_cached(&sql)?;
     let mut ended = Vec::new();
     for step in steps {
-        let found = statement
-            .query_map(params![parent.as_str(), stored(step.0)], |row| run_info(row, clock))?
-            .collect::<Result<Vec<_>>>()?;
-        ended.extend(found);
+        let found =
+            statement.query_map(params![parent.as_str(), stored(step.0)], |row| run_info(row, clock))?;
+        ended.extend(readable(found).collect::<Result<Vec<_>>>()?);
     }
     Ok(ended)
 }
