@@ -129,9 +129,9 @@ pub struct SinkLoad {
     pub oldest_ms: Option<u64>,
 }
 
-/// A delivery is tried again after so long at the latest, in milliseconds: what rests for longer was put off by a clock
-/// that was ahead.
-pub const LONGEST_REST_MS: u64 = 43_200_000;
+/// A delivery is tried again after so long at the latest, in milliseconds: receivers may ask for a day. What rests for
+/// longer was put off by a clock that was ahead.
+pub const LONGEST_REST_MS: u64 = 90_000_000;
 /// And a cursor is held for so long at most.
 pub const LONGEST_HOLD_MS: u64 = 3_600_000;
 

@@ -37,12 +37,12 @@ pub async fn times_beyond_all_measure_are_never(stores: Vec<Shop>) {
 }
 
 pub async fn whatever_was_put_off_by_a_clock_that_was_ahead_is_put_right(stores: Vec<Shop>) {
-    const DAY: u64 = 86_400_000;
+    const DAYS: u64 = 10 * 86_400_000;
     for store in stores {
         for run in ["parked", "opened"] {
             create(&store, run, None).await.1.unwrap();
         }
-        store.at(DAY);
+        store.at(DAYS);
         // One cannot be advanced before it waits for anything, the other while it waits.
         for (run, waiting) in [("parked", Some(Waiting::default())), ("opened", None)] {
             let next = Next::Release { waiting, trouble: Some("no provider".to_owned()) };
