@@ -659,6 +659,7 @@ DECLARE
     v_to int8;
     v_found int8;
     v_left int8 := p_limit;
+    v_wanted int8;
     v_bytes int8 := p_bytes;
     a record;
 BEGIN
@@ -672,16 +673,21 @@ BEGIN
         END IF;
         IF v_found > 0 THEN
             -- What is large is fetched only when it is known that it is given.
-            FOR a IN SELECT j.run, j.seq, octet_length(j.body) AS size FROM wf.journal j
-                WHERE j.place > v_from AND j.place < v_to ORDER BY j.place LIMIT v_left
+            v_wanted := v_left;
+            FOR a IN SELECT j.place, j.run, j.seq, octet_length(j.body) AS size FROM wf.journal j
+                WHERE j.place > v_from AND j.place < v_to ORDER BY j.place LIMIT v_wanted
             LOOP
                 IF v_bytes <= 0 THEN RETURN; END IF;
                 v_bytes := v_bytes - a.size;
+                v_wanted := v_wanted - 1;
+                v_from := a.place;
                 RETURN QUERY SELECT j.place, r.name, j.seq, j.count, j.body, j.head
                     FROM (SELECT o.* FROM wf.journal o WHERE o.run = a.run AND o.seq = a.seq OFFSET 0) j,
                         LATERAL (SELECT o.name FROM wf.runs o WHERE o.run = j.run OFFSET 0) r;
                 IF FOUND THEN v_left := v_left - 1; END IF;
             END LOOP;
+            -- There may be more, if some of these belong to no run.
+            CONTINUE WHEN v_wanted = 0;
         END IF;
         v_from := v_to - 1;
         IF v_found < v_enough >> 3 AND v_span < 1::int8 << 58 THEN v_span := v_span << 3; END IF;

@@ -190,7 +190,7 @@ pub(super) fn last(c: &Connection) -> Result<u64> {
 
 pub(super) fn changes(c: &Connection, after: u64, limit: usize) -> Result<Vec<Change>> {
     let mut statement = c.prepare_cached(
-        "SELECT j.id, r.name, j.seq, j.count, j.body, j.head FROM commits j JOIN runs r ON r.id = j.run
+        "SELECT j.id, r.name, j.seq, j.count, j.body, j.head FROM commits j CROSS JOIN runs r ON r.id = j.run
          WHERE j.id > ?1 ORDER BY j.id",
     )?;
     // No more is read than is given.

@@ -96,8 +96,11 @@ pub(super) fn number(c: &Connection, run: &RunId) -> Result<Option<i64>> {
 
 /// Whether a module was put there at or after that time.
 pub(super) fn has_module(c: &Connection, digest: Digest, since: i64) -> Result<bool> {
-    c.prepare_cached("SELECT 1 FROM modules WHERE digest = ?1 AND max(added_at, ifnull(put_at, 0)) >= ?2")?
-        .exists(params![digest.0, since])
+    c.prepare_cached(
+        "SELECT 1 FROM modules m WHERE m.digest = ?1
+         AND (m.added_at >= ?2 OR EXISTS (SELECT 1 FROM puts p WHERE p.digest = m.digest AND p.at >= ?2))",
+    )?
+    .exists(params![digest.0, since])
 }
 
 pub(super) fn module(c: &Connection, digest: Digest) -> Result<Option<Vec<u8>>> {
@@ -171,10 +174,9 @@ pub(super) fn questions(c: &Connection, run: Option<&RunId>, limit: usize) -> Re
             readable(statement.query_map(params![run.as_str(), limit as i64], question_row)?).collect()
         }
         None => {
-            // No more is read than is given.
-            let sql = format!("{QUESTION} ORDER BY q.at, q.run, q.step");
+            let sql = format!("{QUESTION} ORDER BY q.at, q.run, q.step LIMIT ?1");
             let mut statement = c.prepare_cached(&sql)?;
-            readable(statement.query_map([], question_row)?).take(limit).collect()
+            readable(statement.query_map([limit as i64], question_row)?).collect()
         }
     }
 }

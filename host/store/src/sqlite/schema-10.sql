@@ -42,5 +42,9 @@ CREATE TABLE blobs (
     bytes    BLOB NOT NULL
 ) STRICT;
 
--- Who puts a module is about to begin a run of it: it is not removed as unused then. Null if it was put once.
-ALTER TABLE modules ADD COLUMN put_at INTEGER;
+-- When modules were put again, long after they were added: whoever puts one is about to begin a run of it, and it is not
+-- removed as unused then. Apart from their bytes, which would have to be written again.
+CREATE TABLE puts (
+    digest BLOB PRIMARY KEY,
+    at     INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;

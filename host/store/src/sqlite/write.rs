@@ -71,11 +71,17 @@ pub(super) fn put_module(
     bytes: &[u8],
     now: Timestamp,
 ) -> Result<()> {
-    c.prepare_cached(
-        "INSERT INTO modules (digest, name, added_at, bytes) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT (digest) DO UPDATE SET put_at = max(ifnull(put_at, 0), excluded.added_at)",
-    )?
-    .execute(params![digest.0, name, millis(now), bytes])?;
+    let new = c
+        .prepare_cached(
+            "INSERT OR IGNORE INTO modules (digest, name, added_at, bytes) VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![digest.0, name, millis(now), bytes])?;
+    if new == 0 {
+        c.prepare_cached(
+            "INSERT INTO puts (digest, at) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET at = max(at, excluded.at)",
+        )?
+        .execute(params![digest.0, millis(now)])?;
+    }
     Ok(())
 }
 
@@ -453,9 +459,13 @@ pub(super) fn delete(c: &Connection, run: &RunId, only: &DeleteIf, clock: &dyn C
 }
 
 pub(super) fn delete_unused_modules(c: &Connection, before: Timestamp) -> Result<usize> {
-    Ok(c.prepare_cached(
-        "DELETE FROM modules WHERE max(added_at, ifnull(put_at, 0)) < ?1 AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.module = digest)
-         AND NOT EXISTS (SELECT 1 FROM schedules s WHERE s.module = digest)",
-    )?
-    .execute([millis(before)])?)
+    let gone = c
+        .prepare_cached(
+            "DELETE FROM modules WHERE added_at < ?1 AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.module = digest)
+             AND NOT EXISTS (SELECT 1 FROM schedules s WHERE s.module = digest)
+             AND NOT EXISTS (SELECT 1 FROM puts p WHERE p.digest = modules.digest AND p.at >= ?1)",
+        )?
+        .execute([millis(before)])?;
+    c.prepare_cached("DELETE FROM puts WHERE digest NOT IN (SELECT digest FROM modules)")?.execute([])?;
+    Ok(gone)
 }
