@@ -8,7 +8,7 @@ use std::sync::Arc;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use serde_json::json;
 use wfhost::agents::{CleanedWorkspaces, Providers, clean_workspaces};
-use wfhost::store::{BLOB_RENEWED_MS, Deleted, RunFilter, RunState, Store, StoreError};
+use wfhost::store::{BLOB_RENEWED_MS, DeleteIf, Deleted, RunFilter, RunState, Store, StoreError};
 use wfhost::verify::{compare_given_out, rebuild, verify};
 use wfhost::world::private;
 use wfhost::{Adopt, Evict, HostError, archive};
@@ -253,18 +253,20 @@ fn read(file: &PathBuf) -> Result<String, UserError> {
     })
 }
 
-/// Calls `each` with all runs, the newest first.
+/// Calls `each` with all runs, the newest first. Gives what is wrong with those that cannot be read.
 pub(super) async fn for_each_run(
     store: &dyn Store,
     filter: RunFilter,
     mut each: impl AsyncFnMut(wfhost::store::RunInfo) -> Result<(), UserError>,
-) -> Result<(), UserError> {
-    let mut before = None;
+) -> Result<Vec<String>, UserError> {
+    let (mut before, mut faults) = (None, Vec::new());
     loop {
-        let page = store.runs(RunFilter { before, limit: PAGE, ..filter.clone() }).await?;
-        let Some(last) = page.last() else { return Ok(()) };
+        let page = store.list_runs(RunFilter { before, limit: PAGE, ..filter.clone() }).await?;
+        let unreadable = page.unreadable.into_iter();
+        faults.extend(unreadable.map(|(number, why)| format!("the row of run number {number}: {why}")));
+        let Some(last) = page.known.last() else { return Ok(faults) };
         before = Some(last.number);
-        for info in page {
+        for info in page.known {
             each(info).await?;
         }
     }
@@ -279,7 +281,7 @@ async fn check(common: &Common, deep: bool, repair: bool) -> Result<Exit, UserEr
         faults.push(format!("the schedule `{name}` cannot be read: {why}"));
     }
     let (mut runs, mut entries, mut repaired) = (0_u64, 0_u64, 0_u64);
-    for_each_run(store.as_ref(), RunFilter::default(), async |info| {
+    let unreadable = for_each_run(store.as_ref(), RunFilter::default(), async |info| {
         let report = verify(store.as_ref(), &info).await?;
         runs += 1;
         entries += report.entries;
@@ -306,6 +308,7 @@ async fn check(common: &Common, deep: bool, repair: bool) -> Result<Exit, UserEr
         Ok(())
     })
     .await?;
+    faults.extend(unreadable);
     if repaired > 0 {
         printer::say(common, "Repaired", &counted(repaired, "run"));
     }
@@ -335,11 +338,8 @@ async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Resul
     let store = shared.as_ref();
     let now = store.now();
     let before = wfhost_core::Timestamp(now.0.saturating_sub(older_than));
-    let filter = RunFilter {
-        states: vec![RunState::Completed, RunState::Failed, RunState::Cancelled, RunState::Continued],
-        idle_since: Some(before),
-        ..RunFilter::default()
-    };
+    let states = vec![RunState::Completed, RunState::Failed, RunState::Cancelled, RunState::Continued];
+    let filter = RunFilter { states: states.clone(), idle_since: Some(before), ..RunFilter::default() };
     let mut old = Vec::new();
     for_each_run(store, filter, async |info| {
         old.push(info.id);
@@ -369,8 +369,10 @@ async fn gc(common: &Common, older_than: u64, dry_run: bool, yes: bool) -> Resul
         confirm(yes, &format!("delete {}{}?", counted(old.len(), "run"), workspaces(would)))?;
     }
     let mut deleted = Vec::new();
+    // Whoever answers may have taken his time: one that somebody has retried since stays.
+    let still = DeleteIf { states, idle_since: Some(before) };
     for run in old {
-        if store.delete(&run).await? == Deleted::Yes {
+        if store.delete_if(&run, still.clone()).await? == Deleted::Yes {
             deleted.push(run);
         }
     }

@@ -46,7 +46,8 @@ impl Delete {
                 )
                 .hint("its messages are passed on to the latest round; delete it when that has ended"));
             }
-            Deleted::NoSuchRun => return Err(wfhost::HostError::NoSuchRun(run).into()),
+            // Nothing is asked of it but that it is there.
+            Deleted::NoSuchRun | Deleted::Changed => return Err(wfhost::HostError::NoSuchRun(run).into()),
         }
         Ok(Exit::Done)
     }

@@ -403,7 +403,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ("WF0818", "internal server error\n\nThe request is not known to be at fault. Please report it."),
     (
         "WF0819",
-        "an action on many runs no longer matches its preview\n\nFirst request the preview (`dry_run`), then send the number of runs that it found as `expected`, and its `fingerprint`. If the runs have changed since then, nothing is done.",
+        "an action on many runs no longer matches its preview\n\nFirst request the preview (`dry_run`), then send the number of runs that it found as `expected`, and its `fingerprint`. If the runs have changed since then, nothing is done. A run that was chosen by its state, and is not in it any more when its turn comes, is not deleted.",
     ),
     (
         "WF0850",

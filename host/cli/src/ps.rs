@@ -6,8 +6,8 @@ use wfhost::clock;
 use wfhost::fleet::waits_for_slot;
 use wfhost::is_held;
 use wfhost::owner::this_process;
-use wfhost::store::{RunFilter, RunInfo, RunState, SlotShare, Store};
-use wfhost_core::{RunId, Timestamp};
+use wfhost::store::{Listed, RunFilter, RunInfo, RunState, SlotShare, Store};
+use wfhost_core::{RunId, Timestamp, counted};
 use wfhost_view::{RunView, RunsView, ago, waits};
 
 use super::diagnostic::{Exit, UserError};
@@ -71,7 +71,11 @@ impl Ps {
             top: self.tree,
             ..RunFilter::default()
         };
-        let mut runs = store.runs(filter).await?;
+        let Listed { known: mut runs, unreadable } = store.list_runs(filter).await?;
+        if !unreadable.is_empty() {
+            let rows = counted(unreadable.len(), "row");
+            printer::warn(common, &format!("{rows} cannot be read; `wfhost db check` tells which"));
+        }
         // For --before, if there may be more.
         let next = runs.last().filter(|_| runs.len() == self.limit).map(|info| info.id.clone());
         let shares = store.slots().await?;

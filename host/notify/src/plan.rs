@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
-use wfhost::store::{Family, NewDelivery, Result, RunFilter, RunInfo, RunState, SharedStore, StoreError};
+use wfhost::store::{
+    Change, Family, NewDelivery, Result, RunFilter, RunInfo, RunState, SharedStore, StoreError,
+};
 use wfhost_config::Sink;
 use wfhost_core::RunId;
 
@@ -117,7 +119,7 @@ impl Planner {
             // Most read at the same place, and together.
             let store = Arc::clone(&self.store);
             let changes = aside(async move { store.changes(place, PAGE).await }).await?;
-            more |= changes.len() == PAGE;
+            more |= Change::may_go_on(&changes, PAGE);
             let end = changes.last().map_or(place, |change| change.place);
             let found: Vec<Seen> = changes.iter().flat_map(seen).collect();
             let mut known = Known::default();

@@ -2,7 +2,9 @@
 
 use tokio::sync::mpsc;
 use tokio_postgres::Row as SqlRow;
-use wfhost_store::copy::{BATCH_ROWS, Batch, Cell, Gather, Kind, Part, TABLES, Table, cut_short};
+use wfhost_store::copy::{
+    BATCH_ROWS, BEYOND_PLACES, Batch, Cell, Gather, Kind, Part, TABLES, Table, cut_short,
+};
 use wfhost_store::{Result, RunState, StoreError};
 
 use crate::PostgresStore;
@@ -54,6 +56,10 @@ fn select(table: &Table) -> String {
             let prefix = if table.name == "runs" { of_runs(column) } else { "" };
             match (table.name, *column) {
                 ("store", "identity") => "store".to_owned(),
+                // Those of all transactions that have ended are smaller.
+                ("store", "place") => "greatest((SELECT max(place) FROM wf.journal),
+                    ((pg_snapshot_xmin(pg_current_snapshot())::text::int8 + xid_base) << 20) - 1)"
+                    .to_owned(),
                 ("runs", "state") => format!("({})[h.state + 1]", states()),
                 ("runs", "wait_for") => "array_to_json(h.wait_for)::text".to_owned(),
                 // Whoever had it is not in the copy.
@@ -106,7 +112,11 @@ fn insert(table: &Table) -> String {
         )
     };
     match table.name {
-        "store" => format!("UPDATE wf.meta SET store = a.identity, secret = a.secret FROM {rows}"),
+        // Places of later transactions are greater than all that were there.
+        "store" => format!(
+            "UPDATE wf.meta SET store = a.identity, secret = a.secret, xid_base = greatest(xid_base,
+                 (least(a.place, {BEYOND_PLACES}) >> 20) + 1 - pg_current_xact_id()::text::int8) FROM {rows}"
+        ),
         "runs" => format!(
             "WITH a AS MATERIALIZED (SELECT * FROM {rows}), r AS ({}) {}",
             into("runs", &|column| column == "run" || !HOT.contains(&column)),

@@ -17,23 +17,26 @@ const MIGRATIONS: [&[&str]; 5] = [
     &[include_str!("appends.sql")],
     &[include_str!("schema-3.sql")],
     &[include_str!("schema-4.sql")],
-    // Functions only.
     &[include_str!("schema-5.sql")],
 ];
 
 /// The newest format.
 pub(crate) const FORMAT: i32 = MIGRATIONS.len() as i32;
 
-/// Numbers of transactions of another server, or places of a file: places have to grow all the same.
+/// Numbers of transactions of another server, or places of a file: places have to grow all the same, also beyond those
+/// that somebody has read whose runs were deleted. No place is greater than 2^62.
 pub(crate) const PLACES_GROW: &str = "
-    UPDATE wf.meta SET xid_base = greatest(xid_base, (SELECT coalesce(max(place), 0) >> 20 FROM wf.journal)
-        + 1 - pg_current_xact_id()::text::int8)
-    WHERE (SELECT coalesce(max(place), 0) >> 20 FROM wf.journal) >= pg_current_xact_id()::text::int8 + xid_base";
+    WITH p AS (SELECT greatest((SELECT max(place) FROM wf.journal),
+        (SELECT max(place) FROM wf.cursors WHERE place < 4611686018427387904), 0) >> 20 AS last)
+    UPDATE wf.meta SET xid_base = greatest(xid_base, p.last + 1 - pg_current_xact_id()::text::int8)
+    FROM p WHERE p.last >= pg_current_xact_id()::text::int8 + xid_base";
 
 /// Whether the server has come to numbers of transactions that are smaller than those of places, as when a dump was
-/// restored on another one: of the run that was begun last, and of all. The first look takes no time.
+/// restored on another one: of the run that was begun last and of what was read, and of all. The first look takes no
+/// time.
 const BEHIND: [&str; 2] = [
-    "SELECT coalesce((SELECT place FROM wf.journal ORDER BY run DESC, seq DESC LIMIT 1)
+    "SELECT coalesce(greatest((SELECT place FROM wf.journal ORDER BY run DESC, seq DESC LIMIT 1),
+            (SELECT max(place) FROM wf.cursors WHERE place < 4611686018427387904))
         >= (pg_snapshot_xmax(pg_current_snapshot())::text::int8 + m.xid_base) << 20, false) FROM wf.meta m",
     "SELECT EXISTS (SELECT 1 FROM wf.journal WHERE place
         >= (SELECT (pg_snapshot_xmax(pg_current_snapshot())::text::int8 + m.xid_base) << 20 FROM wf.meta m))",

@@ -1,6 +1,5 @@
 //! Looking things up.
 
-use serde_json::json;
 use tokio_postgres::Row as SqlRow;
 use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::{
@@ -142,24 +141,34 @@ pub(crate) fn transcript(row: &SqlRow) -> Read<TranscriptLine> {
 }
 
 /// The columns of [`inbox`]; `i` is the inbox.
-pub(crate) const MESSAGE: &str = "i.id, i.at, i.kind, i.name, i.text, i.dedupe, i.body, i.step";
+pub(crate) const MESSAGE: &str = "i.id, i.at, i.kind, i.name, i.text, i.dedupe, i.body, i.step, true";
+
+/// Selects the columns of [`inbox`] of one part of one inbox: of the messages of `which`, of which `o` is one, in this
+/// `order`. Behind those that are given there is one without a content, if there are more: how much they take is known
+/// without sending them.
+pub(crate) fn part_of_inbox(which: &str, order: &str) -> String {
+    format!(
+        "SELECT i.id, i.at, i.kind, i.name, CASE WHEN i.fits THEN i.text END, i.dedupe,
+             CASE WHEN i.fits THEN i.body END, i.step, i.fits
+         FROM (SELECT s.*, s.n = 1 OR s.n <= {INBOX_MESSAGES} AND s.bytes <= {INBOX_BYTES} AS fits,
+                   s.bytes - s.own <= {INBOX_BYTES} AS is_near
+               FROM (SELECT x.*, row_number() OVER w AS n, sum(x.own) OVER w AS bytes
+                     FROM (SELECT o.*, coalesce(octet_length(o.text), 0) + coalesce(octet_length(o.body), 0) AS own
+                           FROM wf.inbox o WHERE {which} ORDER BY {order} LIMIT {INBOX_MESSAGES} + 1) x
+                     WINDOW w AS (ORDER BY {order})) s) i
+         WHERE i.fits OR i.is_near ORDER BY i.n"
+    )
+}
 
 /// A part of an inbox. One row more than is given tells that there are more.
 pub(crate) fn inbox<'a>(rows: impl Iterator<Item = &'a SqlRow>, first: usize) -> Read<Inbox> {
     let mut inbox = Inbox::default();
-    let mut bytes = 0;
     for row in rows {
-        if inbox.messages.len() == INBOX_MESSAGES {
+        if !row.value::<bool>(first + 8)? {
             inbox.more = true;
             break;
         }
-        let message = message(row, first)?;
-        bytes += message.body.bytes();
-        if bytes > INBOX_BYTES && !inbox.messages.is_empty() {
-            inbox.more = true;
-            break;
-        }
-        inbox.messages.push(message);
+        inbox.messages.push(message(row, first)?);
     }
     Ok(inbox)
 }
@@ -178,9 +187,9 @@ fn message(row: &SqlRow, first: usize) -> Read<Message> {
             MessageBody::Answer { step, outcome: outcome.into(), by, note }
         }
         "child" => {
-            let (_, run, outcome, spent): ChildBody = cbor(&row.bytes(first + 6)?)?;
-            // Whoever ends does not know which step of its parent waits for it; the row does.
-            let step = Step(row.int(first + 7)? as u64);
+            let (known, run, outcome, spent): ChildBody = cbor(&row.bytes(first + 6)?)?;
+            // Whoever ends does not know which step of its parent waits for it; the row does, unless it is of an old file.
+            let step = row.maybe_int(first + 7)?.map_or(known, |step| Step(step as u64));
             MessageBody::Child { step, run, outcome: outcome.into(), spent }
         }
         _ => return Err(strange("a message")),
@@ -222,6 +231,11 @@ pub(crate) fn run_columns() -> String {
     )
 }
 
+/// The number of the run of such a row.
+pub(crate) fn run_number(row: &SqlRow) -> Read<u64> {
+    Ok(row.int(30 + SESSION_COLUMNS)? as u64)
+}
+
 /// A run that cannot be read does not hide the others: little is said of it but that.
 pub(crate) fn run_info(row: &SqlRow) -> Read<RunInfo> {
     let strange = match whole_info(row) {
@@ -230,7 +244,7 @@ pub(crate) fn run_info(row: &SqlRow) -> Read<RunInfo> {
     };
     let id = id(row, 0)?;
     Ok(RunInfo {
-        number: row.int(30 + SESSION_COLUMNS)? as u64,
+        number: run_number(row)?,
         key: None,
         project: None,
         imported: true,
@@ -260,7 +274,7 @@ pub(crate) fn run_info(row: &SqlRow) -> Read<RunInfo> {
 
 fn whole_info(row: &SqlRow) -> Read<RunInfo> {
     Ok(RunInfo {
-        number: row.int(30 + SESSION_COLUMNS)? as u64,
+        number: run_number(row)?,
         id: id(row, 0)?,
         key: row.maybe_text(1)?,
         project: row.maybe_text(26)?,
@@ -340,18 +354,13 @@ pub(crate) fn runs(filter: &RunFilter) -> (String, Vec<Arg>) {
     given("r.root = ?", filter.root.as_ref().map(|run| run.as_str().arg()));
     given("r.chain = ?", filter.chain.as_ref().map(|run| run.as_str().arg()));
     given("r.project = ?", filter.project.as_deref().map(IntoArg::arg));
-    // Labels are JSON: what is looked for in them is written as it is there. In this collation only letters of ASCII
-    // have a case.
-    let texts = filter.text.as_ref().map(|text| {
-        let text = text.to_ascii_lowercase();
-        let in_json = json!(text).to_string();
-        vec![in_json[1..in_json.len() - 1].to_owned(), text]
-    });
-    let mut condition = r#"(strpos(lower(r.labels COLLATE "C"), (?)[1]) > 0"#.to_owned();
+    // In this collation only letters of ASCII have a case.
+    let text = filter.text.as_ref().map(|text| text.to_ascii_lowercase());
+    let mut condition = "(r.labels <> '[]' AND wf.says_5(r.labels, ?)".to_owned();
     for column in ["r.name", "r.workflow", "r.key", "h.phase"] {
-        condition.push_str(&format!(r#" OR strpos(lower({column} COLLATE "C"), (?)[2]) > 0"#));
+        condition.push_str(&format!(r#" OR strpos(lower({column} COLLATE "C"), ?) > 0"#));
     }
-    given(&format!("{condition})"), texts.map(IntoArg::arg));
+    given(&format!("{condition})"), text.map(IntoArg::arg));
     let signal = match &filter.waits {
         Some(WaitsFor::Signal(Some(name))) => Some(name.as_str().arg()),
         _ => None,

@@ -1,5 +1,5 @@
--- Format 5: appends, beginnings and ends of runs that cost the server less. Only functions are added, and some do what
--- they did before with less work, or better: older hosts go on with theirs.
+-- Format 5: appends, beginnings and ends of runs that cost the server less. But for a column, only functions are added,
+-- and some do what they did before with less work, or better: older hosts go on with theirs.
 --
 -- A function keeps the plans that it made first, maybe when its tables were empty and any index was as good as any
 -- other. So here nothing is left to choose: what is looked up is so by one key, in a subquery of its own that cannot be
@@ -586,7 +586,7 @@ BEGIN
 END $$;
 
 -- As in format 1, but that a run is not paused if nobody asks for that any more: then it stays with its host, which is
--- told that it is due.
+-- told that it is due. And that it is known by which clock a run rests that has a trouble.
 ALTER FUNCTION wf.apply_1(int8, jsonb, bytea[], int8, int8) RENAME TO apply_any_1;
 CREATE FUNCTION wf.apply_1(p_session int8, j jsonb, b bytea[], p_place int8, p_now int8) RETURNS jsonb
 LANGUAGE plpgsql AS $$
@@ -595,7 +595,11 @@ DECLARE
 BEGIN
     IF NOT j ? 'if_asked' OR EXISTS (
         SELECT 1 FROM wf.inbox WHERE run = (j->>'run')::int8 AND NOT calm AND kind = 'pause') THEN
-        RETURN wf.apply_any_1(p_session, j, b, p_place, p_now);
+        v_done := wf.apply_any_1(p_session, j, b, p_place, p_now);
+        IF j ? 'trouble' AND (v_done->>'code')::int4 = 0 THEN
+            UPDATE wf.hot SET parked_at = p_now WHERE run = (j->>'run')::int8;
+        END IF;
+        RETURN v_done;
     END IF;
     v_done := wf.apply_any_1(p_session, j || '{"next": "go"}', b, p_place, p_now);
     IF (v_done->>'code')::int4 = 0 THEN v_done := v_done || '{"due": true}'; END IF;
@@ -615,4 +619,105 @@ BEGIN
     v_held := FOUND;
     DELETE FROM wf.inbox WHERE run = v_run AND NOT calm AND kind = 'pause';
     RETURN v_held OR FOUND;
+END $$;
+
+-- delete_1, if the run still is what it was when somebody chose it: in one of some states, unless these are none, and
+-- with its latest entry before a time, if there is one. `code` 4 if not.
+CREATE FUNCTION wf.delete_5(p_name text, m jsonb, b bytea[], p_parent_gone text, p_now int8, p_states int2[],
+    p_idle_since int8) RETURNS TABLE (code int4, holder int8) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    r record;
+BEGIN
+    SELECT run, parent INTO r FROM wf.runs WHERE name = p_name AND NOT gone;
+    IF FOUND THEN
+        -- As delete_1 does: with its relatives, in one order.
+        PERFORM 1 FROM wf.hot WHERE run IN (SELECT r.run UNION SELECT run FROM wf.runs WHERE name = r.parent
+            UNION SELECT run FROM wf.runs WHERE parent = p_name AND on_close = 0) ORDER BY run FOR NO KEY UPDATE;
+        PERFORM 1 FROM wf.hot h WHERE h.run = r.run AND NOT (
+            (cardinality(p_states) = 0 OR h.state = ANY (p_states))
+            AND (p_idle_since IS NULL OR coalesce(h.updated_at < p_idle_since, false)));
+        IF FOUND THEN
+            code := 4;
+            RETURN NEXT;
+            RETURN;
+        END IF;
+    END IF;
+    RETURN QUERY SELECT d.code, d.holder FROM wf.delete_1(p_name, m, b, p_parent_gone, p_now) d;
+END $$;
+
+-- Commits behind a place and before another one, in order: so many at most, until they have some bytes together. The index knows only in which blocks places are, and in no order. So what is behind the place is
+-- looked at piece by piece, each of a size that what it holds is not much more than is wanted: whoever is far behind does
+-- not read all that is left for each page.
+CREATE FUNCTION wf.changes_5(p_after int8, p_until int8, p_limit int8, p_bytes int8)
+RETURNS TABLE (place int8, name text, seq int8, count int4, body bytea, head bytea) LANGUAGE plpgsql STABLE AS $$
+#variable_conflict use_column
+DECLARE
+    v_enough int8 := least(p_limit, 100000) * 4 + 1000;
+    v_span int8 := 1 << 26;
+    v_from int8 := p_after;
+    v_to int8;
+    v_found int8;
+    v_left int8 := p_limit;
+    v_wanted int8;
+    v_bytes int8 := p_bytes;
+    a record;
+BEGIN
+    WHILE v_left > 0 AND v_from < p_until - 1 LOOP
+        v_to := CASE WHEN p_until - v_from > v_span THEN v_from + v_span ELSE p_until END;
+        SELECT count(*) INTO v_found FROM (
+            SELECT 1 FROM wf.journal j WHERE j.place > v_from AND j.place < v_to LIMIT v_enough) f;
+        IF v_found = v_enough AND v_span > 1 << 20 THEN
+            v_span := v_span >> 3;
+            CONTINUE;
+        END IF;
+        IF v_found > 0 THEN
+            -- What is large is fetched only when it is known that it is given.
+            v_wanted := v_left;
+            FOR a IN SELECT j.place, j.run, j.seq, octet_length(j.body) AS size FROM wf.journal j
+                WHERE j.place > v_from AND j.place < v_to ORDER BY j.place LIMIT v_wanted
+            LOOP
+                IF v_bytes <= 0 THEN RETURN; END IF;
+                v_bytes := v_bytes - a.size;
+                v_wanted := v_wanted - 1;
+                v_from := a.place;
+                RETURN QUERY SELECT j.place, r.name, j.seq, j.count, j.body, j.head
+                    FROM (SELECT o.* FROM wf.journal o WHERE o.run = a.run AND o.seq = a.seq OFFSET 0) j,
+                        LATERAL (SELECT o.name FROM wf.runs o WHERE o.run = j.run OFFSET 0) r;
+                IF FOUND THEN v_left := v_left - 1; END IF;
+            END LOOP;
+            -- There may be more, if some of these belong to no run.
+            CONTINUE WHEN v_wanted = 0;
+        END IF;
+        v_from := v_to - 1;
+        IF v_found < v_enough >> 3 AND v_span < 1::int8 << 58 THEN v_span := v_span << 3; END IF;
+    END LOOP;
+END $$;
+
+-- Whether one of the texts of labels, which are JSON, has that in it, which has no capital letters of ASCII. NUL is in
+-- texts what hosts make of it. Labels that cannot be read say nothing.
+CREATE FUNCTION wf.says_5(p_labels text, p_text text) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN EXISTS (SELECT 1
+        FROM json_array_elements(replace(replace(p_labels, '\u0001', '\u00011'), '\u0000', '\u00010')::json) l,
+            LATERAL json_array_elements_text(l) t(word)
+        WHERE strpos(lower(word COLLATE "C"), p_text) > 0);
+EXCEPTION WHEN data_exception OR invalid_text_representation THEN
+    RETURN false;
+END $$;
+
+-- Who puts a module is about to begin a run of it: it is not removed as unused then. Null if it was put once.
+ALTER TABLE wf.modules ADD COLUMN put_at int8;
+
+-- As in format 1, but that modules that were put again lately stay.
+CREATE OR REPLACE FUNCTION wf.delete_unused_modules_1(p_before int8) RETURNS int8 LANGUAGE plpgsql AS $$
+DECLARE
+    v_count int8;
+BEGIN
+    PERFORM pg_advisory_xact_lock('wf.modules'::regclass::oid::int8);
+    DELETE FROM wf.modules m WHERE greatest(m.added_at, m.put_at) < p_before
+        AND NOT EXISTS (SELECT 1 FROM wf.runs r WHERE r.module = m.digest)
+        AND NOT EXISTS (SELECT 1 FROM wf.schedules s WHERE s.module = m.digest);
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    RETURN v_count;
 END $$;

@@ -160,6 +160,62 @@ async fn what_the_server_reads_for_a_run_does_not_grow_with_the_runs_beside_it()
     assert!(many < few + 200_000, "{few} rows and entries beside 20 runs, {many} beside 2,000");
 }
 
+/// How many rows the server reads for the first ten of so many commits.
+async fn reads_for_a_page(commits: usize) -> i64 {
+    let url = private_postgres::fresh_url();
+    let schema = url.split_once("schema=").expect("a schema of its own").1.to_owned();
+    let store = open(&url).await;
+    let session = store.begin_session(&owner(1), 600_000).await.unwrap();
+    store.put_module("w", b"module").await.unwrap();
+    create(&store, session, "r").await;
+    // Behind a long time in which others worked on the server.
+    private_postgres::query(
+        &url,
+        &format!(
+            "ALTER TABLE journal SET (autovacuum_enabled = off); DELETE FROM journal;
+             UPDATE meta SET xid_base = 1000000000;
+             INSERT INTO journal (run, seq, at, place, count, head, body)
+                 SELECT run, n, 1, ((500000000 + n / 5)::int8 << 20) + n % 5, 1, decode(repeat('aa', 32), 'hex'), '\\xbb'
+                 FROM runs, generate_series(1, {commits}) n;
+             SELECT brin_summarize_new_values('journal_place'); ANALYZE journal"
+        ),
+    );
+    let read = || {
+        let sql = format!(
+            "SELECT coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0) FROM pg_stat_user_tables
+             WHERE schemaname = '{schema}' AND relname = 'journal'"
+        );
+        private_postgres::query(&url, &sql).parse::<i64>().unwrap()
+    };
+    drop(store);
+    let sql = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%{schema}%' AND pid <> pg_backend_pid()"
+    );
+    let gone = async || {
+        until("connections end", async || (private_postgres::query(&url, &sql) == "0").then_some(())).await;
+    };
+    gone().await;
+    let before = read();
+    let store = open(&url).await;
+    let mut place = 0;
+    for _ in 0..3 {
+        let changes = store.changes(place, 10).await.unwrap();
+        assert_eq!(changes.len(), 10);
+        assert!(changes.is_sorted_by(|one, next| one.place < next.place));
+        place = changes.last().unwrap().place;
+    }
+    drop(store);
+    gone().await;
+    read() - before
+}
+
+/// Whoever is far behind reads the commits page by page, and not all that are left for each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_the_server_reads_for_a_page_of_commits_does_not_grow_with_those_behind_it() {
+    let (few, many) = (reads_for_a_page(2_000).await, reads_for_a_page(200_000).await);
+    assert!(many < few + 60_000, "{few} rows of 2,000 commits, {many} of 200,000");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_is_sent_again_is_prepared_unless_connections_may_be_shared() {
     let server = Postgres::start(&["fsync=off", "full_page_writes=off", "log_statement=all"]);

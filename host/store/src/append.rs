@@ -107,6 +107,14 @@ pub struct Change {
     pub row: Row,
 }
 
+impl Change {
+    /// Whether these, of which no more than `limit` were wanted, may have others behind them: else they were all.
+    pub fn may_go_on(changes: &[Self], limit: usize) -> bool {
+        changes.len() >= limit
+            || changes.iter().map(|change| change.row.bytes.len()).sum::<usize>() >= CHANGES_BYTES
+    }
+}
+
 /// What becomes of a run with an append.
 ///
 /// With all but `Go` the session gives the run up. What was sent to the run and

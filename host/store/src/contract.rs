@@ -111,6 +111,137 @@ async fn a_row_that_cannot_be_read_holds_up_no_others() {
 }
 
 #[tokio::test]
+async fn a_row_that_cannot_be_read_hides_no_others() {
+    let (store, path) = sqlite().await;
+    runs_to_be_listed(&store).await;
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    raw.execute_batch(
+        "UPDATE runs SET state = 'strange' WHERE name = 'odd'; UPDATE runs SET name = 'no name' WHERE name = 'nameless';
+         UPDATE runs SET name = 'a/b' WHERE name = 'held'",
+    )
+    .unwrap();
+    what_can_be_read_is_listed(&store).await;
+    let mut seen = Seen { version: Some(0), ..Seen::default() };
+    raw.execute_batch(
+        "INSERT INTO inbox (run, calm, at, kind, name, text) SELECT id, 1, 1, 'signal', 's', 'null' FROM runs",
+    )
+    .unwrap();
+    let told = store.wakes(&mut seen).await.unwrap();
+    assert_eq!(told.iter().filter(|wake| matches!(wake, Wake::Run(_))).count(), 4, "{told:?}");
+}
+
+/// A copy of a store in a file.
+async fn copy(from: &std::path::Path, to: &std::path::Path) -> Shop {
+    let open = |path| SqliteStore::open(path, &SqliteOptions::default()).unwrap();
+    let mut parts = std::collections::VecDeque::new();
+    open(from)
+        .copy_out(&mut |part| {
+            parts.push_back(part);
+            true
+        })
+        .unwrap();
+    let copied = open(to);
+    copied.copy_in(&mut || parts.pop_front()).unwrap();
+    Shop::open(Arc::new(copied), Arc::default()).await
+}
+
+#[tokio::test]
+async fn whoever_has_read_all_commits_reads_those_that_a_copy_makes() {
+    let (store, path) = sqlite().await;
+    for run in ["stays", "gone"] {
+        create(&store, run, None).await.1.unwrap();
+    }
+    let last = store.last_place().await.unwrap();
+    assert_eq!(store.hold_cursor("sink", "me", 5).await, Ok(Some(last)));
+    store.append(end(store.mine, "gone", 1)).await.unwrap();
+    assert_eq!(store.delete(&id("gone")).await, Ok(Deleted::Yes));
+    let copied = copy(&path, &path.with_file_name("copy.db")).await;
+    assert_eq!(copied.last_place().await, Ok(last));
+    create(&copied, "new", None).await.1.unwrap();
+    let news = copied.changes(last, 9).await.unwrap();
+    assert_eq!(news.iter().map(|change| change.run.as_str()).collect::<Vec<_>>(), ["new"]);
+    // Also if no run is left, or a cursor is beyond all that is there.
+    let beyond = Advance {
+        name: "sink".to_owned(),
+        holder: "me".to_owned(),
+        place: last + 100,
+        hold_ms: 0,
+        deliveries: Vec::new(),
+    };
+    assert_eq!(store.advance_cursor(beyond).await, Ok(true));
+    store.append(end(store.mine, "stays", 1)).await.unwrap();
+    assert_eq!(store.delete(&id("stays")).await, Ok(Deleted::Yes));
+    let copied = copy(&path, &path.with_file_name("other.db")).await;
+    create(&copied, "new", None).await.1.unwrap();
+    assert_eq!(copied.changes(last + 100, 9).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_file_of_another_program_is_left_as_it_is() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("places.sqlite");
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    raw.execute_batch(
+        "PRAGMA journal_mode = DELETE; CREATE TABLE places (url TEXT); INSERT INTO places VALUES ('x')",
+    )
+    .unwrap();
+    drop(raw);
+    let versioned = dir.path().join("versioned.sqlite");
+    std::fs::copy(&path, &versioned).unwrap();
+    rusqlite::Connection::open(&versioned).unwrap().execute_batch("PRAGMA user_version = 3").unwrap();
+    let newer = dir.path().join("newer.sqlite");
+    std::fs::copy(&path, &newer).unwrap();
+    let ours = "PRAGMA application_id = 0x7766686f; PRAGMA user_version = 1000";
+    rusqlite::Connection::open(&newer).unwrap().execute_batch(ours).unwrap();
+    let list = || {
+        let mut names: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = list();
+    for path in [&path, &versioned, &newer] {
+        let bytes = std::fs::read(path).unwrap();
+        let opened = SqliteStore::open(path, &SqliteOptions::default());
+        assert!(
+            matches!(opened, Err(StoreError::Foreign { .. } | StoreError::Newer { found: 1_000, .. })),
+            "{opened:?}"
+        );
+        assert!(std::fs::read(path).unwrap() == bytes, "{} was changed", path.display());
+        assert_eq!(list(), before);
+    }
+}
+
+#[tokio::test]
+async fn a_store_in_memory_keeps_no_more_than_others() {
+    let store = MemStore::default();
+    let act = |at| Act {
+        number: 0,
+        at: Timestamp(at),
+        who: "ada".to_owned(),
+        act: "runs.cancel".to_owned(),
+        target: "r".to_owned(),
+        result: "asked".to_owned(),
+    };
+    for at in 0..KEPT_ACTS + 300 {
+        store.record_act(act(at)).await.unwrap();
+    }
+    let acts = store.acts(None, usize::MAX).await.unwrap();
+    assert!((KEPT_ACTS..KEPT_ACTS + 200).contains(&(acts.len() as u64)), "{}", acts.len());
+    assert_eq!((acts[0].at, acts[0].number), (Timestamp(KEPT_ACTS + 299), KEPT_ACTS + 300));
+    for n in 0..10_u8 {
+        let reply = Json::string(&"x".repeat(98));
+        store.keep_answer(Digest([n; 32]), Timestamp(u64::from(n)), reply).await.unwrap();
+    }
+    store.bound_answers(350);
+    let mut left = Vec::new();
+    for n in 0..10 {
+        left.extend(store.kept_answer(Digest([n; 32])).await.unwrap().map(|_| n));
+    }
+    assert_eq!(left, [7, 8, 9]);
+}
+
+#[tokio::test]
 async fn wake_ups_name_the_runs_that_something_was_sent_to() {
     let dir = tempfile::TempDir::new().unwrap();
     let open = || -> SharedStore {

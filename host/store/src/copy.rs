@@ -1,7 +1,8 @@
 //! All that a store keeps, as rows that each kind of store gives and takes.
 //!
-//! What belongs to one place only is left out: sessions of hosts, and what was posted lately. Runs that a session has
-//! are due in the copy.
+//! What belongs to one place only is left out: sessions of hosts with the slots that they have, what was posted lately,
+//! and the rates of calls with the turns that steps wait for, so that a service that asked to be left alone for a while is
+//! asked again. Runs that a session has are due in the copy.
 
 use crate::StoreError;
 
@@ -80,7 +81,8 @@ use Kind::{Bytes, Flag, Int, Text};
 /// What there is, in the order in which it is copied. Numbers of runs are the same everywhere, as are places of
 /// commits, so that followers continue where they were.
 pub const TABLES: [Table; 21] = [
-    table("store", "identity", &[("identity", Text), ("secret", Bytes)]),
+    // Behind the place, everything is new: that of the last commit, also of one that is not there any more.
+    table("store", "identity", &[("identity", Text), ("secret", Bytes), ("place", Int)]),
     table("modules", "digest", &[("digest", Bytes), ("name", Text), ("added_at", Int), ("bytes", Bytes)]),
     table("blobs", "digest", &[("digest", Bytes), ("added_at", Int), ("bytes", Bytes)]),
     table(
@@ -253,6 +255,9 @@ pub const TABLES: [Table; 21] = [
         ],
     ),
 ];
+
+/// Greater than any place of a commit, and small enough to be counted on from.
+pub const BEYOND_PLACES: i64 = 1 << 62;
 
 /// A copy that was cut short.
 pub fn cut_short(place: &str) -> StoreError {

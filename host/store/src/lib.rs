@@ -138,8 +138,8 @@ pub trait Work: Send + Sync {
     /// other for ever; among each, those that were due first.
     fn claim_due(&self, session: SessionId, limit: usize, wanted: Wanted) -> BoxFuture<'_, Result<Due>>;
 
-    /// Makes runs due that were parked by a clock which was ahead of this one: by that they would
-    /// wait too long. Gives how many.
+    /// Makes runs due that were parked, or put off because of a trouble, by a clock which was ahead of this one: by that
+    /// they would wait too long. So does it with deliveries, and with cursors that are held. Gives how many runs these were.
     fn put_right(&self) -> BoxFuture<'_, Result<u64>>;
 
     /// Sets how often a run that the session has was started without coming
@@ -203,8 +203,9 @@ pub trait Journals: Send + Sync {
     /// The position of the last commit of all runs; 0 if there are no commits.
     fn last_place(&self) -> BoxFuture<'_, Result<u64>>;
 
-    /// What was committed behind the place `after`, of all runs, in order. A
-    /// place appears only when all before it have.
+    /// What was committed behind the place `after`, of all runs, in order: at most `limit` commits, until they have
+    /// [`CHANGES_BYTES`] together; see [`Change::may_go_on`]. A
+    /// place appears only when all before it have. Commits that cannot be read are left out.
     fn changes(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Change>>>;
 
     /// Puts a run with all that belongs to it into the store, as it was taken
@@ -218,7 +219,12 @@ pub trait Journals: Send + Sync {
     /// Removes a run with everything that belongs to it; turns that its steps wait
     /// for are given back. Its id is not given to another one. Earlier rounds of a run that has not ended are kept:
     /// what is sent to them is passed on.
-    fn delete<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Deleted>>;
+    fn delete<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Deleted>> {
+        self.delete_if(run, DeleteIf::default())
+    }
+
+    /// The same, if the run still is what it was when somebody chose it: [`Deleted::Changed`] if not.
+    fn delete_if<'a>(&'a self, run: &'a RunId, only: DeleteIf) -> BoxFuture<'a, Result<Deleted>>;
 }
 
 /// What comes from outside.
@@ -241,8 +247,14 @@ pub trait Views: Send + Sync {
     /// What is known of one run.
     fn run<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Option<RunInfo>>>;
 
-    /// Runs, newest first. [`StoreError::TooLong`] if that takes longer than the filter has patience.
-    fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Vec<RunInfo>>>;
+    /// Runs, newest first, and which of them cannot be read. [`StoreError::TooLong`] if that takes longer than the
+    /// filter has patience.
+    fn list_runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Listed>>;
+
+    /// Only those that can be read.
+    fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Vec<RunInfo>>> {
+        Box::pin(async move { Ok(self.list_runs(filter).await?.known) })
+    }
 
     /// How many runs that would be, at most the filter's limit. [`StoreError::TooLong`] as for them.
     fn count_runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<u64>>;
@@ -333,7 +345,8 @@ pub trait Views: Send + Sync {
 
 /// What is kept besides runs.
 pub trait Extras: Send + Sync {
-    /// Keeps a module's bytes under their BLAKE3 digest. Putting them again changes nothing.
+    /// Keeps a module's bytes under their BLAKE3 digest. Putting them again changes nothing, but they are not removed as
+    /// unused for a while.
     fn put_module<'a>(&'a self, name: &'a str, bytes: &'a [u8]) -> BoxFuture<'a, Result<Digest>>;
 
     /// The bytes of a module. [`StoreError::Damaged`] if they do not have this digest any more.
@@ -348,8 +361,8 @@ pub trait Extras: Send + Sync {
     /// All modules, by name and then newest first.
     fn modules(&self) -> BoxFuture<'_, Result<Vec<ModuleInfo>>>;
 
-    /// Removes modules that no run is executed with and that were added before
-    /// `before`. Gives how many.
+    /// Removes modules that no run is executed with and that were put there before
+    /// `before`, the last time within [`BLOB_RENEWED_MS`]. Gives how many.
     fn delete_unused_modules(&self, before: Timestamp) -> BoxFuture<'_, Result<usize>>;
 
     /// Keeps bytes that runs need besides their modules under their BLAKE3 digest. Putting them again changes
@@ -424,6 +437,9 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 /// Bytes that are put again count as added anew if they were added longer ago than this, in milliseconds. So one who
 /// removes what was added before that, and that no run needs, takes nothing from a run that begins at this moment.
 pub const BLOB_RENEWED_MS: u64 = 3_600_000;
+
+/// Of commits no more are read at once when they take this together, in bytes. The last may be as large as one can be.
+pub const CHANGES_BYTES: usize = 8 << 20;
 
 /// What kept answers take together at most, in bytes.
 pub const KEPT_ANSWERS_BYTES: u64 = 1 << 30;

@@ -129,6 +129,12 @@ pub struct SinkLoad {
     pub oldest_ms: Option<u64>,
 }
 
+/// A delivery is tried again after so long at the latest, in milliseconds: receivers may ask for a day. What rests for
+/// longer was put off by a clock that was ahead.
+pub const LONGEST_REST_MS: u64 = 90_000_000;
+/// And a cursor is held for so long at most.
+pub const LONGEST_HOLD_MS: u64 = 3_600_000;
+
 /// Telling others of what was committed. A cursor and what follows from the commits before it change
 /// together: whoever goes on tells nothing twice that was told, and leaves nothing out. Costs those that
 /// commit nothing.

@@ -285,6 +285,15 @@ impl Projects {
     }
 }
 
+/// Runs of a list.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Listed {
+    /// Not more than the limit of the filter.
+    pub known: Vec<RunInfo>,
+    /// The numbers of those between them whose names cannot be read, and why.
+    pub unreadable: Vec<(u64, String)>,
+}
+
 /// Schedules by name.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Schedules {
@@ -434,7 +443,27 @@ pub enum Deleted {
     },
     /// It is an earlier round of a run that has not ended.
     Needed,
+    /// It is not what it had to be.
+    Changed,
     NoSuchRun,
+}
+
+/// What a run still has to be, to be deleted: between a list of runs and what is done to them, any of them may have come
+/// to life again.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DeleteIf {
+    /// In one of these states; in any if there are none.
+    pub states: Vec<RunState>,
+    /// Its latest entry is older.
+    pub idle_since: Option<Timestamp>,
+}
+
+impl DeleteIf {
+    /// Whether a run of that state, whose latest entry is of that time, may go.
+    pub(crate) fn allows(&self, state: RunState, updated_at: Option<Timestamp>) -> bool {
+        (self.states.is_empty() || self.states.contains(&state))
+            && self.idle_since.is_none_or(|since| updated_at.is_some_and(|at| at < since))
+    }
 }
 
 /// A run with all that is kept of it, as it was at one moment.

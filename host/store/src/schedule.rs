@@ -185,7 +185,10 @@ impl FromStr for When {
             ("every", rest) => {
                 let (millis, from) = rest.split_once(" from ").ok_or(())?;
                 let number = |text: &str| text.parse::<u64>().map_err(drop);
-                Ok(Self::Every { millis: number(millis)?, from: Timestamp(number(from)?) })
+                // Without a length there is no next time.
+                let millis =
+                    number(millis).and_then(|millis| if millis > 0 { Ok(millis) } else { Err(()) })?;
+                Ok(Self::Every { millis, from: Timestamp(number(from)?) })
             }
             _ => Err(()),
         }
@@ -317,6 +320,14 @@ mod tests {
         assert_eq!(next("2026-10-24T12:00:00Z"), time("2026-10-25T00:30:00Z"), "the first of the two");
         assert_eq!(next("2026-10-25T00:30:00Z"), time("2026-10-26T01:30:00Z"));
         assert_eq!(when.to_string().parse(), Ok(when));
+    }
+
+    #[test]
+    fn what_was_stored_and_is_no_times_cannot_be_read() {
+        // There would be no time behind any.
+        assert_eq!("every 0 from 0".parse::<When>(), Err(()));
+        assert_eq!("every 1 from 0".parse(), Ok(When::Every { millis: 1, from: Timestamp(0) }));
+        assert_eq!("every 1000".parse::<When>(), Err(()));
     }
 
     #[test]

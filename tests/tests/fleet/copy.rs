@@ -133,6 +133,22 @@ fn everything_is_copied_to_a_server_and_back() {
 }
 
 #[test]
+fn a_database_whose_last_run_was_deleted_is_copied() {
+    let place = Place::in_file();
+    for id in ["first", "last"] {
+        let ran = place.run(["run", &module("probe"), "-i", r#"{"do":[]}"#, "--id", id]);
+        assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    }
+    assert_eq!(place.run(["delete", "last", "--yes"]).code(), Some(0));
+    let (copy, server) = (place.path("copy.db").display().to_string(), private_postgres::fresh_url());
+    for (from, to) in [(place.database(), copy.clone()), (copy, server)] {
+        let ran = place.run(["--synchronous", "normal", "db", "copy", &from, &to]);
+        assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+        assert!(ran.stderr().contains("all journals match"), "{}", ran.stderr());
+    }
+}
+
+#[test]
 fn a_database_in_use_is_not_copied() {
     let place = Place::in_file();
     let mut host = place.spawn(["serve", "--idle", "60s"]);

@@ -335,6 +335,25 @@ fn a_schedule_that_cannot_be_read_is_shown_and_can_be_removed() {
 }
 
 #[test]
+fn a_run_whose_name_cannot_be_read_hides_no_others() {
+    let place = Place::new();
+    for id in ["first", "bad", "last"] {
+        run(&place, id, &json!([]), &[]).ok_json();
+    }
+    let change = "UPDATE runs SET name = 'no name' WHERE name = 'bad'";
+    place.change(change, change);
+    let listed = place.run(["ps"]);
+    assert!(listed.code() == Some(0) && listed.stdout().contains("first"), "{}", listed.stderr());
+    assert!(listed.stdout().contains("last") && !listed.stdout().contains("name\n"), "{}", listed.stdout());
+    assert!(listed.stderr().contains("1 row cannot be read; `wfhost db check`"), "{}", listed.stderr());
+    assert_eq!(ids(&place, &[]), ["last", "first"]);
+    let events = place.run(["events"]);
+    assert!(events.code() == Some(0) && events.stdout().contains("last"), "{}", events.stderr());
+    let error = place.run(["db", "check"]).error(4, &place);
+    assert!(error.contains("the row of run number 2: ") && error.contains("an id cannot be read"), "{error}");
+}
+
+#[test]
 fn a_run_that_is_not_resumed_here_takes_no_new_budget() {
     let place = Place::new();
     run(&place, "r", &json!([{ "wait": { "name": "go" } }]), &["--no-wait"]);

@@ -175,7 +175,7 @@ impl Journals for Faulty {
     pass_on! {
         journal(run: &'a RunId, from: Position) -> Vec<Row>;
         journal_part(run: &'a RunId, from: Position, limit: usize) -> Vec<Row>;
-        delete(run: &'a RunId) -> Deleted;
+        delete_if(run: &'a RunId, only: DeleteIf) -> Deleted;
     }
 
     fn create(&self, run: NewRun) -> BoxFuture<'_, Result<Created>> {
@@ -261,8 +261,8 @@ impl Views for Faulty {
         self.with(async move { self.store.load().await }.boxed())
     }
 
-    fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Vec<RunInfo>>> {
-        self.with(async move { self.store.runs(filter).await }.boxed())
+    fn list_runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Listed>> {
+        self.with(async move { self.store.list_runs(filter).await }.boxed())
     }
 }
 

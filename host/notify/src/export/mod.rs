@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use wfhost::agents::Poster;
-use wfhost::store::{Cursor, RunFilter, RunState, SharedStore, StoreError};
+use wfhost::store::{Change, Cursor, RunFilter, RunState, SharedStore, StoreError};
 use wfhost_core::{Journal, Position, RunId};
 use wfhost_view::{Span, Trace};
 
@@ -228,7 +228,7 @@ impl Exporter {
             // Somebody else goes on.
             return Ok(false);
         }
-        Ok(changes.len() == PAGE)
+        Ok(Change::may_go_on(&changes, PAGE))
     }
 
     /// Asks for the cursor. If there is none yet, what says that this is the beginning is made before it.

@@ -20,9 +20,23 @@ impl Extras for PostgresStore {
     fn put_module<'a>(&'a self, name: &'a str, bytes: &'a [u8]) -> BoxFuture<'a, Result<Digest>> {
         async move {
             let digest = Digest::of(bytes);
-            let known = "SELECT 1 FROM wf.modules WHERE digest = $1";
-            if !self.pool.read(known, &|| args_of![digest]).await?.is_empty() {
-                return Ok(digest);
+            // What is there is not sent, and it is written down that it was put only if that was long ago.
+            let known =
+                "SELECT greatest(added_at, put_at) >= wf.now_1($2) - $3 FROM wf.modules WHERE digest = $1";
+            let lately = BLOB_RENEWED_MS as i64;
+            let rows = self.pool.read(known, &|| args_of![digest, self.set_now(), lately]).await?;
+            match self.flag(&rows)? {
+                Some(true) => return Ok(digest),
+                Some(false) => {
+                    let renew =
+                        "UPDATE wf.modules SET put_at = greatest(put_at, wf.now_1($2)) WHERE digest = $1
+                                 RETURNING 1";
+                    let (rows, _) = self.pool.write(renew, &|| args_of![digest, self.set_now()]).await?;
+                    if !rows.is_empty() {
+                        return Ok(digest);
+                    }
+                }
+                None => {}
             }
             self.pool
                 .write(

@@ -11,16 +11,16 @@ use wfhost_store::*;
 
 use super::{limits, most};
 use crate::PostgresStore;
-use crate::args::{Columns, args_of, strange};
+use crate::args::{Columns, Read, args_of, millis, strange};
 use crate::beginnings::Begun;
-use crate::jobs::{Jobs, check_rows, is_bare};
+use crate::jobs::{Jobs, check_rows, is_bare, number};
 use crate::lanes::new_refused;
 use crate::read;
 
 /// Removes a run, and gives back the turns that its steps wait for.
 const DELETE: &str = "SELECT code, holder,
         (SELECT count(*) FROM wf.take_turns_4(CASE code WHEN 0 THEN $6::jsonb ELSE '[]' END, $5))
-    FROM wf.delete_1($1, $2::jsonb, $3, $4, $5)";
+    FROM wf.delete_5($1, $2::jsonb, $3, $4, $5, $7, $8)";
 
 impl PostgresStore {
     /// The head of the first commits of a run.
@@ -167,19 +167,24 @@ impl Journals for PostgresStore {
 
     fn changes(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Change>>> {
         async move {
-            let sql = "SELECT j.place, r.name, j.seq, j.count, j.body, j.head
-                FROM wf.journal j JOIN wf.runs r ON r.run = j.run
-                WHERE j.place > $1 AND j.place < $2 ORDER BY j.place LIMIT $3";
-            let (after, limit) = (stored(after), most(limit));
+            let sql = "SELECT * FROM wf.changes_5($1, $2, $3, $4)";
+            let (mut after, limit) = (stored(after), most(limit));
             let until = self.settled(after).await?;
-            let rows = self.pool.read(sql, &|| args_of![after, until, limit]).await?;
-            self.all(&rows, |row| {
-                Ok(Change {
+            let bytes = CHANGES_BYTES as i64;
+            let change = |row: &SqlRow| {
+                Read::Ok(Change {
                     place: row.int(0)? as u64,
                     run: read::id(row, 1)?,
                     row: read::journal_row(row, 2)?,
                 })
-            })
+            };
+            loop {
+                let rows = self.pool.read(sql, &|| args_of![after, until, limit, bytes]).await?;
+                // Those that cannot be read hide nothing behind them.
+                let changes = Self::readable(&rows, change);
+                let Some(last) = rows.last().filter(|_| changes.is_empty()) else { return Ok(changes) };
+                after = self.one(std::slice::from_ref(last), |row| row.int(0))?.unwrap_or(until);
+            }
         }
         .boxed()
     }
@@ -219,8 +224,10 @@ impl Journals for PostgresStore {
         .boxed()
     }
 
-    fn delete<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Deleted>> {
+    fn delete_if<'a>(&'a self, run: &'a RunId, only: DeleteIf) -> BoxFuture<'a, Result<Deleted>> {
         async move {
+            let states: Vec<_> = only.states.iter().map(|state| number(*state) as i16).collect();
+            let idle_since = only.idle_since.map(millis);
             let failure = Failure::new(FailureKind::Cancelled, format!("{run} was deleted"));
             let mut ever_doubt = false;
             loop {
@@ -234,7 +241,16 @@ impl Journals for PostgresStore {
                     .pool
                     .write(DELETE, &|| {
                         let (told, turns) = (told.clone(), turns.clone());
-                        args_of![run.as_str(), told, blobs.clone(), PARENT_GONE, self.set_now(), turns]
+                        args_of![
+                            run.as_str(),
+                            told,
+                            blobs.clone(),
+                            PARENT_GONE,
+                            self.set_now(),
+                            turns,
+                            states.clone(),
+                            idle_since,
+                        ]
                     })
                     .await?;
                 ever_doubt |= doubt;
@@ -255,6 +271,7 @@ impl Journals for PostgresStore {
                         }
                     },
                     Some((3, _)) => Ok(Deleted::Needed),
+                    Some((4, _)) => Ok(Deleted::Changed),
                     _ if ever_doubt => Ok(Deleted::Yes),
                     _ => Ok(Deleted::NoSuchRun),
                 };

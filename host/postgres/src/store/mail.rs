@@ -49,17 +49,13 @@ impl Mail for PostgresStore {
 
     fn inbox<'a>(&'a self, run: &'a RunId, part: Part) -> BoxFuture<'a, Result<Inbox>> {
         async move {
-            let (condition, after) = match part {
-                Part::Next => ("$2::int8 = -1 ORDER BY i.calm, i.id", -1),
-                Part::Behind(after) => ("i.id > $2 ORDER BY i.id", after.map_or(-1, |after| after.0)),
+            let (condition, order, after) = match part {
+                Part::Next => ("$2::int8 = -1", "calm, id", -1),
+                Part::Behind(after) => ("o.id > $2", "id", after.map_or(-1, |after| after.0)),
             };
-            let sql = format!(
-                "SELECT {} FROM wf.runs r JOIN wf.inbox i ON i.run = r.run
-                 WHERE r.name = $1 AND NOT r.gone AND {condition} LIMIT $3",
-                read::MESSAGE
-            );
-            let limit = INBOX_MESSAGES as i64 + 1;
-            let rows = self.pool.read(&sql, &|| args_of![run.as_str(), after, limit]).await?;
+            let of_run = "o.run = (SELECT r.run FROM wf.runs r WHERE r.name = $1 AND NOT r.gone)";
+            let sql = read::part_of_inbox(&format!("{of_run} AND {condition}"), order);
+            let rows = self.pool.read(&sql, &|| args_of![run.as_str(), after]).await?;
             read::inbox(rows.iter(), 0).map_err(|strange| self.damaged(strange))
         }
         .boxed()

@@ -34,6 +34,11 @@ impl PostgresStore {
         rows.iter().map(read).collect::<Read<_>>().map_err(|strange| self.damaged(strange))
     }
 
+    /// The same without those that cannot be read: they hide no others.
+    pub(crate) fn readable<T>(rows: &[SqlRow], read: impl Fn(&SqlRow) -> Read<T>) -> Vec<T> {
+        rows.iter().filter_map(|row| read(row).ok()).collect()
+    }
+
     pub(crate) fn one<T>(&self, rows: &[SqlRow], read: impl Fn(&SqlRow) -> Read<T>) -> Result<Option<T>> {
         rows.first().map(read).transpose().map_err(|strange| self.damaged(strange))
     }

@@ -90,14 +90,12 @@ impl PostgresStore {
         let numbers: Vec<_> = taken.iter().map(|taken| taken.number).collect();
         let journals = "SELECT run, seq, count, body, head, place FROM wf.journal WHERE run = ANY ($1) ORDER BY run, seq";
         let inboxes = format!(
-            "SELECT m.* FROM unnest($1) w(run), LATERAL (
-                 SELECT i.run, {} FROM wf.inbox i WHERE i.run = w.run ORDER BY i.calm, i.id LIMIT $2) m",
-            read::MESSAGE
+            "SELECT w.run, m.* FROM unnest($1) w(run), LATERAL ({}) m",
+            read::part_of_inbox("o.run = w.run", "calm, id")
         );
-        let limit = INBOX_MESSAGES as i64 + 1;
         // At the same time: what comes into an inbox is told, and journals are this host's.
         let of_journals = || args_of![numbers.clone()];
-        let of_inboxes = || args_of![numbers.clone(), limit];
+        let of_inboxes = || args_of![numbers.clone()];
         let (rows, messages) = futures_util::future::try_join(
             self.pool.read(journals, &of_journals),
             self.pool.read(&inboxes, &of_inboxes),

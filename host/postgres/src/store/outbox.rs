@@ -63,7 +63,9 @@ impl Outbox for PostgresStore {
                 RETURNING place";
             let (rows, _) = self
                 .pool
-                .write(sql, &|| args_of![name, last as i64, holder, lasting(hold_ms), self.set_now()])
+                .write(sql, &|| {
+                    args_of![name, last as i64, holder, lasting(hold_ms.min(LONGEST_HOLD_MS)), self.set_now()]
+                })
                 .await?;
             Ok(self.one(&rows, |row| row.int(0))?.map(|place| place as u64))
         }
@@ -88,7 +90,7 @@ impl Outbox for PostgresStore {
                         advance.name.as_str(),
                         advance.holder.as_str(),
                         stored(advance.place),
-                        lasting(advance.hold_ms),
+                        lasting(advance.hold_ms.min(LONGEST_HOLD_MS)),
                         self.set_now(),
                     ];
                     args.extend(columns(&advance.deliveries));
@@ -171,9 +173,9 @@ impl Outbox for PostgresStore {
             );
             let (rows, _) = self
                 .pool
-                .write(&sql, &|| args_of![sink, lasting(hold_ms), most(limit), self.set_now()])
+                .write(&sql, &|| args_of![sink, lasting(hold_ms.min(LONGEST_REST_MS)), most(limit), self.set_now()])
                 .await?;
-            let mut claimed = self.all(&rows, delivery)?;
+            let mut claimed = Self::readable(&rows, delivery);
             claimed.sort_by_key(|delivery| delivery.number);
             Ok(claimed)
         }
@@ -195,7 +197,7 @@ impl Outbox for PostgresStore {
                 Settled::Again { in_ms, said } => (
                     "UPDATE wf.deliveries SET next_at = wf.now_1($5) + $3, said = $4
                      WHERE id = $1 AND tries = $2 AND state = 0 RETURNING 1",
-                    *in_ms,
+                    (*in_ms).min(LONGEST_REST_MS),
                     Some(said.as_str()),
                 ),
                 Settled::GivenUp { said } => (
@@ -235,7 +237,7 @@ impl Outbox for PostgresStore {
                     ]
                 })
                 .await?;
-            self.all(&rows, delivery)
+            Ok(Self::readable(&rows, delivery))
         }
         .boxed()
     }

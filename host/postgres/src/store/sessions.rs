@@ -129,7 +129,7 @@ impl Sessions for PostgresStore {
         async move {
             let sql = "SELECT r.name, x.epoch FROM wf.hot x JOIN wf.runs r USING (run) WHERE x.session = $1";
             let rows = self.pool.read(sql, &|| args_of![session.0 as i64]).await?;
-            self.all(&rows, |row| Ok((read::id(row, 0)?, Epoch(row.int(1)? as u64))))
+            Ok(Self::readable(&rows, |row| Ok((read::id(row, 0)?, Epoch(row.int(1)? as u64)))))
         }
         .boxed()
     }

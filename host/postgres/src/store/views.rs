@@ -92,10 +92,27 @@ impl Views for PostgresStore {
         .boxed()
     }
 
-    fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Vec<RunInfo>>> {
+    fn list_runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Listed>> {
         async move {
-            let rows = self.found(&filter, str::to_owned).await?;
-            self.all(&rows, read::run_info)
+            let mut listed = Listed::default();
+            let mut filter = filter;
+            loop {
+                let rows = self.found(&filter, str::to_owned).await?;
+                let (is_all, unreadable) = (rows.len() < filter.limit, listed.unreadable.len());
+                for row in &rows {
+                    let number = read::run_number(row).map_err(|strange| self.damaged(strange))?;
+                    filter.before = Some(number);
+                    match read::run_info(row) {
+                        Ok(info) => listed.known.push(info),
+                        Err(strange) => listed.unreadable.push((number, strange.0)),
+                    }
+                }
+                // In the place of those that cannot be read come others.
+                filter.limit = listed.unreadable.len() - unreadable;
+                if is_all || filter.limit == 0 {
+                    return Ok(listed);
+                }
+            }
         }
         .boxed()
     }
@@ -113,7 +130,7 @@ impl Views for PostgresStore {
         async move {
             let sql = "SELECT state, count(*) FROM wf.hot GROUP BY state";
             let rows = self.pool.read_anew(sql, &|| Vec::new()).await?;
-            self.all(&rows, |row| Ok((read::state(row, 0)?, row.int(1)? as u64)))
+            Ok(Self::readable(&rows, |row| Ok((read::state(row, 0)?, row.int(1)? as u64))))
         }
         .boxed()
     }
@@ -167,7 +184,7 @@ impl Views for PostgresStore {
             );
             let rows =
                 self.pool.read_anew(&sql, &|| args_of![self.ticks(), parent.as_str(), steps.clone()]).await?;
-            self.all(&rows, read::run_info)
+            Ok(Self::readable(&rows, read::run_info))
         }
         .boxed()
     }
@@ -231,7 +248,7 @@ impl Views for PostgresStore {
                     self.pool.read_anew(&sql, &|| args_of![most(limit)]).await?
                 }
             };
-            self.all(&rows, read::question)
+            Ok(Self::readable(&rows, read::question))
         }
         .boxed()
     }

@@ -153,23 +153,35 @@ impl Work for PostgresStore {
 
     fn put_right(&self) -> BoxFuture<'_, Result<u64>> {
         async move {
-            const AHEAD: &str = "h.state = 2 AND h.session IS NULL AND h.due_at > n.now
+            const AHEAD: &str = "h.state IN (1, 2) AND h.session IS NULL AND h.due_at > n.now
                                  AND h.parked_at > n.now + 1000";
+            const RESTS: &str = "d.state = 0 AND d.next_at > n.now
+                                 AND (d.created_at > n.now + 1000 OR d.next_at > n.now + $2)";
+            const HELD: &str = "c.holder IS NOT NULL AND c.until > n.now
+                                AND (c.at > n.now + 1000 OR c.until > n.now + $3)";
+            let (rest, hold) = (LONGEST_REST_MS as i64, LONGEST_HOLD_MS as i64);
             // Hardly ever are there any: then nothing is written.
             let look = format!(
-                "SELECT 1 FROM (SELECT wf.now_1($1) AS now) n, wf.hot h
-                 WHERE h.due_at IS NOT NULL AND h.state <> 0 AND {AHEAD} LIMIT 1"
+                "SELECT EXISTS (SELECT 1 FROM wf.hot h WHERE h.due_at IS NOT NULL AND h.state <> 0 AND {AHEAD})
+                     OR EXISTS (SELECT 1 FROM wf.deliveries d WHERE {RESTS})
+                     OR EXISTS (SELECT 1 FROM wf.cursors c WHERE {HELD})
+                 FROM (SELECT wf.now_1($1) AS now) n"
             );
-            if self.pool.read(&look, &|| args_of![self.set_now()]).await?.is_empty() {
+            let rows = self.pool.read(&look, &|| args_of![self.set_now(), rest, hold]).await?;
+            if self.flag(&rows)? != Some(true) {
                 return Ok(0);
             }
             let sql = format!(
-                "WITH c AS (SELECT h.run FROM (SELECT wf.now_1($1) AS now) n, wf.hot h
+                "WITH n AS MATERIALIZED (SELECT wf.now_1($1) AS now),
+                 a AS (SELECT h.run FROM n, wf.hot h
                      WHERE h.due_at IS NOT NULL AND h.state <> 0 AND {AHEAD} ORDER BY h.run
-                     FOR NO KEY UPDATE OF h SKIP LOCKED)
-                 UPDATE wf.hot h SET due_at = 0 FROM c WHERE h.run = c.run RETURNING 1"
+                     FOR NO KEY UPDATE OF h SKIP LOCKED),
+                 d AS (UPDATE wf.deliveries d SET next_at = n.now, created_at = least(d.created_at, n.now)
+                     FROM n WHERE {RESTS}),
+                 c AS (UPDATE wf.cursors c SET until = n.now, at = least(c.at, n.now) FROM n WHERE {HELD})
+                 UPDATE wf.hot h SET due_at = 0 FROM a WHERE h.run = a.run RETURNING 1"
             );
-            let (rows, _) = self.pool.write(&sql, &|| args_of![self.set_now()]).await?;
+            let (rows, _) = self.pool.write(&sql, &|| args_of![self.set_now(), rest, hold]).await?;
             Ok(rows.len() as u64)
         }
         .boxed()

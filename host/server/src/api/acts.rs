@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use wfhost::engine::Module;
-use wfhost::store::{Deleted, Fence, LogLevel, MessageBody, Posted, RunInfo};
+use wfhost::store::{DeleteIf, Deleted, Fence, LogLevel, MessageBody, Posted, RunInfo};
 use wfhost::{ForkError, ForkOptions, HostError, ResumeOptions, steps};
 use wfhost_core::{ForkPlan, Given, Json, Position, RunId, Step, limits};
 use wfhost_view::{ReplayView, RunView, StepView, UpgradeView, UserError, log_lines};
@@ -665,19 +665,24 @@ async fn verify_run(
     verify(&app, info).await.map(View)
 }
 
-pub(super) async fn delete(app: &App, caller: &Identity, run: &RunId) -> Result<(), Problem> {
+/// `only`: what the run still has to be, if it was chosen by that.
+pub(super) async fn delete(app: &App, caller: &Identity, run: &RunId, only: DeleteIf) -> Result<(), Problem> {
     let info = find(app, run.as_str()).await?;
     // A dead process does not hold it.
     if let Some(session) = info.lease.filter(|session| wfhost::owner::is_dead(&session.owner)) {
         app.store().fence(session.id, Fence::Dead).await?;
     }
-    match app.store().delete(run).await? {
+    match app.store().delete_if(run, only).await? {
         Deleted::Yes => app.record(caller, "runs.delete", run.as_str(), "deleted").await,
         Deleted::Held { owner, .. } => Err(HostError::Held { run: run.clone(), owner }.into()),
         Deleted::Needed => {
             Err(UserError::usage("WF0516", format!("{run} is an earlier round of a run that has not ended"))
                 .hint("its messages are passed on to the latest round; delete it when that has ended")
                 .into())
+        }
+        Deleted::Changed => {
+            let message = format!("{run} is not in one of the chosen states any more: it was not deleted");
+            Err(Problem::new(StatusCode::CONFLICT, UserError::usage("WF0819", message)))
         }
         Deleted::NoSuchRun => Err(HostError::NoSuchRun(run.clone()).into()),
     }
@@ -694,7 +699,7 @@ pub(super) async fn delete_run(
 ) -> Result<View<ActView>, Problem> {
     caller.need(&app, Scope::RunsControl)?;
     let run = run_id(&run)?;
-    delete(&app, &caller, &run).await?;
+    delete(&app, &caller, &run, DeleteIf::default()).await?;
     Ok(View(ActView::new(&run, "deleted")))
 }
 

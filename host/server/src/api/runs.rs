@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use wfhost::store::{MessageBody, RunFilter, RunInfo, RunState, WaitsFor};
+use wfhost::store::{DeleteIf, MessageBody, RunFilter, RunInfo, RunState, WaitsFor};
 use wfhost::{Part, StartOptions};
 use wfhost_core::policy::budget::Budget;
 use wfhost_core::{Digest, Json, RunConfig, RunId, Sandbox, Timestamp, counted};
@@ -807,7 +807,11 @@ async fn act(app: &App, caller: &Identity, info: &RunInfo, asked: &BatchAsked) -
         Act::Cancel => acts::cancel(app, caller, run, asked.reason.clone()).await.map(drop),
         Act::Terminate => acts::terminate(app, caller, run, asked.reason.as_deref()).await,
         Act::Retry => acts::retry(app, caller, run, None).await,
-        Act::Delete => acts::delete(app, caller, run).await,
+        Act::Delete => {
+            // Others are deleted before it, which may take a while: one that was retried since stays.
+            let only = DeleteIf { states: asked.filter.filter()?.states, idle_since: None };
+            acts::delete(app, caller, run, only).await
+        }
         Act::Signal => {
             let Some(FirstSignal { name, payload, id, no_check }) = asked.signal.clone() else {
                 return Err(Problem::unfit("the action is to send a signal, but `signal` is missing"));

@@ -51,6 +51,11 @@ impl Access for MemStore {
         self.change(|data| {
             let number = data.acts.last().map_or(1, |act| act.number + 1);
             data.acts.push(Act { number, ..act });
+            // Not each time: the others move up.
+            if number % 128 == 0 {
+                let beyond = data.acts.len().saturating_sub(KEPT_ACTS as usize);
+                data.acts.drain(..beyond);
+            }
             Ok(())
         })
     }

@@ -361,7 +361,7 @@ impl Run {
             }
         };
         self.starts = 0;
-        self.parked_at = (state == RunState::Waiting).then_some(now);
+        self.parked_at = (trouble.is_some() || matches!(next, Next::Park(_))).then_some(now);
         self.troubles = trouble.as_ref().map_or(0, |_| self.troubles + 1);
         self.session = None;
         self.info.state = state;

@@ -2,39 +2,62 @@
 
 use super::*;
 
+impl Data {
+    fn keep_answer(&mut self, key: Digest, at: Timestamp, reply: Json) {
+        self.answers_bytes += reply.as_str().len() as u64;
+        if let Some((_, old)) = self.answers.insert(key, (at, reply)) {
+            self.answers_bytes -= old.as_str().len() as u64;
+        }
+    }
+
+    /// Removes the oldest answers beyond `bytes`.
+    pub(super) fn bound_answers(&mut self, bytes: u64) {
+        if self.answers_bytes <= bytes {
+            return;
+        }
+        let mut oldest: Vec<_> = self.answers.iter().map(|(key, (at, _))| (*at, *key)).collect();
+        oldest.sort_unstable();
+        for (_, key) in oldest {
+            if self.answers_bytes <= bytes {
+                break;
+            }
+            if let Some((_, old)) = self.answers.remove(&key) {
+                self.answers_bytes -= old.as_str().len() as u64;
+            }
+        }
+    }
+}
+
 impl Extras for MemStore {
     fn put_module<'a>(&'a self, name: &'a str, bytes: &'a [u8]) -> BoxFuture<'a, Result<Digest>> {
         self.change(|data| {
-            let digest = Digest::of(bytes);
-            let info = ModuleInfo {
-                digest,
-                name: name.to_owned(),
-                bytes: bytes.len() as u64,
-                added_at: self.clock.now(),
-            };
-            data.modules.entry(digest).or_insert_with(|| (info, bytes.into()));
+            let (digest, now) = (Digest::of(bytes), self.clock.now());
+            let (name, size) = (name.to_owned(), bytes.len() as u64);
+            let info = ModuleInfo { digest, name, bytes: size, added_at: now };
+            let (_, put_at, _) = data.modules.entry(digest).or_insert_with(|| (info, now, bytes.into()));
+            *put_at = now.max(*put_at);
             Ok(digest)
         })
     }
 
     fn module(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Vec<u8>>>> {
-        self.look(|data| data.modules.get(&digest).map(|(_, bytes)| bytes.to_vec()))
+        self.look(|data| data.modules.get(&digest).map(|(.., bytes)| bytes.to_vec()))
     }
 
     fn module_info(&self, digest: Digest) -> BoxFuture<'_, Result<Option<ModuleInfo>>> {
-        self.look(|data| data.modules.get(&digest).map(|(info, _)| info.clone()))
+        self.look(|data| data.modules.get(&digest).map(|(info, ..)| info.clone()))
     }
 
     fn module_named<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<ModuleInfo>>> {
         self.look(|data| {
-            let named = data.modules.values().map(|(info, _)| info).filter(|info| info.name == name);
+            let named = data.modules.values().map(|(info, ..)| info).filter(|info| info.name == name);
             named.max_by_key(|info| (info.added_at, std::cmp::Reverse(info.digest))).cloned()
         })
     }
 
     fn modules(&self) -> BoxFuture<'_, Result<Vec<ModuleInfo>>> {
         self.look(|data| {
-            let mut modules: Vec<_> = data.modules.values().map(|(info, _)| info.clone()).collect();
+            let mut modules: Vec<_> = data.modules.values().map(|(info, ..)| info.clone()).collect();
             modules.sort_by(|a, b| (&a.name, b.added_at, a.digest).cmp(&(&b.name, a.added_at, b.digest)));
             modules
         })
@@ -45,7 +68,7 @@ impl Extras for MemStore {
             let scheduled = data.schedules.values().map(|schedule| schedule.module);
             let used: Vec<_> = data.runs.iter().map(|run| run.info.module).chain(scheduled).collect();
             let all = data.modules.len();
-            data.modules.retain(|digest, (info, _)| info.added_at >= before || used.contains(digest));
+            data.modules.retain(|digest, (_, put_at, _)| *put_at >= before || used.contains(digest));
             Ok(all - data.modules.len())
         })
     }
@@ -98,7 +121,8 @@ impl Extras for MemStore {
 
     fn keep_answer(&self, key: Digest, at: Timestamp, reply: Json) -> BoxFuture<'_, Result<()>> {
         self.change(|data| {
-            data.answers.insert(key, (at, reply));
+            data.keep_answer(key, at, reply);
+            data.bound_answers(KEPT_ANSWERS_BYTES);
             Ok(())
         })
     }
@@ -111,6 +135,7 @@ impl Extras for MemStore {
         self.change(|data| {
             let all = data.answers.len();
             data.answers.retain(|_, (at, _)| *at >= before);
+            data.answers_bytes = data.answers.values().map(|(_, reply)| reply.as_str().len() as u64).sum();
             Ok(all - data.answers.len())
         })
     }

@@ -144,7 +144,13 @@ impl Journals for MemStore {
                 let row = data.run(run)?.rows.get(*index)?.clone();
                 Some(Change { place, run: run.clone(), row })
             });
-            changes.take(limit).collect()
+            let mut bytes = 0;
+            let fits = |change: &Change| {
+                let before = bytes;
+                bytes += change.row.bytes.len();
+                before < CHANGES_BYTES
+            };
+            changes.take(limit).take_while(fits).collect()
         })
     }
 
@@ -241,10 +247,13 @@ impl Journals for MemStore {
         })
     }
 
-    fn delete<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Deleted>> {
+    fn delete_if<'a>(&'a self, run: &'a RunId, only: DeleteIf) -> BoxFuture<'a, Result<Deleted>> {
         self.change(|data| {
             let now = self.clock.now();
             let Some(found) = data.run(run) else { return Ok(Deleted::NoSuchRun) };
+            if !only.allows(found.info.state, Some(found.info.updated_at)) {
+                return Ok(Deleted::Changed);
+            }
             if let Some(holder) = found.session {
                 match data.session(holder, self.clock.as_ref()) {
                     Some(Session { id: session, owner, left_ms }) if left_ms > 0 => {

@@ -50,7 +50,8 @@ struct Begun {
 
 #[derive(Debug, Default)]
 struct Data {
-    modules: HashMap<Digest, (ModuleInfo, Arc<[u8]>)>,
+    /// With the time when each was put there the last time.
+    modules: HashMap<Digest, (ModuleInfo, Timestamp, Arc<[u8]>)>,
     blobs: HashMap<Digest, (Timestamp, Arc<[u8]>)>,
     sessions: BTreeMap<SessionId, Begun>,
     /// How many sessions were begun.
@@ -70,6 +71,8 @@ struct Data {
     schedules: BTreeMap<String, Schedule>,
     transcribed: u64,
     answers: HashMap<Digest, (Timestamp, Json)>,
+    /// What they take together.
+    answers_bytes: u64,
     secret: Option<[u8; 32]>,
     tokens: BTreeMap<String, Token>,
     acts: Vec<Act>,
@@ -170,8 +173,9 @@ impl MemStore {
     pub fn share_module(&self, name: &str, digest: Digest, bytes: &Arc<[u8]>) {
         let mut data = self.data.lock().unwrap_or_else(PoisonError::into_inner);
         let (name, size) = (name.to_owned(), bytes.len() as u64);
-        let info = ModuleInfo { digest, name, bytes: size, added_at: self.clock.now() };
-        data.modules.entry(digest).or_insert_with(|| (info, Arc::clone(bytes)));
+        let now = self.clock.now();
+        let info = ModuleInfo { digest, name, bytes: size, added_at: now };
+        data.modules.entry(digest).or_insert_with(|| (info, now, Arc::clone(bytes)));
     }
 
     /// The state of the latest round of a run, without a copy of all that is known of it.
@@ -199,6 +203,12 @@ impl MemStore {
             self.changed.notify_waiters();
         }
         std::future::ready(result).boxed()
+    }
+
+    /// Removes the oldest answers beyond `bytes`.
+    #[cfg(test)]
+    pub(super) fn bound_answers(&self, bytes: u64) {
+        self.data.lock().unwrap_or_else(PoisonError::into_inner).bound_answers(bytes);
     }
 
     /// Loses the last rows of a journal, as a disk does that lies.

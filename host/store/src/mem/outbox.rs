@@ -44,7 +44,7 @@ impl Outbox for MemStore {
             let is_free = reading.holder.as_ref().is_none_or(|known| known == holder) || reading.until <= now;
             Ok(is_free.then(|| {
                 reading.holder = Some(holder.to_owned());
-                reading.until = now.after(hold_ms);
+                reading.until = now.after(hold_ms.min(LONGEST_HOLD_MS));
                 reading.place
             }))
         })
@@ -59,7 +59,7 @@ impl Outbox for MemStore {
             }
             reading.place = reading.place.max(advance.place.min(GREATEST));
             reading.at = now;
-            reading.until = now.after(advance.hold_ms);
+            reading.until = now.after(advance.hold_ms.min(LONGEST_HOLD_MS));
             if advance.hold_ms == 0 {
                 reading.holder = None;
             }
@@ -114,7 +114,7 @@ impl Outbox for MemStore {
                 .into_iter()
                 .map(|one| {
                     one.tries += 1;
-                    one.next_at = Some(now.after(hold_ms));
+                    one.next_at = Some(now.after(hold_ms.min(LONGEST_REST_MS)));
                     one.clone()
                 })
                 .collect();
@@ -138,6 +138,7 @@ impl Outbox for MemStore {
                 Settled::Delivered => end(one, DeliveryState::Delivered, None),
                 _ if !is_mine => return Ok(false),
                 Settled::Again { in_ms, said } => {
+                    let in_ms = in_ms.min(LONGEST_REST_MS);
                     (one.next_at, one.said) = (Some(now.after(in_ms)), Some(said));
                 }
                 Settled::GivenUp { said } => end(one, DeliveryState::GivenUp, Some(said)),

@@ -16,7 +16,7 @@ impl Views for MemStore {
         self.look(|data| data.run(run).map(|run| data.info(run, self.clock.as_ref())))
     }
 
-    fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Vec<RunInfo>>> {
+    fn list_runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Listed>> {
         self.look(|data| {
             let end = match &filter.before {
                 Some(before) => data.runs.partition_point(|run| run.info.number < *before),
@@ -46,7 +46,8 @@ impl Views for MemStore {
                     && filter.prefix.as_ref().is_none_or(|prefix| info.id.as_str().starts_with(prefix))
             };
             let newest_first = data.runs[..end].iter().rev().filter(wanted).take(filter.limit);
-            newest_first.map(|run| data.info(run, self.clock.as_ref())).collect()
+            let known = newest_first.map(|run| data.info(run, self.clock.as_ref())).collect();
+            Listed { known, unreadable: Vec::new() }
         })
     }
 

@@ -96,10 +96,23 @@ impl Work for MemStore {
             let mut count = 0;
             for run in data.runs.iter_mut().filter(|run| run.session.is_none()) {
                 let info = &mut run.info;
-                if info.state == RunState::Waiting && is_late(info.due_at, 0) && is_late(run.parked_at, 1_000)
-                {
+                let waits = matches!(info.state, RunState::Waiting | RunState::Running);
+                if waits && is_late(info.due_at, 0) && is_late(run.parked_at, 1_000) {
                     info.due_at = Some(Timestamp(0));
                     count += 1;
+                }
+            }
+            for delivery in &mut data.deliveries {
+                let made_ahead = is_late(Some(delivery.created_at), 1_000);
+                if is_late(delivery.next_at, if made_ahead { 0 } else { LONGEST_REST_MS }) {
+                    delivery.next_at = Some(now);
+                    delivery.created_at = delivery.created_at.min(now);
+                }
+            }
+            for reading in data.cursors.values_mut() {
+                if is_late(Some(reading.at), 1_000) || is_late(Some(reading.until), LONGEST_HOLD_MS) {
+                    reading.until = reading.until.min(now);
+                    reading.at = reading.at.min(now);
                 }
             }
             Ok(count)

@@ -300,7 +300,7 @@ struct GivenUp<'a> {
     trouble: Option<&'a str>,
     /// Whoever gives it up knows its journal.
     knows: bool,
-    /// What the clock shows by which it waits.
+    /// What the clock shows by which it waits or rests.
     parked_at: Option<Timestamp>,
 }
 
@@ -386,9 +386,9 @@ fn settle(
             };
             let state = if waiting.is_some() { RunState::Waiting } else { RunState::Running };
             let trouble = trouble.as_deref();
-            let due_at = Some(millis(due_at));
-            GivenUp { waiting: waiting.as_ref(), due_at, trouble, ..GivenUp::new(state, append) }
-                .store(c, id)?;
+            let (due_at, parked_at) = (Some(millis(due_at)), trouble.map(|_| clock.now()));
+            let waiting = waiting.as_ref();
+            GivenUp { waiting, due_at, trouble, parked_at, ..GivenUp::new(state, append) }.store(c, id)?;
         }
         Next::Pause { if_asked: true } if !is_to_pause(c, id)? => appended.due = true,
         Next::Pause { .. } => {

@@ -5,7 +5,7 @@ use wfhost_core::{Digest, Epoch, Given, Outcome, RunId, Timestamp};
 
 use super::inbox::{drop_pauses, insert_message};
 use super::write::{Fault, Result, millis, to_json};
-use super::{journal, read, sessions};
+use super::{journal, outbox, read, sessions};
 use crate::claims::{check_epoch, check_rows, share_of_new};
 use crate::{
     ClaimHow, Claimed, Clock, MessageBody, Opened, Part, Projects, RunState, SessionId, StoreError, Waiting,
@@ -256,16 +256,21 @@ pub(super) fn look(
     Ok((due, next.map(|next| next.abs_diff(now))))
 }
 
-/// Runs that were parked by a clock that was ahead of this one.
-const AHEAD: &str = "state = 'waiting' AND session IS NULL AND due_at > ?1 AND parked_at > ?1 + 1000";
+/// Runs that wait or rest by a clock that was ahead of this one.
+const AHEAD: &str =
+    "state IN ('waiting', 'running') AND session IS NULL AND due_at > ?1 AND parked_at > ?1 + 1000";
 
 pub(super) fn any_ahead(c: &Connection, clock: &dyn Clock) -> rusqlite::Result<bool> {
-    c.prepare_cached(&format!("SELECT 1 FROM runs WHERE {AHEAD}"))?.exists([millis(clock.now())])
+    let now = clock.now();
+    let runs = format!("SELECT 1 FROM runs WHERE {AHEAD}");
+    Ok(c.prepare_cached(&runs)?.exists([millis(now)])? || outbox::any_ahead(c, now)?)
 }
 
 pub(super) fn put_right(c: &Connection, clock: &dyn Clock) -> Result<u64> {
+    let now = clock.now();
+    outbox::put_right(c, now)?;
     let sql = format!("UPDATE runs SET due_at = 0 WHERE {AHEAD}");
-    Ok(c.prepare_cached(&sql)?.execute([millis(clock.now())])? as u64)
+    Ok(c.prepare_cached(&sql)?.execute([millis(now)])? as u64)
 }
 
 /// Claims what is due. `turn` counts the claims, so that small ones share fairly, too.

@@ -6,7 +6,7 @@ use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection, Row as SqlRow, ToSql};
 
 use super::{SqliteStore, classify, connect};
-use crate::copy::{Batch, Cell, Gather, Part, TABLES, Table, cut_short};
+use crate::copy::{BEYOND_PLACES, Batch, Cell, Gather, Part, TABLES, Table, cut_short};
 use crate::{Result, StoreError};
 
 impl ToSql for Cell {
@@ -42,7 +42,15 @@ fn source(table: &Table) -> (&'static str, fn(&'static str) -> &'static str, &'s
         column
     }
     match table.name {
-        "store" => ("identity", |column| if column == "identity" { "id" } else { column }, ""),
+        "store" => (
+            "identity",
+            |column| match column {
+                "identity" => "id",
+                "place" => "(SELECT ifnull(max(id), 0) FROM commits)",
+                other => other,
+            },
+            "",
+        ),
         "runs" => (
             "runs",
             |column| match column {
@@ -67,6 +75,10 @@ fn select(table: &Table) -> String {
 }
 
 fn insert(table: &Table) -> String {
+    if table.name == "store" {
+        // The place is kept by the commits.
+        return "INSERT INTO identity (id, secret) SELECT ?1, ?2 WHERE ?3 NOT NULL".to_owned();
+    }
     let (into, name, _) = source(table);
     let mut columns: Vec<_> = table
         .columns
@@ -138,6 +150,7 @@ impl SqliteStore {
             }
         }
         c.execute("DELETE FROM identity", []).map_err(failed)?;
+        let mut last = 0;
         loop {
             let Batch { table, rows } = match take() {
                 Some(Part::Rows(batch)) => batch,
@@ -145,11 +158,28 @@ impl SqliteStore {
                 None => return Err(cut_short(&self.path)),
             };
             let table = &TABLES[table];
+            if let ("store", Some(place)) = (table.name, table.column("place")) {
+                let told = rows.iter().filter_map(|row| match row[place] {
+                    Cell::Int(last) => Some(last),
+                    _ => None,
+                });
+                last = told.max().unwrap_or(0).min(BEYOND_PLACES);
+            }
             let mut statement = c.prepare_cached(&insert(table)).map_err(failed)?;
             for row in rows {
                 statement.execute(rusqlite::params_from_iter(row)).map_err(failed)?;
             }
         }
+        // Whoever has read all goes on behind that, and finds what is committed here: so the last place is kept as when
+        // the run of the last commit is deleted.
+        c.execute(
+            "INSERT INTO commits (id, run, seq, count, at, first, head, body)
+             SELECT last, 0, last, 0, 0, 1, zeroblob(32), x'' FROM (
+                 SELECT max(?1, ifnull((SELECT max(place) FROM cursors WHERE place < ?2), 0)) AS last)
+             WHERE last > ifnull((SELECT max(id) FROM commits), 0)",
+            [last, BEYOND_PLACES],
+        )
+        .map_err(failed)?;
         c.execute_batch(
             "INSERT OR IGNORE INTO labels SELECT l.value ->> 0, l.value ->> 1, r.id
              FROM runs r, json_each(r.labels) l WHERE r.labels <> '[]'",

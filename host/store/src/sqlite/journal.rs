@@ -9,7 +9,7 @@ use wfhost_core::{Digest, Position, Row, RunId, Timestamp};
 
 use super::read;
 use super::write::millis;
-use crate::{Change, stored};
+use crate::{CHANGES_BYTES, Change, stored};
 
 type Result<T> = rusqlite::Result<T>;
 
@@ -189,14 +189,25 @@ pub(super) fn last(c: &Connection) -> Result<u64> {
 }
 
 pub(super) fn changes(c: &Connection, after: u64, limit: usize) -> Result<Vec<Change>> {
-    c.prepare_cached(
-        "SELECT j.id, r.name, j.seq, j.count, j.body, j.head FROM commits j JOIN runs r ON r.id = j.run
-         WHERE j.id > ?1 ORDER BY j.id LIMIT ?2",
-    )?
-    .query_map(params![stored(after), limit as i64], |sql| {
-        Ok(Change { place: sql.get::<_, i64>(0)? as u64, run: read::id(sql, 1)?, row: row(sql, 2)? })
-    })?
-    .collect()
+    let mut statement = c.prepare_cached(
+        "SELECT j.id, r.name, j.seq, j.count, j.body, j.head FROM commits j CROSS JOIN runs r ON r.id = j.run
+         WHERE j.id > ?1 ORDER BY j.id",
+    )?;
+    // No more is read than is given.
+    let mut rows = statement.query([stored(after)])?;
+    let (mut changes, mut bytes) = (Vec::new(), 0);
+    while changes.len() < limit && bytes < CHANGES_BYTES {
+        let Some(sql) = rows.next()? else { break };
+        let change =
+            || Ok(Change { place: sql.get::<_, i64>(0)? as u64, run: read::id(sql, 1)?, row: row(sql, 2)? });
+        let change = match change() {
+            Err(error) if read::is_strange(&error) => continue,
+            change => change?,
+        };
+        bytes += change.row.bytes.len();
+        changes.push(change);
+    }
+    Ok(changes)
 }
 
 /// Removes the journal of a run.

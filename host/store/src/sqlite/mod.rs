@@ -140,7 +140,9 @@ impl SqliteStore {
             _ => {}
         }
         let failed = |error| classify(&text, error);
-        let connection = connect(path).map_err(failed)?;
+        let connection = open_file(path).map_err(failed)?;
+        look_first(&connection, &text)?;
+        keep_log(&connection).map_err(failed)?;
         check_format(&connection, &text)?;
         let synchronous = match options.synchronous {
             Synchronous::Full => "FULL",
@@ -288,6 +290,13 @@ impl SqliteStore {
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = open_file(path)?;
+    keep_log(&connection)?;
+    Ok(connection)
+}
+
+/// Opens the file without changing it.
+fn open_file(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_handler(Some(writer::wait_for_turn))?;
@@ -296,6 +305,11 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     connection.set_prepared_statement_cache_capacity(64);
     // A plan does not depend on the values: no statement is compiled again because they differ.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(connection)
+}
+
+/// Has the file have a write-ahead log.
+fn keep_log(connection: &Connection) -> rusqlite::Result<()> {
     // SQLite does not ask the busy handler while the mode of a new file changes.
     let mut tries = 0;
     loop {
@@ -306,8 +320,26 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
         }
     }
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-    connection.pragma_update(None, "cache_size", -16_384)?;
-    Ok(connection)
+    connection.pragma_update(None, "cache_size", -16_384)
+}
+
+/// Refuses a file that is not ours before anything is changed in it: with the first connection it comes to have a
+/// write-ahead log, which it keeps, and which other programs may not expect.
+fn look_first(connection: &Connection, path: &str) -> Result<()> {
+    let mut tries = 0;
+    loop {
+        let mode = connection.query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0));
+        let known = match mode {
+            Ok(mode) if mode == "wal" => Ok(()),
+            Ok(_) => format_now(connection, path).map(drop),
+            Err(error) => Err(classify(path, error)),
+        };
+        match known {
+            // Another process makes it one of ours at this moment.
+            Err(StoreError::Locked { .. }) if writer::wait_for_turn(tries) => tries += 1,
+            known => return known,
+        }
+    }
 }
 
 fn is_busy(error: &rusqlite::Error) -> bool {
@@ -315,35 +347,43 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked))
 }
 
-fn check_format(connection: &Connection, path: &str) -> Result<()> {
+/// The format of a database that is ours and that this version knows; 0 of one that is empty.
+fn known_format(connection: &Connection, path: &str) -> Result<u32> {
     let failed = |error| classify(path, error);
-    let number = |pragma: &str| {
-        connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i32>(0)).map_err(failed)
+    let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i32>(0)).map_err(failed);
+    let (format, known) = (number("PRAGMA user_version")? as u32, MIGRATIONS.len() as u32);
+    let foreign = match format {
+        0 => number("SELECT count(*) FROM sqlite_schema")? > 0,
+        _ => number("PRAGMA application_id")? != APPLICATION_ID,
     };
-    let known = MIGRATIONS.len() as u32;
-    let mut format = number("user_version")? as u32;
-    if format > 0 && number("application_id")? != APPLICATION_ID {
+    if foreign {
         return Err(StoreError::Foreign { place: path.to_owned() });
     }
     if format > known {
         return Err(StoreError::Newer { place: path.to_owned(), found: format, known });
     }
-    if format == known {
+    Ok(format)
+}
+
+/// The same, of one moment: another process may bring it to another format.
+fn format_now(connection: &Connection, path: &str) -> Result<u32> {
+    connection.execute_batch("BEGIN").map_err(|error| classify(path, error))?;
+    let format = known_format(connection, path);
+    // Nothing was changed, and the first error is the one to report.
+    let _ = connection.execute_batch("ROLLBACK");
+    format
+}
+
+fn check_format(connection: &Connection, path: &str) -> Result<()> {
+    let failed = |error| classify(path, error);
+    let known = MIGRATIONS.len() as u32;
+    if format_now(connection, path)? == known {
         return Ok(());
     }
     connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
-    let mut migrate = || -> Result<()> {
+    let migrate = || -> Result<()> {
         // Another process may have been quicker.
-        format = number("user_version")? as u32;
-        let tables: i64 = connection
-            .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-            .map_err(failed)?;
-        if format == 0 && tables > 0 {
-            return Err(StoreError::Foreign { place: path.to_owned() });
-        }
-        if format > known {
-            return Err(StoreError::Newer { place: path.to_owned(), found: format, known });
-        }
+        let format = known_format(connection, path)?;
         for to in format + 1..=known {
             connection.execute_batch(MIGRATIONS[to as usize - 1]).map_err(failed)?;
             // Earlier versions of format 4 left this to `db check --repair`.
@@ -580,9 +620,9 @@ impl Journals for SqliteStore {
         self.write(move |c| write::rebuild(c, &run)).boxed()
     }
 
-    fn delete<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Deleted>> {
+    fn delete_if<'a>(&'a self, run: &'a RunId, only: DeleteIf) -> BoxFuture<'a, Result<Deleted>> {
         let (run, clock) = (run.clone(), Arc::clone(&self.clock));
-        self.write(move |c| write::delete(c, &run, clock.as_ref())).boxed()
+        self.write(move |c| write::delete(c, &run, &only, clock.as_ref())).boxed()
     }
 }
 
@@ -602,7 +642,7 @@ impl Views for SqliteStore {
         async move { self.read(|c| read::run(c, run, self.clock.as_ref())) }.boxed()
     }
 
-    fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Vec<RunInfo>>> {
+    fn list_runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Listed>> {
         async move {
             let work = |c: &Connection| read::runs(c, &filter, self.clock.as_ref());
             match filter.patience_ms {
@@ -729,11 +769,12 @@ impl Views for SqliteStore {
 impl Extras for SqliteStore {
     fn put_module<'a>(&'a self, name: &'a str, bytes: &'a [u8]) -> BoxFuture<'a, Result<Digest>> {
         async move {
-            let digest = Digest::of(bytes);
-            if self.read(|c| read::has_module(c, digest))? {
+            let (digest, now) = (Digest::of(bytes), self.clock.now());
+            let lately = write::millis(Timestamp(now.0.saturating_sub(BLOB_RENEWED_MS)));
+            if self.read(|c| read::has_module(c, digest, lately))? {
                 return Ok(digest);
             }
-            let (name, bytes, now) = (name.to_owned(), bytes.to_owned(), self.clock.now());
+            let (name, bytes) = (name.to_owned(), bytes.to_owned());
             self.write(move |c| write::put_module(c, digest, &name, &bytes, now)).await?;
             Ok(digest)
         }

@@ -4,10 +4,11 @@ use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
 use wfhost_core::Timestamp;
 
 use super::journal;
-use super::read::strange;
+use super::read::{readable, strange};
 use super::write::{Result as WriteResult, millis, to_json};
 use crate::{
-    Advance, Cursor, Delivery, DeliveryFilter, DeliveryState, NewDelivery, Settled, SinkLoad, stored,
+    Advance, Cursor, Delivery, DeliveryFilter, DeliveryState, LONGEST_HOLD_MS, LONGEST_REST_MS, NewDelivery,
+    Settled, SinkLoad, stored,
 };
 
 type Result<T> = rusqlite::Result<T>;
@@ -24,6 +25,7 @@ pub(super) fn hold_cursor(
     now: Timestamp,
 ) -> WriteResult<Option<u64>> {
     let last = journal::last(c)?;
+    let held = millis(now.after(hold_ms.min(LONGEST_HOLD_MS)));
     let place: Option<i64> = c
         .prepare_cached(
             "INSERT INTO cursors (name, place, at, holder, until) VALUES (?1, ?2, ?3, ?4, ?5)
@@ -31,11 +33,32 @@ pub(super) fn hold_cursor(
              WHERE holder IS NULL OR holder = excluded.holder OR until <= ?3
              RETURNING place",
         )?
-        .query_row(params![name, stored(last), millis(now), holder, millis(now.after(hold_ms))], |row| {
-            row.get(0)
-        })
+        .query_row(params![name, stored(last), millis(now), holder, held], |row| row.get(0))
         .optional()?;
     Ok(place.map(|place| place as u64))
+}
+
+/// Deliveries that rest, and cursors that are held, by a clock that was ahead of this one; `?1` is the time.
+const RESTS: &str = "state = 0 AND next_at > ?1 AND (created_at > ?1 + 1000 OR next_at > ?1 + ?2)";
+const HELD: &str = "holder NOT NULL AND until > ?1 AND (at > ?1 + 1000 OR until > ?1 + ?2)";
+
+pub(super) fn any_ahead(c: &Connection, now: Timestamp) -> Result<bool> {
+    let now = millis(now);
+    let deliveries = format!("SELECT 1 FROM deliveries WHERE {RESTS}");
+    let cursors = format!("SELECT 1 FROM cursors WHERE {HELD}");
+    Ok(c.prepare_cached(&deliveries)?.exists([now, LONGEST_REST_MS as i64])?
+        || c.prepare_cached(&cursors)?.exists([now, LONGEST_HOLD_MS as i64])?)
+}
+
+/// Has them be tried, and taken over, now.
+pub(super) fn put_right(c: &Connection, now: Timestamp) -> WriteResult<()> {
+    let now = millis(now);
+    let deliveries =
+        format!("UPDATE deliveries SET next_at = ?1, created_at = min(created_at, ?1) WHERE {RESTS}");
+    c.prepare_cached(&deliveries)?.execute([now, LONGEST_REST_MS as i64])?;
+    let cursors = format!("UPDATE cursors SET until = ?1, at = min(at, ?1) WHERE {HELD}");
+    c.prepare_cached(&cursors)?.execute([now, LONGEST_HOLD_MS as i64])?;
+    Ok(())
 }
 
 pub(super) fn advance_cursor(c: &Connection, advance: &Advance, now: Timestamp) -> WriteResult<bool> {
@@ -49,7 +72,7 @@ pub(super) fn advance_cursor(c: &Connection, advance: &Advance, now: Timestamp) 
             advance.holder,
             stored(advance.place),
             millis(now),
-            millis(now.after(advance.hold_ms)),
+            millis(now.after(advance.hold_ms.min(LONGEST_HOLD_MS))),
             advance.hold_ms > 0
         ])?;
     if moved == 0 {
@@ -135,10 +158,10 @@ pub(super) fn claim_deliveries(
              WHERE state = 0 AND sink = ?1 AND next_at <= ?2 ORDER BY next_at, id LIMIT ?4)
          RETURNING {COLUMNS}"
     );
-    let mut claimed = c
-        .prepare_cached(&sql)?
-        .query_map(params![sink, millis(now), millis(now.after(hold_ms)), limit as i64], delivery)?
-        .collect::<Result<Vec<_>>>()?;
+    let held = millis(now.after(hold_ms.min(LONGEST_REST_MS)));
+    let mut statement = c.prepare_cached(&sql)?;
+    let claimed = statement.query_map(params![sink, millis(now), held, limit as i64], delivery)?;
+    let mut claimed = readable(claimed).collect::<Result<Vec<_>>>()?;
     claimed.sort_by_key(|delivery| delivery.number);
     Ok(claimed)
 }
@@ -163,7 +186,7 @@ pub(super) fn settle_delivery(
             .prepare_cached(
                 "UPDATE deliveries SET next_at = ?3, said = ?4 WHERE id = ?1 AND tries = ?2 AND state = 0",
             )?
-            .execute(params![number, tries, millis(now.after(*in_ms)), said])?,
+            .execute(params![number, tries, millis(now.after((*in_ms).min(LONGEST_REST_MS))), said])?,
         Settled::GivenUp { said } => c
             .prepare_cached(
                 "UPDATE deliveries SET state = 2, next_at = NULL, ended_at = ?3, said = ?4
@@ -179,19 +202,19 @@ pub(super) fn deliveries(c: &Connection, filter: &DeliveryFilter, limit: usize) 
         "SELECT {COLUMNS} FROM deliveries WHERE (?1 IS NULL OR sink = ?1) AND (?2 IS NULL OR state = ?2)
          AND (?3 IS NULL OR run = ?3) AND id < ?4 AND (?5 IS NULL OR message = ?5) ORDER BY id DESC LIMIT ?6"
     );
-    c.prepare_cached(&sql)?
-        .query_map(
-            params![
-                filter.sink,
-                filter.state.map(DeliveryState::number),
-                filter.run.as_ref().map(|run| run.as_str()),
-                filter.before.map_or(i64::MAX, stored),
-                filter.message,
-                limit as i64
-            ],
-            delivery,
-        )?
-        .collect()
+    let mut statement = c.prepare_cached(&sql)?;
+    let found = statement.query_map(
+        params![
+            filter.sink,
+            filter.state.map(DeliveryState::number),
+            filter.run.as_ref().map(|run| run.as_str()),
+            filter.before.map_or(i64::MAX, stored),
+            filter.message,
+            limit as i64
+        ],
+        delivery,
+    )?;
+    readable(found).collect()
 }
 
 pub(super) fn redeliver(c: &Connection, numbers: &[u64], now: Timestamp) -> WriteResult<u64> {

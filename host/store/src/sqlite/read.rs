@@ -10,10 +10,10 @@ use super::journal::{self, last_place};
 use super::sessions;
 use crate::schedule::{CatchUp, Overlap, Schedule};
 use crate::{
-    Clock, DueSchedules, Family, INBOX_BYTES, INBOX_MESSAGES, Inbox, Links, Load, LogLevel, LogLine, Message,
-    MessageBody, MessageId, ModuleInfo, NewTranscript, OpenQuestion, OutMessage, Part, Published, RunFilter,
-    RunInfo, RunState, Schedules, Snapshot, TranscriptFilter, TranscriptKind, TranscriptLine, Waiting,
-    WaitsFor, stored,
+    Clock, DueSchedules, Family, INBOX_BYTES, INBOX_MESSAGES, Inbox, Links, Listed, Load, LogLevel, LogLine,
+    Message, MessageBody, MessageId, ModuleInfo, NewTranscript, OpenQuestion, OutMessage, Part, Published,
+    RunFilter, RunInfo, RunState, Schedules, Snapshot, TranscriptFilter, TranscriptKind, TranscriptLine,
+    Waiting, WaitsFor, stored,
 };
 
 type Result<T> = rusqlite::Result<T>;
@@ -22,6 +22,22 @@ type Result<T> = rusqlite::Result<T>;
 pub(super) fn strange(column: usize, what: &str) -> Error {
     let reason = format!("{what} cannot be read");
     Error::FromSqlConversionFailure(column, Type::Text, reason.into())
+}
+
+/// Whether it was a value that could not be read, not the database.
+pub(super) fn is_strange(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::FromSqlConversionFailure(..)
+            | Error::InvalidColumnType(..)
+            | Error::IntegralValueOutOfRange(..)
+            | Error::Utf8Error(..)
+    )
+}
+
+/// Rows without those that cannot be read: they hide no others.
+pub(super) fn readable<T>(rows: impl Iterator<Item = Result<T>>) -> impl Iterator<Item = Result<T>> {
+    rows.filter(|row| !row.as_ref().is_err_and(is_strange))
 }
 
 pub(super) fn id(row: &SqlRow<'_>, column: usize) -> Result<RunId> {
@@ -78,8 +94,13 @@ pub(super) fn number(c: &Connection, run: &RunId) -> Result<Option<i64>> {
         .optional()
 }
 
-pub(super) fn has_module(c: &Connection, digest: Digest) -> Result<bool> {
-    c.prepare_cached("SELECT 1 FROM modules WHERE digest = ?1")?.exists([digest.0])
+/// Whether a module was put there at or after that time.
+pub(super) fn has_module(c: &Connection, digest: Digest, since: i64) -> Result<bool> {
+    c.prepare_cached(
+        "SELECT 1 FROM modules m WHERE m.digest = ?1
+         AND (m.added_at >= ?2 OR EXISTS (SELECT 1 FROM puts p WHERE p.digest = m.digest AND p.at >= ?2))",
+    )?
+    .exists(params![digest.0, since])
 }
 
 pub(super) fn module(c: &Connection, digest: Digest) -> Result<Option<Vec<u8>>> {
@@ -149,11 +170,13 @@ pub(super) fn questions(c: &Connection, run: Option<&RunId>, limit: usize) -> Re
             let sql = format!(
                 "{QUESTION} AND q.run = (SELECT id FROM runs WHERE name = ?1) ORDER BY q.at, q.step LIMIT ?2"
             );
-            c.prepare_cached(&sql)?.query_map(params![run.as_str(), limit as i64], question_row)?.collect()
+            let mut statement = c.prepare_cached(&sql)?;
+            readable(statement.query_map(params![run.as_str(), limit as i64], question_row)?).collect()
         }
         None => {
             let sql = format!("{QUESTION} ORDER BY q.at, q.run, q.step LIMIT ?1");
-            c.prepare_cached(&sql)?.query_map([limit as i64], question_row)?.collect()
+            let mut statement = c.prepare_cached(&sql)?;
+            readable(statement.query_map([limit as i64], question_row)?).collect()
         }
     }
 }
@@ -236,7 +259,8 @@ pub(super) fn kept_answer(c: &Connection, key: Digest) -> Result<Option<(Timesta
 
 /// A part of the inbox of the run with that number.
 pub(super) fn inbox(c: &Connection, run: i64, part: Part) -> Result<Inbox> {
-    const MESSAGE: &str = "SELECT id, at, kind, name, text, dedupe, body FROM inbox INDEXED BY inbox_next";
+    const MESSAGE: &str =
+        "SELECT id, at, kind, name, text, dedupe, body, step FROM inbox INDEXED BY inbox_next";
     // One more, which is not given, tells that there are more.
     let limit = INBOX_MESSAGES as i64 + 1;
     let (sql, parameters) = match part {
@@ -289,7 +313,10 @@ fn message(row: &SqlRow<'_>) -> Result<Message> {
             MessageBody::Answer { step, outcome: outcome.into(), by, note }
         }
         "child" => {
-            let (step, run, outcome, spent): ChildBody = cbor(row, 6)?;
+            let (known, run, outcome, spent): ChildBody = cbor(row, 6)?;
+            // On a server, who ends does not know which step of its parent waits for it, and such messages are copied to
+            // here; before format 7 there was no column.
+            let step = row.get::<_, Option<i64>>(7)?.map_or(known, |step| Step(step as u64));
             MessageBody::Child { step, run, outcome: outcome.into(), spent }
         }
         _ => return Err(strange(2, "a message")),
@@ -304,12 +331,10 @@ pub(super) fn addressed(c: &Connection, after: i64) -> Result<(Vec<RunId>, i64)>
         .query_row([], |row| row.get(0))
         .optional()?
         .unwrap_or(0);
-    let runs = c
-        .prepare_cached(
-            "SELECT DISTINCT r.name FROM inbox i CROSS JOIN runs r ON r.id = i.run WHERE i.id > ?1 AND i.id <= ?2",
-        )?
-        .query_map([after, last], |row| id(row, 0))?
-        .collect::<Result<Vec<_>>>()?;
+    let mut statement = c.prepare_cached(
+        "SELECT DISTINCT r.name FROM inbox i CROSS JOIN runs r ON r.id = i.run WHERE i.id > ?1 AND i.id <= ?2",
+    )?;
+    let runs = readable(statement.query_map([after, last], |row| id(row, 0))?).collect::<Result<Vec<_>>>()?;
     Ok((runs, last))
 }
 
@@ -350,7 +375,7 @@ pub(super) fn outcome(row: &SqlRow<'_>, column: usize) -> Result<Option<Outcome>
 /// A run that cannot be read does not hide the others: little is said of it but that.
 fn run_info(row: &SqlRow<'_>, clock: &dyn Clock) -> Result<RunInfo> {
     let strange = match whole_info(row, clock) {
-        Err(error @ (Error::FromSqlConversionFailure(..) | Error::InvalidColumnType(..))) => error,
+        Err(error) if is_strange(&error) => error,
         read => return read,
     };
     let id = id(row, 0)?;
@@ -450,8 +475,37 @@ pub(super) fn snapshot(c: &Connection, name: &RunId, clock: &dyn Clock) -> Resul
     }))
 }
 
-pub(super) fn runs(c: &Connection, filter: &RunFilter, clock: &dyn Clock) -> Result<Vec<RunInfo>> {
-    found(c, filter, |sql| sql, |row| run_info(row, clock))
+pub(super) fn runs(c: &Connection, filter: &RunFilter, clock: &dyn Clock) -> Result<Listed> {
+    let mut listed = Listed::default();
+    let mut filter = filter.clone();
+    loop {
+        let rows = found(
+            c,
+            &filter,
+            |sql| sql,
+            |row| {
+                let number = row.get::<_, i64>(38)? as u64;
+                match run_info(row, clock) {
+                    Err(error) if is_strange(&error) => Ok((number, Err(error.to_string()))),
+                    info => Ok((number, Ok(info?))),
+                }
+            },
+        )?;
+        filter.before = rows.last().map(|(number, _)| *number);
+        let is_all = rows.len() < filter.limit;
+        let unreadable = listed.unreadable.len();
+        for (number, row) in rows {
+            match row {
+                Ok(info) => listed.known.push(info),
+                Err(why) => listed.unreadable.push((number, why)),
+            }
+        }
+        // In the place of those that cannot be read come others.
+        filter.limit = listed.unreadable.len() - unreadable;
+        if is_all || filter.limit == 0 {
+            return Ok(listed);
+        }
+    }
 }
 
 pub(super) fn count_runs(c: &Connection, filter: &RunFilter) -> Result<u64> {
@@ -505,8 +559,12 @@ fn found<T>(
     given(filter.module.is_some(), "r.module = ?15");
     given(
         filter.text.is_some(),
-        "instr(lower(r.name || ' ' || r.workflow || ' ' || ifnull(r.key, '') || ' ' || r.labels || ' ' ||
-               ifnull(r.phase, '')), lower(?16)) > 0",
+        // Labels are JSON: the texts in it are looked at, one by one.
+        "(instr(lower(r.name), lower(?16)) > 0 OR instr(lower(r.workflow), lower(?16)) > 0
+          OR ifnull(instr(lower(r.key), lower(?16)), 0) > 0 OR ifnull(instr(lower(r.phase), lower(?16)), 0) > 0
+          OR CASE WHEN r.labels <> '[]' AND json_valid(r.labels) THEN EXISTS (
+                 SELECT 1 FROM json_tree(r.labels) t WHERE t.type = 'text' AND instr(lower(t.value), lower(?16)) > 0)
+             ELSE 0 END)",
     );
     let (waits, name) = match &filter.waits {
         None => ("", None),
@@ -556,9 +614,9 @@ fn found<T>(
 }
 
 pub(super) fn counts(c: &Connection) -> Result<Vec<(RunState, u64)>> {
-    c.prepare_cached("SELECT state, count(*) FROM runs GROUP BY state")?
-        .query_map([], |row| Ok((state_word(row, 0)?, row.get::<_, i64>(1)? as u64)))?
-        .collect()
+    let mut statement = c.prepare_cached("SELECT state, count(*) FROM runs GROUP BY state")?;
+    let counts = statement.query_map([], |row| Ok((state_word(row, 0)?, row.get::<_, i64>(1)? as u64)))?;
+    readable(counts).collect()
 }
 
 pub(super) fn load(c: &Connection, now: i64) -> Result<Load> {
@@ -635,10 +693,9 @@ pub(super) fn ended_children(
     let mut statement = c.prepare_cached(&sql)?;
     let mut ended = Vec::new();
     for step in steps {
-        let found = statement
-            .query_map(params![parent.as_str(), stored(step.0)], |row| run_info(row, clock))?
-            .collect::<Result<Vec<_>>>()?;
-        ended.extend(found);
+        let found =
+            statement.query_map(params![parent.as_str(), stored(step.0)], |row| run_info(row, clock))?;
+        ended.extend(readable(found).collect::<Result<Vec<_>>>()?);
     }
     Ok(ended)
 }

@@ -1,5 +1,5 @@
 -- Format 10: limits of agent calls that hold for all processes that share the file; bytes that runs need besides
--- their modules.
+-- their modules, and when modules were put there the last time.
 
 -- Slots that sessions have; they go with them.
 CREATE TABLE slots (
@@ -41,3 +41,10 @@ CREATE TABLE blobs (
     added_at INTEGER NOT NULL,
     bytes    BLOB NOT NULL
 ) STRICT;
+
+-- When modules were put again, long after they were added: whoever puts one is about to begin a run of it, and it is not
+-- removed as unused then. Apart from their bytes, which would have to be written again.
+CREATE TABLE puts (
+    digest BLOB PRIMARY KEY,
+    at     INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;

@@ -129,9 +129,10 @@ pub(super) fn shed(c: &Connection, id: SessionId, keep: &[RunId]) -> Result<u64>
 }
 
 pub(super) fn held(c: &Connection, id: SessionId) -> rusqlite::Result<Vec<(RunId, Epoch)>> {
-    c.prepare_cached("SELECT name, epoch FROM runs WHERE session = ?1")?
-        .query_map([id.0 as i64], |row| Ok((read::id(row, 0)?, Epoch(row.get::<_, i64>(1)? as u64))))?
-        .collect()
+    let mut statement = c.prepare_cached("SELECT name, epoch FROM runs WHERE session = ?1")?;
+    let held = statement
+        .query_map([id.0 as i64], |row| Ok((read::id(row, 0)?, Epoch(row.get::<_, i64>(1)? as u64))))?;
+    read::readable(held).collect()
 }
 
 pub(super) fn end(c: &Connection, id: SessionId) -> Result<u64> {

@@ -11,8 +11,8 @@ use super::inbox::{cancel_children, drop_pauses, insert_message, tell_parent};
 use super::journal::{self, End, last_place};
 use super::{limits, read, sessions};
 use crate::{
-    Clock, Created, Deleted, ImportedRun, KEPT_ANSWERS_BYTES, NewRun, NewTranscript, Published, Rebuilt,
-    RunState, StoreError, TranscriptKind, stored,
+    Clock, Created, DeleteIf, Deleted, ImportedRun, KEPT_ANSWERS_BYTES, NewRun, NewTranscript, Published,
+    Rebuilt, RunState, StoreError, TranscriptKind, stored,
 };
 
 /// Why a write did nothing.
@@ -71,10 +71,17 @@ pub(super) fn put_module(
     bytes: &[u8],
     now: Timestamp,
 ) -> Result<()> {
-    c.prepare_cached(
-        "INSERT OR IGNORE INTO modules (digest, name, added_at, bytes) VALUES (?1, ?2, ?3, ?4)",
-    )?
-    .execute(params![digest.0, name, millis(now), bytes])?;
+    let new = c
+        .prepare_cached(
+            "INSERT OR IGNORE INTO modules (digest, name, added_at, bytes) VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![digest.0, name, millis(now), bytes])?;
+    if new == 0 {
+        c.prepare_cached(
+            "INSERT INTO puts (digest, at) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET at = max(at, excluded.at)",
+        )?
+        .execute(params![digest.0, millis(now)])?;
+    }
     Ok(())
 }
 
@@ -385,10 +392,11 @@ fn key_is_taken(c: &Connection, workflow: &str, key: &str) -> rusqlite::Result<b
     c.prepare_cached("SELECT 1 FROM runs WHERE workflow = ?1 AND key = ?2")?.exists([workflow, key])
 }
 
-pub(super) fn delete(c: &Connection, run: &RunId, clock: &dyn Clock) -> Result<Deleted> {
+pub(super) fn delete(c: &Connection, run: &RunId, only: &DeleteIf, clock: &dyn Clock) -> Result<Deleted> {
     let found = c
         .prepare_cached(
-            "SELECT id, state, session, root, ifnull(chain, name), chain NOT NULL FROM runs WHERE name = ?1",
+            "SELECT id, state, session, root, ifnull(chain, name), chain NOT NULL, updated_at FROM runs
+             WHERE name = ?1",
         )?
         .query_row([run.as_str()], |row| {
             Ok((
@@ -398,10 +406,16 @@ pub(super) fn delete(c: &Connection, run: &RunId, clock: &dyn Clock) -> Result<D
                 row.get::<_, String>(3)?,
                 row.get::<_, String>(4)?,
                 row.get::<_, bool>(5)?,
+                row.get::<_, Option<i64>>(6)?.map(|at| Timestamp(at as u64)),
             ))
         })
         .optional()?;
-    let Some((id, state, session, root, chain, is_round)) = found else { return Ok(Deleted::NoSuchRun) };
+    let Some((id, state, session, root, chain, is_round, updated_at)) = found else {
+        return Ok(Deleted::NoSuchRun);
+    };
+    if !only.allows(state, updated_at) {
+        return Ok(Deleted::Changed);
+    }
     if let Some(session) = session {
         if let Some(session) = sessions::living(c, session, clock)? {
             let crate::Session { id: session, owner, left_ms } = session;
@@ -445,9 +459,13 @@ pub(super) fn delete(c: &Connection, run: &RunId, clock: &dyn Clock) -> Result<D
 }
 
 pub(super) fn delete_unused_modules(c: &Connection, before: Timestamp) -> Result<usize> {
-    Ok(c.prepare_cached(
-        "DELETE FROM modules WHERE added_at < ?1 AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.module = digest)
-         AND NOT EXISTS (SELECT 1 FROM schedules s WHERE s.module = digest)",
-    )?
-    .execute([millis(before)])?)
+    let gone = c
+        .prepare_cached(
+            "DELETE FROM modules WHERE added_at < ?1 AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.module = digest)
+             AND NOT EXISTS (SELECT 1 FROM schedules s WHERE s.module = digest)
+             AND NOT EXISTS (SELECT 1 FROM puts p WHERE p.digest = modules.digest AND p.at >= ?1)",
+        )?
+        .execute([millis(before)])?;
+    c.prepare_cached("DELETE FROM puts WHERE digest NOT IN (SELECT digest FROM modules)")?.execute([])?;
+    Ok(gone)
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use wfhost::HostError;
-use wfhost::store::{RunFilter, RunInfo, SharedStore, StoreError, TranscriptFilter, TranscriptKind};
+use wfhost::store::{Change, RunFilter, RunInfo, SharedStore, StoreError, TranscriptFilter, TranscriptKind};
 use wfhost_core::{EntryError, Position, RunId};
 use wfhost_view::{
     EntryView, LogView, MessageView, PublishedView, RunView, TranscriptView, UserError, document, raw,
@@ -384,7 +384,7 @@ impl Source {
                 }
                 gathered.saw_row();
             }
-            if changes.len() < page {
+            if !Change::may_go_on(&changes, page) {
                 return Ok(());
             }
             page = gathered.next_page(page, changes.iter().map(|change| change.row.bytes.len()).sum());

@@ -1,0 +1,210 @@
+//! What is kept besides runs.
+
+use super::*;
+
+pub async fn modules_are_kept_by_digest(stores: Vec<Shop>) {
+    for store in stores {
+        let digest = store.put_module("a", b"one").await.unwrap();
+        assert_eq!(digest, Digest::of(b"one"));
+        assert_eq!(store.put_module("b", b"one").await.unwrap(), digest);
+        store.put_module("a", b"two").await.unwrap();
+        assert_eq!(store.module(digest).await.unwrap().as_deref(), Some(&b"one"[..]));
+        assert_eq!(store.module(Digest::of(b"none")).await.unwrap(), None);
+        let names: Vec<_> = store.modules().await.unwrap().into_iter().map(|m| (m.name, m.bytes)).collect();
+        assert_eq!(names, [("a".to_owned(), 3), ("a".to_owned(), 3)]);
+    }
+}
+
+pub async fn the_latest_answer_to_a_question_is_kept(stores: Vec<Shop>) {
+    for store in stores {
+        let key = Digest::of(b"question");
+        assert_eq!(store.kept_answer(key).await.unwrap(), None);
+        for at in [30, 40] {
+            let reply = Json::from(serde_json::json!({ "at": at }));
+            store.keep_answer(key, Timestamp(at), reply.clone()).await.unwrap();
+            assert_eq!(store.kept_answer(key).await.unwrap(), Some((Timestamp(at), reply)));
+        }
+        assert_eq!(store.kept_answer(Digest::of(b"other")).await.unwrap(), None);
+    }
+}
+
+pub async fn tokens_acts_and_addresses_are_kept_and_work_once(stores: Vec<Shop>) {
+    for store in stores {
+        let secret = store.secret().await.unwrap();
+        assert!(secret != [0; 32] && store.secret().await.unwrap() == secret);
+        let token = |id: &str, at| Token {
+            id: id.to_owned(),
+            name: "ci".to_owned(),
+            kind: TokenKind::Bearer,
+            hash: Digest::of(id.as_bytes()),
+            scopes: vec!["runs:read".to_owned()],
+            created_at: Timestamp(at),
+            expires_at: Some(Timestamp(99)),
+            used_at: None,
+        };
+        store.put_token(token("b", 2)).await.unwrap();
+        store.put_token(token("a", 3)).await.unwrap();
+        store.set_token_used("b", Timestamp(7)).await.unwrap();
+        let used = Token { used_at: Some(Timestamp(7)), ..token("b", 2) };
+        assert_eq!(store.tokens().await.unwrap(), [used.clone(), token("a", 3)]);
+        assert_eq!((store.token("b").await.unwrap(), store.token("c").await.unwrap()), (Some(used), None));
+        // Of several who take it, one has it.
+        assert!(store.delete_token("a").await.unwrap());
+        assert!(!store.delete_token("a").await.unwrap());
+        for n in 0..3 {
+            let act = Act {
+                number: 0,
+                at: Timestamp(n),
+                who: "ada".to_owned(),
+                act: "runs.cancel".to_owned(),
+                target: format!("r{n}"),
+                result: "asked".to_owned(),
+            };
+            store.record_act(act).await.unwrap();
+        }
+        let acts = store.acts(None, 2).await.unwrap();
+        assert_eq!(acts.iter().map(|act| act.target.as_str()).collect::<Vec<_>>(), ["r2", "r1"]);
+        assert_eq!(store.acts(Some(acts[1].number), 9).await.unwrap()[0].target, "r0");
+        let (address, body, other) = (Digest([1; 32]), Digest([2; 32]), Digest([3; 32]));
+        let uses = [body, body, other, body].map(|body| store.use_once(address, body));
+        let mut found = Vec::new();
+        for used in uses {
+            found.push(used.await.unwrap());
+        }
+        assert_eq!(found, [Used::First, Used::Again, Used::Otherwise, Used::Again]);
+        store.release_use(address, other).await.unwrap();
+        assert_eq!(store.use_once(address, other).await.unwrap(), Used::Otherwise);
+        store.release_use(address, body).await.unwrap();
+        assert_eq!(store.use_once(address, other).await.unwrap(), Used::First);
+    }
+}
+
+pub async fn what_runs_need_besides_their_modules_is_kept_by_digest(stores: Vec<Shop>) {
+    const HOUR: u64 = BLOB_RENEWED_MS;
+    for store in stores {
+        store.at(10 * HOUR);
+        let one = store.put_blob(b"one").await.unwrap();
+        assert_eq!(one, Digest::of(b"one"));
+        let two = store.put_blob(b"two").await.unwrap();
+        assert_eq!(store.blob(one).await.unwrap().as_deref(), Some(&b"one"[..]));
+        assert_eq!(store.blob(Digest::of(b"three")).await.unwrap(), None);
+        // What is put again is there as if it had been put then.
+        store.at(13 * HOUR);
+        store.put_blob(b"two").await.unwrap();
+        assert!(store.has_blobs(Timestamp(12 * HOUR)).await.unwrap());
+        assert!(!store.has_blobs(Timestamp(10 * HOUR)).await.unwrap());
+        assert_eq!(store.delete_blobs(Timestamp(12 * HOUR), vec![one]).await.unwrap(), 0);
+        assert_eq!(store.delete_blobs(Timestamp(12 * HOUR), Vec::new()).await.unwrap(), 1);
+        assert_eq!((store.blob(one).await.unwrap(), store.blob(two).await.unwrap().is_some()), (None, true));
+    }
+}
+
+pub async fn a_schedule_that_is_replaced_goes_on_from_its_last_run(stores: Vec<Shop>) {
+    use crate::schedule::{CatchUp, Overlap, Schedule, When};
+    for store in stores {
+        let module = store.put_module("w", b"module").await.unwrap();
+        let schedule = Schedule {
+            name: "s".to_owned(),
+            when: When::Every { millis: 1_000, from: Timestamp(5_000) },
+            overlap: Overlap::Skip,
+            catch_up: CatchUp::Last,
+            workflow: "w".to_owned(),
+            module,
+            input: Json::null(),
+            labels: Vec::new(),
+            config: RunConfig::default(),
+            created_at: Timestamp(1),
+            next_at: Some(Timestamp(5_000)),
+            fired: 0,
+            last: None,
+        };
+        assert_eq!(store.put_schedule(schedule.clone(), true).await, Ok(true));
+        let mut machine = machine("s-1", module);
+        let rows = vec![row(&mut machine)];
+        let run = NewRun::new(&machine, rows);
+        let fire = Fire {
+            schedule: "s".to_owned(),
+            due: Timestamp(5_000),
+            next: Some(Timestamp(6_000)),
+            run: Some(run),
+            cancel: None,
+        };
+        assert_eq!(store.fire(fire).await, Ok(true));
+        let new = Schedule {
+            overlap: Overlap::Queue,
+            created_at: Timestamp(9),
+            next_at: Some(Timestamp(7_000)),
+            ..schedule
+        };
+        assert_eq!(store.put_schedule(new.clone(), false).await, Ok(false));
+        assert_eq!(store.put_schedule(new.clone(), true).await, Ok(true));
+        let known = store.schedules().await.unwrap().known;
+        assert_eq!(known, [Schedule { fired: 1, last: Some(id("s-1")), ..new.clone() }]);
+        // One that was removed is another one.
+        assert_eq!(store.delete_schedule("s").await, Ok(true));
+        assert_eq!(store.put_schedule(new.clone(), true).await, Ok(true));
+        assert_eq!(store.schedules().await.unwrap().known, [new]);
+    }
+}
+
+pub async fn schedules_that_are_due_come_in_parts(stores: Vec<Shop>) {
+    for store in stores {
+        let module = store.put_module("w", b"bytes").await.unwrap();
+        // Some at the same time, and one that is due later.
+        let names = ["c", "a", "b", "e", "d"];
+        for (name, at) in names.iter().zip([10, 10, 10, 11, 12]).chain([(&"later", 1_000)]) {
+            let schedule = crate::schedule::Schedule {
+                name: (*name).to_owned(),
+                when: crate::schedule::When::Every { millis: 1_000, from: Timestamp(0) },
+                overlap: Default::default(),
+                catch_up: Default::default(),
+                workflow: "w".to_owned(),
+                module,
+                input: Json::null(),
+                labels: Vec::new(),
+                config: RunConfig::default(),
+                created_at: Timestamp(1),
+                next_at: Some(Timestamp(at)),
+                fired: 0,
+                last: None,
+            };
+            assert!(store.put_schedule(schedule, false).await.unwrap());
+        }
+        store.at(100);
+        let (mut behind, mut parts) = (None, Vec::new());
+        loop {
+            let part = store.due_schedules(behind, 2).await.unwrap();
+            assert_eq!(part.next_in_ms, Some(900));
+            parts.push(part.due.into_iter().map(|schedule| schedule.name).collect::<Vec<_>>().join(" "));
+            behind = part.more;
+            if behind.is_none() {
+                break;
+            }
+        }
+        assert_eq!(parts, ["a b", "c e", "d"]);
+        let all = store.due_schedules(None, 5).await.unwrap();
+        // Whether there are more is known behind the last one only.
+        assert_eq!((all.due.len(), all.more), (5, Some((Timestamp(12), "d".to_owned()))));
+        assert!(store.due_schedules(Some((Timestamp(12), "d".to_owned())), 5).await.unwrap().due.is_empty());
+    }
+}
+
+pub async fn a_module_that_is_put_again_is_about_to_be_needed(stores: Vec<Shop>) {
+    const HOUR: u64 = BLOB_RENEWED_MS;
+    for store in stores {
+        store.at(10 * HOUR);
+        let digest = store.put_module("m", b"one").await.unwrap();
+        store.at(11 * HOUR);
+        let newer = store.put_module("m", b"two").await.unwrap();
+        store.at(13 * HOUR);
+        assert_eq!(store.put_module("n", b"one").await.unwrap(), digest);
+        // The newest of its name is another one all the same.
+        assert_eq!(store.module_named("m").await.unwrap().map(|info| info.digest), Some(newer));
+        let info = store.module_info(digest).await.unwrap().unwrap();
+        assert_eq!((info.name.as_str(), info.added_at), ("m", Timestamp(10 * HOUR)));
+        assert_eq!(store.delete_unused_modules(Timestamp(12 * HOUR)).await.unwrap(), 1);
+        let mut machine = machine("r", digest);
+        let rows = vec![row(&mut machine)];
+        assert_eq!(store.create(NewRun::new(&machine, rows)).await, Ok(Created::New));
+    }
+}
