@@ -469,6 +469,7 @@ impl Host {
     /// was sent to it and not taken is lost. If another process advances it, it is taken from that
     /// one, which may commit nothing of it any more and stops its calls when it renews its session.
     pub async fn terminate(&self, id: &RunId, reason: Option<&str>) -> Result<(), HostError> {
+        check_reason(reason)?;
         let in_hand = self.inner.take_in_hand(id).await;
         self.inner.take_from_driver(&in_hand).await;
         let mut ended = self.seize_and_end(id, reason).await;
@@ -857,7 +858,8 @@ pub async fn post(store: &SharedStore, run: &RunId, body: MessageBody) -> Result
                 schema::check_answer(&question.question, answer).await?;
             }
         }
-        MessageBody::Cancel { .. } | MessageBody::Pause | MessageBody::Child { .. } => {}
+        MessageBody::Cancel { reason } => check_reason(reason.as_deref())?,
+        MessageBody::Pause | MessageBody::Child { .. } => {}
     }
     let step = match &body {
         MessageBody::Answer { step, .. } => Some(*step),
@@ -876,6 +878,12 @@ pub async fn post(store: &SharedStore, run: &RunId, body: MessageBody) -> Result
             posted @ (Posted::Added | Posted::Duplicate | Posted::Stopping) => Ok((posted, run)),
         };
     }
+}
+
+/// Refuses a reason that is too long for the record of a run.
+pub fn check_reason(reason: Option<&str>) -> Result<(), HostError> {
+    limits::check("the reason", reason.map_or(0, str::len), limits::MESSAGE_BYTES)?;
+    Ok(())
 }
 
 /// Whether somebody living advances the run.

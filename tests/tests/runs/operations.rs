@@ -803,3 +803,14 @@ fn resuming_with_a_module_that_departs_is_refused_and_changes_nothing() {
     place.run(["signal", "r", "go"]);
     assert_eq!(place.run(["resume", "r"]).ok_json(), json!(["x", null]));
 }
+
+#[test]
+fn the_reason_of_a_cancellation_has_a_limit() {
+    let place = Place::new();
+    assert_eq!(run(&place, "r", &json!([{ "wait": { "name": "go" } }]), &["--no-wait"]).code(), Some(3));
+    let long = "x".repeat((64 << 10) + 1);
+    let error = place.run(["cancel", "r", "--reason", &long]).error(2, &place);
+    assert!(error.contains("the reason has 65537 bytes, more than the 65536 that are allowed"), "{error}");
+    assert_eq!(place.show("r")["state"], "waiting");
+    assert_eq!(place.run(["cancel", "r", "--reason", &long[1..]]).code(), Some(0));
+}

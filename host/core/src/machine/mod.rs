@@ -288,6 +288,7 @@ impl Machine {
         // What changed when the journal was written is known already.
         machine.steps.take_questions();
         machine.steps.take_dropped_children();
+        machine.steps.take_aborts();
         machine.head = journal.head;
         machine.taken_head = journal.head;
         machine.unsaved.first = machine.next;

@@ -96,6 +96,42 @@ fn an_attempt_that_is_put_off_is_none() {
 }
 
 #[test]
+fn a_call_that_is_given_up_while_it_waits_for_its_turn_gives_the_turn_back() {
+    for cancelled in [false, true] {
+        let mut t = Talk::start();
+        let step = t.ask(agent("p"));
+        t.work();
+        t.m.postpone(step, t.clock.after(100), "waiting for quota of p".to_owned(), t.clock);
+        if cancelled {
+            t.cancel();
+        } else {
+            t.drop(step);
+        }
+        assert!(!t.m.only_waits(), "that is to be done yet");
+        assert_eq!(t.work(), ["stop 1"]);
+        assert!(t.m.only_waits());
+        // That is for the execution which gave it up.
+        t.reopen();
+        t.ask(agent("p"));
+        if cancelled {
+            t.see(step);
+        } else {
+            t.drop(step);
+        }
+        t.nothing_left();
+    }
+    // One that ends by itself has come to its turn before.
+    let mut t = Talk::start();
+    let step = t.ask(agent("p"));
+    t.work();
+    t.m.postpone(step, t.clock.after(100), "waiting for quota of p".to_owned(), t.clock);
+    t.pass(100);
+    t.work();
+    t.answer(step, "P");
+    assert_eq!(t.work(), [""; 0]);
+}
+
+#[test]
 fn a_call_that_is_dropped_in_its_delay_does_not_begin_again() {
     let mut t = Talk::start();
     let step = t.ask(agent("p"));
