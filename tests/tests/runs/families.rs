@@ -279,6 +279,99 @@ fn retrying_a_parent_tries_the_child_that_failed_again() {
 }
 
 #[test]
+fn retrying_a_parent_starts_the_child_that_it_could_not_have_before() {
+    let place = Place::new();
+    let program =
+        json!([{ "agent": "before" }, { "must_child": { "module": "later", "input": { "do": ["info"] } } }]);
+    let ran = probe(&place, "p", program, &echo());
+    assert_eq!(ran.code(), Some(1), "{}", ran.stderr());
+    // Without it nothing is different.
+    let ran = place.run(["retry", "p", "--agent", "echo"]);
+    assert_eq!(ran.code(), Some(1), "{}", ran.stderr());
+    assert!(ran.stderr().contains("the module `later` is not in the store"), "{}", ran.stderr());
+    std::fs::copy(module("probe"), place.path("later.wasm")).unwrap();
+    assert_eq!(place.run(["add", "later.wasm"]).code(), Some(0));
+    let ran = place.run(["retry", "p", "--agent", "echo"]);
+    assert_eq!(ran.ok_json(), json!(["before", ["p.2"]]), "{}", ran.stderr());
+    for run in ["p", "p.2"] {
+        assert_eq!(place.run(["verify", run]).code(), Some(0), "{run}");
+        assert_eq!(place.run(["replay", run]).code(), Some(0), "{run}");
+    }
+    assert_eq!(place.run(["db", "check", "--deep"]).code(), Some(0));
+}
+
+#[test]
+fn retrying_a_parent_whose_child_may_not_be_fails_again() {
+    let place = Place::new();
+    probe(&place, "taken", json!(["info"]), &[]).ok_json();
+    let program = json!([{ "must_child": { "module": "probe", "id": "taken", "input": { "do": [] } } }]);
+    assert_eq!(probe(&place, "p", program, &[]).code(), Some(1));
+    let ran = place.run(["retry", "p"]);
+    assert_eq!(ran.code(), Some(1), "{}", ran.stderr());
+    assert!(ran.stderr().contains("the run taken already exists"), "{}", ran.stderr());
+    // Nor is one there that was deleted.
+    let program = json!([{ "must_child": { "module": "probe", "input": { "do": [{ "fail": "no" }] } } }]);
+    assert_eq!(probe(&place, "q", program, &[]).code(), Some(1));
+    assert_eq!(place.run(["delete", "q.1", "--yes"]).code(), Some(0));
+    let ran = place.run(["retry", "q"]);
+    assert_eq!(ran.code(), Some(1), "{}", ran.stderr());
+    assert!(ran.stderr().contains("the id q.1 belonged to a run that was deleted"), "{}", ran.stderr());
+}
+
+#[test]
+fn retrying_a_parent_takes_up_the_children_that_ended_with_it() {
+    let place = Place::new();
+    let default = json!({ "reply": "ok" });
+    let fails = json!({ "match": "flaky", "reply": "", "fail": { "times": 1_000, "kind": "unavailable" } });
+    let slow = json!({ "match": "slow", "reply": "", "delay_ms": 600_000 });
+    let script = place.script(json!({ "rules": [fails, slow], "default": default }));
+    let asks =
+        |prompt: &str| json!({ "agent_or_fail": { "prompt": prompt, "retry": { "max_attempts": 1 } } });
+    let grandchild = json!({ "must_child": { "module": "probe", "input": { "do": [asks("slow")] } } });
+    let operations = json!([
+        child(json!([asks("flaky")])),
+        child(json!([asks("first"), grandchild])),
+        child(json!([asks("slow")]))
+    ]);
+    let program = json!([{ "pattern_or_fail": { "try_map": { "limit": 3, "operations": operations } } }]);
+    let ran = probe(&place, "p", program, &["--agents", &script]);
+    assert_eq!(ran.code(), Some(1), "{}", ran.stderr());
+    for run in ["p.2", "p.2.2", "p.3"] {
+        wait_for_state(&place, run, "cancelled");
+    }
+    let script = place.script(json!({ "default": default }));
+    let ran = place.run(["retry", "p", "--agents", &script]);
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    let asked = |prompt: &str| place.calls().iter().filter(|call| call["prompt"] == prompt).count();
+    assert_eq!((asked("first"), asked("flaky"), asked("slow")), (1, 2, 4));
+}
+
+#[test]
+fn retrying_a_cancelled_parent_takes_up_its_children_but_those_that_were_cancelled_themselves() {
+    let place = Place::new();
+    let slow = json!({ "match": "slow", "reply": "", "delay_ms": 600_000 });
+    let script = place.script(json!({ "rules": [slow], "default": { "reply": "ok" } }));
+    let must = json!({ "must_child": { "module": "probe", "input": { "do": [{ "must_agent": "slow" }] } } });
+    let running = spawn(&place, "p", json!([must]), &["--agents", &script]);
+    eventually("the call", || (!place.calls().is_empty()).then_some(()));
+    assert_eq!(place.run(["cancel", "p"]).code(), Some(0));
+    assert_eq!(finish(running).code(), Some(1));
+    wait_for_state(&place, "p.1", "cancelled");
+    let quick = place.script(json!({ "default": { "reply": "ok" } }));
+    let ran = place.run(["retry", "p", "--agents", &quick]);
+    assert_eq!(ran.ok_json(), json!([["ok"]]), "{}", ran.stderr());
+
+    // Somebody wants the child not to go on; the parent fails of that, and can be tried again with it.
+    let running = spawn(&place, "q", json!([must]), &["--agents", &place.script(json!({ "rules": [slow] }))]);
+    eventually("the child", || state(&place, "q.1"));
+    assert_eq!(place.run(["cancel", "q.1"]).code(), Some(0));
+    assert_eq!(finish(running).code(), Some(1));
+    let quick = place.script(json!({ "default": { "reply": "ok" } }));
+    let ran = place.run(["retry", "q", "--agents", &quick]);
+    assert_eq!(ran.ok_json(), json!([["ok"]]), "{}", ran.stderr());
+}
+
+#[test]
 fn a_run_continues_as_new_with_state_and_signals() {
     let place = Place::new();
     let wait = json!({ "wait": { "name": "s" } });

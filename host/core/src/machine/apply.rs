@@ -112,6 +112,7 @@ impl Machine {
             }
             (Status::Running, Event::Forked { run, seed, .. }) => {
                 self.forks.push(Fork { position, at, run, seed });
+                self.steps.begin_all_anew();
                 // Those that are under way are the other run's.
                 if !recorded {
                     self.steps.start_children_again();

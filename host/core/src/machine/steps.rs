@@ -128,6 +128,17 @@ pub struct NewChild {
     pub options: Option<ChildOptions>,
 }
 
+/// A call that was under way when the last execution ended.
+pub(super) struct Interrupted {
+    pub step: Step,
+    /// The number of the attempt that is due.
+    pub attempt: u32,
+    pub scheduled: Position,
+    pub op: ByteVec,
+    /// Whether it may be begun whatever became of earlier attempts.
+    pub anew: bool,
+}
+
 /// What decides about the next attempt at an agent call.
 #[derive(Clone, PartialEq, Debug)]
 pub struct CallState {
@@ -162,6 +173,8 @@ struct State {
     recorded: bool,
     /// Whether the driver was told to carry it out.
     begun: bool,
+    /// Whether it may be begun though it was before: how it had ended then is void, or that was in another run.
+    anew: bool,
     /// Whether the program of this execution knows its outcome.
     read: bool,
     op: ByteVec,
@@ -318,6 +331,7 @@ impl Steps {
             held: false,
             recorded,
             begun: false,
+            anew: false,
             read: false,
             op,
             watchers: BTreeSet::new(),
@@ -386,6 +400,7 @@ impl Steps {
                 ..
             }) => Err(format!("it is an attempt at step {step}, which is waited for and not tried")),
             Some(state) if state.is_open() && attempt == state.attempts + 1 => {
+                state.anew = false;
                 state.attempts = attempt;
                 state.put_off = false;
                 if let Some(at) = state.delay.take() {
@@ -631,6 +646,35 @@ impl Steps {
         }
     }
 
+    /// How the step ended is void, so it may be begun once more.
+    pub(super) fn end_is_void(&mut self, step: Step) {
+        if let Some(state) = self.states.get_mut(&step) {
+            state.anew = true;
+        }
+    }
+
+    /// What was begun until now was begun by another run.
+    pub(super) fn begin_all_anew(&mut self) {
+        for step in &self.working {
+            if let Some(state) = self.states.get_mut(step) {
+                state.anew = true;
+            }
+        }
+    }
+
+    /// Open steps that are no agent calls, with where they were scheduled and whether how they had ended is void.
+    pub(super) fn open_but_calls(&self) -> Vec<(Step, Position, bool)> {
+        let open = self.open().filter_map(|open| {
+            let state = self.states.get(&open.step)?;
+            (!matches!(state.kind, Kind::Work { repeat: true })).then_some((
+                open.step,
+                state.scheduled,
+                state.anew,
+            ))
+        });
+        open.collect()
+    }
+
     pub(super) fn cancel(&mut self, step: Step) -> Result<(), String> {
         if !self.is_open(step) {
             return Err(format!("it cancels step {step}, which is not open"));
@@ -874,9 +918,8 @@ impl Steps {
         self.timers.first().into_iter().chain(delayed).map(|(deadline, _)| *deadline).min()
     }
 
-    /// Takes up the work that was under way when the last execution ended. Gives
-    /// the calls among it with the number of the attempt that is due, and their operations.
-    pub(super) fn take_interrupted(&mut self) -> Vec<(Step, u32, Position, ByteVec)> {
+    /// Takes up the work that was under way when the last execution ended. Gives the calls among it.
+    pub(super) fn take_interrupted(&mut self) -> Vec<Interrupted> {
         let mut calls = Vec::new();
         // Their delay ended in this execution.
         let begun: BTreeSet<_> = self.starts.iter().copied().collect();
@@ -885,7 +928,13 @@ impl Steps {
             if let Some(state) = self.states.get(&step).filter(interrupted) {
                 self.starts.push(step);
                 if matches!(state.kind, Kind::Work { repeat: true }) {
-                    calls.push((step, state.attempts + 1, state.scheduled, state.op.clone()));
+                    calls.push(Interrupted {
+                        step,
+                        attempt: state.attempts + 1,
+                        scheduled: state.scheduled,
+                        op: state.op.clone(),
+                        anew: state.anew,
+                    });
                 }
             }
         }
