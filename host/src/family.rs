@@ -194,6 +194,11 @@ impl Wanted {
         Some(Self { parent, children })
     }
 
+    /// Leaves out the children of other steps.
+    pub fn retain(&mut self, wanted: impl Fn(Step) -> bool) {
+        self.children.retain(|child| wanted(child.step));
+    }
+
     /// Leaves out the children that are there.
     pub async fn lacking(self, store: &dyn Store, parent: &RunId) -> Result<Self, StoreError> {
         let steps: Vec<_> = self.children.iter().map(|child| child.step).collect();

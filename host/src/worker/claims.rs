@@ -1,10 +1,11 @@
 //! From a run in the store to a machine that has its journal.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use wfhost_core::{
-    Digest, Epoch, Journal, Machine, Origin, Position, RetryPlan, RunId, Timestamp, plan_retry,
+    Digest, Epoch, Journal, Machine, Origin, Position, RetryPlan, RunId, Step, Timestamp, plan_retry,
 };
 use wfhost_runtime::{Denied, Module};
 use wfhost_store::{
@@ -221,12 +222,18 @@ impl Inner {
     ) -> Result<(Machine, Append), HostError> {
         let Opened { run, epoch, emissions, given, project, imported, .. } = opened;
         let (before, now) = (journal.head, self.world.now());
+        let ended = journal.entries.iter().filter_map(|entry| entry.event.ended_step());
+        let ended: BTreeSet<Step> = ended.map(|(step, _)| step).collect();
         let row = retry.append(&mut journal, *emissions, now);
         let unusable = |source| HostError::Journal { run: run.clone(), source };
         let mut machine = Machine::open(journal, *given).map_err(unusable)?;
         machine.take_up(now);
         let mut children = Vec::new();
-        if let Some(wanted) = Wanted::take(&mut machine) {
+        if let Some(mut wanted) = Wanted::take(&mut machine) {
+            if *imported {
+                // What it still waits for may be on another machine, and be imported later.
+                wanted.retain(|step| ended.contains(&step));
+            }
             let lacking = wanted.lacking(self.store.as_ref(), run).await?;
             let found = self.named.find_all(self.store.as_ref(), lacking).await;
             let found = found.map_err(|error| error.into_error(run))?;
