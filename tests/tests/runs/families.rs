@@ -329,46 +329,50 @@ fn retrying_a_parent_takes_up_the_children_that_ended_with_it() {
         |prompt: &str| json!({ "agent_or_fail": { "prompt": prompt, "retry": { "max_attempts": 1 } } });
     let grandchild = json!({ "must_child": { "module": "probe", "input": { "do": [asks("slow")] } } });
     let operations = json!([
-        child(json!([asks("flaky")])),
+        child(json!([{ "wait": { "name": "go" } }, asks("flaky")])),
         child(json!([asks("first"), grandchild])),
         child(json!([asks("slow")]))
     ]);
     let program = json!([{ "pattern_or_fail": { "try_map": { "limit": 3, "operations": operations } } }]);
-    let ran = probe(&place, "p", program, &["--agents", &script]);
-    assert_eq!(ran.code(), Some(1), "{}", ran.stderr());
+    let asked = |prompt: &str| place.calls().iter().filter(|call| call["prompt"] == prompt).count();
+    let server = place.spawn(["serve"]);
+    assert_eq!(probe(&place, "p", program, &["--agents", &script, "--detach"]).code(), Some(0));
+    eventually("the calls", || (asked("slow") == 2).then_some(()));
+    assert_eq!(place.run(["signal", "p.1", "go"]).code(), Some(0));
+    wait_for_state(&place, "p", "failed");
     for run in ["p.2", "p.2.2", "p.3"] {
         wait_for_state(&place, run, "cancelled");
     }
+    kill(server);
     let script = place.script(json!({ "default": default }));
     let ran = place.run(["retry", "p", "--agents", &script]);
     assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
-    let asked = |prompt: &str| place.calls().iter().filter(|call| call["prompt"] == prompt).count();
     assert_eq!((asked("first"), asked("flaky"), asked("slow")), (1, 2, 4));
 }
 
 #[test]
-fn retrying_a_cancelled_parent_takes_up_its_children_but_those_that_were_cancelled_themselves() {
+fn retrying_a_cancelled_parent_takes_up_its_child() {
     let place = Place::new();
     let slow = json!({ "match": "slow", "reply": "", "delay_ms": 600_000 });
     let script = place.script(json!({ "rules": [slow], "default": { "reply": "ok" } }));
     let must = json!({ "must_child": { "module": "probe", "input": { "do": [{ "must_agent": "slow" }] } } });
-    let running = spawn(&place, "p", json!([must]), &["--agents", &script]);
-    eventually("the call", || (!place.calls().is_empty()).then_some(()));
-    assert_eq!(place.run(["cancel", "p"]).code(), Some(0));
-    assert_eq!(finish(running).code(), Some(1));
-    wait_for_state(&place, "p.1", "cancelled");
+    let server = place.spawn(["serve"]);
+    // Both, or the child alone: then the parent fails of that, and can be tried again with it.
+    for (run, cancelled) in [("p", "p"), ("q", "q.1")] {
+        let child = format!("{run}.1");
+        let begun = place.calls().len();
+        assert_eq!(probe(&place, run, json!([must]), &["--agents", &script, "--detach"]).code(), Some(0));
+        eventually("the call", || (place.calls().len() > begun).then_some(()));
+        assert_eq!(place.run(["cancel", cancelled]).code(), Some(0));
+        wait_for_state(&place, run, "cancelled");
+        wait_for_state(&place, &child, "cancelled");
+    }
+    kill(server);
     let quick = place.script(json!({ "default": { "reply": "ok" } }));
-    let ran = place.run(["retry", "p", "--agents", &quick]);
-    assert_eq!(ran.ok_json(), json!([["ok"]]), "{}", ran.stderr());
-
-    // Somebody wants the child not to go on; the parent fails of that, and can be tried again with it.
-    let running = spawn(&place, "q", json!([must]), &["--agents", &place.script(json!({ "rules": [slow] }))]);
-    eventually("the child", || state(&place, "q.1"));
-    assert_eq!(place.run(["cancel", "q.1"]).code(), Some(0));
-    assert_eq!(finish(running).code(), Some(1));
-    let quick = place.script(json!({ "default": { "reply": "ok" } }));
-    let ran = place.run(["retry", "q", "--agents", &quick]);
-    assert_eq!(ran.ok_json(), json!([["ok"]]), "{}", ran.stderr());
+    for run in ["p", "q"] {
+        let ran = place.run(["retry", run, "--agents", &quick]);
+        assert_eq!(ran.ok_json(), json!([["ok"]]), "{}", ran.stderr());
+    }
 }
 
 #[test]
