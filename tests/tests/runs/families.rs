@@ -289,8 +289,9 @@ fn retrying_a_parent_starts_the_child_that_it_could_not_have_before() {
     let ran = place.run(["retry", "p", "--agent", "echo"]);
     assert_eq!(ran.code(), Some(1), "{}", ran.stderr());
     assert!(ran.stderr().contains("the module `later` is not in the store"), "{}", ran.stderr());
-    std::fs::copy(module("probe"), place.path("later.wasm")).unwrap();
-    assert_eq!(place.run(["add", "later.wasm"]).code(), Some(0));
+    let later = place.path("later.wasm");
+    std::fs::copy(module("probe"), &later).unwrap();
+    assert_eq!(place.run(["add", &later.display().to_string()]).code(), Some(0));
     let ran = place.run(["retry", "p", "--agent", "echo"]);
     assert_eq!(ran.ok_json(), json!(["before", ["p.2"]]), "{}", ran.stderr());
     for run in ["p", "p.2"] {
@@ -322,7 +323,7 @@ fn retrying_a_parent_whose_child_may_not_be_fails_again() {
 fn retrying_a_parent_takes_up_the_children_that_ended_with_it() {
     let place = Place::new();
     let default = json!({ "reply": "ok" });
-    let fails = json!({ "match": "flaky", "reply": "", "fail": { "times": 1_000, "kind": "unavailable" } });
+    let fails = json!({ "match": "flaky", "reply": "", "fail": { "times": 1_000, "kind": "unavailable", "message": "busy" } });
     let slow = json!({ "match": "slow", "reply": "", "delay_ms": 600_000 });
     let script = place.script(json!({ "rules": [fails, slow], "default": default }));
     let asks =

@@ -132,8 +132,7 @@ impl Scene {
         let place = Place::in_file();
         let failures = Arc::new(Failures::default());
         let host = Self::host(&place, calls, &failures);
-        let bytes = std::fs::read(module("probe")).expect("examples/build made it");
-        let module = host.add_module("probe", &bytes).await.expect("a workflow");
+        let module = host.add_module("probe", &Self::probe()).await.expect("a workflow");
         let call = |name: &str| json!({ "agent_with": { "prompt": "p", "providers": [name] } });
         let calls: Vec<Value> = calls.iter().map(|(agent, _)| call(agent.name)).collect();
         let input = Json::from(json!({ "do": program(calls) }));
@@ -143,6 +142,10 @@ impl Scene {
         host.serve();
         let other = Self::store(&place);
         Self { place, host, run, failures, other }
+    }
+
+    fn probe() -> Vec<u8> {
+        std::fs::read(module("probe")).expect("examples/build made it")
     }
 
     fn store(place: &Place) -> SharedStore {
@@ -405,6 +408,8 @@ async fn a_program_that_ends_as_soon_as_it_is_executed_leaves_no_turn_behind() {
     let answer = MessageBody::Answer { step: Step(3), outcome: Ok(Json::null()), by: None, note: None };
     wfhost::post(&scene.other, &scene.run, answer).await.expect("it is asked");
     let host = Scene::host(&scene.place, &calls, &scene.failures);
+    // It takes longer to compile than anything that is waited for here.
+    host.add_module("probe", &Scene::probe()).await.expect("a workflow");
     host.serve();
     scene.completes().await;
     until("the turn to be given back", async || scene.turns_waited_for().await == 0).await;

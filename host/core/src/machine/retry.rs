@@ -202,10 +202,14 @@ pub fn plan_retry(journal: &Journal, step: Option<Step>, end_only: bool) -> Resu
     {
         return Ok(Retry { from, step: None });
     }
-    // What says nothing is in everything that is said.
-    let says_as_much =
-        |own: &str| failure.message.contains(own) && own.is_empty() == failure.message.is_empty();
-    let same = |own: &crate::Failure| own.kind == failure.kind && says_as_much(&own.message);
+    let same = |own: &crate::Failure| {
+        let told = match own.message.as_str() {
+            // This is in every text. Programs tell it as such, or as its kind.
+            "" => failure.message.is_empty() || failure.message == own.kind.word(),
+            message => failure.message.contains(message),
+        };
+        told && own.kind == failure.kind
+    };
     // After the first call that could not be afforded none could.
     let first = failed.iter().find(|(_, _, own)| own.kind == FailureKind::BudgetExceeded);
     let first = first.filter(|_| failure.kind == FailureKind::BudgetExceeded);

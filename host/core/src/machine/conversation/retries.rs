@@ -194,15 +194,17 @@ fn a_failure_without_a_message_is_the_cause_of_none_that_says_something() {
     t.see(paid);
     t.m.finish(failed(FailureKind::Failed, "of its own"), t.clock).unwrap();
     assert_eq!(retry(&mut t, None, false), Err(CannotRetry::OwnFault));
-    // One that says as little may be.
-    let mut t = Talk::start();
-    let bad = t.agent("a");
-    t.work();
-    t.m.complete(bad, failed(FailureKind::Failed, ""), t.clock);
-    t.see(bad);
-    t.m.finish(failed(FailureKind::Failed, ""), t.clock).unwrap();
-    retry(&mut t, None, false).unwrap();
-    assert!(t.m.is_open(bad));
+    // One that says as little may be, and one that names the kind.
+    for said in ["", "failed"] {
+        let mut t = Talk::start();
+        let bad = t.agent("a");
+        t.work();
+        t.m.complete(bad, failed(FailureKind::Failed, ""), t.clock);
+        t.see(bad);
+        t.m.finish(failed(FailureKind::Failed, said), t.clock).unwrap();
+        retry(&mut t, None, false).unwrap();
+        assert!(t.m.is_open(bad));
+    }
 }
 
 #[test]
