@@ -4,7 +4,7 @@ use std::process::Child;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use wfhost_tests::{Place, Ran, eventually, finish, module};
+use wfhost_tests::{Place, Ran, bytes_of_version, eventually, finish, module};
 
 /// A run of the probe in the foreground.
 fn probe(place: &Place, id: &str, program: Value, more: &[&str]) -> Ran {
@@ -289,9 +289,8 @@ fn retrying_a_parent_starts_the_child_that_it_could_not_have_before() {
     let ran = place.run(["retry", "p", "--agent", "echo"]);
     assert_eq!(ran.code(), Some(1), "{}", ran.stderr());
     assert!(ran.stderr().contains("the module `later` is not in the store"), "{}", ran.stderr());
-    let later = place.path("later.wasm");
-    std::fs::copy(module("probe"), &later).unwrap();
-    assert_eq!(place.run(["add", &later.display().to_string()]).code(), Some(0));
+    let later = place.file("later.wasm", bytes_of_version(1));
+    assert_eq!(place.run(["add", &later]).code(), Some(0));
     let ran = place.run(["retry", "p", "--agent", "echo"]);
     assert_eq!(ran.ok_json(), json!(["before", ["p.2"]]), "{}", ran.stderr());
     for run in ["p", "p.2"] {
