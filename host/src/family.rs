@@ -1,7 +1,7 @@
 //! Runs that other runs start: children, and the next rounds of runs
 //! that continue as new.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -193,6 +193,32 @@ impl Wanted {
         };
         Some(Self { parent, children })
     }
+
+    /// Leaves out the children of other steps.
+    pub fn retain(&mut self, wanted: impl Fn(Step) -> bool) {
+        self.children.retain(|child| wanted(child.step));
+    }
+
+    /// Leaves out the children that are there.
+    pub async fn lacking(self, store: &dyn Store, parent: &RunId) -> Result<Self, StoreError> {
+        let steps: Vec<_> = self.children.iter().map(|child| child.step).collect();
+        // Of several rounds the last may be the only one left.
+        let ended = store.ended_children(parent, &steps).await?;
+        let ended: BTreeSet<_> = ended.iter().filter_map(|info| info.links.step).collect();
+        let mut children = Vec::new();
+        for child in self.children {
+            if ended.contains(&child.step) {
+                continue;
+            }
+            let known = store.run(&id_of(parent, &child)).await?;
+            let is_it =
+                |info: &RunInfo| info.parent.as_ref() == Some(parent) && info.links.step == Some(child.step);
+            if !known.as_ref().is_some_and(is_it) {
+                children.push(child);
+            }
+        }
+        Ok(Self { children, ..self })
+    }
 }
 
 /// A child with the name and the digest of its module, or why it has none.
@@ -218,13 +244,19 @@ fn rows(machine: &mut Machine) -> Vec<Row> {
     machine.take_unsaved().map(Row::from).into_iter().collect()
 }
 
+/// The id of a child: the one that it is given, or one that tells whose it is.
+fn id_of(parent: &RunId, child: &NewChild) -> RunId {
+    let given = child.options.as_ref().and_then(|options| options.id.as_ref());
+    given.and_then(|id| id.parse().ok()).unwrap_or_else(|| parent.child(child.step))
+}
+
 /// A child that the program of `parent` asked for.
 fn child(parent: &Machine, new: NewChild, (workflow, module): (String, Digest), now: Timestamp) -> NewRun {
+    let run = id_of(parent.run(), &new);
     let options = new.options;
-    let given = options.as_ref().and_then(|options| options.id.as_ref()).and_then(|id| id.parse().ok());
     let on_close = options.as_ref().map_or(OnParentClose::Cancel, |options| options.on_close);
     let started = Started {
-        run: given.unwrap_or_else(|| parent.run().child(new.step)),
+        run,
         workflow,
         module,
         input: new.input,

@@ -11,14 +11,14 @@ use tokio::sync::Notify;
 use wfhost_agents::{Gate, Providers, ScriptError};
 use wfhost_core::policy::budget::Budget;
 use wfhost_core::{
-    CannotRetry, Digest, Epoch, Failure, FailureKind, Given, Grant, Journal, JournalError, Json, Machine,
-    Mismatch, Row, RunConfig, RunId, Started, Step, Timestamp, limits, plan_retry,
+    CannotRetry, Digest, Epoch, Event, Failure, FailureKind, Given, Grant, Journal, JournalError, Json,
+    Machine, Mismatch, RetryPlan, Row, RunConfig, RunId, Started, Step, Timestamp, limits, plan_retry,
 };
 use wfhost_runtime::{self as engine, Denied, Engine, GrantError, Module, ModuleError, StackError};
 use wfhost_schema::{self as schema, BadAnswer};
 use wfhost_store::{
     Append, ClaimHow, Claimed, Created, MessageBody, ModuleInfo, NewMessage, NewRun, Next, Opened, Owner,
-    Posted, Projects, RunInfo, SharedStore, StoreError,
+    PARENT_GONE, Posted, Projects, RunInfo, SharedStore, StoreError,
 };
 use wfhost_world::{NoRandom, World, fresh_id, fresh_seed, owner};
 
@@ -469,6 +469,7 @@ impl Host {
     /// was sent to it and not taken is lost. If another process advances it, it is taken from that
     /// one, which may commit nothing of it any more and stops its calls when it renews its session.
     pub async fn terminate(&self, id: &RunId, reason: Option<&str>) -> Result<(), HostError> {
+        check_reason(reason)?;
         let in_hand = self.inner.take_in_hand(id).await;
         self.inner.take_from_driver(&in_hand).await;
         let mut ended = self.seize_and_end(id, reason).await;
@@ -601,6 +602,12 @@ impl Host {
             Some(module) => self.check_move(id, module).await?,
             None => ClaimHow::Asked,
         };
+        if how == ClaimHow::Reopen {
+            let journal = self.inner.journal(id).await?;
+            let plan = plan_retry(&journal, None, true)
+                .map_err(|reason| HostError::CannotRetry { run: id.clone(), reason })?;
+            self.retry_cancelled_children(id, &plan, journal).await?;
+        }
         let _room = self.inner.room().await;
         let in_hand = self.inner.take_in_hand(id).await;
         match self.inner.claim_and_open(id, how, options.module.as_ref()).await? {
@@ -652,10 +659,12 @@ impl Host {
         options: ResumeOptions,
     ) -> Result<RunHandle, HostError> {
         let cannot = |reason| HostError::CannotRetry { run: id.clone(), reason };
-        let plan = plan_retry(&self.inner.journal(id).await?, step, false).map_err(cannot)?;
+        let journal = self.inner.journal(id).await?;
+        let plan = plan_retry(&journal, step, false).map_err(cannot)?;
         if let Some(step) = plan.step {
             self.retry_child(id, step).await?;
         }
+        self.retry_cancelled_children(id, &plan, journal).await?;
         let _room = self.inner.room().await;
         let in_hand = self.inner.take_in_hand(id).await;
         let current = self.inner.session().await?;
@@ -681,25 +690,54 @@ impl Host {
     /// A claimed run that is tried again at that step.
     async fn ready_again(
         &self,
-        opened: Opened,
+        mut opened: Opened,
         current: Current,
         step: Option<Step>,
         budget: Option<Budget>,
     ) -> Result<Ready, HostError> {
-        let Opened { run, epoch, module, emissions, given, rows, inbox, project, imported, .. } = opened;
+        let (run, rows) = (opened.run.clone(), std::mem::take(&mut opened.rows));
         let unusable = |source| HostError::Journal { run: run.clone(), source };
-        let mut journal = Journal::read(rows).map_err(unusable)?;
+        let journal = Journal::read(rows).map_err(unusable)?;
         // Somebody may have been quicker.
         let plan = plan_retry(&journal, step, false);
         let plan = plan.map_err(|reason| HostError::CannotRetry { run: run.clone(), reason })?;
-        let before = journal.head;
-        let row = plan.append(&mut journal, emissions, self.inner.world.now());
-        let mut machine = Machine::open(journal, given).map_err(unusable)?;
-        let module = self.inner.module(&run, module, &machine.started().workflow).await?;
-        let place = self.inner.append_retry(&run, &current, epoch, before, row, &machine).await?;
+        let (mut machine, append) = self.inner.take_up(&opened, &current, &plan, journal).await?;
+        let module = self.inner.module(&run, opened.module, &machine.started().workflow).await?;
+        self.inner.append_taken_up(&mut opened, append).await?;
         self.change_budget(&mut machine, budget);
+        let Opened { epoch, inbox, project, imported, place, .. } = opened;
         let (starts, inbox) = (1, Some(inbox));
         Ok(Ready { current, epoch, starts, machine, module, project, imported, place, inbox })
+    }
+
+    /// Children that were cancelled as the run ended, of which it knows nothing after the retry, are tried again with
+    /// it. It meets the end of one that cannot be.
+    async fn retry_cancelled_children(
+        &self,
+        parent: &RunId,
+        plan: &RetryPlan,
+        mut journal: Journal,
+    ) -> Result<(), HostError> {
+        let unusable = |source| HostError::Journal { run: parent.clone(), source };
+        plan.append(&mut journal, 0, self.now());
+        let mut open = Machine::open(journal, Given::Everything).map_err(unusable)?.open_children();
+        open.retain(|step| Some(*step) != plan.step);
+        if open.is_empty() {
+            return Ok(());
+        }
+        let ended = self.store().ended_children(parent, &open).await?.into_iter();
+        let cancelled = |info: &RunInfo| matches!(&info.outcome, Some(Err(failure)) if failure.kind == FailureKind::Cancelled);
+        for RunInfo { id, .. } in ended.filter(cancelled) {
+            if !ended_with_parent(&self.inner.journal(&id).await?) {
+                continue;
+            }
+            match Box::pin(self.retry(&id, None, ResumeOptions::default())).await {
+                Err(HostError::CannotRetry { .. } | HostError::Held { .. } | HostError::Ended { .. })
+                | Ok(_) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// If the step is a child that failed, that one is tried again first.
@@ -857,7 +895,8 @@ pub async fn post(store: &SharedStore, run: &RunId, body: MessageBody) -> Result
                 schema::check_answer(&question.question, answer).await?;
             }
         }
-        MessageBody::Cancel { .. } | MessageBody::Pause | MessageBody::Child { .. } => {}
+        MessageBody::Cancel { reason } => check_reason(reason.as_deref())?,
+        MessageBody::Pause | MessageBody::Child { .. } => {}
     }
     let step = match &body {
         MessageBody::Answer { step, .. } => Some(*step),
@@ -876,6 +915,20 @@ pub async fn post(store: &SharedStore, run: &RunId, body: MessageBody) -> Result
             posted @ (Posted::Added | Posted::Duplicate | Posted::Stopping) => Ok((posted, run)),
         };
     }
+}
+
+/// Refuses a reason that is too long for the record of a run.
+pub fn check_reason(reason: Option<&str>) -> Result<(), HostError> {
+    limits::check("the reason", reason.map_or(0, str::len), limits::MESSAGE_BYTES)?;
+    Ok(())
+}
+
+/// Whether the cancellation that a run ended with came from its parent, which had ended or dropped it.
+fn ended_with_parent(journal: &Journal) -> bool {
+    let Ok(plan) = plan_retry(journal, None, false) else { return false };
+    let entry = usize::try_from(plan.from.0).ok().and_then(|from| journal.entries.get(from));
+    matches!(entry.map(|entry| &entry.event),
+        Some(Event::CancelRequested { reason: Some(reason) }) if reason == PARENT_GONE)
 }
 
 /// Whether somebody living advances the run.

@@ -44,6 +44,12 @@ impl Row {
         })
     }
 
+    /// The row that this one and the one behind it are together.
+    pub fn with(mut self, next: Self) -> Self {
+        self.bytes.extend(next.bytes);
+        Self { count: self.count + next.count, head: next.head, ..self }
+    }
+
     /// The position behind its last entry.
     pub fn end(&self) -> Position {
         Position(self.first.0 + u64::from(self.count))

@@ -896,7 +896,9 @@ impl Driver<'_> {
                 }
                 appended => {
                     appended?;
-                    if self.drive.gate.release_run(self.drive.run) {
+                    let unknown = self.course.untouched() && self.drive.providers.policy().shares_rates();
+                    // Which steps had turns is known only of a program that has come through.
+                    if self.drive.gate.release_run(self.drive.run) || unknown {
                         self.give_back_turns().await;
                     }
                     return Ok(());

@@ -1,14 +1,20 @@
 //! From a run in the store to a machine that has its journal.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use wfhost_core::{Digest, Epoch, Journal, Machine, Origin, Position, Row, RunId, Timestamp, plan_retry};
+use wfhost_core::{
+    Digest, Epoch, Journal, Machine, Origin, Position, RetryPlan, RunId, Step, Timestamp, plan_retry,
+};
 use wfhost_runtime::{Denied, Module};
-use wfhost_store::{Append, ClaimHow, Claimed, Fence, Next, Opened, SessionId, StoreError, Unreadable};
+use wfhost_store::{
+    Append, ClaimHow, Claimed, Fence, NewRun, Next, Opened, Part, SessionId, StoreError, Unreadable,
+};
 use wfhost_world::lock;
 
 use super::{AGAIN_AFTER, Current, Inner, Live, Ready};
+use crate::family::{self, Wanted};
 use crate::host::HostError;
 
 /// What became of a run that was to be given up.
@@ -160,34 +166,23 @@ impl Inner {
     /// Makes a claimed run ready to be driven.
     pub(super) async fn open(
         &self,
-        opened: Opened,
+        mut opened: Opened,
         current: Current,
         moved: Option<&Module>,
     ) -> Result<Ready, HostError> {
-        let Opened {
-            run,
-            epoch,
-            starts,
-            module: digest,
-            emissions,
-            given,
-            rows,
-            mut place,
-            inbox,
-            project,
-            imported,
-            ..
-        } = opened;
-        let unusable = |source| HostError::Journal { run: run.clone(), source };
-        let mut journal = Journal::read(rows).map_err(unusable)?;
-        // A run that had ended goes on from there.
-        if let Ok(retry) = plan_retry(&journal, None, true) {
-            let before = journal.head;
-            let row = retry.append(&mut journal, emissions, self.world.now());
-            let machine = Machine::open(journal.clone(), given).map_err(unusable)?;
-            place = self.append_retry(&run, &current, epoch, before, row, &machine).await?;
-        }
-        let mut machine = Machine::open(journal, given).map_err(unusable)?;
+        let rows = std::mem::take(&mut opened.rows);
+        let unusable = |source| HostError::Journal { run: opened.run.clone(), source };
+        let journal = Journal::read(rows).map_err(unusable)?;
+        let mut machine = match plan_retry(&journal, None, true) {
+            // A run that had ended goes on from there.
+            Ok(retry) => {
+                let (machine, append) = self.take_up(&opened, &current, &retry, journal).await?;
+                self.append_taken_up(&mut opened, append).await?;
+                machine
+            }
+            Err(_) => Machine::open(journal, opened.given).map_err(unusable)?,
+        };
+        let Opened { run, epoch, starts, module: digest, place, inbox, project, imported, .. } = opened;
         if let Some(Origin::Reused { from }) = machine.started().origin.clone() {
             // If it was deleted everything is asked afresh.
             let rows = self.store.journal(&from, Position(0)).await?;
@@ -216,23 +211,63 @@ impl Inner {
         Ok(Ready { current, epoch, starts, machine, module, project, imported, place, inbox })
     }
 
-    /// Commits that a run which had ended goes on. Gives the place of that.
-    pub async fn append_retry(
+    /// The machine of a claimed run that had ended and goes on, and what is to be committed for that: with the entry
+    /// that says so the children begin which it waits for and never had.
+    pub async fn take_up(
         &self,
-        run: &RunId,
+        opened: &Opened,
         current: &Current,
-        epoch: Epoch,
-        before: Digest,
-        row: Row,
-        machine: &Machine,
-    ) -> Result<Option<u64>, HostError> {
+        retry: &RetryPlan,
+        mut journal: Journal,
+    ) -> Result<(Machine, Append), HostError> {
+        let Opened { run, epoch, emissions, given, project, imported, .. } = opened;
+        let (before, now) = (journal.head, self.world.now());
+        let ended = journal.entries.iter().filter_map(|entry| entry.event.ended_step());
+        let ended: BTreeSet<Step> = ended.map(|(step, _)| step).collect();
+        let row = retry.append(&mut journal, *emissions, now);
+        let unusable = |source| HostError::Journal { run: run.clone(), source };
+        let mut machine = Machine::open(journal, *given).map_err(unusable)?;
+        machine.take_up(now);
+        let mut children = Vec::new();
+        if let Some(mut wanted) = Wanted::take(&mut machine) {
+            if *imported {
+                // What it still waits for may be on another machine, and be imported later.
+                wanted.retain(|step| ended.contains(&step));
+            }
+            let lacking = wanted.lacking(self.store.as_ref(), run).await?;
+            let found = self.named.find_all(self.store.as_ref(), lacking).await;
+            let found = found.map_err(|error| error.into_error(run))?;
+            let begun = family::start(&mut machine, found, now).into_iter();
+            children.extend(begun.map(|child| NewRun {
+                project: project.clone(),
+                imported: *imported,
+                ..child
+            }));
+        }
+        let row = match machine.take_unsaved() {
+            Some(more) => row.with(more.into()),
+            None => row,
+        };
         let append = Append {
             before,
             row: Some(row),
             questions: machine.open_questions(),
-            ..Append::new(run.clone(), current.session, epoch, machine.last_at(), Next::Go)
+            children,
+            ..Append::new(run.clone(), current.session, *epoch, machine.last_at(), Next::Go)
         };
-        Ok(self.store.append(append).await?.place)
+        Ok((machine, append))
+    }
+
+    /// Commits that.
+    pub async fn append_taken_up(&self, opened: &mut Opened, append: Append) -> Result<(), HostError> {
+        let appended = self.store.append(append).await?;
+        opened.place = appended.place.or(opened.place);
+        if appended.due {
+            // A child could not be started, and what says so came in after the claim.
+            opened.inbox = self.store.inbox(&opened.run, Part::Next).await?;
+        }
+        self.wake_all(&appended.wake);
+        Ok(())
     }
 
     /// A run's journal, read and checked.

@@ -4,7 +4,7 @@ use std::process::Child;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use wfhost_tests::{Place, Ran, eventually, finish, module};
+use wfhost_tests::{Place, Ran, bytes_of_version, eventually, finish, module};
 
 /// A run of the probe in the foreground.
 fn probe(place: &Place, id: &str, program: Value, more: &[&str]) -> Ran {
@@ -276,6 +276,103 @@ fn retrying_a_parent_tries_the_child_that_failed_again() {
     assert_eq!(ran.ok_json()[0], "ok", "{}", ran.stderr());
     let asked = |prompt: &str| place.calls().iter().filter(|call| call["prompt"] == prompt).count();
     assert_eq!((asked("before"), asked("flaky")), (1, 4));
+}
+
+#[test]
+fn retrying_a_parent_starts_the_child_that_it_could_not_have_before() {
+    let place = Place::new();
+    let program =
+        json!([{ "agent": "before" }, { "must_child": { "module": "later", "input": { "do": ["info"] } } }]);
+    let ran = probe(&place, "p", program, &echo());
+    assert_eq!(ran.code(), Some(1), "{}", ran.stderr());
+    // Without it nothing is different.
+    let ran = place.run(["retry", "p", "--agent", "echo"]);
+    assert_eq!(ran.code(), Some(1), "{}", ran.stderr());
+    assert!(ran.stderr().contains("the module `later` is not in the store"), "{}", ran.stderr());
+    let later = place.file("later.wasm", bytes_of_version(1));
+    assert_eq!(place.run(["add", &later]).code(), Some(0));
+    let ran = place.run(["retry", "p", "--agent", "echo"]);
+    assert_eq!(ran.ok_json(), json!(["before", ["p.2"]]), "{}", ran.stderr());
+    for run in ["p", "p.2"] {
+        assert_eq!(place.run(["verify", run]).code(), Some(0), "{run}");
+        assert_eq!(place.run(["replay", run]).code(), Some(0), "{run}");
+    }
+    assert_eq!(place.run(["db", "check", "--deep"]).code(), Some(0));
+}
+
+#[test]
+fn retrying_a_parent_whose_child_may_not_be_fails_again() {
+    let place = Place::new();
+    probe(&place, "taken", json!(["info"]), &[]).ok_json();
+    let program = json!([{ "must_child": { "module": "probe", "id": "taken", "input": { "do": [] } } }]);
+    assert_eq!(probe(&place, "p", program, &[]).code(), Some(1));
+    let ran = place.run(["retry", "p"]);
+    assert_eq!(ran.code(), Some(1), "{}", ran.stderr());
+    assert!(ran.stderr().contains("the run taken already exists"), "{}", ran.stderr());
+    // Nor is one there that was deleted.
+    let program = json!([{ "must_child": { "module": "probe", "input": { "do": [{ "fail": "no" }] } } }]);
+    assert_eq!(probe(&place, "q", program, &[]).code(), Some(1));
+    assert_eq!(place.run(["delete", "q.1", "--yes"]).code(), Some(0));
+    let ran = place.run(["retry", "q"]);
+    assert_eq!(ran.code(), Some(1), "{}", ran.stderr());
+    assert!(ran.stderr().contains("the id q.1 belonged to a run that was deleted"), "{}", ran.stderr());
+}
+
+#[test]
+fn retrying_a_parent_takes_up_the_children_that_ended_with_it() {
+    let place = Place::new();
+    let default = json!({ "reply": "ok" });
+    let fails = json!({ "match": "flaky", "reply": "", "fail": { "times": 1_000, "kind": "unavailable", "message": "busy" } });
+    let slow = json!({ "match": "slow", "reply": "", "delay_ms": 600_000 });
+    let script = place.script(json!({ "rules": [fails, slow], "default": default }));
+    let asks =
+        |prompt: &str| json!({ "agent_or_fail": { "prompt": prompt, "retry": { "max_attempts": 1 } } });
+    let grandchild = json!({ "must_child": { "module": "probe", "input": { "do": [asks("slow")] } } });
+    let operations = json!([
+        child(json!([{ "wait": { "name": "go" } }, asks("flaky")])),
+        child(json!([asks("first"), grandchild])),
+        child(json!([asks("slow")]))
+    ]);
+    let program = json!([{ "pattern_or_fail": { "try_map": { "limit": 3, "operations": operations } } }]);
+    let asked = |prompt: &str| place.calls().iter().filter(|call| call["prompt"] == prompt).count();
+    let server = place.spawn(["serve"]);
+    assert_eq!(probe(&place, "p", program, &["--agents", &script, "--detach"]).code(), Some(0));
+    eventually("the calls", || (asked("slow") == 2).then_some(()));
+    assert_eq!(place.run(["signal", "p.1", "go"]).code(), Some(0));
+    wait_for_state(&place, "p", "failed");
+    for run in ["p.2", "p.2.2", "p.3"] {
+        wait_for_state(&place, run, "cancelled");
+    }
+    kill(server);
+    let script = place.script(json!({ "default": default }));
+    let ran = place.run(["retry", "p", "--agents", &script]);
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    assert_eq!((asked("first"), asked("flaky"), asked("slow")), (1, 2, 4));
+}
+
+#[test]
+fn retrying_a_cancelled_parent_takes_up_its_child() {
+    let place = Place::new();
+    let slow = json!({ "match": "slow", "reply": "", "delay_ms": 600_000 });
+    let script = place.script(json!({ "rules": [slow], "default": { "reply": "ok" } }));
+    let must = json!({ "must_child": { "module": "probe", "input": { "do": [{ "must_agent": "slow" }] } } });
+    let server = place.spawn(["serve"]);
+    // Both, or the child alone: then the parent fails of that, and can be tried again with it.
+    for (run, cancelled) in [("p", "p"), ("q", "q.1")] {
+        let child = format!("{run}.1");
+        let begun = place.calls().len();
+        assert_eq!(probe(&place, run, json!([must]), &["--agents", &script, "--detach"]).code(), Some(0));
+        eventually("the call", || (place.calls().len() > begun).then_some(()));
+        assert_eq!(place.run(["cancel", cancelled]).code(), Some(0));
+        wait_for_state(&place, run, "cancelled");
+        wait_for_state(&place, &child, "cancelled");
+    }
+    kill(server);
+    let quick = place.script(json!({ "default": { "reply": "ok" } }));
+    for run in ["p", "q"] {
+        let ran = place.run(["retry", run, "--agents", &quick]);
+        assert_eq!(ran.ok_json(), json!([["ok"]]), "{}", ran.stderr());
+    }
 }
 
 #[test]

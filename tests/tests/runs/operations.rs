@@ -128,6 +128,29 @@ fn a_failed_run_is_retried_at_the_step_it_failed_of() {
 }
 
 #[test]
+fn a_call_that_may_be_made_once_is_made_again_when_somebody_says_so() {
+    let place = Place::new();
+    let fails = |kind: &str| {
+        let rule =
+            json!({ "match": "pay", "reply": "", "fail": { "times": 1_000, "kind": kind, "message": "no" } });
+        place.script(json!({ "rules": [rule] }))
+    };
+    let once = json!({ "max_attempts": 1, "fatal": ["unknown-outcome"] });
+    let program = json!([{ "agent_or_fail": { "prompt": "pay", "retry": once } }]);
+    let script = fails("unavailable");
+    assert_eq!(run(&place, "r", &program, &["--agents", &script]).code(), Some(1));
+    let ran = place.run(["retry", "r", "--agents", &script]);
+    assert_eq!(ran.code(), Some(1), "{}", ran.stderr());
+    assert!(!ran.stderr().contains("unknown-outcome"), "{}", ran.stderr());
+    let script = place.script(json!({ "default": { "reply": "paid" } }));
+    let ran = place.run(["retry", "r", "--agents", &script]);
+    assert_eq!(ran.ok_json()[0]["output"], "paid", "{}", ran.stderr());
+    let calls = place.calls();
+    assert_eq!(calls.len(), 3, "{calls:?}");
+    assert!(calls.iter().all(|call| call["key"] == calls[0]["key"]), "{calls:?}");
+}
+
+#[test]
 fn a_step_that_a_retry_opens_again_is_open_for_those_who_look() {
     let place = Place::new();
     let wait = json!({ "wait": { "name": "go" } });
@@ -821,4 +844,15 @@ fn resuming_with_a_module_that_departs_is_refused_and_changes_nothing() {
     assert_eq!(place.calls().len(), 1);
     place.run(["signal", "r", "go"]);
     assert_eq!(place.run(["resume", "r"]).ok_json(), json!(["x", null]));
+}
+
+#[test]
+fn the_reason_of_a_cancellation_has_a_limit() {
+    let place = Place::new();
+    assert_eq!(run(&place, "r", &json!([{ "wait": { "name": "go" } }]), &["--no-wait"]).code(), Some(3));
+    let long = "x".repeat((64 << 10) + 1);
+    let error = place.run(["cancel", "r", "--reason", &long]).error(2, &place);
+    assert!(error.contains("the reason has 65537 bytes, more than the 65536 that are allowed"), "{error}");
+    assert_eq!(place.show("r")["state"], "waiting");
+    assert_eq!(place.run(["cancel", "r", "--reason", &long[1..]]).code(), Some(0));
 }

@@ -19,7 +19,7 @@ use wfhost::store::{
 use wfhost::why::Parallel;
 use wfhost::{Host, HostOptions, Notice, Observer, ResumeOptions, StartOptions, steps};
 use wfhost_core::policy::rate::Rate;
-use wfhost_core::{Json, Reply, RunId, Step, TURN_AWAITED, TURN_TAKEN, Timestamp};
+use wfhost_core::{Event, Json, Reply, RunId, Step, TURN_AWAITED, TURN_TAKEN, Timestamp};
 use wfhost_tests::{Place, module};
 use wfhost_view::WhyView;
 
@@ -120,10 +120,39 @@ struct Scene {
 impl Scene {
     /// A run that calls these agents at once, each with what holds for it. `sql` is done to the database before.
     async fn begin(calls: &[(&Arc<Held>, ProviderPolicy)], sql: &str) -> Self {
+        Self::of(calls, |calls| json!([{ "parallel": calls }]), sql).await
+    }
+
+    /// The same of a run with a program around the calls.
+    async fn of(
+        calls: &[(&Arc<Held>, ProviderPolicy)],
+        program: impl FnOnce(Vec<Value>) -> Value,
+        sql: &str,
+    ) -> Self {
         let place = Place::in_file();
-        let open = || -> SharedStore {
-            Arc::new(SqliteStore::open(&place.db(), &SqliteOptions::default()).expect("a database"))
-        };
+        let failures = Arc::new(Failures::default());
+        let host = Self::host(&place, calls, &failures);
+        let module = host.add_module("probe", &Self::probe()).await.expect("a workflow");
+        let call = |name: &str| json!({ "agent_with": { "prompt": "p", "providers": [name] } });
+        let calls: Vec<Value> = calls.iter().map(|(agent, _)| call(agent.name)).collect();
+        let input = Json::from(json!({ "do": program(calls) }));
+        execute(&place, sql);
+        let run =
+            host.enqueue(&module, StartOptions { input, ..StartOptions::default() }).await.expect("a run");
+        host.serve();
+        let other = Self::store(&place);
+        Self { place, host, run, failures, other }
+    }
+
+    fn probe() -> Vec<u8> {
+        std::fs::read(module("probe")).expect("examples/build made it")
+    }
+
+    fn store(place: &Place) -> SharedStore {
+        Arc::new(SqliteStore::open(&place.db(), &SqliteOptions::default()).expect("a database"))
+    }
+
+    fn host(place: &Place, calls: &[(&Arc<Held>, ProviderPolicy)], failures: &Arc<Failures>) -> Host {
         let mut providers = Providers::builtin();
         let mut policies = BTreeMap::new();
         for (agent, policy) in calls {
@@ -131,26 +160,14 @@ impl Scene {
             policies.insert(agent.name.to_owned(), *policy);
         }
         providers.set_policy(Policy { providers: policies, ..Policy::default() });
-        let failures = Arc::new(Failures::default());
         let observer: Arc<dyn Observer> = failures.clone();
         let options = HostOptions {
             providers,
             lease_ms: LEASE_MS,
             observer: Some(observer),
-            ..HostOptions::new(open())
+            ..HostOptions::new(Self::store(place))
         };
-        let host = Host::new(options).expect("a host");
-        let bytes = std::fs::read(module("probe")).expect("examples/build made it");
-        let module = host.add_module("probe", &bytes).await.expect("a workflow");
-        let call = |name: &str| json!({ "agent_with": { "prompt": "p", "providers": [name] } });
-        let calls: Vec<Value> = calls.iter().map(|(agent, _)| call(agent.name)).collect();
-        let input = Json::from(json!({ "do": [{ "parallel": calls }] }));
-        execute(&place, sql);
-        let run =
-            host.enqueue(&module, StartOptions { input, ..StartOptions::default() }).await.expect("a run");
-        host.serve();
-        let other = open();
-        Self { place, host, run, failures, other }
+        Host::new(options).expect("a host")
     }
 
     fn sql(&self, sql: &str) {
@@ -336,6 +353,66 @@ async fn a_host_that_is_closed_leaves_the_turn_of_a_call_that_sleeps_until_then(
     // What a host tells the store it tells at once.
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(scene.turns_waited_for().await, 1, "the next host finds it");
+}
+
+/// Calls whose turns at `paced` are a minute apart: the second one is put off until its own.
+fn a_minute_apart(of_fleet: bool) -> ProviderPolicy {
+    ProviderPolicy { rate: Some(Rate { per_minute: 1, burst: 1 }), of_fleet, ..ProviderPolicy::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_dropped_while_it_is_put_off_gives_its_turn_back() {
+    for of_fleet in [false, true] {
+        let paced = Held::new("paced");
+        let calls = [(&paced, a_minute_apart(of_fleet)), (&paced, a_minute_apart(of_fleet))];
+        let again = json!({ "agent_with": { "prompt": "p", "providers": ["paced"] } });
+        let program = |mut calls: Vec<Value>| {
+            calls.push(json!({ "wait": { "name": "go" } }));
+            json!([{ "race": calls }, again])
+        };
+        let scene = Scene::of(&calls, program, "").await;
+        let postponed = async |scene: &Scene| {
+            let journal = scene.host.journal(&scene.run).await.expect("a journal");
+            let until = journal.entries.iter().filter_map(|entry| match &entry.event {
+                Event::Postponed { until, .. } => Some(*until),
+                _ => None,
+            });
+            until.collect::<Vec<_>>()
+        };
+        until("a call that is put off", async || postponed(&scene).await.len() == 1).await;
+        let signal = MessageBody::Signal { name: "go".to_owned(), payload: Json::null(), id: None };
+        scene.host.post(&scene.run, signal).await.expect("it is taken");
+        until("the next call to be put off", async || postponed(&scene).await.len() == 2).await;
+        // It has the turn of the one that was dropped.
+        let put_off = postponed(&scene).await;
+        let apart = put_off[1].since(put_off[0]);
+        assert!(apart < 30_000, "{apart} ms, of the fleet: {of_fleet}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_ends_as_soon_as_it_is_executed_leaves_no_turn_behind() {
+    let paced = Held::new("paced");
+    let calls = [(&paced, a_minute_apart(true)), (&paced, a_minute_apart(true))];
+    let program = |mut calls: Vec<Value>| {
+        calls.push(json!({ "ask": { "prompt": "enough?" } }));
+        json!([{ "race": calls }])
+    };
+    let scene = Scene::of(&calls, program, "").await;
+    until("one call, and one that is put off", async || {
+        paced.begun() == 1 && scene.turns_waited_for().await == 1
+    })
+    .await;
+    scene.host.close(None).await;
+    // What was answered stands in the journal before the program is executed.
+    let answer = MessageBody::Answer { step: Step(3), outcome: Ok(Json::null()), by: None, note: None };
+    wfhost::post(&scene.other, &scene.run, answer).await.expect("it is asked");
+    let host = Scene::host(&scene.place, &calls, &scene.failures);
+    // It takes longer to compile than anything that is waited for here.
+    host.add_module("probe", &Scene::probe()).await.expect("a workflow");
+    host.serve();
+    scene.completes().await;
+    until("the turn to be given back", async || scene.turns_waited_for().await == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -88,18 +88,18 @@ impl Machine {
                 self.steps.attempt(step, attempt)?;
             }
             (Status::Running, Event::Completed { step, outcome, .. }) => {
-                let done = Done { position, at, outcome: outcome.into() };
+                let done = Done::new(position, at, outcome.into());
                 let watchers = self.steps.complete(step, done)?;
                 self.sets.ready(step, position, &watchers);
             }
             (Status::Running, Event::Answered { step, outcome, .. }) => {
-                let done = Done { position, at, outcome: outcome.into() };
+                let done = Done::new(position, at, outcome.into());
                 let watchers = self.steps.answer(step, done)?;
                 self.sets.ready(step, position, &watchers);
             }
             (Status::Running, Event::ChildEnded(child)) => {
                 let EndedChild { step, outcome, .. } = *child;
-                let done = Done { position, at, outcome: outcome.into() };
+                let done = Done::new(position, at, outcome.into());
                 let watchers = self.steps.end_child(step, done)?;
                 self.sets.ready(step, position, &watchers);
             }
@@ -112,6 +112,7 @@ impl Machine {
             }
             (Status::Running, Event::Forked { run, seed, .. }) => {
                 self.forks.push(Fork { position, at, run, seed });
+                self.steps.begin_all_anew();
                 // Those that are under way are the other run's.
                 if !recorded {
                     self.steps.start_children_again();
@@ -165,7 +166,7 @@ impl Machine {
                     None => "the run was asked to stop".to_owned(),
                 };
                 let failure = Failure::new(FailureKind::Cancelled, message);
-                for (step, watchers) in self.steps.cancel_all(&failure, position, at) {
+                for (step, watchers) in self.steps.cancel_all(failure, position, at) {
                     self.sets.ready(step, position, &watchers);
                 }
             }

@@ -14,10 +14,10 @@ impl Machine {
         let mut work = Vec::new();
         if !self.resumed {
             self.resumed = true;
-            for (step, attempt, position, op) in self.steps.take_interrupted() {
-                match decode_op(&op, position) {
+            for Interrupted { step, attempt, scheduled, op, anew } in self.steps.take_interrupted() {
+                match decode_op(&op, scheduled) {
                     // Whether it was carried out is not known, and it must not be so twice.
-                    Ok(Op::Agent(request)) if policy::is_once(&request) => {
+                    Ok(Op::Agent(request)) if !anew && policy::is_once(&request) => {
                         self.steps.leave_unstarted(step);
                         work.push(Work::Fail { step, failure: policy::unknown_outcome(attempt - 1) });
                     }

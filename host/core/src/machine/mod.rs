@@ -52,8 +52,8 @@ pub(crate) use self::retry::Void;
 pub use self::retry::{CannotRetry, Retry as RetryPlan, plan_retry};
 pub use self::reuse::Reuse;
 use self::spending::Spending;
-use self::steps::Steps;
 pub use self::steps::{CallState, NewChild, OpenStep, QuestionChange};
+use self::steps::{Interrupted, Steps};
 pub use self::waitset::SetId;
 use self::waitset::WaitSets;
 use crate::entry::{
@@ -270,10 +270,14 @@ impl Machine {
                     _ => false,
                 };
                 machine.spending.note(position, &entry.event, is_call);
-                // Its number, and so its idempotency key, is never given to another one.
-                if let Event::Scheduled { step, .. } = entry.event {
-                    let illegal = |reason| JournalError::Illegal { position, reason };
-                    machine.steps.skip(step).map_err(illegal)?;
+                match entry.event {
+                    // Its number, and so its idempotency key, is never given to another one.
+                    Event::Scheduled { step, .. } => {
+                        let illegal = |reason| JournalError::Illegal { position, reason };
+                        machine.steps.skip(step).map_err(illegal)?;
+                    }
+                    Event::Completed { step, .. } => machine.steps.end_is_void(step),
+                    _ => {}
                 }
                 continue;
             }
@@ -288,6 +292,7 @@ impl Machine {
         // What changed when the journal was written is known already.
         machine.steps.take_questions();
         machine.steps.take_dropped_children();
+        machine.steps.take_aborts();
         machine.head = journal.head;
         machine.taken_head = journal.head;
         machine.unsaved.first = machine.next;

@@ -64,7 +64,7 @@ impl Machine {
     }
 
     /// Says what is wrong if a run may not have the child that it asks for.
-    fn check_family(&self, op: &Op) -> Result<(), String> {
+    pub(super) fn check_family(&self, op: &Op) -> Result<(), String> {
         if !matches!(op, Op::Child { .. }) {
             return Ok(());
         }
@@ -85,7 +85,7 @@ impl Machine {
             Err(()) => Err(self.fail(Stop::NoSuchStep(step))),
             Ok(Some(done)) => {
                 let (position, at) = (done.position, done.at);
-                let outcome = done.outcome.clone();
+                let outcome = done.outcome();
                 self.observe_done(position, at)?;
                 self.steps.read(step);
                 Ok(Some(outcome))

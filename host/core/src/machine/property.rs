@@ -194,6 +194,9 @@ proptest! {
             let plan = planned.unwrap();
             let row = plan.append(&mut journal, 0, Timestamp(DAWN.0 * 2));
             tried.0.push(row);
+            let mut machine = Machine::open(tried.read(), Given::default()).unwrap();
+            machine.take_up(Timestamp(DAWN.0 * 2));
+            prop_assert!(!machine.has_unsaved(), "what makes sense goes on");
             let again = execute(&acts, true, &mut tried, &others);
             prop_assert_eq!(&replay(&acts, true, &tried), &again);
             prop_assert_eq!(model(&acts, true, &tried), again, "ended after {} entries", length);

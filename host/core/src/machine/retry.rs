@@ -156,8 +156,8 @@ fn is_undone(failure: &crate::Failure) -> bool {
 }
 
 /// Finds where to take up a run that failed: at the step that is named, else
-/// at the one whose failure the run ended with, else, if it was cancelled,
-/// where that happened. A compensated run is resumed only at a named step. With `end_only` nothing but the end is void, which
+/// at the one whose failure the run ended with; if it was cancelled,
+/// where that was asked for, and if it was ended where it stood, there. A compensated run is resumed only at a named step. With `end_only` nothing but the end is void, which
 /// serves a fixed program.
 pub fn plan_retry(journal: &Journal, step: Option<Step>, end_only: bool) -> Result<Retry, CannotRetry> {
     let void = Void::of(&journal.entries);
@@ -171,10 +171,10 @@ pub fn plan_retry(journal: &Journal, step: Option<Step>, end_only: bool) -> Resu
         return Err(CannotRetry::Continued(run.clone()));
     }
     let end = standing().find_map(|(position, event)| match event {
-        Event::Finished { outcome, .. } => Some((position, Outcome::from(outcome.clone()))),
+        Event::Finished { outcome, stopped } => Some((position, Outcome::from(outcome.clone()), *stopped)),
         _ => None,
     });
-    let Some((end, outcome)) = end else { return Err(CannotRetry::NotEnded) };
+    let Some((end, outcome, stopped)) = end else { return Err(CannotRetry::NotEnded) };
     let Err(failure) = outcome else { return Err(CannotRetry::Completed) };
     let failed = standing().filter_map(|(position, event)| {
         let (step, outcome) = event.ended_step()?;
@@ -196,16 +196,27 @@ pub fn plan_retry(journal: &Journal, step: Option<Step>, end_only: bool) -> Resu
     if is_undone(&failure) {
         return Err(CannotRetry::Undone);
     }
-    if failure.kind == FailureKind::Cancelled {
-        let cancelled = standing().find(|(_, event)| matches!(event, Event::CancelRequested { .. }));
-        return Ok(Retry { from: cancelled.map_or(end, |(position, _)| position), step: None });
+    let request = standing().find(|(_, event)| matches!(event, Event::CancelRequested { .. }));
+    if failure.kind == FailureKind::Cancelled
+        && let Some((from, _)) = request
+    {
+        return Ok(Retry { from, step: None });
     }
-    let same = |own: &crate::Failure| own.kind == failure.kind && failure.message.contains(&own.message);
+    let same = |own: &crate::Failure| {
+        let told = match own.message.as_str() {
+            // This is in every text. Programs tell it as such, or as its kind.
+            "" => failure.message.is_empty() || failure.message == own.kind.word(),
+            message => failure.message.contains(message),
+        };
+        told && own.kind == failure.kind
+    };
     // After the first call that could not be afforded none could.
     let first = failed.iter().find(|(_, _, own)| own.kind == FailureKind::BudgetExceeded);
     let first = first.filter(|_| failure.kind == FailureKind::BudgetExceeded);
     match first.or_else(|| failed.iter().rev().find(|(_, _, own)| same(own))) {
         Some((from, step, _)) => Ok(Retry { from: *from, step: Some(*step) }),
+        // Somebody ended it where it stood.
+        None if failure.kind == FailureKind::Cancelled && stopped => Ok(Retry { from: end, step: None }),
         None => Err(CannotRetry::OwnFault),
     }
 }

@@ -1,6 +1,7 @@
 //! The table of steps: which are open, what they wait for, how they ended.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 
 use minicbor::Decoder;
 use minicbor::bytes::ByteVec;
@@ -26,7 +27,57 @@ pub enum QuestionChange {
 pub(super) struct Done {
     pub position: Position,
     pub at: Timestamp,
-    pub outcome: Outcome,
+    end: HowDone,
+}
+
+#[derive(Debug)]
+enum HowDone {
+    Itself(Outcome),
+    /// With all that was open when the run was asked to stop: what it was told is kept once for all of them.
+    WithAll(Arc<Failure>),
+}
+
+impl Done {
+    pub fn new(position: Position, at: Timestamp, outcome: Outcome) -> Self {
+        Self { position, at, end: HowDone::Itself(outcome) }
+    }
+
+    pub fn outcome(&self) -> Outcome {
+        match &self.end {
+            HowDone::Itself(outcome) => outcome.clone(),
+            HowDone::WithAll(failure) => Err(failure.as_ref().clone()),
+        }
+    }
+
+    /// What it gave, if it did not fail.
+    fn given(&self) -> Option<&Json> {
+        match &self.end {
+            HowDone::Itself(outcome) => outcome.as_ref().ok(),
+            HowDone::WithAll(_) => None,
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        match &self.end {
+            HowDone::Itself(outcome) => {
+                matches!(outcome, Err(failure) if failure.kind == FailureKind::Cancelled)
+            }
+            HowDone::WithAll(_) => true,
+        }
+    }
+
+    /// The bytes that are kept for it alone.
+    fn bytes(&self) -> u64 {
+        match &self.end {
+            HowDone::Itself(Ok(json)) => json.as_str().len() as u64,
+            HowDone::Itself(Err(failure)) => failure_bytes(failure),
+            HowDone::WithAll(_) => 0,
+        }
+    }
+}
+
+fn failure_bytes(failure: &Failure) -> u64 {
+    (failure.message.len() + failure.details.as_ref().map_or(0, |json| json.as_str().len())) as u64
 }
 
 /// A step that is not done, for those who look at a run.
@@ -77,6 +128,17 @@ pub struct NewChild {
     pub options: Option<ChildOptions>,
 }
 
+/// A call that was under way when the last execution ended.
+pub(super) struct Interrupted {
+    pub step: Step,
+    /// The number of the attempt that is due.
+    pub attempt: u32,
+    pub scheduled: Position,
+    pub op: ByteVec,
+    /// Whether it may be begun whatever became of earlier attempts.
+    pub anew: bool,
+}
+
 /// What decides about the next attempt at an agent call.
 #[derive(Clone, PartialEq, Debug)]
 pub struct CallState {
@@ -101,6 +163,8 @@ struct State {
     delay: Option<Timestamp>,
     /// How long that is after the entry that says so.
     delay_ms: u64,
+    /// Whether that is when its turn is.
+    put_off: bool,
     done: Option<Done>,
     cancelled: bool,
     /// Whether the program of this execution holds it.
@@ -109,6 +173,8 @@ struct State {
     recorded: bool,
     /// Whether the driver was told to carry it out.
     begun: bool,
+    /// Whether it may be begun though it was before: how it had ended then is void, or that was in another run.
+    anew: bool,
     /// Whether the program of this execution knows its outcome.
     read: bool,
     op: ByteVec,
@@ -122,7 +188,7 @@ impl State {
     }
 
     fn has_unread_signal(&self) -> bool {
-        let signal = self.done.as_ref().is_some_and(|done| done.outcome.is_ok());
+        let signal = self.done.as_ref().is_some_and(|done| done.given().is_some());
         signal && !self.read && matches!(self.kind, Kind::Signal { .. })
     }
 
@@ -134,21 +200,17 @@ impl State {
     }
 }
 
-fn outcome_bytes(outcome: &Outcome) -> u64 {
-    let bytes = match outcome {
-        Ok(json) => json.as_str().len(),
-        Err(failure) => {
-            failure.message.len() + failure.details.as_ref().map_or(0, |json| json.as_str().len())
-        }
-    };
-    bytes as u64
-}
-
-/// Signals and waits of one name that have not met. One of the two is empty.
+/// Signals and waits of one name that have not met. One of the two is empty; a queue is dropped when both are.
 #[derive(Debug, Default)]
 struct Queue {
     early: VecDeque<Json>,
     waits: BTreeSet<Step>,
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.early.is_empty() && self.waits.is_empty()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -240,12 +302,11 @@ impl Steps {
                 self.timer(step, from.after(length_ms), Some(length_ms))
             }
             Peeked::Waits(Op::Signal { name, timeout_ms }) => {
-                let queue = self.signals.entry(name.clone()).or_default();
                 let deadline = timeout_ms.map(|millis| (from.after(millis), millis));
-                match queue.early.pop_front() {
-                    Some(payload) => done = Some(Done { position, at, outcome: Ok(payload) }),
+                match self.take_early(&name) {
+                    Some(payload) => done = Some(Done::new(position, at, Ok(payload))),
                     None => {
-                        queue.waits.insert(step);
+                        self.signals.entry(name.clone()).or_default().waits.insert(step);
                         self.timers.extend(deadline.map(|(deadline, _)| (deadline, step)));
                     }
                 }
@@ -264,17 +325,29 @@ impl Steps {
             call: CallState { since: from, failures: 0, auth_failures: 0, heartbeat: None },
             delay: None,
             delay_ms: 0,
+            put_off: false,
             done,
             cancelled: false,
             held: false,
             recorded,
             begun: false,
+            anew: false,
             read: false,
             op,
             watchers: BTreeSet::new(),
         };
         self.states.insert(step, state);
         Ok(())
+    }
+
+    /// The first signal of that name that nothing waited for.
+    fn take_early(&mut self, name: &str) -> Option<Json> {
+        let queue = self.signals.get_mut(name)?;
+        let payload = queue.early.pop_front()?;
+        if queue.is_empty() {
+            self.signals.remove(name);
+        }
+        Some(payload)
     }
 
     fn timer(&mut self, step: Step, deadline: Timestamp, length: Option<u64>) -> Kind {
@@ -327,7 +400,9 @@ impl Steps {
                 ..
             }) => Err(format!("it is an attempt at step {step}, which is waited for and not tried")),
             Some(state) if state.is_open() && attempt == state.attempts + 1 => {
+                state.anew = false;
                 state.attempts = attempt;
+                state.put_off = false;
                 if let Some(at) = state.delay.take() {
                     self.delayed.remove(&(at, step));
                 }
@@ -375,6 +450,7 @@ impl Steps {
         state.begun = false;
         state.delay = Some(until);
         state.delay_ms = until.since(clock);
+        state.put_off = true;
         self.delayed.insert((until, step));
         Ok(())
     }
@@ -570,6 +646,35 @@ impl Steps {
         }
     }
 
+    /// How the step ended is void, so it may be begun once more.
+    pub(super) fn end_is_void(&mut self, step: Step) {
+        if let Some(state) = self.states.get_mut(&step) {
+            state.anew = true;
+        }
+    }
+
+    /// What was begun until now was begun by another run.
+    pub(super) fn begin_all_anew(&mut self) {
+        for step in &self.working {
+            if let Some(state) = self.states.get_mut(step) {
+                state.anew = true;
+            }
+        }
+    }
+
+    /// Open steps that are no agent calls, with where they were scheduled and whether how they had ended is void.
+    pub(super) fn open_but_calls(&self) -> Vec<(Step, Position, bool)> {
+        let open = self.open().filter_map(|open| {
+            let state = self.states.get(&open.step)?;
+            (!matches!(state.kind, Kind::Work { repeat: true })).then_some((
+                open.step,
+                state.scheduled,
+                state.anew,
+            ))
+        });
+        open.collect()
+    }
+
     pub(super) fn cancel(&mut self, step: Step) -> Result<(), String> {
         if !self.is_open(step) {
             return Err(format!("it cancels step {step}, which is not open"));
@@ -588,34 +693,31 @@ impl Steps {
         at: Timestamp,
         returned: bool,
     ) -> Option<(Step, Vec<(SetId, u64)>)> {
-        let queue = self.signals.entry(name).or_default();
-        match queue.waits.first().copied() {
-            Some(step) => {
-                let done = Done { position, at, outcome: Ok(payload) };
-                Some((step, self.close(step, Some(done))))
+        let first = self.signals.get(&name).and_then(|queue| queue.waits.first().copied());
+        let Some(step) = first else {
+            let early = &mut self.signals.entry(name).or_default().early;
+            match returned {
+                true => early.push_front(payload),
+                false => early.push_back(payload),
             }
-            None if returned => {
-                queue.early.push_front(payload);
-                None
-            }
-            None => {
-                queue.early.push_back(payload);
-                None
-            }
-        }
+            return None;
+        };
+        Some((step, self.close(step, Some(Done::new(position, at, Ok(payload))))))
     }
 
     /// Ends all open steps with the same failure.
     pub(super) fn cancel_all(
         &mut self,
-        failure: &Failure,
+        failure: Failure,
         position: Position,
         at: Timestamp,
     ) -> Vec<(Step, Vec<(SetId, u64)>)> {
         let open: Vec<_> = self.open().map(|open| open.step).collect();
+        self.outcome_bytes += failure_bytes(&failure);
+        let failure = Arc::new(failure);
         open.into_iter()
             .map(|step| {
-                let done = Done { position, at, outcome: Err(failure.clone()) };
+                let done = Done { position, at, end: HowDone::WithAll(Arc::clone(&failure)) };
                 (step, self.close(step, Some(done)))
             })
             .collect()
@@ -652,10 +754,9 @@ impl Steps {
             Kind::Work { .. } => {
                 self.working.remove(&step);
                 self.withheld.remove(&step);
-                let by_itself = done.as_ref().is_some_and(
-                    |done| !matches!(&done.outcome, Err(failure) if failure.kind == FailureKind::Cancelled),
-                );
-                if state.begun && !by_itself {
+                let by_itself = done.as_ref().is_some_and(|done| !done.is_cancelled());
+                // One that was put off has a turn, which it needs no more.
+                if state.put_off || state.begun && !by_itself {
                     self.aborts.push(step);
                 }
             }
@@ -674,6 +775,9 @@ impl Steps {
                 }
                 if let Some(queue) = self.signals.get_mut(name) {
                     queue.waits.remove(&step);
+                    if queue.is_empty() {
+                        self.signals.remove(name);
+                    }
                 }
             }
             Kind::Question { deadline, .. } => {
@@ -685,7 +789,7 @@ impl Steps {
             }
         }
         state.cancelled = done.is_none();
-        self.outcome_bytes += done.as_ref().map_or(0, |done| outcome_bytes(&done.outcome));
+        self.outcome_bytes += done.as_ref().map_or(0, Done::bytes);
         state.done = done;
         state.forget_op();
         state.watchers.iter().copied().collect()
@@ -722,9 +826,7 @@ impl Steps {
     /// The signal of a step that is dropped. Until then the program may see that it is done.
     pub(super) fn return_signal(&self, step: Step) -> Result<(String, Json), String> {
         let taken = self.states.get(&step).and_then(|state| match (&state.kind, &state.done) {
-            (Kind::Signal { name, .. }, Some(Done { outcome: Ok(payload), .. })) => {
-                Some((name.clone(), payload.clone()))
-            }
+            (Kind::Signal { name, .. }, Some(done)) => Some((name.clone(), done.given()?.clone())),
             _ => None,
         });
         taken.ok_or_else(|| format!("it returns the signal of step {step}, which has none"))
@@ -748,7 +850,7 @@ impl Steps {
     pub(super) fn release(&mut self, step: Step) -> BTreeSet<(SetId, u64)> {
         self.held -= 1;
         let Some(state) = self.states.remove(&step) else { return BTreeSet::new() };
-        let bytes = state.done.as_ref().map_or(0, |done| outcome_bytes(&done.outcome));
+        let bytes = state.done.as_ref().map_or(0, Done::bytes);
         self.outcome_bytes = self.outcome_bytes.saturating_sub(bytes);
         state.watchers
     }
@@ -777,7 +879,15 @@ impl Steps {
     #[cfg(test)]
     pub(super) fn fate(&self, step: Step) -> Option<(bool, Option<Outcome>)> {
         let state = self.states.get(&step)?;
-        Some((state.is_open(), state.done.as_ref().map(|done| done.outcome.clone())))
+        Some((state.is_open(), state.done.as_ref().map(Done::outcome)))
+    }
+
+    /// The names of which signals are kept, or waits.
+    #[cfg(test)]
+    pub(super) fn names_of_signals(&self) -> Vec<&str> {
+        let mut names: Vec<_> = self.signals.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        names
     }
 
     pub(super) fn is_open(&self, step: Step) -> bool {
@@ -808,9 +918,8 @@ impl Steps {
         self.timers.first().into_iter().chain(delayed).map(|(deadline, _)| *deadline).min()
     }
 
-    /// Takes up the work that was under way when the last execution ended. Gives
-    /// the calls among it with the number of the attempt that is due, and their operations.
-    pub(super) fn take_interrupted(&mut self) -> Vec<(Step, u32, Position, ByteVec)> {
+    /// Takes up the work that was under way when the last execution ended. Gives the calls among it.
+    pub(super) fn take_interrupted(&mut self) -> Vec<Interrupted> {
         let mut calls = Vec::new();
         // Their delay ended in this execution.
         let begun: BTreeSet<_> = self.starts.iter().copied().collect();
@@ -819,7 +928,13 @@ impl Steps {
             if let Some(state) = self.states.get(&step).filter(interrupted) {
                 self.starts.push(step);
                 if matches!(state.kind, Kind::Work { repeat: true }) {
-                    calls.push((step, state.attempts + 1, state.scheduled, state.op.clone()));
+                    calls.push(Interrupted {
+                        step,
+                        attempt: state.attempts + 1,
+                        scheduled: state.scheduled,
+                        op: state.op.clone(),
+                        anew: state.anew,
+                    });
                 }
             }
         }
@@ -902,9 +1017,7 @@ impl Steps {
         let given = self.states.iter().filter(|(_, state)| state.has_unread_signal());
         let mut given: Vec<_> = given
             .filter_map(|(_, state)| match (&state.kind, &state.done) {
-                (Kind::Signal { name, .. }, Some(Done { position, outcome: Ok(payload), .. })) => {
-                    Some((*position, name, payload))
-                }
+                (Kind::Signal { name, .. }, Some(done)) => Some((done.position, name, done.given()?)),
                 _ => None,
             })
             .collect();

@@ -122,7 +122,27 @@ impl Machine {
         }
         let from = self.run().clone();
         self.append(clock, Event::Forked { run, from, seed });
+        self.refuse_again(clock);
         true
+    }
+
+    /// The last entry of the journal says that the run, which had ended, goes on. What makes no sense fails as it
+    /// did. All children that are waited for are wanted; whoever starts them knows which are there.
+    pub fn take_up(&mut self, clock: Timestamp) {
+        self.refuse_again(clock);
+        self.steps.start_children_again();
+    }
+
+    /// What the program asked for is judged when it asks. That may be void now, or not have been taken over.
+    fn refuse_again(&mut self, clock: Timestamp) {
+        for (step, position, anew) in self.steps.open_but_calls() {
+            let Ok(op) = decode_op(self.steps.op(step).unwrap_or_default(), position) else { continue };
+            // A child that is there may be, whatever the family has become since.
+            let family = || if anew { self.check_family(&op) } else { Ok(()) };
+            if let Err(reason) = op.check_sense(self.last_at).and_then(|()| family()) {
+                self.complete(step, Err(Failure::new(FailureKind::Rejected, reason)), clock);
+            }
+        }
     }
 
     /// Steps that ask for what another run was answered take its answers from now on.

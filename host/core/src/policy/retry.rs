@@ -161,10 +161,11 @@ pub fn of_call(request: &AgentRequest, configured: &Retry) -> Retry {
     }
 }
 
-/// How a call ends that may be made once and was in flight when its host died.
+/// How a call ends that may be made once and was in flight when its host died or its run was cancelled.
 /// Its `details` have the reason `unknown-outcome`.
 pub fn unknown_outcome(attempts: u32) -> Failure {
-    let message = "unknown-outcome: the host died while the call was under way, and it may not be made twice";
+    let message =
+        "unknown-outcome: the call was cut off while it was under way, and it may not be made twice";
     let details = Some(Json::from(serde_json::json!({ "reason": UNKNOWN_OUTCOME })));
     Failure { details, attempts, ..Failure::new(FailureKind::Failed, message) }
 }

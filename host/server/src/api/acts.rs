@@ -286,7 +286,6 @@ pub(crate) async fn cancel(
     run: &RunId,
     reason: Option<String>,
 ) -> Result<RunId, Problem> {
-    check_reason(reason.as_deref())?;
     let (_, run) = app.host().post(run, MessageBody::Cancel { reason }).await?;
     app.record(caller, "runs.cancel", run.as_str(), "asked").await?;
     Ok(run)
@@ -299,12 +298,6 @@ struct ReasonAsked {
     /// For the record of the run.
     #[schema(max_length = 65536)]
     reason: Option<String>,
-}
-
-/// Refuses a reason that is too long for the record of a run.
-pub(crate) fn check_reason(reason: Option<&str>) -> Result<(), Problem> {
-    limits::check("the reason", reason.map_or(0, str::len), 64 << 10).map_err(HostError::from)?;
-    Ok(())
 }
 
 /// Ask a run to stop
@@ -330,7 +323,6 @@ pub(crate) async fn terminate(
     run: &RunId,
     reason: Option<&str>,
 ) -> Result<(), Problem> {
-    check_reason(reason)?;
     app.host().terminate(run, reason).await?;
     app.record(caller, "runs.terminate", run.as_str(), "terminated").await
 }

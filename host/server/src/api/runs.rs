@@ -737,7 +737,7 @@ pub(crate) async fn matching(app: &App, caller: &Identity, asked: &BatchAsked) -
     if let Some(signal) = &asked.signal {
         acts::check_signal_name(&signal.name)?;
     }
-    acts::check_reason(asked.reason.as_deref())?;
+    wfhost::check_reason(asked.reason.as_deref())?;
     let is_digest = |text: &String| {
         text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
     };

@@ -1,6 +1,7 @@
 //! Attempts at agent calls: those that fail, wait, are put to people, or may be
 //! made once; and what they cost.
 
+use super::retries::retry;
 use super::*;
 use crate::policy::budget::Budget;
 use crate::{FailedCall, Question, Retry, Usage};
@@ -96,6 +97,42 @@ fn an_attempt_that_is_put_off_is_none() {
 }
 
 #[test]
+fn a_call_that_is_given_up_while_it_waits_for_its_turn_gives_the_turn_back() {
+    for cancelled in [false, true] {
+        let mut t = Talk::start();
+        let step = t.ask(agent("p"));
+        t.work();
+        t.m.postpone(step, t.clock.after(100), "waiting for quota of p".to_owned(), t.clock);
+        if cancelled {
+            t.cancel();
+        } else {
+            t.drop(step);
+        }
+        assert!(!t.m.only_waits(), "that is to be done yet");
+        assert_eq!(t.work(), ["stop 1"]);
+        assert!(t.m.only_waits());
+        // That is for the execution which gave it up.
+        t.reopen();
+        t.ask(agent("p"));
+        if cancelled {
+            t.see(step);
+        } else {
+            t.drop(step);
+        }
+        t.nothing_left();
+    }
+    // One that ends by itself has come to its turn before.
+    let mut t = Talk::start();
+    let step = t.ask(agent("p"));
+    t.work();
+    t.m.postpone(step, t.clock.after(100), "waiting for quota of p".to_owned(), t.clock);
+    t.pass(100);
+    t.work();
+    t.answer(step, "P");
+    assert_eq!(t.work(), [""; 0]);
+}
+
+#[test]
 fn a_call_that_is_dropped_in_its_delay_does_not_begin_again() {
     let mut t = Talk::start();
     let step = t.ask(agent("p"));
@@ -109,10 +146,10 @@ fn a_call_that_is_dropped_in_its_delay_does_not_begin_again() {
     assert!(!t.m.fail_attempt(unavailable(step, 1, None), at), "nobody waits for it");
 }
 
-#[test]
-fn a_call_that_may_be_made_once_is_not_made_again() {
+/// A call that may be made once.
+fn once(prompt: &str) -> Op {
     let request = AgentRequest {
-        prompt: "pay".to_owned(),
+        prompt: prompt.to_owned(),
         retry: Some(Retry {
             max_attempts: 1,
             initial_ms: 0,
@@ -123,15 +160,96 @@ fn a_call_that_may_be_made_once_is_not_made_again() {
         }),
         ..AgentRequest::default()
     };
-    let op = Op::Agent(Box::new(request));
+    Op::Agent(Box::new(request))
+}
+
+/// There is nothing to do but to end the step as one of which nobody knows whether it was carried out.
+fn is_unknown(t: &mut Talk, step: Step) {
+    let work = t.m.take_work(t.clock);
+    let [Work::Fail { step: failing, failure }] = &work[..] else { panic!("{work:?}") };
+    assert!(*failing == step && failure.message.starts_with("unknown-outcome"), "{failure}");
+    t.m.complete(step, Err(failure.clone()), t.clock);
+}
+
+#[test]
+fn a_call_that_may_be_made_once_is_not_made_again() {
     let mut t = Talk::start();
-    t.ask(op.clone());
+    let step = t.ask(once("pay"));
     assert_eq!(t.work(), ["call 1 #1 pay"]);
     t.reopen();
-    t.ask(op);
-    let work = t.work();
-    assert_eq!(work.len(), 1);
-    assert!(work[0].starts_with("fail 1 unknown-outcome"), "{work:?}");
+    t.ask(once("pay"));
+    is_unknown(&mut t, step);
+}
+
+#[test]
+fn a_call_that_may_be_made_once_is_made_once_more_by_each_retry() {
+    let mut t = Talk::start();
+    let step = t.ask(once("pay"));
+    assert_eq!(t.work(), ["call 1 #1 pay"]);
+    let outcome = failed(FailureKind::Unavailable, "busy");
+    t.m.complete(step, outcome.clone(), t.clock);
+    assert_eq!(t.got(step), outcome);
+    t.m.finish(outcome, t.clock).unwrap();
+    retry(&mut t, None, false).unwrap();
+    // Not begun yet, so the host may die.
+    t.reopen();
+    t.ask(once("pay"));
+    assert_eq!(t.work(), ["call 1 #2 pay"]);
+    t.reopen();
+    t.ask(once("pay"));
+    is_unknown(&mut t, step);
+    // Somebody knows better.
+    let outcome = t.got(step);
+    t.m.finish(outcome, t.clock).unwrap();
+    retry(&mut t, None, false).unwrap();
+    t.ask(once("pay"));
+    assert_eq!(t.work(), ["call 1 #3 pay"]);
+    t.answer(step, "paid");
+    assert_eq!(t.got(step), said("paid"));
+}
+
+#[test]
+fn calls_that_could_not_be_afforded_were_never_made_and_may_be() {
+    let mut t = Talk::start();
+    let steps = [t.ask(once("a")), t.ask(once("b"))];
+    t.work();
+    let short = || failed(FailureKind::BudgetExceeded, "the budget is used up");
+    for step in steps {
+        t.m.complete(step, short(), t.clock);
+        t.see(step);
+    }
+    t.m.finish(short(), t.clock).unwrap();
+    retry(&mut t, None, false).unwrap();
+    let _ = [t.ask(once("a")), t.ask(once("b"))];
+    assert_eq!(t.work(), ["call 1 #2 a", "call 2 #2 b"]);
+}
+
+#[test]
+fn a_call_that_was_under_way_when_the_run_was_cancelled_may_have_been_made() {
+    let mut t = Talk::start();
+    let step = t.ask(once("pay"));
+    t.work();
+    t.cancel();
+    t.see(step);
+    t.m.finish(failed(FailureKind::Cancelled, "so be it"), t.clock).unwrap();
+    retry(&mut t, None, false).unwrap();
+    t.ask(once("pay"));
+    is_unknown(&mut t, step);
+}
+
+#[test]
+fn a_fork_makes_the_calls_that_are_open_in_it() {
+    let mut t = Talk::start();
+    t.ask(once("pay"));
+    t.work();
+    t.save();
+    t.m.fork("fork".parse().unwrap(), [1; 32], t.clock);
+    t.reopen();
+    let step = t.ask(once("pay"));
+    assert_eq!(t.work(), ["call 1 #2 pay"]);
+    t.reopen();
+    t.ask(once("pay"));
+    is_unknown(&mut t, step);
 }
 
 #[test]

@@ -265,3 +265,16 @@ fn a_step_that_the_program_does_not_hold_is_an_error_of_the_host() {
         assert_eq!(ask(&mut t), Stop::NoSuchStep(Step(1)));
     }
 }
+
+#[test]
+fn the_reason_of_a_cancellation_is_kept_once_however_many_steps_it_ends() {
+    let mut t = Talk::start();
+    let steps: Vec<_> = (0..1_000).map(|_| t.ask(signal("go"))).collect();
+    let reason = "x".repeat(limits::MESSAGE_BYTES);
+    assert!(t.m.request_cancel(Some(reason.clone()), t.clock));
+    assert!(t.m.held_bytes() < 2 * limits::MESSAGE_BYTES as u64, "{}", t.m.held_bytes());
+    for step in steps {
+        assert_eq!(t.got(step).unwrap_err().message, format!("the run was asked to stop: {reason}"));
+        t.drop(step);
+    }
+}

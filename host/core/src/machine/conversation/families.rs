@@ -1,5 +1,6 @@
 //! Children, runs that continue as new, forks, and answers that are used again.
 
+use super::retries::retry;
 use super::*;
 use crate::{ChildOptions, OnParentClose};
 
@@ -120,6 +121,41 @@ fn a_failed_child_is_tried_again_by_its_step() {
     assert_eq!(t.started_children(), [0; 0], "it is there already");
     assert!(t.end_child(step, "ok"));
     assert_eq!(t.m.spent(t.clock).tokens, 10);
+}
+
+#[test]
+fn a_child_that_was_never_there_is_started_by_a_retry() {
+    let mut t = Talk::start();
+    let step = t.ask(child("unknown"));
+    t.started_children();
+    let outcome = failed(FailureKind::Rejected, "the module is not in the store");
+    t.m.complete(step, outcome.clone(), t.clock);
+    assert_eq!(t.got(step), outcome);
+    t.m.finish(outcome, t.clock).unwrap();
+    retry(&mut t, None, false).unwrap();
+    assert_eq!(t.started_children(), [1]);
+    t.ask(child("unknown"));
+    t.waits(step);
+    assert!(t.end_child(step, "ok"));
+    assert_eq!(t.got(step), said("ok"));
+}
+
+#[test]
+fn a_child_that_cannot_be_meant_is_rejected_however_often_it_is_tried() {
+    let mut deep = started();
+    let (root, depth) = (deep.run.clone(), limits::CHILD_DEPTH);
+    deep.child = Some(ChildOf { step: Step(1), root, depth, on_close: OnParentClose::Cancel });
+    for (begun, op) in [(started(), named("no/id")), (deep, child("m"))] {
+        let mut t =
+            Talk { m: Machine::start(begun, DAWN), rows: vec![], clock: DAWN, given: Given::default() };
+        let step = t.ask(op.clone());
+        let outcome = t.got(step);
+        t.m.finish(outcome.clone(), t.clock).unwrap();
+        retry(&mut t, None, false).unwrap();
+        assert_eq!(t.started_children(), [0; 0]);
+        t.ask(op);
+        assert_eq!(t.got(step), outcome);
+    }
 }
 
 #[test]

@@ -3,12 +3,13 @@
 use super::*;
 
 /// The run is retried as `wfhost retry` does it.
-fn retry(t: &mut Talk, step: Option<Step>, end_only: bool) -> Result<(), CannotRetry> {
+pub(super) fn retry(t: &mut Talk, step: Option<Step>, end_only: bool) -> Result<(), CannotRetry> {
     let mut journal = t.journal();
     let plan = plan_retry(&journal, step, end_only)?;
     let row = plan.append(&mut journal, 0, t.clock);
     t.rows.push(row);
     t.m = Machine::open(Journal::read(t.rows.clone()).unwrap(), t.given).unwrap();
+    t.m.take_up(t.clock);
     Ok(())
 }
 
@@ -154,6 +155,77 @@ fn a_cancelled_run_is_taken_up_where_it_was_cancelled() {
     let step = t.agent("a");
     t.waits(step);
     assert_eq!(t.work(), ["call 1 #2 a"]);
+}
+
+#[test]
+fn what_was_cancelled_without_a_request_is_tried_again_at_the_step_that_was() {
+    // A child of it was cancelled, say.
+    let mut t = Talk::start();
+    let (bad, _) = (t.agent("a"), t.agent("b"));
+    t.work();
+    let outcome = failed(FailureKind::Cancelled, "the run was asked to stop: by somebody");
+    t.m.complete(bad, outcome.clone(), t.clock);
+    t.see(bad);
+    t.m.finish(outcome, t.clock).unwrap();
+    retry(&mut t, None, false).unwrap();
+    assert!(t.m.is_open(bad));
+    // It says so of its own: nothing would be different.
+    let mut t = Talk::start();
+    t.m.finish(failed(FailureKind::Cancelled, "I do not like it"), t.clock).unwrap();
+    assert_eq!(retry(&mut t, None, false), Err(CannotRetry::OwnFault));
+    // The host ended it where it stood, and there it goes on.
+    let mut t = Talk::start();
+    let open = t.agent("a");
+    assert!(t.m.terminate(Failure::new(FailureKind::Cancelled, "terminated"), t.clock));
+    retry(&mut t, None, false).unwrap();
+    assert!(t.m.is_open(open));
+}
+
+#[test]
+fn a_failure_without_a_message_is_the_cause_of_none_that_says_something() {
+    let mut t = Talk::start();
+    let handled = t.agent("a");
+    t.work();
+    t.m.complete(handled, failed(FailureKind::Failed, ""), t.clock);
+    t.see(handled);
+    let paid = t.agent("b");
+    t.work();
+    t.answer(paid, "B");
+    t.see(paid);
+    t.m.finish(failed(FailureKind::Failed, "of its own"), t.clock).unwrap();
+    assert_eq!(retry(&mut t, None, false), Err(CannotRetry::OwnFault));
+    // One that says as little may be, and one that names the kind.
+    for said in ["", "failed"] {
+        let mut t = Talk::start();
+        let bad = t.agent("a");
+        t.work();
+        t.m.complete(bad, failed(FailureKind::Failed, ""), t.clock);
+        t.see(bad);
+        t.m.finish(failed(FailureKind::Failed, said), t.clock).unwrap();
+        retry(&mut t, None, false).unwrap();
+        assert!(t.m.is_open(bad));
+    }
+}
+
+#[test]
+fn what_makes_no_sense_fails_again_and_does_not_last_for_ever() {
+    let signal = |name: &str, timeout_ms| Op::Signal { name: name.to_owned(), timeout_ms };
+    let send = Op::Send { run: "other".to_owned(), name: String::new(), payload: Json::null() };
+    for op in [sleep(u64::MAX), signal("", None), signal("go", Some(u64::MAX)), send] {
+        let mut t = Talk::start();
+        let step = t.ask(op.clone());
+        let outcome = t.got(step);
+        t.m.finish(outcome.clone(), t.clock).unwrap();
+        retry(&mut t, None, false).unwrap();
+        t.ask(op.clone());
+        assert_eq!(t.got(step), outcome);
+        t.m.finish(outcome.clone(), t.clock).unwrap();
+        t.reopen();
+        t.ask(op);
+        assert_eq!(t.got(step), outcome);
+        t.m.finish(outcome, t.clock).unwrap();
+        t.nothing_left();
+    }
 }
 
 #[test]

@@ -173,3 +173,32 @@ fn a_signal_that_is_returned_goes_to_whoever_waits_for_it() {
     let third = t.ask(signal("go"));
     t.waits(third);
 }
+
+#[test]
+fn names_of_signals_that_nothing_waits_for_any_more_are_forgotten() {
+    let mut t = Talk::start();
+    let read = |t: &mut Talk| {
+        for name in ["early", "late"] {
+            if name == "early" {
+                t.signal(name, 1);
+            }
+            let wait = t.ask(signal(name));
+            if name == "late" {
+                t.signal(name, 2);
+            }
+            t.see(wait);
+            t.drop(wait);
+        }
+        let dropped = t.ask(signal("dropped"));
+        t.drop(dropped);
+        let timed = t.ask(signal_within("timed", 5));
+        t.pass(5);
+        t.see(timed);
+    };
+    read(&mut t);
+    assert_eq!(t.m.steps.names_of_signals(), [""; 0]);
+    t.signal("kept", 3);
+    let wait = t.ask(signal("waits"));
+    t.waits(wait);
+    assert_eq!(t.m.steps.names_of_signals(), ["kept", "waits"]);
+}
