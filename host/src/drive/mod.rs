@@ -186,6 +186,8 @@ pub(crate) struct Drive<'a> {
 pub(crate) enum Done {
     Step(Outcome),
     Attempt(Box<Attempted>),
+    /// The call was taken back before it was made, for that reason.
+    NotMade(&'static str),
     /// It is not known: the store failed.
     Unknown(StoreError),
 }
@@ -324,7 +326,7 @@ impl Driver<'_> {
                     // What is done at once is not waited for.
                     self.take_ended_calls()?;
                 }
-                Do::Commit => drop(self.append(Next::Go, Vec::new()).await?),
+                Do::Commit => self.commit_at_rest().await?,
                 Do::Arrive => drop(self.append_always(Next::Go, Vec::new()).await?),
                 Do::Terminate => {
                     let message = "the run was asked to stop and did not end by itself";
@@ -446,6 +448,40 @@ impl Driver<'_> {
         self.shared.lock().machine.withhold(step, &error.to_string(), now);
         self.missing.get_or_insert(error);
         self.course.happened();
+    }
+
+    /// Commits what happened to a run that is to be left. What it has asked for and is not under way is not begun, and
+    /// is recorded as not made: so it counts as no attempt, and may be made even if it may be made only once.
+    async fn commit_at_rest(&mut self) -> Result<(), DriveError> {
+        let phase = self.course.phase();
+        let is_paused = phase == Phase::Resting(Rest::Paused);
+        let why = match is_paused {
+            true => "the run was paused before the call was made",
+            false => "the host left the run before the call was made",
+        };
+        if self.calls.has_waiting() {
+            // The next host goes on at once, and finds their turns.
+            if !is_paused {
+                self.calls.lease.leave();
+            }
+            self.calls.withdraw(|| Done::NotMade(why));
+            self.calls.aborted().await;
+            self.calls.lease.set(self.drive.control.lease.clone());
+        }
+        // Whoever leaves at once takes them when those that are made are stopped.
+        if phase != Phase::Resting(Rest::Now) {
+            self.take_ended_calls()?;
+        }
+        let now = self.now();
+        let dropped = {
+            let machine = &mut self.shared.lock().machine;
+            machine.put_off_starts(why, now);
+            machine.take_aborts()
+        };
+        self.append(Next::Go, Vec::new()).await?;
+        dropped.iter().for_each(|step| self.calls.abort(*step));
+        self.give_back_turns_of(dropped).await;
+        Ok(())
     }
 
     /// Leaves the run as it is.
@@ -594,6 +630,14 @@ impl Driver<'_> {
                 self.shared.lock().machine.complete(step, outcome, self.now());
             }
             Done::Attempt(ended) => self.attempt_ended(step, *ended),
+            Done::NotMade(why) => {
+                let now = self.now();
+                let machine = &mut self.shared.lock().machine;
+                match self.course.runs() {
+                    true => drop(machine.postpone(step, now, why.to_owned(), now)),
+                    false => machine.withhold(step, why, now),
+                }
+            }
             Done::Unknown(error) => return Err(error.into()),
         }
         self.happened();
