@@ -162,6 +162,12 @@ impl<T: Send + 'static> Calls<T> {
         lock(&self.state).has_waiting()
     }
 
+    /// Whether there is something to record even if those that are made are stopped.
+    pub fn has_news(&self) -> bool {
+        let state = lock(&self.state);
+        !state.ended.is_empty() || state.has_waiting()
+    }
+
     /// Takes back those that wait to be made; each ends with `end`. They may not be gone yet.
     pub fn withdraw(&self, end: impl Fn() -> T) {
         let mut state = lock(&self.state);
@@ -353,7 +359,7 @@ mod tests {
         assert!(!calls.has_waiting() && !waiting.admit());
         assert_eq!(calls.take(), Some(((Step(2), 3), 7)));
         assert_eq!(calls.next().await, ((Step(1), 1), 1));
-        assert_eq!(calls.len(), 0);
+        assert_eq!((calls.len(), calls.has_news()), (0, false));
     }
 
     #[tokio::test(start_paused = true)]

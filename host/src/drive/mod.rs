@@ -48,6 +48,9 @@ use crate::virtual_time::VirtualTime;
 const COMMIT_WITHIN: Duration = Duration::from_millis(3);
 /// How long a program may clean up after it was asked to stop.
 const CANCEL_GRACE: Duration = Duration::from_secs(10);
+/// How long a program that repeats its journal is waited for by a host that leaves its run at once, if calls have
+/// something to record.
+const COME_THROUGH_WITHIN: Duration = Duration::from_secs(2);
 /// Deadlines are looked at again after this time, in case the system clock was set.
 const CLOCK_CHECK: Duration = Duration::from_secs(5);
 /// Entries that are not committed take so many bytes at most, about, also while the program
@@ -209,6 +212,8 @@ pub(super) struct Driver<'a> {
     course: Course,
     commit_by: Option<Instant>,
     cancel_by: Option<Instant>,
+    /// The program has come through by then, or is not waited for any more.
+    leave_by: Option<Instant>,
     only_waits_since: Option<Instant>,
     /// Why calls are withheld.
     pub(super) missing: Option<DriveError>,
@@ -251,6 +256,7 @@ impl Drive<'_> {
             calls: Arc::clone(&calls),
             commit_by: None,
             cancel_by: None,
+            leave_by: None,
             only_waits_since: None,
             missing: None,
             place: self.place,
@@ -302,6 +308,8 @@ impl Driver<'_> {
                 // Calls in flight are waited for, so the program has to come through first.
                 Leave::Gently if self.course.phase() == Phase::Replaying && self.calls.len() > 0 => {}
                 Leave::Gently => self.course.rest(Rest::Leaving),
+                // What they ended with can be recorded only then, too.
+                Leave::Now if self.course.phase() == Phase::Replaying && self.is_worth_waiting_for() => {}
                 Leave::Now => self.course.rest(Rest::Now),
                 Leave::Lost | Leave::Reclaimed => return Ok(Driven::Lost),
             }
@@ -350,6 +358,12 @@ impl Driver<'_> {
                 Do::Wait => self.wait(&sight).await?,
             }
         }
+    }
+
+    /// Whether the calls of an earlier drive have something to record, and the program may come through in time.
+    fn is_worth_waiting_for(&mut self) -> bool {
+        let now = Instant::now();
+        self.calls.has_news() && now < *self.leave_by.get_or_insert(now + COME_THROUGH_WITHIN)
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -489,7 +503,7 @@ impl Driver<'_> {
         // What has been answered is paid for, and is committed with this.
         self.calls.halt();
         self.take_last_answers(sight).await?;
-        self.calls.stop().await;
+        self.calls.gone().await;
         let release = Next::Release { waiting: None, trouble: None };
         if !sight.live {
             // Nothing of this execution counts.
@@ -572,7 +586,7 @@ impl Driver<'_> {
         });
         let commit_by = self.commit_by.filter(|_| !sight.waits);
         let timers = [deadline, self.cancel_by, commit_by, self.park_at(sight)];
-        let time = timers.into_iter().flatten().min().filter(|_| live);
+        let time = timers.into_iter().flatten().min().filter(|_| live).or(self.leave_by);
         let runs = self.course.runs() && !sight.waits;
         let at = |instant: Option<Instant>| async move {
             match instant {

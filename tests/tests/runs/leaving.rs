@@ -1,17 +1,19 @@
 //! Runs that are to be left: paused, or left by a host that stops, in time or at once. Nothing new is begun, no answer
 //! is lost, and what cannot go on can be stopped. By the library.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
 use serde_json::{Value, json};
-use wfhost::agents::{Policy, ProviderPolicy};
-use wfhost::store::MessageBody;
-use wfhost::{Ending, Host, HostOptions, ResumeOptions, RunHandle};
+use wfhost::agents::{CallObserver, Policy, ProviderPolicy, SeenCall};
+use wfhost::store::{ClaimHow, Claimed, Fence, MessageBody, SharedStore};
+use wfhost::{Ending, Host, HostOptions, Notice, Observer, ResumeOptions, RunHandle};
 use wfhost_core::{Event, RunId};
 use wfhost_tests::Place;
 
-use super::moments::{Held, calling, ending, host, probe, signal, starting, until, waiting};
+use super::moments::{Held, calling, ending, host, open, probe, signal, starting, until, waiting};
 
 /// Has an agent answer one call at a time.
 fn one_at_a_time(agent: &Held) -> impl FnOnce(&mut HostOptions) {
@@ -153,4 +155,92 @@ async fn a_pause_does_not_wait_for_a_call_that_the_program_has_dropped() {
     host.post(&handle.id, MessageBody::Pause).await.expect("it is taken");
     sql(&place, "DROP TRIGGER slow");
     assert!(matches!(ending(&mut handle).await, Ok(Ending::Paused)));
+}
+
+/// The answer comes during a commit, and the next commit, which is that of leaving the run, fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_cannot_be_committed_when_the_run_is_left_at_once_is_committed_later() {
+    let place = Place::in_file();
+    let (slow, quick) = (Held::new("slow"), Held::new("quick"));
+    let host = host(&place, &[&slow, &quick], |_| {});
+    let module = probe(&host).await;
+    let program = json!([{ "parallel": [calling("slow"), calling("quick")] }]);
+    let mut handle = host.start(&module, starting("r", program), None).await.expect("a run");
+    until("the calls", async || (slow.begun(), quick.begun()) == (1, 1)).await;
+    sql(
+        &place,
+        &format!(
+            "CREATE TABLE slowed (n);
+             CREATE TRIGGER outage BEFORE INSERT ON commits WHEN EXISTS (SELECT 1 FROM slowed)
+                 BEGIN SELECT RAISE(ABORT, 'an outage'); END;
+             CREATE TRIGGER slow AFTER INSERT ON commits BEGIN INSERT INTO slowed VALUES (1); {}; END",
+            long(4_000_000)
+        ),
+    );
+    host.post(&handle.id, signal("s")).await.expect("it is taken");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    quick.may.add_permits(1);
+    until("the answer", async || quick.ended() == 1).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    handle.stop();
+    let left = ending(&mut handle).await;
+    assert!(left.is_err(), "{left:?}");
+    sql(&place, "DROP TRIGGER outage; DROP TRIGGER slow; DROP TABLE slowed");
+    slow.may.add_permits(2);
+    quick.may.add_permits(1);
+    let mut handle = host.resume(&handle.id, ResumeOptions::default()).await.expect("nobody has it");
+    finishes(&mut handle).await;
+    assert_eq!(quick.begun(), 1, "it is not paid for again");
+}
+
+/// Another process had the run for a moment, so that the program repeats its journal while its call is under way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_answer_that_comes_while_the_program_replays_is_kept_by_a_host_that_leaves_at_once() {
+    let place = Place::in_file();
+    let agent = Held::new("held");
+    let opened = Arc::new(Opened::default());
+    let first = host(&place, &[&agent], |options| options.observer = Some(Arc::clone(&opened) as _));
+    let module = probe(&first).await;
+    let program = json!([{ "floats": FLOATS }, calling("held")]);
+    let handle = first.start(&module, starting("r", program), None).await.expect("a run");
+    let run = handle.id.clone();
+    until("the call", async || agent.begun() == 1).await;
+    had_for_a_moment(&open(&place), &run).await;
+    until("the host to drive it again", async || opened.0.load(Ordering::SeqCst) == 2).await;
+    agent.may.add_permits(1);
+    until("the answer", async || agent.ended() == 1).await;
+    first.close(None).await;
+    drop((handle, first));
+    agent.may.add_permits(1);
+    let second = host(&place, &[&agent], |_| {});
+    let mut handle = second.resume(&run, ResumeOptions::default()).await.expect("nobody has it");
+    finishes(&mut handle).await;
+    assert_eq!(agent.begun(), 1, "it is not paid for again");
+}
+
+/// How often a run was opened.
+#[derive(Debug, Default)]
+struct Opened(AtomicUsize);
+
+impl CallObserver for Opened {
+    fn see_call(&self, _: SeenCall<'_>) {}
+}
+
+impl Observer for Opened {
+    fn see(&self, notice: Notice<'_>) {
+        if let Notice::Opened { .. } = notice {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Some tenths of a second of computing.
+const FLOATS: u64 = 500_000;
+
+/// As by a process that dies as soon as it has taken the run.
+async fn had_for_a_moment(other: &SharedStore, run: &RunId) {
+    let session = other.begin_session(&wfhost::owner::this_process(), 60_000).await.expect("a store");
+    let claimed = other.claim(session, run, ClaimHow::Seize).await.expect("a store");
+    assert!(matches!(claimed, Claimed::Yes(_)), "{claimed:?}");
+    other.fence(session, Fence::Dead).await.expect("a store");
 }
