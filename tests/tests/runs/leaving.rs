@@ -157,6 +157,23 @@ async fn a_pause_does_not_wait_for_a_call_that_the_program_has_dropped() {
     assert!(matches!(ending(&mut handle).await, Ok(Ending::Paused)));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_resumed_by_its_own_host_before_it_is_paused_goes_on() {
+    let place = Place::in_file();
+    let agent = Held::new("held");
+    let host = host(&place, &[&agent], |_| {});
+    let module = probe(&host).await;
+    let handle = host.start(&module, starting("r", json!([calling("held")])), None).await.expect("a run");
+    until("the call", async || agent.begun() == 1).await;
+    host.post(&handle.id, MessageBody::Pause).await.expect("it is taken");
+    // Time to read the request, as far as that goes: it has to hold in either order.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut handle = host.resume(&handle.id, ResumeOptions::default()).await.expect("it is driven here");
+    agent.may.add_permits(1);
+    finishes(&mut handle).await;
+    assert_eq!(agent.begun(), 1);
+}
+
 /// The answer comes during a commit, and the next commit, which is that of leaving the run, fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_cannot_be_committed_when_the_run_is_left_at_once_is_committed_later() {
