@@ -27,8 +27,8 @@ use wfhost_runtime::{
     CannotExecute, Ended, Engine, GrantError, HostFault, Module, Shared, StackError, end_lines, trap,
 };
 use wfhost_store::{
-    Append, Appended, Inbox, Message, MessageBody, MessageId, NewRun, Next, Part, SessionId, SharedStore,
-    StoreError, TurnWord, Waiting, Wake,
+    Append, Appended, Inbox, MessageBody, MessageId, NewRun, Next, Part, SessionId, SharedStore, StoreError,
+    TurnWord, Waiting, Wake,
 };
 use wfhost_world::{World, fresh_id};
 
@@ -761,8 +761,7 @@ impl Driver<'_> {
             Some(inbox) => inbox,
             None => self.drive.store.inbox(self.drive.run, Part::Next).await?,
         };
-        let cancels = |message: &Message| matches!(message.body, MessageBody::Cancel { .. });
-        if !self.shared.lock().machine.cancel_requested() && !inbox.messages.iter().any(cancels) {
+        if !self.shared.lock().machine.cancel_requested() && !asks_to_stop(&inbox) {
             return Ok(None);
         }
         self.inbox = Some(inbox);
@@ -1068,7 +1067,9 @@ impl Driver<'_> {
                 Some(stop) => Err(Stopped::By(stop.clone())),
                 None => {
                     if let Some(source) = HostFault::of(&error) {
-                        return Err(DriveError::Host { run: self.drive.run.clone(), source });
+                        let why = "the run was asked to stop while it could not go on on this host";
+                        let error = DriveError::Host { run: self.drive.run.clone(), source };
+                        return self.stop_without_program(why).await?.ok_or(error);
                     }
                     let module = self.drive.store.module(self.drive.module.digest);
                     Err(Stopped::Failed(trap::explain(&error, &self.shared, module).await?))
@@ -1132,6 +1133,11 @@ impl Driver<'_> {
         .await?;
         Ok(Driven::Ended(outcome))
     }
+}
+
+/// Whether somebody has asked for the run to stop, by what is to be taken next.
+pub(crate) fn asks_to_stop(inbox: &Inbox) -> bool {
+    inbox.messages.iter().any(|message| matches!(message.body, MessageBody::Cancel { .. }))
 }
 
 /// Gives back the turns of rates that all hosts share, as far as steps of a run that has ended have any.

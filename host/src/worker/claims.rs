@@ -3,12 +3,17 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use wfhost_core::{Digest, Epoch, Journal, Machine, Origin, Position, Row, RunId, Timestamp, plan_retry};
+use wfhost_core::{
+    Digest, Epoch, Failure, FailureKind, Journal, Machine, Origin, Outcome, Position, Row, RunId, Timestamp,
+    plan_retry,
+};
 use wfhost_runtime::{Denied, Module};
 use wfhost_store::{Append, ClaimHow, Claimed, Fence, Next, Opened, SessionId, StoreError, Unreadable};
 use wfhost_world::lock;
 
+use super::driving::is_of_store;
 use super::{AGAIN_AFTER, Current, Inner, Live, Ready};
+use crate::drive::asks_to_stop;
 use crate::host::HostError;
 
 /// What became of a run that was to be given up.
@@ -19,6 +24,13 @@ pub(crate) enum Back {
     Lost,
     /// The store is in trouble: it is not known.
     Later,
+}
+
+/// What became of a claimed run that was to be made ready.
+pub(super) enum Opening {
+    Ready(Box<Ready>),
+    /// It has ended.
+    Stopped(Outcome),
 }
 
 impl Inner {
@@ -114,7 +126,8 @@ impl Inner {
         };
         let epoch = opened.epoch;
         match self.open(*opened, current.clone(), module).await {
-            Ok(ready) => Ok(Ok(ready)),
+            Ok(Opening::Ready(ready)) => Ok(Ok(*ready)),
+            Ok(Opening::Stopped(_)) => Ok(Err(Claimed::Ended)),
             Err(error) => {
                 self.release(run, current.session, epoch, error.to_string()).await;
                 Err(error)
@@ -157,13 +170,13 @@ impl Inner {
         }
     }
 
-    /// Makes a claimed run ready to be driven.
+    /// Makes a claimed run ready to be driven. One that was asked to stop and whose module cannot be had is ended.
     pub(super) async fn open(
         &self,
         opened: Opened,
         current: Current,
         moved: Option<&Module>,
-    ) -> Result<Ready, HostError> {
+    ) -> Result<Opening, HostError> {
         let Opened {
             run,
             epoch,
@@ -205,7 +218,20 @@ impl Inner {
                         // Whoever dies while it is compiled says nothing about the program.
                         let count = |starts| self.store.set_starts(current.session, &run, epoch, starts);
                         count(starts.saturating_sub(1)).await?;
-                        let module = self.module(&run, digest, &name).await?;
+                        let module = match self.module(&run, digest, &name).await {
+                            Ok(module) => module,
+                            Err(error) if is_of_store(&error) => return Err(error),
+                            Err(error) => {
+                                if !machine.cancel_requested() && !asks_to_stop(&inbox) {
+                                    return Err(error);
+                                }
+                                let message = "the run was asked to stop while its module could not be had";
+                                let outcome = Err(Failure::new(FailureKind::Cancelled, message));
+                                let session = current.session;
+                                self.end_where_it_stands(&run, session, epoch, &machine, &outcome).await?;
+                                return Ok(Opening::Stopped(machine.outcome().cloned().unwrap_or(outcome)));
+                            }
+                        };
                         count(starts).await?;
                         module
                     }
@@ -213,7 +239,8 @@ impl Inner {
             }
         };
         let inbox = Some(inbox);
-        Ok(Ready { current, epoch, starts, machine, module, project, imported, place, inbox })
+        let ready = Ready { current, epoch, starts, machine, module, project, imported, place, inbox };
+        Ok(Opening::Ready(Box::new(ready)))
     }
 
     /// Commits that a run which had ended goes on. Gives the place of that.

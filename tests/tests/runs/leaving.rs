@@ -8,12 +8,12 @@ use std::time::Duration;
 use futures::future::join_all;
 use serde_json::{Value, json};
 use wfhost::agents::{CallObserver, Policy, ProviderPolicy, SeenCall};
-use wfhost::store::{ClaimHow, Claimed, Fence, MessageBody, SharedStore};
-use wfhost::{Ending, Host, HostOptions, Notice, Observer, ResumeOptions, RunHandle};
+use wfhost::store::{ClaimHow, Claimed, Fence, MessageBody, RunState, SharedStore};
+use wfhost::{Ending, Evict, Host, HostOptions, Notice, Observer, ResumeOptions, RunHandle};
 use wfhost_core::{Event, RunId};
 use wfhost_tests::Place;
 
-use super::moments::{Held, calling, ending, host, open, probe, signal, starting, until, waiting};
+use super::moments::{Held, calling, ending, host, info, open, probe, signal, starting, until, waiting};
 
 /// Has an agent answer one call at a time.
 fn one_at_a_time(agent: &Held) -> impl FnOnce(&mut HostOptions) {
@@ -260,4 +260,23 @@ async fn had_for_a_moment(other: &SharedStore, run: &RunId) {
     let claimed = other.claim(session, run, ClaimHow::Seize).await.expect("a store");
     assert!(matches!(claimed, Claimed::Yes(_)), "{claimed:?}");
     other.fence(session, Fence::Dead).await.expect("a store");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_module_is_gone_can_be_cancelled() {
+    let place = Place::in_file();
+    let first = host(&place, &[], |options| options.evict = Evict::Always);
+    let module = probe(&first).await;
+    let handle = first.start(&module, starting("r", json!([waiting("go")])), None).await.expect("a run");
+    let run = handle.id.clone();
+    until("the run to wait", async || info(first.store(), &run).await.state == RunState::Waiting).await;
+    first.close(None).await;
+    drop((handle, first));
+    sql(&place, "PRAGMA foreign_keys = OFF; DELETE FROM modules");
+    let second = host(&place, &[], |_| {});
+    second.serve();
+    second.post(&run, signal("go")).await.expect("it is taken");
+    until("the trouble", async || info(second.store(), &run).await.trouble.is_some()).await;
+    second.post(&run, MessageBody::Cancel { reason: None }).await.expect("it is taken");
+    until("the end", async || info(second.store(), &run).await.state == RunState::Cancelled).await;
 }
