@@ -55,7 +55,7 @@ const COME_THROUGH_WITHIN: Duration = Duration::from_secs(2);
 const CLOCK_CHECK: Duration = Duration::from_secs(5);
 /// Entries that are not committed take so many bytes at most, about, also while the program
 /// computes: what one commit holds is bounded.
-const UNSAVED_BYTES: usize = 1 << 20;
+pub(crate) const UNSAVED_BYTES: usize = 1 << 20;
 /// Answers that are taken into one commit take so many bytes at most, and one more.
 const ANSWERS_BYTES: usize = 8 << 20;
 
