@@ -551,7 +551,8 @@ impl Driver<'_> {
         match self.turn(sight).await {
             Turn::Call(attempt, done) => self.done(attempt, done)?,
             Turn::Time => {
-                if self.course.has_time() {
+                let deadline = self.shared.lock().machine.next_deadline();
+                if self.course.has_time() && deadline.is_some_and(|at| at <= self.now()) {
                     // What came in before the deadline counts before it.
                     self.read_inbox().await?;
                     let now = self.now();
