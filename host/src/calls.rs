@@ -17,7 +17,7 @@ use futures_util::future::BoxFuture;
 use futures_util::task::noop_waker_ref;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use wfhost_agents::Writers;
+use wfhost_agents::{Admission, Writers};
 use wfhost_core::{RunId, Step};
 use wfhost_world::{LatestLease, lock};
 
@@ -39,8 +39,16 @@ pub(crate) struct Calls<T> {
     pub writers: Writers,
 }
 
+/// A call that is under way.
+struct UnderWay {
+    attempt: u32,
+    /// Whether it is made, or waits for that.
+    admission: Admission,
+    task: JoinHandle<()>,
+}
+
 struct State<T> {
-    under_way: BTreeMap<Step, (u32, JoinHandle<()>)>,
+    under_way: BTreeMap<Step, UnderWay>,
     ended: VecDeque<(Attempt, T)>,
     /// Those that the driver has taken, and that are yet to be committed.
     taken: Vec<(Attempt, T)>,
@@ -55,9 +63,13 @@ impl<T> State<T> {
         self.aborted.push(task);
     }
 
+    fn has_waiting(&self) -> bool {
+        self.under_way.values().any(|call| call.admission.is_open())
+    }
+
     fn halt(&mut self) {
-        for (_, (_, task)) in std::mem::take(&mut self.under_way) {
-            self.abort(task);
+        for (_, call) in std::mem::take(&mut self.under_way) {
+            self.abort(call.task);
         }
     }
 
@@ -93,7 +105,12 @@ impl<T> Calls<T> {
 
 impl<T: Send + 'static> Calls<T> {
     /// Begins a call. One that ends at once needs no task.
-    pub fn begin(self: &Arc<Self>, (step, attempt): Attempt, mut call: BoxFuture<'static, T>) {
+    pub fn begin(
+        self: &Arc<Self>,
+        (step, attempt): Attempt,
+        admission: Admission,
+        mut call: BoxFuture<'static, T>,
+    ) {
         let mut context = Context::from_waker(noop_waker_ref());
         if let Poll::Ready(end) = call.as_mut().poll(&mut context) {
             lock(&self.state).ended.push_back(((step, attempt), end));
@@ -107,21 +124,21 @@ impl<T: Send + 'static> Calls<T> {
             let end = call.await;
             let mut state = lock(&calls.state);
             // It may have been aborted, and another one begun.
-            if state.under_way.get(&step).is_some_and(|(known, _)| *known == attempt) {
+            if state.under_way.get(&step).is_some_and(|known| known.attempt == attempt) {
                 state.under_way.remove(&step);
                 state.ended.push_back(((step, attempt), end));
                 drop(state);
                 calls.ended.notify_one();
             }
         });
-        state.under_way.insert(step, (attempt, task));
+        state.under_way.insert(step, UnderWay { attempt, admission, task });
     }
 
     /// Stops a call and forgets how it ended.
     pub fn abort(&self, step: Step) {
         let mut state = lock(&self.state);
-        if let Some((_, task)) = state.under_way.remove(&step) {
-            state.abort(task);
+        if let Some(call) = state.under_way.remove(&step) {
+            state.abort(call.task);
         }
         state.ended.retain(|((ended, _), _)| *ended != step);
         state.taken.retain(|((taken, _), _)| *taken != step);
@@ -130,7 +147,7 @@ impl<T: Send + 'static> Calls<T> {
     /// Those that are under way, or have ended and were not taken.
     pub fn all(&self) -> Vec<Attempt> {
         let state = lock(&self.state);
-        let under_way = state.under_way.iter().map(|(step, (attempt, _))| (*step, *attempt));
+        let under_way = state.under_way.iter().map(|(step, call)| (*step, call.attempt));
         under_way.chain(state.ended.iter().map(|(attempt, _)| *attempt)).collect()
     }
 
@@ -138,6 +155,27 @@ impl<T: Send + 'static> Calls<T> {
     pub fn len(&self) -> usize {
         let state = lock(&self.state);
         state.under_way.len() + state.ended.len()
+    }
+
+    /// Whether one waits to be made.
+    pub fn has_waiting(&self) -> bool {
+        lock(&self.state).has_waiting()
+    }
+
+    /// Whether there is something to record even if those that are made are stopped.
+    pub fn has_news(&self) -> bool {
+        let state = lock(&self.state);
+        !state.ended.is_empty() || state.has_waiting()
+    }
+
+    /// Takes back those that wait to be made; each ends with `end`. They may not be gone yet.
+    pub fn withdraw(&self, end: impl Fn() -> T) {
+        let mut state = lock(&self.state);
+        let withdrawn: Vec<_> = state.under_way.extract_if(.., |_, call| call.admission.withdraw()).collect();
+        for (step, call) in withdrawn {
+            state.abort(call.task);
+            state.ended.push_back(((step, call.attempt), end()));
+        }
     }
 
     /// Takes one that has ended, if there is one.
@@ -306,12 +344,30 @@ mod tests {
         })
     }
 
+    fn made() -> Admission {
+        Admission::granted()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_to_be_made_can_be_taken_back_and_what_is_made_cannot() {
+        let calls = Arc::new(Calls::default());
+        let waiting = Admission::default();
+        calls.begin((Step(1), 1), made(), later(50, 1));
+        calls.begin((Step(2), 3), waiting.clone(), later(50, 2));
+        assert!(calls.has_waiting());
+        calls.withdraw(|| 7);
+        assert!(!calls.has_waiting() && !waiting.admit());
+        assert_eq!(calls.take(), Some(((Step(2), 3), 7)));
+        assert_eq!(calls.next().await, ((Step(1), 1), 1));
+        assert_eq!((calls.len(), calls.has_news()), (0, false));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn calls_survive_who_began_them() {
         let registry = Arc::new(Registry::<u32>::default());
         let calls = registry.of(&run());
-        calls.begin((Step(1), 1), later(50, 10));
-        calls.begin((Step(2), 3), Box::pin(std::future::ready(20)));
+        calls.begin((Step(1), 1), made(), later(50, 10));
+        calls.begin((Step(2), 3), made(), Box::pin(std::future::ready(20)));
         registry.keep(&run(), calls);
         let calls = registry.of(&run());
         let mut all = calls.all();
@@ -326,7 +382,7 @@ mod tests {
         let registry = Arc::new(Registry::<u32>::default());
         let calls = registry.of(&run());
         for n in 1..=3 {
-            calls.begin((Step(n), 1), Box::pin(std::future::ready(n as u32)));
+            calls.begin((Step(n), 1), made(), Box::pin(std::future::ready(n as u32)));
         }
         for n in 0..2 {
             let (attempt, answer) = calls.next().await;
@@ -349,8 +405,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_has_ended_when_calls_are_halted_can_be_taken() {
         let calls = Arc::new(Calls::default());
-        calls.begin((Step(1), 1), later(50, 1));
-        calls.begin((Step(2), 1), Box::pin(std::future::ready(2)));
+        calls.begin((Step(1), 1), made(), later(50, 1));
+        calls.begin((Step(2), 1), made(), Box::pin(std::future::ready(2)));
         calls.halt();
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!((calls.take(), calls.take()), (Some(((Step(2), 1), 2)), None));
@@ -359,17 +415,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_call_that_is_aborted_ends_nothing() {
         let calls = Arc::new(Calls::default());
-        calls.begin((Step(1), 1), later(50, 1));
+        calls.begin((Step(1), 1), made(), later(50, 1));
         calls.abort(Step(1));
-        calls.begin((Step(1), 2), later(100, 2));
+        calls.begin((Step(1), 2), made(), later(100, 2));
         assert_eq!(calls.next().await, ((Step(1), 2), 2));
-        calls.begin((Step(2), 1), Box::pin(std::future::ready(3)));
+        calls.begin((Step(2), 1), made(), Box::pin(std::future::ready(3)));
         calls.abort(Step(2));
         assert_eq!(calls.len(), 0, "what it ended with is forgotten, too");
         let held = Arc::new(());
         let holds = Arc::clone(&held);
         calls.begin(
             (Step(3), 1),
+            made(),
             Box::pin(async move {
                 std::future::pending::<()>().await;
                 drop(holds);
@@ -384,7 +441,7 @@ mod tests {
     async fn calls_that_nobody_asks_for_are_stopped_some_time() {
         let registry = Arc::new(Registry::<u32>::default());
         let calls = registry.of(&run());
-        calls.begin((Step(1), 1), later(1_000_000, 1));
+        calls.begin((Step(1), 1), made(), later(1_000_000, 1));
         registry.keep(&run(), Arc::clone(&calls));
         tokio::time::sleep(LINGER / 2).await;
         registry.keep(&run(), registry.of(&run()));

@@ -16,7 +16,7 @@ use wfhost_runtime::{self as engine, Denied};
 use wfhost_store::{MessageBody, NewRun, RunFilter, RunInfo, Store, StoreError};
 use wfhost_world::lock;
 
-use crate::drive::DriveError;
+use crate::drive::{DriveError, UNSAVED_BYTES};
 
 /// The run that this one continues as in the end, which may be itself.
 ///
@@ -309,12 +309,51 @@ pub(crate) fn next_round(old: &Machine, step: Step, input: Json, id: RunId, now:
         ..old.started().clone()
     };
     let mut machine = Machine::start(started, now);
+    let mut all = Vec::new();
     for (name, payload) in old.unread_signals() {
         machine.receive(name, payload, None, now);
+        // However much that is, no row is larger than those of other commits.
+        if machine.unsaved_bytes() >= UNSAVED_BYTES {
+            all.append(&mut rows(&mut machine));
+        }
     }
-    let rows = rows(&mut machine);
+    all.append(&mut rows(&mut machine));
     // Once it has begun, so that what it waits for then ends.
     let reason = Some("that was before it continued as new".to_owned());
     let inbox = old.cancel_requested().then_some(MessageBody::Cancel { reason });
-    NewRun { inbox: inbox.into_iter().collect(), ..NewRun::new(&machine, rows) }
+    NewRun { inbox: inbox.into_iter().collect(), ..NewRun::new(&machine, all) }
+}
+
+#[cfg(test)]
+mod tests {
+    use wfhost_core::{Digest, Op};
+
+    use super::*;
+
+    #[test]
+    fn however_many_signals_a_round_takes_along_its_rows_are_small() {
+        let now = Timestamp(1_000);
+        let started = Started {
+            run: "r".parse().unwrap(),
+            workflow: "w".to_owned(),
+            module: Digest::of(b"w"),
+            input: Json::null(),
+            seed: [7; 32],
+            config: RunConfig::default(),
+            labels: vec![],
+            parent: None,
+            child: None,
+            origin: None,
+        };
+        let mut old = Machine::start(started, now);
+        let step = old.schedule(&Op::ContinueAsNew { input: Json::null() }, now).unwrap();
+        for _ in 0..7 {
+            old.receive("s".to_owned(), Json::string(&"x".repeat(1 << 20)), None, now);
+        }
+        let next = next_round(&old, step, Json::null(), "r-2".parse().unwrap(), now);
+        let sizes: Vec<_> = next.rows.iter().map(|row| row.bytes.len()).collect();
+        assert!(sizes.iter().all(|size| *size < 3 << 20), "{sizes:?}");
+        let journal = wfhost_core::Journal::read(next.rows).unwrap();
+        assert_eq!(journal.entries.len(), 1 + 7);
+    }
 }

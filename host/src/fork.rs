@@ -180,7 +180,7 @@ impl Host {
             after: opened.place,
             ..Append::new(id.clone(), opened.session, opened.epoch, Timestamp(0), next)
         };
-        let (mut machine, departs) = match self.try_module(&opened, module).await {
+        let (mut machine, only_waits, departs) = match self.try_module(&opened, module).await {
             Ok(tried) => tried,
             Err(error) => {
                 self.leave_as(give_up(opened.as_it_was())).await?;
@@ -196,9 +196,9 @@ impl Host {
         machine.settle_move(self.now());
         let row = machine.take_unsaved().map(Row::from);
         let next = match opened.was {
-            RunState::Waiting => Next::Park(Waiting::of(&machine)),
-            // With other code it may go on.
-            RunState::Refused => Next::Release { waiting: None, trouble: None },
+            RunState::Waiting if only_waits => Next::Park(Waiting::of(&machine)),
+            // With other code it goes on, or may.
+            RunState::Waiting | RunState::Refused => Next::Release { waiting: None, trouble: None },
             _ => opened.as_it_was(),
         };
         let moved =
@@ -224,17 +224,17 @@ impl Host {
         Ok(())
     }
 
-    /// The run's machine, and where the module diverges from it.
+    /// The run's machine, whether it only waits with the module, and where the module diverges from it.
     async fn try_module(
         &self,
         opened: &Opened,
         module: &Module,
-    ) -> Result<(Machine, Option<Box<Mismatch>>), HostError> {
+    ) -> Result<(Machine, bool, Option<Box<Mismatch>>), HostError> {
         let unusable = |source| HostError::Journal { run: opened.run.clone(), source };
         let journal = Journal::read(opened.rows.clone()).map_err(unusable)?;
         let machine = Machine::open(journal.clone(), opened.given).map_err(unusable)?;
-        let departs = self.replay(&opened.run, journal, module, Given::Everything).await?.refusal();
-        Ok((machine, departs))
+        let replayed = self.replay(&opened.run, journal, module, Given::Everything).await?;
+        Ok((machine, replayed.only_waits, replayed.refusal()))
     }
 }
 

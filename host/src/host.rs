@@ -621,7 +621,11 @@ impl Host {
                     Claimed::Held { .. } if self.inner.is_live(id) && options.module.is_none() => {
                         match options.budget {
                             Some(_) => Err(HostError::Driven { run: id.clone() }),
-                            None => Ok(self.watch(id)),
+                            None => {
+                                // It may be about to be paused.
+                                self.store().unpause(id).await?;
+                                Ok(self.watch(id))
+                            }
                         }
                     }
                     refused => Err(self.refused(id, refused)),

@@ -59,8 +59,13 @@ impl VirtualTime {
     }
 
     pub fn plan(&self, planned: Planned) {
-        lock(&self.planned).push(planned);
+        self.put_back(planned);
         self.work.notify_one();
+    }
+
+    /// It could not be sent though its time has come. The next look tries it again.
+    pub fn put_back(&self, planned: Planned) {
+        lock(&self.planned).push(planned);
     }
 
     /// Skips to the earliest deadline if all of `live` rest, and did so since `changes` was read. Gives whom

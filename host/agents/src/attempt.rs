@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -94,6 +95,45 @@ pub struct Attempt {
     pub used: Used,
     /// From when to when the provider had it.
     pub asked: Option<(Instant, Instant)>,
+    /// Whether the provider may have it.
+    pub admission: Admission,
+}
+
+/// Whether an attempt is made, which is decided once: by itself, when nothing keeps it from the provider any more, or
+/// before that by whoever takes it back.
+#[derive(Clone, Debug, Default)]
+pub struct Admission(Arc<AtomicU8>);
+
+impl Admission {
+    const OPEN: u8 = 0;
+    const ADMITTED: u8 = 1;
+    const WITHDRAWN: u8 = 2;
+
+    /// That of what waits for nothing.
+    pub fn granted() -> Self {
+        Self(Arc::new(AtomicU8::new(Self::ADMITTED)))
+    }
+
+    /// Whether nothing was decided yet.
+    pub fn is_open(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == Self::OPEN
+    }
+
+    /// The attempt is made; false if it was taken back.
+    pub fn admit(&self) -> bool {
+        self.decide(Self::ADMITTED) != Self::WITHDRAWN
+    }
+
+    /// The attempt is taken back; false if it is made, or was.
+    pub fn withdraw(&self) -> bool {
+        self.decide(Self::WITHDRAWN) != Self::ADMITTED
+    }
+
+    /// What was decided before.
+    fn decide(&self, what: u8) -> u8 {
+        let decided = self.0.compare_exchange(Self::OPEN, what, Ordering::AcqRel, Ordering::Acquire);
+        decided.unwrap_or_else(|before| before)
+    }
 }
 
 /// What an attempt consumed up to now, also if it is never told how it ended.
@@ -271,6 +311,10 @@ impl Attempt {
                 return Err(self.failed(failure));
             }
             if self.lease.is_held() {
+                if !self.admission.admit() {
+                    // Whoever took it back says so, and ends this.
+                    std::future::pending::<()>().await;
+                }
                 return Ok(permit);
             }
             // Whoever ends the session gives its slots to others.
@@ -740,6 +784,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn an_attempt_is_made_or_taken_back() {
+        let made = Admission::default();
+        assert!(made.is_open() && made.admit() && !made.is_open() && !made.withdraw() && made.admit());
+        let taken_back = Admission::default();
+        assert!(
+            taken_back.withdraw() && !taken_back.is_open() && !taken_back.admit() && taken_back.withdraw()
+        );
+        assert!(!Admission::granted().withdraw());
+    }
 
     fn fits(schema: serde_json::Value, answer: &str) -> Result<String, usize> {
         let validator = Schema::compile(&Json::from(schema)).unwrap();

@@ -42,7 +42,7 @@ use wfhost_core::policy::budget::Tells;
 use wfhost_core::{Digest, Reply, RunConfig};
 
 pub use self::anthropic::{Anthropic, AnthropicConfig};
-pub use self::attempt::{Attempt, AttemptEnd, Made, Used};
+pub use self::attempt::{Admission, Attempt, AttemptEnd, Made, Used};
 pub use self::call::{Call, CallFailure, Turn};
 pub use self::command::{Command, CommandConfig, Format, PRESETS, Preset, PromptBy, supervise_if_asked};
 pub use self::echo::Echo;

@@ -86,6 +86,10 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "the component is too expensive to compile\n\nSize, nesting, functions, types and jump tables are limited, and so are the memory and time of the compiling process. The output of ordinary compilers, interpreters included, stays far below these limits.",
     ),
     (
+        "WF0113",
+        "a component could not be compiled on this machine\n\nThe process that compiles was ended by the system, usually because the machine or its container has too little memory. The component itself may be fine.",
+    ),
+    (
         "WF0201",
         "the program is non-deterministic: it diverges from its journal\n\nOn replay, a program has to request the same operations in the same order. It does as long as its code is unchanged. Nothing was executed, and the journal is unchanged.",
     ),

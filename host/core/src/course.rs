@@ -7,8 +7,9 @@
 //! * [`Phase::Replaying`]: the program repeats its journal. Nothing is appended, nothing is taken
 //!   in, no deadline is met, no grace runs. It comes through, or the run is left as it is.
 //! * [`Phase::Live`]: all of it.
-//! * [`Phase::Resting`]: the run is to be left. The program stands still, nothing begins; calls
-//!   under way are waited for, if there is time, and what they answer is committed.
+//! * [`Phase::Resting`]: the run is to be left. The program stands still, nothing begins; calls that wait for
+//!   their turn are taken back, those under way are waited for, if there is time, and what they answer is
+//!   committed.
 //! * [`Phase::Ending`]: the program has ended, and only that is left to be committed.
 
 /// How far a driver is with a run.
@@ -61,7 +62,8 @@ pub enum Do {
     ReadMail,
     /// Looks whether children ended unheard.
     MeetChildren,
-    /// Commits what happened, and begins what the program asked for unless the run rests.
+    /// Commits what happened, and begins what the program asked for; or, if the run rests, takes back what it has
+    /// asked for and is not under way.
     Commit,
     /// Tells the store that the program came through: whatever brought a host down before was not it.
     Arrive,
@@ -140,11 +142,14 @@ impl Course {
 
     /// The run is to be left.
     pub fn rest(&mut self, rest: Rest) {
-        self.phase = match self.phase {
+        let phase = match self.phase {
             Phase::Ending => Phase::Ending,
             Phase::Resting(before) => Phase::Resting(before.max(rest)),
             Phase::Replaying | Phase::Live => Phase::Resting(rest),
         };
+        // What is not under way is taken back, and that is committed.
+        self.unsettled |= phase != self.phase;
+        self.phase = phase;
     }
 
     /// It was asked to stop: it may do so, though it was to be left alone.
@@ -298,7 +303,7 @@ mod tests {
         let mut course = live();
         course.rest(Rest::Leaving);
         assert!(!course.runs() && !course.has_time());
-        assert_eq!(course.next(&CALLS), Do::Wait);
+        assert_eq!((course.next(&CALLS), course.next(&CALLS)), (Do::Commit, Do::Wait));
         course.happened();
         assert_eq!((course.next(&WAITS), course.next(&WAITS)), (Do::Commit, Do::Leave(Rest::Leaving)));
         assert!(!course.may_park(&WAITS), "the program has not seen the answer");
@@ -321,9 +326,9 @@ mod tests {
     fn a_run_that_is_left_at_once_waits_for_nothing() {
         let mut course = live();
         course.rest(Rest::Leaving);
-        assert_eq!(course.next(&CALLS), Do::Wait);
+        assert_eq!((course.next(&CALLS), course.next(&CALLS)), (Do::Commit, Do::Wait));
         course.rest(Rest::Now);
-        assert_eq!(course.next(&CALLS), Do::Leave(Rest::Now));
+        assert_eq!((course.next(&CALLS), course.next(&CALLS)), (Do::Commit, Do::Leave(Rest::Now)));
         course.rest(Rest::Paused);
         assert_eq!(course.phase(), Phase::Resting(Rest::Now), "nothing weaker counts");
     }
@@ -332,7 +337,9 @@ mod tests {
     fn a_request_to_stop_goes_before_one_to_be_left_alone() {
         let mut course = live();
         course.rest(Rest::Paused);
-        assert_eq!(course.next(&CALLS), Do::Wait);
+        assert_eq!((course.next(&CALLS), course.next(&CALLS)), (Do::Commit, Do::Wait));
+        course.rest(Rest::Paused);
+        assert_eq!(course.next(&CALLS), Do::Wait, "it rests already");
         course.mail();
         assert_eq!(course.next(&CALLS), Do::ReadMail);
         course.unpause();
@@ -348,7 +355,8 @@ mod tests {
         assert_eq!(live().next(&over), Do::Terminate);
         let mut course = live();
         course.rest(Rest::Leaving);
-        assert_eq!(course.next(&over), Do::Wait, "it is the next host that ends it");
+        let all = [Do::Commit, Do::Wait];
+        assert_eq!(all.map(|_| course.next(&over)), all, "it is the next host that ends it");
     }
 
     #[test]

@@ -60,9 +60,6 @@ pub const ENV_BYTES: usize = 64 << 10;
 pub const GRANT_BYTES: u64 = 256 << 20;
 /// Files, directories and links in a directory that is granted to a run.
 pub const GRANT_FILES: u64 = 100_000;
-/// Bytes of one journal row: everything that one commit appends for one run. It is larger
-/// than any entry; rows are closed well below it.
-pub const ROW_BYTES: usize = 64 << 20;
 
 /// Something is larger than it may be.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

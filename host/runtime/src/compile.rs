@@ -9,10 +9,10 @@ use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::process::{Resource, Rlimit, nice, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, nice, setrlimit};
 use wasmtime::Engine as Wasmtime;
 use wfhost_core::limits;
 
@@ -24,6 +24,8 @@ const VERB: &str = "\u{1}compile";
 const MEMORY_BYTES: u64 = 6 << 30;
 /// Seconds that its threads may compute, together.
 const SECONDS: u64 = 180;
+/// How much later it is killed if it does not end by itself, so that what kills it before that is the system.
+const SECONDS_TO_END: u64 = 10;
 /// How much later it has its turn than others.
 const NICE: i32 = 10;
 
@@ -44,10 +46,11 @@ pub fn compile_in_processes() {
 /// Compiles what stdin has. Stdout gets a zero and the artifact, or a one and what is wrong.
 fn serve(limited: bool) -> std::io::Result<()> {
     #[cfg(target_os = "linux")]
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     let most = |value| Rlimit { current: Some(value), maximum: Some(value) };
     let _ = setrlimit(Resource::Core, most(0));
-    let _ = setrlimit(Resource::Cpu, most(SECONDS));
+    let time = Rlimit { current: Some(SECONDS), maximum: Some(SECONDS + SECONDS_TO_END) };
+    let _ = setrlimit(Resource::Cpu, time);
     if !limited {
         let _ = setrlimit(Resource::As, most(MEMORY_BYTES));
     }
@@ -98,19 +101,50 @@ fn aside(bytes: &[u8]) -> Option<Result<Vec<u8>, ModuleError>> {
         let _ = stdout.read_to_end(&mut answer);
     });
     let status = child.wait().ok()?;
-    let too_much = |what: String| Some(Err(ModuleError::TooExpensive(what)));
-    match (status.code(), status.signal(), answer.first()) {
-        (Some(0), _, Some(0)) => {
+    Some(match (status.code(), answer.first()) {
+        (Some(0), Some(0)) => {
             answer.remove(0);
-            Some(Ok(answer))
+            Ok(answer)
         }
-        (Some(0), _, Some(_)) => {
-            Some(Err(ModuleError::Invalid(String::from_utf8_lossy(&answer[1..]).into_owned())))
-        }
-        // SIGXCPU, or SIGKILL, which follows it.
-        (_, Some(24 | 9), _) => too_much(format!("{SECONDS} s of computing")),
+        (Some(0), Some(_)) => Err(ModuleError::Invalid(String::from_utf8_lossy(&answer[1..]).into_owned())),
+        _ => Err(why_ended(status)),
+    })
+}
+
+/// Why the process did not come to an answer.
+fn why_ended(status: ExitStatus) -> ModuleError {
+    let signal = status.signal().and_then(Signal::from_named_raw);
+    match signal {
+        Some(Signal::XCPU) => ModuleError::TooExpensive(format!("{SECONDS} s of computing")),
         // What cannot have memory aborts.
-        (_, Some(6 | 11), _) => too_much(format!("{} GiB of memory", MEMORY_BYTES >> 30)),
-        _ => too_much(format!("this machine can provide ({status})")),
+        Some(Signal::ABORT | Signal::SEGV) => {
+            ModuleError::TooExpensive(format!("{} GiB of memory", MEMORY_BYTES >> 30))
+        }
+        Some(Signal::KILL) => {
+            ModuleError::Stopped("the system killed the compiler, probably for want of memory".to_owned())
+        }
+        _ => ModuleError::Stopped(format!("the compiler ended with {status}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said of a process that ended as this script did.
+    fn said(script: &str) -> ModuleError {
+        why_ended(Command::new("sh").args(["-c", script]).status().unwrap())
+    }
+
+    #[test]
+    fn a_compiler_that_the_system_kills_is_not_said_to_have_taken_too_long() {
+        let killed = said("kill -KILL $$");
+        assert_eq!((killed.code(), killed.to_string().contains("memory")), ("WF0113", true), "{killed}");
+        assert!(killed.hint().contains("more memory"), "{}", killed.hint());
+        let late = said("kill -XCPU $$");
+        assert_eq!((late.code(), late.to_string().contains("180 s")), ("WF0111", true), "{late}");
+        let large = said("kill -ABRT $$");
+        assert_eq!((large.code(), large.to_string().contains("6 GiB")), ("WF0111", true), "{large}");
+        assert_eq!(said("exit 1").code(), "WF0113");
     }
 }

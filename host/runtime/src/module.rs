@@ -25,6 +25,8 @@ pub enum ModuleError {
     TooComplex { what: &'static str, found: u64, limit: u64 },
     #[error("the component is too expensive to compile: it takes more than {0}")]
     TooExpensive(String),
+    #[error("the component cannot be compiled on this machine: {0}")]
+    Stopped(String),
     #[error("the WebAssembly engine cannot be initialised: {0}")]
     Engine(String),
 }
@@ -50,6 +52,7 @@ impl ModuleError {
             Self::Invalid(_) => "WF0108",
             Self::Engine(_) => "WF0109",
             Self::TooComplex { .. } | Self::TooExpensive(_) => "WF0111",
+            Self::Stopped(_) => "WF0113",
         }
     }
 
@@ -79,6 +82,9 @@ impl ModuleError {
             Self::TooComplex { .. } | Self::TooExpensive(_) => {
                 "ordinary compilers stay below this limit; split generated code into smaller functions or types"
                     .to_owned()
+            }
+            Self::Stopped(_) => {
+                "give the machine or the container more memory: a component of Python takes 2 GiB to compile".to_owned()
             }
             Self::Engine(_) => "this is a bug in wfhost or a problem of this machine; please report it".to_owned(),
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use wfhost_agents::{
-    Attempt, AttemptEnd, Call, CallFailure, Made, Provider, Purse, Recorder, Reservation, Used,
+    Admission, Attempt, AttemptEnd, Call, CallFailure, Made, Provider, Purse, Recorder, Reservation, Used,
 };
 use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::policy::{self, limits::TimeLimits, retry};
@@ -119,7 +119,8 @@ impl Driver<'_> {
             let message =
                 format!("no provider is left: authentication or billing failed for {}", listed.join(", "));
             let failure = Failure { attempts: attempt, ..Failure::new(FailureKind::Rejected, message) };
-            self.calls.begin((step, attempt), std::future::ready(Done::Step(Err(failure))).boxed());
+            let failed = std::future::ready(Done::Step(Err(failure))).boxed();
+            self.calls.begin((step, attempt), Admission::granted(), failed);
             return;
         };
         let name = provider.name().to_owned();
@@ -151,6 +152,7 @@ impl Driver<'_> {
         call.heartbeat = state.heartbeat;
         let (shared, world) = (self.shared.clone(), Arc::clone(self.drive.world));
         let store = Arc::clone(self.drive.store);
+        let admission = Admission::default();
         let attempting = Box::new(Attempt {
             call,
             provider,
@@ -168,6 +170,7 @@ impl Driver<'_> {
             purse: Box::new(move || purse(shared.clone(), Arc::clone(&world), Arc::clone(&store)).boxed()),
             used: Used::default(),
             asked: None,
+            admission: admission.clone(),
         });
         let made = async move {
             let Made { end, timing, reservation } = attempting.make().await;
@@ -176,7 +179,7 @@ impl Driver<'_> {
                 Attempted { attempt, provider: name, listed, retry, limits, end, timing, reservation };
             Done::Attempt(Box::new(ended))
         };
-        self.calls.begin((step, attempt), made.boxed());
+        self.calls.begin((step, attempt), admission, made.boxed());
     }
 
     /// Records how an attempt ended, and what comes after it.

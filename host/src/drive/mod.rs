@@ -3,12 +3,15 @@
 //! may come next in which phase is decided by [`Course`].
 
 mod agent;
+mod commit;
 mod control;
+mod end;
 mod execute;
+mod inbox;
+mod leave;
 mod replay;
 mod watching;
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::Poll;
@@ -20,25 +23,22 @@ use wfhost_agents::{Gate, Providers, Records, Reservation};
 use wfhost_core::course::{Course, Do, Phase, Rest, Sight};
 use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::{
-    AgentRequest, Digest, End, Epoch, Failure, FailureKind, Json, Machine, Mismatch, Op, Outcome, Row, RunId,
-    Step, Stop, Timestamp, Work,
+    AgentRequest, Digest, Epoch, Failure, FailureKind, Machine, Mismatch, Outcome, RunId, Step, Timestamp,
 };
-use wfhost_runtime::{
-    CannotExecute, Ended, Engine, GrantError, HostFault, Module, Shared, StackError, end_lines, trap,
-};
+use wfhost_runtime::{CannotExecute, Engine, GrantError, HostFault, Module, Shared, StackError};
 use wfhost_store::{
-    Append, Appended, Inbox, Message, MessageBody, MessageId, NewRun, Next, Part, SessionId, SharedStore,
-    StoreError, TurnWord, Waiting, Wake,
+    Append, Inbox, MessageId, Next, SessionId, SharedStore, StoreError, TurnWord, Waiting, Wake,
 };
-use wfhost_world::{World, fresh_id};
+use wfhost_world::World;
 
 use self::agent::Attempted;
 pub(crate) use self::control::{Control, Leave};
+pub(crate) use self::inbox::asks_to_stop;
 pub(crate) use self::replay::replay;
 pub use self::replay::{Asked, Replayed};
 use self::watching::Watching;
 use crate::calls::{self, Calls};
-use crate::family::{self, Modules, Wanted};
+use crate::family::Modules;
 use crate::observer::Observer;
 use crate::records::StoredRecords;
 use crate::virtual_time::VirtualTime;
@@ -52,7 +52,7 @@ const CANCEL_GRACE: Duration = Duration::from_secs(10);
 const CLOCK_CHECK: Duration = Duration::from_secs(5);
 /// Entries that are not committed take so many bytes at most, about, also while the program
 /// computes: what one commit holds is bounded.
-const UNSAVED_BYTES: usize = 1 << 20;
+pub(crate) const UNSAVED_BYTES: usize = 1 << 20;
 /// Answers that are taken into one commit take so many bytes at most, and one more.
 const ANSWERS_BYTES: usize = 8 << 20;
 
@@ -186,6 +186,8 @@ pub(crate) struct Drive<'a> {
 pub(crate) enum Done {
     Step(Outcome),
     Attempt(Box<Attempted>),
+    /// The call was taken back before it was made, for that reason.
+    NotMade(&'static str),
     /// It is not known: the store failed.
     Unknown(StoreError),
 }
@@ -207,6 +209,8 @@ pub(super) struct Driver<'a> {
     course: Course,
     commit_by: Option<Instant>,
     cancel_by: Option<Instant>,
+    /// The program has come through by then, or is not waited for any more.
+    leave_by: Option<Instant>,
     only_waits_since: Option<Instant>,
     /// Why calls are withheld.
     pub(super) missing: Option<DriveError>,
@@ -249,6 +253,7 @@ impl Drive<'_> {
             calls: Arc::clone(&calls),
             commit_by: None,
             cancel_by: None,
+            leave_by: None,
             only_waits_since: None,
             missing: None,
             place: self.place,
@@ -300,6 +305,8 @@ impl Driver<'_> {
                 // Calls in flight are waited for, so the program has to come through first.
                 Leave::Gently if self.course.phase() == Phase::Replaying && self.calls.len() > 0 => {}
                 Leave::Gently => self.course.rest(Rest::Leaving),
+                // What they ended with can be recorded only then, too.
+                Leave::Now if self.course.phase() == Phase::Replaying && self.is_worth_waiting_for() => {}
                 Leave::Now => self.course.rest(Rest::Now),
                 Leave::Lost | Leave::Reclaimed => return Ok(Driven::Lost),
             }
@@ -324,7 +331,7 @@ impl Driver<'_> {
                     // What is done at once is not waited for.
                     self.take_ended_calls()?;
                 }
-                Do::Commit => drop(self.append(Next::Go, Vec::new()).await?),
+                Do::Commit => self.commit_at_rest().await?,
                 Do::Arrive => drop(self.append_always(Next::Go, Vec::new()).await?),
                 Do::Terminate => {
                     let message = "the run was asked to stop and did not end by itself";
@@ -448,60 +455,13 @@ impl Driver<'_> {
         self.course.happened();
     }
 
-    /// Leaves the run as it is.
-    async fn leave(&mut self, rest: Rest, sight: &Sight) -> Result<Driven, DriveError> {
-        // What has been answered is paid for, and is committed with this.
-        self.calls.halt();
-        self.take_last_answers(sight).await?;
-        self.calls.stop().await;
-        let release = Next::Release { waiting: None, trouble: None };
-        if !sight.live {
-            // Nothing of this execution counts.
-            self.append_bare(release).await?;
-        } else if rest == Rest::Paused {
-            if !self.append_always(Next::Pause { if_asked: true }, Vec::new()).await?.due {
-                return Ok(Driven::Paused);
-            }
-            // Somebody wants it to go on, which begins with what is committed.
-            return Err(StoreError::Raced { run: self.drive.run.clone() }.into());
-        } else if !self.course.may_park(sight)
-            // Else the next host does not even have to look at it.
-            || self.append_always(Next::Park(self.waiting()), Vec::new()).await?.due
-        {
-            self.append_always(release, Vec::new()).await?;
-        }
-        Ok(Driven::Left)
-    }
-
-    /// Takes the answers that came and were not looked at, and commits them but for the last ones.
-    async fn take_last_answers(&mut self, sight: &Sight) -> Result<(), DriveError> {
-        // What came while the program repeated its journal is for the next host, if that asks for it.
-        if !sight.live || self.course.untouched() {
-            return Ok(());
-        }
-        loop {
-            while self.has_room_for_answers()
-                && let Some((attempt, done)) = self.calls.take()
-            {
-                match done {
-                    // The next host does it again.
-                    Done::Unknown(_) => {}
-                    done => self.done(attempt, done)?,
-                }
-            }
-            if self.calls.len() == 0 {
-                return Ok(());
-            }
-            self.append(Next::Go, Vec::new()).await?;
-        }
-    }
-
     /// Waits for the next thing that happens, and takes it in.
     async fn wait(&mut self, sight: &Sight) -> Result<(), DriveError> {
         match self.turn(sight).await {
             Turn::Call(attempt, done) => self.done(attempt, done)?,
             Turn::Time => {
-                if self.course.has_time() {
+                let deadline = self.shared.lock().machine.next_deadline();
+                if self.course.has_time() && deadline.is_some_and(|at| at <= self.now()) {
                     // What came in before the deadline counts before it.
                     self.read_inbox().await?;
                     let now = self.now();
@@ -536,7 +496,7 @@ impl Driver<'_> {
         });
         let commit_by = self.commit_by.filter(|_| !sight.waits);
         let timers = [deadline, self.cancel_by, commit_by, self.park_at(sight)];
-        let time = timers.into_iter().flatten().min().filter(|_| live);
+        let time = timers.into_iter().flatten().min().filter(|_| live).or(self.leave_by);
         let runs = self.course.runs() && !sight.waits;
         let at = |instant: Option<Instant>| async move {
             match instant {
@@ -594,6 +554,14 @@ impl Driver<'_> {
                 self.shared.lock().machine.complete(step, outcome, self.now());
             }
             Done::Attempt(ended) => self.attempt_ended(step, *ended),
+            Done::NotMade(why) => {
+                let now = self.now();
+                let machine = &mut self.shared.lock().machine;
+                match self.course.runs() {
+                    true => drop(machine.postpone(step, now, why.to_owned(), now)),
+                    false => machine.withhold(step, why, now),
+                }
+            }
             Done::Unknown(error) => return Err(error.into()),
         }
         self.happened();
@@ -606,175 +574,8 @@ impl Driver<'_> {
         self.commit_by.get_or_insert_with(|| Instant::now() + COMMIT_WITHIN);
     }
 
-    /// Takes in what was answered, before the program can drop the question: whoever answered was
-    /// told that it counts.
-    async fn take_answers(&mut self) -> Result<(), DriveError> {
-        let Some(mut part) = self.inbox.clone() else { return Ok(()) };
-        if part.more {
-            part = self.drive.store.inbox(self.drive.run, Part::Behind(None)).await?;
-        }
-        let now = self.now();
-        loop {
-            let last = part.messages.last().map(|message| message.id);
-            for message in part.messages {
-                let MessageBody::Answer { step, outcome, by, note } = message.body else { continue };
-                if self.answered.contains(&message.id) {
-                    continue;
-                }
-                let machine = &mut self.shared.lock().machine;
-                machine.fire_timers_before_answer(step, message.at.min(now));
-                machine.answer(step, outcome, by, note, now);
-                self.answered.push(message.id);
-            }
-            if !part.more {
-                return Ok(());
-            }
-            part = self.drive.store.inbox(self.drive.run, Part::Behind(last)).await?;
-        }
-    }
-
-    /// Takes a part of what was sent to the run into its journal.
-    async fn read_inbox(&mut self) -> Result<(), DriveError> {
-        let Inbox { messages, more } = match self.inbox.take() {
-            Some(inbox) => inbox,
-            None => self.drive.store.inbox(self.drive.run, Part::Next).await?,
-        };
-        if more {
-            self.course.mail();
-        }
-        if messages.is_empty() {
-            return Ok(());
-        }
-        // A request to pause is taken when the run is paused: until then another host may have to do it.
-        let (mut consumed, mut pauses) = (std::mem::take(&mut self.answered), Vec::new());
-        let answered = consumed.clone();
-        for message in &messages {
-            let to = if message.body == MessageBody::Pause { &mut pauses } else { &mut consumed };
-            to.push(message.id);
-        }
-        {
-            let mut inner = self.shared.lock();
-            let now = self.drive.world.now();
-            for message in messages {
-                // Deadlines that passed before it was sent are met first.
-                let sent = message.at.min(now);
-                match &message.body {
-                    MessageBody::Answer { step, .. } => inner.machine.fire_timers_before_answer(*step, sent),
-                    _ => inner.machine.fire_timers(sent),
-                }
-                match message.body {
-                    MessageBody::Signal { name, payload, id } => {
-                        inner.machine.receive(name, payload, id, now);
-                    }
-                    MessageBody::Answer { .. } if answered.contains(&message.id) => {}
-                    MessageBody::Answer { step, outcome, by, note } => {
-                        let taken = inner.machine.answer(step, outcome, by, note, now);
-                        if !taken && inner.machine.has_unsaved() {
-                            // What closed the question is not committed: the answer was earlier.
-                            return Err(StoreError::Raced { run: self.drive.run.clone() }.into());
-                        }
-                    }
-                    MessageBody::Cancel { reason } => {
-                        inner.machine.request_cancel(reason, now);
-                        self.cancel_by.get_or_insert_with(|| Instant::now() + CANCEL_GRACE);
-                        self.course.unpause();
-                    }
-                    // A run that is to stop does so.
-                    MessageBody::Pause if inner.machine.cancel_requested() => {}
-                    MessageBody::Pause => self.course.rest(Rest::Paused),
-                    MessageBody::Child { step, run, outcome, spent } => {
-                        inner.machine.end_child(step, run, outcome, spent, now);
-                    }
-                }
-            }
-            // A run that is to stop is paused no more.
-            if inner.machine.cancel_requested() {
-                consumed.append(&mut pauses);
-            }
-        }
-        self.course.happened();
-        self.append(Next::Go, consumed).await?;
-        Ok(())
-    }
-
-    /// Ends a run whose program cannot go on here, if it was asked to stop.
-    async fn stop_without_program(&mut self, why: &str) -> Result<Option<Driven>, DriveError> {
-        let inbox = match self.inbox.take() {
-            Some(inbox) => inbox,
-            None => self.drive.store.inbox(self.drive.run, Part::Next).await?,
-        };
-        let cancels = |message: &Message| matches!(message.body, MessageBody::Cancel { .. });
-        if !self.shared.lock().machine.cancel_requested() && !inbox.messages.iter().any(cancels) {
-            return Ok(None);
-        }
-        self.inbox = Some(inbox);
-        self.read_inbox().await?;
-        let driven = self.commit_end(Err(Failure::new(FailureKind::Cancelled, why)), true).await?;
-        // Which steps had turns is known only of a program that has come through.
-        self.give_back_turns().await;
-        Ok(Some(driven))
-    }
-
     async fn give_back_turns(&self) {
         give_back_turns(self.drive.store, self.drive.gate, self.drive.run).await;
-    }
-
-    /// Takes in children that ended without a word to this run: they were
-    /// imported, or it had failed of them and goes on.
-    async fn meet_children(&mut self) -> Result<(), DriveError> {
-        let open = self.shared.lock().machine.open_children();
-        if open.is_empty() {
-            return Ok(());
-        }
-        let ended = self.drive.store.ended_children(self.drive.run, &open).await?;
-        if ended.is_empty() {
-            return Ok(());
-        }
-        // What they did say comes first.
-        self.read_inbox().await?;
-        let now = self.now();
-        let mut inner = self.shared.lock();
-        for info in ended {
-            if let (Some(step), Some(outcome)) = (info.links.step, info.outcome) {
-                inner.machine.end_child(step, info.id, outcome, info.spent, now);
-            }
-        }
-        drop(inner);
-        self.happened();
-        Ok(())
-    }
-
-    /// Commits what was appended and begins what the program asked for. If
-    /// that ends the run it tells how.
-    async fn commit(&mut self) -> Result<Option<Driven>, DriveError> {
-        let mut work = self.shared.lock().machine.take_work(self.now());
-        let continues = |work: &Work| matches!(work, Work::Execute { op: Op::ContinueAsNew { .. }, .. });
-        if let Some(index) = work.iter().position(continues)
-            && let Work::Execute { step, op: Op::ContinueAsNew { input }, .. } = work.swap_remove(index)
-        {
-            return self.continue_as_new(step, input).await.map(Some);
-        }
-        self.append(Next::Go, Vec::new()).await?;
-        let mut dropped = Vec::new();
-        for work in work {
-            match work {
-                Work::Execute { step, attempt, op } => {
-                    // It may have the turn of one that is not wanted any more.
-                    self.give_back_turns_of(std::mem::take(&mut dropped)).await;
-                    self.execute(step, attempt, op);
-                }
-                Work::Fail { step, failure } => {
-                    self.shared.lock().machine.complete(step, Err(failure), self.now());
-                    self.happened();
-                }
-                Work::Abort { step } => {
-                    self.calls.abort(step);
-                    dropped.push(step);
-                }
-            }
-        }
-        self.give_back_turns_of(dropped).await;
-        Ok(None)
     }
 
     /// Gives back the turns of steps whose calls were aborted. Until these are gone they may still keep theirs.
@@ -788,212 +589,6 @@ impl Driver<'_> {
         }
     }
 
-    /// The run ends here and continues as a fresh one.
-    async fn continue_as_new(&mut self, step: Step, input: Json) -> Result<Driven, DriveError> {
-        let [id, other] = self.shared.lock().machine.ids_of_next_round();
-        let mut ids = VecDeque::from([id, other]);
-        let (project, imported) = (self.drive.project.clone(), self.drive.imported);
-        loop {
-            let id = match ids.pop_front() {
-                Some(id) => id,
-                None => fresh_id().map_err(|error| DriveError::Instance(error.to_string()))?,
-            };
-            let ended = self.append_end(|machine, now| {
-                let next = family::next_round(machine, step, input.clone(), id.clone(), now);
-                let next = NewRun { project: project.clone(), imported, ..next };
-                let (row, at) = machine.with_end(End::Continued(&id), now);
-                (Next::Continue { run: Box::new(next) }, row.into(), at)
-            });
-            match ended.await {
-                Ok(()) => return Ok(Driven::Continued(id)),
-                // Of another run, or of one that was deleted.
-                Err(DriveError::Store(StoreError::IdTaken { .. } | StoreError::IdUsed { .. })) => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// The children that the program asked for, to be created with the entries that ask for them.
-    async fn new_children(&mut self) -> Result<Vec<NewRun>, DriveError> {
-        let wanted = Wanted::take(&mut self.shared.lock().machine);
-        let Some(wanted) = wanted else { return Ok(Vec::new()) };
-        let found = self.drive.modules.find_all(self.drive.store.as_ref(), wanted).await;
-        let found = found.map_err(|error| error.into_error(self.drive.run))?;
-        let (project, imported) = (&self.drive.project, self.drive.imported);
-        let children = family::start(&mut self.shared.lock().machine, found, self.now());
-        let children = children.into_iter();
-        Ok(children.map(|child| NewRun { project: project.clone(), imported, ..child }).collect())
-    }
-
-    /// Commits what was appended, if there is anything or the run does not just go on.
-    async fn append(&mut self, next: Next, consumed: Vec<MessageId>) -> Result<Appended, DriveError> {
-        let nothing = {
-            let inner = self.shared.lock();
-            !inner.machine.has_unsaved() && inner.emissions.is_empty()
-        };
-        if nothing && consumed.is_empty() && next == Next::Go {
-            self.commit_by = None;
-            self.settled();
-            return Ok(Appended::default());
-        }
-        self.append_always(next, consumed).await
-    }
-
-    async fn append_always(&mut self, next: Next, consumed: Vec<MessageId>) -> Result<Appended, DriveError> {
-        let children = self.new_children().await?;
-        let goes_on = next == Next::Go;
-        let (row, at) = {
-            let mut inner = self.shared.lock();
-            (inner.machine.take_unsaved(), inner.machine.last_at())
-        };
-        let append = self.filled(next, row.map(Row::from), at, consumed, children);
-        let begets = !append.children.is_empty();
-        let appended = self.store_append(append).await?;
-        if begets {
-            (self.drive.wake)(&[Wake::Due]);
-        }
-        if appended.due && goes_on {
-            // A child could not be started.
-            self.course.mail();
-        }
-        // This process may have been stopped meanwhile: then somebody else may have the run by now,
-        // and nothing may be called that he calls too.
-        if goes_on && !self.keeps_lease().await {
-            return Err(StoreError::Fenced { run: self.drive.run.clone() }.into());
-        }
-        Ok(appended)
-    }
-
-    /// Appends nothing, whatever this execution did.
-    async fn append_bare(&mut self, next: Next) -> Result<(), DriveError> {
-        let Drive { run, session, epoch, .. } = self.drive;
-        let append = Append::new(run.clone(), session, epoch, Timestamp(0), next);
-        self.store_append(Append { before: self.head, ..append }).await?;
-        Ok(())
-    }
-
-    /// Commits the end of the run, and what came in before it: the machine knows of the end only then.
-    async fn append_end(
-        &mut self,
-        end: impl Fn(&mut Machine, Timestamp) -> (Next, Row, Timestamp),
-    ) -> Result<(), DriveError> {
-        self.course.end();
-        // Nobody waits for them any more. What was answered is needed again if the end cannot be committed.
-        self.calls.halt();
-        self.calls.gone().await;
-        loop {
-            let children = self.new_children().await?;
-            let (next, row, at) = end(&mut self.shared.lock().machine, self.now());
-            let append = self.filled(next, Some(row), at, Vec::new(), children);
-            match self.store_append(append.clone()).await {
-                Err(DriveError::Store(StoreError::Raced { .. })) => {
-                    self.again = Some(Box::new(append));
-                    self.read_inbox().await?;
-                }
-                Err(refused @ DriveError::Store(StoreError::IdTaken { .. } | StoreError::IdUsed { .. })) => {
-                    self.again = Some(Box::new(append));
-                    return Err(refused);
-                }
-                appended => {
-                    appended?;
-                    let unknown = self.course.untouched() && self.drive.providers.policy().shares_rates();
-                    // Which steps had turns is known only of a program that has come through.
-                    if self.drive.gate.release_run(self.drive.run) || unknown {
-                        self.give_back_turns().await;
-                    }
-                    return Ok(());
-                }
-            }
-        }
-    }
-
-    /// What is appended with a row: all that happened since the last time.
-    fn filled(
-        &mut self,
-        next: Next,
-        row: Option<Row>,
-        at: Timestamp,
-        consumed: Vec<MessageId>,
-        mut children: Vec<NewRun>,
-    ) -> Append {
-        let mut inner = self.shared.lock();
-        let mut emissions = std::mem::take(&mut inner.emissions);
-        let machine = &mut inner.machine;
-        let given = machine.given();
-        if let Some(given) = given {
-            machine.gave_out(given);
-        }
-        let ledger = (machine.spent_itself(), machine.budget());
-        let mut append = Append {
-            before: self.head,
-            row,
-            after: self.place,
-            consumed,
-            given,
-            questions: machine.take_questions(),
-            module: machine.take_moved(),
-            dropped: machine.take_dropped_children(),
-            ledger: Some(ledger).filter(|ledger| Some(*ledger) != self.ledger),
-            ..Append::new(self.drive.run.clone(), self.drive.session, self.drive.epoch, at, next)
-        };
-        drop(inner);
-        // What was to be stored with an end that was not.
-        if let Some(again) = self.again.take() {
-            append.given = append.given.or(again.given);
-            append.module = append.module.or(again.module);
-            append.questions.splice(0..0, again.questions);
-            append.dropped.splice(0..0, again.dropped);
-            children.splice(0..0, again.children);
-            emissions.splice(0..0, again.emissions);
-        }
-        Append { children, emissions, ..append }
-    }
-
-    async fn store_append(&mut self, append: Append) -> Result<Appended, DriveError> {
-        self.commit_by = None;
-        let (head, ledger) = (append.row.as_ref().map(|row| row.head), append.ledger);
-        let pending = self.watching.is_some().then(|| Watching::read(&append));
-        let appended = self.drive.store.append(append).await;
-        if let (Some(watching), Some(pending)) = (&mut self.watching, pending) {
-            let machine = &self.shared.lock().machine;
-            match &appended {
-                Ok(_) => watching.tell(pending, |step| machine.is_open(step)),
-                Err(error) => watching.failed(error),
-            }
-        }
-        let appended = appended?;
-        self.settled();
-        self.head = head.unwrap_or(self.head);
-        self.ledger = ledger.or(self.ledger);
-        self.place = appended.place.or(self.place);
-        (self.drive.committed)();
-        if !appended.wake.is_empty() {
-            (self.drive.wake)(&appended.wake);
-        }
-        Ok(appended)
-    }
-
-    /// What calls ended with is committed.
-    fn settled(&mut self) {
-        self.settling.clear();
-        self.calls.settled();
-    }
-
-    /// Whether the run is still this host's. One that was stopped past its lease asks first.
-    async fn keeps_lease(&self) -> bool {
-        let lease = self.drive.control.lease.held();
-        let lost = async {
-            while self.drive.control.leaving() < Leave::Now {
-                self.drive.control.left().await;
-            }
-        };
-        tokio::select! {
-            biased;
-            () = lease => true,
-            () = lost => false,
-        }
-    }
-
     fn waiting(&self) -> Waiting {
         let inner = self.shared.lock();
         Waiting {
@@ -1001,80 +596,6 @@ impl Driver<'_> {
             signals: inner.machine.wanted_signals(),
             people: inner.machine.asks_people(),
         }
-    }
-
-    /// The program returned, trapped, or was stopped by the core.
-    async fn end(&mut self, ended: Ended) -> Result<Driven, DriveError> {
-        end_lines(&mut self.shared.lock());
-        let outcome = match ended {
-            Ok(outcome) => Ok(outcome),
-            Err(error) => match error.downcast_ref::<Stop>() {
-                Some(stop) => Err(Stopped::By(stop.clone())),
-                None => {
-                    if let Some(source) = HostFault::of(&error) {
-                        return Err(DriveError::Host { run: self.drive.run.clone(), source });
-                    }
-                    let module = self.drive.store.module(self.drive.module.digest);
-                    Err(Stopped::Failed(trap::explain(&error, &self.shared, module).await?))
-                }
-            },
-        };
-        let departs = |how: &str| self.shared.lock().machine.departure(how);
-        match outcome {
-            Ok(outcome) => {
-                let returned = self.shared.lock().machine.returns(&outcome);
-                match returned {
-                    Ok(true) => self.commit_end(outcome, false).await,
-                    Err(Stop::Mismatch(mismatch)) => self.refuse(mismatch).await,
-                    // It has ended already, and agrees.
-                    Ok(false) | Err(_) => self.ended_before(),
-                }
-            }
-            Err(Stopped::By(Stop::Mismatch(mismatch))) => self.refuse(mismatch).await,
-            Err(Stopped::By(Stop::Ended)) => self.ended_before(),
-            Err(Stopped::By(stop)) => {
-                let failure = Failure::new(FailureKind::Failed, stop.to_string());
-                self.commit_end(Err(failure), true).await
-            }
-            // While there are entries left, that is no end of this run but another program.
-            Err(Stopped::Failed(failure)) => match departs(&failure.message) {
-                Some(mismatch) => self.refuse(mismatch).await,
-                None => self.commit_end(Err(failure), true).await,
-            },
-        }
-    }
-
-    /// The journal has an end already.
-    fn ended_before(&self) -> Result<Driven, DriveError> {
-        let machine = &self.shared.lock().machine;
-        match (machine.outcome(), machine.continued_as()) {
-            (Some(outcome), _) => Ok(Driven::Ended(outcome.clone())),
-            (None, Some(run)) => Ok(Driven::Continued(run.clone())),
-            (None, None) => Err(DriveError::Instance("the program ended without an outcome".to_owned())),
-        }
-    }
-
-    /// The program diverges from its journal: what it did in this execution is void. Only a
-    /// request to stop can be carried out without it.
-    async fn refuse(&mut self, mismatch: Box<Mismatch>) -> Result<Driven, DriveError> {
-        self.shared.lock().emissions.clear();
-        let why = "the run was asked to stop while its module diverged from its journal";
-        if let Some(driven) = self.stop_without_program(why).await? {
-            return Ok(driven);
-        }
-        self.append_bare(Next::Refuse { reason: mismatch.to_string() }).await?;
-        Ok(Driven::Refused(mismatch))
-    }
-
-    /// Commits that the run ended so; `stopped` by the host, where the program stood.
-    async fn commit_end(&mut self, outcome: Outcome, stopped: bool) -> Result<Driven, DriveError> {
-        self.append_end(|machine, now| {
-            machine.settle_move(now);
-            let (row, at) = machine.with_end(End::Finished { outcome: &outcome, stopped }, now);
-            (Next::End { outcome: outcome.clone(), spent: machine.spent(now) }, row.into(), at)
-        })
-        .await?;
-        Ok(Driven::Ended(outcome))
     }
 }
 
@@ -1085,11 +606,4 @@ pub(crate) async fn give_back_turns(store: &SharedStore, gate: &Gate, run: &RunI
         // With what else the store is to be told.
         gate.give_back_turns(run);
     }
-}
-
-/// How a program ended that did not return.
-enum Stopped {
-    /// The machine refused what it asked for.
-    By(Stop),
-    Failed(Failure),
 }

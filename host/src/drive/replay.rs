@@ -28,6 +28,8 @@ pub struct Replayed {
     pub outcome: Option<Outcome>,
     /// It did not return: it trapped, reached a limit, or waits for nothing.
     pub stopped: bool,
+    /// Behind the journal's end it only waits, for what the journal says.
+    pub only_waits: bool,
     /// The position behind the last entry.
     pub entries: Position,
     /// What the program gave out, from the number on that the machine was opened with.
@@ -80,7 +82,11 @@ pub(crate) async fn replay(
         // Pre-empted in the middle of a computation.
         tokio::task::yield_now().await;
     };
-    let mut replayed = Replayed { entries: Position(shared.lock().machine.entries()), ..Replayed::default() };
+    let mut replayed = {
+        let machine = &shared.lock().machine;
+        let only_waits = ended.is_none() && !machine.has_unsaved();
+        Replayed { entries: Position(machine.entries()), only_waits, ..Replayed::default() }
+    };
     if ended.is_some() {
         end_lines(&mut shared.lock());
     }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use wfhost_core::{
-    Digest, Epoch, Journal, Machine, Origin, Position, RetryPlan, RunId, Step, Timestamp, plan_retry,
+    Digest, Epoch, Failure, FailureKind, Journal, Machine, Origin, Outcome, Position, RetryPlan, RunId, Step,
+    Timestamp, plan_retry,
 };
 use wfhost_runtime::{Denied, Module};
 use wfhost_store::{
@@ -13,7 +14,9 @@ use wfhost_store::{
 };
 use wfhost_world::lock;
 
+use super::driving::is_of_store;
 use super::{AGAIN_AFTER, Current, Inner, Live, Ready};
+use crate::drive::asks_to_stop;
 use crate::family::{self, Wanted};
 use crate::host::HostError;
 
@@ -25,6 +28,13 @@ pub(crate) enum Back {
     Lost,
     /// The store is in trouble: it is not known.
     Later,
+}
+
+/// What became of a claimed run that was to be made ready.
+pub(super) enum Opening {
+    Ready(Box<Ready>),
+    /// It has ended.
+    Stopped(Outcome),
 }
 
 impl Inner {
@@ -120,7 +130,8 @@ impl Inner {
         };
         let epoch = opened.epoch;
         match self.open(*opened, current.clone(), module).await {
-            Ok(ready) => Ok(Ok(ready)),
+            Ok(Opening::Ready(ready)) => Ok(Ok(*ready)),
+            Ok(Opening::Stopped(_)) => Ok(Err(Claimed::Ended)),
             Err(error) => {
                 self.release(run, current.session, epoch, error.to_string()).await;
                 Err(error)
@@ -163,13 +174,13 @@ impl Inner {
         }
     }
 
-    /// Makes a claimed run ready to be driven.
+    /// Makes a claimed run ready to be driven. One that was asked to stop and whose module cannot be had is ended.
     pub(super) async fn open(
         &self,
         mut opened: Opened,
         current: Current,
         moved: Option<&Module>,
-    ) -> Result<Ready, HostError> {
+    ) -> Result<Opening, HostError> {
         let rows = std::mem::take(&mut opened.rows);
         let unusable = |source| HostError::Journal { run: opened.run.clone(), source };
         let journal = Journal::read(rows).map_err(unusable)?;
@@ -200,7 +211,20 @@ impl Inner {
                         // Whoever dies while it is compiled says nothing about the program.
                         let count = |starts| self.store.set_starts(current.session, &run, epoch, starts);
                         count(starts.saturating_sub(1)).await?;
-                        let module = self.module(&run, digest, &name).await?;
+                        let module = match self.module(&run, digest, &name).await {
+                            Ok(module) => module,
+                            Err(error) if is_of_store(&error) => return Err(error),
+                            Err(error) => {
+                                if !machine.cancel_requested() && !asks_to_stop(&inbox) {
+                                    return Err(error);
+                                }
+                                let message = "the run was asked to stop while its module could not be had";
+                                let outcome = Err(Failure::new(FailureKind::Cancelled, message));
+                                let session = current.session;
+                                self.end_where_it_stands(&run, session, epoch, &machine, &outcome).await?;
+                                return Ok(Opening::Stopped(machine.outcome().cloned().unwrap_or(outcome)));
+                            }
+                        };
                         count(starts).await?;
                         module
                     }
@@ -208,7 +232,8 @@ impl Inner {
             }
         };
         let inbox = Some(inbox);
-        Ok(Ready { current, epoch, starts, machine, module, project, imported, place, inbox })
+        let ready = Ready { current, epoch, starts, machine, module, project, imported, place, inbox };
+        Ok(Opening::Ready(Box::new(ready)))
     }
 
     /// The machine of a claimed run that had ended and goes on, and what is to be committed for that: with the entry

@@ -8,6 +8,7 @@ use wfhost_core::{Epoch, Failure, FailureKind, Machine, RunId};
 use wfhost_store::{RunState, SessionId, StoreError, Wake};
 use wfhost_world::lock;
 
+use super::claims::Opening;
 use super::{AGAIN_AFTER, Current, From, InHand, Inner, Live, Ready, Room};
 use crate::calls::{Calls, Registry};
 use crate::drive::{Control, Done, Drive, DriveError, Driven, Leave, Pace};
@@ -202,7 +203,11 @@ impl Inner {
             From::Opened(opened, current) => {
                 let epoch = opened.epoch;
                 match self.open(*opened, current, None).await {
-                    Ok(ready) => ready,
+                    Ok(Opening::Ready(ready)) => *ready,
+                    Ok(Opening::Stopped(outcome)) => {
+                        self.calls.forget(run);
+                        return Ok(Driven::Ended(outcome));
+                    }
                     Err(error) => {
                         if !is_of_store(&error) {
                             self.release(run, live.session, epoch, error.to_string()).await;

@@ -11,7 +11,7 @@ use wfhost_store::{Seen, SharedStore, StoreError, Unreadable, Wake, Wanted};
 use wfhost_world::lock;
 
 use super::{AGAIN_AFTER, From, Heard, Inner, Live};
-use crate::host::{Adopt, post};
+use crate::host::{Adopt, HostError, post};
 
 /// What is due is looked up again after this time, in case the clock was set.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -72,19 +72,25 @@ impl Inner {
     }
 
     /// If time is virtual and nothing has gone on since `changes` was read, skips to the next deadline.
-    async fn skip_time(&self, changes: u64) {
-        let Some(time) = &self.time else { return };
+    async fn skip_time(&self, changes: u64) -> Result<(), StoreError> {
+        let Some(time) = &self.time else { return Ok(()) };
         let (woken, sent) = {
             let state = lock(&self.state);
             if state.reserved > 0 {
-                return;
+                return Ok(());
             }
             time.skip(changes, self.world.now(), state.live.keys())
         };
+        let mut failed = None;
         for planned in sent {
-            // One that has ended needs no signal any more.
-            if let Ok((_, run)) = post(&self.store, &planned.run, planned.body).await {
-                self.wake(&run);
+            match post(&self.store, &planned.run, planned.body.clone()).await {
+                Ok((_, run)) => self.wake(&run),
+                Err(HostError::Store(error)) => {
+                    time.put_back(planned);
+                    failed.get_or_insert(error);
+                }
+                // One that has ended needs no signal any more.
+                Err(_) => {}
             }
         }
         let state = lock(&self.state);
@@ -93,6 +99,7 @@ impl Inner {
                 self.tell(run, live);
             }
         }
+        failed.map_or(Ok(()), Err)
     }
 
     fn look_every(&self) -> Duration {
@@ -221,11 +228,12 @@ pub(super) async fn find_work(inner: Weak<Inner>) {
         let Some(strong) = inner.upgrade() else { return };
         // A store that fails shows it where it is used.
         let changes = strong.time.as_ref().map(|time| time.changes());
-        let adopted = strong.adopt_due().await;
+        let mut adopted = strong.adopt_due().await;
         if let (Some(changes), Ok(wait)) = (changes, &adopted)
             && *wait > GATHER
+            && let Err(error) = strong.skip_time(changes).await
         {
-            strong.skip_time(changes).await;
+            adopted = Err(error);
         }
         let wait = match adopted {
             Ok(wait) => wait,

@@ -1,11 +1,12 @@
 //! Runs: what survives what, who advances them, and what can be done with them. By the real binary and a real
-//! database; [`embedding`], [`moments`] and [`outages`] by the library.
+//! database; [`embedding`], [`leaving`], [`moments`] and [`outages`] by the library.
 
 mod changing_code;
 mod durability;
 mod embedding;
 mod families;
 mod faults;
+mod leaving;
 mod moments;
 mod operations;
 mod outages;

@@ -24,15 +24,15 @@ use wfhost_tests::{Place, module};
 
 /// An agent that answers when it may.
 #[derive(Debug)]
-struct Held {
-    name: &'static str,
+pub(super) struct Held {
+    pub(super) name: &'static str,
     begun: AtomicUsize,
     ended: AtomicUsize,
-    may: Semaphore,
+    pub(super) may: Semaphore,
 }
 
 impl Held {
-    fn new(name: &'static str) -> Arc<Self> {
+    pub(super) fn new(name: &'static str) -> Arc<Self> {
         Arc::new(Self {
             name,
             begun: AtomicUsize::new(0),
@@ -41,11 +41,11 @@ impl Held {
         })
     }
 
-    fn begun(&self) -> usize {
+    pub(super) fn begun(&self) -> usize {
         self.begun.load(Ordering::SeqCst)
     }
 
-    fn ended(&self) -> usize {
+    pub(super) fn ended(&self) -> usize {
         self.ended.load(Ordering::SeqCst)
     }
 }
@@ -65,12 +65,12 @@ impl Provider for Held {
     }
 }
 
-fn open(place: &Place) -> SharedStore {
+pub(super) fn open(place: &Place) -> SharedStore {
     Arc::new(SqliteStore::open(&place.db(), &SqliteOptions::default()).expect("a database"))
 }
 
 /// A host over the database of the place, which no other one shares anything else with.
-fn host(place: &Place, agents: &[&Arc<Held>], options: impl FnOnce(&mut HostOptions)) -> Host {
+pub(super) fn host(place: &Place, agents: &[&Arc<Held>], options: impl FnOnce(&mut HostOptions)) -> Host {
     let mut all = HostOptions::new(open(place));
     for agent in agents {
         all.providers.add(Arc::clone(agent) as _);
@@ -79,33 +79,33 @@ fn host(place: &Place, agents: &[&Arc<Held>], options: impl FnOnce(&mut HostOpti
     Host::new(all).expect("a host")
 }
 
-async fn probe(host: &Host) -> Module {
+pub(super) async fn probe(host: &Host) -> Module {
     let bytes = std::fs::read(module("probe")).expect("examples/build made it");
     host.add_module("probe", &bytes).await.expect("a workflow")
 }
 
-fn starting(id: &str, program: Value) -> StartOptions {
+pub(super) fn starting(id: &str, program: Value) -> StartOptions {
     let input = Json::from(json!({ "do": program }));
     StartOptions { input, id: Some(id.parse().expect("an id")), ..StartOptions::default() }
 }
 
-fn calling(agent: &str) -> Value {
+pub(super) fn calling(agent: &str) -> Value {
     json!({ "agent_with": { "prompt": "p", "providers": [agent] } })
 }
 
-fn waiting(signal: &str) -> Value {
+pub(super) fn waiting(signal: &str) -> Value {
     json!({ "wait": { "name": signal } })
 }
 
-fn signal(name: &str) -> MessageBody {
+pub(super) fn signal(name: &str) -> MessageBody {
     MessageBody::Signal { name: name.to_owned(), payload: Json::null(), id: None }
 }
 
-async fn info(store: &SharedStore, run: &RunId) -> RunInfo {
+pub(super) async fn info(store: &SharedStore, run: &RunId) -> RunInfo {
     store.run(run).await.expect("a store").expect("a run")
 }
 
-async fn until(what: &str, condition: impl AsyncFn() -> bool) {
+pub(super) async fn until(what: &str, condition: impl AsyncFn() -> bool) {
     let waiting = async {
         while !condition().await {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -115,7 +115,7 @@ async fn until(what: &str, condition: impl AsyncFn() -> bool) {
     waited.unwrap_or_else(|_| panic!("{what} did not happen"));
 }
 
-async fn ending(handle: &mut RunHandle) -> Result<Ending, HostError> {
+pub(super) async fn ending(handle: &mut RunHandle) -> Result<Ending, HostError> {
     let ended = tokio::time::timeout(Duration::from_secs(60), handle.ending()).await;
     ended.expect("it ends some time")
 }

@@ -470,3 +470,27 @@ async fn a_call_that_is_made_is_not_said_to_wait_because_an_attempt_before_did()
     agent.may.add_permits(1);
     scene.completes().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_planned_signal_that_cannot_be_stored_when_its_virtual_time_has_come_is_sent_later() {
+    let place = Place::in_file();
+    let store: SharedStore =
+        Arc::new(SqliteStore::open(&place.db(), &SqliteOptions::default()).expect("a database"));
+    let options = HostOptions { virtual_time: true, ..HostOptions::new(Arc::clone(&store)) };
+    let host = Host::new(options).expect("a host");
+    let bytes = std::fs::read(module("probe")).expect("examples/build made it");
+    let module = host.add_module("probe", &bytes).await.expect("a workflow");
+    let input = Json::from(json!({ "do": [{ "wait": { "name": "go" } }] }));
+    execute(
+        &place,
+        "CREATE TRIGGER outage BEFORE INSERT ON inbox BEGIN SELECT RAISE(ABORT, 'an outage'); END",
+    );
+    let options = StartOptions { input, ..StartOptions::default() };
+    let handle = host.start(&module, options, None).await.expect("a run");
+    host.plan_signal(&handle.id, Duration::from_secs(86_400), "go", Json::null()).expect("a signal");
+    // Time to try it.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    execute(&place, "DROP TRIGGER outage");
+    let info = async || store.run(&handle.id).await.expect("a store").expect("a run");
+    until("the end of the run", async || info().await.state == RunState::Completed).await;
+}

@@ -82,6 +82,29 @@ fn a_version_that_breaks_where_the_run_waits_is_not_moved_to() {
     assert_eq!(result, json!(["one!", null, "two!"]));
 }
 
+#[test]
+fn a_run_that_waits_and_is_moved_to_code_that_does_not_goes_on() {
+    let place = Place::new();
+    let wait = json!({"wait": {"name": "go"}});
+    let versions = json!({"by_version": [[wait], [{"race": [wait, {"sleep": 50}]}]]});
+    let script = begin(&place, &json!({"do": [{"agent": "one"}, versions, {"agent": "two"}]}), "auto");
+    let moved = place.run(["upgrade", "r", "--module", &version(&place, 1)]);
+    assert_eq!(moved.code(), Some(0), "{}{}", moved.stdout(), moved.stderr());
+    assert_eq!(place.run(["serve", "--idle", "300ms", "--agents", &script]).code(), Some(0));
+    assert_eq!(place.show("r")["output"], json!(["one!", [1, null], "two!"]));
+}
+
+#[test]
+fn a_run_that_waits_and_is_moved_to_code_that_does_so_too_stays_as_it_is() {
+    let place = Place::new();
+    let wait = json!({"wait": {"name": "go"}});
+    let versions = json!({"by_version": [[wait, {"agent": "two"}], [wait, {"agent": "three"}]]});
+    begin(&place, &json!({"do": [{"agent": "one"}, versions]}), "auto");
+    let moved = place.run(["upgrade", "r", "--module", &version(&place, 1)]);
+    assert_eq!(moved.code(), Some(0), "{}{}", moved.stdout(), moved.stderr());
+    assert_eq!(place.show("r")["state"], "waiting");
+}
+
 /// The messages that outsiders read.
 fn messages(place: &Place) -> Vec<Value> {
     let ran = place.run(["messages", "r", "-o", "jsonl"]);

@@ -230,6 +230,11 @@ fn memory_that_the_system_refuses_leaves_the_run_as_it_is() {
         ran.stderr()
     );
     assert_eq!(place.journal("refused").len(), 1, "only that it began");
+    // What cannot go on here can be stopped here.
+    assert_eq!(limited(&format!("run '{file}' --memory 4096 --id cancelled")).code(), Some(4));
+    let cancelled = limited("cancel cancelled");
+    assert_eq!(cancelled.code(), Some(0), "{}", cancelled.stderr());
+    assert_eq!(place.show("cancelled")["state"], "cancelled");
     let resumed = place.run(["resume", "refused"]);
     assert_eq!(resumed.code(), Some(0), "{}", resumed.stderr());
 }

@@ -93,6 +93,20 @@ impl Machine {
         self.steps.withhold(step);
     }
 
+    /// The run is left before calls that were to begin have: it is as if they had not been meant to, and the next host
+    /// begins them. What is no call is the next host's in any case.
+    pub fn put_off_starts(&mut self, reason: &str, clock: Timestamp) {
+        for step in self.steps.take_unstarted_calls() {
+            self.postpone(step, clock.max(self.last_at), reason.to_owned(), clock);
+            self.steps.withhold(step);
+        }
+    }
+
+    /// The steps that are to be stopped, since the last time.
+    pub fn take_aborts(&mut self) -> Vec<Step> {
+        self.steps.take_aborts().collect()
+    }
+
     /// Whether calls are withheld.
     pub fn withholds(&self) -> bool {
         self.steps.withholds()

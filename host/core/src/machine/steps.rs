@@ -557,6 +557,17 @@ impl Steps {
         self.starts.retain(|start| *start != step);
     }
 
+    /// Takes the agent calls out of what is to be carried out and has not begun.
+    pub(super) fn take_unstarted_calls(&mut self) -> Vec<Step> {
+        let is_call = |step: &Step| {
+            let state = self.states.get(step).filter(|state| state.is_open() && !state.begun);
+            state.is_some_and(|state| matches!(state.kind, Kind::Work { repeat: true }))
+        };
+        let (calls, others) = std::mem::take(&mut self.starts).into_iter().partition(is_call);
+        self.starts = others;
+        calls
+    }
+
     /// The next attempt of the step begins.
     pub(super) fn start(&mut self, step: Step) {
         self.starts.push(step);

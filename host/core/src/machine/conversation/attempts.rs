@@ -146,7 +146,7 @@ fn a_call_that_is_dropped_in_its_delay_does_not_begin_again() {
     assert!(!t.m.fail_attempt(unavailable(step, 1, None), at), "nobody waits for it");
 }
 
-/// A call that may be made once.
+/// A call that may be made at most once.
 fn once(prompt: &str) -> Op {
     let request = AgentRequest {
         prompt: prompt.to_owned(),
@@ -341,4 +341,36 @@ fn a_provider_that_refused_is_out_until_somebody_tries_again() {
     t.m = Machine::open(journal, Given::default()).unwrap();
     assert!(t.m.providers_out().is_empty());
     assert_eq!(t.m.call_state(step).unwrap().failures, 0, "earlier failures do not count");
+}
+
+#[test]
+fn a_call_that_had_not_begun_when_its_run_was_left_is_begun_by_the_next_host_whatever_it_is() {
+    let mut t = Talk::start();
+    t.ask(once("pay"));
+    t.agent("p");
+    t.ask(Op::Send { run: "r".to_owned(), name: "s".to_owned(), payload: Json::null() });
+    t.m.put_off_starts("the run was paused", t.clock);
+    assert_eq!(t.told()[3..], ["postponed", "postponed"]);
+    assert!(t.m.withholds());
+    t.pass(0);
+    t.silent();
+    t.reopen();
+    t.ask(once("pay"));
+    t.agent("p");
+    t.ask(Op::Send { run: "r".to_owned(), name: "s".to_owned(), payload: Json::null() });
+    t.pass(0);
+    assert_eq!(t.work(), ["call 1 #1 pay", "call 2 #1 p", "do 3 #1 send"]);
+}
+
+#[test]
+fn what_a_run_that_is_left_has_dropped_is_stopped_and_nothing_begins() {
+    let mut t = Talk::start();
+    let first = t.agent("one");
+    assert_eq!(t.work(), ["call 1 #1 one"]);
+    t.drop(first);
+    let second = t.agent("two");
+    t.drop(second);
+    t.m.put_off_starts("the run was paused", t.clock);
+    assert_eq!((t.m.take_aborts(), t.told().len()), (vec![first], 4));
+    assert_eq!(t.work(), [""; 0]);
 }
