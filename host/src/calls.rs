@@ -27,6 +27,9 @@ const LINGER: Duration = Duration::from_secs(120);
 /// A call: the step, and which attempt at it.
 pub(crate) type Attempt = (Step, u32);
 
+/// What is left of a call that was stopped, if that is worth knowing. Asked when the call is gone.
+type Left<T> = Box<dyn FnOnce() -> Option<T> + Send>;
+
 /// The calls of one run; `T` is what they end with.
 pub(crate) struct Calls<T> {
     state: Mutex<State<T>>,
@@ -39,25 +42,35 @@ pub(crate) struct Calls<T> {
     pub writers: Writers,
 }
 
+struct UnderWay<T> {
+    attempt: u32,
+    task: JoinHandle<()>,
+    left: Left<T>,
+}
+
 struct State<T> {
-    under_way: BTreeMap<Step, (u32, JoinHandle<()>)>,
+    under_way: BTreeMap<Step, UnderWay<T>>,
     ended: VecDeque<(Attempt, T)>,
     /// Those that the driver has taken, and that are yet to be committed.
     taken: Vec<(Attempt, T)>,
-    /// The tasks of those that were aborted and may not be gone yet.
-    aborted: Vec<JoinHandle<()>>,
+    /// Those that were aborted and may not be gone yet.
+    aborted: Vec<(Step, UnderWay<T>)>,
+    /// What those had ended with that were aborted before it was taken.
+    untaken: Vec<(Attempt, T)>,
 }
 
 impl<T> State<T> {
-    fn abort(&mut self, task: JoinHandle<()>) {
-        task.abort();
-        self.aborted.retain(|task| !task.is_finished());
-        self.aborted.push(task);
+    fn abort(&mut self, step: Step) {
+        if let Some(call) = self.under_way.remove(&step) {
+            call.task.abort();
+            self.aborted.push((step, call));
+        }
     }
 
     fn halt(&mut self) {
-        for (_, (_, task)) in std::mem::take(&mut self.under_way) {
-            self.abort(task);
+        for (step, call) in std::mem::take(&mut self.under_way) {
+            call.task.abort();
+            self.aborted.push((step, call));
         }
     }
 
@@ -65,13 +78,19 @@ impl<T> State<T> {
         self.halt();
         self.ended.clear();
         self.taken.clear();
+        self.untaken.clear();
     }
 }
 
 impl<T> Default for Calls<T> {
     fn default() -> Self {
-        let (under_way, ended, taken, aborted) = Default::default();
-        let state = Mutex::new(State { under_way, ended, taken, aborted });
+        let state = Mutex::new(State {
+            under_way: BTreeMap::new(),
+            ended: VecDeque::new(),
+            taken: Vec::new(),
+            aborted: Vec::new(),
+            untaken: Vec::new(),
+        });
         Self { state, ended: Notify::new(), lease: LatestLease::default(), writers: Writers::default() }
     }
 }
@@ -93,7 +112,17 @@ impl<T> Calls<T> {
 
 impl<T: Send + 'static> Calls<T> {
     /// Begins a call. One that ends at once needs no task.
-    pub fn begin(self: &Arc<Self>, (step, attempt): Attempt, mut call: BoxFuture<'static, T>) {
+    pub fn begin(self: &Arc<Self>, attempt: Attempt, call: BoxFuture<'static, T>) {
+        self.begin_paid(attempt, call, || None);
+    }
+
+    /// The same of one that costs something: if it is stopped, `left` tells what is known of it.
+    pub fn begin_paid(
+        self: &Arc<Self>,
+        (step, attempt): Attempt,
+        mut call: BoxFuture<'static, T>,
+        left: impl FnOnce() -> Option<T> + Send + 'static,
+    ) {
         let mut context = Context::from_waker(noop_waker_ref());
         if let Poll::Ready(end) = call.as_mut().poll(&mut context) {
             lock(&self.state).ended.push_back(((step, attempt), end));
@@ -107,30 +136,41 @@ impl<T: Send + 'static> Calls<T> {
             let end = call.await;
             let mut state = lock(&calls.state);
             // It may have been aborted, and another one begun.
-            if state.under_way.get(&step).is_some_and(|(known, _)| *known == attempt) {
+            if state.under_way.get(&step).is_some_and(|known| known.attempt == attempt) {
                 state.under_way.remove(&step);
                 state.ended.push_back(((step, attempt), end));
                 drop(state);
                 calls.ended.notify_one();
             }
         });
-        state.under_way.insert(step, (attempt, task));
+        state.under_way.insert(step, UnderWay { attempt, task, left: Box::new(left) });
     }
 
-    /// Stops a call and forgets how it ended.
+    /// Stops a call that nobody waits for. What is left of it, be it that it has ended and was not taken, is told
+    /// [when it is gone](Self::aborted).
     pub fn abort(&self, step: Step) {
         let mut state = lock(&self.state);
-        if let Some((_, task)) = state.under_way.remove(&step) {
-            state.abort(task);
+        state.abort(step);
+        for (attempt, end) in std::mem::take(&mut state.ended) {
+            match attempt.0 == step {
+                true => state.untaken.push((attempt, end)),
+                false => state.ended.push_back((attempt, end)),
+            }
         }
-        state.ended.retain(|((ended, _), _)| *ended != step);
         state.taken.retain(|((taken, _), _)| *taken != step);
+    }
+
+    /// The same of one of an earlier drive. What it ended with is forgotten: it may be recorded.
+    pub fn abandon(&self, step: Step) {
+        let mut state = lock(&self.state);
+        state.abort(step);
+        state.ended.retain(|((ended, _), _)| *ended != step);
     }
 
     /// Those that are under way, or have ended and were not taken.
     pub fn all(&self) -> Vec<Attempt> {
         let state = lock(&self.state);
-        let under_way = state.under_way.iter().map(|(step, (attempt, _))| (*step, *attempt));
+        let under_way = state.under_way.iter().map(|(step, call)| (*step, call.attempt));
         under_way.chain(state.ended.iter().map(|(attempt, _)| *attempt)).collect()
     }
 
@@ -187,12 +227,17 @@ impl<T: Send + 'static> Calls<T> {
         }
     }
 
-    /// Waits until those that were aborted are gone.
-    pub async fn aborted(&self) {
-        let tasks = std::mem::take(&mut lock(&self.state).aborted);
-        for task in tasks {
-            let _ = task.await;
+    /// Waits until those that were aborted are gone. Gives what is left of them.
+    pub async fn aborted(&self) -> Vec<(Attempt, T)> {
+        let (aborted, mut left) = {
+            let mut state = lock(&self.state);
+            (std::mem::take(&mut state.aborted), std::mem::take(&mut state.untaken))
+        };
+        for (step, call) in aborted {
+            let _ = call.task.await;
+            left.extend((call.left)().map(|end| ((step, call.attempt), end)));
         }
+        left
     }
 
     /// Stops all, and waits until they are gone and what they said is stored. Their turns are kept: who ends the run
@@ -378,6 +423,29 @@ mod tests {
         );
         calls.stop().await;
         assert_eq!(Arc::strong_count(&held), 1, "nothing of it is left");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_of_calls_that_were_stopped_is_told_once() {
+        let calls = Arc::new(Calls::default());
+        let slow = |step| later(1_000, step);
+        calls.begin_paid((Step(1), 1), slow(1), || Some(10));
+        calls.begin_paid((Step(2), 3), slow(2), || Some(20));
+        calls.begin_paid((Step(3), 1), slow(3), || None);
+        calls.begin_paid((Step(4), 1), slow(4), || Some(40));
+        for step in [5, 6] {
+            calls.begin((Step(step), 1), Box::pin(std::future::ready(50)));
+        }
+        for step in [1, 2, 3, 5] {
+            calls.abort(Step(step));
+        }
+        calls.abandon(Step(6));
+        let mut left = calls.aborted().await;
+        left.sort_unstable();
+        assert_eq!(left, [((Step(1), 1), 10), ((Step(2), 3), 20), ((Step(5), 1), 50)]);
+        assert_eq!(calls.aborted().await, []);
+        calls.halt();
+        assert_eq!(calls.aborted().await, [((Step(4), 1), 40)]);
     }
 
     #[tokio::test(start_paused = true)]

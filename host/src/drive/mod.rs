@@ -32,7 +32,7 @@ use wfhost_store::{
 };
 use wfhost_world::{World, fresh_id};
 
-use self::agent::Attempted;
+use self::agent::{Attempted, Dropped};
 pub(crate) use self::control::{Control, Leave};
 pub(crate) use self::replay::replay;
 pub use self::replay::{Asked, Replayed};
@@ -186,6 +186,8 @@ pub(crate) struct Drive<'a> {
 pub(crate) enum Done {
     Step(Outcome),
     Attempt(Box<Attempted>),
+    /// A call was stopped: only what it consumed is of interest.
+    Dropped(Box<Dropped>),
     /// It is not known: the store failed.
     Unknown(StoreError),
 }
@@ -406,7 +408,7 @@ impl Driver<'_> {
         }
         let (due, dropped) = self.take_over();
         // One that is not taken over must not be made under the lease of this drive.
-        self.calls.aborted().await;
+        self.count_dropped().await;
         self.give_back_turns_of(dropped).await;
         self.calls.lease.set(self.drive.control.lease.clone());
         self.keep_turns();
@@ -431,7 +433,7 @@ impl Driver<'_> {
         let mut dropped = Vec::new();
         for (step, attempt) in self.calls.all() {
             if !machine.adopt(step, attempt) {
-                self.calls.abort(step);
+                self.calls.abandon(step);
                 if machine.call_state(step).is_none() {
                     dropped.push(step);
                 }
@@ -453,6 +455,9 @@ impl Driver<'_> {
         // What has been answered is paid for, and is committed with this.
         self.calls.halt();
         self.take_last_answers(sight).await?;
+        if sight.live {
+            self.count_dropped().await;
+        }
         self.calls.stop().await;
         let release = Next::Release { waiting: None, trouble: None };
         if !sight.live {
@@ -594,6 +599,7 @@ impl Driver<'_> {
                 self.shared.lock().machine.complete(step, outcome, self.now());
             }
             Done::Attempt(ended) => self.attempt_ended(step, *ended),
+            done @ Done::Dropped(_) => self.count((step, attempt), done),
             Done::Unknown(error) => return Err(error.into()),
         }
         self.happened();
@@ -778,11 +784,11 @@ impl Driver<'_> {
     }
 
     /// Gives back the turns of steps whose calls were aborted. Until these are gone they may still keep theirs.
-    async fn give_back_turns_of(&self, steps: Vec<Step>) {
+    async fn give_back_turns_of(&mut self, steps: Vec<Step>) {
         if steps.is_empty() {
             return;
         }
-        self.calls.aborted().await;
+        self.count_dropped().await;
         for step in steps {
             self.drive.gate.release(self.drive.run, step, self.drive.epoch);
         }
@@ -880,6 +886,11 @@ impl Driver<'_> {
         self.course.end();
         // Nobody waits for them any more. What was answered is needed again if the end cannot be committed.
         self.calls.halt();
+        self.count_dropped().await;
+        while let Some((attempt, done)) = self.calls.take() {
+            self.calls.hold(attempt, done.clone());
+            self.count(attempt, done);
+        }
         self.calls.gone().await;
         loop {
             let children = self.new_children().await?;
