@@ -228,7 +228,7 @@ fn summary(paths: Vec<String>, added: usize, removed: usize) -> Json {
 mod tests {
     use super::*;
 
-    async fn open(
+    pub(super) async fn open(
         config: &WorkspaceConfig,
         name: &str,
         origin: &Origin,
