@@ -27,6 +27,9 @@ const LINGER: Duration = Duration::from_secs(120);
 /// A call: the step, and which attempt at it.
 pub(crate) type Attempt = (Step, u32);
 
+/// What is left of a call that was stopped, if that is worth knowing. Asked when the call is gone.
+type Left<T> = Box<dyn FnOnce() -> Option<T> + Send>;
+
 /// The calls of one run; `T` is what they end with.
 pub(crate) struct Calls<T> {
     state: Mutex<State<T>>,
@@ -40,27 +43,31 @@ pub(crate) struct Calls<T> {
 }
 
 /// A call that is under way.
-struct UnderWay {
+struct UnderWay<T> {
     attempt: u32,
     /// Whether it is made, or waits for that.
     admission: Admission,
     task: JoinHandle<()>,
+    left: Left<T>,
 }
 
 struct State<T> {
-    under_way: BTreeMap<Step, UnderWay>,
+    under_way: BTreeMap<Step, UnderWay<T>>,
     ended: VecDeque<(Attempt, T)>,
     /// Those that the driver has taken, and that are yet to be committed.
     taken: Vec<(Attempt, T)>,
-    /// The tasks of those that were aborted and may not be gone yet.
-    aborted: Vec<JoinHandle<()>>,
+    /// Those that were aborted and may not be gone yet.
+    aborted: Vec<(Step, UnderWay<T>)>,
+    /// What those had ended with that were aborted before it was taken.
+    untaken: Vec<(Attempt, T)>,
 }
 
 impl<T> State<T> {
-    fn abort(&mut self, task: JoinHandle<()>) {
-        task.abort();
-        self.aborted.retain(|task| !task.is_finished());
-        self.aborted.push(task);
+    fn abort(&mut self, step: Step) {
+        if let Some(call) = self.under_way.remove(&step) {
+            call.task.abort();
+            self.aborted.push((step, call));
+        }
     }
 
     fn has_waiting(&self) -> bool {
@@ -68,8 +75,9 @@ impl<T> State<T> {
     }
 
     fn halt(&mut self) {
-        for (_, call) in std::mem::take(&mut self.under_way) {
-            self.abort(call.task);
+        for (step, call) in std::mem::take(&mut self.under_way) {
+            call.task.abort();
+            self.aborted.push((step, call));
         }
     }
 
@@ -77,13 +85,19 @@ impl<T> State<T> {
         self.halt();
         self.ended.clear();
         self.taken.clear();
+        self.untaken.clear();
     }
 }
 
 impl<T> Default for Calls<T> {
     fn default() -> Self {
-        let (under_way, ended, taken, aborted) = Default::default();
-        let state = Mutex::new(State { under_way, ended, taken, aborted });
+        let state = Mutex::new(State {
+            under_way: BTreeMap::new(),
+            ended: VecDeque::new(),
+            taken: Vec::new(),
+            aborted: Vec::new(),
+            untaken: Vec::new(),
+        });
         Self { state, ended: Notify::new(), lease: LatestLease::default(), writers: Writers::default() }
     }
 }
@@ -105,11 +119,18 @@ impl<T> Calls<T> {
 
 impl<T: Send + 'static> Calls<T> {
     /// Begins a call. One that ends at once needs no task.
-    pub fn begin(
+    pub fn begin(self: &Arc<Self>, attempt: Attempt, call: BoxFuture<'static, T>) {
+        self.begin_paid(attempt, Admission::granted(), call, || None);
+    }
+
+    /// The same of one that costs something and may have to wait until it is made: if it is stopped, `left` tells what
+    /// is known of it.
+    pub fn begin_paid(
         self: &Arc<Self>,
         (step, attempt): Attempt,
         admission: Admission,
         mut call: BoxFuture<'static, T>,
+        left: impl FnOnce() -> Option<T> + Send + 'static,
     ) {
         let mut context = Context::from_waker(noop_waker_ref());
         if let Poll::Ready(end) = call.as_mut().poll(&mut context) {
@@ -131,17 +152,28 @@ impl<T: Send + 'static> Calls<T> {
                 calls.ended.notify_one();
             }
         });
-        state.under_way.insert(step, UnderWay { attempt, admission, task });
+        state.under_way.insert(step, UnderWay { attempt, admission, task, left: Box::new(left) });
     }
 
-    /// Stops a call and forgets how it ended.
+    /// Stops a call that nobody waits for. What is left of it, be it that it has ended and was not taken, is told
+    /// [when it is gone](Self::aborted).
     pub fn abort(&self, step: Step) {
         let mut state = lock(&self.state);
-        if let Some(call) = state.under_way.remove(&step) {
-            state.abort(call.task);
+        state.abort(step);
+        for (attempt, end) in std::mem::take(&mut state.ended) {
+            match attempt.0 == step {
+                true => state.untaken.push((attempt, end)),
+                false => state.ended.push_back((attempt, end)),
+            }
         }
-        state.ended.retain(|((ended, _), _)| *ended != step);
         state.taken.retain(|((taken, _), _)| *taken != step);
+    }
+
+    /// The same of one of an earlier drive. What it ended with is forgotten: it may be recorded.
+    pub fn abandon(&self, step: Step) {
+        let mut state = lock(&self.state);
+        state.abort(step);
+        state.ended.retain(|((ended, _), _)| *ended != step);
     }
 
     /// Those that are under way, or have ended and were not taken.
@@ -173,8 +205,9 @@ impl<T: Send + 'static> Calls<T> {
         let mut state = lock(&self.state);
         let withdrawn: Vec<_> = state.under_way.extract_if(.., |_, call| call.admission.withdraw()).collect();
         for (step, call) in withdrawn {
-            state.abort(call.task);
+            call.task.abort();
             state.ended.push_back(((step, call.attempt), end()));
+            state.aborted.push((step, call));
         }
     }
 
@@ -225,12 +258,17 @@ impl<T: Send + 'static> Calls<T> {
         }
     }
 
-    /// Waits until those that were aborted are gone.
-    pub async fn aborted(&self) {
-        let tasks = std::mem::take(&mut lock(&self.state).aborted);
-        for task in tasks {
-            let _ = task.await;
+    /// Waits until those that were aborted are gone. Gives what is left of them.
+    pub async fn aborted(&self) -> Vec<(Attempt, T)> {
+        let (aborted, mut left) = {
+            let mut state = lock(&self.state);
+            (std::mem::take(&mut state.aborted), std::mem::take(&mut state.untaken))
+        };
+        for (step, call) in aborted {
+            let _ = call.task.await;
+            left.extend((call.left)().map(|end| ((step, call.attempt), end)));
         }
+        left
     }
 
     /// Stops all, and waits until they are gone and what they said is stored. Their turns are kept: who ends the run
@@ -344,16 +382,12 @@ mod tests {
         })
     }
 
-    fn made() -> Admission {
-        Admission::granted()
-    }
-
     #[tokio::test(start_paused = true)]
     async fn what_waits_to_be_made_can_be_taken_back_and_what_is_made_cannot() {
         let calls = Arc::new(Calls::default());
         let waiting = Admission::default();
-        calls.begin((Step(1), 1), made(), later(50, 1));
-        calls.begin((Step(2), 3), waiting.clone(), later(50, 2));
+        calls.begin((Step(1), 1), later(50, 1));
+        calls.begin_paid((Step(2), 3), waiting.clone(), later(50, 2), || None);
         assert!(calls.has_waiting());
         calls.withdraw(|| 7);
         assert!(!calls.has_waiting() && !waiting.admit());
@@ -366,8 +400,8 @@ mod tests {
     async fn calls_survive_who_began_them() {
         let registry = Arc::new(Registry::<u32>::default());
         let calls = registry.of(&run());
-        calls.begin((Step(1), 1), made(), later(50, 10));
-        calls.begin((Step(2), 3), made(), Box::pin(std::future::ready(20)));
+        calls.begin((Step(1), 1), later(50, 10));
+        calls.begin((Step(2), 3), Box::pin(std::future::ready(20)));
         registry.keep(&run(), calls);
         let calls = registry.of(&run());
         let mut all = calls.all();
@@ -382,7 +416,7 @@ mod tests {
         let registry = Arc::new(Registry::<u32>::default());
         let calls = registry.of(&run());
         for n in 1..=3 {
-            calls.begin((Step(n), 1), made(), Box::pin(std::future::ready(n as u32)));
+            calls.begin((Step(n), 1), Box::pin(std::future::ready(n as u32)));
         }
         for n in 0..2 {
             let (attempt, answer) = calls.next().await;
@@ -405,8 +439,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_has_ended_when_calls_are_halted_can_be_taken() {
         let calls = Arc::new(Calls::default());
-        calls.begin((Step(1), 1), made(), later(50, 1));
-        calls.begin((Step(2), 1), made(), Box::pin(std::future::ready(2)));
+        calls.begin((Step(1), 1), later(50, 1));
+        calls.begin((Step(2), 1), Box::pin(std::future::ready(2)));
         calls.halt();
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!((calls.take(), calls.take()), (Some(((Step(2), 1), 2)), None));
@@ -415,18 +449,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_call_that_is_aborted_ends_nothing() {
         let calls = Arc::new(Calls::default());
-        calls.begin((Step(1), 1), made(), later(50, 1));
+        calls.begin((Step(1), 1), later(50, 1));
         calls.abort(Step(1));
-        calls.begin((Step(1), 2), made(), later(100, 2));
+        calls.begin((Step(1), 2), later(100, 2));
         assert_eq!(calls.next().await, ((Step(1), 2), 2));
-        calls.begin((Step(2), 1), made(), Box::pin(std::future::ready(3)));
+        calls.begin((Step(2), 1), Box::pin(std::future::ready(3)));
         calls.abort(Step(2));
         assert_eq!(calls.len(), 0, "what it ended with is forgotten, too");
         let held = Arc::new(());
         let holds = Arc::clone(&held);
         calls.begin(
             (Step(3), 1),
-            made(),
             Box::pin(async move {
                 std::future::pending::<()>().await;
                 drop(holds);
@@ -438,10 +471,33 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_is_left_of_calls_that_were_stopped_is_told_once() {
+        let calls = Arc::new(Calls::default());
+        let slow = |step| later(1_000, step);
+        calls.begin_paid((Step(1), 1), Admission::granted(), slow(1), || Some(10));
+        calls.begin_paid((Step(2), 3), Admission::granted(), slow(2), || Some(20));
+        calls.begin_paid((Step(3), 1), Admission::granted(), slow(3), || None);
+        calls.begin_paid((Step(4), 1), Admission::granted(), slow(4), || Some(40));
+        for step in [5, 6] {
+            calls.begin((Step(step), 1), Box::pin(std::future::ready(50)));
+        }
+        for step in [1, 2, 3, 5] {
+            calls.abort(Step(step));
+        }
+        calls.abandon(Step(6));
+        let mut left = calls.aborted().await;
+        left.sort_unstable();
+        assert_eq!(left, [((Step(1), 1), 10), ((Step(2), 3), 20), ((Step(5), 1), 50)]);
+        assert_eq!(calls.aborted().await, []);
+        calls.halt();
+        assert_eq!(calls.aborted().await, [((Step(4), 1), 40)]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn calls_that_nobody_asks_for_are_stopped_some_time() {
         let registry = Arc::new(Registry::<u32>::default());
         let calls = registry.of(&run());
-        calls.begin((Step(1), 1), made(), later(1_000_000, 1));
+        calls.begin((Step(1), 1), later(1_000_000, 1));
         registry.keep(&run(), Arc::clone(&calls));
         tokio::time::sleep(LINGER / 2).await;
         registry.keep(&run(), registry.of(&run()));

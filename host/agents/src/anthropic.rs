@@ -235,15 +235,15 @@ fn note_usage(known: &mut Option<Usage>, value: &Value) {
 
 /// An answer in one piece.
 fn whole(body: &Value) -> Result<Answer, CallFailure> {
-    if body["error"].is_object() {
-        return Err(failed(&body["error"]));
-    }
     let mut answer = Answer {
         model: body["model"].as_str().map(str::to_owned),
         stop: body["stop_reason"].as_str().map(str::to_owned),
         ..Answer::default()
     };
     note_usage(&mut answer.usage, &body["usage"]);
+    if body["error"].is_object() {
+        return Err(failed(&body["error"]).with_usage(answer.usage));
+    }
     let Some(blocks) = body["content"].as_array() else {
         let message = "the answer of the service has no `content`";
         return Err(CallFailure::new(FailureKind::InvalidOutput, message).with_usage(answer.usage));
@@ -262,6 +262,7 @@ async fn streamed(response: Response, out: &CallOutput) -> Result<Answer, CallFa
             "message_start" => {
                 answer.model = event["message"]["model"].as_str().map(str::to_owned);
                 note_usage(&mut answer.usage, &event["message"]["usage"]);
+                out.usage(answer.usage);
             }
             "content_block_delta" => {
                 if let Some(piece) = event["delta"]["text"].as_str() {
@@ -272,6 +273,7 @@ async fn streamed(response: Response, out: &CallOutput) -> Result<Answer, CallFa
             "message_delta" => {
                 answer.stop = event["delta"]["stop_reason"].as_str().map(str::to_owned);
                 note_usage(&mut answer.usage, &event["usage"]);
+                out.usage(answer.usage);
             }
             "message_stop" => return Ok(Progress::Done),
             "error" => return Err(failed(&event["error"])),

@@ -4,7 +4,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -28,13 +28,18 @@ use super::ledger::{InQueue, ReadPurse, Reservation, SetAside};
 use super::observer::{CallObserver, CallPhase, InPhase, SeenCall, SeenEnd};
 use super::recorder::Recorder;
 use super::session::{Asks, GoesOn};
-use super::{Call, CallFailure, Policy, Provider, Records, Turn, session, workspace};
+use super::workspace::Site;
+use super::{Call, CallEvent, CallFailure, CallOutput, Policy, Provider, Records, Turn, session, workspace};
 
 /// Whoever waits longer for a turn says so in the transcript.
 const SEEN_WAITING: Duration = Duration::from_millis(200);
 
 /// A longer wait for a quota is recorded, so that the run need not be kept in memory.
 const POSTPONE_FROM_MS: u64 = 5_000;
+
+/// How long is looked for what changed in a workspace. The answer is there by then, and no limit of the call takes
+/// it away.
+const CHANGES_WITHIN: Duration = Duration::from_secs(60);
 
 /// The codes of budgets that cannot be kept.
 const NO_PRICE: &str = "WF0408";
@@ -46,7 +51,7 @@ pub struct Made {
     pub end: AttemptEnd,
     /// None if it neither waited nor was heard of before its answer.
     pub timing: Option<Timing>,
-    pub reservation: Option<Reservation>,
+    pub reservation: Option<Arc<Reservation>>,
 }
 
 /// How an attempt ended.
@@ -91,6 +96,8 @@ pub struct Attempt {
     pub cache: Option<(Digest, Caching)>,
     /// What the run may spend, and has spent as far as it is recorded.
     pub purse: ReadPurse,
+    /// Where its workspace is, until that is opened.
+    pub site: Option<Site>,
     /// What its turns consumed up to now.
     pub used: Used,
     /// From when to when the provider had it.
@@ -138,19 +145,68 @@ impl Admission {
 
 /// What an attempt consumed up to now, also if it is never told how it ended.
 #[derive(Clone, Debug, Default)]
-pub struct Used(Arc<Mutex<Option<Usage>>>);
+pub struct Used(Arc<Mutex<InUse>>);
+
+#[derive(Debug, Default)]
+struct InUse {
+    /// By the turns that ended.
+    ended: Option<Usage>,
+    /// By the turn that is under way, as far as its provider said.
+    turn: Option<Usage>,
+    /// What is set aside for all of them.
+    aside: Option<Arc<Reservation>>,
+}
 
 impl Used {
-    fn add(&self, usage: Option<Usage>) {
-        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *used = match (*used, usage) {
-            (Some(a), Some(b)) => Some(a.plus(b)),
-            (a, b) => a.or(b),
-        };
+    fn lock(&self) -> MutexGuard<'_, InUse> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A turn ended, and consumed that if its provider says so at its end.
+    fn end_turn(&self, usage: Option<Usage>) {
+        let mut used = self.lock();
+        let turn = usage.or(used.turn);
+        (used.ended, used.turn) = (sum(used.ended, turn), None);
     }
 
     fn get(&self) -> Option<Usage> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let used = self.lock();
+        sum(used.ended, used.turn)
+    }
+}
+
+fn sum(one: Option<Usage>, other: Option<Usage>) -> Option<Usage> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.plus(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// Tells what an attempt consumed that was stopped.
+#[derive(Debug)]
+pub struct Consumed {
+    used: Used,
+    provider: Arc<dyn Provider>,
+    policy: Arc<Policy>,
+    /// The model that the request names.
+    model: Option<String>,
+}
+
+impl Consumed {
+    /// The name of who was asked.
+    pub fn provider(&self) -> &str {
+        self.provider.name()
+    }
+
+    /// What it consumed as far as that is known, with its price.
+    pub fn up_to_now(&self) -> Option<Usage> {
+        let models = self.model.as_deref().into_iter().chain(self.provider.model());
+        self.used.get().map(|usage| self.policy.prices.priced(self.provider.name(), models, usage))
+    }
+
+    /// What is set aside for it.
+    pub fn set_aside(&self) -> Option<Arc<Reservation>> {
+        self.used.lock().aside.clone()
     }
 }
 
@@ -174,6 +230,16 @@ async fn seen_waiting<T, E>(recorder: &Recorder, turn: impl Future<Output = Resu
 }
 
 impl Attempt {
+    /// Tells what it consumes, also when it is gone.
+    pub fn consumed(&self) -> Consumed {
+        Consumed {
+            used: self.used.clone(),
+            provider: Arc::clone(&self.provider),
+            policy: Arc::clone(&self.policy),
+            model: self.call.request.model.clone(),
+        }
+    }
+
     /// Makes the attempt.
     pub async fn make(mut self: Box<Self>) -> Made {
         let mut reservation = None;
@@ -227,7 +293,7 @@ impl Attempt {
     }
 
     /// What few attempts need is boxed, so that all are small.
-    async fn try_once(&mut self, set_aside: &mut Option<Reservation>) -> AttemptEnd {
+    async fn try_once(&mut self, set_aside: &mut Option<Arc<Reservation>>) -> AttemptEnd {
         if let Some(reply) = self.cached().boxed().await {
             return AttemptEnd::Answered(reply);
         }
@@ -246,6 +312,12 @@ impl Attempt {
                 return self.failed(CallFailure::new(FailureKind::Rejected, message));
             }
         };
+        // Before it has a slot, and a part of the budget: others can use these meanwhile.
+        if self.wants_more_than_its_request()
+            && let Err(failure) = self.prepare().boxed().await
+        {
+            return self.failed(failure);
+        }
         let permit = match self.admission(deadline, set_aside).await {
             Ok(permit) => permit,
             Err(end) => return end,
@@ -259,7 +331,9 @@ impl Attempt {
             Ok(reply) => reply.usage,
             Err(failure) => failure.usage,
         };
-        if usage.is_some() || set_aside.is_some() {
+        // Of a call that was stopped it is not known how much more it would have been.
+        let is_stopped = matches!(&made, Err(failure) if failure.failure.kind == FailureKind::TimedOut);
+        if usage.is_some() || (set_aside.is_some() && !is_stopped) {
             let spent = usage.as_ref().map(Spent::of).unwrap_or_default();
             self.gate.ledger.learn(self.provider.name(), spent);
         }
@@ -287,26 +361,25 @@ impl Attempt {
         self.gate.observer.as_ref().map(|observer| InPhase::enter(observer, &self.provider, phase))
     }
 
-    /// Waits until the call may be made, and prepares what it needs. It has to be made at once then: the run is ours
+    /// Waits until the call may be made, and opens its workspace. It has to be made at once then: the run is ours
     /// at this moment.
     async fn admission(
         &mut self,
         deadline: Option<Timestamp>,
-        set_aside: &mut Option<Reservation>,
+        set_aside: &mut Option<Arc<Reservation>>,
     ) -> Result<Permit, AttemptEnd> {
         let slots: Arc<[(Slot, u32)]> = std::mem::take(&mut self.slots).into();
         let recorder = self.recorder.clone();
-        let mut is_prepared = false;
         loop {
             let waits = self.in_phase(CallPhase::Waiting);
             let (permit, reservation) = seen_waiting(&recorder, self.wait_for_turn(&slots, deadline)).await?;
-            *set_aside = reservation;
+            *set_aside = reservation.map(Arc::new);
             drop(waits);
             if let Some(Err(failure)) = set_aside.as_ref().map(|aside| self.keeps_to(aside)) {
                 return Err(self.failed(failure));
             }
-            if !std::mem::replace(&mut is_prepared, true)
-                && let Err(failure) = self.prepare().boxed().await
+            if let Some(site) = self.site.take()
+                && let Err(failure) = self.open(site).boxed().await
             {
                 return Err(self.failed(failure));
             }
@@ -315,6 +388,7 @@ impl Attempt {
                     // Whoever took it back says so, and ends this.
                     std::future::pending::<()>().await;
                 }
+                self.used.lock().aside.clone_from(set_aside);
                 return Ok(permit);
             }
             // Whoever ends the session gives its slots to others.
@@ -521,8 +595,30 @@ impl Attempt {
         }
     }
 
-    /// Finds what the attempt needs besides the request.
+    /// Whether there is something to [prepare](Self::prepare).
+    fn wants_more_than_its_request(&self) -> bool {
+        let request = &self.call.request;
+        request.workspace.is_some() || request.session.is_some() || self.call.attempt > 1
+    }
+
+    /// Finds what the attempt needs besides the request, within its time limits.
     async fn prepare(&mut self) -> Result<(), CallFailure> {
+        let (millis, bound) = self.limits.attempt_at(self.since, self.world.now());
+        let found = tokio::time::timeout(Duration::from_millis(millis), self.find()).await;
+        found.unwrap_or_else(|_| Err(self.out_of_time(bound)))
+    }
+
+    /// Opens the workspace within the time limits: what is in it now is what the agent finds.
+    async fn open(&mut self, site: Site) -> Result<(), CallFailure> {
+        let (millis, bound) = self.limits.attempt_at(self.since, self.world.now());
+        let opened = tokio::time::timeout(Duration::from_millis(millis), site.open()).await;
+        let workspace = opened.unwrap_or_else(|_| Err(self.out_of_time(bound)))?;
+        self.call.directory = workspace.directory().map(ToOwned::to_owned);
+        self.call.workspace = Some(Arc::new(workspace));
+        Ok(())
+    }
+
+    async fn find(&mut self) -> Result<(), CallFailure> {
         if let Some(name) = &self.call.request.workspace {
             let known = &self.policy.workspaces;
             let config = known.get(name).ok_or_else(|| {
@@ -536,9 +632,7 @@ impl Attempt {
                 )
             })?;
             let origin = self.records.origin(&self.call.run).await?;
-            let workspace = workspace::open(config, name, &origin, self.call.step).await?;
-            self.call.directory = workspace.directory().map(ToOwned::to_owned);
-            self.call.workspace = Some(Arc::new(workspace));
+            self.site = Some(workspace::make(config, name, &origin, self.call.step).await?);
         }
         if let Some(id) = self.call.request.session.clone() {
             let listed = &self.call.request.providers;
@@ -563,10 +657,10 @@ impl Attempt {
     /// Asks within the time limits.
     async fn answer(&self, validator: Option<&Arc<Schema>>) -> Result<Reply, CallFailure> {
         self.recorder.begin();
-        let (millis, bound) = self.limits.attempt_at(self.since, self.world.now());
+        let (within, bound) = self.limits.attempt_at(self.since, self.world.now());
         let too_late = async {
             tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(millis)) => bound,
+                () = tokio::time::sleep(Duration::from_millis(within)) => bound,
                 () = self.silence() => Bound::Heartbeat,
             }
         };
@@ -579,9 +673,14 @@ impl Attempt {
         let used = self.used.get();
         let changes = match &self.call.workspace {
             Some(workspace) => {
-                let changes = workspace.changes().boxed().await;
+                let changes = tokio::time::timeout(CHANGES_WITHIN, workspace.changes().boxed()).await;
+                if changes.is_err() {
+                    let within = spell_millis(millis(CHANGES_WITHIN));
+                    let text = format!("what changed in the workspace could not be found within {within}");
+                    self.recorder.note(TranscriptKind::Progress, text);
+                }
                 // An agent may have written down what it was given.
-                changes.map(|changes| changes.redacted(&self.provider.redactor()))
+                changes.ok().flatten().map(|changes| changes.redacted(&self.provider.redactor()))
             }
             None => None,
         };
@@ -602,16 +701,36 @@ impl Attempt {
                     None if !self.provider.keeps_conversations() => {
                         Some(session::id(&self.call.run, self.call.step))
                     }
+                    Some(session) if session.len() > limits::KEY_BYTES => {
+                        let most = limits::KEY_BYTES;
+                        let text = format!(
+                            "the conversation cannot be continued: its id is longer than {most} bytes"
+                        );
+                        self.recorder.note(TranscriptKind::Progress, text);
+                        None
+                    }
                     session => session,
                 };
+                let model = reply.model.clone().map(|model| limits::cut(model, limits::NAME_BYTES));
                 let size = reply.output.as_str().len();
                 limits::check("an agent's answer", size, limits::ANSWER_BYTES).map_err(|error| {
                     CallFailure::new(FailureKind::InvalidOutput, error.to_string()).with_usage(usage)
                 })?;
-                Ok(Reply { usage, session, changes: changes.map(|changes| changes.summary), ..reply })
+                Ok(Reply { usage, session, model, changes: changes.map(|changes| changes.summary), ..reply })
             }
             Err(failure) => Err(failure.with_usage(priced(None))),
         }
+    }
+
+    /// Takes the events of the provider.
+    fn output(&self) -> CallOutput {
+        let (out, used) = (self.recorder.output(), self.used.clone());
+        CallOutput::new(move |event| {
+            if let CallEvent::Usage(usage) = event {
+                used.lock().turn = Some(usage);
+            }
+            out.send(event);
+        })
     }
 
     /// Ends when nothing was heard for too long; never without such a limit.
@@ -647,14 +766,14 @@ impl Attempt {
         let corrections = if is_once(&self.call.request) { 0 } else { CORRECTIONS as usize };
         loop {
             let call = Call { turns: turns.clone(), ..self.call.clone() };
-            let reply = match self.provider.call(call, self.recorder.output()).await {
+            let reply = match self.provider.call(call, self.output()).await {
                 Ok(reply) => reply,
                 Err(failure) => {
-                    self.used.add(failure.usage);
+                    self.used.end_turn(failure.usage);
                     return Err(failure);
                 }
             };
-            self.used.add(reply.usage);
+            self.used.end_turn(reply.usage);
             let (Some(schema), Some(validator)) = (&self.call.request.schema, validator) else {
                 return Ok(reply);
             };

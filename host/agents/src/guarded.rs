@@ -132,6 +132,10 @@ impl Held {
     }
 
     fn take(&mut self, event: CallEvent) {
+        // It has no text, and must not be late.
+        if let CallEvent::Usage(_) = event {
+            return self.out.send(event);
+        }
         self.number += 1;
         let mut split = Vec::new();
         match &event {
@@ -142,7 +146,7 @@ impl Held {
                 }),
                 Err(_) => self.piece(TEXT_PLACE, text, &mut split),
             },
-            CallEvent::Heartbeat(_) | CallEvent::Alive => {}
+            CallEvent::Heartbeat(_) | CallEvent::Usage(_) | CallEvent::Alive => {}
         }
         self.waiting.push_back(clean_event(&self.redactor, event));
         for (place, pieces) in split {
@@ -267,7 +271,7 @@ fn clean_event(redactor: &Redactor, event: CallEvent) -> CallEvent {
         CallEvent::Line { stream, text } => CallEvent::Line { stream, text: redactor.clean(text) },
         CallEvent::Transcript(text) => CallEvent::Transcript(clean_text(redactor, text)),
         CallEvent::Heartbeat(json) => CallEvent::Heartbeat(clean_json(redactor, json)),
-        CallEvent::Alive => CallEvent::Alive,
+        event @ (CallEvent::Usage(_) | CallEvent::Alive) => event,
     }
 }
 

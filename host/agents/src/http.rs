@@ -70,6 +70,12 @@ impl HttpConfig {
             headers: BTreeMap::new(),
         }
     }
+
+    /// Whether anything but the output is taken out of an answer.
+    fn looks_into_answers(&self) -> bool {
+        let Self { session, model, input_tokens, output_tokens, cost_micros, .. } = self;
+        [session, model, input_tokens, output_tokens, cost_micros].into_iter().any(Option::is_some)
+    }
 }
 
 /// Asks a service with a JSON body.
@@ -119,19 +125,14 @@ impl Http {
 
     fn reply(&self, call: &Call, text: String) -> Result<Reply, CallFailure> {
         let config = &self.config;
-        let body = match (Json::parse(text.clone()), &config.output) {
-            // The whole body is kept byte for byte.
-            (Ok(body), None) => return Ok(self.bare(call, body)),
+        let whole = Json::parse(text.clone());
+        let body = match (&whole, &config.output) {
+            (Ok(body), None) if !config.looks_into_answers() => return Ok(self.bare(call, body.clone())),
             (Err(_), None) => return Ok(self.bare(call, Json::string(&text))),
-            (Ok(body), Some(_)) => body.value(),
+            (Ok(body), _) => body.value(),
             (Err(_), Some(_)) => web::json(&text)?,
         };
         let at = |pointer: &Option<String>| pointer.as_deref().and_then(|pointer| body.pointer(pointer));
-        let Some(output) = at(&config.output) else {
-            let pointer = config.output.as_deref().unwrap_or_default();
-            let message = format!("the service's answer has nothing at `{pointer}`: {}", web::shorten(&text));
-            return Err(CallFailure::new(FailureKind::InvalidOutput, message));
-        };
         let string = |pointer| at(pointer).and_then(Value::as_str).map(str::to_owned);
         let count = |pointer| at(pointer).and_then(Value::as_u64);
         let counts = [&config.input_tokens, &config.output_tokens, &config.cost_micros].map(count);
@@ -139,11 +140,24 @@ impl Http {
             let [input, output, cost] = counts.map(Option::unwrap_or_default);
             Usage { input_tokens: input, output_tokens: output, cached_tokens: 0, cost_micros: cost }
         });
+        let output = match (whole, &config.output) {
+            // The whole body is kept byte for byte.
+            (Ok(body), None) => body,
+            (_, pointer) => match at(pointer) {
+                Some(output) => Json::from(output.clone()),
+                None => {
+                    let pointer = pointer.as_deref().unwrap_or_default();
+                    let shown = web::shorten(&text);
+                    let message = format!("the service's answer has nothing at `{pointer}`: {shown}");
+                    return Err(CallFailure::new(FailureKind::InvalidOutput, message).with_usage(usage));
+                }
+            },
+        };
         Ok(Reply {
             session: string(&config.session),
             model: string(&config.model).or_else(|| call.request.model.clone()),
             usage,
-            ..self.bare(call, Json::from(output.clone()))
+            ..self.bare(call, output)
         })
     }
 
@@ -247,6 +261,33 @@ fn fill_text(text: &str, values: &Map<String, Value>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn asked() -> Call {
+        let request = wfhost_core::AgentRequest { prompt: "p".to_owned(), ..Default::default() };
+        Call::new("r".parse().unwrap(), wfhost_core::Step(1), 1, "k".to_owned(), request)
+    }
+
+    #[test]
+    fn what_an_answer_consumed_counts_wherever_the_output_is() {
+        let pointers = HttpConfig {
+            input_tokens: Some("/usage/in".to_owned()),
+            output_tokens: Some("/usage/out".to_owned()),
+            model: Some("/model".to_owned()),
+            ..HttpConfig::new("http://localhost")
+        };
+        let text = r#"{"error":"busy","model":"m-1","usage":{"in":7,"out":2}}"#;
+        let reply = |output: Option<&str>| {
+            let config = HttpConfig { output: output.map(str::to_owned), ..pointers.clone() };
+            Http::new("h", config).reply(&asked(), text.to_owned())
+        };
+        let tokens = |usage: Option<Usage>| usage.map(|usage| (usage.input_tokens, usage.output_tokens));
+        let failure = reply(Some("/answer")).unwrap_err();
+        assert!(failure.failure.message.contains("nothing at `/answer`"), "{failure}");
+        assert_eq!(tokens(failure.usage), Some((7, 2)), "the output is missing");
+        let whole = reply(None).unwrap();
+        assert_eq!((tokens(whole.usage), whole.model.as_deref()), (Some((7, 2)), Some("m-1")));
+        assert_eq!(whole.output.as_str(), text, "byte for byte");
+    }
 
     #[test]
     fn templates_are_filled_in_one_pass() {

@@ -42,7 +42,7 @@ use wfhost_core::policy::budget::Tells;
 use wfhost_core::{Digest, Reply, RunConfig};
 
 pub use self::anthropic::{Anthropic, AnthropicConfig};
-pub use self::attempt::{Admission, Attempt, AttemptEnd, Made, Used};
+pub use self::attempt::{Admission, Attempt, AttemptEnd, Consumed, Made, Used};
 pub use self::call::{Call, CallFailure, Turn};
 pub use self::command::{Command, CommandConfig, Format, PRESETS, Preset, PromptBy, supervise_if_asked};
 pub use self::echo::Echo;
@@ -68,7 +68,7 @@ pub use self::secret::{
 pub use self::suggested::{Suggested, suggested};
 pub(crate) use self::text::{check_argument, check_word, without_escapes};
 pub use self::web::{Posted, Poster, client_builder};
-pub use self::workspace::{CleanedWorkspaces, WorkspaceConfig, clean_workspaces};
+pub use self::workspace::{CleanedWorkspaces, Site, WorkspaceConfig, clean_workspaces};
 
 /// An adapter for one kind of agent. Dropping the future of a call stops it.
 pub trait Provider: Send + Sync + fmt::Debug {

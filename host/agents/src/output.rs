@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use wfhost_core::Json;
+use wfhost_core::{Json, Usage};
 
 /// Where a line came from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +23,9 @@ pub enum CallEvent {
     Transcript(String),
     /// How far the work is. The last one is handed to the next attempt.
     Heartbeat(Json),
+    /// What this turn of the call consumed up to now, as far as that is known; the last one counts if the call
+    /// is stopped. Providers send it as soon as they know it.
+    Usage(Usage),
     /// Something was heard of the provider.
     Alive,
 }
@@ -61,6 +64,13 @@ impl CallOutput {
         }
     }
 
+    /// Tells what was consumed up to now, if that is known.
+    pub fn usage(&self, usage: Option<Usage>) {
+        if let Some(usage) = usage {
+            self.send(CallEvent::Usage(usage));
+        }
+    }
+
     pub fn alive(&self) {
         self.send(CallEvent::Alive);
     }
@@ -87,11 +97,22 @@ impl Lines {
     }
 
     pub fn push(&mut self, piece: &str) {
-        self.rest.push_str(piece);
-        while let Some(end) = self.rest.find('\n') {
-            let line: String = self.rest.drain(..=end).collect();
-            self.out.line(self.stream, line.trim_end_matches(['\n', '\r']));
+        // What is kept has no line break, so only what is new is looked at.
+        for part in piece.split_inclusive('\n') {
+            match (part.ends_with('\n'), self.rest.is_empty()) {
+                (true, true) => self.line(part),
+                (true, false) => {
+                    self.rest.push_str(part);
+                    let line = std::mem::take(&mut self.rest);
+                    self.line(&line);
+                }
+                (false, _) => self.rest.push_str(part),
+            }
         }
+    }
+
+    fn line(&self, line: &str) {
+        self.out.line(self.stream, line.trim_end_matches(['\n', '\r']));
     }
 
     /// Shows what has no line break at its end.
@@ -133,5 +154,20 @@ mod tests {
             })
             .collect();
         assert_eq!(texts, ["one", "two", "three"]);
+    }
+
+    /// If the work grew with the square of what comes, this would take minutes.
+    #[test]
+    fn each_byte_of_a_piece_is_looked_at_once() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let shown = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&shown);
+        let out = CallOutput::new(move |_| drop(count.fetch_add(1, Ordering::Relaxed)));
+        let mut lines = Lines::new(out, Stream::Answer);
+        lines.push(&"\n".repeat(8 << 20));
+        assert_eq!(shown.swap(0, Ordering::Relaxed), 8 << 20);
+        (0..2 << 20).for_each(|_| lines.push("12345678"));
+        lines.finish();
+        assert_eq!(shown.load(Ordering::Relaxed), 1);
     }
 }

@@ -20,6 +20,9 @@ const GATHER: Duration = Duration::from_millis(40);
 const BATCH: usize = 1_000;
 /// Bytes of one attempt's transcript; what goes beyond is left out.
 const ATTEMPT_BYTES: usize = 32 << 20;
+/// Bytes of what the host itself notes of an attempt (what changed, warnings). They are its own, so that
+/// nothing that a provider writes keeps them out.
+const NOTED_BYTES: usize = 16 << 20;
 /// What a line takes besides its text, about: millions of empty ones are many bytes, too.
 const LINE_BYTES: usize = 128;
 
@@ -57,6 +60,9 @@ struct Heard {
     /// Of them those of the last heartbeat: each takes the place of the one before.
     heartbeat_bytes: usize,
     cut: bool,
+    /// Bytes of what the host noted, and whether some of that was left out.
+    noted: usize,
+    notes_cut: bool,
 }
 
 enum Item {
@@ -87,6 +93,8 @@ impl Recorder {
             bytes: 0,
             heartbeat_bytes: 0,
             cut: false,
+            noted: 0,
+            notes_cut: false,
         });
         let (lines, pending) = (OnceLock::new(), Pending::default());
         Self(Arc::new(Inner {
@@ -111,7 +119,7 @@ impl Recorder {
 
     /// Adds a line of its own.
     pub fn note(&self, kind: TranscriptKind, text: String) {
-        self.0.keep(kind, text);
+        self.0.note(kind, text);
     }
 
     /// When something was heard last.
@@ -159,7 +167,7 @@ impl Inner {
         heard.first.get_or_insert(now);
         drop(heard);
         match event {
-            CallEvent::Alive => {}
+            CallEvent::Alive | CallEvent::Usage(_) => {}
             CallEvent::Line { stream, mut text } => {
                 if text.len() > limits::LOG_LINE_BYTES {
                     text.truncate(text.floor_char_boundary(limits::LOG_LINE_BYTES));
@@ -186,6 +194,20 @@ impl Inner {
         }
     }
 
+    fn note(&self, kind: TranscriptKind, mut text: String) {
+        {
+            let mut heard = self.heard();
+            heard.noted = heard.noted.saturating_add(text.len() + LINE_BYTES);
+            if heard.noted > NOTED_BYTES {
+                if std::mem::replace(&mut heard.notes_cut, true) {
+                    return;
+                }
+                text = omitted(NOTED_BYTES);
+            }
+        }
+        self.store(kind, text);
+    }
+
     fn keep(&self, kind: TranscriptKind, mut text: String) {
         {
             let mut heard = self.heard();
@@ -197,9 +219,13 @@ impl Inner {
                 if std::mem::replace(&mut heard.cut, true) {
                     return;
                 }
-                text = format!("the rest is omitted: more than {} MiB", ATTEMPT_BYTES >> 20);
+                text = omitted(ATTEMPT_BYTES);
             }
         }
+        self.store(kind, text);
+    }
+
+    fn store(&self, kind: TranscriptKind, text: String) {
         let at = self.world.now();
         let line = NewTranscript { step: self.step, attempt: self.attempt, at, kind, text };
         let item = match kind {
@@ -225,6 +251,10 @@ impl Inner {
         // The writer ends after the last sender only.
         let _ = lines.send(item);
     }
+}
+
+fn omitted(limit: usize) -> String {
+    format!("the rest is omitted: more than {} MiB", limit >> 20)
 }
 
 /// Stores what comes, until nobody can send any more.
@@ -325,5 +355,31 @@ mod tests {
         drop((output, recorder));
         write(transcripts, run, Arc::new(|| {}), pending, items).await;
         assert_eq!(*kept.0.lock().unwrap(), ["1999", "a line"]);
+    }
+
+    #[tokio::test]
+    async fn what_the_host_notes_is_kept_whatever_a_provider_wrote() {
+        let kept = Arc::new(Kept::default());
+        let recorder = Recorder::new(
+            ("r".parse().unwrap(), Step(1), 1),
+            Arc::clone(&kept) as Arc<dyn Transcripts>,
+            Arc::new(System),
+            Arc::new(|| {}),
+            Writers::default(),
+        );
+        let output = recorder.output();
+        let line = "x".repeat(limits::LOG_LINE_BYTES);
+        (0..ATTEMPT_BYTES / line.len() + 10).for_each(|_| output.line(Stream::Answer, line.as_str()));
+        recorder.note(TranscriptKind::Diff, "+one".to_owned());
+        // Without end it is not either.
+        (0..NOTED_BYTES / line.len() + 10).for_each(|_| {
+            recorder.note(TranscriptKind::Progress, line.clone());
+        });
+        recorder.flush().await;
+        let kept = kept.0.lock().unwrap();
+        assert!(kept.iter().any(|text| text == "+one"));
+        assert_eq!(kept.iter().filter(|text| text.starts_with("the rest is omitted")).count(), 2);
+        let bytes: usize = kept.iter().map(String::len).sum();
+        assert!(bytes <= ATTEMPT_BYTES + NOTED_BYTES, "{bytes}");
     }
 }

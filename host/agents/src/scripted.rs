@@ -130,6 +130,8 @@ struct Uses {
 /// Answers from a file of rules.
 #[derive(Debug)]
 pub struct Scripted {
+    /// Of its text.
+    digest: Digest,
     rules: Vec<Rule>,
     calls: Option<Mutex<File>>,
 }
@@ -164,7 +166,7 @@ impl Scripted {
                 file.map(Mutex::new).map_err(|source| ScriptError::Calls { path, source: Arc::new(source) })
             })
             .transpose()?;
-        Ok(Self { rules, calls })
+        Ok(Self { digest: Digest::of(text.as_bytes()), rules, calls })
     }
 
     fn record(&self, call: &Call) -> std::io::Result<()> {
@@ -213,6 +215,10 @@ impl Scripted {
 impl Provider for Scripted {
     fn name(&self) -> &str {
         "scripted"
+    }
+
+    fn configuration(&self) -> String {
+        self.digest.to_string()
     }
 
     fn call(&self, call: Call, _: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>> {
@@ -277,5 +283,20 @@ pub fn fill(reply: &Value, prompt: &str, captures: Option<&Captures<'_>>) -> Val
         Value::Array(items) => items.iter().map(inside).collect(),
         Value::Object(members) => members.iter().map(|(key, value)| (key.clone(), inside(value))).collect(),
         other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_script_is_another_configuration() {
+        let script = |reply: &str| {
+            let text = json!({ "default": { "reply": reply } }).to_string();
+            Scripted::parse(Path::new("script.json"), &text).unwrap().configuration()
+        };
+        assert_eq!(script("one"), script("one"));
+        assert_ne!(script("one"), script("two"));
     }
 }

@@ -157,8 +157,7 @@ pub fn hide_credentials(text: &str) -> String {
     while !rest.is_empty() {
         let end = rest.find(is_separator).unwrap_or(rest.len());
         let (word, after) = rest.split_at(end);
-        let before = shown.trim_end_matches([' ', '=', ':', '"', '\'']).to_ascii_lowercase();
-        let is_bearer = before.ends_with("bearer") && word.len() >= 8;
+        let is_bearer = word.len() >= 8 && follows_bearer(&shown);
         match is_bearer || is_token(word) {
             true => shown.push_str(MASK),
             false => shown.push_str(word),
@@ -168,6 +167,13 @@ pub fn hide_credentials(text: &str) -> String {
         rest = &after[next.map_or(0, char::len_utf8)..];
     }
     hide_parameters(&hide_password(&shown))
+}
+
+/// Whether what comes next is the token of a header. Only the end of the text is looked at.
+fn follows_bearer(text: &str) -> bool {
+    const BEARER: &[u8] = b"bearer";
+    let text = text.trim_end_matches([' ', '=', ':', '"', '\'']).as_bytes();
+    text.len().checked_sub(BEARER.len()).is_some_and(|start| text[start..].eq_ignore_ascii_case(BEARER))
 }
 
 fn is_separator(c: char) -> bool {
@@ -232,20 +238,22 @@ fn hide_parameters(text: &str) -> String {
         let (before, after) = (&rest[..equals], &rest[equals + 1..]);
         let name =
             before.rsplit(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))).next();
-        let end = after
-            .find(|c: char| c.is_whitespace() || matches!(c, '&' | '"' | '\'' | ',' | ';' | '#'))
-            .unwrap_or(after.len());
         let name = name.unwrap_or_default();
         shown.push_str(before);
         shown.push('=');
         let is_secret =
             is_secret_name(name) || matches!(name.to_ascii_lowercase().as_str(), "sig" | "signature");
-        if is_secret && end > 0 {
+        // Its end is looked for only where it is passed over: nothing is looked at twice.
+        let value = |after: &str| {
+            after
+                .find(|c: char| c.is_whitespace() || matches!(c, '&' | '"' | '\'' | ',' | ';' | '#'))
+                .unwrap_or(after.len())
+        };
+        let end = if is_secret { value(after) } else { 0 };
+        if end > 0 {
             shown.push_str(MASK);
-            rest = &after[end..];
-        } else {
-            rest = after;
         }
+        rest = &after[end..];
     }
     shown.push_str(rest);
     shown
@@ -442,6 +450,16 @@ mod tests {
         ] {
             assert_eq!(hide_credentials(text), text);
         }
+    }
+
+    /// If the work grew with the square of the text, this would take minutes.
+    #[test]
+    fn a_long_text_is_looked_through_once() {
+        for piece in ["word ", "a=", "token=", "bearer ", "x:// ", "    ", "longer-word "] {
+            let text = piece.repeat((4 << 20) / piece.len());
+            assert!(hide_credentials(&text).len() >= text.len());
+        }
+        assert_eq!(hide_credentials("BEARER  \"abcdefgh1\""), "BEARER  \"[redacted]\"");
     }
 
     #[test]

@@ -21,6 +21,8 @@ const TURNS: usize = 200;
 const HISTORY_BYTES: usize = 4 << 20;
 /// Bytes of conversations that are kept in memory.
 const KEPT_BYTES: usize = 32 << 20;
+/// What a call takes besides its texts, about, and its conversation as well.
+const TURN_BYTES: usize = 200;
 
 /// The id of the conversation that ends with the answer to a step.
 pub(super) fn id(run: &RunId, step: Step) -> String {
@@ -244,7 +246,8 @@ impl Spoken {
                 Event::Scheduled { step, op } => {
                     if let Ok(Op::Agent(request)) = decode_op(op, position) {
                         let said = Said { asked: opening(&request), after: request.session, answer: None };
-                        self.bytes += said.asked.len();
+                        self.bytes +=
+                            TURN_BYTES + said.asked.len() + said.after.as_ref().map_or(0, String::len);
                         self.steps.insert(*step, Arc::new(said));
                     }
                 }
@@ -254,11 +257,15 @@ impl Spoken {
                         && let Ok(reply) = serde_json::from_str::<Reply>(json.as_str())
                     {
                         let answer = Answer { text: text(&reply.output), provider: reply.provider };
-                        self.bytes += answer.text.len();
+                        self.bytes += answer.text.len() + answer.provider.len();
                         let Said { asked, after, .. } = &**said;
                         let (asked, after) = (asked.clone(), after.clone());
                         *said = Arc::new(Said { asked, after, answer: Some(answer) });
                         if let Some(session) = reply.session {
+                            self.bytes += TURN_BYTES;
+                            if !self.sessions.contains_key(&session) {
+                                self.bytes += session.len();
+                            }
                             self.sessions.entry(session).or_default().insert(*step);
                         }
                     }
@@ -280,5 +287,38 @@ fn text(output: &Json) -> String {
     match output.value() {
         serde_json::Value::String(text) => text,
         _ => output.as_str().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wfhost_core::{AgentRequest, Entry, Row, Timestamp, encode_op};
+
+    use super::*;
+
+    #[test]
+    fn ids_and_the_number_of_calls_count_as_what_is_kept() {
+        let mut spoken = Spoken::default();
+        let calls = 1_000;
+        let mut bytes = Vec::new();
+        let mut add = |event: Event| Entry::behind(Timestamp(1), Timestamp(1), event).encode_to(&mut bytes);
+        for step in (1..=calls).map(Step) {
+            let request = AgentRequest { session: Some("s".repeat(200)), ..AgentRequest::default() };
+            add(Event::Scheduled { step, op: encode_op(&Op::Agent(Box::new(request))).into() });
+            let reply = Reply { session: Some(format!("{step:0>10000}")), ..Reply::new("p", Json::null()) };
+            add(Event::Completed {
+                step,
+                outcome: Outcome::Ok(Json::of(&reply).unwrap()).into(),
+                timing: None,
+            });
+        }
+        spoken.take(Row {
+            first: Position(0),
+            count: 2 * calls as u32,
+            bytes,
+            head: wfhost_core::Digest::of(b""),
+        });
+        assert_eq!(spoken.sessions.len(), calls as usize);
+        assert!(spoken.bytes > calls as usize * 10_400, "{}", spoken.bytes);
     }
 }

@@ -350,6 +350,8 @@ impl Progress {
                     self.announce();
                 }
             }
+            // That a call was dropped stands in its line.
+            Event::AttemptFailed(failed) if failed.is_dropped() => {}
             Event::AttemptFailed(failed) if !self.quiet => {
                 let again = failed
                     .again_at

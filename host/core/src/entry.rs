@@ -148,7 +148,8 @@ pub enum Event {
     },
     /// An attempt at an agent call failed. If another one is to follow, it
     /// begins at [`FailedCall::again_at`] at the earliest; else the step's
-    /// `Completed` follows.
+    /// `Completed` follows. One that [was dropped](FailedCall::is_dropped) may be
+    /// any attempt at any step, also at one that is not open any more.
     #[n(12)]
     AttemptFailed(#[n(0)] Box<FailedCall>),
     /// The attempt at an agent call that was due was not made: it has to wait,
@@ -258,6 +259,13 @@ pub struct FailedCall {
     /// None if it neither waited nor was heard of.
     #[n(8)]
     pub timing: Option<Timing>,
+}
+
+impl FailedCall {
+    /// Whether it was dropped and only tells what it consumed: it may stand behind the end of its step.
+    pub fn is_dropped(&self) -> bool {
+        self.failure.kind == crate::FailureKind::Cancelled && self.again_at.is_none()
+    }
 }
 
 /// When what happened during an attempt at an agent call. For people: nothing is derived from it.

@@ -16,7 +16,7 @@ pub struct StepInfo {
     /// said of the turn of an agent call is about that attempt if it is not older.
     pub attempt_at: Timestamp,
     pub ended: Option<(Timestamp, Option<Outcome>)>,
-    /// Attempts at an agent call that failed, as far as another one followed
+    /// Attempts at an agent call that failed or were dropped, as far as another one followed
     /// or they consumed something.
     pub failed: Vec<FailedCall>,
     /// When the next attempt begins, and why not before.
@@ -128,7 +128,10 @@ pub fn steps(journal: &Journal) -> Vec<StepInfo> {
             Event::AttemptFailed(failed) => {
                 if let Some(info) = steps.find_mut(failed.step) {
                     info.failed.push(failed.as_ref().clone());
-                    info.waits = failed.again_at.map(|at| (at, format!("retries after: {}", failed.failure)));
+                    if !failed.is_dropped() {
+                        info.waits =
+                            failed.again_at.map(|at| (at, format!("retries after: {}", failed.failure)));
+                    }
                 }
             }
             Event::Postponed { step, until, reason } => {

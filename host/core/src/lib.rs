@@ -42,8 +42,8 @@ pub use ids::{BadRunId, Digest, Epoch, Position, RunId, Step, Timestamp};
 pub use journal::{Journal, JournalError, Row};
 pub use json::{Difference, Json, VALUES, first_difference};
 pub use machine::{
-    CallState, CannotFork, CannotRetry, End, ForkPlan, Gift, Given, Machine, Mismatch, NewChild, Observed,
-    OpenStep, QuestionChange, RetryPlan, Reuse, SetId, Stop, Unsaved, Work, plan_retry,
+    CallState, CannotFork, CannotRetry, DroppedAttempt, End, ForkPlan, Gift, Given, Machine, Mismatch,
+    NewChild, Observed, OpenStep, QuestionChange, RetryPlan, Reuse, SetId, Stop, Unsaved, Work, plan_retry,
 };
 pub use op::{
     AgentRequest, Caching, CallLimits, ChildOptions, OnParentClose, Op, Question, Reply, Retry, Usage,

@@ -10,14 +10,15 @@ use wfhost_agents::{
 use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::policy::{self, limits::TimeLimits, retry};
 use wfhost_core::{
-    AgentRequest, CallState, FailedCall, Failure, FailureKind, Json, Outcome, Reply, Retry, Step, Timestamp,
-    Timing,
+    AgentRequest, CallState, DroppedAttempt, FailedCall, Failure, FailureKind, Json, Outcome, Reply, Retry,
+    Step, Timestamp, Timing, Usage,
 };
 use wfhost_runtime::Shared;
 use wfhost_store::SharedStore;
 use wfhost_world::World;
 
 use super::{Done, DriveError, Driver};
+use crate::calls;
 
 /// What is recorded of a budget is read again after this time if the store fails.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -47,6 +48,28 @@ pub(crate) struct Attempted {
     pub timing: Option<Timing>,
     /// What is set aside for it until its end is recorded.
     pub reservation: Option<Arc<Reservation>>,
+}
+
+/// What a call consumed that was dropped.
+#[derive(Clone, Debug)]
+pub(crate) struct Dropped {
+    provider: String,
+    usage: Usage,
+    /// What is set aside for it until that is recorded.
+    reservation: Option<Arc<Reservation>>,
+}
+
+impl Dropped {
+    /// That of a call that ended when nobody waited for it any more.
+    fn of(ended: Attempted) -> Option<Self> {
+        let Attempted { provider, end, reservation, .. } = ended;
+        let usage = match end {
+            AttemptEnd::Answered(reply) => reply.usage,
+            AttemptEnd::Failed { failure, .. } => failure.usage,
+            AttemptEnd::Postponed { .. } | AttemptEnd::Delegated { .. } => None,
+        };
+        Some(Self { provider, usage: usage?, reservation })
+    }
 }
 
 impl Driver<'_> {
@@ -120,7 +143,7 @@ impl Driver<'_> {
                 format!("no provider is left: authentication or billing failed for {}", listed.join(", "));
             let failure = Failure { attempts: attempt, ..Failure::new(FailureKind::Rejected, message) };
             let failed = std::future::ready(Done::Step(Err(failure))).boxed();
-            self.calls.begin((step, attempt), Admission::granted(), failed);
+            self.calls.begin((step, attempt), failed);
             return;
         };
         let name = provider.name().to_owned();
@@ -168,27 +191,61 @@ impl Driver<'_> {
             since: state.since,
             cache,
             purse: Box::new(move || purse(shared.clone(), Arc::clone(&world), Arc::clone(&store)).boxed()),
+            site: None,
             used: Used::default(),
             asked: None,
             admission: admission.clone(),
         });
+        let consumed = attempting.consumed();
         let made = async move {
             let Made { end, timing, reservation } = attempting.make().await;
-            let reservation = reservation.map(Arc::new);
             let ended =
                 Attempted { attempt, provider: name, listed, retry, limits, end, timing, reservation };
             Done::Attempt(Box::new(ended))
         };
-        self.calls.begin((step, attempt), admission, made.boxed());
+        let left = move || {
+            let usage = consumed.up_to_now()?;
+            let (provider, reservation) = (consumed.provider().to_owned(), consumed.set_aside());
+            Some(Done::Dropped(Box::new(Dropped { provider, usage, reservation })))
+        };
+        self.calls.begin_paid((step, attempt), admission, made.boxed(), left);
+    }
+
+    /// Records what the calls consumed that were dropped, once they are gone.
+    pub(super) async fn count_dropped(&mut self) {
+        for (attempt, done) in self.calls.aborted().await {
+            self.count(attempt, done);
+        }
+    }
+
+    /// Records what a call consumed of which nothing else is of use.
+    pub(super) fn count(&mut self, (step, attempt): calls::Attempt, done: Done) {
+        let dropped = match done {
+            Done::Attempt(ended) => Dropped::of(*ended),
+            Done::Dropped(dropped) => Some(*dropped),
+            Done::Step(_) | Done::NotMade(_) | Done::Unknown(_) => None,
+        };
+        let Some(Dropped { provider, usage, reservation }) = dropped else { return };
+        let dropped = DroppedAttempt { step, attempt, provider, usage };
+        let now = self.now();
+        if self.shared.lock().machine.drop_attempt(dropped, now) {
+            self.settling.extend(reservation);
+            self.happened();
+        }
     }
 
     /// Records how an attempt ended, and what comes after it.
     pub(super) fn attempt_ended(&mut self, step: Step, ended: Attempted) {
         let now = self.now();
-        let Attempted { attempt, provider, listed, retry, limits, end, timing, reservation } = ended;
-        self.settling.extend(reservation);
         let mut inner = self.shared.lock();
         let machine = &mut inner.machine;
+        // It was dropped in the meantime.
+        if !machine.is_open(step) {
+            drop(inner);
+            return self.count((step, ended.attempt), Done::Attempt(Box::new(ended)));
+        }
+        let Attempted { attempt, provider, listed, retry, limits, end, timing, reservation } = ended;
+        self.settling.extend(reservation);
         let (failure, heartbeat) = match end {
             AttemptEnd::Answered(reply) => match answer(&reply) {
                 Ok(json) => {
@@ -207,7 +264,6 @@ impl Driver<'_> {
                 return;
             }
         };
-        // It was dropped in the meantime.
         let Some(state) = machine.call_state(step).cloned() else { return };
         let mut out = machine.providers_out().clone();
         if failure.auth {

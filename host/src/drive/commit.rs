@@ -144,6 +144,11 @@ impl Driver<'_> {
         self.course.end();
         // Nobody waits for them any more. What was answered is needed again if the end cannot be committed.
         self.calls.halt();
+        self.count_dropped().await;
+        while let Some((attempt, done)) = self.calls.take() {
+            self.calls.hold(attempt, done.clone());
+            self.count(attempt, done);
+        }
         self.calls.gone().await;
         loop {
             let children = self.new_children().await?;

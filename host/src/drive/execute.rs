@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use wfhost_agents::Admission;
 use wfhost_core::{Failure, FailureKind, Json, Op, Outcome, RunId, Step};
 use wfhost_store::{MessageBody, NewMessage, Posted, SharedStore, StoreError, Wake};
 
@@ -36,7 +35,7 @@ impl Driver<'_> {
                         Err(error) => Done::Unknown(error),
                     }
                 };
-                self.calls.begin((step, attempt), Admission::granted(), sending.boxed());
+                self.calls.begin((step, attempt), sending.boxed());
             }
             // The driver does this one itself; the others are waited for.
             Op::ContinueAsNew { .. }

@@ -34,7 +34,7 @@ impl Driver<'_> {
                 self.calls.lease.leave();
             }
             self.calls.withdraw(|| Done::NotMade(why));
-            self.calls.aborted().await;
+            self.count_dropped().await;
             self.calls.lease.set(self.drive.control.lease.clone());
         }
         // Whoever leaves at once takes them when those that are made are stopped.
@@ -58,6 +58,9 @@ impl Driver<'_> {
         // What has been answered is paid for, and is committed with this.
         self.calls.halt();
         self.take_last_answers(sight).await?;
+        if sight.live {
+            self.count_dropped().await;
+        }
         self.calls.gone().await;
         let release = Next::Release { waiting: None, trouble: None };
         if !sight.live {

@@ -31,7 +31,7 @@ use wfhost_store::{
 };
 use wfhost_world::World;
 
-use self::agent::Attempted;
+use self::agent::{Attempted, Dropped};
 pub(crate) use self::control::{Control, Leave};
 pub(crate) use self::inbox::asks_to_stop;
 pub(crate) use self::replay::replay;
@@ -188,6 +188,8 @@ pub(crate) enum Done {
     Attempt(Box<Attempted>),
     /// The call was taken back before it was made, for that reason.
     NotMade(&'static str),
+    /// A call was stopped: only what it consumed is of interest.
+    Dropped(Box<Dropped>),
     /// It is not known: the store failed.
     Unknown(StoreError),
 }
@@ -413,7 +415,7 @@ impl Driver<'_> {
         }
         let (due, dropped) = self.take_over();
         // One that is not taken over must not be made under the lease of this drive.
-        self.calls.aborted().await;
+        self.count_dropped().await;
         self.give_back_turns_of(dropped).await;
         self.calls.lease.set(self.drive.control.lease.clone());
         self.keep_turns();
@@ -438,7 +440,7 @@ impl Driver<'_> {
         let mut dropped = Vec::new();
         for (step, attempt) in self.calls.all() {
             if !machine.adopt(step, attempt) {
-                self.calls.abort(step);
+                self.calls.abandon(step);
                 if machine.call_state(step).is_none() {
                     dropped.push(step);
                 }
@@ -562,6 +564,7 @@ impl Driver<'_> {
                     false => machine.withhold(step, why, now),
                 }
             }
+            done @ Done::Dropped(_) => self.count((step, attempt), done),
             Done::Unknown(error) => return Err(error.into()),
         }
         self.happened();
@@ -579,11 +582,11 @@ impl Driver<'_> {
     }
 
     /// Gives back the turns of steps whose calls were aborted. Until these are gone they may still keep theirs.
-    async fn give_back_turns_of(&self, steps: Vec<Step>) {
+    async fn give_back_turns_of(&mut self, steps: Vec<Step>) {
         if steps.is_empty() {
             return;
         }
-        self.calls.aborted().await;
+        self.count_dropped().await;
         for step in steps {
             self.drive.gate.release(self.drive.run, step, self.drive.epoch);
         }

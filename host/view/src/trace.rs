@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use wfhost::store::RunInfo;
 use wfhost::{StepInfo, steps};
 use wfhost_core::trace::{attempt_id, parse_traceparent, span_id, trace_id};
-use wfhost_core::{Event, Failure, Journal, Json, Op, Origin, Outcome, RunId, Step, Timestamp, Usage};
+use wfhost_core::{
+    Event, FailedCall, Failure, Journal, Json, Op, Origin, Outcome, RunId, Step, Timestamp, Usage,
+};
 
 /// A span.
 #[derive(Clone, PartialEq, Debug)]
@@ -114,6 +116,18 @@ impl Calls {
         }
     }
 
+    /// An attempt was dropped, perhaps before, and it is known what it consumed.
+    fn consumed(&mut self, failed: &FailedCall, at: Timestamp) {
+        let mut attempts = self.attempts.entry(failed.step).or_default().iter_mut().rev();
+        if let Some(attempt) = attempts.find(|attempt| attempt.number == failed.attempt) {
+            if attempt.to.is_none() {
+                (attempt.to, attempt.failure) = (Some(at), Some(failed.failure.clone()));
+            }
+            attempt.provider = Some(failed.provider.clone());
+            attempt.usage = failed.usage;
+        }
+    }
+
     fn wait(&mut self, step: Step, what: &'static str, from: Timestamp) {
         self.waits.entry(step).or_default().push(Wait { what, from, to: None });
     }
@@ -137,6 +151,7 @@ impl Calls {
                     });
                     calls.begin(*step, *attempt, at);
                 }
+                Event::AttemptFailed(failed) if failed.is_dropped() => calls.consumed(failed, at),
                 Event::AttemptFailed(failed) => {
                     calls.end(failed.step, at, |attempt| {
                         attempt.provider = Some(failed.provider.clone());

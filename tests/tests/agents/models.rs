@@ -335,3 +335,23 @@ fn a_service_of_any_form_is_asked_by_a_template() {
     assert_eq!(reply["output"], json!({"said": "Q: why", "n": 3}));
     assert_eq!((reply["session"].as_str(), reply["usage"]["cost_micros"].as_u64()), (Some("c-1"), Some(90)));
 }
+
+/// What a service has told by then is paid for.
+#[test]
+fn what_a_stream_consumed_counts_that_stalls() {
+    let place = Place::new();
+    let server = Server::start(|request, mut answer| match request.number {
+        0 => {
+            answer.stream();
+            let start = json!({"model": "m-1", "usage": {"input_tokens": 60, "output_tokens": 1}});
+            answer.event(&json!({"type": "message_start", "message": start}));
+            std::thread::sleep(Duration::from_secs(60));
+        }
+        _ => anthropic_stream(answer, &["late"]),
+    });
+    configure(&place, &server, "anthropic", "");
+    let limits = json!({"heartbeat": 3_000});
+    let request = json!({"prompt": "p", "providers": ["m"], "limits": limits, "retry": quick(2)});
+    assert_eq!(gave(&run(&place, &ask(request), &[]))["output"], "late");
+    assert_eq!(place.show("r")["spent"]["tokens"], 61 + 13);
+}

@@ -521,3 +521,17 @@ fn an_answer_that_does_not_fit_as_a_whole_is_named_without_a_place() {
     let message = gave(&run(&place, &ask(request), &[]))["message"].as_str().unwrap().to_owned();
     assert!(message.contains("corrections: ") && !message.contains(": :"), "{message}");
 }
+
+/// Nothing is paid for in vain because of it; it only cannot be continued.
+#[test]
+fn an_id_of_a_conversation_that_is_too_long_is_left_out() {
+    let place = Place::new();
+    let long = "s".repeat(300);
+    let line = json!({"output": 1, "session": long, "model": long}).to_string();
+    shell(&place, "jsonl", &format!("echo '{line}'"));
+    let reply = gave(&run(&place, &ask(json!({"prompt": "p", "providers": ["agent"]})), &[]));
+    assert_eq!((&reply["output"], &reply["session"]), (&json!(1), &Value::Null), "{reply}");
+    assert!(reply["model"].as_str().unwrap().len() < 300, "{reply}");
+    let said = place.run(["transcript", "r", "1"]).stdout();
+    assert!(said.contains("the conversation cannot be continued"), "{said}");
+}

@@ -3,7 +3,7 @@
 //! belong to those who had them.
 
 use serde_json::{Value, json};
-use wfhost_tests::{Place, eventually};
+use wfhost_tests::{Place, eventually, finish};
 
 use crate::server::Server;
 use crate::{ask, calls, entries, gave, program, quick, run, shell, step, wfhost};
@@ -422,4 +422,128 @@ fn the_turns_of_a_cancelled_run_are_free() {
     eventually("the call of the other run", || (place.show("s")["state"] == "completed").then_some(()));
     host.kill().unwrap();
     host.wait().unwrap();
+}
+
+/// A program that tells what it consumed and then works on without end; the second attempt answers.
+fn busy(place: &Place) {
+    let usage = r#"{"usage":{"input_tokens":70,"output_tokens":5}}"#;
+    shell(
+        place,
+        "jsonl",
+        &format!(
+            "echo '{usage}'\n[ \"$WFHOST_ATTEMPT\" = 1 ] && exec sleep 600\n\
+             echo '{{\"output\":1,\"usage\":{{\"input_tokens\":10,\"output_tokens\":0}}}}'"
+        ),
+    );
+}
+
+/// Begins the run in the background, and waits until its call has told what it consumed.
+fn begun(place: &Place, input: &Value) -> std::process::Child {
+    let child = place.spawn(crate::run_args(place, input, &[]));
+    eventually("the usage to be heard", || {
+        let heard = place.run(["transcript", "r", "1", "--raw"]).stdout();
+        heard.contains("input_tokens").then_some(())
+    });
+    child
+}
+
+fn spent(place: &Place) -> Value {
+    place.show("r")["spent"]["tokens"].clone()
+}
+
+/// Whoever drops call after call pays for each of them.
+#[test]
+fn what_a_dropped_call_consumed_counts() {
+    let place = Place::new();
+    busy(&place);
+    let call = json!({"agent_with": {"prompt": "p", "providers": ["agent"]}});
+    let input = json!({"do": [{"race": [call, {"wait": {"name": "go"}}]}, {"wait": {"name": "on"}}]});
+    let child = begun(&place, &input);
+    assert_eq!(place.run(["signal", "r", "go"]).code(), Some(0));
+    eventually("what it consumed to be recorded", || (spent(&place) == 75).then_some(()));
+    let kinds: Vec<_> = place.journal("r").iter().map(|entry| entry["kind"].clone()).collect();
+    let at = |kind: &str| kinds.iter().position(|found| found == kind);
+    assert!(at("cancelled") < at("attempt-failed"), "{kinds:?}");
+    assert_eq!(place.run(["signal", "r", "on"]).code(), Some(0));
+    assert_eq!(finish(child).code(), Some(0));
+    assert_eq!(spent(&place), 75, "once");
+    assert_eq!(place.run(["verify", "r"]).code(), Some(0));
+}
+
+#[test]
+fn what_calls_consumed_that_are_under_way_at_the_end_counts() {
+    for end in ["signal", "cancel"] {
+        let place = Place::new();
+        busy(&place);
+        let call = json!({"agent_with": {"prompt": "p", "providers": ["agent"]}});
+        let child = begun(&place, &json!({"do": [{"race": [call, {"wait": {"name": "go"}}]}]}));
+        let args: &[&str] = if end == "signal" { &["signal", "r", "go"] } else { &["cancel", "r"] };
+        assert_eq!(place.run(args).code(), Some(0));
+        finish(child);
+        assert_eq!(spent(&place), 75, "{end}");
+        assert_eq!(place.run(["verify", "r"]).code(), Some(0));
+    }
+}
+
+/// The next host makes the call again, as the next attempt.
+#[test]
+fn what_a_call_consumed_counts_that_a_host_leaves() {
+    let place = Place::new();
+    busy(&place);
+    let child = begun(&place, &ask(json!({"prompt": "p", "providers": ["agent"]})));
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    finish(child);
+    assert_eq!(spent(&place), 75);
+    let ran = wfhost(&place, &["resume", "r"]);
+    assert_eq!(gave(&ran)["output"], 1);
+    assert_eq!((spent(&place), calls(&place).len()), (json!(85), 2));
+    assert_eq!(place.run(["verify", "r"]).code(), Some(0));
+}
+
+#[test]
+fn what_a_program_consumed_counts_that_takes_too_long() {
+    let place = Place::new();
+    busy(&place);
+    let limits = json!({"heartbeat": 5_000});
+    let request = json!({"prompt": "p", "providers": ["agent"], "limits": limits, "retry": quick(2)});
+    assert_eq!(gave(&run(&place, &ask(request), &[]))["output"], 1);
+    assert_eq!(spent(&place), 85);
+}
+
+/// A work tree takes its time; others use the slot meanwhile.
+#[test]
+fn a_call_whose_workspace_is_being_made_has_no_slot_and_keeps_to_its_time() {
+    let place = Place::new();
+    let dir = place.path("bin").display().to_string();
+    std::fs::create_dir(&dir).unwrap();
+    shell(&place, "text", "echo fine");
+    program(
+        &place,
+        "bin/git",
+        "#!/bin/sh\ncase \"$*\" in *\"worktree add\"*) exec sleep 600;; esac\nexit 1\n",
+    );
+    let config = format!(
+        "max_parallel = 1\n[workspaces.w]\nkind = \"worktree\"\nrepository = {:?}\n",
+        place.path("").display().to_string()
+    );
+    configured(&place, &config);
+    let within =
+        json!({"prompt": "p", "providers": ["agent"], "workspace": "w", "limits": {"total": 10_000}});
+    let other = json!({"prompt": "p", "providers": ["agent"]});
+    let input = json!({"do": [{"parallel": [
+        {"agent_with": within},
+        {"each": [{"sleep": 200}, {"agent_with": other}]},
+    ]}]});
+    let mut command = place.wfhost(crate::run_args(&place, &input, &[]));
+    let path = std::env::var("PATH").unwrap();
+    let ran = wfhost_tests::Ran(command.env("PATH", format!("{dir}:{path}")).output().unwrap());
+    let results = ran.ok_json();
+    assert_eq!(results[0][0]["failure"], "timed-out", "{results}");
+    let ended = |step: u64| {
+        let entries = entries(&place, "completed");
+        entries.iter().position(|entry| entry["step"] == step)
+    };
+    // Steps: the call that waits, the sleep, the other call.
+    assert!(ended(3).is_some() && ended(3) < ended(1), "{:?}", entries(&place, "completed"));
 }

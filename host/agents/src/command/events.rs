@@ -4,9 +4,12 @@
 //! a program has for that, never by words within a text: a text may be about
 //! anything.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 use wfhost_core::{Failure, FailureKind, Json, Usage};
 
+use super::codex;
 use crate::web::shorten;
 use crate::{CallEvent, CallFailure, CallOutput, Lines, Stream, without_escapes};
 
@@ -29,6 +32,8 @@ pub(crate) struct Said {
     pub stray: Option<String>,
     /// What is wrong with the first line that was no event, where there may be none.
     pub garbage: Option<String>,
+    /// What each message of the agent consumed, by its id, until the program tells what all of it did.
+    messages: BTreeMap<String, Usage>,
     /// The service refused the login of the program.
     pub(super) refused: u32,
     /// The answer that comes in pieces, for those who watch.
@@ -40,6 +45,12 @@ impl Said {
     /// split over pieces is found.
     fn piece(&mut self, piece: &str, out: &CallOutput) {
         self.pieces.get_or_insert_with(|| Lines::new(out.clone(), Stream::Answer)).push(piece);
+    }
+
+    /// What this call has used, if the conversation had used `before` before it.
+    pub(super) fn used_since(&self, before: Option<Usage>) -> Option<Usage> {
+        let before = before.filter(|_| self.counts_all);
+        self.usage.map(|total| before.map_or(total, |before| codex::difference(total, before)))
     }
 
     /// Shows what was said up to now.
@@ -154,6 +165,14 @@ pub(super) fn claude(said: &mut Said, event: &Value, out: &CallOutput) {
             if matches!(event["error"].as_str(), Some("authentication_failed" | "billing_error")) {
                 said.refused = REFUSALS;
             }
+            if let (Some(id), Some(usage)) =
+                (text(&event["message"]["id"]), claude_usage(&event["message"]["usage"]))
+            {
+                // One message comes in several events, each with what all of it consumed up to then.
+                let known = said.messages.insert(id, usage).unwrap_or_default();
+                let other = codex::difference(said.usage.unwrap_or_default(), known);
+                said.usage = Some(other.plus(usage));
+            }
             for block in event["message"]["content"].as_array().into_iter().flatten() {
                 if let Some(text) = block["text"].as_str() {
                     show(text, out);
@@ -165,17 +184,10 @@ pub(super) fn claude(said: &mut Said, event: &Value, out: &CallOutput) {
         }
         "result" => {
             let cost = event["total_cost_usd"].as_f64().map(|usd| (usd * 1e6).round().max(0.0) as u64);
-            let count = |name: &str| event["usage"][name].as_u64().unwrap_or(0);
-            if event["usage"].is_object() || cost.is_some() {
-                let cached = count("cache_read_input_tokens");
-                said.usage = Some(Usage {
-                    input_tokens: count("input_tokens")
-                        .saturating_add(cached)
-                        .saturating_add(count("cache_creation_input_tokens")),
-                    output_tokens: count("output_tokens"),
-                    cached_tokens: cached,
-                    cost_micros: cost.unwrap_or(0),
-                });
+            let usage = claude_usage(&event["usage"]);
+            if usage.is_some() || cost.is_some() {
+                let tokens = usage.or(said.usage).unwrap_or_default();
+                said.usage = Some(Usage { cost_micros: cost.unwrap_or(0), ..tokens });
             }
             // The call may succeed all the same.
             for denied in event["permission_denials"].as_array().into_iter().flatten() {
@@ -203,6 +215,20 @@ pub(super) fn claude(said: &mut Said, event: &Value, out: &CallOutput) {
         }
         _ => {}
     }
+}
+
+/// What a `usage` object of the messages API says, which counts cached input apart.
+fn claude_usage(value: &Value) -> Option<Usage> {
+    let count = |name: &str| value[name].as_u64().unwrap_or(0);
+    let cached = count("cache_read_input_tokens");
+    value.is_object().then(|| Usage {
+        input_tokens: count("input_tokens")
+            .saturating_add(cached)
+            .saturating_add(count("cache_creation_input_tokens")),
+        output_tokens: count("output_tokens"),
+        cached_tokens: cached,
+        cost_micros: 0,
+    })
 }
 
 /// The lines of `codex exec --json`.

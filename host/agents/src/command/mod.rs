@@ -232,23 +232,25 @@ impl Command {
         let before = self.used_before(&call, &environment, directory).await;
         let spawn = Spawn { argv, environment, directory, input: Some(input) };
         let mut running = spawn.start(out.clone()).await?;
-        let mut said = match (self.config.preset, self.config.format) {
-            (Some(preset), _) => self.lines(&mut running, Some(preset), &out).await?,
-            (None, Format::Jsonl) => self.lines(&mut running, None, &out).await?,
-            (None, Format::Text) => text(&mut running, &out).await?,
+        let mut said = Said::default();
+        let read = match (self.config.preset, self.config.format) {
+            (None, Format::Text) => text(&mut running, &mut said, &out).await,
+            (preset, _) => self.lines(&mut running, preset, before, &mut said, &out).await,
         };
+        said.finish();
+        if let (true, Some(total), Some(session)) = (said.counts_all, said.usage, &said.session) {
+            self.totals.note(session, total);
+        }
+        // However it goes on: that is paid for.
+        let used = said.used_since(before);
+        read.map_err(|failure| failure.with_usage(used))?;
         if said.is_hopeless
             && let Some(failure) = said.failure
         {
-            return Err(failure.with_usage(said.usage));
+            return Err(failure.with_usage(used));
         }
-        let ended = running.wait().await?;
-        if let (true, Some(total)) = (said.counts_all, said.usage) {
-            if let Some(session) = &said.session {
-                self.totals.note(session, total);
-            }
-            said.usage = Some(before.map_or(total, |before| codex::difference(total, before)));
-        }
+        let ended = running.wait().await.map_err(|failure| failure.with_usage(used))?;
+        said.usage = used;
         self.reply(&call, said, &ended)
     }
 
@@ -270,15 +272,17 @@ impl Command {
         }
     }
 
-    /// Reads lines of JSON.
+    /// Reads lines of JSON. `before`: what the conversation has used before.
     async fn lines(
         &self,
         running: &mut Running,
         preset: Option<&Preset>,
+        before: Option<Usage>,
+        said: &mut Said,
         out: &CallOutput,
-    ) -> Result<Said, CallFailure> {
-        let mut said = Said::default();
+    ) -> Result<(), CallFailure> {
         let mut number = 0;
+        let mut told = None;
         while let Some(line) = running.line().await? {
             number += 1;
             let Line { text, whole } = line;
@@ -296,8 +300,8 @@ impl Command {
             }
             match event {
                 Ok(event @ Value::Object(_)) => match preset {
-                    Some(preset) => (preset.take)(&mut said, &event, out),
-                    None => events::own(&mut said, &event, out)?,
+                    Some(preset) => (preset.take)(said, &event, out),
+                    None => events::own(said, &event, out)?,
                 },
                 // Some programs write warnings between their events.
                 _ if preset.is_some() => {
@@ -312,12 +316,15 @@ impl Command {
                     said.garbage.get_or_insert(format!("line {number} of its output {what}: {shown}"));
                 }
             }
+            if said.usage != told {
+                told = said.usage;
+                out.usage(said.used_since(before));
+            }
             if said.is_hopeless {
                 break;
             }
         }
-        said.finish();
-        Ok(said)
+        Ok(())
     }
 
     fn reply(&self, call: &Call, said: Said, ended: &Ended) -> Result<Reply, CallFailure> {
@@ -353,7 +360,7 @@ impl Command {
 }
 
 /// All of stdout is the answer.
-async fn text(running: &mut Running, out: &CallOutput) -> Result<Said, CallFailure> {
+async fn text(running: &mut Running, said: &mut Said, out: &CallOutput) -> Result<(), CallFailure> {
     let mut answer = String::new();
     while let Some(line) = running.line().await? {
         answer.push_str(&line.text);
@@ -364,8 +371,8 @@ async fn text(running: &mut Running, out: &CallOutput) -> Result<Said, CallFailu
         }
         out.line(Stream::Answer, line.text);
     }
-    let text = answer.trim_end_matches(['\n', '\r']).to_owned();
-    Ok(Said { text: Some(text), ..Said::default() })
+    said.text = Some(answer.trim_end_matches(['\n', '\r']).to_owned());
+    Ok(())
 }
 
 /// Values of which guests say what they like.
@@ -447,5 +454,36 @@ impl Provider for Command {
 
     fn call(&self, call: Call, out: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>> {
         Box::pin(self.answer(call, out))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wfhost_core::Step;
+
+    use super::*;
+
+    /// The usage of an attempt whose program writes that, and why it failed.
+    async fn used(script: &str) -> (Option<u64>, String) {
+        let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
+        let config = CommandConfig { argv, format: Format::Jsonl, ..CommandConfig::default() };
+        let request = AgentRequest { prompt: "p".to_owned(), ..AgentRequest::default() };
+        let call = Call::new("r".parse().unwrap(), Step(1), 1, "k".to_owned(), request);
+        let failure = Command::new("c", config).answer(call, CallOutput::none()).await.unwrap_err();
+        (failure.usage.map(|usage| usage.input_tokens), failure.failure.message)
+    }
+
+    #[tokio::test]
+    async fn what_a_program_consumed_counts_whatever_it_writes_then() {
+        let usage = r#"{"usage":{"input_tokens":7,"output_tokens":2}}"#;
+        for (rest, why) in [
+            (r"printf '\377\n'", "not UTF-8"),
+            (r#"echo '{"usage":"none"}'"#, "usage cannot be read"),
+            ("head -c 17000000 /dev/zero | tr '\\0' x", "longer than 16 MiB"),
+        ] {
+            let (used, message) = used(&format!("echo '{usage}'; {rest}")).await;
+            assert!(message.contains(why), "{message}");
+            assert_eq!(used, Some(7), "{message}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -573,32 +573,97 @@ fn utf8(line: Vec<u8>) -> Result<String, CallFailure> {
     })
 }
 
+/// A file that is older and that no host holds was left behind by one that was killed.
+const LEFT_BEHIND: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// A file for the program alone, which goes when the call ends.
-pub(super) struct KeptFile(PathBuf);
+pub(super) struct KeptFile {
+    path: PathBuf,
+    /// It is locked as long as this process lives, so that whoever finds it knows whether it is in use.
+    file: std::fs::File,
+}
 
 impl KeptFile {
     pub fn new(content: &Json) -> Result<Self, CallFailure> {
+        let directory = std::env::temp_dir();
+        static SWEPT: Once = Once::new();
+        SWEPT.call_once(|| Self::sweep(&directory));
+        Self::within(&directory, content)
+    }
+
+    /// Removes the files of hosts that were killed: nobody holds them any more.
+    fn sweep(directory: &Path) {
+        let is_ours = |name: &str| {
+            let number = name.strip_prefix("wfhost-").and_then(|rest| rest.strip_suffix(".json"));
+            number.is_some_and(|number| {
+                number.len() == 16 && number.bytes().all(|byte| byte.is_ascii_hexdigit())
+            })
+        };
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_name().to_str().is_some_and(is_ours)) {
+            // Neither a link nor a pipe that somebody put there is opened.
+            let is_old = entry.metadata().is_ok_and(|data| {
+                let age = data.modified().ok().and_then(|at| at.elapsed().ok());
+                data.is_file() && age.is_some_and(|age| age > LEFT_BEHIND)
+            });
+            let path = entry.path();
+            if is_old && std::fs::File::open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+
+    fn within(directory: &Path, content: &Json) -> Result<Self, CallFailure> {
         let failed = |error: String| {
             CallFailure::new(FailureKind::Unavailable, format!("a temporary file cannot be written: {error}"))
         };
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(|error| failed(error.to_string()))?;
         let name = format!("wfhost-{:016x}.json", u64::from_le_bytes(random));
-        let path = std::env::temp_dir().join(name);
+        let path = directory.join(name);
         let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let kept = file.map(|file| (file, Self(path)));
-        let (mut file, kept) = kept.map_err(|error| failed(error.to_string()))?;
-        file.write_all(content.as_str().as_bytes()).map_err(|error| failed(error.to_string()))?;
+        let file = file.map_err(|error| failed(error.to_string()))?;
+        let mut kept = Self { path, file };
+        kept.file.lock().map_err(|error| failed(error.to_string()))?;
+        kept.file.write_all(content.as_str().as_bytes()).map_err(|error| failed(error.to_string()))?;
         Ok(kept)
     }
 
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 }
 
 impl Drop for KeptFile {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_hosts_that_were_killed_go_when_they_are_old() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = std::time::SystemTime::now() - 2 * LEFT_BEHIND;
+        let content = Json::null();
+        let make = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, "{}").unwrap();
+            path
+        };
+        let age = |path: &Path| std::fs::File::open(path).unwrap().set_modified(old).unwrap();
+        let [left, young, other] =
+            ["wfhost-0123456789abcdef.json", "wfhost-1123456789abcdef.json", "wfhost-mine.json"].map(make);
+        let kept = KeptFile::within(dir.path(), &content).unwrap();
+        [&left, &other, &kept.path().to_owned()].into_iter().for_each(|path| age(path));
+        KeptFile::sweep(dir.path());
+        let exists = [&left, &young, &other, &kept.path().to_owned()].map(|path| path.exists());
+        assert_eq!(exists, [false, true, true, true], "one that is in use stays");
+        let path = kept.path().to_owned();
+        drop(kept);
+        assert!(!path.exists());
     }
 }

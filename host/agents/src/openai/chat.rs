@@ -52,10 +52,10 @@ fn usage(value: &Value) -> Option<Usage> {
 
 /// An answer in one piece.
 pub(super) fn whole(body: &Value) -> Result<Answer, CallFailure> {
-    if body["error"].is_object() {
-        return Err(failed(&body["error"]));
-    }
     let usage = usage(&body["usage"]);
+    if body["error"].is_object() {
+        return Err(failed(&body["error"]).with_usage(usage));
+    }
     let choice = &body["choices"][0];
     let message = &choice["message"];
     // Some servers send an empty text where there is none.
@@ -83,6 +83,10 @@ pub(super) async fn streamed(response: Response, out: &CallOutput) -> Result<Ans
             return Ok(Progress::Done);
         }
         let chunk = web::json(&event.data)?;
+        if let Some(known) = usage(&chunk["usage"]) {
+            answer.usage = Some(known);
+            out.usage(answer.usage);
+        }
         if chunk["error"].is_object() {
             return Err(failed(&chunk["error"]));
         }
@@ -100,7 +104,6 @@ pub(super) async fn streamed(response: Response, out: &CallOutput) -> Result<Ans
         if let Some(reason) = choice["finish_reason"].as_str() {
             finish = Some(reason.to_owned());
         }
-        answer.usage = usage(&chunk["usage"]).or(answer.usage);
         Ok(Progress::More)
     })
     .await;
@@ -132,6 +135,13 @@ mod tests {
     fn answered(message: &Value) -> Result<String, String> {
         let body = json!({ "choices": [{ "message": message, "finish_reason": "stop" }] });
         whole(&body).map(|answer| answer.text).map_err(|failure| failure.failure.message)
+    }
+
+    #[test]
+    fn an_error_does_not_hide_what_was_consumed() {
+        let usage = json!({ "prompt_tokens": 7, "completion_tokens": 2 });
+        let body = json!({ "error": { "message": "no" }, "usage": usage });
+        assert_eq!(whole(&body).unwrap_err().usage.map(|usage| usage.input_tokens), Some(7));
     }
 
     #[test]

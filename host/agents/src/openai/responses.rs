@@ -83,10 +83,14 @@ pub(super) fn whole(body: &Value) -> Result<Answer, CallFailure> {
 
 /// An answer in pieces, which ends with the whole response object.
 pub(super) async fn streamed(response: Response, out: &CallOutput) -> Result<Answer, CallFailure> {
-    let mut last = None;
+    let (mut last, mut used) = (None, None);
     let mut lines = Lines::new(out.clone(), Stream::Answer);
     let ended = web::events(response, out, |event| {
         let event = web::json(&event.data)?;
+        if let Some(known) = usage(&event["response"]["usage"]) {
+            used = Some(known);
+            out.usage(used);
+        }
         match event["type"].as_str().unwrap_or_default() {
             "response.output_text.delta" => lines.push(event["delta"].as_str().unwrap_or_default()),
             "response.completed" | "response.incomplete" | "response.failed" => {
@@ -104,7 +108,7 @@ pub(super) async fn streamed(response: Response, out: &CallOutput) -> Result<Ans
     })
     .await;
     lines.finish();
-    ended?;
+    ended.map_err(|failure| failure.with_usage(used))?;
     whole(&last.unwrap_or_default())
 }
 
@@ -115,6 +119,13 @@ mod tests {
     fn answered(content: &Value) -> Result<String, String> {
         let body = json!({ "status": "completed", "output": [{ "type": "message", "content": [content] }] });
         whole(&body).map(|answer| answer.text).map_err(|failure| failure.failure.message)
+    }
+
+    #[test]
+    fn an_error_does_not_hide_what_was_consumed() {
+        let body =
+            json!({ "error": { "message": "no" }, "usage": { "input_tokens": 7, "output_tokens": 2 } });
+        assert_eq!(whole(&body).unwrap_err().usage.map(|usage| usage.input_tokens), Some(7));
     }
 
     #[test]

@@ -81,7 +81,8 @@ async fn size(directory: PathBuf) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Origin, WorkspaceConfig, open};
+    use super::super::tests::open;
+    use super::super::{Origin, WorkspaceConfig};
     use super::*;
     use wfhost_core::{Step, Timestamp};
 

@@ -9,8 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
 use super::{Changes, summary};
@@ -65,12 +67,7 @@ async fn without_programs(directory: &Path) -> Result<Overrides, String> {
     Ok(overrides)
 }
 
-async fn git(
-    directory: &Path,
-    index: Option<&Path>,
-    overrides: &Overrides,
-    args: &[&str],
-) -> Result<Vec<u8>, String> {
+fn command(directory: &Path, index: Option<&Path>, overrides: &Overrides, args: &[&str]) -> Command {
     let mut command = Command::new("git");
     for setting in SETTINGS {
         command.args(["-c", setting]);
@@ -92,13 +89,40 @@ async fn git(
     if let Some(index) = index {
         command.env("GIT_INDEX_FILE", index);
     }
-    let output = command.stdin(std::process::Stdio::null()).output().await;
+    command.stdin(Stdio::null());
+    command
+}
+
+async fn git(
+    directory: &Path,
+    index: Option<&Path>,
+    overrides: &Overrides,
+    args: &[&str],
+) -> Result<Vec<u8>, String> {
+    let output = command(directory, index, overrides, args).output().await;
     let output = output.map_err(|error| format!("git cannot be started: {error}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(format!("git {}: {}", args.first().unwrap_or(&""), said.trim()));
     }
     Ok(output.stdout)
+}
+
+/// The beginning of what git writes, of so many bytes at most. It is stopped then.
+async fn beginning(directory: &Path, args: &[&str], limit: usize) -> Result<Vec<u8>, String> {
+    let mut command = command(directory, None, &Overrides::new(), args);
+    command.stdout(Stdio::piped()).stderr(Stdio::null());
+    let failed = |error: std::io::Error| format!("git {}: {error}", args.first().unwrap_or(&""));
+    let mut child = command.spawn().map_err(failed)?;
+    let stdout = child.stdout.take().ok_or("git has no output")?;
+    let mut text = Vec::new();
+    stdout.take(limit as u64).read_to_end(&mut text).await.map_err(failed)?;
+    if text.len() >= limit {
+        child.kill().await.map_err(failed)?;
+        return Ok(text);
+    }
+    let status = child.wait().await.map_err(failed)?;
+    if status.success() { Ok(text) } else { Err(format!("git {}: {status}", args.first().unwrap_or(&""))) }
 }
 
 /// One work tree of a repository is made at a time: `git worktree add` fails beside another one.
@@ -168,7 +192,11 @@ pub(super) async fn changes(directory: &Path, before: &str, index: &Path) -> Res
         async move {
             let args: Vec<_> =
                 args.iter().map(String::as_str).filter(|arg| form != "-p" || *arg != "-z").collect();
-            git(directory, None, &Overrides::new(), &args).await
+            match form {
+                // It may be as long as all that the agent wrote.
+                "-p" => beginning(directory, &args, DIFF_BYTES + 1).await,
+                _ => git(directory, None, &Overrides::new(), &args).await,
+            }
         }
     };
     let names = diff("--name-status").await?;

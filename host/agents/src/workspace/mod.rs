@@ -7,6 +7,7 @@ mod snapshot;
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use cap_std::ambient_authority;
@@ -45,7 +46,7 @@ pub(crate) struct Workspace {
 #[derive(Debug)]
 enum Before {
     Unknown,
-    Files(Snapshot),
+    Files(Arc<Snapshot>),
     Tree(String),
 }
 
@@ -61,47 +62,75 @@ pub(crate) struct Changes {
 /// Paths that a summary names.
 const PATHS: usize = 200;
 
-/// Opens the workspace `name` of a run.
-pub(crate) async fn open(
+/// A workspace that is there, before an attempt.
+#[derive(Debug)]
+pub struct Site {
+    name: String,
+    place: Place,
+    token: String,
+}
+
+#[derive(Debug)]
+enum Place {
+    None,
+    Files(PathBuf),
+    Worktree(PathBuf),
+}
+
+fn unusable(name: &str, error: impl std::fmt::Display) -> CallFailure {
+    CallFailure::new(FailureKind::Unavailable, format!("the workspace `{name}` cannot be used: {error}"))
+}
+
+/// Makes the workspace `name` of a run, if it is not there. That may take long.
+pub(crate) async fn make(
     config: &WorkspaceConfig,
     name: &str,
     origin: &Origin,
     step: Step,
-) -> Result<Workspace, CallFailure> {
-    let unusable = |error: String| {
-        CallFailure::new(FailureKind::Unavailable, format!("the workspace `{name}` cannot be used: {error}"))
-    };
+) -> Result<Site, CallFailure> {
+    let unusable = |error: String| unusable(name, error);
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(|error| unusable(error.to_string()))?;
     let token = format!("{step}.{:016x}", u64::from_le_bytes(random));
-    // What an attempt before it left behind changes nothing any more.
-    let settled = |directory: PathBuf| async move {
-        command::settled(&directory).await;
-        directory
-    };
-    let (directory, before) = match config {
-        WorkspaceConfig::None => (None, Before::Unknown),
-        WorkspaceConfig::Scratch { root } => {
-            let directory = settled(below(root, origin, name).map_err(unusable)?).await;
-            let before = snapshot::take(directory.clone()).await.map_err(unusable)?;
-            (Some(directory), Before::Files(before))
-        }
-        WorkspaceConfig::Dir { path } => {
-            let path = settled(path.clone()).await;
-            let before = snapshot::take(path.clone()).await.map_err(unusable)?;
-            (Some(path), Before::Files(before))
-        }
+    let place = match config {
+        WorkspaceConfig::None => Place::None,
+        WorkspaceConfig::Scratch { root } => Place::Files(below(root, origin, name).map_err(unusable)?),
+        WorkspaceConfig::Dir { path } => Place::Files(path.clone()),
         WorkspaceConfig::Worktree { repository, base, root } => {
-            let parent = below(root, origin, "").map_err(unusable)?;
-            let directory = settled(parent.join(name)).await;
+            let directory = below(root, origin, "").map_err(unusable)?.join(name);
+            // What an attempt before it left behind may be making it.
+            command::settled(&directory).await;
             let base = base.as_deref().unwrap_or("HEAD");
             git::worktree(repository, &directory, base).await.map_err(unusable)?;
-            let index = index(&directory, &format!("{token}.before"));
-            let tree = git::tree(&directory, &index).await.map_err(unusable)?;
-            (Some(directory), Before::Tree(tree))
+            Place::Worktree(directory)
         }
     };
-    Ok(Workspace { directory, before, token })
+    Ok(Site { name: name.to_owned(), place, token })
+}
+
+impl Site {
+    /// Takes note of what is in it. From here on changes are those of the attempt.
+    pub(crate) async fn open(self) -> Result<Workspace, CallFailure> {
+        let Self { name, place, token } = self;
+        let unusable = |error: String| unusable(&name, error);
+        if let Place::Files(directory) | Place::Worktree(directory) = &place {
+            // What an attempt before it left behind changes nothing any more.
+            command::settled(directory).await;
+        }
+        let (directory, before) = match place {
+            Place::None => (None, Before::Unknown),
+            Place::Files(directory) => {
+                let before = snapshot::take(directory.clone()).await.map_err(unusable)?;
+                (Some(directory), Before::Files(Arc::new(before)))
+            }
+            Place::Worktree(directory) => {
+                let index = index(&directory, &format!("{token}.before"));
+                let tree = git::tree(&directory, &index).await.map_err(unusable)?;
+                (Some(directory), Before::Tree(tree))
+            }
+        };
+        Ok(Workspace { directory, before, token })
+    }
 }
 
 /// What the directory of a database is called, below which those of its runs are. No run is called so.
@@ -177,10 +206,7 @@ impl Workspace {
         command::settled(&directory).await;
         match &self.before {
             Before::Unknown => None,
-            Before::Files(before) => {
-                let after = snapshot::take(directory).await.ok()?;
-                Some(before.compare(&after))
-            }
+            Before::Files(before) => snapshot::changes(Arc::clone(before), directory).await.ok(),
             Before::Tree(before) => {
                 let index = index(&directory, &format!("{}.after", self.token));
                 git::changes(&directory, before, &index).await.ok()
@@ -201,6 +227,15 @@ fn summary(paths: Vec<String>, added: usize, removed: usize) -> Json {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    pub(super) async fn open(
+        config: &WorkspaceConfig,
+        name: &str,
+        origin: &Origin,
+        step: Step,
+    ) -> Result<Workspace, CallFailure> {
+        make(config, name, origin, step).await?.open().await
+    }
 
     fn id(run: &str) -> Origin {
         Origin { run: run.parse().unwrap(), database: "d1".to_owned(), begun_at: Timestamp(1) }
@@ -338,6 +373,32 @@ mod tests {
         let left: Vec<_> =
             std::fs::read_dir(place.parent().unwrap()).unwrap().flatten().map(|e| e.file_name()).collect();
         assert_eq!(left, ["tree"]);
+    }
+
+    /// The most memory that this process ever took.
+    fn peak() -> usize {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() << 10
+    }
+
+    #[tokio::test]
+    async fn of_a_long_diff_only_the_part_that_is_kept_is_read() {
+        use std::io::Write;
+        let dir = tempfile::tempdir().unwrap();
+        let repository = repository(dir.path());
+        let config = WorkspaceConfig::Worktree { repository, base: None, root: dir.path().join("w") };
+        let workspace = open(&config, "tree", &id("r1"), Step(1)).await.unwrap();
+        let file = std::fs::File::create(workspace.directory().unwrap().join("big.txt")).unwrap();
+        let mut file = std::io::BufWriter::new(file);
+        let line = format!("{}\n", "x".repeat(99));
+        (0..1_500_000).for_each(|_| file.write_all(line.as_bytes()).unwrap());
+        drop(file);
+        let before = peak();
+        let changes = workspace.changes().await.unwrap();
+        assert_eq!(changes.summary.value()["added"], 1_500_000);
+        assert!(changes.diff.ends_with("x\n") && changes.diff.len() > 8_000_000, "{}", changes.diff.len());
+        assert!(peak() - before < 64 << 20, "{} MiB", (peak() - before) >> 20);
     }
 
     #[tokio::test]

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
@@ -17,6 +19,10 @@ const FILE_BYTES: u64 = 1 << 20;
 const KEPT_BYTES: u64 = 64 << 20;
 /// Bytes of a diff that are kept.
 const DIFF_BYTES: usize = 8 << 20;
+
+/// How long the smallest difference of all files together is looked for. What is left then is told as removed and
+/// added as a whole: looking for it takes time by the square of the lines that differ.
+const COMPARE_WITHIN: Duration = Duration::from_secs(2);
 
 /// The files of a directory by their path within it.
 #[derive(Debug, Default)]
@@ -47,6 +53,13 @@ pub(super) async fn take(directory: PathBuf) -> Result<Snapshot, String> {
     })
     .await
     .map_err(|error| error.to_string())?
+}
+
+/// What is different in a directory since `before`.
+pub(super) async fn changes(before: Arc<Snapshot>, directory: PathBuf) -> Result<Changes, String> {
+    let after = take(directory).await?;
+    let compare = move || before.compare(&after);
+    tokio::task::spawn_blocking(compare).await.map_err(|error| error.to_string())
 }
 
 fn walk(dir: &Dir, prefix: &Path, snapshot: &mut Snapshot, kept: &mut u64) -> Result<(), String> {
@@ -93,7 +106,8 @@ fn walk(dir: &Dir, prefix: &Path, snapshot: &mut Snapshot, kept: &mut u64) -> Re
 
 impl Snapshot {
     /// What is different later.
-    pub fn compare(&self, after: &Self) -> Changes {
+    fn compare(&self, after: &Self) -> Changes {
+        let deadline = Instant::now() + COMPARE_WITHIN;
         let (mut paths, mut diff) = (Vec::new(), String::new());
         let (mut added, mut removed) = (0, 0);
         let all: std::collections::BTreeSet<_> = self.files.keys().chain(after.files.keys()).collect();
@@ -115,7 +129,7 @@ impl Snapshot {
                 diff.push_str(&format!("{kind} {path} (not text)\n"));
                 continue;
             };
-            let compared = TextDiff::from_lines(&old, &new);
+            let compared = TextDiff::configure().deadline(deadline).diff_lines(&old, &new);
             for change in compared.iter_all_changes() {
                 match change.tag() {
                     ChangeTag::Insert => added += 1,
@@ -134,5 +148,24 @@ impl Snapshot {
             diff.truncate(end);
         }
         Changes { summary: summary(paths, added, removed), diff }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Comparing all of it would take minutes.
+    #[test]
+    fn files_that_have_nothing_in_common_are_compared_in_time() {
+        let file = |first: u32| {
+            let lines: String = (first..first + 120_000).map(|line| format!("{line:x}\n")).collect();
+            Snapshot { files: BTreeMap::from([("data.csv".to_owned(), Content::Text(lines))]) }
+        };
+        let changes = file(0x10_0000).compare(&file(0x20_0000));
+        let summary = changes.summary.value();
+        assert_eq!(summary["files"], serde_json::json!(["M data.csv"]));
+        assert_eq!((summary["added"].as_u64(), summary["removed"].as_u64()), (Some(120_000), Some(120_000)));
+        assert!(changes.diff.contains("-100000\n") && changes.diff.contains("+200000\n"));
     }
 }

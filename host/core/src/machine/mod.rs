@@ -56,6 +56,7 @@ pub use self::steps::{CallState, NewChild, OpenStep, QuestionChange};
 use self::steps::{Interrupted, Steps};
 pub use self::waitset::SetId;
 use self::waitset::WaitSets;
+pub use self::world::DroppedAttempt;
 use crate::entry::{
     ChildOf, EndedChild, Entry, Event, FailedCall, Origin, Recorded, Started, decode_op, encode_op_to,
 };

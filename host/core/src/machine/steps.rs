@@ -425,12 +425,22 @@ impl Steps {
     }
 
     pub(super) fn attempt_failed(&mut self, failed: FailedCall, clock: Timestamp) -> Result<(), String> {
+        let is_dropped = failed.is_dropped();
         let FailedCall { step, attempt, auth, again_at, heartbeat, .. } = failed;
-        let state = self.open_call(step)?;
-        if attempt != state.attempts || state.delay.is_some() {
-            return Err(format!("attempt {attempt} of step {step} was not under way"));
-        }
-        state.call.failures += 1;
+        let is_known = step <= self.last;
+        let under_way =
+            self.open_call(step).and_then(|state| match attempt == state.attempts && state.delay.is_none() {
+                true => Ok(state),
+                false => Err(format!("attempt {attempt} of step {step} was not under way")),
+            });
+        let state = match under_way {
+            Ok(state) => state,
+            // It only tells what was consumed.
+            Err(_) if is_dropped && is_known => return Ok(()),
+            Err(reason) => return Err(reason),
+        };
+        // Whoever drops an attempt does not say that it failed.
+        state.call.failures += u32::from(!is_dropped);
         state.call.auth_failures += u32::from(auth);
         state.call.heartbeat = heartbeat.or_else(|| state.call.heartbeat.take());
         state.begun = false;

@@ -1,6 +1,19 @@
 //! What the world does.
 
 use super::*;
+use crate::Usage;
+
+/// For people.
+const DROPPED: &str = "the call was dropped; what it consumed counts";
+
+/// What is known of an attempt that was dropped.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DroppedAttempt {
+    pub step: Step,
+    pub attempt: u32,
+    pub provider: String,
+    pub usage: Usage,
+}
 
 impl Machine {
     /// A step was carried out. False if nothing waits for it any more.
@@ -57,6 +70,21 @@ impl Machine {
         if self.has_ended() || !self.steps.is_open(step) || failed.attempt != self.steps.attempts(step) {
             return false;
         }
+        self.append(clock, Event::AttemptFailed(Box::new(failed)));
+        true
+    }
+
+    /// Nobody waits for an attempt at an agent call any more, or the host makes no use of it: what it consumed counts
+    /// all the same. Nothing else follows from it. False if that is nothing, or the run has ended.
+    pub fn drop_attempt(&mut self, dropped: DroppedAttempt, clock: Timestamp) -> bool {
+        let DroppedAttempt { step, attempt, provider, usage } = dropped;
+        if self.has_ended() || usage == Usage::default() {
+            return false;
+        }
+        let failure = Failure { attempts: attempt, ..Failure::new(FailureKind::Cancelled, DROPPED) };
+        let (auth, again_at, usage, heartbeat, timing) = (false, None, Some(usage), None, None);
+        let failed =
+            FailedCall { step, attempt, provider, failure, auth, again_at, usage, heartbeat, timing };
         self.append(clock, Event::AttemptFailed(Box::new(failed)));
         true
     }

@@ -298,6 +298,72 @@ fn a_program_reads_what_it_has_seen_being_spent() {
     assert_eq!(seen(&t), 115);
 }
 
+fn dropped(step: Step, attempt: u32, tokens: u64) -> DroppedAttempt {
+    let usage = Usage { input_tokens: tokens, ..Usage::default() };
+    DroppedAttempt { step, attempt, provider: "p".to_owned(), usage }
+}
+
+#[test]
+fn what_a_dropped_call_consumed_counts_from_where_that_stands() {
+    let mut t = Talk::start();
+    let (a, b) = (t.ask(agent("a")), t.ask(agent("b")));
+    t.work();
+    t.m.drop_step(a, t.clock).unwrap();
+    let seen = |t: &Talk| t.m.observed().spent().tokens;
+    assert!(t.m.drop_attempt(dropped(a, 1, 5), t.clock));
+    assert!(!t.m.drop_attempt(dropped(a, 1, 0), t.clock), "nothing was consumed");
+    assert_eq!((t.m.spent(t.clock).tokens, t.m.spent_itself().tokens, seen(&t)), (5, 5, 0));
+    t.m.complete(b, reply(10), t.clock);
+    assert!(t.got(b).is_ok());
+    assert_eq!(seen(&t), 15);
+    t.reopen();
+    let (a, b) = (t.ask(agent("a")), t.ask(agent("b")));
+    t.m.drop_step(a, t.clock).unwrap();
+    assert_eq!((t.m.spent(t.clock).tokens, seen(&t)), (15, 0));
+    assert!(t.got(b).is_ok());
+    assert_eq!(seen(&t), 15);
+}
+
+#[test]
+fn a_call_whose_attempt_a_host_dropped_is_made_again_as_if_it_had_not_failed() {
+    let mut t = Talk::start();
+    let step = t.ask(agent("p"));
+    t.work();
+    // The host is stopped, another one goes on.
+    assert!(t.m.drop_attempt(dropped(step, 1, 5), t.clock));
+    t.reopen();
+    let step = t.ask(agent("p"));
+    assert_eq!(t.work(), ["call 1 #2 p"]);
+    let state = t.m.call_state(step).unwrap();
+    assert_eq!((state.failures, state.auth_failures), (0, 0));
+    // What an attempt before it consumed may be known only now.
+    assert!(t.m.drop_attempt(dropped(step, 1, 7), t.clock));
+    assert!(t.m.fail_attempt(unavailable(step, 2, Some(t.clock.after(10))), t.clock));
+    assert!(t.m.drop_attempt(dropped(step, 1, 1), t.clock), "also while it waits for the next one");
+    assert_eq!(t.m.spent(t.clock).tokens, 13);
+    t.reopen();
+    let step = t.ask(agent("p"));
+    assert_eq!((t.m.spent(t.clock).tokens, t.m.call_state(step).unwrap().failures), (13, 1));
+}
+
+#[test]
+fn a_call_that_was_dropped_is_open_again_when_that_is_void() {
+    let mut t = Talk::start();
+    let (a, b) = (t.ask(agent("a")), t.ask(agent("b")));
+    t.work();
+    t.m.complete(b, failed(FailureKind::Failed, "no"), t.clock);
+    assert!(t.got(b).is_err());
+    t.m.drop_step(a, t.clock).unwrap();
+    assert!(t.m.drop_attempt(dropped(a, 1, 5), t.clock));
+    t.m.finish(failed(FailureKind::Failed, "no"), t.clock).unwrap();
+    let mut journal = t.journal();
+    plan_retry(&journal, None, false).unwrap().append(&mut journal, 0, t.clock);
+    t.m = Machine::open(journal, Given::default()).unwrap();
+    let _ = (t.ask(agent("a")), t.ask(agent("b")));
+    assert_eq!(t.work(), ["call 1 #2 a", "call 2 #2 b"]);
+    assert_eq!(t.m.spent(t.clock).tokens, 5);
+}
+
 #[test]
 fn what_is_void_stays_paid_and_a_raised_budget_takes_up_all_that_was_too_dear() {
     let mut t = Talk::start();

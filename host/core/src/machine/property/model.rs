@@ -311,12 +311,17 @@ impl Subject for Model {
                 _ => None,
             })
             .collect();
-        let tokens = seen[forked.unwrap_or(0)..].iter().filter_map(|entry| match entry.event.ended_step() {
-            Some((step, Recorded::Ok(json))) if calls.contains(&step) => {
-                let usage = json.value()["usage"].clone();
-                Some(usage["input_tokens"].as_u64()? + usage["output_tokens"].as_u64()?)
+        let tokens = seen[forked.unwrap_or(0)..].iter().filter_map(|entry| match &entry.event {
+            Event::AttemptFailed(failed) => {
+                failed.usage.map(|usage| usage.input_tokens + usage.output_tokens)
             }
-            _ => None,
+            event => match event.ended_step() {
+                Some((step, Recorded::Ok(json))) if calls.contains(&step) => {
+                    let usage = json.value()["usage"].clone();
+                    Some(usage["input_tokens"].as_u64()? + usage["output_tokens"].as_u64()?)
+                }
+                _ => None,
+            },
         });
         let cancelled = self.standing().iter().any(|(position, entry)| {
             *position <= self.observed && matches!(entry.event, Event::CancelRequested { .. })

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::Usage;
 use crate::machine::*;
 
 /// What is under way outside, and a clock that does not only go forward.
@@ -81,7 +82,10 @@ impl World {
                 }
                 Work::Fail { step, .. } => panic!("step {step} can be carried out"),
                 Work::Abort { step } => {
-                    assert!(self.running.remove(&step).is_some(), "only what was begun is stopped");
+                    let attempt = self.running.remove(&step).expect("only what was begun is stopped");
+                    let usage = Usage { input_tokens: step.0 % 3, ..Usage::default() };
+                    let dropped = DroppedAttempt { step, attempt, provider: "p".to_owned(), usage };
+                    assert_eq!(machine.drop_attempt(dropped, self.clock), !step.0.is_multiple_of(3));
                 }
             }
         }
