@@ -420,11 +420,32 @@ pub async fn questions_are_listed_oldest_first_and_answered_once(stores: Vec<Sho
         }
         let open = async |run: Option<&str>| {
             let run = run.map(id);
-            let open = store.questions(run.as_ref(), 10).await.unwrap();
+            let open = store.questions(run.as_ref(), None, 10).await.unwrap();
             open.into_iter().map(|open| (open.run.to_string(), open.step.0)).collect::<Vec<_>>()
         };
         assert_eq!(open(None).await, [("a".to_owned(), 3), ("b".to_owned(), 7)]);
         assert_load(&store).await;
+        // One whose time is over stands before no other.
+        let until = |step, deadline| match question(step) {
+            QuestionChange::Asked { step, at, question, .. } => {
+                QuestionChange::Asked { step, at, deadline: Some(Timestamp(deadline)), question }
+            }
+            closed => closed,
+        };
+        create(&store, "c", None).await.1.unwrap();
+        let questions = vec![until(1, 50), until(2, 60)];
+        store.append(Append { questions, ..store.with("c", None) }).await.unwrap();
+        for run in [None, Some(id("c"))] {
+            let first = async |at: Option<u64>| {
+                let found = store.questions(run.as_ref(), at.map(Timestamp), 1).await.unwrap();
+                found.first().map(|open| open.step.0)
+            };
+            let later = run.is_none().then_some(3);
+            assert_eq!([first(None).await, first(Some(49)).await], [Some(1), Some(1)]);
+            assert_eq!([first(Some(50)).await, first(Some(60)).await], [Some(2), later]);
+        }
+        let closed = [1, 2].map(|step| QuestionChange::Closed { step: Step(step) }).to_vec();
+        store.append(Append { questions: closed, ..store.with("c", None) }).await.unwrap();
         let answer = |step| MessageBody::Answer {
             step: Step(step),
             outcome: Ok(Json::null()),
@@ -518,7 +539,7 @@ pub async fn what_is_kept_besides_the_journal_can_be_replaced(stores: Vec<Shop>)
         let lines: Vec<_> = store.logs(&id("r"), 0, 10).await.unwrap();
         assert_eq!((lines.len(), lines[0].number, lines[0].message.as_str()), (1, 0, "new"));
         assert!(store.state(&id("r")).await.unwrap().is_empty());
-        assert_eq!(store.questions(None, 9).await.unwrap()[0].step, Step(4));
+        assert_eq!(store.questions(None, None, 9).await.unwrap()[0].step, Step(4));
     }
 }
 
@@ -1360,7 +1381,7 @@ pub async fn a_deleted_run_leaves_nothing_but_its_id(stores: Vec<Shop>) {
         assert_eq!(store.take_turns(vec![waits("s", 2)]).await.unwrap(), [turns[1]]);
         assert_eq!(store.delete(&run).await.unwrap(), Deleted::NoSuchRun);
         assert_eq!(store.run(&run).await.unwrap(), None);
-        assert!(store.questions(None, 10).await.unwrap().is_empty());
+        assert!(store.questions(None, None, 10).await.unwrap().is_empty());
         assert_eq!(create(&store, "r", None).await.1, Err(StoreError::IdUsed { id: run }));
         // Its key is free, and places of commits are not given out twice.
         assert_eq!(create(&store, "s", Some("k")).await.1.unwrap(), Created::New);
@@ -1502,7 +1523,7 @@ async fn assert_load(store: &Shop) {
     let runs = store.runs(RunFilter { limit: 1_000, ..RunFilter::default() }).await.unwrap();
     let due: Vec<_> = runs.iter().filter_map(|run| run.due_at).filter(|due| *due <= now).collect();
     let oldest = due.iter().filter(|due| due.0 > 0).min();
-    let asked: Vec<_> = store.questions(None, 1_000).await.unwrap();
+    let asked: Vec<_> = store.questions(None, None, 1_000).await.unwrap();
     let first = asked.iter().map(|question| question.asked_at).min();
     assert_eq!(load.due, due.len() as u64);
     assert_eq!(load.questions, asked.len() as u64);
@@ -2081,7 +2102,7 @@ pub async fn an_import_knows_which_signals_came_and_which_questions_are_answered
             }
             assert_eq!(post(&store, name, signal("s", Some("new"))).await, Posted::Added);
             let open = async || {
-                let open = store.questions(Some(&id(name)), 9).await.unwrap();
+                let open = store.questions(Some(&id(name)), None, 9).await.unwrap();
                 open.into_iter().map(|open| open.step.0).collect::<Vec<_>>()
             };
             assert_eq!(open().await, [4]);

@@ -655,9 +655,10 @@ impl Views for SqliteStore {
     fn questions<'a>(
         &'a self,
         run: Option<&'a RunId>,
+        open_at: Option<Timestamp>,
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<OpenQuestion>>> {
-        async move { self.read(|c| read::questions(c, run, limit)) }.boxed()
+        async move { self.read(|c| read::questions(c, run, open_at, limit)) }.boxed()
     }
 
     fn question<'a>(&'a self, run: &'a RunId, step: Step) -> BoxFuture<'a, Result<Option<OpenQuestion>>> {
