@@ -200,6 +200,8 @@ pub enum HostError {
     NoQuestion { run: RunId, step: Option<Step> },
     #[error("the answer does not match: {0}")]
     BadAnswer(#[from] BadAnswer),
+    #[error("the id `{id}` is that of another call of {run}: `{name}`")]
+    OtherCall { run: RunId, id: String, name: String },
     #[error("{0}")]
     Unfit(Box<Unfit>),
     #[error(transparent)]
