@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
-use wfhost::store::{Family, NewDelivery, Result, RunFilter, RunInfo, RunState, SharedStore, StoreError};
+use wfhost::store::{Change, Family, NewDelivery, Result, RunFilter, RunInfo, RunState, SharedStore, StoreError};
 use wfhost_config::Sink;
-use wfhost_core::RunId;
+use wfhost_core::{Position, RunId};
 
-use crate::event::{Seen, What, concerns, message, seen, spent_part};
+use crate::event::{Seen, What, concerns, message, seen, spent_part, taken_over};
 use crate::reader::{Reader, holder};
 use crate::{LOOK_EVERY, Report, Told};
 
@@ -119,7 +119,7 @@ impl Planner {
             let changes = aside(async move { store.changes(place, PAGE).await }).await?;
             more |= changes.len() == PAGE;
             let end = changes.last().map_or(place, |change| change.place);
-            let found: Vec<Seen> = changes.iter().flat_map(seen).collect();
+            let found = self.found(&changes, &readers).await?;
             let mut known = Known::default();
             for number in readers {
                 let sink = &self.sinks[number];
@@ -142,6 +142,24 @@ impl Planner {
             self.forgot = Some(Instant::now());
         }
         Ok(more)
+    }
+
+    /// What commits have for others, to whom these readers belong.
+    async fn found(&self, changes: &[Change], readers: &[usize]) -> Result<Vec<Seen>, StoreError> {
+        let asks = readers.iter().any(|&number| self.sinks[number].wants("question.asked"));
+        let mut found = Vec::new();
+        for change in changes {
+            let seen = seen(change);
+            let forked = seen.iter().find(|seen| seen.is_fork()).filter(|_| asks).cloned();
+            found.extend(seen);
+            if let Some(forked) = forked {
+                let (store, run) = (Arc::clone(&self.store), change.run.clone());
+                let mut rows = aside(async move { store.journal(&run, Position(0)).await }).await?;
+                rows.retain(|row| row.first <= change.row.first);
+                found.extend(taken_over(&forked, rows));
+            }
+        }
+        Ok(found)
     }
 
     /// The message for a sink, if it is told of that.
