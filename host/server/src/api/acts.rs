@@ -637,7 +637,7 @@ pub(crate) struct VerifyView {
 /// Looks whether a journal is complete and unaltered.
 pub(crate) async fn verify(app: &App, info: RunInfo) -> Result<VerifyView, Problem> {
     let report = app
-        .read(async move |store| {
+        .read_whole(async move |store| {
             wfhost::verify::verify(store.as_ref(), &info).await.map(|report| (info.id, report))
         })
         .await?;
