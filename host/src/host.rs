@@ -469,8 +469,24 @@ impl Host {
 
     /// Ends a run where it stands: the program does not notice, and its open steps end with it. What
     /// was sent to it and not taken is lost. If another process advances it, it is taken from that
-    /// one, which may commit nothing of it any more and stops its calls when it renews its session.
-    pub async fn terminate(&self, id: &RunId, reason: Option<&str>) -> Result<(), HostError> {
+    /// one, which may commit nothing of it any more and stops its calls when it renews its session. Of several
+    /// rounds the latest is ended, whichever is named; gives which.
+    pub async fn terminate(&self, id: &RunId, reason: Option<&str>) -> Result<RunId, HostError> {
+        check_reason(reason)?;
+        let mut id = id.clone();
+        loop {
+            let ended = self.terminate_round(&id, reason).await;
+            let Err(HostError::Ended { .. }) = ended else { return ended.map(|()| id) };
+            // Also one that went on as another round just now.
+            let latest = described::latest(self.store(), &id).await?.id;
+            if latest == id {
+                return ended.map(|()| id);
+            }
+            id = latest;
+        }
+    }
+
+    async fn terminate_round(&self, id: &RunId, reason: Option<&str>) -> Result<(), HostError> {
         let in_hand = self.inner.take_in_hand(id).await;
         self.inner.take_from_driver(&in_hand).await;
         let mut ended = self.seize_and_end(id, reason).await;
@@ -859,7 +875,8 @@ pub async fn post(store: &SharedStore, run: &RunId, body: MessageBody) -> Result
                 schema::check_answer(&question.question, answer).await?;
             }
         }
-        MessageBody::Cancel { .. } | MessageBody::Pause | MessageBody::Child { .. } => {}
+        MessageBody::Cancel { reason } => check_reason(reason.as_deref())?,
+        MessageBody::Pause | MessageBody::Child { .. } => {}
     }
     let step = match &body {
         MessageBody::Answer { step, .. } => Some(*step),
@@ -878,6 +895,14 @@ pub async fn post(store: &SharedStore, run: &RunId, body: MessageBody) -> Result
             posted @ (Posted::Added | Posted::Duplicate | Posted::Stopping) => Ok((posted, run)),
         };
     }
+}
+
+/// Bytes of why a run is to end.
+const REASON_BYTES: usize = 64 << 10;
+
+/// Refuses a reason that is too long for the record of a run.
+pub fn check_reason(reason: Option<&str>) -> Result<(), limits::TooLarge> {
+    limits::check("the reason", reason.map_or(0, str::len), REASON_BYTES)
 }
 
 /// Whether somebody living advances the run.

@@ -48,7 +48,7 @@ pub use fork::{Checked, ForkError, ForkOptions, ForkPreview, Upgraded};
 pub use handle::{Ending, RunHandle};
 pub use host::{
     Adopt, Configurations, Evict, Host, HostError, HostOptions, ResumeOptions, StartOptions, Submitted,
-    is_held, post,
+    check_reason, is_held, post,
 };
 pub use observer::{Notice, Observer, StepEnd};
 pub use script::{CannotKeep, keep_script};

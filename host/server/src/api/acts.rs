@@ -303,8 +303,7 @@ struct ReasonAsked {
 
 /// Refuses a reason that is too long for the record of a run.
 pub(crate) fn check_reason(reason: Option<&str>) -> Result<(), Problem> {
-    limits::check("the reason", reason.map_or(0, str::len), 64 << 10).map_err(HostError::from)?;
-    Ok(())
+    Ok(wfhost::check_reason(reason).map_err(HostError::from)?)
 }
 
 /// Ask a run to stop
@@ -329,10 +328,11 @@ pub(crate) async fn terminate(
     caller: &Identity,
     run: &RunId,
     reason: Option<&str>,
-) -> Result<(), Problem> {
+) -> Result<RunId, Problem> {
     check_reason(reason)?;
-    app.host().terminate(run, reason).await?;
-    app.record(caller, "runs.terminate", run.as_str(), "terminated").await
+    let run = app.host().terminate(run, reason).await?;
+    app.record(caller, "runs.terminate", run.as_str(), "terminated").await?;
+    Ok(run)
 }
 
 /// End a run where it stands
@@ -349,8 +349,7 @@ async fn terminate_run(
     Sent(asked): Sent<ReasonAsked>,
 ) -> Result<View<ActView>, Problem> {
     caller.need(&app, Scope::RunsControl)?;
-    let run = run_id(&run)?;
-    terminate(&app, &caller, &run, asked.reason.as_deref()).await?;
+    let run = terminate(&app, &caller, &run_id(&run)?, asked.reason.as_deref()).await?;
     Ok(View(ActView::new(&run, "terminated")))
 }
 
