@@ -650,11 +650,32 @@ fn a_backup_that_is_killed_leaves_no_file_of_its_name() {
         let database = place.db().display().to_string();
         shell.arg(binary).args(["--db", &database, "db", "backup", "copy.db"]).status().expect("a shell")
     };
+    let left = || {
+        let files = std::fs::read_dir(place.path(".")).expect("the directory").flatten();
+        let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.contains("copy.db")).collect::<Vec<_>>()
+    };
     assert!(!backup("128").success());
     assert!(!place.path("copy.db").exists());
+    assert_eq!(left().len(), 1, "{:?}", left());
     assert!(backup("unlimited").success());
+    // What the killed one left behind is taken away.
+    assert_eq!(left(), ["copy.db"]);
     let copy = place.path("copy.db").display().to_string();
     assert!(place.run(["--db", &copy, "show", "r"]).code() == Some(0));
+}
+
+#[test]
+fn a_backup_that_cannot_be_written_says_so_of_the_new_file() {
+    if only_for_files("a server's own tools back it up") {
+        return;
+    }
+    let place = Place::new();
+    run(&place, "r", &json!([]), &[]).ok_json();
+    let nowhere = place.path("nowhere/copy.db").display().to_string();
+    let error = place.run(["db", "backup", &nowhere]).error(2, &place);
+    assert!(error.starts_with("error[WF0004]: DIR/nowhere/copy.db cannot be written"), "{error}");
+    assert!(!error.contains("--db"), "{error}");
 }
 
 #[test]

@@ -164,8 +164,9 @@ impl SqliteStore {
         let text = file.display().to_string();
         let refused =
             |error: std::io::Error| StoreError::CannotOpen { place: text.clone(), reason: error.to_string() };
-        // SQLite fills an empty file that is there, and so keeps its mode.
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(refused)?;
+        // SQLite fills an empty file that is there, and so keeps its mode; it refuses one that is not empty.
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600).open(file).map_err(refused)?;
         let copied = self.read(|c| c.execute("VACUUM INTO ?1", [&text]));
         if let Err(error) = copied {
             let _ = std::fs::remove_file(file);
