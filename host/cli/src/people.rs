@@ -7,7 +7,7 @@ use wfhost_core::{Failure, FailureKind, Outcome, RunId, Step};
 use wfhost_view::{InboxView, QuestionView, ago, answer_commands};
 
 use super::diagnostic::{Exit, UserError};
-use super::place::{find_run, json_arg};
+use super::place::{count_arg, find_run, json_arg};
 use super::signal::say_next;
 use super::{Common, Format, printer};
 
@@ -20,7 +20,7 @@ pub(crate) struct Inbox {
     /// Only questions of this run
     run: Option<String>,
     /// The maximum number of questions
-    #[arg(short = 'n', long, default_value_t = 100)]
+    #[arg(short = 'n', long, default_value_t = 100, value_parser = count_arg)]
     limit: usize,
 }
 

@@ -824,3 +824,72 @@ fn resuming_with_a_module_that_departs_is_refused_and_changes_nothing() {
     place.run(["signal", "r", "go"]);
     assert_eq!(place.run(["resume", "r"]).ok_json(), json!(["x", null]));
 }
+
+/// A run that goes on does much before the first look at it.
+#[test]
+fn a_run_that_is_resumed_shows_all_lines_from_there_and_none_from_before() {
+    let place = Place::new();
+    let program = json!([{ "log": "before" }, { "wait": { "name": "go" } }, { "log": "after" }]);
+    for number in 0..10 {
+        let id = format!("r{number}");
+        assert_eq!(run(&place, &id, &program, &["--no-wait"]).code(), Some(3));
+        assert_eq!(place.run(["signal", &id, "go"]).code(), Some(0));
+        let said = place.run(["resume", &id]).stderr();
+        assert!(said.contains("after") && !said.contains("before"), "{id}: {said}");
+    }
+    // A fork writes the lines that it took over once more, and does not show them either.
+    let said = place.run(["fork", "r0", "--id", "f"]).stderr();
+    assert!(!said.contains("before"), "{said}");
+}
+
+#[test]
+fn a_run_that_is_queued_says_who_advances_it() {
+    let place = Place::new();
+    let script = place.script(json!({ "default": { "reply": "x", "delay_ms": 600_000 } }));
+    let mut child = spawn(&place, "r", &json!([{ "agent": "slow" }]), &["--agents", &script]);
+    eventually("the call", || (place.calls().len() == 1).then_some(()));
+    let ran = place.run(["resume", "r", "-d"]);
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    let holder = format!("process {} on ", child.id());
+    assert!(ran.stderr().contains(&holder) && !ran.stderr().contains("wfhost serve"), "{}", ran.stderr());
+    assert_eq!(place.run(["resume", "r", "-d", "-o", "json"]).ok_json()["id"], "r");
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+    let module = module("probe");
+    let added = place.run(["schedule", "add", "daily", &module, "--every", "1d", "-i", r#"{"do":[]}"#]);
+    assert_eq!(added.code(), Some(0), "{}", added.stderr());
+    let fired = place.run(["schedule", "fire", "daily", "-o", "json"]).ok_json();
+    assert_eq!((&fired["state"], &fired["workflow"]), (&json!("queued"), &json!("probe")), "{fired}");
+}
+
+#[test]
+fn what_is_asked_for_has_limits() {
+    let place = Place::new();
+    assert_eq!(run(&place, "r", &json!([{ "wait": { "name": "go" } }]), &["--no-wait"]).code(), Some(3));
+    for args in [&["ps", "-n", "0"][..], &["inbox", "-n", "0"], &["ps", "-n", "many"]] {
+        let error = place.run(args).error(2, &place);
+        assert!(error.contains("a number of at least 1"), "{args:?}: {error}");
+    }
+    let long = "x".repeat((64 << 10) + 1);
+    for verb in ["cancel", "terminate"] {
+        let error = place.run([verb, "r", "--reason", &long]).error(2, &place);
+        assert!(error.starts_with("error[WF0003]: the reason"), "{verb}: {}", &error[..error.len().min(200)]);
+    }
+    assert_eq!(place.show("r")["state"], "waiting");
+}
+
+/// Nothing may be written for hours, by which it would notice that nobody reads any more.
+#[test]
+fn who_follows_ends_when_its_reader_does() {
+    let place = Place::new();
+    let program = json!([{ "log": "the line" }, { "wait": { "name": "go" } }]);
+    assert_eq!(run(&place, "r", &program, &["--no-wait"]).code(), Some(3));
+    let mut child = place.spawn(["logs", "-f", "r"]);
+    let mut reader = std::io::BufReader::new(child.stdout.take().expect("it is piped"));
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut reader, &mut line).expect("the only line");
+    assert!(line.contains("the line"), "{line}");
+    drop(reader);
+    let ended = eventually("it ends", || child.try_wait().expect("a child can be asked"));
+    assert_eq!(ended.code(), Some(0));
+}
