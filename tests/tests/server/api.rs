@@ -252,6 +252,8 @@ fn runs_are_paused_resumed_cancelled_terminated_and_tried_again() {
     assert_eq!(why["schema"], "wfhost/why/1");
     // Who did what.
     let audit = server.get("/api/v1/audit?limit=500")["acts"].as_array().unwrap().clone();
+    let page = |limit: usize| server.get(&format!("/api/v1/audit?limit={limit}"))["before"].clone();
+    assert_eq!((page(audit.len()), page(audit.len() - 1)), (json!(null), audit[audit.len() - 2]["number"].clone()));
     for act in [
         "runs.start",
         "runs.pause",
