@@ -151,7 +151,22 @@ fn begin_backup(file: &Path) -> Result<NamedTempFile, UserError> {
             .hint("name a new file in a directory that exists and that you can write")
     };
     let name = file.file_name().ok_or_else(|| refused(std::io::ErrorKind::InvalidFilename.into()))?;
-    whole::begin(directory_of(file), &name.to_string_lossy()).map_err(refused)
+    let (directory, name) = (directory_of(file), name.to_string_lossy());
+    let part = whole::begin(directory, &name).map_err(refused)?;
+    sweep_journals(directory, &format!(".{name}."));
+    Ok(part)
+}
+
+/// Takes away the journals with which SQLite wrote files that are gone: of backups that were killed.
+fn sweep_journals(directory: &Path, prefix: &str) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let part = name.to_str().filter(|name| name.starts_with(prefix));
+        let part = part.and_then(|name| name.strip_suffix("-journal")).filter(|part| part.ends_with(".new"));
+        if part.is_some_and(|part| directory.join(part).symlink_metadata().is_err()) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Gives a file its name, unless there is one of that name already.
