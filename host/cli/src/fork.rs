@@ -103,8 +103,7 @@ impl Fork {
         }
         let signals = follow::Signals::new()?;
         let options = ResumeOptions { providers, ..ResumeOptions::default() };
-        let beginning =
-            follow::Beginning::Resumed(follow::Before::of(host.store().as_ref(), &made).await?);
+        let beginning = follow::Beginning::Resumed(follow::Before::of(host.store().as_ref(), &made).await?);
         let handle = host.resume(&fork, options).await?;
         follow::follow(common, &host, signals, handle, beginning, self.no_wait).await
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 use wfhost::clock::rfc3339;
-use wfhost::store::{Change, Family, NewDelivery, RunInfo, RunState};
+use wfhost::store::{Change, Family, NewDelivery, REFUSED_EVENT, RunInfo, RunState};
 use wfhost_config::Sink;
 use wfhost_core::policy::budget::Budget;
 use wfhost_core::{
@@ -51,7 +51,7 @@ impl What {
                 RunState::Cancelled => "run.cancelled",
                 _ => "run.failed",
             },
-            Self::Refused(_) => "run.refused",
+            Self::Refused(_) => REFUSED_EVENT,
             Self::Asked { .. } => "question.asked",
             Self::Spent => "budget.low",
         }

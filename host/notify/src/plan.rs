@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
-use wfhost::store::{Change, Family, NewDelivery, Result, RunFilter, RunInfo, RunState, SharedStore, StoreError};
+use wfhost::store::{
+    Change, Family, NewDelivery, REFUSED_EVENT, Result, RunFilter, RunInfo, RunState, SharedStore, StoreError,
+};
 use wfhost_config::Sink;
 use wfhost_core::{Position, RunId};
 
@@ -198,7 +200,7 @@ impl Planner {
 
     /// Keeps what is to be told of runs that are refused now.
     async fn look_at_refused(&mut self) -> Result<(), StoreError> {
-        let wanting = |sink: &Sink| sink.wants("run.refused");
+        let wanting = |sink: &Sink| sink.wants(REFUSED_EVENT);
         if !self.sinks.iter().any(wanting) {
             return Ok(());
         }
@@ -218,7 +220,7 @@ impl Planner {
                     at: info.updated_at,
                     what: What::Refused(why.map(|failure| failure.message.clone())),
                 };
-                for sink in self.sinks.iter().filter(|sink| concerns(sink, "run.refused", info)) {
+                for sink in self.sinks.iter().filter(|sink| concerns(sink, REFUSED_EVENT, info)) {
                     let message = message(sink, &seen, info, None, self.url.as_deref());
                     let key = (message.sink.clone(), message.message.clone());
                     let is_known = self.refused.contains(&key);

@@ -253,7 +253,10 @@ fn runs_are_paused_resumed_cancelled_terminated_and_tried_again() {
     // Who did what.
     let audit = server.get("/api/v1/audit?limit=500")["acts"].as_array().unwrap().clone();
     let page = |limit: usize| server.get(&format!("/api/v1/audit?limit={limit}"))["before"].clone();
-    assert_eq!((page(audit.len()), page(audit.len() - 1)), (json!(null), audit[audit.len() - 2]["number"].clone()));
+    assert_eq!(
+        (page(audit.len()), page(audit.len() - 1)),
+        (json!(null), audit[audit.len() - 2]["number"].clone())
+    );
     for act in [
         "runs.start",
         "runs.pause",
@@ -764,7 +767,11 @@ fn query_parameters_that_an_operation_has_not_are_refused() {
     ] {
         let refused = ask(method, path);
         assert_eq!(refused.error(400), "WF0812", "{path}");
-        assert!(refused.text().contains("unknown query parameter") && refused.text().contains(hint), "{}", refused.text());
+        assert!(
+            refused.text().contains("unknown query parameter") && refused.text().contains(hint),
+            "{}",
+            refused.text()
+        );
     }
     assert_eq!(server.get("/api/v1/runs")["runs"], json!([]), "nothing was started");
     assert_eq!(ask("POST", "/api/v1/runs?wait=30s").ok()["state"], "completed");

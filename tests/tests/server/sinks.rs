@@ -439,7 +439,8 @@ fn a_delivery_without_a_server_tries_each_message_once() {
     let place = place("");
     let count = place.path("count").display().to_string();
     let script = format!("echo $WFHOST_RUN >> {count}; test $WFHOST_RUN = slow && sleep 7; exit 1");
-    let config = format!("[sinks.printer]\nargv = [\"sh\", \"-c\", {script:?}]\nevents = [\"run.completed\"]\n");
+    let config =
+        format!("[sinks.printer]\nargv = [\"sh\", \"-c\", {script:?}]\nevents = [\"run.completed\"]\n");
     place.file("config/wfhost/config.toml", config);
     // The first look is where the sink begins.
     assert_eq!(place.run(["sinks", "deliver"]).code(), Some(0));
@@ -463,7 +464,8 @@ fn a_server_of_all_projects_tells_the_sinks_of_each() {
     let config = format!("[sinks.team]\nurl = \"{}/team\"\nsecret = false\n", receiver.url);
     std::fs::write(dir.join("wfhost.toml"), &config).expect("a file");
     let within = |args: &[&str]| {
-        let ran = wfhost_tests::Ran(place.wfhost(args).current_dir(&dir).output().expect("the binary starts"));
+        let ran =
+            wfhost_tests::Ran(place.wfhost(args).current_dir(&dir).output().expect("the binary starts"));
         assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
     };
     within(&["trust"]);

@@ -181,7 +181,8 @@ fn a_trace_is_sent_to_a_collector_and_a_refusal_is_told() {
 #[test]
 fn a_run_that_ends_again_after_a_retry_has_another_span() {
     let place = Place::new();
-    let fails = json!({ "match": "flaky", "reply": "well", "fail": { "times": 1_000, "kind": "unavailable" } });
+    let fails =
+        json!({ "match": "flaky", "reply": "well", "fail": { "times": 1_000, "kind": "unavailable" } });
     let script = place.script(json!({ "rules": [fails] }));
     let once = json!({ "agent_or_fail": { "prompt": "flaky", "retry": { "max_attempts": 1 } } });
     let (module, input) = (wfhost_tests::module("probe"), json!({ "do": [once] }).to_string());

@@ -274,7 +274,8 @@ impl Outbox for PostgresStore {
 
     fn delete_old_deliveries(&self, before: Timestamp) -> BoxFuture<'_, Result<u64>> {
         async move {
-            let sql = "WITH gone AS (DELETE FROM wf.deliveries d WHERE ended_at < $1 AND NOT (event = $2 AND EXISTS
+            let sql =
+                "WITH gone AS (DELETE FROM wf.deliveries d WHERE ended_at < $1 AND NOT (event = $2 AND EXISTS
                     (SELECT 1 FROM wf.runs r JOIN wf.hot h USING (run) WHERE r.name = d.run AND h.state = $3))
                     RETURNING 1)
                 SELECT count(*) FROM gone";
