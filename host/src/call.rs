@@ -9,21 +9,25 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use wfhost_core::{Json, RunId, limits};
-use wfhost_store::{MessageBody, Posted, RunState};
+use wfhost_core::{Event, Json, Position, RunId, limits};
+use wfhost_store::{Inbox, MessageBody, Part, Posted, RunFilter, RunState};
 
 use crate::host::{Host, HostError};
 
 /// Bytes of an id.
 pub const ID_BYTES: usize = 200;
+/// What the name of the signal begins with.
+const PREFIX: &str = "call:";
 /// Messages that are read at once.
 const PAGE: usize = 500;
+/// Rounds that are looked through at once.
+const ROUNDS: usize = 100;
 
 /// A call.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub name: String,
-    /// Calls with the same id are one.
+    /// Calls with the same id are one, so they have the same name.
     pub id: String,
     pub input: Json,
 }
@@ -64,6 +68,7 @@ impl Call {
         mut ending: watch::Receiver<bool>,
         patience: Duration,
     ) -> Result<Called, HostError> {
+        limits::check("the name of a call", self.name.len(), limits::NAME_BYTES - PREFIX.len())?;
         limits::check("the id of a call", self.id.len(), ID_BYTES)?;
         let until = Instant::now() + patience;
         let before = host.store().run(run).await?.ok_or_else(|| HostError::NoSuchRun(run.clone()))?;
@@ -75,11 +80,20 @@ impl Call {
             limit: limits::SIGNAL_BYTES,
         })?;
         let body = MessageBody::Signal {
-            name: format!("call:{}", self.name),
+            name: format!("{PREFIX}{}", self.name),
             payload,
-            id: Some(format!("call:{}:{}", self.name, self.id)),
+            id: Some(self.signal_id()),
         };
         let (posted, mut run) = host.post(run, body).await?;
+        if posted == Posted::Duplicate
+            && let Some((taken_by, name)) = self.made_before(host, &run).await?
+        {
+            if name != self.name {
+                return Err(HostError::OtherCall { run: taken_by, id: self.id.clone(), name });
+            }
+            // The reply may be that round's.
+            run = taken_by;
+        }
         // What was asked anew is answered behind what there was.
         let mut after = match posted == Posted::Added && run == before.id {
             true => before.emissions.checked_sub(1),
@@ -118,6 +132,60 @@ impl Call {
                 _ = changes.changed() => {}
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Call {
+    /// By which stores know that the call was made. Without the name, for the reply has only the id.
+    fn signal_id(&self) -> String {
+        format!("{PREFIX}{}", self.id)
+    }
+
+    /// The round of a run that was called with this id, and the name of that call. None if nobody knows it any more.
+    async fn made_before(&self, host: &Host, run: &RunId) -> Result<Option<(RunId, String)>, HostError> {
+        let store = host.store();
+        let wanted = self.signal_id();
+        let name_of = |name: &str| name.strip_prefix(PREFIX).unwrap_or(name).to_owned();
+        let mut behind = None;
+        loop {
+            let Inbox { messages, more } = store.inbox(run, Part::Behind(behind)).await?;
+            for message in &messages {
+                if let MessageBody::Signal { name, id: Some(id), .. } = &message.body
+                    && *id == wanted
+                {
+                    return Ok(Some((run.clone(), name_of(name))));
+                }
+            }
+            behind = messages.last().map(|message| message.id);
+            if !more {
+                break;
+            }
+        }
+        let Some(info) = store.run(run).await? else { return Ok(None) };
+        let chain = info.links.chain.clone();
+        let (mut rounds, mut before) = (vec![info], None);
+        loop {
+            for round in &rounds {
+                for row in store.journal(&round.id, Position(0)).await? {
+                    // What cannot be read says nothing of it.
+                    for (_, entry) in row.entries().map_while(Result::ok) {
+                        if let Event::Received { name, id: Some(id), .. } = &entry.event
+                            && *id == wanted
+                        {
+                            return Ok(Some((round.id.clone(), name_of(name))));
+                        }
+                    }
+                }
+                before = Some(round.number);
+            }
+            let Some(chain) = &chain else { return Ok(None) };
+            let earlier =
+                RunFilter { chain: Some(chain.clone()), before, limit: ROUNDS, ..RunFilter::default() };
+            rounds = store.runs(earlier).await?;
+            if rounds.is_empty() {
+                return Ok(None);
+            }
         }
     }
 }

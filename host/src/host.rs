@@ -200,6 +200,8 @@ pub enum HostError {
     NoQuestion { run: RunId, step: Option<Step> },
     #[error("the answer does not match: {0}")]
     BadAnswer(#[from] BadAnswer),
+    #[error("the id `{id}` is that of another call of {run}: `{name}`")]
+    OtherCall { run: RunId, id: String, name: String },
     #[error("{0}")]
     Unfit(Box<Unfit>),
     #[error(transparent)]
@@ -467,9 +469,24 @@ impl Host {
 
     /// Ends a run where it stands: the program does not notice, and its open steps end with it. What
     /// was sent to it and not taken is lost. If another process advances it, it is taken from that
-    /// one, which may commit nothing of it any more and stops its calls when it renews its session.
-    pub async fn terminate(&self, id: &RunId, reason: Option<&str>) -> Result<(), HostError> {
+    /// one, which may commit nothing of it any more and stops its calls when it renews its session. Of several
+    /// rounds the latest is ended, whichever is named; gives which.
+    pub async fn terminate(&self, id: &RunId, reason: Option<&str>) -> Result<RunId, HostError> {
         check_reason(reason)?;
+        let mut id = id.clone();
+        loop {
+            let ended = self.terminate_round(&id, reason).await;
+            let Err(HostError::Ended { .. }) = ended else { return ended.map(|()| id) };
+            // Also one that went on as another round just now.
+            let latest = described::latest(self.store(), &id).await?.id;
+            if latest == id {
+                return ended.map(|()| id);
+            }
+            id = latest;
+        }
+    }
+
+    async fn terminate_round(&self, id: &RunId, reason: Option<&str>) -> Result<(), HostError> {
         let in_hand = self.inner.take_in_hand(id).await;
         self.inner.take_from_driver(&in_hand).await;
         let mut ended = self.seize_and_end(id, reason).await;

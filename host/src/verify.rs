@@ -68,7 +68,7 @@ pub async fn verify(store: &dyn Store, info: &RunInfo) -> Result<Report> {
     }
     if info.state == RunState::Waiting {
         let asks = machine.open_questions();
-        let asked = store.questions(Some(&info.id), asks.len() + 1).await?;
+        let asked = store.questions(Some(&info.id), None, asks.len() + 1).await?;
         let (mut answered, mut behind) = (0, None);
         loop {
             let Inbox { messages, more } = store.inbox(&info.id, Part::Behind(behind)).await?;

@@ -29,7 +29,7 @@ pub(crate) struct Call {
     #[arg(short, long, default_value = "null", value_name = "JSON", allow_negative_numbers = true)]
     input: String,
     /// Calls with the same id are the same call
-    #[arg(long)]
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     id: Option<String>,
     /// How long to wait for the reply
     #[arg(long, value_name = "LENGTH", default_value = "30s", value_parser = length_arg)]

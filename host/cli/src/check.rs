@@ -11,7 +11,7 @@ use wfhost::engine::{Denied, Engine, summarize};
 use wfhost::store::{MemStore, RunFilter, SharedStore};
 use wfhost::world::environment;
 use wfhost::{Adopt, Evict, HostError, archive, clock};
-use wfhost_core::{Digest, Journal, Timestamp, counted};
+use wfhost_core::{Digest, Journal, RunId, Timestamp, counted};
 use wfhost_view::UpgradeView;
 
 use super::diagnostic::{Exit, UserError};
@@ -19,6 +19,8 @@ use super::place::{find_run, read_journal};
 use super::registry::Fetch;
 use super::{Common, Format, module_arg, printer, upgrade};
 
+/// Runs that are looked up at once.
+const PAGE: usize = 500;
 /// Sleeps up to this length are waited for in a check.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -132,10 +134,23 @@ impl Check {
         bytes: &[u8],
         denied: Denied,
     ) -> Result<Exit, UserError> {
-        let mut journals = Vec::new();
         // A database is asked for only if there is something to ask it for.
         let asks = self.all || self.replay.iter().any(|run| !Path::new(run).is_file());
         let store: SharedStore = if asks { common.reader().await? } else { Arc::new(MemStore::default()) };
+        // The module is not put into the database: this looks and does not touch.
+        let memory: SharedStore = Arc::new(MemStore::default());
+        let host = common.host(memory, Providers::builtin(), Evict::default(), Adopt::Own)?;
+        let module = host.add_module_with(name, bytes, denied).await?;
+        let (mut count, mut differ) = (0, 0);
+        // One after the other: together the journals of all runs may be larger than the memory.
+        let mut check = async |run: RunId, journal: Journal| {
+            let checked = host.check_against(&run, journal, &module).await?;
+            let view = UpgradeView::checked(&run, &checked);
+            count += 1;
+            differ += usize::from(view.why.is_some());
+            upgrade::show(common, &view);
+            Ok::<_, UserError>(())
+        };
         for run in &self.replay {
             if Path::new(run).is_file() {
                 let text = std::fs::read_to_string(run).map_err(|error| {
@@ -145,29 +160,24 @@ impl Check {
                 let archive = archive::read(&text)?;
                 let unusable = |source| HostError::Journal { run: archive.run.info.id.clone(), source };
                 let journal = Journal::read(archive.run.rows.clone()).map_err(unusable)?;
-                journals.push((archive.run.info.id, journal));
+                check(archive.run.info.id, journal).await?;
             } else {
                 let run = find_run(store.as_ref(), run).await?.id;
-                journals.push((run.clone(), read_journal(store.as_ref(), &run).await?));
+                let journal = read_journal(store.as_ref(), &run).await?;
+                check(run, journal).await?;
             }
         }
-        if self.all {
+        let mut before = None;
+        while self.all {
             let workflow = Some(name.to_owned());
-            let filter = RunFilter { workflow, limit: usize::MAX >> 1, ..RunFilter::default() };
-            for info in store.runs(filter).await? {
-                journals.push((info.id.clone(), read_journal(store.as_ref(), &info.id).await?));
+            let filter = RunFilter { workflow, before, limit: PAGE, ..RunFilter::default() };
+            let runs = store.runs(filter).await?;
+            let Some(last) = runs.last() else { break };
+            before = Some(last.number);
+            for info in runs {
+                let journal = read_journal(store.as_ref(), &info.id).await?;
+                check(info.id, journal).await?;
             }
-        }
-        // The module is not put into the database: this looks and does not touch.
-        let memory: SharedStore = Arc::new(MemStore::default());
-        let host = common.host(memory, Providers::builtin(), Evict::default(), Adopt::Own)?;
-        let module = host.add_module_with(name, bytes, denied).await?;
-        let (count, mut differ) = (journals.len(), 0);
-        for (run, journal) in journals {
-            let checked = host.check_against(&run, journal, &module).await?;
-            let view = UpgradeView::checked(&run, &checked);
-            differ += usize::from(view.why.is_some());
-            upgrade::show(common, &view);
         }
         printer::say(common, "Replayed", &format!("{}, {differ} with differences", counted(count, "run")));
         Ok(if differ > 0 { Exit::Mismatch } else { Exit::Done })

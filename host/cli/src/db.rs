@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use serde_json::json;
+use tempfile::NamedTempFile;
 use wfhost::agents::{CleanedWorkspaces, Providers, clean_workspaces};
 use wfhost::store::{BLOB_RENEWED_MS, DeleteIf, Deleted, RunFilter, RunState, Store, StoreError};
 use wfhost::verify::{compare_given_out, rebuild, verify};
@@ -106,9 +107,9 @@ impl Db {
                 }
                 let Opened::File(store) = common.existing().await? else { return Err(no_file(common)) };
                 // A file of that name is whole: what is written halfway looks like a database without runs.
-                let part = part_of(file)?;
-                let bytes = store.backup(&part)?;
-                publish(&part, file)?;
+                let part = begin_backup(file)?;
+                let bytes = store.backup(part.path())?;
+                publish(part, file)?;
                 printer::say(common, "Copied", &format!("{} to {}", counted(bytes, "byte"), file.display()));
                 Ok(Exit::Done)
             }
@@ -139,31 +140,54 @@ fn never_overwritten(file: &Path) -> UserError {
         .hint("name a new file: a backup never overwrites a file")
 }
 
-/// Where a file is written before it has its name.
-fn part_of(file: &Path) -> Result<PathBuf, UserError> {
-    let mut part = file.as_os_str().to_owned();
-    part.push(format!(".{}.partial", wfhost::world::fresh_id().map_err(HostError::from)?));
-    Ok(part.into())
+fn directory_of(file: &Path) -> &Path {
+    file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// An empty file beside its place, until it has its name. One of a process that was killed is taken away.
+fn begin_backup(file: &Path) -> Result<NamedTempFile, UserError> {
+    let refused = |error: std::io::Error| {
+        UserError::usage("WF0004", format!("{} cannot be written: {error}", file.display()))
+            .hint("name a new file in a directory that exists and that you can write")
+    };
+    let name = file.file_name().ok_or_else(|| refused(std::io::ErrorKind::InvalidFilename.into()))?;
+    let (directory, name) = (directory_of(file), name.to_string_lossy());
+    let part = whole::begin(directory, &name).map_err(refused)?;
+    sweep_journals(directory, &format!(".{name}."));
+    Ok(part)
+}
+
+/// Takes away the journals with which SQLite wrote files that are gone: of backups that were killed.
+fn sweep_journals(directory: &Path, prefix: &str) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let part = name.to_str().filter(|name| name.starts_with(prefix));
+        let part = part.and_then(|name| name.strip_suffix("-journal")).filter(|part| part.ends_with(".new"));
+        if part.is_some_and(|part| directory.join(part).symlink_metadata().is_err()) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Gives a file its name, unless there is one of that name already.
-fn publish(part: &Path, file: &Path) -> Result<(), UserError> {
-    let named = match std::fs::hard_link(part, file) {
+fn publish(part: NamedTempFile, file: &Path) -> Result<(), UserError> {
+    let named = match std::fs::hard_link(part.path(), file) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists || file.exists() => {
-            let _ = std::fs::remove_file(part);
             return Err(never_overwritten(file));
         }
-        Ok(()) => std::fs::remove_file(part),
+        Ok(()) => Ok(()),
         // Not all file systems have a second name for a file.
-        Err(_) => std::fs::rename(part, file),
+        Err(_) => std::fs::rename(part.path(), file),
     };
-    named.map_err(|error| {
-        UserError::usage("WF0004", format!("{} cannot be written: {error}", file.display()))
-            .hint(format!("the backup is complete in {}", part.display()))
-    })?;
+    if let Err(error) = named {
+        let trouble = UserError::usage("WF0004", format!("{} cannot be written: {error}", file.display()));
+        return Err(match part.keep() {
+            Ok((_, part)) => trouble.hint(format!("the backup is complete in {}", part.display())),
+            Err(_) => trouble,
+        });
+    }
     // The name is to survive the loss of power, too.
-    let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let _ = std::fs::File::open(dir).and_then(|dir| dir.sync_all());
+    let _ = std::fs::File::open(directory_of(file)).and_then(|dir| dir.sync_all());
     Ok(())
 }
 

@@ -62,10 +62,9 @@ impl Demo {
         printer::say(common, "Killed", &format!("process {pid} with SIGKILL, in the middle of {id}"));
         let info = host.store().run(&id).await?.ok_or_else(|| HostError::NoSuchRun(id.clone()))?;
         let signals = follow::Signals::new()?;
+        let beginning = follow::Beginning::Resumed(follow::Before::of(host.store().as_ref(), &info).await?);
         let handle = host.resume(&id, ResumeOptions::default()).await?;
-        let exit =
-            follow::follow(common, &host, signals, handle, follow::Beginning::Resumed(info.entries), false)
-                .await?;
+        let exit = follow::follow(common, &host, signals, handle, beginning, false).await?;
         printer::say(common, "next", &command("journal", &id).to_string());
         printer::say(common, "next", "wfhost new hello");
         Ok(exit)

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use wfhost::engine::Module;
-use wfhost::store::{Projects, RunFilter, RunState};
+use wfhost::store::{Projects, RunFilter, RunInfo, RunState};
 use wfhost::{Adopt, Evict, Host, StartOptions, Upgraded};
 use wfhost_core::{Digest, Json, Mismatch, RunConfig, RunId, spell_millis};
 
+use super::db::for_each_run;
 use super::diagnostic::{self, Exit, UserError};
 use super::follow::{Progress, Signals};
 use super::place::{AgentArgs, json_arg};
@@ -229,13 +230,23 @@ impl Session<'_> {
         say(self.common, "Built", &format!("{name} in {took}: {}…", &digest.to_string()[..13]));
         self.module = Some(module);
         let states = RunState::ALL.into_iter().filter(|state| !state.is_final()).collect();
-        let filter = RunFilter { states, workflow: Some(name), limit: PAGE, ..RunFilter::default() };
-        let ours = |project: &Option<String>| project.is_none() || *project == self.begin.config.project;
-        let open = self.host.store().runs(filter).await?;
-        let behind = open.into_iter().filter(|info| info.module != digest && ours(&info.project));
-        self.behind = behind.map(|info| info.id).collect();
+        let filter = RunFilter { states, workflow: Some(name), ..RunFilter::default() };
+        let mut behind = Vec::new();
+        for_each_run(self.host.store().as_ref(), filter, async |info| {
+            if info.module != digest && self.is_ours(&info) {
+                behind.push(info.id);
+            }
+            Ok(())
+        })
+        .await?;
+        self.behind = behind;
         self.move_those_behind().await?;
         self.begin_if_due().await
+    }
+
+    /// Whether a run is advanced here: one of this project, or of none.
+    fn is_ours(&self, info: &RunInfo) -> bool {
+        info.project.is_none() || info.project == self.begin.config.project
     }
 
     /// Begins a run if there is to be one and the one before does not go on.
@@ -299,7 +310,8 @@ impl Session<'_> {
     }
 
     async fn show_run(&mut self, run: &RunId) -> Result<(), UserError> {
-        let Some(info) = self.host.store().run(run).await? else { return Ok(()) };
+        let info = self.host.store().run(run).await?.filter(|info| self.is_ours(info));
+        let Some(info) = info else { return Ok(()) };
         let progress = self.shown.entry(run.clone()).or_insert_with(|| Progress::new(self.common, run));
         if self.last.as_ref() != Some(run) {
             say(self.common, "Run", &format!("{run}  {}", info.workflow));

@@ -339,6 +339,10 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "a configuration file has an invalid value\n\nDurations are strings like \"90s\", \"15m\", \"2h\"; prices are US dollars per million tokens; a rate is { per_minute = 60, burst = 5 }; a scope is \"host\" or \"fleet\"; the limit of a group is a number, or { limit = 1, scope = \"fleet\" }.",
     ),
     ("WF0518", "a run refused a call\n\nThe program rejected the request; the message is the program's."),
+    (
+        "WF0519",
+        "the id of a call belongs to another call\n\nCalls of a run with the same id are the same call, so that a repetition gets the first reply. A call of another name needs another id.",
+    ),
     ("WF0705", "the run has no such step, or no transcript of it"),
     (
         "WF0706",

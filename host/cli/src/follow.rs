@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use wfhost::advice::advice;
-use wfhost::store::{LogLevel, LogLine, RunInfo, RunState, TranscriptLine};
+use wfhost::store::{LogLevel, LogLine, RunInfo, RunState, Store, TranscriptLine};
 use wfhost::world::text::{Command, command};
 use wfhost::{Ending, Host, HostError, RunHandle};
 use wfhost_core::{
@@ -24,7 +24,24 @@ pub(super) enum Beginning {
     Started,
     /// Its key was known.
     Known,
-    Resumed(Position),
+    Resumed(Before),
+}
+
+/// What there was of a run before it was resumed, which is not shown again. It has to be read before the run goes on:
+/// that may do much before anybody looks.
+pub(super) struct Before {
+    entries: Position,
+    /// The number of the next line of its log.
+    line: u64,
+    live: LiveLines,
+}
+
+impl Before {
+    pub async fn of(store: &dyn Store, info: &RunInfo) -> Result<Self, UserError> {
+        let mut live = LiveLines::new(&info.id);
+        live.skip(store).await?;
+        Ok(Self { entries: info.entries, line: info.emissions, live })
+    }
 }
 
 /// Follows a run. The process's signals leave it where it is; they have to be
@@ -46,8 +63,9 @@ pub(super) async fn follow(
             Beginning::Known => {
                 say(common, "Duplicate", &format!("{id} already has this key  {}  {module}…", info.workflow));
             }
-            Beginning::Resumed(entries) => {
-                progress.absorb(host, entries).await?;
+            Beginning::Resumed(before) => {
+                let entries = before.entries;
+                progress.absorb(host, before).await?;
                 say(
                     common,
                     "Resumed",
@@ -233,6 +251,8 @@ pub(super) struct Progress {
     /// The next entry and the next line of the log.
     position: Position,
     line: u64,
+    /// Lines of the log of before are not shown: a fork writes those that it took over once more.
+    lines_from: Timestamp,
     live: LiveLines,
     steps: BTreeMap<Step, (Op, Timestamp)>,
     waits: BTreeMap<String, Vec<Step>>,
@@ -252,6 +272,7 @@ impl Progress {
             run: run.clone(),
             position: Position(0),
             line: 0,
+            lines_from: Timestamp(0),
             live: LiveLines::new(run),
             steps: BTreeMap::new(),
             waits: BTreeMap::new(),
@@ -263,21 +284,21 @@ impl Progress {
     }
 
     /// Takes in what was there before, without showing it.
-    async fn absorb(&mut self, host: &Host, entries: Position) -> Result<(), UserError> {
+    async fn absorb(&mut self, host: &Host, before: Before) -> Result<(), UserError> {
         if self.quiet {
             return Ok(());
         }
         self.quiet = true;
         let rows = host.store().journal(&self.run, Position(0)).await?;
-        for row in rows.iter().take_while(|row| row.first < entries) {
+        for row in rows.iter().take_while(|row| row.first < before.entries) {
             for entry in row.entries() {
                 let (position, entry) = entry.map_err(|error| unreadable(&self.run, error))?;
                 self.entry(position, &entry);
+                self.lines_from = entry.at;
             }
             self.position = row.end();
         }
-        self.line = host.store().run(&self.run).await?.map_or(0, |info| info.emissions);
-        self.live.skip(host.store().as_ref()).await?;
+        (self.line, self.live) = (before.line, before.live);
         self.quiet = false;
         Ok(())
     }
@@ -320,6 +341,9 @@ impl Progress {
 
     fn log(&mut self, line: &LogLine) {
         self.line = line.number + 1;
+        if line.at < self.lines_from {
+            return;
+        }
         if let Some((_, title)) = line.fields.iter().find(|(name, _)| name == "phase") {
             Line::word(GOOD, "Phase").plain(title).show();
         } else if self.verbose || line.level >= LogLevel::Info {

@@ -103,8 +103,8 @@ impl Fork {
         }
         let signals = follow::Signals::new()?;
         let options = ResumeOptions { providers, ..ResumeOptions::default() };
+        let beginning = follow::Beginning::Resumed(follow::Before::of(host.store().as_ref(), &made).await?);
         let handle = host.resume(&fork, options).await?;
-        let beginning = follow::Beginning::Resumed(made.entries);
         follow::follow(common, &host, signals, handle, beginning, self.no_wait).await
     }
 }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use wfhost::store::Projects;
 use wfhost::world::environment;
@@ -155,22 +157,33 @@ fn lines() -> tokio::sync::mpsc::Receiver<String> {
     receiver
 }
 
+/// What has to be known of a message here. The rest may be long, and is read by whoever answers.
+#[derive(Default, Deserialize)]
+struct Head<'a> {
+    id: Option<Value>,
+    method: Option<String>,
+    #[serde(borrow)]
+    params: Option<&'a RawValue>,
+}
+
 /// Answers until the client closes its end. Requests are answered concurrently: some wait.
 async fn talk(mcp: Arc<wfhost_server::Mcp>) {
     let mut lines = lines();
     let running: Arc<Mutex<HashMap<String, tokio::task::AbortHandle>>> = Arc::default();
     let mut tasks = tokio::task::JoinSet::new();
     while let Some(line) = lines.recv().await {
-        let message: Value = serde_json::from_str(&line).unwrap_or_default();
+        let head: Head = serde_json::from_str(&line).unwrap_or_default();
         let known = |running: &Mutex<HashMap<String, _>>, id: &Value| {
             running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id.to_string())
         };
-        if message["method"] == "notifications/cancelled" {
-            let task: Option<tokio::task::AbortHandle> = known(&running, &message["params"]["requestId"]);
+        if head.method.as_deref() == Some("notifications/cancelled") {
+            let params: Value =
+                head.params.and_then(|params| serde_json::from_str(params.get()).ok()).unwrap_or_default();
+            let task: Option<tokio::task::AbortHandle> = known(&running, &params["requestId"]);
             task.inspect(tokio::task::AbortHandle::abort);
             continue;
         }
-        let id = message.get("id").cloned();
+        let id = head.id;
         let (mcp, done, of) = (Arc::clone(&mcp), Arc::clone(&running), id.clone());
         let answering = async move {
             let answer = mcp.take(&line).await;
@@ -215,7 +228,11 @@ impl Client {
     fn file(self) -> Option<PathBuf> {
         match self {
             Self::ClaudeCode => Some(".mcp.json".into()),
-            Self::Codex => Some(environment::home()?.join(".codex/config.toml")),
+            Self::Codex => {
+                let named = environment::get(environment::CODEX_HOME).map(PathBuf::from);
+                let dir = named.or_else(|| Some(environment::home()?.join(".codex")))?;
+                Some(dir.join("config.toml"))
+            }
             Self::GeminiCli => Some(".gemini/settings.json".into()),
             Self::Opencode => Some("opencode.json".into()),
         }

@@ -4,7 +4,7 @@ use wfhost::clock::rfc3339;
 use wfhost_view::{MessageView, MessagesView};
 
 use super::diagnostic::{Exit, UserError};
-use super::place::find_run;
+use super::place::{count_arg, find_run};
 use super::{Common, Format, printer};
 
 /// Show the messages that a run posted, in order
@@ -20,7 +20,7 @@ pub(crate) struct Messages {
     #[arg(long, value_name = "ID")]
     after: Option<u64>,
     /// The maximum number of messages
-    #[arg(short = 'n', long, default_value_t = 100)]
+    #[arg(short = 'n', long, default_value_t = 100, value_parser = count_arg)]
     limit: usize,
 }
 

@@ -7,7 +7,7 @@ use wfhost_core::{Failure, FailureKind, Outcome, RunId, Step};
 use wfhost_view::{InboxView, QuestionView, ago, answer_commands};
 
 use super::diagnostic::{Exit, UserError};
-use super::place::{find_run, json_arg};
+use super::place::{count_arg, find_run, json_arg};
 use super::signal::say_next;
 use super::{Common, Format, printer};
 
@@ -20,7 +20,7 @@ pub(crate) struct Inbox {
     /// Only questions of this run
     run: Option<String>,
     /// The maximum number of questions
-    #[arg(short = 'n', long, default_value_t = 100)]
+    #[arg(short = 'n', long, default_value_t = 100, value_parser = count_arg)]
     limit: usize,
 }
 
@@ -31,9 +31,7 @@ impl Inbox {
             Some(run) => Some(find_run(store.as_ref(), run).await?.id),
             None => None,
         };
-        let mut questions = store.questions(run.as_ref(), self.limit).await?;
-        // Whose time is over, the run has only not been told yet.
-        questions.retain(|open| open.deadline.is_none_or(|deadline| deadline > store.now()));
+        let questions = store.questions(run.as_ref(), Some(store.now()), self.limit).await?;
         match common.output {
             Format::Json => {
                 printer::json(&InboxView::of(&questions));
@@ -91,7 +89,7 @@ impl Which {
         let step = match self.step {
             Some(step) => Step(step),
             None => {
-                let oldest = store.questions(Some(&info.id), 1).await?.pop();
+                let oldest = store.questions(Some(&info.id), Some(store.now()), 1).await?.pop();
                 let missing = || wfhost::HostError::NoQuestion { run: info.id.clone(), step: None };
                 oldest.ok_or_else(missing)?.step
             }

@@ -349,6 +349,14 @@ pub(crate) fn stack_arg(text: &str) -> Result<u64, String> {
     Ok(mib)
 }
 
+/// At most so many, of `-n`.
+pub(crate) fn count_arg(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("it has to be a number of at least 1".to_owned()),
+        Ok(count) => Ok(count),
+    }
+}
+
 /// A duration like `90s`, `15m`, `2h`, `7d`, in milliseconds.
 pub(crate) fn length_arg(text: &str) -> Result<u64, String> {
     units::millis(text)

@@ -10,6 +10,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use anstyle::{AnsiColor, Style};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 use serde_json::Value;
 use unicode_width::UnicodeWidthStr;
@@ -46,7 +47,16 @@ fn out(bytes: &[u8]) {
 
 /// Whether nothing that is written to stdout arrives any more, so that those who follow can stop.
 pub(super) fn is_broken() -> bool {
-    BROKEN.get().is_some()
+    BROKEN.get().is_some() || reader_is_gone()
+}
+
+/// Whether whoever read stdout from a pipe has closed it. A write would say so, but there may be nothing to write for
+/// hours.
+fn reader_is_gone() -> bool {
+    let stdout = io::stdout();
+    let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(poll(&mut polled, Some(&now)), Ok(1..)) && polled[0].revents().contains(PollFlags::ERR)
 }
 
 /// What went wrong with stdout. A reader that has seen enough is no error.

@@ -11,7 +11,7 @@ use wfhost_core::{RunId, Timestamp, counted};
 use wfhost_view::{RunView, RunsView, ago, waits};
 
 use super::diagnostic::{Exit, UserError};
-use super::place::{find_run, label_arg, since_arg};
+use super::place::{count_arg, find_run, label_arg, since_arg};
 use super::printer::{Column, left, right};
 use super::{Common, Format, printer};
 
@@ -42,7 +42,7 @@ pub(crate) struct Ps {
     #[arg(long)]
     tree: bool,
     /// The maximum number of runs
-    #[arg(short = 'n', long, default_value_t = 50)]
+    #[arg(short = 'n', long, default_value_t = 50, value_parser = count_arg)]
     limit: usize,
 }
 

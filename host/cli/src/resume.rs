@@ -1,14 +1,16 @@
 //! `wfhost resume`
 
 use wfhost::engine::Denied;
-use wfhost::{Adopt, Evict, ResumeOptions};
+use wfhost::owner::Owner;
+use wfhost::{Adopt, Evict, HostError, ResumeOptions};
 use wfhost_core::FailureKind;
 use wfhost_core::policy::budget::Budget;
+use wfhost_view::RunView;
 
 use super::diagnostic::{Exit, UserError};
 use super::place::{AgentArgs, budget_arg, find_run, latest};
 use super::registry::Fetch;
-use super::{Common, follow, module_arg, printer};
+use super::{Common, Format, follow, module_arg, printer};
 
 /// Resume a run
 ///
@@ -60,7 +62,20 @@ impl Resume {
         }
         if self.detach {
             store.unpause(&info.id).await?;
-            printer::say(common, "Queued", &format!("{}; `wfhost serve` advances it", info.id));
+            let info = store.run(&info.id).await?.ok_or_else(|| HostError::NoSuchRun(info.id.clone()))?;
+            match info.lease.as_ref().filter(|_| wfhost::is_held(&info)) {
+                Some(held) => {
+                    let Owner { pid, host, .. } = &held.owner;
+                    let text = format!("{}; process {pid} on {host} advances it", info.id);
+                    printer::say(common, "Running", &text);
+                }
+                None => {
+                    printer::say(common, "Queued", &format!("{}; `wfhost serve` advances it", info.id));
+                }
+            }
+            if common.output != Format::Text {
+                printer::json(&RunView::of(&info));
+            }
             return Ok(Exit::Done);
         }
         let config = common.config_for(&info)?;
@@ -77,8 +92,8 @@ impl Resume {
             None => None,
         };
         let signals = follow::Signals::new()?;
+        let before = follow::Before::of(host.store().as_ref(), &info).await?;
         let handle = host.resume(&info.id, ResumeOptions { providers, module, budget: self.budget }).await?;
-        follow::follow(common, &host, signals, handle, follow::Beginning::Resumed(info.entries), self.no_wait)
-            .await
+        follow::follow(common, &host, signals, handle, follow::Beginning::Resumed(before), self.no_wait).await
     }
 }

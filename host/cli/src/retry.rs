@@ -35,7 +35,8 @@ impl Retry {
             common.host(store, self.agents.providers(&config)?, self.agents.evict.into(), Adopt::Own)?;
         let options = ResumeOptions { providers, ..ResumeOptions::default() };
         let signals = follow::Signals::new()?;
+        let before = follow::Before::of(host.store().as_ref(), &info).await?;
         let handle = host.retry(&info.id, self.step.map(Step), options).await?;
-        follow::follow(common, &host, signals, handle, follow::Beginning::Resumed(info.entries), false).await
+        follow::follow(common, &host, signals, handle, follow::Beginning::Resumed(before), false).await
     }
 }

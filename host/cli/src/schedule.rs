@@ -7,7 +7,7 @@ use wfhost::world::text::command;
 use wfhost::{Adopt, Evict, HostError, Part};
 use wfhost_core::policy::budget::Budget;
 use wfhost_core::{RunConfig, RunId, Timestamp};
-use wfhost_view::{ScheduleView, SchedulesView, times};
+use wfhost_view::{RunView, ScheduleView, SchedulesView, times};
 
 use super::diagnostic::{Exit, UserError};
 use super::place::{AgentArgs, budget_arg, json_arg, label_arg, length_arg, nearest, since_arg};
@@ -176,7 +176,13 @@ impl ScheduleVerb {
                 let id = run.id.clone();
                 store.create(run).await?;
                 printer::say(common, "Queued", &format!("{id}; `wfhost serve` advances it"));
-                printer::line(id.as_str());
+                match common.output {
+                    Format::Text => printer::line(id.as_str()),
+                    Format::Json | Format::Jsonl => {
+                        let info = store.run(&id).await?.ok_or_else(|| HostError::NoSuchRun(id.clone()))?;
+                        printer::json(&RunView::of(&info));
+                    }
+                }
             }
             Verb::Rm(named) => {
                 // Also one that cannot be read.

@@ -376,6 +376,9 @@ impl Serve {
             served.push(Some(name));
             others.push(config);
         }
+        if self.all && common.config.is_none() {
+            others.extend(trusted_projects(common));
+        }
         let sinks = tell::sinks(std::iter::once(&here).chain(&others))?;
         let export = tell::export(self.otlp.as_deref(), self.otlp_content)?;
         let projects = if self.all { Projects::All } else { Projects::Only(served) };
@@ -576,6 +579,24 @@ pub(super) fn defaults(agents: &AgentArgs, here: &Config) -> Defaults {
         project: here.project_name(),
         config: here.clone(),
     }
+}
+
+/// The configurations of all projects that may have sinks: those that the user trusts. One that cannot be used now is
+/// said to be and left out, as it is when one of its runs is advanced.
+fn trusted_projects(common: &Common) -> Vec<Config> {
+    let files = common.consent().files().into_iter().filter(|file| file.is_file());
+    let usable = files.filter_map(|file| {
+        let config = common.config_of_project(file.clone());
+        match config.and_then(|config| config.sinks().map(|_| config).map_err(UserError::from)) {
+            Ok(config) => Some(config),
+            Err(error) => {
+                let text = format!("the sinks of {} are told nothing: {}", file.display(), error.message);
+                printer::say(common, "Project", &text);
+                None
+            }
+        }
+    });
+    usable.collect()
 }
 
 /// The providers of one configuration.

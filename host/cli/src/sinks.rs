@@ -13,7 +13,7 @@ use wfhost_view::{DeliveriesView, SinksView, ago, find_sink, no_such_sink, redel
 
 use super::delete::confirm;
 use super::diagnostic::{Exit, UserError};
-use super::place::find_run;
+use super::place::{count_arg, find_run};
 use super::printer::{Column, left, right};
 use super::tell::{Reports, sinks};
 use super::{Common, Format, printer};
@@ -69,7 +69,7 @@ struct Log {
     #[arg(long)]
     run: Option<String>,
     /// The maximum number of messages
-    #[arg(short = 'n', long, default_value_t = 50)]
+    #[arg(short = 'n', long, default_value_t = 50, value_parser = count_arg)]
     limit: usize,
 }
 

@@ -30,8 +30,7 @@ impl Terminate {
         let host = common.host(store, Providers::builtin(), Evict::default(), Adopt::Own)?;
         let ended = host.terminate(&run, self.reason.as_deref()).await;
         host.close(None).await;
-        ended?;
-        printer::say(common, "Ended", run.as_str());
+        printer::say(common, "Ended", ended?.as_str());
         Ok(Exit::Done)
     }
 }

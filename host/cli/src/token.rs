@@ -8,7 +8,7 @@ use wfhost_core::Timestamp;
 use wfhost_server::{Scope, Scopes, mint};
 
 use super::diagnostic::{Exit, UserError};
-use super::place::{length_arg, nearest};
+use super::place::{count_arg, length_arg, nearest};
 use super::printer::{Column, left};
 use super::{Common, Format, printer};
 
@@ -65,7 +65,7 @@ struct Rm {
 #[derive(clap::Args)]
 struct Audit {
     /// The maximum number of entries
-    #[arg(short = 'n', long, default_value_t = 100)]
+    #[arg(short = 'n', long, default_value_t = 100, value_parser = count_arg)]
     limit: usize,
 }
 

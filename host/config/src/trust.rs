@@ -103,6 +103,19 @@ impl Consent {
         }
     }
 
+    /// The files that the user has agreed to by name, in some version of theirs, in order.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let records = self.records.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten();
+        // One that is being written has no name of a digest.
+        let own = records.filter_map(|record| {
+            let Record { path, .. } = serde_json::from_slice(&std::fs::read(record.path()).ok()?).ok()?;
+            (self.record(&path)? == record.path()).then_some(path)
+        });
+        let mut files: Vec<_> = own.collect();
+        files.sort();
+        files
+    }
+
     fn record(&self, path: &Path) -> Option<PathBuf> {
         use std::os::unix::ffi::OsStrExt;
         let name = Digest::of(path.as_os_str().as_bytes()).hex();
@@ -282,10 +295,13 @@ mod tests {
         let name = consent.record(file).unwrap().file_name().unwrap().to_string_lossy().into_owned();
         let left = dir.path().join(format!("trusted/.{name}.0123456789abcdEF.new"));
         std::fs::write(&left, "half").unwrap();
+        consent.agree(other, "a").unwrap();
+        assert_eq!(consent.files(), [file, other]);
         assert!(consent.withdraw(file).unwrap());
         assert!(!left.exists());
         assert!(!consent.withdraw(file).unwrap());
         assert_eq!(consent.agreed(file, "b"), Agreed::No);
+        assert_eq!((consent.files(), Consent::default().files()), (vec![other.to_owned()], Vec::new()));
         let below = Consent { below: vec!["/p".into()], ..Consent::default() };
         assert_eq!((below.agreed(file, "x"), below.agreed(other, "x")), (Agreed::Yes, Agreed::No));
     }

@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 use wfhost::clock::rfc3339;
-use wfhost::store::{Change, Family, NewDelivery, RunInfo, RunState};
+use wfhost::store::{Change, Family, NewDelivery, REFUSED_EVENT, RunInfo, RunState};
 use wfhost_config::Sink;
 use wfhost_core::policy::budget::Budget;
-use wfhost_core::{Event, Json, Op, Outcome, Position, Question, RunId, Step, Timestamp, decode_op};
+use wfhost_core::{
+    Event, Given, Journal, Json, Machine, Op, Outcome, Position, Question, QuestionChange, Row, RunId, Step,
+    Timestamp, decode_op,
+};
 
 /// The longest output, question or message of a failure that is told, in bytes; of longer ones their length.
 const CONTENT_BYTES: usize = 64 << 10;
@@ -48,7 +51,7 @@ impl What {
                 RunState::Cancelled => "run.cancelled",
                 _ => "run.failed",
             },
-            Self::Refused(_) => "run.refused",
+            Self::Refused(_) => REFUSED_EVENT,
             Self::Asked { .. } => "question.asked",
             Self::Spent => "budget.low",
         }
@@ -61,7 +64,7 @@ pub(crate) fn seen(change: &Change) -> Vec<Seen> {
     for entry in change.row.entries() {
         let Ok((position, entry)) = entry else { break };
         let what = match entry.event {
-            // What stands before it is told already, of another run.
+            // What stands before it is told already, of another run; but see `taken_over`.
             Event::Forked { run, .. } if run == change.run => {
                 found.clear();
                 What::Started
@@ -90,7 +93,32 @@ pub(crate) fn seen(change: &Change) -> Vec<Seen> {
     found
 }
 
+/// The questions that a fork took over and has open. They are its own: they are answered apart from those of the run
+/// that it was made of. `rows`: its journal, as far as the commit with the entry `forked`.
+pub(crate) fn taken_over(forked: &Seen, rows: Vec<Row>) -> Vec<Seen> {
+    let mut asked_at = BTreeMap::new();
+    for (position, entry) in rows.iter().flat_map(Row::entries).map_while(Result::ok) {
+        if let Event::Scheduled { step, .. } | Event::Delegated { step, .. } = entry.event {
+            asked_at.insert(step, position);
+        }
+    }
+    let machine = Journal::read(rows).and_then(|journal| Machine::open(journal, Given::Everything));
+    let open = machine.map(|machine| machine.open_questions()).unwrap_or_default();
+    let own = open.into_iter().filter_map(|change| {
+        let QuestionChange::Asked { step, deadline, question, .. } = change else { return None };
+        let position = *asked_at.get(&step)?;
+        let what = What::Asked { step, question: Box::new(question), deadline };
+        Some(Seen { run: forked.run.clone(), position, at: forked.at, what })
+    });
+    own.collect()
+}
+
 impl Seen {
+    /// Whether it is the beginning of a fork: before it stands what that took over.
+    pub fn is_fork(&self) -> bool {
+        self.what == What::Started && self.position > Position(0)
+    }
+
     /// Whether it happened to this run here: not to one that it was made of, nor long ago on another machine.
     pub fn is_news(&self, info: &RunInfo, now: Timestamp) -> bool {
         let here = !info.imported || now.since(self.at) <= IMPORTED_MS;
@@ -262,7 +290,7 @@ pub(crate) fn message(
 pub(crate) mod tests {
     use wfhost_config::SinkTo;
     use wfhost_core::policy::budget::Spent;
-    use wfhost_core::{Machine, RunConfig, Started};
+    use wfhost_core::{RunConfig, Started};
 
     use super::*;
 

@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use wfhost::store::{
-    Change, Family, NewDelivery, Result, RunFilter, RunInfo, RunState, SharedStore, StoreError,
+    Change, Family, NewDelivery, REFUSED_EVENT, Result, RunFilter, RunInfo, RunState, SharedStore, StoreError,
 };
 use wfhost_config::Sink;
-use wfhost_core::RunId;
+use wfhost_core::{Position, RunId};
 
-use crate::event::{Seen, What, concerns, message, seen, spent_part};
+use crate::event::{Seen, What, concerns, message, seen, spent_part, taken_over};
 use crate::reader::{Reader, holder};
 use crate::{LOOK_EVERY, Report, Told};
 
@@ -121,7 +121,7 @@ impl Planner {
             let changes = aside(async move { store.changes(place, PAGE).await }).await?;
             more |= Change::may_go_on(&changes, PAGE);
             let end = changes.last().map_or(place, |change| change.place);
-            let found: Vec<Seen> = changes.iter().flat_map(seen).collect();
+            let found = self.found(&changes, &readers).await?;
             let mut known = Known::default();
             for number in readers {
                 let sink = &self.sinks[number];
@@ -144,6 +144,24 @@ impl Planner {
             self.forgot = Some(Instant::now());
         }
         Ok(more)
+    }
+
+    /// What commits have for others, to whom these readers belong.
+    async fn found(&self, changes: &[Change], readers: &[usize]) -> Result<Vec<Seen>, StoreError> {
+        let asks = readers.iter().any(|&number| self.sinks[number].wants("question.asked"));
+        let mut found = Vec::new();
+        for change in changes {
+            let seen = seen(change);
+            let forked = seen.iter().find(|seen| seen.is_fork()).filter(|_| asks).cloned();
+            found.extend(seen);
+            if let Some(forked) = forked {
+                let (store, run) = (Arc::clone(&self.store), change.run.clone());
+                let mut rows = aside(async move { store.journal(&run, Position(0)).await }).await?;
+                rows.retain(|row| row.first <= change.row.first);
+                found.extend(taken_over(&forked, rows));
+            }
+        }
+        Ok(found)
     }
 
     /// The message for a sink, if it is told of that.
@@ -182,7 +200,7 @@ impl Planner {
 
     /// Keeps what is to be told of runs that are refused now.
     async fn look_at_refused(&mut self) -> Result<(), StoreError> {
-        let wanting = |sink: &Sink| sink.wants("run.refused");
+        let wanting = |sink: &Sink| sink.wants(REFUSED_EVENT);
         if !self.sinks.iter().any(wanting) {
             return Ok(());
         }
@@ -202,7 +220,7 @@ impl Planner {
                     at: info.updated_at,
                     what: What::Refused(why.map(|failure| failure.message.clone())),
                 };
-                for sink in self.sinks.iter().filter(|sink| concerns(sink, "run.refused", info)) {
+                for sink in self.sinks.iter().filter(|sink| concerns(sink, REFUSED_EVENT, info)) {
                     let message = message(sink, &seen, info, None, self.url.as_deref());
                     let key = (message.sink.clone(), message.message.clone());
                     let is_known = self.refused.contains(&key);

@@ -6,7 +6,8 @@ use tokio::time::Instant;
 use wfhost::owner::{Owner, is_dead, this_process};
 use wfhost::store::{Advance, NewDelivery, Result, SharedStore};
 
-/// A cursor is this host's for so long, in milliseconds. Whoever finds it free then goes on.
+/// A cursor is this host's for so long, in milliseconds, and for what it may do before it holds it anew. Whoever finds
+/// it free then goes on.
 const HOLD_MS: u64 = 10_000;
 /// And is held anew so often.
 const RENEW: Duration = Duration::from_secs(3);
@@ -34,6 +35,7 @@ fn process_of(holder: &str) -> Option<Owner> {
 pub(crate) struct Reader {
     pub name: String,
     holder: String,
+    hold_ms: u64,
     /// How far it was read; none while somebody else has it.
     pub place: Option<u64>,
     /// When it was held the last time, or asked for.
@@ -42,7 +44,13 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub fn new(name: String, holder: &str) -> Self {
-        Self { name, holder: holder.to_owned(), place: None, asked: None }
+        Self { name, holder: holder.to_owned(), hold_ms: HOLD_MS, place: None, asked: None }
+    }
+
+    /// The same for one who may be busy for so long between two times that it holds the cursor anew.
+    pub fn busy_for(self, busy: Duration) -> Self {
+        let busy_ms = u64::try_from(busy.as_millis()).unwrap_or(u64::MAX);
+        Self { hold_ms: HOLD_MS.saturating_add(busy_ms), ..self }
     }
 
     /// Who this host is for the store.
@@ -56,9 +64,9 @@ impl Reader {
             return Ok(());
         }
         self.asked = Some(Instant::now());
-        self.place = store.hold_cursor(&self.name, &self.holder, HOLD_MS).await?;
+        self.place = store.hold_cursor(&self.name, &self.holder, self.hold_ms).await?;
         if self.place.is_none() && self.free_of_the_dead(store).await? {
-            self.place = store.hold_cursor(&self.name, &self.holder, HOLD_MS).await?;
+            self.place = store.hold_cursor(&self.name, &self.holder, self.hold_ms).await?;
         }
         Ok(())
     }
@@ -92,12 +100,28 @@ impl Reader {
             self.place = Some(place);
             return Ok(true);
         }
-        self.write(store, place, HOLD_MS, deliveries).await
+        self.write(store, place, self.hold_ms, deliveries).await
     }
 
     /// The same, written down in any case.
     pub async fn keep(&mut self, store: &SharedStore, place: u64) -> Result<bool> {
-        self.write(store, place, HOLD_MS, Vec::new()).await
+        self.write(store, place, self.hold_ms, Vec::new()).await
+    }
+
+    /// Holds it on where it is. False if somebody else has it.
+    pub async fn renew(&mut self, store: &SharedStore) -> Result<bool> {
+        match self.place {
+            Some(place) => self.keep(store, place).await,
+            None => Ok(false),
+        }
+    }
+
+    /// The same, if it was not held anew just before.
+    pub async fn renew_if_due(&mut self, store: &SharedStore) -> Result<bool> {
+        if self.place.is_some() && self.asked.is_some_and(|at| at.elapsed() < RENEW) {
+            return Ok(true);
+        }
+        self.renew(store).await
     }
 
     async fn write(

@@ -1,5 +1,6 @@
 //! Tries deliveries until they are there, or given up.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -127,7 +128,7 @@ impl Sender {
     }
 
     pub async fn run(self, mut stopped: watch::Receiver<bool>) {
-        let mut tries: JoinSet<bool> = JoinSet::new();
+        let mut tries = JoinSet::new();
         loop {
             let mut wait = LOOK_EVERY;
             if tries.len() < PARALLEL {
@@ -147,39 +148,49 @@ impl Sender {
         while tries.join_next().await.is_some() {}
     }
 
-    /// Tries all that is due now, and gives how many and how many are there.
+    /// Tries all that is due now, and gives of how many messages it did so and how many of them are there.
     pub async fn once(&self) -> Result<(u64, u64), StoreError> {
-        let (mut tried, mut there) = (0, 0);
+        // Messages that were tried, and whether they are there.
+        let mut tried: BTreeMap<u64, bool> = BTreeMap::new();
         let mut tries = JoinSet::new();
+        let mut goes_on = true;
         loop {
-            let begun = self.begin(&mut tries).await?;
+            if goes_on {
+                let begun = self.begin(&mut tries).await?;
+                // What was due first comes first: behind one that failed and is due again comes nothing else.
+                goes_on = !begun.is_empty() && begun.iter().all(|number| !tried.contains_key(number));
+                tried.extend(begun.into_iter().map(|number| (number, false)));
+            }
             match tries.join_next().await {
-                Some(good) => {
-                    tried += 1;
-                    there += u64::from(good.unwrap_or(false));
+                // One of which nothing is known is not there.
+                Some(Err(_)) => {}
+                Some(Ok((number, is_there))) => _ = tried.insert(number, is_there),
+                None => {
+                    let there = tried.values().filter(|is_there| **is_there).count();
+                    return Ok((tried.len() as u64, there as u64));
                 }
-                None if begun == 0 => return Ok((tried, there)),
-                None => {}
             }
         }
     }
 
-    /// Begins to try what is due, as much as there is room for.
-    async fn begin(&self, tries: &mut JoinSet<bool>) -> Result<usize, StoreError> {
+    /// Begins to try what is due, as much as there is room for, and gives the numbers.
+    async fn begin(&self, tries: &mut JoinSet<(u64, bool)>) -> Result<Vec<u64>, StoreError> {
         let room = PARALLEL.saturating_sub(tries.len());
         if room == 0 {
-            return Ok(0);
+            return Ok(Vec::new());
         }
         let hold = self.sink.timeout_ms.saturating_add(GRACE_MS);
         let due = self.store.claim_deliveries(&self.sink.id, hold, room).await?;
-        let count = due.len();
+        let numbers = due.iter().map(|delivery| delivery.number).collect();
         for delivery in due {
             let (store, sink, report) =
                 (Arc::clone(&self.store), Arc::clone(&self.sink), Arc::clone(&self.report));
             let poster = Arc::clone(&self.poster);
-            tries.spawn(async move { attempt(&store, &sink, &report, &poster, delivery).await });
+            tries.spawn(async move {
+                (delivery.number, attempt(&store, &sink, &report, &poster, delivery).await)
+            });
         }
-        Ok(count)
+        Ok(numbers)
     }
 }
 

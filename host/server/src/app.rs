@@ -61,6 +61,8 @@ pub struct Defaults {
 
 /// Reads of the store that are done at the same time; the others wait.
 const READS: usize = 8;
+/// Reads of whole journals that are under way at the same time.
+const LONG_READS: usize = 2;
 /// How long one may take, waiting included.
 pub(crate) const READ_PATIENCE: Duration = Duration::from_secs(10);
 /// Streams and long polls that one token has at the same time.
@@ -93,6 +95,8 @@ struct Shared {
     /// Somebody waits for changes.
     awaited: Notify,
     reads: Reads,
+    /// For what may take minutes.
+    long_reads: Reads,
     hub: Hub,
     /// How many runs are in each state, and whether somebody counts.
     counted: Mutex<Counted>,
@@ -159,6 +163,7 @@ impl App {
             changed: watch::Sender::new(0),
             awaited: Notify::new(),
             reads: Reads::new(READS, READ_PATIENCE),
+            long_reads: Reads::new(LONG_READS, READ_PATIENCE),
             hub: Hub::new(),
             counted: Mutex::default(),
             streams: Mutex::default(),
@@ -262,6 +267,21 @@ impl App {
             Ok(read) => read.map_err(|error| Problem::from(error.into())),
             Err(NotRead::Failed) => Err(Problem::internal("a read failed")),
             Err(NotRead::Late) => Err(Problem::busy("the database is overloaded")),
+        }
+    }
+
+    /// The same for what takes as long as a journal is: however long, and without a place that other reads need.
+    pub async fn read_whole<T, F, R, E>(&self, work: F) -> Result<T, Problem>
+    where
+        T: Send + 'static,
+        E: Into<UserError> + Send + 'static,
+        F: FnOnce(SharedStore) -> R + Send + 'static,
+        R: Future<Output = Result<T, E>> + Send,
+    {
+        let store = Arc::clone(self.store());
+        match self.0.long_reads.run_to_its_end(move || work(store)).await {
+            Ok(read) => read.map_err(|error| Problem::from(error.into())),
+            Err(NotRead::Late | NotRead::Failed) => Err(Problem::internal("a read failed")),
         }
     }
 

@@ -15,9 +15,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use wfhost::clock;
-use wfhost::store::{MessageBody, Posted, Used};
+use wfhost::store::{Inbox, MessageBody, Part, Posted, Used};
 use wfhost::{HostError, StartOptions};
-use wfhost_core::{Digest, Json, RunConfig, RunId, Step, Timestamp, limits};
+use wfhost_core::{Digest, Event, Json, Position, RunConfig, RunId, Step, Timestamp, limits};
 use wfhost_view::UserError;
 
 use crate::api::{Payload, View, read_form};
@@ -232,10 +232,13 @@ async fn take(
             let run: RunId = run.parse().map_err(|_| unknown())?;
             // One that does not fit uses nothing up: another one may come.
             app.host().check_signal(&run, &name, &payload).await.map_err(gone)?;
-            once(app, address, body).await?;
+            let used = once(app, address, body).await?;
             let id = Some(format!("callback:{}", address.hex()));
             let signal = MessageBody::Signal { name: name.clone(), payload, id };
-            let (posted, run) = app.host().post(&run, signal).await.map_err(gone)?;
+            let (posted, run) = match app.host().post(&run, signal).await {
+                Ok(posted) => posted,
+                Err(error) => return Err(not_taken(app, used, address, body, error).await?),
+            };
             let is_new = posted != Posted::Duplicate;
             let word = if is_new { "taken" } else { "again" };
             app.record(&caller, "callback.signal", &format!("{run} {name}"), word).await?;
@@ -251,22 +254,19 @@ async fn take(
             };
             // First of all, so that the same answer is known again, whatever dies meanwhile.
             let used = once(app, address, body).await?;
-            match app.host().post(&run, answer).await {
+            match app.host().post(&run, answer.clone()).await {
                 Ok((_, run)) => {
                     app.record(&caller, "callback.answer", &format!("{run} step {step}"), "taken").await?;
                     Ok(view(true, None))
                 }
-                // By this very address, when the same came before.
-                Err(HostError::NoQuestion { .. } | HostError::Ended { .. }) if used == Used::Again => {
+                // By this very address, when the same came before. But whoever took it then may have died before it
+                // was an answer, and another one may have come instead.
+                Err(HostError::NoQuestion { .. } | HostError::Ended { .. })
+                    if used == Used::Again && is_taken(app, &run, &answer).await? =>
+                {
                     Ok(view(false, None))
                 }
-                Err(error) => {
-                    if used == Used::First && is_refusal(&error) {
-                        // One that does not fit changes nothing: another answer may come.
-                        app.store().release_use(address, body).await?;
-                    }
-                    Err(gone(error))
-                }
+                Err(error) => Err(not_taken(app, used, address, body, error).await?),
             }
         }
         Purpose::Start { workflow, .. } => {
@@ -304,6 +304,49 @@ async fn once(app: &App, address: Digest, body: Digest) -> Result<Used, Problem>
         }
         used => Ok(used),
     }
+}
+
+/// What is said of something that was not taken. If that is certain, it uses nothing up: another one may come.
+async fn not_taken(
+    app: &App,
+    used: Used,
+    address: Digest,
+    body: Digest,
+    error: HostError,
+) -> Result<Problem, Problem> {
+    if used == Used::First && is_refusal(&error) {
+        app.store().release_use(address, body).await?;
+    }
+    Ok(gone(error))
+}
+
+/// Whether a run has this answer: in its journal, or on the way there.
+async fn is_taken(app: &App, run: &RunId, answer: &MessageBody) -> Result<bool, Problem> {
+    let (run, answer) = (run.clone(), answer.clone());
+    let found = app.read_whole(async move |store| {
+        let mut behind = None;
+        loop {
+            let Inbox { messages, more } = store.inbox(&run, Part::Behind(behind)).await?;
+            if messages.iter().any(|message| message.body == answer) {
+                return Ok(true);
+            }
+            behind = messages.last().map(|message| message.id);
+            if !more {
+                break;
+            }
+        }
+        for row in store.journal(&run, Position(0)).await? {
+            for (_, entry) in row.entries().map_while(Result::ok) {
+                if let Event::Answered { step, outcome, by, note } = entry.event
+                    && (MessageBody::Answer { step, outcome: outcome.into(), by, note }) == answer
+                {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok::<_, HostError>(false)
+    });
+    found.await
 }
 
 /// Whether an answer was certainly not taken. Of one that a database did not answer nobody knows.

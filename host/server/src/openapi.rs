@@ -1,15 +1,24 @@
 //! The description of the API, OpenAPI 3.1, made of the handlers themselves.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use axum::extract::{MatchedPath, Query, Request, State};
+use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{
     ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, ServerBuilder,
 };
 use utoipa_axum::router::OpenApiRouter;
+use wfhost_view::{UserError, nearest};
 
 use crate::api;
 use crate::app::App;
 use crate::auth::Scope;
+use crate::problem::Problem;
 
 /// The routes of the API, and their description as JSON. `base` is what addresses begin with.
 pub(crate) fn parts(base: &str) -> (axum::Router<App>, String) {
@@ -39,8 +48,71 @@ pub(crate) fn parts(base: &str) -> (axum::Router<App>, String) {
     let mut document = serde_json::to_value(&document).unwrap_or_default();
     share_refusals(&mut document);
     say_unsigned(&mut document);
+    let queries = Arc::new(Queries::of(base, &document));
+    let router = router.route_layer(axum::middleware::from_fn_with_state(queries, check_query));
     let text = serde_json::to_string_pretty(&document).unwrap_or_default();
     (router, text + "\n")
+}
+
+/// The query parameters of each operation.
+#[derive(Debug)]
+struct Queries {
+    /// What addresses begin with.
+    base: String,
+    /// By path and by method in lower case.
+    known: BTreeMap<String, BTreeMap<String, BTreeSet<String>>>,
+}
+
+impl Queries {
+    fn of(base: &str, document: &Value) -> Self {
+        let members = |value: &Value| value.as_object().cloned().into_iter().flatten();
+        let names = |operation: &Value| {
+            let parameters = operation["parameters"].as_array().into_iter().flatten();
+            let queries = parameters.filter(|parameter| parameter["in"] == "query");
+            queries.filter_map(|parameter| parameter["name"].as_str().map(str::to_owned)).collect()
+        };
+        let operations =
+            |path: &Value| members(path).map(|(method, operation)| (method, names(&operation))).collect();
+        let known = members(&document["paths"]).map(|(path, item)| (path, operations(&item))).collect();
+        Self { base: base.to_owned(), known }
+    }
+
+    /// Refuses parameters that an operation does not have, as unknown members of a body are refused: one that is
+    /// misspelt would have no effect.
+    fn check(&self, path: &str, method: &Method, uri: &Uri) -> Result<(), Problem> {
+        // Whoever asks for the head only asks for the same.
+        let method = if method == Method::HEAD { Method::GET } else { method.clone() };
+        let operation = path.strip_prefix(self.base.as_str()).and_then(|path| self.known.get(path));
+        let Some(known) = operation.and_then(|path| path.get(&method.as_str().to_ascii_lowercase())) else {
+            return Ok(());
+        };
+        let Query(given) = Query::<Vec<(String, String)>>::try_from_uri(uri)?;
+        let Some((unknown, _)) = given.into_iter().find(|(name, _)| !known.contains(name)) else {
+            return Ok(());
+        };
+        let mut trouble = UserError::usage("WF0812", format!("unknown query parameter `{unknown}`"));
+        if let Some(nearest) = nearest(&unknown, known.iter().map(String::as_str)) {
+            trouble = trouble.hint(format!("did you mean `{nearest}`?"));
+        }
+        let all = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            match all.as_str() {
+                "" => trouble.hint("this operation has no query parameters"),
+                all => trouble.hint(format!("the query parameters of this operation are {all}")),
+            },
+        ))
+    }
+}
+
+async fn check_query(State(queries): State<Arc<Queries>>, request: Request, next: Next) -> Response {
+    if request.uri().query().is_some()
+        && let Some(path) = request.extensions().get::<MatchedPath>()
+        && let Err(problem) = queries.check(path.as_str(), request.method(), request.uri())
+    {
+        return problem.into_response();
+    }
+    next.run(request).await
 }
 
 /// Each operation names the same errors: they are written once.

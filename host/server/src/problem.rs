@@ -135,9 +135,8 @@ fn status(trouble: &UserError) -> StatusCode {
     match trouble.code {
         "WF0110" | "WF0303" | "WF0501" | "WF0504" | "WF0507" | "WF0512" | "WF0513" | "WF0705" | "WF0850"
         | "WF0852" => StatusCode::NOT_FOUND,
-        "WF0201" | "WF0301" | "WF0302" | "WF0305" | "WF0502" | "WF0503" | "WF0506" | "WF0514" | "WF0516" => {
-            StatusCode::CONFLICT
-        }
+        "WF0201" | "WF0301" | "WF0302" | "WF0305" | "WF0502" | "WF0503" | "WF0506" | "WF0514" | "WF0516"
+        | "WF0519" => StatusCode::CONFLICT,
         "WF0002" => StatusCode::BAD_REQUEST,
         // What may pass.
         "WF0312" | "WF0313" | "WF0318" | "WF0319" | "WF0323" | "WF0333" | "WF0334" | "WF0410" => {

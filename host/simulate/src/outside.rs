@@ -276,7 +276,7 @@ impl Outside {
         let mut known = BTreeSet::new();
         loop {
             let Ok(_) = self.store.wakes(&mut seen).await else { return };
-            let Ok(open) = self.store.questions(None, 1_000).await else { return };
+            let Ok(open) = self.store.questions(None, None, 1_000).await else { return };
             for open in open {
                 let place = (open.run.clone(), open.step);
                 if !known.insert(place) {

@@ -290,10 +290,12 @@ pub trait Views: Send + Sync {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<OutMessage>>>;
 
-    /// Questions that nobody has answered, oldest first; of one run or of all.
+    /// Questions that nobody has answered, oldest first; of one run or of all. With `open_at` only those whose
+    /// deadline is later: of the others the run has only not been told yet that their time is over.
     fn questions<'a>(
         &'a self,
         run: Option<&'a RunId>,
+        open_at: Option<Timestamp>,
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<OpenQuestion>>>;
 

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// The event of deliveries that tell that a run is refused.
+pub const REFUSED_EVENT: &str = "run.refused";
+
 /// How far the commits were read by somebody who tells others of them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cursor {
@@ -184,6 +187,7 @@ pub trait Outbox: Send + Sync {
     /// How all sinks are doing that have deliveries, by name.
     fn sink_loads(&self) -> BoxFuture<'_, Result<Vec<SinkLoad>>>;
 
-    /// Removes deliveries that ended before that time. Gives how many.
+    /// Removes deliveries that ended before that time. Gives how many. Those that tell that a run is refused stay as
+    /// long as it is: it is told because of its state, so nothing else says that it was told.
     fn delete_old_deliveries(&self, before: Timestamp) -> BoxFuture<'_, Result<u64>>;
 }

@@ -244,8 +244,12 @@ impl Trace {
                 ("wfhost.cost_usd", json!(info.spent.micros as f64 / 1e6)),
             ]);
             attributes.extend(info.head.map(|head| ("wfhost.head", json!(head.to_string()))));
+            // What was sent already is not sent again with another end: each time that it went on is a span of its own.
+            let own = journal.entries.iter().skip(first);
+            let retries = own.filter(|entry| matches!(entry.event, Event::Retried { .. })).count() as u64;
+            let numbers: &[u64] = if retries == 0 { &[] } else { &[retries] };
             spans.push(Span {
-                id: span_id(run, "whole", &[]),
+                id: span_id(run, "whole", numbers),
                 parent: Some(root_id(run)),
                 name: format!("invoke_workflow {}", info.workflow),
                 is_call: false,

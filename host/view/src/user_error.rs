@@ -514,6 +514,9 @@ impl From<HostError> for UserError {
             }
             HostError::BadAnswer(_) => Self::usage("WF0508", error.to_string())
                 .hint("the question stays open; `wfhost inbox -o json` shows its schema"),
+            HostError::OtherCall { .. } => Self::usage("WF0519", error.to_string()).hint(
+                "nothing was sent; give each call an id of its own, and only a repetition the same one",
+            ),
             HostError::Stack(_) => Self::usage("WF0407", error.to_string()),
             HostError::TooLarge(_) => Self::usage("WF0003", error.to_string()),
             HostError::Unfit(unfit) => unfit.into(),

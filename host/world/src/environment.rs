@@ -102,6 +102,8 @@ variables! { READ:
     OTEL_SERVICE_NAME = "OTEL_SERVICE_NAME";
     /// Additional resource attributes: `name=value,name=value`.
     OTEL_RESOURCE_ATTRIBUTES = "OTEL_RESOURCE_ATTRIBUTES";
+    /// The directory with the configuration of Codex, for `wfhost mcp install` \[default: `~/.codex`\].
+    CODEX_HOME = "CODEX_HOME";
     /// The home directory. wfhost does not search for projects above it.
     HOME = "HOME";
     /// The user who answers a question, unless `--by` names one.

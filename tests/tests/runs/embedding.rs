@@ -222,8 +222,8 @@ async fn of_two_hosts_that_terminate_a_run_one_does() {
         let info = first.store().run(&run).await.expect("a store").expect("the run");
         let Some(Err(failure)) = &info.outcome else { panic!("{info:?}") };
         let (done, refused) = match ended {
-            (Ok(()), Err(refused)) => ("one", refused),
-            (Err(refused), Ok(())) => ("two", refused),
+            (Ok(_), Err(refused)) => ("one", refused),
+            (Err(refused), Ok(_)) => ("two", refused),
             both => panic!("{run}: {both:?}"),
         };
         assert!(matches!(refused, HostError::Ended { .. }), "{run}: {refused}");

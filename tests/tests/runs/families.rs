@@ -856,3 +856,32 @@ fn killed_at_every_commit_of_a_fork_and_of_an_upgrade() {
     );
     assert!(killed >= 4, "{killed}");
 }
+
+/// Runs are checked one after the other: nothing is kept of those before, and what was found is shown.
+#[test]
+fn a_journal_that_cannot_be_read_hides_no_check_of_another() {
+    let place = Place::new();
+    for id in ["damaged", "good"] {
+        probe(&place, id, json!([{ "agent": "x" }]), &["--agent", "echo"]).ok_json();
+    }
+    place.change(
+        "UPDATE commits SET body = CAST(replace(body, 'x', 'z') AS BLOB) WHERE run = (SELECT id FROM runs WHERE name = 'damaged')",
+        "UPDATE journal SET body = set_byte(body, length(body) - 1, get_byte(body, length(body) - 1) # 1)
+         WHERE run = (SELECT run FROM runs WHERE name = 'damaged')",
+    );
+    let ran = place.run(["check", &module("probe"), "--all"]);
+    assert_eq!((ran.code(), ran.stdout().as_str()), (Some(4), "compatible good\n"), "{}", ran.stderr());
+}
+
+#[test]
+fn the_latest_round_is_terminated_whichever_is_named() {
+    let place = Place::new();
+    let next = json!({ "do": [{ "wait": { "name": "go" } }] });
+    let ran = probe(&place, "r", json!([{ "continue_as_new": next }]), &["--no-wait"]);
+    assert_eq!(ran.code(), Some(3), "{}", ran.stderr());
+    let ran = place.run(["terminate", "r"]);
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    assert!(ran.stderr().contains("Ended  r-2\n"), "{}", ran.stderr());
+    assert_eq!(place.show("r-2")["state"], "cancelled");
+    assert_eq!(place.show("r")["state"], "continued");
+}

@@ -692,11 +692,32 @@ fn a_backup_that_is_killed_leaves_no_file_of_its_name() {
         let database = place.db().display().to_string();
         shell.arg(binary).args(["--db", &database, "db", "backup", "copy.db"]).status().expect("a shell")
     };
+    let left = || {
+        let files = std::fs::read_dir(place.path(".")).expect("the directory").flatten();
+        let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.contains("copy.db")).collect::<Vec<_>>()
+    };
     assert!(!backup("128").success());
     assert!(!place.path("copy.db").exists());
+    assert!(!left().is_empty());
     assert!(backup("unlimited").success());
+    // What the killed one left behind is taken away.
+    assert_eq!(left(), ["copy.db"]);
     let copy = place.path("copy.db").display().to_string();
     assert!(place.run(["--db", &copy, "show", "r"]).code() == Some(0));
+}
+
+#[test]
+fn a_backup_that_cannot_be_written_says_so_of_the_new_file() {
+    if only_for_files("a server's own tools back it up") {
+        return;
+    }
+    let place = Place::new();
+    run(&place, "r", &json!([]), &[]).ok_json();
+    let nowhere = place.path("nowhere/copy.db").display().to_string();
+    let error = place.run(["db", "backup", &nowhere]).error(2, &place);
+    assert!(error.starts_with("error[WF0004]: DIR/nowhere/copy.db cannot be written"), "{error}");
+    assert!(!error.contains("--db"), "{error}");
 }
 
 #[test]
@@ -855,4 +876,73 @@ fn the_reason_of_a_cancellation_has_a_limit() {
     assert!(error.contains("the reason has 65537 bytes, more than the 65536 that are allowed"), "{error}");
     assert_eq!(place.show("r")["state"], "waiting");
     assert_eq!(place.run(["cancel", "r", "--reason", &long[1..]]).code(), Some(0));
+}
+
+/// A run that goes on does much before the first look at it.
+#[test]
+fn a_run_that_is_resumed_shows_all_lines_from_there_and_none_from_before() {
+    let place = Place::new();
+    let program = json!([{ "log": "old line" }, { "wait": { "name": "go" } }, { "log": "new line" }]);
+    for number in 0..10 {
+        let id = format!("r{number}");
+        assert_eq!(run(&place, &id, &program, &["--no-wait"]).code(), Some(3));
+        assert_eq!(place.run(["signal", &id, "go"]).code(), Some(0));
+        let said = place.run(["resume", &id]).stderr();
+        assert!(said.contains("new line") && !said.contains("old line"), "{id}: {said}");
+    }
+    // A fork writes the lines that it took over once more, and does not show them either.
+    let said = place.run(["fork", "r0", "--id", "f"]).stderr();
+    assert!(!said.contains("old line"), "{said}");
+}
+
+#[test]
+fn a_run_that_is_queued_says_who_advances_it() {
+    let place = Place::new();
+    let script = place.script(json!({ "default": { "reply": "x", "delay_ms": 600_000 } }));
+    let mut child = spawn(&place, "r", &json!([{ "agent": "slow" }]), &["--agents", &script]);
+    eventually("the call", || (place.calls().len() == 1).then_some(()));
+    let ran = place.run(["resume", "r", "-d"]);
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    let holder = format!("process {} on ", child.id());
+    assert!(ran.stderr().contains(&holder) && !ran.stderr().contains("wfhost serve"), "{}", ran.stderr());
+    assert_eq!(place.run(["resume", "r", "-d", "-o", "json"]).ok_json()["id"], "r");
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+    let module = module("probe");
+    let added = place.run(["schedule", "add", "daily", &module, "--every", "1d", "-i", r#"{"do":[]}"#]);
+    assert_eq!(added.code(), Some(0), "{}", added.stderr());
+    let fired = place.run(["schedule", "fire", "daily", "-o", "json"]).ok_json();
+    assert_eq!((&fired["state"], &fired["workflow"]), (&json!("queued"), &json!("probe")), "{fired}");
+}
+
+#[test]
+fn what_is_asked_for_has_limits() {
+    let place = Place::new();
+    assert_eq!(run(&place, "r", &json!([{ "wait": { "name": "go" } }]), &["--no-wait"]).code(), Some(3));
+    for args in [&["ps", "-n", "0"][..], &["inbox", "-n", "0"], &["ps", "-n", "many"]] {
+        let error = place.run(args).error(2, &place);
+        assert!(error.contains("a number of at least 1"), "{args:?}: {error}");
+    }
+    let long = "x".repeat((64 << 10) + 1);
+    for verb in ["cancel", "terminate"] {
+        let error = place.run([verb, "r", "--reason", &long]).error(2, &place);
+        assert!(error.starts_with("error[WF0003]: the reason"), "{verb}: {}", &error[..error.len().min(200)]);
+    }
+    assert_eq!(place.show("r")["state"], "waiting");
+}
+
+/// Nothing may be written for hours, by which it would notice that nobody reads any more.
+#[test]
+fn who_follows_ends_when_its_reader_does() {
+    let place = Place::new();
+    let program = json!([{ "log": "the line" }, { "wait": { "name": "go" } }]);
+    assert_eq!(run(&place, "r", &program, &["--no-wait"]).code(), Some(3));
+    let mut child = place.spawn(["logs", "-f", "r"]);
+    let mut reader = std::io::BufReader::new(child.stdout.take().expect("it is piped"));
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut reader, &mut line).expect("the only line");
+    assert!(line.contains("the line"), "{line}");
+    drop(reader);
+    let ended = eventually("it ends", || child.try_wait().expect("a child can be asked"));
+    assert_eq!(ended.code(), Some(0));
 }

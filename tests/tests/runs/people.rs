@@ -153,3 +153,21 @@ fn messages_come_in_order_behind_a_cursor() {
     assert_eq!(page(&["--after", &after.to_string()]).0, [4]);
     assert_eq!(page(&[]).0, [1, 2, 3, 4]);
 }
+
+/// A run that nobody advances has not been told yet that the time of its question is over.
+#[test]
+fn a_question_whose_time_is_over_hides_no_other() {
+    let place = Place::new();
+    let both = json!([{ "parallel": [{ "ask": { "prompt": "First?", "timeout_ms": 3_600_000 } }, { "ask": { "prompt": "Second?" } }] }]);
+    parked(&place, "r", &both);
+    let over = "UPDATE questions SET deadline = 1 WHERE deadline IS NOT NULL";
+    place.change(over, over);
+    let open = place.run(["inbox", "-n", "1", "-o", "json"]).ok_json()["questions"].clone();
+    assert_eq!((open.as_array().map(Vec::len), &open[0]["prompt"]), (Some(1), &json!("Second?")), "{open}");
+    let ran = place.run(["answer", "r", "-i", "2"]);
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    let open = inbox(&place);
+    assert!(open.is_empty(), "{open:?}");
+    let ran = place.run(["verify", "r"]);
+    assert_eq!(ran.code(), Some(0), "{}{}", ran.stdout(), ran.stderr());
+}

@@ -252,6 +252,11 @@ fn runs_are_paused_resumed_cancelled_terminated_and_tried_again() {
     assert_eq!(why["schema"], "wfhost/why/1");
     // Who did what.
     let audit = server.get("/api/v1/audit?limit=500")["acts"].as_array().unwrap().clone();
+    let page = |limit: usize| server.get(&format!("/api/v1/audit?limit={limit}"))["before"].clone();
+    assert_eq!(
+        (page(audit.len()), page(audit.len() - 1)),
+        (json!(null), audit[audit.len() - 2]["number"].clone())
+    );
     for act in [
         "runs.start",
         "runs.pause",
@@ -737,4 +742,37 @@ fn positions_that_are_too_large_are_refused_or_behind_everything() {
     assert!(answer.status < 500, "{}", answer.text());
     let answer = server.ask("GET", &format!("/api/v1/runs/r?wait=1ms&until=change&after={most}"), None);
     assert!(answer.status < 500, "{}", answer.text());
+}
+
+/// A parameter that is misspelt would have no effect.
+#[test]
+fn query_parameters_that_an_operation_has_not_are_refused() {
+    let place = Place::new();
+    add_probe(&place);
+    let red = format!("red={}", place.path("red.db").display());
+    let server = Server::start(&place, &["--namespace", &red]);
+    let nothing = program(&json!([]));
+    let ask = |method: &str, path: &str| {
+        let body = (method == "POST").then_some(&nothing);
+        server.ask(method, path, body)
+    };
+    for (method, path, hint) in [
+        ("POST", "/api/v1/runs?unknown=1", "`wait`"),
+        ("POST", "/api/v1/runs?wiat=30s", "did you mean `wait`?"),
+        ("POST", "/api/v1/runs/r/pause?wait=1s", "no query parameters"),
+        ("DELETE", "/api/v1/runs/r?force=true", "no query parameters"),
+        ("GET", "/api/v1/runs/counts?state=failed", "no query parameters"),
+        ("GET", "/api/v1/runs?stat=failed", "did you mean `state`?"),
+        ("GET", "/ns/red/api/v1/runs?stat=failed", "did you mean `state`?"),
+    ] {
+        let refused = ask(method, path);
+        assert_eq!(refused.error(400), "WF0812", "{path}");
+        assert!(
+            refused.text().contains("unknown query parameter") && refused.text().contains(hint),
+            "{}",
+            refused.text()
+        );
+    }
+    assert_eq!(server.get("/api/v1/runs")["runs"], json!([]), "nothing was started");
+    assert_eq!(ask("POST", "/api/v1/runs?wait=30s").ok()["state"], "completed");
 }

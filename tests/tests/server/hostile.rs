@@ -212,6 +212,33 @@ fn an_answer_by_a_callback_is_known_again_whatever_fails_meanwhile() {
     assert_eq!(server.get("/api/v1/runs/r?wait=30s")["output"], json!(["yes"]));
 }
 
+/// Whoever took it wrote down that the address was used, and died before there was an answer.
+#[test]
+fn a_callback_whose_answer_was_not_taken_does_not_say_that_it_was() {
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &[]);
+    let mut asked = program(&json!([{ "ask": { "prompt": "Ship?" } }, { "wait": { "name": "go" } }]));
+    asked["id"] = "r".into();
+    server.post("/api/v1/runs", &asked);
+    eventually("the question", || server.get("/api/v1/questions")["questions"].as_array()?.first().cloned());
+    let made = server.ask("POST", "/api/v1/callbacks", Some(&json!({ "run": "r", "step": 1 }))).ok();
+    let path = made["url"].as_str().unwrap().split_once(&server.address).unwrap().1.to_owned();
+    let digest = |text: &str| wfhost_core::Digest::of(text.as_bytes()).hex();
+    let (token, body) = (digest(path.strip_prefix("/c/").unwrap()), digest("\"yes\""));
+    place.change(
+        &format!("INSERT INTO callbacks (token, body, at) VALUES (x'{token}', x'{body}', 1)"),
+        &format!(r"INSERT INTO callbacks (token, body, at) VALUES ('\x{token}', '\x{body}', 1)"),
+    );
+    // Somebody else answers otherwise in the meantime.
+    let other = server.ask("POST", "/api/v1/runs/r/steps/1/answer", Some(&json!({ "answer": "no" })));
+    assert_eq!(other.status, 202, "{}", other.text());
+    let send = || server.try_ask("POST", &path, &[("Content-Type", "application/json")], b"\"yes\"").unwrap();
+    assert_eq!(send().error(410), "WF0910");
+    eventually("it goes on", || (place.journal("r").len() >= 4).then_some(()));
+    assert_eq!(send().error(410), "WF0910");
+}
+
 #[test]
 fn bodies_that_are_too_large_are_not_read() {
     let place = Place::new();

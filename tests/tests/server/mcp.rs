@@ -666,6 +666,13 @@ fn what_clients_are_told_is_shown_and_written_after_asking() {
     for text in ["Claude Code: .mcp.json", "[mcp_servers.wfhost]", "settings.json", "opencode.json"] {
         assert!(shown.stdout().contains(text), "{}", shown.stdout());
     }
+    // Codex has its configuration where its own variable says.
+    let mut install = place.wfhost(["mcp", "install", "--write", "codex", "--yes"]);
+    install.env("CODEX_HOME", place.path("codex")).env("HOME", place.path("home"));
+    let written = Ran(install.output().unwrap());
+    assert_eq!(written.code(), Some(0), "{}", written.stderr());
+    let text = std::fs::read_to_string(place.path("codex/config.toml")).expect("the file of codex");
+    assert!(text.contains("[mcp_servers.wfhost]") && !place.path("home").exists(), "{text}");
     // Nobody is there to be asked.
     assert_eq!(place.run(["mcp", "install", "--write", "claude-code"]).code(), Some(2));
     assert!(!std::path::Path::new(&place.path(".mcp.json")).exists());

@@ -410,3 +410,75 @@ fn the_api_and_the_pages_show_sinks_and_deliver_again_for_administrators_only() 
         assert_eq!(answer.error(403), "WF0903", "{path}");
     }
 }
+
+/// What a fork asks is its own: another answer, to another run.
+#[test]
+fn a_question_that_a_fork_has_open_is_told() {
+    let receiver = Receiver::start();
+    let place = place(&sink(&receiver, "events = [\"question.asked\"]"));
+    let server = serve(&place);
+    let ask = |prompt: &str| json!({ "ask": { "prompt": prompt } });
+    start(&server, "r", json!([ask("first"), { "parallel": [ask("second"), ask("third")] }]), json!({}));
+    eventually("the first one", || (receiver.got().len() == 1).then_some(()));
+    assert_eq!(place.run(["approve", "r", "1"]).code(), Some(0));
+    eventually("the others", || (receiver.got().len() == 3).then_some(()));
+    let forked = place.run(["fork", "r", "-d", "--id", "f"]);
+    assert_eq!(forked.code(), Some(0), "{}", forked.stderr());
+    let got = eventually("those of the fork", || Some(receiver.got()).filter(|got| got.len() == 5));
+    let of_fork = |got: &Got| {
+        let data = &got.json()["data"];
+        (data["run"] == "f").then(|| data["step"].as_u64().expect("a step"))
+    };
+    let steps: BTreeSet<_> = got.iter().filter_map(of_fork).collect();
+    assert_eq!(steps, BTreeSet::from([2, 3]), "{got:?}");
+}
+
+/// Those that fail are due again before the last one was tried.
+#[test]
+fn a_delivery_without_a_server_tries_each_message_once() {
+    let place = place("");
+    let count = place.path("count").display().to_string();
+    let script = format!("echo $WFHOST_RUN >> {count}; test $WFHOST_RUN = slow && sleep 7; exit 1");
+    let config =
+        format!("[sinks.printer]\nargv = [\"sh\", \"-c\", {script:?}]\nevents = [\"run.completed\"]\n");
+    place.file("config/wfhost/config.toml", config);
+    // The first look is where the sink begins.
+    assert_eq!(place.run(["sinks", "deliver"]).code(), Some(0));
+    let (module, input) = (wfhost_tests::module("probe"), json!({ "do": [] }).to_string());
+    for id in ["fast", "slow"] {
+        assert_eq!(place.run(["run", &module, "-i", &input, "--id", id]).code(), Some(0));
+    }
+    let error = place.run(["sinks", "deliver"]).error(4, &place);
+    assert!(error.contains("2 of 2 messages could not be delivered"), "{error}");
+    // One that was due again when the last one ended may have been taken up with it.
+    assert!(lines(&place.path("count")) <= 3, "{}", lines(&place.path("count")));
+}
+
+/// Wherever it is started, and whenever a project's first run begins.
+#[test]
+fn a_server_of_all_projects_tells_the_sinks_of_each() {
+    let receiver = Receiver::start();
+    let place = Place::new();
+    let dir = place.path("project");
+    std::fs::create_dir(&dir).expect("a directory");
+    let config = format!("[sinks.team]\nurl = \"{}/team\"\nsecret = false\n", receiver.url);
+    std::fs::write(dir.join("wfhost.toml"), &config).expect("a file");
+    let within = |args: &[&str]| {
+        let ran =
+            wfhost_tests::Ran(place.wfhost(args).current_dir(&dir).output().expect("the binary starts"));
+        assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    };
+    within(&["trust"]);
+    let server = Server::start(&place, &["--all"]);
+    let (module, input) = (wfhost_tests::module("probe"), json!({ "do": [] }).to_string());
+    within(&["run", &module, "-i", &input, "--id", "own", "-d"]);
+    // And nobody else is.
+    let other = place.run(["run", &module, "-i", &input, "--id", "other", "-d"]);
+    assert_eq!(other.code(), Some(0), "{}", other.stderr());
+    eventually("both have ended", || {
+        let ended = |run: &str| server.get(&format!("/api/v1/runs/{run}"))["state"] == "completed";
+        (ended("own") && ended("other")).then_some(())
+    });
+    let got = eventually("its sink is told", || Some(receiver.got()).filter(|got| !got.is_empty()));
+    assert_eq!((told(&got), got[0].path.as_str()), (vec!["run.completed own".to_owned()], "/team"));
+}

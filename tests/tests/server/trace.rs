@@ -176,3 +176,26 @@ fn a_trace_is_sent_to_a_collector_and_a_refusal_is_told() {
     assert!(first["resourceSpans"][0]["resource"].to_string().contains("reviews"), "{first}");
     assert_eq!(spans(&first).keys().collect::<Vec<_>>(), spans(&second).keys().collect::<Vec<_>>());
 }
+
+/// A collector keeps the first of two spans with one id.
+#[test]
+fn a_run_that_ends_again_after_a_retry_has_another_span() {
+    let place = Place::new();
+    let fails =
+        json!({ "match": "flaky", "reply": "well", "fail": { "times": 1_000, "kind": "unavailable" } });
+    let script = place.script(json!({ "rules": [fails] }));
+    let once = json!({ "agent_or_fail": { "prompt": "flaky", "retry": { "max_attempts": 1 } } });
+    let (module, input) = (wfhost_tests::module("probe"), json!({ "do": [once] }).to_string());
+    let ran = place.run(["run", &module, "-i", &input, "--id", "r", "--agents", &script]);
+    assert_eq!(ran.code(), Some(1), "{}", ran.stderr());
+    let whole = || {
+        let trace = place.run(["trace", "r", "-o", "json"]).ok_json();
+        let spans = trace["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().expect("spans").clone();
+        let whole = spans.iter().find(|span| span["name"] == "invoke_workflow probe").expect("the whole run");
+        whole["spanId"].clone()
+    };
+    let first = whole();
+    let script = place.script(json!({ "default": { "reply": "ok" } }));
+    assert_eq!(place.run(["retry", "r", "--agents", &script]).code(), Some(0));
+    assert_ne!(whole(), first);
+}

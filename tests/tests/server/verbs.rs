@@ -132,3 +132,39 @@ fn others_are_answered_through_tls() {
         .unwrap();
     assert_eq!(wfhost_tests::finish(child).code(), Some(143));
 }
+
+/// Calls with the same id are the same call: one of another name is refused, and takes no reply of another.
+#[test]
+fn calls_have_ids_of_their_own() {
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &[]);
+    let calls = json!([{ "call": "a:b" }, { "call": "a" }, { "wait": { "name": "go" } }]);
+    begin(&server, "r", &calls);
+    let reply = |name: &str, id: &str, input: &str| {
+        place.run(["call", "r", name, "--id", id, "-i", input, "--timeout", "30s"])
+    };
+    let first = reply("a:b", "c", "1");
+    assert_eq!((first.code(), first.stdout().trim()), (Some(0), r#"{"got":1}"#), "{}", first.stderr());
+    let second = reply("a", "b:c", "2");
+    assert_eq!((second.code(), second.stdout().trim()), (Some(0), r#"{"got":2}"#), "{}", second.stderr());
+    // The same id is the same call, whatever else it is named.
+    let error = reply("status", "c", "3").error(2, &place);
+    assert!(error.starts_with("error[WF0519]: the id `c` is that of another call of r: `a:b`"), "{error}");
+    let bearer = format!("Bearer {}", server.token);
+    let headers = [("Authorization", bearer.as_str()), ("Idempotency-Key", "c")];
+    let refused = server.try_ask("POST", "/api/v1/runs/r/calls/status", &headers, b"3").expect("an answer");
+    assert_eq!(refused.error(409), "WF0519");
+    // A reply of an earlier round is found, too.
+    let next = json!({ "do": [{ "wait": { "name": "go" } }] });
+    begin(&server, "rounds", &json!([{ "call": "a" }, { "continue_as_new": next }]));
+    let ask = || place.run(["call", "rounds", "a", "--id", "1", "-i", "4", "--timeout", "30s"]);
+    assert_eq!(ask().ok_json(), json!({ "got": 4 }));
+    eventually("it has gone on", || (place.show("rounds")["state"] == "continued").then_some(()));
+    let again = place.run(["call", "rounds", "a", "--id", "1", "-i", "4", "--timeout", "2s"]);
+    assert_eq!(again.ok_json(), json!({ "got": 4 }));
+    // No id is an id, and a long name takes nothing from it.
+    assert_eq!(place.run(["call", "r", "a", "--id", ""]).code(), Some(2));
+    let long = place.run(["call", "r", &"n".repeat(200), "--id", &"i".repeat(200), "--timeout", "50ms"]);
+    assert_eq!(long.code(), Some(3), "{}", long.stderr());
+}

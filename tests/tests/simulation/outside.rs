@@ -98,7 +98,8 @@ impl Outside {
             }
             4..6 if reads => {
                 let run = self.latest(chain).await.id;
-                let open = self.store.questions(Some(&run), 10).await.expect("the observer's store works");
+                let open =
+                    self.store.questions(Some(&run), None, 10).await.expect("the observer's store works");
                 if let Some(question) = open.first() {
                     let (step, prompt) = (question.step, question.question.prompt.clone());
                     let outcome = Ok(Json::from(Value::from(text.as_str())));

@@ -130,11 +130,12 @@ pub(crate) struct Exporter {
 
 impl Exporter {
     pub fn new(store: &SharedStore, options: ExportOptions, report: &Arc<dyn Report>) -> Self {
+        let reader = Reader::new(OTLP_CURSOR.to_owned(), &holder()).busy_for(options.to.timeout());
         Self {
             store: Arc::clone(store),
             options,
             report: Arc::clone(report),
-            reader: Reader::new(OTLP_CURSOR.to_owned(), &holder()),
+            reader,
             poster: Poster::default(),
             told: HashMap::new(),
             begins: false,
@@ -187,7 +188,9 @@ impl Exporter {
         }
         let Some(place) = self.reader.place else { return Ok(false) };
         if self.begins {
-            self.tell_under_way().await?;
+            if !self.tell_under_way().await? {
+                return Ok(false);
+            }
             (self.begins, self.whole) = (false, true);
         }
         let store = Arc::clone(&self.store);
@@ -208,6 +211,10 @@ impl Exporter {
         let mut ready = Vec::new();
         let mut told = Vec::new();
         for (run, (first, last)) in runs {
+            // Reading many journals takes its time.
+            if !self.reader.renew_if_due(&self.store).await? {
+                return Ok(false);
+            }
             let from = self.told.get(&run).copied();
             if from.is_some_and(|told| told >= last) {
                 continue;
@@ -220,7 +227,9 @@ impl Exporter {
             told.push((run, entries, ended));
             ready.push(trace);
         }
-        self.send(ready).await?;
+        if !self.send(ready).await? {
+            return Ok(false);
+        }
         for (run, entries, ended) in told {
             self.remember(run, entries, ended);
         }
@@ -250,7 +259,8 @@ impl Exporter {
 
     /// Tells what was under way when the cursor was made from its beginning: else it would have no root. The
     /// cursor is there already, so what ends meanwhile is behind it.
-    async fn tell_under_way(&mut self) -> Result<(), Halt> {
+    /// False if somebody else goes on.
+    async fn tell_under_way(&mut self) -> Result<bool, Halt> {
         let states: Vec<_> = RunState::ALL.into_iter().filter(|state| !state.is_final()).collect();
         let mut before = None;
         loop {
@@ -264,13 +274,18 @@ impl Exporter {
                 if self.told.contains_key(&info.id) {
                     continue;
                 }
+                if !self.reader.renew_if_due(&self.store).await? {
+                    return Ok(false);
+                }
                 if let Some((trace, entries, ended)) = self.news(&info.id, 0).await? {
-                    self.send(vec![trace]).await?;
+                    if !self.send(vec![trace]).await? {
+                        return Ok(false);
+                    }
                     self.remember(info.id, entries, ended);
                 }
             }
             if is_last {
-                return Ok(());
+                return Ok(true);
             }
         }
     }
@@ -322,21 +337,25 @@ impl Exporter {
         .await
     }
 
-    /// Sends spans, some at a time.
-    async fn send(&self, traces: Vec<Trace>) -> Result<(), Halt> {
+    /// Sends spans, some at a time. The cursor is held on meanwhile: else another host would send the same before a
+    /// collector that is slow already has taken them. False if another one does all the same.
+    async fn send(&mut self, traces: Vec<Trace>) -> Result<bool, Halt> {
         let all = traces.into_iter().flat_map(|trace| {
             let id = trace.id;
             trace.spans.into_iter().map(move |span| Piece { trace: id.clone(), span })
         });
         for batch in batches(all) {
-            self.post(&batch).await?;
+            if !self.post(&batch).await? {
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Sends spans, and of those that are refused each half by itself: so what a collector does not want takes nothing
     /// with it. Where almost everything is refused, that comes to an end.
-    async fn post(&self, spans: &[Piece]) -> Result<(), Halt> {
+    /// False if somebody else has the cursor.
+    async fn post(&mut self, spans: &[Piece]) -> Result<bool, Halt> {
         let mut parts = vec![spans];
         let mut refused = 0;
         while let Some(part) = parts.pop() {
@@ -361,16 +380,24 @@ impl Exporter {
                     return Err(Halt::Away { why, after });
                 }
             }
+            if !self.reader.renew(&self.store).await? {
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use wfhost::store::{MemStore, NewRun};
     use wfhost_core::Timestamp;
 
     use super::*;
+    use crate::event::tests::machine;
 
     fn piece(trace: &str, id: usize, text: usize) -> Piece {
         let span = Span {
@@ -422,5 +449,95 @@ mod tests {
         let traces = by_trace(&pieces);
         let told: Vec<_> = traces.iter().map(|trace| (trace.id.as_str(), trace.spans.len())).collect();
         assert_eq!(told, [("a", 2), ("b", 1)]);
+    }
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl Report for Nobody {
+        fn told(&self, _: Told<'_>) {}
+    }
+
+    /// A clock that stands still but for what is told it.
+    #[derive(Debug, Default)]
+    struct Hand(AtomicU64);
+
+    impl wfhost::store::Clock for Hand {
+        fn now(&self) -> Timestamp {
+            Timestamp(self.0.load(Ordering::SeqCst))
+        }
+
+        fn ticks_ms(&self) -> u64 {
+            self.0.load(Ordering::SeqCst)
+        }
+
+        fn source(&self) -> &'static str {
+            "a hand"
+        }
+    }
+
+    /// However many requests a page takes, and however long each of them.
+    #[tokio::test]
+    async fn nobody_else_goes_on_while_a_slow_collector_is_sent_a_page() {
+        let clock = Arc::new(Hand::default());
+        let store: SharedStore = Arc::new(MemStore::with_clock(Arc::clone(&clock) as _));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        // Nine seconds for each request, and then another host asks for the cursor.
+        let (requests, others) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let (at_collector, came, found) = (Arc::clone(&store), Arc::clone(&requests), Arc::clone(&others));
+        let collector = tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut bytes = Vec::new();
+                let mut buffer = vec![0; 65_536];
+                let is_whole = |bytes: &[u8]| {
+                    let text = String::from_utf8_lossy(bytes);
+                    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+                    let head = head.to_ascii_lowercase();
+                    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+                    length.is_some_and(|length| body.len() >= length.parse().unwrap())
+                };
+                while !is_whole(&bytes) {
+                    let read = stream.read(&mut buffer).await.unwrap();
+                    bytes.extend_from_slice(&buffer[..read]);
+                }
+                clock.0.fetch_add(9_000, Ordering::SeqCst);
+                if at_collector.hold_cursor(OTLP_CURSOR, "another", 10_000).await.unwrap().is_some() {
+                    found.fetch_add(1, Ordering::SeqCst);
+                }
+                let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                came.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let options = ExportOptions {
+            to: Otlp::from_environment(Some(&url)).unwrap(),
+            content: false,
+            every: Duration::from_secs(5),
+        };
+        let report: Arc<dyn Report> = Arc::new(Nobody);
+        let mut exporter = Exporter::new(&store, options, &report);
+        let look = async |exporter: &mut Exporter| match exporter.look().await {
+            Ok(more) => more,
+            Err(Halt::Store(error)) => panic!("{error}"),
+            Err(Halt::Away { why, .. }) => panic!("{why}"),
+        };
+        // The cursor is made; what comes is told from there on.
+        while look(&mut exporter).await {}
+        for number in 0..2 * SPANS + 1 {
+            let mut machine = machine(&format!("r{number}"));
+            if number == 0 {
+                store.put_module("w", b"w").await.unwrap();
+            }
+            let rows = vec![machine.take_unsaved().unwrap().into()];
+            store.create(NewRun::new(&machine, rows)).await.unwrap();
+        }
+        while look(&mut exporter).await {}
+        collector.abort();
+        assert!(requests.load(Ordering::SeqCst) >= 3);
+        assert_eq!(others.load(Ordering::SeqCst), 0, "another host had the cursor in between");
+        let last = store.last_place().await.unwrap();
+        assert_eq!(exporter.reader.place, Some(last));
     }
 }

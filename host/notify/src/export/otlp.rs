@@ -155,6 +155,11 @@ impl Otlp {
         })
     }
 
+    /// How long a request may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Whether the variables name a collector, and do not say that nothing is to be sent.
     pub fn is_in_environment() -> bool {
         let is = |name: &str, value: &str| {

@@ -9,6 +9,7 @@ use wfhost_store::*;
 use super::most;
 use crate::PostgresStore;
 use crate::args::{Arg, Columns, Read, args_of, lasting, strange};
+use crate::jobs::number;
 
 /// The columns of [`delivery`].
 const COLUMNS: &str = "id, sink, message, event, run, body, created_at, state::int8, tries::int8, next_at, \
@@ -275,9 +276,13 @@ impl Outbox for PostgresStore {
 
     fn delete_old_deliveries(&self, before: Timestamp) -> BoxFuture<'_, Result<u64>> {
         async move {
-            let sql = "WITH gone AS (DELETE FROM wf.deliveries WHERE ended_at < $1 RETURNING 1)
+            let sql =
+                "WITH gone AS (DELETE FROM wf.deliveries d WHERE ended_at < $1 AND NOT (event = $2 AND EXISTS
+                    (SELECT 1 FROM wf.runs r JOIN wf.hot h USING (run) WHERE r.name = d.run AND h.state = $3))
+                    RETURNING 1)
                 SELECT count(*) FROM gone";
-            let (rows, _) = self.pool.write(sql, &|| args_of![before]).await?;
+            let refused = || args_of![before, REFUSED_EVENT, number(RunState::Refused)];
+            let (rows, _) = self.pool.write(sql, &refused).await?;
             Ok(self.number(&rows)? as u64)
         }
         .boxed()

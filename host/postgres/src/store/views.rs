@@ -4,7 +4,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio_postgres::Row;
 use wfhost_core::policy::budget::{Budget, Spent};
-use wfhost_core::{Json, RunId, Step};
+use wfhost_core::{Json, RunId, Step, Timestamp};
 use wfhost_store::*;
 
 use super::most;
@@ -235,17 +235,22 @@ impl Views for PostgresStore {
     fn questions<'a>(
         &'a self,
         run: Option<&'a RunId>,
+        open_at: Option<Timestamp>,
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<OpenQuestion>>> {
         async move {
+            const OPEN: &str = "AND ($2 IS NULL OR q.deadline IS NULL OR q.deadline > $2)";
+            let open_at = open_at.map(|at| stored(at.0));
             let rows = match run {
                 Some(run) => {
-                    let sql = format!("{} AND r.name = $1 ORDER BY q.at, q.step LIMIT $2", read::QUESTION);
-                    self.pool.read_anew(&sql, &|| args_of![run.as_str(), most(limit)]).await?
+                    let sql =
+                        format!("{} AND r.name = $3 {OPEN} ORDER BY q.at, q.step LIMIT $1", read::QUESTION);
+                    let args = || args_of![most(limit), open_at, run.as_str()];
+                    self.pool.read_anew(&sql, &args).await?
                 }
                 None => {
-                    let sql = format!("{} ORDER BY q.at, q.run, q.step LIMIT $1", read::QUESTION);
-                    self.pool.read_anew(&sql, &|| args_of![most(limit)]).await?
+                    let sql = format!("{} {OPEN} ORDER BY q.at, q.run, q.step LIMIT $1", read::QUESTION);
+                    self.pool.read_anew(&sql, &|| args_of![most(limit), open_at]).await?
                 }
             };
             Ok(Self::readable(&rows, read::question))

@@ -322,9 +322,10 @@ pub(crate) async fn terminate(
     caller: &Identity,
     run: &RunId,
     reason: Option<&str>,
-) -> Result<(), Problem> {
-    app.host().terminate(run, reason).await?;
-    app.record(caller, "runs.terminate", run.as_str(), "terminated").await
+) -> Result<RunId, Problem> {
+    let run = app.host().terminate(run, reason).await?;
+    app.record(caller, "runs.terminate", run.as_str(), "terminated").await?;
+    Ok(run)
 }
 
 /// End a run where it stands
@@ -341,8 +342,7 @@ async fn terminate_run(
     Sent(asked): Sent<ReasonAsked>,
 ) -> Result<View<ActView>, Problem> {
     caller.need(&app, Scope::RunsControl)?;
-    let run = run_id(&run)?;
-    terminate(&app, &caller, &run, asked.reason.as_deref()).await?;
+    let run = terminate(&app, &caller, &run_id(&run)?, asked.reason.as_deref()).await?;
     Ok(View(ActView::new(&run, "terminated")))
 }
 
@@ -629,7 +629,7 @@ pub(crate) struct VerifyView {
 /// Looks whether a journal is complete and unaltered.
 pub(crate) async fn verify(app: &App, info: RunInfo) -> Result<VerifyView, Problem> {
     let report = app
-        .read(async move |store| {
+        .read_whole(async move |store| {
             wfhost::verify::verify(store.as_ref(), &info).await.map(|report| (info.id, report))
         })
         .await?;

@@ -35,11 +35,8 @@ struct ListAsked {
 
 /// The questions that can be answered, oldest first.
 pub(crate) async fn open(app: &App, run: Option<RunId>, most: usize) -> Result<Vec<OpenQuestion>, Problem> {
-    let mut found = app.read(async move |store| store.questions(run.as_ref(), most).await).await?;
-    // Whose time is over, the run has only not been told yet.
     let now = app.store().now();
-    found.retain(|open| open.deadline.is_none_or(|deadline| deadline > now));
-    Ok(found)
+    app.read(async move |store| store.questions(run.as_ref(), Some(now), most).await).await
 }
 
 /// List the questions that runs ask people, oldest first

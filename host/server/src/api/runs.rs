@@ -805,7 +805,9 @@ async fn act(app: &App, caller: &Identity, info: &RunInfo, asked: &BatchAsked) -
         Act::Pause => acts::pause(app, caller, run).await.map(drop),
         Act::Resume => acts::resume(app, caller, run).await.map(drop),
         Act::Cancel => acts::cancel(app, caller, run, asked.reason.clone()).await.map(drop),
-        Act::Terminate => acts::terminate(app, caller, run, asked.reason.as_deref()).await,
+        // An earlier round that matches stands for itself: the latest one is none that was asked for.
+        Act::Terminate if info.state.is_final() => Err(wfhost::HostError::Ended { run: run.clone() }.into()),
+        Act::Terminate => acts::terminate(app, caller, run, asked.reason.as_deref()).await.map(drop),
         Act::Retry => acts::retry(app, caller, run, None).await,
         Act::Delete => {
             // Others are deleted before it, which may take a while: one that was retried since stays.

@@ -216,8 +216,10 @@ async fn audit(
     if before.is_some_and(|before| i64::try_from(before).is_err()) {
         return Err(Problem::unfit("`before` has to be the number of an action"));
     }
-    let found = app.read(async move |store| store.acts(before, most).await).await?;
-    let before = found.last().filter(|_| found.len() == most).map(|act| act.number);
+    let mut found = app.read(async move |store| store.acts(before, most + 1).await).await?;
+    let more = found.len() > most;
+    found.truncate(most);
+    let before = found.last().filter(|_| more).map(|act| act.number);
     let view = |act: Act| AuditView {
         act: act.act,
         at: rfc3339(act.at),

@@ -15,6 +15,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use prometheus_client::encoding::{prometheus_text, text};
 use prometheus_client::metrics::counter::Counter;
+use tokio::task::JoinHandle;
 use wfhost::agents::{CallObserver, CallPhase, SeenCall, SeenEnd};
 use wfhost::store::{Cursor, Load, RunState, SharedStore, SinkLoad, StoreError};
 use wfhost::{Host, Notice, Observer};
@@ -35,7 +36,16 @@ const LOOK_PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub struct Metrics {
     figures: Figures,
-    looked: tokio::sync::Mutex<Option<Instant>>,
+    looking: tokio::sync::Mutex<Looking>,
+}
+
+/// How the database is looked at.
+#[derive(Debug, Default)]
+struct Looking {
+    /// When it was the last time.
+    at: Option<Instant>,
+    /// A look that took too long and goes on: another one beside it would make a slow database slower.
+    reading: Option<JoinHandle<Result<Looked, StoreError>>>,
 }
 
 impl Metrics {
@@ -58,14 +68,20 @@ impl Metrics {
     async fn look(&self, host: &Host) {
         self.figures.live.set(host.live() as i64);
         raise(&self.figures.commits, host.store().commits());
-        let mut looked = self.looked.lock().await;
-        if looked.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
+        let mut looking = self.looking.lock().await;
+        if looking.at.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
             return;
         }
-        let (store, runtime) = (host.store().clone(), tokio::runtime::Handle::current());
-        // Reading takes its time, and the workers advance runs meanwhile.
-        let reading = tokio::task::spawn_blocking(move || runtime.block_on(Looked::of(&store)));
-        match tokio::time::timeout(LOOK_PATIENCE, reading).await {
+        let reading = looking.reading.get_or_insert_with(|| {
+            let (store, runtime) = (host.store().clone(), tokio::runtime::Handle::current());
+            // Reading takes its time, and the workers advance runs meanwhile.
+            tokio::task::spawn_blocking(move || runtime.block_on(Looked::of(&store)))
+        });
+        let read = tokio::time::timeout(LOOK_PATIENCE, reading).await;
+        if read.is_ok() {
+            looking.reading = None;
+        }
+        match read {
             Ok(Ok(Ok(looked))) => {
                 self.figures.up.set(1);
                 self.show(&looked.counts, &looked.load);
@@ -78,7 +94,7 @@ impl Metrics {
             // What was found before is old, and says so.
             Ok(Err(_)) | Err(_) => drop(self.figures.up.set(0)),
         }
-        *looked = Some(Instant::now());
+        looking.at = Some(Instant::now());
     }
 
     fn show(&self, counts: &[(RunState, u64)], load: &Load) {
@@ -158,6 +174,7 @@ fn raise(counter: &Counter, to: u64) {
 const OTLP_CURSOR: &str = "otlp";
 
 /// What a database holds.
+#[derive(Debug)]
 struct Looked {
     counts: Vec<(RunState, u64)>,
     load: Load,

@@ -603,9 +603,7 @@ async fn act(
         "pause" => acts::pause(&app, &who, &id).await?,
         "resume" => ("resumed", acts::resume(&app, &who, &id).await?),
         "cancel" => ("asked", acts::cancel(&app, &who, &id, reason).await?),
-        "terminate" => {
-            acts::terminate(&app, &who, &id, reason.as_deref()).await.map(|()| ("terminated", id))?
-        }
+        "terminate" => ("terminated", acts::terminate(&app, &who, &id, reason.as_deref()).await?),
         "retry" => acts::retry(&app, &who, &id, asked.step.map(Step)).await.map(|()| ("retried", id))?,
         other => return Err(Problem::bad(format!("unknown action `{other}`")).into()),
     };

@@ -47,7 +47,7 @@ pub async fn a_deleted_run_leaves_nothing_but_its_id(stores: Vec<Shop>) {
         assert_eq!(store.take_turns(vec![waits("s", 2)]).await.unwrap(), [turns[1]]);
         assert_eq!(store.delete(&run).await.unwrap(), Deleted::NoSuchRun);
         assert_eq!(store.run(&run).await.unwrap(), None);
-        assert!(store.questions(None, 10).await.unwrap().is_empty());
+        assert!(store.questions(None, None, 10).await.unwrap().is_empty());
         assert_eq!(create(&store, "r", None).await.1, Err(StoreError::IdUsed { id: run }));
         // Its key is free, and places of commits are not given out twice.
         assert_eq!(create(&store, "s", Some("k")).await.1.unwrap(), Created::New);

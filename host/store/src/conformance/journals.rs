@@ -71,7 +71,7 @@ pub async fn what_is_kept_besides_the_journal_can_be_replaced(stores: Vec<Shop>)
         let lines: Vec<_> = store.logs(&id("r"), 0, 10).await.unwrap();
         assert_eq!((lines.len(), lines[0].number, lines[0].message.as_str()), (1, 0, "new"));
         assert!(store.state(&id("r")).await.unwrap().is_empty());
-        assert_eq!(store.questions(None, 9).await.unwrap()[0].step, Step(4));
+        assert_eq!(store.questions(None, None, 9).await.unwrap()[0].step, Step(4));
     }
 }
 
@@ -298,7 +298,7 @@ pub async fn an_import_knows_which_signals_came_and_which_questions_are_answered
             }
             assert_eq!(post(&store, name, signal("s", Some("new"))).await, Posted::Added);
             let open = async || {
-                let open = store.questions(Some(&id(name)), 9).await.unwrap();
+                let open = store.questions(Some(&id(name)), None, 9).await.unwrap();
                 open.into_iter().map(|open| open.step.0).collect::<Vec<_>>()
             };
             assert_eq!(open().await, [4]);

@@ -119,6 +119,26 @@ pub async fn a_delivery_is_tried_by_one_at_a_time_until_it_is_settled(stores: Ve
         assert_eq!(store.delete_old_deliveries(Timestamp(1_061)).await.unwrap(), 1);
         let of_run = DeliveryFilter { run: Some(id("r")), before: Some(9_999), ..DeliveryFilter::default() };
         assert_eq!(store.deliveries(of_run.clone(), 9).await.unwrap().len(), 3);
+        // That a run is refused is remembered as long as it is.
+        store.at(2_000);
+        create(&store, "refused", None).await.1.unwrap();
+        let refuse = Next::Refuse { reason: "other".to_owned() };
+        store.append(Append { next: refuse, ..store.with("refused", None) }).await.unwrap();
+        let told = |message: &str, event: &str| NewDelivery {
+            event: event.to_owned(),
+            run: id("refused"),
+            ..delivery("u", message)
+        };
+        store.put_deliveries(vec![told("m1", REFUSED_EVENT), told("m2", "run.started")]).await.unwrap();
+        for one in store.claim_deliveries("u", 50, 9).await.unwrap() {
+            assert!(store.settle_delivery(one.number, 1, Settled::Delivered).await.unwrap());
+        }
+        assert_eq!(store.delete_old_deliveries(Timestamp(2_001)).await.unwrap(), 1);
+        let of_refused = DeliveryFilter { run: Some(id("refused")), ..DeliveryFilter::default() };
+        let kept = store.deliveries(of_refused, 9).await.unwrap();
+        assert_eq!(names(&kept), ["m1"]);
+        store.unpause(&id("refused")).await.unwrap();
+        assert_eq!(store.delete_old_deliveries(Timestamp(2_001)).await.unwrap(), 1);
         // A run that is deleted leaves none.
         let end = Next::End { outcome: Ok(Json::null()), spent: Spent::default() };
         store.append(Append { next: end, ..store.with("r", None) }).await.unwrap();

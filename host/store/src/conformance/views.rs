@@ -49,11 +49,32 @@ pub async fn questions_are_listed_oldest_first_and_answered_once(stores: Vec<Sho
         }
         let open = async |run: Option<&str>| {
             let run = run.map(id);
-            let open = store.questions(run.as_ref(), 10).await.unwrap();
+            let open = store.questions(run.as_ref(), None, 10).await.unwrap();
             open.into_iter().map(|open| (open.run.to_string(), open.step.0)).collect::<Vec<_>>()
         };
         assert_eq!(open(None).await, [("a".to_owned(), 3), ("b".to_owned(), 7)]);
         assert_load(&store).await;
+        // One whose time is over stands before no other.
+        let until = |step, deadline| match question(step) {
+            QuestionChange::Asked { step, at, question, .. } => {
+                QuestionChange::Asked { step, at, deadline: Some(Timestamp(deadline)), question }
+            }
+            closed => closed,
+        };
+        create(&store, "c", None).await.1.unwrap();
+        let questions = vec![until(1, 50), until(2, 60)];
+        store.append(Append { questions, ..store.with("c", None) }).await.unwrap();
+        for run in [None, Some(id("c"))] {
+            let first = async |at: Option<u64>| {
+                let found = store.questions(run.as_ref(), at.map(Timestamp), 1).await.unwrap();
+                found.first().map(|open| open.step.0)
+            };
+            let later = run.is_none().then_some(3);
+            assert_eq!([first(None).await, first(Some(49)).await], [Some(1), Some(1)]);
+            assert_eq!([first(Some(50)).await, first(Some(60)).await], [Some(2), later]);
+        }
+        let closed = [1, 2].map(|step| QuestionChange::Closed { step: Step(step) }).to_vec();
+        store.append(Append { questions: closed, ..store.with("c", None) }).await.unwrap();
         let answer = |step| MessageBody::Answer {
             step: Step(step),
             outcome: Ok(Json::null()),
@@ -192,7 +213,7 @@ async fn assert_load(store: &Shop) {
     let runs = store.runs(RunFilter { limit: 1_000, ..RunFilter::default() }).await.unwrap();
     let due: Vec<_> = runs.iter().filter_map(|run| run.due_at).filter(|due| *due <= now).collect();
     let oldest = due.iter().filter(|due| due.0 > 0).min();
-    let asked: Vec<_> = store.questions(None, 1_000).await.unwrap();
+    let asked: Vec<_> = store.questions(None, None, 1_000).await.unwrap();
     let first = asked.iter().map(|question| question.asked_at).min();
     assert_eq!(load.due, due.len() as u64);
     assert_eq!(load.questions, asked.len() as u64);
@@ -290,7 +311,8 @@ pub async fn what_can_be_read_is_listed(store: &Shop) {
         told.push(change.run.to_string());
     }
     assert_eq!(told, ["mine", "whole", "odd", "last"]);
-    let asked: Vec<_> = store.questions(None, 9).await.unwrap().into_iter().map(|open| open.run).collect();
+    let asked: Vec<_> =
+        store.questions(None, None, 9).await.unwrap().into_iter().map(|open| open.run).collect();
     assert_eq!(asked, [id("whole")]);
     let counts = store.counts().await.unwrap();
     assert!(counts.contains(&(RunState::Queued, 1)), "{counts:?}");

@@ -204,7 +204,14 @@ impl Outbox for MemStore {
     fn delete_old_deliveries(&self, before: Timestamp) -> BoxFuture<'_, Result<u64>> {
         self.change(|data| {
             let all = data.deliveries.len();
-            data.deliveries.retain(|one| one.ended_at.is_none_or(|at| at >= before));
+            let refused: BTreeSet<_> = data
+                .runs
+                .iter()
+                .filter(|run| run.info.state == RunState::Refused)
+                .map(|run| run.info.id.clone())
+                .collect();
+            let says_so = |one: &Delivery| one.what.event == REFUSED_EVENT && refused.contains(&one.what.run);
+            data.deliveries.retain(|one| one.ended_at.is_none_or(|at| at >= before) || says_so(one));
             Ok((all - data.deliveries.len()) as u64)
         })
     }

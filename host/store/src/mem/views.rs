@@ -138,12 +138,18 @@ impl Views for MemStore {
     fn questions<'a>(
         &'a self,
         run: Option<&'a RunId>,
+        open_at: Option<Timestamp>,
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<OpenQuestion>>> {
         self.look(|data| {
             let runs = data.runs.iter().filter(|known| run.is_none_or(|run| known.info.id == *run));
             let open = runs.flat_map(|run| run.questions.values()).filter(|(_, answered)| !answered);
-            let mut open: Vec<_> = open.map(|(question, _)| question.clone()).collect();
+            let is_open = |question: &OpenQuestion| match (question.deadline, open_at) {
+                (Some(deadline), Some(at)) => deadline > at,
+                _ => true,
+            };
+            let open = open.map(|(question, _)| question).filter(|question| is_open(question));
+            let mut open: Vec<_> = open.cloned().collect();
             open.sort_by_key(|question| question.asked_at);
             open.truncate(limit);
             open

@@ -166,8 +166,9 @@ impl SqliteStore {
         let text = file.display().to_string();
         let refused =
             |error: std::io::Error| StoreError::CannotOpen { place: text.clone(), reason: error.to_string() };
-        // SQLite fills an empty file that is there, and so keeps its mode.
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(refused)?;
+        // SQLite fills an empty file that is there, and so keeps its mode; it refuses one that is not empty.
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600).open(file).map_err(refused)?;
         let copied = self.read(|c| c.execute("VACUUM INTO ?1", [&text]));
         if let Err(error) = copied {
             let _ = std::fs::remove_file(file);
@@ -711,9 +712,10 @@ impl Views for SqliteStore {
     fn questions<'a>(
         &'a self,
         run: Option<&'a RunId>,
+        open_at: Option<Timestamp>,
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<OpenQuestion>>> {
-        async move { self.read(|c| read::questions(c, run, limit)) }.boxed()
+        async move { self.read(|c| read::questions(c, run, open_at, limit)) }.boxed()
     }
 
     fn question<'a>(&'a self, run: &'a RunId, step: Step) -> BoxFuture<'a, Result<Option<OpenQuestion>>> {

@@ -8,7 +8,7 @@ use super::read::{readable, strange};
 use super::write::{Result as WriteResult, millis, to_json};
 use crate::{
     Advance, Cursor, Delivery, DeliveryFilter, DeliveryState, LONGEST_HOLD_MS, LONGEST_REST_MS, NewDelivery,
-    Settled, SinkLoad, stored,
+    REFUSED_EVENT, RunState, Settled, SinkLoad, stored,
 };
 
 type Result<T> = rusqlite::Result<T>;
@@ -257,6 +257,11 @@ pub(super) fn sink_loads(c: &Connection, now: Timestamp) -> Result<Vec<SinkLoad>
 }
 
 pub(super) fn delete_old_deliveries(c: &Connection, before: Timestamp) -> WriteResult<u64> {
-    let gone = c.prepare_cached("DELETE FROM deliveries WHERE ended_at < ?1")?.execute([millis(before)])?;
+    let gone = c
+        .prepare_cached(
+            "DELETE FROM deliveries WHERE ended_at < ?1 AND NOT (event = ?2 AND EXISTS
+                 (SELECT 1 FROM runs r WHERE r.name = deliveries.run AND r.state = ?3))",
+        )?
+        .execute(params![millis(before), REFUSED_EVENT, RunState::Refused.as_str()])?;
     Ok(gone as u64)
 }

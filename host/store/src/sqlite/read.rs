@@ -164,19 +164,27 @@ fn question_row(row: &SqlRow<'_>) -> Result<OpenQuestion> {
     })
 }
 
-pub(super) fn questions(c: &Connection, run: Option<&RunId>, limit: usize) -> Result<Vec<OpenQuestion>> {
+pub(super) fn questions(
+    c: &Connection,
+    run: Option<&RunId>,
+    open_at: Option<Timestamp>,
+    limit: usize,
+) -> Result<Vec<OpenQuestion>> {
+    const OPEN: &str = "AND (?2 IS NULL OR q.deadline IS NULL OR q.deadline > ?2)";
+    let (limit, open_at) = (limit as i64, open_at.map(super::write::millis));
     match run {
         Some(run) => {
             let sql = format!(
-                "{QUESTION} AND q.run = (SELECT id FROM runs WHERE name = ?1) ORDER BY q.at, q.step LIMIT ?2"
+                "{QUESTION} AND q.run = (SELECT id FROM runs WHERE name = ?3) {OPEN}
+                 ORDER BY q.at, q.step LIMIT ?1"
             );
             let mut statement = c.prepare_cached(&sql)?;
-            readable(statement.query_map(params![run.as_str(), limit as i64], question_row)?).collect()
+            readable(statement.query_map(params![limit, open_at, run.as_str()], question_row)?).collect()
         }
         None => {
-            let sql = format!("{QUESTION} ORDER BY q.at, q.run, q.step LIMIT ?1");
+            let sql = format!("{QUESTION} {OPEN} ORDER BY q.at, q.run, q.step LIMIT ?1");
             let mut statement = c.prepare_cached(&sql)?;
-            readable(statement.query_map([limit as i64], question_row)?).collect()
+            readable(statement.query_map(params![limit, open_at], question_row)?).collect()
         }
     }
 }
