@@ -35,6 +35,7 @@ macro_rules! conformance {
             messages_for_outsiders_are_read_behind_a_place,
             changes_of_all_runs_come_in_one_order_without_gaps,
             what_is_kept_besides_the_journal_can_be_replaced,
+            what_came_in_the_meantime_outlives_what_is_made_anew,
             transcripts_are_kept_in_order_and_go_with_their_run,
             the_latest_answer_to_a_question_is_kept,
             children_are_cancelled_with_their_parent_unless_they_are_abandoned,
@@ -83,6 +84,7 @@ macro_rules! conformance {
             usage_beyond_all_measure_is_the_greatest_that_can_be_stored,
             an_import_knows_which_signals_came_and_which_questions_are_answered,
             a_schedule_that_is_replaced_goes_on_from_its_last_run,
+            a_schedule_cancels_the_latest_round_of_its_last_run,
             behind_all_positions_there_is_nothing,
             the_last_round_that_is_left_of_a_chain_is_not_passed_on_to_itself,
             schedules_that_are_due_come_in_parts,
@@ -500,7 +502,7 @@ pub async fn what_is_kept_besides_the_journal_can_be_replaced(stores: Vec<Shop>)
         let info = RunInfo {
             workflow: "other".to_owned(),
             state: RunState::Waiting,
-            waiting: Some(Waiting { people: true, ..Waiting::default() }),
+            waiting: Some(Waiting { people: true, until: Some(Timestamp(77)), ..Waiting::default() }),
             labels: Vec::new(),
             lease: None,
             due_at: Some(Timestamp(77)),
@@ -519,6 +521,85 @@ pub async fn what_is_kept_besides_the_journal_can_be_replaced(stores: Vec<Shop>)
         assert_eq!((lines.len(), lines[0].number, lines[0].message.as_str()), (1, 0, "new"));
         assert!(store.state(&id("r")).await.unwrap().is_empty());
         assert_eq!(store.questions(None, 9).await.unwrap()[0].step, Step(4));
+    }
+}
+
+/// What no entry says is decided by the store: whoever makes something anew has read that some time ago.
+pub async fn what_came_in_the_meantime_outlives_what_is_made_anew(stores: Vec<Shop>) {
+    for store in stores {
+        let waiting = || Some(Waiting { signals: vec!["go".to_owned()], ..Waiting::default() });
+        let read = async |run: &str| RunInfo { waiting: waiting(), ..store.info(run).await };
+        // Gives the state of the run then, and when it is due.
+        let rebuild = async |info: RunInfo| {
+            let run = info.id.clone();
+            let rebuilt = Rebuilt { info, emissions: None, questions: Vec::new() };
+            assert!(store.rebuild(rebuilt).await.unwrap());
+            let found = store.run(&run).await.unwrap().unwrap();
+            let waits = (found.state == RunState::Waiting).then(waiting).flatten();
+            assert_eq!(found.waiting, waits, "{run}");
+            (found.state, found.due_at)
+        };
+        let cancel = || MessageBody::Cancel { reason: None };
+        let due = Some(Timestamp(0));
+        for run in ["signal", "other", "pause", "cancel", "resume", "refused", "resting"] {
+            create(&store, run, None).await.1.unwrap();
+            if !["refused", "resting"].contains(&run) {
+                park(&store, run, None, &["go"]).await;
+            }
+        }
+
+        let info = read("signal").await;
+        assert_eq!(post(&store, "signal", signal("go", None)).await, Posted::Added);
+        assert_eq!(rebuild(info).await, (RunState::Waiting, due));
+        let info = read("other").await;
+        assert_eq!(post(&store, "other", signal("other", None)).await, Posted::Added);
+        assert_eq!(rebuild(info).await, (RunState::Waiting, None));
+
+        let info = read("pause").await;
+        assert_eq!(post(&store, "pause", MessageBody::Pause).await, Posted::Added);
+        assert_eq!(rebuild(info).await, (RunState::Paused, None));
+
+        assert_eq!(post(&store, "cancel", MessageBody::Pause).await, Posted::Added);
+        assert_eq!(post(&store, "cancel", cancel()).await, Posted::Added);
+        assert_eq!(rebuild(read("cancel").await).await, (RunState::Paused, due));
+
+        assert_eq!(post(&store, "resume", MessageBody::Pause).await, Posted::Added);
+        let info = read("resume").await;
+        assert_eq!(info.state, RunState::Paused);
+        let opened = store.opened(store.mine, "resume").await;
+        let next = Next::Park(waiting().unwrap());
+        store.append(Append { epoch: opened.epoch, next, ..store.with("resume", None) }).await.unwrap();
+        assert_eq!(rebuild(info).await, (RunState::Waiting, None));
+
+        // Why it was refused stays, and that it was asked to stop.
+        let refuse = Next::Refuse { reason: "it departs".to_owned() };
+        store.append(Append { next: refuse, ..store.with("refused", None) }).await.unwrap();
+        let refused = store.info("refused").await;
+        let info = RunInfo { state: RunState::Running, outcome: None, ..read("refused").await };
+        assert_eq!(rebuild(info).await, (RunState::Refused, None));
+        assert_eq!(store.info("refused").await.outcome, refused.outcome);
+        assert_eq!(post(&store, "refused", cancel()).await, Posted::Added);
+        let info = read("refused").await;
+        assert_eq!(rebuild(info.clone()).await, (RunState::Refused, due));
+        assert_eq!(store.unpause(&id("refused")).await, Ok(true));
+        assert_eq!(rebuild(info).await, (RunState::Running, due));
+        assert_eq!(store.info("refused").await.outcome, None);
+
+        // One that rests after a trouble goes on resting.
+        store.at(50_000);
+        let trouble = Some("no provider".to_owned());
+        let next = Next::Release { waiting: waiting(), trouble };
+        store.append(Append { next, ..store.with("resting", None) }).await.unwrap();
+        let rests = store.info("resting").await.due_at;
+        assert!(rests > Some(Timestamp(50_000)), "{rests:?}");
+        assert_eq!(rebuild(read("resting").await).await, (RunState::Waiting, rests));
+
+        // What the journal says is so.
+        let info =
+            RunInfo { state: RunState::Completed, outcome: Some(Ok(Json::null())), ..read("other").await };
+        assert_eq!(rebuild(info.clone()).await, (RunState::Completed, None));
+        let info = RunInfo { state: RunState::Running, outcome: None, ..info };
+        assert_eq!(rebuild(info).await, (RunState::Running, due));
     }
 }
 
@@ -2097,25 +2178,61 @@ pub async fn an_import_knows_which_signals_came_and_which_questions_are_answered
     }
 }
 
-pub async fn a_schedule_that_is_replaced_goes_on_from_its_last_run(stores: Vec<Shop>) {
+pub fn every_second(name: &str, module: Digest) -> crate::schedule::Schedule {
     use crate::schedule::{CatchUp, Overlap, Schedule, When};
+    Schedule {
+        name: name.to_owned(),
+        when: When::Every { millis: 1_000, from: Timestamp(5_000) },
+        overlap: Overlap::Skip,
+        catch_up: CatchUp::Last,
+        workflow: "w".to_owned(),
+        module,
+        input: Json::null(),
+        labels: Vec::new(),
+        config: RunConfig::default(),
+        created_at: Timestamp(1),
+        next_at: Some(Timestamp(5_000)),
+        fired: 0,
+        last: None,
+    }
+}
+
+pub async fn a_schedule_cancels_the_latest_round_of_its_last_run(stores: Vec<Shop>) {
+    for store in stores {
+        let (mut machine, _) = create(&store, "r", None).await;
+        let next = Next::Continue { run: Box::new(next_round(&machine, "r-2")) };
+        store.append(Append { next, ..store.with("r", None) }).await.unwrap();
+        machine.continue_as(id("r-2"), Timestamp(50));
+        assert_eq!(store.put_schedule(every_second("s", machine.module()), true).await, Ok(true));
+        let fire = |due: u64, cancel: &str| Fire {
+            schedule: "s".to_owned(),
+            due: Timestamp(due),
+            next: Some(Timestamp(due + 1_000)),
+            run: None,
+            cancel: Some(id(cancel)),
+        };
+        let asked = [MessageBody::Cancel { reason: Some(OVERTAKEN.to_owned()) }];
+        // The round that was the latest one when the schedule was looked at has continued since.
+        assert_eq!(store.fire(fire(5_000, "r")).await, Ok(true));
+        assert_eq!(store.bodies("r-2").await, asked);
+        // One that has ended is not asked, nor is one that was never there.
+        let opened = store.opened(store.mine, "r-2").await;
+        let consumed = opened.inbox.messages.iter().map(|message| message.id).collect();
+        store.append(Append { consumed, ..end(store.mine, "r-2", opened.epoch.0) }).await.unwrap();
+        assert_eq!(store.fire(fire(6_000, "r")).await, Ok(true));
+        assert_eq!(store.fire(fire(7_000, "nobody")).await, Ok(true));
+        assert!(store.bodies("r-2").await.is_empty());
+        create(&store, "alone", None).await.1.unwrap();
+        assert_eq!(store.fire(fire(8_000, "alone")).await, Ok(true));
+        assert_eq!(store.bodies("alone").await, asked);
+    }
+}
+
+pub async fn a_schedule_that_is_replaced_goes_on_from_its_last_run(stores: Vec<Shop>) {
+    use crate::schedule::{Overlap, Schedule};
     for store in stores {
         let module = store.put_module("w", b"module").await.unwrap();
-        let schedule = Schedule {
-            name: "s".to_owned(),
-            when: When::Every { millis: 1_000, from: Timestamp(5_000) },
-            overlap: Overlap::Skip,
-            catch_up: CatchUp::Last,
-            workflow: "w".to_owned(),
-            module,
-            input: Json::null(),
-            labels: Vec::new(),
-            config: RunConfig::default(),
-            created_at: Timestamp(1),
-            next_at: Some(Timestamp(5_000)),
-            fired: 0,
-            last: None,
-        };
+        let schedule = every_second("s", module);
         assert_eq!(store.put_schedule(schedule.clone(), true).await, Ok(true));
         let mut machine = machine("s-1", module);
         let rows = vec![row(&mut machine)];
