@@ -75,7 +75,7 @@ impl Clock {
 #[test]
 fn on_a_server_its_time_holds_and_not_that_of_who_asks() {
     const HOUR_MS: i64 = 3_600_000;
-    let server = Postgres::start(&["fsync=off", "full_page_writes=off"]);
+    let server = Postgres::start(&[]);
     let place = Place::on_server(server.url());
     let Some(library) = Library::build(&place) else { return };
     let program = json!({ "do": [] }).to_string();
