@@ -1,6 +1,6 @@
 //! Whether what is stored of a run is what was written, and what it would have to be.
 
-use wfhost_core::{Digest, Given, Journal, Machine, Position, Timestamp, counted};
+use wfhost_core::{Digest, Given, Journal, Machine, Position, Row, RunId, Timestamp, counted};
 use wfhost_store::{
     Emission, Inbox, LogLine, MessageBody, OutMessage, Part, Published, Rebuilt, Result, RunInfo, RunState,
     Store, Waiting,
@@ -21,9 +21,39 @@ pub struct Report {
 }
 
 /// Reads a run's journal, checks its chain, and compares what else is known
-/// of the run with what the journal says.
+/// of the run with what the journal says. A run that has gone on since `info` was read is judged as it is then, and
+/// nothing is wrong with one that has been removed.
 pub async fn verify(store: &dyn Store, info: &RunInfo) -> Result<Report> {
-    let rows = store.journal(&info.id, Position(0)).await?;
+    let mut report = compare(store, info, store.journal(&info.id, Position(0)).await?).await?;
+    let mut seen = info.clone();
+    for _ in 0..TRIES {
+        // Most have no faults, and all of a run at one moment may be much to read.
+        if report.faults.is_empty() {
+            break;
+        }
+        // What cannot be read as a whole has the faults that were found.
+        let Ok(now) = store.snapshot(&info.id).await else { break };
+        let Some(now) = now else { return Ok(Report { faults: Vec::new(), is_cut: false, ..report }) };
+        if is_same(&now.info, &seen) {
+            break;
+        }
+        seen = now.info;
+        report = compare(store, &seen, now.rows).await?;
+    }
+    Ok(report)
+}
+
+/// How often a run that goes on while it is looked at is looked at again.
+const TRIES: u32 = 5;
+
+/// Whether nothing has happened to a run between two looks.
+fn is_same(one: &RunInfo, other: &RunInfo) -> bool {
+    // How long its host has it still changes by itself.
+    RunInfo { lease: None, ..one.clone() } == RunInfo { lease: None, ..other.clone() }
+        && one.lease.is_some() == other.lease.is_some()
+}
+
+async fn compare(store: &dyn Store, info: &RunInfo, rows: Vec<Row>) -> Result<Report> {
     let mut report = Report {
         entries: rows.iter().map(|row| u64::from(row.count)).sum(),
         head: Digest([0; 32]),
@@ -103,29 +133,29 @@ fn waits_for_nothing(info: &RunInfo, machine: &Machine) -> bool {
 fn differences(info: &RunInfo, machine: &Machine) -> Vec<String> {
     let said = RunInfo::of(machine);
     let mut faults = Vec::new();
-    let mut compare = |what: &str, stored: String, journal: String| {
+    let mut same = |what: &str, stored: String, journal: String| {
         if stored != journal {
             faults.push(format!("the {what} is stored as {stored}, but the journal says {journal}"));
         }
     };
-    compare("id", info.id.to_string(), said.id.to_string());
-    compare("workflow", info.workflow.clone(), said.workflow);
-    compare("module", info.module.to_string(), said.module.to_string());
-    compare("labels", format!("{:?}", info.labels), format!("{:?}", said.labels));
-    compare("parent", format!("{:?}", info.parent), format!("{:?}", said.parent));
-    compare("links to related runs", format!("{:?}", info.links), format!("{:?}", said.links));
-    compare("amount spent", format!("{:?}", info.spent), format!("{:?}", said.spent));
-    compare("budget", format!("{:?}", info.budget), format!("{:?}", said.budget));
-    compare("start time", info.created_at.to_string(), said.created_at.to_string());
+    same("id", info.id.to_string(), said.id.to_string());
+    same("workflow", info.workflow.clone(), said.workflow);
+    same("module", info.module.to_string(), said.module.to_string());
+    same("labels", format!("{:?}", info.labels), format!("{:?}", said.labels));
+    same("parent", format!("{:?}", info.parent), format!("{:?}", said.parent));
+    same("links to related runs", format!("{:?}", info.links), format!("{:?}", said.links));
+    same("amount spent", format!("{:?}", info.spent), format!("{:?}", said.spent));
+    same("budget", format!("{:?}", info.budget), format!("{:?}", said.budget));
+    same("start time", info.created_at.to_string(), said.created_at.to_string());
     let stored = info.outcome.as_ref().filter(|_| info.state.is_final());
-    compare("outcome", format!("{stored:?}"), format!("{:?}", said.outcome));
+    same("outcome", format!("{stored:?}"), format!("{:?}", said.outcome));
     if let Some(waiting) = &info.waiting {
         let mut waits = Waiting::of(machine);
         if info.trouble.is_some() {
             // A call that no host could make yet is put off to no certain time.
             waits.until = waiting.until;
         }
-        compare("wait", format!("{waiting:?}"), format!("{waits:?}"));
+        same("wait", format!("{waiting:?}"), format!("{waits:?}"));
         // Something that came in makes it due earlier.
         if info.trouble.is_none()
             && info.due_at.is_none() != waits.until.is_none()
@@ -139,12 +169,11 @@ fn differences(info: &RunInfo, machine: &Machine) -> Vec<String> {
 
 /// What has to be kept of a run besides its journal, according to that and to its module, which
 /// repeats it without any effect.
-pub async fn rebuild(host: &Host, info: &RunInfo) -> Result<Rebuilt, HostError> {
+async fn rebuild(host: &Host, info: &RunInfo) -> Result<Rebuilt, HostError> {
     let journal = host.journal(&info.id).await?;
     let unusable = |source| HostError::Journal { run: info.id.clone(), source };
     let machine = Machine::open(journal.clone(), Given::Everything).map_err(unusable)?;
     let outcome = machine.outcome().cloned();
-    let waiting = (info.state == RunState::Waiting && outcome.is_none()).then(|| Waiting::of(&machine));
     let state = match (&outcome, info.state) {
         _ if machine.continued_as().is_some() => RunState::Continued,
         (Some(_), _) => RunState::of(outcome.as_ref()),
@@ -152,28 +181,20 @@ pub async fn rebuild(host: &Host, info: &RunInfo) -> Result<Rebuilt, HostError> 
         (None, state) if state.is_final() => RunState::Running,
         (None, state) => state,
     };
-    let due_at = match state {
-        RunState::Waiting if !host.store().inbox(&info.id, Part::Next).await?.messages.is_empty() => {
-            Some(Timestamp(0))
-        }
-        RunState::Waiting => machine.next_deadline(),
-        RunState::Running | RunState::Queued => Some(Timestamp(0)),
-        _ => None,
-    };
+    // The store knows whether it waits, and what has come in for it.
+    let waiting = (!state.is_final()).then(|| Waiting::of(&machine));
     let questions = match outcome {
         Some(_) => Vec::new(),
         None => machine.open_questions(),
     };
-    let again = outcome.is_some() || state != RunState::Refused;
     let rebuilt = RunInfo {
         key: info.key.clone(),
         state,
         phase: info.phase.clone(),
-        outcome: if again { outcome } else { info.outcome.clone() },
+        outcome,
         waiting,
         epoch: info.epoch,
         lease: info.lease.clone(),
-        due_at,
         trouble: info.trouble.clone(),
         emissions: info.emissions,
         ..RunInfo::of(&machine)
@@ -189,8 +210,37 @@ pub async fn rebuild(host: &Host, info: &RunInfo) -> Result<Rebuilt, HostError> 
     Ok(Rebuilt { info: rebuilt, emissions, questions })
 }
 
+/// What a replay says of a run.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Replayed {
+    /// What would have to be kept of it; none if it cannot be replayed, or goes on all the while.
+    pub rebuilt: Option<Rebuilt>,
+    /// What differs; empty if nothing does.
+    pub faults: Vec<String>,
+}
+
+/// Repeats a run as it is now without any effect, and compares what its program gives out with what is stored.
+pub async fn replay(host: &Host, run: &RunId) -> Result<Replayed> {
+    let store = host.store().as_ref();
+    for _ in 0..TRIES {
+        let Some(info) = store.run(run).await? else { break };
+        let (rebuilt, faults) = match rebuild(host, &info).await {
+            Ok(rebuilt) => {
+                let faults = compare_given_out(store, &rebuilt).await?;
+                (Some(rebuilt), faults)
+            }
+            Err(error) => (None, vec![format!("it cannot be replayed: {error}")]),
+        };
+        // Else it may differ because it has gone on.
+        if faults.is_empty() || store.run(run).await?.is_some_and(|now| is_same(&now, &info)) {
+            return Ok(Replayed { rebuilt, faults });
+        }
+    }
+    Ok(Replayed { rebuilt: None, faults: Vec::new() })
+}
+
 /// Where the stored output of a program differs from the output of a replay.
-pub async fn compare_given_out(store: &dyn Store, rebuilt: &Rebuilt) -> Result<Vec<String>> {
+async fn compare_given_out(store: &dyn Store, rebuilt: &Rebuilt) -> Result<Vec<String>> {
     let run = &rebuilt.info.id;
     let Some(emissions) = &rebuilt.emissions else { return Ok(Vec::new()) };
     let (mut logs, mut messages): (Vec<LogLine>, Vec<OutMessage>) = (Vec::new(), Vec::new());

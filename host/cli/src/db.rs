@@ -10,9 +10,9 @@ use serde_json::json;
 use tempfile::NamedTempFile;
 use wfhost::agents::{CleanedWorkspaces, Providers, clean_workspaces};
 use wfhost::store::{BLOB_RENEWED_MS, DeleteIf, Deleted, RunFilter, RunState, Store, StoreError};
-use wfhost::verify::{compare_given_out, rebuild, verify};
+use wfhost::verify::{replay, verify};
 use wfhost::world::private;
-use wfhost::{Adopt, Evict, HostError, archive};
+use wfhost::{Adopt, Evict, archive};
 use wfhost_core::{Entry, Event, Position, Row, RunId, Timestamp, counted};
 use wfhost_postgres::{Migrate, PostgresStore};
 use wfhost_registry::whole;
@@ -121,6 +121,7 @@ impl Db {
                 let store = common.reader().await?;
                 let info = find_run(store.as_ref(), run).await?;
                 let text = archive::export(store.as_ref(), &info).await?;
+                check_size(&info.id, text.len() as u64)?;
                 write(file, &text)?;
                 printer::say(common, "Wrote", &format!("{} to {}", info.id, file.display()));
                 Ok(Exit::Done)
@@ -259,6 +260,18 @@ fn write(file: &Path, text: &str) -> Result<(), UserError> {
 /// The maximum size of an exported run, in bytes.
 const EXPORT_BYTES: u64 = 1 << 30;
 
+/// What could not be imported again is no export.
+fn check_size(run: &RunId, bytes: u64) -> Result<(), UserError> {
+    if bytes <= EXPORT_BYTES {
+        return Ok(());
+    }
+    let text = format!(
+        "{run} is too large to be exported: {bytes} bytes, but `wfhost db import` reads {EXPORT_BYTES}"
+    );
+    Err(UserError::usage("WF0004", text)
+        .hint("`wfhost db copy` moves a whole database, `wfhost db backup` keeps one: neither has a limit"))
+}
+
 fn read(file: &PathBuf) -> Result<String, UserError> {
     let text = match file.as_os_str() == "-" {
         true => private::read_at_most(EXPORT_BYTES, std::io::stdin()),
@@ -312,20 +325,21 @@ async fn check(common: &Common, deep: bool, repair: bool) -> Result<Exit, UserEr
         let mut found = report.faults;
         // To take what is left for all there was would be to do finished steps again.
         if (deep || repair) && !report.is_cut {
-            match rebuild(&host, &info).await {
-                Ok(rebuilt) => {
-                    found.extend(compare_given_out(store.as_ref(), &rebuilt).await?);
-                    if repair && !found.is_empty() && store.rebuild(rebuilt).await? {
-                        repaired += 1;
-                        found.iter().for_each(|fault| {
-                            printer::say(common, "Repaired", &format!("{}: {fault}", info.id))
-                        });
-                        let fixed =
-                            store.run(&info.id).await?.ok_or(HostError::NoSuchRun(info.id.clone()))?;
-                        found = verify(store.as_ref(), &fixed).await?.faults;
-                    }
-                }
-                Err(error) => found.push(format!("it cannot be replayed: {error}")),
+            let replayed = replay(&host, &info.id).await?;
+            found.extend(replayed.faults);
+            if repair
+                && !found.is_empty()
+                && let Some(rebuilt) = replayed.rebuilt
+                && store.rebuild(rebuilt).await?
+            {
+                repaired += 1;
+                found
+                    .iter()
+                    .for_each(|fault| printer::say(common, "Repaired", &format!("{}: {fault}", info.id)));
+                found = match store.run(&info.id).await? {
+                    Some(fixed) => verify(store.as_ref(), &fixed).await?.faults,
+                    None => Vec::new(),
+                };
             }
         }
         faults.extend(found.into_iter().map(|fault| format!("{}: {fault}", info.id)));
@@ -476,4 +490,19 @@ fn print_gc(dry_run: bool, runs: &[RunId], modules: Option<usize>, workspaces: C
         "workspaces": { "runs": of, "bytes": bytes },
     });
     printer::json(&view);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_exported_can_be_imported() {
+        let run = "r".parse().unwrap();
+        assert!(check_size(&run, EXPORT_BYTES).is_ok());
+        assert!(check_size(&run, EXPORT_BYTES + 1).is_err());
+        let text = "x".repeat(9);
+        assert!(private::read_at_most(9, text.as_bytes()).is_ok());
+        assert!(private::read_at_most(8, text.as_bytes()).is_err());
+    }
 }

@@ -1,9 +1,9 @@
 //! `wfhost inbox`, `answer`, `approve`, `deny`
 
-use wfhost::clock::{self, rfc3339};
+use wfhost::clock::rfc3339;
 use wfhost::store::{MessageBody, OpenQuestion, RunInfo, Store};
 use wfhost::world::environment;
-use wfhost_core::{Failure, FailureKind, Outcome, RunId, Step};
+use wfhost_core::{Failure, FailureKind, Outcome, RunId, Step, Timestamp};
 use wfhost_view::{InboxView, QuestionView, ago, answer_commands};
 
 use super::diagnostic::{Exit, UserError};
@@ -38,14 +38,14 @@ impl Inbox {
             }
             Format::Jsonl => questions.iter().for_each(|question| printer::json(&QuestionView::of(question))),
             Format::Text if questions.is_empty() => printer::say(common, "Inbox", "no open questions"),
-            Format::Text => questions.iter().for_each(print),
+            Format::Text => questions.iter().for_each(|open| print(open, store.now())),
         }
         Ok(Exit::Done)
     }
 }
 
-fn print(open: &OpenQuestion) {
-    let ago = ago(open.asked_at, clock::now());
+fn print(open: &OpenQuestion, now: Timestamp) {
+    let ago = ago(open.asked_at, now);
     let until = open.deadline.map(|at| format!(", until {}", rfc3339(at))).unwrap_or_default();
     printer::line(format!("{}  step {}  {}  asked {ago} ago{until}", open.run, open.step, open.workflow));
     for line in open.question.prompt.lines() {

@@ -377,13 +377,30 @@ pub(crate) fn budget_arg(text: &str) -> Result<Budget, String> {
     Ok(budget)
 }
 
-/// A point in time: RFC 3339, or a duration before now.
-pub(crate) fn since_arg(text: &str) -> Result<Timestamp, String> {
-    if let Ok(time) = text.parse::<jiff::Timestamp>() {
-        return Ok(Timestamp(u64::try_from(time.as_millisecond()).unwrap_or(0)));
+/// A point in time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Since {
+    At(Timestamp),
+    /// So many milliseconds before now.
+    Before(u64),
+}
+
+impl Since {
+    /// `now`: of the store that is asked, by which its runs are judged.
+    pub fn time(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::At(time) => time,
+            Self::Before(millis) => Timestamp(now.0.saturating_sub(millis)),
+        }
     }
-    let now = wfhost::clock::now();
+}
+
+/// A point in time: RFC 3339, or a duration before now.
+pub(crate) fn since_arg(text: &str) -> Result<Since, String> {
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return Ok(Since::At(Timestamp(u64::try_from(time.as_millisecond()).unwrap_or(0))));
+    }
     length_arg(text)
-        .map(|millis| Timestamp(now.0.saturating_sub(millis)))
+        .map(Since::Before)
         .map_err(|error| format!("neither a time like 2026-01-31T12:00:00Z nor a duration: {error}"))
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use wfhost::clock;
 use wfhost::fleet::waits_for_slot;
 use wfhost::is_held;
 use wfhost::owner::this_process;
@@ -11,7 +10,7 @@ use wfhost_core::{RunId, Timestamp, counted};
 use wfhost_view::{RunView, RunsView, ago, waits};
 
 use super::diagnostic::{Exit, UserError};
-use super::place::{count_arg, find_run, label_arg, since_arg};
+use super::place::{Since, count_arg, find_run, label_arg, since_arg};
 use super::printer::{Column, left, right};
 use super::{Common, Format, printer};
 
@@ -37,7 +36,7 @@ pub(crate) struct Ps {
     before: Option<String>,
     /// Only runs started since then: a time, or a duration like 2h or 7d
     #[arg(long, value_name = "WHEN", value_parser = since_arg)]
-    since: Option<Timestamp>,
+    since: Option<Since>,
     /// Show children as a tree; -n counts only runs without a parent
     #[arg(long)]
     tree: bool,
@@ -65,7 +64,7 @@ impl Ps {
             workflow: self.workflow.clone(),
             labels: self.labels.clone(),
             before,
-            since: self.since,
+            since: self.since.map(|since| since.time(store.now())),
             idle_since: None,
             limit: self.limit,
             top: self.tree,
@@ -80,7 +79,7 @@ impl Ps {
         let next = runs.last().filter(|_| runs.len() == self.limit).map(|info| info.id.clone());
         let shares = store.slots().await?;
         if !self.tree {
-            print_runs(common, &runs, &shares, next.as_ref());
+            print_runs(common, &runs, &shares, next.as_ref(), store.now());
             return Ok(Exit::Done);
         }
         let mut lines = Vec::new();
@@ -89,8 +88,8 @@ impl Ps {
         }
         let (depths, runs): (Vec<_>, Vec<_>) = lines.into_iter().unzip();
         match common.output {
-            Format::Text => print_table(&runs, &depths, &shares),
-            _ => print_runs(common, &runs, &shares, next.as_ref()),
+            Format::Text => print_table(&runs, &depths, &shares, store.now()),
+            _ => print_runs(common, &runs, &shares, next.as_ref(), store.now()),
         }
         Ok(Exit::Done)
     }
@@ -121,14 +120,20 @@ async fn family(store: &dyn Store, info: RunInfo) -> Result<Vec<(usize, RunInfo)
 pub(super) async fn print_descendants(store: &dyn Store, info: &RunInfo) -> Result<(), UserError> {
     let (depths, runs): (Vec<_>, Vec<_>) = family(store, info.clone()).await?.into_iter().skip(1).unzip();
     if !runs.is_empty() {
-        print_table(&runs, &depths, &store.slots().await?);
+        print_table(&runs, &depths, &store.slots().await?, store.now());
     }
     Ok(())
 }
 
 /// Runs in the format that is asked for.
-/// `shares`: what hosts have of limits that hold for all of them.
-pub(super) fn print_runs(common: &Common, runs: &[RunInfo], shares: &[SlotShare], next: Option<&RunId>) {
+/// `shares`: what hosts have of limits that hold for all of them. `now`: of their store.
+pub(super) fn print_runs(
+    common: &Common,
+    runs: &[RunInfo],
+    shares: &[SlotShare],
+    next: Option<&RunId>,
+    now: Timestamp,
+) {
     match common.output {
         Format::Json => {
             printer::json(&RunsView::new(runs, next.map(ToString::to_string)));
@@ -141,7 +146,7 @@ pub(super) fn print_runs(common: &Common, runs: &[RunInfo], shares: &[SlotShare]
         Format::Text if runs.is_empty() => {
             printer::note("no runs found; start one with `wfhost run FILE.wasm`");
         }
-        Format::Text => print_table(runs, &[], shares),
+        Format::Text => print_table(runs, &[], shares, now),
     }
 }
 
@@ -157,7 +162,7 @@ fn host(info: &RunInfo) -> Option<&str> {
 }
 
 /// A line for each run, indented by its generation.
-fn print_table(runs: &[RunInfo], depths: &[usize], shares: &[SlotShare]) {
+fn print_table(runs: &[RunInfo], depths: &[usize], shares: &[SlotShare], now: Timestamp) {
     const COLUMNS: [Column; 8] = [
         left("RUN"),
         left("WORKFLOW"),
@@ -173,7 +178,6 @@ fn print_table(runs: &[RunInfo], depths: &[usize], shares: &[SlotShare]) {
     // Where all is done on this machine, that need not be said.
     let here = this_process().host;
     let hosts = runs.iter().any(|info| host(info).is_some_and(|host| host != here));
-    let now = clock::now();
     let depths = depths.iter().copied().chain(std::iter::repeat(0));
     let rows = runs.iter().zip(depths).map(|(info, depth)| {
         vec![

@@ -1,16 +1,16 @@
 //! `wfhost schedule`
 
-use wfhost::clock::{self, rfc3339};
+use wfhost::clock::rfc3339;
 use wfhost::schedule::{self, Schedule, When};
 use wfhost::store::{Schedules, Store};
 use wfhost::world::text::command;
 use wfhost::{Adopt, Evict, HostError, Part};
 use wfhost_core::policy::budget::Budget;
-use wfhost_core::{RunConfig, RunId, Timestamp};
+use wfhost_core::{RunConfig, RunId};
 use wfhost_view::{RunView, ScheduleView, SchedulesView, times};
 
 use super::diagnostic::{Exit, UserError};
-use super::place::{AgentArgs, budget_arg, json_arg, label_arg, length_arg, nearest, since_arg};
+use super::place::{AgentArgs, Since, budget_arg, json_arg, label_arg, length_arg, nearest, since_arg};
 use super::printer::{Column, left, right};
 use super::registry::Fetch;
 use super::{Common, Format, module_arg, printer};
@@ -66,7 +66,7 @@ struct Add {
     every: Option<u64>,
     /// The first time of --every, RFC 3339 [default: now]
     #[arg(long, value_name = "TIME", value_parser = since_arg, requires = "every")]
-    from: Option<Timestamp>,
+    from: Option<Since>,
     /// The input of its runs: JSON, @FILE, or - for stdin
     #[arg(short, long, default_value = "null", value_name = "JSON", allow_negative_numbers = true)]
     input: String,
@@ -165,14 +165,13 @@ impl ScheduleVerb {
             }
             Verb::Resume(named) => {
                 let schedule = named.find(store.as_ref()).await?;
-                let next = schedule.when.next_after(clock::now());
+                let next = schedule.when.next_after(store.now());
                 store.set_schedule(&schedule.name, next).await?;
                 show(common, &Schedule { next_at: next, ..schedule });
             }
             Verb::Fire(named) => {
                 let schedule = named.find(store.as_ref()).await?;
-                let now = clock::now();
-                let run = schedule.run_now(now).map_err(HostError::from)?;
+                let run = schedule.run_now(store.now()).map_err(HostError::from)?;
                 let id = run.id.clone();
                 store.create(run).await?;
                 printer::say(common, "Queued", &format!("{id}; `wfhost serve` advances it"));
@@ -221,19 +220,23 @@ impl Named {
 impl Add {
     async fn execute(&self, common: &Common) -> Result<Exit, UserError> {
         let input = json_arg("the input", &self.input)?;
-        let now = clock::now();
+        let configured = common.config()?;
+        let providers = self.agents.providers(&configured)?;
+        let agent = self.agents.new_run_provider(common, &configured, &providers)?;
+        let store = common.store().await?;
+        // Hosts fire it by the clock of the store.
+        let now = store.now();
         let when = match (&self.cron, self.every) {
             (Some(cron), _) => When::cron(cron, &self.tz)?,
-            (None, every) => When::every(every.unwrap_or_default(), self.from.unwrap_or(now))?,
+            (None, every) => {
+                let from = self.from.map_or(now, |from| from.time(now));
+                When::every(every.unwrap_or_default(), from)?
+            }
         };
         let first = match &when {
             When::Every { from, .. } if *from >= now => Some(*from),
             when => when.next_after(now),
         };
-        let configured = common.config()?;
-        let providers = self.agents.providers(&configured)?;
-        let agent = self.agents.new_run_provider(common, &configured, &providers)?;
-        let store = common.store().await?;
         let found = module_arg::find(common, Some(store.as_ref()), &self.module, self.fetch).await?;
         let host = common.host(store, providers, Evict::default(), Adopt::Own)?;
         let module = host.add_module(&found.name, &found.bytes).await?;

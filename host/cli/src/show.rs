@@ -109,6 +109,6 @@ async fn show_chain(common: &Common, store: &dyn Store, info: &RunInfo) -> Resul
         None => vec![info.clone()],
     };
     rounds.reverse();
-    ps::print_runs(common, &rounds, &[], None);
+    ps::print_runs(common, &rounds, &[], None, store.now());
     Ok(Exit::Done)
 }

@@ -1,7 +1,7 @@
 //! `wfhost token`
 
 use serde_json::json;
-use wfhost::clock::{self, rfc3339};
+use wfhost::clock::rfc3339;
 use wfhost::store::{Act, SharedStore, Token, TokenKind};
 use wfhost::world::environment;
 use wfhost_core::Timestamp;
@@ -91,7 +91,7 @@ impl TokenVerb {
 async fn record(store: &SharedStore, act: &str, target: String, result: String) -> Result<(), UserError> {
     let user = environment::text(environment::USER).unwrap_or_else(|| "somebody".to_owned());
     let who = format!("{user} (command line)");
-    let act = Act { number: 0, at: clock::now(), who, act: act.to_owned(), target, result };
+    let act = Act { number: 0, at: store.now(), who, act: act.to_owned(), target, result };
     Ok(store.record_act(act).await?)
 }
 
@@ -110,8 +110,8 @@ impl New {
             true => (TokenKind::Login, Some(HOUR_MS)),
             false => (TokenKind::Bearer, self.expires),
         };
-        let expires_at: Option<Timestamp> = length.map(|millis| clock::now().after(millis));
-        let minted = mint(name, kind, scopes, expires_at)?;
+        let expires_at: Option<Timestamp> = length.map(|millis| store.now().after(millis));
+        let minted = mint(name, kind, scopes, store.now(), expires_at)?;
         store.put_token(minted.token.clone()).await?;
         let scopes = scopes.words().join(" ");
         record(store, "tokens.create", format!("{name} ({})", minted.token.id), scopes.clone()).await?;
@@ -152,7 +152,7 @@ async fn list(common: &Common, store: &SharedStore) -> Result<Exit, UserError> {
         Format::Text => {
             const COLUMNS: [Column; 6] =
                 [left("TOKEN"), left("NAME"), left("KIND"), left("SCOPES"), left("EXPIRES"), left("USED")];
-            let now = clock::now();
+            let now = store.now();
             let rows = tokens.iter().map(|token| {
                 let until = token.expires_at.map_or("never".to_owned(), rfc3339);
                 vec![

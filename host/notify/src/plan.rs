@@ -256,7 +256,8 @@ pub(crate) async fn aside<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
-    use wfhost::store::{DeliveryFilter, MemStore, NewRun, Rebuilt};
+    use wfhost::store::{Append, DeliveryFilter, MemStore, NewRun, Next, Owner};
+    use wfhost_core::{Epoch, Timestamp};
 
     use super::*;
     use crate::event::tests::{machine, sink};
@@ -271,11 +272,8 @@ mod tests {
     #[tokio::test]
     async fn all_refused_runs_are_told_of_however_many_there_are() {
         let store: SharedStore = Arc::new(MemStore::default());
-        let info = |run: &str, state| RunInfo { state, due_at: None, ..RunInfo::of(&machine(run)) };
-        let set = async |run: &str, state| {
-            let info = info(run, state);
-            store.rebuild(Rebuilt { info, emissions: None, questions: Vec::new() }).await.unwrap()
-        };
+        let owner = Owner { host: "here".to_owned(), realm: "m".to_owned(), pid: 1, started: 1 };
+        let session = store.begin_session(&owner, 60_000).await.unwrap();
         let count = 2 * REFUSED + 1;
         for number in 0..count {
             let run = format!("r{number}");
@@ -284,8 +282,11 @@ mod tests {
                 assert_eq!(store.put_module("w", b"w").await.unwrap(), machine.module());
             }
             let rows = vec![machine.take_unsaved().unwrap().into()];
-            store.create(NewRun::new(&machine, rows)).await.unwrap();
-            assert!(set(&run, RunState::Refused).await);
+            let new = NewRun { session: Some(session), ..NewRun::new(&machine, rows) };
+            store.create(new).await.unwrap();
+            let next = Next::Refuse { reason: "it departs".to_owned() };
+            let id = machine.run().clone();
+            store.append(Append::new(id, session, Epoch(1), Timestamp(1_000), next)).await.unwrap();
         }
         let sinks: Arc<[Sink]> = vec![sink(false)].into();
         let report: Arc<dyn Report> = Arc::new(Nobody);
@@ -298,7 +299,7 @@ mod tests {
         }
         // Of those that are refused no more nothing is kept in mind.
         for number in 1..count {
-            assert!(set(&format!("r{number}"), RunState::Queued).await);
+            assert!(store.unpause(&format!("r{number}").parse().unwrap()).await.unwrap());
         }
         planner.look_at_refused().await.unwrap();
         assert_eq!((deliveries().await, planner.refused.len()), (count, 1));

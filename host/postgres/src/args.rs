@@ -7,7 +7,59 @@ use wfhost_store::stored;
 
 /// A parameter. Types are said by the client, so that nothing has to be prepared: behind a pooler the next
 /// statement may be another connection's.
-pub(crate) type Arg = (Box<dyn ToSql + Sync + Send>, Type);
+pub(crate) struct Arg {
+    pub value: Box<dyn ToSql + Sync + Send>,
+    pub kind: Type,
+    /// What it takes on its way, about.
+    pub bytes: usize,
+}
+
+impl Arg {
+    fn new<T: ToSql + Sync + Send + Size + 'static>(value: T, kind: Type) -> Self {
+        let bytes = value.size();
+        Self { value: Box::new(value), kind, bytes }
+    }
+}
+
+/// What parameters take, about, in bytes.
+pub(crate) fn size_of_all(args: &[Arg]) -> usize {
+    args.iter().map(|arg| arg.bytes).sum()
+}
+
+/// What a value takes, about, in bytes.
+trait Size {
+    fn size(&self) -> usize;
+}
+
+macro_rules! sizes {
+    ($($type:ty),*) => {$(
+        impl Size for $type {
+            fn size(&self) -> usize {
+                size_of::<$type>()
+            }
+        }
+    )*};
+}
+
+sizes! { bool, u8, i16, i32, i64 }
+
+impl Size for String {
+    fn size(&self) -> usize {
+        self.len()
+    }
+}
+
+impl<T: Size> Size for Option<T> {
+    fn size(&self) -> usize {
+        self.as_ref().map_or(0, Size::size)
+    }
+}
+
+impl<T: Size> Size for Vec<T> {
+    fn size(&self) -> usize {
+        self.iter().map(Size::size).sum()
+    }
+}
 
 pub(crate) trait IntoArg {
     fn arg(self) -> Arg;
@@ -17,12 +69,12 @@ macro_rules! args {
     ($($type:ty => $sql:ident),* $(,)?) => {$(
         impl IntoArg for $type {
             fn arg(self) -> Arg {
-                (Box::new(self), Type::$sql)
+                Arg::new(self, Type::$sql)
             }
         }
         impl IntoArg for Option<$type> {
             fn arg(self) -> Arg {
-                (Box::new(self), Type::$sql)
+                Arg::new(self, Type::$sql)
             }
         }
     )*};
@@ -37,7 +89,7 @@ args! {
 
 impl IntoArg for &str {
     fn arg(self) -> Arg {
-        (Box::new(escaped(self)), Type::TEXT)
+        Arg::new(escaped(self), Type::TEXT)
     }
 }
 
@@ -49,39 +101,39 @@ impl IntoArg for String {
 
 impl IntoArg for Option<&str> {
     fn arg(self) -> Arg {
-        (Box::new(self.map(escaped)), Type::TEXT)
+        Arg::new(self.map(escaped), Type::TEXT)
     }
 }
 
 impl IntoArg for Vec<String> {
     fn arg(self) -> Arg {
-        (Box::new(self.iter().map(|text| escaped(text)).collect::<Vec<_>>()), Type::TEXT_ARRAY)
+        Arg::new(self.iter().map(|text| escaped(text)).collect::<Vec<_>>(), Type::TEXT_ARRAY)
     }
 }
 
 impl IntoArg for Option<Vec<String>> {
     fn arg(self) -> Arg {
         let texts = self.map(|texts| texts.iter().map(|text| escaped(text)).collect::<Vec<_>>());
-        (Box::new(texts), Type::TEXT_ARRAY)
+        Arg::new(texts, Type::TEXT_ARRAY)
     }
 }
 
 /// As they are: to be escaped before.
 impl IntoArg for Vec<Option<String>> {
     fn arg(self) -> Arg {
-        (Box::new(self), Type::TEXT_ARRAY)
+        Arg::new(self, Type::TEXT_ARRAY)
     }
 }
 
 impl IntoArg for serde_json::Value {
     fn arg(self) -> Arg {
-        (Box::new(self.to_string()), Type::TEXT)
+        Arg::new(self.to_string(), Type::TEXT)
     }
 }
 
 impl IntoArg for Option<serde_json::Value> {
     fn arg(self) -> Arg {
-        (Box::new(self.map(|value| value.to_string())), Type::TEXT)
+        Arg::new(self.map(|value| value.to_string()), Type::TEXT)
     }
 }
 

@@ -67,6 +67,12 @@ impl Time {
         self.fixed.as_ref().map(|clock| crate::args::millis(clock.now()))
     }
 
+    /// The time on the server in so long; none if it is another clock by which it is to judge.
+    pub fn server_in(&self, length: std::time::Duration) -> Option<i64> {
+        let length = i64::try_from(length.as_millis()).unwrap_or(i64::MAX);
+        self.fixed.is_none().then(|| crate::args::millis(self.now()).saturating_add(length))
+    }
+
     /// The same for what counts until when sessions last.
     pub fn set_ticks(&self) -> Option<i64> {
         self.fixed.as_ref().map(|clock| clock.ticks_ms() as i64)

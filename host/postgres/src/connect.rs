@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::TryStreamExt;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -15,21 +16,26 @@ use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Row, Socket, Statement};
+use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Row, RowStream, Socket, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use wfhost_store::StoreError;
 
-use crate::args::{Arg, Columns};
+use crate::args::{Arg, Columns, size_of_all};
 use crate::clock::Time;
 use crate::errors::{Fault, classify, no_connection, spelled};
 use crate::url::{Tls, Url};
 
 /// Connections for what is no append, at most.
 const POOLED: usize = 6;
+/// Bytes of the largest row, about: a module, or what one commit of a run appends.
+const LARGEST_ROW: usize = 64 << 20;
 /// How long a server is waited for by who has no runs to lose, in milliseconds.
 const PATIENCE: u64 = 2_000;
-/// A statement that takes longer has failed.
+/// A statement has failed if the server says nothing for so long, neither how it was done nor another row of its
+/// answer.
 const STATEMENT: Duration = Duration::from_secs(15);
+/// Bytes that pass in a millisecond, at least: what is large is on its way for longer.
+const PASS: usize = 1 << 10;
 /// The same for what a host cannot do without, which has a lease to lose: a part of that, between these. A connection
 /// may lead nowhere without anybody being told.
 const SOON: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
@@ -112,6 +118,8 @@ fn abort_at(_point: &str, _commit: u64) {}
 pub(crate) struct Conn {
     pub client: Client,
     pub pid: i32,
+    /// Counts rows of answers.
+    came: AtomicU64,
     driver: JoinHandle<()>,
     sent: Mutex<HashMap<String, Sent>>,
 }
@@ -154,6 +162,32 @@ impl Conn {
     fn forget(&self, sql: &str) {
         self.sent().remove(sql);
     }
+
+    /// All rows of an answer.
+    async fn all(&self, rows: RowStream) -> Result<Vec<Row>, tokio_postgres::Error> {
+        let mut rows = std::pin::pin!(rows);
+        let mut all = Vec::new();
+        while let Some(row) = rows.try_next().await? {
+            self.came.fetch_add(1, Ordering::Relaxed);
+            all.push(row);
+        }
+        Ok(all)
+    }
+
+    /// What is done by this connection, unless nothing comes for so long; rows of an answer are something.
+    async fn unless_silent<T>(&self, limit: Duration, answer: impl Future<Output = T>) -> Option<T> {
+        let mut answer = std::pin::pin!(answer);
+        let mut before = self.came.load(Ordering::Relaxed);
+        loop {
+            if let Ok(answer) = tokio::time::timeout(limit, &mut answer).await {
+                return Some(answer);
+            }
+            let came = self.came.load(Ordering::Relaxed);
+            if std::mem::replace(&mut before, came) == came {
+                return None;
+            }
+        }
+    }
 }
 
 impl Connector {
@@ -190,23 +224,23 @@ impl Connector {
         args: &[Arg],
     ) -> Result<Vec<Row>, tokio_postgres::Error> {
         if !self.direct.load(Ordering::Relaxed) || self.shares.load(Ordering::Relaxed) {
-            return query_with(&conn.client, sql, args).await;
+            return query_with(conn, sql, args).await;
         }
         let Some(known) = conn.sent_before(sql) else {
-            return query_with(&conn.client, sql, args).await;
+            return query_with(conn, sql, args).await;
         };
         let answer = async {
             let statement = match known {
                 Sent::Prepared(statement) => statement,
                 Sent::Once => {
-                    let types: Vec<Type> = args.iter().map(|(_, kind)| kind.clone()).collect();
+                    let types: Vec<Type> = args.iter().map(|arg| arg.kind.clone()).collect();
                     let statement = conn.client.prepare_typed(sql, &types).await?;
                     conn.keep(sql, &statement);
                     statement
                 }
             };
-            let values = args.iter().map(|(value, _)| &**value as &(dyn ToSql + Sync));
-            conn.client.query(&statement, &values.collect::<Vec<_>>()).await
+            let values = args.iter().map(|arg| &*arg.value as &(dyn ToSql + Sync));
+            conn.all(conn.client.query_raw(&statement, values).await?).await
         };
         let error = match answer.await {
             Ok(rows) => return Ok(rows),
@@ -220,7 +254,7 @@ impl Connector {
             Some(&SqlState::FEATURE_NOT_SUPPORTED) => conn.forget(sql),
             _ => return Err(error),
         }
-        query_with(&conn.client, sql, args).await
+        query_with(conn, sql, args).await
     }
 
     /// The store that connections have to lead to from now on.
@@ -280,7 +314,7 @@ impl Connector {
         let unfit = |reason: String| StoreError::Unfit { place: place.clone(), reason };
         let asked = Instant::now();
         let row = query(
-            &conn.client,
+            conn,
             "SELECT pg_backend_pid(), pg_is_in_recovery(), current_setting('server_version_num')::int4,
                     current_setting('transaction_isolation'), current_setting('fsync'),
                     current_setting('full_page_writes'), current_setting('default_transaction_read_only'),
@@ -327,7 +361,7 @@ impl Connector {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(known) = known {
             let sql = format!("SELECT store FROM \"{}\".meta", self.url.schema);
-            let store = match query(&conn.client, &sql, Vec::new()).await {
+            let store = match query(conn, &sql, Vec::new()).await {
                 Ok(rows) => rows.first().and_then(|row| row.text(0).ok()),
                 Err(error) if matches!(error.code(), Some(&SqlState::UNDEFINED_TABLE)) => None,
                 Err(error) => return Err(classify(place, &error).into_error()),
@@ -355,43 +389,63 @@ where
             }
         }
     });
-    Conn { client, pid: 0, driver, sent: Mutex::default() }
+    Conn { client, pid: 0, came: AtomicU64::new(0), driver, sent: Mutex::default() }
 }
 
 /// Sends a statement and reads its answer, in one round trip.
-pub(crate) async fn query(
-    client: &Client,
-    sql: &str,
-    args: Vec<Arg>,
-) -> Result<Vec<Row>, tokio_postgres::Error> {
-    query_with(client, sql, &args).await
+pub(crate) async fn query(conn: &Conn, sql: &str, args: Vec<Arg>) -> Result<Vec<Row>, tokio_postgres::Error> {
+    query_with(conn, sql, &args).await
 }
 
-async fn query_with(client: &Client, sql: &str, args: &[Arg]) -> Result<Vec<Row>, tokio_postgres::Error> {
-    let typed: Vec<(&(dyn ToSql + Sync), Type)> =
-        args.iter().map(|(value, kind)| (&**value as &(dyn ToSql + Sync), kind.clone())).collect();
-    client.query_typed(sql, &typed).await
+async fn query_with(conn: &Conn, sql: &str, args: &[Arg]) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let typed = args.iter().map(|arg| (&*arg.value as &(dyn ToSql + Sync), arg.kind.clone()));
+    conn.all(conn.client.query_typed_raw(sql, typed).await?).await
 }
 
-/// Gives an answer up after some time.
+/// For how long so many bytes are on their way, at most.
+const fn on_its_way(bytes: usize) -> Duration {
+    Duration::from_millis((bytes / PASS) as u64)
+}
+
+/// Gives an answer up if nothing of it comes for some time, besides that which the parameters take.
 pub(crate) async fn within<T>(
     place: &str,
+    conn: &Conn,
     limit: Duration,
+    args: &[Arg],
     answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, Fault> {
-    match tokio::time::timeout(limit, answer).await {
-        Ok(Ok(rows)) => Ok(rows),
-        Ok(Err(error)) => Err(classify(place, &error)),
-        Err(_) => {
+    let limit = limit.saturating_add(on_its_way(size_of_all(args)));
+    match conn.unless_silent(limit, answer).await {
+        Some(Ok(rows)) => Ok(rows),
+        Some(Err(error)) => Err(classify(place, &error)),
+        None => {
             let reason = format!("it did not answer within {} s", limit.as_secs_f32());
             Err(Fault::Lost(StoreError::Unreachable { place: place.to_owned(), reason }))
         }
     }
 }
 
-/// Asks, with the limit of time that holds for all statements.
-pub(crate) async fn ask(place: &str, conn: &Conn, sql: &str, args: Vec<Arg>) -> Result<Vec<Row>, Fault> {
-    within(place, STATEMENT, query(&conn.client, sql, args)).await
+/// How long the server may say nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Silence {
+    pub first: Duration,
+    /// At further tries.
+    pub later: Duration,
+}
+
+impl Silence {
+    fn of(limit: Duration) -> Self {
+        Self { first: limit, later: limit }
+    }
+
+    /// A row is told of when it is there as a whole. That a connection which was just made leads somewhere is known,
+    /// so that it is given the time that the largest row takes.
+    pub const READS: Self =
+        Self { first: STATEMENT, later: STATEMENT.saturating_add(on_its_way(LARGEST_ROW)) };
+
+    /// For a person who waits, and can do something else.
+    const ANY: Self = Self { first: Duration::MAX, later: Duration::MAX };
 }
 
 /// Which plan a statement is carried out by.
@@ -484,8 +538,10 @@ impl Pool {
         args: Vec<Arg>,
     ) -> Result<Vec<Row>, Fault> {
         let asking = async |conn: &Conn| match plan {
-            Plan::Kept => within(self.place(), limit, self.connector.send(conn, sql, &args)).await,
-            Plan::Anew => within(self.place(), limit, query_with(&conn.client, sql, &args)).await,
+            Plan::Kept => {
+                within(self.place(), conn, limit, &args, self.connector.send(conn, sql, &args)).await
+            }
+            Plan::Anew => within(self.place(), conn, limit, &args, query_with(conn, sql, &args)).await,
         };
         self.with(asking).await
     }
@@ -494,7 +550,7 @@ impl Pool {
     /// is unknown what became of an earlier one, also if the last one failed.
     async fn persist(
         &self,
-        limit: Duration,
+        silence: Silence,
         plan: Plan,
         sql: &str,
         args: &(dyn Fn() -> Vec<Arg> + Sync),
@@ -503,6 +559,7 @@ impl Pool {
         let until = self.until();
         let (mut doubt, mut lost, mut raced) = (false, 0_u32, 0);
         loop {
+            let limit = if lost == 0 { silence.first } else { silence.later };
             let wait = match self.once(limit, plan, &sql, args()).await {
                 Ok(rows) => return Ok((rows, doubt)),
                 Err(Fault::Refused(error)) => return Err((error, doubt)),
@@ -546,7 +603,7 @@ impl Pool {
         sql: &str,
         args: &(dyn Fn() -> Vec<Arg> + Sync),
     ) -> Result<Vec<Row>, StoreError> {
-        self.read_in(STATEMENT, Plan::Kept, sql, args).await
+        self.read_in(Silence::READS, Plan::Kept, sql, args).await
     }
 
     /// Reads, by the plan that suits the tables as they are now.
@@ -555,7 +612,16 @@ impl Pool {
         sql: &str,
         args: &(dyn Fn() -> Vec<Arg> + Sync),
     ) -> Result<Vec<Row>, StoreError> {
-        self.read_in(STATEMENT, Plan::Anew, sql, args).await
+        self.read_in(Silence::READS, Plan::Anew, sql, args).await
+    }
+
+    /// The same for what somebody waits for however long it takes the server.
+    pub async fn read_at_leisure(
+        &self,
+        sql: &str,
+        args: &(dyn Fn() -> Vec<Arg> + Sync),
+    ) -> Result<Vec<Row>, StoreError> {
+        self.read_in(Silence::ANY, Plan::Anew, sql, args).await
     }
 
     /// Reads what takes the server no time.
@@ -564,18 +630,18 @@ impl Pool {
         sql: &str,
         args: &(dyn Fn() -> Vec<Arg> + Sync),
     ) -> Result<Vec<Row>, StoreError> {
-        self.read_in(self.connector.soon(), Plan::Kept, sql, args).await
+        self.read_in(Silence::of(self.connector.soon()), Plan::Kept, sql, args).await
     }
 
     async fn read_in(
         &self,
-        limit: Duration,
+        silence: Silence,
         plan: Plan,
         sql: &str,
         args: &(dyn Fn() -> Vec<Arg> + Sync),
     ) -> Result<Vec<Row>, StoreError> {
         // Nothing was to be changed: whether an earlier try was carried out does not matter.
-        let read = self.persist(limit, plan, sql, args).await;
+        let read = self.persist(silence, plan, sql, args).await;
         read.map(|(rows, _)| rows).map_err(|(error, _)| error)
     }
 
@@ -593,17 +659,12 @@ impl Pool {
             millis.clamp(1, i32::MAX.unsigned_abs().into())
         );
         let place = self.place();
-        let limit = STATEMENT.saturating_add(Duration::from_millis(millis));
-        let late = |_| {
-            let reason = "it does not answer".to_owned();
-            Fault::Lost(StoreError::Unreachable { place: place.to_owned(), reason })
-        };
-        let attempt = async || {
+        let attempt = async |silence: Duration| {
             self.with(async |conn| {
                 let reading = async {
                     let failed = |error| classify(place, &error);
                     conn.client.batch_execute(&begin).await.map_err(failed)?;
-                    let read = query(&conn.client, &sql, args()).await;
+                    let read = query(conn, &sql, args()).await;
                     if read.as_ref().is_err_and(|error| error.as_db_error().is_none()) {
                         return read.map_err(failed);
                     }
@@ -614,13 +675,17 @@ impl Pool {
                         _ => failed(error),
                     })
                 };
-                tokio::time::timeout(limit, reading).await.map_err(late)?
+                let limit = silence.saturating_add(Duration::from_millis(millis));
+                conn.unless_silent(limit, reading).await.unwrap_or_else(|| {
+                    let reason = "it does not answer".to_owned();
+                    Err(Fault::Lost(StoreError::Unreachable { place: place.to_owned(), reason }))
+                })
             })
             .await
         };
-        match attempt().await {
+        match attempt(Silence::READS.first).await {
             // A connection that lay idle while the server began anew says so only when it is used.
-            Err(Fault::Lost(_)) => attempt().await.map_err(Fault::into_error),
+            Err(Fault::Lost(_)) => attempt(Silence::READS.later).await.map_err(Fault::into_error),
             read => read.map_err(Fault::into_error),
         }
     }
@@ -632,6 +697,11 @@ impl Pool {
         args: &(dyn Fn() -> Vec<Arg> + Sync),
     ) -> Result<(Vec<Row>, bool), StoreError> {
         self.write_in(STATEMENT, sql, args).await
+    }
+
+    /// Until when, by the server's clock, somebody waits for what becomes of a write with these parameters.
+    pub fn in_time(&self, args: &[Arg]) -> Option<i64> {
+        self.connector.time.server_in(STATEMENT.saturating_add(on_its_way(size_of_all(args))))
     }
 
     /// The same for what takes the server no time.
@@ -650,7 +720,7 @@ impl Pool {
         args: &(dyn Fn() -> Vec<Arg> + Sync),
     ) -> Result<(Vec<Row>, bool), StoreError> {
         self.connector.commits.about_to_be_made();
-        let written = self.persist(limit, Plan::Kept, sql, args).await;
+        let written = self.persist(Silence::of(limit), Plan::Kept, sql, args).await;
         let written = written.map_err(|(error, doubt)| match error {
             StoreError::Unreachable { .. } => self.unknown(&error),
             // An earlier try may have succeeded, whatever is said of the last one.

@@ -1,10 +1,10 @@
 //! Everything out of a schema, and into an empty one.
 
+use futures_util::TryStreamExt;
 use tokio::sync::mpsc;
 use tokio_postgres::Row as SqlRow;
-use wfhost_store::copy::{
-    BATCH_ROWS, BEYOND_PLACES, Batch, Cell, Gather, Kind, Part, TABLES, Table, cut_short,
-};
+use tokio_postgres::types::{ToSql, Type};
+use wfhost_store::copy::{BEYOND_PLACES, Batch, Cell, Gather, Kind, Part, TABLES, Table, cut_short};
 use wfhost_store::{Result, RunState, StoreError};
 
 use crate::PostgresStore;
@@ -146,23 +146,19 @@ impl PostgresStore {
         self.run(&conn, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         self.run(&conn, "SET LOCAL idle_in_transaction_session_timeout = 0").await?;
         for (number, table) in TABLES.iter().enumerate() {
-            self.run(&conn, &format!("DECLARE copied NO SCROLL CURSOR FOR {}", select(table))).await?;
-            // A module may be large.
-            let rows = if table.name == "modules" { 1 } else { BATCH_ROWS };
+            let failed = |error| classify(self.place(), &error).into_error();
+            let none: [(&(dyn ToSql + Sync), Type); 0] = [];
+            let rows = conn.client.query_typed_raw(&self.pool.sql(&select(table)), none).await;
+            let mut rows = std::pin::pin!(rows.map_err(failed)?);
             let mut gather = Gather::of(number);
-            loop {
-                let rows = self.ask(&conn, &format!("FETCH {rows} FROM copied"), Vec::new()).await?;
-                if rows.is_empty() {
-                    break;
-                }
-                for row in rows {
-                    let cells = cells(table, &row).map_err(|strange| self.damaged(strange))?;
-                    // Whoever takes no more says why.
-                    if let Some(batch) = gather.add(cells)
-                        && give.send(batch).await.is_err()
-                    {
-                        return Ok(());
-                    }
+            // The server sends no more of them than are taken here, however large they are.
+            while let Some(row) = rows.try_next().await.map_err(failed)? {
+                let cells = cells(table, &row).map_err(|strange| self.damaged(strange))?;
+                // Whoever takes no more says why.
+                if let Some(batch) = gather.add(cells)
+                    && give.send(batch).await.is_err()
+                {
+                    return Ok(());
                 }
             }
             if let Some(batch) = gather.take()
@@ -170,7 +166,6 @@ impl PostgresStore {
             {
                 return Ok(());
             }
-            self.run(&conn, "CLOSE copied").await?;
         }
         self.run(&conn, "COMMIT").await?;
         // Whoever takes no more says why.
@@ -221,7 +216,7 @@ impl PostgresStore {
     }
 
     async fn ask(&self, conn: &Conn, sql: &str, args: Vec<Arg>) -> Result<Vec<SqlRow>> {
-        let rows = query(&conn.client, &self.pool.sql(sql), args).await;
+        let rows = query(conn, &self.pool.sql(sql), args).await;
         rows.map_err(|error| classify(self.place(), &error).into_error())
     }
 

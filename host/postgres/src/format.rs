@@ -89,7 +89,7 @@ async fn meta(pool: &Pool, conn: &Conn) -> Result<Option<Row>, Fault> {
     let sql =
         "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = $1 AND tablename = 'meta'),
                       EXISTS (SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = $1)";
-    let rows = query(&conn.client, sql, args_of![url.schema.as_str()]).await.map_err(failed)?;
+    let rows = query(conn, sql, args_of![url.schema.as_str()]).await.map_err(failed)?;
     let flag = |column| rows.first().and_then(|row| row.value::<bool>(column).ok()).unwrap_or_default();
     if !flag(0) {
         return match flag(1) {
@@ -98,7 +98,7 @@ async fn meta(pool: &Pool, conn: &Conn) -> Result<Option<Row>, Fault> {
         };
     }
     let sql = in_schema("SELECT format, oldest_host, store FROM wf.meta", &url.schema);
-    let rows = query(&conn.client, &sql, Vec::new()).await.map_err(failed)?;
+    let rows = query(conn, &sql, Vec::new()).await.map_err(failed)?;
     Ok(rows.into_iter().next())
 }
 
@@ -159,7 +159,7 @@ async fn migrate_locked(pool: &Pool, conn: &Conn) -> Result<(), Fault> {
     let failed = |error| classify(&url.place, &error);
     // One at a time; a second process finds it done.
     let lock = "SELECT pg_advisory_xact_lock(hashtextextended('wfhost migrate ' || $1, 0))";
-    query(&conn.client, lock, args_of![url.schema.as_str()]).await.map_err(failed)?;
+    query(conn, lock, args_of![url.schema.as_str()]).await.map_err(failed)?;
     let row = meta(pool, conn).await?;
     let strange = |strange: crate::args::Strange| Fault::Refused(damaged(pool, strange.0));
     let from: i32 = row.as_ref().map_or(Ok(0), |row| row.value(0)).map_err(strange)?;
@@ -175,7 +175,7 @@ async fn migrate_locked(pool: &Pool, conn: &Conn) -> Result<(), Fault> {
         // Small rows are read more often than large ones are written.
         let lz4 = "SELECT 1 FROM pg_catalog.pg_settings WHERE name = 'default_toast_compression'
                    AND 'lz4' = ANY (enumvals)";
-        if !query(&conn.client, lz4, Vec::new()).await.map_err(failed)?.is_empty() {
+        if !query(conn, lz4, Vec::new()).await.map_err(failed)?.is_empty() {
             let sql = "ALTER TABLE wf.journal ALTER body SET COMPRESSION lz4;
                        ALTER TABLE wf.transcripts ALTER text SET COMPRESSION lz4;
                        ALTER TABLE wf.logs ALTER message SET COMPRESSION lz4;
@@ -192,11 +192,11 @@ async fn migrate_locked(pool: &Pool, conn: &Conn) -> Result<(), Fault> {
             "INSERT INTO wf.meta (format, oldest_host, store, secret, xid_base) VALUES ($1, 1, $2, $3, 0)",
             &url.schema,
         );
-        query(&conn.client, &sql, args_of![FORMAT, id, secret]).await.map_err(failed)?;
+        query(conn, &sql, args_of![FORMAT, id, secret]).await.map_err(failed)?;
     } else {
         let sql = in_schema("UPDATE wf.meta SET format = $1", &url.schema);
-        query(&conn.client, &sql, args_of![FORMAT]).await.map_err(failed)?;
+        query(conn, &sql, args_of![FORMAT]).await.map_err(failed)?;
     }
-    query(&conn.client, &in_schema(PLACES_GROW, &url.schema), Vec::new()).await.map_err(failed)?;
+    query(conn, &in_schema(PLACES_GROW, &url.schema), Vec::new()).await.map_err(failed)?;
     Ok(())
 }

@@ -18,8 +18,6 @@ pub(crate) struct Jobs {
     pub blobs: Vec<Vec<u8>>,
     /// Rows that have a place in this transaction.
     pub rows: i64,
-    /// What they take, about, in bytes.
-    pub bytes: usize,
 }
 
 /// A state as it is stored.
@@ -71,9 +69,7 @@ fn id(run: Option<&RunId>) -> Value {
 impl Jobs {
     /// The number of a blob.
     pub fn blob(&mut self, bytes: impl Into<Vec<u8>>) -> Value {
-        let bytes = bytes.into();
-        self.bytes += bytes.len();
-        self.blobs.push(bytes);
+        self.blobs.push(bytes.into());
         json!(self.blobs.len())
     }
 
@@ -386,9 +382,6 @@ impl Jobs {
             if let Some(until) = waiting.until {
                 job["until"] = json!(millis(until));
             }
-        }
-        if let Some(due_at) = info.due_at {
-            job["due_at"] = json!(millis(due_at));
         }
         if let Some(head) = info.head {
             job["head"] = self.blob(head.0.to_vec());

@@ -13,8 +13,11 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use wfhost_core::policy::budget::Spent;
-use wfhost_core::{Digest, Outcome, Row, RunId, Step};
-use wfhost_store::{Append, Appended, Next, PARENT_GONE, Result, RunState, SessionId, StoreError, Wake};
+use wfhost_core::{Digest, Outcome, Question, QuestionChange, Row, RunId, Step};
+use wfhost_store::{
+    Append, Appended, Emission, MessageBody, NewRun, Next, PARENT_GONE, Result, RunState, SessionId,
+    StoreError, Wake,
+};
 
 use crate::args::{Arg, Columns, args_of, millis};
 use crate::company::Company;
@@ -22,7 +25,7 @@ use crate::connect::{Conn, Connector, in_schema, jitter, within};
 use crate::errors::Fault;
 use crate::jobs::{self, Jobs, child_body, outcome_bytes};
 use crate::notify::{Notices, Told};
-use crate::turns::Turn;
+use crate::turns::{Turn, Turns};
 
 /// Lanes of a host.
 pub(crate) const LANES: usize = 2;
@@ -68,7 +71,44 @@ pub(crate) struct Shared {
     pub numbers: Numbers,
     pub notices: Arc<Notices>,
     /// How long the sessions last that were begun here, in milliseconds.
-    pub leases: Mutex<HashMap<SessionId, u64>>,
+    leases: Mutex<HashMap<SessionId, u64>>,
+    /// Those of appends, for each lane.
+    turns: [Turns; LANES],
+}
+
+impl Shared {
+    pub fn new(connector: Arc<Connector>, notices: Arc<Notices>) -> Self {
+        let (numbers, leases) = (Numbers::default(), Mutex::default());
+        Self { connector, numbers, notices, leases, turns: Default::default() }
+    }
+
+    fn leases(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, u64>> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A session begins, and lasts for so many milliseconds.
+    pub fn began(&self, session: SessionId, lease_ms: u64) {
+        self.leases().insert(session, lease_ms);
+    }
+
+    #[cfg(test)]
+    pub fn lose(&self, session: SessionId) {
+        self.turns.iter().for_each(|turns| turns.change(session, 0, Turn::next));
+    }
+
+    /// Sessions of which anything is known.
+    #[cfg(test)]
+    pub fn known_sessions(&self) -> Vec<SessionId> {
+        let of_turns = self.turns.iter().flat_map(Turns::sessions);
+        let known: std::collections::BTreeSet<_> = self.leases().keys().copied().chain(of_turns).collect();
+        known.into_iter().collect()
+    }
+
+    /// A session is over: whatever is still appended under it is refused.
+    pub fn ended(&self, session: SessionId) {
+        self.leases().remove(&session);
+        self.turns.iter().for_each(|turns| turns.forget(session));
+    }
 }
 
 struct Job {
@@ -91,7 +131,6 @@ impl Lanes {
                 shared: Arc::clone(shared),
                 number,
                 conn: None,
-                turns: HashMap::new(),
                 company: Company::new(Instant::now()),
             };
             tokio::spawn(lane.work(jobs));
@@ -114,7 +153,6 @@ struct Lane {
     shared: Arc<Shared>,
     number: usize,
     conn: Option<Conn>,
-    turns: HashMap<SessionId, Turn>,
     company: Company,
 }
 
@@ -202,7 +240,7 @@ impl Lane {
 
     /// Commits what one session appends.
     async fn commit_of(&mut self, session: SessionId, appends: &[Append]) -> Outcomes {
-        let lease = self.shared.leases.lock().unwrap_or_else(PoisonError::into_inner).get(&session).copied();
+        let lease = self.shared.leases().get(&session).copied();
         let until = Instant::now() + Duration::from_millis(lease.unwrap_or(30_000).clamp(1_000, 60_000));
         let numbers = match self.numbers(appends, until).await {
             Ok(numbers) => numbers,
@@ -216,10 +254,7 @@ impl Lane {
             .collect();
         match self.send(session, &known, until).await {
             Ok(done) => done.into_iter().for_each(|(at, outcome)| outcomes[at] = outcome),
-            Err(error)
-                if known.len() == 1
-                    || matches!(error, StoreError::Unknown { .. } | StoreError::Unreachable { .. }) =>
-            {
+            Err(error) if known.len() == 1 || is_of_all(&error) => {
                 known.iter().for_each(|(at, ..)| outcomes[*at] = Err(error.clone()));
             }
             Err(_) => {
@@ -284,7 +319,8 @@ impl Lane {
         let connector = Arc::clone(&self.shared.connector);
         let sql = in_schema(sql, &connector.url.schema);
         let conn = self.conn(until).await.map_err(Fault::NoConnection)?;
-        let answer = within(&connector.url.place, connector.soon(), connector.send(conn, &sql, &args)).await;
+        let sent = connector.send(conn, &sql, &args);
+        let answer = within(&connector.url.place, conn, connector.soon(), &args, sent).await;
         if matches!(answer, Err(Fault::Lost(_) | Fault::NoConnection(_))) {
             self.conn = None;
         }
@@ -303,6 +339,10 @@ impl Lane {
                 Ok(rows) => return Ok(rows),
                 Err(Fault::Lost(_) | Fault::Again(_)) if Instant::now() < until => {
                     tokio::time::sleep(Duration::from_millis(10 + jitter(20))).await;
+                }
+                // The server may not be the primary any more, or have no room: another one is found, or there is.
+                Err(Fault::NoConnection(error)) if error.is_passing() && Instant::now() < until => {
+                    tokio::time::sleep(Duration::from_millis(50 + jitter(100))).await;
                 }
                 Err(fault) => return Err(fault.into_error()),
             }
@@ -367,8 +407,7 @@ impl Lane {
                 }
             };
             // It may be under way still: what became of it is looked up behind the lock that it takes.
-            let turn = self.turns.entry(session).or_default();
-            *turn = turn.next();
+            self.turns().change(session, turn, Turn::next);
             match self.became(&batch, mark, until).await {
                 Ok(Some(outcomes)) => return Ok(outcomes),
                 Ok(None) if Instant::now() < until => {}
@@ -384,8 +423,12 @@ impl Lane {
         }
     }
 
+    fn turns(&self) -> &Turns {
+        &self.shared.turns[self.number]
+    }
+
     fn turn(&self, session: SessionId) -> Turn {
-        self.turns.get(&session).copied().unwrap_or_default()
+        self.turns().of(session)
     }
 
     fn arguments_of_one(&self, turn: i64, run: i64, append: &Append, row: &Row) -> Vec<Arg> {
@@ -550,14 +593,15 @@ impl Lane {
                 until,
             )
             .await?;
-        self.turns.insert(batch.session, Turn { number: turn, is_new: false });
         let strange = |strange: crate::args::Strange| StoreError::Unknown {
             place: self.shared.connector.url.place.clone(),
             reason: strange.0,
         };
         let Some(found) = found.first() else {
+            self.turns().forget(batch.session);
             return Ok(Some(all.iter().map(|(at, _, append)| (*at, Err(fenced(append)))).collect()));
         };
+        self.turns().change(batch.session, turn, |turn| Turn { is_new: false, ..turn });
         let there: Vec<bool> = found.value(1).map_err(strange)?;
         let committed =
             there.contains(&true) || mark.is_some() && found.maybe_int(0).map_err(strange)? == mark;
@@ -593,6 +637,18 @@ impl Lane {
     }
 }
 
+/// Whether an error is the same for each of a batch: they may be there, or no server takes any.
+fn is_of_all(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::Unknown { .. }
+            | StoreError::Unreachable { .. }
+            | StoreError::Standby { .. }
+            | StoreError::Crowded { .. }
+            | StoreError::ReadOnly { .. }
+    )
+}
+
 /// The append of a batch that has no other, if it is no more than a row of a run that goes on.
 fn lone<'a>(batch: &Batch<'a>) -> Option<(i64, &'a Append, &'a Row)> {
     match (&batch.plain[..], &batch.others[..]) {
@@ -618,9 +674,42 @@ fn is_plain(append: &Append) -> bool {
 
 /// What an append takes, about, in bytes.
 fn size(append: &Append) -> usize {
-    let rows = |rows: &[Row]| rows.iter().map(|row| row.bytes.len()).sum::<usize>();
-    let children: usize = append.children.iter().map(|child| rows(&child.rows)).sum();
-    256 + append.row.as_ref().map_or(0, |row| row.bytes.len()) + children
+    let of_new = |run: &NewRun| {
+        let inbox = run.inbox.iter().map(MessageBody::bytes).sum::<usize>();
+        256 + run.rows.iter().map(|row| row.bytes.len()).sum::<usize>() + inbox
+    };
+    let row = append.row.as_ref().map_or(0, |row| row.bytes.len());
+    let children: usize = append.children.iter().map(of_new).sum();
+    let emissions: usize = append.emissions.iter().map(size_of_emission).sum();
+    let questions = append.questions.iter().map(|change| match change {
+        QuestionChange::Asked { question: Question { prompt, schema, choices, details }, .. } => {
+            let texts = [schema, details].into_iter().flatten().map(|json| json.as_str().len());
+            prompt.len() + texts.chain(choices.iter().map(String::len)).sum::<usize>()
+        }
+        QuestionChange::Closed { .. } => 0,
+    });
+    let next = match &append.next {
+        // It is told to the parent besides.
+        Next::End { outcome: Ok(output), .. } => 2 * output.as_str().len(),
+        Next::End { outcome: Err(failure), .. } => 2 * failure.message.len(),
+        Next::Continue { run } => of_new(run),
+        Next::Refuse { reason } | Next::Release { trouble: Some(reason), .. } => reason.len(),
+        _ => 0,
+    };
+    256 + row + children + emissions + questions.sum::<usize>() + next
+}
+
+fn size_of_emission(emission: &Emission) -> usize {
+    64 + match emission {
+        Emission::Log(line) => {
+            let fields = line.fields.iter().map(|(name, value)| name.len() + value.len());
+            line.message.len() + fields.sum::<usize>()
+        }
+        Emission::State { key: name, value, .. } | Emission::Message { name, payload: value, .. } => {
+            name.len() + value.as_str().len()
+        }
+        Emission::Phase { title, .. } => 2 * title.len(),
+    }
 }
 
 fn fenced(append: &Append) -> StoreError {
@@ -633,5 +722,56 @@ pub(crate) fn new_refused(code: i64, run: &RunId, module: Digest) -> StoreError 
         3 => StoreError::IdTaken { id: run.clone() },
         4 => StoreError::IdUsed { id: run.clone() },
         _ => StoreError::NoSuchModule(module),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wfhost_core::{Epoch, Failure, FailureKind, Json, Timestamp};
+    use wfhost_store::conformance::{id, machine, question};
+    use wfhost_store::{LogLevel, LogLine};
+
+    use super::*;
+
+    #[test]
+    fn all_that_an_append_brings_along_counts() {
+        const MANY: usize = 1_000_000;
+        let text = || "x".repeat(MANY);
+        let json = || Json::string(&text());
+        let at = Timestamp(1);
+        let new = |next| Append::new(id("r"), SessionId(1), Epoch(1), at, next);
+        assert!(size(&new(Next::Go)) < 1_000);
+        let emitted = |emission| Append { emissions: vec![emission], ..new(Next::Go) };
+        let line = LogLine { number: 0, at, level: LogLevel::Info, message: text(), fields: Vec::new() };
+        let round = || {
+            let mut machine = machine("r", Digest([0; 32]));
+            machine.receive("s".to_owned(), json(), None, at);
+            let rows = machine.take_unsaved().map(Row::from).into_iter().collect();
+            NewRun::new(&machine, rows)
+        };
+        let QuestionChange::Asked { step, at, deadline, mut question } = question(1) else {
+            panic!("it asks")
+        };
+        question.prompt = text();
+        for append in [
+            emitted(Emission::Log(line)),
+            emitted(Emission::Phase { title: text(), at }),
+            emitted(Emission::State { key: String::new(), value: json(), at }),
+            emitted(Emission::Message { name: String::new(), payload: json(), at }),
+            new(Next::End { outcome: Ok(json()), spent: Spent::default() }),
+            new(Next::End {
+                outcome: Err(Failure::new(FailureKind::Rejected, text())),
+                spent: Spent::default(),
+            }),
+            new(Next::Refuse { reason: text() }),
+            new(Next::Continue { run: Box::new(round()) }),
+            Append { children: vec![round()], ..new(Next::Go) },
+            Append {
+                questions: vec![QuestionChange::Asked { step, at, deadline, question }],
+                ..new(Next::Go)
+            },
+        ] {
+            assert!(size(&append) >= MANY, "{:?}: {}", append.next, size(&append));
+        }
     }
 }

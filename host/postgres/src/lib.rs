@@ -128,12 +128,7 @@ impl PostgresStore {
         let identity = format::prepare(&pool, options.migrate).await?;
         pool.connector.know(identity.clone());
         let (notices, told) = Notices::new();
-        let shared = Arc::new(Shared {
-            connector: Arc::clone(&pool.connector),
-            numbers: lanes::Numbers::default(),
-            notices,
-            leases: Mutex::default(),
-        });
+        let shared = Arc::new(Shared::new(Arc::clone(&pool.connector), notices));
         let tells = notify::tell_others(Arc::clone(&pool), identity.store.clone(), told);
         let tasks = Mutex::new(vec![tokio::spawn(tells).abort_handle()]);
         let (lanes, beginnings) = (Lanes::new(&shared), Beginnings::new(&pool));
@@ -194,4 +189,31 @@ fn pool(url: &str, options: &PostgresOptions) -> Result<Arc<Pool>> {
     }
     let connector = Connector::new(url, time, relaxed)?;
     Ok(Arc::new(Pool::new(Arc::new(connector))))
+}
+
+#[cfg(test)]
+mod tests {
+    use wfhost_store::conformance::owner;
+    use wfhost_store::{Fence, Kept, SessionId, Sessions};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_known_any_more_of_sessions_that_are_over() {
+        let options = PostgresOptions { synchronous: Synchronous::Normal, ..PostgresOptions::default() };
+        let store = PostgresStore::open(&private_postgres::fresh_url(), &options).await.unwrap();
+        let lost = |session: SessionId| store.shared.lose(session);
+        let ended = store.begin_session(&owner(1), 60_000).await.unwrap();
+        let fenced = store.begin_session(&owner(1), 60_000).await.unwrap();
+        let lives = store.begin_session(&owner(1), 60_000).await.unwrap();
+        // A connection of each was lost in the middle of an append.
+        [ended, fenced, lives].into_iter().for_each(lost);
+        assert_eq!(store.end_session(ended).await, Ok(0));
+        assert_eq!(store.fence(fenced, Fence::Dead).await, Ok(0));
+        for session in [ended, fenced] {
+            assert_eq!(store.keep(session).await, Ok(Kept::Fenced));
+        }
+        assert!(matches!(store.keep(lives).await, Ok(Kept::Until { .. })));
+        assert_eq!(store.shared.known_sessions(), [lives]);
+    }
 }

@@ -721,3 +721,99 @@ BEGIN
     GET DIAGNOSTICS v_count = ROW_COUNT;
     RETURN v_count;
 END $$;
+
+-- As in format 1, but that what no entry says is left as it is, as whoever has made the rest anew has read it some time
+-- ago: whether the run is paused or refused and why, and what makes it due.
+CREATE OR REPLACE FUNCTION wf.rebuild_1(j jsonb, b bytea[]) RETURNS bool LANGUAGE plpgsql AS $$
+DECLARE
+    v_run int8;
+    h record;
+    v_state int2 := (j->>'state')::int2;
+    v_signals text[] := ARRAY(SELECT jsonb_array_elements_text(j->'signals'));
+    v_waits bool;
+    v_due_at int8;
+BEGIN
+    SELECT run INTO v_run FROM wf.runs WHERE name = j->>'name' AND NOT gone;
+    SELECT session, state, due_at, outcome, trouble INTO h FROM wf.hot WHERE run = v_run FOR NO KEY UPDATE;
+    IF NOT FOUND OR h.session IS NOT NULL OR (j->>'entries')::int8 IS DISTINCT FROM
+        (SELECT seq + count FROM wf.journal WHERE run = v_run ORDER BY seq DESC LIMIT 1)
+    THEN
+        RETURN false;
+    END IF;
+    IF v_state < 5 AND h.state < 5 THEN v_state := h.state; END IF;
+    v_waits := v_state = 2;
+    IF v_state IN (3, 4) THEN
+        PERFORM 1 FROM wf.inbox WHERE run = v_run AND NOT calm AND kind = 'cancel';
+        IF FOUND THEN v_due_at := 0; END IF;
+    ELSIF v_state < 5 THEN
+        IF h.trouble IS NOT NULL THEN
+            v_due_at := coalesce(h.due_at, 0);
+        ELSIF v_waits AND NOT wf.wakes_1(v_run, v_signals) THEN
+            v_due_at := (j->>'until')::int8;
+        ELSE
+            v_due_at := 0;
+        END IF;
+    END IF;
+    UPDATE wf.runs SET workflow = j->>'workflow', module = b[(j->>'module')::int], parent = j->>'parent',
+        parent_step = (j->>'step')::int8, on_close = (j->>'on_close')::int2, root = j->>'root', chain = j->>'chain',
+        next = j->>'next', created_at = (j->>'created_at')::int8,
+        labels = convert_from(b[(j->>'labels')::int], 'UTF8')
+    WHERE run = v_run;
+    DELETE FROM wf.labels WHERE run = v_run;
+    IF j ? 'found_by' THEN PERFORM wf.label_1(v_run, j->'found_by', b); END IF;
+    UPDATE wf.hot SET updated_at = (j->>'updated_at')::int8, state = v_state,
+        outcome = CASE WHEN v_state = 4 THEN h.outcome WHEN v_state >= 5 THEN b[(j->>'outcome')::int] END,
+        wait_until = CASE WHEN v_waits THEN (j->>'until')::int8 END,
+        wait_for = CASE WHEN v_waits AND j ? 'signals' THEN v_signals END,
+        people = v_waits AND (j->>'people')::bool, due_at = v_due_at, head = b[(j->>'head')::int]
+    WHERE run = v_run;
+    PERFORM wf.set_ledger_1(v_run, (j->>'tokens')::int8, (j->>'micros')::int8, b[(j->>'budget')::int]);
+    DELETE FROM wf.questions WHERE run = v_run;
+    PERFORM wf.questions_1(v_run, j->'questions', b);
+    IF j ? 'given_out' THEN
+        DELETE FROM wf.logs WHERE run = v_run;
+        DELETE FROM wf.messages WHERE run = v_run;
+        DELETE FROM wf.published WHERE run = v_run;
+        UPDATE wf.hot SET emissions = jsonb_array_length(j->'given_out'), phase = NULL WHERE run = v_run;
+        PERFORM wf.emit_1(v_run, j->'given_out', b);
+    END IF;
+    RETURN true;
+END $$;
+
+-- As in format 1, but that the run that is cancelled may have continued since it was looked at: then its latest round
+-- is.
+CREATE OR REPLACE FUNCTION wf.fire_1(p_name text, p_due int8, p_next int8, p_run jsonb, b bytea[], p_cancel text,
+    p_reason text, p_now int8) RETURNS TABLE (code int4, wake text) LANGUAGE plpgsql AS $$
+DECLARE
+    v_now int8 := wf.now_1(p_now);
+    v_latest text;
+BEGIN
+    wake := NULL;
+    PERFORM 1 FROM wf.schedules WHERE name = p_name AND next_at = p_due FOR NO KEY UPDATE;
+    IF NOT FOUND THEN code := 1; RETURN NEXT; RETURN; END IF;
+    code := 0;
+    IF p_run IS NOT NULL THEN
+        code := wf.check_new_1(p_run->>'name', b[(p_run->>'module')::int]);
+        IF code <> 0 THEN RETURN NEXT; RETURN; END IF;
+        PERFORM wf.insert_run_1(p_run, b, wf.place_1(), v_now);
+    END IF;
+    WHILE p_cancel IS NOT NULL LOOP
+        wake := wf.deliver_1(p_cancel, v_now, jsonb_build_object('kind', 'cancel', 'calm', false, 'text', 1),
+                             ARRAY[convert_to(p_reason, 'UTF8')])::text;
+        -- Behind its lock: a round that began while that was waited for is seen.
+        SELECT l.name INTO v_latest FROM wf.runs r JOIN wf.runs l ON l.chain = r.chain
+            WHERE wake IS NULL AND r.name = p_cancel AND NOT l.gone ORDER BY l.run DESC LIMIT 1;
+        p_cancel := nullif(v_latest, p_cancel);
+    END LOOP;
+    UPDATE wf.schedules SET next_at = p_next, fired = fired + CASE WHEN p_run IS NULL THEN 0 ELSE 1 END,
+        last = coalesce(p_run->>'name', last) WHERE name = p_name;
+    RETURN NEXT;
+END $$;
+
+-- Fails if nobody waits any more for what becomes of a statement: its connection was given up, and what has been said
+-- since must not be undone. The same may be tried again at once.
+CREATE FUNCTION wf.in_time_5(p_until int8) RETURNS bool LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    IF p_until < wf.now_1(NULL) THEN RAISE EXCEPTION 'it came too late' USING ERRCODE = '40001'; END IF;
+    RETURN true;
+END $$;

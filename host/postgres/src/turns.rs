@@ -31,22 +31,27 @@ impl Turn {
     }
 }
 
-/// Those of claims, by session.
+/// Those of claims, or of the appends of a lane, by session.
 #[derive(Default)]
 pub(crate) struct Turns(Mutex<HashMap<SessionId, Turn>>);
 
 impl Turns {
-    fn of(&self, session: SessionId) -> Turn {
+    pub fn of(&self, session: SessionId) -> Turn {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&session).copied().unwrap_or_default()
     }
 
     /// Changes the turn, if it is still that one.
-    fn change(&self, session: SessionId, number: i64, change: impl FnOnce(Turn) -> Turn) {
+    pub fn change(&self, session: SessionId, number: i64, change: impl FnOnce(Turn) -> Turn) {
         let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = turns.entry(session).or_default();
         if turn.number == number {
             *turn = change(*turn);
         }
+    }
+
+    #[cfg(test)]
+    pub fn sessions(&self) -> Vec<SessionId> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
 
     pub fn forget(&self, session: SessionId) {

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use wfhost::clock;
 use wfhost::store::{Act, RunState, SharedStore, Token, TokenKind};
 use wfhost::world::lock;
 use wfhost::{Host, HostError};
@@ -142,7 +141,7 @@ impl App {
         let is_unix = at == At::User;
         let own = match is_unix {
             true => None,
-            false => Some(mint("this server", TokenKind::Bearer, Scopes::all(), None)?),
+            false => Some(mint("this server", TokenKind::Bearer, Scopes::all(), host.store().now(), None)?),
         };
         Ok(Self(Arc::new(Shared {
             host,
@@ -366,7 +365,7 @@ impl App {
         let cut = |text: &str| text[..text.floor_char_boundary(512)].to_owned();
         let act = Act {
             number: 0,
-            at: clock::now(),
+            at: self.store().now(),
             who: who.spelled(),
             act: act.to_owned(),
             target: cut(target),
@@ -379,7 +378,8 @@ impl App {
     pub(crate) async fn login_address(&self) -> Result<String, HostError> {
         const HOUR: u64 = 3_600_000;
         let all = Scopes::all();
-        let minted = mint("the terminal", TokenKind::Login, all, Some(clock::now().after(HOUR)))?;
+        let now = self.store().now();
+        let minted = mint("the terminal", TokenKind::Login, all, now, Some(now.after(HOUR)))?;
         self.store().put_token(minted.token).await?;
         Ok(format!("{}/ui/login?code={}", self.0.url, minted.text))
     }

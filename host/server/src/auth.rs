@@ -12,9 +12,9 @@ use axum::http::{HeaderMap, header};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use subtle::ConstantTimeEq;
+use wfhost::HostError;
 use wfhost::store::{Token, TokenKind};
 use wfhost::world::{fresh_id, fresh_seed};
-use wfhost::{HostError, clock};
 use wfhost_core::{Digest, Timestamp};
 
 use crate::app::App;
@@ -160,9 +160,10 @@ pub fn mint(
     name: &str,
     kind: TokenKind,
     scopes: Scopes,
+    now: Timestamp,
     expires_at: Option<Timestamp>,
 ) -> Result<Minted, HostError> {
-    minted(fresh_token_id()?, name, kind, scopes, expires_at)
+    minted(fresh_token_id()?, name, kind, scopes, now, expires_at)
 }
 
 /// Makes the token of a browser that logged in with `with`. If that is a token of the database, the session counts
@@ -172,7 +173,8 @@ pub(crate) fn mint_session(app: &App, with: &Token, until: Timestamp) -> Result<
     // A code is gone by now, and no other server knows the token of this one.
     let is_kept = with.kind == TokenKind::Bearer && app.own().is_none_or(|own| own.id != with.id);
     let id = if is_kept { format!("{own}{MADE_WITH}{}", with.id) } else { own };
-    minted(id, &format!("browser of {}", with.name), TokenKind::Session, Scopes::of(with), Some(until))
+    let (name, now) = (format!("browser of {}", with.name), app.store().now());
+    minted(id, &name, TokenKind::Session, Scopes::of(with), now, Some(until))
 }
 
 /// The id of the token that a session was made with, if that has to be there still.
@@ -201,6 +203,7 @@ fn minted(
     name: &str,
     kind: TokenKind,
     scopes: Scopes,
+    now: Timestamp,
     expires_at: Option<Timestamp>,
 ) -> Result<Minted, HostError> {
     let secret = URL_SAFE_NO_PAD.encode(fresh_seed()?);
@@ -211,7 +214,7 @@ fn minted(
         name: name.to_owned(),
         kind,
         scopes: scopes.words(),
-        created_at: clock::now(),
+        created_at: now,
         expires_at,
         used_at: None,
     };
@@ -268,7 +271,7 @@ impl Identity {
             return Ok(true);
         }
         let Some(token) = app.store().token(&self.id).await? else { return Ok(false) };
-        is_valid(app, &token, clock::now()).await
+        is_valid(app, &token, app.store().now()).await
     }
 
     /// Whether it is whoever may open the socket, who has no token.
@@ -301,7 +304,7 @@ pub(crate) async fn check(app: &App, text: &str, kind: TokenKind) -> Result<Opti
         return Ok(is_it(own).then(|| own.clone()));
     }
     let Some(token) = app.store().token(id).await.map_err(Problem::from_error)? else { return Ok(None) };
-    let now = clock::now();
+    let now = app.store().now();
     if !is_it(&token) || !is_valid(app, &token, now).await? {
         return Ok(None);
     }
@@ -412,8 +415,8 @@ mod tests {
     #[test]
     fn a_token_tells_nothing_but_its_id() {
         let scopes = [Scope::RunsRead].into_iter().collect();
-        let a = mint("ci", TokenKind::Bearer, scopes, None).unwrap();
-        let b = mint("ci", TokenKind::Bearer, scopes, None).unwrap();
+        let a = mint("ci", TokenKind::Bearer, scopes, Timestamp(1), None).unwrap();
+        let b = mint("ci", TokenKind::Bearer, scopes, Timestamp(1), None).unwrap();
         assert!(a.text != b.text && a.token.id != b.token.id);
         // An underscore may stand in the secret, too.
         let secret = a.text.strip_prefix(&format!("wf_{}_", a.token.id)).unwrap();
@@ -422,7 +425,7 @@ mod tests {
 
     #[test]
     fn what_begins_with_a_token_is_told_from_other_names() {
-        let token = mint("ci", TokenKind::Bearer, Scopes::all(), None).unwrap();
+        let token = mint("ci", TokenKind::Bearer, Scopes::all(), Timestamp(1), None).unwrap();
         let session = format!("wf_0123456789-{}", token.text.strip_prefix("wf_").unwrap());
         for text in [&token.text, &session, &format!("{}.", token.text)] {
             assert!(begins_with_token(text), "{text}");

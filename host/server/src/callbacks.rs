@@ -14,7 +14,6 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
-use wfhost::clock;
 use wfhost::store::{Inbox, MessageBody, Part, Posted, Used};
 use wfhost::{HostError, StartOptions};
 use wfhost_core::{Digest, Event, Json, Position, RunConfig, RunId, Step, Timestamp, limits};
@@ -95,7 +94,7 @@ fn over(message: &str) -> Problem {
 fn find(app: &App, token: &str) -> Result<Said, Problem> {
     let said = read(app.secret(), token).ok_or_else(unknown)?;
     match said.expires_at {
-        Some(at) if Timestamp(at) <= clock::now() => Err(over("this callback URL has expired")),
+        Some(at) if Timestamp(at) <= app.store().now() => Err(over("this callback URL has expired")),
         _ => Ok(said),
     }
 }

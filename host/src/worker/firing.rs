@@ -64,6 +64,12 @@ impl Inner {
                     }
                     if let Some(run) = &cancel {
                         self.wake(run);
+                        // It may have continued since it was looked at.
+                        if let Ok(Some(info)) = self.store.run(run).await
+                            && let Ok(latest) = latest_round(self.store.as_ref(), info).await
+                        {
+                            self.wake(&latest.id);
+                        }
                     }
                     return fired;
                 }

@@ -425,7 +425,10 @@ impl ImportedRun {
 /// What is kept of a run besides its journal, derived from that.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Rebuilt {
-    /// The key, the project, whether it was imported, the epoch, the lease and the trouble are not changed.
+    /// The key, the project, whether it was imported, the epoch, the lease and the trouble are not changed. Of a run
+    /// that has not ended neither is the state, unless it was one of an end, nor why the run is refused: no entry
+    /// says that, and it may have changed since. `waiting`: what it waits for if it waits; when it is due follows from
+    /// that and from its inbox.
     pub info: RunInfo,
     /// All that the program gave out, from number 0; left as it is if none.
     pub emissions: Option<Vec<Emission>>,

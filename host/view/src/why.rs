@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use utoipa::ToSchema;
+use wfhost::StepInfo;
 use wfhost::store::{Part, RunInfo, Store, StoreError};
 use wfhost::why::{Blocker, Parallel, why};
-use wfhost::{StepInfo, clock};
 use wfhost_config::Config;
 use wfhost_core::Started;
 
@@ -61,7 +61,7 @@ impl WhyView {
         let queued = known.iter().filter(is_queued).map(|turn| turn.step).collect();
         let parallel = Parallel { queued, ..parallel };
         let shares = store.slots().await?;
-        Ok(Self::new(info, why(info, steps, &inbox, &parallel, &shares, clock::now())))
+        Ok(Self::new(info, why(info, steps, &inbox, &parallel, &shares, store.now())))
     }
 }
 

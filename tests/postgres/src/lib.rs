@@ -1,12 +1,16 @@
 //! A PostgreSQL server for tests. It listens on a socket in a directory of its own, and ends with the process that
 //! began it, however that ends.
 
+mod proxy;
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
+
+pub use proxy::Proxy;
 
 /// Names the URL of a server that is there already; it is told apart by schemas.
 pub const VARIABLE: &str = "WFHOST_TEST_POSTGRES";

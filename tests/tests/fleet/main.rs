@@ -8,7 +8,6 @@ mod guide;
 mod limits;
 mod modules;
 mod pooler;
-mod proxy;
 mod secure;
 mod server;
 mod trouble;

@@ -5,11 +5,10 @@
 
 use std::time::{Duration, Instant};
 
-use private_postgres::Postgres;
+use private_postgres::{Postgres, Proxy};
 use rustix::process::Signal;
 use wfhost_tests::Place;
 
-use super::proxy::Proxy;
 use super::work::{Fleet, form};
 
 const PATIENCE: Duration = Duration::from_secs(90);

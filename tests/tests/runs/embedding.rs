@@ -11,6 +11,7 @@ use wfhost::engine::{Engine, Module};
 use wfhost::store::{
     Clock, MemStore, MessageBody, RunState, SharedStore, SqliteOptions, SqliteStore, SystemClock,
 };
+use wfhost::verify::verify;
 use wfhost::{Ending, Evict, Host, HostError, HostOptions, ResumeOptions, StartOptions};
 use wfhost_core::{Json, RunConfig, RunId, Timestamp};
 use wfhost_tests::{Place, module};
@@ -131,6 +132,43 @@ async fn of_several_handles_of_a_run_each_sees_its_end() {
         };
         assert_eq!(output.as_str(), r#"[null,"from the script"]"#);
     }
+}
+
+/// Between the look at a run and that at its journal it may have gone on, or have been removed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_verified_as_it_is_and_not_as_it_was_when_it_was_listed() {
+    let place = Place::in_file();
+    let (host, module) = host(&place, |options| options.evict = Evict::Always).await;
+    let (store, run) = (host.store().clone(), "r".parse::<RunId>().unwrap());
+    let waits = |name: &str| json!({ "wait": { "name": name } });
+    let program = json!([waits("a"), { "log": "x" }, waits("b"), { "sleep": 3_600_000 }]);
+    let _handle = host.start(&module, starting("r", program), None).await.expect("a run");
+    let parked = async |signals: &[&str]| loop {
+        let info = store.run(&run).await.unwrap().unwrap();
+        let waits = info.waiting.as_ref().is_some_and(|waiting| waiting.signals == signals);
+        if waits && info.lease.is_none() {
+            break info;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    let listed = parked(&["a"]).await;
+    for (name, then) in [("a", &["b"][..]), ("b", &[])] {
+        let go = MessageBody::Signal { name: name.to_owned(), payload: Json::null(), id: None };
+        host.post(&run, go).await.expect("it is taken");
+        parked(then).await;
+        let report = verify(store.as_ref(), &listed).await.unwrap();
+        assert_eq!((report.faults, report.is_cut), (Vec::new(), false));
+    }
+    // One that has lost something is still found to have.
+    let now = store.run(&run).await.unwrap().unwrap();
+    let other = wfhost::store::RunInfo { head: listed.head, ..now.clone() };
+    assert_eq!(verify(store.as_ref(), &other).await.unwrap().faults, Vec::<String>::new());
+    place.change("UPDATE runs SET labels = '[[\"a\",\"b\"]]'", "");
+    let report = verify(store.as_ref(), &listed).await.unwrap();
+    assert!(report.faults.len() == 1 && report.faults[0].contains("labels"), "{report:?}");
+    host.terminate(&run, None).await.unwrap();
+    assert_eq!(store.delete(&run).await, Ok(wfhost::store::Deleted::Yes));
+    assert_eq!(verify(store.as_ref(), &listed).await.unwrap().faults, Vec::<String>::new());
 }
 
 /// Also if all are begun at the same moment.

@@ -5,8 +5,9 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use serde_json::json;
-use wfhost_tests::{Place, module};
+use private_postgres::Postgres;
+use serde_json::{Value, json};
+use wfhost_tests::{Place, Ran, module};
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -36,7 +37,8 @@ impl Library {
     fn misleads(&self, place: &Place) -> bool {
         let day = |ahead_ms: i64, id: &str| {
             let input = json!({ "do": [] }).to_string();
-            let elsewhere = Place::new();
+            // The time of a server is that server's.
+            let elsewhere = Place::in_file();
             let mut begin = elsewhere.wfhost(["run", &module("probe"), "-d", "--id", id, "-i", &input]);
             let clock = self.clock(place, id, &mut begin);
             clock.set(ahead_ms);
@@ -66,5 +68,40 @@ impl Clock {
     /// Sets it to so many milliseconds ahead of the right time.
     pub fn set(&self, ahead_ms: i64) {
         self.0.write_all_at(&ahead_ms.to_ne_bytes(), 0).expect("a test writes its files");
+    }
+}
+
+/// Whoever uses a database on a server means the time of that, however wrong the clock of the own machine is.
+#[test]
+fn on_a_server_its_time_holds_and_not_that_of_who_asks() {
+    const HOUR_MS: i64 = 3_600_000;
+    let server = Postgres::start(&[]);
+    let place = Place::on_server(server.url());
+    let Some(library) = Library::build(&place) else { return };
+    let program = json!({ "do": [] }).to_string();
+    assert_eq!(place.run(["run", &module("probe"), "--id", "r", "-d", "-i", &program]).code(), Some(0));
+    for (name, ahead_ms) in [("right", 0), ("behind", -2 * DAY_MS), ("ahead", 2 * DAY_MS)] {
+        let run = |args: &[&str]| {
+            let mut command = place.wfhost(args);
+            library.clock(&place, name, &mut command).set(ahead_ms);
+            Ran(command.output().expect("the binary starts")).ok_json()
+        };
+        let about = |time: &Value, then: i64| {
+            let time = time.as_str().expect("a time");
+            let left = format!(
+                "SELECT (extract(epoch FROM '{time}'::timestamptz - clock_timestamp()) * 1000)::int8"
+            );
+            let off = server.sql(&left).parse::<i64>().expect("a number") - then;
+            assert!(off.abs() < HOUR_MS / 2, "{name}: {off} ms off");
+        };
+        let seen = run(&["ps", "--since", "1h", "-o", "json"]);
+        assert_eq!(seen["runs"].as_array().unwrap().len(), 1, "{name}: {seen}");
+        let added = ["schedule", "add", name, "--every", "4h", &module("probe"), "-o", "json"];
+        about(&run(&added)["next"][0], 0);
+        assert_eq!(place.run(["schedule", "pause", name]).code(), Some(0));
+        about(&run(&["schedule", "resume", name, "-o", "json"])["next"][0], 4 * HOUR_MS);
+        let token = run(&["token", "new", name, "--scope", "runs:read", "--expires", "3h", "-o", "json"]);
+        about(&token["token"]["created_at"], 0);
+        about(&token["token"]["expires_at"], 3 * HOUR_MS);
     }
 }

@@ -11,10 +11,18 @@ use wfhost_store::*;
 
 use super::{most, token};
 use crate::PostgresStore;
-use crate::args::{Columns, args_of, millis, strange};
+use crate::args::{Arg, Columns, IntoArg, args_of, millis, strange};
 use crate::jobs::Jobs;
 use crate::lanes::new_refused;
 use crate::read;
+
+impl PostgresStore {
+    /// These parameters, and until when somebody waits for what becomes of them.
+    pub(super) fn in_time(&self, mut args: Vec<Arg>) -> Vec<Arg> {
+        args.push(self.pool.in_time(&args).arg());
+        args
+    }
+}
 
 impl Extras for PostgresStore {
     fn put_module<'a>(&'a self, name: &'a str, bytes: &'a [u8]) -> BoxFuture<'a, Result<Digest>> {
@@ -218,8 +226,9 @@ impl Extras for PostgresStore {
             let (rows, doubt) = self
                 .pool
                 .write(
-                    "SELECT wf.put_schedule_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
-                    &|| read::schedule_args(&schedule, replace),
+                    "SELECT wf.put_schedule_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+                     WHERE wf.in_time_5($15)",
+                    &|| self.in_time(read::schedule_args(&schedule, replace)),
                 )
                 .await?;
             self.tell_due().await;
@@ -254,8 +263,9 @@ impl Extras for PostgresStore {
 
     fn set_schedule<'a>(&'a self, name: &'a str, next: Option<Timestamp>) -> BoxFuture<'a, Result<bool>> {
         async move {
-            let sql = "UPDATE wf.schedules SET next_at = $2 WHERE name = $1 RETURNING 1";
-            let (rows, _) = self.pool.write(sql, &|| args_of![name, next.map(millis)]).await?;
+            let sql = "UPDATE wf.schedules SET next_at = $2 WHERE name = $1 AND wf.in_time_5($3) RETURNING 1";
+            let args = || self.in_time(args_of![name, next.map(millis)]);
+            let (rows, _) = self.pool.write(sql, &args).await?;
             self.tell_due().await;
             Ok(!rows.is_empty())
         }
@@ -264,8 +274,8 @@ impl Extras for PostgresStore {
 
     fn delete_schedule<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool>> {
         async move {
-            let sql = "DELETE FROM wf.schedules WHERE name = $1 RETURNING 1";
-            let (rows, doubt) = self.pool.write(sql, &|| args_of![name]).await?;
+            let sql = "DELETE FROM wf.schedules WHERE name = $1 AND wf.in_time_5($2) RETURNING 1";
+            let (rows, doubt) = self.pool.write(sql, &|| self.in_time(args_of![name])).await?;
             Ok(!rows.is_empty() || doubt)
         }
         .boxed()

@@ -38,6 +38,18 @@ impl PostgresStore {
         Ok(found.last().map(|row| row.head) == rows.last().map(|row| row.head))
     }
 
+    /// Places of a transaction are those of its number: behind them are those of others.
+    fn check_places(&self, rows: usize) -> Result<()> {
+        const PLACES: usize = (1 << 20) - 1;
+        match rows > PLACES {
+            true => Err(StoreError::Failed {
+                place: self.place().to_owned(),
+                reason: format!("a run can bring along up to {PLACES} commits, but this one has {rows}"),
+            }),
+            false => Ok(()),
+        }
+    }
+
     /// The place before which nothing is under way any more; `after` is that from which on it matters.
     async fn settled(&self, after: i64) -> Result<i64> {
         // What is under way may come to lie before what is there: that is given only behind it.
@@ -71,6 +83,9 @@ impl Journals for PostgresStore {
                 check_rows(&run.id, &run.rows)?;
                 self.beginnings.begin(Arc::clone(&run)).await?
             } else {
+                self.check_places(
+                    run.rows.len() + run.children.iter().map(|one| one.rows.len()).sum::<usize>(),
+                )?;
                 let mut jobs = Jobs::default();
                 let job = jobs.new_run(&run)?;
                 let blobs = jobs.blobs;
@@ -191,6 +206,7 @@ impl Journals for PostgresStore {
 
     fn import(&self, run: ImportedRun) -> BoxFuture<'_, Result<()>> {
         async move {
+            self.check_places(run.rows.len())?;
             let mut jobs = Jobs::default();
             let job = jobs.imported(&run)?;
             let blobs = jobs.blobs;

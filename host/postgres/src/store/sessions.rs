@@ -1,7 +1,5 @@
 //! Who may write.
 
-use std::sync::PoisonError;
-
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use wfhost_core::{Epoch, RunId, Timestamp};
@@ -33,6 +31,13 @@ impl PostgresStore {
         }
         Ok(runs)
     }
+
+    /// Nothing has to be known any more of a session that is over.
+    fn over(&self, session: SessionId) {
+        self.shared.notices.ended(session);
+        self.shared.ended(session);
+        self.claims.forget(session);
+    }
 }
 
 impl Sessions for PostgresStore {
@@ -45,7 +50,7 @@ impl Sessions for PostgresStore {
             self.caught_up.get_or_try_init(|| crate::format::catch_up(&self.pool, true)).await?;
             let id = SessionId::fresh()?;
             let lease = i64::try_from(lease_ms).unwrap_or(i64::MAX >> 1);
-            self.shared.leases.lock().unwrap_or_else(PoisonError::into_inner).insert(id, lease_ms);
+            self.shared.began(id, lease_ms);
             self.pool
                 .write("SELECT wf.begin_session_2($1, $2, $3, $4, $5, $6, $7, $8, $9)", &|| {
                     args_of![
@@ -82,8 +87,7 @@ impl Sessions for PostgresStore {
                 .await?;
             let kept = self.one(&rows, |row| Ok((row.int(0)?, row.int(1)?, row.int(2)?)))?;
             let Some((until, now, micros)) = kept else {
-                self.shared.notices.ended(session);
-                self.claims.forget(session);
+                self.over(session);
                 return Ok(Kept::Fenced);
             };
             self.pool.connector.time.saw(asked, micros);
@@ -138,8 +142,7 @@ impl Sessions for PostgresStore {
         async move {
             self.shared.notices.ended(session);
             let runs = self.end(session, false, true).await?;
-            self.claims.forget(session);
-            self.shared.leases.lock().unwrap_or_else(PoisonError::into_inner).remove(&session);
+            self.over(session);
             Ok(runs)
         }
         .boxed()

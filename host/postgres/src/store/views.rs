@@ -1,5 +1,7 @@
 //! Looking at runs.
 
+use std::time::Duration;
+
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio_postgres::Row;
@@ -14,40 +16,48 @@ use crate::read;
 
 impl PostgresStore {
     async fn snapshot_of(&self, run: &RunId) -> Result<Option<Snapshot>> {
-        use crate::connect::ask;
+        use crate::connect::{Silence, query, within};
         use crate::errors::Fault;
-        let place = self.place().to_owned();
         let name = || args_of![run.as_str()];
         let all = i64::MAX;
-        let read = self
-            .pool
-            .with(async |conn| {
-                let ask = async |sql: &str, args| ask(&place, conn, &self.pool.sql(sql), args).await;
-                ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", Vec::new()).await?;
-                let read = async {
-                    let info = format!("{} AND r.name = $2", read::run_columns());
-                    let info = ask(&info, args_of![self.ticks(), run.as_str()]).await?;
-                    let rows = "SELECT j.seq, j.count, j.body, j.head FROM wf.runs r JOIN wf.journal j
-                                ON j.run = r.run WHERE r.name = $1 AND NOT r.gone ORDER BY j.seq";
-                    let rows = ask(rows, name()).await?;
-                    let logs = ask(read::LOGS, args_of![run.as_str(), 0_i64, all]).await?;
-                    let messages = ask(read::MESSAGES, args_of![run.as_str(), -1_i64, all]).await?;
-                    let published =
-                        ask(read::PUBLISHED, args_of![run.as_str(), None::<&str>, -1_i64, all]).await?;
-                    let inbox = format!(
-                        "SELECT {} FROM wf.runs r JOIN wf.inbox i ON i.run = r.run
-                         WHERE r.name = $1 AND NOT r.gone ORDER BY i.id",
-                        read::MESSAGE
-                    );
-                    let inbox = ask(&inbox, name()).await?;
-                    Ok::<_, Fault>((info, rows, logs, messages, published, inbox))
-                }
-                .await;
-                // Nothing was changed: either end is the same.
-                ask("ROLLBACK", Vec::new()).await?;
-                read
-            })
-            .await;
+        let attempt = async |silence: Duration| {
+            self.pool
+                .with(async |conn| {
+                    let ask = async |sql: &str, args| {
+                        let sql = self.pool.sql(sql);
+                        within(self.place(), conn, silence, &[], query(conn, &sql, args)).await
+                    };
+                    ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", Vec::new()).await?;
+                    let read = async {
+                        let info = format!("{} AND r.name = $2", read::run_columns());
+                        let info = ask(&info, args_of![self.ticks(), run.as_str()]).await?;
+                        let rows = "SELECT j.seq, j.count, j.body, j.head FROM wf.runs r JOIN wf.journal j
+                                    ON j.run = r.run WHERE r.name = $1 AND NOT r.gone ORDER BY j.seq";
+                        let rows = ask(rows, name()).await?;
+                        let logs = ask(read::LOGS, args_of![run.as_str(), 0_i64, all]).await?;
+                        let messages = ask(read::MESSAGES, args_of![run.as_str(), -1_i64, all]).await?;
+                        let published =
+                            ask(read::PUBLISHED, args_of![run.as_str(), None::<&str>, -1_i64, all]).await?;
+                        let inbox = format!(
+                            "SELECT {} FROM wf.runs r JOIN wf.inbox i ON i.run = r.run
+                             WHERE r.name = $1 AND NOT r.gone ORDER BY i.id",
+                            read::MESSAGE
+                        );
+                        let inbox = ask(&inbox, name()).await?;
+                        Ok::<_, Fault>((info, rows, logs, messages, published, inbox))
+                    }
+                    .await;
+                    // Nothing was changed: either end is the same.
+                    ask("ROLLBACK", Vec::new()).await?;
+                    read
+                })
+                .await
+        };
+        let read = match attempt(Silence::READS.first).await {
+            // A connection that lay idle while the server began anew says so only when it is used.
+            Err(Fault::Lost(_)) => attempt(Silence::READS.later).await,
+            read => read,
+        };
         let (info, rows, logs, messages, published, inbox) = read.map_err(Fault::into_error)?;
         let Some(info) = self.one(&info, read::run_info)? else { return Ok(None) };
         let mut taken = Vec::new();

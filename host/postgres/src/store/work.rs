@@ -213,8 +213,8 @@ impl Work for PostgresStore {
 
     fn unpause<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<bool>> {
         async move {
-            let (rows, doubt) =
-                self.pool.write("SELECT wf.unpause_1($1)", &|| args_of![run.as_str()]).await?;
+            let sql = "SELECT wf.unpause_1($1) WHERE wf.in_time_5($2)";
+            let (rows, doubt) = self.pool.write(sql, &|| self.in_time(args_of![run.as_str()])).await?;
             let done = self.flag(&rows)? == Some(true) || doubt;
             if done {
                 self.tell_due().await;

@@ -763,7 +763,7 @@ async fn create_callback(
     let expires = expires.as_deref().map(wfhost_config::units::millis).transpose();
     let expires =
         expires.map_err(|error| Problem::unfit(format!("`expires` has to be a duration: {error}")))?;
-    let expires_at = expires.map(|millis| wfhost::clock::now().after(millis));
+    let expires_at = expires.map(|millis| app.store().now().after(millis));
     let token = token(app.secret(), purpose.clone(), expires_at);
     app.record(&caller, "callbacks.create", &format!("{purpose:?}"), "made").await?;
     let view = CallbackView {

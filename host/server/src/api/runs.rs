@@ -68,8 +68,8 @@ pub(crate) struct Wanted {
     pub top: Option<bool>,
 }
 
-/// A time: RFC 3339, or a length of time before now.
-pub(crate) fn time(name: &str, text: &str) -> Result<Timestamp, Problem> {
+/// A time: RFC 3339, or a length of time before now, which is that of the store.
+pub(crate) fn time(name: &str, text: &str, now: Timestamp) -> Result<Timestamp, Problem> {
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
         return Ok(Timestamp(u64::try_from(time.as_millisecond()).unwrap_or(0)));
     }
@@ -78,7 +78,7 @@ pub(crate) fn time(name: &str, text: &str) -> Result<Timestamp, Problem> {
             "`{name}` has to be a time like 2026-01-31T12:00:00Z, or a duration before now like 2h"
         ))
     })?;
-    Ok(Timestamp(wfhost::clock::now().0.saturating_sub(millis)))
+    Ok(Timestamp(now.0.saturating_sub(millis)))
 }
 
 /// The digest of a module.
@@ -89,7 +89,7 @@ pub(super) fn digest(text: &str) -> Result<Digest, Problem> {
 
 impl Wanted {
     /// Pages hand it to the list.
-    pub fn filter(&self) -> Result<RunFilter, Problem> {
+    pub fn filter(&self, now: Timestamp) -> Result<RunFilter, Problem> {
         let words = |text: &Option<String>| {
             let words = text.iter().flat_map(|text| text.split(',')).map(str::trim);
             words.filter(|word| !word.is_empty()).map(str::to_owned).collect::<Vec<_>>()
@@ -117,8 +117,8 @@ impl Wanted {
             states: words(&self.state).iter().map(state).collect::<Result<_, _>>()?,
             workflow: self.workflow.clone(),
             labels: words(&self.label).iter().map(label).collect::<Result<_, _>>()?,
-            since: self.since.as_deref().map(|text| time("since", text)).transpose()?,
-            until: self.until.as_deref().map(|text| time("until", text)).transpose()?,
+            since: self.since.as_deref().map(|text| time("since", text, now)).transpose()?,
+            until: self.until.as_deref().map(|text| time("until", text, now)).transpose()?,
             text: self.text.clone().filter(|text| !text.is_empty()),
             waits: self.waits.as_ref().map(waits).transpose()?,
             key: self.key.clone(),
@@ -216,7 +216,7 @@ pub(crate) async fn page(
         }
         None => None,
     };
-    let filter = RunFilter { before, limit: most + 1, ..wanted.filter()? };
+    let filter = RunFilter { before, limit: most + 1, ..wanted.filter(app.store().now())? };
     let mut runs = app.read(async move |store| store.runs(filter).await).await?;
     let more = runs.len() > most;
     runs.truncate(most);
@@ -730,7 +730,7 @@ pub(crate) async fn matching(app: &App, caller: &Identity, asked: &BatchAsked) -
     if asked.act == Act::Signal {
         caller.need(app, Scope::RunsSignal)?;
     }
-    let filter = asked.filter.filter()?;
+    let filter = asked.filter.filter(app.store().now())?;
     if (RunFilter { patience_ms: None, ..filter.clone() }) == RunFilter::default() {
         return Err(Problem::unfit("the filter has no condition: it would match all runs"));
     }
@@ -811,7 +811,8 @@ async fn act(app: &App, caller: &Identity, info: &RunInfo, asked: &BatchAsked) -
         Act::Retry => acts::retry(app, caller, run, None).await,
         Act::Delete => {
             // Others are deleted before it, which may take a while: one that was retried since stays.
-            let only = DeleteIf { states: asked.filter.filter()?.states, idle_since: None };
+            let filter = asked.filter.filter(app.store().now())?;
+            let only = DeleteIf { states: filter.states, idle_since: None };
             acts::delete(app, caller, run, only).await
         }
         Act::Signal => {
@@ -844,7 +845,7 @@ mod tests {
 
     #[test]
     fn filters_are_understood_or_refused() {
-        let wanted = |text: &str| serde_json::from_str::<Wanted>(text).unwrap().filter();
+        let wanted = |text: &str| serde_json::from_str::<Wanted>(text).unwrap().filter(Timestamp(9_000_000));
         let filter = wanted(
             r#"{"state":"waiting,failed","label":"team=red,a=","waits":"signal:go","since":"2h","top":true}"#,
         )
@@ -852,7 +853,7 @@ mod tests {
         assert_eq!(filter.states, [RunState::Waiting, RunState::Failed]);
         assert_eq!(filter.labels, [("team".to_owned(), "red".to_owned()), ("a".to_owned(), String::new())]);
         assert_eq!(filter.waits, Some(WaitsFor::Signal(Some("go".to_owned()))));
-        assert!(filter.since.is_some() && filter.top);
+        assert!(filter.since == Some(Timestamp(1_800_000)) && filter.top);
         for (bad, status) in [
             (r#"{"state":"dead"}"#, 422),
             (r#"{"label":"team"}"#, 422),

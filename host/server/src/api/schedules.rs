@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+use wfhost::HostError;
 use wfhost::schedule::{CatchUp, Overlap, Schedule, When};
-use wfhost::{HostError, clock};
 use wfhost_core::policy::budget::Budget;
 use wfhost_core::{Json, RunConfig, RunId, Timestamp, limits};
 use wfhost_view::{ScheduleView, SchedulesView, UserError, nearest};
@@ -130,8 +130,9 @@ async fn put(
     let name: RunId = name.parse().map_err(|error: wfhost_core::BadRunId| {
         Problem::unfit(format!("the name of a schedule begins the ids of its runs: {error}"))
     })?;
-    let now = clock::now();
-    let from = asked.from.as_deref().map(|text| time("from", text)).transpose()?;
+    // Hosts fire it by the clock of the store.
+    let now = app.store().now();
+    let from = asked.from.as_deref().map(|text| time("from", text, now)).transpose()?;
     let when = match (&asked.cron, &asked.every) {
         (Some(cron), None) => When::cron(cron, asked.tz.as_deref().unwrap_or("UTC")),
         (None, Some(every)) => {
@@ -275,7 +276,7 @@ pub(crate) async fn resume(
     Caller(caller): Caller,
     At(name): At<String>,
 ) -> Result<View<ScheduleView>, Problem> {
-    let next = |when: &When| when.next_after(clock::now());
+    let next = |when: &When| when.next_after(app.store().now());
     set_next(&app, &caller, &name, ("schedules.resume", "resumed"), next).await
 }
 
@@ -289,7 +290,7 @@ pub(crate) async fn fire(
     At(name): At<String>,
 ) -> Result<Response, Problem> {
     let fired = acting(&app, &caller, &name, "schedules.fire", async |found: Schedule| {
-        let run = found.run_now(clock::now()).map_err(HostError::from)?;
+        let run = found.run_now(app.store().now()).map_err(HostError::from)?;
         let id = run.id.clone();
         app.store().create(run).await?;
         Ok((id.clone(), id.to_string()))

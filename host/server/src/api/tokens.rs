@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use wfhost::clock::{self, rfc3339};
+use wfhost::clock::rfc3339;
 use wfhost::store::{Act, Session, StoreError, Token, TokenKind};
 use wfhost_view::UserError;
 
@@ -124,8 +124,9 @@ pub(crate) async fn make(app: &App, caller: &Identity, asked: &TokenAsked) -> Re
     let expires = asked.expires.as_deref().map(wfhost_config::units::millis).transpose();
     let expires =
         expires.map_err(|error| Problem::unfit(format!("`expires` has to be a duration: {error}")))?;
-    let expires_at = expires.map(|millis| clock::now().after(millis));
-    let minted = mint(name, TokenKind::Bearer, scopes, expires_at)?;
+    let now = app.store().now();
+    let expires_at = expires.map(|millis| now.after(millis));
+    let minted = mint(name, TokenKind::Bearer, scopes, now, expires_at)?;
     app.store().put_token(minted.token.clone()).await?;
     app.record(
         caller,

@@ -8,7 +8,7 @@ use axum::response::Response;
 use axum::routing::get;
 use serde::Deserialize;
 use wfhost::clock;
-use wfhost_core::{Json, counted};
+use wfhost_core::{Json, Timestamp, counted};
 
 use super::runs::{Filter, Row, rows_of};
 use super::text::address;
@@ -75,9 +75,9 @@ impl Filled {
 
     /// The same with a length of time before now as the time that it leads to: else the act would be of other runs
     /// than the preview, some moments earlier.
-    fn fixed(mut self) -> Result<Self, Problem> {
+    fn fixed(mut self, now: Timestamp) -> Result<Self, Problem> {
         if !self.filter.since.trim().is_empty() {
-            self.filter.since = clock::rfc3339(runs::time("since", self.filter.since.trim())?);
+            self.filter.since = clock::rfc3339(runs::time("since", self.filter.since.trim(), now)?);
         }
         Ok(self)
     }
@@ -141,7 +141,7 @@ struct BatchPage {
 async fn look(app: &App, who: &Identity, filled: Filled, error: Option<Error>) -> Result<BatchPage, Fault> {
     let (act, word, called, is_final) = filled.chosen()?;
     let back = filled.filter.address(&filled.filter.state, "");
-    let filled = filled.fixed()?;
+    let filled = filled.fixed(app.store().now())?;
     let asked = BatchAsked { reason: None, ..filled.asked(*act, true)? };
     let mut found = runs::matching(app, who, &asked).await?;
     found.runs.truncate(SHOWN as usize);

@@ -9,7 +9,6 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
-use wfhost::clock;
 use wfhost::store::{Token, TokenKind};
 
 use super::{Fault, Form, page, shown};
@@ -72,7 +71,7 @@ async fn login(State(app): State<App>, Form(asked): Form<Asked, LOGIN_BYTES>) ->
             None => return refused(),
         },
     };
-    let until = clock::now().after(STAYS_MS);
+    let until = app.store().now().after(STAYS_MS);
     let until =
         token.expires_at.filter(|_| token.kind == TokenKind::Bearer).map_or(until, |at| at.min(until));
     let minted = mint_session(&app, &token, until)?;
@@ -81,7 +80,7 @@ async fn login(State(app): State<App>, Form(asked): Form<Asked, LOGIN_BYTES>) ->
     app.record(&who, "sessions.create", &target, &minted.token.scopes.join(" ")).await?;
     sweep(&app).await;
     let mut response = Redirect::to(inside(&asked.next)).into_response();
-    let age = until.since(clock::now()) / 1_000;
+    let age = until.since(app.store().now()) / 1_000;
     set_cookie(&app, &mut response, &minted.text, age)?;
     Ok(response)
 }
@@ -93,7 +92,7 @@ fn spelled(session: &Token) -> String {
 
 /// Removes the sessions and codes whose time is over, and the sessions of tokens that were removed.
 async fn sweep(app: &App) {
-    let now = clock::now();
+    let now = app.store().now();
     // What is left is removed the next time.
     let Ok(tokens) = app.store().tokens().await else { return };
     let is_there = |id: &str| tokens.iter().any(|token| token.id == id);

@@ -110,7 +110,7 @@ impl Shell {
             live: String::new(),
             answers: false,
             said: None,
-            now: clock::rfc3339(clock::now()),
+            now: clock::rfc3339(app.store().now()),
         })
     }
 

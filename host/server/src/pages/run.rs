@@ -6,7 +6,6 @@ use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
-use wfhost::clock;
 use wfhost::store::{LogLevel, RunFilter, RunInfo};
 use wfhost_core::{Entry, Json, Op, Position, RunId, Step, counted};
 use wfhost_view::{EntryView, LogView, RunView, Turn, UserError, entries, open_calls};
@@ -322,7 +321,7 @@ async fn emitted(app: &App, info: &RunInfo) -> Result<(Vec<(String, String)>, Ve
 
 #[derive(Serialize)]
 struct Chart {
-    /// Milliseconds since the beginning of time, by the clock of the server.
+    /// Milliseconds since the beginning of time, by the clock of the database.
     now: u64,
     ended: bool,
     run: String,
@@ -339,7 +338,7 @@ async fn charted(subject: Subject) -> Result<Response, Fault> {
         chart.take(&known);
     }
     let Charted { bars, marks, .. } = chart;
-    let chart = Chart { now: clock::now().0, ended, run: subject.run, steps: bars, marks };
+    let chart = Chart { now: subject.app.store().now().0, ended, run: subject.run, steps: bars, marks };
     Ok(crate::api::View(chart).into_response())
 }
 

@@ -6,7 +6,6 @@ use axum::extract::{Query, State};
 use axum::response::Response;
 use axum::routing::get;
 use serde::Deserialize;
-use wfhost::clock;
 use wfhost::store::{RunInfo, RunState};
 use wfhost_view::{RunView, ago};
 
@@ -114,7 +113,7 @@ impl Row {
         Ok(Self {
             href: format!("/ui/runs/{}", part(&view.id)),
             why,
-            age: ago(info.created_at, clock::now()),
+            age: ago(info.created_at, app.store().now()),
             cost: dollars(view.spent.cost_micros),
             labels: labels(&view),
             run: view,

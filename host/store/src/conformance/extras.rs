@@ -99,25 +99,61 @@ pub async fn what_runs_need_besides_their_modules_is_kept_by_digest(stores: Vec<
     }
 }
 
-pub async fn a_schedule_that_is_replaced_goes_on_from_its_last_run(stores: Vec<Shop>) {
+pub fn every_second(name: &str, module: Digest) -> crate::schedule::Schedule {
     use crate::schedule::{CatchUp, Overlap, Schedule, When};
+    Schedule {
+        name: name.to_owned(),
+        when: When::Every { millis: 1_000, from: Timestamp(5_000) },
+        overlap: Overlap::Skip,
+        catch_up: CatchUp::Last,
+        workflow: "w".to_owned(),
+        module,
+        input: Json::null(),
+        labels: Vec::new(),
+        config: RunConfig::default(),
+        created_at: Timestamp(1),
+        next_at: Some(Timestamp(5_000)),
+        fired: 0,
+        last: None,
+    }
+}
+
+pub async fn a_schedule_cancels_the_latest_round_of_its_last_run(stores: Vec<Shop>) {
+    for store in stores {
+        let (mut machine, _) = create(&store, "r", None).await;
+        let next = Next::Continue { run: Box::new(next_round(&machine, "r-2")) };
+        store.append(Append { next, ..store.with("r", None) }).await.unwrap();
+        machine.continue_as(id("r-2"), Timestamp(50));
+        assert_eq!(store.put_schedule(every_second("s", machine.module()), true).await, Ok(true));
+        let fire = |due: u64, cancel: &str| Fire {
+            schedule: "s".to_owned(),
+            due: Timestamp(due),
+            next: Some(Timestamp(due + 1_000)),
+            run: None,
+            cancel: Some(id(cancel)),
+        };
+        let asked = [MessageBody::Cancel { reason: Some(OVERTAKEN.to_owned()) }];
+        // The round that was the latest one when the schedule was looked at has continued since.
+        assert_eq!(store.fire(fire(5_000, "r")).await, Ok(true));
+        assert_eq!(store.bodies("r-2").await, asked);
+        // One that has ended is not asked, nor is one that was never there.
+        let opened = store.opened(store.mine, "r-2").await;
+        let consumed = opened.inbox.messages.iter().map(|message| message.id).collect();
+        store.append(Append { consumed, ..end(store.mine, "r-2", opened.epoch.0) }).await.unwrap();
+        assert_eq!(store.fire(fire(6_000, "r")).await, Ok(true));
+        assert_eq!(store.fire(fire(7_000, "nobody")).await, Ok(true));
+        assert!(store.bodies("r-2").await.is_empty());
+        create(&store, "alone", None).await.1.unwrap();
+        assert_eq!(store.fire(fire(8_000, "alone")).await, Ok(true));
+        assert_eq!(store.bodies("alone").await, asked);
+    }
+}
+
+pub async fn a_schedule_that_is_replaced_goes_on_from_its_last_run(stores: Vec<Shop>) {
+    use crate::schedule::{Overlap, Schedule};
     for store in stores {
         let module = store.put_module("w", b"module").await.unwrap();
-        let schedule = Schedule {
-            name: "s".to_owned(),
-            when: When::Every { millis: 1_000, from: Timestamp(5_000) },
-            overlap: Overlap::Skip,
-            catch_up: CatchUp::Last,
-            workflow: "w".to_owned(),
-            module,
-            input: Json::null(),
-            labels: Vec::new(),
-            config: RunConfig::default(),
-            created_at: Timestamp(1),
-            next_at: Some(Timestamp(5_000)),
-            fired: 0,
-            last: None,
-        };
+        let schedule = every_second("s", module);
         assert_eq!(store.put_schedule(schedule.clone(), true).await, Ok(true));
         let mut machine = machine("s-1", module);
         let rows = vec![row(&mut machine)];

@@ -53,7 +53,7 @@ pub async fn what_is_kept_besides_the_journal_can_be_replaced(stores: Vec<Shop>)
         let info = RunInfo {
             workflow: "other".to_owned(),
             state: RunState::Waiting,
-            waiting: Some(Waiting { people: true, ..Waiting::default() }),
+            waiting: Some(Waiting { people: true, until: Some(Timestamp(77)), ..Waiting::default() }),
             labels: Vec::new(),
             lease: None,
             due_at: Some(Timestamp(77)),

@@ -113,6 +113,85 @@ pub async fn messages_for_outsiders_are_read_behind_a_place(stores: Vec<Shop>) {
     }
 }
 
+/// What no entry says is decided by the store: whoever makes something anew has read that some time ago.
+pub async fn what_came_in_the_meantime_outlives_what_is_made_anew(stores: Vec<Shop>) {
+    for store in stores {
+        let waiting = || Some(Waiting { signals: vec!["go".to_owned()], ..Waiting::default() });
+        let read = async |run: &str| RunInfo { waiting: waiting(), ..store.info(run).await };
+        // Gives the state of the run then, and when it is due.
+        let rebuild = async |info: RunInfo| {
+            let run = info.id.clone();
+            let rebuilt = Rebuilt { info, emissions: None, questions: Vec::new() };
+            assert!(store.rebuild(rebuilt).await.unwrap());
+            let found = store.run(&run).await.unwrap().unwrap();
+            let waits = (found.state == RunState::Waiting).then(waiting).flatten();
+            assert_eq!(found.waiting, waits, "{run}");
+            (found.state, found.due_at)
+        };
+        let cancel = || MessageBody::Cancel { reason: None };
+        let due = Some(Timestamp(0));
+        for run in ["signal", "other", "pause", "cancel", "resume", "refused", "resting"] {
+            create(&store, run, None).await.1.unwrap();
+            if !["refused", "resting"].contains(&run) {
+                park(&store, run, None, &["go"]).await;
+            }
+        }
+
+        let info = read("signal").await;
+        assert_eq!(post(&store, "signal", signal("go", None)).await, Posted::Added);
+        assert_eq!(rebuild(info).await, (RunState::Waiting, due));
+        let info = read("other").await;
+        assert_eq!(post(&store, "other", signal("other", None)).await, Posted::Added);
+        assert_eq!(rebuild(info).await, (RunState::Waiting, None));
+
+        let info = read("pause").await;
+        assert_eq!(post(&store, "pause", MessageBody::Pause).await, Posted::Added);
+        assert_eq!(rebuild(info).await, (RunState::Paused, None));
+
+        assert_eq!(post(&store, "cancel", MessageBody::Pause).await, Posted::Added);
+        assert_eq!(post(&store, "cancel", cancel()).await, Posted::Added);
+        assert_eq!(rebuild(read("cancel").await).await, (RunState::Paused, due));
+
+        assert_eq!(post(&store, "resume", MessageBody::Pause).await, Posted::Added);
+        let info = read("resume").await;
+        assert_eq!(info.state, RunState::Paused);
+        let opened = store.opened(store.mine, "resume").await;
+        let next = Next::Park(waiting().unwrap());
+        store.append(Append { epoch: opened.epoch, next, ..store.with("resume", None) }).await.unwrap();
+        assert_eq!(rebuild(info).await, (RunState::Waiting, None));
+
+        // Why it was refused stays, and that it was asked to stop.
+        let refuse = Next::Refuse { reason: "it departs".to_owned() };
+        store.append(Append { next: refuse, ..store.with("refused", None) }).await.unwrap();
+        let refused = store.info("refused").await;
+        let info = RunInfo { state: RunState::Running, outcome: None, ..read("refused").await };
+        assert_eq!(rebuild(info).await, (RunState::Refused, None));
+        assert_eq!(store.info("refused").await.outcome, refused.outcome);
+        assert_eq!(post(&store, "refused", cancel()).await, Posted::Added);
+        let info = read("refused").await;
+        assert_eq!(rebuild(info.clone()).await, (RunState::Refused, due));
+        assert_eq!(store.unpause(&id("refused")).await, Ok(true));
+        assert_eq!(rebuild(info).await, (RunState::Running, due));
+        assert_eq!(store.info("refused").await.outcome, None);
+
+        // One that rests after a trouble goes on resting.
+        store.at(50_000);
+        let trouble = Some("no provider".to_owned());
+        let next = Next::Release { waiting: waiting(), trouble };
+        store.append(Append { next, ..store.with("resting", None) }).await.unwrap();
+        let rests = store.info("resting").await.due_at;
+        assert!(rests > Some(Timestamp(50_000)), "{rests:?}");
+        assert_eq!(rebuild(read("resting").await).await, (RunState::Waiting, rests));
+
+        // What the journal says is so.
+        let info =
+            RunInfo { state: RunState::Completed, outcome: Some(Ok(Json::null())), ..read("other").await };
+        assert_eq!(rebuild(info.clone()).await, (RunState::Completed, None));
+        let info = RunInfo { state: RunState::Running, outcome: None, ..info };
+        assert_eq!(rebuild(info).await, (RunState::Running, due));
+    }
+}
+
 pub async fn transcripts_are_kept_in_order_and_go_with_their_run(stores: Vec<Shop>) {
     for store in stores {
         let (_, created) = create(&store, "r", None).await;

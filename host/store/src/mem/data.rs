@@ -298,6 +298,11 @@ impl Run {
         self.inbox.len() < before
     }
 
+    /// Whether somebody asks for the run to be stopped.
+    pub(super) fn is_to_stop(&self) -> bool {
+        self.inbox.iter().any(|message| matches!(message.body, MessageBody::Cancel { .. }))
+    }
+
     /// Whether something is in the inbox that wakes a run which waits for this.
     pub(super) fn wakes(&self, waiting: &Waiting) -> bool {
         self.inbox.iter().any(|message| waiting.is_for(&message.body))
@@ -306,8 +311,7 @@ impl Run {
     /// True if it was to be parked but something for it has come in, or to be paused but nobody asks for that any more.
     /// `knows`: the caller that appends knows the journal.
     pub(super) fn settle(&mut self, next: &Next, knows: bool, now: Timestamp) -> bool {
-        let stop_due = self.inbox.iter().any(|message| matches!(message.body, MessageBody::Cancel { .. }));
-        let stop_due = stop_due.then_some(Timestamp(0));
+        let stop_due = self.is_to_stop().then_some(Timestamp(0));
         let mut trouble = None;
         let (state, outcome, waiting, due_at) = match next.clone() {
             Next::Go => return false,

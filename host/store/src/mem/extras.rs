@@ -205,8 +205,12 @@ impl Extras for MemStore {
                 data.check_new(&run.id, run.module)?;
             }
             if let Some(run) = fire.cancel {
+                // It may have continued since it was looked at.
+                let chain = data.run(&run).and_then(|run| run.info.links.chain.clone());
+                let latest = data.runs.iter().rfind(|run| chain.is_some() && run.info.links.chain == chain);
+                let latest = latest.map_or(run, |latest| latest.info.id.clone());
                 data.deliver(
-                    &run,
+                    &latest,
                     self.clock.now(),
                     MessageBody::Cancel { reason: Some(OVERTAKEN.to_owned()) },
                 );

@@ -218,7 +218,29 @@ impl Journals for MemStore {
                 return Ok(false);
             };
             let old = run.info.clone();
+            let ends = old.state.is_final() || rebuilt.info.state.is_final();
+            let state = if ends { rebuilt.info.state } else { old.state };
+            let waiting = rebuilt.info.waiting.clone().filter(|_| state == RunState::Waiting);
+            let asked_to_stop = run.is_to_stop();
+            let due_at = match state {
+                state if state.is_final() => None,
+                RunState::Paused | RunState::Refused => asked_to_stop.then_some(Timestamp(0)),
+                _ if old.trouble.is_some() => Some(old.due_at.unwrap_or_default()),
+                RunState::Waiting if !run.wakes(&waiting.clone().unwrap_or_default()) => {
+                    waiting.as_ref().and_then(|waiting| waiting.until)
+                }
+                _ => Some(Timestamp(0)),
+            };
+            let outcome = match state {
+                RunState::Refused => old.outcome,
+                state if state.is_final() => rebuilt.info.outcome.clone(),
+                _ => None,
+            };
             run.info = RunInfo {
+                state,
+                waiting,
+                due_at,
+                outcome,
                 number: old.number,
                 key: old.key,
                 epoch: old.epoch,

@@ -152,6 +152,20 @@ pub(super) fn is_to_pause(c: &Connection, run: i64) -> Result<bool> {
     Ok(asked.exists([run])?)
 }
 
+/// Whether somebody asks for the run to be stopped.
+pub(super) fn is_to_stop(c: &Connection, run: i64) -> Result<bool> {
+    let mut asked =
+        c.prepare_cached("SELECT 1 FROM inbox WHERE run = ?1 AND calm = 0 AND kind = 'cancel'")?;
+    Ok(asked.exists([run])?)
+}
+
+/// The latest round of a run: that which it is, if it never continued.
+pub(super) fn latest_round(c: &Connection, name: &str) -> Result<Option<String>> {
+    let latest = "SELECT ifnull((SELECT l.name FROM runs l WHERE l.chain = r.chain ORDER BY l.id DESC LIMIT 1), r.name)
+                  FROM runs r WHERE r.name = ?1";
+    Ok(c.prepare_cached(latest)?.query_row([name], |row| row.get(0)).optional()?)
+}
+
 /// Puts a message of the host into the inbox of a run, unless that has ended.
 pub(super) fn deliver(c: &Connection, name: &str, at: Timestamp, body: &MessageBody) -> Result<()> {
     match addressee(c, name)? {

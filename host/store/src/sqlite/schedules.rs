@@ -3,7 +3,7 @@
 use rusqlite::{Connection, params};
 use wfhost_core::{RunId, Timestamp};
 
-use super::inbox::deliver;
+use super::inbox::{deliver, latest_round};
 use super::write::{Fault, Result, check_new, insert_run, millis, to_json};
 use crate::schedule::Schedule;
 use crate::{Clock, Fire, MessageBody, OVERTAKEN, StoreError};
@@ -68,8 +68,11 @@ pub(super) fn fire(c: &Connection, fire: &Fire, clock: &dyn Clock) -> Result<boo
         check_new(c, &run.id, run.module)?;
         insert_run(c, run, clock)?;
     }
-    if let Some(run) = &fire.cancel {
-        deliver(c, run.as_str(), clock.now(), &MessageBody::Cancel { reason: Some(OVERTAKEN.to_owned()) })?;
+    // It may have continued since it was looked at.
+    if let Some(run) = &fire.cancel
+        && let Some(latest) = latest_round(c, run.as_str())?
+    {
+        deliver(c, &latest, clock.now(), &MessageBody::Cancel { reason: Some(OVERTAKEN.to_owned()) })?;
     }
     let run = fire.run.as_ref().map(|run| run.id.as_str());
     c.prepare_cached(

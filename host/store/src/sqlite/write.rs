@@ -7,7 +7,7 @@ use wfhost_core::{Digest, Failure, FailureKind, Json, Outcome, Recorded, Row, Ru
 use super::append::{
     change_questions, emit, given_bytes, insert_log, insert_published, set_ledger, start_child,
 };
-use super::inbox::{cancel_children, drop_pauses, insert_message, tell_parent};
+use super::inbox::{cancel_children, drop_pauses, insert_message, is_to_stop, tell_parent, wakes};
 use super::journal::{self, End, last_place};
 use super::{limits, read, sessions};
 use crate::{
@@ -342,8 +342,28 @@ pub(super) fn import(c: &Connection, run: &ImportedRun) -> Result<()> {
 
 pub(super) fn rebuild(c: &Connection, run: &Rebuilt) -> Result<bool> {
     let info = &run.info;
-    let waiting = info.waiting.as_ref();
-    let known = read::number(c, &info.id)?;
+    let found = c
+        .prepare_cached("SELECT id, state, outcome, due_at, trouble NOT NULL FROM runs WHERE name = ?1")?
+        .query_row([info.id.as_str()], |row| {
+            let (outcome, due_at) = (row.get::<_, Option<Vec<u8>>>(2)?, row.get::<_, Option<i64>>(3)?);
+            Ok((row.get::<_, i64>(0)?, read::state_word(row, 1)?, outcome, due_at, row.get::<_, bool>(4)?))
+        })
+        .optional()?;
+    let Some((id, was, refused_for, was_due_at, in_trouble)) = found else { return Ok(false) };
+    let state = if was.is_final() || info.state.is_final() { info.state } else { was };
+    let waiting = info.waiting.as_ref().filter(|_| state == RunState::Waiting);
+    let outcome = match state {
+        RunState::Refused => refused_for,
+        state if state.is_final() => info.outcome.as_ref().map(outcome_bytes),
+        _ => None,
+    };
+    let due_at = match state {
+        state if state.is_final() => None,
+        RunState::Paused | RunState::Refused => is_to_stop(c, id)?.then_some(0),
+        _ if in_trouble => Some(was_due_at.unwrap_or(0)),
+        RunState::Waiting if !wakes(c, id, waiting)? => waiting.and_then(|waiting| waiting.until).map(millis),
+        _ => Some(0),
+    };
     let changed = c
         .prepare_cached(concat!(
             "UPDATE runs SET workflow = :workflow, module = :module, labels = :labels, parent = :parent,
@@ -360,18 +380,19 @@ pub(super) fn rebuild(c: &Connection, run: &Rebuilt) -> Result<bool> {
             ":name": info.id.as_str(), ":entries": stored(info.entries.0), ":workflow": info.workflow,
             ":module": info.module.0, ":labels": to_json(&info.labels),
             ":parent": info.parent.as_ref().map(RunId::as_str), ":created_at": millis(info.created_at),
-            ":updated_at": millis(info.updated_at), ":state": info.state.as_str(),
-            ":outcome": info.outcome.as_ref().map(outcome_bytes),
+            ":updated_at": millis(info.updated_at), ":state": state.as_str(), ":outcome": outcome,
             ":until": waiting.and_then(|waiting| waiting.until).map(millis),
             ":signals": waiting.map(|waiting| to_json(&waiting.signals)),
             ":people": waiting.is_some_and(|waiting| waiting.people),
-            ":due": info.due_at.map(millis), ":head": info.head.map(|head| head.0),
+            ":due": due_at, ":head": info.head.map(|head| head.0),
             ":step": info.links.step.map(|step| stored(step.0)),
             ":on_close": info.links.on_close.map(|on_close| on_close as i64),
             ":root": info.links.root.as_str(), ":chain": info.links.chain.as_ref().map(RunId::as_str),
             ":next": info.links.next.as_ref().map(RunId::as_str),
         })?;
-    let Some(id) = known.filter(|_| changed > 0) else { return Ok(false) };
+    if changed == 0 {
+        return Ok(false);
+    }
     // Whatever it is found by: this looks at all labels, and is done to few runs.
     c.prepare_cached("DELETE FROM labels WHERE run = ?1")?.execute([id])?;
     insert_labels(c, id, &info.labels)?;

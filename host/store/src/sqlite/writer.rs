@@ -73,9 +73,31 @@ struct Queue {
     busy: bool,
     /// He is the writer's thread.
     thread_is_on: bool,
-    /// Where those who wait for the last job do so.
-    runtime: Option<Handle>,
+    /// Where those wait whose jobs are left to the thread.
+    waiters: Waiters,
     closed: bool,
+}
+
+/// Where those who wait for some jobs do so.
+#[derive(Default)]
+enum Waiters {
+    #[default]
+    Nobody,
+    /// All of them in one runtime.
+    In(Handle),
+    /// In several, or in none.
+    Elsewhere,
+}
+
+impl Waiters {
+    /// One more comes, who waits here.
+    fn and_here(self) -> Self {
+        match (self, Handle::try_current()) {
+            (Self::Nobody, Ok(here)) => Self::In(here),
+            (Self::In(there), Ok(here)) if there.id() == here.id() => Self::In(there),
+            _ => Self::Elsewhere,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -207,8 +229,10 @@ impl Writer {
         let mine = {
             let mut queue = lock(&self.shared.queue);
             queue.jobs.push(job);
-            queue.runtime = queue.runtime.take().or_else(|| Handle::try_current().ok());
             let free = !std::mem::replace(&mut queue.busy, true);
+            if !free {
+                queue.waiters = std::mem::take(&mut queue.waiters).and_here();
+            }
             free.then(|| std::mem::take(&mut queue.jobs))
         };
         if let Some(jobs) = mine {
@@ -275,12 +299,15 @@ impl Shared {
                 queue.busy = false;
                 continue;
             }
-            let runtime = queue.runtime.take();
+            let waiters = std::mem::take(&mut queue.waiters);
             drop(queue);
             let settled = self.commit(jobs);
-            match runtime {
-                // One wake-up of another thread instead of one for each job.
-                Some(runtime) if settled.jobs.len() > 4 => drop(runtime.spawn(async { drop(settled) })),
+            match waiters {
+                // One wake-up of another thread instead of one for each job. Nobody else may drive that runtime, so
+                // that it tells none but its own.
+                Waiters::In(runtime) if settled.jobs.len() > 4 => {
+                    drop(runtime.spawn(async { drop(settled) }));
+                }
                 _ => drop(settled),
             }
             queue = lock(&self.queue);
@@ -581,5 +608,43 @@ mod tests {
         assert_eq!(insert(11).await, Ok(()), "the writer goes on");
         let there: u32 = open().query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
         assert_eq!(there, 10);
+    }
+
+    #[test]
+    fn answers_need_no_runtime_that_wrote_before() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("t.db");
+        let writer = Writer::new(path.display().to_string(), Connection::open(&path).unwrap()).unwrap();
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        // Nobody drives it any more, and it is there.
+        let first = runtime();
+        assert_eq!(first.block_on(writer.write(|_| Ok(()))), Ok(()));
+        let (begun, has_begun) = mpsc::channel();
+        let (go_on, may_go_on) = mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let slow = writer.write(move |_| {
+                    let _ = begun.send(());
+                    let _ = may_go_on.recv();
+                    Ok(())
+                });
+                assert_eq!(slow.now_or_never(), Some(Ok(())));
+            });
+            has_begun.recv().unwrap();
+            let second = runtime();
+            second.block_on(async {
+                let mut others = std::pin::pin!(join_all((0..10).map(|_| writer.write(|_| Ok(())))));
+                assert!((&mut others).now_or_never().is_none());
+                // One that waits elsewhere.
+                let mut elsewhere = std::pin::pin!(writer.write(|_| Ok(())));
+                let entered = first.enter();
+                assert!((&mut elsewhere).now_or_never().is_none());
+                drop(entered);
+                go_on.send(()).unwrap();
+                let answered = tokio::time::timeout(Duration::from_secs(30), others).await;
+                assert_eq!(answered.expect("they are told"), vec![Ok(()); 10]);
+                assert_eq!(elsewhere.await, Ok(()));
+            });
+        });
     }
 }
