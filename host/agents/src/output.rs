@@ -162,7 +162,9 @@ mod tests {
         use std::sync::atomic::{AtomicUsize, Ordering};
         let shown = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&shown);
-        let out = CallOutput::new(move |_| drop(count.fetch_add(1, Ordering::Relaxed)));
+        let out = CallOutput::new(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
         let mut lines = Lines::new(out, Stream::Answer);
         lines.push(&"\n".repeat(8 << 20));
         assert_eq!(shown.swap(0, Ordering::Relaxed), 8 << 20);

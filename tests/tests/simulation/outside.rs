@@ -115,7 +115,7 @@ impl Outside {
                 let note = note(&self.universe, &chain, &chain, Wish::Terminate { text: text.clone() });
                 tokio::spawn(async move {
                     let told = match host.terminate(&chain, Some(&text)).await {
-                        Ok(()) => Told::Yes,
+                        Ok(_) => Told::Yes,
                         Err(HostError::Ended { .. }) => Told::No,
                         Err(HostError::Store(StoreError::Fenced { .. })) => Told::Beaten,
                         Err(_) => Told::Unknown,

@@ -238,7 +238,7 @@ impl Views for Faulty {
         family(root: &'a RunId) -> Family;
         logs(run: &'a RunId, from: u64, limit: usize) -> Vec<LogLine>;
         messages(run: &'a RunId, after: Option<u64>, limit: usize) -> Vec<OutMessage>;
-        questions(run: Option<&'a RunId>, limit: usize) -> Vec<OpenQuestion>;
+        questions(run: Option<&'a RunId>, open_at: Option<Timestamp>, limit: usize) -> Vec<OpenQuestion>;
         question(run: &'a RunId, step: Step) -> Option<OpenQuestion>;
         snapshot(run: &'a RunId) -> Option<Snapshot>;
         state(run: &'a RunId) -> Vec<(String, Json)>;

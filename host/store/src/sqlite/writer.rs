@@ -618,12 +618,12 @@ mod tests {
         let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         // Nobody drives it any more, and it is there.
         let first = runtime();
-        assert_eq!(first.block_on(writer.write(|_| Ok(()))), Ok(()));
+        assert_eq!(first.block_on(writer.write(Survives::All, |_| Ok(()))), Ok(()));
         let (begun, has_begun) = mpsc::channel();
         let (go_on, may_go_on) = mpsc::channel::<()>();
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let slow = writer.write(move |_| {
+                let slow = writer.write(Survives::All, move |_| {
                     let _ = begun.send(());
                     let _ = may_go_on.recv();
                     Ok(())
@@ -633,10 +633,11 @@ mod tests {
             has_begun.recv().unwrap();
             let second = runtime();
             second.block_on(async {
-                let mut others = std::pin::pin!(join_all((0..10).map(|_| writer.write(|_| Ok(())))));
+                let mut others =
+                    std::pin::pin!(join_all((0..10).map(|_| writer.write(Survives::All, |_| Ok(())))));
                 assert!((&mut others).now_or_never().is_none());
                 // One that waits elsewhere.
-                let mut elsewhere = std::pin::pin!(writer.write(|_| Ok(())));
+                let mut elsewhere = std::pin::pin!(writer.write(Survives::All, |_| Ok(())));
                 let entered = first.enter();
                 assert!((&mut elsewhere).now_or_never().is_none());
                 drop(entered);
