@@ -167,13 +167,12 @@ impl Check {
                 check(run, journal).await?;
             }
         }
-        let mut before = None;
-        while self.all {
+        let mut page = self.all.then_some(None);
+        while let Some(before) = page {
             let workflow = Some(name.to_owned());
             let filter = RunFilter { workflow, before, limit: PAGE, ..RunFilter::default() };
             let runs = store.runs(filter).await?;
-            let Some(last) = runs.last() else { break };
-            before = Some(last.number);
+            page = runs.last().map(|last| Some(last.number));
             for info in runs {
                 let journal = read_journal(store.as_ref(), &info.id).await?;
                 check(info.id, journal).await?;

@@ -229,7 +229,7 @@ async fn what_comes_late_undoes_nothing_that_was_said_since() {
     // Two connections, which lie idle then.
     let (schedules, run) = (far.schedules(), id("a"));
     let (schedules, info) = tokio::join!(schedules, far.run(&run));
-    assert_eq!(schedules.unwrap().known, [schedule.clone()]);
+    assert_eq!(schedules.unwrap().known, std::slice::from_ref(&schedule));
     assert_eq!(info.unwrap().unwrap().state, RunState::Paused);
     // What is sent lies in their sockets; another try of each comes through.
     proxy.hold_all();

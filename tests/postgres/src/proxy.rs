@@ -232,8 +232,8 @@ impl State {
                 self.answered.fetch_add(read as u64, Ordering::Relaxed);
             }
             let per_second = self.per_second.load(Ordering::Relaxed);
-            if per_second > 0 {
-                std::thread::sleep(Duration::from_micros(read as u64 * 1_000_000 / per_second));
+            if let Some(micros) = (read as u64 * 1_000_000).checked_div(per_second) {
+                std::thread::sleep(Duration::from_micros(micros));
             }
         }
         let _ = from.shutdown(Shutdown::Both);
