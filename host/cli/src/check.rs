@@ -14,13 +14,12 @@ use wfhost::{Adopt, Evict, HostError, archive, clock};
 use wfhost_core::{Digest, Journal, RunId, Timestamp, counted};
 use wfhost_view::UpgradeView;
 
+use super::db::for_each_run;
 use super::diagnostic::{Exit, UserError};
 use super::place::{find_run, read_journal};
 use super::registry::Fetch;
 use super::{Common, Format, module_arg, printer, upgrade};
 
-/// Runs that are looked up at once.
-const PAGE: usize = 500;
 /// Sleeps up to this length are waited for in a check.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -167,15 +166,14 @@ impl Check {
                 check(run, journal).await?;
             }
         }
-        let mut page = self.all.then_some(None);
-        while let Some(before) = page {
-            let workflow = Some(name.to_owned());
-            let filter = RunFilter { workflow, before, limit: PAGE, ..RunFilter::default() };
-            let runs = store.runs(filter).await?;
-            page = runs.last().map(|last| Some(last.number));
-            for info in runs {
+        if self.all {
+            let filter = RunFilter { workflow: Some(name.to_owned()), ..RunFilter::default() };
+            let unreadable = for_each_run(store.as_ref(), filter, async |info| {
                 let journal = read_journal(store.as_ref(), &info.id).await?;
-                check(info.id, journal).await?;
+                check(info.id, journal).await
+            });
+            for row in unreadable.await? {
+                printer::warn(common, &format!("not checked: {row}"));
             }
         }
         printer::say(common, "Replayed", &format!("{}, {differ} with differences", counted(count, "run")));
