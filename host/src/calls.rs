@@ -65,9 +65,13 @@ struct State<T> {
 impl<T> State<T> {
     fn abort(&mut self, step: Step) {
         if let Some(call) = self.under_way.remove(&step) {
-            call.task.abort();
-            self.aborted.push((step, call));
+            self.stop(step, call);
         }
+    }
+
+    fn stop(&mut self, step: Step, call: UnderWay<T>) {
+        call.task.abort();
+        self.aborted.push((step, call));
     }
 
     fn has_waiting(&self) -> bool {
@@ -76,8 +80,7 @@ impl<T> State<T> {
 
     fn halt(&mut self) {
         for (step, call) in std::mem::take(&mut self.under_way) {
-            call.task.abort();
-            self.aborted.push((step, call));
+            self.stop(step, call);
         }
     }
 
@@ -205,9 +208,8 @@ impl<T: Send + 'static> Calls<T> {
         let mut state = lock(&self.state);
         let withdrawn: Vec<_> = state.under_way.extract_if(.., |_, call| call.admission.withdraw()).collect();
         for (step, call) in withdrawn {
-            call.task.abort();
             state.ended.push_back(((step, call.attempt), end()));
-            state.aborted.push((step, call));
+            state.stop(step, call);
         }
     }
 

@@ -262,11 +262,7 @@ impl App {
         R: Future<Output = Result<T, E>> + Send,
     {
         let store = Arc::clone(self.store());
-        match self.0.reads.run(move || work(store)).await {
-            Ok(read) => read.map_err(|error| Problem::from(error.into())),
-            Err(NotRead::Failed) => Err(Problem::internal("a read failed")),
-            Err(NotRead::Late) => Err(Problem::busy("the database is overloaded")),
-        }
+        outcome(self.0.reads.run(move || work(store)).await)
     }
 
     /// The same for what takes as long as a journal is: however long, and without a place that other reads need.
@@ -278,10 +274,7 @@ impl App {
         R: Future<Output = Result<T, E>> + Send,
     {
         let store = Arc::clone(self.store());
-        match self.0.long_reads.run_to_its_end(move || work(store)).await {
-            Ok(read) => read.map_err(|error| Problem::from(error.into())),
-            Err(NotRead::Late | NotRead::Failed) => Err(Problem::internal("a read failed")),
-        }
+        outcome(self.0.long_reads.run_to_its_end(move || work(store)).await)
     }
 
     /// The same, however long it takes.
@@ -421,5 +414,14 @@ impl Drop for Stream {
                 streams.remove(&self.who);
             }
         }
+    }
+}
+
+/// What whoever asked is told of a read.
+fn outcome<T, E: Into<UserError>>(read: Result<Result<T, E>, NotRead>) -> Result<T, Problem> {
+    match read {
+        Ok(read) => read.map_err(|error| Problem::from(error.into())),
+        Err(NotRead::Failed) => Err(Problem::internal("a read failed")),
+        Err(NotRead::Late) => Err(Problem::busy("the database is overloaded")),
     }
 }

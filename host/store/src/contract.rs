@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use wfhost_core::policy::rate::Rate;
-use wfhost_core::{Digest, Epoch, Json, Machine, OnParentClose, Position, RunConfig, Step, Timestamp};
+use wfhost_core::{Digest, Epoch, Json, Machine, OnParentClose, Position, Step, Timestamp};
 
 use super::conformance::*;
 use super::*;
@@ -421,20 +421,11 @@ async fn costs(many: u64) -> Vec<(&'static str, u64)> {
         let questions = vec![question(n)];
         store.append(Append { questions, ..store.with(&format!("q{n}"), None) }).await.unwrap();
         let module = store.put_module(&format!("m{n}"), &n.to_le_bytes()).await.unwrap();
+        let far = Timestamp(1 << 40);
         let schedule = crate::schedule::Schedule {
-            name: format!("s{n}"),
-            when: crate::schedule::When::Every { millis: 1_000, from: Timestamp(1 << 40) },
-            overlap: Default::default(),
-            catch_up: Default::default(),
-            workflow: "w".to_owned(),
-            module,
-            input: Json::null(),
-            labels: Vec::new(),
-            config: RunConfig::default(),
-            created_at: Timestamp(1),
-            next_at: Some(Timestamp(1 << 40)),
-            fired: 0,
-            last: None,
+            when: crate::schedule::When::Every { millis: 1_000, from: far },
+            next_at: Some(far),
+            ..every_second(&format!("s{n}"), module)
         };
         store.put_schedule(schedule, false).await.unwrap();
         let kind = TranscriptKind::Heartbeat;

@@ -99,6 +99,7 @@ pub async fn what_runs_need_besides_their_modules_is_kept_by_digest(stores: Vec<
     }
 }
 
+/// A schedule that is due at 5,000 for the first time.
 pub fn every_second(name: &str, module: Digest) -> crate::schedule::Schedule {
     use crate::schedule::{CatchUp, Overlap, Schedule, When};
     Schedule {
@@ -189,21 +190,8 @@ pub async fn schedules_that_are_due_come_in_parts(stores: Vec<Shop>) {
         // Some at the same time, and one that is due later.
         let names = ["c", "a", "b", "e", "d"];
         for (name, at) in names.iter().zip([10, 10, 10, 11, 12]).chain([(&"later", 1_000)]) {
-            let schedule = crate::schedule::Schedule {
-                name: (*name).to_owned(),
-                when: crate::schedule::When::Every { millis: 1_000, from: Timestamp(0) },
-                overlap: Default::default(),
-                catch_up: Default::default(),
-                workflow: "w".to_owned(),
-                module,
-                input: Json::null(),
-                labels: Vec::new(),
-                config: RunConfig::default(),
-                created_at: Timestamp(1),
-                next_at: Some(Timestamp(at)),
-                fired: 0,
-                last: None,
-            };
+            let next_at = Some(Timestamp(at));
+            let schedule = crate::schedule::Schedule { next_at, ..every_second(name, module) };
             assert!(store.put_schedule(schedule, false).await.unwrap());
         }
         store.at(100);

@@ -484,6 +484,25 @@ mod tests {
 
     use super::*;
 
+    /// Does something while a write has the writer, until it is told to go on. What is written meanwhile queues up,
+    /// and shares a transaction.
+    fn while_busy(writer: &Writer, then: impl FnOnce(&mpsc::Sender<()>)) {
+        let (begun, has_begun) = mpsc::channel();
+        let (go_on, may_go_on) = mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let slow = writer.write(Survives::All, move |_| {
+                    let _ = begun.send(());
+                    let _ = may_go_on.recv();
+                    Ok(())
+                });
+                assert_eq!(slow.now_or_never(), Some(Ok(())));
+            });
+            has_begun.recv().unwrap();
+            then(&go_on);
+        });
+    }
+
     #[tokio::test]
     async fn the_log_is_restarted_while_commits_follow_each_other_without_a_pause() {
         let directory = tempfile::TempDir::new().unwrap();
@@ -539,8 +558,6 @@ mod tests {
             assert_eq!(levels, wanted, "{mode}");
             // Of those that share a transaction one is enough.
             let level = Arc::new(AtomicUsize::new(0));
-            let (begun, has_begun) = mpsc::channel();
-            let (go_on, may_go_on) = mpsc::channel::<()>();
             let mut others = std::pin::pin!(join_all([lightly, fully].map(|survives| {
                 let level = Arc::clone(&level);
                 writer.write(survives, move |connection| {
@@ -549,16 +566,7 @@ mod tests {
                     Ok(())
                 })
             })));
-            std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    let slow = writer.write(lightly, move |_| {
-                        let _ = begun.send(());
-                        let _ = may_go_on.recv();
-                        Ok(())
-                    });
-                    assert_eq!(slow.now_or_never(), Some(Ok(())));
-                });
-                has_begun.recv().unwrap();
+            while_busy(&writer, |go_on| {
                 assert!((&mut others).now_or_never().is_none());
                 go_on.send(()).unwrap();
             });
@@ -582,20 +590,8 @@ mod tests {
                 Ok(())
             })
         };
-        let (begun, has_begun) = mpsc::channel();
-        let (go_on, may_go_on) = mpsc::channel::<()>();
         let mut others = std::pin::pin!(join_all((0..10).map(insert)));
-        std::thread::scope(|scope| {
-            // While this one has the writer the others queue up, and share a transaction.
-            scope.spawn(|| {
-                let slow = writer.write(Survives::All, move |_| {
-                    let _ = begun.send(());
-                    let _ = may_go_on.recv();
-                    Ok(())
-                });
-                assert_eq!(slow.now_or_never(), Some(Ok(())));
-            });
-            has_begun.recv().unwrap();
+        while_busy(&writer, |go_on| {
             assert!((&mut others).now_or_never().is_none());
             go_on.send(()).unwrap();
         });
@@ -619,18 +615,7 @@ mod tests {
         // Nobody drives it any more, and it is there.
         let first = runtime();
         assert_eq!(first.block_on(writer.write(Survives::All, |_| Ok(()))), Ok(()));
-        let (begun, has_begun) = mpsc::channel();
-        let (go_on, may_go_on) = mpsc::channel::<()>();
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let slow = writer.write(Survives::All, move |_| {
-                    let _ = begun.send(());
-                    let _ = may_go_on.recv();
-                    Ok(())
-                });
-                assert_eq!(slow.now_or_never(), Some(Ok(())));
-            });
-            has_begun.recv().unwrap();
+        while_busy(&writer, |go_on| {
             let second = runtime();
             second.block_on(async {
                 let mut others =
