@@ -9,18 +9,20 @@ use crate::{Result, StoreError};
 
 /// `wfho`, which tells our files from other programs'.
 pub(super) const APPLICATION_ID: i32 = 0x7766_686f;
+/// What a new database is made of: that of now.
+const SCHEMA: &str = include_str!("schema.sql");
 /// Numbered migrations: the n-th makes format n of format n - 1.
 pub(super) const MIGRATIONS: [&str; 10] = [
-    include_str!("schema.sql"),
-    include_str!("schema-2.sql"),
-    include_str!("schema-3.sql"),
-    include_str!("schema-4.sql"),
-    include_str!("schema-5.sql"),
-    include_str!("schema-6.sql"),
-    include_str!("schema-7.sql"),
-    include_str!("schema-8.sql"),
-    include_str!("schema-9.sql"),
-    include_str!("schema-10.sql"),
+    include_str!("migrations/1.sql"),
+    include_str!("migrations/2.sql"),
+    include_str!("migrations/3.sql"),
+    include_str!("migrations/4.sql"),
+    include_str!("migrations/5.sql"),
+    include_str!("migrations/6.sql"),
+    include_str!("migrations/7.sql"),
+    include_str!("migrations/8.sql"),
+    include_str!("migrations/9.sql"),
+    include_str!("migrations/10.sql"),
 ];
 
 /// Refuses a file that is not ours before anything is changed in it: with the first connection it comes to have a
@@ -52,11 +54,15 @@ pub(super) fn check_format(connection: &Connection, path: &str) -> Result<()> {
     let migrate = || -> Result<()> {
         // Another process may have been quicker.
         let format = known_format(connection, path)?;
-        for to in format + 1..=known {
-            connection.execute_batch(MIGRATIONS[to as usize - 1]).map_err(failed)?;
-            // Earlier versions of format 4 left this to `db check --repair`.
-            if to == 6 && (1..4).contains(&format) {
-                fill_ledgers(connection).map_err(failed)?;
+        if format == 0 {
+            connection.execute_batch(SCHEMA).map_err(failed)?;
+        } else {
+            for to in format + 1..=known {
+                connection.execute_batch(MIGRATIONS[to as usize - 1]).map_err(failed)?;
+                // Earlier versions of format 4 left this to `db check --repair`.
+                if to == 6 && format < 4 {
+                    fill_ledgers(connection).map_err(failed)?;
+                }
             }
         }
         connection.pragma_update(None, "application_id", APPLICATION_ID).map_err(failed)?;

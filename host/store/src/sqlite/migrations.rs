@@ -190,6 +190,33 @@ async fn a_database_of_every_earlier_format_opens_and_goes_on() {
     }
 }
 
+/// Its schema, however it is written.
+fn schema(c: &Connection) -> Vec<(String, String)> {
+    let mut statement =
+        c.prepare("SELECT name, sql FROM sqlite_schema WHERE sql NOT NULL ORDER BY name").unwrap();
+    let written = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, String>(1)?))).unwrap();
+    let bare = |sql: &str| -> String {
+        let code = sql.lines().map(|line| line.split("--").next().unwrap_or_default());
+        code.flat_map(str::chars).filter(|c| !c.is_whitespace() && *c != '"').collect()
+    };
+    written.map(Result::unwrap).map(|(name, sql)| (name, bare(&sql))).collect()
+}
+
+#[test]
+fn a_new_database_has_what_migrations_make() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("w.db");
+    drop(SqliteStore::open(&path, &SqliteOptions::default()).unwrap());
+    let (new, migrated) = (Connection::open(&path).unwrap(), Connection::open_in_memory().unwrap());
+    MIGRATIONS.iter().for_each(|migration| migrated.execute_batch(migration).unwrap());
+    assert_eq!(schema(&new), schema(&migrated));
+    for made in [new, migrated] {
+        let identity = "SELECT count(*), length(id), length(secret) FROM identity";
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+        assert_eq!(made.query_row(identity, [], read), Ok((1, 16, 32)));
+    }
+}
+
 #[tokio::test]
 async fn runs_of_format_7_are_found_by_their_labels_and_the_database_has_a_secret() {
     let dir = tempfile::TempDir::new().unwrap();

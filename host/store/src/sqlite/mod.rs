@@ -6,6 +6,8 @@ mod claims;
 mod copy;
 #[cfg(test)]
 pub(crate) mod costs;
+#[cfg(target_os = "linux")]
+mod create;
 mod errors;
 mod extras;
 mod format;
@@ -47,8 +49,10 @@ const LOOKS_AT_TIME_EVERY: std::ffi::c_int = 4_000;
 /// Runs in an SQLite file. Any number of processes may share it.
 pub struct SqliteStore {
     path: String,
-    writer: Writer,
     readers: Mutex<Vec<Connection>>,
+    /// Closed behind the readers: the last connection copies the log into the file, and one that has written to it need
+    /// not sync the folder for that once more.
+    writer: Writer,
     clock: Arc<dyn Clock>,
     /// Counts claims of what is due.
     turns: AtomicUsize,
@@ -63,15 +67,19 @@ impl fmt::Debug for SqliteStore {
 }
 
 impl SqliteStore {
-    /// Copies the database, as it is at one moment, into a new file while it
-    /// is in use. Gives the size of the copy in bytes.
+    /// Copies the database, as it is at one moment and while it is in use, into a file that is not there or is empty;
+    /// another one is an error. Gives the size of the copy in bytes.
     pub fn backup(&self, file: &Path) -> Result<u64> {
         let text = file.display().to_string();
         let refused =
             |error: std::io::Error| StoreError::CannotOpen { place: text.clone(), reason: error.to_string() };
-        // SQLite fills an empty file that is there, and so keeps its mode; it refuses one that is not empty.
         let mut options = std::fs::OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600).open(file).map_err(refused)?;
+        let there = options.write(true).create(true).truncate(false).mode(0o600).open(file);
+        let there = there.and_then(|there| there.metadata()).map_err(refused)?;
+        // SQLite fills an empty file that is there, and so keeps its mode.
+        if there.len() > 0 {
+            return Err(refused(std::io::ErrorKind::AlreadyExists.into()));
+        }
         let copied = self.read(|c| c.execute("VACUUM INTO ?1", [&text]));
         if let Err(error) = copied {
             let _ = std::fs::remove_file(file);
@@ -188,4 +196,23 @@ impl SqliteStore {
 #[cfg(test)]
 pub(super) fn bound_answers(c: &Connection, bytes: u64) {
     assert!(write::bound_answers(c, bytes).is_ok());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_takes_the_place_of_nothing() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let [path, copy] = ["w.db", "copy.db"].map(|name| dir.path().join(name));
+        let store = SqliteStore::open(&path, &SqliteOptions::default()).unwrap();
+        store.backup(&copy).unwrap();
+        let bytes = std::fs::read(&copy).unwrap();
+        for there in [&copy, &path] {
+            assert!(matches!(store.backup(there), Err(StoreError::CannotOpen { .. })));
+        }
+        assert_eq!(std::fs::read(&copy).unwrap(), bytes);
+        assert!(path.exists());
+    }
 }

@@ -11,6 +11,8 @@ use rusqlite::{Connection, OpenFlags};
 use super::SqliteStore;
 #[cfg(test)]
 use super::costs;
+#[cfg(target_os = "linux")]
+use super::create;
 use super::errors::classify;
 use super::format::{check_format, look_first};
 use super::writer::{self, Writer};
@@ -52,9 +54,7 @@ impl SqliteStore {
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(refused)?;
         }
-        // SQLite gives the files beside it the mode of the database.
-        let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-        match made {
+        match make_file(path) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(refused(error)),
             // A pipe would block, and a device never end.
             Err(_) if !path.metadata().map_err(refused)?.is_file() => {
@@ -82,6 +82,19 @@ impl SqliteStore {
         let (readers, clock, turns) = (Mutex::default(), Arc::clone(&options.clock), AtomicUsize::new(0));
         Ok(Self { writer, path: text, readers, clock, turns, files })
     }
+}
+
+/// Makes the file of a database if there is none: whole where that can be had, else empty.
+fn make_file(path: &Path) -> std::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    if std::fs::symlink_metadata(path).is_err() {
+        let made = create::create(path, |c| check_format(c, &path.display().to_string()));
+        if made.is_ok() {
+            return Ok(());
+        }
+    }
+    // SQLite gives the files beside it the mode of the database.
+    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
 }
 
 /// Which file something is, whatever its name: its device and its inode.
