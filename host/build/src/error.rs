@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use wfhost_world::private::NotPrivate;
 use wfhost_world::text::quoted;
 
-use super::Target;
+use super::{Target, python};
 
 /// Why nothing was built.
 #[derive(Debug, thiserror::Error)]
@@ -137,6 +137,9 @@ impl BuildError {
             Self::Compiler { .. } => "its messages are above".to_owned(),
             Self::NoComponentizePy => {
                 "in the project: `python3 -m venv .venv && .venv/bin/pip install componentize-py==0.25.1`".to_owned()
+            }
+            Self::StrangeTool { name: python::TOOL, .. } => {
+                "reinstall the project's tools: remove its .venv, and create it again".to_owned()
             }
             Self::StrangeTool { .. } => {
                 "reinstall the project's tools: remove its node_modules, then `npm install`".to_owned()

@@ -5,13 +5,12 @@
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use wfhost_core::Digest;
 
-/// Directories that nothing is imported from: anywhere, and of a project itself.
+/// Directories that nothing is imported from.
 const ASIDE: [&str; 2] = ["node_modules", "__pycache__"];
-const ASIDE_AT_TOP: [&str; 2] = ["target", "wfhost-failures"];
 /// Of a file that is larger, a database for example, the stamp is taken.
 const LARGE_BYTES: u64 = 16 << 20;
 /// Files that are looked at. With more, nothing is known.
@@ -42,9 +41,10 @@ impl Inputs {
         self.bytes(&path.to_string_lossy(), stamp.as_bytes());
     }
 
-    /// All files of a project that its program may import or read, by their bytes.
-    pub fn project(&mut self, dir: &Path) -> io::Result<()> {
-        self.tree(dir, false, &ASIDE_AT_TOP)
+    /// All files of a project that its program may import or read, by their bytes. `aside`: directories that are not
+    /// its own.
+    pub fn project(&mut self, dir: &Path, aside: &[PathBuf]) -> io::Result<()> {
+        self.tree(dir, false, aside)
     }
 
     /// All files of a directory that packages are installed in, by their stamps.
@@ -52,7 +52,7 @@ impl Inputs {
         self.tree(dir, true, &[])
     }
 
-    fn tree(&mut self, dir: &Path, installed: bool, aside: &[&str]) -> io::Result<()> {
+    fn tree(&mut self, dir: &Path, installed: bool, aside: &[PathBuf]) -> io::Result<()> {
         let mut entries = std::fs::read_dir(dir)?.collect::<Result<Vec<_>, _>>()?;
         entries.sort_by_key(std::fs::DirEntry::file_name);
         for entry in entries {
@@ -61,15 +61,14 @@ impl Inputs {
             // A link that leads nowhere is nothing that can be imported.
             let Ok(known) = std::fs::metadata(&path) else { continue };
             if known.is_dir() {
-                let (hidden, name) = (name.starts_with('.'), name.as_str());
+                if name.starts_with('.') || ASIDE.contains(&name.as_str()) || aside.contains(&path) {
+                    continue;
+                }
                 // Links may lead round in circles.
-                let link = entry.file_type()?.is_symlink();
-                if link && !hidden {
+                if entry.file_type()?.is_symlink() {
                     return Err(io::Error::other("a link to a directory"));
                 }
-                if !hidden && !ASIDE.contains(&name) && !aside.contains(&name) {
-                    self.tree(&path, installed, &[])?;
-                }
+                self.tree(&path, installed, aside)?;
                 continue;
             }
             if !known.is_file() {
@@ -98,7 +97,7 @@ mod tests {
 
     fn of(dir: &Path) -> Digest {
         let mut inputs = Inputs::default();
-        inputs.project(dir).unwrap();
+        inputs.project(dir, &[dir.join("target")]).unwrap();
         inputs.digest()
     }
 
@@ -121,5 +120,13 @@ mod tests {
         let second = of(dir.path());
         write("more/target/other.txt", "");
         assert!(first != second && second != of(dir.path()));
+        // A package of that name, where nothing is built, is one like others.
+        let within = |text: &str| {
+            write("src/target/__init__.py", text);
+            let mut inputs = Inputs::default();
+            inputs.project(&dir.path().join("src"), &[dir.path().join("target")]).unwrap();
+            inputs.digest()
+        };
+        assert_ne!(within("1"), within("2"));
     }
 }

@@ -24,7 +24,8 @@ pub(super) struct Layout {
     pub sdk: PathBuf,
     /// Where the component goes.
     out: PathBuf,
-    target: PathBuf,
+    /// Where everything else goes that is made.
+    pub target: PathBuf,
 }
 
 impl Layout {

@@ -6,6 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use wfhost_world::private;
+
 use super::inputs::Inputs;
 use super::layout::Layout;
 use super::{BuildError, BuildOptions, Built, Progress, file};
@@ -37,6 +39,9 @@ sdk![
     "wfhost_pytest.py",
 ];
 
+/// What makes components.
+pub(super) const TOOL: &str = "componentize-py";
+
 /// The directory of the module `workflow` or `plugin`, if the project has one.
 pub(super) fn sources(dir: &Path) -> Option<PathBuf> {
     let has_one = |dir: &PathBuf| dir.join("workflow.py").is_file() || dir.join("plugin.py").is_file();
@@ -64,21 +69,29 @@ pub(super) fn build(
     for place in environment.iter().chain([&layout.sdk]) {
         componentize.arg("--python-path").arg(place);
     }
-    let inputs = inputs(&sources, environment.as_deref(), &componentize, world);
+    let inputs = inputs(&layout, &sources, environment.as_deref(), &componentize, world);
     layout.write_once(inputs.ok().as_ref(), |layout, partial| {
         progress(Progress::Packing(&layout.name));
-        layout.run(componentize.arg("--output").arg(partial), "componentize-py")
+        layout.run(componentize.arg("--output").arg(partial), TOOL)
     })
 }
 
 /// What componentize-py makes the component of.
-fn inputs(sources: &Path, environment: Option<&Path>, tool: &Command, world: &str) -> io::Result<Inputs> {
+fn inputs(
+    layout: &Layout,
+    sources: &Path,
+    environment: Option<&Path>,
+    tool: &Command,
+    world: &str,
+) -> io::Result<Inputs> {
     let mut inputs = Inputs::default();
     inputs.bytes("world", world.as_bytes());
     for (name, text) in SDK {
         inputs.bytes(name, text.as_bytes());
     }
-    inputs.project(sources)?;
+    // What is built, and what `wfhost test` writes.
+    let aside = [std::path::absolute(&layout.target)?, layout.dir.join("wfhost-failures")];
+    inputs.project(sources, &aside)?;
     if let Some(environment) = environment {
         inputs.packages(environment)?;
     }
@@ -105,14 +118,16 @@ fn environment_of(dir: &Path) -> Option<PathBuf> {
 
 /// The tool of the project's virtual environment, else the one on the path.
 fn tool(dir: &Path) -> Result<Command, BuildError> {
-    let own = dir.join(".venv/bin/componentize-py");
+    let own = dir.join(".venv/bin").join(TOOL);
     if own.is_file() {
+        // It is executed, so it has to be the user's own.
+        private::check(&own).map_err(|source| BuildError::StrangeTool { name: TOOL, source })?;
         return Ok(Command::new(own));
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).any(|dir| dir.join("componentize-py").is_file());
+    let found = std::env::split_paths(&path).any(|dir| dir.join(TOOL).is_file());
     match found {
-        true => Ok(Command::new("componentize-py")),
+        true => Ok(Command::new(TOOL)),
         false => Err(BuildError::NoComponentizePy),
     }
 }
@@ -133,6 +148,21 @@ mod tests {
         let mut carried: Vec<_> = carried.collect();
         carried.sort_unstable();
         assert_eq!(carried, files);
+    }
+
+    #[test]
+    fn a_tool_that_others_may_write_is_not_executed() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let bin = dir.path().join(".venv/bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::write(dir.path().join("workflow.py"), "").unwrap();
+        std::fs::write(bin.join(TOOL), "#!/bin/sh\ntouch executed\n").unwrap();
+        std::fs::set_permissions(bin.join(TOOL), PermissionsExt::from_mode(0o777)).unwrap();
+        let built = build(dir.path(), dir.path(), &BuildOptions::default(), &mut |_| ());
+        let error = built.unwrap_err();
+        assert_eq!(error.code(), "WF0619", "{error}");
+        assert!(error.hint().contains(".venv"), "{}", error.hint());
     }
 
     #[test]

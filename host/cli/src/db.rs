@@ -299,10 +299,14 @@ pub(super) async fn for_each_run(
     let (mut before, mut faults) = (None, Vec::new());
     loop {
         let page = store.list_runs(RunFilter { before, limit: PAGE, ..filter.clone() }).await?;
+        // The last ones may be such that cannot be read.
+        let known = page.known.iter().map(|info| info.number);
+        before = known.chain(page.unreadable.iter().map(|(number, _)| *number)).min();
         let unreadable = page.unreadable.into_iter();
         faults.extend(unreadable.map(|(number, why)| format!("the row of run number {number}: {why}")));
-        let Some(last) = page.known.last() else { return Ok(faults) };
-        before = Some(last.number);
+        if before.is_none() {
+            return Ok(faults);
+        }
         for info in page.known {
             each(info).await?;
         }

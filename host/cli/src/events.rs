@@ -65,10 +65,10 @@ impl Events {
         // Where the next row begins; the first one may hold entries that are not wanted.
         let mut from = Position(0);
         // Lines that agents wrote are no entries: only those that come from now on are shown.
-        let mut agents = LiveLines::new(&run);
-        if self.follow {
-            agents.skip(store.as_ref()).await?;
-        }
+        let mut agents = match self.follow {
+            true => LiveLines::from_now(store.as_ref(), &run).await?,
+            false => LiveLines::new(&run),
+        };
         tail(async || {
             // Looked at before the entries are read, so that none is missed at the end.
             let ended = !self.follow || store.run(&run).await?.is_none_or(|info| info.state.is_final());

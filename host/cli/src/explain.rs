@@ -304,7 +304,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ("WF0618", "the Go compiler is missing\n\nGo 1.25 or newer has to be on PATH as `go`."),
     (
         "WF0619",
-        "a tool of the project can be written by other users\n\nPrograms in node_modules are executed, so you or root have to own them and their directory, and no other user may be able to write them.",
+        "a tool of the project can be written by other users\n\nPrograms in node_modules and .venv are executed, so you or root have to own them and their directory, and no other user may be able to write them.",
     ),
     (
         "WF0620",

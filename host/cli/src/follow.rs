@@ -38,8 +38,7 @@ pub(super) struct Before {
 
 impl Before {
     pub async fn of(store: &dyn Store, info: &RunInfo) -> Result<Self, UserError> {
-        let mut live = LiveLines::new(&info.id);
-        live.skip(store).await?;
+        let live = LiveLines::from_now(store, &info.id).await?;
         Ok(Self { entries: info.entries, line: info.emissions, live })
     }
 }
@@ -251,8 +250,8 @@ pub(super) struct Progress {
     /// The next entry and the next line of the log.
     position: Position,
     line: u64,
-    /// Lines of the log of before are not shown: a fork writes those that it took over once more.
-    lines_from: Timestamp,
+    /// When the run was forked: lines of before are not shown, which its program writes once more.
+    forked_at: Timestamp,
     live: LiveLines,
     steps: BTreeMap<Step, (Op, Timestamp)>,
     waits: BTreeMap<String, Vec<Step>>,
@@ -272,7 +271,7 @@ impl Progress {
             run: run.clone(),
             position: Position(0),
             line: 0,
-            lines_from: Timestamp(0),
+            forked_at: Timestamp(0),
             live: LiveLines::new(run),
             steps: BTreeMap::new(),
             waits: BTreeMap::new(),
@@ -294,7 +293,9 @@ impl Progress {
             for entry in row.entries() {
                 let (position, entry) = entry.map_err(|error| unreadable(&self.run, error))?;
                 self.entry(position, &entry);
-                self.lines_from = entry.at;
+                if matches!(&entry.event, Event::Forked { run, .. } if *run == self.run) {
+                    self.forked_at = entry.at;
+                }
             }
             self.position = row.end();
         }
@@ -341,7 +342,7 @@ impl Progress {
 
     fn log(&mut self, line: &LogLine) {
         self.line = line.number + 1;
-        if line.at < self.lines_from {
+        if line.at < self.forked_at {
             return;
         }
         if let Some((_, title)) = line.fields.iter().find(|(name, _)| name == "phase") {

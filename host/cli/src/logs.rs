@@ -42,11 +42,11 @@ impl Logs {
         let store = common.reader().await?;
         let run = find_run(store.as_ref(), &self.run).await?.id;
         let mut next = 0;
-        let mut agents = LiveLines::new(&run);
         // What was said before is in the transcripts; what is said now shows here.
-        if self.follow {
-            agents.skip(store.as_ref()).await?;
-        }
+        let mut agents = match self.follow {
+            true => LiveLines::from_now(store.as_ref(), &run).await?,
+            false => LiveLines::new(&run),
+        };
         tail(async || {
             // Looked at before the lines are read, so that none is missed at the end.
             let ended = !self.follow || store.run(&run).await?.is_none_or(|info| info.state.is_final());

@@ -58,10 +58,9 @@ impl LiveLines {
         Self { run: run.clone(), last: 0 }
     }
 
-    /// Passes over those that there are.
-    pub async fn skip(&mut self, store: &dyn Store) -> Result<(), UserError> {
-        while !self.next(store).await?.is_empty() {}
-        Ok(())
+    /// Those that come from now on. What there is, which may be much, is not read.
+    pub async fn from_now(store: &dyn Store, run: &RunId) -> Result<Self, UserError> {
+        Ok(Self { run: run.clone(), last: store.transcript_end(run).await? })
     }
 
     /// The next lines; empty if there are none yet.

@@ -67,35 +67,56 @@ fn save_within(
         return Err(RegistryError::Unsaved { path: to.to_owned(), files, bytes, most_files, most_bytes });
     }
     let failed = |reason: String| RegistryError::Archive { path: to.to_owned(), reason };
-    let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = to.file_name().unwrap_or_default().to_string_lossy();
-    let file = whole::begin(dir, &name).map_err(|error| failed(error.to_string()))?;
-    let mut tar = tar::Builder::new(std::io::BufWriter::new(file));
+    whole::write_named_by(to, Some(0o600), |file| write(store, &index, &blobs, file)).map_err(
+        |unwritten| match unwritten {
+            Unwritten::File(error) => failed(error.to_string()),
+            Unwritten::Store(error) => error,
+        },
+    )?;
+    Ok(blobs.len())
+}
+
+/// Why an archive could not be written.
+#[derive(Debug)]
+enum Unwritten {
+    File(std::io::Error),
+    Store(RegistryError),
+}
+
+impl From<std::io::Error> for Unwritten {
+    fn from(error: std::io::Error) -> Self {
+        Self::File(error)
+    }
+}
+
+/// Writes an archive with this index and these blobs of a store.
+fn write(
+    store: &Store,
+    index: &[u8],
+    blobs: &BTreeSet<Sha256>,
+    to: &mut std::fs::File,
+) -> Result<(), Unwritten> {
+    let mut tar = tar::Builder::new(std::io::BufWriter::new(to));
     let mut add = |name: &str, bytes: &[u8]| {
         let mut header = tar::Header::new_ustar();
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
         header.set_entry_type(tar::EntryType::Regular);
-        tar.append_data(&mut header, name, bytes).map_err(|error| failed(error.to_string()))
+        tar.append_data(&mut header, name, bytes)
     };
     add("oci-layout", LAYOUT)?;
-    add("index.json", &index)?;
-    for digest in &blobs {
-        let bytes = store.read(*digest, artifact::MODULE_BYTES)?;
-        let bytes = bytes.ok_or_else(|| RegistryError::Damaged {
+    add("index.json", index)?;
+    for digest in blobs {
+        let bytes = store.read(*digest, artifact::MODULE_BYTES).map_err(Unwritten::Store)?;
+        let missing = || RegistryError::Damaged {
             path: store.root().to_owned(),
             reason: format!("{digest} is missing"),
-        })?;
+        };
+        let bytes = bytes.ok_or_else(missing).map_err(Unwritten::Store)?;
         add(&format!("blobs/sha256/{}", digest.hex()), &bytes)?;
     }
-    let written = tar.into_inner().and_then(|mut out| {
-        out.flush()?;
-        out.into_inner().map_err(|error| error.into_error())
-    });
-    let file = written.map_err(|error| failed(error.to_string()))?;
-    file.as_file().sync_all().map_err(|error| failed(error.to_string()))?;
-    file.persist(to).map_err(|error| failed(error.error.to_string()))?;
-    Ok(blobs.len())
+    tar.into_inner()?.flush()?;
+    Ok(())
 }
 
 /// Reads an archive into the local store: all of it, or nothing. Gives what the modules are called.
@@ -282,5 +303,32 @@ mod tests {
         for Kept { descriptor, .. } in to.modules().unwrap() {
             assert!(to.blob(&descriptor, MANIFEST_BYTES).unwrap().is_some());
         }
+    }
+
+    #[test]
+    fn what_is_no_file_is_written_to_and_a_link_leads_to_the_archive() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, references) = store(dir.path(), &["one"]);
+        let file = dir.path().join("modules.tar");
+        save(&from, &references, &file).unwrap();
+        let archive = std::fs::read(&file).unwrap();
+        std::fs::write(&file, "old").unwrap();
+        let link = dir.path().join("link.tar");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        save(&from, &references, &link).unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), archive);
+        assert!(link.symlink_metadata().unwrap().is_symlink());
+        let pipe = dir.path().join("pipe");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || std::fs::read(pipe).unwrap()
+        });
+        save(&from, &references, &pipe).unwrap();
+        // Whoever reads has the whole of it, and the next one finds the pipe where it was.
+        use std::os::unix::fs::FileTypeExt;
+        assert!(pipe.symlink_metadata().unwrap().file_type().is_fifo());
+        assert_eq!(reader.join().unwrap(), archive);
     }
 }

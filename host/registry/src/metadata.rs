@@ -20,6 +20,8 @@ pub const WANTS: &str = "dev.wfhost.wants";
 pub const WANTS_BYTES: usize = 32 << 10;
 /// Bytes of one.
 const VALUE_BYTES: usize = 4 << 10;
+/// Repositories that are looked at for changes: that of a project, and its submodules.
+const REPOSITORIES: usize = 100;
 
 /// Annotations by their short names.
 pub type Metadata = BTreeMap<&'static str, String>;
@@ -129,10 +131,29 @@ fn of_repository(metadata: &mut Metadata, dir: &Path) {
     }
 }
 
-/// Whether all files of a repository that are committed are as they were committed.
+/// Whether all files of a repository that are committed are as they were committed, also those of its submodules.
 pub(crate) fn is_clean(dir: &Path) -> bool {
+    is_clean_with(dir, &mut { REPOSITORIES })
+}
+
+/// `left`: repositories that may still be looked at. What is not looked at may be anything.
+fn is_clean_with(dir: &Path, left: &mut usize) -> bool {
+    let Some(others) = left.checked_sub(1) else { return false };
+    *left = others;
     let off = without_filters(dir);
-    git(dir, &off, &["diff-index", "--name-only", "HEAD"]).is_some_and(|text| text.is_empty())
+    // By itself git looks into submodules, and runs the programs that those name for the content of files.
+    let changed = git(dir, &off, &["diff-index", "--name-only", "--ignore-submodules=dirty", "HEAD"]);
+    let root = git(dir, &[], &["rev-parse", "--show-toplevel"]);
+    let (Some(""), Some(root)) = (changed.as_deref(), root) else { return false };
+    let Some(listed) = git(Path::new(&root), &[], &["ls-files", "--stage", "-z"]) else { return false };
+    let submodules = listed.split('\0').filter_map(|entry| entry.strip_prefix("160000 ")?.split_once('\t'));
+    let mut there = submodules
+        .map(|(_, path)| Path::new(&root).join(path))
+        .filter(|path| path.join(".git").symlink_metadata().is_ok());
+    there.all(|submodule| {
+        let new = git(&submodule, &[], &["ls-files", "--others", "--exclude-standard"]);
+        new.is_some_and(|new| new.is_empty()) && is_clean_with(&submodule, left)
+    })
 }
 
 /// An address without who one is there; none if there is no telling.
@@ -236,6 +257,44 @@ mod tests {
         let _ = std::fs::remove_file(&pwned);
         assert_eq!(of_project(dir.path())["revision"], format!("{revision}-dirty"));
         assert!(!pwned.exists(), "the repository had something run");
+    }
+
+    #[test]
+    fn a_submodule_has_nothing_run_either() {
+        let dir = tempfile::tempdir().unwrap();
+        let (outer, inner) = (dir.path().to_owned(), dir.path().join("inner"));
+        let run = |dir: &Path, args: &[&str]| {
+            let config = ["-c", "user.name=a", "-c", "user.email=a@a.org"];
+            let said = Command::new("git").arg("-C").arg(dir).args(config).args(args).output().unwrap();
+            assert!(said.status.success(), "{args:?}: {}", String::from_utf8_lossy(&said.stderr));
+        };
+        std::fs::create_dir(&inner).unwrap();
+        for dir in [&outer, &inner] {
+            run(dir, &["init", "-q"]);
+        }
+        std::fs::write(inner.join("file"), "text").unwrap();
+        std::fs::write(inner.join(".gitattributes"), "* filter=f\n").unwrap();
+        for dir in [&inner, &outer] {
+            run(dir, &["add", "."]);
+            run(dir, &["commit", "-q", "-m", "first"]);
+        }
+        assert!(is_clean(&outer));
+        let pwned = outer.join(".git/pwned");
+        run(&inner, &["config", "filter.f.clean", &format!("touch {}; cat", pwned.display())]);
+        // Git has to read it to know whether it is another one.
+        let file = std::fs::File::options().write(true).open(inner.join("file")).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        assert!(is_clean(&outer) && !pwned.exists(), "the repository had something run");
+        std::fs::write(inner.join("file"), "other text").unwrap();
+        assert!(!is_clean(&outer) && !pwned.exists());
+        std::fs::write(inner.join("file"), "text").unwrap();
+        assert!(is_clean(&outer));
+        std::fs::write(inner.join("new"), "text").unwrap();
+        assert!(!is_clean(&outer));
+        // One that is not checked out is as it was committed.
+        std::fs::remove_dir_all(&inner).unwrap();
+        std::fs::create_dir(&inner).unwrap();
+        assert!(is_clean(&outer));
     }
 
     #[test]

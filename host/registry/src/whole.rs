@@ -87,23 +87,40 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// The same for a file that the user named: a link to it stays one, and what is no file is only written to. `new`: the
 /// permissions of a new one, if not those of any new file.
 pub fn write_named(path: &Path, bytes: &[u8], new: Option<u32>) -> io::Result<()> {
+    write_named_by(path, new, |file| file.write_all(bytes))
+}
+
+/// The same with what `write` writes, which may be more than memory has to hold.
+pub fn write_named_by<E: From<io::Error>>(
+    path: &Path,
+    new: Option<u32>,
+    write: impl FnOnce(&mut File) -> Result<(), E>,
+) -> Result<(), E> {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     match std::fs::metadata(&path) {
-        Ok(there) if !there.is_file() => std::fs::write(&path, bytes),
-        Ok(there) => put(&path, bytes, Some(there.mode() & 0o777)),
-        Err(_) => put(&path, bytes, new),
+        Ok(there) if !there.is_file() => write(&mut File::create(&path)?),
+        Ok(there) => put_by(&path, Some(there.mode() & 0o777), write),
+        Err(_) => put_by(&path, new, write),
     }
 }
 
-/// `mode`: if not that of any new file.
 fn put(path: &Path, bytes: &[u8], mode: Option<u32>) -> io::Result<()> {
+    put_by(path, mode, |file| file.write_all(bytes))
+}
+
+/// `mode`: if not that of any new file.
+fn put_by<E: From<io::Error>>(
+    path: &Path,
+    mode: Option<u32>,
+    write: impl FnOnce(&mut File) -> Result<(), E>,
+) -> Result<(), E> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let mut file = match mode {
         Some(_) => begin(dir, &name)?,
         None => begin_as(dir, &name, 0o666)?,
     };
-    file.write_all(bytes)?;
+    write(file.as_file_mut())?;
     if let Some(mode) = mode {
         file.as_file().set_permissions(Permissions::from_mode(mode))?;
     }

@@ -5,6 +5,8 @@
 //! database, so that nobody can make one up, also not who reads journals. Nothing is kept of an address
 //! before it is used. Looking at one does nothing; only a POST acts.
 
+use std::collections::BTreeSet;
+
 use axum::Router;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -16,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use wfhost::store::{Inbox, MessageBody, Part, Posted, Used};
 use wfhost::{HostError, StartOptions};
-use wfhost_core::{Digest, Event, Json, Position, RunConfig, RunId, Step, Timestamp, limits};
+use wfhost_core::{Digest, Event, Json, Position, Reply, RunConfig, RunId, Step, Timestamp, limits};
 use wfhost_view::UserError;
 
 use crate::api::{Payload, View, read_form};
@@ -334,18 +336,40 @@ async fn is_taken(app: &App, run: &RunId, answer: &MessageBody) -> Result<bool, 
                 break;
             }
         }
+        let mut delegated = BTreeSet::new();
         for row in store.journal(&run, Position(0)).await? {
             for (_, entry) in row.entries().map_while(Result::ok) {
-                if let Event::Answered { step, outcome, by, note } = entry.event
-                    && (MessageBody::Answer { step, outcome: outcome.into(), by, note }) == answer
-                {
-                    return Ok(true);
+                match entry.event {
+                    Event::Delegated { step, .. } => drop(delegated.insert(step)),
+                    Event::Answered { step, outcome, by, note } => {
+                        let recorded = MessageBody::Answer { step, outcome: outcome.into(), by, note };
+                        if is_recorded(&answer, &recorded, delegated.contains(&step)) {
+                            return Ok(true);
+                        }
+                    }
+                    _ => {}
                 }
             }
         }
         Ok::<_, HostError>(false)
     });
     found.await
+}
+
+/// Whether what a journal has is this answer. Of a call that was put to a person it has a reply, with the answer in it.
+fn is_recorded(answer: &MessageBody, recorded: &MessageBody, is_call: bool) -> bool {
+    use MessageBody::Answer;
+    match (answer, recorded) {
+        (
+            Answer { step, outcome: Ok(said), by, note },
+            Answer { step: of, outcome: Ok(reply), by: whose, note: noted },
+        ) if is_call => {
+            let reply = serde_json::from_str::<Reply>(reply.as_str());
+            // White space around an answer is not in the reply.
+            (step, by, note) == (of, whose, noted) && reply.is_ok_and(|reply| reply.output.means(said))
+        }
+        _ => answer == recorded,
+    }
 }
 
 /// Whether an answer was certainly not taken. Of one that a database did not answer nobody knows.

@@ -111,6 +111,37 @@ async fn a_call_that_is_made_at_most_once_and_only_waited_for_its_turn_is_made_b
     assert_eq!((failed.count(), agent.begun()), (1, 2), "{result}");
 }
 
+/// The answers come in while the program is not executed: the first line bears a time of before the pause.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_was_paused_with_several_calls_shows_all_lines_when_it_is_resumed() {
+    let place = Place::in_file();
+    // The command has an agent of the second name, too.
+    let (first, second) = (Held::new("first"), Held::new("echo"));
+    let host = host(&place, &[&first, &second], one_at_a_time(&second));
+    let module = probe(&host).await;
+    let of = |agent: &str| json!({ "each": [calling(agent), { "log": format!("{agent} is done") }] });
+    let program = json!([{ "log": "begun" }, { "parallel": [of("first"), of("echo"), of("echo")] }]);
+    let mut handle = host.start(&module, starting("r", program), None).await.expect("a run");
+    until("the calls", async || (first.begun(), second.begun()) == (1, 1)).await;
+    host.post(&handle.id, MessageBody::Pause).await.expect("it is taken");
+    until("the third to be put off", async || not_made(&host, &handle.id).await == 1).await;
+    first.may.add_permits(1);
+    until("the first answer", async || first.ended() == 1).await;
+    // The answers are to be recorded at different times.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    second.may.add_permits(1);
+    assert!(matches!(ending(&mut handle).await, Ok(Ending::Paused)));
+    host.close(None).await;
+    let resumed = place.run(["resume", "r"]);
+    let said = resumed.stderr();
+    assert_eq!(resumed.code(), Some(0), "{said}");
+    assert_eq!(
+        ["begun", "first is done", "echo is done"].map(|line| said.matches(line).count()),
+        [0, 1, 2],
+        "{said}"
+    );
+}
+
 fn sql(place: &Place, sql: &str) {
     let database = rusqlite::Connection::open(place.db()).expect("the database");
     database.busy_timeout(Duration::from_secs(60)).expect("a length of time");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use wfhost_core::TranscriptKind;
 use wfhost_tests::{Place, Ran, eventually, finish, module, only_for_files};
 
 fn run(place: &Place, id: &str, program: &Value, more: &[&str]) -> Ran {
@@ -374,6 +375,17 @@ fn a_run_whose_name_cannot_be_read_hides_no_others() {
     assert!(events.code() == Some(0) && events.stdout().contains("last"), "{}", events.stderr());
     let error = place.run(["db", "check"]).error(4, &place);
     assert!(error.contains("the row of run number 2: ") && error.contains("an id cannot be read"), "{error}");
+    assert!(error.contains("the database has 1 fault\n"), "{error}");
+    // The oldest ones, behind which nothing can be read.
+    let change = "UPDATE runs SET name = 'no name either' WHERE name = 'first'";
+    place.change(change, change);
+    let error = place.run(["db", "check"]).error(4, &place);
+    assert!(error.contains("the database has 2 faults\n"), "{error}");
+    assert_eq!(
+        ["1", "2"].map(|number| error.matches(&format!("run number {number}: ")).count()),
+        [1, 1],
+        "{error}"
+    );
 }
 
 #[test]
@@ -893,6 +905,35 @@ fn a_run_that_is_resumed_shows_all_lines_from_there_and_none_from_before() {
     // A fork writes the lines that it took over once more, and does not show them either.
     let said = place.run(["fork", "r0", "--id", "f"]).stderr();
     assert!(!said.contains("old line"), "{said}");
+}
+
+/// Agents may have written gigabytes.
+#[test]
+fn what_agents_wrote_is_not_read_to_go_on_with_a_run_or_to_follow_it() {
+    if only_for_files("a line of a transcript is damaged") {
+        return;
+    }
+    let place = Place::new();
+    let program = json!([{ "wait": { "name": "go" } }, { "fail": "now" }]);
+    assert_eq!(run(&place, "r", &program, &["--no-wait"]).code(), Some(3));
+    let damaged = format!(
+        "INSERT INTO transcripts (run, step, attempt, at, kind, text)
+         SELECT id, 1, 1, 1, {}, CAST(x'ff' AS TEXT) FROM runs WHERE name = 'r'",
+        TranscriptKind::Answer as u8
+    );
+    place.change(&damaged, &damaged);
+    assert!(place.run(["transcript", "r"]).stderr().contains("WF0315"), "whoever reads the line is told");
+    assert_eq!(place.run(["signal", "r", "go"]).code(), Some(0));
+    for (verb, code) in [
+        (&["resume", "r"][..], 1),
+        (&["retry", "r"], 1),
+        (&["events", "r", "-f"], 0),
+        (&["logs", "r", "-f"], 0),
+    ] {
+        let ran = place.run(verb);
+        assert_eq!(ran.code(), Some(code), "{verb:?}: {}", ran.stderr());
+    }
+    assert_eq!(place.show("r")["failure"]["message"], "now");
 }
 
 #[test]

@@ -420,6 +420,50 @@ fn acts_on_many_runs_go_on_part_after_part_with_what_is_left() {
     assert_eq!(server.ask("POST", "/api/v1/runs/batch", Some(&asked)).error(422), "WF0812");
 }
 
+/// Of rounds that match, each is a run of its own; what is done to the first ones does not reach the last one again.
+#[test]
+fn acts_on_many_runs_leave_a_round_alone_that_does_not_match() {
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &[]);
+    let go = json!({ "wait": { "name": "go" } });
+    let third = json!({ "do": [go.clone(), go.clone()] });
+    let second = json!({ "do": [{ "sleep": 20 }, { "continue_as_new": third }] });
+    let mut asked = program(&json!([{ "continue_as_new": second }]));
+    asked["id"] = "r".into();
+    server.post("/api/v1/runs", &asked);
+    eventually("the third round", || {
+        (server.ask("GET", "/api/v1/runs/r-3", None).status == 200).then_some(())
+    });
+    comes_to(&server, "r-3", "waiting");
+    let act = |asked: &mut Value| {
+        let preview = server.post("/api/v1/runs/batch", asked);
+        asked["dry_run"] = false.into();
+        asked["expected"] = preview["count"].clone();
+        let done = server.post("/api/v1/runs/batch", asked);
+        let runs = done["runs"].as_array().unwrap().iter();
+        runs.map(|run| (run["run"].as_str().unwrap().to_owned(), run["error"].is_null())).collect::<Vec<_>>()
+    };
+    let begun = server.get("/api/v1/runs/r-3")["created_at"].clone();
+    for what in ["cancel", "pause", "resume", "terminate", "signal"] {
+        let mut asked = json!({ "filter": { "workflow": "probe", "until": begun }, "act": what });
+        if what == "signal" {
+            asked["signal"] = json!({ "name": "go" });
+        }
+        let done = act(&mut asked);
+        assert!(!done.is_empty() && done.iter().all(|(run, is_done)| run != "r-3" && !is_done), "{done:?}");
+    }
+    let mut all = json!({ "filter": { "workflow": "probe" }, "act": "signal", "signal": { "name": "go", "payload": 7 } });
+    let done = act(&mut all);
+    assert_eq!(done, [("r-3", true), ("r-2", false), ("r", false)].map(|(run, ok)| (run.to_owned(), ok)));
+    eventually("the signal", || {
+        let taken = place.journal("r-3").iter().filter(|entry| entry["kind"] == "received").count();
+        (taken == 1).then_some(())
+    });
+    let view = comes_to(&server, "r-3", "waiting");
+    assert_eq!(view["output"], Value::Null, "{view}");
+}
+
 /// Whoever asks for what is beyond all numbers that there are gets nothing, and not what is at the beginning.
 #[test]
 fn beyond_the_end_there_is_nothing() {

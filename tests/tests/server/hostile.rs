@@ -212,6 +212,38 @@ fn an_answer_by_a_callback_is_known_again_whatever_fails_meanwhile() {
     assert_eq!(server.get("/api/v1/runs/r?wait=30s")["output"], json!(["yes"]));
 }
 
+/// What is recorded of it is the reply to the call, and not the answer alone.
+#[test]
+fn an_answer_by_a_callback_to_a_call_that_people_answer_is_known_again() {
+    let place = Place::new();
+    add_probe(&place);
+    let server = Server::start(&place, &[]);
+    let call = json!({ "agent_with": { "prompt": "Ship?", "providers": ["human"] } });
+    let mut asked = program(&json!([call, { "wait": { "name": "go" } }]));
+    asked["id"] = "r".into();
+    server.post("/api/v1/runs", &asked);
+    eventually("the question", || server.get("/api/v1/questions")["questions"].as_array()?.first().cloned());
+    let made = server.ask("POST", "/api/v1/callbacks", Some(&json!({ "run": "r", "step": 1 }))).ok();
+    let path = made["url"].as_str().unwrap().split_once(&server.address).unwrap().1.to_owned();
+    let send = |body: &str| {
+        server.try_ask("POST", &path, &[("Content-Type", "application/json")], body.as_bytes()).unwrap()
+    };
+    // As a file with a line in it is sent.
+    assert_eq!(send("{\"ok\": true}\n").ok()["result"], "taken");
+    let has = |kind: &str| place.journal("r").iter().any(|entry| entry["kind"] == kind);
+    eventually("it is recorded", || has("answered").then_some(()));
+    assert_eq!(send("{\"ok\": true}\n").ok()["result"], "taken before");
+    assert_eq!(send("false").error(409), "WF0909");
+    server.post("/api/v1/runs/r/signals/go", &json!(1));
+    let view = server.get("/api/v1/runs/r?wait=30s");
+    assert_eq!(
+        (&view["output"][0]["output"], &view["output"][1]),
+        (&json!({ "ok": true }), &json!(1)),
+        "{view}"
+    );
+    assert_eq!(send("{\"ok\": true}\n").ok()["result"], "taken before");
+}
+
 /// Whoever took it wrote down that the address was used, and died before there was an answer.
 #[test]
 fn a_callback_whose_answer_was_not_taken_does_not_say_that_it_was() {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, redirect};
 use serde::Deserialize;
@@ -31,6 +31,8 @@ use crate::{Login, Logins, Reference, RegistryError};
 const CONNECT_WITHIN: Duration = Duration::from_secs(15);
 /// How long nothing may come.
 const SILENT_WITHIN: Duration = Duration::from_secs(60);
+/// Bytes per second that an upload has at least: nothing comes back before it is done.
+const UPLOADED_PER_SECOND: u64 = 64 << 10;
 /// How often something is tried that may pass.
 const TRIES: u32 = 4;
 /// The longest wish to be left alone that is waited for.
@@ -177,7 +179,6 @@ impl Client {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_WITHIN)
-            .read_timeout(SILENT_WITHIN)
             .redirect(redirect::Policy::none())
             .user_agent(concat!("wfhost/", env!("CARGO_PKG_VERSION")));
         // What is not encrypted is not handed to a proxy.
@@ -217,18 +218,17 @@ impl Client {
             if let Some(header) = authorization {
                 request = request.header(AUTHORIZATION, header);
             }
-            let response = match request.send().await {
+            let bytes = ask.body.as_ref().map_or(0, |body| body.len() as u64);
+            let response = match answered(request, patience(bytes)).await {
                 Ok(response) => response,
-                Err(error) => {
+                Err(lost) => {
                     tries += 1;
-                    if tries < TRIES && !error.is_builder() && may_pass(&error) {
+                    if tries < TRIES && lost.may_pass() {
                         tokio::time::sleep(pause(tries)).await;
                         continue;
                     }
-                    return Err(RegistryError::Unreachable {
-                        host: host.to_owned(),
-                        reason: causes_of_request(&error),
-                    });
+                    let reason = lost.to_string();
+                    return Err(RegistryError::Unreachable { host: host.to_owned(), reason });
                 }
             };
             let status = response.status();
@@ -378,16 +378,15 @@ impl Client {
         loop {
             let client = self.http(&url)?;
             let request = token_request(&client, &url, service, scope, login.as_ref());
-            let response = match request.send().await {
+            let response = match answered(request, patience(0)).await {
                 Ok(response) => response,
-                Err(error) => {
+                Err(lost) => {
                     tries += 1;
-                    if tries < TRIES && may_pass(&error) {
+                    if tries < TRIES && lost.may_pass() {
                         tokio::time::sleep(pause(tries)).await;
                         continue;
                     }
-                    let reason =
-                        format!("where it gives tokens out ({realm}): {}", causes_of_request(&error));
+                    let reason = format!("where it gives tokens out ({realm}): {lost}");
                     return Err(RegistryError::Unreachable { host: host.to_owned(), reason });
                 }
             };
@@ -541,11 +540,10 @@ async fn read(host: &str, what: &str, response: Response, most: u64) -> Result<B
     }
     let mut body = BytesMut::new();
     let mut stream = response.bytes_stream();
-    while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(|error| RegistryError::Unreachable {
-            host: host.to_owned(),
-            reason: format!("the transfer of {what} was interrupted: {}", causes_of_request(&error)),
-        })?;
+    while let Some(chunk) = next_of(&mut stream).await.map_err(|lost| RegistryError::Unreachable {
+        host: host.to_owned(),
+        reason: format!("the transfer of {what} was interrupted: {lost}"),
+    })? {
         if (body.len() + chunk.len()) as u64 > most {
             return Err(too_large((body.len() + chunk.len()) as u64));
         }
@@ -597,10 +595,48 @@ fn pause(tries: u32) -> Duration {
     Duration::from_millis(200) * 3u32.saturating_pow(tries.saturating_sub(1))
 }
 
-/// Whether another try of a request makes sense: a name that is not known stays so for a while.
-fn may_pass(error: &reqwest::Error) -> bool {
-    let text = causes_of_request(error);
-    !error.is_redirect() && !text.contains("certificate") && !text.contains("dns error")
+/// Why a request has no answer, or an answer no end.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error("{}", causes_of_request(.0))]
+    Request(reqwest::Error),
+    #[error("nothing came for {} s", .0.as_secs())]
+    Silent(Duration),
+}
+
+impl Lost {
+    /// Whether another try makes sense: a name that is not known stays so for a while.
+    fn may_pass(&self) -> bool {
+        let Self::Request(error) = self else { return true };
+        let text = self.to_string();
+        !error.is_builder()
+            && !error.is_redirect()
+            && !text.contains("certificate")
+            && !text.contains("dns error")
+    }
+}
+
+/// How long the answer to a request is waited for that sends so many bytes.
+fn patience(bytes: u64) -> Duration {
+    SILENT_WITHIN + Duration::from_secs(bytes / UPLOADED_PER_SECOND)
+}
+
+/// Makes a request, and waits so long for the head of its answer.
+async fn answered(request: RequestBuilder, within: Duration) -> Result<Response, Lost> {
+    match tokio::time::timeout(within, request.send()).await {
+        Ok(answer) => answer.map_err(Lost::Request),
+        Err(_) => Err(Lost::Silent(within)),
+    }
+}
+
+/// The next piece of an answer; none at its end.
+async fn next_of(
+    stream: &mut (impl Stream<Item = reqwest::Result<Bytes>> + Unpin),
+) -> Result<Option<Bytes>, Lost> {
+    match tokio::time::timeout(SILENT_WITHIN, stream.next()).await {
+        Ok(piece) => piece.transpose().map_err(Lost::Request),
+        Err(_) => Err(Lost::Silent(SILENT_WITHIN)),
+    }
 }
 
 #[cfg(test)]

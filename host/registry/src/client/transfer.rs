@@ -4,14 +4,13 @@ use std::io::{Seek, Write};
 use std::path::Path;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, LINK, LOCATION};
 use reqwest::{Method, Response, StatusCode, Url};
 use serde::Deserialize;
 use tempfile::NamedTempFile;
 use wfhost_world::text::excerpt;
 
-use super::{Access, Ask, Client, TRIES, answer, causes_of_request, pause, read, said};
+use super::{Access, Ask, Client, TRIES, answer, next_of, pause, read, said};
 use crate::digest::Hasher;
 use crate::manifest::{
     DOCKER_LIST, DOCKER_MANIFEST, Descriptor, INDEX, Index, MANIFEST, MANIFEST_BYTES, Manifest,
@@ -168,17 +167,11 @@ impl Client {
         }
         let (mut hasher, mut count) = (Hasher::default(), 0u64);
         let mut stream = response.bytes_stream();
-        while let Some(chunk) = stream.next().await {
-            let chunk = chunk.map_err(|error| {
-                Broken::Off(RegistryError::Unreachable {
-                    host: host.to_owned(),
-                    reason: format!(
-                        "the transfer of {what} was interrupted after {count} of {} bytes: {}",
-                        of.size,
-                        causes_of_request(&error)
-                    ),
-                })
-            })?;
+        while let Some(chunk) = next_of(&mut stream).await.map_err(|lost| {
+            let reason =
+                format!("the transfer of {what} was interrupted after {count} of {} bytes: {lost}", of.size);
+            Broken::Off(RegistryError::Unreachable { host: host.to_owned(), reason })
+        })? {
             count += chunk.len() as u64;
             if count > of.size {
                 return Err(length(format!("{count} or more")).into());
@@ -425,4 +418,89 @@ fn next_page(from: &Url, headers: &HeaderMap) -> Option<Url> {
     let is_next =
         parameters.split(';').any(|parameter| matches!(parameter.trim(), "rel=next" | "rel=\"next\""));
     is_next.then(|| from.join(target).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// The method of a request, and how many bytes follow.
+    async fn asked(stream: &mut BufReader<TcpStream>) -> std::io::Result<(String, usize)> {
+        let (mut first, mut length) = (String::new(), 0);
+        stream.read_line(&mut first).await?;
+        loop {
+            let mut line = String::new();
+            stream.read_line(&mut line).await?;
+            let line = line.trim_end().to_ascii_lowercase();
+            match line.strip_prefix("content-length: ") {
+                Some(bytes) => length = bytes.parse().unwrap(),
+                None if line.is_empty() => break,
+                None => {}
+            }
+        }
+        Ok((first.split(' ').next().unwrap_or_default().to_owned(), length))
+    }
+
+    /// Reads what it is sent only after two minutes, as over a slow line.
+    async fn slow(listener: TcpListener) -> std::io::Result<()> {
+        loop {
+            let mut stream = BufReader::new(listener.accept().await?.0);
+            let (method, length) = asked(&mut stream).await?;
+            let said = match method.as_str() {
+                "HEAD" => "404 Not Found",
+                "POST" => "202 Accepted\r\nLocation: /v2/a/b/blobs/uploads/1",
+                _ => {
+                    tokio::time::sleep(Duration::from_secs(120)).await;
+                    let mut body = vec![0; length];
+                    stream.read_exact(&mut body).await?;
+                    "201 Created"
+                }
+            };
+            let said = format!("HTTP/1.1 {said}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            stream.write_all(said.as_bytes()).await?;
+        }
+    }
+
+    /// Says nothing to the first request, and breaks off in the middle of its answer to all others.
+    async fn silent(listener: TcpListener) -> std::io::Result<()> {
+        let mut open = Vec::new();
+        loop {
+            let mut stream = BufReader::new(listener.accept().await?.0);
+            asked(&mut stream).await?;
+            if !open.is_empty() {
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").await?;
+            }
+            open.push(stream);
+        }
+    }
+
+    async fn listening() -> (TcpListener, Reference) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let reference = format!("{}/a/b:1", listener.local_addr().unwrap()).parse().unwrap();
+        (listener, reference)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_takes_as_long_as_the_line_needs() {
+        let (listener, reference) = listening().await;
+        tokio::spawn(slow(listener));
+        let (client, bytes, mut pushed) = (Client::default(), vec![7; 10 << 20].into(), Pushed::default());
+        let sent = client.push_blob(&reference, "it", &bytes, &mut pushed).await;
+        assert_eq!(sent.map_err(|error| error.to_string()), Ok(Sha256::of(&bytes)));
+        assert_eq!(pushed, Pushed { sent: 10 << 20, there: 0 });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_that_falls_silent_is_not_waited_for() {
+        let (listener, reference) = listening().await;
+        tokio::spawn(silent(listener));
+        let error = Client::default().manifest(&reference).await.unwrap_err();
+        assert!(matches!(error, RegistryError::Unreachable { .. }), "{error}");
+        assert!(error.to_string().ends_with("was interrupted: nothing came for 60 s"), "{error}");
+    }
 }

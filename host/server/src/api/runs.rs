@@ -646,7 +646,8 @@ const COUNT_PATIENCE_MS: u64 = 8_000;
 ///
 /// First as a preview, which says how many runs it would be, and which; then with that number as `expected`, and with
 /// its `fingerprint`. A request acts on at most 1,000 runs, newest first. If more match, `left` says how many, and the same request with `next` as `cursor`
-/// goes on with them. A server that shuts down stops between two runs, and says so in the same way.
+/// goes on with them. A server that shuts down stops between two runs, and says so in the same way. An earlier round of a
+/// run that continued as new stands for itself: nothing that is done to it reaches the latest one.
 #[utoipa::path(post, path = "/runs/batch", tag = "runs", operation_id = "actOnRuns", request_body = BatchAsked,
     security(("bearer" = ["runs:control"])),
     responses((status = 200, description = "What was done, or its preview", body = BatchView), Refusals))]
@@ -801,12 +802,19 @@ pub(crate) async fn act_on(app: &App, caller: &Identity, asked: &BatchAsked) -> 
 
 async fn act(app: &App, caller: &Identity, info: &RunInfo, asked: &BatchAsked) -> Result<(), Problem> {
     let run = &info.id;
+    // An earlier round that matches stands for itself: the latest one, which would get it, is none that was asked for.
+    let is_over = match asked.act {
+        Act::Retry | Act::Delete => false,
+        Act::Terminate => info.state.is_final(),
+        Act::Pause | Act::Resume | Act::Cancel | Act::Signal => info.state == RunState::Continued,
+    };
+    if is_over {
+        return Err(wfhost::HostError::Ended { run: run.clone() }.into());
+    }
     match asked.act {
         Act::Pause => acts::pause(app, caller, run).await.map(drop),
         Act::Resume => acts::resume(app, caller, run).await.map(drop),
         Act::Cancel => acts::cancel(app, caller, run, asked.reason.clone()).await.map(drop),
-        // An earlier round that matches stands for itself: the latest one is none that was asked for.
-        Act::Terminate if info.state.is_final() => Err(wfhost::HostError::Ended { run: run.clone() }.into()),
         Act::Terminate => acts::terminate(app, caller, run, asked.reason.as_deref()).await.map(drop),
         Act::Retry => acts::retry(app, caller, run, None).await,
         Act::Delete => {

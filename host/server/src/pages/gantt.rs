@@ -1,6 +1,8 @@
 //! What a run did when, for the chart: the steps with their attempts and delays, by one walk over its
 //! journal.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 use wfhost::{StepInfo, steps};
 use wfhost_core::policy::budget::Spent;
@@ -10,6 +12,9 @@ use wfhost_view::{StepOutline, Turn};
 /// One attempt of a call.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Attempt {
+    /// Counted from 1, as the journal counts them.
+    #[serde(skip)]
+    pub number: u32,
     /// Milliseconds since the beginning of time.
     pub from: u64,
     /// None if it goes on.
@@ -23,8 +28,8 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    fn begun(from: Timestamp) -> Self {
-        Self { from: from.0, to: None, state: "open", sent: None, first: None }
+    fn begun(number: u32, from: Timestamp) -> Self {
+        Self { number, from: from.0, to: None, state: "open", sent: None, first: None }
     }
 
     fn end(&mut self, at: Timestamp, state: &'static str, timing: Option<&Timing>) {
@@ -98,7 +103,7 @@ pub(super) fn chart(journal: &Journal, may: bool) -> Charted {
             let outline = StepOutline::of(info, may);
             let (provider, cost) = answered(info);
             let is_call = info.op.kind() == "agent";
-            let first = Attempt::begun(info.started_at);
+            let first = Attempt::begun(1, info.started_at);
             Bar {
                 step: info.step.0,
                 asked: 0,
@@ -124,6 +129,8 @@ pub(super) fn chart(journal: &Journal, may: bool) -> Charted {
         true
     };
     let mut marks: Vec<Mark> = Vec::new();
+    // Steps whose last attempt was left by its host.
+    let mut dropped = BTreeSet::new();
     for (position, entry) in journal.entries.iter().enumerate() {
         let at = entry.at;
         if let Some((what, replays)) = marked(&entry.event) {
@@ -135,15 +142,25 @@ pub(super) fn chart(journal: &Journal, may: bool) -> Charted {
                     bar.asked = position as u64;
                 }
             }
-            Event::Attempted { step, .. } => {
+            Event::Attempted { step, attempt, .. } => {
                 // Nobody ended the attempt before: its host is gone, and another one goes on.
-                let is_over = end(&mut bars, step, at, "lost", None);
+                let is_over = end(&mut bars, step, at, "lost", None) | dropped.remove(step);
                 if is_over && marks.last().is_none_or(|last| last.at != at.0 || last.what != TAKEN_OVER) {
                     let entry = position as u64;
                     marks.push(Mark { at: at.0, entry, what: TAKEN_OVER, replays: true });
                 }
                 if let Some(bar) = bars.get_mut((step.0 as usize).wrapping_sub(1)) {
-                    bar.attempts.push(Attempt::begun(at));
+                    bar.attempts.push(Attempt::begun(*attempt, at));
+                }
+            }
+            // It says what the attempt consumed, which may be known only after another one was begun.
+            Event::AttemptFailed(failed) if failed.is_dropped() => {
+                let bar = bars.get((failed.step.0 as usize).wrapping_sub(1));
+                let last = bar.and_then(|bar| bar.attempts.last());
+                if last.is_some_and(|last| last.number == failed.attempt)
+                    && end(&mut bars, &failed.step, at, "lost", failed.timing.as_ref())
+                {
+                    dropped.insert(failed.step);
                 }
             }
             Event::AttemptFailed(failed) => {
@@ -157,9 +174,20 @@ pub(super) fn chart(journal: &Journal, may: bool) -> Charted {
             }
             Event::Cancelled { step } => {
                 end(&mut bars, step, at, "lost", None);
+                dropped.remove(step);
+            }
+            // It ends all that is open.
+            Event::CancelRequested { .. } => {
+                for last in bars.iter_mut().filter_map(|bar| bar.attempts.last_mut()) {
+                    if last.to.is_none() {
+                        last.end(at, "lost", None);
+                    }
+                }
+                dropped.clear();
             }
             event => {
                 if let Some((step, outcome)) = event.ended_step() {
+                    dropped.remove(&step);
                     let is_ok = wfhost_core::Outcome::from(outcome.clone()).is_ok();
                     let timing = match event {
                         Event::Completed { timing, .. } => timing.as_ref(),
@@ -219,8 +247,8 @@ pub(super) fn length(bar: &Bar) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use wfhost_core::{FailedCall, Failure, FailureKind, Json};
+pub(super) mod tests {
+    use wfhost_core::{Digest, Entry, FailedCall, Failure, FailureKind, Json, Position};
 
     use super::*;
 
@@ -266,5 +294,78 @@ mod tests {
         assert_eq!(cost(&[], None), (None, 0));
         // Providers may claim anything.
         assert_eq!(cost(&[Some(u64::MAX), Some(1)], Some((u64::MAX, false))), (agent(), u64::MAX));
+    }
+
+    /// Journals of one call, an entry each ten milliseconds.
+    pub(in crate::pages) fn charted(events: Vec<Event>) -> Charted {
+        let op = wfhost_core::encode_op(&Op::Agent(Box::default())).into();
+        let begun = Event::Scheduled { step: Step(1), op };
+        let events = std::iter::once(begun).chain(events);
+        let entry = |(n, event)| Entry { at: Timestamp(10 * n), event, behind_ms: None };
+        chart(&Journal { entries: (0..).zip(events).map(entry).collect(), head: Digest::of(b"") }, true)
+    }
+
+    pub(in crate::pages) fn attempted(attempt: u32) -> Event {
+        Event::Attempted { step: Step(1), attempt, after: None }
+    }
+
+    pub(in crate::pages) fn failed(attempt: u32, kind: FailureKind, again_at: Option<u64>) -> Event {
+        let usage = Some(Usage { cost_micros: Some(1), ..Usage::default() });
+        Event::AttemptFailed(Box::new(FailedCall {
+            step: Step(1),
+            attempt,
+            provider: "agent".to_owned(),
+            failure: Failure::new(kind, format!("number {attempt}")),
+            auth: false,
+            again_at: again_at.map(Timestamp),
+            usage,
+            heartbeat: None,
+            timing: None,
+        }))
+    }
+
+    pub(in crate::pages) fn dropped(attempt: u32) -> Event {
+        failed(attempt, FailureKind::Cancelled, None)
+    }
+
+    /// The states of the attempts with when each ended, and the marks.
+    fn seen(charted: &Charted) -> (Vec<(&'static str, Option<u64>)>, Vec<(u64, &'static str)>) {
+        let attempts = charted.bars[0].attempts.iter().map(|one| (one.state, one.to));
+        (attempts.collect(), charted.marks.iter().map(|mark| (mark.at, mark.what)).collect())
+    }
+
+    #[test]
+    fn an_attempt_that_was_dropped_is_lost_and_ends_no_other() {
+        // A host went and knew what its call had consumed; another one goes on.
+        let left = charted(vec![dropped(1), attempted(2)]);
+        assert_eq!(seen(&left), (vec![("lost", Some(10)), ("open", None)], vec![(20, TAKEN_OVER)]));
+        // It told it when another one was at it.
+        let late = charted(vec![attempted(2), dropped(1)]);
+        assert_eq!(seen(&late), (vec![("lost", Some(10)), ("open", None)], vec![(10, TAKEN_OVER)]));
+        // The program dropped the call.
+        for events in [
+            vec![Event::Cancelled { step: Step(1) }, dropped(1)],
+            vec![dropped(1), Event::Cancelled { step: Step(1) }],
+        ] {
+            assert_eq!(seen(&charted(events)), (vec![("lost", Some(10))], vec![]));
+        }
+        // Those that failed are what they were.
+        let again = charted(vec![failed(1, FailureKind::Unavailable, Some(15)), attempted(2)]);
+        assert_eq!(seen(&again), (vec![("failed", Some(10)), ("open", None)], vec![]));
+    }
+
+    /// A call was cancelled with the run, which was tried again.
+    #[test]
+    fn what_was_dropped_with_the_run_is_not_taken_over_when_that_is_tried_again() {
+        let cancel = || Event::CancelRequested { reason: None };
+        let retried = || Event::Retried { from: Position(1), step: Some(Step(1)), emissions: 0 };
+        for events in
+            [vec![dropped(1), cancel()], vec![cancel(), dropped(1)], vec![cancel(), Event::ClockSet]]
+        {
+            let again = charted(events.into_iter().chain([retried(), attempted(2)]).collect());
+            let (attempts, marks) = seen(&again);
+            assert_eq!((attempts[0].0, attempts[1]), ("lost", ("open", None)));
+            assert!(marks.iter().all(|(_, what)| *what != TAKEN_OVER), "{marks:?}");
+        }
     }
 }

@@ -31,7 +31,7 @@ const LINES: usize = 500;
 
 /// An attempt at a call.
 struct Tried {
-    number: usize,
+    number: u32,
     state: &'static str,
     from: Time,
     length: String,
@@ -98,21 +98,29 @@ fn span(from: Option<u64>, to: Option<u64>) -> String {
     between.map(wfhost_core::spell_millis).unwrap_or_default()
 }
 
+/// What an attempt failed of: that is said of it, or it is how the step failed.
+fn failure_of(attempt: &super::gantt::Attempt, is_last: bool, view: &StepView) -> Option<String> {
+    if attempt.state != "failed" {
+        return None;
+    }
+    let known = view.failed_attempts.iter().find(|failed| failed.attempt == attempt.number);
+    let failure = known.map(|failed| &failed.failure).or(view.failure.as_ref().filter(|_| is_last));
+    failure.map(ToString::to_string)
+}
+
 fn tried(bar: &Bar, view: &StepView) -> Vec<Tried> {
     let mut before = None;
-    let mut failures = view.failed_attempts.iter();
+    let count = bar.attempts.len();
     let attempt = |(index, attempt): (usize, &super::gantt::Attempt)| {
         let end = |to: u64| wfhost_core::spell_millis(to.saturating_sub(attempt.from));
         let delay = before.map(|to: u64| attempt.from.saturating_sub(to)).filter(|delay| *delay > 0);
         before = attempt.to;
-        let failure = if attempt.state == "failed" { failures.next() } else { None };
-        let last = view.failure.as_ref().filter(|_| attempt.state == "failed").map(ToString::to_string);
         Tried {
-            number: index + 1,
+            number: attempt.number,
             state: attempt.state,
             from: Time::of(wfhost_core::Timestamp(attempt.from)),
             length: attempt.to.map(end).unwrap_or_default(),
-            failure: failure.map(|failed| failed.failure.to_string()).or(last).unwrap_or_default(),
+            failure: failure_of(attempt, index + 1 == count, view).unwrap_or_default(),
             after: delay.map(wfhost_core::spell_millis).unwrap_or_default(),
             waited: span(Some(attempt.from), attempt.sent),
             first: span(attempt.sent.or(Some(attempt.from)), attempt.first),
@@ -282,4 +290,48 @@ async fn forked(app: &App, who: &Identity, run: &str, asked: ForkAsked) -> Resul
     let made = app.host().fork(&id, options).await?;
     app.record(who, "runs.fork", run, made.as_str()).await?;
     Ok(then(&path(made.as_str()), "started"))
+}
+
+#[cfg(test)]
+mod tests {
+    use wfhost_core::{Event, Failure, FailureKind, Outcome};
+
+    use super::super::gantt::tests::{attempted, charted, dropped, failed};
+    use super::*;
+
+    #[test]
+    fn each_attempt_has_its_own_failure_beside_it() {
+        let told = |events| {
+            let charted = charted(events);
+            let tried = tried(&charted.bars[0], &StepView::of(&charted.infos[0]));
+            tried.into_iter().map(|one| (one.number, one.state, one.failure)).collect::<Vec<_>>()
+        };
+        let retried = || Event::Retried { from: Position(1), step: Some(Step(1)), emissions: 0 };
+        let ended = |why| {
+            let failure: Outcome = Err(Failure::new(FailureKind::Unavailable, why));
+            Event::Completed { step: Step(1), outcome: failure.into(), timing: None }
+        };
+        let unavailable = |attempt| failed(attempt, FailureKind::Unavailable, Some(99));
+        let told_as = |attempts: &[(u32, &'static str, &str)]| {
+            let owned = attempts.iter().map(|&(number, state, failure)| (number, state, failure.to_owned()));
+            owned.collect::<Vec<_>>()
+        };
+        // The loser of a race did not fail, and there is a record of what it consumed.
+        let lost =
+            vec![dropped(1), Event::Cancelled { step: Step(1) }, retried(), attempted(2), unavailable(2)];
+        assert_eq!(told(lost), told_as(&[(1, "lost", ""), (2, "failed", "unavailable: number 2")]));
+        let late = vec![attempted(2), dropped(1), unavailable(2), attempted(3)];
+        assert_eq!(
+            told(late),
+            told_as(&[(1, "lost", ""), (2, "failed", "unavailable: number 2"), (3, "open", "")])
+        );
+        // How a step failed at last is about its last attempt.
+        let last = vec![unavailable(1), attempted(2), ended("at last")];
+        assert_eq!(
+            told(last),
+            told_as(&[(1, "failed", "unavailable: number 1"), (2, "failed", "unavailable: at last")])
+        );
+        let twice = vec![ended("before"), retried(), attempted(2), ended("at last")];
+        assert_eq!(told(twice), told_as(&[(1, "failed", ""), (2, "failed", "unavailable: at last")]));
+    }
 }
