@@ -59,6 +59,9 @@ pub enum Notice<'a> {
     /// It ended the session of another host, because its process is `dead` or it was not renewed (`late`);
     /// its runs are due.
     TookOver { why: &'static str, runs: u64 },
+    /// It has looked for work. `quiet`: for how long until the beginning of this look it had nothing to do, as looks
+    /// that found nothing show; none if it has something to do, or could not find out.
+    Looked { quiet: Option<Duration> },
     /// A signal for a run was `posted`, was there already (`duplicate`), or `refused`.
     Signal { run: &'a RunId, outcome: &'static str },
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+pub use private_postgres::free_port;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -164,6 +165,21 @@ impl Place {
         assert_ne!(changed, "0", "{in_file}");
     }
 
+    /// Keeps the database from being written to until the guard is dropped; on a server its runs, from being claimed.
+    pub fn hold(&self) -> Held {
+        match &self.url {
+            None => {
+                let database = rusqlite::Connection::open(self.db()).expect("the database");
+                database.execute_batch("BEGIN IMMEDIATE").expect("nobody else writes for long");
+                Held::File(database)
+            }
+            Some(url) => {
+                let locked = "SELECT count(*) FROM (SELECT 1 FROM hot FOR UPDATE) h";
+                Held::OnServer(private_postgres::Transaction::begin(url, locked))
+            }
+        }
+    }
+
     /// Whether anything of the database is there yet.
     pub fn has_begun(&self) -> bool {
         self.url.is_some() || self.db().exists()
@@ -188,6 +204,28 @@ impl Place {
     pub fn script(&self, mut script: Value) -> String {
         script["calls"] = "calls.jsonl".into();
         self.file("agents.json", script.to_string())
+    }
+
+    /// Configures the provider `held`, whose calls go on until [`Place::let_go`], and are counted by
+    /// [`Place::held_calls`]. What it answers is the prompt.
+    pub fn held(&self) -> String {
+        let (calls, go) = (self.path("held.calls"), self.path("held.go"));
+        let script = format!(
+            "echo \"$WFHOST_STEP\" >> {}; while [ ! -e {} ]; do sleep 0.05; done; cat",
+            calls.display(),
+            go.display()
+        );
+        let argv = ["sh", "-c", &script];
+        self.file("held.toml", format!("[providers.held]\nkind = \"command\"\nargv = {argv:?}\n"))
+    }
+
+    pub fn held_calls(&self) -> usize {
+        lines(&self.path("held.calls"))
+    }
+
+    /// Has the calls of [`Place::held`] answered.
+    pub fn let_go(&self) {
+        self.file("held.go", "");
     }
 
     /// The calls that the script recorded.
@@ -248,6 +286,13 @@ impl Place {
     }
 }
 
+/// What keeps a database.
+#[derive(Debug)]
+pub enum Held {
+    File(rusqlite::Connection),
+    OnServer(private_postgres::Transaction),
+}
+
 /// A finished process.
 pub struct Ran(pub Output);
 
@@ -301,6 +346,14 @@ pub fn eventually_within<T>(patience: Duration, what: &str, mut condition: impl 
 /// Waits until a process ends.
 pub fn finish(child: Child) -> Ran {
     Ran(child.wait_with_output().expect("a child can be waited for"))
+}
+
+/// The time from one to the other, as JSON has them: `2026-01-02T03:04:05.678Z`.
+#[track_caller]
+pub fn time_between(from: &Value, to: &Value) -> Duration {
+    let at =
+        |time: &Value| time.as_str().and_then(|time| time.parse::<jiff::Timestamp>().ok()).expect("a time");
+    at(to).duration_since(at(from)).try_into().expect("the later one is later")
 }
 
 /// The number of lines of a file.

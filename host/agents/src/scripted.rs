@@ -36,6 +36,7 @@ use futures_util::future::BoxFuture;
 use regex::{Captures, Regex};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use wfhost_core::{Digest, Failure, FailureKind, Json, Reply, Usage};
 use wfhost_world::{clock, private};
 
@@ -177,10 +178,14 @@ impl Scripted {
         })
         .to_string();
         line.push('\n');
-        // One write of a line to a file opened for appending: lines of several processes do not mix.
-        let mut file = file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        file.write_all(line.as_bytes())?;
-        file.sync_data()
+        // A disk takes its time. What is not ready at once would come behind deadlines that the record is to come before,
+        // so it is waited for here, and what else this worker has to do is done by another one.
+        beside_the_runtime(|| {
+            // One write of a line to a file opened for appending: lines of several processes do not mix.
+            let mut file = file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            file.write_all(line.as_bytes())?;
+            file.sync_data()
+        })
     }
 
     async fn answer(&self, call: Call) -> Result<Reply, Failure> {
@@ -209,6 +214,15 @@ impl Scripted {
             usage: rule.usage,
             ..Reply::new("scripted", Json::from(answer?))
         })
+    }
+}
+
+/// Does what blocks without keeping a worker of the runtime from others, where it has several.
+fn beside_the_runtime<T>(work: impl FnOnce() -> T) -> T {
+    let runtime = Handle::try_current();
+    match runtime.is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread) {
+        true => tokio::task::block_in_place(work),
+        false => work(),
     }
 }
 
@@ -288,6 +302,10 @@ pub fn fill(reply: &Value, prompt: &str, captures: Option<&Captures<'_>>) -> Val
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
+
+    use wfhost_core::{AgentRequest, Step};
+
     use super::*;
 
     #[test]
@@ -298,5 +316,37 @@ mod tests {
         };
         assert_eq!(script("one"), script("one"));
         assert_ne!(script("one"), script("two"));
+    }
+
+    /// A pipe that nobody reads stands for a disk that takes long.
+    #[test]
+    fn a_record_that_takes_long_keeps_no_worker_from_others() {
+        let place = tempfile::tempdir().unwrap();
+        let calls = place.path().join("calls.jsonl");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &calls, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let pipe = OpenOptions::new().read(true).write(true).open(&calls).unwrap();
+        let text = json!({ "default": { "reply": "x" }, "calls": "calls.jsonl" }).to_string();
+        let script = Arc::new(Scripted::parse(&place.path().join("script.json"), &text).unwrap());
+        // More than it holds.
+        let request = AgentRequest { prompt: "p".repeat(4 << 20), ..AgentRequest::default() };
+        let call = Call::new("r".parse().unwrap(), Step(1), 1, "key".to_owned(), request);
+        let (told, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+            runtime.unwrap().block_on(async {
+                let call = tokio::spawn(async move { script.answer(call).await });
+                let other = tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    BufReader::new(pipe).read_line(&mut String::new()).unwrap();
+                });
+                other.await.unwrap();
+                // It is written; a pipe cannot be flushed.
+                let failed = call.await.unwrap().unwrap_err();
+                assert!(failed.message.contains("could not be recorded"), "{}", failed.message);
+            });
+            told.send(()).unwrap();
+        });
+        ended.recv_timeout(Duration::from_secs(60)).expect("the other one has its turn");
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use wfhost::agents::{CallObserver, SeenCall};
 use wfhost::{Notice, Observer, StepEnd};
 use wfhost_server::Metrics;
@@ -25,6 +26,8 @@ pub(crate) enum LogFormat {
 pub(super) struct Watch {
     pub metrics: Arc<Metrics>,
     pub log: Option<Log>,
+    /// For how long the host had had nothing to do when it looked for work the last time.
+    pub quiet: watch::Sender<Option<Duration>>,
 }
 
 impl CallObserver for Watch {
@@ -39,6 +42,9 @@ impl CallObserver for Watch {
 impl Observer for Watch {
     fn see(&self, notice: Notice<'_>) {
         self.metrics.see(notice);
+        if let Notice::Looked { quiet } = notice {
+            self.quiet.send_replace(quiet);
+        }
         if let Some(log) = &self.log {
             log.write(notice);
         }
@@ -116,7 +122,7 @@ impl Log {
             Notice::Signal { run, outcome } => {
                 self.line(Debug, "signal", json!({ "run": run, "outcome": outcome }));
             }
-            Notice::Appended { .. } | Notice::Received { .. } => {}
+            Notice::Appended { .. } | Notice::Received { .. } | Notice::Looked { .. } => {}
         }
     }
 

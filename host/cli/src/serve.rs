@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use futures_util::future::join_all;
+use tokio::sync::watch;
 use wfhost::agents::Providers;
 use wfhost::store::{Projects, RunFilter, StoreError, TokenKind};
 use wfhost::world::environment;
@@ -124,14 +125,25 @@ struct Space {
     name: String,
     common: Common,
     host: wfhost::Host,
-    metrics: Arc<Metrics>,
+    observed: Observed,
 }
 
-/// The figures of a database, and what fills them and writes the log.
-fn observed(log: Option<Log>) -> (Arc<Metrics>, Option<Arc<dyn wfhost::Observer>>) {
-    let metrics = Arc::<Metrics>::default();
-    let watch = Watch { metrics: Arc::clone(&metrics), log };
-    (metrics, Some(Arc::new(watch)))
+/// What is known of a host that advances the runs of a database.
+#[derive(Clone)]
+struct Observed {
+    metrics: Arc<Metrics>,
+    /// See [`Watch::quiet`].
+    quiet: watch::Receiver<Option<Duration>>,
+}
+
+impl Observed {
+    /// With what fills it and writes the log.
+    fn begin(log: Option<Log>) -> (Self, Option<Arc<dyn wfhost::Observer>>) {
+        let metrics = Arc::<Metrics>::default();
+        let (sender, quiet) = watch::channel(None);
+        let watch = Watch { metrics: Arc::clone(&metrics), log, quiet: sender };
+        (Self { metrics, quiet }, Some(Arc::new(watch)))
+    }
 }
 
 fn namespace_arg(given: OsString) -> Result<Namespace, String> {
@@ -396,37 +408,39 @@ impl Serve {
         let options = common.host_options(store, providers, self.agents.evict.into(), Adopt::Due)?;
         let max_live = self.max_live as usize;
         let log = (self.log_format == LogFormat::Json).then_some(Log { verbose: common.verbose });
-        let (metrics, observer) = observed(log);
+        let (observed, observer) = Observed::begin(log);
         let options = wfhost::HostOptions { max_live, projects, configured, observer, ..options };
         let spaces = self.spaces(common, &options, log).await?;
         let host = wfhost::Host::new(options)?;
         // Errors of the database show here and not as silence.
         host.store().runs(RunFilter { limit: 1, ..RunFilter::default() }).await?;
         let mut signals = follow::Signals::new()?;
-        let mut server = self.network.bind(common, &host, defaults.clone(), &sinks, &metrics).await?;
+        let mut server =
+            self.network.bind(common, &host, defaults.clone(), &sinks, &observed.metrics).await?;
         if let Some(server) = &mut server {
             self.add_spaces(server, &spaces, &defaults, &sinks).await?;
         }
-        let mut figures = self.network.show_metrics(common, &host, &metrics).await?;
+        let mut figures = self.network.show_metrics(common, &host, &observed.metrics).await?;
         if let Some(figures) = &mut figures {
-            for Space { name, host, metrics, .. } in &spaces {
-                figures.add(name, host.clone(), Arc::clone(metrics));
+            for Space { name, host, observed, .. } in &spaces {
+                figures.add(name, host.clone(), Arc::clone(&observed.metrics));
             }
         }
-        let spaces = spaces.into_iter().map(|space| (space.host, space.metrics));
-        let (hosts, counters): (Vec<_>, Vec<_>) =
-            std::iter::once((host.clone(), metrics)).chain(spaces).unzip();
+        let spaces = spaces.into_iter().map(|space| (space.host, space.observed));
+        let (hosts, observed): (Vec<_>, Vec<_>) =
+            std::iter::once((host.clone(), observed)).chain(spaces).unzip();
         let _told = server.as_ref().map(Told::of);
         hosts.iter().for_each(wfhost::Host::serve);
         let url = server.as_ref().map(|server| server.url().to_owned());
         // Each database has sinks and a collector of its own; the pages of others have longer addresses.
         let tellers: Vec<_> = hosts
             .iter()
-            .zip(counters)
+            .zip(&observed)
             .enumerate()
-            .map(|(number, (host, metrics))| {
+            .map(|(number, (host, observed))| {
                 let url = url.clone().filter(|_| number == 0);
-                let report = tell::Reports { common: common.clone(), metrics: Some(metrics), log };
+                let metrics = Some(Arc::clone(&observed.metrics));
+                let report = tell::Reports { common: common.clone(), metrics, log };
                 tell::start(host.store(), sinks.clone(), export.clone(), report, url)
             })
             .collect();
@@ -452,7 +466,7 @@ impl Serve {
         notify(State::Ready);
         let number = tokio::select! {
             number = signals.next() => Some(number),
-            () = idle(&hosts, self.idle) => None,
+            () = idle(&hosts, &observed, self.idle) => None,
             error = any_gone(common, &hosts) => {
                 close(&hosts, None).await;
                 return Err(error.into());
@@ -513,7 +527,7 @@ impl Serve {
             let store = common.store().await?;
             let own = common.host_options(store, like.providers.clone(), like.evict, Adopt::Due)?;
             // What one database does is nothing that those who may see the figures of another one are told.
-            let (metrics, observer) = observed(log);
+            let (observed, observer) = Observed::begin(log);
             let options = wfhost::HostOptions {
                 max_live: like.max_live,
                 projects: like.projects.clone(),
@@ -523,7 +537,7 @@ impl Serve {
             };
             let host = wfhost::Host::new(options)?;
             host.store().runs(RunFilter { limit: 1, ..RunFilter::default() }).await?;
-            spaces.push(Space { name: name.clone(), common, host, metrics });
+            spaces.push(Space { name: name.clone(), common, host, observed });
         }
         Ok(spaces)
     }
@@ -537,10 +551,11 @@ impl Serve {
         sinks: &[Sink],
     ) -> Result<(), UserError> {
         let refused = |text: String| UserError::usage("WF0811", text);
-        for Space { name, common, host, metrics } in spaces {
+        for Space { name, common, host, observed } in spaces {
             // Where it listens is known already.
             let nowhere = Address::Unix(PathBuf::new());
-            let options = self.network.options(common, nowhere, defaults.clone(), sinks, metrics)?;
+            let options =
+                self.network.options(common, nowhere, defaults.clone(), sinks, &observed.metrics)?;
             server.add(name, host.clone(), options).await.map_err(|error| match error {
                 ServeError::Host(error) => UserError::from(error),
                 error => refused(error.to_string()),
@@ -655,12 +670,44 @@ async fn gone(common: &Common, host: &wfhost::Host) -> StoreError {
 }
 
 /// Waits until the hosts have had nothing to do for so long; for ever without a length.
-async fn idle(hosts: &[wfhost::Host], millis: Option<u64>) {
+async fn idle(hosts: &[wfhost::Host], observed: &[Observed], millis: Option<u64>) {
     let Some(millis) = millis else { return std::future::pending().await };
-    const STEP: Duration = Duration::from_millis(50);
-    let mut quiet = Duration::ZERO;
-    while quiet < Duration::from_millis(millis) {
-        tokio::time::sleep(STEP).await;
-        quiet = if hosts.iter().all(|host| host.live() == 0) { quiet + STEP } else { Duration::ZERO };
+    let length = Duration::from_millis(millis);
+    loop {
+        for (host, observed) in hosts.iter().zip(observed) {
+            is_quiet(host, observed.quiet.clone(), length).await;
+        }
+        // While one was waited for, another one may have found something.
+        let is_idle = |(host, observed): (&wfhost::Host, &Observed)| {
+            host.live() == 0 && observed.quiet.borrow().is_some_and(|quiet| quiet >= length)
+        };
+        if hosts.iter().zip(observed).all(is_idle) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits for a look for work that shows that a host has had nothing to do for so long. What does not come to an end, be
+/// it because the database is slow or out of reach, shows nothing.
+async fn is_quiet(host: &wfhost::Host, mut quiet: watch::Receiver<Option<Duration>>, length: Duration) {
+    loop {
+        let rest = quiet.borrow_and_update().map(|quiet| length.saturating_sub(quiet));
+        let changed = match rest {
+            Some(Duration::ZERO) => return,
+            // Looks are seldom while nothing happens, and the last one has to be made after that time.
+            Some(rest) => match tokio::time::timeout(rest, quiet.changed()).await {
+                Ok(changed) => changed,
+                Err(_) => {
+                    host.wake();
+                    quiet.changed().await
+                }
+            },
+            None => quiet.changed().await,
+        };
+        if changed.is_err() {
+            // The host is no more.
+            return;
+        }
     }
 }

@@ -83,6 +83,12 @@ async fn what_is_sent_may_take_as_long_as_it_is_large() {
     let far = open(&through(&proxy)).await;
     // A host that has to renew this in time gives an answer a sixth of it.
     let session = far.begin_session(&owner(1), 6_000).await.unwrap();
+    let near = open(&server.url()).await;
+    tokio::spawn(async move {
+        while near.keep(session).await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    });
     let mut machine = begin(&far, "a", 1, Some(session)).await;
     proxy.slow_down(1_500_000);
     let append = receive(session, &mut machine, 4 * MIB);
@@ -151,8 +157,10 @@ async fn a_server_without_room_is_asked_by_lanes_and_not_for_each_append() {
     let store = open(&through(&proxy)).await;
     let session = store.begin_session(&owner(1), 1_000).await.unwrap();
     let mut appends = Vec::new();
+    // By one that waits longer for its answers.
+    let near = open(&server.url()).await;
     for run in 0..100 {
-        let mut machine = begin(&store, &format!("r{run}"), 1, Some(session)).await;
+        let mut machine = begin(&near, &format!("r{run}"), 1, Some(session)).await;
         appends.push(receive(session, &mut machine, 1));
     }
     proxy.crowd();

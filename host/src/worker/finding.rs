@@ -106,12 +106,12 @@ impl Inner {
         LOOK_EVERY.max(self.look_every)
     }
 
-    /// Takes up what is due. Gives the time until something else is.
-    pub(super) async fn adopt_due(self: &Arc<Self>) -> Result<Duration, StoreError> {
+    /// Takes up what is due.
+    pub(super) async fn adopt_due(self: &Arc<Self>) -> Result<Found, StoreError> {
         let except = {
             let state = lock(&self.state);
             if state.closing {
-                return Ok(self.look_every());
+                return Ok(Found { any: false, next: self.look_every() });
             }
             state.left.iter().chain(state.in_hand.keys()).cloned().collect()
         };
@@ -122,13 +122,15 @@ impl Inner {
             Adopt::Own => Some(self.own_families().await?),
         };
         if families.as_ref().is_some_and(Vec::is_empty) {
-            return Ok(self.look_every());
+            return Ok(Found { any: false, next: self.look_every() });
         }
-        // One schedule that fails holds up nothing.
         let fires = match self.adopt {
-            Adopt::Due => self.fire_schedules().await.unwrap_or(None),
-            Adopt::Own => None,
+            Adopt::Due => self.fire_schedules().await,
+            Adopt::Own => Ok(None),
         };
+        // One schedule that fails holds up nothing, but may be due.
+        let fired = !matches!(fires, Ok(None | Some(1..)));
+        let fires = fires.unwrap_or(None);
         // Held until what is claimed is among the runs that are driven.
         let room = self.rooms(CLAIMS_AT_ONCE);
         let limit = room.places;
@@ -138,7 +140,7 @@ impl Inner {
             Err(StoreError::SessionOver) => {
                 // It was stopped for too long: another session begins.
                 self.lose(&current);
-                return Ok(GATHER);
+                return Ok(Found { any: true, next: GATHER });
             }
             due => due.inspect_err(|_| self.doubt())?,
         };
@@ -167,12 +169,13 @@ impl Inner {
         } else {
             self.crowded.store(false, Ordering::Relaxed);
         }
+        let any = due.any || fired;
         if limit > 0 && due.more {
-            return Ok(GATHER);
+            return Ok(Found { any, next: GATHER });
         }
         let next = [fires, due.next_in_ms].into_iter().flatten().min();
         let look = self.look_every();
-        Ok(next.map_or(look, Duration::from_millis).min(look))
+        Ok(Found { any, next: next.map_or(look, Duration::from_millis).min(look) })
     }
 
     /// A run that may be driven here was claimed once more, and no other drive begins with that.
@@ -204,6 +207,14 @@ impl Inner {
     }
 }
 
+/// What a look for work found.
+pub(super) struct Found {
+    /// Something was due.
+    any: bool,
+    /// The time until something else is.
+    next: Duration,
+}
+
 /// Keeps in mind what is sent while runs are claimed together, until this is dropped.
 struct Hears<'a>(&'a Inner);
 
@@ -228,15 +239,17 @@ pub(super) async fn find_work(inner: Weak<Inner>) {
         let Some(strong) = inner.upgrade() else { return };
         // A store that fails shows it where it is used.
         let changes = strong.time.as_ref().map(|time| time.changes());
+        let look = strong.begin_look();
         let mut adopted = strong.adopt_due().await;
-        if let (Some(changes), Ok(wait)) = (changes, &adopted)
-            && *wait > GATHER
+        if let (Some(changes), Ok(found)) = (changes, &adopted)
+            && found.next > GATHER
             && let Err(error) = strong.skip_time(changes).await
         {
             adopted = Err(error);
         }
+        strong.end_look(&look, adopted.as_ref().is_ok_and(|found| !found.any));
         let wait = match adopted {
-            Ok(wait) => wait,
+            Ok(found) => found.next,
             Err(error) if error.is_passing() => {
                 strong.trouble.send_if_modified(|trouble| trouble.replace(error.clone()) != Some(error));
                 AGAIN_AFTER

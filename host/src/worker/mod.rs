@@ -6,6 +6,7 @@ mod ending;
 mod finding;
 mod firing;
 mod limits;
+mod quiet;
 mod sessions;
 
 use std::collections::btree_map::Entry;
@@ -25,6 +26,7 @@ use wfhost_world::{Lease, World, lock};
 pub(crate) use self::claims::Back;
 use self::finding::{find_work, watch_others};
 use self::limits::keep_limits;
+use self::quiet::Quiet;
 use self::sessions::watch_owners;
 use crate::calls::Registry;
 use crate::described::Descriptions;
@@ -106,6 +108,7 @@ pub(crate) struct State {
     reserved: usize,
     /// Those that were left on request.
     left: BTreeSet<RunId>,
+    quiet: Quiet,
     closing: bool,
 }
 
@@ -396,6 +399,7 @@ impl Inner {
                 let mut state = lock(&self.state);
                 if !state.in_hand.contains_key(run) {
                     state.in_hand.insert(run.clone(), Hand::default());
+                    state.quiet.stir();
                     return InHand::new(self, run);
                 }
             }
@@ -414,6 +418,7 @@ impl Inner {
             }
             Entry::Vacant(free) => {
                 free.insert(Hand { contested: false, woken });
+                state.quiet.stir();
                 Some(InHand::new(self, run))
             }
         }

@@ -101,6 +101,11 @@ impl Inner {
         self.work.notify_one();
     }
 
+    /// Whether this host may have runs that it does not drive.
+    pub(super) fn is_unsure(&self) -> bool {
+        self.unsure.load(Ordering::Relaxed) || lock(&self.settle_again).is_some()
+    }
+
     /// Gives up what this host has and does not drive.
     pub(super) async fn settle_doubt(&self, current: &Current) -> Result<(), StoreError> {
         let late = lock(&self.settle_again).is_some_and(|at| at <= Instant::now());
@@ -167,7 +172,10 @@ pub(super) async fn watch_owners(inner: Weak<Inner>) {
     loop {
         {
             let Some(inner) = inner.upgrade() else { return };
-            let _ = inner.fence_dead().await;
+            let fenced = inner.fence_dead().await;
+            if lock(&inner.state).quiet.saw_others(fenced.is_ok()) {
+                inner.work.notify_one();
+            }
             if right_at <= Instant::now() {
                 right_at = Instant::now() + PUT_RIGHT_EVERY;
                 // If it fails, the next look makes up for it.

@@ -250,6 +250,8 @@ pub struct Unreadable {
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Due {
     pub runs: Vec<Result<Opened, Unreadable>>,
+    /// Some run was due, be it one that somebody else claimed first or has locked at this moment.
+    pub any: bool,
     /// There may be more.
     pub more: bool,
     /// Milliseconds until the next one of the others is due; none if none is known.

@@ -1,6 +1,7 @@
 //! A PostgreSQL server for tests. It listens on a socket in a directory of its own, and ends with the process that
 //! began it, however that ends.
 
+mod ports;
 mod proxy;
 
 use std::io::{BufRead, BufReader, Write};
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+pub use ports::free_port;
 pub use proxy::Proxy;
 
 /// Names the URL of a server that is there already; it is told apart by schemas.
@@ -70,10 +72,7 @@ impl Postgres {
         };
         // The supervisor removes it.
         let dir = dir.expect("a directory for the server").keep();
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .and_then(|socket| socket.local_addr())
-            .expect("a free port")
-            .port();
+        let port = free_port();
         let is_root =
             std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0);
         let mut command = Command::new("sh");
@@ -259,6 +258,37 @@ pub fn query(url: &str, sql: &str) -> String {
     };
     assert!(run.status.success(), "{sql}: {}", String::from_utf8_lossy(&run.stderr));
     String::from_utf8_lossy(&run.stdout).trim().to_owned()
+}
+
+/// A transaction that has done something in the schema that a URL names, until this is dropped: then it is rolled back.
+#[derive(Debug)]
+pub struct Transaction(Child);
+
+impl Transaction {
+    pub fn begin(url: &str, sql: &str) -> Self {
+        let (url, schema) = url.rsplit_once("schema=").unwrap_or((url, "wfhost"));
+        let mut psql = Command::new(programs().join("psql"))
+            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"])
+            .arg(url.trim_end_matches(['?', '&']))
+            .env("PGOPTIONS", format!("-csearch_path={schema}"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("psql runs");
+        // It stays open: at its end psql ends, and its connection with it.
+        writeln!(psql.stdin.as_mut().expect("a pipe"), "BEGIN; {sql};\n\\echo done").expect("psql reads");
+        let said = BufReader::new(psql.stdout.as_mut().expect("a pipe")).lines();
+        let done = said.map_while(Result::ok).any(|line| line == "done");
+        assert!(done, "{sql}");
+        Self(psql)
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
 }
 
 /// Removes the schema that a URL of [`fresh_url`] names, if nobody holds it.

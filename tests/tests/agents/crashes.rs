@@ -30,7 +30,7 @@ fn resume(place: &Place) -> Value {
 fn killed_in_a_retry_delay_no_attempt_is_given_away_and_no_delay_starts_anew() {
     let place = Place::new();
     shell(&place, "jsonl", "[ \"$WFHOST_ATTEMPT\" = 1 ] && exit 1\necho '{\"output\":\"at last\"}'");
-    let retry = json!({"max_attempts": 2, "initial": 1500, "jitter": 0.0});
+    let retry = json!({"max_attempts": 2, "initial": 6_000, "jitter": 0.0});
     let child = start(&place, &ask(json!({"prompt": "p", "providers": ["agent"], "retry": retry})));
     eventually("the first failure", || {
         place.has_begun().then(|| calls(&place)).filter(|calls| calls.len() == 1)
@@ -53,7 +53,7 @@ fn killed_in_a_retry_delay_no_attempt_is_given_away_and_no_delay_starts_anew() {
 fn a_delay_that_ended_while_nobody_was_there_is_over_at_once() {
     let place = Place::new();
     shell(&place, "jsonl", "[ \"$WFHOST_ATTEMPT\" = 1 ] && exit 1\necho '{\"output\":\"at last\"}'");
-    let retry = json!({"max_attempts": 2, "initial": 300, "jitter": 0.0});
+    let retry = json!({"max_attempts": 2, "initial": 4_000, "jitter": 0.0});
     let child = start(&place, &ask(json!({"prompt": "p", "providers": ["agent"], "retry": retry})));
     eventually("its entry", || {
         (place.has_begun()
@@ -62,7 +62,7 @@ fn a_delay_that_ended_while_nobody_was_there_is_over_at_once() {
             .then_some(())
     });
     kill(child);
-    std::thread::sleep(Duration::from_millis(400));
+    std::thread::sleep(Duration::from_millis(4_200));
     assert_eq!(resume(&place)["output"], "at last");
     assert_eq!(step(&place)["attempts"], 2);
 }

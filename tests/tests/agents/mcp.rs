@@ -128,6 +128,8 @@ const RECORDING: &str = r#"#!/usr/bin/env python3
 import json, os, signal, sys
 
 log = open(sys.argv[1], "a", buffering=1)
+# On a slow machine it may be asked to end before it has read that its input has.
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 def send(message):
     sys.stdout.write(json.dumps(message) + "\n")

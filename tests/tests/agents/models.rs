@@ -141,13 +141,13 @@ fn retry_after_is_honoured() {
 
 #[test]
 fn a_slow_body_is_a_sign_of_life_and_a_silent_one_is_not() {
-    for (silent, limit) in [(false, 1_500), (true, 600)] {
+    for (silent, limit) in [(false, 2_500), (true, 600)] {
         let place = Place::new();
         let server = Server::start(move |_, mut answer| {
             answer.stream();
             for piece in ["a", "b", "c", "d", "e", "f"] {
                 answer.event(&json!({"choices": [{"delta": {"content": piece}}]}));
-                std::thread::sleep(Duration::from_millis(if silent { 3_000 } else { 350 }));
+                std::thread::sleep(Duration::from_millis(if silent { 3_000 } else { 450 }));
             }
             answer.event(&json!({"choices": [{"delta": {}, "finish_reason": "stop"}]}));
             answer.raw("data: [DONE]\n\n");
@@ -302,8 +302,8 @@ fn garbage_of_a_service_is_a_clear_failure_of_that_attempt() {
 #[test]
 fn nobody_there_is_unavailable() {
     let place = Place::new();
-    // A port that was free a moment ago.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // A port on which nobody listens.
+    let port = wfhost_tests::free_port();
     place.file(
         "wfhost.toml",
         format!("[providers.m]\nkind = \"openai\"\nbase_url = \"http://127.0.0.1:{port}\"\napi_key = false\nmodel = \"m\"\n"),

@@ -47,7 +47,7 @@ fn limited(millis: u64) -> Value {
 fn a_tool_that_left_its_group_ends_with_the_time_limit() {
     let place = Place::new();
     shell(&place, "text", &format!("{}\nsleep 600", tool(&place)));
-    assert_eq!(gave(&run(&place, &request(limited(1_500)), &[]))["failure"], "timed-out");
+    assert_eq!(gave(&run(&place, &request(limited(4_000)), &[]))["failure"], "timed-out");
     gone(&place, &begun(&place));
 }
 
@@ -104,7 +104,7 @@ fn a_program_may_clean_up_before_it_is_killed() {
         place.path("pid").display()
     );
     shell(&place, "text", &script);
-    assert_eq!(gave(&run(&place, &request(limited(1_000)), &[]))["failure"], "timed-out");
+    assert_eq!(gave(&run(&place, &request(limited(4_000)), &[]))["failure"], "timed-out");
     gone(&place, &begun(&place));
     assert!(clean.exists());
 }
@@ -115,7 +115,7 @@ fn an_attempt_begins_after_the_one_before_it_is_gone() {
     let order = place.path("order");
     let script = format!(
         "if [ $WFHOST_ATTEMPT = 2 ]; then echo begun >> {0}; echo done; exit; fi\n\
-         trap 'sleep 1; echo ended >> {0}; exit' TERM\nwhile :; do sleep 0.05; done",
+         trap 'sleep 0.3; echo ended >> {0}; exit' TERM\nwhile :; do sleep 0.05; done",
         order.display()
     );
     shell(&place, "text", &script);

@@ -189,7 +189,7 @@ fn what_a_timed_out_attempt_consumed_is_recorded() {
     );
     let request = json!({
         "prompt": "p", "providers": ["agent"], "schema": {"type": "object"}, "retry": quick(1),
-        "limits": {"attempt": 1500},
+        "limits": {"attempt": 5_000},
     });
     let failure = gave(&run(&place, &ask(request), &[]));
     assert_eq!(failure["failure"], "timed-out", "{failure}");
@@ -306,7 +306,7 @@ fn a_call_that_may_be_made_once_is_made_once() {
     let once = json!({"max_attempts": 3, "initial": 5, "fatal": ["unknown-outcome"]});
     let cases = [
         ("echo charged", json!({"schema": schema}), "invalid-output"),
-        ("sleep 600", json!({"limits": {"attempt": 500}}), "timed-out"),
+        ("sleep 600", json!({"limits": {"attempt": 3_000}}), "timed-out"),
         ("exit 3", json!({}), "failed"),
     ];
     for (script, more, kind) in cases {

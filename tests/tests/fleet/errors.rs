@@ -38,8 +38,7 @@ fn what_is_wrong_with_a_server_is_told_with_what_mends_it() {
     std::thread::sleep(std::time::Duration::from_millis(200));
 
     let at = |user: &str, rest: &str| format!("postgres://{user}@127.0.0.1:{port}/{rest}");
-    let nobody =
-        std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
+    let nobody = private_postgres::free_port();
     let cases = [
         (
             at("ann:not-open-sesame", "postgres"),

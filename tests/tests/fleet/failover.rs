@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use private_postgres::{Postgres, programs};
+use private_postgres::{Postgres, free_port, programs};
 use wfhost_tests::{Place, eventually};
 
 use super::work::Fleet;
@@ -30,8 +30,7 @@ fn program(server: &Postgres, name: &str) -> Command {
 
 impl Standby {
     fn of(server: &Postgres) -> Self {
-        let socket = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-        let port = socket.expect("a free port").port();
+        let port = free_port();
         let dir = server.dir().join("standby");
         let copied = program(server, "pg_basebackup")
             .args(["-R", "-c", "fast", "-U", "wf", "-p", &server.port().to_string(), "-h"])

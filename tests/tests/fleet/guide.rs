@@ -30,17 +30,21 @@ fn each_command_of_the_guide_does_what_it_says() {
             &private_postgres_url(),
         );
         script.push_str(&format!("echo '+ {}'\n", command.replace('\'', "")));
-        // On each of two machines, which begin before the run, and end when there is nothing to do.
+        // On each of two machines, which begin before the run, and end with it.
         if command == "wfhost serve" {
             served += 1;
-            script.push_str("wfhost serve -q --idle 2s &\nONE=$!\nwfhost serve -q --idle 2s &\nOTHER=$!\n");
+            script.push_str("wfhost serve -q & ONE=$!\nwfhost serve -q & OTHER=$!\n");
+            script.push_str("trap 'kill $ONE $OTHER 2>/dev/null || true' EXIT\n");
         } else {
             script.push_str(&command);
             script.push('\n');
         }
         // It is advanced by one of them.
         if command.starts_with("wfhost run") {
-            script.push_str("wait $ONE $OTHER\n");
+            script.push_str(
+                "for n in $(seq 600); do wfhost show hello | grep -q completed && break; sleep 0.1; done\n",
+            );
+            script.push_str("kill $ONE $OTHER; wait $ONE $OTHER || true\n");
         }
     }
     assert_eq!(served, 1);

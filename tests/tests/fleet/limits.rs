@@ -171,10 +171,11 @@ fn calls_of_two_hosts_together_keep_to_a_rate_and_those_of_a_host_that_is_killed
         let mut begun: Vec<u64> = begun.map(|line| line[2].parse().expect("a time")).collect();
         begun.sort_unstable();
         assert!(begun.len() >= 2 * CALLS, "{}", begun.len());
-        // Programs take different times to begin: without a rate all of them would within much less.
+        // Programs take different times to begin, the first ones perhaps long: without a rate all of them would within
+        // much less.
         let took = (begun[begun.len() - 1] - begun[0]) / 1_000_000;
         let least = 500 * (begun.len() as u64 - 1);
-        assert!(took + 1_500 >= least, "{} calls within {took} ms, which take {least}", begun.len());
+        assert!(2 * took >= least, "{} calls within {took} ms, which take {least}", begun.len());
     }
 }
 

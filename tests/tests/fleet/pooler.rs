@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use private_postgres::Postgres;
+use private_postgres::{Postgres, free_port};
 use wfhost_tests::{Place, eventually};
 
 use super::work::Fleet;
@@ -22,8 +22,7 @@ impl Pooler {
     }
 
     fn start(program: &Path, server: &Postgres) -> Self {
-        let socket = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-        let port = socket.expect("a free port").port();
+        let port = free_port();
         // It reads its files as the user of the server, who may not read those of the test.
         let dir = server.dir().join("data/pooler");
         std::fs::create_dir(&dir).expect("a directory of the server");

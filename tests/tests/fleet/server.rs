@@ -117,9 +117,9 @@ struct Crowd(Vec<Child>);
 impl Crowd {
     /// Takes all that there are.
     fn fill(server: &Postgres) -> Self {
-        let mut crowd = Vec::new();
+        let mut crowd: Vec<Child> = Vec::new();
         loop {
-            let mut child = Command::new(programs().join("psql"))
+            let child = Command::new(programs().join("psql"))
                 .args(["-X", "-q", "-U", "many", "-d", "postgres", "-p", &server.port().to_string(), "-h"])
                 .arg(server.dir())
                 .args(["-c", "SELECT pg_sleep(600)"])
@@ -127,11 +127,13 @@ impl Crowd {
                 .stderr(Stdio::null())
                 .spawn()
                 .expect("psql runs");
+            crowd.push(child);
             std::thread::sleep(Duration::from_millis(30));
-            if child.try_wait().expect("it can be waited for").is_some() {
+            // It may take longer until one is told that there is no room for it.
+            let has_ended = |child: &mut Child| child.try_wait().expect("it can be waited for").is_some();
+            if crowd.extract_if(.., has_ended).count() > 0 {
                 return Self(crowd);
             }
-            crowd.push(child);
             assert!(crowd.len() < 100, "there is always room");
         }
     }

@@ -154,7 +154,7 @@ fn agents(place: &Place) -> String {
         { "match": "^bad$", "reply": "x", "fail": failing(99) },
         { "match": "^try [12]$", "reply": "x", "fail": failing(99) },
         // The others are through before it.
-        { "match": "^draft 0$", "reply": "d0", "delay_ms": 2000 },
+        { "match": "^draft 0$", "reply": "d0", "delay_ms": 4_000 },
         { "match": "^b$", "reply": "ok b", "delay_ms": 50 },
     ], "default": { "reply": "ok ${prompt}" } }))
 }

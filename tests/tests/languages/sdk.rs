@@ -13,7 +13,7 @@ fn combinators_of_futures_do_what_they_say_and_do_it_again_on_replay() {
     let place = Place::new();
     let script = place.script(json!({ "default": { "reply": "${prompt}" } }));
     let program = json!([
-        { "unordered": [{ "sleep": 60 }, { "sleep": 1 }, { "each": [{ "sleep": 20 }, { "agent": "a" }] }] },
+        { "unordered": [{ "sleep": 2_000 }, { "sleep": 1 }, { "each": [{ "sleep": 20 }, { "agent": "a" }] }] },
         { "race": [{ "sleep": 60_000 }, { "agent": "b" }, { "wait": { "name": "never" } }] },
         { "timeout": { "millis": 5, "operation": { "wait": { "name": "never" } } } },
         { "timeout": { "millis": 60_000, "operation": { "agent": "in time" } } },

@@ -208,7 +208,7 @@ fn a_cancelled_call_ends_the_plugin() {
     let begin = Instant::now();
     let ran = wfhost_tests::finish(child);
     assert_eq!(gave(&ran)["failure"], "cancelled");
-    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
     // It was told, and had the time to say so.
     eventually("its farewell", || (!server.requests().is_empty()).then_some(()));
 }
@@ -226,7 +226,8 @@ fn what_takes_too_long_is_stopped() {
         let ran =
             place.run(["run", &module("probe"), "-i", &input.to_string(), "--id", id, "--config", &config]);
         assert_eq!(gave(&ran)["failure"], "timed-out");
-        assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+        // One sleeps for a minute, the other one for ever.
+        assert!(begin.elapsed() < Duration::from_secs(50), "{:?}", begin.elapsed());
     }
 }
 

@@ -24,7 +24,7 @@ impl Drop for Server {
 
 impl Server {
     fn start(place: &Place, name: &str) -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = wfhost_tests::free_port();
         place.file("hello", "HTTP/1.0 200 OK\r\ncontent-type: text/plain\r\n\r\nhello over TLS");
         let (certificate, key) = (format!("{name}-server.pem"), format!("{name}-server.key"));
         let port_arg = port.to_string();

@@ -27,7 +27,7 @@ impl Registry {
 
     /// With TLS: certificate and key are files of the place.
     fn start_with(place: Place, login: bool, tls: Option<(&str, &str)>) -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = wfhost_tests::free_port();
         let auth = match login {
             true => format!(
                 "auth:\n  htpasswd:\n    realm: test\n    path: {}\n",

@@ -234,7 +234,8 @@ fn busy_registries_are_asked_again() {
     refused(&reference, 4, "WF0925", "it asks to wait for 3600 s");
     fake.rule(|_| Some(refusal(503, "UNAVAILABLE")));
     refused(&reference, 4, "WF0921", "it answers 503");
-    assert!(begin.elapsed().as_secs() < 20);
+    // An hour was asked for.
+    assert!(begin.elapsed().as_secs() < 100);
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn a_run_calls_nobody_any_more_when_its_database_is_gone() {
     let program: Vec<_> = (0..12).map(|n| json!({ "agent": format!("step{n}") })).collect();
     let (module, input) = (module("probe"), json!({ "do": program }).to_string());
     let child = place.spawn(["run", &module, "-i", &input, "--id", "r", "--agents", &script]);
-    wfhost_tests::eventually("the first calls", || (place.calls().len() == 2).then_some(()));
+    wfhost_tests::eventually("the first calls", || (place.calls().len() >= 2).then_some(()));
     std::fs::rename(place.db(), place.path("elsewhere.db")).unwrap();
     let ran = wfhost_tests::finish(child);
     assert_eq!(ran.code(), Some(4), "{}", ran.stderr());

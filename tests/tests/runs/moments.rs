@@ -322,7 +322,9 @@ impl Lingering {
 }
 
 /// Who has read in the store that nobody has the run is not told that this host drives it.
-#[tokio::test(flavor = "multi_thread")]
+///
+/// The observer keeps one thread from everything else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_driver_that_has_committed_that_it_leaves_refuses_nobody() {
     let place = Place::in_file();
     let (paused, failed) = (Arc::<Lingering>::default(), Arc::<Lingering>::default());

@@ -57,7 +57,8 @@ fn a_program_that_waits_for_nothing_fails() {
 #[test]
 fn a_paused_run_finishes_its_calls_and_begins_nothing() {
     let place = Place::new();
-    let script = place.script(json!({ "default": { "reply": "${prompt}", "delay_ms": 500 } }));
+    let slow = json!({ "match": "^one$", "reply": "one", "delay_ms": 5_000 });
+    let script = place.script(json!({ "rules": [slow], "default": { "reply": "${prompt}" } }));
     let program = json!([{ "agent": "one" }, { "agent": "two" }]);
     let child = spawn(&place, "r", &program, &["--agents", &script]);
     eventually("the call", || (place.calls().len() == 1).then_some(()));
@@ -80,17 +81,35 @@ fn a_paused_run_finishes_its_calls_and_begins_nothing() {
 #[test]
 fn a_run_that_is_resumed_before_it_is_paused_goes_on() {
     let place = Place::new();
-    let script = place.script(json!({ "default": { "reply": "${prompt}", "delay_ms": 1500 } }));
-    let child = spawn(&place, "r", &json!([{ "agent": "one" }, { "agent": "two" }]), &["--agents", &script]);
-    eventually("the call", || (place.calls().len() == 1).then_some(()));
+    let held = place.held();
+    let program = json!([{ "agent": "one" }, { "agent": "two" }]);
+    let child = spawn(&place, "r", &program, &["--config", &held, "--agent", "held"]);
+    eventually("the call", || (place.held_calls() == 1).then_some(()));
     assert_eq!(place.run(["pause", "r"]).code(), Some(0));
     // Time for its host to read the request, as far as that goes: it has to hold in either order.
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(place.run(["resume", "r", "-d"]).code(), Some(0));
+    place.let_go();
     let ran = finish(child);
     assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
     assert_eq!(place.show("r")["output"], json!(["one", "two"]));
-    assert_eq!(place.calls().len(), 2);
+    assert_eq!(place.held_calls(), 2);
+}
+
+#[test]
+fn a_server_that_exits_when_idle_does_what_is_due_before_however_slow_the_database_is() {
+    let place = Place::new();
+    assert_eq!(run(&place, "r", &json!([{ "agent": "one" }]), &["-d", "--agent", "echo"]).code(), Some(0));
+    let held = place.hold();
+    let mut server = place.spawn(["serve", "--idle", "100ms", "--agent", "echo"]);
+    // Ten times as long as it may have nothing to do; it cannot find out whether it has.
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(server.try_wait().expect("a child can be asked").is_none(), "{}", finish(server).stderr());
+    assert_eq!(place.show("r")["state"], "queued");
+    drop(held);
+    let ran = finish(server);
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+    assert_eq!(place.show("r")["state"], "completed");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Who advances a run, and what happens when he dies, stops or loses it: by
 //! real processes that share one real database.
 
+use std::io::{BufRead, BufReader};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -68,24 +69,27 @@ fn of_eight_processes_that_try_to_advance_a_run_one_does() {
 #[test]
 fn a_process_that_was_stopped_past_its_lease_writes_nothing() {
     let place = Place::new();
-    let late = place.script(json!({ "default": { "reply": "late", "delay_ms": 1_500 } }));
+    let late = place.held();
     let (module, input) =
-        (module("probe"), json!({ "do": [{ "agent": "x" }, { "agent": "y" }] }).to_string());
-    let first = ["run", &module, "-i", &input, "--id", "r", "--agents", &late];
+        (module("probe"), json!({ "do": [{ "agent": "late" }, { "agent": "later" }] }).to_string());
+    let first = ["run", &module, "-i", &input, "--id", "r", "--config", &late, "--agent", "held"];
     let spawn = |args: &[&str]| {
         let mut command = place.wfhost(args);
         command.env("WFHOST_LEASE_MS", "500");
         command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
     };
     let stopped = spawn(&first);
-    eventually("the call", || (place.calls().len() == 1).then_some(()));
+    eventually("the call", || (place.held_calls() == 1).then_some(()));
     send(&stopped, Signal::STOP);
     std::thread::sleep(Duration::from_millis(700));
-    let other = Place::new();
-    let prompt = other.script(json!({ "default": { "reply": "prompt" } }));
-    let ran = finish(spawn(&["resume", "r", "--agents", &prompt]));
+    let prompt = "[providers.held]\nkind = \"command\"\nargv = [\"echo\", \"prompt\"]\n";
+    let prompt = place.file("held.toml", prompt);
+    let ran = finish(spawn(&["resume", "r", "--config", &prompt]));
     assert_eq!(ran.ok_json(), json!(["prompt", "prompt"]));
     let journal = place.journal("r");
+    // It finds its answer as soon as it goes on.
+    place.let_go();
+    std::thread::sleep(Duration::from_millis(200));
     send(&stopped, Signal::CONT);
     let ran = finish(stopped);
     // Its answer is dropped; what it shows is what became of the run.
@@ -136,17 +140,24 @@ fn count_if_there(place: &Place, run: &str, kind: &str) -> usize {
 #[test]
 fn a_call_that_takes_longer_than_the_lease_is_not_stolen() {
     let place = Place::new();
-    let script = place.script(json!({ "default": { "reply": "slow", "delay_ms": 1_500 } }));
+    let held = place.held();
+    // Processes may be kept from running for a while.
+    let lease = Duration::from_secs(3);
     let spawn = |args: &[&str]| {
         let mut command = place.wfhost(args);
-        command.env("WFHOST_LEASE_MS", "300");
+        command.env("WFHOST_LEASE_MS", lease.as_millis().to_string());
         command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
     };
-    let server = spawn(&["serve", "--agents", &script]);
-    let (module, input) = (module("probe"), json!({ "do": [{ "agent": "x" }] }).to_string());
-    let ran = finish(spawn(&["run", &module, "-i", &input, "--id", "r", "--agents", &script]));
-    assert_eq!(ran.ok_json(), json!(["slow"]));
-    assert_eq!(place.calls().len(), 1);
+    let server = spawn(&["serve", "--config", &held]);
+    let (module, input) = (module("probe"), json!({ "do": [{ "agent": "slow" }] }).to_string());
+    let args = ["run", &module, "-i", &input, "--id", "r", "--config", &held, "--agent", "held"];
+    let runs = spawn(&args);
+    eventually("the call", || (place.held_calls() == 1).then_some(()));
+    // So that a host that looks five times a second would have had it by now.
+    std::thread::sleep(lease + Duration::from_secs(1));
+    place.let_go();
+    assert_eq!(finish(runs).ok_json(), json!(["slow"]));
+    assert_eq!(place.held_calls(), 1);
     interrupt(server);
 }
 
@@ -240,14 +251,18 @@ fn a_run_that_never_comes_forward_is_given_up_whatever_was_sent_to_it() {
 fn due_runs_are_advanced_by_whichever_process_is_there() {
     let place = Place::new();
     for n in 0..20 {
-        let program = json!([{ "sleep": 300 + 20 * n }, { "agent": "x" }]);
+        let program = json!([{ "sleep": 3_000 + 20 * n }, { "agent": "x" }]);
         let child = begin(&place, &format!("r{n}"), &program, &["--no-wait", "-q", "--agent", "echo"]);
         assert_eq!(finish(child).code(), Some(3));
     }
-    let servers: Vec<_> = (0..2).map(|_| place.spawn(["serve", "--idle", "1s", "--agent", "echo"])).collect();
+    let servers: Vec<_> = (0..2).map(|_| place.spawn(["serve", "--agent", "echo"])).collect();
+    eventually("all ends", || {
+        let ended = place.run(["ps", "--state", "completed", "--limit", "100", "-o", "json"]).ok_json();
+        (ended["runs"].as_array().unwrap().len() == 20).then_some(())
+    });
     for server in servers {
-        let ran = finish(server);
-        assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+        let ran = interrupt(server);
+        assert_eq!(ran.code(), Some(130), "{}", ran.stderr());
     }
     for n in 0..20 {
         let show = place.show(&format!("r{n}"));
@@ -331,20 +346,24 @@ fn a_cancel_succeeds_also_if_a_server_is_quicker_with_it() {
 #[test]
 fn a_server_that_is_asked_to_end_waits_for_its_calls() {
     let place = Place::new();
-    let script = place.script(json!({ "default": { "reply": "${prompt}", "delay_ms": 800 } }));
+    let held = place.held();
     let program = json!({ "do": [{ "agent": "a" }, { "agent": "b" }] }).to_string();
-    let args = ["run", &module("probe"), "-i", &program, "--id", "r", "-d", "--agents", &script];
-    assert_eq!(place.run(args).stdout().trim(), "r");
+    let agent = ["--config", &held, "--agent", "held"];
+    let args = ["run", &module("probe"), "-i", &program, "--id", "r", "-d"];
+    assert_eq!(place.run(args.iter().chain(&agent)).stdout().trim(), "r");
     assert_eq!(place.show("r")["state"], "queued");
-    let server = place.spawn(["serve", "--agents", &script]);
-    eventually("the first call", || (place.calls().len() == 1).then_some(()));
+    let mut server = place.spawn(["serve"].iter().chain(&agent));
+    eventually("the first call", || (place.held_calls() == 1).then_some(()));
     send(&server, Signal::TERM);
+    let mut said = BufReader::new(server.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(said.any(|line| line.contains("Leaving  1 run, when the calls are done")));
+    place.let_go();
     assert_eq!(finish(server).code(), Some(143));
     // The answer is kept, and the second call was never made.
     assert_eq!(count(&place, "r", "completed"), 1);
-    assert_eq!(place.calls().len(), 1);
-    assert_eq!(place.run(["resume", "r", "--agents", &script]).ok_json(), json!(["a", "b"]));
-    assert_eq!(place.calls().len(), 2);
+    assert_eq!(place.held_calls(), 1);
+    assert_eq!(place.run(["resume", "r", "--config", &held]).ok_json(), json!(["a", "b"]));
+    assert_eq!(place.held_calls(), 2);
 }
 
 #[test]

@@ -334,7 +334,7 @@ fn winners_are_the_same_on_replay_and_losers_are_cancelled() {
         &place,
         &[
             json!({ "match": "^hang", "reply": "", "delay_ms": 600_000 }),
-            json!({ "match": "^second", "reply": "second", "delay_ms": 30 }),
+            json!({ "match": "^second", "reply": "second", "delay_ms": 1_000 }),
         ],
     );
     let ask = |prompt: &str| json!({ "agent": prompt });

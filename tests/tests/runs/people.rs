@@ -65,11 +65,12 @@ fn an_answer_wakes_the_run_wherever_it_waits() {
     assert!(ran.stderr().contains("wfhost answer r 1"), "{}", ran.stderr());
     // And one that no process holds, while somebody serves.
     parked(&place, "p", &json!([{ "ask": { "prompt": "Go on?" } }]));
-    let server = place.spawn(["serve", "--idle", "2s"]);
+    let mut server = place.spawn(["serve"]);
     place.run(["approve", "p", "-i", r#"{"ok":true}"#]);
     eventually("the end", || (place.show("p")["state"] == "completed").then_some(()));
     assert_eq!(place.show("p")["output"], json!([{ "ok": true }]));
-    finish(server);
+    server.kill().unwrap();
+    server.wait().unwrap();
 }
 
 #[test]
@@ -104,7 +105,7 @@ fn a_question_without_an_answer_times_out() {
 #[test]
 fn a_question_whose_time_is_over_is_not_offered_to_anybody() {
     let place = Place::new();
-    parked(&place, "q", &json!([{ "ask": { "prompt": "Anyone?", "timeout_ms": 700 } }]));
+    parked(&place, "q", &json!([{ "ask": { "prompt": "Anyone?", "timeout_ms": 4_000 } }]));
     eventually("the deadline", || inbox(&place).is_empty().then_some(()));
     let why = place.run(["why", "q"]).stdout();
     assert!(

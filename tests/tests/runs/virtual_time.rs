@@ -1,7 +1,7 @@
 //! `wfhost run --virtual-time`: waits are skipped, and everything else is as it is.
 
 use serde_json::{Value, json};
-use wfhost_tests::{Place, eventually, module};
+use wfhost_tests::{Place, eventually, module, time_between};
 
 fn run(place: &Place, program: &Value, more: &[&str]) -> wfhost_tests::Ran {
     let input = json!({ "do": program }).to_string();
@@ -11,12 +11,9 @@ fn run(place: &Place, program: &Value, more: &[&str]) -> wfhost_tests::Ran {
 }
 
 /// How long the run took by its journal, in whole days.
-fn days(place: &Place, run: &str) -> i64 {
+fn days(place: &Place, run: &str) -> u64 {
     let shown = place.show(run);
-    let time = |name: &str| shown[name].as_str().unwrap().to_owned();
-    let [from, to] = ["created_at", "updated_at"].map(|name| time(name)[8..10].parse::<i64>().unwrap());
-    // Across the end of a month it is counted from its end.
-    if to < from { to + 31 - from } else { to - from }
+    time_between(&shown["created_at"], &shown["updated_at"]).as_secs() / (DAY_MS / 1_000)
 }
 
 const DAY_MS: u64 = 24 * 3_600_000;

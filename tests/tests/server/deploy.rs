@@ -138,7 +138,7 @@ fn what_the_container_does_works_in_an_empty_directory() {
     let data = place.path("data");
     std::fs::create_dir(&data).unwrap();
     let data = data.display().to_string();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let port = wfhost_tests::free_port().to_string();
     // Nothing of this machine but what the container has; in the place of its directory and port, ours.
     let here = |text: &str| text.replace("/data", &data).replace("7777", &port);
     let variables = here(&one("ENV"));

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use wfhost_tests::{Place, eventually};
@@ -64,8 +65,25 @@ fn check_by_promtool(text: &str) {
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }
 
-fn figures(server: &Server) -> BTreeMap<String, f64> {
-    samples(&server.ask("GET", "/metrics", None).text())
+/// The answer with the figures once they are these: they are written after the commit that they are about.
+#[track_caller]
+fn settled(server: &Server, expected: &[(&str, f64)]) -> Answer {
+    let others = |found: &BTreeMap<String, f64>| {
+        let others = expected.iter().filter(|(name, value)| found.get(*name) != Some(value));
+        others
+            .map(|(name, value)| format!("{name} is {:?}, not {value}", found.get(*name)))
+            .collect::<Vec<_>>()
+    };
+    let patience = Instant::now() + Duration::from_secs(30);
+    loop {
+        let answer = server.ask("GET", "/metrics", None);
+        let others = others(&samples(&answer.text()));
+        if others.is_empty() {
+            return answer;
+        }
+        assert!(Instant::now() < patience, "{others:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]
@@ -90,42 +108,47 @@ fn figures_tell_what_the_process_did_and_what_the_database_holds() {
     server.post("/api/v1/runs/waits/signals/go", &json!(1));
     assert_eq!(server.get("/api/v1/runs/waits?wait=30s")["state"], "completed");
 
-    let answer = server.ask("GET", "/metrics", None);
+    // `fails` asks for a provider that is not here: it waits for a host that has it.
+    settled(&server, &[("wfhost_drives_total{end=\"handed-over\"}", 1.0)]);
+    let entries: u64 = runs
+        .iter()
+        .map(|(id, _)| server.get(&format!("/api/v1/runs/{id}"))["entries"].as_u64().unwrap())
+        .sum();
+    let answer = settled(
+        &server,
+        &[
+            ("wfhost_runs_started_total{workflow=\"probe\"}", 4.0),
+            ("wfhost_runs_ended_total{workflow=\"probe\",state=\"completed\"}", 2.0),
+            ("wfhost_run_duration_seconds_count{workflow=\"probe\"}", 2.0),
+            ("wfhost_steps_total{kind=\"agent\",outcome=\"completed\"}", 3.0),
+            ("wfhost_steps_total{kind=\"sleep\",outcome=\"completed\"}", 1.0),
+            ("wfhost_steps_total{kind=\"signal\",outcome=\"completed\"}", 1.0),
+            ("wfhost_signals_total{outcome=\"posted\"}", 1.0),
+            ("wfhost_signals_total{outcome=\"received\"}", 1.0),
+            ("wfhost_attempts_total{provider=\"echo\",outcome=\"answered\"}", 3.0),
+            ("wfhost_attempt_duration_seconds_count{provider=\"echo\",model=\"unknown\"}", 3.0),
+            ("wfhost_calls_in_flight{provider=\"echo\"}", 0.0),
+            ("wfhost_runs{state=\"completed\"}", 2.0),
+            ("wfhost_questions_open", 1.0),
+            ("wfhost_database_up", 1.0),
+            ("wfhost_run_queue_seconds_count", 4.0),
+            ("wfhost_drives_total{end=\"handed-over\"}", 1.0),
+            // Those of creations are no appends.
+            ("wfhost_entries_total", (entries - 4) as f64),
+            ("wfhost_http_requests_total{route=\"/api/v1/runs\",status=\"201\"}", 4.0),
+        ],
+    );
     assert_eq!(answer.status, 200);
     assert!(answer.head.contains("text/plain; version=0.0.4"), "{}", answer.head);
     let text = answer.text();
     check_by_promtool(&text);
     let found = samples(&text);
     let get = |name: &str| found.get(name).copied().unwrap_or_else(|| panic!("no {name}\n{text}"));
-    assert_eq!(get("wfhost_runs_started_total{workflow=\"probe\"}"), 4.0);
-    assert_eq!(get("wfhost_runs_ended_total{workflow=\"probe\",state=\"completed\"}"), 2.0);
-    assert_eq!(get("wfhost_run_duration_seconds_count{workflow=\"probe\"}"), 2.0);
-    assert_eq!(get("wfhost_steps_total{kind=\"agent\",outcome=\"completed\"}"), 3.0);
-    assert_eq!(get("wfhost_steps_total{kind=\"sleep\",outcome=\"completed\"}"), 1.0);
-    assert_eq!(get("wfhost_steps_total{kind=\"signal\",outcome=\"completed\"}"), 1.0);
-    assert_eq!(get("wfhost_signals_total{outcome=\"posted\"}"), 1.0);
-    assert_eq!(get("wfhost_signals_total{outcome=\"received\"}"), 1.0);
-    assert_eq!(get("wfhost_attempts_total{provider=\"echo\",outcome=\"answered\"}"), 3.0);
-    assert_eq!(get("wfhost_attempt_duration_seconds_count{provider=\"echo\",model=\"unknown\"}"), 3.0);
-    assert_eq!(get("wfhost_calls_in_flight{provider=\"echo\"}"), 0.0);
-    assert_eq!(get("wfhost_runs{state=\"completed\"}"), 2.0);
-    assert_eq!(get("wfhost_questions_open"), 1.0);
-    assert_eq!(get("wfhost_database_up"), 1.0);
-    assert_eq!(get("wfhost_run_queue_seconds_count"), 4.0);
-    // `fails` asks for a provider that is not here: it waits for a host that has it.
-    assert_eq!(get("wfhost_drives_total{end=\"handed-over\"}"), 1.0);
     assert!(get("wfhost_parked_total") >= 2.0);
     assert!(get("wfhost_database_bytes") > 4_096.0);
     // The parked one was repeated: what it had until then.
     assert!(get("wfhost_replayed_entries_total") >= 2.0);
-    let entries: u64 = runs
-        .iter()
-        .map(|(id, _)| server.get(&format!("/api/v1/runs/{id}"))["entries"].as_u64().unwrap())
-        .sum();
-    // Those of creations are no appends.
-    assert_eq!(get("wfhost_entries_total"), (entries - 4) as f64);
     assert!(get("wfhost_commits_total") > 4.0);
-    assert!(get("wfhost_http_requests_total{route=\"/api/v1/runs\",status=\"201\"}") == 4.0);
 
     // Who asks for OpenMetrics gets that.
     let bearer = format!("Bearer {}", server.token);
@@ -145,7 +168,7 @@ fn figures_need_their_scope_and_are_free_at_their_own_address() {
     assert_eq!(server.ask_as(&token("metrics:read"), "GET", "/metrics", None).status, 200);
     assert!(server.stop().stderr().contains("Serving"));
 
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = wfhost_tests::free_port();
     let address = format!("127.0.0.1:{port}");
     let child = place.spawn(["serve", "--listen", "off", "--metrics", &address]);
     let read = |path: &str| {
@@ -183,11 +206,13 @@ fn who_takes_a_run_over_counts_what_it_repeats() {
     let next = Server::start(&place, &["--config", &file]);
     std::fs::write(&go, "").unwrap();
     assert_eq!(next.get("/api/v1/runs/r?wait=30s")["state"], "completed");
-    let found = figures(&next);
-    assert_eq!(found["wfhost_takeovers_total{why=\"dead\"}"], 1.0, "{found:?}");
-    assert_eq!(found["wfhost_replayed_entries_total"], 6.0);
-    // What was done before was done by another one; the call that was lost ends here, and the last one.
-    assert_eq!(found["wfhost_steps_total{kind=\"agent\",outcome=\"completed\"}"], 2.0);
+    let expected = [
+        ("wfhost_takeovers_total{why=\"dead\"}", 1.0),
+        ("wfhost_replayed_entries_total", 6.0),
+        // What was done before was done by another one; the call that was lost ends here, and the last one.
+        ("wfhost_steps_total{kind=\"agent\",outcome=\"completed\"}", 2.0),
+    ];
+    let found = samples(&settled(&next, &expected).text());
     assert!(!found.contains_key("wfhost_runs_started_total{workflow=\"probe\"}"));
 }
 

@@ -535,7 +535,11 @@ fn the_chart_tells_waiting_for_a_turn_from_working_and_who_took_over() {
     add_probe(&place);
     // One call at a time, each of them slow: the second one waits for the first.
     let config = "[agents.concurrency]\nhost = 1\n[providers.slow]\nkind = 'command'\nargv = ['sh', '-c', 'echo at work >&2; sleep 0.4; echo done']\n";
-    let file = place.file("wfhost.toml", config);
+    // And one whose call takes until it is told to end.
+    let go = place.path("go").display().to_string();
+    let script = format!("echo at work >&2; while [ ! -e {go} ]; do sleep 0.02; done; echo done");
+    let held = format!("[providers.held]\nkind = 'command'\nargv = ['sh', '-c', '{script}']\n");
+    let file = place.file("wfhost.toml", config.to_owned() + &held);
     let server = Server::start(&place, &["--config", &file]);
     let browser = Browser::new(&server, &server.token);
     let call = json!({ "agent_of": { "provider": "slow", "prompt": "x" } });
@@ -564,7 +568,7 @@ fn the_chart_tells_waiting_for_a_turn_from_working_and_who_took_over() {
     assert!(step.contains("First output after"), "{step}");
     // A host that is killed: the next one makes the call again, and the chart says so.
     let mut asked =
-        program(&json!([{ "agent": "before" }, { "agent_of": { "provider": "slow", "prompt": "y" } }]));
+        program(&json!([{ "agent": "before" }, { "agent_of": { "provider": "held", "prompt": "y" } }]));
     asked["id"] = "lost".into();
     server.post("/api/v1/runs", &asked);
     eventually("it is at work", || {
@@ -572,6 +576,7 @@ fn the_chart_tells_waiting_for_a_turn_from_working_and_who_took_over() {
     });
     server.kill();
     let server = Server::start(&place, &["--config", &file]);
+    std::fs::write(&go, "").unwrap();
     eventually("another host ends it", || {
         (server.get("/api/v1/runs/lost")["state"] == "completed").then_some(())
     });

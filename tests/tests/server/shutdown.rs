@@ -63,12 +63,14 @@ fn a_second_signal_ends_a_server_that_only_waits_for_its_clients() {
             (server.try_ask("GET", "/healthz", &[], b"").ok()?.status == 200).then_some(())
         });
     }
-    once.signal(Signal::TERM);
-    // It has no calls to wait for, and says why it answers nothing else.
-    eventually("the first one is ending", || {
-        let answer = once.try_ask("GET", "/readyz", &[], b"").ok()?;
-        (answer.status == 503).then_some(())
-    });
+    // They have no calls to wait for, and say why they answer nothing else.
+    for server in [&twice, &once] {
+        server.signal(Signal::TERM);
+        eventually("it is ending", || {
+            let answer = server.try_ask("GET", "/readyz", &[], b"").ok()?;
+            (answer.status == 503).then_some(())
+        });
+    }
     eventually("the second one ends", || {
         twice.signal(Signal::TERM);
         std::thread::sleep(Duration::from_millis(100));

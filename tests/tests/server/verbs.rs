@@ -50,7 +50,7 @@ fn a_run_is_ended_although_another_process_has_it() {
     add_probe(&place);
     let script =
         place.script(json!({ "rules": [{ "match": "slow", "reply": "late", "delay_ms": 600_000 }] }));
-    let server = Server::start_in(&place, &["--agents", &script], &[("WFHOST_LEASE_MS", "300")]);
+    let server = Server::start_in(&place, &["--agents", &script], &[("WFHOST_LEASE_MS", "2000")]);
     begin(&server, "held", &json!([{ "agent_of": { "provider": "scripted", "prompt": "slow" } }]));
     begin(&server, "other", &json!([{ "agent_of": { "provider": "scripted", "prompt": "slow" } }]));
     eventually("both call", || (place.calls().len() == 2).then_some(()));

@@ -14,7 +14,7 @@ use wfhost_tests::Place;
 use super::clock::{Clock, Library};
 use super::{Dice, programs};
 
-const LEASE: Duration = Duration::from_secs(2);
+const LEASE: Duration = Duration::from_secs(3);
 /// A clock that is wrong for longer than this is believed.
 const BELIEVED_AFTER: Duration = Duration::from_secs(10);
 /// How long a process may take to leave, waits for a lock that a stopped one holds included.
@@ -48,6 +48,8 @@ struct Happened {
     calls: Vec<Call>,
     /// Those that were long.
     stops: Vec<(Instant, Instant)>,
+    /// When calls were noticed the last time.
+    watched: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -71,8 +73,11 @@ impl<'a> Lives<'a> {
         (number, self.place.file(&format!("agents-{number}.json"), script))
     }
 
-    /// Notices the calls that were made since the last time.
+    /// Notices the calls that were made since the last time, which is to be a moment ago: if it is not, this machine has
+    /// kept everybody waiting, also those who have leases.
     pub fn watch(&self) {
+        let watched = self.happened.lock().unwrap().watched.replace(Instant::now());
+        watched.into_iter().for_each(|watched| self.stopped(watched));
         let Happened { lives, calls, .. } = &mut *self.happened.lock().unwrap();
         let over = |life: &Life| life.killed.is_some_and(|at| at.elapsed() > LEAVES_WITHIN);
         for (by, life) in lives.iter_mut().enumerate().filter(|(_, life)| !over(life)) {

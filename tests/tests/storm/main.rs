@@ -47,7 +47,7 @@ impl Dice {
 
 #[test]
 fn a_storm_loses_nothing_and_repeats_only_what_it_hit() {
-    let form = std::env::var("WFHOST_STORM").unwrap_or_else(|_| "5,4,16".to_owned());
+    let form = std::env::var("WFHOST_STORM").unwrap_or_else(|_| "6,4,16".to_owned());
     let form: Vec<u64> =
         form.split(',').map(|number| number.parse().expect("SECONDS,PROCESSES,RUNS")).collect();
     let (length, processes, runs) = (Duration::from_secs(form[0]), form[1], form[2]);

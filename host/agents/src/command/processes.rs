@@ -92,16 +92,18 @@ mod tests {
 
     #[test]
     fn children_are_found_by_descent_and_by_their_marker() {
+        // These tests may run twice on a machine.
+        let marker = format!("marker-of-this-test-{}", std::process::id());
         let mut child = std::process::Command::new("sh")
             .args(["-c", "sleep 600 & wait"])
-            .env(MARKER, "marker-of-this-test")
+            .env(MARKER, &marker)
             .spawn()
             .unwrap();
-        let both = || descendants(child.id()).len() == 1 && marked("marker-of-this-test").len() == 2;
+        let both = || descendants(child.id()).len() == 1 && marked(&marker).len() == 2;
         while !both() {
             std::thread::yield_now();
         }
-        for process in marked("marker-of-this-test") {
+        for process in marked(&marker) {
             assert_ne!(process.pid, std::process::id());
             // Another process that once had the number is not touched.
             Process { began: process.began + 1, ..process }.signal(Signal::KILL);
@@ -112,7 +114,7 @@ mod tests {
             both()
         });
         assert!(still);
-        for process in marked("marker-of-this-test") {
+        for process in marked(&marker) {
             process.signal(Signal::KILL);
         }
         assert!(!child.wait().unwrap().success());

@@ -207,7 +207,7 @@ mod tests {
         assert!(found(&text).is_empty());
         let text = "[1,\n".repeat(100_000);
         assert!(found(&text).is_empty());
-        assert!(begun.elapsed() < std::time::Duration::from_secs(20));
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60));
     }
 
     #[test]

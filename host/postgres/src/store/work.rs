@@ -112,7 +112,7 @@ impl Work for PostgresStore {
             // Most looks find nothing: those write nothing.
             let (any, next_in_ms) = self.look_due(&wanted).await?;
             if !any || limit == 0 {
-                return Ok(Due { runs: Vec::new(), more: any, next_in_ms });
+                return Ok(Due { runs: Vec::new(), any, more: any, next_in_ms });
             }
             let look = self.looks.fetch_add(1, Ordering::Relaxed);
             let share = share_of_new(limit, look);
@@ -146,7 +146,7 @@ impl Work for PostgresStore {
                 StoreError::Unreachable { .. } => self.pool.unknown(&error),
                 error => error,
             })?;
-            Ok(Due { runs, more, next_in_ms })
+            Ok(Due { runs, any, more, next_in_ms })
         }
         .boxed()
     }

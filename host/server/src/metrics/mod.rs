@@ -311,6 +311,7 @@ impl Observer for Metrics {
                     figures.store_errors.get_or_create(&[("code", error.code())]).inc();
                 }
             }
+            Notice::Looked { .. } => {}
             Notice::TookOver { why, runs } => {
                 figures.takeovers.get_or_create(&[("why", why)]).inc_by(runs);
             }

@@ -68,7 +68,8 @@ impl Work for MemStore {
         // A look that finds nothing changes nothing.
         let (due, next_in_ms) = look(&self.data.lock().unwrap_or_else(PoisonError::into_inner));
         if due.is_empty() || limit == 0 {
-            let due = Due { runs: Vec::new(), more: !due.is_empty(), next_in_ms };
+            let any = !due.is_empty();
+            let due = Due { runs: Vec::new(), any, more: any, next_in_ms };
             return std::future::ready(Ok(due)).boxed();
         }
         self.change(|data| {
@@ -85,7 +86,7 @@ impl Work for MemStore {
                 .chain(new.into_iter().take(room))
                 .filter_map(|(_, _, run)| data.take(&run, session))
                 .collect();
-            Ok(Due { more: runs.len() == limit, runs, next_in_ms })
+            Ok(Due { any: true, more: runs.len() == limit, runs, next_in_ms })
         })
     }
 

@@ -46,7 +46,7 @@ impl Work for SqliteStore {
             // Most looks find nothing: those write nothing.
             let (any, next_in_ms) = self.read(|c| claims::look(c, &wanted, self.clock.as_ref()))?;
             if !any || limit == 0 {
-                return Ok(Due { runs: Vec::new(), more: any, next_in_ms });
+                return Ok(Due { runs: Vec::new(), any, more: any, next_in_ms });
             }
             let turn = self.turns.fetch_add(1, Ordering::Relaxed);
             let clock = Arc::clone(&self.clock);
@@ -56,7 +56,7 @@ impl Work for SqliteStore {
             let more = taken.len() == limit;
             let runs =
                 self.read_at_once(|c| Ok(taken.iter().map(|taken| self.open_run(c, taken)).collect()))?;
-            Ok(Due { runs, more, next_in_ms })
+            Ok(Due { runs, any, more, next_in_ms })
         }
         .boxed()
     }

@@ -661,7 +661,7 @@ mod tests {
         assert!(kept.get(1, at(7)).is_none());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn no_commit_is_passed_over_when_it_is_time_to_look_for_what_is_told_without_one() {
         let (commits, mut changes) = watch::channel(0);
         let wake = Notify::new();
