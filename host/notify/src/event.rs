@@ -258,7 +258,12 @@ pub(crate) fn message(
             if sink.content {
                 let mut asked = Members::new();
                 asked.insert("prompt", raw(text(&question.prompt)));
-                asked.insert("choices", raw(json!(question.choices)));
+                let bytes = question.choices.iter().map(String::len).sum::<usize>();
+                let choices = match bytes {
+                    0..=CONTENT_BYTES => json!(question.choices),
+                    length => json!({ "left_out_bytes": length }),
+                };
+                asked.insert("choices", raw(choices));
                 for (name, json) in [("schema", &question.schema), ("details", &question.details)] {
                     asked.extend(json.as_ref().map(|json| (name, told(json))));
                 }
@@ -364,6 +369,12 @@ pub(crate) mod tests {
             of("r", What::Asked { step: Step(1), question: Box::new(question), deadline: None });
         let body = message(&sink(true), &seen, &info, None, None).body;
         assert!(body.contains(&format!("\"details\":{exact}")), "{body}");
+        let choices = vec!["x".repeat(CONTENT_BYTES / 2); 3];
+        let question = Question { prompt: "p".to_owned(), details: None, choices, schema: None };
+        let (seen, info) =
+            of("r", What::Asked { step: Step(1), question: Box::new(question), deadline: None });
+        let body = message(&sink(true), &seen, &info, None, None).body;
+        assert!(body.contains("\"choices\":{\"left_out_bytes\":98304}"), "{} bytes", body.len());
         // What is long is left out, and its length told.
         let long = Json::string(&"x".repeat(CONTENT_BYTES));
         let (seen, info) = of("r", What::Ended(Ok(long)));

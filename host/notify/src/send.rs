@@ -22,6 +22,9 @@ const PARALLEL: usize = 4;
 const GRACE_MS: u64 = 15_000;
 /// How long is waited after each try that failed, in milliseconds; the last holds for all further ones.
 const DELAYS_MS: [u64; 8] = [5_000, 30_000, 120_000, 600_000, 1_800_000, 3_600_000, 10_800_000, 21_600_000];
+/// A message that waited long for a host is tried so often all the same before it is given up: the receiver may have been
+/// away for just a moment.
+const FEWEST_TRIES: u32 = 6;
 /// How long is waited when the store does not answer.
 const REST: Duration = Duration::from_secs(2);
 /// What is kept of why a try failed, in bytes.
@@ -107,6 +110,18 @@ fn delay_ms(tries: u32, message: &str) -> u64 {
     let usual = DELAYS_MS[(tries.max(1) as usize - 1).min(DELAYS_MS.len() - 1)];
     let chance = u64::from(blake3::hash(format!("{message} {tries}").as_bytes()).as_bytes()[0]);
     usual - usual / 10 + usual / 5 * chance / 255
+}
+
+/// Whether a message is given up that is so old, after so many tries, if the next one would be in so long.
+fn is_over(give_up_ms: u64, age_ms: u64, tries: u32, in_ms: u64) -> bool {
+    // As many as it would have had from the beginning.
+    let usual = DELAYS_MS.iter().scan(0, |elapsed: &mut u64, delay| {
+        *elapsed += delay;
+        Some(*elapsed)
+    });
+    let fewest = 1 + usual.take_while(|elapsed| *elapsed <= give_up_ms).count() as u32;
+    let had_its_chance = age_ms <= give_up_ms || tries >= fewest.min(FEWEST_TRIES);
+    age_ms.saturating_add(in_ms) > give_up_ms && had_its_chance
 }
 
 /// Tries the deliveries of one sink.
@@ -212,7 +227,7 @@ async fn attempt(
         Tried::Failed { said, not_before_ms } => {
             let in_ms = delay_ms(tries, &what.message).max(not_before_ms.unwrap_or(0));
             let age = store.now().since(created_at);
-            match age.saturating_add(in_ms) > sink.give_up_ms {
+            match is_over(sink.give_up_ms, age, tries, in_ms) {
                 true => ("given-up", Settled::GivenUp { said: cut(said) }),
                 false => ("again", Settled::Again { in_ms, said: cut(said) }),
             }
@@ -241,6 +256,22 @@ async fn attempt(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Nobody delivered anything for a week, or the clock was ahead for a moment.
+    #[test]
+    fn a_message_that_waited_long_for_a_host_is_tried_more_than_once() {
+        const DAY: u64 = 86_400_000;
+        let over = |give_up, age, tries| is_over(give_up, age, tries, delay_ms(tries, "m"));
+        for tries in 1..FEWEST_TRIES {
+            assert!(!over(3 * DAY, 7 * DAY, tries), "{tries}");
+        }
+        assert!(over(3 * DAY, 7 * DAY, FEWEST_TRIES));
+        // What is to be given up soon is, as if it had not waited: tried at once, after 5 and 30 s.
+        assert!(!over(60_000, DAY, 1) && !over(60_000, DAY, 2) && over(60_000, DAY, 3));
+        assert!(over(1_000, 0, 1) && over(1_000, DAY, 1));
+        // What did not wait is given up in time, whatever the receiver wishes.
+        assert!(is_over(60_000, 50_000, 1, DAY) && !is_over(3 * DAY, DAY, 9, DAY));
+    }
 
     #[test]
     fn delays_grow_and_differ_a_little() {

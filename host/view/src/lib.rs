@@ -44,7 +44,7 @@ pub use self::sinks::{
     DeliveriesView, DeliveryView, SinkReadView, SinkView, SinksView, find_sink, no_such_sink, redeliver,
     sink_place,
 };
-pub use self::trace::{Link, Span, Trace, otlp};
+pub use self::trace::{Link, NeedsPast, Span, Trace, Tracer, otlp};
 pub use self::turns::{Turn, open_calls, turns};
 pub use self::user_error::{Exit, UserError, section};
 pub use self::why::{BlockerView, WhyView, parallel};

@@ -193,6 +193,51 @@ fn what_was_under_way_when_the_first_collector_came_is_told_whoever_dies_meanwhi
     assert!(!again, "what was told is not told again");
 }
 
+/// A collector keeps the first of two spans with one id: what a retry does is told by others.
+#[test]
+fn a_step_that_a_retry_takes_up_again_is_told_by_another_span() {
+    let receiver = Receiver::start();
+    let place = place();
+    let server = serve(&place, &receiver);
+    start(&server, "first", json!([{ "agent": "x" }]));
+    all_came(&place, &receiver, "first");
+    let fails =
+        json!({ "match": "flaky", "reply": "well", "fail": { "times": 1_000, "kind": "unavailable" } });
+    let script = place.script(json!({ "rules": [fails], "default": { "reply": "ok" } }));
+    let once = json!({ "agent_or_fail": { "prompt": "flaky", "retry": { "max_attempts": 1 } } });
+    let input = json!({ "do": [{ "agent": "before" }, once] }).to_string();
+    let probe = wfhost_tests::module("probe");
+    let ran = place.run(["run", &probe, "-i", &input, "--id", "r", "--agents", &script]);
+    assert_eq!(ran.code(), Some(1), "{}", ran.stderr());
+    all_came(&place, &receiver, "r");
+    let before = told(&place, "r");
+    // Another server goes on, which knows nothing of the run.
+    assert_eq!(server.stop().code(), Some(143));
+    let _server = serve(&place, &receiver);
+    let script = place.script(json!({ "default": { "reply": "ok" } }));
+    assert_eq!(place.run(["retry", "r", "--agents", &script]).code(), Some(0));
+    all_came(&place, &receiver, "r");
+    let after = told(&place, "r");
+    assert!(before.iter().all(|(id, span)| after.get(id) == Some(span)), "what was told stands");
+    let of = |spans: &BTreeMap<(String, String), Value>, name: &str| {
+        let named = spans.values().filter(|span| span["name"] == name).cloned();
+        named.collect::<Vec<_>>()
+    };
+    let steps = of(&after, "agent");
+    assert_eq!((of(&before, "agent").len(), steps.len()), (2, 3), "one is told twice: {after:?}");
+    let again =
+        steps.iter().find(|span| span["links"][0]["attributes"][0]["value"]["stringValue"] == "retry-of");
+    let again = again.expect("a span that says of which it is a retry");
+    let first = &after[&(
+        again["traceId"].as_str().unwrap().to_owned(),
+        again["links"][0]["spanId"].as_str().unwrap().to_owned(),
+    )];
+    assert_eq!((&first["parentSpanId"], &first["name"]), (&again["parentSpanId"], &again["name"]));
+    assert_eq!((&first["status"]["code"], &again["status"]["code"]), (&json!(2), &Value::Null));
+    let came = spans(&receiver);
+    assert!(after.keys().all(|id| came[id].1 == 1), "each came once: {came:?}");
+}
+
 #[test]
 fn a_run_of_days_is_told_like_others() {
     let receiver = Receiver::start();

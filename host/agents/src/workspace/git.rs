@@ -12,13 +12,19 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::Command;
 
-use super::{Changes, summary};
+use super::{Changes, Paths};
 
 /// Bytes of a diff that are kept.
 const DIFF_BYTES: usize = 8 << 20;
+/// Bytes of what git writes that are read as a whole: names of settings, of which a repository has a few.
+const OUTPUT_BYTES: usize = 1 << 20;
+/// Bytes of its complaints that are read; the rest is thrown away.
+const SAID_BYTES: usize = 4 << 10;
+/// Bytes of a path with what stands before it, at most.
+const LINE_BYTES: u64 = 64 << 10;
 
 /// Settings that go before those of the repository.
 const SETTINGS: [&str; 11] = [
@@ -99,13 +105,55 @@ async fn git(
     overrides: &Overrides,
     args: &[&str],
 ) -> Result<Vec<u8>, String> {
-    let output = command(directory, index, overrides, args).output().await;
-    let output = output.map_err(|error| format!("git cannot be started: {error}"))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("git {}: {}", args.first().unwrap_or(&""), said.trim()));
+    let name = args.first().unwrap_or(&"");
+    let failed = |error: std::io::Error| format!("git {name}: {error}");
+    let mut command = command(directory, index, overrides, args);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| format!("git cannot be started: {error}"))?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    // What is too long is read to its end all the same: git waits until somebody does.
+    let (output, said) = tokio::join!(begin(stdout, OUTPUT_BYTES + 1), begin(stderr, SAID_BYTES));
+    let (output, said) = (output.map_err(failed)?, said.map_err(failed)?);
+    if !child.wait().await.map_err(failed)?.success() {
+        return Err(format!("git {name}: {}", String::from_utf8_lossy(&said).trim()));
     }
-    Ok(output.stdout)
+    if output.len() > OUTPUT_BYTES {
+        return Err(format!("git {name} wrote more than {} MiB", OUTPUT_BYTES >> 20));
+    }
+    Ok(output)
+}
+
+/// The beginning of a stream. The rest is thrown away.
+async fn begin(stream: Option<impl AsyncRead + Unpin>, limit: usize) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    if let Some(stream) = stream {
+        let mut stream = stream.take(limit as u64);
+        stream.read_to_end(&mut text).await?;
+        tokio::io::copy(&mut stream.into_inner(), &mut tokio::io::sink()).await?;
+    }
+    Ok(text)
+}
+
+/// Looks at each of the words that git writes, which end with a NUL, as they come.
+async fn each_word(directory: &Path, args: &[&str], mut look: impl FnMut(&[u8])) -> Result<(), String> {
+    let name = args.first().unwrap_or(&"");
+    let failed = |error: std::io::Error| format!("git {name}: {error}");
+    let mut command = command(directory, None, &Overrides::new(), args);
+    command.stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().map_err(failed)?;
+    let mut stdout = BufReader::new(child.stdout.take().ok_or("git has no output")?);
+    let mut word = Vec::new();
+    loop {
+        word.clear();
+        (&mut stdout).take(LINE_BYTES).read_until(0, &mut word).await.map_err(failed)?;
+        match word.pop() {
+            Some(0) => look(&word),
+            Some(_) => return Err(format!("git {name} wrote a path that is too long")),
+            None => break,
+        }
+    }
+    let status = child.wait().await.map_err(failed)?;
+    if status.success() { Ok(()) } else { Err(format!("git {name}: {status}")) }
 }
 
 /// The beginning of what git writes, of so many bytes at most. It is stopped then.
@@ -184,40 +232,98 @@ pub(super) async fn tree(directory: &Path, index: &Path) -> Result<String, Strin
 /// What changed since `before`. `index` is a file that nobody else uses.
 pub(super) async fn changes(directory: &Path, before: &str, index: &Path) -> Result<Changes, String> {
     let after = tree(directory, index).await?;
-    let diff = |form: &'static str| {
-        let args =
-            ["diff", "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames", form, "-z", before];
-        let args: Vec<String> =
-            args.iter().map(|&arg| arg.to_owned()).chain([after.clone(), "--".to_owned()]).collect();
-        async move {
-            let args: Vec<_> =
-                args.iter().map(String::as_str).filter(|arg| form != "-p" || *arg != "-z").collect();
-            match form {
-                // It may be as long as all that the agent wrote.
-                "-p" => beginning(directory, &args, DIFF_BYTES + 1).await,
-                _ => git(directory, None, &Overrides::new(), &args).await,
-            }
-        }
+    let diff = |form: &[&'static str]| {
+        let args = ["diff", "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames"];
+        let args = args.into_iter().chain(form.iter().copied()).map(str::to_owned);
+        args.chain([before.to_owned(), after.clone(), "--".to_owned()]).collect::<Vec<_>>()
     };
-    let names = diff("--name-status").await?;
-    let counts = diff("--numstat").await?;
-    let mut text = diff("-p").await?;
-    if text.len() > DIFF_BYTES {
+    fn borrowed(args: &[String]) -> Vec<&str> {
+        args.iter().map(String::as_str).collect()
+    }
+    // All of these may be as long as what the agent wrote: nothing is kept but what is told.
+    let mut paths = Paths::default();
+    let mut kind = None;
+    let names = diff(&["--name-status", "-z"]);
+    let each = |word: &[u8]| match kind.take() {
+        None => kind = Some(String::from_utf8_lossy(word).into_owned()),
+        Some(kind) => paths.add(|| format!("{kind} {}", String::from_utf8_lossy(word))),
+    };
+    each_word(directory, &borrowed(&names), each).await?;
+    let counts = diff(&["--numstat", "-z"]);
+    each_word(directory, &borrowed(&counts), |line| {
+        // Binary files have `-`.
+        let mut numbers = line.split(|byte| *byte == b'\t').map(|number| {
+            std::str::from_utf8(number).ok().and_then(|number| number.parse::<usize>().ok()).unwrap_or(0)
+        });
+        paths.added += numbers.next().unwrap_or(0);
+        paths.removed += numbers.next().unwrap_or(0);
+    })
+    .await?;
+    let mut text = beginning(directory, &borrowed(&diff(&["-p"])), DIFF_BYTES + 1).await?;
+    let is_cut = text.len() > DIFF_BYTES;
+    if is_cut {
         // Whole lines, so that nothing is cut that would be known as a whole.
         let end = text[..DIFF_BYTES].iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         text.truncate(end);
     }
-    let words = |bytes: &[u8]| {
-        let words = bytes.split(|byte| *byte == 0).filter(|word| !word.is_empty());
-        words.map(|word| String::from_utf8_lossy(word).into_owned()).collect::<Vec<_>>()
-    };
-    let paths = words(&names).chunks_exact(2).map(|pair| format!("{} {}", pair[0], pair[1])).collect();
-    let (mut added, mut removed) = (0, 0);
-    for line in words(&counts) {
-        // Binary files have `-`.
-        let mut numbers = line.split('\t').map(|number| number.parse::<usize>().unwrap_or(0));
-        added += numbers.next().unwrap_or(0);
-        removed += numbers.next().unwrap_or(0);
+    Ok(Changes { summary: paths.summary(is_cut), diff: String::from_utf8_lossy(&text).into_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::peak;
+    use super::*;
+
+    /// A repository whose work tree is empty, and a tree with so many files of long names.
+    fn many_files(repository: &Path, count: usize) -> String {
+        use std::io::Write;
+        let git = |args: &[&str]| {
+            let mut git = std::process::Command::new("git");
+            git.args(args).current_dir(repository).stdin(Stdio::piped()).stdout(Stdio::piped());
+            git.spawn().unwrap()
+        };
+        assert!(git(&["init", "-q"]).wait().unwrap().success());
+        let mut import = git(&["fast-import", "--quiet", "--force"]);
+        let mut input = std::io::BufWriter::new(import.stdin.take().unwrap());
+        write!(input, "blob\nmark :1\ndata 2\nx\n\ncommit refs/heads/many\n").unwrap();
+        write!(input, "committer t <t@example.com> 0 +0000\ndata 0\n").unwrap();
+        let directory = "d".repeat(200);
+        for number in 0..count {
+            let within = format!("{directory}/{directory}/{directory}/{directory}/{}", number / 300);
+            writeln!(input, "M 100644 :1 {within}/{number}").unwrap();
+        }
+        drop(input);
+        assert!(import.wait().unwrap().success());
+        let tree = git(&["rev-parse", "refs/heads/many^{tree}"]).wait_with_output().unwrap();
+        String::from_utf8(tree.stdout).unwrap().trim().to_owned()
     }
-    Ok(Changes { summary: summary(paths, added, removed), diff: String::from_utf8_lossy(&text).into_owned() })
+
+    #[tokio::test]
+    async fn of_many_changed_files_those_are_kept_that_are_told() {
+        const COUNT: usize = 100_000;
+        let dir = tempfile::tempdir().unwrap();
+        let before = many_files(dir.path(), COUNT);
+        let peak_before = peak();
+        let changes = changes(dir.path(), &before, &dir.path().join(".git/i")).await.unwrap();
+        let grown = peak() - peak_before;
+        let summary = changes.summary.value();
+        assert_eq!((&summary["changed"], &summary["removed"]), (&COUNT.into(), &COUNT.into()));
+        assert_eq!(
+            (&summary["added"], summary["files"].as_array().unwrap().len()),
+            (&0.into(), super::super::PATHS)
+        );
+        assert!(summary["files"][0].as_str().unwrap().starts_with("D ddd"), "{}", summary["files"][0]);
+        assert_eq!(summary["diff_truncated"], true);
+        assert!(grown < 64 << 20, "{} MiB", grown >> 20);
+    }
+
+    /// A warning for each of many files, say.
+    #[tokio::test]
+    async fn of_what_git_says_on_the_side_the_beginning_is_kept() {
+        let text = "x".repeat(100);
+        assert_eq!(begin(Some(text.as_bytes()), 10).await.unwrap().len(), 10);
+        let mut long = tokio::io::repeat(b'x').take(64 << 20);
+        assert_eq!(begin(Some(&mut long), SAID_BYTES).await.unwrap().len(), SAID_BYTES);
+        assert_eq!(long.limit(), 0, "all of it is read, else git would wait");
+    }
 }

@@ -53,7 +53,8 @@ enum Before {
 /// What an attempt changed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Changes {
-    /// `{files, added, removed}`: the paths with `A`, `M` or `D` before them, and lines.
+    /// `{files, changed, added, removed}`: some paths with `A`, `M` or `D` before them, how many they are, and lines; with
+    /// `diff_truncated` if the diff is not all.
     pub summary: Json,
     /// A unified diff of what is text.
     pub diff: String,
@@ -215,13 +216,33 @@ impl Workspace {
     }
 }
 
-/// The changes of some paths.
-fn summary(paths: Vec<String>, added: usize, removed: usize) -> Json {
-    let count = paths.len();
-    let shown: Vec<_> = paths.into_iter().take(PATHS).collect();
-    Json::from(serde_json::json!({
-        "files": shown, "changed": count, "added": added, "removed": removed,
-    }))
+/// What changed, as it is found.
+#[derive(Debug, Default)]
+struct Paths {
+    /// Only those that are named.
+    shown: Vec<String>,
+    count: usize,
+    added: usize,
+    removed: usize,
+}
+
+impl Paths {
+    fn add(&mut self, path: impl FnOnce() -> String) {
+        self.count += 1;
+        if self.shown.len() < PATHS {
+            self.shown.push(path());
+        }
+    }
+
+    fn summary(self, diff_is_cut: bool) -> Json {
+        let mut summary = serde_json::json!({
+            "files": self.shown, "changed": self.count, "added": self.added, "removed": self.removed,
+        });
+        if diff_is_cut {
+            summary["diff_truncated"] = true.into();
+        }
+        Json::from(summary)
+    }
 }
 
 #[cfg(test)]
@@ -376,7 +397,7 @@ mod tests {
     }
 
     /// The most memory that this process ever took.
-    fn peak() -> usize {
+    pub(super) fn peak() -> usize {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() << 10
@@ -397,6 +418,7 @@ mod tests {
         let before = peak();
         let changes = workspace.changes().await.unwrap();
         assert_eq!(changes.summary.value()["added"], 1_500_000);
+        assert_eq!(changes.summary.value()["diff_truncated"], true);
         assert!(changes.diff.ends_with("x\n") && changes.diff.len() > 8_000_000, "{}", changes.diff.len());
         assert!(peak() - before < 64 << 20, "{} MiB", (peak() - before) >> 20);
     }

@@ -9,7 +9,7 @@ use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use similar::{ChangeTag, TextDiff};
 
-use super::{Changes, summary};
+use super::{Changes, Paths};
 
 /// Files that are looked at; a directory with more is not recorded.
 const FILES: usize = 20_000;
@@ -108,8 +108,8 @@ impl Snapshot {
     /// What is different later.
     fn compare(&self, after: &Self) -> Changes {
         let deadline = Instant::now() + COMPARE_WITHIN;
-        let (mut paths, mut diff) = (Vec::new(), String::new());
-        let (mut added, mut removed) = (0, 0);
+        let mut left_out = false;
+        let (mut paths, mut diff) = (Paths::default(), String::new());
         let all: std::collections::BTreeSet<_> = self.files.keys().chain(after.files.keys()).collect();
         for path in all {
             let (old, new) = (self.files.get(path), after.files.get(path));
@@ -119,7 +119,7 @@ impl Snapshot {
                 (old, new) if old != new => 'M',
                 _ => continue,
             };
-            paths.push(format!("{kind} {path}"));
+            paths.add(|| format!("{kind} {path}"));
             let lines = |content: Option<&Content>| match content {
                 None => Some(String::new()),
                 Some(Content::Text(text)) => Some(text.clone()),
@@ -132,22 +132,24 @@ impl Snapshot {
             let compared = TextDiff::configure().deadline(deadline).diff_lines(&old, &new);
             for change in compared.iter_all_changes() {
                 match change.tag() {
-                    ChangeTag::Insert => added += 1,
-                    ChangeTag::Delete => removed += 1,
+                    ChangeTag::Insert => paths.added += 1,
+                    ChangeTag::Delete => paths.removed += 1,
                     ChangeTag::Equal => {}
                 }
             }
-            if diff.len() < DIFF_BYTES {
+            left_out |= diff.len() >= DIFF_BYTES;
+            if !left_out {
                 let (from, to) = (format!("a/{path}"), format!("b/{path}"));
                 diff.push_str(&compared.unified_diff().header(&from, &to).to_string());
             }
         }
+        let is_cut = left_out || diff.len() > DIFF_BYTES;
         if diff.len() > DIFF_BYTES {
             // Whole lines, so that nothing is cut that would be known as a whole.
             let end = diff[..diff.floor_char_boundary(DIFF_BYTES)].rfind('\n').map_or(0, |end| end + 1);
             diff.truncate(end);
         }
-        Changes { summary: summary(paths, added, removed), diff }
+        Changes { summary: paths.summary(is_cut), diff }
     }
 }
 

@@ -1,11 +1,16 @@
 //! Sends spans to a collector, as they come to their ends.
 //!
-//! Spans are made of journals ([`wfhost_view::Trace`]), by whoever has the cursor: those that ended since it
-//! was moved last. It is moved when the collector has taken them. So a collector that is away misses nothing,
-//! a host that dies leaves the rest to the next one, and what comes twice has the same ids.
+//! Spans are made of the commits behind the cursor ([`wfhost_view::Tracer`]), by whoever has it. It is moved when the
+//! collector has taken them. So a collector that is away misses nothing, a host that dies leaves the rest to the next one,
+//! and what comes twice is the same.
+//!
+//! Of each run that goes on is kept what is open in it, so that only what is new is read. The journal itself is read by
+//! the host that meets the run for the first time, or after a retry, which takes up again what ended long ago.
 
+mod kept;
 mod otlp;
 mod protobuf;
+mod ready;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -14,12 +19,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use wfhost::agents::Poster;
-use wfhost::store::{Change, Cursor, RunFilter, RunState, SharedStore, StoreError};
-use wfhost_core::{Journal, Position, RunId};
-use wfhost_view::{Span, Trace};
+use wfhost::store::{Change, Cursor, RunFilter, RunInfo, RunState, SharedStore, StoreError};
+use wfhost_core::{Position, Row, RunId};
+use wfhost_view::{NeedsPast, Span, Tracer};
 
+use self::kept::Kept;
 pub use self::otlp::Otlp;
 use self::otlp::Sent;
+use self::ready::{Piece, Ready, by_trace};
 use crate::plan::aside;
 use crate::reader::{Reader, holder};
 use crate::{Report, Told};
@@ -42,14 +49,15 @@ pub struct ExportOptions {
 
 /// Commits that are read at once.
 const PAGE: usize = 2_000;
-/// Spans of one request.
-const SPANS: usize = 500;
-/// Bytes of text in them: collectors take so much, and hardly more.
-const BYTES: usize = 4 << 20;
+/// Bytes of rows of which spans are made at once, about.
+const PART_BYTES: usize = 1 << 20;
+/// Rows of a journal that are read at first, when nobody knows how long they are, and at most.
+const FIRST_ROWS: usize = 16;
+const MOST_ROWS: usize = 2_000;
 /// Requests with the spans of one batch that are refused before what is refused is divided no more.
 const REFUSALS: usize = 64;
-/// Runs of which is remembered how far they were told.
-const REMEMBERED: usize = 20_000;
+/// Looks at which the collector failed, one after the other, before it is found out whether some of the spans are why.
+const FAILURES: u32 = 3;
 /// Runs under way that are read at once.
 const UNDER_WAY: usize = 500;
 /// How long is waited after the first request that failed, and at most.
@@ -62,40 +70,6 @@ const LONGEST_REST: Duration = Duration::from_secs(60);
 fn is_late(cursors: &[Cursor]) -> bool {
     let place = |name: &str| cursors.iter().find(|cursor| cursor.name == name).map(|cursor| cursor.place);
     matches!((place(BEGINNING), place(OTLP_CURSOR)), (Some(beginning), Some(told)) if beginning > told)
-}
-
-/// A span, and the trace that it belongs to.
-#[derive(Clone, Debug)]
-struct Piece {
-    trace: String,
-    span: Span,
-}
-
-/// Spans of one request after the other, in their order. One that is larger than a request should be is alone.
-fn batches(pieces: impl IntoIterator<Item = Piece>) -> Vec<Vec<Piece>> {
-    let mut batches: Vec<Vec<Piece>> = Vec::new();
-    let mut bytes = 0;
-    for piece in pieces {
-        let own = piece.span.text_bytes();
-        match batches.last_mut().filter(|last| last.len() < SPANS && bytes + own <= BYTES) {
-            Some(last) => {
-                last.push(piece);
-                bytes += own;
-            }
-            None => {
-                batches.push(vec![piece]);
-                bytes = own;
-            }
-        }
-    }
-    batches
-}
-
-/// The same as traces: those of one trace that follow each other together.
-fn by_trace(pieces: &[Piece]) -> Vec<Trace> {
-    let parts = pieces.chunk_by(|one, next| one.trace == next.trace);
-    let spans = |part: &[Piece]| part.iter().map(|piece| piece.span.clone()).collect();
-    parts.map(|part| Trace { id: part[0].trace.clone(), spans: spans(part) }).collect()
 }
 
 /// Why it cannot go on now.
@@ -120,12 +94,74 @@ pub(crate) struct Exporter {
     report: Arc<dyn Report>,
     reader: Reader,
     poster: Poster,
-    /// How many entries of a run were told by this process.
-    told: HashMap<RunId, usize>,
+    kept: Kept,
+    /// Runs that were read beyond the cursor, and what was kept of them where it is.
+    ahead: HashMap<RunId, Option<Tracer>>,
+    /// Spans that are to be sent before the cursor is moved.
+    ready: Ready,
+    /// How many rows of journals were read that stand before the cursor.
+    read_again: u64,
+    /// At how many looks the collector failed, one after the other, and whether it took something since the first.
+    failures: u32,
+    works: bool,
     /// What was under way when the cursor was made is not told yet.
     begins: bool,
     /// What is read for the first time is told from its beginning.
     whole: bool,
+}
+
+/// What is to be taken in of a run.
+struct Wanted {
+    /// Rows that were read already, the last ones; without any all that there are.
+    rows: Arc<[Row]>,
+    /// Entries before this one were told.
+    told: Position,
+}
+
+/// Why the spans of some rows could not be made.
+enum Trouble {
+    NeedsPast,
+    Unreadable(String),
+}
+
+/// The spans of rows, as far as they can be made. Entries that the tracer knows are passed over; what stands before `told`
+/// was told.
+fn spans_of(tracer: &mut Tracer, rows: &[Row], told: Position) -> (Vec<Span>, Result<(), Trouble>) {
+    let mut spans = Vec::new();
+    for row in rows {
+        for entry in row.entries() {
+            let next = tracer.next();
+            let (position, entry) = match entry {
+                Ok(entry) => entry,
+                Err(error) => return (spans, Err(Trouble::Unreadable(error.to_string()))),
+            };
+            if position < next {
+                continue;
+            }
+            if position > next {
+                let why = format!("entries {next} to {} are missing", position.0 - 1);
+                return (spans, Err(Trouble::Unreadable(why)));
+            }
+            let head = (position.0 + 1 == row.end().0).then_some(row.head);
+            let own = (position >= told).then_some(&mut spans);
+            if let Err(NeedsPast) = tracer.take(&entry, head, own) {
+                return (spans, Err(Trouble::NeedsPast));
+            }
+        }
+    }
+    (spans, Ok(()))
+}
+
+/// The rows of the next part: those behind what the tracer knows, up to so many bytes.
+fn part(rows: &[Row], next: Position) -> std::ops::Range<usize> {
+    let first = rows.partition_point(|row| row.end() <= next);
+    let mut bytes = 0;
+    let fits = rows[first..].iter().take_while(|row| {
+        let before = bytes;
+        bytes += row.bytes.len();
+        before < PART_BYTES
+    });
+    first..first + fits.count()
 }
 
 impl Exporter {
@@ -137,7 +173,12 @@ impl Exporter {
             report: Arc::clone(report),
             reader,
             poster: Poster::default(),
-            told: HashMap::new(),
+            kept: Kept::default(),
+            ahead: HashMap::new(),
+            ready: Ready::default(),
+            read_again: 0,
+            failures: 0,
+            works: false,
             begins: false,
             whole: false,
         }
@@ -184,60 +225,72 @@ impl Exporter {
     /// Sends what follows from a page of commits. True if there is more.
     async fn look(&mut self) -> Result<bool, Halt> {
         if self.reader.place.is_none() {
+            self.fall_back();
             self.hold().await?;
         }
         let Some(place) = self.reader.place else { return Ok(false) };
+        // What could not be sent at the last look.
+        if !self.send(true).await? {
+            return Ok(false);
+        }
         if self.begins {
-            if !self.tell_under_way().await? {
+            if !self.tell_under_way().await? || !self.send(true).await? {
                 return Ok(false);
             }
+            self.settle();
             (self.begins, self.whole) = (false, true);
         }
         let store = Arc::clone(&self.store);
         let changes = aside(async move { store.changes(place, PAGE).await }).await?;
+        let more = Change::may_go_on(&changes, PAGE);
         let Some(end) = changes.last().map(|change| change.place) else {
             if std::mem::take(&mut self.whole) {
                 self.store.drop_cursor(BEGINNING).await?;
             }
+            self.settle();
             self.reader.read_to(&self.store, place, Vec::new()).await?;
             return Ok(false);
         };
-        let mut runs: BTreeMap<RunId, (usize, usize)> = BTreeMap::new();
-        for change in &changes {
-            let (first, last) = (change.row.first.0 as usize, change.row.end().0 as usize);
-            let seen = runs.entry(change.run.clone()).or_insert((first, last));
-            *seen = (seen.0.min(first), seen.1.max(last));
+        let mut runs: BTreeMap<RunId, Vec<Row>> = BTreeMap::new();
+        for Change { run, row, .. } in changes {
+            runs.entry(run).or_default().push(row);
         }
-        let mut ready = Vec::new();
-        let mut told = Vec::new();
-        for (run, (first, last)) in runs {
-            // Reading many journals takes its time.
-            if !self.reader.renew_if_due(&self.store).await? {
+        for (run, rows) in runs {
+            // What stands before them is before the cursor.
+            let told = rows.first().map_or(Position(0), |row| row.first);
+            let told = if self.whole { Position(0) } else { told };
+            if !self.tell(&run, Wanted { rows: rows.into(), told }).await? {
                 return Ok(false);
             }
-            let from = self.told.get(&run).copied();
-            if from.is_some_and(|told| told >= last) {
-                continue;
-            }
-            let Some((trace, entries, ended)) =
-                self.news(&run, from.unwrap_or(if self.whole { 0 } else { first })).await?
-            else {
-                continue;
-            };
-            told.push((run, entries, ended));
-            ready.push(trace);
         }
-        if !self.send(ready).await? {
-            return Ok(false);
-        }
-        for (run, entries, ended) in told {
-            self.remember(run, entries, ended);
-        }
-        if !self.reader.keep(&self.store, end).await? {
+        if !self.send(true).await? || !self.reader.keep(&self.store, end).await? {
             // Somebody else goes on.
             return Ok(false);
         }
-        Ok(Change::may_go_on(&changes, PAGE))
+        self.settle();
+        Ok(more)
+    }
+
+    /// The cursor is where the tracers are.
+    fn settle(&mut self) {
+        self.failures = 0;
+        for run in std::mem::take(&mut self.ahead).into_keys() {
+            if self.kept.get(&run).is_some_and(Tracer::has_ended) {
+                self.kept.take(&run);
+            }
+        }
+        self.kept.shrink();
+    }
+
+    /// What was read beyond the cursor is told by whoever has it now.
+    fn fall_back(&mut self) {
+        self.ready.clear();
+        for (run, before) in std::mem::take(&mut self.ahead) {
+            self.kept.take(&run);
+            if let Some(before) = before {
+                self.kept.put(run, before);
+            }
+        }
     }
 
     /// Asks for the cursor. If there is none yet, what says that this is the beginning is made before it.
@@ -271,18 +324,11 @@ impl Exporter {
             let is_last = found.len() < UNDER_WAY;
             before = found.last().map(|info| info.number);
             for info in found {
-                if self.told.contains_key(&info.id) {
-                    continue;
-                }
-                if !self.reader.renew_if_due(&self.store).await? {
+                let all = Wanted { rows: Arc::new([]), told: Position(0) };
+                if !self.tell(&info.id, all).await? {
                     return Ok(false);
                 }
-                if let Some((trace, entries, ended)) = self.news(&info.id, 0).await? {
-                    if !self.send(vec![trace]).await? {
-                        return Ok(false);
-                    }
-                    self.remember(info.id, entries, ended);
-                }
+                self.kept.shrink();
             }
             if is_last {
                 return Ok(true);
@@ -290,62 +336,101 @@ impl Exporter {
         }
     }
 
-    fn remember(&mut self, run: RunId, entries: usize, ended: bool) {
-        if ended {
-            self.told.remove(&run);
-        } else {
-            if self.told.len() >= REMEMBERED {
-                // They are told from the commits that come, which is more than has to be at worst.
-                self.told.clear();
+    /// Makes spans of what is wanted of a run, and sends as many as fill requests. What is known of it is kept.
+    /// False if somebody else has the cursor.
+    async fn tell(&mut self, run: &RunId, wanted: Wanted) -> Result<bool, Halt> {
+        let known = self.kept.take(run);
+        if !self.ahead.contains_key(run) {
+            self.ahead.insert(run.clone(), known.clone());
+        }
+        let mut tracer = match known {
+            Some(tracer) => Some(tracer),
+            None => self.fresh(run, Tracer::new).await?,
+        };
+        let told = self.take_in(run, &mut tracer, wanted).await;
+        if let Some(mut tracer) = tracer {
+            tracer.forget();
+            self.kept.put(run.clone(), tracer);
+        }
+        told
+    }
+
+    /// A tracer that knows nothing of the run's entries. None if there is no such run any more.
+    async fn fresh(
+        &self,
+        run: &RunId,
+        new: fn(&RunInfo, bool) -> Tracer,
+    ) -> Result<Option<Tracer>, StoreError> {
+        let (store, run) = (Arc::clone(&self.store), run.clone());
+        let info = aside(async move { store.run(&run).await }).await?;
+        Ok(info.map(|info| new(&info, self.options.content)))
+    }
+
+    async fn take_in(
+        &mut self,
+        run: &RunId,
+        tracer: &mut Option<Tracer>,
+        Wanted { rows, mut told }: Wanted,
+    ) -> Result<bool, Halt> {
+        let end = rows.last().map(Row::end);
+        let mut limit = FIRST_ROWS;
+        loop {
+            // Reading a long journal takes its time.
+            if !self.reader.renew_if_due(&self.store).await? {
+                return Ok(false);
             }
-            self.told.insert(run, entries);
+            let Some(next) = tracer.as_ref().map(Tracer::next) else { return Ok(true) };
+            if end.is_some_and(|end| next >= end) {
+                return Ok(true);
+            }
+            let is_there = rows.first().is_some_and(|first| first.first <= next);
+            let mut here = Arc::clone(&rows);
+            if !is_there {
+                let (store, run) = (Arc::clone(&self.store), run.clone());
+                here = aside(async move { store.journal_part(&run, next, limit).await }).await?.into();
+                self.read_again += here.len() as u64;
+                // As many as have about the bytes of a part.
+                let bytes = here.iter().map(|row| row.bytes.len()).sum::<usize>();
+                limit = (here.len() * PART_BYTES / bytes.max(1)).clamp(1, MOST_ROWS).min(limit * 4);
+                if here.is_empty() {
+                    return Ok(true);
+                }
+            }
+            let Some(mut taken) = tracer.take() else { return Ok(true) };
+            let done = aside(async move {
+                let part = if is_there { part(&here, next) } else { 0..here.len() };
+                let (spans, trouble) = spans_of(&mut taken, &here[part], told);
+                Ok((taken, spans, trouble))
+            });
+            let (taken, spans, trouble) = done.await?;
+            let trace = taken.trace();
+            spans.into_iter().for_each(|span| self.ready.push(&trace, span));
+            let reached = taken.next();
+            *tracer = Some(taken);
+            match trouble {
+                Ok(()) if reached > next => {}
+                Ok(()) => return Ok(true),
+                Err(Trouble::NeedsPast) => {
+                    told = told.max(reached);
+                    *tracer = self.fresh(run, Tracer::with_past).await?;
+                }
+                Err(Trouble::Unreadable(why)) => {
+                    // `wfhost verify` says more. The others are told all the same.
+                    self.report.told(Told::Failed { what: "traces", why: &format!("{run}: {why}") });
+                    return Ok(true);
+                }
+            }
+            if !self.send(false).await? {
+                return Ok(false);
+            }
         }
     }
 
-    /// The spans of a run that ended since it had `from` entries, how many it has, and whether it has ended.
-    async fn news(&self, run: &RunId, from: usize) -> Result<Option<(Trace, usize, bool)>, StoreError> {
-        let (store, run, content) = (Arc::clone(&self.store), run.clone(), self.options.content);
-        let report = Arc::clone(&self.report);
-        aside(async move {
-            // First the journal: what is known of the run is never behind it.
-            let rows = store.journal(&run, Position(0)).await?;
-            let Some(info) = store.run(&run).await? else { return Ok(None) };
-            let journal = match Journal::read(rows) {
-                Ok(journal) => journal,
-                Err(error) => {
-                    // `wfhost verify` says more. The others are told all the same.
-                    report.told(Told::Failed { what: "traces", why: &format!("{run}: {error}") });
-                    return Ok(None);
-                }
-            };
-            let entries = journal.entries.len();
-            let mut trace = Trace::of(&info, &journal, content);
-            if from > 0 {
-                let mut before = journal;
-                before.entries.truncate(from);
-                let mut open = info.clone();
-                // Whatever it was then: what says so ended behind it.
-                (open.state, open.outcome) = (RunState::Running, None);
-                let before = Trace::of(&open, &before, content);
-                let known: HashMap<&str, &Span> =
-                    before.spans.iter().map(|span| (span.id.as_str(), span)).collect();
-                trace.spans.retain(|span| known.get(span.id.as_str()).is_none_or(|known| *known != span));
-            }
-            trace.spans.retain(|span| !span.is_open);
-            Ok(Some((trace, entries, info.state.is_final())))
-        })
-        .await
-    }
-
-    /// Sends spans, some at a time. The cursor is held on meanwhile: else another host would send the same before a
-    /// collector that is slow already has taken them. False if another one does all the same.
-    async fn send(&mut self, traces: Vec<Trace>) -> Result<bool, Halt> {
-        let all = traces.into_iter().flat_map(|trace| {
-            let id = trace.id;
-            trace.spans.into_iter().map(move |span| Piece { trace: id.clone(), span })
-        });
-        for batch in batches(all) {
-            if !self.post(&batch).await? {
+    /// Sends what is ready: `all`, or as much as fills requests. The cursor is held on meanwhile: else another host would
+    /// send the same before a collector that is slow already has taken them. False if another one does all the same.
+    async fn send(&mut self, all: bool) -> Result<bool, Halt> {
+        while let Some(next) = self.ready.next(all) {
+            if !self.post(next).await? {
                 return Ok(false);
             }
         }
@@ -353,16 +438,23 @@ impl Exporter {
     }
 
     /// Sends spans, and of those that are refused each half by itself: so what a collector does not want takes nothing
-    /// with it. Where almost everything is refused, that comes to an end.
+    /// with it. Where almost everything is refused, that comes to an end. The same is done with those at which it fails
+    /// again and again; a span is left out if the collector fails at it twice, and takes others.
     /// False if somebody else has the cursor.
-    async fn post(&mut self, spans: &[Piece]) -> Result<bool, Halt> {
+    async fn post(&mut self, spans: Vec<Piece>) -> Result<bool, Halt> {
         let mut parts = vec![spans];
         let mut refused = 0;
-        while let Some(part) = parts.pop() {
+        // Spans at which it failed, each alone, and whether these are sent once more.
+        let (mut doubtful, mut once_more) = (Vec::new(), false);
+        while let Some(mut part) = parts.pop() {
             let count = part.len() as u64;
-            match self.options.to.send(&self.poster, &by_trace(part)).await {
-                Sent::Taken => self.report.told(Told::Spans { count, refused: None }),
+            match self.options.to.send(&self.poster, &by_trace(&part)).await {
+                Sent::Taken => {
+                    self.works = true;
+                    self.report.told(Told::Spans { count, refused: None });
+                }
                 Sent::Rejected { count: rejected, said } => {
+                    self.works = true;
                     self.report.told(Told::Spans { count: count.saturating_sub(rejected), refused: None });
                     self.report.told(Told::Rejected { count: rejected.min(count), said: &said });
                 }
@@ -371,14 +463,39 @@ impl Exporter {
                     if part.len() == 1 || refused >= REFUSALS {
                         self.report.told(Told::Rejected { count, said: &said });
                     } else {
-                        let (first, second) = part.split_at(part.len() / 2);
-                        parts.extend([second, first]);
+                        let second = part.split_off(part.len() / 2);
+                        parts.extend([second, part]);
                     }
                 }
-                Sent::Away { why, after_ms } => {
-                    let after = after_ms.map(Duration::from_millis);
-                    return Err(Halt::Away { why, after });
+                Sent::Failed { said, .. } if self.failures >= FAILURES && refused < REFUSALS => {
+                    refused += 1;
+                    if part.len() > 1 {
+                        let second = part.split_off(part.len() / 2);
+                        parts.extend([second, part]);
+                    } else if once_more {
+                        self.report.told(Told::Rejected { count, said: &said });
+                    } else {
+                        doubtful.push(part);
+                    }
+                    if parts.is_empty() && !doubtful.is_empty() && !self.works {
+                        // It fails at everything.
+                        return Err(self.put_back(doubtful, said, None));
+                    }
                 }
+                Sent::Failed { said, after_ms } => {
+                    self.works &= self.failures > 0;
+                    self.failures += 1;
+                    doubtful.extend([part].into_iter().chain(parts.into_iter().rev()));
+                    return Err(self.put_back(doubtful, said, after_ms));
+                }
+                Sent::Away { why, after_ms } => {
+                    doubtful.extend([part].into_iter().chain(parts.into_iter().rev()));
+                    return Err(self.put_back(doubtful, why, after_ms));
+                }
+            }
+            if parts.is_empty() && !doubtful.is_empty() {
+                once_more = true;
+                parts.extend(std::mem::take(&mut doubtful).into_iter().rev());
             }
             if !self.reader.renew(&self.store).await? {
                 return Ok(false);
@@ -386,158 +503,13 @@ impl Exporter {
         }
         Ok(true)
     }
+
+    /// What the collector did not take is sent later. What it took is not sent again.
+    fn put_back(&mut self, parts: Vec<Vec<Piece>>, why: String, after_ms: Option<u64>) -> Halt {
+        self.ready.put_back(parts.into_iter().flatten());
+        Halt::Away { why, after: after_ms.map(Duration::from_millis) }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use wfhost::store::{MemStore, NewRun};
-    use wfhost_core::Timestamp;
-
-    use super::*;
-    use crate::event::tests::machine;
-
-    fn piece(trace: &str, id: usize, text: usize) -> Piece {
-        let span = Span {
-            id: id.to_string(),
-            parent: None,
-            name: "a".to_owned(),
-            is_call: false,
-            is_open: false,
-            from: Timestamp(0),
-            to: Timestamp(0),
-            attributes: vec![("text", "x".repeat(text).into())],
-            links: Vec::new(),
-            failed: None,
-        };
-        Piece { trace: trace.to_owned(), span }
-    }
-
-    #[test]
-    fn a_request_has_so_many_spans_and_so_much_text_and_all_are_in_one() {
-        let sizes = |pieces: Vec<Piece>| batches(pieces).iter().map(Vec::len).collect::<Vec<_>>();
-        assert_eq!(sizes(Vec::new()), [0; 0]);
-        assert_eq!(sizes((0..1_001).map(|n| piece("t", n, 1)).collect()), [500, 500, 1]);
-        let large = |n| piece("t", n, BYTES / 3);
-        assert_eq!(sizes((0..5).map(large).collect()), [2, 2, 1]);
-        let huge = piece("t", 1, 2 * BYTES);
-        assert_eq!(sizes(vec![piece("t", 0, 1), huge, piece("t", 2, 1)]), [1, 1, 1]);
-    }
-
-    #[test]
-    fn only_a_beginning_that_was_made_behind_the_cursor_is_none() {
-        let cursor = |name: &str, place| Cursor {
-            name: name.to_owned(),
-            place,
-            at: Timestamp(0),
-            is_held: false,
-            holder: None,
-        };
-        assert!(!is_late(&[]) && !is_late(&[cursor(BEGINNING, 7)]) && !is_late(&[cursor(OTLP_CURSOR, 7)]));
-        for (beginning, told, late) in [(7, 7, false), (7, 9, false), (9, 7, true)] {
-            let cursors = [cursor(BEGINNING, beginning), cursor(OTLP_CURSOR, told)];
-            assert_eq!(is_late(&cursors), late, "{beginning} {told}");
-        }
-    }
-
-    #[test]
-    fn spans_of_one_trace_stay_together() {
-        let pieces: Vec<_> =
-            ["a", "a", "b"].iter().enumerate().map(|(n, trace)| piece(trace, n, 1)).collect();
-        let traces = by_trace(&pieces);
-        let told: Vec<_> = traces.iter().map(|trace| (trace.id.as_str(), trace.spans.len())).collect();
-        assert_eq!(told, [("a", 2), ("b", 1)]);
-    }
-
-    #[derive(Debug)]
-    struct Nobody;
-
-    impl Report for Nobody {
-        fn told(&self, _: Told<'_>) {}
-    }
-
-    /// A clock that stands still but for what is told it.
-    #[derive(Debug, Default)]
-    struct Hand(AtomicU64);
-
-    impl wfhost::store::Clock for Hand {
-        fn now(&self) -> Timestamp {
-            Timestamp(self.0.load(Ordering::SeqCst))
-        }
-
-        fn ticks_ms(&self) -> u64 {
-            self.0.load(Ordering::SeqCst)
-        }
-
-        fn source(&self) -> &'static str {
-            "a hand"
-        }
-    }
-
-    /// However many requests a page takes, and however long each of them.
-    #[tokio::test]
-    async fn nobody_else_goes_on_while_a_slow_collector_is_sent_a_page() {
-        let clock = Arc::new(Hand::default());
-        let store: SharedStore = Arc::new(MemStore::with_clock(Arc::clone(&clock) as _));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        // Nine seconds for each request, and then another host asks for the cursor.
-        let (requests, others) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let (at_collector, came, found) = (Arc::clone(&store), Arc::clone(&requests), Arc::clone(&others));
-        let collector = tokio::spawn(async move {
-            loop {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let mut bytes = Vec::new();
-                let mut buffer = vec![0; 65_536];
-                let is_whole = |bytes: &[u8]| {
-                    let text = String::from_utf8_lossy(bytes);
-                    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
-                    let head = head.to_ascii_lowercase();
-                    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-                    length.is_some_and(|length| body.len() >= length.parse().unwrap())
-                };
-                while !is_whole(&bytes) {
-                    let read = stream.read(&mut buffer).await.unwrap();
-                    bytes.extend_from_slice(&buffer[..read]);
-                }
-                clock.0.fetch_add(9_000, Ordering::SeqCst);
-                if at_collector.hold_cursor(OTLP_CURSOR, "another", 10_000).await.unwrap().is_some() {
-                    found.fetch_add(1, Ordering::SeqCst);
-                }
-                let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
-                stream.write_all(answer.as_bytes()).await.unwrap();
-                came.fetch_add(1, Ordering::SeqCst);
-            }
-        });
-        let options = ExportOptions {
-            to: Otlp::from_environment(Some(&url)).unwrap(),
-            content: false,
-            every: Duration::from_secs(5),
-        };
-        let report: Arc<dyn Report> = Arc::new(Nobody);
-        let mut exporter = Exporter::new(&store, options, &report);
-        let look = async |exporter: &mut Exporter| match exporter.look().await {
-            Ok(more) => more,
-            Err(Halt::Store(error)) => panic!("{error}"),
-            Err(Halt::Away { why, .. }) => panic!("{why}"),
-        };
-        // The cursor is made; what comes is told from there on.
-        while look(&mut exporter).await {}
-        for number in 0..2 * SPANS + 1 {
-            let mut machine = machine(&format!("r{number}"));
-            if number == 0 {
-                store.put_module("w", b"w").await.unwrap();
-            }
-            let rows = vec![machine.take_unsaved().unwrap().into()];
-            store.create(NewRun::new(&machine, rows)).await.unwrap();
-        }
-        while look(&mut exporter).await {}
-        collector.abort();
-        assert!(requests.load(Ordering::SeqCst) >= 3);
-        assert_eq!(others.load(Ordering::SeqCst), 0, "another host had the cursor in between");
-        let last = store.last_place().await.unwrap();
-        assert_eq!(exporter.reader.place, Some(last));
-    }
-}
+mod tests;

@@ -17,6 +17,9 @@ const TIMEOUT_MS: u64 = 10_000;
 /// What ended is sent so often, in milliseconds, if nothing is said.
 const EVERY_MS: u64 = 5_000;
 
+/// Characters of what a collector says that are told.
+const SAID: usize = 300;
+
 /// How messages are written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Form {
@@ -46,6 +49,11 @@ pub(super) enum Sent {
     /// It wants none of them as they came: one may be bad, or they are too many.
     Refused {
         said: String,
+    },
+    /// It failed: because of what they are, or by itself.
+    Failed {
+        said: String,
+        after_ms: Option<u64>,
     },
     /// They are to be sent again.
     Away {
@@ -192,7 +200,7 @@ impl Otlp {
     pub async fn send_once(&self, traces: &[Trace]) -> Result<(), String> {
         match self.send(&Poster::default(), traces).await {
             Sent::Taken => Ok(()),
-            Sent::Rejected { said, .. } | Sent::Refused { said } => Err(said),
+            Sent::Rejected { said, .. } | Sent::Refused { said } | Sent::Failed { said, .. } => Err(said),
             Sent::Away { why, .. } => Err(why),
         }
     }
@@ -226,6 +234,7 @@ impl Otlp {
             200..=299 => rejected(form, &posted.body).unwrap_or(Sent::Taken),
             // It will say the same of them each time. Anything else may be mended: a key, an address.
             400 | 413 | 422 => Sent::Refused { said: said() },
+            500 => Sent::Failed { said: said(), after_ms: posted.retry_after_ms },
             _ => Sent::Away { why: said(), after_ms: posted.retry_after_ms },
         }
     }
@@ -243,7 +252,9 @@ fn rejected(form: Form, answer: &[u8]) -> Option<Sent> {
         }
         Form::Protobuf => protobuf::partial_success(answer)?,
     };
-    (count > 0).then_some(Sent::Rejected { count, said: hide_credentials(&said) })
+    // It may be of any length. Half a secret would not be known as one.
+    let line = hide_credentials(&said).split_whitespace().collect::<Vec<_>>().join(" ");
+    (count > 0).then(|| Sent::Rejected { count, said: line.chars().take(SAID).collect() })
 }
 
 #[cfg(test)]
@@ -269,6 +280,14 @@ mod tests {
         let said = r#"{"partialSuccess":{"rejectedSpans":"2","errorMessage":"too old"}}"#;
         let found = rejected(Form::Json, said.as_bytes());
         assert!(matches!(found, Some(Sent::Rejected { count: 2, said }) if said == "too old"));
+        let long = format!(
+            r#"{{"partialSuccess":{{"rejectedSpans":1,"errorMessage":"a\n{}"}}}}"#,
+            "b".repeat(9_000)
+        );
+        let found = rejected(Form::Json, long.as_bytes());
+        assert!(
+            matches!(found, Some(Sent::Rejected { said, .. }) if said.len() == SAID && said.starts_with("a b"))
+        );
         // A warning rejects nothing.
         for nothing in [&b""[..], b"\x0a\x00", b"\x0a\x06\x12\x04slow", b"\x0a\x09\x08\x02"] {
             assert!(rejected(Form::Protobuf, nothing).is_none(), "{nothing:?}");
