@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use wfhost_core::{
     Digest, Epoch, Failure, FailureKind, Journal, Machine, Origin, Outcome, Position, RetryPlan, RunId, Step,
@@ -19,6 +20,9 @@ use super::{AGAIN_AFTER, Current, Inner, Live, Ready};
 use crate::drive::asks_to_stop;
 use crate::family::{self, Wanted};
 use crate::host::HostError;
+
+/// How long a driver that has committed its last, or whose run another process has, is waited for.
+const LEAVES_WITHIN: Duration = Duration::from_secs(5);
 
 /// What became of a run that was to be given up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -143,7 +147,7 @@ impl Inner {
     pub async fn claim(self: &Arc<Self>, run: &RunId, how: ClaimHow) -> Result<Claimed, HostError> {
         let current = self.session().await?;
         let session = current.session;
-        if self.is_live(run) {
+        if self.is_driven(run, session).await? {
             return Ok(Claimed::Held { session, owner: self.owner.clone(), left_ms: self.lease_ms });
         }
         let mut dead: Option<SessionId> = None;
@@ -172,6 +176,20 @@ impl Inner {
                 claimed => return Ok(claimed),
             }
         }
+    }
+
+    /// Whether this host drives a run and goes on to. A driver that has committed that it leaves is waited for: whoever
+    /// reads in the store that nobody has the run is not told otherwise.
+    async fn is_driven(&self, run: &RunId, session: SessionId) -> Result<bool, StoreError> {
+        if !self.is_live(run) {
+            return Ok(false);
+        }
+        let lease = self.store.run(run).await?.and_then(|info| info.lease);
+        if lease.is_some_and(|lease| lease.id == session) {
+            return Ok(true);
+        }
+        let left = tokio::time::timeout(LEAVES_WITHIN, self.is_not_live(run)).await;
+        Ok(left.is_err())
     }
 
     /// Makes a claimed run ready to be driven. One that was asked to stop and whose module cannot be had is ended.

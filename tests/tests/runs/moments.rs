@@ -2,13 +2,15 @@
 //! to do something with the run. By the library.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
-use wfhost::agents::{Call, CallFailure, CallOutput, Policy, Provider, ProviderPolicy};
+use wfhost::agents::{
+    Call, CallFailure, CallObserver, CallOutput, Policy, Provider, ProviderPolicy, SeenCall,
+};
 use wfhost::engine::{DriveError, Module};
 use wfhost::schedule::{CatchUp, Overlap, Schedule, When};
 use wfhost::store::{
@@ -16,7 +18,10 @@ use wfhost::store::{
     SqliteStore, StoreError,
 };
 use wfhost::world::{Owner, System, World};
-use wfhost::{Adopt, Ending, Evict, Host, HostError, HostOptions, ResumeOptions, RunHandle, StartOptions};
+use wfhost::{
+    Adopt, Ending, Evict, Host, HostError, HostOptions, Notice, Observer, ResumeOptions, RunHandle,
+    StartOptions,
+};
 use wfhost_core::policy::budget::Budget;
 use wfhost_core::policy::rate::Rate;
 use wfhost_core::{Json, Reply, RunConfig, RunId, Timestamp};
@@ -279,6 +284,66 @@ async fn a_new_budget_for_a_run_that_the_host_drives_is_refused() {
     agent.may.add_permits(1);
     until("the pause", async || info(host.store(), &handle.id).await.state == RunState::Paused).await;
     let mut handle = host.resume(&handle.id, options()).await.expect("nobody drives it");
+    assert!(matches!(ending(&mut handle).await, Ok(Ending::Finished(_))));
+}
+
+/// Keeps the drivers of a host between their last commit and their end.
+#[derive(Debug, Default)]
+struct Lingering {
+    stays: AtomicUsize,
+    may_go: AtomicBool,
+}
+
+impl CallObserver for Lingering {
+    fn see_call(&self, _: SeenCall<'_>) {}
+}
+
+impl Observer for Lingering {
+    fn see(&self, notice: Notice<'_>) {
+        if let Notice::Left { .. } = notice {
+            self.stays.fetch_add(1, Ordering::SeqCst);
+            while !self.may_go.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+}
+
+impl Lingering {
+    /// What it comes to if the driver leaves a moment after it was asked for.
+    async fn goes_during<T>(&self, asked: impl Future<Output = T>) -> T {
+        until("the driver to leave", async || self.stays.load(Ordering::SeqCst) == 1).await;
+        let goes = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            self.may_go.store(true, Ordering::SeqCst);
+        };
+        tokio::join!(asked, goes).0
+    }
+}
+
+/// Who has read in the store that nobody has the run is not told that this host drives it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_that_has_committed_that_it_leaves_refuses_nobody() {
+    let place = Place::in_file();
+    let (paused, failed) = (Arc::<Lingering>::default(), Arc::<Lingering>::default());
+    let agent = Held::new("held");
+
+    let lingers = host(&place, &[&agent], |options| options.observer = Some(Arc::clone(&paused) as _));
+    let module = probe(&lingers).await;
+    let program = json!([calling("held")]);
+    let handle = lingers.start(&module, starting("paused", program), None).await.expect("a run");
+    until("the call", async || agent.begun() == 1).await;
+    lingers.post(&handle.id, MessageBody::Pause).await.expect("it is taken");
+    agent.may.add_permits(1);
+    let options = ResumeOptions { budget: Some(tokens(5)), ..ResumeOptions::default() };
+    let mut handle = paused.goes_during(lingers.resume(&handle.id, options)).await.expect("nobody has it");
+    assert!(matches!(ending(&mut handle).await, Ok(Ending::Finished(Ok(_)))));
+
+    let lingers = host(&place, &[], |options| options.observer = Some(Arc::clone(&failed) as _));
+    let program = json!([{ "panic": "once" }]);
+    let handle = lingers.start(&module, starting("failed", program), None).await.expect("a run");
+    let again = lingers.retry(&handle.id, None, ResumeOptions::default());
+    let mut handle = failed.goes_during(again).await.expect("it has ended");
     assert!(matches!(ending(&mut handle).await, Ok(Ending::Finished(_))));
 }
 

@@ -1,15 +1,65 @@
 //! Tokens, acts, addresses that work once.
 
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
 use wfhost_core::{Digest, Timestamp};
 
+use super::SqliteStore;
 use super::read::strange;
 use super::write::{Result as WriteResult, millis, to_json};
-use crate::{Act, KEPT_ACTS, Token, TokenKind, Used, stored};
+use crate::{Access, Act, KEPT_ACTS, Result as StoreResult, Token, TokenKind, Used, stored};
 
 type Result<T> = rusqlite::Result<T>;
 
-pub(super) fn secret(c: &Connection) -> Result<[u8; 32]> {
+impl Access for SqliteStore {
+    fn secret(&self) -> BoxFuture<'_, StoreResult<[u8; 32]>> {
+        async move { self.read(secret) }.boxed()
+    }
+
+    fn put_token(&self, token: Token) -> BoxFuture<'_, StoreResult<()>> {
+        self.write(move |c| put_token(c, &token)).boxed()
+    }
+
+    fn token<'a>(&'a self, id: &'a str) -> BoxFuture<'a, StoreResult<Option<Token>>> {
+        async move { self.read(|c| token(c, id)) }.boxed()
+    }
+
+    fn tokens(&self) -> BoxFuture<'_, StoreResult<Vec<Token>>> {
+        async move { self.read(tokens) }.boxed()
+    }
+
+    fn delete_token<'a>(&'a self, id: &'a str) -> BoxFuture<'a, StoreResult<bool>> {
+        let id = id.to_owned();
+        self.write(move |c| delete_token(c, &id)).boxed()
+    }
+
+    fn set_token_used<'a>(&'a self, id: &'a str, at: Timestamp) -> BoxFuture<'a, StoreResult<()>> {
+        let id = id.to_owned();
+        self.write(move |c| set_token_used(c, &id, at)).boxed()
+    }
+
+    fn record_act(&self, act: Act) -> BoxFuture<'_, StoreResult<()>> {
+        self.write(move |c| record_act(c, &act)).boxed()
+    }
+
+    fn acts(&self, before: Option<u64>, limit: usize) -> BoxFuture<'_, StoreResult<Vec<Act>>> {
+        async move { self.read(|c| acts(c, before, limit)) }.boxed()
+    }
+
+    fn use_once(&self, token: Digest, body: Digest) -> BoxFuture<'_, StoreResult<Used>> {
+        let clock = Arc::clone(&self.clock);
+        self.write(move |c| use_once(c, token, body, clock.now())).boxed()
+    }
+
+    fn release_use(&self, token: Digest, body: Digest) -> BoxFuture<'_, StoreResult<()>> {
+        self.write(move |c| release_use(c, token, body)).boxed()
+    }
+}
+
+fn secret(c: &Connection) -> Result<[u8; 32]> {
     c.query_row("SELECT secret FROM identity", [], |row| row.get(0))
 }
 
@@ -30,15 +80,15 @@ fn token_row(row: &SqlRow<'_>) -> Result<Token> {
     })
 }
 
-pub(super) fn token(c: &Connection, id: &str) -> Result<Option<Token>> {
+fn token(c: &Connection, id: &str) -> Result<Option<Token>> {
     c.prepare_cached(&format!("{TOKEN} WHERE id = ?1"))?.query_row([id], token_row).optional()
 }
 
-pub(super) fn tokens(c: &Connection) -> Result<Vec<Token>> {
+fn tokens(c: &Connection) -> Result<Vec<Token>> {
     c.prepare_cached(&format!("{TOKEN} ORDER BY created_at, id"))?.query_map([], token_row)?.collect()
 }
 
-pub(super) fn put_token(c: &Connection, token: &Token) -> WriteResult<()> {
+fn put_token(c: &Connection, token: &Token) -> WriteResult<()> {
     c.prepare_cached(
         "INSERT OR REPLACE INTO tokens (id, name, kind, hash, scopes, created_at, expires_at, used_at)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
@@ -56,16 +106,16 @@ pub(super) fn put_token(c: &Connection, token: &Token) -> WriteResult<()> {
     Ok(())
 }
 
-pub(super) fn delete_token(c: &Connection, id: &str) -> WriteResult<bool> {
+fn delete_token(c: &Connection, id: &str) -> WriteResult<bool> {
     Ok(c.prepare_cached("DELETE FROM tokens WHERE id = ?1")?.execute([id])? > 0)
 }
 
-pub(super) fn set_token_used(c: &Connection, id: &str, at: Timestamp) -> WriteResult<()> {
+fn set_token_used(c: &Connection, id: &str, at: Timestamp) -> WriteResult<()> {
     c.prepare_cached("UPDATE tokens SET used_at = ?2 WHERE id = ?1")?.execute(params![id, millis(at)])?;
     Ok(())
 }
 
-pub(super) fn record_act(c: &Connection, act: &Act) -> WriteResult<()> {
+fn record_act(c: &Connection, act: &Act) -> WriteResult<()> {
     c.prepare_cached("INSERT INTO audit (at, who, act, target, result) VALUES (?1, ?2, ?3, ?4, ?5)")?
         .execute(params![millis(act.at), act.who, act.act, act.target, act.result])?;
     c.prepare_cached("DELETE FROM audit WHERE id <= ?1")?
@@ -73,7 +123,7 @@ pub(super) fn record_act(c: &Connection, act: &Act) -> WriteResult<()> {
     Ok(())
 }
 
-pub(super) fn acts(c: &Connection, before: Option<u64>, limit: usize) -> Result<Vec<Act>> {
+fn acts(c: &Connection, before: Option<u64>, limit: usize) -> Result<Vec<Act>> {
     c.prepare_cached(
         "SELECT id, at, who, act, target, result FROM audit WHERE id < ?1 ORDER BY id DESC LIMIT ?2",
     )?
@@ -90,13 +140,13 @@ pub(super) fn acts(c: &Connection, before: Option<u64>, limit: usize) -> Result<
     .collect()
 }
 
-pub(super) fn release_use(c: &Connection, token: Digest, body: Digest) -> WriteResult<()> {
+fn release_use(c: &Connection, token: Digest, body: Digest) -> WriteResult<()> {
     c.prepare_cached("DELETE FROM callbacks WHERE token = ?1 AND body = ?2")?
         .execute(params![token.0, body.0])?;
     Ok(())
 }
 
-pub(super) fn use_once(c: &Connection, token: Digest, body: Digest, now: Timestamp) -> WriteResult<Used> {
+fn use_once(c: &Connection, token: Digest, body: Digest, now: Timestamp) -> WriteResult<Used> {
     let known: Option<[u8; 32]> = c
         .prepare_cached("SELECT body FROM callbacks WHERE token = ?1")?
         .query_row([token.0], |row| row.get(0))

@@ -1,11 +1,30 @@
 //! What is sent to runs: by outsiders, by their children, by the host.
 
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use rusqlite::{Connection, OptionalExtension, params};
 use wfhost_core::policy::budget::Spent;
 use wfhost_core::{Outcome, Recorded, RunId, Step, Timestamp};
 
 use super::write::{Result, millis, to_json};
-use crate::{MessageBody, NewMessage, PARENT_GONE, Posted, RunState, Waiting, stored};
+use super::{SqliteStore, read};
+use crate::{
+    Inbox, Mail, MessageBody, NewMessage, PARENT_GONE, Part, Posted, Result as StoreResult, RunState,
+    Waiting, stored,
+};
+
+impl Mail for SqliteStore {
+    fn post(&self, message: NewMessage) -> BoxFuture<'_, StoreResult<Posted>> {
+        let clock = Arc::clone(&self.clock);
+        self.write(move |c| post(c, &message, clock.now())).boxed()
+    }
+
+    fn inbox<'a>(&'a self, run: &'a RunId, part: Part) -> BoxFuture<'a, StoreResult<Inbox>> {
+        async move { self.read(|c| read::inbox_of(c, run, part)) }.boxed()
+    }
+}
 
 /// Cancels the children of a run that are to end with it: that of a step, or all. Gives their names.
 pub(super) fn cancel_children(
@@ -89,7 +108,7 @@ fn addressee(c: &Connection, name: &str) -> Result<Option<Addressee>> {
     Ok(found)
 }
 
-pub(super) fn post(c: &Connection, message: &NewMessage, now: Timestamp) -> Result<Posted> {
+fn post(c: &Connection, message: &NewMessage, now: Timestamp) -> Result<Posted> {
     let Some(to) = addressee(c, message.run.as_str())? else { return Ok(Posted::NoSuchRun) };
     if to.state == RunState::Continued && !matches!(message.body, MessageBody::Answer { .. }) {
         let latest: Option<String> = c

@@ -235,7 +235,7 @@ fn row(row: &SqlRow<'_>, first: usize) -> Result<Row> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::MIGRATIONS;
+    use super::super::format::MIGRATIONS;
     use super::*;
 
     fn database(formats: usize) -> Connection {

@@ -1,23 +1,49 @@
 //! Limits that all processes share which use the file.
 
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
 use wfhost_core::policy::rate::{Rate, Turn, Turns};
 use wfhost_core::policy::share::{Need, share};
 use wfhost_core::{RunId, Step, Timestamp};
 
 use super::read::strange;
-use super::sessions;
 use super::write::{Result as WriteResult, millis, to_json};
-use crate::{Clock, SessionId, SlotAsk, SlotShare, TurnWord, TurnsInfo, stored};
+use super::{SqliteStore, sessions};
+use crate::{
+    Clock, Limits, Result as StoreResult, SessionId, SlotAsk, SlotShare, TurnWord, TurnsInfo, stored,
+};
 
 type Result<T> = rusqlite::Result<T>;
+
+impl Limits for SqliteStore {
+    fn share_slots(&self, session: SessionId, asks: Vec<SlotAsk>) -> BoxFuture<'_, StoreResult<Vec<u32>>> {
+        let clock = Arc::clone(&self.clock);
+        self.write(move |c| share_slots(c, session, &asks, clock.as_ref())).boxed()
+    }
+
+    fn slots(&self) -> BoxFuture<'_, StoreResult<Vec<SlotShare>>> {
+        async move { self.read(|c| slots(c, self.clock.as_ref())) }.boxed()
+    }
+
+    fn take_turns(&self, words: Vec<TurnWord>) -> BoxFuture<'_, StoreResult<Vec<Option<Timestamp>>>> {
+        let clock = Arc::clone(&self.clock);
+        self.write(move |c| take_turns(c, &words, clock.now())).boxed()
+    }
+
+    fn turns(&self) -> BoxFuture<'_, StoreResult<Vec<TurnsInfo>>> {
+        async move { self.read(turns) }.boxed()
+    }
+}
 
 fn list<T: serde::de::DeserializeOwned>(row: &SqlRow<'_>, column: usize) -> Result<Vec<T>> {
     serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|_| strange(column, "a list"))
 }
 
 /// What all sessions have that nobody has ended.
-pub(super) fn slots(c: &Connection, clock: &dyn Clock) -> Result<Vec<SlotShare>> {
+fn slots(c: &Connection, clock: &dyn Clock) -> Result<Vec<SlotShare>> {
     let sql = format!(
         "SELECT {}, l.limits, l.used, l.wants, l.has, l.since, l.calls, l.waiting
          FROM slots l JOIN sessions s ON s.id = l.session ORDER BY l.session, l.limits",
@@ -38,7 +64,7 @@ pub(super) fn slots(c: &Connection, clock: &dyn Clock) -> Result<Vec<SlotShare>>
     shares.collect()
 }
 
-pub(super) fn share_slots(
+fn share_slots(
     c: &Connection,
     session: SessionId,
     asks: &[SlotAsk],
@@ -256,11 +282,7 @@ pub(super) fn release_run(c: &Connection, run: &RunId) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn take_turns(
-    c: &Connection,
-    words: &[TurnWord],
-    now: Timestamp,
-) -> WriteResult<Vec<Option<Timestamp>>> {
+fn take_turns(c: &Connection, words: &[TurnWord], now: Timestamp) -> WriteResult<Vec<Option<Timestamp>>> {
     let mut answers = Vec::with_capacity(words.len());
     for word in words {
         answers.push(match word {
@@ -289,7 +311,7 @@ pub(super) fn take_turns(
     Ok(answers)
 }
 
-pub(super) fn turns(c: &Connection) -> Result<Vec<TurnsInfo>> {
+fn turns(c: &Connection) -> Result<Vec<TurnsInfo>> {
     c.prepare_cached(
         "SELECT r.name, count(t.at), min(t.at) + r.behind FROM rates r
          LEFT JOIN turns t ON t.name = r.name AND t.run <> '' GROUP BY r.name ORDER BY r.name",

@@ -9,7 +9,8 @@ use wfhost_core::{
     Timestamp, Usage,
 };
 
-use super::{APPLICATION_ID, MIGRATIONS, SqliteOptions, SqliteStore};
+use super::format::{APPLICATION_ID, MIGRATIONS};
+use super::{SqliteOptions, SqliteStore};
 use crate::*;
 
 /// The first format whose tables for runs are those of now.

@@ -1,23 +1,96 @@
 //! What is told to others.
 
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
 use wfhost_core::Timestamp;
 
-use super::journal;
 use super::read::{readable, strange};
 use super::write::{Result as WriteResult, millis, to_json};
+use super::{SqliteStore, journal};
 use crate::{
     Advance, Cursor, Delivery, DeliveryFilter, DeliveryState, LONGEST_HOLD_MS, LONGEST_REST_MS, NewDelivery,
-    REFUSED_EVENT, RunState, Settled, SinkLoad, stored,
+    Outbox, REFUSED_EVENT, Result as StoreResult, RunState, Settled, SinkLoad, stored,
 };
 
 type Result<T> = rusqlite::Result<T>;
+
+impl Outbox for SqliteStore {
+    fn hold_cursor<'a>(
+        &'a self,
+        name: &'a str,
+        holder: &'a str,
+        hold_ms: u64,
+    ) -> BoxFuture<'a, StoreResult<Option<u64>>> {
+        let (name, holder, clock) = (name.to_owned(), holder.to_owned(), Arc::clone(&self.clock));
+        self.write(move |c| hold_cursor(c, &name, &holder, hold_ms, clock.now())).boxed()
+    }
+
+    fn advance_cursor(&self, advance: Advance) -> BoxFuture<'_, StoreResult<bool>> {
+        let clock = Arc::clone(&self.clock);
+        self.write(move |c| advance_cursor(c, &advance, clock.now())).boxed()
+    }
+
+    fn cursors(&self) -> BoxFuture<'_, StoreResult<Vec<Cursor>>> {
+        async move { self.read(|c| cursors(c, self.clock.now())) }.boxed()
+    }
+
+    fn drop_cursor<'a>(&'a self, name: &'a str) -> BoxFuture<'a, StoreResult<bool>> {
+        let name = name.to_owned();
+        self.write(move |c| drop_cursor(c, &name)).boxed()
+    }
+
+    fn put_deliveries(&self, deliveries: Vec<NewDelivery>) -> BoxFuture<'_, StoreResult<u64>> {
+        let clock = Arc::clone(&self.clock);
+        self.write(move |c| put_deliveries(c, &deliveries, clock.now())).boxed()
+    }
+
+    fn claim_deliveries<'a>(
+        &'a self,
+        sink: &'a str,
+        hold_ms: u64,
+        limit: usize,
+    ) -> BoxFuture<'a, StoreResult<Vec<Delivery>>> {
+        async move {
+            if !self.read(|c| any_due(c, sink, self.clock.now()))? {
+                return Ok(Vec::new());
+            }
+            let (sink, clock) = (sink.to_owned(), Arc::clone(&self.clock));
+            self.write(move |c| claim_deliveries(c, &sink, hold_ms, limit, clock.now())).await
+        }
+        .boxed()
+    }
+
+    fn settle_delivery(&self, number: u64, tries: u32, settled: Settled) -> BoxFuture<'_, StoreResult<bool>> {
+        let clock = Arc::clone(&self.clock);
+        self.write(move |c| settle_delivery(c, number, tries, &settled, clock.now())).boxed()
+    }
+
+    fn deliveries(&self, filter: DeliveryFilter, limit: usize) -> BoxFuture<'_, StoreResult<Vec<Delivery>>> {
+        async move { self.read(|c| deliveries(c, &filter, limit)) }.boxed()
+    }
+
+    fn redeliver(&self, numbers: Vec<u64>) -> BoxFuture<'_, StoreResult<u64>> {
+        let clock = Arc::clone(&self.clock);
+        self.write(move |c| redeliver(c, &numbers, clock.now())).boxed()
+    }
+
+    fn sink_loads(&self) -> BoxFuture<'_, StoreResult<Vec<SinkLoad>>> {
+        async move { self.read(|c| sink_loads(c, self.clock.now())) }.boxed()
+    }
+
+    fn delete_old_deliveries(&self, before: Timestamp) -> BoxFuture<'_, StoreResult<u64>> {
+        self.write(move |c| delete_old_deliveries(c, before)).boxed()
+    }
+}
 
 fn time(at: i64) -> Timestamp {
     Timestamp(at as u64)
 }
 
-pub(super) fn hold_cursor(
+fn hold_cursor(
     c: &Connection,
     name: &str,
     holder: &str,
@@ -61,7 +134,7 @@ pub(super) fn put_right(c: &Connection, now: Timestamp) -> WriteResult<()> {
     Ok(())
 }
 
-pub(super) fn advance_cursor(c: &Connection, advance: &Advance, now: Timestamp) -> WriteResult<bool> {
+fn advance_cursor(c: &Connection, advance: &Advance, now: Timestamp) -> WriteResult<bool> {
     let moved = c
         .prepare_cached(
             "UPDATE cursors SET place = max(place, ?3), at = ?4, until = ?5, holder = iif(?6, holder, NULL)
@@ -82,7 +155,7 @@ pub(super) fn advance_cursor(c: &Connection, advance: &Advance, now: Timestamp) 
     Ok(true)
 }
 
-pub(super) fn cursors(c: &Connection, now: Timestamp) -> Result<Vec<Cursor>> {
+fn cursors(c: &Connection, now: Timestamp) -> Result<Vec<Cursor>> {
     c.prepare_cached(
         "SELECT name, place, at, ifnull(until > ?1 AND holder NOT NULL, 0), holder FROM cursors ORDER BY name",
     )?
@@ -98,13 +171,13 @@ pub(super) fn cursors(c: &Connection, now: Timestamp) -> Result<Vec<Cursor>> {
     .collect()
 }
 
-pub(super) fn drop_cursor(c: &Connection, name: &str) -> WriteResult<bool> {
+fn drop_cursor(c: &Connection, name: &str) -> WriteResult<bool> {
     let cursors = c.prepare_cached("DELETE FROM cursors WHERE name = ?1")?.execute([name])?;
     let deliveries = c.prepare_cached("DELETE FROM deliveries WHERE sink = ?1")?.execute([name])?;
     Ok(cursors + deliveries > 0)
 }
 
-pub(super) fn put_deliveries(c: &Connection, deliveries: &[NewDelivery], now: Timestamp) -> WriteResult<u64> {
+fn put_deliveries(c: &Connection, deliveries: &[NewDelivery], now: Timestamp) -> WriteResult<u64> {
     let mut new = 0;
     for one in deliveries {
         new += c
@@ -141,12 +214,12 @@ fn delivery(row: &SqlRow<'_>) -> Result<Delivery> {
 }
 
 /// Whether there is anything to claim: a look costs no transaction.
-pub(super) fn any_due(c: &Connection, sink: &str, now: Timestamp) -> Result<bool> {
+fn any_due(c: &Connection, sink: &str, now: Timestamp) -> Result<bool> {
     c.prepare_cached("SELECT 1 FROM deliveries WHERE state = 0 AND sink = ?1 AND next_at <= ?2")?
         .exists(params![sink, millis(now)])
 }
 
-pub(super) fn claim_deliveries(
+fn claim_deliveries(
     c: &Connection,
     sink: &str,
     hold_ms: u64,
@@ -166,7 +239,7 @@ pub(super) fn claim_deliveries(
     Ok(claimed)
 }
 
-pub(super) fn settle_delivery(
+fn settle_delivery(
     c: &Connection,
     number: u64,
     tries: u32,
@@ -197,7 +270,7 @@ pub(super) fn settle_delivery(
     Ok(changed > 0)
 }
 
-pub(super) fn deliveries(c: &Connection, filter: &DeliveryFilter, limit: usize) -> Result<Vec<Delivery>> {
+fn deliveries(c: &Connection, filter: &DeliveryFilter, limit: usize) -> Result<Vec<Delivery>> {
     let sql = format!(
         "SELECT {COLUMNS} FROM deliveries WHERE (?1 IS NULL OR sink = ?1) AND (?2 IS NULL OR state = ?2)
          AND (?3 IS NULL OR run = ?3) AND id < ?4 AND (?5 IS NULL OR message = ?5) ORDER BY id DESC LIMIT ?6"
@@ -217,7 +290,7 @@ pub(super) fn deliveries(c: &Connection, filter: &DeliveryFilter, limit: usize) 
     readable(found).collect()
 }
 
-pub(super) fn redeliver(c: &Connection, numbers: &[u64], now: Timestamp) -> WriteResult<u64> {
+fn redeliver(c: &Connection, numbers: &[u64], now: Timestamp) -> WriteResult<u64> {
     let changed = c
         .prepare_cached(
             "UPDATE deliveries SET state = 0, tries = 0, next_at = ?2, ended_at = NULL, said = NULL,
@@ -228,7 +301,7 @@ pub(super) fn redeliver(c: &Connection, numbers: &[u64], now: Timestamp) -> Writ
     Ok(changed as u64)
 }
 
-pub(super) fn sink_loads(c: &Connection, now: Timestamp) -> Result<Vec<SinkLoad>> {
+fn sink_loads(c: &Connection, now: Timestamp) -> Result<Vec<SinkLoad>> {
     let mut loads: Vec<SinkLoad> = Vec::new();
     let mut statement = c.prepare_cached(
         "SELECT sink, state, count(*), min(created_at) FROM deliveries GROUP BY state, sink ORDER BY sink",
@@ -256,7 +329,7 @@ pub(super) fn sink_loads(c: &Connection, now: Timestamp) -> Result<Vec<SinkLoad>
     Ok(loads)
 }
 
-pub(super) fn delete_old_deliveries(c: &Connection, before: Timestamp) -> WriteResult<u64> {
+fn delete_old_deliveries(c: &Connection, before: Timestamp) -> WriteResult<u64> {
     let gone = c
         .prepare_cached(
             "DELETE FROM deliveries WHERE ended_at < ?1 AND NOT (event = ?2 AND EXISTS

@@ -1,11 +1,57 @@
 //! Sessions of hosts.
 
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
 use wfhost_core::{Epoch, RunId, Timestamp};
 
-use super::read;
 use super::write::{Fault, Result, millis, to_json};
-use crate::{Clock, Fence, Kept, Owner, Session, SessionId, StoreError};
+use super::{SqliteStore, read};
+use crate::{Clock, Fence, Kept, Owner, Result as StoreResult, Session, SessionId, Sessions, StoreError};
+
+impl Sessions for SqliteStore {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn begin_session<'a>(&'a self, owner: &'a Owner, lease_ms: u64) -> BoxFuture<'a, StoreResult<SessionId>> {
+        let (owner, clock) = (owner.clone(), Arc::clone(&self.clock));
+        async move {
+            let id = SessionId::fresh()?;
+            self.write_session(move |c| begin(c, id, &owner, lease_ms, clock.as_ref())).await?;
+            Ok(id)
+        }
+        .boxed()
+    }
+
+    fn keep(&self, session: SessionId) -> BoxFuture<'_, StoreResult<Kept>> {
+        let clock = Arc::clone(&self.clock);
+        self.write_session(move |c| keep(c, session, clock.as_ref())).boxed()
+    }
+
+    fn sessions(&self) -> BoxFuture<'_, StoreResult<Vec<Session>>> {
+        async move { self.read(|c| all(c, self.clock.as_ref())) }.boxed()
+    }
+
+    fn fence(&self, session: SessionId, fence: Fence) -> BoxFuture<'_, StoreResult<u64>> {
+        let clock = Arc::clone(&self.clock);
+        self.write(move |c| fence_if(c, session, fence, clock.as_ref())).boxed()
+    }
+
+    fn shed(&self, session: SessionId, keep: Vec<RunId>) -> BoxFuture<'_, StoreResult<u64>> {
+        self.write(move |c| shed(c, session, &keep)).boxed()
+    }
+
+    fn held(&self, session: SessionId) -> BoxFuture<'_, StoreResult<Vec<(RunId, Epoch)>>> {
+        async move { self.read(|c| held(c, session)) }.boxed()
+    }
+
+    fn end_session(&self, session: SessionId) -> BoxFuture<'_, StoreResult<u64>> {
+        self.write_session(move |c| end(c, session)).boxed()
+    }
+}
 
 /// The columns of [`session`], of the table `s`.
 pub(super) const SESSION: &str = "s.id, s.host, s.realm, s.pid, s.started, s.source, s.ticks, s.until";
@@ -30,13 +76,7 @@ pub(super) fn session(
     Ok(Some(Session { id: SessionId(id as u64), owner, left_ms }))
 }
 
-pub(super) fn begin(
-    c: &Connection,
-    id: SessionId,
-    owner: &Owner,
-    lease_ms: u64,
-    clock: &dyn Clock,
-) -> Result<()> {
+fn begin(c: &Connection, id: SessionId, owner: &Owner, lease_ms: u64, clock: &dyn Clock) -> Result<()> {
     c.prepare_cached(
         "INSERT INTO sessions (id, host, realm, pid, started, lease_ms, source, ticks, until)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
@@ -55,7 +95,7 @@ pub(super) fn begin(
     Ok(())
 }
 
-pub(super) fn keep(c: &Connection, id: SessionId, clock: &dyn Clock) -> Result<Kept> {
+fn keep(c: &Connection, id: SessionId, clock: &dyn Clock) -> Result<Kept> {
     let lease = c
         .prepare_cached("SELECT lease_ms FROM sessions WHERE id = ?1")?
         .query_row([id.0 as i64], |row| row.get::<_, i64>(0))
@@ -74,7 +114,7 @@ pub(super) fn keep(c: &Connection, id: SessionId, clock: &dyn Clock) -> Result<K
     Ok(Kept::Until { until, now })
 }
 
-pub(super) fn all(c: &Connection, clock: &dyn Clock) -> rusqlite::Result<Vec<Session>> {
+fn all(c: &Connection, clock: &dyn Clock) -> rusqlite::Result<Vec<Session>> {
     let sql = format!("SELECT {SESSION} FROM sessions s ORDER BY s.id");
     let sessions = c
         .prepare_cached(&sql)?
@@ -110,14 +150,14 @@ pub(super) fn fence(c: &Connection, id: i64) -> Result<u64> {
     Ok(runs as u64)
 }
 
-pub(super) fn fence_if(c: &Connection, id: SessionId, fence_: Fence, clock: &dyn Clock) -> Result<u64> {
+fn fence_if(c: &Connection, id: SessionId, fence_: Fence, clock: &dyn Clock) -> Result<u64> {
     match fence_ {
         Fence::IfOver if living(c, id.0 as i64, clock)?.is_some() => Ok(0),
         _ => fence(c, id.0 as i64),
     }
 }
 
-pub(super) fn shed(c: &Connection, id: SessionId, keep: &[RunId]) -> Result<u64> {
+fn shed(c: &Connection, id: SessionId, keep: &[RunId]) -> Result<u64> {
     let keep: Vec<_> = keep.iter().map(RunId::as_str).collect();
     let runs = c
         .prepare_cached(
@@ -128,14 +168,14 @@ pub(super) fn shed(c: &Connection, id: SessionId, keep: &[RunId]) -> Result<u64>
     Ok(runs as u64)
 }
 
-pub(super) fn held(c: &Connection, id: SessionId) -> rusqlite::Result<Vec<(RunId, Epoch)>> {
+fn held(c: &Connection, id: SessionId) -> rusqlite::Result<Vec<(RunId, Epoch)>> {
     let mut statement = c.prepare_cached("SELECT name, epoch FROM runs WHERE session = ?1")?;
     let held = statement
         .query_map([id.0 as i64], |row| Ok((read::id(row, 0)?, Epoch(row.get::<_, i64>(1)? as u64))))?;
     read::readable(held).collect()
 }
 
-pub(super) fn end(c: &Connection, id: SessionId) -> Result<u64> {
+fn end(c: &Connection, id: SessionId) -> Result<u64> {
     c.prepare_cached("UPDATE runs SET starts = max(starts - 1, 0) WHERE session = ?1")?
         .execute([id.0 as i64])?;
     fence(c, id.0 as i64)
