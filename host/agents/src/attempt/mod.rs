@@ -238,7 +238,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        AnswerCache, CallOutput, Conversations, Origin, Origins, Purse, Recorder, Transcripts, Writers,
+        AnswerCache, CallOutput, Conversations, Origin, Origins, Purse, Recorder, Transcripts,
+        WorkspaceConfig, Writers,
     };
 
     /// A journal with one call that was answered, and how often it was read.
@@ -387,5 +388,33 @@ mod tests {
             assert_eq!(reply.output.value(), serde_json::json!(["two and two?", "four"]));
         }
         assert_eq!(records.read.load(Ordering::SeqCst), 20);
+    }
+
+    /// What others do to its workspace while it waits once more is none of its changes.
+    #[tokio::test]
+    async fn a_call_whose_run_is_lost_for_a_while_begins_with_what_is_there_afterwards() {
+        let (provider, records) = (Arc::new(Held(Semaphore::new(2))), Arc::new(Kept::new()));
+        let gate = Arc::new(Gate::default());
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = attempt(2, &provider, &gate, &records);
+        let lease = Lease::default();
+        first.lease.set(lease.clone());
+        let config = WorkspaceConfig::Dir { path: dir.path().to_owned() };
+        let workspaces = [("w".to_owned(), config)].into();
+        first.policy = Arc::new(Policy { workspaces, ..Policy::default() });
+        let request = AgentRequest { workspace: Some("w".to_owned()), ..(*first.call.request).clone() };
+        first.call.request = Arc::new(request);
+        let mut first = std::pin::pin!(first.make());
+        tokio::select! {
+            made = &mut first => panic!("{made:?}"),
+            () = lease.wanted() => {}
+        }
+        std::fs::write(dir.path().join("a"), "by another one").unwrap();
+        let other = attempt(3, &provider, &gate, &records).make();
+        assert!(matches!(other.await.end, AttemptEnd::Answered(_)), "the slot is free meanwhile");
+        lease.extend(Instant::now() + Duration::from_secs(3_600));
+        let AttemptEnd::Answered(reply) = first.await.end else { panic!("no answer") };
+        assert_eq!(reply.output.value(), serde_json::json!(["two and two?", "four"]));
+        assert_eq!(reply.changes.unwrap().value()["files"], serde_json::json!([]));
     }
 }
