@@ -32,7 +32,7 @@ pub struct Call {
     pub session: Option<String>,
     /// What was asked and answered before in the conversation of the request's
     /// session, for providers that do not have it.
-    pub history: Vec<(String, String)>,
+    pub history: Vec<(Arc<str>, Arc<str>)>,
     pub(crate) workspace: Option<Arc<Workspace>>,
 }
 

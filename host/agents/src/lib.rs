@@ -4,6 +4,7 @@
 //! time, budgets and schemas: these are the same for all of them, decided by
 //! [`wfhost_core::policy`].
 
+mod allowance;
 mod anthropic;
 mod attempt;
 mod call;
@@ -41,6 +42,7 @@ use futures_util::future::BoxFuture;
 use wfhost_core::policy::budget::Tells;
 use wfhost_core::{Digest, Reply, RunConfig};
 
+pub use self::allowance::Allowance;
 pub use self::anthropic::{Anthropic, AnthropicConfig};
 pub use self::attempt::{Admission, Attempt, AttemptEnd, Consumed, Made, Used};
 pub use self::call::{Call, CallFailure, Turn};

@@ -45,7 +45,7 @@ pub(super) struct GoesOn {
     /// By its own id.
     pub session: Option<String>,
     /// By what was asked and answered, oldest first.
-    pub history: Vec<(String, String)>,
+    pub history: Vec<(Arc<str>, Arc<str>)>,
 }
 
 /// The conversations of runs, read from their journals and kept as long as
@@ -77,7 +77,7 @@ struct Spoken {
 
 #[derive(Debug)]
 struct Said {
-    asked: String,
+    asked: Arc<str>,
     /// The conversation that it went on with.
     after: Option<String>,
     answer: Option<Answer>,
@@ -85,7 +85,7 @@ struct Said {
 
 #[derive(Debug)]
 struct Answer {
-    text: String,
+    text: Arc<str>,
     provider: String,
 }
 
@@ -129,7 +129,7 @@ impl Known {
         run: &RunId,
         spoken: Arc<Spoken>,
         step: Step,
-    ) -> Result<Vec<(String, String)>, CallFailure> {
+    ) -> Result<Vec<(Arc<str>, Arc<str>)>, CallFailure> {
         let mut said = Vec::new();
         let mut bytes = 0_usize;
         let mut next = Some((spoken, step));
@@ -141,7 +141,7 @@ impl Known {
             if !said.is_empty() && (bytes > HISTORY_BYTES || said.len() >= TURNS) {
                 break;
             }
-            said.push((turn.asked.clone(), answer.text.clone()));
+            said.push((Arc::clone(&turn.asked), Arc::clone(&answer.text)));
             next = match &turn.after {
                 Some(after) => match spoken.last(after, Some(step)) {
                     Some(step) => Some((Arc::clone(&spoken), step)),
@@ -245,7 +245,8 @@ impl Spoken {
             match &entry.event {
                 Event::Scheduled { step, op } => {
                     if let Ok(Op::Agent(request)) = decode_op(op, position) {
-                        let said = Said { asked: opening(&request), after: request.session, answer: None };
+                        let asked = opening(&request).into();
+                        let said = Said { asked, after: request.session, answer: None };
                         self.bytes +=
                             TURN_BYTES + said.asked.len() + said.after.as_ref().map_or(0, String::len);
                         self.steps.insert(*step, Arc::new(said));
@@ -256,7 +257,7 @@ impl Spoken {
                         && let Ok(json) = Outcome::from(outcome.clone())
                         && let Ok(reply) = serde_json::from_str::<Reply>(json.as_str())
                     {
-                        let answer = Answer { text: text(&reply.output), provider: reply.provider };
+                        let answer = Answer { text: text(&reply.output).into(), provider: reply.provider };
                         self.bytes += answer.text.len() + answer.provider.len();
                         let Said { asked, after, .. } = &**said;
                         let (asked, after) = (asked.clone(), after.clone());

@@ -403,7 +403,10 @@ impl Plugin {
             history: call
                 .history
                 .iter()
-                .map(|(said, answered)| wit::Exchange { said: said.clone(), answered: answered.clone() })
+                .map(|(said, answered)| wit::Exchange {
+                    said: String::from(&**said),
+                    answered: String::from(&**answered),
+                })
                 .collect(),
             key: format!("{}-{}", call.key, call.turns.len()),
             run: call.run.to_string(),

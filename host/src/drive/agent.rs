@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use wfhost_agents::{
-    Admission, Attempt, AttemptEnd, Call, CallFailure, Made, Provider, Purse, Recorder, Reservation, Used,
+    Admission, Allowance, Attempt, AttemptEnd, Call, CallFailure, Made, Provider, Purse, Recorder,
+    Reservation, Used,
 };
 use wfhost_core::policy::budget::{Budget, Spent};
 use wfhost_core::policy::{self, limits::TimeLimits, retry};
@@ -187,8 +188,7 @@ impl Driver<'_> {
             lease: self.calls.lease.clone(),
             recorder,
             slots,
-            limits,
-            since: state.since,
+            time: Allowance::new(limits, state.since, Arc::clone(self.drive.world)),
             cache,
             purse: Box::new(move || purse(shared.clone(), Arc::clone(&world), Arc::clone(&store)).boxed()),
             site: None,

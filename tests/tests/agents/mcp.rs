@@ -202,7 +202,8 @@ fn content_of_all_kinds_is_kept_and_a_pointer_takes_the_answer_out() {
     assert!(failure["message"].as_str().unwrap().contains("has nothing at `/result`"), "{failure}");
 }
 
-/// A server at a URL whose tool waits for its own ping, forgets its first session, or never answers.
+/// A server at a URL whose tool waits for its own ping (and may know nothing of the session when that is answered),
+/// forgets its first session, or never answers.
 fn remote(tool: &'static str) -> Server {
     let pong = std::sync::Arc::new((std::sync::Mutex::new(false), std::sync::Condvar::new()));
     Server::start(move |request, mut answer| {
@@ -222,7 +223,7 @@ fn remote(tool: &'static str) -> Server {
                 if tool == "hang" {
                     std::thread::sleep(std::time::Duration::from_secs(30));
                 }
-                if tool == "pings" {
+                if tool == "pings" || tool == "loses" {
                     answer.event(&json!({"jsonrpc": "2.0", "id": "p", "method": "ping"}));
                     let mut heard = pong.0.lock().unwrap();
                     while !*heard {
@@ -230,6 +231,9 @@ fn remote(tool: &'static str) -> Server {
                     }
                 }
                 answer.event(&result(json!({"content": [{"type": "text", "text": "fine"}]})));
+            }
+            None if request.body["id"] == "p" && tool == "loses" => {
+                answer.with("404 Not Found", "", "{\"error\": \"Session not found\"}");
             }
             None if request.body["id"] == "p" => {
                 *pong.0.lock().unwrap() = true;
@@ -274,6 +278,20 @@ fn a_forgotten_session_is_begun_anew() {
     let heard = heard(&server);
     assert_eq!(heard, [&session[..], &session[..], &["DELETE"]].concat());
     assert_eq!(server.requests().last().unwrap().headers["mcp-session-id"], "s-3");
+}
+
+/// The tool has begun and may have had its effect: whether it is called again is up to the call.
+#[test]
+fn a_session_that_is_forgotten_while_the_tool_works_has_it_called_once() {
+    let once = json!({"max_attempts": 3, "initial": 5, "fatal": ["unknown-outcome"]});
+    for (retry, made) in [(once, 1), (quick(2), 2)] {
+        let (failure, server) = asked_remote("loses", json!({"retry": retry}));
+        assert_eq!(failure["failure"], "unavailable", "{failure}");
+        let message = failure["message"].as_str().unwrap();
+        assert!(message.contains("forgot the session while the tool worked"), "{message}");
+        let session = ["initialize", "notifications/initialized", "tools/call", "POST"];
+        assert_eq!(heard(&server), vec![session; made].concat(), "there is no session to end");
+    }
 }
 
 #[test]

@@ -2,8 +2,10 @@
 //! after it; what may happen once happens once; conversations and kept answers
 //! belong to those who had them.
 
+use std::process::{Command, Stdio};
+
 use serde_json::{Value, json};
-use wfhost_tests::{Place, eventually, finish};
+use wfhost_tests::{Place, Ran, eventually, finish};
 
 use crate::server::Server;
 use crate::{ask, calls, entries, gave, program, quick, run, shell, step, wfhost};
@@ -521,7 +523,9 @@ fn a_call_whose_workspace_is_being_made_has_no_slot_and_keeps_to_its_time() {
     program(
         &place,
         "bin/git",
-        "#!/bin/sh\ncase \"$*\" in *\"worktree add\"*) exec sleep 600;; esac\nexit 1\n",
+        &format!(
+            "#!/bin/sh\ncase \"$*\" in *rev-parse*) echo {dir}; exit;; *\"worktree add\"*) exec sleep 600;; esac\nexit 1\n"
+        ),
     );
     let config = format!(
         "max_parallel = 1\n[workspaces.w]\nkind = \"worktree\"\nrepository = {:?}\n",
@@ -535,9 +539,7 @@ fn a_call_whose_workspace_is_being_made_has_no_slot_and_keeps_to_its_time() {
         {"agent_with": within},
         {"each": [{"sleep": 200}, {"agent_with": other}]},
     ]}]});
-    let mut command = place.wfhost(crate::run_args(&place, &input, &[]));
-    let path = std::env::var("PATH").unwrap();
-    let ran = wfhost_tests::Ran(command.env("PATH", format!("{dir}:{path}")).output().unwrap());
+    let ran = Ran(with_git(&place, &input).output().unwrap());
     let results = ran.ok_json();
     assert_eq!(results[0][0]["failure"], "timed-out", "{results}");
     let ended = |step: u64| {
@@ -546,4 +548,66 @@ fn a_call_whose_workspace_is_being_made_has_no_slot_and_keeps_to_its_time() {
     };
     // Steps: the call that waits, the sleep, the other call.
     assert!(ended(3).is_some() && ended(3) < ended(1), "{:?}", entries(&place, "completed"));
+}
+
+/// Runs the program with the `git` that is in `bin`.
+fn with_git(place: &Place, input: &Value) -> Command {
+    let mut command = place.wfhost(crate::run_args(place, input, &[]));
+    let path = format!("{}:{}", place.path("bin").display(), std::env::var("PATH").unwrap());
+    command.env("PATH", path).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// A work tree `w` of a repository with the file `a`, and a `git` that does `script` before it is git.
+fn worktree(place: &Place, script: &str) {
+    let path = std::env::var("PATH").unwrap();
+    std::fs::create_dir(place.path("bin")).unwrap();
+    program(place, "bin/git", &format!("#!/bin/sh\n{script}\nPATH={path:?} exec git \"$@\"\n"));
+    let repository = place.path("repository");
+    std::fs::create_dir(&repository).unwrap();
+    place.file("repository/a", "one");
+    for args in [&["init", "-q"][..], &["add", "."], &["commit", "-qm", "first"]] {
+        let mut git = Command::new("git");
+        git.args(["-c", "user.name=t", "-c", "user.email=t@example.com"]).args(args);
+        assert!(git.current_dir(&repository).output().unwrap().status.success(), "{args:?}");
+    }
+    let repository = repository.display().to_string();
+    configured(place, &format!("[workspaces.w]\nkind = \"worktree\"\nrepository = {repository:?}\n"));
+}
+
+/// What its first attempt left of it is not taken for all.
+#[test]
+fn a_work_tree_that_is_being_made_when_its_host_leaves_is_made_anew() {
+    let place = Place::new();
+    shell(&place, "text", "cat a");
+    let mark = place.path("resetting").display().to_string();
+    worktree(
+        &place,
+        &format!(
+            "case \"$*\" in *\"reset --hard\"*) [ -e {mark} ] || {{ touch {mark}; exec sleep 600; }};; esac"
+        ),
+    );
+    let request = json!({"prompt": "p", "providers": ["agent"], "workspace": "w"});
+    let child = with_git(&place, &ask(request)).spawn().unwrap();
+    eventually("the work tree to be made", || place.path("resetting").exists().then_some(()));
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    finish(child);
+    assert_eq!(gave(&wfhost(&place, &["resume", "r"]))["output"], "one");
+    assert_eq!(count(&place, "attempt-failed"), 0, "nobody was asked before");
+}
+
+/// Its parts have one limit together.
+#[test]
+fn an_attempt_that_has_used_its_time_before_it_asks_has_no_more() {
+    let place = Place::new();
+    shell(&place, "text", "sleep 2; echo fine");
+    worktree(&place, "case \"$*\" in *\"add --all\"*) sleep 2;; esac");
+    let limits = json!({"attempt": 3_000});
+    let request = json!({
+        "prompt": "p", "providers": ["agent"], "workspace": "w", "retry": quick(1), "limits": limits,
+    });
+    let failure = gave(&Ran(with_git(&place, &ask(request)).output().unwrap()));
+    assert_eq!(failure["failure"], "timed-out", "{failure}");
+    assert_eq!(calls(&place).len(), 1, "it was asked with what was left");
 }

@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
-use wfhost_core::policy::limits::Bound;
-use wfhost_core::{Failure, FailureKind, TURN_AWAITED, TURN_TAKEN, Timestamp, TranscriptKind};
-use wfhost_world::World;
+use wfhost_core::{Failure, FailureKind, TURN_AWAITED, TURN_TAKEN, TranscriptKind};
+use wfhost_schema::Schema;
 
 use super::{Attempt, AttemptEnd};
 use crate::CallFailure;
@@ -64,41 +63,38 @@ impl Admission {
 }
 
 impl Attempt {
-    /// Waits until the call may be made, and opens its workspace. It has to be made at once then: the run is ours
-    /// at this moment.
+    /// Waits until the call may be made, and takes up what it begins with. It has to be made at once then: the run is
+    /// ours at this moment. Gives what its answer is compared with, too.
     pub(super) async fn admission(
         &mut self,
-        deadline: Option<Timestamp>,
         set_aside: &mut Option<Arc<Reservation>>,
-    ) -> Result<Permit, AttemptEnd> {
+    ) -> Result<(Permit, Option<Arc<Schema>>), AttemptEnd> {
         let slots: Arc<[(Slot, u32)]> = std::mem::take(&mut self.slots).into();
         let recorder = self.recorder.clone();
         loop {
             let waits = self.in_phase(CallPhase::Waiting);
-            let (permit, reservation) = seen_waiting(&recorder, self.wait_for_turn(&slots, deadline)).await?;
+            let (permit, reservation) = seen_waiting(&recorder, self.wait_for_turn(&slots)).await?;
             *set_aside = reservation.map(Arc::new);
             drop(waits);
             if let Some(Err(failure)) = set_aside.as_ref().map(|aside| self.keeps_to(aside)) {
                 return Err(self.failed(failure));
             }
-            if let Some(site) = self.site.take()
-                && let Err(failure) = self.open(site).boxed().await
-            {
-                return Err(self.failed(failure));
-            }
+            let validator = match self.wants_more_than_its_request() {
+                true => self.take_up().boxed().await.map_err(|failure| self.failed(failure))?,
+                false => None,
+            };
             if self.lease.is_held() {
                 if !self.admission.admit() {
                     // Whoever took it back says so, and ends this.
                     std::future::pending::<()>().await;
                 }
                 self.used.lock().aside.clone_from(set_aside);
-                return Ok(permit);
+                return Ok((permit, validator));
             }
             // Whoever ends the session gives its slots to others.
             drop((permit, set_aside.take()));
-            if within(deadline, &self.world, self.lease.held()).await.is_none() {
-                return Err(self.failed(self.out_of_time(Bound::Total)));
-            }
+            self.lay_down();
+            self.time.wait(self.lease.held()).await.map_err(|late| self.failed(late))?;
         }
     }
 
@@ -109,7 +105,6 @@ impl Attempt {
     async fn wait_for_turn(
         &self,
         slots: &Arc<[(Slot, u32)]>,
-        deadline: Option<Timestamp>,
     ) -> Result<(Permit, Option<Reservation>), AttemptEnd> {
         let name = self.provider.name();
         let rate = self.policy.rate(name);
@@ -120,16 +115,16 @@ impl Attempt {
         };
         let mut in_queue = self.gate.ledger.queue();
         let mut place: Option<Place> = None;
-        let too_late = || self.failed(self.out_of_time(Bound::Total));
+        let too_late = |late: CallFailure| self.failed(late);
         loop {
-            let permit = self.enter(slots, &who, &mut in_queue, deadline).await.ok_or_else(too_late)?;
+            let permit = self.enter(slots, &who, &mut in_queue).await.map_err(too_late)?;
             // What the calls before it consumed is known only now.
             let reservation = match in_queue.set_aside(&self.purse, || self.expected()).await {
                 Ok(SetAside::Free) => None,
                 Ok(SetAside::For(reservation)) => Some(reservation),
                 Ok(SetAside::Wait(settled)) => {
                     drop(permit);
-                    within(deadline, &self.world, settled.notified()).await.ok_or_else(too_late)?;
+                    self.time.wait(settled.notified()).await.map_err(too_late)?;
                     continue;
                 }
                 Err(short) => return Err(self.failed(Failure::from(short).into())),
@@ -141,17 +136,17 @@ impl Attempt {
             if place.as_ref().is_some_and(Place::may_be_of_another) {
                 // The turn is taken from nobody: whoever has the run passes with it.
                 drop((permit, reservation));
-                within(deadline, &self.world, self.lease.held()).await.ok_or_else(too_late)?;
+                self.time.wait(self.lease.held()).await.map_err(too_late)?;
                 continue;
             }
             let now = self.world.now();
             let passed = match &mut place {
-                Some(place) => within(deadline, &self.world, place.pass(now)).await.ok_or_else(too_late)?,
+                Some(place) => self.time.wait(place.pass(now)).await.map_err(too_late)?,
                 None => Ok(()),
             };
             let Err(until) = passed else { return Ok((permit, reservation)) };
             drop((permit, reservation));
-            if deadline.is_some_and(|deadline| until >= deadline) {
+            if self.time.deadline().is_some_and(|deadline| until >= deadline) {
                 return Err(self.failed(CallFailure::new(
                     FailureKind::TimedOut,
                     format!("the rate limit of {name} allows no attempt within the time limit of the step"),
@@ -170,21 +165,19 @@ impl Attempt {
         }
     }
 
-    /// Waits for slots; if that takes time, those behind it that wait for the budget go on meanwhile. None if it takes
-    /// too long.
+    /// Waits for slots; if that takes time, those behind it that wait for the budget go on meanwhile.
     async fn enter(
         &self,
         slots: &Arc<[(Slot, u32)]>,
         who: &Arc<str>,
         in_queue: &mut InQueue,
-        deadline: Option<Timestamp>,
-    ) -> Option<Permit> {
+    ) -> Result<Permit, CallFailure> {
         let mut entering = pin!(self.gate.enter(slots, who));
         if let Some(permit) = entering.as_mut().now_or_never() {
-            return Some(permit);
+            return Ok(permit);
         }
         in_queue.step_aside();
-        within(deadline, &self.world, entering).await
+        self.time.wait(entering).await
     }
 }
 
@@ -205,21 +198,6 @@ async fn seen_waiting<T, E>(recorder: &Recorder, turn: impl Future<Output = Resu
         recorder.note(TranscriptKind::Queue, TURN_TAKEN.to_owned());
     }
     turn
-}
-
-/// Waits for something until a deadline at most.
-async fn within<T>(
-    deadline: Option<Timestamp>,
-    world: &Arc<dyn World>,
-    future: impl Future<Output = T>,
-) -> Option<T> {
-    match deadline {
-        None => Some(future.await),
-        Some(deadline) => {
-            let left = Duration::from_millis(deadline.since(world.now()));
-            tokio::time::timeout(left, future).await.ok()
-        }
-    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ use wfhost_core::policy::limits::Bound;
 use wfhost_core::{FailureKind, Reply, TranscriptKind, limits, spell_millis};
 use wfhost_schema::Schema;
 
-use super::{Attempt, millis};
+use super::Attempt;
+use crate::allowance::millis;
 use crate::{CallFailure, session};
 
 /// How long is looked for what changed in a workspace. The answer is there by then, and no limit of the call takes
@@ -22,17 +23,17 @@ impl Attempt {
     /// Asks within the time limits.
     pub(super) async fn answer(&self, validator: Option<&Arc<Schema>>) -> Result<Reply, CallFailure> {
         self.recorder.begin();
-        let (within, bound) = self.limits.attempt_at(self.since, self.world.now());
+        let (left, bound) = self.time.left();
         let too_late = async {
             tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(within)) => bound,
+                () = tokio::time::sleep(left) => bound,
                 () = self.silence() => Bound::Heartbeat,
             }
         };
         // The call is made before anything else can happen.
         let reply = match select(pin!(self.turns(validator)), pin!(too_late)).await {
             Either::Left((reply, _)) => reply,
-            Either::Right((bound, _)) => Err(self.out_of_time(bound)),
+            Either::Right((bound, _)) => Err(self.time.out_of_time(bound)),
         };
         // All turns are paid for, however the last one ended.
         let used = self.used.get();
@@ -89,27 +90,13 @@ impl Attempt {
 
     /// Ends when nothing was heard for too long; never without such a limit.
     async fn silence(&self) {
-        let Some(millis) = self.limits.heartbeat_ms else { return std::future::pending().await };
+        let Some(silence) = self.time.silence() else { return std::future::pending().await };
         loop {
-            let until = self.recorder.last_heard() + Duration::from_millis(millis);
+            let until = self.recorder.last_heard() + silence;
             if until <= Instant::now() {
                 return;
             }
             tokio::time::sleep_until(until).await;
         }
-    }
-
-    pub(super) fn out_of_time(&self, bound: Bound) -> CallFailure {
-        let spell = |millis: Option<u64>| spell_millis(millis.unwrap_or_default());
-        CallFailure::new(
-            FailureKind::TimedOut,
-            match bound {
-                Bound::Attempt => format!("no answer within {}", spell(Some(self.limits.attempt_ms))),
-                Bound::Total => {
-                    format!("the step did not complete within {}", spell(self.limits.total_ms))
-                }
-                Bound::Heartbeat => format!("no sign of life for {}", spell(self.limits.heartbeat_ms)),
-            },
-        )
     }
 }

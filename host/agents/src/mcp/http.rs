@@ -37,7 +37,7 @@ struct Session<'a> {
 
 /// Why a request was not answered.
 enum Unanswered {
-    /// The server knows nothing of the session.
+    /// The server knows nothing of the session, and has not begun to carry out the request.
     Forgotten,
     Failed(CallFailure),
 }
@@ -165,11 +165,21 @@ impl Session<'_> {
             }
             std::future::pending::<Result<(), Unanswered>>().await
         };
-        tokio::select! {
-            read = reading => read?,
-            failed = answering => failed?,
+        let ended = tokio::select! {
+            // A result that has come is one, whatever else happens.
+            biased;
+            read = reading => read.map_err(Unanswered::from),
+            failed = answering => failed,
+        };
+        match ended {
+            Ok(()) => result.ok_or_else(|| no_answer().into()),
+            // The tool has begun, and may have had its effect: who calls decides whether it is called again.
+            Err(Unanswered::Forgotten) if id == CALL => {
+                self.headers.remove(SESSION);
+                Err(web::unavailable("the server forgot the session while the tool worked").into())
+            }
+            Err(unanswered) => Err(unanswered),
         }
-        result.ok_or_else(|| no_answer().into())
     }
 
     /// The server knows nothing of it: there is nothing to end.

@@ -14,8 +14,8 @@ pub(super) fn body(config: &OpenAiConfig, call: &Call) -> Result<Value, CallFail
         messages.push(json!({ "role": "system", "content": system }));
     }
     for (asked, answered) in &call.history {
-        messages.push(json!({ "role": "user", "content": asked }));
-        messages.push(json!({ "role": "assistant", "content": answered }));
+        messages.push(json!({ "role": "user", "content": **asked }));
+        messages.push(json!({ "role": "assistant", "content": **answered }));
     }
     messages.push(json!({ "role": "user", "content": call.opening() }));
     for turn in &call.turns {

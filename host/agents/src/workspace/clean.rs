@@ -1,5 +1,6 @@
 //! Removes the directories of runs that are gone.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -58,11 +59,10 @@ pub async fn clean_workspaces(
     Ok(cleaned)
 }
 
-/// The work trees within the directory of a run.
-fn trees(directory: &Path) -> Vec<PathBuf> {
+/// The work trees within the directory of a run, also those that are not whole.
+fn trees(directory: &Path) -> BTreeSet<PathBuf> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let paths = entries.map(|entry| entry.path());
-    paths.filter(|path| path.join(".git").is_file()).collect()
+    entries.filter_map(|entry| git::tree_at(&entry.path())).collect()
 }
 
 async fn size(directory: PathBuf) -> u64 {
@@ -81,7 +81,7 @@ async fn size(directory: PathBuf) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::open;
+    use super::super::tests::{open, repository};
     use super::super::{Origin, WorkspaceConfig};
     use super::*;
     use wfhost_core::{Step, Timestamp};
@@ -113,5 +113,33 @@ mod tests {
         assert!(dir.path().is_dir() && others.is_file());
         let nothing = clean_workspaces(&dir.path().join("nowhere"), "d1", false, keep).await.unwrap();
         assert_eq!(nothing, CleanedWorkspaces::default());
+    }
+
+    #[tokio::test]
+    async fn a_repository_forgets_work_trees_that_are_gone_also_those_that_were_never_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let repository = repository(dir.path());
+        let root = dir.path().join("w");
+        let config =
+            WorkspaceConfig::Worktree { repository: repository.clone(), base: None, root: root.clone() };
+        let known = || std::fs::read_dir(repository.join(".git/worktrees")).into_iter().flatten().count();
+        // The second one was begun, and of the third one there is nothing yet but the mark.
+        for (run, is_marked, is_there) in
+            [("whole", false, true), ("half", true, true), ("begun", true, false)]
+        {
+            let origin =
+                Origin { run: run.parse().unwrap(), database: "d1".to_owned(), begun_at: Timestamp(1) };
+            let workspace = open(&config, "tree", &origin, Step(1)).await.unwrap();
+            let tree = workspace.directory().unwrap();
+            if is_marked {
+                std::fs::write(git::mark_of(tree), repository.join(".git").to_str().unwrap()).unwrap();
+            }
+            if !is_there {
+                std::fs::remove_dir_all(tree).unwrap();
+            }
+        }
+        assert_eq!(known(), 3);
+        assert_eq!(clean_workspaces(&root, "d1", false, async |_| false).await.unwrap().runs, 3);
+        assert_eq!((known(), std::fs::read_dir(root.join("@d1")).unwrap().count()), (0, 0));
     }
 }

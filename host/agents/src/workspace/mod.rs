@@ -12,10 +12,12 @@ use std::time::UNIX_EPOCH;
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
+use futures_util::TryFutureExt;
 use wfhost_core::{FailureKind, Json, Step, Timestamp};
 
 pub use self::clean::{CleanedWorkspaces, clean_workspaces};
 use self::snapshot::Snapshot;
+use super::allowance::Allowance;
 use super::guarded::clean_json;
 use super::{CallFailure, Origin, Redactor, command};
 
@@ -82,12 +84,13 @@ fn unusable(name: &str, error: impl std::fmt::Display) -> CallFailure {
     CallFailure::new(FailureKind::Unavailable, format!("the workspace `{name}` cannot be used: {error}"))
 }
 
-/// Makes the workspace `name` of a run, if it is not there. That may take long.
+/// Makes the workspace `name` of a run, if it is not there. That may take long, and may be stopped at any time.
 pub(crate) async fn make(
     config: &WorkspaceConfig,
     name: &str,
     origin: &Origin,
     step: Step,
+    time: &mut Allowance,
 ) -> Result<Site, CallFailure> {
     let unusable = |error: String| unusable(name, error);
     let mut random = [0; 8];
@@ -99,10 +102,13 @@ pub(crate) async fn make(
         WorkspaceConfig::Dir { path } => Place::Files(path.clone()),
         WorkspaceConfig::Worktree { repository, base, root } => {
             let directory = below(root, origin, "").map_err(unusable)?.join(name);
-            // What an attempt before it left behind may be making it.
-            command::settled(&directory).await;
-            let base = base.as_deref().unwrap_or("HEAD");
-            git::worktree(repository, &directory, base).await.map_err(unusable)?;
+            if !git::is_whole(&directory) {
+                let common = time.spend(git::common_of(repository).map_err(unusable)).await?;
+                // Work trees of other runs are made before it, or this one is by another step.
+                let held = time.wait(git::hold(common)).await?;
+                let base = base.as_deref().unwrap_or("HEAD");
+                time.spend(git::make(&held, repository, &directory, base).map_err(unusable)).await?;
+            }
             Place::Worktree(directory)
         }
     };
@@ -111,26 +117,25 @@ pub(crate) async fn make(
 
 impl Site {
     /// Takes note of what is in it. From here on changes are those of the attempt.
-    pub(crate) async fn open(self) -> Result<Workspace, CallFailure> {
-        let Self { name, place, token } = self;
-        let unusable = |error: String| unusable(&name, error);
-        if let Place::Files(directory) | Place::Worktree(directory) = &place {
+    pub(crate) async fn open(&self, time: &mut Allowance) -> Result<Workspace, CallFailure> {
+        let unusable = |error: String| unusable(&self.name, error);
+        if let Place::Files(directory) | Place::Worktree(directory) = &self.place {
             // What an attempt before it left behind changes nothing any more.
-            command::settled(directory).await;
+            time.wait(command::settled(directory)).await?;
         }
-        let (directory, before) = match place {
+        let (directory, before) = match &self.place {
             Place::None => (None, Before::Unknown),
             Place::Files(directory) => {
-                let before = snapshot::take(directory.clone()).await.map_err(unusable)?;
-                (Some(directory), Before::Files(Arc::new(before)))
+                let files = time.spend(snapshot::take(directory.clone()).map_err(unusable)).await?;
+                (Some(directory), Before::Files(Arc::new(files)))
             }
             Place::Worktree(directory) => {
-                let index = index(&directory, &format!("{token}.before"));
-                let tree = git::tree(&directory, &index).await.map_err(unusable)?;
+                let index = index(directory, &format!("{}.before", self.token));
+                let tree = time.spend(git::tree(directory, index).map_err(unusable)).await?;
                 (Some(directory), Before::Tree(tree))
             }
         };
-        Ok(Workspace { directory, before, token })
+        Ok(Workspace { directory: directory.cloned(), before, token: self.token.clone() })
     }
 }
 
@@ -181,9 +186,7 @@ const PRIVATE: u32 = 0o700;
 
 /// An index beside a work tree that neither its own git nor another attempt uses.
 fn index(directory: &Path, token: &str) -> PathBuf {
-    let mut name = directory.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{token}.index"));
-    directory.with_file_name(name)
+    git::beside(directory, &format!(".{token}.index"))
 }
 
 impl Changes {
@@ -210,7 +213,7 @@ impl Workspace {
             Before::Files(before) => snapshot::changes(Arc::clone(before), directory).await.ok(),
             Before::Tree(before) => {
                 let index = index(&directory, &format!("{}.after", self.token));
-                git::changes(&directory, before, &index).await.ok()
+                git::changes(&directory, before, index).await.ok()
             }
         }
     }
@@ -247,7 +250,17 @@ impl Paths {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use wfhost_core::policy::limits::TimeLimits;
+    use wfhost_world::System;
+
     use super::*;
+
+    fn time(attempt_ms: u64) -> Allowance {
+        let limits = TimeLimits { attempt_ms, ..TimeLimits::default() };
+        Allowance::new(limits, Timestamp(0), Arc::new(System))
+    }
 
     pub(super) async fn open(
         config: &WorkspaceConfig,
@@ -255,7 +268,8 @@ mod tests {
         origin: &Origin,
         step: Step,
     ) -> Result<Workspace, CallFailure> {
-        make(config, name, origin, step).await?.open().await
+        let mut time = time(600_000);
+        make(config, name, origin, step, &mut time).await?.open(&mut time).await
     }
 
     fn id(run: &str) -> Origin {
@@ -325,17 +339,7 @@ mod tests {
     #[tokio::test]
     async fn a_work_tree_leaves_the_repository_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let repository = dir.path().join("repo");
-        std::fs::create_dir(&repository).unwrap();
-        let git = |args: &[&str]| {
-            let mut git = std::process::Command::new("git");
-            git.args(["-c", "user.name=t", "-c", "user.email=t@example.com"]).args(args);
-            assert!(git.current_dir(&repository).output().unwrap().status.success(), "{args:?}");
-        };
-        git(&["init", "-q"]);
-        std::fs::write(repository.join("a.txt"), "one\n").unwrap();
-        git(&["add", "."]);
-        git(&["commit", "-qm", "first"]);
+        let repository = with_files(dir.path(), [("a.txt".to_owned(), "one\n")]);
         let config = WorkspaceConfig::Worktree {
             repository: repository.clone(),
             base: None,
@@ -357,7 +361,8 @@ mod tests {
         assert_eq!(again.changes().await.unwrap().diff, "");
     }
 
-    fn repository(dir: &Path) -> PathBuf {
+    /// A repository with a commit of such files.
+    fn with_files(dir: &Path, files: impl IntoIterator<Item = (String, &'static str)>) -> PathBuf {
         let repository = dir.join("repo");
         std::fs::create_dir(&repository).unwrap();
         let git = |args: &[&str]| {
@@ -366,12 +371,151 @@ mod tests {
             assert!(git.current_dir(&repository).output().unwrap().status.success(), "{args:?}");
         };
         git(&["init", "-q"]);
-        for number in 0..50 {
-            std::fs::write(repository.join(format!("{number}.txt")), "one\n").unwrap();
+        for (name, text) in files {
+            std::fs::write(repository.join(name), text).unwrap();
         }
         git(&["add", "."]);
         git(&["commit", "-qm", "first"]);
         repository
+    }
+
+    pub(super) fn repository(dir: &Path) -> PathBuf {
+        with_files(dir, (0..50).map(|number| (format!("{number}.txt"), "one\n")))
+    }
+
+    /// The names of what is in a directory.
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(directory).unwrap().flatten();
+        entries.map(|entry| entry.file_name().into_string().unwrap()).collect()
+    }
+
+    /// A repository with so many files that git does nothing with all of them within a moment, and its workspace.
+    fn large(dir: &Path) -> WorkspaceConfig {
+        let repository = with_files(dir, (0..LARGE).map(|number| (format!("{number}.txt"), "one\n")));
+        WorkspaceConfig::Worktree { repository, base: None, root: dir.join("w") }
+    }
+
+    const LARGE: usize = 2_000;
+
+    /// Stops something as soon as that is seen; false if it has ended before.
+    async fn stop(what: impl Future, when: impl Fn() -> bool) -> bool {
+        let seen = async {
+            while !when() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = what => false,
+            () = seen => true,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_work_tree_whose_making_was_stopped_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = large(dir.path());
+        let stages: [fn(&Path) -> bool; 3] = [
+            |tree| tree.exists(),
+            |tree| tree.join(".git").exists(),
+            |tree| std::fs::read_dir(tree).is_ok_and(|entries| entries.count() > 1),
+        ];
+        for (number, stage) in stages.into_iter().enumerate() {
+            let run = id(&format!("r{number}"));
+            let made = async || make(&config, "tree", &run, Step(1), &mut time(600_000)).await.unwrap();
+            let tree = dir.path().join(format!("w/@d1/r{number}/tree"));
+            assert!(stop(made(), || stage(&tree)).await, "stage {number}: it has ended before");
+            made().await;
+            assert_eq!(names(&tree).len(), LARGE + 1, "stage {number}");
+            let git = |args: &[&str]| {
+                let git = std::process::Command::new("git").args(args).current_dir(&tree).output().unwrap();
+                assert!(git.status.success(), "{git:?}");
+                String::from_utf8(git.stdout).unwrap()
+            };
+            assert_eq!(git(&["status", "--porcelain"]), "", "stage {number}");
+            assert!(!Path::new(git(&["rev-parse", "--git-path", "index.lock"]).trim()).exists());
+            assert_eq!(names(tree.parent().unwrap()), ["tree"]);
+        }
+    }
+
+    /// As when the kind of a workspace was changed while a run was under way.
+    #[tokio::test]
+    async fn what_is_in_the_place_of_a_work_tree_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("w");
+        let scratch = WorkspaceConfig::Scratch { root: root.clone() };
+        let workspace = open(&scratch, "s", &id("r1"), Step(1)).await.unwrap();
+        let file = workspace.directory().unwrap().join("a");
+        std::fs::write(&file, "work").unwrap();
+        let config = WorkspaceConfig::Worktree { repository: repository(dir.path()), base: None, root };
+        for _ in 0..2 {
+            let failure = open(&config, "s", &id("r1"), Step(2)).await.unwrap_err();
+            assert_eq!(failure.failure.kind, FailureKind::Unavailable, "{failure}");
+        }
+        assert_eq!(std::fs::read_to_string(file).unwrap(), "work");
+    }
+
+    /// A host was killed while it made the work tree. Its git goes on, and what it makes is not taken for all.
+    #[tokio::test]
+    async fn a_git_that_outlives_its_host_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let repository = repository(dir.path());
+        let config = WorkspaceConfig::Worktree {
+            repository: repository.clone(),
+            base: None,
+            root: dir.path().join("w"),
+        };
+        let begun = make(&config, "tree", &id("r1"), Step(1), &mut time(600_000)).await.unwrap();
+        let Place::Worktree(tree) = begun.place else { panic!("a work tree") };
+        // As it is in the middle of it.
+        let common = repository.canonicalize().unwrap().join(".git");
+        std::fs::write(git::mark_of(&tree), common.to_str().unwrap()).unwrap();
+        let lock = std::fs::File::open(&common).unwrap();
+        lock.lock().unwrap();
+        let outlives = std::process::Command::new("sh")
+            .args(["-c", "sleep 0.5; rm tree/?.txt; touch done"])
+            .current_dir(tree.parent().unwrap())
+            .stdin(lock)
+            .spawn();
+        make(&config, "tree", &id("r1"), Step(1), &mut time(600_000)).await.unwrap();
+        assert!(tree.with_file_name("done").exists(), "it was not waited for");
+        assert_eq!(names(&tree).len(), 50 + 1);
+        assert!(git::is_whole(&tree) && outlives.unwrap().wait().unwrap().success());
+    }
+
+    /// The wait for a repository is none of the time that the attempt has.
+    #[tokio::test]
+    async fn waiting_for_a_repository_takes_no_time_of_the_attempt() {
+        let dir = tempfile::tempdir().unwrap();
+        let repository = repository(dir.path());
+        let config = WorkspaceConfig::Worktree {
+            repository: repository.clone(),
+            base: None,
+            root: dir.path().join("w"),
+        };
+        let held = git::hold(git::common_of(&repository).await.unwrap()).await;
+        const ATTEMPT_MS: u64 = 3_000;
+        let waiting = tokio::spawn(async move {
+            make(&config, "tree", &id("r1"), Step(1), &mut time(ATTEMPT_MS)).await.map(drop)
+        });
+        tokio::time::sleep(Duration::from_millis(ATTEMPT_MS + 200)).await;
+        assert!(!waiting.is_finished(), "it waits");
+        drop(held);
+        waiting.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_record_that_is_given_up_leaves_no_index_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = large(dir.path());
+        let workspace = open(&config, "tree", &id("r1"), Step(1)).await.unwrap();
+        let tree = workspace.directory().unwrap();
+        let place = tree.parent().unwrap();
+        // All of them are to be looked at.
+        (0..LARGE).for_each(|number| std::fs::write(tree.join(format!("{number}.txt")), "two\n").unwrap());
+        assert!(stop(workspace.changes(), || names(place).len() > 1).await, "it has ended before");
+        crate::settle(Duration::from_secs(60)).await;
+        assert_eq!(names(place), ["tree"]);
     }
 
     #[tokio::test]
@@ -391,9 +535,7 @@ mod tests {
         for change in changes {
             assert_eq!(change.unwrap().summary.value()["files"], serde_json::json!(["A new.txt"]));
         }
-        let left: Vec<_> =
-            std::fs::read_dir(place.parent().unwrap()).unwrap().flatten().map(|e| e.file_name()).collect();
-        assert_eq!(left, ["tree"]);
+        assert_eq!(names(place.parent().unwrap()), ["tree"]);
     }
 
     /// The most memory that this process ever took.
