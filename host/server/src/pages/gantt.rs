@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use wfhost::{StepInfo, steps};
 use wfhost_core::policy::budget::Spent;
-use wfhost_core::{Event, Journal, Op, Reply, Step, Timestamp, Timing, Usage};
+use wfhost_core::{Event, FailureKind, Journal, Op, Reply, Step, Timestamp, Timing, Usage};
 use wfhost_view::{StepOutline, Turn};
 
 /// One attempt of a call.
@@ -187,8 +187,16 @@ pub(super) fn chart(journal: &Journal, may: bool) -> Charted {
             }
             event => {
                 if let Some((step, outcome)) = event.ended_step() {
-                    dropped.remove(&step);
-                    let is_ok = wfhost_core::Outcome::from(outcome.clone()).is_ok();
+                    let outcome = wfhost_core::Outcome::from(outcome.clone());
+                    let is_ok = outcome.is_ok();
+                    // Providers may say of an attempt that it was cancelled: then it has failed of that.
+                    if dropped.remove(&step)
+                        && outcome.is_err_and(|failure| failure.kind == FailureKind::Cancelled)
+                        && let Some(bar) = bars.get_mut((step.0 as usize).wrapping_sub(1))
+                        && let Some(last) = bar.attempts.last_mut()
+                    {
+                        last.state = "failed";
+                    }
                     let timing = match event {
                         Event::Completed { timing, .. } => timing.as_ref(),
                         _ => None,
@@ -248,7 +256,7 @@ pub(super) fn length(bar: &Bar) -> String {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use wfhost_core::{Digest, Entry, FailedCall, Failure, FailureKind, Json, Position};
+    use wfhost_core::{Digest, Entry, FailedCall, Failure, Json, Position};
 
     use super::*;
 
@@ -301,7 +309,7 @@ pub(super) mod tests {
         let op = wfhost_core::encode_op(&Op::Agent(Box::default())).into();
         let begun = Event::Scheduled { step: Step(1), op };
         let events = std::iter::once(begun).chain(events);
-        let entry = |(n, event)| Entry { at: Timestamp(10 * n), event, behind_ms: None };
+        let entry = |(n, event): (u64, _)| Entry { at: Timestamp(10 * n), event, behind_ms: None };
         chart(&Journal { entries: (0..).zip(events).map(entry).collect(), head: Digest::of(b"") }, true)
     }
 
@@ -310,7 +318,7 @@ pub(super) mod tests {
     }
 
     pub(in crate::pages) fn failed(attempt: u32, kind: FailureKind, again_at: Option<u64>) -> Event {
-        let usage = Some(Usage { cost_micros: Some(1), ..Usage::default() });
+        let usage = Some(Usage { cost_micros: 1, ..Usage::default() });
         Event::AttemptFailed(Box::new(FailedCall {
             step: Step(1),
             attempt,
@@ -349,6 +357,10 @@ pub(super) mod tests {
         ] {
             assert_eq!(seen(&charted(events)), (vec![("lost", Some(10))], vec![]));
         }
+        // A provider says that it was cancelled, and the call ends with that.
+        let outcome: wfhost_core::Outcome = Err(Failure::new(FailureKind::Cancelled, "by whom?"));
+        let ended = Event::Completed { step: Step(1), outcome: outcome.into(), timing: None };
+        assert_eq!(seen(&charted(vec![dropped(1), ended])), (vec![("failed", Some(10))], vec![]));
         // Those that failed are what they were.
         let again = charted(vec![failed(1, FailureKind::Unavailable, Some(15)), attempted(2)]);
         assert_eq!(seen(&again), (vec![("failed", Some(10)), ("open", None)], vec![]));
