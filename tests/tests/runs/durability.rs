@@ -2,7 +2,7 @@
 //! each by the real binary and a real database.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use wfhost_tests::{Place, eventually, finish, module, time_between};

@@ -1,6 +1,7 @@
 //! What happens at unlucky moments: while a run is taken up, while a commit is under way, while somebody else is about
 //! to do something with the run. By the library.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use wfhost::agents::{
-    Call, CallFailure, CallObserver, CallOutput, Policy, Provider, ProviderPolicy, SeenCall,
+    Call, CallFailure, CallObserver, CallOutput, Policy, Provider, ProviderPolicy, Scripted, SeenCall,
 };
 use wfhost::engine::{DriveError, Module};
 use wfhost::schedule::{CatchUp, Overlap, Schedule, When};
@@ -341,8 +342,13 @@ async fn a_driver_that_has_committed_that_it_leaves_refuses_nobody() {
     let mut handle = paused.goes_during(lingers.resume(&handle.id, options)).await.expect("nobody has it");
     assert!(matches!(ending(&mut handle).await, Ok(Ending::Finished(Ok(_)))));
 
-    let lingers = host(&place, &[], |options| options.observer = Some(Arc::clone(&failed) as _));
-    let program = json!([{ "panic": "once" }]);
+    let script = json!({ "default": { "fail": { "kind": "rejected", "times": u64::MAX } } }).to_string();
+    let script = Scripted::parse(Path::new("agents.json"), &script).expect("a script");
+    let lingers = host(&place, &[], |options| {
+        options.observer = Some(Arc::clone(&failed) as _);
+        options.providers.add(Arc::new(script));
+    });
+    let program = json!([{ "agent_or_fail": { "prompt": "p", "providers": ["scripted"] } }]);
     let handle = lingers.start(&module, starting("failed", program), None).await.expect("a run");
     let again = lingers.retry(&handle.id, None, ResumeOptions::default());
     let mut handle = failed.goes_during(again).await.expect("it has ended");

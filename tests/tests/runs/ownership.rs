@@ -94,7 +94,7 @@ fn a_process_that_was_stopped_past_its_lease_writes_nothing() {
     let ran = finish(stopped);
     // Its answer is dropped; what it shows is what became of the run.
     assert_eq!(ran.ok_json(), json!(["prompt", "prompt"]));
-    assert!(!ran.stderr().contains("late"), "{}", ran.stderr());
+    assert!(!ran.stderr().contains("|  1  late"), "{}", ran.stderr());
     assert_eq!(place.journal("r"), journal);
     assert_eq!(count(&place, "r", "completed"), 2);
     assert_eq!(place.run(["verify", "r"]).code(), Some(0));
