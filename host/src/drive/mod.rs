@@ -185,7 +185,8 @@ pub(crate) struct Drive<'a> {
 #[derive(Clone, Debug)]
 pub(crate) enum Done {
     Step(Outcome),
-    Attempt(Box<Attempted>),
+    /// Shared, as it is kept until it is committed: an answer may be long.
+    Attempt(Arc<Attempted>),
     /// The call was taken back before it was made, for that reason.
     NotMade(&'static str),
     /// A call was stopped: only what it consumed is of interest.
@@ -198,7 +199,7 @@ impl Done {
     /// Nothing is set aside for it any more.
     fn settle(&mut self) {
         if let Self::Attempt(attempted) = self {
-            attempted.reservation = None;
+            Arc::make_mut(attempted).reservation = None;
         }
     }
 }
@@ -555,7 +556,7 @@ impl Driver<'_> {
             Done::Step(outcome) => {
                 self.shared.lock().machine.complete(step, outcome, self.now());
             }
-            Done::Attempt(ended) => self.attempt_ended(step, *ended),
+            Done::Attempt(ended) => self.attempt_ended(step, &ended),
             Done::NotMade(why) => {
                 let now = self.now();
                 let machine = &mut self.shared.lock().machine;
