@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use futures_util::poll;
 use tokio::time::Instant;
 use wfhost_agents::{Gate, Providers, Records, Reservation};
@@ -143,6 +144,10 @@ impl Driven {
 /// Has runs of this host look at what came in.
 pub(crate) type WakeRuns = dyn Fn(&[Wake]) + Send + Sync;
 
+/// Whether a child that ended so goes on, as its parent was retried.
+pub(crate) type ChildGoesOn =
+    dyn Fn(RunId, Outcome) -> BoxFuture<'static, Result<bool, StoreError>> + Send + Sync;
+
 /// All that driving a run needs.
 pub(crate) struct Drive<'a> {
     pub engine: &'a Engine,
@@ -163,6 +168,7 @@ pub(crate) struct Drive<'a> {
     pub committed: Arc<dyn Fn() + Send + Sync>,
     /// Tells other runs of this host that something was sent to them.
     pub wake: Arc<WakeRuns>,
+    pub child_goes_on: Arc<ChildGoesOn>,
     /// Finds the modules of children.
     pub modules: &'a Modules,
     /// The project that the run and what it begins belong to.
