@@ -603,6 +603,10 @@ pub(super) const CODES: &[(&str, &str)] = &[
         "a module has no provenance, but a rule requires it\n\n[[signatures.rules]] with `provenance = true` requires what `wfhost push REFERENCE DIR --sign KEY --provenance` attaches, signed by an accepted signer of the module.",
     ),
     (
+        "WF0953",
+        "the list of a module's signatures is written by others at the same time\n\nA registry without the referrers API has this list at a tag, which each signer writes. wfhost reads it again after it wrote it, and adds its signature again if somebody else's write removed it; after eight times it gives up. The signature itself is in the registry; signing again adds it to the list.",
+    ),
+    (
         "WF1201",
         "the file of a plugin cannot be read\n\n`plugin` in the provider's section is the path of a component, relative to the configuration file. `wfhost build` builds one.",
     ),

@@ -180,21 +180,44 @@ impl Stdio {
 
     fn take(&self, bytes: &[u8]) {
         let mut rest = lock(&self.rest);
-        rest.extend_from_slice(bytes);
-        while let Some(end) =
-            rest.iter().position(|byte| *byte == b'\n').or((rest.len() > LINE_BYTES).then_some(LINE_BYTES))
-        {
-            let line: Vec<u8> = rest.drain(..=end).collect();
-            self.progress.line(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']));
+        // What is kept has no line break, so only what is new is looked at.
+        for mut part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            while let Some((first, further)) = part.split_at_checked(LINE_BYTES + 1 - rest.len())
+                && first.last() != Some(&b'\n')
+            {
+                rest.extend_from_slice(first);
+                let end = whole_characters(&rest[..LINE_BYTES]);
+                self.show(&rest[..end]);
+                rest.drain(..end);
+                part = further;
+            }
+            rest.extend_from_slice(part);
+            if rest.last() == Some(&b'\n') {
+                self.show(&rest);
+                rest.clear();
+            }
         }
+    }
+
+    fn show(&self, line: &[u8]) {
+        self.progress.line(String::from_utf8_lossy(line).trim_end_matches(['\n', '\r']));
     }
 
     /// Shows what has no line break.
     pub fn finish(&self) {
         let rest = std::mem::take(&mut *lock(&self.rest));
         if !rest.is_empty() {
-            self.progress.line(&String::from_utf8_lossy(&rest));
+            self.show(&rest);
         }
+    }
+}
+
+/// The length of what comes before a character that has only begun.
+fn whole_characters(bytes: &[u8]) -> usize {
+    match std::str::from_utf8(bytes) {
+        // Of a few bytes at the end more may come.
+        Err(error) if error.error_len().is_none() => error.valid_up_to(),
+        _ => bytes.len(),
     }
 }
 
@@ -259,6 +282,33 @@ mod tests {
             stdio.finish();
         });
         assert_eq!(lines, ["one", "two", "\u{fffd}"]);
+    }
+
+    #[test]
+    fn a_long_line_is_divided_and_nothing_of_it_is_lost() {
+        for length in [LINE_BYTES - 1, LINE_BYTES, LINE_BYTES + 1, 2 * LINE_BYTES, 3 * LINE_BYTES + 2] {
+            let text: String = "ab\u{20ac}".chars().cycle().take(length).collect();
+            for piece in [1_000, LINE_BYTES, usize::MAX] {
+                let lines = shown(|progress| {
+                    let stdio = Stdio::new(progress.clone());
+                    format!("{text}\nnext\n").as_bytes().chunks(piece).for_each(|piece| stdio.take(piece));
+                });
+                let (last, parts) = lines.split_last().unwrap();
+                assert_eq!((parts.concat() == text, last.as_str()), (true, "next"), "{length}, {piece}");
+                assert!(parts.iter().all(|part| part.len() <= LINE_BYTES), "{length}, {piece}");
+            }
+        }
+    }
+
+    /// Were everything looked at that has no line break yet, this would take minutes.
+    #[test]
+    fn a_long_line_may_come_byte_by_byte() {
+        let lines = shown(|progress| {
+            let stdio = Stdio::new(progress.clone());
+            (0..32 * LINE_BYTES).for_each(|_| stdio.take(b"x"));
+            stdio.finish();
+        });
+        assert_eq!(lines.concat().len(), 32 * LINE_BYTES);
     }
 
     #[test]

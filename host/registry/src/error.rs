@@ -19,6 +19,9 @@ pub enum RegistryError {
     Missing { host: String, what: String, said: String },
     #[error("the registry {host} is overloaded{}", .wait_s.map(|wait| format!("; it asks to wait for {wait} s")).unwrap_or_default())]
     Busy { host: String, wait_s: Option<u64> },
+    /// It was written often, and each time somebody else wrote it meanwhile.
+    #[error("{what} could not be written: others change it at the same time")]
+    Contended { what: String },
     /// Something that no registry should answer.
     #[error("the registry {host} sent an invalid answer: {what}")]
     Answer { host: String, what: String },
@@ -122,6 +125,7 @@ impl RegistryError {
             Self::SignerChanged { .. } | Self::LockedSigner { .. } => "WF0942",
             Self::Key { .. } => "WF0943",
             Self::NoProvenance { .. } => "WF0952",
+            Self::Contended { .. } => "WF0953",
             Self::Lock { .. } => "WF0945",
             Self::Departs { .. } | Self::NotLocked { .. } => "WF0946",
             Self::Archive { .. } | Self::Unsaved { .. } => "WF0947",
@@ -153,6 +157,7 @@ impl RegistryError {
             Self::Busy { host, .. } => {
                 format!("try again later; a login may raise the limit: `wfhost login {host}`")
             }
+            Self::Contended { .. } => "sign again, when nobody else does".into(),
             Self::Answer { .. } => "check whether the address is a registry; nothing was stored".into(),
             Self::Digest { .. } | Self::Length { .. } => {
                 "nothing of it was stored or run; try again, and report it to the registry's owner if it persists".into()

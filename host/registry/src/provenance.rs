@@ -177,7 +177,7 @@ pub async fn attach(
     key: &PrivateKey,
     built: String,
 ) -> Result<bool, RegistryError> {
-    let there = signature::signatures(client, store, subject, Pull::Always).await?;
+    let there = signature::at_registry(client, subject).await?;
     let same = |bundle: &[u8]| {
         let said = signature::predicate(bundle, key.public(), subject.digest, PROVENANCE).ok();
         said.as_ref().and_then(Provenance::of_predicate).as_ref() == Some(provenance)

@@ -192,7 +192,7 @@ pub fn attachment(subject: &Resolved, bundle: &[u8], kind: &str, created: String
     }
 }
 
-/// Signs a module, where it is and in the local store. False if the key has signed it already.
+/// Signs a module, where it is and in the local store. False if the key has signed it there already.
 pub async fn attach(
     client: &Client,
     store: &Store,
@@ -200,8 +200,12 @@ pub async fn attach(
     key: &PrivateKey,
     created: String,
 ) -> Result<bool, RegistryError> {
-    let there = signatures(client, store, subject, Pull::Always).await?;
-    if there.iter().any(|found| verify(&found.bundle, key.public(), subject.digest).is_ok()) {
+    // One that only the local store has is no use to others.
+    if at_registry(client, subject)
+        .await?
+        .iter()
+        .any(|found| verify(&found.bundle, key.public(), subject.digest).is_ok())
+    {
         return Ok(false);
     }
     let bundle = sign(key, subject.digest, SIGN, json!({}))?;
@@ -268,6 +272,17 @@ pub async fn signatures(
     if pull == Pull::Never {
         return Ok(bundles);
     }
+    for found in at_registry(client, subject).await? {
+        if bundles.iter().all(|there| there.bundle != found.bundle) {
+            bundles.push(found);
+        }
+    }
+    Ok(bundles)
+}
+
+/// The same that are attached to it at the registry.
+pub(crate) async fn at_registry(client: &Client, subject: &Resolved) -> Result<Vec<Found>, RegistryError> {
+    let mut bundles = Vec::new();
     let reference = subject.exact();
     let mut found = client.referrers(&reference, subject.digest).await?;
     found.retain(|descriptor| {
@@ -276,11 +291,7 @@ pub async fn signatures(
     });
     for descriptor in found.into_iter().take(SIGNATURES) {
         match bundle(client, &reference, subject.digest, &descriptor).await {
-            Ok((manifest, bundle)) => {
-                if bundles.iter().all(|there| there.bundle != bundle) {
-                    bundles.push(Found { bundle, manifest: Some(manifest) });
-                }
-            }
+            Ok((manifest, bundle)) => bundles.push(Found { bundle, manifest: Some(manifest) }),
             Err(error @ (RegistryError::Unreachable { .. } | RegistryError::Busy { .. })) => {
                 return Err(error);
             }

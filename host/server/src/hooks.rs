@@ -14,7 +14,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use ring::hmac;
 use serde::Serialize;
 use wfhost::store::{MessageBody, Posted};
-use wfhost::{HostError, StartOptions, clock};
+use wfhost::{HostError, StartOptions};
 use wfhost_config::{Delivers, Scheme, Target, Webhook};
 use wfhost_core::{Digest, Json, RunConfig, RunId, limits};
 use wfhost_view::UserError;
@@ -85,7 +85,7 @@ async fn take(
             UserError::host("WF0913", format!("the secret of the webhook `{name}` is not available"));
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, trouble.because(&error).hint(hint))
     })?;
-    let now = clock::now().0 / 1_000;
+    let now = app.store().now().0 / 1_000;
     let signed = verify(&hook, secret.expose(), &headers, &bytes, now).map_err(|why| {
         let trouble = UserError::usage("WF0912", format!("the delivery to `{name}` is not accepted: {why}"));
         Problem::new(StatusCode::UNAUTHORIZED, trouble)

@@ -18,6 +18,8 @@ mod pages;
 mod problem;
 mod reads;
 mod spaces;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::sync::Arc;

@@ -62,13 +62,13 @@ pub(crate) struct Dropped {
 
 impl Dropped {
     /// That of a call that ended when nobody waited for it any more.
-    fn of(ended: Attempted) -> Option<Self> {
-        let Attempted { provider, end, reservation, .. } = ended;
-        let usage = match end {
+    fn of(ended: &Attempted) -> Option<Self> {
+        let usage = match &ended.end {
             AttemptEnd::Answered(reply) => reply.usage,
             AttemptEnd::Failed { failure, .. } => failure.usage,
             AttemptEnd::Postponed { .. } | AttemptEnd::Delegated { .. } => None,
         };
+        let (provider, reservation) = (ended.provider.clone(), ended.reservation.clone());
         Some(Self { provider, usage: usage?, reservation })
     }
 }
@@ -201,7 +201,7 @@ impl Driver<'_> {
             let Made { end, timing, reservation } = attempting.make().await;
             let ended =
                 Attempted { attempt, provider: name, listed, retry, limits, end, timing, reservation };
-            Done::Attempt(Box::new(ended))
+            Done::Attempt(Arc::new(ended))
         };
         let left = move || {
             let usage = consumed.up_to_now()?;
@@ -221,11 +221,17 @@ impl Driver<'_> {
     /// Records what a call consumed of which nothing else is of use.
     pub(super) fn count(&mut self, (step, attempt): calls::Attempt, done: Done) {
         let dropped = match done {
-            Done::Attempt(ended) => Dropped::of(*ended),
+            Done::Attempt(ended) => Dropped::of(&ended),
             Done::Dropped(dropped) => Some(*dropped),
             Done::Step(_) | Done::NotMade(_) | Done::Unknown(_) => None,
         };
-        let Some(Dropped { provider, usage, reservation }) = dropped else { return };
+        if let Some(dropped) = dropped {
+            self.count_consumed((step, attempt), dropped);
+        }
+    }
+
+    fn count_consumed(&mut self, (step, attempt): calls::Attempt, dropped: Dropped) {
+        let Dropped { provider, usage, reservation } = dropped;
         let dropped = DroppedAttempt { step, attempt, provider, usage };
         let now = self.now();
         if self.shared.lock().machine.drop_attempt(dropped, now) {
@@ -235,32 +241,36 @@ impl Driver<'_> {
     }
 
     /// Records how an attempt ended, and what comes after it.
-    pub(super) fn attempt_ended(&mut self, step: Step, ended: Attempted) {
+    pub(super) fn attempt_ended(&mut self, step: Step, ended: &Attempted) {
         let now = self.now();
         let mut inner = self.shared.lock();
         let machine = &mut inner.machine;
         // It was dropped in the meantime.
         if !machine.is_open(step) {
             drop(inner);
-            return self.count((step, ended.attempt), Done::Attempt(Box::new(ended)));
+            if let Some(dropped) = Dropped::of(ended) {
+                self.count_consumed((step, ended.attempt), dropped);
+            }
+            return;
         }
         let Attempted { attempt, provider, listed, retry, limits, end, timing, reservation } = ended;
-        self.settling.extend(reservation);
+        let (attempt, timing) = (*attempt, *timing);
+        self.settling.extend(reservation.clone());
         let (failure, heartbeat) = match end {
-            AttemptEnd::Answered(reply) => match answer(&reply) {
+            AttemptEnd::Answered(reply) => match answer(reply) {
                 Ok(json) => {
                     machine.complete_timed(step, Ok(json), timing, now);
                     return;
                 }
                 Err(failure) => (CallFailure::from(failure).with_usage(reply.usage), None),
             },
-            AttemptEnd::Failed { failure, heartbeat } => (failure, heartbeat),
+            AttemptEnd::Failed { failure, heartbeat } => (failure.clone(), heartbeat.clone()),
             AttemptEnd::Postponed { until, reason } => {
-                machine.postpone(step, until, reason, now);
+                machine.postpone(step, *until, reason.clone(), now);
                 return;
             }
             AttemptEnd::Delegated { question, deadline } => {
-                machine.delegate(step, provider, question, deadline, now);
+                machine.delegate(step, provider.clone(), question.clone(), *deadline, now);
                 return;
             }
         };
@@ -271,13 +281,13 @@ impl Driver<'_> {
         }
         let failures = state.failures + 1;
         let next_provider =
-            policy::providers::for_attempt(&listed, failures.saturating_add(1), &out).map(str::to_owned);
+            policy::providers::for_attempt(listed, failures.saturating_add(1), &out).map(str::to_owned);
         let same_again = next_provider.as_deref() == Some(provider.as_str());
         let after = if failure.exhausted && same_again {
             retry::Next::GiveUp(retry::Why::Fatal)
         } else {
             retry::after_failure(
-                &retry,
+                retry,
                 &retry::FailedAttempt {
                     attempt,
                     kind: failure.failure.kind,
@@ -304,7 +314,7 @@ impl Driver<'_> {
             let failed = FailedCall {
                 step,
                 attempt,
-                provider,
+                provider: provider.clone(),
                 failure: Failure { attempts: attempt, ..failure.failure.clone() },
                 auth: failure.auth,
                 again_at,

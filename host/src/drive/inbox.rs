@@ -2,6 +2,7 @@
 
 use tokio::time::Instant;
 use wfhost_core::course::Rest;
+use wfhost_core::{FailureKind, Outcome, RunId, Step};
 use wfhost_store::{Inbox, MessageBody, Next, Part, StoreError};
 
 use super::{CANCEL_GRACE, DriveError, Driver};
@@ -53,6 +54,14 @@ impl Driver<'_> {
             let to = if message.body == MessageBody::Pause { &mut pauses } else { &mut consumed };
             to.push(message.id);
         }
+        let mut no_ends = Vec::new();
+        for message in &messages {
+            if let MessageBody::Child { step, run, outcome, .. } = &message.body
+                && self.child_goes_on(*step, run, outcome).await?
+            {
+                no_ends.push(message.id);
+            }
+        }
         {
             let mut inner = self.shared.lock();
             let now = self.drive.world.now();
@@ -83,6 +92,7 @@ impl Driver<'_> {
                     // A run that is to stop does so.
                     MessageBody::Pause if inner.machine.cancel_requested() => {}
                     MessageBody::Pause => self.course.rest(Rest::Paused),
+                    MessageBody::Child { .. } if no_ends.contains(&message.id) => {}
                     MessageBody::Child { step, run, outcome, spent } => {
                         inner.machine.end_child(step, run, outcome, spent, now);
                     }
@@ -111,16 +121,29 @@ impl Driver<'_> {
         }
         // What they did say comes first.
         self.read_inbox().await?;
-        let now = self.now();
-        let mut inner = self.shared.lock();
         for info in ended {
-            if let (Some(step), Some(outcome)) = (info.links.step, info.outcome) {
-                inner.machine.end_child(step, info.id, outcome, info.spent, now);
+            if let (Some(step), Some(outcome)) = (info.links.step, info.outcome)
+                && !self.child_goes_on(step, &info.id, &outcome).await?
+            {
+                let now = self.now();
+                self.shared.lock().machine.end_child(step, info.id, outcome, info.spent, now);
+                self.happened();
             }
         }
-        drop(inner);
-        self.happened();
         Ok(())
+    }
+
+    /// Whether a child that was cancelled is tried again with this run, so that it has not ended.
+    async fn child_goes_on(&self, step: Step, child: &RunId, outcome: &Outcome) -> Result<bool, StoreError> {
+        let is_cancelled = matches!(outcome, Err(failure) if failure.kind == FailureKind::Cancelled);
+        let is_wanted = is_cancelled && {
+            let machine = &self.shared.lock().machine;
+            machine.is_open(step) && !machine.cancel_requested()
+        };
+        if !is_wanted {
+            return Ok(false);
+        }
+        (self.drive.child_goes_on)(child.clone(), outcome.clone()).await
     }
 }
 

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use futures_util::poll;
 use tokio::time::Instant;
 use wfhost_agents::{Gate, Providers, Records, Reservation};
@@ -143,6 +144,10 @@ impl Driven {
 /// Has runs of this host look at what came in.
 pub(crate) type WakeRuns = dyn Fn(&[Wake]) + Send + Sync;
 
+/// Whether a child that ended so goes on, as its parent was retried.
+pub(crate) type ChildGoesOn =
+    dyn Fn(RunId, Outcome) -> BoxFuture<'static, Result<bool, StoreError>> + Send + Sync;
+
 /// All that driving a run needs.
 pub(crate) struct Drive<'a> {
     pub engine: &'a Engine,
@@ -163,6 +168,7 @@ pub(crate) struct Drive<'a> {
     pub committed: Arc<dyn Fn() + Send + Sync>,
     /// Tells other runs of this host that something was sent to them.
     pub wake: Arc<WakeRuns>,
+    pub child_goes_on: Arc<ChildGoesOn>,
     /// Finds the modules of children.
     pub modules: &'a Modules,
     /// The project that the run and what it begins belong to.
@@ -185,7 +191,8 @@ pub(crate) struct Drive<'a> {
 #[derive(Clone, Debug)]
 pub(crate) enum Done {
     Step(Outcome),
-    Attempt(Box<Attempted>),
+    /// Shared, as it is kept until it is committed: an answer may be long.
+    Attempt(Arc<Attempted>),
     /// The call was taken back before it was made, for that reason.
     NotMade(&'static str),
     /// A call was stopped: only what it consumed is of interest.
@@ -198,7 +205,7 @@ impl Done {
     /// Nothing is set aside for it any more.
     fn settle(&mut self) {
         if let Self::Attempt(attempted) = self {
-            attempted.reservation = None;
+            Arc::make_mut(attempted).reservation = None;
         }
     }
 }
@@ -555,7 +562,7 @@ impl Driver<'_> {
             Done::Step(outcome) => {
                 self.shared.lock().machine.complete(step, outcome, self.now());
             }
-            Done::Attempt(ended) => self.attempt_ended(step, *ended),
+            Done::Attempt(ended) => self.attempt_ended(step, &ended),
             Done::NotMade(why) => {
                 let now = self.now();
                 let machine = &mut self.shared.lock().machine;

@@ -90,6 +90,10 @@ impl Host {
         Ok(Self { inner })
     }
 
+    pub(crate) fn over(inner: Arc<Inner>) -> Self {
+        Self { inner }
+    }
+
     /// Takes up what is due from now on, as [`HostOptions::adopt`] says. The first run that is
     /// started, resumed or watched does so too.
     pub fn serve(&self) {

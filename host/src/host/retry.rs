@@ -2,13 +2,23 @@
 
 use wfhost_core::policy::budget::Budget;
 use wfhost_core::{
-    Event, FailureKind, Given, Journal, Machine, RetryPlan, RunId, Step, Timestamp, plan_retry,
+    CannotRetry, Event, FailureKind, Given, Journal, Machine, Outcome, RetryPlan, RunId, Step, Timestamp,
+    plan_retry,
 };
-use wfhost_store::{Append, ClaimHow, Claimed, Opened, PARENT_GONE, RunInfo};
+use wfhost_store::{Append, ClaimHow, Claimed, Next, Opened, PARENT_GONE, RunInfo, StoreError};
 
 use super::{Host, HostError, ResumeOptions};
 use crate::handle::RunHandle;
-use crate::worker::{Current, Ready};
+use crate::worker::{Current, InHand, Ready};
+
+/// A run that had ended, claimed to be tried again.
+struct Reopened {
+    in_hand: InHand,
+    opened: Box<Opened>,
+    current: Current,
+    /// What gives it back as it was.
+    back: Append,
+}
 
 impl Host {
     /// Tries a run that failed again: at the step, else at the one that it failed of.
@@ -26,6 +36,15 @@ impl Host {
         }
         self.retry_cancelled_children(id, &plan, journal).await?;
         let _room = self.inner.room().await;
+        let Reopened { in_hand, opened, current, back } = self.reopen(id).await?;
+        match self.ready_again(*opened, current, step, options.budget).await {
+            Ok(ready) => Ok(self.follow(in_hand, ready, options)),
+            Err(error) => Err(self.stays_ended(in_hand, back, error).await),
+        }
+    }
+
+    /// Claims a run that has ended.
+    async fn reopen(&self, id: &RunId) -> Result<Reopened, HostError> {
         let in_hand = self.inner.take_in_hand(id).await;
         let current = self.inner.session().await?;
         let opened = match self.inner.claim(id, ClaimHow::Reopen).await? {
@@ -37,14 +56,30 @@ impl Host {
         };
         let epoch = opened.epoch;
         let back = Append::new(id.clone(), current.session, epoch, Timestamp(0), opened.as_it_was());
-        match self.ready_again(*opened, current, step, options.budget).await {
-            Ok(ready) => Ok(self.follow(in_hand, ready, options)),
-            Err(error) => {
-                self.give_up_claim(back).await;
-                in_hand.let_go();
-                Err(error)
-            }
-        }
+        Ok(Reopened { in_hand, opened, current, back })
+    }
+
+    /// Gives a claimed run back that cannot be tried again.
+    async fn stays_ended(&self, in_hand: InHand, back: Append, error: HostError) -> HostError {
+        self.give_up_claim(back).await;
+        in_hand.let_go();
+        error
+    }
+
+    /// The machine of a claimed run that is tried again at that step, and what is to be committed for that.
+    async fn tried_again(
+        &self,
+        opened: &mut Opened,
+        current: &Current,
+        step: Option<Step>,
+    ) -> Result<(Machine, Append), HostError> {
+        let (run, rows) = (opened.run.clone(), std::mem::take(&mut opened.rows));
+        let unusable = |source| HostError::Journal { run: run.clone(), source };
+        let journal = Journal::read(rows).map_err(unusable)?;
+        // Somebody may have been quicker.
+        let plan = plan_retry(&journal, step, false);
+        let plan = plan.map_err(|reason| HostError::CannotRetry { run: run.clone(), reason })?;
+        self.inner.take_up(opened, current, &plan, journal).await
     }
 
     /// A claimed run that is tried again at that step.
@@ -55,14 +90,8 @@ impl Host {
         step: Option<Step>,
         budget: Option<Budget>,
     ) -> Result<Ready, HostError> {
-        let (run, rows) = (opened.run.clone(), std::mem::take(&mut opened.rows));
-        let unusable = |source| HostError::Journal { run: run.clone(), source };
-        let journal = Journal::read(rows).map_err(unusable)?;
-        // Somebody may have been quicker.
-        let plan = plan_retry(&journal, step, false);
-        let plan = plan.map_err(|reason| HostError::CannotRetry { run: run.clone(), reason })?;
-        let (mut machine, append) = self.inner.take_up(&opened, &current, &plan, journal).await?;
-        let module = self.inner.module(&run, opened.module, &machine.started().workflow).await?;
+        let (mut machine, append) = self.tried_again(&mut opened, &current, step).await?;
+        let module = self.inner.module(&opened.run, opened.module, &machine.started().workflow).await?;
         self.inner.append_taken_up(&mut opened, append).await?;
         self.change_budget(&mut machine, budget);
         let Opened { epoch, inbox, project, imported, place, .. } = opened;
@@ -98,16 +127,62 @@ impl Host {
         let ended = self.store().ended_children(parent, &open).await?.into_iter();
         let cancelled = |info: &RunInfo| matches!(&info.outcome, Some(Err(failure)) if failure.kind == FailureKind::Cancelled);
         for RunInfo { id, .. } in ended.filter(cancelled) {
-            if !ended_with_parent(&self.inner.journal(&id).await?) {
-                continue;
-            }
-            match Box::pin(self.retry(&id, None, ResumeOptions::default())).await {
+            match Box::pin(self.retry_for_parent(&id)).await {
                 Err(HostError::CannotRetry { .. } | HostError::Held { .. } | HostError::Ended { .. })
                 | Ok(_) => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    /// Whether a child goes on that its parent, which waits for it, is told has been cancelled. One that was cancelled
+    /// as the parent ended, and took its time, is not waited for by a retry of that: it is tried again when it has
+    /// ended, by whichever host finds it.
+    pub(crate) async fn child_goes_on(&self, child: &RunId, told: &Outcome) -> Result<bool, StoreError> {
+        let Some(info) = self.store().run(child).await? else { return Ok(false) };
+        if info.outcome.as_ref() != Some(told) {
+            // That was done, and there is an end to come that is told, too.
+            return Ok(true);
+        }
+        match self.retry_for_parent(child).await {
+            Ok(goes_on) => Ok(goes_on),
+            Err(HostError::Store(error)) => Err(error),
+            // Somebody else is about to do so, or has done so since it was looked up.
+            Err(HostError::Held { run, .. }) => Err(StoreError::Raced { run }),
+            Err(HostError::Ended { .. } | HostError::CannotRetry { reason: CannotRetry::NotEnded, .. }) => {
+                Ok(true)
+            }
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Tries a child again if it was cancelled as its parent ended, and the children that were with it. False if it was
+    /// not.
+    async fn retry_for_parent(&self, child: &RunId) -> Result<bool, HostError> {
+        let journal = self.inner.journal(child).await?;
+        if !ended_with_parent(&journal) {
+            return Ok(false);
+        }
+        let cannot = |reason| HostError::CannotRetry { run: child.clone(), reason };
+        let plan = plan_retry(&journal, None, false).map_err(cannot)?;
+        self.retry_cancelled_children(child, &plan, journal).await?;
+        let Reopened { in_hand, opened, current, back } = self.reopen(child).await?;
+        match self.release_again(*opened, current).await {
+            Ok(()) => {
+                in_hand.let_go();
+                self.inner.work.notify_one();
+                Ok(true)
+            }
+            Err(error) => Err(self.stays_ended(in_hand, back, error).await),
+        }
+    }
+
+    /// Has a claimed run that is tried again be due, for any host: this one may have no room, as it drives its parent.
+    async fn release_again(&self, mut opened: Opened, current: Current) -> Result<(), HostError> {
+        let (_, append) = self.tried_again(&mut opened, &current, None).await?;
+        let next = Next::Release { waiting: None, trouble: None };
+        Ok(self.inner.append_taken_up(&mut opened, Append { next, ..append }).await?)
     }
 }
 

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use wfhost_core::{Epoch, Failure, FailureKind, Machine, RunId};
+use futures_util::FutureExt;
+use wfhost_core::{Epoch, Failure, FailureKind, Machine, Outcome, RunId};
 use wfhost_store::{RunState, SessionId, StoreError, Wake};
 use wfhost_world::lock;
 
@@ -13,7 +14,7 @@ use super::{AGAIN_AFTER, Current, From, InHand, Inner, Live, Ready, Room};
 use crate::calls::{Calls, Registry};
 use crate::drive::{Control, Done, Drive, DriveError, Driven, Leave, Pace};
 use crate::handle::Ending;
-use crate::host::{Evict, HostError};
+use crate::host::{Evict, Host, HostError};
 use crate::observer::Notice;
 use crate::script::with_script;
 
@@ -247,7 +248,7 @@ impl Inner {
                 }
             }
         };
-        let weak = Arc::downgrade(self);
+        let (weak, host) = (Arc::downgrade(self), Arc::downgrade(self));
         let committed = Arc::new({
             let watched = watched.clone();
             move || {
@@ -287,6 +288,16 @@ impl Inner {
                 if let Some(inner) = Weak::upgrade(&weak) {
                     inner.wake_all(wakes);
                 }
+            }),
+            child_goes_on: Arc::new(move |child: RunId, outcome: Outcome| {
+                let host = Weak::upgrade(&host).map(Host::over);
+                async move {
+                    match host {
+                        Some(host) => host.child_goes_on(&child, &outcome).await,
+                        None => Err(StoreError::SessionOver),
+                    }
+                }
+                .boxed()
             }),
             modules: &self.named,
             project,

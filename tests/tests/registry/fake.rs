@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -72,6 +72,12 @@ struct State {
     uses: usize,
     tokens: HashMap<String, usize>,
     given: usize,
+    /// What refers to a manifest is at a tag.
+    no_referrers: bool,
+    /// A manifest is replaced only if it is the one that the request names.
+    conditional: bool,
+    /// Requests to write a tag that wait for each other.
+    together: Option<(Arc<Barrier>, usize)>,
 }
 
 /// A registry that runs.
@@ -106,6 +112,20 @@ impl Fake {
             state.uses = uses;
         }
         self
+    }
+
+    /// Has no list of what refers to a manifest. With `conditional` it heeds `If-Match` and `If-None-Match`.
+    pub fn without_referrers(self, conditional: bool) -> Self {
+        {
+            let mut state = self.state.lock().unwrap();
+            (state.no_referrers, state.conditional) = (true, conditional);
+        }
+        self
+    }
+
+    /// Has so many requests to write a tag of signatures wait for each other.
+    pub fn writes_together(&self, requests: usize) {
+        self.state.lock().unwrap().together = Some((Arc::new(Barrier::new(requests)), requests));
     }
 
     /// Has something answer before the registry does.
@@ -167,6 +187,15 @@ fn serve(state: &Mutex<State>, host: &str, stream: TcpStream) -> std::io::Result
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut stream = stream;
     while let Some(request) = read(&mut reader)? {
+        let barrier = {
+            let together = &mut state.lock().unwrap().together;
+            let is_one = request.method == "PUT" && request.path.contains("/manifests/sha256-");
+            together.as_mut().filter(|(_, left)| is_one && *left > 0).map(|(barrier, left)| {
+                *left -= 1;
+                barrier.clone()
+            })
+        };
+        barrier.map(|barrier| barrier.wait());
         let reply = {
             let mut state = state.lock().unwrap();
             state.log.push(format!("{} {}", request.method, request.path));
@@ -263,13 +292,21 @@ fn answer(state: &mut State, host: &str, request: &Request) -> Reply {
             match state.manifests.get(&((*repository).to_owned(), (*version).to_owned())) {
                 Some((media_type, bytes)) => Reply::new(200, bytes.clone())
                     .with("content-type", media_type)
-                    .with("docker-content-digest", Sha256::of(bytes).to_string()),
+                    .with("docker-content-digest", Sha256::of(bytes).to_string())
+                    .with("etag", etag(bytes)),
                 None => refusal(404, "MANIFEST_UNKNOWN"),
             }
         }
         ("PUT", [version, "manifests", repository]) => {
             let media_type = request.headers.get("content-type").cloned().unwrap_or_default();
             let digest = Sha256::of(&request.body).to_string();
+            let there = state.manifests.get(&((*repository).to_owned(), (*version).to_owned()));
+            let there = there.map(|(_, bytes)| etag(bytes));
+            let wants = |name: &str| request.headers.get(name);
+            let is_other = wants("if-match").is_some_and(|wanted| Some(wanted) != there.as_ref());
+            if state.conditional && (is_other || wants("if-none-match").is_some() && there.is_some()) {
+                return refusal(412, "PRECONDITION_FAILED");
+            }
             for version in [(*version).to_owned(), digest.clone()] {
                 let content = (media_type.clone(), request.body.clone());
                 state.manifests.insert(((*repository).to_owned(), version), content);
@@ -277,10 +314,11 @@ fn answer(state: &mut State, host: &str, request: &Request) -> Reply {
             let manifest: Value = serde_json::from_slice(&request.body).unwrap();
             let reply = Reply::new(201, "").with("docker-content-digest", digest);
             match manifest["subject"]["digest"].as_str() {
-                Some(subject) => reply.with("oci-subject", subject),
-                None => reply,
+                Some(subject) if !state.no_referrers => reply.with("oci-subject", subject),
+                _ => reply,
             }
         }
+        ("GET", [_, "referrers", _]) if state.no_referrers => refusal(404, "UNSUPPORTED"),
         ("GET", [digest, "referrers", repository]) => {
             let mut found = BTreeMap::new();
             for ((there, _), (media_type, bytes)) in &state.manifests {
@@ -308,6 +346,10 @@ fn answer(state: &mut State, host: &str, request: &Request) -> Reply {
         }
         _ => refusal(404, "UNSUPPORTED"),
     }
+}
+
+fn etag(bytes: &[u8]) -> String {
+    format!("\"{}\"", Sha256::of(bytes))
 }
 
 fn token(state: &mut State, request: &Request) -> Reply {

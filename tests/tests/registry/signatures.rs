@@ -1,7 +1,7 @@
 //! Who signed a module, whose signatures count, and what is locked.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -11,7 +11,7 @@ use wfhost_registry::manifest::MANIFEST;
 use wfhost_tests::{Place, Ran, module};
 
 use super::fake::{Fake, Reply, refusal};
-use super::{greets, hello, kept, ok, push, run};
+use super::{command, greets, hello, kept, ok, push, run};
 
 const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 
@@ -220,6 +220,70 @@ fn a_registry_that_hides_signatures_hides_the_module() {
     assert!(!fake.log().iter().any(|line| line.contains("/referrers/")));
     let error = run(&place, &["verify", &reference]).error(5, &place);
     assert!(error.contains("error[WF0940]"), "{error}");
+}
+
+/// Where a registry has no list of signatures, the list is a tag, which each signer writes.
+#[test]
+fn of_those_who_sign_at_the_same_time_each_is_found() {
+    for conditional in [false, true] {
+        let (fake, place) = (Fake::new().without_referrers(conditional), Place::new());
+        let reference = format!("{}/me/hello:1", fake.host);
+        let names = ["acme", "bob", "carol"];
+        names.iter().for_each(|name| drop(key(&place, name)));
+        push(&place, &reference);
+        fake.writes_together(names.len());
+        let signing = names.map(|name| {
+            // Each on a machine of their own.
+            let mut command = command(&place, &["sign", &reference, "--key", name]);
+            command.env("XDG_DATA_HOME", place.path(name));
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        });
+        for signer in signing {
+            let ran = Ran(signer.wait_with_output().unwrap());
+            assert_eq!(ran.code(), Some(0), "{}", ran.stderr());
+        }
+        let tag = fake.versions("me/hello").into_iter().find(|version| version.starts_with("sha256-"));
+        let list = fake.manifest("me/hello", &tag.unwrap()).unwrap();
+        let signatures = list["manifests"].as_array().unwrap();
+        assert_eq!(signatures.len(), names.len(), "conditional: {conditional}: {list:#}");
+        assert!(signatures.iter().all(|of| of["artifactType"] == BUNDLE), "{list:#}");
+    }
+}
+
+/// However it was lost there.
+#[test]
+fn a_signature_that_the_registry_does_not_list_is_made_again() {
+    let (fake, place) = (Fake::new().without_referrers(false), Place::new());
+    let reference = format!("{}/me/hello:1", fake.host);
+    key(&place, "acme");
+    ok(&place, &["push", &reference, &module("hello"), "--sign", "acme"]);
+    for version in fake.versions("me/hello") {
+        if version.starts_with("sha256-") {
+            fake.remove("me/hello", &version);
+        }
+    }
+    let sign = || ok(&place, &["sign", &reference, "--key", "acme"]).stderr();
+    assert!(sign().contains("Signed  "));
+    assert!(!sign().contains("Signed  "));
+    let public = place.path("config/wfhost/keys/acme.pub").display().to_string();
+    ok(&Place::new(), &["verify", &reference, "--key", &public]);
+}
+
+/// Some registries name what they have in a way that they then do not accept.
+#[test]
+fn who_signs_is_not_kept_from_it_by_a_condition_that_nothing_meets() {
+    let (fake, place) = (Fake::new().without_referrers(false), Place::new());
+    let reference = format!("{}/me/hello:1", fake.host);
+    ["acme", "bob"].iter().for_each(|name| drop(key(&place, name)));
+    ok(&place, &["push", &reference, &module("hello"), "--sign", "acme"]);
+    fake.rule(|request| {
+        request.headers.contains_key("if-match").then(|| refusal(412, "PRECONDITION_FAILED"))
+    });
+    ok(&place, &["sign", &reference, "--key", "bob"]);
+    for name in ["acme", "bob"] {
+        let public = place.path(&format!("config/wfhost/keys/{name}.pub")).display().to_string();
+        ok(&Place::new(), &["verify", &reference, "--key", &public]);
+    }
 }
 
 #[test]

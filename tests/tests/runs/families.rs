@@ -7,18 +7,18 @@ use serde_json::{Value, json};
 use wfhost_tests::{Place, Ran, bytes_of_version, eventually, finish, module};
 
 /// A run of the probe in the foreground.
-fn probe(place: &Place, id: &str, program: Value, more: &[&str]) -> Ran {
+pub(super) fn probe(place: &Place, id: &str, program: Value, more: &[&str]) -> Ran {
     let (module, input) = (module("probe"), json!({ "do": program }).to_string());
     place.run(["run", &module, "-i", &input, "--id", id].into_iter().chain(more.iter().copied()))
 }
 
-fn spawn(place: &Place, id: &str, program: Value, more: &[&str]) -> Child {
+pub(super) fn spawn(place: &Place, id: &str, program: Value, more: &[&str]) -> Child {
     let (module, input) = (module("probe"), json!({ "do": program }).to_string());
     place.spawn(["run", &module, "-i", &input, "--id", id].into_iter().chain(more.iter().copied()))
 }
 
 /// A child of the probe that is a probe itself.
-fn child(program: Value) -> Value {
+pub(super) fn child(program: Value) -> Value {
     json!({ "child": { "module": "probe", "input": { "do": program } } })
 }
 
@@ -26,12 +26,12 @@ fn kinds(place: &Place, run: &str) -> Vec<String> {
     place.journal(run).iter().map(|entry| entry["kind"].as_str().unwrap().to_owned()).collect()
 }
 
-fn state(place: &Place, run: &str) -> Option<String> {
+pub(super) fn state(place: &Place, run: &str) -> Option<String> {
     let ran = place.run(["show", run, "-o", "json"]);
     (ran.code() == Some(0)).then(|| ran.ok_json()["state"].as_str().unwrap().to_owned())
 }
 
-fn wait_for_state(place: &Place, run: &str, wanted: &str) {
+pub(super) fn wait_for_state(place: &Place, run: &str, wanted: &str) {
     eventually(&format!("{run} is {wanted}"), || {
         (state(place, run).as_deref() == Some(wanted)).then_some(())
     });

@@ -1,5 +1,5 @@
 //! Runs: what survives what, who advances them, and what can be done with them. By the real binary and a real
-//! database; [`embedding`], [`leaving`], [`moments`] and [`outages`] by the library.
+//! database; [`embedding`], [`leaving`], [`moments`] and [`outages`] by the library, and [`retrying`] by both.
 
 mod changing_code;
 mod durability;
@@ -13,5 +13,6 @@ mod outages;
 mod ownership;
 mod patterns;
 mod people;
+mod retrying;
 mod versions;
 mod virtual_time;

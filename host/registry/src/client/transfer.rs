@@ -2,9 +2,12 @@
 
 use std::io::{Seek, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, LINK, LOCATION};
+use reqwest::header::{
+    ACCEPT, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_MATCH, IF_NONE_MATCH, LINK, LOCATION,
+};
 use reqwest::{Method, Response, StatusCode, Url};
 use serde::Deserialize;
 use tempfile::NamedTempFile;
@@ -26,6 +29,12 @@ const PAGES: usize = 100;
 const CONTENT_DIGEST: &str = "docker-content-digest";
 /// What says that a registry has noted what a manifest refers to.
 const OCI_SUBJECT: &str = "oci-subject";
+/// How often a list that others change, too, is written.
+const WRITES: u32 = 8;
+/// After this at least, a list that was written is read again: whoever read it before has written it by then.
+const SETTLES: Duration = Duration::from_millis(400);
+/// The same, at most.
+const SETTLES_MOST: Duration = Duration::from_secs(10);
 
 /// A manifest as it came, with a digest that is its own.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,6 +42,8 @@ pub struct Fetched {
     pub bytes: Bytes,
     pub digest: Sha256,
     pub media_type: Option<String>,
+    /// By which the registry tells this content of a tag from others.
+    pub etag: Option<HeaderValue>,
 }
 
 /// What was pushed.
@@ -74,6 +85,7 @@ impl Client {
             text(CONTENT_TYPE.as_str()).map(|text| text.split(';').next().unwrap_or(text).trim().to_owned());
         // Other kinds of digests cannot be compared.
         let named = text(CONTENT_DIGEST).and_then(|text| text.parse::<Sha256>().ok());
+        let etag = response.headers().get(ETAG).cloned();
         let bytes = read(host, &format!("the manifest of {what}"), response, MANIFEST_BYTES).await?;
         let digest = Sha256::of(&bytes);
         for expected in [reference.digest(), named].into_iter().flatten() {
@@ -85,7 +97,7 @@ impl Client {
                 });
             }
         }
-        Ok(Some(Fetched { bytes, digest, media_type }))
+        Ok(Some(Fetched { bytes, digest, media_type, etag }))
     }
 
     /// A blob that is small enough to be held, checked against its descriptor.
@@ -244,13 +256,35 @@ impl Client {
         media_type: &'static str,
         bytes: &Bytes,
     ) -> Result<bool, RegistryError> {
+        match self.put_manifest(reference, media_type, bytes, &Expected::Anything).await? {
+            Put::Done { noted } => Ok(noted),
+            Put::Unexpected => Err(answer(reference.registry(), format!("412 for {reference}"))),
+        }
+    }
+
+    /// The same, if that is under the tag which is expected to be. Many registries do not look.
+    async fn put_manifest(
+        &self,
+        reference: &Reference,
+        media_type: &'static str,
+        bytes: &Bytes,
+        expected: &Expected,
+    ) -> Result<Put, RegistryError> {
         let host = reference.registry();
         let what = reference.to_string();
         let path = format!("{}/manifests/{}", reference.repository(), reference.version());
         let mut ask = Ask::of(reference, Access::Push, &what, Method::PUT, self.url(host, &path)?);
         ask.headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+        match expected {
+            Expected::Anything => None,
+            Expected::Nothing => ask.headers.insert(IF_NONE_MATCH, HeaderValue::from_static("*")),
+            Expected::Etag(etag) => ask.headers.insert(IF_MATCH, etag.clone()),
+        };
         ask.body = Some(bytes.clone());
         let done = self.send(&ask).await?;
+        if done.status() == StatusCode::PRECONDITION_FAILED && *expected != Expected::Anything {
+            return Ok(Put::Unexpected);
+        }
         if done.status() != StatusCode::CREATED && done.status() != StatusCode::OK {
             let status = done.status();
             return Err(refused(host, &what, status, done).await);
@@ -267,7 +301,7 @@ impl Client {
                 found: said.to_string(),
             });
         }
-        Ok(done.headers().contains_key(OCI_SUBJECT))
+        Ok(Put::Done { noted: done.headers().contains_key(OCI_SUBJECT) })
     }
 
     /// The tags of a repository.
@@ -324,22 +358,25 @@ impl Client {
             }
             // 405 and 400: what registries say of an address that they do not know.
             status if [400, 404, 405].contains(&status.as_u16()) => {
-                Ok(self.fallback(reference, to).await?.manifests)
+                Ok(match reference.tagged(&fallback(to)) {
+                    Some(tag) => self.index(&tag).await?.0.manifests,
+                    None => Vec::new(),
+                })
             }
             status => Err(refused(host, &what, status, response).await),
         }
     }
 
-    /// The index at the tag that stands for a registry's list of what refers to a manifest.
-    async fn fallback(&self, reference: &Reference, to: Sha256) -> Result<Index, RegistryError> {
-        let Some(tag) = reference.tagged(&format!("sha256-{}", to.hex())) else {
-            return Ok(Index::default());
+    /// The index at a tag, and what a write that changes this one and no other has to expect.
+    async fn index(&self, tag: &Reference) -> Result<(Index, Expected), RegistryError> {
+        let Some(fetched) = self.find_manifest(tag).await? else {
+            return Ok((Index::default(), Expected::Nothing));
         };
-        match self.find_manifest(&tag).await? {
-            Some(fetched) => Index::parse(&tag.to_string(), &fetched.bytes)
-                .map_err(|error| answer(reference.registry(), error)),
-            None => Ok(Index::default()),
-        }
+        let index = Index::parse(&tag.to_string(), &fetched.bytes);
+        let index = index.map_err(|error| answer(tag.registry(), error))?;
+        // A weak one meets no condition (RFC 9110, 8.8.3.2).
+        let etag = fetched.etag.filter(|etag| !etag.as_bytes().starts_with(b"W/"));
+        Ok((index, etag.map_or(Expected::Anything, Expected::Etag)))
     }
 
     /// Pushes a manifest that refers to another one, where it is found by that one's digest.
@@ -348,17 +385,65 @@ impl Client {
         let own = reference.at(Sha256::of(&bytes));
         let noted = self.push_manifest(&own, MANIFEST, &bytes).await?;
         let Some(subject) = manifest.subject.as_ref().filter(|_| !noted) else { return Ok(()) };
-        let mut index = self.fallback(reference, subject.digest).await?;
+        let Some(tag) = reference.tagged(&fallback(subject.digest)) else { return Ok(()) };
         let mut descriptor = Descriptor::of(MANIFEST, &bytes);
         descriptor.artifact_type = manifest.artifact_type.clone();
         descriptor.annotations = manifest.annotations.clone();
-        if index.manifests.iter().any(|there| there.digest == descriptor.digest) {
-            return Ok(());
-        }
-        index.manifests.push(descriptor);
-        let Some(tag) = reference.tagged(&format!("sha256-{}", subject.digest.hex())) else { return Ok(()) };
-        self.push_manifest(&tag, INDEX, &index.to_bytes().into()).await.map(drop)
+        self.add_to_index(&tag, descriptor).await
     }
+
+    /// Adds something to the index at a tag, which others may change at the same time. Where a registry heeds no
+    /// conditions, whoever writes last takes away what others wrote meanwhile: each reads again what became of it.
+    async fn add_to_index(&self, tag: &Reference, descriptor: Descriptor) -> Result<(), RegistryError> {
+        let (mut unmet, mut writes) = (None, 0);
+        loop {
+            let begun = Instant::now();
+            let (mut index, mut expected) = self.index(tag).await?;
+            if index.manifests.iter().any(|there| there.digest == descriptor.digest) {
+                return Ok(());
+            }
+            if writes == WRITES {
+                return Err(RegistryError::Contended { what: tag.to_string() });
+            }
+            if unmet.as_ref() == Some(&expected) {
+                // Nobody changed it: it is a condition that this registry never takes for met.
+                expected = Expected::Anything;
+            }
+            index.manifests.push(descriptor.clone());
+            let settles = match self.put_manifest(tag, INDEX, &index.to_bytes().into(), &expected).await? {
+                Put::Done { .. } => (2 * begun.elapsed()).clamp(SETTLES, SETTLES_MOST),
+                Put::Unexpected => {
+                    unmet = Some(expected);
+                    Duration::ZERO
+                }
+            };
+            // Those who write at the same time do so the next time one after the other.
+            let turn = Duration::from_millis(u64::from(descriptor.digest.0[0]));
+            tokio::time::sleep(settles + turn * writes).await;
+            writes += 1;
+        }
+    }
+}
+
+/// The tag of what refers to a manifest, where a registry has no list of it.
+fn fallback(to: Sha256) -> String {
+    format!("sha256-{}", to.hex())
+}
+
+/// What a tag has to mean when it is written.
+#[derive(PartialEq, Eq, Debug)]
+enum Expected {
+    Anything,
+    Nothing,
+    Etag(HeaderValue),
+}
+
+/// What became of a manifest that was to be written.
+enum Put {
+    /// `noted`: the registry lists it with its subject.
+    Done { noted: bool },
+    /// Nothing was written: something else was there than was expected.
+    Unexpected,
 }
 
 /// How the transfer of a blob failed.

@@ -8,7 +8,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use serde::Deserialize;
 use wfhost::store::OpenQuestion;
-use wfhost_core::{RunId, Step};
+use wfhost_core::{RunId, Step, Timestamp};
 use wfhost_view::UserError;
 
 use super::form::{self, Field};
@@ -46,7 +46,7 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    fn of(open: &OpenQuestion) -> Self {
+    fn of(open: &OpenQuestion, now: Timestamp) -> Self {
         let fields = form::fields(&open.question);
         let raw = fields.iter().any(Field::is_raw);
         Self {
@@ -57,8 +57,8 @@ impl Asked {
             prompt: open.question.prompt.clone(),
             details: open.question.details.as_ref().map(|details| pretty(details.as_str())),
             schema: form::schema(&open.question).filter(|_| raw),
-            asked: Time::of(open.asked_at),
-            deadline: open.deadline.map(Time::of),
+            asked: Time::of(open.asked_at, now),
+            deadline: open.deadline.map(|at| Time::of(at, now)),
             fields,
             error: None,
             note: String::new(),
@@ -73,7 +73,8 @@ impl Asked {
 
 /// The open questions of a run, or of all, oldest first.
 pub(super) async fn asked(app: &App, run: Option<RunId>) -> Result<Vec<Asked>, Fault> {
-    Ok(people::open(app, run, MOST).await?.iter().map(Asked::of).collect())
+    let now = app.store().now();
+    Ok(people::open(app, run, MOST).await?.iter().map(|open| Asked::of(open, now)).collect())
 }
 
 #[derive(Template)]
@@ -145,7 +146,7 @@ async fn answer(
             let trouble = problem.error();
             let error = [std::slice::from_ref(&trouble.message), &trouble.details].concat().join("\n");
             let note = note.unwrap_or_default();
-            let asked = Asked { fields, error: Some(error), note, ..Asked::of(&open) };
+            let asked = Asked { fields, error: Some(error), note, ..Asked::of(&open, app.store().now()) };
             shown(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 &InboxPage {

@@ -50,9 +50,10 @@ struct ModulesPage {
 async fn modules(State(app): State<App>, Visitor(who): Visitor) -> Result<Response, Fault> {
     need(&app, &who, &[Scope::RunsRead])?;
     let found = app.read(async |store| store.modules().await).await?;
+    let now = app.store().now();
     let row = |module: &wfhost::store::ModuleInfo| ModuleRow {
         view: ModuleView::of(module),
-        added: Time::of(module.added_at),
+        added: Time::of(module.added_at, now),
         runs: address("/ui", &[("workflow", &module.name)]),
         start: address("/ui/start", &[("workflow", &module.name)]),
     };
@@ -85,12 +86,12 @@ async fn list_schedules(
 ) -> Result<Response, Fault> {
     need(&app, &who, &[Scope::RunsRead])?;
     let found = app.read(async |store| store.schedules().await).await?;
-    let may = who.may(Scope::PayloadsRead);
+    let (may, now) = (who.may(Scope::PayloadsRead), app.store().now());
     let row = |schedule| {
         let view = ScheduleView::of(schedule);
         ScheduleRow {
             path: format!("/ui/schedules/{}", part(&view.name)),
-            next: view.next.iter().map(|at| Time::parse(at)).collect(),
+            next: view.next.iter().map(|at| Time::parse(at, now)).collect(),
             input: if may { pretty(view.input.as_str()) } else { String::new() },
             view,
         }
@@ -246,20 +247,21 @@ async fn tokens_page(app: &App, who: &Identity) -> Result<TokensPage, Fault> {
     need_to_read(who, Scope::Admin)?;
     let found = app.read(async |store| store.tokens().await).await?;
     let acts = app.read(async |store| store.acts(None, 50).await).await?;
+    let now = app.store().now();
     let row = |token: &wfhost::store::Token| TokenRow {
         id: token.id.clone(),
         name: token.name.clone(),
         kind: token.kind.as_str(),
         scopes: token.scopes.join(" "),
-        created: Time::of(token.created_at),
-        expires: token.expires_at.map(Time::of),
-        used: token.used_at.map(Time::of),
+        created: Time::of(token.created_at, now),
+        expires: token.expires_at.map(|at| Time::of(at, now)),
+        used: token.used_at.map(|at| Time::of(at, now)),
     };
     Ok(TokensPage {
         shell: Shell::new(app, who, "Tokens", "tokens").await?,
         rows: found.iter().filter(|token| token.kind != TokenKind::Login).map(row).collect(),
         scopes: Scope::ALL.iter().map(|scope| (scope.as_str(), scope.meaning())).collect(),
-        acts: acts.into_iter().map(|act| (Time::of(act.at), act)).collect(),
+        acts: acts.into_iter().map(|act| (Time::of(act.at, now), act)).collect(),
         made: None,
         may_write: !app.options().read_only,
         filled: NewToken::default(),

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use wfhost::store::{LogLevel, RunFilter, RunInfo};
-use wfhost_core::{Entry, Json, Op, Position, RunId, Step, counted};
+use wfhost_core::{Entry, Json, Op, Position, RunId, Step, Timestamp, counted};
 use wfhost_view::{EntryView, LogView, RunView, Turn, UserError, entries, open_calls};
 
 use super::form::{self, Field};
@@ -246,7 +246,7 @@ async fn run_page(subject: &Subject, asked: ShowAsked) -> Result<RunPage, Fault>
         retry: controls && matches!(info.state.as_str(), "failed" | "cancelled"),
         signal: !is_final && subject.can(Scope::RunsSignal),
     };
-    let live = if is_final { String::new() } else { run.clone() };
+    let (live, now) = (if is_final { String::new() } else { run.clone() }, app.store().now());
     let mut declared = Vec::new();
     for name in signals.iter().filter(|_| acts.signal).take(5) {
         declared.extend(signal_fields(app, info, name).await?);
@@ -257,8 +257,8 @@ async fn run_page(subject: &Subject, asked: ShowAsked) -> Result<RunPage, Fault>
             .live(live)
             .said(Some(&asked.said)),
         path: subject.path.clone(),
-        created: Time::of(info.created_at),
-        updated: Time::of(info.updated_at),
+        created: Time::of(info.created_at, now),
+        updated: Time::of(info.updated_at, now),
         cost: dollars(view.spent.cost_micros),
         budget: info.budget.micros.map(dollars).unwrap_or_default(),
         why: why.into_iter().map(|blocker| (blocker.what, blocker.remedy)).collect(),
@@ -376,7 +376,7 @@ struct EntryRow {
 }
 
 impl EntryRow {
-    fn of(position: Position, entry: &Entry, may: bool) -> Self {
+    fn of(position: Position, entry: &Entry, may: bool, now: Timestamp) -> Self {
         let view = EntryView::of(position, entry);
         let view = if may { view } else { view.hidden() };
         let json = serde_json::to_value(&view).unwrap_or_default();
@@ -387,7 +387,7 @@ impl EntryRow {
         let step = object.get("step").and_then(serde_json::Value::as_u64);
         let rest = serde_json::to_string(&object).unwrap_or_default();
         let kind = entry.event.kind().to_owned();
-        Self { position: position.0, kind, at: Time::of(entry.at), step, rest }
+        Self { position: position.0, kind, at: Time::of(entry.at, now), step, rest }
     }
 }
 
@@ -426,7 +426,9 @@ async fn journal_page(subject: &Subject, from: u64, said: Option<String>) -> Res
     };
     let mut found = entries(&read, Position(from)).map_err(unreadable)?;
     found.truncate(ENTRIES);
-    let rows: Vec<_> = found.iter().map(|(position, entry)| EntryRow::of(*position, entry, may)).collect();
+    let now = app.store().now();
+    let row = |(position, entry): &(Position, Entry)| EntryRow::of(*position, entry, may, now);
+    let rows: Vec<_> = found.iter().map(row).collect();
     let end = rows.last().map_or(from, |row| row.position + 1);
     page(&JournalPage {
         shell: Shell::new(app, who, format!("Journal of {run}"), "runs").await?,
@@ -535,9 +537,10 @@ async fn at(subject: Subject, Query(asked): Query<AtAsked>) -> Result<Response, 
     let may_fork = subject.can_fork();
     let last = subject.info.entries.0.saturating_sub(1);
     let entry = asked.entry.or(asked.at).unwrap_or(last).min(last);
+    let now = subject.app.store().now();
     let then = subject.journal(move |mut journal| {
         journal.entries.truncate(usize::try_from(entry).unwrap_or(usize::MAX).saturating_add(1));
-        let happened = journal.entries.last().map(|last| EntryRow::of(Position(entry), last, true));
+        let happened = journal.entries.last().map(|last| EntryRow::of(Position(entry), last, true, now));
         (chart(&journal, true), happened)
     });
     let (chart, happened) = then.await?;

@@ -7,6 +7,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use serde::Deserialize;
 use wfhost::store::DeliveryState;
+use wfhost_core::Timestamp;
 use wfhost_view::{DeliveryView, SinkView};
 
 use super::text::{Time, address, part, pretty};
@@ -47,11 +48,11 @@ struct SinkRow {
 }
 
 impl SinkRow {
-    fn of(view: SinkView) -> Self {
+    fn of(view: SinkView, now: Timestamp) -> Self {
         let path = path(&view.sink);
         Self {
             given_up: address(&path, &[("state", "given-up")]),
-            read: view.read.as_ref().map(|read| Time::parse(&read.at)),
+            read: view.read.as_ref().map(|read| Time::parse(&read.at, now)),
             is_idle: view.read.as_ref().is_none_or(|read| !read.held),
             oldest: view.oldest_seconds.map(|age| wfhost_core::spell_millis(age * 1_000)).unwrap_or_default(),
             events: view.events.as_ref().map(|events| events.join(" ")).unwrap_or_default(),
@@ -82,9 +83,10 @@ async fn list(
     Query(asked): Query<Asked>,
 ) -> Result<Response, Fault> {
     need_to_read(&who, Scope::Admin)?;
+    let now = app.store().now();
     page(&SinksPage {
         shell: Shell::new(&app, &who, "Sinks", "sinks").await?.live("all").said(Some(&asked.said)),
-        rows: all(&app).await?.sinks.into_iter().map(SinkRow::of).collect(),
+        rows: all(&app).await?.sinks.into_iter().map(|sink| SinkRow::of(sink, now)).collect(),
     })
 }
 
@@ -98,10 +100,10 @@ struct Message {
 }
 
 impl Message {
-    fn of(view: DeliveryView) -> Self {
+    fn of(view: DeliveryView, now: Timestamp) -> Self {
         Self {
-            created: Time::parse(&view.created_at),
-            next: view.next_at.as_deref().map(Time::parse),
+            created: Time::parse(&view.created_at, now),
+            next: view.next_at.as_deref().map(|at| Time::parse(at, now)),
             run: super::run::path(&view.run),
             body: pretty(&view.body.to_string()),
             view,
@@ -137,7 +139,9 @@ async fn show(
     };
     let found = messages(&app, name.clone(), wanted).await?;
     let sink = all(&app).await?.sinks.into_iter().find(|sink| sink.sink == name || sink.name == name);
-    let row = SinkRow::of(sink.ok_or_else(|| Problem::missing(format!("unknown sink `{name}`")))?);
+    let sink = sink.ok_or_else(|| Problem::missing(format!("unknown sink `{name}`")))?;
+    let now = app.store().now();
+    let row = SinkRow::of(sink, now);
     let next = found.next.map(|next| address(&row.path, &[("state", &asked.state), ("cursor", &next)]));
     page(&SinkPage {
         shell: Shell::new(&app, &who, format!("Sink {}", row.view.name), "sinks")
@@ -145,7 +149,7 @@ async fn show(
             .live("all")
             .said(Some(&asked.said)),
         row,
-        rows: found.deliveries.into_iter().map(Message::of).collect(),
+        rows: found.deliveries.into_iter().map(|message| Message::of(message, now)).collect(),
         state: asked.state,
         states: DeliveryState::ALL.map(DeliveryState::as_str),
         next,

@@ -8,7 +8,7 @@ use axum::routing::{get, post};
 use serde::Deserialize;
 use wfhost::ForkOptions;
 use wfhost::store::{TranscriptFilter, TranscriptKind};
-use wfhost_core::{ForkPlan, Position, Step};
+use wfhost_core::{ForkPlan, Position, Step, Timestamp};
 use wfhost_view::{StepView, TranscriptView, UserError};
 
 use super::gantt::{Bar, chart, length};
@@ -108,7 +108,7 @@ fn failure_of(attempt: &super::gantt::Attempt, is_last: bool, view: &StepView) -
     failure.map(ToString::to_string)
 }
 
-fn tried(bar: &Bar, view: &StepView) -> Vec<Tried> {
+fn tried(bar: &Bar, view: &StepView, now: Timestamp) -> Vec<Tried> {
     let mut before = None;
     let count = bar.attempts.len();
     let attempt = |(index, attempt): (usize, &super::gantt::Attempt)| {
@@ -118,7 +118,7 @@ fn tried(bar: &Bar, view: &StepView) -> Vec<Tried> {
         Tried {
             number: attempt.number,
             state: attempt.state,
-            from: Time::of(wfhost_core::Timestamp(attempt.from)),
+            from: Time::of(Timestamp(attempt.from), now),
             length: attempt.to.map(end).unwrap_or_default(),
             failure: failure_of(attempt, index + 1 == count, view).unwrap_or_default(),
             after: delay.map(wfhost_core::spell_millis).unwrap_or_default(),
@@ -163,18 +163,19 @@ async fn step_page(subject: Subject, step: u64) -> Result<StepPage, Fault> {
             .find(|asked| asked.step == step);
     }
     let shell = Shell::new(&app, &who, format!("Step {step} of {run}"), "runs").await?;
+    let now = app.store().now();
     let open = bar.to.is_none() && !info.state.is_final();
     Ok(StepPage {
         shell: if open { shell.live(run.clone()) } else { shell },
         path,
-        from: Time::parse(&view.started_at),
+        from: Time::parse(&view.started_at, now),
         length: length(&bar),
         request: pretty(view.input.get()),
         answer: view.output.as_ref().map(|json| pretty(json.as_str())),
         plugin: view.plugin.as_ref().map(ToString::to_string),
         failure: view.failure.as_ref().map(ToString::to_string),
-        waits: view.waits_for.clone().zip(view.waits_until.as_deref().map(Time::parse)),
-        tried: tried(&bar, &view),
+        waits: view.waits_for.clone().zip(view.waits_until.as_deref().map(|at| Time::parse(at, now))),
+        tried: tried(&bar, &view, now),
         said,
         question,
         may_answer,

@@ -89,8 +89,8 @@ pub(super) struct Time {
 }
 
 impl Time {
-    pub fn of(at: Timestamp) -> Self {
-        let now = clock::now();
+    /// `now` is the time of the store, as everything is that it is compared with.
+    pub fn of(at: Timestamp, now: Timestamp) -> Self {
         let ago = match now.since(at) {
             0 if at > now => format!("in {}", ago(now, at)),
             0..1_000 => "just now".to_owned(),
@@ -100,10 +100,13 @@ impl Time {
     }
 
     /// Of a text that a view has.
-    pub fn parse(text: &str) -> Self {
+    pub fn parse(text: &str, now: Timestamp) -> Self {
         let read = text.parse::<jiff::Timestamp>().ok();
         let at = read.and_then(|at| u64::try_from(at.as_millisecond()).ok());
-        at.map_or_else(|| Self { at: text.to_owned(), ago: text.to_owned() }, |at| Self::of(Timestamp(at)))
+        at.map_or_else(
+            || Self { at: text.to_owned(), ago: text.to_owned() },
+            |at| Self::of(Timestamp(at), now),
+        )
     }
 }
 
