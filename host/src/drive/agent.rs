@@ -70,6 +70,11 @@ impl Dropped {
         };
         Some(Self { provider, usage: usage?, reservation })
     }
+
+    /// Nothing is set aside for it any more.
+    pub fn settle(&mut self) {
+        self.reservation = None;
+    }
 }
 
 impl Driver<'_> {

@@ -197,8 +197,10 @@ pub(crate) enum Done {
 impl Done {
     /// Nothing is set aside for it any more.
     fn settle(&mut self) {
-        if let Self::Attempt(attempted) = self {
-            attempted.reservation = None;
+        match self {
+            Self::Attempt(attempted) => attempted.reservation = None,
+            Self::Dropped(dropped) => dropped.settle(),
+            Self::Step(_) | Self::NotMade(_) | Self::Unknown(_) => {}
         }
     }
 }
@@ -277,10 +279,11 @@ impl Drive<'_> {
         };
         match &driven {
             Ok(Driven::Lost) => {
-                // Somebody else makes them. What has ended is of use if this host has the run again before that.
+                // Somebody else makes them. What has ended, and what they consumed, is of use if this host has the run
+                // again before that.
                 calls.halt();
-                calls.each_ended(Done::settle);
                 calls.gone().await;
+                calls.each_ended(Done::settle);
             }
             // Nobody waits for them any more.
             Ok(_) => calls.stop().await,

@@ -235,6 +235,23 @@ async fn an_answer_that_comes_while_the_program_replays_is_kept_by_a_host_that_l
     assert_eq!(agent.begun(), 1, "it is not paid for again");
 }
 
+/// It has not come to the end of its journal, so that what its call consumed cannot be recorded at that moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_a_call_consumed_counts_that_is_left_at_once_while_the_program_replays() {
+    let place = Place::in_file();
+    let agent = Held::costly("costly", 75);
+    let opened = Arc::new(Opened::default());
+    let first = host(&place, &[&agent], |options| options.observer = Some(Arc::clone(&opened) as _));
+    let module = probe(&first).await;
+    let program = json!([{ "floats": FLOATS }, calling("costly")]);
+    let handle = first.start(&module, starting("r", program), None).await.expect("a run");
+    until("the call", async || agent.begun() == 1).await;
+    had_for_a_moment(&open(&place), &handle.id).await;
+    until("the host to drive it again", async || opened.0.load(Ordering::SeqCst) == 2).await;
+    first.close(None).await;
+    assert_eq!(info(&open(&place), &handle.id).await.spent.tokens, 75);
+}
+
 /// How often a run was opened.
 #[derive(Debug, Default)]
 struct Opened(AtomicUsize);

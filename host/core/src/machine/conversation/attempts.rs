@@ -312,6 +312,7 @@ fn what_a_dropped_call_consumed_counts_from_where_that_stands() {
     let seen = |t: &Talk| t.m.observed().spent().tokens;
     assert!(t.m.drop_attempt(dropped(a, 1, 5), t.clock));
     assert!(!t.m.drop_attempt(dropped(a, 1, 0), t.clock), "nothing was consumed");
+    assert!(!t.m.drop_attempt(dropped(a, 1, 5), t.clock), "that was told");
     assert_eq!((t.m.spent(t.clock).tokens, t.m.spent_itself().tokens, seen(&t)), (5, 5, 0));
     t.m.complete(b, reply(10), t.clock);
     assert!(t.got(b).is_ok());
@@ -322,6 +323,9 @@ fn what_a_dropped_call_consumed_counts_from_where_that_stands() {
     assert_eq!((t.m.spent(t.clock).tokens, seen(&t)), (15, 0));
     assert!(t.got(b).is_ok());
     assert_eq!(seen(&t), 15);
+    // Whoever could not know whether it was committed tells it once more.
+    assert!(!t.m.drop_attempt(dropped(a, 1, 5), t.clock));
+    t.silent();
 }
 
 #[test]
