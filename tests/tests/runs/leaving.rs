@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use wfhost::agents::{CallObserver, Policy, ProviderPolicy, SeenCall};
 use wfhost::store::{ClaimHow, Claimed, Fence, MessageBody, RunState, SharedStore};
 use wfhost::{Ending, Evict, Host, HostOptions, Notice, Observer, ResumeOptions, RunHandle};
-use wfhost_core::{Event, RunId};
+use wfhost_core::{Entry, Event, RunId};
 use wfhost_tests::Place;
 
 use super::moments::{Held, calling, ending, host, info, open, probe, signal, starting, until, waiting};
@@ -172,6 +172,58 @@ async fn a_run_that_is_resumed_by_its_own_host_before_it_is_paused_goes_on() {
     agent.may.add_permits(1);
     finishes(&mut handle).await;
     assert_eq!(agent.begun(), 1);
+}
+
+/// By the host that drives it, and by another process.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_not_to_be_paused_after_all_goes_on_at_once_beside_its_calls() {
+    for by_other in [false, true] {
+        let place = Place::in_file();
+        let (slow, paced, next) = (Held::new("slow"), Held::new("paced"), Held::new("next"));
+        let host = host(&place, &[&slow, &paced, &next], one_at_a_time(&paced));
+        let module = probe(&host).await;
+        let program = json!([{ "parallel": [
+            calling("slow"), calling("paced"), calling_once("paced"), { "each": [waiting("go"), calling("next")] }
+        ] }]);
+        let mut handle = host.start(&module, starting("r", program), None).await.expect("a run");
+        let run = handle.id.clone();
+        until("the calls", async || (slow.begun(), paced.begun()) == (1, 1)).await;
+        let store = open(&place);
+        let unpause = async || match by_other {
+            true => assert!(store.unpause(&run).await.expect("a store"), "it was to be paused"),
+            false => drop(host.resume(&run, ResumeOptions::default()).await.expect("it is driven here")),
+        };
+        for paused in 1..=2 {
+            host.post(&run, MessageBody::Pause).await.expect("it is taken");
+            // The call that waits for its turn is taken back, each time.
+            until("the pause", async || not_made(&host, &run).await == paused).await;
+            if paused == 2 {
+                paced.may.add_permits(1);
+                until("the answer", async || paced.ended() == 1).await;
+                host.post(&run, signal("go")).await.expect("it is taken");
+            }
+            unpause().await;
+            if paused == 1 {
+                // It takes its place in the queue again.
+                until("that it waits", async || {
+                    let journal = host.journal(&run).await.expect("a journal");
+                    let again = |entry: &&Entry| matches!(entry.event, Event::Attempted { .. });
+                    journal.entries.iter().filter(again).count() == 1
+                })
+                .await;
+            }
+        }
+        until("what was withheld", async || (paced.begun(), next.begun()) == (2, 1)).await;
+        assert_eq!((slow.begun(), slow.ended()), (1, 0), "it was under way all the time");
+        let ended = [(&slow, 1), (&paced, 1), (&next, 1)];
+        ended.iter().for_each(|(agent, permits)| agent.may.add_permits(*permits));
+        let result = finishes(&mut handle).await;
+        let all = result[0].as_array().expect("results");
+        assert!(all.iter().all(|one| one["failure"].is_null()), "{result}");
+        assert_eq!([slow.begun(), paced.begun(), next.begun()], [1, 2, 1]);
+        let report = wfhost::verify::verify(store.as_ref(), &info(&store, &run).await).await;
+        assert_eq!(report.expect("a store").faults, Vec::<String>::new());
+    }
 }
 
 /// The answer comes during a commit, and the next commit, which is that of leaving the run, fails.
