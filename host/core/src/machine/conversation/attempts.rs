@@ -459,7 +459,7 @@ fn a_call_that_had_not_begun_when_its_run_was_to_be_left_begins_when_it_is_not_l
     t.ask(Op::Send { run: "r".to_owned(), name: "s".to_owned(), payload: Json::null() });
     let again = t.work();
     assert!(again[0].starts_with("fail 1 unknown-outcome"), "{again:?}");
-    assert_eq!(again[1..], ["call 2 #2 p", "do 3 #2 send"]);
+    assert_eq!(again[1..], ["call 2 #2 p", "do 3 #1 send"]);
 }
 
 #[test]
